@@ -1,0 +1,327 @@
+"""Bytes of the machine: frames, opcodes, memory spaces, descriptors and counters.
+
+A frame on the wire is ``COBS(seq, opcode, payload..., crc_hi, crc_lo), 0x00``. The CRC is
+CRC-16/IBM-3740 (polynomial 0x1021, initial value 0xFFFF, not reflected; check value 0x29B1 for
+``b"123456789"``) over ``seq`` to the end of the payload, sent high byte first, so that the CRC of
+the whole body is zero. Fields inside payloads are little-endian and packed as the structures below
+say. A reply carries the request's ``seq`` and its ``opcode | REPLY``; its payload starts with a
+:class:`Status` byte. A frame that is damaged, truncated or too long is dropped, counted, and never
+applied or answered.
+
+| request | payload | reply payload after the status byte |
+|---|---|---|
+| IDENTIFY | none | :class:`Identity` |
+| WRITE | :class:`Address`, whole rows of that space | none |
+| READ | :class:`Address`, number of rows (u16) | the rows |
+| RUN | :class:`Run` | none; later one DONE frame, with the RUN's ``seq`` |
+| STATUS | none | :class:`DeviceStatus` |
+| ABORT | none | none; the core stops and is idle |
+
+A DONE frame is ``DONE | REPLY`` with a status byte and :class:`Result`. Every request may be
+repeated: WRITE and READ are idempotent, and a RUN whose ``tag`` is the tag of the run in progress
+or just finished is acknowledged but not started again (a finished one sends its DONE again).
+"""
+
+# No `from __future__ import annotations` here: data.Struct reads its annotations as values.
+import enum
+import hashlib
+import json
+from dataclasses import asdict
+
+from amaranth import signed
+from amaranth.lib import data
+
+from hw.spec import N_LEVELS, Config, Gate, Leak, Reset
+
+PROTOCOL_VERSION = 1
+MAGIC = int.from_bytes(b"SPKF", "little")
+REPLY = 0x80
+CRC_INIT = 0xFFFF
+CRC_POLYNOMIAL = 0x1021
+DELIMITER = 0x00
+HEADER_BYTES = 2
+"""``seq`` and ``opcode``."""
+CRC_BYTES = 2
+STATUS_BYTES = 1
+
+
+class Opcode(enum.IntEnum):
+    IDENTIFY = 0x01
+    WRITE = 0x02
+    READ = 0x03
+    RUN = 0x04
+    STATUS = 0x05
+    ABORT = 0x06
+    DONE = 0x07
+    """Sent by the device only."""
+
+
+class Status(enum.IntEnum):
+    OK = 0
+    BAD_OPCODE = 1
+    BAD_LENGTH = 2
+    """The payload is not whole rows, or a fixed payload has another length."""
+    BAD_SPACE = 3
+    """No such space, or it cannot be written."""
+    BAD_ADDRESS = 4
+    """A row of the request lies outside its space."""
+    BUSY = 5
+    """A run is in progress and the request would disturb it."""
+
+
+class Space(enum.IntEnum):
+    """Memories that the host can reach. A row is the unit of addressing."""
+
+    PROGRAM = 0
+    """32-bit words: layer descriptors, one after another."""
+    WEIGHT = 1
+    """``lanes`` weights a row, lane 0 in the lowest bits."""
+    PARAM = 2
+    """``fire_lanes`` :func:`neuron_layout` entries a row."""
+    SPIKE = 3
+    """One byte a row: granule ``i`` holds bits ``8*i`` to ``8*i+7``. Writable during a run."""
+    RESULT = 4
+    """Read-only: ``fire_lanes`` logits a row, each sign-extended to 32 bits."""
+    COUNTER = 5
+    """Read-only: one :class:`LayerCounters` a row, in the order the layers ran."""
+
+
+WRITABLE = frozenset({Space.PROGRAM, Space.WEIGHT, Space.PARAM, Space.SPIKE})
+
+
+class Address(data.Struct):
+    """Start of a WRITE or READ: a space and a row in it."""
+
+    row: 24
+    space: 8
+
+
+class Run(data.Struct):
+    """Run the descriptors from word ``entry`` of program memory up to the first final one."""
+
+    tag: 8
+    entry: 16
+
+
+class RunState(enum.IntEnum):
+    IDLE = 0
+    RUNNING = 1
+    DONE = 2
+
+
+class Result(data.Struct):
+    """Outcome of a run. ``argmax`` is the index of the first largest logit."""
+
+    tag: 8
+    argmax: 16
+    reserved: 8
+    n_cycles: 32
+
+
+class DeviceStatus(data.Struct):
+    state: 8
+    result: Result
+    n_bad_frames: 16
+    """Frames dropped: bad CRC, bad COBS code, truncated or too long. Saturates."""
+    n_overruns: 16
+    """Bytes lost because the receive buffer was full, or stop bits missing. Saturates."""
+
+
+class Identity(data.Struct):
+    """What is on the other end of the cable; holds every number of :class:`hw.spec.Config`."""
+
+    magic: 32
+    protocol_version: 16
+    lanes: 16
+    spec_hash: 64
+    weight_bits: 8
+    fire_lanes: 8
+    membrane_bits: 8
+    param_bits: 8
+    chunk_bits: 8
+    membrane_slots: 8
+    max_layers: 16
+    weight_depth: 32
+    param_depth: 32
+    spike_bytes: 32
+    program_words: 16
+    result_rows: 16
+    rx_buffer_bytes: 16
+    max_payload_bytes: 16
+    clk_hz: 32
+    baud: 32
+    name: 128
+    """ASCII, padded with zero bytes."""
+
+
+class LayerCounters(data.Struct):
+    """What a layer did in its last run. ``n_synaptic_ops`` counts additions of one weight to one
+    real (not padding) output neuron; ``n_spikes`` the ones written to the layer's map."""
+
+    n_cycles: 32
+    n_weight_reads: 32
+    n_synaptic_ops: 32
+    n_spikes: 32
+
+
+class Level(data.Struct):
+    """One level of the loop nest: its trip count less one, and by how much each address moves when
+    this level advances and all inner levels start again. Increments wrap at the address width."""
+
+    last: 16
+    weight: signed(24)
+    source: signed(24)
+    """In bits of spike memory."""
+    identity: signed(24)
+    """In bits of spike memory."""
+    target: signed(18)
+    """In granules of spike memory."""
+    param: signed(16)
+    slot: signed(6)
+
+
+class Header(data.Struct):
+    """Fixed part of a layer descriptor. A ``*_levels`` field has bit ``i`` set for level ``i``."""
+
+    source: 24
+    """Bit address of the first window."""
+    tail_bits: 8
+    """Input bits of the last chunk of a run (level 0), 1 to ``chunk_bits``."""
+    weight: 24
+    spacing: 8
+    """Least number of cycles between the ends of two jobs."""
+    identity: 24
+    job_levels: 8
+    """Levels inside one job: what they visit is accumulated."""
+    target: 24
+    time_levels: 8
+    """The level of timesteps: while it is at its first iteration, membranes start from 0."""
+    param: 16
+    pool_levels: 8
+    """Levels whose jobs are ORed into one result."""
+    tail_levels: 8
+    """The level of channel groups, if its last group is not full."""
+    tail_lanes: 8
+    """Real lanes of that group, and of every group if ``tail_levels`` is 0 and one is enough."""
+    gate: Gate
+    leak: Leak
+    reset: Reset
+    leak_shift: 4
+    output: 1
+    """Non-firing: logits go to result memory, ``target`` counts its rows."""
+    final: 1
+    """Last layer: the argmax of result memory follows and the run ends."""
+    reserved: 12
+    n_classes: 16
+    reserved2: 48
+
+
+class Descriptor(data.Struct):
+    """One layer: what the host writes to :attr:`Space.PROGRAM`, low word first."""
+
+    header: Header
+    levels: data.ArrayLayout(Level, N_LEVELS)
+
+
+def neuron_layout(config: Config) -> data.StructLayout:
+    """Bias and threshold of one neuron."""
+    return data.StructLayout(
+        {"bias": signed(config.param_bits), "threshold": signed(config.param_bits)}
+    )
+
+
+def n_bytes(layout: type[data.Struct]) -> int:
+    """Bytes of a packed structure, which is always whole."""
+    n_bits = data.Layout.cast(layout).size
+    assert n_bits % 8 == 0, f"{layout.__name__} has {n_bits} bits"
+    return n_bits // 8
+
+
+PROGRAM_ROW_BYTES = 4
+DESCRIPTOR_WORDS = n_bytes(Descriptor) // PROGRAM_ROW_BYTES
+
+
+def row_bytes(space: Space, config: Config) -> int:
+    """Bytes of one row of ``space`` on the wire."""
+    return {
+        Space.PROGRAM: PROGRAM_ROW_BYTES,
+        Space.WEIGHT: config.lanes * config.weight_bits // 8,
+        Space.PARAM: config.fire_lanes * 2 * config.param_bits // 8,
+        Space.SPIKE: 1,
+        Space.RESULT: config.fire_lanes * 4,
+        Space.COUNTER: n_bytes(LayerCounters),
+    }[space]
+
+
+def n_rows(space: Space, config: Config) -> int:
+    """Rows of ``space``."""
+    return {
+        Space.PROGRAM: config.program_words,
+        Space.WEIGHT: config.weight_depth,
+        Space.PARAM: config.param_depth,
+        Space.SPIKE: config.spike_bytes,
+        Space.RESULT: config.result_rows,
+        Space.COUNTER: config.max_layers,
+    }[space]
+
+
+def pack(layout: type[data.Struct], values: dict) -> bytes:
+    """Bytes of a structure, little-endian."""
+    return layout.const(values).as_bits().to_bytes(n_bytes(layout), "little")
+
+
+def unpack(layout: type[data.Struct], raw: bytes) -> data.Const:
+    """The structure in ``raw``; fields are read as attributes.
+
+    Raises
+    ------
+    ValueError
+        ``raw`` has another length.
+    """
+    if len(raw) != n_bytes(layout):
+        raise ValueError(f"{layout.__name__} takes {n_bytes(layout)} bytes, not {len(raw)}")
+    return layout.from_bits(int.from_bytes(raw, "little"))
+
+
+def _describe(layout: object) -> object:
+    """A layout as plain values, for the hash."""
+    if isinstance(layout, type) and issubclass(layout, enum.Enum):
+        return {member.name: member.value for member in layout}
+    try:
+        cast = data.Layout.cast(layout)
+    except TypeError:
+        return repr(layout)
+    return {str(key): [field.offset, _describe(field.shape)] for key, field in cast}
+
+
+def spec_hash(config: Config) -> int:
+    """64-bit hash over everything that host and device must agree on: the configuration (less its
+    name and clocks), the opcodes, spaces, layouts and neuron semantics."""
+    numbers = asdict(config)
+    for free in ("name", "clk_hz", "baud"):
+        del numbers[free]
+    layouts = (Address, Run, Result, DeviceStatus, Identity, LayerCounters, Descriptor)
+    agreed = {
+        "version": PROTOCOL_VERSION,
+        "config": numbers,
+        "enums": [_describe(e) for e in (Opcode, Status, Space, Gate, Leak, Reset, RunState)],
+        "layouts": {layout.__name__: _describe(layout) for layout in layouts},
+        "neuron": _describe(neuron_layout(config)),
+        "crc": [CRC_INIT, CRC_POLYNOMIAL],
+    }
+    digest = hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).digest()
+    return int.from_bytes(digest[:8], "little")
+
+
+def identity(config: Config) -> dict[str, int]:
+    """Values of :class:`Identity` for a device built with ``config``."""
+    values = {
+        key: getattr(config, key) for key, _ in data.Layout.cast(Identity) if hasattr(config, key)
+    }
+    values |= {
+        "magic": MAGIC,
+        "protocol_version": PROTOCOL_VERSION,
+        "spec_hash": spec_hash(config),
+        "name": int.from_bytes(config.name.encode("ascii")[:16], "little"),
+    }
+    return values

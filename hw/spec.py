@@ -1,0 +1,182 @@
+"""Numbers of the machine: the one frozen configuration and the integer semantics of a neuron.
+
+Everything that the model, the exporter, the gateware and the driver must agree on is defined
+either here (numbers) or in :mod:`hw.protocol` (bytes), and nowhere else.
+
+Integer semantics, for one neuron at one timestep (all values are exact integers)::
+
+    drive     = sum(weight of every active synapse) + bias
+    membrane' = leaked(membrane) + drive                # membrane = 0 before the first timestep
+    spike     = membrane' >= threshold
+    membrane  = 0                    if spike and hard reset
+                membrane'-threshold  if spike and soft reset
+                membrane'            otherwise
+
+``leaked`` is :class:`Leak`; ``>>`` is the arithmetic shift, which rounds towards minus infinity.
+A gated layer then joins ``spike`` with the identity bit, see :class:`Gate`, and a pooled layer ORs
+the results of its children. An output layer has no neuron: its logits are ``drive`` summed over all
+timesteps (the bias is added once), its class is the first largest logit.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, replace
+
+N_LEVELS = 8
+"""Depth of the affine loop nest that addresses every memory."""
+
+GRANULE_BITS = 8
+"""Spike maps are written in granules of this many bits; spike memory is addressed in granules."""
+
+
+class SpecError(ValueError):
+    """A configuration that cannot be built; the message names the field and the accepted values."""
+
+
+class Gate(enum.IntEnum):
+    """How a residual branch's spike ``s`` joins the identity spike ``o``. All results are binary.
+
+    Chen et al., arXiv 2301.11929: ``IAND = o * (1 - s)``.
+    """
+
+    NONE = 0
+    AND = 1
+    IAND = 2
+    OR = 3
+    XOR = 4
+
+
+class Leak(enum.IntEnum):
+    """What is left of a membrane ``v`` after one timestep, with an integer shift ``k``."""
+
+    NONE = 0
+    """IF: ``v``."""
+    SUBTRACT = 1
+    """LIF: ``v - (v >> k)``, a decay of ``1 - 2**-k``."""
+    KEEP = 2
+    """LIF: ``v >> k``, a decay of ``2**-k``."""
+
+
+class Reset(enum.IntEnum):
+    """What a spike does to its membrane."""
+
+    HARD = 0
+    SOFT = 1
+
+
+def leaked(membrane: int, leak: Leak, leak_shift: int) -> int:
+    """Membrane left after one timestep; works on ints and on integer arrays (NumPy, torch)."""
+    if leak == Leak.NONE:
+        return membrane
+    kept = membrane >> leak_shift
+    return kept if leak == Leak.KEEP else membrane - kept
+
+
+def signed_range(bits: int) -> tuple[int, int]:
+    """Smallest and largest two's complement integer of ``bits`` bits."""
+    return -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Parameters of one build of the gateware. One bitstream runs any network that fits it.
+
+    Weight memory holds ``weight_depth`` rows of ``lanes`` weights; parameter memory
+    ``param_depth`` rows of ``fire_lanes`` (bias, threshold) pairs; spike memory ``spike_bytes``
+    bytes; program memory ``program_words`` 32-bit words.
+    """
+
+    name: str = "sim"
+    lanes: int = 16
+    """Weights added per cycle; output channels of one job."""
+    weight_bits: int = 8
+    weight_depth: int = 20480
+    """Rows of weight memory."""
+    fire_lanes: int = 4
+    """Neurons updated per cycle by the fire unit; divides ``lanes``."""
+    membrane_bits: int = 24
+    """Width of accumulators, membranes and logits."""
+    param_bits: int = 16
+    """Width of a bias and of a threshold."""
+    param_depth: int = 1024
+    """Rows of parameter memory."""
+    chunk_bits: int = 64
+    """Input spikes fetched per cycle."""
+    spike_bytes: int = 32768
+    membrane_slots: int = 16
+    """Jobs whose membranes are alive at once (interleaved positions or channel groups)."""
+    program_words: int = 1024
+    max_layers: int = 32
+    """Rows of counters."""
+    result_rows: int = 32
+    """Rows of ``fire_lanes`` logits."""
+    rx_buffer_bytes: int = 2048
+    """Bytes that the device can take while it is busy; the driver never has more under way."""
+    max_payload_bytes: int = 512
+    """Longest payload of a frame in either direction."""
+    clk_hz: int = 48_000_000
+    baud: int = 12_000_000
+
+    def __post_init__(self) -> None:
+        def check(ok: bool, field: str, accepted: str) -> None:
+            if not ok:
+                raise SpecError(
+                    f"Config.{field} = {getattr(self, field)!r} is not supported: {accepted}"
+                )
+
+        check(self.weight_bits in (2, 4, 8), "weight_bits", "use 2, 4 or 8")
+        check(
+            self.lanes >= GRANULE_BITS and self.lanes & (self.lanes - 1) == 0,
+            "lanes",
+            f"use a power of two of at least {GRANULE_BITS}",
+        )
+        check(
+            self.fire_lanes >= 1
+            and self.fire_lanes & (self.fire_lanes - 1) == 0
+            and self.fire_lanes <= self.lanes,
+            "fire_lanes",
+            "use a power of two of at most lanes",
+        )
+        check(
+            self.chunk_bits in (32, 64) and self.chunk_bits >= self.lanes,
+            "chunk_bits",
+            "use 32 or 64, at least lanes",
+        )
+        check(8 <= self.membrane_bits <= 32, "membrane_bits", "use 8 to 32")
+        check(
+            self.param_bits in (8, 16) and self.param_bits <= self.membrane_bits,
+            "param_bits",
+            "use 8 or 16, at most membrane_bits",
+        )
+        check(
+            self.membrane_slots >= 2 and self.membrane_slots & (self.membrane_slots - 1) == 0,
+            "membrane_slots",
+            "use a power of two of at least 2",
+        )
+        check(
+            self.spike_bytes % (2 * self.chunk_bits // 8) == 0,
+            "spike_bytes",
+            "use a multiple of two chunks",
+        )
+        for field in ("weight_depth", "param_depth", "program_words", "max_layers", "result_rows"):
+            check(getattr(self, field) >= 2, field, "use at least 2")
+        check(self.clk_hz // self.baud >= 4, "baud", "use at most clk_hz / 4")
+        check(
+            64 <= self.max_payload_bytes < self.rx_buffer_bytes,
+            "max_payload_bytes",
+            "use 64 to rx_buffer_bytes - 1",
+        )
+
+    @property
+    def fire_beats(self) -> int:
+        """Cycles that the fire unit needs for one job."""
+        return self.lanes // self.fire_lanes
+
+    def with_weight_bits(self, weight_bits: int) -> Config:
+        """The same device built for another weight width, with the same bits of weight memory."""
+        return replace(
+            self,
+            weight_bits=weight_bits,
+            weight_depth=self.weight_depth * self.weight_bits // weight_bits,
+        )

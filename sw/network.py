@@ -1,0 +1,246 @@
+"""The integer network: what is exported, referenced, compiled and run. NumPy only, no torch.
+
+One form of weight array serves every granularity: ``weight[t, y, x, o, c, ky, kx]``. An axis of
+timesteps ``t``, output rows ``y``, output columns ``x``, kernel rows ``ky`` or kernel columns
+``kx`` has its full length, or length 1 if the weights are shared along it. In the core's memories
+"shared" is an address stride of 0, nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.spec import Gate, Leak, Reset
+
+INPUT = "input"
+"""Name of the map that the first layers read: the encoder's spikes, or the user's own."""
+
+Shape = tuple[int, int, int]
+"""(channels, height, width)"""
+
+
+class NetworkError(ValueError):
+    """A network that is not consistent, or not a full-spike one; the message names the layer."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Layer:
+    """Convolution (or, with a kernel as large as its map, a fully connected layer), neuron, gate
+    and pooling, in exact integers. See :mod:`hw.spec` for the semantics of the neuron.
+
+    ``output`` layers do not fire: they sum over all timesteps and add the bias once.
+    """
+
+    name: str
+    source: str
+    """Name of the map it reads: :data:`INPUT` or an earlier layer's name."""
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    weight: NDArray[np.int8]
+    """(t|1, y|1, x|1, o, c, ky|1, kx|1)"""
+    bias: NDArray[np.int32]
+    """(t|1, y|1, x|1, o); (1, 1, 1, o) in an output layer"""
+    threshold: NDArray[np.int32] | None = None
+    """(y|1, x|1, o), positive; None in an output layer"""
+    leak: Leak = Leak.NONE
+    leak_shift: int = 0
+    reset: Reset = Reset.HARD
+    gate: Gate = Gate.NONE
+    identity: str | None = None
+    """Name of the map that joins at the gate; it has the shape of the unpooled output."""
+    pool: tuple[int, int] = (1, 1)
+    """OR over windows of this size, after the gate."""
+    output: bool = False
+
+    @property
+    def n_out(self) -> int:
+        """Output channels, or classes."""
+        return self.weight.shape[3]
+
+    def conv_shape(self, source: Shape) -> Shape:
+        """Shape before pooling."""
+        sizes = (
+            (n + 2 * p - k) // s + 1
+            for n, p, k, s in zip(source[1:], self.padding, self.kernel, self.stride, strict=True)
+        )
+        height, width = sizes
+        return self.n_out, height, width
+
+    def map_shape(self, source: Shape) -> Shape:
+        """Shape of the map it writes, after pooling (windows that do not fill are dropped)."""
+        _, height, width = self.conv_shape(source)
+        return self.n_out, height // self.pool[0], width // self.pool[1]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Network:
+    """A full-spike network in integers.
+
+    Parameters
+    ----------
+    timesteps : T
+    image_shape : shape of what the user gives: images of uint8 if there is an encoder, else binary
+        frames, one per timestep.
+    encoder : the stem, computed on the host: a :class:`Layer` (``source`` is ``"image"``, shared
+        weights, no gate) whose input is the same image at every timestep. None: binary frames.
+    layers : in an order in which every map is written before it is read; the last one, and only
+        that one, is an output layer.
+    weight_bits : width that every weight fits.
+    labels : class names.
+    provenance : how it was made: training config, seed, data checksum, accuracies (JSON values).
+    statistics : measured on validation data, per layer (JSON values), e.g. spike density.
+    """
+
+    timesteps: int
+    image_shape: Shape
+    encoder: Layer | None
+    layers: tuple[Layer, ...]
+    weight_bits: int
+    labels: tuple[str, ...]
+    provenance: dict[str, Any] = field(default_factory=dict)
+    statistics: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+    @property
+    def n_classes(self) -> int:
+        return self.layers[-1].n_out
+
+    def map_shapes(self) -> dict[str, Shape]:
+        """Shape of every spike map by name, :data:`INPUT` first; the output layer has none."""
+        shapes = {
+            INPUT: self.image_shape
+            if self.encoder is None
+            else self.encoder.map_shape(self.image_shape)
+        }
+        for layer in self.layers[:-1]:
+            shapes[layer.name] = layer.map_shape(shapes[layer.source])
+        return shapes
+
+
+def validate(network: Network) -> None:
+    """Check that a network is consistent.
+
+    Raises
+    ------
+    NetworkError
+        Names the layer, what is wrong and what is expected.
+    """
+
+    def require(ok: bool, where: str, message: str) -> None:
+        if not ok:
+            raise NetworkError(f"layer {where!r}: {message}")
+
+    require(network.timesteps >= 1, "network", "timesteps must be at least 1")
+    require(len(network.layers) >= 1, "network", "there is no layer")
+    low, high = -(1 << (network.weight_bits - 1)), (1 << (network.weight_bits - 1)) - 1
+    shapes: dict[str, Shape] = {}
+
+    def check_layer(layer: Layer, source: Shape) -> None:
+        where = layer.name
+        channels, height, width = layer.conv_shape(source)
+        require(height >= 1 and width >= 1, where, f"kernel {layer.kernel} exceeds map {source}")
+        expected = (network.timesteps, height, width, channels, source[0], *layer.kernel)
+        require(
+            layer.weight.ndim == 7
+            and layer.weight.shape[3:5] == expected[3:5]
+            and all(n in (1, e) for n, e in zip(layer.weight.shape, expected, strict=True)),
+            where,
+            f"weight has shape {layer.weight.shape}, expected {expected} or 1 where shared",
+        )
+        require(layer.weight.dtype == np.int8, where, f"weight is {layer.weight.dtype}, not int8")
+        require(layer.bias.dtype == np.int32, where, f"bias is {layer.bias.dtype}, not int32")
+        full = (1, 1, 1) if layer.output else (network.timesteps, height, width)
+        require(
+            layer.bias.ndim == 4
+            and layer.bias.shape[3] == channels
+            and all(n in (1, e) for n, e in zip(layer.bias.shape[:3], full, strict=True)),
+            where,
+            f"bias has shape {layer.bias.shape}, expected {(*full, channels)} or 1 where shared",
+        )
+        if layer.output:
+            require(
+                layer.threshold is None and layer.gate == Gate.NONE and layer.pool == (1, 1),
+                where,
+                "an output layer has no threshold, gate or pooling",
+            )
+            require(
+                (height, width) == (1, 1),
+                where,
+                f"an output layer covers its whole map; this one leaves {height} x {width}",
+            )
+            return
+        threshold = layer.threshold
+        require(threshold is not None, where, "a firing layer needs thresholds")
+        assert threshold is not None
+        require(
+            threshold.dtype == np.int32
+            and threshold.ndim == 3
+            and threshold.shape[2] == channels
+            and all(n in (1, e) for n, e in zip(threshold.shape[:2], full[1:], strict=True)),
+            where,
+            f"threshold has shape {threshold.shape}, expected {(*full[1:], channels)}",
+        )
+        require(bool((threshold > 0).all()), where, "thresholds must be positive")
+        require(
+            (layer.leak_shift > 0) == (layer.leak != Leak.NONE) and 0 <= layer.leak_shift <= 15,
+            where,
+            f"leak_shift {layer.leak_shift} does not go with leak {layer.leak.name}",
+        )
+
+    if network.encoder is not None:
+        encoder = network.encoder
+        require(
+            not encoder.output
+            and encoder.gate == Gate.NONE
+            and encoder.weight.shape[:3] == (1, 1, 1)
+            and encoder.bias.shape[:3] == (1, 1, 1),
+            encoder.name,
+            "the encoder has shared static weights, fires, and has no gate",
+        )
+        check_layer(encoder, network.image_shape)
+        shapes[INPUT] = encoder.map_shape(network.image_shape)
+    else:
+        shapes[INPUT] = network.image_shape
+    for n, layer in enumerate(network.layers):
+        where = layer.name
+        require(where not in shapes, where, "the name is used twice")
+        require(layer.source in shapes, where, f"reads {layer.source!r}, which is not written yet")
+        require(
+            layer.output == (n == len(network.layers) - 1),
+            where,
+            "exactly the last layer must be an output layer",
+        )
+        source = shapes[layer.source]
+        check_layer(layer, source)
+        require(
+            int(layer.weight.min()) >= low and int(layer.weight.max()) <= high,
+            where,
+            f"weights exceed {network.weight_bits} bits",
+        )
+        require(
+            (layer.identity is None) == (layer.gate == Gate.NONE),
+            where,
+            "a gate needs an identity map, and only a gate",
+        )
+        if layer.identity is not None:
+            require(layer.identity in shapes, where, f"identity {layer.identity!r} is not written")
+            require(
+                shapes[layer.identity] == layer.conv_shape(source),
+                where,
+                f"identity {layer.identity!r} has shape {shapes[layer.identity]}, the branch "
+                f"{layer.conv_shape(source)}",
+            )
+        if not layer.output:
+            shapes[layer.name] = layer.map_shape(source)
+    require(
+        len(network.labels) == network.n_classes,
+        network.layers[-1].name,
+        f"{network.n_classes} classes but {len(network.labels)} labels",
+    )
