@@ -1,0 +1,63 @@
+# Everything runs in a virtual environment made here, without root. Needs Python >= 3.11 (on Debian
+# and Ubuntu the packages python3 and python3-venv), a C++ compiler (g++) and make.
+
+PYTHON ?= python3
+CXX ?= g++
+VENV := .venv
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/installed
+LINTERS := $(VENV)/linters
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test sim verify lint format clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "Variables: PYTHON=python3.12 (interpreter for $(VENV)), CXX=clang++, WAVES=1 (make sim),"
+	@echo "           ARGS='...' (more arguments for the command behind demo, test or sim)"
+
+demo: $(INSTALLED) ## classify real images on the virtual board, and check every spike
+	$(PY) -m sw.demo $(ARGS)
+
+test: $(INSTALLED) ## run the tests (a few minutes)
+	$(PY) -m pytest -m "not slow and not board" $(ARGS)
+
+sim: $(INSTALLED) ## cocotb: the exported network on the generated Verilog against PyTorch; WAVES=1
+	$(PY) -m sim.run $(if $(WAVES),--waves) $(ARGS)
+
+verify: lint sim ## everything: static checks, simulation, all tests, the slow ones too
+	$(PY) -m pytest -m "not board" $(ARGS)
+
+lint: $(LINTERS) ## static checks: ruff and pyright
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/pyright
+
+format: $(LINTERS) ## rewrite the sources in the house format
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+clean: ## remove the virtual environment and everything built
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find hw sw sim tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The checks come first, so that a missing tool is named before anything is downloaded.
+$(VENV)/bin/pip:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "error: there is no '$(PYTHON)'. Install Python 3.11 or later, or name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: $$($(PYTHON) --version) is too old; Spikefold needs 3.11 or later. Name a newer one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "error: $(PYTHON) cannot make virtual environments. On Debian and Ubuntu install python3-venv." >&2; exit 1; }
+	@command -v $(firstword $(CXX)) >/dev/null || { \
+	  echo "error: there is no C++ compiler '$(CXX)'. Install g++ (package g++), or name one: make CXX=clang++" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): pyproject.toml | $(VENV)/bin/pip
+	$(VENV)/bin/pip install --disable-pip-version-check --quiet --progress-bar on --editable '.[test]'
+	@touch $@
+
+$(LINTERS): pyproject.toml $(INSTALLED)
+	$(VENV)/bin/pip install --disable-pip-version-check --quiet --progress-bar on --editable '.[test,lint]'
+	@touch $@
