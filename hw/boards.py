@@ -1,0 +1,62 @@
+"""Known boards, each as the configuration that its bitstream is built with.
+
+Sizes follow from the devices' memories (Lattice FPGA-DS-02012 for ECP5: 18 kbit block RAMs, 56 on
+the 25F, 108 on the 45F and 208 on the 85F; FPGA-DS-02008 for iCE40 UltraPlus: four 256 kbit SPRAMs,
+thirty 4 kbit block RAMs). A suffix ``/w2``, ``/w4`` or ``/w8`` names the same board built for
+another weight width, with the same bits of weight memory.
+"""
+
+from __future__ import annotations
+
+from hw.spec import Config, SpecError
+
+_UART_3M = {"clk_hz": 60_000_000, "baud": 3_000_000}
+
+CONFIGS: dict[str, Config] = {
+    config.name: config
+    for config in (
+        # The virtual board's default: the ULX3S-85F's memories behind the fastest possible UART.
+        Config(name="sim"),
+        Config(name="ulx3s-85f", **_UART_3M),
+        Config(name="ulx3s-45f", weight_depth=9216, param_depth=512, spike_bytes=16384, **_UART_3M),
+        Config(name="ulx3s-25f", weight_depth=3584, param_depth=512, spike_bytes=16384, **_UART_3M),
+        Config(
+            name="icebreaker",
+            lanes=16,
+            weight_bits=4,
+            weight_depth=16384,
+            fire_lanes=2,
+            membrane_bits=20,
+            param_depth=256,
+            chunk_bits=32,
+            spike_bytes=4096,
+            membrane_slots=8,
+            program_words=512,
+            max_layers=8,
+            result_rows=16,
+            rx_buffer_bytes=512,
+            max_payload_bytes=256,
+            clk_hz=24_000_000,
+            baud=1_000_000,
+        ),
+    )
+}
+BOARDS: tuple[str, ...] = tuple(name for name in CONFIGS if name != "sim")
+"""Names of the real boards."""
+
+
+def config_by_name(name: str) -> Config:
+    """Configuration of ``name``, for example ``"ulx3s-85f"`` or ``"ulx3s-85f/w4"``.
+
+    Raises
+    ------
+    SpecError
+        No such board or weight width; the message lists the known ones.
+    """
+    board, _, width = name.partition("/")
+    if board not in CONFIGS or width not in ("", "w2", "w4", "w8"):
+        raise SpecError(
+            f"unknown board {name!r}: known are {', '.join(CONFIGS)}, each also with /w2, /w4, /w8"
+        )
+    config = CONFIGS[board]
+    return config.with_weight_bits(int(width[1:])) if width else config
