@@ -211,5 +211,5 @@ def build_executable(
             cwd=folder,
         )
         # A rename is atomic: another process sees the whole file or none.
-        os.replace(objects / "model", target)
+        (objects / "model").replace(target)
     return target
