@@ -1,0 +1,64 @@
+"""The documents say what the code does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from amaranth.hdl import Shape
+from amaranth.lib import data
+
+from hw import protocol
+from sw import netfile
+
+DOCS = Path(__file__).parents[1] / "docs"
+LINK = (DOCS / "link.md").read_text()
+STRUCTURES = (
+    protocol.Address,
+    protocol.Run,
+    protocol.Result,
+    protocol.DeviceStatus,
+    protocol.Identity,
+    protocol.LayerCounters,
+    protocol.Descriptor,
+    protocol.Header,
+    protocol.Level,
+)
+
+
+def structure_row(layout: type[data.Struct]) -> str:
+    """A structure's row of the table in docs/link.md."""
+    fields, end = [], 0
+    for name, field in data.Layout.cast(layout):
+        assert field.offset == end, f"{layout.__name__} has a gap before {name}"
+        end += field.width
+        if isinstance(field.shape, data.ArrayLayout):
+            fields.append(f"{field.shape.length} x {field.shape.elem_shape.__name__}")
+        elif isinstance(field.shape, type) and issubclass(field.shape, data.Struct):
+            fields.append(f"{name} ({field.shape.__name__})")
+        else:
+            signed = "s" if Shape.cast(field.shape).signed else ""
+            fields.append(f"{name} {signed}{field.width}")
+    return f"| {layout.__name__} | {protocol.n_bytes(layout)} | {', '.join(fields)} |\n"
+
+
+@pytest.mark.parametrize("layout", STRUCTURES, ids=lambda layout: layout.__name__)
+def test_link_document_has_the_layout(layout: type[data.Struct]) -> None:
+    assert structure_row(layout) in LINK
+
+
+def test_link_document_has_every_code() -> None:
+    expected = [f"| 0x{member:02x} | {member.name} |" for member in protocol.Opcode]
+    for codes in (protocol.Status, protocol.Space):
+        expected += [f"| {member.value} | {member.name} |" for member in codes]
+    for row in expected:
+        assert f"\n{row}" in LINK
+    table_rows = [line for line in LINK.splitlines() if line.startswith("| 0x")]
+    assert len(table_rows) == len(protocol.Opcode)
+
+
+def test_network_file_document_has_the_format() -> None:
+    text = (DOCS / "network-file.md").read_text()
+    assert f'`"{netfile.FORMAT}"`' in text and f"| `version` | `{netfile.VERSION}`." in text
+    for error in netfile.NetworkFileError.__subclasses__():
+        assert f"`{error.__name__}`" in text
