@@ -17,8 +17,6 @@ import dataclasses
 import enum
 import hashlib
 import json
-import os
-import tempfile
 import types
 import typing
 from dataclasses import dataclass
@@ -31,6 +29,7 @@ from numpy.typing import NDArray
 
 from hw.protocol import spec_hash
 from hw.spec import SpecError
+from sw.files import write_whole
 from sw.network import Network, NetworkError
 
 FORMAT = "spikefold-network"
@@ -371,22 +370,10 @@ def save(path: str | Path, network: Network, program: Any = None) -> int:
     """
     path = Path(path)
     raw = to_bytes(network, program)
-    temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)  # mkstemp's own mode is for secrets
-        Path(temporary).replace(path)
+        write_whole(path, raw)
     except OSError as error:
         raise NetworkFileError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
     return len(raw)
 
 

@@ -1,0 +1,30 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+
+def write_whole(path: str | Path, raw: bytes) -> None:
+    """Write ``raw`` under another name and rename: an old file stays until the new one is there,
+    and a failure leaves nothing behind.
+
+    Raises
+    ------
+    OSError
+    """
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)  # mkstemp's own mode is for secrets
+        Path(temporary).replace(path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
