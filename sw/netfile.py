@@ -117,7 +117,8 @@ def _encode(value: Any, name: str, arrays: dict[str, NDArray] | None) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, dict):
-        return {str(k): _encode(v, f"{name}.{k}", arrays) for k, v in value.items()}
+        keys = {k: k.name if isinstance(k, enum.Enum) else str(k) for k in value}
+        return {keys[k]: _encode(v, f"{name}.{keys[k]}", arrays) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_encode(v, f"{name}.{i}", arrays) for i, v in enumerate(value)]
     if value is None or isinstance(value, bool | int | float | str):
@@ -164,7 +165,12 @@ def _decode(hint: Any, value: Any, name: str, arrays: dict[str, NDArray]) -> Any
     if origin is dict:
         if not isinstance(value, dict):
             raise fail("an object")
-        return {k: _decode(args[1], v, f"{name}.{k}", arrays) for k, v in value.items()}
+        return {
+            _decode(args[0], k, f"a key of {name}", arrays): _decode(
+                args[1], v, f"{name}.{k}", arrays
+            )
+            for k, v in value.items()
+        }
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         if value not in hint.__members__:
             raise fail("one of " + ", ".join(hint.__members__))

@@ -16,7 +16,7 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hw.protocol import spec_hash
+from hw.protocol import Space, spec_hash
 from hw.spec import Config
 from sw import netfile
 from sw.network import Layer, Network
@@ -31,7 +31,7 @@ class FakeProgram:
 
     config: Config
     words: np.typing.NDArray[np.uint32]
-    image: bytes
+    images: dict[Space, bytes]
     places: dict[str, tuple[int, ...]]
     slack: float | None
 
@@ -40,7 +40,7 @@ def fake_program(**changes: Any) -> FakeProgram:
     program = FakeProgram(
         config=Config(lanes=32),
         words=np.arange(12, dtype=np.uint32).reshape(3, 4),
-        image=b"\x00\xff\x80",
+        images={Space.PROGRAM: b"\x00\xff\x80", Space.PARAM: b""},
         places={"input": (0, 64), "layer1.0.conv1": (64,)},
         slack=None,
     )
