@@ -1,0 +1,32 @@
+"""Small pieces that every pipeline is made of."""
+
+from amaranth import Cat, Module, Signal, Value
+
+
+def delayed(m: Module, value: Value, n_cycles: int) -> Value:
+    """``value`` of ``n_cycles`` cycles before, as plain bits."""
+    value = Value.cast(value)
+    for _ in range(n_cycles):
+        register = Signal(len(value))
+        m.d.sync += register.eq(value)
+        value = register
+    return value
+
+
+def population(bits: Value) -> Value:
+    """Number of ones, as a balanced tree of adders."""
+    terms: list[Value] = [bits[i] for i in range(len(bits))]
+    while len(terms) > 1:
+        terms = [
+            terms[i] + terms[i + 1] if i + 1 < len(terms) else terms[i]
+            for i in range(0, len(terms), 2)
+        ]
+    return terms[0]
+
+
+def encode(one_hot: Value) -> Value:
+    """Index of the only one, as plain OR trees."""
+    n_bits = (len(one_hot) - 1).bit_length()
+    return Cat(
+        Cat(one_hot[i] for i in range(len(one_hot)) if i >> bit & 1).any() for bit in range(n_bits)
+    )

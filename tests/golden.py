@@ -1,0 +1,73 @@
+"""The semantics of :mod:`hw.spec` written down once more, slowly and with nothing shared."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hw.spec import Gate, Leak, Reset
+from sw.network import INPUT, Layer, Network
+
+
+def _pick(array: np.ndarray, *indices: int) -> np.ndarray:
+    """``array[indices]``, with an axis of length 1 standing for all of its indices."""
+    for index in indices:
+        array = array[0 if array.shape[0] == 1 else index]
+    return array
+
+
+def run_layer(layer: Layer, source: np.ndarray, identity: np.ndarray | None) -> np.ndarray:
+    """``source`` (T, C, H, W) to spikes (T, O, H', W'), or to logits (O,) of an output layer."""
+    timesteps, _, _, _ = source.shape
+    pad_y, pad_x = layer.padding
+    padded = np.pad(source.astype(np.int64), ((0, 0), (0, 0), (pad_y, pad_y), (pad_x, pad_x)))
+    n_out, height, width = layer.conv_shape(source.shape[1:])
+    kernel_y, kernel_x = layer.kernel
+    logits = layer.bias[0, 0, 0].astype(np.int64)
+    spikes = np.zeros((timesteps, n_out, height, width), np.uint8)
+    for y in range(height):
+        for x in range(width):
+            membrane = np.zeros(n_out, np.int64)
+            for t in range(timesteps):
+                top, left = y * layer.stride[0], x * layer.stride[1]
+                window = padded[t, :, top : top + kernel_y, left : left + kernel_x]
+                weight = _pick(layer.weight, t, y, x).astype(np.int64)
+                drive = (window[None] * weight).sum(axis=(1, 2, 3))
+                if layer.output:
+                    logits = logits + drive
+                    continue
+                drive = drive + _pick(layer.bias, t, y, x)
+                kept = membrane >> layer.leak_shift
+                membrane = {
+                    Leak.NONE: membrane,
+                    Leak.SUBTRACT: membrane - kept,
+                    Leak.KEEP: kept,
+                }[layer.leak] + drive
+                assert layer.threshold is not None
+                threshold = _pick(layer.threshold, y, x)
+                fires = membrane >= threshold
+                after = membrane - threshold if layer.reset == Reset.SOFT else 0 * membrane
+                membrane = np.where(fires, after, membrane)
+                spikes[t, :, y, x] = fires
+    if layer.output:
+        return logits
+    if identity is not None:
+        spikes = {
+            Gate.AND: spikes & identity,
+            Gate.IAND: (1 - spikes) & identity,
+            Gate.OR: spikes | identity,
+            Gate.XOR: spikes ^ identity,
+        }[layer.gate]
+    pool_y, pool_x = layer.pool
+    spikes = spikes[:, :, : height // pool_y * pool_y, : width // pool_x * pool_x]
+    return spikes.reshape(
+        timesteps, n_out, height // pool_y, pool_y, width // pool_x, pool_x
+    ).max(axis=(3, 5))
+
+
+def run_network(network: Network, frames: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Input spikes (T, C, H, W) to every map's spikes by name, and the logits."""
+    maps = {INPUT: frames}
+    for layer in network.layers:
+        identity = maps[layer.identity] if layer.identity else None
+        maps[layer.name] = run_layer(layer, maps[layer.source], identity)
+    return maps, maps.pop(network.layers[-1].name)
