@@ -1,0 +1,114 @@
+"""Checkpoints: plain dictionaries that ``torch.load(weights_only=True)`` reads, written atomically.
+
+Keys: ``format`` and ``version``; ``model_config`` (see :class:`sw.model.ModelConfig`) and ``model``
+(state dict of the epoch with the best validation accuracy); ``train_config``, ``command``, ``code``
+(version of the code), ``data`` (name and SHA-256), ``history`` (one entry per epoch), ``results``
+(accuracies, once training has ended); ``training`` (last state of model and optimiser, for
+resuming; not in published checkpoints).
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sw.model import ModelConfig, SpikingResNet
+
+FORMAT = "spikefold-checkpoint"
+VERSION = 1
+REQUIRED = ("model_config", "model", "train_config", "data", "history", "results")
+
+
+class CheckpointError(RuntimeError):
+    """Not a checkpoint of ours, or a damaged one; the message names the file and what to do."""
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint.
+
+    Raises
+    ------
+    CheckpointError
+        The file is missing, damaged, another program's, or of another version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; python -m sw.train makes checkpoints")
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds more than tensors and plain values (a whole pickled module?). Save a "
+            f"dictionary with the state dict and the configuration instead, as sw.train does"
+        ) from error
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} is damaged or no checkpoint: {error}") from error
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is no {FORMAT}; python -m sw.train makes one")
+    if values.get("version") != VERSION:
+        raise CheckpointError(
+            f"{path} has version {values.get('version')!r}, this program reads {VERSION}: "
+            f"use the release that wrote it, or train again"
+        )
+    missing = [key for key in REQUIRED if key not in values]
+    if missing:
+        raise CheckpointError(f"{path} lacks {', '.join(missing)}; it is incomplete")
+    return values
+
+
+def save(path: str | Path, values: dict[str, Any]) -> None:
+    """Write a checkpoint under a temporary name, then move it into place."""
+    path = Path(path)
+    values = {"format": FORMAT, "version": VERSION, **values}
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+        try:
+            torch.save(values, file)
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            Path(file.name).unlink()
+            raise
+    Path(file.name).chmod(0o644)
+    Path(file.name).replace(path)
+
+
+def slim(values: dict[str, Any]) -> dict[str, Any]:
+    """The checkpoint without what only resuming needs."""
+    return {key: value for key, value in values.items() if key != "training"}
+
+
+def build(values: dict[str, Any]) -> SpikingResNet:
+    """The trained network of a checkpoint, in eval mode.
+
+    Raises
+    ------
+    CheckpointError, sw.model.ModelError
+        State dict and configuration do not go together; an unsupported configuration.
+    """
+    model = SpikingResNet(ModelConfig.from_dict(values["model_config"]))
+    try:
+        model.load_state_dict(values["model"])
+    except RuntimeError as error:
+        raise CheckpointError(f"the state dict does not fit model_config: {error}") from error
+    return model.eval()
+
+
+def code_version() -> str:
+    """``git describe`` of the sources, or "unknown" outside a repository."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
