@@ -146,6 +146,20 @@ def test_remedies_help_and_are_needed() -> None:
     assert {"bits", "coarser"} <= kinds, "the sample must have tried both"
 
 
+def test_sharing_weights_shares_thresholds_and_biases() -> None:
+    """Parameter memory alone is short, and would hold every layer if all were shared."""
+    config = dataclasses.replace(ROOMY, param_depth=64)
+    tried = 0
+    for seed in range(20):
+        network = random_network(seed)
+        board = report.board_report(network, config.with_weight_bits(network.weight_bits))
+        if not board.fits:
+            tried += 1
+            assert set(board.usage) == {"param"}
+            assert any(" in layer" in remedy for remedy in board.remedies), seed
+    assert tried > 3
+
+
 def test_a_network_that_nothing_helps_is_told_so() -> None:
     network = random_network(2)
     config = dataclasses.replace(CONFIGS["sim"], spike_bytes=16)
