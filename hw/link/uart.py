@@ -1,0 +1,132 @@
+"""UART, 8 data bits, no parity, 1 stop bit."""
+
+from amaranth import Cat, Module, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.cdc import FFSynchronizer
+from amaranth.lib.wiring import In, Out
+
+MIN_DIVISOR = 4
+"""Fewest clock cycles per bit: with fewer, sampling can miss a bit of a slightly faster sender."""
+
+N_DATA_BITS = 8
+
+
+def _checked(divisor: int) -> int:
+    if divisor < MIN_DIVISOR:
+        raise ValueError(f"UART divisor {divisor!r} is not supported: use at least {MIN_DIVISOR}")
+    return divisor
+
+
+class UartReceiver(wiring.Component):
+    """Bytes from a serial line, sampled once in the middle of each bit.
+
+    Members
+    -------
+    rx : the line, asynchronous, idle high.
+    o : received bytes. The line cannot wait: a byte not taken before the next one is complete is
+        lost.
+    overrun : high for one cycle per byte lost so.
+    framing_error : high for one cycle per byte whose stop bit was low; the byte is dropped.
+    busy : a byte is arriving or waits on ``o``.
+    """
+
+    rx: In(1)
+    o: Out(stream.Signature(8))
+    overrun: Out(1)
+    framing_error: Out(1)
+    busy: Out(1)
+
+    def __init__(self, divisor: int):
+        self.divisor = _checked(divisor)
+        super().__init__()
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        rx = Signal(init=1)
+        last_rx = Signal(init=1)
+        m.submodules.synchronizer = FFSynchronizer(self.rx, rx, init=1)
+        m.d.sync += last_rx.eq(rx)
+
+        timer = Signal(range(self.divisor))
+        bits_left = Signal(range(N_DATA_BITS + 2))
+        shift = Signal(N_DATA_BITS)
+        receiving = Signal()
+        m.d.comb += self.busy.eq(receiving | ~rx | self.o.valid)
+
+        with m.If(self.o.ready):
+            m.d.sync += self.o.valid.eq(0)
+        with m.If(~receiving):
+            m.d.sync += [
+                # An edge, not a level: after a missing stop bit the line must first go high again.
+                receiving.eq(last_rx & ~rx),
+                timer.eq((self.divisor - 1) // 2 - 1),
+                bits_left.eq(N_DATA_BITS + 1),
+            ]
+        with m.Elif(timer != 0):
+            m.d.sync += timer.eq(timer - 1)
+        with m.Else():
+            m.d.sync += [
+                timer.eq(self.divisor - 1),
+                bits_left.eq(bits_left - 1),
+                shift.eq(Cat(shift[1:], rx)),
+            ]
+            with m.If(bits_left == N_DATA_BITS + 1):
+                # Still low in the middle of the start bit, or was it a glitch?
+                m.d.sync += receiving.eq(~rx)
+            with m.Elif(bits_left == 0):
+                m.d.sync += receiving.eq(0)
+                with m.If(~rx):
+                    m.d.comb += self.framing_error.eq(1)
+                with m.Elif(self.o.valid & ~self.o.ready):
+                    m.d.comb += self.overrun.eq(1)
+                with m.Else():
+                    m.d.sync += [self.o.payload.eq(shift), self.o.valid.eq(1)]
+        return m
+
+
+class UartTransmitter(wiring.Component):
+    """Bytes to a serial line, without a gap between bytes that are there in time.
+
+    Members
+    -------
+    i : bytes to send.
+    tx : the line, idle high.
+    busy : a byte is being sent.
+    """
+
+    i: In(stream.Signature(8))
+    tx: Out(1, init=1)
+    busy: Out(1)
+
+    def __init__(self, divisor: int):
+        self.divisor = _checked(divisor)
+        super().__init__()
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        timer = Signal(range(self.divisor))
+        bits_left = Signal(range(N_DATA_BITS + 2))
+        # What follows the bit on the line; ones come in behind, the last of them the stop bit.
+        shift = Signal(N_DATA_BITS, init=-1)
+        bit_ends = Signal()
+        m.d.comb += [
+            bit_ends.eq(timer == 0),
+            self.busy.eq(~(bit_ends & (bits_left == 0))),
+            self.i.ready.eq(~self.busy),
+        ]
+        with m.If(~bit_ends):
+            m.d.sync += timer.eq(timer - 1)
+        with m.Elif(bits_left != 0):
+            m.d.sync += [
+                timer.eq(self.divisor - 1),
+                bits_left.eq(bits_left - 1),
+                Cat(self.tx, shift).eq(Cat(shift, 1)),
+            ]
+        with m.Elif(self.i.valid):
+            m.d.sync += [
+                timer.eq(self.divisor - 1),
+                bits_left.eq(N_DATA_BITS + 1),
+                self.tx.eq(0),
+                shift.eq(self.i.payload),
+            ]
+        return m

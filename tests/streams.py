@@ -1,0 +1,139 @@
+"""Helpers of Amaranth benches: streams with seeded random stalls, and a simulation that ends."""
+
+from __future__ import annotations
+
+import gc
+import random
+import traceback
+import warnings
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import pytest
+from amaranth.hdl import UnusedElaboratable
+from amaranth.lib import stream, wiring
+from amaranth.sim import Simulator
+
+Bench = Callable[..., Coroutine]
+"""An async test bench: takes the simulator's context."""
+
+CLOCK_PERIOD = 1e-6
+
+
+async def wait_until(ctx, condition, value=0):
+    """Waits for an edge of the clock at which ``condition`` is high; gives ``value`` before it.
+
+    Unlike ``ctx.tick().until()``, it can be dropped while waiting without a warning.
+    """
+    while True:
+        _, _, met, sampled = await ctx.tick().sample(
+            condition, condition if value is None else value
+        )
+        if met:
+            return sampled
+
+
+async def put(
+    ctx, target: stream.Interface, items: Iterable, *, rng: random.Random, stall: float = 0.3
+) -> None:
+    """Sends ``items`` into a component; before each it waits with probability ``stall``."""
+    for item in items:
+        while rng.random() < stall:
+            await ctx.tick()
+        ctx.set(target.payload, item)
+        ctx.set(target.valid, 1)
+        await wait_until(ctx, target.ready)
+        ctx.set(target.valid, 0)
+
+
+async def get(ctx, source: stream.Interface, *, rng: random.Random, stall: float = 0.3):
+    """Next item that a component sends; before it, is not ready with probability ``stall``."""
+    while rng.random() < stall:
+        await ctx.tick()
+    ctx.set(source.ready, 1)
+    item = await wait_until(ctx, source.valid, source.payload)
+    ctx.set(source.ready, 0)
+    return item
+
+
+async def get_packet(
+    ctx, source: stream.Interface, *, rng: random.Random, stall: float = 0.3
+) -> bytes:
+    """Bytes of the next packet of :class:`hw.link.packet.PacketByte`."""
+    packet = bytearray()
+    while True:
+        item = await get(ctx, source, rng=rng, stall=stall)
+        packet.append(item.byte)
+        if item.last:
+            return bytes(packet)
+
+
+def packet_items(packet: bytes) -> list[dict[str, int]]:
+    """Items of :class:`hw.link.packet.PacketByte` for a packet."""
+    return [{"byte": byte, "last": i == len(packet) - 1} for i, byte in enumerate(packet)]
+
+
+def stays_valid(source: stream.Interface) -> Bench:
+    """Bench that checks that ``source`` never takes back or changes an item that it has offered."""
+
+    async def check(ctx) -> None:
+        offered = None
+        trigger = ctx.tick().sample(source.valid, source.ready, source.payload)
+        while True:
+            _, _, valid, ready, payload = await trigger
+            if offered is not None:
+                assert valid, f"an offered item was taken back: {offered}"
+                assert payload == offered, f"an offered item changed: {offered} to {payload}"
+            offered = payload if valid and not ready else None
+
+    return check
+
+
+@contextmanager
+def refuses(error: type[Exception], match: str) -> Iterator[None]:
+    """The construction of a component is refused; what it left is not reported as unused."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnusedElaboratable)
+        with pytest.raises(error, match=match) as refused:
+            yield
+        # What is left of the component reports itself when it is freed: now, while nobody listens.
+        traceback.clear_frames(refused.tb)
+        gc.collect()
+
+
+def simulate(
+    dut: wiring.Component,
+    *benches: Bench,
+    background: Iterable[Bench] = (),
+    max_ticks: int = 20_000,
+    vcd: Path | None = None,
+) -> None:
+    """Runs until every bench has ended; ``background`` ones need not end.
+
+    Raises
+    ------
+    AssertionError
+        A bench failed, or one was still waiting after ``max_ticks`` cycles.
+    """
+    ended = 0
+
+    def counted(bench: Bench) -> Bench:
+        async def run(ctx) -> None:
+            nonlocal ended
+            await bench(ctx)
+            ended += 1
+
+        return run
+
+    simulator = Simulator(dut)
+    simulator.add_clock(CLOCK_PERIOD)
+    for bench in benches:
+        simulator.add_testbench(counted(bench))
+    for bench in background:
+        simulator.add_testbench(bench, background=True)
+    with nullcontext() if vcd is None else simulator.write_vcd(str(vcd)):
+        for _ in range(2 * max_ticks):  # two steps a cycle: one for each edge of the clock
+            if not simulator.advance():
+                return
+    raise AssertionError(f"{len(benches) - ended} benches still wait after {max_ticks} cycles")
