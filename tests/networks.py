@@ -1,121 +1,295 @@
-"""Random small networks that use everything a :class:`sw.network.Network` can say."""
+"""Random small networks that use everything a :class:`sw.network.Network` can say, and that spike.
+
+:func:`random_network` makes one from a seed; :func:`networks` is a hypothesis strategy on top.
+"""
 
 from __future__ import annotations
 
-import numpy as np
+import math
+from dataclasses import replace
 
-from hw.spec import Gate, Leak, Reset, signed_range
+import numpy as np
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from hw.spec import Gate, Leak, Reset, leaked, signed_range
 from sw.network import INPUT, Layer, Network, Shape
 
+CHANNELS = (1, 2, 3, 8, 12, 16, 24)
+GRANULARITIES = ("shared", "element", "per-timestep", "element per-timestep", "mixed")
+"""Which axes of weights and biases are full; "mixed" draws each axis by itself, kernel axes too."""
+MAX_WEIGHTS = 40_000
+"""Of one layer; beyond it axes are shared again."""
+MAX_PARAM = signed_range(16)[1]
+CALIBRATION_DENSITY = 0.3
 
-def _random_layer(
-    rng: np.random.Generator,
-    name: str,
-    source: str,
-    shape: Shape,
-    n_out: int,
-    timesteps: int,
-    weight_bits: int,
+
+def random_input(network: Network, rng: np.random.Generator, n_images: int) -> NDArray[np.uint8]:
+    """What a user could give the network: images (N, C, H, W) if it has an encoder, else frames
+    (N, T, C, H, W), some silent, some full, the others in between."""
+    if network.encoder is not None:
+        return rng.integers(0, 255, (n_images, *network.image_shape), np.uint8, endpoint=True)
+    shape = (n_images, network.timesteps, *network.image_shape)
+    density = rng.choice(
+        (0.0, 0.05, 0.2, 0.5, 1.0), (n_images, 1, 1, 1, 1), p=(0.1, 0.3, 0.3, 0.2, 0.1)
+    )
+    return (rng.random(shape) < density).astype(np.uint8)
+
+
+def random_network(
+    seed: int | np.random.Generator,
     *,
-    kernel: int = 3,
-    stride: int = 1,
-    identity: str | None = None,
-    pool: int = 1,
-    shared: bool | None = None,
-) -> Layer:
-    """A firing layer with "same" padding and a random granularity (``shared`` fixes it)."""
-    low, high = signed_range(weight_bits)
-    padding = kernel // 2
-    height, width = ((n + 2 * padding - kernel) // stride + 1 for n in shape[1:])
-    static = shared if shared is not None else rng.random() < 0.5
-    local = not shared and rng.random() < 0.5
-    t = 1 if static else timesteps
-    y, x = (height, width) if local else (1, 1)
-    fan_in = shape[0] * kernel * kernel
-    leak = Leak(rng.integers(3))
-    threshold_high = 2 + int(high * fan_in**0.5 / 2)
-    return Layer(
-        name=name,
-        source=source,
-        kernel=(kernel, kernel),
-        stride=(stride, stride),
-        padding=(padding, padding),
-        weight=rng.integers(
-            low, high, (t, y, x, n_out, shape[0], kernel, kernel), np.int8, endpoint=True
-        ),
-        bias=rng.integers(-high, high, (t, y, x, n_out), np.int32, endpoint=True),
-        threshold=rng.integers(1, threshold_high, (y, x, n_out), np.int32, endpoint=True),
-        leak=leak,
-        leak_shift=0 if leak == Leak.NONE else int(rng.integers(1, 4)),
-        reset=Reset(rng.integers(2)),
-        gate=Gate.NONE if identity is None else Gate(rng.integers(1, 5)),
-        identity=identity,
-        pool=(pool, pool),
-    )
+    n_layers: int | None = None,
+    timesteps: int | None = None,
+    weight_bits: int | None = None,
+    encoder: bool | None = None,
+    granularity: str | None = None,
+    leak: Leak | None = None,
+    reset: Reset | None = None,
+) -> Network:
+    """A valid network of one to five layers with odd shapes; every option left out is drawn.
 
-
-def random_network(seed: int) -> Network:
-    """A network of four to five layers: a stem, a residual block, a strided or pooled layer and an
-    output layer, with odd sizes, random gates, leaks, resets and granularities."""
+    Thresholds and biases are set so that about 5 to 50 % of a layer's neurons fire.
+    """
     rng = np.random.default_rng(seed)
-    timesteps = int(rng.integers(1, 5))
-    weight_bits = int(rng.choice((2, 4, 8)))
-    channels, size, n_classes = (int(n) for n in rng.integers((1, 5, 2), (12, 9, 12)))
-    image_shape = (int(rng.integers(1, 4)), size, size + int(rng.integers(2)))
-    encoder = None
-    shape = image_shape
-    if rng.random() < 0.5:
-        encoder = _random_layer(
-            rng, "stem", "image", shape, channels, timesteps, 8, pool=2, shared=True
-        )
-        shape = encoder.map_shape(shape)
+    timesteps = int(rng.integers(1, 6)) if timesteps is None else timesteps
+    weight_bits = int(rng.choice((2, 4, 8))) if weight_bits is None else weight_bits
+    encoder = bool(rng.random() < 0.4) if encoder is None else encoder
+    n_layers = int(rng.integers(1, 6)) if n_layers is None else n_layers
+    height, width = (int(n) for n in rng.integers(3, 10, 2))
+    image_shape: Shape = (int(rng.choice(CHANNELS[:3] if encoder else CHANNELS)), height, width)
+    maker = _Maker(rng, timesteps, weight_bits, granularity, leak, reset)
 
-    def add(source: str, name: str, n_out: int, **options: int | str) -> str:
-        layer = _random_layer(
-            rng,
-            name,
-            source,
-            shapes[source],
-            n_out,
-            timesteps,
-            weight_bits,
-            **options,  # type: ignore[arg-type]
-        )
+    stem = None
+    if encoder:
+        images = rng.integers(0, 255, (4, *image_shape), np.int64, endpoint=True)
+        source = np.repeat(images[:, None], timesteps, axis=1)
+        stem, spikes = maker.firing("stem", "image", source, {}, encoder=True)
+    else:
+        spikes = (rng.random((4, timesteps, *image_shape)) < CALIBRATION_DENSITY).astype(np.int64)
+    maps = {INPUT: spikes}
+    layers: list[Layer] = []
+    for n in range(n_layers - 1):
+        names = list(maps)
+        source_name = names[-1] if rng.random() < 0.75 else str(rng.choice(names))
+        layer, spikes = maker.firing(f"layer{n + 1}", source_name, maps[source_name], maps)
         layers.append(layer)
-        shapes[name] = layer.map_shape(shapes[source])
-        return name
-
-    shapes, layers = {INPUT: shape}, []
-    first = add(INPUT, "layer1.0.conv1", channels)
-    branch = add(first, "layer1.0.conv2", channels, identity=first)
-    last = add(branch, "layer2.0.conv1", 2 * channels, stride=int(rng.integers(1, 3)))
-    if rng.random() < 0.5 and shapes[last][1] >= 2:
-        last = add(last, "layer2.0.conv2", channels, kernel=1, pool=2)
-    low, high = signed_range(weight_bits)
-    kernel = shapes[last][1:]
-    layers.append(
-        Layer(
-            name="fc",
-            source=last,
-            kernel=kernel,
-            weight=rng.integers(
-                low,
-                high,
-                (int(rng.choice((1, timesteps))), 1, 1, n_classes, shapes[last][0], *kernel),
-                np.int8,
-                endpoint=True,
-            ),
-            bias=rng.integers(-high, high, (1, 1, 1, n_classes), np.int32, endpoint=True),
-            output=True,
-        )
-    )
+        maps[layer.name] = spikes
+    names = list(maps)
+    layers.append(maker.output("fc", names[-1], maps[names[-1]].shape[2:]))
     return Network(
         timesteps=timesteps,
         image_shape=image_shape,
-        encoder=encoder,
+        encoder=stem,
         layers=tuple(layers),
         weight_bits=weight_bits,
-        labels=tuple(f"class {n}" for n in range(n_classes)),
-        provenance={"seed": seed},
-        statistics={layer.name: {"input_density": rng.random()} for layer in layers},
+        labels=tuple(f"class {n}" for n in range(layers[-1].n_out)),
+        provenance={"seed": seed if isinstance(seed, int) else "generator"},
+        statistics={layer.name: {"input_density": float(rng.random())} for layer in layers},
+    )
+
+
+def networks(**options: object) -> st.SearchStrategy[Network]:
+    """Strategy of random networks; ``options`` are those of :func:`random_network`."""
+    return st.integers(0, 2**32 - 1).map(
+        lambda seed: random_network(seed, **options)  # type: ignore[arg-type]
+    )
+
+
+class _Maker:
+    """Draws layers; ``maps`` holds example spikes (N, T, C, H, W), from which the next layer's
+    thresholds are set."""
+
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        timesteps: int,
+        weight_bits: int,
+        granularity: str | None,
+        leak: Leak | None,
+        reset: Reset | None,
+    ):
+        self.rng = rng
+        self.timesteps = timesteps
+        self.weight_bits = weight_bits
+        self.granularity = granularity
+        self.leak = leak
+        self.reset = reset
+
+    def firing(
+        self,
+        name: str,
+        source_name: str,
+        source: NDArray[np.int64],
+        maps: dict[str, NDArray[np.int64]],
+        encoder: bool = False,
+    ) -> tuple[Layer, NDArray[np.int64]]:
+        """A firing layer and its map for ``source``."""
+        rng = self.rng
+        shape: Shape = source.shape[2:]  # type: ignore[assignment]
+        same = bool(maps) and rng.random() < 0.6  # keeps the size, so that a gate has a partner
+        kernel, stride, padding = zip(*(self._axis(n, same) for n in shape[1:]), strict=True)
+        n_out = shape[0] if same else int(rng.choice(CHANNELS))
+        conv = tuple(
+            (n + 2 * p - k) // s + 1
+            for n, k, s, p in zip(shape[1:], kernel, stride, padding, strict=True)
+        )
+        partners = [key for key, spikes in maps.items() if spikes.shape[2:] == (n_out, *conv)]
+        identity = str(rng.choice(partners)) if partners and rng.random() < 0.8 else None
+        pool = tuple(2 if n >= 2 and rng.random() < 0.25 else 1 for n in conv)
+        weight = self._weight(conv, n_out, shape[0], kernel, encoder)
+        leak = Leak(rng.integers(3)) if self.leak is None else self.leak
+        reset = Reset(rng.integers(2)) if self.reset is None else self.reset
+        drive = _drive(weight, source, kernel, stride, padding)
+        spread = max(1, int(drive.std()))
+        full = self._axes()
+        bias_shape = [n if f else 1 for n, f in zip((self.timesteps, *conv), full, strict=True)]
+        if encoder:
+            bias_shape = [1, 1, 1]
+        bias = rng.integers(-spread // 4, spread // 4 + 1, (*bias_shape, n_out))
+        if not encoder and rng.random() < 0.2:
+            bias = np.zeros((1, 1, 1, n_out), np.int64)
+        threshold_shape = [n if rng.random() < 0.5 and not encoder else 1 for n in conv]
+        jitter = rng.uniform(0.6, 1.5, (*threshold_shape, n_out))
+        layer = Layer(
+            name=name,
+            source=source_name,
+            kernel=kernel,  # type: ignore[arg-type]
+            stride=stride,  # type: ignore[arg-type]
+            padding=padding,  # type: ignore[arg-type]
+            weight=weight,
+            bias=bias.clip(-MAX_PARAM, MAX_PARAM).astype(np.int32),
+            threshold=np.ones((*threshold_shape, n_out), np.int32),
+            leak=leak,
+            leak_shift=0 if leak == Leak.NONE else int(rng.integers(1, 5)),
+            reset=reset,
+            gate=Gate.NONE if identity is None else Gate(rng.integers(1, 5)),
+            identity=identity,
+            pool=pool,  # type: ignore[arg-type]
+        )
+        drive = drive + layer.bias
+        level = float(rng.uniform(1.0, 3.0)) * spread
+        for _ in range(12):  # towards 5 to 50 % of neurons firing
+            threshold = np.rint(level * jitter).clip(1, MAX_PARAM).astype(np.int32)
+            layer = replace(layer, threshold=threshold)
+            spikes = _fire(layer, drive)
+            if spikes.mean() > 0.5:
+                level *= 1.7
+            elif spikes.mean() < 0.05 and level > 1:
+                level /= 1.7
+            else:
+                break
+        return layer, _join(layer, spikes, maps)
+
+    def output(self, name: str, source_name: str, shape: Shape) -> Layer:
+        """An output layer, whose kernel covers the whole map (sometimes with padding around)."""
+        rng = self.rng
+        around = int(rng.random() < 0.2)
+        kernel = (shape[1] + 2 * around, shape[2] + 2 * around)
+        n_classes = int(rng.choice((2, 3, 5, 10, 12, 17)))
+        weight = self._weight((1, 1), n_classes, shape[0], kernel, False)
+        spread = signed_range(self.weight_bits)[1] + 1
+        return Layer(
+            name=name,
+            source=source_name,
+            kernel=kernel,
+            padding=(around, around),
+            weight=weight,
+            bias=rng.integers(-spread, spread, (1, 1, 1, n_classes), np.int32),
+            output=True,
+        )
+
+    def _axis(self, size: int, same: bool) -> tuple[int, int, int]:
+        """Kernel, stride and padding of one axis; ``same`` keeps its size."""
+        rng = self.rng
+        kernel = int(rng.choice((1, 3, 5), p=(0.25, 0.6, 0.15)))
+        if same:
+            kernel = min(kernel, 3)
+            return kernel, 1, kernel // 2
+        padding = int(rng.integers(2)) if kernel > 1 else 0
+        if kernel > size + 2 * padding:
+            kernel, padding = 1, 0
+        return kernel, int(rng.choice((1, 2), p=(0.6, 0.4))), padding
+
+    def _axes(self) -> tuple[bool, bool, bool]:
+        """Whether weights differ along timesteps, rows and columns."""
+        granularity = self.granularity or str(self.rng.choice(GRANULARITIES))
+        if granularity == "mixed":
+            t, y, x = (bool(b) for b in self.rng.random(3) < 0.5)
+            return t, y, x
+        return "per-timestep" in granularity, "element" in granularity, "element" in granularity
+
+    def _weight(
+        self,
+        conv: tuple[int, ...],
+        n_out: int,
+        n_in: int,
+        kernel: tuple[int, ...],
+        encoder: bool,
+    ) -> NDArray[np.int8]:
+        rng = self.rng
+        lead = [n if f else 1 for n, f in zip((self.timesteps, *conv), self._axes(), strict=True)]
+        taps = list(kernel)
+        if self.granularity in (None, "mixed") and not encoder and rng.random() < 0.15:
+            taps = [1 if rng.random() < 0.5 else n for n in taps]
+        if encoder:
+            lead = [1, 1, 1]
+        for axis in rng.permutation(3):
+            if math.prod(lead) * n_out * n_in * math.prod(taps) > MAX_WEIGHTS:
+                lead[axis] = 1
+        low, high = signed_range(8 if encoder else self.weight_bits)
+        weight = rng.integers(low, high, (*lead, n_out, n_in, *taps), np.int8, endpoint=True)
+        if rng.random() < 0.3:  # zeros happen: taps that read outside the map have them
+            weight[rng.random(weight.shape) < 0.3] = 0
+        return weight
+
+
+def _drive(
+    weight: NDArray[np.int8],
+    source: NDArray[np.int64],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+) -> NDArray[np.int64]:
+    """Sum of active weights (N, T, H', W', O) of ``source`` (N, T, C, H, W)."""
+    padded = np.pad(source, ((0, 0),) * 3 + tuple((p, p) for p in padding))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=(3, 4))
+    windows = windows[:, :, :, :: stride[0], :: stride[1]]
+    n_times, _, height, width = windows.shape[1:5]
+    taps = np.broadcast_to(
+        weight.astype(np.int64), (n_times, height, width, *weight.shape[3:5], *kernel)
+    )
+    return np.einsum("ntcyxij,tyxocij->ntyxo", windows, taps, optimize=False)
+
+
+def _fire(layer: Layer, drive: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Spikes (N, T, O, H', W') before gate and pooling; ``drive`` includes the bias."""
+    assert layer.threshold is not None
+    membrane = np.zeros_like(drive[:, 0])
+    spikes = np.zeros_like(drive)
+    for t in range(drive.shape[1]):
+        membrane = leaked(membrane, layer.leak, layer.leak_shift) + drive[:, t]  # type: ignore[arg-type]
+        fires = membrane >= layer.threshold
+        spikes[:, t] = fires
+        left = membrane - layer.threshold if layer.reset == Reset.SOFT else 0
+        membrane = np.where(fires, left, membrane)
+    return spikes.transpose(0, 1, 4, 2, 3)
+
+
+def _join(
+    layer: Layer, spikes: NDArray[np.int64], maps: dict[str, NDArray[np.int64]]
+) -> NDArray[np.int64]:
+    """Gate and pooling."""
+    if layer.identity is not None:
+        other = maps[layer.identity]
+        spikes = {
+            Gate.AND: other & spikes,
+            Gate.IAND: other & (1 - spikes),
+            Gate.OR: other | spikes,
+            Gate.XOR: other ^ spikes,
+        }[layer.gate]
+    rows, columns = (n // p for n, p in zip(spikes.shape[3:], layer.pool, strict=True))
+    spikes = spikes[:, :, :, : rows * layer.pool[0], : columns * layer.pool[1]]
+    return spikes.reshape(*spikes.shape[:3], rows, layer.pool[0], columns, layer.pool[1]).max(
+        axis=(4, 6)
     )
