@@ -150,13 +150,15 @@ def _fits(network: Network, config: Config) -> bool:
 
 def _coarser(layer: Layer) -> Iterator[tuple[str, Layer]]:
     """The layer in coarser granularities, finest first, with what they are called."""
-    t, y, x, *_ = layer.weight.shape
-    times = (slice(0, 1),) if t > 1 else ()
-    places = (slice(0, 1), slice(0, 1)) if y * x > 1 else ()
+    threshold = layer.threshold
+    over_places = (*layer.weight.shape[1:3], *layer.bias.shape[1:3])
+    if threshold is not None:
+        over_places += threshold.shape[:2]
+    times = (slice(0, 1),) if max(layer.weight.shape[0], layer.bias.shape[0]) > 1 else ()
+    places = (slice(0, 1), slice(0, 1)) if max(over_places) > 1 else ()
 
     def cut(times: tuple[slice, ...], places: tuple[slice, ...]) -> Layer:
         axes = (times or (slice(None),)) + places
-        threshold = layer.threshold
         return replace(
             layer,
             weight=layer.weight[axes],
@@ -165,24 +167,24 @@ def _coarser(layer: Layer) -> Iterator[tuple[str, Layer]]:
         )
 
     if times:
-        yield "the same weights at all timesteps", cut(times, ())
+        yield "shared over timesteps", cut(times, ())
     if places:
-        yield "weights shared over positions", cut((), places)
+        yield "shared over positions", cut((), places)
     if times and places:
-        yield "weights shared over positions and timesteps", cut(times, places)
+        yield "shared over positions and timesteps", cut(times, places)
 
 
 def _coarser_fit(network: Network, config: Config) -> str | None:
     """The fewest of the largest layers that have to share weights, or None if that is no help."""
     layers = {layer.name: layer for layer in network.layers}
-    changes: list[str] = []
+    changes: list[str] = []  # of layers that have been made as coarse as they can be
     for layer in sorted(network.layers, key=lambda layer: -layer.weight.size):
         change = None
         for what, coarser in _coarser(layer):
-            change = f"{what} in {layer.name}"
+            change = f"{layer.name} {what}"
             layers[layer.name] = coarser
             if _fits(_with_layers(network, layers.values(), config.weight_bits), config):
-                return "; ".join([*changes, change])
+                return ", ".join([*changes, change])
         if change:
             changes.append(change)
     return None
@@ -204,7 +206,7 @@ def remedies(network: Network, config: Config) -> tuple[str, ...]:
         change = _coarser_fit(network, narrower)
         if change:
             width = "" if bits == network.weight_bits else f", and --bits {bits}"
-            found.append(f"{change} (train with a coarser granularity there){width}")
+            found.append(f"{change}{width} (train with a coarser granularity there)")
             break
     return tuple(found) or ("only a smaller network: fewer channels, stages or timesteps",)
 

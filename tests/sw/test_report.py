@@ -74,14 +74,15 @@ def test_table_has_every_layer_and_right_totals() -> None:
 
 def test_membrane_bits_are_the_proved_ones() -> None:
     """One 8-bit synapse can be worth -128, which takes 8 bits; two take 9."""
-    network = random_network(3)
-    output = network.layers[-1]
-    weight = np.full((1, 1, 1, 1, 2, 1, 1), -128, np.int8)
-    layer = dataclasses.replace(
-        output, source="input", kernel=(1, 1), weight=weight, bias=np.zeros((1, 1, 1, 1), np.int32)
+    layer = Layer(
+        name="fc",
+        source="input",
+        kernel=(1, 1),
+        weight=np.full((1, 1, 1, 1, 2, 1, 1), -128, np.int8),
+        bias=np.zeros((1, 1, 1, 1), np.int32),
+        output=True,
     )
-    small = dataclasses.replace(
-        network,
+    network = Network(
         timesteps=1,
         image_shape=(2, 1, 1),
         encoder=None,
@@ -89,7 +90,7 @@ def test_membrane_bits_are_the_proved_ones() -> None:
         weight_bits=8,
         labels=("only",),
     )
-    assert report.layer_reports(small)[0].membrane_bits == 9
+    assert report.layer_reports(network)[0].membrane_bits == 9
 
 
 def apply(network: Network, config: Config, remedy: str) -> tuple[Network, Config]:
@@ -101,14 +102,11 @@ def apply(network: Network, config: Config, remedy: str) -> tuple[Network, Confi
     layers = []
     for layer in network.layers:
         axes: list[slice] = [slice(None)] * 3
-        for what, name in re.findall(r"(the same|weights shared[\w ]*?)[\w ]* in ([\w.]+)", remedy):
-            if name == layer.name:
-                whole = re.search(rf"([\w ]+) in {re.escape(name)}", remedy)
-                assert whole is not None and what in whole[1]
-                if "timesteps" in whole[1]:
-                    axes[0] = slice(0, 1)
-                if "positions" in whole[1]:
-                    axes[1] = axes[2] = slice(0, 1)
+        change = re.search(rf"(^|, ){re.escape(layer.name)} shared over ([\w ]+)", remedy)
+        if change and "timesteps" in change[2]:
+            axes[0] = slice(0, 1)
+        if change and "positions" in change[2]:
+            axes[1] = axes[2] = slice(0, 1)
         t, y, x = axes
         layers.append(
             dataclasses.replace(
@@ -156,7 +154,7 @@ def test_sharing_weights_shares_thresholds_and_biases() -> None:
         if not board.fits:
             tried += 1
             assert set(board.usage) == {"param"}
-            assert any(" in layer" in remedy for remedy in board.remedies), seed
+            assert any(" shared over " in remedy for remedy in board.remedies), seed
     assert tried > 3
 
 

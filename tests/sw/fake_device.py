@@ -1,0 +1,99 @@
+"""A device that computes with the golden model in place of gateware, for tests of the driver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from hw.protocol import LayerCounters, Space, n_rows, pack, row_bytes
+from hw.spec import GRANULE_BITS, Config
+from sw.compiler import compile_network
+from sw.network import INPUT, Network
+from sw.report import n_synaptic_ops
+from tests.golden import run_network
+
+
+class FakeDevice:
+    """Runs ``network``, whatever it is loaded with; what was written must be its program.
+
+    Parameters
+    ----------
+    fails_at : raise ``error`` at this run, counted from 0.
+    """
+
+    port = "fake"
+
+    def __init__(
+        self,
+        network: Network,
+        config: Config,
+        fails_at: int | None = None,
+        error: BaseException | None = None,
+    ):
+        self.network = network
+        self.config = config
+        self.program = compile_network(network, config)
+        self.memories = {s: bytearray(n_rows(s, config) * row_bytes(s, config)) for s in Space}
+        self.memories[Space.SPIKE][:] = b"\xff" * config.spike_bytes
+        self.fails_at, self.error = fails_at, error
+        self.n_runs = 0
+
+    def __enter__(self) -> FakeDevice:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def write(
+        self,
+        space: Space,
+        row: int,
+        data: bytes,
+        on_progress: Callable[[int], Any] | None = None,
+    ) -> None:
+        size = row_bytes(space, self.config)
+        assert len(data) % size == 0 and row + len(data) // size <= n_rows(space, self.config)
+        self.memories[space][row * size : row * size + len(data)] = data
+        if on_progress:
+            on_progress(len(data))
+
+    def read(self, space: Space, row: int, n_rows: int) -> bytes:
+        size = row_bytes(space, self.config)
+        return bytes(self.memories[space][row * size : (row + n_rows) * size])
+
+    def run(self, entry: int = 0) -> Any:
+        if self.n_runs == self.fails_at and self.error is not None:
+            raise self.error
+        self.n_runs += 1
+        for space, image in self.program.images.items():
+            assert self.memories[space][: len(image)] == image, f"{space.name} is not the program's"
+        spikes = self.memories[Space.SPIKE]
+        for place in self.program.placements.values():
+            start, size = place.start // GRANULE_BITS, place.n_bits // GRANULE_BITS
+            raw = bytes(spikes[start : start + size])
+            assert place.pack(place.unpack(raw)) == raw, "padding must be clear"
+        place = self.program.placements[INPUT]
+        raw = bytes(spikes[place.start // 8 : (place.start + place.n_bits) // 8])
+        maps, logits = run_network(self.network, place.unpack(raw))
+        counters = b""
+        for layer in self.network.layers:
+            if not layer.output:
+                place = self.program.placements[layer.name]
+                self.write(Space.SPIKE, place.start // 8, place.pack(maps[layer.name]))
+            counters += pack(
+                LayerCounters,
+                {
+                    "n_cycles": 100,
+                    "n_weight_reads": 50,
+                    "n_synaptic_ops": n_synaptic_ops(layer, maps[layer.source]),
+                    "n_spikes": 0 if layer.output else int(maps[layer.name].sum()),
+                },
+            )
+        self.write(Space.COUNTER, 0, counters)
+        padded = np.zeros(self.program.n_result_rows * self.config.fire_lanes, "<i4")
+        padded[: len(logits)] = logits
+        self.write(Space.RESULT, 0, padded.tobytes())
+        return SimpleNamespace(argmax=int(np.argmax(logits)), n_cycles=1234)
