@@ -177,11 +177,7 @@ def fashion_mnist() -> ModelConfig:
         stem_channels=32,
         stages=(
             StageConfig(channels=32, blocks=(BlockConfig(gate="OR"),)),
-            StageConfig(
-                channels=64,
-                stride=2,
-                blocks=(BlockConfig(gate="OR", outer="channel" + PER_TIMESTEP),),
-            ),
+            StageConfig(channels=64, stride=2, blocks=(BlockConfig(gate="OR"),)),
             StageConfig(
                 channels=32,
                 stride=2,

@@ -36,7 +36,7 @@ class TrainConfig:
     """How a network is trained: AdamW, linear warm-up, cosine to zero, random shifts and flips."""
 
     preset: str = "fashion-mnist"
-    epochs: int = 15
+    epochs: int = 13
     batch_size: int = 100
     learning_rate: float = 5e-3
     weight_decay: float = 0.02
