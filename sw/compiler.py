@@ -87,7 +87,7 @@ class LayerPlan:
     source_strides: tuple[int, ...]
     job_levels: int
     """Number of inner levels that make up one job."""
-    chunk_run: int
+    run_bits: int
     """Bits of a run."""
     source_base: int
     gated: bool
@@ -148,7 +148,7 @@ def _increments(counts: Iterable[int], strides: Iterable[int]) -> list[int]:
 def _place(network: Network) -> dict[str, Placement]:
     """Give every map a region; its padding is the most that any of its readers wants."""
     shapes = network.map_shapes()
-    padding = {name: (0, 0) for name in shapes}
+    padding = dict.fromkeys(shapes, (0, 0))
     for layer in network.layers:
         old = padding[layer.source]
         padding[layer.source] = (max(old[0], layer.padding[0]), max(old[1], layer.padding[1]))
@@ -492,7 +492,7 @@ def _compile_layer(
         counts=tuple(counts),
         source_strides=tuple(level.source for level in nest),
         job_levels=n_in_job,
-        chunk_run=run,
+        run_bits=run,
         source_base=source_base,
         gated=identity is not None,
         lanes_of_group=(config.lanes,) * (groups - 1) + (tail_lanes,),

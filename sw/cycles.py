@@ -1,8 +1,9 @@
 """How many cycles a program takes on given spikes, without running it. NumPy only.
 
-The scanner is a queue with a server: job ``k`` needs ``max(1, active inputs)`` cycles, ends at
-least ``spacing`` cycles after the one before, and cannot end before its last chunk has been
-fetched, one slot per cycle. The largest of these chains of constraints is the layer's time.
+The scanner is a queue with a server. A chunk arrives when the fetch unit, at one slot per cycle,
+has read it, and takes one cycle per active input; a job that would end less than ``spacing``
+cycles after the one before is stretched. (The queue's finite depth is left out: while it is full,
+the scanner is busy anyway.)
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from numpy.typing import NDArray
 
 from sw.compiler import LayerPlan, Placement, Program
 
-LAYER_OVERHEAD = 64
-"""Cycles of a layer that are not the scanner's: 41 to load the descriptor, the rest to fill and
+LAYER_OVERHEAD = 76
+"""Cycles of a layer that are not the scanner's: 44 to load the descriptor, the rest to fill and
 drain the pipeline."""
 
 
 def active_inputs(
     plan: LayerPlan, source: Placement, spikes: NDArray[np.uint8]
 ) -> NDArray[np.int64]:
-    """Active inputs of every job (n_jobs,), in the order in which the core runs them.
+    """Active inputs of every chunk (n_jobs, n_chunks), in the order in which the core reads them.
 
     ``spikes`` is the source map (T, C, H, W).
     """
@@ -29,20 +30,26 @@ def active_inputs(
     starts = np.array([plan.source_base - source.start])
     for count, stride in zip(plan.counts[:0:-1], plan.source_strides[:0:-1], strict=True):
         starts = (starts[:, None] + np.arange(count) * stride).reshape(-1)
-    ends = np.minimum(starts + plan.chunk_run, len(bits))
-    n_runs = int(np.prod(plan.counts[1 : plan.job_levels]))
-    return (before[ends] - before[starts]).reshape(-1, n_runs).sum(axis=1)
+    offsets = np.arange(plan.counts[0]) * plan.source_strides[0]
+    ends = np.minimum(offsets + plan.source_strides[0], plan.run_bits)
+    last = len(bits)
+    counts = (
+        before[np.minimum(starts[:, None] + ends, last)]
+        - before[np.minimum(starts[:, None] + offsets, last)]
+    )
+    return counts.reshape(plan.n_jobs, -1)
 
 
 def layer_cycles(plan: LayerPlan, active: NDArray[np.int64]) -> int:
-    """Cycles of a layer whose jobs have ``active`` inputs (n_jobs,)."""
-    needed = np.maximum(active, plan.spacing)
+    """Cycles of a layer whose chunks have ``active`` inputs (n_jobs, n_chunks)."""
+    n_jobs, n_chunks = active.shape
+    needed = active.copy()
+    needed[:, -1] += np.maximum(plan.spacing - active.sum(axis=1), 0)
+    slots = np.arange(n_jobs)[:, None] * (n_chunks + plan.gated) + np.arange(n_chunks)
     served = np.cumsum(needed)
-    slots_per_job = int(np.prod(plan.counts[: plan.job_levels])) + plan.gated
-    fetched = slots_per_job * np.arange(1, len(active) + 1)
-    # end[k] = max over j <= k of fetched[j] + needed[j] + ... + needed[k]
-    waited = np.maximum.accumulate(fetched - (served - needed))
-    return int(np.maximum(waited[-1], 0) + served[-1]) + LAYER_OVERHEAD
+    # end[k] = max over j <= k of slots[j] + needed[j] + ... + needed[k]
+    waited = np.max(slots.reshape(-1) - (served - needed.reshape(-1)))
+    return int(max(waited, 0) + served[-1]) + LAYER_OVERHEAD
 
 
 def predict_cycles(program: Program, maps: dict[str, NDArray[np.uint8]]) -> dict[str, int]:

@@ -59,9 +59,9 @@ def run_layer(layer: Layer, source: np.ndarray, identity: np.ndarray | None) -> 
         }[layer.gate]
     pool_y, pool_x = layer.pool
     spikes = spikes[:, :, : height // pool_y * pool_y, : width // pool_x * pool_x]
-    return spikes.reshape(
-        timesteps, n_out, height // pool_y, pool_y, width // pool_x, pool_x
-    ).max(axis=(3, 5))
+    return spikes.reshape(timesteps, n_out, height // pool_y, pool_y, width // pool_x, pool_x).max(
+        axis=(3, 5)
+    )
 
 
 def run_network(network: Network, frames: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -62,22 +62,21 @@ class SpikeMemory(wiring.Component):
         w = self.write.p
         column_bits = (n_columns - 1).bit_length()
         column, row = w.granule[:column_bits], w.granule[column_bits:]
-        write_row = Signal(row_bits)
-        next_row = Signal(row_bits)
-        write_en = Signal(n_columns)
-        write_wraps = Signal(n_columns)
+        n_granules = len(w.bits) // GRANULE_BITS
+        write_row, next_row = Signal(row_bits), Signal(row_bits)
+        write_en, write_wraps = Signal(n_columns), Signal(n_columns)
         write_data = [Signal(GRANULE_BITS, name=f"write_data{i}") for i in range(n_columns)]
-        m.d.sync += [write_row.eq(row), next_row.eq(row + 1), write_en.eq(0)]
-        granules = [w.bits.word_select(i, GRANULE_BITS) for i in range(len(w.bits) // GRANULE_BITS)]
-        for start in range(n_columns):
-            with m.If(self.write.valid & (column == start)):
-                for i, granule in enumerate(granules):
-                    at = (start + i) % n_columns
-                    m.d.sync += [
-                        write_en[at].eq(w.count > i),
-                        write_wraps[at].eq(start + i >= n_columns),
-                        write_data[at].eq(granule),
-                    ]
+        m.d.sync += [write_row.eq(row), next_row.eq(row + 1)]
+        for i in range(n_columns):
+            distance = Signal(column_bits, name=f"distance{i}")
+            m.d.comb += distance.eq(i - column)
+            m.d.sync += [
+                write_en[i].eq(self.write.valid & (distance < w.count)),
+                write_wraps[i].eq(column > i),
+                write_data[i].eq(
+                    w.bits.word_select(distance[: (n_granules - 1).bit_length()], GRANULE_BITS)
+                ),
+            ]
 
         # R0, R1: a window starts in one bank and ends in the other.
         word = self.read_bit[word_shift:]

@@ -1,0 +1,157 @@
+"""Drives a core through its bus under cocotb, and reads back everything it holds."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from amaranth.lib import data
+from cocotb.clock import Clock
+from cocotb.triggers import ReadOnly, RisingEdge
+from numpy.typing import NDArray
+
+from hw.bus import row_write_layout
+from hw.protocol import Address, LayerCounters, Result, Run, Space, row_bytes, unpack
+from hw.spec import GRANULE_BITS
+from sw.compiler import Program
+from sw.network import INPUT
+
+
+@dataclass(frozen=True)
+class Inference:
+    """All that a run leaves behind."""
+
+    argmax: int
+    n_cycles: int
+    logits: NDArray[np.int64]
+    spikes: dict[str, NDArray[np.uint8]]
+    """(T, C, H, W) per map"""
+    counters: dict[str, data.Const]
+    """:class:`hw.protocol.LayerCounters` per layer"""
+
+
+class CoreBench:
+    """``dut`` is the Verilog of :class:`hw.core.core.Core` with the program's configuration.
+
+    ``stall`` is the chance that a stream waits for this side in any cycle.
+    """
+
+    def __init__(self, dut: Any, program: Program, *, stall: float = 0.0):
+        self.dut = dut
+        self.program = program
+        self.stall = stall
+        self._write_layout = row_write_layout(program.config)
+
+    async def reset(self) -> None:
+        dut = self.dut
+        Clock(dut.clk, 10, unit="ns").start()
+        for name in ("write__valid", "read__valid", "read_data__ready", "run__valid"):
+            getattr(dut, f"bus__{name}").value = 0
+        dut.bus__done__ready.value = 0
+        dut.bus__abort.value = 0
+        dut.rst.value = 1
+        await RisingEdge(dut.clk)
+        await RisingEdge(dut.clk)
+        dut.rst.value = 0
+
+    async def _pause(self) -> None:
+        while self.stall and random.random() < self.stall:
+            await RisingEdge(self.dut.clk)
+
+    async def put(self, stream: str, payloads: Iterable[int]) -> None:
+        """Send payloads on a stream of the bus."""
+        valid, ready, payload = (
+            getattr(self.dut, f"bus__{stream}__{wire}") for wire in ("valid", "ready", "payload")
+        )
+        for value in payloads:
+            await self._pause()
+            valid.value = 1
+            payload.value = value
+            await ReadOnly()
+            while not ready.value:
+                await RisingEdge(self.dut.clk)
+                await ReadOnly()
+            await RisingEdge(self.dut.clk)
+            valid.value = 0
+
+    async def get(self, stream: str) -> int:
+        """Take one payload from a stream of the bus."""
+        valid, ready, payload = (
+            getattr(self.dut, f"bus__{stream}__{wire}") for wire in ("valid", "ready", "payload")
+        )
+        await self._pause()
+        ready.value = 1
+        await ReadOnly()
+        if not valid.value:
+            await RisingEdge(valid)
+            await ReadOnly()
+        value = payload.value.to_unsigned()
+        await RisingEdge(self.dut.clk)
+        ready.value = 0
+        return value
+
+    async def write(self, space: Space, row: int, image: bytes) -> None:
+        """Write whole rows from ``row`` on."""
+        size = row_bytes(space, self.program.config)
+        assert len(image) % size == 0
+        await self.put(
+            "write",
+            (
+                self._write_layout.const(
+                    {
+                        "address": {"space": space, "row": row + i},
+                        "data": int.from_bytes(image[i * size : (i + 1) * size], "little"),
+                    }
+                ).as_bits()
+                for i in range(len(image) // size)
+            ),
+        )
+
+    async def read(self, space: Space, row: int, n_rows: int) -> bytes:
+        """Read rows from ``row`` on."""
+        size = row_bytes(space, self.program.config)
+        rows = []
+        for i in range(n_rows):
+            address = Address.const({"space": space, "row": row + i}).as_bits()
+            await self.put("read", [address])
+            value = await self.get("read_data")
+            rows.append((value & ((1 << 8 * size) - 1)).to_bytes(size, "little"))
+        return b"".join(rows)
+
+    async def load(self) -> None:
+        """Write the program's images, and clear spike memory."""
+        for space, image in self.program.images.items():
+            await self.write(space, 0, image)
+        await self.write(Space.SPIKE, 0, bytes(self.program.spike_bytes))
+
+    async def infer(self, frames: NDArray[np.uint8], *, tag: int = 0) -> Inference:
+        """Run on input spikes (T, C, H, W) and read everything back."""
+        program = self.program
+        place = program.placements[INPUT]
+        await self.write(Space.SPIKE, place.start // GRANULE_BITS, place.pack(frames))
+        await self.put("run", [Run.const({"tag": tag, "entry": 0}).as_bits()])
+        result = Result.from_bits(await self.get("done"))
+        assert result.tag == tag
+        spikes = {
+            name: place.unpack(
+                await self.read(
+                    Space.SPIKE, place.start // GRANULE_BITS, place.n_bits // GRANULE_BITS
+                )
+            )
+            for name, place in program.placements.items()
+        }
+        counters = await self.read(Space.COUNTER, 0, len(program.layers))
+        size = row_bytes(Space.COUNTER, program.config)
+        return Inference(
+            argmax=result.argmax,
+            n_cycles=result.n_cycles,
+            logits=program.logits(await self.read(Space.RESULT, 0, program.n_result_rows)),
+            spikes=spikes,
+            counters={
+                layer.name: unpack(LayerCounters, counters[i * size : (i + 1) * size])
+                for i, layer in enumerate(program.layers)
+            },
+        )

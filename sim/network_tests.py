@@ -1,0 +1,48 @@
+"""cocotb: a compiled network on the generated Verilog of the core, against expected values.
+
+``SPIKEFOLD_NETWORK`` names a network file, ``SPIKEFOLD_VECTORS`` an .npz with, per image ``i``,
+``i.frames`` (T, C, H, W), ``i.logits``, and ``i.spikes.<map>`` (T, C, H, W), and with ``stall``.
+:mod:`sim.run` makes them with the PyTorch integer reference.
+"""
+
+from __future__ import annotations
+
+import os
+
+import cocotb
+import numpy as np
+
+from sim.core_bench import CoreBench
+from sw import netfile
+from sw.compiler import Program
+
+
+@cocotb.test()
+async def every_spike_and_logit(dut) -> None:
+    """All spikes of all maps at all timesteps, all logits, the class and the counters."""
+    file = netfile.load(os.environ["SPIKEFOLD_NETWORK"], Program)
+    vectors = np.load(os.environ["SPIKEFOLD_VECTORS"])
+    program = file.program
+    assert program is not None, file.stale
+    bench = CoreBench(dut, program, stall=float(vectors["stall"]))
+    await bench.reset()
+    await bench.load()
+    n_images = sum(key.endswith(".frames") for key in vectors)
+    assert n_images > 0, "no image to run"
+    for i in range(n_images):
+        result = await bench.infer(vectors[f"{i}.frames"], tag=i % 256)
+        cocotb.log.info("image %d: class %d in %d cycles", i, result.argmax, result.n_cycles)
+        for name, spikes in result.spikes.items():
+            expected = vectors[f"{i}.spikes.{name}"]
+            wrong = np.argwhere(spikes != expected)
+            assert not len(wrong), (
+                f"image {i}, map {name}: {len(wrong)} of {expected.size} spikes differ, the first "
+                f"at (t, channel, y, x) = {tuple(wrong[0])}"
+            )
+        logits = vectors[f"{i}.logits"]
+        assert (result.logits == logits).all(), f"image {i}: {result.logits} is not {logits}"
+        assert result.argmax == np.argmax(logits)
+        assert sum(c.n_cycles for c in result.counters.values()) <= result.n_cycles
+        for layer in program.layers[:-1]:
+            n_spikes = int(vectors[f"{i}.spikes.{layer.name}"].sum())
+            assert result.counters[layer.name].n_spikes == n_spikes

@@ -1,0 +1,59 @@
+"""Hands a compiled network and its expected results to the cocotb tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.core.core import Core
+from sim.runner import BUILD_DIR, CocotbResults, run_cocotb
+from sw import netfile
+from sw.compiler import Program
+from sw.network import INPUT, Network
+
+Expected = tuple[dict[str, NDArray[np.uint8]], NDArray[np.int64]]
+"""Spikes (T, C, H, W) of every map by name, ``input`` among them, and logits (n_classes,)."""
+
+
+def run_network(
+    network: Network,
+    program: Program,
+    expected: Sequence[Expected],
+    *,
+    name: str,
+    stall: float = 0.0,
+    seed: int | None = None,
+) -> CocotbResults:
+    """Run ``program`` on the generated Verilog of its core, one inference per expected result.
+
+    ``name`` is the folder under ``build/cocotb``; programs of one configuration may share it and
+    are then compiled by Verilator once. ``stall`` is the chance per cycle that a stream waits.
+
+    Raises
+    ------
+    sim.runner.CocotbError
+        Something differs; the message says what, where and in which image.
+    """
+    folder: Path = BUILD_DIR / name
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"network{netfile.SUFFIX}"
+    netfile.save(file, network, program)
+    vectors: dict[str, NDArray] = {"stall": np.float64(stall)}
+    for i, (maps, logits) in enumerate(expected):
+        vectors[f"{i}.frames"] = maps[INPUT]
+        vectors[f"{i}.logits"] = logits
+        vectors |= {f"{i}.spikes.{key}": spikes for key, spikes in maps.items()}
+    np.savez(folder / "vectors.npz", **vectors)
+    return run_cocotb(
+        Core(program.config),
+        "sim.network_tests",
+        name=name,
+        seed=seed,
+        env={
+            "SPIKEFOLD_NETWORK": str(file),
+            "SPIKEFOLD_VECTORS": str(folder / "vectors.npz"),
+        },
+    )

@@ -1,0 +1,44 @@
+"""Random networks under cocotb, on the Verilog of the core, against the golden model."""
+
+import numpy as np
+import pytest
+
+from hw.spec import Config
+from sim.runner import CocotbError
+from sim.vectors import Expected, run_network
+from sw.compiler import compile_network
+from sw.network import INPUT, Network
+from tests import golden
+from tests.networks import random_network
+
+CONFIG = Config(weight_depth=8192, spike_bytes=4096, param_depth=2048)
+
+
+def expected(network: Network, seed: int, n_images: int = 1) -> list[Expected]:
+    rng = np.random.default_rng(seed)
+    shape = (network.timesteps, *network.map_shapes()[INPUT])
+    return [
+        golden.run_network(network, (rng.random(shape) < 0.3).astype(np.uint8))
+        for _ in range(n_images)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_spikes_and_logits_under_stalls(seed: int) -> None:
+    network = random_network(seed)
+    program = compile_network(network, CONFIG)
+    run_network(
+        network, program, expected(network, seed, 2), name="random", stall=0.3 * (seed % 2), seed=seed
+    )
+
+
+def test_a_wrong_spike_is_found() -> None:
+    network = random_network(0)
+    program = compile_network(network, CONFIG)
+    ((maps, logits),) = expected(network, 0)
+    name = network.layers[0].name
+    flipped = maps[name].copy()
+    flipped[-1, -1, -1, -1] ^= 1
+    with pytest.raises(CocotbError, match="1 of .* spikes differ"):
+        run_network(network, program, [(maps | {name: flipped}, logits)], name="random")
+
