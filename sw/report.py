@@ -91,7 +91,7 @@ def layer_reports(network: Network) -> list[LayerReport]:
     reports = []
     for layer in network.layers:
         source = shapes[layer.source]
-        t, y, x, *_ = layer.weight.shape
+        t, y, x, _, _, ky, kx = layer.weight.shape
         reports.append(
             LayerReport(
                 name=layer.name,
@@ -100,7 +100,7 @@ def layer_reports(network: Network) -> list[LayerReport]:
                 fan_in=source[0] * layer.kernel[0] * layer.kernel[1],
                 n_synapses=network.timesteps * source[0] * int(fan_out(layer, source).sum()),
                 n_weights=layer.weight.size,
-                unshared=y * x > 1 or layer.output,
+                unshared=y * x * (ky * kx if layer.output else 1) > 1,
                 per_timestep=t > 1,
                 membrane_bits=layer_bounds(layer, network.timesteps).n_bits,
             )
@@ -208,7 +208,21 @@ def remedies(network: Network, config: Config) -> tuple[str, ...]:
             width = "" if bits == network.weight_bits else f", and --bits {bits}"
             found.append(f"{change}{width} (train with a coarser granularity there)")
             break
-    return tuple(found) or ("only a smaller network: fewer channels, stages or timesteps",)
+    return tuple(found) or (_smaller(network, configs[min(configs)]),)
+
+
+def _smaller(network: Network, config: Config) -> str:
+    """What to say if no granularity helps: the memories that stay short."""
+    coarsest = [[layer, *(c for _, c in _coarser(layer))][-1] for layer in network.layers]
+    try:
+        compile_network(_with_layers(network, coarsest, config.weight_bits), config)
+    except FitError as error:
+        short = " and ".join(error.needs) or str(error)
+        return (
+            f"only a smaller network: short of {short} even with all weights shared in "
+            f"{config.weight_bits} bits"
+        )
+    raise AssertionError("then a coarser granularity would have been found")
 
 
 def board_report(network: Network, config: Config) -> BoardReport:
