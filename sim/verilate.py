@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -164,11 +164,12 @@ def _machine() -> str:
 
 
 def build_executable(
-    design: wiring.Component | str,
+    design: Callable[[], wiring.Component],
     main: Path,
     *,
     name: str,
-    defines: dict[str, int] | None = None,
+    fingerprint: str | None = None,
+    defines: Mapping[str, int] | None = None,
     verilator_args: Sequence[str] = (),
     compile_args: Sequence[str] = ("-O3", "-march=native"),
 ) -> Path:
@@ -176,9 +177,11 @@ def build_executable(
 
     Parameters
     ----------
-    design : the component, or its RTLIL from :func:`to_rtlil`.
+    design : makes the component; called only if the executable is not in the cache.
     main : C++ source, which includes ``Vtop.h``.
     name : readable part of the file name in the cache.
+    fingerprint : text that determines the design, such as the sources of its modules and its
+        parameters. Without it, the design is made in any case and its RTLIL serves.
     defines : preprocessor macros for ``main``.
 
     Raises
@@ -186,15 +189,14 @@ def build_executable(
     ToolError
         Yosys, Verilator or the compiler is missing or failed.
     """
-    text = design if isinstance(design, str) else to_rtlil(design)
+    text = to_rtlil(design()) if fingerprint is None else ""
     macros = [f"-D{key}={value}" for key, value in sorted((defines or {}).items())]
-    compile_flags = [*compile_args, *macros]
-    versions = [metadata.version(package) for package in ("verilator", "pyosys")]
+    versions = [metadata.version(package) for package in ("amaranth", "pyosys", "verilator")]
     key = hashlib.sha256()
     for part in (
-        text,
+        fingerprint or text,
         main.read_text(),
-        repr((*BASE_ARGS, *verilator_args, *compile_flags, *versions, compiler())),
+        repr((*BASE_ARGS, *verilator_args, *compile_args, *macros, *versions, compiler())),
         _machine(),
     ):
         key.update(hashlib.sha256(part.encode()).digest())
@@ -205,7 +207,7 @@ def build_executable(
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="build-", dir=target.parent) as folder:
         verilog = Path(folder, "top.v")
-        verilog.write_text(to_verilog(text))
+        verilog.write_text(to_verilog(text or design()))
         objects = Path(folder, "obj")
         optimise = " ".join(compile_args)
         _run(

@@ -1,0 +1,182 @@
+// A board in software: the verilated device behind a pseudo terminal.
+//
+// Prints the terminal's path, then moves bytes between the terminal and the device's serial pins,
+// bit by bit, until standard input is closed at its other end or a signal comes. Where the device
+// reports no activity and nothing is to be sent, time stands still and the process sleeps.
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <termios.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <deque>
+
+#include "Vtop.h"
+#include "verilated.h"
+
+namespace {
+
+constexpr int kDivisor = DIVISOR;  // cycles a bit
+constexpr int kSliceCycles = 1024;  // between two looks at the terminal
+constexpr size_t kMaxUnsent = 1 << 16;  // bytes that a client has not read yet
+
+volatile sig_atomic_t stopped = 0;
+
+void stop(int) { stopped = 1; }
+
+double seconds(clockid_t clock) {
+    timespec now;
+    clock_gettime(clock, &now);
+    return now.tv_sec + 1e-9 * now.tv_nsec;
+}
+
+[[noreturn]] void fail(const char* what) {
+    perror(what);
+    exit(1);
+}
+
+// A raw pseudo terminal. The slave end stays open here, so that clients may come and go.
+struct Terminal {
+    int master;
+    int slave;
+
+    Terminal() {
+        master = posix_openpt(O_RDWR | O_NOCTTY);
+        if (master < 0 || grantpt(master) < 0 || unlockpt(master) < 0) fail("pseudo terminal");
+        slave = open(ptsname(master), O_RDWR | O_NOCTTY);
+        if (slave < 0) fail(ptsname(master));
+        termios settings;
+        tcgetattr(slave, &settings);
+        cfmakeraw(&settings);
+        tcsetattr(slave, TCSANOW, &settings);
+        fcntl(master, F_SETFL, O_NONBLOCK);
+    }
+};
+
+// The host's UART: drives the device's rx pin and watches its tx pin.
+struct Uart {
+    unsigned char input[4096];
+    int n_input = 0, next_input = 0;
+    unsigned send_bits = 0;  // bits still to go, next one lowest
+    int n_send_bits = 0, send_timer = 0;
+    int n_receive_bits = 0, receive_timer = 0;
+    unsigned received = 0;
+
+    bool sending() const { return n_send_bits != 0 || next_input < n_input; }
+    bool receiving() const { return n_receive_bits != 0; }
+
+    // Level of rx for the coming cycle.
+    int drive() {
+        if (n_send_bits == 0) {
+            if (next_input == n_input) return 1;
+            send_bits = input[next_input++] << 1 | 1 << 9;
+            n_send_bits = 10;
+            send_timer = kDivisor;
+        }
+        const int level = send_bits & 1;
+        if (--send_timer == 0) {
+            send_bits >>= 1;
+            send_timer = kDivisor;
+            n_send_bits--;
+        }
+        return level;
+    }
+
+    // Takes the level of tx; true when a byte is complete in `received`.
+    bool sample(int level) {
+        if (n_receive_bits == 0) {
+            if (level) return false;
+            n_receive_bits = 9;  // eight data bits and the stop bit
+            receive_timer = kDivisor + kDivisor / 2;
+            received = 0;
+            return false;
+        }
+        if (--receive_timer != 0) return false;
+        receive_timer = kDivisor;
+        if (--n_receive_bits == 0) return level;
+        received = received >> 1 | level << 7;
+        return false;
+    }
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    const bool stats = argc > 1 && strcmp(argv[1], "--stats") == 0;
+    struct sigaction action = {};
+    action.sa_handler = stop;  // without SA_RESTART, so that poll() returns
+    sigaction(SIGTERM, &action, nullptr);
+    sigaction(SIGINT, &action, nullptr);
+    sigaction(SIGHUP, &action, nullptr);
+
+    Terminal terminal;
+    printf("%s\n", ptsname(terminal.master));
+    fflush(stdout);
+
+    VerilatedContext context;
+    Vtop device{&context};
+    const auto tick = [&device] {
+        device.clk = 0;
+        device.eval();
+        device.clk = 1;
+        device.eval();
+    };
+    device.rx = 1;
+    device.rst = 1;
+    tick();
+    tick();
+    device.rst = 0;
+
+    Uart uart;
+    std::deque<unsigned char> unsent;
+    unsigned long n_cycles = 0, n_bytes_in = 0, n_bytes_out = 0;
+    const double cpu_start = seconds(CLOCK_PROCESS_CPUTIME_ID);
+
+    while (!stopped) {
+        pollfd watched[] = {{STDIN_FILENO, 0, 0}, {terminal.master, 0, 0}};
+        const bool room = unsent.size() < kMaxUnsent;
+        const bool active = uart.sending() || uart.receiving() || device.activity || !device.tx;
+        if (!uart.sending()) watched[1].events |= POLLIN;
+        if (!unsent.empty()) watched[1].events |= POLLOUT;
+        if (poll(watched, 2, active && room ? 0 : -1) < 0) continue;
+        if (watched[0].revents & (POLLHUP | POLLERR)) break;
+        if (watched[1].revents & POLLIN) {
+            const ssize_t n = read(terminal.master, uart.input, sizeof uart.input);
+            uart.n_input = n > 0 ? n : 0;
+            uart.next_input = 0;
+            n_bytes_in += uart.n_input;
+        }
+        if (watched[1].revents & POLLOUT) {
+            unsigned char chunk[1024];
+            const size_t n = std::min(unsent.size(), sizeof chunk);
+            std::copy_n(unsent.begin(), n, chunk);
+            const ssize_t n_written = write(terminal.master, chunk, n);
+            if (n_written > 0) unsent.erase(unsent.begin(), unsent.begin() + n_written);
+        }
+        if (!room) continue;
+
+        for (int i = 0; i < kSliceCycles; i++) {
+            device.rx = uart.drive();
+            tick();
+            if (uart.sample(device.tx)) {
+                unsent.push_back(uart.received);
+                n_bytes_out++;
+            }
+        }
+        n_cycles += kSliceCycles;
+    }
+
+    if (stats) {
+        const double cpu = seconds(CLOCK_PROCESS_CPUTIME_ID) - cpu_start;
+        fprintf(stderr,
+                "{\"n_cycles\": %lu, \"cpu_s\": %.3f, \"mcycles_per_s\": %.3f, "
+                "\"n_bytes_in\": %lu, \"n_bytes_out\": %lu}\n",
+                n_cycles, cpu, n_cycles / cpu * 1e-6, n_bytes_in, n_bytes_out);
+    }
+    device.final();
+    return 0;
+}

@@ -1,0 +1,133 @@
+"""The virtual board: the same gateware as on a real one, verilated, behind a serial port.
+
+Any program opens the port like that of a real board. The device's clock stands still while nothing
+happens; otherwise it runs as fast as the machine can, so that rates follow its speed and not the
+configured baud rate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from amaranth.lib import wiring
+
+from hw.boards import CONFIGS, config_by_name
+from hw.spec import Config, SpecError
+from hw.top import Top
+from sim.verilate import ToolError, build_executable
+
+MAIN = Path(__file__).with_suffix(".cpp")
+GATEWARE = Path(__file__).resolve().parents[1] / "hw"
+
+
+def _fingerprint(config: Config) -> str:
+    """Everything that determines the gateware: its sources and the configuration."""
+    sources = sorted(GATEWARE.rglob("*.py"))
+    return "\0".join([repr(config), *(f"{path.name}\0{path.read_text()}" for path in sources)])
+
+
+def executable(config: Config, *, core: Callable[[], wiring.Component] | None = None) -> Path:
+    """The program that is a board of this configuration, compiled if it is not in the cache.
+
+    Parameters
+    ----------
+    core : makes another component in place of the core, for tests of the link.
+
+    Raises
+    ------
+    sim.verilate.ToolError
+        Yosys, Verilator or the C++ compiler is missing or failed.
+    """
+    return build_executable(
+        lambda: Top(config, core=None if core is None else core()),
+        MAIN,
+        name=f"board-{config.name.replace('/', '-')}",
+        fingerprint=_fingerprint(config) if core is None else None,
+        defines={"DIVISOR": config.clk_hz // config.baud},
+    )
+
+
+@contextmanager
+def virtual_board(
+    config: Config, *, core: Callable[[], wiring.Component] | None = None
+) -> Iterator[str]:
+    """Runs a board; gives the path of its port, which vanishes at the end of the block.
+
+    Raises
+    ------
+    sim.verilate.ToolError
+        See :func:`executable`.
+    """
+    with subprocess.Popen(
+        [executable(config, core=core)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as board:
+        assert board.stdout is not None
+        try:
+            yield board.stdout.readline().strip()
+        finally:
+            board.terminate()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m sim.virtual_board",
+        description="Run a virtual board and print its serial port. It ends with Ctrl-C, or when "
+        "the program that started it ends.",
+        epilog="examples:\n"
+        "  python -m sim.virtual_board\n"
+        "  python -m sim.virtual_board --config ulx3s-85f --link /tmp/ttyV0 --stats",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config",
+        default="sim",
+        metavar="NAME",
+        help=f"one of {', '.join(CONFIGS)}, with /w2, /w4 or /w8 for another weight width "
+        "(default: %(default)s)",
+    )
+    parser.add_argument("--link", type=Path, metavar="PATH", help="make PATH a link to the port")
+    parser.add_argument(
+        "--stats", action="store_true", help="print cycles, bytes and speed as JSON at the end"
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    link: Path | None = args.link
+    try:
+        config = config_by_name(args.config)
+        if link is not None and os.path.lexists(link) and not link.is_symlink():
+            raise FileExistsError(f"{link} exists and is no link: name another path")
+        program = executable(config)
+    except (SpecError, ToolError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    command = [str(program), *(["--stats"] if args.stats else [])]
+    if link is None:
+        os.execv(program, command)
+
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as board:
+        assert board.stdout is not None
+        port = board.stdout.readline().strip()
+        try:
+            link.unlink(missing_ok=True)
+            link.symlink_to(port)
+            print(link, flush=True)
+            return board.wait()
+        except KeyboardInterrupt:
+            return board.wait()
+        finally:
+            if link.is_symlink() and str(link.readlink()) == port:
+                link.unlink()
+            board.terminate()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
