@@ -1,0 +1,295 @@
+"""From a checkpoint to one network file, with a report of what it costs on each board.
+
+``python -m sw.export ckpt.pt`` folds, quantises, proves, measures, compiles and writes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.boards import BOARDS, config_by_name
+from hw.spec import Config, SpecError
+from sw import data, fold, netfile, quantize, reference, report
+from sw.checkpoint import CheckpointError
+from sw.compiler import FitError, Program, compile_network
+from sw.data import DataError, Split
+from sw.encoder import InputError
+from sw.model import ModelError
+from sw.network import Network, NetworkError
+from sw.quantize import QuantizeError
+from sw.report import BoardReport, LayerReport
+
+BOARD = "ulx3s-85f"
+N_MEASURED = 500
+N_CALIBRATION = 200
+
+EXIT_OK = 0
+EXIT_DOES_NOT_FIT = 1
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """Shares of the images measured on."""
+
+    folded: float
+    quantised: float
+    agreement: float
+    """Same class before and after quantisation."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Export:
+    """A network ready to be written, and what is known of it."""
+
+    network: Network
+    program: Program | None
+    config: Config
+    layers: list[LayerReport]
+    boards: list[BoardReport]
+    accuracy: Accuracy
+    measured_on: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values of the report."""
+        n_cycles = self.n_cycles
+        return {
+            "board": report.board_name(self.config),
+            "fits": self.program is not None,
+            "weight_bits": self.network.weight_bits,
+            "measured_on": self.measured_on,
+            "accuracy": asdict(self.accuracy),
+            "layers": [asdict(layer) for layer in self.layers],
+            "n_cycles": n_cycles,
+            "latency_s": None if n_cycles is None else n_cycles / self.config.clk_hz,
+            "boards": [asdict(board) for board in self.boards],
+        }
+
+    @property
+    def n_cycles(self) -> float | None:
+        """Predicted cycles per image, if the network fits."""
+        return sum(layer.n_cycles or 0.0 for layer in self.layers) if self.program else None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Images:
+    """What an export measures with.
+
+    ``calibration`` (training images) lets the biases make up for rounding; None: no data set.
+    """
+
+    split: Split
+    what: str
+    calibration: NDArray[np.uint8] | None
+
+
+def find_images(folder: Path | None, n_images: int, say: Callable[[str], None]) -> Images:
+    """Validation images, never test ones; the shipped sample if there is no data set.
+
+    Raises
+    ------
+    sw.data.DataError
+        ``folder`` was named, and holds no data set.
+    """
+    calibration = None
+    try:
+        dataset = data.load(folder)
+        split, what = dataset.validation, "validation images of Fashion-MNIST"
+        calibration = dataset.train.images[:N_CALIBRATION]
+    except DataError as error:
+        if folder is not None:
+            raise
+        say(f"measuring on the shipped sample of test images, for want of a data set: {error}")
+        split, what = data.load_samples(), "shipped test images of Fashion-MNIST"
+    # Splits may be sorted by class; a spread sample has all of them.
+    chosen = np.linspace(0, len(split) - 1, min(n_images, len(split))).astype(int)
+    return Images(
+        split=Split(images=split.images[chosen], labels=split.labels[chosen]),
+        what=f"{len(chosen)} {what}",
+        calibration=calibration,
+    )
+
+
+def measure(
+    folded: fold.FoldedNetwork, network: Network, program: Program | None, split: Split
+) -> tuple[list[LayerReport], Accuracy]:
+    """Densities, operations, predicted cycles, and what quantisation costs in accuracy."""
+    before = fold.simulate(folded, split.images).predictions
+    trace = reference.run(network, split.images)
+    maps = [{name: spikes[n] for name, spikes in trace.spikes.items()} for n in range(len(split))]
+    layers = report.measured(report.layer_reports(network), network, program, maps)
+
+    def share(right: NDArray[np.bool_]) -> float:
+        return float(np.mean(right))
+
+    return layers, Accuracy(
+        folded=share(before == split.labels),
+        quantised=share(trace.predictions == split.labels),
+        agreement=share(before == trace.predictions),
+    )
+
+
+def export(checkpoint: Path, config: Config, weight_bits: int, images: Images) -> Export:
+    """Fold, quantise, measure and compile; nothing is written.
+
+    Raises
+    ------
+    sw.checkpoint.CheckpointError, sw.model.ModelError
+        Not a checkpoint; or not a full-spike network, such as one with ``ADD`` gates.
+    sw.quantize.QuantizeError
+        Numbers that no scale brings into the device's widths.
+    sw.encoder.InputError
+        The network does not take these images.
+    """
+    folded = fold.fold(checkpoint)
+    network = quantize.quantize(
+        folded, weight_bits, param_bits=config.param_bits, calibration=images.calibration
+    )
+    try:
+        program = compile_network(network, config)
+    except FitError:
+        program = None
+    layers, accuracy = measure(folded, network, program, images.split)
+    network = replace(
+        network,
+        provenance=network.provenance
+        | {"export": {"measured_on": images.what, "accuracy": asdict(accuracy)}},
+        statistics={
+            layer.name: {
+                "input_density": layer.input_density,
+                "n_synaptic_ops": layer.n_synaptic_ops,
+            }
+            for layer in layers
+        },
+    )
+    target = report.board_report(network, config)
+    others = [b for b in report.all_boards(network) if b.board != target.board]
+    return Export(
+        network=network,
+        program=program,
+        config=config,
+        layers=layers,
+        boards=[target, *others],
+        accuracy=accuracy,
+        measured_on=images.what,
+    )
+
+
+def as_text(exported: Export) -> str:
+    """The report for a terminal."""
+    network, config, accuracy = exported.network, exported.config, exported.accuracy
+    lines = [
+        report.as_text(exported.layers, network.weight_bits, config),
+        "",
+        f"measured   on {exported.measured_on}: folded {accuracy.folded:.2%}, quantised "
+        f"{accuracy.quantised:.2%}, same class in {accuracy.agreement:.2%}",
+        "membranes  proved wide enough for any input: no overflow can occur",
+    ]
+    if exported.n_cycles is not None:
+        lines.append(
+            f"latency    {exported.n_cycles:,.0f} cycles predicted, "
+            f"{1e3 * exported.n_cycles / config.clk_hz:.3f} ms at {config.clk_hz / 1e6:g} MHz, "
+            "without the link"
+        )
+    lines += ["", *map(report.board_text, exported.boards)]
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m sw.export",
+        description="Fold, quantise and compile a checkpoint into one network file.",
+        epilog=f"""examples:
+  python -m sw.export ckpt.pt                           -> ckpt{netfile.SUFFIX} and a report
+  python -m sw.export ckpt.pt --bits 4 -o net{netfile.SUFFIX}
+  python -m sw.export ckpt.pt --board icebreaker --json > report.json
+
+exit codes: {EXIT_OK} written, {EXIT_DOES_NOT_FIT} does not fit the board (nothing is written),
+{EXIT_BAD_INPUT} bad input, {EXIT_INTERRUPTED} interrupted""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("checkpoint", type=Path, help="what sw.train wrote")
+    parser.add_argument(
+        "-o", "--out", type=Path, metavar="FILE", help=f"(CHECKPOINT's name with {netfile.SUFFIX})"
+    )
+    parser.add_argument(
+        "--bits", type=int, choices=(2, 4, 8), help="width of weights (what the board has)"
+    )
+    parser.add_argument(
+        "--board",
+        default=BOARD,
+        help=f"compile for it: {', '.join(BOARDS)} or sim, each also with /w2, /w4, /w8 for a "
+        f"build with that weight width (default: {BOARD})",
+    )
+    parser.add_argument(
+        "--data", choices=["fashion-mnist"], default="fashion-mnist", help="data to measure on"
+    )
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder of the data set")
+    parser.add_argument(
+        "--measure", type=int, default=N_MEASURED, metavar="N", help=f"images ({N_MEASURED})"
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.measure < 1:
+        parser.error("--measure takes a number of at least 1")
+
+    path = arguments.out or arguments.checkpoint.with_suffix(netfile.SUFFIX)
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr if arguments.json else sys.stdout, flush=True)
+
+    try:
+        config = config_by_name(arguments.board)
+        weight_bits = arguments.bits or config.weight_bits
+        if "/" not in arguments.board:
+            config = config.with_weight_bits(weight_bits)
+        images = find_images(arguments.data_dir, arguments.measure, say)
+        exported = export(arguments.checkpoint, config, weight_bits, images)
+        n_bytes = 0
+        if exported.program is not None:
+            n_bytes = netfile.save(path, exported.network, exported.program)
+    except (
+        CheckpointError,
+        DataError,
+        InputError,
+        ModelError,
+        NetworkError,
+        QuantizeError,
+        SpecError,
+        netfile.NetworkFileError,
+    ) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted, nothing was written", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    if arguments.json:
+        print(json.dumps(exported.to_dict(), indent=1))
+    else:
+        print(as_text(exported))
+    if exported.program is None:
+        target = exported.boards[0]
+        print(f"error: {target.problem}; nothing was written", file=sys.stderr)
+        return EXIT_DOES_NOT_FIT
+    say(f"\nwrote {path}: {n_bytes:,} bytes, compiled for {report.board_name(config)}")
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())
