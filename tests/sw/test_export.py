@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from sw import checkpoint, export, netfile, report
 from sw.compiler import Program, compile_network
 from sw.cycles import predict_cycles
 from sw.data import DataError, Dataset, Split
+from sw.fold import fold, simulate
 from sw.model import BlockConfig, ModelConfig, SpikingResNet, StageConfig
+from sw.quantize import quantize
 from sw.reference import run
 
 SEED = 5
@@ -63,7 +66,7 @@ def dataset(monkeypatch: pytest.MonkeyPatch) -> Dataset:
 
     def split() -> Split:
         images = rng.integers(0, 256, (N_IMAGES, 1, 12, 12), np.uint8)
-        return Split(images=images, labels=rng.integers(0, 10, N_IMAGES, np.uint8))
+        return Split(images=images, labels=(np.arange(N_IMAGES) % 3).astype(np.uint8))
 
     made = Dataset(train=split(), validation=split(), test=split(), sha256="", place="")
     monkeypatch.setattr(export.data, "load", lambda *_: made)
@@ -81,13 +84,25 @@ def test_file_and_report_agree(
     network = file.network
     assert network.weight_bits == bits and file.stale is None
     assert file.program is not None
-    assert report.board_name(file.program.config) == found["board"]
+    assert file.program.config == config_by_name(found["board"])
+    assert found["board"] == ("ulx3s-85f" if bits == 8 else f"ulx3s-85f/w{bits}")
     assert file.program.images == compile_network(network, file.program.config).images
     assert network.provenance["results"] == {"full_spike": 12.5}
     assert {layer.gate for layer in network.layers} == {Gate.NONE, Gate.OR, Gate.IAND}
 
+    folded = fold(path)
+    calibrated = quantize(folded, bits, calibration=dataset.train.images)
+    for layer, expected in zip(network.layers, calibrated.layers, strict=True):
+        np.testing.assert_array_equal(layer.bias, expected.bias)
+
+    labels = dataset.validation.labels
     trace = run(network, dataset.validation.images)
-    assert found["accuracy"]["quantised"] == np.mean(trace.predictions == dataset.validation.labels)
+    before = simulate(folded, dataset.validation.images).predictions
+    assert found["accuracy"] == {
+        "folded": np.mean(before == labels),
+        "quantised": np.mean(trace.predictions == labels),
+        "agreement": np.mean(before == trace.predictions),
+    }
     cycles = [
         sum(predict_cycles(file.program, {k: v[n] for k, v in trace.spikes.items()}).values())
         for n in range(N_IMAGES)
@@ -102,6 +117,23 @@ def test_file_and_report_agree(
     by_name = {layer["name"]: layer for layer in found["layers"]}
     assert by_name["layer2.0.conv2"]["unshared"] and not by_name["layer1.0.conv2"]["unshared"]
     assert by_name["fc"]["per_timestep"] and by_name["fc"]["unshared"]
+
+
+def test_accuracy_before_and_after_is_not_confused(tmp_path: Path, dataset: Dataset) -> None:
+    """With an output layer that is turned around, the classes differ."""
+    folded = fold(a_checkpoint(tmp_path / "ckpt.pt"))
+    network = quantize(folded)
+    last = replace(
+        network.layers[-1], weight=-network.layers[-1].weight, bias=-network.layers[-1].bias
+    )
+    turned = replace(network, layers=(*network.layers[:-1], last))
+    split = Split(
+        images=dataset.test.images,
+        labels=run(turned, dataset.test.images).predictions.astype(np.uint8),
+    )
+    _, accuracy = export.measure(folded, turned, None, split)
+    assert accuracy.quantised == 1.0
+    assert accuracy.folded == accuracy.agreement < 1.0
 
 
 def test_text_names_every_layer_and_board(
@@ -157,7 +189,7 @@ def test_too_large_a_network_writes_nothing_and_says_what_would_fit(
     path = a_checkpoint(tmp_path / "ckpt.pt")
     out = tmp_path / "net.spikefold"
     out.write_text("an older file")
-    small = report.replace(config_by_name("ulx3s-85f"), name="small", weight_depth=1000)
+    small = replace(config_by_name("ulx3s-85f"), name="small", weight_depth=1000)
     monkeypatch.setattr(export, "config_by_name", lambda _: small)
     code = export.main([str(path), "-o", str(out)])
     assert code == export.EXIT_DOES_NOT_FIT
