@@ -13,7 +13,7 @@ import torch
 
 from hw.boards import config_by_name
 from hw.spec import Gate
-from sw import checkpoint, export, netfile, report
+from sw import checkpoint, export, netfile
 from sw.compiler import Program, compile_network
 from sw.cycles import predict_cycles
 from sw.data import DataError, Dataset, Split
