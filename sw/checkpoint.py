@@ -3,8 +3,9 @@
 Keys: ``format`` and ``version``; ``model_config`` (see :class:`sw.model.ModelConfig`) and ``model``
 (state dict of the epoch with the best validation accuracy); ``train_config``, ``command``, ``code``
 (version of the code), ``data`` (name and SHA-256), ``history`` (one entry per epoch), ``results``
-(accuracies, once training has ended); ``training`` (last state of model and optimiser, for
-resuming; not in published checkpoints).
+(accuracies, once training has ended); ``calibration`` (some training images, uint8 (N, C, H, W),
+for :func:`sw.quantize.quantize`); ``training`` (last state of model and optimiser, for resuming;
+not in published checkpoints).
 """
 
 from __future__ import annotations

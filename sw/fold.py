@@ -11,7 +11,7 @@ Everything here is float64.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,8 @@ class FoldedNetwork:
     layers: tuple[FoldedLayer, ...]
     labels: tuple[str, ...]
     provenance: dict[str, Any]
+    calibration: NDArray[np.uint8] | None = None
+    """Training images (N, C, H, W) to set integer biases with."""
 
 
 def fold(values: Mapping[str, Any] | str | Path) -> FoldedNetwork:
@@ -90,7 +92,9 @@ def fold(values: Mapping[str, Any] | str | Path) -> FoldedNetwork:
     }
     n_classes = int(values["model_config"]["n_classes"])
     labels = LABELS if n_classes == len(LABELS) else tuple(f"class {n}" for n in range(n_classes))
-    return fold_model(checkpoint.build(dict(values)), labels, provenance)
+    folded = fold_model(checkpoint.build(dict(values)), labels, provenance)
+    images = values.get("calibration")
+    return folded if images is None else replace(folded, calibration=images.numpy())
 
 
 def fold_model(
@@ -237,7 +241,7 @@ def _fold_classifier(
 
 def _scaled(layer: FoldedLayer, factor: float) -> FoldedLayer:
     """The layer for inputs that are larger by ``1 / factor``."""
-    return FoldedLayer(**{**vars(layer), "weight": layer.weight * factor})
+    return replace(layer, weight=layer.weight * factor)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

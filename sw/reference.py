@@ -98,19 +98,21 @@ def _run(network: Network, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     if network.encoder is None:
         maps[INPUT] = images
     else:
-        maps[INPUT] = _firing_layer(network.encoder, images[:, None], timesteps, PIXEL_MAX, None)
+        maps[INPUT] = run_layer(network.encoder, images[:, None], timesteps, PIXEL_MAX, None)
     for layer in network.layers[:-1]:
         identity = None if layer.identity is None else maps[layer.identity]
-        maps[layer.name] = _firing_layer(layer, maps[layer.source], timesteps, 1, identity)
+        maps[layer.name] = run_layer(layer, maps[layer.source], timesteps, 1, identity)
     last = network.layers[-1]
     sums = drive(last, maps[last.source], _exact_type(_worst_sum(last, 1)))
     logits = sums[..., 0, 0].to(torch.int64).sum(1) + summed(last.bias, torch.int64)
     return maps, logits
 
 
-def _firing_layer(
+def run_layer(
     layer: Layer, source: Tensor, timesteps: int, input_max: int, identity: Tensor | None
 ) -> Tensor:
+    """The map (N, T, O, H', W') of one firing layer; ``source`` is (N, T|1, C, H, W) of integers
+    from 0 to ``input_max``, with one timestep if it is the same at all of them."""
     assert layer.threshold is not None
     worst = _worst_sum(layer, input_max)
     drives = drive(layer, source, _exact_type(worst))

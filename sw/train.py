@@ -24,6 +24,8 @@ from sw.data import DataError, Dataset, Split
 from sw.model import PRESETS, ModelConfig, ModelError, SpikingResNet, compile_neurons
 
 EVAL_BATCH = 100
+N_CALIBRATION = 200
+"""Training images that the checkpoint carries, for :func:`sw.quantize.quantize`."""
 ERRORS = (CheckpointError, DataError, ModelError)
 
 
@@ -200,6 +202,7 @@ def train(
         "history": [],
         "results": {},
         "model": {},
+        "calibration": torch.from_numpy(dataset.train.images[:N_CALIBRATION]).clone(),
     }
     if resume:
         found = checkpoint.load(out)
@@ -213,7 +216,7 @@ def train(
             raise TrainError(
                 f"{out} is a published checkpoint, which cannot be resumed: use --init"
             )
-        values = found
+        values |= found
         model.load_state_dict(found["training"]["model"])
         optimizer.load_state_dict(found["training"]["optimizer"])
     history: list[dict[str, Any]] = values["history"]
@@ -249,7 +252,7 @@ def train(
             "validation": best_epoch["validation"],
             "test": accuracies(model, dataset.test, "test"),
         }
-        checkpoint.save(out, values)
+    checkpoint.save(out, values)
     return values
 
 
