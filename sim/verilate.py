@@ -126,12 +126,34 @@ def _run(command: Sequence[str | Path], what: str, **kwargs) -> None:
         raise ToolError(f"{what} failed with exit code {done.returncode}:\n{done.stdout[-4000:]}")
 
 
+def _without_zero_contents(text: str) -> str:
+    """RTLIL without the initial contents that are all zero.
+
+    Verilator starts memories at zero by itself (``--x-initial fast``), and would turn every row
+    into a statement that takes long to compile.
+    """
+    kept: list[str] = []
+    cell: list[str] = []
+    for line in text.splitlines(keepends=True):
+        if cell or line.lstrip().startswith("cell $meminit_v2 "):
+            cell.append(line)
+            if line.strip() == "end":
+                data = next(word for word in cell if word.lstrip().startswith("connect \\DATA "))
+                if data.rstrip().rpartition("'")[2].strip("0"):
+                    kept.extend(cell)
+                cell = []
+        else:
+            kept.append(line)
+    return "".join(kept)
+
+
 def to_rtlil(component: wiring.Component, *, emit_src: bool = False) -> str:
     """RTLIL of a component, its signature's members as ports (``i__payload``), plus clk and rst.
 
-    Without ``emit_src`` it does not depend on where the sources lie.
+    Without ``emit_src`` it does not depend on where the sources lie. Memories without initial
+    contents have none, rather than zeros: see ``--x-initial`` in :data:`BASE_ARGS`.
     """
-    return rtlil.convert(component, name=TOP, emit_src=emit_src)
+    return _without_zero_contents(rtlil.convert(component, name=TOP, emit_src=emit_src))
 
 
 def to_verilog(design: wiring.Component | str, *, emit_src: bool = False) -> str:
@@ -222,7 +244,7 @@ def build_executable(
                 *(verilog, main.resolve()),
             ],
             "Verilator",
-            env=environment(OPT_FAST=optimise, OPT_GLOBAL=optimise),
+            env=environment(OPT_FAST=optimise, OPT_GLOBAL="-O1"),
             cwd=folder,
         )
         # A rename is atomic: another process sees the whole file or none.
