@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from hw.protocol import LayerCounters, Space, n_bytes, row_bytes, spec_hash, unpack
 from hw.spec import GRANULE_BITS, Config
 from sw.compiler import Program, compile_network
+from sw.device import RunResult
 from sw.network import INPUT, Network
 
 
 class Device(Protocol):
-    """What a session needs of a device; :class:`sw.device.Device` is the real one."""
+    """What a session needs of a device; :class:`sw.device.Board` is the real one."""
 
     @property
     def config(self) -> Config: ...
@@ -27,12 +28,12 @@ class Device(Protocol):
         space: Space,
         row: int,
         data: bytes,
-        on_progress: Callable[[int], Any] | None = None,
+        on_progress: Callable[[int], object] | None = None,
     ) -> None: ...
 
     def read(self, space: Space, row: int, n_rows: int) -> bytes: ...
 
-    def run(self, entry: int = 0) -> Any: ...
+    def run(self, entry: int = 0) -> RunResult: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +97,7 @@ class Session:
             raise RuntimeError("no program is loaded: call load first")
         return self._program
 
-    def load(self, program: Program, on_progress: Callable[[int], Any] | None = None) -> None:
+    def load(self, program: Program, on_progress: Callable[[int], object] | None = None) -> None:
         """Write a program and clear its maps.
 
         Parameters
@@ -146,8 +147,8 @@ class Session:
             program.logits(device.read(Space.RESULT, 0, program.n_result_rows)) if logits else None
         )
         return Inference(
-            prediction=int(result.argmax),
-            n_cycles=int(result.n_cycles),
+            prediction=result.argmax,
+            n_cycles=result.n_cycles,
             logits=logit_values,
             counters=self._counters() if counters else {},
             maps=self._maps() if maps else {},

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 
 from hw.protocol import LayerCounters, Space, n_rows, pack, row_bytes
 from hw.spec import GRANULE_BITS, Config
 from sw.compiler import compile_network
+from sw.device import RunResult
 from sw.network import INPUT, Network
 from sw.report import n_synaptic_ops
 from tests.golden import run_network
@@ -52,7 +51,7 @@ class FakeDevice:
         space: Space,
         row: int,
         data: bytes,
-        on_progress: Callable[[int], Any] | None = None,
+        on_progress: Callable[[int], object] | None = None,
     ) -> None:
         size = row_bytes(space, self.config)
         assert len(data) % size == 0 and row + len(data) // size <= n_rows(space, self.config)
@@ -64,7 +63,7 @@ class FakeDevice:
         size = row_bytes(space, self.config)
         return bytes(self.memories[space][row * size : (row + n_rows) * size])
 
-    def run(self, entry: int = 0) -> Any:
+    def run(self, entry: int = 0) -> RunResult:
         if self.n_runs == self.fails_at and self.error is not None:
             raise self.error
         self.n_runs += 1
@@ -96,4 +95,4 @@ class FakeDevice:
         padded = np.zeros(self.program.n_result_rows * self.config.fire_lanes, "<i4")
         padded[: len(logits)] = logits
         self.write(Space.RESULT, 0, padded.tobytes())
-        return SimpleNamespace(argmax=int(np.argmax(logits)), n_cycles=1234)
+        return RunResult(argmax=int(np.argmax(logits)), n_cycles=1234)

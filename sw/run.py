@@ -1,0 +1,519 @@
+"""Classify images on a device, and check what it did against the PyTorch integer reference.
+
+``python -m sw.run --board sim`` runs the shipped network on the virtual board.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from hw.boards import BOARDS, CONFIGS, config_by_name
+from hw.protocol import spec_hash
+from hw.spec import SpecError
+from sw import data, encoder, netfile, report
+from sw.board import Inference, Session, load_bytes, program_for
+from sw.compiler import FitError, Program
+from sw.data import DataError
+from sw.device import Board, DeviceError
+from sw.encoder import InputError
+from sw.files import write_whole
+from sw.network import Network
+
+NETWORK = Path(__file__).parent / "networks" / "fashion-mnist.spikefold"
+"""The shipped network."""
+VIRTUAL = "sim"
+FIND = "auto"
+CHECKS = ("counts", "spikes")
+BATCH = 50
+"""Images that are encoded, and checked, at once."""
+INTERRUPTED = "interrupted"
+N_MISMATCHES_SHOWN = 10
+THUMBNAILS_PER_ROW = 4
+SHADES = " .:-=+*#%@"
+
+EXIT_OK = 0
+EXIT_MISMATCH = 1
+EXIT_BAD_INPUT = 2
+EXIT_DEVICE = 3
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerTotal:
+    """Means per image over a run."""
+
+    n_cycles: float
+    n_weight_reads: float
+    n_synaptic_ops: float
+    n_spikes: float
+
+
+@dataclass(kw_only=True)
+class Results:
+    """Everything a run found out; JSON values. Rates are of the images done."""
+
+    network: str
+    sha256: str
+    board: str
+    clk_hz: int
+    n_requested: int
+    predictions: list[int] = field(default_factory=list)
+    labels: list[int] | None = None
+    n_cycles: list[int] = field(default_factory=list)
+    logits: list[list[int]] = field(default_factory=list)
+    layers: dict[str, LayerTotal] = field(default_factory=dict)
+    link_s: float = 0.0
+    compute_s: float = 0.0
+    wall_s: float = 0.0
+    check: str | None = None
+    n_checked: int = 0
+    mismatches: list[str] = field(default_factory=list)
+    stopped: str | None = None
+    """Why the run ended before the last image."""
+
+    @property
+    def n_done(self) -> int:
+        return len(self.predictions)
+
+    @property
+    def n_correct(self) -> int | None:
+        if self.labels is None:
+            return None
+        return sum(p == y for p, y in zip(self.predictions, self.labels, strict=False))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values, with the derived figures."""
+        done = max(self.n_done, 1)
+        derived: dict[str, Any] = {
+            "n_done": self.n_done,
+            "n_correct": self.n_correct,
+            "accuracy": None if self.n_correct is None else self.n_correct / done,
+            "images_per_s": self.n_done / self.wall_s if self.wall_s else None,
+            "mean_cycles": float(np.mean(self.n_cycles)) if self.n_cycles else None,
+        }
+        return asdict(self) | derived
+
+
+# ---- input ---------------------------------------------------------------------------------------
+
+
+def read_images(path: str | Path, network: Network) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Images, and labels if there are any, of an .npy file or an .npz file with ``images`` and
+    maybe ``labels``. Images may lack the channel axis.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, or its images have another shape or type.
+    """
+    labels = None
+    try:
+        values = np.load(path)
+        if isinstance(values, np.ndarray):
+            images = values
+        else:
+            with values:
+                if "images" not in values:
+                    raise InputError(
+                        f"{path} holds {', '.join(values) or 'nothing'}; name the array 'images' "
+                        "(and the classes 'labels')"
+                    )
+                images = values["images"]
+                labels = values.get("labels")
+    except (OSError, ValueError, EOFError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is no .npy or .npz file of plain arrays: {error}") from error
+    if network.encoder is not None and network.image_shape[0] == 1 and images.ndim == 3:
+        images = images[:, None]
+    try:
+        encoder.check_input(network, images)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    if labels is not None and labels.shape != images.shape[:1]:
+        raise InputError(f"{path}: {len(images)} images but labels of shape {labels.shape}")
+    return images, labels
+
+
+# ---- checking ------------------------------------------------------------------------------------
+
+
+def differences(
+    index: int,
+    network: Network,
+    inference: Inference,
+    logits: NDArray[np.int64],
+    maps: dict[str, NDArray[np.uint8]],
+) -> Iterator[str]:
+    """What an inference did otherwise than the reference: prediction, logits, spikes and additions
+    of every layer, and every spike if they were read back."""
+    prediction = int(np.argmax(logits))
+    if inference.prediction != prediction:
+        yield f"image {index}: class {inference.prediction}, the reference says {prediction}"
+    if inference.logits is not None and not np.array_equal(inference.logits, logits):
+        n_class = int(np.flatnonzero(inference.logits != logits)[0])
+        yield (
+            f"image {index}: logit {n_class} is {inference.logits[n_class]}, the reference says "
+            f"{logits[n_class]}"
+        )
+    for layer in network.layers:
+        counters = inference.counters.get(layer.name)
+        if counters is None:
+            continue
+        expected = report.n_synaptic_ops(layer, maps[layer.source])
+        if counters.n_synaptic_ops != expected:
+            yield (
+                f"image {index}, layer {layer.name}: {counters.n_synaptic_ops} synaptic "
+                f"operations, the reference says {expected}"
+            )
+        if not layer.output and counters.n_spikes != (spikes := int(maps[layer.name].sum())):
+            yield (
+                f"image {index}, layer {layer.name}: {counters.n_spikes} spikes, the reference "
+                f"says {spikes}"
+            )
+    for name, found in inference.maps.items():
+        wrong = np.argwhere(found != maps[name])
+        if len(wrong):
+            t, c, y, x = wrong[0]
+            yield (
+                f"image {index}, map {name}: {len(wrong)} of {found.size} spikes differ, first at "
+                f"timestep {t}, channel {c}, row {y}, column {x}: {found[t, c, y, x]}, the "
+                f"reference says {maps[name][t, c, y, x]}"
+            )
+
+
+def check(
+    network: Network, images: NDArray[np.uint8], inferences: list[Inference], first: int
+) -> list[str]:
+    """Differences of ``inferences`` on ``images`` from the PyTorch reference, numbered from
+    ``first``."""
+    from sw import reference  # torch is needed only here
+
+    trace = reference.run(network, images)
+    found: list[str] = []
+    for n, inference in enumerate(inferences):
+        maps = {name: spikes[n] for name, spikes in trace.spikes.items()}
+        found += differences(first + n, network, inference, trace.logits[n], maps)
+    return found
+
+
+# ---- the run -------------------------------------------------------------------------------------
+
+
+def classify(
+    session: Session,
+    network: Network,
+    images: NDArray[np.uint8],
+    results: Results,
+    *,
+    checked: str | None = None,
+    quiet: bool = False,
+) -> None:
+    """Run all images and fill ``results``. If the device goes away, what is done is kept and
+    ``results.stopped`` says at which image and why; the same for Ctrl-C.
+
+    Parameters
+    ----------
+    checked : None, or one of :data:`CHECKS`: what to compare with the reference.
+    """
+    counted = [f.name for f in fields(LayerTotal)]
+    totals = np.zeros((len(network.layers), len(counted)))
+    with tqdm(total=len(images), unit=" images", disable=quiet or None, file=sys.stderr) as bar:
+        for first in range(0, len(images), BATCH):
+            batch = images[first : first + BATCH]
+            started = time.perf_counter()
+            frames = encoder.encode(network, batch)
+            done: list[Inference] = []
+            try:
+                for spikes in frames:
+                    done.append(session.infer(spikes, maps=checked == "spikes"))
+                    bar.update()
+            except DeviceError as error:
+                results.stopped = f"at image {first + len(done)}: {error}"
+            except KeyboardInterrupt:
+                results.stopped = INTERRUPTED
+            results.wall_s += time.perf_counter() - started
+            for inference in done:
+                results.predictions.append(inference.prediction)
+                results.n_cycles.append(inference.n_cycles)
+                if inference.logits is not None:
+                    results.logits.append(inference.logits.tolist())
+                results.link_s += inference.link_s
+                results.compute_s += inference.compute_s
+                totals += [[getattr(c, n) for n in counted] for c in inference.counters.values()]
+            if results.n_done:
+                results.layers = {
+                    layer.name: LayerTotal(
+                        **dict(zip(counted, (row / results.n_done).tolist(), strict=True))
+                    )
+                    for layer, row in zip(network.layers, totals, strict=True)
+                }
+            if checked and done and results.stopped != INTERRUPTED:
+                results.mismatches += check(network, batch[: len(done)], done, first)
+                results.n_checked += len(done)
+            if results.stopped:
+                return
+
+
+# ---- output --------------------------------------------------------------------------------------
+
+
+def thumbnails(
+    images: NDArray[np.uint8],
+    labels: NDArray[Any] | None,
+    predictions: list[int],
+    names: tuple[str, ...],
+) -> str:
+    """Images (N, C, H, W) as characters, side by side, with what they are and what the device
+    says."""
+    blocks = []
+    for n, image in enumerate(images):
+        grey = image.mean(axis=0)
+        halves = grey[: len(grey) // 2 * 2].reshape(-1, 2, grey.shape[1]).mean(axis=1)
+        lines = ["".join(SHADES[int(v) * len(SHADES) // 256] for v in row) for row in halves]
+        width = grey.shape[1]
+        answer = f"device: {names[predictions[n]]}"
+        label = "" if labels is None else f"label:  {names[int(labels[n])]}"
+        blocks.append([line.ljust(width) for line in (*lines, label, answer)])
+    rows = []
+    for start in range(0, len(blocks), THUMBNAILS_PER_ROW):
+        group = blocks[start : start + THUMBNAILS_PER_ROW]
+        rows += ["  ".join(parts).rstrip() for parts in zip(*group, strict=True)]
+    return "\n".join(rows)
+
+
+def as_text(results: Results) -> str:
+    """Results for a terminal."""
+    n = results.n_done
+    lines = []
+    if results.stopped:
+        lines.append(
+            f"stopped {results.stopped}; the results of {n} of {results.n_requested} images follow"
+        )
+    if not n:
+        return "\n".join([*lines, "no image was classified"])
+    if results.n_correct is not None:
+        lines.append(f"accuracy   {results.n_correct / n:.2%} ({results.n_correct} of {n})")
+    else:
+        lines.append(f"classes    {' '.join(map(str, results.predictions))}")
+    other_s = max(results.wall_s - results.link_s - results.compute_s, 0.0)
+    cycles = float(np.mean(results.n_cycles))
+    lines += [
+        f"speed      {n / results.wall_s:.1f} images/s; per image: link "
+        f"{1e3 * results.link_s / n:.2f} ms, core {1e3 * results.compute_s / n:.2f} ms, "
+        f"host {1e3 * other_s / n:.2f} ms",
+        f"core       {cycles:,.0f} cycles per image: {1e3 * cycles / results.clk_hz:.3f} ms at "
+        f"{results.clk_hz / 1e6:g} MHz",
+    ]
+    if results.layers:
+        width = max(len("layer"), *map(len, results.layers))
+        lines.append(
+            f"{'layer':<{width}}  {'cycles':>10}  {'weight reads':>12}  {'synaptic ops':>12}  "
+            f"{'spikes':>9}   (means per image)"
+        )
+        total = LayerTotal(
+            **{
+                f.name: sum(getattr(t, f.name) for t in results.layers.values())
+                for f in fields(LayerTotal)
+            }
+        )
+        for name, row in (*results.layers.items(), ("total", total)):
+            lines.append(
+                f"{name:<{width}}  {row.n_cycles:>10,.0f}  {row.n_weight_reads:>12,.0f}  "
+                f"{row.n_synaptic_ops:>12,.0f}  {row.n_spikes:>9,.0f}"
+            )
+    if results.check:
+        what = "predictions, logits, synaptic operations and spike counts"
+        what += " and every spike" if results.check == "spikes" else ""
+        if results.mismatches:
+            lines.append(
+                f"MISMATCH: {len(results.mismatches)} differences from the PyTorch reference in "
+                f"{results.n_checked} images"
+            )
+            lines += [f"  {m}" for m in results.mismatches[:N_MISMATCHES_SHOWN]]
+        else:
+            lines.append(
+                f"check      {results.n_checked} images: {what} equal the PyTorch reference"
+            )
+    return "\n".join(lines)
+
+
+# ---- command -------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m sw.run",
+        description="Classify images on a device.",
+        epilog=f"""examples:
+  python -m sw.run --board sim                    shipped network and images, virtual board
+  python -m sw.run --board sim --check            and compare every spike with PyTorch
+  python -m sw.run net.spikefold --board          the board that is plugged in
+  python -m sw.run net.spikefold --board /dev/ttyUSB0 --data fashion-mnist -n 1000 --json
+
+exit codes: {EXIT_OK} done, {EXIT_MISMATCH} differs from the reference, {EXIT_BAD_INPUT} bad input,
+{EXIT_DEVICE} no device or lost, {EXIT_INTERRUPTED} interrupted""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "network", nargs="?", type=Path, default=NETWORK, help="network file (the shipped one)"
+    )
+    parser.add_argument(
+        "--board",
+        nargs="?",
+        const=FIND,
+        default=VIRTUAL,
+        metavar="PORT",
+        help="serial port; sim, or sim:BOARD for another board's configuration "
+        f"({', '.join(BOARDS)}); without a value the board is looked for (default: sim)",
+    )
+    parser.add_argument("--baud", type=int, help="rate of a real board (the known ones are tried)")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--data", choices=["fashion-mnist"], help="classify this data set's test images"
+    )
+    source.add_argument(
+        "--input", type=Path, metavar="FILE", help="classify an .npy or .npz file's images"
+    )
+    parser.add_argument("--data-dir", type=Path, help="folder of the data set")
+    parser.add_argument("-n", type=int, metavar="N", help="only the first N images")
+    parser.add_argument(
+        "--check",
+        nargs="?",
+        const="spikes",
+        choices=CHECKS,
+        help="compare with the PyTorch integer reference: predictions, logits and every spike, or "
+        "with 'counts' the layers' spike counts in place of the spikes (default: spikes)",
+    )
+    parser.add_argument(
+        "--show", type=int, default=0, metavar="N", help="draw the first N images with the answers"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the results as JSON")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    return parser
+
+
+def _port(board: str, program: Program | None) -> str | None:
+    """What :meth:`sw.device.Board.open` takes for ``--board``. The virtual board is one that the
+    network was compiled for, if it has a name."""
+    if board == FIND:
+        return None
+    if board == VIRTUAL and program is not None:
+        name = report.board_name(program.config)
+        with contextlib.suppress(SpecError):
+            wanted, usual = spec_hash(config_by_name(name)), spec_hash(CONFIGS[VIRTUAL])
+            if wanted == spec_hash(program.config) and wanted != usual:
+                return f"{VIRTUAL}:{name}"
+    return board
+
+
+def _images(
+    arguments: argparse.Namespace, network: Network
+) -> tuple[NDArray[np.uint8], NDArray[Any] | None]:
+    if arguments.input:
+        images, labels = read_images(arguments.input, network)
+    else:
+        split = data.load(arguments.data_dir).test if arguments.data else data.load_samples()
+        images, labels = split.images, split.labels
+        if network.encoder is None or images.shape[1:] != network.image_shape:
+            raise InputError(
+                f"the network takes {'frames' if network.encoder is None else 'images'} of "
+                f"{network.image_shape}, not Fashion-MNIST's {images.shape[1:]}; give some with "
+                "--input"
+            )
+    return images[: arguments.n], None if labels is None else labels[: arguments.n]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.n is not None and arguments.n < 1:
+        parser.error("-n takes a number of at least 1")
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr if arguments.json else sys.stdout, flush=True)
+
+    try:
+        file = netfile.load(arguments.network, Program)
+        network = file.network
+        images, labels = _images(arguments, network)
+        port = _port(arguments.board, file.program)
+        if port != arguments.board and port is not None:
+            say(f"virtual board of the kind that the network was compiled for: {port}")
+        with Board.open(port, arguments.baud) as device:
+            program, note = program_for(network, file.program, device.config)
+            if note:
+                say(f"{note}; {file.stale}" if file.stale else note)
+            session = Session(device)
+            with tqdm(
+                total=load_bytes(program), unit="B", unit_scale=True, desc="loading", disable=None
+            ) as bar:
+                session.load(program, bar.update)
+            results = Results(
+                network=str(arguments.network),
+                sha256=file.sha256,
+                board=f"{report.board_name(device.config)} on {device.port}",
+                clk_hz=device.config.clk_hz,
+                n_requested=len(images),
+                labels=None if labels is None else [int(y) for y in labels],
+                check=arguments.check,
+            )
+            say(
+                f"{arguments.network.name} on {results.board}: {len(images)} images, "
+                f"{network.timesteps} timesteps, {len(network.layers)} layers"
+            )
+            classify(session, network, images, results, checked=arguments.check)
+    except (netfile.NetworkFileError, DataError, InputError, FitError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except DeviceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_DEVICE
+    except KeyboardInterrupt:
+        print(INTERRUPTED, file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return _finish(arguments, results, network, images, labels)
+
+
+def _finish(
+    arguments: argparse.Namespace,
+    results: Results,
+    network: Network,
+    images: NDArray[np.uint8],
+    labels: NDArray[Any] | None,
+) -> int:
+    """Write and print what there is; returns the exit code."""
+    document = json.dumps(results.to_dict(), indent=1)
+    if arguments.out:
+        try:
+            write_whole(arguments.out, document.encode())
+        except OSError as error:
+            print(f"error: {arguments.out} cannot be written: {error.strerror}", file=sys.stderr)
+            return EXIT_BAD_INPUT
+    if arguments.json:
+        print(document)
+    else:
+        n_shown = min(arguments.show, results.n_done)
+        if n_shown:
+            print(thumbnails(images[:n_shown], labels, results.predictions, network.labels))
+        print(as_text(results))
+    if results.stopped:
+        return EXIT_INTERRUPTED if results.stopped == INTERRUPTED else EXIT_DEVICE
+    return EXIT_MISMATCH if results.mismatches else EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())
