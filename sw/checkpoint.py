@@ -10,10 +10,14 @@ not in published checkpoints).
 
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
 import subprocess
+import sys
 import tempfile
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +45,8 @@ def load(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; python -m sw.train makes checkpoints")
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(f"{path} is damaged or no checkpoint: python -m sw.train makes them")
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -113,3 +119,25 @@ def code_version() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return done.stdout.strip()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    p = argparse.ArgumentParser(
+        prog="python -m sw.checkpoint",
+        description="Copy a checkpoint without what only resuming needs, for publishing.",
+        epilog="example: python -m sw.checkpoint ckpt.pt sw/checkpoints/fashion-mnist.pt",
+    )
+    p.add_argument("source", type=Path)
+    p.add_argument("target", type=Path)
+    args = p.parse_args(argv)
+    try:
+        save(args.target, slim(load(args.source)))
+    except (CheckpointError, OSError) as error:
+        print(f"sw.checkpoint: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,6 +9,7 @@ import struct
 import tempfile
 import urllib.error
 import urllib.request
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -163,9 +164,9 @@ def _read(folder: Path) -> dict[str, NDArray[np.uint8]]:
     if npz.is_file():
         keys = dict(zip(IDX_FILES, ("x_train", "y_train", "x_test", "y_test"), strict=True))
         try:
-            with np.load(npz) as file:
+            with npz.open("rb") as raw, np.load(raw) as file:
                 arrays = {name: file[key] for name, key in keys.items()}
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise DataError(f"{npz} is damaged or something else: {error}") from error
     else:
         arrays = {}

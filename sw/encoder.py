@@ -68,7 +68,7 @@ def _encode(layer: Layer, timesteps: int, images: NDArray[np.uint8]) -> NDArray[
     drive = _drive(layer, images) + layer.bias[0, 0, 0].astype(np.int64)
     threshold = layer.threshold.astype(np.int64)
     membrane = np.zeros_like(drive)
-    spikes = np.empty((timesteps, *drive.shape), np.bool_)
+    spikes = np.empty((timesteps, *drive.shape), np.bool_)  # (T, N, H, W, C)
     for t in range(timesteps):
         membrane = leaked(membrane, layer.leak, layer.leak_shift) + drive  # type: ignore[arg-type]
         np.greater_equal(membrane, threshold, out=spikes[t])
@@ -76,8 +76,8 @@ def _encode(layer: Layer, timesteps: int, images: NDArray[np.uint8]) -> NDArray[
             membrane = membrane - threshold * spikes[t]
         else:
             membrane[spikes[t]] = 0
-    pool_y, pool_x = layer.pool  # spikes are (T, N, H, W, C)
-    height, width = spikes.shape[2] // pool_y, spikes.shape[3] // pool_x
+    pool_y, pool_x = layer.pool
+    _, height, width = layer.map_shape(images.shape[1:])  # type: ignore[arg-type]
     pooled = np.zeros((timesteps, len(images), height, width, layer.n_out), np.bool_)
     for y in range(pool_y):
         for x in range(pool_x):

@@ -103,7 +103,7 @@ def _run(network: Network, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         identity = None if layer.identity is None else maps[layer.identity]
         maps[layer.name] = run_layer(layer, maps[layer.source], timesteps, 1, identity)
     last = network.layers[-1]
-    sums = drive(last, maps[last.source], _exact_type(_worst_sum(last, 1)))
+    sums = drive(last, maps[last.source], exact_type(_worst_sum(last, 1)))
     logits = sums[..., 0, 0].to(torch.int64).sum(1) + summed(last.bias, torch.int64)
     return maps, logits
 
@@ -115,7 +115,7 @@ def run_layer(
     from 0 to ``input_max``, with one timestep if it is the same at all of them."""
     assert layer.threshold is not None
     worst = _worst_sum(layer, input_max)
-    drives = drive(layer, source, _exact_type(worst))
+    drives = drive(layer, source, exact_type(worst))
     # No leak or reset moves a membrane away from zero, so this bounds every intermediate value.
     worst_membrane = timesteps * (worst + int(np.abs(layer.bias.astype(np.int64)).max()))
     worst_membrane += int(layer.threshold.max())
@@ -130,7 +130,8 @@ def _worst_sum(layer: Layer, input_max: int) -> int:
     return input_max * repeats * int(taps.max())
 
 
-def _exact_type(worst: int) -> torch.dtype:
+def exact_type(worst: int) -> torch.dtype:
+    """Fastest type in which integers up to ``worst`` in magnitude add up exactly."""
     if worst < 1 << 24:
         return torch.float32
     return torch.float64 if worst < 1 << 53 else torch.int64

@@ -276,15 +276,18 @@ def override(config: ModelConfig, settings: Sequence[str]) -> ModelConfig:
         place: Any = values
         try:
             for key in parents:
-                place = place[int(key) if isinstance(place, list) else key]
-            last = int(last) if isinstance(place, list) else last
-            place[last]  # a setting that does not exist is an error, not a new one
-            place[last] = value
+                place = place[_key(place, key)]
+            place[_key(place, last)]  # a setting that does not exist is an error, not a new one
+            place[_key(place, last)] = value
         except (KeyError, IndexError, ValueError, TypeError) as error:
             raise ModelError(f"--set {setting}: there is no such setting") from error
         if not equals:
             raise ModelError(f"--set {setting}: write it as name=value")
     return ModelConfig.from_dict(values)
+
+
+def _key(place: Any, key: str) -> Any:
+    return int(key) if isinstance(place, list) else key
 
 
 def parser() -> argparse.ArgumentParser:

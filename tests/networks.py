@@ -141,12 +141,16 @@ class _Maker:
         leak = Leak(rng.integers(3)) if self.leak is None else self.leak
         reset = Reset(rng.integers(2)) if self.reset is None else self.reset
         drive = _drive(weight, source, kernel, stride, padding)
+        silent = drive.max(axis=(0, 1, 2, 3)) <= 0
+        if silent.any():  # these channels could never fire; the complement has the other sign
+            weight[:, :, :, silent] = ~weight[:, :, :, silent]
+            drive = _drive(weight, source, kernel, stride, padding)
         spread = max(1, int(drive.std()))
         full = self._axes()
         bias_shape = [n if f else 1 for n, f in zip((self.timesteps, *conv), full, strict=True)]
         if encoder:
             bias_shape = [1, 1, 1]
-        bias = rng.integers(-spread // 4, spread // 4 + 1, (*bias_shape, n_out))
+        bias = rng.integers(-(spread // 4), spread // 4 + 1, (*bias_shape, n_out))
         if not encoder and rng.random() < 0.2:
             bias = np.zeros((1, 1, 1, n_out), np.int64)
         threshold_shape = [n if rng.random() < 0.5 and not encoder else 1 for n in conv]

@@ -1,0 +1,71 @@
+"""Small networks for tests of the way from model to integers: untrained, but as if trained."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from sw.model import BlockConfig, Coefficient, ModelConfig, NeuronConfig, SpikingResNet, StageConfig
+
+IMAGE_SHAPE = (1, 11, 10)
+
+
+def small_config(**changes: object) -> ModelConfig:
+    """All three spatial granularities, both kinds along time, an unshared strided convolution, two
+    gates, and maps that are not square."""
+    values: dict = {
+        "timesteps": 3,
+        "image_shape": IMAGE_SHAPE,
+        "n_classes": 10,
+        "stem_channels": 6,
+        "stem_coefficient": "element/per-timestep",
+        "stages": (
+            StageConfig(
+                channels=6,
+                blocks=(
+                    BlockConfig(gate="OR", inner="layer", outer="channel"),
+                    BlockConfig(gate="XOR", inner="channel/per-timestep", outer="element"),
+                ),
+            ),
+            StageConfig(
+                channels=8,
+                stride=2,
+                blocks=(BlockConfig(gate="IAND", inner="element", outer="element/per-timestep"),),
+            ),
+        ),
+        **changes,
+    }
+    return ModelConfig(**values)
+
+
+def lived_in(config: ModelConfig, seed: int = 0) -> SpikingResNet:
+    """A network in eval mode whose coefficients, batch-norms and statistics are all different from
+    where they started, some gains and coefficients negative."""
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    model = SpikingResNet(config)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                assert module.running_mean is not None and module.running_var is not None
+                n = module.num_features
+                module.weight.copy_(torch.randn(n, generator=generator) * 0.5 + 1)
+                module.bias.copy_(torch.randn(n, generator=generator) * 0.3 + 0.3)
+                module.running_mean.copy_(torch.randn(n, generator=generator) * 0.2)
+                module.running_var.copy_(torch.rand(n, generator=generator) + 0.3)
+            elif isinstance(module, Coefficient) and module.value is not None:
+                module.value.copy_(1 + 0.4 * torch.randn(module.value.shape, generator=generator))
+    return model.eval()
+
+
+def images(n_images: int, seed: int = 0) -> np.ndarray:
+    """uint8 (N, 1, 11, 10), with black and white ones among them."""
+    rng = np.random.default_rng(seed)
+    result = rng.integers(0, 256, (n_images, *IMAGE_SHAPE), np.uint8)
+    result[:1], result[1:2] = 0, 255
+    return result
+
+
+LIF = NeuronConfig(leak="SUBTRACT", leak_shift=2)
+KEEP_SOFT = NeuronConfig(leak="KEEP", leak_shift=1, reset="SOFT", threshold=0.75)
