@@ -314,10 +314,12 @@ class Transport:
                 refused = refused or self._refusal(entry.request, reply[0])
                 waiting.clear()
                 continue
-            if len(reply) != STATUS_BYTES + entry.request.n_reply_bytes:
+            # Another version's Identity may have another length.
+            expected = STATUS_BYTES + entry.request.n_reply_bytes
+            if len(reply) != expected and entry.request.opcode != Opcode.IDENTIFY:
                 raise DeviceError(
                     f"the reply of {self.port.port} to {entry.request} has {len(reply)} bytes, "
-                    f"not {STATUS_BYTES + entry.request.n_reply_bytes}"
+                    f"not {expected}"
                 )
             replies[entry.index] = reply[STATUS_BYTES:]
             if on_reply is not None:
@@ -361,7 +363,7 @@ def _parse_identity(raw: bytes, port: str) -> BoardIdentity:
             f"{PROTOCOL_VERSION}. {advice}."
         )
     identity: Any = unpack(Identity, raw)
-    name = raw[-n_bytes(Identity) :][-16:].rstrip(b"\0").decode("ascii", "replace")
+    name = raw[-16:].rstrip(b"\0").decode("ascii", "replace")
     values = {
         field.name: int(getattr(identity, field.name))
         for field in fields(Config)
@@ -415,8 +417,6 @@ def _identify(transport: Transport) -> BoardIdentity:
     request = Request(Opcode.IDENTIFY, n_reply_bytes=n_bytes(Identity))
     try:
         (raw,) = transport.exchange([request])
-    except LinkTimeout as error:
-        raise NotABoard(f"nothing on {port} answers like a Spikefold board ({error})") from error
     except RequestRefused as error:
         raise NotABoard(f"what is on {port} answers, but is no Spikefold board") from error
     return _parse_identity(raw, port)
@@ -430,7 +430,7 @@ def _probe(
         transport = Transport(_open_port(port, baud), timeout_s=timeout_s, n_retries=n_retries)
         try:
             identity = _identify(transport)
-        except NotABoard:
+        except LinkTimeout:
             transport.close()
         except BaseException:
             transport.close()
