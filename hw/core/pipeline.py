@@ -27,6 +27,5 @@ def population(bits: Value) -> Value:
 def encode(one_hot: Value) -> Value:
     """Index of the only one, as plain OR trees."""
     n_bits = (len(one_hot) - 1).bit_length()
-    return Cat(
-        Cat(one_hot[i] for i in range(len(one_hot)) if i >> bit & 1).any() for bit in range(n_bits)
-    )
+    masks = (sum(1 << i for i in range(len(one_hot)) if i >> bit & 1) for bit in range(n_bits))
+    return Cat((one_hot & mask).any() for mask in masks)

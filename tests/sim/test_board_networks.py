@@ -1,0 +1,90 @@
+"""Many random networks on virtual boards, one after another on one bitstream, through the driver.
+
+Every spike of every map, every logit and every counter equals the PyTorch integer reference.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from hw.spec import Config, Leak
+from sim.virtual_board import virtual_board
+from sw import encoder, reference
+from sw.board import Session
+from sw.compiler import FitError, compile_network
+from sw.cycles import predict_cycles
+from sw.device import Board
+from sw.network import Network
+from tests.networks import random_input, random_network
+
+# Small memories: a network that does not fit is left out, and loading is most of the time.
+SIZES = {"spike_bytes": 2048, "param_depth": 1024}
+CONFIGS = {
+    8: Config(name="test-w8", weight_depth=2048, **SIZES),
+    4: Config(name="test-w4", weight_bits=4, lanes=8, fire_lanes=2, weight_depth=4096, **SIZES),
+    2: Config(name="test-w2", weight_bits=2, lanes=32, fire_lanes=32, weight_depth=4096, **SIZES),
+}
+
+
+@pytest.fixture(scope="module", params=CONFIGS, ids=lambda bits: f"{bits}-bit")
+def board(request) -> Iterator[Board]:
+    with virtual_board(CONFIGS[request.param]) as port, Board.open(port) as opened:
+        yield opened
+
+
+def check(board: Board, network: Network, seed: int, n_images: int = 2) -> None:
+    """Run random input on the board and compare all there is."""
+    try:
+        program = compile_network(network, board.config)
+    except FitError:
+        assume(False)
+    images = random_input(network, np.random.default_rng(seed), n_images)
+    trace = reference.run(network, images)
+    frames = encoder.encode(network, images)
+    session = Session(board)
+    session.load(program)
+    for i in range(n_images):
+        result = session.infer(frames[i], maps=True)
+        for name, spikes in trace.spikes.items():
+            assert np.array_equal(result.maps[name], spikes[i]), f"map {name} of image {i}"
+        assert np.array_equal(result.logits, trace.logits[i])
+        assert result.prediction == trace.predictions[i]
+        predicted = predict_cycles(program, result.maps)
+        for layer in network.layers:
+            counters = result.counters[layer.name]
+            n_spikes = 0 if layer.output else int(trace.spikes[layer.name][i].sum())
+            assert counters.n_spikes == n_spikes
+            assert abs(counters.n_cycles - predicted[layer.name]) <= 8 + predicted[layer.name] // 50
+
+
+@settings(max_examples=70)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_random_networks(board: Board, seed: int) -> None:
+    bits = [b for b in (2, 4, 8) if b <= board.config.weight_bits]
+    check(board, random_network(seed, weight_bits=bits[seed % len(bits)]), seed)
+
+
+@pytest.mark.parametrize("leak", Leak)
+@pytest.mark.parametrize("granularity", ["shared", "element", "element per-timestep"])
+def test_every_granularity_and_neuron(board: Board, granularity: str, leak: Leak) -> None:
+    """Seeds are tried until three networks of the kind have run."""
+    n_checked, seed = 0, 0
+    while n_checked < 3:
+        seed += 1
+        network = random_network(
+            seed,
+            granularity=granularity,
+            leak=leak,
+            weight_bits=board.config.weight_bits,
+            n_layers=3,
+            timesteps=3,
+        )
+        try:
+            compile_network(network, board.config)
+        except FitError:
+            continue
+        check(board, network, seed)
+        n_checked += 1
