@@ -1,12 +1,14 @@
 """Bytes of the machine: frames, opcodes, memory spaces, descriptors and counters.
 
 A frame on the wire is ``COBS(seq, opcode, payload..., crc_hi, crc_lo), 0x00``. The CRC is
-CRC-16/IBM-3740 (polynomial 0x1021, initial value 0xFFFF, not reflected; check value 0x29B1 for
-``b"123456789"``) over ``seq`` to the end of the payload, sent high byte first, so that the CRC of
-the whole body is zero. Fields inside payloads are little-endian and packed as the structures below
-say. A reply carries the request's ``seq`` and its ``opcode | REPLY``; its payload starts with a
-:class:`Status` byte. A frame that is damaged, truncated or too long is dropped, counted, and never
-applied or answered.
+CRC-16/GENIBUS (polynomial 0x1021, initial value 0xFFFF, not reflected, result complemented; check
+value 0xD64E for ``b"123456789"``) over ``seq`` to the end of the payload, sent high byte first, so
+that the uncomplemented CRC of the whole body is :data:`CRC_RESIDUE`. Without the complement it
+would be zero, and a zero byte lost or added at the end (one flipped bit of a delimiter or of a last
+COBS code) would go unnoticed. Fields inside payloads are little-endian and packed as the structures
+below say. A reply carries the request's ``seq`` and its ``opcode | REPLY``; its payload starts with
+a :class:`Status` byte. A frame that is damaged, truncated or too long is dropped, counted, and
+never applied or answered.
 
 | request | payload | reply payload after the status byte |
 |---|---|---|
@@ -38,6 +40,9 @@ MAGIC = int.from_bytes(b"SPKF", "little")
 REPLY = 0x80
 CRC_INIT = 0xFFFF
 CRC_POLYNOMIAL = 0x1021
+CRC_XOR_OUT = 0xFFFF
+CRC_RESIDUE = 0x1D0F
+"""CRC, before the complement, of any packet followed by its CRC."""
 DELIMITER = 0x00
 HEADER_BYTES = 2
 """``seq`` and ``opcode``."""

@@ -25,6 +25,8 @@ from serial.tools import list_ports
 from hw.protocol import (
     CRC_BYTES,
     CRC_INIT,
+    CRC_RESIDUE,
+    CRC_XOR_OUT,
     DELIMITER,
     HEADER_BYTES,
     MAGIC,
@@ -167,8 +169,8 @@ class _InFlight:
 
 def encode_frame(packet: bytes) -> bytes:
     """Wire bytes of a packet: CRC appended, stuffed, delimited."""
-    crc = binascii.crc_hqx(packet, CRC_INIT).to_bytes(CRC_BYTES, "big")
-    return cobs.encode(packet + crc) + _DELIMITER
+    crc = binascii.crc_hqx(packet, CRC_INIT) ^ CRC_XOR_OUT
+    return cobs.encode(packet + crc.to_bytes(CRC_BYTES, "big")) + _DELIMITER
 
 
 def decode_frame(raw: bytes) -> bytes | None:
@@ -177,7 +179,7 @@ def decode_frame(raw: bytes) -> bytes | None:
         body = cobs.decode(raw)
     except cobs.DecodeError:
         return None
-    if len(body) < HEADER_BYTES + CRC_BYTES or binascii.crc_hqx(body, CRC_INIT) != 0:
+    if len(body) < HEADER_BYTES + CRC_BYTES or binascii.crc_hqx(body, CRC_INIT) != CRC_RESIDUE:
         return None
     return body[:-CRC_BYTES]
 

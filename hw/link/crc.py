@@ -1,17 +1,17 @@
-"""CRC-16/IBM-3740, one byte per cycle, without a table."""
+"""CRC-16/GENIBUS, one byte per cycle, without a table."""
 
-from amaranth import Cat, Module, ValueLike
+from amaranth import Cat, Module, Signal, ValueLike
 from amaranth.hdl import Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.protocol import CRC_INIT, CRC_POLYNOMIAL
+from hw.protocol import CRC_INIT, CRC_POLYNOMIAL, CRC_RESIDUE, CRC_XOR_OUT
 
 CRC_BITS = 16
 
 
 def crc_step(crc: int, byte: int) -> int:
-    """CRC after one more byte, as integers."""
+    """CRC, not yet complemented, after one more byte; as integers."""
     crc ^= byte << 8
     for _ in range(8):
         crc = (crc << 1) ^ (CRC_POLYNOMIAL if crc & 0x8000 else 0)
@@ -42,19 +42,22 @@ class Crc16(wiring.Component):
     -------
     byte, en : a byte is taken in each cycle with ``en``.
     clear : starts a new packet; wins over ``en``.
-    value : CRC of the bytes taken so far; 0 after a packet that ends in its own CRC, high byte
-        first.
+    value : CRC of the bytes taken so far.
+    intact : they end in their own CRC, high byte first.
     """
 
     byte: In(8)
     en: In(1)
     clear: In(1)
-    value: Out(CRC_BITS, init=CRC_INIT)
+    value: Out(CRC_BITS)
+    intact: Out(1)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        state = Signal(CRC_BITS, init=CRC_INIT)
+        m.d.comb += [self.value.eq(state ^ CRC_XOR_OUT), self.intact.eq(state == CRC_RESIDUE)]
         with m.If(self.clear):
-            m.d.sync += self.value.eq(CRC_INIT)
+            m.d.sync += state.eq(CRC_INIT)
         with m.Elif(self.en):
-            m.d.sync += self.value.eq(crc_next(self.value, self.byte))
+            m.d.sync += state.eq(crc_next(state, self.byte))
         return m

@@ -50,12 +50,7 @@ class FrameBuffer(wiring.Component):
         last = Signal()
         handing_on = Signal()
         take = self.i.valid & self.i.ready
-        good = (
-            ~self.i.p.truncated
-            & ~too_long
-            & (crc.value == 0)
-            & (n_bytes >= HEADER_BYTES + CRC_BYTES)
-        )
+        good = ~self.i.p.truncated & ~too_long & crc.intact & (n_bytes >= HEADER_BYTES + CRC_BYTES)
         m.d.comb += [
             self.busy.eq(handing_on),
             self.i.ready.eq(~handing_on),

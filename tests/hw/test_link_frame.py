@@ -32,6 +32,7 @@ def test_undamaged_frames_pass_and_others_are_dropped(stall):
         (bytes(flipped), False),
         (checked(good[2]), True),
         (checked(good[2])[:-1], False),
+        (checked(good[2]) + b"\0", False),
         (checked(random_packet(rng, MAX_PAYLOAD_BYTES + 1)), False),
         (checked(random_packet(rng, 3 * MAX_PAYLOAD_BYTES)), False),
         (b"", False),
@@ -109,4 +110,4 @@ def test_appender_adds_the_crc(stall):
 
     simulate(dut, packets_in, packets_out, background=[stays_valid(dut.o)])
     assert received == [checked(packet) for packet in sent]
-    assert received[1] == b"123456789\x29\xb1"
+    assert received[1] == b"123456789\xd6\x4e"

@@ -11,7 +11,7 @@ from hw.protocol import REPLY, Address, Opcode, Run, Space, Status, pack
 
 def checked(packet: bytes) -> bytes:
     """A packet and its CRC."""
-    return packet + binascii.crc_hqx(packet, 0xFFFF).to_bytes(2, "big")
+    return packet + (binascii.crc_hqx(packet, 0xFFFF) ^ 0xFFFF).to_bytes(2, "big")
 
 
 def frame(seq: int, opcode: int, payload: bytes = b"") -> bytes:

@@ -173,14 +173,15 @@ def opened(fake: FakeBoard) -> Iterator[Board]:
 
 
 def test_wire_bytes_are_pinned():
-    assert encode_frame(bytes([0x05, Opcode.IDENTIFY])) == bytes.fromhex("05 05 01 f2 db 00")
-    assert encode_frame(bytes([0x00, Opcode.ABORT])) == bytes.fromhex("01 04 06 7d c9 00")
-    assert decode_frame(bytes.fromhex("05 05 01 f2 db")) == bytes([0x05, Opcode.IDENTIFY])
+    assert encode_frame(bytes([0x05, Opcode.IDENTIFY])) == bytes.fromhex("05 05 01 0d 24 00")
+    assert encode_frame(bytes([0x00, Opcode.ABORT])) == bytes.fromhex("01 04 06 82 36 00")
+    assert decode_frame(bytes.fromhex("05 05 01 0d 24")) == bytes([0x05, Opcode.IDENTIFY])
 
 
-@pytest.mark.parametrize("bit", range(40))
+@pytest.mark.parametrize("bit", range(48))
 def test_no_flipped_bit_is_decoded(bit):
-    frame = bytearray(bytes.fromhex("05 05 01 f2 db"))
+    """Not even a flipped bit of the delimiter, before another one."""
+    frame = bytearray(bytes.fromhex("05 05 01 0d 24 00"))
     frame[bit // 8] ^= 1 << bit % 8
     assert all(decode_frame(part) is None for part in bytes(frame).split(b"\0") if part)
 
