@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Callable
@@ -163,7 +164,13 @@ def export(checkpoint: Path, config: Config, weight_bits: int, images: Images) -
     network = replace(
         network,
         provenance=network.provenance
-        | {"export": {"measured_on": images.what, "accuracy": asdict(accuracy)}},
+        | {
+            "export": {
+                "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+                "measured_on": images.what,
+                "accuracy": asdict(accuracy),
+            }
+        },
         statistics={
             layer.name: {
                 "input_density": layer.input_density,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -88,6 +89,8 @@ def test_file_and_report_agree(
     assert found["board"] == ("ulx3s-85f" if bits == 8 else f"ulx3s-85f/w{bits}")
     assert file.program.images == compile_network(network, file.program.config).images
     assert network.provenance["results"] == {"full_spike": 12.5}
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert network.provenance["export"]["checkpoint_sha256"] == digest
     assert {layer.gate for layer in network.layers} == {Gate.NONE, Gate.OR, Gate.IAND}
 
     folded = fold(path)
