@@ -1,0 +1,203 @@
+"""The virtual board's own behaviour, and the whole link verilated: damage, garbage, overload."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import serial
+
+from hw.protocol import Identity, Opcode, RunState, Space, identity, pack, row_bytes
+from hw.spec import Config
+from sim.virtual_board import executable, main, virtual_board
+from sw.device import Board, decode_frame, encode_frame
+from tests.hw.stub_core import StubCore
+from tests.hw.wire import read_payload, reply, request, write_payload
+
+CONFIG = Config(name="stub", weight_depth=256, spike_bytes=2048, param_depth=64)
+ROW_BYTES = row_bytes(Space.WEIGHT, CONFIG)
+
+
+def stub() -> StubCore:
+    return StubCore(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def program() -> Path:
+    return executable(CONFIG, core=stub)
+
+
+@pytest.fixture(scope="module")
+def port(program: Path) -> Iterator[str]:
+    with virtual_board(CONFIG, core=stub) as path:
+        yield path
+
+
+@pytest.fixture
+def line(port: str) -> Iterator[serial.Serial]:
+    with serial.Serial(port, timeout=5, exclusive=True) as opened:
+        opened.write(b"\0")
+        yield opened
+
+
+def ask(line: serial.Serial, opcode: Opcode, payload: bytes = b"", seq: int = 1) -> bytes | None:
+    line.write(encode_frame(request(seq, opcode, payload)))
+    return decode_frame(line.read_until(b"\0")[:-1])
+
+
+def n_bad_frames(port: str) -> int:
+    with Board.open(port) as board:
+        return board.status().n_bad_frames
+
+
+def test_clients_come_and_go(port):
+    for _ in range(3):
+        with serial.Serial(port, timeout=5) as line:
+            described = reply(1, Opcode.IDENTIFY, pack(Identity, identity(CONFIG)))
+            assert ask(line, Opcode.IDENTIFY) == described
+
+
+def test_driver_needs_nothing_special(port):
+    data = random.Random(0).randbytes(200 * ROW_BYTES)
+    with Board.open(port) as board:
+        assert board.config == CONFIG
+        board.write(Space.WEIGHT, 56, data)
+        assert board.read(Space.WEIGHT, 56, 200) == data
+        assert [board.run(entry).argmax for entry in (5, 6, 7)] == [5, 6, 7]
+        assert board.status().state == RunState.DONE
+        assert board.transport.n_repeated == 0
+
+
+def test_frame_in_single_bytes_and_twice(line):
+    frame = encode_frame(request(9, Opcode.WRITE, write_payload(Space.SPIKE, 3, b"\x77")))
+    for byte in frame:
+        line.write(bytes([byte]))
+        time.sleep(0.002)
+    assert decode_frame(line.read_until(b"\0")[:-1]) == reply(9, Opcode.WRITE)
+    line.write(frame + frame)
+    for _ in range(2):
+        assert decode_frame(line.read_until(b"\0")[:-1]) == reply(9, Opcode.WRITE)
+    assert ask(line, Opcode.READ, read_payload(Space.SPIKE, 3, 1)) == reply(1, Opcode.READ, b"\x77")
+
+
+def damaged_frames() -> list[bytes]:
+    """A WRITE to row 1 with every bit flipped in turn, its delimiter's too, and cut anywhere."""
+    payload = write_payload(Space.WEIGHT, 1, bytes(range(0xA0, 0xA0 + ROW_BYTES)))
+    frame = encode_frame(request(5, Opcode.WRITE, payload))
+    flipped = [
+        bytes(byte ^ (1 << bit % 8 if i == bit // 8 else 0) for i, byte in enumerate(frame))
+        for bit in range(8 * len(frame))
+    ]
+    return flipped + [frame[:n] for n in range(1, len(frame) - 1)]
+
+
+def test_damaged_write_changes_nothing_and_is_counted(port):
+    before = random.Random(1).randbytes(256 * ROW_BYTES)
+    with Board.open(port) as board:
+        board.write(Space.WEIGHT, 0, before)
+        n_before = board.status().n_bad_frames
+    damaged = damaged_frames()
+    with serial.Serial(port, timeout=5) as line:
+        for frame in damaged:
+            line.write(frame + b"\0")
+        # Nothing of it was answered: the first reply is that to the next whole frame.
+        assert ask(line, Opcode.ABORT, seq=77) == reply(77, Opcode.ABORT)
+    with Board.open(port) as board:
+        assert board.read(Space.WEIGHT, 0, 256) == before
+        status = board.status()
+        assert status.n_bad_frames - n_before >= len(damaged)
+        assert status.n_overruns == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_garbage_does_no_lasting_harm(port, seed):
+    rng = random.Random(seed)
+    n_before = n_bad_frames(port)
+    with serial.Serial(port, timeout=5) as line:
+        for _ in range(20):
+            # Zeros are frequent, so that there are many short frames, and codes often fit.
+            line.write(bytes(rng.choice((0, 1, 2, 3, rng.randrange(256))) for _ in range(1000)))
+        line.write(b"\0")
+        answer = ask(line, Opcode.IDENTIFY, seq=200)
+        while answer is not None and answer[0] != 200:
+            # One random frame in 65,536 has the right CRC.
+            answer = decode_frame(line.read_until(b"\0")[:-1])
+        assert answer == reply(200, Opcode.IDENTIFY, pack(Identity, identity(CONFIG)))
+    assert n_bad_frames(port) > n_before + 100
+
+
+def test_overload_is_counted_and_survived(program):
+    """Far more requests than the buffer holds, while long replies keep the device busy."""
+    with virtual_board(CONFIG, core=stub) as port:
+        with serial.Serial(port, timeout=5) as line:
+            read = encode_frame(request(1, Opcode.READ, read_payload(Space.SPIKE, 0, 500)))
+            line.write(read * 400)
+            time.sleep(0.5)
+        with Board.open(port) as board:
+            status = board.status()
+            assert status.n_overruns > 0
+            assert board.run(3).argmax == 3
+
+
+def cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_idle_board_takes_no_processor_time_and_ends_with_its_parent(program):
+    with subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as board:
+        assert board.stdout is not None and board.stdin is not None
+        path = board.stdout.readline().decode().strip()
+        with serial.Serial(path, timeout=5) as line:
+            assert ask(line, Opcode.ABORT) == reply(1, Opcode.ABORT)
+            time.sleep(0.2)
+            before = cpu_s(board.pid)
+            time.sleep(0.5)
+            assert cpu_s(board.pid) - before <= 0.05
+            # What ends it is the end of the process at the other end of its standard input.
+            board.stdin.close()
+            assert board.wait(timeout=5) == 0
+
+
+def test_port_vanishes_with_the_board():
+    with virtual_board(CONFIG, core=stub) as path:
+        assert Path(path).exists()
+    assert not Path(path).exists()
+
+
+def test_link_is_made_and_removed_and_stats_are_printed(tmp_path):
+    """Through the command line, with the core that a board has."""
+    pytest.importorskip("hw.core.core")
+    link = tmp_path / "port"
+    command = [sys.executable, "-m", "sim.virtual_board", "--link", str(link), "--stats"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as board:
+        assert board.stdout is not None and board.stdin is not None
+        assert board.stdout.readline().strip() == str(link)
+        with Board.open(str(link)) as opened:
+            assert opened.config.name == "sim"
+        _, errors = board.communicate(timeout=10)
+    assert board.returncode == 0
+    assert '"mcycles_per_s"' in errors
+    assert not link.is_symlink()
+
+
+def test_file_in_the_way_of_a_link_is_kept(tmp_path, capsys):
+    path = tmp_path / "port"
+    path.write_text("mine")
+    assert main(["--link", str(path)]) == 1
+    assert "exists and is no link" in capsys.readouterr().err
+    assert path.read_text() == "mine"
+
+
+def test_unknown_configuration_is_refused(capsys):
+    assert main(["--config", "fpga9000"]) == 1
+    assert "known are sim" in capsys.readouterr().err
