@@ -18,7 +18,7 @@ help: ## list the targets
 	@echo "           ARGS='...' (more arguments for the command behind demo, test or sim)"
 
 demo: $(INSTALLED) ## classify real images on the virtual board, and check every spike
-	$(PY) -m sw.run --board sim --check --show 8 $(ARGS)
+	$(PY) -m sw.run --board sim -n 50 --check --show 8 $(ARGS)
 
 test: $(INSTALLED) ## run the tests (a few minutes)
 	$(PY) -m pytest -m "not slow and not board" $(ARGS)
