@@ -8,7 +8,7 @@ from torch import nn
 
 from sw.model import BlockConfig, Coefficient, ModelConfig, NeuronConfig, SpikingResNet, StageConfig
 
-IMAGE_SHAPE = (1, 11, 10)
+IMAGE_SHAPE = (1, 14, 10)
 
 
 def small_config(**changes: object) -> ModelConfig:
@@ -60,7 +60,7 @@ def lived_in(config: ModelConfig, seed: int = 0) -> SpikingResNet:
 
 
 def images(n_images: int, seed: int = 0) -> np.ndarray:
-    """uint8 (N, 1, 11, 10), with black and white ones among them."""
+    """uint8 (N, 1, 14, 10), with black and white ones among them."""
     rng = np.random.default_rng(seed)
     result = rng.integers(0, 256, (n_images, *IMAGE_SHAPE), np.uint8)
     result[:1], result[1:2] = 0, 255

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hw.spec import Reset
 from sw import encoder, reference
+from sw.network import Layer, Network
 from tests.networks import random_input, random_network
 
 
@@ -19,6 +21,44 @@ def test_encoder_equals_the_reference(seed: int) -> None:
     images = random_input(network, np.random.default_rng(seed), 3)
     spikes = encoder.encode(network, images)
     assert spikes.dtype == np.uint8
+    np.testing.assert_array_equal(spikes, reference.run(network, images).spikes["input"])
+
+
+def test_sums_beyond_float32_stay_exact() -> None:
+    """Thresholds lie exactly at, or one above, what 1,600 bright pixels add up to."""
+    rng = np.random.default_rng(8)
+    weight = rng.integers(90, 128, (1, 1, 1, 64, 1, 40, 40), np.int8)
+    images = rng.integers(200, 256, (1, 1, 40, 40), np.uint8)
+    sums = (weight[0, 0, 0, :, 0].astype(np.int64) * images[0, 0]).sum(axis=(1, 2))
+    assert sums.min() > 1 << 24
+    above = np.arange(64) % 2
+    stem = Layer(
+        name="stem",
+        source="image",
+        kernel=(40, 40),
+        weight=weight,
+        bias=np.zeros((1, 1, 1, 64), np.int32),
+        threshold=(sums + above)[None, None].astype(np.int32),
+        reset=Reset.SOFT,
+    )
+    output = Layer(
+        name="fc",
+        source="input",
+        kernel=(1, 1),
+        weight=np.ones((1, 1, 1, 2, 64, 1, 1), np.int8),
+        bias=np.zeros((1, 1, 1, 2), np.int32),
+        output=True,
+    )
+    network = Network(
+        timesteps=1,
+        image_shape=(1, 40, 40),
+        encoder=stem,
+        layers=(output,),
+        weight_bits=8,
+        labels=("a", "b"),
+    )
+    spikes = encoder.encode(network, images)
+    assert spikes.ravel().tolist() == (1 - above).tolist()
     np.testing.assert_array_equal(spikes, reference.run(network, images).spikes["input"])
 
 

@@ -43,7 +43,7 @@ def test_folded_network_equals_training_network(neuron: NeuronConfig, seed: int)
         ("none", (1, 1, 1, 6, 6, 3, 3), (1, 1, 1, 10, 6, 1, 1)),
         ("layer", (1, 1, 1, 6, 6, 3, 3), (1, 1, 1, 10, 6, 1, 1)),
         ("channel", (1, 1, 1, 6, 6, 3, 3), (1, 1, 1, 10, 6, 1, 1)),
-        ("element", (1, 5, 5, 6, 6, 3, 3), (1, 1, 1, 10, 6, 5, 5)),
+        ("element", (1, 7, 5, 6, 6, 3, 3), (1, 1, 1, 10, 6, 7, 5)),
     ],
 )
 def test_weights_vary_only_along_the_coefficients_axes(
@@ -64,13 +64,13 @@ def test_weights_vary_only_along_the_coefficients_axes(
     n_times = 3 if suffix else 1
     assert layers["layer1.0.conv2"].weight.shape == (n_times, *inner[1:])
     assert layers["fc"].weight.shape == (n_times, *classifier[1:])
-    assert layers["fc"].kernel == (5, 5)
+    assert layers["fc"].kernel == (7, 5)
 
 
 def test_taps_outside_the_map_have_weight_0() -> None:
     folded = fold.fold_model(lived_in(small_config()), tuple("abcdefghij"), {})
     strided = next(layer for layer in folded.layers if layer.name == "layer2.0.conv1")
-    assert strided.weight.shape[1:3] == (3, 3)
+    assert strided.weight.shape[1:3] == (4, 3)
     assert np.all(strided.weight[:, 0, :, :, :, 0, :] == 0)
     assert np.all(strided.weight[:, :, 0, :, :, :, 0] == 0)
     assert np.all(strided.weight[:, 1, 1] != 0)
@@ -114,5 +114,5 @@ def test_checkpoint_folds_with_its_provenance(tmp_path) -> None:
 
 def test_wrong_images_are_refused() -> None:
     folded = fold.fold_model(lived_in(small_config()), tuple("abcdefghij"), {})
-    with pytest.raises(InputError, match=r"1, 11, 10"):
+    with pytest.raises(InputError, match=r"1, 14, 10"):
         fold.simulate(folded, np.zeros((2, 1, 28, 28), np.uint8))

@@ -111,6 +111,13 @@ def test_sums_beyond_float32_stay_exact() -> None:
     logits = reference.run(network, frames).logits[0]
     weight = network.layers[1].weight.astype(np.int64)
     np.testing.assert_array_equal(logits, 2 * weight.sum(axis=(0, 1, 2, 4, 5, 6)))
+    # One weight for 200,001 columns of a kernel adds up just the same.
+    output = dataclasses.replace(
+        network.layers[1], kernel=(1, 200_001), weight=np.full((1, 1, 1, 2, 1, 1, 1), 127, np.int8)
+    )
+    shared = dataclasses.replace(network, image_shape=(1, 1, 200_001), layers=(output,))
+    logits = reference.run(shared, frames.reshape(1, 2, 1, 1, 200_001)).logits[0]
+    assert logits.tolist() == [2 * 127 * 200_001] * 2
     assert reference.exact_type((1 << 24) - 1) == reference.torch.float32
     assert reference.exact_type(1 << 24) == reference.torch.float64
     assert reference.exact_type(1 << 53) == reference.torch.int64
