@@ -1,0 +1,192 @@
+"""cocotb benches of the link, at the serial pins of a device whose core only stores rows.
+
+The environment variable ``LINK_CONFIG`` has the device's configuration as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from typing import Any
+
+import cocotb
+from cocotb.clock import Clock
+from cocotb.triggers import ClockCycles, with_timeout
+
+from hw.protocol import (
+    DELIMITER,
+    REPLY,
+    WRITABLE,
+    Address,
+    DeviceStatus,
+    Identity,
+    Opcode,
+    Result,
+    Run,
+    Space,
+    Status,
+    identity,
+    n_bytes,
+    n_rows,
+    pack,
+    row_bytes,
+    unpack,
+)
+from hw.spec import Config
+from sim.uart import UartSink, UartSource
+from sw.device import decode_frame, encode_frame
+
+CONFIG_VARIABLE = "LINK_CONFIG"
+CLOCK_NS = 10
+REPLY_TIMEOUT_NS = 2_000_000
+
+
+class Bench:
+    """The host's end of the cable."""
+
+    def __init__(self, dut: Any, config: Config):
+        self.dut, self.config = dut, config
+        divisor = config.clk_hz // config.baud
+        Clock(dut.clk, CLOCK_NS, unit="ns").start()
+        self.source = UartSource(dut.rx, dut.clk, divisor)
+        self.sink = UartSink(dut.tx, dut.clk, divisor)
+        self.rng = random.Random(cocotb.RANDOM_SEED)
+        self.seq = 0
+
+    @classmethod
+    async def start(cls, dut: Any) -> Bench:
+        bench = cls(dut, Config(**json.loads(os.environ[CONFIG_VARIABLE])))
+        await bench.reset()
+        return bench
+
+    async def reset(self) -> None:
+        self.dut.rst.value = 1
+        await ClockCycles(self.dut.clk, 4)
+        self.dut.rst.value = 0
+        await ClockCycles(self.dut.clk, 4)
+
+    async def send(self, opcode: int, payload: bytes = b"") -> None:
+        self.seq = (self.seq + 1) % 256
+        await self.source.send(encode_frame(bytes([self.seq, opcode]) + payload))
+
+    async def receive(self) -> bytes:
+        raw = await with_timeout(self.sink.read_until(DELIMITER), REPLY_TIMEOUT_NS, "ns")
+        packet = decode_frame(raw)
+        assert packet is not None, f"the device sent a damaged frame: {raw.hex(' ')}"
+        return packet
+
+    async def ask(self, opcode: int, payload: bytes = b"") -> bytes:
+        """Data of the reply, which must be OK."""
+        await self.send(opcode, payload)
+        packet = await self.receive()
+        assert packet[:3] == bytes([self.seq, opcode | REPLY, Status.OK]), packet.hex(" ")
+        return packet[3:]
+
+    async def write(self, space: Space, row: int, rows: bytes) -> None:
+        assert await self.ask(Opcode.WRITE, self.address(space, row) + rows) == b""
+
+    async def read(self, space: Space, row: int, count: int) -> bytes:
+        return await self.ask(Opcode.READ, self.address(space, row) + count.to_bytes(2, "little"))
+
+    async def status(self) -> Any:
+        return unpack(DeviceStatus, await self.ask(Opcode.STATUS))
+
+    @staticmethod
+    def address(space: Space, row: int) -> bytes:
+        return pack(Address, {"space": space, "row": row})
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms")
+async def identifies_itself(dut):
+    bench = await Bench.start(dut)
+    assert await bench.ask(Opcode.IDENTIFY) == pack(Identity, identity(bench.config))
+    await ClockCycles(dut.clk, 100)
+    assert dut.activity.value == 0
+
+
+@cocotb.test(timeout_time=200, timeout_unit="ms")
+@cocotb.parametrize(pauses=[0.0, 0.2])
+async def stores_rows(dut, pauses):
+    """The longest request of every memory, at full rate and with gaps between bytes."""
+    bench = await Bench.start(dut)
+    config = bench.config
+    bench.source.set_pauses(pauses, bench.rng)
+    for space in sorted(WRITABLE):
+        size = row_bytes(space, config)
+        count = min(n_rows(space, config), (config.max_payload_bytes - n_bytes(Address)) // size)
+        first = bench.rng.randrange(n_rows(space, config) - count + 1)
+        rows = bench.rng.randbytes(count * size)
+        await bench.write(space, first, rows)
+        assert await bench.read(space, first, count) == rows
+
+
+@cocotb.test(timeout_time=100, timeout_unit="ms")
+async def takes_requests_back_to_back(dut):
+    """As many requests as the buffer holds, sent without waiting for any reply."""
+    bench = await Bench.start(dut)
+    rows = bench.rng.randbytes(40)
+    requests = [
+        encode_frame(bytes([i, Opcode.WRITE]) + bench.address(Space.SPIKE, i) + rows[i : i + 1])
+        for i in range(len(rows))
+    ]
+    assert sum(map(len, requests)) <= bench.config.rx_buffer_bytes
+    await bench.source.send(b"".join(requests))
+    for i in range(len(rows)):
+        assert await bench.receive() == bytes([i, Opcode.WRITE | REPLY, Status.OK])
+    assert await bench.read(Space.SPIKE, 0, len(rows)) == rows
+
+
+@cocotb.test(timeout_time=200, timeout_unit="ms")
+async def drops_damaged_frames(dut):
+    """Flipped bits, lost ends, line errors, garbage: counted, not answered, not applied."""
+    bench = await Bench.start(dut)
+    rng = bench.rng
+    await bench.write(Space.SPIKE, 0, b"\x11\x22\x33")
+    frame = encode_frame(bytes([9, Opcode.WRITE]) + bench.address(Space.SPIKE, 0) + b"\xaa\xbb\xcc")
+    n_sent = 0
+    for bit in rng.sample(range(8 * len(frame)), 24):
+        damaged = bytearray(frame)
+        damaged[bit // 8] ^= 1 << bit % 8
+        await bench.source.send(bytes(damaged) + b"\0")
+        n_sent += 1
+    for cut in rng.sample(range(1, len(frame) - 1), 4):
+        await bench.source.send(frame[:cut] + b"\0")
+        n_sent += 1
+    too_long = bytes([9, Opcode.IDENTIFY]) + bytes(bench.config.max_payload_bytes + 1)
+    await bench.source.send(encode_frame(too_long))
+    n_sent += 1
+    assert await bench.read(Space.SPIKE, 0, 3) == b"\x11\x22\x33"
+    status = await bench.status()
+    assert status.n_bad_frames >= n_sent
+    assert status.n_overruns == 0
+
+    # A byte without its stop bit inside a frame: both counters.
+    await bench.source.send(frame[:3])
+    await bench.source.send_bits([0] * 10 + [1] * 12)
+    await bench.source.send(frame[4:])
+    after = await bench.status()
+    assert after.n_overruns == 1
+    assert after.n_bad_frames == status.n_bad_frames + 1
+    assert await bench.read(Space.SPIKE, 0, 3) == b"\x11\x22\x33"
+
+
+@cocotb.test(timeout_time=50, timeout_unit="ms")
+async def announces_the_end_of_a_run(dut):
+    bench = await Bench.start(dut)
+    assert await bench.ask(Opcode.RUN, pack(Run, {"tag": 3, "entry": 5})) == b""
+    done = await bench.receive()
+    assert done[:3] == bytes([bench.seq, Opcode.DONE | REPLY, Status.OK])
+    result = unpack(Result, done[3:])
+    assert (result.tag, result.argmax) == (3, 5)
+
+
+@cocotb.test(timeout_time=50, timeout_unit="ms")
+async def recovers_from_a_reset_inside_a_frame(dut):
+    bench = await Bench.start(dut)
+    frame = encode_frame(bytes([9, Opcode.WRITE]) + bench.address(Space.SPIKE, 0) + b"\xaa")
+    await bench.source.send(frame[: len(frame) // 2])
+    await bench.reset()
+    # What follows the reset is the rest of a frame; the next one is whole.
+    await bench.source.send(frame[len(frame) // 2 :])
+    assert await bench.ask(Opcode.IDENTIFY) == pack(Identity, identity(bench.config))
