@@ -299,9 +299,10 @@ def as_text(results: Results) -> str:
     n = results.n_done
     lines = []
     if results.stopped:
-        lines.append(
-            f"stopped {results.stopped}; the results of {n} of {results.n_requested} images follow"
-        )
+        lines += [
+            f"STOPPED {results.stopped}",
+            f"the results of {n} of {results.n_requested} images:",
+        ]
     if not n:
         return "\n".join([*lines, "no image was classified"])
     if results.n_correct is not None:
@@ -451,8 +452,8 @@ def main(argv: list[str] | None = None) -> int:
         network = file.network
         images, labels = _images(arguments, network)
         port = _port(arguments.board, file.program)
-        if port != arguments.board and port is not None:
-            say(f"virtual board of the kind that the network was compiled for: {port}")
+        if port is not None and port.startswith(VIRTUAL):
+            say(f"starting the virtual board {port} (compiled once, which takes a minute or two)")
         with Board.open(port, arguments.baud) as device:
             program, note = program_for(network, file.program, device.config)
             if note:

@@ -157,7 +157,7 @@ def test_a_lost_board_keeps_what_is_done(
     code = run.main(arguments(files, "--check", "--out", str(out_path)))
     assert code == run.EXIT_DEVICE
     out = capsys.readouterr().out
-    assert "stopped at image 4: fake: the board does not answer any more" in out
+    assert "STOPPED at image 4: fake: the board does not answer any more" in out
     assert f"results of 4 of {N_IMAGES} images" in out and "4 images: predictions" in out
     results = json.loads(out_path.read_text())
     assert results["n_done"] == len(results["predictions"]) == 4
