@@ -69,6 +69,28 @@ def test_a_network_learns_and_the_checkpoint_says_how_well(tmp_path: Path) -> No
     assert "8-bit weights" in text and "layer2.0.conv2" in text
 
 
+def test_the_best_validation_epoch_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the last one, and not the first of the auxiliary pathway's."""
+    scores = iter([(50.0, 10.0), (80.0, 20.0), (60.0, 90.0), (80.0, 95.0)])
+    seen: list[torch.Tensor] = []
+
+    def accuracies(model: SpikingResNet, split: Split, description: str) -> dict[str, float]:
+        if description == "test":
+            assert torch.equal(model.fc.weight, seen[1])
+            return {"spike": 1.0}
+        seen.append(model.fc.weight.detach().clone())
+        spike, aap = next(scores)
+        return {"spike": spike, "aap": aap}
+
+    monkeypatch.setattr(train, "accuracies", accuracies)
+    values = train.train(small_config(), CONFIG, easy_data(), tmp_path / "a.pt")
+    assert values["results"]["best_epoch"] == 2
+    assert torch.equal(values["model"]["fc.weight"], seen[1])
+    assert torch.equal(values["training"]["model"]["fc.weight"], seen[3])
+
+
 def test_a_resumed_run_ends_like_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
