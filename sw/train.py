@@ -225,8 +225,9 @@ def train(
         loss = train_epoch(model, optimizer, dataset, config, epoch)
         validation = accuracies(model, dataset.validation, "validation")
         best = max((entry["validation"]["spike"] for entry in history), default=-1.0)
+        state = {k: v.clone() for k, v in model.state_dict().items()}
         if validation["spike"] > best:
-            values["model"] = {k: v.clone() for k, v in model.state_dict().items()}
+            values["model"] = state
         history.append(
             {
                 "epoch": epoch + 1,
@@ -235,7 +236,7 @@ def train(
                 "seconds": time.monotonic() - started,
             }
         )
-        values["training"] = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        values["training"] = {"model": state, "optimizer": optimizer.state_dict()}
         checkpoint.save(out, values)
         print(
             f"epoch {epoch + 1}/{config.epochs}: loss {loss:.4f}, validation "
