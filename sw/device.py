@@ -9,6 +9,7 @@ from __future__ import annotations
 import binascii
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -481,7 +482,11 @@ def _start_virtual_board(config_name: str) -> tuple[subprocess.Popen[str], str]:
         start_new_session=True,
     )
     assert board.stdout is not None
-    port = board.stdout.readline().strip()
+    try:
+        port = board.stdout.readline().strip()
+    except BaseException:
+        _stop_virtual_board(board)
+        raise
     if not port:
         _stop_virtual_board(board)
         raise DeviceNotFound(
@@ -491,8 +496,8 @@ def _start_virtual_board(config_name: str) -> tuple[subprocess.Popen[str], str]:
 
 
 def _stop_virtual_board(board: subprocess.Popen[str]) -> None:
-    with board:  # closes the pipes, which ends it, and waits
-        board.terminate()
+    with board, contextlib.suppress(ProcessLookupError):  # closes the pipes and waits
+        os.killpg(board.pid, signal.SIGTERM)  # it may have started a compiler
 
 
 class Board:
