@@ -2,8 +2,7 @@
 
 The scanner is a queue with a server. A chunk arrives when the fetch unit, at one slot per cycle,
 has read it, and takes one cycle per active input; a job that would end less than ``spacing``
-cycles after the one before is stretched. (The queue's finite depth is left out: while it is full,
-the scanner is busy anyway.)
+cycles after the one before is stretched. The fetch unit waits while the queue is full.
 """
 
 from __future__ import annotations
@@ -16,6 +15,9 @@ from sw.compiler import LayerPlan, Placement, Program
 LAYER_OVERHEAD = 76
 """Cycles of a layer that are not the scanner's: 44 to load the descriptor, the rest to fill and
 drain the pipeline."""
+QUEUE_DEPTH = 24
+"""Active chunks between fetch unit and scanner when the fetch unit stops, on average: at least
+those that fill the queue to its mark, at most those that were under way then as well."""
 
 
 def active_inputs(
@@ -42,14 +44,20 @@ def active_inputs(
 
 def layer_cycles(plan: LayerPlan, active: NDArray[np.int64]) -> int:
     """Cycles of a layer whose chunks have ``active`` inputs (n_jobs, n_chunks)."""
-    n_jobs, n_chunks = active.shape
     needed = active.copy()
     needed[:, -1] += np.maximum(plan.spacing - active.sum(axis=1), 0)
-    slots = np.arange(n_jobs)[:, None] * (n_chunks + plan.gated) + np.arange(n_chunks)
-    served = np.cumsum(needed)
-    # end[k] = max over j <= k of slots[j] + needed[j] + ... + needed[k]
-    waited = np.max(slots.reshape(-1) - (served - needed.reshape(-1)))
-    return int(max(waited, 0) + served[-1]) + LAYER_OVERHEAD
+    fetched, served = 0, 0
+    begins: list[int] = []  # when each chunk that takes time left the queue
+    for job in needed.tolist():
+        for n_cycles in job:
+            fetched += 1
+            if n_cycles:
+                if len(begins) >= QUEUE_DEPTH:
+                    fetched = max(fetched, begins[-QUEUE_DEPTH])
+                begins.append(max(served, fetched))
+                served = begins[-1] + n_cycles
+        fetched += plan.gated
+    return max(served, fetched) + LAYER_OVERHEAD
 
 
 def predict_cycles(program: Program, maps: dict[str, NDArray[np.uint8]]) -> dict[str, int]:
