@@ -23,6 +23,7 @@ from sw.model import ModelError, SpikingResNet
 from sw.quantize import WEIGHT_BITS, QuantizeError
 
 BATCH = 100
+SHIPPED = Path(__file__).parent / "checkpoints" / "fashion-mnist.pt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,12 +157,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "folded, and in integers; and the density of its spikes.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="""examples:
-  python -m sw.evaluate sw/checkpoints/fashion-mnist.pt
+  python -m sw.evaluate
   python -m sw.evaluate ckpt.pt --data-dir ~/fashion-mnist --n-images 1000 --bits 8 --json
 
 exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrupted""",
     )
-    p.add_argument("checkpoint", type=Path)
+    p.add_argument(
+        "checkpoint", type=Path, nargs="?", default=SHIPPED, help="(default: the shipped one)"
+    )
     p.add_argument("--data-dir", help="folder of the data set (default: looked for, see sw.data)")
     p.add_argument("--n-images", type=int, default=0, help="only the first test images (0: all)")
     p.add_argument(
