@@ -1,0 +1,152 @@
+"""``python -m sim.bench``: how well the core uses its weight memory's port, cycle-exact.
+
+Each case is one layer with random weights on random spikes, run on the virtual board and counted by
+the device's own counters. The bound is one useful row of weights per cycle; the share that is
+reached counts synaptic rows only (the bias does not use the port) and includes everything that a
+layer costs: loading its descriptor, filling and draining the pipeline. Cycles do not depend on the
+machine that runs this.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+
+from hw.spec import Config, Gate
+from sim.virtual_board import virtual_board
+from sw.board import Session
+from sw.compiler import compile_network
+from sw.cycles import predict_cycles
+from sw.device import Board
+from sw.network import INPUT, Layer, Network
+
+CONFIG = Config(name="bench", weight_depth=32768, param_depth=4096)
+TIMESTEPS = 4
+
+
+@dataclass(frozen=True)
+class Case:
+    """A layer to measure; ``unshared`` gives every position weights of its own."""
+
+    channels: int
+    n_out: int
+    size: int
+    kernel: int
+    density: float
+    timesteps: int = TIMESTEPS
+    unshared: bool = False
+    gate: Gate = Gate.NONE
+
+    @property
+    def title(self) -> str:
+        kind = "unshared" if self.unshared else "shared"
+        gate = f", {self.gate.name}" if self.gate else ""
+        return (
+            f"{self.channels}->{self.n_out} {self.kernel}x{self.kernel} at {self.size}x"
+            f"{self.size}, T={self.timesteps}, {kind}{gate}"
+        )
+
+
+CASES = (
+    *(Case(16, 16, 14, 3, density) for density in (0.0, 0.05, 0.1, 0.2, 1.0)),
+    Case(16, 16, 14, 3, 0.1, timesteps=1, unshared=True),
+    Case(16, 16, 14, 3, 0.1, gate=Gate.OR),
+    *(Case(16, 32, 7, 3, density) for density in (0.05, 0.1, 0.2)),
+    Case(32, 64, 7, 1, 0.1),
+    Case(2, 8, 34, 3, 0.1),
+    Case(1, 16, 28, 3, 0.1),
+)
+
+
+def network(case: Case, rng: np.random.Generator) -> Network:
+    """The case's layer and a small classifier behind it."""
+    size = case.size if case.unshared else 1
+    padding = case.kernel // 2
+    shape = (case.timesteps, size, size, case.n_out, case.channels, case.kernel, case.kernel)
+    layer = Layer(
+        name="layer",
+        source=INPUT,
+        kernel=(case.kernel, case.kernel),
+        padding=(padding, padding),
+        weight=rng.integers(-127, 127, shape).astype(np.int8),
+        bias=np.zeros((1, 1, 1, case.n_out), np.int32),
+        threshold=np.full((1, 1, case.n_out), 200, np.int32),
+        gate=case.gate,
+        identity=INPUT if case.gate else None,
+    )
+    classifier = Layer(
+        name="fc",
+        source="layer",
+        kernel=(case.size, case.size),
+        weight=np.ones((1, 1, 1, 10, case.n_out, 1, 1), np.int8),
+        bias=np.zeros((1, 1, 1, 10), np.int32),
+        output=True,
+    )
+    return Network(
+        timesteps=case.timesteps,
+        image_shape=(case.channels, case.size, case.size),
+        encoder=None,
+        layers=(layer, classifier),
+        weight_bits=8,
+        labels=tuple("0123456789"),
+    )
+
+
+def measure(case: Case, board: Board) -> dict[str, object]:
+    """Run a case; counters of its layer, and what was predicted."""
+    rng = np.random.default_rng(0)
+    net = network(case, rng)
+    shape = (net.timesteps, *net.image_shape)
+    frames = (rng.random(shape) < case.density).astype(np.uint8)
+    program = compile_network(net, board.config)
+    session = Session(board)
+    session.load(program)
+    result = session.infer(frames, maps=True)
+    counters = result.counters["layer"]
+    return {
+        "layer": case.title,
+        "density": case.density,
+        "n_cycles": counters.n_cycles,
+        "n_weight_reads": counters.n_weight_reads,
+        "port_use": counters.n_weight_reads / counters.n_cycles,
+        "n_predicted": predict_cycles(program, result.maps)["layer"],
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m sim.bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="examples:\n  python -m sim.bench\n  python -m sim.bench --json > bench.json\n",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON list instead of a table")
+    arguments = parser.parse_args(argv)
+    rows = []
+    if not arguments.json:
+        print(f"{'layer':44} {'density':>7} {'cycles':>8} {'rows read':>9} {'port use':>8}  predicted")
+    with virtual_board(CONFIG) as port, Board.open(port) as board:
+        for case in CASES:
+            row = measure(case, board)
+            rows.append(row)
+            if not arguments.json:
+                print(
+                    f"{row['layer']:44} {row['density']:7.0%} {row['n_cycles']:8,} "
+                    f"{row['n_weight_reads']:9,} {row['port_use']:8.1%}  {row['n_predicted']:,}",
+                    flush=True,
+                )
+    if arguments.json:
+        print(json.dumps(rows, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
