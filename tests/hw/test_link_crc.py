@@ -2,6 +2,7 @@
 
 import binascii
 import random
+from itertools import product
 
 from hw.link.crc import Crc16, crc_step
 from hw.protocol import CRC_INIT, CRC_XOR_OUT
@@ -40,6 +41,18 @@ def test_packet_with_its_crc_is_intact():
     # A zero at the end is where a residue of zero would be blind.
     assert not crc_of(whole + b"\0")[1]
     assert not crc_of(whole[:-1])[1]
+
+
+def test_every_bit_of_the_residue_counts():
+    """Last two bytes that move the residue by one bit only, for each of its bits."""
+    whole = CHECK_INPUT + CHECK_VALUE.to_bytes(2, "big")
+    moves = {
+        crc_step(crc_step(0, high), low): (high, low) for high, low in product(range(256), repeat=2)
+    }
+    for bit in range(16):
+        high, low = moves[1 << bit]
+        moved = whole[:-2] + bytes([whole[-2] ^ high, whole[-1] ^ low])
+        assert not crc_of(moved)[1], f"residue bit {bit}"
 
 
 def test_every_byte_value_equals_the_standard_library():

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import serial
 
+from hw.boards import config_by_name
 from hw.protocol import Identity, Opcode, RunState, Space, identity, pack, row_bytes
 from hw.spec import Config
 from sim.virtual_board import executable, main, virtual_board
-from sw.device import Board, decode_frame, encode_frame
+from sw.device import Board, DeviceNotFound, decode_frame, encode_frame
 from tests.hw.stub_core import StubCore
 from tests.hw.wire import read_payload, reply, request, write_payload
 
@@ -172,9 +173,22 @@ def test_port_vanishes_with_the_board():
     assert not Path(path).exists()
 
 
+def test_sim_is_a_port_like_any_other():
+    """With the core that a board has."""
+    with Board.open("sim") as board:
+        assert board.config == config_by_name("sim")
+        assert Path(board.port).exists()
+        assert board.read(Space.COUNTER, 0, 1) == bytes(row_bytes(Space.COUNTER, board.config))
+    assert not Path(board.port).exists()
+
+
+def test_unknown_virtual_board_is_refused(capfd):
+    with pytest.raises(DeviceNotFound, match="'fpga9000' did not start"):
+        Board.open("sim:fpga9000")
+    assert "known are sim" in capfd.readouterr().err
+
+
 def test_link_is_made_and_removed_and_stats_are_printed(tmp_path):
-    """Through the command line, with the core that a board has."""
-    pytest.importorskip("hw.core.core")
     link = tmp_path / "port"
     command = [sys.executable, "-m", "sim.virtual_board", "--link", str(link), "--stats"]
     with subprocess.Popen(
