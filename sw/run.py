@@ -290,8 +290,8 @@ def thumbnails(
     rows = []
     for start in range(0, len(blocks), THUMBNAILS_PER_ROW):
         group = blocks[start : start + THUMBNAILS_PER_ROW]
-        rows += ["  ".join(parts).rstrip() for parts in zip(*group, strict=True)]
-    return "\n".join(rows)
+        rows.append("\n".join("  ".join(parts).rstrip() for parts in zip(*group, strict=True)))
+    return "\n\n".join(rows)
 
 
 def as_text(results: Results) -> str:
@@ -509,7 +509,7 @@ def _finish(
     else:
         n_shown = min(arguments.show, results.n_done)
         if n_shown:
-            print(thumbnails(images[:n_shown], labels, results.predictions, network.labels))
+            print(thumbnails(images[:n_shown], labels, results.predictions, network.labels), "\n")
         print(as_text(results))
     if results.stopped:
         return EXIT_INTERRUPTED if results.stopped == INTERRUPTED else EXIT_DEVICE

@@ -289,4 +289,4 @@ def test_thumbnails_show_the_image_and_the_answer() -> None:
     lines = text.splitlines()
     assert lines[0].startswith(" " * 14 + "@" * 14)
     assert "label:  Trouser" in text and "device: Ankle boot" in text
-    assert len(lines) == 2 * (14 + 2), "two rows of images"
+    assert len(lines) == 2 * (14 + 2) + 1, "two rows of images and a blank line"
