@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -215,3 +216,22 @@ def test_file_in_the_way_of_a_link_is_kept(tmp_path, capsys):
 def test_unknown_configuration_is_refused(capsys):
     assert main(["--config", "fpga9000"]) == 1
     assert "known are sim" in capsys.readouterr().err
+
+
+def test_loading_keeps_the_line_busy(program):
+    """At least 80 % of the byte times on the line carry data of rows."""
+    data = bytes(256 * ROW_BYTES)
+    with subprocess.Popen(
+        [program, "--stats"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as board:
+        assert board.stdout is not None
+        with Board.open(board.stdout.readline().strip()) as opened:
+            for _ in range(20):
+                opened.write(Space.WEIGHT, 0, data)
+        _, stats = board.communicate(timeout=10)
+    n_byte_times = json.loads(stats)["n_cycles"] / (10 * CONFIG.clk_hz // CONFIG.baud)
+    assert 20 * len(data) / n_byte_times >= 0.8
