@@ -1,0 +1,56 @@
+"""The shipped networks on the virtual board, against the PyTorch integer reference.
+
+``make verify`` runs all shipped images at 8, 4 and 2 bits, each on a device of that width, and every
+spike; ``make test`` a few images at 8 bits.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hw.boards import config_by_name
+from sim.virtual_board import virtual_board
+from sw import checkpoint, data, encoder, fold, quantize, reference
+from sw.board import Session
+from sw.compiler import compile_network
+from sw.device import Board
+
+CHECKPOINTS = sorted((Path(checkpoint.__file__).parent / "checkpoints").glob("*.pt"))
+
+
+def check(path: Path, weight_bits: int, n_images: int, n_maps: int) -> None:
+    """Predictions, logits and spike counts of all images; whole maps of the first ``n_maps``."""
+    network = quantize.quantize(fold.fold(path), weight_bits)
+    images = data.load_samples().images[:n_images]
+    trace = reference.run(network, images)
+    frames = encoder.encode(network, images)
+    assert np.array_equal(frames, trace.spikes["input"])
+    with (
+        virtual_board(config_by_name(f"sim/w{weight_bits}")) as port,
+        Board.open(port) as board,
+    ):
+        session = Session(board)
+        session.load(compile_network(network, board.config))
+        for i in range(len(images)):
+            result = session.infer(frames[i], maps=i < n_maps)
+            assert np.array_equal(result.logits, trace.logits[i]), f"image {i}"
+            assert result.prediction == trace.predictions[i], f"image {i}"
+            for layer in network.layers[:-1]:
+                counted = result.counters[layer.name].n_spikes
+                assert counted == trace.n_spikes[layer.name][i].sum(), f"image {i}, {layer.name}"
+            for name, spikes in result.maps.items():
+                assert np.array_equal(spikes, trace.spikes[name][i]), f"image {i}, map {name}"
+
+
+@pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda path: path.stem)
+def test_a_few_images(path: Path) -> None:
+    check(path, 8, n_images=3, n_maps=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weight_bits", [8, 4, 2])
+@pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda path: path.stem)
+def test_all_images(path: Path, weight_bits: int) -> None:
+    images = data.load_samples().images
+    check(path, weight_bits, n_images=len(images), n_maps=10)
