@@ -312,7 +312,7 @@ def spec_hash(config: Config) -> int:
         "enums": [_describe(e) for e in (Opcode, Status, Space, Gate, Leak, Reset, RunState)],
         "layouts": {layout.__name__: _describe(layout) for layout in layouts},
         "neuron": _describe(neuron_layout(config)),
-        "crc": [CRC_INIT, CRC_POLYNOMIAL],
+        "crc": [CRC_INIT, CRC_POLYNOMIAL, CRC_XOR_OUT],
     }
     digest = hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).digest()
     return int.from_bytes(digest[:8], "little")

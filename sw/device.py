@@ -23,6 +23,7 @@ import serial
 from cobs import cobs
 from serial.tools import list_ports
 
+from hw.boards import BOARDS, CONFIGS
 from hw.protocol import (
     CRC_BYTES,
     CRC_INIT,
@@ -51,7 +52,7 @@ from hw.protocol import (
 )
 from hw.spec import Config, SpecError
 
-BAUDS = (3_000_000, 1_000_000)
+BAUDS = tuple(sorted({CONFIGS[name].baud for name in BOARDS}, reverse=True))
 """Baud rates of the known boards' bitstreams, tried in this order."""
 
 MAX_IN_FLIGHT = 32
@@ -543,7 +544,7 @@ class Board:
             transport, identity = _find(bauds)
             return cls._ready(transport, identity)
         if port != "sim" and not port.startswith("sim:"):
-            transport, identity = _probe(port, bauds, timeout_s=0.3, n_retries=2)
+            transport, identity = _probe(port, bauds, timeout_s=0.4, n_retries=4)
             return cls._ready(transport, identity)
         virtual, path = _start_virtual_board(port.partition(":")[2] or "sim")
         try:
