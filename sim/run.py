@@ -17,7 +17,9 @@ from pathlib import Path
 
 from hw.spec import Config, SpecError
 
-DEFAULT_NETWORK = Path(__file__).resolve().parents[1] / "sw" / "networks" / "fashion-mnist.spikefold"
+DEFAULT_NETWORK = (
+    Path(__file__).resolve().parents[1] / "sw" / "networks" / "fashion-mnist.spikefold"
+)
 
 
 def simulate_network(path: Path, n_images: int, seed: int) -> str:

@@ -1,0 +1,46 @@
+"""The checkpoints that come with the repository are what their records say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sw import checkpoint, data, evaluate, fold, quantize, reference
+from sw.data import Split
+
+FOLDER = Path(checkpoint.__file__).parent / "checkpoints"
+PATHS = sorted(FOLDER.glob("*.pt"))
+
+
+def test_the_three_granularities_are_there() -> None:
+    shapes = {}
+    for path in PATHS:
+        layers = fold.fold(path).layers
+        shapes[path.stem] = [tuple(n > 1 for n in layer.weight.shape[:3]) for layer in layers]
+    assert set(shapes["channel-static-lif"]) == {(False, False, False)}
+    assert (False, True, True) in shapes["element-static-lif"]
+    assert not any(t for t, _, _ in shapes["element-static-lif"])
+    assert (True, True, True) in shapes["element-per-timestep-if"]
+    assert {(False, True, True), (True, False, False)} <= set(shapes["fashion-mnist"])
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_checkpoint(path: Path) -> None:
+    values = checkpoint.load(path)
+    assert path.stat().st_size < 1_500_000
+    assert values["command"].startswith("python -m sw.train")
+    assert "/" not in values["command"].replace("/per-timestep", "")
+    assert len(values["history"]) == values["train_config"]["epochs"]
+    samples = data.load_samples()
+    folded = fold.fold(values)
+    few = Split(images=samples.images[:30], labels=samples.labels[:30])
+    compared = evaluate.compare_folding(checkpoint.build(values), folded, few)
+    assert compared["n_argmax_differences"] == 0
+    assert compared["max_logit_difference"] < 1e-4
+    predictions = reference.run(
+        quantize.quantize(folded, 8), samples.images, keep_spikes=False
+    ).predictions
+    accuracy = 100 * float(np.mean(predictions == samples.labels))
+    assert accuracy == pytest.approx(values["results"]["test"]["spike"], abs=6)
