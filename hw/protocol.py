@@ -33,7 +33,7 @@ from dataclasses import asdict
 from amaranth import signed
 from amaranth.lib import data
 
-from hw.spec import N_LEVELS, Config, Gate, Leak, Reset
+from hw.spec import MEMBRANE_LATENCY, N_LEVELS, Config, Gate, Leak, Reset
 
 PROTOCOL_VERSION = 1
 MAGIC = int.from_bytes(b"SPKF", "little")
@@ -312,6 +312,7 @@ def spec_hash(config: Config) -> int:
         "enums": [_describe(e) for e in (Opcode, Status, Space, Gate, Leak, Reset, RunState)],
         "layouts": {layout.__name__: _describe(layout) for layout in layouts},
         "neuron": _describe(neuron_layout(config)),
+        "membrane_latency": MEMBRANE_LATENCY,
         "crc": [CRC_INIT, CRC_POLYNOMIAL, CRC_XOR_OUT],
     }
     digest = hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).digest()

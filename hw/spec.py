@@ -29,7 +29,7 @@ N_LEVELS = 8
 GRANULE_BITS = 8
 """Spike maps are written in granules of this many bits; spike memory is addressed in granules."""
 
-MEMBRANE_LATENCY = 5
+MEMBRANE_LATENCY = 6
 """Cycles from reading a membrane to its new value being readable: two jobs of the same neurons are
 at least this far apart. Part of the schedule that the compiler makes for the fire unit."""
 

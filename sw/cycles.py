@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sw.compiler import LayerPlan, Placement, Program
 
-LAYER_OVERHEAD = 76
+LAYER_OVERHEAD = 77
 """Cycles of a layer that are not the scanner's: 44 to load the descriptor, the rest to fill and
 drain the pipeline."""
 QUEUE_DEPTH = 24

@@ -14,8 +14,8 @@ from hw.spec import GRANULE_BITS, MEMBRANE_LATENCY, Config, Gate, Leak, Reset
 class Fire(wiring.Component):
     """Turn the sums of a job into spikes (or logits), ``fire_lanes`` neurons per cycle (a beat). ::
 
-        B0 membrane, parameters read   B1 leaked membrane, sum + bias   B2 membrane + drive
-        B3 compare                     B4 reset, membrane written; spikes collected
+        B0 membrane, parameters read   B1 registered                    B2 leak; sum + bias
+        B3 membrane + drive            B4 compare                       B5 reset, written
         J0 gate, mask                  J1 OR with the pooling window    J2 spikes written
 
     Members
@@ -81,7 +81,7 @@ class Fire(wiring.Component):
         membrane_row = Cat(beat[:beat_bits], job.slot)
         m.d.comb += [read.addr.eq(membrane_row), self.param_row.eq(job.param + beat)]
 
-        # B1: what is left of the membrane; what drives it.
+        # B0, B1: this beat's sums, next to what the memories bring (whose outputs are slow).
         beat_sums = Signal(data.ArrayLayout(membrane_shape, n_lanes))
         with m.Switch(beat):
             for i in range(n_beats):
@@ -89,6 +89,7 @@ class Fire(wiring.Component):
                     m.d.sync += Cat(beat_sums).eq(
                         Cat(sums[i * n_lanes + j] for j in range(n_lanes))
                     )
+        beat_sums = data.View(beat_sums.shape(), delayed(m, beat_sums, 1))
         fresh = delayed(m, job.fresh, 1)
         fires = Signal(n_lanes)
         for j in range(n_lanes):
@@ -96,36 +97,26 @@ class Fire(wiring.Component):
             def lane(name: str, j: int = j) -> Signal:
                 return Signal(membrane_shape, name=f"{name}{j}")
 
-            kept, left, drive, membrane = (
-                lane("kept"),
-                lane("left"),
-                lane("drive"),
-                lane("membrane"),
-            )
-            excess, settled = lane("excess"), lane("settled")
-            threshold = Signal(signed(config.param_bits), name=f"threshold{j}")
-            m.d.comb += kept.eq(read.data[j] >> h.leak_shift)
-            with m.If(fresh):
-                m.d.sync += left.eq(0)
-            with m.Else(), m.Switch(h.leak):
+            old, left, drive, membrane = lane("old"), lane("left"), lane("drive"), lane("membrane")
+            kept, excess, settled = lane("kept"), lane("excess"), lane("settled")
+            params = Signal.like(self.params[j], name=f"params{j}")
+            m.d.sync += [old.eq(Mux(fresh, 0, read.data[j])), params.eq(self.params[j])]
+            # B2: what is left of the membrane; what drives it.
+            m.d.comb += kept.eq(old >> h.leak_shift)
+            with m.Switch(h.leak):
                 with m.Case(Leak.NONE):
-                    m.d.sync += left.eq(read.data[j])
+                    m.d.sync += left.eq(old)
                 with m.Case(Leak.SUBTRACT):
-                    m.d.sync += left.eq(read.data[j] - kept)
+                    m.d.sync += left.eq(old - kept)
                 with m.Case(Leak.KEEP):
                     m.d.sync += left.eq(kept)
-            m.d.sync += [
-                drive.eq(beat_sums[j] + self.params[j].bias),
-                threshold.eq(self.params[j].threshold),
-            ]
-            # B2
+            m.d.sync += drive.eq(beat_sums[j] + params.bias)
+            # B3
             m.d.sync += membrane.eq(left + drive)
-            # B3: `settled` and `excess` are what a quiet and a firing neuron may go on with.
-            m.d.sync += [
-                excess.eq(membrane - delayed(m, threshold, 1).as_signed()),
-                settled.eq(membrane),
-            ]
-            # B4
+            # B4: `settled` and `excess` are what a quiet and a firing neuron may go on with.
+            threshold = delayed(m, params.threshold, 2).as_signed()
+            m.d.sync += [excess.eq(membrane - threshold), settled.eq(membrane)]
+            # B5
             m.d.comb += [
                 fires[j].eq(~excess[-1]),
                 write.data[j].eq(Mux(fires[j], Mux(h.reset == Reset.SOFT, excess, 0), settled)),
@@ -136,20 +127,20 @@ class Fire(wiring.Component):
             write.en.eq(delayed(m, active, MEMBRANE_LATENCY - 1)),
         ]
 
-        # Logits leave at B2.
-        output = delayed(m, active, 2) & h.output
+        # Logits leave at B3.
+        output = delayed(m, active, 3) & h.output
         m.d.comb += [
             self.result_en.eq(output),
-            self.result_row.eq(delayed(m, job.target + beat, 2)),
+            self.result_row.eq(delayed(m, job.target + beat, 3)),
         ]
 
-        # B4 to J0: one job's spikes.
+        # B5 to J0: one job's spikes.
         spikes = Signal(config.lanes)
         with m.If(write.en):
             m.d.sync += spikes.eq(Cat(spikes, fires)[n_lanes:])
-        complete = delayed(m, active & last_beat, 5)
+        complete = delayed(m, active & last_beat, MEMBRANE_LATENCY)
         record = Signal(job_layout(config))
-        m.d.comb += record.eq(delayed(m, job, 5))
+        m.d.comb += record.eq(delayed(m, job, MEMBRANE_LATENCY))
 
         # J0
         gated = Signal(config.lanes)
