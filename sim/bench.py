@@ -128,7 +128,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     rows = []
     if not arguments.json:
-        print(f"{'layer':44} {'density':>7} {'cycles':>8} {'rows read':>9} {'port use':>8}  predicted")
+        print(
+            f"{'layer':44} {'density':>7} {'cycles':>8} {'rows read':>9} {'port use':>8}  predicted"
+        )
     with virtual_board(CONFIG) as port, Board.open(port) as board:
         for case in CASES:
             row = measure(case, board)

@@ -148,7 +148,7 @@ def _increments(counts: Iterable[int], strides: Iterable[int]) -> list[int]:
 def _place(network: Network) -> dict[str, Placement]:
     """Give every map a region; its padding is the most that any of its readers wants."""
     shapes = network.map_shapes()
-    padding = dict.fromkeys(shapes, (0, 0))
+    padding: dict[str, tuple[int, int]] = dict.fromkeys(shapes, (0, 0))
     for layer in network.layers:
         old = padding[layer.source]
         padding[layer.source] = (max(old[0], layer.padding[0]), max(old[1], layer.padding[1]))
@@ -404,12 +404,16 @@ def _compile_layer(
     ]
 
     def outer(interleave: int) -> list[_Level]:
-        across = (pool_x * sx, pool_x * wx, pool_x * ix, tx, pool_x * px)
+        def across(count: int, step: int, slot: int = 0) -> _Level:
+            """``count`` columns, ``step`` columns apart."""
+            n = step * pool_x
+            return _Level(count, n * sx, n * wx, n * ix, step * tx, n * px, slot)
+
         return [
-            _Level(interleave, *across, slot=n_children),
+            across(interleave, 1, slot=n_children),
             time,
             _Level(groups, 0, wg, config.lanes if identity else 0, tg, pg, is_group=True),
-            _Level(width // interleave, *(interleave * stride for stride in across)),
+            across(width // interleave, interleave),
             _Level(height, pool_y * sy, pool_y * wy, pool_y * iy, ty, pool_y * py),
         ]
 
@@ -476,8 +480,9 @@ def _compile_layer(
         for i, level in enumerate(nest)
     ]
     descriptor = pack(Descriptor, {"header": header, "levels": levels_of})
-    packed = unpack(Descriptor, descriptor)
-    for values, fields in ((header, packed.header), *zip(levels_of, packed.levels, strict=True)):
+    packed: Any = unpack(Descriptor, descriptor)
+    pairs = [(header, packed.header), *((v, packed.levels[i]) for i, v in enumerate(levels_of))]
+    for values, fields in pairs:
         for field, value in values.items():
             if getattr(fields, field) != value:  # the field is too narrow and has cut the value
                 raise FitError(

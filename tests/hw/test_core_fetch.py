@@ -78,7 +78,7 @@ def test_fetch_queues_chunks_jobs_and_identities_in_order(gated: bool) -> None:
     jobs = random_jobs(rng, 40)
     dut = Fetch(CONFIG)
     # The "memory": a window is a function of its address, so no spike memory is needed.
-    windows = {n: bits for n, bits in enumerate(bits for job in jobs for bits in job)}
+    windows = dict(enumerate(bits for job in jobs for bits in job))
     identity_of = {j: rng.getrandbits(CONFIG.lanes) for j in range(len(jobs))}
     steps, number = [], 0
     for j, job in enumerate(jobs):

@@ -1,5 +1,6 @@
 """The scanner: every active input once, in order, one per cycle."""
 
+import itertools
 import random
 
 import pytest
@@ -78,6 +79,6 @@ def test_no_bubble_between_chunks_and_jobs() -> None:
 def test_jobs_end_at_least_spacing_apart(spacing: int) -> None:
     jobs = [[0b1], [0], [0b111], [0b1], [(1 << 10) - 1], [0b11], [0b1]]
     ends = [event[0] for event in run(jobs, spacing=spacing, stall=0) if event[3]]
-    gaps = [b - a for a, b in zip(ends, ends[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(ends)]
     wanted = [max(spacing, max(1, job[0].bit_count())) for job in jobs[1:]]
     assert gaps == wanted

@@ -1,7 +1,7 @@
 """The shipped networks on the virtual board, against the PyTorch integer reference.
 
-``make verify`` runs all shipped images at 8, 4 and 2 bits, each on a device of that width, and every
-spike; ``make test`` a few images at 8 bits.
+``make verify`` runs all shipped images at 8, 4 and 2 bits, each on a device of that width;
+``make test`` a few images at 8 bits.
 """
 
 from pathlib import Path
