@@ -164,6 +164,9 @@ class Core(wiring.Component):
             params_write.addr.eq(row),
             params_write.data.eq(write.data),
             params_write.en.eq(writes(Space.PARAM)),
+        ]
+        # A large device's weight memory is spread all over it: a cycle to get there.
+        m.d.sync += [
             weights.write_row.eq(row),
             weights.write_data.eq(write.data),
             weights.write_en.eq(writes(Space.WEIGHT)),
