@@ -83,6 +83,7 @@ class LayerPlan:
     source: str
     n_jobs: int
     spacing: int
+    fire_beats: int
     counts: tuple[int, ...]
     source_strides: tuple[int, ...]
     job_levels: int
@@ -494,6 +495,7 @@ def _compile_layer(
         source=layer.source,
         n_jobs=int(np.prod([c for c, level in zip(counts, nest, strict=True) if not level.in_job])),
         spacing=spacing,
+        fire_beats=config.fire_beats,
         counts=tuple(counts),
         source_strides=tuple(level.source for level in nest),
         job_levels=n_in_job,

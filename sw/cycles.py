@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from sw.compiler import LayerPlan, Placement, Program
 
-LAYER_OVERHEAD = 77
+LAYER_OVERHEAD = 73
 """Cycles of a layer that are not the scanner's: 44 to load the descriptor, the rest to fill and
-drain the pipeline."""
+drain the pipeline. The last job's beats in the fire unit come on top."""
 QUEUE_DEPTH = 24
 """Active chunks between fetch unit and scanner when the fetch unit stops, on average: at least
 those that fill the queue to its mark, at most those that were under way then as well."""
@@ -57,7 +57,7 @@ def layer_cycles(plan: LayerPlan, active: NDArray[np.int64]) -> int:
                 begins.append(max(served, fetched))
                 served = begins[-1] + n_cycles
         fetched += plan.gated
-    return max(served, fetched) + LAYER_OVERHEAD
+    return max(served, fetched) + LAYER_OVERHEAD + plan.fire_beats
 
 
 def predict_cycles(program: Program, maps: dict[str, NDArray[np.uint8]]) -> dict[str, int]:

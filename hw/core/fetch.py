@@ -142,10 +142,17 @@ class Fetch(wiring.Component):
                 port.payload.eq(queue.r_data),
                 queue.r_en.eq(port.ready),
             ]
-        # Under way when `room` falls: the pipeline, the held chunk, this register, the queue's own.
+        # Room for all that may be under way when it falls: a job is queued at once; the others
+        # come out of the pipeline, one chunk may be held, and `room` itself is a register.
         room = Signal()
-        threshold = FIFO_DEPTH - self.LATENCY - 6
-        m.d.sync += room.eq(Cat(queue.level <= threshold for queue in queues.values()).all())
+        under_way = {
+            "chunks": self.LATENCY + 6,
+            "jobs": 4,
+            "identities": SpikeMemory.LATENCY + 4,
+        }
+        m.d.sync += room.eq(
+            Cat(queue.level <= FIFO_DEPTH - under_way[name] for name, queue in queues.items()).all()
+        )
 
         # F0: whose slot is it?
         chunk_slot, identity_slot, host_slot = Signal(), Signal(), Signal()
