@@ -8,17 +8,28 @@ blocks and the whole device at its serial pins, under random stalls.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from hw.spec import Config, SpecError
 
 DEFAULT_NETWORK = (
     Path(__file__).resolve().parents[1] / "sw" / "networks" / "fashion-mnist.spikefold"
+)
+LINK_CONFIG = Config(
+    name="divisor-4",
+    weight_depth=64,
+    param_depth=32,
+    spike_bytes=256,
+    program_words=64,
+    max_payload_bytes=160,
+    rx_buffer_bytes=1024,
 )
 
 
@@ -57,15 +68,22 @@ def simulate_network(path: Path, n_images: int, seed: int) -> str:
     )
 
 
-def simulate_link(seed: int) -> str:
-    """The link's benches; gives a line about how many ran."""
+def simulate_link(seed: int, config: Config = LINK_CONFIG) -> str:
+    """The link's benches at the serial pins of a device; gives a line about how many ran."""
     from hw.top import Top
+    from sim.link_tests import CONFIG_VARIABLE
     from sim.runner import run_cocotb
+    from sim.stub_core import StubCore
 
-    config = Config(weight_depth=64, param_depth=64, spike_bytes=1024, program_words=128)
-    results = run_cocotb(Top(config), "sim.link_tests", name="link", seed=seed)
+    results = run_cocotb(
+        Top(config, core=StubCore(config)),
+        "sim.link_tests",
+        name=f"link-{config.name}",
+        seed=seed,
+        env={CONFIG_VARIABLE: json.dumps(asdict(config))},
+    )
     waves = f"; waveform in {results.waves}" if results.waves else ""
-    return f"{results.n_tests} tests{waves}"
+    return f"{results.n_tests} tests at {config.clk_hz // config.baud} cycles a bit{waves}"
 
 
 def main(argv: list[str] | None = None) -> int:

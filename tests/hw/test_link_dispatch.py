@@ -23,7 +23,7 @@ from hw.protocol import (
     row_bytes,
 )
 from hw.spec import Config, SpecError
-from tests.hw.stub_core import StubCore
+from sim.stub_core import StubCore
 from tests.hw.wire import read_payload, reply, request, run_payload, write_payload
 from tests.streams import get_packet, packet_items, put, refuses, simulate, stays_valid
 

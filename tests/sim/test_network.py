@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+import sim.run
 from hw.spec import Config
 from sim.runner import CocotbError
 from sim.vectors import Expected, run_network
+from sw import netfile
 from sw.compiler import compile_network
 from sw.network import INPUT, Network
 from tests import golden
@@ -46,3 +48,20 @@ def test_a_wrong_spike_is_found() -> None:
     flipped[-1, -1, -1, -1] ^= 1
     with pytest.raises(CocotbError, match=r"1 of \d+ spikes differ"):
         run_network(network, program, [(maps | {name: flipped}, logits)], name="random")
+
+
+def test_the_command_runs_a_network_file(tmp_path, capsys) -> None:
+    """``make sim``'s command, with the PyTorch reference, on a file of its own."""
+    network = random_network(2, encoder=False)
+    path = tmp_path / "small.spikefold"
+    netfile.save(path, network, compile_network(network, CONFIG))
+    assert sim.run.main(["--network", str(path), "--only", "network", "-n", "1"]) == 0
+    assert "1 images on sim" in capsys.readouterr().out
+
+
+def test_the_command_says_what_is_wrong(tmp_path, capsys) -> None:
+    path = tmp_path / "none.spikefold"
+    assert sim.run.main(["--network", str(path), "--only", "network"]) == 1
+    printed = capsys.readouterr()
+    assert "none.spikefold" in printed.err
+    assert "0 passed, 1 failed" in printed.out

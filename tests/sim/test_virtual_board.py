@@ -17,9 +17,9 @@ import serial
 from hw.boards import config_by_name
 from hw.protocol import Identity, Opcode, RunState, Space, identity, pack, row_bytes
 from hw.spec import Config
+from sim.stub_core import StubCore
 from sim.virtual_board import executable, main, virtual_board
 from sw.device import Board, DeviceNotFound, decode_frame, encode_frame
-from tests.hw.stub_core import StubCore
 from tests.hw.wire import read_payload, reply, request, write_payload
 
 CONFIG = Config(name="stub", weight_depth=256, spike_bytes=2048, param_depth=64)
