@@ -721,19 +721,3 @@ class Board:
         LinkTimeout, LinkLost
         """
         self.transport.exchange([Request(Opcode.ABORT)])
-
-
-def open_device(
-    board: str | None = None, weight_bits: int | None = None, baud: int | None = None
-) -> Board:
-    """Opens a board as :meth:`Board.open` does; plain ``sim`` is the virtual board whose weights
-    have ``weight_bits`` bits.
-
-    Raises
-    ------
-    DeviceError
-        See :meth:`Board.open`.
-    """
-    if board == "sim" and weight_bits is not None:
-        board = f"sim:sim/w{weight_bits}"
-    return Board.open(board, baud)
