@@ -126,6 +126,8 @@ class ModelConfig:
     image_shape: Shape = (1, 28, 28)
     n_classes: int = 10
     stem_channels: int = 32
+    stem_kernel: int = 3
+    stem_stride: int = 1
     stem_pool: int = 2
     stem_coefficient: str = "channel"
     stages: tuple[StageConfig, ...] = (StageConfig(channels=32),)
@@ -136,6 +138,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _require(self.timesteps >= 1, f"timesteps = {self.timesteps}: use at least 1")
         _require(len(self.stages) >= 1, "stages: use at least one")
+        _require(self.stem_kernel % 2 == 1, f"stem_kernel = {self.stem_kernel}: use an odd number")
         _check_granularity(self.stem_coefficient)
 
     def to_dict(self) -> dict[str, Any]:
@@ -420,8 +423,12 @@ class SpikingResNet(nn.Module):
         self.config = config
         channels, height, width = config.image_shape
         pool = config.stem_pool
-        self.conv1 = nn.Conv2d(channels, config.stem_channels, 3, 1, 1, bias=False)
+        kernel, stride = config.stem_kernel, config.stem_stride
+        self.conv1 = nn.Conv2d(
+            channels, config.stem_channels, kernel, stride, kernel // 2, bias=False
+        )
         self.bn1 = nn.BatchNorm2d(config.stem_channels)
+        height, width = _halved(height, stride), _halved(width, stride)
         self.neuron = Neuron(config.neuron, config.timesteps)
         shape: Shape = (config.stem_channels, height // pool, width // pool)
         self.map_shape = shape
