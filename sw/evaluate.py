@@ -12,14 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 from tqdm import tqdm
 
 from sw import checkpoint, data, fold, quantize, reference
 from sw.checkpoint import CheckpointError
 from sw.data import DataError, Split
-from sw.model import ModelError, SpikingResNet
+from sw.model import ModelError, SpikingResNet, to_input
 from sw.quantize import WEIGHT_BITS, QuantizeError
 
 BATCH = 100
@@ -51,11 +49,6 @@ class Evaluation:
     """That are proved enough, by bits of a weight."""
 
 
-def double_images(images: NDArray[np.uint8]) -> Tensor:
-    """Pixels 0 to 255 as the training network takes them, in float64."""
-    return torch.from_numpy(images).to(torch.float64) / 255
-
-
 @torch.no_grad()
 def compare_folding(
     model: SpikingResNet, folded: fold.FoldedNetwork, split: Split
@@ -69,7 +62,7 @@ def compare_folding(
     for start in starts:
         images = split.images[start : start + BATCH]
         labels = split.labels[start : start + BATCH]
-        heads, maps = model.spike_maps(double_images(images))
+        heads, maps = model.spike_maps(to_input(torch.from_numpy(images), torch.float64))
         trained = heads.spike.numpy()
         trace = fold.simulate(folded, images, keep_spikes=True)
         worst = max(worst, float(np.abs(trained - trace.logits).max()))

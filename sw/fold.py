@@ -6,6 +6,9 @@ coefficient ``a`` of the map that a layer reads (Guo et al., arXiv 2210.06686) a
 behind it both move into the layer's weights and bias. A coefficient that varies over positions or
 timesteps makes the weights vary with it. A tap that reads outside the map gets weight 0.
 Everything here is float64.
+
+:func:`parts` lists a network's layers, each of which folds in a way that gradients pass through;
+:mod:`sw.finetune` trains through it.
 """
 
 from __future__ import annotations
@@ -26,7 +29,14 @@ from sw import checkpoint
 from sw.data import LABELS
 from sw.encoder import PIXEL_MAX, InputError
 from sw.engine import drive, fire, join_and_pool, summed
-from sw.model import Block, Coefficient, NeuronConfig, SpikingResNet
+from sw.model import (
+    LEARNED,
+    Coefficient,
+    ModelError,
+    NeuronConfig,
+    Norm,
+    SpikingResNet,
+)
 from sw.network import INPUT, Shape
 
 Float = NDArray[np.float64]
@@ -59,11 +69,12 @@ class FoldedLayer:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FoldedNetwork:
-    """A :class:`sw.network.Network` before quantisation. The encoder takes pixels 0 to 255."""
+    """A :class:`sw.network.Network` before quantisation. The encoder takes pixels 0 to 255; there
+    is none if the input is binary frames."""
 
     timesteps: int
     image_shape: Shape
-    encoder: FoldedLayer
+    encoder: FoldedLayer | None
     layers: tuple[FoldedLayer, ...]
     labels: tuple[str, ...]
     provenance: dict[str, Any]
@@ -101,102 +112,208 @@ def fold_model(
     model: SpikingResNet, labels: tuple[str, ...], provenance: dict[str, Any]
 ) -> FoldedNetwork:
     """Fold a network; see :func:`fold`."""
+    layers = tuple(part.layer() for part in parts(model))
     config = model.config
-    pool = (config.stem_pool, config.stem_pool)
-    encoder = _firing("stem", "image", model.conv1, model.bn1, None, config.neuron, pool=pool)
-    encoder = _scaled(encoder, 1 / PIXEL_MAX)
-    layers: list[FoldedLayer] = []
-    source, coefficient, shape = INPUT, model.coefficient, model.map_shape
-    for name in model.block_names:
-        block = model.block(name)
-        layers += _fold_block(name, block, source, coefficient, shape, config.neuron)
-        source, coefficient, shape = f"{name}.conv2", block.coefficient2, block.shape
-    layers.append(_fold_classifier(model.fc, source, coefficient, shape, config.timesteps))
     return FoldedNetwork(
         timesteps=config.timesteps,
         image_shape=config.image_shape,
-        encoder=encoder,
-        layers=tuple(layers),
+        encoder=None if config.frames else layers[0],
+        layers=layers if config.frames else layers[1:],
         labels=labels,
         provenance=provenance,
     )
 
 
-def _fold_block(
-    name: str,
-    block: Block,
-    source: str,
-    coefficient: Coefficient,
-    shape: Shape,
-    neuron: NeuronConfig,
-) -> list[FoldedLayer]:
-    identity = source
-    layers: list[FoldedLayer] = []
-    a = _spread(coefficient, shape)
-    layers.append(_firing(f"{name}.conv1", source, block.conv1, block.bn1, a, neuron))
-    if block.downsample is not None:
-        identity = f"{name}.downsample"
-        conv, norm = block.downsample[0], block.downsample[1]
-        assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
-        layers.append(_firing(identity, source, conv, norm, a, neuron))
-    layers.append(
-        _firing(
-            f"{name}.conv2",
-            f"{name}.conv1",
-            block.conv2,
-            block.bn2,
-            _spread(block.coefficient1, block.shape),
-            neuron,
-            gate=Gate[block.gate],
-            identity=identity,
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Part:
+    """A layer of a training network with what folds into it. Fields as in :class:`FoldedLayer`."""
+
+    name: str
+    source: str
+    shape: Shape
+    """(C, H, W) of the map that it reads."""
+    module: nn.Conv2d | nn.Linear
+    norm: Norm | None = None
+    coefficient: Coefficient | None = None
+    """Of the map that it reads."""
+    neuron: NeuronConfig | None = None
+    """None in the output layer."""
+    gate: Gate = Gate.NONE
+    identity: str | None = None
+    pool: tuple[int, int] = (1, 1)
+    timesteps: int = 1
+    input_max: int = 1
+    """What the input's 1 is in the folded layer."""
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Weight (t|1, y|1, x|1, o, c, ky|1, kx|1) and bias (t|1, 1, 1, o), differentiable."""
+        a = self._spread()
+        if isinstance(self.module, nn.Linear):
+            return self._folded_classifier(self.module, a)
+        norm, conv = self.norm, self.module
+        assert norm is not None and norm.running_mean is not None and norm.running_var is not None
+        mean, var = (
+            statistic.to(DOUBLE).reshape(norm.timesteps, -1)
+            for statistic in (norm.running_mean, norm.running_var)
         )
+        gain = norm.weight.to(DOUBLE) / (var + norm.eps).sqrt()
+        bias = norm.bias.to(DOUBLE) - mean * gain
+        weight = conv.weight.to(DOUBLE) * gain[:, :, None, None, None]
+        kernel, stride, padding = (pair(v) for v in (conv.kernel_size, conv.stride, conv.padding))
+        weight = _fold_coefficient(weight, a, kernel, stride, padding)
+        if self.input_max != 1:
+            weight = weight * (1 / self.input_max)
+        return weight, bias[:, None, None]
+
+    def _folded_classifier(self, fc: nn.Linear, a: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Means over positions and timesteps, coefficient and classifier, as one output layer; all
+        positions of the map are one kernel, of full length only along axes where weights differ."""
+        _, height, width = self.shape
+        divisor = self.timesteps * height * width
+        weight = fc.weight.to(DOUBLE)[None, :, :, None, None] / divisor
+        if a is not None:
+            weight = weight * a[:, None]
+        return weight[:, None, None], fc.bias.to(DOUBLE)[None, None, None]
+
+    def _spread(self) -> Tensor | None:
+        """Coefficient (T|1, C, H|1, W|1), None if there is none."""
+        if self.coefficient is None or self.coefficient.value is None:
+            return None
+        a = self.coefficient.value.to(DOUBLE)
+        return a.expand(a.shape[0], self.shape[0], *a.shape[2:])
+
+    @torch.no_grad()
+    def layer(self) -> FoldedLayer:
+        """The folded layer."""
+        weight, bias = (tensor.cpu().contiguous().numpy() for tensor in self.folded())
+        if isinstance(self.module, nn.Linear):
+            kernel = self.shape[1:]
+            return FoldedLayer(
+                name=self.name,
+                source=self.source,
+                kernel=kernel,
+                weight=weight,
+                bias=bias,
+                output=True,
+            )
+        conv, neuron = self.module, self.neuron
+        assert neuron is not None
+        return FoldedLayer(
+            name=self.name,
+            source=self.source,
+            kernel=pair(conv.kernel_size),
+            stride=pair(conv.stride),
+            padding=pair(conv.padding),
+            weight=weight,
+            bias=bias,
+            threshold=np.full((1, 1, weight.shape[3]), neuron.threshold),
+            leak=Leak[neuron.leak],
+            leak_shift=neuron.leak_shift,
+            reset=Reset[neuron.reset],
+            gate=self.gate,
+            identity=self.identity,
+            pool=self.pool,
+        )
+
+
+def pair(values: Any) -> tuple[int, int]:
+    """A convolution's kernel size, stride or padding."""
+    return int(values[0]), int(values[1])
+
+
+def parts(model: SpikingResNet) -> list[Part]:
+    """Every layer of a network without its auxiliary pathway, the stem first, the classifier last.
+
+    Raises
+    ------
+    sw.model.ModelError
+        The network is not full-spike, or has a leak that no shift is.
+    """
+    config = model.config
+    for name, neuron in model.neurons().items():
+        if neuron.config.leak == LEARNED:
+            raise ModelError(
+                f"layer {name!r}: its leak is {LEARNED}, the device's are shifts; round it and "
+                f"fine-tune: python -m sw.train --init CHECKPOINT --round-leaks --out OUT"
+            )
+    stem = Part(
+        name="conv1" if config.frames else "stem",
+        source=INPUT if config.frames else "image",
+        shape=config.image_shape,
+        module=model.conv1,
+        norm=model.bn1,
+        neuron=model.neuron.config,
+        pool=model.stem_pool,
+        input_max=1 if config.frames else PIXEL_MAX,
     )
-    return layers
-
-
-def _spread(coefficient: Coefficient, shape: Shape) -> Tensor | None:
-    """Coefficient (T|1, C, H|1, W|1) in float64, None if there is none."""
-    if coefficient.value is None:
-        return None
-    a = coefficient.value.detach().to(DOUBLE)
-    return a.expand(a.shape[0], shape[0], *a.shape[2:])
-
-
-def _firing(
-    name: str,
-    source: str,
-    conv: nn.Conv2d,
-    norm: nn.BatchNorm2d,
-    a: Tensor | None,
-    neuron: NeuronConfig,
-    *,
-    gate: Gate = Gate.NONE,
-    identity: str | None = None,
-    pool: tuple[int, int] = (1, 1),
-) -> FoldedLayer:
-    assert norm.running_mean is not None and norm.running_var is not None
-    gain = norm.weight.detach().to(DOUBLE) / (norm.running_var.to(DOUBLE) + norm.eps).sqrt()
-    bias = norm.bias.detach().to(DOUBLE) - norm.running_mean.to(DOUBLE) * gain
-    weight = conv.weight.detach().to(DOUBLE) * gain[:, None, None, None]
-    kernel = (int(conv.kernel_size[0]), int(conv.kernel_size[1]))
-    stride = (int(conv.stride[0]), int(conv.stride[1]))
-    padding = (int(conv.padding[0]), int(conv.padding[1]))  # type: ignore[arg-type]
-    return FoldedLayer(
-        name=name,
+    found = [stem]
+    source, coefficient, shape = (
+        "conv1" if config.frames else INPUT,
+        model.coefficient,
+        model.map_shape,
+    )
+    for name in model.block_names:
+        block = model.block(name)
+        if block.gate not in Gate.__members__:
+            raise ModelError(
+                f"block {name!r}: gate {block.gate} is not full-spike: it sends integers from "
+                f"block to block. Such a network is a reference only; train one with AND, IAND, OR "
+                f"or XOR to export it"
+            )
+        identity = source
+        branch, inner = source, coefficient
+        for n in range(1, block.n_convs):
+            found.append(
+                Part(
+                    name=f"{name}.conv{n}",
+                    source=branch,
+                    shape=block.shapes[n - 1],
+                    module=block.conv(n),
+                    norm=block.norm(n),
+                    coefficient=inner,
+                    neuron=block.neuron(n).config,
+                )
+            )
+            branch, inner = f"{name}.conv{n}", block.coefficient(n)
+        if block.downsample is not None:
+            identity = f"{name}.downsample"
+            conv, norm, neuron = block.downsample
+            assert isinstance(conv, nn.Conv2d) and isinstance(norm, Norm)
+            found.append(
+                Part(
+                    name=identity,
+                    source=source,
+                    shape=shape,
+                    module=conv,
+                    norm=norm,
+                    coefficient=coefficient,
+                    neuron=model.neurons()[identity].config,
+                )
+            )
+        last = block.n_convs
+        found.append(
+            Part(
+                name=f"{name}.conv{last}",
+                source=branch,
+                shape=block.shapes[last - 1],
+                module=block.conv(last),
+                norm=block.norm(last),
+                coefficient=inner,
+                neuron=block.neuron(last).config,
+                gate=Gate[block.gate],
+                identity=identity,
+            )
+        )
+        source, coefficient, shape = f"{name}.conv{last}", block.coefficient(last), block.shape
+    classifier = Part(
+        name="fc",
         source=source,
-        kernel=kernel,
-        stride=stride,
-        padding=padding,
-        weight=_fold_coefficient(weight, a, kernel, stride, padding).numpy(),
-        bias=bias[None, None, None].numpy(),
-        threshold=np.full((1, 1, len(bias)), neuron.threshold),
-        leak=Leak[neuron.leak],
-        leak_shift=neuron.leak_shift,
-        reset=Reset[neuron.reset],
-        gate=gate,
-        identity=identity,
-        pool=pool,
+        shape=shape,
+        module=model.fc,
+        coefficient=coefficient,
+        timesteps=config.timesteps,
     )
+    return [*found, classifier]
 
 
 def _fold_coefficient(
@@ -206,42 +323,17 @@ def _fold_coefficient(
     stride: tuple[int, int],
     padding: tuple[int, int],
 ) -> Tensor:
-    """Kernel (o, c, ky, kx) times the coefficient (t|1, c, H|1, W|1) of the map that it reads: the
-    folded weight (t|1, y|1, x|1, o, c, ky, kx)."""
+    """Kernel (t|1, o, c, ky, kx) times the coefficient (t|1, c, H|1, W|1) of the map that it reads:
+    the folded weight (t|1, y|1, x|1, o, c, ky, kx)."""
     if a is None:
-        return weight[None, None, None].contiguous()
+        return weight[:, None, None]
     if a.shape[2:] == (1, 1):
-        return (weight * a[:, None])[:, None, None].contiguous()
+        return (weight * a[:, None])[:, None, None]
     (pad_y, pad_x), (stride_y, stride_x) = padding, stride
     padded = nn.functional.pad(a, (pad_x, pad_x, pad_y, pad_y))
     windows = padded.unfold(2, kernel[0], stride_y).unfold(3, kernel[1], stride_x)
     here = windows.permute(0, 2, 3, 1, 4, 5)  # (t, y, x, c, ky, kx)
-    return (weight * here[:, :, :, None]).contiguous()
-
-
-def _fold_classifier(
-    fc: nn.Linear, source: str, coefficient: Coefficient, shape: Shape, timesteps: int
-) -> FoldedLayer:
-    """Means over positions and timesteps, coefficient and classifier, as one output layer; all
-    positions of the map are one kernel, of full length only along axes where weights differ."""
-    _, height, width = shape
-    weight = fc.weight.detach().to(DOUBLE)[None, :, :, None, None] / (timesteps * height * width)
-    a = _spread(coefficient, shape)
-    if a is not None:
-        weight = weight * a[:, None]
-    return FoldedLayer(
-        name="fc",
-        source=source,
-        kernel=(height, width),
-        weight=weight[:, None, None].contiguous().numpy(),
-        bias=fc.bias.detach().to(DOUBLE)[None, None, None].numpy(),
-        output=True,
-    )
-
-
-def _scaled(layer: FoldedLayer, factor: float) -> FoldedLayer:
-    """The layer for inputs that are larger by ``1 / factor``."""
-    return replace(layer, weight=layer.weight * factor)
+    return weight[:, None, None] * here[:, :, :, None]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -265,23 +357,28 @@ def simulate(
     keep_spikes: bool = False,
     batch: int = 100,
 ) -> FloatTrace:
-    """Run a folded network in float64 on uint8 images (N, C, H, W).
+    """Run a folded network in float64 on uint8 images (N, C, H, W), or binary frames
+    (N, T, C, H, W) if it has no encoder.
 
     Raises
     ------
     sw.encoder.InputError
         The images do not suit the network.
     """
-    if images.dtype != np.uint8 or images.shape[1:] != network.image_shape:
+    times = () if network.encoder is not None else (network.timesteps,)
+    shape = (*times, *network.image_shape)
+    if images.dtype != np.uint8 or images.shape[1:] != shape:
         raise InputError(
-            f"the network takes uint8 images (N, {', '.join(map(str, network.image_shape))}), "
-            f"not {images.dtype} {images.shape}"
+            f"the network takes uint8 {'frames' if times else 'images'} "
+            f"(N, {', '.join(map(str, shape))}), not {images.dtype} {images.shape}"
         )
     logits: list[Float] = []
     kept: dict[str, list[NDArray[np.uint8]]] = {}
     for start in tqdm(range(0, len(images), batch), "folded", leave=False, disable=None):
         part = torch.from_numpy(images[start : start + batch])
-        maps = {INPUT: _run_layer(network.encoder, part[:, None], network.timesteps, None)}
+        maps = {INPUT: part}
+        if network.encoder is not None:
+            maps[INPUT] = _run_layer(network.encoder, part[:, None], network.timesteps, None)
         for layer in network.layers[:-1]:
             identity = None if layer.identity is None else maps[layer.identity]
             maps[layer.name] = _run_layer(layer, maps[layer.source], network.timesteps, identity)

@@ -6,6 +6,9 @@ then scales the joined spike for the layers that read it (Guo et al., arXiv 2210
 :mod:`sw.fold` can move every coefficient into its consumers' weights. The auxiliary pathway sums
 the branches' spikes during training and is removed afterwards.
 
+One block description makes the whole family: basic and bottleneck blocks, images or binary frames
+as input, two-dimensional maps or, if the input has height 1, one-dimensional signals.
+
 Tensors hold the timesteps in the batch axis, timestep major: ``(T * N, C, H, W)``.
 """
 
@@ -16,7 +19,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
 
 from hw.spec import Gate, Leak, Reset
@@ -24,7 +29,15 @@ from sw.network import INPUT, Shape
 
 GRANULARITIES = ("none", "layer", "channel", "element")
 PER_TIMESTEP = "/per-timestep"
-SURROGATES = ("sigmoid", "arctan")
+SURROGATES = ("sigmoid", "arctan", "rectangle", "triangle")
+"""Derivatives that stand in for the step's, as functions of ``x = slope * (membrane - threshold)``,
+each of area 1: ``s(x) (1 - s(x))`` of the logistic ``s``; ``1 / (2 (1 + (pi x / 2)^2))``; 1 where
+``|x| <= 1/2``; ``max(0, 1 - |x|)``."""
+KINDS = ("basic", "bottleneck")
+EXPANSION = 4
+"""A bottleneck's output has this many times the channels of its middle."""
+LEARNED = "LEARNED"
+"""A leak that is trained (PLIF); the device has shifts only, see :func:`round_leaks`."""
 
 
 class ModelError(ValueError):
@@ -49,7 +62,8 @@ def _check_granularity(granularity: str) -> None:
 class NeuronConfig:
     """Neuron, all of whose numbers are kept here because none of them is in a state dict.
 
-    ``leak`` and ``reset`` are names of :class:`hw.spec.Leak` and :class:`hw.spec.Reset`.
+    ``leak`` and ``reset`` are names of :class:`hw.spec.Leak` and :class:`hw.spec.Reset`; a leak may
+    also be :data:`LEARNED`, which starts as ``SUBTRACT``.
     """
 
     threshold: float = 1.0
@@ -62,7 +76,8 @@ class NeuronConfig:
     def __post_init__(self) -> None:
         _require(self.threshold > 0, f"threshold = {self.threshold}: use a positive number")
         _require(
-            self.leak in Leak.__members__, f"leak = {self.leak!r}: use {list(Leak.__members__)}"
+            self.leak in Leak.__members__ or self.leak == LEARNED,
+            f"leak = {self.leak!r}: use {[*Leak.__members__, LEARNED]}",
         )
         _require(
             self.reset in Reset.__members__,
@@ -78,44 +93,50 @@ class NeuronConfig:
     def decay(self) -> float:
         """Factor by which a membrane shrinks in one timestep."""
         kept = 2.0**-self.leak_shift
-        return {"NONE": 1.0, "SUBTRACT": 1.0 - kept, "KEEP": kept}[self.leak]
+        return {"NONE": 1.0, "SUBTRACT": 1.0 - kept, "KEEP": kept, LEARNED: 1.0 - kept}[self.leak]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockConfig:
-    """One basic block: its gate and the granularity of its two coefficients.
+    """One block: its gate, the granularity of its coefficients, and its kind.
 
     A granularity is one of :data:`GRANULARITIES`, and with the suffix :data:`PER_TIMESTEP` the
-    coefficient also varies from timestep to timestep.
+    coefficient also varies from timestep to timestep. A gate is AND, IAND, OR, XOR, or ADD, which
+    sends integers from block to block: a reference for the others that cannot be exported.
     """
 
     gate: str = "IAND"
     inner: str = "channel"
-    """Coefficient between the block's two convolutions."""
+    """Coefficients between the block's convolutions."""
     outer: str = "channel"
     """Coefficient on the block's output, after the gate."""
+    kind: str = "basic"
+    """``basic``: two 3x3 convolutions; ``bottleneck``: 1x1, 3x3 and 1x1."""
 
     def __post_init__(self) -> None:
         _require(
-            self.gate != "ADD",
-            "gate = 'ADD' is not full-spike: it sends integers from block to block; "
-            "use AND, IAND, OR or XOR",
+            (self.gate in Gate.__members__ and self.gate != "NONE") or self.gate == "ADD",
+            f"gate = {self.gate!r}: use AND, IAND, OR or XOR (or ADD, which cannot be exported)",
         )
-        _require(
-            self.gate in Gate.__members__ and self.gate != "NONE",
-            f"gate = {self.gate!r}: use AND, IAND, OR or XOR",
-        )
+        _require(self.kind in KINDS, f"kind = {self.kind!r}: use one of {KINDS}")
         for granularity in (self.inner, self.outer):
             _check_granularity(granularity)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:
-    """Blocks of one width; the first one has the stride."""
+    """Blocks of one width (that of their output); the first one has the stride."""
 
     channels: int
     stride: int = 1
     blocks: tuple[BlockConfig, ...] = (BlockConfig(),)
+
+    def __post_init__(self) -> None:
+        _require(len(self.blocks) >= 1, "blocks: use at least one")
+        _require(
+            self.channels % EXPANSION == 0 or all(b.kind == "basic" for b in self.blocks),
+            f"channels = {self.channels}: a stage of bottlenecks needs a multiple of {EXPANSION}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +145,10 @@ class ModelConfig:
 
     timesteps: int = 4
     image_shape: Shape = (1, 28, 28)
+    """(channels, height, width); with height 1 all kernels and strides are one-dimensional."""
+    frames: bool = False
+    """The input is a binary frame for every timestep and the stem a layer of the device, instead of
+    one image for all timesteps and the stem the host's."""
     n_classes: int = 10
     stem_channels: int = 32
     stem_kernel: int = 3
@@ -132,14 +157,32 @@ class ModelConfig:
     stem_coefficient: str = "channel"
     stages: tuple[StageConfig, ...] = (StageConfig(channels=32),)
     neuron: NeuronConfig = field(default_factory=NeuronConfig)
+    neurons: dict[str, NeuronConfig] = field(default_factory=dict)
+    """Exceptions from ``neuron`` by name of the layer: ``conv1``, ``layer1.0.conv2``, ..."""
+    batch_norm: str = "shared"
+    """``shared`` statistics over all timesteps, or statistics ``per-timestep``."""
     aap: bool = True
     """With the auxiliary accumulation pathway, which exists for training only."""
+    shared_classifier: bool = True
+    """One classifier for spikes and auxiliary pathway, as in the paper's code; else one each."""
 
     def __post_init__(self) -> None:
         _require(self.timesteps >= 1, f"timesteps = {self.timesteps}: use at least 1")
         _require(len(self.stages) >= 1, "stages: use at least one")
         _require(self.stem_kernel % 2 == 1, f"stem_kernel = {self.stem_kernel}: use an odd number")
+        _require(
+            self.batch_norm in ("shared", "per-timestep"),
+            f"batch_norm = {self.batch_norm!r}: use 'shared' or 'per-timestep'",
+        )
         _check_granularity(self.stem_coefficient)
+
+    def neuron_of(self, layer: str) -> NeuronConfig:
+        """The neurons of a layer."""
+        return self.neurons.get(layer, self.neuron)
+
+    def along(self, n: int) -> tuple[int, int]:
+        """A kernel's or stride's length along rows and columns."""
+        return (1 if self.image_shape[1] == 1 else n), n
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values (tuples become lists)."""
@@ -158,6 +201,9 @@ class ModelConfig:
         try:
             values["image_shape"] = tuple(values["image_shape"])
             values["neuron"] = NeuronConfig(**values["neuron"])
+            values["neurons"] = {
+                name: NeuronConfig(**neuron) for name, neuron in values.get("neurons", {}).items()
+            }
             values["stages"] = tuple(
                 StageConfig(**{**stage, "blocks": tuple(BlockConfig(**b) for b in stage["blocks"])})
                 for stage in values["stages"]
@@ -190,18 +236,81 @@ def fashion_mnist() -> ModelConfig:
     )
 
 
-PRESETS: dict[str, Callable[[], ModelConfig]] = {"fashion-mnist": fashion_mnist}
+def resnet(depth: int, *, gate: str = "IAND", granularity: str = "channel") -> ModelConfig:
+    """The family for ImageNet-shaped input: 18 and 34 layers of basic blocks; 50, 101 and 152 of
+    bottlenecks. The stem pools windows of 2 x 2, as the device does, where He et al. have 3 x 3.
+
+    Raises
+    ------
+    ModelError
+        Another depth.
+    """
+    n_blocks = {
+        18: (2, 2, 2, 2),
+        34: (3, 4, 6, 3),
+        50: (3, 4, 6, 3),
+        101: (3, 4, 23, 3),
+        152: (3, 8, 36, 3),
+    }
+    _require(depth in n_blocks, f"depth = {depth}: use one of {list(n_blocks)}")
+    kind, widening = ("basic", 1) if depth < 50 else ("bottleneck", EXPANSION)
+    block = BlockConfig(gate=gate, inner=granularity, outer=granularity, kind=kind)
+    return ModelConfig(
+        image_shape=(3, 224, 224),
+        n_classes=1000,
+        stem_channels=64,
+        stem_kernel=7,
+        stem_stride=2,
+        stem_coefficient=granularity,
+        stages=tuple(
+            StageConfig(
+                channels=64 * 2**n * widening, stride=1 if n == 0 else 2, blocks=(block,) * m
+            )
+            for n, m in enumerate(n_blocks[depth])
+        ),
+    )
+
+
+def with_blocks(config: ModelConfig, **changes: str) -> ModelConfig:
+    """``config`` with every block changed, for example ``gate="XOR"`` or ``inner="element"``."""
+    return replace(
+        config,
+        stages=tuple(
+            replace(stage, blocks=tuple(replace(block, **changes) for block in stage.blocks))
+            for stage in config.stages
+        ),
+    )
+
+
+def with_granularity(config: ModelConfig, granularity: str) -> ModelConfig:
+    """``config`` with every coefficient of this granularity, the stem's too."""
+    changed = with_blocks(config, inner=granularity, outer=granularity)
+    return replace(changed, stem_coefficient=granularity)
 
 
 def neuron_forward(
-    drive: Tensor, timesteps: int, decay: float, threshold: float, hard: bool
+    drive: Tensor,
+    timesteps: int,
+    decay: float | Tensor,
+    threshold: float | Tensor,
+    hard: bool,
+    shift: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Spikes and membranes before reset, both ``(T, ...)``; ``drive`` is ``(T, ...)`` or, if it is
-    the same at every timestep, ``(1, ...)``. Fires at ``membrane >= threshold``."""
+    the same at every timestep, ``(1, ...)``. Fires at ``membrane >= threshold``.
+
+    Membranes shrink by ``decay``; or, where ``shift`` is not 0, as integers do
+    (:func:`hw.spec.leaked`): to ``v >> shift``, and if it is negative by ``v >> -shift``.
+    """
     spikes, membranes = [], []
     left = torch.zeros_like(drive[0])
     for t in range(timesteps):
-        membrane = decay * left + drive[t if len(drive) > 1 else 0]
+        if shift:
+            shifted = torch.floor(left * 2.0 ** -abs(shift))
+            left = shifted if shift > 0 else left - shifted
+        else:
+            left = decay * left
+        membrane = left + drive[t if len(drive) > 1 else 0]
         spike = (membrane >= threshold).to(drive.dtype)
         left = membrane * (1 - spike) if hard else membrane - threshold * spike
         spikes.append(spike)
@@ -212,11 +321,11 @@ def neuron_forward(
 def neuron_backward(
     grad: Tensor,
     membranes: Tensor,
-    decay: float,
-    threshold: float,
+    decay: float | Tensor,
+    threshold: float | Tensor,
     hard: bool,
     surrogate: str,
-    slope: float,
+    slope: float | Tensor,
 ) -> Tensor:
     """Gradient ``(T, ...)`` of the drive from that of the spikes; the reset is not differentiated
     (Chen et al.)."""
@@ -224,15 +333,19 @@ def neuron_backward(
     left = torch.zeros_like(grad[0])
     for t in reversed(range(len(grad))):
         above = membranes[t] - threshold
+        x = slope * above
         if surrogate == "sigmoid":
-            sigmoid = torch.sigmoid(slope * above)
-            slope_here = slope * sigmoid * (1 - sigmoid)
+            sigmoid = torch.sigmoid(x)
+            here = sigmoid * (1 - sigmoid)
+        elif surrogate == "arctan":
+            here = 0.5 / (1 + (torch.pi / 2 * x) ** 2)
+        elif surrogate == "rectangle":
+            here = (x.abs() <= 0.5).to(grad.dtype)
         else:
-            slope_here = slope / 2 / (1 + (torch.pi / 2 * slope * above) ** 2)
+            here = torch.relu(1 - x.abs())
         kept = left * (above < 0).to(grad.dtype) if hard else left
-        here = grad[t] * slope_here + kept
-        grads.append(here)
-        left = decay * here
+        grads.append(grad[t] * (slope * here) + kept)
+        left = decay * grads[-1]
     return torch.stack(grads[::-1])
 
 
@@ -248,48 +361,144 @@ def compile_neurons() -> None:
     _backward = torch.compile(neuron_backward, dynamic=False)
 
 
-class _Fire(torch.autograd.Function):
+class Fire(torch.autograd.Function):
     """Neurons over all timesteps, with a hand-written backward pass through time."""
 
     @staticmethod
-    def forward(ctx: Any, drive: Tensor, timesteps: int, config: NeuronConfig) -> Tensor:
+    def forward(
+        ctx: Any,
+        drive: Tensor,
+        decay: Tensor | float,
+        timesteps: int,
+        config: NeuronConfig,
+        threshold: float | Tensor,
+        shift: int,
+    ) -> Tensor:
+        """``drive`` (T|1, ...) and spikes (T, ...); membranes are never of less than 32 bits.
+
+        ``threshold`` may differ from the configuration's, and be one per neuron: membranes are then
+        in other units, by which the surrogate's slope is divided.
+        """
         hard = config.reset == "HARD"
-        spikes, membranes = _forward(drive, timesteps, config.decay, config.threshold, hard)
-        ctx.save_for_backward(membranes)
+        wide = drive.float() if drive.dtype in (torch.float16, torch.bfloat16) else drive
+        spikes, membranes = _forward(wide, timesteps, decay, threshold, hard, shift)
+        learned = decay if isinstance(decay, Tensor) else None
+        unit = threshold if isinstance(threshold, Tensor) else None
+        ctx.save_for_backward(membranes, learned, unit)
         ctx.config, ctx.repeated = config, len(drive) < timesteps
-        return spikes
+        ctx.decay = None if isinstance(decay, Tensor) else decay
+        return spikes.to(drive.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None]:
-        (membranes,) = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        membranes, learned, unit = ctx.saved_tensors
         config: NeuronConfig = ctx.config
+        hard = config.reset == "HARD"
+        decay = ctx.decay if learned is None else learned
+        threshold = config.threshold if unit is None else unit
+        slope = config.surrogate_slope
+        if unit is not None:
+            slope = slope * config.threshold / unit
         grad = _backward(
-            grads[0],
+            grads[0].to(membranes.dtype),
             membranes,
-            config.decay,
-            config.threshold,
-            config.reset == "HARD",
+            decay,
+            threshold,
+            hard,
             config.surrogate,
-            config.surrogate_slope,
+            slope,
         )
-        return (grad.sum(0, keepdim=True) if ctx.repeated else grad), None, None
+        of_decay = None
+        if learned is not None:
+            before = membranes[:-1]
+            fired = (before >= threshold).to(before.dtype)
+            left = before * (1 - fired) if hard else before - threshold * fired
+            of_decay = (grad[1:] * left).sum()
+        if ctx.repeated:
+            grad = grad.sum(0, keepdim=True)
+        return grad.to(grads[0].dtype), of_decay, None, None, None, None
 
 
 class Neuron(nn.Module):
     """IF or LIF neurons. Input ``(T * N, C, H, W)``, or ``(N, C, H, W)`` with ``repeated`` drive;
-    output binary ``(T * N, C, H, W)``."""
+    output binary ``(T * N, C, H, W)``. With a :data:`LEARNED` leak ``decay_logit`` is trained."""
 
     def __init__(self, config: NeuronConfig, timesteps: int):
         super().__init__()
         self.config = config
         self.timesteps = timesteps
+        self.decay_logit = (
+            nn.Parameter(torch.logit(torch.tensor(config.decay)))
+            if config.leak == LEARNED
+            else None
+        )
 
     def forward(self, drive: Tensor, repeated: bool = False) -> Tensor:
         n_drives = 1 if repeated else self.timesteps
-        spikes = _Fire.apply(
-            drive.unflatten(0, (n_drives, len(drive) // n_drives)), self.timesteps, self.config
+        config = self.config
+        decay = config.decay if self.decay_logit is None else torch.sigmoid(self.decay_logit)
+        spikes = Fire.apply(
+            drive.unflatten(0, (n_drives, len(drive) // n_drives)),
+            decay,
+            self.timesteps,
+            config,
+            config.threshold,
+            0,
         )
         return cast(Tensor, spikes).flatten(0, 1)
+
+
+class Norm(nn.BatchNorm2d):
+    """Batch-norm over all timesteps, or with statistics ``(T, C)`` of every timestep and one gain
+    and bias for all. Under DistributedDataParallel the statistics are those of all processes'
+    batches, on any device (torch's own does not know CPUs)."""
+
+    def __init__(self, n_channels: int, timesteps: int = 1):
+        super().__init__(n_channels)
+        self.timesteps = timesteps
+        if timesteps > 1:
+            self.running_mean = torch.zeros(timesteps, n_channels)
+            self.running_var = torch.ones(timesteps, n_channels)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and dist.is_initialized() and dist.get_world_size() > 1:
+            return self._synchronised(input)
+        if self.timesteps == 1:
+            return super().forward(input)
+        assert self.running_mean is not None and self.running_var is not None
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        parts = zip(input.chunk(self.timesteps), self.running_mean, self.running_var, strict=True)
+        done = [
+            F.batch_norm(
+                x, mean, var, self.weight, self.bias, self.training, self.momentum or 0.1, self.eps
+            )
+            for x, mean, var in parts
+        ]
+        return torch.cat(done)
+
+    def _synchronised(self, input: Tensor) -> Tensor:
+        """In training, with mean and variance over the batches of all processes, which are equally
+        large; gradients pass through both."""
+        x = input.unflatten(0, (self.timesteps, -1)).float()
+        n_processes = dist.get_world_size()
+        axes = (1, 3, 4)
+        mean = all_reduce(x.mean(axes)) / n_processes
+        centred = x - mean[:, None, :, None, None]
+        var = all_reduce(centred.square().mean(axes)) / n_processes
+        n_values = n_processes * x[0].numel() // x.shape[2]
+        with torch.no_grad():
+            assert self.running_mean is not None and self.running_var is not None
+            momentum = self.momentum or 0.1
+            shape = self.running_mean.shape
+            unbiased = var * (n_values / max(1, n_values - 1))
+            self.running_mean.lerp_(mean.reshape(shape), momentum)
+            self.running_var.lerp_(unbiased.reshape(shape), momentum)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+        gain = self.weight * torch.rsqrt(var + self.eps)
+        result = centred * gain[:, None, :, None, None] + self.bias[:, None, None]
+        return result.flatten(0, 1).to(input.dtype)
 
 
 class Coefficient(nn.Module):
@@ -323,82 +532,126 @@ class Coefficient(nn.Module):
 
 
 def join(gate: str, branch: Tensor, identity: Tensor) -> Tensor:
-    """Binary gate of two binary tensors, see :class:`hw.spec.Gate`, in differentiable form."""
+    """Binary gate of two binary tensors, see :class:`hw.spec.Gate`, in differentiable form; or
+    their sum."""
     if gate == "AND":
         return identity * branch
     if gate == "IAND":
         return identity * (1 - branch)
     if gate == "OR":
         return identity + branch - identity * branch
+    if gate == "ADD":
+        return identity + branch
     return identity + branch - 2 * identity * branch
 
 
 class Block(nn.Module):
-    """Basic residual block: convolution, neuron, convolution, neuron, gate."""
+    """Residual block: convolutions, each with batch-norm and neuron, then the gate. Convolution
+    ``n`` is ``conv{n}``, ``bn{n}``, ``neuron{n}``, and ``coefficient{n}`` on the spikes behind it:
+    the last one on the gate's."""
 
-    def __init__(self, config: ModelConfig, stage: StageConfig, index: int, source: Shape):
+    def __init__(
+        self, config: ModelConfig, stage: StageConfig, index: int, source: Shape, name: str
+    ):
         super().__init__()
         block = stage.blocks[index]
         stride = stage.stride if index == 0 else 1
-        channels = stage.channels
-        self.shape: Shape = (channels, _halved(source[1], stride), _halved(source[2], stride))
+        channels, middle = stage.channels, stage.channels // EXPANSION
         self.gate = block.gate
-        self.conv1 = nn.Conv2d(source[0], channels, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.neuron1 = Neuron(config.neuron, config.timesteps)
-        self.coefficient1 = Coefficient(block.inner, config.timesteps, self.shape)
-        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
-        self.neuron2 = Neuron(config.neuron, config.timesteps)
-        self.coefficient2 = Coefficient(block.outer, config.timesteps, self.shape)
+        convs = (  # kernel, output channels, stride
+            ((3, channels, stride), (3, channels, 1))
+            if block.kind == "basic"
+            else ((1, middle, 1), (3, middle, stride), (1, channels, 1))
+        )
+        self.n_convs = len(convs)
+        self.shapes: list[Shape] = [source]
+        """(C, H, W) of the block's input and of every convolution's output."""
+        for n, (kernel, width, step) in enumerate(convs, 1):
+            conv = _conv(config, self.shapes[-1][0], width, kernel, step)
+            self.shapes.append(_conv_shape(conv, self.shapes[-1]))
+            granularity = block.outer if n == len(convs) else block.inner
+            self.add_module(f"conv{n}", conv)
+            self.add_module(f"bn{n}", _norm(config, width))
+            neuron = config.neuron_of(f"{name}.conv{n}")
+            self.add_module(f"neuron{n}", Neuron(neuron, config.timesteps))
+            self.add_module(
+                f"coefficient{n}", Coefficient(granularity, config.timesteps, self.shapes[-1])
+            )
         self.downsample = (
             nn.Sequential(
-                nn.Conv2d(source[0], channels, 1, stride, bias=False),
-                nn.BatchNorm2d(channels),
-                Neuron(config.neuron, config.timesteps),
+                _conv(config, source[0], channels, 1, stride),
+                _norm(config, channels),
+                Neuron(config.neuron_of(f"{name}.downsample"), config.timesteps),
             )
             if stride != 1 or source[0] != channels
             else None
         )
+
+    def conv(self, n: int) -> nn.Conv2d:
+        """Convolution ``n``, counted from 1."""
+        return cast(nn.Conv2d, self.get_submodule(f"conv{n}"))
+
+    def norm(self, n: int) -> Norm:
+        return cast(Norm, self.get_submodule(f"bn{n}"))
+
+    def neuron(self, n: int) -> Neuron:
+        return cast(Neuron, self.get_submodule(f"neuron{n}"))
+
+    def coefficient(self, n: int) -> Coefficient:
+        return cast(Coefficient, self.get_submodule(f"coefficient{n}"))
+
+    @property
+    def shape(self) -> Shape:
+        """(C, H, W) of the output."""
+        return self.shapes[-1]
 
     def forward(
         self, spikes: Tensor, scaled: Tensor, record: Callable[[str, Tensor], None]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """From the binary and the scaled input spikes: binary output, scaled output, and the
         branch's spikes before the gate, all ``(T * N, C, H, W)``."""
-        inner = self.neuron1(self.bn1(self.conv1(scaled)))
-        record("conv1", inner)
-        branch = self.neuron2(self.bn2(self.conv2(self.coefficient1(inner))))
+        branch, inner = spikes, scaled
+        for n in range(1, self.n_convs + 1):
+            branch = self.neuron(n)(self.norm(n)(self.conv(n)(inner)))
+            if n < self.n_convs:
+                record(f"conv{n}", branch)
+                inner = self.coefficient(n)(branch)
         identity = spikes
         if self.downsample is not None:
             identity = self.downsample(scaled)
             record("downsample", identity)
         joined = join(self.gate, branch, identity)
-        record("conv2", joined)
-        return joined, self.coefficient2(joined), branch
+        record(f"conv{self.n_convs}", joined)
+        return joined, self.coefficient(self.n_convs)(joined), branch
 
 
-def _halved(size: int, stride: int) -> int:
-    """Size after a 3x3 convolution with padding 1, and after a 1x1 one without."""
-    return (size - 1) // stride + 1
+def _conv(
+    config: ModelConfig, n_in: int, n_out: int, kernel: int, stride: int, groups: int = 1
+) -> nn.Conv2d:
+    """Convolution that keeps the size but for its stride, along the axes that the input has."""
+    size, step = config.along(kernel), config.along(stride)
+    padding = (size[0] // 2, size[1] // 2)
+    return nn.Conv2d(n_in, n_out, size, step, padding, groups=groups, bias=False)
+
+
+def _conv_shape(conv: nn.Conv2d, source: Shape) -> Shape:
+    height, width = ((n - 1) // s + 1 for n, s in zip(source[1:], conv.stride, strict=True))
+    return conv.out_channels, height, width
+
+
+def _norm(config: ModelConfig, n_channels: int) -> Norm:
+    return Norm(n_channels, config.timesteps if config.batch_norm == "per-timestep" else 1)
 
 
 class Carry(nn.Module):
     """Brings the auxiliary pathway's sums to the next block's shape. With a stride: depthwise 3x3
     strided convolution first; then 1x1 convolution, batch-norm, ReLU (Chen et al.)."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int):
+    def __init__(self, config: ModelConfig, n_in: int, n_out: int, stride: int):
         super().__init__()
-        depthwise = (
-            [nn.Conv2d(in_channels, in_channels, 3, stride, 1, groups=in_channels, bias=False)]
-            if stride != 1
-            else []
-        )
+        depthwise = [_conv(config, n_in, n_in, 3, stride, groups=n_in)] if stride != 1 else []
         self.layers = nn.Sequential(
-            *depthwise,
-            nn.Conv2d(in_channels, out_channels, 1, bias=False),
-            nn.BatchNorm2d(out_channels),
-            nn.ReLU(),
+            *depthwise, _conv(config, n_in, n_out, 1, 1), _norm(config, n_out), nn.ReLU()
         )
 
     def forward(self, sums: Tensor) -> Tensor:
@@ -421,33 +674,44 @@ class SpikingResNet(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        channels, height, width = config.image_shape
-        pool = config.stem_pool
-        kernel, stride = config.stem_kernel, config.stem_stride
-        self.conv1 = nn.Conv2d(
-            channels, config.stem_channels, kernel, stride, kernel // 2, bias=False
+        timesteps = config.timesteps
+        self.conv1 = _conv(
+            config,
+            config.image_shape[0],
+            config.stem_channels,
+            config.stem_kernel,
+            config.stem_stride,
         )
-        self.bn1 = nn.BatchNorm2d(config.stem_channels)
-        height, width = _halved(height, stride), _halved(width, stride)
-        self.neuron = Neuron(config.neuron, config.timesteps)
-        shape: Shape = (config.stem_channels, height // pool, width // pool)
-        self.map_shape = shape
+        # An image drives the stem equally at every timestep: there is nothing to tell apart.
+        self.bn1 = (
+            _norm(config, config.stem_channels) if config.frames else Norm(len(self.conv1.weight))
+        )
+        self.neuron = Neuron(config.neuron_of("conv1"), timesteps)
+        self.stem_pool = config.along(config.stem_pool)
+        shape = _conv_shape(self.conv1, config.image_shape)
+        shape = (shape[0], shape[1] // self.stem_pool[0], shape[2] // self.stem_pool[1])
+        self.map_shape: Shape = shape
         """(C, H, W) of the stem's pooled spikes."""
-        self.coefficient = Coefficient(config.stem_coefficient, config.timesteps, shape)
+        self.coefficient = Coefficient(config.stem_coefficient, timesteps, shape)
         self.block_names: list[str] = []
         carries: dict[str, nn.Module] = {}
         for n, stage in enumerate(config.stages, 1):
             blocks = nn.ModuleList()
             for index in range(len(stage.blocks)):
-                block = Block(config, stage, index, shape)
+                name = f"layer{n}.{index}"
+                block = Block(config, stage, index, shape, name)
                 if block.downsample is not None:
                     stride = stage.stride if index == 0 else 1
-                    carries[f"layer{n}_{index}"] = Carry(shape[0], stage.channels, stride)
+                    carry = Carry(config, shape[0], stage.channels, stride)
+                    carries[name.replace(".", "_")] = carry
                 blocks.append(block)
-                self.block_names.append(f"layer{n}.{index}")
+                self.block_names.append(name)
                 shape = block.shape
             self.add_module(f"layer{n}", blocks)
+        _require(min(shape) >= 1, f"nothing is left of the map {self.map_shape}: use less stride")
         self.fc = nn.Linear(shape[0], config.n_classes)
+        if not config.shared_classifier:
+            carries["fc"] = nn.Linear(shape[0], config.n_classes)
         self.aap = nn.ModuleDict(carries) if config.aap else None
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -457,42 +721,62 @@ class SpikingResNet(nn.Module):
         """The block called, e.g., ``layer2.0``."""
         return cast(Block, self.get_submodule(name))
 
-    def forward(self, images: Tensor) -> Logits:
-        """``images`` is floating point ``(N, C, H, W)``, pixels divided by 255 and nothing else, so
-        that zero padding means black in the integer network too."""
-        return self._run(images, lambda name, spikes: None)
+    def neurons(self) -> dict[str, Neuron]:
+        """All neurons by name of their layer."""
+        found = {"conv1": self.neuron}
+        for name in self.block_names:
+            block = self.block(name)
+            found |= {f"{name}.conv{n}": block.neuron(n) for n in range(1, block.n_convs + 1)}
+            if block.downsample is not None:
+                found[f"{name}.downsample"] = cast(Neuron, block.downsample[2])
+        return found
 
-    def spike_maps(self, images: Tensor) -> tuple[Logits, dict[str, Tensor]]:
-        """:meth:`forward`, and every spike map ``(T, N, C, H, W)`` under its layer's name in the
-        integer network (:data:`sw.network.INPUT` for the stem's)."""
-        maps: dict[str, Tensor] = {}
+    def forward(
+        self, images: Tensor, record: Callable[[str, Tensor], None] | None = None
+    ) -> Logits:
+        """``images`` is what :func:`to_input` makes. ``record`` is called with the name, in the
+        integer network, and the spikes ``(T, N, C, H, W)`` of every map, through which gradients
+        may flow."""
+        timesteps = self.config.timesteps
 
-        def record(name: str, spikes: Tensor) -> None:
-            maps[name] = spikes.unflatten(0, (self.config.timesteps, len(images)))
+        def note(name: str, spikes: Tensor) -> None:
+            if record is not None:
+                record(name, spikes.unflatten(0, (timesteps, len(images))))
 
-        return self._run(images, record), maps
-
-    def _run(self, images: Tensor, record: Callable[[str, Tensor], None]) -> Logits:
-        spikes = self.neuron(self.bn1(self.conv1(images)), repeated=True)
-        if self.config.stem_pool > 1:
-            spikes = F.max_pool2d(spikes, self.config.stem_pool)
-        record(INPUT, spikes)
+        if self.config.frames:
+            frames = images.transpose(0, 1).flatten(0, 1)
+            note(INPUT, frames)
+            spikes = self.neuron(self.bn1(self.conv1(frames)))
+        else:
+            spikes = self.neuron(self.bn1(self.conv1(images)), repeated=True)
+        if max(self.stem_pool) > 1:
+            spikes = F.max_pool2d(spikes, self.stem_pool)
+        note("conv1" if self.config.frames else INPUT, spikes)
         scaled = self.coefficient(spikes)
         sums = spikes
         for name in self.block_names:
             spikes, scaled, branch = self.block(name)(
-                spikes, scaled, lambda part, s, name=name: record(f"{name}.{part}", s)
+                spikes, scaled, lambda part, s, name=name: note(f"{name}.{part}", s)
             )
             if self.aap is not None:
                 carry = name.replace(".", "_")
                 sums = (self.aap[carry](sums) if carry in self.aap else sums) + branch
-        return Logits(self._classify(scaled), None if self.aap is None else self._classify(sums))
+        if self.aap is None:
+            return Logits(self._classify(self.fc, scaled), None)
+        head = self.fc if self.config.shared_classifier else self.aap["fc"]
+        return Logits(self._classify(self.fc, scaled), self._classify(head, sums))
 
-    def _classify(self, features: Tensor) -> Tensor:
-        """Shared classifier on features averaged over positions and timesteps."""
+    def spike_maps(self, images: Tensor) -> tuple[Logits, dict[str, Tensor]]:
+        """:meth:`forward`, and every spike map ``(T, N, C, H, W)`` under its name in the integer
+        network (:data:`sw.network.INPUT` for the frames, or the stem's spikes of an image)."""
+        maps: dict[str, Tensor] = {}
+        return self(images, maps.__setitem__), maps
+
+    def _classify(self, head: nn.Module, features: Tensor) -> Tensor:
+        """Classifier on features averaged over positions and timesteps."""
         pooled = features.mean((2, 3))
         timed = pooled.unflatten(0, (self.config.timesteps, len(pooled) // self.config.timesteps))
-        return self.fc(timed.mean(0))
+        return head(timed.mean(0))
 
     def detach_aap(self) -> SpikingResNet:
         """The deployable, full-spike network: a copy without the auxiliary pathway."""
@@ -501,3 +785,30 @@ class SpikingResNet(nn.Module):
             {k: v for k, v in self.state_dict().items() if not k.startswith("aap.")}
         )
         return plain.train(self.training)
+
+
+def to_input(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """What a network takes, from uint8 images ``(N, C, H, W)``, whose pixels are divided by 255 and
+    nothing else, so that zero padding means black in the integer network too; or from binary uint8
+    frames ``(N, T, C, H, W)``."""
+    if images.ndim == 5:
+        return images.to(dtype)
+    return images.to(dtype).div_(255).to(memory_format=torch.channels_last)
+
+
+def round_leaks(model: SpikingResNet) -> ModelConfig:
+    """The configuration in which every :data:`LEARNED` leak is the nearest one that the device has:
+    none, or a shift. Weights fit it as they are, but want some training at the new leaks."""
+    available = [("NONE", 0)] + [(leak, k) for leak in ("SUBTRACT", "KEEP") for k in range(1, 16)]
+    neurons = {}
+    for name, neuron in model.neurons().items():
+        config = neuron.config
+        if neuron.decay_logit is not None:
+            decay = float(torch.sigmoid(neuron.decay_logit.detach()))
+            candidates = [replace(config, leak=leak, leak_shift=k) for leak, k in available]
+            config = min(candidates, key=lambda c: abs(c.decay - decay))
+        neurons[name] = config
+    return replace(model.config, neurons=neurons)
+
+
+PRESETS = {"fashion-mnist": fashion_mnist}

@@ -67,6 +67,8 @@ def quantize(
     images = folded.calibration if calibration is None else calibration
     float_maps = {} if images is None else simulate(folded, images, keep_spikes=True).spikes
     maps: dict[str, Tensor] = {}
+    if images is not None and folded.encoder is None:
+        maps[INPUT] = torch.from_numpy(images)
 
     def convert(layer: FoldedLayer, weight_bits: int, param_bits: int, input_max: int) -> Layer:
         if images is None:
@@ -86,7 +88,9 @@ def quantize(
     return Network(
         timesteps=folded.timesteps,
         image_shape=folded.image_shape,
-        encoder=convert(folded.encoder, ENCODER_WEIGHT_BITS, ENCODER_PARAM_BITS, PIXEL_MAX),
+        encoder=None
+        if folded.encoder is None
+        else convert(folded.encoder, ENCODER_WEIGHT_BITS, ENCODER_PARAM_BITS, PIXEL_MAX),
         layers=tuple(convert(layer, weight_bits, param_bits, 1) for layer in folded.layers),
         weight_bits=weight_bits,
         labels=folded.labels,

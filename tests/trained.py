@@ -49,11 +49,11 @@ def lived_in(config: ModelConfig, seed: int = 0) -> SpikingResNet:
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 assert module.running_mean is not None and module.running_var is not None
-                n = module.num_features
+                n, shape = module.num_features, module.running_mean.shape
                 module.weight.copy_(torch.randn(n, generator=generator) * 0.5 + 1)
                 module.bias.copy_(torch.randn(n, generator=generator) * 0.3 + 0.3)
-                module.running_mean.copy_(torch.randn(n, generator=generator) * 0.2)
-                module.running_var.copy_(torch.rand(n, generator=generator) + 0.3)
+                module.running_mean.copy_(torch.randn(shape, generator=generator) * 0.2)
+                module.running_var.copy_(torch.rand(shape, generator=generator) + 0.3)
             elif isinstance(module, Coefficient) and module.value is not None:
                 module.value.copy_(1 + 0.4 * torch.randn(module.value.shape, generator=generator))
     return model.eval()

@@ -89,8 +89,8 @@ def test_what_does_not_fit_its_configuration_is_refused() -> None:
     with pytest.raises(CheckpointError, match="does not fit model_config"):
         checkpoint.build(broken)
     broken = values()
-    broken["model_config"]["stages"][0]["blocks"][0]["gate"] = "ADD"
-    with pytest.raises(ModelError, match="not full-spike"):
+    broken["model_config"]["stages"][0]["blocks"][0]["gate"] = "NAND"
+    with pytest.raises(ModelError, match="gate = 'NAND'"):
         checkpoint.build(broken)
 
 

@@ -220,14 +220,16 @@ def test_bad_checkpoints_are_refused(
     text.write_text("hello")
     cut = tmp_path / "cut.pt"
     cut.write_bytes(a_checkpoint(tmp_path / "good.pt").read_bytes()[:3000])
-    add = a_checkpoint(tmp_path / "add.pt", **with_gate("ADD"))
+    add = with_gate("ADD")
+    add["model"] = SpikingResNet(ModelConfig.from_dict(add["model_config"])).state_dict()
+    add = a_checkpoint(tmp_path / "add.pt", **add)
     wrong = a_checkpoint(tmp_path / "wrong.pt", **with_gate("OR"))
     for path, message in (
         (whole, "more than tensors and plain values"),
         (text, "text.pt"),
         (cut, "cut.pt is damaged or no checkpoint"),
         (tmp_path / "missing.pt", "missing.pt: no such file"),
-        (add, "'ADD' is not full-spike"),
+        (add, "gate ADD is not full-spike"),
         (wrong, "does not fit model_config"),
     ):
         assert export.main([str(path)]) == export.EXIT_BAD_INPUT, message

@@ -4,21 +4,37 @@ import numpy as np
 import pytest
 import torch
 
+from hw.spec import Leak
 from sw import checkpoint, fold
 from sw.encoder import InputError
-from sw.model import BlockConfig, ModelConfig, NeuronConfig, StageConfig, fashion_mnist
+from sw.model import (
+    GRANULARITIES,
+    KINDS,
+    PER_TIMESTEP,
+    BlockConfig,
+    ModelConfig,
+    ModelError,
+    NeuronConfig,
+    StageConfig,
+    fashion_mnist,
+    to_input,
+    with_blocks,
+    with_granularity,
+)
 from tests.trained import KEEP_SOFT, LIF, images, lived_in, small_config
 
 N_IMAGES = 12
 
 
-def assert_folds_exactly(config: ModelConfig, seed: int) -> fold.FoldedNetwork:
+def assert_folds_exactly(
+    config: ModelConfig, seed: int, given: np.ndarray | None = None
+) -> fold.FoldedNetwork:
     """Training network and folded network in float64: same spikes, same classes, same logits."""
     model = lived_in(config, seed).double()
     folded = fold.fold_model(model, tuple("abcdefghij"), {})
-    pixels = images(N_IMAGES, seed)
+    pixels = images(N_IMAGES, seed) if given is None else given
     with torch.no_grad():
-        logits, maps = model.spike_maps(torch.from_numpy(pixels).double() / 255)
+        logits, maps = model.spike_maps(to_input(torch.from_numpy(pixels), torch.float64))
     trace = fold.simulate(folded, pixels, keep_spikes=True, batch=5)
     assert list(trace.spikes) == list(maps)
     for name, spikes in maps.items():
@@ -34,6 +50,68 @@ def assert_folds_exactly(config: ModelConfig, seed: int) -> fold.FoldedNetwork:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_folded_network_equals_training_network(neuron: NeuronConfig, seed: int) -> None:
     assert_folds_exactly(small_config(neuron=neuron), seed)
+
+
+LEAKS = (("NONE", 0), ("SUBTRACT", 2), ("KEEP", 1))
+
+
+@pytest.mark.parametrize("reset", ["HARD", "SOFT"])
+@pytest.mark.parametrize("leak", LEAKS)
+@pytest.mark.parametrize("gate", ["AND", "IAND", "OR", "XOR"])
+@pytest.mark.parametrize(
+    "granularity",
+    ["none", *(g + s for g in GRANULARITIES[1:] for s in ("", PER_TIMESTEP))],
+)
+def test_every_granularity_gate_neuron_and_reset_folds(
+    granularity: str, gate: str, leak: tuple[str, int], reset: str
+) -> None:
+    config = small_config(
+        neuron=NeuronConfig(leak=leak[0], leak_shift=leak[1], reset=reset),
+        stages=(StageConfig(channels=6, stride=2, blocks=(BlockConfig(gate=gate),)),),
+        batch_norm="per-timestep" if reset == "SOFT" else "shared",
+    )
+    assert_folds_exactly(with_granularity(config, granularity), 4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("batch_norm", ["shared", "per-timestep"])
+def test_frames_signals_and_bottlenecks_fold(kind: str, batch_norm: str) -> None:
+    """Also neurons that differ from layer to layer."""
+    block = BlockConfig(gate="XOR", kind=kind, inner="element", outer="channel/per-timestep")
+    stages = (
+        StageConfig(channels=8, blocks=(block,)),
+        StageConfig(channels=12, stride=2, blocks=(block,)),
+    )
+    rng = np.random.default_rng(1)
+    for shape, frames in (((2, 11, 10), True), ((2, 1, 40), False), ((2, 1, 40), True)):
+        size = (N_IMAGES, 3, *shape) if frames else (N_IMAGES, *shape)
+        given = rng.integers(0, 2 if frames else 256, size, np.uint8)
+        config = small_config(
+            image_shape=shape,
+            frames=frames,
+            stages=stages,
+            batch_norm=batch_norm,
+            neurons={"layer1.0.conv1": LIF, "layer2.0.downsample": KEEP_SOFT, "conv1": LIF},
+        )
+        folded = assert_folds_exactly(config, 5, given)
+        assert (folded.encoder is None) == frames
+        first = folded.layers[0] if folded.encoder is None else folded.encoder
+        assert (first.leak, first.leak_shift) == (Leak.SUBTRACT, 2)
+        times = {layer.name: layer.weight.shape[0] for layer in folded.layers}
+        assert times["layer2.0.downsample"] == 3
+        assert times["layer1.0.conv2"] == (3 if batch_norm == "per-timestep" else 1)
+
+
+def test_what_the_device_cannot_do_is_not_folded() -> None:
+    for config, message in (
+        (with_blocks(small_config(), gate="ADD"), "block 'layer1.0': gate ADD is not full-spike"),
+        (
+            small_config(neuron=NeuronConfig(leak="LEARNED", leak_shift=1)),
+            "layer 'conv1': its leak is LEARNED",
+        ),
+    ):
+        with pytest.raises(ModelError, match=message):
+            fold.fold_model(lived_in(config), tuple("abcdefghij"), {})
 
 
 @pytest.mark.parametrize("suffix", ["", "/per-timestep"])

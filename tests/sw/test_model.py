@@ -4,30 +4,39 @@ import dataclasses
 import itertools
 import json
 
+import numpy as np
 import pytest
 import torch
 
-from hw.spec import Gate
+from hw.spec import Gate, Leak, leaked
 from sw.model import (
     GRANULARITIES,
-    PRESETS,
+    KINDS,
+    SURROGATES,
     BlockConfig,
     Coefficient,
     ModelConfig,
     ModelError,
     Neuron,
     NeuronConfig,
+    Norm,
     SpikingResNet,
     StageConfig,
     fashion_mnist,
     join,
+    neuron_backward,
     neuron_forward,
+    resnet,
+    round_leaks,
+    to_input,
+    with_blocks,
+    with_granularity,
 )
 from tests.trained import KEEP_SOFT, LIF, images, lived_in, small_config
 
 
-def to_input(n_images: int) -> torch.Tensor:
-    return torch.from_numpy(images(n_images)).float() / 255
+def pixels(n_images: int) -> torch.Tensor:
+    return to_input(torch.from_numpy(images(n_images)))
 
 
 @pytest.mark.parametrize("gate", ["AND", "IAND", "OR", "XOR"])
@@ -141,7 +150,7 @@ def test_every_map_is_binary_and_every_gate_works_on_the_binary_identity(gate: s
         stages=(StageConfig(channels=6, blocks=(BlockConfig(gate=gate), BlockConfig(gate=gate))),)
     )
     model = lived_in(config)
-    logits, maps = model.spike_maps(to_input(5))
+    logits, maps = model.spike_maps(pixels(5))
     assert logits.spike.shape == (5, 10)
     for name, spikes in maps.items():
         assert spikes.shape[:2] == (3, 5)
@@ -150,10 +159,10 @@ def test_every_map_is_binary_and_every_gate_works_on_the_binary_identity(gate: s
 
 def test_the_auxiliary_pathway_sums_branches_and_detaches_without_a_trace() -> None:
     model = lived_in(small_config())
-    pixels = to_input(6)
-    attached = model(pixels)
+    given = pixels(6)
+    attached = model(given)
     plain = model.detach_aap()
-    detached = plain(pixels)
+    detached = plain(given)
     assert attached.aap is not None and detached.aap is None
     assert torch.equal(attached.spike, detached.spike)
     assert not any(name.startswith("aap") for name in plain.state_dict())
@@ -165,7 +174,7 @@ def test_the_auxiliary_pathway_sums_branches_and_detaches_without_a_trace() -> N
     branches: list[torch.Tensor] = []
     for name in model.block_names:
         model.block(name).register_forward_hook(lambda _, __, out: branches.append(out[2]))
-    logits, maps = model.spike_maps(pixels)
+    logits, maps = model.spike_maps(given)
     sums = maps["input"].flatten(0, 1) + branches[0] + branches[1]
     assert sums.max() > 1
     wanted = model.fc(sums.mean((2, 3)).unflatten(0, (3, 6)).mean(0))
@@ -175,7 +184,7 @@ def test_the_auxiliary_pathway_sums_branches_and_detaches_without_a_trace() -> N
 
 def test_gradients_reach_everything() -> None:
     model = SpikingResNet(small_config()).train()
-    logits = model(to_input(4))
+    logits = model(pixels(4))
     assert logits.aap is not None
     (logits.spike.square().sum() + logits.aap.square().sum()).backward()
     for name, parameter in model.named_parameters():
@@ -198,24 +207,159 @@ def test_state_dict_has_resnet_names() -> None:
 
 
 def test_configuration_survives_json() -> None:
-    for config in (small_config(neuron=LIF), *(preset() for preset in PRESETS.values())):
+    for config in (small_config(neurons={"conv1": LIF}), fashion_mnist(), resnet(50)):
         assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
-def test_add_is_refused_as_not_full_spike() -> None:
-    with pytest.raises(ModelError, match="not full-spike"):
-        BlockConfig(gate="ADD")
-    values = small_config().to_dict()
-    values["stages"][0]["blocks"][0]["gate"] = "ADD"
-    with pytest.raises(ModelError, match="not full-spike"):
-        ModelConfig.from_dict(values)
+def test_add_trains_and_sends_integers() -> None:
+    config = with_blocks(small_config(), gate="ADD")
+    logits, maps = lived_in(config).spike_maps(pixels(5))
+    assert logits.spike.shape == (5, 10)
+    assert maps["layer1.1.conv2"].max() > 1
     assert "ADD" not in Gate.__members__
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+def test_the_family_has_its_layers_and_parameters(depth: int) -> None:
+    """Convolutions and classifier on the longest way are as many as the name says; parameters are
+    those of the ResNet of that depth (He et al.), whose batch-norms and classifier are the same."""
+    with torch.device("meta"):
+        model = SpikingResNet(
+            dataclasses.replace(with_granularity(resnet(depth), "none"), aap=False)
+        )
+    convs = sum(model.block(name).n_convs for name in model.block_names)
+    assert 1 + convs + 1 == depth
+    millions = {18: 11.69, 34: 21.80, 50: 25.56, 101: 44.55, 152: 60.19}[depth]
+    found = sum(p.numel() for p in model.parameters()) / 1e6
+    # The first bottleneck of every stage strides in its 3x3 convolution in both.
+    assert found == pytest.approx(millions, abs=0.01)
+    assert model.block(model.block_names[-1]).shape[1:] == (7, 7)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_description_makes_images_frames_and_signals(kind: str) -> None:
+    block = BlockConfig(gate="OR", kind=kind, outer="element")
+    stages = (
+        StageConfig(channels=8, blocks=(block,)),
+        StageConfig(channels=16, stride=2, blocks=(block, block)),
+    )
+    for shape, frames, height in (
+        ((3, 32, 32), False, 8),
+        ((2, 34, 34), True, 9),
+        ((1, 1, 128), False, 1),
+    ):
+        model = lived_in(small_config(image_shape=shape, frames=frames, stages=stages))
+        size = (4, 3, *shape) if frames else (4, *shape)
+        given = torch.from_numpy(np.random.default_rng(1).integers(0, 2, size, np.uint8))
+        logits, maps = model.spike_maps(to_input(given))
+        assert logits.spike.shape == (4, 10)
+        assert model.block("layer2.1").shape[1] == height
+        assert ("conv1" in maps) == frames
+        for name, spikes in maps.items():
+            assert set(spikes.unique().tolist()) <= {0.0, 1.0}, name
+    assert model.conv1.kernel_size == (1, 3)
+
+
+def test_the_classifier_is_shared_or_not() -> None:
+    shared, separate = (
+        SpikingResNet(small_config(shared_classifier=shared)) for shared in (True, False)
+    )
+    assert len(list(separate.parameters())) == len(list(shared.parameters())) + 2
+    logits = separate(pixels(3))
+    logits.aap.sum().backward()
+    assert separate.fc.weight.grad is None
+    assert "aap.fc.weight" in separate.state_dict()
+    assert not any("aap" in name for name in separate.detach_aap().state_dict())
+
+
+def test_statistics_per_timestep_are_those_of_each_timestep() -> None:
+    torch.manual_seed(1)
+    norm = Norm(3, timesteps=2)
+    x = torch.randn(2, 50, 3, 4, 4) * torch.tensor([1.0, 5.0]).view(2, 1, 1, 1, 1)
+    done = norm(x.flatten(0, 1)).unflatten(0, (2, 50))
+    assert done.mean((1, 3, 4)).abs().max() < 1e-5
+    torch.testing.assert_close(done.var((1, 3, 4)), torch.ones(2, 3), atol=0.01, rtol=0)
+    assert norm.running_var is not None and norm.running_mean is not None
+    assert norm.running_var[1].min() > 2 and norm.running_var[0].max() < 1.2
+    norm.eval()
+    mean, var = norm.running_mean[:, None, :, None, None], norm.running_var[:, None, :, None, None]
+    expected = (x - mean) / (var + norm.eps).sqrt()
+    torch.testing.assert_close(norm(x.flatten(0, 1)), expected.flatten(0, 1))
+
+
+def test_learned_leaks_get_the_gradient_and_are_rounded_to_shifts() -> None:
+    torch.manual_seed(2)
+    drive = torch.randn(4, 30, dtype=torch.float64) + 0.3
+    factors = torch.randn(4, 30, dtype=torch.float64)
+    for reset in ("HARD", "SOFT"):
+        config = NeuronConfig(leak="LEARNED", leak_shift=2, reset=reset)
+        neuron = Neuron(config, 4).double()
+        assert neuron.decay_logit is not None
+        spikes = neuron(drive.flatten(0, 1)[:, None]).view(4, 30)
+        (found,) = torch.autograd.grad((factors * spikes).sum(), neuron.decay_logit)
+        decay = torch.sigmoid(neuron.decay_logit)
+        membrane, expected = torch.zeros(30, dtype=torch.float64), torch.zeros(())
+        for t in range(4):
+            membrane = decay * membrane + drive[t]
+            spike = Surrogate.apply(membrane - 1.0, "sigmoid", 4.0)
+            assert isinstance(spike, torch.Tensor)
+            expected = expected + (factors[t] * spike).sum()
+            fired = spike.detach()
+            membrane = membrane - fired if reset == "SOFT" else membrane * (1 - fired)
+        (wanted,) = torch.autograd.grad(expected, neuron.decay_logit)
+        torch.testing.assert_close(found, wanted)
+    model = SpikingResNet(small_config(neuron=NeuronConfig(leak="LEARNED", leak_shift=1)))
+    neurons = model.neurons()
+    decays = [0.999999, 0.88, 0.52, 0.23, 0.06]
+    wanted = [("NONE", 0), ("SUBTRACT", 3), ("SUBTRACT", 1), ("KEEP", 2), ("KEEP", 4)]
+    with torch.no_grad():
+        for neuron, decay in zip(neurons.values(), decays, strict=False):
+            assert neuron.decay_logit is not None
+            neuron.decay_logit.copy_(torch.logit(torch.tensor(decay)))
+    rounded = round_leaks(model)
+    for name, leak in zip(neurons, wanted, strict=False):
+        assert (rounded.neurons[name].leak, rounded.neurons[name].leak_shift) == leak
+    again = SpikingResNet(rounded)
+    again.load_state_dict(
+        {k: v for k, v in model.state_dict().items() if not k.endswith("decay_logit")}
+    )
+
+
+@pytest.mark.parametrize("kind", SURROGATES)
+def test_surrogates_have_area_1(kind: str) -> None:
+    membranes = torch.linspace(-400, 400, 400_001, dtype=torch.float64)[None]
+    ones = torch.ones_like(membranes)
+    slopes = neuron_backward(ones, membranes, 1.0, 0.5, True, kind, 3.0)[0]
+    assert float(slopes.sum()) * 800 / 400_000 == pytest.approx(1, abs=0.005)
+    assert float((membranes[0] * slopes).sum() / slopes.sum()) == pytest.approx(0.5, abs=0.01)
+
+
+def test_integer_leaks_are_the_devices() -> None:
+    drive = torch.randint(-90, 100, (5, 200), generator=torch.Generator().manual_seed(1))
+    for shift, leak in ((2, Leak.KEEP), (-2, Leak.SUBTRACT), (1, Leak.KEEP), (-1, Leak.SUBTRACT)):
+        decay = 2.0 ** -abs(shift) if shift > 0 else 1 - 2.0 ** -abs(shift)
+        _, membranes = neuron_forward(drive.double(), 5, decay, 70.0, False, shift)
+        v = torch.zeros(200, dtype=torch.int64)
+        for t in range(5):
+            v = leaked(v, leak, abs(shift)) + drive[t]  # type: ignore[arg-type]
+            assert torch.equal(membranes[t].long(), v)
+            v = torch.where(v >= 70, v - 70, v)
 
 
 @pytest.mark.parametrize(
     ("build", "message"),
     [
         (lambda: BlockConfig(gate="NAND"), "gate = 'NAND'"),
+        (lambda: BlockConfig(kind="dense"), "kind = 'dense'"),
+        (
+            lambda: StageConfig(channels=6, blocks=(BlockConfig(kind="bottleneck"),)),
+            "multiple of 4",
+        ),
+        (lambda: StageConfig(channels=6, blocks=()), "blocks"),
+        (lambda: ModelConfig(stem_kernel=4), "stem_kernel = 4"),
+        (lambda: ModelConfig(batch_norm="none"), "batch_norm = 'none'"),
+        (lambda: resnet(20), "depth = 20"),
+        (lambda: SpikingResNet(ModelConfig(image_shape=(1, 2, 2), stem_pool=4)), "nothing is left"),
         (lambda: BlockConfig(inner="pixel"), "granularity 'pixel'"),
         (lambda: BlockConfig(outer="none/per-timestep"), "granularity"),
         (lambda: NeuronConfig(leak="SUBTRACT"), "leak_shift = 0"),

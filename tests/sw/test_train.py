@@ -201,7 +201,7 @@ def test_settings_are_overridden_by_name() -> None:
         ("colour=3", "no such setting"),
         ("timesteps.x=3", "no such setting"),
         ("timesteps", "name=value"),
-        ("stages.0.blocks.0.gate=ADD", "not full-spike"),
+        ("stages.0.blocks.0.gate=NAND", "gate = 'NAND'"),
     ):
         with pytest.raises(ModelError, match=message):
             train.override(fashion_mnist(), [setting])
@@ -230,7 +230,7 @@ def test_command_line(
     fails(["--out", str(tmp_path / "no" / "x.pt")], "does not exist")
     fails(["--out", str(tmp_path)], "is a folder")
     fails(["--epochs", "0"], "must be positive")
-    fails(["--set", "stages.0.blocks.0.gate=ADD"], "not full-spike")
+    fails(["--set", "stages.0.blocks.0.gate=NAND"], "gate = 'NAND'")
     fails(["--model-config", str(tmp_path / "none.json")], "none.json")
     fails(["--resume", "--seed", "9"], "another --out")
     fails(["--init", str(config_path)], "no checkpoint")
