@@ -97,11 +97,18 @@ def drive(layer: AnyLayer, source: Tensor, dtype: torch.dtype) -> Tensor:
     return result
 
 
-def fire(layer: AnyLayer, drives: Tensor, timesteps: int, dtype: torch.dtype) -> Tensor:
+def fire(
+    layer: AnyLayer,
+    drives: Tensor,
+    timesteps: int,
+    dtype: torch.dtype,
+    membranes: Tensor | None = None,
+) -> Tensor:
     """Spikes uint8 (N, T, O, H', W') before gate and pooling, see :mod:`hw.spec`.
 
     ``drives`` is (N, T|1, O, H', W') without bias; membranes are of type ``dtype``: integers leak
-    by shifts, floating point by the same factor without rounding.
+    by shifts, floating point by the same factor without rounding. A tensor ``membranes``, of the
+    result's shape, gets their values before the comparison.
     """
     assert layer.threshold is not None
     bias = _to_map(layer.bias, dtype)
@@ -113,6 +120,8 @@ def fire(layer: AnyLayer, drives: Tensor, timesteps: int, dtype: torch.dtype) ->
         membrane = _leaked(membrane, layer) + here + bias[min(t, len(bias) - 1)]
         fires = membrane >= threshold
         spikes[:, t] = fires
+        if membranes is not None:
+            membranes[:, t] = membrane
         if layer.reset == Reset.SOFT:
             membrane = torch.where(fires, membrane - threshold, membrane)
         else:

@@ -113,6 +113,26 @@ def run_layer(
 ) -> Tensor:
     """The map (N, T, O, H', W') of one firing layer; ``source`` is (N, T|1, C, H, W) of integers
     from 0 to ``input_max``, with one timestep if it is the same at all of them."""
+    return join_and_pool(layer, _fire(layer, source, timesteps, input_max), identity)
+
+
+@torch.no_grad()
+def membranes(
+    layer: Layer, source: NDArray[np.uint8]
+) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Membranes int64 (N, T, O, H', W') before the comparison with the threshold, and the neurons'
+    own spikes uint8 of that shape, before gate and pooling; ``source`` is the map (N, T, C, H, W)
+    that the firing layer reads."""
+    channels, height, width = layer.conv_shape(source.shape[2:])  # type: ignore[arg-type]
+    values = torch.empty((*source.shape[:2], channels, height, width), dtype=torch.int64)
+    spikes = _fire(layer, torch.from_numpy(source), source.shape[1], 1, values)
+    return values.numpy(), spikes.numpy()
+
+
+def _fire(
+    layer: Layer, source: Tensor, timesteps: int, input_max: int, membranes: Tensor | None = None
+) -> Tensor:
+    """Spikes before gate and pooling, in the smallest types that are exact."""
     assert layer.threshold is not None
     worst = _worst_sum(layer, input_max)
     drives = drive(layer, source, exact_type(worst))
@@ -120,7 +140,7 @@ def run_layer(
     worst_membrane = timesteps * (worst + int(np.abs(layer.bias.astype(np.int64)).max()))
     worst_membrane += int(layer.threshold.max())
     membrane_type = torch.int32 if worst_membrane < 1 << 31 else torch.int64
-    return join_and_pool(layer, fire(layer, drives, timesteps, membrane_type), identity)
+    return fire(layer, drives, timesteps, membrane_type, membranes)
 
 
 def _worst_sum(layer: Layer, input_max: int) -> int:

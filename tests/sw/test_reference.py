@@ -158,3 +158,37 @@ def test_unsuitable_input_is_refused() -> None:
     frames = np.full((1, network.timesteps, *network.image_shape), 2, np.uint8)
     with pytest.raises(InputError, match="0 or 1, the largest is 2"):
         reference.run(network, frames)
+
+
+def test_membranes_by_hand() -> None:
+    """One input that spikes at every timestep, with weight 5 and bias -1; threshold 9; the membrane
+    loses a quarter, rounded down, and the threshold at a spike."""
+    layer = Layer(
+        name="layer",
+        source="input",
+        kernel=(1, 1),
+        weight=np.full((1, 1, 1, 1, 1, 1, 1), 5, np.int8),
+        bias=np.full((1, 1, 1, 1), -1, np.int32),
+        threshold=np.full((1, 1, 1), 9, np.int32),
+        leak=Leak.SUBTRACT,
+        leak_shift=2,
+        reset=Reset.SOFT,
+    )
+    values, spikes = reference.membranes(layer, np.ones((1, 6, 1, 1, 1), np.uint8))
+    assert values.dtype == np.int64 and spikes.dtype == np.uint8
+    assert values.reshape(-1).tolist() == [4, 7, 10, 5, 8, 10]
+    assert spikes.reshape(-1).tolist() == [0, 0, 1, 0, 0, 1]
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 2**32 - 1))
+def test_membranes_go_with_the_spikes(seed: int) -> None:
+    network = random_network(seed)
+    trace = reference.run(network, random_input(network, np.random.default_rng(seed), 2))
+    for layer in network.layers[:-1]:
+        values, spikes = reference.membranes(layer, trace.spikes[layer.source])
+        assert layer.threshold is not None
+        threshold = np.broadcast_to(layer.threshold, (*spikes.shape[3:], layer.n_out))
+        np.testing.assert_array_equal(values >= threshold.transpose(2, 0, 1), spikes)
+        if layer.gate == Gate.NONE and layer.pool == (1, 1):
+            np.testing.assert_array_equal(spikes, trace.spikes[layer.name])

@@ -1,0 +1,464 @@
+"""``python -m sw.report net.spikefold``: everything about one network on one HTML page."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hw.boards import BOARDS, CONFIGS, config_by_name
+from hw.spec import Config, SpecError
+from sw import data, netfile, report
+from sw.board import Session, program_for
+from sw.compiler import FitError, Program, compile_network
+from sw.data import DataError
+from sw.device import Board, DeviceError
+from sw.encoder import InputError, check_input
+from sw.files import write_whole
+from sw.network import Network
+from sw.report import page
+from sw.report.observe import (
+    N_TRACED,
+    Images,
+    Neuron,
+    NeuronError,
+    Observation,
+    observe,
+)
+from sw.report.page import Page, Step
+from sw.run import FIND, NETWORK, VIRTUAL, read_images
+
+DEFAULT_BOARD = "ulx3s-85f"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+SCREENSHOT_SIZE = (1280, 1500)
+SCREENSHOT_TIMEOUT_S = 120
+
+EXIT_OK = 0
+EXIT_BAD_INPUT = 2
+EXIT_DEVICE = 3
+EXIT_INTERRUPTED = 130
+
+
+class ReportError(RuntimeError):
+    """The report cannot be made as asked; the message says what to do."""
+
+
+# ---- what goes in --------------------------------------------------------------------------------
+
+
+def find_images(arguments: argparse.Namespace, network: Network) -> Images | None:
+    """Images as asked for; with nothing asked, the shipped sample if the network takes it.
+
+    Raises
+    ------
+    DataError, InputError
+        What was named cannot be read, or the network does not take it.
+    """
+    if arguments.input:
+        images, labels = read_images(arguments.input, network)
+        what = f"images of {arguments.input.name}"
+    else:
+        if arguments.data:
+            split, what = data.load(arguments.data_dir).test, "Fashion-MNIST test images"
+        else:
+            split, what = data.load_samples(), "shipped Fashion-MNIST test images"
+        images, labels = split.images, split.labels
+    try:
+        check_input(network, images)
+    except InputError:
+        if arguments.input or arguments.data:
+            raise
+        return None
+    images = images[: arguments.n]
+    return Images(
+        images=images,
+        labels=None if labels is None else labels[: arguments.n].astype(np.int64),
+        what=f"{len(images):,} {what}",
+        chosen=_chosen(arguments.neuron),
+    )
+
+
+def _chosen(texts: list[str]) -> dict[str, list[Neuron]]:
+    chosen: dict[str, list[Neuron]] = {}
+    for text in texts:
+        name, _, place = text.rpartition(":")
+        try:
+            channel, row, column = map(int, place.split(","))
+        except ValueError:
+            raise NeuronError(
+                f"--neuron {text}: write it as layer:channel,row,column, for example "
+                "layer1.0.conv1:3,7,7"
+            ) from None
+        chosen.setdefault(name, []).append((channel, row, column))
+    return chosen
+
+
+def accuracy_steps(
+    network: Network, evaluation: dict[str, Any] | None, observation: Observation | None
+) -> list[Step]:
+    """Accuracies that are known, from training to the device: what ``sw.evaluate --json`` printed,
+    else what the file says; and what was measured here."""
+    steps = []
+    if evaluation is not None:
+        n = evaluation["n_images"]
+        on = f"{n:,} test images"
+        named = [
+            ("training network, with auxiliary pathway", evaluation["training_with_aap"]),
+            ("full-spike, float", evaluation["full_spike"]),
+            ("folded, float", evaluation["folded"]),
+        ]
+        widths = sorted(evaluation["quantised"].items(), key=lambda item: -int(item[0]))
+        named += [(f"integers, {bits}-bit weights", percent) for bits, percent in widths]
+        steps += [
+            Step(name=name, percent=percent, on=on, n_images=n)
+            for name, percent in named
+            if percent is not None
+        ]
+    else:
+        with contextlib.suppress(KeyError, TypeError):
+            test = network.provenance["results"]["test"]
+            for key, name in (
+                ("both", "training network, with auxiliary pathway"),
+                ("spike", "full-spike, float"),
+            ):
+                steps.append(
+                    Step(name=name, percent=float(test[key]), on="whole test set, when trained")
+                )
+        with contextlib.suppress(KeyError, TypeError):
+            exported = network.provenance["export"]
+            for key, name in (("folded", "folded, float"), ("quantised", "integers")):
+                steps.append(
+                    Step(
+                        name=name,
+                        percent=100 * float(exported["accuracy"][key]),
+                        on=f"{exported['measured_on']}, when exported",
+                        n_images=_leading_number(exported["measured_on"]),
+                    )
+                )
+    if observation is not None and observation.labels is not None:
+        labels = observation.labels
+        steps.append(
+            Step(
+                name=f"integers, {network.weight_bits}-bit weights",
+                percent=100 * float((observation.predictions == labels).mean()),
+                on=observation.what,
+                n_images=len(labels),
+            )
+        )
+        if observation.counted is not None:
+            counted = observation.counted
+            right = np.array(counted.predictions) == labels[: counted.n_images]
+            steps.append(
+                Step(
+                    name=f"on the device ({counted.board})",
+                    percent=100 * float(right.mean()),
+                    on=f"the first {counted.n_images} of them",
+                    n_images=counted.n_images,
+                )
+            )
+    return steps
+
+
+def _leading_number(text: str) -> int | None:
+    first = text.split()[0]
+    return int(first) if first.isdigit() else None
+
+
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """What ``python -m sw.evaluate --json`` printed.
+
+    Raises
+    ------
+    ReportError
+        The file is something else.
+    """
+    hint = "python -m sw.evaluate --json > FILE makes one"
+    try:
+        values = json.loads(path.read_text())
+    except OSError as error:
+        raise ReportError(f"{path} cannot be read: {error.strerror}; {hint}") from error
+    except ValueError as error:
+        raise ReportError(f"{path} is no JSON file: {error}; {hint}") from error
+    needed = {"n_images", "training_with_aap", "full_spike", "folded", "quantised"}
+    if not isinstance(values, dict) or not needed <= set(values):
+        raise ReportError(f"{path} is no evaluation; {hint}")
+    return values
+
+
+# ---- what comes out ------------------------------------------------------------------------------
+
+
+def screenshot(html: Path, target: Path) -> None:
+    """A picture of the top of a page, by a Chromium on the PATH.
+
+    Raises
+    ------
+    ReportError
+        There is no browser, or it fails.
+    """
+    browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if browser is None:
+        raise ReportError(
+            f"--screenshot needs one of {', '.join(BROWSERS)} on the PATH (Debian package "
+            f"chromium); the page is in {html}"
+        )
+    width, height = SCREENSHOT_SIZE
+    with tempfile.TemporaryDirectory() as folder:
+        picture = Path(folder) / "page.png"
+        command = [
+            browser,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--hide-scrollbars",
+            f"--user-data-dir={folder}/profile",
+            f"--window-size={width},{height}",
+            f"--screenshot={picture}",
+            html.resolve().as_uri(),
+        ]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=SCREENSHOT_TIMEOUT_S, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise ReportError(
+                f"{browser} made no picture within {SCREENSHOT_TIMEOUT_S} s; the page is in {html}"
+            ) from None
+        if not picture.exists():
+            said = done.stderr.strip().splitlines()[-1:] or ["nothing"]
+            raise ReportError(f"{browser} made no picture and said {said[0]!r}")
+        try:
+            write_whole(target, picture.read_bytes())
+        except OSError as error:
+            raise ReportError(f"{target} cannot be written: {error.strerror}") from error
+
+
+def as_dict(shown: Page, config: Config) -> dict[str, Any]:
+    """What the page shows, as JSON values, without the pictures."""
+    seen = shown.observation
+    layers = seen.layers if seen else report.layer_reports(shown.network)
+    values: dict[str, Any] = {
+        "network": shown.name,
+        "sha256": shown.sha256,
+        "board": report.board_name(config),
+        "fits": shown.program is not None,
+        "weight_bits": shown.network.weight_bits,
+        "timesteps": shown.network.timesteps,
+        "layers": [asdict(layer) for layer in layers],
+        "boards": [asdict(board) for board in shown.boards],
+        "accuracy": [asdict(step) for step in shown.steps],
+        "measured_on": None,
+        "rates": {},
+        "confusion": None,
+        "counted": None,
+    }
+    if seen is not None:
+        matrix = seen.confusion(shown.network.n_classes)
+        values |= {
+            "measured_on": seen.what,
+            "n_traced": seen.n_traced,
+            "rates": {name: rates.tolist() for name, rates in seen.rates.items()},
+            "confusion": None if matrix is None else matrix.tolist(),
+            "counted": None if seen.counted is None else asdict(seen.counted),
+        }
+    return values
+
+
+def as_text(shown: Page, config: Config) -> str:
+    """What the page shows, for a terminal."""
+    seen = shown.observation
+    layers = seen.layers if seen else report.layer_reports(shown.network)
+    lines = [report.as_text(layers, shown.network.weight_bits, config), ""]
+    for step in shown.steps:
+        lines.append(f"{step.percent:6.2f} %  {step.name} ({step.on})")
+    if seen is None:
+        lines.append("no spikes, cycles or accuracy: there were no images; give some with --input")
+    elif seen.counted is not None:
+        n_cycles = sum(seen.counted.n_cycles.values())
+        lines.append(
+            f"{n_cycles:,.0f} cycles counted on {seen.counted.board}, "
+            f"{seen.counted.n_differences} of {seen.counted.n_images} images differ from the "
+            "reference"
+        )
+    return "\n".join([*lines, "", *map(report.board_text, shown.boards)])
+
+
+# ---- command -------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m sw.report",
+        description="Everything about a network on one HTML page: its layers, memories, spikes, "
+        "membranes, weights, cycles and accuracy.",
+        epilog=f"""examples:
+  python -m sw.report net.spikefold                     -> net.html
+  python -m sw.report --board sim                       the shipped network, cycles counted, too
+  python -m sw.report net.spikefold --input images.npz --neuron layer1.0.conv1:3,7,7
+  python -m sw.evaluate --json > eval.json
+  python -m sw.report --evaluation eval.json --screenshot report.png
+
+exit codes: {EXIT_OK} written, {EXIT_BAD_INPUT} bad input, {EXIT_DEVICE} no device or lost,
+{EXIT_INTERRUPTED} interrupted""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "network", nargs="?", type=Path, default=NETWORK, help="network file (the shipped one)"
+    )
+    parser.add_argument(
+        "-o", "--out", type=Path, metavar="FILE", help="(NETWORK's name with .html, in this folder)"
+    )
+    parser.add_argument(
+        "--for",
+        dest="target",
+        metavar="BOARD",
+        help=f"show it on this board: {', '.join(BOARDS)} (the one that it was exported for)",
+    )
+    parser.add_argument(
+        "--board",
+        nargs="?",
+        const=FIND,
+        metavar="PORT",
+        help=f"count cycles on a board, too: a serial port, sim or sim:BOARD; without a value the "
+        f"board is looked for. It runs the first {N_TRACED} images",
+    )
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--data", choices=["fashion-mnist"], help="this data set's test images")
+    source.add_argument("--input", type=Path, metavar="FILE", help="an .npy or .npz file's images")
+    parser.add_argument("--data-dir", type=Path, help="folder of the data set")
+    parser.add_argument("-n", type=int, metavar="N", help="only the first N images")
+    parser.add_argument(
+        "--evaluation", type=Path, metavar="FILE", help="accuracies from sw.evaluate --json"
+    )
+    parser.add_argument(
+        "--neuron",
+        action="append",
+        default=[],
+        metavar="LAYER:C,Y,X",
+        help="show this neuron's membrane (repeat for more; else some that sometimes fire)",
+    )
+    parser.add_argument(
+        "--screenshot", type=Path, metavar="PNG", help="a picture of the page, by Chromium"
+    )
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument(
+        "--json", action="store_true", help="print it as JSON; -o for the page, too"
+    )
+    output.add_argument(
+        "--text", action="store_true", help="print it as text; -o for the page, too"
+    )
+    return parser
+
+
+def _program(file: netfile.NetworkFile, target: str | None) -> tuple[Program | None, Config]:
+    """The network compiled for the board that is shown, if it fits."""
+    network = file.network
+    if target is None and file.program is not None:
+        return file.program, file.program.config
+    config = config_by_name(target or DEFAULT_BOARD)
+    if target is None or "/" not in target:
+        config = config.with_weight_bits(network.weight_bits)
+    try:
+        return compile_network(network, config), config
+    except FitError:
+        return None, config
+
+
+@contextlib.contextmanager
+def _session(
+    arguments: argparse.Namespace, network: Network, program: Program | None
+) -> Iterator[Session | None]:
+    """A board with the network in it, if one was asked for."""
+    if arguments.board is None:
+        yield None
+        return
+    port = None if arguments.board == FIND else arguments.board
+    if port == VIRTUAL and program is not None and program.config.name in CONFIGS:
+        port = f"{VIRTUAL}:{report.board_name(program.config)}"
+    with Board.open(port) as device:
+        session = Session(device)
+        session.load(program_for(network, program, device.config)[0])
+        yield session
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.n is not None and arguments.n < 1:
+        parser.error("-n takes a number of at least 1")
+    quiet = arguments.json or arguments.text
+    if arguments.screenshot and quiet and not arguments.out:
+        parser.error("--screenshot needs the page: give -o, or leave --json and --text out")
+    path = arguments.out or (None if quiet else Path(arguments.network.with_suffix(".html").name))
+    try:
+        file = netfile.load(arguments.network, Program)
+        network = file.network
+        program, config = _program(file, arguments.target)
+        evaluation = read_evaluation(arguments.evaluation) if arguments.evaluation else None
+        images = find_images(arguments, network)
+        observation = None
+        if images is not None:
+            with _session(arguments, network, program) as session:
+                observation = observe(network, program, images, session)
+        target = report.board_report(network, config)
+        shown = Page(
+            name=arguments.network.name,
+            sha256=file.sha256,
+            network=network,
+            program=program,
+            boards=[target, *(b for b in report.all_boards(network) if b.board != target.board)],
+            steps=accuracy_steps(network, evaluation, observation),
+            observation=observation,
+            command=" ".join(["python -m sw.report", *(sys.argv[1:] if argv is None else argv)]),
+        )
+        if path is not None:
+            n_bytes = _write(path, page.render(shown))
+            print(f"wrote {path}: {n_bytes:,} bytes", file=sys.stderr if quiet else sys.stdout)
+            if arguments.screenshot:
+                screenshot(path, arguments.screenshot)
+    except (
+        DataError,
+        FitError,
+        InputError,
+        NeuronError,
+        ReportError,
+        SpecError,
+        netfile.NetworkFileError,
+    ) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except DeviceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_DEVICE
+    except KeyboardInterrupt:
+        print("interrupted, nothing was written", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    if arguments.json:
+        print(json.dumps(as_dict(shown, config), indent=1))
+    elif arguments.text:
+        print(as_text(shown, config))
+    return EXIT_OK
+
+
+def _write(path: Path, html: str) -> int:
+    raw = html.encode()
+    try:
+        write_whole(path, raw)
+    except OSError as error:
+        raise ReportError(f"{path} cannot be written: {error.strerror}") from error
+    return len(raw)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

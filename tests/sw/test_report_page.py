@@ -1,0 +1,374 @@
+"""``python -m sw.report``: the page says what was measured, and what was measured is right."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import re
+import struct
+import zlib
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hw.boards import CONFIGS, config_by_name
+from hw.protocol import Space
+from sw import netfile, reference, report
+from sw.board import Session
+from sw.compiler import compile_network
+from sw.network import Network
+from sw.report import __main__ as command
+from sw.report import charts, observe
+from sw.report.__main__ import main
+from sw.report.diagram import diagram, places
+from sw.report.observe import Images
+from tests.networks import random_input, random_network
+from tests.sw.fake_device import FakeDevice
+
+N_IMAGES = 12
+VOID = {"meta", "img", "br", "path", "rect"}
+
+
+class Page(HTMLParser):
+    """A page's elements, which must be closed in order, and its text."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words = ""
+        self.feed(html)
+        assert self.open == [], "elements that nothing closes"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data: str) -> None:
+        self.words += data + " "
+
+
+def written(
+    folder: Path, network: Network, *options: str, name: str = "net.spikefold", n: int = N_IMAGES
+) -> tuple[int, Path]:
+    """Exit code and path of the page for ``network`` on random images with labels."""
+    rng = np.random.default_rng(3)
+    images = random_input(network, rng, n)
+    np.savez(folder / "in.npz", images=images, labels=rng.integers(0, network.n_classes, n))
+    netfile.save(folder / name, network)
+    page = folder / "page.html"
+    data = ["--input", str(folder / "in.npz")]
+    return main([str(folder / name), *data, "-o", str(page), *options]), page
+
+
+@pytest.mark.parametrize("seed", [2, 4, 18, 27, 33])
+def test_page_is_whole_and_needs_nothing_else(tmp_path: Path, seed: int) -> None:
+    network = random_network(seed)
+    code, path = written(tmp_path, network)
+    assert code == command.EXIT_OK
+    html = path.read_text()
+    page = Page(html)
+    for tag, attributes in page.elements:
+        for key in ("src", "href", "srcset", "action"):
+            target = attributes.get(key)
+            assert target is None or target.startswith(("data:image/png;", "#")), (tag, target)
+    assert "url(http" not in html and "@import" not in html
+    targets = {a["id"] for _, a in page.elements if a.get("id")}
+    links = {a["href"] for t, a in page.elements if t == "a"}
+    assert links == {f"#{t}" for t in targets - {"arrow"}}
+    assert ("#cycles" in links) == report.all_boards(network)[0].fits and len(links) >= 7
+    for layer in network.layers:
+        assert layer.name in page.words
+    for tag, attributes in page.elements:
+        if tag in ("img", "svg"):
+            assert attributes.get("alt") or attributes.get("aria-label"), tag
+
+
+def test_names_are_escaped(tmp_path: Path) -> None:
+    network = random_network(2)
+    evil = tuple(f"<script>alert({n})</script>" for n in range(network.n_classes))
+    network = replace(network, labels=evil, provenance={"<b>": "</details><i>"})
+    code, path = written(tmp_path, network)
+    assert code == command.EXIT_OK
+    page = Page(path.read_text())
+    assert sum(tag == "script" for tag, _ in page.elements) == 1
+    assert not any(tag == "i" and not a for tag, a in page.elements)
+    assert evil[0] in page.words
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_boxes_and_lines_of_the_diagram_do_not_meet(seed: int) -> None:
+    network = random_network(seed)
+    found = places(network)
+    assert len({(p.row, p.column) for p in found.values()}) == len(found)
+    for layer in network.layers:
+        for name in filter(None, (layer.source, layer.identity)):
+            assert found[name].row < found[layer.name].row
+    svg = diagram(network)
+    # A line runs down in a column: no box of that column may be in between.
+    boxes = [
+        tuple(map(float, match))
+        for match in re.findall(
+            r'<rect class="box [a-z]+" x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="(\d+)"',
+            svg,
+        )
+    ]
+    assert len(boxes) == len(network.layers) + 1 + (network.encoder is not None)
+    for path in re.findall(r'<path class="wire[ a-z]*" d="([^"]+)"', svg):
+        points = [tuple(map(float, p.split())) for p in re.findall(r"[MLQ ]?([\d.]+ [\d.]+)", path)]
+        for (x1, y1), (x2, y2) in itertools.pairwise(points):
+            for x, y, width, height in boxes:
+                middle = (x1 + x2) / 2, (y1 + y2) / 2
+                inside = x < middle[0] < x + width and y < middle[1] < y + height
+                assert not inside, f"a line crosses the box at {x}, {y}"
+
+
+def pixels_of(url: str) -> np.ndarray:
+    """Pixels of a PNG of one bit per pixel."""
+    raw = base64.b64decode(url.partition(",")[2])
+    width, height, depth = struct.unpack(">IIB", raw[16:25])
+    assert depth == 1
+    start = raw.index(b"IDAT")
+    (length,) = struct.unpack(">I", raw[start - 4 : start])
+    rows = np.frombuffer(zlib.decompress(raw[start + 4 : start + 4 + length]), np.uint8)
+    rows = rows.reshape(height, -1)
+    assert (rows[:, 0] == 0).all()
+    return np.unpackbits(rows[:, 1:], axis=1)[:, :width]
+
+
+def test_rasters_show_every_spike() -> None:
+    spikes = (np.random.default_rng(1).random((3, 5, 4, 7)) < 0.4).astype(np.uint8)
+    images = re.findall(r'src="([^"]+)"', charts.raster(spikes, "map"))
+    assert len(images) == 3
+    for t, image in enumerate(images):
+        np.testing.assert_array_equal(pixels_of(image), spikes[t].reshape(5, 28))
+
+
+def test_memory_map_adds_up(tmp_path: Path) -> None:
+    network = random_network(27)
+    program = compile_network(network, config_by_name("sim").with_weight_bits(network.weight_bits))
+    netfile.save(tmp_path / "net.spikefold", network, program)
+    assert main([str(tmp_path / "net.spikefold"), "-o", str(tmp_path / "net.html")]) == 0
+    html = (tmp_path / "net.html").read_text()
+    bars = re.findall(r'<div class="stack">(.*?)</div>', html)
+    assert len(bars) == 4
+    for bar, space in zip(
+        bars, (Space.WEIGHT, Space.PARAM, Space.SPIKE, Space.PROGRAM), strict=True
+    ):
+        used, total = program.usage()[space.name.lower()]
+        amounts = re.findall(r'<span class="(\w+)" style="flex-grow:(\d+)"', bar)
+        assert sum(int(n) for _, n in amounts) == total
+        assert sum(int(n) for kind, n in amounts if kind != "free") == used
+        assert f"{used:,} of {total:,}" in html
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_histogram_counts_every_weight(bits: int) -> None:
+    low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+    weights = np.random.default_rng(bits).integers(low, high, 500, endpoint=True)
+    svg = charts.histogram(weights, bits)
+    titles = re.findall(r"<title>(-?\d+)(?: to (-?\d+))?: (\d+)</title>", svg)
+    assert sum(int(n) for _, _, n in titles) == 500
+    for first, last, n in titles:
+        inside = (weights >= int(first)) & (weights <= int(last or first))
+        assert inside.sum() == int(n)
+
+
+def test_intervals() -> None:
+    """Values of Wilson's interval from its definition, for 8 of 10 and for the ends."""
+    low, high = charts.interval(8, 10)
+    assert (round(low, 3), round(high, 3)) == (0.490, 0.943)
+    assert charts.interval(0, 10)[0] == 0 and charts.interval(10, 10)[1] == 1
+
+
+@pytest.mark.parametrize("seed", [4, 18, 27])
+def test_observation_is_the_references(seed: int) -> None:
+    network = random_network(seed)
+    rng = np.random.default_rng(seed)
+    images = random_input(network, rng, N_IMAGES)
+    labels = rng.integers(0, network.n_classes, N_IMAGES)
+    seen = observe.observe(network, None, Images(images=images, labels=labels, what="random"))
+    trace = reference.run(network, images)
+    np.testing.assert_array_equal(seen.predictions, trace.predictions)
+    for name, rates in seen.rates.items():
+        np.testing.assert_allclose(rates, trace.spikes[name].mean(axis=(0, 2, 3, 4)))
+    matrix = seen.confusion(network.n_classes)
+    assert matrix is not None and matrix.sum() == N_IMAGES
+    for label, prediction in zip(labels, trace.predictions, strict=True):
+        matrix[label, prediction] -= 1
+    assert not matrix.any()
+    assert len({sample.index for sample in seen.samples}) == len(seen.samples)
+    for sample in seen.samples:
+        np.testing.assert_array_equal(sample.logits, trace.logits[sample.index])
+        for name, spikes in sample.maps.items():
+            np.testing.assert_array_equal(spikes, trace.spikes[name][sample.index])
+    for layer in network.layers[:-1]:
+        for shown in seen.membranes[layer.name]:
+            np.testing.assert_array_equal(shown.values >= shown.threshold, shown.spikes)
+
+
+def test_what_the_board_does_differently_is_counted() -> None:
+    network = random_network(4)
+    config = replace(CONFIGS["sim"], param_depth=1 << 12)
+    program = compile_network(network, config)
+    images = random_input(network, np.random.default_rng(0), 4)
+    given = Images(images=images, labels=None, what="random")
+
+    def counted(device: FakeDevice) -> observe.Counted:
+        session = Session(device)
+        session.load(program)
+        found = observe.observe(network, program, given, session).counted
+        assert found is not None
+        return found
+
+    right = counted(FakeDevice(network, config))
+    assert right.n_images == 4 and right.n_differences == 0
+    assert right.predictions == reference.run(network, images).predictions.tolist()
+    last = network.layers[-1]
+    other = replace(last, bias=last.bias + np.arange(last.n_out, dtype=np.int32))
+    device = FakeDevice(network, config)
+    device.network = replace(network, layers=(*network.layers[:-1], other))
+    assert counted(device).n_differences == 4
+
+
+def test_counted_cycles_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = random_network(33)
+    config = config_by_name("ulx3s-85f").with_weight_bits(network.weight_bits)
+    devices = []
+
+    def open_board(port: str | None) -> FakeDevice:
+        devices.append(port)
+        return FakeDevice(network, config)
+
+    monkeypatch.setattr(command.Board, "open", open_board)
+    code, path = written(tmp_path, network, "--board", "sim")
+    assert code == command.EXIT_OK and devices == [f"sim:{report.board_name(config)}"]
+    words = Page(path.read_text()).words
+    assert (
+        "On 10 of 10 images every logit and spike count of the board was the reference's" in words
+    )
+    assert "cycles counted" in words and "on the device" in words
+    code, path = written(tmp_path, network)
+    words = Page(path.read_text()).words
+    assert "Nothing was counted" in words and "cycles predicted" in words
+
+
+def test_a_network_that_does_not_fit_is_told_why(tmp_path: Path) -> None:
+    netfile.save(tmp_path / "net.spikefold", random_network(33))
+    page = tmp_path / "net.html"
+    run = [str(tmp_path / "net.spikefold"), "-o", str(page)]
+    assert main([*run, "--for", "icebreaker"]) == command.EXIT_OK
+    words = Page(page.read_text()).words
+    assert "the network does not fit 'icebreaker': " in words and "it fits ulx3s-85f/w4" in words
+    assert "There were no images that this network takes" in words
+    assert main(run) == command.EXIT_OK
+    assert "✓ fits ulx3s-85f/w4; every membrane" in Page(page.read_text()).words
+
+
+def test_json_and_text_say_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = random_network(4)
+    evaluation = tmp_path / "eval.json"
+    figures = {"n_images": 1000, "training_with_aap": None, "full_spike": 91.5, "folded": 91.25}
+    evaluation.write_text(json.dumps({**figures, "quantised": {"4": 90.0, "8": 91.0}}))
+    options = ["--evaluation", str(evaluation)]
+    code, path = written(tmp_path, network, *options, "--json")
+    values = json.loads(capsys.readouterr().out)
+    assert code == command.EXIT_OK and path.exists()
+    percents = [step["percent"] for step in values["accuracy"]]
+    assert percents[:4] == [91.5, 91.25, 91.0, 90.0] and len(percents) == 5
+    assert [layer["name"] for layer in values["layers"]] == [x.name for x in network.layers]
+    assert np.sum(values["confusion"]) == N_IMAGES
+    path.unlink()
+    netfile.save(tmp_path / "net.spikefold", network)
+    assert main([str(tmp_path / "net.spikefold"), "--text", *options]) == command.EXIT_OK
+    text = capsys.readouterr().out
+    assert (
+        " 91.25 %  folded, float (1,000 test images)" in text and "give some with --input" in text
+    )
+    assert not path.exists()
+
+
+def test_chosen_neurons_are_shown(tmp_path: Path) -> None:
+    network = random_network(4)
+    code, path = written(tmp_path, network, "--neuron", "layer1:0,2,3", "--neuron", "layer1:0,8,0")
+    assert code == command.EXIT_OK
+    words = Page(path.read_text()).words
+    assert "channel 0, row 2, column 3" in words and "channel 0, row 8, column 0" in words
+
+
+def test_errors_say_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = random_network(4)
+    damaged = tmp_path / "damaged.json"
+    damaged.write_text("{")
+    other = tmp_path / "other.json"
+    other.write_text("[]")
+    for options, message in (
+        (["--neuron", "layer1"], "write it as layer:channel,row,column, for example"),
+        (["--neuron", "fc:0,0,0"], "no firing layer 'fc': use one of layer1, layer2, layer3"),
+        (["--neuron", "layer1:0,99,0"], "no neuron (0, 99, 0): channel, row and column are below"),
+        (["--evaluation", str(damaged)], "damaged.json is no JSON file"),
+        (["--evaluation", str(other)], "is no evaluation; python -m sw.evaluate --json > FILE"),
+        (["--evaluation", str(tmp_path / "none")], "none cannot be read: No such file"),
+        (["--for", "de10"], "unknown board 'de10': known are sim"),
+        (["-o", str(tmp_path / "no" / "page.html")], "page.html cannot be written"),
+    ):
+        code, _ = written(tmp_path, network, *options)
+        assert code == command.EXIT_BAD_INPUT, message
+        assert message in capsys.readouterr().err
+    assert main([str(tmp_path / "none.spikefold")]) == command.EXIT_BAD_INPUT
+    assert "none.spikefold" in capsys.readouterr().err
+    np.save(tmp_path / "wrong.npy", np.zeros((2, 3), np.uint8))
+    wrong = ["--input", str(tmp_path / "wrong.npy"), "-o", str(tmp_path / "wrong.html")]
+    assert main([str(tmp_path / "net.spikefold"), *wrong]) == command.EXIT_BAD_INPUT
+    assert "the network takes" in capsys.readouterr().err
+    assert not (tmp_path / "wrong.html").exists()
+    for options in (["-n", "0"], ["--json", "--screenshot", "x.png"]):
+        with pytest.raises(SystemExit) as exit_info:
+            main(options)
+        assert exit_info.value.code == command.EXIT_BAD_INPUT
+
+
+def test_a_board_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, path = written(tmp_path, random_network(4), "--board", str(tmp_path / "ttyUSB9"))
+    assert code == command.EXIT_DEVICE and not path.exists()
+    assert "ttyUSB9" in capsys.readouterr().err
+
+
+def test_screenshots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = random_network(4)
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    picture = tmp_path / "page.png"
+    code, path = written(tmp_path, network, "--screenshot", str(picture))
+    assert code == command.EXIT_BAD_INPUT and path.exists() and not picture.exists()
+    assert "needs one of chromium, chromium-browser" in capsys.readouterr().err
+
+    browser = folder / "chromium"
+    browser.write_text("#!/bin/sh\necho no display >&2\n")
+    browser.chmod(0o755)
+    code, _ = written(tmp_path, network, "--screenshot", str(picture))
+    assert code == command.EXIT_BAD_INPUT and "made no picture and said 'no display'" in (
+        capsys.readouterr().err
+    )
+
+    browser.write_text(
+        '#!/bin/sh\nfor a; do case "$a" in --screenshot=*) echo PNG > "${a#--screenshot=}";; esac; '
+        "done\n"
+    )
+    code, _ = written(tmp_path, network, "--screenshot", str(picture))
+    assert code == command.EXIT_OK and picture.read_text() == "PNG\n"
