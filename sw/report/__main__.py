@@ -40,7 +40,7 @@ from sw.run import FIND, NETWORK, VIRTUAL, read_images
 
 DEFAULT_BOARD = "ulx3s-85f"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-SCREENSHOT_SIZE = (1280, 1500)
+SCREENSHOT_SIZE = (1280, 1690)
 SCREENSHOT_TIMEOUT_S = 120
 
 EXIT_OK = 0
