@@ -68,6 +68,29 @@ class FoldedLayer:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Scales:
+    """How a network was turned into integers, kept with one that was fine-tuned as integers."""
+
+    weight_bits: int
+    param_bits: int
+    thresholds: dict[str, NDArray[np.int32]]
+    """(y|1, x|1, o) by layer; a neuron's scale is its threshold divided by the integer one."""
+    output: float
+    """Scale of the output layer."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Values for a checkpoint."""
+        thresholds = {name: torch.from_numpy(v) for name, v in self.thresholds.items()}
+        return {**vars(self), "thresholds": thresholds}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Scales:
+        """Inverse of :meth:`to_dict`."""
+        thresholds = {name: v.numpy() for name, v in values["thresholds"].items()}
+        return cls(**{**values, "thresholds": thresholds})
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class FoldedNetwork:
     """A :class:`sw.network.Network` before quantisation. The encoder takes pixels 0 to 255; there
     is none if the input is binary frames."""
@@ -79,7 +102,9 @@ class FoldedNetwork:
     labels: tuple[str, ...]
     provenance: dict[str, Any]
     calibration: NDArray[np.uint8] | None = None
-    """Training images (N, C, H, W) to set integer biases with."""
+    """Training images (N, C, H, W), or frames, to set integer biases with."""
+    scales: Scales | None = None
+    """Of a network that was fine-tuned in integers."""
 
 
 def fold(values: Mapping[str, Any] | str | Path) -> FoldedNetwork:
@@ -104,8 +129,12 @@ def fold(values: Mapping[str, Any] | str | Path) -> FoldedNetwork:
     n_classes = int(values["model_config"]["n_classes"])
     labels = LABELS if n_classes == len(LABELS) else tuple(f"class {n}" for n in range(n_classes))
     folded = fold_model(checkpoint.build(dict(values)), labels, provenance)
-    images = values.get("calibration")
-    return folded if images is None else replace(folded, calibration=images.numpy())
+    images, scales = values.get("calibration"), values.get("quantisation")
+    return replace(
+        folded,
+        calibration=None if images is None else images.numpy(),
+        scales=None if scales is None else Scales.from_dict(scales),
+    )
 
 
 def fold_model(

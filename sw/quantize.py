@@ -7,7 +7,8 @@ An output layer has one scale for all classes, which are compared with each othe
 on the host and always has 8-bit weights.
 
 With calibration images, each layer's biases also restore the mean of its drive, which rounded
-weights, and spikes of layers that are quantised already, have moved.
+weights, and spikes of layers that are quantised already, have moved. A network that was fine-tuned
+in integers (:mod:`sw.finetune`) brings its scales, and is taken as it is.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from sw import reference
 from sw.bounds import Bounds, layer_bounds
 from sw.data import Split
 from sw.encoder import PIXEL_MAX
-from sw.fold import FoldedLayer, FoldedNetwork, simulate
+from sw.fold import FoldedLayer, FoldedNetwork, Scales, simulate
 from sw.network import INPUT, Layer, Network
 
 WEIGHT_BITS = (2, 4, 8)
@@ -62,30 +63,65 @@ def quantize(
     QuantizeError
         An unsupported width, or a bias or threshold that no scale brings into ``param_bits``.
     """
+    return quantize_with_scales(
+        folded, weight_bits, param_bits=param_bits, calibration=calibration
+    )[0]
+
+
+def quantize_with_scales(
+    folded: FoldedNetwork,
+    weight_bits: int,
+    *,
+    param_bits: int = 16,
+    calibration: NDArray[np.uint8] | None = None,
+) -> tuple[Network, Scales, dict[str, Float]]:
+    """:func:`quantize`, and the scales used, and by how much calibration moved every layer's float
+    bias (o,)."""
     if weight_bits not in WEIGHT_BITS:
         raise QuantizeError(f"weight_bits = {weight_bits}: use one of {WEIGHT_BITS}")
+    fixed = folded.scales
+    if fixed is not None and (fixed.weight_bits, fixed.param_bits) != (weight_bits, param_bits):
+        fixed = None
     images = folded.calibration if calibration is None else calibration
+    if fixed is not None:
+        images = None
+    thresholds: dict[str, NDArray[np.int32]] = {}
+    shifts: dict[str, Float] = {}
+    output = 0.0
     float_maps = {} if images is None else simulate(folded, images, keep_spikes=True).spikes
     maps: dict[str, Tensor] = {}
     if images is not None and folded.encoder is None:
         maps[INPUT] = torch.from_numpy(images)
 
     def convert(layer: FoldedLayer, weight_bits: int, param_bits: int, input_max: int) -> Layer:
-        if images is None:
-            return _quantize_layer(layer, weight_bits, param_bits, None)
+        nonlocal output
         is_encoder = layer is folded.encoder
-        source = torch.from_numpy(images[:, None]) if is_encoder else maps[layer.source]
-        rates = source.mean(0, dtype=torch.float64).numpy()
-        before = rates if is_encoder else float_maps[layer.source].mean(axis=0, dtype=np.float64)
-        result = _quantize_layer(layer, weight_bits, param_bits, (before, rates))
-        if not layer.output:
+        rates = None
+        source = maps.get(layer.source)
+        if images is not None:
+            source = torch.from_numpy(images[:, None]) if is_encoder else maps[layer.source]
+            after = source.mean(0, dtype=torch.float64).numpy()
+            before = (
+                after
+                if is_encoder or layer.source not in float_maps
+                else float_maps[layer.source].mean(axis=0, dtype=np.float64)
+            )
+            rates = before, after
+        result, scale, shifts[layer.name] = _quantize_layer(
+            layer, weight_bits, param_bits, rates, fixed
+        )
+        if result.threshold is None:
+            output = scale
+        else:
+            thresholds[layer.name] = result.threshold
+        if source is not None and not layer.output:
             identity = None if layer.identity is None else maps[layer.identity]
             maps[INPUT if is_encoder else layer.name] = reference.run_layer(
                 result, source, folded.timesteps, input_max, identity
             )
         return result
 
-    return Network(
+    network = Network(
         timesteps=folded.timesteps,
         image_shape=folded.image_shape,
         encoder=None
@@ -96,6 +132,10 @@ def quantize(
         labels=folded.labels,
         provenance={**folded.provenance, "weight_bits": weight_bits},
     )
+    scales = Scales(
+        weight_bits=weight_bits, param_bits=param_bits, thresholds=thresholds, output=output
+    )
+    return network, scales, shifts
 
 
 def measure(network: Network, split: Split) -> Network:
@@ -125,27 +165,40 @@ def proved_bounds(network: Network) -> dict[str, Bounds]:
 
 
 def _quantize_layer(
-    layer: FoldedLayer, weight_bits: int, param_bits: int, rates: tuple[Float, Float] | None
-) -> Layer:
-    """``rates`` (T|1, C, H, W) are the mean inputs of the float layer and of the integer one."""
+    layer: FoldedLayer,
+    weight_bits: int,
+    param_bits: int,
+    rates: tuple[Float, Float] | None,
+    fixed: Scales | None,
+) -> tuple[Layer, float, Float]:
+    """The integer layer, the scale if it is an output layer, and the shift of its bias (o,).
+    ``rates`` (T|1, C, H, W) are the mean inputs of the float layer and of the integer one."""
     low, high = signed_range(weight_bits)
     param_max = signed_range(param_bits)[1]
     weight, bias = layer.weight, layer.bias
+    scale, threshold = 0.0, None
     if layer.output:
-        scale = _output_scale(weight, bias, low, high, param_max)
+        scale = fixed.output if fixed else _output_scale(weight, bias, low, high, param_max)
         divisor = np.full((1, 1, 1), scale)
-        threshold = None
     else:
         assert layer.threshold is not None
-        divisor, threshold = _neuron_scales(layer, low, high, param_max)
+        threshold = (
+            fixed.thresholds[layer.name]
+            if fixed
+            else _integer_thresholds(layer, low, high, param_max)
+        )
+        divisor = layer.threshold / threshold
     per_weight = divisor[None, :, :, :, None, None, None]
     quantised = np.rint(weight / per_weight).clip(low, high)
+    shift = np.zeros(bias.shape[-1:])
     if rates is not None:
-        bias = bias + _mean_drive(layer, weight, rates[0])
-        bias = bias - _mean_drive(layer, quantised * per_weight, rates[1])
+        moved = _mean_drive(layer, weight, rates[0])
+        moved = moved - _mean_drive(layer, quantised * per_weight, rates[1])
+        bias = bias + moved
+        shift = moved[0, 0, 0]
     integer_bias = np.rint(bias / divisor[None])
     integer_bias = integer_bias.clip(-param_max, param_max)
-    return Layer(
+    result = Layer(
         name=layer.name,
         source=layer.source,
         kernel=layer.kernel,
@@ -162,12 +215,13 @@ def _quantize_layer(
         pool=layer.pool,
         output=layer.output,
     )
+    return result, scale, shift
 
 
-def _neuron_scales(
+def _integer_thresholds(
     layer: FoldedLayer, low: int, high: int, param_max: int
-) -> tuple[Float, NDArray[np.int32]]:
-    """Scales and integer thresholds (y|1, x|1, o), ``scale * integer threshold = threshold``."""
+) -> NDArray[np.int32]:
+    """Integer thresholds (y|1, x|1, o); a neuron's scale is its threshold divided by it."""
     assert layer.threshold is not None
     _, rows, columns, n_out = layer.weight.shape[:4]
     weight = np.moveaxis(layer.weight, 0, 3).reshape(rows, columns, n_out, -1)
@@ -189,7 +243,7 @@ def _neuron_scales(
         error = _squared_error(weight, (threshold / integer)[..., None], low, high)
         better = error < least
         best, least = np.where(better, integer, best), np.where(better, error, least)
-    return threshold / best, best.astype(np.int32)
+    return best.astype(np.int32)
 
 
 def _output_scale(weight: Float, bias: Float, low: int, high: int, param_max: int) -> float:

@@ -1,0 +1,317 @@
+"""Experiments: do the auxiliary pathway and the coefficients help, as their papers say?
+
+``ablation`` trains one small network in variants that differ in one thing each, over several seeds,
+and writes a table and a plot. A model is selected on validation data; every run reads the test set
+once. A run that is done is not repeated, so an interrupted experiment goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+from xml.sax.saxutils import escape
+
+import torch
+
+from sw import checkpoint, data
+from sw.checkpoint import CheckpointError
+from sw.data import DataError
+from sw.files import write_whole
+from sw.model import (
+    GRANULARITIES,
+    PER_TIMESTEP,
+    BlockConfig,
+    ModelConfig,
+    StageConfig,
+    compile_neurons,
+    with_blocks,
+    with_granularity,
+)
+from sw.train import TrainConfig, TrainError, train
+
+N_SEEDS = 3
+N_IMAGES = 8000
+N_VALIDATION = 2000
+WHAT = f"Fashion-MNIST, {N_IMAGES:,} training images; test set of 10,000"
+
+
+class ExperimentError(RuntimeError):
+    """An experiment cannot start or go on; the message says what to do."""
+
+
+def ablation_network() -> ModelConfig:
+    """The common network: a stem on the host, four blocks of two convolutions, 7x7 and 4x4 maps."""
+    block = BlockConfig(gate="OR", inner="none", outer="none")
+    return ModelConfig(
+        stem_channels=16,
+        stem_kernel=5,
+        stem_stride=2,
+        stem_coefficient="none",
+        stages=(
+            StageConfig(channels=16, blocks=(block, block)),
+            StageConfig(channels=32, stride=2, blocks=(block, block)),
+        ),
+        aap=False,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A network, and the name of the one that it is compared with."""
+
+    config: ModelConfig
+    base: str | None = None
+
+
+def ablation_variants() -> dict[str, Variant]:
+    """Networks by name, in the order of the table."""
+    vanilla = ablation_network()
+    aap, separate = replace(vanilla, aap=True), replace(vanilla, aap=True, shared_classifier=False)
+    granularities = [g + time for g in GRANULARITIES[1:] for time in ("", PER_TIMESTEP)]
+    both = "element" + PER_TIMESTEP
+    configs = {
+        "vanilla": vanilla,
+        "AAP": aap,
+        "AAP, classifier of its own": separate,
+        **{f"Real Spike {g}": with_granularity(vanilla, g) for g in granularities},
+        "AAP + Real Spike channel": with_granularity(aap, "channel"),
+        f"AAP + Real Spike {both}": with_granularity(aap, both),
+        "ADD (not full-spike)": with_blocks(vanilla, gate="ADD"),
+    }
+    variants = {name: Variant(config=config, base="vanilla") for name, config in configs.items()}
+    variants["vanilla"] = Variant(config=vanilla)
+    # IAND is the gate under which the branch's spikes mean the opposite in both streams.
+    iand = {name: with_blocks(configs[name], gate="IAND") for name in list(configs)[:3]}
+    variants |= {f"IAND {n}": Variant(config=c, base="IAND vanilla") for n, c in iand.items()}
+    variants["IAND vanilla"] = Variant(config=iand["vanilla"])
+    return variants
+
+
+def ablation_training(seed: int) -> TrainConfig:
+    """How every variant is trained."""
+    return TrainConfig(epochs=4, batch_size=50, max_images=N_IMAGES, seed=seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One variant: test accuracies in percent by seed, and the comparison with its base: the
+    difference of means, the probability of one at least as large by chance (exact permutation
+    test, two-sided), and the same after Holm's correction for the number of comparisons."""
+
+    name: str
+    accuracies: tuple[float, ...]
+    difference: float | None = None
+    p: float | None = None
+    p_holm: float | None = None
+
+    @property
+    def mean(self) -> float:
+        return mean(self.accuracies)
+
+    @property
+    def sd(self) -> float:
+        """Standard deviation over seeds."""
+        return stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
+
+
+def permutation_test(a: Sequence[float], b: Sequence[float]) -> float:
+    """Share of all ways to divide the values into groups of these sizes in which the means differ
+    by at least as much as those of ``a`` and ``b`` do."""
+    values = [*a, *b]
+    total, n_a, n_b = sum(values), len(a), len(b)
+    found = abs(mean(a) - mean(b))
+    n_ways = n_extreme = 0
+    for chosen in combinations(range(len(values)), n_a):
+        part = sum(values[i] for i in chosen)
+        n_ways += 1
+        n_extreme += abs(part / n_a - (total - part) / n_b) >= found - 1e-9
+    return n_extreme / n_ways
+
+
+def compare(
+    accuracies: Mapping[str, Sequence[float]], bases: Mapping[str, str | None]
+) -> list[Row]:
+    """Rows of the table; ``bases`` says what each is compared with, if with anything."""
+    compared = []
+    for name, values in accuracies.items():
+        row = Row(name=name, accuracies=tuple(values))
+        base = bases[name]
+        if base is not None:
+            reference = accuracies[base]
+            p = permutation_test(row.accuracies, reference)
+            row = replace(row, difference=row.mean - mean(reference), p=p)
+        compared.append(row)
+    tested = sorted((row for row in compared if row.p is not None), key=lambda row: row.p or 0)
+    corrected: dict[str, float] = {}
+    worst = 0.0
+    for n, row in enumerate(tested):
+        worst = max(worst, min(1.0, (row.p or 0) * (len(tested) - n)))
+        corrected[row.name] = worst
+    return [replace(row, p_holm=corrected.get(row.name)) for row in compared]
+
+
+def as_markdown(rows: Sequence[Row], caption: str) -> str:
+    """The table."""
+    lines = [
+        f"| {caption} | mean | sd | difference | p | p (Holm) |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        compared = ["", "", ""]
+        if row.difference is not None and row.p is not None and row.p_holm is not None:
+            compared = [f"{row.difference:+.2f}", f"{row.p:.3f}", f"{row.p_holm:.3f}"]
+        lines.append(f"| {row.name} | {row.mean:.2f} | {row.sd:.2f} | {' | '.join(compared)} |")
+    return "\n".join(lines) + "\n"
+
+
+def as_svg(rows: Sequence[Row], caption: str) -> str:
+    """A dot for every seed and a bar for the mean of every variant."""
+    left, width, step, top = 290, 640, 24, 34
+    low = min(min(row.accuracies) for row in rows)
+    high = max(max(row.accuracies) for row in rows)
+    margin = max(0.2, 0.05 * (high - low))
+    low, high = low - margin, high + margin
+    height = top + step * len(rows) + 34
+
+    def x(value: float) -> float:
+        return left + (value - low) / (high - low) * (width - left - 16)
+
+    bottom = top + step * len(rows)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        f'font-family="sans-serif" font-size="12">',
+        '<rect width="100%" height="100%" fill="white"/>',
+        f'<text x="8" y="18">{escape(caption)}: test accuracy in percent</text>',
+        f'<line x1="{x(rows[0].mean):.1f}" x2="{x(rows[0].mean):.1f}" y1="{top - 6}" '
+        f'y2="{bottom}" stroke="#bbb" stroke-dasharray="4 3"/>',
+    ]
+    for n, row in enumerate(rows):
+        y = top + step * n + step / 2
+        parts.append(
+            f'<text x="{left - 8}" y="{y + 4}" text-anchor="end">{escape(row.name)}</text>'
+        )
+        parts += [
+            f'<circle cx="{x(value):.1f}" cy="{y}" r="3.5" fill="#1f77b4" fill-opacity="0.5"/>'
+            for value in row.accuracies
+        ]
+        parts.append(
+            f'<line x1="{x(row.mean):.1f}" x2="{x(row.mean):.1f}" y1="{y - 8}" y2="{y + 8}" '
+            f'stroke="#d62728" stroke-width="2"/>'
+        )
+    for n in range(5):
+        value = low + (high - low) * n / 4
+        parts.append(
+            f'<text x="{x(value):.1f}" y="{bottom + 20}" text-anchor="middle" fill="#555">'
+            f"{value:.1f}</text>"
+        )
+    return "\n".join([*parts, "</svg>\n"])
+
+
+def run_ablation(
+    folder: Path,
+    dataset: data.Dataset,
+    *,
+    seeds: Sequence[int] = range(1, N_SEEDS + 1),
+    variants: dict[str, Variant] | None = None,
+    training: TrainConfig | None = None,
+) -> list[Row]:
+    """Train what is not done yet and write ``results.json``, ``table.md`` and ``plot.svg``.
+
+    Raises
+    ------
+    ExperimentError
+        ``folder`` holds results of another setting.
+    """
+    variants = variants or ablation_variants()
+    training = training or ablation_training(0)
+    setting: dict[str, Any] = {
+        "training": {**asdict(training), "seed": None},
+        "data": dataset.sha256,
+        "variants": {name: variant.config.to_dict() for name, variant in variants.items()},
+    }
+    path = folder / "results.json"
+    done: dict[str, Any] = {"setting": setting, "code": checkpoint.code_version(), "runs": {}}
+    if path.is_file():
+        done = json.loads(path.read_text())
+        if done["setting"] != setting:
+            raise ExperimentError(
+                f"{path} is of another setting; name another folder, or remove it"
+            )
+    for seed in seeds:  # seed by seed, so that what is there is comparable at any time
+        for name, variant in variants.items():
+            key = f"{name}, seed {seed}"
+            if key in done["runs"]:
+                continue
+            print(key, file=sys.stderr, flush=True)
+            out = folder / "running.pt"
+            found = train(variant.config, replace(training, seed=seed), dataset, out)["results"]
+            out.unlink()
+            done["runs"][key] = {
+                "variant": name,
+                "seed": seed,
+                "best_epoch": found["best_epoch"],
+                "validation": found["validation"]["spike"],
+                "test": found["test"]["spike"],
+            }
+            write_whole(path, (json.dumps(done, indent=1) + "\n").encode())
+    accuracies = {
+        name: [done["runs"][f"{name}, seed {seed}"]["test"] for seed in seeds] for name in variants
+    }
+    rows = compare(accuracies, {name: variant.base for name, variant in variants.items()})
+    caption = f"{WHAT}; {len(seeds)} seeds"
+    write_whole(folder / "table.md", as_markdown(rows, caption).encode())
+    write_whole(folder / "plot.svg", as_svg(rows, caption).encode())
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    p = argparse.ArgumentParser(
+        prog="python -m sw.experiments",
+        description="Train variants of one small network over several seeds, and compare them.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""examples:
+  python -m sw.experiments ablation --out ablation       (about half an hour of one core)
+  python -m sw.experiments ablation --out ablation       goes on where it was interrupted
+
+exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrupted""",
+    )
+    p.add_argument("experiment", choices=["ablation"])
+    p.add_argument("--out", type=Path, required=True, help="folder for results, table and plot")
+    p.add_argument("--data-dir", help="folder of Fashion-MNIST (default: looked for, see sw.data)")
+    p.add_argument("--seeds", type=int, default=N_SEEDS, help=f"how many ({N_SEEDS})")
+    p.add_argument("--threads", type=int, default=1, help="CPU threads (1)")
+    p.add_argument("--compile", action="store_true", help="fuse the neurons with torch.compile")
+    p.add_argument("--json", action="store_true", help="print the rows as JSON")
+    args = p.parse_args(argv)
+    if args.seeds < 1:
+        p.error("--seeds takes a number of at least 1")
+    torch.set_num_threads(args.threads)
+    if args.compile:
+        compile_neurons()
+    try:
+        args.out.mkdir(exist_ok=True)
+        dataset = data.load(args.data_dir, N_VALIDATION)
+        rows = run_ablation(args.out, dataset, seeds=range(1, args.seeds + 1))
+    except (CheckpointError, DataError, ExperimentError, OSError, TrainError) as error:
+        print(f"sw.experiments: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("sw.experiments: interrupted; the same command goes on", file=sys.stderr)
+        return 130
+    if args.json:
+        print(json.dumps([asdict(row) for row in rows]))
+    else:
+        print(as_markdown(rows, f"{WHAT}; {args.seeds} seeds"), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
