@@ -7,13 +7,14 @@ VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 LINTERS := $(VENV)/linters
+PLACERS := $(VENV)/placers
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test sim verify lint format clean
+.PHONY: help demo test sim bitstreams verify lint format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "Variables: PYTHON=python3.12 (interpreter for $(VENV)), CXX=clang++, WAVES=1 (make sim),"
 	@echo "           ARGS='...' (more arguments for the command behind demo, test or sim)"
 
@@ -25,6 +26,9 @@ test: $(INSTALLED) ## run the tests (a few minutes)
 
 sim: $(INSTALLED) ## cocotb: the exported network on the generated Verilog against PyTorch; WAVES=1
 	$(PY) -m sim.run $(if $(WAVES),--waves) $(ARGS)
+
+bitstreams: $(PLACERS) ## build every board's bitstream that is not of these sources (an hour or two)
+	$(PY) -m hw.build --all $(ARGS)
 
 verify: lint sim ## everything: static checks, simulation, all tests, the slow ones too
 	$(PY) -m pytest -n auto --dist loadscope -m "not board" $(ARGS)
@@ -60,4 +64,8 @@ $(INSTALLED): pyproject.toml | $(VENV)/bin/pip
 
 $(LINTERS): pyproject.toml $(INSTALLED)
 	$(VENV)/bin/pip install --disable-pip-version-check --quiet --progress-bar on --editable '.[test,lint]'
+	@touch $@
+
+$(PLACERS): pyproject.toml $(INSTALLED)
+	$(VENV)/bin/pip install --disable-pip-version-check --quiet --progress-bar on --editable '.[test,build]'
 	@touch $@

@@ -1,9 +1,10 @@
 """Known boards, each as the configuration that its bitstream is built with.
 
 Sizes follow from the devices' memories (Lattice FPGA-DS-02012 for ECP5: 18 kbit block RAMs, 56 on
-the 25F, 108 on the 45F and 208 on the 85F; FPGA-DS-02008 for iCE40 UltraPlus: four 256 kbit SPRAMs,
-thirty 4 kbit block RAMs). A suffix ``/w2``, ``/w4`` or ``/w8`` names the same board built for
-another weight width, with the same bits of weight memory.
+the 25F, whose die the 12F is, 108 on the 45F and 208 on the 85F; FPGA-DS-02008 for iCE40
+UltraPlus: four 256 kbit SPRAMs, thirty 4 kbit block RAMs). A suffix ``/w2``, ``/w4`` or ``/w8``
+names the same board built for another weight width, with the same bits of weight memory. What else
+a board is, its pins and its clock source, is in :mod:`hw.targets`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from hw.spec import Config, SpecError
 
 _UART_3M = {"clk_hz": 60_000_000, "baud": 3_000_000}
+_ECP5_25F = {"weight_depth": 3584, "param_depth": 512, "spike_bytes": 16384}
 
 CONFIGS: dict[str, Config] = {
     config.name: config
@@ -19,7 +21,9 @@ CONFIGS: dict[str, Config] = {
         Config(name="sim"),
         Config(name="ulx3s-85f", **_UART_3M),
         Config(name="ulx3s-45f", weight_depth=9216, param_depth=512, spike_bytes=16384, **_UART_3M),
-        Config(name="ulx3s-25f", weight_depth=3584, param_depth=512, spike_bytes=16384, **_UART_3M),
+        Config(name="ulx3s-25f", **_ECP5_25F, **_UART_3M),
+        Config(name="ulx3s-12f", **_ECP5_25F, **_UART_3M),
+        Config(name="colorlight-i5", **_ECP5_25F, clk_hz=60_000_000, baud=1_000_000),
         Config(
             name="icebreaker",
             lanes=16,
@@ -37,7 +41,7 @@ CONFIGS: dict[str, Config] = {
             rx_buffer_bytes=512,
             max_payload_bytes=256,
             clk_hz=24_000_000,
-            baud=1_000_000,
+            baud=3_000_000,
         ),
     )
 }

@@ -33,16 +33,22 @@ BASE_ARGS = (
     *("-Wno-fatal", "-Wno-lint", "--timescale", "1ns/1ns"),
 )
 
-_READABLE = """
+_COLLISIONS = "setparam -set COLLISION_X_MASK 1'1 t:$memrd_v2 r:CLK_ENABLE=1 %i"
+"""What is read from a row that is written in the same cycle is undefined, as bitstreams have it
+(:data:`hw.build.SYNTHESIS_OPTIONS`): here it is zero."""
+
+_READABLE = f"""
 proc -nomux -norom
+{_COLLISIONS}
 memory_collect
 """
 """Keeps the hierarchy and the names, for waveforms and test benches."""
 
-_FAST = """
+_FAST = f"""
 proc
 flatten
 opt
+{_COLLISIONS}
 memory_collect
 opt_clean
 """

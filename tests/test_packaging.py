@@ -32,6 +32,13 @@ REQUIREMENTS = {
 }
 OPTIONAL = {"tensorboard": "tensorboard", "pillow": "PIL"}
 """Modules of what a user installs for one command, which imports it when it needs it."""
+EXTRAS = PYPROJECT["project"]["optional-dependencies"]
+TOOLS = {
+    canonicalize_name(Requirement(text).name)
+    for group in ("lint", "build")
+    for text in EXTRAS[group]
+}
+"""Programs that only `make lint` and `make bitstreams` install."""
 BUILT = {"__pycache__", ".venv", "build", ".git", ".hypothesis", ".pytest_cache", ".ruff_cache"}
 SW_MAY_IMPORT = {"hw.spec", "hw.protocol", "hw.boards"}
 WITHOUT_TORCH = ("sw.network", "sw.netfile", "sw.run", "hw.protocol", "hw.boards")
@@ -62,7 +69,7 @@ def test_every_dependency_says_why() -> None:
 
 def test_installed_versions_are_the_pinned_ones() -> None:
     for name, requirement in REQUIREMENTS.items():
-        if name in ("ruff", "pyright"):  # only `make lint` installs them
+        if name in TOOLS:
             continue
         if name in OPTIONAL and importlib.util.find_spec(OPTIONAL[name]) is None:
             continue
@@ -84,7 +91,6 @@ def test_every_import_is_a_declared_dependency() -> None:
 
 def test_every_dependency_is_used() -> None:
     owners = importlib.metadata.packages_distributions()
-    tools = {"ruff", "pyright"}
     used = {
         canonicalize_name(dist)
         for path in sources(*FOLDERS)
@@ -97,7 +103,7 @@ def test_every_dependency_is_used() -> None:
     used |= {"pytest-xdist"} if "pytest -n auto" in (ROOT / "Makefile").read_text() else set()
     text = "".join(path.read_text() for path in sources("sw"))
     used |= {name for name, module in OPTIONAL.items() if re.search(rf'"[\w.]*{module}', text)}
-    assert set(REQUIREMENTS) - tools - used == set()
+    assert set(REQUIREMENTS) - TOOLS - used == set()
 
 
 def test_gateware_knows_nothing_of_the_model() -> None:

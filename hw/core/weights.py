@@ -1,17 +1,29 @@
 """Weight memory: one row of ``lanes`` weights per cycle, the resource that bounds the machine."""
 
-from amaranth import Module
+from amaranth import Cat, ClockSignal, Const, Instance, Module, Mux, Signal
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.spec import Config
+from hw.spec import Config, SpecError
+
+SPRAM_DEVICES = frozenset({"iCE40UP5K", "iCE40UP3K"})
+SPRAM_BITS = 16
+SPRAM_DEPTH = 16384
+N_SPRAMS = 4
+
+
+def has_spram(platform: object) -> bool:
+    """Whether the device is one with SPRAM; ``platform`` is None in simulation."""
+    return getattr(platform, "device", None) in SPRAM_DEVICES
 
 
 class WeightMemory(wiring.Component):
     """One write and one read port, ``lanes * weight_bits`` wide; the output is registered twice,
     since a deep memory's own output register is too slow to be followed by logic.
 
-    ``read_data`` belongs to the ``read_row`` of :attr:`LATENCY` cycles before.
+    ``read_data`` belongs to the ``read_row`` of :attr:`LATENCY` cycles before. What is read in a
+    cycle with ``write_en`` is undefined: on an iCE40 UltraPlus the rows are in its four
+    single-ported SPRAMs, elsewhere in block RAM.
     """
 
     LATENCY = 2
@@ -33,6 +45,16 @@ class WeightMemory(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        if has_spram(platform):
+            m.submodules.rows = rows = SpramRows(self._config)
+            m.d.comb += [
+                rows.row.eq(Mux(self.write_en, self.write_row, self.read_row)),
+                rows.en.eq(self.read_en | self.write_en),
+                rows.write.eq(self.write_en),
+                rows.write_data.eq(self.write_data),
+            ]
+            m.d.sync += self.read_data.eq(rows.read_data)
+            return m
         m.submodules.rows = rows = memory.Memory(
             shape=self._config.lanes * self._config.weight_bits,
             depth=self._config.weight_depth,
@@ -47,4 +69,77 @@ class WeightMemory(wiring.Component):
             write.data.eq(self.write_data),
         ]
         m.d.sync += self.read_data.eq(read.data)
+        return m
+
+
+def spram_grid(config: Config) -> tuple[int, int]:
+    """SPRAMs side by side for the width of a row, and banks of them for the depth.
+
+    Raises
+    ------
+    SpecError
+        The rows take more SPRAMs than there are.
+    """
+    row_bits = config.lanes * config.weight_bits
+    n_columns, n_banks = -(-row_bits // SPRAM_BITS), -(-config.weight_depth // SPRAM_DEPTH)
+    if n_columns * n_banks > N_SPRAMS:
+        raise SpecError(
+            f"Config.weight_depth = {config.weight_depth} is not supported: rows of {row_bits} "
+            f"bits take more than this device's {N_SPRAMS} SPRAMs of {SPRAM_DEPTH} words of "
+            f"{SPRAM_BITS} bits"
+        )
+    return n_columns, n_banks
+
+
+class SpramRows(wiring.Component):
+    """Rows in SPRAM (Lattice FPGA-DS-02008: four blocks of 16,384 words of 16 bits, one port each,
+    no initial contents).
+
+    Members
+    -------
+    row, en, write, write_data : the port; with ``write`` nothing is read.
+    read_data : one cycle after ``en`` without ``write``.
+    """
+
+    def __init__(self, config: Config):
+        self._n_columns, self._n_banks = spram_grid(config)
+        row_bits = config.lanes * config.weight_bits
+        super().__init__(
+            {
+                "row": In(range(config.weight_depth)),
+                "en": In(1),
+                "write": In(1),
+                "write_data": In(row_bits),
+                "read_data": Out(row_bits),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        address_bits = (SPRAM_DEPTH - 1).bit_length()
+        bank = Signal(range(max(self._n_banks, 2)))
+        read_bank = Signal.like(bank)
+        m.d.comb += bank.eq(self.row[address_bits:])
+        with m.If(self.en):
+            m.d.sync += read_bank.eq(bank)
+        for b in range(self._n_banks):
+            words = []
+            for column in range(self._n_columns):
+                word = Signal(SPRAM_BITS, name=f"word{b}_{column}")
+                words.append(word)
+                m.submodules[f"spram{b}_{column}"] = Instance(
+                    "SB_SPRAM256KA",
+                    i_CLOCK=ClockSignal(),
+                    i_ADDRESS=self.row[:address_bits],
+                    i_CHIPSELECT=self.en & (bank == b),
+                    i_WREN=self.write,
+                    i_MASKWREN=Const(0b1111, 4),
+                    i_DATAIN=self.write_data.word_select(column, SPRAM_BITS),
+                    o_DATAOUT=word,
+                    i_STANDBY=0,
+                    i_SLEEP=0,
+                    i_POWEROFF=1,  # active low
+                )
+            with m.If(read_bank == b):
+                m.d.comb += self.read_data.eq(Cat(words))
         return m

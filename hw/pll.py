@@ -1,0 +1,137 @@
+"""Clocks from PLLs: divider settings for a wanted frequency, within the data sheets' ranges.
+
+Each function takes and gives frequencies in Hz and finds settings for exactly the wanted one, since
+``clk_hz`` decides the serial line's rate and every latency that is reported. Of several settings
+the one with the highest phase detector frequency, which jitters least, is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from hw.spec import SpecError
+
+MHZ = 1_000_000
+
+
+@dataclass(frozen=True)
+class Ecp5Pll:
+    """EHXPLLL that takes its feedback from CLKOP and drives the design from CLKOS::
+
+    vco = input / clki_div * clkop_div          output = vco / clkos_div
+    """
+
+    clki_div: int
+    clkop_div: int
+    clkos_div: int
+
+
+@dataclass(frozen=True)
+class Ice40Pll:
+    """SB_PLL40 with simple feedback::
+
+    vco = input / (divr + 1) * (divf + 1)       output = vco / 2**divq
+    """
+
+    divr: int
+    divf: int
+    divq: int
+    filter_range: int
+
+
+@dataclass(frozen=True)
+class GowinPll:
+    """rPLL with internal feedback::
+
+    output = input / (idiv_sel + 1) * (fbdiv_sel + 1)       vco = output * odiv_sel
+    """
+
+    idiv_sel: int
+    fbdiv_sel: int
+    odiv_sel: int
+
+
+def _factors(frequency: Fraction, low: int, high: int, allowed: Sequence[int]) -> Iterator[int]:
+    """Those allowed factors that bring ``frequency`` into a range in MHz."""
+    return (n for n in allowed if low * MHZ <= frequency * n <= high * MHZ)
+
+
+def _refuse(input_hz: int, output_hz: int, reachable: set[Fraction]) -> SpecError:
+    near = sorted(reachable, key=lambda hz: abs(hz - output_hz))[:2]
+    return SpecError(
+        f"Config.clk_hz = {output_hz} is not supported: this board's PLL cannot make it of "
+        f"{input_hz} Hz; near it are {' and '.join(f'{float(hz):.0f}' for hz in sorted(near))} Hz"
+    )
+
+
+def ecp5_pll(input_hz: int, output_hz: int) -> Ecp5Pll:
+    """Settings by Lattice FPGA-DS-02012 (sysCLOCK PLL timing): input 8 to 400 MHz, phase detector
+    10 to 400, VCO 400 to 800, outputs 3.125 to 400.
+
+    Raises
+    ------
+    SpecError
+        No settings give exactly this frequency.
+    """
+    reachable = set()
+    for clki_div in range(1, 41):
+        detector = Fraction(input_hz, clki_div)
+        if not 10 * MHZ <= detector <= 400 * MHZ:
+            continue
+        for clkop_div in _factors(detector, 400, 800, range(1, 129)):
+            for clkos_div in range(2, 129):
+                hz = detector * clkop_div / clkos_div
+                if hz == output_hz:
+                    return Ecp5Pll(clki_div, clkop_div, clkos_div)
+                reachable.add(hz)
+    raise _refuse(input_hz, output_hz, reachable)
+
+
+def ice40_pll(input_hz: int, output_hz: int) -> Ice40Pll:
+    """Settings by Lattice FPGA-DS-02008 and FPGA-TN-02052: phase detector 10 to 133 MHz, VCO 533 to
+    1,066, output 16 to 275.
+
+    Raises
+    ------
+    SpecError
+        No settings give exactly this frequency.
+    """
+    reachable = set()
+    for divr in range(16):
+        detector = Fraction(input_hz, divr + 1)
+        if not 10 * MHZ <= detector <= 133 * MHZ:
+            continue
+        for factor in _factors(detector, 533, 1066, range(1, 129)):
+            for divq in range(1, 7):
+                hz = detector * factor / (1 << divq)
+                if hz == output_hz and 16 * MHZ <= hz <= 275 * MHZ:
+                    limits = (17, 26, 44, 66, 101)  # of filter ranges 1 to 5, as icepll has them
+                    filter_range = 1 + sum(detector >= limit * MHZ for limit in limits)
+                    return Ice40Pll(divr, factor - 1, divq, filter_range)
+                reachable.add(hz)
+    raise _refuse(input_hz, output_hz, reachable)
+
+
+def gowin_pll(input_hz: int, output_hz: int) -> GowinPll:
+    """Settings by Gowin DS117 and DS226, the ranges that GW1NR-9 (C6/I5) and GW2AR-18 (C8/I7) have
+    in common: phase detector 3 to 400 MHz, VCO 500 to 1,200.
+
+    Raises
+    ------
+    SpecError
+        No settings give exactly this frequency.
+    """
+    reachable = set()
+    for divider in range(1, 65):
+        detector = Fraction(input_hz, divider)
+        if not 3 * MHZ <= detector <= 400 * MHZ:
+            continue
+        for factor in range(1, 65):
+            hz = detector * factor
+            for odiv_sel in _factors(hz, 500, 1200, (2, 4, 8, *range(16, 129, 16))):
+                if hz == output_hz:
+                    return GowinPll(divider - 1, factor - 1, odiv_sel)
+                reachable.add(hz)
+    raise _refuse(input_hz, output_hz, reachable)
