@@ -33,7 +33,17 @@ from dataclasses import asdict
 from amaranth import signed
 from amaranth.lib import data
 
-from hw.spec import MEMBRANE_LATENCY, N_LEVELS, Config, Gate, Leak, Reset
+from hw.spec import (
+    MEMBRANE_LATENCY,
+    N_LEVELS,
+    N_PLANES,
+    PARAM_BITS,
+    PIECE_BITS,
+    Config,
+    Gate,
+    Leak,
+    Reset,
+)
 
 PROTOCOL_VERSION = 1
 MAGIC = int.from_bytes(b"SPKF", "little")
@@ -77,21 +87,21 @@ class Status(enum.IntEnum):
 class Space(enum.IntEnum):
     """Memories that the host can reach. A row is the unit of addressing."""
 
-    PROGRAM = 0
-    """32-bit words: layer descriptors, one after another."""
-    WEIGHT = 1
-    """``lanes`` weights a row, lane 0 in the lowest bits."""
-    PARAM = 2
-    """``fire_lanes`` :func:`neuron_layout` entries a row."""
-    SPIKE = 3
+    WEIGHT = 0
+    """``lanes`` weights a row, lane 0 in the lowest bits; or descriptors, low word first."""
+    PARAM = 1
+    """``fire_lanes`` entries of :class:`Neuron` a row."""
+    SPIKE = 2
     """One byte a row: granule ``i`` holds bits ``8*i`` to ``8*i+7``. Writable during a run."""
-    RESULT = 4
-    """Read-only: ``fire_lanes`` logits a row, each sign-extended to 32 bits."""
-    COUNTER = 5
-    """Read-only: one :class:`LayerCounters` a row, in the order the layers ran."""
+    RESULT = 3
+    """Read-only, of the run that ended last: ``fire_lanes`` logits a row, each sign-extended to 32
+    bits."""
+    COUNTER = 4
+    """Read-only, of the run that ended last: :class:`LayerCounters` in the order the layers ran,
+    each in ``Config.counter_rows`` rows as long as those of RESULT."""
 
 
-WRITABLE = frozenset({Space.PROGRAM, Space.WEIGHT, Space.PARAM, Space.SPIKE})
+WRITABLE = frozenset({Space.WEIGHT, Space.PARAM, Space.SPIKE})
 
 
 class Address(data.Struct):
@@ -102,10 +112,10 @@ class Address(data.Struct):
 
 
 class Run(data.Struct):
-    """Run the descriptors from word ``entry`` of program memory up to the first final one."""
+    """Run the descriptors from row ``entry`` of weight memory up to the first final one."""
 
     tag: 8
-    entry: 16
+    entry: 24
 
 
 class RunState(enum.IntEnum):
@@ -142,15 +152,15 @@ class Identity(data.Struct):
     weight_bits: 8
     fire_lanes: 8
     membrane_bits: 8
-    param_bits: 8
+    pixels: 8
     chunk_bits: 8
     membrane_slots: 8
     max_layers: 16
     weight_depth: 32
     param_depth: 32
     spike_bytes: 32
-    program_words: 16
     result_rows: 16
+    reserved: 16
     rx_buffer_bytes: 16
     max_payload_bytes: 16
     clk_hz: 32
@@ -171,68 +181,89 @@ class LayerCounters(data.Struct):
 
 class Level(data.Struct):
     """One level of the loop nest: its trip count less one, and by how much each address moves when
-    this level advances and all inner levels start again. Increments wrap at the address width."""
+    this level advances and all inner levels start again. Increments wrap at the address width. No
+    field crosses a 32-bit word."""
 
-    last: 16
-    weight: signed(24)
-    source: signed(24)
+    source: signed(20)
     """In bits of spike memory."""
-    identity: signed(24)
-    """In bits of spike memory."""
-    target: signed(18)
+    last: 12
+    identity: signed(16)
+    """In granules of spike memory."""
+    slot: signed(6)
+    reserved: 10
+    weight: signed(20)
+    reserved2: 12
+    target: signed(16)
     """In granules of spike memory."""
     param: signed(16)
-    slot: signed(6)
+
+
+N_PIECES = 4
+"""Pieces of a chunk that a descriptor describes; a device with short chunks has the first ones."""
 
 
 class Header(data.Struct):
-    """Fixed part of a layer descriptor. A ``*_levels`` field has bit ``i`` set for level ``i``."""
+    """Fixed part of a layer descriptor. A ``*_levels`` field has bit ``i`` set for level ``i``. No
+    field crosses a 32-bit word."""
 
-    source: 24
+    source: 20
     """Bit address of the first window."""
-    tail_bits: 8
-    """Input bits of the last chunk of a run (level 0), 1 to ``chunk_bits``."""
-    weight: 24
     spacing: 8
-    """Least number of cycles between the ends of two jobs."""
-    identity: 24
+    """Least number of cycles between the starts of two jobs in the fire unit, at least 1."""
+    leak_shift: 4
+    weight: 20
     job_levels: 8
     """Levels inside one job: what they visit is accumulated."""
-    target: 24
+    gate: Gate
+    reset: Reset
+    identity: 16
+    target: 16
+    """First granule of the map; of an output layer 0, its rows are counted from it."""
+    param: 16
     time_levels: 8
     """The level of timesteps: while it is at its first iteration, membranes start from 0."""
-    param: 16
     pool_levels: 8
     """Levels whose jobs are ORed into one result."""
     tail_levels: 8
-    """The level of channel groups, if its last group is not full."""
+    """The levels of channel groups: at the end of all of them, and so always if there are none, a
+    group has only ``tail_lanes`` real lanes."""
     tail_lanes: 8
-    """Real lanes of that group, and of every group if ``tail_levels`` is 0 and one is enough."""
-    gate: Gate
+    last_beat: 8
+    """Beats of a job in the fire unit, less one."""
+    n_levels: 4
+    """Levels that follow; the others have one iteration."""
     leak: Leak
-    reset: Reset
-    leak_shift: 4
     output: 1
-    """Non-firing: logits go to result memory, ``target`` counts its rows."""
+    """Non-firing: logits go to the results, ``target`` counts their rows."""
     final: 1
-    """Last layer: the argmax of result memory follows and the run ends."""
-    reserved: 12
+    """Last layer: the argmax of the results follows and the run ends."""
     n_classes: 16
-    reserved2: 48
+    pixels: 1
+    """The first :data:`hw.spec.N_PLANES` iterations of the level of timesteps are the bit-planes of
+    a pixel map, the highest first; the others are the timesteps, which all take their sum."""
+    reserved: 15
+    body_bits: data.ArrayLayout(8, N_PIECES)
+    """Valid bits of each piece of a chunk, at most :data:`hw.spec.PIECE_BITS`."""
+    tail_bits: data.ArrayLayout(8, N_PIECES)
+    """The same for the last chunk of a run (level 0)."""
+    piece_rows: data.ArrayLayout(8, N_PIECES)
+    """By how many rows of spike memory a piece lies beyond where a contiguous window has it."""
+    piece_weights: data.ArrayLayout(8, N_PIECES)
+    """Weight row of the first bit of a piece, from that of the chunk."""
 
 
 class Descriptor(data.Struct):
-    """One layer: what the host writes to :attr:`Space.PROGRAM`, low word first."""
+    """One layer: rows of :attr:`Space.WEIGHT`, low word first."""
 
     header: Header
     levels: data.ArrayLayout(Level, N_LEVELS)
 
 
-def neuron_layout(config: Config) -> data.StructLayout:
+class Neuron(data.Struct):
     """Bias and threshold of one neuron."""
-    return data.StructLayout(
-        {"bias": signed(config.param_bits), "threshold": signed(config.param_bits)}
-    )
+
+    bias: signed(PARAM_BITS)
+    threshold: signed(PARAM_BITS)
 
 
 def n_bytes(layout: type[data.Struct]) -> int:
@@ -242,32 +273,39 @@ def n_bytes(layout: type[data.Struct]) -> int:
     return n_bits // 8
 
 
-PROGRAM_ROW_BYTES = 4
-DESCRIPTOR_WORDS = n_bytes(Descriptor) // PROGRAM_ROW_BYTES
+WORD_BYTES = 4
+RESULT_BYTES = 4
+"""Of a logit."""
+DESCRIPTOR_WORDS = n_bytes(Descriptor) // WORD_BYTES
+HEADER_WORDS = n_bytes(Header) // WORD_BYTES
+LEVEL_WORDS = n_bytes(Level) // WORD_BYTES
 
 
 def row_bytes(space: Space, config: Config) -> int:
     """Bytes of one row of ``space`` on the wire."""
     return {
-        Space.PROGRAM: PROGRAM_ROW_BYTES,
         Space.WEIGHT: config.lanes * config.weight_bits // 8,
-        Space.PARAM: config.fire_lanes * 2 * config.param_bits // 8,
+        Space.PARAM: config.fire_lanes * n_bytes(Neuron),
         Space.SPIKE: 1,
-        Space.RESULT: config.fire_lanes * 4,
-        Space.COUNTER: n_bytes(LayerCounters),
+        Space.RESULT: config.fire_lanes * RESULT_BYTES,
+        Space.COUNTER: config.fire_lanes * RESULT_BYTES,
     }[space]
 
 
 def n_rows(space: Space, config: Config) -> int:
     """Rows of ``space``."""
     return {
-        Space.PROGRAM: config.program_words,
         Space.WEIGHT: config.weight_depth,
-        Space.PARAM: config.param_depth,
+        Space.PARAM: config.n_param_rows,
         Space.SPIKE: config.spike_bytes,
         Space.RESULT: config.result_rows,
-        Space.COUNTER: config.max_layers,
+        Space.COUNTER: config.max_layers * config.counter_rows,
     }[space]
+
+
+def descriptor_rows(config: Config) -> int:
+    """Rows of weight memory that a descriptor takes."""
+    return -(-n_bytes(Descriptor) // row_bytes(Space.WEIGHT, config))
 
 
 def pack(layout: type[data.Struct], values: dict) -> bytes:
@@ -311,8 +349,8 @@ def spec_hash(config: Config) -> int:
         "config": numbers,
         "enums": [_describe(e) for e in (Opcode, Status, Space, Gate, Leak, Reset, RunState)],
         "layouts": {layout.__name__: _describe(layout) for layout in layouts},
-        "neuron": _describe(neuron_layout(config)),
-        "membrane_latency": MEMBRANE_LATENCY,
+        "neuron": _describe(Neuron),
+        "constants": [MEMBRANE_LATENCY, N_PLANES, PIECE_BITS],
         "crc": [CRC_INIT, CRC_POLYNOMIAL, CRC_XOR_OUT],
     }
     digest = hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).digest()

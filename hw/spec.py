@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
 
 N_LEVELS = 8
 """Depth of the affine loop nest that addresses every memory."""
@@ -29,7 +30,16 @@ N_LEVELS = 8
 GRANULE_BITS = 8
 """Spike maps are written in granules of this many bits; spike memory is addressed in granules."""
 
-MEMBRANE_LATENCY = 6
+PIECE_BITS = 16
+"""A chunk is gathered from pieces of this many bits, which may lie in different rows of a map."""
+
+PARAM_BITS = 16
+"""Width of a bias and of a threshold."""
+
+N_PLANES = 8
+"""Bit-planes of a pixel, the highest first."""
+
+MEMBRANE_LATENCY = 7
 """Cycles from reading a membrane to its new value being readable: two jobs of the same neurons are
 at least this far apart. Part of the schedule that the compiler makes for the fire unit."""
 
@@ -69,8 +79,19 @@ class Reset(enum.IntEnum):
     SOFT = 1
 
 
-def leaked(membrane: int, leak: Leak, leak_shift: int) -> int:
-    """Membrane left after one timestep; works on ints and on integer arrays (NumPy, torch)."""
+class Integers(Protocol):
+    """An int, or an integer array of NumPy or torch."""
+
+    def __rshift__(self, other: Any, /) -> Any: ...
+
+    def __sub__(self, other: Any, /) -> Any: ...
+
+
+Membrane = TypeVar("Membrane", bound=Integers)
+
+
+def leaked(membrane: Membrane, leak: Leak, leak_shift: int) -> Membrane:
+    """Membrane left after one timestep."""
     if leak == Leak.NONE:
         return membrane
     kept = membrane >> leak_shift
@@ -86,9 +107,9 @@ def signed_range(bits: int) -> tuple[int, int]:
 class Config:
     """Parameters of one build of the gateware. One bitstream runs any network that fits it.
 
-    Weight memory holds ``weight_depth`` rows of ``lanes`` weights; parameter memory
-    ``param_depth`` rows of ``fire_lanes`` (bias, threshold) pairs; spike memory ``spike_bytes``
-    bytes; program memory ``program_words`` 32-bit words.
+    Weight memory holds ``weight_depth`` rows of ``lanes`` weights, or of descriptors; parameter
+    memory ``param_depth`` rows of ``fire_lanes`` (bias, threshold) pairs, at its end results and
+    counters; spike memory ``spike_bytes`` bytes.
     """
 
     name: str = "sim"
@@ -97,24 +118,23 @@ class Config:
     weight_bits: int = 8
     weight_depth: int = 20480
     """Rows of weight memory."""
-    fire_lanes: int = 4
+    fire_lanes: int = 16
     """Neurons updated per cycle by the fire unit; divides ``lanes``."""
     membrane_bits: int = 24
     """Width of accumulators, membranes and logits."""
-    param_bits: int = 16
-    """Width of a bias and of a threshold."""
-    param_depth: int = 1024
+    param_depth: int = 512
     """Rows of parameter memory."""
     chunk_bits: int = 64
     """Input spikes fetched per cycle."""
     spike_bytes: int = 32768
     membrane_slots: int = 16
     """Jobs whose membranes are alive at once (interleaved positions or channel groups)."""
-    program_words: int = 1024
     max_layers: int = 32
-    """Rows of counters."""
-    result_rows: int = 32
+    """Layers whose counters are kept."""
+    result_rows: int = 16
     """Rows of ``fire_lanes`` logits."""
+    pixels: bool = True
+    """The first layer may take pixels, as bit-planes, instead of spikes."""
     rx_buffer_bytes: int = 2048
     """Bytes that the device can take while it is busy; the driver never has more under way."""
     max_payload_bytes: int = 512
@@ -149,22 +169,29 @@ class Config:
         )
         check(8 <= self.membrane_bits <= 32, "membrane_bits", "use 8 to 32")
         check(
-            self.param_bits in (8, 16) and self.param_bits <= self.membrane_bits,
-            "param_bits",
-            "use 8 or 16, at most membrane_bits",
-        )
-        check(
             self.membrane_slots >= 2 and self.membrane_slots & (self.membrane_slots - 1) == 0,
             "membrane_slots",
             "use a power of two of at least 2",
         )
         check(
-            self.spike_bytes % (2 * self.chunk_bits // 8) == 0,
+            self.spike_bytes % (self.chunk_bits // 8) == 0 and self.spike_bytes <= 65536,
             "spike_bytes",
-            "use a multiple of two chunks",
+            "use a multiple of chunk_bits / 8, at most 65536",
         )
-        for field in ("weight_depth", "param_depth", "program_words", "max_layers", "result_rows"):
+        for field in ("weight_depth", "max_layers", "result_rows"):
             check(getattr(self, field) >= 2, field, "use at least 2")
+        check(self.weight_depth <= 1 << 20, "weight_depth", "use at most 1048576")
+        check(
+            self.lanes * self.weight_bits >= 32,
+            "lanes",
+            "use rows of weights of at least 32 bits, the length of a descriptor's word",
+        )
+        check(
+            self.param_depth % (2 * self.bank_rows) == 0 and self.n_param_rows > 0,
+            "param_depth",
+            f"use a multiple of {2 * self.bank_rows}, at least {4 * self.bank_rows}: results and "
+            "counters take the end of parameter memory",
+        )
         check(self.clk_hz // self.baud >= 4, "baud", "use at most clk_hz / 4")
         check(
             64 <= self.max_payload_bytes < self.rx_buffer_bytes,
@@ -176,6 +203,24 @@ class Config:
     def fire_beats(self) -> int:
         """Cycles that the fire unit needs for one job."""
         return self.lanes // self.fire_lanes
+
+    @property
+    def counter_rows(self) -> int:
+        """Rows of parameter memory that a layer's four counters take."""
+        return max(1, 4 // self.fire_lanes)
+
+    @property
+    def bank_rows(self) -> int:
+        """Rows of parameter memory that a run's results, then its counters take, rounded up to a
+        power of two. There are two such banks at its end: of a run that has ended, and of the one
+        in progress."""
+        used = self.result_rows + self.max_layers * self.counter_rows
+        return 1 << (used - 1).bit_length()
+
+    @property
+    def n_param_rows(self) -> int:
+        """Rows of parameter memory that are not results or counters."""
+        return self.param_depth - 2 * self.bank_rows
 
     def with_weight_bits(self, weight_bits: int) -> Config:
         """The same device built for another weight width, with the same bits of weight memory."""

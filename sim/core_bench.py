@@ -14,10 +14,9 @@ from cocotb.triggers import ReadOnly, RisingEdge
 from numpy.typing import NDArray
 
 from hw.bus import row_write_layout
-from hw.protocol import Address, LayerCounters, Result, Run, Space, row_bytes, unpack
+from hw.protocol import Address, LayerCounters, Result, Run, Space, n_bytes, row_bytes, unpack
 from hw.spec import GRANULE_BITS
 from sw.compiler import Program
-from sw.network import INPUT
 
 
 @dataclass(frozen=True)
@@ -130,9 +129,9 @@ class CoreBench:
     async def infer(self, frames: NDArray[np.uint8], *, tag: int = 0) -> Inference:
         """Run on input spikes (T, C, H, W) and read everything back."""
         program = self.program
-        place = program.placements[INPUT]
-        await self.write(Space.SPIKE, place.start // GRANULE_BITS, place.pack(frames))
-        await self.put("run", [Run.const({"tag": tag, "entry": 0}).as_bits()])
+        place = program.inputs[0]
+        await self.write(Space.SPIKE, place.start // GRANULE_BITS, program.pack_input(frames))
+        await self.put("run", [Run.const({"tag": tag, "entry": program.entries[0]}).as_bits()])
         result = Result.from_bits(await self.get("done"))
         assert result.tag == tag
         spikes = {
@@ -143,15 +142,16 @@ class CoreBench:
             )
             for name, place in program.placements.items()
         }
-        counters = await self.read(Space.COUNTER, 0, len(program.layers))
-        size = row_bytes(Space.COUNTER, program.config)
+        n_rows = program.config.counter_rows
+        counters = await self.read(Space.COUNTER, 0, len(program.layers) * n_rows)
+        size = n_rows * row_bytes(Space.COUNTER, program.config)
         return Inference(
             argmax=result.argmax,
             n_cycles=result.n_cycles,
             logits=program.logits(await self.read(Space.RESULT, 0, program.n_result_rows)),
             spikes=spikes,
             counters={
-                layer.name: unpack(LayerCounters, counters[i * size : (i + 1) * size])
+                layer.name: unpack(LayerCounters, counters[i * size :][: n_bytes(LayerCounters)])
                 for i, layer in enumerate(program.layers)
             },
         )

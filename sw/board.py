@@ -14,7 +14,7 @@ from hw.protocol import LayerCounters, Space, n_bytes, row_bytes, spec_hash, unp
 from hw.spec import GRANULE_BITS, Config
 from sw.compiler import Program, compile_network
 from sw.device import RunResult
-from sw.network import INPUT, Network
+from sw.network import Network
 
 
 class Device(Protocol):
@@ -133,15 +133,16 @@ class Session:
 
         Parameters
         ----------
-        spikes : input (T, C, H, W) of 0 and 1.
+        spikes : input (T, C, H, W) of 0 and 1; or, if ``program.pixels``, an image (C, H, W).
         logits, counters, maps : what to read back, apart from the prediction.
         """
         program, device = self.program, self.device
-        place = program.placements[INPUT]
         started = time.perf_counter()
-        device.write(Space.SPIKE, place.start // GRANULE_BITS, place.pack(spikes))
+        device.write(
+            Space.SPIKE, program.inputs[0].start // GRANULE_BITS, program.pack_input(spikes)
+        )
         written = time.perf_counter()
-        result = device.run()
+        result = device.run(program.entries[0])
         ran = time.perf_counter()
         logit_values = (
             program.logits(device.read(Space.RESULT, 0, program.n_result_rows)) if logits else None
@@ -158,8 +159,9 @@ class Session:
 
     def _counters(self) -> dict[str, Counters]:
         layers = self.program.layers
-        raw = self.device.read(Space.COUNTER, 0, len(layers))
-        size = row_bytes(Space.COUNTER, self.program.config)
+        config = self.program.config
+        raw = self.device.read(Space.COUNTER, 0, len(layers) * config.counter_rows)
+        size = config.counter_rows * row_bytes(Space.COUNTER, config)
         counters = {}
         for n, layer in enumerate(layers):
             values = unpack(LayerCounters, raw[n * size : n * size + n_bytes(LayerCounters)])

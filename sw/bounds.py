@@ -41,10 +41,10 @@ def drive_bounds(layer: Layer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return low, high
 
 
-def layer_bounds(layer: Layer, timesteps: int) -> Bounds:
+def layer_bounds(layer: Layer, timesteps: int, input_max: int = 1) -> Bounds:
     """Bounds of accumulators (sums of some of the weights), of membranes before and after the
-    comparison, of the difference to the threshold, and of logits."""
-    low, high = drive_bounds(layer)
+    comparison, of the difference to the threshold, and of logits; inputs are 0 to ``input_max``."""
+    low, high = (bound * input_max for bound in drive_bounds(layer))
     bias = layer.bias.astype(np.int64)
     least, most = min(0, int(low.min())), max(0, int(high.max()))
     if layer.output:
@@ -60,7 +60,7 @@ def layer_bounds(layer: Layer, timesteps: int) -> Bounds:
     for t in range(timesteps):
         drive_low = low[min(t, len(low) - 1)] + bias[min(t, len(bias) - 1)]
         drive_high = high[min(t, len(high) - 1)] + bias[min(t, len(bias) - 1)]
-        leak_low, leak_high = (_leaked(v, layer.leak, layer.leak_shift) for v in (v_low, v_high))
+        leak_low, leak_high = (leaked(v, layer.leak, layer.leak_shift) for v in (v_low, v_high))
         u_low, u_high = leak_low + drive_low, leak_high + drive_high
         least = min(least, int(drive_low.min()), int(u_low.min()), int((u_low - threshold).min()))
         most = max(most, int(drive_high.max()), int(u_high.max()))
@@ -82,6 +82,3 @@ def layer_bounds(layer: Layer, timesteps: int) -> Bounds:
         least, most = min(least, int(v_low.min())), max(most, int(v_high.max()))
     return Bounds(least, most)
 
-
-def _leaked(v: NDArray[np.int64], leak: Leak, shift: int) -> NDArray[np.int64]:
-    return leaked(v, leak, shift)  # type: ignore[arg-type, return-value]

@@ -6,27 +6,55 @@ and planes; it is cleared once and never written. A layer is one walk of the loo
 level first::
 
     chunk of a run | kernel column, if shared | kernel row | pooling x | pooling y |
-    interleaved positions | timestep | channel group | x | y
+    interleaved positions and groups | timestep | channel group | x | y
 
-where a run is all the bits of a kernel row, which are contiguous. Sharing weights along an axis is
-a weight stride of 0 at its level. Weights are stored in the order in which they are used:
+where a run is all the bits of a kernel row, which are contiguous. A map with few channels is given
+a row pitch with which several short runs, one below the other, are one chunk. Sharing weights along
+an axis is a weight stride of 0 at its level. Weights are stored in the order in which they are used:
 (y, x, group, timestep, kernel row, kernel column, channel), one row of ``lanes`` output channels
-each, axes of length 1 left out.
+each, axes of length 1 left out; the descriptors follow them.
+
+What the host writes before a run has two regions if there is room, each with descriptors of its
+own, so that one is filled while the core works on the other. A device that takes pixels
+(``Config.pixels``) runs the network's encoder as its first layer, on the bit-planes of the image.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.protocol import Descriptor, Space, n_rows, pack, row_bytes, unpack
-from hw.spec import GRANULE_BITS, MEMBRANE_LATENCY, N_LEVELS, Config, signed_range
+from hw.protocol import (
+    N_PIECES,
+    Descriptor,
+    Space,
+    descriptor_rows,
+    n_bytes,
+    pack,
+    row_bytes,
+    unpack,
+)
+from hw.spec import (
+    GRANULE_BITS,
+    MEMBRANE_LATENCY,
+    N_LEVELS,
+    N_PLANES,
+    PARAM_BITS,
+    PIECE_BITS,
+    Config,
+    signed_range,
+)
 from sw.bounds import layer_bounds
 from sw.network import INPUT, Layer, Network, Shape
+
+PIXELS = "image"
+"""Name of the map of bit-planes (N_PLANES, C, H, W), the highest first: the encoder's source."""
+PIXEL_MAX = (1 << N_PLANES) - 1
 
 
 class FitError(ValueError):
@@ -83,18 +111,18 @@ class LayerPlan:
     source: str
     n_jobs: int
     spacing: int
-    fire_beats: int
+    n_beats: int
+    """Cycles of a job in the fire unit."""
     counts: tuple[int, ...]
     source_strides: tuple[int, ...]
-    job_levels: int
-    """Number of inner levels that make up one job."""
-    run_bits: int
-    """Bits of a run."""
+    pieces: tuple[tuple[int, int, int], ...]
+    """Of a chunk, from its first bit: bit offset, valid bits, valid bits in a run's last chunk."""
     source_base: int
     gated: bool
-    lanes_of_group: tuple[int, ...]
+    pixels: bool
+    time_level: int
+    """Level of timesteps, which only a layer that takes pixels surely has."""
     weight_rows: int
-    param_rows: int
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -105,31 +133,48 @@ class Program:
     ----------
     images : what to write to each space, from row 0 on.
     placements : regions of spike memory by name of the map.
-    layers : how each layer runs.
-    n_classes : logits in result memory.
+    inputs : regions that the host writes before a run, one per buffer; the first is in
+        ``placements``.
+    entries : rows of weight memory at which a run on each of ``inputs`` begins.
+    layers : how each layer runs; the first one is the encoder if the device takes pixels.
+    n_classes : logits.
     spike_bytes : bytes of spike memory in use; they are cleared when the program is loaded.
+    pixels : the input is an image's bit-planes, not spikes.
     """
 
     config: Config
     images: dict[Space, bytes]
     placements: dict[str, Placement]
+    inputs: tuple[Placement, ...]
+    entries: tuple[int, ...]
     layers: tuple[LayerPlan, ...]
     n_classes: int
     spike_bytes: int
+    pixels: bool
 
     def usage(self) -> dict[str, tuple[int, int]]:
         """(rows used, rows available) per memory."""
+        available = {
+            Space.WEIGHT: self.config.weight_depth,
+            Space.PARAM: self.config.n_param_rows,
+        }
         used = {
-            space.name.lower(): (
-                len(image) // row_bytes(space, self.config),
-                n_rows(space, self.config),
-            )
+            space.name.lower(): (len(image) // row_bytes(space, self.config), available[space])
             for space, image in self.images.items()
         }
         return used | {"spike": (self.spike_bytes, self.config.spike_bytes)}
 
+    def pack_input(self, sample: NDArray[np.uint8], buffer: int = 0) -> bytes:
+        """What to write to ``inputs[buffer]`` for an image (C, H, W) of uint8 if ``pixels``, else
+        for spikes (T, C, H, W) of 0 and 1."""
+        place = self.inputs[buffer]
+        if self.pixels:
+            planes = np.arange(N_PLANES - 1, -1, -1, dtype=np.uint8)[:, None, None, None]
+            sample = (sample[None] >> planes) & 1
+        return place.pack(sample)
+
     def logits(self, raw: bytes) -> NDArray[np.int64]:
-        """Logits (n_classes,) in the first :meth:`n_result_rows` rows of result memory."""
+        """Logits (n_classes,) in the first :meth:`n_result_rows` rows of results."""
         return np.frombuffer(raw, "<i4")[: self.n_classes].astype(np.int64)
 
     @property
@@ -146,26 +191,54 @@ def _increments(counts: Iterable[int], strides: Iterable[int]) -> list[int]:
     return moves
 
 
-def _place(network: Network) -> dict[str, Placement]:
-    """Give every map a region; its padding is the most that any of its readers wants."""
-    shapes = network.map_shapes()
-    padding: dict[str, tuple[int, int]] = dict.fromkeys(shapes, (0, 0))
-    for layer in network.layers:
-        old = padding[layer.source]
-        padding[layer.source] = (max(old[0], layer.padding[0]), max(old[1], layer.padding[1]))
-    placements, start = {}, 0
-    for name, (channels, height, width) in shapes.items():
-        pad_y, pad_x = padding[name]
-        # The input is written by the host, bit by bit; the core writes whole granules.
-        granule = 1 if name == INPUT else GRANULE_BITS
-        pixel = -(-channels // granule) * granule
+def _gathered(pitch_bytes: int, kernel_y: int, config: Config) -> int:
+    """How many rows of a kernel, ``pitch_bytes`` apart, one chunk can hold: no two pieces may meet
+    in a column of spike memory."""
+    n_pieces = config.chunk_bits // PIECE_BITS
+    if pitch_bytes * GRANULE_BITS % PIECE_BITS:
+        return 1
+    step = pitch_bytes * GRANULE_BITS // PIECE_BITS
+    n_rows = 1
+    while n_rows < min(kernel_y, n_pieces) and n_rows * step % n_pieces:
+        n_rows += 1
+    return n_rows
+
+
+def _input_pitch(row: int, kernel_y: int, config: Config) -> int:
+    """Row pitch in bits of an input map with short runs: at most half as much again as ``row``, if
+    that lets a chunk hold more rows of the kernel."""
+    smallest = -(-row // GRANULE_BITS)
+    pitches = [n for n in range(smallest, smallest + N_PIECES * 2 + 1) if 2 * n <= 3 * smallest]
+    best = max(pitches, key=lambda n: (_gathered(n, kernel_y, config), -n), default=0)
+    return best * GRANULE_BITS if best and _gathered(best, kernel_y, config) > 1 else row
+
+
+def _place(
+    shapes: dict[str, Shape],
+    layers: tuple[Layer, ...],
+    timesteps: dict[str, int],
+    config: Config,
+) -> tuple[dict[str, Placement], int]:
+    """Give every map a region, and the number of bits in use. A map's padding is the most that any
+    of its readers wants; the first map is the host's."""
+    placements: dict[str, Placement] = {}
+    start = 0
+    for n, (name, (channels, height, width)) in enumerate(shapes.items()):
+        readers = [layer for layer in layers if layer.source == name]
+        pad_y = max((layer.padding[0] for layer in readers), default=0)
+        pad_x = max((layer.padding[1] for layer in readers), default=0)
+        # The host writes bit by bit, the core whole granules; identity spikes are read as granules.
+        by_bit = n == 0 and all(layer.identity != name for layer in layers)
+        pixel = channels if by_bit else -(-channels // GRANULE_BITS) * GRANULE_BITS
         row = (width + pad_x) * pixel
+        if by_bit and any(_is_short(layer, pixel) for layer in readers):
+            row = _input_pitch(row, max(layer.kernel[0] for layer in readers), config)
         plane = (height + pad_y) * row
-        n_bits = network.timesteps * plane + pad_y * row + pad_x * pixel
+        n_bits = timesteps[name] * plane + pad_y * row + pad_x * pixel
         n_bits = -(-n_bits // GRANULE_BITS) * GRANULE_BITS
         placements[name] = Placement(
             shape=(channels, height, width),
-            timesteps=network.timesteps,
+            timesteps=timesteps[name],
             base=start + pad_y * row + pad_x * pixel,
             start=start,
             n_bits=n_bits,
@@ -174,7 +247,13 @@ def _place(network: Network) -> dict[str, Placement]:
             plane=plane,
         )
         start += n_bits
-    return placements
+    return placements, start
+
+
+def _is_short(layer: Layer, pixel: int) -> bool:
+    """Whether a kernel row of ``layer`` is a piece, wherever it begins in a granule."""
+    run = (layer.kernel[1] - 1) * pixel + layer.weight.shape[4]
+    return layer.weight.shape[6] == layer.kernel[1] and run <= PIECE_BITS - GRANULE_BITS + 1
 
 
 @dataclass
@@ -194,16 +273,22 @@ class _Level:
     is_group: bool = False
 
 
-def _interleave(width: int, n_children: int, config: Config) -> int:
-    """How many neighbouring positions take turns, so that no job waits for its own membrane."""
-    wanted = -(-MEMBRANE_LATENCY // config.fire_beats)
-    best = 1
-    for candidate in range(1, config.membrane_slots // n_children + 1):
-        if width % candidate == 0:
-            best = candidate
-            if candidate * n_children >= wanted:
-                break
-    return best
+def _interleavings(
+    height: int, width: int, groups: int, n_children: int, n_beats: int, config: Config
+) -> list[tuple[int, tuple[int, int, int]]]:
+    """Ways to take turns between neighbouring columns, rows and channel groups, so that no job
+    waits for its own membrane: (spacing of jobs, how many of each), the best ones first."""
+
+    def divisors(n: int) -> list[int]:
+        return [d for d in range(1, n + 1) if n % d == 0]
+
+    ways = []
+    for turns in itertools.product(divisors(width), divisors(height), divisors(groups)):
+        slots = int(np.prod(turns)) * n_children
+        if slots <= config.membrane_slots:
+            spacing = max(n_beats, -(-MEMBRANE_LATENCY // slots))
+            ways.append((spacing, sum(n > 1 for n in turns), slots, turns))
+    return [(spacing, turns) for spacing, _, _, turns in sorted(ways)]
 
 
 def _pack_rows(values: NDArray[np.integer[Any]], bits: int) -> bytes:
@@ -237,12 +322,12 @@ def _param_rows(
     y = max(layer.bias.shape[1], threshold.shape[0])
     x = max(layer.bias.shape[2], threshold.shape[1])
     groups = -(-layer.n_out // config.lanes)
-    low, high = signed_range(config.param_bits)
+    low, high = signed_range(PARAM_BITS)
     for what, values in (("bias", layer.bias), ("threshold", threshold)):
         if values.size and (values.min() < low or values.max() > high):
             raise FitError(
                 f"layer {layer.name!r}: a {what} of {values.min()} to {values.max()} exceeds "
-                f"{config.param_bits} bits; quantise with a coarser scale"
+                f"{PARAM_BITS} bits; quantise with a coarser scale"
             )
     # Padding neurons have no weights and no bias, so a threshold of 1 keeps them silent.
     rows = np.zeros((y, x, t, groups * config.lanes, 2), np.int16)
@@ -264,8 +349,13 @@ def _strides(shape: tuple[int, ...], rows: int) -> list[int]:
     return strides[::-1]
 
 
-def compile_network(network: Network, config: Config) -> Program:
+def compile_network(network: Network, config: Config, *, pixels: bool = False) -> Program:
     """Place maps, weights and parameters, and write the descriptors.
+
+    Parameters
+    ----------
+    pixels : the device computes the encoder as well, if it can and the network has one: its
+        weights and parameters must fit. Else the host does, and sends spikes.
 
     Raises
     ------
@@ -277,43 +367,87 @@ def compile_network(network: Network, config: Config) -> Program:
             f"the network has {network.weight_bits}-bit weights, the device {config.weight_bits}-"
             f"bit ones; export it with --bits {config.weight_bits}"
         )
-    placements = _place(network)
-    program, weights, params = bytearray(), bytearray(), bytearray()
+    if pixels and network.encoder is not None and _runs_encoder(network, config):
+        try:
+            return _compile(network, config, pixels=True)
+        except FitError:
+            pass  # the encoder's layer may be what is too much
+    return _compile(network, config, pixels=False)
+
+
+def _runs_encoder(network: Network, config: Config) -> bool:
+    """Whether the device can compute the encoder's numbers."""
+    encoder = network.encoder
+    assert encoder is not None and encoder.threshold is not None
+    low, high = signed_range(config.weight_bits)
+    n_bits = layer_bounds(encoder, network.timesteps, PIXEL_MAX).n_bits
+    return (
+        config.pixels
+        and low <= encoder.weight.min()
+        and encoder.weight.max() <= high
+        and np.abs(encoder.bias).max() <= signed_range(PARAM_BITS)[1]
+        and encoder.threshold.max() <= signed_range(PARAM_BITS)[1]
+        and n_bits <= config.membrane_bits
+    )
+
+
+def _compile(network: Network, config: Config, pixels: bool) -> Program:
+    shapes = network.map_shapes()
+    timesteps = dict.fromkeys(shapes, network.timesteps)
+    layers = network.layers
+    if pixels:
+        assert network.encoder is not None
+        shapes = {PIXELS: network.image_shape} | shapes
+        timesteps[PIXELS] = N_PLANES
+        layers = (replace(network.encoder, source=PIXELS, name=INPUT), *layers)
+    placements, n_bits = _place(shapes, layers, timesteps, config)
+    first = next(iter(placements.values()))
+    second = replace(first, base=first.base + n_bits, start=n_bits)
+    inputs = (first, second)
+    if n_bits + first.n_bits > GRANULE_BITS * config.spike_bytes:
+        inputs = (first,)
+
+    weights, params = bytearray(), bytearray()
+    descriptors = [bytearray() for _ in inputs]
     plans = []
-    weight_row_bytes = row_bytes(Space.WEIGHT, config)
-    param_row_bytes = row_bytes(Space.PARAM, config)
-    for n, layer in enumerate(network.layers):
-        n_bits = layer_bounds(layer, network.timesteps).n_bits
-        if n_bits > config.membrane_bits:
+    for n, layer in enumerate(layers):
+        takes_pixels = pixels and n == 0
+        bounds = layer_bounds(layer, network.timesteps, PIXEL_MAX if takes_pixels else 1)
+        if bounds.n_bits > config.membrane_bits:
             raise FitError(
-                f"layer {layer.name!r} needs membranes of {n_bits} bits, {config.name!r} has "
-                f"{config.membrane_bits}; quantise it to fewer bits",
-                {"membrane_bits": (n_bits, config.membrane_bits)},
+                f"layer {layer.name!r} needs membranes of {bounds.n_bits} bits, {config.name!r} "
+                f"has {config.membrane_bits}; quantise it to fewer bits",
+                {"membrane_bits": (bounds.n_bits, config.membrane_bits)},
             )
-        plan, descriptor, weight_image, param_image = _compile_layer(
-            layer,
-            network.timesteps,
-            placements,
-            config,
-            weight_base=len(weights) // weight_row_bytes,
-            param_base=len(params) // param_row_bytes,
-            final=n == len(network.layers) - 1,
-        )
-        plans.append(plan)
-        program += descriptor
+        for buffer, place in enumerate(inputs):
+            plan, descriptor, weight_image, param_image = _compile_layer(
+                layer,
+                network.timesteps,
+                placements | {next(iter(shapes)): place},
+                config,
+                weight_base=len(weights) // row_bytes(Space.WEIGHT, config),
+                param_base=len(params) // row_bytes(Space.PARAM, config),
+                final=n == len(layers) - 1,
+                pixels=takes_pixels,
+            )
+            descriptors[buffer] += descriptor
+            if buffer == 0:
+                plans.append(plan)
         weights += weight_image
         params += param_image
+    first_descriptor = len(weights) // row_bytes(Space.WEIGHT, config)
     compiled = Program(
         config=config,
-        images={
-            Space.PROGRAM: bytes(program),
-            Space.WEIGHT: bytes(weights),
-            Space.PARAM: bytes(params),
-        },
+        images={Space.WEIGHT: bytes(weights + b"".join(descriptors)), Space.PARAM: bytes(params)},
         placements=placements,
+        inputs=inputs,
+        entries=tuple(
+            first_descriptor + i * len(layers) * descriptor_rows(config) for i in range(len(inputs))
+        ),
         layers=tuple(plans),
         n_classes=network.n_classes,
-        spike_bytes=sum(p.n_bits for p in placements.values()) // GRANULE_BITS,
+        spike_bytes=-(-(n_bits + sum(p.n_bits for p in inputs[1:])) // GRANULE_BITS),
+        pixels=pixels,
     )
     needs = compiled.usage() | {
         "layers": (len(plans), config.max_layers),
@@ -332,6 +466,77 @@ def compile_network(network: Network, config: Config) -> Program:
     return compiled
 
 
+@dataclass(frozen=True)
+class _Chunks:
+    """How the bits of a job are cut into chunks: ``levels``, and per piece of a chunk the fields of
+    :class:`hw.protocol.Header`."""
+
+    levels: tuple[_Level, ...]
+    body_bits: tuple[int, ...]
+    tail_bits: tuple[int, ...]
+    piece_rows: tuple[int, ...]
+    piece_weights: tuple[int, ...]
+
+    def pieces(self, config: Config) -> tuple[tuple[int, int, int], ...]:
+        """As in :class:`LayerPlan`."""
+        return tuple(
+            (k * PIECE_BITS + self.piece_rows[k] * config.chunk_bits, body, tail)
+            for k, (body, tail) in enumerate(zip(self.body_bits, self.tail_bits, strict=True))
+            if body or tail
+        )
+
+
+def _cut(
+    layer: Layer, source: Placement, run: int, wky: int, aligned: bool, config: Config
+) -> _Chunks:
+    """Cut a kernel's rows of ``run`` bits, whose weights are ``wky`` rows apart, into chunks.
+
+    ``aligned``: every run begins with a granule; else a window lacks its last bits.
+    """
+    kernel_y, kernel_x = layer.kernel
+    merged_x = layer.weight.shape[6] == kernel_x  # a kernel row is one run
+    n_pieces = config.chunk_bits // PIECE_BITS
+    missing = 0 if aligned else GRANULE_BITS
+
+    row_bytes_, rest = divmod(source.row, GRANULE_BITS)
+    n_rows = 0 if rest or not merged_x else _gathered(row_bytes_, kernel_y, config)
+    offsets = [r * source.row // PIECE_BITS for r in range(n_rows)]
+    if (
+        n_rows > 1
+        and run <= PIECE_BITS - max(missing - 1, 0)
+        and max((n_rows - 1) * wky, *(o // n_pieces for o in offsets)) < 1 << GRANULE_BITS
+    ):
+        n_chunks = -(-kernel_y // n_rows)
+        n_tail = kernel_y - (n_chunks - 1) * n_rows
+        fields = np.zeros((4, N_PIECES), int)
+        for r, offset in enumerate(offsets):
+            fields[:, offset % n_pieces] = run, run * (r < n_tail), offset // n_pieces, r * wky
+        level = _Level(n_chunks, source=n_rows * source.row, weight=n_rows * wky, in_job=True)
+        return _Chunks((level,), *(tuple(int(v) for v in row) for row in fields))
+
+    if merged_x and source.row == run == wky:  # kernel rows follow each other, weights as well
+        run, kernel_y = run * kernel_y, 1
+    step = config.chunk_bits - missing
+    n_chunks = -(-run // step)
+    starts = [k * PIECE_BITS for k in range(n_pieces)]
+    none = (0,) * (N_PIECES - n_pieces)
+
+    def valid(n_bits: int) -> tuple[int, ...]:
+        return tuple(min(max(n_bits - start, 0), PIECE_BITS) for start in starts) + none
+
+    levels = [_Level(n_chunks, source=step, weight=step, in_job=True)]
+    if not merged_x:
+        levels.append(_Level(kernel_x, source=source.pixel, in_job=True))
+    levels.append(_Level(kernel_y, source=source.row, weight=wky, in_job=True))
+    return _Chunks(
+        tuple(levels),
+        valid(step),
+        valid(run - (n_chunks - 1) * step),
+        (0,) * N_PIECES,
+        tuple(starts) + none,
+    )
+
+
 def _compile_layer(
     layer: Layer,
     timesteps: int,
@@ -340,14 +545,15 @@ def _compile_layer(
     weight_base: int,
     param_base: int,
     final: bool,
+    pixels: bool,
 ) -> tuple[LayerPlan, bytes, bytes, bytes]:
     source = placements[layer.source]
     _, conv_height, conv_width = layer.conv_shape(source.shape)
     _, height, width = layer.map_shape(source.shape)
     pool_y, pool_x = layer.pool
     groups = -(-layer.n_out // config.lanes)
-    kernel_y, kernel_x = layer.kernel
-    merged_x = layer.weight.shape[6] == kernel_x  # a kernel row is one run
+    tail_lanes = layer.n_out - (groups - 1) * config.lanes
+    n_beats = config.fire_beats if groups > 1 else -(-layer.n_out // config.fire_lanes)
 
     weight_rows = _weight_rows(layer, config, source.pixel)
     if not layer.output:  # rows and columns that pooling drops have no weights
@@ -360,34 +566,37 @@ def _compile_layer(
     wy, wx, wg, wt, wky, _ = _strides(weight_rows.shape[:6], 1)
     param_rows = _param_rows(
         layer, config, (conv_height, conv_width), (height * pool_y, width * pool_x)
-    )
-    py, px, pg, pt = _strides(param_rows.shape[:4], config.fire_beats)
+    )[..., : n_beats * config.fire_lanes, :]
+    py, px, pg, pt = _strides(param_rows.shape[:4], n_beats)
 
     # A position's stride in source, weight and param; and where its spikes come from and go to.
     sy, sx = layer.stride[0] * source.row, layer.stride[1] * source.pixel
-    identity = placements[layer.identity] if layer.identity else None
-    iy, ix = (identity.row, identity.pixel) if identity else (0, 0)
-    target = placements.get(layer.name)
     g = GRANULE_BITS
+    identity = placements[layer.identity] if layer.identity else None
+    iy, ix, it, ig = (0, 0, 0, 0)
+    if identity is not None:
+        iy, ix, it = identity.row // g, identity.pixel // g, identity.plane // g
+        ig = config.lanes // g
+    target = placements.get(layer.name)
+    n_planes = N_PLANES if pixels else 0
     if target is not None:
         ty, tx, tt, tg = target.row // g, target.pixel // g, target.plane // g, config.lanes // g
-        target_base = target.base // g
+        target_base = (target.base // g - n_planes * tt) & 0xFFFF  # bit-planes write nothing
     else:
         ty, tx, tt, tg = 0, 0, 0, config.fire_beats
         target_base = 0
 
-    chunks = -(-run // config.chunk_bits)
-    levels = [
-        _Level(chunks, source=config.chunk_bits, weight=config.chunk_bits, in_job=True),
-    ]
-    if not merged_x:
-        levels.append(_Level(kernel_x, source=source.pixel, in_job=True))
-    levels.append(_Level(kernel_y, source=source.row, weight=wky, in_job=True))
+    pad_y, pad_x = layer.padding
+    source_base = source.base - pad_y * source.row - pad_x * source.pixel
+    aligned = not any(
+        n % g for n in (source_base, sy, sx, source.row, source.pixel, source.plane)
+    )
+    chunks = _cut(layer, source, run, wky, aligned, config)
     time = _Level(
-        timesteps,
+        n_planes + timesteps,
         source=source.plane,
         weight=wt,
-        identity=identity.plane if identity else 0,
+        identity=it,
         target=tt,
         param=pt,
         in_job=layer.output,
@@ -399,116 +608,132 @@ def _compile_layer(
             f"layer {layer.name!r}: pooling {layer.pool} needs {n_children} membrane slots of "
             f"{config.membrane_slots}"
         )
-    levels += [
+    inner = [
+        *chunks.levels[1:],
         _Level(pool_x, sx, wx, ix, 0, px, slot=1, is_pool=True),
         _Level(pool_y, sy, wy, iy, 0, py, slot=pool_x, is_pool=True),
     ]
 
-    def outer(interleave: int) -> list[_Level]:
+    def outer(turns_x: int, turns_y: int, turns_group: int) -> list[_Level]:
         def across(count: int, step: int, slot: int = 0) -> _Level:
             """``count`` columns, ``step`` columns apart."""
             n = step * pool_x
             return _Level(count, n * sx, n * wx, n * ix, step * tx, n * px, slot)
 
+        def down(count: int, step: int, slot: int = 0) -> _Level:
+            """``count`` rows, ``step`` rows apart."""
+            n = step * pool_y
+            return _Level(count, n * sy, n * wy, n * iy, step * ty, n * py, slot)
+
+        def group(count: int, step: int, slot: int = 0) -> _Level:
+            """``count`` channel groups, ``step`` groups apart."""
+            n = step
+            return _Level(count, 0, n * wg, n * ig, n * tg, n * pg, slot, is_group=True)
+
         return [
-            across(interleave, 1, slot=n_children),
+            across(turns_x, 1, n_children),
+            down(turns_y, 1, n_children * turns_x),
+            group(turns_group, 1, n_children * turns_x * turns_y),
             time,
-            _Level(groups, 0, wg, config.lanes if identity else 0, tg, pg, is_group=True),
-            across(width // interleave, interleave),
-            _Level(height, pool_y * sy, pool_y * wy, pool_y * iy, ty, pool_y * py),
+            group(groups // turns_group, turns_group),
+            across(width // turns_x, turns_x),
+            down(height // turns_y, turns_y),
         ]
 
-    interleave = 1 if layer.output else _interleave(width, n_children, config)
-    nest = [level for level in levels + outer(interleave) if level.count > 1]
-    if len(nest) > N_LEVELS:
-        interleave = 1
-        nest = [level for level in levels + outer(interleave) if level.count > 1]
-    if len(nest) > N_LEVELS:
+    if layer.output:  # a job's record must still be there when its logits leave
+        ways = [(n_beats + MEMBRANE_LATENCY, (1, 1, 1))]
+    else:
+        ways = _interleavings(height, width, groups, n_children, n_beats, config)
+    for spacing, turns in ways:
+        nest = [
+            chunks.levels[0],
+            *(level for level in inner + outer(*turns) if level.count > 1),
+        ]
+        if len(nest) <= N_LEVELS:
+            break
+    else:
         raise FitError(
-            f"layer {layer.name!r} needs {len(nest)} loop levels, the core has {N_LEVELS}; "
-            "drop its pooling or do not share its kernel columns"
+            f"layer {layer.name!r} needs more than the {N_LEVELS} loop levels of the core; drop its "
+            "pooling or do not share its kernel columns"
         )
-    if chunks == 1:  # level 0 is always the chunk: its end is where the run's tail is cut
-        if len(nest) == N_LEVELS:
-            raise FitError(f"layer {layer.name!r} needs {N_LEVELS + 1} loop levels")
-        nest.insert(0, levels[0])
-    nest += [_Level(1)] * (N_LEVELS - len(nest))
-
-    spacing = max(config.fire_beats, -(-MEMBRANE_LATENCY // (interleave * n_children)))
-    tail_lanes = layer.n_out - (groups - 1) * config.lanes
 
     def mask(attribute: str) -> int:
         return sum(1 << i for i, level in enumerate(nest) if getattr(level, attribute))
 
-    # A layer with a single group has no group level: any level that is always at its end marks
-    # every job as the last group.
-    single_group = 1 << (N_LEVELS - 1) if groups == 1 and nest[-1].count == 1 else 0
-    if groups == 1 and tail_lanes != config.lanes and not single_group:
-        raise FitError(
-            f"layer {layer.name!r} uses all {N_LEVELS} loop levels, so its {layer.n_out} channels "
-            f"must be a multiple of {config.lanes}"
-        )
     counts = [level.count for level in nest]
     moves = {
         name: _increments(counts, [getattr(level, name) for level in nest])
         for name in ("source", "weight", "identity", "target", "param", "slot")
     }
-    pad_y, pad_x = layer.padding
-    source_base = source.base - pad_y * source.row - pad_x * source.pixel
     header = {
         "source": source_base,
-        "tail_bits": run - (chunks - 1) * config.chunk_bits,
-        "weight": weight_base,
         "spacing": spacing,
-        "identity": identity.base if identity else 0,
-        "job_levels": mask("in_job"),
-        "target": target_base,
-        "time_levels": mask("is_time"),
-        "param": param_base,
-        "pool_levels": mask("is_pool"),
-        "tail_levels": mask("is_group") or single_group,
-        "tail_lanes": tail_lanes,
-        "gate": layer.gate,
-        "leak": layer.leak,
-        "reset": layer.reset,
         "leak_shift": layer.leak_shift,
+        "weight": weight_base,
+        "job_levels": mask("in_job"),
+        "gate": layer.gate,
+        "reset": layer.reset,
+        "identity": identity.base // g if identity else 0,
+        "target": target_base,
+        "param": param_base,
+        "time_levels": mask("is_time"),
+        "pool_levels": mask("is_pool"),
+        "tail_levels": mask("is_group"),
+        "tail_lanes": tail_lanes,
+        "last_beat": n_beats - 1,
+        "n_levels": len(nest),
+        "leak": layer.leak,
         "output": int(layer.output),
         "final": int(final),
         "n_classes": layer.n_out if layer.output else 0,
+        "pixels": int(pixels),
+        "body_bits": chunks.body_bits,
+        "tail_bits": chunks.tail_bits,
+        "piece_rows": chunks.piece_rows,
+        "piece_weights": chunks.piece_weights,
     }
     levels_of = [
         {"last": level.count - 1} | {name: move[i] for name, move in moves.items()}
         for i, level in enumerate(nest)
     ]
-    descriptor = pack(Descriptor, {"header": header, "levels": levels_of})
-    packed: Any = unpack(Descriptor, descriptor)
-    pairs = [(header, packed.header), *((v, packed.levels[i]) for i, v in enumerate(levels_of))]
-    for values, fields in pairs:
-        for field, value in values.items():
-            if getattr(fields, field) != value:  # the field is too narrow and has cut the value
-                raise FitError(
-                    f"layer {layer.name!r}: {field} of {value} does not fit its descriptor field"
-                )
-    n_in_job = sum(level.in_job for level in nest)
     plan = LayerPlan(
         name=layer.name,
         source=layer.source,
-        n_jobs=int(np.prod([c for c, level in zip(counts, nest, strict=True) if not level.in_job])),
+        n_jobs=int(np.prod([level.count for level in nest if not level.in_job])),
         spacing=spacing,
-        fire_beats=config.fire_beats,
+        n_beats=n_beats,
         counts=tuple(counts),
         source_strides=tuple(level.source for level in nest),
-        job_levels=n_in_job,
-        run_bits=run,
+        pieces=chunks.pieces(config),
         source_base=source_base,
         gated=identity is not None,
-        lanes_of_group=(config.lanes,) * (groups - 1) + (tail_lanes,),
+        pixels=pixels,
+        time_level=nest.index(time) if time in nest else 0,
         weight_rows=weight_rows.size // config.lanes,
-        param_rows=param_rows.size // (2 * config.fire_lanes),
     )
     return (
         plan,
-        descriptor,
+        _descriptor(layer.name, header, levels_of, config),
         _pack_rows(weight_rows, config.weight_bits),
-        _pack_rows(param_rows, config.param_bits),
+        _pack_rows(param_rows, PARAM_BITS),
     )
+
+
+def _descriptor(
+    name: str, header: dict[str, Any], levels: list[dict[str, int]], config: Config
+) -> bytes:
+    """A descriptor's rows of weight memory."""
+    levels = levels + [{}] * (N_LEVELS - len(levels))
+    packed = pack(Descriptor, {"header": header, "levels": levels})
+    fields: Any = unpack(Descriptor, packed)
+    for values, got in ((header, fields.header), *zip(levels, fields.levels, strict=True)):
+        for field, value in values.items():
+            kept = getattr(got, field)
+            if isinstance(value, tuple):
+                kept = tuple(kept[i] for i in range(len(value)))
+            if kept != value:  # the field is too narrow and has cut the value
+                raise FitError(
+                    f"layer {name!r}: {field} of {value} does not fit its descriptor field"
+                )
+    padded = descriptor_rows(config) * row_bytes(Space.WEIGHT, config)
+    return packed.ljust(padded, b"\0")

@@ -1,8 +1,9 @@
 """How many cycles a program takes on given spikes, without running it. NumPy only.
 
-The scanner is a queue with a server. A chunk arrives when the fetch unit, at one slot per cycle,
-has read it, and takes one cycle per active input; a job that would end less than ``spacing``
-cycles after the one before is stretched. The fetch unit waits while the queue is full.
+Three stages work side by side. The fetch unit reads a chunk per cycle, and an identity per job of a
+gated layer; the scanner takes a cycle per active input; the fire unit begins jobs in order, at
+least ``spacing`` cycles apart, and not before their sums are there. A job whose sums must wait for
+the fire unit holds the scanner up; the fetch unit waits while the queues are full.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from hw.protocol import HEADER_WORDS, LEVEL_WORDS
+from hw.spec import N_PLANES
 from sw.compiler import LayerPlan, Placement, Program
 
-LAYER_OVERHEAD = 73
-"""Cycles of a layer that are not the scanner's: 44 to load the descriptor, the rest to fill and
-drain the pipeline. The last job's beats in the fire unit come on top."""
+PIPELINE_CYCLES = 46
+"""Cycles of a layer that are neither a job's nor a descriptor's word: to fill and to drain."""
+SCAN_CYCLES = 8
+"""From a chunk's arrival at the scanner to its sums at the fire unit, beyond its active inputs."""
 QUEUE_DEPTH = 24
-"""Active chunks between fetch unit and scanner when the fetch unit stops, on average: at least
-those that fill the queue to its mark, at most those that were under way then as well."""
+"""Active chunks, or jobs, between fetch unit and what follows when the fetch unit stops, on
+average: at least those that fill the queue to its mark, at most those under way then as well."""
 
 
 def active_inputs(
@@ -25,46 +29,59 @@ def active_inputs(
 ) -> NDArray[np.int64]:
     """Active inputs of every chunk (n_jobs, n_chunks), in the order in which the core reads them.
 
-    ``spikes`` is the source map (T, C, H, W).
+    ``spikes`` is the source map (T, C, H, W), or the image's bit-planes.
     """
     bits = np.unpackbits(np.frombuffer(source.pack(spikes), np.uint8), bitorder="little")
     before = np.concatenate([[0], np.cumsum(bits, dtype=np.int64)])
     starts = np.array([plan.source_base - source.start])
     for count, stride in zip(plan.counts[:0:-1], plan.source_strides[:0:-1], strict=True):
         starts = (starts[:, None] + np.arange(count) * stride).reshape(-1)
-    offsets = np.arange(plan.counts[0]) * plan.source_strides[0]
-    ends = np.minimum(offsets + plan.source_strides[0], plan.run_bits)
-    last = len(bits)
-    counts = (
-        before[np.minimum(starts[:, None] + ends, last)]
-        - before[np.minimum(starts[:, None] + offsets, last)]
-    )
+    n_chunks = plan.counts[0]
+    starts = starts[:, None] + np.arange(n_chunks) * plan.source_strides[0]
+    counts = np.zeros(starts.shape, np.int64)
+    for offset, body, tail in plan.pieces:
+        valid = np.full(n_chunks, body)
+        valid[-1] = tail
+        begins = np.minimum(starts + offset, len(bits))
+        counts += before[np.minimum(begins + valid, len(bits))] - before[begins]
+    if plan.pixels:  # the timesteps that follow the bit-planes have no input of their own
+        by_level = np.moveaxis(counts.reshape(plan.counts[::-1]), -1 - plan.time_level, 0)
+        by_level[N_PLANES:] = 0
     return counts.reshape(plan.n_jobs, -1)
 
 
 def layer_cycles(plan: LayerPlan, active: NDArray[np.int64]) -> int:
     """Cycles of a layer whose chunks have ``active`` inputs (n_jobs, n_chunks)."""
-    needed = active.copy()
-    needed[:, -1] += np.maximum(plan.spacing - active.sum(axis=1), 0)
-    fetched, served = 0, 0
-    begins: list[int] = []  # when each chunk that takes time left the queue
-    for job in needed.tolist():
+    fetched, served, fired = 0, 0, -plan.spacing
+    begins: list[int] = []  # when each active chunk left its queue
+    fires: list[int] = []  # when each job left its queue
+    for job in active.tolist():
+        if len(fires) >= QUEUE_DEPTH:
+            fetched = max(fetched, fires[-QUEUE_DEPTH])
+        silent = True
         for n_cycles in job:
             fetched += 1
             if n_cycles:
+                silent = False
                 if len(begins) >= QUEUE_DEPTH:
                     fetched = max(fetched, begins[-QUEUE_DEPTH])
                 begins.append(max(served, fetched))
                 served = begins[-1] + n_cycles
         fetched += plan.gated
-    return max(served, fetched) + LAYER_OVERHEAD + plan.fire_beats
+        if silent:
+            fired = max(fetched, fired + plan.spacing)
+        else:
+            fired = max(served + SCAN_CYCLES, fired + plan.spacing)
+            served = fired - SCAN_CYCLES
+        fires.append(fired)
+    words = HEADER_WORDS + LEVEL_WORDS * len(plan.counts)
+    return max(fired, fetched) + words + PIPELINE_CYCLES + plan.n_beats
 
 
 def predict_cycles(program: Program, maps: dict[str, NDArray[np.uint8]]) -> dict[str, int]:
-    """Cycles per layer, given every map's spikes (T, C, H, W)."""
-    return {
-        plan.name: layer_cycles(
-            plan, active_inputs(plan, program.placements[plan.source], maps[plan.source])
-        )
-        for plan in program.layers
-    }
+    """Cycles per layer, given every map's spikes (T, C, H, W), the host's included."""
+    cycles = {}
+    for plan in program.layers:
+        active = active_inputs(plan, program.placements[plan.source], maps[plan.source])
+        cycles[plan.name] = layer_cycles(plan, active)
+    return cycles

@@ -8,12 +8,13 @@ from hw.spec import Config
 
 
 class Argmax(wiring.Component):
-    """Walk result memory, one logit per cycle and two more per row.
+    """Walk the results, two cycles per logit.
 
     Members
     -------
     start : begin; ``n_classes`` (at least 1) is held stable until ``done``.
-    row, logits : to result memory, read with one cycle of latency.
+    row, logits : to the results, read with one cycle of latency.
+    busy : ``row`` must be read.
     index : of the first largest logit, from ``done`` until the next ``start``.
     """
 
@@ -24,7 +25,8 @@ class Argmax(wiring.Component):
                 "start": In(1),
                 "n_classes": In(16),
                 "row": Out(range(config.result_rows)),
-                "logits": In(data.ArrayLayout(signed(config.membrane_bits), config.fire_lanes)),
+                "logits": In(data.ArrayLayout(signed(32), config.fire_lanes)),
+                "busy": Out(1),
                 "index": Out(16),
                 "done": Out(1),
             }
@@ -32,38 +34,32 @@ class Argmax(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        width, n_lanes = self._config.membrane_bits, self._config.fire_lanes
-        logits = Signal(width * n_lanes)  # shifted down, the next one in the lowest bits
+        n_lanes = self._config.fire_lanes
         lane = Signal(range(max(n_lanes, 2)))
         candidate = Signal(16)
-        best = Signal(signed(width))
-        logit = logits[:width].as_signed()
-        with m.FSM():
+        best = Signal(signed(self._config.membrane_bits))
+        logit = Signal.like(best)
+        m.d.sync += logit.eq(self.logits[lane])
+        with m.FSM() as fsm:
+            m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))
             with m.State("IDLE"):
-                m.d.sync += [self.row.eq(0), candidate.eq(0)]
+                m.d.sync += [self.row.eq(0), lane.eq(0), candidate.eq(0)]
                 with m.If(self.start):
                     m.next = "READ"
             with m.State("READ"):
-                m.next = "LATCH"
-            with m.State("LATCH"):
-                m.d.sync += [
-                    logits.eq(self.logits.as_value()),
-                    lane.eq(0),
-                    self.row.eq(self.row + 1),
-                ]
+                m.next = "PICK"
+            with m.State("PICK"):
                 m.next = "COMPARE"
             with m.State("COMPARE"):
                 with m.If((candidate == 0) | (logit > best)):
                     m.d.sync += [best.eq(logit), self.index.eq(candidate)]
-                m.d.sync += [
-                    candidate.eq(candidate + 1),
-                    lane.eq(lane + 1),
-                    logits.eq(logits >> width),
-                ]
+                m.d.sync += [candidate.eq(candidate + 1), lane.eq(lane + 1)]
+                m.next = "PICK"
+                with m.If(lane == n_lanes - 1):
+                    m.d.sync += [lane.eq(0), self.row.eq(self.row + 1)]
+                    m.next = "READ"
                 with m.If(candidate + 1 >= self.n_classes):
                     m.next = "DONE"
-                with m.Elif(lane == n_lanes - 1):
-                    m.next = "READ"
             with m.State("DONE"):
                 m.d.comb += self.done.eq(1)
                 m.next = "IDLE"

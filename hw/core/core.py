@@ -1,6 +1,6 @@
 """The core: spikes in, class out, by additions alone."""
 
-from amaranth import Cat, Module, Mux, ResetInserter, Signal, Value, signed
+from amaranth import Cat, Const, Module, Mux, ResetInserter, Signal, Value, signed
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import Out, connect, flipped
 
@@ -12,14 +12,14 @@ from hw.core.lanes import Lanes
 from hw.core.nest import LoopNest
 from hw.core.pipeline import delayed
 from hw.core.scan import Scanner
-from hw.core.sequencer import WORD_BITS, Sequencer
+from hw.core.sequencer import Sequencer
 from hw.core.spikes import SpikeMemory
 from hw.core.weights import WeightMemory
-from hw.protocol import LayerCounters, Space, neuron_layout
+from hw.protocol import Neuron, Space
 from hw.spec import GRANULE_BITS, Config
 
-_SPACE_LATENCY = 6
-"""Cycles after which a row of any space but SPIKE has been read for the host, at least."""
+_WEIGHT_LATENCY = 2 + WeightMemory.LATENCY
+"""Cycles after which a row of weights has been read for the host, at least."""
 
 
 class Core(wiring.Component):
@@ -31,9 +31,9 @@ class Core(wiring.Component):
     nothing. Timesteps are an inner loop, so that membranes live in a small register file. ::
 
         Sequencer -> LoopNest -> Fetch =chunks=> Scanner -> WeightMemory -> Lanes -> Fire
-                                   |  ^                                              |  |
-                                   |  '-------------- SpikeMemory <------------------'  |
-                                   '===== jobs, identity spikes ========================'
+                                   |  ^                                               |  |
+                                   |  '--------------- SpikeMemory <------------------'  |
+                                   '==== jobs, silent or not, identity spikes ==========='
 
     Members
     -------
@@ -47,7 +47,6 @@ class Core(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config, bus = self._config, self.bus
-        membrane = signed(config.membrane_bits)
         reset = ResetInserter(bus.abort)
 
         m.submodules.sequencer = sequencer = reset(Sequencer(config))
@@ -59,19 +58,8 @@ class Core(wiring.Component):
         m.submodules.argmax = argmax = reset(Argmax(config))
         m.submodules.spikes = spikes = SpikeMemory(config)
         m.submodules.weights = weights = WeightMemory(config)
-        m.submodules.program = program = memory.Memory(
-            shape=WORD_BITS, depth=config.program_words, init=[]
-        )
         m.submodules.params = params = memory.Memory(
-            shape=data.ArrayLayout(neuron_layout(config), config.fire_lanes),
-            depth=config.param_depth,
-            init=[],
-        )
-        m.submodules.results = results = memory.Memory(
-            shape=data.ArrayLayout(membrane, config.fire_lanes), depth=config.result_rows, init=[]
-        )
-        m.submodules.counters = counters = memory.Memory(
-            shape=LayerCounters, depth=config.max_layers, init=[]
+            shape=data.ArrayLayout(Neuron, config.fire_lanes), depth=config.param_depth, init=[]
         )
 
         # Runs.
@@ -84,95 +72,134 @@ class Core(wiring.Component):
         header = sequencer.header
         m.d.comb += [
             nest.header.eq(header),
-            nest.level.eq(sequencer.level),
-            nest.level_index.eq(sequencer.level_index),
+            nest.word.eq(sequencer.word),
+            nest.header_en.eq(sequencer.header_en),
+            nest.header_word.eq(sequencer.header_word),
             nest.level_en.eq(sequencer.level_en),
+            nest.level.eq(sequencer.level),
+            nest.level_word.eq(sequencer.level_word),
+            nest.clear.eq(sequencer.clear),
             nest.start.eq(sequencer.start),
             fetch.gated.eq(header.gate != 0),
+            fetch.body_mask.eq(sequencer.body_mask),
             fetch.tail_mask.eq(sequencer.tail_mask),
             spikes.read_bit.eq(fetch.read_bit),
+            spikes.gather.eq(fetch.gather),
+            spikes.piece_rows.eq(header.piece_rows),
             fetch.window.eq(spikes.window),
-            scanner.spacing.eq(sequencer.spacing),
+            scanner.piece_weights.eq(header.piece_weights),
+            scanner.move.eq(lanes.move),
             fire.header.eq(header),
         ]
         connect(m, nest.steps, fetch.steps)
         connect(m, fetch.chunks, scanner.chunks)
-        connect(m, fetch.jobs, fire.jobs)
-        connect(m, fetch.identities, fire.identities)
+        for name in ("jobs", "records", "silent", "identities"):
+            connect(m, getattr(fetch, name), getattr(fire, name))
+        connect(m, lanes.sums, fire.sums)
 
-        # From events to sums. While idle, weight memory's read port is the host's.
+        # From events to sums. All of this stands still while sums wait for the fire unit. Weight
+        # memory is read by the sequencer between layers, and by the host while idle.
         host_row = Signal(24)
+        host_space = Signal(8)
         event = scanner.event
         weight_row = Signal(range(config.weight_depth))
         weight_en = Signal()
+        loading = ~busy | sequencer.loading
+        with m.If(lanes.move):
+            m.d.sync += [
+                weight_row.eq(
+                    Mux(busy, Mux(sequencer.loading, sequencer.row, event.p.weight), host_row)
+                ),
+                weight_en.eq(event.valid | loading),
+            ]
         m.d.sync += [
-            weight_row.eq(Mux(busy, event.p.weight, host_row)),
-            weight_en.eq((event.valid & event.p.read) | ~busy),
-            sequencer.read.eq(event.valid & event.p.read),
+            sequencer.read.eq(event.valid & lanes.move),
             sequencer.n_synapses.eq(Mux(event.p.tail, header.tail_lanes, config.lanes)),
         ]
-        m.d.comb += [weights.read_row.eq(weight_row), weights.read_en.eq(weight_en)]
-        tags = Cat(event.valid, event.p.read, event.p.first, event.p.last)
-        tags = delayed(m, tags, 1 + weights.LATENCY)
+        tags = Cat(event.valid, event.p.first, event.p.last)
+        tags = delayed(m, tags, 1 + weights.LATENCY, lanes.move)
         m.d.comb += [
-            Cat(lanes.add, lanes.read, lanes.first, lanes.last).eq(tags),
+            weights.move.eq(lanes.move),
+            weights.read_row.eq(weight_row),
+            weights.read_en.eq(weight_en),
+            sequencer.row_data.eq(weights.read_data),
+            Cat(lanes.add, lanes.first, lanes.last).eq(tags),
             lanes.weights.eq(weights.read_data),
-            fire.sums.eq(lanes.sums),
-            fire.done.eq(lanes.done),
             sequencer.finished.eq(fire.finished),
             sequencer.n_spikes.eq(fire.n_spikes),
         ]
 
-        # Small memories; while idle, their read ports are the host's.
-        program_read, program_write = program.read_port(), program.write_port()
+        # Parameter memory: read by the fire unit, then the argmax, else the host; written by what
+        # the core finds out, else the host.
         params_read, params_write = params.read_port(), params.write_port()
-        results_read, results_write = results.read_port(), results.write_port()
-        counters_read, counters_write = counters.read_port(), counters.write_port()
+        bank_bits = (config.bank_rows - 1).bit_length()
+        above_banks = config.n_param_rows >> (bank_bits + 1)
+
+        def result_row(index: Value, bank: Value) -> Value:
+            """Row of parameter memory, counted from the first result in ``bank``."""
+            offset = Signal(bank_bits)
+            m.d.comb += offset.eq(index)
+            return Cat(offset, bank, Const(above_banks, params_read.addr.shape().width))
+
         m.d.comb += [
-            program_read.addr.eq(Mux(busy, sequencer.word_row, host_row)),
-            sequencer.word.eq(program_read.data),
-            params_read.addr.eq(Mux(busy, fire.param_row, host_row)),
             fire.params.eq(params_read.data),
-            results_read.addr.eq(Mux(busy, argmax.row, host_row)),
-            argmax.logits.eq(results_read.data),
-            results_write.addr.eq(fire.result_row),
-            results_write.data.eq(fire.result),
-            results_write.en.eq(fire.result_en),
-            counters_read.addr.eq(host_row),
-            counters_write.addr.eq(sequencer.counters_row),
-            counters_write.data.eq(sequencer.counters),
-            counters_write.en.eq(sequencer.counters_en),
+            argmax.logits.eq(params_read.data),
             argmax.start.eq(sequencer.argmax_start),
             argmax.n_classes.eq(header.n_classes),
             sequencer.argmax_done.eq(argmax.done),
             sequencer.argmax_index.eq(argmax.index),
         ]
+        params_free = ~fire.param_en & ~argmax.busy
+        with m.If(fire.param_en):
+            m.d.comb += params_read.addr.eq(fire.param_row)
+        with m.Elif(argmax.busy):
+            m.d.comb += params_read.addr.eq(result_row(argmax.row, sequencer.bank))
+        with m.Elif(host_space == Space.RESULT):
+            m.d.comb += params_read.addr.eq(result_row(host_row, ~sequencer.bank))
+        with m.Elif(host_space == Space.COUNTER):
+            m.d.comb += params_read.addr.eq(
+                result_row(host_row + config.result_rows, ~sequencer.bank)
+            )
+        with m.Else():
+            m.d.comb += params_read.addr.eq(host_row)
+        logits = [Signal(signed(32), name=f"logit{i}") for i in range(config.fire_lanes)]
+        m.d.comb += [logit.eq(fire.result[i]) for i, logit in enumerate(logits)]
 
-        # The host writes a row. Spikes of the core go first; everything else is idle anyway.
+        # The host writes a row. The core's own writes go first.
         write = bus.write.p
         row = write.address.row
-        is_spike = write.address.space == Space.SPIKE
+        write_ready = Signal()
+        m.d.comb += bus.write.ready.eq(write_ready)
 
         def writes(space: Space) -> Value:
             return bus.write.valid & (write.address.space == space)
 
-        m.d.comb += [
-            bus.write.ready.eq(~(is_spike & fire.spikes.valid)),
-            program_write.addr.eq(row),
-            program_write.data.eq(write.data),
-            program_write.en.eq(writes(Space.PROGRAM)),
-            params_write.addr.eq(row),
-            params_write.data.eq(write.data),
-            params_write.en.eq(writes(Space.PARAM)),
-        ]
+        core_writes = fire.result_en | sequencer.counter_en
+        with m.If(fire.result_en):
+            m.d.comb += [
+                params_write.addr.eq(result_row(fire.result_index, sequencer.bank)),
+                params_write.data.eq(Cat(logits)),
+            ]
+        with m.Elif(sequencer.counter_en):
+            m.d.comb += [
+                params_write.addr.eq(
+                    result_row(sequencer.counter_index + config.result_rows, sequencer.bank)
+                ),
+                params_write.data.eq(sequencer.counter_data),
+            ]
+        with m.Else():
+            m.d.comb += [params_write.addr.eq(row), params_write.data.eq(write.data)]
+        m.d.comb += params_write.en.eq(core_writes | writes(Space.PARAM))
         # A large device's weight memory is spread all over it: a cycle to get there.
         m.d.sync += [
             weights.write_row.eq(row),
             weights.write_data.eq(write.data),
             weights.write_en.eq(writes(Space.WEIGHT)),
         ]
+        m.d.comb += write_ready.eq(1)
         with m.If(fire.spikes.valid):
             m.d.comb += [spikes.write.valid.eq(1), spikes.write.p.eq(fire.spikes.p)]
+            m.d.comb += write_ready.eq(write.address.space != Space.SPIKE)
         with m.Else():
             m.d.comb += [
                 spikes.write.valid.eq(writes(Space.SPIKE)),
@@ -182,41 +209,37 @@ class Core(wiring.Component):
             ]
 
         # The host reads a row.
-        logits = [Signal(signed(32), name=f"logit{i}") for i in range(config.fire_lanes)]
-        m.d.comb += [logit.eq(results_read.data[i]) for i, logit in enumerate(logits)]
-        host_space = Signal(8)
         row_data = bus.read_data.payload
-        wait = Signal(range(_SPACE_LATENCY + 1))
+        wait = Signal(range(_WEIGHT_LATENCY + 1))
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += bus.read.ready.eq(1)
-                m.d.sync += wait.eq(_SPACE_LATENCY)
+                m.d.sync += wait.eq(_WEIGHT_LATENCY)
                 with m.If(bus.read.valid):
                     m.d.sync += [host_row.eq(bus.read.p.row), host_space.eq(bus.read.p.space)]
                     m.next = "REQUEST"
             with m.State("REQUEST"):
-                m.d.comb += fetch.host_bit.valid.eq(host_space == Space.SPIKE)
-                m.d.comb += fetch.host_bit.payload.eq(host_row << (GRANULE_BITS - 1).bit_length())
-                with m.If((host_space != Space.SPIKE) | fetch.host_bit.ready):
-                    m.next = "WAIT"
-            with m.State("WAIT"):
-                m.d.sync += wait.eq(wait - (wait != 0))
-                with m.If(host_space == Space.SPIKE):
-                    m.d.sync += row_data.eq(fetch.host_granule.payload)
-                    with m.If(fetch.host_granule.valid):
-                        m.next = "RESPOND"
-                with m.Elif(wait == 0):
-                    with m.Switch(host_space):
-                        with m.Case(Space.PROGRAM):
-                            m.d.sync += row_data.eq(program_read.data)
-                        with m.Case(Space.WEIGHT):
-                            m.d.sync += row_data.eq(weights.read_data)
-                        with m.Case(Space.PARAM):
-                            m.d.sync += row_data.eq(params_read.data.as_value())
-                        with m.Case(Space.RESULT):
-                            m.d.sync += row_data.eq(Cat(logits))
-                        with m.Case(Space.COUNTER):
-                            m.d.sync += row_data.eq(counters_read.data.as_value())
+                m.d.comb += [
+                    fetch.host_bit.valid.eq(host_space == Space.SPIKE),
+                    fetch.host_bit.payload.eq(host_row << (GRANULE_BITS - 1).bit_length()),
+                ]
+                with m.Switch(host_space):
+                    with m.Case(Space.SPIKE), m.If(fetch.host_bit.ready):
+                        m.next = "SPIKE"
+                    with m.Case(Space.WEIGHT):
+                        m.next = "WEIGHT"
+                    with m.Default(), m.If(params_free):
+                        m.next = "PARAM"
+            with m.State("SPIKE"):
+                m.d.sync += row_data.eq(fetch.host_granule.payload)
+                with m.If(fetch.host_granule.valid):
+                    m.next = "RESPOND"
+            with m.State("PARAM"):
+                m.d.sync += row_data.eq(params_read.data.as_value())
+                m.next = "RESPOND"
+            with m.State("WEIGHT"):
+                m.d.sync += [wait.eq(wait - 1), row_data.eq(weights.read_data)]
+                with m.If(wait == 0):
                     m.next = "RESPOND"
             with m.State("RESPOND"):
                 m.d.comb += bus.read_data.valid.eq(1)

@@ -1,33 +1,40 @@
 """The fire unit: leak, threshold, reset, residual gate, OR-pool."""
 
-from amaranth import Cat, Module, Mux, Signal, signed
+from amaranth import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.core.fetch import job_layout
+from hw.core.fetch import job_layout, record_layout
+from hw.core.nest import Phase
 from hw.core.pipeline import delayed, population
 from hw.core.spikes import granule_write_layout
-from hw.protocol import Header, neuron_layout
+from hw.protocol import Header, Neuron
 from hw.spec import GRANULE_BITS, MEMBRANE_LATENCY, Config, Gate, Leak, Reset
 
 
 class Fire(wiring.Component):
-    """Turn the sums of a job into spikes (or logits), ``fire_lanes`` neurons per cycle (a beat). ::
+    """Turn the sums of a job into spikes (or logits), ``fire_lanes`` neurons per cycle (a beat).
 
-        B0 membrane, parameters read   B1 registered                    B2 leak; sum + bias
-        B3 membrane + drive            B4 compare                       B5 reset, written
-        J0 gate, mask                  J1 OR with the pooling window    J2 spikes written
+    Jobs are begun in order, at least ``header.spacing`` cycles apart; one that had no active input
+    does not wait for the lanes. ::
+
+        B0 membrane, parameters read     B1 registered      B2 shifted for the leak; sum + bias
+        B3 drive + what is not shifted   B4 ± what is shifted    B5 compare
+        B6 reset, written     J0 gate, mask, OR with the pooling window     J1 spikes written
+
+    A layer that takes pixels has :data:`hw.spec.N_PLANES` jobs per neuron before the timesteps, a
+    bit-plane each, the highest first: the membrane doubles, the sum is added, nothing fires. Then
+    it holds the weighted sum of pixels, which the first timestep keeps aside for the later ones.
 
     Members
     -------
     header : of the layer that runs, stable while it does.
-    sums, done : from the lanes; ``done`` at most every ``fire_beats`` cycles.
-    jobs : one per ``done``, there in time.
-    identities : one per job of a gated layer.
-    param_row, params : to the parameter memory, read with one cycle of latency.
+    sums : from the lanes, of jobs with an active input.
+    jobs, records, silent, identities : from the fetch unit.
+    param_row, param_en, params : to the parameter memory, read with one cycle of latency.
     spikes : to the spike memory.
-    result_row, result, result_en : logits of an output layer.
-    n_spikes : ones written, with ``spikes_counted`` (one cycle after the write).
+    result_index, result, result_en : logits of an output layer, in rows from the first result on.
+    n_spikes : ones written; counted up to two cycles after ``finished``.
     finished : the last job of the layer has been written.
     """
 
@@ -37,14 +44,16 @@ class Fire(wiring.Component):
         super().__init__(
             {
                 "header": In(Header),
-                "sums": In(data.ArrayLayout(membrane, config.lanes)),
-                "done": In(1),
+                "sums": In(stream.Signature(data.ArrayLayout(membrane, config.lanes))),
                 "jobs": In(stream.Signature(job_layout(config))),
+                "records": In(stream.Signature(record_layout(config))),
+                "silent": In(stream.Signature(1)),
                 "identities": In(stream.Signature(config.lanes)),
                 "param_row": Out(range(config.param_depth)),
-                "params": In(data.ArrayLayout(neuron_layout(config), config.fire_lanes)),
+                "param_en": Out(1),
+                "params": In(data.ArrayLayout(Neuron, config.fire_lanes)),
                 "spikes": Out(stream.Signature(granule_write_layout(config), always_ready=True)),
-                "result_row": Out(range(config.result_rows)),
+                "result_index": Out(range(config.result_rows)),
                 "result": Out(data.ArrayLayout(membrane, config.fire_lanes)),
                 "result_en": Out(1),
                 "n_spikes": Out(range(config.lanes + 1)),
@@ -58,89 +67,126 @@ class Fire(wiring.Component):
         n_lanes, n_beats = config.fire_lanes, config.fire_beats
         beat_bits = (n_beats - 1).bit_length()
         membrane_shape = signed(config.membrane_bits)
+        row_shape = data.ArrayLayout(membrane_shape, n_lanes)
+        beat_width = n_lanes * config.membrane_bits
 
-        # B0: a job's beats.
+        # A job begins when the one before has had its cycles and its sums are there, if any.
+        free, wait = Signal(init=1), Signal(8)
+        begin = Signal()
+        next_free = Signal()
+        m.d.sync += next_free.eq(h.spacing <= 1)
+        m.d.comb += [
+            self.sums.ready.eq(free & self.silent.valid & ~self.silent.payload),
+            begin.eq(free & self.silent.valid & (self.silent.payload | self.sums.valid)),
+            self.jobs.ready.eq(begin),
+            self.silent.ready.eq(begin),
+        ]
+        with m.If(begin):
+            m.d.sync += [free.eq(next_free), wait.eq(h.spacing - 2)]
+        with m.Elif(~free):
+            m.d.sync += [free.eq(wait == 0), wait.eq(wait - 1)]
+
+        # B0: a job's beats. Its sums are shifted down beat by beat.
         beat = Signal(range(max(n_beats, 2)))
-        active = Signal()
-        last_beat = Signal()
+        active, last_beat = Signal(), Signal()
         job = Signal(job_layout(config))
-        sums = Signal(data.ArrayLayout(membrane_shape, config.lanes))
-        m.d.comb += [last_beat.eq(beat == n_beats - 1), self.jobs.ready.eq(self.done)]
+        sums = Signal(config.lanes * config.membrane_bits)
+        m.d.comb += last_beat.eq(beat == h.last_beat)
         with m.If(active):
-            m.d.sync += beat.eq(beat + 1)
+            m.d.sync += [beat.eq(beat + 1), sums.eq(sums[beat_width:])]
             with m.If(last_beat):
                 m.d.sync += [active.eq(0), beat.eq(0)]
-        with m.If(self.done):
-            m.d.sync += [active.eq(1), beat.eq(0), sums.eq(self.sums), job.eq(self.jobs.p)]
-        m.submodules.membranes = membranes = memory.Memory(
-            shape=data.ArrayLayout(membrane_shape, n_lanes),
-            depth=config.membrane_slots * n_beats,
-            init=[],
-        )
-        read, write = membranes.read_port(), membranes.write_port()
+        with m.If(begin):
+            m.d.sync += [active.eq(1), beat.eq(0), job.eq(self.jobs.p)]
+            m.d.sync += sums.eq(Mux(self.silent.payload, 0, Value.cast(self.sums.p)))
         membrane_row = Cat(beat[:beat_bits], job.slot)
-        m.d.comb += [read.addr.eq(membrane_row), self.param_row.eq(job.param + beat)]
+        m.d.comb += [self.param_row.eq(job.param + beat), self.param_en.eq(active)]
 
-        # B0, B1: this beat's sums, next to what the memories bring (whose outputs are slow).
-        beat_sums = Signal(data.ArrayLayout(membrane_shape, n_lanes))
-        with m.Switch(beat):
-            for i in range(n_beats):
-                with m.Case(i):
-                    m.d.sync += Cat(beat_sums).eq(
-                        Cat(sums[i * n_lanes + j] for j in range(n_lanes))
-                    )
-        beat_sums = data.View(beat_sums.shape(), delayed(m, beat_sums, 1))
-        fresh = delayed(m, job.fresh, 1)
+        def state(name: str) -> tuple[memory.ReadPort, memory.WritePort]:
+            """A memory of one value per living neuron."""
+            m.submodules[name] = rows = memory.Memory(
+                shape=row_shape, depth=config.membrane_slots * n_beats, init=[]
+            )
+            read, write = rows.read_port(), rows.write_port()
+            m.d.comb += read.addr.eq(membrane_row)
+            return read, write
+
+        read, write = state("membranes")
+        # B1: the sums of pixels are kept aside, or used again.
+        sums1 = Signal(beat_width)
+        old1 = Signal(beat_width)
+        m.d.comb += [
+            sums1.eq(delayed(m, sums[:beat_width], 1)),
+            old1.eq(Mux(delayed(m, job.fresh, 1), 0, Value.cast(read.data))),
+        ]
+        plane2: Value = Const(0)
+        if config.pixels:
+            phase1 = delayed(m, job.phase, 1)
+            plane2 = delayed(m, phase1 == Phase.PLANE, 1)
+            pixel_read, pixel_write = state("pixel_sums")
+            m.d.comb += [
+                pixel_write.addr.eq(delayed(m, membrane_row, 1)),
+                pixel_write.data.eq(read.data),
+                pixel_write.en.eq(delayed(m, active, 1) & (phase1 == Phase.FIRST)),
+            ]
+            with m.If(phase1 == Phase.FIRST):
+                m.d.comb += [sums1.eq(Value.cast(read.data)), old1.eq(0)]
+            with m.Elif(phase1 == Phase.AGAIN):
+                m.d.comb += sums1.eq(Value.cast(pixel_read.data))
+        params2 = Signal(self.params.shape())
+        sums2, old2 = Signal(row_shape), Signal(row_shape)
+        m.d.sync += [params2.eq(self.params), sums2.eq(sums1), old2.eq(old1)]
+        plane = delayed(m, plane2, MEMBRANE_LATENCY - 3)
+
         fires = Signal(n_lanes)
+        keep, subtract = h.leak == Leak.KEEP, h.leak == Leak.SUBTRACT
         for j in range(n_lanes):
 
             def lane(name: str, j: int = j) -> Signal:
                 return Signal(membrane_shape, name=f"{name}{j}")
 
-            old, left, drive, membrane = lane("old"), lane("left"), lane("drive"), lane("membrane")
-            kept, excess, settled = lane("kept"), lane("excess"), lane("settled")
-            params = Signal.like(self.params[j], name=f"params{j}")
-            m.d.sync += [old.eq(Mux(fresh, 0, read.data[j])), params.eq(self.params[j])]
-            # B2: what is left of the membrane; what drives it.
-            m.d.comb += kept.eq(old >> h.leak_shift)
-            with m.Switch(h.leak):
-                with m.Case(Leak.NONE):
-                    m.d.sync += left.eq(old)
-                with m.Case(Leak.SUBTRACT):
-                    m.d.sync += left.eq(old - kept)
-                with m.Case(Leak.KEEP):
-                    m.d.sync += left.eq(kept)
-            m.d.sync += drive.eq(beat_sums[j] + params.bias)
-            # B3
-            m.d.sync += membrane.eq(left + drive)
-            # B4: `settled` and `excess` are what a quiet and a firing neuron may go on with.
-            threshold = delayed(m, params.threshold, 2).as_signed()
+            # B2, B3, B4: membrane = drive + old - (old >> k), or drive + (old >> k).
+            drive, whole, shifted = lane("drive"), lane("whole"), lane("shifted")
+            base, change, membrane = lane("base"), lane("change"), lane("membrane")
+            old = old2[j]
+            m.d.sync += [
+                drive.eq(sums2[j] + Mux(plane2, 0, params2[j].bias)),
+                whole.eq(Mux(plane2, old << 1, Mux(keep, 0, old))),
+                shifted.eq(Mux(plane2 | ~(keep | subtract), 0, old >> h.leak_shift)),
+                base.eq(drive + whole),
+                change.eq(Mux(subtract, ~shifted, shifted)),
+                membrane.eq((Cat(Const(1), base) + Cat(subtract, change)) >> 1),  # one adder
+            ]
+            # B5: `settled` and `excess` are what a quiet and a firing neuron may go on with.
+            excess, settled = lane("excess"), lane("settled")
+            threshold = delayed(m, params2[j].threshold, 3).as_signed()
             m.d.sync += [excess.eq(membrane - threshold), settled.eq(membrane)]
-            # B5
+            # B6
             m.d.comb += [
-                fires[j].eq(~excess[-1]),
+                fires[j].eq(~excess[-1] & ~plane),
                 write.data[j].eq(Mux(fires[j], Mux(h.reset == Reset.SOFT, excess, 0), settled)),
                 self.result[j].eq(drive),
             ]
+        written_beat = delayed(m, beat, MEMBRANE_LATENCY - 1)
         m.d.comb += [
             write.addr.eq(delayed(m, membrane_row, MEMBRANE_LATENCY - 1)),
             write.en.eq(delayed(m, active, MEMBRANE_LATENCY - 1)),
         ]
 
-        # Logits leave at B3.
-        output = delayed(m, active, 3) & h.output
+        # Logits leave at B3. Jobs of an output layer are far enough apart that the record is theirs.
+        record = self.records.p
         m.d.comb += [
-            self.result_en.eq(output),
-            self.result_row.eq(delayed(m, job.target + beat, 3)),
+            self.result_en.eq(delayed(m, active, 3) & h.output),
+            self.result_index.eq(record.target + delayed(m, beat, 3)),
         ]
 
-        # B5 to J0: one job's spikes.
+        # B6 to J0: one job's spikes.
         spikes = Signal(config.lanes)
-        with m.If(write.en):
-            m.d.sync += spikes.eq(Cat(spikes, fires)[n_lanes:])
+        for i in range(n_beats):
+            with m.If(write.en & (written_beat == i)):
+                m.d.sync += spikes[i * n_lanes : (i + 1) * n_lanes].eq(fires)
         complete = delayed(m, active & last_beat, MEMBRANE_LATENCY)
-        record = Signal(job_layout(config))
-        m.d.comb += record.eq(delayed(m, job, MEMBRANE_LATENCY))
+        m.d.comb += self.records.ready.eq(complete)
 
         # J0
         gated = Signal(config.lanes)
@@ -157,23 +203,38 @@ class Fire(wiring.Component):
                 m.d.comb += gated.eq(spikes ^ identity)
             with m.Default():
                 m.d.comb += gated.eq(spikes)
-        n_real = Signal(range(config.lanes + 1))
-        m.d.comb += n_real.eq(Mux(record.tail, h.tail_lanes, config.lanes))
-        mask = Cat(n_real > i for i in range(config.lanes))
-        n_granules = Cat(n_real > i * GRANULE_BITS for i in range(config.lanes // GRANULE_BITS))
-        # J1
+        # Lanes and granules of a group, and of the last one: of the layer, so slow is enough.
+        masks, n_granules = [], []
+        for n_real in (Const(config.lanes), h.tail_lanes):
+            mask = Signal(config.lanes)
+            m.d.sync += mask.eq(Cat(n_real > i for i in range(config.lanes)))
+            masks.append(mask)
+            n_granules.append(population(mask[::GRANULE_BITS]))
         pooled = Signal(config.lanes)
         with m.If(complete):
-            m.d.sync += pooled.eq((gated & mask) | Mux(record.pool_first, 0, pooled))
+            m.d.sync += pooled.eq(
+                (gated & Mux(record.tail, masks[1], masks[0])) | Mux(record.pool_first, 0, pooled)
+            )
         emit = Signal()
-        m.d.sync += emit.eq(complete & record.pool_last & ~h.output)
-        # J2
+        granule = Signal.like(record.target)
+        n_written = Signal.like(self.spikes.p.count)
+        m.d.sync += [
+            emit.eq(complete & record.pool_last & ~h.output),
+            granule.eq(record.target),
+            n_written.eq(Mux(record.tail, n_granules[1], n_granules[0])),
+        ]
+        # J1
         m.d.comb += [
             self.spikes.valid.eq(emit),
-            self.spikes.p.granule.eq(delayed(m, record.target, 1)),
-            self.spikes.p.count.eq(delayed(m, population(n_granules), 1)),
+            self.spikes.p.granule.eq(granule),
+            self.spikes.p.count.eq(n_written),
             self.spikes.p.bits.eq(pooled),
         ]
-        m.d.sync += self.n_spikes.eq(Mux(emit, population(pooled), 0))
+        parts = [pooled[i : i + GRANULE_BITS] for i in range(0, config.lanes, GRANULE_BITS)]
+        ones = [Signal(range(GRANULE_BITS + 1), name=f"ones{i}") for i in range(len(parts))]
+        m.d.sync += [
+            one.eq(Mux(emit, population(part), 0)) for one, part in zip(ones, parts, strict=True)
+        ]
+        m.d.sync += self.n_spikes.eq(sum(ones))
         m.d.sync += self.finished.eq(delayed(m, complete & record.end, 1))
         return m

@@ -1,27 +1,51 @@
 """The loop nest: one affine counter that addresses every memory of a layer."""
 
-from amaranth import Cat, Module, Signal, Value, signed
+import enum
+
+from amaranth import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.protocol import Header, Level
-from hw.spec import N_LEVELS, Config
+from hw.protocol import LEVEL_WORDS, WORD_BYTES, Header, Level
+from hw.spec import N_LEVELS, N_PLANES, Config
+
+WORD_BITS = 8 * WORD_BYTES
 
 FLAGS = ("first", "last", "end", "cut", "fresh", "pool_first", "pool_last", "tail")
 """One-bit fields of a step."""
 
 
+class Phase(enum.IntEnum):
+    """What a job is in the life of its neurons, see :class:`hw.core.fire.Fire`."""
+
+    SPIKES = 0
+    """A timestep of a layer that takes spikes."""
+    PLANE = 1
+    """A bit-plane of a layer that takes pixels: half the worth of the plane before."""
+    FIRST = 2
+    """The first timestep of such a layer: the membranes hold the weighted sums of pixels."""
+    AGAIN = 3
+    """A later timestep: the sums are the ones of the first."""
+
+
 def address_widths(config: Config) -> dict[str, int]:
     """Width in bits of each address of a step. Addresses wrap at these widths."""
-    source = (8 * config.spike_bytes - 1).bit_length()
+    granule = (config.spike_bytes - 1).bit_length()
     return {
-        "source": source,
-        "identity": source,
+        "source": (8 * config.spike_bytes - 1).bit_length(),
+        "identity": granule,
         "weight": (config.weight_depth - 1).bit_length(),
-        "target": (max(config.spike_bytes, config.result_rows) - 1).bit_length(),
+        "target": granule,
         "param": (config.param_depth - 1).bit_length(),
         "slot": (config.membrane_slots - 1).bit_length(),
     }
+
+
+def word_of(layout: type[data.Struct], field: str) -> tuple[int, slice]:
+    """In which word of a descriptor's part a field lies, and where in it."""
+    place = data.Layout.cast(layout)[field]
+    word, start = divmod(place.offset, WORD_BITS)
+    return word, slice(start, start + place.width)
 
 
 def step_layout(config: Config) -> data.StructLayout:
@@ -30,9 +54,9 @@ def step_layout(config: Config) -> data.StructLayout:
     ``first``/``last`` mark the chunks that begin and end a job, ``end`` the last job of the layer,
     ``cut`` the last chunk of a run (of which only ``tail_bits`` count), ``fresh`` the first
     timestep (membranes start from 0), ``pool_first``/``pool_last`` the jobs that begin and end a
-    pooling window, ``tail`` a channel group that is not full.
+    pooling window, ``tail`` a channel group that is not full; ``phase`` is a :class:`Phase`.
     """
-    return data.StructLayout(address_widths(config) | dict.fromkeys(FLAGS, 1))
+    return data.StructLayout(address_widths(config) | dict.fromkeys(FLAGS, 1) | {"phase": 2})
 
 
 class LoopNest(wiring.Component):
@@ -48,8 +72,11 @@ class LoopNest(wiring.Component):
 
     Members
     -------
-    level : rows of the level table, written before ``start`` while ``level_en``.
     header : held stable from ``start`` until the last iteration is taken.
+    word : a descriptor's words as they are loaded, before ``start``.
+    header_en, header_word : ``word`` is this one of the header.
+    level_en, level, level_word : ``word`` is this one of a level.
+    clear : before the first word: all levels have one iteration.
     start : begin; ignored unless idle.
     steps : the iterations.
     """
@@ -59,9 +86,13 @@ class LoopNest(wiring.Component):
         super().__init__(
             {
                 "header": In(Header),
-                "level": In(Level),
-                "level_index": In(range(N_LEVELS)),
+                "word": In(WORD_BITS),
+                "header_en": In(1),
+                "header_word": In(4),
                 "level_en": In(1),
+                "level": In(range(N_LEVELS)),
+                "level_word": In(range(LEVEL_WORDS)),
+                "clear": In(1),
                 "start": In(1),
                 "steps": Out(stream.Signature(step_layout(config))),
             }
@@ -70,29 +101,46 @@ class LoopNest(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         addresses = address_widths(self._config)
-        row_layout = data.StructLayout({name: signed(width) for name, width in addresses.items()})
-        m.submodules.table = table = memory.Memory(shape=row_layout, depth=N_LEVELS, init=[])
-        table_write = table.write_port()
-        increment = table.read_port()
-        m.d.comb += [table_write.en.eq(self.level_en), table_write.addr.eq(self.level_index)]
-        for name in addresses:
-            m.d.comb += table_write.data[name].eq(self.level[name])
+        increments = {}
+        proceed = Signal()  # the pipeline moves
+        level_row = Signal(range(N_LEVELS))
+        for n in range(LEVEL_WORDS):
+            fields = {
+                name: width
+                for name, width in addresses.items()
+                if word_of(Level, name)[0] == n
+            }
+            m.submodules[f"table{n}"] = table = memory.Memory(
+                shape=data.StructLayout(fields), depth=N_LEVELS, init=[]
+            )
+            write, read = table.write_port(), table.read_port()
+            m.d.comb += [
+                write.en.eq(self.level_en & (self.level_word == n)),
+                write.addr.eq(self.level),
+                read.addr.eq(level_row),
+                read.en.eq(proceed),
+            ]
+            for name in fields:
+                m.d.comb += write.data[name].eq(self.word[word_of(Level, name)[1]])
+                increments[name] = read.data[name]
 
-        limit = [Signal(16, name=f"limit{i}") for i in range(N_LEVELS)]
-        with m.If(self.level_en), m.Switch(self.level_index):
-            for i in range(N_LEVELS):
-                with m.Case(i):
-                    m.d.sync += limit[i].eq(self.level.last)
+        last_word, last_bits = word_of(Level, "last")
+        count_bits = last_bits.stop - last_bits.start
+        limit = [Signal(count_bits, name=f"limit{i}") for i in range(N_LEVELS)]
+        for i in range(N_LEVELS):
+            with m.If(self.clear):
+                m.d.sync += limit[i].eq(0)
+            with m.Elif(self.level_en & (self.level_word == last_word) & (self.level == i)):
+                m.d.sync += limit[i].eq(self.word[last_bits])
 
         # N0: down counters with registered flags, so that nothing here is deeper than one level.
         running = Signal()
-        count = [Signal(16, name=f"count{i}") for i in range(N_LEVELS)]
+        count = [Signal(count_bits, name=f"count{i}") for i in range(N_LEVELS)]
         zero = Signal(N_LEVELS)
         last = Signal(N_LEVELS)
         single = Signal(N_LEVELS)
         m.d.sync += single.eq(Cat(value == 0 for value in limit))
         advance = Signal()
-        proceed = Signal()  # the pipeline moves
         m.d.comb += [
             proceed.eq(~self.steps.valid | self.steps.ready),
             advance.eq(running & proceed),
@@ -115,14 +163,11 @@ class LoopNest(wiring.Component):
                     m.d.sync += [count[i].eq(limit[i]), last[i].eq(single[i]), zero[i].eq(1)]
 
         # N1: the increment that leads to the next iteration, and the flags of this one.
-        m.d.comb += [
-            increment.addr.eq(
-                Cat(moving[1::2].any(), (moving & 0b11001100).any(), moving[4:].any())
-            ),
-            increment.en.eq(proceed),
-        ]
+        m.d.comb += level_row.eq(
+            Cat(moving[1::2].any(), (moving & 0b11001100).any(), moving[4:].any())
+        )
         h = self.header
-        flags = Signal(data.StructLayout(dict.fromkeys(FLAGS, 1)))
+        flags = Signal(data.StructLayout(dict.fromkeys(FLAGS, 1) | {"phase": 2}))
         flags_valid = Signal()
 
         def at_first(levels: Value) -> Value:
@@ -141,20 +186,41 @@ class LoopNest(wiring.Component):
                 flags.fresh.eq(at_first(h.time_levels)),
                 flags.pool_first.eq(at_first(h.pool_levels)),
                 flags.pool_last.eq(at_last(h.pool_levels)),
-                flags.tail.eq((last & h.tail_levels).any()),
+                flags.tail.eq(at_last(h.tail_levels)),
             ]
 
-        # N2: running addresses.
+        if self._config.pixels:
+            # Iterations of the level of timesteps, up to the first that repeats a sum.
+            n_planes = Signal(range(N_PLANES + 2))
+            outer = h.time_levels & -h.time_levels  # the level itself; then all that are outside
+            outside = ~(outer | (outer - 1))
+            with m.If(begin | (advance & (moving & outside).any())):
+                m.d.sync += n_planes.eq(0)
+            with m.Elif(advance & (moving & h.time_levels).any() & (n_planes != N_PLANES + 1)):
+                m.d.sync += n_planes.eq(n_planes + 1)
+            phase = Mux(
+                n_planes < N_PLANES,
+                Phase.PLANE,
+                Mux(n_planes == N_PLANES, Phase.FIRST, Phase.AGAIN),
+            )
+            with m.If(proceed):
+                m.d.sync += flags.phase.eq(Mux(h.pixels, phase, Phase.SPIKES))
+
+        # N2: running addresses. A base is loaded into the address itself.
         for name, width in addresses.items():
             address = Signal(width, name=f"{name}_address")
-            base = 0 if name == "slot" else h[name]
-            with m.If(begin):
-                m.d.sync += address.eq(base)
-            with m.Elif(proceed & flags_valid):
-                m.d.sync += address.eq(address + increment.data[name])
+            if name == "slot":
+                with m.If(self.clear):
+                    m.d.sync += address.eq(0)
+            else:
+                n, bits = word_of(Header, name)
+                with m.If(self.header_en & (self.header_word == n)):
+                    m.d.sync += address.eq(self.word[bits])
+            with m.If(proceed & flags_valid):
+                m.d.sync += address.eq(address + increments[name])
             with m.If(proceed):
                 m.d.sync += self.steps.p[name].eq(address)
         with m.If(proceed):
             m.d.sync += self.steps.valid.eq(flags_valid)
-            m.d.sync += [self.steps.p[name].eq(flags[name]) for name in FLAGS]
+            m.d.sync += [self.steps.p[name].eq(flags[name]) for name in (*FLAGS, "phase")]
         return m

@@ -3,12 +3,16 @@
 from amaranth import Cat, Module, Signal, Value
 
 
-def delayed(m: Module, value: Value, n_cycles: int) -> Value:
-    """``value`` of ``n_cycles`` cycles before, as plain bits."""
+def delayed(m: Module, value: Value, n_cycles: int, en: Value | None = None) -> Value:
+    """``value`` of ``n_cycles`` cycles before, as plain bits; only cycles with ``en`` count."""
     value = Value.cast(value)
     for _ in range(n_cycles):
         register = Signal(len(value))
-        m.d.sync += register.eq(value)
+        if en is None:
+            m.d.sync += register.eq(value)
+        else:
+            with m.If(en):
+                m.d.sync += register.eq(value)
         value = register
     return value
 
@@ -29,3 +33,13 @@ def encode(one_hot: Value) -> Value:
     n_bits = (len(one_hot) - 1).bit_length()
     masks = (sum(1 << i for i in range(len(one_hot)) if i >> bit & 1) for bit in range(n_bits))
     return Cat((one_hot & mask).any() for mask in masks)
+
+
+def select(one_hot: Value, choices: list[Value]) -> Value:
+    """The choice whose bit of ``one_hot`` is set, 0 if none is."""
+    result: Value | None = None
+    for i, choice in enumerate(choices):
+        term = Value.cast(choice) & one_hot[i].replicate(len(Value.cast(choice)))
+        result = term if result is None else result | term
+    assert result is not None
+    return result

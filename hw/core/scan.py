@@ -6,36 +6,30 @@ from amaranth.lib.wiring import In, Out
 
 from hw.core.fetch import chunk_layout
 from hw.core.nest import address_widths
-from hw.core.pipeline import delayed, encode
-from hw.spec import Config
+from hw.core.pipeline import delayed, encode, select
+from hw.protocol import N_PIECES
+from hw.spec import PIECE_BITS, Config
 
 
 def event_layout(config: Config) -> data.StructLayout:
-    """``read`` the weights in row ``weight`` (not in a silent job) and add them; ``first`` and
-    ``last`` event of a job; ``tail`` as in :func:`hw.core.nest.step_layout`."""
+    """Add the weights in row ``weight``; ``first`` and ``last`` event of a job; ``tail`` as in
+    :func:`hw.core.nest.step_layout`."""
     return data.StructLayout(
-        {
-            "weight": address_widths(config)["weight"],
-            "read": 1,
-            "first": 1,
-            "last": 1,
-            "tail": 1,
-        }
+        {"weight": address_widths(config)["weight"], "first": 1, "last": 1, "tail": 1}
     )
 
 
 class Scanner(wiring.Component):
     """Find first set, every cycle: an active input each, no bubble between chunks or jobs. ::
 
-        E0 lowest one     E1 index     E2 row = chunk's row + index, event out
-
-    Two jobs end at least ``spacing`` cycles apart, which is what the fire unit needs.
+        E0 first piece, lowest one     E1 its weight row in the piece, in the chunk     E2 event out
 
     Members
     -------
     chunks : from the fetch unit.
-    spacing : cycles, of the layer that runs.
-    event : taken at once.
+    piece_weights : of the layer that runs, see :class:`hw.protocol.Header`.
+    move : the pipeline moves on this cycle.
+    event : held while the pipeline does not move.
     """
 
     def __init__(self, config: Config):
@@ -43,54 +37,73 @@ class Scanner(wiring.Component):
         super().__init__(
             {
                 "chunks": In(stream.Signature(chunk_layout(config))),
-                "spacing": In(8),
+                "piece_weights": In(data.ArrayLayout(8, N_PIECES)),
+                "move": In(1),
                 "event": Out(stream.Signature(event_layout(config), always_ready=True)),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        layout = chunk_layout(self._config)
-        chunk = Signal(layout)
+        n_pieces = self._config.chunk_bits // PIECE_BITS
+        incoming = self.chunks.p
+        pieces = [Signal(PIECE_BITS, name=f"piece{k}") for k in range(n_pieces)]
+        occupied = Signal(n_pieces)
+        weight = Signal.like(incoming.weight)
+        last, tail = Signal(), Signal()
         holds = Signal()
-        emit = Signal()
-        is_last_bit = Signal()
-        wait = Signal(8)
-        lowest = Signal(self._config.chunk_bits)
+        begins = Signal(init=1)  # the next chunk is the first one of its job
+
+        emit, is_last_bit = Signal(), Signal()
+        chosen = Signal(n_pieces)
+        left = [Signal(PIECE_BITS, name=f"left{k}") for k in range(n_pieces)]
+        stays = Cat(value.any() for value in left)
         m.d.comb += [
-            lowest.eq(chunk.bits & -chunk.bits),
-            is_last_bit.eq(chunk.count[1:] == 0),
-            emit.eq(holds & ~(is_last_bit & chunk.last & (wait != 0))),
+            *(value.eq(piece & (piece - 1)) for value, piece in zip(left, pieces, strict=True)),
+            chosen.eq(occupied & -occupied),
+            is_last_bit.eq(~(chosen & stays).any() & ((occupied & ~chosen) == 0)),
+            emit.eq(holds & self.move),
             self.chunks.ready.eq(~holds | (emit & is_last_bit)),
         ]
+        first = Signal()
         with m.If(emit):
-            m.d.sync += [
-                chunk.bits.eq(chunk.bits & (chunk.bits - 1)),
-                chunk.count.eq(chunk.count - 1),
-                chunk.first.eq(0),
-            ]
+            m.d.sync += first.eq(0)
+            for k in range(n_pieces):
+                with m.If(chosen[k]):
+                    m.d.sync += [pieces[k].eq(left[k]), occupied[k].eq(stays[k])]
             with m.If(is_last_bit):
                 m.d.sync += holds.eq(0)
         with m.If(self.chunks.valid & self.chunks.ready):
-            m.d.sync += [chunk.eq(self.chunks.p), holds.eq(1)]
-        with m.If(emit & is_last_bit & chunk.last):
-            m.d.sync += wait.eq(self.spacing - (self.spacing != 0))
-        with m.Elif(wait != 0):
-            m.d.sync += wait.eq(wait - 1)
+            m.d.sync += [
+                holds.eq(1),
+                first.eq(begins),
+                begins.eq(incoming.last),
+                weight.eq(incoming.weight),
+                last.eq(incoming.last),
+                tail.eq(incoming.tail),
+            ]
+            for k in range(n_pieces):
+                bits = incoming.bits.word_select(k, PIECE_BITS)
+                m.d.sync += [pieces[k].eq(bits), occupied[k].eq(bits.any())]
 
-        # E1: one-hot; E2: index; event: row.
-        one_hot = Signal(self._config.chunk_bits)
-        index = Signal((self._config.chunk_bits - 1).bit_length())
-        m.d.sync += [one_hot.eq(lowest), index.eq(encode(one_hot))]
-        tags = Cat(
-            chunk.weight, chunk.count != 0, chunk.first, is_last_bit & chunk.last, chunk.tail
-        )
-        tags, valid = delayed(m, tags, 2), delayed(m, emit, 2)
-        weight_bits = len(chunk.weight)
+        # E0 to E1
+        lowest = Signal(PIECE_BITS)
+        piece_weight = Signal(8)
+        with m.If(self.move):
+            m.d.sync += [
+                lowest.eq(select(chosen, [piece & -piece for piece in pieces])[:PIECE_BITS]),
+                piece_weight.eq(select(chosen, [self.piece_weights[k] for k in range(n_pieces)])),
+            ]
+        # E1 to E2
+        index = Signal((PIECE_BITS - 1).bit_length())
+        piece_weight2 = Signal(8)
+        tags = Cat(holds, first, is_last_bit & last, tail, weight)
+        tags = delayed(m, tags, 2, self.move)
         event = self.event.p
-        m.d.sync += [
-            self.event.valid.eq(valid),
-            event.weight.eq(tags[:weight_bits] + index),
-            Cat(event.read, event.first, event.last, event.tail).eq(tags[weight_bits:]),
-        ]
+        with m.If(self.move):
+            m.d.sync += [index.eq(encode(lowest)), piece_weight2.eq(piece_weight)]
+            m.d.sync += [
+                Cat(self.event.valid, event.first, event.last, event.tail).eq(tags[:4]),
+                event.weight.eq(tags[4:] + piece_weight2 + index),
+            ]
         return m

@@ -1,15 +1,25 @@
-"""The sequencer: layer after layer, from descriptors in program memory."""
+"""The sequencer: layer after layer, from descriptors in weight memory."""
 
 from amaranth import Cat, Module, Mux, Signal
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.protocol import DESCRIPTOR_WORDS, Header, LayerCounters, Level, Result, Run, n_bytes
-from hw.spec import N_LEVELS, Config
+from hw.core.nest import WORD_BITS
+from hw.core.pipeline import delayed
+from hw.core.weights import WeightMemory
+from hw.protocol import (
+    HEADER_WORDS,
+    LEVEL_WORDS,
+    Header,
+    LayerCounters,
+    Result,
+    Run,
+    descriptor_rows,
+)
+from hw.spec import N_LEVELS, PIECE_BITS, Config
 
-WORD_BITS = 32
-HEADER_WORDS = n_bytes(Header) * 8 // WORD_BITS
-LEVEL_WORDS = n_bytes(Level) * 8 // WORD_BITS
+ROW_LATENCY = 1 + WeightMemory.LATENCY
+"""Cycles from ``row`` to the same cycle's ``row_data``."""
 
 
 class Sequencer(wiring.Component):
@@ -19,12 +29,14 @@ class Sequencer(wiring.Component):
     Members
     -------
     run, done, busy : as in :class:`hw.bus.CoreBus`.
-    word_row, word : to program memory, read with one cycle of latency.
-    header, tail_mask, spacing : of the layer that runs.
-    level, level_index, level_en, start : to the nest.
+    loading, row, row_data : to weight memory, :data:`ROW_LATENCY` cycles later.
+    header, body_mask, tail_mask : of the layer that runs.
+    word, header_en, header_word, level_en, level, level_word, clear, start : to the nest.
     finished : from the fire unit.
     read, n_synapses, n_spikes : what happens this cycle, to be counted.
-    counters, counters_row, counters_en : to counter memory.
+    bank : where the run's results and counters go; the ones of the run before are in the other.
+    counter_data, counter_index, counter_en : counters in rows of parameter memory, counted from
+        the first layer's.
     argmax_start, argmax_done, argmax_index : to the argmax unit.
     """
 
@@ -35,22 +47,28 @@ class Sequencer(wiring.Component):
                 "run": In(stream.Signature(Run)),
                 "done": Out(stream.Signature(Result)),
                 "busy": Out(1),
-                "word_row": Out(range(config.program_words)),
-                "word": In(WORD_BITS),
+                "loading": Out(1),
+                "row": Out(range(config.weight_depth)),
+                "row_data": In(config.lanes * config.weight_bits),
                 "header": Out(Header),
+                "body_mask": Out(config.chunk_bits),
                 "tail_mask": Out(config.chunk_bits),
-                "spacing": Out(8),
-                "level": Out(Level),
-                "level_index": Out(range(N_LEVELS)),
+                "word": Out(WORD_BITS),
+                "header_en": Out(1),
+                "header_word": Out(4),
                 "level_en": Out(1),
+                "level": Out(range(N_LEVELS)),
+                "level_word": Out(range(LEVEL_WORDS)),
+                "clear": Out(1),
                 "start": Out(1),
                 "finished": In(1),
                 "read": In(1),
                 "n_synapses": In(range(config.lanes + 1)),
                 "n_spikes": In(range(config.lanes + 1)),
-                "counters": Out(LayerCounters),
-                "counters_row": Out(range(config.max_layers)),
-                "counters_en": Out(1),
+                "bank": Out(1),
+                "counter_data": Out(32 * config.fire_lanes),
+                "counter_index": Out(range(config.max_layers * config.counter_rows)),
+                "counter_en": Out(1),
                 "argmax_start": Out(1),
                 "argmax_done": In(1),
                 "argmax_index": In(16),
@@ -60,23 +78,12 @@ class Sequencer(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self._config
-        n_fetched = Signal(range(DESCRIPTOR_WORDS + 1))
-        n_loaded = Signal(range(DESCRIPTOR_WORDS + 1))
-        fetching, arriving = Signal(), Signal()
-        part = Signal(range(LEVEL_WORDS))
+        row_words = config.lanes * config.weight_bits // WORD_BITS
         result = Signal(Result)
         counting = Signal()
-        counters = self.counters
+        counters = Signal(LayerCounters)
 
         m.d.comb += self.done.p.eq(result)
-        m.d.sync += [
-            arriving.eq(fetching),
-            self.level_en.eq(0),
-            self.spacing.eq(
-                Mux(self.header.spacing > config.fire_beats, self.header.spacing, config.fire_beats)
-            ),
-            self.tail_mask.eq(Cat(self.header.tail_bits > i for i in range(config.chunk_bits))),
-        ]
         with m.If(self.busy):
             m.d.sync += result.n_cycles.eq(result.n_cycles + 1)
         with m.If(counting):
@@ -88,69 +95,116 @@ class Sequencer(wiring.Component):
                 ),
                 counters.n_spikes.eq(counters.n_spikes + self.n_spikes),
             ]
-        # A word arrives: the header first, then each level, both shifted in from above.
-        with m.If(arriving):
-            m.d.sync += n_loaded.eq(n_loaded + 1)
-            with m.If(n_loaded < HEADER_WORDS):
-                header = self.header.as_value()
-                m.d.sync += header.eq(Cat(header, self.word)[WORD_BITS:])
-            with m.Else():
-                level = self.level.as_value()
-                m.d.sync += [
-                    level.eq(Cat(level, self.word)[WORD_BITS:]),
-                    part.eq(part + 1),
-                ]
-                with m.If(part == LEVEL_WORDS - 1):
-                    m.d.sync += [self.level_en.eq(1), part.eq(0)]
-        with m.If(self.level_en):
-            m.d.sync += self.level_index.eq(self.level_index + 1)
 
+        # A word of the descriptor is asked for each cycle: word `part` of row `row`.
+        base = Signal.like(self.row)
+        part = Signal(range(max(row_words, 2)))
+        asking = Signal()
+        arriving = delayed(m, self.loading & asking, ROW_LATENCY)
+        arriving_part = delayed(m, part, ROW_LATENCY)
+        m.d.sync += [self.header_en.eq(0), self.level_en.eq(0)]
+        n_header = Signal(range(HEADER_WORDS + 1))
+        n_level = Signal(range(N_LEVELS * LEVEL_WORDS + 1))
+        complete = n_level == Cat(0, 0, self.header.n_levels)
+        with m.If(self.loading & asking):
+            m.d.sync += part.eq(part + 1)
+            with m.If(part == row_words - 1):
+                m.d.sync += [part.eq(0), self.row.eq(self.row + 1)]
+        with m.If(self.loading & arriving):
+            m.d.sync += self.word.eq(
+                self.row_data.word_select(arriving_part, WORD_BITS)
+                if row_words > 1
+                else self.row_data
+            )
+            with m.If(n_header != HEADER_WORDS):
+                m.d.sync += [
+                    self.header_en.eq(1),
+                    self.header_word.eq(n_header),
+                    n_header.eq(n_header + 1),
+                ]
+            with m.Elif(~complete):
+                m.d.sync += [
+                    self.level_en.eq(1),
+                    Cat(self.level_word, self.level).eq(n_level),
+                    n_level.eq(n_level + 1),
+                ]
+        for i in range(HEADER_WORDS):
+            with m.If(self.header_en & (self.header_word == i)):
+                m.d.sync += self.header.as_value().word_select(i, WORD_BITS).eq(self.word)
+        for mask, valid in (
+            (self.body_mask, self.header.body_bits),
+            (self.tail_mask, self.header.tail_bits),
+        ):
+            bits = (valid[i // PIECE_BITS] > i % PIECE_BITS for i in range(config.chunk_bits))
+            m.d.sync += mask.eq(Cat(bits))
+
+        # Counters leave in rows of parameter memory, the first ones first.
+        n_stored = Signal(range(max(config.counter_rows, 2)))
+        row_bits = len(self.counter_data)
+        m.d.comb += self.counter_data.eq(counters.as_value().word_select(n_stored, row_bits))
+
+        settling = Signal(range(4))
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.run.ready.eq(1)
                 with m.If(self.run.valid):
                     m.d.sync += [
                         self.busy.eq(1),
-                        self.word_row.eq(self.run.p.entry),
-                        self.counters_row.eq(0),
+                        base.eq(self.run.p.entry),
+                        self.counter_index.eq(0),
                         result.tag.eq(self.run.p.tag),
                         result.n_cycles.eq(0),
                     ]
                     m.next = "BEGIN"
             with m.State("BEGIN"):
+                m.d.comb += self.clear.eq(1)
                 m.d.sync += [
-                    n_fetched.eq(0),
-                    n_loaded.eq(0),
+                    self.row.eq(base),
+                    base.eq(base + descriptor_rows(config)),
                     part.eq(0),
-                    self.level_index.eq(0),
+                    asking.eq(1),
+                    n_header.eq(0),
+                    n_level.eq(0),
+                    settling.eq(0),
                     counters.eq(0),
                     counting.eq(1),
                 ]
                 m.next = "LOAD"
             with m.State("LOAD"):
-                with m.If(n_fetched != DESCRIPTOR_WORDS):
-                    m.d.comb += fetching.eq(1)
-                    m.d.sync += [n_fetched.eq(n_fetched + 1), self.word_row.eq(self.word_row + 1)]
-                with m.If((n_loaded == DESCRIPTOR_WORDS) & ~self.level_en):
+                m.d.comb += self.loading.eq(1)
+                with m.If((n_header == HEADER_WORDS) & ~self.header_en & complete):
                     m.next = "SETTLE"
             with m.State("SETTLE"):  # registers derived from the levels and the header
-                m.d.comb += self.start.eq(1)
-                m.next = "RUN"
+                m.d.sync += settling.eq(settling + 1)
+                with m.If(settling == 1):
+                    m.d.comb += self.start.eq(1)
+                    m.next = "RUN"
             with m.State("RUN"), m.If(self.finished):
+                m.d.sync += settling.eq(0)
                 m.next = "COUNT"
             with m.State("COUNT"):  # the last spikes are being added
-                m.d.sync += counting.eq(0)
-                m.next = "STORE"
+                m.d.sync += [settling.eq(settling + 1), n_stored.eq(0)]
+                with m.If(settling == 1):
+                    m.d.sync += counting.eq(0)
+                    m.next = "STORE"
             with m.State("STORE"):
-                m.d.comb += self.counters_en.eq(1)
-                m.d.sync += self.counters_row.eq(self.counters_row + 1)
-                with m.If(self.header.final):
-                    m.d.comb += self.argmax_start.eq(1)
-                    m.next = "ARGMAX"
-                with m.Else():
-                    m.next = "BEGIN"
+                m.d.comb += self.counter_en.eq(1)
+                m.d.sync += [
+                    self.counter_index.eq(self.counter_index + 1),
+                    n_stored.eq(n_stored + 1),
+                ]
+                with m.If(n_stored == config.counter_rows - 1):
+                    with m.If(self.header.final):
+                        m.d.comb += self.argmax_start.eq(1)
+                        m.next = "ARGMAX"
+                    with m.Else():
+                        m.next = "BEGIN"
             with m.State("ARGMAX"), m.If(self.argmax_done):
-                m.d.sync += [result.argmax.eq(self.argmax_index), self.busy.eq(0)]
+                m.d.sync += [
+                    result.argmax.eq(self.argmax_index),
+                    self.bank.eq(~self.bank),
+                    self.busy.eq(0),
+                ]
                 m.next = "DONE"
             with m.State("DONE"):
                 m.d.comb += self.done.valid.eq(1)

@@ -5,7 +5,8 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.core.pipeline import delayed
-from hw.spec import GRANULE_BITS, Config
+from hw.protocol import N_PIECES
+from hw.spec import GRANULE_BITS, PIECE_BITS, Config
 
 
 def granule_write_layout(config: Config) -> data.StructLayout:
@@ -21,30 +22,38 @@ def granule_write_layout(config: Config) -> data.StructLayout:
 
 
 class SpikeMemory(wiring.Component):
-    """Two banks of ``chunk_bits`` words, even and odd, so that two neighbouring words, and with
-    them any unaligned window of ``chunk_bits`` bits, are read in one cycle. A bank is made of
-    byte-wide memories, so that a run of granules is written at any granule address in one cycle.
+    """``chunk_bits / 8`` byte-wide memories (columns), in which neighbouring granules lie side by
+    side, so that a run of granules is read or written at any granule address in one cycle.
 
-    Reading takes 5 cycles, one window a cycle, never stalls::
+    A window is ``chunk_bits`` bits from any bit address on, in pieces of :data:`PIECE_BITS`. Piece
+    ``k`` may be read ``piece_rows[k]`` rows further down than a contiguous window has it: then the
+    pieces come from different rows of a map, whose pitch must be such that no two of them meet in
+    a column. Of a window, or a piece, that does not begin at a granule's first bit, the last
+    ``address % 8`` bits are missing.
 
-        R0 word -> bank rows   R1 banks read   R2 banks -> low, high word
-        R3 shift by 0 to 7     R4 shift by granules, window out
+    Reading takes :attr:`LATENCY` cycles, one window a cycle, never stalls::
+
+        R0 rows of the pieces    R1 rows of the columns    R2 columns read
+        R3, R4 columns rotated   R5 shifted by 0 to 7, window out
 
     Members
     -------
     read_bit : address of the window's first bit.
+    gather, piece_rows : use ``piece_rows``; else the window is contiguous.
     window : ``chunk_bits`` bits, :attr:`LATENCY` cycles later.
-    write : granules to store; always ready. A window read less than two cycles after a write
+    write : granules to store; always ready. A window read less than three cycles after a write
         of its granules may not see it.
     """
 
-    LATENCY = 5
+    LATENCY = 6
 
     def __init__(self, config: Config):
         self._config = config
         super().__init__(
             {
                 "read_bit": In((8 * config.spike_bytes - 1).bit_length()),
+                "gather": In(1),
+                "piece_rows": In(data.ArrayLayout(8, N_PIECES)),
                 "window": Out(config.chunk_bits),
                 "write": In(stream.Signature(granule_write_layout(config), always_ready=True)),
             }
@@ -52,18 +61,17 @@ class SpikeMemory(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        word_bits = self._config.chunk_bits
-        n_columns = 2 * word_bits // GRANULE_BITS  # byte-wide memories of both banks
+        n_columns = self._config.chunk_bits // GRANULE_BITS
+        n_pieces = self._config.chunk_bits // PIECE_BITS
         depth = self._config.spike_bytes // n_columns
-        word_shift = (word_bits - 1).bit_length()
-        row_bits = range(depth)
+        column_bits = (n_columns - 1).bit_length()
+        row_shape = range(depth)
 
         # Write: granule i of the run goes to column (granule + i) mod n_columns.
         w = self.write.p
-        column_bits = (n_columns - 1).bit_length()
         column, row = w.granule[:column_bits], w.granule[column_bits:]
         n_granules = len(w.bits) // GRANULE_BITS
-        write_row, next_row = Signal(row_bits), Signal(row_bits)
+        write_row, next_row = Signal(row_shape), Signal(row_shape)
         write_en, write_wraps = Signal(n_columns), Signal(n_columns)
         write_data = [Signal(GRANULE_BITS, name=f"write_data{i}") for i in range(n_columns)]
         m.d.sync += [write_row.eq(row), next_row.eq(row + 1)]
@@ -78,37 +86,51 @@ class SpikeMemory(wiring.Component):
                 ),
             ]
 
-        # R0, R1: a window starts in one bank and ends in the other.
-        word = self.read_bit[word_shift:]
-        read_row = [Signal(row_bits, name=f"read_row{bank}") for bank in range(2)]
-        m.d.sync += [read_row[0].eq((word + 1) >> 1), read_row[1].eq(word >> 1)]
-        offset = self.read_bit[: word_shift + 1]
-        banks: list[list[Signal]] = [[], []]
+        # R0: the row in which each piece begins.
+        first_column = self.read_bit[3 : 3 + column_bits]
+        first_row = self.read_bit[3 + column_bits :]
+        piece_row = [Signal(row_shape, name=f"piece_row{k}") for k in range(n_pieces)]
+        for k in range(n_pieces):
+            m.d.sync += piece_row[k].eq(first_row + Mux(self.gather, self.piece_rows[k], 0))
+        # R1: the columns left of the first one are in the next row.
+        offset = delayed(m, self.read_bit[: 3 + column_bits], 1)
+        columns = []
         for i in range(n_columns):
-            bank = i * GRANULE_BITS // word_bits
+            distance = Signal(column_bits, name=f"read_distance{i}")
+            m.d.comb += distance.eq(i - offset[3:])
+            beginning = Signal(row_shape, name=f"beginning{i}")
+            with m.Switch(distance[1:]):
+                for k in range(n_pieces):
+                    with m.Case(k):
+                        m.d.comb += beginning.eq(piece_row[k])
+            read_row = Signal(row_shape, name=f"read_row{i}")
+            m.d.sync += read_row.eq(beginning + (offset[3:] > i))
             m.submodules[f"column{i}"] = column_memory = memory.Memory(
                 shape=GRANULE_BITS, depth=depth, init=[]
             )
             read = column_memory.read_port()
             write = column_memory.write_port()
             m.d.comb += [
-                read.addr.eq(read_row[bank]),
+                read.addr.eq(read_row),
                 read.en.eq(1),
                 write.addr.eq(Mux(write_wraps[i], next_row, write_row)),
                 write.data.eq(write_data[i]),
                 write.en.eq(write_en[i]),
             ]
-            banks[bank].append(read.data)
-
-        # R2: order the banks. R3, R4: shift.
-        even, odd = Cat(banks[0]), Cat(banks[1])
-        at2 = Signal(word_shift + 1)
-        m.d.comb += at2.eq(delayed(m, offset, 2))
-        both = Signal(2 * word_bits)
-        m.d.sync += both.eq(Mux(at2[-1], Cat(odd, even), Cat(even, odd)))
-        at3 = delayed(m, at2[:word_shift], 1)
-        fine = Signal(2 * word_bits - GRANULE_BITS)
-        m.d.sync += fine.eq(both >> at3[:3])
-        at4 = delayed(m, at3[3:], 1)
-        m.d.sync += self.window.eq(fine >> Cat(0, 0, 0, at4).as_unsigned())
+            columns.append(read.data)
+        # R3: rotated by half, R4: by the rest. R5: shifted.
+        half = len(Cat(columns)) // 2
+        swapped = Signal(2 * half)
+        at3 = delayed(m, offset, 2)
+        at4 = delayed(m, at3[:-1], 1)
+        at5 = delayed(m, at4[:3], 1)
+        m.d.sync += swapped.eq(
+            Mux(at3[-1], Cat(Cat(columns)[half:], Cat(columns)[:half]), Cat(columns))
+        )
+        rotated = Signal(2 * half)
+        with m.Switch(at4[3:]):
+            for i in range(n_columns // 2):
+                with m.Case(i):
+                    m.d.sync += rotated.eq(swapped.rotate_right(i * GRANULE_BITS))
+        m.d.sync += self.window.eq(rotated >> at5)
         return m

@@ -21,9 +21,15 @@ class WeightMemory(wiring.Component):
     """One write and one read port, ``lanes * weight_bits`` wide; the output is registered twice,
     since a deep memory's own output register is too slow to be followed by logic.
 
-    ``read_data`` belongs to the ``read_row`` of :attr:`LATENCY` cycles before. What is read in a
-    cycle with ``write_en`` is undefined: on an iCE40 UltraPlus the rows are in its four
-    single-ported SPRAMs, elsewhere in block RAM.
+    What is read in a cycle with ``write_en`` is undefined: on an iCE40 UltraPlus the rows are in
+    its four single-ported SPRAMs, elsewhere in block RAM.
+
+    Members
+    -------
+    move : the pipeline of which this memory is a part moves on this cycle.
+    read_row, read_en : the row to read, if any; only while ``move``.
+    read_data : of the row of :attr:`LATENCY` moves before.
+    write_row, write_data, write_en : a row to write.
     """
 
     LATENCY = 2
@@ -34,6 +40,7 @@ class WeightMemory(wiring.Component):
         row_bits = config.lanes * config.weight_bits
         super().__init__(
             {
+                "move": In(1),
                 "read_row": In(row),
                 "read_en": In(1),
                 "read_data": Out(row_bits),
@@ -45,15 +52,17 @@ class WeightMemory(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        read_en = self.move & self.read_en
         if has_spram(platform):
             m.submodules.rows = rows = SpramRows(self._config)
             m.d.comb += [
                 rows.row.eq(Mux(self.write_en, self.write_row, self.read_row)),
-                rows.en.eq(self.read_en | self.write_en),
+                rows.en.eq(read_en | self.write_en),
                 rows.write.eq(self.write_en),
                 rows.write_data.eq(self.write_data),
             ]
-            m.d.sync += self.read_data.eq(rows.read_data)
+            with m.If(self.move):
+                m.d.sync += self.read_data.eq(rows.read_data)
             return m
         m.submodules.rows = rows = memory.Memory(
             shape=self._config.lanes * self._config.weight_bits,
@@ -63,12 +72,13 @@ class WeightMemory(wiring.Component):
         read, write = rows.read_port(), rows.write_port()
         m.d.comb += [
             read.addr.eq(self.read_row),
-            read.en.eq(self.read_en),
+            read.en.eq(read_en),
             write.addr.eq(self.write_row),
             write.en.eq(self.write_en),
             write.data.eq(self.write_data),
         ]
-        m.d.sync += self.read_data.eq(read.data)
+        with m.If(self.move):
+            m.d.sync += self.read_data.eq(read.data)
         return m
 
 

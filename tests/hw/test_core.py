@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hw.core.core import Core
-from hw.protocol import Address, LayerCounters, Space, row_bytes, unpack
+from hw.protocol import Address, LayerCounters, Space, n_bytes, row_bytes, unpack
 from hw.spec import GRANULE_BITS, Config, Gate
 from sw.compiler import Program, compile_network
 from sw.cycles import predict_cycles
@@ -20,8 +20,9 @@ CONFIG = Config(
     fire_lanes=4,
     weight_depth=512,
     spike_bytes=1024,
-    param_depth=64,
-    program_words=256,
+    param_depth=128,
+    max_layers=8,
+    result_rows=8,
     membrane_bits=16,
 )
 
@@ -96,10 +97,13 @@ class Bench:
         for space, image in self.program.images.items():
             await self.write(space, 0, image)
 
-    async def start(self, frames: np.ndarray, tag: int = 1) -> None:
-        place = self.program.placements[INPUT]
-        await self.write(Space.SPIKE, place.start // GRANULE_BITS, place.pack(frames))
-        await put(self.ctx, self.dut.bus.run, [{"tag": tag, "entry": 0}], rng=self.rng, stall=0)
+    async def start(self, frames: np.ndarray, tag: int = 1, buffer: int = 0) -> None:
+        place = self.program.inputs[buffer]
+        await self.write(
+            Space.SPIKE, place.start // GRANULE_BITS, self.program.pack_input(frames, buffer)
+        )
+        run = {"tag": tag, "entry": self.program.entries[buffer]}
+        await put(self.ctx, self.dut.bus.run, [run], rng=self.rng, stall=0)
 
     async def done(self):
         return await get(self.ctx, self.dut.bus.done, rng=self.rng, stall=self.stall)
@@ -115,7 +119,9 @@ class Bench:
         logits = self.program.logits(await self.read(Space.RESULT, 0, self.program.n_result_rows))
         counters = {}
         for i, layer in enumerate(self.program.layers):
-            counters[layer.name] = unpack(LayerCounters, await self.read(Space.COUNTER, i, 1))
+            n_rows = self.program.config.counter_rows
+            raw = await self.read(Space.COUNTER, i * n_rows, n_rows)
+            counters[layer.name] = unpack(LayerCounters, raw[: n_bytes(LayerCounters)])
         return maps, logits, counters
 
 
@@ -225,9 +231,8 @@ def test_memories_read_back_what_was_written() -> None:
     simulate(dut, bench, max_ticks=50_000)
 
 
-@pytest.mark.parametrize("lanes", [8, 16])
-@pytest.mark.parametrize("fire_lanes", [2, 8])
-@pytest.mark.parametrize("weight_bits", [2, 4])
+@pytest.mark.parametrize("lanes, weight_bits", [(8, 4), (16, 2), (16, 4)])
+@pytest.mark.parametrize("fire_lanes", [1, 2, 8])
 def test_other_builds(lanes: int, fire_lanes: int, weight_bits: int) -> None:
     config = Config(
         lanes=lanes,
@@ -236,9 +241,10 @@ def test_other_builds(lanes: int, fire_lanes: int, weight_bits: int) -> None:
         chunk_bits=32,
         weight_depth=512,
         spike_bytes=1024,
-        param_depth=64,
-        program_words=256,
-        membrane_bits=16,
+        param_depth=128,
+    max_layers=8,
+    result_rows=8,
+            membrane_bits=16,
         membrane_slots=8,
     )
     net = network(size=4)
