@@ -12,7 +12,7 @@ from __future__ import annotations
 from hw.spec import Config, SpecError
 
 _UART_3M = {"clk_hz": 60_000_000, "baud": 3_000_000}
-_ECP5_25F = {"weight_depth": 3584, "param_depth": 512, "spike_bytes": 16384}
+_ECP5_25F = {"weight_depth": 3584, "fire_lanes": 8, "spike_bytes": 16384}
 
 CONFIGS: dict[str, Config] = {
     config.name: config
@@ -20,7 +20,7 @@ CONFIGS: dict[str, Config] = {
         # The virtual board's default: the ULX3S-85F's memories behind the fastest possible UART.
         Config(name="sim"),
         Config(name="ulx3s-85f", **_UART_3M),
-        Config(name="ulx3s-45f", weight_depth=9216, param_depth=512, spike_bytes=16384, **_UART_3M),
+        Config(name="ulx3s-45f", weight_depth=9216, spike_bytes=16384, **_UART_3M),
         Config(name="ulx3s-25f", **_ECP5_25F, **_UART_3M),
         Config(name="ulx3s-12f", **_ECP5_25F, **_UART_3M),
         Config(name="colorlight-i5", **_ECP5_25F, clk_hz=60_000_000, baud=1_000_000),
@@ -30,14 +30,15 @@ CONFIGS: dict[str, Config] = {
             weight_bits=4,
             weight_depth=16384,
             fire_lanes=2,
-            membrane_bits=20,
+            membrane_bits=18,
             param_depth=256,
             chunk_bits=32,
             spike_bytes=4096,
             membrane_slots=8,
-            program_words=512,
+            sum_queue=0,
             max_layers=8,
-            result_rows=16,
+            result_rows=8,
+            pixels=False,
             rx_buffer_bytes=512,
             max_payload_bytes=256,
             clk_hz=24_000_000,

@@ -160,7 +160,8 @@ class Identity(data.Struct):
     param_depth: 32
     spike_bytes: 32
     result_rows: 16
-    reserved: 16
+    sum_queue: 8
+    reserved: 8
     rx_buffer_bytes: 16
     max_payload_bytes: 16
     clk_hz: 32
@@ -343,6 +344,7 @@ def spec_hash(config: Config) -> int:
     numbers = asdict(config)
     for free in ("name", "clk_hz", "baud"):
         del numbers[free]
+    numbers["pixels"] = int(config.pixels)
     layouts = (Address, Run, Result, DeviceStatus, Identity, LayerCounters, Descriptor)
     agreed = {
         "version": PROTOCOL_VERSION,

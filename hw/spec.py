@@ -127,8 +127,10 @@ class Config:
     chunk_bits: int = 64
     """Input spikes fetched per cycle."""
     spike_bytes: int = 32768
-    membrane_slots: int = 16
+    membrane_slots: int = 32
     """Jobs whose membranes are alive at once (interleaved positions or channel groups)."""
+    sum_queue: int = 4
+    """Jobs whose sums may wait for the fire unit before the lanes stand still; 0 keeps one."""
     max_layers: int = 32
     """Layers whose counters are kept."""
     result_rows: int = 16
@@ -167,7 +169,7 @@ class Config:
             "chunk_bits",
             "use 32 or 64, at least lanes",
         )
-        check(8 <= self.membrane_bits <= 32, "membrane_bits", "use 8 to 32")
+        check(PARAM_BITS <= self.membrane_bits <= 32, "membrane_bits", "use 16 to 32")
         check(
             self.membrane_slots >= 2 and self.membrane_slots & (self.membrane_slots - 1) == 0,
             "membrane_slots",

@@ -24,7 +24,7 @@ from sw.cycles import predict_cycles
 from sw.device import Board
 from sw.network import INPUT, Layer, Network
 
-CONFIG = Config(name="bench", weight_depth=32768, param_depth=4096)
+CONFIG = Config(name="bench", weight_depth=32768)
 TIMESTEPS = 4
 
 

@@ -126,11 +126,12 @@ class CoreBench:
             await self.write(space, 0, image)
         await self.write(Space.SPIKE, 0, bytes(self.program.spike_bytes))
 
-    async def infer(self, frames: NDArray[np.uint8], *, tag: int = 0) -> Inference:
-        """Run on input spikes (T, C, H, W) and read everything back."""
+    async def infer(self, sample: NDArray[np.uint8], *, tag: int = 0) -> Inference:
+        """Run on what the program takes, see :meth:`sw.compiler.Program.pack_input`, and read
+        everything back."""
         program = self.program
         place = program.inputs[0]
-        await self.write(Space.SPIKE, place.start // GRANULE_BITS, program.pack_input(frames))
+        await self.write(Space.SPIKE, place.start // GRANULE_BITS, program.pack_input(sample))
         await self.put("run", [Run.const({"tag": tag, "entry": program.entries[0]}).as_bits()])
         result = Result.from_bits(await self.get("done"))
         assert result.tag == tag

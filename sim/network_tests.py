@@ -14,7 +14,7 @@ import numpy as np
 
 from sim.core_bench import CoreBench
 from sw import netfile
-from sw.compiler import Program
+from sw.compiler import PIXELS, Program
 
 
 @cocotb.test()
@@ -27,12 +27,14 @@ async def every_spike_and_logit(dut) -> None:
     bench = CoreBench(dut, program, stall=float(vectors["stall"]))
     await bench.reset()
     await bench.load()
-    n_images = sum(key.endswith(".frames") for key in vectors)
+    n_images = sum(key.endswith(".sample") for key in vectors)
     assert n_images > 0, "no image to run"
     for i in range(n_images):
-        result = await bench.infer(vectors[f"{i}.frames"], tag=i % 256)
+        result = await bench.infer(vectors[f"{i}.sample"], tag=i % 256)
         cocotb.log.info("image %d: class %d in %d cycles", i, result.argmax, result.n_cycles)
         for name, spikes in result.spikes.items():
+            if name == PIXELS:
+                continue
             expected = vectors[f"{i}.spikes.{name}"]
             wrong = np.argwhere(spikes != expected)
             assert not len(wrong), (

@@ -26,8 +26,10 @@ LINK_CONFIG = Config(
     name="divisor-4",
     weight_depth=64,
     param_depth=32,
+    fire_lanes=4,
+    max_layers=2,
+    result_rows=2,
     spike_bytes=256,
-    program_words=64,
     max_payload_bytes=160,
     rx_buffer_bytes=1024,
 )
@@ -52,6 +54,7 @@ def simulate_network(path: Path, n_images: int, seed: int) -> str:
         images = data.load_samples().images[:n_images]
     trace = reference.run(network, images)
     frames = encoder.encode(network, images)
+    samples = encoder.inputs(network, images, program.pixels)
     expected = [
         (
             {name: spikes[i] for name, spikes in trace.spikes.items()} | {"input": frames[i]},
@@ -59,7 +62,9 @@ def simulate_network(path: Path, n_images: int, seed: int) -> str:
         )
         for i in range(len(images))
     ]
-    results = run_network(network, program, expected, name="network", seed=seed)
+    results = run_network(
+        network, program, expected, samples=samples, name="network", seed=seed
+    )
     n_spikes = sum(maps[name].size for maps, _ in expected for name in maps)
     waves = f"; waveform in {results.waves}" if results.waves else ""
     return (

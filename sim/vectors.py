@@ -23,12 +23,14 @@ def run_network(
     program: Program,
     expected: Sequence[Expected],
     *,
+    samples: Sequence[NDArray[np.uint8]] | None = None,
     name: str,
     stall: float = 0.0,
     seed: int | None = None,
 ) -> CocotbResults:
     """Run ``program`` on the generated Verilog of its core, one inference per expected result.
 
+    ``samples`` are what the program takes, by default the spikes of the input map.
     ``name`` is the folder under ``build/cocotb``; programs of one configuration may share it and
     are then compiled by Verilator once. ``stall`` is the chance per cycle that a stream waits.
 
@@ -43,7 +45,7 @@ def run_network(
     netfile.save(file, network, program)
     vectors: dict[str, NDArray] = {"stall": np.float64(stall)}
     for i, (maps, logits) in enumerate(expected):
-        vectors[f"{i}.frames"] = maps[INPUT]
+        vectors[f"{i}.sample"] = maps[INPUT] if samples is None else samples[i]
         vectors[f"{i}.logits"] = logits
         vectors |= {f"{i}.spikes.{key}": spikes for key, spikes in maps.items()}
     np.savez(folder / "vectors.npz", **vectors)

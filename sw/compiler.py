@@ -50,12 +50,11 @@ from hw.spec import (
     signed_range,
 )
 from sw.bounds import layer_bounds
+from sw.encoder import PIXEL_MAX
 from sw.network import INPUT, Layer, Network, Shape
 
 PIXELS = "image"
 """Name of the map of bit-planes (N_PLANES, C, H, W), the highest first: the encoder's source."""
-PIXEL_MAX = (1 << N_PLANES) - 1
-
 
 class FitError(ValueError):
     """The network does not fit the device. ``needs`` maps what is short to (needed, available)."""
@@ -349,7 +348,7 @@ def _strides(shape: tuple[int, ...], rows: int) -> list[int]:
     return strides[::-1]
 
 
-def compile_network(network: Network, config: Config, *, pixels: bool = False) -> Program:
+def compile_network(network: Network, config: Config, *, pixels: bool = True) -> Program:
     """Place maps, weights and parameters, and write the descriptors.
 
     Parameters

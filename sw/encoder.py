@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec import Reset, leaked
+from hw.spec import N_PLANES, Reset, leaked
 from sw.network import Layer, Network
 
-PIXEL_MAX = 255
+PIXEL_MAX = (1 << N_PLANES) - 1
 BATCH = 100
 
 
@@ -61,6 +61,21 @@ def encode(network: Network, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     ]
     shape = network.encoder.map_shape(network.image_shape)
     return np.concatenate(parts) if parts else np.zeros((0, network.timesteps, *shape), np.uint8)
+
+
+def inputs(network: Network, images: NDArray[np.uint8], pixels: bool) -> NDArray[np.uint8]:
+    """What a device takes: ``images`` themselves (N, C, H, W) if it takes ``pixels``, else their
+    spikes as :func:`encode` gives them.
+
+    Raises
+    ------
+    InputError
+        The images do not suit the network.
+    """
+    if not pixels:
+        return encode(network, images)
+    check_input(network, images)
+    return images
 
 
 def _encode(layer: Layer, timesteps: int, images: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -154,7 +154,7 @@ def export(checkpoint: Path, config: Config, weight_bits: int, images: Images) -
     """
     folded = fold.fold(checkpoint)
     network = quantize.quantize(
-        folded, weight_bits, param_bits=config.param_bits, calibration=images.calibration
+        folded, weight_bits, calibration=images.calibration
     )
     try:
         program = compile_network(network, config)

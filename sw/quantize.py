@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hw.spec import signed_range
+from hw.spec import PARAM_BITS, signed_range
 from sw import reference
 from sw.bounds import Bounds, layer_bounds
 from sw.data import Split
@@ -31,7 +31,7 @@ from sw.network import INPUT, Layer, Network
 
 WEIGHT_BITS = (2, 4, 8)
 ENCODER_WEIGHT_BITS = 8
-ENCODER_PARAM_BITS = 32
+ENCODER_PARAM_BITS = PARAM_BITS
 CLIP_RATIOS = np.geomspace(1.15, 0.15, 40)
 """Candidates for the largest representable weight, relative to the largest weight there is."""
 
@@ -46,7 +46,7 @@ def quantize(
     folded: FoldedNetwork,
     weight_bits: int = 8,
     *,
-    param_bits: int = 16,
+    param_bits: int = PARAM_BITS,
     calibration: NDArray[np.uint8] | None = None,
 ) -> Network:
     """Integer network for a device with ``weight_bits`` wide weights.
@@ -54,7 +54,7 @@ def quantize(
     Parameters
     ----------
     weight_bits : 2, 4 or 8.
-    param_bits : width that every bias and threshold fits (:attr:`hw.spec.Config.param_bits`).
+    param_bits : width that every bias and threshold fits (:data:`hw.spec.PARAM_BITS`).
     calibration : uint8 images (N, C, H, W) to set biases with, of which a few hundred will do;
         None: the training images in the checkpoint, if it has some.
 

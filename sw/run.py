@@ -234,7 +234,7 @@ def classify(
         for first in range(0, len(images), BATCH):
             batch = images[first : first + BATCH]
             started = time.perf_counter()
-            frames = encoder.encode(network, batch)
+            frames = encoder.inputs(network, batch, program.pixels)
             done: list[Inference] = []
             try:
                 for spikes in frames:

@@ -1,7 +1,7 @@
 """The core: spikes in, class out, by additions alone."""
 
 from amaranth import Cat, Const, Module, Mux, ResetInserter, Signal, Value, signed
-from amaranth.lib import data, memory, wiring
+from amaranth.lib import data, fifo, memory, wiring
 from amaranth.lib.wiring import Out, connect, flipped
 
 from hw.bus import CoreBus
@@ -95,7 +95,20 @@ class Core(wiring.Component):
         connect(m, fetch.chunks, scanner.chunks)
         for name in ("jobs", "records", "silent", "identities"):
             connect(m, getattr(fetch, name), getattr(fire, name))
-        connect(m, lanes.sums, fire.sums)
+        if config.sum_queue:
+            m.submodules.sums = sums = fifo.SyncFIFOBuffered(
+                width=config.lanes * config.membrane_bits, depth=config.sum_queue
+            )
+            m.d.comb += [
+                sums.w_data.eq(lanes.sums.p),
+                sums.w_en.eq(lanes.sums.valid),
+                lanes.sums.ready.eq(sums.w_rdy),
+                fire.sums.p.eq(sums.r_data),
+                fire.sums.valid.eq(sums.r_rdy),
+                sums.r_en.eq(fire.sums.ready),
+            ]
+        else:
+            connect(m, lanes.sums, fire.sums)
 
         # From events to sums. All of this stands still while sums wait for the fire unit. Weight
         # memory is read by the sequencer between layers, and by the host while idle.

@@ -273,7 +273,7 @@ class Dispatcher(wiring.Component):
                     with m.Case(Opcode.RUN):
                         with m.If(self.n_payload_bytes != n_bytes(Run)):
                             refuse(Status.BAD_LENGTH)
-                        with m.Elif(run.entry >= config.program_words):
+                        with m.Elif(run.entry >= config.weight_depth):
                             refuse(Status.BAD_ADDRESS)
                         with m.Elif((state != RunState.IDLE) & (run.tag == run_tag)):
                             reply()

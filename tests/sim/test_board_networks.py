@@ -43,7 +43,7 @@ def check(board: Board, network: Network, seed: int, n_images: int = 2) -> None:
         assume(False)
     images = random_input(network, np.random.default_rng(seed), n_images)
     trace = reference.run(network, images)
-    frames = encoder.encode(network, images)
+    frames = encoder.inputs(network, images, program.pixels)
     session = Session(board)
     session.load(program)
     for i in range(n_images):

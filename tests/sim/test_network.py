@@ -28,7 +28,7 @@ def expected(network: Network, seed: int, n_images: int = 1) -> list[Expected]:
 @pytest.mark.parametrize("seed", range(4))
 def test_spikes_and_logits_under_stalls(seed: int) -> None:
     network = random_network(seed)
-    program = compile_network(network, CONFIG)
+    program = compile_network(network, CONFIG, pixels=False)
     run_network(
         network,
         program,
@@ -41,7 +41,7 @@ def test_spikes_and_logits_under_stalls(seed: int) -> None:
 
 def test_a_wrong_spike_is_found() -> None:
     network = random_network(0)
-    program = compile_network(network, CONFIG)
+    program = compile_network(network, CONFIG, pixels=False)
     ((maps, logits),) = expected(network, 0)
     name = network.layers[0].name
     flipped = maps[name].copy()
@@ -54,7 +54,7 @@ def test_the_command_runs_a_network_file(tmp_path, capsys) -> None:
     """``make sim``'s command, with the PyTorch reference, on a file of its own."""
     network = random_network(2, encoder=False)
     path = tmp_path / "small.spikefold"
-    netfile.save(path, network, compile_network(network, CONFIG))
+    netfile.save(path, network, compile_network(network, CONFIG, pixels=False))
     assert sim.run.main(["--network", str(path), "--only", "network", "-n", "1"]) == 0
     assert "1 images on sim" in capsys.readouterr().out
 
