@@ -122,6 +122,7 @@ class LayerPlan:
     time_level: int
     """Level of timesteps, which only a layer that takes pixels surely has."""
     weight_rows: int
+    param_rows: int
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -167,10 +168,7 @@ class Program:
         """What to write to ``inputs[buffer]`` for an image (C, H, W) of uint8 if ``pixels``, else
         for spikes (T, C, H, W) of 0 and 1."""
         place = self.inputs[buffer]
-        if self.pixels:
-            planes = np.arange(N_PLANES - 1, -1, -1, dtype=np.uint8)[:, None, None, None]
-            sample = (sample[None] >> planes) & 1
-        return place.pack(sample)
+        return place.pack(bit_planes(sample) if self.pixels else sample)
 
     def logits(self, raw: bytes) -> NDArray[np.int64]:
         """Logits (n_classes,) in the first :meth:`n_result_rows` rows of results."""
@@ -374,6 +372,21 @@ def compile_network(network: Network, config: Config, *, pixels: bool = True) ->
     return _compile(network, config, pixels=False)
 
 
+def device_layers(network: Network, pixels: bool) -> tuple[Layer, ...]:
+    """Layers as a device has them: the encoder, if it takes ``pixels``, writes the map
+    :data:`sw.network.INPUT` and bears its name."""
+    if not pixels:
+        return network.layers
+    assert network.encoder is not None
+    return replace(network.encoder, source=PIXELS, name=INPUT), *network.layers
+
+
+def bit_planes(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The map :data:`PIXELS` (N_PLANES, C, H, W) of an image (C, H, W)."""
+    shifts = np.arange(N_PLANES - 1, -1, -1, dtype=np.uint8)[:, None, None, None]
+    return (image[None] >> shifts) & 1
+
+
 def _runs_encoder(network: Network, config: Config) -> bool:
     """Whether the device can compute the encoder's numbers."""
     encoder = network.encoder
@@ -393,12 +406,10 @@ def _runs_encoder(network: Network, config: Config) -> bool:
 def _compile(network: Network, config: Config, pixels: bool) -> Program:
     shapes = network.map_shapes()
     timesteps = dict.fromkeys(shapes, network.timesteps)
-    layers = network.layers
+    layers = device_layers(network, pixels)
     if pixels:
-        assert network.encoder is not None
         shapes = {PIXELS: network.image_shape} | shapes
         timesteps[PIXELS] = N_PLANES
-        layers = (replace(network.encoder, source=PIXELS, name=INPUT), *layers)
     placements, n_bits = _place(shapes, layers, timesteps, config)
     first = next(iter(placements.values()))
     second = replace(first, base=first.base + n_bits, start=n_bits)
@@ -709,6 +720,7 @@ def _compile_layer(
         pixels=pixels,
         time_level=nest.index(time) if time in nest else 0,
         weight_rows=weight_rows.size // config.lanes,
+        param_rows=param_rows.size // (2 * config.fire_lanes),
     )
     return (
         plan,

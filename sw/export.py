@@ -127,8 +127,8 @@ def measure(
     """Densities, operations, predicted cycles, and what quantisation costs in accuracy."""
     before = fold.simulate(folded, split.images).predictions
     trace = reference.run(network, split.images)
-    maps = [{name: spikes[n] for name, spikes in trace.spikes.items()} for n in range(len(split))]
-    layers = report.measured(report.layer_reports(network), network, program, maps)
+    maps = report.device_maps(network, split.images, trace.spikes)
+    layers = report.measured(network, program, maps)
 
     def share(right: NDArray[np.bool_]) -> float:
         return float(np.mean(right))

@@ -9,7 +9,10 @@ from hw.core.pipeline import delayed
 from hw.core.spikes import SpikeMemory
 from hw.spec import GRANULE_BITS, PIECE_BITS, Config
 
-FIFO_DEPTH = 32
+CHUNK_DEPTH = 32
+"""Active chunks, and identities, that may wait."""
+JOB_DEPTH = 64
+"""Jobs that may be under way between here and their last spike."""
 
 
 def chunk_layout(config: Config) -> data.StructLayout:
@@ -139,11 +142,12 @@ class Fetch(wiring.Component):
         step = self.steps.p
 
         m.submodules.merger = merger = Merger(config)
-        queues = {}
+        queues, depth = {}, {}
         for name in ("chunks", "jobs", "records", "silent", "identities"):
             port = getattr(self, name)
             width = len(Value.cast(port.payload))
-            queue = fifo.SyncFIFOBuffered(width=width, depth=FIFO_DEPTH)
+            depth[name] = CHUNK_DEPTH if name in ("chunks", "identities") else JOB_DEPTH
+            queue = fifo.SyncFIFOBuffered(width=width, depth=depth[name])
             m.submodules[name] = queue
             queues[name] = queue
             m.d.comb += [
@@ -161,7 +165,7 @@ class Fetch(wiring.Component):
             "identities": SpikeMemory.LATENCY + 4,
         }
         m.d.sync += room.eq(
-            Cat(queues[name].level <= FIFO_DEPTH - n for name, n in under_way.items()).all()
+            Cat(queues[name].level <= depth[name] - n for name, n in under_way.items()).all()
         )
 
         # F0: whose slot is it?

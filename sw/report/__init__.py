@@ -11,8 +11,16 @@ from numpy.typing import NDArray
 from hw.boards import BOARDS, CONFIGS
 from hw.spec import Config, signed_range
 from sw.bounds import layer_bounds
-from sw.compiler import FitError, Program, compile_network
+from sw.compiler import (
+    PIXELS,
+    FitError,
+    Program,
+    bit_planes,
+    compile_network,
+    device_layers,
+)
 from sw.cycles import predict_cycles
+from sw.encoder import PIXEL_MAX
 from sw.network import Layer, Network, Shape
 
 Maps = dict[str, NDArray[np.uint8]]
@@ -85,11 +93,11 @@ def n_synaptic_ops(layer: Layer, spikes: NDArray[np.uint8]) -> int:
     return int((spikes.sum(axis=(0, 1), dtype=np.int64) * fan_out(layer, spikes.shape[1:])).sum())
 
 
-def layer_reports(network: Network) -> list[LayerReport]:
-    """What follows from the network alone."""
-    shapes = network.map_shapes()
+def layer_reports(network: Network, program: Program | None = None) -> list[LayerReport]:
+    """What follows from the network alone, for every layer that the device has."""
+    shapes = network.map_shapes() | {PIXELS: network.image_shape}
     reports = []
-    for layer in network.layers:
+    for layer in device_layers(network, program is not None and program.pixels):
         source = shapes[layer.source]
         t, y, x, _, _, ky, kx = layer.weight.shape
         reports.append(
@@ -102,16 +110,30 @@ def layer_reports(network: Network) -> list[LayerReport]:
                 n_weights=layer.weight.size,
                 unshared=y * x * (ky * kx if layer.output else 1) > 1,
                 per_timestep=t > 1,
-                membrane_bits=layer_bounds(layer, network.timesteps).n_bits,
+                membrane_bits=layer_bounds(
+                    layer, network.timesteps, PIXEL_MAX if layer.source == PIXELS else 1
+                ).n_bits,
             )
         )
     return reports
 
 
+def device_maps(network: Network, images: NDArray[np.uint8], spikes: Maps) -> list[Maps]:
+    """Per image, every map that a device may have: ``spikes`` (N, T, C, H, W) by name, and the
+    bit-planes of the first of the ``images`` if the network has an encoder."""
+    n_images = len(next(iter(spikes.values())))
+    return [
+        {name: maps[n] for name, maps in spikes.items()}
+        | ({} if network.encoder is None else {PIXELS: bit_planes(images[n])})
+        for n in range(n_images)
+    ]
+
+
 def measured(
-    reports: list[LayerReport], network: Network, program: Program | None, images: list[Maps]
+    network: Network, program: Program | None, images: list[Maps]
 ) -> list[LayerReport]:
-    """Add densities, operations and predicted cycles: means over ``images``.
+    """:func:`layer_reports` with densities, operations and predicted cycles: means over ``images``,
+    whose maps include the one that the host writes.
 
     Without a program (the network does not fit) there are no cycles.
     """
@@ -125,7 +147,11 @@ def measured(
             ),
             n_cycles=float(np.mean([c[layer.name] for c in cycles])) if cycles else None,
         )
-        for report, layer in zip(reports, network.layers, strict=True)
+        for report, layer in zip(
+            layer_reports(network, program),
+            device_layers(network, program is not None and program.pixels),
+            strict=True,
+        )
     ]
 
 

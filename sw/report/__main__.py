@@ -246,7 +246,7 @@ def screenshot(html: Path, target: Path) -> None:
 def as_dict(shown: Page, config: Config) -> dict[str, Any]:
     """What the page shows, as JSON values, without the pictures."""
     seen = shown.observation
-    layers = seen.layers if seen else report.layer_reports(shown.network)
+    layers = seen.layers if seen else report.layer_reports(shown.network, shown.program)
     values: dict[str, Any] = {
         "network": shown.name,
         "sha256": shown.sha256,
@@ -277,7 +277,7 @@ def as_dict(shown: Page, config: Config) -> dict[str, Any]:
 def as_text(shown: Page, config: Config) -> str:
     """What the page shows, for a terminal."""
     seen = shown.observation
-    layers = seen.layers if seen else report.layer_reports(shown.network)
+    layers = seen.layers if seen else report.layer_reports(shown.network, shown.program)
     lines = [report.as_text(layers, shown.network.weight_bits, config), ""]
     for step in shown.steps:
         lines.append(f"{step.percent:6.2f} %  {step.name} ({step.on})")

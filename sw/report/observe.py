@@ -135,7 +135,7 @@ def observe(
     overall = reference.run(network, images.images, keep_spikes=False)
     shapes = network.map_shapes()
     first = reference.run(network, images.images[:N_TRACED])
-    maps = [{n: s[i] for n, s in first.spikes.items()} for i in range(len(first.predictions))]
+    maps = report.device_maps(network, images.images, first.spikes)
     samples = _samples(network, images, overall.predictions)
     return Observation(
         what=images.what,
@@ -146,7 +146,7 @@ def observe(
             for name, shape in shapes.items()
         },
         n_traced=len(maps),
-        layers=report.measured(report.layer_reports(network), network, program, maps),
+        layers=report.measured(network, program, maps),
         samples=samples,
         membranes=_membranes(network, samples, images.chosen),
         counted=None if session is None else _count(network, session, images, first),
@@ -232,18 +232,19 @@ def _telling(spikes: NDArray[np.uint8]) -> list[Neuron]:
 
 
 def _count(network: Network, session: Session, images: Images, trace: reference.Trace) -> Counted:
-    frames = encoder.encode(network, images.images[:N_TRACED])
-    cycles: dict[str, list[int]] = {layer.name: [] for layer in network.layers}
+    frames = encoder.inputs(network, images.images[:N_TRACED], session.program.pixels)
+    cycles: dict[str, list[int]] = {plan.name: [] for plan in session.program.layers}
     predictions, n_differences = [], 0
     for n, spikes in enumerate(tqdm(frames, "board", unit=" images", leave=False, disable=None)):
         result = session.infer(spikes)
         predictions.append(result.prediction)
         same = result.logits is not None and np.array_equal(result.logits, trace.logits[n])
         for layer in network.layers:
-            counters = result.counters[layer.name]
-            cycles[layer.name].append(counters.n_cycles)
             if not layer.output:
-                same &= counters.n_spikes == trace.n_spikes[layer.name][n].sum()
+                n_spikes = trace.n_spikes[layer.name][n].sum()
+                same &= result.counters[layer.name].n_spikes == n_spikes
+        for name, counters in result.counters.items():
+            cycles[name].append(counters.n_cycles)
         n_differences += not same
     return Counted(
         board=report.board_name(session.device.config),

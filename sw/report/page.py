@@ -179,9 +179,11 @@ def _header(page: Page) -> str:
 def _network(page: Page) -> str:
     network, seen = page.network, page.observation
     shapes = network.map_shapes()
-    reports = seen.layers if seen else report.layer_reports(network)
+    reports = seen.layers if seen else report.layer_reports(network, page.program)
     rows = []
-    for number, (layer, cost) in enumerate(zip(network.layers, reports, strict=True), 1):
+    for number, (layer, cost) in enumerate(
+        zip(network.layers, reports[-len(network.layers) :], strict=True), 1
+    ):
         density = "" if cost.input_density is None else f"{cost.input_density:.1%}"
         ops = "" if cost.n_synaptic_ops is None else f"{cost.n_synaptic_ops:,.0f}"
         rows.append(
@@ -217,12 +219,15 @@ def _layer_amounts(page: Page, program: Program) -> dict[Space, list[tuple[str, 
         label = f"in {name}" if number is None else f"{number} {name}"
         return label, "data" if number is None else _colour(number), amount
 
-    words = len(program.images[Space.PROGRAM]) // row_bytes(Space.PROGRAM, config)
+    n_descriptors = len(program.images[Space.WEIGHT]) // row_bytes(Space.WEIGHT, config)
+    n_descriptors -= sum(p.weight_rows for p in program.layers)
     return {
-        Space.WEIGHT: [part(p.name, p.weight_rows) for p in program.layers],
+        Space.WEIGHT: [
+            *(part(p.name, p.weight_rows) for p in program.layers),
+            ("descriptors", "data", n_descriptors),
+        ],
         Space.PARAM: [part(p.name, p.param_rows) for p in program.layers],
         Space.SPIKE: [part(n, p.n_bits // 8) for n, p in program.placements.items()],
-        Space.PROGRAM: [part(p.name, words // len(program.layers)) for p in program.layers],
     }
 
 
@@ -236,7 +241,6 @@ def _memory(page: Page) -> str:
         Space.WEIGHT: f"rows of {config.lanes} weights of {config.weight_bits} bit",
         Space.PARAM: f"rows of {config.fire_lanes} biases and thresholds",
         Space.SPIKE: "bytes of spike maps, padding included",
-        Space.PROGRAM: "words of layer descriptors",
     }
     rows = []
     for space, parts in _layer_amounts(page, program).items():
@@ -410,7 +414,8 @@ def _cycles(page: Page) -> str:
     predicted = {layer.name: layer.n_cycles or 0.0 for layer in seen.layers}
     full = max(*predicted.values(), *(counted.n_cycles.values() if counted else []), 1.0)
     rows = []
-    for number, layer in enumerate(seen.layers, 1):
+    first = 1 + len(page.network.layers) - len(seen.layers)
+    for number, layer in enumerate(seen.layers, first):
         values = [("predicted", predicted[layer.name], f"{predicted[layer.name]:,.0f}")]
         if counted:
             n = counted.n_cycles[layer.name]

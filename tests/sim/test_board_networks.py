@@ -57,7 +57,7 @@ def check(board: Board, network: Network, seed: int, n_images: int = 2) -> None:
             counters = result.counters[layer.name]
             n_spikes = 0 if layer.output else int(trace.spikes[layer.name][i].sum())
             assert counters.n_spikes == n_spikes
-            assert abs(counters.n_cycles - predicted[layer.name]) <= 8 + predicted[layer.name] // 50
+            assert abs(counters.n_cycles - predicted[layer.name]) <= 8 + predicted[layer.name] // 25
 
 
 @settings(max_examples=70)

@@ -50,7 +50,7 @@ def count_additions(layer: Layer, spikes: np.ndarray) -> tuple[int, int]:
 def test_synapses_and_operations_are_counted_right(seed: int) -> None:
     network = random_network(seed)
     maps = random_maps(network, seed)
-    layers = report.measured(report.layer_reports(network), network, None, [maps])
+    layers = report.measured(network, None, [maps])
     for layer, reported in zip(network.layers, layers, strict=True):
         synapses, additions = count_additions(layer, maps[layer.source])
         assert reported.n_synapses == synapses, layer.name
@@ -62,7 +62,7 @@ def test_table_has_every_layer_and_right_totals() -> None:
     network = random_network(3)
     program = compile_network(network, ROOMY)
     maps = [random_maps(network, seed) for seed in (1, 2)]
-    layers = report.measured(report.layer_reports(network), network, program, maps)
+    layers = report.measured(network, program, maps)
     text = report.as_text(layers, network.weight_bits, ROOMY)
     for layer in network.layers:
         assert re.search(rf"^{re.escape(layer.name)} ", text, re.MULTILINE)
