@@ -1,119 +1,233 @@
-"""The loop nest against nested Python loops."""
+"""The loop nest against nested Python loops, loaded word by word as the sequencer does."""
+
+from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import dataclass, replace
 
 import pytest
 
-from hw.core.nest import FLAGS, LoopNest, address_widths
-from hw.spec import N_LEVELS, Config
+from hw.core.nest import FLAGS, LoopNest, Phase, address_widths
+from hw.protocol import HEADER_WORDS, LEVEL_WORDS, WORD_BYTES, Header, Level, pack
+from hw.spec import N_LEVELS, N_PLANES, Config
 from tests.streams import get, simulate, stays_valid
 
-CONFIG = Config(weight_depth=500, param_depth=64, spike_bytes=1024)
+CONFIG = Config(weight_depth=500, param_depth=256, spike_bytes=1024)
 ADDRESSES = tuple(address_widths(CONFIG))
+MASKS = ("job_levels", "time_levels", "pool_levels", "tail_levels")
 
 
-def increments(counts: list[int], strides: list[int]) -> list[int]:
-    moves, span = [], 0
-    for count, stride in zip(counts, strides, strict=True):
-        moves.append(stride - span)
-        span += (count - 1) * stride
-    return moves
+@dataclass(frozen=True, kw_only=True)
+class Nest:
+    """Loops, innermost first."""
+
+    counts: list[int]
+    strides: dict[str, list[int]]
+    bases: dict[str, int]
+    masks: dict[str, int]
+    pixels: bool = False
+
+    @staticmethod
+    def random(rng: random.Random, counts: list[int], pixels: bool = False) -> Nest:
+        n = len(counts)
+        strides = {name: [rng.randrange(-20, 20) for _ in counts] for name in ADDRESSES}
+        strides["slot"] = [rng.randrange(0, 2) for _ in counts]
+        bases = {name: rng.randrange(60) for name in ADDRESSES} | {"slot": 0}
+        masks = {name: rng.getrandbits(n) if rng.random() < 0.7 else 0 for name in MASKS}
+        masks["time_levels"] = 1 << rng.randrange(n) if rng.random() < 0.8 else 0
+        return Nest(counts=counts, strides=strides, bases=bases, masks=masks, pixels=pixels)
+
+    def header_words(self) -> list[int]:
+        bases = {name: base for name, base in self.bases.items() if name != "slot"}
+        return words(Header, bases | self.masks | {"pixels": int(self.pixels)})
+
+    def level_words(self) -> list[list[int]]:
+        """Words of each level, with the increments that a level's stride comes to."""
+        levels = [{"last": count - 1} for count in self.counts]
+        for name, strides in self.strides.items():
+            inner = 0
+            for level, count, stride in zip(levels, self.counts, strides, strict=True):
+                level[name] = stride - inner
+                inner += (count - 1) * stride
+        return [words(Level, level) for level in levels]
+
+    def steps(self, config: Config) -> list[dict[str, int]]:
+        """What the nest must say, by loops over indices."""
+        widths = address_widths(config)
+        levels = range(len(self.counts))
+
+        def ends(index: tuple[int, ...], mask: int, last: bool) -> bool:
+            at = [self.counts[i] - 1 if last else 0 for i in levels]
+            return all(index[i] == at[i] for i in levels if mask >> i & 1)
+
+        def phase(index: tuple[int, ...]) -> Phase:
+            if not (self.pixels and config.pixels):
+                return Phase.SPIKES
+            t = sum(index[i] for i in levels if self.masks["time_levels"] >> i & 1)
+            if t < N_PLANES:
+                return Phase.PLANE
+            return Phase.FIRST if t == N_PLANES else Phase.AGAIN
+
+        result = []
+        for reverse in itertools.product(*(range(n) for n in reversed(self.counts))):
+            index = reverse[::-1]
+            step: dict[str, int] = {
+                name: (base + sum(i * s for i, s in zip(index, self.strides[name], strict=True)))
+                % (1 << widths[name])
+                for name, base in self.bases.items()
+            }
+            step |= {
+                "first": ends(index, self.masks["job_levels"], False),
+                "last": ends(index, self.masks["job_levels"], True),
+                "end": ends(index, -1, True),
+                "cut": ends(index, 1, True),
+                "fresh": ends(index, self.masks["time_levels"], False),
+                "pool_first": ends(index, self.masks["pool_levels"], False),
+                "pool_last": ends(index, self.masks["pool_levels"], True),
+                "tail": ends(index, self.masks["tail_levels"], True),
+                "phase": phase(index),
+            }
+            result.append(step)
+        return result
 
 
-def walk(counts, strides, bases, masks) -> list[dict[str, int]]:
-    """What the nest must say, by loops over indices, level 0 innermost."""
-    widths = address_widths(CONFIG)
-    steps = []
-    for index in itertools.product(*(range(n) for n in reversed(counts))):
-        index = index[::-1]
-        step = {
-            name: (bases[name] + sum(i * s for i, s in zip(index, strides[name], strict=True)))
-            % (1 << widths[name])
-            for name in ADDRESSES
-        }
+def words(layout: type, values: dict[str, int]) -> list[int]:
+    raw = pack(layout, values)
+    return [
+        int.from_bytes(raw[i : i + WORD_BYTES], "little") for i in range(0, len(raw), WORD_BYTES)
+    ]
 
-        def at(levels: int, last: bool, index=index) -> bool:
-            return all(
-                index[i] == (counts[i] - 1 if last else 0)
-                for i in range(N_LEVELS)
-                if levels >> i & 1
-            )
 
-        step |= {
-            "first": at(masks["job_levels"], False),
-            "last": at(masks["job_levels"], True),
-            "end": at(0xFF, True),
-            "cut": at(1, True),
-            "fresh": at(masks["time_levels"], False),
-            "pool_first": at(masks["pool_levels"], False),
-            "pool_last": at(masks["pool_levels"], True),
-            "tail": masks["tail_levels"] != 0 and at(masks["tail_levels"], True),
-        }
-        steps.append(step)
-    return steps
+async def load(ctx, dut: LoopNest, nest: Nest) -> None:
+    """Clear, every word of the header and of the levels there are, and a start."""
+    ctx.set(dut.clear, 1)
+    await ctx.tick()
+    ctx.set(dut.clear, 0)
+    ctx.set(dut.header_en, 1)
+    header = nest.header_words()
+    assert len(header) == HEADER_WORDS
+    for i, word in enumerate(header):
+        ctx.set(dut.header_word, i)
+        ctx.set(dut.word, word)
+        await ctx.tick()
+    ctx.set(dut.header_en, 0)
+    bits = sum(word << 32 * i for i, word in enumerate(header))
+    ctx.set(dut.header, Header.from_bits(bits))
+    ctx.set(dut.level_en, 1)
+    for i, level in enumerate(nest.level_words()):
+        assert len(level) == LEVEL_WORDS
+        for n, word in enumerate(level):
+            ctx.set(dut.level, i)
+            ctx.set(dut.level_word, n)
+            ctx.set(dut.word, word)
+            await ctx.tick()
+    ctx.set(dut.level_en, 0)
+    ctx.set(dut.word, 0xFFFFFFFF)
+    await ctx.tick()  # registers derived from the last word
+    ctx.set(dut.start, 1)
+    await ctx.tick()
+    ctx.set(dut.start, 0)
+
+
+def check(nests: list[Nest], config: Config, rng: random.Random, stall: float, what: str) -> None:
+    """Walk the nests one after the other on one device: nothing may be left of the one before."""
+    dut = LoopNest(config)
+
+    async def bench(ctx):
+        for number, nest in enumerate(nests):
+            await load(ctx, dut, nest)
+            for n, step in enumerate(nest.steps(config)):
+                item = await get(ctx, dut.steps, rng=rng, stall=stall)
+                got = {name: getattr(item, name) for name in (*ADDRESSES, *FLAGS, "phase")}
+                assert got == step, f"{what}, nest {number} {nest}, iteration {n}"
+            ctx.set(dut.steps.ready, 1)
+            for _ in range(12):
+                await ctx.tick()
+                assert not ctx.get(dut.steps.valid), f"{what}: more iterations than loops"
+            ctx.set(dut.steps.ready, 0)
+
+    simulate(dut, bench, background=[stays_valid(dut.steps)])
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_equals_nested_loops(seed: int) -> None:
     rng = random.Random(seed)
-    counts = [rng.choice((1, 1, 2, 3)) for _ in range(N_LEVELS)]
-    strides = {name: [rng.randrange(-20, 20) for _ in counts] for name in ADDRESSES}
-    strides["slot"] = [rng.randrange(0, 2) for _ in counts]
-    bases = {name: 0 if name == "slot" else rng.randrange(60) for name in ADDRESSES}
-    masks = {"job_levels": 0b11, "time_levels": 1 << rng.randrange(2, 8)}
-    masks |= {"pool_levels": rng.choice((0, 0b1100)), "tail_levels": rng.choice((0, 0b1000000))}
-    expected = walk(counts, strides, bases, masks)
-    dut = LoopNest(CONFIG)
+    nests = [
+        Nest.random(rng, [rng.choice((1, 1, 2, 3)) for _ in range(n_levels)])
+        for n_levels in (N_LEVELS, rng.randrange(1, 5), 1, rng.randrange(4, N_LEVELS))
+    ]
+    check(nests, CONFIG, rng, 0.3 * (seed % 2), f"seed {seed}")
 
-    async def load(ctx):
-        header = {name: bases[name] for name in ADDRESSES if name != "slot"} | masks
-        ctx.set(dut.header, header)
-        moves = {name: increments(counts, strides[name]) for name in ADDRESSES}
-        ctx.set(dut.level_en, 1)
-        for i in range(N_LEVELS):
-            ctx.set(dut.level_index, i)
-            ctx.set(dut.level, {"last": counts[i] - 1} | {n: moves[n][i] for n in ADDRESSES})
-            await ctx.tick()
-        ctx.set(dut.level_en, 0)
-        await ctx.tick()
-        ctx.set(dut.start, 1)
-        await ctx.tick()
-        ctx.set(dut.start, 0)
 
-    async def check(ctx):
-        for n, step in enumerate(expected):
-            item = await get(ctx, dut.steps, rng=rng, stall=0.3 * (seed % 2))
-            got = {name: getattr(item, name) for name in (*ADDRESSES, *FLAGS)}
-            assert got == step, f"seed {seed}, iteration {n}"
-        ctx.set(dut.steps.ready, 1)
-        for _ in range(20):
-            await ctx.tick()
-            assert not ctx.get(dut.steps.valid), "more iterations than loops"
+def test_longest_loop() -> None:
+    """A trip count takes all of its bits."""
+    nest = Nest.random(random.Random(5), [4096, 1])
+    check([nest], CONFIG, random.Random(0), 0, "4096 iterations")
 
-    simulate(dut, load, check, background=[stays_valid(dut.steps)])
+
+@pytest.mark.parametrize("seed", range(6))
+def test_phases_of_pixels(seed: int) -> None:
+    """Bit-planes, the first timestep, later ones: again for every neuron, whatever is inside."""
+    rng = random.Random(100 + seed)
+    inside = [rng.randrange(1, 4) for _ in range(rng.randrange(0, 3))]
+    outside = [rng.randrange(1, 4) for _ in range(rng.randrange(0, 3))]
+    nests = []
+    for pixels in (True, False, True):
+        counts = [*inside, N_PLANES + rng.randrange(1, 4), *outside]
+        nest = Nest.random(rng, counts, pixels)
+        masks = nest.masks | {"time_levels": 1 << len(inside)}
+        nests.append(replace(nest, masks=masks))
+    check(nests, CONFIG, rng, 0.2 * (seed % 2), f"seed {seed}")
+
+
+def test_no_phases_without_pixels() -> None:
+    rng = random.Random(7)
+    nest = replace(Nest.random(rng, [2, 9]), pixels=True)
+    config = replace(CONFIG, pixels=False)
+    assert {step["phase"] for step in nest.steps(config)} == {Phase.SPIKES}
+    check([nest], config, rng, 0, "no pixels")
+
+
+def test_tail_without_channel_groups() -> None:
+    """A layer of one group has no level for it, and its only group is the last one."""
+    rng = random.Random(8)
+    nest = Nest.random(rng, [3, 2])
+    masks = nest.masks | {"tail_levels": 0}
+    nest = replace(nest, masks=masks)
+    assert all(step["tail"] for step in nest.steps(CONFIG))
+    check([nest], CONFIG, rng, 0, "no groups")
 
 
 def test_one_iteration_per_cycle() -> None:
     dut = LoopNest(CONFIG)
+    nest = Nest.random(random.Random(3), [2] * N_LEVELS)
     arrivals = []
 
     async def bench(ctx):
-        ctx.set(dut.level_en, 1)
-        for i in range(N_LEVELS):
-            ctx.set(dut.level_index, i)
-            ctx.set(dut.level, {"last": 1})
-            await ctx.tick()
-        ctx.set(dut.level_en, 0)
-        await ctx.tick()
-        ctx.set(dut.start, 1)
         ctx.set(dut.steps.ready, 1)
-        for cycle in range(400):
+        await load(ctx, dut, nest)
+        for cycle in range(2**N_LEVELS + 10):
             _, _, valid = await ctx.tick().sample(dut.steps.valid)
-            ctx.set(dut.start, 0)
             if valid:
                 arrivals.append(cycle)
 
     simulate(dut, bench)
     assert len(arrivals) == 2**N_LEVELS
     assert arrivals[-1] - arrivals[0] == 2**N_LEVELS - 1
+
+
+def test_start_while_running_is_ignored() -> None:
+    dut = LoopNest(CONFIG)
+    nest = Nest.random(random.Random(4), [3, 4])
+
+    async def bench(ctx):
+        await load(ctx, dut, nest)
+        for n, step in enumerate(nest.steps(CONFIG)):
+            ctx.set(dut.start, 0 < n < 8)
+            item = await get(ctx, dut.steps, rng=random.Random(n), stall=0.2)
+            assert {name: getattr(item, name) for name in ADDRESSES} == {
+                name: step[name] for name in ADDRESSES
+            }
+
+    simulate(dut, bench)

@@ -1,84 +1,148 @@
-"""The scanner: every active input once, in order, one per cycle."""
+"""The scanner: every active input once, in order, one per cycle; all stands still on a stall."""
 
-import itertools
 import random
 
 import pytest
 
 from hw.core.scan import Scanner
-from hw.spec import Config
+from hw.protocol import N_PIECES
+from hw.spec import PIECE_BITS, Config
 from tests.streams import put, simulate
 
-CONFIG = Config(spike_bytes=256, weight_depth=4096)
+Chunk = dict[str, int]
 
 
-def run(jobs: list[list[int]], *, spacing: int, stall: float, seed: int = 0):
-    """Jobs of chunks (no silent ones, unless alone) to [(cycle, row or None, first, last)]."""
-    dut = Scanner(CONFIG)
-    events = []
-    chunks = [
-        {
-            "bits": bits,
-            "count": bits.bit_count(),
-            "weight": 64 * (n + j),
-            "first": n == 0,
-            "last": n == len(job) - 1,
-        }
-        for j, job in enumerate(jobs)
-        for n, bits in enumerate(job)
-    ]
-    n_events = sum(max(1, bits.bit_count()) for job in jobs for bits in job)
+def build(chunk_bits: int) -> Config:
+    return Config(spike_bytes=256, weight_depth=4096, chunk_bits=chunk_bits)
 
-    async def feed(ctx):
-        ctx.set(dut.spacing, spacing)
-        await put(ctx, dut.chunks, chunks, rng=random.Random(seed), stall=stall)
 
-    async def collect(ctx):
-        cycle = 0
-        while len(events) < n_events:
-            _, _, valid, event = await ctx.tick().sample(dut.event.valid, dut.event.p)
-            if valid:
-                row = event.weight if event.read else None
-                events.append((cycle, row, bool(event.first), bool(event.last)))
-            cycle += 1
+def random_chunks(rng: random.Random, chunk_bits: int, n_jobs: int) -> list[Chunk]:
+    """Chunks of jobs, each with an active input; sparse, dense and full ones."""
+    chunks = []
+    for _ in range(n_jobs):
+        n_chunks = rng.randrange(1, 4)
+        for n in range(n_chunks):
+            bits = rng.getrandbits(chunk_bits)
+            for _ in range(rng.randrange(5)):
+                bits &= rng.getrandbits(chunk_bits)
+            if rng.random() < 0.1:
+                bits = (1 << chunk_bits) - 1
+            chunks.append(
+                {
+                    "bits": bits or 1 << rng.randrange(chunk_bits),
+                    "weight": rng.randrange(4096),
+                    "last": n == n_chunks - 1,
+                    "tail": rng.randrange(2),
+                }
+            )
+    return chunks
 
-    simulate(dut, feed, collect)
+
+def events_of(chunks: list[Chunk], piece_weights: list[int]) -> list[tuple[int, bool, bool, int]]:
+    """(row, first, last, tail) of every event."""
+    events, first = [], True
+    for chunk in chunks:
+        active = [i for i in range(chunk["bits"].bit_length()) if chunk["bits"] >> i & 1]
+        for i in active:
+            row = chunk["weight"] + piece_weights[i // PIECE_BITS] + i % PIECE_BITS
+            last = bool(chunk["last"]) and i == active[-1]
+            events.append((row % 4096, first, last, chunk["tail"]))
+            first = last
     return events
 
 
-def expected(jobs: list[list[int]]):
-    result = []
-    for j, job in enumerate(jobs):
-        rows = [64 * (n + j) + i for n, bits in enumerate(job) for i in range(64) if bits >> i & 1]
-        rows = rows or [None]
-        result += [(row, n == 0, n == len(rows) - 1) for n, row in enumerate(rows)]
-    return result
+def run(
+    config: Config,
+    chunks: list[Chunk],
+    piece_weights: list[int],
+    *,
+    stall: float = 0,
+    hold: float = 0,
+    seed: int = 0,
+):
+    """[(cycle, row, first, last, tail)]; chunks are late with probability ``stall``, and what
+    follows does not move with probability ``hold``."""
+    dut = Scanner(config)
+    events = []
+    n_events = sum(chunk["bits"].bit_count() for chunk in chunks)
+
+    async def feed(ctx):
+        ctx.set(dut.piece_weights, piece_weights)
+        await put(ctx, dut.chunks, chunks, rng=random.Random(seed), stall=stall)
+
+    async def collect(ctx):
+        rng = random.Random(seed)
+        ctx.set(dut.move, 1)
+        before = None
+        for cycle in range(20 * n_events + 100):
+            _, _, valid, event, move = await ctx.tick().sample(
+                dut.event.valid, dut.event.p, dut.move
+            )
+            now = (valid, event.weight, event.first, event.last, event.tail)
+            assert before is None or now == before, "an event changed while nothing moved"
+            before = None if move else now
+            if valid and move:
+                events.append(
+                    (cycle, event.weight, bool(event.first), bool(event.last), event.tail)
+                )
+            ctx.set(dut.move, rng.random() >= hold)
+            if len(events) == n_events and cycle > events[-1][0] + 20:
+                break
+
+    simulate(dut, feed, collect, max_ticks=40_000)
+    return events
 
 
+@pytest.mark.parametrize("chunk_bits", [32, 64])
 @pytest.mark.parametrize("seed", range(4))
-def test_every_active_input_once(seed: int) -> None:
-    rng = random.Random(seed)
-    jobs = [
-        [rng.getrandbits(64) & rng.getrandbits(64) | 1 for _ in range(rng.randrange(1, 4))]
-        if rng.random() < 0.7
-        else [0]
-        for _ in range(20)
-    ]
-    events = run(jobs, spacing=1, stall=0.4 * (seed % 2), seed=seed)
-    assert [event[1:] for event in events] == expected(jobs)
+def test_every_active_input_once(chunk_bits: int, seed: int) -> None:
+    rng = random.Random(10 * seed + chunk_bits)
+    chunks = random_chunks(rng, chunk_bits, 20)
+    piece_weights = [rng.randrange(256) for _ in range(N_PIECES)]
+    events = run(
+        build(chunk_bits),
+        chunks,
+        piece_weights,
+        stall=0.4 * (seed % 2),
+        hold=0.3 * (seed // 2),
+        seed=seed,
+    )
+    assert [event[1:] for event in events] == events_of(chunks, piece_weights), f"seed {seed}"
 
 
-def test_no_bubble_between_chunks_and_jobs() -> None:
-    jobs = [[0b1, 1 << 63], [0], [0xF0F0], [(1 << 64) - 1], [0b10]]
-    events = run(jobs, spacing=1, stall=0)
+@pytest.mark.parametrize("chunk_bits", [32, 64])
+def test_no_bubble_between_chunks_and_jobs(chunk_bits: int) -> None:
+    """One event per cycle: within a piece, between pieces, between chunks and between jobs."""
+    rng = random.Random(chunk_bits)
+    top = chunk_bits - 1
+    bits = [0b1, 1 << top, 1 << top | 1, 0x80018001, (1 << chunk_bits) - 1, 0b10, 0b1, 0x10001]
+    bits += [rng.getrandbits(chunk_bits) | 1 for _ in range(10)] + [1] * 5
+    chunks = [{"bits": b, "weight": 64 * n, "last": rng.randrange(2)} for n, b in enumerate(bits)]
+    events = run(build(chunk_bits), chunks, [0, 16, 32, 48])
     cycles = [event[0] for event in events]
-    assert cycles == list(range(cycles[0], cycles[0] + len(events)))
+    assert cycles == list(range(cycles[0], cycles[0] + len(cycles)))
+    assert len(cycles) == sum(b.bit_count() for b in bits)
 
 
-@pytest.mark.parametrize("spacing", [1, 2, 4, 7])
-def test_jobs_end_at_least_spacing_apart(spacing: int) -> None:
-    jobs = [[0b1], [0], [0b111], [0b1], [(1 << 10) - 1], [0b11], [0b1]]
-    ends = [event[0] for event in run(jobs, spacing=spacing, stall=0) if event[3]]
-    gaps = [b - a for a, b in itertools.pairwise(ends)]
-    wanted = [max(spacing, max(1, job[0].bit_count())) for job in jobs[1:]]
-    assert gaps == wanted
+def test_a_stall_costs_its_own_cycles_only() -> None:
+    """Whatever way it stalls, the events need as many cycles of movement as there are events."""
+    rng = random.Random(6)
+    chunks = random_chunks(rng, 64, 12)
+    dut = Scanner(build(64))
+    n_events = sum(chunk["bits"].bit_count() for chunk in chunks)
+    moves = []
+
+    async def feed(ctx):
+        await put(ctx, dut.chunks, chunks, rng=rng, stall=0)
+
+    async def collect(ctx):
+        n_moves = 0
+        while len(moves) < n_events:
+            ctx.set(dut.move, rng.random() < 0.5)
+            _, _, valid, move = await ctx.tick().sample(dut.event.valid, dut.move)
+            n_moves += move
+            if valid and move:
+                moves.append(n_moves)
+
+    simulate(dut, feed, collect)
+    assert moves == list(range(moves[0], moves[0] + n_events))
