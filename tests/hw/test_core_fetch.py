@@ -1,33 +1,29 @@
 """Merging silent chunks away, and the fetch unit with its queues."""
 
+import hashlib
 import random
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 
 from hw.core.fetch import Fetch, Merger
-from hw.spec import Config
-from tests.streams import get, put, simulate, stays_valid
+from hw.core.nest import Phase, address_widths
+from hw.core.spikes import SpikeMemory
+from hw.spec import GRANULE_BITS, Config
+from tests.streams import get, put, simulate, stays_valid, wait_until
 
-CONFIG = Config(spike_bytes=256, weight_depth=4096, param_depth=64)
+CONFIG = Config(spike_bytes=2048, weight_depth=4096, param_depth=256)
 
-
-def random_jobs(rng: random.Random, n_jobs: int) -> list[list[int]]:
-    """Chunks of bits per job, many of them silent."""
-    return [
-        [rng.getrandbits(64) if rng.random() < 0.4 else 0 for _ in range(rng.randrange(1, 6))]
-        for _ in range(n_jobs)
-    ]
+Step = dict[str, int]
 
 
-def merged(jobs: list[list[int]]) -> list[tuple[int, int, bool, bool]]:
-    """(bits, number of the chunk, first, last) that must come out."""
+def chunks_of(jobs: list[list[int]]) -> list[tuple[int, int, bool]]:
+    """(bits, number of the chunk, last) of active chunks; ``last`` on a job's last active one."""
     result, number = [], 0
     for job in jobs:
         active = [(bits, number + i) for i, bits in enumerate(job) if bits]
-        if not active:
-            active = [(0, number + len(job) - 1)]
-        for i, (bits, n) in enumerate(active):
-            result.append((bits, n, i == 0, i == len(active) - 1))
+        result += [(bits, n, n == active[-1][1]) for bits, n in active]
         number += len(job)
     return result
 
@@ -35,132 +31,266 @@ def merged(jobs: list[list[int]]) -> list[tuple[int, int, bool, bool]]:
 @pytest.mark.parametrize("seed", range(6))
 def test_merger_keeps_jobs_and_drops_silence(seed: int) -> None:
     rng = random.Random(seed)
-    jobs = random_jobs(rng, 60)
+    jobs = [
+        [rng.getrandbits(64) | 1 if rng.random() < 0.4 else 0 for _ in range(rng.randrange(1, 6))]
+        for _ in range(80)
+    ]
+    tails = [rng.randrange(2) for _ in jobs]
     dut = Merger(CONFIG)
-    got = []
+    got, verdicts = [], []
 
     async def feed(ctx):
         number = 0
-        for job in jobs:
+        for job, tail in zip(jobs, tails, strict=True):
             for i, bits in enumerate(job):
                 while rng.random() < 0.3 * (seed % 2):
                     ctx.set(dut.chunk.valid, 0)
+                    ctx.set(dut.active, rng.randrange(2))
+                    ctx.set(dut.chunk.p.last, rng.randrange(2))
                     await ctx.tick()
+                last = i == len(job) - 1
                 ctx.set(dut.chunk.valid, 1)
-                ctx.set(
-                    dut.chunk.p,
-                    {
-                        "bits": bits,
-                        "count": bits.bit_count(),
-                        "weight": number,
-                        "first": i == 0,
-                        "last": i == len(job) - 1,
-                    },
-                )
+                ctx.set(dut.active, bits != 0)
+                ctx.set(dut.chunk.p, {"bits": bits, "weight": number, "last": last, "tail": tail})
                 number += 1
                 await ctx.tick()
         ctx.set(dut.chunk.valid, 0)
         await ctx.tick().repeat(3)
 
     async def collect(ctx):
-        async for _, _, valid, chunk in ctx.tick().sample(dut.merged.valid, dut.merged.p):
+        n_ended = 0
+        trigger = ctx.tick().sample(
+            dut.merged.valid, dut.merged.p, dut.silent.valid, dut.silent.payload
+        )
+        async for _, _, valid, chunk, decided, silent in trigger:
+            if decided:
+                verdicts.append(bool(silent))
             if valid:
-                assert chunk.count == chunk.bits.bit_count()
-                got.append((chunk.bits, chunk.weight, bool(chunk.first), bool(chunk.last)))
+                got.append((chunk.bits, chunk.weight, bool(chunk.last), chunk.tail))
+                n_ended += chunk.last
+                assert n_ended <= verdicts.count(False), "a job's last chunk before its verdict"
 
     simulate(dut, feed, background=[collect])
-    assert got == merged(jobs), f"seed {seed}"
+    wanted = chunks_of(jobs)
+    assert [chunk[:3] for chunk in got] == wanted, f"seed {seed}"
+    of_job = [j for j, job in enumerate(jobs) for _ in job]
+    assert [chunk[3] for chunk in got] == [tails[of_job[n]] for _, n, _ in wanted]
+    assert verdicts == [not any(job) for job in jobs], f"seed {seed}"
 
 
-@pytest.mark.parametrize("gated", [False, True])
-def test_fetch_queues_chunks_jobs_and_identities_in_order(gated: bool) -> None:
-    rng = random.Random(gated)
-    jobs = random_jobs(rng, 40)
-    dut = Fetch(CONFIG)
-    # The "memory": a window is a function of its address, so no spike memory is needed.
-    windows = dict(enumerate(bits for job in jobs for bits in job))
-    identity_of = {j: rng.getrandbits(CONFIG.lanes) for j in range(len(jobs))}
-    steps, number = [], 0
-    for j, job in enumerate(jobs):
-        for i in range(len(job)):
+def window_of(bit: int, gather: int, seed: int, density: float) -> int:
+    """The "memory": a window is a function of its address, so no spike memory is needed."""
+    rng = random.Random(f"{seed} {bit} {gather}")
+    if rng.random() >= density:
+        return 0
+    return int.from_bytes(hashlib.sha256(f"{seed} {bit} {gather}".encode()).digest()[:8], "little")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What a layer asks of the fetch unit, and what the others do with it."""
+
+    seed: int
+    n_jobs: int = 60
+    n_chunks: tuple[int, int] = (1, 5)
+    density: float = 0.4
+    gated: bool = False
+    pixels: bool = False
+    feed_stall: float = 0.0
+    scan_stall: float = 0.0
+    fire_stall: float = 0.0
+    scan_sleeps: int = 0
+    fire_sleeps: int = 0
+    record_sleeps: int = 0
+    """Cycles for which the fire unit ends no job, while it begins a few."""
+    host_reads: int = 0
+
+
+def check(case: Case, config: Config = CONFIG) -> None:
+    rng = random.Random(case.seed)
+    widths = address_widths(config)
+    body_mask = rng.getrandbits(64) | 1 << 40
+    tail_mask = rng.getrandbits(64) & ((1 << 50) - 1) | 1
+    if case.density == 1:
+        body_mask = tail_mask = (1 << 64) - 1
+    # Two words of a phase's chunk differ, so that a wrong mask, tag or order is seen.
+    steps: list[Step] = []
+    jobs: list[list[int]] = []
+    identities = []
+    for j in range(case.n_jobs):
+        n_chunks = rng.randrange(*case.n_chunks)
+        job = {name: rng.getrandbits(widths[name]) for name in ("target", "param", "slot")}
+        job |= {name: rng.randrange(2) for name in ("fresh", "pool_first", "pool_last", "tail")}
+        job["phase"] = rng.randrange(1, 4) if case.pixels else Phase.SPIKES
+        job["identity"] = rng.getrandbits(widths["identity"])
+        identity = window_of(job["identity"] * GRANULE_BITS, 0, case.seed, case.density)
+        identities.append(identity & ((1 << config.lanes) - 1))
+        bits = []
+        for i in range(n_chunks):
+            number = len(steps)
+            cut = rng.randrange(2)
+            source = rng.getrandbits(widths["source"])
             steps.append(
-                {
-                    "source": number,
-                    "identity": 1024 + j,
+                job
+                | {
+                    "source": source,
                     "weight": number,
-                    "target": j,
                     "first": i == 0,
-                    "last": i == len(job) - 1,
-                    "end": j == len(jobs) - 1 and i == len(job) - 1,
-                    "cut": i == len(job) - 1,
+                    "last": i == n_chunks - 1,
+                    "end": j == case.n_jobs - 1 and i == n_chunks - 1,
+                    "cut": cut,
                 }
             )
-            number += 1
-    tail_mask = (1 << 50) - 1
-    masked = [[*job[:-1], job[-1] & tail_mask] for job in jobs]
+            window = window_of(source, 1, case.seed, case.density)
+            sums = job["phase"] in (Phase.SPIKES, Phase.PLANE)
+            bits.append(window & (tail_mask if cut else body_mask) if sums else 0)
+        jobs.append(bits)
+    granules = [rng.getrandbits(widths["source"]) & ~7 for _ in range(case.host_reads)]
+    ends = [step for step in steps if step["last"]]
+    dut = Fetch(config)
 
     async def memory(ctx):
-        pipeline = [0] * 5
-        ctx.set(dut.gated, gated)
+        pipeline = [0] * SpikeMemory.LATENCY
+        ctx.set(dut.gated, case.gated)
+        ctx.set(dut.body_mask, body_mask)
         ctx.set(dut.tail_mask, tail_mask)
-        async for _, _, bit in ctx.tick().sample(dut.read_bit):
-            value = identity_of.get(bit - 1024, 0) if bit >= 1024 else windows.get(bit, 0)
-            pipeline = [value, *pipeline[:-1]]
-            ctx.set(dut.window, pipeline[4])
+        async for _, _, bit, gather in ctx.tick().sample(dut.read_bit, dut.gather):
+            pipeline = [window_of(bit, gather, case.seed, case.density), *pipeline[:-1]]
+            ctx.set(dut.window, pipeline[-1])
 
     async def feed(ctx):
-        await put(ctx, dut.steps, steps, rng=rng, stall=0.1)
+        await put(ctx, dut.steps, steps, rng=random.Random(0), stall=case.feed_stall)
 
     async def chunks(ctx):
-        for bits, n, first, last in merged(masked):
-            chunk = await get(ctx, dut.chunks, rng=rng, stall=0.5)
-            assert (chunk.bits, chunk.weight) == (bits, n)
-            assert (chunk.first, chunk.last) == (first, last)
+        await ctx.tick().repeat(case.scan_sleeps + 1)
+        for bits, n, last in chunks_of(jobs):
+            chunk = await get(ctx, dut.chunks, rng=random.Random(n), stall=case.scan_stall)
+            assert (chunk.bits, chunk.weight, chunk.last) == (bits, n, last), case
+            assert chunk.tail == steps[n]["tail"], case
 
-    async def records(ctx):
-        for j in range(len(jobs)):
-            job = await get(ctx, dut.jobs, rng=rng, stall=0.5)
-            assert (job.target, job.end) == (j, j == len(jobs) - 1)
+    begun = []
 
-    async def identities(ctx):
-        for j in range(len(jobs) if gated else 0):
-            assert await get(ctx, dut.identities, rng=rng, stall=0.5) == identity_of[j]
+    async def fire_begins(ctx):
+        await ctx.tick().repeat(case.fire_sleeps + 1)
+        generator = random.Random(1)
+        for j, (bits, end) in enumerate(zip(jobs, ends, strict=True)):
+            while case.record_sleeps and j - len(ended) >= 8:  # the fire unit's own pipeline
+                await ctx.tick()
+            while generator.random() < case.fire_stall:
+                await ctx.tick()
+            silent = await wait_until(ctx, dut.silent.valid, dut.silent.payload)
+            assert ctx.get(dut.jobs.valid), "a verdict before its job"
+            ctx.set(dut.jobs.ready, 1)
+            ctx.set(dut.silent.ready, 1)
+            job = ctx.get(dut.jobs.p)
+            await ctx.tick()
+            ctx.set(dut.jobs.ready, 0)
+            ctx.set(dut.silent.ready, 0)
+            assert silent == (not any(bits)), f"{case}, job {j}"
+            for name in ("param", "slot", "fresh", "phase"):
+                assert getattr(job, name) == end[name], f"{case}, {name} of job {j}"
+            begun.append(j)
 
-    simulate(
-        dut,
-        feed,
-        chunks,
-        records,
-        identities,
-        background=[memory, *(stays_valid(s) for s in (dut.chunks, dut.jobs, dut.identities))],
+    ended = []
+
+    async def fire_ends(ctx):
+        await ctx.tick().repeat(case.record_sleeps + 1)
+        for j, end in enumerate(ends):
+            while len(begun) <= j:
+                await ctx.tick()
+            record = await get(ctx, dut.records, rng=random.Random(j), stall=case.fire_stall)
+            pool_last = end["pool_last"] and end["phase"] != Phase.PLANE
+            for name, value in (end | {"pool_last": pool_last}).items():
+                if name in ("target", "end", "pool_first", "pool_last", "tail"):
+                    assert getattr(record, name) == value, f"{case}, {name} of job {j}"
+            if case.gated:
+                identity = await get(ctx, dut.identities, rng=random.Random(j), stall=0)
+                assert identity == identities[j], f"{case}, identity of job {j}"
+            ended.append(j)
+
+    async def host_asks(ctx):
+        await put(ctx, dut.host_bit, granules, rng=random.Random(2), stall=0.7)
+
+    async def host_hears(ctx):
+        for granule in granules:
+            value = await wait_until(ctx, dut.host_granule.valid, dut.host_granule.payload)
+            assert value == window_of(granule, 0, case.seed, case.density) & 0xFF
+
+    async def nothing_left(ctx):
+        while len(ended) < len(jobs):
+            await ctx.tick()
+        await ctx.tick().repeat(30)
+        for stream in (dut.jobs, dut.records, dut.silent, dut.identities):
+            assert not ctx.get(stream.valid), "more than one entry per job"
+
+    streams = (dut.chunks, dut.jobs, dut.records, dut.silent, dut.identities)
+    benches: list[Callable] = [feed, chunks, fire_begins, fire_ends, nothing_left]
+    if granules:
+        benches += [host_asks, host_hears]
+    simulate(dut, *benches, background=[memory, *(stays_valid(s) for s in streams)])
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("host_reads", [0, 30])
+def test_everything_in_order(gated: bool, pixels: bool, host_reads: int) -> None:
+    check(
+        Case(
+            seed=4 * gated + 2 * pixels + (host_reads > 0),
+            gated=gated,
+            pixels=pixels,
+            host_reads=host_reads,
+            feed_stall=0.1,
+            scan_stall=0.5,
+            fire_stall=0.5,
+        )
     )
 
 
-def test_full_queues_lose_nothing() -> None:
-    """A scanner that does not take anything for a long time stops the fetch unit, not the data."""
-    dut = Fetch(CONFIG)
-    n_steps = 100
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("density", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("sleeps", ["scan_sleeps", "fire_sleeps", "record_sleeps"])
+@pytest.mark.parametrize("n_chunks", [(1, 2), (1, 5)])
+def test_full_queues_lose_nothing(sleeps, density, gated, n_chunks) -> None:
+    """Whoever does not take anything for a long time stops the fetch unit, not the data."""
+    case = Case(
+        seed=int(10 * density) + gated,
+        n_jobs=80,
+        n_chunks=n_chunks,
+        density=density,
+        gated=gated,
+        host_reads=20,
+    )
+    check(Case(**{**case.__dict__, sleeps: 250}))
 
-    async def memory(ctx):
-        pipeline = [0] * 5
-        ctx.set(dut.tail_mask, (1 << 64) - 1)
-        async for _, _, bit in ctx.tick().sample(dut.read_bit):
-            pipeline = [bit + 1, *pipeline[:-1]]
-            ctx.set(dut.window, pipeline[4])
 
-    async def feed(ctx):
-        steps = ({"source": n, "weight": n, "first": 1, "last": 1} for n in range(n_steps))
-        await put(ctx, dut.steps, steps, rng=random.Random(0), stall=0)
+def test_a_step_per_cycle() -> None:
+    """A slot for each chunk, one more for each job of a gated layer, and nothing else."""
+    n_steps = 60
+    for gated in (False, True):
+        dut = Fetch(CONFIG)
+        taken, arrived = [], []
 
-    async def take(ctx):
-        await ctx.tick().repeat(200)
-        for n in range(n_steps):
-            chunk = await get(ctx, dut.chunks, rng=random.Random(0), stall=0)
-            assert (chunk.bits, chunk.weight) == (n + 1, n)
+        async def feed(ctx, dut=dut, gated=gated):
+            ctx.set(dut.gated, gated)
+            ctx.set(dut.body_mask, 1)
+            ctx.set(dut.window, 1)
+            for stream in (dut.chunks, dut.jobs, dut.records, dut.silent, dut.identities):
+                ctx.set(stream.ready, 1)
+            await ctx.tick().repeat(4)
+            steps = ({"weight": n, "first": 1, "last": n % 3 == 2} for n in range(n_steps))
+            await put(ctx, dut.steps, steps, rng=random.Random(0), stall=0)
+            await ctx.tick().repeat(20)
 
-    async def drain(ctx):
-        await ctx.tick().repeat(200)
-        for _ in range(n_steps):
-            await get(ctx, dut.jobs, rng=random.Random(0), stall=0)
+        async def watch(ctx, dut=dut, taken=taken, arrived=arrived):
+            trigger = ctx.tick().sample(dut.steps.valid & dut.steps.ready, dut.chunks.valid)
+            cycle = 0
+            async for _, _, step, chunk in trigger:
+                cycle += 1
+                taken += [cycle] * step
+                arrived += [cycle] * chunk
 
-    simulate(dut, feed, take, drain, background=[memory])
+        simulate(dut, feed, background=[watch])
+        extra = (n_steps - 1) // 3 if gated else 0
+        assert taken[-1] - taken[0] == n_steps - 1 + extra
+        assert len(arrived) == n_steps
