@@ -1,23 +1,31 @@
 """The fire unit against the neuron of :mod:`hw.spec`, written as plain integers."""
 
+import itertools
 import random
+from collections import defaultdict
+from dataclasses import dataclass, field
 
 import pytest
 
 from hw.core.fire import Fire
-from hw.spec import GRANULE_BITS, MEMBRANE_LATENCY, Config, Gate, Leak, Reset, leaked
-from tests.streams import put, simulate
+from hw.core.nest import Phase, address_widths
+from hw.spec import GRANULE_BITS, MEMBRANE_LATENCY, N_PLANES, Config, Gate, Leak, Reset, leaked
+from tests.streams import put, simulate, wait_until
 
-CONFIG = Config(
-    lanes=16,
-    fire_lanes=4,
-    membrane_bits=16,
-    membrane_slots=4,
-    param_depth=64,
-    spike_bytes=1024,
-    weight_depth=64,
-)
-TAIL_LANES = 11
+
+def build(fire_lanes: int, *, pixels: bool = False, result_rows: int = 16) -> Config:
+    return Config(
+        lanes=16,
+        fire_lanes=fire_lanes,
+        membrane_bits=24 if pixels else 16,
+        membrane_slots=4,
+        param_depth=1024,
+        spike_bytes=1024,
+        weight_depth=64,
+        result_rows=result_rows,
+        max_layers=4,
+        pixels=pixels,
+    )
 
 
 def join(gate: Gate, spike: int, identity: int) -> int:
@@ -30,162 +38,437 @@ def join(gate: Gate, spike: int, identity: int) -> int:
     }[gate]
 
 
-@pytest.mark.parametrize("reset", Reset)
-@pytest.mark.parametrize("leak", Leak)
-@pytest.mark.parametrize(
-    ("gate", "pool"), [(Gate.NONE, 1), (Gate.AND, 1), (Gate.IAND, 2), (Gate.OR, 1), (Gate.XOR, 2)]
-)
-@pytest.mark.parametrize("fire_lanes", [4, 16])
-def test_equals_the_neuron(leak, reset, gate, pool, fire_lanes) -> None:
-    config = Config(
-        **{
-            name: getattr(CONFIG, name)
-            for name in ("lanes", "membrane_bits", "membrane_slots", "param_depth", "spike_bytes")
-        },
-        fire_lanes=fire_lanes,
-        weight_depth=64,
+@dataclass(kw_only=True)
+class LayerCase:
+    """Jobs of one layer, and what must come of them."""
+
+    header: dict[str, int]
+    jobs: list[dict[str, int]] = field(default_factory=list)
+    records: list[dict[str, int]] = field(default_factory=list)
+    silent: list[bool] = field(default_factory=list)
+    sums: list[list[int]] = field(default_factory=list)
+    identities: list[int] = field(default_factory=list)
+    params: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    """(bias, threshold) of every row of parameter memory."""
+    spikes: list[tuple[int, int, int]] = field(default_factory=list)
+    """(granule, count, bits) as they are to be written."""
+    results: dict[int, list[int]] = field(default_factory=dict)
+
+
+def firing_layer(
+    rng: random.Random,
+    config: Config,
+    *,
+    gate: Gate,
+    leak: Leak,
+    reset: Reset,
+    pool: int = 1,
+    n_slots: int = 4,
+    n_groups: int = 2,
+    tail_lanes: int = 11,
+    timesteps: int = 3,
+    pixels: bool = False,
+) -> LayerCase:
+    """Order of jobs: pooling children, interleaved slots, timesteps, groups; the last is a tail."""
+    shift = 0 if leak == Leak.NONE else rng.randrange(1, 5)
+    n_beats = config.fire_beats if n_groups > 1 else -(-tail_lanes // config.fire_lanes)
+    case = LayerCase(
+        header={
+            "gate": gate,
+            "leak": leak,
+            "leak_shift": shift,
+            "reset": reset,
+            "tail_lanes": tail_lanes,
+            "last_beat": n_beats - 1,
+            "spacing": max(n_beats, -(-MEMBRANE_LATENCY // n_slots)),
+            "pixels": int(pixels),
+        }
     )
-    rng = random.Random(f"{leak}{reset}{gate}{pool}{fire_lanes}")
-    shift = 0 if leak == Leak.NONE else rng.randrange(1, 4)
-    # Order of jobs: pooling children, interleaved slots, timesteps, groups; the last is a tail.
-    n_groups, timesteps, n_slots = 3, 4, 4
-    n_beats = config.fire_beats
-    spacing = max(n_beats, -(-MEMBRANE_LATENCY // n_slots))
-    params = {
-        (g, slot, lane): (rng.randrange(-300, 300), rng.randrange(1, 1500))
-        for g in range(n_groups)
-        for slot in range(n_slots)
-        for lane in range(config.lanes)
-    }
-    jobs, sums, identities, expected = [], [], [], []
+    base = rng.randrange(16)
+    n_lanes = n_beats * config.fire_lanes
+    worst = 60 if pixels else 1200
+    widths = address_widths(config)
+    n_times = timesteps + (N_PLANES if pixels else 0)
     for g in range(n_groups):
-        membranes = {}
-        for t in range(timesteps):
+        params = {}
+        for slot, beat in itertools.product(range(n_slots), range(n_beats)):
+            row = base + (g * n_slots + slot) * n_beats + beat
+            case.params[row] = [
+                (rng.randrange(-300, 300), rng.randrange(1, 9 * worst if pixels else worst))
+                for _ in range(config.fire_lanes)
+            ]
+            for j, values in enumerate(case.params[row]):
+                params[slot, beat * config.fire_lanes + j] = values
+        membranes: dict[tuple[int, int], int] = defaultdict(int)
+        weighted: dict[tuple[int, int], int] = defaultdict(int)
+        tail = g == n_groups - 1
+        n_real = tail_lanes if tail else config.lanes
+        for t in range(n_times):
+            phase = Phase.SPIKES
+            if pixels:
+                phase = Phase.PLANE if t < N_PLANES else Phase.FIRST
+                phase = Phase.AGAIN if t > N_PLANES else phase
             pooled = [0] * config.lanes
             for slot in range(n_slots):
-                drive = [rng.randrange(-1500, 1500) for _ in range(config.lanes)]
-                identity = [rng.randrange(2) for _ in range(config.lanes)]
-                tail = g == n_groups - 1
+                silent = rng.random() < 0.3 or phase in (Phase.FIRST, Phase.AGAIN)
+                drive = [0 if silent else rng.randrange(-worst, worst) for _ in range(config.lanes)]
+                identity = rng.getrandbits(config.lanes)
                 first, last = slot % pool == 0, slot % pool == pool - 1
                 if first:
                     pooled = [0] * config.lanes
-                for lane in range(config.lanes):
-                    bias, threshold = params[g, slot, lane]
-                    old = membranes.get((slot, lane), 0)
-                    membrane = leaked(old, leak, shift) + drive[lane] + bias
+                for lane in range(n_lanes):
+                    if phase == Phase.PLANE:
+                        weighted[slot, lane] += drive[lane] << N_PLANES - 1 - t
+                        continue
+                    bias, threshold = params[slot, lane]
+                    total = weighted[slot, lane] if pixels else drive[lane]
+                    membrane = leaked(membranes[slot, lane], leak, shift) + total + bias
                     spike = int(membrane >= threshold)
                     if spike:
                         membrane = membrane - threshold if reset == Reset.SOFT else 0
                     membranes[slot, lane] = membrane
-                    if lane < (TAIL_LANES if tail else config.lanes):
-                        pooled[lane] |= join(gate, spike, identity[lane])
-                target = len(jobs)
-                jobs.append(
+                    if lane < n_real:
+                        pooled[lane] |= join(gate, spike, identity >> lane & 1)
+                target = rng.getrandbits(widths["target"])
+                writes = last and phase != Phase.PLANE
+                case.jobs.append(
+                    {
+                        "param": base + (g * n_slots + slot) * n_beats,
+                        "slot": slot,
+                        "fresh": t == 0,
+                        "phase": phase,
+                    }
+                )
+                case.records.append(
                     {
                         "target": target,
-                        "param": (g * n_slots + slot) * n_beats,
-                        "slot": slot,
-                        "end": (g, t, slot) == (n_groups - 1, timesteps - 1, n_slots - 1),
-                        "fresh": t == 0,
+                        "end": (g, t, slot) == (n_groups - 1, n_times - 1, n_slots - 1),
                         "pool_first": first,
-                        "pool_last": last,
+                        "pool_last": writes,
                         "tail": tail,
                     }
                 )
-                sums.append(drive)
-                identities.append(sum(bit << i for i, bit in enumerate(identity)))
-                if last:
+                case.silent.append(silent)
+                if not silent:
+                    case.sums.append(drive)
+                if gate != Gate.NONE:
+                    case.identities.append(identity)
+                if writes:
                     bits = sum(bit << i for i, bit in enumerate(pooled))
-                    n_real = TAIL_LANES if tail else config.lanes
-                    expected.append((target, -(-n_real // GRANULE_BITS), bits))
+                    case.spikes.append((target, -(-n_real // GRANULE_BITS), bits))
+    return case
+
+
+def output_layer(rng: random.Random, config: Config, n_groups: int, tail_lanes: int) -> LayerCase:
+    """Jobs as far apart as the compiler puts them, silent ones among them."""
+    n_beats = config.fire_beats if n_groups > 1 else -(-tail_lanes // config.fire_lanes)
+    case = LayerCase(
+        header={
+            "output": 1,
+            "tail_lanes": tail_lanes,
+            "last_beat": n_beats - 1,
+            "spacing": n_beats + MEMBRANE_LATENCY,
+            "leak": Leak.NONE,
+        }
+    )
+    for g in range(n_groups):
+        silent = rng.random() < 0.4
+        drive = [0 if silent else rng.randrange(-9000, 9000) for _ in range(config.lanes)]
+        for beat in range(n_beats):
+            biases = [rng.randrange(-9000, 9000) for _ in range(config.fire_lanes)]
+            case.params[7 + g * n_beats + beat] = [(bias, 1) for bias in biases]
+            sums = drive[beat * config.fire_lanes :]
+            case.results[g * config.fire_beats + beat] = [
+                a + b for a, b in zip(sums, biases, strict=False)
+            ]
+        case.jobs.append({"param": 7 + g * n_beats, "slot": 0, "fresh": 1, "phase": Phase.SPIKES})
+        case.records.append(
+            {
+                "target": g * config.fire_beats,
+                "end": g == n_groups - 1,
+                "pool_first": 1,
+                "pool_last": 1,
+                "tail": g == n_groups - 1,
+            }
+        )
+        case.silent.append(silent)
+        if not silent:
+            case.sums.append(drive)
+    return case
+
+
+def run(config: Config, cases: list[LayerCase], *, seed: int) -> None:
+    """One layer after the other on one fire unit: nothing may be left of the one before. Every
+    second layer's sums and verdicts come without a gap, the others' with stalls."""
     dut = Fire(config)
-    got, counted, finished = [], [0], [0]
+    rng = random.Random(seed)
+    current: list[LayerCase] = []
 
     async def feed(ctx):
-        ctx.set(
-            dut.header,
-            {
-                "gate": gate,
-                "leak": leak,
-                "leak_shift": shift,
-                "reset": reset,
-                "tail_lanes": TAIL_LANES,
-            },
+        for number, case in enumerate(cases):
+            current[:] = [case]
+            stall = 0.4 * (number % 2)
+            ctx.set(dut.header, case.header)
+            await ctx.tick().repeat(3)
+            state.update(written=[], results={}, begins=[], n_spikes=0, since_end=None)
+            items = [
+                (dut.jobs, iter(case.jobs), 0.0),
+                (dut.records, iter(case.records), 0.0),
+                (dut.silent, iter(case.silent), stall),
+                (dut.sums, iter(case.sums), stall),
+                (dut.identities, iter(case.identities), 0.0),
+            ]
+            # All five queues in one place: an item stays until it is taken.
+            offered = [False] * len(items)
+            for _ in range(200 + 40 * len(case.jobs) * (1 + config.fire_beats)):
+                for n, (stream, source, p) in enumerate(items):
+                    if not offered[n] and rng.random() >= p:
+                        item = next(source, None)
+                        if item is not None:
+                            ctx.set(stream.payload, item)
+                            ctx.set(stream.valid, 1)
+                            offered[n] = True
+                readies = (stream.ready for stream, _, _ in items)
+                _, _, *taken = await ctx.tick().sample(*readies)
+                for n, (stream, _, _) in enumerate(items):
+                    if offered[n] and taken[n]:
+                        ctx.set(stream.valid, 0)
+                        offered[n] = False
+                if state["since_end"] is not None and state["since_end"] >= 8:
+                    break
+            what = f"seed {seed}, layer {number}: {case.header}"
+            assert not any(offered), f"{what}: jobs are left"
+            assert state["written"] == case.spikes, what
+            n_spikes = sum(bits.bit_count() for _, _, bits in case.spikes)
+            assert state["n_spikes"] == n_spikes, f"{what}: spikes counted"
+            assert {i: state["results"].get(i) for i in case.results} == case.results, what
+            if not case.header.get("output"):
+                assert not state["results"], f"{what}: a firing layer has no logits"
+            gaps = [b - a for a, b in itertools.pairwise(state["begins"])]
+            spacing = case.header["spacing"]
+            assert len(state["begins"]) == len(case.jobs)
+            assert min(gaps, default=spacing) >= spacing, what
+            if stall == 0:
+                assert max(gaps, default=spacing) == spacing, f"{what}: a bubble"
+
+    state: dict = {}
+
+    async def watch(ctx):
+        trigger = ctx.tick().sample(
+            dut.spikes.valid,
+            dut.spikes.p,
+            dut.result_en,
+            dut.result_index,
+            dut.result,
+            dut.n_spikes,
+            dut.finished,
+            dut.jobs.ready,
         )
-        await ctx.tick().repeat(4)
-        for drive in sums:
-            ctx.set(dut.sums, drive)
-            ctx.set(dut.done, 1)
-            await ctx.tick()
-            ctx.set(dut.done, 0)
-            ctx.set(dut.sums, [-7] * config.lanes)  # the lanes go on with the next job
-            wait = spacing - 1 + (rng.randrange(5) if rng.random() < 0.2 else 0)
-            if wait:
-                await ctx.tick().repeat(wait)
-        await ctx.tick().repeat(20)
-
-    async def feed_jobs(ctx):
-        await put(ctx, dut.jobs, jobs, rng=rng, stall=0)
-
-    async def feed_identities(ctx):
-        if gate != Gate.NONE:
-            await put(ctx, dut.identities, identities, rng=rng, stall=0)
+        cycle = 0
+        async for _, _, valid, spikes, result_en, index, result, n_spikes, end, begins in trigger:
+            cycle += 1
+            if not state:
+                continue
+            if state["since_end"] is not None:
+                state["since_end"] += 1
+                assert not (valid or result_en or end), "more after the end"
+            elif end:
+                state["since_end"] = 0
+            if valid:
+                state["written"].append((spikes.granule, spikes.count, spikes.bits))
+            if result_en:
+                state["results"][index] = list(result)
+            if begins:
+                state["begins"].append(cycle)
+            if state["since_end"] is None or state["since_end"] <= 2:
+                state["n_spikes"] += n_spikes
+            else:
+                assert n_spikes == 0, "spikes counted too late"
 
     async def parameter_memory(ctx):
-        async for _, _, row in ctx.tick().sample(dut.param_row):
-            slot_row, beat = divmod(row, n_beats)
-            g, slot = divmod(slot_row, n_slots)
-            values = [
-                params.get((g, slot, beat * fire_lanes + j), (0, 1)) for j in range(fire_lanes)
-            ]
+        async for _, _, row, en in ctx.tick().sample(dut.param_row, dut.param_en):
+            rows = current[0].params if current and en else {}
+            values = rows.get(row, [(0x5A5A, -0x5A5A)] * config.fire_lanes)
             ctx.set(dut.params, [{"bias": b, "threshold": t} for b, t in values])
 
-    async def collect(ctx):
-        trigger = ctx.tick().sample(dut.spikes.valid, dut.spikes.p, dut.n_spikes, dut.finished)
-        async for _, _, valid, spikes, n_spikes, end in trigger:
-            counted[0] += n_spikes
-            finished[0] += end
-            if valid:
-                got.append((spikes.granule, spikes.count, spikes.bits))
-
-    simulate(
-        dut,
-        feed,
-        feed_jobs,
-        feed_identities,
-        background=[parameter_memory, collect],
-        max_ticks=2000,
-    )
-    assert got == expected
-    assert counted[0] == sum(bits.bit_count() for _, _, bits in expected)
-    assert finished[0] == 1
-    assert sum(bits.bit_count() for _, _, bits in expected) > 50, "a test without spikes"
+    simulate(dut, feed, background=[parameter_memory, watch], max_ticks=200_000)
 
 
-def test_output_layer_stores_sum_plus_bias() -> None:
-    dut = Fire(CONFIG)
-    sums = [100 * i - 700 for i in range(CONFIG.lanes)]
-    stored = {}
+def shuffled(rng: random.Random, cases: list[LayerCase]) -> list[LayerCase]:
+    rng.shuffle(cases)
+    return cases
 
-    async def feed(ctx):
-        ctx.set(dut.header, {"output": 1, "tail_lanes": 10})
-        ctx.set(dut.params, [{"bias": j - 1, "threshold": 1} for j in range(CONFIG.fire_lanes)])
-        ctx.set(dut.jobs.valid, 1)
-        ctx.set(
-            dut.jobs.p,
-            {"target": 3, "end": 1, "fresh": 1, "pool_first": 1, "pool_last": 1, "tail": 1},
-        )
-        ctx.set(dut.sums, sums)
-        ctx.set(dut.done, 1)
-        await ctx.tick()
-        ctx.set(dut.done, 0)
-        for _ in range(20):
-            _, _, en, row, result, writes = await ctx.tick().sample(
-                dut.result_en, dut.result_row, dut.result, dut.spikes.valid
+
+@pytest.mark.parametrize("fire_lanes", [1, 2, 4, 16])
+@pytest.mark.parametrize("gate", Gate)
+def test_equals_the_neuron(gate: Gate, fire_lanes: int) -> None:
+    """All leaks and resets; pools, slots, tails and short jobs in turn."""
+    config = build(fire_lanes)
+    seed = 100 * gate + 10 * fire_lanes
+    rng = random.Random(seed)
+    cases = []
+    for leak, reset in itertools.product(Leak, Reset):
+        n_slots, pool = rng.choice([(4, 1), (4, 2), (4, 4), (2, 2), (1, 1), (2, 1)])
+        n_groups = rng.choice((1, 2))
+        cases.append(
+            firing_layer(
+                rng,
+                config,
+                gate=gate,
+                leak=leak,
+                reset=reset,
+                pool=pool,
+                n_slots=n_slots,
+                n_groups=n_groups,
+                tail_lanes=rng.choice((1, 3, 8, 9, 11, 16)),
+                timesteps=3 if n_slots == 4 else 4,
             )
-            assert not writes, "an output layer writes no spikes"
-            if en:
-                stored[row] = list(result)
+        )
+    n_bits = sum(bits.bit_count() for case in cases for _, _, bits in case.spikes)
+    assert n_bits > 20, "a test without spikes"
+    run(config, shuffled(rng, cases), seed=seed)
 
-    simulate(dut, feed)
-    assert stored == {3 + beat: [sums[4 * beat + j] + j - 1 for j in range(4)] for beat in range(4)}
+
+@pytest.mark.parametrize("fire_lanes", [1, 2, 4, 16])
+def test_pixels(fire_lanes: int) -> None:
+    """Eight bit-planes, then timesteps that all take their sum; among layers that take spikes."""
+    config = build(fire_lanes, pixels=True)
+    seed = 1000 + 10 * fire_lanes
+    rng = random.Random(seed)
+    cases = []
+    for leak, reset in itertools.product(Leak, Reset):
+        n_slots, pool = rng.choice([(4, 1), (4, 4), (2, 2), (1, 1)])
+        for pixels in (True, False):
+            cases.append(
+                firing_layer(
+                    rng,
+                    config,
+                    gate=Gate.NONE,
+                    leak=leak,
+                    reset=reset,
+                    pool=pool,
+                    n_slots=n_slots,
+                    n_groups=1 + (fire_lanes > 2 and pixels),
+                    tail_lanes=rng.choice((5, 8, 16)),
+                    timesteps=3 if pixels else 2,
+                    pixels=pixels,
+                )
+            )
+    n_bits = sum(bits.bit_count() for case in cases for _, _, bits in case.spikes)
+    assert n_bits > 100, "a test without spikes"
+    run(config, shuffled(rng, cases), seed=seed)
+
+
+@pytest.mark.parametrize("fire_lanes", [1, 2, 4, 16])
+def test_output_layers(fire_lanes: int) -> None:
+    config = build(fire_lanes, result_rows=48)
+    rng = random.Random(2000 + fire_lanes)
+    cases = [
+        output_layer(rng, config, n_groups, tail_lanes)
+        for n_groups, tail_lanes in ((1, 10), (2, 1), (3, 16), (1, 1), (3, 5))
+    ]
+    # A layer that fires, with a bias that would be seen, between them.
+    firing = firing_layer(rng, config, gate=Gate.OR, leak=Leak.KEEP, reset=Reset.SOFT)
+    run(config, [*cases[:3], firing, *cases[3:]], seed=fire_lanes)
+    run(config, cases[::-1], seed=fire_lanes)
+
+
+def test_a_job_per_cycle() -> None:
+    """With as many fire lanes as lanes and enough neurons to take turns, spacing 1 is kept."""
+    config = Config(**{**build(16).__dict__, "membrane_slots": 8})
+    case = firing_layer(
+        random.Random(3),
+        config,
+        gate=Gate.XOR,
+        leak=Leak.SUBTRACT,
+        reset=Reset.SOFT,
+        n_slots=8,
+        n_groups=1,
+        tail_lanes=16,
+        timesteps=4,
+    )
+    assert case.header["spacing"] == 1
+    run(config, [case], seed=0)
+
+
+@pytest.mark.parametrize("kind", ["spikes", "pixels"])
+@pytest.mark.parametrize("fire_lanes", [4, 16])
+def test_membrane_latency_is_tight(fire_lanes: int, kind: str) -> None:
+    """A neuron's jobs see each other at the distance of the spec, and not at one cycle less."""
+    config = build(fire_lanes, pixels=True)
+    n_beats = config.fire_beats
+    phases = [Phase.SPIKES] * 2
+    if kind == "pixels":
+        phases = [Phase.PLANE] * N_PLANES + [Phase.FIRST]
+    totals = {}
+
+    for spacing in (MEMBRANE_LATENCY, MEMBRANE_LATENCY - 1):
+        dut = Fire(config)
+        spikes = []
+
+        async def bench(ctx, dut=dut, spacing=spacing, spikes=spikes):
+            # Each job adds 1: two timesteps come to 2, all bit-planes to 255.
+            threshold = 2 if kind == "spikes" else 255
+            ctx.set(dut.params, [{"bias": 0, "threshold": threshold}] * fire_lanes)
+            ctx.set(
+                dut.header,
+                {
+                    "spacing": spacing,
+                    "tail_lanes": 16,
+                    "last_beat": n_beats - 1,
+                    "pixels": kind == "pixels",
+                },
+            )
+            await ctx.tick().repeat(3)
+            ctx.set(dut.sums.valid, 1)
+            ctx.set(dut.sums.p, [1] * 16)
+            ctx.set(dut.records.valid, 1)
+            ctx.set(dut.records.p, {"pool_first": 1, "pool_last": 1})
+            for t, phase in enumerate(phases):
+                ctx.set(dut.jobs.p, {"fresh": t == 0, "phase": phase})
+                ctx.set(dut.silent.payload, phase == Phase.FIRST)
+                ctx.set(dut.silent.valid, 1)
+                await wait_until(ctx, dut.jobs.ready)
+            ctx.set(dut.silent.valid, 0)
+            await ctx.tick().repeat(20)
+
+        async def watch(ctx, dut=dut, spikes=spikes):
+            async for _, _, valid, bits in ctx.tick().sample(dut.spikes.valid, dut.spikes.p.bits):
+                if valid:
+                    spikes.append(bits)
+
+        simulate(dut, bench, background=[watch])
+        totals[spacing] = spikes
+    right = [0] * (len(phases) - 1) + [0xFFFF]
+    assert totals[MEMBRANE_LATENCY] == right
+    assert totals[MEMBRANE_LATENCY - 1] != right
+
+
+def test_silent_jobs_take_no_sums() -> None:
+    """A silent job does not wait for sums, and leaves those of the next job where they are."""
+    config = build(16)
+    dut = Fire(config)
+    begun = []
+
+    async def bench(ctx):
+        ctx.set(dut.header, {"spacing": 1, "tail_lanes": 16})
+        await ctx.tick().repeat(3)
+        await put(ctx, dut.silent, [1, 1, 1], rng=random.Random(0), stall=0)
+        ctx.set(dut.silent.payload, 0)
+        ctx.set(dut.silent.valid, 1)
+        for _ in range(5):
+            await ctx.tick()
+            assert not ctx.get(dut.jobs.ready), "an active job began without its sums"
+        ctx.set(dut.sums.valid, 1)
+        assert ctx.get(dut.jobs.ready) and ctx.get(dut.sums.ready)
+        ctx.set(dut.silent.payload, 1)
+        assert ctx.get(dut.jobs.ready) and not ctx.get(dut.sums.ready)
+        ctx.set(dut.silent.valid, 0)
+        assert not ctx.get(dut.jobs.ready) and not ctx.get(dut.sums.ready)
+
+    async def watch(ctx):
+        async for _, _, ready in ctx.tick().sample(dut.jobs.ready):
+            begun.append(ready)
+
+    simulate(dut, bench, background=[watch])
+    assert sum(begun) == 3
