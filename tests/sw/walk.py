@@ -1,0 +1,140 @@
+"""What a compiled layer does, read from the bytes of the memories: descriptor, weights, parameters.
+
+Nothing of the compiler is used: the loops, the pieces of a chunk and the rows of weight memory are
+walked as :mod:`hw.protocol` describes them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.protocol import Descriptor, Neuron, Space, descriptor_rows, n_bytes, row_bytes, unpack
+from hw.spec import N_PLANES, PIECE_BITS, Config
+from sw.compiler import Program
+
+Ints = NDArray[np.int64]
+N_COLUMN_BITS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Walk:
+    """Addresses and marks of every job of a layer (n_jobs,), in order, and its active reads."""
+
+    header: Any
+    fields: dict[str, Ints]
+    """source, identity, weight, target, param, slot; time: index of the level of timesteps."""
+    reads: Ints
+    """(n, 3): job, bit of spike memory, row of weight memory, for every bit that is looked at."""
+
+    def __len__(self) -> int:
+        return len(self.fields["param"])
+
+
+def rows_of(program: Program, space: Space) -> list[bytes]:
+    size = row_bytes(space, program.config)
+    image = program.images[space]
+    return [image[i : i + size] for i in range(0, len(image), size)]
+
+
+def weights_of(program: Program) -> NDArray[np.int64]:
+    """Weight memory as (rows, lanes)."""
+    config = program.config
+    bits = np.unpackbits(
+        np.frombuffer(program.images[Space.WEIGHT], np.uint8), bitorder="little"
+    ).reshape(-1, config.lanes, config.weight_bits)
+    values = (bits.astype(np.int64) << np.arange(config.weight_bits)).sum(axis=2)
+    return values - ((values >> config.weight_bits - 1) << config.weight_bits)
+
+
+def params_of(program: Program) -> NDArray[np.int64]:
+    """Parameter memory as (rows, fire_lanes, 2): bias and threshold."""
+    assert n_bytes(Neuron) == 4
+    values = np.frombuffer(program.images[Space.PARAM], "<i2").astype(np.int64)
+    return values.reshape(-1, program.config.fire_lanes, 2)
+
+
+def descriptors(program: Program, buffer: int) -> list[Any]:
+    """Descriptors from a buffer's entry up to the first final one."""
+    rows = rows_of(program, Space.WEIGHT)
+    n_rows = descriptor_rows(program.config)
+    found, row = [], program.entries[buffer]
+    while not found or not found[-1].header.final:
+        raw = b"".join(rows[row : row + n_rows])[: n_bytes(Descriptor)]
+        found.append(unpack(Descriptor, raw))
+        row += n_rows
+    return found
+
+
+def walk(descriptor: Any, config: Config) -> Walk:
+    """All iterations of a layer's nest, one address after the other, as the core has them."""
+    header = descriptor.header
+    levels = [descriptor.levels[i] for i in range(header.n_levels)]
+    counts = [level.last + 1 for level in levels]
+    n_steps = int(np.prod(counts))
+    index = np.zeros((len(counts), n_steps), np.int64)
+    rest = np.arange(n_steps)
+    for i, count in enumerate(counts):
+        index[i] = rest % count
+        rest = rest // count
+    # The level that advances after each step but the last one: the innermost not at its end.
+    at_end = index == np.array(counts)[:, None] - 1
+    moving = np.argmin(at_end, axis=0)[:-1]
+    granule = (config.spike_bytes - 1).bit_length()
+    widths = {
+        "source": granule + 3,
+        "identity": granule,
+        "weight": (config.weight_depth - 1).bit_length(),
+        "target": granule,
+        "param": (config.param_depth - 1).bit_length(),
+        "slot": (config.membrane_slots - 1).bit_length(),
+    }
+    steps = {}
+    for name, width in widths.items():
+        moves = np.array([getattr(level, name) for level in levels])
+        base = getattr(header, name) if name != "slot" else 0
+        steps[name] = (base + np.concatenate([[0], np.cumsum(moves[moving])])) % (1 << width)
+
+    def ends(mask: int, last: bool) -> NDArray[np.bool_]:
+        at = at_end if last else index == 0
+        chosen = [i for i in range(len(counts)) if mask >> i & 1]
+        return at[chosen].all(axis=0)
+
+    time = index[[i for i in range(len(counts)) if header.time_levels >> i & 1]].sum(axis=0)
+    first, last = ends(header.job_levels, False), ends(header.job_levels, True)
+    job = np.cumsum(first) - 1
+    assert (np.flatnonzero(first)[1:] == np.flatnonzero(last)[:-1] + 1).all(), "jobs are not whole"
+    fields = {name: values[last] for name, values in steps.items()}
+    fields |= {
+        "time": time[last],
+        "fresh": ends(header.time_levels, False)[last],
+        "pool_first": ends(header.pool_levels, False)[last],
+        "pool_last": ends(header.pool_levels, True)[last],
+        "tail": ends(header.tail_levels, True)[last],
+    }
+
+    # Bits of a window: piece k comes from piece_rows[k] rows of memory further down; a window that
+    # does not begin with a granule is shifted, and lacks its last bits.
+    cut = at_end[0]
+    summed = time < N_PLANES if header.pixels else np.ones(n_steps, bool)
+    shift = steps["source"] % N_COLUMN_BITS
+    row_bits = config.chunk_bits
+    reads = []
+    for k in range(config.chunk_bits // PIECE_BITS):
+        for bit in range(PIECE_BITS):
+            valid = bit < np.where(cut, header.tail_bits[k], header.body_bits[k])
+            chosen = np.flatnonzero(valid & summed)
+            if not len(chosen):
+                continue
+            position = k * PIECE_BITS + bit + shift[chosen]
+            assert (position < row_bits).all(), "a bit that the window lacks"
+            down = np.array([header.piece_rows[p] for p in range(row_bits // PIECE_BITS)])
+            address = (
+                steps["source"][chosen] - shift[chosen] + position + down[position // 16] * row_bits
+            )
+            weight = steps["weight"][chosen] + header.piece_weights[k] + bit
+            reads.append(np.stack([job[chosen], address, weight], axis=1))
+    return Walk(header=header, fields=fields, reads=np.concatenate(reads))
