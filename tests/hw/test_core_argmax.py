@@ -5,37 +5,48 @@ import random
 import pytest
 
 from hw.core.argmax import Argmax
-from hw.spec import Config
+from hw.spec import Config, signed_range
 from tests.streams import simulate
 
-CONFIG = Config(result_rows=8, fire_lanes=4, membrane_bits=16)
+MEMBRANE_BITS = 16
+LOW, HIGH = signed_range(MEMBRANE_BITS)
 
 
+@pytest.mark.parametrize("fire_lanes", [1, 4, 16])
 @pytest.mark.parametrize("n_classes", [1, 2, 4, 5, 10, 32])
-def test_first_largest(n_classes: int) -> None:
-    rng = random.Random(n_classes)
-    dut = Argmax(CONFIG)
-    cases = [[rng.randrange(-3, 3) for _ in range(n_classes)] for _ in range(20)]
-    cases += [[-5] * n_classes, [-32768] * n_classes, [32767] * n_classes]
+def test_first_largest(n_classes: int, fire_lanes: int) -> None:
+    config = Config(
+        result_rows=32, fire_lanes=fire_lanes, membrane_bits=MEMBRANE_BITS, param_depth=1024
+    )
+    rng = random.Random(f"{n_classes} {fire_lanes}")
+    dut = Argmax(config)
+    cases = [[rng.randrange(-3, 3) for _ in range(n_classes)] for _ in range(12)]
+    cases += [[rng.randint(LOW, HIGH) for _ in range(n_classes)] for _ in range(4)]
+    cases += [[-5] * n_classes, [LOW] * n_classes, [HIGH] * n_classes]
     found = []
 
     async def bench(ctx):
         ctx.set(dut.n_classes, n_classes)
         for logits in cases:
+            # What lies behind the last class is larger than any logit, and no candidate.
+            padded = logits + [HIGH] * (33 * fire_lanes)
             ctx.set(dut.start, 1)
-            done = False
-            for _ in range(200):
-                _, _, row = await ctx.tick().sample(dut.row)
+            assert not ctx.get(dut.busy)
+            n_cycles, done = 0, False
+            while not done:
+                _, _, row, busy = await ctx.tick().sample(dut.row, dut.busy)
                 ctx.set(dut.start, 0)
-                # What lies behind the last class is larger than any logit, and no candidate.
-                padded = logits + [32767] * (4 * CONFIG.result_rows + 4 - n_classes)
-                ctx.set(dut.logits, padded[4 * row : 4 * row + 4])
-                if ctx.get(dut.done):
-                    done = True
-                    found.append(ctx.get(dut.index))
-                    break
-            assert done
-            await ctx.tick()
+                n_cycles += 1
+                # One cycle of latency; while it is not busy, the memory shows something else.
+                rows = padded[fire_lanes * row : fire_lanes * (row + 1)]
+                ctx.set(dut.logits, rows if busy else [HIGH] * fire_lanes)
+                done = ctx.get(dut.done)
+                assert n_cycles < 4 * n_classes + 8
+            found.append(ctx.get(dut.index))
+            # Two cycles per logit, one more per row, and a few.
+            assert n_cycles <= 2 * n_classes + -(-n_classes // fire_lanes) + 4
+            await ctx.tick().repeat(rng.randrange(1, 4))
+            assert ctx.get(dut.index) == found[-1], "the class is kept until the next start"
 
     simulate(dut, bench)
     assert found == [logits.index(max(logits)) for logits in cases]

@@ -76,6 +76,41 @@ def test_output_layer_counts_every_timestep_and_the_bias_once() -> None:
     assert layer_bounds(layer, 3) == Bounds(-38, 67)
 
 
+def test_bounds_of_bit_planes() -> None:
+    """A layer that takes pixels: every sum on the way, membranes that double, all timesteps."""
+    layer = Layer(
+        name="stem",
+        source=INPUT,
+        kernel=(1, 1),
+        weight=np.array([7, -3], np.int8).reshape(1, 1, 1, 1, 2, 1, 1),
+        bias=np.array([4], np.int32).reshape(1, 1, 1, 1),
+        threshold=np.array([100], np.int32).reshape(1, 1, 1),
+        leak=Leak.SUBTRACT,
+        leak_shift=1,
+        reset=Reset.SOFT,
+    )
+    bounds = layer_bounds(layer, 3, 255)
+    values = set()
+    for first, second in itertools.product((0, 1, 85, 128, 200, 254, 255), repeat=2):
+        total = 0
+        for plane in range(7, -1, -1):
+            drive = 7 * (first >> plane & 1) - 3 * (second >> plane & 1)
+            values |= {drive, 2 * total}
+            total = 2 * total + drive
+            values.add(total)
+        assert total == 7 * first - 3 * second
+        membrane = 0
+        for _ in range(3):
+            membrane = leaked(membrane, layer.leak, layer.leak_shift) + total + 4
+            values |= {membrane, membrane - 100}
+            membrane -= 100 * (membrane >= 100)
+            values.add(membrane)
+    assert bounds.low <= min(values) and max(values) <= bounds.high
+    # The input is the same at every timestep, so the ends are reached.
+    assert (bounds.low, bounds.high) == (min(values), max(values))
+    assert layer_bounds(layer, 3).high < bounds.high // 100
+
+
 @pytest.mark.parametrize(
     ("low", "high", "n_bits"),
     [(0, 0, 1), (-1, 0, 1), (0, 1, 2), (-2, 1, 2), (-3, 1, 3), (-128, 127, 8), (-129, 0, 9)],

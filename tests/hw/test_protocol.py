@@ -1,0 +1,139 @@
+"""Layouts that the gateware takes apart word by word, and rows of the memories."""
+
+from dataclasses import replace
+
+import pytest
+from amaranth.lib import data
+
+from hw.core.nest import address_widths, word_of
+from hw.protocol import (
+    DESCRIPTOR_WORDS,
+    HEADER_WORDS,
+    LEVEL_WORDS,
+    N_PIECES,
+    WORD_BYTES,
+    Descriptor,
+    Header,
+    Identity,
+    LayerCounters,
+    Level,
+    Neuron,
+    Result,
+    Space,
+    descriptor_rows,
+    identity,
+    n_bytes,
+    n_rows,
+    pack,
+    row_bytes,
+    spec_hash,
+    unpack,
+)
+from hw.spec import N_LEVELS, PARAM_BITS, Config, Gate, Leak, Reset
+
+WORD_BITS = 8 * WORD_BYTES
+
+
+@pytest.mark.parametrize("layout", [Header, Level])
+def test_no_field_crosses_a_word(layout: type[data.Struct]) -> None:
+    """The nest and the sequencer take fields out of single words."""
+    crossing = []
+    for name, field in data.Layout.cast(layout):
+        first, last = field.offset // WORD_BITS, (field.offset + field.width - 1) // WORD_BITS
+        if first != last:
+            crossing.append(name)
+    assert not crossing
+    assert data.Layout.cast(layout).size % WORD_BITS == 0
+
+
+def test_words_of_a_descriptor() -> None:
+    assert n_bytes(Header) == HEADER_WORDS * WORD_BYTES
+    assert n_bytes(Level) == LEVEL_WORDS * WORD_BYTES
+    assert DESCRIPTOR_WORDS == HEADER_WORDS + N_LEVELS * LEVEL_WORDS
+    assert LEVEL_WORDS == 4, "the sequencer takes a level's number and its word from one counter"
+    assert HEADER_WORDS < 16, "a header's word has a 4-bit number"
+    assert data.Layout.cast(Descriptor)["levels"].offset == HEADER_WORDS * WORD_BITS
+
+
+def test_every_address_fits_its_fields() -> None:
+    """The largest configuration: bases are as wide as the addresses, and so are increments."""
+    config = Config(weight_depth=1 << 20, param_depth=1 << 16, spike_bytes=65536, membrane_slots=64)
+    widths = address_widths(config)
+    for name, width in widths.items():
+        field = data.Layout.cast(Level)[name]
+        assert field.width >= width
+        if name != "slot":
+            assert data.Layout.cast(Header)[name].width >= width
+            place = word_of(Header, name)[1]
+            assert place.stop - place.start == data.Layout.cast(Header)[name].width
+
+
+@pytest.mark.parametrize(("enum", "field"), [(Gate, "gate"), (Leak, "leak"), (Reset, "reset")])
+def test_neuron_options_fit_their_fields(enum, field) -> None:
+    for member in enum:
+        header = unpack(Header, pack(Header, {field: member}))
+        assert getattr(header, field) == member
+
+
+def test_packing_keeps_every_field() -> None:
+    values = {
+        "source": (1 << 20) - 1,
+        "spacing": 255,
+        "weight": 0xABCDE,
+        "identity": 0x1234,
+        "body_bits": [1, 2, 3, 4],
+        "piece_weights": [255, 0, 128, 1],
+        "n_levels": 8,
+        "pixels": 1,
+    }
+    header = unpack(Header, pack(Header, values))
+    for name, value in values.items():
+        got = getattr(header, name)
+        assert ([got[i] for i in range(N_PIECES)] if isinstance(value, list) else got) == value
+    level = unpack(Level, pack(Level, {"source": -(1 << 19), "slot": -32, "weight": -1}))
+    assert (level.source, level.slot, level.weight) == (-(1 << 19), -32, -1)
+    with pytest.raises(ValueError, match="Level takes 16 bytes, not 3"):
+        unpack(Level, b"abc")
+
+
+@pytest.mark.parametrize("fire_lanes", [1, 2, 4, 16])
+@pytest.mark.parametrize(("lanes", "weight_bits"), [(16, 8), (16, 2), (64, 4)])
+def test_rows(fire_lanes: int, lanes: int, weight_bits: int) -> None:
+    config = Config(lanes=lanes, weight_bits=weight_bits, fire_lanes=fire_lanes, param_depth=1024)
+    assert row_bytes(Space.WEIGHT, config) * 8 == lanes * weight_bits
+    assert row_bytes(Space.PARAM, config) == fire_lanes * 2 * PARAM_BITS // 8
+    assert row_bytes(Space.RESULT, config) == row_bytes(Space.PARAM, config), "one memory"
+    assert row_bytes(Space.COUNTER, config) == row_bytes(Space.PARAM, config)
+    assert descriptor_rows(config) * row_bytes(Space.WEIGHT, config) >= n_bytes(Descriptor)
+    assert (descriptor_rows(config) - 1) * row_bytes(Space.WEIGHT, config) < n_bytes(Descriptor)
+    counted = config.counter_rows * row_bytes(Space.COUNTER, config)
+    assert counted >= n_bytes(LayerCounters)
+    # What the core finds out lies behind the parameters, in two banks.
+    used = n_rows(Space.RESULT, config) + n_rows(Space.COUNTER, config)
+    assert used <= config.bank_rows < 2 * used
+    assert config.bank_rows & (config.bank_rows - 1) == 0
+    assert n_rows(Space.PARAM, config) == config.param_depth - 2 * config.bank_rows
+    assert n_rows(Space.PARAM, config) % (2 * config.bank_rows) == 0
+    assert n_bytes(Neuron) == 4 and n_bytes(Result) == 8
+
+
+def test_identity_holds_the_configuration() -> None:
+    config = Config(lanes=32, name="board")
+    told = unpack(Identity, pack(Identity, identity(config)))
+    for name in ("lanes", "chunk_bits", "weight_depth", "max_layers", "baud", "pixels"):
+        assert getattr(told, name) == getattr(config, name)
+    assert told.spec_hash == spec_hash(config)
+
+
+def test_hash_depends_on_what_must_agree() -> None:
+    config = Config()
+    same = replace(config, name="other", clk_hz=60_000_000, baud=3_000_000)
+    assert spec_hash(same) == spec_hash(config)
+    others = [
+        replace(config, lanes=32),
+        replace(config, max_layers=16),
+        replace(config, pixels=False),
+        replace(config, param_depth=1024),
+        replace(config, membrane_slots=8),
+    ]
+    assert len({spec_hash(c) for c in (config, *others)}) == 1 + len(others)
