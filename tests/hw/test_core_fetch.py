@@ -15,6 +15,9 @@ from tests.streams import get, put, simulate, stays_valid, wait_until
 
 CONFIG = Config(spike_bytes=2048, weight_depth=4096, param_depth=256)
 
+SILENT = 1
+"""Address of a window without any active bit."""
+
 Step = dict[str, int]
 
 
@@ -81,7 +84,7 @@ def test_merger_keeps_jobs_and_drops_silence(seed: int) -> None:
 def window_of(bit: int, gather: int, seed: int, density: float) -> int:
     """The "memory": a window is a function of its address, so no spike memory is needed."""
     rng = random.Random(f"{seed} {bit} {gather}")
-    if rng.random() >= density:
+    if rng.random() >= density or (gather and bit == SILENT):
         return 0
     return int.from_bytes(hashlib.sha256(f"{seed} {bit} {gather}".encode()).digest()[:8], "little")
 
@@ -104,6 +107,7 @@ class Case:
     record_sleeps: int = 0
     """Cycles for which the fire unit ends no job, while it begins a few."""
     host_reads: int = 0
+    silent_chunks: range = range(0)
 
 
 def check(case: Case, config: Config = CONFIG) -> None:
@@ -129,7 +133,7 @@ def check(case: Case, config: Config = CONFIG) -> None:
         for i in range(n_chunks):
             number = len(steps)
             cut = rng.randrange(2)
-            source = rng.getrandbits(widths["source"])
+            source = SILENT if number in case.silent_chunks else rng.getrandbits(widths["source"])
             steps.append(
                 job
                 | {
@@ -255,12 +259,27 @@ def test_full_queues_lose_nothing(sleeps, density, gated, n_chunks) -> None:
     """Whoever does not take anything for a long time stops the fetch unit, not the data."""
     case = Case(
         seed=int(10 * density) + gated,
-        n_jobs=64 if n_chunks == 1 else 40,
+        n_jobs=96 if n_chunks == 1 else 40,
         n_chunks=(n_chunks, n_chunks + 1),
         density=density,
         gated=gated,
     )
     check(Case(**{**case.__dict__, sleeps: 150}))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_full_queue_at_its_worst(seed: int) -> None:
+    """Every chunk active, at one per cycle; the last ones under way may end their job, or be held
+    over a silent one."""
+    case = Case(
+        seed=seed,
+        n_jobs=30,
+        n_chunks=(1, 5),
+        density=1.0,
+        scan_sleeps=100,
+        silent_chunks=range(10 + seed, 12 + seed) if seed % 2 else range(0),
+    )
+    check(case)
 
 
 def test_a_step_per_cycle() -> None:

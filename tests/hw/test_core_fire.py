@@ -273,6 +273,7 @@ def run(config: Config, cases: list[LayerCase], *, seed: int) -> None:
                 state["since_end"] += 1
                 assert not (valid or result_en or end), "more after the end"
             elif end:
+                assert not (valid or result_en), "the end before the last write"
                 state["since_end"] = 0
             if valid:
                 state["written"].append((spikes.granule, spikes.count, spikes.bits))

@@ -20,7 +20,7 @@ from hw.spec import Config, Leak, SpecError, leaked, signed_range
         ("chunk_bits", 16),
         ("chunk_bits", 48),
         ("chunk_bits", 128),
-        ("membrane_bits", 7),
+        ("membrane_bits", 15),
         ("membrane_bits", 33),
         ("membrane_slots", 1),
         ("membrane_slots", 12),

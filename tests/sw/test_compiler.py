@@ -285,7 +285,8 @@ def short_run_networks() -> list[Network]:
     ):
         rng = np.random.default_rng(n)
         shape = (channels, int(rng.integers(7, 11)), width)
-        layer = conv((1, 1, 1, 9, channels, *kernel), kernel=1)
+        shared = n in (1, 8)  # all rows of the kernel have the same weights
+        layer = conv((1, 1, 1, 9, channels, 1 if shared else kernel[0], kernel[1]), kernel=1)
         padding = (int(rng.integers(3)), int(rng.integers(2)))
         stride = (int(rng.integers(1, 3)), int(rng.integers(1, 3)))
         layer = replace(layer, kernel=kernel, padding=padding, stride=stride)
@@ -336,15 +337,19 @@ def test_pixels_add_up_to_the_encoder(seed: int) -> None:
 
 
 @pytest.mark.parametrize("timesteps", [1, 3])
-def test_fully_connected_layers_are_one_run(timesteps: int) -> None:
-    """A classifier of a whole map without padding reads it as one run, whole chunks at a time."""
+@pytest.mark.parametrize("taps", [(5, 7), (1, 7), (5, 1), (1, 1)])
+def test_fully_connected_layers_are_one_run(timesteps: int, taps: tuple[int, int]) -> None:
+    """A classifier of a whole map without padding reads it as one run, whole chunks at a time,
+    unless it shares weights between positions."""
     rng = np.random.default_rng(0)
-    weight = rng.integers(-8, 8, (timesteps, 1, 1, 10, 16, 5, 7)).astype(np.int8)
+    weight = rng.integers(-8, 8, (timesteps, 1, 1, 10, 16, *taps)).astype(np.int8)
     net = network(conv((1, 1, 1, 16, 3, 1, 1), kernel=1), (3, 5, 7), timesteps)
     layers = (net.layers[0], replace(net.layers[1], weight=weight))
     net = replace(net, layers=layers)
     program = compile_network(net, CONFIG)
     check_program(net, program)
+    if taps != (5, 7):
+        return
     assert program.layers[1].counts[0] == -(-16 * 5 * 7 // CONFIG.chunk_bits)
     assert np.prod(program.layers[1].counts) == program.layers[1].counts[0] * timesteps
 
@@ -507,9 +512,9 @@ def test_descriptors_follow_the_weights() -> None:
         (replace(CONFIG, weight_bits=4), {}, r"8-bit weights, the device 4-bit.*--bits 4"),
         (CONFIG, {"threshold": 40_000}, r"'conv'.*threshold.*16 bits"),
         (
-            replace(CONFIG, membrane_bits=8),
-            {},
-            r"layer 'conv' needs membranes of \d+ bits, 'sim' has 8",
+            replace(CONFIG, membrane_bits=16),
+            {"bias": np.full((1, 1, 1, 16), 32_767, np.int32)},
+            r"layer 'conv' needs membranes of \d+ bits, 'sim' has 16",
         ),
         (replace(CONFIG, membrane_slots=2), {"pool": (2, 2)}, r"4 membrane slots of 2"),
     ],
