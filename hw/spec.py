@@ -135,8 +135,8 @@ class Config:
     """Layers whose counters are kept."""
     result_rows: int = 16
     """Rows of ``fire_lanes`` logits."""
-    pixels: bool = True
-    """The first layer may take pixels, as bit-planes, instead of spikes."""
+    pixels: int = 1
+    """Layers may take pixels, as bit-planes, instead of spikes; 0 leaves the logic out."""
     rx_buffer_bytes: int = 2048
     """Bytes that the device can take while it is busy; the driver never has more under way."""
     max_payload_bytes: int = 512
@@ -182,6 +182,7 @@ class Config:
         )
         for field in ("weight_depth", "max_layers", "result_rows"):
             check(getattr(self, field) >= 2, field, "use at least 2")
+        check(self.pixels in (0, 1), "pixels", "use 0 or 1")
         check(self.weight_depth <= 1 << 20, "weight_depth", "use at most 1048576")
         check(
             self.lanes * self.weight_bits >= 32,

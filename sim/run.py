@@ -62,9 +62,7 @@ def simulate_network(path: Path, n_images: int, seed: int) -> str:
         )
         for i in range(len(images))
     ]
-    results = run_network(
-        network, program, expected, samples=samples, name="network", seed=seed
-    )
+    results = run_network(network, program, expected, samples=samples, name="network", seed=seed)
     n_spikes = sum(maps[name].size for maps, _ in expected for name in maps)
     waves = f"; waveform in {results.waves}" if results.waves else ""
     return (

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec import Leak, Reset, leaked
+from hw.spec import Reset, leaked
 from sw.network import Layer
 
 
@@ -81,4 +81,3 @@ def layer_bounds(layer: Layer, timesteps: int, input_max: int = 1) -> Bounds:
         )
         least, most = min(least, int(v_low.min())), max(most, int(v_high.max()))
     return Bounds(least, most)
-

@@ -10,9 +10,9 @@ level first::
 
 where a run is all the bits of a kernel row, which are contiguous. A map with few channels is given
 a row pitch with which several short runs, one below the other, are one chunk. Sharing weights along
-an axis is a weight stride of 0 at its level. Weights are stored in the order in which they are used:
-(y, x, group, timestep, kernel row, kernel column, channel), one row of ``lanes`` output channels
-each, axes of length 1 left out; the descriptors follow them.
+an axis is a weight stride of 0 at its level. Weights are stored in the order in which they are
+used: (y, x, group, timestep, kernel row, kernel column, channel), one row of ``lanes`` output
+channels each, axes of length 1 left out; the descriptors follow them.
 
 What the host writes before a run has two regions if there is room, each with descriptors of its
 own, so that one is filled while the core works on the other. A device that takes pixels
@@ -34,7 +34,6 @@ from hw.protocol import (
     Descriptor,
     Space,
     descriptor_rows,
-    n_bytes,
     pack,
     row_bytes,
     unpack,
@@ -55,6 +54,7 @@ from sw.network import INPUT, Layer, Network, Shape
 
 PIXELS = "image"
 """Name of the map of bit-planes (N_PLANES, C, H, W), the highest first: the encoder's source."""
+
 
 class FitError(ValueError):
     """The network does not fit the device. ``needs`` maps what is short to (needed, available)."""
@@ -384,7 +384,7 @@ def device_layers(network: Network, pixels: bool) -> tuple[Layer, ...]:
 def bit_planes(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The map :data:`PIXELS` (N_PLANES, C, H, W) of an image (C, H, W)."""
     shifts = np.arange(N_PLANES - 1, -1, -1, dtype=np.uint8)[:, None, None, None]
-    return (image[None] >> shifts) & 1
+    return ((image[None] >> shifts) & 1).astype(np.uint8)
 
 
 def _runs_encoder(network: Network, config: Config) -> bool:
@@ -393,7 +393,7 @@ def _runs_encoder(network: Network, config: Config) -> bool:
     assert encoder is not None and encoder.threshold is not None
     low, high = signed_range(config.weight_bits)
     n_bits = layer_bounds(encoder, network.timesteps, PIXEL_MAX).n_bits
-    return (
+    return bool(
         config.pixels
         and low <= encoder.weight.min()
         and encoder.weight.max() <= high
@@ -429,8 +429,8 @@ def _compile(network: Network, config: Config, pixels: bool) -> Program:
                 f"has {config.membrane_bits}; quantise it to fewer bits",
                 {"membrane_bits": (bounds.n_bits, config.membrane_bits)},
             )
-        for buffer, place in enumerate(inputs):
-            plan, descriptor, weight_image, param_image = _compile_layer(
+        compiled_layers = [
+            _compile_layer(
                 layer,
                 network.timesteps,
                 placements | {next(iter(shapes)): place},
@@ -440,9 +440,12 @@ def _compile(network: Network, config: Config, pixels: bool) -> Program:
                 final=n == len(layers) - 1,
                 pixels=takes_pixels,
             )
-            descriptors[buffer] += descriptor
-            if buffer == 0:
-                plans.append(plan)
+            for place in inputs
+        ]
+        for descriptor, (_, image, _, _) in zip(descriptors, compiled_layers, strict=True):
+            descriptor += image
+        plan, _, weight_image, param_image = compiled_layers[0]  # all but addresses is the same
+        plans.append(plan)
         weights += weight_image
         params += param_image
     first_descriptor = len(weights) // row_bytes(Space.WEIGHT, config)
@@ -598,9 +601,7 @@ def _compile_layer(
 
     pad_y, pad_x = layer.padding
     source_base = source.base - pad_y * source.row - pad_x * source.pixel
-    aligned = not any(
-        n % g for n in (source_base, sy, sx, source.row, source.pixel, source.plane)
-    )
+    aligned = not any(n % g for n in (source_base, sy, sx, source.row, source.pixel, source.plane))
     chunks = _cut(layer, source, run, wky, aligned, config)
     time = _Level(
         n_planes + timesteps,
@@ -654,7 +655,8 @@ def _compile_layer(
         ways = [(n_beats + MEMBRANE_LATENCY, (1, 1, 1))]
     else:
         ways = _interleavings(height, width, groups, n_children, n_beats, config)
-    for spacing, turns in ways:
+    spacing, nest = 0, []
+    for spacing, turns in ways:  # noqa: B007
         nest = [
             chunks.levels[0],
             *(level for level in inner + outer(*turns) if level.count > 1),
@@ -663,8 +665,8 @@ def _compile_layer(
             break
     else:
         raise FitError(
-            f"layer {layer.name!r} needs more than the {N_LEVELS} loop levels of the core; drop its "
-            "pooling or do not share its kernel columns"
+            f"layer {layer.name!r} needs more than the {N_LEVELS} loop levels of the core; drop "
+            "its pooling or do not share its kernel columns"
         )
 
     def mask(attribute: str) -> int:

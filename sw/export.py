@@ -153,9 +153,7 @@ def export(checkpoint: Path, config: Config, weight_bits: int, images: Images) -
         The network does not take these images.
     """
     folded = fold.fold(checkpoint)
-    network = quantize.quantize(
-        folded, weight_bits, calibration=images.calibration
-    )
+    network = quantize.quantize(folded, weight_bits, calibration=images.calibration)
     try:
         program = compile_network(network, config)
     except FitError:

@@ -229,12 +229,13 @@ def classify(
     checked : None, or one of :data:`CHECKS`: what to compare with the reference.
     """
     counted = [f.name for f in fields(LayerTotal)]
-    totals = np.zeros((len(network.layers), len(counted)))
+    names = [plan.name for plan in session.program.layers]
+    totals = np.zeros((len(names), len(counted)))
     with tqdm(total=len(images), unit=" images", disable=quiet or None, file=sys.stderr) as bar:
         for first in range(0, len(images), BATCH):
             batch = images[first : first + BATCH]
             started = time.perf_counter()
-            frames = encoder.inputs(network, batch, program.pixels)
+            frames = encoder.inputs(network, batch, session.program.pixels)
             done: list[Inference] = []
             try:
                 for spikes in frames:
@@ -255,10 +256,10 @@ def classify(
                 totals += [[getattr(c, n) for n in counted] for c in inference.counters.values()]
             if results.n_done:
                 results.layers = {
-                    layer.name: LayerTotal(
+                    name: LayerTotal(
                         **dict(zip(counted, (row / results.n_done).tolist(), strict=True))
                     )
-                    for layer, row in zip(network.layers, totals, strict=True)
+                    for name, row in zip(names, totals, strict=True)
                 }
             if checked and done and results.stopped != INTERRUPTED:
                 results.mismatches += check(network, batch[: len(done)], done, first)
@@ -380,7 +381,7 @@ exit codes: {EXIT_OK} done, {EXIT_MISMATCH} differs from the reference, {EXIT_BA
         help="serial port; sim, or sim:BOARD for another board's configuration "
         f"({', '.join(BOARDS)}); without a value the board is looked for (default: sim)",
     )
-    parser.add_argument("--baud", type=int, help="rate of a real board (the known ones are tried)")
+    parser.add_argument("--baud", type=int, help="fastest rate to use (the board's own)")
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--data", choices=["fashion-mnist"], help="classify this data set's test images"

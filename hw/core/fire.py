@@ -173,7 +173,7 @@ class Fire(wiring.Component):
             write.en.eq(delayed(m, active, MEMBRANE_LATENCY - 1)),
         ]
 
-        # Logits leave at B3. Jobs of an output layer are far enough apart that the record is theirs.
+        # Logits leave at B3. Output layers space their jobs so that the record is theirs.
         record = self.records.p
         m.d.comb += [
             self.result_en.eq(delayed(m, active, 3) & h.output),

@@ -106,9 +106,7 @@ class LoopNest(wiring.Component):
         level_row = Signal(range(N_LEVELS))
         for n in range(LEVEL_WORDS):
             fields = {
-                name: width
-                for name, width in addresses.items()
-                if word_of(Level, name)[0] == n
+                name: width for name, width in addresses.items() if word_of(Level, name)[0] == n
             }
             m.submodules[f"table{n}"] = table = memory.Memory(
                 shape=data.StructLayout(fields), depth=N_LEVELS, init=[]

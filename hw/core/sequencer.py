@@ -1,7 +1,7 @@
 """The sequencer: layer after layer, from descriptors in weight memory."""
 
 from amaranth import Cat, Module, Mux, Signal
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.core.nest import WORD_BITS

@@ -129,9 +129,7 @@ def device_maps(network: Network, images: NDArray[np.uint8], spikes: Maps) -> li
     ]
 
 
-def measured(
-    network: Network, program: Program | None, images: list[Maps]
-) -> list[LayerReport]:
+def measured(network: Network, program: Program | None, images: list[Maps]) -> list[LayerReport]:
     """:func:`layer_reports` with densities, operations and predicted cycles: means over ``images``,
     whose maps include the one that the host writes.
 

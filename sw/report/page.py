@@ -227,7 +227,10 @@ def _layer_amounts(page: Page, program: Program) -> dict[Space, list[tuple[str, 
             ("descriptors", "data", n_descriptors),
         ],
         Space.PARAM: [part(p.name, p.param_rows) for p in program.layers],
-        Space.SPIKE: [part(n, p.n_bits // 8) for n, p in program.placements.items()],
+        Space.SPIKE: [
+            *(part(n, p.n_bits // 8) for n, p in program.placements.items()),
+            *(("second input", "data", p.n_bits // 8) for p in program.inputs[1:]),
+        ],
     }
 
 

@@ -18,7 +18,7 @@ from tests.streams import get, put, simulate
 CONFIG = Config(
     lanes=8,
     fire_lanes=4,
-    weight_depth=512,
+    weight_depth=600,
     spike_bytes=1024,
     param_depth=128,
     max_layers=8,
@@ -239,12 +239,12 @@ def test_other_builds(lanes: int, fire_lanes: int, weight_bits: int) -> None:
         fire_lanes=fire_lanes,
         weight_bits=weight_bits,
         chunk_bits=32,
-        weight_depth=512,
+        weight_depth=1024,
         spike_bytes=1024,
-        param_depth=128,
-    max_layers=8,
-    result_rows=8,
-            membrane_bits=16,
+        param_depth=1024,
+        max_layers=8,
+        result_rows=16,
+        membrane_bits=16,
         membrane_slots=8,
     )
     net = network(size=4)

@@ -16,9 +16,13 @@ from hw.core.weights import SPRAM_BITS, SPRAM_DEPTH, WeightMemory, spram_grid
 from hw.spec import Config, SpecError
 from tests.streams import simulate
 
-CONFIG = Config(lanes=16, weight_bits=4, weight_depth=SPRAM_DEPTH)  # 64 bits: four side by side
+CONFIG = Config(
+    fire_lanes=4, lanes=16, weight_bits=4, weight_depth=SPRAM_DEPTH
+)  # 64 bits: four side by side
 DEEP = replace(CONFIG, lanes=8, weight_depth=2 * SPRAM_DEPTH)  # two by two
-NARROW = replace(CONFIG, lanes=8, weight_bits=2, weight_depth=3 * SPRAM_DEPTH - 5)  # banks only
+NARROW = replace(
+    CONFIG, lanes=8, weight_bits=4, weight_depth=2 * SPRAM_DEPTH - 5
+)  # not all of them
 
 
 class Spram(Elaboratable):
@@ -72,6 +76,7 @@ def test_what_is_read_is_what_was_written(config: Config, device: str, monkeypat
             ctx.set(dut.write_en, writes)
             ctx.set(dut.write_row, row)
             ctx.set(dut.write_data, value := rng.getrandbits(row_bits))
+            ctx.set(dut.move, 1)
             ctx.set(dut.read_en, reads)
             ctx.set(dut.read_row, read_row := rng.choice(used))
             under_way.append(contents.get(read_row) if reads and not writes else None)
@@ -86,7 +91,7 @@ def test_what_is_read_is_what_was_written(config: Config, device: str, monkeypat
 
 def test_rows_that_do_not_fit_are_refused() -> None:
     assert (
-        spram_grid(CONFIG) == (4, 1) and spram_grid(DEEP) == (2, 2) and spram_grid(NARROW) == (1, 3)
+        spram_grid(CONFIG) == (4, 1) and spram_grid(DEEP) == (2, 2) and spram_grid(NARROW) == (2, 2)
     )
     with pytest.raises(SpecError, match="weight_depth = 16385"):
         spram_grid(replace(CONFIG, weight_depth=SPRAM_DEPTH + 1))

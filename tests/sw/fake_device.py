@@ -7,10 +7,11 @@ from collections.abc import Callable
 import numpy as np
 
 from hw.protocol import LayerCounters, Space, n_rows, pack, row_bytes
-from hw.spec import GRANULE_BITS, Config
-from sw.compiler import compile_network
+from hw.spec import GRANULE_BITS, N_PLANES, Config
+from sw.compiler import PIXELS, compile_network, device_layers
 from sw.device import RunResult
-from sw.network import INPUT, Network
+from sw.encoder import encode
+from sw.network import Network
 from sw.report import n_synaptic_ops
 from tests.golden import run_network
 
@@ -74,11 +75,19 @@ class FakeDevice:
             start, size = place.start // GRANULE_BITS, place.n_bits // GRANULE_BITS
             raw = bytes(spikes[start : start + size])
             assert place.pack(place.unpack(raw)) == raw, "padding must be clear"
-        place = self.program.placements[INPUT]
+        place = self.program.inputs[self.program.entries.index(entry)]
         raw = bytes(spikes[place.start // 8 : (place.start + place.n_bits) // 8])
-        maps, logits = run_network(self.network, place.unpack(raw))
+        given = place.unpack(raw)
+        layers = device_layers(self.network, self.program.pixels)
+        if self.program.pixels:  # the device's own encoder, from the bit-planes
+            worth = 1 << np.arange(N_PLANES - 1, -1, -1)[:, None, None, None]
+            image = (given * worth).sum(axis=0).astype(np.uint8)
+            maps, logits = run_network(self.network, encode(self.network, image[None])[0])
+            maps |= {PIXELS: given}
+        else:
+            maps, logits = run_network(self.network, given)
         counters = b""
-        for layer in self.network.layers:
+        for layer in layers:
             if not layer.output:
                 place = self.program.placements[layer.name]
                 self.write(Space.SPIKE, place.start // 8, place.pack(maps[layer.name]))
@@ -90,7 +99,7 @@ class FakeDevice:
                     "n_synaptic_ops": n_synaptic_ops(layer, maps[layer.source]),
                     "n_spikes": 0 if layer.output else int(maps[layer.name].sum()),
                 },
-            )
+            ).ljust(self.config.counter_rows * row_bytes(Space.COUNTER, self.config), b"\0")
         self.write(Space.COUNTER, 0, counters)
         padded = np.zeros(self.program.n_result_rows * self.config.fire_lanes, "<i4")
         padded[: len(logits)] = logits

@@ -163,10 +163,8 @@ def test_memory_map_adds_up(tmp_path: Path) -> None:
     assert main([str(tmp_path / "net.spikefold"), "-o", str(tmp_path / "net.html")]) == 0
     html = (tmp_path / "net.html").read_text()
     bars = re.findall(r'<div class="stack">(.*?)</div>', html)
-    assert len(bars) == 4
-    for bar, space in zip(
-        bars, (Space.WEIGHT, Space.PARAM, Space.SPIKE, Space.PROGRAM), strict=True
-    ):
+    assert len(bars) == 3
+    for bar, space in zip(bars, (Space.WEIGHT, Space.PARAM, Space.SPIKE), strict=True):
         used, total = program.usage()[space.name.lower()]
         amounts = re.findall(r'<span class="(\w+)" style="flex-grow:(\d+)"', bar)
         assert sum(int(n) for _, n in amounts) == total

@@ -111,7 +111,7 @@ def reference_of(network: Network, images: np.ndarray) -> tuple[Inference, dict[
     device = FakeDevice(network, CONFIG)
     session = Session(device)
     session.load(device.program)
-    spikes = run.encoder.encode(network, images)[0]
+    spikes = run.encoder.inputs(network, images, device.program.pixels)[0]
     inference = session.infer(spikes, maps=True)
     return inference, dict(inference.maps), inference.logits
 
