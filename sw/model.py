@@ -441,15 +441,16 @@ class Neuron(nn.Module):
         n_drives = 1 if repeated else self.timesteps
         config = self.config
         decay = config.decay if self.decay_logit is None else torch.sigmoid(self.decay_logit)
-        spikes = Fire.apply(
-            drive.unflatten(0, (n_drives, len(drive) // n_drives)),
-            decay,
-            self.timesteps,
-            config,
-            config.threshold,
-            0,
-        )
-        return cast(Tensor, spikes).flatten(0, 1)
+        timed = drive.unflatten(0, (n_drives, len(drive) // n_drives))
+        # Neurons do not care where they are: in the order of memory the loops over them are fast.
+        channels_last = drive.is_contiguous(memory_format=torch.channels_last)
+        if channels_last:
+            timed = timed.permute(0, 1, 3, 4, 2)
+        fired = Fire.apply(timed, decay, self.timesteps, config, config.threshold, 0)
+        spikes = cast(Tensor, fired)
+        if channels_last:
+            spikes = spikes.permute(0, 1, 4, 2, 3)
+        return spikes.flatten(0, 1)
 
 
 class _MeanOverProcesses(torch.autograd.Function):
