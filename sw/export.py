@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from hw.boards import BOARDS, config_by_name
 from hw.spec import Config, SpecError
+from sw import checkpoint as checkpoints
 from sw import data, fold, netfile, quantize, reference, report
 from sw.checkpoint import CheckpointError
 from sw.compiler import FitError, Program, compile_network
@@ -94,21 +95,30 @@ class Images:
     calibration: NDArray[np.uint8] | None
 
 
-def find_images(folder: Path | None, n_images: int, say: Callable[[str], None]) -> Images:
-    """Validation images, never test ones; the shipped sample if there is no data set.
+def find_images(
+    values: dict[str, Any],
+    folder: Path | None,
+    name: str | None,
+    n_images: int,
+    say: Callable[[str], None],
+) -> Images:
+    """Validation images of what the checkpoint was trained on (or of ``name``), never test ones;
+    for Fashion-MNIST the shipped sample if there is no data set.
 
     Raises
     ------
     sw.data.DataError
-        ``folder`` was named, and holds no data set.
+        There is no data set, and one was named or there is no sample of it.
     """
     calibration = None
     try:
-        dataset = data.load(folder)
-        split, what = dataset.validation, "validation images of Fashion-MNIST"
+        dataset = checkpoints.dataset(values, folder, name)
+        what = "Fashion-MNIST" if dataset.name == "fashion-mnist" else dataset.name
+        split, what = dataset.validation, f"validation images of {what}"
         calibration = dataset.train.images[:N_CALIBRATION]
     except DataError as error:
-        if folder is not None:
+        is_shipped = values["data"].get("name", "fashion-mnist") == "fashion-mnist"
+        if folder is not None or name is not None or not is_shipped:
             raise
         say(f"measuring on the shipped sample of test images, for want of a data set: {error}")
         split, what = data.load_samples(), "shipped test images of Fashion-MNIST"
@@ -239,7 +249,7 @@ exit codes: {EXIT_OK} written, {EXIT_DOES_NOT_FIT} does not fit the board (nothi
         f"build with that weight width (default: {BOARD})",
     )
     parser.add_argument(
-        "--data", choices=["fashion-mnist"], default="fashion-mnist", help="data to measure on"
+        "--data", help="data set, or path of an own one, to measure on (default: the checkpoint's)"
     )
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder of the data set")
     parser.add_argument(
@@ -266,7 +276,8 @@ def main(argv: list[str] | None = None) -> int:
         weight_bits = arguments.bits or config.weight_bits
         if "/" not in arguments.board:
             config = config.with_weight_bits(weight_bits)
-        images = find_images(arguments.data_dir, arguments.measure, say)
+        values = checkpoints.load(arguments.checkpoint)
+        images = find_images(values, arguments.data_dir, arguments.data, arguments.measure, say)
         exported = export(arguments.checkpoint, config, weight_bits, images)
         n_bytes = 0
         if exported.program is not None:
