@@ -131,6 +131,8 @@ class Source:
     image_shape: Shape
     pixel_max: float | None = 1.0
     labels: tuple[str, ...] = ()
+    averaged: bool = True
+    """Logits are means over the timesteps, not sums."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -398,8 +400,8 @@ class _Assembly:
     # -- the end
 
     def finish(self, name: str) -> None:
-        """Make the last value the output layer: the mean of its sums over the timesteps; or, if it
-        is spikes, how often each neuron fired."""
+        """Make the last value the output layer, which adds up over the timesteps; if it is spikes,
+        how often each neuron fired."""
         value = self.values[name]
         if isinstance(value, _Spikes):
             if value.name in (IMAGE, INPUT):
@@ -415,18 +417,18 @@ class _Assembly:
             raise ExchangeError(f"node {name!r}: the output is a map {value.shape}, not classes")
         if value.name in self.layers:
             raise ExchangeError(f"node {name!r}: there is another layer {value.name!r}")
-        timesteps = self.source.timesteps
+        divisor = self.source.timesteps if self.source.averaged else 1
         self.layers[value.name] = FoldedLayer(
             name=value.name,
             source=value.source,
             kernel=value.kernel,
             stride=value.stride,
             padding=value.padding,
-            weight=value.weight / timesteps,
-            bias=value.bias,
+            weight=value.weight / divisor,
+            bias=value.bias * self.source.timesteps / divisor,
             output=True,
         )
-        self.multipliers[value.name] = np.full((1, 1, value.shape[0]), float(timesteps))
+        self.multipliers[value.name] = np.full((1, 1, value.shape[0]), float(divisor))
 
 
 def _spikes(value: _Value, otherwise: str = "it is no map of spikes") -> _Spikes:

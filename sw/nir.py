@@ -530,6 +530,7 @@ def from_graph(
         image_shape=_shape(graph.nodes[inputs[0]].input_type["input"]),
         pixel_max=pixel_max,
         labels=labels,
+        averaged=about is None,
     )
     return assemble(nodes, network, {"imported": {"from": "NIR", "file": origin, "dt_s": dt_s}})
 
