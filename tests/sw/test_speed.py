@@ -60,9 +60,12 @@ def test_peers_with_other_scores_are_found_out(monkeypatch: pytest.MonkeyPatch) 
 
     def contenders(config, peers, compiled):
         plain = model.SpikingResNet(config).train()
-        idle = lambda: None  # noqa: E731
         silent = speed.PeerNet(plain, Silent)
-        return {"spikefold": (plain, idle), "spikingjelly": (silent, idle)}
+        layout = torch.contiguous_format
+        return {
+            "spikefold": speed.Contender(plain, layout, lambda: None),
+            "spikingjelly": speed.Contender(silent, layout, lambda: None),
+        }
 
     monkeypatch.setattr(speed, "contenders", contenders)
     with pytest.raises(speed.SpeedError, match="not the same network"):
