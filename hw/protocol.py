@@ -1,27 +1,40 @@
 """Bytes of the machine: frames, opcodes, memory spaces, descriptors and counters.
 
-A frame on the wire is ``COBS(seq, opcode, payload..., crc_hi, crc_lo), 0x00``. The CRC is
-CRC-16/GENIBUS (polynomial 0x1021, initial value 0xFFFF, not reflected, result complemented; check
-value 0xD64E for ``b"123456789"``) over ``seq`` to the end of the payload, sent high byte first, so
-that the uncomplemented CRC of the whole body is :data:`CRC_RESIDUE`. Without the complement it
-would be zero, and a zero byte lost or added at the end (one flipped bit of a delimiter or of a last
-COBS code) would go unnoticed. Fields inside payloads are little-endian and packed as the structures
-below say. A reply carries the request's ``seq`` and its ``opcode | REPLY``; its payload starts with
-a :class:`Status` byte. A frame that is damaged, truncated or too long is dropped, counted, and
-never applied or answered.
+A frame on the wire is ``stuffed(seq, opcode, payload..., crc) END``, byte-stuffed as PPP does it
+(RFC 1662, 4.2): :data:`END` stands between frames only; where a body has an :data:`END` or
+:data:`ESCAPE`, an :data:`ESCAPE` is sent and the byte with :data:`ESCAPE_XOR` applied. The CRC is
+CRC-32 (``zlib.crc32``; check value 0xCBF43926 for ``b"123456789"``) over ``seq`` to the end of the
+payload, sent low byte first, so that the CRC of the whole body is :data:`CRC_RESIDUE`. Fields
+inside payloads are little-endian and packed as the structures below say. A reply carries the
+request's ``seq`` and its ``opcode | REPLY``; its payload starts with a :class:`Status` byte. A
+frame that is damaged, truncated or too long is dropped, counted, and never applied or answered.
 
 | request | payload | reply payload after the status byte |
 |---|---|---|
 | IDENTIFY | none | :class:`Identity` |
-| WRITE | :class:`Address`, whole rows of that space | none |
-| READ | :class:`Address`, number of rows (u16) | the rows |
-| RUN | :class:`Run` | none; later one DONE frame, with the RUN's ``seq`` |
+| WRITE | :class:`Rows`, the rows | none |
+| READ | :class:`Rows` | the rows |
+| RUN | :class:`Run` | none; later one DONE frame |
 | STATUS | none | :class:`DeviceStatus` |
 | ABORT | none | none; the core stops and is idle |
+| CHECK | :class:`Rows`, CRC-32 of the rows (u32) | none; MISMATCH if they have another |
+| RATE | :class:`Rate` | none, at the old rate; then the device changes to the new one |
 
-A DONE frame is ``DONE | REPLY`` with a status byte and :class:`Result`. Every request may be
-repeated: WRITE and READ are idempotent, and a RUN whose ``tag`` is the tag of the run in progress
-or just finished is acknowledged but not started again (a finished one sends its DONE again).
+A RUN that comes during a run waits for its end; one may wait. A DONE frame is the run's ``tag`` in
+place of ``seq``, ``DONE | REPLY``, a status byte, :class:`Result`, and as many rows of RESULT and
+of COUNTER as the RUN asked for: they are sent before the waiting run starts. Every request may be
+repeated: WRITE, READ and CHECK are idempotent, and a RUN whose ``tag`` is that of the waiting run,
+of the run in progress or of the one just finished is acknowledged but not started again (a finished
+one sends its DONE again).
+
+After a reset the device refuses everything that touches memories or runs with
+:attr:`Status.WAS_RESET`, until an ABORT says that the host knows: no result is ever computed from,
+or read out of, memories that a reset has changed behind the host's back.
+
+The device starts at :data:`DEFAULT_BAUD`. After a RATE it falls back to it unless an undamaged
+frame arrives at the new rate within :data:`TRIAL_CYCLES`; and at any time when it sees a break, a
+byte with all of its bits and the stop bit low: a zero byte at :data:`BREAK_BAUD` is one to a device
+at any higher rate. A break also drops what has been received and not been looked at yet.
 """
 
 # No `from __future__ import annotations` here: data.Struct reads its annotations as values.
@@ -35,19 +48,28 @@ from amaranth.lib import data
 
 from hw.spec import MEMBRANE_LATENCY, N_LEVELS, Config, Gate, Leak, Reset
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAGIC = int.from_bytes(b"SPKF", "little")
 REPLY = 0x80
-CRC_INIT = 0xFFFF
-CRC_POLYNOMIAL = 0x1021
-CRC_XOR_OUT = 0xFFFF
-CRC_RESIDUE = 0x1D0F
-"""CRC, before the complement, of any packet followed by its CRC."""
-DELIMITER = 0x00
+END = 0x7E
+ESCAPE = 0x7D
+ESCAPE_XOR = 0x20
+CRC_POLYNOMIAL = 0xEDB88320
+"""Of the CRC-32 of Ethernet and zlib, lowest bit first."""
+CRC_INIT = CRC_XOR_OUT = 0xFFFFFFFF
+CRC_RESIDUE = 0x2144DF1C
+"""CRC of any packet followed by its CRC."""
 HEADER_BYTES = 2
 """``seq`` and ``opcode``."""
-CRC_BYTES = 2
+ARGUMENT_BYTES = 6
+"""Of every request that has any: :class:`Rows`, :class:`Run` or :class:`Rate`."""
+CRC_BYTES = 4
 STATUS_BYTES = 1
+DEFAULT_BAUD = 1_000_000
+"""Rate after a reset; every USB bridge of the known boards does it exactly."""
+BREAK_BAUD = 9600
+TRIAL_CYCLES = 1 << 24
+"""How long a new rate is tried; 0.4 s at 40 MHz."""
 
 
 class Opcode(enum.IntEnum):
@@ -59,19 +81,30 @@ class Opcode(enum.IntEnum):
     ABORT = 0x06
     DONE = 0x07
     """Sent by the device only."""
+    CHECK = 0x08
+    RATE = 0x09
+
+
+BARE = frozenset({Opcode.IDENTIFY, Opcode.STATUS, Opcode.ABORT})
+"""Requests without payload."""
 
 
 class Status(enum.IntEnum):
     OK = 0
     BAD_OPCODE = 1
     BAD_LENGTH = 2
-    """The payload is not whole rows, or a fixed payload has another length."""
+    """The payload is not the rows it names, a fixed payload has another length, or the reply would
+    be longer than a frame."""
     BAD_SPACE = 3
     """No such space, or it cannot be written."""
     BAD_ADDRESS = 4
     """A row of the request lies outside its space."""
     BUSY = 5
-    """A run is in progress and the request would disturb it."""
+    """A run is in progress or waits, and the request would disturb it."""
+    WAS_RESET = 6
+    """The device was reset since the last ABORT: its memories may have changed."""
+    MISMATCH = 7
+    """The rows of a CHECK have another CRC."""
 
 
 class Space(enum.IntEnum):
@@ -95,23 +128,42 @@ WRITABLE = frozenset({Space.PROGRAM, Space.WEIGHT, Space.PARAM, Space.SPIKE})
 
 
 class Address(data.Struct):
-    """Start of a WRITE or READ: a space and a row in it."""
+    """A row of a space."""
 
     row: 24
     space: 8
 
 
-class Run(data.Struct):
-    """Run the descriptors from word ``entry`` of program memory up to the first final one."""
+class Rows(data.Struct):
+    """``n_rows`` rows from ``address`` on, at most ``max_payload_bytes``."""
 
+    address: Address
+    n_rows: 16
+
+
+class Run(data.Struct):
+    """Run the descriptors from word ``entry`` of program memory up to the first final one, and
+    announce the end with the first rows of RESULT and of COUNTER."""
+
+    entry: 24
+    n_result_rows: 8
+    n_counter_rows: 8
     tag: 8
-    entry: 16
+
+
+class Rate(data.Struct):
+    """Clock cycles a bit, less one; at least 3."""
+
+    divisor_less_1: 8
+    reserved: 40
 
 
 class RunState(enum.IntEnum):
     IDLE = 0
     RUNNING = 1
+    """Or about to."""
     DONE = 2
+    """A run has ended and its result is still there."""
 
 
 class Result(data.Struct):
@@ -124,12 +176,15 @@ class Result(data.Struct):
 
 
 class DeviceStatus(data.Struct):
-    state: 8
+    """State, and errors counted since the last reset."""
+
     result: Result
+    """Of the finished run; undefined unless ``state`` is DONE."""
     n_bad_frames: 16
-    """Frames dropped: bad CRC, bad COBS code, truncated or too long. Saturates."""
+    """Frames dropped: bad CRC, truncated or too long. Wraps."""
     n_overruns: 16
-    """Bytes lost because the receive buffer was full, or stop bits missing. Saturates."""
+    """Bytes lost because the receive buffer was full, or stop bits missing. Wraps."""
+    state: 8
 
 
 class Identity(data.Struct):
@@ -305,7 +360,7 @@ def spec_hash(config: Config) -> int:
     numbers = asdict(config)
     for free in ("name", "clk_hz", "baud"):
         del numbers[free]
-    layouts = (Address, Run, Result, DeviceStatus, Identity, LayerCounters, Descriptor)
+    layouts = (Rows, Run, Rate, Result, DeviceStatus, Identity, LayerCounters, Descriptor)
     agreed = {
         "version": PROTOCOL_VERSION,
         "config": numbers,
@@ -313,7 +368,9 @@ def spec_hash(config: Config) -> int:
         "layouts": {layout.__name__: _describe(layout) for layout in layouts},
         "neuron": _describe(neuron_layout(config)),
         "membrane_latency": MEMBRANE_LATENCY,
-        "crc": [CRC_INIT, CRC_POLYNOMIAL, CRC_XOR_OUT],
+        "crc": [CRC_POLYNOMIAL, CRC_INIT, CRC_XOR_OUT],
+        "stuffing": [END, ESCAPE, ESCAPE_XOR],
+        "rates": [DEFAULT_BAUD, TRIAL_CYCLES],
     }
     digest = hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).digest()
     return int.from_bytes(digest[:8], "little")

@@ -15,19 +15,21 @@ from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, with_timeout
 
 from hw.protocol import (
-    DELIMITER,
+    ARGUMENT_BYTES,
+    DEFAULT_BAUD,
+    END,
     REPLY,
     WRITABLE,
-    Address,
     DeviceStatus,
     Identity,
     Opcode,
+    Rate,
     Result,
+    Rows,
     Run,
     Space,
     Status,
     identity,
-    n_bytes,
     n_rows,
     pack,
     row_bytes,
@@ -35,7 +37,7 @@ from hw.protocol import (
 )
 from hw.spec import Config
 from sim.uart import UartSink, UartSource
-from sw.device import decode_frame, encode_frame
+from sw.link import decode_frame, encode_frame
 
 CONFIG_VARIABLE = "LINK_CONFIG"
 CLOCK_NS = 10
@@ -47,7 +49,7 @@ class Bench:
 
     def __init__(self, dut: Any, config: Config):
         self.dut, self.config = dut, config
-        divisor = config.clk_hz // config.baud
+        divisor = config.clk_hz // DEFAULT_BAUD
         Clock(dut.clk, CLOCK_NS, unit="ns").start()
         self.source = UartSource(dut.rx, dut.clk, divisor)
         self.sink = UartSink(dut.tx, dut.clk, divisor)
@@ -58,6 +60,8 @@ class Bench:
     async def start(cls, dut: Any) -> Bench:
         bench = cls(dut, Config(**json.loads(os.environ[CONFIG_VARIABLE])))
         await bench.reset()
+        await bench.set_rate(bench.config.clk_hz // bench.config.baud)
+        assert await bench.ask(Opcode.ABORT) == b""
         return bench
 
     async def reset(self) -> None:
@@ -66,12 +70,17 @@ class Bench:
         self.dut.rst.value = 0
         await ClockCycles(self.dut.clk, 4)
 
+    async def set_rate(self, divisor: int) -> None:
+        assert await self.ask(Opcode.RATE, pack(Rate, {"divisor_less_1": divisor - 1})) == b""
+        await ClockCycles(self.dut.clk, 2 * self.source.divisor)  # the stop bit and a little
+        self.source.divisor = self.sink.divisor = divisor
+
     async def send(self, opcode: int, payload: bytes = b"") -> None:
         self.seq = (self.seq + 1) % 256
         await self.source.send(encode_frame(bytes([self.seq, opcode]) + payload))
 
     async def receive(self) -> bytes:
-        raw = await with_timeout(self.sink.read_until(DELIMITER), REPLY_TIMEOUT_NS, "ns")
+        raw = await with_timeout(self.sink.read_until(END), REPLY_TIMEOUT_NS, "ns")
         packet = decode_frame(raw)
         assert packet is not None, f"the device sent a damaged frame: {raw.hex(' ')}"
         return packet
@@ -84,17 +93,18 @@ class Bench:
         return packet[3:]
 
     async def write(self, space: Space, row: int, rows: bytes) -> None:
-        assert await self.ask(Opcode.WRITE, self.address(space, row) + rows) == b""
+        count = len(rows) // row_bytes(space, self.config)
+        assert await self.ask(Opcode.WRITE, self.rows(space, row, count) + rows) == b""
 
     async def read(self, space: Space, row: int, count: int) -> bytes:
-        return await self.ask(Opcode.READ, self.address(space, row) + count.to_bytes(2, "little"))
+        return await self.ask(Opcode.READ, self.rows(space, row, count))
 
     async def status(self) -> Any:
         return unpack(DeviceStatus, await self.ask(Opcode.STATUS))
 
     @staticmethod
-    def address(space: Space, row: int) -> bytes:
-        return pack(Address, {"space": space, "row": row})
+    def rows(space: Space, row: int, count: int) -> bytes:
+        return pack(Rows, {"address": {"space": space, "row": row}, "n_rows": count})
 
 
 @cocotb.test(timeout_time=20, timeout_unit="ms")
@@ -114,7 +124,7 @@ async def stores_rows(dut, pauses):
     bench.source.set_pauses(pauses, bench.rng)
     for space in sorted(WRITABLE):
         size = row_bytes(space, config)
-        count = min(n_rows(space, config), (config.max_payload_bytes - n_bytes(Address)) // size)
+        count = min(n_rows(space, config), (config.max_payload_bytes - ARGUMENT_BYTES) // size)
         first = bench.rng.randrange(n_rows(space, config) - count + 1)
         rows = bench.rng.randbytes(count * size)
         await bench.write(space, first, rows)
@@ -127,7 +137,7 @@ async def takes_requests_back_to_back(dut):
     bench = await Bench.start(dut)
     rows = bench.rng.randbytes(40)
     requests = [
-        encode_frame(bytes([i, Opcode.WRITE]) + bench.address(Space.SPIKE, i) + rows[i : i + 1])
+        encode_frame(bytes([i, Opcode.WRITE]) + bench.rows(Space.SPIKE, i, 1) + rows[i : i + 1])
         for i in range(len(rows))
     ]
     assert sum(map(len, requests)) <= bench.config.rx_buffer_bytes
@@ -143,15 +153,15 @@ async def drops_damaged_frames(dut):
     bench = await Bench.start(dut)
     rng = bench.rng
     await bench.write(Space.SPIKE, 0, b"\x11\x22\x33")
-    frame = encode_frame(bytes([9, Opcode.WRITE]) + bench.address(Space.SPIKE, 0) + b"\xaa\xbb\xcc")
+    frame = encode_frame(bytes([9, Opcode.WRITE]) + bench.rows(Space.SPIKE, 0, 3) + b"\xaa\xbb\xcc")
     n_sent = 0
     for bit in rng.sample(range(8 * len(frame)), 24):
         damaged = bytearray(frame)
         damaged[bit // 8] ^= 1 << bit % 8
-        await bench.source.send(bytes(damaged) + b"\0")
+        await bench.source.send(bytes(damaged) + bytes([END]))
         n_sent += 1
     for cut in rng.sample(range(1, len(frame) - 1), 4):
-        await bench.source.send(frame[:cut] + b"\0")
+        await bench.source.send(frame[:cut] + bytes([END]))
         n_sent += 1
     too_long = bytes([9, Opcode.IDENTIFY]) + bytes(bench.config.max_payload_bytes + 1)
     await bench.source.send(encode_frame(too_long))
@@ -163,7 +173,7 @@ async def drops_damaged_frames(dut):
 
     # A byte without its stop bit inside a frame: both counters.
     await bench.source.send(frame[:3])
-    await bench.source.send_bits([0] * 10 + [1] * 12)
+    await bench.source.send_bits([0, 1, *[0] * 8, *[1] * 12])
     await bench.source.send(frame[4:])
     after = await bench.status()
     assert after.n_overruns == 1
@@ -176,7 +186,7 @@ async def announces_the_end_of_a_run(dut):
     bench = await Bench.start(dut)
     assert await bench.ask(Opcode.RUN, pack(Run, {"tag": 3, "entry": 5})) == b""
     done = await bench.receive()
-    assert done[:3] == bytes([bench.seq, Opcode.DONE | REPLY, Status.OK])
+    assert done[:3] == bytes([3, Opcode.DONE | REPLY, Status.OK])
     result = unpack(Result, done[3:])
     assert (result.tag, result.argmax) == (3, 5)
 
@@ -184,9 +194,26 @@ async def announces_the_end_of_a_run(dut):
 @cocotb.test(timeout_time=50, timeout_unit="ms")
 async def recovers_from_a_reset_inside_a_frame(dut):
     bench = await Bench.start(dut)
-    frame = encode_frame(bytes([9, Opcode.WRITE]) + bench.address(Space.SPIKE, 0) + b"\xaa")
+    frame = encode_frame(bytes([9, Opcode.WRITE]) + bench.rows(Space.SPIKE, 0, 1) + b"\xaa")
     await bench.source.send(frame[: len(frame) // 2])
     await bench.reset()
-    # What follows the reset is the rest of a frame; the next one is whole.
+    # What follows the reset is the rest of a frame, at a rate that the device has forgotten.
     await bench.source.send(frame[len(frame) // 2 :])
+    bench.source.divisor = bench.sink.divisor = bench.config.clk_hz // DEFAULT_BAUD
+    await bench.source.send_bits([1] * 10)  # so that the next start bit is recognised as one
+    await bench.source.send(bytes([END]))
     assert await bench.ask(Opcode.IDENTIFY) == pack(Identity, identity(bench.config))
+    await bench.send(Opcode.READ, bench.rows(Space.SPIKE, 0, 1))
+    assert (await bench.receive())[2:] == bytes([Status.WAS_RESET])
+
+
+@cocotb.test(timeout_time=50, timeout_unit="ms")
+async def break_brings_back_the_default_rate(dut):
+    bench = await Bench.start(dut)
+    default = bench.config.clk_hz // DEFAULT_BAUD
+    await bench.source.send_bits([0] * 10 + [1] * 12)
+    bench.source.divisor = bench.sink.divisor = default
+    await bench.source.send(bytes([END]))
+    assert await bench.ask(Opcode.IDENTIFY) == pack(Identity, identity(bench.config))
+    # Nothing else was lost: no reset, so no ABORT is needed.
+    assert await bench.read(Space.SPIKE, 0, 0) == b""

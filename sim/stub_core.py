@@ -21,6 +21,13 @@ class StubCore(wiring.Component):
         self.run_cycles = run_cycles
         self.n_writes = Signal(16)
         """Rows written so far."""
+        self.rows = {
+            space.name.lower(): memory.Memory(
+                shape=8 * row_bytes(space, config), depth=n_rows(space, config), init=[]
+            )
+            for space in Space
+        }
+        """The memories, by name."""
         super().__init__({"bus": Out(CoreBus(config))})
 
     def elaborate(self, platform: object) -> Module:
@@ -38,9 +45,8 @@ class StubCore(wiring.Component):
         with m.If(bus.read.valid & bus.read.ready):
             m.d.sync += [bus.read_data.valid.eq(1), was_read.eq(bus.read.p.space)]
         for space in Space:
-            depth, bits = n_rows(space, config), 8 * row_bytes(space, config)
-            rows = memory.Memory(shape=bits, depth=depth, init=[])
-            m.submodules[space.name.lower()] = rows
+            name = space.name.lower()
+            m.submodules[name] = rows = self.rows[name]
             write, read = rows.write_port(), rows.read_port()
             m.d.comb += [
                 write.addr.eq(bus.write.p.address.row),

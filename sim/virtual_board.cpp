@@ -1,15 +1,17 @@
 // A board in software: the verilated device behind a pseudo terminal.
 //
 // Prints the terminal's path, then moves bytes between the terminal and the device's serial pins,
-// bit by bit, until standard input is closed at its other end or a signal comes. Where the device
-// reports no activity and nothing is to be sent, time stands still and the process sleeps.
+// bit by bit at the rate that the terminal is set to, until standard input is closed at its other end
+// or a signal comes (SIGUSR1 resets the device). Where the device reports no activity and nothing is
+// to be sent, time stands still and the process sleeps.
+#include <asm/termbits.h>  // for rates of any value, which <termios.h> does not know
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <termios.h>
+#include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -22,13 +24,15 @@
 
 namespace {
 
-constexpr int kDivisor = DIVISOR;  // cycles a bit
+constexpr double kClkHz = CLK_HZ;
 constexpr int kSliceCycles = 1024;  // between two looks at the terminal
 constexpr size_t kMaxUnsent = 1 << 16;  // bytes that a client has not read yet
 
 volatile sig_atomic_t stopped = 0;
+volatile sig_atomic_t reset_wanted = 0;
 
 void stop(int) { stopped = 1; }
+void want_reset(int) { reset_wanted = 1; }
 
 double seconds(clockid_t clock) {
     timespec now;
@@ -51,21 +55,34 @@ struct Terminal {
         if (master < 0 || grantpt(master) < 0 || unlockpt(master) < 0) fail("pseudo terminal");
         slave = open(ptsname(master), O_RDWR | O_NOCTTY);
         if (slave < 0) fail(ptsname(master));
-        termios settings;
-        tcgetattr(slave, &settings);
-        cfmakeraw(&settings);
-        tcsetattr(slave, TCSANOW, &settings);
+        termios2 settings;
+        ioctl(slave, TCGETS2, &settings);
+        settings.c_iflag = 0;
+        settings.c_oflag = 0;
+        settings.c_lflag = 0;
+        ioctl(slave, TCSETS2, &settings);
         fcntl(master, F_SETFL, O_NONBLOCK);
+    }
+
+    // Clock cycles a bit at the rate that the client has set.
+    double divisor() const {
+        termios2 settings;
+        if (ioctl(slave, TCGETS2, &settings) < 0 || settings.c_ospeed == 0) return kClkHz;
+        return std::max(1.0, kClkHz / settings.c_ospeed);
     }
 };
 
-// The host's UART: drives the device's rx pin and watches its tx pin.
+// The host's UART: drives the device's rx pin and watches its tx pin. A bit may last a fractional
+// number of cycles, so timers are not integers.
 struct Uart {
     unsigned char input[4096];
     int n_input = 0, next_input = 0;
+    double send_divisor = 1, receive_divisor = 1;  // cycles a bit
     unsigned send_bits = 0;  // bits still to go, next one lowest
-    int n_send_bits = 0, send_timer = 0;
-    int n_receive_bits = 0, receive_timer = 0;
+    int n_send_bits = 0;
+    double send_timer = 0;
+    int n_receive_bits = 0;
+    double receive_timer = 0;
     unsigned received = 0;
 
     bool sending() const { return n_send_bits != 0 || next_input < n_input; }
@@ -74,16 +91,18 @@ struct Uart {
     // Level of rx for the coming cycle.
     int drive() {
         if (n_send_bits == 0) {
-            if (next_input == n_input) return 1;
+            if (next_input == n_input) {
+                send_timer = 0;
+                return 1;
+            }
             send_bits = input[next_input++] << 1 | 1 << 9;
             n_send_bits = 10;
-            send_timer = kDivisor;
+            send_timer += send_divisor;
         }
         const int level = send_bits & 1;
-        if (--send_timer == 0) {
+        if (--send_timer < 0.5) {
             send_bits >>= 1;
-            send_timer = kDivisor;
-            n_send_bits--;
+            if (--n_send_bits != 0) send_timer += send_divisor;
         }
         return level;
     }
@@ -93,12 +112,12 @@ struct Uart {
         if (n_receive_bits == 0) {
             if (level) return false;
             n_receive_bits = 9;  // eight data bits and the stop bit
-            receive_timer = kDivisor + kDivisor / 2;
+            receive_timer = 1.5 * receive_divisor;
             received = 0;
             return false;
         }
-        if (--receive_timer != 0) return false;
-        receive_timer = kDivisor;
+        if (--receive_timer >= 0.5) return false;
+        receive_timer += receive_divisor;
         if (--n_receive_bits == 0) return level;
         received = received >> 1 | level << 7;
         return false;
@@ -114,6 +133,8 @@ int main(int argc, char** argv) {
     sigaction(SIGTERM, &action, nullptr);
     sigaction(SIGINT, &action, nullptr);
     sigaction(SIGHUP, &action, nullptr);
+    action.sa_handler = want_reset;
+    sigaction(SIGUSR1, &action, nullptr);
 
     Terminal terminal;
     printf("%s\n", ptsname(terminal.master));
@@ -130,11 +151,14 @@ int main(int argc, char** argv) {
         last_clk = 0;
         device.eval();
     };
-    device.rx = 1;
-    device.rst = 1;
-    tick();
-    tick();
-    device.rst = 0;
+    const auto reset = [&device, &tick] {
+        device.rx = 1;
+        device.rst = 1;
+        tick();
+        tick();
+        device.rst = 0;
+    };
+    reset();
 
     Uart uart;
     std::deque<unsigned char> unsent;
@@ -147,9 +171,18 @@ int main(int argc, char** argv) {
         const bool active = uart.sending() || uart.receiving() || device.activity || !device.tx;
         if (!uart.sending()) watched[1].events |= POLLIN;
         if (!unsent.empty()) watched[1].events |= POLLOUT;
-        if (poll(watched, 2, active && room ? 0 : -1) < 0) continue;
+        const int n_ready = poll(watched, 2, active && room ? 0 : -1);
+        if (reset_wanted) {
+            reset_wanted = 0;
+            reset();
+        }
+        if (n_ready < 0) continue;
         if (watched[0].revents & (POLLHUP | POLLERR)) break;
+        uart.receive_divisor = terminal.divisor();
         if (watched[1].revents & POLLIN) {
+            // What is there was written at the rate that is set: a client that changes the rate
+            // waits until what it wrote was taken.
+            uart.send_divisor = uart.receive_divisor;
             const ssize_t n = read(terminal.master, uart.input, sizeof uart.input);
             uart.n_input = n > 0 ? n : 0;
             uart.next_input = 0;

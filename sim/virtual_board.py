@@ -1,8 +1,9 @@
 """The virtual board: the same gateware as on a real one, verilated, behind a serial port.
 
 Any program opens the port like that of a real board. The device's clock stands still while nothing
-happens; otherwise it runs as fast as the machine can, so that rates follow its speed and not the
-configured baud rate.
+happens; otherwise it runs as fast as the machine can, so that the rate in bytes per second follows
+its speed. The baud rate that is set on the port decides how many clock cycles a bit takes, as on a
+real board: at another rate than the device's, nothing is understood. SIGUSR1 resets the device.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def executable(config: Config, *, core: Callable[[], wiring.Component] | None = 
         MAIN,
         name=f"board-{config.name.replace('/', '-')}",
         fingerprint=_fingerprint(config) if core is None else None,
-        defines={"DIVISOR": config.clk_hz // config.baud},
+        defines={"CLK_HZ": config.clk_hz},
     )
 
 

@@ -1,4 +1,4 @@
-"""Boards on serial ports: framing, retries, discovery, and the primitives of the protocol.
+"""Boards on serial ports: discovery, rates, and the primitives of the protocol.
 
 A real board and the virtual one are driven alike: ``sim`` is only another name of a port, whose
 board is started first. See :mod:`hw.protocol` for what goes over the wire.
@@ -6,40 +6,34 @@ board is started first. See :mod:`hw.protocol` for what goes over the wire.
 
 from __future__ import annotations
 
-import binascii
 import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import serial
-from cobs import cobs
 from serial.tools import list_ports
 
-from hw.boards import BOARDS, CONFIGS
 from hw.protocol import (
+    ARGUMENT_BYTES,
     CRC_BYTES,
-    CRC_INIT,
-    CRC_RESIDUE,
-    CRC_XOR_OUT,
-    DELIMITER,
-    HEADER_BYTES,
+    DEFAULT_BAUD,
     MAGIC,
     PROTOCOL_VERSION,
-    REPLY,
     STATUS_BYTES,
-    Address,
     DeviceStatus,
     Identity,
     Opcode,
+    Rate,
     Result,
+    Rows,
     Run,
     RunState,
     Space,
@@ -51,34 +45,31 @@ from hw.protocol import (
     unpack,
 )
 from hw.spec import Config, SpecError
+from sw.link import (
+    POLL_S,
+    DeviceError,
+    LinkLost,
+    LinkTimeout,
+    Port,
+    Reply,
+    Request,
+    RequestRefused,
+    Transport,
+)
 
-BAUDS = tuple(sorted({CONFIGS[name].baud for name in BOARDS}, reverse=True))
-"""Baud rates of the known boards' bitstreams, tried in this order."""
+BAUDS = (12_000_000, 6_000_000, 3_000_000, 2_000_000)
+"""Rates that are tried below the board's own, fastest first; the default one always works."""
 
-MAX_IN_FLIGHT = 32
-"""Requests that may be unanswered at a time; far fewer than there are sequence numbers."""
+MAX_BAUD_ERROR = 0.02
+"""How far a divided clock may be off a rate: a UART of eight bits tolerates about twice that."""
 
-MAX_REPLY_BYTES_IN_FLIGHT = 4096
-"""Bytes of replies that may be under way: what operating systems buffer for a serial port."""
+MIN_DIVISOR, MAX_DIVISOR = 4, 256
 
-POLL_S = 0.05
-"""How long a single read of the port may block."""
+TRIALS = 3
+"""Frames sent to see whether a rate works."""
 
 Progress = Callable[[int], object]
 """Called with the number of bytes transferred since the last call, like ``tqdm.update``."""
-
-_DELIMITER = bytes([DELIMITER])
-_EXPLANATIONS = {
-    Status.BAD_OPCODE: "the board does not know this request",
-    Status.BAD_LENGTH: "its length does not fit",
-    Status.BAD_SPACE: "there is no such memory, or it cannot be written",
-    Status.BAD_ADDRESS: "it reaches beyond the end of that memory",
-    Status.BUSY: "a run is in progress; wait for its end or abort it",
-}
-
-
-class DeviceError(RuntimeError):
-    """Something is wrong with a board or between it and this machine."""
 
 
 class DeviceNotFound(DeviceError):
@@ -93,27 +84,6 @@ class SpecMismatch(DeviceError):
     """The board's gateware and this software were built from different definitions."""
 
 
-class LinkTimeout(DeviceError):
-    """No answer in time, in spite of repetitions."""
-
-
-class LinkLost(DeviceError):
-    """The port has vanished: the board was unplugged or lost its power."""
-
-
-class RequestRefused(DeviceError):
-    """The board refused a request.
-
-    Attributes
-    ----------
-    status : the board's reason.
-    """
-
-    def __init__(self, request: str, status: Status):
-        self.status = status
-        super().__init__(f"the board refused {request}: {status.name}, {_EXPLANATIONS[status]}")
-
-
 @dataclass(frozen=True)
 class RunResult:
     """Outcome of a run: index of the first largest logit, and clock cycles that it took."""
@@ -126,7 +96,7 @@ class RunResult:
 class BoardStatus:
     """What a board says about itself, see :class:`hw.protocol.DeviceStatus`.
 
-    ``tag`` and ``result`` are those of the last completed run.
+    ``tag`` and ``result`` are those of the finished run if ``state`` is DONE.
     """
 
     state: RunState
@@ -143,216 +113,6 @@ class BoardIdentity:
     config: Config
     protocol_version: int
     spec_hash: int
-
-
-@dataclass(frozen=True)
-class Request:
-    """A request of the host.
-
-    ``n_reply_bytes`` is the length of the reply's data, after the status byte.
-    """
-
-    opcode: Opcode
-    payload: bytes = b""
-    n_reply_bytes: int = 0
-    what: str = ""
-    """For messages, for example ``WRITE of 16 rows of WEIGHT from row 32``."""
-
-    def __str__(self) -> str:
-        return self.what or self.opcode.name
-
-
-@dataclass
-class _InFlight:
-    index: int
-    request: Request
-    frame: bytes
-
-
-def encode_frame(packet: bytes) -> bytes:
-    """Wire bytes of a packet: CRC appended, stuffed, delimited."""
-    crc = binascii.crc_hqx(packet, CRC_INIT) ^ CRC_XOR_OUT
-    return cobs.encode(packet + crc.to_bytes(CRC_BYTES, "big")) + _DELIMITER
-
-
-def decode_frame(raw: bytes) -> bytes | None:
-    """Packet in the wire bytes between two delimiters; None if they are damaged."""
-    try:
-        body = cobs.decode(raw)
-    except cobs.DecodeError:
-        return None
-    if len(body) < HEADER_BYTES + CRC_BYTES or binascii.crc_hqx(body, CRC_INIT) != CRC_RESIDUE:
-        return None
-    return body[:-CRC_BYTES]
-
-
-class Transport:
-    """Requests and replies over an open serial port, with several requests under way.
-
-    Parameters
-    ----------
-    port : open port, with a read timeout of about :data:`POLL_S`.
-    timeout_s : patience before the first repetition; doubles with each one.
-    n_retries : repetitions without any answer before giving up.
-    """
-
-    def __init__(self, port: serial.Serial, *, timeout_s: float = 0.3, n_retries: int = 4):
-        self.port = port
-        self.timeout_s = timeout_s
-        self.n_retries = n_retries
-        self.window_bytes = 0
-        """Request bytes that may be under way, at least one request; the board's buffer."""
-        self.n_bad_frames = 0
-        """Damaged frames received."""
-        self.n_repeated = 0
-        """Requests sent again."""
-        self._seq = 0
-        self._received = bytearray()
-        self._done: dict[int, bytes] = {}
-        self._write(_DELIMITER)  # ends what an earlier program may have left half sent
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self.port.close()
-
-    def _lost(self, error: Exception) -> LinkLost:
-        return LinkLost(
-            f"lost the board on {self.port.port}: {error}. Was it unplugged or switched off?"
-        )
-
-    def _write(self, raw: bytes | bytearray) -> None:
-        try:
-            self.port.write(raw)
-        except serial.SerialTimeoutException as error:
-            raise LinkTimeout(f"{self.port.port} takes no data: {error}") from error
-        except OSError as error:  # serial.SerialException is one
-            raise self._lost(error) from error
-
-    def _receive(self, deadline: float) -> bytes | None:
-        """Next undamaged packet, or None if there is none before ``deadline``."""
-        while True:
-            raw, delimiter, rest = self._received.partition(_DELIMITER)
-            if delimiter:
-                self._received = rest
-                packet = decode_frame(bytes(raw)) if raw else None
-                if packet is not None:
-                    return packet
-                self.n_bad_frames += bool(raw)
-                continue
-            if time.monotonic() >= deadline:
-                return None
-            try:
-                self._received += self.port.read(self.port.in_waiting or 1)
-            except OSError as error:
-                raise self._lost(error) from error
-
-    def exchange(
-        self, requests: Sequence[Request], on_reply: Callable[[int], object] | None = None
-    ) -> list[bytes]:
-        """Sends requests, several at a time, and gives the data of their replies, in order.
-
-        Parameters
-        ----------
-        on_reply : called with the index of each request that has been answered.
-
-        Raises
-        ------
-        RequestRefused
-            The board refused a request; requests behind it may have been executed.
-        LinkTimeout, LinkLost
-        """
-        waiting = deque(enumerate(requests))
-        in_flight: dict[int, _InFlight] = {}
-        replies = [b""] * len(requests)
-        refused: DeviceError | None = None
-        n_bytes_out = n_bytes_back = n_timeouts = 0
-        deadline = time.monotonic() + self.timeout_s
-        while waiting or in_flight:
-            burst = bytearray()
-            while waiting and len(in_flight) < MAX_IN_FLIGHT:
-                index, request = waiting[0]
-                seq = (self._seq + 1) % 256
-                frame = encode_frame(bytes([seq, request.opcode]) + request.payload)
-                if in_flight and (
-                    n_bytes_out + len(frame) > self.window_bytes
-                    or n_bytes_back + request.n_reply_bytes > MAX_REPLY_BYTES_IN_FLIGHT
-                ):
-                    break
-                waiting.popleft()
-                self._seq = seq
-                in_flight[seq] = _InFlight(index, request, frame)
-                self._done.pop(seq, None)
-                n_bytes_out += len(frame)
-                n_bytes_back += request.n_reply_bytes
-                burst += frame
-            if burst:
-                self._write(burst)
-
-            packet = self._receive(deadline)
-            if packet is None:
-                n_timeouts += 1
-                oldest = next(iter(in_flight.values())).request
-                if n_timeouts > self.n_retries:
-                    raise LinkTimeout(
-                        f"no answer from {self.port.port} to {oldest}, in spite of "
-                        f"{self.n_retries} repetitions"
-                    )
-                self.n_repeated += len(in_flight)
-                self._write(_DELIMITER + b"".join(entry.frame for entry in in_flight.values()))
-                deadline = time.monotonic() + self.timeout_s * 2**n_timeouts
-                continue
-            seq, opcode, reply = packet[0], packet[1], packet[HEADER_BYTES:]
-            if opcode == Opcode.DONE | REPLY:
-                self._done[seq] = reply
-                continue
-            entry = in_flight.get(seq)
-            if entry is None or opcode != entry.request.opcode | REPLY or not reply:
-                continue  # the second answer to a request that was repeated too early
-            del in_flight[seq]
-            n_bytes_out -= len(entry.frame)
-            n_bytes_back -= entry.request.n_reply_bytes
-            n_timeouts = 0
-            deadline = time.monotonic() + self.timeout_s
-            if reply[0] != Status.OK:
-                # Those under way are waited for, so that none comes as a surprise later.
-                refused = refused or self._refusal(entry.request, reply[0])
-                waiting.clear()
-                continue
-            # Another version's Identity may have another length.
-            expected = STATUS_BYTES + entry.request.n_reply_bytes
-            if len(reply) != expected and entry.request.opcode != Opcode.IDENTIFY:
-                raise DeviceError(
-                    f"the reply of {self.port.port} to {entry.request} has {len(reply)} bytes, "
-                    f"not {expected}"
-                )
-            replies[entry.index] = reply[STATUS_BYTES:]
-            if on_reply is not None:
-                on_reply(entry.index)
-        if refused is not None:
-            raise refused
-        return replies
-
-    @staticmethod
-    def _refusal(request: Request, status: int) -> DeviceError:
-        if status in set(Status):
-            return RequestRefused(str(request), Status(status))
-        return DeviceError(f"the board answered {request} with the unknown status {status}")
-
-    @property
-    def last_seq(self) -> int:
-        """Sequence number of the request sent last."""
-        return self._seq
-
-    def wait_done(self, seq: int, timeout_s: float) -> bytes | None:
-        """Announcement of the end of the run that request ``seq`` started, or None."""
-        deadline = time.monotonic() + timeout_s
-        while seq not in self._done:
-            packet = self._receive(deadline)
-            if packet is None:
-                return None
-            if packet[1] == Opcode.DONE | REPLY:
-                self._done[packet[0]] = packet[HEADER_BYTES:]
-        return self._done.pop(seq)
 
 
 def _parse_identity(raw: bytes, port: str) -> BoardIdentity:
@@ -390,8 +150,8 @@ def _parse_identity(raw: bytes, port: str) -> BoardIdentity:
     return BoardIdentity(config, version, int(identity.spec_hash))
 
 
-def _open_port(port: str, baud: int) -> serial.Serial:
-    """Opens a port for this process alone.
+def _open_port(port: str) -> serial.Serial:
+    """Opens a port for this process alone, at the default rate.
 
     Raises
     ------
@@ -399,7 +159,9 @@ def _open_port(port: str, baud: int) -> serial.Serial:
         There is no such port, it is in use, or access to it is denied.
     """
     try:
-        opened = serial.Serial(port, baud, timeout=POLL_S, write_timeout=5.0, exclusive=True)
+        opened = serial.Serial(
+            port, DEFAULT_BAUD, timeout=POLL_S, write_timeout=5.0, exclusive=True
+        )
     except (OSError, ValueError) as error:
         raise DeviceNotFound(f"cannot open {port}: {_open_error(error)}") from error
     with contextlib.suppress(OSError, AttributeError, NotImplementedError, ValueError):
@@ -412,7 +174,7 @@ def _open_error(error: Exception) -> str:
     if "Permission denied" in text:
         return f"{text}. Is your user in the group of serial ports (dialout, uucp)?"
     if "lock" in text or "busy" in text:
-        return f"{text}. Is another program using it?"
+        return f"{text}. Another program is using it: end that one first"
     return text
 
 
@@ -426,29 +188,41 @@ def _identify(transport: Transport) -> BoardIdentity:
     return _parse_identity(raw, port)
 
 
-def _probe(
-    port: str, bauds: Sequence[int], timeout_s: float, n_retries: int
+@contextlib.contextmanager
+def _patience(transport: Transport, timeout_s: float, n_retries: int):
+    before = transport.timeout_s, transport.n_retries
+    transport.timeout_s, transport.n_retries = timeout_s, n_retries
+    try:
+        yield
+    finally:
+        transport.timeout_s, transport.n_retries = before
+
+
+def _probe(port: str, timeout_s: float, n_retries: int) -> tuple[Transport, BoardIdentity]:
+    """Opens the port and finds out what is on it."""
+    return _begin(Transport(_open_port(port)), timeout_s, n_retries)
+
+
+def _begin(
+    transport: Transport, timeout_s: float, n_retries: int
 ) -> tuple[Transport, BoardIdentity]:
-    """Opens the port at the first rate at which a board answers."""
-    for baud in bauds:
-        transport = Transport(_open_port(port, baud), timeout_s=timeout_s, n_retries=n_retries)
-        try:
-            identity = _identify(transport)
-        except LinkTimeout:
-            transport.close()
-        except BaseException:
-            transport.close()
-            raise
-        else:
-            return transport, identity
-    rates = ", ".join(f"{baud:,}" for baud in bauds)
-    raise NotABoard(
-        f"nothing on {port} answers like a Spikefold board (tried {rates} baud). Is its bitstream "
-        "loaded? If it uses another rate, name it with --baud."
-    )
+    """Identifies what is on an open port, which is closed if that fails."""
+    try:
+        transport.resync()
+        with _patience(transport, timeout_s, n_retries):
+            return transport, _identify(transport)
+    except LinkTimeout as error:
+        transport.close()
+        raise NotABoard(
+            f"nothing on {transport.port.port} answers like a Spikefold board. Is its bitstream "
+            "loaded?"
+        ) from error
+    except BaseException:
+        transport.close()
+        raise
 
 
-def _find(bauds: Sequence[int]) -> tuple[Transport, BoardIdentity]:
+def _find() -> tuple[Transport, BoardIdentity]:
     """The first board on any USB serial port."""
     seen = []
     for info in sorted(list_ports.comports(), key=lambda info: info.device):
@@ -457,7 +231,7 @@ def _find(bauds: Sequence[int]) -> tuple[Transport, BoardIdentity]:
             seen.append(f"{label}: not USB, not tried")
             continue
         try:
-            return _probe(info.device, bauds, timeout_s=0.15, n_retries=1)
+            return _probe(info.device, timeout_s=0.15, n_retries=1)
         except SpecMismatch:
             raise
         except DeviceError as error:
@@ -502,9 +276,15 @@ def _stop_virtual_board(board: subprocess.Popen[str]) -> None:
 
 
 class Board:
-    """A board that is ready: it has been identified and does nothing.
+    """A board that is ready: it has been identified, runs at its agreed rate and does nothing.
 
     Use as a context manager, which closes the port (and ends a virtual board).
+
+    Parameters
+    ----------
+    transport : at the default rate.
+    virtual : the process of a virtual board, which ends with this object.
+    baud : fastest rate to use; None leaves it to the board.
     """
 
     def __init__(
@@ -512,23 +292,26 @@ class Board:
         transport: Transport,
         identity: BoardIdentity,
         virtual: subprocess.Popen[str] | None = None,
+        baud: int | None = None,
     ):
         self.transport = transport
         self.identity = identity
         self._virtual = virtual
+        self._baud = baud
         self._tag = 0
         transport.window_bytes = self.config.rx_buffer_bytes
         self.abort()
+        self._agree_on_rate()
 
     @classmethod
     def open(cls, port: str | None = None, baud: int | None = None) -> Board:
-        """Opens a board.
+        """Opens a board. It is this process's alone until it is closed.
 
         Parameters
         ----------
         port : path or name of a serial port; ``sim`` or ``sim:NAME`` starts the virtual board (of
             that configuration, see :mod:`hw.boards`); None looks for a board on all USB ports.
-        baud : bits per second; None tries the known boards' rates.
+        baud : fastest rate in bits per second; None leaves it to the board.
 
         Raises
         ------
@@ -539,20 +322,20 @@ class Board:
         SpecMismatch
             Its gateware does not fit this software.
         """
-        bauds = BAUDS if baud is None else (baud,)
-        if port is None:
-            transport, identity = _find(bauds)
-            return cls._ready(transport, identity)
-        if port != "sim" and not port.startswith("sim:"):
-            transport, identity = _probe(port, bauds, timeout_s=0.4, n_retries=4)
-            return cls._ready(transport, identity)
-        virtual, path = _start_virtual_board(port.partition(":")[2] or "sim")
+        path = port
+        if not path:
+            return cls._ready(*_find(), baud=baud)
+        virtual = None
+        if path == "sim" or path.startswith("sim:"):
+            virtual, path = _start_virtual_board(path.partition(":")[2] or "sim")
         try:
-            # It has no rate of its own, and a busy machine may keep it waiting.
-            transport, identity = _probe(path, bauds[:1], timeout_s=2.0, n_retries=4)
-            return cls._ready(transport, identity, virtual)
+            opened: Port = _open_port(path)
+            # A busy machine may keep a virtual board waiting.
+            patience = (0.4, 4) if virtual is None else (2.0, 4)
+            return cls._ready(*_begin(Transport(opened), *patience), virtual, baud)
         except BaseException:
-            _stop_virtual_board(virtual)
+            if virtual is not None:
+                _stop_virtual_board(virtual)
             raise
 
     @classmethod
@@ -561,12 +344,11 @@ class Board:
         transport: Transport,
         identity: BoardIdentity,
         virtual: subprocess.Popen[str] | None = None,
+        baud: int | None = None,
     ) -> Board:
-        # Between probing and working, patience differs: a board that answered once is there.
-        transport.timeout_s = max(transport.timeout_s, 0.3)
-        transport.n_retries = 4
+        transport.timeout_s = 0.3 if virtual is None else 2.0
         try:
-            return cls(transport, identity, virtual)
+            return cls(transport, identity, virtual, baud)
         except BaseException:
             transport.close()
             raise
@@ -594,6 +376,94 @@ class Board:
         """Path or name of the serial port."""
         return str(self.transport.port.port)
 
+    @property
+    def virtual(self) -> bool:
+        """The board is simulated: its rates are of simulated clock cycles."""
+        return self._virtual is not None
+
+    # ---- rate and recovery -------------------------------------------------------------------
+
+    def _agree_on_rate(self) -> None:
+        """The fastest rate that works, from the board's own (or the user's) downwards.
+
+        Raises
+        ------
+        LinkTimeout, LinkLost
+        """
+        fastest = self.config.baud if self._baud is None else self._baud
+        for baud in (fastest, *(b for b in BAUDS if DEFAULT_BAUD < b < fastest)):
+            divisor = round(self.config.clk_hz / baud)
+            error = abs(self.config.clk_hz / max(divisor, 1) / baud - 1)
+            if not MIN_DIVISOR <= divisor <= MAX_DIVISOR or error > MAX_BAUD_ERROR:
+                continue
+            if self._try_rate(baud, divisor):
+                return
+            self.transport.resync()
+
+    def _try_rate(self, baud: int, divisor: int) -> bool:
+        request = Request(Opcode.RATE, pack(Rate, {"divisor_less_1": divisor - 1}))
+        try:
+            # A repetition would find a device that has changed to the new rate already.
+            with _patience(self.transport, self.transport.timeout_s, 0):
+                self.transport.exchange([request])
+            self.transport.set_baud(baud)
+            with _patience(self.transport, self.transport.timeout_s / 2, TRIALS - 1):
+                _identify(self.transport)
+        except (LinkTimeout, ValueError):
+            return False
+        return True
+
+    def recover(self) -> None:
+        """Begins anew with a board that does not answer any more, or was reset: default rate,
+        identity, abort, agreed rate. Its memories are to be checked.
+
+        Raises
+        ------
+        SpecMismatch
+            Another board answers.
+        LinkTimeout, LinkLost
+        """
+        self.transport.counters.n_recoveries += 1
+        self.transport.resync()
+        identity = _identify(self.transport)
+        if identity != self.identity:
+            raise SpecMismatch(
+                f"the board on {self.port} is another one now: {identity.config.name!r} in place "
+                f"of {self.config.name!r}"
+            )
+        self.abort()
+        self._agree_on_rate()
+
+    # ---- memories ----------------------------------------------------------------------------
+
+    def _rows(self, opcode: Opcode, space: Space, row: int, n: int, data: bytes = b"") -> Request:
+        payload = pack(Rows, {"address": {"space": space, "row": row}, "n_rows": n}) + data
+        n_reply_bytes = n * row_bytes(space, self.config) if opcode == Opcode.READ else 0
+        what = f"{opcode.name} of {n} rows of {space.name} from row {row}"
+        return Request(opcode, payload, n_reply_bytes, what)
+
+    def _whole_rows(self, space: Space, data: bytes) -> int:
+        size = row_bytes(space, self.config)
+        if len(data) % size:
+            raise ValueError(f"{space.name} has rows of {size} bytes: {len(data)} are not whole")
+        return size
+
+    def writes(self, space: Space, row: int, data: bytes) -> list[Request]:
+        """Requests that write whole rows from ``row`` on.
+
+        Raises
+        ------
+        ValueError
+            ``data`` is not whole rows.
+        """
+        size = self._whole_rows(space, data)
+        step = (self.config.max_payload_bytes - ARGUMENT_BYTES) // size * size
+        parts = [(at // size, data[at : at + step]) for at in range(0, len(data), step)]
+        return [
+            self._rows(Opcode.WRITE, space, row + first, len(part) // size, part)
+            for first, part in parts
+        ]
+
     def write(
         self, space: Space, row: int, data: bytes, on_progress: Progress | None = None
     ) -> None:
@@ -607,25 +477,21 @@ class Board:
             The board refused; rows may have been written up to there.
         LinkTimeout, LinkLost
         """
-        size = row_bytes(space, self.config)
-        if len(data) % size:
-            raise ValueError(f"{space.name} has rows of {size} bytes: {len(data)} are not whole")
-        step = (self.config.max_payload_bytes - n_bytes(Address)) // size * size
-        requests = [
-            Request(
-                Opcode.WRITE,
-                pack(Address, {"space": space, "row": row + at // size}) + data[at : at + step],
-                what=f"WRITE of {len(data[at : at + step]) // size} rows of {space.name} "
-                f"from row {row + at // size}",
-            )
-            for at in range(0, len(data), step)
-        ]
+        requests = self.writes(space, row, data)
 
         def on_reply(index: int) -> None:
             if on_progress is not None:
-                on_progress(len(requests[index].payload) - n_bytes(Address))
+                on_progress(len(requests[index].payload) - ARGUMENT_BYTES)
 
         self.transport.exchange(requests, on_reply)
+
+    def reads(self, space: Space, row: int, n_rows: int) -> list[Request]:
+        """Requests that read ``n_rows`` rows from ``row`` on."""
+        step = (self.config.max_payload_bytes - STATUS_BYTES) // row_bytes(space, self.config)
+        return [
+            self._rows(Opcode.READ, space, row + at, min(step, n_rows - at))
+            for at in range(0, n_rows, step)
+        ]
 
     def read(
         self, space: Space, row: int, n_rows: int, on_progress: Progress | None = None
@@ -636,14 +502,7 @@ class Board:
         ------
         RequestRefused, LinkTimeout, LinkLost
         """
-        size = row_bytes(space, self.config)
-        step = (self.config.max_payload_bytes - STATUS_BYTES) // size
-        requests = []
-        for at in range(0, n_rows, step):
-            count = min(step, n_rows - at)
-            payload = pack(Address, {"space": space, "row": row + at}) + count.to_bytes(2, "little")
-            what = f"READ of {count} rows of {space.name} from row {row + at}"
-            requests.append(Request(Opcode.READ, payload, count * size, what))
+        requests = self.reads(space, row, n_rows)
 
         def on_reply(index: int) -> None:
             if on_progress is not None:
@@ -651,8 +510,62 @@ class Board:
 
         return b"".join(self.transport.exchange(requests, on_reply))
 
+    def differing(
+        self, space: Space, row: int, data: bytes, on_progress: Progress | None = None
+    ) -> list[tuple[int, bytes]]:
+        """Parts of ``data`` that the rows from ``row`` on do not hold, as (row, rows). The board
+        compares, by the CRC of some hundred rows at a time.
+
+        Raises
+        ------
+        ValueError
+            ``data`` is not whole rows.
+        RequestRefused, LinkTimeout, LinkLost
+        """
+        size = self._whole_rows(space, data)
+        step = self.config.max_payload_bytes * size
+        differing: list[tuple[int, bytes]] = []
+        failed: list[DeviceError] = []
+
+        def take(first: int, part: bytes) -> Callable[[Reply], None]:
+            def on_reply(reply: Reply) -> None:
+                if isinstance(reply, RequestRefused) and reply.status == Status.MISMATCH:
+                    differing.append((first, part))
+                elif isinstance(reply, DeviceError):
+                    failed.append(reply)
+                if on_progress is not None:
+                    on_progress(len(part))
+
+            return on_reply
+
+        for at in range(0, len(data), step):
+            part, first = data[at : at + step], row + at // size
+            crc = zlib.crc32(part).to_bytes(CRC_BYTES, "little")
+            request = self._rows(Opcode.CHECK, space, first, len(part) // size, crc)
+            self.transport.submit(request, take(first, part))
+        while not self.transport.idle:
+            self.transport.step(time.monotonic() + 1.0)
+        if failed:
+            raise failed[0]
+        return differing
+
+    # ---- runs --------------------------------------------------------------------------------
+
+    def next_tag(self) -> int:
+        """A tag for a run, unlike that of the last 255."""
+        self._tag = (self._tag + 1) % 256
+        return self._tag
+
+    def run_request(
+        self, tag: int, entry: int, n_result_rows: int = 0, n_counter_rows: int = 0
+    ) -> Request:
+        """Request that starts a run; its DONE brings the first rows of RESULT and of COUNTER."""
+        values = {"n_result_rows": n_result_rows, "n_counter_rows": n_counter_rows}
+        payload = pack(Run, {"tag": tag, "entry": entry, **values})
+        return Request(Opcode.RUN, payload, what=f"RUN {tag} from entry {entry}")
+
     def run(self, entry: int = 0, *, timeout_s: float = 60.0) -> RunResult:
-        """Runs the program from word ``entry`` and waits for its end.
+        """Runs the program from ``entry`` and waits for its end.
 
         If it is not over in time, or on any other exception, the run is aborted.
 
@@ -662,13 +575,32 @@ class Board:
             Not over in ``timeout_s``.
         RequestRefused, LinkLost
         """
-        self._tag = (self._tag + 1) % 256
-        payload = pack(Run, {"tag": self._tag, "entry": entry})
+        tag = self.next_tag()
+        results: list[RunResult] = []
+
+        def on_done(done: int, data: bytes) -> None:
+            if done == tag:
+                results.append(run_result(data))
+
+        transport = self.transport
+        transport.on_done = on_done
+        deadline = time.monotonic() + timeout_s
         try:
-            self.transport.exchange(
-                [Request(Opcode.RUN, payload, what=f"RUN from word {entry} of PROGRAM")]
-            )
-            return self._wait(self._tag, self.transport.last_seq, timeout_s)
+            transport.exchange([self.run_request(tag, entry)])
+            while not results:
+                if transport.step(min(deadline, time.monotonic() + 1.0)):
+                    continue
+                if time.monotonic() >= deadline:
+                    raise LinkTimeout(
+                        f"the run was not over after {timeout_s:g} s. Is the network larger than "
+                        "you think? Give it more time"
+                    )
+                status = self.status()
+                if status.state == RunState.DONE:
+                    results.append(status.result)
+                elif status.state == RunState.IDLE:
+                    raise DeviceError("the board forgot the run that it had begun: was it reset?")
+            return results[0]
         except (LinkLost, RequestRefused):
             raise
         except BaseException:
@@ -676,25 +608,8 @@ class Board:
                 self.abort()
             raise
 
-    def _wait(self, tag: int, seq: int, timeout_s: float) -> RunResult:
-        """Result of a run, from its announcement or, should that be lost, from the status."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            left = deadline - time.monotonic()
-            announced = self.transport.wait_done(seq, max(0.0, min(left, 1.0)))
-            if announced is not None and len(announced) == STATUS_BYTES + n_bytes(Result):
-                result: Any = unpack(Result, announced[STATUS_BYTES:])
-                return RunResult(int(result.argmax), int(result.n_cycles))
-            status = self.status()
-            if status.state == RunState.DONE and status.tag == tag:
-                return status.result
-            if status.state != RunState.RUNNING:
-                raise DeviceError("the board forgot the run that it had begun: was it reset?")
-            if left <= 0:
-                raise LinkTimeout(f"the run was not over after {timeout_s:g} s")
-
     def status(self) -> BoardStatus:
-        """State of the board, last result, errors counted since it was switched on.
+        """State of the board, result of the finished run, errors counted since its last reset.
 
         Raises
         ------
@@ -703,21 +618,33 @@ class Board:
         (raw,) = self.transport.exchange(
             [Request(Opcode.STATUS, n_reply_bytes=n_bytes(DeviceStatus))]
         )
-        status: Any = unpack(DeviceStatus, raw)
-        result = status.result
-        return BoardStatus(
-            state=RunState(int(status.state)),
-            tag=int(result.tag),
-            result=RunResult(int(result.argmax), int(result.n_cycles)),
-            n_bad_frames=int(status.n_bad_frames),
-            n_overruns=int(status.n_overruns),
-        )
+        return board_status(raw)
 
     def abort(self) -> None:
-        """Ends a run in progress, if any; the board forgets it. Memories stay as they are.
+        """Ends a run in progress, and forgets one that waits; what was under way is forgotten here
+        too. Memories stay as they are.
 
         Raises
         ------
         LinkTimeout, LinkLost
         """
+        self.transport.cancel()
         self.transport.exchange([Request(Opcode.ABORT)])
+
+
+def board_status(raw: bytes) -> BoardStatus:
+    """Data of a reply to STATUS."""
+    status: Any = unpack(DeviceStatus, raw)
+    return BoardStatus(
+        state=RunState(int(status.state)),
+        tag=int(status.result.tag),
+        result=run_result(raw),
+        n_bad_frames=int(status.n_bad_frames),
+        n_overruns=int(status.n_overruns),
+    )
+
+
+def run_result(raw: bytes) -> RunResult:
+    """The :class:`hw.protocol.Result` that ``raw`` begins with."""
+    result: Any = unpack(Result, raw[: n_bytes(Result)])
+    return RunResult(int(result.argmax), int(result.n_cycles))

@@ -380,7 +380,7 @@ exit codes: {EXIT_OK} done, {EXIT_MISMATCH} differs from the reference, {EXIT_BA
         help="serial port; sim, or sim:BOARD for another board's configuration "
         f"({', '.join(BOARDS)}); without a value the board is looked for (default: sim)",
     )
-    parser.add_argument("--baud", type=int, help="rate of a real board (the known ones are tried)")
+    parser.add_argument("--baud", type=int, help="fastest rate to use (the board's own)")
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--data", choices=["fashion-mnist"], help="classify this data set's test images"

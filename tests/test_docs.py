@@ -15,7 +15,9 @@ DOCS = Path(__file__).parents[1] / "docs"
 LINK = (DOCS / "link.md").read_text()
 STRUCTURES = (
     protocol.Address,
+    protocol.Rows,
     protocol.Run,
+    protocol.Rate,
     protocol.Result,
     protocol.DeviceStatus,
     protocol.Identity,

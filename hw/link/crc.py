@@ -1,33 +1,33 @@
-"""CRC-16/GENIBUS, one byte per cycle, without a table."""
+"""CRC-32, some bits of a byte per cycle, without a table."""
 
-from amaranth import Cat, Module, Signal, ValueLike
+from amaranth import Cat, Module, Mux, Signal, ValueLike
 from amaranth.hdl import Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.protocol import CRC_INIT, CRC_POLYNOMIAL, CRC_RESIDUE, CRC_XOR_OUT
 
-CRC_BITS = 16
+CRC_BITS = 32
 
 
-def crc_step(crc: int, byte: int) -> int:
-    """CRC, not yet complemented, after one more byte; as integers."""
-    crc ^= byte << 8
-    for _ in range(8):
-        crc = (crc << 1) ^ (CRC_POLYNOMIAL if crc & 0x8000 else 0)
-        crc &= 0xFFFF
+def crc_step(crc: int, bits: int, n_bits: int) -> int:
+    """CRC, not yet complemented, after ``n_bits`` more bits, lowest first; as integers."""
+    crc ^= bits
+    for _ in range(n_bits):
+        crc = (crc >> 1) ^ (CRC_POLYNOMIAL if crc & 1 else 0)
     return crc
 
 
-def crc_next(crc: ValueLike, byte: ValueLike) -> Value:
-    """CRC after one more byte, as a network of XORs (16 bits).
+def crc_next(crc: ValueLike, bits: Value) -> Value:
+    """CRC after more bits, as a network of XORs.
 
     The CRC is linear over GF(2): bit ``i`` of the result is the parity of those bits of ``crc`` and
-    ``byte`` which, set alone, set it.
+    ``bits`` which, set alone, set it.
     """
-    inputs = Cat(crc, byte)
-    effects = [crc_step(1 << i, 0) for i in range(CRC_BITS)] + [
-        crc_step(0, 1 << i) for i in range(8)
+    n_bits = len(bits)
+    inputs = Cat(crc, bits)
+    effects = [crc_step(1 << i, 0, n_bits) for i in range(CRC_BITS)] + [
+        crc_step(0, 1 << i, n_bits) for i in range(n_bits)
     ]
     return Cat(
         Cat(inputs[i] for i, effect in enumerate(effects) if effect >> bit & 1).xor()
@@ -35,29 +35,53 @@ def crc_next(crc: ValueLike, byte: ValueLike) -> Value:
     )
 
 
-class Crc16(wiring.Component):
-    """Running CRC of a packet.
+class Crc32(wiring.Component):
+    """Running CRC of some bytes.
+
+    Parameters
+    ----------
+    bits_per_cycle : 1, 2, 4 or 8; a byte takes ``8 // bits_per_cycle`` cycles.
 
     Members
     -------
-    byte, en : a byte is taken in each cycle with ``en``.
-    clear : starts a new packet; wins over ``en``.
-    value : CRC of the bytes taken so far.
-    intact : they end in their own CRC, high byte first.
+    byte, valid, ready : a byte is taken in each cycle with ``valid`` and ``ready``.
+    clear : starts again; only while ``ready``, wins over ``valid``.
+    value : CRC of the bytes taken so far, while ``ready``.
+    intact : they end in their own CRC, low byte first; while ``ready``.
     """
 
-    byte: In(8)
-    en: In(1)
-    clear: In(1)
-    value: Out(CRC_BITS)
-    intact: Out(1)
+    def __init__(self, bits_per_cycle: int):
+        self.bits_per_cycle = bits_per_cycle
+        super().__init__(
+            {
+                "byte": In(8),
+                "valid": In(1),
+                "ready": Out(1),
+                "clear": In(1),
+                "value": Out(CRC_BITS),
+                "intact": Out(1),
+            }
+        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        n_bits = self.bits_per_cycle
         state = Signal(CRC_BITS, init=CRC_INIT)
-        m.d.comb += [self.value.eq(state ^ CRC_XOR_OUT), self.intact.eq(state == CRC_RESIDUE)]
+        rest = Signal(8 - n_bits)  # of the byte that was taken
+        left = Signal(range(8 // n_bits))
+        bits = Signal(n_bits)
+        m.d.comb += [
+            self.ready.eq(left == 0),
+            bits.eq(Mux(self.ready, self.byte, rest)),
+            self.value.eq(state ^ CRC_XOR_OUT),
+            self.intact.eq(state == CRC_RESIDUE ^ CRC_XOR_OUT),
+        ]
         with m.If(self.clear):
             m.d.sync += state.eq(CRC_INIT)
-        with m.Elif(self.en):
-            m.d.sync += state.eq(crc_next(state, self.byte))
+        with m.Elif(self.valid | ~self.ready):
+            m.d.sync += [
+                state.eq(crc_next(state, bits)),
+                rest.eq(Mux(self.ready, self.byte, rest) >> n_bits),
+                left.eq(left - 1),  # wraps when a byte is taken
+            ]
         return m

@@ -1,20 +1,26 @@
 """Executes requests against the core and answers them, see :mod:`hw.protocol`."""
 
-from amaranth import Array, Cat, Const, Module, Signal
-from amaranth.lib import stream, wiring
+from amaranth import Array, Cat, Const, Module, Mux, Signal, ValueLike, signed
+from amaranth.hdl import Value
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.bus import CoreBus, max_row_bytes
-from hw.link.packet import PacketByte
+from hw.link.packet import PacketByte, ReplyByte
+from hw.link.rate import DIVISOR_BITS
 from hw.protocol import (
+    ARGUMENT_BYTES,
+    BARE,
+    CRC_BYTES,
     REPLY,
     STATUS_BYTES,
     WRITABLE,
-    Address,
     DeviceStatus,
     Identity,
     Opcode,
+    Rate,
     Result,
+    Rows,
     Run,
     RunState,
     Space,
@@ -26,12 +32,6 @@ from hw.protocol import (
     row_bytes,
 )
 from hw.spec import Config, SpecError
-
-READ_ARGS_BYTES = n_bytes(Address) + 2
-"""Address and number of rows: the longest arguments of any request."""
-
-ALWAYS_ACCESSIBLE = frozenset({Space.SPIKE, Space.RESULT, Space.COUNTER})
-"""Spaces that a READ may touch during a run; a WRITE only the first."""
 
 
 def check_row_sizes(config: Config) -> None:
@@ -45,10 +45,10 @@ def check_row_sizes(config: Config) -> None:
     for space in Space:
         size = row_bytes(space, config)
         assert size & (size - 1) == 0, f"{space.name} has rows of {size} bytes"
-        if size + n_bytes(Address) > config.max_payload_bytes:
+        if size + n_bytes(Rows) > config.max_payload_bytes:
             raise SpecError(
                 f"Config.max_payload_bytes = {config.max_payload_bytes} is not supported: a row of "
-                f"{space.name} takes {size + n_bytes(Address)} bytes with its address"
+                f"{space.name} takes {size + n_bytes(Rows)} bytes with its address"
             )
 
 
@@ -60,11 +60,13 @@ class Dispatcher(wiring.Component):
     Members
     -------
     i : undamaged requests: seq, opcode, payload.
-    n_payload_bytes : of the request on ``i``.
+    n_data_bytes : of the request on ``i``, behind header and arguments; negative without arguments.
     o : replies and announcements, without CRC.
+    fold, folded_intact : see :class:`hw.link.frame.FrameSender`.
     bus : the core.
     n_bad_frames, n_overruns : reported by STATUS.
-    busy : a request is being executed or something is to be announced.
+    divisor_less_1, set_rate : ``set_rate`` is high for a cycle when a new rate has been agreed.
+    busy : a request is being executed or something is to be announced or started.
     """
 
     def __init__(self, config: Config):
@@ -73,127 +75,149 @@ class Dispatcher(wiring.Component):
         super().__init__(
             {
                 "i": In(stream.Signature(PacketByte)),
-                "n_payload_bytes": In(range(config.max_payload_bytes + 1)),
-                "o": Out(stream.Signature(PacketByte)),
+                "n_data_bytes": In(signed(config.max_payload_bytes.bit_length() + 1)),
+                "o": Out(stream.Signature(ReplyByte)),
+                "fold": Out(1),
+                "folded_intact": In(1),
                 "bus": In(CoreBus(config)),
                 "n_bad_frames": In(16),
                 "n_overruns": In(16),
+                "divisor_less_1": Out(DIVISOR_BITS),
+                "set_rate": Out(1),
                 "busy": Out(1),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config = self.config
-        bus = self.bus
+        config, bus = self.config, self.bus
         byte = self.i.p.byte
-        max_data_bytes = config.max_payload_bytes - STATUS_BYTES
+        most_rows = max(n_rows(space, config) for space in Space)
+        n_row_bits = most_rows.bit_length()
+        most_written = max(row_bytes(space, config) for space in WRITABLE)
 
-        seq = Signal(8)
-        opcode = Signal(8)
-        # Arguments are shifted in from the top: the last one ends at the highest bit.
-        args = Signal(8 * READ_ARGS_BYTES)
-        n_args = Signal(range(n_bytes(Address) + 1))
-        request_ended = Signal()
+        def storage(shape: object) -> Signal:
+            """Written before it is read, so that it needs no reset, which costs logic."""
+            return Signal(shape, reset_less=True)
 
-        address = Signal(Address)
-        rows = Signal(16)  # of this request
-        row = Signal(8 * max_row_bytes(config))  # lowest byte first, in both directions
-        row_bytes_left = Signal(range(max_row_bytes(config)))  # after the current one
+        # The request, and what is answered.
+        seq, opcode = storage(8), storage(8)
+        args = storage(8 * ARGUMENT_BYTES)  # shifted in from the top
+        as_rows, as_run = data.View(Rows, args), data.View(Run, args)
+        n_missing = storage(range(ARGUMENT_BYTES + 1))  # bytes of the arguments still to come
+        request_ended = storage(1)
+        status = storage(Status)
 
-        status = Signal(Status)
-        reply_seq = Signal(8)
-        reply_opcode = Signal(7)
-        reply_bytes_left = Signal(range(config.max_payload_bytes + 1))  # after the status byte
-        identity_at = Signal(range(n_bytes(Identity)))
+        # What is read or written.
+        space = storage(range(max(Space) + 2))
+        row = storage(n_row_bits)
+        n_rows_left_bits = min(16, config.max_payload_bytes.bit_length())
+        rows_left = storage(n_rows_left_bits)
+        row_data = storage(8 * most_written)  # lowest byte first
+        at = storage(range(n_bytes(Identity)))  # byte of a row, or of what else is sent
 
-        state = Signal(RunState)
-        run_seq = Signal(8)
-        run_tag = Signal(8)
-        result = Signal(Result)
-        done_pending = Signal()
-
-        run = Signal(Run)
-        m.d.comb += run.eq(args[-8 * n_bytes(Run) :])
-
-        # A run that ends. ABORT, below, overrules it.
-        m.d.comb += bus.done.ready.eq(1)
-        with m.If(bus.done.valid & (state == RunState.RUNNING)):
-            m.d.sync += [
-                result.eq(bus.done.payload),
-                state.eq(RunState.DONE),
-                done_pending.eq(1),
-            ]
+        # Runs: the one that waits and the one that is going on or has ended.
+        waiting = storage(Run)
+        is_waiting = Signal()
+        current = storage(Run)
+        announced = Signal()
+        was_reset = Signal(init=1)
 
         # Facts about the space that is addressed.
-        space_known = Signal()
-        writable = Signal()
-        accessible_in_run = Signal()  # by a READ
-        n_space_rows = Signal(range(max(n_rows(space, config) for space in Space) + 1))
-        last_row_byte = Signal.like(row_bytes_left)
-        write_rows = Signal(range(config.max_payload_bytes + 1))
-        write_is_whole = Signal()
-        read_bytes = Signal.like(reply_bytes_left)
-        read_fits = Signal()
-        n_data_bytes = Signal.like(self.n_payload_bytes)
-        m.d.comb += n_data_bytes.eq(self.n_payload_bytes - n_bytes(Address))
-        with m.Switch(address.space):
-            for space in Space:
-                size = row_bytes(space, config)
-                shift = size.bit_length() - 1
-                with m.Case(space):
+        space_known, writable = Signal(), Signal()
+        n_space_rows = Signal(n_row_bits)
+        last_row_byte = Signal(range(max_row_bytes(config)))
+        n_row_data_bytes = Signal(range((1 << n_rows_left_bits) * max_row_bytes(config)))
+        with m.Switch(space):
+            for known in Space:
+                size = row_bytes(known, config)
+                with m.Case(known):
                     m.d.comb += [
                         space_known.eq(1),
-                        writable.eq(space in WRITABLE),
-                        accessible_in_run.eq(space in ALWAYS_ACCESSIBLE),
-                        n_space_rows.eq(n_rows(space, config)),
+                        writable.eq(known in WRITABLE),
+                        n_space_rows.eq(n_rows(known, config)),
                         last_row_byte.eq(size - 1),
-                        write_rows.eq(n_data_bytes >> shift),
-                        write_is_whole.eq(n_data_bytes[:shift] == 0),
-                        read_bytes.eq(rows << shift),
-                        read_fits.eq(rows <= (max_data_bytes >> shift)),
+                        n_row_data_bytes.eq(rows_left << size.bit_length() - 1),
                     ]
 
-        running = Signal()
-        in_range = Signal()
+        # What the checks of a request need, a cycle ahead.
+        in_range, few_rows, fits = Signal(), Signal(), Signal()
+        is_whole, has_crc, is_bare, has_args = (Signal() for _ in range(4))
+        end_row = Signal(n_row_bits + 1)
+        m.d.comb += end_row.eq(row + rows_left)
+        m.d.sync += [
+            in_range.eq((end_row <= n_space_rows) & ~as_rows.address.row[n_row_bits:].any()),
+            few_rows.eq(~as_rows.n_rows[n_rows_left_bits:].any()),
+            fits.eq(n_row_data_bytes <= config.max_payload_bytes - STATUS_BYTES),
+            is_whole.eq(self.n_data_bytes == Mux(opcode == Opcode.WRITE, n_row_data_bytes, 0)),
+            has_crc.eq(self.n_data_bytes == CRC_BYTES),
+            has_args.eq(self.n_data_bytes >= 0),
+            is_bare.eq(self.n_data_bytes == -ARGUMENT_BYTES),
+        ]
+        no_data = self.n_data_bytes == 0
+
+        is_running = Signal()  # or about to
+        is_done = ~bus.busy & bus.done.valid
+        same_as_current = (bus.busy | bus.done.valid) & (as_run.tag == current.tag)
+        same_as_waiting = is_waiting & (as_run.tag == waiting.tag)
+        m.d.comb += is_running.eq(is_waiting | bus.busy)
+
+        is_check = Signal()
+        report = Signal(DeviceStatus)
         m.d.comb += [
-            running.eq((state == RunState.RUNNING) | bus.busy),
-            in_range.eq(address.row + rows <= n_space_rows),
+            report.result.eq(bus.done.payload),
+            report.n_bad_frames.eq(self.n_bad_frames),
+            report.n_overruns.eq(self.n_overruns),
+            report.state.eq(
+                Mux(is_running, RunState.RUNNING, Mux(is_done, RunState.DONE, RunState.IDLE))
+            ),
+            is_check.eq(opcode == Opcode.CHECK),
+            bus.write.p.address.row.eq(row),
+            bus.write.p.address.space.eq(space),
+            bus.write.p.data.eq(row_data),
+            bus.read.p.row.eq(row),
+            bus.read.p.space.eq(space),
+            bus.run.p.eq(waiting),
+            self.divisor_less_1.eq(data.View(Rate, args).divisor_less_1),
         ]
 
-        def reply(code: Status | Signal = Status.OK, n_reply_bytes: object = 0) -> None:
-            m.d.sync += [
-                status.eq(code),
-                reply_seq.eq(seq),
-                reply_opcode.eq(opcode),
-                reply_bytes_left.eq(n_reply_bytes),
-            ]
-            m.next = "REPLY_SEQ"
-
-        def refuse(code: Status) -> None:
-            reply(code)
-            with m.If(~request_ended):
-                m.next = "DRAIN"
+        def byte_of(value: ValueLike) -> ValueLike:
+            """Byte ``at`` of ``value``."""
+            bits = Value.cast(value)
+            parts = [bits[i : i + 8] for i in range(0, len(bits), 8)]
+            for bit in at:
+                last = parts[-1:] if len(parts) % 2 else []
+                pairs = zip(parts[::2], parts[1::2], strict=False)
+                parts = [Mux(bit, high, low) for low, high in pairs] + last
+            return parts[0]
 
         m.d.comb += self.busy.eq(1)
         with m.FSM():
             with m.State("IDLE"):
-                m.d.sync += [n_args.eq(0), identity_at.eq(0)]
-                with m.If(done_pending):
-                    m.d.sync += [
-                        done_pending.eq(0),
-                        status.eq(Status.OK),
-                        reply_seq.eq(run_seq),
-                        reply_opcode.eq(Opcode.DONE),
-                        reply_bytes_left.eq(n_bytes(Result)),
-                        row.eq(result),
-                    ]
+                m.d.sync += [n_missing.eq(ARGUMENT_BYTES), status.eq(Status.OK)]
+                with m.If(is_done & ~announced):
+                    m.d.sync += [announced.eq(1), seq.eq(current.tag), opcode.eq(Opcode.DONE)]
                     m.next = "REPLY_SEQ"
+                with m.Elif(is_waiting & ~bus.busy):
+                    m.next = "START"
                 with m.Else():
                     m.d.comb += [self.i.ready.eq(1), self.busy.eq(self.i.valid)]
                     m.d.sync += seq.eq(byte)
                     with m.If(self.i.valid):
                         m.next = "OPCODE"
+
+            with m.State("START"):
+                m.d.comb += [bus.run.valid.eq(1), bus.done.ready.eq(1)]
+                with m.If(bus.run.ready):
+                    m.d.sync += [
+                        is_waiting.eq(0),
+                        announced.eq(0),
+                        current.eq(waiting),
+                    ]
+                    m.next = "STARTED"
+
+            with m.State("STARTED"), m.If(bus.busy | bus.done.valid):
+                m.next = "IDLE"
 
             with m.State("OPCODE"):
                 m.d.comb += self.i.ready.eq(1)
@@ -208,105 +232,78 @@ class Dispatcher(wiring.Component):
                 with m.If(self.i.valid):
                     m.d.sync += [
                         args.eq(Cat(args[8:], byte)),
-                        n_args.eq(n_args + (n_args != n_bytes(Address))),
+                        n_missing.eq(n_missing - 1),
                         request_ended.eq(self.i.p.last),
                     ]
-                    with m.If(
-                        self.i.p.last
-                        | ((opcode == Opcode.WRITE) & (n_args == n_bytes(Address) - 1))
-                    ):
+                    with m.If(self.i.p.last | (n_missing == 1)):
                         m.next = "ADDRESS"
 
             with m.State("ADDRESS"):
-                with m.If(opcode == Opcode.WRITE):
-                    m.d.sync += address.eq(args[-8 * n_bytes(Address) :])
-                with m.Else():
-                    m.d.sync += address.eq(args)
-                m.next = "ROWS"
+                m.d.sync += [
+                    row.eq(as_rows.address.row),
+                    space.eq(Mux(as_rows.address.space > max(Space), -1, as_rows.address.space)),
+                    rows_left.eq(as_rows.n_rows),
+                ]
+                m.next = "PREPARE"
 
-            with m.State("ROWS"):
-                with m.If(opcode == Opcode.WRITE):
-                    m.d.sync += rows.eq(write_rows)
-                with m.Else():
-                    m.d.sync += rows.eq(args[8 * n_bytes(Address) :])
-                m.next = "CHECK"
+            with m.State("PREPARE"):
+                m.d.sync += at.eq(0)
+                m.next = "DECIDE"
 
-            with m.State("CHECK"):
-                m.d.sync += row_bytes_left.eq(last_row_byte)
+            with m.State("DECIDE"):
+                m.next = "REPLY_SEQ"
+
+                def refuse(code: Status) -> None:
+                    m.d.sync += status.eq(code)
+                    with m.If(~request_ended):
+                        m.next = "DRAIN"
+
+                is_write = opcode == Opcode.WRITE
                 with m.Switch(opcode):
-                    with m.Case(Opcode.IDENTIFY):
-                        with m.If(self.n_payload_bytes != 0):
+                    with m.Case(*BARE):
+                        with m.If(~is_bare):
                             refuse(Status.BAD_LENGTH)
-                        with m.Else():
-                            reply(n_reply_bytes=n_bytes(Identity))
-
-                    with m.Case(Opcode.WRITE):
-                        with m.If(self.n_payload_bytes < n_bytes(Address)):
-                            refuse(Status.BAD_LENGTH)
-                        with m.Elif(~writable):
-                            refuse(Status.BAD_SPACE)
-                        with m.Elif(~write_is_whole):
-                            refuse(Status.BAD_LENGTH)
-                        with m.Elif(~in_range):
-                            refuse(Status.BAD_ADDRESS)
-                        with m.Elif(running & (address.space != Space.SPIKE)):
-                            refuse(Status.BUSY)
-                        with m.Else():
-                            reply()
-                            with m.If(~request_ended):
-                                m.next = "WRITE_BYTES"
-
-                    with m.Case(Opcode.READ):
-                        with m.If(self.n_payload_bytes != READ_ARGS_BYTES):
-                            refuse(Status.BAD_LENGTH)
-                        with m.Elif(~space_known):
-                            refuse(Status.BAD_SPACE)
-                        with m.Elif(~read_fits):
-                            refuse(Status.BAD_LENGTH)
-                        with m.Elif(~in_range):
-                            refuse(Status.BAD_ADDRESS)
-                        with m.Elif(running & ~accessible_in_run):
-                            refuse(Status.BUSY)
-                        with m.Else():
-                            reply(n_reply_bytes=read_bytes)
-
-                    with m.Case(Opcode.RUN):
-                        with m.If(self.n_payload_bytes != n_bytes(Run)):
-                            refuse(Status.BAD_LENGTH)
-                        with m.Elif(run.entry >= config.program_words):
-                            refuse(Status.BAD_ADDRESS)
-                        with m.Elif((state != RunState.IDLE) & (run.tag == run_tag)):
-                            reply()
-                            m.d.sync += run_seq.eq(seq)
-                            with m.If(state == RunState.DONE):
-                                m.d.sync += done_pending.eq(1)
-                        with m.Elif(state == RunState.RUNNING):
-                            refuse(Status.BUSY)
-                        with m.Else():
-                            reply()
-                            m.next = "START"
-
-                    with m.Case(Opcode.STATUS):
-                        with m.If(self.n_payload_bytes != 0):
-                            refuse(Status.BAD_LENGTH)
-                        with m.Else():
-                            reply(n_reply_bytes=n_bytes(DeviceStatus))
-                            report = Signal(DeviceStatus)
-                            m.d.comb += [
-                                report.state.eq(state),
-                                report.result.eq(result),
-                                report.n_bad_frames.eq(self.n_bad_frames),
-                                report.n_overruns.eq(self.n_overruns),
-                            ]
-                            m.d.sync += row.eq(report)
-
-                    with m.Case(Opcode.ABORT):
-                        with m.If(self.n_payload_bytes != 0):
-                            refuse(Status.BAD_LENGTH)
-                        with m.Else():
-                            reply()
+                        with m.Elif(opcode == Opcode.ABORT):
                             m.next = "ABORT"
-
+                    with m.Case(Opcode.WRITE, Opcode.READ, Opcode.CHECK):
+                        with m.If(~has_args):
+                            refuse(Status.BAD_LENGTH)
+                        with m.Elif(~Mux(is_write, writable, space_known)):
+                            refuse(Status.BAD_SPACE)
+                        with m.Elif(~few_rows | Mux(is_check, ~has_crc, ~is_whole | ~fits)):
+                            refuse(Status.BAD_LENGTH)
+                        with m.Elif(~in_range):
+                            refuse(Status.BAD_ADDRESS)
+                        with m.Elif(was_reset):
+                            refuse(Status.WAS_RESET)
+                        with m.Elif(is_running & (space != Space.SPIKE)):
+                            refuse(Status.BUSY)
+                        with m.Elif(is_write & ~request_ended):
+                            m.next = "WRITE_BYTES"
+                        with m.Elif(is_check):
+                            m.next = "ROW"
+                    with m.Case(Opcode.RUN):
+                        with m.If(~has_args | ~no_data):
+                            refuse(Status.BAD_LENGTH)
+                        with m.Elif(
+                            (as_run.entry >= config.program_words)
+                            | (as_run.n_result_rows > n_rows(Space.RESULT, config))
+                            | (as_run.n_counter_rows > n_rows(Space.COUNTER, config))
+                        ):
+                            refuse(Status.BAD_ADDRESS)
+                        with m.Elif(was_reset):
+                            refuse(Status.WAS_RESET)
+                        with m.Elif(same_as_current):
+                            m.d.sync += announced.eq(0)
+                        with m.Elif(is_waiting & ~same_as_waiting):
+                            refuse(Status.BUSY)
+                        with m.Else():
+                            m.d.sync += [
+                                waiting.eq(as_run),
+                                is_waiting.eq(1),
+                            ]
+                    with m.Case(Opcode.RATE), m.If(~has_args | ~no_data):
+                        refuse(Status.BAD_LENGTH)
                     with m.Default():
                         refuse(Status.BAD_OPCODE)
 
@@ -319,106 +316,128 @@ class Dispatcher(wiring.Component):
                 m.d.comb += self.i.ready.eq(1)
                 with m.If(self.i.valid):
                     # Shifted in at the top of a row of this space, so that it ends in the low bits.
-                    m.d.sync += row.eq(row[8:])
+                    m.d.sync += row_data.eq(row_data[8:])
                     for size in {row_bytes(space, config) for space in WRITABLE}:
                         with m.If(last_row_byte == size - 1):
-                            m.d.sync += row.word_select(size - 1, 8).eq(byte)
-                    m.d.sync += [
-                        row_bytes_left.eq(row_bytes_left - 1),
-                        request_ended.eq(self.i.p.last),
-                    ]
-                    with m.If(row_bytes_left == 0):
+                            m.d.sync += row_data.word_select(size - 1, 8).eq(byte)
+                    m.d.sync += [at.eq(at + 1), request_ended.eq(self.i.p.last)]
+                    with m.If(at == last_row_byte):
                         m.next = "WRITE_ROW"
 
             with m.State("WRITE_ROW"):
                 m.d.comb += bus.write.valid.eq(1)
-                m.d.sync += row_bytes_left.eq(last_row_byte)
+                m.d.sync += at.eq(0)
                 with m.If(bus.write.ready):
-                    m.d.sync += address.row.eq(address.row + 1)
+                    m.d.sync += row.eq(row + 1)
                     m.next = "WRITE_BYTES"
                     with m.If(request_ended):
                         m.next = "REPLY_SEQ"
 
-            with m.State("START"):
-                m.d.comb += bus.run.valid.eq(1)
-                with m.If(bus.run.ready):
-                    m.d.sync += [
-                        state.eq(RunState.RUNNING),
-                        run_tag.eq(run.tag),
-                        run_seq.eq(seq),
-                        done_pending.eq(0),
-                    ]
-                    m.next = "REPLY_SEQ"
-
             with m.State("ABORT"):
-                m.d.comb += bus.abort.eq(1)
-                m.d.sync += [state.eq(RunState.IDLE), done_pending.eq(0)]
-                with m.If(~bus.busy):
+                m.d.comb += [bus.abort.eq(1), bus.done.ready.eq(1)]
+                m.d.sync += [is_waiting.eq(0), was_reset.eq(0)]
+                with m.If(~bus.busy & ~bus.done.valid):
                     m.next = "REPLY_SEQ"
 
             with m.State("REPLY_SEQ"):
-                m.d.comb += [self.o.valid.eq(1), self.o.p.byte.eq(reply_seq)]
+                m.d.comb += [self.o.valid.eq(1), self.o.p.byte.eq(seq)]
                 with m.If(self.o.ready):
                     m.next = "REPLY_OPCODE"
 
             with m.State("REPLY_OPCODE"):
-                m.d.comb += [self.o.valid.eq(1), self.o.p.byte.eq(reply_opcode | REPLY)]
+                m.d.comb += [self.o.valid.eq(1), self.o.p.byte.eq(opcode | REPLY)]
                 with m.If(self.o.ready):
                     m.next = "REPLY_STATUS"
 
             with m.State("REPLY_STATUS"):
-                m.d.comb += [
-                    self.o.valid.eq(1),
-                    self.o.p.byte.eq(status),
-                    self.o.p.last.eq(reply_bytes_left == 0),
-                ]
+                m.d.comb += [self.o.valid.eq(1), self.o.p.byte.eq(status)]
+                m.d.sync += at.eq(0)
                 with m.If(self.o.ready):
-                    m.next = "REPLY_BYTES"
-                    with m.If(reply_bytes_left == 0):
-                        m.next = "IDLE"
-                    with m.Elif(reply_opcode == Opcode.READ):
-                        m.next = "READ_ROW"
+                    m.next = "END"
+                    with m.If(status == Status.OK), m.Switch(opcode):
+                        with m.Case(Opcode.READ):
+                            m.next = "ROW"
+                        with m.Case(Opcode.IDENTIFY, Opcode.STATUS, Opcode.DONE):
+                            m.next = "REPORT"
 
-            with m.State("READ_ROW"):
-                m.d.comb += bus.read.valid.eq(1)
-                m.d.sync += row_bytes_left.eq(last_row_byte)
-                with m.If(bus.read.ready):
-                    m.d.sync += address.row.eq(address.row + 1)
-                    m.next = "READ_DATA"
-
-            with m.State("READ_DATA"):
-                m.d.comb += bus.read_data.ready.eq(1)
-                m.d.sync += row.eq(bus.read_data.payload)
-                with m.If(bus.read_data.valid):
-                    m.next = "REPLY_BYTES"
-
-            with m.State("REPLY_BYTES"):
-                described = pack(Identity, identity(config))
-                m.d.comb += [
-                    self.o.valid.eq(1),
-                    self.o.p.byte.eq(row[:8]),
-                    self.o.p.last.eq(reply_bytes_left == 1),
-                ]
-                with m.If(reply_opcode == Opcode.IDENTIFY):
-                    m.d.comb += self.o.p.byte.eq(
-                        Array(Const(value, 8) for value in described)[identity_at]
-                    )
-                with m.If(self.o.ready):
-                    m.d.sync += [
-                        row.eq(row[8:]),
-                        row_bytes_left.eq(row_bytes_left - 1),
-                        reply_bytes_left.eq(reply_bytes_left - 1),
-                        identity_at.eq(identity_at + 1),
+            with m.State("REPORT"):
+                described = Array(Const(value, 8) for value in pack(Identity, identity(config)))
+                n_report_bytes = Signal.like(at)
+                m.d.comb += self.o.valid.eq(1)
+                with m.If(opcode == Opcode.IDENTIFY):
+                    m.d.comb += [
+                        self.o.p.byte.eq(described[at]),
+                        n_report_bytes.eq(len(described)),
                     ]
-                    with m.If(self.o.p.last):
-                        m.next = "IDLE"
-                    with m.Elif((reply_opcode == Opcode.READ) & (row_bytes_left == 0)):
-                        m.next = "READ_ROW"
+                with m.Else():
+                    m.d.comb += [
+                        self.o.p.byte.eq(byte_of(report)),
+                        n_report_bytes.eq(
+                            Mux(opcode == Opcode.DONE, n_bytes(Result), n_bytes(DeviceStatus))
+                        ),
+                    ]
+                m.d.sync += [
+                    row.eq(0),
+                    space.eq(Space.RESULT),
+                    rows_left.eq(current.n_result_rows),
+                ]
+                with m.If(self.o.ready):
+                    m.d.sync += at.eq(at + 1)
+                    with m.If(at == n_report_bytes - 1):
+                        m.next = "END"
+                        with m.If(opcode == Opcode.DONE):
+                            m.next = "ROW"
 
-        m.d.comb += [
-            bus.write.p.address.eq(address),
-            bus.write.p.data.eq(row),
-            bus.read.payload.eq(address),
-            bus.run.payload.eq(run),
-        ]
+            with m.State("ROW"):
+                m.d.comb += bus.read.valid.eq(rows_left != 0)
+                m.d.sync += at.eq(0)
+                with m.If(bus.read.valid & bus.read.ready):
+                    m.d.sync += [row.eq(row + 1), rows_left.eq(rows_left - 1)]
+                    m.next = "ROW_BYTES"
+                with m.Elif(~bus.read.valid):
+                    m.next = "END"
+                    with m.If(is_check):
+                        m.next = "EXPECTED"
+                    with m.Elif((opcode == Opcode.DONE) & (space == Space.RESULT)):
+                        m.d.sync += [
+                            row.eq(0),
+                            space.eq(Space.COUNTER),
+                            rows_left.eq(current.n_counter_rows),
+                        ]
+                        m.next = "ROW"
+
+            with m.State("ROW_BYTES"):
+                m.d.comb += [
+                    self.fold.eq(is_check),
+                    self.o.p.byte.eq(byte_of(bus.read_data.payload)),
+                    self.o.valid.eq(bus.read_data.valid),
+                ]
+                with m.If(self.o.valid & self.o.ready):
+                    m.d.sync += at.eq(at + 1)
+                    with m.If(at == last_row_byte):
+                        m.d.comb += bus.read_data.ready.eq(1)
+                        m.next = "ROW"
+
+            with m.State("EXPECTED"):
+                m.d.comb += [
+                    self.fold.eq(1),
+                    self.o.p.byte.eq(byte),
+                    self.o.valid.eq(self.i.valid),
+                    self.i.ready.eq(self.o.ready),
+                ]
+                with m.If(self.i.valid & self.i.ready & self.i.p.last):
+                    m.next = "COMPARE"
+
+            with m.State("COMPARE"):
+                m.d.comb += [self.fold.eq(1), self.o.valid.eq(1), self.o.p.end.eq(1)]
+                with m.If(self.o.ready):
+                    m.next = "REPLY_SEQ"
+                    with m.If(~self.folded_intact):
+                        m.d.sync += status.eq(Status.MISMATCH)
+
+            with m.State("END"):
+                m.d.comb += [self.o.valid.eq(1), self.o.p.end.eq(1)]
+                with m.If(self.o.ready):
+                    m.d.comb += self.set_rate.eq((opcode == Opcode.RATE) & (status == Status.OK))
+                    m.next = "IDLE"
         return m

@@ -1,135 +1,173 @@
 """Whole frames: what arrives is checked before it is handed on, what leaves gets its CRC."""
 
-from amaranth import Module, Signal
+from amaranth import Module, Mux, Signal, signed
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.link.crc import Crc16
-from hw.link.packet import DecodedByte, PacketByte
-from hw.protocol import CRC_BYTES, HEADER_BYTES
+from hw.link.crc import Crc32
+from hw.link.packet import PacketByte, ReplyByte
+from hw.protocol import ARGUMENT_BYTES, CRC_BYTES, END, ESCAPE, ESCAPE_XOR, HEADER_BYTES
 
 
-class FrameBuffer(wiring.Component):
-    """Holds a frame until its end and hands it on only if it is undamaged.
+class FrameReceiver(wiring.Component):
+    """Takes frames apart, holds each until its end and hands it on only if it is undamaged.
 
     A frame is dropped if it was truncated, is longer than ``max_payload_bytes`` allows, is too
     short to have a header, or its CRC is wrong. While a frame is handed on no other is taken in.
 
     Members
     -------
-    i : bytes of frames that may be damaged.
+    i : bytes of the wire. Ends of frames with nothing between them are skipped.
     o : header and payload of undamaged frames.
-    n_payload_bytes : of the frame on ``o``; constant from its first to its last byte.
+    n_data_bytes : bytes behind header and arguments of the frame on ``o``, negative if it is
+        shorter; constant from its first to its last byte.
     dropped : high for one cycle per frame dropped.
-    busy : a frame is on ``o``.
+    passed : the same for undamaged ones.
+    busy : a frame is on ``o``, or what has arrived is not worked off.
     """
 
     def __init__(self, max_payload_bytes: int):
         self.max_payload_bytes = max_payload_bytes
+        self.n_fixed_bytes = HEADER_BYTES + ARGUMENT_BYTES + CRC_BYTES
         super().__init__(
             {
-                "i": In(stream.Signature(DecodedByte)),
+                "i": In(stream.Signature(8)),
                 "o": Out(stream.Signature(PacketByte)),
-                "n_payload_bytes": Out(range(max_payload_bytes + 1)),
+                "n_data_bytes": Out(
+                    signed(max(max_payload_bytes, self.n_fixed_bytes).bit_length() + 1)
+                ),
                 "dropped": Out(1),
+                "passed": Out(1),
                 "busy": Out(1),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        depth = HEADER_BYTES + self.max_payload_bytes + CRC_BYTES
-        m.submodules.storage = storage = memory.Memory(shape=8, depth=depth, init=[])
-        m.submodules.crc = crc = Crc16()
-        write = storage.write_port()
-        read = storage.read_port()
+        # Counting starts below zero, so that it ends at what `n_data_bytes` wants to know, and
+        # addresses wrap.
+        first = -self.n_fixed_bytes
+        at = Signal(self.n_data_bytes.shape(), init=first)
+        n_address_bits = (HEADER_BYTES + self.max_payload_bytes + CRC_BYTES - 1).bit_length()
+        m.submodules.storage = storage = memory.Memory(shape=8, depth=1 << n_address_bits, init=[])
+        m.submodules.crc = crc = Crc32(1)  # the wire is slower still
+        write, read = storage.write_port(), storage.read_port()
 
-        n_bytes = Signal(range(depth + 1))
-        n_read = Signal(range(depth + 1))
+        escaped = Signal()
         too_long = Signal()
-        last = Signal()
         handing_on = Signal()
+        last = Signal()
+        raw = self.i.payload
+        is_end, is_escape = raw == END, raw == ESCAPE
         take = self.i.valid & self.i.ready
-        good = ~self.i.p.truncated & ~too_long & crc.intact & (n_bytes >= HEADER_BYTES + CRC_BYTES)
+        is_empty = at == first
+        has_header = at >= HEADER_BYTES + CRC_BYTES - self.n_fixed_bytes
+        good = ~escaped & ~too_long & crc.intact & has_header
+        is_byte = take & ~is_end & (~is_escape | escaped)
         m.d.comb += [
-            self.busy.eq(handing_on),
-            self.i.ready.eq(~handing_on),
-            crc.byte.eq(self.i.p.byte),
-            crc.en.eq(take),
-            crc.clear.eq(take & self.i.p.end),
-            write.addr.eq(n_bytes),
-            write.data.eq(self.i.p.byte),
-            read.addr.eq(n_read),
+            self.busy.eq(handing_on | ~crc.ready),
+            self.i.ready.eq(~handing_on & crc.ready),
+            crc.byte.eq(raw ^ Mux(escaped, ESCAPE_XOR, 0)),
+            crc.valid.eq(is_byte),
+            crc.clear.eq(take & is_end),
+            write.addr.eq(at),
+            write.data.eq(crc.byte),
+            write.en.eq(is_byte & ~too_long),
+            read.addr.eq(at),
             self.o.p.byte.eq(read.data),
             self.o.p.last.eq(last),
+            self.passed.eq(take & is_end & good),
+            self.dropped.eq(take & is_end & ~good & (~is_empty | escaped)),
         ]
         with m.If(take):
-            with m.If(~self.i.p.end):
-                with m.If(n_bytes == depth):
-                    m.d.sync += too_long.eq(1)
-                with m.Else():
-                    m.d.comb += write.en.eq(1)
-                    m.d.sync += n_bytes.eq(n_bytes + 1)
+            m.d.sync += escaped.eq(is_escape)
+        with m.If(is_byte):
+            with m.If(at == self.max_payload_bytes - ARGUMENT_BYTES):
+                m.d.sync += too_long.eq(1)
             with m.Else():
-                m.d.sync += [
-                    handing_on.eq(good),
-                    too_long.eq(0),
-                    n_bytes.eq(0),
-                    n_read.eq(0),
-                    self.n_payload_bytes.eq(n_bytes - (HEADER_BYTES + CRC_BYTES)),
-                ]
-                m.d.comb += self.dropped.eq(~good)
+                m.d.sync += at.eq(at + 1)
+        with m.Elif(take & is_end):
+            m.d.sync += [
+                handing_on.eq(good),
+                too_long.eq(0),
+                at.eq(first),
+                self.n_data_bytes.eq(at),
+            ]
 
         advance = Signal()
         m.d.comb += [advance.eq(handing_on & (~self.o.valid | self.o.ready)), read.en.eq(advance)]
         with m.If(advance):
             with m.If(self.o.valid & last):
-                m.d.sync += [handing_on.eq(0), self.o.valid.eq(0)]
+                m.d.sync += [handing_on.eq(0), self.o.valid.eq(0), at.eq(first)]
             with m.Else():
                 m.d.sync += [
                     self.o.valid.eq(1),
-                    last.eq(n_read == self.n_payload_bytes + (HEADER_BYTES - 1)),
-                    n_read.eq(n_read + 1),
+                    last.eq(at == self.n_data_bytes - (CRC_BYTES + 1)),
+                    at.eq(at + 1),
                 ]
         return m
 
 
-class CrcAppender(wiring.Component):
-    """Adds its CRC, high byte first, to each packet.
+class FrameSender(wiring.Component):
+    """Adds its CRC to each packet, and makes a frame of it. Its CRC serves for other data too.
 
     Members
     -------
-    i, o : packets, without and with CRC.
+    i : packets, each with an ``end`` behind it.
+    fold : what is on ``i`` is not sent, only its CRC is computed.
+    folded_intact : at the ``end`` of what is folded: it ends in its own CRC.
+    o : bytes for the wire.
+    busy : an ``end`` was taken from ``i`` and the frame has not left through ``o``.
     """
 
-    i: In(stream.Signature(PacketByte))
-    o: Out(stream.Signature(PacketByte))
+    i: In(stream.Signature(ReplyByte))
+    fold: In(1)
+    folded_intact: Out(1)
+    o: Out(stream.Signature(8))
+    busy: Out(1)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.crc = crc = Crc16()
-        m.d.comb += crc.byte.eq(self.i.p.byte)
-        with m.FSM():
-            with m.State("PASS"):
-                m.d.comb += [
-                    self.o.valid.eq(self.i.valid),
-                    self.i.ready.eq(self.o.ready),
-                    self.o.p.byte.eq(self.i.p.byte),
-                    crc.en.eq(self.i.valid & self.i.ready),
-                ]
-                with m.If(crc.en & self.i.p.last):
-                    m.next = "HIGH"
-            with m.State("HIGH"):
-                m.d.comb += [self.o.valid.eq(1), self.o.p.byte.eq(crc.value[8:])]
-                with m.If(self.o.ready):
-                    m.next = "LOW"
-            with m.State("LOW"):
-                m.d.comb += [
-                    self.o.valid.eq(1),
-                    self.o.p.byte.eq(crc.value[:8]),
-                    self.o.p.last.eq(1),
-                ]
-                with m.If(self.o.ready):
-                    m.d.comb += crc.clear.eq(1)
-                    m.next = "PASS"
+        m.submodules.crc = crc = Crc32(4)
+        n_crc_bytes = Signal(range(CRC_BYTES + 1))  # of the CRC sent so far
+        in_crc = Signal()
+        escaped = Signal()
+        byte = Signal(8)
+        all_sent = n_crc_bytes[-1]  # of the CRC
+        # The register's own low byte, fed back, shifts it down by a byte.
+        m.d.comb += [
+            byte.eq(Mux(in_crc, crc.value[:8], self.i.p.byte)),
+            crc.byte.eq(Mux(in_crc, ~crc.value[:8], self.i.p.byte)),
+            self.busy.eq(in_crc),
+            self.folded_intact.eq(crc.intact),
+        ]
+        is_special = (byte == END) | (byte == ESCAPE)
+        escape = is_special & ~escaped
+        is_body = ~in_crc & self.i.valid & ~self.i.p.end
+        at_end = ~in_crc & self.i.valid & self.i.p.end & crc.ready
+        with m.If(all_sent):
+            m.d.comb += self.o.payload.eq(END)
+        with m.Elif(escape):
+            m.d.comb += self.o.payload.eq(ESCAPE)
+        with m.Else():
+            m.d.comb += self.o.payload.eq(byte ^ Mux(escaped, ESCAPE_XOR, 0))
+        done = Signal()  # with a byte of the body or of the CRC
+        m.d.comb += [
+            self.o.valid.eq((in_crc | (is_body & ~self.fold)) & crc.ready),
+            done.eq(
+                crc.ready
+                & ((is_body & self.fold) | (self.o.valid & self.o.ready & ~escape & ~all_sent))
+            ),
+            crc.valid.eq(done),
+            crc.clear.eq((all_sent & crc.ready & self.o.ready) | (at_end & self.fold)),
+            self.i.ready.eq(~in_crc & Mux(self.i.p.end, crc.ready, done)),
+        ]
+        with m.If(self.o.valid & self.o.ready):
+            m.d.sync += escaped.eq(escape & ~all_sent)
+        with m.If(at_end & ~self.fold):
+            m.d.sync += in_crc.eq(1)
+        with m.If(in_crc & done):
+            m.d.sync += n_crc_bytes.eq(n_crc_bytes + 1)
+        with m.If(all_sent & crc.ready & self.o.ready):
+            m.d.sync += [in_crc.eq(0), n_crc_bytes.eq(0)]
         return m

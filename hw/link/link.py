@@ -2,13 +2,13 @@
 
 from amaranth import Module, Signal
 from amaranth.lib import wiring
-from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
 from hw.bus import CoreBus
-from hw.link.cobs import CobsDecoder, CobsEncoder
 from hw.link.dispatch import Dispatcher
-from hw.link.frame import CrcAppender, FrameBuffer
+from hw.link.frame import FrameReceiver, FrameSender
+from hw.link.queue import ByteQueue
+from hw.link.rate import RateControl
 from hw.link.uart import UartReceiver, UartTransmitter
 from hw.spec import Config
 
@@ -18,13 +18,12 @@ class Link(wiring.Component):
 
     ::
 
-        rx - UartReceiver - FIFO - CobsDecoder - FrameBuffer -.
-                                                          Dispatcher - bus
-        tx - UartTransmitter --- CobsEncoder --- CrcAppender -'
+        rx - UartReceiver - ByteQueue - FrameReceiver - Dispatcher - bus
+        tx - UartTransmitter ------------ FrameSender -'
 
     Members
     -------
-    rx, tx : serial line, ``clk_hz // baud`` cycles a bit.
+    rx, tx : serial line, at the rate that :class:`hw.link.rate.RateControl` holds.
     bus : the core.
     busy : something is being received, executed or sent. While it is low and ``rx`` is high,
         nothing changes.
@@ -37,47 +36,48 @@ class Link(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self.config
-        divisor = config.clk_hz // config.baud
-        m.submodules.receiver = receiver = UartReceiver(divisor)
-        m.submodules.fifo = fifo = SyncFIFOBuffered(width=8, depth=config.rx_buffer_bytes)
-        m.submodules.decoder = decoder = CobsDecoder()
-        m.submodules.frame_buffer = frames = FrameBuffer(config.max_payload_bytes)
+        m.submodules.rate = rate = RateControl(config)
+        m.submodules.receiver = receiver = UartReceiver()
+        m.submodules.queue = queue = ByteQueue(config.rx_buffer_bytes)
+        m.submodules.frames = frames = FrameReceiver(config.max_payload_bytes)
         m.submodules.dispatcher = dispatcher = Dispatcher(config)
-        m.submodules.crc_appender = crc_appender = CrcAppender()
-        m.submodules.encoder = encoder = CobsEncoder()
-        m.submodules.transmitter = transmitter = UartTransmitter(divisor)
+        m.submodules.sender = sender = FrameSender()
+        m.submodules.transmitter = transmitter = UartTransmitter()
 
-        wiring.connect(m, receiver.o, fifo.w_stream)
-        wiring.connect(m, fifo.r_stream, decoder.i)
-        wiring.connect(m, decoder.o, frames.i)
+        wiring.connect(m, receiver.o, queue.i)
+        wiring.connect(m, queue.o, frames.i)
         wiring.connect(m, frames.o, dispatcher.i)
-        wiring.connect(m, dispatcher.o, crc_appender.i)
-        wiring.connect(m, crc_appender.o, encoder.i)
-        wiring.connect(m, encoder.o, transmitter.i)
+        wiring.connect(m, dispatcher.o, sender.i)
+        wiring.connect(m, sender.o, transmitter.i)
         wiring.connect(m, wiring.flipped(self.bus), dispatcher.bus)
 
-        n_bad_frames = Signal(16)
-        n_overruns = Signal(16)
+        garbled = receiver.framing_error & ~receiver.line_break
         for count, event in (
-            (n_bad_frames, frames.dropped),
-            (n_overruns, receiver.overrun | receiver.framing_error),
+            (dispatcher.n_bad_frames, frames.dropped),
+            (dispatcher.n_overruns, receiver.overrun | garbled),
         ):
-            with m.If(event & (count != 0xFFFF)):
-                m.d.sync += count.eq(count + 1)
+            so_far = Signal.like(count)
+            m.d.comb += count.eq(so_far)
+            with m.If(event):
+                m.d.sync += so_far.eq(so_far + 1)
 
+        sending = sender.busy | transmitter.busy
         m.d.comb += [
             receiver.rx.eq(self.rx),
             self.tx.eq(transmitter.tx),
-            dispatcher.n_payload_bytes.eq(frames.n_payload_bytes),
-            dispatcher.n_bad_frames.eq(n_bad_frames),
-            dispatcher.n_overruns.eq(n_overruns),
+            receiver.divisor_less_1.eq(rate.divisor_less_1),
+            transmitter.divisor_less_1.eq(rate.divisor_less_1),
+            rate.wanted.eq(dispatcher.divisor_less_1),
+            rate.agree.eq(dispatcher.set_rate),
+            rate.sending.eq(sending),
+            rate.passed.eq(frames.passed),
+            rate.line_break.eq(receiver.line_break),
+            queue.clear.eq(receiver.line_break),
+            sender.fold.eq(dispatcher.fold),
+            dispatcher.folded_intact.eq(sender.folded_intact),
+            dispatcher.n_data_bytes.eq(frames.n_data_bytes),
             self.busy.eq(
-                receiver.busy
-                | (fifo.level != 0)
-                | frames.busy
-                | dispatcher.busy
-                | encoder.busy
-                | transmitter.busy
+                receiver.busy | queue.busy | frames.busy | dispatcher.busy | sending | rate.busy
             ),
         ]
         return m

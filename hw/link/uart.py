@@ -5,16 +5,12 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.cdc import FFSynchronizer
 from amaranth.lib.wiring import In, Out
 
+from hw.link.rate import DIVISOR_BITS
+
 MIN_DIVISOR = 4
 """Fewest clock cycles per bit: with fewer, sampling can miss a bit of a slightly faster sender."""
 
 N_DATA_BITS = 8
-
-
-def _checked(divisor: int) -> int:
-    if divisor < MIN_DIVISOR:
-        raise ValueError(f"UART divisor {divisor!r} is not supported: use at least {MIN_DIVISOR}")
-    return divisor
 
 
 class UartReceiver(wiring.Component):
@@ -22,23 +18,23 @@ class UartReceiver(wiring.Component):
 
     Members
     -------
+    divisor_less_1 : clock cycles a bit, less one; at least ``MIN_DIVISOR - 1``.
     rx : the line, asynchronous, idle high.
     o : received bytes. The line cannot wait: a byte not taken before the next one is complete is
         lost.
     overrun : high for one cycle per byte lost so.
     framing_error : high for one cycle per byte whose stop bit was low; the byte is dropped.
+    line_break : the same, if all of its bits were.
     busy : a byte is arriving or waits on ``o``.
     """
 
+    divisor_less_1: In(DIVISOR_BITS)
     rx: In(1)
     o: Out(stream.Signature(8))
     overrun: Out(1)
     framing_error: Out(1)
+    line_break: Out(1)
     busy: Out(1)
-
-    def __init__(self, divisor: int):
-        self.divisor = _checked(divisor)
-        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -47,7 +43,7 @@ class UartReceiver(wiring.Component):
         m.submodules.synchronizer = FFSynchronizer(self.rx, rx, init=1)
         m.d.sync += last_rx.eq(rx)
 
-        timer = Signal(range(self.divisor))
+        timer = Signal(DIVISOR_BITS)
         bits_left = Signal(range(N_DATA_BITS + 2))
         shift = Signal(N_DATA_BITS)
         receiving = Signal()
@@ -59,14 +55,14 @@ class UartReceiver(wiring.Component):
             m.d.sync += [
                 # An edge, not a level: after a missing stop bit the line must first go high again.
                 receiving.eq(last_rx & ~rx),
-                timer.eq((self.divisor - 1) // 2 - 1),
+                timer.eq((self.divisor_less_1 >> 1) - 1),
                 bits_left.eq(N_DATA_BITS + 1),
             ]
         with m.Elif(timer != 0):
             m.d.sync += timer.eq(timer - 1)
         with m.Else():
             m.d.sync += [
-                timer.eq(self.divisor - 1),
+                timer.eq(self.divisor_less_1),
                 bits_left.eq(bits_left - 1),
                 shift.eq(Cat(shift[1:], rx)),
             ]
@@ -76,7 +72,7 @@ class UartReceiver(wiring.Component):
             with m.Elif(bits_left == 0):
                 m.d.sync += receiving.eq(0)
                 with m.If(~rx):
-                    m.d.comb += self.framing_error.eq(1)
+                    m.d.comb += [self.framing_error.eq(1), self.line_break.eq(shift == 0)]
                 with m.Elif(self.o.valid & ~self.o.ready):
                     m.d.comb += self.overrun.eq(1)
                 with m.Else():
@@ -89,22 +85,20 @@ class UartTransmitter(wiring.Component):
 
     Members
     -------
+    divisor_less_1 : clock cycles a bit, less one.
     i : bytes to send.
     tx : the line, idle high.
     busy : a byte is being sent.
     """
 
+    divisor_less_1: In(DIVISOR_BITS)
     i: In(stream.Signature(8))
     tx: Out(1, init=1)
     busy: Out(1)
 
-    def __init__(self, divisor: int):
-        self.divisor = _checked(divisor)
-        super().__init__()
-
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        timer = Signal(range(self.divisor))
+        timer = Signal(DIVISOR_BITS)
         bits_left = Signal(range(N_DATA_BITS + 2))
         # What follows the bit on the line; ones come in behind, the last of them the stop bit.
         shift = Signal(N_DATA_BITS, init=-1)
@@ -118,13 +112,13 @@ class UartTransmitter(wiring.Component):
             m.d.sync += timer.eq(timer - 1)
         with m.Elif(bits_left != 0):
             m.d.sync += [
-                timer.eq(self.divisor - 1),
+                timer.eq(self.divisor_less_1),
                 bits_left.eq(bits_left - 1),
                 Cat(self.tx, shift).eq(Cat(shift, 1)),
             ]
         with m.Elif(self.i.valid):
             m.d.sync += [
-                timer.eq(self.divisor - 1),
+                timer.eq(self.divisor_less_1),
                 bits_left.eq(N_DATA_BITS + 1),
                 self.tx.eq(0),
                 shift.eq(self.i.payload),

@@ -7,7 +7,10 @@ from amaranth import Module
 from amaranth.lib import wiring
 
 from hw.link.dispatch import Dispatcher
+from hw.link.frame import FrameSender
 from hw.protocol import (
+    ARGUMENT_BYTES,
+    END,
     REPLY,
     WRITABLE,
     DeviceStatus,
@@ -18,14 +21,23 @@ from hw.protocol import (
     Space,
     Status,
     identity,
+    n_bytes,
     n_rows,
     pack,
     row_bytes,
 )
 from hw.spec import Config, SpecError
 from sim.stub_core import StubCore
-from tests.hw.wire import read_payload, reply, request, run_payload, write_payload
-from tests.streams import get_packet, packet_items, put, refuses, simulate, stays_valid
+from tests.hw.wire import (
+    check_payload,
+    packet_of,
+    rate_payload,
+    reply,
+    request,
+    rows_payload,
+    run_payload,
+)
+from tests.streams import get, packet_items, put, refuses, simulate, stays_valid
 
 CONFIGS = [
     Config(
@@ -70,19 +82,25 @@ def config(request) -> Config:
 class Host:
     """The other end of a dispatcher in a bench: sends requests, receives replies."""
 
-    def __init__(self, ctx, dut: Dispatcher, rng: random.Random, stall: float):
-        self.ctx, self.dut, self.rng, self.stall = ctx, dut, rng, stall
+    def __init__(
+        self, ctx, dut: Dispatcher, wire, rng: random.Random, stall: float, run_cycles: int
+    ):
+        self.ctx, self.dut, self.wire, self.rng, self.stall = ctx, dut, wire, rng, stall
+        self.run_cycles = run_cycles
         self.seq = 0
 
     async def send(self, opcode: int, payload: bytes = b"") -> int:
         self.seq = (self.seq + 1) % 256
         packet = request(self.seq, opcode, payload)
-        self.ctx.set(self.dut.n_payload_bytes, len(payload))
+        self.ctx.set(self.dut.n_data_bytes, len(payload) - ARGUMENT_BYTES)
         await put(self.ctx, self.dut.i, packet_items(packet), rng=self.rng, stall=self.stall)
         return self.seq
 
     async def receive(self) -> bytes:
-        return await get_packet(self.ctx, self.dut.o, rng=self.rng, stall=self.stall)
+        raw = bytearray()
+        while (byte := await get(self.ctx, self.wire, rng=self.rng, stall=self.stall)) != END:
+            raw.append(byte)
+        return packet_of(bytes(raw))
 
     async def expect(
         self,
@@ -95,15 +113,28 @@ class Host:
         seq = await self.send(opcode, payload)
         assert await self.receive() == reply(seq, opcode, data, status), (opcode, payload)
 
-    async def expect_done(self, seq: int, tag: int, entry: int) -> None:
-        result = pack(Result, {"tag": tag, "argmax": entry, "n_cycles": RUN_CYCLES})
-        assert await self.receive() == reply(seq, Opcode.DONE, result)
+    async def start(self, tag: int, entry: int, *n_rows: int) -> None:
+        await self.expect(Opcode.RUN, run_payload(tag, entry, *n_rows))
+
+    async def expect_done(self, tag: int, entry: int, rows: bytes = b"") -> None:
+        result = pack(Result, {"tag": tag, "argmax": entry, "n_cycles": self.run_cycles})
+        assert await self.receive() == reply(tag, Opcode.DONE, result + rows)
 
 
-def run_bench(config: Config, *bodies, stall: float = 0.2, seed: int = 0) -> None:
-    """Runs each ``async body(host, core)`` against a dispatcher with a stub core."""
-    core = StubCore(config, run_cycles=RUN_CYCLES)
+def run_bench(
+    config: Config,
+    *bodies,
+    stall: float = 0.2,
+    seed: int = 0,
+    after_reset: bool = False,
+    run_cycles: int = RUN_CYCLES,
+    watch=None,
+) -> None:
+    """Runs each ``async body(host, core)`` against a dispatcher with a stub core, the first of them
+    after an ABORT unless ``after_reset``; ``watch(ctx, dut)`` in the background."""
+    core = StubCore(config, run_cycles=run_cycles)
     dut = Dispatcher(config)
+    sender = FrameSender()
 
     class Bench(wiring.Component):
         def __init__(self):
@@ -113,18 +144,37 @@ def run_bench(config: Config, *bodies, stall: float = 0.2, seed: int = 0) -> Non
             m = Module()
             m.submodules.core = core
             m.submodules.dispatcher = dut
+            m.submodules.sender = sender
             wiring.connect(m, dut.bus, core.bus)
-            m.d.comb += [dut.n_bad_frames.eq(0x1234), dut.n_overruns.eq(0xFFFF)]
+            wiring.connect(m, dut.o, sender.i)
+            m.d.comb += [
+                sender.fold.eq(dut.fold),
+                dut.folded_intact.eq(sender.folded_intact),
+                dut.n_bad_frames.eq(0x1234),
+                dut.n_overruns.eq(0xFFFF),
+            ]
             return m
 
     def bench(body, number: int):
         async def run(ctx) -> None:
-            await body(Host(ctx, dut, random.Random(seed + number), stall), core)
+            rng = random.Random(seed + number)
+            host = Host(ctx, dut, sender.o, rng, stall, run_cycles)
+            if number == 0 and not after_reset:
+                await host.expect(Opcode.ABORT)
+                host.seq = 0
+            await body(host, core)
 
         return run
 
     benches = [bench(body, number) for number, body in enumerate(bodies)]
-    simulate(Bench(), *benches, background=[stays_valid(dut.o)], max_ticks=60_000)
+    background = [stays_valid(sender.o)]
+    if watch is not None:
+
+        async def watched(ctx) -> None:
+            await watch(ctx, dut)
+
+        background.append(watched)
+    simulate(Bench(), *benches, background=background, max_ticks=120_000)
 
 
 def test_identify(config):
@@ -143,10 +193,11 @@ def test_every_space_reads_back_what_was_written(config, stall):
         images = {}
         for space in WRITABLE:
             size = row_bytes(space, config)
-            rows = min(n_rows(space, config), (config.max_payload_bytes - 4) // size)
+            rows = min(n_rows(space, config), (config.max_payload_bytes - 6) // size)
             first = n_rows(space, config) - rows
             images[space] = first, rows, rng.randbytes(rows * size)
-            await host.expect(Opcode.WRITE, write_payload(space, first, images[space][2]))
+            request = rows_payload(space, first, rows) + images[space][2]
+            await host.expect(Opcode.WRITE, request)
         for space, (first, rows, image) in images.items():
             size = row_bytes(space, config)
             step = (config.max_payload_bytes - 1) // size
@@ -154,7 +205,7 @@ def test_every_space_reads_back_what_was_written(config, stall):
                 count = min(step, rows - at)
                 await host.expect(
                     Opcode.READ,
-                    read_payload(space, first + at, count),
+                    rows_payload(space, first + at, count),
                     data=image[at * size : (at + count) * size],
                 )
 
@@ -163,43 +214,67 @@ def test_every_space_reads_back_what_was_written(config, stall):
 
 def test_empty_write_and_read_are_accepted(config):
     async def body(host, core):
-        await host.expect(Opcode.WRITE, write_payload(Space.WEIGHT, 0))
-        await host.expect(Opcode.WRITE, write_payload(Space.WEIGHT, n_rows(Space.WEIGHT, config)))
-        await host.expect(Opcode.READ, read_payload(Space.SPIKE, 0, 0))
+        n_weights = n_rows(Space.WEIGHT, config)
+        await host.expect(Opcode.WRITE, rows_payload(Space.WEIGHT, 0, 0))
+        await host.expect(Opcode.WRITE, rows_payload(Space.WEIGHT, n_weights, 0))
+        await host.expect(Opcode.READ, rows_payload(Space.SPIKE, 0, 0))
+        await host.expect(Opcode.CHECK, check_payload(Space.WEIGHT, n_weights, 0, b""))
         assert host.ctx.get(core.n_writes) == 0
 
     run_bench(config, body)
 
 
 def test_refusals_name_the_reason_and_write_nothing(config):
-    weight_bytes = row_bytes(Space.WEIGHT, config)
     n_weights = n_rows(Space.WEIGHT, config)
     longest = config.max_payload_bytes
-    row = bytes(weight_bytes)
+    row = bytes(row_bytes(Space.WEIGHT, config))
+
+    def write(space: int, row: int, n: int, rows: bytes) -> tuple[Opcode, bytes]:
+        return Opcode.WRITE, rows_payload(space, row, n) + rows
+
+    def read(space: int, row: int, n: int) -> tuple[Opcode, bytes]:
+        return Opcode.READ, rows_payload(space, row, n)
+
+    def check(space: int, row: int, n: int) -> tuple[Opcode, bytes]:
+        return Opcode.CHECK, check_payload(space, row, n, b"")
+
     refused = [
-        (Opcode.WRITE, write_payload(Space.WEIGHT, 0, row[:-1]), Status.BAD_LENGTH),
-        (Opcode.WRITE, write_payload(Space.WEIGHT, 0, row + b"x"), Status.BAD_LENGTH),
+        (*write(Space.WEIGHT, 0, 1, row[:-1]), Status.BAD_LENGTH),
+        (*write(Space.WEIGHT, 0, 1, row + b"x"), Status.BAD_LENGTH),
+        (*write(Space.WEIGHT, 0, 2, row), Status.BAD_LENGTH),
+        (*write(Space.WEIGHT, 0, 0x4000, b""), Status.BAD_LENGTH),
         (Opcode.WRITE, b"", Status.BAD_LENGTH),
-        (Opcode.WRITE, b"\0\0\0", Status.BAD_LENGTH),
-        (Opcode.WRITE, write_payload(Space.WEIGHT, n_weights, row), Status.BAD_ADDRESS),
-        (Opcode.WRITE, write_payload(Space.WEIGHT, n_weights - 1, 2 * row), Status.BAD_ADDRESS),
-        (Opcode.WRITE, write_payload(Space.WEIGHT, 2**24 - 1, row), Status.BAD_ADDRESS),
-        (Opcode.WRITE, write_payload(Space.RESULT, 0, bytes(32)), Status.BAD_SPACE),
-        (Opcode.WRITE, write_payload(Space.COUNTER, 0, bytes(16)), Status.BAD_SPACE),
-        (Opcode.WRITE, write_payload(6, 0, bytes(16)), Status.BAD_SPACE),
-        (Opcode.WRITE, write_payload(255, 0), Status.BAD_SPACE),
-        (Opcode.WRITE, write_payload(255, 0, bytes(longest - 4)), Status.BAD_SPACE),
-        (Opcode.READ, read_payload(6, 0, 1), Status.BAD_SPACE),
-        (Opcode.READ, read_payload(Space.WEIGHT, n_weights, 1), Status.BAD_ADDRESS),
-        (Opcode.READ, read_payload(Space.RESULT, 2**24 - 1, 1), Status.BAD_ADDRESS),
-        (Opcode.READ, read_payload(Space.SPIKE, 0, longest), Status.BAD_LENGTH),
-        (Opcode.READ, read_payload(Space.SPIKE, 0, 0xFFFF), Status.BAD_LENGTH),
-        (Opcode.READ, read_payload(Space.SPIKE, 0, 1)[:-1], Status.BAD_LENGTH),
-        (Opcode.READ, read_payload(Space.SPIKE, 0, 1) + b"x", Status.BAD_LENGTH),
-        (Opcode.READ, bytes(longest), Status.BAD_LENGTH),
+        (Opcode.WRITE, b"\0\0\0\0\0", Status.BAD_LENGTH),
+        (*write(Space.WEIGHT, n_weights, 1, row), Status.BAD_ADDRESS),
+        (*write(Space.SPIKE, config.spike_bytes - 1, 2, b"xx"), Status.BAD_ADDRESS),
+        (*write(Space.WEIGHT, 2**24 - 1, 1, row), Status.BAD_ADDRESS),
+        (*write(Space.WEIGHT, 2**16, 1, row), Status.BAD_ADDRESS),
+        (*write(Space.RESULT, 0, 1, bytes(4 * config.fire_lanes)), Status.BAD_SPACE),
+        (*write(Space.COUNTER, 0, 1, bytes(16)), Status.BAD_SPACE),
+        (*write(6, 0, 1, bytes(16)), Status.BAD_SPACE),
+        (*write(255, 0, 0, b""), Status.BAD_SPACE),
+        (*write(255, 0, 0, bytes(longest - 6)), Status.BAD_SPACE),
+        (*read(6, 0, 1), Status.BAD_SPACE),
+        (*read(Space.WEIGHT, n_weights, 1), Status.BAD_ADDRESS),
+        (*read(Space.RESULT, 2**24 - 1, 1), Status.BAD_ADDRESS),
+        (*read(Space.SPIKE, 0, longest), Status.BAD_LENGTH),
+        (*read(Space.SPIKE, 0, 0xFFFF), Status.BAD_LENGTH),
+        (*read(Space.COUNTER, 0, 0x1000), Status.BAD_LENGTH),
+        (Opcode.READ, rows_payload(Space.SPIKE, 0, 1)[:-1], Status.BAD_LENGTH),
+        (Opcode.READ, rows_payload(Space.SPIKE, 0, 1) + b"x", Status.BAD_LENGTH),
+        (Opcode.READ, rows_payload(Space.SPIKE, 0, 1) + bytes(longest - 6), Status.BAD_LENGTH),
+        (*check(6, 0, 1), Status.BAD_SPACE),
+        (*check(Space.WEIGHT, n_weights, 1), Status.BAD_ADDRESS),
+        (*check(Space.WEIGHT, 0, 0xFFFF), Status.BAD_LENGTH),
+        (Opcode.CHECK, rows_payload(Space.WEIGHT, 0, 1), Status.BAD_LENGTH),
+        (Opcode.CHECK, check_payload(Space.WEIGHT, 0, 1, b"") + b"x", Status.BAD_LENGTH),
         (Opcode.RUN, run_payload(1, config.program_words), Status.BAD_ADDRESS),
+        (Opcode.RUN, run_payload(1, 0, config.result_rows + 1), Status.BAD_ADDRESS),
+        (Opcode.RUN, run_payload(1, 0, 0, config.max_layers + 1), Status.BAD_ADDRESS),
         (Opcode.RUN, b"", Status.BAD_LENGTH),
         (Opcode.RUN, run_payload(1, 0) + b"x", Status.BAD_LENGTH),
+        (Opcode.RATE, rate_payload(9)[:-1], Status.BAD_LENGTH),
+        (Opcode.RATE, rate_payload(9) + b"x", Status.BAD_LENGTH),
         (Opcode.IDENTIFY, b"x", Status.BAD_LENGTH),
         (Opcode.STATUS, b"x", Status.BAD_LENGTH),
         (Opcode.ABORT, b"x", Status.BAD_LENGTH),
@@ -213,7 +288,7 @@ def test_refusals_name_the_reason_and_write_nothing(config):
             await host.expect(opcode, payload, status=status)
         assert host.ctx.get(core.n_writes) == 0
         # ... and the last row of each kind is not refused.
-        await host.expect(Opcode.WRITE, write_payload(Space.WEIGHT, n_weights - 1, row))
+        await host.expect(*write(Space.WEIGHT, n_weights - 1, 1, row))
         assert host.ctx.get(core.n_writes) == 1
 
     run_bench(config, body)
@@ -221,104 +296,195 @@ def test_refusals_name_the_reason_and_write_nothing(config):
 
 def test_run_is_announced_and_may_be_repeated(config):
     async def body(host, core):
-        seq = await host.send(Opcode.RUN, run_payload(7, 5))
-        assert await host.receive() == reply(seq, Opcode.RUN)
-        await host.expect_done(seq, 7, 5)
+        await host.start(7, 5)
+        await host.expect_done(7, 5)
         # Repeated because its announcement was lost: not run again, announced again.
-        again = await host.send(Opcode.RUN, run_payload(7, 5))
-        assert await host.receive() == reply(again, Opcode.RUN)
+        await host.start(7, 5)
         assert not host.ctx.get(core.bus.busy)
-        await host.expect_done(again, 7, 5)
+        await host.expect_done(7, 5)
         # Another tag: another run, and while it goes on a repetition is only acknowledged.
-        first = await host.send(Opcode.RUN, run_payload(8, 9))
-        assert await host.receive() == reply(first, Opcode.RUN)
-        second = await host.send(Opcode.RUN, run_payload(8, 9))
-        assert await host.receive() == reply(second, Opcode.RUN)
+        await host.start(8, 9)
+        await host.start(8, 9)
         assert host.ctx.get(core.bus.busy)
-        await host.expect_done(second, 8, 9)
+        await host.expect_done(8, 9)
+        await host.ctx.tick().repeat(2 * host.run_cycles)
+        assert not host.ctx.get(host.wire.valid)
 
-    run_bench(config, body, stall=0.0)
+    run_bench(config, body, stall=0.0, run_cycles=600)
+
+
+def test_announcement_brings_the_rows_that_were_asked_for(config):
+    sizes = [row_bytes(space, config) for space in (Space.RESULT, Space.COUNTER)]
+    rows = [random.Random(4).randbytes(2 * size) for size in sizes]
+
+    async def body(host, core):
+        for name, size, raw in zip(("result", "counter"), sizes, rows, strict=True):
+            for i in range(2):
+                row = int.from_bytes(raw[i * size : (i + 1) * size], "little")
+                host.ctx.set(core.rows[name].data[i], row)
+        for n_results, n_counters in ((2, 2), (1, 0), (0, 2), (0, 0)):
+            tag = 10 * n_results + n_counters
+            await host.start(tag, 1, n_results, n_counters)
+            expected = rows[0][: n_results * sizes[0]] + rows[1][: n_counters * sizes[1]]
+            await host.expect_done(tag, 1, expected)
+
+    run_bench(config, body)
+
+
+def test_one_run_may_wait_for_another(config):
+    async def body(host, core):
+        await host.start(1, 2)
+        await host.start(2, 3)
+        await host.start(2, 3)  # repeated: still one
+        await host.expect(Opcode.RUN, run_payload(3, 4), status=Status.BUSY)
+        await host.start(1, 2)
+        await host.expect_done(1, 2)
+        await host.expect_done(2, 3)
+        await host.ctx.tick().repeat(2 * host.run_cycles)
+        assert not host.ctx.get(host.wire.valid)
+        await host.start(3, 4)
+        await host.expect_done(3, 4)
+
+    run_bench(config, body, stall=0.0, run_cycles=1500)
 
 
 def test_status_follows_a_run(config):
-    counters = {"n_bad_frames": 0x1234, "n_overruns": 0xFFFF}
+    errors = {"n_bad_frames": 0x1234, "n_overruns": 0xFFFF}
+
+    async def status_after_result(host) -> bytes:
+        await host.send(Opcode.STATUS)
+        return (await host.receive())[3 + n_bytes(Result) :]
+
+    def expected(state: RunState, result: dict) -> bytes:
+        return pack(DeviceStatus, {"state": state, "result": result, **errors})
 
     async def body(host, core):
-        idle = {"state": RunState.IDLE, **counters}
-        await host.expect(Opcode.STATUS, data=pack(DeviceStatus, idle))
-        seq = await host.send(Opcode.RUN, run_payload(3, 4))
-        assert await host.receive() == reply(seq, Opcode.RUN)
-        await host.expect(
-            Opcode.STATUS, data=pack(DeviceStatus, {**idle, "state": RunState.RUNNING})
-        )
-        await host.expect_done(seq, 3, 4)
-        result = {"tag": 3, "argmax": 4, "n_cycles": RUN_CYCLES}
-        done = {"state": RunState.DONE, "result": result, **counters}
-        await host.expect(Opcode.STATUS, data=pack(DeviceStatus, done))
+        size = n_bytes(Result)
+        assert await status_after_result(host) == expected(RunState.IDLE, {})[size:]
+        await host.start(3, 4)
+        assert await status_after_result(host) == expected(RunState.RUNNING, {})[size:]
+        await host.expect_done(3, 4)
+        result = {"tag": 3, "argmax": 4, "n_cycles": host.run_cycles}
+        await host.expect(Opcode.STATUS, data=expected(RunState.DONE, result))
 
-    run_bench(config, body, stall=0.0)
+    run_bench(config, body, stall=0.0, run_cycles=1500)
 
 
-def test_during_a_run_only_what_does_not_disturb_it(config):
+def test_check_compares_rows(config):
+    rng = random.Random(5)
+
     async def body(host, core):
-        seq = await host.send(Opcode.RUN, run_payload(1, 2))
-        assert await host.receive() == reply(seq, Opcode.RUN)
-        row = bytes(row_bytes(Space.PROGRAM, config))
-        await host.expect(Opcode.WRITE, write_payload(Space.PROGRAM, 0, row), status=Status.BUSY)
-        await host.expect(Opcode.READ, read_payload(Space.PROGRAM, 0, 1), status=Status.BUSY)
-        await host.expect(Opcode.RUN, run_payload(2, 2), status=Status.BUSY)
+        for space in sorted(WRITABLE):
+            size = row_bytes(space, config)
+            rows = rng.randbytes(3 * size)
+            await host.expect(Opcode.WRITE, rows_payload(space, 2, 3) + rows)
+            await host.expect(Opcode.CHECK, check_payload(space, 2, 3, rows))
+            await host.expect(Opcode.CHECK, check_payload(space, 3, 1, rows[size : 2 * size]))
+            other = rows[:-1] + bytes([rows[-1] ^ 0x80])
+            for n, expected in ((3, other), (2, rows), (3, rows[:-1])):
+                payload = check_payload(space, 2, n, expected)
+                await host.expect(Opcode.CHECK, payload, status=Status.MISMATCH)
+
+    run_bench(config, body)
+
+
+def test_rate_is_handed_on_after_the_reply(config):
+    handed_on = []
+
+    async def body(host, core):
+        await host.expect(Opcode.RATE, rate_payload(77)[:-1], status=Status.BAD_LENGTH)
+        assert not handed_on
+        await host.expect(Opcode.RATE, rate_payload(77))
+        await host.expect(Opcode.IDENTIFY, data=pack(Identity, identity(config)))
+        assert handed_on == [76]
+
+    async def watch(ctx, dut):
+        trigger = ctx.tick().sample(dut.set_rate, dut.divisor_less_1)
+        while True:
+            _, _, set_rate, wanted = await trigger
+            if set_rate:
+                handed_on.append(wanted)
+
+    run_bench(config, body, watch=watch)
+
+
+def test_after_a_reset_nothing_is_touched_before_an_abort(config):
+    row = bytes(row_bytes(Space.WEIGHT, config))
+    refused = [
+        (Opcode.WRITE, rows_payload(Space.WEIGHT, 0, 1) + row),
+        (Opcode.READ, rows_payload(Space.RESULT, 0, 1)),
+        (Opcode.CHECK, check_payload(Space.WEIGHT, 0, 1, row)),
+        (Opcode.RUN, run_payload(1, 0)),
+    ]
+
+    async def body(host, core):
+        for opcode, payload in refused:
+            await host.expect(opcode, payload, status=Status.WAS_RESET)
+        await host.expect(Opcode.IDENTIFY, data=pack(Identity, identity(config)))
+        await host.expect(Opcode.RATE, rate_payload(9))
         assert host.ctx.get(core.n_writes) == 0
-        await host.expect(Opcode.WRITE, write_payload(Space.SPIKE, 1, b"\x5a"))
-        await host.expect(Opcode.READ, read_payload(Space.SPIKE, 1, 1), data=b"\x5a")
-        assert host.ctx.get(core.bus.busy)
-        await host.expect_done(seq, 1, 2)
+        await host.expect(Opcode.ABORT)
+        await host.expect(*refused[0])
+        assert host.ctx.get(core.n_writes) == 1
 
-    run_bench(config, body, stall=0.0)
+    run_bench(config, body, after_reset=True)
 
 
-def test_abort_ends_a_run_without_announcement(config):
+def test_during_a_run_only_spikes_can_be_reached(config):
+    row = bytes(row_bytes(Space.PROGRAM, config))
+    refused = [
+        (Opcode.WRITE, rows_payload(Space.PROGRAM, 0, 1) + row),
+        (Opcode.READ, rows_payload(Space.PROGRAM, 0, 1)),
+        (Opcode.READ, rows_payload(Space.RESULT, 0, 1)),
+        (Opcode.CHECK, check_payload(Space.PROGRAM, 0, 1, row)),
+    ]
+
     async def body(host, core):
-        seq = await host.send(Opcode.RUN, run_payload(1, 2))
-        assert await host.receive() == reply(seq, Opcode.RUN)
+        await host.start(1, 2)
+        for opcode, payload in refused:
+            await host.expect(opcode, payload, status=Status.BUSY)
+        assert host.ctx.get(core.n_writes) == 0
+        await host.expect(Opcode.WRITE, rows_payload(Space.SPIKE, 1, 1) + b"\x5a")
+        await host.expect(Opcode.READ, rows_payload(Space.SPIKE, 1, 1), data=b"\x5a")
+        assert host.ctx.get(core.bus.busy)
+        await host.expect_done(1, 2)
+
+    run_bench(config, body, stall=0.0, run_cycles=2500)
+
+
+def test_abort_ends_runs_without_announcement(config):
+    async def body(host, core):
+        await host.start(1, 2)
+        await host.start(2, 3)
         await host.expect(Opcode.ABORT)
         assert not host.ctx.get(core.bus.busy)
-        await host.ctx.tick().repeat(2 * RUN_CYCLES)
-        assert not host.ctx.get(host.dut.o.valid)
+        await host.ctx.tick().repeat(3 * host.run_cycles)
+        assert not host.ctx.get(host.wire.valid)
         # The tag of an aborted run is forgotten: the same one starts again.
-        seq = await host.send(Opcode.RUN, run_payload(1, 2))
-        assert await host.receive() == reply(seq, Opcode.RUN)
-        await host.expect_done(seq, 1, 2)
+        await host.start(1, 2)
+        await host.expect_done(1, 2)
         await host.expect(Opcode.ABORT)
-        await host.expect(
-            Opcode.STATUS,
-            data=pack(
-                DeviceStatus,
-                {
-                    "state": RunState.IDLE,
-                    "result": {"tag": 1, "argmax": 2, "n_cycles": RUN_CYCLES},
-                    "n_bad_frames": 0x1234,
-                    "n_overruns": 0xFFFF,
-                },
-            ),
-        )
+        await host.send(Opcode.STATUS)
+        assert (await host.receive())[-1] == RunState.IDLE
 
-    run_bench(config, body, stall=0.0)
+    run_bench(config, body, stall=0.0, run_cycles=1500)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_any_undamaged_request_is_answered_and_the_next_one_too(config, seed):
     """Random opcodes and payloads, biased towards the legal ones, with random stalls."""
     rng = random.Random(seed)
-    requests = []
-    for _ in range(80):
+    requests = [(Opcode.ABORT, b"")]
+    for _ in range(60):
         opcode = rng.choice([*Opcode, rng.randrange(256)])
         space = rng.choice([*Space, 6])
         first, count = rng.randrange(12), rng.randrange(4)
         payload = rng.choice(
             [
                 b"",
-                read_payload(space, first, count),
-                write_payload(space, first, rng.randbytes(count * 4)),
+                rows_payload(space, first, count),
+                rows_payload(space, first, count) + rng.randbytes(count * 4),
+                check_payload(space, first, count, b""),
                 run_payload(rng.randrange(3), rng.randrange(8)),
                 rng.randbytes(rng.randrange(config.max_payload_bytes + 1)),
             ]
@@ -339,7 +505,7 @@ def test_any_undamaged_request_is_answered_and_the_next_one_too(config, seed):
             if not is_announcement:
                 answers.append(answer)
 
-    run_bench(config, body, receiver, seed=seed)
+    run_bench(config, body, receiver, seed=seed, after_reset=True)
     for seq, ((opcode, _), answer) in enumerate(zip(requests, answers, strict=True), start=1):
         assert answer[:2] == bytes([seq, opcode | REPLY])
         assert answer[2] in set(Status)
@@ -348,5 +514,5 @@ def test_any_undamaged_request_is_answered_and_the_next_one_too(config, seed):
 
 
 def test_row_that_fits_no_frame_is_refused():
-    with refuses(SpecError, "a row of WEIGHT takes 68 bytes"):
+    with refuses(SpecError, "a row of WEIGHT takes 70 bytes"):
         Dispatcher(Config(lanes=64, max_payload_bytes=64))

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-import binascii
+import zlib
 
-from cobs import cobs
-
-from hw.protocol import REPLY, Address, Opcode, Run, Space, Status, pack
+from hw.protocol import REPLY, Opcode, Rate, Rows, Run, Space, Status, pack
 
 
 def checked(packet: bytes) -> bytes:
     """A packet and its CRC."""
-    return packet + (binascii.crc_hqx(packet, 0xFFFF) ^ 0xFFFF).to_bytes(2, "big")
+    return packet + zlib.crc32(packet).to_bytes(4, "little")
+
+
+def stuffed(body: bytes) -> bytes:
+    """RFC 1662, section 4.2."""
+    escapes = {0x7E: b"\x7d\x5e", 0x7D: b"\x7d\x5d"}
+    return b"".join(escapes.get(byte, bytes([byte])) for byte in body)
 
 
 def frame(seq: int, opcode: int, payload: bytes = b"") -> bytes:
     """Wire bytes of a frame."""
-    return cobs.encode(checked(bytes([seq, opcode]) + payload)) + b"\0"
+    return stuffed(checked(bytes([seq, opcode]) + payload)) + b"\x7e"
+
+
+def packet_of(raw: bytes) -> bytes:
+    """Packet in the wire bytes before an end, which must be undamaged."""
+    body = bytearray()
+    rest = iter(raw)
+    for byte in rest:
+        body.append(next(rest) ^ 0x20 if byte == 0x7D else byte)
+    packet = bytes(body[:-4])
+    assert bytes(body) == checked(packet), f"damaged frame {raw.hex(' ')}"
+    return packet
 
 
 def request(seq: int, opcode: int, payload: bytes = b"") -> bytes:
@@ -29,27 +44,35 @@ def reply(seq: int, opcode: int, payload: bytes = b"", status: Status = Status.O
     return bytes([seq, opcode | REPLY, status]) + payload
 
 
-def write_payload(space: int, row: int, rows: bytes = b"") -> bytes:
-    return pack(Address, {"row": row, "space": space}) + rows
+def rows_payload(space: int, row: int, n_rows: int) -> bytes:
+    return pack(Rows, {"address": {"row": row, "space": space}, "n_rows": n_rows})
 
 
-def read_payload(space: int, row: int, n_rows: int) -> bytes:
-    return pack(Address, {"row": row, "space": space}) + n_rows.to_bytes(2, "little")
+def check_payload(space: int, row: int, n_rows: int, rows: bytes) -> bytes:
+    return rows_payload(space, row, n_rows) + zlib.crc32(rows).to_bytes(4, "little")
 
 
-def run_payload(tag: int, entry: int) -> bytes:
-    return pack(Run, {"tag": tag, "entry": entry})
+def run_payload(tag: int, entry: int, n_result_rows: int = 0, n_counter_rows: int = 0) -> bytes:
+    values = {"n_result_rows": n_result_rows, "n_counter_rows": n_counter_rows}
+    return pack(Run, {"tag": tag, "entry": entry, **values})
+
+
+def rate_payload(divisor: int) -> bytes:
+    return pack(Rate, {"divisor_less_1": divisor - 1})
 
 
 __all__ = [
     "Opcode",
     "Space",
     "Status",
+    "check_payload",
     "checked",
     "frame",
-    "read_payload",
+    "packet_of",
+    "rate_payload",
     "reply",
     "request",
+    "rows_payload",
     "run_payload",
-    "write_payload",
+    "stuffed",
 ]

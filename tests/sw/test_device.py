@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
+import random
 import select
 import threading
 import time
 import tty
+import zlib
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -16,13 +19,16 @@ import pytest
 from serial.tools import list_ports
 
 from hw.protocol import (
+    ARGUMENT_BYTES,
+    DEFAULT_BAUD,
     PROTOCOL_VERSION,
     REPLY,
-    Address,
     DeviceStatus,
     Identity,
     Opcode,
     Result,
+    Rows,
+    Run,
     RunState,
     Space,
     Status,
@@ -33,18 +39,8 @@ from hw.protocol import (
     unpack,
 )
 from hw.spec import Config
-from sw import device
-from sw.device import (
-    Board,
-    DeviceNotFound,
-    LinkLost,
-    LinkTimeout,
-    NotABoard,
-    RequestRefused,
-    SpecMismatch,
-    decode_frame,
-    encode_frame,
-)
+from sw.device import Board, DeviceNotFound, NotABoard, SpecMismatch
+from sw.link import LinkLost, LinkTimeout, RequestRefused, decode_frame, encode_frame
 
 CONFIG = Config(name="fake", rx_buffer_bytes=600, max_payload_bytes=128, weight_depth=512)
 
@@ -60,6 +56,8 @@ class FakeBoard:
         """Sequence number and opcode of each request received."""
         self.max_pending_bytes = 0
         """Most bytes that had arrived and were unanswered."""
+        self.works_at: int | None = None
+        """The one agreed rate at which the cable works; None: any."""
         self.drop_replies: set[int] = set()
         """Replies to drop, counted from the first one."""
         self.damage_replies: set[int] = set()
@@ -70,7 +68,9 @@ class FakeBoard:
         self.reply_delay_s = 0.0
         self.unplug_after: int | None = None
         self.n_runs = 0
-        self._n_replies = 0
+        self.n_replies = 0
+        self._divisor: int | None = None
+        self._was_reset = True
         self._state, self._result = RunState.IDLE, {}
         self._master, slave = os.openpty()
         tty.setraw(slave)
@@ -98,10 +98,12 @@ class FakeBoard:
                 continue
             received += os.read(self._master, 4096)
             self.max_pending_bytes = max(self.max_pending_bytes, len(received))
-            while b"\0" in received:
-                raw, _, received = received.partition(b"\0")
+            while b"\x7e" in received:
+                raw, _, received = received.partition(b"\x7e")
+                if raw == b"\0":  # a break
+                    self._divisor = None
                 packet = decode_frame(bytes(raw))
-                if packet is None or self.silent:
+                if packet is None or self.silent or not self._understands():
                     continue
                 if self.unplug_after is not None and len(self.requests) >= self.unplug_after:
                     self._unplug()
@@ -110,9 +112,19 @@ class FakeBoard:
                 for reply in self._answer(packet[0], packet[1], packet[2:]):
                     self._send(reply)
 
+    def reset(self) -> None:
+        """Forgets everything but its memories."""
+        self._was_reset = True
+        self._state, self._result = RunState.IDLE, {}
+
+    def _understands(self) -> bool:
+        if self._divisor is None or self.works_at is None:
+            return True
+        return round(self.config.clk_hz / self.works_at) == self._divisor
+
     def _send(self, packet: bytes) -> None:
-        number = self._n_replies
-        self._n_replies += 1
+        number = self.n_replies
+        self.n_replies += 1
         frame = bytearray(encode_frame(packet))
         if number in self.drop_replies:
             return
@@ -132,10 +144,16 @@ class FakeBoard:
             state = {"state": self._state, "result": self._result, "n_overruns": 3}
             return Status.OK, pack(DeviceStatus, state), []
         if opcode == Opcode.ABORT:
-            self._state = RunState.IDLE
+            self._state, self._was_reset = RunState.IDLE, False
             return Status.OK, b"", []
+        if opcode == Opcode.RATE:
+            self._divisor = payload[0] + 1
+            return Status.OK, b"", []
+        if self._was_reset:
+            return Status.WAS_RESET, b"", []
         if opcode == Opcode.RUN:
-            tag, entry = payload[0], int.from_bytes(payload[1:3], "little")
+            run: Any = unpack(Run, payload)
+            tag, entry = int(run.tag), int(run.entry)
             if self._state == RunState.IDLE or self._result.get("tag") != tag:
                 self.n_runs += 1
             self._result = {"tag": tag, "argmax": entry + 1, "n_cycles": 1000 * self.n_runs}
@@ -143,19 +161,23 @@ class FakeBoard:
                 self._state = RunState.RUNNING
                 return Status.OK, b"", []
             self._state = RunState.DONE
-            done = bytes([seq, Opcode.DONE | REPLY, Status.OK]) + pack(Result, self._result)
+            done = bytes([tag, Opcode.DONE | REPLY, Status.OK]) + pack(Result, self._result)
             return Status.OK, b"", [] if self.done_is_lost else [done]
-        address: Any = unpack(Address, payload[:4])
-        space, row = Space(int(address.space)), int(address.row)
+        rows: Any = unpack(Rows, payload[:ARGUMENT_BYTES])
+        data = payload[ARGUMENT_BYTES:]
+        space, row, count = Space(int(rows.address.space)), int(rows.address.row), int(rows.n_rows)
         size, memory = row_bytes(space, self.config), self.memories[space]
+        start, end = row * size, (row + count) * size
+        if end > len(memory):
+            return Status.BAD_ADDRESS, b"", []
+        if opcode == Opcode.CHECK:
+            matches = zlib.crc32(memory[start:end]).to_bytes(4, "little") == data
+            return Status.OK if matches else Status.MISMATCH, b"", []
         if opcode == Opcode.WRITE:
-            data = payload[4:]
-            if row * size + len(data) > len(memory):
-                return Status.BAD_ADDRESS, b"", []
-            memory[row * size : row * size + len(data)] = data
+            assert len(data) == end - start
+            memory[start:end] = data
             return Status.OK, b"", []
-        count = int.from_bytes(payload[4:6], "little")
-        return Status.OK, bytes(memory[row * size : (row + count) * size]), []
+        return Status.OK, bytes(memory[start:end]), []
 
 
 @pytest.fixture
@@ -172,18 +194,29 @@ def opened(fake: FakeBoard) -> Iterator[Board]:
         yield board
 
 
+FRAME = bytes.fromhex("05 01 2c d6 a9 4b 7e")
+
+
 def test_wire_bytes_are_pinned():
-    assert encode_frame(bytes([0x05, Opcode.IDENTIFY])) == bytes.fromhex("05 05 01 0d 24 00")
-    assert encode_frame(bytes([0x00, Opcode.ABORT])) == bytes.fromhex("01 04 06 82 36 00")
-    assert decode_frame(bytes.fromhex("05 05 01 0d 24")) == bytes([0x05, Opcode.IDENTIFY])
+    assert encode_frame(bytes([0x05, Opcode.IDENTIFY])) == FRAME
+    assert encode_frame(bytes([0x7E, 0x7D])) == bytes.fromhex("7d5e 7d5d 06 4b d1 de 7e")
+    assert decode_frame(FRAME[:-1]) == bytes([0x05, Opcode.IDENTIFY])
 
 
-@pytest.mark.parametrize("bit", range(48))
+@pytest.mark.parametrize("bit", range(8 * len(FRAME)))
 def test_no_flipped_bit_is_decoded(bit):
-    """Not even a flipped bit of the delimiter, before another one."""
-    frame = bytearray(bytes.fromhex("05 05 01 0d 24 00"))
+    """Not even a flipped bit of the end, before another one."""
+    frame = bytearray(FRAME)
     frame[bit // 8] ^= 1 << bit % 8
-    assert all(decode_frame(part) is None for part in bytes(frame).split(b"\0") if part)
+    assert all(decode_frame(part) is None for part in bytes(frame).split(b"\x7e") if part)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_frames_come_back(seed):
+    rng = random.Random(seed)
+    packets = [bytes(rng.choices(range(0x7C, 0x80), k=rng.randrange(2, 40))) for _ in range(200)]
+    wire = b"".join(map(encode_frame, packets))
+    assert [decode_frame(raw) for raw in wire.split(b"\x7e")[:-1]] == packets
 
 
 def test_board_describes_itself(fake):
@@ -201,13 +234,65 @@ def test_long_transfers_are_split_pipelined_and_reported(fake):
         board.write(Space.WEIGHT, 100, data, progress.append)
         assert sum(progress) == len(data) and len(progress) > 10
         assert fake.memories[Space.WEIGHT][1600 : 1600 + len(data)] == data
+        # More than one request was under way, or the line would idle between them.
+        assert fake.max_pending_bytes > CONFIG.max_payload_bytes + 8
         progress.clear()
+        fake.max_pending_bytes = 0
         assert board.read(Space.WEIGHT, 100, 300, progress.append) == data
         assert sum(progress) == len(data)
-        assert board.transport.n_repeated == 0
+        assert board.transport.counters.n_repeated == 0
+    # Answers to these take the board long.
     assert fake.max_pending_bytes <= CONFIG.rx_buffer_bytes
-    # More than one request was under way, or the line would idle between them.
-    assert fake.max_pending_bytes > CONFIG.max_payload_bytes + 8
+
+
+@pytest.mark.parametrize("works_at", [12_000_000, 3_000_000, 2_000_000, 7])
+def test_fastest_rate_that_works_is_agreed_on(fake, works_at):
+    fake.works_at = works_at
+    with opened(fake) as board:
+        assert board.transport.baud == (DEFAULT_BAUD if works_at == 7 else works_at)
+        assert board.status().n_overruns == 3
+
+
+@pytest.mark.parametrize(
+    ("wanted", "agreed"), [(4_000_000, 4_000_000), (5_000_000, 3_000_000), (900_000, DEFAULT_BAUD)]
+)
+def test_user_may_limit_the_rate(fake, wanted, agreed):
+    """A rate that the board's clock cannot make is passed over."""
+    with Board.open(fake.port, wanted) as board:
+        assert board.transport.baud == agreed
+
+
+def test_differing_rows_are_found(fake):
+    data = bytearray(os.urandom(400 * 16))
+    with opened(fake) as board:
+        board.write(Space.WEIGHT, 50, data)
+        progress = []
+        assert board.differing(Space.WEIGHT, 50, bytes(data), progress.append) == []
+        assert sum(progress) == len(data)
+        n_rows_checked = CONFIG.max_payload_bytes
+        data[n_rows_checked * 16 + 5] ^= 1
+        ((row, rows),) = board.differing(Space.WEIGHT, 50, bytes(data))
+        assert row == 50 + n_rows_checked
+        assert rows == data[n_rows_checked * 16 : 2 * n_rows_checked * 16]
+        with pytest.raises(RequestRefused, match="CHECK of 1 rows of WEIGHT from row 512"):
+            board.differing(Space.WEIGHT, 512, bytes(16))
+
+
+def test_reset_is_refused_until_the_driver_begins_anew(fake):
+    with opened(fake) as board:
+        fake.reset()
+        with pytest.raises(RequestRefused, match="WAS_RESET, the board was reset and its mem"):
+            board.read(Space.WEIGHT, 0, 1)
+        board.recover()
+        assert board.read(Space.WEIGHT, 0, 1) == bytes(16)
+        assert board.transport.counters.n_recoveries == 1
+
+
+def test_other_board_in_its_place_is_refused(fake):
+    with opened(fake) as board:
+        fake.identity = pack(Identity, identity(dataclasses.replace(CONFIG, name="other")))
+        with pytest.raises(SpecMismatch, match="another one now: 'other' in place of 'fake'"):
+            board.recover()
 
 
 def test_nothing_to_transfer_is_no_request(fake):
@@ -222,10 +307,10 @@ def test_nothing_to_transfer_is_no_request(fake):
 def test_lost_replies_are_asked_for_again(fake, fault):
     data = os.urandom(40 * 16)
     with opened(fake) as board:
-        setattr(fake, fault, {2, 3, 5, 9})
+        setattr(fake, fault, {fake.n_replies + n for n in (0, 1, 3, 9)})
         board.write(Space.WEIGHT, 0, data)
         assert board.read(Space.WEIGHT, 0, 40) == data
-        assert board.transport.n_repeated > 0
+        assert board.transport.counters.n_repeated > 0
 
 
 def test_late_and_double_replies_are_not_mistaken_for_others(fake):
@@ -236,7 +321,7 @@ def test_late_and_double_replies_are_not_mistaken_for_others(fake):
         for i in range(5):
             board.write(Space.SPIKE, i, bytes([i + 1]))
             assert board.read(Space.SPIKE, i, 1) == bytes([i + 1])
-        assert board.transport.n_repeated > 0
+        assert board.transport.counters.n_repeated > 0
 
 
 def test_silence_is_a_timeout_that_names_the_request(fake):
@@ -245,7 +330,7 @@ def test_silence_is_a_timeout_that_names_the_request(fake):
         fake.silent = True
         with pytest.raises(LinkTimeout, match="READ of 3 rows of PARAM from row 7"):
             board.read(Space.PARAM, 7, 3)
-        assert board.transport.n_repeated == board.transport.n_retries
+        assert board.transport.counters.n_repeated == board.transport.n_retries
 
 
 def test_refusal_names_request_and_status_and_the_board_stays_usable(fake):
@@ -282,7 +367,7 @@ def test_lost_announcement_is_replaced_by_the_status(fake, monkeypatch):
 
 def test_lost_acknowledgement_of_a_run_does_not_run_it_twice(fake):
     with opened(fake) as board:
-        fake.drop_replies = {2}
+        fake.drop_replies = {fake.n_replies}
         assert board.run(7).argmax == 8
         assert fake.n_runs == 1
         assert [opcode for _, opcode in fake.requests].count(Opcode.RUN) == 2
@@ -311,7 +396,7 @@ def test_interrupt_leaves_a_board_that_the_next_program_can_use(fake, monkeypatc
         raise KeyboardInterrupt
 
     with contextlib.suppress(KeyboardInterrupt), opened(fake) as board:
-        monkeypatch.setattr(board.transport, "wait_done", interrupt)
+        monkeypatch.setattr(board, "status", interrupt)
         board.run(0)
     fake.run_never_ends = False
     with opened(fake) as board:
@@ -321,20 +406,23 @@ def test_interrupt_leaves_a_board_that_the_next_program_can_use(fake, monkeypatc
 def test_foreign_device_is_no_board(fake):
     fake.identity = b"ELSE" + fake.identity[4:]
     with pytest.raises(NotABoard, match="no Spikefold board"):
-        Board.open(fake.port, 115200)
+        Board.open(fake.port)
 
 
 def test_silent_port_is_no_board(fake):
     fake.silent = True
-    with pytest.raises(NotABoard, match="tried 115,200 baud"):
-        Board.open(fake.port, 115200)
+    with pytest.raises(NotABoard, match=r"Is its bitstream loaded\?"):
+        Board.open(fake.port)
 
 
 @pytest.mark.parametrize("more", [b"", b"newer fields"])
 def test_other_version_is_refused(fake, more):
     raw = fake.identity
     fake.identity = raw[:4] + (PROTOCOL_VERSION + 1).to_bytes(2, "little") + raw[6:] + more
-    with pytest.raises(SpecMismatch, match="protocol version 2, this software version 1"):
+    with pytest.raises(
+        SpecMismatch,
+        match=f"version {PROTOCOL_VERSION + 1}, this software version {PROTOCOL_VERSION}",
+    ):
         Board.open(fake.port)
 
 
@@ -351,7 +439,10 @@ def test_impossible_configuration_is_refused(fake):
 
 
 def test_port_in_use_is_refused(fake):
-    with opened(fake), pytest.raises(DeviceNotFound, match="another program"):
+    with (
+        opened(fake),
+        pytest.raises(DeviceNotFound, match="Another program is using it: end that one first"),
+    ):
         Board.open(fake.port)
 
 
@@ -369,7 +460,6 @@ def test_board_is_found_among_other_ports(fake, monkeypatch):
     other.silent = True
     ports = [usb("/dev/aa-not-there"), usb(other.port), usb(fake.port)]
     monkeypatch.setattr(list_ports, "comports", lambda: ports)
-    monkeypatch.setattr(device, "BAUDS", (115200,))
     try:
         with Board.open() as board:
             assert board.port == fake.port
@@ -381,7 +471,6 @@ def test_ports_seen_are_listed_when_there_is_no_board(fake, monkeypatch):
     fake.silent = True
     builtin = SimpleNamespace(device="/dev/ttyS0", description="n/a", vid=None)
     monkeypatch.setattr(list_ports, "comports", lambda: [builtin, usb(fake.port)])
-    monkeypatch.setattr(device, "BAUDS", (115200,))
     with pytest.raises(DeviceNotFound) as error:
         Board.open()
     assert "/dev/ttyS0 (n/a): not USB, not tried" in str(error.value)
