@@ -174,7 +174,7 @@ def run_bench(
             await watch(ctx, dut)
 
         background.append(watched)
-    simulate(Bench(), *benches, background=background, max_ticks=120_000)
+    simulate(Bench(), *benches, background=background, max_ticks=300_000)
 
 
 def test_identify(config):
