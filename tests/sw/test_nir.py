@@ -40,6 +40,7 @@ def plain(seed: int) -> Network:
 def simulate(graph: Any, inputs: np.ndarray, timesteps: int) -> np.ndarray:
     """Sum of a graph's outputs in SpikingJelly, step by step; ``inputs`` are images (N, C, H, W) or
     frames (N, T, C, H, W)."""
+    assert sum(isinstance(node, nir.Output) for node in graph.nodes.values()) == 1
     module = import_from_nir(graph, dt=1e-4)
     state, total = None, 0
     with torch.no_grad():
