@@ -8,6 +8,10 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 LINTERS := $(VENV)/linters
 PLACERS := $(VENV)/placers
+# Compared with in the tests. SpikingJelly asks for torchvision and more, of which these parts need
+# nirtorch and loguru.
+PEERS := $(shell sed -n 's/^ *"\(\(spikingjelly\|snntorch\)==[^"]*\)",/\1/p' pyproject.toml) \
+	nirtorch==2.6 loguru==0.7.3
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -59,11 +63,12 @@ $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
 
 $(INSTALLED): pyproject.toml | $(VENV)/bin/pip
-	$(VENV)/bin/pip install --disable-pip-version-check --quiet --progress-bar on --editable '.[test]'
+	$(VENV)/bin/pip install --disable-pip-version-check --quiet --progress-bar on --editable '.[test,nir]'
+	$(VENV)/bin/pip install --disable-pip-version-check --quiet --no-deps $(PEERS)
 	@touch $@
 
 $(LINTERS): pyproject.toml $(INSTALLED)
-	$(VENV)/bin/pip install --disable-pip-version-check --quiet --progress-bar on --editable '.[test,lint]'
+	$(VENV)/bin/pip install --disable-pip-version-check --quiet --progress-bar on --editable '.[test,nir,lint]'
 	@touch $@
 
 $(PLACERS): pyproject.toml $(INSTALLED)

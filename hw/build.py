@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
-from amaranth.vendor import GowinPlatform, LatticeECP5Platform
+from amaranth.vendor import GowinPlatform, LatticeECP5Platform, LatticeICE40Platform
 from tqdm import tqdm
 
 from hw.boards import BOARDS, config_by_name
@@ -41,6 +41,12 @@ SYNTHESIS_OPTIONS = "-no-rw-check"
 """What is read from a row that is written in the same cycle is undefined. To read the old row, as
 Amaranth's memories do, would take comparators and multiplexers around every block RAM. No memory of
 the device is read so where it matters: simulations read zeros there, see :mod:`sim.verilate`."""
+
+SYNTHESIS = {
+    LatticeECP5Platform: "synth_ecp5",
+    LatticeICE40Platform: "synth_ice40",
+    GowinPlatform: "synth_gowin",
+}
 
 RESOURCES = {
     "lut": ("TRELLIS_COMB", "LUT4"),
@@ -94,16 +100,18 @@ def netlist(board: str, config: Config | None = None) -> Netlist:
         Unknown board, or a configuration that the device does not support.
     """
     config = config or config_by_name(board)
-    target = TARGETS[board.partition("/")[0]]
-    platform = target.platform()
+    platform = TARGETS[board.partition("/")[0]].platform()
     check_device(config, platform)
+    synthesis = next(name for family, name in SYNTHESIS.items() if isinstance(platform, family))
     plan = platform.build(
         Device(config),
         TOP,
         do_build=False,
         emit_src=False,
         debug_verilog=False,
-        synth_opts=SYNTHESIS_OPTIONS,
+        synth_opts=f"{SYNTHESIS_OPTIONS} -run begin:map_luts",
+        # Names of single bits: with those of vectors, ABC9 of Yosys 0.70 gets some mixed up.
+        script_after_synth=f"splitnets\n{synthesis} {SYNTHESIS_OPTIONS} -run map_luts: -top {TOP}",
         nextpnr_opts="--timing-allow-fail --report report.json"
         + (" --router router2" if isinstance(platform, LatticeECP5Platform) else ""),
     )
@@ -115,7 +123,7 @@ def netlist(board: str, config: Config | None = None) -> Netlist:
     if isinstance(platform, GowinPlatform):
         # The platform's own commands are those of the first nextpnr-gowin, which is no more.
         family = platform.family.replace("NR-", "N-").replace("AR-", "A-")
-        files[f"{TOP}.ys"] = files[f"{TOP}.ys"].replace(f"{TOP}.syn.json", f"{TOP}.json")
+        files[f"{TOP}.ys"] += f"\nwrite_json {TOP}.json\n"
         place = (
             *("nextpnr-himbaechel-gowin", "--device", platform.part),
             *("--vopt", f"family={family}", "--vopt", f"cst={TOP}.cst"),

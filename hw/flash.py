@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import binascii
 import json
 import shutil
 import subprocess
@@ -13,22 +12,21 @@ from collections.abc import Sequence
 
 import serial
 from amaranth.lib import data
-from cobs import cobs
 
 from hw.boards import BOARDS
 from hw.build import BuildError, load_manifest, manifest_path
 from hw.protocol import (
-    CRC_BYTES,
-    CRC_INIT,
-    CRC_RESIDUE,
-    CRC_XOR_OUT,
-    DELIMITER,
+    BREAK_BAUD,
+    DEFAULT_BAUD,
+    END,
     HEADER_BYTES,
     MAGIC,
     REPLY,
     STATUS_BYTES,
     Identity,
     Opcode,
+    decode_frame,
+    encode_frame,
     n_bytes,
     unpack,
 )
@@ -36,6 +34,9 @@ from hw.targets import TARGETS
 
 START_S = 3.0
 """How long a board may take to load its bitstream and answer."""
+
+SETTLE_S = 0.005
+"""What an adapter may still have to send when the operating system says that all is sent."""
 
 
 _STDERR = 2
@@ -65,7 +66,7 @@ def programmer(board: str) -> list[str]:
     )
 
 
-def identify(port: str, baud: int) -> tuple[str, int]:
+def identify(port: str) -> tuple[str, int]:
     """Name and gateware hash that the board on a serial port reports.
 
     Raises
@@ -73,40 +74,38 @@ def identify(port: str, baud: int) -> tuple[str, int]:
     FlashError
         The port cannot be opened, or nothing on it answers like a board.
     """
-    packet = bytes([0, Opcode.IDENTIFY])
-    crc = binascii.crc_hqx(packet, CRC_INIT) ^ CRC_XOR_OUT
-    delimiter = bytes([DELIMITER])
-    # The delimiter before it ends whatever the device may have taken for the start of a frame.
-    frame = delimiter + cobs.encode(packet + crc.to_bytes(CRC_BYTES, "big")) + delimiter
+    end = bytes([END])
+    # The end before it ends whatever the device may have taken for the start of a frame.
+    frame = end + encode_frame(bytes([0, Opcode.IDENTIFY]))
     try:
-        with serial.Serial(port, baud, timeout=0.3, exclusive=True) as line:
+        with serial.Serial(port, DEFAULT_BAUD, timeout=0.3, exclusive=True) as line:
             deadline = time.monotonic() + START_S
             while time.monotonic() < deadline:
+                line.baudrate = BREAK_BAUD
+                line.write(b"\0")  # brings a running board back to the default rate
+                line.flush()
+                time.sleep(SETTLE_S)
+                line.baudrate = DEFAULT_BAUD
                 line.write(frame)
-                while raw := line.read_until(delimiter):
-                    if (identity := _parse(raw.rstrip(delimiter))) is not None:
+                while raw := line.read_until(end):
+                    if (identity := _parse(raw.rstrip(end))) is not None:
                         name = int(identity.name).to_bytes(16, "little").rstrip(b"\0")
                         return name.decode("ascii", "replace"), int(identity.spec_hash)
     except (OSError, ValueError) as error:
         raise FlashError(f"cannot use {port}: {error}") from error
     raise FlashError(
-        f"nothing on {port} answers at {baud} baud. Is it the port of this board? Some boards "
+        f"nothing on {port} answers like a board. Is it the port of this board? Some boards "
         "take a new bitstream only after they were unplugged"
     )
 
 
 def _parse(raw: bytes) -> data.Const | None:
     """The identity in a frame; None if it is damaged or something else."""
-    try:
-        body = cobs.decode(raw)
-    except cobs.DecodeError:
+    packet = decode_frame(raw)
+    if packet is None or packet[1] != Opcode.IDENTIFY | REPLY:
         return None
-    payload = body[HEADER_BYTES + STATUS_BYTES : -CRC_BYTES]
-    if (
-        len(payload) != n_bytes(Identity)
-        or binascii.crc_hqx(body, CRC_INIT) != CRC_RESIDUE
-        or body[1] != Opcode.IDENTIFY | REPLY
-    ):
+    payload = packet[HEADER_BYTES + STATUS_BYTES :]
+    if len(payload) != n_bytes(Identity):
         return None
     identity = unpack(Identity, payload)
     return identity if identity.magic == MAGIC else None
@@ -140,7 +139,7 @@ def flash(board: str, *, port: str | None = None) -> dict:
         )
     if port is not None:
         config = manifest["config"]
-        name, spec_hash = identify(port, config["baud"])
+        name, spec_hash = identify(port)
         if (name, f"{spec_hash:016x}") != (config["name"], manifest["gateware_hash"]):
             raise FlashError(
                 f"the board on {port} is {name!r} with gateware {spec_hash:016x}, not "

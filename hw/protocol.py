@@ -41,6 +41,7 @@ at any higher rate. A break also drops what has been received and not been looke
 import enum
 import hashlib
 import json
+import zlib
 from dataclasses import asdict
 
 from amaranth import signed
@@ -80,6 +81,12 @@ DEFAULT_BAUD = 1_000_000
 BREAK_BAUD = 9600
 TRIAL_CYCLES = 1 << 24
 """How long a new rate is tried; 0.4 s at 40 MHz."""
+
+
+_END = bytes([END])
+_ESCAPE = bytes([ESCAPE])
+_ESCAPED_END = bytes([ESCAPE, END ^ ESCAPE_XOR])
+_ESCAPED_ESCAPE = bytes([ESCAPE, ESCAPE ^ ESCAPE_XOR])
 
 
 class Opcode(enum.IntEnum):
@@ -380,6 +387,21 @@ def unpack(layout: type[data.Struct], raw: bytes) -> data.Const:
     if len(raw) != n_bytes(layout):
         raise ValueError(f"{layout.__name__} takes {n_bytes(layout)} bytes, not {len(raw)}")
     return layout.from_bits(int.from_bytes(raw, "little"))
+
+
+def encode_frame(packet: bytes) -> bytes:
+    """Wire bytes of a packet: CRC appended, stuffed, with an end."""
+    body = packet + zlib.crc32(packet).to_bytes(CRC_BYTES, "little")
+    return body.replace(_ESCAPE, _ESCAPED_ESCAPE).replace(_END, _ESCAPED_END) + _END
+
+
+def decode_frame(raw: bytes) -> bytes | None:
+    """Packet in the wire bytes before an end; None if they are damaged."""
+    # Behind an escape stands one of two bytes, neither of them an escape: pairs cannot overlap.
+    body = raw.replace(_ESCAPED_END, _END).replace(_ESCAPED_ESCAPE, _ESCAPE)
+    if len(body) < HEADER_BYTES + CRC_BYTES or zlib.crc32(body) != CRC_RESIDUE:
+        return None
+    return body[:-CRC_BYTES]
 
 
 def _describe(layout: object) -> object:

@@ -29,6 +29,8 @@ from hw.protocol import (
     Run,
     Space,
     Status,
+    decode_frame,
+    encode_frame,
     identity,
     n_rows,
     pack,
@@ -37,7 +39,6 @@ from hw.protocol import (
 )
 from hw.spec import Config
 from sim.uart import UartSink, UartSource
-from sw.link import decode_frame, encode_frame
 
 CONFIG_VARIABLE = "LINK_CONFIG"
 CLOCK_NS = 10

@@ -4,8 +4,9 @@ Keys: ``format`` and ``version``; ``model_config`` (see :class:`sw.model.ModelCo
 (state dict of the epoch with the best validation accuracy); ``train_config``, ``command``, ``code``
 (version of the code), ``data`` (name and SHA-256), ``history`` (one entry per epoch), ``results``
 (accuracies, once training has ended); ``calibration`` (some training images, uint8 (N, C, H, W),
-for :func:`sw.quantize.quantize`); ``training`` (last state of model and optimiser, for resuming;
-not in published checkpoints).
+or frames, as bits with ``calibration_shape`` if published, for :func:`sw.quantize.quantize`);
+``quantisation`` (:class:`sw.fold.Scales`, of networks trained as integers); ``training`` (last
+state of model, optimiser and random numbers, for resuming; not in published checkpoints).
 """
 
 from __future__ import annotations
@@ -21,8 +22,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from sw import data
+from sw.data import DataError, Dataset
 from sw.model import ModelConfig, SpikingResNet
 
 FORMAT = "spikefold-checkpoint"
@@ -86,8 +91,48 @@ def save(path: str | Path, values: dict[str, Any]) -> None:
 
 
 def slim(values: dict[str, Any]) -> dict[str, Any]:
-    """The checkpoint without what only resuming needs."""
-    return {key: value for key, value in values.items() if key != "training"}
+    """The checkpoint without what only resuming needs, frames of calibration as bits."""
+    kept = {key: value for key, value in values.items() if key != "training"}
+    samples = kept.get("calibration")
+    if samples is not None and samples.ndim == 5:
+        kept["calibration"] = torch.from_numpy(np.packbits(samples.numpy(), axis=None))
+        kept["calibration_shape"] = list(samples.shape)
+    return kept
+
+
+def calibration(values: dict[str, Any]) -> NDArray[np.uint8] | None:
+    """The training samples in a checkpoint: images (N, C, H, W) or frames (N, T, C, H, W)."""
+    samples, shape = values.get("calibration"), values.get("calibration_shape")
+    if samples is None:
+        return None
+    if shape is None:
+        return samples.numpy()
+    return np.unpackbits(samples.numpy(), count=int(np.prod(shape))).reshape(shape)
+
+
+def dataset(
+    values: dict[str, Any], data_dir: str | Path | None = None, name: str | None = None
+) -> Dataset:
+    """The data that the network was trained on (or those called ``name``), with its timesteps.
+
+    Raises
+    ------
+    sw.data.DataError
+        Not found; or the network takes another shape.
+    """
+    config = values["model_config"]
+    found = data.load(
+        data_dir,
+        name=name or values["data"].get("name", "fashion-mnist"),
+        timesteps=int(config["timesteps"]),
+    )
+    shape = list(config["image_shape"])
+    if list(found.test.images.shape[-3:]) != shape:
+        raise DataError(
+            f"{found.name} has samples of shape {found.test.images.shape[1:]}, the network takes "
+            f"{tuple(shape)}"
+        )
+    return found
 
 
 def build(values: dict[str, Any]) -> SpikingResNet:

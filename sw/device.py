@@ -243,6 +243,11 @@ def _find() -> tuple[Transport, BoardIdentity]:
     )
 
 
+def _is_virtual(path: str) -> bool:
+    """The port is a pseudo terminal, behind which a busy machine may keep a board waiting."""
+    return path.startswith("/dev/pts/")
+
+
 def _start_virtual_board(config_name: str) -> tuple[subprocess.Popen[str], str]:
     """Starts the virtual board, which ends when its standard input is closed."""
     root = Path(__file__).resolve().parents[1]
@@ -330,8 +335,7 @@ class Board:
             virtual, path = _start_virtual_board(path.partition(":")[2] or "sim")
         try:
             opened: Port = _open_port(path)
-            # A busy machine may keep a virtual board waiting.
-            patience = (0.4, 4) if virtual is None else (2.0, 4)
+            patience = (2.0, 4) if _is_virtual(path) else (0.4, 4)
             return cls._ready(*_begin(Transport(opened), *patience), virtual, baud)
         except BaseException:
             if virtual is not None:
@@ -346,7 +350,7 @@ class Board:
         virtual: subprocess.Popen[str] | None = None,
         baud: int | None = None,
     ) -> Board:
-        transport.timeout_s = 0.3 if virtual is None else 2.0
+        transport.timeout_s = 2.0 if _is_virtual(str(transport.port.port)) else 0.3
         try:
             return cls(transport, identity, virtual, baud)
         except BaseException:

@@ -12,13 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from sw import checkpoint, data, fold, quantize, reference
+from sw import checkpoint, fold, quantize, reference
 from sw.checkpoint import CheckpointError
 from sw.data import DataError, Split
 from sw.model import ModelError, SpikingResNet, to_input
 from sw.quantize import WEIGHT_BITS, QuantizeError
+from sw.train import detail
 
 BATCH = 100
 SHIPPED = Path(__file__).parent / "checkpoints" / "fashion-mnist.pt"
@@ -26,7 +28,8 @@ SHIPPED = Path(__file__).parent / "checkpoints" / "fashion-mnist.pt"
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Figures of one checkpoint; accuracies are in percent.
+    """Figures of one checkpoint; accuracies are in percent, balanced ones (means over classes) if
+    ``metric`` says so. ``note`` is what to say beside them.
 
     ``n_argmax_differences`` counts images that the folded network and the training network, both in
     float64, classify differently; ``n_spike_differences`` the spikes, of all maps and timesteps, in
@@ -34,6 +37,9 @@ class Evaluation:
     """
 
     checkpoint: str
+    data: str
+    note: str
+    metric: str
     n_images: int
     training_with_aap: float | None
     full_spike: float
@@ -51,17 +57,16 @@ class Evaluation:
 
 @torch.no_grad()
 def compare_folding(
-    model: SpikingResNet, folded: fold.FoldedNetwork, split: Split
+    model: SpikingResNet, folded: fold.FoldedNetwork, split: Split, metric: str = "accuracy"
 ) -> dict[str, Any]:
     """Training network against folded network, both in float64, over all images."""
     model = model.to(torch.float64)
-    right = {"both": 0, "spike": 0, "folded": 0}
+    predicted: dict[str, list[NDArray[np.int64]]] = {"both": [], "spike": [], "folded": []}
     n_argmax = n_spikes = 0
     worst = 0.0
     starts = tqdm(range(0, len(split), BATCH), "folding", leave=False, disable=None)
     for start in starts:
         images = split.images[start : start + BATCH]
-        labels = split.labels[start : start + BATCH]
         heads, maps = model.spike_maps(to_input(torch.from_numpy(images), torch.float64))
         trained = heads.spike.numpy()
         trace = fold.simulate(folded, images, keep_spikes=True)
@@ -69,22 +74,33 @@ def compare_folding(
         n_argmax += int((trained.argmax(axis=1) != trace.predictions).sum())
         for name, spikes in trace.spikes.items():
             n_spikes += int((maps[name].transpose(0, 1).numpy() != spikes).sum())
-        right["spike"] += int((trained.argmax(axis=1) == labels).sum())
-        right["folded"] += int((trace.predictions == labels).sum())
+        predicted["spike"].append(trained.argmax(axis=1))
+        predicted["folded"].append(trace.predictions)
         if heads.aap is not None:
-            both = (heads.spike + heads.aap).numpy()
-            right["both"] += int((both.argmax(axis=1) == labels).sum())
+            predicted["both"].append((heads.spike + heads.aap).numpy().argmax(axis=1))
+    share = {
+        name: detail(np.concatenate(parts), split.labels)[metric]
+        for name, parts in predicted.items()
+        if parts
+    }
     return {
-        "training_with_aap": None if model.aap is None else 100 * right["both"] / len(split),
-        "full_spike": 100 * right["spike"] / len(split),
-        "folded": 100 * right["folded"] / len(split),
+        "training_with_aap": share.get("both"),
+        "full_spike": share["spike"],
+        "folded": share["folded"],
         "n_argmax_differences": n_argmax,
         "n_spike_differences": n_spikes,
         "max_logit_difference": worst,
     }
 
 
-def evaluate(path: Path, split: Split, weight_bits: Sequence[int] = WEIGHT_BITS) -> Evaluation:
+def evaluate(
+    path: Path,
+    split: Split,
+    weight_bits: Sequence[int] = WEIGHT_BITS,
+    *,
+    metric: str = "accuracy",
+    note: str = "",
+) -> Evaluation:
     """All figures of the checkpoint at ``path``.
 
     Raises
@@ -94,14 +110,14 @@ def evaluate(path: Path, split: Split, weight_bits: Sequence[int] = WEIGHT_BITS)
     """
     values = checkpoint.load(path)
     folded = fold.fold(values)
-    compared = compare_folding(checkpoint.build(values), folded, split)
+    compared = compare_folding(checkpoint.build(values), folded, split, metric)
     accuracy: dict[str, float] = {}
     membrane_bits: dict[str, int] = {}
     density: dict[str, list[float]] = {}
     for bits in sorted(weight_bits):
         network = quantize.quantize(folded, bits)
         trace = reference.run(network, split.images, keep_spikes=False)
-        accuracy[str(bits)] = 100 * float((trace.predictions == split.labels).mean())
+        accuracy[str(bits)] = detail(trace.predictions, split.labels)[metric]
         bounds = quantize.proved_bounds(network)
         membrane_bits[str(bits)] = max(bound.n_bits for bound in bounds.values())
         density = {
@@ -110,6 +126,9 @@ def evaluate(path: Path, split: Split, weight_bits: Sequence[int] = WEIGHT_BITS)
         }
     return Evaluation(
         checkpoint=path.name,
+        data=values["data"].get("name", "fashion-mnist"),
+        note=note,
+        metric=metric,
         n_images=len(split),
         quantised=accuracy,
         density=density,
@@ -120,7 +139,11 @@ def evaluate(path: Path, split: Split, weight_bits: Sequence[int] = WEIGHT_BITS)
 
 def as_text(result: Evaluation) -> str:
     """The figures for a terminal."""
-    lines = [f"{result.checkpoint}: accuracy on {result.n_images:,} test images"]
+    what = "balanced accuracy" if result.metric == "balanced" else "accuracy"
+    note = f" ({result.note})" if result.note else ""
+    lines = [
+        f"{result.checkpoint}: {what} on {result.n_images:,} test images of {result.data}{note}"
+    ]
     if result.training_with_aap is not None:
         lines.append(f"  training network with AAP  {result.training_with_aap:6.2f} %")
     lines += [
@@ -158,6 +181,7 @@ exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrup
     p.add_argument(
         "checkpoint", type=Path, nargs="?", default=SHIPPED, help="(default: the shipped one)"
     )
+    p.add_argument("--data", help="data set, or path of an own one (default: the checkpoint's)")
     p.add_argument("--data-dir", help="folder of the data set (default: looked for, see sw.data)")
     p.add_argument("--n-images", type=int, default=0, help="only the first test images (0: all)")
     p.add_argument(
@@ -166,11 +190,18 @@ exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrup
     p.add_argument("--json", action="store_true", help="print the figures as JSON")
     args = p.parse_args(argv)
     try:
-        test = data.load(args.data_dir).test
+        dataset = checkpoint.dataset(checkpoint.load(args.checkpoint), args.data_dir, args.data)
+        test = dataset.test
         if args.n_images:
             first = slice(args.n_images)
             test = Split(images=test.images[first], labels=test.labels[first])
-        result = evaluate(args.checkpoint, test, args.bits or WEIGHT_BITS)
+        result = evaluate(
+            args.checkpoint,
+            test,
+            args.bits or WEIGHT_BITS,
+            metric=dataset.metric,
+            note=dataset.note,
+        )
     except (CheckpointError, DataError, ModelError, QuantizeError) as error:
         print(f"sw.evaluate: {error}", file=sys.stderr)
         return 1

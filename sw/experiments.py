@@ -1,8 +1,11 @@
-"""Experiments: do the auxiliary pathway and the coefficients help, as their papers say?
+"""Experiments: do the auxiliary pathway and the coefficients help, as their papers say, and what
+does a cycle less cost?
 
 ``ablation`` trains one small network in variants that differ in one thing each, over several seeds,
-and writes a table and a plot. A model is selected on validation data; every run reads the test set
-once. A run that is done is not repeated, so an interrupted experiment goes on where it stopped.
+and writes a table and a plot. ``frontier`` trains it with more and more weight on the cost of its
+spikes, and writes accuracy on the device against cycles. A model is selected on validation data;
+every run reads the test set once. A run that is done is not repeated, so an interrupted experiment
+goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -20,8 +23,11 @@ from xml.sax.saxutils import escape
 
 import torch
 
-from sw import checkpoint, data
+from hw.boards import config_by_name
+from sw import checkpoint, data, fold, quantize, reference
 from sw.checkpoint import CheckpointError
+from sw.compiler import compile_network
+from sw.cycles import predict_cycles
 from sw.data import DataError
 from sw.files import write_whole
 from sw.model import (
@@ -39,6 +45,10 @@ from sw.train import TrainConfig, TrainError, train
 N_SEEDS = 3
 N_IMAGES = 8000
 N_VALIDATION = 2000
+PENALTIES = (0.0, 1.0, 3.0, 10.0)
+N_CYCLES = 100
+"""Validation images that cycles are predicted for."""
+FRONTIER_BOARD = "ulx3s-25f"
 WHAT = f"Fashion-MNIST, {N_IMAGES:,} training images; test set of 10,000"
 
 
@@ -214,6 +224,16 @@ def as_svg(rows: Sequence[Row], caption: str) -> str:
     return "\n".join([*parts, "</svg>\n"])
 
 
+def _begun(path: Path, setting: dict[str, Any]) -> dict[str, Any]:
+    """What is done of an experiment already."""
+    if not path.is_file():
+        return {"setting": setting, "code": checkpoint.code_version(), "runs": {}}
+    done = json.loads(path.read_text())
+    if done["setting"] != setting:
+        raise ExperimentError(f"{path} is of another setting; name another folder, or remove it")
+    return done
+
+
 def run_ablation(
     folder: Path,
     dataset: data.Dataset,
@@ -237,13 +257,7 @@ def run_ablation(
         "variants": {name: variant.config.to_dict() for name, variant in variants.items()},
     }
     path = folder / "results.json"
-    done: dict[str, Any] = {"setting": setting, "code": checkpoint.code_version(), "runs": {}}
-    if path.is_file():
-        done = json.loads(path.read_text())
-        if done["setting"] != setting:
-            raise ExperimentError(
-                f"{path} is of another setting; name another folder, or remove it"
-            )
+    done = _begun(path, setting)
     for seed in seeds:  # seed by seed, so that what is there is comparable at any time
         for name, variant in variants.items():
             key = f"{name}, seed {seed}"
@@ -271,6 +285,76 @@ def run_ablation(
     return rows
 
 
+def run_frontier(
+    folder: Path,
+    dataset: data.Dataset,
+    *,
+    penalties: Sequence[float] = PENALTIES,
+    model: ModelConfig | None = None,
+    training: TrainConfig | None = None,
+) -> list[dict[str, float]]:
+    """Train what is not done yet and write ``results.json`` and ``table.md``. Cycles are predicted
+    (:mod:`sw.cycles`) for :data:`FRONTIER_BOARD` on validation images, accuracy is the integers'.
+
+    Raises
+    ------
+    ExperimentError
+        ``folder`` holds results of another setting.
+    """
+    model = model or with_granularity(ablation_network(), "channel")
+    training = training or ablation_training(1)
+    setting = {
+        "training": asdict(training),
+        "data": dataset.sha256,
+        "model": model.to_dict(),
+        "board": FRONTIER_BOARD,
+    }
+    path = folder / "results.json"
+    done = _begun(path, setting)
+    images = dataset.validation.images[:: max(1, len(dataset.validation) // N_CYCLES)][:N_CYCLES]
+    for penalty in penalties:
+        if str(penalty) in done["runs"]:
+            continue
+        print(f"penalty {penalty}", file=sys.stderr, flush=True)
+        out = folder / "running.pt"
+        values = train(model, replace(training, spike_penalty=penalty), dataset, out)
+        out.unlink()
+        network = quantize.quantize(fold.fold(values), 8)
+        program = compile_network(network, config_by_name(FRONTIER_BOARD))
+        trace = reference.run(network, images)
+        cycles = [
+            sum(predict_cycles(program, {k: v[n] for k, v in trace.spikes.items()}).values())
+            for n in range(len(images))
+        ]
+        test = reference.run(network, dataset.test.images, keep_spikes=False).predictions
+        done["runs"][str(penalty)] = {
+            "penalty": penalty,
+            "validation": values["results"]["validation"]["spike"],
+            "test": 100 * float((test == dataset.test.labels).mean()),
+            "n_cycles": mean(cycles),
+            "n_spikes": float(sum(v.sum() for v in trace.n_spikes.values())) / len(images),
+        }
+        write_whole(path, (json.dumps(done, indent=1) + "\n").encode())
+    rows = [done["runs"][str(penalty)] for penalty in penalties]
+    write_whole(folder / "table.md", frontier_markdown(rows).encode())
+    return rows
+
+
+def frontier_markdown(rows: Sequence[dict[str, float]]) -> str:
+    """The table."""
+    first = rows[0]["n_cycles"]
+    lines = [
+        f"| penalty | on the device, {WHAT} | cycles ({FRONTIER_BOARD}) | spikes |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['penalty']:g} | {row['test']:.2f} | {row['n_cycles']:,.0f} "
+        f"({row['n_cycles'] / first:.2f}) | {row['n_spikes']:,.0f} |"
+        for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     p = argparse.ArgumentParser(
@@ -280,13 +364,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="""examples:
   python -m sw.experiments ablation --out ablation       (about half an hour of one core)
   python -m sw.experiments ablation --out ablation       goes on where it was interrupted
+  python -m sw.experiments frontier --out frontier       (about 5 minutes)
 
 exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrupted""",
     )
-    p.add_argument("experiment", choices=["ablation"])
+    p.add_argument("experiment", choices=["ablation", "frontier"])
     p.add_argument("--out", type=Path, required=True, help="folder for results, table and plot")
     p.add_argument("--data-dir", help="folder of Fashion-MNIST (default: looked for, see sw.data)")
-    p.add_argument("--seeds", type=int, default=N_SEEDS, help=f"how many ({N_SEEDS})")
+    p.add_argument("--seeds", type=int, default=N_SEEDS, help=f"of the ablation ({N_SEEDS})")
     p.add_argument("--threads", type=int, default=1, help="CPU threads (1)")
     p.add_argument("--compile", action="store_true", help="fuse the neurons with torch.compile")
     p.add_argument("--json", action="store_true", help="print the rows as JSON")
@@ -299,6 +384,10 @@ exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrup
     try:
         args.out.mkdir(exist_ok=True)
         dataset = data.load(args.data_dir, N_VALIDATION)
+        if args.experiment == "frontier":
+            points = run_frontier(args.out, dataset)
+            print(json.dumps(points) if args.json else frontier_markdown(points), end="")
+            return 0
         rows = run_ablation(args.out, dataset, seeds=range(1, args.seeds + 1))
     except (CheckpointError, DataError, ExperimentError, OSError, TrainError) as error:
         print(f"sw.experiments: {error}", file=sys.stderr)

@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 
 from hw.boards import BOARDS, config_by_name
 from hw.spec import Config, SpecError
-from sw import data, fold, netfile, quantize, reference, report
+from sw import checkpoint as checkpoints
+from sw import data, exchange, fold, netfile, nir, quantize, reference, report, statedict
 from sw.checkpoint import CheckpointError
 from sw.compiler import FitError, Program, compile_network
 from sw.data import DataError, Split
 from sw.encoder import InputError
+from sw.exchange import ExchangeError, Imported
 from sw.model import ModelError
 from sw.network import Network, NetworkError
 from sw.quantize import QuantizeError
@@ -94,21 +96,30 @@ class Images:
     calibration: NDArray[np.uint8] | None
 
 
-def find_images(folder: Path | None, n_images: int, say: Callable[[str], None]) -> Images:
-    """Validation images, never test ones; the shipped sample if there is no data set.
+def find_images(
+    values: dict[str, Any],
+    folder: Path | None,
+    name: str | None,
+    n_images: int,
+    say: Callable[[str], None],
+) -> Images:
+    """Validation images of what the checkpoint was trained on (or of ``name``), never test ones;
+    for Fashion-MNIST the shipped sample if there is no data set.
 
     Raises
     ------
     sw.data.DataError
-        ``folder`` was named, and holds no data set.
+        There is no data set, and one was named or there is no sample of it.
     """
     calibration = None
     try:
-        dataset = data.load(folder)
-        split, what = dataset.validation, "validation images of Fashion-MNIST"
+        dataset = checkpoints.dataset(values, folder, name)
+        what = "Fashion-MNIST" if dataset.name == "fashion-mnist" else dataset.name
+        split, what = dataset.validation, f"validation images of {what}"
         calibration = dataset.train.images[:N_CALIBRATION]
     except DataError as error:
-        if folder is not None:
+        is_shipped = values["data"].get("name", "fashion-mnist") == "fashion-mnist"
+        if folder is not None or name is not None or not is_shipped:
             raise
         say(f"measuring on the shipped sample of test images, for want of a data set: {error}")
         split, what = data.load_samples(), "shipped test images of Fashion-MNIST"
@@ -140,8 +151,76 @@ def measure(
     )
 
 
-def export(checkpoint: Path, config: Config, weight_bits: int, images: Images) -> Export:
+def read_foreign(arguments: argparse.Namespace) -> Imported | None:
+    """A network of another framework, None if the file is a checkpoint of ours.
+
+    Raises
+    ------
+    sw.exchange.ExchangeError
+        It cannot be read, or not be mapped.
+    """
+    path: Path = arguments.checkpoint
+    if path.suffix == nir.SUFFIX:
+        return nir.read(
+            path,
+            arguments.timesteps,
+            pixel_max=None if arguments.frames else arguments.pixel_max,
+            dt_s=arguments.dt,
+            fires_at_threshold=arguments.fires_at_threshold,
+        )
+    if arguments.topology is None:
+        return None
+    topology = statedict.topology(arguments.topology)
+    return statedict.read(path, topology, arguments.timesteps)
+
+
+def _about(imported: Imported) -> dict[str, Any]:
+    """What a checkpoint would say of the network's data."""
+    shape = {"timesteps": imported.folded.timesteps, "image_shape": imported.folded.image_shape}
+    return {"model_config": shape, "data": {}}
+
+
+def _is_unusual(imported: Imported) -> bool:
+    """Whether the network takes something else than Fashion-MNIST's images."""
+    return imported.folded.encoder is None or imported.folded.image_shape != (1, 28, 28)
+
+
+def read_images(path: Path, n_images: int) -> Images:
+    """Images (or frames) and labels of an .npz file, to measure on.
+
+    Raises
+    ------
+    sw.encoder.InputError
+        The file holds something else.
+    """
+    try:
+        with np.load(path) as file:
+            images, labels = file["images"][:n_images], file["labels"][:n_images]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
+        raise InputError(
+            f"{path} is no .npz file with 'images' and 'labels' to measure on: {error}"
+        ) from error
+    if len(images) != len(labels) or not len(labels):
+        raise InputError(f"{path} holds {len(images)} images and {len(labels)} labels")
+    return Images(
+        split=Split(images=images, labels=labels),
+        what=f"{len(labels)} images of {path.name}",
+        calibration=None,
+    )
+
+
+def export(
+    checkpoint: Path,
+    config: Config,
+    weight_bits: int,
+    images: Images,
+    imported: Imported | None = None,
+) -> Export:
     """Fold, quantise, measure and compile; nothing is written.
+
+    Parameters
+    ----------
+    imported : the network that ``checkpoint`` holds, if that is another framework's file.
 
     Raises
     ------
@@ -152,8 +231,12 @@ def export(checkpoint: Path, config: Config, weight_bits: int, images: Images) -
     sw.encoder.InputError
         The network does not take these images.
     """
-    folded = fold.fold(checkpoint)
-    network = quantize.quantize(folded, weight_bits, calibration=images.calibration)
+    if imported is None:
+        folded = fold.fold(checkpoint)
+        network = quantize.quantize(folded, weight_bits, calibration=images.calibration)
+    else:
+        folded = imported.folded
+        network = exchange.quantised(imported, weight_bits, calibration=images.calibration)
     try:
         program = compile_network(network, config)
     except FitError:
@@ -218,12 +301,18 @@ def _parser() -> argparse.ArgumentParser:
   python -m sw.export ckpt.pt                           -> ckpt{netfile.SUFFIX} and a report
   python -m sw.export ckpt.pt --bits 4 -o net{netfile.SUFFIX}
   python -m sw.export ckpt.pt --board icebreaker --json > report.json
+  python -m sw.export net.nir --timesteps 4             a NIR graph
+  python -m sw.export csnn.pt --topology csnn.json      a SpikingJelly or snnTorch state dict
 
 exit codes: {EXIT_OK} written, {EXIT_DOES_NOT_FIT} does not fit the board (nothing is written),
 {EXIT_BAD_INPUT} bad input, {EXIT_INTERRUPTED} interrupted""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("checkpoint", type=Path, help="what sw.train wrote")
+    parser.add_argument(
+        "checkpoint",
+        type=Path,
+        help="what sw.train wrote; or a .nir file; or with --topology a state dict",
+    )
     parser.add_argument(
         "-o", "--out", type=Path, metavar="FILE", help=f"(CHECKPOINT's name with {netfile.SUFFIX})"
     )
@@ -237,13 +326,34 @@ exit codes: {EXIT_OK} written, {EXIT_DOES_NOT_FIT} does not fit the board (nothi
         f"build with that weight width (default: {BOARD})",
     )
     parser.add_argument(
-        "--data", choices=["fashion-mnist"], default="fashion-mnist", help="data to measure on"
+        "--data", help="data set, or path of an own one, to measure on (default: the checkpoint's)"
     )
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder of the data set")
     parser.add_argument(
         "--measure", type=int, default=N_MEASURED, metavar="N", help=f"images ({N_MEASURED})"
     )
+    parser.add_argument(
+        "--input", type=Path, metavar="FILE", help="measure on an .npz file's images and labels"
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    other = parser.add_argument_group("networks of other frameworks")
+    other.add_argument(
+        "--topology",
+        metavar="FILE",
+        help="what the state dict does not say, see sw.statedict; or one of "
+        + ", ".join(statedict.TOPOLOGIES),
+    )
+    other.add_argument("--timesteps", type=int, metavar="T", help="timesteps to run")
+    other.add_argument(
+        "--pixel-max", type=float, default=1.0, metavar="X", help="NIR: what a pixel of 255 is (1)"
+    )
+    other.add_argument("--frames", action="store_true", help="NIR: it takes binary frames")
+    other.add_argument("--dt", type=float, metavar="S", help="NIR: timestep (1e-4, or 1 if r is 1)")
+    other.add_argument(
+        "--fires-at-threshold",
+        action="store_true",
+        help="NIR: neurons fire at v >= threshold, as in SpikingJelly (NIR says v > threshold)",
+    )
     return parser
 
 
@@ -253,6 +363,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.measure < 1:
         parser.error("--measure takes a number of at least 1")
+    if arguments.timesteps is not None and arguments.timesteps < 1:
+        parser.error("--timesteps takes a number of at least 1")
+    if not arguments.pixel_max > 0 or (arguments.dt is not None and not arguments.dt > 0):
+        parser.error("--pixel-max and --dt take positive numbers")
 
     path = arguments.out or arguments.checkpoint.with_suffix(netfile.SUFFIX)
 
@@ -264,14 +378,25 @@ def main(argv: list[str] | None = None) -> int:
         weight_bits = arguments.bits or config.weight_bits
         if "/" not in arguments.board:
             config = config.with_weight_bits(weight_bits)
-        images = find_images(arguments.data_dir, arguments.measure, say)
-        exported = export(arguments.checkpoint, config, weight_bits, images)
+        imported = read_foreign(arguments)
+        if arguments.input:
+            images = read_images(arguments.input, arguments.measure)
+        else:
+            values = _about(imported) if imported else checkpoints.load(arguments.checkpoint)
+            if imported and arguments.data is None and _is_unusual(imported):
+                raise InputError(
+                    f"the network takes {imported.folded.image_shape}: say what to measure it on, "
+                    "with --data or --input"
+                )
+            images = find_images(values, arguments.data_dir, arguments.data, arguments.measure, say)
+        exported = export(arguments.checkpoint, config, weight_bits, images, imported)
         n_bytes = 0
         if exported.program is not None:
             n_bytes = netfile.save(path, exported.network, exported.program)
     except (
         CheckpointError,
         DataError,
+        ExchangeError,
         InputError,
         ModelError,
         NetworkError,

@@ -130,10 +130,10 @@ def fold(values: Mapping[str, Any] | str | Path) -> FoldedNetwork:
     labels = LABELS if n_classes == len(LABELS) else tuple(f"class {n}" for n in range(n_classes))
     labels = tuple(values.get("data", {}).get("labels", labels))
     folded = fold_model(checkpoint.build(dict(values)), labels, provenance)
-    images, scales = values.get("calibration"), values.get("quantisation")
+    scales = values.get("quantisation")
     return replace(
         folded,
-        calibration=None if images is None else images.numpy(),
+        calibration=checkpoint.calibration(dict(values)),
         scales=None if scales is None else Scales.from_dict(scales),
     )
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,17 +18,15 @@ import serial
 
 from hw.protocol import (
     BREAK_BAUD,
-    CRC_BYTES,
-    CRC_RESIDUE,
     DEFAULT_BAUD,
     END,
-    ESCAPE,
-    ESCAPE_XOR,
     HEADER_BYTES,
     REPLY,
     STATUS_BYTES,
     Opcode,
     Status,
+    decode_frame,
+    encode_frame,
 )
 
 MAX_IN_FLIGHT = 64
@@ -52,9 +49,6 @@ SETTLE_S = 0.005
 """What an adapter may still have to send when the operating system says that all is sent."""
 
 _END = bytes([END])
-_ESCAPE = bytes([ESCAPE])
-_ESCAPED_END = bytes([ESCAPE, END ^ ESCAPE_XOR])
-_ESCAPED_ESCAPE = bytes([ESCAPE, ESCAPE ^ ESCAPE_XOR])
 _BODY_OF_WRITE = frozenset({Opcode.WRITE, Opcode.RUN})
 """Requests that the device executes faster than they arrive."""
 
@@ -157,21 +151,6 @@ class LinkCounters:
     """Requests sent again."""
     n_recoveries: int = 0
     """Times that the link had to be begun anew."""
-
-
-def encode_frame(packet: bytes) -> bytes:
-    """Wire bytes of a packet: CRC appended, stuffed, with an end."""
-    body = packet + zlib.crc32(packet).to_bytes(CRC_BYTES, "little")
-    return body.replace(_ESCAPE, _ESCAPED_ESCAPE).replace(_END, _ESCAPED_END) + _END
-
-
-def decode_frame(raw: bytes) -> bytes | None:
-    """Packet in the wire bytes before an end; None if they are damaged."""
-    # Behind an escape stands one of two bytes, neither of them an escape: pairs cannot overlap.
-    body = raw.replace(_ESCAPED_END, _END).replace(_ESCAPED_ESCAPE, _ESCAPE)
-    if len(body) < HEADER_BYTES + CRC_BYTES or zlib.crc32(body) != CRC_RESIDUE:
-        return None
-    return body[:-CRC_BYTES]
 
 
 class Transport:

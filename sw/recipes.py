@@ -71,13 +71,13 @@ def fashion_mnist_icebreaker() -> ModelConfig:
 
 
 def fashion_mnist_large() -> ModelConfig:
-    """For the ULX3S-85F built for 2- or 4-bit weights: 655,360 or 327,680 of them."""
+    """Fills the ULX3S-85F built for 4-bit weights, of which it stores 655,360."""
     return ModelConfig(
         stem_channels=48,
         stages=(
             StageConfig(channels=48, blocks=_blocks(1)),
-            StageConfig(channels=64, stride=2, blocks=_blocks(2)),
-            StageConfig(channels=64, stride=2, blocks=_blocks(1, outer="element" + PER_TIMESTEP)),
+            StageConfig(channels=96, stride=2, blocks=_blocks(1)),
+            StageConfig(channels=128, stride=2, blocks=_blocks(1, outer="element" + PER_TIMESTEP)),
         ),
     )
 

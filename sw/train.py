@@ -14,6 +14,7 @@ import math
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -372,7 +373,11 @@ def train(
         optimizer.load_state_dict(found["training"]["optimizer"])
         torch.set_rng_state(found["training"]["rng"])
     rows = rows_per_spike(model) if config.spike_penalty else {}
-    wrapped = net if n_processes == 1 else DistributedDataParallel(net)
+    wrapped = net
+    if n_processes > 1:
+        # A 1x1 convolution's weight has two equal layouts, of which it would like the other.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+        wrapped = DistributedDataParallel(net)
     history: list[dict[str, Any]] = values["history"]
     log = _logger(log_dir) if log_dir is not None and rank == 0 else None
     for epoch in range(len(history), config.epochs):

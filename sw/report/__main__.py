@@ -69,7 +69,8 @@ def find_images(arguments: argparse.Namespace, network: Network) -> Images | Non
         what = f"images of {arguments.input.name}"
     else:
         if arguments.data:
-            split, what = data.load(arguments.data_dir).test, "Fashion-MNIST test images"
+            found = data.load(arguments.data_dir, name=arguments.data, timesteps=network.timesteps)
+            split, what = found.test, f"test samples of {found.name}"
         else:
             split, what = data.load_samples(), "shipped Fashion-MNIST test images"
         images, labels = split.images, split.labels
@@ -333,7 +334,9 @@ exit codes: {EXIT_OK} written, {EXIT_BAD_INPUT} bad input, {EXIT_DEVICE} no devi
         f"board is looked for. It runs the first {N_TRACED} images",
     )
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--data", choices=["fashion-mnist"], help="this data set's test images")
+    source.add_argument(
+        "--data", metavar="NAME", help="this data set's test samples: a name, or a path of own data"
+    )
     source.add_argument("--input", type=Path, metavar="FILE", help="an .npy or .npz file's images")
     parser.add_argument("--data-dir", type=Path, help="folder of the data set")
     parser.add_argument("-n", type=int, metavar="N", help="only the first N images")

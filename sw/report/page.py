@@ -206,7 +206,8 @@ def _network(page: Page) -> str:
         'own <span class="tag timed">per timestep</span> and each timestep, too '
         '<span class="identity-key"></span> identity, joined by a binary gate</p>'
     )
-    return f'<div class="columns"><div>{diagram(network)}</div><div>{table}{legend}</div></div>'
+    drawing = f'<div class="scroll">{diagram(network)}</div>'
+    return f'<div class="columns">{drawing}<div>{table}{legend}</div></div>'
 
 
 def _layer_amounts(page: Page, program: Program) -> dict[Space, list[tuple[str, str, int]]]:

@@ -172,7 +172,7 @@ def run_bench(
             await watch(ctx, dut)
 
         background.append(watched)
-    simulate(Bench(), *benches, background=background, max_ticks=120_000)
+    simulate(Bench(), *benches, background=background, max_ticks=300_000)
 
 
 def test_identify(config):
@@ -268,11 +268,7 @@ def test_refusals_name_the_reason_and_write_nothing(config):
         (Opcode.CHECK, check_payload(Space.WEIGHT, 0, 1, b"") + b"x", Status.BAD_LENGTH),
         (Opcode.RUN, run_payload(1, config.weight_depth), Status.BAD_ADDRESS),
         (Opcode.RUN, run_payload(1, 0, config.result_rows + 1), Status.BAD_ADDRESS),
-        (
-            Opcode.RUN,
-            run_payload(1, 0, 0, config.max_layers * config.counter_rows + 1),
-            Status.BAD_ADDRESS,
-        ),
+        (Opcode.RUN, run_payload(1, 0, 0, n_rows(Space.COUNTER, config) + 1), Status.BAD_ADDRESS),
         (Opcode.RUN, b"", Status.BAD_LENGTH),
         (Opcode.RUN, run_payload(1, 0) + b"x", Status.BAD_LENGTH),
         (Opcode.RATE, rate_payload(9)[:-1], Status.BAD_LENGTH),

@@ -26,6 +26,8 @@ from hw.protocol import (
     RunState,
     Space,
     Status,
+    decode_frame,
+    encode_frame,
     identity,
     pack,
     row_bytes,
@@ -34,10 +36,9 @@ from hw.spec import Config
 from sim.stub_core import StubCore
 from sim.virtual_board import executable, main, virtual_board
 from sw.device import Board, DeviceNotFound
-from sw.link import decode_frame, encode_frame
 from tests.hw.wire import rate_payload, reply, request, rows_payload
 
-CONFIG = Config(name="stub", weight_depth=256, spike_bytes=2048, param_depth=64)
+CONFIG = Config(name="stub", weight_depth=256, spike_bytes=2048, param_depth=256)
 ROW_BYTES = row_bytes(Space.WEIGHT, CONFIG)
 DELIMITER = bytes([END])
 

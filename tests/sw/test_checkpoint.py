@@ -3,6 +3,7 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -99,3 +100,14 @@ def test_publishing_what_is_no_checkpoint_fails(tmp_path: Path) -> None:
     source.write_bytes(b"hello")
     assert checkpoint.main([str(source), str(target)]) == 1
     assert not target.exists()
+
+
+def test_published_frames_are_kept_as_bits(tmp_path: Path) -> None:
+    frames = torch.from_numpy(np.random.default_rng(1).integers(0, 2, (5, 3, 2, 7, 9), np.uint8))
+    whole = {**values(), "calibration": frames}
+    published = checkpoint.slim(whole)
+    assert published["calibration"].numel() == -(-frames.numel() // 8)
+    checkpoint.save(tmp_path / "a.pt", published)
+    for source in (whole, checkpoint.load(tmp_path / "a.pt")):
+        np.testing.assert_array_equal(checkpoint.calibration(source), frames.numpy())
+    assert checkpoint.calibration({}) is None

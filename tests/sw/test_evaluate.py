@@ -51,7 +51,7 @@ def test_command_line(
     dataset = Dataset(
         train=split(10), validation=split(10), test=split(50), sha256="", place="memory"
     )
-    monkeypatch.setattr(data, "load", lambda folder: dataset)
+    monkeypatch.setattr(data, "load", lambda folder, **options: dataset)
     assert evaluate.main([str(path), "--n-images", "30", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["n_images"] == 30

@@ -52,7 +52,7 @@ def a_checkpoint(path: Path, **changes: Any) -> Path:
         "model_config": config.to_dict(),
         "model": model.state_dict(),
         "train_config": {"seed": SEED},
-        "data": {"name": "random"},
+        "data": {"name": "fashion-mnist"},
         "history": [],
         "results": {"full_spike": 12.5},
     }
@@ -70,7 +70,7 @@ def dataset(monkeypatch: pytest.MonkeyPatch) -> Dataset:
         return Split(images=images, labels=(np.arange(N_IMAGES) % 3).astype(np.uint8))
 
     made = Dataset(train=split(), validation=split(), test=split(), sha256="", place="")
-    monkeypatch.setattr(export.data, "load", lambda *_: made)
+    monkeypatch.setattr(export.data, "load", lambda *_, **__: made)
     return made
 
 
@@ -166,7 +166,7 @@ def test_a_named_width_of_the_board_may_be_wider(tmp_path: Path, dataset: Datase
 def test_without_data_the_sample_is_used_and_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(*_: object) -> Dataset:
+    def fail(*_: object, **__: object) -> Dataset:
         raise DataError("there is none")
 
     rng = np.random.default_rng(SEED)

@@ -40,7 +40,7 @@ def fake_program(**changes: Any) -> FakeProgram:
     program = FakeProgram(
         config=Config(lanes=32),
         words=np.arange(12, dtype=np.uint32).reshape(3, 4),
-        images={Space.PROGRAM: b"\x00\xff\x80", Space.PARAM: b""},
+        images={Space.WEIGHT: b"\x00\xff\x80", Space.PARAM: b""},
         places={"input": (0, 64), "layer1.0.conv1": (64,)},
         slack=None,
     )

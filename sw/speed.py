@@ -1,0 +1,278 @@
+"""Training speed against other frameworks: the same network, batch and timesteps, in one run.
+
+The network is a convolutional stem with batch-norm, IF neurons and OR-pooling, a residual block
+with an OR gate, another one with stride 2, and a classifier; every contender computes the stem's
+convolution once for all timesteps. Contenders take turns, round by round, so that whatever else the
+machine does meets all of them, and the median counts. Peers are asked to be at their fastest:
+SpikingJelly in multi-step mode, time fused into the batch for all stateless layers; snnTorch with a
+loop over time for its neurons only; both in either layout of memory, of which the faster counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sw import model as own
+from sw.model import BlockConfig, ModelConfig, SpikingResNet, StageConfig
+
+PEERS = ("spikingjelly", "snntorch")
+INSTALL = "pip install 'spikefold[peers]'"
+
+
+class SpeedError(RuntimeError):
+    """The benchmark cannot run; the message says what to install or change."""
+
+
+def network(timesteps: int, image_size: int, channels: int) -> ModelConfig:
+    """What is timed, in this project's terms; without auxiliary pathway and coefficients, which the
+    peers do not have."""
+    block = (BlockConfig(gate="OR", inner="none", outer="none"),)
+    return ModelConfig(
+        timesteps=timesteps,
+        image_shape=(1, image_size, image_size),
+        stem_channels=channels,
+        stem_coefficient="none",
+        stages=(
+            StageConfig(channels=channels, blocks=block),
+            StageConfig(channels=2 * channels, stride=2, blocks=block),
+        ),
+        aap=False,
+    )
+
+
+class PeerNet(nn.Module):
+    """The same network with other neurons. ``make`` gives a module that takes drives
+    ``(T, N, C, H, W)`` and returns spikes of that shape."""
+
+    def __init__(self, plain: SpikingResNet, make: Callable[[], nn.Module]):
+        super().__init__()
+        self.plain, self.timesteps = plain, plain.config.timesteps
+        self.fire = nn.ModuleList(make() for _ in plain.neurons())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class scores (N, n_classes)."""
+        net, fire = self.plain, iter(self.fire)
+
+        def neurons(drive: Tensor) -> Tensor:
+            timed = drive.unflatten(0, (self.timesteps, -1))
+            return cast(Tensor, next(fire)(timed)).flatten(0, 1)
+
+        drive = net.bn1(net.conv1(images))
+        spikes = neurons(drive.expand(self.timesteps, *drive.shape).flatten(0, 1))
+        spikes = F.max_pool2d(spikes, net.stem_pool)
+        for name in net.block_names:
+            block = net.block(name)
+            branch = neurons(block.norm(1)(block.conv(1)(spikes)))
+            branch = neurons(block.norm(2)(block.conv(2)(branch)))
+            identity = spikes
+            if block.downsample is not None:
+                identity = neurons(block.downsample[1](block.downsample[0](spikes)))
+            spikes = identity + branch - identity * branch
+        return net.fc(spikes.mean((2, 3)).unflatten(0, (self.timesteps, -1)).mean(0))
+
+
+class _SnnTorchNeuron(nn.Module):
+    def __init__(self, leaky: nn.Module):
+        super().__init__()
+        self.leaky = leaky
+
+    def forward(self, drives: Tensor) -> Tensor:
+        membrane = torch.zeros_like(drives[0])
+        spikes = []
+        for drive in drives:
+            spike, membrane = self.leaky(drive, membrane)
+            spikes.append(spike)
+        return torch.stack(spikes)
+
+
+def peer_neuron(peer: str) -> Callable[[], nn.Module]:
+    """Maker of a peer's IF neuron: threshold 1, hard reset, sigmoid surrogate of slope 4.
+
+    Raises
+    ------
+    SpeedError
+        The peer is not installed.
+    """
+    try:
+        if peer == "spikingjelly":
+            neuron = importlib.import_module("spikingjelly.activation_based.neuron")
+            return partial(neuron.IFNode, step_mode="m", detach_reset=True)
+        snntorch = importlib.import_module("snntorch")
+        surrogate = importlib.import_module("snntorch.surrogate").sigmoid(slope=4)
+    except ImportError as error:
+        raise SpeedError(f"{peer} is not installed: {INSTALL}") from error
+    options: dict[str, Any] = {"reset_mechanism": "zero", "reset_delay": False}
+    return lambda: _SnnTorchNeuron(snntorch.Leaky(beta=1.0, spike_grad=surrogate, **options))
+
+
+class Contender(NamedTuple):
+    """A network, the layout of its images, and what to do before each pass."""
+
+    net: nn.Module
+    layout: torch.memory_format
+    before: Callable[[], None]
+
+
+def contenders(config: ModelConfig, peers: Sequence[str], compiled: bool) -> dict[str, Contender]:
+    """By name; all have the same weights."""
+    torch.manual_seed(1)
+    last = torch.channels_last
+    plain = SpikingResNet(config).train().to(memory_format=last)  # type: ignore[call-overload]
+    parts = own.neuron_forward, own.neuron_backward, own.join
+    found = {"spikefold": Contender(plain, last, partial(_use, *parts))}
+    if compiled:
+        fast = (torch.compile(part, dynamic=False) for part in parts)
+        found["spikefold --compile"] = Contender(plain, last, partial(_use, *fast))
+    for peer in peers:
+        for layout, suffix in ((torch.contiguous_format, ""), (last, ", channels last")):
+            net = PeerNet(copy.deepcopy(plain), peer_neuron(peer)).train()
+            net = net.to(memory_format=layout)  # type: ignore[call-overload]
+            before: Callable[[], None] = _nothing
+            if peer == "spikingjelly":
+                functional = importlib.import_module("spikingjelly.activation_based.functional")
+                before = partial(functional.reset_net, net)
+            found[peer + suffix] = Contender(net, layout, before)
+    return found
+
+
+def _use(forward: Any, backward: Any, gate: Any) -> None:
+    own._forward, own._backward, own._gate = forward, backward, gate
+
+
+def _nothing() -> None:
+    pass
+
+
+def one_pass(net: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Forward and backward; returns the scores."""
+    scores = net(images)
+    scores = scores.spike if isinstance(scores, own.Logits) else scores
+    net.zero_grad(set_to_none=True)
+    F.cross_entropy(scores, labels).backward()
+    return scores.detach()
+
+
+def measure(
+    config: ModelConfig,
+    *,
+    batch: int,
+    rounds: int,
+    seconds: float,
+    peers: Sequence[str] = PEERS,
+    compiled: bool = True,
+    device: str = "cpu",
+) -> dict[str, list[float]]:
+    """Samples per second of every contender in every round, forward and backward.
+
+    Raises
+    ------
+    SpeedError
+        A peer is missing, or SpikingJelly's scores differ: it would not be the same network.
+    """
+    images = torch.rand(batch, *config.image_shape, device=device)
+    labels = torch.randint(config.n_classes, (batch,), device=device)
+    nets = contenders(config, peers, compiled)
+    scores: dict[str, Tensor] = {}
+    given: dict[str, Tensor] = {}
+    for name, (net, layout, before) in nets.items():
+        net.to(device)
+        given[name] = images.to(memory_format=layout)
+        for _ in range(2):  # compiles, and warms caches
+            before()
+            scores[name] = one_pass(net, given[name], labels)
+    for name, found in scores.items():
+        # snnTorch fires above the threshold only, not at it; and in another layout sums round
+        # otherwise, which moves a few spikes.
+        same = nets[name].layout == nets["spikefold"].layout and not name.startswith("snntorch")
+        if same and not torch.allclose(found, scores["spikefold"], atol=1e-4):
+            raise SpeedError(f"{name} computes other scores: this is not the same network")
+    rates: dict[str, list[float]] = {name: [] for name in nets}
+    for _ in range(rounds):
+        for name, (net, _, before) in nets.items():
+            n_passes, started = 0, time.perf_counter()
+            while time.perf_counter() - started < seconds:
+                before()
+                one_pass(net, given[name], labels)
+                if device != "cpu":
+                    torch.cuda.synchronize()
+                n_passes += 1
+            rates[name].append(n_passes * batch / (time.perf_counter() - started))
+    return rates
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    p = argparse.ArgumentParser(
+        prog="python -m sw.speed",
+        description="Training speed (forward and backward) against SpikingJelly and snnTorch.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"""examples:
+  python -m sw.speed --threads 1
+  python -m sw.speed --device cuda --batch 256 --image-size 32 --channels 64
+  python -m sw.speed --peers spikingjelly --no-compile --json
+
+Peers come with {INSTALL}.
+exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrupted""",
+    )
+    p.add_argument("--timesteps", type=int, default=4)
+    p.add_argument("--batch", type=int, default=64)
+    p.add_argument("--image-size", type=int, default=28)
+    p.add_argument("--channels", type=int, default=16)
+    p.add_argument("--rounds", type=int, default=7)
+    p.add_argument("--seconds", type=float, default=3.0, help="per contender and round (3)")
+    p.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
+    p.add_argument("--no-compile", action="store_true", help="only what needs no C++ compiler")
+    p.add_argument("--device", default="cpu")
+    p.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's choice)")
+    p.add_argument("--json", action="store_true", help="print all rounds as JSON")
+    args = p.parse_args(argv)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    try:
+        rates = measure(
+            network(args.timesteps, args.image_size, args.channels),
+            batch=args.batch,
+            rounds=args.rounds,
+            seconds=args.seconds,
+            peers=args.peers,
+            compiled=not args.no_compile,
+            device=args.device,
+        )
+    except SpeedError as error:
+        print(f"sw.speed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("sw.speed: interrupted", file=sys.stderr)
+        return 130
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    if args.json:
+        print(json.dumps({"median": medians, "rounds": rates}))
+        return 0
+    others = [median for name, median in medians.items() if not name.startswith("spikefold")]
+    fastest = max(others, default=0.0)
+    print(
+        f"forward and backward, {args.image_size}x{args.image_size}, {args.channels} channels, "
+        f"T={args.timesteps}, batch {args.batch}, {torch.get_num_threads()} threads, {args.device}"
+    )
+    for name, median in medians.items():
+        ratio = f"   {median / fastest:5.2f} x the fastest peer" if fastest else ""
+        low, high = min(rates[name]), max(rates[name])
+        print(f"  {name:<29} {median:8.1f} samples/s (rounds {low:.1f} to {high:.1f}){ratio}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import builtins
+import importlib
+
+import pytest
+import torch
+
+from sw import model, speed
+
+
+def test_a_peer_is_the_same_network() -> None:
+    """A neuron of torch operations alone, in the place of a peer's, gives the same scores and
+    gradients: what is timed against others is the network that they have."""
+
+    class Plain(torch.nn.Module):
+        def forward(self, drives: torch.Tensor) -> torch.Tensor:
+            config = model.NeuronConfig()
+            return model.Fire.apply(drives, 1.0, len(drives), config, 1.0, 0)  # type: ignore
+
+    config = speed.network(3, 12, 4)
+    torch.manual_seed(1)
+    own = model.SpikingResNet(config).train()
+    peer = speed.PeerNet(own, Plain)
+    images, labels = torch.rand(5, 1, 12, 12), torch.arange(5)
+    gradients = []
+    for net in (own, peer):
+        scores = speed.one_pass(net, images, labels)
+        gradients.append([scores, *(p.grad for p in own.parameters())])
+    for wanted, found in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_rates_are_positive_and_take_turns(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--image-size", "8", "--channels", "4", "--batch", "2", "--rounds", "2"]
+    words += ["--seconds", "0.01", "--no-compile", "--threads", "1", "--peers"]
+    assert speed.main(words) == 0
+    assert "spikefold " in capsys.readouterr().out
+    rates = speed.measure(
+        speed.network(2, 8, 4), batch=2, rounds=3, seconds=0.01, peers=(), compiled=False
+    )
+    assert len(rates["spikefold"]) == 3 and min(rates["spikefold"]) > 0
+
+
+def test_a_missing_peer_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(name: str) -> object:
+        raise builtins.ImportError(name)
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    assert speed.main(["--no-compile", "--peers", "snntorch"]) == 1
+    assert "snntorch is not installed: pip install" in capsys.readouterr().err
+
+
+def test_peers_with_other_scores_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent(torch.nn.Module):
+        def forward(self, drives: torch.Tensor) -> torch.Tensor:
+            return drives * 0
+
+    def contenders(config, peers, compiled):
+        plain = model.SpikingResNet(config).train()
+        silent = speed.PeerNet(plain, Silent)
+        layout = torch.contiguous_format
+        return {
+            "spikefold": speed.Contender(plain, layout, lambda: None),
+            "spikingjelly": speed.Contender(silent, layout, lambda: None),
+        }
+
+    monkeypatch.setattr(speed, "contenders", contenders)
+    with pytest.raises(speed.SpeedError, match="not the same network"):
+        speed.measure(speed.network(2, 8, 4), batch=4, rounds=1, seconds=0.01)
