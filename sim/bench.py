@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -40,14 +40,18 @@ class Case:
     timesteps: int = TIMESTEPS
     unshared: bool = False
     gate: Gate = Gate.NONE
+    pixels: bool = False
+    """The layer takes an image (a random one, ``density`` of its pixels not 0) as bit-planes."""
+    padded: bool = True
 
     @property
     def title(self) -> str:
         kind = "unshared" if self.unshared else "shared"
         gate = f", {self.gate.name}" if self.gate else ""
+        pixels = ", pixels" if self.pixels else ""
         return (
             f"{self.channels}->{self.n_out} {self.kernel}x{self.kernel} at {self.size}x"
-            f"{self.size}, T={self.timesteps}, {kind}{gate}"
+            f"{self.size}, T={self.timesteps}, {kind}{gate}{pixels}"
         )
 
 
@@ -57,15 +61,18 @@ CASES = (
     Case(16, 16, 14, 3, 0.1, gate=Gate.OR),
     *(Case(16, 32, 7, 3, density) for density in (0.05, 0.1, 0.2)),
     Case(32, 64, 7, 1, 0.1),
-    Case(2, 8, 34, 3, 0.1),
-    Case(1, 16, 28, 3, 0.1),
+    Case(1, 16, 28, 28, 0.1, padded=False),
+    *(Case(2, 8, 34, 3, density) for density in (0.0, 0.05, 0.1, 0.2, 1.0)),
+    *(Case(1, 16, 28, 3, density) for density in (0.0, 0.05, 0.1, 0.2, 1.0)),
+    Case(1, 16, 28, 3, 0.4, pixels=True),
 )
 
 
 def network(case: Case, rng: np.random.Generator) -> Network:
     """The case's layer and a small classifier behind it."""
     size = case.size if case.unshared else 1
-    padding = case.kernel // 2
+    padding = case.kernel // 2 if case.padded else 0
+    n_out_size = case.size + 2 * padding - case.kernel + 1
     shape = (case.timesteps, size, size, case.n_out, case.channels, case.kernel, case.kernel)
     layer = Layer(
         name="layer",
@@ -74,14 +81,18 @@ def network(case: Case, rng: np.random.Generator) -> Network:
         padding=(padding, padding),
         weight=rng.integers(-127, 127, shape).astype(np.int8),
         bias=np.zeros((1, 1, 1, case.n_out), np.int32),
-        threshold=np.full((1, 1, case.n_out), 200, np.int32),
+        threshold=np.full((1, 1, case.n_out), 20_000 if case.pixels else 200, np.int32),
         gate=case.gate,
         identity=INPUT if case.gate else None,
     )
+    if case.pixels:
+        encoder, source = replace(layer, name="stem", source="image"), INPUT
+    else:
+        encoder, source = None, "layer"
     classifier = Layer(
         name="fc",
-        source="layer",
-        kernel=(case.size, case.size),
+        source=source,
+        kernel=(n_out_size, n_out_size),
         weight=np.ones((1, 1, 1, 10, case.n_out, 1, 1), np.int8),
         bias=np.zeros((1, 1, 1, 10), np.int32),
         output=True,
@@ -89,8 +100,8 @@ def network(case: Case, rng: np.random.Generator) -> Network:
     return Network(
         timesteps=case.timesteps,
         image_shape=(case.channels, case.size, case.size),
-        encoder=None,
-        layers=(layer, classifier),
+        encoder=encoder,
+        layers=(classifier,) if case.pixels else (layer, classifier),
         weight_bits=8,
         labels=tuple("0123456789"),
     )
@@ -101,19 +112,24 @@ def measure(case: Case, board: Board) -> dict[str, object]:
     rng = np.random.default_rng(0)
     net = network(case, rng)
     shape = (net.timesteps, *net.image_shape)
-    frames = (rng.random(shape) < case.density).astype(np.uint8)
+    if case.pixels:
+        shape = net.image_shape
+    sample = (rng.random(shape) < case.density).astype(np.uint8)
+    if case.pixels:
+        sample *= rng.integers(1, 256, shape, np.uint8)
     program = compile_network(net, board.config)
     session = Session(board)
     session.load(program)
-    result = session.infer(frames, maps=True)
-    counters = result.counters["layer"]
+    result = session.infer(sample, maps=True)
+    name = program.layers[0].name
+    counters = result.counters[name]
     return {
         "layer": case.title,
         "density": case.density,
         "n_cycles": counters.n_cycles,
         "n_weight_reads": counters.n_weight_reads,
         "port_use": counters.n_weight_reads / counters.n_cycles,
-        "n_predicted": predict_cycles(program, result.maps)["layer"],
+        "n_predicted": predict_cycles(program, result.maps)[name],
     }
 
 

@@ -160,7 +160,7 @@ def _open_port(port: str) -> serial.Serial:
     """
     try:
         opened = serial.Serial(
-            port, DEFAULT_BAUD, timeout=POLL_S, write_timeout=5.0, exclusive=True
+            port, DEFAULT_BAUD, timeout=POLL_S, write_timeout=30.0, exclusive=True
         )
     except (OSError, ValueError) as error:
         raise DeviceNotFound(f"cannot open {port}: {_open_error(error)}") from error

