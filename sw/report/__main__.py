@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from hw.boards import BOARDS, CONFIGS, config_by_name
 from hw.spec import Config, SpecError
 from sw import data, netfile, report
-from sw.board import Session, program_for
+from sw.board import Session, load_bytes, program_for
 from sw.compiler import FitError, Program, compile_network
 from sw.data import DataError
 from sw.device import Board, DeviceError
@@ -388,9 +389,18 @@ def _session(
     port = None if arguments.board == FIND else arguments.board
     if port == VIRTUAL and program is not None and program.config.name in CONFIGS:
         port = f"{VIRTUAL}:{report.board_name(program.config)}"
+    if port is not None and port.startswith(VIRTUAL):
+        print(
+            f"starting the virtual board {port} (compiled once, which takes a minute or two)",
+            file=sys.stderr,
+        )
     with Board.open(port) as device:
         session = Session(device)
-        session.load(program_for(network, program, device.config)[0])
+        fitting = program_for(network, program, device.config)[0]
+        with tqdm(
+            total=load_bytes(fitting), unit="B", unit_scale=True, desc="loading", disable=None
+        ) as bar:
+            session.load(fitting, bar.update)
         yield session
 
 

@@ -368,3 +368,26 @@ def test_command_errors_say_what_to_do(tmp_path: Path, capsys: pytest.CaptureFix
     assert not list(tmp_path.glob("*.nir"))
     with pytest.raises(SystemExit):
         exchange_nir.main([str(fine), "--dt", "0"])
+
+
+def test_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(exchange_nir, "to_nir", interrupt)
+    netfile.save(tmp_path / "net.spikefold", plain(8))
+    assert exchange_nir.main([str(tmp_path / "net.spikefold")]) == exchange_nir.EXIT_INTERRUPTED
+    assert "interrupted, nothing was written" in capsys.readouterr().err
+    assert not (tmp_path / "net.nir").exists()
+
+
+def test_nodes_that_are_not_whole() -> None:
+    conv = conv_of(stride=np.array([1, 2, 3]))
+    with pytest.raises(ExchangeError, match=r"conv \(Conv2d\): .*are not two numbers"):
+        from_graph(neuron_graph(conv=conv), 4)
+    graph = neuron_graph()
+    loose = nir.NIRGraph(graph.nodes, graph.edges[:1] + graph.edges[2:], type_check=False)
+    with pytest.raises(ExchangeError, match="if: nothing leads to it"):
+        from_graph(loose, 4)

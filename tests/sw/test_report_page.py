@@ -372,3 +372,26 @@ def test_screenshots(
     )
     code, _ = written(tmp_path, network, "--screenshot", str(picture))
     assert code == command.EXIT_OK and picture.read_text() == "PNG\n"
+    code, _ = written(tmp_path, network, "--screenshot", str(tmp_path / "no" / "page.png"))
+    assert code == command.EXIT_BAD_INPUT
+    assert "page.png cannot be written" in capsys.readouterr().err
+
+    browser.write_text("#!/bin/sh\nexec sleep 9\n")
+    sleep = Path("/bin/sleep")
+    (folder / "sleep").symlink_to(sleep)
+    monkeypatch.setattr(command, "SCREENSHOT_TIMEOUT_S", 0.1)
+    code, _ = written(tmp_path, network, "--screenshot", str(picture))
+    assert code == command.EXIT_BAD_INPUT
+    assert "made no picture within 0.1 s" in capsys.readouterr().err
+
+
+def test_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "observe", interrupt)
+    code, path = written(tmp_path, random_network(18))
+    assert code == command.EXIT_INTERRUPTED and not path.exists()
+    assert "interrupted, nothing was written" in capsys.readouterr().err
