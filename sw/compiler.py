@@ -133,6 +133,25 @@ class Program:
         return np.frombuffer(raw, "<i4")[: self.n_classes].astype(np.int64)
 
     @property
+    def inputs(self) -> tuple[Placement, ...]:
+        """Regions that the host writes before a run, one per buffer."""
+        return (self.placements[INPUT],)
+
+    @property
+    def entries(self) -> tuple[int, ...]:
+        """Where a run on each of ``inputs`` begins."""
+        return (0,)
+
+    @property
+    def pixels(self) -> bool:
+        """The input is an image, not spikes."""
+        return False
+
+    def pack_input(self, sample: NDArray[np.uint8], buffer: int = 0) -> bytes:
+        """What to write to ``inputs[buffer]`` for spikes (T, C, H, W) of 0 and 1."""
+        return self.inputs[buffer].pack(sample)
+
+    @property
     def n_result_rows(self) -> int:
         return -(-self.n_classes // self.config.fire_lanes)
 

@@ -18,7 +18,7 @@ import pytest
 from hw.boards import CONFIGS, config_by_name
 from hw.protocol import Space
 from sw import netfile, reference, report
-from sw.board import Session
+from sw.board import Board
 from sw.compiler import compile_network
 from sw.network import Network
 from sw.report import __main__ as command
@@ -227,9 +227,9 @@ def test_what_the_board_does_differently_is_counted() -> None:
     given = Images(images=images, labels=None, what="random")
 
     def counted(device: FakeDevice) -> observe.Counted:
-        session = Session(device)
-        session.load(program)
-        found = observe.observe(network, program, given, session).counted
+        board = Board(device)
+        board.load(program)
+        found = observe.observe(network, program, given, board).counted
         assert found is not None
         return found
 
@@ -248,9 +248,9 @@ def test_counted_cycles_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     config = config_by_name("ulx3s-85f").with_weight_bits(network.weight_bits)
     devices = []
 
-    def open_board(port: str | None) -> FakeDevice:
+    def open_board(port: str | None) -> Board:
         devices.append(port)
-        return FakeDevice(network, config)
+        return Board(FakeDevice(network, config))
 
     monkeypatch.setattr(command.Board, "open", open_board)
     code, path = written(tmp_path, network, "--board", "sim")
