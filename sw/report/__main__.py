@@ -397,9 +397,7 @@ def _board(
     with Board.open(port) as board:
         fitting = program_for(network, program, board.config)[0]
         n_bytes = load_bytes(fitting) * len(board.boards)
-        with tqdm(
-            total=n_bytes, unit="B", unit_scale=True, desc="loading", disable=None
-        ) as bar:
+        with tqdm(total=n_bytes, unit="B", unit_scale=True, desc="loading", disable=None) as bar:
             board.load(fitting, bar.update)
         yield board
 
