@@ -431,7 +431,8 @@ def table() -> str:
         if not manifest_path(board).exists():
             continue
         manifest = load_manifest(board)
-        config = config_by_name(board)
+        clk_mhz = manifest["config"]["clk_hz"] / 1e6
+        lanes, bits = manifest["config"]["lanes"], manifest["config"]["weight_bits"]
         used = manifest["utilization"]
         logic = "lut" if "lut" in used else "logic_cell"
         memories = [
@@ -440,16 +441,15 @@ def table() -> str:
             if key in used
         ]
         fmax_mhz = min(clock["fmax_mhz"] for clock in manifest["clocks"].values())
-        row_bits = config.lanes * config.weight_bits
         rows.append(
             f"| `{board}`, {manifest['device']} "
-            f"| {config.clk_hz / 1e6:g} MHz ({fmax_mhz:.1f}) "
+            f"| {clk_mhz:g} MHz ({fmax_mhz:.1f}) "
             f"| {used[logic][0]:,} of {used[logic][1]:,} {'LUT' if logic == 'lut' else 'LC'} "
             f"| {', '.join(memories)} "
-            f"| {config.lanes} × {config.weight_bits} "
-            f"| {config.lanes} "
-            f"| {config.lanes * config.clk_hz / 1e9:.2f} "
-            f"| {row_bits / TARGETS[board].port_bits:.1%} |"
+            f"| {lanes} × {bits} "
+            f"| {lanes} "
+            f"| {lanes * clk_mhz / 1e3:.2f} "
+            f"| {lanes * bits / TARGETS[board].port_bits:.1%} |"
         )
     return "\n".join(rows) + "\n"
 

@@ -138,7 +138,7 @@ class Space(enum.IntEnum):
     bits."""
     COUNTER = 4
     """Read-only, of the run that ended last: :class:`LayerCounters` in the order the layers ran,
-    each in ``Config.counter_rows`` rows as long as those of RESULT."""
+    each in ``Config.counter_rows`` rows."""
 
 
 WRITABLE = frozenset({Space.WEIGHT, Space.PARAM, Space.SPIKE})
@@ -351,7 +351,7 @@ def row_bytes(space: Space, config: Config) -> int:
         Space.PARAM: config.fire_lanes * n_bytes(Neuron),
         Space.SPIKE: 1,
         Space.RESULT: config.fire_lanes * RESULT_BYTES,
-        Space.COUNTER: config.fire_lanes * RESULT_BYTES,
+        Space.COUNTER: n_bytes(LayerCounters) // config.counter_rows,
     }[space]
 
 

@@ -18,10 +18,10 @@ import numpy as np
 
 from hw.spec import Config, Gate
 from sim.virtual_board import virtual_board
-from sw.board import Session
+from sw.board import Board
 from sw.compiler import compile_network
 from sw.cycles import predict_cycles
-from sw.device import Board
+from sw.device import Device
 from sw.network import INPUT, Layer, Network
 
 CONFIG = Config(name="bench", weight_depth=32768)
@@ -118,9 +118,8 @@ def measure(case: Case, board: Board) -> dict[str, object]:
     if case.pixels:
         sample *= rng.integers(1, 256, shape, np.uint8)
     program = compile_network(net, board.config)
-    session = Session(board)
-    session.load(program)
-    result = session.infer(sample, maps=True)
+    board.load(program)
+    result = board.observe(sample, maps=True)
     name = program.layers[0].name
     counters = result.counters[name]
     return {
@@ -147,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
         print(
             f"{'layer':44} {'density':>7} {'cycles':>8} {'rows read':>9} {'port use':>8}  predicted"
         )
-    with virtual_board(CONFIG) as port, Board.open(port) as board:
+    with virtual_board(CONFIG) as port, Board(Device.open(port)) as board:
         for case in CASES:
             row = measure(case, board)
             rows.append(row)

@@ -1,39 +1,60 @@
-"""A network on a device: load a compiled program, infer, read back. NumPy only."""
+"""Boards as a library: load a network, infer, stream. NumPy only.
+
+>>> with Board.open("sim:ulx3s-85f") as board:
+...     board.load("net.spikefold")
+...     logits = board.infer(images)
+"""
 
 from __future__ import annotations
 
+import contextlib
+import queue
+import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
-from typing import Protocol
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.protocol import LayerCounters, Space, n_bytes, row_bytes, spec_hash, unpack
+from hw.protocol import (
+    LayerCounters,
+    Result,
+    RunState,
+    Space,
+    Status,
+    n_bytes,
+    row_bytes,
+    spec_hash,
+    unpack,
+)
 from hw.spec import GRANULE_BITS, Config
+from sw import encoder, netfile
 from sw.compiler import Program, compile_network
-from sw.device import RunResult
+from sw.device import Device, Progress, board_status, run_result
+from sw.link import DeviceError, LinkTimeout, Reply, Request, RequestRefused
+from sw.netfile import NetworkFile
 from sw.network import Network
 
+MAX_RECOVERIES = 3
+"""Attempts to begin anew before a board is given up, counted from its last result."""
 
-class Device(Protocol):
-    """What a session needs of a device; :class:`sw.device.Board` is the real one."""
+RUN_TIMEOUT_S = 60.0
+"""How long a run may take; on the virtual board, too."""
 
-    @property
-    def config(self) -> Config: ...
+N_RUNS_IN_DEVICE = 2
+"""The run in progress and the one that waits."""
 
-    def write(
-        self,
-        space: Space,
-        row: int,
-        data: bytes,
-        on_progress: Callable[[int], object] | None = None,
-    ) -> None: ...
+LOOK_AHEAD = 4
+"""Samples per board that may be done before the next one in order is."""
 
-    def read(self, space: Space, row: int, n_rows: int) -> bytes: ...
+_RECOVERABLE = frozenset({Status.WAS_RESET, Status.BUSY})
 
-    def run(self, entry: int = 0) -> RunResult: ...
+
+class MemoryFault(DeviceError):
+    """A memory does not hold what was written to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,23 +69,36 @@ class Counters:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Inference:
-    """One image's outcome.
+    """One sample's outcome.
 
     Attributes
     ----------
-    logits : int64 (n_classes,), or None if not read back.
-    counters : by layer, in order; empty if not read back.
+    logits : int64 (n_classes,)
+    counters : by layer, in order.
     maps : spikes uint8 (T, C, H, W) of every map; empty if not read back.
-    link_s, compute_s : seconds spent moving data, and from starting a run to its end.
+    link_s : seconds from the first byte of its input on the way to the last one acknowledged, and
+        those for reading maps.
+    compute_s : seconds from the start of its run to the announcement of its end.
+    latency_s : seconds from taking the sample to its outcome; includes waiting for others.
     """
 
     prediction: int
     n_cycles: int
-    logits: NDArray[np.int64] | None
-    counters: dict[str, Counters] = field(default_factory=dict)
+    logits: NDArray[np.int64]
+    counters: dict[str, Counters]
     maps: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
-    link_s: float
-    compute_s: float
+    link_s: float = 0.0
+    compute_s: float = 0.0
+    latency_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """What loading took. ``n_written`` of the program's ``n_bytes`` were not there already."""
+
+    n_bytes: int
+    n_written: int
+    seconds: float
 
 
 def program_for(
@@ -83,104 +117,652 @@ def program_for(
     return compile_network(network, config), f"compiled again for {config.name!r}: {why}"
 
 
-class Session:
-    """A device with a program in it."""
+def load_bytes(program: Program) -> int:
+    """Bytes that :meth:`Board.load` reports as progress: memories, and spikes to be cleared."""
+    return sum(map(len, program.images.values())) + program.spike_bytes
+
+
+class Board:
+    """A board with, after :meth:`load`, a network in it. Use as a context manager."""
 
     def __init__(self, device: Device):
         self.device = device
         self._program: Program | None = None
+        self._network: Network | None = None
+
+    @staticmethod
+    def open(ports: str | None = None, baud: int | None = None) -> Board | Boards:
+        """Opens a board, or several as one.
+
+        Parameters
+        ----------
+        ports : what :meth:`sw.device.Device.open` takes, or several of it separated by commas,
+            such as ``"/dev/ttyUSB0,/dev/ttyUSB1"`` or ``"sim,sim"``.
+        baud : fastest rate in bits per second; None leaves it to the board.
+
+        Raises
+        ------
+        sw.device.DeviceNotFound, sw.device.NotABoard, sw.device.SpecMismatch
+            See :meth:`sw.device.Device.open`.
+        """
+        names = [name.strip() for name in ports.split(",")] if ports else [None]
+        if len(names) == 1:
+            return Board(Device.open(names[0], baud))
+        boards: list[Board] = []
+        try:
+            boards.extend(Board(Device.open(name, baud)) for name in names)
+        except BaseException:
+            for board in boards:
+                board.close()
+            raise
+        return Boards(boards)
+
+    def close(self) -> None:
+        """Closes the port; a second time does nothing."""
+        self.device.close()
+
+    def __enter__(self) -> Board:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    @property
+    def config(self) -> Config:
+        """Configuration of the board, as it described itself."""
+        return self.device.config
+
+    @property
+    def port(self) -> str:
+        """Path or name of the serial port."""
+        return self.device.port
+
+    @property
+    def boards(self) -> list[Board]:
+        """This one; see :class:`Boards`."""
+        return [self]
 
     @property
     def program(self) -> Program:
-        """The program in the device."""
+        """The program in the board.
+
+        Raises
+        ------
+        RuntimeError
+            Nothing is loaded.
+        """
         if self._program is None:
             raise RuntimeError("no program is loaded: call load first")
         return self._program
 
-    def load(self, program: Program, on_progress: Callable[[int], object] | None = None) -> None:
-        """Write a program and clear its maps.
+    # ---- loading -----------------------------------------------------------------------------
+
+    def load(
+        self,
+        network: str | Path | NetworkFile | Network | Program,
+        on_progress: Progress | None = None,
+    ) -> Loaded:
+        """Puts a network into the board, checks that it is there, and clears its maps. What is
+        there already is not sent again.
 
         Parameters
         ----------
-        on_progress : called with the number of bytes that have just been written, in all
-            :func:`load_bytes`.
+        network : a network file or its path, a network, or a program for this board's
+            configuration. Without a network, :meth:`stream` takes spikes only.
+        on_progress : called with the number of bytes that are in place since the last call, in all
+            :func:`load_bytes` for a program.
 
         Raises
         ------
         ValueError
-            The program was compiled for another configuration.
+            A program was compiled for another configuration.
+        sw.compiler.FitError
+            The network does not fit.
+        sw.netfile.NetworkFileError
+            The file cannot be used.
+        MemoryFault
+            The board does not hold what was written, twice.
+        LinkTimeout, LinkLost
         """
-        if spec_hash(program.config) != spec_hash(self.device.config):
+        if isinstance(network, str | Path):
+            network = netfile.load(network, Program)
+        if isinstance(network, NetworkFile):
+            program, _ = program_for(network.network, network.program, self.config)
+            source = network.network
+        elif isinstance(network, Network):
+            program, source = compile_network(network, self.config), network
+        else:
+            program, source = network, None
+        if spec_hash(program.config) != spec_hash(self.config):
             raise ValueError(
                 f"the program is for {program.config.name!r}, the device is "
-                f"{self.device.config.name!r}; compile it again (program_for does)"
+                f"{self.config.name!r}; compile it again (program_for does)"
             )
+        started = time.perf_counter()
         self._program = None
-        for space, image in program.images.items():
-            self.device.write(space, 0, image, on_progress)
-        self.device.write(Space.SPIKE, 0, bytes(program.spike_bytes), on_progress)
-        self._program = program
+        n_failures = 0
+        while True:
+            try:
+                n_written = self._fill(program, on_progress if n_failures == 0 else None)
+                break
+            except (LinkTimeout, RequestRefused) as error:
+                n_failures += 1
+                self._recover_link(error, n_failures)
+        self._program, self._network = program, source
+        return Loaded(
+            n_bytes=load_bytes(program),
+            n_written=n_written,
+            seconds=time.perf_counter() - started,
+        )
 
-    def infer(
-        self,
-        spikes: NDArray[np.uint8],
-        *,
-        logits: bool = True,
-        counters: bool = True,
-        maps: bool = False,
-    ) -> Inference:
-        """Run one image.
+    def _fill(self, program: Program, on_progress: Progress | None = None) -> int:
+        """Writes what the memories do not hold yet; gives the number of bytes written."""
+        device = self.device
+        n_written = 0
+        for space, image in program.images.items():
+            differing = device.differing(space, 0, image)
+            if on_progress is not None:
+                on_progress(len(image) - sum(len(rows) for _, rows in differing))
+            for row, rows in differing:
+                device.write(space, row, rows, on_progress)
+                n_written += len(rows)
+            for row, rows in differing:
+                if device.differing(space, row, rows):
+                    device.write(space, row, rows)
+                    if device.differing(space, row, rows):
+                        n = len(rows) // row_bytes(space, self.config)
+                        raise MemoryFault(
+                            f"{space.name} of the board on {self.port} does not hold what was "
+                            f"written to rows {row} to {row + n - 1}, twice. Is its supply sound? "
+                            "Load its bitstream again, or use another board"
+                        )
+        device.write(Space.SPIKE, 0, bytes(program.spike_bytes), on_progress)
+        return n_written + program.spike_bytes
+
+    def _recover_link(self, error: DeviceError, n_failures: int) -> None:
+        """Begins anew with the board, if that may help and has not been tried too often."""
+        while True:
+            if n_failures > MAX_RECOVERIES or (
+                isinstance(error, RequestRefused) and error.status not in _RECOVERABLE
+            ):
+                raise error
+            try:
+                self.device.recover()
+                return
+            except LinkTimeout as again:
+                error = again
+                n_failures += 1
+
+    # ---- inference ---------------------------------------------------------------------------
+
+    def infer(self, samples: Iterable[NDArray[np.uint8]]) -> NDArray[np.int64]:
+        """Logits (N, n_classes) of N samples, see :meth:`stream`."""
+        logits = [inference.logits for inference in self.stream(samples)]
+        return np.stack(logits) if logits else np.zeros((0, self.program.n_classes), np.int64)
+
+    def observe(self, sample: NDArray[np.uint8], *, maps: bool = False) -> Inference:
+        """One sample, see :meth:`stream`."""
+        return next(self.stream([sample], maps=maps))
+
+    def stream(
+        self, samples: Iterable[NDArray[np.uint8]], *, maps: bool = False
+    ) -> Iterator[Inference]:
+        """Outcomes of samples, in order. While the board runs one sample, the next is written.
 
         Parameters
         ----------
-        spikes : input (T, C, H, W) of 0 and 1; or, if ``program.pixels``, an image (C, H, W).
-        logits, counters, maps : what to read back, apart from the prediction.
-        """
-        program, device = self.program, self.device
-        started = time.perf_counter()
-        device.write(
-            Space.SPIKE, program.inputs[0].start // GRANULE_BITS, program.pack_input(spikes)
-        )
-        written = time.perf_counter()
-        result = device.run(program.entries[0])
-        ran = time.perf_counter()
-        logit_values = (
-            program.logits(device.read(Space.RESULT, 0, program.n_result_rows)) if logits else None
-        )
-        return Inference(
-            prediction=result.argmax,
-            n_cycles=result.n_cycles,
-            logits=logit_values,
-            counters=self._counters() if counters else {},
-            maps=self._maps() if maps else {},
-            link_s=(written - started) + (time.perf_counter() - ran),
-            compute_s=ran - written,
-        )
+        samples : images (C, H, W) of uint8 if the network has an encoder; or spikes
+            (T, C, H, W) of 0 and 1 for its input map. Taken as they are needed.
+        maps : read back the spikes of every map, which keeps the board waiting.
 
-    def _counters(self) -> dict[str, Counters]:
-        layers = self.program.layers
-        config = self.program.config
-        raw = self.device.read(Space.COUNTER, 0, len(layers) * config.counter_rows)
-        size = config.counter_rows * row_bytes(Space.COUNTER, config)
+        Raises
+        ------
+        sw.encoder.InputError
+            A sample does not suit the network.
+        LinkTimeout
+            The board does not answer, in spite of :data:`MAX_RECOVERIES` attempts.
+        LinkLost, RequestRefused, MemoryFault
+        """
+        yield from _Pipeline(self, samples, maps).results()
+
+    def _pack(self, sample: NDArray[np.uint8], buffer: int) -> bytes:
+        program, network = self.program, self._network
+        if network is not None and not program.pixels:
+            is_image = network.encoder is not None and sample.ndim == len(network.image_shape)
+            if is_image or network.encoder is None:
+                sample = encoder.encode(network, sample[None])[0]
+        return program.pack_input(sample, buffer)
+
+    def _counter_rows(self) -> int:
+        """Rows of COUNTER per layer."""
+        return -(-n_bytes(LayerCounters) // row_bytes(Space.COUNTER, self.config))
+
+    def _counters(self, raw: bytes) -> dict[str, Counters]:
+        size = self._counter_rows() * row_bytes(Space.COUNTER, self.config)
         counters = {}
-        for n, layer in enumerate(layers):
+        for n, layer in enumerate(self.program.layers):
             values = unpack(LayerCounters, raw[n * size : n * size + n_bytes(LayerCounters)])
             counters[layer.name] = Counters(
                 **{f.name: int(getattr(values, f.name)) for f in fields(Counters)}
             )
         return counters
 
-    def _maps(self) -> dict[str, NDArray[np.uint8]]:
-        return {
-            name: place.unpack(
-                self.device.read(
-                    Space.SPIKE, place.start // GRANULE_BITS, place.n_bits // GRANULE_BITS
-                )
+
+@dataclass(eq=False)
+class _Job:
+    """A sample under way."""
+
+    raw: bytes
+    """Its input as it is written."""
+    buffer: int
+    taken: float
+    n_writes_left: int = -1
+    """Requests that are not acknowledged; negative before they are submitted."""
+    writing: float = 0.0
+    written: float = 0.0
+    tag: int | None = None
+    run: Request | None = None
+    running: float = 0.0
+    acknowledged: bool = False
+    ended: float = 0.0
+    data: bytes = b""
+    parts: dict[str, list[bytes]] = field(default_factory=dict)
+    n_reads_left: int = 0
+    result: Inference | None = None
+
+
+class _Pipeline:
+    """Samples on their way through one board, in order: written, run, announced.
+
+    Whatever goes wrong with the link or the board, the samples that are not finished are begun
+    again from their inputs, on a board whose memories have been checked.
+    """
+
+    def __init__(self, board: Board, samples: Iterable[NDArray[np.uint8]], maps: bool):
+        self.board, self.device = board, board.device
+        self.transport = board.device.transport
+        self.program = board.program
+        self.samples = iter(samples)
+        self.maps = maps
+        self.n_buffers = 1 if maps else len(self.program.inputs)
+        self.jobs: deque[_Job] = deque()
+        self.n_taken = 0
+        self.exhausted = False
+        self.error: DeviceError | None = None
+        self.last_end = 0.0
+        config = self.program.config
+        n_counter_rows = len(self.program.layers) * board._counter_rows()
+        self.n_rows = (self.program.n_result_rows, n_counter_rows)
+        self.n_logit_bytes = self.program.n_result_rows * row_bytes(Space.RESULT, config)
+        self.n_done_bytes = (
+            n_bytes(Result) + self.n_logit_bytes + n_counter_rows * row_bytes(Space.COUNTER, config)
+        )
+
+    def results(self) -> Iterator[Inference]:
+        n_failures = 0
+        self.transport.on_done = self._on_done
+        try:
+            while True:
+                self._take()
+                while self.jobs and self.jobs[0].result is not None:
+                    n_failures = 0
+                    yield self.jobs.popleft().result  # type: ignore[misc]
+                    self._take()
+                if not self.jobs:
+                    return
+                try:
+                    self._advance()
+                except (LinkTimeout, RequestRefused) as error:
+                    n_failures = self._begin_anew(error, n_failures)
+        finally:
+            if self.jobs or not self.transport.idle:
+                with contextlib.suppress(DeviceError):
+                    self.device.abort()
+
+    def _begin_anew(self, error: DeviceError, n_failures: int) -> int:
+        """Recovers the board, and forgets how far its samples were; gives the failures so far."""
+        while True:
+            n_failures += 1
+            self.board._recover_link(error, n_failures)
+            try:
+                self.board._fill(self.program)
+                break
+            except (LinkTimeout, RequestRefused) as again:
+                error = again
+        self.error = None
+        for job in self.jobs:
+            if job.result is None:
+                job.n_writes_left, job.tag, job.run, job.acknowledged = -1, None, None, False
+                job.ended = 0.0
+        return n_failures
+
+    def _take(self) -> None:
+        while not self.exhausted and len(self.jobs) < self.n_buffers:
+            try:
+                sample = next(self.samples)
+            except StopIteration:
+                self.exhausted = True
+                return
+            buffer = self.n_taken % self.n_buffers
+            self.n_taken += 1
+            self.jobs.append(_Job(self.board._pack(sample, buffer), buffer, time.perf_counter()))
+
+    def _advance(self) -> None:
+        """Submits what can be submitted, and waits for one packet."""
+        runs_left = N_RUNS_IN_DEVICE
+        in_order = True
+        for job in self.jobs:
+            if job.n_writes_left < 0:
+                self._write(job)
+            elif job.n_writes_left == 0 and job.tag is None and in_order and runs_left:
+                self._run(job)
+            in_order &= job.acknowledged
+            runs_left -= job.tag is not None and not job.ended
+        heard = self.transport.step(time.monotonic() + self.transport.timeout_s)
+        if self.error is not None:
+            raise self.error
+        if not heard and self.transport.idle:
+            self._ask()
+
+    def _checked(self, then: Callable[[bytes], object]) -> Callable[[Reply], None]:
+        def on_reply(reply: Reply) -> None:
+            if isinstance(reply, DeviceError):
+                self.error = self.error or reply
+            else:
+                then(reply)
+
+        return on_reply
+
+    def _write(self, job: _Job) -> None:
+        row = self.program.inputs[job.buffer].start // GRANULE_BITS
+        requests = self.device.writes(Space.SPIKE, row, job.raw)
+        job.writing, job.n_writes_left = time.perf_counter(), len(requests)
+
+        def written(_: bytes) -> None:
+            job.n_writes_left -= 1
+            job.written = time.perf_counter()
+
+        for request in requests:
+            self.transport.submit(request, self._checked(written))
+
+    def _run(self, job: _Job) -> None:
+        job.tag = self.device.next_tag()
+        job.running = time.perf_counter()
+        job.run = self.device.run_request(job.tag, self.program.entries[job.buffer], *self.n_rows)
+
+        def acknowledged(_: bytes) -> None:
+            job.acknowledged = True
+
+        self.transport.submit(job.run, self._checked(acknowledged))
+
+    def _on_done(self, tag: int, data: bytes) -> None:
+        job = next((job for job in self.jobs if job.tag == tag and not job.ended), None)
+        if job is None or len(data) != self.n_done_bytes:
+            return  # announced twice, or of a run that was given up
+        assert job.run is not None
+        # Its acknowledgement may have been lost; a repetition would run it again.
+        self.transport.forget(job.run)
+        job.acknowledged = True
+        job.ended, job.data = time.perf_counter(), data
+        if self.maps:
+            self._read_maps(job)
+        else:
+            self._finish(job)
+
+    def _read_maps(self, job: _Job) -> None:
+        for name, place in self.program.placements.items():
+            requests = self.device.reads(
+                Space.SPIKE, place.start // GRANULE_BITS, place.n_bits // GRANULE_BITS
             )
-            for name, place in self.program.placements.items()
-        }
+            job.parts[name] = [b""] * len(requests)
+            job.n_reads_left += len(requests)
+            for n, request in enumerate(requests):
+
+                def take(part: bytes, name: str = name, n: int = n) -> None:
+                    job.parts[name][n] = part
+                    job.n_reads_left -= 1
+                    if job.n_reads_left == 0:
+                        self._finish(job)
+
+                self.transport.submit(request, self._checked(take))
+
+    def _finish(self, job: _Job) -> None:
+        now = time.perf_counter()
+        size = n_bytes(Result)
+        result = run_result(job.data)
+        started = max(job.running, self.last_end)
+        self.last_end = job.ended
+        job.result = Inference(
+            prediction=result.argmax,
+            n_cycles=result.n_cycles,
+            logits=self.program.logits(job.data[size : size + self.n_logit_bytes]),
+            counters=self.board._counters(job.data[size + self.n_logit_bytes :]),
+            maps={
+                name: self.program.placements[name].unpack(b"".join(parts))
+                for name, parts in job.parts.items()
+            },
+            link_s=job.written - job.writing + (now - job.ended),
+            compute_s=job.ended - started,
+            latency_s=now - job.taken,
+        )
+
+    def _ask(self) -> None:
+        """Nothing was heard for a while: is the run that should end still going on?"""
+        job = next((job for job in self.jobs if job.tag is not None and not job.ended), None)
+        if job is None:
+            return
+
+        def take(raw: bytes) -> None:
+            status = board_status(raw)
+            if job.ended:
+                return
+            if status.state == RunState.DONE and status.tag == job.tag:
+                assert job.run is not None
+                # Repeated, it is announced again.
+                self.transport.submit(job.run, self._checked(lambda _: None))
+            elif status.state != RunState.RUNNING:
+                self.error = LinkTimeout("the board forgot the run that it had begun")
+            elif time.perf_counter() - job.running > RUN_TIMEOUT_S:
+                self.error = LinkTimeout(
+                    f"a run was not over after {RUN_TIMEOUT_S:g} s: is the program damaged?"
+                )
+
+        self.transport.submit(self.device.status_request(), self._checked(take))
 
 
-def load_bytes(program: Program) -> int:
-    """Bytes that :meth:`Session.load` writes."""
-    return sum(map(len, program.images.values())) + program.spike_bytes
+class Boards:
+    """Several boards as one: each sample goes to the next board that is free. If a board fails,
+    its samples go to the others. Use as a context manager."""
+
+    def __init__(self, boards: list[Board]):
+        self._boards = boards
+        self.failures: list[tuple[Board, DeviceError]] = []
+        """Boards that have failed, and how."""
+
+    @property
+    def boards(self) -> list[Board]:
+        """Those that work."""
+        failed = [board for board, _ in self.failures]
+        return [board for board in self._boards if board not in failed]
+
+    @property
+    def config(self) -> Config:
+        """Configuration of the first board."""
+        return self._boards[0].config
+
+    @property
+    def port(self) -> str:
+        """Paths or names of the serial ports."""
+        return ",".join(board.port for board in self._boards)
+
+    @property
+    def program(self) -> Program:
+        """The program in the first board that works."""
+        return self.boards[0].program
+
+    def close(self) -> None:
+        """Closes the ports; a second time does nothing."""
+        for board in self._boards:
+            board.close()
+
+    def __enter__(self) -> Boards:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def load(
+        self,
+        network: str | Path | NetworkFile | Network | Program,
+        on_progress: Progress | None = None,
+    ) -> Loaded:
+        """See :meth:`Board.load`; on all boards at once, so that progress comes from all."""
+        if isinstance(network, str | Path):
+            network = netfile.load(network, Program)
+        loaded: list[Loaded] = []
+        errors: list[BaseException] = []
+        lock = threading.Lock()
+
+        def progress(n: int) -> None:
+            with lock:
+                if on_progress is not None:
+                    on_progress(n)
+
+        def work(board: Board) -> None:
+            try:
+                loaded.append(board.load(network, progress))
+            except DeviceError as error:
+                self.failures.append((board, error))
+            except BaseException as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=work, args=(board,)) for board in self.boards]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if errors:
+            raise errors[0]
+        if not loaded:
+            raise self._none_left()
+        return Loaded(
+            n_bytes=sum(one.n_bytes for one in loaded),
+            n_written=sum(one.n_written for one in loaded),
+            seconds=max(one.seconds for one in loaded),
+        )
+
+    def _none_left(self) -> DeviceError:
+        listing = "\n".join(f"  {board.port}: {error}" for board, error in self.failures)
+        return DeviceError(f"no board is left:\n{listing}")
+
+    def infer(self, samples: Iterable[NDArray[np.uint8]]) -> NDArray[np.int64]:
+        """See :meth:`Board.infer`."""
+        logits = [inference.logits for inference in self.stream(samples)]
+        return np.stack(logits) if logits else np.zeros((0, self.program.n_classes), np.int64)
+
+    def observe(self, sample: NDArray[np.uint8], *, maps: bool = False) -> Inference:
+        """See :meth:`Board.observe`."""
+        return next(self.stream([sample], maps=maps))
+
+    def stream(
+        self, samples: Iterable[NDArray[np.uint8]], *, maps: bool = False
+    ) -> Iterator[Inference]:
+        """See :meth:`Board.stream`. Raises :class:`sw.link.DeviceError` when no board is left."""
+        yield from _Distribution(self, samples, maps).results()
+
+
+class _Distribution:
+    """Samples among boards, each of which has a thread; outcomes in order."""
+
+    def __init__(self, group: Boards, samples: Iterable[NDArray[np.uint8]], maps: bool):
+        self.group, self.maps = group, maps
+        self.samples = enumerate(samples)
+        self.lock = threading.Lock()
+        self.again: deque[tuple[int, NDArray[np.uint8]]] = deque()
+        """Samples of boards that have failed."""
+        self.n_under_way = 0
+        self.stopped = False
+        self.outcomes: queue.Queue[tuple[int, Inference] | BaseException | None] = queue.Queue()
+        self.ahead = threading.Semaphore(LOOK_AHEAD * len(group.boards))
+
+    def _pull(self, held: deque[tuple[int, NDArray[np.uint8]]]) -> Iterator[NDArray[np.uint8]]:
+        """Samples for one board; ``held`` are those that it has not finished."""
+        while not self.stopped:
+            if not self.ahead.acquire(timeout=0.05):
+                continue
+            with self.lock:
+                if self.again:
+                    item = self.again.popleft()
+                else:
+                    try:
+                        item = next(self.samples)
+                    except StopIteration:
+                        item = None
+                    except BaseException as error:
+                        self.outcomes.put(error)
+                        item = None
+                if item is not None:
+                    self.n_under_way += 1
+            if item is None:
+                self.ahead.release()
+                return
+            held.append(item)
+            yield item[1]
+
+    def _work(self, board: Board) -> None:
+        held: deque[tuple[int, NDArray[np.uint8]]] = deque()
+        try:
+            while not self.stopped:
+                for inference in board.stream(self._pull(held), maps=self.maps):
+                    index, _ = held.popleft()
+                    with self.lock:
+                        self.n_under_way -= 1
+                    self.outcomes.put((index, inference))
+                    if self.stopped:
+                        return
+                # A board that fails later may leave samples.
+                with self.lock:
+                    if not self.n_under_way and not self.again:
+                        return
+                time.sleep(0.01)
+        except DeviceError as error:
+            with self.lock:
+                self.again.extend(held)
+                self.n_under_way -= len(held)
+                self.group.failures.append((board, error))
+            for _ in held:
+                self.ahead.release()
+        except BaseException as error:
+            self.outcomes.put(error)
+        finally:
+            self.outcomes.put(None)
+
+    def results(self) -> Iterator[Inference]:
+        boards = self.group.boards
+        if not boards:
+            raise self.group._none_left()
+        threads = [threading.Thread(target=self._work, args=(board,)) for board in boards]
+        for thread in threads:
+            thread.start()
+        waiting: dict[int, Inference] = {}
+        n_given, n_ended = 0, 0
+        try:
+            while n_ended < len(threads):
+                outcome = self.outcomes.get()
+                if outcome is None:
+                    n_ended += 1
+                elif isinstance(outcome, BaseException):
+                    raise outcome
+                else:
+                    waiting[outcome[0]] = outcome[1]
+                while n_given in waiting:
+                    inference = waiting.pop(n_given)
+                    n_given += 1
+                    self.ahead.release()
+                    yield inference
+            if self.again:
+                raise self.group._none_left()
+        finally:
+            self.stopped = True
+            for thread in threads:
+                thread.join()

@@ -45,6 +45,7 @@ from hw.protocol import (
     unpack,
 )
 from hw.spec import Config, SpecError
+from sw import faults
 from sw.link import (
     POLL_S,
     DeviceError,
@@ -280,7 +281,7 @@ def _stop_virtual_board(board: subprocess.Popen[str]) -> None:
         os.killpg(board.pid, signal.SIGTERM)  # it may have started a compiler
 
 
-class Board:
+class Device:
     """A board that is ready: it has been identified, runs at its agreed rate and does nothing.
 
     Use as a context manager, which closes the port (and ends a virtual board).
@@ -309,13 +310,14 @@ class Board:
         self._agree_on_rate()
 
     @classmethod
-    def open(cls, port: str | None = None, baud: int | None = None) -> Board:
+    def open(cls, port: str | None = None, baud: int | None = None) -> Device:
         """Opens a board. It is this process's alone until it is closed.
 
         Parameters
         ----------
         port : path or name of a serial port; ``sim`` or ``sim:NAME`` starts the virtual board (of
             that configuration, see :mod:`hw.boards`); None looks for a board on all USB ports.
+            ``?faults=...`` behind a port injects faults, see :mod:`sw.faults`.
         baud : fastest rate in bits per second; None leaves it to the board.
 
         Raises
@@ -326,21 +328,44 @@ class Board:
             Nothing on the port answers like a board.
         SpecMismatch
             Its gateware does not fit this software.
+        sw.faults.FaultSpecError
+            What is behind ``?`` cannot be understood.
         """
-        path = port
+        path, _, spec = (port or "").partition("?")
+        plan = faults.parse(spec) if spec else None
         if not path:
             return cls._ready(*_find(), baud=baud)
         virtual = None
         if path == "sim" or path.startswith("sim:"):
             virtual, path = _start_virtual_board(path.partition(":")[2] or "sim")
         try:
-            opened: Port = _open_port(path)
-            patience = (2.0, 4) if _is_virtual(path) else (0.4, 4)
-            return cls._ready(*_begin(Transport(opened), *patience), virtual, baud)
+            return cls.open_with(
+                path,
+                lambda opened: (
+                    opened
+                    if plan is None
+                    else faults.FaultyPort(opened, plan, None if virtual is None else virtual.pid)
+                ),
+                virtual,
+                baud,
+            )
         except BaseException:
             if virtual is not None:
                 _stop_virtual_board(virtual)
             raise
+
+    @classmethod
+    def open_with(
+        cls,
+        path: str,
+        wrap: Callable[[Port], Port],
+        virtual: subprocess.Popen[str] | None = None,
+        baud: int | None = None,
+    ) -> Device:
+        """Opens the board on a serial port, with something put between driver and port."""
+        patience = (2.0, 4) if _is_virtual(path) else (0.4, 4)
+        opened = _begin(Transport(wrap(_open_port(path))), *patience)
+        return cls._ready(*opened, virtual, baud)
 
     @classmethod
     def _ready(
@@ -349,7 +374,7 @@ class Board:
         identity: BoardIdentity,
         virtual: subprocess.Popen[str] | None = None,
         baud: int | None = None,
-    ) -> Board:
+    ) -> Device:
         transport.timeout_s = 2.0 if _is_virtual(str(transport.port.port)) else 0.3
         try:
             return cls(transport, identity, virtual, baud)
@@ -364,7 +389,7 @@ class Board:
             _stop_virtual_board(self._virtual)
             self._virtual = None
 
-    def __enter__(self) -> Board:
+    def __enter__(self) -> Device:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -612,6 +637,10 @@ class Board:
                 self.abort()
             raise
 
+    def status_request(self) -> Request:
+        """Asks for a :class:`BoardStatus`, see :func:`board_status`."""
+        return Request(Opcode.STATUS, n_reply_bytes=n_bytes(DeviceStatus))
+
     def status(self) -> BoardStatus:
         """State of the board, result of the finished run, errors counted since its last reset.
 
@@ -619,9 +648,7 @@ class Board:
         ------
         LinkTimeout, LinkLost
         """
-        (raw,) = self.transport.exchange(
-            [Request(Opcode.STATUS, n_reply_bytes=n_bytes(DeviceStatus))]
-        )
+        (raw,) = self.transport.exchange([self.status_request()])
         return board_status(raw)
 
     def abort(self) -> None:

@@ -277,6 +277,13 @@ class Transport:
             self._patience()
         self._waiting.append((request, on_reply))
 
+    def forget(self, request: Request) -> None:
+        """Regards a request as answered: it will not be sent again, and its answer be ignored."""
+        for seq, entry in list(self._in_flight.items()):
+            if entry.request is request:
+                del self._in_flight[seq]
+                self._account(entry.frame, request, -1)
+
     def cancel(self) -> None:
         """Forgets all requests; answers to them will be ignored."""
         self._waiting.clear()

@@ -41,6 +41,7 @@ from sw.exchange import (
     Fire,
     Flatten,
     Imported,
+    Join,
     Node,
     Pool,
     Scale,
@@ -332,14 +333,21 @@ class _Writer:
 
         if layer.gate == Gate.OR:
             return either("", branch, identity)
+        before = set(self.nodes)
         if layer.gate == Gate.IAND:  # identity and not branch
-            return self.affine(
-                name, shape, dense, -1, 1, either(".none", no("identity", identity), branch)
-            )
-        neither = either(".not_both", no("identity", identity), no("branch", branch))
-        if layer.gate == Gate.AND:
-            return self.affine(name, shape, dense, -1, 1, neither)
-        return self.affine(name, shape, dense, 1, -1, neither, either(".or", branch, identity))
+            neither = either(".none", no("identity", identity), branch)
+            self.affine(name, shape, dense, -1, 1, neither)
+        else:
+            not_both = either(".not_both", no("identity", identity), no("branch", branch))
+            if layer.gate == Gate.AND:
+                self.affine(name, shape, dense, -1, 1, not_both)
+            else:
+                self.affine(name, shape, dense, 1, -1, not_both, either(".or", branch, identity))
+        about: dict[str, Any] = {"gate": layer.gate.name}
+        about |= {"branch": branch, "identity": identity}
+        about["parts"] = [n for n in self.nodes if n not in before and n != name]
+        self.nodes[name].metadata = {KEY: json.dumps(about)}
+        return name
 
     def pool(self, layer: AnyLayer, source: str, shape: Shape, dense: bool) -> tuple[str, Shape]:
         channels, height, width = shape
@@ -497,6 +505,11 @@ def from_graph(
         if start not in sources or end not in sources:
             raise ExchangeError(f"its edge {start!r} -> {end!r} names a node that is not there")
         sources[end].append(start)
+    gates = _gates(graph)
+    for name, (_, reads, parts) in gates.items():
+        sources[name] = list(reads)
+        for part in parts:
+            sources.pop(part, None)
     try:
         order = list(TopologicalSorter(sources).static_order())
     except CycleError as error:
@@ -512,7 +525,7 @@ def from_graph(
         if isinstance(node, nir.Input | nir.Output):
             continue
         try:
-            step = reader.step(node)
+            step = gates[name][0] if name in gates else reader.step(node)
         except ExchangeError as error:
             problems[f"{name} ({type(node).__name__})"] = str(error)
             continue
@@ -535,16 +548,41 @@ def from_graph(
     return assemble(nodes, network, {"imported": {"from": "NIR", "file": origin, "dt_s": dt_s}})
 
 
-def _about(graph: Any) -> dict[str, Any] | None:
-    """What :func:`to_nir` wrote beside the graph."""
-    text = (graph.metadata or {}).get(KEY)
+def _gates(graph: Any) -> dict[str, tuple[Join, tuple[str, str], list[str]]]:
+    """Gates that :func:`to_nir` has made of several nodes, by the last of these: with branch and
+    identity, and the other nodes."""
+    found = {}
+    for name, node in graph.nodes.items():
+        about = _json((node.metadata or {}).get(KEY))
+        if about is None:
+            continue
+        try:
+            gate = Join(gate=Gate[about["gate"]])
+            reads = about["branch"], about["identity"]
+            missing = [n for n in reads if n not in graph.nodes]
+            if missing:
+                raise KeyError(f"there is no {missing[0]!r}")
+            found[name] = gate, reads, list(about["parts"])
+        except (KeyError, TypeError) as error:
+            raise ExchangeError(f"{name}: what it says of its gate is damaged: {error}") from None
+    return found
+
+
+def _json(text: Any) -> dict[str, Any] | None:
+    """An entry of ours in the metadata, None if it is something else."""
     if isinstance(text, bytes):
-        text = text.decode()
+        text = text.decode(errors="replace")
     try:
         values = json.loads(text) if isinstance(text, str) else None
-        return values if values and {"timesteps", "input", "labels"} <= set(values) else None
-    except (TypeError, ValueError):
+    except ValueError:
         return None
+    return values if isinstance(values, dict) else None
+
+
+def _about(graph: Any) -> dict[str, Any] | None:
+    """What :func:`to_nir` wrote beside the graph."""
+    values = _json((graph.metadata or {}).get(KEY))
+    return values if values and {"timesteps", "input", "labels"} <= set(values) else None
 
 
 def _shape(values: Any) -> Shape:
@@ -638,6 +676,8 @@ class _Reader:
             raise ExchangeError("r is not positive")
         v_reset = np.zeros(()) if node.v_reset is None else np.asarray(node.v_reset, np.float64)
         integers = (node.metadata or {}).get(KEY)
+        if isinstance(integers, str | bytes):
+            integers = None
         return Fire(
             threshold=(np.asarray(node.v_threshold, np.float64) - v_reset) / gain,
             strict=self.strict,

@@ -23,12 +23,12 @@ from hw.boards import BOARDS, CONFIGS, config_by_name
 from hw.protocol import spec_hash
 from hw.spec import SpecError
 from sw import data, encoder, netfile, report
-from sw.board import Inference, Session, load_bytes, program_for
+from sw.board import Board, Boards, Inference, load_bytes, program_for
 from sw.compiler import PIXELS, FitError, Program
 from sw.data import DataError
-from sw.device import Board, DeviceError
 from sw.encoder import InputError
 from sw.files import write_whole
+from sw.link import DeviceError
 from sw.network import Network
 
 NETWORK = Path(__file__).parent / "networks" / "fashion-mnist.spikefold"
@@ -162,7 +162,7 @@ def differences(
     prediction = int(np.argmax(logits))
     if inference.prediction != prediction:
         yield f"image {index}: class {inference.prediction}, the reference says {prediction}"
-    if inference.logits is not None and not np.array_equal(inference.logits, logits):
+    if not np.array_equal(inference.logits, logits):
         n_class = int(np.flatnonzero(inference.logits != logits)[0])
         yield (
             f"image {index}: logit {n_class} is {inference.logits[n_class]}, the reference says "
@@ -215,7 +215,7 @@ def check(
 
 
 def classify(
-    session: Session,
+    board: Board | Boards,
     network: Network,
     images: NDArray[np.uint8],
     results: Results,
@@ -231,17 +231,17 @@ def classify(
     checked : None, or one of :data:`CHECKS`: what to compare with the reference.
     """
     counted = [f.name for f in fields(LayerTotal)]
-    names = [plan.name for plan in session.program.layers]
+    names = [plan.name for plan in board.program.layers]
     totals = np.zeros((len(names), len(counted)))
     with tqdm(total=len(images), unit=" images", disable=quiet or None, file=sys.stderr) as bar:
         for first in range(0, len(images), BATCH):
             batch = images[first : first + BATCH]
             started = time.perf_counter()
-            frames = encoder.inputs(network, batch, session.program.pixels)
+            frames = encoder.inputs(network, batch, board.program.pixels)
             done: list[Inference] = []
             try:
-                for spikes in frames:
-                    done.append(session.infer(spikes, maps=checked == "spikes"))
+                for inference in board.stream(frames, maps=checked == "spikes"):
+                    done.append(inference)
                     bar.update()
             except DeviceError as error:
                 results.stopped = f"at image {first + len(done)}: {error}"
@@ -251,8 +251,7 @@ def classify(
             for inference in done:
                 results.predictions.append(inference.prediction)
                 results.n_cycles.append(inference.n_cycles)
-                if inference.logits is not None:
-                    results.logits.append(inference.logits.tolist())
+                results.logits.append(inference.logits.tolist())
                 results.link_s += inference.link_s
                 results.compute_s += inference.compute_s
                 totals += [[getattr(c, n) for n in counted] for c in inference.counters.values()]
@@ -457,20 +456,20 @@ def main(argv: list[str] | None = None) -> int:
         port = _port(arguments.board, file.program)
         if port is not None and port.startswith(VIRTUAL):
             say(f"starting the virtual board {port} (compiled once, which takes a minute or two)")
-        with Board.open(port, arguments.baud) as device:
-            program, note = program_for(network, file.program, device.config)
+        with Board.open(port, arguments.baud) as board:
+            program, note = program_for(network, file.program, board.config)
             if note:
                 say(f"{note}; {file.stale}" if file.stale else note)
-            session = Session(device)
+            n_bytes = load_bytes(program) * len(board.boards)
             with tqdm(
-                total=load_bytes(program), unit="B", unit_scale=True, desc="loading", disable=None
+                total=n_bytes, unit="B", unit_scale=True, desc="loading", disable=None
             ) as bar:
-                session.load(program, bar.update)
+                board.load(program, bar.update)
             results = Results(
                 network=str(arguments.network),
                 sha256=file.sha256,
-                board=f"{report.board_name(device.config)} ({device.port})",
-                clk_hz=device.config.clk_hz,
+                board=f"{report.board_name(board.config)} ({board.port})",
+                clk_hz=board.config.clk_hz,
                 n_requested=len(images),
                 labels=None if labels is None else [int(y) for y in labels],
                 check=arguments.check,
@@ -479,7 +478,7 @@ def main(argv: list[str] | None = None) -> int:
                 f"{arguments.network.name} on {results.board}: {len(images)} images, "
                 f"{network.timesteps} timesteps, {len(network.layers)} layers"
             )
-            classify(session, network, images, results, checked=arguments.check)
+            classify(board, network, images, results, checked=arguments.check)
     except (netfile.NetworkFileError, DataError, InputError, FitError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT

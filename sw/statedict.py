@@ -288,10 +288,8 @@ class _Builder:
                 f"gate {gate} is not full-spike: it sends numbers from block to block; train it "
                 "with AND, IAND, OR or XOR"
             )
-        width = self.width
-        branch = self.sequence(layer["branch"], source, f"{place}branch ")
-        self.width = width
         identity = self.sequence(layer.get("identity", []), source, f"{place}identity ")
+        branch = self.sequence(layer["branch"], source, f"{place}branch ")
         if name not in self.problems:
             step = Join(gate=Gate[gate])
             self.nodes.append(Node(name=name, step=step, sources=(branch, identity)))
@@ -372,7 +370,7 @@ class _Builder:
     def vote(self, layer: Mapping[str, Any]) -> Step:
         """The mean of each group of neighbouring neurons."""
         size = int(layer["vote"])
-        if size < 1 or self.width % size:
+        if size < 1 or not self.width or self.width % size:
             raise ExchangeError(f"{self.width} neurons do not fall into groups of {size}")
         weight = np.kron(np.eye(self.width // size), np.full((1, size), 1 / size))
         weight = weight.astype(np.float64)

@@ -15,16 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from hw.boards import BOARDS, CONFIGS, config_by_name
 from hw.spec import Config, SpecError
 from sw import data, netfile, report
-from sw.board import Session, program_for
+from sw.board import Board, Boards, load_bytes, program_for
 from sw.compiler import FitError, Program, compile_network
 from sw.data import DataError
-from sw.device import Board, DeviceError
 from sw.encoder import InputError, check_input
 from sw.files import write_whole
+from sw.link import DeviceError
 from sw.network import Network
 from sw.report import page
 from sw.report.observe import (
@@ -378,9 +379,9 @@ def _program(file: netfile.NetworkFile, target: str | None) -> tuple[Program | N
 
 
 @contextlib.contextmanager
-def _session(
+def _board(
     arguments: argparse.Namespace, network: Network, program: Program | None
-) -> Iterator[Session | None]:
+) -> Iterator[Board | Boards | None]:
     """A board with the network in it, if one was asked for."""
     if arguments.board is None:
         yield None
@@ -388,10 +389,17 @@ def _session(
     port = None if arguments.board == FIND else arguments.board
     if port == VIRTUAL and program is not None and program.config.name in CONFIGS:
         port = f"{VIRTUAL}:{report.board_name(program.config)}"
-    with Board.open(port) as device:
-        session = Session(device)
-        session.load(program_for(network, program, device.config)[0])
-        yield session
+    if port is not None and port.startswith(VIRTUAL):
+        print(
+            f"starting the virtual board {port} (compiled once, which takes a minute or two)",
+            file=sys.stderr,
+        )
+    with Board.open(port) as board:
+        fitting = program_for(network, program, board.config)[0]
+        n_bytes = load_bytes(fitting) * len(board.boards)
+        with tqdm(total=n_bytes, unit="B", unit_scale=True, desc="loading", disable=None) as bar:
+            board.load(fitting, bar.update)
+        yield board
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -412,8 +420,8 @@ def main(argv: list[str] | None = None) -> int:
         images = find_images(arguments, network)
         observation = None
         if images is not None:
-            with _session(arguments, network, program) as session:
-                observation = observe(network, program, images, session)
+            with _board(arguments, network, program) as board:
+                observation = observe(network, program, images, board)
         target = report.board_report(network, config)
         shown = Page(
             name=arguments.network.name,

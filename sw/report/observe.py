@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from sw import encoder, reference, report
-from sw.board import Session
+from sw.board import Board, Boards
 from sw.compiler import Program
 from sw.network import Layer, Network
 from sw.report import LayerReport
@@ -117,7 +117,7 @@ class Images:
 
 
 def observe(
-    network: Network, program: Program | None, images: Images, session: Session | None = None
+    network: Network, program: Program | None, images: Images, board: Board | Boards | None = None
 ) -> Observation:
     """Run the reference over all images, and a board over the first ones if there is one.
 
@@ -149,7 +149,7 @@ def observe(
         layers=report.measured(network, program, maps),
         samples=samples,
         membranes=_membranes(network, samples, images.chosen),
-        counted=None if session is None else _count(network, session, images, first),
+        counted=None if board is None else _count(network, board, images, first),
     )
 
 
@@ -231,14 +231,16 @@ def _telling(spikes: NDArray[np.uint8]) -> list[Neuron]:
     ]
 
 
-def _count(network: Network, session: Session, images: Images, trace: reference.Trace) -> Counted:
-    frames = encoder.inputs(network, images.images[:N_TRACED], session.program.pixels)
-    cycles: dict[str, list[int]] = {plan.name: [] for plan in session.program.layers}
+def _count(
+    network: Network, board: Board | Boards, images: Images, trace: reference.Trace
+) -> Counted:
+    frames = encoder.inputs(network, images.images[:N_TRACED], board.program.pixels)
+    cycles: dict[str, list[int]] = {plan.name: [] for plan in board.program.layers}
     predictions, n_differences = [], 0
     for n, spikes in enumerate(tqdm(frames, "board", unit=" images", leave=False, disable=None)):
-        result = session.infer(spikes)
+        result = board.observe(spikes)
         predictions.append(result.prediction)
-        same = result.logits is not None and np.array_equal(result.logits, trace.logits[n])
+        same = np.array_equal(result.logits, trace.logits[n])
         for layer in network.layers:
             if not layer.output:
                 n_spikes = trace.n_spikes[layer.name][n].sum()
@@ -247,7 +249,7 @@ def _count(network: Network, session: Session, images: Images, trace: reference.
             cycles[name].append(counters.n_cycles)
         n_differences += not same
     return Counted(
-        board=report.board_name(session.device.config),
+        board=report.board_name(board.config),
         n_images=len(predictions),
         n_cycles={name: float(np.mean(values)) for name, values in cycles.items()},
         predictions=predictions,

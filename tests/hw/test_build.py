@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,7 @@ class Tools:
     def netlist(self, board: str) -> Netlist:
         return Netlist(
             board=board,
-            config=config_by_name(board),
+            config=replace(config_by_name(board), clk_hz=60_000_000),
             device="a device",
             files={"top.il": self.rtlil, "top.lpf": "pins"},
             place=("place",),

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hw.spec import Config, Leak
 from sim.virtual_board import virtual_board
 from sw import encoder, reference
-from sw.board import Session
+from sw.board import Board
 from sw.compiler import FitError, compile_network
 from sw.cycles import predict_cycles
-from sw.device import Board
+from sw.device import Device
 from sw.network import Network
 from tests.networks import random_input, random_network
 
@@ -31,8 +31,8 @@ CONFIGS = {
 
 @pytest.fixture(scope="module", params=CONFIGS, ids=lambda bits: f"{bits}-bit")
 def board(request) -> Iterator[Board]:
-    with virtual_board(CONFIGS[request.param]) as port, Board.open(port) as opened:
-        yield opened
+    with virtual_board(CONFIGS[request.param]) as port, Device.open(port) as device:
+        yield Board(device)
 
 
 def check(board: Board, network: Network, seed: int, n_images: int = 2) -> None:
@@ -44,10 +44,9 @@ def check(board: Board, network: Network, seed: int, n_images: int = 2) -> None:
     images = random_input(network, np.random.default_rng(seed), n_images)
     trace = reference.run(network, images)
     frames = encoder.inputs(network, images, program.pixels)
-    session = Session(board)
-    session.load(program)
+    board.load(program)
     for i in range(n_images):
-        result = session.infer(frames[i], maps=True)
+        result = board.observe(frames[i], maps=True)
         for name, spikes in trace.spikes.items():
             assert np.array_equal(result.maps[name], spikes[i]), f"map {name} of image {i}"
         assert np.array_equal(result.logits, trace.logits[i])

@@ -13,9 +13,9 @@ import pytest
 from hw.boards import config_by_name
 from sim.virtual_board import virtual_board
 from sw import checkpoint, data, encoder, fold, quantize, reference
-from sw.board import Session
+from sw.board import Board
 from sw.compiler import compile_network
-from sw.device import Board
+from sw.device import Device
 
 CHECKPOINTS = sorted((Path(checkpoint.__file__).parent / "checkpoints").glob("*.pt"))
 
@@ -39,14 +39,13 @@ def check(path: Path, weight_bits: int, n_images: int, n_maps: int) -> None:
     assert np.array_equal(encoder.encode(network, images), trace.spikes["input"])
     with (
         virtual_board(config_by_name(f"sim/w{weight_bits}")) as port,
-        Board.open(port) as board,
+        Board(Device.open(port)) as board,
     ):
-        session = Session(board)
         program = compile_network(network, board.config)
         frames = encoder.inputs(network, images, program.pixels)
-        session.load(program)
+        board.load(program)
         for i in range(len(images)):
-            result = session.infer(frames[i], maps=i < n_maps)
+            result = board.observe(frames[i], maps=i < n_maps)
             assert np.array_equal(result.logits, trace.logits[i]), f"image {i}"
             assert result.prediction == trace.predictions[i], f"image {i}"
             for layer in network.layers[:-1]:

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from hw.boards import config_by_name
 from sim.virtual_board import virtual_board
 from sw import data, encoder, export, netfile, reference
-from sw.board import Session
+from sw.board import Board
 from sw.compiler import compile_network
-from sw.device import Board
+from sw.device import Device
 from sw.statedict import describe
 from tests.sw.test_statedict import CSNN, T, functional
 
@@ -87,11 +87,10 @@ def test_from_training_to_the_board(tmp_path: Path, capsys: pytest.CaptureFixtur
     network = netfile.load(tmp_path / "csnn.spikefold").network
     trace = reference.run(network, images[:N_ON_BOARD])
     frames = encoder.encode(network, images[:N_ON_BOARD])
-    with virtual_board(config_by_name("sim/w8")) as port, Board.open(port) as board:
-        session = Session(board)
-        session.load(compile_network(network, board.config))
+    with virtual_board(config_by_name("sim/w8")) as port, Board(Device.open(port)) as board:
+        board.load(compile_network(network, board.config))
         for n in range(N_ON_BOARD):
-            result = session.infer(frames[n], maps=True)
+            result = board.observe(frames[n], maps=True)
             assert result.prediction == trace.predictions[n]
             np.testing.assert_array_equal(result.logits, trace.logits[n])
             for name, spikes in result.maps.items():

@@ -35,7 +35,7 @@ from hw.protocol import (
 from hw.spec import Config
 from sim.stub_core import StubCore
 from sim.virtual_board import executable, main, virtual_board
-from sw.device import Board, DeviceNotFound
+from sw.device import Device, DeviceNotFound
 from tests.hw.wire import rate_payload, reply, request, rows_payload
 
 CONFIG = Config(name="stub", weight_depth=256, spike_bytes=2048, param_depth=256)
@@ -92,7 +92,7 @@ def ask(line: serial.Serial, opcode: Opcode, payload: bytes = b"", seq: int = 1)
 
 
 def n_bad_frames(port: str) -> int:
-    with Board.open(port) as board:
+    with Device.open(port) as board:
         return board.status().n_bad_frames
 
 
@@ -105,7 +105,7 @@ def test_clients_come_and_go(port):
 
 def test_driver_needs_nothing_special(port):
     data = random.Random(0).randbytes(200 * ROW_BYTES)
-    with Board.open(port) as board:
+    with Device.open(port) as board:
         assert board.config == CONFIG
         board.write(Space.WEIGHT, 56, data)
         assert board.read(Space.WEIGHT, 56, 200) == data
@@ -140,7 +140,7 @@ def damaged_frames() -> list[bytes]:
 
 def test_damaged_write_changes_nothing_and_is_counted(port):
     before = random.Random(1).randbytes(256 * ROW_BYTES)
-    with Board.open(port) as board:
+    with Device.open(port) as board:
         board.write(Space.WEIGHT, 0, before)
         n_before = board.status().n_bad_frames
     damaged = damaged_frames()
@@ -149,7 +149,7 @@ def test_damaged_write_changes_nothing_and_is_counted(port):
             line.write(frame + DELIMITER)
         # Nothing of it was answered: the first reply is that to the next whole frame.
         assert ask(line, Opcode.ABORT, seq=77) == reply(77, Opcode.ABORT)
-    with Board.open(port) as board:
+    with Device.open(port) as board:
         assert board.read(Space.WEIGHT, 0, 256) == before
         status = board.status()
         assert status.n_bad_frames - n_before >= len(damaged)
@@ -178,7 +178,7 @@ def test_overload_is_counted_and_survived(program):
             read = encode_frame(request(1, Opcode.READ, rows_payload(Space.SPIKE, 0, 500)))
             line.write(read * 400)
             time.sleep(0.5)
-        with Board.open(port) as board:
+        with Device.open(port) as board:
             status = board.status()
             assert status.n_overruns > 0
             assert board.run(3).argmax == 3
@@ -213,7 +213,7 @@ def test_port_vanishes_with_the_board():
 
 def test_sim_is_a_port_like_any_other():
     """With the core that a board has."""
-    with Board.open("sim") as board:
+    with Device.open("sim") as board:
         assert board.config == config_by_name("sim")
         assert Path(board.port).exists()
         assert board.read(Space.COUNTER, 0, 1) == bytes(row_bytes(Space.COUNTER, board.config))
@@ -222,7 +222,7 @@ def test_sim_is_a_port_like_any_other():
 
 def test_unknown_virtual_board_is_refused(capfd):
     with pytest.raises(DeviceNotFound, match="'fpga9000' did not start"):
-        Board.open("sim:fpga9000")
+        Device.open("sim:fpga9000")
     assert "known are sim" in capfd.readouterr().err
 
 
@@ -234,7 +234,7 @@ def test_link_is_made_and_removed_and_stats_are_printed(tmp_path):
     ) as board:
         assert board.stdout is not None and board.stdin is not None
         assert board.stdout.readline().strip() == str(link)
-        with Board.open(str(link)) as opened:
+        with Device.open(str(link)) as opened:
             assert opened.config.name == "sim"
         _, errors = board.communicate(timeout=10)
     assert board.returncode == 0
@@ -266,7 +266,7 @@ def test_loading_keeps_the_line_busy(program):
         text=True,
     ) as board:
         assert board.stdout is not None
-        with Board.open(board.stdout.readline().strip()) as opened:
+        with Device.open(board.stdout.readline().strip()) as opened:
             for _ in range(40):
                 opened.write(Space.WEIGHT, 0, data)
         _, stats = board.communicate(timeout=10)
@@ -280,7 +280,7 @@ def test_rate_that_the_client_has_not_set_is_not_understood(port):
         line.baudrate = CONFIG.baud // 3
         line.timeout = 0.3
         assert ask(line, Opcode.IDENTIFY) is None
-    with Board.open(port) as board:
+    with Device.open(port) as board:
         assert board.config == CONFIG
 
 

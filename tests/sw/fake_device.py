@@ -1,30 +1,181 @@
-"""A device that computes with the golden model in place of gateware, for tests of the driver."""
+"""Devices that compute in Python in place of gateware, for tests of the driver."""
 
 from __future__ import annotations
 
+import time
+import zlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from hw.protocol import LayerCounters, Space, n_rows, pack, row_bytes
+from hw.protocol import (
+    ARGUMENT_BYTES,
+    DEFAULT_BAUD,
+    END,
+    PROTOCOL_VERSION,
+    REPLY,
+    DeviceStatus,
+    Identity,
+    LayerCounters,
+    Opcode,
+    Result,
+    Rows,
+    Run,
+    RunState,
+    Space,
+    Status,
+    decode_frame,
+    encode_frame,
+    identity,
+    n_rows,
+    pack,
+    row_bytes,
+    spec_hash,
+    unpack,
+)
 from hw.spec import GRANULE_BITS, N_PLANES, Config
-from sw.compiler import PIXELS, compile_network, device_layers
-from sw.device import RunResult
+from sw.compiler import PIXELS, Program, compile_network, device_layers
+from sw.device import BoardIdentity, Device
 from sw.encoder import encode
-from sw.network import Network
+from sw.link import Transport
+from sw.network import INPUT, Network
 from sw.report import n_synaptic_ops
 from tests.golden import run_network
 
 
-class FakeDevice:
-    """Runs ``network``, whatever it is loaded with; what was written must be its program.
+class FakeGateware:
+    """Memories and the protocol's requests. Faults are attributes."""
+
+    def __init__(self, config: Config, compute: Callable[[int], dict[str, int]] | None = None):
+        self.config = config
+        self.memories = {s: bytearray(row_bytes(s, config) * n_rows(s, config)) for s in Space}
+        self.identity = pack(Identity, identity(config))
+        self.requests: list[tuple[int, int]] = []
+        """Sequence number and opcode of each request received."""
+        self.n_runs = 0
+        self.done_is_lost = False
+        self.run_never_ends = False
+        self.divisor: int | None = None
+        """The one agreed on; None: the default rate."""
+        self._compute = compute or (lambda entry: {"argmax": entry + 1, "n_cycles": 1000})
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets everything but its memories."""
+        self._was_reset = True
+        self.divisor = None
+        self._state, self._result, self._rows = RunState.IDLE, {}, b""
+
+    def answer(self, seq: int, opcode: int, payload: bytes) -> list[bytes]:
+        """Packets that a request is answered with."""
+        self.requests.append((seq, opcode))
+        status, data, more = self._execute(opcode, payload)
+        return [bytes([seq, opcode | REPLY, status]) + data, *more]
+
+    def _execute(self, opcode: int, payload: bytes) -> tuple[Status, bytes, list[bytes]]:
+        if opcode == Opcode.IDENTIFY:
+            return Status.OK, self.identity, []
+        if opcode == Opcode.STATUS:
+            state = {"state": self._state, "result": self._result, "n_overruns": 3}
+            return Status.OK, pack(DeviceStatus, state), []
+        if opcode == Opcode.ABORT:
+            self._state, self._was_reset = RunState.IDLE, False
+            return Status.OK, b"", []
+        if opcode == Opcode.RATE:
+            self.divisor = payload[0] + 1
+            return Status.OK, b"", []
+        if self._was_reset:
+            return Status.WAS_RESET, b"", []
+        if opcode == Opcode.RUN:
+            return Status.OK, b"", self._run(unpack(Run, payload))
+        rows: Any = unpack(Rows, payload[:ARGUMENT_BYTES])
+        data = payload[ARGUMENT_BYTES:]
+        space, row, count = Space(int(rows.address.space)), int(rows.address.row), int(rows.n_rows)
+        size, memory = row_bytes(space, self.config), self.memories[space]
+        start, end = row * size, (row + count) * size
+        if end > len(memory):
+            return Status.BAD_ADDRESS, b"", []
+        if opcode == Opcode.CHECK:
+            matches = zlib.crc32(memory[start:end]).to_bytes(4, "little") == data
+            return Status.OK if matches else Status.MISMATCH, b"", []
+        if opcode == Opcode.WRITE:
+            assert len(data) == end - start
+            memory[start:end] = data
+            return Status.OK, b"", []
+        return Status.OK, bytes(memory[start:end]), []
+
+    def _run(self, run: Any) -> list[bytes]:
+        tag = int(run.tag)
+        if self._state == RunState.IDLE or self._result.get("tag") != tag:
+            self.n_runs += 1
+            self._result = {"tag": tag}
+            if self.run_never_ends:
+                self._state = RunState.RUNNING
+                return []
+            self._result |= self._compute(int(run.entry))
+            self._rows = b"".join(
+                bytes(self.memories[space][: int(count) * row_bytes(space, self.config)])
+                for space, count in (
+                    (Space.RESULT, run.n_result_rows),
+                    (Space.COUNTER, run.n_counter_rows),
+                )
+            )
+        self._state = RunState.DONE
+        done = bytes([tag, Opcode.DONE | REPLY, Status.OK]) + pack(Result, self._result)
+        return [] if self.done_is_lost else [done + self._rows]
+
+
+class FakePort:
+    """A serial port with a gateware right behind it."""
+
+    port = "fake"
+    baudrate = DEFAULT_BAUD
+
+    def __init__(self, gateware: FakeGateware):
+        self.gateware = gateware
+        self._received = bytearray()
+        self._replies = bytearray()
+
+    @property
+    def in_waiting(self) -> int:
+        return len(self._replies)
+
+    def read(self, size: int, /) -> bytes:
+        if not self._replies:
+            time.sleep(0.001)
+        data = bytes(self._replies[:size])
+        del self._replies[:size]
+        return data
+
+    def write(self, raw: bytes, /) -> int:
+        self._received += raw
+        *frames, self._received = self._received.split(bytes([END]))
+        for frame in frames:
+            packet = decode_frame(bytes(frame))
+            if packet is not None:
+                for reply in self.gateware.answer(packet[0], packet[1], packet[2:]):
+                    self._replies += encode_frame(reply)
+        return len(raw)
+
+    def flush(self) -> None:
+        pass
+
+    def reset_input_buffer(self) -> None:
+        self._replies.clear()
+
+    def close(self) -> None:
+        pass
+
+
+class FakeDevice(Device):
+    """Runs ``network``, whatever it is loaded with; what was written must be ``program``.
 
     Parameters
     ----------
+    program : the network's for ``config`` unless given.
     fails_at : raise ``error`` at this run, counted from 0.
     """
-
-    port = "fake"
 
     def __init__(
         self,
@@ -32,65 +183,51 @@ class FakeDevice:
         config: Config,
         fails_at: int | None = None,
         error: BaseException | None = None,
+        program: Program | None = None,
     ):
         self.network = network
-        self.config = config
-        self.program = compile_network(network, config)
-        self.memories = {s: bytearray(n_rows(s, config) * row_bytes(s, config)) for s in Space}
-        self.memories[Space.SPIKE][:] = b"\xff" * config.spike_bytes
+        self.expected = program or compile_network(network, config)
         self.fails_at, self.error = fails_at, error
-        self.n_runs = 0
+        self.gateware = FakeGateware(config, self._compute)
+        self.memories[Space.SPIKE][:] = b"\xff" * config.spike_bytes
+        self.n_computed = 0
+        super().__init__(
+            Transport(FakePort(self.gateware)),
+            BoardIdentity(config, PROTOCOL_VERSION, spec_hash(config)),
+        )
 
-    def __enter__(self) -> FakeDevice:
-        return self
+    @property
+    def memories(self) -> dict[Space, bytearray]:
+        return self.gateware.memories
 
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def write(
-        self,
-        space: Space,
-        row: int,
-        data: bytes,
-        on_progress: Callable[[int], object] | None = None,
-    ) -> None:
-        size = row_bytes(space, self.config)
-        assert len(data) % size == 0 and row + len(data) // size <= n_rows(space, self.config)
-        self.memories[space][row * size : row * size + len(data)] = data
-        if on_progress:
-            on_progress(len(data))
-
-    def read(self, space: Space, row: int, n_rows: int) -> bytes:
-        size = row_bytes(space, self.config)
-        return bytes(self.memories[space][row * size : (row + n_rows) * size])
-
-    def run(self, entry: int = 0) -> RunResult:
-        if self.n_runs == self.fails_at and self.error is not None:
+    def _compute(self, entry: int) -> dict[str, int]:
+        if self.n_computed == self.fails_at and self.error is not None:
             raise self.error
-        self.n_runs += 1
-        for space, image in self.program.images.items():
+        self.n_computed += 1
+        program, config = self.expected, self.config
+        for space, image in program.images.items():
             assert self.memories[space][: len(image)] == image, f"{space.name} is not the program's"
         spikes = self.memories[Space.SPIKE]
-        for place in self.program.placements.values():
+        for place in program.placements.values():
             start, size = place.start // GRANULE_BITS, place.n_bits // GRANULE_BITS
             raw = bytes(spikes[start : start + size])
             assert place.pack(place.unpack(raw)) == raw, "padding must be clear"
-        place = self.program.inputs[self.program.entries.index(entry)]
+        place = program.inputs[program.entries.index(entry)]
         raw = bytes(spikes[place.start // 8 : (place.start + place.n_bits) // 8])
         given = place.unpack(raw)
-        layers = device_layers(self.network, self.program.pixels)
-        if self.program.pixels:  # the device's own encoder, from the bit-planes
+        if program.pixels:  # the device's own encoder, from the bit-planes
             worth = 1 << np.arange(N_PLANES - 1, -1, -1)[:, None, None, None]
             image = (given * worth).sum(axis=0).astype(np.uint8)
             maps, logits = run_network(self.network, encode(self.network, image[None])[0])
-            maps |= {PIXELS: given}
+            maps[PIXELS] = given
         else:
             maps, logits = run_network(self.network, given)
+            maps[INPUT] = given
         counters = b""
-        for layer in layers:
+        for layer in device_layers(self.network, program.pixels):
             if not layer.output:
-                place = self.program.placements[layer.name]
-                self.write(Space.SPIKE, place.start // 8, place.pack(maps[layer.name]))
+                place = program.placements[layer.name]
+                self._store(Space.SPIKE, place.start // 8, place.pack(maps[layer.name]))
             counters += pack(
                 LayerCounters,
                 {
@@ -99,9 +236,13 @@ class FakeDevice:
                     "n_synaptic_ops": n_synaptic_ops(layer, maps[layer.source]),
                     "n_spikes": 0 if layer.output else int(maps[layer.name].sum()),
                 },
-            ).ljust(self.config.counter_rows * row_bytes(Space.COUNTER, self.config), b"\0")
-        self.write(Space.COUNTER, 0, counters)
-        padded = np.zeros(self.program.n_result_rows * self.config.fire_lanes, "<i4")
+            ).ljust(config.counter_rows * row_bytes(Space.COUNTER, config), b"\0")
+        self._store(Space.COUNTER, 0, counters)
+        padded = np.zeros(program.n_result_rows * config.fire_lanes, "<i4")
         padded[: len(logits)] = logits
-        self.write(Space.RESULT, 0, padded.tobytes())
-        return RunResult(argmax=int(np.argmax(logits)), n_cycles=1234)
+        self._store(Space.RESULT, 0, padded.tobytes())
+        return {"argmax": int(np.argmax(logits)), "n_cycles": 1234}
+
+    def _store(self, space: Space, row: int, data: bytes) -> None:
+        start = row * row_bytes(space, self.config)
+        self.memories[space][start : start + len(data)] = data

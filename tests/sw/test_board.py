@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hw.boards import CONFIGS
-from sw.board import Session, load_bytes, program_for
+from sw.board import Board, load_bytes, program_for
 from sw.compiler import FitError, compile_network
 from sw.network import INPUT
 from tests.golden import run_network
@@ -29,16 +29,16 @@ def test_what_the_device_computed_comes_back(seed: int) -> None:
     except FitError:
         assume(False)
         raise
-    session = Session(FakeDevice(network, CONFIG))
+    board = Board(FakeDevice(network, CONFIG))
     written: list[int] = []
-    session.load(program, written.append)
+    board.load(program, written.append)
     assert sum(written) == load_bytes(program)
     rng = np.random.default_rng(seed)
     for _ in range(2):
         shape = (network.timesteps, *network.map_shapes()[INPUT])
         spikes = rng.integers(0, 2, shape, np.uint8)
         maps, logits = run_network(network, spikes)
-        inference = session.infer(spikes, maps=True)
+        inference = board.observe(spikes, maps=True)
         np.testing.assert_array_equal(inference.logits, logits)
         assert inference.prediction == int(np.argmax(logits))
         assert inference.maps.keys() == maps.keys()
@@ -49,23 +49,14 @@ def test_what_the_device_computed_comes_back(seed: int) -> None:
         ]
 
 
-def test_only_what_was_asked_for_is_read() -> None:
-    network = random_network(5)
-    session = Session(FakeDevice(network, CONFIG))
-    session.load(compile_network(network, CONFIG))
-    spikes = np.zeros((network.timesteps, *network.map_shapes()[INPUT]), np.uint8)
-    inference = session.infer(spikes, logits=False, counters=False)
-    assert inference.logits is None and not inference.counters and not inference.maps
-
-
 def test_a_program_for_another_device_is_refused_and_compiled_again() -> None:
     network = random_network(5)
-    session = Session(FakeDevice(network, CONFIG))
+    board = Board(FakeDevice(network, CONFIG))
     other = compile_network(network, dataclasses.replace(CONFIG, name="other", lanes=32))
     with pytest.raises(ValueError, match="for 'other', the device is 'sim'"):
-        session.load(other)
+        board.load(other)
     with pytest.raises(RuntimeError, match="no program"):
-        session.infer(np.zeros(1, np.uint8))
+        board.infer([np.zeros(1, np.uint8)])
     program, note = program_for(network, other, CONFIG)
     assert program.config == CONFIG and note and "made for 'other'" in note
     assert program_for(network, None, CONFIG)[1] is not None

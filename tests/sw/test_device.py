@@ -10,52 +10,37 @@ import select
 import threading
 import time
 import tty
-import zlib
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from serial.tools import list_ports
 
 from hw.protocol import (
-    ARGUMENT_BYTES,
     DEFAULT_BAUD,
     PROTOCOL_VERSION,
-    REPLY,
-    DeviceStatus,
     Identity,
     Opcode,
-    Result,
-    Rows,
-    Run,
-    RunState,
     Space,
     Status,
     decode_frame,
     encode_frame,
     identity,
-    n_rows,
     pack,
-    row_bytes,
-    unpack,
 )
 from hw.spec import Config
-from sw.device import Board, DeviceNotFound, NotABoard, SpecMismatch
+from sw.device import Device, DeviceNotFound, NotABoard, SpecMismatch
 from sw.link import LinkLost, LinkTimeout, RequestRefused
+from tests.sw.fake_device import FakeGateware
 
 CONFIG = Config(name="fake", rx_buffer_bytes=600, max_payload_bytes=128, weight_depth=512)
 
 
-class FakeBoard:
-    """Memories and the protocol, in a thread. Faults are attributes, changed while it runs."""
+class FakeBoard(FakeGateware):
+    """Behind a pseudo terminal, in a thread. Faults are attributes, changed while it runs."""
 
     def __init__(self, config: Config = CONFIG):
-        self.config = config
-        self.memories = {s: bytearray(row_bytes(s, config) * n_rows(s, config)) for s in Space}
-        self.identity = pack(Identity, identity(config))
-        self.requests: list[tuple[int, int]] = []
-        """Sequence number and opcode of each request received."""
+        super().__init__(config)
         self.max_pending_bytes = 0
         """Most bytes that had arrived and were unanswered."""
         self.works_at: int | None = None
@@ -64,16 +49,10 @@ class FakeBoard:
         """Replies to drop, counted from the first one."""
         self.damage_replies: set[int] = set()
         self.repeat_replies = False
-        self.done_is_lost = False
-        self.run_never_ends = False
         self.silent = False
         self.reply_delay_s = 0.0
         self.unplug_after: int | None = None
-        self.n_runs = 0
         self.n_replies = 0
-        self._divisor: int | None = None
-        self._was_reset = True
-        self._state, self._result = RunState.IDLE, {}
         self._master, slave = os.openpty()
         tty.setraw(slave)
         self._slave: int | None = slave
@@ -103,7 +82,7 @@ class FakeBoard:
             while b"\x7e" in received:
                 raw, _, received = received.partition(b"\x7e")
                 if raw == b"\0":  # a break
-                    self._divisor = None
+                    self.divisor = None
                 packet = decode_frame(bytes(raw))
                 if packet is None or self.silent or not self._understands():
                     continue
@@ -111,18 +90,13 @@ class FakeBoard:
                     self._unplug()
                     return
                 time.sleep(self.reply_delay_s)
-                for reply in self._answer(packet[0], packet[1], packet[2:]):
+                for reply in self.answer(packet[0], packet[1], packet[2:]):
                     self._send(reply)
 
-    def reset(self) -> None:
-        """Forgets everything but its memories."""
-        self._was_reset = True
-        self._state, self._result = RunState.IDLE, {}
-
     def _understands(self) -> bool:
-        if self._divisor is None or self.works_at is None:
+        if self.divisor is None or self.works_at is None:
             return True
-        return round(self.config.clk_hz / self.works_at) == self._divisor
+        return round(self.config.clk_hz / self.works_at) == self.divisor
 
     def _send(self, packet: bytes) -> None:
         number = self.n_replies
@@ -134,53 +108,6 @@ class FakeBoard:
             frame[len(frame) // 2] ^= 1
         os.write(self._master, bytes(frame) * (2 if self.repeat_replies else 1))
 
-    def _answer(self, seq: int, opcode: int, payload: bytes) -> list[bytes]:
-        self.requests.append((seq, opcode))
-        status, data, more = self._execute(seq, opcode, payload)
-        return [bytes([seq, opcode | REPLY, status]) + data, *more]
-
-    def _execute(self, seq: int, opcode: int, payload: bytes) -> tuple[Status, bytes, list[bytes]]:
-        if opcode == Opcode.IDENTIFY:
-            return Status.OK, self.identity, []
-        if opcode == Opcode.STATUS:
-            state = {"state": self._state, "result": self._result, "n_overruns": 3}
-            return Status.OK, pack(DeviceStatus, state), []
-        if opcode == Opcode.ABORT:
-            self._state, self._was_reset = RunState.IDLE, False
-            return Status.OK, b"", []
-        if opcode == Opcode.RATE:
-            self._divisor = payload[0] + 1
-            return Status.OK, b"", []
-        if self._was_reset:
-            return Status.WAS_RESET, b"", []
-        if opcode == Opcode.RUN:
-            run: Any = unpack(Run, payload)
-            tag, entry = int(run.tag), int(run.entry)
-            if self._state == RunState.IDLE or self._result.get("tag") != tag:
-                self.n_runs += 1
-            self._result = {"tag": tag, "argmax": entry + 1, "n_cycles": 1000 * self.n_runs}
-            if self.run_never_ends:
-                self._state = RunState.RUNNING
-                return Status.OK, b"", []
-            self._state = RunState.DONE
-            done = bytes([tag, Opcode.DONE | REPLY, Status.OK]) + pack(Result, self._result)
-            return Status.OK, b"", [] if self.done_is_lost else [done]
-        rows: Any = unpack(Rows, payload[:ARGUMENT_BYTES])
-        data = payload[ARGUMENT_BYTES:]
-        space, row, count = Space(int(rows.address.space)), int(rows.address.row), int(rows.n_rows)
-        size, memory = row_bytes(space, self.config), self.memories[space]
-        start, end = row * size, (row + count) * size
-        if end > len(memory):
-            return Status.BAD_ADDRESS, b"", []
-        if opcode == Opcode.CHECK:
-            matches = zlib.crc32(memory[start:end]).to_bytes(4, "little") == data
-            return Status.OK if matches else Status.MISMATCH, b"", []
-        if opcode == Opcode.WRITE:
-            assert len(data) == end - start
-            memory[start:end] = data
-            return Status.OK, b"", []
-        return Status.OK, bytes(memory[start:end]), []
-
 
 @pytest.fixture
 def fake() -> Iterator[FakeBoard]:
@@ -190,8 +117,8 @@ def fake() -> Iterator[FakeBoard]:
 
 
 @contextlib.contextmanager
-def opened(fake: FakeBoard) -> Iterator[Board]:
-    with Board.open(fake.port) as board:
+def opened(fake: FakeBoard) -> Iterator[Device]:
+    with Device.open(fake.port) as board:
         board.transport.timeout_s = 0.05
         yield board
 
@@ -260,7 +187,7 @@ def test_fastest_rate_that_works_is_agreed_on(fake, works_at):
 )
 def test_user_may_limit_the_rate(fake, wanted, agreed):
     """A rate that the board's clock cannot make is passed over."""
-    with Board.open(fake.port, wanted) as board:
+    with Device.open(fake.port, wanted) as board:
         assert board.transport.baud == agreed
 
 
@@ -408,13 +335,13 @@ def test_interrupt_leaves_a_board_that_the_next_program_can_use(fake, monkeypatc
 def test_foreign_device_is_no_board(fake):
     fake.identity = b"ELSE" + fake.identity[4:]
     with pytest.raises(NotABoard, match="no Spikefold board"):
-        Board.open(fake.port)
+        Device.open(fake.port)
 
 
 def test_silent_port_is_no_board(fake):
     fake.silent = True
     with pytest.raises(NotABoard, match=r"Is its bitstream loaded\?"):
-        Board.open(fake.port)
+        Device.open(fake.port)
 
 
 @pytest.mark.parametrize("more", [b"", b"newer fields"])
@@ -425,19 +352,19 @@ def test_other_version_is_refused(fake, more):
         SpecMismatch,
         match=f"version {PROTOCOL_VERSION + 1}, this software version {PROTOCOL_VERSION}",
     ):
-        Board.open(fake.port)
+        Device.open(fake.port)
 
 
 def test_other_definitions_are_refused(fake):
     fake.identity = pack(Identity, identity(CONFIG) | {"spec_hash": 0xDEADBEEF})
     with pytest.raises(SpecMismatch, match="00000000deadbeef"):
-        Board.open(fake.port)
+        Device.open(fake.port)
 
 
 def test_impossible_configuration_is_refused(fake):
     fake.identity = pack(Identity, identity(CONFIG) | {"weight_bits": 5})
     with pytest.raises(SpecMismatch, match="weight_bits = 5"):
-        Board.open(fake.port)
+        Device.open(fake.port)
 
 
 def test_port_in_use_is_refused(fake):
@@ -445,12 +372,12 @@ def test_port_in_use_is_refused(fake):
         opened(fake),
         pytest.raises(DeviceNotFound, match="Another program is using it: end that one first"),
     ):
-        Board.open(fake.port)
+        Device.open(fake.port)
 
 
 def test_missing_port_is_named():
     with pytest.raises(DeviceNotFound, match="/dev/there-is-none"):
-        Board.open("/dev/there-is-none")
+        Device.open("/dev/there-is-none")
 
 
 def usb(port: str) -> SimpleNamespace:
@@ -463,7 +390,7 @@ def test_board_is_found_among_other_ports(fake, monkeypatch):
     ports = [usb("/dev/aa-not-there"), usb(other.port), usb(fake.port)]
     monkeypatch.setattr(list_ports, "comports", lambda: ports)
     try:
-        with Board.open() as board:
+        with Device.open() as board:
             assert board.port == fake.port
     finally:
         other.close()
@@ -474,7 +401,7 @@ def test_ports_seen_are_listed_when_there_is_no_board(fake, monkeypatch):
     builtin = SimpleNamespace(device="/dev/ttyS0", description="n/a", vid=None)
     monkeypatch.setattr(list_ports, "comports", lambda: [builtin, usb(fake.port)])
     with pytest.raises(DeviceNotFound) as error:
-        Board.open()
+        Device.open()
     assert "/dev/ttyS0 (n/a): not USB, not tried" in str(error.value)
     assert f"{fake.port} (USB serial): nothing on" in str(error.value)
     assert "--board sim" in str(error.value)
@@ -483,4 +410,4 @@ def test_ports_seen_are_listed_when_there_is_no_board(fake, monkeypatch):
 def test_no_ports_at_all(monkeypatch):
     monkeypatch.setattr(list_ports, "comports", list)
     with pytest.raises(DeviceNotFound, match="Serial ports seen:\n  none"):
-        Board.open()
+        Device.open()

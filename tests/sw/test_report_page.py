@@ -18,7 +18,7 @@ import pytest
 from hw.boards import CONFIGS, config_by_name
 from hw.protocol import Space
 from sw import netfile, reference, report
-from sw.board import Session
+from sw.board import Board
 from sw.compiler import compile_network
 from sw.network import Network
 from sw.report import __main__ as command
@@ -225,9 +225,9 @@ def test_what_the_board_does_differently_is_counted() -> None:
     given = Images(images=images, labels=None, what="random")
 
     def counted(device: FakeDevice) -> observe.Counted:
-        session = Session(device)
-        session.load(program)
-        found = observe.observe(network, program, given, session).counted
+        board = Board(device)
+        board.load(program)
+        found = observe.observe(network, program, given, board).counted
         assert found is not None
         return found
 
@@ -246,9 +246,9 @@ def test_counted_cycles_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     config = config_by_name("ulx3s-85f").with_weight_bits(network.weight_bits)
     devices = []
 
-    def open_board(port: str | None) -> FakeDevice:
+    def open_board(port: str | None) -> Board:
         devices.append(port)
-        return FakeDevice(network, config)
+        return Board(FakeDevice(network, config))
 
     monkeypatch.setattr(command.Board, "open", open_board)
     code, path = written(tmp_path, network, "--board", "sim")
@@ -370,3 +370,26 @@ def test_screenshots(
     )
     code, _ = written(tmp_path, network, "--screenshot", str(picture))
     assert code == command.EXIT_OK and picture.read_text() == "PNG\n"
+    code, _ = written(tmp_path, network, "--screenshot", str(tmp_path / "no" / "page.png"))
+    assert code == command.EXIT_BAD_INPUT
+    assert "page.png cannot be written" in capsys.readouterr().err
+
+    browser.write_text("#!/bin/sh\nexec sleep 9\n")
+    sleep = Path("/bin/sleep")
+    (folder / "sleep").symlink_to(sleep)
+    monkeypatch.setattr(command, "SCREENSHOT_TIMEOUT_S", 0.1)
+    code, _ = written(tmp_path, network, "--screenshot", str(picture))
+    assert code == command.EXIT_BAD_INPUT
+    assert "made no picture within 0.1 s" in capsys.readouterr().err
+
+
+def test_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "observe", interrupt)
+    code, path = written(tmp_path, random_network(18))
+    assert code == command.EXIT_INTERRUPTED and not path.exists()
+    assert "interrupted, nothing was written" in capsys.readouterr().err

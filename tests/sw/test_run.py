@@ -13,10 +13,11 @@ import pytest
 
 from hw.boards import CONFIGS, config_by_name
 from sw import netfile, run
-from sw.board import Inference, Session
+from sw.board import Board, Inference
 from sw.compiler import compile_network
 from sw.data import LABELS
-from sw.device import DeviceNotFound, LinkLost
+from sw.device import DeviceNotFound
+from sw.link import LinkLost
 from sw.network import Network
 from tests.networks import random_input, random_network
 from tests.sw.fake_device import FakeDevice
@@ -40,7 +41,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Use:
 
     def install(network: Network, **options: Any) -> FakeDevice:
         device = FakeDevice(network, CONFIG, **options)
-        monkeypatch.setattr(run.Board, "open", lambda *_: device)
+        monkeypatch.setattr(run.Board, "open", lambda *_: Board(device))
         return device
 
     return install
@@ -100,7 +101,7 @@ def test_a_device_that_computes_otherwise_is_caught(
     use: Use, files: tuple[Path, Path, Network], capsys: pytest.CaptureFixture[str]
 ) -> None:
     device = use(always_firing(files[2]))
-    device.program = compile_network(files[2], CONFIG)  # what it is loaded with is right
+    device.expected = compile_network(files[2], CONFIG)  # what it is loaded with is right
     assert run.main(arguments(files, "--check")) == run.EXIT_MISMATCH
     out = capsys.readouterr().out
     assert "MISMATCH" in out and f"map {files[2].layers[0].name}" in out
@@ -109,10 +110,10 @@ def test_a_device_that_computes_otherwise_is_caught(
 
 def reference_of(network: Network, images: np.ndarray) -> tuple[Inference, dict[str, Any], Any]:
     device = FakeDevice(network, CONFIG)
-    session = Session(device)
-    session.load(device.program)
-    spikes = run.encoder.inputs(network, images, device.program.pixels)[0]
-    inference = session.infer(spikes, maps=True)
+    board = Board(device)
+    board.load(device.expected)
+    spikes = run.encoder.inputs(network, images, device.expected.pixels)[0]
+    inference = board.observe(spikes, maps=True)
     return inference, dict(inference.maps), inference.logits
 
 
@@ -120,7 +121,6 @@ def test_every_kind_of_difference_is_named() -> None:
     network = a_network()
     images = random_input(network, np.random.default_rng(3), 1)
     inference, maps, logits = reference_of(network, images)
-    assert logits is not None
     assert list(run.differences(4, network, inference, logits, maps)) == []
     name = network.layers[0].name
     counters = inference.counters[name]
@@ -211,7 +211,8 @@ def test_a_network_that_does_not_fit(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     device = use(files[2])
-    device.config = dataclasses.replace(CONFIG, name="tiny", weight_depth=2)
+    tiny = dataclasses.replace(CONFIG, name="tiny", weight_depth=2)
+    device.identity = dataclasses.replace(device.identity, config=tiny)
     assert run.main(arguments(files)) == run.EXIT_BAD_INPUT
     assert "does not fit 'tiny': weight needs" in capsys.readouterr().err
 

@@ -396,3 +396,39 @@ def test_modules_that_cannot_be_described() -> None:
     net = nn.Sequential(nn.Conv2d(2, 2, 3, groups=2))
     with pytest.raises(ExchangeError, match="groups or dilation"):
         from_state_dict(net.state_dict(), describe(net, T, SHAPE))
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"conv": "conv_fc.0", "padding": "same"}, "conv_fc.0: 'same' is neither a number nor two"),
+        ({"conv": "conv_fc.0", "dilation": 2}, "conv_fc.0: groups or dilation"),
+        ({"pool": "median"}, "pool 0: pool 'median': use max or average"),
+        ({"vote": 3}, "vote 0: 8 neurons do not fall into groups of 3"),
+        ({"neuron": "Izhikevich"}, "neuron 0: a neuron 'Izhikevich': the device has IF and LIF"),
+        ({"neuron": "LIF", "tau": 1.0}, "neuron 0: tau = 1: it must be above 1"),
+        ({"neuron": "PLIF", "name": "sn"}, "sn: there is no tensor 'sn.w' in the file"),
+        ({"norm": "conv_fc.4"}, "conv_fc.4: there is no tensor 'conv_fc.4.running_mean'"),
+    ],
+)
+def test_wrong_entries_are_named(entry: dict[str, Any], message: str) -> None:
+    state = CSNN(8).state_dict()
+    width = [{"block": "b", "gate": "OR", "branch": [{"conv": "conv_fc.4"}], "identity": []}]
+    layers = [entry, *width] if "vote" not in entry else [*width, entry]
+    values = {**describe(CSNN(8), T, SHAPE), "layers": layers}
+    with pytest.raises(ExchangeError) as error:
+        from_state_dict(state, values)
+    assert message.replace("vote 0", "vote 1") in str(error.value)
+
+
+def test_snntorch_neurons_that_are_not_there() -> None:
+    net = Snn(beta=1.0)
+    values = describe(net, T, SHAPE, order=SNN_ORDER)
+    state = net.state_dict()
+    for given, message in (
+        ({k: v for k, v in state.items() if k != "lif1.beta"}, "no lif1.threshold or lif1.beta"),
+        ({**state, "lif2.alpha": torch.ones(())}, "a synaptic or recurrent neuron"),
+    ):
+        with pytest.raises(ExchangeError) as error:
+            from_state_dict(given, values)
+        assert message in str(error.value)
