@@ -168,6 +168,8 @@ class Program:
         """What to write to ``inputs[buffer]`` for an image (C, H, W) of uint8 if ``pixels``, else
         for spikes (T, C, H, W) of 0 and 1."""
         place = self.inputs[buffer]
+        if self.pixels and sample.shape != place.shape:
+            raise ValueError(f"the image has shape {sample.shape}, the device takes {place.shape}")
         return place.pack(bit_planes(sample) if self.pixels else sample)
 
     def logits(self, raw: bytes) -> NDArray[np.int64]:

@@ -223,6 +223,25 @@ def _begin(
         raise
 
 
+def find_boards() -> tuple[list[tuple[str, BoardIdentity]], list[str]]:
+    """Boards on all USB serial ports, as (port, identity), and what was found on every other port,
+    in words. All ports are closed again."""
+    found, others = [], []
+    for info in sorted(list_ports.comports(), key=lambda info: info.device):
+        label = f"{info.device} ({info.description})"
+        if info.vid is None:
+            others.append(f"{label}: not USB, not tried")
+            continue
+        try:
+            transport, identity = _probe(info.device, timeout_s=0.15, n_retries=1)
+        except DeviceError as error:
+            others.append(f"{label}: {error}")
+        else:
+            transport.close()
+            found.append((info.device, identity))
+    return found, others
+
+
 def _find() -> tuple[Transport, BoardIdentity]:
     """The first board on any USB serial port."""
     seen = []

@@ -43,6 +43,10 @@ N_MISMATCHES_SHOWN = 10
 THUMBNAILS_PER_ROW = 4
 SHADES = " .:-=+*#%@"
 
+PJ_PER_ACCUMULATE = 0.9
+"""Energy of an addition by the papers' convention (32-bit floating point at 45 nm: Horowitz, ISSCC
+2014); says nothing about this device's own energy."""
+
 EXIT_OK = 0
 EXIT_MISMATCH = 1
 EXIT_BAD_INPUT = 2
@@ -74,9 +78,20 @@ class Results:
     n_cycles: list[int] = field(default_factory=list)
     logits: list[list[int]] = field(default_factory=list)
     layers: dict[str, LayerTotal] = field(default_factory=dict)
-    link_s: float = 0.0
-    compute_s: float = 0.0
+    link_s: list[float] = field(default_factory=list)
+    """Per image, as ``compute_s`` and ``latency_s``, see :class:`sw.board.Inference`."""
+    compute_s: list[float] = field(default_factory=list)
+    latency_s: list[float] = field(default_factory=list)
     wall_s: float = 0.0
+    load_s: float = 0.0
+    baud: int = 0
+    n_bytes_out: int = 0
+    """Sent while running, all images together."""
+    n_bytes_in: int = 0
+    n_repeated: int = 0
+    """Requests sent again."""
+    n_recoveries: int = 0
+    """Times that the link had to be begun anew."""
     check: str | None = None
     n_checked: int = 0
     mismatches: list[str] = field(default_factory=list)
@@ -93,6 +108,22 @@ class Results:
             return None
         return sum(p == y for p, y in zip(self.predictions, self.labels, strict=False))
 
+    @property
+    def n_synaptic_ops(self) -> float:
+        """Mean per image."""
+        return sum(layer.n_synaptic_ops for layer in self.layers.values())
+
+    @property
+    def line_s(self) -> float:
+        """Seconds that an image's bytes take on the line, at its rate; both directions at once."""
+        n_bytes = max(self.n_bytes_out, self.n_bytes_in)
+        return 10 * n_bytes / self.baud / max(self.n_done, 1) if self.baud else 0.0
+
+    @property
+    def core_s(self) -> float:
+        """Seconds that an image takes in the core, at its clock."""
+        return float(np.mean(self.n_cycles)) / self.clk_hz if self.n_cycles else 0.0
+
     def to_dict(self) -> dict[str, Any]:
         """JSON values, with the derived figures."""
         done = max(self.n_done, 1)
@@ -100,10 +131,38 @@ class Results:
             "n_done": self.n_done,
             "n_correct": self.n_correct,
             "accuracy": None if self.n_correct is None else self.n_correct / done,
+            "accuracy_interval": None
+            if self.n_correct is None
+            else wilson(self.n_correct, self.n_done),
+            "latency_ms": {
+                name: percentiles_ms(getattr(self, name))
+                for name in ("link_s", "compute_s", "latency_s")
+            },
+            "energy_pj": PJ_PER_ACCUMULATE * self.n_synaptic_ops,
+            "line_ms": 1e3 * self.line_s,
+            "core_ms": 1e3 * self.core_s,
             "images_per_s": self.n_done / self.wall_s if self.wall_s else None,
             "mean_cycles": float(np.mean(self.n_cycles)) if self.n_cycles else None,
         }
         return asdict(self) | derived
+
+
+def wilson(n_correct: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Interval that covers a share with 95 % (Wilson, JASA 22, 1927)."""
+    if not n:
+        return 0.0, 1.0
+    share = n_correct / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
+    return max(centre - half, 0.0), min(centre + half, 1.0)
+
+
+def percentiles_ms(seconds: list[float]) -> dict[str, float] | None:
+    """Median and 99th percentile, in milliseconds."""
+    if not seconds:
+        return None
+    p50, p99 = np.percentile(seconds, (50, 99))
+    return {"p50": 1e3 * float(p50), "p99": 1e3 * float(p99)}
 
 
 # ---- input ---------------------------------------------------------------------------------------
@@ -233,6 +292,16 @@ def classify(
     counted = [f.name for f in fields(LayerTotal)]
     names = [plan.name for plan in board.program.layers]
     totals = np.zeros((len(names), len(counted)))
+    links = [one.device.transport.counters for one in board.boards]
+
+    def count_link() -> None:
+        results.n_repeated = sum(link.n_repeated for link in links)
+        results.n_recoveries = sum(link.n_recoveries for link in links)
+        results.n_bytes_out = sum(link.n_bytes_out for link in links) - sent
+        results.n_bytes_in = sum(link.n_bytes_in for link in links) - received
+
+    sent = sum(link.n_bytes_out for link in links)
+    received = sum(link.n_bytes_in for link in links)
     with tqdm(total=len(images), unit=" images", disable=quiet or None, file=sys.stderr) as bar:
         for first in range(0, len(images), BATCH):
             batch = images[first : first + BATCH]
@@ -248,12 +317,14 @@ def classify(
             except KeyboardInterrupt:
                 results.stopped = INTERRUPTED
             results.wall_s += time.perf_counter() - started
+            count_link()
             for inference in done:
                 results.predictions.append(inference.prediction)
                 results.n_cycles.append(inference.n_cycles)
                 results.logits.append(inference.logits.tolist())
-                results.link_s += inference.link_s
-                results.compute_s += inference.compute_s
+                results.link_s.append(inference.link_s)
+                results.compute_s.append(inference.compute_s)
+                results.latency_s.append(inference.latency_s)
                 totals += [[getattr(c, n) for n in counted] for c in inference.counters.values()]
             if results.n_done:
                 results.layers = {
@@ -296,6 +367,20 @@ def thumbnails(
     return "\n\n".join(rows)
 
 
+def _latencies(results: Results) -> list[tuple[str, list[float]]]:
+    return [
+        ("link", results.link_s),
+        ("compute", results.compute_s),
+        ("in all", results.latency_s),
+    ]
+
+
+def _latency_line(name: str, seconds: list[float]) -> str:
+    values = percentiles_ms(seconds)
+    assert values is not None
+    return f"latency    {name}: p50 {values['p50']:.2f} ms, p99 {values['p99']:.2f} ms"
+
+
 def as_text(results: Results) -> str:
     """Results for a terminal."""
     n = results.n_done
@@ -308,19 +393,38 @@ def as_text(results: Results) -> str:
     if not n:
         return "\n".join([*lines, "no image was classified"])
     if results.n_correct is not None:
-        lines.append(f"accuracy   {results.n_correct / n:.2%} ({results.n_correct} of {n})")
+        low, high = wilson(results.n_correct, n)
+        lines.append(
+            f"accuracy   {results.n_correct / n:.2%} ({results.n_correct} of {n}; 95 % interval "
+            f"{low:.2%} to {high:.2%})"
+        )
     else:
         lines.append(f"classes    {' '.join(map(str, results.predictions))}")
-    other_s = max(results.wall_s - results.link_s - results.compute_s, 0.0)
     cycles = float(np.mean(results.n_cycles))
     lines += [
-        f"speed      {n / results.wall_s:.1f} images/s; per image: link "
-        f"{1e3 * results.link_s / n:.2f} ms, core {1e3 * results.compute_s / n:.2f} ms, "
-        f"host {1e3 * other_s / n:.2f} ms",
+        f"speed      {n / results.wall_s:.1f} images/s; loading took {results.load_s:.1f} s",
+        *(_latency_line(name, values) for name, values in _latencies(results) if values),
         f"core       {cycles:,.0f} cycles per image: {1e3 * cycles / results.clk_hz:.3f} ms at "
         f"{results.clk_hz / 1e6:g} MHz",
     ]
+    if results.line_s and results.core_s:
+        needs = {"link": results.line_s, "core": results.core_s}
+        slower, faster = sorted(needs, key=lambda name: -needs[name])
+        lines.append(
+            f"bottleneck {slower}: {1e3 * needs[slower]:.3f} ms per image against "
+            f"{1e3 * needs[faster]:.3f} ms of the {faster}, at {results.baud:,} baud and "
+            f"{results.clk_hz / 1e6:g} MHz"
+        )
+    if results.n_repeated or results.n_recoveries:
+        lines.append(
+            f"link       {results.n_repeated} requests sent again, begun anew "
+            f"{results.n_recoveries} times"
+        )
     if results.layers:
+        lines.append(
+            f"energy     {PJ_PER_ACCUMULATE * results.n_synaptic_ops / 1e6:.3f} µJ per image, not "
+            f"measured: by the convention of {PJ_PER_ACCUMULATE} pJ an addition"
+        )
         width = max(len("layer"), *map(len, results.layers))
         lines.append(
             f"{'layer':<{width}}  {'cycles':>10}  {'weight reads':>12}  {'synaptic ops':>12}  "
@@ -464,7 +568,9 @@ def main(argv: list[str] | None = None) -> int:
             with tqdm(
                 total=n_bytes, unit="B", unit_scale=True, desc="loading", disable=None
             ) as bar:
-                board.load(program, bar.update)
+                loaded = board.load(program, bar.update)
+            if loaded.n_written < loaded.n_bytes // 2:
+                say("the network was in the board already")
             results = Results(
                 network=str(arguments.network),
                 sha256=file.sha256,
@@ -473,6 +579,8 @@ def main(argv: list[str] | None = None) -> int:
                 n_requested=len(images),
                 labels=None if labels is None else [int(y) for y in labels],
                 check=arguments.check,
+                load_s=loaded.seconds,
+                baud=board.boards[0].device.transport.baud,
             )
             say(
                 f"{arguments.network.name} on {results.board}: {len(images)} images, "

@@ -30,7 +30,7 @@ def samples(path: Path) -> np.ndarray:
     return found
 
 
-def check(path: Path, weight_bits: int, n_images: int, n_maps: int) -> None:
+def check(path: Path, weight_bits: int, n_images: int, n_maps: int, device: str = "sim") -> None:
     """Predictions, logits and spike counts of all images; whole maps of the first ``n_maps``."""
     network = quantize.quantize(fold.fold(path), weight_bits)
     images = samples(path)[:n_images]
@@ -38,7 +38,7 @@ def check(path: Path, weight_bits: int, n_images: int, n_maps: int) -> None:
     trace = reference.run(network, images)
     assert np.array_equal(encoder.encode(network, images), trace.spikes["input"])
     with (
-        virtual_board(config_by_name(f"sim/w{weight_bits}")) as port,
+        virtual_board(config_by_name(f"{device}/w{weight_bits}")) as port,
         Board(Device.open(port)) as board,
     ):
         program = compile_network(network, board.config)
@@ -65,3 +65,10 @@ def test_a_few_images(path: Path) -> None:
 @pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda path: path.stem)
 def test_all_images(path: Path, weight_bits: int) -> None:
     check(path, weight_bits, n_images=200, n_maps=10)
+
+
+@pytest.mark.slow
+def test_the_smallest_board_runs_its_network() -> None:
+    """The configuration of the iCEBreaker's gateware, not only a device of the same width."""
+    path = next(path for path in CHECKPOINTS if path.stem == "fashion-mnist-icebreaker")
+    check(path, 4, n_images=200, n_maps=10, device="icebreaker")

@@ -55,6 +55,8 @@ class FakeGateware:
         """Sequence number and opcode of each request received."""
         self.n_runs = 0
         self.done_is_lost = False
+        self.n_done_lost = 0
+        """Announcements to lose from now on."""
         self.run_never_ends = False
         self.divisor: int | None = None
         """The one agreed on; None: the default rate."""
@@ -123,6 +125,9 @@ class FakeGateware:
             )
         self._state = RunState.DONE
         done = bytes([tag, Opcode.DONE | REPLY, Status.OK]) + pack(Result, self._result)
+        if self.n_done_lost:
+            self.n_done_lost -= 1
+            return []
         return [] if self.done_is_lost else [done + self._rows]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +11,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hw.boards import CONFIGS
-from sw.board import Board, load_bytes, program_for
-from sw.compiler import FitError, compile_network
-from sw.network import INPUT
+from hw.protocol import Space
+from sw import encoder
+from sw.board import Board, Boards, MemoryFault, load_bytes, program_for
+from sw.compiler import PIXELS, FitError, compile_network
+from sw.link import DeviceError, LinkLost, LinkTimeout
+from sw.network import INPUT, Network
 from tests.golden import run_network
-from tests.networks import random_network
+from tests.networks import random_input, random_network
 from tests.sw.fake_device import FakeDevice
 
 CONFIG = dataclasses.replace(CONFIGS["sim"], weight_depth=1 << 17, param_depth=1 << 14)
@@ -35,18 +39,16 @@ def test_what_the_device_computed_comes_back(seed: int) -> None:
     assert sum(written) == load_bytes(program)
     rng = np.random.default_rng(seed)
     for _ in range(2):
-        shape = (network.timesteps, *network.map_shapes()[INPUT])
-        spikes = rng.integers(0, 2, shape, np.uint8)
-        maps, logits = run_network(network, spikes)
-        inference = board.observe(spikes, maps=True)
+        images = random_input(network, rng, 1)
+        maps, logits = run_network(network, encoder.encode(network, images)[0])
+        inference = board.observe(images[0], maps=True)
         np.testing.assert_array_equal(inference.logits, logits)
         assert inference.prediction == int(np.argmax(logits))
-        assert inference.maps.keys() == maps.keys()
+        assert inference.maps.keys() - {PIXELS} == maps.keys()
         for name, expected in maps.items():
             np.testing.assert_array_equal(inference.maps[name], expected)
-        assert [c.n_spikes for c in inference.counters.values()][:-1] == [
-            int(maps[layer.name].sum()) for layer in network.layers[:-1]
-        ]
+        for layer in network.layers[:-1]:
+            assert inference.counters[layer.name].n_spikes == maps[layer.name].sum()
 
 
 def test_a_program_for_another_device_is_refused_and_compiled_again() -> None:
@@ -67,3 +69,102 @@ def test_a_program_for_an_equal_device_of_another_name_is_kept() -> None:
     program = compile_network(network, CONFIG)
     twin = dataclasses.replace(CONFIG, name="twin", clk_hz=25_000_000, baud=115200)
     assert program_for(network, program, twin) == (program, None)
+
+
+def loaded(network: Network, **options: Any) -> Board:
+    board = Board(FakeDevice(network, CONFIG, **options))
+    board.load(network)
+    return board
+
+
+def test_what_is_there_already_is_not_sent_again() -> None:
+    network = random_network(5)
+    board = Board(FakeDevice(network, CONFIG))
+    program = compile_network(network, CONFIG)
+    first = board.load(network)
+    assert first.n_bytes == load_bytes(program)
+    again = board.load(program)
+    assert again.n_written == program.spike_bytes < first.n_written
+
+
+def test_memory_that_does_not_hold_what_is_written_is_named() -> None:
+    network = random_network(5)
+    device = FakeDevice(network, CONFIG)
+    kept = device.memories[Space.WEIGHT]
+
+    class Broken(bytearray):
+        def __setitem__(self, *_: Any) -> None:
+            pass
+
+    device.memories[Space.WEIGHT] = Broken(kept)
+    with pytest.raises(MemoryFault, match=r"WEIGHT of the board on fake does not hold what was"):
+        Board(device).load(network)
+
+
+def test_reset_in_between_is_survived() -> None:
+    """Memories are gone, too; the samples under way are run again."""
+    network = random_network(5)
+    board = loaded(network)
+    device = board.device
+    assert isinstance(device, FakeDevice)
+    rng = np.random.default_rng(1)
+    shape = (6, network.timesteps, *network.map_shapes()[INPUT])
+    samples = rng.integers(0, 2, shape, np.uint8)
+    expected = board.infer(samples)
+    found = []
+    for n, inference in enumerate(board.stream(samples)):
+        found.append(inference.logits)
+        if n == 2:
+            device.gateware.reset()
+            device.memories[Space.WEIGHT][:] = bytes(len(device.memories[Space.WEIGHT]))
+    np.testing.assert_array_equal(np.stack(found), expected)
+    assert device.transport.counters.n_recoveries >= 1
+
+
+def test_board_that_fails_hands_its_work_to_the_others() -> None:
+    network = random_network(5)
+    good = loaded(network)
+    bad = loaded(network, fails_at=2, error=LinkLost("it was unplugged"))
+    shape = (20, network.timesteps, *network.map_shapes()[INPUT])
+    samples = np.random.default_rng(2).integers(0, 2, shape, np.uint8)
+    expected = loaded(network).infer(samples)
+    with Boards([bad, good]) as boards:
+        np.testing.assert_array_equal(boards.infer(samples), expected)
+        assert boards.boards == [good] and boards.failures[0][0] is bad
+
+
+def test_last_board_that_fails_is_an_error() -> None:
+    network = random_network(5)
+    boards = Boards([loaded(network, fails_at=n, error=LinkLost(f"gone {n}")) for n in (1, 2)])
+    shape = (9, network.timesteps, *network.map_shapes()[INPUT])
+    with pytest.raises(DeviceError, match=r"no board is left:\n  fake: gone \d\n  fake: gone \d"):
+        boards.infer(np.zeros(shape, np.uint8))
+
+
+def test_run_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = random_network(5)
+    board = loaded(network)
+    device = board.device
+    assert isinstance(device, FakeDevice)
+    device.gateware.run_never_ends = True
+    device.transport.timeout_s = 0.02
+    monkeypatch.setattr("sw.board.RUN_TIMEOUT_S", 0.05)
+    shape = (1, network.timesteps, *network.map_shapes()[INPUT])
+    with pytest.raises(LinkTimeout, match=r"a run was not over after 0\.05 s: is the program"):
+        board.infer(np.zeros(shape, np.uint8))
+    device.gateware.run_never_ends = False
+    assert len(board.infer(np.zeros(shape, np.uint8))) == 1
+
+
+def test_lost_announcement_is_asked_for_again() -> None:
+    network = random_network(5)
+    board = loaded(network)
+    device = board.device
+    assert isinstance(device, FakeDevice)
+    device.transport.timeout_s = 0.02
+    shape = (1, network.timesteps, *network.map_shapes()[INPUT])
+    samples = np.zeros(shape, np.uint8)
+    expected = board.infer(samples)
+    device.gateware.n_done_lost = 1
+    np.testing.assert_array_equal(board.infer(samples), expected)
+    assert device.n_computed == 2

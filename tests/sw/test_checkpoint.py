@@ -111,3 +111,23 @@ def test_published_frames_are_kept_as_bits(tmp_path: Path) -> None:
     for source in (whole, checkpoint.load(tmp_path / "a.pt")):
         np.testing.assert_array_equal(checkpoint.calibration(source), frames.numpy())
     assert checkpoint.calibration({}) is None
+
+
+class Hostile:
+    """Unpickled without care, it would write a file."""
+
+    def __init__(self, target: Path):
+        self.target = target
+
+    def __reduce__(self):
+        return Path.write_text, (self.target, "owned")
+
+
+def test_a_hostile_checkpoint_is_refused_and_runs_nothing(tmp_path: Path) -> None:
+    path, target = tmp_path / "hostile.pt", tmp_path / "owned"
+    torch.save({**values(), "format": checkpoint.FORMAT, "results": Hostile(target)}, path)
+    with pytest.raises(CheckpointError, match="more than tensors and plain values"):
+        checkpoint.load(path)
+    assert not target.exists()
+    torch.load(path, weights_only=False)
+    assert target.exists(), "it is hostile indeed"

@@ -291,3 +291,26 @@ def test_thumbnails_show_the_image_and_the_answer() -> None:
     assert lines[0].startswith(" " * 14 + "@" * 14)
     assert "label:  Trouser" in text and "device: Ankle boot" in text
     assert len(lines) == 2 * (14 + 2) + 1, "two rows of images and a blank line"
+
+
+def test_interval_is_wilsons() -> None:
+    """Values of the formula, worked out by hand for 8 of 10; and its ends."""
+    low, high = run.wilson(8, 10)
+    assert (round(low, 4), round(high, 4)) == (0.4902, 0.9433)
+    assert run.wilson(0, 10)[0] == 0.0 and run.wilson(10, 10)[1] == 1.0
+    assert run.wilson(0, 0) == (0.0, 1.0)
+
+
+def test_percentiles() -> None:
+    assert run.percentiles_ms([]) is None
+    assert run.percentiles_ms([0.001 * n for n in range(101)]) == {"p50": 50.0, "p99": 99.0}
+
+
+def test_text_says_how_sure_how_fast_and_what_is_slow(
+    use: Use, files: tuple[Path, Path, Network], capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(files[2])
+    assert run.main(arguments(files)) == run.EXIT_OK
+    out = capsys.readouterr().out
+    for words in ("95 % interval", "latency    in all: p50", "bottleneck ", "energy     "):
+        assert words in out

@@ -1,0 +1,119 @@
+"""Which boards are attached, what runs on them, and which networks fit them.
+
+``python -m sw.boards net.spikefold`` opens each port for a moment; memories and runs
+stay as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from hw.boards import config_by_name
+from hw.protocol import PROTOCOL_VERSION, spec_hash
+from hw.spec import Config, SpecError
+from sw import netfile, report
+from sw.compiler import Program
+from sw.device import BoardIdentity, find_boards
+from sw.netfile import NetworkFileError
+
+EXIT_OK = 0
+EXIT_NONE = 1
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+def describe(port: str, identity: BoardIdentity, files: list[Path]) -> dict[str, Any]:
+    """A board as JSON values, with what each network file would need of it."""
+    config = identity.config
+    return {
+        "port": port,
+        "board": report.board_name(config),
+        "gateware": f"{identity.spec_hash:016x}",
+        "clk_hz": config.clk_hz,
+        "baud": config.baud,
+        "weight_bits": config.weight_bits,
+        "lanes": config.lanes,
+        "networks": [fit(path, config) for path in files],
+    }
+
+
+def fit(path: Path, config: Config) -> dict[str, Any]:
+    """Whether the network in a file fits a device.
+
+    Raises
+    ------
+    sw.netfile.NetworkFileError
+        The file cannot be used.
+    """
+    found = report.board_report(netfile.load(path, Program).network, config)
+    return {"network": str(path), "fits": found.fits, "usage": found.usage, "why": found.problem}
+
+
+def as_text(board: dict[str, Any]) -> str:
+    """A board for a terminal."""
+    lines = [
+        f"{board['port']}: {board['board']}, {board['lanes']} lanes of {board['weight_bits']} "
+        f"bits, {board['clk_hz'] / 1e6:g} MHz, {board['baud']:,} baud, gateware {board['gateware']}"
+    ]
+    for network in board["networks"]:
+        if network["fits"]:
+            used = ", ".join(
+                f"{memory} {needed / available:.0%}"
+                for memory, (needed, available) in network["usage"].items()
+            )
+            lines.append(f"  {network['network']}: fits ({used})")
+        else:
+            lines.append(f"  {network['network']}: does not fit: {network['why']}")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sw.boards",
+        description="List the boards that are attached, and what fits them.",
+        epilog="""examples:
+  python -m sw.boards
+  python -m sw.boards net.spikefold other.spikefold --json
+  python -m sw.boards net.spikefold --config icebreaker    a board that is not here
+
+exit codes: 0 found, 1 no board, 2 bad input, 130 interrupted""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("networks", nargs="*", type=Path, help="network files: do they fit?")
+    parser.add_argument("--config", metavar="BOARD", help="a known board, attached or not")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    arguments = parser.parse_args(argv)
+    others: list[str] = []
+    try:
+        if arguments.config:
+            config = config_by_name(arguments.config)
+            identity = BoardIdentity(config, PROTOCOL_VERSION, spec_hash(config))
+            boards = [describe("not attached", identity, arguments.networks)]
+        else:
+            found, others = find_boards()
+            boards = [describe(port, identity, arguments.networks) for port, identity in found]
+    except (NetworkFileError, SpecError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    if arguments.json:
+        print(json.dumps({"boards": boards, "others": others}, indent=1))
+    else:
+        for board in boards:
+            print(as_text(board))
+        if not boards:
+            print("no board is attached. Plug one in, or use the virtual board: --board sim")
+        for line in others:
+            print(f"  {line}")
+    return EXIT_OK if boards else EXIT_NONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
