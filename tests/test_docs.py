@@ -35,7 +35,10 @@ def structure_row(layout: type[data.Struct]) -> str:
         assert field.offset == end, f"{layout.__name__} has a gap before {name}"
         end += field.width
         if isinstance(field.shape, data.ArrayLayout):
-            fields.append(f"{field.shape.length} x {field.shape.elem_shape.__name__}")
+            element = field.shape.elem_shape
+            what = f"{name} " if isinstance(element, int) else ""
+            kind = element if isinstance(element, int) else element.__name__
+            fields.append(f"{what}{field.shape.length} x {kind}")
         elif isinstance(field.shape, type) and issubclass(field.shape, data.Struct):
             fields.append(f"{name} ({field.shape.__name__})")
         else:

@@ -86,12 +86,13 @@ def test_from_training_to_the_board(tmp_path: Path, capsys: pytest.CaptureFixtur
 
     network = netfile.load(tmp_path / "csnn.spikefold").network
     trace = reference.run(network, images[:N_ON_BOARD])
-    frames = encoder.encode(network, images[:N_ON_BOARD])
     with virtual_board(config_by_name("sim/w8")) as port, Board(Device.open(port)) as board:
-        board.load(compile_network(network, board.config))
+        program = compile_network(network, board.config)
+        frames = encoder.inputs(network, images[:N_ON_BOARD], program.pixels)
+        board.load(program)
         for n in range(N_ON_BOARD):
             result = board.observe(frames[n], maps=True)
             assert result.prediction == trace.predictions[n]
             np.testing.assert_array_equal(result.logits, trace.logits[n])
-            for name, spikes in result.maps.items():
-                np.testing.assert_array_equal(spikes, trace.spikes[name][n], err_msg=name)
+            for name, spikes in trace.spikes.items():
+                np.testing.assert_array_equal(result.maps[name], spikes[n], err_msg=name)

@@ -33,7 +33,9 @@ from sw.device import Device, DeviceNotFound, NotABoard, SpecMismatch
 from sw.link import LinkLost, LinkTimeout, RequestRefused
 from tests.sw.fake_device import FakeGateware
 
-CONFIG = Config(name="fake", rx_buffer_bytes=600, max_payload_bytes=128, weight_depth=512)
+CONFIG = Config(
+    name="fake", rx_buffer_bytes=600, max_payload_bytes=128, weight_depth=512, fire_lanes=4
+)
 
 
 class FakeBoard(FakeGateware):
@@ -257,7 +259,7 @@ def test_silence_is_a_timeout_that_names_the_request(fake):
     with opened(fake) as board:
         board.transport.timeout_s = 0.01
         fake.silent = True
-        with pytest.raises(LinkTimeout, match="READ of 1 rows of PARAM from row 7"):
+        with pytest.raises(LinkTimeout, match="READ of 3 rows of PARAM from row 7"):
             board.read(Space.PARAM, 7, 3)
         assert board.transport.counters.n_repeated == board.transport.n_retries
 

@@ -85,7 +85,7 @@ def test_json_has_every_figure(
     assert results["n_done"] == results["n_checked"] == len(results["predictions"]) == 5
     assert results["mismatches"] == [] and results["stopped"] is None
     assert results["mean_cycles"] == 1234
-    assert set(results["layers"]) == {layer.name for layer in files[2].layers}
+    assert set(results["layers"]) == {"input"} | {layer.name for layer in files[2].layers}
     for row in results["layers"].values():
         assert (row["n_cycles"], row["n_weight_reads"]) == (100, 50)
     assert [int(np.argmax(row)) for row in results["logits"]] == results["predictions"]
