@@ -18,9 +18,9 @@ from hw import build
 from hw.boards import BOARDS, config_by_name
 from hw.build import BuildError, Netlist, Routed
 from hw.link.dispatch import Dispatcher
-from hw.protocol import Identity, Opcode, spec_hash, unpack
+from hw.protocol import ARGUMENT_BYTES, Identity, Opcode, spec_hash, unpack
 from tests.hw.wire import reply, request
-from tests.streams import get_packet, packet_items, put, simulate
+from tests.streams import get, packet_items, put, simulate
 
 SHIPPED = [board for board in BOARDS if build.manifest_path(board).exists()]
 
@@ -238,19 +238,21 @@ def test_the_bitstream_is_of_these_sources(board: str) -> None:
 def reported_hash(board: str) -> str:
     """What the simulated device answers to IDENTIFY."""
     dut = Dispatcher(config_by_name(board))
-    answers: list[bytes] = []
+    answer = bytearray()
 
     async def host(ctx) -> None:
+        ctx.set(dut.n_data_bytes, -ARGUMENT_BYTES)
         packet = packet_items(request(7, Opcode.IDENTIFY))
         await put(ctx, dut.i, packet, rng=random.Random(0), stall=0)
 
     async def receive(ctx) -> None:
-        answers.append(await get_packet(ctx, dut.o, rng=random.Random(0), stall=0))
+        while not (item := await get(ctx, dut.o, rng=random.Random(0), stall=0)).end:
+            answer.append(item.byte)
 
     simulate(dut, host, receive)
     header = reply(7, Opcode.IDENTIFY)
-    assert answers[0].startswith(header)
-    return f"{unpack(Identity, answers[0][len(header) :]).spec_hash:016x}"
+    assert answer.startswith(header)
+    return f"{unpack(Identity, bytes(answer[len(header) :])).spec_hash:016x}"
 
 
 def test_the_table_in_the_readme() -> None:
