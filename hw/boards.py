@@ -12,7 +12,8 @@ from __future__ import annotations
 from hw.spec import Config, SpecError
 
 _UART_3M = {"clk_hz": 60_000_000, "baud": 3_000_000}
-_ECP5_25F = {"weight_depth": 3584, "fire_lanes": 8, "spike_bytes": 16384}
+_ECP5_25F = {"weight_depth": 3072, "fire_lanes": 8, "spike_bytes": 16384}
+_UART_2M = {"clk_hz": 50_000_000, "baud": 2_000_000}
 
 CONFIGS: dict[str, Config] = {
     config.name: config
@@ -21,9 +22,9 @@ CONFIGS: dict[str, Config] = {
         Config(name="sim"),
         Config(name="ulx3s-85f", **_UART_3M),
         Config(name="ulx3s-45f", weight_depth=9216, spike_bytes=16384, **_UART_3M),
-        Config(name="ulx3s-25f", **_ECP5_25F, **_UART_3M),
-        Config(name="ulx3s-12f", **_ECP5_25F, **_UART_3M),
-        Config(name="colorlight-i5", **_ECP5_25F, clk_hz=60_000_000, baud=1_000_000),
+        Config(name="ulx3s-25f", **_ECP5_25F, **_UART_2M),
+        Config(name="ulx3s-12f", **_ECP5_25F, **_UART_2M),
+        Config(name="colorlight-i5", **_ECP5_25F, clk_hz=50_000_000, baud=1_000_000),
         Config(
             name="icebreaker",
             lanes=16,
