@@ -24,7 +24,7 @@ from xml.sax.saxutils import escape
 import torch
 
 from hw.boards import config_by_name
-from sw import checkpoint, data, fold, quantize, reference
+from sw import checkpoint, data, fold, quantize, reference, report
 from sw.checkpoint import CheckpointError
 from sw.compiler import compile_network
 from sw.cycles import predict_cycles
@@ -322,10 +322,8 @@ def run_frontier(
         network = quantize.quantize(fold.fold(values), 8)
         program = compile_network(network, config_by_name(FRONTIER_BOARD))
         trace = reference.run(network, images)
-        cycles = [
-            sum(predict_cycles(program, {k: v[n] for k, v in trace.spikes.items()}).values())
-            for n in range(len(images))
-        ]
+        maps = report.device_maps(network, images, trace.spikes)
+        cycles = [sum(predict_cycles(program, maps[n]).values()) for n in range(len(images))]
         test = reference.run(network, dataset.test.images, keep_spikes=False).predictions
         done["runs"][str(penalty)] = {
             "penalty": penalty,

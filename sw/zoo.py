@@ -110,10 +110,9 @@ def measure(path: Path, data_root: Path | None = None) -> Entry:
     trace = reference.run(network, few.images)
     board, program = smallest_board(network)
     ops, cycles, spikes = [], [], []
-    for n in range(len(few)):
-        maps = {name: kept[n] for name, kept in trace.spikes.items()}
+    for maps in report.device_maps(network, few.images, trace.spikes):
         ops.append(sum(report.n_synaptic_ops(la, maps[la.source]) for la in network.layers))
-        spikes.append(sum(int(kept.sum()) for kept in maps.values()))
+        spikes.append(sum(int(maps[name].sum()) for name in trace.spikes))
         if program is not None:
             cycles.append(sum(predict_cycles(program, maps).values()))
     multiplications = 0

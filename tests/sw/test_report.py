@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hw.boards import BOARDS, CONFIGS, config_by_name
-from hw.spec import Config
+from hw.spec import N_PLANES, Config
 from sw import report
-from sw.compiler import FitError, compile_network
+from sw.compiler import PIXELS, FitError, compile_network
 from sw.network import Layer, Network
 from tests.networks import random_network
 
@@ -25,7 +25,7 @@ def random_maps(network: Network, seed: int) -> report.Maps:
     return {
         name: (rng.random((network.timesteps, *shape)) < 0.2).astype(np.uint8)
         for name, shape in network.map_shapes().items()
-    }
+    } | {PIXELS: rng.integers(0, 2, (N_PLANES, *network.image_shape[-3:]), np.uint8)}
 
 
 def count_additions(layer: Layer, spikes: np.ndarray) -> tuple[int, int]:
@@ -126,7 +126,11 @@ def test_remedies_help_and_are_needed() -> None:
     for seed in range(30):
         network = random_network(seed)
         config = dataclasses.replace(
-            CONFIGS["sim"].with_weight_bits(network.weight_bits), weight_depth=3000, param_depth=400
+            CONFIGS["sim"].with_weight_bits(network.weight_bits),
+            weight_depth=3000,
+            fire_lanes=4,
+            max_layers=8,
+            param_depth=448,
         )
         board = report.board_report(network, config)
         if board.fits:
@@ -146,7 +150,7 @@ def test_remedies_help_and_are_needed() -> None:
 
 def test_sharing_weights_shares_thresholds_and_biases() -> None:
     """Parameter memory alone is short, and would hold every layer if all were shared."""
-    config = dataclasses.replace(ROOMY, param_depth=64)
+    config = dataclasses.replace(ROOMY, fire_lanes=4, max_layers=8, param_depth=128)
     tried = 0
     for seed in range(20):
         network = random_network(seed)
