@@ -37,9 +37,9 @@ def test_an_entry_is_what_the_network_does(
     assert entry["energy_nj"] == pytest.approx(energy)
     assert entry["n_synapses"] == sum(layer.weight.size for layer in network.layers)
     assert entry["granularity"].startswith("element/per-timestep, layer, channel")
-    assert entry["board"] == "ulx3s-45f" and entry["n_cycles"] > 0
+    assert entry["board"].startswith("ulx3s-") and entry["n_cycles"] > 0
     assert second["weight_bits"] == 4 and second["full_spike"] is None
-    assert second["board"] == "ulx3s-45f/w4"
+    assert second["board"].endswith("/w4")
     assert zoo.main([str(path)]) == 0
     text = capsys.readouterr().out
     assert "`small`" in text and "the command" in text
