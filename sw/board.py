@@ -11,6 +11,7 @@ import contextlib
 import queue
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
@@ -122,7 +123,29 @@ def load_bytes(program: Program) -> int:
     return sum(map(len, program.images.values())) + program.spike_bytes
 
 
-class Board:
+class _Inferring(ABC):
+    """What a board and several as one have in common."""
+
+    @property
+    @abstractmethod
+    def program(self) -> Program: ...
+
+    @abstractmethod
+    def stream(
+        self, samples: Iterable[NDArray[np.uint8]], *, maps: bool = False
+    ) -> Iterator[Inference]: ...
+
+    def infer(self, samples: Iterable[NDArray[np.uint8]]) -> NDArray[np.int64]:
+        """Logits (N, n_classes) of N samples, see :meth:`stream`."""
+        logits = [inference.logits for inference in self.stream(samples)]
+        return np.stack(logits) if logits else np.zeros((0, self.program.n_classes), np.int64)
+
+    def observe(self, sample: NDArray[np.uint8], *, maps: bool = False) -> Inference:
+        """One sample, see :meth:`stream`."""
+        return next(self.stream([sample], maps=maps))
+
+
+class Board(_Inferring):
     """A board with, after :meth:`load`, a network in it. Use as a context manager."""
 
     def __init__(self, device: Device):
@@ -295,15 +318,6 @@ class Board:
 
     # ---- inference ---------------------------------------------------------------------------
 
-    def infer(self, samples: Iterable[NDArray[np.uint8]]) -> NDArray[np.int64]:
-        """Logits (N, n_classes) of N samples, see :meth:`stream`."""
-        logits = [inference.logits for inference in self.stream(samples)]
-        return np.stack(logits) if logits else np.zeros((0, self.program.n_classes), np.int64)
-
-    def observe(self, sample: NDArray[np.uint8], *, maps: bool = False) -> Inference:
-        """One sample, see :meth:`stream`."""
-        return next(self.stream([sample], maps=maps))
-
     def stream(
         self, samples: Iterable[NDArray[np.uint8]], *, maps: bool = False
     ) -> Iterator[Inference]:
@@ -333,12 +347,8 @@ class Board:
                 sample = encoder.encode(network, sample[None])[0]
         return program.pack_input(sample, buffer)
 
-    def _counter_rows(self) -> int:
-        """Rows of COUNTER per layer."""
-        return -(-n_bytes(LayerCounters) // row_bytes(Space.COUNTER, self.config))
-
     def _counters(self, raw: bytes) -> dict[str, Counters]:
-        size = self._counter_rows() * row_bytes(Space.COUNTER, self.config)
+        size = self.config.counter_rows * row_bytes(Space.COUNTER, self.config)
         counters = {}
         for n, layer in enumerate(self.program.layers):
             values = unpack(LayerCounters, raw[n * size : n * size + n_bytes(LayerCounters)])
@@ -391,7 +401,7 @@ class _Pipeline:
         self.error: DeviceError | None = None
         self.last_end = 0.0
         config = self.program.config
-        n_counter_rows = len(self.program.layers) * board._counter_rows()
+        n_counter_rows = len(self.program.layers) * config.counter_rows
         self.n_rows = (self.program.n_result_rows, n_counter_rows)
         self.n_logit_bytes = self.program.n_result_rows * row_bytes(Space.RESULT, config)
         self.n_done_bytes = (
@@ -570,7 +580,7 @@ class _Pipeline:
         self.transport.submit(self.device.status_request(), self._checked(take))
 
 
-class Boards:
+class Boards(_Inferring):
     """Several boards as one: each sample goes to the next board that is free. If a board fails,
     its samples go to the others. Use as a context manager."""
 
@@ -654,15 +664,6 @@ class Boards:
     def _none_left(self) -> DeviceError:
         listing = "\n".join(f"  {board.port}: {error}" for board, error in self.failures)
         return DeviceError(f"no board is left:\n{listing}")
-
-    def infer(self, samples: Iterable[NDArray[np.uint8]]) -> NDArray[np.int64]:
-        """See :meth:`Board.infer`."""
-        logits = [inference.logits for inference in self.stream(samples)]
-        return np.stack(logits) if logits else np.zeros((0, self.program.n_classes), np.int64)
-
-    def observe(self, sample: NDArray[np.uint8], *, maps: bool = False) -> Inference:
-        """See :meth:`Board.observe`."""
-        return next(self.stream([sample], maps=maps))
 
     def stream(
         self, samples: Iterable[NDArray[np.uint8]], *, maps: bool = False

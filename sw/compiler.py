@@ -413,7 +413,7 @@ def _compile(network: Network, config: Config, pixels: bool) -> Program:
         shapes = {PIXELS: network.image_shape} | shapes
         timesteps[PIXELS] = N_PLANES
     placements, n_bits = _place(shapes, layers, timesteps, config)
-    first = next(iter(placements.values()))
+    host_map, first = next(iter(placements.items()))
     second = replace(first, base=first.base + n_bits, start=n_bits)
     inputs = (first, second)
     if n_bits + first.n_bits > GRANULE_BITS * config.spike_bytes:
@@ -431,22 +431,23 @@ def _compile(network: Network, config: Config, pixels: bool) -> Program:
                 f"has {config.membrane_bits}; quantise it to fewer bits",
                 {"membrane_bits": (bounds.n_bits, config.membrane_bits)},
             )
-        compiled_layers = [
-            _compile_layer(
-                layer,
-                network.timesteps,
-                placements | {next(iter(shapes)): place},
-                config,
-                weight_base=len(weights) // row_bytes(Space.WEIGHT, config),
-                param_base=len(params) // row_bytes(Space.PARAM, config),
-                final=n == len(layers) - 1,
-                pixels=takes_pixels,
-            )
-            for place in inputs
-        ]
-        for descriptor, (_, image, _, _) in zip(descriptors, compiled_layers, strict=True):
-            descriptor += image
-        plan, _, weight_image, param_image = compiled_layers[0]  # all but addresses is the same
+        plan, header, levels, weight_image, param_image = _compile_layer(
+            layer,
+            network.timesteps,
+            placements,
+            config,
+            weight_base=len(weights) // row_bytes(Space.WEIGHT, config),
+            param_base=len(params) // row_bytes(Space.PARAM, config),
+            final=n == len(layers) - 1,
+            pixels=takes_pixels,
+        )
+        for place, image in zip(inputs, descriptors, strict=True):
+            moved = dict(header)  # another buffer is the same layer, read from elsewhere
+            if layer.source == host_map:
+                moved["source"] += place.start - first.start
+            if layer.identity == host_map:
+                moved["identity"] += (place.start - first.start) // GRANULE_BITS
+            image += _descriptor(layer.name, moved, levels, config)
         plans.append(plan)
         weights += weight_image
         params += param_image
@@ -561,7 +562,8 @@ def _compile_layer(
     param_base: int,
     final: bool,
     pixels: bool,
-) -> tuple[LayerPlan, bytes, bytes, bytes]:
+) -> tuple[LayerPlan, dict[str, Any], list[dict[str, int]], bytes, bytes]:
+    """The plan, header and levels of its descriptor, and its rows of weights and of parameters."""
     source = placements[layer.source]
     _, conv_height, conv_width = layer.conv_shape(source.shape)
     _, height, width = layer.map_shape(source.shape)
@@ -728,7 +730,8 @@ def _compile_layer(
     )
     return (
         plan,
-        _descriptor(layer.name, header, levels_of, config),
+        header,
+        levels_of,
         _pack_rows(weight_rows, config.weight_bits),
         _pack_rows(param_rows, PARAM_BITS),
     )

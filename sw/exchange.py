@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec import Gate, Leak, Reset, signed_range
+from hw.spec import PARAM_BITS, Gate, Leak, Reset, signed_range
 from sw import quantize
 from sw.fold import FoldedLayer, FoldedNetwork
 from sw.network import INPUT, Layer, Network, Shape
@@ -579,7 +579,7 @@ def quantised(
     imported: Imported,
     weight_bits: int,
     *,
-    param_bits: int = 16,
+    param_bits: int = PARAM_BITS,
     calibration: NDArray[np.uint8] | None = None,
 ) -> Network:
     """The integer network: the very integers if it is made of integers that fit, else rounded by
@@ -643,23 +643,7 @@ def _integers(
         or (layer.output and rounded_bias.shape[:3] != (1, 1, 1))
     ):
         return None
-    return Layer(
-        name=layer.name,
-        source=layer.source,
-        kernel=layer.kernel,
-        stride=layer.stride,
-        padding=layer.padding,
-        weight=rounded.astype(np.int8),
-        bias=rounded_bias.astype(np.int32),
-        threshold=None if threshold is None else threshold.astype(np.int32),
-        leak=layer.leak,
-        leak_shift=layer.leak_shift,
-        reset=layer.reset,
-        gate=layer.gate,
-        identity=layer.identity,
-        pool=layer.pool,
-        output=layer.output,
-    )
+    return quantize.integer_layer(layer, rounded, rounded_bias, threshold)
 
 
 def report_problems(problems: Mapping[str, str], where: str) -> None:

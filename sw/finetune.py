@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hw.spec import signed_range
+from hw.spec import PARAM_BITS, signed_range
 from sw import fold, quantize
 from sw.encoder import PIXEL_MAX
 from sw.fold import Part, Scales
@@ -171,7 +171,7 @@ def _weighted_sums(part: Part, source: Tensor, weight: Tensor, n_times: int) -> 
 
 
 def prepare(
-    model: SpikingResNet, weight_bits: int, calibration: np.ndarray, param_bits: int = 16
+    model: SpikingResNet, weight_bits: int, calibration: np.ndarray, param_bits: int = PARAM_BITS
 ) -> IntegerNet:
     """The integer network that fine-tuning starts from: scales and biases are those of
     :func:`sw.quantize.quantize` with these calibration images. ``model`` is left as it is.

@@ -72,7 +72,7 @@ def quantize_with_scales(
     folded: FoldedNetwork,
     weight_bits: int,
     *,
-    param_bits: int = 16,
+    param_bits: int = PARAM_BITS,
     calibration: NDArray[np.uint8] | None = None,
 ) -> tuple[Network, Scales, dict[str, Float]]:
     """:func:`quantize`, and the scales used, and by how much calibration moved every layer's float
@@ -198,15 +198,22 @@ def _quantize_layer(
         shift = moved[0, 0, 0]
     integer_bias = np.rint(bias / divisor[None])
     integer_bias = integer_bias.clip(-param_max, param_max)
-    result = Layer(
+    return integer_layer(layer, quantised, integer_bias, threshold), scale, shift
+
+
+def integer_layer(
+    layer: FoldedLayer, weight: Float, bias: Float, threshold: NDArray[Any] | None
+) -> Layer:
+    """The layer in integers, which these values already are."""
+    return Layer(
         name=layer.name,
         source=layer.source,
         kernel=layer.kernel,
         stride=layer.stride,
         padding=layer.padding,
-        weight=quantised.astype(np.int8),
-        bias=integer_bias.astype(np.int32),
-        threshold=threshold,
+        weight=weight.astype(np.int8),
+        bias=bias.astype(np.int32),
+        threshold=None if threshold is None else threshold.astype(np.int32),
         leak=layer.leak,
         leak_shift=layer.leak_shift,
         reset=layer.reset,
@@ -215,7 +222,6 @@ def _quantize_layer(
         pool=layer.pool,
         output=layer.output,
     )
-    return result, scale, shift
 
 
 def _integer_thresholds(

@@ -43,10 +43,6 @@ N_MISMATCHES_SHOWN = 10
 THUMBNAILS_PER_ROW = 4
 SHADES = " .:-=+*#%@"
 
-PJ_PER_ACCUMULATE = 0.9
-"""Energy of an addition by the papers' convention (32-bit floating point at 45 nm: Horowitz, ISSCC
-2014); says nothing about this device's own energy."""
-
 EXIT_OK = 0
 EXIT_MISMATCH = 1
 EXIT_BAD_INPUT = 2
@@ -133,28 +129,18 @@ class Results:
             "accuracy": None if self.n_correct is None else self.n_correct / done,
             "accuracy_interval": None
             if self.n_correct is None
-            else wilson(self.n_correct, self.n_done),
+            else report.wilson(self.n_correct, self.n_done),
             "latency_ms": {
                 name: percentiles_ms(getattr(self, name))
                 for name in ("link_s", "compute_s", "latency_s")
             },
-            "energy_pj": PJ_PER_ACCUMULATE * self.n_synaptic_ops,
+            "energy_pj": report.PJ_PER_ACCUMULATION * self.n_synaptic_ops,
             "line_ms": 1e3 * self.line_s,
             "core_ms": 1e3 * self.core_s,
             "images_per_s": self.n_done / self.wall_s if self.wall_s else None,
             "mean_cycles": float(np.mean(self.n_cycles)) if self.n_cycles else None,
         }
         return asdict(self) | derived
-
-
-def wilson(n_correct: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Interval that covers a share with 95 % (Wilson, JASA 22, 1927)."""
-    if not n:
-        return 0.0, 1.0
-    share = n_correct / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
-    return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
 def percentiles_ms(seconds: list[float]) -> dict[str, float] | None:
@@ -393,7 +379,7 @@ def as_text(results: Results) -> str:
     if not n:
         return "\n".join([*lines, "no image was classified"])
     if results.n_correct is not None:
-        low, high = wilson(results.n_correct, n)
+        low, high = report.wilson(results.n_correct, n)
         lines.append(
             f"accuracy   {results.n_correct / n:.2%} ({results.n_correct} of {n}; 95 % interval "
             f"{low:.2%} to {high:.2%})"
@@ -422,8 +408,8 @@ def as_text(results: Results) -> str:
         )
     if results.layers:
         lines.append(
-            f"energy     {PJ_PER_ACCUMULATE * results.n_synaptic_ops / 1e6:.3f} µJ per image, not "
-            f"measured: by the convention of {PJ_PER_ACCUMULATE} pJ an addition"
+            f"energy     {report.PJ_PER_ACCUMULATION * results.n_synaptic_ops / 1e6:.3f} µJ per "
+            f"image, not measured: by the convention of {report.PJ_PER_ACCUMULATION} pJ an addition"
         )
         width = max(len("layer"), *map(len, results.layers))
         lines.append(

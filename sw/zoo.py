@@ -31,8 +31,6 @@ from sw.train import detail
 
 FOLDER = Path(__file__).parent / "checkpoints"
 N_MEASURED = 100
-PJ_PER_ACCUMULATION = 0.9
-PJ_PER_MULTIPLICATION = 4.6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +119,9 @@ def measure(path: Path, data_root: Path | None = None) -> Entry:
         multiplications = outputs * network.image_shape[0] * int(np.prod(network.encoder.kernel))
     results: dict[str, Any] = values["results"]
     floats = {} if folded.scales else results["test"]
-    energy_pj = PJ_PER_ACCUMULATION * np.mean(ops) + PJ_PER_MULTIPLICATION * multiplications
+    energy_pj = (
+        report.PJ_PER_ACCUMULATION * np.mean(ops) + report.PJ_PER_MULTIPLICATION * multiplications
+    )
     return Entry(
         name=path.stem,
         data=dataset.name,

@@ -27,6 +27,13 @@ Maps = dict[str, NDArray[np.uint8]]
 """Spikes (T, C, H, W) of every map of one image, by name."""
 
 
+PJ_PER_ACCUMULATION = 0.9
+"""Energy of an addition by the papers' convention (32-bit floating point at 45 nm: Horowitz, ISSCC
+2014); says nothing about this device's own energy."""
+PJ_PER_MULTIPLICATION = 4.6
+"""The same of a multiplication with its addition."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LayerReport:
     """One layer. Operations and cycles are per image, means over the images measured on."""
@@ -59,6 +66,16 @@ class BoardReport:
     """(rows needed, rows available) per memory; only what is short if it does not fit."""
     problem: str | None = None
     remedies: tuple[str, ...] = ()
+
+
+def wilson(n_correct: float, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Interval that covers a share with 95 % (Wilson, JASA 22, 1927)."""
+    if not n:
+        return 0.0, 1.0
+    share = n_correct / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
+    return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
 def board_name(config: Config) -> str:

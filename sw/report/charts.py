@@ -203,12 +203,3 @@ def confusion(matrix: NDArray[np.int64], labels: Sequence[str]) -> str:
         f'<table class="confusion"><thead><tr><td></td>{head}<th scope="col"><span>found</span>'
         f"</th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
     )
-
-
-def interval(n_right: float, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share."""
-    z = 1.96
-    p = n_right / n
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, middle - half), min(1.0, middle + half)

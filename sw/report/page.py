@@ -113,7 +113,7 @@ def _header(page: Page) -> str:
     if seen is not None and seen.labels is not None:
         right = int((seen.predictions == seen.labels).sum())
         n = len(seen.labels)
-        low, high = charts.interval(right, n)
+        low, high = report.wilson(right, n)
         tiles.append(
             _tile(
                 f"{right / n:.1%}",
@@ -498,7 +498,7 @@ def _accuracy(page: Page) -> str:
 def _ends(step: Step) -> tuple[float, float]:
     if not step.n_images:
         return step.percent, step.percent
-    low, high = charts.interval(step.percent / 100 * step.n_images, step.n_images)
+    low, high = report.wilson(step.percent / 100 * step.n_images, step.n_images)
     return 100 * low, 100 * high
 
 

@@ -186,9 +186,9 @@ def test_histogram_counts_every_weight(bits: int) -> None:
 
 def test_intervals() -> None:
     """Values of Wilson's interval from its definition, for 8 of 10 and for the ends."""
-    low, high = charts.interval(8, 10)
+    low, high = report.wilson(8, 10)
     assert (round(low, 3), round(high, 3)) == (0.490, 0.943)
-    assert charts.interval(0, 10)[0] == 0 and charts.interval(10, 10)[1] == 1
+    assert report.wilson(0, 10)[0] == 0 and report.wilson(10, 10)[1] == 1
 
 
 @pytest.mark.parametrize("seed", [4, 18, 27])

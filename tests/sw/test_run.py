@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hw.boards import CONFIGS, config_by_name
-from sw import netfile, run
+from sw import netfile, report, run
 from sw.board import Board, Inference
 from sw.compiler import compile_network
 from sw.data import LABELS
@@ -295,10 +295,10 @@ def test_thumbnails_show_the_image_and_the_answer() -> None:
 
 def test_interval_is_wilsons() -> None:
     """Values of the formula, worked out by hand for 8 of 10; and its ends."""
-    low, high = run.wilson(8, 10)
+    low, high = report.wilson(8, 10)
     assert (round(low, 4), round(high, 4)) == (0.4902, 0.9433)
-    assert run.wilson(0, 10)[0] == 0.0 and run.wilson(10, 10)[1] == 1.0
-    assert run.wilson(0, 0) == (0.0, 1.0)
+    assert report.wilson(0, 10)[0] == 0.0 and report.wilson(10, 10)[1] == 1.0
+    assert report.wilson(0, 0) == (0.0, 1.0)
 
 
 def test_percentiles() -> None:
