@@ -25,12 +25,14 @@ class CoreBus(wiring.Signature):
     write : rows to write; :attr:`Space.SPIKE` may be written at any time, the others only while
         not ``busy``. Addresses are in range (the link has checked them).
     read, read_data : row addresses, and for each of them one row, in order. Spikes, results and
-        counters may be read at any time, but are complete only while not ``busy``.
+        counters may be read at any time; spikes are complete only while not ``busy``.
     run : starts a run; ready only while not ``busy``.
     abort : while high, a run in progress is dropped; ``busy`` falls within a few cycles, no
         ``done`` follows.
     busy : a run is in progress.
-    done : one :class:`hw.protocol.Result` per completed run.
+    done : one :class:`hw.protocol.Result` per completed run. Until it is taken, the results and
+        counters that can be read are those of the run before; then they are of this one, whatever
+        is run meanwhile.
     """
 
     def __init__(self, config: Config):

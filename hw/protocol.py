@@ -20,12 +20,12 @@ frame that is damaged, truncated or too long is dropped, counted, and never appl
 | CHECK | :class:`Rows`, CRC-32 of the rows (u32) | none; MISMATCH if they have another |
 | RATE | :class:`Rate` | none, at the old rate; then the device changes to the new one |
 
-A RUN that comes during a run waits for its end; one may wait. A DONE frame is the run's ``tag`` in
-place of ``seq``, ``DONE | REPLY``, a status byte, :class:`Result`, and as many rows of RESULT and
-of COUNTER as the RUN asked for: they are sent before the waiting run starts. Every request may be
-repeated: WRITE, READ and CHECK are idempotent, and a RUN whose ``tag`` is that of the waiting run,
-of the run in progress or of the one just finished is acknowledged but not started again (a finished
-one sends its DONE again).
+A RUN that comes during a run waits for its end; one may wait, and it starts at once then. A DONE
+frame is the run's ``tag`` in place of ``seq``, ``DONE | REPLY``, a status byte, :class:`Result`,
+and as many rows of RESULT and of COUNTER as the RUN asked for: they are kept while the next run is
+in progress. Every request may be repeated: WRITE, READ and CHECK are idempotent, and a RUN whose
+``tag`` is that of the waiting run, of the run in progress or of the one that ended last is
+acknowledged but not started again (the one that ended sends its DONE again).
 
 After a reset the device refuses everything that touches memories or runs with
 :attr:`Status.WAS_RESET`, until an ABORT says that the host knows: no result is ever computed from,
@@ -196,7 +196,7 @@ class DeviceStatus(data.Struct):
     """State, and errors counted since the last reset."""
 
     result: Result
-    """Of the finished run; undefined unless ``state`` is DONE."""
+    """Of the run that ended last; undefined if none has since the last ABORT."""
     n_bad_frames: 16
     """Frames dropped: bad CRC, truncated or too long. Wraps."""
     n_overruns: 16

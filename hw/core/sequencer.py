@@ -34,7 +34,8 @@ class Sequencer(wiring.Component):
     word, header_en, header_word, level_en, level, level_word, clear, start : to the nest.
     finished : from the fire unit.
     read, n_synapses, n_spikes : what happens this cycle, to be counted.
-    bank : where the run's results and counters go; the ones of the run before are in the other.
+    bank : where the run's results and counters go; those of the run that ``done`` told of last are
+        in the other.
     counter_data, counter_index, counter_en : counters in rows of parameter memory, counted from
         the first layer's.
     argmax_start, argmax_done, argmax_index : to the argmax unit.
@@ -202,12 +203,12 @@ class Sequencer(wiring.Component):
             with m.State("ARGMAX"), m.If(self.argmax_done):
                 m.d.sync += [
                     result.argmax.eq(self.argmax_index),
-                    self.bank.eq(~self.bank),
                     self.busy.eq(0),
                 ]
                 m.next = "DONE"
             with m.State("DONE"):
                 m.d.comb += self.done.valid.eq(1)
                 with m.If(self.done.ready):
+                    m.d.sync += self.bank.eq(~self.bank)
                     m.next = "IDLE"
         return m

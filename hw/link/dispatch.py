@@ -53,7 +53,8 @@ def check_row_sizes(config: Config) -> None:
 
 
 class Dispatcher(wiring.Component):
-    """One request at a time, in order; a finished run is announced between two requests.
+    """One request at a time, in order; between two of them a run that waits is started as soon as
+    the core is free, and one that has ended is announced.
 
     A request is checked as a whole before it has any effect.
 
@@ -117,11 +118,11 @@ class Dispatcher(wiring.Component):
         row_data = storage(8 * most_written)  # lowest byte first
         at = storage(range(n_bytes(Identity)))  # byte of a row, or of what else is sent
 
-        # Runs: the one that waits and the one that is going on or has ended.
-        waiting = storage(Run)
-        is_waiting = Signal()
-        current = storage(Run)
-        announced = Signal()
+        # Runs: the one that waits, the one that is going on, and the one that ended last, whose
+        # results are in the core until the next one's are taken.
+        waiting, current, ended = storage(Run), storage(Run), storage(Run)
+        result = storage(Result)  # of the one that ended
+        is_waiting, has_ended, to_announce = Signal(), Signal(), Signal()
         was_reset = Signal(init=1)
 
         # Facts about the space that is addressed.
@@ -157,20 +158,23 @@ class Dispatcher(wiring.Component):
         ]
         no_data = self.n_data_bytes == 0
 
-        is_running = Signal()  # or about to
-        is_done = ~bus.busy & bus.done.valid
-        same_as_current = (bus.busy | bus.done.valid) & (as_run.tag == current.tag)
+        is_running, in_core = Signal(), Signal()
         same_as_waiting = is_waiting & (as_run.tag == waiting.tag)
-        m.d.comb += is_running.eq(is_waiting | bus.busy)
+        same_as_current = in_core & (as_run.tag == current.tag)
+        same_as_ended = has_ended & (as_run.tag == result.tag)
+        m.d.comb += [
+            in_core.eq(bus.busy | bus.done.valid),
+            is_running.eq(is_waiting | in_core),
+        ]
 
         is_check = Signal()
         report = Signal(DeviceStatus)
         m.d.comb += [
-            report.result.eq(bus.done.payload),
+            report.result.eq(result),
             report.n_bad_frames.eq(self.n_bad_frames),
             report.n_overruns.eq(self.n_overruns),
             report.state.eq(
-                Mux(is_running, RunState.RUNNING, Mux(is_done, RunState.DONE, RunState.IDLE))
+                Mux(is_running, RunState.RUNNING, Mux(has_ended, RunState.DONE, RunState.IDLE))
             ),
             is_check.eq(opcode == Opcode.CHECK),
             bus.write.p.address.row.eq(row),
@@ -196,11 +200,19 @@ class Dispatcher(wiring.Component):
         with m.FSM():
             with m.State("IDLE"):
                 m.d.sync += [n_missing.eq(ARGUMENT_BYTES), status.eq(Status.OK)]
-                with m.If(is_done & ~announced):
-                    m.d.sync += [announced.eq(1), seq.eq(current.tag), opcode.eq(Opcode.DONE)]
-                    m.next = "REPLY_SEQ"
-                with m.Elif(is_waiting & ~bus.busy):
+                with m.If(bus.done.valid & ~to_announce):
+                    m.d.comb += bus.done.ready.eq(1)
+                    m.d.sync += [
+                        result.eq(bus.done.payload),
+                        ended.eq(current),
+                        has_ended.eq(1),
+                        to_announce.eq(1),
+                    ]
+                with m.Elif(is_waiting & ~in_core):
                     m.next = "START"
+                with m.Elif(to_announce):
+                    m.d.sync += [to_announce.eq(0), seq.eq(result.tag), opcode.eq(Opcode.DONE)]
+                    m.next = "REPLY_SEQ"
                 with m.Else():
                     m.d.comb += [self.i.ready.eq(1), self.busy.eq(self.i.valid)]
                     m.d.sync += seq.eq(byte)
@@ -208,16 +220,12 @@ class Dispatcher(wiring.Component):
                         m.next = "OPCODE"
 
             with m.State("START"):
-                m.d.comb += [bus.run.valid.eq(1), bus.done.ready.eq(1)]
+                m.d.comb += bus.run.valid.eq(1)
                 with m.If(bus.run.ready):
-                    m.d.sync += [
-                        is_waiting.eq(0),
-                        announced.eq(0),
-                        current.eq(waiting),
-                    ]
+                    m.d.sync += [is_waiting.eq(0), current.eq(waiting)]
                     m.next = "STARTED"
 
-            with m.State("STARTED"), m.If(bus.busy | bus.done.valid):
+            with m.State("STARTED"), m.If(in_core):
                 m.next = "IDLE"
 
             with m.State("OPCODE"):
@@ -294,15 +302,13 @@ class Dispatcher(wiring.Component):
                             refuse(Status.BAD_ADDRESS)
                         with m.Elif(was_reset):
                             refuse(Status.WAS_RESET)
-                        with m.Elif(same_as_current):
-                            m.d.sync += announced.eq(0)
-                        with m.Elif(is_waiting & ~same_as_waiting):
-                            refuse(Status.BUSY)
-                        with m.Else():
-                            m.d.sync += [
-                                waiting.eq(as_run),
-                                is_waiting.eq(1),
-                            ]
+                        with m.Elif(same_as_ended):
+                            m.d.sync += to_announce.eq(1)
+                        with m.Elif(~(same_as_current | same_as_waiting)):
+                            with m.If(is_waiting):
+                                refuse(Status.BUSY)
+                            with m.Else():
+                                m.d.sync += [waiting.eq(as_run), is_waiting.eq(1)]
                     with m.Case(Opcode.RATE), m.If(~has_args | ~no_data):
                         refuse(Status.BAD_LENGTH)
                     with m.Default():
@@ -336,7 +342,7 @@ class Dispatcher(wiring.Component):
 
             with m.State("ABORT"):
                 m.d.comb += [bus.abort.eq(1), bus.done.ready.eq(1)]
-                m.d.sync += [is_waiting.eq(0), was_reset.eq(0)]
+                m.d.sync += [is_waiting.eq(0), has_ended.eq(0), was_reset.eq(0)]
                 with m.If(~bus.busy & ~bus.done.valid):
                     m.next = "REPLY_SEQ"
 
@@ -380,7 +386,7 @@ class Dispatcher(wiring.Component):
                 m.d.sync += [
                     row.eq(0),
                     space.eq(Space.RESULT),
-                    rows_left.eq(current.n_result_rows),
+                    rows_left.eq(ended.n_result_rows),
                 ]
                 with m.If(self.o.ready):
                     m.d.sync += at.eq(at + 1)
@@ -403,7 +409,7 @@ class Dispatcher(wiring.Component):
                         m.d.sync += [
                             row.eq(0),
                             space.eq(Space.COUNTER),
-                            rows_left.eq(current.n_counter_rows),
+                            rows_left.eq(ended.n_counter_rows),
                         ]
                         m.next = "ROW"
 

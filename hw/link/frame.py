@@ -18,7 +18,8 @@ class FrameReceiver(wiring.Component):
     Members
     -------
     i : bytes of the wire. Ends of frames with nothing between them are skipped.
-    o : header and payload of undamaged frames.
+    o : header and payload of undamaged frames, from registers: memory is slow, and what follows
+        decides much within a cycle.
     n_data_bytes : bytes behind header and arguments of the frame on ``o``, negative if it is
         shorter; constant from its first byte until the next frame has arrived.
     dropped : high for one cycle per frame dropped.
@@ -56,7 +57,7 @@ class FrameReceiver(wiring.Component):
         escaped = Signal()
         too_long = Signal()
         handing_on = Signal()
-        last = Signal()
+        reading = Signal()  # the frame that is handed on, from memory
         raw = self.i.payload
         is_end, is_escape = raw == END, raw == ESCAPE
         take = self.i.valid & self.i.ready
@@ -74,8 +75,6 @@ class FrameReceiver(wiring.Component):
             write.data.eq(crc.byte),
             write.en.eq(is_byte & ~too_long),
             read.addr.eq(at),
-            self.o.p.byte.eq(read.data),
-            self.o.p.last.eq(last),
             self.passed.eq(take & is_end & good),
             self.dropped.eq(take & is_end & ~good & (~is_empty | escaped)),
         ]
@@ -89,22 +88,29 @@ class FrameReceiver(wiring.Component):
         with m.Elif(take & is_end):
             m.d.sync += [
                 handing_on.eq(good),
+                reading.eq(good),
                 too_long.eq(0),
                 at.eq(first),
                 self.n_data_bytes.eq(at),
             ]
 
+        was_read, was_last = Signal(), Signal()  # the byte on `read.data`
+        is_last = at == self.n_data_bytes - (CRC_BYTES + 1)
+        free = ~self.o.valid | self.o.ready
         advance = Signal()
-        m.d.comb += [advance.eq(handing_on & (~self.o.valid | self.o.ready)), read.en.eq(advance)]
+        m.d.comb += [advance.eq(~was_read | free), read.en.eq(reading & advance)]
         with m.If(advance):
-            with m.If(self.o.valid & last):
-                m.d.sync += [handing_on.eq(0), self.o.valid.eq(0), at.eq(first)]
-            with m.Else():
-                m.d.sync += [
-                    self.o.valid.eq(1),
-                    last.eq(at == self.n_data_bytes - (CRC_BYTES + 1)),
-                    at.eq(at + 1),
-                ]
+            m.d.sync += was_read.eq(reading)
+        with m.If(read.en):
+            m.d.sync += [was_last.eq(is_last), reading.eq(~is_last), at.eq(at + 1)]
+        with m.If(free):
+            m.d.sync += [
+                self.o.valid.eq(was_read),
+                self.o.p.byte.eq(read.data),
+                self.o.p.last.eq(was_last),
+            ]
+        with m.If(self.o.valid & self.o.ready & self.o.p.last):
+            m.d.sync += [handing_on.eq(0), at.eq(first)]
         return m
 
 

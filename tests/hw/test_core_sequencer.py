@@ -205,6 +205,8 @@ def test_layers_one_after_the_other(build: int) -> None:
             await ctx.tick()
             ctx.set(dut.argmax_done, 0)
             ctx.set(dut.argmax_index, 0)
+            await ctx.tick().repeat(rng.randrange(1, 9))
+            assert ctx.get(dut.bank) == bank, "until it is known, the run before has the results"
             result = await get(ctx, dut.done, rng=rng, stall=0.5)
             assert (result.tag, result.argmax) == (tag, 300 + tag)
             assert ctx.get(dut.bank) == 1 - bank, "results of a run that has ended are kept"

@@ -346,6 +346,57 @@ def test_one_run_may_wait_for_another(config):
     run_bench(config, body, stall=0.0, run_cycles=1500)
 
 
+def test_waiting_run_starts_before_the_one_before_it_is_announced(config):
+    async def body(host, core):
+        ctx = host.ctx
+        await host.start(1, 2, 2, 2)
+        await host.start(2, 3)
+        await ctx.tick().repeat(2 * host.run_cycles)  # the first is over, its DONE not taken
+        assert ctx.get(host.wire.valid)
+        started = ctx.get(core.bus.done.valid)
+        assert started and not ctx.get(core.bus.busy), "the second is over, and must wait"
+        rows = bytes(2 * (row_bytes(Space.RESULT, config) + row_bytes(Space.COUNTER, config)))
+        await host.expect_done(1, 2, rows)
+        await host.expect_done(2, 3)
+        # Long after the first announcement: only the run that ended last can be announced again.
+        await host.start(3, 4)
+        await host.start(2, 3)
+        await host.expect_done(2, 3)
+        assert ctx.get(core.bus.busy)
+        await host.send(Opcode.STATUS)
+        status = (await host.receive())[3:]
+        result = pack(Result, {"tag": 2, "argmax": 3, "n_cycles": host.run_cycles})
+        assert status[: len(result)] == result and status[-1] == RunState.RUNNING
+        await host.expect_done(3, 4)
+
+        # Repeated while the next one comes to its end.
+        await host.start(4, 5)
+        await host.send(Opcode.RUN, run_payload(3, 4))
+        await ctx.tick().repeat(host.run_cycles)
+        assert ctx.get(core.bus.done.valid)
+        await host.receive()
+        await host.expect_done(3, 4)
+        await host.expect_done(4, 5)
+
+    run_bench(config, body, stall=0.0, run_cycles=2500)
+
+
+def test_run_that_ends_inside_a_request_is_not_forgotten(config):
+    async def body(host, core):
+        ctx, dut = host.ctx, host.dut
+        await host.start(1, 2)
+        first, second = packet_items(request(77, Opcode.STATUS, b""))
+        ctx.set(dut.n_data_bytes, -ARGUMENT_BYTES)
+        await put(ctx, dut.i, [first], rng=host.rng, stall=0)
+        await ctx.tick().repeat(host.run_cycles)
+        assert ctx.get(core.bus.done.valid)
+        await put(ctx, dut.i, [second], rng=host.rng, stall=0)
+        assert (await host.receive())[-1] == RunState.RUNNING
+        await host.expect_done(1, 2)
+
+    run_bench(config, body, stall=0.0)
+
+
 def test_status_follows_a_run(config):
     errors = {"n_bad_frames": 0x1234, "n_overruns": 0xFFFF}
 
