@@ -129,7 +129,7 @@ class Config:
     spike_bytes: int = 32768
     membrane_slots: int = 32
     """Jobs whose membranes are alive at once (interleaved positions or channel groups)."""
-    sum_queue: int = 4
+    sum_queue: int = 16
     """Jobs whose sums may wait for the fire unit before the lanes stand still; 0 keeps one."""
     max_layers: int = 32
     """Layers whose counters are kept."""
@@ -183,6 +183,7 @@ class Config:
         for field in ("weight_depth", "max_layers", "result_rows"):
             check(getattr(self, field) >= 2, field, "use at least 2")
         check(self.pixels in (0, 1), "pixels", "use 0 or 1")
+        check(self.sum_queue == 0 or self.sum_queue >= 2, "sum_queue", "use 0, or at least 2")
         check(self.weight_depth <= 1 << 20, "weight_depth", "use at most 1048576")
         check(
             self.lanes * self.weight_bits >= 32,

@@ -73,7 +73,8 @@ def network(case: Case, rng: np.random.Generator) -> Network:
     size = case.size if case.unshared else 1
     padding = case.kernel // 2 if case.padded else 0
     n_out_size = case.size + 2 * padding - case.kernel + 1
-    shape = (case.timesteps, size, size, case.n_out, case.channels, case.kernel, case.kernel)
+    n_sets = 1 if case.pixels else case.timesteps
+    shape = (n_sets, size, size, case.n_out, case.channels, case.kernel, case.kernel)
     layer = Layer(
         name="layer",
         source=INPUT,

@@ -1,12 +1,16 @@
-"""How many cycles a program takes on given spikes, without running it. NumPy only.
+"""How many cycles a program takes on given spikes, without running it: the exact number, which the
+device's counters show. NumPy only.
 
-Three stages work side by side. The fetch unit reads a chunk per cycle, and an identity per job of a
-gated layer; the scanner takes a cycle per active input; the fire unit begins jobs in order, at
-least ``spacing`` cycles apart, and not before their sums are there. A job whose sums must wait for
-the fire unit holds the scanner up; the fetch unit waits while the queues are full.
+The pipeline is followed chunk by chunk and job by job, in the cycles of :mod:`hw.core`: the fetch
+unit gives a slot to each chunk, and to an identity per job of a gated layer, while its queues have
+room; the scanner takes a cycle per active input, and stands still, with the lanes, while a job's
+sums wait for a place; the fire unit begins jobs in order, at least ``spacing`` cycles apart, and
+not before their sums are there.
 """
 
 from __future__ import annotations
+
+from collections import deque
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,20 +19,22 @@ from hw.protocol import HEADER_WORDS, LEVEL_WORDS
 from hw.spec import MEMBRANE_LATENCY, N_PLANES
 from sw.compiler import LayerPlan, Placement, Program
 
-PIPELINE_CYCLES = 30
-"""Cycles of a layer that are neither a job's nor a descriptor's word: to fill and to drain."""
-SCAN_CYCLES = 7
-"""From a chunk's arrival at the scanner to its sums' at the fire unit, beyond its active inputs."""
-SUM_QUEUE_CYCLES = 3
-"""More, if there is a queue in between; two of its places are only on the way."""
-CHUNK_QUEUE = 24
-"""Active chunks between fetch unit and scanner when the fetch unit stops, on average: at least
-those that fill the queue to its mark, at most those under way then as well."""
-JOB_QUEUE = 60
-"""The same for jobs between fetch unit and the end of the fire unit."""
-JOB_CYCLES = 12 + MEMBRANE_LATENCY + 2
-"""From a job's arrival in that queue until it has left, beyond its wait for the fire unit and its
-beats."""
+# The fetch unit stops when more than these are queued: active chunks, identities, jobs.
+CHUNK_ROOM, IDENTITY_ROOM, JOB_ROOM = 18, 22, 60
+ROOM_LATENCY = 2
+"""From a change of a queue's level to the slot that it allows or forbids."""
+IDENTITY_LATENCY = 6
+"""From a slot to an identity's place in its queue."""
+CHUNK_LATENCY = 8
+"""From a slot to the end of the fetch pipeline: a silent job is known as such, a chunk that was
+held back moves on. A job's last chunk moves on a cycle later."""
+QUEUE_LATENCY = 2
+"""From writing to an empty queue until it can be read."""
+LANES_LATENCY = 7
+"""From an active input in the scanner to the sums in the lanes, if it was the job's last."""
+LAYER_CYCLES = 14
+"""Cycles of a layer that are neither a job's nor a descriptor's word."""
+NEVER = -(1 << 60)
 
 
 def active_inputs(
@@ -57,42 +63,121 @@ def active_inputs(
     return counts.reshape(plan.n_jobs, -1)
 
 
+class _Queue:
+    """When a queue's entries came and went. It is asked about later and later cycles."""
+
+    def __init__(self, room: int, went: list[int] | None = None):
+        self.room = room
+        self.came: list[int] = []
+        self.went: list[int] = [] if went is None else went
+        self._n_came = self._n_went = 0
+
+    def ready(self, cycle: int) -> int:
+        """The first cycle from ``cycle`` on at whose end no more than ``room`` are left of all
+        that is known to come."""
+        while True:
+            while self._n_came < len(self.came) and self.came[self._n_came] <= cycle:
+                self._n_came += 1
+            while self._n_went < len(self.went) and self.went[self._n_went] <= cycle:
+                self._n_went += 1
+            if self._n_came - self._n_went <= self.room:
+                return cycle
+            cycle = self.went[self._n_went]
+
+
+class _Moves:
+    """The time of scanner and lanes, which stands still while sums wait: a *move* is a cycle in
+    which they do not. Asked about later and later moves."""
+
+    def __init__(self) -> None:
+        self._passed = 0
+        self._waits: deque[tuple[int, int]] = deque()
+
+    def wait(self, move: int, n_cycles: int) -> None:
+        """``n_cycles`` pass before ``move`` takes place."""
+        self._waits.append((move, n_cycles))
+
+    def cycle(self, move: int) -> int:
+        """In which ``move`` takes place."""
+        return move + self._passed + sum(n for first, n in self._waits if first <= move)
+
+    def since(self, cycle: int) -> int:
+        """The last move that takes place up to ``cycle``."""
+        move = cycle - self._passed
+        for first, n_cycles in self._waits:
+            if move < first:
+                break
+            move = max(first - 1, move - n_cycles)
+        return move
+
+    def forget(self, move: int) -> None:
+        """What lies before ``move`` is not asked about any more."""
+        while self._waits and self._waits[0][0] <= move:
+            self._passed += self._waits.popleft()[1]
+
+
 def layer_cycles(plan: LayerPlan, active: NDArray[np.int64], sum_queue: int) -> int:
     """Cycles of a layer whose chunks have ``active`` inputs (n_jobs, n_chunks), with room for
     ``sum_queue`` jobs' sums between lanes and fire unit."""
-    fetched, served, fired = 0, 0, -plan.spacing
-    scan = SCAN_CYCLES + (SUM_QUEUE_CYCLES if sum_queue else 0)
-    sum_queue = max(sum_queue - 2, 0)
-    begins: list[int] = []  # when each active chunk left its queue
-    fires: list[int] = []  # when each job began in the fire unit
-    taken: list[int] = []  # the same, of those that had sums
+    slot = -1
+    chunks, jobs = _Queue(CHUNK_ROOM), _Queue(JOB_ROOM)
+    identities = _Queue(IDENTITY_ROOM, jobs.went)
+    queues = (chunks, jobs, identities) if plan.gated else (chunks, jobs)
+    moves = _Moves()
+    scanned = NEVER  # the move of the last active input so far
+    began = NEVER  # the cycle in which the fire unit began its last job so far,
+    began_sums = NEVER  # or its last with sums
+    left: list[int] = []  # when each job's sums stood at the end of their queue
+
+    def take(n_active: int, queued: int) -> None:
+        """The scanner takes a chunk that came into the queue in cycle ``queued``."""
+        nonlocal scanned
+        there = queued + QUEUE_LATENCY
+        if chunks.went:
+            there = max(there, chunks.went[-1] + 1)
+        begins = max(scanned, moves.since(there))
+        chunks.came.append(queued)
+        chunks.went.append(max(there, moves.cycle(scanned)))
+        moves.forget(begins)
+        scanned = begins + n_active
+
     for job in active.tolist():
-        if len(fires) >= JOB_QUEUE:
-            fetched = max(fetched, fires[-JOB_QUEUE] + plan.n_beats + JOB_CYCLES)
         held = 0  # active inputs of a chunk that waits for the next active one, or the job's end
         for n_active in job:
-            fetched += 1
+            slot += 1
+            while True:
+                ready = max(queue.ready(slot - ROOM_LATENCY) for queue in queues) + ROOM_LATENCY
+                if ready == slot:
+                    break
+                slot = ready
             if n_active:
-                if len(begins) >= CHUNK_QUEUE:
-                    fetched = max(fetched, begins[-CHUNK_QUEUE])
                 if held:
-                    begins.append(max(served, fetched))
-                    served = begins[-1] + held
+                    take(held, slot + CHUNK_LATENCY)
                 held = n_active
+        jobs.came.append(slot)
+        known = slot + CHUNK_LATENCY
+        if plan.gated:
+            slot += 1
+            identities.came.append(slot + IDENTITY_LATENCY)
+        begins = max(began + plan.spacing, known + QUEUE_LATENCY)
         if held:
-            begins.append(max(served, fetched))
-            served = begins[-1] + held
-        fetched += plan.gated
-        if not held:
-            fired = max(fetched, fired + plan.spacing)
-        else:
-            fired = max(served + scan, fired + plan.spacing)
-            taken.append(fired)
-            if len(taken) > sum_queue:  # the lanes hold the sums until there is room
-                served = max(served, taken[-1 - sum_queue] - scan)
-        fires.append(fired)
-    words = HEADER_WORDS + LEVEL_WORDS * len(plan.counts)
-    return max(fired, fetched) + words + PIPELINE_CYCLES + plan.n_beats
+            take(held, known + 1)
+            arrives = scanned + LANES_LATENCY
+            summed = moves.cycle(arrives - 1) + 1
+            if sum_queue:
+                taken = summed
+                if len(left) >= sum_queue - 1:
+                    taken = max(taken, left[1 - sum_queue] + 1)
+                left.append(max(taken + 1, began_sums))
+                begins = max(begins, left[-1] + 1)
+            else:
+                begins = taken = max(begins, summed)
+            if taken > summed:
+                moves.wait(arrives, taken - summed)
+            began_sums = begins
+        began = begins
+        jobs.went.append(began + plan.n_beats + MEMBRANE_LATENCY)
+    return jobs.went[-1] + LAYER_CYCLES + HEADER_WORDS + LEVEL_WORDS * len(plan.counts)
 
 
 def predict_cycles(program: Program, maps: dict[str, NDArray[np.uint8]]) -> dict[str, int]:

@@ -15,6 +15,7 @@ from sim.virtual_board import virtual_board
 from sw import checkpoint, data, encoder, fold, quantize, reference
 from sw.board import Board
 from sw.compiler import compile_network
+from sw.cycles import predict_cycles
 from sw.device import Device
 
 CHECKPOINTS = sorted((Path(checkpoint.__file__).parent / "checkpoints").glob("*.pt"))
@@ -31,7 +32,8 @@ def samples(path: Path) -> np.ndarray:
 
 
 def check(path: Path, weight_bits: int, n_images: int, n_maps: int, device: str = "sim") -> None:
-    """Predictions, logits and spike counts of all images; whole maps of the first ``n_maps``."""
+    """Predictions, logits and spike counts of all images; whole maps, and the cycles of each layer,
+    of the first ``n_maps``."""
     network = quantize.quantize(fold.fold(path), weight_bits)
     images = samples(path)[:n_images]
     assert len(images) == n_images
@@ -51,8 +53,12 @@ def check(path: Path, weight_bits: int, n_images: int, n_maps: int, device: str 
             for layer in network.layers[:-1]:
                 counted = result.counters[layer.name].n_spikes
                 assert counted == trace.n_spikes[layer.name][i].sum(), f"image {i}, {layer.name}"
-            for name, spikes in trace.spikes.items() if result.maps else ():
+            if not result.maps:
+                continue
+            for name, spikes in trace.spikes.items():
                 assert np.array_equal(result.maps[name], spikes[i]), f"image {i}, map {name}"
+            for name, n_cycles in predict_cycles(program, result.maps).items():
+                assert result.counters[name].n_cycles == n_cycles, f"image {i}, {name}"
 
 
 @pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda path: path.stem)
