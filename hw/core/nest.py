@@ -11,7 +11,7 @@ from hw.spec import N_LEVELS, N_PLANES, Config
 
 WORD_BITS = 8 * WORD_BYTES
 
-FLAGS = ("first", "last", "end", "cut", "fresh", "pool_first", "pool_last", "tail")
+FLAGS = ("last", "end", "cut", "fresh", "pool_first", "pool_last", "tail")
 """One-bit fields of a step."""
 
 
@@ -51,10 +51,10 @@ def word_of(layout: type[data.Struct], field: str) -> tuple[int, slice]:
 def step_layout(config: Config) -> data.StructLayout:
     """One iteration of the nest: a chunk of input bits and where it stands in its job.
 
-    ``first``/``last`` mark the chunks that begin and end a job, ``end`` the last job of the layer,
-    ``cut`` the last chunk of a run (of which only ``tail_bits`` count), ``fresh`` the first
-    timestep (membranes start from 0), ``pool_first``/``pool_last`` the jobs that begin and end a
-    pooling window, ``tail`` a channel group that is not full; ``phase`` is a :class:`Phase`.
+    ``last`` marks the chunk that ends a job, ``end`` the last job of the layer, ``cut`` the last
+    chunk of a run (of which only ``tail_bits`` count), ``fresh`` the first timestep (membranes
+    start from 0), ``pool_first``/``pool_last`` the jobs that begin and end a pooling window,
+    ``tail`` a channel group that is not full; ``phase`` is a :class:`Phase`.
     """
     return data.StructLayout(address_widths(config) | dict.fromkeys(FLAGS, 1) | {"phase": 2})
 
@@ -77,7 +77,7 @@ class LoopNest(wiring.Component):
     header_en, header_word : ``word`` is this one of the header.
     level_en, level, level_word : ``word`` is this one of a level.
     clear : before the first word: all levels have one iteration.
-    start : begin; ignored unless idle.
+    start : begin; not while steps are left to take.
     steps : the iterations.
     """
 
@@ -177,7 +177,6 @@ class LoopNest(wiring.Component):
         with m.If(proceed):
             m.d.sync += [
                 flags_valid.eq(advance),
-                flags.first.eq(at_first(h.job_levels)),
                 flags.last.eq(at_last(h.job_levels)),
                 flags.end.eq(last.all()),
                 flags.cut.eq(last[0]),

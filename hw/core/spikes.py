@@ -87,7 +87,6 @@ class SpikeMemory(wiring.Component):
             ]
 
         # R0: the row in which each piece begins.
-        self.read_bit[3 : 3 + column_bits]
         first_row = self.read_bit[3 + column_bits :]
         piece_row = [Signal(row_shape, name=f"piece_row{k}") for k in range(n_pieces)]
         for k in range(n_pieces):

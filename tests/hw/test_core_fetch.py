@@ -139,7 +139,6 @@ def check(case: Case, config: Config = CONFIG) -> None:
                 | {
                     "source": source,
                     "weight": number,
-                    "first": i == 0,
                     "last": i == n_chunks - 1,
                     "end": j == case.n_jobs - 1 and i == n_chunks - 1,
                     "cut": cut,
@@ -296,7 +295,7 @@ def test_a_step_per_cycle() -> None:
             for stream in (dut.chunks, dut.jobs, dut.records, dut.silent, dut.identities):
                 ctx.set(stream.ready, 1)
             await ctx.tick().repeat(4)
-            steps = ({"weight": n, "first": 1, "last": n % 3 == 2} for n in range(n_steps))
+            steps = ({"weight": n, "last": n % 3 == 2} for n in range(n_steps))
             await put(ctx, dut.steps, steps, rng=random.Random(0), stall=0)
             await ctx.tick().repeat(20)
 

@@ -78,7 +78,6 @@ class Nest:
                 for name, base in self.bases.items()
             }
             step |= {
-                "first": ends(index, self.masks["job_levels"], False),
                 "last": ends(index, self.masks["job_levels"], True),
                 "end": ends(index, -1, True),
                 "cut": ends(index, 1, True),
