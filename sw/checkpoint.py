@@ -12,6 +12,7 @@ state of model, optimiser and random numbers, for resuming; not in published che
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import pickle
 import subprocess
@@ -32,7 +33,15 @@ from sw.model import ModelConfig, SpikingResNet
 
 FORMAT = "spikefold-checkpoint"
 VERSION = 1
-REQUIRED = ("model_config", "model", "train_config", "data", "history", "results")
+REQUIRED = {
+    "model_config": dict,
+    "model": dict,
+    "train_config": dict,
+    "data": dict,
+    "history": list,
+    "results": dict,
+}
+"""What every checkpoint has, and of which type."""
 
 
 class CheckpointError(RuntimeError):
@@ -71,6 +80,9 @@ def load(path: str | Path) -> dict[str, Any]:
     missing = [key for key in REQUIRED if key not in values]
     if missing:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}; it is incomplete")
+    for key, kind in REQUIRED.items():
+        if not isinstance(values[key], kind):
+            raise CheckpointError(f"{path} is damaged: its {key} is no {kind.__name__}")
     return values
 
 
@@ -101,13 +113,29 @@ def slim(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def calibration(values: dict[str, Any]) -> NDArray[np.uint8] | None:
-    """The training samples in a checkpoint: images (N, C, H, W) or frames (N, T, C, H, W)."""
+    """The training samples in a checkpoint: images (N, C, H, W) or frames (N, T, C, H, W).
+
+    Raises
+    ------
+    CheckpointError
+        They are no samples of the network's.
+    """
     samples, shape = values.get("calibration"), values.get("calibration_shape")
     if samples is None:
         return None
-    if shape is None:
-        return samples.numpy()
-    return np.unpackbits(samples.numpy(), count=int(np.prod(shape))).reshape(shape)
+    config = ModelConfig.from_dict(values["model_config"])
+    wanted = ((config.timesteps,) if config.frames else ()) + config.image_shape
+    found: NDArray[Any] = samples.numpy() if isinstance(samples, torch.Tensor) else np.zeros(0)
+    if isinstance(shape, list) and shape[1:] == list(wanted) and isinstance(shape[0], int):
+        n_bits = math.prod(shape)
+        if found.dtype == np.uint8 and found.size == -(-n_bits // 8):
+            found = np.unpackbits(found, count=n_bits).reshape(shape)
+    if found.dtype != np.uint8 or found.shape[1:] != wanted or not len(found):
+        raise CheckpointError(
+            f"the calibration samples have shape {found.shape} and type {found.dtype}, the network "
+            f"takes uint8 (N, {', '.join(map(str, wanted))}): the checkpoint is damaged"
+        )
+    return found
 
 
 def dataset(
@@ -141,13 +169,24 @@ def build(values: dict[str, Any]) -> SpikingResNet:
     Raises
     ------
     CheckpointError, sw.model.ModelError
-        State dict and configuration do not go together; an unsupported configuration.
+        State dict and configuration do not go together, or hold what is no number; an unsupported
+        configuration.
     """
-    model = SpikingResNet(ModelConfig.from_dict(values["model_config"]))
+    config, state = ModelConfig.from_dict(values["model_config"]), values["model"]
     try:
-        model.load_state_dict(values["model"])
-    except RuntimeError as error:
+        # Without memory first: a configuration may ask for any amount, of which the file has none.
+        with torch.device("meta"):
+            SpikingResNet(config).load_state_dict(state, assign=True)
+        model = SpikingResNet(config)
+        model.load_state_dict(state)
+    except (AttributeError, RuntimeError) as error:
         raise CheckpointError(f"the state dict does not fit model_config: {error}") from error
+    broken = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
+    if broken:
+        raise CheckpointError(
+            f"{', '.join(broken)}: values that are no finite numbers; the training diverged, or "
+            f"the file is damaged"
+        )
     return model.eval()
 
 

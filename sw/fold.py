@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from hw.spec import Gate, Leak, Reset
 from sw import checkpoint
+from sw.checkpoint import CheckpointError
 from sw.data import LABELS
 from sw.encoder import PIXEL_MAX, InputError
 from sw.engine import drive, fire, join_and_pool, summed
@@ -85,9 +86,37 @@ class Scales:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Scales:
-        """Inverse of :meth:`to_dict`."""
-        thresholds = {name: v.numpy() for name, v in values["thresholds"].items()}
-        return cls(**{**values, "thresholds": thresholds})
+        """Inverse of :meth:`to_dict`.
+
+        Raises
+        ------
+        sw.checkpoint.CheckpointError
+            They are no scales.
+        """
+        try:
+            thresholds = {name: v.numpy() for name, v in values["thresholds"].items()}
+            found = cls(**{**values, "thresholds": thresholds})
+            bits = int(found.weight_bits), int(found.param_bits)
+            ok = bits == (found.weight_bits, found.param_bits) and 0 < found.output < np.inf
+            ok &= all(v.dtype == np.int32 and v.min() >= 1 for v in thresholds.values())
+        except (LookupError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(f"damaged: no scales of integers: {error}") from error
+        if not ok:
+            raise CheckpointError("damaged: scales of integers that are none")
+        return found
+
+    def check(self, network: FoldedNetwork) -> None:
+        """Refuse scales of another network's.
+
+        Raises
+        ------
+        sw.checkpoint.CheckpointError
+        """
+        layers = [layer for layer in (network.encoder, *network.layers) if layer is not None]
+        wanted = {layer.name: layer.weight.shape[1:4] for layer in layers if not layer.output}
+        found = {name: v.shape for name, v in self.thresholds.items()}
+        if found != wanted:
+            raise CheckpointError(f"damaged: scales for {found}, but neurons {wanted}")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -126,16 +155,18 @@ def fold(values: Mapping[str, Any] | str | Path) -> FoldedNetwork:
         for key in ("model_config", "train_config", "command", "code", "data", "results")
         if key in values
     }
-    n_classes = int(values["model_config"]["n_classes"])
+    model = checkpoint.build(dict(values))
+    n_classes = model.config.n_classes
     labels = LABELS if n_classes == len(LABELS) else tuple(f"class {n}" for n in range(n_classes))
-    labels = tuple(values.get("data", {}).get("labels", labels))
-    folded = fold_model(checkpoint.build(dict(values)), labels, provenance)
-    scales = values.get("quantisation")
-    return replace(
-        folded,
-        calibration=checkpoint.calibration(dict(values)),
-        scales=None if scales is None else Scales.from_dict(scales),
-    )
+    labels = values.get("data", {}).get("labels", labels)
+    if not isinstance(labels, list | tuple) or [type(x) for x in labels] != [str] * n_classes:
+        raise CheckpointError(f"damaged: {n_classes} classes, but their labels are {labels}")
+    folded = fold_model(model, tuple(labels), provenance)
+    scales = None
+    if values.get("quantisation") is not None:
+        scales = Scales.from_dict(values["quantisation"])
+        scales.check(folded)
+    return replace(folded, calibration=checkpoint.calibration(dict(values)), scales=scales)
 
 
 def fold_model(

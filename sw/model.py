@@ -15,7 +15,7 @@ Tensors hold the timesteps in the batch axis, timestep major: ``(T * N, C, H, W)
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -35,6 +35,8 @@ each of area 1: ``s(x) (1 - s(x))`` of the logistic ``s``; ``1 / (2 (1 + (pi x /
 KINDS = ("basic", "bottleneck")
 EXPANSION = 4
 """A bottleneck's output has this many times the channels of its middle."""
+MAX_NUMBER = 1 << 20
+"""No number of a configuration is as large."""
 LEARNED = "LEARNED"
 """A leak that is trained (PLIF); the device has shifts only, see :func:`round_leaks`."""
 
@@ -46,6 +48,18 @@ class ModelError(ValueError):
 def _require(ok: bool, message: str) -> None:
     if not ok:
         raise ModelError(message)
+
+
+def _check_types(config: Any) -> None:
+    """Numbers, words and truth values of a configuration, which may come from a file of anyone's:
+    of their types, and finite."""
+    kinds = {"int": int, "float": int | float, "str": str, "bool": bool}
+    for known in fields(config):
+        value, kind = getattr(config, known.name), kinds.get(str(known.type))
+        if kind is not None:
+            ok = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
+            ok = ok and (kind is str or abs(cast(float, value)) < MAX_NUMBER)
+            _require(ok, f"{known.name} = {value!r}: use a value of type {known.type}")
 
 
 def _check_granularity(granularity: str) -> None:
@@ -73,7 +87,10 @@ class NeuronConfig:
     surrogate_slope: float = 4.0
 
     def __post_init__(self) -> None:
-        _require(self.threshold > 0, f"threshold = {self.threshold}: use a positive number")
+        _check_types(self)
+        for name in ("threshold", "surrogate_slope"):
+            number = getattr(self, name)
+            _require(number > 0, f"{name} = {number}: use a positive number")
         _require(
             self.leak in Leak.__members__ or self.leak == LEARNED,
             f"leak = {self.leak!r}: use {[*Leak.__members__, LEARNED]}",
@@ -113,6 +130,7 @@ class BlockConfig:
     """``basic``: two 3x3 convolutions; ``bottleneck``: 1x1, 3x3 and 1x1."""
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _require(
             (self.gate in Gate.__members__ and self.gate != "NONE") or self.gate == "ADD",
             f"gate = {self.gate!r}: use AND, IAND, OR or XOR (or ADD, which cannot be exported)",
@@ -131,7 +149,12 @@ class StageConfig:
     blocks: tuple[BlockConfig, ...] = (BlockConfig(),)
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _require(len(self.blocks) >= 1, "blocks: use at least one")
+        _require(
+            min(self.channels, self.stride) >= 1,
+            f"channels = {self.channels}, stride = {self.stride}: use at least 1",
+        )
         _require(
             self.channels % EXPANSION == 0 or all(b.kind == "basic" for b in self.blocks),
             f"channels = {self.channels}: a stage of bottlenecks needs a multiple of {EXPANSION}",
@@ -166,9 +189,20 @@ class ModelConfig:
     """One classifier for spikes and auxiliary pathway, as in the paper's code; else one each."""
 
     def __post_init__(self) -> None:
-        _require(self.timesteps >= 1, f"timesteps = {self.timesteps}: use at least 1")
+        _check_types(self)
+        for name in ("timesteps", "n_classes", "stem_channels", "stem_stride", "stem_pool"):
+            number = getattr(self, name)
+            _require(number >= 1, f"{name} = {number}: use at least 1")
+        _require(
+            len(self.image_shape) == 3
+            and all(isinstance(n, int) and 1 <= n < MAX_NUMBER for n in self.image_shape),
+            f"image_shape = {self.image_shape}: use three positive numbers",
+        )
         _require(len(self.stages) >= 1, "stages: use at least one")
-        _require(self.stem_kernel % 2 == 1, f"stem_kernel = {self.stem_kernel}: use an odd number")
+        _require(
+            self.stem_kernel % 2 == 1 and self.stem_kernel > 0,
+            f"stem_kernel = {self.stem_kernel}: use an odd number",
+        )
         _require(
             self.batch_norm in ("shared", "per-timestep"),
             f"batch_norm = {self.batch_norm!r}: use 'shared' or 'per-timestep'",
@@ -196,8 +230,8 @@ class ModelConfig:
         ModelError
             An unknown field, or a value that no network supports.
         """
-        values = dict(values)
         try:
+            values = dict(values)
             values["image_shape"] = tuple(values["image_shape"])
             values["neuron"] = NeuronConfig(**values["neuron"])
             values["neurons"] = {
@@ -208,7 +242,9 @@ class ModelConfig:
                 for stage in values["stages"]
             )
             return cls(**values)
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, ModelError):
+                raise
             raise ModelError(f"not a model configuration: {error}") from error
 
 

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import copy
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from sw import checkpoint
+from sw import checkpoint, finetune, fold
 from sw.checkpoint import CheckpointError
 from sw.model import ModelError, SpikingResNet
-from tests.trained import lived_in, small_config
+from tests.trained import images, lived_in, small_config
 
 
 def values() -> dict:
@@ -90,6 +93,14 @@ def test_what_does_not_fit_its_configuration_is_refused() -> None:
     with pytest.raises(CheckpointError, match="does not fit model_config"):
         checkpoint.build(broken)
     broken = values()
+    broken["model"]["bn1.running_var"][2] = float("nan")
+    with pytest.raises(CheckpointError, match="bn1.running_var: .* no finite numbers"):
+        checkpoint.build(broken)
+    broken = values()
+    broken["model_config"]["stages"][0]["channels"] = 1_000_000
+    with pytest.raises(CheckpointError, match="size mismatch"):  # not: cannot allocate
+        checkpoint.build(broken)
+    broken = values()
     broken["model_config"]["stages"][0]["blocks"][0]["gate"] = "NAND"
     with pytest.raises(ModelError, match="gate = 'NAND'"):
         checkpoint.build(broken)
@@ -104,7 +115,8 @@ def test_publishing_what_is_no_checkpoint_fails(tmp_path: Path) -> None:
 
 def test_published_frames_are_kept_as_bits(tmp_path: Path) -> None:
     frames = torch.from_numpy(np.random.default_rng(1).integers(0, 2, (5, 3, 2, 7, 9), np.uint8))
-    whole = {**values(), "calibration": frames}
+    config = small_config(image_shape=(2, 7, 9), frames=True)
+    whole = {**values(), "calibration": frames, "model_config": config.to_dict()}
     published = checkpoint.slim(whole)
     assert published["calibration"].numel() == -(-frames.numel() // 8)
     checkpoint.save(tmp_path / "a.pt", published)
@@ -131,3 +143,48 @@ def test_a_hostile_checkpoint_is_refused_and_runs_nothing(tmp_path: Path) -> Non
     assert not target.exists()
     torch.load(path, weights_only=False)
     assert target.exists(), "it is hostile indeed"
+
+
+def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
+    """Where a checkpoint's dictionaries and lists hold something."""
+    yield path
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from places(item, (*path, key))
+
+
+@pytest.mark.parametrize("key", ["model_config", "model", "quantisation", "calibration", "data"])
+def test_whatever_else_a_checkpoint_holds_it_is_refused_or_a_network(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anything anywhere: wrong types, sizes that no memory has, what is no number."""
+    net = finetune.prepare(lived_in(small_config()), 4, images(8))
+    good = {
+        **values(),
+        "model_config": net.model.config.to_dict(),
+        "model": net.model.state_dict(),
+        "data": {"labels": list("abcdefghij")},
+        "quantisation": net.scales.to_dict(),
+        "calibration": torch.from_numpy(images(8)),
+    }
+    network = fold.fold(good)
+    strange = (None, "x", -1, 0, 10**12, float("nan"), [], {}, torch.zeros(3), torch.ones(6) / 0)
+    n_refused = n_allowed = 0
+    monkeypatch.setattr(checkpoint.os, "fsync", lambda _: None)  # hundreds of files
+    where = list(places(good[key], (key,)))
+    for *parents, last in where[:2] + where[2::3]:
+        for thing in strange:
+            bad = copy.deepcopy(good)
+            place: Any = bad
+            for name in parents:
+                place = place[name]
+            place[last] = thing
+            checkpoint.save(tmp_path / "bad.pt", bad)
+            try:
+                found = fold.fold(tmp_path / "bad.pt")
+            except (CheckpointError, ModelError):
+                n_refused += 1
+            else:
+                n_allowed += 1
+                assert len(found.layers) == len(network.layers)
+    assert n_refused > 5 and n_allowed < 0.3 * n_refused

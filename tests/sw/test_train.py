@@ -4,9 +4,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -53,7 +50,6 @@ def easy_data() -> Dataset:
     )
 
 
-ROOT = Path(__file__).parents[2]
 CONFIG = TrainConfig(epochs=4, batch_size=16, learning_rate=4e-3, flip=False, shift_px=1)
 
 
@@ -278,40 +274,58 @@ def test_command_line(
     assert "--resume" in capsys.readouterr().err
 
 
-DRIVER = """
-import sys
-from pathlib import Path
-from sw import train
-from tests.sw.test_train import CONFIG, easy_data
-from tests.trained import small_config
-train.train(small_config(), CONFIG, easy_data(), Path(sys.argv[1]), resume="resume" in sys.argv)
-"""
+def run_until(out: Path, moment: str) -> None:
+    """In a process of its own: a run that is killed, by SIGKILL, which no program can catch."""
+    torch.set_num_threads(1)  # OpenMP's threads are not there after a fork
+    place, name, n_calls = {
+        "": (train, "loss_of", 1 << 30),
+        "batch": (train, "loss_of", 2 * 10 + 5),  # in the middle of the third epoch
+        "write": (torch, "save", 3),  # half of its checkpoint is written
+        "rename": (Path, "replace", 3),  # all of it, but it is not in its place yet
+    }[moment]
+    function = getattr(place, name)
+
+    def kill(*args, **options):
+        nonlocal n_calls
+        n_calls -= 1
+        if not n_calls:
+            if moment == "write":
+                args[1].write(b"half")
+                args[1].flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **options)
+
+    setattr(place, name, kill)
+    train.train(small_config(), CONFIG, easy_data(), out, resume=out.exists())
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
-    """SIGKILL, which no program can catch, in the middle of the third epoch."""
-    whole = train.train(small_config(), CONFIG, easy_data(), tmp_path / "whole.pt")
-    out = tmp_path / "killed.pt"
-    command = [sys.executable, "-c", DRIVER, str(out)]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None:
-            if out.exists() and len(checkpoint.load(out)["history"]) == 2:
-                process.send_signal(signal.SIGKILL)
-                break
-            time.sleep(0.002)
-    assert process.returncode == -signal.SIGKILL
-    assert len(checkpoint.load(out)["history"]) < CONFIG.epochs
-    subprocess.run([*command, "resume"], cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
-    resumed = checkpoint.load(out)
-    assert same_tensors(whole["training"]["model"], resumed["training"]["model"])
-    assert same_tensors(whole["model"], resumed["model"])
-    assert whole["results"] == resumed["results"]
+    def exit_code(out: Path, moment: str) -> int | None:
+        process = torch.multiprocessing.get_context("fork").Process(
+            target=run_until, args=(out, moment)
+        )
+        process.start()
+        process.join()
+        return process.exitcode
+
+    assert exit_code(tmp_path / "whole.pt", "") == 0
+    whole = checkpoint.load(tmp_path / "whole.pt")
+    for moment in ("batch", "write", "rename"):
+        out = tmp_path / f"{moment}.pt"
+        assert exit_code(out, moment) == -signal.SIGKILL
+        assert len(checkpoint.load(out)["history"]) == 2
+        assert exit_code(out, "") == 0
+        resumed = checkpoint.load(out)
+        assert same_tensors(whole["training"]["model"], resumed["training"]["model"])
+        assert same_tensors(whole["model"], resumed["model"])
+        assert whole["results"] == resumed["results"]
 
 
 def worker(rank: int, port: int, folder: str) -> None:
     """One of two processes: gradients and statistics of one step, and a whole short training."""
     # Of a 1x1 convolution's two equal layouts DDP wants the other one.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+    torch.set_num_threads(1)  # OpenMP's threads are not there after a fork
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=2)
     try:
