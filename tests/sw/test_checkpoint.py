@@ -94,7 +94,7 @@ def test_what_does_not_fit_its_configuration_is_refused() -> None:
         checkpoint.build(broken)
     broken = values()
     broken["model"]["bn1.running_var"][2] = float("nan")
-    with pytest.raises(CheckpointError, match="bn1.running_var: .* no finite numbers"):
+    with pytest.raises(CheckpointError, match=r"bn1\.running_var: .* no finite numbers"):
         checkpoint.build(broken)
     broken = values()
     broken["model_config"]["stages"][0]["channels"] = 1_000_000
