@@ -4,6 +4,7 @@ from amaranth import Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.core.pipeline import storage
 from hw.spec import Config
 
 
@@ -37,8 +38,7 @@ class Argmax(wiring.Component):
         n_lanes = self._config.fire_lanes
         lane = Signal(range(max(n_lanes, 2)))
         candidate = Signal(16)
-        best = Signal(signed(self._config.membrane_bits))
-        logit = Signal.like(best)
+        best, logit = (storage(signed(self._config.membrane_bits)) for _ in range(2))
         m.d.sync += logit.eq(self.logits[lane])
         with m.FSM() as fsm:
             m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))

@@ -10,7 +10,7 @@ from hw.core.fetch import Fetch
 from hw.core.fire import Fire
 from hw.core.lanes import Lanes
 from hw.core.nest import LoopNest
-from hw.core.pipeline import delayed
+from hw.core.pipeline import delayed, storage
 from hw.core.scan import Scanner
 from hw.core.sequencer import Sequencer
 from hw.core.spikes import SpikeMemory
@@ -47,7 +47,10 @@ class Core(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config, bus = self._config, self.bus
-        reset = ResetInserter(bus.abort)
+        # A cycle to get to all that is reset.
+        aborted = Signal()
+        m.d.sync += aborted.eq(bus.abort)
+        reset = ResetInserter(aborted)
 
         m.submodules.sequencer = sequencer = reset(Sequencer(config))
         m.submodules.nest = nest = reset(LoopNest(config))
@@ -81,8 +84,8 @@ class Core(wiring.Component):
             nest.clear.eq(sequencer.clear),
             nest.start.eq(sequencer.start),
             fetch.gated.eq(header.gate != 0),
-            fetch.body_mask.eq(sequencer.body_mask),
-            fetch.tail_mask.eq(sequencer.tail_mask),
+            fetch.body_bits.eq(header.body_bits),
+            fetch.tail_bits.eq(header.tail_bits),
             spikes.read_bit.eq(fetch.read_bit),
             spikes.gather.eq(fetch.gather),
             spikes.piece_rows.eq(header.piece_rows),
@@ -96,8 +99,10 @@ class Core(wiring.Component):
         for name in ("jobs", "records", "silent", "identities"):
             connect(m, getattr(fetch, name), getattr(fire, name))
         if config.sum_queue:
-            m.submodules.sums = sums = fifo.SyncFIFOBuffered(
-                width=config.lanes * config.membrane_bits, depth=config.sum_queue
+            m.submodules.sums = sums = reset(
+                fifo.SyncFIFOBuffered(
+                    width=config.lanes * config.membrane_bits, depth=config.sum_queue
+                )
             )
             m.d.comb += [
                 sums.w_data.eq(lanes.sums.p),
@@ -112,10 +117,9 @@ class Core(wiring.Component):
 
         # From events to sums. All of this stands still while sums wait for the fire unit. Weight
         # memory is read by the sequencer between layers, and by the host while idle.
-        host_row = Signal(24)
-        host_space = Signal(8)
+        host_row, host_space = storage(24), storage(8)
         event = scanner.event
-        weight_row = Signal(range(config.weight_depth))
+        weight_row = storage(range(config.weight_depth))
         weight_en = Signal()
         loading = ~busy | sequencer.loading
         with m.If(lanes.move):
@@ -130,7 +134,9 @@ class Core(wiring.Component):
             sequencer.n_synapses.eq(Mux(event.p.tail, header.tail_lanes, config.lanes)),
         ]
         tags = Cat(event.valid, event.p.first, event.p.last)
-        tags = delayed(m, tags, 1 + weights.LATENCY, lanes.move)
+        under_way = Module()
+        m.submodules.under_way = reset(under_way)
+        tags = delayed(under_way, tags, 1 + weights.LATENCY, lanes.move, reset=True)
         m.d.comb += [
             weights.move.eq(lanes.move),
             weights.read_row.eq(weight_row),
@@ -203,8 +209,7 @@ class Core(wiring.Component):
         with m.Else():
             m.d.comb += [params_write.addr.eq(row), params_write.data.eq(write.data)]
         m.d.comb += params_write.en.eq(core_writes | writes(Space.PARAM))
-        # A large device's weight memory is spread all over it: a cycle to get there.
-        m.d.sync += [
+        m.d.comb += [
             weights.write_row.eq(row),
             weights.write_data.eq(write.data),
             weights.write_en.eq(writes(Space.WEIGHT)),

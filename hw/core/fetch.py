@@ -5,8 +5,9 @@ from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.core.nest import Phase, address_widths, step_layout
-from hw.core.pipeline import delayed
+from hw.core.pipeline import delayed, storage
 from hw.core.spikes import SpikeMemory
+from hw.protocol import N_PIECES
 from hw.spec import GRANULE_BITS, PIECE_BITS, Config
 
 CHUNK_DEPTH = 32
@@ -72,7 +73,7 @@ class Merger(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         chunk = self.chunk.p
-        held = Signal(chunk.shape())
+        held = storage(chunk.shape())
         holds = Signal()
         complete = Signal()  # the held chunk is the last of its job
         m.d.comb += [self.merged.p.eq(held), self.merged.p.last.eq(complete)]
@@ -104,7 +105,8 @@ class Fetch(wiring.Component):
     Members
     -------
     steps : iterations of the nest.
-    gated, body_mask, tail_mask : of the layer that runs, stable while it does.
+    gated, body_bits, tail_bits : of the layer that runs, stable while it does; how many bits of
+        each piece count, in a run's last chunk and in all others.
     host_bit, host_granule : the host's own reads, one granule each.
     read_bit, gather, window : to the spike memory.
     chunks : what the scanner is to work on.
@@ -121,8 +123,8 @@ class Fetch(wiring.Component):
             {
                 "steps": In(stream.Signature(step_layout(config))),
                 "gated": In(1),
-                "body_mask": In(config.chunk_bits),
-                "tail_mask": In(config.chunk_bits),
+                "body_bits": In(data.ArrayLayout(8, N_PIECES)),
+                "tail_bits": In(data.ArrayLayout(8, N_PIECES)),
                 "host_bit": In(stream.Signature(source_bits)),
                 "host_granule": Out(stream.Signature(GRANULE_BITS, always_ready=True)),
                 "read_bit": Out(source_bits),
@@ -171,7 +173,7 @@ class Fetch(wiring.Component):
         # F0: whose slot is it?
         chunk_slot, identity_slot, host_slot = Signal(), Signal(), Signal()
         identity_due = Signal()
-        identity_granule = Signal.like(step.identity)
+        identity_granule = storage(step.identity.shape())
         with m.If(identity_due):
             m.d.comb += [
                 identity_slot.eq(1),
@@ -197,10 +199,17 @@ class Fetch(wiring.Component):
             ]
 
         # F6: the window arrives.
-        slots = delayed(m, Cat(chunk_slot, identity_slot, host_slot), SpikeMemory.LATENCY)
+        slots = Cat(chunk_slot, identity_slot, host_slot)
+        slots = delayed(m, slots, SpikeMemory.LATENCY, reset=True)
         summed = (step.phase == Phase.FIRST) | (step.phase == Phase.AGAIN)
-        tags = Cat(step.weight, step.last, step.tail, step.cut, summed)
-        tags = delayed(m, tags, SpikeMemory.LATENCY)
+        tags = delayed(m, Cat(step.weight, step.last, step.tail, summed), SpikeMemory.LATENCY)
+        cut5 = delayed(m, step.cut, SpikeMemory.LATENCY - 1)
+        mask = storage(config.chunk_bits)
+        for k in range(config.chunk_bits // PIECE_BITS):
+            n_bits = Mux(cut5, self.tail_bits[k], self.body_bits[k])
+            m.d.sync += mask.word_select(k, PIECE_BITS).eq(
+                Cat(n_bits > i for i in range(PIECE_BITS))
+            )
         identity = queues["identities"]
         m.d.comb += [
             identity.w_en.eq(slots[1]),
@@ -209,19 +218,18 @@ class Fetch(wiring.Component):
             self.host_granule.payload.eq(self.window),
         ]
         # F7: bits beyond the run's end are not of this job; timesteps of pixels have no input.
-        bits7 = Signal(config.chunk_bits)
-        mask = Mux(tags[-2], self.tail_mask, self.body_mask)
+        bits7 = storage(config.chunk_bits)
         m.d.sync += bits7.eq(Mux(tags[-1], 0, self.window & mask))
         # F8: is any active?
-        bits8, occupied8 = Signal(config.chunk_bits), Signal(config.chunk_bits // PIECE_BITS)
+        bits8, occupied8 = storage(config.chunk_bits), storage(config.chunk_bits // PIECE_BITS)
         pieces = (bits7.word_select(k, PIECE_BITS) for k in range(len(occupied8)))
         m.d.sync += [bits8.eq(bits7), occupied8.eq(Cat(piece.any() for piece in pieces))]
         # F9: merged and queued.
         m.d.comb += [
-            merger.chunk.valid.eq(delayed(m, slots[0], 2)),
+            merger.chunk.valid.eq(delayed(m, slots[0], 2, reset=True)),
             merger.chunk.p.bits.eq(bits8),
             Cat(merger.chunk.p.weight, merger.chunk.p.last, merger.chunk.p.tail).eq(
-                delayed(m, tags[:-2], 2)
+                delayed(m, tags[:-1], 2)
             ),
             merger.active.eq(occupied8.any()),
             queues["chunks"].w_en.eq(merger.merged.valid),

@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.core.fetch import job_layout, record_layout
 from hw.core.nest import Phase
-from hw.core.pipeline import delayed, population
+from hw.core.pipeline import delayed, population, storage
 from hw.core.spikes import granule_write_layout
 from hw.protocol import Header, Neuron
 from hw.spec import GRANULE_BITS, MEMBRANE_LATENCY, Config, Gate, Leak, Reset
@@ -89,8 +89,8 @@ class Fire(wiring.Component):
         # B0: a job's beats. Its sums are shifted down beat by beat.
         beat = Signal(range(max(n_beats, 2)))
         active, last_beat = Signal(), Signal()
-        job = Signal(job_layout(config))
-        sums = Signal(config.lanes * config.membrane_bits)
+        job = storage(job_layout(config))
+        sums = storage(config.lanes * config.membrane_bits)
         m.d.comb += last_beat.eq(beat == h.last_beat)
         with m.If(active):
             m.d.sync += [beat.eq(beat + 1), sums.eq(sums[beat_width:])]
@@ -127,14 +127,14 @@ class Fire(wiring.Component):
             m.d.comb += [
                 pixel_write.addr.eq(delayed(m, membrane_row, 1)),
                 pixel_write.data.eq(read.data),
-                pixel_write.en.eq(delayed(m, active, 1) & (phase1 == Phase.FIRST)),
+                pixel_write.en.eq(delayed(m, active, 1, reset=True) & (phase1 == Phase.FIRST)),
             ]
             with m.If(phase1 == Phase.FIRST):
                 m.d.comb += [sums1.eq(Value.cast(read.data)), old1.eq(0)]
             with m.Elif(phase1 == Phase.AGAIN):
                 m.d.comb += sums1.eq(Value.cast(pixel_read.data))
-        params2 = Signal(self.params.shape())
-        sums2, old2 = Signal(row_shape), Signal(row_shape)
+        params2 = storage(self.params.shape())
+        sums2, old2 = storage(row_shape), storage(row_shape)
         m.d.sync += [params2.eq(self.params), sums2.eq(sums1), old2.eq(old1)]
         plane = delayed(m, plane2, MEMBRANE_LATENCY - 3)
 
@@ -143,7 +143,7 @@ class Fire(wiring.Component):
         for j in range(n_lanes):
 
             def lane(name: str, j: int = j) -> Signal:
-                return Signal(membrane_shape, name=f"{name}{j}")
+                return storage(membrane_shape, f"{name}{j}")
 
             # B2, B3, B4: membrane = drive + old - (old >> k), or drive + (old >> k).
             drive, whole, shifted = lane("drive"), lane("whole"), lane("shifted")
@@ -170,22 +170,22 @@ class Fire(wiring.Component):
         written_beat = delayed(m, beat, MEMBRANE_LATENCY - 1)
         m.d.comb += [
             write.addr.eq(delayed(m, membrane_row, MEMBRANE_LATENCY - 1)),
-            write.en.eq(delayed(m, active, MEMBRANE_LATENCY - 1)),
+            write.en.eq(delayed(m, active, MEMBRANE_LATENCY - 1, reset=True)),
         ]
 
         # Logits leave at B3. Output layers space their jobs so that the record is theirs.
         record = self.records.p
         m.d.comb += [
-            self.result_en.eq(delayed(m, active, 3) & h.output),
+            self.result_en.eq(delayed(m, active, 3, reset=True) & h.output),
             self.result_index.eq(record.target + delayed(m, beat, 3)),
         ]
 
         # B6 to J0: one job's spikes.
-        spikes = Signal(config.lanes)
+        spikes = storage(config.lanes)
         for i in range(n_beats):
             with m.If(write.en & (written_beat == i)):
                 m.d.sync += spikes[i * n_lanes : (i + 1) * n_lanes].eq(fires)
-        complete = delayed(m, active & last_beat, MEMBRANE_LATENCY)
+        complete = delayed(m, active & last_beat, MEMBRANE_LATENCY, reset=True)
         m.d.comb += self.records.ready.eq(complete)
 
         # J0
@@ -206,18 +206,18 @@ class Fire(wiring.Component):
         # Lanes and granules of a group, and of the last one: of the layer, so slow is enough.
         masks, n_granules = [], []
         for n_real in (Const(config.lanes), h.tail_lanes):
-            mask = Signal(config.lanes)
+            mask = storage(config.lanes)
             m.d.sync += mask.eq(Cat(n_real > i for i in range(config.lanes)))
             masks.append(mask)
             n_granules.append(population(mask[::GRANULE_BITS]))
-        pooled = Signal(config.lanes)
+        pooled = storage(config.lanes)
         with m.If(complete):
             m.d.sync += pooled.eq(
                 (gated & Mux(record.tail, masks[1], masks[0])) | Mux(record.pool_first, 0, pooled)
             )
         emit = Signal()
-        granule = Signal.like(record.target)
-        n_written = Signal.like(self.spikes.p.count)
+        granule = storage(record.target.shape())
+        n_written = storage(self.spikes.p.count.shape())
         m.d.sync += [
             emit.eq(complete & record.pool_last & ~h.output),
             granule.eq(record.target),
@@ -236,5 +236,5 @@ class Fire(wiring.Component):
             one.eq(Mux(emit, population(part), 0)) for one, part in zip(ones, parts, strict=True)
         ]
         m.d.sync += self.n_spikes.eq(sum(ones))
-        m.d.sync += self.finished.eq(delayed(m, complete & record.end, 1))
+        m.d.sync += self.finished.eq(delayed(m, complete & record.end, 1, reset=True))
         return m

@@ -4,6 +4,7 @@ from amaranth import Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.core.pipeline import storage
 from hw.spec import Config
 
 
@@ -40,7 +41,8 @@ class Lanes(wiring.Component):
         for lane in range(self._config.lanes):
             weight = Signal(signed(self._config.weight_bits), name=f"weight{lane}")
             m.d.comb += weight.eq(self.weights.word_select(lane, self._config.weight_bits))
-            total = self.sums.p[lane]
+            total = storage(signed(self._config.membrane_bits), f"total{lane}")
+            m.d.comb += self.sums.p[lane].eq(total)
             with m.If(self.move & self.add):
                 m.d.sync += total.eq(Mux(self.first, weight, total + weight))
         return m

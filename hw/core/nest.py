@@ -6,6 +6,7 @@ from amaranth import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.core.pipeline import encode, storage
 from hw.protocol import LEVEL_WORDS, WORD_BYTES, Header, Level
 from hw.spec import N_LEVELS, N_PLANES, Config
 
@@ -67,8 +68,8 @@ class LoopNest(wiring.Component):
     which the host has computed: so one adder per address is enough, and a stride of 0 shares
     along that level. ::
 
-        N0 counters: which level advances?   N1 increments read,        N2 addresses of the
-           (one-hot, no priority chain)         flags registered           iteration, output
+        N0 counters: which level advances?   N1 flags registered   N2 addresses and flags of the
+           (one-hot, no priority chain)                            iteration; increments to the next
 
     Members
     -------
@@ -103,7 +104,7 @@ class LoopNest(wiring.Component):
         addresses = address_widths(self._config)
         increments = {}
         proceed = Signal()  # the pipeline moves
-        level_row = Signal(range(N_LEVELS))
+        level_row = storage(range(N_LEVELS))
         for n in range(LEVEL_WORDS):
             fields = {
                 name: width for name, width in addresses.items() if word_of(Level, name)[0] == n
@@ -124,7 +125,7 @@ class LoopNest(wiring.Component):
 
         last_word, last_bits = word_of(Level, "last")
         count_bits = last_bits.stop - last_bits.start
-        limit = [Signal(count_bits, name=f"limit{i}") for i in range(N_LEVELS)]
+        limit = [storage(count_bits, f"limit{i}") for i in range(N_LEVELS)]
         for i in range(N_LEVELS):
             with m.If(self.clear):
                 m.d.sync += limit[i].eq(0)
@@ -133,10 +134,8 @@ class LoopNest(wiring.Component):
 
         # N0: down counters with registered flags, so that nothing here is deeper than one level.
         running = Signal()
-        count = [Signal(count_bits, name=f"count{i}") for i in range(N_LEVELS)]
-        zero = Signal(N_LEVELS)
-        last = Signal(N_LEVELS)
-        single = Signal(N_LEVELS)
+        count = [storage(count_bits, f"count{i}") for i in range(N_LEVELS)]
+        zero, last, single = (storage(N_LEVELS) for _ in range(3))
         m.d.sync += single.eq(Cat(value == 0 for value in limit))
         advance = Signal()
         m.d.comb += [
@@ -160,12 +159,13 @@ class LoopNest(wiring.Component):
                 with m.If(last[: i + 1].all()):
                     m.d.sync += [count[i].eq(limit[i]), last[i].eq(single[i]), zero[i].eq(1)]
 
-        # N1: the increment that leads to the next iteration, and the flags of this one.
-        m.d.comb += level_row.eq(
-            Cat(moving[1::2].any(), (moving & 0b11001100).any(), moving[4:].any())
-        )
+        # N1: the level that leads to the next iteration, and the flags of this one.
+        with m.If(proceed):
+            m.d.sync += level_row.eq(encode(moving))
         h = self.header
-        flags = Signal(data.StructLayout(dict.fromkeys(FLAGS, 1) | {"phase": 2}))
+        flags, flags2 = (
+            storage(data.StructLayout(dict.fromkeys(FLAGS, 1) | {"phase": 2})) for _ in range(2)
+        )
         flags_valid = Signal()
 
         def at_first(levels: Value) -> Value:
@@ -203,9 +203,9 @@ class LoopNest(wiring.Component):
             with m.If(proceed):
                 m.d.sync += flags.phase.eq(Mux(h.pixels, phase, Phase.SPIKES))
 
-        # N2: running addresses. A base is loaded into the address itself.
+        # N2: a base is loaded into the address itself.
         for name, width in addresses.items():
-            address = Signal(width, name=f"{name}_address")
+            address = storage(width, f"{name}_address")
             if name == "slot":
                 with m.If(self.clear):
                     m.d.sync += address.eq(0)
@@ -213,11 +213,10 @@ class LoopNest(wiring.Component):
                 n, bits = word_of(Header, name)
                 with m.If(self.header_en & (self.header_word == n)):
                     m.d.sync += address.eq(self.word[bits])
-            with m.If(proceed & flags_valid):
+            with m.If(self.steps.valid & self.steps.ready):
                 m.d.sync += address.eq(address + increments[name])
-            with m.If(proceed):
-                m.d.sync += self.steps.p[name].eq(address)
+            m.d.comb += self.steps.p[name].eq(address)
         with m.If(proceed):
-            m.d.sync += self.steps.valid.eq(flags_valid)
-            m.d.sync += [self.steps.p[name].eq(flags[name]) for name in (*FLAGS, "phase")]
+            m.d.sync += [self.steps.valid.eq(flags_valid), flags2.eq(flags)]
+        m.d.comb += [self.steps.p[name].eq(flags2[name]) for name in (*FLAGS, "phase")]
         return m

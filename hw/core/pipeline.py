@@ -1,13 +1,22 @@
 """Small pieces that every pipeline is made of."""
 
-from amaranth import Cat, Module, Signal, Value
+from amaranth import Cat, Module, ShapeLike, Signal, Value, ValueLike
 
 
-def delayed(m: Module, value: Value, n_cycles: int, en: Value | None = None) -> Value:
-    """``value`` of ``n_cycles`` cycles before, as plain bits; only cycles with ``en`` count."""
+def storage(shape: ShapeLike, name: str | None = None) -> Signal:
+    """A register that is written before it is read: it needs no reset, which would have to be
+    routed to it, and on some devices costs logic."""
+    return Signal(shape, name=name, reset_less=True, src_loc_at=1)
+
+
+def delayed(
+    m: Module, value: ValueLike, n_cycles: int, en: Value | None = None, *, reset: bool = False
+) -> Value:
+    """``value`` of ``n_cycles`` cycles before, as plain bits; only cycles with ``en`` count. With
+    ``reset`` it is 0 at first, as what says that something takes place must be."""
     value = Value.cast(value)
     for _ in range(n_cycles):
-        register = Signal(len(value))
+        register = Signal(len(value), reset_less=not reset)
         if en is None:
             m.d.sync += register.eq(value)
         else:

@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.core.fetch import chunk_layout
 from hw.core.nest import address_widths
-from hw.core.pipeline import delayed, encode, select
+from hw.core.pipeline import delayed, encode, select, storage
 from hw.protocol import N_PIECES
 from hw.spec import PIECE_BITS, Config
 
@@ -47,10 +47,10 @@ class Scanner(wiring.Component):
         m = Module()
         n_pieces = self._config.chunk_bits // PIECE_BITS
         incoming = self.chunks.p
-        pieces = [Signal(PIECE_BITS, name=f"piece{k}") for k in range(n_pieces)]
-        occupied = Signal(n_pieces)
-        weight = Signal.like(incoming.weight)
-        last, tail = Signal(), Signal()
+        pieces = [storage(PIECE_BITS, f"piece{k}") for k in range(n_pieces)]
+        occupied = storage(n_pieces)
+        weight = storage(incoming.weight.shape())
+        last, tail = storage(1), storage(1)
         holds = Signal()
         begins = Signal(init=1)  # the next chunk is the first one of its job
 
@@ -65,7 +65,7 @@ class Scanner(wiring.Component):
             emit.eq(holds & self.move),
             self.chunks.ready.eq(~holds | (emit & is_last_bit)),
         ]
-        first = Signal()
+        first = storage(1)
         with m.If(emit):
             m.d.sync += first.eq(0)
             for k in range(n_pieces):
@@ -87,23 +87,25 @@ class Scanner(wiring.Component):
                 m.d.sync += [pieces[k].eq(bits), occupied[k].eq(bits.any())]
 
         # E0 to E1
-        lowest = Signal(PIECE_BITS)
-        piece_weight = Signal(8)
+        lowest = storage(PIECE_BITS)
+        piece_weight = storage(8)
         with m.If(self.move):
             m.d.sync += [
                 lowest.eq(select(chosen, [piece & -piece for piece in pieces])[:PIECE_BITS]),
                 piece_weight.eq(select(chosen, [self.piece_weights[k] for k in range(n_pieces)])),
             ]
         # E1 to E2
-        index = Signal((PIECE_BITS - 1).bit_length())
-        piece_weight2 = Signal(8)
-        tags = Cat(holds, first, is_last_bit & last, tail, weight)
-        tags = delayed(m, tags, 2, self.move)
-        event = self.event.p
+        index = storage((PIECE_BITS - 1).bit_length())
+        piece_weight2 = storage(8)
+        tags = delayed(m, Cat(first, is_last_bit & last, tail, weight), 2, self.move)
+        valid = delayed(m, holds, 2, self.move, reset=True)
+        event = storage(event_layout(self._config))
+        m.d.comb += self.event.p.eq(event)
         with m.If(self.move):
             m.d.sync += [index.eq(encode(lowest)), piece_weight2.eq(piece_weight)]
             m.d.sync += [
-                Cat(self.event.valid, event.first, event.last, event.tail).eq(tags[:4]),
-                event.weight.eq(tags[4:] + piece_weight2 + index),
+                self.event.valid.eq(valid),
+                Cat(event.first, event.last, event.tail).eq(tags[:3]),
+                event.weight.eq(tags[3:] + piece_weight2 + index),
             ]
         return m

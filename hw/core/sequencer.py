@@ -5,7 +5,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.core.nest import WORD_BITS
-from hw.core.pipeline import delayed
+from hw.core.pipeline import delayed, storage
 from hw.core.weights import WeightMemory
 from hw.protocol import (
     HEADER_WORDS,
@@ -16,7 +16,7 @@ from hw.protocol import (
     Run,
     descriptor_rows,
 )
-from hw.spec import N_LEVELS, PIECE_BITS, Config
+from hw.spec import N_LEVELS, Config
 
 ROW_LATENCY = 1 + WeightMemory.LATENCY
 """Cycles from ``row`` to the same cycle's ``row_data``."""
@@ -30,7 +30,7 @@ class Sequencer(wiring.Component):
     -------
     run, done, busy : as in :class:`hw.bus.CoreBus`.
     loading, row, row_data : to weight memory, :data:`ROW_LATENCY` cycles later.
-    header, body_mask, tail_mask : of the layer that runs.
+    header : of the layer that runs.
     word, header_en, header_word, level_en, level, level_word, clear, start : to the nest.
     finished : from the fire unit.
     read, n_synapses, n_spikes : what happens this cycle, to be counted.
@@ -52,8 +52,6 @@ class Sequencer(wiring.Component):
                 "row": Out(range(config.weight_depth)),
                 "row_data": In(config.lanes * config.weight_bits),
                 "header": Out(Header),
-                "body_mask": Out(config.chunk_bits),
-                "tail_mask": Out(config.chunk_bits),
                 "word": Out(WORD_BITS),
                 "header_en": Out(1),
                 "header_word": Out(4),
@@ -80,9 +78,9 @@ class Sequencer(wiring.Component):
         m = Module()
         config = self._config
         row_words = config.lanes * config.weight_bits // WORD_BITS
-        result = Signal(Result)
+        result = storage(Result)
         counting = Signal()
-        counters = Signal(LayerCounters)
+        counters = storage(LayerCounters)
 
         m.d.comb += self.done.p.eq(result)
         with m.If(self.busy):
@@ -101,7 +99,7 @@ class Sequencer(wiring.Component):
         base = Signal.like(self.row)
         part = Signal(range(max(row_words, 2)))
         asking = Signal()
-        arriving = delayed(m, self.loading & asking, ROW_LATENCY)
+        arriving = delayed(m, self.loading & asking, ROW_LATENCY, reset=True)
         arriving_part = delayed(m, part, ROW_LATENCY)
         m.d.sync += [self.header_en.eq(0), self.level_en.eq(0)]
         n_header = Signal(range(HEADER_WORDS + 1))
@@ -129,15 +127,11 @@ class Sequencer(wiring.Component):
                     Cat(self.level_word, self.level).eq(n_level),
                     n_level.eq(n_level + 1),
                 ]
+        held = storage(Header)
+        m.d.comb += self.header.eq(held)
         for i in range(HEADER_WORDS):
             with m.If(self.header_en & (self.header_word == i)):
-                m.d.sync += self.header.as_value().word_select(i, WORD_BITS).eq(self.word)
-        for mask, valid in (
-            (self.body_mask, self.header.body_bits),
-            (self.tail_mask, self.header.tail_bits),
-        ):
-            bits = (valid[i // PIECE_BITS] > i % PIECE_BITS for i in range(config.chunk_bits))
-            m.d.sync += mask.eq(Cat(bits))
+                m.d.sync += held.as_value().word_select(i, WORD_BITS).eq(self.word)
 
         # Counters leave in rows of parameter memory, the first ones first.
         n_stored = Signal(range(max(config.counter_rows, 2)))

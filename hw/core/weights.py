@@ -21,8 +21,8 @@ class WeightMemory(wiring.Component):
     """One write and one read port, ``lanes * weight_bits`` wide; the output is registered twice,
     since a deep memory's own output register is too slow to be followed by logic.
 
-    What is read in a cycle with ``write_en`` is undefined: on an iCE40 UltraPlus the rows are in
-    its four single-ported SPRAMs, elsewhere in block RAM.
+    What is read in a cycle with ``write_en``, or of that row in the cycle after, is undefined: on
+    an iCE40 UltraPlus the rows are in its four single-ported SPRAMs, elsewhere in block RAM.
 
     Members
     -------
@@ -70,9 +70,9 @@ class WeightMemory(wiring.Component):
             init=[],
         )
         read, write = rows.read_port(), rows.write_port()
-        m.d.comb += [
-            read.addr.eq(self.read_row),
-            read.en.eq(read_en),
+        m.d.comb += [read.addr.eq(self.read_row), read.en.eq(read_en)]
+        # A large device's block RAMs are spread all over it: a cycle to get there.
+        m.d.sync += [
             write.addr.eq(self.write_row),
             write.en.eq(self.write_en),
             write.data.eq(self.write_data),

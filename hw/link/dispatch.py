@@ -6,6 +6,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.bus import CoreBus, max_row_bytes
+from hw.core.pipeline import storage
 from hw.link.packet import PacketByte, ReplyByte
 from hw.link.rate import DIVISOR_BITS
 from hw.protocol import (
@@ -97,10 +98,6 @@ class Dispatcher(wiring.Component):
         most_rows = max(n_rows(space, config) for space in Space)
         n_row_bits = most_rows.bit_length()
         most_written = max(row_bytes(space, config) for space in WRITABLE)
-
-        def storage(shape: object) -> Signal:
-            """Written before it is read, so that it needs no reset, which costs logic."""
-            return Signal(shape, reset_less=True)
 
         # The request, and what is answered.
         seq, opcode = storage(8), storage(8)

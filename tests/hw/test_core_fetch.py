@@ -113,10 +113,13 @@ class Case:
 def check(case: Case, config: Config = CONFIG) -> None:
     rng = random.Random(case.seed)
     widths = address_widths(config)
-    body_mask = rng.getrandbits(64) | 1 << 40
-    tail_mask = rng.getrandbits(64) & ((1 << 50) - 1) | 1
+    n_body = [rng.randrange(17) for _ in range(4)]
+    n_tail = [rng.randrange(17) for _ in range(4)]
     if case.density == 1:
-        body_mask = tail_mask = (1 << 64) - 1
+        n_body = n_tail = [16] * 4
+    body_mask, tail_mask = (
+        sum(((1 << n) - 1) << 16 * k for k, n in enumerate(n_bits)) for n_bits in (n_body, n_tail)
+    )
     # Two words of a phase's chunk differ, so that a wrong mask, tag or order is seen.
     steps: list[Step] = []
     jobs: list[list[int]] = []
@@ -155,8 +158,8 @@ def check(case: Case, config: Config = CONFIG) -> None:
     async def memory(ctx):
         pipeline = [0] * SpikeMemory.LATENCY
         ctx.set(dut.gated, case.gated)
-        ctx.set(dut.body_mask, body_mask)
-        ctx.set(dut.tail_mask, tail_mask)
+        ctx.set(dut.body_bits, n_body)
+        ctx.set(dut.tail_bits, n_tail)
         async for _, _, bit, gather in ctx.tick().sample(dut.read_bit, dut.gather):
             pipeline = [window_of(bit, gather, case.seed, case.density), *pipeline[:-1]]
             ctx.set(dut.window, pipeline[-1])
@@ -290,7 +293,7 @@ def test_a_step_per_cycle() -> None:
 
         async def feed(ctx, dut=dut, gated=gated):
             ctx.set(dut.gated, gated)
-            ctx.set(dut.body_mask, 1)
+            ctx.set(dut.body_bits, [1, 0, 0, 0])
             ctx.set(dut.window, 1)
             for stream in (dut.chunks, dut.jobs, dut.records, dut.silent, dut.identities):
                 ctx.set(stream.ready, 1)

@@ -70,6 +70,7 @@ def test_what_is_read_is_what_was_written(config: Config, device: str, monkeypat
     async def bench(ctx) -> None:
         contents: dict[int, int] = {}
         under_way: list[int | None] = [None] * dut.LATENCY
+        just_written = None
         for _ in range(300):
             writes, reads = rng.random() < 0.4, rng.random() < 0.7
             row = rng.choice(used)
@@ -79,7 +80,9 @@ def test_what_is_read_is_what_was_written(config: Config, device: str, monkeypat
             ctx.set(dut.move, 1)
             ctx.set(dut.read_en, reads)
             ctx.set(dut.read_row, read_row := rng.choice(used))
-            under_way.append(contents.get(read_row) if reads and not writes else None)
+            defined = reads and not writes and read_row != just_written
+            under_way.append(contents.get(read_row) if defined else None)
+            just_written = row if writes else None
             if writes:
                 contents[row] = value
             await ctx.tick()
