@@ -12,8 +12,7 @@ from __future__ import annotations
 from hw.spec import Config, SpecError
 
 _UART_3M = {"clk_hz": 60_000_000, "baud": 3_000_000}
-_ECP5_25F = {"weight_depth": 3072, "fire_lanes": 8, "spike_bytes": 16384}
-_UART_2M = {"clk_hz": 50_000_000, "baud": 2_000_000}
+_ECP5_25F = {"weight_depth": 4096, "fire_lanes": 4, "spike_bytes": 16384}
 
 CONFIGS: dict[str, Config] = {
     config.name: config
@@ -21,10 +20,18 @@ CONFIGS: dict[str, Config] = {
         # The virtual board's default: the ULX3S-85F's memories behind the fastest possible UART.
         Config(name="sim"),
         Config(name="ulx3s-85f", **_UART_3M),
-        Config(name="ulx3s-45f", weight_depth=9216, spike_bytes=16384, **_UART_3M),
-        Config(name="ulx3s-25f", **_ECP5_25F, **_UART_2M),
-        Config(name="ulx3s-12f", **_ECP5_25F, **_UART_2M),
-        Config(name="colorlight-i5", **_ECP5_25F, clk_hz=50_000_000, baud=1_000_000),
+        Config(name="ulx3s-45f", weight_depth=9216, fire_lanes=4, **_UART_3M),
+        Config(name="ulx3s-25f", **_ECP5_25F, **_UART_3M),
+        Config(name="ulx3s-12f", **_ECP5_25F, **_UART_3M),
+        Config(name="colorlight-i5", **_ECP5_25F, clk_hz=60_000_000, baud=1_000_000),
+        Config(
+            name="tang-nano-20k",
+            weight_depth=3072,
+            fire_lanes=4,
+            spike_bytes=16384,
+            clk_hz=48_600_000,
+            baud=1_000_000,
+        ),
         Config(
             name="icebreaker",
             lanes=16,
@@ -43,6 +50,25 @@ CONFIGS: dict[str, Config] = {
             rx_buffer_bytes=512,
             max_payload_bytes=256,
             clk_hz=24_000_000,
+            baud=3_000_000,
+        ),
+        Config(
+            name="ice40-hx8k",
+            lanes=8,
+            weight_depth=512,
+            fire_lanes=1,
+            membrane_bits=18,
+            param_depth=256,
+            chunk_bits=32,
+            spike_bytes=2048,
+            membrane_slots=8,
+            sum_queue=0,
+            max_layers=8,
+            result_rows=16,
+            pixels=0,
+            rx_buffer_bytes=512,
+            max_payload_bytes=256,
+            clk_hz=36_000_000,
             baud=3_000_000,
         ),
     )

@@ -5,16 +5,17 @@
 samples that their checkpoints carry.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hw.boards import config_by_name
+from hw.boards import BOARDS, config_by_name
 from sim.virtual_board import virtual_board
 from sw import checkpoint, data, encoder, fold, quantize, reference
 from sw.board import Board
-from sw.compiler import compile_network
+from sw.compiler import FitError, compile_network
 from sw.cycles import predict_cycles
 from sw.device import Device
 
@@ -74,7 +75,22 @@ def test_all_images(path: Path, weight_bits: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("board", BOARDS)
+def test_each_board_runs_what_fits(board: str) -> None:
+    """The configuration of the board's own gateware, not only a device of the same width."""
+    config = config_by_name(board)
+    fitting = []
+    for path in CHECKPOINTS:
+        with suppress(FitError):
+            compile_network(quantize.quantize(fold.fold(path), config.weight_bits), config)
+            fitting.append(path)
+    if not fitting:
+        pytest.skip("no network is as small")
+    for path in fitting:
+        check(path, config.weight_bits, n_images=20, n_maps=5, device=board)
+
+
+@pytest.mark.slow
 def test_the_smallest_board_runs_its_network() -> None:
-    """The configuration of the iCEBreaker's gateware, not only a device of the same width."""
     path = next(path for path in CHECKPOINTS if path.stem == "fashion-mnist-icebreaker")
     check(path, 4, n_images=200, n_maps=10, device="icebreaker")
