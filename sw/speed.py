@@ -131,11 +131,10 @@ def contenders(config: ModelConfig, peers: Sequence[str], compiled: bool) -> dic
     torch.manual_seed(1)
     last = torch.channels_last
     plain = SpikingResNet(config).train().to(memory_format=last)  # type: ignore[call-overload]
-    parts = own.neuron_forward, own.neuron_backward, own.join
-    found = {"spikefold": Contender(plain, last, partial(_use, *parts))}
+    found = {"spikefold": Contender(plain, last, partial(own.use, own.PLAIN))}
     if compiled:
-        fast = (torch.compile(part, dynamic=False) for part in parts)
-        found["spikefold --compile"] = Contender(plain, last, partial(_use, *fast))
+        fast = partial(own.use, own.compiled(own.PLAIN))
+        found["spikefold --compile"] = Contender(plain, last, fast)
     for peer in peers:
         for layout, suffix in ((torch.contiguous_format, ""), (last, ", channels last")):
             net = PeerNet(copy.deepcopy(plain), peer_neuron(peer)).train()
@@ -146,10 +145,6 @@ def contenders(config: ModelConfig, peers: Sequence[str], compiled: bool) -> dic
                 before = partial(functional.reset_net, net)
             found[peer + suffix] = Contender(net, layout, before)
     return found
-
-
-def _use(forward: Any, backward: Any, gate: Any) -> None:
-    own._forward, own._backward, own._gate = forward, backward, gate
 
 
 def _nothing() -> None:

@@ -126,6 +126,29 @@ def test_backward_equals_automatic_differentiation(
     torch.testing.assert_close(found, wanted)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("repeated", [False, True])
+@pytest.mark.parametrize("pool", [(2, 2), (1, 2), (3, 2)])
+@pytest.mark.parametrize("leak", ["SUBTRACT", "LEARNED"])
+def test_pooling_in_the_neurons_is_max_pooling_behind_them(
+    leak: str, pool: tuple[int, int], repeated: bool, channels_last: bool
+) -> None:
+    """Also where windows do not divide the map, whose rest gets no gradient."""
+    torch.manual_seed(6)
+    neuron = Neuron(NeuronConfig(leak=leak, leak_shift=2, reset="SOFT"), 3).double()
+    drive = torch.randn(4 if repeated else 12, 5, 9, 7, dtype=torch.float64) + 0.4
+    if channels_last:
+        drive = drive.to(memory_format=torch.channels_last)
+    behind, within = (drive.clone(memory_format=torch.preserve_format) for _ in range(2))
+    wanted = torch.nn.functional.max_pool2d(neuron(behind.requires_grad_(), repeated), pool)
+    found = neuron(within.requires_grad_(), repeated, pool)
+    assert torch.equal(found, wanted) and 0.1 < found.mean() < 0.95
+    factors = torch.randn_like(found)
+    found.backward(factors)
+    wanted.backward(factors)
+    torch.testing.assert_close(within.grad, behind.grad)
+
+
 def test_coefficients_have_the_shape_of_their_granularity() -> None:
     shapes = {"layer": (1, 1, 1), "channel": (2, 1, 1), "element": (2, 3, 5)}
     spikes = torch.ones(4 * 6, 2, 3, 5)
