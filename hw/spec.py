@@ -227,9 +227,12 @@ class Config:
         return self.param_depth - 2 * self.bank_rows
 
     def with_weight_bits(self, weight_bits: int) -> Config:
-        """The same device built for another weight width, with the same bits of weight memory."""
-        return replace(
-            self,
-            weight_bits=weight_bits,
-            weight_depth=self.weight_depth * self.weight_bits // weight_bits,
-        )
+        """The same device built for another weight width, with the same bits of weight memory: as
+        more or fewer rows, or, on a small device, whose chunks are short, as more or fewer lanes:
+        it has no memory ports for longer rows, nor is there room for a descriptor's word in
+        shorter ones."""
+        if self.chunk_bits < 64:
+            lanes = self.lanes * self.weight_bits // weight_bits
+            return replace(self, weight_bits=weight_bits, lanes=lanes)
+        weight_depth = self.weight_depth * self.weight_bits // weight_bits
+        return replace(self, weight_bits=weight_bits, weight_depth=weight_depth)

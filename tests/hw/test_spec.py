@@ -69,6 +69,14 @@ def test_the_same_memory_for_another_weight_width() -> None:
         assert other.with_weight_bits(8) == config
 
 
+def test_a_small_device_keeps_the_length_of_its_rows() -> None:
+    config = Config(lanes=8, fire_lanes=1, chunk_bits=32)
+    for bits in (2, 4, 8):
+        other = config.with_weight_bits(bits)
+        assert other.weight_bits * other.lanes == 64 and other.weight_depth == config.weight_depth
+        assert other.with_weight_bits(8) == config
+
+
 @pytest.mark.parametrize("shift", [0, 1, 3])
 @pytest.mark.parametrize("membrane", [0, 1, 5, 1000, -1, -5, -1000])
 def test_leaks_round_towards_minus_infinity(membrane: int, shift: int) -> None:
