@@ -2,8 +2,8 @@
 //
 // Prints the terminal's path, then moves bytes between the terminal and the device's serial pins,
 // bit by bit at the rate that the terminal is set to, until standard input is closed at its other end
-// or a signal comes (SIGUSR1 resets the device). Where the device reports no activity and nothing is
-// to be sent, time stands still and the process sleeps.
+// or a signal comes (SIGUSR1 resets the device, SIGUSR2 prints the statistics). Where the device
+// reports no activity and nothing is on its way, time stands still and the process sleeps.
 #include <asm/termbits.h>  // for rates of any value, which <termios.h> does not know
 #include <fcntl.h>
 #include <poll.h>
@@ -17,6 +17,8 @@
 
 #include <algorithm>
 #include <deque>
+#include <utility>
+#include <vector>
 
 #include "Vtop.h"
 #include "Vtop___024root.h"
@@ -27,12 +29,15 @@ namespace {
 constexpr double kClkHz = CLK_HZ;
 constexpr int kSliceCycles = 1024;  // between two looks at the terminal
 constexpr size_t kMaxUnsent = 1 << 16;  // bytes that a client has not read yet
+constexpr size_t kMaxToSend = 4096;  // bytes of a client that wait for the line
 
 volatile sig_atomic_t stopped = 0;
 volatile sig_atomic_t reset_wanted = 0;
+volatile sig_atomic_t stats_wanted = 0;
 
 void stop(int) { stopped = 1; }
 void want_reset(int) { reset_wanted = 1; }
+void want_stats(int) { stats_wanted = 1; }
 
 double seconds(clockid_t clock) {
     timespec now;
@@ -72,11 +77,19 @@ struct Terminal {
     }
 };
 
+// Bytes of a client, which are on the line from cycle `due` on at the rate they were written at.
+struct Chunk {
+    unsigned long due;
+    double divisor;
+    std::vector<unsigned char> bytes;
+};
+
 // The host's UART: drives the device's rx pin and watches its tx pin. A bit may last a fractional
 // number of cycles, so timers are not integers.
 struct Uart {
-    unsigned char input[4096];
-    int n_input = 0, next_input = 0;
+    std::deque<Chunk> chunks;
+    size_t n_chunk_bytes_sent = 0;  // of the first one
+    size_t n_to_send = 0;
     double send_divisor = 1, receive_divisor = 1;  // cycles a bit
     unsigned send_bits = 0;  // bits still to go, next one lowest
     int n_send_bits = 0;
@@ -85,18 +98,30 @@ struct Uart {
     double receive_timer = 0;
     unsigned received = 0;
 
-    bool sending() const { return n_send_bits != 0 || next_input < n_input; }
+    bool sending() const { return n_send_bits != 0 || !chunks.empty(); }
     bool receiving() const { return n_receive_bits != 0; }
 
+    void send(Chunk chunk) {
+        n_to_send += chunk.bytes.size();
+        chunks.push_back(std::move(chunk));
+    }
+
     // Level of rx for the coming cycle.
-    int drive() {
+    int drive(unsigned long now) {
         if (n_send_bits == 0) {
-            if (next_input == n_input) {
+            if (chunks.empty() || chunks.front().due > now) {
                 send_timer = 0;
                 return 1;
             }
-            send_bits = input[next_input++] << 1 | 1 << 9;
+            const Chunk& chunk = chunks.front();
+            send_divisor = chunk.divisor;
+            send_bits = chunk.bytes[n_chunk_bytes_sent++] << 1 | 1 << 9;
             n_send_bits = 10;
+            n_to_send--;
+            if (n_chunk_bytes_sent == chunk.bytes.size()) {
+                chunks.pop_front();
+                n_chunk_bytes_sent = 0;
+            }
             send_timer += send_divisor;
         }
         const int level = send_bits & 1;
@@ -127,7 +152,12 @@ struct Uart {
 }  // namespace
 
 int main(int argc, char** argv) {
-    const bool stats = argc > 1 && strcmp(argv[1], "--stats") == 0;
+    bool stats = false;
+    unsigned long n_latency_cycles = 0;  // of the adapter between client and line, each way
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--stats") == 0) stats = true;
+        if (strncmp(argv[i], "--latency=", 10) == 0) n_latency_cycles = atof(argv[i] + 10) * kClkHz;
+    }
     struct sigaction action = {};
     action.sa_handler = stop;  // without SA_RESTART, so that poll() returns
     sigaction(SIGTERM, &action, nullptr);
@@ -135,6 +165,11 @@ int main(int argc, char** argv) {
     sigaction(SIGHUP, &action, nullptr);
     action.sa_handler = want_reset;
     sigaction(SIGUSR1, &action, nullptr);
+    action.sa_handler = want_stats;
+    sigaction(SIGUSR2, &action, nullptr);
+    sigset_t handled;
+    sigemptyset(&handled);
+    for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2}) sigaddset(&handled, signal);
 
     Terminal terminal;
     printf("%s\n", ptsname(terminal.master));
@@ -161,20 +196,41 @@ int main(int argc, char** argv) {
     reset();
 
     Uart uart;
-    std::deque<unsigned char> unsent;
+    std::deque<std::pair<unsigned long, unsigned char>> unsent;  // each with the cycle it is due at
     unsigned long n_cycles = 0, n_bytes_in = 0, n_bytes_out = 0;
     const double cpu_start = seconds(CLOCK_PROCESS_CPUTIME_ID);
+    const auto print_stats = [&](FILE* file) {
+        const double cpu = seconds(CLOCK_PROCESS_CPUTIME_ID) - cpu_start;
+        fprintf(file,
+                "{\"n_cycles\": %lu, \"cpu_s\": %.3f, \"mcycles_per_s\": %.3f, "
+                "\"n_bytes_in\": %lu, \"n_bytes_out\": %lu}\n",
+                n_cycles, cpu, n_cycles / cpu * 1e-6, n_bytes_in, n_bytes_out);
+        fflush(file);
+    };
 
     while (!stopped) {
         pollfd watched[] = {{STDIN_FILENO, 0, 0}, {terminal.master, 0, 0}};
         const bool room = unsent.size() < kMaxUnsent;
-        const bool active = uart.sending() || uart.receiving() || device.activity || !device.tx;
-        if (!uart.sending()) watched[1].events |= POLLIN;
-        if (!unsent.empty()) watched[1].events |= POLLOUT;
-        const int n_ready = poll(watched, 2, active && room ? 0 : -1);
+        const bool waiting = !unsent.empty() && unsent.front().first > n_cycles;
+        const bool active =
+            uart.sending() || uart.receiving() || device.activity || !device.tx || waiting;
+        if (uart.n_to_send < kMaxToSend + n_latency_cycles / 40) watched[1].events |= POLLIN;
+        if (!unsent.empty() && !waiting) watched[1].events |= POLLOUT;
+        // A signal between this look at what it sets and the wait would be slept over.
+        sigset_t before;
+        sigprocmask(SIG_BLOCK, &handled, &before);
+        const bool wanted = stopped || reset_wanted || stats_wanted;
+        const timespec at_once = {};
+        const int n_ready =
+            ppoll(watched, 2, (active && room) || wanted ? &at_once : nullptr, &before);
+        sigprocmask(SIG_SETMASK, &before, nullptr);
         if (reset_wanted) {
             reset_wanted = 0;
             reset();
+        }
+        if (stats_wanted) {
+            stats_wanted = 0;
+            print_stats(stdout);
         }
         if (n_ready < 0) continue;
         if (watched[0].revents & (POLLHUP | POLLERR)) break;
@@ -182,39 +238,37 @@ int main(int argc, char** argv) {
         if (watched[1].revents & POLLIN) {
             // What is there was written at the rate that is set: a client that changes the rate
             // waits until what it wrote was taken.
-            uart.send_divisor = uart.receive_divisor;
-            const ssize_t n = read(terminal.master, uart.input, sizeof uart.input);
-            uart.n_input = n > 0 ? n : 0;
-            uart.next_input = 0;
-            n_bytes_in += uart.n_input;
+            unsigned char bytes[kMaxToSend];
+            const ssize_t n = read(terminal.master, bytes, sizeof bytes);
+            if (n > 0) {
+                uart.send({n_cycles + n_latency_cycles, uart.receive_divisor, {bytes, bytes + n}});
+                n_bytes_in += n;
+            }
         }
         if (watched[1].revents & POLLOUT) {
             unsigned char chunk[1024];
-            const size_t n = std::min(unsent.size(), sizeof chunk);
-            std::copy_n(unsent.begin(), n, chunk);
+            size_t n = 0;
+            while (n < std::min(unsent.size(), sizeof chunk) && unsent[n].first <= n_cycles) {
+                chunk[n] = unsent[n].second;
+                n++;
+            }
             const ssize_t n_written = write(terminal.master, chunk, n);
             if (n_written > 0) unsent.erase(unsent.begin(), unsent.begin() + n_written);
         }
         if (!room) continue;
 
         for (int i = 0; i < kSliceCycles; i++) {
-            device.rx = uart.drive();
+            device.rx = uart.drive(n_cycles + i);
             tick();
             if (uart.sample(device.tx)) {
-                unsent.push_back(uart.received);
+                unsent.emplace_back(n_cycles + i + n_latency_cycles, uart.received);
                 n_bytes_out++;
             }
         }
         n_cycles += kSliceCycles;
     }
 
-    if (stats) {
-        const double cpu = seconds(CLOCK_PROCESS_CPUTIME_ID) - cpu_start;
-        fprintf(stderr,
-                "{\"n_cycles\": %lu, \"cpu_s\": %.3f, \"mcycles_per_s\": %.3f, "
-                "\"n_bytes_in\": %lu, \"n_bytes_out\": %lu}\n",
-                n_cycles, cpu, n_cycles / cpu * 1e-6, n_bytes_in, n_bytes_out);
-    }
+    if (stats) print_stats(stderr);
     device.final();
     return 0;
 }

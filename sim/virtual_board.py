@@ -3,7 +3,8 @@
 Any program opens the port like that of a real board. The device's clock stands still while nothing
 happens; otherwise it runs as fast as the machine can, so that the rate in bytes per second follows
 its speed. The baud rate that is set on the port decides how many clock cycles a bit takes, as on a
-real board: at another rate than the device's, nothing is understood. SIGUSR1 resets the device.
+real board: at another rate than the device's, nothing is understood. SIGUSR1 resets the device,
+SIGUSR2 prints the statistics of ``--stats`` on standard output.
 """
 
 from __future__ import annotations
@@ -95,6 +96,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--link", type=Path, metavar="PATH", help="make PATH a link to the port")
     parser.add_argument(
+        "--latency",
+        type=float,
+        default=0.0,
+        metavar="MS",
+        help="milliseconds, in the device's time, that an adapter takes each way (default: 0)",
+    )
+    parser.add_argument(
         "--stats", action="store_true", help="print cycles, bytes and speed as JSON at the end"
     )
     return parser
@@ -113,7 +121,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    command = [str(program), *(["--stats"] if args.stats else [])]
+    command = [str(program), f"--latency={args.latency / 1e3}", *["--stats"] * args.stats]
     if link is None:
         os.execv(program, command)
 

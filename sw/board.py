@@ -48,14 +48,13 @@ RUN_TIMEOUT_S = 60.0
 N_RUNS_IN_DEVICE = 2
 """The run in progress and the one that waits."""
 
+Sample = NDArray[np.uint8] | None
+"""None: there is none yet."""
+
 LOOK_AHEAD = 4
 """Samples per board that may be done before the next one in order is."""
 
 _RECOVERABLE = frozenset({Status.WAS_RESET, Status.BUSY})
-
-
-class MemoryFault(DeviceError):
-    """A memory does not hold what was written to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,9 +130,7 @@ class _Inferring(ABC):
     def program(self) -> Program: ...
 
     @abstractmethod
-    def stream(
-        self, samples: Iterable[NDArray[np.uint8]], *, maps: bool = False
-    ) -> Iterator[Inference]: ...
+    def stream(self, samples: Iterable[Sample], *, maps: bool = False) -> Iterator[Inference]: ...
 
     def infer(self, samples: Iterable[NDArray[np.uint8]]) -> NDArray[np.int64]:
         """Logits (N, n_classes) of N samples, see :meth:`stream`."""
@@ -243,7 +240,7 @@ class Board(_Inferring):
             The network does not fit.
         sw.netfile.NetworkFileError
             The file cannot be used.
-        MemoryFault
+        sw.device.MemoryFault
             The board does not hold what was written, twice.
         LinkTimeout, LinkLost
         """
@@ -280,26 +277,8 @@ class Board(_Inferring):
 
     def _fill(self, program: Program, on_progress: Progress | None = None) -> int:
         """Writes what the memories do not hold yet; gives the number of bytes written."""
-        device = self.device
-        n_written = 0
-        for space, image in program.images.items():
-            differing = device.differing(space, 0, image)
-            if on_progress is not None:
-                on_progress(len(image) - sum(len(rows) for _, rows in differing))
-            for row, rows in differing:
-                device.write(space, row, rows, on_progress)
-                n_written += len(rows)
-            for row, rows in differing:
-                if device.differing(space, row, rows):
-                    device.write(space, row, rows)
-                    if device.differing(space, row, rows):
-                        n = len(rows) // row_bytes(space, self.config)
-                        raise MemoryFault(
-                            f"{space.name} of the board on {self.port} does not hold what was "
-                            f"written to rows {row} to {row + n - 1}, twice. Is its supply sound? "
-                            "Load its bitstream again, or use another board"
-                        )
-        device.write(Space.SPIKE, 0, bytes(program.spike_bytes), on_progress)
+        n_written = self.device.fill(program.images, on_progress)
+        self.device.write(Space.SPIKE, 0, bytes(program.spike_bytes), on_progress)
         return n_written + program.spike_bytes
 
     def _recover_link(self, error: DeviceError, n_failures: int) -> None:
@@ -318,15 +297,14 @@ class Board(_Inferring):
 
     # ---- inference ---------------------------------------------------------------------------
 
-    def stream(
-        self, samples: Iterable[NDArray[np.uint8]], *, maps: bool = False
-    ) -> Iterator[Inference]:
+    def stream(self, samples: Iterable[Sample], *, maps: bool = False) -> Iterator[Inference]:
         """Outcomes of samples, in order. While the board runs one sample, the next is written.
 
         Parameters
         ----------
         samples : images (C, H, W) of uint8 if the network has an encoder; or spikes
-            (T, C, H, W) of 0 and 1 for its input map. Taken as they are needed.
+            (T, C, H, W) of 0 and 1 for its input map. Taken as they are needed. None where a
+            sample would be says that there is none yet, so that outcomes need not wait for it.
         maps : read back the spikes of every map, which keeps the board waiting.
 
         Raises
@@ -335,7 +313,7 @@ class Board(_Inferring):
             A sample does not suit the network.
         LinkTimeout
             The board does not answer, in spite of :data:`MAX_RECOVERIES` attempts.
-        LinkLost, RequestRefused, MemoryFault
+        LinkLost, RequestRefused, sw.device.MemoryFault
         """
         yield from _Pipeline(self, samples, maps).results()
 
@@ -366,12 +344,16 @@ class _Job:
     """Its input as it is written."""
     buffer: int
     taken: float
-    n_writes_left: int = -1
-    """Requests that are not acknowledged; negative before they are submitted."""
+    writes: list[Request] = field(default_factory=list)
+    """Empty before they are submitted."""
     writing: float = 0.0
     written: float = 0.0
     tag: int | None = None
     run: Request | None = None
+    n_before: int = 0
+    """Runs that were submitted before this one."""
+    stale: bool = False
+    """A part of the input was sent again behind the RUN, which may have run without it."""
     running: float = 0.0
     acknowledged: bool = False
     ended: float = 0.0
@@ -380,15 +362,28 @@ class _Job:
     n_reads_left: int = 0
     result: Inference | None = None
 
+    def run_again(self) -> None:
+        """Forgets that it was run."""
+        self.tag, self.run, self.acknowledged, self.stale, self.ended = (
+            None,
+            None,
+            False,
+            False,
+            0.0,
+        )
+
 
 class _Pipeline:
     """Samples on their way through one board, in order: written, run, announced.
+
+    A RUN follows its input at once, without waiting until that is acknowledged, so that the line is
+    never silent. If a part of the input had to be sent again, the run is not believed and repeated.
 
     Whatever goes wrong with the link or the board, the samples that are not finished are begun
     again from their inputs, on a board whose memories have been checked.
     """
 
-    def __init__(self, board: Board, samples: Iterable[NDArray[np.uint8]], maps: bool):
+    def __init__(self, board: Board, samples: Iterable[Sample], maps: bool):
         self.board, self.device = board, board.device
         self.transport = board.device.transport
         self.program = board.program
@@ -396,7 +391,7 @@ class _Pipeline:
         self.maps = maps
         self.n_buffers = 1 if maps else len(self.program.inputs)
         self.jobs: deque[_Job] = deque()
-        self.n_taken = 0
+        self.n_taken = self.n_runs = 0
         self.exhausted = False
         self.error: DeviceError | None = None
         self.last_end = 0.0
@@ -410,7 +405,7 @@ class _Pipeline:
 
     def results(self) -> Iterator[Inference]:
         n_failures = 0
-        self.transport.on_done = self._on_done
+        self.transport.on_done, self.transport.on_repeat = self._on_done, self._on_repeat
         try:
             while True:
                 self._take()
@@ -419,7 +414,9 @@ class _Pipeline:
                     yield self.jobs.popleft().result  # type: ignore[misc]
                     self._take()
                 if not self.jobs:
-                    return
+                    if self.exhausted:
+                        return
+                    continue
                 try:
                     self._advance()
                 except (LinkTimeout, RequestRefused) as error:
@@ -442,8 +439,8 @@ class _Pipeline:
         self.error = None
         for job in self.jobs:
             if job.result is None:
-                job.n_writes_left, job.tag, job.run, job.acknowledged = -1, None, None, False
-                job.ended = 0.0
+                job.writes = []
+                job.run_again()
         return n_failures
 
     def _take(self) -> None:
@@ -452,6 +449,8 @@ class _Pipeline:
                 sample = next(self.samples)
             except StopIteration:
                 self.exhausted = True
+                return
+            if sample is None:
                 return
             buffer = self.n_taken % self.n_buffers
             self.n_taken += 1
@@ -462,9 +461,9 @@ class _Pipeline:
         runs_left = N_RUNS_IN_DEVICE
         in_order = True
         for job in self.jobs:
-            if job.n_writes_left < 0:
+            if not job.writes:
                 self._write(job)
-            elif job.n_writes_left == 0 and job.tag is None and in_order and runs_left:
+            if job.tag is None and in_order and runs_left:
                 self._run(job)
             in_order &= job.acknowledged
             runs_left -= job.tag is not None and not job.ended
@@ -485,18 +484,19 @@ class _Pipeline:
 
     def _write(self, job: _Job) -> None:
         row = self.program.inputs[job.buffer].start // GRANULE_BITS
-        requests = self.device.writes(Space.SPIKE, row, job.raw)
-        job.writing, job.n_writes_left = time.perf_counter(), len(requests)
+        job.writes = self.device.writes(Space.SPIKE, row, job.raw)
+        job.writing = time.perf_counter()
 
         def written(_: bytes) -> None:
-            job.n_writes_left -= 1
             job.written = time.perf_counter()
 
-        for request in requests:
+        for request in job.writes:
             self.transport.submit(request, self._checked(written))
 
     def _run(self, job: _Job) -> None:
         job.tag = self.device.next_tag()
+        job.n_before = self.n_runs
+        self.n_runs += 1
         job.running = time.perf_counter()
         job.run = self.device.run_request(job.tag, self.program.entries[job.buffer], *self.n_rows)
 
@@ -505,13 +505,26 @@ class _Pipeline:
 
         self.transport.submit(job.run, self._checked(acknowledged))
 
+    def _on_repeat(self, request: Request) -> None:
+        for job in self.jobs:
+            if job.tag is not None and not job.ended and any(request is w for w in job.writes):
+                job.stale = True
+
     def _on_done(self, tag: int, data: bytes) -> None:
         job = next((job for job in self.jobs if job.tag == tag and not job.ended), None)
         if job is None or len(data) != self.n_done_bytes:
             return  # announced twice, or of a run that was given up
+        # Announcements come in order: the board has no results any more of runs before this one.
+        for earlier in self.jobs:
+            if earlier.run and not earlier.ended and earlier.n_before < job.n_before:
+                self.transport.forget(earlier.run)
+                earlier.run_again()
         assert job.run is not None
         # Its acknowledgement may have been lost; a repetition would run it again.
         self.transport.forget(job.run)
+        if job.stale:
+            job.run_again()
+            return
         job.acknowledged = True
         job.ended, job.data = time.perf_counter(), data
         if self.maps:
@@ -540,7 +553,8 @@ class _Pipeline:
         now = time.perf_counter()
         size = n_bytes(Result)
         result = run_result(job.data)
-        started = max(job.running, self.last_end)
+        # Acknowledgements that were lost come after the run.
+        started = min(max(job.running, job.written, self.last_end), job.ended)
         self.last_end = job.ended
         job.result = Inference(
             prediction=result.argmax,
@@ -564,18 +578,17 @@ class _Pipeline:
 
         def take(raw: bytes) -> None:
             status = board_status(raw)
-            if job.ended:
+            if job.ended or job.run is None:
                 return
-            if status.state == RunState.DONE and status.tag == job.tag:
-                assert job.run is not None
+            if time.perf_counter() - job.running > RUN_TIMEOUT_S:
+                self.error = LinkTimeout(
+                    f"a run was not over after {RUN_TIMEOUT_S:g} s: is the program damaged?"
+                )
+            elif status.state != RunState.IDLE and status.tag == job.tag:
                 # Repeated, it is announced again.
                 self.transport.submit(job.run, self._checked(lambda _: None))
             elif status.state != RunState.RUNNING:
                 self.error = LinkTimeout("the board forgot the run that it had begun")
-            elif time.perf_counter() - job.running > RUN_TIMEOUT_S:
-                self.error = LinkTimeout(
-                    f"a run was not over after {RUN_TIMEOUT_S:g} s: is the program damaged?"
-                )
 
         self.transport.submit(self.device.status_request(), self._checked(take))
 
@@ -665,9 +678,7 @@ class Boards(_Inferring):
         listing = "\n".join(f"  {board.port}: {error}" for board, error in self.failures)
         return DeviceError(f"no board is left:\n{listing}")
 
-    def stream(
-        self, samples: Iterable[NDArray[np.uint8]], *, maps: bool = False
-    ) -> Iterator[Inference]:
+    def stream(self, samples: Iterable[Sample], *, maps: bool = False) -> Iterator[Inference]:
         """See :meth:`Board.stream`. Raises :class:`sw.link.DeviceError` when no board is left."""
         yield from _Distribution(self, samples, maps).results()
 
@@ -675,9 +686,10 @@ class Boards(_Inferring):
 class _Distribution:
     """Samples among boards, each of which has a thread; outcomes in order."""
 
-    def __init__(self, group: Boards, samples: Iterable[NDArray[np.uint8]], maps: bool):
+    def __init__(self, group: Boards, samples: Iterable[Sample], maps: bool):
         self.group, self.maps = group, maps
-        self.samples = enumerate(samples)
+        self.samples = iter(samples)
+        self.n_taken = 0
         self.lock = threading.Lock()
         self.again: deque[tuple[int, NDArray[np.uint8]]] = deque()
         """Samples of boards that have failed."""
@@ -686,29 +698,39 @@ class _Distribution:
         self.outcomes: queue.Queue[tuple[int, Inference] | BaseException | None] = queue.Queue()
         self.ahead = threading.Semaphore(LOOK_AHEAD * len(group.boards))
 
-    def _pull(self, held: deque[tuple[int, NDArray[np.uint8]]]) -> Iterator[NDArray[np.uint8]]:
+    def _pull(self, held: deque[tuple[int, NDArray[np.uint8]]]) -> Iterator[Sample]:
         """Samples for one board; ``held`` are those that it has not finished."""
         while not self.stopped:
-            if not self.ahead.acquire(timeout=0.05):
+            # While this board has work it must not wait: the others may be waiting for that.
+            if not self.ahead.acquire(timeout=0 if held else 0.05):
+                yield None
                 continue
             with self.lock:
-                if self.again:
-                    item = self.again.popleft()
-                else:
-                    try:
-                        item = next(self.samples)
-                    except StopIteration:
-                        item = None
-                    except BaseException as error:
-                        self.outcomes.put(error)
-                        item = None
-                if item is not None:
+                item = self.again.popleft() if self.again else self._next()
+                if item is not None and item[1] is not None:
                     self.n_under_way += 1
-            if item is None:
+            if item is None or item[1] is None:
                 self.ahead.release()
+            if item is None:
                 return
-            held.append(item)
+            if item[1] is None:
+                yield None
+                continue
+            held.append((item[0], item[1]))
             yield item[1]
+
+    def _next(self) -> tuple[int, Sample] | None:
+        """The next sample with its number, if there is one; None after the last."""
+        try:
+            sample = next(self.samples)
+        except StopIteration:
+            return None
+        except BaseException as error:
+            self.outcomes.put(error)
+            return None
+        index = self.n_taken
+        self.n_taken += sample is not None
+        return index, sample
 
     def _work(self, board: Board) -> None:
         held: deque[tuple[int, NDArray[np.uint8]]] = deque()

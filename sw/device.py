@@ -7,13 +7,14 @@ board is started first. See :mod:`hw.protocol` for what goes over the wire.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,13 @@ MIN_DIVISOR, MAX_DIVISOR = 4, 256
 TRIALS = 3
 """Frames sent to see whether a rate works."""
 
+N_CHECKS_AHEAD = 2
+"""Parts of a memory that are compared before an earlier one is written: one keeps the board busy
+while the answer to the other is on its way."""
+
+MAX_WRITES = 2
+"""Of the same rows, before the board's memory is called faulty."""
+
 Progress = Callable[[int], object]
 """Called with the number of bytes transferred since the last call, like ``tqdm.update``."""
 
@@ -83,6 +91,10 @@ class NotABoard(DeviceError):
 
 class SpecMismatch(DeviceError):
     """The board's gateware and this software were built from different definitions."""
+
+
+class MemoryFault(DeviceError):
+    """A memory does not hold what was written to it."""
 
 
 @dataclass(frozen=True)
@@ -268,12 +280,17 @@ def _is_virtual(path: str) -> bool:
     return path.startswith("/dev/pts/")
 
 
-def _start_virtual_board(config_name: str) -> tuple[subprocess.Popen[str], str]:
+def _start_virtual_board(
+    config_name: str, latency_ms: float = 0.0
+) -> tuple[subprocess.Popen[str], str]:
     """Starts the virtual board, which ends when its standard input is closed."""
     root = Path(__file__).resolve().parents[1]
     path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     board = subprocess.Popen(
-        [sys.executable, "-m", "sim.virtual_board", "--config", config_name],
+        [
+            *(sys.executable, "-m", "sim.virtual_board"),
+            *("--config", config_name, "--latency", str(latency_ms)),
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -356,13 +373,16 @@ class Device:
             return cls._ready(*_find(), baud=baud)
         virtual = None
         if path == "sim" or path.startswith("sim:"):
-            virtual, path = _start_virtual_board(path.partition(":")[2] or "sim")
+            name = path.partition(":")[2] or "sim"
+            virtual, path = _start_virtual_board(name, plan.latency_ms if plan else 0.0)
+        elif plan is not None and plan.latency_ms:
+            raise faults.FaultSpecError(f"{path} has a latency of its own: only sim takes one")
         try:
             return cls.open_with(
                 path,
                 lambda opened: (
                     opened
-                    if plan is None
+                    if plan is None or not plan.rate
                     else faults.FaultyPort(opened, plan, None if virtual is None else virtual.pid)
                 ),
                 virtual,
@@ -428,6 +448,15 @@ class Device:
     def virtual(self) -> bool:
         """The board is simulated: its rates are of simulated clock cycles."""
         return self._virtual is not None
+
+    def clock_cycles(self) -> int | None:
+        """Clock cycles that a virtual board has simulated so far; None of another one. Its clock
+        stands still while nothing is going on."""
+        if self._virtual is None:
+            return None
+        assert self._virtual.stdout is not None
+        self._virtual.send_signal(signal.SIGUSR2)
+        return int(json.loads(self._virtual.stdout.readline())["n_cycles"])
 
     # ---- rate and recovery -------------------------------------------------------------------
 
@@ -558,44 +587,82 @@ class Device:
 
         return b"".join(self.transport.exchange(requests, on_reply))
 
-    def differing(
-        self, space: Space, row: int, data: bytes, on_progress: Progress | None = None
-    ) -> list[tuple[int, bytes]]:
-        """Parts of ``data`` that the rows from ``row`` on do not hold, as (row, rows). The board
-        compares, by the CRC of some hundred rows at a time.
+    def fill(self, images: Mapping[Space, bytes], on_progress: Progress | None = None) -> int:
+        """Makes memories begin with the rows that are given, and gives the number of bytes written.
+
+        The board compares parts of some hundred rows by their CRC. Those that differ are written
+        and compared again, while the next ones are on their way.
 
         Raises
         ------
         ValueError
-            ``data`` is not whole rows.
+            An image is not whole rows.
+        MemoryFault
+            The board does not hold what was written, twice.
         RequestRefused, LinkTimeout, LinkLost
         """
-        size = self._whole_rows(space, data)
-        step = self.config.max_payload_bytes * size
-        differing: list[tuple[int, bytes]] = []
+        parts = iter([part for item in images.items() for part in self._parts(*item)])
         failed: list[DeviceError] = []
+        n_written = 0
 
-        def take(first: int, part: bytes) -> Callable[[Reply], None]:
+        def check_next() -> None:
+            if not failed and (part := next(parts, None)) is not None:
+                check(part, 0)
+
+        def check(part: tuple[Space, int, bytes], n_attempts: int) -> None:
+            space, row, rows = part
+            n_rows = len(rows) // row_bytes(space, self.config)
+
             def on_reply(reply: Reply) -> None:
-                if isinstance(reply, RequestRefused) and reply.status == Status.MISMATCH:
-                    differing.append((first, part))
-                elif isinstance(reply, DeviceError):
+                nonlocal n_written
+                differs = isinstance(reply, RequestRefused) and reply.status == Status.MISMATCH
+                if isinstance(reply, DeviceError) and not differs:
                     failed.append(reply)
-                if on_progress is not None:
-                    on_progress(len(part))
+                elif differs and n_attempts == MAX_WRITES:
+                    failed.append(
+                        MemoryFault(
+                            f"{space.name} of the board on {self.port} does not hold what was "
+                            f"written to rows {row} to {row + n_rows - 1}, twice. Is its supply "
+                            "sound? Load its bitstream again, or use another board"
+                        )
+                    )
+                if n_attempts == 0:
+                    check_next()
+                if differs and not failed:
+                    n_written += len(rows) if n_attempts == 0 else 0
+                    for request in self.writes(space, row, rows):
+                        self.transport.submit(request, written(request, n_attempts))
+                    check(part, n_attempts + 1)
+                elif n_attempts == 0 and on_progress is not None:
+                    on_progress(len(rows))
+
+            crc = zlib.crc32(rows).to_bytes(CRC_BYTES, "little")
+            self.transport.submit(self._rows(Opcode.CHECK, space, row, n_rows, crc), on_reply)
+
+        def written(request: Request, n_attempts: int) -> Callable[[Reply], None]:
+            def on_reply(reply: Reply) -> None:
+                if isinstance(reply, DeviceError):
+                    failed.append(reply)
+                elif n_attempts == 0 and on_progress is not None:
+                    on_progress(len(request.payload) - ARGUMENT_BYTES)
 
             return on_reply
 
-        for at in range(0, len(data), step):
-            part, first = data[at : at + step], row + at // size
-            crc = zlib.crc32(part).to_bytes(CRC_BYTES, "little")
-            request = self._rows(Opcode.CHECK, space, first, len(part) // size, crc)
-            self.transport.submit(request, take(first, part))
+        for _ in range(N_CHECKS_AHEAD):
+            check_next()
         while not self.transport.idle:
             self.transport.step(time.monotonic() + 1.0)
         if failed:
             raise failed[0]
-        return differing
+        return n_written
+
+    def _parts(self, space: Space, image: bytes) -> Iterator[tuple[Space, int, bytes]]:
+        """Rows for one CHECK each, which are whole frames when they are written."""
+        size = self._whole_rows(space, image)
+        n_frame_rows = (self.config.max_payload_bytes - ARGUMENT_BYTES) // size
+        step = self.config.max_payload_bytes // n_frame_rows * n_frame_rows * size
+        for at in range(0, len(image), step):
+            yield space, at // size, image[at : at + step]
 
     # ---- runs --------------------------------------------------------------------------------
 

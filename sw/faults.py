@@ -2,6 +2,8 @@
 
 ``faults`` is the probability of a fault per frame that passes, in either direction; ``kinds`` names
 those that may happen, joined by ``+`` (all of them unless given); ``seed`` repeats them.
+``latency`` is no fault: it gives a virtual board an adapter that takes as many milliseconds of the
+device's time each way.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ class Plan:
     rate: float
     kinds: tuple[str, ...]
     seed: int = 0
+    latency_ms: float = 0.0
 
 
 def _flip(frame: bytes, rng: random.Random) -> bytes:
@@ -102,21 +105,23 @@ def parse(spec: str) -> Plan:
     """
     try:
         values = dict(parse_qsl(spec.replace("+", "%2B"), strict_parsing=True))
-        rate = float(values.pop("faults"))
+        latency_ms = float(values.pop("latency", "0"))
+        rate = float(values.pop("faults", "0") if latency_ms else values.pop("faults"))
         seed = int(values.pop("seed", "0"))
     except (KeyError, ValueError) as error:
         raise FaultSpecError(
             f"cannot understand '?{spec}': give ?faults=PROBABILITY, for example ?faults=1e-2, "
-            "maybe with &seed=NUMBER and &kinds=KIND+KIND"
+            "maybe with &seed=NUMBER, &kinds=KIND+KIND, &latency=MILLISECONDS"
         ) from error
     kinds = tuple(values.pop("kinds", "+".join(KINDS)).split("+"))
     unknown = [*values, *(kind for kind in kinds if kind not in KINDS)]
-    if unknown or not 0 <= rate <= 1:
-        what = f"unknown: {', '.join(unknown)}" if unknown else "the probability is 0 to 1"
+    if unknown or not 0 <= rate <= 1 or not 0 <= latency_ms < 1000:
+        what = "the probability is 0 to 1, the latency less than 1000"
+        what = f"unknown: {', '.join(unknown)}" if unknown else what
         raise FaultSpecError(
             f"cannot understand '?{spec}': {what}. Kinds of faults are {', '.join(KINDS)}"
         )
-    return Plan(rate, kinds, seed)
+    return Plan(rate, kinds, seed, latency_ms)
 
 
 class FaultyPort:

@@ -172,6 +172,8 @@ class Transport:
         request. The device's buffer."""
         self.on_done: Callable[[int, bytes], object] = lambda tag, data: None
         """Called with tag and data (behind the status byte) of each announced end of a run."""
+        self.on_repeat: Callable[[Request], object] = lambda request: None
+        """Called with each request that is sent again, before it is."""
         self.counters = LinkCounters()
         self._seq = random.randrange(256)
         self._received = bytearray()
@@ -331,6 +333,7 @@ class Transport:
         self.counters.n_repeated += len(seqs)
         for seq in seqs:
             self._in_flight[seq] = self._in_flight.pop(seq)
+            self.on_repeat(self._in_flight[seq].request)
         self._write(_END + b"".join(self._in_flight[seq].frame for seq in seqs))
 
     def step(self, deadline: float) -> bool:

@@ -109,13 +109,14 @@ class FakeGateware:
 
     def _run(self, run: Any) -> list[bytes]:
         tag = int(run.tag)
+        if self._state == RunState.RUNNING:
+            return []
         if self._state == RunState.IDLE or self._result.get("tag") != tag:
             self.n_runs += 1
-            self._result = {"tag": tag}
             if self.run_never_ends:
                 self._state = RunState.RUNNING
                 return []
-            self._result |= self._compute(int(run.entry))
+            self._result = {"tag": tag} | self._compute(int(run.entry))
             self._rows = b"".join(
                 bytes(self.memories[space][: int(count) * row_bytes(space, self.config)])
                 for space, count in (

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hw.boards import CONFIGS
 from hw.protocol import Space
 from sw import encoder
-from sw.board import Board, Boards, MemoryFault, load_bytes, program_for
+from sw.board import Board, Boards, load_bytes, program_for
 from sw.compiler import PIXELS, FitError, compile_network
+from sw.device import MemoryFault
 from sw.link import DeviceError, LinkLost, LinkTimeout
 from sw.network import INPUT, Network
 from tests.golden import run_network
@@ -168,3 +169,67 @@ def test_lost_announcement_is_asked_for_again() -> None:
     device.gateware.n_done_lost = 1
     np.testing.assert_array_equal(board.infer(samples), expected)
     assert device.n_computed == 2
+
+
+def test_results_computed_from_a_lost_input_are_not_believed() -> None:
+    """A RUN goes out right behind its input. Whichever frame is lost, in whichever direction, the
+    outcomes are those of the samples."""
+    network = random_network(5)
+    shape = (3, network.timesteps, *network.map_shapes()[INPUT])
+    samples = np.random.default_rng(3).integers(0, 2, shape, np.uint8)
+    expected = loaded(network).infer(samples)
+    assert len({logits.tobytes() for logits in expected}) == 3
+    n_again = 0
+    for lost in range(6):
+        board = loaded(network)
+        device = board.device
+        assert isinstance(device, FakeDevice)
+        device.transport.timeout_s = 0.05
+        port = device.transport.port
+        write, n_frames = port.write, 0
+
+        def lossy(raw: bytes, write: Any = write, lost: int = lost) -> object:
+            nonlocal n_frames
+            passed = b""
+            for frame in raw.split(b"\x7e"):
+                passed += frame + b"\x7e" if n_frames != lost else b""
+                n_frames += bool(frame)
+            return write(passed)
+
+        port.write = lossy  # type: ignore[method-assign]
+        np.testing.assert_array_equal(board.infer(samples), expected)
+        assert device.transport.counters.n_repeated and not device.transport.counters.n_recoveries
+        n_again += device.n_computed - 3
+    assert n_again >= 1
+
+
+def test_announcement_of_a_later_run_says_that_an_earlier_one_is_lost() -> None:
+    network = random_network(5)
+    board = loaded(network)
+    device = board.device
+    assert isinstance(device, FakeDevice)
+    shape = (4, network.timesteps, *network.map_shapes()[INPUT])
+    samples = np.random.default_rng(3).integers(0, 2, shape, np.uint8)
+    expected = board.infer(samples)
+    device.gateware.n_done_lost = 1
+    np.testing.assert_array_equal(board.infer(samples), expected)
+    assert device.n_computed == 4 + 5 and not device.transport.counters.n_recoveries
+
+
+def test_outcomes_do_not_wait_for_samples_that_are_not_there_yet() -> None:
+    network = random_network(5)
+    shape = (3, network.timesteps, *network.map_shapes()[INPUT])
+    samples = np.random.default_rng(3).integers(0, 2, shape, np.uint8)
+    expected = loaded(network).infer(samples)
+    for board in (loaded(network), Boards([loaded(network), loaded(network)])):
+        outcomes: list[np.ndarray] = []
+
+        def one_at_a_time(outcomes: list[np.ndarray] = outcomes) -> Any:
+            for n, sample in enumerate(samples):
+                while len(outcomes) < n:
+                    yield None
+                yield sample
+
+        for inference in board.stream(one_at_a_time()):
+            outcomes.append(inference.logits)
+        np.testing.assert_array_equal(np.stack(outcomes), expected)

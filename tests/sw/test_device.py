@@ -177,7 +177,8 @@ def test_long_transfers_are_split_pipelined_and_reported(fake):
 
 
 @pytest.mark.parametrize("works_at", [12_000_000, 3_000_000, 2_000_000, 7])
-def test_fastest_rate_that_works_is_agreed_on(fake, works_at):
+def test_fastest_rate_that_works_is_agreed_on(fake, works_at, monkeypatch):
+    monkeypatch.setattr("sw.device._is_virtual", lambda path: False)
     fake.works_at = works_at
     with opened(fake) as board:
         assert board.transport.baud == (DEFAULT_BAUD if works_at == 7 else works_at)
@@ -193,20 +194,29 @@ def test_user_may_limit_the_rate(fake, wanted, agreed):
         assert board.transport.baud == agreed
 
 
-def test_differing_rows_are_found(fake):
-    data = bytearray(os.urandom(400 * 16))
+def test_only_rows_that_differ_are_written(fake):
+    data = bytearray(os.urandom(500 * 16))
+    images = {Space.WEIGHT: bytes(data), Space.PARAM: os.urandom(64 * 40)}
     with opened(fake) as board:
-        board.write(Space.WEIGHT, 50, data)
-        progress = []
-        assert board.differing(Space.WEIGHT, 50, bytes(data), progress.append) == []
-        assert sum(progress) == len(data)
-        n_rows_checked = CONFIG.max_payload_bytes
-        data[n_rows_checked * 16 + 5] ^= 1
-        ((row, rows),) = board.differing(Space.WEIGHT, 50, bytes(data))
-        assert row == 50 + n_rows_checked
-        assert rows == data[n_rows_checked * 16 : 2 * n_rows_checked * 16]
-        with pytest.raises(RequestRefused, match="CHECK of 1 rows of WEIGHT from row 512"):
-            board.differing(Space.WEIGHT, 512, bytes(16))
+        for expected in (sum(map(len, images.values())), 0):
+            progress = []
+            assert board.fill(images, progress.append) == expected
+            assert sum(progress) == sum(map(len, images.values()))
+            for space, image in images.items():
+                assert fake.memories[space][: len(image)] == image
+        data[499 * 16 + 5] ^= 1
+        images[Space.WEIGHT] = bytes(data)
+        n_writes = sum(opcode == Opcode.WRITE for _, opcode in fake.requests)
+        n_frame_rows = (CONFIG.max_payload_bytes - 6) // 16
+        n_left = 500 % (CONFIG.max_payload_bytes // n_frame_rows * n_frame_rows)
+        assert board.fill(images) == n_left * 16
+        assert fake.memories[Space.WEIGHT][: len(data)] == data
+        n_written = sum(opcode == Opcode.WRITE for _, opcode in fake.requests) - n_writes
+        assert n_written == -(-n_left // n_frame_rows)
+        with pytest.raises(RequestRefused, match=r"CHECK of .* rows of WEIGHT from row"):
+            board.fill({Space.WEIGHT: bytes(584 * 16)})
+        with pytest.raises(ValueError, match="WEIGHT has rows of 16 bytes: 17 are not whole"):
+            board.fill({Space.WEIGHT: bytes(17)})
 
 
 def test_reset_is_refused_until_the_driver_begins_anew(fake):
@@ -340,7 +350,8 @@ def test_foreign_device_is_no_board(fake):
         Device.open(fake.port)
 
 
-def test_silent_port_is_no_board(fake):
+def test_silent_port_is_no_board(fake, monkeypatch):
+    monkeypatch.setattr("sw.device._is_virtual", lambda path: False)
     fake.silent = True
     with pytest.raises(NotABoard, match=r"Is its bitstream loaded\?"):
         Device.open(fake.port)

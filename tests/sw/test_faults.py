@@ -23,6 +23,9 @@ CONFIG = CONFIGS["sim"]
 def test_plan_is_read() -> None:
     assert parse("faults=1e-2") == Plan(0.01, faults.KINDS, 0)
     assert parse("faults=0.5&kinds=flip+reset&seed=9") == Plan(0.5, ("flip", "reset"), 9)
+    assert parse("latency=2") == Plan(0.0, faults.KINDS, latency_ms=2.0)
+    with pytest.raises(FaultSpecError, match="/dev/nowhere has a latency of its own"):
+        Device.open("/dev/nowhere?latency=2")
 
 
 @pytest.mark.parametrize(
@@ -33,6 +36,8 @@ def test_plan_is_read() -> None:
         ("faults=2", "the probability is 0 to 1"),
         ("faults=0.1&kinds=flip+smash", "unknown: smash. Kinds of faults are flip, drop"),
         ("faults=0.1&speed=3", "unknown: speed"),
+        ("latency=-1", "the latency less than 1000"),
+        ("latency=slow", "&latency=MILLISECONDS"),
     ],
 )
 def test_plan_that_cannot_be_understood(spec: str, message: str) -> None:
