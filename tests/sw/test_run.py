@@ -170,8 +170,9 @@ def test_interruption_keeps_what_is_done(
     use(files[2], fails_at=2, error=KeyboardInterrupt())
     out_path = tmp_path / "results.json"
     assert run.main(arguments(files, "--out", str(out_path))) == run.EXIT_INTERRUPTED
-    assert json.loads(out_path.read_text())["n_done"] == 2
-    assert f"results of 2 of {N_IMAGES} images" in capsys.readouterr().out
+    n_done = json.loads(out_path.read_text())["n_done"]
+    assert n_done in (1, 2)  # the third run begins before the outcome of the second is heard of
+    assert f"results of {n_done} of {N_IMAGES} images" in capsys.readouterr().out
 
 
 def test_a_board_lost_before_the_first_image(
