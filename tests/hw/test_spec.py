@@ -70,7 +70,7 @@ def test_the_same_memory_for_another_weight_width() -> None:
 
 
 def test_a_small_device_keeps_the_length_of_its_rows() -> None:
-    config = Config(lanes=8, fire_lanes=1, chunk_bits=32)
+    config = Config(lanes=8, fire_lanes=1, chunk_bits=32, max_layers=8)
     for bits in (2, 4, 8):
         other = config.with_weight_bits(bits)
         assert other.weight_bits * other.lanes == 64 and other.weight_depth == config.weight_depth
