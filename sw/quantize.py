@@ -61,7 +61,8 @@ def quantize(
     Raises
     ------
     QuantizeError
-        An unsupported width, or a bias or threshold that no scale brings into ``param_bits``.
+        An unsupported width, or a bias or threshold that no scale, or not the one that the network
+        was tuned with, brings into ``param_bits``.
     """
     return quantize_with_scales(
         folded, weight_bits, param_bits=param_bits, calibration=calibration
@@ -182,6 +183,12 @@ def _quantize_layer(
         divisor = np.full((1, 1, 1), scale)
     else:
         assert layer.threshold is not None
+        if fixed and fixed.thresholds[layer.name].max() > param_max:
+            raise QuantizeError(
+                f"layer {layer.name!r}: a threshold of {fixed.thresholds[layer.name].max()}, but "
+                f"parameters end at {param_max}: the network was tuned for wider ones. Tune it "
+                f"again: python -m sw.train --init CHECKPOINT --bits {weight_bits} --out OUT"
+            )
         threshold = (
             fixed.thresholds[layer.name]
             if fixed

@@ -1,4 +1,5 @@
-"""The shipped networks side by side: one table, each figure of it measured by this command.
+"""The shipped networks side by side: one table, each figure of it measured by this command, which
+keeps it in ``checkpoints/zoo.json`` and in the repository's README files (``--update``).
 
 Accuracy on the device is that of the integer reference, which the device equals, on the whole test
 set; operations are means over some test samples. Energy follows the papers' convention, 0.9 pJ for
@@ -9,10 +10,11 @@ that leaves out memories, not a measurement.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +26,21 @@ from sw.checkpoint import CheckpointError
 from sw.compiler import FitError, Program, compile_network
 from sw.cycles import predict_cycles
 from sw.data import DataError, Split
+from sw.files import write_whole
+from sw.fold import FoldedNetwork
 from sw.model import ModelConfig, ModelError
 from sw.network import Network
 from sw.quantize import QuantizeError
 from sw.train import detail
 
 FOLDER = Path(__file__).parent / "checkpoints"
+TABLE = FOLDER / "zoo.json"
+README = FOLDER.parents[1] / "README.md"
 N_MEASURED = 100
+
+
+class ZooError(RuntimeError):
+    """The table has no place; the message says what is missing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +49,13 @@ class Entry:
     the network was trained as integers. Spikes, operations, cycles and energy are per sample."""
 
     name: str
+    sha256: str
+    """Of the file."""
     data: str
     note: str
     metric: str
+    n_test: int
+    """Samples of the test set."""
     granularity: str
     weight_bits: int
     n_parameters: int
@@ -84,6 +98,31 @@ def smallest_board(network: Network) -> tuple[str | None, Program | None]:
     return None, None
 
 
+def described(path: Path, values: dict[str, Any], folded: FoldedNetwork) -> dict[str, Any]:
+    """What an :class:`Entry` says that follows from the file alone."""
+    bits = folded.scales.weight_bits if folded.scales else 8
+    # Biases change no size.
+    network = quantize.quantize(replace(folded, calibration=None), bits)
+    floats = {} if folded.scales else values["results"]["test"]
+    return {
+        "name": path.stem,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "data": values["data"].get("name", "fashion-mnist"),
+        "granularity": granularities(ModelConfig.from_dict(values["model_config"])),
+        "weight_bits": bits,
+        "n_parameters": sum(
+            t.numel()
+            for name, t in values["model"].items()
+            if not name.startswith("aap.") and "running" not in name and "num_batches" not in name
+        ),
+        "n_synapses": sum(layer.weight.size for layer in network.layers),
+        "board": smallest_board(network)[0],
+        "with_aap": floats.get("both"),
+        "full_spike": floats.get("spike"),
+        "command": values["command"],
+    }
+
+
 def measure(path: Path, data_root: Path | None = None) -> Entry:
     """Everything about one checkpoint.
 
@@ -92,21 +131,17 @@ def measure(path: Path, data_root: Path | None = None) -> Entry:
     sw.checkpoint.CheckpointError, sw.data.DataError, sw.model.ModelError, sw.quantize.QuantizeError
     """
     values = checkpoint.load(path)
-    config = ModelConfig.from_dict(values["model_config"])
-    folder = None
-    if data_root is not None:
-        folder = data_root / str(values["data"].get("name", "fashion-mnist"))
-    dataset = checkpoint.dataset(values, folder)
     folded = fold.fold(values)
-    bits = folded.scales.weight_bits if folded.scales else 8
-    network = quantize.quantize(folded, bits)
+    known = described(path, values, folded)
+    dataset = checkpoint.dataset(values, None if data_root is None else data_root / known["data"])
+    network = quantize.quantize(folded, known["weight_bits"])
     test = dataset.test
     predicted = reference.run(network, test.images, keep_spikes=False).predictions
     scores = detail(predicted, test.labels)
     chosen = np.linspace(0, len(test) - 1, min(N_MEASURED, len(test))).astype(int)
     few = Split(images=test.images[chosen], labels=test.labels[chosen])
     trace = reference.run(network, few.images)
-    board, program = smallest_board(network)
+    _, program = smallest_board(network)
     ops, cycles, spikes = [], [], []
     for maps in report.device_maps(network, few.images, trace.spikes):
         ops.append(sum(report.n_synaptic_ops(la, maps[la.source]) for la in network.layers))
@@ -117,27 +152,14 @@ def measure(path: Path, data_root: Path | None = None) -> Entry:
     if network.encoder is not None:
         outputs = int(np.prod(network.encoder.conv_shape(network.image_shape)))
         multiplications = outputs * network.image_shape[0] * int(np.prod(network.encoder.kernel))
-    results: dict[str, Any] = values["results"]
-    floats = {} if folded.scales else results["test"]
     energy_pj = (
         report.PJ_PER_ACCUMULATION * np.mean(ops) + report.PJ_PER_MULTIPLICATION * multiplications
     )
     return Entry(
-        name=path.stem,
-        data=dataset.name,
+        **known,
         note=dataset.note,
         metric=dataset.metric,
-        granularity=granularities(config),
-        weight_bits=bits,
-        n_parameters=sum(
-            t.numel()
-            for name, t in values["model"].items()
-            if not name.startswith("aap.") and "running" not in name and "num_batches" not in name
-        ),
-        n_synapses=sum(layer.weight.size for layer in network.layers),
-        board=board,
-        with_aap=floats.get("both"),
-        full_spike=floats.get("spike"),
+        n_test=len(test),
         on_device=scores[dataset.metric],
         f1=tuple(scores["f1"]),
         n_spikes=float(np.mean(spikes)),
@@ -145,47 +167,85 @@ def measure(path: Path, data_root: Path | None = None) -> Entry:
         n_multiplications=multiplications,
         n_cycles=float(np.mean(cycles)) if cycles else None,
         energy_nj=float(energy_pj) / 1000,
-        command=values["command"],
     )
 
 
+def load(path: Path | None = None) -> list[Entry]:
+    """The entries that were measured last."""
+    entries = json.loads((path or TABLE).read_text())
+    return [Entry(**{**entry, "f1": tuple(entry["f1"])}) for entry in entries]
+
+
+def as_json(entries: Sequence[Entry]) -> str:
+    """What :func:`load` reads."""
+    return json.dumps([asdict(e) for e in entries], indent=1) + "\n"
+
+
 def as_markdown(entries: Sequence[Entry]) -> str:
-    """Two tables, what the networks are and how they do, and the commands."""
+    """Two tables: what the networks are, and how they do."""
 
     def percent(value: float | None) -> str:
         return "" if value is None else f"{value:.2f}"
 
     lines = [
-        "| network | data | granularity | bits | parameters | stored synapses | smallest board |",
+        "| network | data | coefficients | bits | parameters | stored synapses | smallest board |",
         "|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| `{e.name}` | {e.data} | {e.granularity} | {e.weight_bits} | {e.n_parameters:,} | "
-        f"{e.n_synapses:,} | {e.board or 'none'} |"
+        f"{e.n_synapses:,} | `{e.board}` |"
         for e in entries
     ]
     lines += [
         "",
-        "| network | training (with AAP) | full-spike | **on the device** | spikes | synaptic "
+        "| network | training, with AAP | full-spike | **on the device** | spikes | synaptic "
         "operations | cycles | energy |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for e in entries:
         cycles = "" if e.n_cycles is None else f"{e.n_cycles:,.0f}"
-        mark = " balanced" if e.metric == "balanced" else ""
         lines.append(
             f"| `{e.name}` | {percent(e.with_aap)} | {percent(e.full_spike)} | "
-            f"**{percent(e.on_device)}**{mark} | {e.n_spikes:,.0f} | {e.n_synaptic_ops:,.0f} | "
-            f"{cycles} | {e.energy_nj:,.1f} nJ |"
+            f"**{percent(e.on_device)}** | {e.n_spikes:,.0f} | {e.n_synaptic_ops:,.0f} | "
+            f"{cycles} | {e.energy_nj / 1000:.2f} uJ |"
         )
     lines.append("")
     for e in entries:
         if e.note:
-            lines.append(f"`{e.name}`: {e.note}.")
+            lines.append(f"`{e.name}`: {e.note}; {e.n_test:,} test samples.")
         if e.metric == "balanced":
-            lines.append(f"`{e.name}`: F1 by class {', '.join(f'{v:.1f}' for v in e.f1)}.")
-    lines += ["", *(f"    {e.command}" for e in entries)]
-    return "\n".join(lines)
+            f1 = ", ".join(f"{value:.1f}" for value in e.f1)
+            lines.append(f"Its accuracies are balanced, means over classes; F1 by class: {f1} %.")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def commands(entries: Sequence[Entry]) -> str:
+    """The commands that made the networks."""
+    return "\n".join(f"    {e.command}" for e in entries) + "\n"
+
+
+def inserted(text: str, name: str, part: str) -> str:
+    """``text`` with ``part`` between its marks ``<!-- name -->`` and ``<!-- /name -->``.
+
+    Raises
+    ------
+    ZooError
+        It has no such marks.
+    """
+    before, begin, rest = text.partition(f"<!-- {name} -->\n")
+    _, end, after = rest.partition(f"<!-- /{name} -->\n")
+    if not begin or not end:
+        raise ZooError(f"there are no marks <!-- {name} --> and <!-- /{name} --> for the table")
+    return f"{before}{begin}{part}{end}{after}"
+
+
+def pages(entries: Sequence[Entry]) -> dict[Path, str]:
+    """The README files with the tables of these entries."""
+    parts = {README: ("zoo", as_markdown), FOLDER / "README.md": ("commands", commands)}
+    return {
+        path: inserted(path.read_text(), name, make(entries))
+        for path, (name, make) in parts.items()
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -196,24 +256,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="""examples:
   python -m sw.zoo                                     all shipped checkpoints
+  python -m sw.zoo --update                            and write them to the README
+  python -m sw.zoo --update sw/checkpoints/nmnist.pt   measure one, keep the others' figures
   python -m sw.zoo ckpt.pt --data-root ~/data          data in ~/data/fashion-mnist, ~/data/nmnist
 
 exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrupted""",
     )
     p.add_argument("checkpoints", type=Path, nargs="*", help="(default: the shipped ones)")
     p.add_argument("--data-root", type=Path, help="folder with a folder for every data set")
+    p.add_argument(
+        "--update", action="store_true", help="write zoo.json and the README files' tables"
+    )
     p.add_argument("--json", action="store_true", help="print the entries as JSON")
     args = p.parse_args(argv)
     try:
         paths = args.checkpoints or sorted(FOLDER.glob("*.pt"))
-        entries = [measure(path, args.data_root) for path in paths]
-    except (CheckpointError, DataError, ModelError, QuantizeError) as error:
+        entries = []
+        for path in paths:
+            print(path.stem, file=sys.stderr, flush=True)
+            entries.append(measure(path, args.data_root))
+        if args.update:
+            kept = load() if args.checkpoints else []
+            found = {entry.name: entry for entry in [*kept, *entries]}
+            entries = [found[name] for name in sorted(found)]
+            for place, text in {**pages(entries), TABLE: as_json(entries)}.items():
+                write_whole(place, text.encode())
+    except (CheckpointError, DataError, ModelError, OSError, QuantizeError, ZooError) as error:
         print(f"sw.zoo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("sw.zoo: interrupted", file=sys.stderr)
         return 130
-    print(json.dumps([asdict(e) for e in entries]) if args.json else as_markdown(entries))
+    print(as_json(entries) if args.json else f"{as_markdown(entries)}\n{commands(entries)}", end="")
     return 0
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from hw.boards import BOARDS, config_by_name
 from sim.virtual_board import virtual_board
-from sw import checkpoint, data, encoder, fold, quantize, reference
+from sw import checkpoint, data, encoder, fold, quantize, reference, zoo
 from sw.board import Board
 from sw.compiler import FitError, compile_network
 from sw.cycles import predict_cycles
@@ -91,6 +91,11 @@ def test_each_board_runs_what_fits(board: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_smallest_board_runs_its_network() -> None:
-    path = next(path for path in CHECKPOINTS if path.stem == "fashion-mnist-icebreaker")
-    check(path, 4, n_images=200, n_maps=10, device="icebreaker")
+@pytest.mark.parametrize("entry", zoo.load(), ids=lambda entry: entry.name)
+def test_every_network_on_the_smallest_board_that_it_fits(entry: zoo.Entry) -> None:
+    """The configuration of the board's gateware, not only a device of the same width, with the
+    weights that the network was made for."""
+    assert entry.board is not None
+    board = entry.board.partition("/")[0]
+    path = zoo.FOLDER / f"{entry.name}.pt"
+    check(path, entry.weight_bits, n_images=200, n_maps=10, device=board)

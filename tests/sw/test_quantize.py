@@ -277,3 +277,14 @@ def test_bounds_hold_for_what_random_networks_do() -> None:
         trace = reference.run(network, random_input(network, np.random.default_rng(seed), 3))
         assert trace.logits.min() >= bounds[network.layers[-1].name].low, f"seed {seed}"
         assert trace.logits.max() <= bounds[network.layers[-1].name].high, f"seed {seed}"
+
+
+def test_a_network_tuned_for_wider_parameters_is_refused() -> None:
+    folded = fold.fold_model(lived_in(small_config()), tuple("abcdefghij"), {})
+    _, scales, _ = quantize.quantize_with_scales(folded, 4)
+    same = quantize.quantize(dataclasses.replace(folded, scales=scales), 4)
+    assert same.layers[1].threshold is not None
+    scales.thresholds["layer1.0.conv2"][..., 2] = 1 << 15
+    message = r"'layer1\.0\.conv2': a threshold of 32768.*--bits 4"
+    with pytest.raises(quantize.QuantizeError, match=message):
+        quantize.quantize(dataclasses.replace(folded, scales=scales), 4)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -24,7 +25,9 @@ def test_an_entry_is_what_the_network_does(
     train.train(small_config(), tuning, easy_data(), tuned, init=values["model"])
     monkeypatch.setattr(checkpoint.data, "load", lambda *_, **__: easy_data())
     assert zoo.main([str(path), str(tuned), "--json"]) == 0
-    entry, second = json.loads(capsys.readouterr().out)
+    text = capsys.readouterr().out
+    (tmp_path / "zoo.json").write_text(text)
+    entry, second = json.loads(text)
     network = quantize.quantize(fold.fold(path), 8)
     test = easy_data().test
     trace = reference.run(network, test.images)
@@ -43,6 +46,64 @@ def test_an_entry_is_what_the_network_does(
     assert zoo.main([str(path)]) == 0
     text = capsys.readouterr().out
     assert "`small`" in text and "the command" in text
+    assert zoo.as_json(zoo.load(tmp_path / "zoo.json")) == (tmp_path / "zoo.json").read_text()
     path.write_text("hello")
     assert zoo.main([str(path)]) == 1
     assert "small.pt" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def entries() -> dict[str, zoo.Entry]:
+    return {entry.name: entry for entry in zoo.load()}
+
+
+REMEDY = "measure them again: python -m sw.zoo --update"
+
+
+def test_the_shipped_table_is_of_the_shipped_checkpoints(entries: dict[str, zoo.Entry]) -> None:
+    assert list(entries) == sorted(path.stem for path in zoo.FOLDER.glob("*.pt")), REMEDY
+
+
+@pytest.mark.parametrize("path", sorted(zoo.FOLDER.glob("*.pt")), ids=lambda path: path.stem)
+def test_what_the_shipped_table_says_follows_from_the_checkpoint(
+    path: Path, entries: dict[str, zoo.Entry]
+) -> None:
+    """All but what needs the test set."""
+    found = zoo.described(path, checkpoint.load(path), fold.fold(path))
+    assert {key: getattr(entries[path.stem], key) for key in found} == found, REMEDY
+
+
+def test_the_readme_has_the_table() -> None:
+    for path, text in zoo.pages(zoo.load()).items():
+        assert path.read_text() == text, f"{path.name}: {REMEDY}"
+
+
+def test_update_writes_what_was_measured_and_keeps_the_rest(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    entries: dict[str, zoo.Entry],
+) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- zoo -->\nold\n<!-- /zoo -->\nafter\n")
+    (tmp_path / "checkpoints").mkdir()
+    commands = tmp_path / "checkpoints" / "README.md"
+    commands.write_text("<!-- commands -->\n<!-- /commands -->\n")
+    monkeypatch.setattr(zoo, "README", readme)
+    monkeypatch.setattr(zoo, "FOLDER", tmp_path / "checkpoints")
+    monkeypatch.setattr(zoo, "TABLE", tmp_path / "checkpoints" / "zoo.json")
+    first, *others = entries.values()
+    zoo.TABLE.write_text(zoo.as_json([first, *others]))
+    changed = dataclasses.replace(first, on_device=12.34)
+    monkeypatch.setattr(zoo, "measure", lambda path, root: changed)
+    assert zoo.main(["--update", "some.pt"]) == 0
+    assert zoo.load(zoo.TABLE) == [changed, *others]
+    assert readme.read_text() == f"before\n<!-- zoo -->\n{zoo.as_markdown([changed, *others])}" + (
+        "<!-- /zoo -->\nafter\n"
+    )
+    assert others[0].command in commands.read_text()
+    readme.write_text("no marks")
+    before = zoo.TABLE.read_text()
+    assert zoo.main(["--update", "some.pt"]) == 1
+    assert "no marks <!-- zoo -->" in capsys.readouterr().err
+    assert zoo.TABLE.read_text() == before
