@@ -1,52 +1,64 @@
 """``python -m sim.faults``: thousands of faults between driver and virtual board, and what came of
 them.
 
-A small random network runs on random spikes, over a link on which every kind of fault of
-:mod:`sw.faults` happens, in loading and in running; and every now and then the whole host process
-is killed (SIGKILL) and started again on the same board. Each outcome is compared with the same
-network's on an undisturbed link: logits, counters and prediction.
+A small random network is loaded and run on random spikes, with maps read back at the end, over a
+link on which faults happen: in each session those of one kind of :mod:`sw.faults`, or of all kinds;
+or the whole host process is killed (SIGKILL) while it loads, runs or reads back, and started again
+on the same board; or a second host tries to open the port. Each outcome is compared with the same
+network's on an undisturbed link: logits, counters, prediction and maps.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-import os
 import random
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import astuple, dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from hw.spec import Config
+from hw.boards import CONFIGS
 from sim.virtual_board import executable
 from sw import faults
 from sw.board import Board, Inference
-from sw.device import Device
-from sw.link import DeviceError
+from sw.device import Device, DeviceNotFound
+from sw.link import DeviceError, LinkCounters, Port
 from sw.network import Layer, Network
 
-CONFIG = Config(name="faults", weight_depth=1024, spike_bytes=2048)
-TIMEOUT_S = 0.1
+CONFIG = CONFIGS["sim"]
+TIMEOUT_S = 0.05
 """Patience of the driver; short, since most faults take that long."""
 
-N_SAMPLES = 40
+N_SAMPLES = 60
 """Samples of a session, after which the board is opened again."""
 
-RATE = 0.05
+N_READ_BACK = 4
+"""Samples after those, of which all maps are read back."""
+
+RATE = 0.1
 """Faults per frame."""
 
-KILL_SHARE = 0.1
-"""Sessions in which the host is killed at some time."""
+KILLED = {f"host killed in {phase}": phase for phase in ("loading", "running", "reading back")}
+SECOND_HOST = "second host"
+ALL = "all kinds"
+SESSIONS = (*faults.KINDS, ALL, *KILLED, SECOND_HOST)
+"""Kinds of sessions, which take turns."""
 
 STUCK_S = 120.0
 """A session that takes longer does not end."""
+
+
+class Stuck(Exception):
+    """A session did not end."""
 
 
 def network(rng: np.random.Generator) -> Network:
@@ -84,25 +96,38 @@ def frames(seed: int, n: int) -> NDArray[np.uint8]:
 
 @dataclass
 class Tally:
-    """What came of the faults."""
+    """What came of one kind of fault."""
 
-    injected: Counter[str] = field(default_factory=Counter)
+    n_injected: int = 0
+    n_sessions: int = 0
+    n_undisturbed: int = 0
+    """Sessions in which nothing happened to happen."""
+    n_by_retry: int = 0
+    """Sessions with faults that went on to their end."""
+    n_errors: int = 0
+    """Sessions that ended with an error of the driver's."""
+    n_stuck: int = 0
     n_samples: int = 0
     n_wrong: int = 0
-    n_sessions: int = 0
-    n_by_retry: int = 0
-    """Sessions that went on to their end."""
-    errors: Counter[str] = field(default_factory=Counter)
-    """Sessions that ended with an error, by its class."""
-    n_killed: int = 0
-    n_stuck: int = 0
     n_repeated: int = 0
     n_recoveries: int = 0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+@dataclass
+class Campaign:
+    """What came of all of them."""
+
+    tallies: dict[str, Tally] = field(default_factory=lambda: {kind: Tally() for kind in SESSIONS})
+    errors: Counter[str] = field(default_factory=Counter)
+    """By class."""
     seconds: float = 0.0
 
     @property
-    def n_injected(self) -> int:
-        return sum(self.injected.values()) + self.n_killed
+    def total(self) -> Tally:
+        return sum(self.tallies.values(), Tally())
 
 
 def _same(one: Inference, other: Inference) -> bool:
@@ -111,62 +136,130 @@ def _same(one: Inference, other: Inference) -> bool:
         and one.prediction == other.prediction
         and one.counters == other.counters
         and one.n_cycles == other.n_cycles
+        and all(np.array_equal(spikes, other.maps[name]) for name, spikes in one.maps.items())
     )
 
 
 def session(
-    path: str, pid: int, plan: faults.Plan, expected: list[Inference], tally: Tally
-) -> None:
-    """Opens the board, loads, runs samples; tallies what came of it."""
-    tally.n_sessions += 1
+    path: str,
+    pid: int,
+    plan: faults.Plan,
+    expected: list[Inference],
+    *,
+    tell: Callable[[str], object] = lambda phase: None,
+    check: Callable[[Inference, Inference], object],
+    halfway: Callable[[], object] = lambda: None,
+) -> tuple[LinkCounters, Counter[str]]:
+    """Opens the board, loads, runs samples, reads maps back; gives what happened on the link.
+
+    Parameters
+    ----------
+    tell : called at the beginning of each phase.
+    check : called with each outcome and what it should be.
+    halfway : called between two outcomes.
+    """
     net = network(np.random.default_rng(0))
     samples = frames(1, len(expected))
-    port = None
-    started = time.monotonic()
-    device = None
+    order = np.random.default_rng(plan.seed).integers(0, len(expected), N_SAMPLES + N_READ_BACK)
+    counters, injected = LinkCounters(), Counter[str]()
+
+    def wrap(opened: Port) -> Port:
+        nonlocal injected
+        faulty = faults.FaultyPort(opened, plan, pid)
+        injected = faulty.injected
+        return faulty
+
     try:
-        device = Device.open_with(path, lambda opened: faults.FaultyPort(opened, plan, pid))
-        port = device.transport.port
-        device.transport.timeout_s = TIMEOUT_S
-        board = Board(device)
-        board.load(net)
-        order = np.random.default_rng(plan.seed).integers(0, len(expected), N_SAMPLES)
-        for index, result in zip(order, board.stream(samples[order]), strict=True):
-            tally.n_samples += 1
-            tally.n_wrong += not _same(result, expected[index])
-        tally.n_by_retry += 1
+        with Board(Device.open_with(path, wrap, timeout_s=TIMEOUT_S)) as board:
+            counters = board.device.transport.counters
+            tell("loading")
+            board.load(net)
+            tell("running")
+            for maps, part in ((False, order[:N_SAMPLES]), (True, order[N_SAMPLES:])):
+                if maps:
+                    tell("reading back")
+                outcomes = board.stream(samples[part], maps=maps)
+                for n, (index, outcome) in enumerate(zip(part, outcomes, strict=True)):
+                    check(outcome, expected[index])
+                    if n == N_SAMPLES // 2:
+                        halfway()
     except DeviceError as error:
-        tally.errors[type(error).__name__] += 1
-    finally:
-        if device is not None:
-            tally.n_repeated += device.transport.counters.n_repeated
-            tally.n_recoveries += device.transport.counters.n_recoveries
-            device.close()
-        if isinstance(port, faults.FaultyPort):
-            tally.injected += port.injected
-        tally.n_stuck += time.monotonic() - started > STUCK_S
+        error.add_note(json.dumps([injected, counters.__dict__]))
+        raise
+    return counters, injected
 
 
-def _killed_session(path: str, pid: int, seed: int, rng: random.Random) -> bool:
-    """A host that is killed at some time; false if it ended before."""
-    host = subprocess.Popen(
-        [sys.executable, "-m", "sim.faults", "--session", path, str(pid), "--seed", str(seed)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+def _disturbed(
+    path: str, pid: int, kind: str, seed: int, expected: list[Inference], campaign: Campaign
+) -> None:
+    """A session of a kind, with what came of it."""
+    tally = campaign.tallies[kind]
+    tally.n_sessions += 1
+    kinds = (kind,) if kind in faults.KINDS else faults.KINDS
+    rate = RATE if kind in (*faults.KINDS, ALL) else 0.0
+    n_refused = 0
+
+    def check(outcome: Inference, right: Inference) -> None:
+        tally.n_samples += 1
+        tally.n_wrong += not _same(outcome, right)
+
+    def second_host() -> None:
+        nonlocal n_refused
+        if kind == SECOND_HOST:
+            try:
+                Device.open_with(path, lambda opened: opened, timeout_s=TIMEOUT_S).close()
+            except DeviceNotFound:
+                n_refused += 1
+
+    def stuck(*_: object) -> None:
+        raise Stuck
+
+    signal.signal(signal.SIGALRM, stuck)
+    signal.setitimer(signal.ITIMER_REAL, STUCK_S)
+    if kind in KILLED:
+        tally.n_injected += _kill_host(path, pid, seed, KILLED[kind])
     try:
-        host.wait(timeout=rng.uniform(0.5, 4.0))
-    except subprocess.TimeoutExpired:
-        os.kill(host.pid, signal.SIGKILL)
-        host.wait()
-        return True
-    return False
+        plan = faults.Plan(rate, kinds, seed)
+        counters, injected = session(path, pid, plan, expected, check=check, halfway=second_host)
+    except DeviceError as error:
+        campaign.errors[type(error).__name__] += 1
+        tally.n_errors += 1
+        injected, values = json.loads(error.__notes__[-1])
+        counters = LinkCounters(**values)
+    except Stuck:
+        tally.n_stuck += 1
+        return
+    else:
+        happened = bool(injected) or n_refused or kind in KILLED
+        tally.n_by_retry += bool(happened)
+        tally.n_undisturbed += not happened
+        tally.n_wrong += kind == SECOND_HOST and not n_refused
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    tally.n_injected += sum(injected.values()) + n_refused
+    tally.n_repeated += counters.n_repeated
+    tally.n_recoveries += counters.n_recoveries
 
 
-def campaign(n_faults: int, seed: int, *, progress: bool = True) -> Tally:
+def _kill_host(path: str, pid: int, seed: int, phase: str) -> bool:
+    """A host that is killed some time after the beginning of a phase."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "sim.faults", "--session", path, str(pid), "--seed", str(seed)],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as host:
+        assert host.stdout is not None
+        reached = any(line.strip() == phase for line in host.stdout)
+        time.sleep(random.Random(seed).uniform(0, 0.05))
+        alive = host.poll() is None
+        host.kill()
+    return reached and alive
+
+
+def run_campaign(n_faults: int, seed: int, *, progress: bool = True) -> Campaign:
     """Injects at least ``n_faults`` faults."""
     rng = random.Random(seed)
-    tally = Tally()
+    campaign = Campaign()
     started = time.monotonic()
     with (
         subprocess.Popen(
@@ -177,42 +270,52 @@ def campaign(n_faults: int, seed: int, *, progress: bool = True) -> Tally:
         assert process.stdout is not None
         path = process.stdout.readline().strip()
         try:
-            with Board(Device.open(path)) as board:
+            with Board(Device.open_with(path, lambda opened: opened)) as board:
                 board.load(network(np.random.default_rng(0)))
-                expected = list(board.stream(frames(1, N_SAMPLES)))
-            while tally.n_injected < n_faults:
+                expected = list(board.stream(frames(1, N_SAMPLES), maps=True))
+            kinds = itertools.cycle(SESSIONS)
+            while campaign.total.n_injected < n_faults:
                 number = rng.randrange(1 << 30)
-                if rng.random() < KILL_SHARE:
-                    tally.n_killed += _killed_session(path, process.pid, number, rng)
-                plan = faults.Plan(RATE, faults.KINDS, number)
-                session(path, process.pid, plan, expected, tally)
-                bar.n = min(tally.n_injected, n_faults)
+                _disturbed(path, process.pid, next(kinds), number, expected, campaign)
+                bar.n = min(campaign.total.n_injected, n_faults)
                 bar.refresh()
         except KeyboardInterrupt:
             print("interrupted; so far:", file=sys.stderr)
         finally:
             process.terminate()
-    tally.seconds = time.monotonic() - started
-    return tally
+    campaign.seconds = time.monotonic() - started
+    return campaign
 
 
-def as_table(tally: Tally) -> str:
-    """The tally as a Markdown table."""
-    kinds = dict(tally.injected) | {"host killed": tally.n_killed}
-    errors = ", ".join(f"{n} {name}" for name, n in sorted(tally.errors.items())) or "none"
-    rows = [
-        ("faults injected", f"{tally.n_injected:,}"),
-        *((f"- {kind}", f"{n:,}") for kind, n in sorted(kinds.items())),
-        ("sessions: opened, loaded, run", f"{tally.n_sessions:,}"),
-        ("outcomes compared", f"{tally.n_samples:,}"),
-        ("**outcomes wrong**", f"**{tally.n_wrong}**"),
-        ("**sessions that did not end**", f"**{tally.n_stuck}**"),
-        ("sessions that went on by retry", f"{tally.n_by_retry:,}"),
-        ("sessions that ended with an error", f"{sum(tally.errors.values())} ({errors})"),
-        ("requests sent again", f"{tally.n_repeated:,}"),
-        ("links begun anew", f"{tally.n_recoveries:,}"),
+COLUMNS = {
+    "faults": "n_injected",
+    "sessions": "n_sessions",
+    "went on by retry": "n_by_retry",
+    "ended with an error": "n_errors",
+    "did not end": "n_stuck",
+    "answers compared": "n_samples",
+    "answers wrong": "n_wrong",
+}
+
+
+def as_table(campaign: Campaign) -> str:
+    """The campaign as a Markdown table."""
+    total = campaign.total
+    rows = [*campaign.tallies.items(), ("**together**", total)]
+    lines = [f"| kind | {' | '.join(COLUMNS)} |", "|---|" + "---:|" * len(COLUMNS)]
+    lines += [
+        f"| {kind} | {' | '.join(f'{getattr(tally, name):,}' for name in COLUMNS.values())} |"
+        for kind, tally in rows
     ]
-    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+    errors = ", ".join(f"{n} {name}" for name, n in sorted(campaign.errors.items())) or "none"
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Errors: {errors}. Requests sent again: {total.n_repeated:,}; links begun anew: "
+            f"{total.n_recoveries:,}.",
+        ]
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -231,17 +334,26 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.session:
         path, pid = arguments.session
-        plan = faults.Plan(RATE, faults.KINDS, arguments.seed)
-        with_any = [Inference(prediction=0, n_cycles=0, logits=np.zeros(10), counters={})]
-        session(path, int(pid), plan, with_any * N_SAMPLES, Tally())
+        expected = [Inference(prediction=0, n_cycles=0, logits=np.zeros(10), counters={})]
+        session(
+            path,
+            int(pid),
+            faults.Plan(0.0, faults.KINDS, arguments.seed),
+            expected * N_SAMPLES,
+            tell=lambda phase: print(phase, flush=True),
+            check=lambda *_: None,
+        )
         return 0
-    tally = campaign(arguments.n, arguments.seed)
+    campaign = run_campaign(arguments.n, arguments.seed)
+    total = campaign.total
     if arguments.json:
-        values = tally.__dict__ | {"injected": dict(tally.injected), "errors": dict(tally.errors)}
-        print(json.dumps(values | {"n_injected": tally.n_injected}, indent=1))
+        values = {kind: tally.__dict__ for kind, tally in campaign.tallies.items()}
+        errors, seconds = dict(campaign.errors), campaign.seconds
+        document = {"kinds": values, "total": total.__dict__, "errors": errors, "seconds": seconds}
+        print(json.dumps(document, indent=1))
     else:
-        print(as_table(tally))
-    return 1 if tally.n_wrong or tally.n_stuck else 0
+        print(as_table(campaign))
+    return 1 if total.n_wrong or total.n_stuck else 0
 
 
 if __name__ == "__main__":

@@ -346,6 +346,8 @@ class _Job:
     taken: float
     writes: list[Request] = field(default_factory=list)
     """Empty before they are submitted."""
+    n_writes_left: int = 0
+    """Those that are not acknowledged."""
     writing: float = 0.0
     written: float = 0.0
     tag: int | None = None
@@ -377,7 +379,8 @@ class _Pipeline:
     """Samples on their way through one board, in order: written, run, announced.
 
     A RUN follows its input at once, without waiting until that is acknowledged, so that the line is
-    never silent. If a part of the input had to be sent again, the run is not believed and repeated.
+    never silent. If a part of the input was not acknowledged before the end of the run, or had to
+    be sent again, the run is not believed and repeated.
 
     Whatever goes wrong with the link or the board, the samples that are not finished are begun
     again from their inputs, on a board whose memories have been checked.
@@ -485,9 +488,10 @@ class _Pipeline:
     def _write(self, job: _Job) -> None:
         row = self.program.inputs[job.buffer].start // GRANULE_BITS
         job.writes = self.device.writes(Space.SPIKE, row, job.raw)
-        job.writing = time.perf_counter()
+        job.writing, job.n_writes_left = time.perf_counter(), len(job.writes)
 
         def written(_: bytes) -> None:
+            job.n_writes_left -= 1
             job.written = time.perf_counter()
 
         for request in job.writes:
@@ -522,7 +526,8 @@ class _Pipeline:
         assert job.run is not None
         # Its acknowledgement may have been lost; a repetition would run it again.
         self.transport.forget(job.run)
-        if job.stale:
+        # The board answers in order: what has no answer now was lost.
+        if job.stale or job.n_writes_left:
             job.run_again()
             return
         job.acknowledged = True

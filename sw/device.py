@@ -400,11 +400,14 @@ class Device:
         wrap: Callable[[Port], Port],
         virtual: subprocess.Popen[str] | None = None,
         baud: int | None = None,
+        timeout_s: float | None = None,
     ) -> Device:
-        """Opens the board on a serial port, with something put between driver and port."""
-        patience = (2.0, 4) if _is_virtual(path) else (0.4, 4)
-        opened = _begin(Transport(wrap(_open_port(path))), *patience)
-        return cls._ready(*opened, virtual, baud)
+        """Opens the board on a serial port, with something put between driver and port.
+
+        ``timeout_s`` is the driver's patience with an answer, in place of its own."""
+        patience = timeout_s or (2.0 if _is_virtual(path) else 0.4)
+        opened = _begin(Transport(wrap(_open_port(path))), patience, 4)
+        return cls._ready(*opened, virtual, baud, timeout_s)
 
     @classmethod
     def _ready(
@@ -413,8 +416,10 @@ class Device:
         identity: BoardIdentity,
         virtual: subprocess.Popen[str] | None = None,
         baud: int | None = None,
+        timeout_s: float | None = None,
     ) -> Device:
-        transport.timeout_s = 2.0 if _is_virtual(str(transport.port.port)) else 0.3
+        is_virtual = _is_virtual(str(transport.port.port))
+        transport.timeout_s = timeout_s or (2.0 if is_virtual else 0.3)
         try:
             return cls(transport, identity, virtual, baud)
         except BaseException:

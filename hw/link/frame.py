@@ -21,7 +21,7 @@ class FrameReceiver(wiring.Component):
     o : header and payload of undamaged frames, from registers: memory is slow, and what follows
         decides much within a cycle.
     n_data_bytes : bytes behind header and arguments of the frame on ``o``, negative if it is
-        shorter; constant from its first byte until the next frame has arrived.
+        shorter; constant from its first byte until the next undamaged frame has arrived.
     dropped : high for one cycle per frame dropped.
     passed : the same for undamaged ones.
     busy : a frame is on ``o``, or what has arrived is not worked off.
@@ -91,8 +91,10 @@ class FrameReceiver(wiring.Component):
                 reading.eq(good),
                 too_long.eq(0),
                 at.eq(first),
-                self.n_data_bytes.eq(at),
             ]
+            # Not of an end with nothing before it, which may follow at once.
+            with m.If(good):
+                m.d.sync += self.n_data_bytes.eq(at)
 
         was_read, was_last = Signal(), Signal()  # the byte on `read.data`
         is_last = at == self.n_data_bytes - (CRC_BYTES + 1)

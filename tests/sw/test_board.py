@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hw.boards import CONFIGS
-from hw.protocol import Space
+from hw.protocol import REPLY, Opcode, Space
 from sw import encoder
 from sw.board import Board, Boards, load_bytes, program_for
 from sw.compiler import PIXELS, FitError, compile_network
@@ -20,7 +20,7 @@ from sw.link import DeviceError, LinkLost, LinkTimeout
 from sw.network import INPUT, Network
 from tests.golden import run_network
 from tests.networks import random_input, random_network
-from tests.sw.fake_device import FakeDevice
+from tests.sw.fake_device import FakeDevice, FakeGateware, FakePort
 
 CONFIG = dataclasses.replace(CONFIGS["sim"], weight_depth=1 << 17, param_depth=1 << 14)
 
@@ -180,27 +180,44 @@ def test_results_computed_from_a_lost_input_are_not_believed() -> None:
     expected = loaded(network).infer(samples)
     assert len({logits.tobytes() for logits in expected}) == 3
     n_again = 0
-    for lost in range(6):
-        board = loaded(network)
-        device = board.device
-        assert isinstance(device, FakeDevice)
-        device.transport.timeout_s = 0.05
-        port = device.transport.port
-        write, n_frames = port.write, 0
+    for deaf in (False, True):  # and with it all acknowledgements of the next requests
+        for lost in range(6):
+            board = loaded(network)
+            device = board.device
+            assert isinstance(device, FakeDevice)
+            device.transport.timeout_s = 0.05
+            port = LossyPort(device.gateware, lost, deaf)
+            device.transport.port = port
+            np.testing.assert_array_equal(board.infer(samples), expected)
+            counters = device.transport.counters
+            assert counters.n_repeated and not counters.n_recoveries
+            n_again += device.n_computed - 3
+    assert n_again >= 2
 
-        def lossy(raw: bytes, write: Any = write, lost: int = lost) -> object:
-            nonlocal n_frames
-            passed = b""
-            for frame in raw.split(b"\x7e"):
-                passed += frame + b"\x7e" if n_frames != lost else b""
-                n_frames += bool(frame)
-            return write(passed)
 
-        port.write = lossy  # type: ignore[method-assign]
-        np.testing.assert_array_equal(board.infer(samples), expected)
-        assert device.transport.counters.n_repeated and not device.transport.counters.n_recoveries
-        n_again += device.n_computed - 3
-    assert n_again >= 1
+class LossyPort(FakePort):
+    """Loses one frame of the host's and, if ``deaf``, the next three replies that announce
+    nothing."""
+
+    def __init__(self, gateware: FakeGateware, lost: int, deaf: bool):
+        super().__init__(gateware)
+        self.n_left, self.n_to_lose = lost, 3 * deaf
+
+    def write(self, raw: bytes, /) -> int:
+        for frame in raw.split(b"\x7e")[:-1]:
+            self.n_left -= bool(frame)
+            if self.n_left == -1 and frame:
+                continue
+            before = len(self._replies)
+            super().write(frame + b"\x7e")
+            replies = [*self._replies[before:].split(b"\x7e")][:-1]
+            del self._replies[before:]
+            for reply in replies:
+                if self.n_left < -1 and self.n_to_lose and reply[1] != Opcode.DONE | REPLY:
+                    self.n_to_lose -= 1
+                else:
+                    self._replies += reply + b"\x7e"
+        return len(raw)
 
 
 def test_announcement_of_a_later_run_says_that_an_earlier_one_is_lost() -> None:
