@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 CLASSES = ("N", "S", "V", "F")
@@ -25,6 +26,7 @@ VALIDATION = (101, 118, 205, 223)
 """Patients of DS1 that are held for validation; together they have beats of all classes."""
 N_SAMPLES = 128
 """Of a beat, at 180 Hz."""
+N_AROUND = 10
 R_INDEX = 50
 """Sample of the R peak."""
 
@@ -72,7 +74,8 @@ def as_images(beats: Beats) -> NDArray[np.uint8]:
     """uint8 (N, 3, 1, 128): the signal, and the intervals before and after as constant channels.
 
     The signal is centred on the beat's median and scaled by the record's median beat height; an
-    interval is relative to the record's median. Only the record's own signal is used for that.
+    interval is relative to the median of those around it, :data:`N_AROUND` beats to each side, so
+    that an early beat stands out at any heart rate. Beats are in the order of time in each record.
     """
     result = np.empty((len(beats.labels), 3, 1, N_SAMPLES), np.uint8)
     samples = beats.samples.astype(np.float64)
@@ -84,7 +87,10 @@ def as_images(beats: Beats) -> NDArray[np.uint8]:
         signal = 100 + 110 * centred[own] / scale
         result[own, 0, 0] = np.clip(np.rint(signal), 0, 255)
         intervals = beats.intervals[own].astype(np.float64)
-        usual = max(1.0, float(np.median(intervals[:, 0])))
+        before = intervals[:, 0]
+        median = max(1.0, float(np.median(before)))
+        around = np.pad(np.where(before > 0, before, median), N_AROUND, constant_values=median)
+        usual = np.median(sliding_window_view(around, 2 * N_AROUND + 1), axis=1)[:, None]
         relative = np.where(intervals > 0, intervals / usual, 1.0)
         result[own, 1:, 0] = np.clip(np.rint(128 * relative), 0, 255)[:, :, None]
     return result

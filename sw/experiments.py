@@ -2,10 +2,11 @@
 does a cycle less cost?
 
 ``ablation`` trains one small network in variants that differ in one thing each, over several seeds,
-and writes a table and a plot. ``frontier`` trains it with more and more weight on the cost of its
-spikes, and writes accuracy on the device against cycles. A model is selected on validation data;
-every run reads the test set once. A run that is done is not repeated, so an interrupted experiment
-goes on where it stopped.
+and writes a table and a plot; ``depth`` does so with three times as many blocks, ``rates`` with
+other learning rates of the coefficients. ``frontier`` trains the network with more and more weight
+on the cost of its spikes, and writes accuracy on the device against cycles. A model is selected on
+validation data; every run reads the test set once. A run that is done is not repeated, so an
+interrupted experiment goes on where it stopped, and takes more seeds.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -21,6 +22,7 @@ from statistics import mean, stdev
 from typing import Any
 from xml.sax.saxutils import escape
 
+import numpy as np
 import torch
 
 from hw.boards import config_by_name
@@ -42,10 +44,11 @@ from sw.model import (
 )
 from sw.train import TrainConfig, TrainError, train
 
-N_SEEDS = 3
+N_SEEDS = 6
+"""The smallest p that n seeds can give is 2 in (2n over n): 0.1 for 3, 0.002 for 6."""
 N_IMAGES = 8000
 N_VALIDATION = 2000
-PENALTIES = (0.0, 1.0, 3.0, 10.0)
+PENALTIES = (0.0, 0.3, 1.0, 3.0, 10.0)
 N_CYCLES = 100
 """Validation images that cycles are predicted for."""
 FRONTIER_BOARD = "ulx3s-25f"
@@ -56,17 +59,18 @@ class ExperimentError(RuntimeError):
     """An experiment cannot start or go on; the message says what to do."""
 
 
-def ablation_network() -> ModelConfig:
-    """The common network: a stem on the host, four blocks of two convolutions, 7x7 and 4x4 maps."""
-    block = BlockConfig(gate="OR", inner="none", outer="none")
+def ablation_network(n_blocks: int = 2) -> ModelConfig:
+    """The common network: a stem on the host, two stages of ``n_blocks`` of two convolutions, with
+    maps of 7x7 and 4x4."""
+    blocks = (BlockConfig(gate="OR", inner="none", outer="none"),) * n_blocks
     return ModelConfig(
         stem_channels=16,
         stem_kernel=5,
         stem_stride=2,
         stem_coefficient="none",
         stages=(
-            StageConfig(channels=16, blocks=(block, block)),
-            StageConfig(channels=32, stride=2, blocks=(block, block)),
+            StageConfig(channels=16, blocks=blocks),
+            StageConfig(channels=32, stride=2, blocks=blocks),
         ),
         aap=False,
     )
@@ -78,6 +82,8 @@ class Variant:
 
     config: ModelConfig
     base: str | None = None
+    coefficient_rate: float = 1.0
+    """Learning rate of the coefficients, relative to the others'."""
 
 
 def ablation_variants() -> dict[str, Variant]:
@@ -101,6 +107,32 @@ def ablation_variants() -> dict[str, Variant]:
     iand = {name: with_blocks(configs[name], gate="IAND") for name in list(configs)[:3]}
     variants |= {f"IAND {n}": Variant(config=c, base="IAND vanilla") for n, c in iand.items()}
     variants["IAND vanilla"] = Variant(config=iand["vanilla"])
+    return variants
+
+
+def depth_variants() -> dict[str, Variant]:
+    """Networks of 12 blocks, 24 convolutions and the stem; each gate with the kind of auxiliary
+    pathway that suits it."""
+    deep = ablation_network(6)
+    add = "ADD (not full-spike)"
+    variants = {add: Variant(config=with_blocks(deep, gate="ADD"))}
+    for gate, shared in (("OR", True), ("IAND", False)):
+        vanilla = with_blocks(deep, gate=gate)
+        aap = replace(vanilla, aap=True, shared_classifier=shared)
+        variants[f"{gate} vanilla"] = Variant(config=vanilla, base=add)
+        variants[f"{gate} AAP"] = Variant(config=aap, base=f"{gate} vanilla")
+    return variants
+
+
+def rate_variants() -> dict[str, Variant]:
+    """Coefficients that learn slower and faster than the weights."""
+    vanilla = ablation_network()
+    element = with_granularity(vanilla, "element")
+    variants = {"vanilla": Variant(config=vanilla)}
+    for rate in (0.1, 1.0, 10.0):
+        variants[f"Real Spike element, rate x {rate:g}"] = Variant(
+            config=element, base="vanilla", coefficient_rate=rate
+        )
     return variants
 
 
@@ -145,6 +177,19 @@ def permutation_test(a: Sequence[float], b: Sequence[float]) -> float:
     return n_extreme / n_ways
 
 
+def blocked_test(base: Sequence[float], others: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """By how much the mean of all ``others`` is above the base's, and the share of all ways to
+    choose one of the values of each seed as the base's in which it differs by at least as much."""
+    blocks = np.array([base, *others]).T  # (seeds, values)
+    chosen = np.zeros(1)
+    for block in blocks:
+        chosen = (chosen[:, None] + block).reshape(-1)
+    n_seeds, n_values = blocks.shape
+    differences = (blocks.sum() - chosen) / (n_seeds * (n_values - 1)) - chosen / n_seeds
+    found = float(blocks[:, 1:].mean() - blocks[:, 0].mean())
+    return found, float((np.abs(differences) >= abs(found) - 1e-9).mean())
+
+
 def compare(
     accuracies: Mapping[str, Sequence[float]], bases: Mapping[str, str | None]
 ) -> list[Row]:
@@ -179,6 +224,16 @@ def as_markdown(rows: Sequence[Row], caption: str) -> str:
             compared = [f"{row.difference:+.2f}", f"{row.p:.3f}", f"{row.p_holm:.3f}"]
         lines.append(f"| {row.name} | {row.mean:.2f} | {row.sd:.2f} | {' | '.join(compared)} |")
     return "\n".join(lines) + "\n"
+
+
+def together(accuracies: Mapping[str, Sequence[float]]) -> str:
+    """The line about all granularities of Real Spike together, if there are several."""
+    spike = [values for name, values in accuracies.items() if name.startswith("Real Spike")]
+    if len(spike) < 2:
+        return ""
+    difference, p = blocked_test(accuracies["vanilla"], spike)
+    what = f"All {len(spike)} variants of Real Spike against vanilla"
+    return f"\n{what}: {difference:+.2f}, p = {p:.3f}.\n"
 
 
 def as_svg(rows: Sequence[Row], caption: str) -> str:
@@ -224,6 +279,13 @@ def as_svg(rows: Sequence[Row], caption: str) -> str:
     return "\n".join([*parts, "</svg>\n"])
 
 
+def coefficient_sd(state: Mapping[str, torch.Tensor]) -> float | None:
+    """How far the coefficients of a state dict have gone from 1, where they began; None: it has
+    none."""
+    found = [t.flatten() for name, t in state.items() if "coefficient" in name]
+    return float((torch.cat(found) - 1).square().mean().sqrt()) if found else None
+
+
 def _begun(path: Path, setting: dict[str, Any]) -> dict[str, Any]:
     """What is done of an experiment already."""
     if not path.is_file():
@@ -234,12 +296,20 @@ def _begun(path: Path, setting: dict[str, Any]) -> dict[str, Any]:
     return done
 
 
+EXPERIMENTS: dict[str, Callable[[], dict[str, Variant]]] = {
+    "ablation": ablation_variants,
+    "depth": depth_variants,
+    "rates": rate_variants,
+}
+"""Variants of each experiment that is a comparison of them."""
+
+
 def run_ablation(
     folder: Path,
     dataset: data.Dataset,
     *,
     seeds: Sequence[int] = range(1, N_SEEDS + 1),
-    variants: dict[str, Variant] | None = None,
+    variants: dict[str, Variant],
     training: TrainConfig | None = None,
 ) -> list[Row]:
     """Train what is not done yet and write ``results.json``, ``table.md`` and ``plot.svg``.
@@ -249,12 +319,14 @@ def run_ablation(
     ExperimentError
         ``folder`` holds results of another setting.
     """
-    variants = variants or ablation_variants()
     training = training or ablation_training(0)
     setting: dict[str, Any] = {
         "training": {**asdict(training), "seed": None},
         "data": dataset.sha256,
-        "variants": {name: variant.config.to_dict() for name, variant in variants.items()},
+        "variants": {
+            name: {"model": variant.config.to_dict(), "coefficient_rate": variant.coefficient_rate}
+            for name, variant in variants.items()
+        },
     }
     path = folder / "results.json"
     done = _begun(path, setting)
@@ -265,11 +337,14 @@ def run_ablation(
                 continue
             print(key, file=sys.stderr, flush=True)
             out = folder / "running.pt"
-            found = train(variant.config, replace(training, seed=seed), dataset, out)["results"]
+            config = replace(training, seed=seed, coefficient_rate=variant.coefficient_rate)
+            values = train(variant.config, config, dataset, out)
             out.unlink()
+            found = values["results"]
             done["runs"][key] = {
                 "variant": name,
                 "seed": seed,
+                "coefficient_sd": coefficient_sd(values["model"]),
                 "best_epoch": found["best_epoch"],
                 "validation": found["validation"]["spike"],
                 "test": found["test"]["spike"],
@@ -280,7 +355,8 @@ def run_ablation(
     }
     rows = compare(accuracies, {name: variant.base for name, variant in variants.items()})
     caption = f"{WHAT}; {len(seeds)} seeds"
-    write_whole(folder / "table.md", as_markdown(rows, caption).encode())
+    text = as_markdown(rows, caption) + together(accuracies)
+    write_whole(folder / "table.md", text.encode())
     write_whole(folder / "plot.svg", as_svg(rows, caption).encode())
     return rows
 
@@ -360,16 +436,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Train variants of one small network over several seeds, and compare them.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="""examples:
-  python -m sw.experiments ablation --out ablation       (about half an hour of one core)
-  python -m sw.experiments ablation --out ablation       goes on where it was interrupted
-  python -m sw.experiments frontier --out frontier       (about 5 minutes)
+  python -m sw.experiments ablation --compile --out ablation    (about an hour of one core)
+  python -m sw.experiments ablation --compile --out ablation    goes on where it was interrupted
+  python -m sw.experiments depth --compile --seeds 3 --out depth
+  python -m sw.experiments frontier --compile --out frontier    (about 5 minutes)
 
 exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrupted""",
     )
-    p.add_argument("experiment", choices=["ablation", "frontier"])
+    p.add_argument("experiment", choices=[*EXPERIMENTS, "frontier"])
     p.add_argument("--out", type=Path, required=True, help="folder for results, table and plot")
     p.add_argument("--data-dir", help="folder of Fashion-MNIST (default: looked for, see sw.data)")
-    p.add_argument("--seeds", type=int, default=N_SEEDS, help=f"of the ablation ({N_SEEDS})")
+    p.add_argument("--seeds", type=int, default=N_SEEDS, help=f"of each variant ({N_SEEDS})")
     p.add_argument("--threads", type=int, default=1, help="CPU threads (1)")
     p.add_argument("--compile", action="store_true", help="fuse the neurons with torch.compile")
     p.add_argument("--json", action="store_true", help="print the rows as JSON")
@@ -386,7 +463,9 @@ exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrup
             points = run_frontier(args.out, dataset)
             print(json.dumps(points) if args.json else frontier_markdown(points), end="")
             return 0
-        rows = run_ablation(args.out, dataset, seeds=range(1, args.seeds + 1))
+        seeds = range(1, args.seeds + 1)
+        variants = EXPERIMENTS[args.experiment]()
+        rows = run_ablation(args.out, dataset, seeds=seeds, variants=variants)
     except (CheckpointError, DataError, ExperimentError, OSError, TrainError) as error:
         print(f"sw.experiments: {error}", file=sys.stderr)
         return 1
@@ -396,7 +475,7 @@ exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrup
     if args.json:
         print(json.dumps([asdict(row) for row in rows]))
     else:
-        print(as_markdown(rows, f"{WHAT}; {args.seeds} seeds"), end="")
+        print((args.out / "table.md").read_text(), end="")
     return 0
 
 

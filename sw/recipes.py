@@ -29,8 +29,8 @@ class TrainConfig:
     weight_decay: float = 0.02
     warmup_epochs: float = 1.0
     label_smoothing: float = 0.05
-    balanced: bool = False
-    """Weight each sample with the inverse square root of its class's frequency."""
+    class_power: float = 0.0
+    """Weight each sample with its class's frequency to minus this power."""
     spike_penalty: float = 0.0
     """Weight of the spikes' cost in the loss, see :func:`sw.train.spike_cost`."""
     weight_bits: int = 0
@@ -179,7 +179,7 @@ def _recipes() -> dict[str, Recipe]:
                 learning_rate=3e-3,
                 flip=False,
                 shift_px=3,
-                balanced=True,
+                class_power=1.0,
                 weight_decay=0.05,
             ),
             why="heartbeats, inter-patient; 10 minutes of one CPU core",

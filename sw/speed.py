@@ -3,9 +3,10 @@
 The network is a convolutional stem with batch-norm, IF neurons and OR-pooling, a residual block
 with an OR gate, another one with stride 2, and a classifier; every contender computes the stem's
 convolution once for all timesteps. Contenders take turns, round by round, so that whatever else the
-machine does meets all of them, and the median counts. Peers are asked to be at their fastest:
-SpikingJelly in multi-step mode, time fused into the batch for all stateless layers; snnTorch with a
-loop over time for its neurons only; both in either layout of memory, of which the faster counts.
+machine does meets all of them, and the median of the ratios within rounds counts. Peers are asked
+to be at their fastest: SpikingJelly in multi-step mode, time fused into the batch for all stateless
+layers; snnTorch with a loop over time for its neurons only; both in either layout of memory, of
+which the faster counts.
 """
 
 from __future__ import annotations
@@ -208,6 +209,20 @@ def measure(
     return rates
 
 
+def compared(rates: dict[str, list[float]]) -> dict[str, float]:
+    """How many times as fast as the fastest peer each is: medians over the rounds of the ratio
+    within a round, in which the machine was as busy for all; empty without peers."""
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    peers = [name for name in rates if not name.startswith("spikefold")]
+    if not peers:
+        return {}
+    fastest = rates[max(peers, key=lambda name: medians[name])]
+    return {
+        name: statistics.median(a / b for a, b in zip(values, fastest, strict=True))
+        for name, values in rates.items()
+    }
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     p = argparse.ArgumentParser(
@@ -253,17 +268,16 @@ exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrup
         print("sw.speed: interrupted", file=sys.stderr)
         return 130
     medians = {name: statistics.median(values) for name, values in rates.items()}
+    ratios = compared(rates)
     if args.json:
-        print(json.dumps({"median": medians, "rounds": rates}))
+        print(json.dumps({"median": medians, "ratio": ratios, "rounds": rates}))
         return 0
-    others = [median for name, median in medians.items() if not name.startswith("spikefold")]
-    fastest = max(others, default=0.0)
     print(
         f"forward and backward, {args.image_size}x{args.image_size}, {args.channels} channels, "
         f"T={args.timesteps}, batch {args.batch}, {torch.get_num_threads()} threads, {args.device}"
     )
     for name, median in medians.items():
-        ratio = f"   {median / fastest:5.2f} x the fastest peer" if fastest else ""
+        ratio = f"   {ratios[name]:5.2f} x the fastest peer" if ratios else ""
         low, high = min(rates[name]), max(rates[name])
         print(f"  {name:<29} {median:8.1f} samples/s (rounds {low:.1f} to {high:.1f}){ratio}")
     return 0

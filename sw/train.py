@@ -204,10 +204,10 @@ def spike_cost(maps: dict[str, Tensor], rows: dict[str, float]) -> Tensor:
     return torch.stack(read).sum() / total
 
 
-def class_weights(split: Split) -> Tensor:
-    """Inverse square root of each class's frequency, 1 on average over the samples."""
+def class_weights(split: Split, power: float) -> Tensor:
+    """Each class's frequency to minus ``power``, 1 on average over the samples."""
     counts = np.bincount(split.labels.astype(np.int64))
-    weights = 1 / np.sqrt(np.maximum(1, counts))
+    weights = np.maximum(1, counts) ** -power
     return torch.from_numpy(weights * counts.sum() / (weights * counts).sum()).float()
 
 
@@ -262,7 +262,7 @@ def train_epoch(
             f"{len(split)} training images do not fill a batch of {config.batch_size}: use a "
             f"smaller --batch-size"
         )
-    weights = class_weights(split).to(device) if config.balanced else None
+    weights = class_weights(split, config.class_power).to(device) if config.class_power else None
     rank, n_processes = processes()
     total = torch.zeros((), device=device)
     progress = tqdm(
@@ -323,7 +323,8 @@ def train(
 
     Parameters
     ----------
-    resume : continue from ``out``, exactly as if there had been no interruption.
+    resume : continue from ``out``, exactly as if there had been no interruption; begin if it is not
+        there.
     init : start from these parameters where name and shape agree (fine-tuning).
     device : where to train; under ``torchrun`` every process has its own.
     log_dir : folder for TensorBoard's logs.
@@ -359,7 +360,7 @@ def train(
         "model": {},
         "calibration": torch.from_numpy(dataset.train.images[:N_CALIBRATION]).clone(),
     }
-    found = _resumable(out, values) if resume else {}
+    found = _resumable(out, values) if resume and out.exists() else {}
     scales = Scales.from_dict(found["quantisation"]) if "quantisation" in found else None
     model, integers = build(model_config, config, dataset, init, scales)
     if integers is not None:
@@ -367,7 +368,7 @@ def train(
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     net: nn.Module = model if integers is None else integers.to(device)
     optimizer = make_optimizer(model, config)
-    if resume:
+    if found:
         values |= found
         model.load_state_dict(found["training"]["model"])
         optimizer.load_state_dict(found["training"]["optimizer"])
@@ -532,7 +533,9 @@ exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrup
     )
     p.add_argument("--data-dir", help="folder of the data set (default: looked for, see sw.data)")
     p.add_argument("--out", type=Path, required=True, help="checkpoint, written after every epoch")
-    p.add_argument("--resume", action="store_true", help="continue the run in --out")
+    p.add_argument(
+        "--resume", action="store_true", help="continue the run in --out, if there is one"
+    )
     p.add_argument("--init", type=Path, help="start from this checkpoint's weights and network")
     p.add_argument("--model-config", type=Path, help="JSON file with the model configuration")
     p.add_argument(

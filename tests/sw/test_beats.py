@@ -71,6 +71,23 @@ def test_images_have_signal_and_relative_intervals_per_record() -> None:
     assert found[5, 1, 0, 0] == 64 and found[5, 2, 0, 0] == 128  # early; none after
 
 
+def test_intervals_are_relative_to_those_around() -> None:
+    """A heart that beats faster and faster, in which one beat comes early."""
+    intervals = np.repeat(np.array([[400], [200]], np.uint16), 40, axis=0).repeat(2, axis=1)
+    intervals[60, 0] = 150
+    found = beats.as_images(
+        beats.Beats(
+            samples=np.full((80, 128), 900, np.uint16),
+            labels=np.zeros(80, np.int64),
+            records=np.ones(80, np.int64),
+            intervals=intervals,
+        )
+    )
+    before = found[:, 1, 0, 0].tolist()
+    assert before[:30] == [128] * 30 and before[60] == 96
+    assert before[50:60] == [128] * 10 == before[61:71]
+
+
 def test_patients_are_disjoint() -> None:
     assert len(beats.DS1) == len(beats.DS2) == 22 and not set(beats.DS1) & set(beats.DS2)
     assert set(beats.VALIDATION) < set(beats.DS1)

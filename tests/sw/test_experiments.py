@@ -6,6 +6,7 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
+import torch
 
 from sw import experiments
 from sw.experiments import ExperimentError, Variant
@@ -21,7 +22,7 @@ def variants() -> dict[str, Variant]:
     plain = small_config()
     return {
         "plain": Variant(config=plain),
-        "AND": Variant(config=with_blocks(plain, gate="AND"), base="plain"),
+        "AND": Variant(config=with_blocks(plain, gate="AND"), base="plain", coefficient_rate=0.5),
     }
 
 
@@ -39,6 +40,11 @@ def test_variants_differ_in_one_thing_each() -> None:
     grown = [sizes[f"Real Spike {g}"] for g in ("layer", "channel", "element")]
     assert 0 < grown[0] < grown[1] < grown[2] and sizes["vanilla"] == 0
     assert sizes["Real Spike element/per-timestep"] == 4 * sizes["Real Spike element"]
+    for variants in experiments.EXPERIMENTS.values():
+        for name, variant in variants().items():
+            assert variant.base in (None, *variants()), name
+            SpikingResNet(variant.config)
+    assert experiments.rate_variants()["Real Spike element, rate x 10"].coefficient_rate == 10
 
 
 def test_permutation_test() -> None:
@@ -52,6 +58,18 @@ def test_permutation_test() -> None:
     ]
     found = experiments.permutation_test(values[:2], values[2:])
     assert found == pytest.approx(sum(expected) / 10)
+
+
+def test_blocked_test() -> None:
+    """Of 4 ways to choose one of two values for each of two seeds, as many differ as much."""
+    difference, p = experiments.blocked_test((1.0, 2.0), [(2.0, 4.0)])
+    assert difference == pytest.approx(1.5) and p == pytest.approx(2 / 4)
+    difference, p = experiments.blocked_test((1.0, 2.0, 3.0), [(2.0, 3.0, 4.0), (3.0, 4.0, 5.0)])
+    assert difference == pytest.approx(1.5) and p == pytest.approx(2 / 27)
+    assert experiments.blocked_test((1.0, 1.0), [(1.0, 1.0)])[1] == 1
+    several = {"vanilla": (1.0, 2.0), "Real Spike a": (2.0, 4.0), "Real Spike b": (2.0, 4.0)}
+    assert "All 2 variants of Real Spike against vanilla: +1.50" in experiments.together(several)
+    assert not experiments.together({"vanilla": (1.0,), "Real Spike a": (2.0,)})
 
 
 def test_comparisons_are_with_the_own_base_and_corrected() -> None:
@@ -82,7 +100,9 @@ def test_an_interrupted_experiment_goes_on(tmp_path: Path, monkeypatch: pytest.M
     train = experiments.train
 
     def count(config, training, dataset, out):
-        trained.append(f"{config.stages[0].blocks[0].gate} {training.seed}")
+        gate = config.stages[0].blocks[0].gate
+        trained.append(f"{gate} {training.seed}")
+        assert training.coefficient_rate == (0.5 if gate == "AND" else 1)
         if len(trained) == 4:
             raise KeyboardInterrupt
         return train(config, training, dataset, out)
@@ -105,11 +125,21 @@ def test_an_interrupted_experiment_goes_on(tmp_path: Path, monkeypatch: pytest.M
         )
 
 
+def test_how_far_coefficients_have_gone() -> None:
+    state = {
+        "layer1.0.coefficient1.value": torch.tensor([[0.0, 2.0]]),
+        "coefficient.value": torch.ones(2),
+        "fc.weight": torch.zeros(5),
+    }
+    assert experiments.coefficient_sd(state) == pytest.approx(0.5**0.5)
+    assert experiments.coefficient_sd({"fc.weight": torch.zeros(5)}) is None
+
+
 def test_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(experiments.data, "load", lambda *_: easy_data())
-    monkeypatch.setattr(experiments, "ablation_variants", variants)
+    monkeypatch.setitem(experiments.EXPERIMENTS, "ablation", variants)
     monkeypatch.setattr(experiments, "ablation_training", lambda seed: TRAINING)
     words = ["ablation", "--out", str(tmp_path / "new"), "--seeds", "1"]
     assert experiments.main([*words, "--json"]) == 0

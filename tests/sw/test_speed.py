@@ -42,6 +42,17 @@ def test_rates_are_positive_and_take_turns(capsys: pytest.CaptureFixture[str]) -
     assert len(rates["spikefold"]) == 3 and min(rates["spikefold"]) > 0
 
 
+def test_ratios_are_taken_within_rounds() -> None:
+    """The machine was busy in one round, which met all."""
+    rates = {
+        "spikefold": [20.0, 2.0, 30.0],
+        "snntorch": [9.0, 1.0, 8.0],
+        "spikingjelly": [10.0, 1.0, 10.0],
+    }
+    assert speed.compared(rates) == {"spikefold": 2.0, "snntorch": 0.9, "spikingjelly": 1.0}
+    assert speed.compared({"spikefold": [1.0]}) == {}
+
+
 def test_a_missing_peer_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

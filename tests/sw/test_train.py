@@ -296,7 +296,7 @@ def run_until(out: Path, moment: str) -> None:
         return function(*args, **options)
 
     setattr(place, name, kill)
-    train.train(small_config(), CONFIG, easy_data(), out, resume=out.exists())
+    train.train(small_config(), CONFIG, easy_data(), out, resume=True)
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
@@ -335,7 +335,7 @@ def worker(rank: int, port: int, folder: str) -> None:
         dist.destroy_process_group()
 
 
-TWO = TrainConfig(epochs=1, batch_size=16, max_images=64, shift_px=1, balanced=True)
+TWO = TrainConfig(epochs=1, batch_size=16, max_images=64, shift_px=1, class_power=0.5)
 
 
 def wide_config():
@@ -355,7 +355,7 @@ def gradients(path: Path | None) -> dict[str, torch.Tensor]:
     net = model if n_processes == 1 else DistributedDataParallel(model)
     images, labels = next(train.batches(easy_data().train, config, 0, "cpu", rank, n_processes))
     assert len(labels) == config.batch_size // n_processes
-    weights = train.class_weights(easy_data().train).double()
+    weights = train.class_weights(easy_data().train, TWO.class_power).double()
     rows = train.rows_per_spike(model)
     train.loss_of(net, images.double(), labels, config, rows, weights).backward()
     found = {f"grad {n}": p.grad for n, p in model.named_parameters() if p.grad is not None}
@@ -437,9 +437,10 @@ def test_spike_penalty_costs_what_spikes_cost_and_lessens_them(tmp_path: Path) -
 def test_rare_classes_weigh_more_and_figures_say_how_they_are_found() -> None:
     labels = np.array([0] * 90 + [1] * 10)
     split = Split(images=np.zeros((100, 1, 2, 2), np.uint8), labels=labels)
-    weights = train.class_weights(split)
-    assert float(weights[1] / weights[0]) == pytest.approx(3)
-    assert float(weights[labels].mean()) == pytest.approx(1)
+    for power, ratio in ((0.5, 3), (1.0, 9)):
+        weights = train.class_weights(split, power)
+        assert float(weights[1] / weights[0]) == pytest.approx(ratio)
+        assert float(weights[labels].mean()) == pytest.approx(1)
     predicted = np.array([0] * 85 + [1] * 5 + [1] * 4 + [0] * 6)
     found = train.detail(predicted, labels)
     assert found["accuracy"] == pytest.approx(89)
