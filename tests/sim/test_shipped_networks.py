@@ -1,8 +1,8 @@
 """The shipped networks on the virtual board, against the PyTorch integer reference.
 
 ``make verify`` runs all shipped images at 8, 4 and 2 bits, each on a device of that width;
-``make test`` a few images at 8 bits. Networks of other data sets than Fashion-MNIST run the real
-samples that their checkpoints carry.
+``make test`` a few images at 8 bits, or 4 if they need too much room. Networks of other data sets
+than Fashion-MNIST run the real samples that their checkpoints carry.
 """
 
 from contextlib import suppress
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from hw.boards import BOARDS, config_by_name
+from hw.spec import Config
 from sim.virtual_board import virtual_board
 from sw import checkpoint, data, encoder, fold, quantize, reference, zoo
 from sw.board import Board
@@ -30,6 +31,13 @@ def samples(path: Path) -> np.ndarray:
     found = checkpoint.calibration(values)
     assert found is not None
     return found
+
+
+def fits(path: Path, config: Config) -> bool:
+    with suppress(FitError):
+        compile_network(quantize.quantize(fold.fold(path), config.weight_bits), config)
+        return True
+    return False
 
 
 def check(path: Path, weight_bits: int, n_images: int, n_maps: int, device: str = "sim") -> None:
@@ -64,13 +72,16 @@ def check(path: Path, weight_bits: int, n_images: int, n_maps: int, device: str 
 
 @pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda path: path.stem)
 def test_a_few_images(path: Path) -> None:
-    check(path, 8, n_images=3, n_maps=1)
+    weight_bits = next(bits for bits in (8, 4) if fits(path, config_by_name(f"sim/w{bits}")))
+    check(path, weight_bits, n_images=3, n_maps=1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("weight_bits", [8, 4, 2])
 @pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda path: path.stem)
 def test_all_images(path: Path, weight_bits: int) -> None:
+    if not fits(path, config_by_name(f"sim/w{weight_bits}")):
+        pytest.skip("too large for weights as wide")
     check(path, weight_bits, n_images=200, n_maps=10)
 
 
@@ -79,11 +90,7 @@ def test_all_images(path: Path, weight_bits: int) -> None:
 def test_each_board_runs_what_fits(board: str) -> None:
     """The configuration of the board's own gateware, not only a device of the same width."""
     config = config_by_name(board)
-    fitting = []
-    for path in CHECKPOINTS:
-        with suppress(FitError):
-            compile_network(quantize.quantize(fold.fold(path), config.weight_bits), config)
-            fitting.append(path)
+    fitting = [path for path in CHECKPOINTS if fits(path, config)]
     if not fitting:
         pytest.skip("no network is as small")
     for path in fitting:
