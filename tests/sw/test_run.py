@@ -198,7 +198,7 @@ def test_no_board(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 def test_a_network_for_another_device_is_compiled_again(
     use: Use, files: tuple[Path, Path, Network], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = dataclasses.replace(CONFIG, name="other", lanes=32)
+    other = dataclasses.replace(CONFIG, name="other", lanes=16)
     netfile.save(files[0], files[2], compile_network(files[2], other))
     use(files[2])
     assert run.main(arguments(files, "--check")) == run.EXIT_OK
