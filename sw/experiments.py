@@ -48,7 +48,7 @@ N_SEEDS = 6
 """The smallest p that n seeds can give is 2 in (2n over n): 0.1 for 3, 0.002 for 6."""
 N_IMAGES = 8000
 N_VALIDATION = 2000
-PENALTIES = (0.0, 0.3, 1.0, 3.0, 10.0)
+PENALTIES = (0.0, 1.0, 3.0, 10.0)
 N_CYCLES = 100
 """Validation images that cycles are predicted for."""
 FRONTIER_BOARD = "ulx3s-25f"

@@ -123,8 +123,8 @@ def described(path: Path, values: dict[str, Any], folded: FoldedNetwork) -> dict
     }
 
 
-def measure(path: Path, data_root: Path | None = None) -> Entry:
-    """Everything about one checkpoint.
+def measure(path: Path, data_root: Path | None = None, accuracies: Entry | None = None) -> Entry:
+    """Everything about one checkpoint; but ``accuracies`` are taken from this entry, if given.
 
     Raises
     ------
@@ -136,8 +136,12 @@ def measure(path: Path, data_root: Path | None = None) -> Entry:
     dataset = checkpoint.dataset(values, None if data_root is None else data_root / known["data"])
     network = quantize.quantize(folded, known["weight_bits"])
     test = dataset.test
-    predicted = reference.run(network, test.images, keep_spikes=False).predictions
-    scores = detail(predicted, test.labels)
+    if accuracies is None:
+        predicted = reference.run(network, test.images, keep_spikes=False).predictions
+        scores = detail(predicted, test.labels)
+        on_device, f1 = scores[dataset.metric], tuple(scores["f1"])
+    else:
+        on_device, f1 = accuracies.on_device, accuracies.f1
     chosen = np.linspace(0, len(test) - 1, min(N_MEASURED, len(test))).astype(int)
     few = Split(images=test.images[chosen], labels=test.labels[chosen])
     trace = reference.run(network, few.images)
@@ -160,8 +164,8 @@ def measure(path: Path, data_root: Path | None = None) -> Entry:
         note=dataset.note,
         metric=dataset.metric,
         n_test=len(test),
-        on_device=scores[dataset.metric],
-        f1=tuple(scores["f1"]),
+        on_device=on_device,
+        f1=f1,
         n_spikes=float(np.mean(spikes)),
         n_synaptic_ops=float(np.mean(ops)),
         n_multiplications=multiplications,
@@ -267,16 +271,22 @@ exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrup
     p.add_argument(
         "--update", action="store_true", help="write zoo.json and the README files' tables"
     )
+    p.add_argument(
+        "--costs",
+        action="store_true",
+        help="keep the shipped networks' accuracies: when a board or the core has changed",
+    )
     p.add_argument("--json", action="store_true", help="print the entries as JSON")
     args = p.parse_args(argv)
     try:
         paths = args.checkpoints or sorted(FOLDER.glob("*.pt"))
         entries = []
+        kept = load() if args.costs or (args.update and args.checkpoints) else []
+        known = {entry.name: entry for entry in kept} if args.costs else {}
         for path in paths:
             print(path.stem, file=sys.stderr, flush=True)
-            entries.append(measure(path, args.data_root))
+            entries.append(measure(path, args.data_root, known.get(path.stem)))
         if args.update:
-            kept = load() if args.checkpoints else []
             found = {entry.name: entry for entry in [*kept, *entries]}
             entries = [found[name] for name in sorted(found)]
             for place, text in {**pages(entries), TABLE: as_json(entries)}.items():

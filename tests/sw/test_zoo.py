@@ -46,6 +46,9 @@ def test_an_entry_is_what_the_network_does(
     assert zoo.main([str(path)]) == 0
     text = capsys.readouterr().out
     assert "`small`" in text and "the command" in text
+    kept = zoo.load(tmp_path / "zoo.json")[0]
+    kept = zoo.measure(path, None, dataclasses.replace(kept, on_device=12.5, n_spikes=1.0))
+    assert (kept.on_device, kept.n_spikes) == (12.5, entry["n_spikes"])
     assert zoo.as_json(zoo.load(tmp_path / "zoo.json")) == (tmp_path / "zoo.json").read_text()
     path.write_text("hello")
     assert zoo.main([str(path)]) == 1
@@ -95,7 +98,7 @@ def test_update_writes_what_was_measured_and_keeps_the_rest(
     first, *others = entries.values()
     zoo.TABLE.write_text(zoo.as_json([first, *others]))
     changed = dataclasses.replace(first, on_device=12.34)
-    monkeypatch.setattr(zoo, "measure", lambda path, root: changed)
+    monkeypatch.setattr(zoo, "measure", lambda path, root, known: changed)
     assert zoo.main(["--update", "some.pt"]) == 0
     assert zoo.load(zoo.TABLE) == [changed, *others]
     assert readme.read_text() == f"before\n<!-- zoo -->\n{zoo.as_markdown([changed, *others])}" + (
