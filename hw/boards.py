@@ -12,7 +12,7 @@ from __future__ import annotations
 from hw.spec import Config, SpecError
 
 _UART_3M = {"clk_hz": 60_000_000, "baud": 3_000_000}
-_ECP5_85F = {"lanes": 32, "weight_depth": 10240, "membrane_slots": 16}
+_ECP5_85F = {"lanes": 32, "weight_depth": 11264, "membrane_slots": 16}
 _ECP5_25F = {"weight_depth": 4096, "fire_lanes": 4, "spike_bytes": 16384}
 
 CONFIGS: dict[str, Config] = {
@@ -20,7 +20,7 @@ CONFIGS: dict[str, Config] = {
     for config in (
         # The virtual board's default: the ULX3S-85F's core behind the fastest possible UART.
         Config(name="sim", **_ECP5_85F),
-        Config(name="ulx3s-85f", **_ECP5_85F, **_UART_3M),
+        Config(name="ulx3s-85f", **_ECP5_85F, clk_hz=45_000_000, baud=3_000_000),
         Config(name="ulx3s-45f", weight_depth=9216, fire_lanes=4, **_UART_3M),
         Config(name="ulx3s-25f", **_ECP5_25F, **_UART_3M),
         Config(name="ulx3s-12f", **_ECP5_25F, **_UART_3M),
