@@ -197,7 +197,7 @@ def as_markdown(entries: Sequence[Entry]) -> str:
     ]
     lines += [
         f"| `{e.name}` | {e.data} | {e.granularity} | {e.weight_bits} | {e.n_parameters:,} | "
-        f"{e.n_synapses:,} | `{e.board}` |"
+        f"{e.n_synapses:,} | {f'`{e.board}`' if e.board else 'none'} |"
         for e in entries
     ]
     lines += [
