@@ -214,10 +214,10 @@ def _disturbed(
     def stuck(*_: object) -> None:
         raise Stuck
 
-    signal.signal(signal.SIGALRM, stuck)
-    signal.setitimer(signal.ITIMER_REAL, STUCK_S)
     if kind in KILLED:
         tally.n_injected += _kill_host(path, pid, seed, KILLED[kind])
+    signal.signal(signal.SIGALRM, stuck)
+    signal.setitimer(signal.ITIMER_REAL, STUCK_S)
     try:
         plan = faults.Plan(rate, kinds, seed)
         counters, injected = session(path, pid, plan, expected, check=check, halfway=second_host)

@@ -13,7 +13,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -130,7 +130,9 @@ class _Inferring(ABC):
     def program(self) -> Program: ...
 
     @abstractmethod
-    def stream(self, samples: Iterable[Sample], *, maps: bool = False) -> Iterator[Inference]: ...
+    def stream(
+        self, samples: Iterable[Sample], *, maps: bool = False
+    ) -> Generator[Inference, None, None]: ...
 
     def infer(self, samples: Iterable[NDArray[np.uint8]]) -> NDArray[np.int64]:
         """Logits (N, n_classes) of N samples, see :meth:`stream`."""
@@ -297,7 +299,9 @@ class Board(_Inferring):
 
     # ---- inference ---------------------------------------------------------------------------
 
-    def stream(self, samples: Iterable[Sample], *, maps: bool = False) -> Iterator[Inference]:
+    def stream(
+        self, samples: Iterable[Sample], *, maps: bool = False
+    ) -> Generator[Inference, None, None]:
         """Outcomes of samples, in order. While the board runs one sample, the next is written.
 
         Parameters
@@ -406,7 +410,7 @@ class _Pipeline:
             n_bytes(Result) + self.n_logit_bytes + n_counter_rows * row_bytes(Space.COUNTER, config)
         )
 
-    def results(self) -> Iterator[Inference]:
+    def results(self) -> Generator[Inference, None, None]:
         n_failures = 0
         self.transport.on_done, self.transport.on_repeat = self._on_done, self._on_repeat
         try:
@@ -683,7 +687,9 @@ class Boards(_Inferring):
         listing = "\n".join(f"  {board.port}: {error}" for board, error in self.failures)
         return DeviceError(f"no board is left:\n{listing}")
 
-    def stream(self, samples: Iterable[Sample], *, maps: bool = False) -> Iterator[Inference]:
+    def stream(
+        self, samples: Iterable[Sample], *, maps: bool = False
+    ) -> Generator[Inference, None, None]:
         """See :meth:`Board.stream`. Raises :class:`sw.link.DeviceError` when no board is left."""
         yield from _Distribution(self, samples, maps).results()
 
@@ -765,7 +771,7 @@ class _Distribution:
         finally:
             self.outcomes.put(None)
 
-    def results(self) -> Iterator[Inference]:
+    def results(self) -> Generator[Inference, None, None]:
         boards = self.group.boards
         if not boards:
             raise self.group._none_left()

@@ -385,8 +385,9 @@ def _encoded_images(
     return np.stack(images), arrays[f"{part}_labels"].astype(np.int64)
 
 
-def decode(raw: bytes, mode: str) -> NDArray[np.uint8]:
-    """An image file's pixels (C, H, W); ``mode`` is ``L`` (grey) or ``RGB``.
+def decode(raw: bytes, mode: str, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """An image file's pixels (C, H, W); ``mode`` is ``L`` (grey) or ``RGB``, ``size`` the (width,
+    height) that it is scaled to.
 
     Raises
     ------
@@ -398,7 +399,8 @@ def decode(raw: bytes, mode: str) -> NDArray[np.uint8]:
     except ImportError as error:
         raise DataError("image files need Pillow: pip install 'spikefold[train]'") from error
     try:
-        pixels = np.asarray(image.open(io.BytesIO(raw)).convert(mode), np.uint8)
+        found = image.open(io.BytesIO(raw)).convert(mode)
+        pixels = np.asarray(found if size is None else found.resize(size), np.uint8)
     except (OSError, ValueError) as error:
         raise DataError(f"no image: {error}") from error
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))

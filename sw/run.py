@@ -10,10 +10,10 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +22,11 @@ from tqdm import tqdm
 from hw.boards import BOARDS, CONFIGS, config_by_name
 from hw.protocol import spec_hash
 from hw.spec import SpecError
-from sw import data, encoder, netfile, report
-from sw.board import Board, Boards, Inference, load_bytes, program_for
+from sw import data, encoder, inputs, netfile, report
+from sw.board import Board, Boards, Inference, Loaded, load_bytes, program_for
 from sw.compiler import PIXELS, FitError, Program
 from sw.data import DataError
+from sw.datasets import NAMES
 from sw.encoder import InputError
 from sw.files import write_whole
 from sw.link import DeviceError
@@ -151,47 +152,6 @@ def percentiles_ms(seconds: list[float]) -> dict[str, float] | None:
     return {"p50": 1e3 * float(p50), "p99": 1e3 * float(p99)}
 
 
-# ---- input ---------------------------------------------------------------------------------------
-
-
-def read_images(path: str | Path, network: Network) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """Images, and labels if there are any, of an .npy file or an .npz file with ``images`` and
-    maybe ``labels``. Images may lack the channel axis.
-
-    Raises
-    ------
-    InputError
-        The file cannot be read, or its images have another shape or type.
-    """
-    labels = None
-    try:
-        values = np.load(path)
-        if isinstance(values, np.ndarray):
-            images = values
-        else:
-            with values:
-                if "images" not in values:
-                    raise InputError(
-                        f"{path} holds {', '.join(values) or 'nothing'}; name the array 'images' "
-                        "(and the classes 'labels')"
-                    )
-                images = values["images"]
-                labels = values.get("labels")
-    except (OSError, ValueError, EOFError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} is no .npy or .npz file of plain arrays: {error}") from error
-    if network.encoder is not None and network.image_shape[0] == 1 and images.ndim == 3:
-        images = images[:, None]
-    try:
-        encoder.check_input(network, images)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    if labels is not None and labels.shape != images.shape[:1]:
-        raise InputError(f"{path}: {len(images)} images but labels of shape {labels.shape}")
-    return images, labels
-
-
 # ---- checking ------------------------------------------------------------------------------------
 
 
@@ -275,55 +235,110 @@ def classify(
     ----------
     checked : None, or one of :data:`CHECKS`: what to compare with the reference.
     """
-    counted = [f.name for f in fields(LayerTotal)]
-    names = [plan.name for plan in board.program.layers]
-    totals = np.zeros((len(names), len(counted)))
-    links = [one.device.transport.counters for one in board.boards]
-
-    def count_link() -> None:
-        results.n_repeated = sum(link.n_repeated for link in links)
-        results.n_recoveries = sum(link.n_recoveries for link in links)
-        results.n_bytes_out = sum(link.n_bytes_out for link in links) - sent
-        results.n_bytes_in = sum(link.n_bytes_in for link in links) - received
-
-    sent = sum(link.n_bytes_out for link in links)
-    received = sum(link.n_bytes_in for link in links)
+    tally = _Tally(board, results)
     with tqdm(total=len(images), unit=" images", disable=quiet or None, file=sys.stderr) as bar:
         for first in range(0, len(images), BATCH):
             batch = images[first : first + BATCH]
-            started = time.perf_counter()
             frames = encoder.inputs(network, batch, board.program.pixels)
-            done: list[Inference] = []
-            try:
-                for inference in board.stream(frames, maps=checked == "spikes"):
+            done = []
+            with tally.outcomes(frames, maps=checked == "spikes") as outcomes:
+                for inference in outcomes:
                     done.append(inference)
                     bar.update()
-            except DeviceError as error:
-                results.stopped = f"at image {first + len(done)}: {error}"
-            except KeyboardInterrupt:
-                results.stopped = INTERRUPTED
-            results.wall_s += time.perf_counter() - started
-            count_link()
-            for inference in done:
-                results.predictions.append(inference.prediction)
-                results.n_cycles.append(inference.n_cycles)
-                results.logits.append(inference.logits.tolist())
-                results.link_s.append(inference.link_s)
-                results.compute_s.append(inference.compute_s)
-                results.latency_s.append(inference.latency_s)
-                totals += [[getattr(c, n) for n in counted] for c in inference.counters.values()]
-            if results.n_done:
-                results.layers = {
-                    name: LayerTotal(
-                        **dict(zip(counted, (row / results.n_done).tolist(), strict=True))
-                    )
-                    for name, row in zip(names, totals, strict=True)
-                }
             if checked and done and results.stopped != INTERRUPTED:
                 results.mismatches += check(network, batch[: len(done)], done, first)
                 results.n_checked += len(done)
             if results.stopped:
                 return
+
+
+def classify_live(
+    board: Board | Boards,
+    network: Network,
+    source: BinaryIO,
+    results: Results,
+    on_result: Callable[[Inference], object],
+    n: int | None = None,
+) -> None:
+    """Runs samples as they come in, see :func:`sw.inputs.stream`, until they end, or ``n``; fills
+    ``results`` like :func:`classify`."""
+
+    def frames() -> Iterator[NDArray[np.uint8] | None]:
+        n_taken = 0
+        for sample in inputs.stream(source, network):
+            yield None if sample is None else frame_for(network, sample, board.program.pixels)
+            n_taken += sample is not None
+            if n_taken == n:
+                return
+
+    with _Tally(board, results).outcomes(frames()) as outcomes:
+        for inference in outcomes:
+            on_result(inference)
+    results.n_requested = max(results.n_requested, results.n_done)
+
+
+def frame_for(network: Network, sample: NDArray[np.uint8], pixels: bool) -> NDArray[np.uint8]:
+    """What a device takes for one sample, see :func:`sw.encoder.inputs`."""
+    return encoder.inputs(network, sample[None], pixels)[0]
+
+
+class _Tally:
+    """Fills :class:`Results` with outcomes."""
+
+    def __init__(self, board: Board | Boards, results: Results):
+        self.board, self.results = board, results
+        self.counted = [f.name for f in fields(LayerTotal)]
+        self.names = [plan.name for plan in board.program.layers]
+        self.totals = np.zeros((len(self.names), len(self.counted)))
+        self.links = [one.device.transport.counters for one in board.boards]
+        self.before = self._n_bytes()
+
+    def _n_bytes(self) -> tuple[int, int]:
+        return sum(k.n_bytes_out for k in self.links), sum(k.n_bytes_in for k in self.links)
+
+    @contextlib.contextmanager
+    def outcomes(
+        self, frames: Iterable[NDArray[np.uint8] | None], *, maps: bool = False
+    ) -> Iterator[Iterator[Inference]]:
+        """Runs samples. If the device goes away, or Ctrl-C comes, ``stopped`` says so."""
+        results = self.results
+        started = time.perf_counter()
+        stream = self.board.stream(frames, maps=maps)
+        try:
+            yield map(self._added, stream)
+        except DeviceError as error:
+            results.stopped = f"at image {results.n_done}: {error}"
+        except KeyboardInterrupt:
+            results.stopped = INTERRUPTED
+        finally:
+            stream.close()  # ends what is under way
+            self._finish(time.perf_counter() - started)
+
+    def _finish(self, seconds: float) -> None:
+        results = self.results
+        results.wall_s += seconds
+        results.n_repeated = sum(link.n_repeated for link in self.links)
+        results.n_recoveries = sum(link.n_recoveries for link in self.links)
+        n_out, n_in = self._n_bytes()
+        results.n_bytes_out, results.n_bytes_in = n_out - self.before[0], n_in - self.before[1]
+        if results.n_done:
+            results.layers = {
+                name: LayerTotal(
+                    **dict(zip(self.counted, (row / results.n_done).tolist(), strict=True))
+                )
+                for name, row in zip(self.names, self.totals, strict=True)
+            }
+
+    def _added(self, inference: Inference) -> Inference:
+        results = self.results
+        results.predictions.append(inference.prediction)
+        results.n_cycles.append(inference.n_cycles)
+        results.logits.append(inference.logits.tolist())
+        results.link_s.append(inference.link_s)
+        results.compute_s.append(inference.compute_s)
+        results.latency_s.append(inference.latency_s)
+        self.totals += [[getattr(c, n) for n in self.counted] for c in inference.counters.values()]
+        return inference
 
 
 # ---- output --------------------------------------------------------------------------------------
@@ -455,6 +470,9 @@ def _parser() -> argparse.ArgumentParser:
   python -m sw.run --board sim --check            and compare every spike with PyTorch
   python -m sw.run net.spikefold --board          the board that is plugged in
   python -m sw.run net.spikefold --board /dev/ttyUSB0 --data fashion-mnist -n 1000 --json
+  python -m sw.run net.spikefold --board --input shirt.png shoe.jpg
+  python -m sw.run events.spikefold --board --input recording.bin --sensor 34 34
+  ffmpeg -i camera.mp4 -vf scale=28:28 -pix_fmt gray -f rawvideo - | python -m sw.run --live
 
 exit codes: {EXIT_OK} done, {EXIT_MISMATCH} differs from the reference, {EXIT_BAD_INPUT} bad input,
 {EXIT_DEVICE} no device or lost, {EXIT_INTERRUPTED} interrupted""",
@@ -473,14 +491,12 @@ exit codes: {EXIT_OK} done, {EXIT_MISMATCH} differs from the reference, {EXIT_BA
         f"({', '.join(BOARDS)}); without a value the board is looked for (default: sim)",
     )
     parser.add_argument("--baud", type=int, help="fastest rate to use (the board's own)")
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument(
-        "--data", choices=["fashion-mnist"], help="classify this data set's test images"
+    add_inputs(parser).add_argument(
+        "--live",
+        action="store_true",
+        help="classify raw samples (uint8, one after another) as they come in on standard input, "
+        "a line for each; with --json a JSON object for each",
     )
-    source.add_argument(
-        "--input", type=Path, metavar="FILE", help="classify an .npy or .npz file's images"
-    )
-    parser.add_argument("--data-dir", type=Path, help="folder of the data set")
     parser.add_argument("-n", type=int, metavar="N", help="only the first N images")
     parser.add_argument(
         "--check",
@@ -498,35 +514,79 @@ exit codes: {EXIT_OK} done, {EXIT_MISMATCH} differs from the reference, {EXIT_BA
     return parser
 
 
-def _port(board: str, program: Program | None) -> str | None:
+def add_inputs(parser: argparse.ArgumentParser) -> Any:
+    """Options that say what is classified; gives the group of those that exclude each other."""
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--data",
+        metavar="NAME",
+        help=f"test samples of a data set: {', '.join(NAMES)}, or a path of own data (the shipped "
+        "Fashion-MNIST images)",
+    )
+    source.add_argument(
+        "--input",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help=".npy or .npz files of samples, images (PNG, JPEG, ...), event recordings (.bin, "
+        ".aedat, or .npy and .npz with t, x, y, p)",
+    )
+    parser.add_argument("--data-dir", type=Path, help="folder of the data set")
+    parser.add_argument(
+        "--sensor",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="height and width of the recordings' sensor (the network's)",
+    )
+    return source
+
+
+def port_of(board: str, program: Program | None) -> str | None:
     """What :meth:`sw.device.Board.open` takes for ``--board``. The virtual board is one that the
     network was compiled for, if it has a name."""
     if board == FIND:
         return None
-    if board == VIRTUAL and program is not None:
-        name = report.board_name(program.config)
+    name, question, options = board.partition("?")
+    if name == VIRTUAL and program is not None:
+        kind = report.board_name(program.config)
         with contextlib.suppress(SpecError):
-            wanted, usual = spec_hash(config_by_name(name)), spec_hash(CONFIGS[VIRTUAL])
+            wanted, usual = spec_hash(config_by_name(kind)), spec_hash(CONFIGS[VIRTUAL])
             if wanted == spec_hash(program.config) and wanted != usual:
-                return f"{VIRTUAL}:{name}"
+                return f"{VIRTUAL}:{kind}{question}{options}"
     return board
 
 
-def _images(
+def find_inputs(
     arguments: argparse.Namespace, network: Network
 ) -> tuple[NDArray[np.uint8], NDArray[Any] | None]:
+    """Samples as :func:`add_inputs` has them, and their labels.
+
+    Raises
+    ------
+    DataError, InputError
+        What was named cannot be read, or the network does not take it.
+    """
     if arguments.input:
-        images, labels = read_images(arguments.input, network)
+        sensor = None if arguments.sensor is None else tuple(arguments.sensor)
+        return inputs.read(arguments.input, network, sensor)
+    if arguments.data:
+        found = data.load(arguments.data_dir, name=arguments.data, timesteps=network.timesteps)
+        split, what = found.test, f"the samples of {found.name}"
     else:
-        split = data.load(arguments.data_dir).test if arguments.data else data.load_samples()
-        images, labels = split.images, split.labels
-        if network.encoder is None or images.shape[1:] != network.image_shape:
-            raise InputError(
-                f"the network takes {'frames' if network.encoder is None else 'images'} of "
-                f"{network.image_shape}, not Fashion-MNIST's {images.shape[1:]}; give some with "
-                "--input"
-            )
-    return images[: arguments.n], None if labels is None else labels[: arguments.n]
+        split, what = data.load_samples(), "Fashion-MNIST's"
+    try:
+        encoder.check_input(network, split.images)
+    except InputError as error:
+        raise InputError(f"{error}. That is {what}; give others with --data or --input") from error
+    return split.images, split.labels
+
+
+def load(board: Board | Boards, program: Program) -> Loaded:
+    """Loads a program, with a progress bar."""
+    n_bytes = load_bytes(program) * len(board.boards)
+    with tqdm(total=n_bytes, unit="B", unit_scale=True, desc="loading", disable=None) as bar:
+        return board.load(program, bar.update)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -539,22 +599,24 @@ def main(argv: list[str] | None = None) -> int:
     def say(text: str) -> None:
         print(text, file=sys.stderr if arguments.json else sys.stdout, flush=True)
 
+    if arguments.live and (arguments.check or arguments.show):
+        parser.error("--check and --show need files: they do not go with --live")
+    images, labels = np.zeros(0, np.uint8), None
     try:
         file = netfile.load(arguments.network, Program)
         network = file.network
-        images, labels = _images(arguments, network)
-        port = _port(arguments.board, file.program)
+        if not arguments.live:
+            images, labels = find_inputs(arguments, network)
+            images = images[: arguments.n]
+            labels = None if labels is None else labels[: arguments.n]
+        port = port_of(arguments.board, file.program)
         if port is not None and port.startswith(VIRTUAL):
             say(f"starting the virtual board {port} (compiled once, which takes a minute or two)")
         with Board.open(port, arguments.baud) as board:
             program, note = program_for(network, file.program, board.config)
             if note:
                 say(f"{note}; {file.stale}" if file.stale else note)
-            n_bytes = load_bytes(program) * len(board.boards)
-            with tqdm(
-                total=n_bytes, unit="B", unit_scale=True, desc="loading", disable=None
-            ) as bar:
-                loaded = board.load(program, bar.update)
+            loaded = load(board, program)
             if loaded.n_written < loaded.n_bytes // 2:
                 say("the network was in the board already")
             results = Results(
@@ -568,11 +630,20 @@ def main(argv: list[str] | None = None) -> int:
                 load_s=loaded.seconds,
                 baud=board.boards[0].device.transport.baud,
             )
+            shape = "x".join(map(str, inputs.sample_shape(network)))
             say(
-                f"{arguments.network.name} on {results.board}: {len(images)} images, "
-                f"{network.timesteps} timesteps, {len(network.layers)} layers"
+                f"{arguments.network.name} on {results.board}: "
+                + (f"samples of {shape} bytes" if arguments.live else f"{len(images)} images")
+                + f", {network.timesteps} timesteps, {len(network.layers)} layers"
             )
-            classify(board, network, images, results, checked=arguments.check)
+            if arguments.live:
+
+                def show(inference: Inference) -> None:
+                    print(_live_line(inference, results, network, arguments.json), flush=True)
+
+                classify_live(board, network, sys.stdin.buffer, results, show, arguments.n)
+            else:
+                classify(board, network, images, results, checked=arguments.check)
     except (netfile.NetworkFileError, DataError, InputError, FitError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
@@ -583,6 +654,23 @@ def main(argv: list[str] | None = None) -> int:
         print(INTERRUPTED, file=sys.stderr)
         return EXIT_INTERRUPTED
     return _finish(arguments, results, network, images, labels)
+
+
+def _live_line(inference: Inference, results: Results, network: Network, as_json: bool) -> str:
+    """An outcome while others are still to come."""
+    number, latency_ms = results.n_done - 1, 1e3 * inference.latency_s
+    name = network.labels[inference.prediction] if network.labels else str(inference.prediction)
+    if as_json:
+        values = {
+            "sample": number,
+            "prediction": inference.prediction,
+            "label": name,
+            "logits": inference.logits.tolist(),
+            "n_cycles": inference.n_cycles,
+            "latency_ms": latency_ms,
+        }
+        return json.dumps(values)
+    return f"{number}: {name} (class {inference.prediction}), {latency_ms:.1f} ms"
 
 
 def _finish(
@@ -601,7 +689,7 @@ def _finish(
             print(f"error: {arguments.out} cannot be written: {error.strerror}", file=sys.stderr)
             return EXIT_BAD_INPUT
     if arguments.json:
-        print(document)
+        print(json.dumps(results.to_dict()) if arguments.live else document)
     else:
         n_shown = min(arguments.show, results.n_done)
         if n_shown:

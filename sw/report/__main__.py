@@ -25,6 +25,7 @@ from sw.compiler import FitError, Program, compile_network
 from sw.data import DataError
 from sw.encoder import InputError, check_input
 from sw.files import write_whole
+from sw.inputs import read_images
 from sw.link import DeviceError
 from sw.network import Network
 from sw.report import page
@@ -37,7 +38,7 @@ from sw.report.observe import (
     observe,
 )
 from sw.report.page import Page, Step
-from sw.run import FIND, NETWORK, VIRTUAL, read_images
+from sw.run import FIND, NETWORK, VIRTUAL
 
 DEFAULT_BOARD = "ulx3s-85f"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")

@@ -162,7 +162,6 @@ def test_lost_announcement_is_asked_for_again() -> None:
     board = loaded(network)
     device = board.device
     assert isinstance(device, FakeDevice)
-    device.transport.timeout_s = 0.02
     shape = (1, network.timesteps, *network.map_shapes()[INPUT])
     samples = np.zeros(shape, np.uint8)
     expected = board.infer(samples)
@@ -250,3 +249,14 @@ def test_outcomes_do_not_wait_for_samples_that_are_not_there_yet() -> None:
         for inference in board.stream(one_at_a_time()):
             outcomes.append(inference.logits)
         np.testing.assert_array_equal(np.stack(outcomes), expected)
+
+
+def test_answer_that_came_while_this_process_slept_is_not_asked_for_again() -> None:
+    network = random_network(5)
+    board = loaded(network)
+    device = board.device
+    assert isinstance(device, FakeDevice)
+    device.transport.timeout_s = 0.0
+    shape = (3, network.timesteps, *network.map_shapes()[INPUT])
+    board.infer(np.zeros(shape, np.uint8))
+    assert device.n_computed == 3 and not device.transport.counters.n_repeated

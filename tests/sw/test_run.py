@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -190,7 +191,7 @@ def test_no_board(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     monkeypatch.setattr(run.Board, "open", fail)
     network = a_network(encoder=False)
     monkeypatch.setattr(run.netfile, "load", lambda *_: netfile.NetworkFile(network=network))
-    monkeypatch.setattr(run, "_images", lambda *_: (np.zeros((1, 1), np.uint8), None))
+    monkeypatch.setattr(run, "find_inputs", lambda *_: (np.zeros((1, 1), np.uint8), None))
     assert run.main(["--board"]) == run.EXIT_DEVICE
     assert "no board found; ports seen: none" in capsys.readouterr().err
 
@@ -253,7 +254,7 @@ def test_the_sample_does_not_go_with_every_network(
 ) -> None:
     use(files[2])
     assert run.main([str(files[0])]) == run.EXIT_BAD_INPUT
-    assert "give some with --input" in capsys.readouterr().err
+    assert "give others with --data or --input" in capsys.readouterr().err
 
 
 def test_the_virtual_board_is_of_the_kind_that_the_network_was_compiled_for() -> None:
@@ -261,7 +262,7 @@ def test_the_virtual_board_is_of_the_kind_that_the_network_was_compiled_for() ->
 
     def port(name: str | None, board: str) -> str | None:
         program = None if name is None else compile_network(network, config_by_name(name))
-        return run._port(board, program)
+        return run.port_of(board, program)
 
     assert port("ulx3s-85f", "sim") == "sim", "the same memories under another name"
     assert port("ulx3s-85f/w4", "sim") == "sim:ulx3s-85f/w4"
@@ -270,7 +271,7 @@ def test_the_virtual_board_is_of_the_kind_that_the_network_was_compiled_for() ->
     assert port("ulx3s-85f/w4", run.FIND) is None
     assert port(None, "sim") == "sim"
     odd = compile_network(network, dataclasses.replace(CONFIG, name="odd", lanes=32))
-    assert run._port("sim", odd) == "sim", "a device without a name cannot be started"
+    assert run.port_of("sim", odd) == "sim", "a device without a name cannot be started"
 
 
 def test_frames_need_no_encoder(use: Use, tmp_path: Path) -> None:
@@ -315,3 +316,42 @@ def test_text_says_how_sure_how_fast_and_what_is_slow(
     out = capsys.readouterr().out
     for words in ("95 % interval", "latency    in all: p50", "bottleneck ", "energy     "):
         assert words in out
+
+
+class Pipe:
+    """Standard input with bytes in it."""
+
+    def __init__(self, raw: bytes):
+        self.buffer = io.BytesIO(raw)
+
+
+def test_live_samples_are_answered_line_by_line(
+    use: Use,
+    files: tuple[Path, Path, Network],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use(files[2])
+    images = np.load(files[1])["images"]
+    assert run.main(arguments(files, "--json")) == run.EXIT_OK
+    expected = json.loads(capsys.readouterr().out)
+    live = [str(files[0]), "--board", "sim", "--live"]
+    monkeypatch.setattr(run.sys, "stdin", Pipe(images.tobytes()))
+    assert run.main([*live, "--json"]) == run.EXIT_OK
+    *lines, summary = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [line["prediction"] for line in lines] == expected["predictions"]
+    assert [line["logits"] for line in lines] == expected["logits"]
+    assert summary["n_done"] == summary["n_requested"] == N_IMAGES
+
+    monkeypatch.setattr(run.sys, "stdin", Pipe(images.tobytes()))
+    assert run.main([*live, "-n", "2"]) == run.EXIT_OK
+    out = capsys.readouterr().out
+    assert f"\n1: {files[2].labels[expected['predictions'][1]]} (class" in out
+    assert "\n2: " not in out and "samples of" in out
+
+    monkeypatch.setattr(run.sys, "stdin", Pipe(images.tobytes()[:-1]))
+    assert run.main(live) == run.EXIT_BAD_INPUT
+    assert f"ends within sample {N_IMAGES - 1}" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run.main([*live, "--check"])
+    assert "they do not go with --live" in capsys.readouterr().err
