@@ -216,6 +216,36 @@ def test_abort_ends_a_run_and_the_next_one_is_right() -> None:
     simulate(dut, bench, max_ticks=100_000)
 
 
+def test_results_are_kept_until_those_of_the_next_run_are_taken() -> None:
+    net = network(size=5)
+    program = compile_network(net, CONFIG)
+    dut = Core(CONFIG)
+    inputs = [random_frames(net, density) for density in (0.5, 0.1)]
+    expected = [golden.run_network(net, frames)[1] for frames in inputs]
+    assert (expected[0] != expected[1]).any()
+
+    async def bench(ctx):
+        bus = Bench(dut, program, ctx)
+        await bus.load()
+        await bus.start(inputs[0])
+        await bus.done()
+        await bus.start(inputs[1])
+        n_rows = program.n_result_rows
+        n_during = 0
+        while not ctx.get(dut.bus.done.valid):
+            logits = program.logits(await bus.read(Space.RESULT, 0, n_rows))
+            assert (logits == expected[0]).all()
+            n_during += ctx.get(dut.bus.busy)
+        assert n_during > 3
+        for n, _ in enumerate(expected):
+            if n:
+                await bus.done()
+            logits = program.logits(await bus.read(Space.RESULT, 0, n_rows))
+            assert (logits == expected[n]).all()
+
+    simulate(dut, bench, max_ticks=100_000)
+
+
 def test_memories_read_back_what_was_written() -> None:
     net = network()
     program = compile_network(net, CONFIG)

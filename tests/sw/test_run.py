@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import io
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +18,13 @@ import numpy as np
 import pytest
 
 from hw.boards import CONFIGS, config_by_name
+from hw.protocol import RunState
+from sim.virtual_board import virtual_board
 from sw import netfile, report, run
 from sw.board import Board, Inference
 from sw.compiler import compile_network
 from sw.data import LABELS
-from sw.device import DeviceNotFound
+from sw.device import Device, DeviceNotFound
 from sw.link import LinkLost
 from sw.network import Network
 from tests.networks import random_input, random_network
@@ -355,3 +362,60 @@ def test_live_samples_are_answered_line_by_line(
     with pytest.raises(SystemExit):
         run.main([*live, "--check"])
     assert "they do not go with --live" in capsys.readouterr().err
+
+
+def wait_for(text: str, stream: Any) -> None:
+    """Reads up to a text."""
+    seen = ""
+    while text not in seen:
+        character = stream.read(1)
+        assert character, f"{text!r} did not come; there was {seen!r}"
+        seen += character
+
+
+@pytest.mark.parametrize("phase", ["load", "run"])
+def test_ctrl_c_leaves_board_and_files_in_order(phase: str, tmp_path: Path) -> None:
+    """A real SIGINT to a real process, on a virtual board that another process has started."""
+    out = tmp_path / "results.json"
+    network = run.NETWORK
+    command = [sys.executable, "-m", "sw.run", str(network), "--live", "--out", str(out)]
+    with virtual_board(config_by_name("sim")) as port:
+        with subprocess.Popen(
+            [*command, "--board", port],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdin is not None and process.stdout is not None
+            if phase == "run":
+                wait_for("samples of 1x28x28 bytes", process.stdout)
+                process.stdin.buffer.write(bytes(3 * 784))
+                process.stdin.flush()
+                wait_for("0: ", process.stdout)
+            else:
+                while not port_is_in_use(port):
+                    time.sleep(0.02)
+                time.sleep(0.5)  # into the loading
+            process.send_signal(signal.SIGINT)
+            stdout, stderr = process.communicate(timeout=60)
+        assert process.returncode == run.EXIT_INTERRUPTED
+        assert "Traceback" not in stderr
+        if phase == "run":
+            done = json.loads(out.read_text())
+            assert done["stopped"] == run.INTERRUPTED and done["n_done"] >= 1
+            assert "STOPPED interrupted" in stdout
+        else:
+            assert run.INTERRUPTED in stderr and not out.exists()
+        assert list(tmp_path.iterdir()) in ([], [out]), "no half of a file"
+        with Device.open(port) as device:
+            assert device.status().state == RunState.IDLE
+
+
+def port_is_in_use(port: str) -> bool:
+    with Path(port).open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
