@@ -66,6 +66,8 @@ def lived_in(net: nn.Module, seed: int = 0) -> nn.Module:
             elif isinstance(module, nn.Conv2d | nn.Linear):
                 weight = torch.randn(module.weight.shape, generator=generator)
                 module.weight.copy_(weight * 1.5 / weight[0].numel() ** 0.5)
+                if module.bias is not None:
+                    module.bias.copy_(torch.randn(len(module.bias), generator=generator) * 0.1)
     return net.eval()
 
 
