@@ -14,6 +14,17 @@ from hw.spec import Config, SpecError
 _UART_3M = {"clk_hz": 60_000_000, "baud": 3_000_000}
 _ECP5_85F = {"lanes": 32, "weight_depth": 11264, "membrane_slots": 16}
 _ECP5_25F = {"weight_depth": 4096, "fire_lanes": 4, "spike_bytes": 16384}
+_ICE40 = {
+    "membrane_bits": 18,
+    "param_depth": 256,
+    "chunk_bits": 32,
+    "membrane_slots": 8,
+    "sum_queue": 0,
+    "max_layers": 8,
+    "pixels": 0,
+    "rx_buffer_bytes": 512,
+    "max_payload_bytes": 256,
+}
 
 CONFIGS: dict[str, Config] = {
     config.name: config
@@ -39,38 +50,21 @@ CONFIGS: dict[str, Config] = {
             weight_bits=4,
             weight_depth=16384,
             fire_lanes=2,
-            membrane_bits=18,
-            param_depth=256,
-            chunk_bits=32,
             spike_bytes=4096,
-            membrane_slots=8,
-            sum_queue=0,
-            max_layers=8,
             result_rows=8,
-            pixels=0,
-            rx_buffer_bytes=512,
-            max_payload_bytes=256,
             clk_hz=24_000_000,
             baud=3_000_000,
+            **_ICE40,
         ),
         Config(
             name="ice40-hx8k",
             lanes=8,
             weight_depth=512,
             fire_lanes=1,
-            membrane_bits=18,
-            param_depth=256,
-            chunk_bits=32,
             spike_bytes=2048,
-            membrane_slots=8,
-            sum_queue=0,
-            max_layers=8,
-            result_rows=16,
-            pixels=0,
-            rx_buffer_bytes=512,
-            max_payload_bytes=256,
             clk_hz=36_000_000,
             baud=3_000_000,
+            **_ICE40,
         ),
     )
 }

@@ -235,39 +235,45 @@ def _begin(
         raise
 
 
+def _probed() -> Iterator[tuple[str, str, tuple[Transport, BoardIdentity] | DeviceError | None]]:
+    """Each serial port, in order, as it is asked for: its path, what it is in words, and what
+    answered there, or why nothing did; None if it is not on USB, and is not tried."""
+    for info in sorted(list_ports.comports(), key=lambda info: info.device):
+        label = f"{info.device} ({info.description})"
+        if info.vid is None:
+            yield info.device, f"{label}: not USB, not tried", None
+            continue
+        try:
+            answer = _probe(info.device, timeout_s=0.15, n_retries=1)
+        except DeviceError as error:
+            yield info.device, f"{label}: {error}", error
+        else:
+            yield info.device, label, answer
+
+
 def find_boards() -> tuple[list[tuple[str, BoardIdentity]], list[str]]:
     """Boards on all USB serial ports, as (port, identity), and what was found on every other port,
     in words. All ports are closed again."""
     found, others = [], []
-    for info in sorted(list_ports.comports(), key=lambda info: info.device):
-        label = f"{info.device} ({info.description})"
-        if info.vid is None:
-            others.append(f"{label}: not USB, not tried")
-            continue
-        try:
-            transport, identity = _probe(info.device, timeout_s=0.15, n_retries=1)
-        except DeviceError as error:
-            others.append(f"{label}: {error}")
-        else:
+    for path, words, answer in _probed():
+        if isinstance(answer, tuple):
+            transport, identity = answer
             transport.close()
-            found.append((info.device, identity))
+            found.append((path, identity))
+        else:
+            others.append(words)
     return found, others
 
 
 def _find() -> tuple[Transport, BoardIdentity]:
     """The first board on any USB serial port."""
     seen = []
-    for info in sorted(list_ports.comports(), key=lambda info: info.device):
-        label = f"{info.device} ({info.description})"
-        if info.vid is None:
-            seen.append(f"{label}: not USB, not tried")
-            continue
-        try:
-            return _probe(info.device, timeout_s=0.15, n_retries=1)
-        except SpecMismatch:
-            raise
-        except DeviceError as error:
-            seen.append(f"{label}: {error}")
+    for _, words, answer in _probed():
+        if isinstance(answer, tuple):
+            return answer
+        if isinstance(answer, SpecMismatch):
+            raise answer
+        seen.append(words)
     listing = "\n".join(f"  {line}" for line in seen) or "  none"
     raise DeviceNotFound(
         f"no board found. Serial ports seen:\n{listing}\n"
