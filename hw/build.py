@@ -37,7 +37,7 @@ TOP = "top"
 VERSION = 1
 """Of the manifest's format."""
 
-SYNTHESIS_OPTIONS = "-no-rw-check"
+COLLISIONS = "setparam -set COLLISION_X_MASK 1'1 t:$memrd_v2 r:CLK_ENABLE=1 %i"
 """What is read from a row that is written in the same cycle is undefined. To read the old row, as
 Amaranth's memories do, would take comparators and multiplexers around every block RAM. No memory of
 the device is read so where it matters: simulations read zeros there, see :mod:`sim.verilate`."""
@@ -109,9 +109,10 @@ def netlist(board: str, config: Config | None = None) -> Netlist:
         do_build=False,
         emit_src=False,
         debug_verilog=False,
-        synth_opts=f"{SYNTHESIS_OPTIONS} -run begin:map_luts",
+        script_after_read=COLLISIONS,
+        synth_opts="-run begin:map_luts",
         # Names of single bits: with those of vectors, ABC9 of Yosys 0.70 gets some mixed up.
-        script_after_synth=f"splitnets\n{synthesis} {SYNTHESIS_OPTIONS} -run map_luts: -top {TOP}",
+        script_after_synth=f"splitnets\n{synthesis} -run map_luts: -top {TOP}",
         nextpnr_opts="--timing-allow-fail --report report.json"
         + (" --router router2" if isinstance(platform, LatticeECP5Platform) else ""),
     )

@@ -25,6 +25,8 @@ from pathlib import Path
 from amaranth.back import rtlil
 from amaranth.lib import wiring
 
+from hw.build import COLLISIONS
+
 TOP = "top"
 """Name of the top module; the C++ class is ``Vtop``."""
 
@@ -33,13 +35,9 @@ BASE_ARGS = (
     *("-Wno-fatal", "-Wno-lint", "--timescale", "1ns/1ns"),
 )
 
-_COLLISIONS = "setparam -set COLLISION_X_MASK 1'1 t:$memrd_v2 r:CLK_ENABLE=1 %i"
-"""What is read from a row that is written in the same cycle is undefined, as bitstreams have it
-(:data:`hw.build.SYNTHESIS_OPTIONS`): here it is zero."""
-
 _READABLE = f"""
 proc -nomux -norom
-{_COLLISIONS}
+{COLLISIONS}
 memory_collect
 """
 """Keeps the hierarchy and the names, for waveforms and test benches."""
@@ -48,7 +46,7 @@ _FAST = f"""
 proc
 flatten
 opt
-{_COLLISIONS}
+{COLLISIONS}
 memory_collect
 opt_clean
 """
