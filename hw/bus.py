@@ -24,8 +24,9 @@ class CoreBus(wiring.Signature):
     -------
     write : rows to write; :attr:`Space.SPIKE` may be written at any time, the others only while
         not ``busy``. Addresses are in range (the link has checked them).
-    read, read_data : row addresses, and for each of them one row, in order. Spikes, results and
-        counters may be read at any time; spikes are complete only while not ``busy``.
+    read, read_data : row addresses, and for each of them one row, which is there for a cycle only.
+        Spikes, results and counters may be read at any time; spikes are complete only while not
+        ``busy``.
     run : starts a run; ready only while not ``busy``.
     abort : while high, a run in progress is dropped; ``busy`` falls within a few cycles, no
         ``done`` follows.
@@ -41,7 +42,7 @@ class CoreBus(wiring.Signature):
             {
                 "write": In(stream.Signature(row_write_layout(config))),
                 "read": In(stream.Signature(Address)),
-                "read_data": Out(stream.Signature(row_bits)),
+                "read_data": Out(stream.Signature(row_bits, always_ready=True)),
                 "run": In(stream.Signature(Run)),
                 "abort": In(1),
                 "busy": Out(1),

@@ -44,6 +44,10 @@ MEMBRANE_LATENCY = 7
 at least this far apart. Part of the schedule that the compiler makes for the fire unit."""
 
 
+SUMS_UNHEARD = 5
+"""Jobs that may end, one a cycle, before the scanner hears that there is no room for their sums."""
+
+
 class SpecError(ValueError):
     """A configuration that cannot be built; the message names the field and the accepted values."""
 
@@ -130,7 +134,8 @@ class Config:
     membrane_slots: int = 32
     """Jobs whose membranes are alive at once (interleaved positions or channel groups)."""
     sum_queue: int = 16
-    """Jobs whose sums may wait for the fire unit before the lanes stand still; 0 keeps one."""
+    """Jobs whose sums may be on their way to the fire unit; 0 keeps one, and lets the lanes stand
+    still until it is taken."""
     max_layers: int = 32
     """Layers whose counters are kept."""
     result_rows: int = 16
@@ -183,7 +188,11 @@ class Config:
         for field in ("weight_depth", "max_layers", "result_rows"):
             check(getattr(self, field) >= 2, field, "use at least 2")
         check(self.pixels in (0, 1), "pixels", "use 0 or 1")
-        check(self.sum_queue == 0 or self.sum_queue >= 2, "sum_queue", "use 0, or at least 2")
+        check(
+            self.sum_queue == 0 or self.sum_queue >= SUMS_UNHEARD,
+            "sum_queue",
+            f"use 0, or at least {SUMS_UNHEARD}",
+        )
         check(self.weight_depth <= 1 << 20, "weight_depth", "use at most 1048576")
         check(
             self.lanes * self.weight_bits >= 32,

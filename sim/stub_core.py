@@ -39,11 +39,10 @@ class StubCore(wiring.Component):
         was_read = Signal(Space)
         wide = Signal(8 * max_row_bytes(config))
         m.d.comb += bus.read_data.payload.eq(wide)
-        with m.If(bus.read_data.ready):
-            m.d.sync += bus.read_data.valid.eq(0)
         m.d.comb += bus.read.ready.eq(~bus.read_data.valid)
+        m.d.sync += bus.read_data.valid.eq(bus.read.valid & bus.read.ready)
         with m.If(bus.read.valid & bus.read.ready):
-            m.d.sync += [bus.read_data.valid.eq(1), was_read.eq(bus.read.p.space)]
+            m.d.sync += was_read.eq(bus.read.p.space)
         for space in Space:
             name = space.name.lower()
             m.submodules[name] = rows = self.rows[name]

@@ -3,9 +3,9 @@ device's counters show. NumPy only.
 
 The pipeline is followed chunk by chunk and job by job, in the cycles of :mod:`hw.core`: the fetch
 unit gives a slot to each chunk, and to an identity per job of a gated layer, while its queues have
-room; the scanner takes a cycle per active input, and stands still, with the lanes, while a job's
-sums wait for a place; the fire unit begins jobs in order, at least ``spacing`` cycles apart, and
-not before their sums are there.
+room; the scanner takes a cycle per active input, while there is room for the sums of all jobs under
+way, or, without a queue for them, stands still, with the lanes, while they wait; the fire unit begins
+jobs in order, at least ``spacing`` cycles apart, and not before their sums are there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw.protocol import HEADER_WORDS, LEVEL_WORDS
-from hw.spec import MEMBRANE_LATENCY, N_PLANES
+from hw.spec import MEMBRANE_LATENCY, N_PLANES, SUMS_UNHEARD
 from sw.compiler import LayerPlan, Placement, Program
 
 # The fetch unit stops when more than these are queued: active chunks, identities, jobs.
@@ -86,8 +86,8 @@ class _Queue:
 
 
 class _Moves:
-    """The time of scanner and lanes, which stands still while sums wait: a *move* is a cycle in
-    which they do not. Asked about later and later moves."""
+    """The time of scanner and lanes, which without a queue stands still while sums wait: a *move* is
+    a cycle in which they do not. Asked about later and later moves."""
 
     def __init__(self) -> None:
         self._passed = 0
@@ -118,16 +118,15 @@ class _Moves:
 
 def layer_cycles(plan: LayerPlan, active: NDArray[np.int64], sum_queue: int) -> int:
     """Cycles of a layer whose chunks have ``active`` inputs (n_jobs, n_chunks), with room for
-    ``sum_queue`` jobs' sums between lanes and fire unit."""
+    ``sum_queue`` jobs' sums between scanner and fire unit."""
     slot = -1
     chunks, jobs = _Queue(CHUNK_ROOM), _Queue(JOB_ROOM)
     identities = _Queue(IDENTITY_ROOM, jobs.went)
     queues = (chunks, jobs, identities) if plan.gated else (chunks, jobs)
-    moves = _Moves()
+    moves, sums = _Moves(), _Queue(sum_queue - SUMS_UNHEARD)
     scanned = NEVER  # the move of the last active input so far
     began = NEVER  # the cycle in which the fire unit began its last job so far,
     began_sums = NEVER  # or its last with sums
-    left: list[int] = []  # when each job's sums stood at the end of their queue
 
     def take(n_active: int, queued: int) -> None:
         """The scanner takes a chunk that came into the queue in cycle ``queued``."""
@@ -140,6 +139,13 @@ def layer_cycles(plan: LayerPlan, active: NDArray[np.int64], sum_queue: int) -> 
         chunks.went.append(max(there, moves.cycle(scanned)))
         moves.forget(begins)
         scanned = begins + n_active
+        if sum_queue:
+            scanned = begins
+            for n_left in range(n_active, 0, -1):
+                scanned = sums.ready(scanned + 1)
+                if not sums.came or scanned >= sums.came[-1]:  # no more to be heard of
+                    scanned += n_left - 1
+                    break
 
     for job in active.tolist():
         held = 0  # active inputs of a chunk that waits for the next active one, or the job's end
@@ -165,15 +171,13 @@ def layer_cycles(plan: LayerPlan, active: NDArray[np.int64], sum_queue: int) -> 
             arrives = scanned + LANES_LATENCY
             summed = moves.cycle(arrives - 1) + 1
             if sum_queue:
-                taken = summed
-                if len(left) >= sum_queue - 1:
-                    taken = max(taken, left[1 - sum_queue] + 1)
-                left.append(max(taken + 1, began_sums))
-                begins = max(begins, left[-1] + 1)
+                begins = max(begins, summed + QUEUE_LATENCY, began_sums + 1)
+                sums.came.append(scanned + SUMS_UNHEARD)
+                sums.went.append(begins + 2)
             else:
-                begins = taken = max(begins, summed)
-            if taken > summed:
-                moves.wait(arrives, taken - summed)
+                begins = max(begins, summed)
+                if begins > summed:
+                    moves.wait(arrives, begins - summed)
             began_sums = begins
         began = begins
         jobs.went.append(began + plan.n_beats + MEMBRANE_LATENCY)

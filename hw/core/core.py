@@ -1,7 +1,7 @@
 """The core: spikes in, class out, by additions alone."""
 
 from amaranth import Cat, Const, Module, Mux, ResetInserter, Signal, Value, signed
-from amaranth.lib import data, fifo, memory, wiring
+from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import Out, connect, flipped
 
 from hw.bus import CoreBus
@@ -14,6 +14,7 @@ from hw.core.pipeline import delayed, storage
 from hw.core.scan import Scanner
 from hw.core.sequencer import Sequencer
 from hw.core.spikes import SpikeMemory
+from hw.core.sums import SumQueue
 from hw.core.weights import WeightMemory
 from hw.protocol import Neuron, Space
 from hw.spec import GRANULE_BITS, Config
@@ -94,31 +95,23 @@ class Core(wiring.Component):
             scanner.move.eq(lanes.move),
             fire.header.eq(header),
         ]
+        event = scanner.event
         connect(m, nest.steps, fetch.steps)
         connect(m, fetch.chunks, scanner.chunks)
         for name in ("jobs", "records", "silent", "identities"):
             connect(m, getattr(fetch, name), getattr(fire, name))
         if config.sum_queue:
-            m.submodules.sums = sums = reset(
-                fifo.SyncFIFOBuffered(
-                    width=config.lanes * config.membrane_bits, depth=config.sum_queue
-                )
-            )
-            m.d.comb += [
-                sums.w_data.eq(lanes.sums.p),
-                sums.w_en.eq(lanes.sums.valid),
-                lanes.sums.ready.eq(sums.w_rdy),
-                fire.sums.p.eq(sums.r_data),
-                fire.sums.valid.eq(sums.r_rdy),
-                sums.r_en.eq(fire.sums.ready),
-            ]
+            m.submodules.sums = sums = reset(SumQueue(config))
+            m.d.comb += [sums.ends.eq(event.valid & event.p.last), scanner.room.eq(sums.room)]
+            connect(m, lanes.sums, sums.i)
+            connect(m, sums.o, fire.sums)
         else:
+            m.d.comb += scanner.room.eq(1)
             connect(m, lanes.sums, fire.sums)
 
-        # From events to sums. All of this stands still while sums wait for the fire unit. Weight
-        # memory is read by the sequencer between layers, and by the host while idle.
+        # From events to sums. Weight memory is read by the sequencer between layers, and by the
+        # host while idle.
         host_row, host_space = storage(24), storage(8)
-        event = scanner.event
         weight_row = storage(range(config.weight_depth))
         weight_en = Signal()
         loading = ~busy | sequencer.loading
@@ -227,7 +220,6 @@ class Core(wiring.Component):
             ]
 
         # The host reads a row.
-        row_data = bus.read_data.payload
         wait = Signal(range(_WEIGHT_LATENCY + 1))
         with m.FSM():
             with m.State("IDLE"):
@@ -248,19 +240,22 @@ class Core(wiring.Component):
                         m.next = "WEIGHT"
                     with m.Default(), m.If(params_free):
                         m.next = "PARAM"
-            with m.State("SPIKE"):
-                m.d.sync += row_data.eq(fetch.host_granule.payload)
-                with m.If(fetch.host_granule.valid):
-                    m.next = "RESPOND"
-            with m.State("PARAM"):
-                m.d.sync += row_data.eq(params_read.data.as_value())
-                m.next = "RESPOND"
-            with m.State("WEIGHT"):
-                m.d.sync += [wait.eq(wait - 1), row_data.eq(weights.read_data)]
-                with m.If(wait == 0):
-                    m.next = "RESPOND"
-            with m.State("RESPOND"):
+            with m.State("SPIKE"), m.If(fetch.host_granule.valid):
                 m.d.comb += bus.read_data.valid.eq(1)
-                with m.If(bus.read_data.ready):
+                m.next = "IDLE"
+            with m.State("PARAM"):
+                m.d.comb += bus.read_data.valid.eq(1)
+                m.next = "IDLE"
+            with m.State("WEIGHT"):
+                m.d.sync += wait.eq(wait - 1)
+                with m.If(wait == 0):
+                    m.d.comb += bus.read_data.valid.eq(1)
                     m.next = "IDLE"
+        with m.Switch(host_space):
+            with m.Case(Space.SPIKE):
+                m.d.comb += bus.read_data.payload.eq(fetch.host_granule.payload)
+            with m.Case(Space.WEIGHT):
+                m.d.comb += bus.read_data.payload.eq(weights.read_data)
+            with m.Default():
+                m.d.comb += bus.read_data.payload.eq(params_read.data)
         return m

@@ -13,7 +13,8 @@ class Lanes(wiring.Component):
 
     Members
     -------
-    move : the pipeline moves on this cycle: false while a job's sums wait to be taken.
+    move : the pipeline moves on this cycle: false while a job's sums wait to be taken, which they
+        never do where there is a queue.
     add : an event takes place; ``first`` it begins a job, ``last`` it ends one.
     weights : row of weights, lane 0 in the lowest bits.
     sums : accumulators of a whole job.

@@ -28,6 +28,7 @@ class Scanner(wiring.Component):
     -------
     chunks : from the fetch unit.
     piece_weights : of the layer that runs, see :class:`hw.protocol.Header`.
+    room : more inputs may leave.
     move : the pipeline moves on this cycle.
     event : held while the pipeline does not move.
     """
@@ -38,6 +39,7 @@ class Scanner(wiring.Component):
             {
                 "chunks": In(stream.Signature(chunk_layout(config))),
                 "piece_weights": In(data.ArrayLayout(8, N_PIECES)),
+                "room": In(1),
                 "move": In(1),
                 "event": Out(stream.Signature(event_layout(config), always_ready=True)),
             }
@@ -62,7 +64,7 @@ class Scanner(wiring.Component):
             *(value.eq(piece & (piece - 1)) for value, piece in zip(left, pieces, strict=True)),
             chosen.eq(occupied & -occupied),
             is_last_bit.eq(~(chosen & stays).any() & ((occupied & ~chosen) == 0)),
-            emit.eq(holds & self.move),
+            emit.eq(holds & self.room & self.move),
             self.chunks.ready.eq(~holds | (emit & is_last_bit)),
         ]
         first = storage(1)
@@ -98,7 +100,7 @@ class Scanner(wiring.Component):
         index = storage((PIECE_BITS - 1).bit_length())
         piece_weight2 = storage(8)
         tags = delayed(m, Cat(first, is_last_bit & last, tail, weight), 2, self.move)
-        valid = delayed(m, holds, 2, self.move, reset=True)
+        valid = delayed(m, holds & self.room, 2, self.move, reset=True)
         event = storage(event_layout(self._config))
         m.d.comb += self.event.p.eq(event)
         with m.If(self.move):

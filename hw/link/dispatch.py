@@ -97,7 +97,6 @@ class Dispatcher(wiring.Component):
         byte = self.i.p.byte
         most_rows = max(n_rows(space, config) for space in Space)
         n_row_bits = most_rows.bit_length()
-        most_written = max(row_bytes(space, config) for space in WRITABLE)
 
         # The request, and what is answered.
         seq, opcode = storage(8), storage(8)
@@ -112,7 +111,7 @@ class Dispatcher(wiring.Component):
         row = storage(n_row_bits)
         n_rows_left_bits = min(16, config.max_payload_bytes.bit_length())
         rows_left = storage(n_rows_left_bits)
-        row_data = storage(8 * most_written)  # lowest byte first
+        row_data = storage(8 * max_row_bytes(config))  # lowest byte first
         at = storage(range(n_bytes(Identity)))  # byte of a row, or of what else is sent
 
         # Runs: the one that waits, the one that is going on, and the one that ended last, whose
@@ -397,7 +396,7 @@ class Dispatcher(wiring.Component):
                 m.d.sync += at.eq(0)
                 with m.If(bus.read.valid & bus.read.ready):
                     m.d.sync += [row.eq(row + 1), rows_left.eq(rows_left - 1)]
-                    m.next = "ROW_BYTES"
+                    m.next = "ROW_DATA"
                 with m.Elif(~bus.read.valid):
                     m.next = "END"
                     with m.If(is_check):
@@ -410,16 +409,20 @@ class Dispatcher(wiring.Component):
                         ]
                         m.next = "ROW"
 
+            with m.State("ROW_DATA"):
+                m.d.sync += row_data.eq(bus.read_data.payload)
+                with m.If(bus.read_data.valid):
+                    m.next = "ROW_BYTES"
+
             with m.State("ROW_BYTES"):
                 m.d.comb += [
                     self.fold.eq(is_check),
-                    self.o.p.byte.eq(byte_of(bus.read_data.payload)),
-                    self.o.valid.eq(bus.read_data.valid),
+                    self.o.p.byte.eq(row_data[:8]),
+                    self.o.valid.eq(1),
                 ]
-                with m.If(self.o.valid & self.o.ready):
-                    m.d.sync += at.eq(at + 1)
+                with m.If(self.o.ready):
+                    m.d.sync += [row_data.eq(row_data[8:]), at.eq(at + 1)]
                     with m.If(at == last_row_byte):
-                        m.d.comb += bus.read_data.ready.eq(1)
                         m.next = "ROW"
 
             with m.State("EXPECTED"):

@@ -13,7 +13,7 @@ from sw.compiler import Program, compile_network
 from sw.cycles import predict_cycles
 from sw.network import INPUT, Layer, Network
 from tests import golden
-from tests.streams import get, put, simulate
+from tests.streams import get, put, simulate, wait_until
 
 CONFIG = Config(
     lanes=8,
@@ -89,7 +89,8 @@ class Bench:
         for i in range(n_rows):
             address = Address.const({"space": space, "row": row + i})
             await put(self.ctx, self.dut.bus.read, [address], rng=self.rng, stall=self.stall)
-            value = await get(self.ctx, self.dut.bus.read_data, rng=self.rng, stall=self.stall)
+            data = self.dut.bus.read_data
+            value = await wait_until(self.ctx, data.valid, data.p)
             rows.append(value.to_bytes(size, "little"))
         return b"".join(rows)
 

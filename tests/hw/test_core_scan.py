@@ -68,6 +68,7 @@ def run(
 
     async def feed(ctx):
         ctx.set(dut.piece_weights, piece_weights)
+        ctx.set(dut.room, 1)
         await put(ctx, dut.chunks, chunks, rng=random.Random(seed), stall=stall)
 
     async def collect(ctx):
@@ -133,6 +134,7 @@ def test_a_stall_costs_its_own_cycles_only() -> None:
     moves = []
 
     async def feed(ctx):
+        ctx.set(dut.room, 1)
         await put(ctx, dut.chunks, chunks, rng=rng, stall=0)
 
     async def collect(ctx):
@@ -146,3 +148,32 @@ def test_a_stall_costs_its_own_cycles_only() -> None:
 
     simulate(dut, feed, collect)
     assert moves == list(range(moves[0], moves[0] + n_events))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_nothing_leaves_without_room(seed: int) -> None:
+    """An input leaves in each cycle with room, as an event three cycles later."""
+    rng = random.Random(seed)
+    chunks = random_chunks(rng, 64, 12)
+    dut = Scanner(build(64))
+    wanted = events_of(chunks, [0] * N_PIECES)
+    rooms, events = [], []
+
+    async def feed(ctx):
+        await put(ctx, dut.chunks, chunks, rng=rng, stall=0)
+
+    async def collect(ctx):
+        ctx.set(dut.move, 1)
+        while len(events) < len(wanted):
+            room = rng.random() < 0.5
+            ctx.set(dut.room, room)
+            _, _, valid, event = await ctx.tick().sample(dut.event.valid, dut.event.p)
+            assert not valid or len(rooms) < 4 or rooms[-3], f"seed {seed}"
+            rooms.append(room)
+            if valid:
+                events.append((event.weight, bool(event.first), bool(event.last), event.tail))
+        assert events == wanted, f"seed {seed}"
+        begin = 4  # until the first chunk is there
+        assert sum(rooms[begin:-3]) <= len(events), f"seed {seed}"
+
+    simulate(dut, feed, collect)

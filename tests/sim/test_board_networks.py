@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from hw.spec import Config, Leak
+from hw.spec import SUMS_UNHEARD, Config, Leak
 from sim.virtual_board import virtual_board
 from sw import encoder, reference
 from sw.board import Board
@@ -36,7 +36,15 @@ CONFIGS = {
         sum_queue=0,
         **SIZES,
     ),
-    2: Config(name="test-w2", weight_bits=2, lanes=32, fire_lanes=32, weight_depth=4096, **SIZES),
+    2: Config(
+        name="test-w2",
+        weight_bits=2,
+        lanes=32,
+        fire_lanes=8,
+        weight_depth=4096,
+        sum_queue=SUMS_UNHEARD,
+        **SIZES,
+    ),
 }
 
 
