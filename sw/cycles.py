@@ -4,8 +4,8 @@ device's counters show. NumPy only.
 The pipeline is followed chunk by chunk and job by job, in the cycles of :mod:`hw.core`: the fetch
 unit gives a slot to each chunk, and to an identity per job of a gated layer, while its queues have
 room; the scanner takes a cycle per active input, while there is room for the sums of all jobs under
-way, or, without a queue for them, stands still, with the lanes, while they wait; the fire unit begins
-jobs in order, at least ``spacing`` cycles apart, and not before their sums are there.
+way, or, without a queue for them, stands still, with the lanes, while they wait; the fire unit
+begins jobs in order, at least ``spacing`` cycles apart, and not before their sums are there.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ class _Queue:
 
 
 class _Moves:
-    """The time of scanner and lanes, which without a queue stands still while sums wait: a *move* is
-    a cycle in which they do not. Asked about later and later moves."""
+    """The time of scanner and lanes, which without a queue stands still while sums wait: a *move*
+    is a cycle in which they do not. Asked about later and later moves."""
 
     def __init__(self) -> None:
         self._passed = 0

@@ -1,5 +1,7 @@
 """Weight memory: one row of ``lanes`` weights per cycle, the resource that bounds the machine."""
 
+from collections.abc import Sequence
+
 from amaranth import Cat, ClockSignal, Const, Instance, Module, Mux, Signal
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
@@ -15,6 +17,15 @@ N_SPRAMS = 4
 def has_spram(platform: object) -> bool:
     """Whether the device is one with SPRAM; ``platform`` is None in simulation."""
     return getattr(platform, "device", None) in SPRAM_DEVICES
+
+
+BLOCK_RAM_SHAPES = ((16384, 1), (8192, 2), (4096, 4), (2048, 9), (1024, 18))
+"""(depth, width) that a block RAM of an ECP5 can have (Lattice FPGA-TN-02204)."""
+
+
+def has_block_ram_shapes(platform: object) -> bool:
+    """Whether the device's block RAMs have :data:`BLOCK_RAM_SHAPES`."""
+    return str(getattr(platform, "device", "")).startswith("LFE5U")
 
 
 class WeightMemory(wiring.Component):
@@ -64,21 +75,92 @@ class WeightMemory(wiring.Component):
             with m.If(self.move):
                 m.d.sync += self.read_data.eq(rows.read_data)
             return m
-        m.submodules.rows = rows = memory.Memory(
-            shape=self._config.lanes * self._config.weight_bits,
-            depth=self._config.weight_depth,
-            init=[],
-        )
-        read, write = rows.read_port(), rows.write_port()
-        m.d.comb += [read.addr.eq(self.read_row), read.en.eq(read_en)]
+        shapes = BLOCK_RAM_SHAPES if has_block_ram_shapes(platform) else None
+        m.submodules.rows = rows = BlockRows(self._config, shapes)
+        m.d.comb += [rows.read_row.eq(self.read_row), rows.read_en.eq(read_en)]
         # A large device's block RAMs are spread all over it: a cycle to get there.
         m.d.sync += [
-            write.addr.eq(self.write_row),
-            write.en.eq(self.write_en),
-            write.data.eq(self.write_data),
+            rows.write_row.eq(self.write_row),
+            rows.write_en.eq(self.write_en),
+            rows.write_data.eq(self.write_data),
         ]
         with m.If(self.move):
-            m.d.sync += self.read_data.eq(read.data)
+            m.d.sync += self.read_data.eq(rows.read_data)
+        return m
+
+
+def banks(depth: int, shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """(rows, width of a column) of memories that make up ``depth`` rows, the deepest first."""
+    result = []
+    while depth > 0:
+        rows, width = next((s for s in shapes if s[0] <= depth), shapes[-1])
+        result.append((rows, width))
+        depth -= rows
+    return result
+
+
+class BlockRows(wiring.Component):
+    """Rows in block RAM.
+
+    With the ``shapes`` that block RAMs can have, the rows are in few deep banks of narrow columns:
+    a column's data goes to one block RAM of each bank, and next to nothing is to be chosen from
+    behind them. Synthesis would rather stack wide and shallow ones, for whose wires a device that
+    is full of them has no room.
+
+    Members
+    -------
+    read_row, read_en, read_data : one cycle later.
+    write_row, write_en, write_data : a row to write.
+    """
+
+    def __init__(self, config: Config, shapes: Sequence[tuple[int, int]] | None = None):
+        depth = config.weight_depth
+        self._row_bits = row_bits = config.lanes * config.weight_bits
+        self._banks = banks(depth, shapes) if shapes else [(depth, row_bits)]
+        super().__init__(
+            {
+                "read_row": In(range(depth)),
+                "read_en": In(1),
+                "read_data": Out(row_bits),
+                "write_row": In(range(depth)),
+                "write_en": In(1),
+                "write_data": In(row_bits),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        first = 0
+        for b, (n_rows, width) in enumerate(self._banks):
+            # A bank begins at a multiple of its size, since those before it are larger.
+            row_bits, above = (n_rows - 1).bit_length(), first // n_rows
+            reads, writes, was_read = (
+                Signal(name=f"{s}{b}") for s in ("read", "write", "was_read")
+            )
+            m.d.comb += [
+                reads.eq(self.read_en & (self.read_row[row_bits:] == above)),
+                writes.eq(self.write_en & (self.write_row[row_bits:] == above)),
+            ]
+            with m.If(self.read_en):
+                m.d.sync += was_read.eq(reads)
+            columns = []
+            for at in range(0, self._row_bits, width):
+                bits = self.write_data[at : at + width]
+                m.submodules[f"rows{b}_{at}"] = rows = memory.Memory(
+                    shape=len(bits), depth=n_rows, init=[]
+                )
+                read, write = rows.read_port(), rows.write_port()
+                m.d.comb += [
+                    read.addr.eq(self.read_row),
+                    read.en.eq(reads),
+                    write.addr.eq(self.write_row),
+                    write.en.eq(writes),
+                    write.data.eq(bits),
+                ]
+                columns.append(read.data)
+            with m.If(was_read | (b == 0)):  # the first, unless another one was read
+                m.d.comb += self.read_data.eq(Cat(columns))
+            first += n_rows
         return m
 
 

@@ -4,6 +4,7 @@ from amaranth import Module, Mux, Signal, signed
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.core.pipeline import storage
 from hw.link.crc import Crc32
 from hw.link.packet import PacketByte, ReplyByte
 from hw.protocol import ARGUMENT_BYTES, CRC_BYTES, END, ESCAPE, ESCAPE_XOR, HEADER_BYTES
@@ -137,6 +138,9 @@ class FrameSender(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.crc = crc = Crc32(4)
+        # A byte is taken first and looked at then: whoever sends it, out of wide registers, is told
+        # by a register alone.
+        held, holds, folds = storage(8), Signal(), storage(1)
         n_crc_bytes = Signal(range(CRC_BYTES + 1))  # of the CRC sent so far
         in_crc = Signal()
         escaped = Signal()
@@ -144,15 +148,15 @@ class FrameSender(wiring.Component):
         all_sent = n_crc_bytes[-1]  # of the CRC
         # The register's own low byte, fed back, shifts it down by a byte.
         m.d.comb += [
-            byte.eq(Mux(in_crc, crc.value[:8], self.i.p.byte)),
-            crc.byte.eq(Mux(in_crc, ~crc.value[:8], self.i.p.byte)),
+            byte.eq(Mux(in_crc, crc.value[:8], held)),
+            crc.byte.eq(Mux(in_crc, ~crc.value[:8], held)),
             self.busy.eq(in_crc),
             self.folded_intact.eq(crc.intact),
         ]
         is_special = (byte == END) | (byte == ESCAPE)
         escape = is_special & ~escaped
-        is_body = ~in_crc & self.i.valid & ~self.i.p.end
-        at_end = ~in_crc & self.i.valid & self.i.p.end & crc.ready
+        free = ~in_crc & ~holds
+        at_end = free & self.i.valid & self.i.p.end & crc.ready
         with m.If(all_sent):
             m.d.comb += self.o.payload.eq(END)
         with m.Elif(escape):
@@ -161,15 +165,23 @@ class FrameSender(wiring.Component):
             m.d.comb += self.o.payload.eq(byte ^ Mux(escaped, ESCAPE_XOR, 0))
         done = Signal()  # with a byte of the body or of the CRC
         m.d.comb += [
-            self.o.valid.eq((in_crc | (is_body & ~self.fold)) & crc.ready),
+            self.o.valid.eq((in_crc | (holds & ~folds)) & crc.ready),
             done.eq(
                 crc.ready
-                & ((is_body & self.fold) | (self.o.valid & self.o.ready & ~escape & ~all_sent))
+                & ((holds & folds) | (self.o.valid & self.o.ready & ~escape & ~all_sent))
             ),
             crc.valid.eq(done),
             crc.clear.eq((all_sent & crc.ready & self.o.ready) | (at_end & self.fold)),
-            self.i.ready.eq(~in_crc & Mux(self.i.p.end, crc.ready, done)),
+            self.i.ready.eq(free & (crc.ready | ~self.i.p.end)),
         ]
+        with m.If(done):
+            m.d.sync += holds.eq(0)
+        with m.If(free):
+            m.d.sync += [
+                held.eq(self.i.p.byte),
+                folds.eq(self.fold),
+                holds.eq(self.i.valid & ~self.i.p.end),
+            ]
         with m.If(self.o.valid & self.o.ready):
             m.d.sync += escaped.eq(escape & ~all_sent)
         with m.If(at_end & ~self.fold):
