@@ -70,8 +70,21 @@ def fashion_mnist_icebreaker() -> ModelConfig:
     )
 
 
+def fashion_mnist_85f() -> ModelConfig:
+    """Fills the ULX3S-85F's 11,264 rows of 32 8-bit weights: channels where maps are small."""
+    last = BlockConfig(gate="OR", inner="channel", outer="element")
+    return ModelConfig(
+        stem_channels=32,
+        stem_kernel=5,
+        stages=(
+            StageConfig(channels=64, stride=2, blocks=_blocks(2)),
+            StageConfig(channels=96, stride=2, blocks=(last,)),
+        ),
+    )
+
+
 def fashion_mnist_large() -> ModelConfig:
-    """Fills the ULX3S-85F built for 4-bit weights, of which it stores 655,360."""
+    """Fits the ULX3S-85F built for 4-bit weights, of which it stores 720,896."""
     return ModelConfig(
         stem_channels=48,
         stages=(
@@ -158,6 +171,12 @@ def _recipes() -> dict[str, Recipe]:
             model=fashion_mnist_icebreaker(),
             train=TrainConfig(epochs=20),
             why="fits the iCEBreaker's UP5K; 20 minutes of one CPU core",
+        ),
+        "fashion-mnist-85f": Recipe(
+            data="fashion-mnist",
+            model=fashion_mnist_85f(),
+            train=TrainConfig(epochs=20),
+            why="fills the ULX3S-85F; about an hour of one CPU core",
         ),
         "fashion-mnist-large": Recipe(
             data="fashion-mnist",

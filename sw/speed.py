@@ -5,8 +5,8 @@ with an OR gate, another one with stride 2, and a classifier; every contender co
 convolution once for all timesteps. Contenders take turns, round by round, so that whatever else the
 machine does meets all of them, and the median of the ratios within rounds counts. Peers are asked
 to be at their fastest: SpikingJelly in multi-step mode, time fused into the batch for all stateless
-layers; snnTorch with a loop over time for its neurons only; both in either layout of memory, of
-which the faster counts.
+layers, which on a GPU chooses its CUDA or Triton kernels by itself; snnTorch with a loop over time
+for its neurons only; both in either layout of memory, of which the faster counts.
 """
 
 from __future__ import annotations
@@ -176,8 +176,13 @@ def measure(
     Raises
     ------
     SpeedError
-        A peer is missing, or SpikingJelly's scores differ: it would not be the same network.
+        There is no such device, a peer is missing, or SpikingJelly's scores differ: it would not be
+        the same network.
     """
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:  # the first: torch is built without CUDA
+        raise SpeedError(f"--device {device}: {str(error).splitlines()[0]}") from error
     images = torch.rand(batch, *config.image_shape, device=device)
     labels = torch.randint(config.n_classes, (batch,), device=device)
     nets = contenders(config, peers, compiled)

@@ -611,7 +611,7 @@ def _configure(
     known = {field.name for field in fields(TrainConfig)}
     chosen = {k: v for k, v in vars(args).items() if k in known and v is not None}
     config = replace(recipe.train, **chosen)
-    if args.amp is None and device.type == "cpu":
+    if config.weight_bits or (args.amp is None and device.type == "cpu"):
         config = replace(config, amp=False)  # slower there, so only if asked for
     if min(config.epochs, config.batch_size) < 1 or not config.learning_rate > 0:
         raise TrainError("--epochs, --batch-size and --learning-rate must be positive")

@@ -3,8 +3,8 @@ keeps it in ``checkpoints/zoo.json`` and in the repository's README files (``--u
 
 Accuracy on the device is that of the integer reference, which the device equals, on the whole test
 set; operations are means over some test samples. Energy follows the papers' convention, 0.9 pJ for
-an accumulation and 4.6 pJ for a multiply-accumulation (of the stem, on the host); it is an estimate
-that leaves out memories, not a measurement.
+an accumulation and 4.6 pJ for a multiply-accumulation, which only a stem that the host computes
+has; it is an estimate that leaves out memories, not a measurement.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import numpy as np
 from hw.boards import BOARDS, config_by_name
 from sw import checkpoint, fold, quantize, reference, report
 from sw.checkpoint import CheckpointError
-from sw.compiler import FitError, Program, compile_network
+from sw.compiler import FitError, Program, compile_network, device_layers
 from sw.cycles import predict_cycles
 from sw.data import DataError, Split
 from sw.files import write_whole
@@ -72,7 +72,7 @@ class Entry:
     n_spikes: float
     n_synaptic_ops: float
     n_multiplications: int
-    """By the host, in the stem."""
+    """By the host, if it computes the stem: a device that takes pixels adds bits of them."""
     n_cycles: float | None
     energy_nj: float
     command: str
@@ -98,29 +98,34 @@ def smallest_board(network: Network) -> tuple[str | None, Program | None]:
     return None, None
 
 
-def described(path: Path, values: dict[str, Any], folded: FoldedNetwork) -> dict[str, Any]:
-    """What an :class:`Entry` says that follows from the file alone."""
-    bits = folded.scales.weight_bits if folded.scales else 8
-    # Biases change no size.
-    network = quantize.quantize(replace(folded, calibration=None), bits)
-    floats = {} if folded.scales else values["results"]["test"]
+def described(
+    path: Path, values: dict[str, Any], network: Network, board: str | None
+) -> dict[str, Any]:
+    """What an :class:`Entry` says that follows from the file and the network's sizes alone."""
+    tuned = "quantisation" in values
+    floats = {} if tuned else values["results"]["test"]
     return {
         "name": path.stem,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "data": values["data"].get("name", "fashion-mnist"),
         "granularity": granularities(ModelConfig.from_dict(values["model_config"])),
-        "weight_bits": bits,
+        "weight_bits": network.weight_bits,
         "n_parameters": sum(
             t.numel()
             for name, t in values["model"].items()
             if not name.startswith("aap.") and "running" not in name and "num_batches" not in name
         ),
         "n_synapses": sum(layer.weight.size for layer in network.layers),
-        "board": smallest_board(network)[0],
+        "board": board,
         "with_aap": floats.get("both"),
         "full_spike": floats.get("spike"),
         "command": values["command"],
     }
+
+
+def weight_bits(folded: FoldedNetwork) -> int:
+    """The width of its weights on the device: the one that it was trained for, or 8."""
+    return folded.scales.weight_bits if folded.scales else 8
 
 
 def measure(path: Path, data_root: Path | None = None, accuracies: Entry | None = None) -> Entry:
@@ -132,9 +137,10 @@ def measure(path: Path, data_root: Path | None = None, accuracies: Entry | None 
     """
     values = checkpoint.load(path)
     folded = fold.fold(values)
-    known = described(path, values, folded)
+    network = quantize.quantize(folded, weight_bits(folded))
+    board, program = smallest_board(network)
+    known = described(path, values, network, board)
     dataset = checkpoint.dataset(values, None if data_root is None else data_root / known["data"])
-    network = quantize.quantize(folded, known["weight_bits"])
     test = dataset.test
     if accuracies is None:
         predicted = reference.run(network, test.images, keep_spikes=False).predictions
@@ -145,15 +151,16 @@ def measure(path: Path, data_root: Path | None = None, accuracies: Entry | None 
     chosen = np.linspace(0, len(test) - 1, min(N_MEASURED, len(test))).astype(int)
     few = Split(images=test.images[chosen], labels=test.labels[chosen])
     trace = reference.run(network, few.images)
-    _, program = smallest_board(network)
+    takes_pixels = program is not None and program.pixels
+    layers = device_layers(network, takes_pixels)
     ops, cycles, spikes = [], [], []
     for maps in report.device_maps(network, few.images, trace.spikes):
-        ops.append(sum(report.n_synaptic_ops(la, maps[la.source]) for la in network.layers))
+        ops.append(sum(report.n_synaptic_ops(la, maps[la.source]) for la in layers))
         spikes.append(sum(int(maps[name].sum()) for name in trace.spikes))
         if program is not None:
             cycles.append(sum(predict_cycles(program, maps).values()))
     multiplications = 0
-    if network.encoder is not None:
+    if network.encoder is not None and not takes_pixels:
         outputs = int(np.prod(network.encoder.conv_shape(network.image_shape)))
         multiplications = outputs * network.image_shape[0] * int(np.prod(network.encoder.kernel))
     energy_pj = (

@@ -64,6 +64,11 @@ def test_a_missing_peer_is_named(
     assert "snntorch is not installed: pip install" in capsys.readouterr().err
 
 
+def test_a_missing_device_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert speed.main(["--no-compile", "--device", "abacus"]) == 1
+    assert "sw.speed: --device abacus" in capsys.readouterr().err
+
+
 def test_peers_with_other_scores_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     class Silent(torch.nn.Module):
         def forward(self, drives: torch.Tensor) -> torch.Tensor:

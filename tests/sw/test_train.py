@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from hw.boards import config_by_name
-from sw import checkpoint, evaluate, fold, quantize, reference, train
+from sw import checkpoint, evaluate, finetune, fold, quantize, reference, train
 from sw.compiler import compile_network
 from sw.data import Dataset, Split
 from sw.model import (
@@ -263,6 +265,9 @@ def test_command_line(
     fails(["--resume", "--seed", "9"], "another --out")
     fails(["--bits", "4"], "name it with --init")
     fails(["--device", "abacus"], "--device abacus")
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        fails(["--device", "cuda"], "this torch sees no GPU; use --device cpu")
     fails(["--batch-size", "999"], "do not fill a batch")
     fails(["--init", str(config_path)], "no checkpoint")
 
@@ -472,6 +477,33 @@ def test_mixed_precision_keeps_spikes_binary_and_learns(tmp_path: Path) -> None:
     assert set(maps["layer1.0.conv1"].unique().tolist()) == {0.0, 1.0}
 
 
+@pytest.mark.parametrize("name", ["fashion-mnist-large", "nmnist"])
+@pytest.mark.parametrize("weight_bits", [0, 4])
+def test_nothing_leaves_the_device_that_trains(
+    name: str, weight_bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On torch's device without memory, where a tensor of the CPU's in between is an error, as on a
+    GPU; a step of floats and of integers."""
+    recipe = RECIPES[name]
+    shape = (recipe.model.timesteps,) * recipe.model.frames + recipe.model.image_shape
+    data = np.random.default_rng(1).integers(0, 2, (4, *shape), np.uint8)
+    config = TrainConfig(batch_size=4, weight_bits=weight_bits, spike_penalty=1.0)
+    split = Split(images=data, labels=np.arange(4, dtype=np.uint8))
+    dataset = replace(easy_data(), train=split)
+    model, integers = train.build(recipe.model, config, dataset, None)
+    net = (model if integers is None else integers).to("meta")
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+    monkeypatch.setattr(finetune, "bool", lambda tensor: True, raising=False)  # it has no value
+    optimizer = train.make_optimizer(net, config)
+    ((images, labels),) = train.batches(split, config, 0, "meta")
+    weights = train.class_weights(split, 1.0).to("meta")
+    loss = train.loss_of(net, images, labels, config, train.rows_per_spike(model), weights)
+    loss.backward()
+    optimizer.step()
+    assert loss.device.type == "meta"
+    assert all(p.device.type == "meta" for p in net.parameters())
+
+
 def test_learned_leaks_are_trained_rounded_and_exported(tmp_path: Path) -> None:
     config = small_config(neuron=NeuronConfig(leak="LEARNED", leak_shift=2))
     values = train.train(config, CONFIG, easy_data(), tmp_path / "plif.pt")
@@ -511,6 +543,7 @@ def test_recipes_are_networks_for_their_boards() -> None:
     """Those that a board is named for fit it, untrained."""
     boards = {
         "fashion-mnist": ("ulx3s-85f", 8),
+        "fashion-mnist-85f": ("ulx3s-85f", 8),
         "fashion-mnist-large": ("ulx3s-85f/w4", 4),
         "fashion-mnist-icebreaker": ("icebreaker", 4),
         "nmnist": ("ulx3s-25f", 8),
