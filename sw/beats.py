@@ -26,6 +26,8 @@ VALIDATION = (101, 118, 205, 223)
 """Patients of DS1 that are held for validation; together they have beats of all classes."""
 N_SAMPLES = 128
 """Of a beat, at 180 Hz."""
+N_CHANNELS = 4
+"""Of a beat's image, see :func:`as_images`."""
 N_AROUND = 10
 R_INDEX = 50
 """Sample of the R peak."""
@@ -71,28 +73,32 @@ def known(beats: Beats) -> Beats:
 
 
 def as_images(beats: Beats) -> NDArray[np.uint8]:
-    """uint8 (N, 3, 1, 128): the signal, and the intervals before and after as constant channels.
+    """uint8 (N, 4, 1, 128): the signal, its difference from the patient's usual beat, and the
+    intervals before and after as constant channels.
 
-    The signal is centred on the beat's median and scaled by the record's median beat height; an
-    interval is relative to the median of those around it, :data:`N_AROUND` beats to each side, so
-    that an early beat stands out at any heart rate. Beats are in the order of time in each record.
+    The signal is centred on the beat's median and scaled by the record's median beat height; the
+    usual beat is the median over the record's beats, whatever they are. An interval is relative to
+    the median of those around it, :data:`N_AROUND` beats to each side, so that an early beat stands
+    out at any heart rate. Beats are in the order of time in each record.
     """
-    result = np.empty((len(beats.labels), 3, 1, N_SAMPLES), np.uint8)
+    result = np.empty((len(beats.labels), N_CHANNELS, 1, N_SAMPLES), np.uint8)
     samples = beats.samples.astype(np.float64)
     centred = samples - np.median(samples, axis=1, keepdims=True)
     heights = np.ptp(samples, axis=1)
     for record in np.unique(beats.records):
         own = beats.records == record
         scale = max(1.0, float(np.median(heights[own])))
-        signal = 100 + 110 * centred[own] / scale
-        result[own, 0, 0] = np.clip(np.rint(signal), 0, 255)
+        signal = 110 * centred[own] / scale
+        result[own, 0, 0] = np.clip(np.rint(100 + signal), 0, 255)
+        unusual = signal - np.median(signal, axis=0)
+        result[own, 1, 0] = np.clip(np.rint(128 + unusual), 0, 255)
         intervals = beats.intervals[own].astype(np.float64)
         before = intervals[:, 0]
         median = max(1.0, float(np.median(before)))
         around = np.pad(np.where(before > 0, before, median), N_AROUND, constant_values=median)
         usual = np.median(sliding_window_view(around, 2 * N_AROUND + 1), axis=1)[:, None]
         relative = np.where(intervals > 0, intervals / usual, 1.0)
-        result[own, 1:, 0] = np.clip(np.rint(128 * relative), 0, 255)[:, :, None]
+        result[own, 2:, 0] = np.clip(np.rint(128 * relative), 0, 255)[:, :, None]
     return result
 
 

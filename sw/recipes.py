@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from sw.beats import N_CHANNELS, N_SAMPLES
 from sw.model import (
     PER_TIMESTEP,
     BlockConfig,
@@ -111,10 +112,11 @@ def nmnist() -> ModelConfig:
 
 
 def mitbih() -> ModelConfig:
-    """Heartbeats of 128 samples, with the intervals to their neighbours."""
+    """Heartbeats of 128 samples, with what is unusual about them for the patient, and the intervals
+    to their neighbours."""
     last = BlockConfig(gate="OR", inner="channel", outer="element" + PER_TIMESTEP)
     return ModelConfig(
-        image_shape=(3, 1, 128),
+        image_shape=(N_CHANNELS, 1, N_SAMPLES),
         n_classes=4,
         stem_channels=24,
         stem_kernel=7,

@@ -56,6 +56,7 @@ def test_images_have_signal_and_relative_intervals_per_record() -> None:
     samples = np.full((6, 128), 900, np.uint16)
     samples[:, 50] = 1100
     samples[3:, 50] = 1300  # another patient, twice as high
+    samples[5, 90] = 1100  # unusual
     intervals = np.array([[300, 300]] * 5 + [[150, 0]], np.uint16)
     found = beats.as_images(
         beats.Beats(
@@ -65,10 +66,12 @@ def test_images_have_signal_and_relative_intervals_per_record() -> None:
             intervals=intervals,
         )
     )
-    assert found.shape == (6, 3, 1, 128) and found.dtype == np.uint8
+    assert found.shape == (6, 4, 1, 128) and found.dtype == np.uint8
     assert found[0, 0, 0, 50] == found[3, 0, 0, 50] == 210 and found[0, 0, 0, 0] == 100
     assert set(found[:5, 1:].reshape(-1)) == {128}
-    assert found[5, 1, 0, 0] == 64 and found[5, 2, 0, 0] == 128  # early; none after
+    assert found[5, 0, 0, 90] == 155 and found[5, 1, 0, 90] == 183
+    assert set(np.delete(found[5, 1, 0], 90)) == {128}
+    assert found[5, 2, 0, 0] == 64 and found[5, 3, 0, 0] == 128  # early; none after
 
 
 def test_intervals_are_relative_to_those_around() -> None:
@@ -83,7 +86,7 @@ def test_intervals_are_relative_to_those_around() -> None:
             intervals=intervals,
         )
     )
-    before = found[:, 1, 0, 0].tolist()
+    before = found[:, 2, 0, 0].tolist()
     assert before[:30] == [128] * 30 and before[60] == 96
     assert before[50:60] == [128] * 10 == before[61:71]
 

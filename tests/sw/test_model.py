@@ -12,6 +12,7 @@ from hw.spec import Gate, Leak, leaked
 from sw.model import (
     GRANULARITIES,
     KINDS,
+    PLAIN,
     SURROGATES,
     BlockConfig,
     Coefficient,
@@ -22,6 +23,7 @@ from sw.model import (
     Norm,
     SpikingResNet,
     StageConfig,
+    compiled,
     fashion_mnist,
     join,
     neuron_backward,
@@ -29,6 +31,7 @@ from sw.model import (
     resnet,
     round_leaks,
     to_input,
+    use,
     with_blocks,
     with_granularity,
 )
@@ -89,13 +92,17 @@ class Surrogate(torch.autograd.Function):
     def backward(ctx, grad):
         (above,) = ctx.saved_tensors
         surrogate, slope = ctx.kind
-        if surrogate == "sigmoid":
-            s = torch.sigmoid(slope * above)
-            return grad * slope * s * (1 - s), None, None
-        return grad * slope / 2 / (1 + (torch.pi / 2 * slope * above) ** 2), None, None
+        x = slope * above
+        derivative = {
+            "sigmoid": torch.sigmoid(x) * (1 - torch.sigmoid(x)),
+            "arctan": 1 / 2 / (1 + (torch.pi / 2 * x) ** 2),
+            "rectangle": (abs(x) <= 1 / 2).to(x.dtype),
+            "triangle": (1 - abs(x)).clamp(min=0),
+        }[surrogate]
+        return grad * slope * derivative, None, None
 
 
-@pytest.mark.parametrize("surrogate", ["sigmoid", "arctan"])
+@pytest.mark.parametrize("surrogate", SURROGATES)
 @pytest.mark.parametrize("neuron", [NeuronConfig(), LIF, KEEP_SOFT])
 @pytest.mark.parametrize("repeated", [False, True])
 def test_backward_equals_automatic_differentiation(
@@ -212,6 +219,27 @@ def test_gradients_reach_everything() -> None:
     (logits.spike.square().sum() + logits.aap.square().sum()).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and bool(parameter.grad.abs().sum() > 0), name
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler about itself
+@pytest.mark.parametrize("neuron", [NeuronConfig(), KEEP_SOFT])
+def test_compiled_neurons_do_the_same(neuron: NeuronConfig) -> None:
+    """Spikes and gradients of a whole network, its pooling stem included."""
+    given = pixels(6).double()
+    grads = []
+    for functions in (PLAIN, compiled(PLAIN)):
+        use(functions)
+        torch.manual_seed(1)
+        model = SpikingResNet(small_config(neuron=neuron)).double().train()
+        try:
+            logits = model(given)
+            (logits.spike.square().sum() + logits.aap.square().sum()).backward()
+        finally:
+            use(PLAIN)
+        grads.append({name: p.grad for name, p in model.named_parameters()})
+    torch.testing.assert_close(grads[1], grads[0])
+    assert all(bool(grad.any()) for grad in grads[0].values())
 
 
 def test_state_dict_has_resnet_names() -> None:
