@@ -143,6 +143,19 @@ def cifar10() -> ModelConfig:
     )
 
 
+def cifar10_85f() -> ModelConfig:
+    """Fills the ULX3S-85F's 11,264 rows of 32 8-bit weights."""
+    last = BlockConfig(gate="OR", inner="channel", outer="element")
+    return ModelConfig(
+        image_shape=(3, 32, 32),
+        stem_channels=48,
+        stages=(
+            StageConfig(channels=64, stride=2, blocks=_blocks(2)),
+            StageConfig(channels=96, stride=2, blocks=(last,)),
+        ),
+    )
+
+
 def events_128(n_classes: int, timesteps: int) -> ModelConfig:
     """Event frames of 128 x 128: seven blocks, each followed by a smaller map."""
     return ModelConfig(
@@ -210,6 +223,12 @@ def _recipes() -> dict[str, Recipe]:
             model=cifar10(),
             train=replace(gpu, shift_px=4),
             why="for a GPU; wider than any board's memories",
+        ),
+        "cifar10-85f": Recipe(
+            data="cifar10",
+            model=cifar10_85f(),
+            train=TrainConfig(epochs=4),
+            why="fits the ULX3S-85F; a quarter of an hour of one CPU core",
         ),
         "cifar10-dvs": Recipe(
             data="cifar10-dvs",

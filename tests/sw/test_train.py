@@ -548,6 +548,7 @@ def test_recipes_are_networks_for_their_boards() -> None:
         "fashion-mnist-icebreaker": ("icebreaker", 4),
         "nmnist": ("ulx3s-25f", 8),
         "mitbih": ("icebreaker", 4),
+        "cifar10-85f": ("ulx3s-85f", 8),
     }
     for name, recipe in RECIPES.items():
         with torch.device("meta" if name not in boards else "cpu"):
