@@ -19,7 +19,7 @@ from hw.core.weights import WeightMemory
 from hw.protocol import Neuron, Space
 from hw.spec import GRANULE_BITS, Config
 
-_WEIGHT_LATENCY = 2 + WeightMemory.LATENCY
+_WEIGHT_LATENCY = 1 + WeightMemory.LATENCY
 """Cycles after which a row of weights has been read for the host, at least."""
 
 
@@ -112,16 +112,6 @@ class Core(wiring.Component):
         # From events to sums. Weight memory is read by the sequencer between layers, and by the
         # host while idle.
         host_row, host_space = storage(24), storage(8)
-        weight_row = storage(range(config.weight_depth))
-        weight_en = Signal()
-        loading = ~busy | sequencer.loading
-        with m.If(lanes.move):
-            m.d.sync += [
-                weight_row.eq(
-                    Mux(busy, Mux(sequencer.loading, sequencer.row, event.p.weight), host_row)
-                ),
-                weight_en.eq(event.valid | loading),
-            ]
         m.d.sync += [
             sequencer.read.eq(event.valid & lanes.move),
             sequencer.n_synapses.eq(Mux(event.p.tail, header.tail_lanes, config.lanes)),
@@ -129,11 +119,13 @@ class Core(wiring.Component):
         tags = Cat(event.valid, event.p.first, event.p.last)
         under_way = Module()
         m.submodules.under_way = reset(under_way)
-        tags = delayed(under_way, tags, 1 + weights.LATENCY, lanes.move, reset=True)
+        tags = delayed(under_way, tags, weights.LATENCY, lanes.move, reset=True)
         m.d.comb += [
             weights.move.eq(lanes.move),
-            weights.read_row.eq(weight_row),
-            weights.read_en.eq(weight_en),
+            weights.read_row.eq(
+                Mux(busy, Mux(sequencer.loading, sequencer.row, event.p.weight), host_row)
+            ),
+            weights.read_en.eq(event.valid | ~busy | sequencer.loading),
             sequencer.row_data.eq(weights.read_data),
             Cat(lanes.add, lanes.first, lanes.last).eq(tags),
             lanes.weights.eq(weights.read_data),

@@ -18,7 +18,7 @@ from hw.protocol import (
 )
 from hw.spec import N_LEVELS, Config
 
-ROW_LATENCY = 1 + WeightMemory.LATENCY
+ROW_LATENCY = WeightMemory.LATENCY
 """Cycles from ``row`` to the same cycle's ``row_data``."""
 
 

@@ -6,6 +6,7 @@ from amaranth import Cat, ClockSignal, Const, Instance, Module, Mux, Signal
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.core.pipeline import storage
 from hw.spec import Config, SpecError
 
 SPRAM_DEVICES = frozenset({"iCE40UP5K", "iCE40UP3K"})
@@ -23,52 +24,50 @@ BLOCK_RAM_SHAPES = ((16384, 1), (8192, 2), (4096, 4), (2048, 9), (1024, 18))
 """(depth, width) that a block RAM of an ECP5 can have (Lattice FPGA-TN-02204)."""
 
 
+GROUP_BITS = 64
+"""Bits of a row whose block RAMs share address registers, which can be near them then."""
+
+
 def has_block_ram_shapes(platform: object) -> bool:
     """Whether the device's block RAMs have :data:`BLOCK_RAM_SHAPES`."""
     return str(getattr(platform, "device", "")).startswith("LFE5U")
 
 
 class WeightMemory(wiring.Component):
-    """One write and one read port, ``lanes * weight_bits`` wide; the output is registered twice,
-    since a deep memory's own output register is too slow to be followed by logic.
+    """One write and one read port, ``lanes * weight_bits`` wide. Addresses are registered, since a
+    large device's block RAMs are spread all over it; so is the output, twice, since a deep memory's
+    own output register is too slow to be followed by logic.
 
-    What is read in a cycle with ``write_en``, or of that row in the cycle after, is undefined: on
-    an iCE40 UltraPlus the rows are in its four single-ported SPRAMs, elsewhere in block RAM.
+    What is read in a cycle with ``write_en``, in the one before, or of that row in the one after,
+    is undefined: on an iCE40 UltraPlus the rows are in its four single-ported SPRAMs, elsewhere in
+    block RAM.
 
     Members
     -------
     move : the pipeline of which this memory is a part moves on this cycle.
-    read_row, read_en : the row to read, if any; only while ``move``.
+    read_row, read_en : the row to read, if any.
     read_data : of the row of :attr:`LATENCY` moves before.
     write_row, write_data, write_en : a row to write.
     """
 
-    LATENCY = 2
+    LATENCY = 3
 
     def __init__(self, config: Config):
         self._config = config
-        row = range(config.weight_depth)
-        row_bits = config.lanes * config.weight_bits
-        super().__init__(
-            {
-                "move": In(1),
-                "read_row": In(row),
-                "read_en": In(1),
-                "read_data": Out(row_bits),
-                "write_row": In(row),
-                "write_en": In(1),
-                "write_data": In(row_bits),
-            }
-        )
+        super().__init__(_ports(config.weight_depth, config.lanes * config.weight_bits))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        read_en = self.move & self.read_en
+        config = self._config
+        row_bits = config.lanes * config.weight_bits
         if has_spram(platform):
-            m.submodules.rows = rows = SpramRows(self._config)
+            read_row, read_en = storage(range(config.weight_depth)), Signal()
+            with m.If(self.move):
+                m.d.sync += [read_row.eq(self.read_row), read_en.eq(self.read_en)]
+            m.submodules.rows = rows = SpramRows(config)
             m.d.comb += [
-                rows.row.eq(Mux(self.write_en, self.write_row, self.read_row)),
-                rows.en.eq(read_en | self.write_en),
+                rows.row.eq(Mux(self.write_en, self.write_row, read_row)),
+                rows.en.eq((read_en & self.move) | self.write_en),
                 rows.write.eq(self.write_en),
                 rows.write_data.eq(self.write_data),
             ]
@@ -76,17 +75,33 @@ class WeightMemory(wiring.Component):
                 m.d.sync += self.read_data.eq(rows.read_data)
             return m
         shapes = BLOCK_RAM_SHAPES if has_block_ram_shapes(platform) else None
-        m.submodules.rows = rows = BlockRows(self._config, shapes)
-        m.d.comb += [rows.read_row.eq(self.read_row), rows.read_en.eq(read_en)]
-        # A large device's block RAMs are spread all over it: a cycle to get there.
-        m.d.sync += [
-            rows.write_row.eq(self.write_row),
-            rows.write_en.eq(self.write_en),
-            rows.write_data.eq(self.write_data),
-        ]
-        with m.If(self.move):
-            m.d.sync += self.read_data.eq(rows.read_data)
+        width = GROUP_BITS if shapes else row_bits
+        for at in range(0, row_bits, width):
+            here = slice(at, at + width)
+            group = BlockRows(config.weight_depth, len(self.read_data[here]), shapes, at // width)
+            m.submodules[f"rows{at}"] = group
+            m.d.comb += [
+                group.move.eq(self.move),
+                group.read_row.eq(self.read_row),
+                group.read_en.eq(self.read_en),
+                self.read_data[here].eq(group.read_data),
+                group.write_row.eq(self.write_row),
+                group.write_en.eq(self.write_en),
+                group.write_data.eq(self.write_data[here]),
+            ]
         return m
+
+
+def _ports(depth: int, row_bits: int) -> dict[str, wiring.Member]:
+    return {
+        "move": In(1),
+        "read_row": In(range(depth)),
+        "read_en": In(1),
+        "read_data": Out(row_bits),
+        "write_row": In(range(depth)),
+        "write_en": In(1),
+        "write_data": In(row_bits),
+    }
 
 
 def banks(depth: int, shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -100,67 +115,80 @@ def banks(depth: int, shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]
 
 
 class BlockRows(wiring.Component):
-    """Rows in block RAM.
+    """Rows, or :data:`GROUP_BITS` of each, in block RAM. Members are those of
+    :class:`WeightMemory`.
 
     With the ``shapes`` that block RAMs can have, the rows are in few deep banks of narrow columns:
     a column's data goes to one block RAM of each bank, and next to nothing is to be chosen from
     behind them. Synthesis would rather stack wide and shallow ones, for whose wires a device that
     is full of them has no room.
 
-    Members
-    -------
-    read_row, read_en, read_data : one cycle later.
-    write_row, write_en, write_data : a row to write.
+    ``number`` tells groups apart, which have addresses of their own: registers that begin alike
+    and are written alike would be made one again by synthesis.
     """
 
-    def __init__(self, config: Config, shapes: Sequence[tuple[int, int]] | None = None):
-        depth = config.weight_depth
-        self._row_bits = row_bits = config.lanes * config.weight_bits
+    def __init__(
+        self,
+        depth: int,
+        row_bits: int,
+        shapes: Sequence[tuple[int, int]] | None = None,
+        number: int = 0,
+    ):
+        self._depth, self._row_bits, self._number = depth, row_bits, number
         self._banks = banks(depth, shapes) if shapes else [(depth, row_bits)]
-        super().__init__(
-            {
-                "read_row": In(range(depth)),
-                "read_en": In(1),
-                "read_data": Out(row_bits),
-                "write_row": In(range(depth)),
-                "write_en": In(1),
-                "write_data": In(row_bits),
-            }
-        )
+        super().__init__(_ports(depth, row_bits))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+
+        def address(name: str) -> Signal:
+            n_bits = (self._depth - 1).bit_length()
+            return Signal(n_bits, name=name, init=self._number, reset_less=True)
+
+        read_row, write_row = address("read_row"), address("write_row")
+        read_en, write_en = Signal(), Signal()
+        write_data = storage(self._row_bits)
+        m.d.sync += [
+            write_row.eq(self.write_row),
+            write_en.eq(self.write_en),
+            write_data.eq(self.write_data),
+        ]
+        with m.If(self.move):
+            m.d.sync += [read_row.eq(self.read_row), read_en.eq(self.read_en)]
+        row = Signal(self._row_bits)  # that was read
         first = 0
         for b, (n_rows, width) in enumerate(self._banks):
             # A bank begins at a multiple of its size, since those before it are larger.
             row_bits, above = (n_rows - 1).bit_length(), first // n_rows
             reads, writes, was_read = (
-                Signal(name=f"{s}{b}") for s in ("read", "write", "was_read")
+                Signal(name=f"{s}{b}") for s in ("reads", "writes", "was_read")
             )
             m.d.comb += [
-                reads.eq(self.read_en & (self.read_row[row_bits:] == above)),
-                writes.eq(self.write_en & (self.write_row[row_bits:] == above)),
+                reads.eq(self.move & read_en & (read_row[row_bits:] == above)),
+                writes.eq(write_en & (write_row[row_bits:] == above)),
             ]
-            with m.If(self.read_en):
+            with m.If(self.move & read_en):
                 m.d.sync += was_read.eq(reads)
             columns = []
             for at in range(0, self._row_bits, width):
-                bits = self.write_data[at : at + width]
-                m.submodules[f"rows{b}_{at}"] = rows = memory.Memory(
+                bits = write_data[at : at + width]
+                m.submodules[f"bank{b}_{at}"] = rows = memory.Memory(
                     shape=len(bits), depth=n_rows, init=[]
                 )
                 read, write = rows.read_port(), rows.write_port()
                 m.d.comb += [
-                    read.addr.eq(self.read_row),
+                    read.addr.eq(read_row),
                     read.en.eq(reads),
-                    write.addr.eq(self.write_row),
+                    write.addr.eq(write_row),
                     write.en.eq(writes),
                     write.data.eq(bits),
                 ]
                 columns.append(read.data)
             with m.If(was_read | (b == 0)):  # the first, unless another one was read
-                m.d.comb += self.read_data.eq(Cat(columns))
+                m.d.comb += row.eq(Cat(columns))
             first += n_rows
+        with m.If(self.move):
+            m.d.sync += self.read_data.eq(row)
         return m
 
 

@@ -167,8 +167,7 @@ class FrameSender(wiring.Component):
         m.d.comb += [
             self.o.valid.eq((in_crc | (holds & ~folds)) & crc.ready),
             done.eq(
-                crc.ready
-                & ((holds & folds) | (self.o.valid & self.o.ready & ~escape & ~all_sent))
+                crc.ready & ((holds & folds) | (self.o.valid & self.o.ready & ~escape & ~all_sent))
             ),
             crc.valid.eq(done),
             crc.clear.eq((all_sent & crc.ready & self.o.ready) | (at_end & self.fold)),
