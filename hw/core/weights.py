@@ -24,8 +24,9 @@ BLOCK_RAM_SHAPES = ((16384, 1), (8192, 2), (4096, 4), (2048, 9), (1024, 18))
 """(depth, width) that a block RAM of an ECP5 can have (Lattice FPGA-TN-02204)."""
 
 
-GROUP_BITS = 64
-"""Bits of a row whose block RAMs share address registers, which can be near them then."""
+GROUP_BITS = 72
+"""Bits of a row whose block RAMs share address registers, which can be near them then; a multiple
+of each width."""
 
 
 def has_block_ram_shapes(platform: object) -> bool:
