@@ -39,7 +39,7 @@ PARAM_BITS = 16
 N_PLANES = 8
 """Bit-planes of a pixel, the highest first."""
 
-MEMBRANE_LATENCY = 7
+MEMBRANE_LATENCY = 4
 """Cycles from reading a membrane to its new value being readable: two jobs of the same neurons are
 at least this far apart. Part of the schedule that the compiler makes for the fire unit."""
 

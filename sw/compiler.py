@@ -655,8 +655,8 @@ def _compile_layer(
             down(height // turns_y, turns_y),
         ]
 
-    if layer.output:  # a job's record must still be there when its logits leave
-        ways = [(n_beats + MEMBRANE_LATENCY, (1, 1, 1))]
+    if layer.output:  # has no membranes
+        ways = [(n_beats, (1, 1, 1))]
     else:
         ways = _interleavings(height, width, groups, n_children, n_beats, config)
     spacing, nest = 0, []

@@ -19,20 +19,18 @@ from hw.protocol import HEADER_WORDS, LEVEL_WORDS
 from hw.spec import MEMBRANE_LATENCY, N_PLANES, SUMS_UNHEARD
 from sw.compiler import LayerPlan, Placement, Program
 
-# The fetch unit stops when more than these are queued: active chunks, identities, jobs.
-CHUNK_ROOM, IDENTITY_ROOM, JOB_ROOM = 18, 22, 60
+# The fetch unit stops when more than these are queued: active chunks, jobs.
+CHUNK_ROOM, JOB_ROOM = 20, 54
 ROOM_LATENCY = 2
 """From a change of a queue's level to the slot that it allows or forbids."""
-IDENTITY_LATENCY = 6
-"""From a slot to an identity's place in its queue."""
-CHUNK_LATENCY = 8
-"""From a slot to the end of the fetch pipeline: a silent job is known as such, a chunk that was
-held back moves on. A job's last chunk moves on a cycle later."""
+CHUNK_LATENCY = 7
+"""From a slot to the end of the fetch pipeline: a job is queued, a chunk that was held back moves
+on. A job's last chunk moves on a cycle later."""
 QUEUE_LATENCY = 2
 """From writing to an empty queue until it can be read."""
 LANES_LATENCY = 7
 """From an active input in the scanner to the sums in the lanes, if it was the job's last."""
-LAYER_CYCLES = 14
+LAYER_CYCLES = 12
 """Cycles of a layer that are neither a job's nor a descriptor's word."""
 NEVER = -(1 << 60)
 
@@ -66,10 +64,10 @@ def active_inputs(
 class _Queue:
     """When a queue's entries came and went. It is asked about later and later cycles."""
 
-    def __init__(self, room: int, went: list[int] | None = None):
+    def __init__(self, room: int):
         self.room = room
         self.came: list[int] = []
-        self.went: list[int] = [] if went is None else went
+        self.went: list[int] = []
         self._n_came = self._n_went = 0
 
     def ready(self, cycle: int) -> int:
@@ -120,9 +118,7 @@ def layer_cycles(plan: LayerPlan, active: NDArray[np.int64], sum_queue: int) -> 
     """Cycles of a layer whose chunks have ``active`` inputs (n_jobs, n_chunks), with room for
     ``sum_queue`` jobs' sums between scanner and fire unit."""
     slot = -1
-    chunks, jobs = _Queue(CHUNK_ROOM), _Queue(JOB_ROOM)
-    identities = _Queue(IDENTITY_ROOM, jobs.went)
-    queues = (chunks, jobs, identities) if plan.gated else (chunks, jobs)
+    queues = chunks, jobs = _Queue(CHUNK_ROOM), _Queue(JOB_ROOM)
     moves, sums = _Moves(), _Queue(sum_queue - SUMS_UNHEARD)
     scanned = NEVER  # the move of the last active input so far
     began = NEVER  # the cycle in which the fire unit began its last job so far,
@@ -160,11 +156,9 @@ def layer_cycles(plan: LayerPlan, active: NDArray[np.int64], sum_queue: int) -> 
                 if held:
                     take(held, slot + CHUNK_LATENCY)
                 held = n_active
-        jobs.came.append(slot)
         known = slot + CHUNK_LATENCY
-        if plan.gated:
-            slot += 1
-            identities.came.append(slot + IDENTITY_LATENCY)
+        jobs.came.append(known)
+        slot += plan.gated
         begins = max(began + plan.spacing, known + QUEUE_LATENCY)
         if held:
             take(held, known + 1)
@@ -180,8 +174,9 @@ def layer_cycles(plan: LayerPlan, active: NDArray[np.int64], sum_queue: int) -> 
                     moves.wait(arrives, begins - summed)
             began_sums = begins
         began = begins
-        jobs.went.append(began + plan.n_beats + MEMBRANE_LATENCY)
-    return jobs.went[-1] + LAYER_CYCLES + HEADER_WORDS + LEVEL_WORDS * len(plan.counts)
+        jobs.went.append(began + plan.n_beats - 1)
+    n_words = HEADER_WORDS + LEVEL_WORDS * len(plan.counts)
+    return began + plan.n_beats + MEMBRANE_LATENCY + LAYER_CYCLES + n_words
 
 
 def predict_cycles(program: Program, maps: dict[str, NDArray[np.uint8]]) -> dict[str, int]:

@@ -98,8 +98,7 @@ class Core(wiring.Component):
         event = scanner.event
         connect(m, nest.steps, fetch.steps)
         connect(m, fetch.chunks, scanner.chunks)
-        for name in ("jobs", "records", "silent", "identities"):
-            connect(m, getattr(fetch, name), getattr(fire, name))
+        connect(m, fetch.jobs, fire.jobs)
         if config.sum_queue:
             m.submodules.sums = sums = reset(SumQueue(config))
             m.d.comb += [sums.ends.eq(event.valid & event.p.last), scanner.room.eq(sums.room)]

@@ -1,19 +1,20 @@
 """From iterations of the nest to chunks with active inputs, jobs and identity spikes."""
 
-from amaranth import Cat, Const, Module, Mux, Signal, Value
-from amaranth.lib import data, fifo, stream, wiring
+from amaranth import Cat, Const, Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.core.nest import Phase, address_widths, step_layout
-from hw.core.pipeline import delayed, storage
+from hw.core.pipeline import delayed, remembered, storage
 from hw.core.spikes import SpikeMemory
 from hw.protocol import N_PIECES
+from hw.queue import Queue
 from hw.spec import GRANULE_BITS, PIECE_BITS, Config
 
 CHUNK_DEPTH = 32
-"""Active chunks, and identities, that may wait."""
+"""Active chunks that may wait."""
 JOB_DEPTH = 64
-"""Jobs that may be under way between here and their last spike."""
+"""Jobs that may wait for the fire unit."""
 
 
 def chunk_layout(config: Config) -> data.StructLayout:
@@ -30,18 +31,13 @@ def chunk_layout(config: Config) -> data.StructLayout:
 
 
 def job_layout(config: Config) -> data.StructLayout:
-    """What the fire unit must know when it begins a job, see :func:`hw.core.nest.step_layout`."""
+    """What the fire unit must know of a job, see :func:`hw.core.nest.step_layout`; ``silent`` if it
+    has no active input; and the ``identity`` spikes, only in a gated layer."""
     widths = address_widths(config)
     return data.StructLayout(
-        {name: widths[name] for name in ("param", "slot")} | {"fresh": 1, "phase": 2}
-    )
-
-
-def record_layout(config: Config) -> data.StructLayout:
-    """What the fire unit must know when it ends a job, see :func:`hw.core.nest.step_layout`."""
-    return data.StructLayout(
-        {"target": address_widths(config)["target"]}
-        | dict.fromkeys(("end", "pool_first", "pool_last", "tail"), 1)
+        {name: widths[name] for name in ("param", "slot", "target")}
+        | dict.fromkeys(("fresh", "end", "pool_first", "pool_last", "tail"), 1)
+        | {"phase": 2, "silent": 1, "identity": config.lanes}
     )
 
 
@@ -100,7 +96,7 @@ class Fetch(wiring.Component):
     port and the same shifter. The host reads spikes in slots of its own. The pipeline never stalls:
     a slot is started only while the queues have room for all that is under way. ::
 
-        F0 slot chosen     F1-F6 spike memory     F7 masked     F8 active?     F9 merged     queue
+        F0 slot chosen     F1-F6 spike memory     F7 masked     F8 active? merged     queue
 
     Members
     -------
@@ -110,11 +106,11 @@ class Fetch(wiring.Component):
     host_bit, host_granule : the host's own reads, one granule each.
     read_bit, gather, window : to the spike memory.
     chunks : what the scanner is to work on.
-    jobs, records, silent, identities : for the fire unit, one each per job and in job order;
-        ``identities`` only if ``gated``.
+    jobs : for the fire unit.
     """
 
-    LATENCY = SpikeMemory.LATENCY + 3
+    LATENCY = SpikeMemory.LATENCY + 1
+    """Cycles from a slot until it is known whether its chunk is active."""
 
     def __init__(self, config: Config):
         self._config = config
@@ -132,9 +128,6 @@ class Fetch(wiring.Component):
                 "window": In(config.chunk_bits),
                 "chunks": Out(stream.Signature(chunk_layout(config))),
                 "jobs": Out(stream.Signature(job_layout(config))),
-                "records": Out(stream.Signature(record_layout(config))),
-                "silent": Out(stream.Signature(1)),
-                "identities": Out(stream.Signature(config.lanes)),
             }
         )
 
@@ -144,30 +137,16 @@ class Fetch(wiring.Component):
         step = self.steps.p
 
         m.submodules.merger = merger = Merger(config)
-        queues, depth = {}, {}
-        for name in ("chunks", "jobs", "records", "silent", "identities"):
-            port = getattr(self, name)
-            width = len(Value.cast(port.payload))
-            depth[name] = CHUNK_DEPTH if name in ("chunks", "identities") else JOB_DEPTH
-            queue = fifo.SyncFIFOBuffered(width=width, depth=depth[name])
-            m.submodules[name] = queue
-            queues[name] = queue
-            m.d.comb += [
-                port.valid.eq(queue.r_rdy),
-                port.payload.eq(queue.r_data),
-                queue.r_en.eq(port.ready),
-            ]
-        # Room for all that may be under way when it falls: a job is queued at once; the others
-        # come out of the pipeline, one chunk may be held, and `room` itself is a register. What
-        # ends a job leaves its queue last, so there are never more jobs or verdicts than records.
+        m.submodules.chunks = chunks = Queue(chunk_layout(config), CHUNK_DEPTH)
+        m.submodules.jobs = jobs = Queue(job_layout(config), JOB_DEPTH)
+        wiring.connect(m, chunks.o, wiring.flipped(self.chunks))
+        wiring.connect(m, jobs.o, wiring.flipped(self.jobs))
+        # Room for all that may be under way when it falls: what comes out of the pipeline, and a
+        # chunk that is held; `room` itself is a register.
         room = Signal()
-        under_way = {
-            "chunks": self.LATENCY + 5,
-            "records": 4,
-            "identities": SpikeMemory.LATENCY + 4,
-        }
         m.d.sync += room.eq(
-            Cat(queues[name].level <= depth[name] - n for name, n in under_way.items()).all()
+            (chunks.level <= CHUNK_DEPTH - self.LATENCY - 5)
+            & (jobs.level <= JOB_DEPTH - self.LATENCY - 3)
         )
 
         # F0: whose slot is it?
@@ -188,21 +167,9 @@ class Fetch(wiring.Component):
             m.d.comb += [self.read_bit.eq(step.source), self.gather.eq(1)]
             m.d.sync += identity_granule.eq(step.identity)
             m.d.sync += identity_due.eq(self.steps.valid & step.last & self.gated)
-        for name, layout in (("jobs", job_layout(config)), ("records", record_layout(config))):
-            entry = Signal(layout)
-            m.d.comb += [entry[field].eq(step[field]) for field, _ in layout]
-            if name == "records":  # a bit-plane leaves no spikes
-                m.d.comb += entry.pool_last.eq(step.pool_last & (step.phase != Phase.PLANE))
-            m.d.comb += [
-                queues[name].w_en.eq(chunk_slot & step.last),
-                queues[name].w_data.eq(entry),
-            ]
 
         # F6: the window arrives.
-        slots = Cat(chunk_slot, identity_slot, host_slot)
-        slots = delayed(m, slots, SpikeMemory.LATENCY, reset=True)
-        summed = (step.phase == Phase.FIRST) | (step.phase == Phase.AGAIN)
-        tags = delayed(m, Cat(step.weight, step.last, step.tail, summed), SpikeMemory.LATENCY)
+        slots = delayed(m, Cat(chunk_slot, host_slot), SpikeMemory.LATENCY, reset=True)
         cut5 = delayed(m, step.cut, SpikeMemory.LATENCY - 1)
         mask = storage(config.chunk_bits)
         for k in range(config.chunk_bits // PIECE_BITS):
@@ -210,31 +177,43 @@ class Fetch(wiring.Component):
             m.d.sync += mask.word_select(k, PIECE_BITS).eq(
                 Cat(n_bits > i for i in range(PIECE_BITS))
             )
-        identity = queues["identities"]
         m.d.comb += [
-            identity.w_en.eq(slots[1]),
-            identity.w_data.eq(self.window),
-            self.host_granule.valid.eq(slots[2]),
+            self.host_granule.valid.eq(slots[1]),
             self.host_granule.payload.eq(self.window),
         ]
-        # F7: bits beyond the run's end are not of this job; timesteps of pixels have no input.
+        # F7: bits beyond the run's end are not of this job. The window is that of the next slot,
+        # and if a job ends here, its identity.
         bits7 = storage(config.chunk_bits)
-        m.d.sync += bits7.eq(Mux(tags[-1], 0, self.window & mask))
-        # F8: is any active?
-        bits8, occupied8 = storage(config.chunk_bits), storage(config.chunk_bits // PIECE_BITS)
-        pieces = (bits7.word_select(k, PIECE_BITS) for k in range(len(occupied8)))
-        m.d.sync += [bits8.eq(bits7), occupied8.eq(Cat(piece.any() for piece in pieces))]
-        # F9: merged and queued.
+        m.d.sync += bits7.eq(self.window & mask)
+        valid7 = delayed(m, slots[0], 1, reset=True)
+        tag_layout = data.StructLayout(
+            {
+                name: field.shape
+                for name, field in step_layout(config)
+                if name not in ("source", "identity", "cut")
+            }
+        )
+        tag = Signal(tag_layout)
+        m.d.comb += [tag[name].eq(step[name]) for name, _ in tag_layout]
+        tags = data.View(tag_layout, remembered(m, tag, self.LATENCY))
         m.d.comb += [
-            merger.chunk.valid.eq(delayed(m, slots[0], 2, reset=True)),
-            merger.chunk.p.bits.eq(bits8),
-            Cat(merger.chunk.p.weight, merger.chunk.p.last, merger.chunk.p.tail).eq(
-                delayed(m, tags[:-1], 2)
+            merger.chunk.valid.eq(valid7),
+            merger.chunk.p.bits.eq(bits7),
+            merger.chunk.p.weight.eq(tags.weight),
+            merger.chunk.p.last.eq(tags.last),
+            merger.chunk.p.tail.eq(tags.tail),
+            # Timesteps of pixels have no input.
+            merger.active.eq(
+                bits7.any() & (tags.phase != Phase.FIRST) & (tags.phase != Phase.AGAIN)
             ),
-            merger.active.eq(occupied8.any()),
-            queues["chunks"].w_en.eq(merger.merged.valid),
-            queues["chunks"].w_data.eq(merger.merged.p),
-            queues["silent"].w_en.eq(merger.silent.valid),
-            queues["silent"].w_data.eq(merger.silent.payload),
+            chunks.i.valid.eq(merger.merged.valid),
+            chunks.i.p.eq(merger.merged.p),
+            jobs.i.valid.eq(merger.silent.valid),
+            jobs.i.p.silent.eq(merger.silent.payload),
+            jobs.i.p.identity.eq(self.window),
         ]
+        for name in ("param", "slot", "target", "fresh", "end", "pool_first", "tail", "phase"):
+            m.d.comb += jobs.i.p[name].eq(tags[name])
+        # A bit-plane leaves no spikes.
+        m.d.comb += jobs.i.p.pool_last.eq(tags.pool_last & (tags.phase != Phase.PLANE))
         return m

@@ -4,9 +4,9 @@ from amaranth import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.core.fetch import job_layout, record_layout
+from hw.core.fetch import job_layout
 from hw.core.nest import Phase
-from hw.core.pipeline import delayed, population, storage
+from hw.core.pipeline import delayed, population, remembered, storage
 from hw.core.spikes import granule_write_layout
 from hw.protocol import Header, Neuron
 from hw.spec import GRANULE_BITS, MEMBRANE_LATENCY, Config, Gate, Leak, Reset
@@ -18,9 +18,8 @@ class Fire(wiring.Component):
     Jobs are begun in order, at least ``header.spacing`` cycles apart; one that had no active input
     does not wait for the lanes. ::
 
-        B0 membrane, parameters read     B1 registered      B2 shifted for the leak; sum + bias
-        B3 drive + what is not shifted   B4 ± what is shifted    B5 compare
-        B6 reset, written     J0 gate, mask, OR with the pooling window     J1 spikes written
+        B0 membrane, parameters read     B1 sum + bias; shifted for the leak     B2 membrane
+        B3 compare; reset, written; gate, mask, OR with the pooling window       B4 spikes written
 
     A layer that takes pixels has :data:`hw.spec.N_PLANES` jobs per neuron before the timesteps, a
     bit-plane each, the highest first: the membrane doubles, the sum is added, nothing fires. Then
@@ -30,7 +29,7 @@ class Fire(wiring.Component):
     -------
     header : of the layer that runs, stable while it does.
     sums : from the lanes, of jobs with an active input.
-    jobs, records, silent, identities : from the fetch unit.
+    jobs : from the fetch unit; each is taken with its last beat.
     param_row, param_en, params : to the parameter memory, read with one cycle of latency.
     spikes : to the spike memory.
     result_index, result, result_en : logits of an output layer, in rows from the first result on.
@@ -46,9 +45,6 @@ class Fire(wiring.Component):
                 "header": In(Header),
                 "sums": In(stream.Signature(data.ArrayLayout(membrane, config.lanes))),
                 "jobs": In(stream.Signature(job_layout(config))),
-                "records": In(stream.Signature(record_layout(config))),
-                "silent": In(stream.Signature(1)),
-                "identities": In(stream.Signature(config.lanes)),
                 "param_row": Out(range(config.param_depth)),
                 "param_en": Out(1),
                 "params": In(data.ArrayLayout(Neuron, config.fire_lanes)),
@@ -63,178 +59,174 @@ class Fire(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config, h = self._config, self.header
+        config, h, job = self._config, self.header, self.jobs.p
         n_lanes, n_beats = config.fire_lanes, config.fire_beats
         beat_bits = (n_beats - 1).bit_length()
         membrane_shape = signed(config.membrane_bits)
-        row_shape = data.ArrayLayout(membrane_shape, n_lanes)
         beat_width = n_lanes * config.membrane_bits
 
         # A job begins when the one before has had its cycles and its sums are there, if any.
-        free, wait = Signal(init=1), Signal(8)
-        begin = Signal()
+        free, begin = Signal(init=1), Signal()
+        wait = Signal(range(max(n_beats, MEMBRANE_LATENCY)))
         next_free = Signal()
         m.d.sync += next_free.eq(h.spacing <= 1)
         m.d.comb += [
-            self.sums.ready.eq(free & self.silent.valid & ~self.silent.payload),
-            begin.eq(free & self.silent.valid & (self.silent.payload | self.sums.valid)),
-            self.jobs.ready.eq(begin),
-            self.silent.ready.eq(begin),
+            self.sums.ready.eq(free & self.jobs.valid & ~job.silent),
+            begin.eq(free & self.jobs.valid & (job.silent | self.sums.valid)),
         ]
         with m.If(begin):
             m.d.sync += [free.eq(next_free), wait.eq(h.spacing - 2)]
         with m.Elif(~free):
             m.d.sync += [free.eq(wait == 0), wait.eq(wait - 1)]
 
-        # B0: a job's beats. Its sums are shifted down beat by beat.
+        # B0: a job's beats; it stays at the head of its queue until the last one. Its sums come
+        # into a register that is shifted down beat by beat.
         beat = Signal(range(max(n_beats, 2)))
-        active, last_beat = Signal(), Signal()
-        job = storage(job_layout(config))
-        sums = storage(config.lanes * config.membrane_bits)
-        m.d.comb += last_beat.eq(beat == h.last_beat)
-        with m.If(active):
-            m.d.sync += [beat.eq(beat + 1), sums.eq(sums[beat_width:])]
-            with m.If(last_beat):
-                m.d.sync += [active.eq(0), beat.eq(0)]
+        active, active0, last_beat = Signal(), Signal(), Signal()
+        m.d.comb += [
+            active0.eq(begin | active),
+            last_beat.eq(active0 & (beat == h.last_beat)),
+            self.jobs.ready.eq(last_beat),
+            self.param_row.eq(job.param + beat),
+            self.param_en.eq(active0),
+        ]
+        with m.If(active0):
+            m.d.sync += [active.eq(~last_beat), beat.eq(Mux(last_beat, 0, beat + 1))]
+        sums1 = storage(config.lanes * config.membrane_bits)
+        m.d.sync += sums1.eq(sums1[beat_width:])
         with m.If(begin):
-            m.d.sync += [active.eq(1), beat.eq(0), job.eq(self.jobs.p)]
-            m.d.sync += sums.eq(Mux(self.silent.payload, 0, Value.cast(self.sums.p)))
+            m.d.sync += sums1.eq(Mux(job.silent, 0, Value.cast(self.sums.p)))
         membrane_row = Cat(beat[:beat_bits], job.slot)
-        m.d.comb += [self.param_row.eq(job.param + beat), self.param_en.eq(active)]
 
         def state(name: str) -> tuple[memory.ReadPort, memory.WritePort]:
             """A memory of one value per living neuron."""
             m.submodules[name] = rows = memory.Memory(
-                shape=row_shape, depth=config.membrane_slots * n_beats, init=[]
+                shape=data.ArrayLayout(membrane_shape, n_lanes),
+                depth=config.membrane_slots * n_beats,
+                init=[],
             )
             read, write = rows.read_port(), rows.write_port()
             m.d.comb += read.addr.eq(membrane_row)
             return read, write
 
         read, write = state("membranes")
+        active1 = delayed(m, active0, 1, reset=True)
         # B1: the sums of pixels are kept aside, or used again.
-        sums1 = Signal(beat_width)
-        old1 = Signal(beat_width)
+        sum1, old1 = (Signal(data.ArrayLayout(membrane_shape, n_lanes)) for _ in range(2))
         m.d.comb += [
-            sums1.eq(delayed(m, sums[:beat_width], 1)),
+            sum1.eq(sums1[:beat_width]),
             old1.eq(Mux(delayed(m, job.fresh, 1), 0, Value.cast(read.data))),
         ]
-        plane2: Value = Const(0)
+        plane1: Value = Const(0)
         if config.pixels:
             phase1 = delayed(m, job.phase, 1)
-            plane2 = delayed(m, phase1 == Phase.PLANE, 1)
+            plane1 = phase1 == Phase.PLANE
             pixel_read, pixel_write = state("pixel_sums")
             m.d.comb += [
                 pixel_write.addr.eq(delayed(m, membrane_row, 1)),
                 pixel_write.data.eq(read.data),
-                pixel_write.en.eq(delayed(m, active, 1, reset=True) & (phase1 == Phase.FIRST)),
+                pixel_write.en.eq(active1 & (phase1 == Phase.FIRST)),
             ]
             with m.If(phase1 == Phase.FIRST):
-                m.d.comb += [sums1.eq(Value.cast(read.data)), old1.eq(0)]
+                m.d.comb += [sum1.eq(read.data), old1.eq(0)]
             with m.Elif(phase1 == Phase.AGAIN):
-                m.d.comb += sums1.eq(Value.cast(pixel_read.data))
-        params2 = storage(self.params.shape())
-        sums2, old2 = storage(row_shape), storage(row_shape)
-        m.d.sync += [params2.eq(self.params), sums2.eq(sums1), old2.eq(old1)]
-        plane = delayed(m, plane2, MEMBRANE_LATENCY - 3)
+                m.d.comb += sum1.eq(pixel_read.data)
 
-        fires = Signal(n_lanes)
+        # What a neuron's spike becomes, 0 or 1: behind the gate, and beyond the group's real lanes.
+        quiet1, firing1 = storage(n_lanes), storage(n_lanes)
         keep, subtract = h.leak == Leak.KEEP, h.leak == Leak.SUBTRACT
+        for j in range(n_lanes):
+            identity = job.identity.word_select(beat[:beat_bits], n_lanes)[j]
+            is_real = ~job.tail | (
+                h.tail_lanes > Cat(Const(j, n_lanes.bit_length() - 1), beat[:beat_bits])
+            )
+            quiet, fired = Signal(name=f"quiet{j}"), Signal(name=f"fired{j}")
+            m.d.comb += fired.eq(1)
+            with m.Switch(h.gate):
+                with m.Case(Gate.AND):
+                    m.d.comb += fired.eq(identity)
+                with m.Case(Gate.IAND):
+                    m.d.comb += [quiet.eq(identity), fired.eq(0)]
+                with m.Case(Gate.OR):
+                    m.d.comb += quiet.eq(identity)
+                with m.Case(Gate.XOR):
+                    m.d.comb += [quiet.eq(identity), fired.eq(~identity)]
+            m.d.sync += [quiet1[j].eq(quiet & is_real), firing1[j].eq(fired & is_real)]
+        quiet3, firing3 = delayed(m, quiet1, 2), delayed(m, firing1, 2)
+        plane3 = delayed(m, plane1, 2)
+
+        bits3 = Signal(n_lanes)
         for j in range(n_lanes):
 
             def lane(name: str, j: int = j) -> Signal:
                 return storage(membrane_shape, f"{name}{j}")
 
-            # B2, B3, B4: membrane = drive + old - (old >> k), or drive + (old >> k).
-            drive, whole, shifted = lane("drive"), lane("whole"), lane("shifted")
-            base, change, membrane = lane("base"), lane("change"), lane("membrane")
-            old = old2[j]
-            m.d.sync += [
-                drive.eq(sums2[j] + Mux(plane2, 0, params2[j].bias)),
-                whole.eq(Mux(plane2, old << 1, Mux(keep, 0, old))),
-                shifted.eq(Mux(plane2 | ~(keep | subtract), 0, old >> h.leak_shift)),
-                base.eq(drive + whole),
-                change.eq(Mux(subtract, ~shifted, shifted)),
-                membrane.eq((Cat(Const(1), base) + Cat(subtract, change)) >> 1),  # one adder
-            ]
-            # B5: `settled` and `excess` are what a quiet and a firing neuron may go on with.
-            excess, settled = lane("excess"), lane("settled")
-            threshold = delayed(m, params2[j].threshold, 3).as_signed()
-            m.d.sync += [excess.eq(membrane - threshold), settled.eq(membrane)]
-            # B6
-            m.d.comb += [
-                fires[j].eq(~excess[-1] & ~plane),
-                write.data[j].eq(Mux(fires[j], Mux(h.reset == Reset.SOFT, excess, 0), settled)),
-                self.result[j].eq(drive),
-            ]
-        written_beat = delayed(m, beat, MEMBRANE_LATENCY - 1)
-        m.d.comb += [
-            write.addr.eq(delayed(m, membrane_row, MEMBRANE_LATENCY - 1)),
-            write.en.eq(delayed(m, active, MEMBRANE_LATENCY - 1, reset=True)),
-        ]
-
-        # Logits leave at B3. Output layers space their jobs so that the record is theirs.
-        record = self.records.p
-        m.d.comb += [
-            self.result_en.eq(delayed(m, active, 3, reset=True) & h.output),
-            self.result_index.eq(record.target + delayed(m, beat, 3)),
-        ]
-
-        # B6 to J0: one job's spikes.
-        spikes = storage(config.lanes)
-        for i in range(n_beats):
-            with m.If(write.en & (written_beat == i)):
-                m.d.sync += spikes[i * n_lanes : (i + 1) * n_lanes].eq(fires)
-        complete = delayed(m, active & last_beat, MEMBRANE_LATENCY, reset=True)
-        m.d.comb += self.records.ready.eq(complete)
-
-        # J0
-        gated = Signal(config.lanes)
-        identity = self.identities.payload
-        m.d.comb += self.identities.ready.eq(complete & (h.gate != Gate.NONE))
-        with m.Switch(h.gate):
-            with m.Case(Gate.AND):
-                m.d.comb += gated.eq(spikes & identity)
-            with m.Case(Gate.IAND):
-                m.d.comb += gated.eq(~spikes & identity)
-            with m.Case(Gate.OR):
-                m.d.comb += gated.eq(spikes | identity)
-            with m.Case(Gate.XOR):
-                m.d.comb += gated.eq(spikes ^ identity)
-            with m.Default():
-                m.d.comb += gated.eq(spikes)
-        # Lanes and granules of a group, and of the last one: of the layer, so slow is enough.
-        masks, n_granules = [], []
-        for n_real in (Const(config.lanes), h.tail_lanes):
-            mask = storage(config.lanes)
-            m.d.sync += mask.eq(Cat(n_real > i for i in range(config.lanes)))
-            masks.append(mask)
-            n_granules.append(population(mask[::GRANULE_BITS]))
-        pooled = storage(config.lanes)
-        with m.If(complete):
-            m.d.sync += pooled.eq(
-                (gated & Mux(record.tail, masks[1], masks[0])) | Mux(record.pool_first, 0, pooled)
+            # B1, B2: membrane = drive + old - (old >> k), or drive + (old >> k).
+            drive, whole, change, membrane = (
+                lane(name) for name in ("drive", "whole", "change", "membrane")
             )
-        emit = Signal()
-        granule = storage(record.target.shape())
-        n_written = storage(self.spikes.p.count.shape())
-        m.d.sync += [
-            emit.eq(complete & record.pool_last & ~h.output),
-            granule.eq(record.target),
-            n_written.eq(Mux(record.tail, n_granules[1], n_granules[0])),
-        ]
-        # J1
+            old = old1[j]
+            shifted = Mux(plane1 | ~(keep | subtract), 0, old >> h.leak_shift)
+            m.d.sync += [
+                drive.eq(sum1[j] + Mux(plane1, 0, self.params[j].bias)),
+                whole.eq(Mux(plane1, old << 1, Mux(keep, 0, old))),
+                change.eq(Mux(subtract, ~shifted, shifted)),
+            ]
+            base = Signal(membrane_shape, name=f"base{j}")
+            m.d.comb += [base.eq(drive + whole), self.result[j].eq(drive)]
+            m.d.sync += membrane.eq((Cat(Const(1), base) + Cat(subtract, change)) >> 1)  # one adder
+            # B3
+            threshold = delayed(m, self.params[j].threshold, 2).as_signed()
+            excess = Signal(membrane_shape, name=f"excess{j}")
+            fires = ~excess[-1] & ~plane3
+            m.d.comb += [
+                excess.eq(membrane - threshold),
+                write.data[j].eq(Mux(fires, Mux(h.reset == Reset.SOFT, excess, 0), membrane)),
+                bits3[j].eq(Mux(fires, firing3[j], quiet3[j])),
+            ]
+        active3 = delayed(m, active1, 2, reset=True)
+        beat3 = delayed(m, beat, 3)
+        m.d.comb += [write.addr.eq(delayed(m, membrane_row, 3)), write.en.eq(active3)]
+
+        # Logits leave at B2.
+        result_index = (job.target + beat)[: len(self.result_index)]
         m.d.comb += [
-            self.spikes.valid.eq(emit),
-            self.spikes.p.granule.eq(granule),
-            self.spikes.p.count.eq(n_written),
+            self.result_en.eq(delayed(m, active1, 1, reset=True) & h.output),
+            self.result_index.eq(delayed(m, result_index, 2)),
+        ]
+
+        # B3: spikes of a pooling window.
+        pooled = storage(config.lanes)
+        begins3 = delayed(m, begin & job.pool_first, 3, reset=True)
+        for i in range(n_beats):
+            here = active3 & (beat3 == i)
+            bits = pooled.word_select(i, n_lanes)
+            m.d.sync += bits.eq(
+                (bits & ~begins3.replicate(n_lanes)) | (bits3 & here.replicate(n_lanes))
+            )
+
+        # B4
+        granules, tail_granules = (
+            -(-Const(config.lanes) // GRANULE_BITS),
+            (h.tail_lanes + GRANULE_BITS - 1) >> (GRANULE_BITS - 1).bit_length(),
+        )
+        n_granules = Signal(self.spikes.p.count.shape())
+        m.d.comb += n_granules.eq(Mux(job.tail, tail_granules, granules))
+        ends = delayed(
+            m, Cat(job.pool_last & ~h.output, job.end) & last_beat.replicate(2), 4, reset=True
+        )
+        m.d.comb += [
+            self.spikes.valid.eq(ends[0]),
+            Cat(self.spikes.p.granule, self.spikes.p.count).eq(
+                remembered(m, Cat(job.target, n_granules), 4)
+            ),
             self.spikes.p.bits.eq(pooled),
         ]
         parts = [pooled[i : i + GRANULE_BITS] for i in range(0, config.lanes, GRANULE_BITS)]
         ones = [Signal(range(GRANULE_BITS + 1), name=f"ones{i}") for i in range(len(parts))]
         m.d.sync += [
-            one.eq(Mux(emit, population(part), 0)) for one, part in zip(ones, parts, strict=True)
+            one.eq(Mux(ends[0], population(part), 0)) for one, part in zip(ones, parts, strict=True)
         ]
         m.d.sync += self.n_spikes.eq(sum(ones))
-        m.d.sync += self.finished.eq(delayed(m, complete & record.end, 1, reset=True))
+        m.d.comb += self.finished.eq(delayed(m, ends[1], 1, reset=True))
         return m

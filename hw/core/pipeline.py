@@ -1,6 +1,7 @@
 """Small pieces that every pipeline is made of."""
 
 from amaranth import Cat, Module, ShapeLike, Signal, Value, ValueLike
+from amaranth.lib import memory
 
 
 def storage(shape: ShapeLike, name: str | None = None) -> Signal:
@@ -24,6 +25,25 @@ def delayed(
                 m.d.sync += register.eq(value)
         value = register
     return value
+
+
+def remembered(m: Module, value: ValueLike, n_cycles: int) -> Value:
+    """``value`` of ``n_cycles`` cycles before, 2 to 16, from a memory that is written
+    round and round: where much has to wait for long it is cheaper than registers."""
+    value = Value.cast(value)
+    depth = 16  # of a distributed RAM; and a smaller memory would become registers
+    m.submodules += (rows := memory.Memory(shape=len(value), depth=depth, init=[]))
+    write, read = rows.write_port(), rows.read_port()
+    now = Signal(range(depth))
+    m.d.sync += now.eq(now + 1)
+    m.d.comb += [
+        write.addr.eq(now),
+        write.data.eq(value),
+        write.en.eq(1),
+        read.addr.eq(now + (1 - n_cycles)),
+        read.en.eq(1),
+    ]
+    return read.data
 
 
 def population(bits: Value) -> Value:

@@ -7,9 +7,9 @@ from amaranth.lib.wiring import In, Out
 from hw.bus import CoreBus
 from hw.link.dispatch import Dispatcher
 from hw.link.frame import FrameReceiver, FrameSender
-from hw.link.queue import ByteQueue
 from hw.link.rate import RateControl
 from hw.link.uart import UartReceiver, UartTransmitter
+from hw.queue import Queue
 from hw.spec import Config
 
 
@@ -18,7 +18,7 @@ class Link(wiring.Component):
 
     ::
 
-        rx - UartReceiver - ByteQueue - FrameReceiver - Dispatcher - bus
+        rx - UartReceiver - Queue - FrameReceiver - Dispatcher - bus
         tx - UartTransmitter ------------ FrameSender -'
 
     Members
@@ -38,7 +38,7 @@ class Link(wiring.Component):
         config = self.config
         m.submodules.rate = rate = RateControl(config)
         m.submodules.receiver = receiver = UartReceiver()
-        m.submodules.queue = queue = ByteQueue(config.rx_buffer_bytes)
+        m.submodules.queue = queue = Queue(8, config.rx_buffer_bytes)
         m.submodules.frames = frames = FrameReceiver(config.max_payload_bytes)
         m.submodules.dispatcher = dispatcher = Dispatcher(config)
         m.submodules.sender = sender = FrameSender()

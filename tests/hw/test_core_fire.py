@@ -44,10 +44,7 @@ class LayerCase:
 
     header: dict[str, int]
     jobs: list[dict[str, int]] = field(default_factory=list)
-    records: list[dict[str, int]] = field(default_factory=list)
-    silent: list[bool] = field(default_factory=list)
     sums: list[list[int]] = field(default_factory=list)
-    identities: list[int] = field(default_factory=list)
     params: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     """(bias, threshold) of every row of parameter memory."""
     spikes: list[tuple[int, int, int]] = field(default_factory=list)
@@ -137,10 +134,8 @@ def firing_layer(
                         "slot": slot,
                         "fresh": t == 0,
                         "phase": phase,
-                    }
-                )
-                case.records.append(
-                    {
+                        "silent": silent,
+                        "identity": identity,
                         "target": target,
                         "end": (g, t, slot) == (n_groups - 1, n_times - 1, n_slots - 1),
                         "pool_first": first,
@@ -148,11 +143,8 @@ def firing_layer(
                         "tail": tail,
                     }
                 )
-                case.silent.append(silent)
                 if not silent:
                     case.sums.append(drive)
-                if gate != Gate.NONE:
-                    case.identities.append(identity)
                 if writes:
                     bits = sum(bit << i for i, bit in enumerate(pooled))
                     case.spikes.append((target, -(-n_real // GRANULE_BITS), bits))
@@ -160,14 +152,14 @@ def firing_layer(
 
 
 def output_layer(rng: random.Random, config: Config, n_groups: int, tail_lanes: int) -> LayerCase:
-    """Jobs as far apart as the compiler puts them, silent ones among them."""
+    """Jobs without a gap, silent ones among them."""
     n_beats = config.fire_beats if n_groups > 1 else -(-tail_lanes // config.fire_lanes)
     case = LayerCase(
         header={
             "output": 1,
             "tail_lanes": tail_lanes,
             "last_beat": n_beats - 1,
-            "spacing": n_beats + MEMBRANE_LATENCY,
+            "spacing": n_beats,
             "leak": Leak.NONE,
         }
     )
@@ -181,9 +173,12 @@ def output_layer(rng: random.Random, config: Config, n_groups: int, tail_lanes: 
             case.results[g * config.fire_beats + beat] = [
                 a + b for a, b in zip(sums, biases, strict=False)
             ]
-        case.jobs.append({"param": 7 + g * n_beats, "slot": 0, "fresh": 1, "phase": Phase.SPIKES})
-        case.records.append(
+        case.jobs.append(
             {
+                "param": 7 + g * n_beats,
+                "fresh": 1,
+                "phase": Phase.SPIKES,
+                "silent": silent,
                 "target": g * config.fire_beats,
                 "end": g == n_groups - 1,
                 "pool_first": 1,
@@ -191,7 +186,6 @@ def output_layer(rng: random.Random, config: Config, n_groups: int, tail_lanes: 
                 "tail": g == n_groups - 1,
             }
         )
-        case.silent.append(silent)
         if not silent:
             case.sums.append(drive)
     return case
@@ -212,13 +206,10 @@ def run(config: Config, cases: list[LayerCase], *, seed: int) -> None:
             await ctx.tick().repeat(3)
             state.update(written=[], results={}, begins=[], n_spikes=0, since_end=None)
             items = [
-                (dut.jobs, iter(case.jobs), 0.0),
-                (dut.records, iter(case.records), 0.0),
-                (dut.silent, iter(case.silent), stall),
+                (dut.jobs, iter(case.jobs), stall),
                 (dut.sums, iter(case.sums), stall),
-                (dut.identities, iter(case.identities), 0.0),
             ]
-            # All five queues in one place: an item stays until it is taken.
+            # Both queues in one place: an item stays until it is taken.
             offered = [False] * len(items)
             for _ in range(200 + 40 * len(case.jobs) * (1 + config.fire_beats)):
                 for n, (stream, source, p) in enumerate(items):
@@ -393,7 +384,7 @@ def test_a_job_per_cycle() -> None:
 
 
 @pytest.mark.parametrize("kind", ["spikes", "pixels"])
-@pytest.mark.parametrize("fire_lanes", [4, 16])
+@pytest.mark.parametrize("fire_lanes", [8, 16])
 def test_membrane_latency_is_tight(fire_lanes: int, kind: str) -> None:
     """A neuron's jobs see each other at the distance of the spec, and not at one cycle less."""
     config = build(fire_lanes, pixels=True)
@@ -423,14 +414,12 @@ def test_membrane_latency_is_tight(fire_lanes: int, kind: str) -> None:
             await ctx.tick().repeat(3)
             ctx.set(dut.sums.valid, 1)
             ctx.set(dut.sums.p, [1] * 16)
-            ctx.set(dut.records.valid, 1)
-            ctx.set(dut.records.p, {"pool_first": 1, "pool_last": 1})
+            ctx.set(dut.jobs.valid, 1)
             for t, phase in enumerate(phases):
-                ctx.set(dut.jobs.p, {"fresh": t == 0, "phase": phase})
-                ctx.set(dut.silent.payload, phase == Phase.FIRST)
-                ctx.set(dut.silent.valid, 1)
+                job = {"fresh": t == 0, "phase": phase, "silent": phase == Phase.FIRST}
+                ctx.set(dut.jobs.p, job | {"pool_first": 1, "pool_last": 1})
                 await wait_until(ctx, dut.jobs.ready)
-            ctx.set(dut.silent.valid, 0)
+            ctx.set(dut.jobs.valid, 0)
             await ctx.tick().repeat(20)
 
         async def watch(ctx, dut=dut, spikes=spikes):
@@ -454,17 +443,17 @@ def test_silent_jobs_take_no_sums() -> None:
     async def bench(ctx):
         ctx.set(dut.header, {"spacing": 1, "tail_lanes": 16})
         await ctx.tick().repeat(3)
-        await put(ctx, dut.silent, [1, 1, 1], rng=random.Random(0), stall=0)
-        ctx.set(dut.silent.payload, 0)
-        ctx.set(dut.silent.valid, 1)
+        await put(ctx, dut.jobs, [{"silent": 1}] * 3, rng=random.Random(0), stall=0)
+        ctx.set(dut.jobs.p, {"silent": 0})
+        ctx.set(dut.jobs.valid, 1)
         for _ in range(5):
             await ctx.tick()
             assert not ctx.get(dut.jobs.ready), "an active job began without its sums"
         ctx.set(dut.sums.valid, 1)
         assert ctx.get(dut.jobs.ready) and ctx.get(dut.sums.ready)
-        ctx.set(dut.silent.payload, 1)
+        ctx.set(dut.jobs.p, {"silent": 1})
         assert ctx.get(dut.jobs.ready) and not ctx.get(dut.sums.ready)
-        ctx.set(dut.silent.valid, 0)
+        ctx.set(dut.jobs.valid, 0)
         assert not ctx.get(dut.jobs.ready) and not ctx.get(dut.sums.ready)
 
     async def watch(ctx):

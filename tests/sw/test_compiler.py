@@ -215,7 +215,6 @@ def check_sums(program: Program, layer: Layer, done: Walk, places: dict[str, Pla
         assert np.array_equal(fields["identity"] * GRANULE_BITS, wanted)
     if layer.output:
         assert header.n_classes == n_out and header.output and header.final
-        assert header.spacing >= n_beats + MEMBRANE_LATENCY
         assert fields["fresh"].all()
         return
     assert not header.output and not header.final

@@ -4,32 +4,32 @@ import random
 
 import pytest
 
-from hw.link.queue import ByteQueue
+from hw.queue import Queue
 from tests.streams import get, put, refuses, simulate, stays_valid
 
 
 @pytest.mark.parametrize("stalls", ((0.0, 0.0), (0.0, 0.6), (0.6, 0.0), (0.3, 0.3)))
-def test_bytes_come_out_in_order(stalls):
+def test_entries_come_out_in_order(stalls):
     rng = random.Random(1)
-    dut = ByteQueue(8)
+    dut = Queue(8, 8)
     sent = list(rng.randbytes(300))
     received = []
 
-    async def bytes_in(ctx):
+    async def entries_in(ctx):
         await put(ctx, dut.i, sent, rng=rng, stall=stalls[0])
 
-    async def bytes_out(ctx):
+    async def entries_out(ctx):
         for _ in sent:
             received.append(await get(ctx, dut.o, rng=rng, stall=stalls[1]))
         await ctx.tick()
         assert not ctx.get(dut.busy)
 
-    simulate(dut, bytes_in, bytes_out, background=[stays_valid(dut.o)])
+    simulate(dut, entries_in, entries_out, background=[stays_valid(dut.o)])
     assert received == sent
 
 
 def test_full_queue_is_not_ready():
-    dut = ByteQueue(8)
+    dut = Queue(8, 8)
 
     async def bench(ctx):
         ctx.set(dut.i.valid, 1)
@@ -44,7 +44,7 @@ def test_full_queue_is_not_ready():
 
 
 def test_cleared_queue_holds_nothing():
-    dut = ByteQueue(8)
+    dut = Queue(8, 8)
     rng = random.Random(2)
 
     async def bench(ctx):
@@ -64,5 +64,5 @@ def test_cleared_queue_holds_nothing():
 
 @pytest.mark.parametrize("depth", (0, 1, 24))
 def test_other_depths_are_refused(depth):
-    with refuses(ValueError, f"queue of {depth} bytes is not supported: use a power of two"):
-        ByteQueue(depth)
+    with refuses(ValueError, f"queue of {depth} entries is not supported: use a power of two"):
+        Queue(8, depth)
