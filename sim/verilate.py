@@ -22,6 +22,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+from amaranth import Const, Value
 from amaranth.back import rtlil
 from amaranth.lib import wiring
 
@@ -167,7 +168,13 @@ def to_rtlil(component: wiring.Component, *, emit_src: bool = False) -> str:
     Without ``emit_src`` it does not depend on where the sources lie. Memories without initial
     contents have none, rather than zeros: see ``--x-initial`` in :data:`BASE_ARGS`.
     """
-    return _without_zero_contents(rtlil.convert(component, name=TOP, emit_src=emit_src))
+    ports = {
+        "__".join(map(str, path)): (Value.cast(value), None)
+        for path, _, value in component.signature.flatten(component)
+        if not isinstance(value, Const)  # the `ready` of a stream that always is
+    }
+    text = rtlil.convert(component, name=TOP, ports=ports, emit_src=emit_src)
+    return _without_zero_contents(text)
 
 
 def to_verilog(
