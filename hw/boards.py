@@ -15,7 +15,7 @@ _UART_3M = {"clk_hz": 60_000_000, "baud": 3_000_000}
 _ECP5_85F = {"lanes": 32, "weight_depth": 11264, "membrane_slots": 16}
 _ECP5_25F = {"weight_depth": 4096, "fire_lanes": 4, "spike_bytes": 16384}
 _ICE40 = {
-    "membrane_bits": 18,
+    "count_bits": 8,
     "param_depth": 256,
     "chunk_bits": 32,
     "membrane_slots": 8,
@@ -48,6 +48,7 @@ CONFIGS: dict[str, Config] = {
             name="icebreaker",
             lanes=16,
             weight_bits=4,
+            membrane_bits=16,
             weight_depth=16384,
             fire_lanes=2,
             spike_bytes=4096,
@@ -59,6 +60,7 @@ CONFIGS: dict[str, Config] = {
         Config(
             name="ice40-hx8k",
             lanes=8,
+            membrane_bits=18,
             weight_depth=512,
             fire_lanes=1,
             spike_bytes=2048,

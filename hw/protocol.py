@@ -223,7 +223,7 @@ class Identity(data.Struct):
     spike_bytes: 32
     result_rows: 16
     sum_queue: 8
-    reserved: 8
+    count_bits: 8
     rx_buffer_bytes: 16
     max_payload_bytes: 16
     clk_hz: 32

@@ -133,6 +133,8 @@ class Config:
     spike_bytes: int = 32768
     membrane_slots: int = 32
     """Jobs whose membranes are alive at once (interleaved positions or channel groups)."""
+    count_bits: int = 12
+    """Width of a loop's counter: a level of the nest has at most ``1 << count_bits`` iterations."""
     sum_queue: int = 16
     """Jobs whose sums may be on their way to the fire unit; 0 keeps one, and lets the lanes stand
     still until it is taken."""
@@ -188,6 +190,7 @@ class Config:
         for field in ("weight_depth", "max_layers", "result_rows"):
             check(getattr(self, field) >= 2, field, "use at least 2")
         check(self.pixels in (0, 1), "pixels", "use 0 or 1")
+        check(1 <= self.count_bits <= 12, "count_bits", "use 1 to 12")
         check(
             self.sum_queue == 0 or self.sum_queue >= SUMS_UNHEARD,
             "sum_queue",

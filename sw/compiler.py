@@ -677,6 +677,11 @@ def _compile_layer(
         return sum(1 << i for i, level in enumerate(nest) if getattr(level, attribute))
 
     counts = [level.count for level in nest]
+    if max(counts) > 1 << config.count_bits:
+        raise FitError(
+            f"layer {layer.name!r} needs a loop of {max(counts)} iterations; the core's have at "
+            f"most {1 << config.count_bits}"
+        )
     moves = {
         name: _increments(counts, [getattr(level, name) for level in nest])
         for name in ("source", "weight", "identity", "target", "param", "slot")

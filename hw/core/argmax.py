@@ -21,6 +21,7 @@ class Argmax(wiring.Component):
 
     def __init__(self, config: Config):
         self._config = config
+        index = range(config.result_rows * config.fire_lanes)
         super().__init__(
             {
                 "start": In(1),
@@ -28,7 +29,7 @@ class Argmax(wiring.Component):
                 "row": Out(range(config.result_rows)),
                 "logits": In(data.ArrayLayout(signed(32), config.fire_lanes)),
                 "busy": Out(1),
-                "index": Out(16),
+                "index": Out(index),
                 "done": Out(1),
             }
         )
@@ -37,7 +38,7 @@ class Argmax(wiring.Component):
         m = Module()
         n_lanes = self._config.fire_lanes
         lane = Signal(range(max(n_lanes, 2)))
-        candidate = Signal(16)
+        candidate = Signal.like(self.index)
         best, logit = (storage(signed(self._config.membrane_bits)) for _ in range(2))
         m.d.sync += logit.eq(self.logits[lane])
         with m.FSM() as fsm:
@@ -58,7 +59,7 @@ class Argmax(wiring.Component):
                 with m.If(lane == n_lanes - 1):
                     m.d.sync += [lane.eq(0), self.row.eq(self.row + 1)]
                     m.next = "READ"
-                with m.If(candidate + 1 >= self.n_classes):
+                with m.If(candidate + 1 >= self.n_classes[: len(candidate) + 1]):
                     m.next = "DONE"
             with m.State("DONE"):
                 m.d.comb += self.done.eq(1)

@@ -152,21 +152,19 @@ class Fetch(wiring.Component):
         # F0: whose slot is it?
         chunk_slot, identity_slot, host_slot = Signal(), Signal(), Signal()
         identity_due = Signal()
-        identity_granule = storage(step.identity.shape())
+        m.d.sync += identity_due.eq(chunk_slot & step.last & self.gated)
         with m.If(identity_due):
             m.d.comb += [
                 identity_slot.eq(1),
-                self.read_bit.eq(Cat(Const(0, (GRANULE_BITS - 1).bit_length()), identity_granule)),
+                self.read_bit.eq(Cat(Const(0, (GRANULE_BITS - 1).bit_length()), step.identity)),
             ]
-            m.d.sync += identity_due.eq(0)
         with m.Elif(self.host_bit.valid):
             m.d.comb += [host_slot.eq(1), self.host_bit.ready.eq(1)]
             m.d.comb += self.read_bit.eq(self.host_bit.payload)
         with m.Elif(room):
-            m.d.comb += [self.steps.ready.eq(1), chunk_slot.eq(self.steps.valid)]
-            m.d.comb += [self.read_bit.eq(step.source), self.gather.eq(1)]
-            m.d.sync += identity_granule.eq(step.identity)
-            m.d.sync += identity_due.eq(self.steps.valid & step.last & self.gated)
+            m.d.comb += [chunk_slot.eq(self.steps.valid), self.gather.eq(1)]
+            m.d.comb += self.read_bit.eq(step.source)
+        m.d.comb += self.steps.ready.eq(identity_slot | (chunk_slot & ~(step.last & self.gated)))
 
         # F6: the window arrives.
         slots = delayed(m, Cat(chunk_slot, host_slot), SpikeMemory.LATENCY, reset=True)

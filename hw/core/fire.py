@@ -111,30 +111,33 @@ class Fire(wiring.Component):
 
         read, write = state("membranes")
         active1 = delayed(m, active0, 1, reset=True)
-        # B1: the sums of pixels are kept aside, or used again.
-        sum1, old1 = (Signal(data.ArrayLayout(membrane_shape, n_lanes)) for _ in range(2))
-        m.d.comb += [
-            sum1.eq(sums1[:beat_width]),
-            old1.eq(Mux(delayed(m, job.fresh, 1), 0, Value.cast(read.data))),
-        ]
-        plane1: Value = Const(0)
+        # B1: the sums of pixels are kept aside, or used again; what is there of the membrane counts
+        # as a whole, or shifted.
+        sum1 = Signal(data.ArrayLayout(membrane_shape, n_lanes))
+        m.d.comb += sum1.eq(sums1[:beat_width])
+        keep, subtract = h.leak == Leak.KEEP, h.leak == Leak.SUBTRACT
+        starts0, plane0 = job.fresh, Const(0)
         if config.pixels:
-            phase1 = delayed(m, job.phase, 1)
-            plane1 = phase1 == Phase.PLANE
+            first0, plane0 = job.phase == Phase.FIRST, job.phase == Phase.PLANE
+            starts0 = job.fresh | first0
             pixel_read, pixel_write = state("pixel_sums")
+            first1, again1 = delayed(m, first0, 1), delayed(m, job.phase == Phase.AGAIN, 1)
             m.d.comb += [
                 pixel_write.addr.eq(delayed(m, membrane_row, 1)),
                 pixel_write.data.eq(read.data),
-                pixel_write.en.eq(active1 & (phase1 == Phase.FIRST)),
+                pixel_write.en.eq(active1 & first1),
             ]
-            with m.If(phase1 == Phase.FIRST):
-                m.d.comb += [sum1.eq(read.data), old1.eq(0)]
-            with m.Elif(phase1 == Phase.AGAIN):
+            with m.If(first1):
+                m.d.comb += sum1.eq(read.data)
+            with m.Elif(again1):
                 m.d.comb += sum1.eq(pixel_read.data)
+        plane1 = delayed(m, plane0, 1)
+        no_whole1 = delayed(m, starts0 | (keep & ~plane0), 1)
+        no_change1 = delayed(m, starts0 | plane0 | ~(keep | subtract), 1)
+        subtract2 = delayed(m, subtract & ~no_change1, 1)
 
         # What a neuron's spike becomes, 0 or 1: behind the gate, and beyond the group's real lanes.
         quiet1, firing1 = storage(n_lanes), storage(n_lanes)
-        keep, subtract = h.leak == Leak.KEEP, h.leak == Leak.SUBTRACT
         for j in range(n_lanes):
             identity = job.identity.word_select(beat[:beat_bits], n_lanes)[j]
             is_real = ~job.tail | (
@@ -165,16 +168,22 @@ class Fire(wiring.Component):
             drive, whole, change, membrane = (
                 lane(name) for name in ("drive", "whole", "change", "membrane")
             )
-            old = old1[j]
-            shifted = Mux(plane1 | ~(keep | subtract), 0, old >> h.leak_shift)
+            old = read.data[j]
+            shifted = old >> h.leak_shift
             m.d.sync += [
                 drive.eq(sum1[j] + Mux(plane1, 0, self.params[j].bias)),
-                whole.eq(Mux(plane1, old << 1, Mux(keep, 0, old))),
+                whole.eq(Mux(plane1, old << 1, old)),
                 change.eq(Mux(subtract, ~shifted, shifted)),
             ]
+            with m.If(no_whole1):
+                m.d.sync += whole.eq(0)
+            with m.If(no_change1):
+                m.d.sync += change.eq(0)
             base = Signal(membrane_shape, name=f"base{j}")
             m.d.comb += [base.eq(drive + whole), self.result[j].eq(drive)]
-            m.d.sync += membrane.eq((Cat(Const(1), base) + Cat(subtract, change)) >> 1)  # one adder
+            m.d.sync += membrane.eq(
+                (Cat(Const(1), base) + Cat(subtract2, change)) >> 1
+            )  # one adder
             # B3
             threshold = delayed(m, self.params[j].threshold, 2).as_signed()
             excess = Signal(membrane_shape, name=f"excess{j}")

@@ -123,14 +123,14 @@ class LoopNest(wiring.Component):
                 m.d.comb += write.data[name].eq(self.word[word_of(Level, name)[1]])
                 increments[name] = read.data[name]
 
+        count_bits = self._config.count_bits
         last_word, last_bits = word_of(Level, "last")
-        count_bits = last_bits.stop - last_bits.start
         limit = [storage(count_bits, f"limit{i}") for i in range(N_LEVELS)]
         for i in range(N_LEVELS):
             with m.If(self.clear):
                 m.d.sync += limit[i].eq(0)
             with m.Elif(self.level_en & (self.level_word == last_word) & (self.level == i)):
-                m.d.sync += limit[i].eq(self.word[last_bits])
+                m.d.sync += limit[i].eq(self.word[last_bits][:count_bits])
 
         # N0: down counters with registered flags, so that nothing here is deeper than one level.
         running = Signal()

@@ -1,8 +1,8 @@
 """Executes requests against the core and answers them, see :mod:`hw.protocol`."""
 
-from amaranth import Array, Cat, Const, Module, Mux, Signal, ValueLike, signed
+from amaranth import Cat, Module, Mux, Signal, ValueLike, signed
 from amaranth.hdl import Value
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.bus import CoreBus, max_row_bytes
@@ -116,7 +116,15 @@ class Dispatcher(wiring.Component):
 
         # Runs: the one that waits, the one that is going on, and the one that ended last, whose
         # results are in the core until the next one's are taken.
-        waiting, current, ended = storage(Run), storage(Run), storage(Run)
+        run_layout = data.StructLayout(
+            {
+                "entry": range(config.weight_depth),
+                "n_result_rows": range(n_rows(Space.RESULT, config) + 1),
+                "n_counter_rows": range(n_rows(Space.COUNTER, config) + 1),
+                "tag": 8,
+            }
+        )
+        waiting, current, ended = (storage(run_layout) for _ in range(3))
         result = storage(Result)  # of the one that ended
         is_waiting, has_ended, to_announce = Signal(), Signal(), Signal()
         was_reset = Signal(init=1)
@@ -178,9 +186,16 @@ class Dispatcher(wiring.Component):
             bus.write.p.data.eq(row_data),
             bus.read.p.row.eq(row),
             bus.read.p.space.eq(space),
-            bus.run.p.eq(waiting),
+            bus.run.p.entry.eq(waiting.entry),
+            bus.run.p.tag.eq(waiting.tag),
             self.divisor_less_1.eq(data.View(Rate, args).divisor_less_1),
         ]
+
+        m.submodules.identity = rom = memory.Memory(
+            shape=8, depth=n_bytes(Identity), init=pack(Identity, identity(config))
+        )
+        described = rom.read_port()
+        m.d.comb += [described.addr.eq(at), described.en.eq(1)]
 
         def byte_of(value: ValueLike) -> ValueLike:
             """Byte ``at`` of ``value``."""
@@ -304,7 +319,10 @@ class Dispatcher(wiring.Component):
                             with m.If(is_waiting):
                                 refuse(Status.BUSY)
                             with m.Else():
-                                m.d.sync += [waiting.eq(as_run), is_waiting.eq(1)]
+                                m.d.sync += is_waiting.eq(1)
+                                m.d.sync += [
+                                    waiting[name].eq(as_run[name]) for name, _ in run_layout
+                                ]
                     with m.Case(Opcode.RATE), m.If(~has_args | ~no_data):
                         refuse(Status.BAD_LENGTH)
                     with m.Default():
@@ -364,13 +382,14 @@ class Dispatcher(wiring.Component):
                             m.next = "REPORT"
 
             with m.State("REPORT"):
-                described = Array(Const(value, 8) for value in pack(Identity, identity(config)))
                 n_report_bytes = Signal.like(at)
-                m.d.comb += self.o.valid.eq(1)
+                settled = Signal()  # memory is a cycle behind
+                m.d.sync += settled.eq(~(self.o.valid & self.o.ready))
+                m.d.comb += self.o.valid.eq(settled)
                 with m.If(opcode == Opcode.IDENTIFY):
                     m.d.comb += [
-                        self.o.p.byte.eq(described[at]),
-                        n_report_bytes.eq(len(described)),
+                        self.o.p.byte.eq(described.data),
+                        n_report_bytes.eq(n_bytes(Identity)),
                     ]
                 with m.Else():
                     m.d.comb += [
@@ -384,7 +403,7 @@ class Dispatcher(wiring.Component):
                     space.eq(Space.RESULT),
                     rows_left.eq(ended.n_result_rows),
                 ]
-                with m.If(self.o.ready):
+                with m.If(self.o.valid & self.o.ready):
                     m.d.sync += at.eq(at + 1)
                     with m.If(at == n_report_bytes - 1):
                         m.next = "END"

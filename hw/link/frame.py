@@ -52,7 +52,7 @@ class FrameReceiver(wiring.Component):
         at = Signal(self.n_data_bytes.shape(), init=first)
         n_address_bits = (HEADER_BYTES + self.max_payload_bytes + CRC_BYTES - 1).bit_length()
         m.submodules.storage = storage = memory.Memory(shape=8, depth=1 << n_address_bits, init=[])
-        m.submodules.crc = crc = Crc32(1)  # the wire is slower still
+        m.submodules.crc = crc = Crc32()
         write, read = storage.write_port(), storage.read_port()
 
         escaped = Signal()
@@ -137,7 +137,7 @@ class FrameSender(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.crc = crc = Crc32(4)
+        m.submodules.crc = crc = Crc32()
         # A byte is taken first and looked at then: whoever sends it, out of wide registers, is told
         # by a register alone.
         held, holds, folds = storage(8), Signal(), storage(1)

@@ -284,6 +284,6 @@ def test_a_step_per_cycle() -> None:
                 arrived += [cycle] * chunk
 
         simulate(dut, feed, background=[watch])
-        extra = (n_steps - 1) // 3 if gated else 0
+        extra = n_steps // 3 if gated else 0
         assert taken[-1] - taken[0] == n_steps - 1 + extra
         assert len(arrived) == n_steps

@@ -429,7 +429,7 @@ def test_jobs_take_turns() -> None:
         assert header.spacing == 1, shape
     few = network(conv((1, 1, 1, 16, 16, 1, 1), 1), (16, 1, 1))
     assert descriptors(compile_network(few, CONFIG), 0)[0].header.spacing == MEMBRANE_LATENCY
-    slots = replace(CONFIG, membrane_slots=4)
+    slots = replace(CONFIG, membrane_slots=2)
     net = network(conv((1, 1, 1, 16, 16, 3, 3)), (16, 8, 8))
     assert descriptors(compile_network(net, slots), 0)[0].header.spacing == 2
 
