@@ -267,22 +267,35 @@ N_PIECES = 4
 
 class Header(data.Struct):
     """Fixed part of a layer descriptor. A ``*_levels`` field has bit ``i`` set for level ``i``. No
-    field crosses a 32-bit word."""
+    field crosses a 32-bit word, and addresses lie where a :class:`Level` has its increments."""
 
     source: 20
     """Bit address of the first window."""
     spacing: 8
     """Least number of cycles between the starts of two jobs in the fire unit, at least 1."""
     leak_shift: 4
-    weight: 20
-    job_levels: 8
-    """Levels inside one job: what they visit is accumulated."""
-    gate: Gate
-    reset: Reset
     identity: 16
+    no_slot: 6
+    """Always 0: membranes begin with the first one."""
+    n_levels: 4
+    """Levels that follow; the others have one iteration."""
+    leak: Leak
+    output: 1
+    """Non-firing: logits go to the results, ``target`` counts their rows."""
+    final: 1
+    """Last layer: the argmax of the results follows and the run ends."""
+    pixels: 1
+    """The first :data:`hw.spec.N_PLANES` iterations of the level of timesteps are the bit-planes of
+    a pixel map, the highest first; the others are the timesteps, which all take their sum."""
+    reset: Reset
+    weight: 20
+    gate: Gate
+    reserved: 9
     target: 16
     """First granule of the map; of an output layer 0, its rows are counted from it."""
     param: 16
+    job_levels: 8
+    """Levels inside one job: what they visit is accumulated."""
     time_levels: 8
     """The level of timesteps: while it is at its first iteration, membranes start from 0."""
     pool_levels: 8
@@ -293,18 +306,7 @@ class Header(data.Struct):
     tail_lanes: 8
     last_beat: 8
     """Beats of a job in the fire unit, less one."""
-    n_levels: 4
-    """Levels that follow; the others have one iteration."""
-    leak: Leak
-    output: 1
-    """Non-firing: logits go to the results, ``target`` counts their rows."""
-    final: 1
-    """Last layer: the argmax of the results follows and the run ends."""
     n_classes: 16
-    pixels: 1
-    """The first :data:`hw.spec.N_PLANES` iterations of the level of timesteps are the bit-planes of
-    a pixel map, the highest first; the others are the timesteps, which all take their sum."""
-    reserved: 15
     body_bits: data.ArrayLayout(8, N_PIECES)
     """Valid bits of each piece of a chunk, at most :data:`hw.spec.PIECE_BITS`."""
     tail_bits: data.ArrayLayout(8, N_PIECES)

@@ -66,7 +66,8 @@ class LoopNest(wiring.Component):
     Each address is a sum of strides. When level ``l`` advances and all inner levels start again,
     every address moves by a fixed increment, ``stride[l] - sum((count[i]-1) * stride[i], i < l)``,
     which the host has computed: so one adder per address is enough, and a stride of 0 shares
-    along that level. ::
+    along that level. The header's first words are laid out as a level's: the increments from 0 to
+    the first iteration. ::
 
         N0 counters: which level advances?   N1 flags registered   N2 addresses and flags of the
            (one-hot, no priority chain)                            iteration; increments to the next
@@ -77,7 +78,7 @@ class LoopNest(wiring.Component):
     word : a descriptor's words as they are loaded, before ``start``.
     header_en, header_word : ``word`` is this one of the header.
     level_en, level, level_word : ``word`` is this one of a level.
-    clear : before the first word: all levels have one iteration.
+    clear : before the first word: all levels have one iteration, addresses are 0.
     start : begin; not while steps are left to take.
     steps : the iterations.
     """
@@ -104,18 +105,25 @@ class LoopNest(wiring.Component):
         addresses = address_widths(self._config)
         increments = {}
         proceed = Signal()  # the pipeline moves
-        level_row = storage(range(N_LEVELS))
+        # One row of increments per level, and one that leads from nothing to the first iteration.
+        level_row = storage(range(N_LEVELS + 1))
         for n in range(LEVEL_WORDS):
             fields = {
                 name: width for name, width in addresses.items() if word_of(Level, name)[0] == n
             }
             m.submodules[f"table{n}"] = table = memory.Memory(
-                shape=data.StructLayout(fields), depth=N_LEVELS, init=[]
+                shape=data.StructLayout(fields), depth=N_LEVELS + 1, init=[]
             )
             write, read = table.write_port(), table.read_port()
             m.d.comb += [
-                write.en.eq(self.level_en & (self.level_word == n)),
-                write.addr.eq(self.level),
+                write.en.eq(
+                    Mux(
+                        self.level_en,
+                        self.level_word == n,
+                        self.header_en & (self.header_word == n),
+                    )
+                ),
+                write.addr.eq(Mux(self.level_en, self.level, N_LEVELS)),
                 read.addr.eq(level_row),
                 read.en.eq(proceed),
             ]
@@ -161,7 +169,7 @@ class LoopNest(wiring.Component):
 
         # N1: the level that leads to the next iteration, and the flags of this one.
         with m.If(proceed):
-            m.d.sync += level_row.eq(encode(moving))
+            m.d.sync += level_row.eq(Mux(running, encode(moving), N_LEVELS))
         h = self.header
         flags, flags2 = (
             storage(data.StructLayout(dict.fromkeys(FLAGS, 1) | {"phase": 2})) for _ in range(2)
@@ -203,17 +211,12 @@ class LoopNest(wiring.Component):
             with m.If(proceed):
                 m.d.sync += flags.phase.eq(Mux(h.pixels, phase, Phase.SPIKES))
 
-        # N2: a base is loaded into the address itself.
+        # N2
         for name, width in addresses.items():
             address = storage(width, f"{name}_address")
-            if name == "slot":
-                with m.If(self.clear):
-                    m.d.sync += address.eq(0)
-            else:
-                n, bits = word_of(Header, name)
-                with m.If(self.header_en & (self.header_word == n)):
-                    m.d.sync += address.eq(self.word[bits])
-            with m.If(self.steps.valid & self.steps.ready):
+            with m.If(self.clear):
+                m.d.sync += address.eq(0)
+            with m.Elif(begin | (self.steps.valid & self.steps.ready)):
                 m.d.sync += address.eq(address + increments[name])
             m.d.comb += self.steps.p[name].eq(address)
         with m.If(proceed):
