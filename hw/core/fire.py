@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.core.fetch import job_layout
 from hw.core.nest import Phase
-from hw.core.pipeline import delayed, population, remembered, storage
+from hw.core.pipeline import delayed, population, storage
 from hw.core.spikes import granule_write_layout
 from hw.protocol import Header, Neuron
 from hw.spec import GRANULE_BITS, MEMBRANE_LATENCY, Config, Gate, Leak, Reset
@@ -227,7 +227,7 @@ class Fire(wiring.Component):
         m.d.comb += [
             self.spikes.valid.eq(ends[0]),
             Cat(self.spikes.p.granule, self.spikes.p.count).eq(
-                remembered(m, Cat(job.target, n_granules), 4)
+                delayed(m, Cat(job.target, n_granules), 4)
             ),
             self.spikes.p.bits.eq(pooled),
         ]

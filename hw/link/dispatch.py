@@ -191,13 +191,10 @@ class Dispatcher(wiring.Component):
             self.divisor_less_1.eq(data.View(Rate, args).divisor_less_1),
         ]
 
-        # An iCE40 is short of logic rather than of block RAM.
-        is_small = str(getattr(platform, "device", "")).startswith("iCE40")
         m.submodules.identity = rom = memory.Memory(
             shape=8,
             depth=n_bytes(Identity),
             init=pack(Identity, identity(config)),
-            attrs={"ram_style": "block"} if is_small else {},
         )
         described = rom.read_port()
         m.d.comb += [described.addr.eq(at), described.en.eq(1)]
