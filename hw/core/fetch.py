@@ -5,7 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.core.nest import Phase, address_widths, step_layout
-from hw.core.pipeline import delayed, remembered, storage
+from hw.core.pipeline import delayed, ones, remembered, storage
 from hw.core.spikes import SpikeMemory
 from hw.protocol import N_PIECES
 from hw.queue import Queue
@@ -172,9 +172,8 @@ class Fetch(wiring.Component):
         mask = storage(config.chunk_bits)
         for k in range(config.chunk_bits // PIECE_BITS):
             n_bits = Mux(cut5, self.tail_bits[k], self.body_bits[k])
-            m.d.sync += mask.word_select(k, PIECE_BITS).eq(
-                Cat(n_bits > i for i in range(PIECE_BITS))
-            )
+            n_bits = n_bits[: PIECE_BITS.bit_length()]
+            m.d.sync += mask.word_select(k, PIECE_BITS).eq(ones(n_bits, PIECE_BITS))
         m.d.comb += [
             self.host_granule.valid.eq(slots[1]),
             self.host_granule.payload.eq(self.window),

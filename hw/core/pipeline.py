@@ -64,6 +64,14 @@ def encode(one_hot: Value) -> Value:
     return Cat((one_hot & mask).any() for mask in masks)
 
 
+def ones(count: Value, n_bits: int) -> Value:
+    """The lowest ``count`` of ``n_bits`` bits, without the carry chains of so many comparisons."""
+    bits: list[Value] = []
+    for i in range(len(count)):
+        bits = [count[i] | bit for bit in bits] + [count[i]] + [count[i] & bit for bit in bits]
+    return Cat(bits)[:n_bits]
+
+
 def select(one_hot: Value, choices: list[Value]) -> Value:
     """The choice whose bit of ``one_hot`` is set, 0 if none is."""
     result: Value | None = None
