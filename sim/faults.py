@@ -4,8 +4,9 @@ them.
 A small random network is loaded and run on random spikes, with maps read back at the end, over a
 link on which faults happen: in each session those of one kind of :mod:`sw.faults`, or of all kinds;
 or the whole host process is killed (SIGKILL) while it loads, runs or reads back, and started again
-on the same board; or a second host tries to open the port. Each outcome is compared with the same
-network's on an undisturbed link: logits, counters, prediction and maps.
+on the same board; or a second host tries to open the port; or some seconds' worth of noise come in
+between. Each outcome is compared with the same network's on an undisturbed link: logits, counters,
+prediction and maps.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, field
@@ -49,16 +51,21 @@ RATE = 0.1
 
 KILLED = {f"host killed in {phase}": phase for phase in ("loading", "running", "reading back")}
 SECOND_HOST = "second host"
+NOISE = "noise"
 ALL = "all kinds"
-SESSIONS = (*faults.KINDS, ALL, *KILLED, SECOND_HOST)
+SESSIONS = (*faults.KINDS, ALL, *KILLED, SECOND_HOST, NOISE)
 """Kinds of sessions, which take turns."""
+
+NOISE_BYTES = 450_000
+"""Random bytes between two outcomes of a session: for so long nothing sensible comes that the board
+goes back to the rate that it begins with."""
 
 STUCK_S = 120.0
 """A session that takes longer does not end."""
 
 
-class Stuck(Exception):
-    """A session did not end."""
+class Stuck(BaseException):
+    """A session did not end. No error of a driver's, which it might survive."""
 
 
 def network(rng: np.random.Generator) -> Network:
@@ -107,6 +114,7 @@ class Tally:
     n_errors: int = 0
     """Sessions that ended with an error of the driver's."""
     n_stuck: int = 0
+    """Sessions that did not end, or not by an error of the driver's."""
     n_samples: int = 0
     n_wrong: int = 0
     n_repeated: int = 0
@@ -148,7 +156,7 @@ def session(
     *,
     tell: Callable[[str], object] = lambda phase: None,
     check: Callable[[Inference, Inference], object],
-    halfway: Callable[[], object] = lambda: None,
+    halfway: Callable[[Port], object] = lambda port: None,
 ) -> tuple[LinkCounters, Counter[str]]:
     """Opens the board, loads, runs samples, reads maps back; gives what happened on the link.
 
@@ -156,21 +164,24 @@ def session(
     ----------
     tell : called at the beginning of each phase.
     check : called with each outcome and what it should be.
-    halfway : called between two outcomes.
+    halfway : called between two outcomes, with the port.
     """
     net = network(np.random.default_rng(0))
     samples = frames(1, len(expected))
     order = np.random.default_rng(plan.seed).integers(0, len(expected), N_SAMPLES + N_READ_BACK)
     counters, injected = LinkCounters(), Counter[str]()
+    port: Port | None = None
 
     def wrap(opened: Port) -> Port:
-        nonlocal injected
+        nonlocal injected, port
+        port = opened
         faulty = faults.FaultyPort(opened, plan, pid)
         injected = faulty.injected
         return faulty
 
     try:
         with Board(Device.open_with(path, wrap, timeout_s=TIMEOUT_S)) as board:
+            assert port is not None
             counters = board.device.transport.counters
             tell("loading")
             board.load(net)
@@ -182,7 +193,7 @@ def session(
                 for n, (index, outcome) in enumerate(zip(part, outcomes, strict=True)):
                     check(outcome, expected[index])
                     if n == N_SAMPLES // 2:
-                        halfway()
+                        halfway(port)
     except DeviceError as error:
         error.add_note(json.dumps([injected, counters.__dict__]))
         raise
@@ -197,63 +208,70 @@ def _disturbed(
     tally.n_sessions += 1
     kinds = (kind,) if kind in faults.KINDS else faults.KINDS
     rate = RATE if kind in (*faults.KINDS, ALL) else 0.0
-    n_refused = 0
+    n_injected = 0
 
     def check(outcome: Inference, right: Inference) -> None:
         tally.n_samples += 1
         tally.n_wrong += not _same(outcome, right)
 
-    def second_host() -> None:
-        nonlocal n_refused
-        if kind == SECOND_HOST:
+    def halfway(port: Port) -> None:
+        nonlocal n_injected
+        if kind == NOISE:
+            port.write(random.Random(seed).randbytes(NOISE_BYTES))
+            n_injected += 1
+        elif kind == SECOND_HOST:
             try:
                 Device.open_with(path, lambda opened: opened, timeout_s=TIMEOUT_S).close()
             except DeviceNotFound:
-                n_refused += 1
+                n_injected += 1
+            else:
+                tally.n_wrong += 1
 
     def stuck(*_: object) -> None:
-        raise Stuck
+        raise Stuck(f"{kind}, seed {seed}: no end after {STUCK_S:g} s")
 
-    if kind in KILLED:
-        tally.n_injected += _kill_host(path, pid, seed, KILLED[kind])
     signal.signal(signal.SIGALRM, stuck)
-    signal.setitimer(signal.ITIMER_REAL, STUCK_S)
+    # Again and again, in case that what ends a session does not end.
+    signal.setitimer(signal.ITIMER_REAL, STUCK_S, 10.0)
     try:
+        if kind in KILLED:
+            n_injected += _kill_host(path, pid, seed, KILLED[kind])
         plan = faults.Plan(rate, kinds, seed)
-        counters, injected = session(path, pid, plan, expected, check=check, halfway=second_host)
+        counters, injected = session(path, pid, plan, expected, check=check, halfway=halfway)
     except DeviceError as error:
         campaign.errors[type(error).__name__] += 1
         tally.n_errors += 1
         injected, values = json.loads(error.__notes__[-1])
         counters = LinkCounters(**values)
-    except Stuck:
+    except (Exception, Stuck):
+        traceback.print_exc()
         tally.n_stuck += 1
         return
     else:
-        happened = bool(injected) or n_refused or kind in KILLED
+        happened = bool(injected) or n_injected
         tally.n_by_retry += bool(happened)
         tally.n_undisturbed += not happened
-        tally.n_wrong += kind == SECOND_HOST and not n_refused
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    tally.n_injected += sum(injected.values()) + n_refused
+    tally.n_injected += sum(injected.values()) + n_injected
     tally.n_repeated += counters.n_repeated
     tally.n_recoveries += counters.n_recoveries
 
 
 def _kill_host(path: str, pid: int, seed: int, phase: str) -> bool:
-    """A host that is killed some time after the beginning of a phase."""
+    """A host that is killed some time after the beginning of a phase; whether it got there."""
     with subprocess.Popen(
         [sys.executable, "-m", "sim.faults", "--session", path, str(pid), "--seed", str(seed)],
         stdout=subprocess.PIPE,
         text=True,
     ) as host:
-        assert host.stdout is not None
-        reached = any(line.strip() == phase for line in host.stdout)
-        time.sleep(random.Random(seed).uniform(0, 0.05))
-        alive = host.poll() is None
-        host.kill()
-    return reached and alive
+        try:
+            assert host.stdout is not None
+            reached = any(line.strip() == phase for line in host.stdout)
+            time.sleep(random.Random(seed).uniform(0, 0.05))
+            return reached and host.poll() is None
+        finally:
+            host.kill()
 
 
 def run_campaign(n_faults: int, seed: int, *, progress: bool = True) -> Campaign:
@@ -275,6 +293,8 @@ def run_campaign(n_faults: int, seed: int, *, progress: bool = True) -> Campaign
                 expected = list(board.stream(frames(1, N_SAMPLES), maps=True))
             kinds = itertools.cycle(SESSIONS)
             while campaign.total.n_injected < n_faults:
+                if process.poll() is not None:
+                    raise DeviceNotFound(f"the virtual board ended with code {process.returncode}")
                 number = rng.randrange(1 << 30)
                 _disturbed(path, process.pid, next(kinds), number, expected, campaign)
                 bar.n = min(campaign.total.n_injected, n_faults)

@@ -370,13 +370,9 @@ class _Job:
 
     def run_again(self) -> None:
         """Forgets that it was run."""
-        self.tag, self.run, self.acknowledged, self.stale, self.ended = (
-            None,
-            None,
-            False,
-            False,
-            0.0,
-        )
+        self.tag = self.run = None
+        self.acknowledged = self.stale = False
+        self.ended, self.n_reads_left = 0.0, 0
 
 
 class _Pipeline:

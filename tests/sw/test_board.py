@@ -122,6 +122,43 @@ def test_reset_in_between_is_survived() -> None:
     assert device.transport.counters.n_recoveries >= 1
 
 
+def test_reset_while_maps_are_read_back_is_survived() -> None:
+    network = random_network(5)
+    shape = (3, network.timesteps, *network.map_shapes()[INPUT])
+    samples = np.random.default_rng(1).integers(0, 2, shape, np.uint8)
+    expected = list(loaded(network).stream(samples, maps=True))
+    board = loaded(network)
+    device = board.device
+    assert isinstance(device, FakeDevice)
+    n_reads = 0
+
+    def answer(seq: int, opcode: int, payload: bytes) -> list[bytes]:
+        nonlocal n_reads
+        n_reads += opcode == Opcode.READ
+        if opcode == Opcode.READ and n_reads == 2:
+            device.gateware.reset()
+        return FakeGateware.answer(device.gateware, seq, opcode, payload)
+
+    device.gateware.answer = answer  # type: ignore[method-assign]
+    device.transport.port = ImpatientPort(device.gateware)
+    for found, right in zip(board.stream(samples, maps=True), expected, strict=True):
+        assert found.maps.keys() == right.maps.keys()
+        for name, spikes in found.maps.items():
+            np.testing.assert_array_equal(spikes, right.maps[name])
+    assert device.transport.counters.n_recoveries == 1
+
+
+class ImpatientPort(FakePort):
+    """Fails where a driver would wait for ever."""
+
+    n_left = 1000
+
+    def read(self, size: int, /) -> bytes:
+        self.n_left -= 1
+        assert self.n_left, "nothing comes any more"
+        return super().read(size)
+
+
 def test_board_that_fails_hands_its_work_to_the_others() -> None:
     network = random_network(5)
     good = loaded(network)
