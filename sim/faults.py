@@ -49,6 +49,9 @@ N_READ_BACK = 4
 RATE = 0.1
 """Faults per frame."""
 
+RESET_RATE = 0.02
+"""The same of resets alone: at the higher rate no network is ever loaded."""
+
 KILLED = {f"host killed in {phase}": phase for phase in ("loading", "running", "reading back")}
 SECOND_HOST = "second host"
 NOISE = "noise"
@@ -208,6 +211,7 @@ def _disturbed(
     tally.n_sessions += 1
     kinds = (kind,) if kind in faults.KINDS else faults.KINDS
     rate = RATE if kind in (*faults.KINDS, ALL) else 0.0
+    rate = RESET_RATE if kind == "reset" else rate
     n_injected = 0
 
     def check(outcome: Inference, right: Inference) -> None:
