@@ -67,6 +67,10 @@ MAX_BAUD_ERROR = 0.02
 
 MIN_DIVISOR, MAX_DIVISOR = 4, 256
 
+N_BEGINNINGS = 2
+"""Breaks that are tried before a port is believed to be no board's: one may be lost like any other
+byte, and a board that has not heard it listens at another rate."""
+
 TRIALS = 3
 """Frames sent to see whether a rate works."""
 
@@ -221,8 +225,12 @@ def _begin(
 ) -> tuple[Transport, BoardIdentity]:
     """Identifies what is on an open port, which is closed if that fails."""
     try:
-        transport.resync()
         with _patience(transport, timeout_s, n_retries):
+            for _ in range(N_BEGINNINGS - 1):
+                transport.resync()
+                with contextlib.suppress(LinkTimeout):
+                    return transport, _identify(transport)
+            transport.resync()
             return transport, _identify(transport)
     except LinkTimeout as error:
         transport.close()
@@ -412,7 +420,7 @@ class Device:
 
         ``timeout_s`` is the driver's patience with an answer, in place of its own."""
         patience = timeout_s or (2.0 if _is_virtual(path) else 0.4)
-        opened = _begin(Transport(wrap(_open_port(path))), patience, 4)
+        opened = _begin(Transport(wrap(_open_port(path))), patience, 2)
         return cls._ready(*opened, virtual, baud, timeout_s)
 
     @classmethod

@@ -172,6 +172,9 @@ class FaultyPort:
         self._partial = self._received = b""
         self._port.reset_input_buffer()
 
+    def reset_output_buffer(self) -> None:
+        self._port.reset_output_buffer()
+
     def close(self) -> None:
         self._port.close()
 

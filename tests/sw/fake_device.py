@@ -170,6 +170,9 @@ class FakePort:
     def reset_input_buffer(self) -> None:
         self._replies.clear()
 
+    def reset_output_buffer(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
+import serial
 from serial.tools import list_ports
 
 from hw.protocol import (
@@ -52,6 +53,8 @@ class FakeBoard(FakeGateware):
         self.damage_replies: set[int] = set()
         self.repeat_replies = False
         self.silent = False
+        self.n_breaks_lost = 0
+        """Breaks that will not be noticed."""
         self.reply_delay_s = 0.0
         self.unplug_after: int | None = None
         self.n_replies = 0
@@ -84,7 +87,8 @@ class FakeBoard(FakeGateware):
             while b"\x7e" in received:
                 raw, _, received = received.partition(b"\x7e")
                 if raw == b"\0":  # a break
-                    self.divisor = None
+                    self.divisor = self.divisor if self.n_breaks_lost else None
+                    self.n_breaks_lost = max(self.n_breaks_lost - 1, 0)
                 packet = decode_frame(bytes(raw))
                 if packet is None or self.silent or not self._understands():
                     continue
@@ -355,6 +359,23 @@ def test_silent_port_is_no_board(fake, monkeypatch):
     fake.silent = True
     with pytest.raises(NotABoard, match=r"Is its bitstream loaded\?"):
         Device.open(fake.port)
+
+
+def test_lost_break_is_repeated(fake, monkeypatch):
+    """The board listens at a rate that an earlier program left it at."""
+    monkeypatch.setattr("sw.device._is_virtual", lambda path: False)
+    fake.works_at, fake.divisor, fake.n_breaks_lost = 12_000_000, 7, 1
+    with Device.open(fake.port) as board:
+        assert board.config == CONFIG
+
+
+def test_what_was_not_sent_is_dropped_before_a_break(fake, monkeypatch):
+    dropped = []
+    monkeypatch.setattr(serial.Serial, "reset_output_buffer", lambda self: dropped.append(self))
+    with opened(fake) as board:
+        n_before = len(dropped)
+        board.recover()
+        assert len(dropped) > n_before > 0
 
 
 @pytest.mark.parametrize("more", [b"", b"newer fields"])
