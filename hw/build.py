@@ -399,7 +399,7 @@ def build(
         with suppress(BuildError):
             return check_current(source)
     with (
-        tqdm(total=1 + n_seeds, desc=board, unit="step", disable=not progress) as bar,
+        tqdm(total=1 + n_seeds, desc=board, unit="step", disable=None if progress else True) as bar,
         ThreadPoolExecutor(jobs) as executor,
     ):
         bar.set_postfix_str("synthesis")
