@@ -1,9 +1,10 @@
 """``python -m sim.garbage``: an hour of garbage for the gateware's frame decoder.
 
-An hour of a line at 1 Mbaud, the rate that a board begins with, is 360 million bytes. They are given
-to the verilated decoder without the serial line before it, which would take a day. Seconds of random bytes, of short frames with many escapes, of a
-line that is stuck, and of whole frames with a bit flipped take turns; after each comes an undamaged
-IDENTIFY, which must be handed on, and nothing else may have been.
+An hour of a line at 1 Mbaud, the rate that a board begins with, is 360 million bytes. The verilated
+decoder takes them without the serial line before it, which would take a day. Seconds of random
+bytes, of short frames with many escapes, of a line that is stuck, and of whole frames with a bit
+flipped take turns; after each comes an undamaged IDENTIFY, which must be handed on, and nothing
+else may have been.
 """
 
 from __future__ import annotations

@@ -166,6 +166,7 @@ def test_long_transfers_are_split_pipelined_and_reported(fake):
     data = os.urandom(300 * 16)
     progress = []
     with opened(fake) as board:
+        board.transport.timeout_s = 5.0  # a busy machine repeats nothing
         board.write(Space.WEIGHT, 100, data, progress.append)
         assert sum(progress) == len(data) and len(progress) > 10
         assert fake.memories[Space.WEIGHT][1600 : 1600 + len(data)] == data
