@@ -214,7 +214,8 @@ class Identity(data.Struct):
     weight_bits: 8
     fire_lanes: 8
     membrane_bits: 8
-    pixels: 8
+    pixels: 4
+    cores: 4
     chunk_bits: 8
     membrane_slots: 8
     max_layers: 16
@@ -290,7 +291,9 @@ class Header(data.Struct):
     reset: Reset
     weight: 20
     gate: Gate
-    reserved: 9
+    idle: 1
+    """No jobs: other cores do all of the layer."""
+    reserved: 8
     target: 16
     """First granule of the map; of an output layer 0, its rows are counted from it."""
     param: 16
@@ -358,13 +361,13 @@ def row_bytes(space: Space, config: Config) -> int:
 
 
 def n_rows(space: Space, config: Config) -> int:
-    """Rows of ``space``."""
+    """Rows of ``space``. Row ``r`` of weights, parameters or counters is in core ``r % cores``."""
     return {
-        Space.WEIGHT: config.weight_depth,
-        Space.PARAM: config.n_param_rows,
+        Space.WEIGHT: config.cores * config.weight_depth,
+        Space.PARAM: config.cores * config.n_param_rows,
         Space.SPIKE: config.spike_bytes,
         Space.RESULT: config.result_rows,
-        Space.COUNTER: config.max_layers * config.counter_rows,
+        Space.COUNTER: config.cores * config.max_layers * config.counter_rows,
     }[space]
 
 

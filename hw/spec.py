@@ -142,6 +142,8 @@ class Config:
     """Layers whose counters are kept."""
     result_rows: int = 16
     """Rows of ``fire_lanes`` logits."""
+    cores: int = 1
+    """Cores, each with ``lanes`` lanes, memories of the sizes here, and all spikes."""
     pixels: int = 1
     """Layers may take pixels, as bit-planes, instead of spikes; 0 leaves the logic out."""
     rx_buffer_bytes: int = 2048
@@ -191,6 +193,12 @@ class Config:
             check(getattr(self, field) >= 2, field, "use at least 2")
         check(self.pixels in (0, 1), "pixels", "use 0 or 1")
         check(1 <= self.count_bits <= 12, "count_bits", "use 1 to 12")
+        check(self.cores in (1, 2, 4, 8), "cores", "use 1, 2, 4 or 8")
+        check(
+            self.cores * self.max_layers * self.counter_rows < 256,
+            "max_layers",
+            "use less than 256 rows of counters in all cores",
+        )
         check(
             self.sum_queue == 0 or self.sum_queue >= SUMS_UNHEARD,
             "sum_queue",

@@ -4,7 +4,7 @@ from amaranth import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.core.core import Core
+from hw.core.cores import Cores
 from hw.link.link import Link
 from hw.spec import Config
 
@@ -35,7 +35,7 @@ class Top(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.core = core = Core(self.config) if self.core is None else self.core
+        m.submodules.core = core = Cores(self.config) if self.core is None else self.core
         m.submodules.link = link = Link(self.config)
         wiring.connect(m, link.bus, core.bus)
         m.d.comb += [

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.core.core import Core
+from hw.core.cores import Cores
 from sim.runner import BUILD_DIR, CocotbResults, run_cocotb
 from sw import netfile
 from sw.compiler import Program
@@ -50,7 +50,7 @@ def run_network(
         vectors |= {f"{i}.spikes.{key}": spikes for key, spikes in maps.items()}
     np.savez(folder / "vectors.npz", **vectors)
     return run_cocotb(
-        Core(program.config),
+        Cores(program.config),
         "sim.network_tests",
         name=name,
         seed=seed,

@@ -330,12 +330,20 @@ class Board(_Inferring):
         return program.pack_input(sample, buffer)
 
     def _counters(self, raw: bytes) -> dict[str, Counters]:
-        size = self.config.counter_rows * row_bytes(Space.COUNTER, self.config)
+        config, layers = self.config, self.program.layers
+        rows = np.frombuffer(raw, np.uint8)  # the cores' in turns
+        rows = rows.reshape(len(layers), config.counter_rows, config.cores, -1).swapaxes(1, 2)
         counters = {}
-        for n, layer in enumerate(self.program.layers):
-            values = unpack(LayerCounters, raw[n * size : n * size + n_bytes(LayerCounters)])
+        for layer, of_cores in zip(layers, rows, strict=True):
+            parts = [unpack(LayerCounters, of_core.tobytes()) for of_core in of_cores]
+            # Cores work at the same time, and each on something else.
             counters[layer.name] = Counters(
-                **{f.name: int(getattr(values, f.name)) for f in fields(Counters)}
+                **{
+                    f.name: (max if f.name == "n_cycles" else sum)(
+                        int(getattr(part, f.name)) for part in parts
+                    )
+                    for f in fields(Counters)
+                }
             )
         return counters
 
@@ -399,7 +407,7 @@ class _Pipeline:
         self.error: DeviceError | None = None
         self.last_end = 0.0
         config = self.program.config
-        n_counter_rows = len(self.program.layers) * config.counter_rows
+        n_counter_rows = len(self.program.layers) * config.counter_rows * config.cores
         self.n_rows = (self.program.n_result_rows, n_counter_rows)
         self.n_logit_bytes = self.program.n_result_rows * row_bytes(Space.RESULT, config)
         self.n_done_bytes = (

@@ -34,6 +34,7 @@ from hw.protocol import (
     Descriptor,
     Space,
     descriptor_rows,
+    n_rows,
     pack,
     row_bytes,
     unpack,
@@ -103,11 +104,10 @@ class Placement:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerPlan:
-    """How one layer runs. ``counts`` and the strides are per level, innermost first."""
+class Part:
+    """How one core runs its part of a layer. ``counts`` and the strides are per level, innermost
+    first."""
 
-    name: str
-    source: str
     n_jobs: int
     spacing: int
     n_beats: int
@@ -125,13 +125,32 @@ class LayerPlan:
     param_rows: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class LayerPlan:
+    """How one layer runs: a part per core, None for a core that has nothing to do."""
+
+    name: str
+    source: str
+    parts: tuple[Part | None, ...]
+
+    @property
+    def weight_rows(self) -> int:
+        """Rows of weights, in all cores; what cores share is in each of them."""
+        return sum(part.weight_rows for part in self.parts if part)
+
+    @property
+    def param_rows(self) -> int:
+        """The same of parameters."""
+        return sum(part.param_rows for part in self.parts if part)
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Program:
     """A network compiled for one configuration.
 
     Attributes
     ----------
-    images : what to write to each space, from row 0 on.
+    images : what to write to each space, from row 0 on, the cores' rows in turns.
     placements : regions of spike memory by name of the map.
     inputs : regions that the host writes before a run, one per buffer; the first is in
         ``placements``.
@@ -155,8 +174,8 @@ class Program:
     def usage(self) -> dict[str, tuple[int, int]]:
         """(rows used, rows available) per memory."""
         available = {
-            Space.WEIGHT: self.config.weight_depth,
-            Space.PARAM: self.config.n_param_rows,
+            Space.WEIGHT: n_rows(Space.WEIGHT, self.config),
+            Space.PARAM: n_rows(Space.PARAM, self.config),
         }
         used = {
             space.name.lower(): (len(image) // row_bytes(space, self.config), available[space])
@@ -374,6 +393,38 @@ def compile_network(network: Network, config: Config, *, pixels: bool = True) ->
     return _compile(network, config, pixels=False)
 
 
+def _shares(layer: Layer, height: int, config: Config) -> list[tuple[slice, slice] | None]:
+    """Each core's (output rows, channel groups) of a layer, None if there is nothing for it. As
+    even as can be, and then by groups, whose weights are never the same."""
+    groups = -(-layer.n_out // config.lanes)
+    whole = slice(0, height), slice(0, groups)
+    if layer.output:  # its logits are compared in one core
+        return [whole] + [None] * (config.cores - 1)
+
+    def split(n: int, n_parts: int) -> list[slice]:
+        ends = [-(-n * i // n_parts) for i in range(n_parts + 1)]
+        return [slice(a, b) for a, b in itertools.pairwise(ends)]
+
+    def largest(n_group_parts: int) -> tuple[int, int]:
+        n_row_parts = config.cores // n_group_parts
+        return -(-groups // n_group_parts) * -(-height // n_row_parts), -n_group_parts
+
+    ways = [1 << i for i in range(config.cores.bit_length())]
+    n_group_parts = min(ways, key=largest)
+    return [
+        (rows, part) if rows.start < rows.stop and part.start < part.stop else None
+        for part in split(groups, n_group_parts)
+        for rows in split(height, config.cores // n_group_parts)
+    ]
+
+
+def _dealt(images: list[bytearray], size: int) -> bytes:
+    """The cores' images as rows of one space, in turns; shorter ones end in zeros."""
+    n_bytes = max(map(len, images))
+    rows = [np.frombuffer(image.ljust(n_bytes, b"\0"), np.uint8) for image in images]
+    return np.stack([row.reshape(-1, size) for row in rows], axis=1).tobytes()
+
+
 def device_layers(network: Network, pixels: bool) -> tuple[Layer, ...]:
     """Layers as a device has them: the encoder, if it takes ``pixels``, writes the map
     :data:`sw.network.INPUT` and bears its name."""
@@ -419,8 +470,9 @@ def _compile(network: Network, config: Config, pixels: bool) -> Program:
     if n_bits + first.n_bits > GRANULE_BITS * config.spike_bytes:
         inputs = (first,)
 
-    weights, params = bytearray(), bytearray()
-    descriptors = [bytearray() for _ in inputs]
+    weights = [bytearray() for _ in range(config.cores)]
+    params = [bytearray() for _ in range(config.cores)]
+    descriptors = [[bytearray() for _ in range(config.cores)] for _ in inputs]
     plans = []
     for n, layer in enumerate(layers):
         takes_pixels = pixels and n == 0
@@ -431,30 +483,47 @@ def _compile(network: Network, config: Config, pixels: bool) -> Program:
                 f"has {config.membrane_bits}; quantise it to fewer bits",
                 {"membrane_bits": (bounds.n_bits, config.membrane_bits)},
             )
-        plan, header, levels, weight_image, param_image = _compile_layer(
-            layer,
-            network.timesteps,
-            placements,
-            config,
-            weight_base=len(weights) // row_bytes(Space.WEIGHT, config),
-            param_base=len(params) // row_bytes(Space.PARAM, config),
-            final=n == len(layers) - 1,
-            pixels=takes_pixels,
-        )
-        for place, image in zip(inputs, descriptors, strict=True):
-            moved = dict(header)  # another buffer is the same layer, read from elsewhere
-            if layer.source == host_map:
-                moved["source"] += place.start - first.start
-            if layer.identity == host_map:
-                moved["identity"] += (place.start - first.start) // GRANULE_BITS
-            image += _descriptor(layer.name, moved, levels, config)
-        plans.append(plan)
-        weights += weight_image
-        params += param_image
-    first_descriptor = len(weights) // row_bytes(Space.WEIGHT, config)
+        final = n == len(layers) - 1
+        _, height, _ = layer.map_shape(placements[layer.source].shape)
+        parts: list[Part | None] = []
+        for core, share in enumerate(_shares(layer, height, config)):
+            header: dict[str, Any] = {"idle": 1, "final": int(final), "n_classes": 1}
+            part, levels = None, []
+            if share:
+                part, header, levels, weight_image, param_image = _compile_part(
+                    layer,
+                    network.timesteps,
+                    placements,
+                    config,
+                    *share,
+                    weight_base=len(weights[core]) // row_bytes(Space.WEIGHT, config),
+                    param_base=len(params[core]) // row_bytes(Space.PARAM, config),
+                    final=final,
+                    pixels=takes_pixels,
+                )
+                weights[core] += weight_image
+                params[core] += param_image
+            parts.append(part)
+            for place, images in zip(inputs, descriptors, strict=True):
+                moved = dict(header)  # another buffer is the same layer, read from elsewhere
+                if share and layer.source == host_map:
+                    moved["source"] += place.start - first.start
+                if share and layer.identity == host_map:
+                    moved["identity"] += (place.start - first.start) // GRANULE_BITS
+                images[core] += _descriptor(layer.name, moved, levels, config)
+        plans.append(LayerPlan(name=layer.name, source=layer.source, parts=tuple(parts)))
+    # Descriptors are in the same rows of all cores.
+    weight_bytes = max(map(len, weights))
+    first_descriptor = weight_bytes // row_bytes(Space.WEIGHT, config)
+    for core, image in enumerate(weights):
+        image += bytes(weight_bytes - len(image))
+        image += b"".join(of_input[core] for of_input in descriptors)
     compiled = Program(
         config=config,
-        images={Space.WEIGHT: bytes(weights + b"".join(descriptors)), Space.PARAM: bytes(params)},
+        images={
+            Space.WEIGHT: _dealt(weights, row_bytes(Space.WEIGHT, config)),
+            Space.PARAM: _dealt(params, row_bytes(Space.PARAM, config)),
+        },
         placements=placements,
         inputs=inputs,
         entries=tuple(
@@ -553,17 +622,20 @@ def _cut(
     )
 
 
-def _compile_layer(
+def _compile_part(
     layer: Layer,
     timesteps: int,
     placements: dict[str, Placement],
     config: Config,
+    rows: slice,
+    part: slice,
     weight_base: int,
     param_base: int,
     final: bool,
     pixels: bool,
-) -> tuple[LayerPlan, dict[str, Any], list[dict[str, int]], bytes, bytes]:
-    """The plan, header and levels of its descriptor, and its rows of weights and of parameters."""
+) -> tuple[Part, dict[str, Any], list[dict[str, int]], bytes, bytes]:
+    """Output ``rows`` of the channel groups ``part``: how they run, header and levels of the
+    descriptor, and its rows of weights and of parameters."""
     source = placements[layer.source]
     _, conv_height, conv_width = layer.conv_shape(source.shape)
     _, height, width = layer.map_shape(source.shape)
@@ -579,11 +651,18 @@ def _compile_layer(
             : kept_y if weight_rows.shape[0] == conv_height else None,
             : kept_x if weight_rows.shape[1] == conv_width else None,
         ]
+    conv_rows = slice(rows.start * pool_y, rows.stop * pool_y)
+    weight_rows = weight_rows[
+        conv_rows if weight_rows.shape[0] > 1 else slice(None),
+        :,
+        part,
+    ]
     run = weight_rows.shape[5]
     wy, wx, wg, wt, wky, _ = _strides(weight_rows.shape[:6], 1)
     param_rows = _param_rows(
         layer, config, (conv_height, conv_width), (height * pool_y, width * pool_x)
     )[..., : n_beats * config.fire_lanes, :]
+    param_rows = param_rows[conv_rows if param_rows.shape[0] > 1 else slice(None), :, part]
     py, px, pg, pt = _strides(param_rows.shape[:4], n_beats)
 
     # A position's stride in source, weight and param; and where its spikes come from and go to.
@@ -603,8 +682,19 @@ def _compile_layer(
         ty, tx, tt, tg = 0, 0, 0, config.fire_beats
         target_base = 0
 
+    # This part of it.
+    height = rows.stop - rows.start
+    target_base += rows.start * ty + part.start * tg
+    identity_base = 0
+    if identity is not None:
+        identity_base = identity.base // g + conv_rows.start * iy + part.start * ig
+    if part.stop < groups:
+        tail_lanes = config.lanes
+    groups = part.stop - part.start
+
     pad_y, pad_x = layer.padding
     source_base = source.base - pad_y * source.row - pad_x * source.pixel
+    source_base += conv_rows.start * sy
     aligned = not any(n % g for n in (source_base, sy, sx, source.row, source.pixel, source.plane))
     chunks = _cut(layer, source, run, wky, aligned, config)
     time = _Level(
@@ -660,7 +750,8 @@ def _compile_layer(
     else:
         ways = _interleavings(height, width, groups, n_children, n_beats, config)
     spacing, nest = 0, []
-    for spacing, turns in ways:  # noqa: B007
+    for spacing, turns in ways:
+        spacing = max(spacing, config.cores)  # so that their spikes can be written in turns
         nest = [
             chunks.levels[0],
             *(level for level in inner + outer(*turns) if level.count > 1),
@@ -694,7 +785,7 @@ def _compile_layer(
         "job_levels": mask("in_job"),
         "gate": layer.gate,
         "reset": layer.reset,
-        "identity": identity.base // g if identity else 0,
+        "identity": identity_base,
         "target": target_base,
         "param": param_base,
         "time_levels": mask("is_time"),
@@ -717,9 +808,7 @@ def _compile_layer(
         {"last": level.count - 1} | {name: move[i] for name, move in moves.items()}
         for i, level in enumerate(nest)
     ]
-    plan = LayerPlan(
-        name=layer.name,
-        source=layer.source,
+    plan = Part(
         n_jobs=int(np.prod([level.count for level in nest if not level.in_job])),
         spacing=spacing,
         n_beats=n_beats,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from hw.protocol import HEADER_WORDS, LEVEL_WORDS
 from hw.spec import MEMBRANE_LATENCY, N_PLANES, SUMS_UNHEARD
-from sw.compiler import LayerPlan, Placement, Program
+from sw.compiler import LayerPlan, Part, Placement, Program
 
 # The fetch unit stops when more than these are queued: active chunks, jobs.
 CHUNK_ROOM, JOB_ROOM = 20, 54
@@ -31,13 +31,11 @@ QUEUE_LATENCY = 2
 LANES_LATENCY = 7
 """From an active input in the scanner to the sums in the lanes, if it was the job's last."""
 LAYER_CYCLES = 12
-"""Cycles of a layer that are neither a job's nor a descriptor's word."""
+"""Cycles of a part that are neither a job's nor a descriptor's word."""
 NEVER = -(1 << 60)
 
 
-def active_inputs(
-    plan: LayerPlan, source: Placement, spikes: NDArray[np.uint8]
-) -> NDArray[np.int64]:
+def active_inputs(plan: Part, source: Placement, spikes: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Active inputs of every chunk (n_jobs, n_chunks), in the order in which the core reads them.
 
     ``spikes`` is the source map (T, C, H, W), or the image's bit-planes.
@@ -114,9 +112,9 @@ class _Moves:
             self._passed += self._waits.popleft()[1]
 
 
-def layer_cycles(plan: LayerPlan, active: NDArray[np.int64], sum_queue: int) -> int:
-    """Cycles of a layer whose chunks have ``active`` inputs (n_jobs, n_chunks), with room for
-    ``sum_queue`` jobs' sums between scanner and fire unit."""
+def part_cycles(plan: Part, active: NDArray[np.int64], sum_queue: int) -> int:
+    """Cycles of a core's part of a layer whose chunks have ``active`` inputs (n_jobs, n_chunks),
+    with room for ``sum_queue`` jobs' sums between scanner and fire unit."""
     slot = -1
     queues = chunks, jobs = _Queue(CHUNK_ROOM), _Queue(JOB_ROOM)
     moves, sums = _Moves(), _Queue(sum_queue - SUMS_UNHEARD)
@@ -180,9 +178,13 @@ def layer_cycles(plan: LayerPlan, active: NDArray[np.int64], sum_queue: int) -> 
 
 
 def predict_cycles(program: Program, maps: dict[str, NDArray[np.uint8]]) -> dict[str, int]:
-    """Cycles per layer, given every map's spikes (T, C, H, W), the host's included."""
-    cycles = {}
-    for plan in program.layers:
-        active = active_inputs(plan, program.placements[plan.source], maps[plan.source])
-        cycles[plan.name] = layer_cycles(plan, active, program.config.sum_queue)
-    return cycles
+    """Cycles per layer, of the core that takes longest, given every map's spikes (T, C, H, W), the
+    host's included."""
+
+    def cycles(plan: LayerPlan, part: Part) -> int:
+        active = active_inputs(part, program.placements[plan.source], maps[plan.source])
+        return part_cycles(part, active, program.config.sum_queue)
+
+    return {
+        plan.name: max(cycles(plan, part) for part in plan.parts if part) for plan in program.layers
+    }

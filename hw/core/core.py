@@ -1,8 +1,8 @@
 """The core: spikes in, class out, by additions alone."""
 
 from amaranth import Cat, Const, Module, Mux, ResetInserter, Signal, Value, signed
-from amaranth.lib import data, memory, wiring
-from amaranth.lib.wiring import Out, connect, flipped
+from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw.bus import CoreBus
 from hw.core.argmax import Argmax
@@ -13,7 +13,7 @@ from hw.core.nest import LoopNest
 from hw.core.pipeline import delayed, storage
 from hw.core.scan import Scanner
 from hw.core.sequencer import Sequencer
-from hw.core.spikes import SpikeMemory
+from hw.core.spikes import SpikeMemory, granule_write_layout
 from hw.core.sums import SumQueue
 from hw.core.weights import WeightMemory
 from hw.protocol import Neuron, Space
@@ -36,14 +36,30 @@ class Core(wiring.Component):
                                    |  '--------------- SpikeMemory <------------------'  |
                                    '==== jobs, silent or not, identity spikes ==========='
 
+    It writes no spikes into its memory by itself, but all that come in on ``spikes``, its own
+    among them, see :class:`hw.core.cores.Cores`.
+
     Members
     -------
-    bus : see :class:`hw.bus.CoreBus`.
+    bus : see :class:`hw.bus.CoreBus`, less what the host writes to :attr:`Space.SPIKE`.
+    fired : spikes of this core.
+    spikes : of all cores, and the host's, for the spike memory.
+    meets : a layer's part has been done.
+    all_met : in all cores.
     """
 
     def __init__(self, config: Config):
         self._config = config
-        super().__init__({"bus": Out(CoreBus(config))})
+        spikes = stream.Signature(granule_write_layout(config), always_ready=True)
+        super().__init__(
+            {
+                "bus": Out(CoreBus(config)),
+                "fired": Out(spikes),
+                "spikes": In(spikes),
+                "meets": Out(1),
+                "all_met": In(1),
+            }
+        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -96,6 +112,9 @@ class Core(wiring.Component):
             fire.header.eq(header),
         ]
         event = scanner.event
+        connect(m, fire.spikes, flipped(self.fired))
+        connect(m, flipped(self.spikes), spikes.write)
+        m.d.comb += [self.meets.eq(sequencer.meets), sequencer.all_met.eq(self.all_met)]
         connect(m, nest.steps, fetch.steps)
         connect(m, fetch.chunks, scanner.chunks)
         connect(m, fetch.jobs, fire.jobs)
@@ -168,11 +187,10 @@ class Core(wiring.Component):
         logits = [Signal(signed(32), name=f"logit{i}") for i in range(config.fire_lanes)]
         m.d.comb += [logit.eq(fire.result[i]) for i, logit in enumerate(logits)]
 
-        # The host writes a row. The core's own writes go first.
+        # The host writes a row, while the core is idle.
         write = bus.write.p
         row = write.address.row
-        write_ready = Signal()
-        m.d.comb += bus.write.ready.eq(write_ready)
+        m.d.comb += bus.write.ready.eq(1)
 
         def writes(space: Space) -> Value:
             return bus.write.valid & (write.address.space == space)
@@ -198,17 +216,6 @@ class Core(wiring.Component):
             weights.write_data.eq(write.data),
             weights.write_en.eq(writes(Space.WEIGHT)),
         ]
-        m.d.comb += write_ready.eq(1)
-        with m.If(fire.spikes.valid):
-            m.d.comb += [spikes.write.valid.eq(1), spikes.write.p.eq(fire.spikes.p)]
-            m.d.comb += write_ready.eq(write.address.space != Space.SPIKE)
-        with m.Else():
-            m.d.comb += [
-                spikes.write.valid.eq(writes(Space.SPIKE)),
-                spikes.write.p.granule.eq(row),
-                spikes.write.p.count.eq(1),
-                spikes.write.p.bits.eq(write.data),
-            ]
 
         # The host reads a row.
         wait = Signal(range(_WEIGHT_LATENCY + 1))

@@ -67,7 +67,7 @@ class Fire(wiring.Component):
 
         # A job begins when the one before has had its cycles and its sums are there, if any.
         free, begin = Signal(init=1), Signal()
-        wait = Signal(range(max(n_beats, MEMBRANE_LATENCY)))
+        wait = Signal(range(max(n_beats, MEMBRANE_LATENCY, config.cores)))
         next_free = Signal()
         m.d.sync += next_free.eq(h.spacing <= 1)
         m.d.comb += [

@@ -23,8 +23,8 @@ ROW_LATENCY = WeightMemory.LATENCY
 
 
 class Sequencer(wiring.Component):
-    """Load a descriptor, start the nest, wait for the last job, store the counters; after the
-    final layer start the argmax and report.
+    """Load a descriptor, start the nest, wait for the last job, store the counters, wait for the
+    other cores; after the final layer start the argmax and report.
 
     Members
     -------
@@ -39,6 +39,7 @@ class Sequencer(wiring.Component):
     counter_data, counter_index, counter_en : counters in rows of parameter memory, counted from
         the first layer's.
     argmax_start, argmax_done, argmax_index : to the argmax unit.
+    meets, all_met : this core, or all cores, have done their parts of a layer.
     """
 
     def __init__(self, config: Config):
@@ -71,6 +72,8 @@ class Sequencer(wiring.Component):
                 "argmax_start": Out(1),
                 "argmax_done": In(1),
                 "argmax_index": In(16),
+                "meets": Out(1),
+                "all_met": In(1),
             }
         )
 
@@ -172,9 +175,9 @@ class Sequencer(wiring.Component):
             with m.State("SETTLE"):  # registers derived from the levels and the header
                 m.d.sync += settling.eq(settling + 1)
                 with m.If(settling == 1):
-                    m.d.comb += self.start.eq(1)
+                    m.d.comb += self.start.eq(~self.header.idle)
                     m.next = "RUN"
-            with m.State("RUN"), m.If(self.finished):
+            with m.State("RUN"), m.If(self.finished | self.header.idle):
                 m.d.sync += settling.eq(0)
                 m.next = "COUNT"
             with m.State("COUNT"):  # the last spikes are being added
@@ -193,7 +196,11 @@ class Sequencer(wiring.Component):
                         m.d.comb += self.argmax_start.eq(1)
                         m.next = "ARGMAX"
                     with m.Else():
-                        m.next = "BEGIN"
+                        m.next = "MEET"
+            with m.State("MEET"):
+                m.d.comb += self.meets.eq(1)
+                with m.If(self.all_met):
+                    m.next = "BEGIN"
             with m.State("ARGMAX"), m.If(self.argmax_done):
                 m.d.sync += [
                     result.argmax.eq(self.argmax_index),

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hw.core.core import Core
+from hw.core.cores import Cores
 from hw.protocol import Address, LayerCounters, Space, n_bytes, row_bytes, unpack
 from hw.spec import GRANULE_BITS, Config, Gate
 from sw.compiler import Program, compile_network
@@ -68,7 +68,7 @@ def network(*, timesteps: int = 2, size: int = 6, bias: int = 0) -> Network:
 class Bench:
     """The bus of a core in Amaranth's simulator."""
 
-    def __init__(self, dut: Core, program: Program, ctx, stall: float = 0.0):
+    def __init__(self, dut: Cores, program: Program, ctx, stall: float = 0.0):
         self.dut, self.program, self.ctx = dut, program, ctx
         self.rng, self.stall = random.Random(0), stall
 
@@ -129,7 +129,7 @@ class Bench:
 def run(net: Network, frames: np.ndarray, *, stall: float = 0.0, config: Config = CONFIG):
     """Result, maps, logits and counters of one inference, checked against the golden model."""
     program = compile_network(net, config)
-    dut = Core(config)
+    dut = Cores(config)
     out = []
 
     async def bench(ctx):
@@ -190,7 +190,7 @@ def test_abort_ends_a_run_and_the_next_one_is_right() -> None:
     net = network()
     frames = random_frames(net, 0.5)
     program = compile_network(net, CONFIG)
-    dut = Core(CONFIG)
+    dut = Cores(CONFIG)
     expected_maps, expected_logits = golden.run_network(net, frames)
 
     async def bench(ctx):
@@ -220,7 +220,7 @@ def test_abort_ends_a_run_and_the_next_one_is_right() -> None:
 def test_results_are_kept_until_those_of_the_next_run_are_taken() -> None:
     net = network(size=5)
     program = compile_network(net, CONFIG)
-    dut = Core(CONFIG)
+    dut = Cores(CONFIG)
     inputs = [random_frames(net, density) for density in (0.5, 0.1)]
     expected = [golden.run_network(net, frames)[1] for frames in inputs]
     assert (expected[0] != expected[1]).any()
@@ -250,7 +250,7 @@ def test_results_are_kept_until_those_of_the_next_run_are_taken() -> None:
 def test_memories_read_back_what_was_written() -> None:
     net = network()
     program = compile_network(net, CONFIG)
-    dut = Core(CONFIG)
+    dut = Cores(CONFIG)
 
     async def bench(ctx):
         bus = Bench(dut, program, ctx, stall=0.2)
@@ -292,3 +292,15 @@ def test_other_builds(lanes: int, fire_lanes: int, weight_bits: int) -> None:
     net = replace(net, layers=layers, weight_bits=weight_bits)
     _, _, maps, _ = run(net, random_frames(net, 0.3), config=config)
     assert maps["conv1"].any()
+
+
+@pytest.mark.parametrize(("cores", "size"), [(2, 5), (4, 6), (8, 3)])
+def test_several_cores_are_one(cores: int, size: int) -> None:
+    """The same spikes and logits, in fewer cycles; maps of fewer rows than cores, too."""
+    config = replace(CONFIG, cores=cores, fire_lanes=4, max_layers=4, param_depth=256)
+    net = network(size=size)
+    frames = random_frames(net, 0.3)
+    _, together, maps, _ = run(net, frames, config=config)
+    _, alone, _, _ = run(net, frames, config=replace(config, cores=1))
+    assert maps["conv1"].any()
+    assert together.n_cycles < alone.n_cycles

@@ -185,8 +185,14 @@ def test_layers_one_after_the_other(build: int) -> None:
                 ctx.set(dut.n_spikes, 5)
                 wanted_counters.append((n_reads, n_ops, n_spikes, n_load + n_run))
                 if layer is not layers[-1]:
-                    while not ctx.get(dut.clear):
+                    await wait_until(ctx, dut.meets)
+                    for _ in range(rng.randrange(4)):
+                        assert ctx.get(dut.meets) and not ctx.get(dut.clear), "others are behind"
                         await ctx.tick()
+                    ctx.set(dut.all_met, 1)
+                    await ctx.tick()
+                    ctx.set(dut.all_met, 0)
+                    assert ctx.get(dut.clear)
                     ctx.set(dut.n_spikes, 0)
             await wait_until(ctx, dut.argmax_start)
             ctx.set(dut.n_spikes, 0)
@@ -215,7 +221,7 @@ def test_layers_one_after_the_other(build: int) -> None:
                 total += got[0]
             assert len([i for b, i in stored if b == bank]) == len(layers) * config.counter_rows
             assert (
-                total < result.n_cycles <= total + 3 * (1 + config.counter_rows) * len(layers) + 9
+                total < result.n_cycles <= total + (9 + 3 * config.counter_rows) * len(layers) + 9
             )
             stored.clear()
 
@@ -263,6 +269,7 @@ def test_the_nest_is_ready_when_it_is_started(build: int) -> None:
         await weight_memory(ctx, dut.sequencer, memory)
 
     async def bench(ctx):
+        ctx.set(dut.sequencer.all_met, 1)
         await put(ctx, dut.sequencer.run, [{"tag": 1, "entry": 7}], rng=rng, stall=0)
         for n, counts in enumerate(shapes):
             n_steps = 1
@@ -283,3 +290,37 @@ def test_the_nest_is_ready_when_it_is_started(build: int) -> None:
             ctx.set(dut.sequencer.finished, 0)
 
     simulate(dut, bench, background=[weights])
+
+
+def test_an_idle_part_of_a_layer_has_no_jobs() -> None:
+    """Nothing is started; counters of a layer without jobs are stored, and others waited for."""
+    config = BUILDS[0]
+    rng = random.Random(3)
+    dut = Sequencer(config)
+    layers = [random_descriptor(rng, config, 3, n == 1) for n in range(2)]
+    for layer in layers:
+        layer["header"]["idle"] = 1
+    memory = {5 + i: row for i, row in enumerate(image_of(layers, config))}
+    starts, stored = [], []
+
+    async def weights(ctx):
+        await weight_memory(ctx, dut, memory)
+
+    async def watch(ctx):
+        trigger = ctx.tick().sample(dut.start, dut.counter_en, dut.counter_index)
+        async for _, _, start, counter_en, index in trigger:
+            if start:
+                starts.append(start)
+            if counter_en:
+                stored.append(index)
+
+    async def bench(ctx):
+        await put(ctx, dut.run, [{"tag": 1, "entry": 5}], rng=rng, stall=0)
+        await wait_until(ctx, dut.meets)
+        ctx.set(dut.all_met, 1)
+        await wait_until(ctx, dut.argmax_start)
+        ctx.set(dut.argmax_done, 1)
+        assert (await get(ctx, dut.done, rng=rng, stall=0)).tag == 1
+        assert not starts and stored == list(range(2 * config.counter_rows))
+
+    simulate(dut, bench, background=[watch, weights])

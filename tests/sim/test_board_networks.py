@@ -39,10 +39,10 @@ CONFIGS = {
     2: Config(
         name="test-w2",
         weight_bits=2,
-        lanes=32,
-        fire_lanes=8,
+        fire_lanes=4,
         weight_depth=4096,
         sum_queue=SUMS_UNHEARD,
+        cores=4,
         **SIZES,
     ),
 }

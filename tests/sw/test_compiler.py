@@ -331,7 +331,8 @@ def test_short_runs_add_up_to_the_convolution(build: int) -> None:
 def test_pixels_add_up_to_the_encoder(seed: int) -> None:
     net = pixel_network(seed)
     program = compile_network(net, BUILDS[seed % len(BUILDS)], pixels=True)
-    assert program.pixels and program.layers[0].pixels
+    part = program.layers[0].parts[0]
+    assert program.pixels and part is not None and part.pixels
     check_program(net, program)
 
 
@@ -349,8 +350,10 @@ def test_fully_connected_layers_are_one_run(timesteps: int, taps: tuple[int, int
     check_program(net, program)
     if taps != (5, 7):
         return
-    assert program.layers[1].counts[0] == -(-16 * 5 * 7 // CONFIG.chunk_bits)
-    assert np.prod(program.layers[1].counts) == program.layers[1].counts[0] * timesteps
+    part = program.layers[1].parts[0]
+    assert part is not None
+    assert part.counts[0] == -(-16 * 5 * 7 // CONFIG.chunk_bits)
+    assert np.prod(part.counts) == part.counts[0] * timesteps
 
 
 def test_networks_here_use_what_there_is() -> None:

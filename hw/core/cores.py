@@ -1,0 +1,131 @@
+"""Cores side by side: each does a part of every layer, and every spike reaches all of them."""
+
+from amaranth import Cat, Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import Out
+
+from hw.bus import CoreBus
+from hw.core.core import Core
+from hw.core.pipeline import select, storage
+from hw.core.spikes import granule_write_layout
+from hw.protocol import Space
+from hw.spec import Config
+
+OF_ALL = frozenset({Space.SPIKE, Space.RESULT})
+"""Spaces of which every core has the same rows, or only the first one has any."""
+
+
+class Cores(wiring.Component):
+    """``cores`` of :class:`hw.core.core.Core` behind one bus.
+
+    Weights, parameters and counters are dealt out: row ``r`` of such a space is row ``r // cores``
+    of core ``r % cores``. Each core has all spikes: what one fires is written into the spike memory
+    of each of them, in turns, so that no two want to write at a time; a core writes no more often
+    than every ``cores`` cycles, which the compiler sees to. Cores wait for each other between
+    layers. The output layer is the first one's alone. ::
+
+        Core 0 -- outbox 0 -.            .- spike memory 0
+        Core 1 -- outbox 1 --- turn, host -- spike memory 1
+           :          :     '            '-      :
+
+    Members
+    -------
+    bus : see :class:`hw.bus.CoreBus`.
+    """
+
+    def __init__(self, config: Config):
+        self._config = config
+        super().__init__({"bus": Out(CoreBus(config))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config, bus = self._config, self.bus
+        index_bits = (config.cores - 1).bit_length()
+        cores = [Core(config) for _ in range(config.cores)]
+        for n, core in enumerate(cores):
+            m.submodules[f"core{n}"] = core
+
+        def all_of(name: str) -> Signal:
+            """Whether it is so in all cores."""
+            together = Signal(name=f"all_{name.replace('.', '_')}")
+            member = list(cores)
+            for part in name.split("."):
+                member = [getattr(one, part) for one in member]
+            m.d.comb += together.eq(Cat(member).all())
+            return together
+
+        # Runs: all begin together, and end together.
+        runs_ready, done = all_of("bus.run.ready"), all_of("bus.done.valid")
+        all_met = all_of("meets")
+        m.d.comb += [
+            bus.run.ready.eq(runs_ready),
+            bus.busy.eq(Cat(core.bus.busy for core in cores).any()),
+            bus.done.valid.eq(done),
+            bus.done.p.eq(cores[0].bus.done.p),
+        ]
+        for core in cores:
+            m.d.comb += [
+                core.bus.run.valid.eq(bus.run.valid & runs_ready),
+                core.bus.run.p.eq(bus.run.p),
+                core.bus.abort.eq(bus.abort),
+                core.bus.done.ready.eq(bus.done.ready & done),
+                core.all_met.eq(all_met),
+            ]
+
+        # Spikes: of the core whose turn it is, else of the host.
+        if config.cores == 1:
+            fires, fired = cores[0].fired.valid, cores[0].fired.p.as_value()
+        else:
+            turn = Signal(config.cores, init=1)
+            m.d.sync += turn.eq(turn.rotate_left(1))
+            waits, outboxes = Signal(config.cores), []
+            for n, core in enumerate(cores):
+                outbox = storage(granule_write_layout(config), f"outbox{n}")
+                outboxes.append(outbox.as_value())
+                with m.If(core.fired.valid):
+                    m.d.sync += [outbox.eq(core.fired.p), waits[n].eq(1)]
+                with m.Elif(turn[n]):
+                    m.d.sync += waits[n].eq(0)
+            fires, fired = (waits & turn).any(), select(turn, outboxes)
+        write = bus.write.p
+        to_spikes = write.address.space == Space.SPIKE
+        spikes = Signal(granule_write_layout(config))
+        spikes_en = Signal()
+        m.d.comb += bus.write.ready.eq(~(to_spikes & fires))
+        with m.If(fires):
+            m.d.comb += [spikes_en.eq(1), spikes.as_value().eq(fired)]
+        with m.Else():
+            m.d.comb += [
+                spikes_en.eq(bus.write.valid & to_spikes),
+                spikes.granule.eq(write.address.row),
+                spikes.count.eq(1),
+                spikes.bits.eq(write.data),
+            ]
+
+        # Rows of one core.
+        read = bus.read.p
+        of_all = Cat(read.space == space for space in OF_ALL).any()
+        for n, core in enumerate(cores):
+            m.d.comb += [
+                core.spikes.valid.eq(spikes_en),
+                core.spikes.p.eq(spikes),
+                core.bus.write.p.data.eq(write.data),
+                core.bus.write.p.address.space.eq(write.address.space),
+                core.bus.write.p.address.row.eq(write.address.row[index_bits:]),
+                core.bus.write.valid.eq(
+                    bus.write.valid & ~to_spikes & (write.address.row[:index_bits] == n)
+                ),
+                core.bus.read.p.space.eq(read.space),
+                core.bus.read.p.row.eq(Mux(of_all, read.row, read.row[index_bits:])),
+                core.bus.read.valid.eq(
+                    bus.read.valid & Mux(of_all, n == 0, read.row[:index_bits] == n)
+                ),
+            ]
+        answers = Cat(core.bus.read_data.valid for core in cores)
+        rows = [core.bus.read_data.p for core in cores]
+        m.d.comb += [
+            bus.read.ready.eq(all_of("bus.read.ready")),
+            bus.read_data.valid.eq(answers.any()),
+            bus.read_data.payload.eq(select(answers, rows) if config.cores > 1 else rows[0]),
+        ]
+        return m
