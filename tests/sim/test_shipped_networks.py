@@ -42,7 +42,8 @@ def fits(path: Path, config: Config) -> bool:
 
 def check(path: Path, weight_bits: int, n_images: int, n_maps: int, device: str = "sim") -> None:
     """Predictions, logits and spike counts of all images; whole maps, and the cycles of each layer,
-    of the first ``n_maps``."""
+    of the first ``n_maps``. What is asked is whether they are equal, not how fast a machine that may
+    be busy is: the driver waits a minute for an answer."""
     network = quantize.quantize(fold.fold(path), weight_bits)
     images = samples(path)[:n_images]
     assert len(images) == n_images
@@ -50,7 +51,7 @@ def check(path: Path, weight_bits: int, n_images: int, n_maps: int, device: str 
     assert np.array_equal(encoder.encode(network, images), trace.spikes["input"])
     with (
         virtual_board(config_by_name(f"{device}/w{weight_bits}")) as port,
-        Board(Device.open(port)) as board,
+        Board(Device.open_with(port, lambda opened: opened, timeout_s=60)) as board,
     ):
         program = compile_network(network, board.config)
         frames = encoder.inputs(network, images, program.pixels)
