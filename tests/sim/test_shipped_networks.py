@@ -42,8 +42,8 @@ def fits(path: Path, config: Config) -> bool:
 
 def check(path: Path, weight_bits: int, n_images: int, n_maps: int, device: str = "sim") -> None:
     """Predictions, logits and spike counts of all images; whole maps, and the cycles of each layer,
-    of the first ``n_maps``. What is asked is whether they are equal, not how fast a machine that may
-    be busy is: the driver waits a minute for an answer."""
+    of the first ``n_maps``. The driver waits a minute for an answer: machines that run this may be
+    busy."""
     network = quantize.quantize(fold.fold(path), weight_bits)
     images = samples(path)[:n_images]
     assert len(images) == n_images
