@@ -4,6 +4,11 @@ from amaranth import Module, ShapeLike, Signal
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.core.weights import has_block_ram_shapes
+
+LUT_RAM_DEPTH = 64
+"""Entries of the deepest queue that is worth logic cells, on an ECP5."""
+
 
 class Queue(wiring.Component):
     """First in, first out. What comes in can be taken two cycles later.
@@ -38,7 +43,12 @@ class Queue(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.rows = rows = memory.Memory(shape=self.shape, depth=self.depth, init=[])
+        # A block RAM is slow to be followed by logic, and may be far away.
+        small = self.depth <= LUT_RAM_DEPTH and has_block_ram_shapes(platform)
+        attrs = {"ram_style": "distributed"} if small else {}
+        m.submodules.rows = rows = memory.Memory(
+            shape=self.shape, depth=self.depth, init=[], attrs=attrs
+        )
         write, read = rows.write_port(), rows.read_port()
         # One more bit than the address has, so that full and empty differ.
         n_in, n_out = (Signal(range(2 * self.depth)) for _ in range(2))
