@@ -36,7 +36,7 @@ from sw.link import DeviceError, LinkCounters, Port
 from sw.network import Layer, Network
 
 CONFIG = CONFIGS["sim"]
-TIMEOUT_S = 0.05
+TIMEOUT_S = 0.1
 """Patience of the driver; short, since most faults take that long."""
 
 N_SAMPLES = 60

@@ -49,6 +49,7 @@ from hw.spec import Config, SpecError
 from sw import faults
 from sw.link import (
     POLL_S,
+    SETTLE_S,
     DeviceError,
     LinkLost,
     LinkTimeout,
@@ -73,6 +74,9 @@ byte, and a board that has not heard it listens at another rate."""
 
 TRIALS = 3
 """Frames sent to see whether a rate works."""
+
+VIRTUAL_SETTLE_S = 0.05
+"""How long a virtual board may take to look at what was written, on a busy machine."""
 
 N_CHECKS_AHEAD = 2
 """Parts of a memory that are compared before an earlier one is written: one keeps the board busy
@@ -420,7 +424,8 @@ class Device:
 
         ``timeout_s`` is the driver's patience with an answer, in place of its own."""
         patience = timeout_s or (2.0 if _is_virtual(path) else 0.4)
-        opened = _begin(Transport(wrap(_open_port(path))), patience, 2)
+        settle_s = VIRTUAL_SETTLE_S if _is_virtual(path) else SETTLE_S
+        opened = _begin(Transport(wrap(_open_port(path)), settle_s=settle_s), patience, 2)
         return cls._ready(*opened, virtual, baud, timeout_s)
 
     @classmethod

@@ -46,7 +46,7 @@ POLL_S = 0.02
 """How long a single read of the port may block."""
 
 SETTLE_S = 0.005
-"""What an adapter may still have to send when the operating system says that all is sent."""
+"""How long an adapter may still send when the operating system says that all is sent."""
 
 _END = bytes([END])
 _BODY_OF_WRITE = frozenset({Opcode.WRITE, Opcode.RUN})
@@ -162,10 +162,19 @@ class Transport:
     port : open port.
     timeout_s : patience before everything unanswered is repeated; doubles with each time.
     n_retries : repetitions without any answer before giving up.
+    settle_s : seconds from when the operating system says that all is sent until it is.
     """
 
-    def __init__(self, port: Port, *, timeout_s: float = 0.3, n_retries: int = 4):
+    def __init__(
+        self,
+        port: Port,
+        *,
+        timeout_s: float = 0.3,
+        n_retries: int = 4,
+        settle_s: float = SETTLE_S,
+    ):
         self.port = port
+        self._settle_s = settle_s
         self.timeout_s = timeout_s
         self.n_retries = n_retries
         self.window_bytes = 0
@@ -208,7 +217,7 @@ class Transport:
         """
         with self._line():
             self.port.flush()
-            time.sleep(SETTLE_S)
+            time.sleep(self._settle_s)
             self.port.baudrate = baud
 
     def resync(self) -> None:
