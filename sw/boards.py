@@ -16,14 +16,12 @@ from hw.boards import config_by_name
 from hw.protocol import PROTOCOL_VERSION, spec_hash
 from hw.spec import Config, SpecError
 from sw import netfile, report
+from sw.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, command
 from sw.compiler import Program
 from sw.device import BoardIdentity, find_boards
 from sw.netfile import NetworkFileError
 
-EXIT_OK = 0
 EXIT_NONE = 1
-EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
 
 
 def describe(port: str, identity: BoardIdentity, files: list[Path]) -> dict[str, Any]:
@@ -71,17 +69,19 @@ def as_text(board: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+@command(NetworkFileError, SpecError)
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m sw.boards",
         description="List the boards that are attached, and what fits them.",
-        epilog="""examples:
+        epilog=f"""examples:
   python -m sw.boards
   python -m sw.boards net.spikefold other.spikefold --json
   python -m sw.boards net.spikefold --config icebreaker    a board that is not here
 
-exit codes: 0 found, 1 no board, 2 bad input, 130 interrupted""",
+exit codes: {EXIT_OK} found, {EXIT_NONE} no board, {EXIT_BAD_INPUT} bad input, \
+{EXIT_INTERRUPTED} interrupted""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("networks", nargs="*", type=Path, help="network files: do they fit?")
@@ -89,20 +89,13 @@ exit codes: 0 found, 1 no board, 2 bad input, 130 interrupted""",
     parser.add_argument("--json", action="store_true", help="one JSON object")
     arguments = parser.parse_args(argv)
     others: list[str] = []
-    try:
-        if arguments.config:
-            config = config_by_name(arguments.config)
-            identity = BoardIdentity(config, PROTOCOL_VERSION, spec_hash(config))
-            boards = [describe("not attached", identity, arguments.networks)]
-        else:
-            found, others = find_boards()
-            boards = [describe(port, identity, arguments.networks) for port, identity in found]
-    except (NetworkFileError, SpecError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    if arguments.config:
+        config = config_by_name(arguments.config)
+        identity = BoardIdentity(config, PROTOCOL_VERSION, spec_hash(config))
+        boards = [describe("not attached", identity, arguments.networks)]
+    else:
+        found, others = find_boards()
+        boards = [describe(port, identity, arguments.networks) for port, identity in found]
     if arguments.json:
         print(json.dumps({"boards": boards, "others": others}, indent=1))
     else:

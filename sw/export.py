@@ -22,6 +22,7 @@ from hw.spec import Config, SpecError
 from sw import checkpoint as checkpoints
 from sw import data, exchange, fold, netfile, nir, quantize, reference, report, statedict
 from sw.checkpoint import CheckpointError
+from sw.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, command
 from sw.compiler import FitError, Program, compile_network
 from sw.data import DataError, Split
 from sw.encoder import InputError
@@ -35,10 +36,7 @@ BOARD = "ulx3s-85f"
 N_MEASURED = 500
 N_CALIBRATION = 200
 
-EXIT_OK = 0
 EXIT_DOES_NOT_FIT = 1
-EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -357,6 +355,18 @@ exit codes: {EXIT_OK} written, {EXIT_DOES_NOT_FIT} does not fit the board (nothi
     return parser
 
 
+@command(
+    CheckpointError,
+    DataError,
+    ExchangeError,
+    InputError,
+    ModelError,
+    NetworkError,
+    QuantizeError,
+    SpecError,
+    netfile.NetworkFileError,
+    interrupted="interrupted, nothing was written",
+)
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = _parser()
@@ -373,42 +383,25 @@ def main(argv: list[str] | None = None) -> int:
     def say(text: str) -> None:
         print(text, file=sys.stderr if arguments.json else sys.stdout, flush=True)
 
-    try:
-        config = config_by_name(arguments.board)
-        weight_bits = arguments.bits or config.weight_bits
-        if "/" not in arguments.board:
-            config = config.with_weight_bits(weight_bits)
-        imported = read_foreign(arguments)
-        if arguments.input:
-            images = read_images(arguments.input, arguments.measure)
-        else:
-            values = _about(imported) if imported else checkpoints.load(arguments.checkpoint)
-            if imported and arguments.data is None and _is_unusual(imported):
-                raise InputError(
-                    f"the network takes {imported.folded.image_shape}: say what to measure it on, "
-                    "with --data or --input"
-                )
-            images = find_images(values, arguments.data_dir, arguments.data, arguments.measure, say)
-        exported = export(arguments.checkpoint, config, weight_bits, images, imported)
-        n_bytes = 0
-        if exported.program is not None:
-            n_bytes = netfile.save(path, exported.network, exported.program)
-    except (
-        CheckpointError,
-        DataError,
-        ExchangeError,
-        InputError,
-        ModelError,
-        NetworkError,
-        QuantizeError,
-        SpecError,
-        netfile.NetworkFileError,
-    ) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        print("interrupted, nothing was written", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    config = config_by_name(arguments.board)
+    weight_bits = arguments.bits or config.weight_bits
+    if "/" not in arguments.board:
+        config = config.with_weight_bits(weight_bits)
+    imported = read_foreign(arguments)
+    if arguments.input:
+        images = read_images(arguments.input, arguments.measure)
+    else:
+        values = _about(imported) if imported else checkpoints.load(arguments.checkpoint)
+        if imported and arguments.data is None and _is_unusual(imported):
+            raise InputError(
+                f"the network takes {imported.folded.image_shape}: say what to measure it on, "
+                "with --data or --input"
+            )
+        images = find_images(values, arguments.data_dir, arguments.data, arguments.measure, say)
+    exported = export(arguments.checkpoint, config, weight_bits, images, imported)
+    n_bytes = 0
+    if exported.program is not None:
+        n_bytes = netfile.save(path, exported.network, exported.program)
     if arguments.json:
         print(json.dumps(exported.to_dict(), indent=1))
     else:

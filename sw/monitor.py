@@ -29,11 +29,17 @@ from rich.text import Text
 from hw.boards import BOARDS
 from sw import netfile, report, run
 from sw.board import Board, Boards, Inference, program_for
+from sw.commands import (
+    EXIT_BAD_INPUT,
+    EXIT_DEVICE,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    command,
+    write_output,
+)
 from sw.compiler import FitError, Program
 from sw.data import DataError
 from sw.encoder import InputError
-from sw.files import write_whole
-from sw.link import DeviceError
 from sw.network import Network
 
 INTERVAL_S = 0.5
@@ -270,8 +276,8 @@ def _parser() -> argparse.ArgumentParser:
   python -m sw.monitor net.spikefold --board /dev/ttyUSB0 --json | jq .images_per_s
 
 Where there is no terminal, a summary at the end is all. Ctrl-C ends it like -n and --seconds do.
-exit codes: {run.EXIT_OK} ended, {run.EXIT_BAD_INPUT} bad input, {run.EXIT_DEVICE} no device or \
-lost, {run.EXIT_INTERRUPTED} interrupted before the first image""",
+exit codes: {EXIT_OK} ended, {EXIT_BAD_INPUT} bad input, {EXIT_DEVICE} no device or lost,
+{EXIT_INTERRUPTED} interrupted before the first image""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -300,7 +306,7 @@ lost, {run.EXIT_INTERRUPTED} interrupted before the first image""",
 
 def _watch(
     arguments: argparse.Namespace, monitor: Monitor, samples: NDArray[Any], console: Console
-) -> tuple[Snapshot | None, str, list[float]]:
+) -> tuple[Snapshot, str, list[float]]:
     """Runs until it is told to end; gives the last snapshot, the title and the history."""
     board, network = monitor.board, monitor.network
     simulated = any(one.device.virtual for one in board.boards)
@@ -341,14 +347,17 @@ def _watch(
                 break
         show(screen)
     except KeyboardInterrupt:
-        pass
+        if last is None:
+            raise
     finally:
         stream.close()  # aborts what is under way
         if screen is not None:
             screen.stop()
+    assert last is not None
     return last, title, list(history)
 
 
+@command(netfile.NetworkFileError, DataError, InputError, FitError)
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = _parser()
@@ -358,27 +367,15 @@ def main(argv: list[str] | None = None) -> int:
     ):
         parser.error("-n and --seconds take numbers above 0")
     console = Console(highlight=False)
-    try:
-        file = netfile.load(arguments.network, Program)
-        samples, labels = run.find_inputs(arguments, file.network)
-        port = run.port_of(arguments.board, file.program)
-        with Board.open(port, arguments.baud) as board:
-            program, _ = program_for(file.network, file.program, board.config)
-            run.load(board, program)
-            monitor = Monitor(board, file.network, labels)
-            last, title, history = _watch(arguments, monitor, samples, console)
-            simulated = any(one.device.virtual for one in board.boards)
-    except (netfile.NetworkFileError, DataError, InputError, FitError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return run.EXIT_BAD_INPUT
-    except DeviceError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return run.EXIT_DEVICE
-    except KeyboardInterrupt:
-        last, title, history, simulated = None, "", [], False
-    if last is None:
-        print(run.INTERRUPTED, file=sys.stderr)
-        return run.EXIT_INTERRUPTED
+    file = netfile.load(arguments.network, Program)
+    samples, labels = run.find_inputs(arguments, file.network)
+    port = run.port_of(arguments.board, file.program)
+    with Board.open(port, arguments.baud) as board:
+        program, _ = program_for(file.network, file.program, board.config)
+        run.load(board, program)
+        monitor = Monitor(board, file.network, labels)
+        last, title, history = _watch(arguments, monitor, samples, console)
+        simulated = any(one.device.virtual for one in board.boards)
     if not arguments.json and not console.is_terminal:
         print(as_text(last))
     if arguments.picture is not None:
@@ -386,14 +383,8 @@ def main(argv: list[str] | None = None) -> int:
             record=True, width=SCREENSHOT_WIDTH, file=io.StringIO(), force_terminal=True
         )
         paper.print(view(last, title, history, simulated))
-        try:
-            write_whole(arguments.picture, paper.export_svg(title="python -m sw.monitor").encode())
-        except OSError as error:
-            print(
-                f"error: {arguments.picture} cannot be written: {error.strerror}", file=sys.stderr
-            )
-            return run.EXIT_BAD_INPUT
-    return run.EXIT_OK
+        write_output(arguments.picture, paper.export_svg(title="python -m sw.monitor").encode())
+    return EXIT_OK
 
 
 if __name__ == "__main__":

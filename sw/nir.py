@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from hw.spec import Gate, Leak, Reset
 from sw import checkpoint, fold, netfile
 from sw.checkpoint import CheckpointError
+from sw.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, command
 from sw.engine import drive
 from sw.exchange import (
     IMAGE,
@@ -65,10 +66,6 @@ MAX_DENSE = 1 << 23
 KEY = "spikefold"
 """Of our entries in a node's or a graph's metadata."""
 JUST_BELOW = float(np.nextafter(np.float32(1), np.float32(0)))
-
-EXIT_OK = 0
-EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
 
 AnyNetwork = Network | FoldedNetwork
 AnyLayer = Layer | FoldedLayer
@@ -732,6 +729,13 @@ exit codes: {EXIT_OK} written, {EXIT_BAD_INPUT} bad input or nothing that NIR ca
     return parser
 
 
+@command(
+    CheckpointError,
+    ExchangeError,
+    ModelError,
+    netfile.NetworkFileError,
+    interrupted="interrupted, nothing was written",
+)
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = _parser()
@@ -740,27 +744,20 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--dt takes a positive number")
     path = arguments.out or arguments.network.with_suffix(SUFFIX)
     scales: dict[str, Float] = {}
-    try:
-        library()
-        network: AnyNetwork
-        if arguments.network.suffix == netfile.SUFFIX:
-            if arguments.unfolded:
-                raise ExchangeError("a network file is folded: give its checkpoint")
-            network = netfile.load(arguments.network).network
+    library()
+    network: AnyNetwork
+    if arguments.network.suffix == netfile.SUFFIX:
+        if arguments.unfolded:
+            raise ExchangeError("a network file is folded: give its checkpoint")
+        network = netfile.load(arguments.network).network
+    else:
+        values = checkpoint.load(arguments.network)
+        if arguments.unfolded:
+            network, scales = unfolded(values)
         else:
-            values = checkpoint.load(arguments.network)
-            if arguments.unfolded:
-                network, scales = unfolded(values)
-            else:
-                network = fold.fold(values)
-        graph = to_nir(network, scales, arguments.dt)
-        n_bytes = write(path, graph)
-    except (CheckpointError, ExchangeError, ModelError, netfile.NetworkFileError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        print("interrupted, nothing was written", file=sys.stderr)
-        return EXIT_INTERRUPTED
+            network = fold.fold(values)
+    graph = to_nir(network, scales, arguments.dt)
+    n_bytes = write(path, graph)
     if arguments.json:
         said = {"file": str(path), "n_bytes": n_bytes, "n_nodes": len(graph.nodes)}
         print(json.dumps(said | {"timesteps": network.timesteps}))

@@ -24,11 +24,19 @@ from hw.protocol import spec_hash
 from hw.spec import SpecError
 from sw import data, encoder, inputs, netfile, report
 from sw.board import Board, Boards, Inference, Loaded, load_bytes, program_for
+from sw.commands import (
+    EXIT_BAD_INPUT,
+    EXIT_DEVICE,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    INTERRUPTED,
+    command,
+    write_output,
+)
 from sw.compiler import PIXELS, FitError, Program
 from sw.data import DataError
 from sw.datasets import NAMES
 from sw.encoder import InputError
-from sw.files import write_whole
 from sw.link import DeviceError
 from sw.network import Network
 
@@ -39,16 +47,11 @@ FIND = "auto"
 CHECKS = ("counts", "spikes")
 BATCH = 50
 """Images that are encoded, and checked, at once."""
-INTERRUPTED = "interrupted"
 N_MISMATCHES_SHOWN = 10
 THUMBNAILS_PER_ROW = 4
 SHADES = " .:-=+*#%@"
 
-EXIT_OK = 0
 EXIT_MISMATCH = 1
-EXIT_BAD_INPUT = 2
-EXIT_DEVICE = 3
-EXIT_INTERRUPTED = 130
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,8 +249,11 @@ def classify(
                     done.append(inference)
                     bar.update()
             if checked and done and results.stopped != INTERRUPTED:
-                results.mismatches += check(network, batch[: len(done)], done, first)
-                results.n_checked += len(done)
+                try:
+                    results.mismatches += check(network, batch[: len(done)], done, first)
+                    results.n_checked += len(done)
+                except KeyboardInterrupt:
+                    results.stopped = INTERRUPTED
             if results.stopped:
                 return
 
@@ -589,6 +595,7 @@ def load(board: Board | Boards, program: Program) -> Loaded:
         return board.load(program, bar.update)
 
 
+@command(netfile.NetworkFileError, DataError, InputError, FitError)
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = _parser()
@@ -602,57 +609,47 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.live and (arguments.check or arguments.show):
         parser.error("--check and --show need files: they do not go with --live")
     images, labels = np.zeros(0, np.uint8), None
-    try:
-        file = netfile.load(arguments.network, Program)
-        network = file.network
-        if not arguments.live:
-            images, labels = find_inputs(arguments, network)
-            images = images[: arguments.n]
-            labels = None if labels is None else labels[: arguments.n]
-        port = port_of(arguments.board, file.program)
-        if port is not None and port.startswith(VIRTUAL):
-            say(f"starting the virtual board {port} (compiled once, which takes a minute or two)")
-        with Board.open(port, arguments.baud) as board:
-            program, note = program_for(network, file.program, board.config)
-            if note:
-                say(f"{note}; {file.stale}" if file.stale else note)
-            loaded = load(board, program)
-            if loaded.n_written < loaded.n_bytes // 2:
-                say("the network was in the board already")
-            results = Results(
-                network=str(arguments.network),
-                sha256=file.sha256,
-                board=f"{report.board_name(board.config)} ({board.port})",
-                clk_hz=board.config.clk_hz,
-                n_requested=len(images),
-                labels=None if labels is None else [int(y) for y in labels],
-                check=arguments.check,
-                load_s=loaded.seconds,
-                baud=board.boards[0].device.transport.baud,
-            )
-            shape = "x".join(map(str, inputs.sample_shape(network)))
-            say(
-                f"{arguments.network.name} on {results.board}: "
-                + (f"samples of {shape} bytes" if arguments.live else f"{len(images)} images")
-                + f", {network.timesteps} timesteps, {len(network.layers)} layers"
-            )
-            if arguments.live:
+    file = netfile.load(arguments.network, Program)
+    network = file.network
+    if not arguments.live:
+        images, labels = find_inputs(arguments, network)
+        images = images[: arguments.n]
+        labels = None if labels is None else labels[: arguments.n]
+    port = port_of(arguments.board, file.program)
+    if port is not None and port.startswith(VIRTUAL):
+        say(f"starting the virtual board {port} (compiled once, which takes a minute or two)")
+    with Board.open(port, arguments.baud) as board:
+        program, note = program_for(network, file.program, board.config)
+        if note:
+            say(f"{note}; {file.stale}" if file.stale else note)
+        loaded = load(board, program)
+        if loaded.n_written < loaded.n_bytes // 2:
+            say("the network was in the board already")
+        results = Results(
+            network=str(arguments.network),
+            sha256=file.sha256,
+            board=f"{report.board_name(board.config)} ({board.port})",
+            clk_hz=board.config.clk_hz,
+            n_requested=len(images),
+            labels=None if labels is None else [int(y) for y in labels],
+            check=arguments.check,
+            load_s=loaded.seconds,
+            baud=board.boards[0].device.transport.baud,
+        )
+        shape = "x".join(map(str, inputs.sample_shape(network)))
+        say(
+            f"{arguments.network.name} on {results.board}: "
+            + (f"samples of {shape} bytes" if arguments.live else f"{len(images)} images")
+            + f", {network.timesteps} timesteps, {len(network.layers)} layers"
+        )
+        if arguments.live:
 
-                def show(inference: Inference) -> None:
-                    print(_live_line(inference, results, network, arguments.json), flush=True)
+            def show(inference: Inference) -> None:
+                print(_live_line(inference, results, network, arguments.json), flush=True)
 
-                classify_live(board, network, sys.stdin.buffer, results, show, arguments.n)
-            else:
-                classify(board, network, images, results, checked=arguments.check)
-    except (netfile.NetworkFileError, DataError, InputError, FitError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except DeviceError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_DEVICE
-    except KeyboardInterrupt:
-        print(INTERRUPTED, file=sys.stderr)
-        return EXIT_INTERRUPTED
+            classify_live(board, network, sys.stdin.buffer, results, show, arguments.n)
+        else:
+            classify(board, network, images, results, checked=arguments.check)
     return _finish(arguments, results, network, images, labels)
 
 
@@ -683,11 +680,7 @@ def _finish(
     """Write and print what there is; returns the exit code."""
     document = json.dumps(results.to_dict(), indent=1)
     if arguments.out:
-        try:
-            write_whole(arguments.out, document.encode())
-        except OSError as error:
-            print(f"error: {arguments.out} cannot be written: {error.strerror}", file=sys.stderr)
-            return EXIT_BAD_INPUT
+        write_output(arguments.out, document.encode())
     if arguments.json:
         print(json.dumps(results.to_dict()) if arguments.live else document)
     else:

@@ -22,9 +22,9 @@ import numpy as np
 from hw.protocol import Space, n_rows
 from hw.spec import Config
 from sw.board import Board
+from sw.commands import EXIT_BAD_INPUT, EXIT_DEVICE, EXIT_INTERRUPTED, EXIT_OK, command
 from sw.compiler import FitError, compile_network
 from sw.device import Device
-from sw.link import DeviceError
 from sw.network import Layer, Network
 
 GOAL = 0.9
@@ -35,11 +35,7 @@ DENSITY = 0.1
 N_CLASSES = 10
 N_SAMPLES = 40
 
-EXIT_OK = 0
 EXIT_BELOW = 1
-EXIT_BAD_INPUT = 2
-EXIT_DEVICE = 3
-EXIT_INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -157,6 +153,7 @@ def as_text(board: Board, figures: list[Figure]) -> str:
     return "\n".join(lines)
 
 
+@command(FitError)
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -187,25 +184,13 @@ exit codes: {EXIT_OK} loading and streaming reach {GOAL:.0%}, {EXIT_BELOW} they 
     arguments = parser.parse_args(argv)
     if arguments.n < 1:
         parser.error("-n takes a number of at least 1")
-    try:
-        with Board(Device.open(arguments.board, arguments.baud)) as board:
-            figures = measure(board, arguments.n)
-            if arguments.json:
-                values = [
-                    asdict(f) | {"bytes_per_s": f.bytes_per_s, "share": f.share} for f in figures
-                ]
-                print(json.dumps({"board": board.config.name, "figures": values}, indent=1))
-            else:
-                print(as_text(board, figures))
-    except FitError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except DeviceError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_DEVICE
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    with Board(Device.open(arguments.board, arguments.baud)) as board:
+        figures = measure(board, arguments.n)
+        if arguments.json:
+            values = [asdict(f) | {"bytes_per_s": f.bytes_per_s, "share": f.share} for f in figures]
+            print(json.dumps({"board": board.config.name, "figures": values}, indent=1))
+        else:
+            print(as_text(board, figures))
     return EXIT_OK if all(f.share >= GOAL for f in figures[:2]) else EXIT_BELOW
 
 

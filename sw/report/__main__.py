@@ -15,18 +15,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from hw.boards import BOARDS, CONFIGS, config_by_name
+from hw.boards import BOARDS, config_by_name
 from hw.spec import Config, SpecError
 from sw import data, netfile, report
-from sw.board import Board, Boards, load_bytes, program_for
+from sw.board import Board, Boards, program_for
+from sw.commands import (
+    EXIT_BAD_INPUT,
+    EXIT_DEVICE,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    command,
+    write_output,
+)
 from sw.compiler import FitError, Program, compile_network
 from sw.data import DataError
 from sw.encoder import InputError, check_input
-from sw.files import write_whole
 from sw.inputs import read_images
-from sw.link import DeviceError
 from sw.network import Network
 from sw.report import page
 from sw.report.observe import (
@@ -38,17 +43,12 @@ from sw.report.observe import (
     observe,
 )
 from sw.report.page import Page, Step
-from sw.run import FIND, NETWORK, VIRTUAL
+from sw.run import FIND, NETWORK, VIRTUAL, load, port_of
 
 DEFAULT_BOARD = "ulx3s-85f"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SCREENSHOT_SIZE = (1280, 1690)
 SCREENSHOT_TIMEOUT_S = 120
-
-EXIT_OK = 0
-EXIT_BAD_INPUT = 2
-EXIT_DEVICE = 3
-EXIT_INTERRUPTED = 130
 
 
 class ReportError(RuntimeError):
@@ -240,10 +240,7 @@ def screenshot(html: Path, target: Path) -> None:
         if not picture.exists():
             said = done.stderr.strip().splitlines()[-1:] or ["nothing"]
             raise ReportError(f"{browser} made no picture and said {said[0]!r}")
-        try:
-            write_whole(target, picture.read_bytes())
-        except OSError as error:
-            raise ReportError(f"{target} cannot be written: {error.strerror}") from error
+        write_output(target, picture.read_bytes())
 
 
 def as_dict(shown: Page, config: Config) -> dict[str, Any]:
@@ -387,9 +384,7 @@ def _board(
     if arguments.board is None:
         yield None
         return
-    port = None if arguments.board == FIND else arguments.board
-    if port == VIRTUAL and program is not None and program.config.name in CONFIGS:
-        port = f"{VIRTUAL}:{report.board_name(program.config)}"
+    port = port_of(arguments.board, program)
     if port is not None and port.startswith(VIRTUAL):
         print(
             f"starting the virtual board {port} (compiled once, which takes a minute or two)",
@@ -397,12 +392,20 @@ def _board(
         )
     with Board.open(port) as board:
         fitting = program_for(network, program, board.config)[0]
-        n_bytes = load_bytes(fitting) * len(board.boards)
-        with tqdm(total=n_bytes, unit="B", unit_scale=True, desc="loading", disable=None) as bar:
-            board.load(fitting, bar.update)
+        load(board, fitting)
         yield board
 
 
+@command(
+    DataError,
+    FitError,
+    InputError,
+    NeuronError,
+    ReportError,
+    SpecError,
+    netfile.NetworkFileError,
+    interrupted="interrupted, nothing was written",
+)
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = _parser()
@@ -413,63 +416,37 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.screenshot and quiet and not arguments.out:
         parser.error("--screenshot needs the page: give -o, or leave --json and --text out")
     path = arguments.out or (None if quiet else Path(arguments.network.with_suffix(".html").name))
-    try:
-        file = netfile.load(arguments.network, Program)
-        network = file.network
-        program, config = _program(file, arguments.target)
-        evaluation = read_evaluation(arguments.evaluation) if arguments.evaluation else None
-        images = find_images(arguments, network)
-        observation = None
-        if images is not None:
-            with _board(arguments, network, program) as board:
-                observation = observe(network, program, images, board)
-        target = report.board_report(network, config)
-        shown = Page(
-            name=arguments.network.name,
-            sha256=file.sha256,
-            network=network,
-            program=program,
-            boards=[target, *(b for b in report.all_boards(network) if b.board != target.board)],
-            steps=accuracy_steps(network, evaluation, observation),
-            observation=observation,
-            command=" ".join(["python -m sw.report", *(sys.argv[1:] if argv is None else argv)]),
-        )
-        if path is not None:
-            n_bytes = _write(path, page.render(shown))
-            print(f"wrote {path}: {n_bytes:,} bytes", file=sys.stderr if quiet else sys.stdout)
-            if arguments.screenshot:
-                screenshot(path, arguments.screenshot)
-    except (
-        DataError,
-        FitError,
-        InputError,
-        NeuronError,
-        ReportError,
-        SpecError,
-        netfile.NetworkFileError,
-    ) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except DeviceError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_DEVICE
-    except KeyboardInterrupt:
-        print("interrupted, nothing was written", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    file = netfile.load(arguments.network, Program)
+    network = file.network
+    program, config = _program(file, arguments.target)
+    evaluation = read_evaluation(arguments.evaluation) if arguments.evaluation else None
+    images = find_images(arguments, network)
+    observation = None
+    if images is not None:
+        with _board(arguments, network, program) as board:
+            observation = observe(network, program, images, board)
+    target = report.board_report(network, config)
+    shown = Page(
+        name=arguments.network.name,
+        sha256=file.sha256,
+        network=network,
+        program=program,
+        boards=[target, *(b for b in report.all_boards(network) if b.board != target.board)],
+        steps=accuracy_steps(network, evaluation, observation),
+        observation=observation,
+        command=" ".join(["python -m sw.report", *(sys.argv[1:] if argv is None else argv)]),
+    )
+    if path is not None:
+        html = page.render(shown).encode()
+        write_output(path, html)
+        print(f"wrote {path}: {len(html):,} bytes", file=sys.stderr if quiet else sys.stdout)
+        if arguments.screenshot:
+            screenshot(path, arguments.screenshot)
     if arguments.json:
         print(json.dumps(as_dict(shown, config), indent=1))
     elif arguments.text:
         print(as_text(shown, config))
     return EXIT_OK
-
-
-def _write(path: Path, html: str) -> int:
-    raw = html.encode()
-    try:
-        write_whole(path, raw)
-    except OSError as error:
-        raise ReportError(f"{path} cannot be written: {error.strerror}") from error
-    return len(raw)
 
 
 if __name__ == "__main__":

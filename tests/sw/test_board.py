@@ -179,6 +179,73 @@ def test_last_board_that_fails_is_an_error() -> None:
         boards.infer(np.zeros(shape, np.uint8))
 
 
+def test_board_that_fails_in_loading_is_left_out() -> None:
+    network = random_network(5)
+    boards = Boards([Board(FakeDevice(network, CONFIG)) for _ in range(2)])
+    good, bad = boards.boards
+
+    def lost(_: bytes) -> None:
+        raise OSError("it was unplugged")
+
+    bad.device.transport.port.write = lost  # type: ignore[method-assign]
+    boards.load(network)
+    assert boards.boards == [good] and isinstance(boards.failures[0][1], LinkLost)
+    shape = (3, network.timesteps, *network.map_shapes()[INPUT])
+    assert len(boards.infer(np.zeros(shape, np.uint8))) == 3
+    good.device.transport.port.write = lost  # type: ignore[method-assign]
+    with pytest.raises(
+        DeviceError, match=r"no board is left:\n  fake: lost the board on fake: it was"
+    ):
+        boards.load(network)
+
+
+def test_mistake_in_loading_several_boards_is_no_failure_of_theirs() -> None:
+    network = random_network(5)
+    boards = Boards([Board(FakeDevice(network, CONFIG)) for _ in range(2)])
+    other = compile_network(network, dataclasses.replace(CONFIG, name="other", lanes=16))
+    with pytest.raises(ValueError, match="for 'other', the device is 'sim'"):
+        boards.load(other)
+    assert not boards.failures
+
+
+def test_mistake_in_the_samples_of_several_boards_is_passed_on() -> None:
+    network = random_network(5)
+    shape = (network.timesteps, *network.map_shapes()[INPUT])
+
+    def samples() -> Any:
+        yield np.zeros(shape, np.uint8)
+        raise ZeroDivisionError
+
+    for sample in (samples(), [np.zeros((1, 2), np.uint8)]):
+        with pytest.raises((ZeroDivisionError, encoder.InputError, ValueError)):
+            Boards([loaded(network), loaded(network)]).infer(sample)
+
+
+def test_run_that_the_board_forgets_is_run_again() -> None:
+    network = random_network(5)
+    board = loaded(network)
+    device = board.device
+    assert isinstance(device, FakeDevice)
+    device.transport.timeout_s = 0.02
+    shape = (2, network.timesteps, *network.map_shapes()[INPUT])
+    samples = np.random.default_rng(3).integers(0, 2, shape, np.uint8)
+    expected = board.infer(samples)
+    for n_forgotten, survives in ((2, True), (100, False)):
+
+        def forget(run: Any) -> list[bytes]:
+            nonlocal n_forgotten
+            n_forgotten -= 1
+            return [] if n_forgotten >= 0 else FakeGateware._run(device.gateware, run)
+
+        device.gateware._run = forget  # type: ignore[method-assign]
+        if survives:
+            np.testing.assert_array_equal(board.infer(samples), expected)
+            assert device.transport.counters.n_recoveries
+        else:
+            with pytest.raises(LinkTimeout, match="the board forgot the run that it had begun"):
+                board.infer(samples)
+
+
 def test_run_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     network = random_network(5)
     board = loaded(network)

@@ -31,7 +31,7 @@ from hw.protocol import (
 )
 from hw.spec import Config
 from sw.device import Device, DeviceNotFound, NotABoard, SpecMismatch
-from sw.link import LinkLost, LinkTimeout, RequestRefused
+from sw.link import DeviceError, LinkLost, LinkTimeout, RequestRefused
 from tests.sw.fake_device import FakeGateware
 
 CONFIG = Config(
@@ -413,6 +413,55 @@ def test_port_in_use_is_refused(fake):
 def test_missing_port_is_named():
     with pytest.raises(DeviceNotFound, match="/dev/there-is-none"):
         Device.open("/dev/there-is-none")
+
+
+def test_port_without_permission_says_which_groups_have_it(monkeypatch):
+    def refuse(*_, **__):
+        raise serial.SerialException(13, "could not open port: [Errno 13] Permission denied")
+
+    monkeypatch.setattr(serial, "Serial", refuse)
+    with pytest.raises(DeviceNotFound, match=r"open /dev/ttyUSB0: .*group of serial ports \(dialo"):
+        Device.open("/dev/ttyUSB0")
+
+
+def test_device_that_knows_no_identify_is_no_board(fake, monkeypatch):
+    monkeypatch.setattr(fake, "_execute", lambda *_: (Status.BAD_OPCODE, b"", []))
+    with pytest.raises(NotABoard, match="answers, but is no Spikefold board"):
+        Device.open(fake.port)
+
+
+def test_board_of_other_definitions_is_not_passed_over_in_the_search(fake, monkeypatch):
+    fake.identity = pack(Identity, identity(CONFIG) | {"spec_hash": 0xDEADBEEF})
+    monkeypatch.setattr(list_ports, "comports", lambda: [usb(fake.port)])
+    with pytest.raises(SpecMismatch, match="Load a bitstream of this release onto the board"):
+        Device.open()
+
+
+def test_port_that_takes_no_data(fake, monkeypatch):
+    def full(_: bytes) -> None:
+        raise serial.SerialTimeoutException("Write timeout")
+
+    with opened(fake) as board:
+        monkeypatch.setattr(board.transport.port, "write", full)
+        with pytest.raises(LinkTimeout, match=f"{fake.port} takes no data: Write timeout"):
+            board.status()
+
+
+def test_replies_that_make_no_sense_are_named(fake, monkeypatch):
+    with opened(fake) as board:
+        monkeypatch.setattr(fake, "_execute", lambda *_: (77, b"", []))
+        with pytest.raises(DeviceError, match="answered STATUS with the unknown status 77"):
+            board.status()
+        monkeypatch.setattr(fake, "_execute", lambda *_: (Status.OK, b"", []))
+        with pytest.raises(DeviceError, match="to READ of 1 rows of SPIKE from row 0 has 0 bytes"):
+            board.read(Space.SPIKE, 0, 1)
+
+
+def test_run_that_the_board_has_forgotten(fake, monkeypatch):
+    with opened(fake) as board:
+        monkeypatch.setattr(fake, "_run", lambda *_: [])
+        with pytest.raises(DeviceError, match="forgot the run that it had begun: was it reset"):
+            board.run()
 
 
 def usb(port: str) -> SimpleNamespace:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,10 @@ import pytest
 from sw import events, inputs
 from sw.encoder import InputError
 
-image = pytest.importorskip("PIL.Image", reason="pip install 'spikefold[train]'")
+
+@pytest.fixture
+def image() -> Any:
+    return pytest.importorskip("PIL.Image", reason="pip install 'spikefold[train]'")
 
 
 def of_images(n_channels: int = 1) -> Any:
@@ -32,7 +36,7 @@ def recording() -> Any:
     return events.make(t, rng.integers(0, 8, 200), rng.integers(0, 6, 200), t % 2)
 
 
-def test_images_are_scaled_and_have_the_networks_channels(tmp_path: Path) -> None:
+def test_images_are_scaled_and_have_the_networks_channels(image: Any, tmp_path: Path) -> None:
     image.fromarray(np.full((30, 40), 77, np.uint8)).save(tmp_path / "grey.png")
     colours = np.zeros((6, 8, 3), np.uint8)
     colours[..., 2] = 200
@@ -66,7 +70,7 @@ def test_labels_of_some_files_are_none(tmp_path: Path) -> None:
     assert inputs.read([tmp_path / "with.npz", tmp_path / "without.npy"], network)[1] is None
 
 
-def test_what_does_not_suit_is_said(tmp_path: Path) -> None:
+def test_what_does_not_suit_is_said(image: Any, tmp_path: Path) -> None:
     image.fromarray(np.zeros((6, 8), np.uint8)).save(tmp_path / "one.png")
     (tmp_path / "torn.png").write_bytes((tmp_path / "one.png").read_bytes()[:40])
     (tmp_path / "odd.bin").write_bytes(b"1234567")
@@ -113,3 +117,13 @@ def test_stream_of_spikes_takes_nothing_else() -> None:
     assert next(sample for sample in samples if sample is not None).all()
     with pytest.raises(InputError, match="the values must be 0 or 1, the largest is 2"):
         next(sample for sample in samples if sample is not None)
+
+
+def test_images_without_pillow_say_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    path = tmp_path / "shirt.png"
+    path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"need Pillow: pip install 'spikefold\[train\]'"):
+        inputs.read([path], of_images())

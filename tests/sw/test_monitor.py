@@ -70,6 +70,23 @@ def test_ctrl_c_ends_it_in_order(arguments: list[str], capsys: pytest.CaptureFix
     assert " images in " in capsys.readouterr().out
 
 
+def test_ctrl_c_before_the_first_image(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    monitor.OPTIONS |= {"fails_at": 0, "error": KeyboardInterrupt()}  # type: ignore[attr-defined]
+    assert monitor.main(arguments) == run.EXIT_INTERRUPTED
+    assert capsys.readouterr().err.endswith("interrupted\n")
+
+
+def test_bad_input(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert monitor.main(["none.spikefold", *arguments[1:]]) == run.EXIT_BAD_INPUT
+    assert "error: none.spikefold" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        monitor.main([*arguments, "--seconds", "0"])
+    assert ended.value.code == run.EXIT_BAD_INPUT
+    assert "-n and --seconds take numbers above 0" in capsys.readouterr().err
+
+
 def test_lost_board_is_an_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     monitor.OPTIONS |= {"fails_at": 2, "error": LinkLost("unplugged")}  # type: ignore[attr-defined]
     assert monitor.main(arguments) == run.EXIT_DEVICE

@@ -183,6 +183,42 @@ def test_interruption_keeps_what_is_done(
     assert f"results of {n_done} of {N_IMAGES} images" in capsys.readouterr().out
 
 
+def test_interruption_of_the_check_keeps_what_is_done(
+    use: Use,
+    files: tuple[Path, Path, Network],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(*_: object) -> list[str]:
+        raise KeyboardInterrupt
+
+    use(files[2])
+    monkeypatch.setattr(run, "check", interrupt)
+    out_path = tmp_path / "results.json"
+    code = run.main(arguments(files, "--check", "--out", str(out_path)))
+    assert code == run.EXIT_INTERRUPTED
+    results = json.loads(out_path.read_text())
+    assert (results["n_done"], results["n_checked"]) == (3, 0)
+    assert "STOPPED interrupted" in capsys.readouterr().out
+
+
+def test_results_that_cannot_be_written(
+    use: Use, files: tuple[Path, Path, Network], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(files[2])
+    out_path = tmp_path / "nowhere" / "results.json"
+    assert run.main(arguments(files, "--out", str(out_path))) == run.EXIT_BAD_INPUT
+    assert "results.json cannot be written: No such file" in capsys.readouterr().err
+
+
+def test_number_of_images_that_makes_no_sense(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run.main(["-n", "0"])
+    assert ended.value.code == run.EXIT_BAD_INPUT
+    assert "-n takes a number of at least 1" in capsys.readouterr().err
+
+
 def test_a_board_lost_before_the_first_image(
     use: Use, files: tuple[Path, Path, Network], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
+from hw.boards import CONFIGS
 from sw import throughput
 from sw.throughput import main
+from tests.networks import random_network
+from tests.sw.fake_device import FakeDevice
 
 
 def test_loading_and_streaming_fill_the_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -28,6 +32,18 @@ def test_line_that_is_not_filled_is_an_exit_code(capsys: pytest.CaptureFixture[s
     text = capsys.readouterr().out
     assert "12,000,000 baud, 1,200,000 bytes/s each way" in text
     assert "times are of the simulated clock" in text and "of the line" in text
+
+
+def test_bad_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny = dataclasses.replace(CONFIGS["sim"], name="tiny", weight_depth=64)
+    device = FakeDevice(random_network(5), CONFIGS["sim"])
+    device.identity = dataclasses.replace(device.identity, config=tiny)
+    monkeypatch.setattr(throughput.Device, "open", lambda *_: device)
+    assert main([]) == throughput.EXIT_BAD_INPUT
+    assert "does not fit 'tiny': weight needs" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["-n", "0"])
+    assert "-n takes a number of at least 1" in capsys.readouterr().err
 
 
 def test_no_board_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
