@@ -1,8 +1,8 @@
 """``python -m sim.bench``: how well the core uses its weight memory's port, cycle-exact.
 
 Each case is one layer with random weights on random spikes, run on the virtual board and counted by
-the device's own counters. The bound is one useful row of weights per cycle; the share that is
-reached counts synaptic rows only (the bias does not use the port) and includes everything that a
+the device's own counters. The bound is one useful row of weights per cycle and core; the share that
+is reached counts synaptic rows only (the bias does not use the port) and includes everything that a
 layer costs: loading its descriptor, filling and draining the pipeline. Cycles do not depend on the
 machine that runs this.
 """
@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hw.spec import Config, Gate
+from hw.spec import Config, Gate, SpecError
 from sim.virtual_board import virtual_board
 from sw.board import Board
 from sw.compiler import compile_network
@@ -24,7 +24,7 @@ from sw.cycles import predict_cycles
 from sw.device import Device
 from sw.network import INPUT, Layer, Network
 
-CONFIG = Config(name="bench", weight_depth=32768)
+CONFIG = Config(name="bench", weight_depth=32768, max_layers=8)
 TIMESTEPS = 4
 
 
@@ -128,7 +128,7 @@ def measure(case: Case, board: Board) -> dict[str, object]:
         "density": case.density,
         "n_cycles": counters.n_cycles,
         "n_weight_reads": counters.n_weight_reads,
-        "port_use": counters.n_weight_reads / counters.n_cycles,
+        "port_use": counters.n_weight_reads / counters.n_cycles / board.config.cores,
         "n_predicted": predict_cycles(program, result.maps)[name],
     }
 
@@ -138,16 +138,22 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m sim.bench",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="examples:\n  python -m sim.bench\n  python -m sim.bench --json > bench.json\n",
+        epilog="examples:\n  python -m sim.bench\n  python -m sim.bench --cores 4\n"
+        "  python -m sim.bench --json > bench.json\n",
     )
+    parser.add_argument("--cores", type=int, default=1, help="side by side: 1 (default), 2, 4, 8")
     parser.add_argument("--json", action="store_true", help="one JSON list instead of a table")
     arguments = parser.parse_args(argv)
     rows = []
+    try:
+        config = replace(CONFIG, cores=arguments.cores)
+    except SpecError as error:
+        parser.error(str(error))
     if not arguments.json:
         print(
             f"{'layer':44} {'density':>7} {'cycles':>8} {'rows read':>9} {'port use':>8}  predicted"
         )
-    with virtual_board(CONFIG) as port, Board(Device.open(port)) as board:
+    with virtual_board(config) as port, Board(Device.open(port)) as board:
         for case in CASES:
             row = measure(case, board)
             rows.append(row)

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from amaranth.lib import data
 from cocotb.clock import Clock
 from cocotb.triggers import ReadOnly, RisingEdge
 from numpy.typing import NDArray
 
 from hw.bus import row_write_layout
-from hw.protocol import Address, LayerCounters, Result, Run, Space, n_bytes, row_bytes, unpack
+from hw.protocol import Address, Result, Run, Space, row_bytes
 from hw.spec import GRANULE_BITS
-from sw.compiler import Program
+from sw.compiler import Counters, Program
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,7 @@ class Inference:
     logits: NDArray[np.int64]
     spikes: dict[str, NDArray[np.uint8]]
     """(T, C, H, W) per map"""
-    counters: dict[str, data.Const]
-    """:class:`hw.protocol.LayerCounters` per layer"""
+    counters: dict[str, Counters]
 
 
 class CoreBench:
@@ -146,16 +144,11 @@ class CoreBench:
             )
             for name, place in program.placements.items()
         }
-        n_rows = program.config.counter_rows
-        counters = await self.read(Space.COUNTER, 0, len(program.layers) * n_rows)
-        size = n_rows * row_bytes(Space.COUNTER, program.config)
+        counters = await self.read(Space.COUNTER, 0, program.n_counter_rows)
         return Inference(
             argmax=result.argmax,
             n_cycles=result.n_cycles,
             logits=program.logits(await self.read(Space.RESULT, 0, program.n_result_rows)),
             spikes=spikes,
-            counters={
-                layer.name: unpack(LayerCounters, counters[i * size :][: n_bytes(LayerCounters)])
-                for i, layer in enumerate(program.layers)
-            },
+            counters=program.counters(counters),
         )

@@ -14,14 +14,13 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hw.protocol import (
-    LayerCounters,
     Result,
     RunState,
     Space,
@@ -29,11 +28,10 @@ from hw.protocol import (
     n_bytes,
     row_bytes,
     spec_hash,
-    unpack,
 )
 from hw.spec import GRANULE_BITS, Config
 from sw import encoder, netfile
-from sw.compiler import Program, compile_network
+from sw.compiler import Counters, Program, compile_network
 from sw.device import Device, Progress, board_status, run_result
 from sw.link import DeviceError, LinkTimeout, Reply, Request, RequestRefused
 from sw.netfile import NetworkFile
@@ -55,16 +53,6 @@ LOOK_AHEAD = 4
 """Samples per board that may be done before the next one in order is."""
 
 _RECOVERABLE = frozenset({Status.WAS_RESET, Status.BUSY})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Counters:
-    """What one layer did, see :class:`hw.protocol.LayerCounters`."""
-
-    n_cycles: int
-    n_weight_reads: int
-    n_synaptic_ops: int
-    n_spikes: int
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -329,24 +317,6 @@ class Board(_Inferring):
                 sample = encoder.encode(network, sample[None])[0]
         return program.pack_input(sample, buffer)
 
-    def _counters(self, raw: bytes) -> dict[str, Counters]:
-        config, layers = self.config, self.program.layers
-        rows = np.frombuffer(raw, np.uint8)  # the cores' in turns
-        rows = rows.reshape(len(layers), config.counter_rows, config.cores, -1).swapaxes(1, 2)
-        counters = {}
-        for layer, of_cores in zip(layers, rows, strict=True):
-            parts = [unpack(LayerCounters, of_core.tobytes()) for of_core in of_cores]
-            # Cores work at the same time, and each on something else.
-            counters[layer.name] = Counters(
-                **{
-                    f.name: (max if f.name == "n_cycles" else sum)(
-                        int(getattr(part, f.name)) for part in parts
-                    )
-                    for f in fields(Counters)
-                }
-            )
-        return counters
-
 
 @dataclass(eq=False)
 class _Job:
@@ -407,7 +377,7 @@ class _Pipeline:
         self.error: DeviceError | None = None
         self.last_end = 0.0
         config = self.program.config
-        n_counter_rows = len(self.program.layers) * config.counter_rows * config.cores
+        n_counter_rows = self.program.n_counter_rows
         self.n_rows = (self.program.n_result_rows, n_counter_rows)
         self.n_logit_bytes = self.program.n_result_rows * row_bytes(Space.RESULT, config)
         self.n_done_bytes = (
@@ -573,7 +543,7 @@ class _Pipeline:
             prediction=result.argmax,
             n_cycles=result.n_cycles,
             logits=self.program.logits(job.data[size : size + self.n_logit_bytes]),
-            counters=self.board._counters(job.data[size + self.n_logit_bytes :]),
+            counters=self.program.counters(job.data[size + self.n_logit_bytes :]),
             maps={
                 name: self.program.placements[name].unpack(b"".join(parts))
                 for name, parts in job.parts.items()

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from hw.protocol import (
     N_PIECES,
     Descriptor,
+    LayerCounters,
     Space,
     descriptor_rows,
     n_rows,
@@ -144,6 +145,16 @@ class LayerPlan:
         return sum(part.param_rows for part in self.parts if part)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Counters:
+    """What one layer did, see :class:`hw.protocol.LayerCounters`."""
+
+    n_cycles: int
+    n_weight_reads: int
+    n_synaptic_ops: int
+    n_spikes: int
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Program:
     """A network compiled for one configuration.
@@ -198,6 +209,30 @@ class Program:
     @property
     def n_result_rows(self) -> int:
         return -(-self.n_classes // self.config.fire_lanes)
+
+    @property
+    def n_counter_rows(self) -> int:
+        return len(self.layers) * self.config.counter_rows * self.config.cores
+
+    def counters(self, raw: bytes) -> dict[str, Counters]:
+        """By layer, from the first :meth:`n_counter_rows` rows of counters. Those of the cores are
+        added up, but for their cycles: they work at the same time."""
+        rows = np.frombuffer(raw, np.uint8)  # the cores' in turns
+        rows = rows.reshape(len(self.layers), self.config.counter_rows, self.config.cores, -1)
+        counters = {}
+        for layer, of_cores in zip(self.layers, rows.swapaxes(1, 2), strict=True):
+            parts = [unpack(LayerCounters, of_core.tobytes()) for of_core in of_cores]
+
+            def all_of(field: str, parts: list[Any] = parts) -> list[int]:
+                return [int(getattr(part, field)) for part in parts]
+
+            counters[layer.name] = Counters(
+                n_cycles=max(all_of("n_cycles")),
+                n_weight_reads=sum(all_of("n_weight_reads")),
+                n_synaptic_ops=sum(all_of("n_synaptic_ops")),
+                n_spikes=sum(all_of("n_spikes")),
+            )
+        return counters
 
 
 def _increments(counts: Iterable[int], strides: Iterable[int]) -> list[int]:

@@ -12,7 +12,8 @@ import pytest
 from sim import faults
 from sim.faults import KILLED, NOISE, SECOND_HOST, SESSIONS, Campaign, Tally, main
 from sim.virtual_board import virtual_board
-from sw.board import Counters, Inference
+from sw.board import Inference
+from sw.compiler import Counters
 from sw.faults import KINDS
 from sw.link import LinkTimeout
 
