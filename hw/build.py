@@ -316,15 +316,18 @@ def check_current(source: Netlist) -> dict:
 
 
 def _commit() -> str | None:
-    """Commit of the sources, with ``-dirty`` if they differ from it."""
-    done = subprocess.run(
-        ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip() or None
+    """Commit of the sources, with ``-dirty`` if ``hw`` differs from it; None without git."""
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+
+    head = git("rev-parse", "HEAD")
+    if head.returncode:
+        return None
+    dirty = git("status", "--porcelain", "--", "hw").stdout.strip()
+    return head.stdout.strip() + ("-dirty" if dirty else "")
 
 
 def _versions(source: Netlist) -> dict[str, str]:
