@@ -181,7 +181,11 @@ def _open_port(port: str) -> serial.Serial:
     """
     try:
         opened = serial.Serial(
-            port, DEFAULT_BAUD, timeout=POLL_S, write_timeout=30.0, exclusive=True
+            port,
+            DEFAULT_BAUD,
+            timeout=POLL_S,
+            write_timeout=300.0 if _is_virtual(port) else 30.0,
+            exclusive=True,
         )
     except (OSError, ValueError) as error:
         raise DeviceNotFound(f"cannot open {port}: {_open_error(error)}") from error

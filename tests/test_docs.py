@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,33 @@ def test_network_file_document_has_the_format() -> None:
     assert f'`"{netfile.FORMAT}"`' in text and f"| `version` | `{netfile.VERSION}`." in text
     for error in netfile.NetworkFileError.__subclasses__():
         assert f"`{error.__name__}`" in text
+
+
+ROOT = DOCS.parent
+DOCUMENTS = sorted(
+    path
+    for pattern in ("*.md", "docs/*.md", "bitstreams/*.md", "sw/checkpoints/*.md")
+    for path in ROOT.glob(pattern)
+)
+COMMAND = re.compile(r"python -m ((?:hw|sim|sw)[\w.]*)((?: +[^\s`#|&]+)*)")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_to_files(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)", path.read_text()):
+        assert "://" in target or (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_and_their_options_are_there(path: Path) -> None:
+    for module, words in COMMAND.findall(path.read_text()):
+        name = module.rstrip(".").replace(".", "/")
+        places = [ROOT / f"{name}.py", ROOT / name / "__main__.py"]
+        source = "".join(place.read_text() for place in places if place.exists())
+        assert '__name__ == "__main__"' in source, module
+        if "add_inputs(parser)" in source:  # options that commands share
+            source += (ROOT / "sw" / "run.py").read_text()
+        for option in re.findall(r"(?<=\s)--[a-z][a-z-]*", words):
+            field = option.removeprefix("--").replace("-", "_")  # sw.train makes options of fields
+            known = f'"{option}"' in source or re.search(rf"\b{field}\b", source)
+            assert known or option == "--help", f"{module} {option}"
