@@ -78,6 +78,10 @@ TRIALS = 3
 VIRTUAL_SETTLE_S = 0.05
 """How long a virtual board may take to look at what was written, on a busy machine."""
 
+CHECK_FRAMES = 8
+"""Frames of rows that one CHECK compares: few enough that the device has done it before its buffer
+is full of what comes next."""
+
 N_CHECKS_AHEAD = 2
 """Parts of a memory that are compared before an earlier one is written: one keeps the board busy
 while the answer to the other is on its way."""
@@ -688,7 +692,7 @@ class Device:
         """Rows for one CHECK each, which are whole frames when they are written."""
         size = self._whole_rows(space, image)
         n_frame_rows = (self.config.max_payload_bytes - ARGUMENT_BYTES) // size
-        step = self.config.max_payload_bytes // n_frame_rows * n_frame_rows * size
+        step = CHECK_FRAMES * n_frame_rows * size
         for at in range(0, len(image), step):
             yield space, at // size, image[at : at + step]
 
