@@ -30,7 +30,7 @@ from hw.protocol import (
     pack,
 )
 from hw.spec import Config
-from sw.device import Device, DeviceNotFound, NotABoard, SpecMismatch
+from sw.device import CHECK_FRAMES, Device, DeviceNotFound, NotABoard, SpecMismatch
 from sw.link import DeviceError, LinkLost, LinkTimeout, RequestRefused
 from tests.sw.fake_device import FakeGateware
 
@@ -213,7 +213,7 @@ def test_only_rows_that_differ_are_written(fake):
         images[Space.WEIGHT] = bytes(data)
         n_writes = sum(opcode == Opcode.WRITE for _, opcode in fake.requests)
         n_frame_rows = (CONFIG.max_payload_bytes - 6) // 16
-        n_left = 500 % (CONFIG.max_payload_bytes // n_frame_rows * n_frame_rows)
+        n_left = 500 % (CHECK_FRAMES * n_frame_rows)
         assert board.fill(images) == n_left * 16
         assert fake.memories[Space.WEIGHT][: len(data)] == data
         n_written = sum(opcode == Opcode.WRITE for _, opcode in fake.requests) - n_writes
