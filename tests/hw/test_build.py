@@ -231,7 +231,7 @@ def test_the_bitstream_is_of_these_sources(board: str) -> None:
     config = config_by_name(board)
     assert manifest["gateware_hash"] == f"{spec_hash(config):016x}"
     assert all(clock["met"] for clock in manifest["clocks"].values())
-    assert manifest["utilization"]["dsp"][0] == 0
+    assert manifest["utilization"].get("dsp", [0])[0] == 0  # some devices have none
     assert reported_hash(board) == manifest["gateware_hash"]
 
 
