@@ -4,7 +4,7 @@ from amaranth import Module, ShapeLike, Signal
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.core.weights import has_block_ram_shapes
+from hw.memories import has_block_ram_shapes
 
 LUT_RAM_DEPTH = 64
 """Entries of the deepest queue that is worth logic cells, on an ECP5."""

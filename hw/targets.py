@@ -36,7 +36,8 @@ from amaranth_boards.ulx3s import (
     ULX3S_85F_Platform,
 )
 
-from hw.core.weights import has_spram, spram_grid
+from hw.core.weights import spram_grid
+from hw.memories import has_spram
 from hw.pll import MHZ, Ecp5Pll, GowinPll, Ice40Pll, ecp5_pll, gowin_pll, ice40_pll
 from hw.spec import Config
 from hw.top import Top

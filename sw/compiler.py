@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -222,15 +222,9 @@ class Program:
         counters = {}
         for layer, of_cores in zip(self.layers, rows.swapaxes(1, 2), strict=True):
             parts = [unpack(LayerCounters, of_core.tobytes()) for of_core in of_cores]
-
-            def all_of(field: str, parts: list[Any] = parts) -> list[int]:
-                return [int(getattr(part, field)) for part in parts]
-
+            values = {f.name: [int(getattr(p, f.name)) for p in parts] for f in fields(Counters)}
             counters[layer.name] = Counters(
-                n_cycles=max(all_of("n_cycles")),
-                n_weight_reads=sum(all_of("n_weight_reads")),
-                n_synaptic_ops=sum(all_of("n_synaptic_ops")),
-                n_spikes=sum(all_of("n_spikes")),
+                **{name: (max if name == "n_cycles" else sum)(v) for name, v in values.items()}
             )
         return counters
 

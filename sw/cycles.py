@@ -132,14 +132,15 @@ def part_cycles(plan: Part, active: NDArray[np.int64], sum_queue: int) -> int:
         chunks.came.append(queued)
         chunks.went.append(max(there, moves.cycle(scanned)))
         moves.forget(begins)
-        scanned = begins + n_active
+        scanned = begins
         if sum_queue:
-            scanned = begins
             for n_left in range(n_active, 0, -1):
                 scanned = sums.ready(scanned + 1)
                 if not sums.came or scanned >= sums.came[-1]:  # no more to be heard of
                     scanned += n_left - 1
                     break
+        else:
+            scanned += n_active
 
     for job in active.tolist():
         held = 0  # active inputs of a chunk that waits for the next active one, or the job's end

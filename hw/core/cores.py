@@ -1,5 +1,7 @@
 """Cores side by side: each does a part of every layer, and every spike reaches all of them."""
 
+from operator import attrgetter
+
 from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
@@ -48,10 +50,7 @@ class Cores(wiring.Component):
         def all_of(name: str) -> Signal:
             """Whether it is so in all cores."""
             together = Signal(name=f"all_{name.replace('.', '_')}")
-            member = list(cores)
-            for part in name.split("."):
-                member = [getattr(one, part) for one in member]
-            m.d.comb += together.eq(Cat(member).all())
+            m.d.comb += together.eq(Cat(map(attrgetter(name), cores)).all())
             return together
 
         # Runs: all begin together, and end together.

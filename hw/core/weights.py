@@ -7,31 +7,19 @@ from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.core.pipeline import storage
+from hw.memories import (
+    BLOCK_RAM_SHAPES,
+    N_SPRAMS,
+    SPRAM_BITS,
+    SPRAM_DEPTH,
+    has_block_ram_shapes,
+    has_spram,
+)
 from hw.spec import Config, SpecError
-
-SPRAM_DEVICES = frozenset({"iCE40UP5K", "iCE40UP3K"})
-SPRAM_BITS = 16
-SPRAM_DEPTH = 16384
-N_SPRAMS = 4
-
-
-def has_spram(platform: object) -> bool:
-    """Whether the device is one with SPRAM; ``platform`` is None in simulation."""
-    return getattr(platform, "device", None) in SPRAM_DEVICES
-
-
-BLOCK_RAM_SHAPES = ((16384, 1), (8192, 2), (4096, 4), (2048, 9), (1024, 18))
-"""(depth, width) that a block RAM of an ECP5 can have (Lattice FPGA-TN-02204)."""
-
 
 GROUP_BITS = 72
 """Bits of a row whose block RAMs share address registers, which can be near them then; a multiple
 of each width."""
-
-
-def has_block_ram_shapes(platform: object) -> bool:
-    """Whether the device's block RAMs have :data:`BLOCK_RAM_SHAPES`."""
-    return str(getattr(platform, "device", "")).startswith("LFE5U")
 
 
 class WeightMemory(wiring.Component):
@@ -124,8 +112,8 @@ class BlockRows(wiring.Component):
     behind them. Synthesis would rather stack wide and shallow ones, for whose wires a device that
     is full of them has no room.
 
-    ``number`` tells groups apart, which have addresses of their own: registers that begin alike
-    and are written alike would be made one again by synthesis.
+    ``number`` tells groups apart, which have addresses of their own: synthesis makes one again of
+    registers, bit by bit, that begin alike and are written alike.
     """
 
     def __init__(

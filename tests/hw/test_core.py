@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hw.core.cores import Cores
-from hw.protocol import Address, LayerCounters, Space, n_bytes, row_bytes, unpack
+from hw.protocol import Address, Space, row_bytes
 from hw.spec import GRANULE_BITS, Config, Gate
 from sw.compiler import Program, compile_network
 from sw.cycles import predict_cycles
@@ -118,11 +118,9 @@ class Bench:
                 await self.read(Space.SPIKE, place.start // GRANULE_BITS, n_rows)
             )
         logits = self.program.logits(await self.read(Space.RESULT, 0, self.program.n_result_rows))
-        counters = {}
-        for i, layer in enumerate(self.program.layers):
-            n_rows = self.program.config.counter_rows
-            raw = await self.read(Space.COUNTER, i * n_rows, n_rows)
-            counters[layer.name] = unpack(LayerCounters, raw[: n_bytes(LayerCounters)])
+        counters = self.program.counters(
+            await self.read(Space.COUNTER, 0, self.program.n_counter_rows)
+        )
         return maps, logits, counters
 
 
@@ -300,7 +298,11 @@ def test_several_cores_are_one(cores: int, size: int) -> None:
     config = replace(CONFIG, cores=cores, fire_lanes=4, max_layers=4, param_depth=256)
     net = network(size=size)
     frames = random_frames(net, 0.3)
-    _, together, maps, _ = run(net, frames, config=config)
-    _, alone, _, _ = run(net, frames, config=replace(config, cores=1))
+    program, together, maps, counters = run(net, frames, config=config)
+    _, alone, _, counters_alone = run(net, frames, config=replace(config, cores=1))
     assert maps["conv1"].any()
     assert together.n_cycles < alone.n_cycles
+    predicted = predict_cycles(program, maps)
+    for name, found in counters.items():
+        assert found.n_cycles == predicted[name]
+        assert found.n_weight_reads == counters_alone[name].n_weight_reads

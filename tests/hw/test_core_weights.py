@@ -12,7 +12,8 @@ from amaranth.hdl import Fragment
 from amaranth.lib import memory
 
 import hw.core.weights
-from hw.core.weights import SPRAM_BITS, SPRAM_DEPTH, WeightMemory, spram_grid
+from hw.core.weights import WeightMemory, spram_grid
+from hw.memories import SPRAM_BITS, SPRAM_DEPTH
 from hw.spec import Config, SpecError
 from tests.streams import simulate
 
