@@ -191,7 +191,7 @@ def _run(command: Sequence[str], what: str, folder: Path, log: str) -> None:
         )
 
 
-def _synthesise(source: Netlist, folder: Path) -> Path:
+def synthesised(source: Netlist, folder: Path) -> Path:
     """The folder with the synthesised netlist, made if it is not there."""
     target = folder / "synthesis"
     if not target.exists():
@@ -406,7 +406,7 @@ def build(
         ThreadPoolExecutor(jobs) as executor,
     ):
         bar.set_postfix_str("synthesis")
-        synthesis = _synthesise(source, folder)
+        synthesis = synthesised(source, folder)
         bar.update()
         bar.set_postfix_str("place and route")
         futures = [executor.submit(_route, source, synthesis, i + 1) for i in range(n_seeds)]

@@ -61,7 +61,7 @@ class Tools:
         monkeypatch.setattr(build, "_tool", self.command)
         monkeypatch.setattr(build, "netlist", self.netlist)
         monkeypatch.setattr(build, "_versions", lambda source: {"nextpnr": "0"})
-        monkeypatch.setattr(build, "_synthesise", self.synthesise)
+        monkeypatch.setattr(build, "synthesised", self.synthesise)
         self.set()
 
     def set(
