@@ -11,14 +11,14 @@ import os
 import struct
 import urllib.error
 import urllib.request
-import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sw.files import write_whole
+from sw.files import ARRAY_ERRORS, write_whole
 
 LABELS = (
     "T-shirt/top",
@@ -192,7 +192,7 @@ def _read(folder: Path) -> dict[str, NDArray[np.uint8]]:
         try:
             with npz.open("rb") as raw, np.load(raw) as file:
                 arrays = {name: file[key] for name, key in keys.items()}
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        except (KeyError, TypeError, *ARRAY_ERRORS) as error:
             raise DataError(f"{npz} is damaged or something else: {error}") from error
     else:
         arrays = {}
@@ -221,7 +221,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     big-endian 32-bit numbers, data."""
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     n_axes = raw[3] if len(raw) >= 4 else 0
     if raw[:3] != b"\0\0\x08" or len(raw) < 4 + 4 * n_axes:

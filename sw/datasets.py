@@ -27,7 +27,6 @@ import io
 import itertools
 import os
 import tarfile
-import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from sw import beats, events
+from sw.beats import BeatError
 from sw.data import (
     DATA_DIR_VARIABLE,
     DataError,
@@ -48,7 +48,7 @@ from sw.data import (
     split,
 )
 from sw.events import EventError
-from sw.files import write_whole
+from sw.files import ARRAY_ERRORS, write_whole
 
 CIFAR10_LABELS = (
     "airplane",
@@ -90,18 +90,23 @@ def load(name: str, data_dir: str | Path | None, timesteps: int) -> Dataset:
     DataError
         No such name, not found, or damaged.
     """
-    if name not in LOADERS:
-        if Path(name).expanduser().exists():
-            return load_own(Path(name).expanduser(), timesteps)
-        raise DataError(
-            f"no data set {name!r}: use one of {', '.join(NAMES)}, or an own one's path"
-        )
-    holds, loader = LOADERS[name]
-    folder = find(name, data_dir, holds)
+    if name in LOADERS:
+        holds, loader = LOADERS[name]
+        place = find(name, data_dir, holds)
+    else:
+        loader, place = load_own, Path(name).expanduser()
+        if not place.exists():
+            raise DataError(
+                f"no data set {name!r}: use one of {', '.join(NAMES)}, or an own one's path"
+            )
     try:
-        return loader(folder, timesteps)
-    except EventError as error:
+        return loader(place, timesteps)
+    except (BeatError, EventError) as error:
         raise DataError(str(error)) from error
+    except KeyError as error:
+        raise DataError(f"{place} is incomplete: it lacks {error}") from error
+    except (IndexError, OSError, ValueError) as error:
+        raise DataError(f"{place} is incomplete or damaged: {error}") from error
 
 
 def find(name: str, data_dir: str | Path | None, holds: Callable[[Path], bool]) -> Path:
@@ -304,10 +309,7 @@ def _gesture(folder: Path, timesteps: int) -> Dataset:
                 targets.append(int(row["class"]) - 1)
         return np.stack(found), np.array(targets)
 
-    try:
-        train, test = part("trials_to_train.txt"), part("trials_to_test.txt")
-    except (OSError, KeyError, ValueError) as error:
-        raise DataError(f"{folder} is incomplete or damaged: {error}") from error
+    train, test = part("trials_to_train.txt"), part("trials_to_test.txt")
     per_class = max(1, int(np.bincount(train[1]).min()) // 10)
     return dataset("dvs-gesture", GESTURES, train, test, per_class * len(GESTURES), str(folder))
 
@@ -364,11 +366,8 @@ def _cifar10(folder: Path, timesteps: int) -> Dataset:
 
 def _cifar10_bin(paths: Sequence[Path]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Records of a label and 3 x 32 x 32 bytes."""
-    try:
-        raw = b"".join(path.read_bytes() for path in paths)
-        records = np.frombuffer(raw, np.uint8).reshape(-1, 1 + 3 * 32 * 32)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{paths[0].parent} is incomplete or damaged: {error}") from error
+    raw = b"".join(path.read_bytes() for path in paths)
+    records = np.frombuffer(raw, np.uint8).reshape(-1, 1 + 3 * 32 * 32)
     return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0].astype(np.int64)
 
 
@@ -401,7 +400,9 @@ def decode(raw: bytes, mode: str, size: tuple[int, int] | None = None) -> NDArra
     try:
         found = image.open(io.BytesIO(raw)).convert(mode)
         pixels = np.asarray(found if size is None else found.resize(size), np.uint8)
-    except (OSError, ValueError) as error:
+    except image.UnidentifiedImageError as error:  # Pillow's words name an object in memory
+        raise DataError("no image, or a damaged one") from error
+    except (OSError, SyntaxError, ValueError, image.DecompressionBombError) as error:
         raise DataError(f"no image: {error}") from error
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
@@ -427,10 +428,7 @@ def _mitbih(folder: Path, timesteps: int) -> Dataset:
             for part in ("train", "test")
         ]
     else:
-        try:
-            parts = [beats.read_records(folder, part) for part in (beats.DS1, beats.DS2)]
-        except beats.BeatError as error:
-            raise DataError(str(error)) from error
+        parts = [beats.read_records(folder, part) for part in (beats.DS1, beats.DS2)]
     train, test = (beats.known(part) for part in parts)
     held = np.isin(train.records, beats.VALIDATION)
     splits = [
@@ -516,12 +514,19 @@ def _files_by_class(
             np.stack([events.frames(r, timesteps, (height, width)) for r in recordings]),
             np.array([n for _, n in paths]),
         )
-    images = [decode(p.read_bytes(), "RGB") for p, _ in paths if p.suffix.lower() in IMAGE_SUFFIXES]
+    images = [_image(p) for p, _ in paths if p.suffix.lower() in IMAGE_SUFFIXES]
     if len({image.shape for image in images}) != 1 or len(images) != len(paths):
         raise DataError(
             f"{folder}: image files ({', '.join(IMAGE_SUFFIXES)}) of one size are expected"
         )
     return np.stack(images), np.array([n for _, n in paths])
+
+
+def _image(path: Path) -> NDArray[np.uint8]:
+    try:
+        return decode(path.read_bytes(), "RGB")
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def _idx_pair(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -542,7 +547,7 @@ def _open(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with path.open("rb") as raw, np.load(raw) as file:
             return dict(file)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (TypeError, *ARRAY_ERRORS) as error:  # the first: a single array
         raise DataError(f"{path} is damaged or something else: {error}") from error
 
 

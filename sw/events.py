@@ -7,12 +7,13 @@ p`` as fields or arrays.
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sw.files import ARRAY_ERRORS
 
 EVENT = np.dtype([("t", np.int64), ("x", np.int16), ("y", np.int16), ("p", np.bool_)])
 """Time in microseconds, column, row, polarity (True: brighter)."""
@@ -90,7 +91,7 @@ def read(path: Path) -> Events:
         if path.suffix in (".npy", ".npz"):
             with path.open("rb") as file:
                 return _from_arrays(np.load(file))
-    except (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as error:
+    except (KeyError, IndexError, *ARRAY_ERRORS) as error:
         raise EventError(f"{path} is damaged or no recording: {error}") from error
     raise EventError(f"{path}: recordings end in {', '.join(SUFFIXES)}")
 

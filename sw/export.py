@@ -27,6 +27,7 @@ from sw.compiler import FitError, Program, compile_network
 from sw.data import DataError, Split
 from sw.encoder import InputError
 from sw.exchange import ExchangeError, Imported
+from sw.files import ARRAY_ERRORS
 from sw.model import ModelError
 from sw.network import Network, NetworkError
 from sw.quantize import QuantizeError
@@ -192,9 +193,9 @@ def read_images(path: Path, n_images: int) -> Images:
         The file holds something else.
     """
     try:
-        with np.load(path) as file:
+        with path.open("rb") as raw, np.load(raw) as file:
             images, labels = file["images"][:n_images], file["labels"][:n_images]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
+    except (AttributeError, KeyError, TypeError, *ARRAY_ERRORS) as error:
         raise InputError(
             f"{path} is no .npz file with 'images' and 'labels' to measure on: {error}"
         ) from error

@@ -1,10 +1,20 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and what reading damaged ones raises."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+import tokenize
+import zipfile
+import zlib
 from pathlib import Path
+
+ARRAY_ERRORS = (
+    *(OSError, EOFError, MemoryError, RuntimeError, ValueError),
+    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
+"""What reading an ``.npy`` or ``.npz`` file raises if it is damaged or something else: a header may
+ask for any amount of memory, a zip archive be of an unknown kind or encrypted."""
 
 
 def write_whole(path: str | Path, raw: bytes) -> None:

@@ -17,6 +17,7 @@ from sw.data import DataError
 from sw.datasets import IMAGE_SUFFIXES, decode
 from sw.encoder import InputError
 from sw.events import EventError
+from sw.files import ARRAY_ERRORS
 from sw.network import Network
 
 ARRAY_SUFFIXES = (".npy", ".npz")
@@ -84,19 +85,19 @@ def read_images(path: str | Path, network: Network) -> tuple[NDArray[Any], NDArr
     """
     labels = None
     try:
-        values = np.load(path)
-        if isinstance(values, np.ndarray):
-            images = values
-        else:
-            with values:
-                if "images" not in values:
-                    raise InputError(
-                        f"{path} holds {', '.join(values) or 'nothing'}; name the array 'images' "
-                        "(and the classes 'labels')"
-                    )
+        with Path(path).open("rb") as file:
+            values = np.load(file)
+            if isinstance(values, np.ndarray):
+                images = values
+            elif "images" in values:
                 images = values["images"]
                 labels = values.get("labels")
-    except (OSError, ValueError, EOFError) as error:
+            else:
+                raise InputError(
+                    f"{path} holds {', '.join(values) or 'nothing'}; name the array 'images' "
+                    "(and the classes 'labels')"
+                )
+    except ARRAY_ERRORS as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} is no .npy or .npz file of plain arrays: {error}") from error
@@ -120,19 +121,20 @@ def _image(path: Path, network: Network) -> NDArray[np.uint8]:
         )
     try:
         image = decode(path.read_bytes(), MODES[n_channels], (width, height))
-    except (OSError, DataError) as error:
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except DataError as error:
         raise InputError(f"{path}: {error}") from error
     return image[None]
 
 
 def _holds_events(path: Path) -> bool:
     try:
-        values = np.load(path)
-        if isinstance(values, np.ndarray):
-            return bool(values.dtype.names) and {"t", "x", "y", "p"} <= set(values.dtype.names)
-        with values:
-            return {"t", "x", "y", "p"} <= set(values)
-    except (OSError, ValueError, EOFError):
+        with path.open("rb") as file:
+            values = np.load(file)
+            names = values.dtype.names if isinstance(values, np.ndarray) else values
+            return {"t", "x", "y", "p"} <= set(names or ())
+    except ARRAY_ERRORS:
         return False  # whoever reads it says why
 
 

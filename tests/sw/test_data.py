@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from sw import data
+from tests.damage import damaged_arrays
 
 N_TRAIN, N_TEST = 80, 20
 
@@ -174,9 +175,11 @@ def test_damaged_files_are_named(tmp_path: Path, damage, message: str) -> None:
 def test_damaged_archives_are_named(tmp_path: Path) -> None:
     write_idx(tmp_path / "gz", packed=True)
     path = tmp_path / "gz" / "train-labels-idx1-ubyte.gz"
-    path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(data.DataError, match=path.name):
-        data.load(tmp_path / "gz", n_validation=20)
+    whole = path.read_bytes()
+    for raw in (whole[:-9], whole[:10] + b"\xff" * 20 + whole[30:], b"hello"):
+        path.write_bytes(raw)
+        with pytest.raises(data.DataError, match=rf"{path.name} cannot be read: \S"):
+            data.load(tmp_path / "gz", n_validation=20)
     write_npz(tmp_path / "npz")
     path = tmp_path / "npz" / data.NPZ_NAME
     path.write_bytes(path.read_bytes()[:-100])
@@ -185,6 +188,10 @@ def test_damaged_archives_are_named(tmp_path: Path) -> None:
     np.savez(path, x_train=np.zeros(3))
     with pytest.raises(data.DataError, match="damaged or something else"):
         data.load(tmp_path / "npz", n_validation=20)
+    for raw in damaged_arrays():
+        path.write_bytes(raw)
+        with pytest.raises(data.DataError, match=rf"{path.name} is damaged or something else: \S"):
+            data.load(tmp_path / "npz", n_validation=20)
 
 
 def test_other_shapes_are_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import gzip
 import io
 import struct
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -222,8 +223,105 @@ def test_own_folders_of_recordings_and_images(tmp_path: Path) -> None:
     assert found.test.images.shape == (6, 3, 6, 7)
     assert found.test.images[4, :, 0, 0].tolist() == [1, 1, 9]
     (tmp_path / "images" / "test" / "cat" / "0.png").write_text("hello")
-    with pytest.raises(DataError, match="no image"):
+    with pytest.raises(DataError, match=r"test/cat/0\.png: no image"):
         data.load(name=str(tmp_path / "images"))
+
+
+def put(path: Path, raw: bytes = b"") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(raw)
+
+
+def two_classes(place: Path, raw: bytes, suffix: str) -> None:
+    for name in ("train/cat", "train/dog", "test/cat", "test/dog"):
+        put(place / name / f"0{suffix}", raw)
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "message"),
+    [
+        ("nmnist", lambda place: place.mkdir(), "place does not hold nmnist; sw/datasets.py says"),
+        ("nmnist", lambda place: put(place / "nmnist_small.npz"),
+         "nmnist_small.npz is damaged or something else: No data left"),
+        ("nmnist", lambda place: (place.mkdir(), np.savez(place / "nmnist_small.npz", a=[1])),
+         "place is incomplete: it lacks 'train_x'"),
+        ("nmnist", lambda place: (put(place / "Train/0/a.bin"), put(place / "Test/0/a.bin")),
+         "place is incomplete or damaged: [Errno 2] No such file"),
+        ("cifar10-dvs", lambda place: [(place / c).mkdir(parents=True)
+                                       for c in datasets.CIFAR10_LABELS],
+         "place holds no recordings (.bin, .aedat, .npy, .npz)"),
+        ("cifar10-dvs", lambda place: [put(place / c / "0.bin", b"odd")
+                                       for c in datasets.CIFAR10_LABELS],
+         "airplane/0.bin is damaged or no recording: 3 bytes are not whole events of 5"),
+        ("cifar10", lambda place: put(place / "data_batch_1.bin"), "data_batch_2.bin"),
+        ("cifar10", lambda place: [put(place / n, bytes(3000)) for n in datasets.CIFAR10_TRAIN],
+         "place is incomplete or damaged: cannot reshape"),
+        ("mitbih", lambda place: put(place / "100.atr"), "record 101 in "),
+    ],
+)  # fmt: skip
+def test_a_known_data_set_that_is_not_whole_is_named(
+    name: str, make: Callable[[Path], object], message: str, tmp_path: Path
+) -> None:
+    make(tmp_path / "place")
+    with pytest.raises(DataError) as error:
+        data.load(tmp_path / "place", name=name)
+    assert message in str(error.value)
+
+
+def own(place: Path, dtype: str = "uint8", n_labels: int = 40) -> None:
+    place.mkdir()
+    images, labels = np.zeros((40, 5, 5), dtype), np.arange(n_labels) % 2
+    arrays = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
+    np.savez(place / "mine.npz", **arrays)
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "message"),
+    [
+        ("mine.npz", lambda place: put(place / "mine.npz", b"PK"), "mine.npz is damaged or some"),
+        ("mine.npz", lambda place: own(place, "float32"),
+         "mine.npz: images are float32 (40, 1, 5, 5), expected uint8 (N, H, W), (N, C, H, W) or"),
+        ("mine.npz", lambda place: own(place, n_labels=39), "mine: 40 training samples, 39 labels"),
+        ("", lambda place: [(place / "train" / c).mkdir(parents=True) for c in ("cat", "dog")],
+         "train holds no files in folders cat, dog"),
+        ("", lambda place: put(place / "train-images-idx3-ubyte", b"odd"), "is no IDX file"),
+        ("", lambda place: place.mkdir(), "neither train-images-idx3-ubyte nor a folder train"),
+        ("", lambda place: two_classes(place, b"text", ".txt"),
+         "image files (.png, .jpg, .jpeg, .bmp, .pgm, .ppm) of one size are expected"),
+        ("", lambda place: two_classes(place, b"odd", ".bin"),
+         "0.bin is damaged or no recording: 3 bytes are not whole events of 5"),
+    ],
+)  # fmt: skip
+def test_own_data_that_cannot_be_used_is_named(
+    name: str, make: Callable[[Path], object], message: str, tmp_path: Path
+) -> None:
+    make(tmp_path / "place")
+    with pytest.raises(DataError) as error:
+        data.load(name=str(tmp_path / "place" / name))
+    assert message in str(error.value)
+
+
+def test_what_is_no_image_is_named_by_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = pytest.importorskip("PIL.Image")
+    small, large = io.BytesIO(), io.BytesIO()
+    image.new("RGB", (7, 6)).save(small, "png")
+    image.new("RGB", (70, 60)).save(large, "png")
+    monkeypatch.setattr(image, "MAX_IMAGE_PIXELS", 1000)
+    whole = small.getvalue()
+    data_at = whole.index(b"IDAT")
+    for raw, message in (
+        (b"hello", "no image, or a damaged one"),
+        (whole[: data_at + 10], "no image: "),
+        (whole[: data_at - 4] + b"\0\0\0\5" + whole[data_at:], "no image: broken PNG file"),
+        (large.getvalue(), "no image: Image size (4200 pixels) exceeds limit"),
+    ):
+        two_classes(tmp_path, raw, ".png")
+        with pytest.raises(DataError) as error:
+            data.load(name=str(tmp_path))
+        assert f"train/cat/0.png: {message}" in str(error.value)
+        assert "object at 0x" not in str(error.value)
 
 
 def test_objects_such_as_tonics(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from sw import events
 from sw.events import EventError
+from tests.damage import damaged_arrays
 
 
 def test_every_event_is_in_its_part_of_the_time_the_last_one_too() -> None:
@@ -63,9 +64,14 @@ def test_aedat_2_files(tmp_path: Path) -> None:
     found = events.read(path)
     assert found["x"].tolist() == [107, 127] and found["y"].tolist() == [117, 0]
     assert found["p"].tolist() == [False, True] and found["t"].tolist() == [1000, 1005]
-    path.write_bytes(header + b"12345")
-    with pytest.raises(EventError, match=r"a\.aedat"):
-        events.read(path)
+    for raw, message in (
+        (header + b"12345", "the file ends within an event"),
+        (header[:-2], "the header does not end"),
+        (b"#!AER-DAT3.1\r\n# no end", "the header does not end"),
+    ):
+        path.write_bytes(raw)
+        with pytest.raises(EventError, match=rf"a\.aedat is damaged or no recording: {message}"):
+            events.read(path)
 
 
 def test_aedat_3_files(tmp_path: Path) -> None:
@@ -97,9 +103,18 @@ def test_arrays_and_what_is_no_recording(tmp_path: Path) -> None:
     np.savez(tmp_path / "b.npz", **{name: recording[name] for name in ("t", "x", "y", "p")})
     for name in ("a.npy", "b.npz"):
         assert np.array_equal(events.read(tmp_path / name), recording)
-    (tmp_path / "c.npz").write_bytes(b"hello")
     (tmp_path / "d.txt").write_text("hello")
     np.savez(tmp_path / "e.npz", t=[1])
-    for name in ("c.npz", "d.txt", "e.npz", "none.npy"):
-        with pytest.raises(EventError, match=name):
+    np.save(tmp_path / "f.npy", np.zeros((3, 4)))
+    for name, message in (
+        ("d.txt", r"d\.txt: recordings end in \.bin, \.aedat, \.npy, \.npz"),
+        ("e.npz", r"e\.npz is damaged or no recording: .*x"),
+        ("f.npy", r"f\.npy is damaged or no recording"),
+        ("none.npy", r"none\.npy is damaged or no recording: .*No such file"),
+    ):
+        with pytest.raises(EventError, match=message):
             events.read(tmp_path / name)
+    for raw in damaged_arrays():
+        (tmp_path / "g.npz").write_bytes(raw)
+        with pytest.raises(EventError, match=r"g\.npz is damaged or no recording: \S"):
+            events.read(tmp_path / "g.npz")

@@ -14,6 +14,7 @@ import pytest
 
 from sw import events, inputs
 from sw.encoder import InputError
+from tests.damage import damaged_arrays
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_what_does_not_suit_is_said(image: Any, tmp_path: Path) -> None:
         ("one.png", of_events(), "is an image; the network takes spikes"),
         ("one.png", of_images(2), "is an image; the network takes 2 channels"),
         ("torn.png", of_images(), "torn.png: no image"),
-        ("gone.png", of_images(), "gone.png"),
+        ("gone.png", of_images(), "gone.png cannot be read: No such file or directory"),
         ("one.txt", of_images(), "inputs end in .npy, .npz, .png"),
         ("events.npy", of_images(), "is an event recording, for networks that take frames"),
         ("odd.bin", of_events(), "7 bytes are not whole events of 5"),
@@ -89,6 +90,10 @@ def test_what_does_not_suit_is_said(image: Any, tmp_path: Path) -> None:
         with pytest.raises(InputError) as caught:
             inputs.read([tmp_path / name], network)
         assert message in str(caught.value)
+    for raw in damaged_arrays():
+        (tmp_path / "damaged.npz").write_bytes(raw)
+        with pytest.raises(InputError, match=r"damaged\.npz is no \.npy or \.npz file of plain"):
+            inputs.read([tmp_path / "damaged.npz"], of_images())
     with pytest.raises(InputError, match="no file was named"):
         inputs.read([], of_images())
 

@@ -1,0 +1,34 @@
+"""Damaged files, one for every exception that reading them may raise."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+
+
+def damaged_arrays() -> list[bytes]:
+    """Contents of ``.npz`` and ``.npy`` files: empty, something else, cut, an archive of an unknown
+    kind, encrypted, broken; a header that is no Python, and one of more than any memory."""
+    archive = io.BytesIO()
+    np.savez_compressed(archive, images=np.arange(1000))
+    packed = archive.getvalue()
+    single = io.BytesIO()
+    np.save(single, np.arange(10))
+    plain = single.getvalue()
+    entry = packed.index(b"PK\1\2")
+    body = packed.index(b"images.npy") + 40
+
+    def changed(raw: bytes, at: int, new: bytes) -> bytes:
+        return raw[:at] + new + raw[at + len(new) :]
+
+    return [
+        b"",
+        b"hello",
+        packed[:-30],
+        changed(packed, entry + 6, b"\xff"),
+        changed(packed, entry + 8, b"\1"),
+        changed(packed, body, bytes(30)),
+        changed(plain, 20, b"(" * 20),
+        plain.replace(b"(10,), } " + b" " * 16, b"(1000000000000000,), } ".ljust(25)),
+    ]
