@@ -17,6 +17,7 @@ import dataclasses
 import enum
 import hashlib
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass
@@ -94,8 +95,8 @@ def _encode(value: Any, name: str, arrays: dict[str, NDArray] | None) -> Any:
 
     Raises
     ------
-    TypeError
-        A value of another kind; the message says where.
+    TypeError, ValueError
+        A value of another kind, or a number that is not finite; the message says where.
     """
     if arrays is not None:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -121,9 +122,11 @@ def _encode(value: Any, name: str, arrays: dict[str, NDArray] | None) -> Any:
         return {keys[k]: _encode(v, f"{name}.{keys[k]}", arrays) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_encode(v, f"{name}.{i}", arrays) for i, v in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} is {value}, which JSON does not have")
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise TypeError(f"{name}: a {type(value).__name__} cannot be written to a network file")
+    raise TypeError(f"{name} is of type {type(value).__name__}, which JSON does not have")
 
 
 def _decode(hint: Any, value: Any, name: str, arrays: dict[str, NDArray]) -> Any:
@@ -188,7 +191,7 @@ def _decode(hint: Any, value: Any, name: str, arrays: dict[str, NDArray]) -> Any
         fields = {n: _decode(hints[n], value[n], f"{name}.{n}", arrays) for n in names}
         return typing.cast(type, hint)(**fields)
     if type(value) is not hint and not (hint is float and type(value) is int):
-        raise fail(f"a {hint.__name__}")
+        raise fail(f"a value of type {hint.__name__}")
     return value
 
 

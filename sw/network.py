@@ -135,10 +135,10 @@ def validate(network: Network) -> None:
 
     def require(ok: bool, where: str, message: str) -> None:
         if not ok:
-            raise NetworkError(f"layer {where!r}: {message}")
+            raise NetworkError(f"layer {where!r}: {message}" if where else message)
 
-    require(network.timesteps >= 1, "network", "timesteps must be at least 1")
-    require(len(network.layers) >= 1, "network", "there is no layer")
+    require(network.timesteps >= 1, "", f"{network.timesteps} timesteps: a network has at least 1")
+    require(len(network.layers) >= 1, "", "a network has at least one layer, this one has none")
     low, high = -(1 << (network.weight_bits - 1)), (1 << (network.weight_bits - 1)) - 1
     shapes: dict[str, Shape] = {}
 

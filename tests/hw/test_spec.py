@@ -36,6 +36,12 @@ from hw.spec import Config, Leak, SpecError, leaked, signed_range
         ("baud", 13_000_000),
         ("max_payload_bytes", 63),
         ("max_payload_bytes", 2048),
+        ("pixels", 2),
+        ("count_bits", 0),
+        ("count_bits", 13),
+        ("cores", 3),
+        ("max_layers", 256),
+        ("sum_queue", 1),
     ],
 )
 def test_what_cannot_be_built_is_refused(field: str, value: int) -> None:

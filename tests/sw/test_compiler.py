@@ -541,6 +541,45 @@ def test_what_does_not_fit_is_said(config: Config, options: dict, message: str) 
         compile_network(net, config)
 
 
+@pytest.mark.parametrize(
+    ("config", "layer", "shape", "message"),
+    [
+        (
+            CONFIG,
+            conv((1, 1, 1, 32, 16, 3, 1), pool=(2, 2)),
+            (16, 10, 10),
+            "layer 'conv' needs more than the 8 loop levels of the core; drop its pooling",
+        ),
+        (
+            replace(CONFIG, count_bits=3),
+            conv((1, 1, 1, 16, 16, 3, 3)),
+            (16, 9, 4),
+            "layer 'conv' needs a loop of 9 iterations; the core's have at most 8",
+        ),
+        (
+            replace(CONFIG, fire_lanes=1, param_depth=1 << 17, result_rows=32),
+            conv((1, 1, 1, 16, 16, 3, 3), bias=np.zeros((4, 3, 400, 16), np.int32)),
+            (16, 3, 400),
+            "layer 'fc': param of 76800 does not fit its descriptor field",
+        ),
+    ],
+)
+def test_layers_that_the_core_cannot_loop_over_or_reach_are_said(
+    config: Config, layer: Layer, shape: tuple[int, int, int], message: str
+) -> None:
+    with pytest.raises(FitError, match=message):
+        compile_network(network(layer, shape), config)
+
+
+def test_samples_of_another_shape_are_refused() -> None:
+    program = compile_network(network(conv((1, 1, 1, 16, 16, 3, 3))), CONFIG)
+    with pytest.raises(ValueError, match=r"spikes have shape \(1, 2\), the map is \(4, 16, 8, 8\)"):
+        program.pack_input(np.zeros((1, 2), np.uint8))
+    pixels = replace(program, pixels=True)
+    with pytest.raises(ValueError, match=r"image has shape \(1, 2\), the device takes \(16, 8,"):
+        pixels.pack_input(np.zeros((1, 2), np.uint8))
+
+
 def test_too_many_layers_are_said() -> None:
     config = replace(CONFIG, max_layers=2)
     first = conv((1, 1, 1, 16, 16, 3, 3))

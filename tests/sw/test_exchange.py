@@ -320,6 +320,30 @@ def two(name: str, step: Any, *sources: str) -> Node:
             [*stem(), two("p", pooling("max", 2, 2), "n1"), two("q", conv(3, 3), "n1")],
             "node 'p': 'n1' is also read without pooling",
         ),
+        (stem(pooling("average", 20, 20)), "node 'n2': its window (20, 20) exceeds the map (3, 9"),
+        (stem(pooling("max", 20, 20)), "node 'n2': its window (20, 20) exceeds the map (3, 9, 8)"),
+        (stem(pooling("max", 2, 2), pooling("max", 2, 2)), "only a layer's own spikes can be poo"),
+        (stem(conv(4, 3), pooling("max", 2, 2)), "there is no neuron before it (pooling of sums"),
+        (
+            [
+                *stem(),
+                two("s", Scale(factor=np.full((), 2.0)), "n1"),
+                two("j", Join(gate=Gate.OR), "s", "n1"),
+            ],
+            "node 'j': spikes are scaled or pooled before the gate, which takes bits",
+        ),
+        (
+            [two("input", conv(3, 2), IMAGE), two("f", fire(), "input")],
+            "node 'f': there is another layer 'input'",
+        ),
+        ([two("a", Flatten(), IMAGE)], "node 'a': there is no layer before the output"),
+        (
+            [
+                *(two("a", Convolve(weight=np.ones((3, 2, 9, 8))), IMAGE), two("f", fire(), "a")),
+                two("a", Convolve(weight=np.ones((2, 3, 1, 1))), "f"),
+            ],
+            "node 'a': there is another layer 'a'",
+        ),
     ],
 )
 def test_errors_name_the_node_and_what_is_wrong(nodes: list[Node], message: str) -> None:

@@ -159,7 +159,10 @@ def test_truncation_anywhere_is_named() -> None:
         if name != "__metadata__"
     }
     for cut in sorted(cuts):
-        with pytest.raises(netfile.TruncatedError):
+        message = f"ends inside its header, after {cut} of at least" if cut else "the file is empty"
+        if cut >= 8 + n_header:
+            message = f"the file has {cut} of {len(raw)} bytes"
+        with pytest.raises(netfile.TruncatedError, match=f"{message}.*; copy or export it again"):
             netfile.from_bytes(raw[:cut])
 
 
@@ -205,9 +208,10 @@ def edit_layer(**changes: Any) -> bytes:
         ({"dilation": 2}, r"network\.layers\.0 has unknown fields: dilation"),
         ({"gate": "ADD"}, r"gate is \"ADD\", expected one of NONE, AND, IAND, OR, XOR"),
         ({"kernel": [3]}, r"kernel is \[3\], expected a list of 2"),
-        ({"kernel": "3x3"}, "expected a list"),
-        ({"leak_shift": "2"}, r"leak_shift is \"2\", expected a int"),
-        ({"output": 1}, "output is 1, expected a bool"),
+        ({"kernel": "3x3"}, r"kernel is \"3x3\", expected a list"),
+        ({"name": 7}, "name is 7, expected a value of type str"),
+        ({"leak_shift": "2"}, r"leak_shift is \"2\", expected a value of type int"),
+        ({"output": 1}, "output is 1, expected a value of type bool"),
         ({"stride": [0, 1]}, "cannot be read"),
         ({"weight": {"tensor": "network.layers.9.weight"}}, "weight is .* the tensor of that name"),
         ({"source": "nowhere"}, "not consistent.*'nowhere', which is not written yet"),
@@ -225,10 +229,24 @@ def test_missing_field_unnamed_tensor_and_missing_checksum() -> None:
     del document["network"]["timesteps"]
     with pytest.raises(netfile.ContentError, match="network lacks fields: timesteps"):
         netfile.from_bytes(rewritten(document, arrays))
+    document["network"] = []
+    with pytest.raises(netfile.ContentError, match=r"network is \[\], expected an object"):
+        netfile.from_bytes(rewritten(document, arrays))
+    with pytest.raises(netfile.ContentError, match="the document has unknown fields: colour"):
+        netfile.from_bytes(rewritten({**document, "colour": 1}, arrays))
     del arrays["checksum"]
     unchecked = safetensors.numpy.save(arrays, {"spikefold": json.dumps(document)})
     with pytest.raises(netfile.ContentError, match="no checksum"):
         netfile.from_bytes(unchecked)
+
+
+def test_a_header_that_describes_no_tensors_is_refused() -> None:
+    raw = netfile.to_bytes(random_network(SEED))
+    n_header = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + n_header]) | {"odd": {}}
+    changed = json.dumps(header).encode()
+    with pytest.raises(netfile.ContentError, match="its header does not describe tensors"):
+        netfile.from_bytes(len(changed).to_bytes(8, "little") + changed + raw[8 + n_header :])
 
 
 def test_a_program_of_another_version_is_stale_not_wrong() -> None:
@@ -245,9 +263,10 @@ def test_a_program_of_another_version_is_stale_not_wrong() -> None:
 
 def test_provenance_that_json_cannot_hold_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "net.spikefold"
-    for value in (np.zeros(3), float("nan"), object()):
-        network = dataclasses.replace(random_network(SEED), provenance={"accuracy": value})
-        with pytest.raises(netfile.NetworkFileError, match="cannot be written"):
+    for value, what in ((np.zeros(3), "of type ndarray"), (float("nan"), "nan"), ({}.keys(), "of")):
+        network = dataclasses.replace(random_network(SEED), provenance={"accuracy": [value]})
+        message = rf"cannot be written to a file: network\.provenance\.accuracy\.0 is {what}"
+        with pytest.raises(netfile.NetworkFileError, match=message):
             netfile.save(path, network)
     assert list(tmp_path.iterdir()) == []
 
