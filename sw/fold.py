@@ -100,9 +100,11 @@ class Scales:
             ok = bits == (found.weight_bits, found.param_bits) and 0 < found.output < np.inf
             ok &= all(v.dtype == np.int32 and v.min() >= 1 for v in thresholds.values())
         except (LookupError, AttributeError, RuntimeError, TypeError, ValueError) as error:
-            raise CheckpointError(f"damaged: no scales of integers: {error}") from error
+            raise CheckpointError(
+                f"the checkpoint is damaged: no scales of integers: {error}"
+            ) from error
         if not ok:
-            raise CheckpointError("damaged: scales of integers that are none")
+            raise CheckpointError("the checkpoint is damaged: its scales of integers are none")
         return found
 
     def check(self, network: FoldedNetwork) -> None:
@@ -115,8 +117,11 @@ class Scales:
         layers = [layer for layer in (network.encoder, *network.layers) if layer is not None]
         wanted = {layer.name: layer.weight.shape[1:4] for layer in layers if not layer.output}
         found = {name: v.shape for name, v in self.thresholds.items()}
-        if found != wanted:
-            raise CheckpointError(f"damaged: scales for {found}, but neurons {wanted}")
+        wrong = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
+        if wrong:
+            raise CheckpointError(
+                f"the checkpoint is damaged: its scales do not fit the neurons of {', '.join(wrong)}"
+            )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -160,7 +165,9 @@ def fold(values: Mapping[str, Any] | str | Path) -> FoldedNetwork:
     labels = LABELS if n_classes == len(LABELS) else tuple(f"class {n}" for n in range(n_classes))
     labels = values.get("data", {}).get("labels", labels)
     if not isinstance(labels, list | tuple) or [type(x) for x in labels] != [str] * n_classes:
-        raise CheckpointError(f"damaged: {n_classes} classes, but their labels are {labels}")
+        raise CheckpointError(
+            f"the checkpoint is damaged: {n_classes} classes, but their labels are {labels}"
+        )
     folded = fold_model(model, tuple(labels), provenance)
     scales = None
     if values.get("quantisation") is not None:

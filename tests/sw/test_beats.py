@@ -41,10 +41,12 @@ def test_records_are_cut_into_beats(tmp_path: Path) -> None:
     known = beats.known(found)
     assert known.labels.tolist() == [2, 1]
     (tmp_path / "100.dat").write_bytes(b"1234")
-    with pytest.raises(beats.BeatError, match="record 100"):
-        beats.read_records(tmp_path, [100])
-    with pytest.raises(beats.BeatError, match="record 101"):
-        beats.read_records(tmp_path, [101])
+    for record, message in ((100, "4 bytes are not whole pairs of samples of 3"), (101, "No such")):
+        with pytest.raises(beats.BeatError, match=f"record {record} in {tmp_path}: .*{message}"):
+            beats.read_records(tmp_path, [record])
+    write_record(tmp_path, 102, signal, [])
+    with pytest.raises(beats.BeatError, match=r"holds no beats of records \[102\]"):
+        beats.read_records(tmp_path, [102])
 
 
 def test_negative_samples() -> None:

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import copy
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from sw import checkpoint, finetune, fold
+from sw import checkpoint, data, finetune, fold
 from sw.checkpoint import CheckpointError
+from sw.data import DataError
 from sw.model import ModelError, SpikingResNet
 from tests.trained import images, lived_in, small_config
 
@@ -77,14 +80,30 @@ def test_every_damage_has_a_message(tmp_path: Path) -> None:
     torch.save(SpikingResNet(small_config()), path)
     refused("state dict")
     torch.save({"weight": torch.zeros(3)}, path)
-    refused("python -m sw.train")
+    refused("is no spikefold-checkpoint; python -m sw.train makes one")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("hello", "world")
     refused("damaged")
     checkpoint.save(path, {**values(), "version": 99})
-    refused("version 99")
+    refused("has version 99, this program reads 1: use the release that wrote it, or train again")
     checkpoint.save(path, {key: value for key, value in values().items() if key != "history"})
-    refused("lacks history")
+    refused("lacks history; it is incomplete")
+    checkpoint.save(path, {**values(), "history": "none"})
+    refused("is damaged: its history is no list")
+
+
+def test_samples_that_do_not_fit_the_network_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    none = torch.zeros(0, 1, 14, 10, dtype=torch.uint8)
+    for samples in (torch.zeros(5, 3), torch.zeros(2, 1, 14, 10), none):
+        shape = re.escape(str(tuple(samples.shape)))
+        message = rf"samples have shape {shape} and .* takes uint8 \(N, 1, 14, 10\): the che"
+        with pytest.raises(CheckpointError, match=message):
+            checkpoint.calibration({**values(), "calibration": samples})
+    small = SimpleNamespace(name="tiny", test=SimpleNamespace(images=np.zeros((2, 1, 3, 3))))
+    monkeypatch.setattr(data, "load", lambda *_, **__: small)
+    message = r"tiny has samples of shape \(1, 3, 3\), the network takes \(1, 14, 10\)"
+    with pytest.raises(DataError, match=message):
+        checkpoint.dataset(values())
 
 
 def test_what_does_not_fit_its_configuration_is_refused() -> None:

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from hw.spec import Leak
-from sw import checkpoint, fold
+from sw import checkpoint, finetune, fold
+from sw.checkpoint import CheckpointError
 from sw.encoder import InputError
 from sw.model import (
     GRANULARITIES,
@@ -188,6 +189,31 @@ def test_checkpoint_folds_with_its_provenance(tmp_path) -> None:
     np.testing.assert_array_equal(folded.calibration, images(4))
     again = fold.fold(checkpoint.load(path))
     np.testing.assert_array_equal(again.layers[0].weight, folded.layers[0].weight)
+
+
+def test_damage_is_named() -> None:
+    net = finetune.prepare(lived_in(small_config()), 4, images(8))
+    whole = {
+        "model_config": net.model.config.to_dict(),
+        "model": net.model.state_dict(),
+        "data": {"labels": list("abcdefghij")},
+        "quantisation": net.scales.to_dict(),
+    }
+    fold.fold(whole)
+    for path, value, message in (
+        ("data labels", ["a"], r"10 classes, but their labels are \['a'\]"),
+        ("quantisation output", "much", "no scales of integers: "),
+        ("quantisation thresholds", 3, "no scales of integers: "),
+        ("quantisation output", 0.0, "its scales of integers are none"),
+        (
+            "quantisation thresholds",
+            {},
+            "its scales do not fit the neurons of stem, layer1.0.conv1",
+        ),
+    ):
+        part, name = path.split()
+        with pytest.raises(CheckpointError, match=f"the checkpoint is damaged: {message}"):
+            fold.fold({**whole, part: {**whole[part], name: value}})
 
 
 def test_wrong_images_are_refused() -> None:
