@@ -120,7 +120,7 @@ class Scales:
         wrong = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
         if wrong:
             raise CheckpointError(
-                f"the checkpoint is damaged: its scales do not fit the neurons of {', '.join(wrong)}"
+                f"the checkpoint is damaged: its scales do not fit neurons of {', '.join(wrong)}"
             )
 
 

@@ -183,14 +183,26 @@ def test_command(tools: Tools, capsys: pytest.CaptureFixture[str]) -> None:
     assert build.main(["--table"]) == 0
     (row,) = [line for line in capsys.readouterr().out.splitlines() if "ulx3s-25f" in line]
     assert "60 MHz (65.0)" in row and "100 of 1,000 LUT" in row and "5 of 56" in row
-    for arguments in (
-        [],
-        ["no-such-board"],
-        ["ulx3s-25f", "--seeds", "0"],
-        ["--check", "icebreaker"],
+    for arguments, message in (
+        ([], "name a board, or --all: known are ulx3s-85f, "),
+        (["no-such-board"], "unknown board 'no-such-board': known are"),
+        (["ulx3s-25f", "--seeds", "0"], "--seeds and --jobs take at least 1"),
+        (["ulx3s-25f", "--jobs", "0"], "--seeds and --jobs take at least 1"),
+        (["--check", "icebreaker"], "there is no bitstream for icebreaker: build it with"),
     ):
         assert build.main(arguments) == 1
-        assert "error: " in capsys.readouterr().err
+        assert f"error: {message}" in capsys.readouterr().err
+
+
+def test_synthesis_that_leaves_nothing_names_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synthesise = build._synthesise
+    source = Tools(tmp_path, monkeypatch).netlist("ulx3s-25f")
+    monkeypatch.setattr(build, "_run", lambda *_: None)
+    with pytest.raises(BuildError, match=rf"synthesis failed: see {tmp_path}/.*yosys\.log"):
+        synthesise(source, tmp_path)
+    assert not (tmp_path / "synthesis").exists()
 
 
 def test_a_missing_tool_says_what_to_install() -> None:

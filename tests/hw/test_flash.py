@@ -83,7 +83,11 @@ def test_the_first_programmer_that_is_installed(bitstream: Path, tmp_path: Path,
 def test_a_programmer_that_fails(bitstream: Path, tmp_path: Path, capsys) -> None:
     install(tmp_path, "openFPGALoader", exit_code=3)
     assert flash.main([BOARD]) == 1
-    assert "error: openFPGALoader failed with exit code 3" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "error: openFPGALoader failed with exit code 3. Is the board plugged in" in said
+    (tmp_path / "bin" / "openFPGALoader").write_text("#!/no/such/interpreter\n")
+    assert flash.main([BOARD]) == 1
+    assert "error: cannot start openFPGALoader: [Errno 2] No such file" in capsys.readouterr().err
 
 
 def test_a_damaged_bitstream_is_not_programmed(bitstream: Path, tmp_path: Path, capsys) -> None:

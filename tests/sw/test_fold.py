@@ -208,7 +208,7 @@ def test_damage_is_named() -> None:
         (
             "quantisation thresholds",
             {},
-            "its scales do not fit the neurons of stem, layer1.0.conv1",
+            "its scales do not fit neurons of stem, layer1.0.conv1",
         ),
     ):
         part, name = path.split()
