@@ -129,6 +129,9 @@ def load(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ExchangeError(f"{path}: no such file")
     try:
+        with path.open("rb") as file:
+            if file.read(1) != pickle.PROTO and not zipfile.is_zipfile(file):
+                raise ValueError("torch.save makes them")
         values = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ExchangeError(

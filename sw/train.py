@@ -669,7 +669,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             device=device,
             log_dir=args.log_dir,
         )
-    except (TrainError, *ERRORS) as error:
+    except (TrainError, OSError, *ERRORS) as error:
         print(f"sw.train: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

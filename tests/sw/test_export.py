@@ -18,11 +18,13 @@ from sw import checkpoint, export, netfile
 from sw.compiler import Program, compile_network
 from sw.cycles import predict_cycles
 from sw.data import DataError, Dataset, Split
+from sw.encoder import InputError
 from sw.fold import fold, simulate
 from sw.model import BlockConfig, ModelConfig, SpikingResNet, StageConfig
 from sw.quantize import quantize
 from sw.reference import run
 from sw.report import device_maps
+from tests.damage import damaged_arrays
 
 SEED = 5
 N_IMAGES = 6
@@ -246,6 +248,24 @@ def test_other_bad_arguments(
     assert "unknown board 'de10': known are sim, ulx3s-85f" in capsys.readouterr().err
     assert export.main([str(path), "-o", str(tmp_path / "no" / "net")]) == export.EXIT_BAD_INPUT
     assert "cannot be written" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as exit_info:
-        export.main([str(path), "--measure", "0"])
-    assert exit_info.value.code == export.EXIT_BAD_INPUT
+    for options, message in (
+        (["--measure", "0"], "--measure takes a number of at least 1"),
+        (["--timesteps", "0"], "--timesteps takes a number of at least 1"),
+        (["--pixel-max", "0"], "--pixel-max and --dt take positive numbers"),
+        (["--dt", "-1"], "--pixel-max and --dt take positive numbers"),
+    ):
+        with pytest.raises(SystemExit) as exit_info:
+            export.main([str(path), *options])
+        assert exit_info.value.code == export.EXIT_BAD_INPUT
+        assert message in capsys.readouterr().err
+
+
+def test_files_to_measure_on_that_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "in.npz"
+    np.savez(path, images=np.zeros((2, 1, 12, 12), np.uint8), labels=np.zeros(3))
+    with pytest.raises(InputError, match=r"in\.npz holds 2 images and 3 labels"):
+        export.read_images(path, 10)
+    for raw in damaged_arrays():
+        path.write_bytes(raw)
+        with pytest.raises(InputError, match=r"is no \.npz file with 'images' and 'labels' to mea"):
+            export.read_images(path, 10)

@@ -347,13 +347,15 @@ def test_files_that_are_no_state_dicts(tmp_path: Path, capsys: pytest.CaptureFix
     torch.save([1, 2], tmp_path / "list.pt")
     torch.save({"format": "spikefold-checkpoint"}, tmp_path / "ours.pt")
     (tmp_path / "text.pt").write_text("hello")
+    (tmp_path / "empty.pt").touch()
     for name, message in (
         ("hostile", "hostile.pt holds more than tensors and plain values, which could run any"),
         ("module", "torch.save(net.state_dict(), path)"),
         ("mixed", "mixed.pt holds b beside tensors"),
         ("list", "list.pt holds no state dict"),
         ("ours", "ours.pt was made by sw.train: it needs no --topology"),
-        ("text", "text.pt"),
+        ("text", "text.pt is damaged or no checkpoint: torch.save makes them"),
+        ("empty", "empty.pt is damaged or no checkpoint"),
         ("missing", "missing.pt: no such file"),
     ):
         path = tmp_path / f"{name}.pt"
@@ -363,7 +365,10 @@ def test_files_that_are_no_state_dicts(tmp_path: Path, capsys: pytest.CaptureFix
         assert not path.with_suffix(".spikefold").exists()
     assert not proof.exists(), "nothing in the file may run"
     assert export.main([str(path), "--topology", "resnet"]) == export.EXIT_BAD_INPUT
-    assert "known are spikingjelly-csnn, or name a JSON file" in capsys.readouterr().err
+    assert (
+        "topology 'resnet': No such file or directory; known are spikingjelly-csnn, or name"
+        in capsys.readouterr().err
+    )
     (tmp_path / "bad.json").write_text("{")
     assert export.main([str(path), "--topology", str(tmp_path / "bad.json")]) == 2
     assert "is no JSON" in capsys.readouterr().err

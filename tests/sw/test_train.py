@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -171,7 +172,8 @@ def test_another_run_is_not_resumed(tmp_path: Path) -> None:
     assert checkpoint.main([str(out), str(published)]) == 0
     assert published.stat().st_size < out.stat().st_size / 2
     assert same_tensors(checkpoint.load(published)["model"], checkpoint.load(out)["model"])
-    with pytest.raises(train.TrainError, match="--init"):
+    message = r"published\.pt is a published checkpoint, which cannot be resumed: use --init"
+    with pytest.raises(train.TrainError, match=message):
         train.train(small_config(), quick, easy_data(), published, resume=True)
 
 
@@ -257,18 +259,28 @@ def test_command_line(
         assert train.main([*words, *extra]) == 1
         assert message in capsys.readouterr().err
 
-    fails(["--out", str(tmp_path / "no" / "x.pt")], "does not exist")
-    fails(["--out", str(tmp_path)], "is a folder")
-    fails(["--epochs", "0"], "must be positive")
+    fails(["--out", str(tmp_path / "no" / "x.pt")], f"the folder {tmp_path / 'no'} does not exist")
+    fails(["--out", str(tmp_path)], f"--out {tmp_path} is a folder: name a file")
+    fails(["--epochs", "0"], "--epochs, --batch-size and --learning-rate must be positive")
     fails(["--set", "stages.0.blocks.0.gate=NAND"], "gate = 'NAND'")
-    fails(["--model-config", str(tmp_path / "none.json")], "none.json")
+    none = tmp_path / "none.json"
+    fails(["--model-config", str(none)], f"--model-config {none}: [Errno 2] No such file")
+    none.write_text("{")
+    fails(["--model-config", str(none)], f"--model-config {none}: Expecting property name")
     fails(["--resume", "--seed", "9"], "another --out")
     fails(["--bits", "4"], "name it with --init")
-    fails(["--device", "abacus"], "--device abacus")
+    fails(["--device", "abacus"], "--device abacus: Expected one of cpu, cuda")
     with monkeypatch.context() as patch:
         patch.setattr(torch.cuda, "is_available", lambda: False)
         fails(["--device", "cuda"], "this torch sees no GPU; use --device cpu")
-    fails(["--batch-size", "999"], "do not fill a batch")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "torch.utils.tensorboard", None)
+        fails(["--log-dir", str(tmp_path)], "needs TensorBoard: pip install 'spikefold[train]'")
+    with monkeypatch.context() as patch:
+        full = OSError(28, "No space left on device")
+        patch.setattr(train.checkpoint, "save", lambda *_: (_ for _ in ()).throw(full))
+        fails([], "No space left on device")
+    fails(["--batch-size", "999"], "do not fill a batch of 999: use a smaller --batch-size")
     fails(["--init", str(config_path)], "no checkpoint")
 
     def interrupt(*args: object, **options: object) -> None:
