@@ -5,10 +5,21 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
+import os
+import pty
+import re
+import termios
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from hw.boards import CONFIGS
+from sw import data, netfile
+from sw.board import Board
 from sw.commands import (
     EXIT_BAD_INPUT,
     EXIT_DEVICE,
@@ -18,7 +29,14 @@ from sw.commands import (
     command,
     write_output,
 )
+from sw.compiler import compile_network
 from sw.link import LinkTimeout
+from tests.hw.test_build import Tools
+from tests.networks import random_input, random_network
+from tests.sw.fake_device import FakeDevice
+from tests.sw.test_export import a_checkpoint
+from tests.sw.test_train import easy_data
+from tests.trained import small_config
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for folder in ("hw", "sw", "sim") for path in (ROOT / folder).rglob("*.py"))
@@ -62,6 +80,116 @@ def test_progress_is_quiet_without_a_terminal_and_nothing_has_a_colour_of_its_ow
             values = [part for part in ast.walk(given["disable"]) if isinstance(part, ast.Constant)]
             assert any(part.value is None for part in values), f"line {node.lineno}"
             assert "colour" not in given
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        (
+            "sw.experiments",
+            ["depth", "--out", "x", "--seeds", "0"],
+            "--seeds takes a number of at ",
+        ),
+        ("sim.run", ["-n", "0"], "-n must be at least 1"),
+        ("sim.bench", ["--cores", "3"], "Config.cores = 3 is not supported: use 1, 2, 4 or 8"),
+    ],
+)
+def test_numbers_out_of_range_are_wrong_usage(
+    name: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(name).main(arguments)
+    assert ended.value.code == EXIT_BAD_INPUT
+    assert f"python -m {name}: error: {message}" in capsys.readouterr().err
+
+
+def with_a_board(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A network, samples for it, and a board that runs it."""
+    network = random_network(11, n_layers=4, timesteps=3, weight_bits=4, encoder=True)
+    netfile.save(folder / "net.spikefold", network, compile_network(network, CONFIGS["sim"]))
+    np.save(folder / "images.npy", random_input(network, np.random.default_rng(3), 3))
+    monkeypatch.setattr(Board, "open", lambda *_: Board(FakeDevice(network, CONFIGS["sim"])))
+    return [str(folder / "net.spikefold"), "--input", str(folder / "images.npy")]
+
+
+def with_a_checkpoint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    images = np.random.default_rng(3).integers(0, 256, (20, 1, 12, 12), np.uint8)
+    part = data.Split(images=images, labels=np.arange(20) % 10)
+    made = data.Dataset(train=part, validation=part, test=part, sha256="", place="")
+    monkeypatch.setattr(data, "load", lambda *_, **__: made)
+    return [str(a_checkpoint(folder / "net.pt"))]
+
+
+def with_training_data(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setattr(data, "load", lambda *_, **__: easy_data())
+    (folder / "model.json").write_text(json.dumps(small_config().to_dict()))
+    return ["--out", str(folder / "net.pt"), "--model-config", str(folder / "model.json")]
+
+
+def with_tools(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    Tools(folder, monkeypatch)
+    return ["ulx3s-25f", "--force"]
+
+
+def printed_on_a_terminal(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> str:
+    """What a terminal is sent while ``do`` runs with it as standard output and error."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 90))
+    sent: list[bytes] = []
+
+    def collect() -> None:
+        try:
+            while raw := os.read(ours, 4096):
+                sent.append(raw)
+        except OSError:  # the other end is closed
+            pass
+
+    reader = threading.Thread(target=collect)
+    reader.start()
+    with monkeypatch.context() as patch, os.fdopen(theirs, "w") as terminal:
+        patch.setattr("sys.stdout", terminal)
+        patch.setattr("sys.stderr", terminal)
+        do()
+    reader.join()
+    os.close(ours)
+    return b"".join(sent).decode()
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "options"),
+    [
+        ("sw.run", with_a_board, ["--check"]),
+        ("sw.monitor", with_a_board, ["-n", "3"]),
+        ("sw.report.__main__", with_a_board, ["--text", "--board", "sim"]),
+        ("sw.export", with_a_checkpoint, ["--measure", "5"]),
+        ("sw.evaluate", with_a_checkpoint, ["--bits", "4"]),
+        (
+            "sw.train",
+            with_training_data,
+            ["--epochs", "1", "--max-images", "32", "--batch-size", "16"],
+        ),
+        ("hw.build", with_tools, ["--seeds", "1"]),
+    ],
+)
+def test_a_terminal_is_sent_progress_without_colours_if_wanted_and_a_file_plain_text(
+    name: str,
+    given: Callable[[Path, pytest.MonkeyPatch], list[str]],
+    options: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    main = importlib.import_module(name).main
+    arguments = [*given(tmp_path, monkeypatch), *options]
+    assert main(arguments) == 0
+    assert not re.search(r"[\x1b\r]", "".join(capsys.readouterr()))
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("NO_COLOR", "1")
+    sent = printed_on_a_terminal(monkeypatch, lambda: main(arguments))
+    escapes = re.findall(r"\x1b(?:\[[0-9;?]*[A-Za-z])?", sent)
+    assert escapes or "\r" in sent.replace("\r\n", ""), "there is no progress to look at"
+    for escape in escapes:  # the cursor is moved or hidden, a line cleared or emphasised
+        assert re.fullmatch(r"\x1b\[(\??[0-9]*[A-Khl]|[01]?m)", escape), escape
 
 
 def ending(error: BaseException | None) -> int:

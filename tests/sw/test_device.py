@@ -274,7 +274,11 @@ def test_silence_is_a_timeout_that_names_the_request(fake):
     with opened(fake) as board:
         board.transport.timeout_s = 0.01
         fake.silent = True
-        with pytest.raises(LinkTimeout, match="READ of 3 rows of PARAM from row 7"):
+        message = (
+            f"no answer from {fake.port} to READ of 3 rows of PARAM from row 7, in spite of "
+            rf"{board.transport.n_retries} repetitions\. Is the board still powered, and its bitstr"
+        )
+        with pytest.raises(LinkTimeout, match=message):
             board.read(Space.PARAM, 7, 3)
         assert board.transport.counters.n_repeated == board.transport.n_retries
 
@@ -331,7 +335,8 @@ def test_run_without_end_is_aborted(fake):
 def test_unplugging_is_noticed(fake, n_requests):
     with opened(fake) as board:
         fake.unplug_after = n_requests
-        with pytest.raises(LinkLost, match="unplugged"):
+        message = rf"lost the board on {fake.port}: .*\. Was it unplugged or switched off\?"
+        with pytest.raises(LinkLost, match=message):
             board.write(Space.WEIGHT, 0, bytes(16 * 500))
 
 
@@ -392,13 +397,17 @@ def test_other_version_is_refused(fake, more):
 
 def test_other_definitions_are_refused(fake):
     fake.identity = pack(Identity, identity(CONFIG) | {"spec_hash": 0xDEADBEEF})
-    with pytest.raises(SpecMismatch, match="00000000deadbeef"):
+    message = (
+        r"'fake' on .* built from other definitions: .* 00000000deadbeef, here it is [0-9a-f]{16}"
+    )
+    with pytest.raises(SpecMismatch, match=message):
         Device.open(fake.port)
 
 
 def test_impossible_configuration_is_refused(fake):
     fake.identity = pack(Identity, identity(CONFIG) | {"weight_bits": 5})
-    with pytest.raises(SpecMismatch, match="weight_bits = 5"):
+    message = "does not know: Config.weight_bits = 5 .* Load a bitstream of this release onto the"
+    with pytest.raises(SpecMismatch, match=message):
         Device.open(fake.port)
 
 
@@ -411,7 +420,8 @@ def test_port_in_use_is_refused(fake):
 
 
 def test_missing_port_is_named():
-    with pytest.raises(DeviceNotFound, match="/dev/there-is-none"):
+    message = "cannot open /dev/there-is-none: .*No such file or directory"
+    with pytest.raises(DeviceNotFound, match=message):
         Device.open("/dev/there-is-none")
 
 

@@ -63,4 +63,4 @@ def test_command_line(
     assert "4-bit weights" in text and "8-bit" not in text
     path.write_bytes(b"broken")
     assert evaluate.main([str(path)]) == 1
-    assert "damaged" in capsys.readouterr().err
+    assert f"sw.evaluate: {path} is damaged or no checkpoint" in capsys.readouterr().err

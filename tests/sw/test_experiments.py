@@ -146,7 +146,7 @@ def test_command_line(
     rows = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in rows] == ["plain", "AND"]
     assert experiments.main(["ablation", "--out", str(tmp_path / "no" / "new")]) == 1
-    assert "sw.experiments:" in capsys.readouterr().err
+    assert "sw.experiments: [Errno 2] No such file or directory" in capsys.readouterr().err
 
 
 def test_the_frontier_has_fewer_cycles_for_a_penalty(

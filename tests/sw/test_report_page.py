@@ -326,22 +326,26 @@ def test_errors_say_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert code == command.EXIT_BAD_INPUT, message
         assert message in capsys.readouterr().err
     assert main([str(tmp_path / "none.spikefold")]) == command.EXIT_BAD_INPUT
-    assert "none.spikefold" in capsys.readouterr().err
+    assert "none.spikefold cannot be read: No such file" in capsys.readouterr().err
     np.save(tmp_path / "wrong.npy", np.zeros((2, 3), np.uint8))
     wrong = ["--input", str(tmp_path / "wrong.npy"), "-o", str(tmp_path / "wrong.html")]
     assert main([str(tmp_path / "net.spikefold"), *wrong]) == command.EXIT_BAD_INPUT
-    assert "the network takes" in capsys.readouterr().err
+    assert "wrong.npy: the network takes" in capsys.readouterr().err
     assert not (tmp_path / "wrong.html").exists()
-    for options in (["-n", "0"], ["--json", "--screenshot", "x.png"]):
+    for options, message in (
+        (["-n", "0"], "-n takes a number of at least 1"),
+        (["--json", "--screenshot", "x.png"], "--screenshot needs the page: give -o, or leave"),
+    ):
         with pytest.raises(SystemExit) as exit_info:
             main(options)
         assert exit_info.value.code == command.EXIT_BAD_INPUT
+        assert message in capsys.readouterr().err
 
 
 def test_a_board_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, path = written(tmp_path, random_network(18), "--board", str(tmp_path / "ttyUSB9"))
     assert code == command.EXIT_DEVICE and not path.exists()
-    assert "ttyUSB9" in capsys.readouterr().err
+    assert f"error: cannot open {tmp_path / 'ttyUSB9'}: " in capsys.readouterr().err
 
 
 def test_screenshots(
@@ -354,7 +358,8 @@ def test_screenshots(
     picture = tmp_path / "page.png"
     code, path = written(tmp_path, network, "--screenshot", str(picture))
     assert code == command.EXIT_BAD_INPUT and path.exists() and not picture.exists()
-    assert "needs one of chromium, chromium-browser" in capsys.readouterr().err
+    assert "needs one of chromium, chromium-browser" in (said := capsys.readouterr().err)
+    assert f"on the PATH (Debian package chromium); the page is in {path}" in said
 
     browser = folder / "chromium"
     browser.write_text("#!/bin/sh\necho no display >&2\n")

@@ -63,7 +63,7 @@ def test_an_entry_is_what_the_network_does(
     assert zoo.as_json(zoo.load(tmp_path / "zoo.json")) == (tmp_path / "zoo.json").read_text()
     path.write_text("hello")
     assert zoo.main([str(path)]) == 1
-    assert "small.pt" in capsys.readouterr().err
+    assert f"sw.zoo: {path} is damaged or no checkpoint" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
