@@ -100,8 +100,9 @@ def _size(shape: Shape) -> str:
 
 
 class _Drawing:
-    def __init__(self, network: Network):
+    def __init__(self, network: Network, pixels: bool):
         self.network = network
+        self.pixels = pixels
         self.places = places(network)
         self.shapes = network.map_shapes()
         self.parts: list[str] = []
@@ -215,9 +216,9 @@ class _Drawing:
             encoder = network.encoder
             self.box(
                 self.places[INPUT],
-                f"{encoder.name} (host)",
+                f"{encoder.name} ({'device' if self.pixels else 'host'})",
                 conv_text(encoder, network.image_shape),
-                "host",
+                granularity_class(encoder) if self.pixels else "host",
                 None,
             )
             self.tail(encoder, INPUT)
@@ -323,6 +324,6 @@ def _towards(
     return start[0] + dx * share, start[1] + dy * share
 
 
-def diagram(network: Network) -> str:
-    """The network as an SVG element."""
-    return _Drawing(network).draw()
+def diagram(network: Network, pixels: bool = False) -> str:
+    """The network as an SVG element; with ``pixels`` the device computes its encoder, too."""
+    return _Drawing(network, pixels).draw()

@@ -12,7 +12,7 @@ import numpy as np
 from hw.protocol import Space, row_bytes
 from hw.spec import Reset
 from sw import report
-from sw.compiler import Program
+from sw.compiler import PIXELS, Program, device_layers
 from sw.network import Network
 from sw.report import BoardReport, charts
 from sw.report.diagram import conv_text, diagram, granularity, granularity_class, neuron_text
@@ -178,18 +178,21 @@ def _header(page: Page) -> str:
 
 def _network(page: Page) -> str:
     network, seen = page.network, page.observation
-    shapes = network.map_shapes()
+    pixels = page.program is not None and page.program.pixels
+    shapes = network.map_shapes() | {PIXELS: network.image_shape}
     reports = seen.layers if seen else report.layer_reports(network, page.program)
     rows = []
+    # The stem has no number, whether it is the host's or the device's.
     for number, (layer, cost) in enumerate(
-        zip(network.layers, reports[-len(network.layers) :], strict=True), 1
+        zip(device_layers(network, pixels), reports, strict=True), 0 if pixels else 1
     ):
+        stem = network.encoder if number == 0 else None
         density = "" if cost.input_density is None else f"{cost.input_density:.1%}"
         ops = "" if cost.n_synaptic_ops is None else f"{cost.n_synaptic_ops:,.0f}"
         rows.append(
-            f'<tr><td>{_chip(number)}</td><th scope="row">{escape(layer.name)}'
-            f"<small>{conv_text(layer, shapes[layer.source])}<br>{neuron_text(layer)}, "
-            f"fan-in {cost.fan_in:,}</small></th>"
+            f'<tr><td>{_chip(number) if number else ""}</td><th scope="row">'
+            f"{escape((stem or layer).name)}<small>{conv_text(layer, shapes[layer.source])}<br>"
+            f"{neuron_text(layer)}, fan-in {cost.fan_in:,}</small></th>"
             f'<td><span class="tag {granularity_class(layer)}">{granularity(layer)}</span></td>'
             f"<td>{cost.n_neurons:,}</td><td>{cost.n_weights:,}</td>"
             f"<td>{cost.membrane_bits}</td><td>{density}</td><td>{ops}</td></tr>"
@@ -206,7 +209,7 @@ def _network(page: Page) -> str:
         'own <span class="tag timed">per timestep</span> and each timestep, too '
         '<span class="identity-key"></span> identity, joined by a binary gate</p>'
     )
-    drawing = f'<div class="scroll">{diagram(network)}</div>'
+    drawing = f'<div class="scroll">{diagram(network, pixels)}</div>'
     return f'<div class="columns">{drawing}<div>{table}{legend}</div></div>'
 
 

@@ -26,6 +26,7 @@ from sw.report import charts, observe
 from sw.report.__main__ import main
 from sw.report.diagram import diagram, places
 from sw.report.observe import Images
+from sw.run import NETWORK
 from tests.networks import random_input, random_network
 from tests.sw.fake_device import FakeDevice
 
@@ -94,6 +95,23 @@ def test_page_is_whole_and_needs_nothing_else(tmp_path: Path, seed: int) -> None
     for tag, attributes in page.elements:
         if tag in ("img", "svg"):
             assert attributes.get("alt") or attributes.get("aria-label"), tag
+
+
+def test_where_the_stem_is_computed(tmp_path: Path) -> None:
+    """On the device, where it takes pixels: then it is a layer with figures."""
+    seen = {}
+    for board in ("ulx3s-85f", "ulx3s-85f-quad/w8"):
+        network = netfile.load(NETWORK).network
+        stem = network.encoder
+        assert stem is not None
+        path = tmp_path / "page.html"
+        arguments = [str(NETWORK), "--for", board, "-n", "2", "-o", str(path)]
+        assert main(arguments) in (command.EXIT_OK, command.EXIT_BAD_INPUT)
+        page = Page(path.read_text())
+        seen[board] = [w for w in ("(device)", "(host)") if f"{stem.name} {w}" in page.words]
+        rows = page.words.count("fan-in")
+        assert rows == len(network.layers) + (board == "ulx3s-85f")
+    assert seen == {"ulx3s-85f": ["(device)"], "ulx3s-85f-quad/w8": ["(host)"]}
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:
