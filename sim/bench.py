@@ -17,11 +17,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hw.spec import Config, Gate, SpecError
+from sim.verilate import ToolError
 from sim.virtual_board import virtual_board
 from sw.board import Board
 from sw.compiler import compile_network
 from sw.cycles import predict_cycles
 from sw.device import Device
+from sw.link import DeviceError
 from sw.network import INPUT, Layer, Network
 
 CONFIG = Config(name="bench", weight_depth=32768, max_layers=8)
@@ -133,6 +135,26 @@ def measure(case: Case, board: Board) -> dict[str, object]:
     }
 
 
+def measure_all(config: Config, *, quiet: bool) -> list[dict]:
+    """Every case's row, printed as soon as it is there unless ``quiet``."""
+    rows = []
+    if not quiet:
+        print(
+            f"{'layer':44} {'density':>7} {'cycles':>8} {'rows read':>9} {'port use':>8}  predicted"
+        )
+    with virtual_board(config) as port, Board(Device.open(port)) as board:
+        for case in CASES:
+            row = measure(case, board)
+            rows.append(row)
+            if not quiet:
+                print(
+                    f"{row['layer']:44} {row['density']:7.0%} {row['n_cycles']:8,} "
+                    f"{row['n_weight_reads']:9,} {row['port_use']:8.1%}  {row['n_predicted']:,}",
+                    flush=True,
+                )
+    return rows
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m sim.bench",
@@ -144,25 +166,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--cores", type=int, default=1, help="side by side: 1 (default), 2, 4, 8")
     parser.add_argument("--json", action="store_true", help="one JSON list instead of a table")
     arguments = parser.parse_args(argv)
-    rows = []
     try:
         config = replace(CONFIG, cores=arguments.cores)
     except SpecError as error:
         parser.error(str(error))
-    if not arguments.json:
-        print(
-            f"{'layer':44} {'density':>7} {'cycles':>8} {'rows read':>9} {'port use':>8}  predicted"
-        )
-    with virtual_board(config) as port, Board(Device.open(port)) as board:
-        for case in CASES:
-            row = measure(case, board)
-            rows.append(row)
-            if not arguments.json:
-                print(
-                    f"{row['layer']:44} {row['density']:7.0%} {row['n_cycles']:8,} "
-                    f"{row['n_weight_reads']:9,} {row['port_use']:8.1%}  {row['n_predicted']:,}",
-                    flush=True,
-                )
+    try:
+        rows = measure_all(config, quiet=arguments.json)
+    except (DeviceError, ToolError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     if arguments.json:
         print(json.dumps(rows, indent=1))
     return 0

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from hw.boards import CONFIGS
+from sim.verilate import ToolError
 from sim.virtual_board import executable
 from sw import faults
 from sw.board import Board, Inference
@@ -351,7 +352,8 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="examples:\n  python -m sim.faults\n  python -m sim.faults -n 500 --seed 3\n\n"
-        "exit codes: 0 all survived or reported, 1 a wrong outcome or a session without end\n"
+        "exit codes: 0 all survived or reported, 1 a wrong outcome, a session without end, or "
+        "no virtual board\n"
         "Ctrl-C ends the campaign early, with the table of what was done.",
     )
     parser.add_argument("-n", type=int, default=10_000, metavar="FAULTS", help="how many (10000)")
@@ -371,7 +373,11 @@ def main(argv: list[str] | None = None) -> int:
             check=lambda *_: None,
         )
         return 0
-    campaign = run_campaign(arguments.n, arguments.seed)
+    try:
+        campaign = run_campaign(arguments.n, arguments.seed)
+    except (DeviceError, ToolError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     total = campaign.total
     if arguments.json:
         values = {kind: tally.__dict__ for kind, tally in campaign.tallies.items()}

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from hw.boards import CONFIGS
+from sim.verilate import ToolError
 from sw import data, netfile
 from sw.board import Board
 from sw.commands import (
@@ -101,6 +102,19 @@ def test_numbers_out_of_range_are_wrong_usage(
         importlib.import_module(name).main(arguments)
     assert ended.value.code == EXIT_BAD_INPUT
     assert f"python -m {name}: error: {message}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["sim.virtual_board", "sim.faults", "sim.bench", "sim.garbage"])
+def test_simulators_without_their_tools_say_what_to_install(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ToolError("a C++ compiler and make are needed")
+
+    for module in ("sim.virtual_board", "sim.garbage"):
+        monkeypatch.setattr(f"{module}.build_executable", fail)
+    assert importlib.import_module(name).main([]) == 1
+    assert capsys.readouterr().err.endswith("error: a C++ compiler and make are needed\n")
 
 
 def with_a_board(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from sw.board import Inference
 from sw.compiler import Counters
 from sw.faults import KINDS
 from sw.link import LinkTimeout
+from tests.sw.fake_device import FakeDevice
 
 
 @pytest.fixture
@@ -115,6 +117,22 @@ def test_exit_code(
     monkeypatch.setattr(faults, "run_campaign", lambda *_: Campaign(tallies={"flip": tally}))
     assert main(["--json"]) == code
     assert json.loads(capsys.readouterr().out)["total"]["n_wrong"] == tally.n_wrong
+
+
+def test_a_virtual_board_that_ends_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = tmp_path / "board"
+    program.write_text("#!/bin/sh\necho /dev/nowhere\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(faults, "executable", lambda _: program)
+    assert main([]) == 1
+    assert "error: cannot open /dev/nowhere: " in capsys.readouterr().err
+    device = FakeDevice(faults.network(np.random.default_rng(0)), faults.CONFIG)
+    monkeypatch.setattr(faults.Device, "open_with", lambda *_: device)
+    monkeypatch.setattr(faults, "_disturbed", lambda *_: time.sleep(0.01))
+    assert main([]) == 1
+    assert "error: the virtual board has ended" in capsys.readouterr().err
 
 
 def test_ctrl_c_leaves_the_table_of_what_was_done(
