@@ -107,10 +107,14 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("-n must be at least 1")
     if arguments.waves:
         os.environ["WAVES"] = "1"
+    try:
+        from sim.runner import CocotbError
+    except ImportError as error:
+        print(f"error: this needs cocotb ({error}): pip install 'spikefold[test]'", file=sys.stderr)
+        return 1
     seed = random.randrange(1 << 31) if arguments.seed is None else arguments.seed
     print(f"seed {seed}")
 
-    from sim.runner import CocotbError
     from sim.verilate import ToolError
     from sw.compiler import FitError
     from sw.netfile import NetworkFileError

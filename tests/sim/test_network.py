@@ -1,5 +1,7 @@
 """Random networks under cocotb, on the Verilog of the core, against the golden model."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -59,9 +61,14 @@ def test_the_command_runs_a_network_file(tmp_path, capsys) -> None:
     assert "1 images on sim" in capsys.readouterr().out
 
 
-def test_the_command_says_what_is_wrong(tmp_path, capsys) -> None:
+def test_the_command_says_what_is_wrong(tmp_path, capsys, monkeypatch) -> None:
     path = tmp_path / "none.spikefold"
     assert sim.run.main(["--network", str(path), "--only", "network"]) == 1
     printed = capsys.readouterr()
-    assert "none.spikefold" in printed.err
+    assert "network: FAILED" in printed.err and f"{path} cannot be read: No such" in printed.err
     assert "0 passed, 1 failed" in printed.out
+    monkeypatch.setitem(sys.modules, "sim.runner", None)
+    assert sim.run.main([]) == 1
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: this needs cocotb (") and printed.out == ""
+    assert printed.err.endswith("): pip install 'spikefold[test]'\n")

@@ -56,9 +56,9 @@ def test_a_program_for_another_device_is_refused_and_compiled_again() -> None:
     network = random_network(5)
     board = Board(FakeDevice(network, CONFIG))
     other = compile_network(network, dataclasses.replace(CONFIG, name="other", lanes=16))
-    with pytest.raises(ValueError, match="for 'other', the device is 'sim'"):
+    with pytest.raises(ValueError, match="for 'other', the device is 'sim'; compile it again"):
         board.load(other)
-    with pytest.raises(RuntimeError, match="no program"):
+    with pytest.raises(RuntimeError, match="no program is loaded: call load first"):
         board.infer([np.zeros(1, np.uint8)])
     program, note = program_for(network, other, CONFIG)
     assert program.config == CONFIG and note and "made for 'other'" in note
@@ -203,7 +203,7 @@ def test_mistake_in_loading_several_boards_is_no_failure_of_theirs() -> None:
     network = random_network(5)
     boards = Boards([Board(FakeDevice(network, CONFIG)) for _ in range(2)])
     other = compile_network(network, dataclasses.replace(CONFIG, name="other", lanes=16))
-    with pytest.raises(ValueError, match="for 'other', the device is 'sim'"):
+    with pytest.raises(ValueError, match="for 'other', the device is 'sim'; compile it again"):
         boards.load(other)
     assert not boards.failures
 

@@ -130,9 +130,12 @@ def test_cifar10_is_read_and_downloaded(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(datasets, "fetch", no_network)
     assert data.load(name="cifar10").sha256 == found.sha256, "the cache is used"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
-    with pytest.raises(DataError, match="no network"):
+    with pytest.raises(
+        DataError, match=r"failed: no network\. Name its folder with --data-dir or in"
+    ):
         data.load(name="cifar10")
-    with pytest.raises(DataError, match="no plain download"):
+    message = r"nmnist is not in .*/nmnist, .* no plain download: .* or in \$SPIKEFOLD_DATA"
+    with pytest.raises(DataError, match=message):
         data.load(name="nmnist")
 
 
