@@ -62,13 +62,17 @@ def load(path: str | Path) -> dict[str, Any]:
     if not zipfile.is_zipfile(path):
         raise CheckpointError(f"{path} is damaged or no checkpoint: python -m sw.train makes them")
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch.load would not notice
+        if damaged is not None:
+            raise ValueError(f"{damaged} does not have its checksum")
         values = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds more than tensors and plain values (a whole pickled module?). Save a "
             f"dictionary with the state dict and the configuration instead, as sw.train does"
         ) from error
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
+    except Exception as error:  # of many kinds, for what damage does to the pickle in it
         raise CheckpointError(f"{path} is damaged or no checkpoint: {error}") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no {FORMAT}; python -m sw.train makes one")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import zipfile
+from pathlib import Path
 
 import numpy as np
 
@@ -32,3 +34,10 @@ def damaged_arrays() -> list[bytes]:
         changed(plain, 20, b"(" * 20),
         plain.replace(b"(10,), } " + b" " * 16, b"(1000000000000000,), } ".ljust(25)),
     ]
+
+
+def empty_pickle(path: Path) -> None:
+    """Writes a file of torch's format on which its reader trips."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02.")
+        archive.writestr("archive/version", "3\n")

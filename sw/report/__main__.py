@@ -237,9 +237,15 @@ def screenshot(html: Path, target: Path) -> None:
             raise ReportError(
                 f"{browser} made no picture within {SCREENSHOT_TIMEOUT_S} s; the page is in {html}"
             ) from None
+        except OSError as error:
+            raise ReportError(
+                f"{browser} cannot be started: {error.strerror}; the page is in {html}"
+            ) from error
         if not picture.exists():
             said = done.stderr.strip().splitlines()[-1:] or ["nothing"]
-            raise ReportError(f"{browser} made no picture and said {said[0]!r}")
+            raise ReportError(
+                f"{browser} made no picture and said {said[0]!r}; the page is in {html}"
+            )
         write_output(target, picture.read_bytes())
 
 

@@ -16,6 +16,7 @@ from sw import checkpoint, data, finetune, fold
 from sw.checkpoint import CheckpointError
 from sw.data import DataError
 from sw.model import ModelError, SpikingResNet
+from tests.damage import empty_pickle
 from tests.trained import images, lived_in, small_config
 
 
@@ -77,13 +78,18 @@ def test_every_damage_has_a_message(tmp_path: Path) -> None:
     for cut in (10, len(raw) // 2, len(raw) - 1):
         path.write_bytes(raw[:cut])
         refused("damaged")
+    weight = raw.index(values()["model"]["fc.weight"].numpy().tobytes())
+    path.write_bytes(raw[:weight] + bytes([raw[weight] ^ 1]) + raw[weight + 1 :])
+    refused(r"is damaged or no checkpoint: .*/data/\d+ does not have its checksum")
     torch.save(SpikingResNet(small_config()), path)
     refused("state dict")
     torch.save({"weight": torch.zeros(3)}, path)
     refused("is no spikefold-checkpoint; python -m sw.train makes one")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("hello", "world")
-    refused("damaged")
+    refused("is damaged or no checkpoint: ")
+    empty_pickle(path)
+    refused("is damaged or no checkpoint: pop from empty list")
     checkpoint.save(path, {**values(), "version": 99})
     refused("has version 99, this program reads 1: use the release that wrote it, or train again")
     checkpoint.save(path, {key: value for key, value in values().items() if key != "history"})

@@ -380,12 +380,15 @@ def test_screenshots(
     assert f"on the PATH (Debian package chromium); the page is in {path}" in said
 
     browser = folder / "chromium"
-    browser.write_text("#!/bin/sh\necho no display >&2\n")
-    browser.chmod(0o755)
-    code, _ = written(tmp_path, network, "--screenshot", str(picture))
-    assert code == command.EXIT_BAD_INPUT and "made no picture and said 'no display'" in (
-        capsys.readouterr().err
-    )
+    for program, message in (
+        ("#!/no/such/interpreter\n", "cannot be started: No such file or directory"),
+        ("#!/bin/sh\necho no display >&2\n", "made no picture and said 'no display'"),
+    ):
+        browser.write_text(program)
+        browser.chmod(0o755)
+        code, _ = written(tmp_path, network, "--screenshot", str(picture))
+        assert code == command.EXIT_BAD_INPUT
+        assert f"{browser} {message}; the page is in {path}" in capsys.readouterr().err
 
     browser.write_text(
         '#!/bin/sh\nfor a; do case "$a" in --screenshot=*) echo PNG > "${a#--screenshot=}";; esac; '

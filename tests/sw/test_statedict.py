@@ -18,6 +18,7 @@ from hw.spec import Gate, Leak, Reset
 from sw import exchange, export, fold, netfile, reference, statedict
 from sw.exchange import ExchangeError
 from sw.statedict import describe, from_state_dict
+from tests.damage import empty_pickle
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 
@@ -348,6 +349,7 @@ def test_files_that_are_no_state_dicts(tmp_path: Path, capsys: pytest.CaptureFix
     torch.save({"format": "spikefold-checkpoint"}, tmp_path / "ours.pt")
     (tmp_path / "text.pt").write_text("hello")
     (tmp_path / "empty.pt").touch()
+    empty_pickle(tmp_path / "cut.pt")
     for name, message in (
         ("hostile", "hostile.pt holds more than tensors and plain values, which could run any"),
         ("module", "torch.save(net.state_dict(), path)"),
@@ -355,7 +357,8 @@ def test_files_that_are_no_state_dicts(tmp_path: Path, capsys: pytest.CaptureFix
         ("list", "list.pt holds no state dict"),
         ("ours", "ours.pt was made by sw.train: it needs no --topology"),
         ("text", "text.pt is damaged or no checkpoint: torch.save makes them"),
-        ("empty", "empty.pt is damaged or no checkpoint"),
+        ("empty", "empty.pt is damaged or no checkpoint: torch.save makes them"),
+        ("cut", "cut.pt is damaged or no checkpoint: pop from empty list"),
         ("missing", "missing.pt: no such file"),
     ):
         path = tmp_path / f"{name}.pt"
