@@ -427,8 +427,8 @@ def build(
 def table() -> str:
     """The README's table of all boards, from the manifests."""
     rows = [
-        "| board, device | clock (Fmax) | logic | block RAM | lanes × bits | SOP / cycle | GSOP/s "
-        "| of the ports' bound |",
+        "| board, device | clock (Fmax) | logic | block RAM | cores × lanes × bits "
+        "| SOP / cycle | GSOP/s | of the ports' bound |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for board in BOARDS:
@@ -436,7 +436,8 @@ def table() -> str:
             continue
         manifest = load_manifest(board)
         clk_mhz = manifest["config"]["clk_hz"] / 1e6
-        lanes, bits = manifest["config"]["lanes"], manifest["config"]["weight_bits"]
+        cores, lanes, bits = (manifest["config"][k] for k in ("cores", "lanes", "weight_bits"))
+        n_lanes = cores * lanes
         used = manifest["utilization"]
         logic = "lut" if "lut" in used else "logic_cell"
         memories = [
@@ -450,10 +451,10 @@ def table() -> str:
             f"| {clk_mhz:g} MHz ({fmax_mhz:.1f}) "
             f"| {used[logic][0]:,} of {used[logic][1]:,} {'LUT' if logic == 'lut' else 'LC'} "
             f"| {', '.join(memories)} "
-            f"| {lanes} × {bits} "
-            f"| {lanes} "
-            f"| {lanes * clk_mhz / 1e3:.2f} "
-            f"| {lanes * bits / TARGETS[board].port_bits:.1%} |"
+            f"| {f'{cores} × ' if cores > 1 else ''}{lanes} × {bits} "
+            f"| {n_lanes} "
+            f"| {n_lanes * clk_mhz / 1e3:.2f} "
+            f"| {n_lanes * bits / TARGETS[board].port_bits:.1%} |"
         )
     return "\n".join(rows) + "\n"
 
