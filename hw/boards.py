@@ -3,8 +3,9 @@
 Sizes follow from the devices' memories (Lattice FPGA-DS-02012 for ECP5: 18 kbit block RAMs, 56 on
 the 25F, whose die the 12F is, 108 on the 45F and 208 on the 85F; FPGA-DS-02008 for iCE40
 UltraPlus: four 256 kbit SPRAMs, thirty 4 kbit block RAMs). A suffix ``/w2``, ``/w4`` or ``/w8``
-names the same board built for another weight width, with the same bits of weight memory. What else
-a board is, its pins and its clock source, is in :mod:`hw.targets`.
+names the same board built for another weight width, with the same bits of weight memory. The
+ULX3S-85F is there twice: ``ulx3s-85f-quad`` has four cores. What else a board is, its pins and its
+clock source, is in :mod:`hw.targets`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,17 @@ CONFIGS: dict[str, Config] = {
         # The virtual board's default: the ULX3S-85F's core behind the fastest possible UART.
         Config(name="sim", **_ECP5_85F),
         Config(name="ulx3s-85f", **_ECP5_85F, clk_hz=45_000_000, baud=3_000_000),
+        Config(
+            name="ulx3s-85f-quad",
+            cores=4,
+            lanes=32,
+            weight_bits=4,
+            weight_depth=4096,
+            fire_lanes=4,
+            membrane_slots=16,
+            spike_bytes=16384,
+            **_UART_3M,
+        ),
         Config(name="ulx3s-45f", weight_depth=9216, fire_lanes=4, **_UART_3M),
         Config(name="ulx3s-25f", **_ECP5_25F, **_UART_3M),
         Config(name="ulx3s-12f", **_ECP5_25F, **_UART_3M),

@@ -90,7 +90,7 @@ def granularities(config: ModelConfig) -> str:
 def smallest_board(network: Network) -> tuple[str | None, Program | None]:
     """The board with the least memory for weights that the network fits, and its program."""
     configs = [config_by_name(name).with_weight_bits(network.weight_bits) for name in BOARDS]
-    for config in sorted(configs, key=lambda c: c.weight_depth * c.lanes * c.weight_bits):
+    for config in sorted(configs, key=lambda c: c.cores * c.weight_depth * c.lanes * c.weight_bits):
         try:
             return report.board_name(config), compile_network(network, config)
         except FitError:
