@@ -197,7 +197,7 @@ def test_command(tools: Tools, capsys: pytest.CaptureFixture[str]) -> None:
 def test_synthesis_that_leaves_nothing_names_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    synthesise = build._synthesise
+    synthesise = build.synthesised
     source = Tools(tmp_path, monkeypatch).netlist("ulx3s-25f")
     monkeypatch.setattr(build, "_run", lambda *_: None)
     with pytest.raises(BuildError, match=rf"synthesis failed: see {tmp_path}/.*yosys\.log"):
