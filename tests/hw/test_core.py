@@ -292,7 +292,9 @@ def test_other_builds(lanes: int, fire_lanes: int, weight_bits: int) -> None:
     assert maps["conv1"].any()
 
 
-@pytest.mark.parametrize(("cores", "size"), [(2, 5), (4, 6), (8, 3)])
+@pytest.mark.parametrize(
+    ("cores", "size"), [(2, 5), (4, 6), pytest.param(8, 3, marks=pytest.mark.slow)]
+)
 def test_several_cores_are_one(cores: int, size: int) -> None:
     """The same spikes and logits, in fewer cycles; maps of fewer rows than cores, too."""
     config = replace(CONFIG, cores=cores, fire_lanes=4, max_layers=4, param_depth=256)
