@@ -1,7 +1,6 @@
 """What each block of a board's gateware takes, as Yosys maps it, and what a lane costs.
 
-Not placed: nextpnr's figures, in the manifests, are up to a tenth higher, since it also uses LUTs
-to route through.
+Not placed: nextpnr's figures, in the manifests, are a tenth to a seventh higher.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from hw.boards import BOARDS, config_by_name
-from hw.build import TOP, WORK, BuildError, netlist, synthesised
+from hw.build import TOP, BuildError, netlist, synthesised
 from hw.spec import Config, SpecError
 
 COSTS = {
@@ -99,8 +98,8 @@ def areas(board: str, lanes: list[int]) -> Iterator[tuple[int, dict[str, Counter
     """
     for n_lanes in lanes:
         source = netlist(board, with_lanes(config_by_name(board), n_lanes))
-        folder = WORK / f"{board.replace('/', '-')}-{source.digest[:12]}"
-        design = json.loads((synthesised(source, folder) / f"{TOP}.json").read_text())
+        folder = synthesised(source, source.folder)
+        design = json.loads((folder / f"{TOP}.json").read_text())
         yield n_lanes, blocks(design)
 
 
@@ -108,7 +107,7 @@ def table(results: dict[int, dict[str, Counter[str]]]) -> str:
     """Markdown: a row per block, the largest first; a column per number of lanes and resource."""
     totals = {n: total(taken) for n, taken in results.items()}
     columns = [(n, r) for n in results for r in RESOURCES if totals[n][r]]
-    last = results[max(results)]
+    few, many = min(results), max(results)
 
     def row(name: str, counts: dict[int, Counter[str]]) -> str:
         return f"| {name} | " + " | ".join(f"{counts[n][r]:,}" for n, r in columns) + " |"
@@ -118,13 +117,12 @@ def table(results: dict[int, dict[str, Counter[str]]]) -> str:
         "|---|" + "---|" * len(columns),
     ]
     names = sorted({name for taken in results.values() for name in taken})
-    for name in sorted(names, key=lambda name: -last.get(name, Counter())["lut"]):
+    for name in sorted(names, key=lambda name: -results[many].get(name, Counter())["lut"]):
         lines.append(
             row(f"`{name}`", {n: taken.get(name, Counter()) for n, taken in results.items()})
         )
     lines.append(row("all", totals))
-    few, *_, many = sorted(results) if len(results) > 1 else [0, 0]
-    if many:
+    if few < many:
         cost = {r: (totals[many][r] - totals[few][r]) / (many - few) for r in ("lut", "ff")}
         lines += ["", f"A lane costs {cost['lut']:.1f} LUTs and {cost['ff']:.1f} flip-flops."]
     return "\n".join(lines) + "\n"

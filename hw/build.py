@@ -83,6 +83,11 @@ class Netlist:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     @property
+    def folder(self) -> Path:
+        """Where its builds are kept."""
+        return WORK / f"{self.board.replace('/', '-')}-{self.digest[:12]}"
+
+    @property
     def product(self) -> str:
         return f"{TOP}{self.suffix}"
 
@@ -395,9 +400,8 @@ def build(
         Unknown board, or a configuration that the device does not support.
     """
     source = netlist(board)
-    folder = WORK / f"{board.replace('/', '-')}-{source.digest[:12]}"
     if force:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(source.folder, ignore_errors=True)
     else:
         with suppress(BuildError):
             return check_current(source)
@@ -406,7 +410,7 @@ def build(
         ThreadPoolExecutor(jobs) as executor,
     ):
         bar.set_postfix_str("synthesis")
-        synthesis = synthesised(source, folder)
+        synthesis = synthesised(source, source.folder)
         bar.update()
         bar.set_postfix_str("place and route")
         futures = [executor.submit(_route, source, synthesis, i + 1) for i in range(n_seeds)]

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from hw import area
+from hw import area, build
 from hw.boards import BOARDS, config_by_name
+from hw.build import Netlist
 from hw.spec import Config
 
 
@@ -65,14 +66,18 @@ def yosys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Config]:
     """What is synthesised; every device takes 30 LUTs and 7 a lane."""
     seen = []
 
-    def netlist(board: str, config: Config) -> object:
+    def netlist(board: str, config: Config) -> Netlist:
         assert board.partition("/")[0] in BOARDS
         seen.append(config)
-        return type("Source", (), {"digest": f"{config.lanes:012}"})
+        files = {"lanes": str(config.lanes)}
+        return Netlist(
+            board=board, config=config, device="", files=files, place=(), pack=(), suffix=""
+        )
 
-    def synthesised(source: object, folder: Path) -> Path:
+    def synthesised(source: Netlist, folder: Path) -> Path:
         config = seen[-1]
-        assert folder.parent == area.WORK and folder.name.endswith(f"{config.lanes:012}")
+        assert source.config == config
+        assert folder.parent == build.WORK and folder.name.endswith(source.digest[:12])
         cells = [(f"$base{i}", "LUT4", f"top.link.a{i}") for i in range(30)]
         cells += [(f"$l{i}", "LUT4", f"top.core.core0.b{i}") for i in range(7 * config.lanes)]
         target = tmp_path / str(config.lanes)
