@@ -36,10 +36,11 @@ CONFIGS: dict[str, Config] = {
         Config(
             name="ulx3s-85f-quad",
             cores=4,
-            lanes=32,
+            lanes=64,
             weight_bits=4,
-            weight_depth=4096,
+            weight_depth=2048,
             fire_lanes=4,
+            membrane_bits=18,
             membrane_slots=16,
             spike_bytes=16384,
             **_UART_3M,

@@ -17,6 +17,8 @@ class Queue(wiring.Component):
     ----------
     shape : of an entry.
     depth : entries held, a power of two; one more may be on ``o``.
+    always_ready : whoever writes looks at ``level``, and there is no logic in front of the memory
+        to refuse an entry.
 
     Members
     -------
@@ -26,14 +28,15 @@ class Queue(wiring.Component):
     busy : some are.
     """
 
-    def __init__(self, shape: ShapeLike, depth: int):
+    def __init__(self, shape: ShapeLike, depth: int, *, always_ready: bool = False):
         if depth < 2 or depth & (depth - 1):
             raise ValueError(f"queue of {depth!r} entries is not supported: use a power of two")
         self.shape = shape
         self.depth = depth
+        self.always_ready = always_ready
         super().__init__(
             {
-                "i": In(stream.Signature(shape)),
+                "i": In(stream.Signature(shape, always_ready=always_ready)),
                 "o": Out(stream.Signature(shape)),
                 "clear": In(1),
                 "level": Out(range(depth + 2)),
@@ -59,7 +62,6 @@ class Queue(wiring.Component):
             self.level.eq(held + self.o.valid),
             some.eq(n_in != n_out),
             self.busy.eq(some | self.o.valid),
-            self.i.ready.eq(n_in ^ n_out != self.depth),
             write.addr.eq(n_in),
             write.data.eq(self.i.payload),
             write.en.eq(self.i.valid & self.i.ready),
@@ -68,6 +70,8 @@ class Queue(wiring.Component):
             read.en.eq(advance),
             self.o.payload.eq(read.data),
         ]
+        if not self.always_ready:
+            m.d.comb += self.i.ready.eq(n_in ^ n_out != self.depth)
         m.d.sync += n_in.eq(n_in + write.en)
         with m.If(advance):
             m.d.sync += [self.o.valid.eq(some), n_out.eq(n_out + some)]

@@ -29,7 +29,8 @@ on. A job's last chunk moves on a cycle later."""
 QUEUE_LATENCY = 2
 """From writing to an empty queue until it can be read."""
 LANES_LATENCY = 7
-"""From an active input in the scanner to the sums in the lanes, if it was the job's last."""
+"""From an active input in the scanner, if it was the job's last, to the sums being there for the
+fire unit."""
 LAYER_CYCLES = 12
 """Cycles of a part that are neither a job's nor a descriptor's word."""
 NEVER = -(1 << 60)
@@ -119,8 +120,7 @@ def part_cycles(plan: Part, active: NDArray[np.int64], sum_queue: int) -> int:
     queues = chunks, jobs = _Queue(CHUNK_ROOM), _Queue(JOB_ROOM)
     moves, sums = _Moves(), _Queue(sum_queue - SUMS_UNHEARD)
     scanned = NEVER  # the move of the last active input so far
-    began = NEVER  # the cycle in which the fire unit began its last job so far,
-    began_sums = NEVER  # or its last with sums
+    began = NEVER  # the cycle in which the fire unit began its last job so far
 
     def take(n_active: int, queued: int) -> None:
         """The scanner takes a chunk that came into the queue in cycle ``queued``."""
@@ -163,15 +163,12 @@ def part_cycles(plan: Part, active: NDArray[np.int64], sum_queue: int) -> int:
             take(held, known + 1)
             arrives = scanned + LANES_LATENCY
             summed = moves.cycle(arrives - 1) + 1
+            begins = max(begins, summed)
             if sum_queue:
-                begins = max(begins, summed + QUEUE_LATENCY, began_sums + 1)
                 sums.came.append(scanned + SUMS_UNHEARD)
-                sums.went.append(begins + 2)
-            else:
-                begins = max(begins, summed)
-                if begins > summed:
-                    moves.wait(arrives, begins - summed)
-            began_sums = begins
+                sums.went.append(begins + plan.n_beats + 1)
+            elif begins > summed:
+                moves.wait(arrives, begins - summed)
         began = begins
         jobs.went.append(began + plan.n_beats - 1)
     n_words = HEADER_WORDS + LEVEL_WORDS * len(plan.counts)

@@ -14,7 +14,7 @@ from hw.core.pipeline import delayed, storage
 from hw.core.scan import Scanner
 from hw.core.sequencer import Sequencer
 from hw.core.spikes import SpikeMemory, granule_write_layout
-from hw.core.sums import SumQueue
+from hw.core.sums import SumQueue, SumRegister
 from hw.core.weights import WeightMemory
 from hw.protocol import Neuron, Space
 from hw.spec import GRANULE_BITS, Config
@@ -73,7 +73,7 @@ class Core(wiring.Component):
         m.submodules.nest = nest = reset(LoopNest(config))
         m.submodules.fetch = fetch = reset(Fetch(config))
         m.submodules.scanner = scanner = reset(Scanner(config))
-        m.submodules.lanes = lanes = reset(Lanes(config))
+        m.submodules.lanes = lanes = Lanes(config)
         m.submodules.fire = fire = reset(Fire(config))
         m.submodules.argmax = argmax = reset(Argmax(config))
         m.submodules.spikes = spikes = SpikeMemory(config)
@@ -118,14 +118,17 @@ class Core(wiring.Component):
         connect(m, nest.steps, fetch.steps)
         connect(m, fetch.chunks, scanner.chunks)
         connect(m, fetch.jobs, fire.jobs)
+        ends = Signal()
+        m.d.comb += ends.eq(event.valid & event.p.last)
         if config.sum_queue:
-            m.submodules.sums = sums = reset(SumQueue(config))
-            m.d.comb += [sums.ends.eq(event.valid & event.p.last), scanner.room.eq(sums.room)]
-            connect(m, lanes.sums, sums.i)
-            connect(m, sums.o, fire.sums)
+            sums = SumQueue(config)
+            m.d.comb += [sums.ends.eq(ends), scanner.room.eq(sums.room)]
         else:
+            sums = SumRegister(config)
             m.d.comb += scanner.room.eq(1)
-            connect(m, lanes.sums, fire.sums)
+        m.submodules.sums = reset(sums)
+        connect(m, lanes.sums, sums.i)
+        connect(m, sums.o, fire.sums)
 
         # From events to sums. Weight memory is read by the sequencer between layers, and by the
         # host while idle.
@@ -134,10 +137,9 @@ class Core(wiring.Component):
             sequencer.read.eq(event.valid & lanes.move),
             sequencer.n_synapses.eq(Mux(event.p.tail, header.tail_lanes, config.lanes)),
         ]
-        tags = Cat(event.valid, event.p.first, event.p.last)
         under_way = Module()
         m.submodules.under_way = reset(under_way)
-        tags = delayed(under_way, tags, weights.LATENCY, lanes.move, reset=True)
+        events = delayed(under_way, Cat(event.valid, ends), weights.LATENCY, lanes.move, reset=True)
         m.d.comb += [
             weights.move.eq(lanes.move),
             weights.read_row.eq(
@@ -145,7 +147,8 @@ class Core(wiring.Component):
             ),
             weights.read_en.eq(event.valid | ~busy | sequencer.loading),
             sequencer.row_data.eq(weights.read_data),
-            Cat(lanes.add, lanes.first, lanes.last).eq(tags),
+            Cat(lanes.add, lanes.ends).eq(events),
+            lanes.clear.eq(aborted),
             lanes.weights.eq(weights.read_data),
             sequencer.finished.eq(fire.finished),
             sequencer.n_spikes.eq(fire.n_spikes),
@@ -195,22 +198,29 @@ class Core(wiring.Component):
         def writes(space: Space) -> Value:
             return bus.write.valid & (write.address.space == space)
 
-        core_writes = fire.result_en | sequencer.counter_en
+        # In a register first, since parameter memory is read far away from here.
+        write_row, write_data = storage(params_write.addr.shape()), storage(len(write.data))
+        write_en = Signal()
+        m.d.sync += write_en.eq(fire.result_en | sequencer.counter_en | writes(Space.PARAM))
         with m.If(fire.result_en):
-            m.d.comb += [
-                params_write.addr.eq(result_row(fire.result_index, sequencer.bank)),
-                params_write.data.eq(Cat(logits)),
+            m.d.sync += [
+                write_row.eq(result_row(fire.result_index, sequencer.bank)),
+                write_data.eq(Cat(logits)),
             ]
         with m.Elif(sequencer.counter_en):
-            m.d.comb += [
-                params_write.addr.eq(
+            m.d.sync += [
+                write_row.eq(
                     result_row(sequencer.counter_index + config.result_rows, sequencer.bank)
                 ),
-                params_write.data.eq(sequencer.counter_data),
+                write_data.eq(sequencer.counter_data),
             ]
         with m.Else():
-            m.d.comb += [params_write.addr.eq(row), params_write.data.eq(write.data)]
-        m.d.comb += params_write.en.eq(core_writes | writes(Space.PARAM))
+            m.d.sync += [write_row.eq(row), write_data.eq(write.data)]
+        m.d.comb += [
+            params_write.addr.eq(write_row),
+            params_write.data.eq(write_data),
+            params_write.en.eq(write_en),
+        ]
         m.d.comb += [
             weights.write_row.eq(row),
             weights.write_data.eq(write.data),

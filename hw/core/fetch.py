@@ -137,8 +137,8 @@ class Fetch(wiring.Component):
         step = self.steps.p
 
         m.submodules.merger = merger = Merger(config)
-        m.submodules.chunks = chunks = Queue(chunk_layout(config), CHUNK_DEPTH)
-        m.submodules.jobs = jobs = Queue(job_layout(config), JOB_DEPTH)
+        m.submodules.chunks = chunks = Queue(chunk_layout(config), CHUNK_DEPTH, always_ready=True)
+        m.submodules.jobs = jobs = Queue(job_layout(config), JOB_DEPTH, always_ready=True)
         wiring.connect(m, chunks.o, wiring.flipped(self.chunks))
         wiring.connect(m, jobs.o, wiring.flipped(self.jobs))
         # Room for all that may be under way when it falls: what comes out of the pipeline, and a

@@ -1,6 +1,6 @@
 """The fire unit: leak, threshold, reset, residual gate, OR-pool."""
 
-from amaranth import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -8,6 +8,7 @@ from hw.core.fetch import job_layout
 from hw.core.nest import Phase
 from hw.core.pipeline import delayed, population, storage
 from hw.core.spikes import granule_write_layout
+from hw.core.sums import SumsSignature
 from hw.protocol import Header, Neuron
 from hw.spec import GRANULE_BITS, MEMBRANE_LATENCY, Config, Gate, Leak, Reset
 
@@ -28,7 +29,7 @@ class Fire(wiring.Component):
     Members
     -------
     header : of the layer that runs, stable while it does.
-    sums : from the lanes, of jobs with an active input.
+    sums : from the lanes, of jobs with an active input, beat by beat.
     jobs : from the fetch unit; each is taken with its last beat.
     param_row, param_en, params : to the parameter memory, read with one cycle of latency.
     spikes : to the spike memory.
@@ -43,7 +44,7 @@ class Fire(wiring.Component):
         super().__init__(
             {
                 "header": In(Header),
-                "sums": In(stream.Signature(data.ArrayLayout(membrane, config.lanes))),
+                "sums": In(SumsSignature(config)),
                 "jobs": In(stream.Signature(job_layout(config))),
                 "param_row": Out(range(config.param_depth)),
                 "param_en": Out(1),
@@ -63,7 +64,6 @@ class Fire(wiring.Component):
         n_lanes, n_beats = config.fire_lanes, config.fire_beats
         beat_bits = (n_beats - 1).bit_length()
         membrane_shape = signed(config.membrane_bits)
-        beat_width = n_lanes * config.membrane_bits
 
         # A job begins when the one before has had its cycles and its sums are there, if any.
         free, begin = Signal(init=1), Signal()
@@ -71,31 +71,29 @@ class Fire(wiring.Component):
         next_free = Signal()
         m.d.sync += next_free.eq(h.spacing <= 1)
         m.d.comb += [
-            self.sums.ready.eq(free & self.jobs.valid & ~job.silent),
-            begin.eq(free & self.jobs.valid & (job.silent | self.sums.valid)),
+            begin.eq(free & self.jobs.valid & (job.silent | self.sums.there)),
+            self.sums.begin.eq(begin),
         ]
         with m.If(begin):
             m.d.sync += [free.eq(next_free), wait.eq(h.spacing - 2)]
         with m.Elif(~free):
             m.d.sync += [free.eq(wait == 0), wait.eq(wait - 1)]
 
-        # B0: a job's beats; it stays at the head of its queue until the last one. Its sums come
-        # into a register that is shifted down beat by beat.
+        # B0: a job's beats; it stays at the head of its queue until the last one.
         beat = Signal(range(max(n_beats, 2)))
         active, active0, last_beat = Signal(), Signal(), Signal()
         m.d.comb += [
             active0.eq(begin | active),
             last_beat.eq(active0 & (beat == h.last_beat)),
             self.jobs.ready.eq(last_beat),
+            self.sums.beat.eq(beat),
+            self.sums.last.eq(last_beat),
+            self.sums.silent.eq(job.silent),
             self.param_row.eq(job.param + beat),
             self.param_en.eq(active0),
         ]
         with m.If(active0):
             m.d.sync += [active.eq(~last_beat), beat.eq(Mux(last_beat, 0, beat + 1))]
-        sums1 = storage(config.lanes * config.membrane_bits)
-        m.d.sync += sums1.eq(sums1[beat_width:])
-        with m.If(begin):
-            m.d.sync += sums1.eq(Mux(job.silent, 0, Value.cast(self.sums.p)))
         membrane_row = Cat(beat[:beat_bits], job.slot)
 
         def state(name: str) -> tuple[memory.ReadPort, memory.WritePort]:
@@ -114,7 +112,7 @@ class Fire(wiring.Component):
         # B1: the sums of pixels are kept aside, or used again; what is there of the membrane counts
         # as a whole, or shifted.
         sum1 = Signal(data.ArrayLayout(membrane_shape, n_lanes))
-        m.d.comb += sum1.eq(sums1[:beat_width])
+        m.d.comb += sum1.eq(self.sums.p)
         keep, subtract = h.leak == Leak.KEEP, h.leak == Leak.SUBTRACT
         starts0, plane0 = job.fresh, Const(0)
         if config.pixels:

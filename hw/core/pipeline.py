@@ -57,6 +57,14 @@ def population(bits: Value) -> Value:
     return terms[0]
 
 
+def several(bits: Value) -> Value:
+    """Whether there are two ones or more: in each four, or in two of these."""
+    if len(bits) <= 4:
+        return Cat(bits[i] & bits[:i].any() for i in range(1, len(bits))).any()
+    fours = [bits[i : i + 4] for i in range(0, len(bits), 4)]
+    return Cat(map(several, fours)).any() | several(Cat(four.any() for four in fours))
+
+
 def encode(one_hot: Value) -> Value:
     """Index of the only one, as plain OR trees."""
     n_bits = (len(one_hot) - 1).bit_length()

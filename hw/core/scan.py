@@ -6,17 +6,15 @@ from amaranth.lib.wiring import In, Out
 
 from hw.core.fetch import chunk_layout
 from hw.core.nest import address_widths
-from hw.core.pipeline import delayed, encode, select, storage
+from hw.core.pipeline import delayed, encode, select, several, storage
 from hw.protocol import N_PIECES
 from hw.spec import PIECE_BITS, Config
 
 
 def event_layout(config: Config) -> data.StructLayout:
-    """Add the weights in row ``weight``; ``first`` and ``last`` event of a job; ``tail`` as in
+    """Add the weights in row ``weight``; ``last`` event of a job; ``tail`` as in
     :func:`hw.core.nest.step_layout`."""
-    return data.StructLayout(
-        {"weight": address_widths(config)["weight"], "first": 1, "last": 1, "tail": 1}
-    )
+    return data.StructLayout({"weight": address_widths(config)["weight"], "last": 1, "tail": 1})
 
 
 class Scanner(wiring.Component):
@@ -54,12 +52,11 @@ class Scanner(wiring.Component):
         weight = storage(incoming.weight.shape())
         last, tail = storage(1), storage(1)
         holds = Signal()
-        begins = Signal(init=1)  # the next chunk is the first one of its job
 
         emit, is_last_bit = Signal(), Signal()
         chosen = Signal(n_pieces)
         left = [Signal(PIECE_BITS, name=f"left{k}") for k in range(n_pieces)]
-        stays = Cat(value.any() for value in left)
+        stays = Cat(several(piece) for piece in pieces)
         m.d.comb += [
             *(value.eq(piece & (piece - 1)) for value, piece in zip(left, pieces, strict=True)),
             chosen.eq(occupied & -occupied),
@@ -67,9 +64,7 @@ class Scanner(wiring.Component):
             emit.eq(holds & self.room & self.move),
             self.chunks.ready.eq(~holds | (emit & is_last_bit)),
         ]
-        first = storage(1)
         with m.If(emit):
-            m.d.sync += first.eq(0)
             for k in range(n_pieces):
                 with m.If(chosen[k]):
                     m.d.sync += [pieces[k].eq(left[k]), occupied[k].eq(stays[k])]
@@ -78,8 +73,6 @@ class Scanner(wiring.Component):
         with m.If(self.chunks.valid & self.chunks.ready):
             m.d.sync += [
                 holds.eq(1),
-                first.eq(begins),
-                begins.eq(incoming.last),
                 weight.eq(incoming.weight),
                 last.eq(incoming.last),
                 tail.eq(incoming.tail),
@@ -99,7 +92,7 @@ class Scanner(wiring.Component):
         # E1 to E2
         index = storage((PIECE_BITS - 1).bit_length())
         piece_weight2 = storage(8)
-        tags = delayed(m, Cat(first, is_last_bit & last, tail, weight), 2, self.move)
+        tags = delayed(m, Cat(is_last_bit & last, tail, weight), 2, self.move)
         valid = delayed(m, holds & self.room, 2, self.move, reset=True)
         event = storage(event_layout(self._config))
         m.d.comb += self.event.p.eq(event)
@@ -107,7 +100,7 @@ class Scanner(wiring.Component):
             m.d.sync += [index.eq(encode(lowest)), piece_weight2.eq(piece_weight)]
             m.d.sync += [
                 self.event.valid.eq(valid),
-                Cat(event.first, event.last, event.tail).eq(tags[:3]),
-                event.weight.eq(tags[3:] + piece_weight2 + index),
+                Cat(event.last, event.tail).eq(tags[:2]),
+                event.weight.eq(tags[2:] + piece_weight2 + index),
             ]
         return m

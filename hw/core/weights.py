@@ -6,7 +6,7 @@ from amaranth import Cat, ClockSignal, Const, Instance, Module, Mux, Signal
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.core.pipeline import storage
+from hw.core.pipeline import delayed, storage
 from hw.memories import (
     BLOCK_RAM_SHAPES,
     N_SPRAMS,
@@ -24,10 +24,10 @@ of each width."""
 
 class WeightMemory(wiring.Component):
     """One write and one read port, ``lanes * weight_bits`` wide. Addresses are registered, since a
-    large device's block RAMs are spread all over it; so is the output, twice, since a deep memory's
-    own output register is too slow to be followed by logic.
+    large device's block RAMs are spread all over it; so is their output, twice, since a deep
+    memory's own output register is too slow to be followed by logic.
 
-    What is read in a cycle with ``write_en``, in the one before, or of that row in the one after,
+    What is read in a cycle with ``write_en``, in the two before, or of that row in the one after,
     is undefined: on an iCE40 UltraPlus the rows are in its four single-ported SPRAMs, elsewhere in
     block RAM.
 
@@ -50,18 +50,16 @@ class WeightMemory(wiring.Component):
         config = self._config
         row_bits = config.lanes * config.weight_bits
         if has_spram(platform):
-            read_row, read_en = storage(range(config.weight_depth)), Signal()
-            with m.If(self.move):
-                m.d.sync += [read_row.eq(self.read_row), read_en.eq(self.read_en)]
+            # The data of an SPRAM come early in a cycle: the address waits, which is shorter.
+            read = delayed(m, Cat(self.read_en, self.read_row), self.LATENCY - 1, self.move)
             m.submodules.rows = rows = SpramRows(config)
             m.d.comb += [
-                rows.row.eq(Mux(self.write_en, self.write_row, read_row)),
-                rows.en.eq((read_en & self.move) | self.write_en),
+                rows.row.eq(Mux(self.write_en, self.write_row, read[1:])),
+                rows.en.eq((read[0] & self.move) | self.write_en),
                 rows.write.eq(self.write_en),
                 rows.write_data.eq(self.write_data),
+                self.read_data.eq(rows.read_data),
             ]
-            with m.If(self.move):
-                m.d.sync += self.read_data.eq(rows.read_data)
             return m
         shapes = BLOCK_RAM_SHAPES if has_block_ram_shapes(platform) else None
         width = GROUP_BITS if shapes else row_bits
@@ -112,8 +110,10 @@ class BlockRows(wiring.Component):
     behind them. Synthesis would rather stack wide and shallow ones, for whose wires a device that
     is full of them has no room.
 
-    ``number`` tells groups apart, which have addresses of their own: synthesis makes one again of
-    registers, bit by bit, that begin alike and are written alike.
+    ``number`` tells groups apart, of which up to four have addresses of their own. Synthesis makes
+    one again of registers that begin alike and are written alike, so theirs begin with zeros or
+    with ones, and hold the address or its complement; which row of a block RAM is which does not
+    matter.
     """
 
     def __init__(
@@ -130,25 +130,28 @@ class BlockRows(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
 
+        n_bits = (self._depth - 1).bit_length()
+        begin, complement = -(self._number & 1), -(self._number >> 1 & 1)
+
         def address(name: str) -> Signal:
-            n_bits = (self._depth - 1).bit_length()
-            return Signal(n_bits, name=name, init=self._number, reset_less=True)
+            return Signal(n_bits, name=name, init=begin & (1 << n_bits) - 1, reset_less=True)
 
         read_row, write_row = address("read_row"), address("write_row")
         read_en, write_en = Signal(), Signal()
         write_data = storage(self._row_bits)
         m.d.sync += [
-            write_row.eq(self.write_row),
+            write_row.eq(self.write_row ^ complement),
             write_en.eq(self.write_en),
             write_data.eq(self.write_data),
         ]
         with m.If(self.move):
-            m.d.sync += [read_row.eq(self.read_row), read_en.eq(self.read_en)]
+            m.d.sync += [read_row.eq(self.read_row ^ complement), read_en.eq(self.read_en)]
         row = Signal(self._row_bits)  # that was read
         first = 0
         for b, (n_rows, width) in enumerate(self._banks):
             # A bank begins at a multiple of its size, since those before it are larger.
-            row_bits, above = (n_rows - 1).bit_length(), first // n_rows
+            row_bits = (n_rows - 1).bit_length()
+            above = (first // n_rows ^ complement) & (1 << max(n_bits - row_bits, 0)) - 1
             reads, writes, was_read = (
                 Signal(name=f"{s}{b}") for s in ("reads", "writes", "was_read")
             )

@@ -6,9 +6,12 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 import pytest
+from amaranth import Elaboratable, Module
+from amaranth.lib.wiring import connect
 
 from hw.core.fire import Fire
 from hw.core.nest import Phase, address_widths
+from hw.core.sums import SumRegister
 from hw.spec import GRANULE_BITS, MEMBRANE_LATENCY, N_PLANES, Config, Gate, Leak, Reset, leaked
 from tests.streams import put, simulate, wait_until
 
@@ -26,6 +29,23 @@ def build(fire_lanes: int, *, pixels: bool = False, result_rows: int = 16) -> Co
         max_layers=4,
         pixels=pixels,
     )
+
+
+class FireBehindRegister(Elaboratable):
+    """A fire unit whose sums come as a stream, a job at a time."""
+
+    def __init__(self, config: Config):
+        self._fire, self._register = Fire(config), SumRegister(config)
+        self.sums = self._register.i
+
+    def __getattr__(self, name: str):
+        return getattr(self._fire, name)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.fire, m.submodules.register = self._fire, self._register
+        connect(m, self._register.o, self._fire.sums)
+        return m
 
 
 def join(gate: Gate, spike: int, identity: int) -> int:
@@ -194,7 +214,7 @@ def output_layer(rng: random.Random, config: Config, n_groups: int, tail_lanes: 
 def run(config: Config, cases: list[LayerCase], *, seed: int) -> None:
     """One layer after the other on one fire unit: nothing may be left of the one before. Every
     second layer's sums and verdicts come without a gap, the others' with stalls."""
-    dut = Fire(config)
+    dut = FireBehindRegister(config)
     rng = random.Random(seed)
     current: list[LayerCase] = []
 
@@ -395,7 +415,7 @@ def test_membrane_latency_is_tight(fire_lanes: int, kind: str) -> None:
     totals = {}
 
     for spacing in (MEMBRANE_LATENCY, MEMBRANE_LATENCY - 1):
-        dut = Fire(config)
+        dut = FireBehindRegister(config)
         spikes = []
 
         async def bench(ctx, dut=dut, spacing=spacing, spikes=spikes):
@@ -437,7 +457,7 @@ def test_membrane_latency_is_tight(fire_lanes: int, kind: str) -> None:
 def test_silent_jobs_take_no_sums() -> None:
     """A silent job does not wait for sums, and leaves those of the next job where they are."""
     config = build(16)
-    dut = Fire(config)
+    dut = FireBehindRegister(config)
     begun = []
 
     async def bench(ctx):

@@ -8,10 +8,22 @@ from hw.core.lanes import Lanes
 from hw.spec import Config, signed_range
 from tests.streams import get, simulate, stays_valid
 
-CONFIG = Config(lanes=8, fire_lanes=4, membrane_bits=16, chunk_bits=32)
 
-Event = tuple[list[int], bool, bool]
-"""Weights of a row; first and last of its job."""
+def build(sum_queue: int, weight_bits: int = 8) -> Config:
+    return Config(
+        lanes=8,
+        fire_lanes=4,
+        membrane_bits=16,
+        chunk_bits=32,
+        weight_bits=weight_bits,
+        sum_queue=sum_queue,
+    )
+
+
+QUEUES = pytest.mark.parametrize("sum_queue", [0, 16])
+
+Event = tuple[list[int], bool]
+"""Weights of a row; last of its job."""
 
 
 def random_events(rng: random.Random, config: Config, n_jobs: int) -> list[Event]:
@@ -25,16 +37,17 @@ def random_events(rng: random.Random, config: Config, n_jobs: int) -> list[Event
                 rng.choice((low, high)) if extreme else rng.randint(low, high)
                 for _ in range(config.lanes)
             ]
-            events.append((row, i == 0, i == n - 1))
+            events.append((row, i == n - 1))
     return events
 
 
 def sums_of(events: list[Event]) -> list[list[int]]:
-    sums, total = [], []
-    for row, first, last in events:
-        total = row if first else [a + b for a, b in zip(total, row, strict=True)]
-        if last:
+    sums, total = [], [0] * len(events[0][0])
+    for row, ends in events:
+        total = [a + b for a, b in zip(total, row, strict=True)]
+        if ends:
             sums.append(total)
+            total = [0] * len(row)
     return sums
 
 
@@ -45,11 +58,10 @@ async def drive(ctx, dut: Lanes, config: Config, events: list[Event], rng, gaps:
     queue = list(events)
     while queue:
         add = rng.random() >= gaps
-        row, first, last = queue[0] if add else ([rng.randrange(256)] * config.lanes, 1, 1)
+        row, ends = queue[0] if add else ([rng.randrange(256)] * config.lanes, 0)
         packed = sum((w & mask) << i * config.weight_bits for i, w in enumerate(row))
         ctx.set(dut.add, add)
-        ctx.set(dut.first, first)
-        ctx.set(dut.last, last)
+        ctx.set(dut.ends, ends)
         ctx.set(dut.weights, packed)
         while True:
             _, _, moved = await ctx.tick().sample(dut.move)
@@ -58,12 +70,14 @@ async def drive(ctx, dut: Lanes, config: Config, events: list[Event], rng, gaps:
         if add:
             queue.pop(0)
     ctx.set(dut.add, 0)
+    ctx.set(dut.ends, 0)
 
 
 @pytest.mark.parametrize("weight_bits", [4, 8])
 @pytest.mark.parametrize("seed", range(4))
-def test_sums_of_jobs(weight_bits: int, seed: int) -> None:
-    config = Config(lanes=8, fire_lanes=4, membrane_bits=16, chunk_bits=32, weight_bits=weight_bits)
+@QUEUES
+def test_sums_of_jobs(sum_queue: int, weight_bits: int, seed: int) -> None:
+    config = build(sum_queue, weight_bits)
     rng = random.Random(seed)
     events = random_events(rng, config, 40)
     dut = Lanes(config)
@@ -83,19 +97,18 @@ def test_sums_of_jobs(weight_bits: int, seed: int) -> None:
     simulate(dut, feed, collect, background=[stays_valid(dut.sums)])
 
 
-def test_one_event_per_cycle() -> None:
+@QUEUES
+def test_one_event_per_cycle(sum_queue: int) -> None:
     """Sums that are taken at once hold nothing up, not even when each event is a job."""
-    rng = random.Random(1)
-    events = [
-        ([rng.randrange(-128, 128) for _ in range(CONFIG.lanes)], True, True) for _ in range(20)
-    ]
-    events += random_events(rng, CONFIG, 20)
-    dut = Lanes(CONFIG)
+    config, rng = build(sum_queue), random.Random(1)
+    events = [([rng.randrange(-128, 128) for _ in range(config.lanes)], True) for _ in range(20)]
+    events += random_events(rng, config, 20)
+    dut = Lanes(config)
     seen, moved = [], []
 
     async def feed(ctx):
         ctx.set(dut.sums.ready, 1)
-        await drive(ctx, dut, CONFIG, events, rng, 0)
+        await drive(ctx, dut, config, events, rng, 0)
         await ctx.tick().repeat(2)
 
     async def watch(ctx):
@@ -111,25 +124,51 @@ def test_one_event_per_cycle() -> None:
     assert seen == sums_of(events)
 
 
-def test_moves_unless_sums_wait() -> None:
-    """The lanes stand still from the moment when sums are there until they are taken."""
-    dut = Lanes(CONFIG)
+@QUEUES
+def test_moves_unless_sums_wait(sum_queue: int) -> None:
+    """The lanes stand still from when a job's sums are there until they are taken, and begin the
+    next one anew."""
+    dut = Lanes(build(sum_queue))
 
     async def bench(ctx):
         ctx.set(dut.add, 1)
-        ctx.set(dut.first, 1)
-        ctx.set(dut.last, 1)
-        ctx.set(dut.weights, 5)
+        ctx.set(dut.weights, 4)
         assert ctx.get(dut.move)
         await ctx.tick()
-        ctx.set(dut.weights, 6)
+        ctx.set(dut.ends, 1)
+        ctx.set(dut.weights, 5)
+        if not sum_queue:  # they wait in a register
+            assert ctx.get(dut.move)
+            await ctx.tick()
+            ctx.set(dut.weights, 6)
         for _ in range(4):
             assert ctx.get(dut.sums.valid) and not ctx.get(dut.move)
-            assert ctx.get(dut.sums.p[0]) == 5
+            assert ctx.get(dut.sums.p[0]) == 9
             await ctx.tick()
         ctx.set(dut.sums.ready, 1)
         assert ctx.get(dut.move)
         await ctx.tick()
+        ctx.set(dut.weights, 6)
         assert ctx.get(dut.sums.valid) and ctx.get(dut.sums.p[0]) == 6
+
+    simulate(dut, bench)
+
+
+@QUEUES
+def test_what_was_added_can_be_forgotten(sum_queue: int) -> None:
+    dut = Lanes(build(sum_queue))
+
+    async def bench(ctx):
+        ctx.set(dut.add, 1)
+        ctx.set(dut.weights, 4)
+        await ctx.tick()
+        ctx.set(dut.clear, 1)
+        await ctx.tick()
+        ctx.set(dut.clear, 0)
+        assert not ctx.get(dut.sums.valid)
+        ctx.set(dut.ends, 1)
+        if not sum_queue:
+            await ctx.tick()
+        assert ctx.get(dut.sums.valid) and ctx.get(dut.sums.p[0]) == 4
 
     simulate(dut, bench)

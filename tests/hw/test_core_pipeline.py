@@ -5,7 +5,7 @@ import random
 import pytest
 from amaranth import Module, Signal
 
-from hw.core.pipeline import ones, remembered
+from hw.core.pipeline import ones, remembered, several
 from tests.streams import simulate
 
 
@@ -19,6 +19,21 @@ def test_as_many_ones_as_counted(n_count_bits: int, n_bits: int) -> None:
         for n in range(1 << n_count_bits):
             ctx.set(count, n)
             assert ctx.get(bits) == (1 << min(n, n_bits)) - 1
+
+    m.d.sync += Signal().eq(0)
+    simulate(m, bench)
+
+
+@pytest.mark.parametrize("n_bits", [1, 2, 4, 5, 11])
+def test_several_ones(n_bits: int) -> None:
+    m = Module()
+    bits, found = Signal(n_bits), Signal()
+    m.d.comb += found.eq(several(bits))
+
+    async def bench(ctx):
+        for value in range(1 << n_bits):
+            ctx.set(bits, value)
+            assert ctx.get(found) == (value.bit_count() > 1)
 
     m.d.sync += Signal().eq(0)
     simulate(m, bench)

@@ -39,15 +39,14 @@ def random_chunks(rng: random.Random, chunk_bits: int, n_jobs: int) -> list[Chun
 
 
 def events_of(chunks: list[Chunk], piece_weights: list[int]) -> list[tuple[int, bool, bool, int]]:
-    """(row, first, last, tail) of every event."""
-    events, first = [], True
+    """(row, last, tail) of every event."""
+    events = []
     for chunk in chunks:
         active = [i for i in range(chunk["bits"].bit_length()) if chunk["bits"] >> i & 1]
         for i in active:
             row = chunk["weight"] + piece_weights[i // PIECE_BITS] + i % PIECE_BITS
             last = bool(chunk["last"]) and i == active[-1]
-            events.append((row % 4096, first, last, chunk["tail"]))
-            first = last
+            events.append((row % 4096, last, chunk["tail"]))
     return events
 
 
@@ -60,7 +59,7 @@ def run(
     hold: float = 0,
     seed: int = 0,
 ):
-    """[(cycle, row, first, last, tail)]; chunks are late with probability ``stall``, and what
+    """[(cycle, row, last, tail)]; chunks are late with probability ``stall``, and what
     follows does not move with probability ``hold``."""
     dut = Scanner(config)
     events = []
@@ -79,13 +78,11 @@ def run(
             _, _, valid, event, move = await ctx.tick().sample(
                 dut.event.valid, dut.event.p, dut.move
             )
-            now = (valid, event.weight, event.first, event.last, event.tail)
+            now = (valid, event.weight, event.last, event.tail)
             assert before is None or now == before, "an event changed while nothing moved"
             before = None if move else now
             if valid and move:
-                events.append(
-                    (cycle, event.weight, bool(event.first), bool(event.last), event.tail)
-                )
+                events.append((cycle, event.weight, bool(event.last), event.tail))
             ctx.set(dut.move, rng.random() >= hold)
             if len(events) == n_events and cycle > events[-1][0] + 20:
                 break
@@ -171,7 +168,7 @@ def test_nothing_leaves_without_room(seed: int) -> None:
             assert not valid or len(rooms) < 4 or rooms[-3], f"seed {seed}"
             rooms.append(room)
             if valid:
-                events.append((event.weight, bool(event.first), bool(event.last), event.tail))
+                events.append((event.weight, bool(event.last), event.tail))
         assert events == wanted, f"seed {seed}"
         begin = 4  # until the first chunk is there
         assert sum(rooms[begin:-3]) <= len(events), f"seed {seed}"

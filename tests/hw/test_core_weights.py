@@ -83,7 +83,7 @@ def test_what_is_read_is_what_was_written(config: Config, device: str, monkeypat
             ctx.set(dut.read_row, read_row := rng.choice(used))
             defined = reads and not writes and read_row != just_written
             if writes:
-                under_way[-1] = None
+                under_way[-2:] = [None, None]
             under_way.append(contents.get(read_row) if defined else None)
             just_written = row if writes else None
             if writes:

@@ -8,10 +8,12 @@ from hw.queue import Queue
 from tests.streams import get, put, refuses, simulate, stays_valid
 
 
+@pytest.mark.parametrize("always_ready", [False, True])
 @pytest.mark.parametrize("stalls", ((0.0, 0.0), (0.0, 0.6), (0.6, 0.0), (0.3, 0.3)))
-def test_entries_come_out_in_order(stalls):
+def test_entries_come_out_in_order(stalls, always_ready):
+    """Whether the queue refuses them while it is full, or there is always room."""
     rng = random.Random(1)
-    dut = Queue(8, 8)
+    dut = Queue(8, 512 if always_ready else 8, always_ready=always_ready)
     sent = list(rng.randbytes(300))
     received = []
 

@@ -42,7 +42,7 @@ CONFIGS = {
         fire_lanes=4,
         weight_depth=4096,
         sum_queue=SUMS_UNHEARD,
-        cores=4,
+        cores=2,
         **SIZES,
     ),
 }

@@ -28,7 +28,7 @@ def test_loading_and_streaming_fill_the_line(capsys: pytest.CaptureFixture[str])
 
 
 def test_line_that_is_not_filled_is_an_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--board", "sim?latency=4", "-n", "2"]) == throughput.EXIT_BELOW
+    assert main(["--board", "sim?latency=0.5", "-n", "2"]) == throughput.EXIT_BELOW
     text = capsys.readouterr().out
     assert "12,000,000 baud, 1,200,000 bytes/s each way" in text
     assert "times are of the simulated clock" in text and "of the line" in text
