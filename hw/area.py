@@ -88,16 +88,22 @@ def with_lanes(config: Config, lanes: int) -> Config:
     return replace(config, lanes=lanes, weight_depth=depth)
 
 
-def areas(board: str, lanes: list[int]) -> Iterator[tuple[int, dict[str, Counter[str]]]]:
-    """For each number of lanes, what the blocks take.
+def areas(
+    board: str, lanes: list[int], membrane_bits: int | None = None
+) -> Iterator[tuple[int, dict[str, Counter[str]]]]:
+    """For each number of lanes, what the blocks take, with membranes of the board's width or of
+    another.
 
     Raises
     ------
     SpecError, BuildError
         As :func:`hw.build.netlist` and :func:`hw.build.synthesised`.
     """
+    config = config_by_name(board)
+    if membrane_bits is not None:
+        config = replace(config, membrane_bits=membrane_bits)
     for n_lanes in lanes:
-        source = netlist(board, with_lanes(config_by_name(board), n_lanes))
+        source = netlist(board, with_lanes(config, n_lanes))
         folder = synthesised(source, source.folder)
         design = json.loads((folder / f"{TOP}.json").read_text())
         yield n_lanes, blocks(design)
@@ -135,12 +141,19 @@ def _parser() -> argparse.ArgumentParser:
         "lanes it also says what a lane costs.",
         epilog="examples:\n"
         "  python -m hw.area icebreaker\n"
-        "  python -m hw.area ulx3s-25f/w4 --lanes 16 32 64   # half a minute each",
+        "  python -m hw.area ulx3s-25f/w4 --lanes 16 32 64   # half a minute each\n"
+        "  python -m hw.area ulx3s-25f/w4 --lanes 16 64 --membrane-bits 18",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("board", metavar="BOARD", help=f"any of {', '.join(BOARDS)}")
     parser.add_argument(
         "--lanes", type=int, nargs="+", metavar="N", help="lanes (default: the board's)"
+    )
+    parser.add_argument(
+        "--membrane-bits",
+        type=int,
+        metavar="N",
+        help="width of sums and membranes (default: the board's)",
     )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     return parser
@@ -151,7 +164,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         lanes = sorted(set(args.lanes or [config_by_name(args.board).lanes]))
         results = {}
-        for n_lanes, taken in areas(args.board, lanes):
+        for n_lanes, taken in areas(args.board, lanes, args.membrane_bits):
             results[n_lanes] = taken
             print(f"{args.board}, {n_lanes} lanes: {dict(total(taken))}", file=sys.stderr)
         print(json.dumps(results, indent=2) if args.json else table(results), end="")

@@ -229,25 +229,31 @@ class Core(wiring.Component):
 
         # The host reads a row.
         wait = Signal(range(_WEIGHT_LATENCY + 1))
+        asks_spikes = Signal()  # a register, since the nest waits for the answer
+        m.d.comb += [
+            fetch.host_bit.valid.eq(asks_spikes),
+            fetch.host_bit.payload.eq(host_row << (GRANULE_BITS - 1).bit_length()),
+        ]
+        with m.If(fetch.host_bit.ready):
+            m.d.sync += asks_spikes.eq(0)
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += bus.read.ready.eq(1)
                 m.d.sync += wait.eq(_WEIGHT_LATENCY)
                 with m.If(bus.read.valid):
-                    m.d.sync += [host_row.eq(bus.read.p.row), host_space.eq(bus.read.p.space)]
+                    m.d.sync += [
+                        host_row.eq(bus.read.p.row),
+                        host_space.eq(bus.read.p.space),
+                        asks_spikes.eq(bus.read.p.space == Space.SPIKE),
+                    ]
                     m.next = "REQUEST"
-            with m.State("REQUEST"):
-                m.d.comb += [
-                    fetch.host_bit.valid.eq(host_space == Space.SPIKE),
-                    fetch.host_bit.payload.eq(host_row << (GRANULE_BITS - 1).bit_length()),
-                ]
-                with m.Switch(host_space):
-                    with m.Case(Space.SPIKE), m.If(fetch.host_bit.ready):
-                        m.next = "SPIKE"
-                    with m.Case(Space.WEIGHT):
-                        m.next = "WEIGHT"
-                    with m.Default(), m.If(params_free):
-                        m.next = "PARAM"
+            with m.State("REQUEST"), m.Switch(host_space):
+                with m.Case(Space.SPIKE), m.If(fetch.host_bit.ready):
+                    m.next = "SPIKE"
+                with m.Case(Space.WEIGHT):
+                    m.next = "WEIGHT"
+                with m.Default(), m.If(params_free):
+                    m.next = "PARAM"
             with m.State("SPIKE"), m.If(fetch.host_granule.valid):
                 m.d.comb += bus.read_data.valid.eq(1)
                 m.next = "IDLE"

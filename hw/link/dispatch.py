@@ -162,12 +162,17 @@ class Dispatcher(wiring.Component):
         ]
         no_data = self.n_data_bytes == 0
 
-        is_running, in_core = Signal(), Signal()
+        # Registers: what the core does is known far away from here.
+        in_core, is_done = Signal(), Signal()
+        m.d.sync += [
+            in_core.eq(bus.busy | (bus.done.valid & ~bus.done.ready)),
+            is_done.eq(bus.done.valid & ~bus.done.ready),
+        ]
+        is_running = Signal()
         same_as_waiting = is_waiting & (as_run.tag == waiting.tag)
         same_as_current = in_core & (as_run.tag == current.tag)
         same_as_ended = has_ended & (as_run.tag == result.tag)
         m.d.comb += [
-            in_core.eq(bus.busy | bus.done.valid),
             is_running.eq(is_waiting | in_core),
         ]
 
@@ -213,7 +218,7 @@ class Dispatcher(wiring.Component):
         with m.FSM():
             with m.State("IDLE"):
                 m.d.sync += [n_missing.eq(ARGUMENT_BYTES), status.eq(Status.OK)]
-                with m.If(bus.done.valid & ~to_announce):
+                with m.If(is_done & ~to_announce):
                     m.d.comb += bus.done.ready.eq(1)
                     m.d.sync += [
                         result.eq(bus.done.payload),

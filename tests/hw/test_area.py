@@ -102,6 +102,12 @@ def test_the_cost_of_a_lane(yosys: list[Config], capsys: pytest.CaptureFixture):
     assert lines[-1] == "A lane costs 7.0 LUTs and 0.0 flip-flops."
 
 
+def test_another_width_of_membranes(yosys: list[Config], capsys: pytest.CaptureFixture):
+    assert area.main(["ulx3s-25f", "--lanes", "32", "16", "--membrane-bits", "18"]) == 0
+    assert [config.membrane_bits for config in yosys] == [18, 18]
+    assert capsys.readouterr().out.startswith("| | lut, 16 lanes |")
+
+
 def test_the_boards_own_lanes(yosys: list[Config], capsys: pytest.CaptureFixture):
     assert area.main(["icebreaker", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {
