@@ -17,3 +17,14 @@ def has_spram(platform: object) -> bool:
 def has_block_ram_shapes(platform: object) -> bool:
     """Whether the device's block RAMs have :data:`BLOCK_RAM_SHAPES`."""
     return str(getattr(platform, "device", "")).startswith("LFE5U")
+
+
+LUT_RAM_DEPTH = 64
+"""Rows of the deepest memory that is worth logic cells, on an ECP5."""
+
+
+def shallow(depth: int, platform: object) -> dict[str, str]:
+    """Attributes of a memory of few rows: where that is possible it is in logic cells. A block RAM
+    is slow to be followed by logic, and may be far away."""
+    in_cells = depth <= LUT_RAM_DEPTH and has_block_ram_shapes(platform)
+    return {"ram_style": "distributed"} if in_cells else {}

@@ -4,10 +4,7 @@ from amaranth import Module, ShapeLike, Signal
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.memories import has_block_ram_shapes
-
-LUT_RAM_DEPTH = 64
-"""Entries of the deepest queue that is worth logic cells, on an ECP5."""
+from hw.memories import shallow
 
 
 class Queue(wiring.Component):
@@ -46,11 +43,8 @@ class Queue(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        # A block RAM is slow to be followed by logic, and may be far away.
-        small = self.depth <= LUT_RAM_DEPTH and has_block_ram_shapes(platform)
-        attrs = {"ram_style": "distributed"} if small else {}
         m.submodules.rows = rows = memory.Memory(
-            shape=self.shape, depth=self.depth, init=[], attrs=attrs
+            shape=self.shape, depth=self.depth, init=[], attrs=shallow(self.depth, platform)
         )
         write, read = rows.write_port(), rows.read_port()
         # One more bit than the address has, so that full and empty differ.

@@ -9,6 +9,7 @@ from hw.core.nest import Phase
 from hw.core.pipeline import delayed, population, storage
 from hw.core.spikes import granule_write_layout
 from hw.core.sums import SumsSignature
+from hw.memories import shallow
 from hw.protocol import Header, Neuron
 from hw.spec import GRANULE_BITS, MEMBRANE_LATENCY, Config, Gate, Leak, Reset
 
@@ -98,10 +99,12 @@ class Fire(wiring.Component):
 
         def state(name: str) -> tuple[memory.ReadPort, memory.WritePort]:
             """A memory of one value per living neuron."""
+            depth = config.membrane_slots * n_beats
             m.submodules[name] = rows = memory.Memory(
                 shape=data.ArrayLayout(membrane_shape, n_lanes),
-                depth=config.membrane_slots * n_beats,
+                depth=depth,
                 init=[],
+                attrs=shallow(depth, platform),
             )
             read, write = rows.read_port(), rows.write_port()
             m.d.comb += read.addr.eq(membrane_row)
