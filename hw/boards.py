@@ -14,12 +14,7 @@ from hw.spec import Config, SpecError
 
 _UART_3M = {"clk_hz": 60_000_000, "baud": 3_000_000}
 _ECP5_85F = {"lanes": 32, "weight_depth": 11264, "membrane_slots": 16}
-_ECP5_25F = {
-    "weight_depth": 4096,
-    "fire_lanes": 4,
-    "spike_bytes": 16384,
-    "clk_hz": 75_000_000,
-}
+_ECP5_25F = {"weight_depth": 4096, "fire_lanes": 4, "spike_bytes": 16384}
 _ICE40 = {
     "count_bits": 8,
     "param_depth": 256,
@@ -51,9 +46,9 @@ CONFIGS: dict[str, Config] = {
             **_UART_3M,
         ),
         Config(name="ulx3s-45f", weight_depth=9216, fire_lanes=4, **_UART_3M),
-        Config(name="ulx3s-25f", **_ECP5_25F, baud=3_000_000),
-        Config(name="ulx3s-12f", **_ECP5_25F, baud=3_000_000),
-        Config(name="colorlight-i5", **_ECP5_25F, baud=1_000_000),
+        Config(name="ulx3s-25f", **_ECP5_25F, **_UART_3M),
+        Config(name="ulx3s-12f", **_ECP5_25F, **_UART_3M),
+        Config(name="colorlight-i5", **_ECP5_25F, clk_hz=60_000_000, baud=1_000_000),
         Config(
             name="tang-nano-20k",
             weight_depth=3072,
