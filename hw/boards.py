@@ -32,7 +32,7 @@ CONFIGS: dict[str, Config] = {
     for config in (
         # The virtual board's default: the ULX3S-85F's core behind the fastest possible UART.
         Config(name="sim", **_ECP5_85F),
-        Config(name="ulx3s-85f", **_ECP5_85F, **_UART_3M),
+        Config(name="ulx3s-85f", **_ECP5_85F, clk_hz=45_000_000, baud=3_000_000),
         Config(
             name="ulx3s-85f-quad",
             cores=4,
