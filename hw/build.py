@@ -54,7 +54,11 @@ RESOURCES = {
     "ff": ("TRELLIS_FF", "DFF"),
     "block_ram": ("DP16KD", "ICESTORM_RAM", "BSRAM"),
     "spram": ("ICESTORM_SPRAM",),
-    "dsp": ("MULT18X18D", "ALU54B", "ICESTORM_DSP", "DSP"),
+    "dsp": (
+        *("MULT18X18D", "ALU54B", "ICESTORM_DSP"),
+        *("MULT9X9", "MULT18X18", "MULT36X36", "MULTALU18X18", "MULTALU36X18"),
+        *("MULTADDALU18X18", "ALU54D"),
+    ),
 }
 """Names of the manifest, and what nextpnr calls them."""
 
