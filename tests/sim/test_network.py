@@ -35,7 +35,7 @@ def test_spikes_and_logits_under_stalls(seed: int) -> None:
         network,
         program,
         expected(network, seed, 2),
-        name="random",
+        name="network",
         stall=0.3 * (seed % 2),
         seed=seed,
     )
@@ -49,7 +49,7 @@ def test_a_wrong_spike_is_found() -> None:
     flipped = maps[name].copy()
     flipped[-1, -1, -1, -1] ^= 1
     with pytest.raises(CocotbError, match=r"1 of \d+ spikes differ"):
-        run_network(network, program, [(maps | {name: flipped}, logits)], name="random")
+        run_network(network, program, [(maps | {name: flipped}, logits)], name="network")
 
 
 def test_the_command_runs_a_network_file(tmp_path, capsys) -> None:

@@ -74,7 +74,7 @@ def check(path: Path, weight_bits: int, n_images: int, n_maps: int, device: str 
 @pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda path: path.stem)
 def test_a_few_images(path: Path) -> None:
     weight_bits = next(bits for bits in (8, 4) if fits(path, config_by_name(f"sim/w{bits}")))
-    check(path, weight_bits, n_images=3, n_maps=1)
+    check(path, weight_bits, n_images=2, n_maps=1)
 
 
 @pytest.mark.slow
