@@ -47,7 +47,7 @@ class Lanes(wiring.Component):
         m.d.comb += self.move.eq(~(self.sums.valid & ~self.sums.ready))
         adds, ends = Signal(), Signal()
         m.d.comb += [adds.eq(self.move & self.add), ends.eq(self.move & self.ends)]
-        begins = Signal(init=1)  # the next addition is the first one of its job
+        begins = Signal(init=1)  # without a queue: the next addition is the first one of its job
         if queued:
             m.d.comb += self.sums.valid.eq(self.ends)
         else:

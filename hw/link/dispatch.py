@@ -164,10 +164,8 @@ class Dispatcher(wiring.Component):
 
         # Registers: what the core does is known far away from here.
         in_core, is_done = Signal(), Signal()
-        m.d.sync += [
-            in_core.eq(bus.busy | (bus.done.valid & ~bus.done.ready)),
-            is_done.eq(bus.done.valid & ~bus.done.ready),
-        ]
+        stays_done = bus.done.valid & ~bus.done.ready
+        m.d.sync += [in_core.eq(bus.busy | stays_done), is_done.eq(stays_done)]
         is_running = Signal()
         same_as_waiting = is_waiting & (as_run.tag == waiting.tag)
         same_as_current = in_core & (as_run.tag == current.tag)
