@@ -8,6 +8,7 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 LINTERS := $(VENV)/linters
 PLACERS := $(VENV)/placers
+PYTEST := $(PY) -m pytest -n auto --dist loadscope --no-loadscope-reorder
 # Compared with in the tests. SpikingJelly asks for torchvision and more, of which these parts need
 # nirtorch and loguru.
 PEERS := $(shell sed -n 's/^ *"\(\(spikingjelly\|snntorch\)==[^"]*\)",/\1/p' pyproject.toml) \
@@ -26,7 +27,7 @@ demo: $(INSTALLED) ## classify real images on the virtual board, and check every
 	$(PY) -m sw.run --board sim -n 50 --check --show 8 $(ARGS)
 
 test: $(INSTALLED) ## run the tests (a few minutes)
-	$(PY) -m pytest -n auto --dist loadscope --no-loadscope-reorder -m "not slow and not board" $(ARGS)
+	$(PYTEST) -m "not slow and not board" $(ARGS)
 
 sim: $(INSTALLED) ## cocotb: the exported network on the generated Verilog against PyTorch; WAVES=1
 	$(PY) -m sim.run $(if $(WAVES),--waves) $(ARGS)
@@ -35,7 +36,7 @@ bitstreams: $(PLACERS) ## build every board's bitstream that is not of these sou
 	$(PY) -m hw.build --all $(ARGS)
 
 verify: lint sim ## everything: static checks, simulation, all tests, the slow ones too
-	$(PY) -m pytest -n auto --dist loadscope --no-loadscope-reorder -m "not board" $(ARGS)
+	$(PYTEST) -m "not board" $(ARGS)
 
 lint: $(LINTERS) ## static checks: ruff and pyright
 	$(VENV)/bin/ruff format --check .

@@ -229,6 +229,12 @@ class Config:
         return self.lanes // self.fire_lanes
 
     @property
+    def param_latency(self) -> int:
+        """Cycles from asking for a row of parameter memory, or for sums, to having it: with a queue
+        of sums the device is large, and there are registers before and behind the memory."""
+        return 3 if self.sum_queue else 1
+
+    @property
     def counter_rows(self) -> int:
         """Rows of parameter memory that a layer's four counters take."""
         return max(1, 4 // self.fire_lanes)

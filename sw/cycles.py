@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw.protocol import HEADER_WORDS, LEVEL_WORDS
-from hw.spec import MEMBRANE_LATENCY, N_PLANES, SUMS_UNHEARD
+from hw.spec import MEMBRANE_LATENCY, N_PLANES, SUMS_UNHEARD, Config
 from sw.compiler import LayerPlan, Part, Placement, Program
 
 # The fetch unit stops when more than these are queued: active chunks, jobs.
@@ -31,8 +31,8 @@ QUEUE_LATENCY = 2
 LANES_LATENCY = 7
 """From an active input in the scanner, if it was the job's last, to the sums being there for the
 fire unit."""
-LAYER_CYCLES = 12
-"""Cycles of a part that are neither a job's nor a descriptor's word."""
+LAYER_CYCLES = 11
+"""Cycles of a part that are neither a job's nor a descriptor's word, nor of its last job."""
 NEVER = -(1 << 60)
 
 
@@ -113,12 +113,12 @@ class _Moves:
             self._passed += self._waits.popleft()[1]
 
 
-def part_cycles(plan: Part, active: NDArray[np.int64], sum_queue: int) -> int:
+def part_cycles(plan: Part, active: NDArray[np.int64], config: Config) -> int:
     """Cycles of a core's part of a layer whose chunks have ``active`` inputs (n_jobs, n_chunks),
-    with room for ``sum_queue`` jobs' sums between scanner and fire unit."""
+    with room for ``config.sum_queue`` jobs' sums between scanner and fire unit."""
     slot = -1
     queues = chunks, jobs = _Queue(CHUNK_ROOM), _Queue(JOB_ROOM)
-    moves, sums = _Moves(), _Queue(sum_queue - SUMS_UNHEARD)
+    moves, sums = _Moves(), _Queue(config.sum_queue - SUMS_UNHEARD)
     scanned = NEVER  # the move of the last active input so far
     began = NEVER  # the cycle in which the fire unit began its last job so far
 
@@ -133,7 +133,7 @@ def part_cycles(plan: Part, active: NDArray[np.int64], sum_queue: int) -> int:
         chunks.went.append(max(there, moves.cycle(scanned)))
         moves.forget(begins)
         scanned = begins
-        if sum_queue:
+        if config.sum_queue:
             for n_left in range(n_active, 0, -1):
                 scanned = sums.ready(scanned + 1)
                 if not sums.came or scanned >= sums.came[-1]:  # no more to be heard of
@@ -164,7 +164,7 @@ def part_cycles(plan: Part, active: NDArray[np.int64], sum_queue: int) -> int:
             arrives = scanned + LANES_LATENCY
             summed = moves.cycle(arrives - 1) + 1
             begins = max(begins, summed)
-            if sum_queue:
+            if config.sum_queue:
                 sums.came.append(scanned + SUMS_UNHEARD)
                 sums.went.append(begins + plan.n_beats + 1)
             elif begins > summed:
@@ -172,7 +172,8 @@ def part_cycles(plan: Part, active: NDArray[np.int64], sum_queue: int) -> int:
         began = begins
         jobs.went.append(began + plan.n_beats - 1)
     n_words = HEADER_WORDS + LEVEL_WORDS * len(plan.counts)
-    return began + plan.n_beats + MEMBRANE_LATENCY + LAYER_CYCLES + n_words
+    last_job = config.param_latency + plan.n_beats + MEMBRANE_LATENCY
+    return began + last_job + LAYER_CYCLES + n_words
 
 
 def predict_cycles(program: Program, maps: dict[str, NDArray[np.uint8]]) -> dict[str, int]:
@@ -181,7 +182,7 @@ def predict_cycles(program: Program, maps: dict[str, NDArray[np.uint8]]) -> dict
 
     def cycles(plan: LayerPlan, part: Part) -> int:
         active = active_inputs(part, program.placements[plan.source], maps[plan.source])
-        return part_cycles(part, active, program.config.sum_queue)
+        return part_cycles(part, active, program.config)
 
     return {
         plan.name: max(cycles(plan, part) for part in plan.parts if part) for plan in program.layers

@@ -1,5 +1,7 @@
 """The class: index of the first largest logit."""
 
+from itertools import pairwise
+
 from amaranth import Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
@@ -14,7 +16,7 @@ class Argmax(wiring.Component):
     Members
     -------
     start : begin; ``n_classes`` (at least 1) is held stable until ``done``.
-    row, logits : to the results, read with one cycle of latency.
+    row, logits : to the results, and from them :attr:`Config.param_latency` cycles later.
     busy : ``row`` must be read.
     index : of the first largest logit, from ``done`` until the next ``start``.
     """
@@ -46,9 +48,11 @@ class Argmax(wiring.Component):
             with m.State("IDLE"):
                 m.d.sync += [self.row.eq(0), lane.eq(0), candidate.eq(0)]
                 with m.If(self.start):
-                    m.next = "READ"
-            with m.State("READ"):
-                m.next = "PICK"
+                    m.next = "READ0"
+            reads = [f"READ{n}" for n in range(self._config.param_latency)]
+            for state, after in pairwise([*reads, "PICK"]):
+                with m.State(state):
+                    m.next = after
             with m.State("PICK"):
                 m.next = "COMPARE"
             with m.State("COMPARE"):
@@ -58,7 +62,7 @@ class Argmax(wiring.Component):
                 m.next = "PICK"
                 with m.If(lane == n_lanes - 1):
                     m.d.sync += [lane.eq(0), self.row.eq(self.row + 1)]
-                    m.next = "READ"
+                    m.next = "READ0"
                 with m.If(candidate + 1 >= self.n_classes[: len(candidate) + 1]):
                     m.next = "DONE"
             with m.State("DONE"):

@@ -166,9 +166,13 @@ class Core(wiring.Component):
             m.d.comb += offset.eq(index)
             return Cat(offset, bank, Const(above_banks, params_read.addr.shape().width))
 
+        n_each = config.param_latency // 2  # registers before the memory, and behind it
+        params_row = Signal.like(params_read.addr)
+        params_data = delayed(m, params_read.data, n_each)
         m.d.comb += [
-            fire.params.eq(params_read.data),
-            argmax.logits.eq(params_read.data),
+            params_read.addr.eq(delayed(m, params_row, n_each)),
+            fire.params.eq(params_data),
+            argmax.logits.eq(params_data),
             argmax.start.eq(sequencer.argmax_start),
             argmax.n_classes.eq(header.n_classes),
             sequencer.argmax_done.eq(argmax.done),
@@ -176,17 +180,15 @@ class Core(wiring.Component):
         ]
         params_free = ~fire.param_en & ~argmax.busy
         with m.If(fire.param_en):
-            m.d.comb += params_read.addr.eq(fire.param_row)
+            m.d.comb += params_row.eq(fire.param_row)
         with m.Elif(argmax.busy):
-            m.d.comb += params_read.addr.eq(result_row(argmax.row, sequencer.bank))
+            m.d.comb += params_row.eq(result_row(argmax.row, sequencer.bank))
         with m.Elif(host_space == Space.RESULT):
-            m.d.comb += params_read.addr.eq(result_row(host_row, ~sequencer.bank))
+            m.d.comb += params_row.eq(result_row(host_row, ~sequencer.bank))
         with m.Elif(host_space == Space.COUNTER):
-            m.d.comb += params_read.addr.eq(
-                result_row(host_row + config.result_rows, ~sequencer.bank)
-            )
+            m.d.comb += params_row.eq(result_row(host_row + config.result_rows, ~sequencer.bank))
         with m.Else():
-            m.d.comb += params_read.addr.eq(host_row)
+            m.d.comb += params_row.eq(host_row)
         logits = [Signal(signed(32), name=f"logit{i}") for i in range(config.fire_lanes)]
         m.d.comb += [logit.eq(fire.result[i]) for i, logit in enumerate(logits)]
 
@@ -253,11 +255,14 @@ class Core(wiring.Component):
                 with m.Case(Space.WEIGHT):
                     m.next = "WEIGHT"
                 with m.Default(), m.If(params_free):
-                    m.next = "PARAM"
+                    m.next = "PARAM0"
             with m.State("SPIKE"), m.If(fetch.host_granule.valid):
                 m.d.comb += bus.read_data.valid.eq(1)
                 m.next = "IDLE"
-            with m.State("PARAM"):
+            for n in range(config.param_latency - 1):
+                with m.State(f"PARAM{n}"):
+                    m.next = f"PARAM{n + 1}"
+            with m.State(f"PARAM{config.param_latency - 1}"):
                 m.d.comb += bus.read_data.valid.eq(1)
                 m.next = "IDLE"
             with m.State("WEIGHT"):
@@ -271,5 +276,5 @@ class Core(wiring.Component):
             with m.Case(Space.WEIGHT):
                 m.d.comb += bus.read_data.payload.eq(weights.read_data)
             with m.Default():
-                m.d.comb += bus.read_data.payload.eq(params_read.data)
+                m.d.comb += bus.read_data.payload.eq(params_data)
         return m

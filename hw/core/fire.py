@@ -9,7 +9,6 @@ from hw.core.nest import Phase
 from hw.core.pipeline import delayed, population, storage
 from hw.core.spikes import granule_write_layout
 from hw.core.sums import SumsSignature
-from hw.memories import shallow
 from hw.protocol import Header, Neuron
 from hw.spec import GRANULE_BITS, MEMBRANE_LATENCY, Config, Gate, Leak, Reset
 
@@ -20,8 +19,12 @@ class Fire(wiring.Component):
     Jobs are begun in order, at least ``header.spacing`` cycles apart; one that had no active input
     does not wait for the lanes. ::
 
-        B0 membrane, parameters read     B1 sum + bias; shifted for the leak     B2 membrane
-        B3 compare; reset, written; gate, mask, OR with the pooling window       B4 spikes written
+        A  parameters, sums read    B0 membrane read    B1 sum + bias; shifted for the leak
+        B2 membrane    B3 compare; reset, written; gate, mask, OR with the pooling window
+        B4 spikes written
+
+    Parameters and sums may come from all over a large device: they have
+    :attr:`Config.param_latency` cycles. Where that is one, A and B0 are the same cycle.
 
     A layer that takes pixels has :data:`hw.spec.N_PLANES` jobs per neuron before the timesteps, a
     bit-plane each, the highest first: the membrane doubles, the sum is added, nothing fires. Then
@@ -32,7 +35,7 @@ class Fire(wiring.Component):
     header : of the layer that runs, stable while it does.
     sums : from the lanes, of jobs with an active input, beat by beat.
     jobs : from the fetch unit; each is taken with its last beat.
-    param_row, param_en, params : to the parameter memory, read with one cycle of latency.
+    param_row, param_en, params : to the parameter memory, and from it.
     spikes : to the spike memory.
     result_index, result, result_en : logits of an output layer, in rows from the first result on.
     n_spikes : ones written; counted up to two cycles after ``finished``.
@@ -61,7 +64,7 @@ class Fire(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config, h, job = self._config, self.header, self.jobs.p
+        config, h, head = self._config, self.header, self.jobs.p
         n_lanes, n_beats = config.fire_lanes, config.fire_beats
         beat_bits = (n_beats - 1).bit_length()
         membrane_shape = signed(config.membrane_bits)
@@ -72,7 +75,7 @@ class Fire(wiring.Component):
         next_free = Signal()
         m.d.sync += next_free.eq(h.spacing <= 1)
         m.d.comb += [
-            begin.eq(free & self.jobs.valid & (job.silent | self.sums.there)),
+            begin.eq(free & self.jobs.valid & (head.silent | self.sums.there)),
             self.sums.begin.eq(begin),
         ]
         with m.If(begin):
@@ -80,31 +83,35 @@ class Fire(wiring.Component):
         with m.Elif(~free):
             m.d.sync += [free.eq(wait == 0), wait.eq(wait - 1)]
 
-        # B0: a job's beats; it stays at the head of its queue until the last one.
-        beat = Signal(range(max(n_beats, 2)))
-        active, active0, last_beat = Signal(), Signal(), Signal()
+        # A: a job's beats; it stays at the head of its queue until the last one.
+        now = Signal(range(max(n_beats, 2)))
+        goes_on, asks, is_last = Signal(), Signal(), Signal()
         m.d.comb += [
-            active0.eq(begin | active),
-            last_beat.eq(active0 & (beat == h.last_beat)),
-            self.jobs.ready.eq(last_beat),
-            self.sums.beat.eq(beat),
-            self.sums.last.eq(last_beat),
-            self.sums.silent.eq(job.silent),
-            self.param_row.eq(job.param + beat),
-            self.param_en.eq(active0),
+            asks.eq(begin | goes_on),
+            is_last.eq(asks & (now == h.last_beat)),
+            self.jobs.ready.eq(is_last),
+            self.sums.beat.eq(now),
+            self.sums.last.eq(is_last),
+            self.sums.silent.eq(head.silent),
+            self.param_row.eq(head.param + now),
+            self.param_en.eq(asks),
         ]
-        with m.If(active0):
-            m.d.sync += [active.eq(~last_beat), beat.eq(Mux(last_beat, 0, beat + 1))]
+        with m.If(asks):
+            m.d.sync += [goes_on.eq(~is_last), now.eq(Mux(is_last, 0, now + 1))]
+
+        # B0
+        n_later = config.param_latency - 1
+        job = data.View(job_layout(config), delayed(m, head, n_later))
+        beat = delayed(m, now, n_later)
+        begin0, active0, last_beat = delayed(m, Cat(begin, asks, is_last), n_later, reset=True)
         membrane_row = Cat(beat[:beat_bits], job.slot)
 
         def state(name: str) -> tuple[memory.ReadPort, memory.WritePort]:
             """A memory of one value per living neuron."""
-            depth = config.membrane_slots * n_beats
             m.submodules[name] = rows = memory.Memory(
                 shape=data.ArrayLayout(membrane_shape, n_lanes),
-                depth=depth,
+                depth=config.membrane_slots * n_beats,
                 init=[],
-                attrs=shallow(depth, platform),
             )
             read, write = rows.read_port(), rows.write_port()
             m.d.comb += read.addr.eq(membrane_row)
@@ -207,7 +214,7 @@ class Fire(wiring.Component):
 
         # B3: spikes of a pooling window.
         pooled = storage(config.lanes)
-        begins3 = delayed(m, begin & job.pool_first, 3, reset=True)
+        begins3 = delayed(m, begin0 & job.pool_first, 3, reset=True)
         for i in range(n_beats):
             here = active3 & (beat3 == i)
             bits = pooled.word_select(i, n_lanes)

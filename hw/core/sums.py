@@ -4,7 +4,7 @@ from amaranth import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.core.pipeline import select, storage
+from hw.core.pipeline import delayed, select, storage
 from hw.spec import SUMS_UNHEARD, Config
 
 
@@ -22,7 +22,7 @@ class SumsSignature(wiring.Signature):
     begin, last : this cycle is the first, the last beat of a job.
     beat : which one it is.
     silent : it is of a job that had no active input, and so no sums: they are 0.
-    p : sums of the beat of the cycle before.
+    p : sums of the beat of :attr:`Config.param_latency` cycles before.
     """
 
     def __init__(self, config: Config):
@@ -87,7 +87,8 @@ class SumQueue(wiring.Component):
         m.d.sync += p.eq(select(Cat(self.o.beat == i for i in range(config.fire_beats)), beats))
         with m.If(self.o.silent):
             m.d.sync += p.eq(0)
-        m.d.comb += self.o.p.as_value().eq(p)
+        later = delayed(m, p, config.param_latency - 1)
+        m.d.comb += self.o.p.as_value().eq(later)
 
         n_jobs = Signal(range(config.sum_queue + 1))  # that have a place
         m.d.sync += [

@@ -12,11 +12,15 @@ MEMBRANE_BITS = 16
 LOW, HIGH = signed_range(MEMBRANE_BITS)
 
 
-@pytest.mark.parametrize("fire_lanes", [1, 4, 16])
+@pytest.mark.parametrize(("fire_lanes", "sum_queue"), [(1, 0), (4, 16), (16, 16)])
 @pytest.mark.parametrize("n_classes", [1, 2, 4, 5, 10, 32])
-def test_first_largest(n_classes: int, fire_lanes: int) -> None:
+def test_first_largest(n_classes: int, fire_lanes: int, sum_queue: int) -> None:
     config = Config(
-        result_rows=32, fire_lanes=fire_lanes, membrane_bits=MEMBRANE_BITS, param_depth=1024
+        result_rows=32,
+        fire_lanes=fire_lanes,
+        sum_queue=sum_queue,
+        membrane_bits=MEMBRANE_BITS,
+        param_depth=1024,
     )
     rng = random.Random(f"{n_classes} {fire_lanes}")
     dut = Argmax(config)
@@ -32,19 +36,24 @@ def test_first_largest(n_classes: int, fire_lanes: int) -> None:
             padded = logits + [HIGH] * (33 * fire_lanes)
             ctx.set(dut.start, 1)
             assert not ctx.get(dut.busy)
+            nothing = [HIGH] * fire_lanes
+            on_the_way = [nothing] * (config.param_latency - 1)
             n_cycles, done = 0, False
             while not done:
                 _, _, row, busy = await ctx.tick().sample(dut.row, dut.busy)
                 ctx.set(dut.start, 0)
                 n_cycles += 1
-                # One cycle of latency; while it is not busy, the memory shows something else.
-                rows = padded[fire_lanes * row : fire_lanes * (row + 1)]
-                ctx.set(dut.logits, rows if busy else [HIGH] * fire_lanes)
+                # While it is not busy, the memory shows something else.
+                row_logits = padded[fire_lanes * row : fire_lanes * (row + 1)]
+                on_the_way.append(row_logits if busy else nothing)
+                ctx.set(dut.logits, on_the_way.pop(0))
                 done = ctx.get(dut.done)
                 assert n_cycles < 4 * n_classes + 8
             found.append(ctx.get(dut.index))
-            # Two cycles per logit, one more per row, and a few.
-            assert n_cycles <= 2 * n_classes + -(-n_classes // fire_lanes) + 4
+            # Two cycles per logit, the latency per row, and a few.
+            assert (
+                n_cycles <= 2 * n_classes + config.param_latency * -(-n_classes // fire_lanes) + 4
+            )
             await ctx.tick().repeat(rng.randrange(1, 4))
             assert ctx.get(dut.index) == found[-1], "the class is kept until the next start"
 

@@ -11,13 +11,21 @@ from amaranth.lib.wiring import connect
 
 from hw.core.fire import Fire
 from hw.core.nest import Phase, address_widths
-from hw.core.sums import SumRegister
+from hw.core.sums import SumQueue, SumRegister
 from hw.spec import GRANULE_BITS, MEMBRANE_LATENCY, N_PLANES, Config, Gate, Leak, Reset, leaked
 from tests.streams import put, simulate, wait_until
 
+LONG_QUEUE = 1024
+"""Sums of all jobs of a layer."""
+SUMS = [(1, 0), (2, LONG_QUEUE), (4, 0), (16, LONG_QUEUE)]
+"""Lanes of the fire unit, jobs in the queue before it."""
 
-def build(fire_lanes: int, *, pixels: bool = False, result_rows: int = 16) -> Config:
+
+def build(
+    fire_lanes: int, sum_queue: int = LONG_QUEUE, *, pixels: bool = False, result_rows: int = 16
+) -> Config:
     return Config(
+        sum_queue=sum_queue,
         lanes=16,
         fire_lanes=fire_lanes,
         membrane_bits=24 if pixels else 16,
@@ -31,20 +39,21 @@ def build(fire_lanes: int, *, pixels: bool = False, result_rows: int = 16) -> Co
     )
 
 
-class FireBehindRegister(Elaboratable):
+class FireBehindSums(Elaboratable):
     """A fire unit whose sums come as a stream, a job at a time."""
 
     def __init__(self, config: Config):
-        self._fire, self._register = Fire(config), SumRegister(config)
-        self.sums = self._register.i
+        self._fire = Fire(config)
+        self._sums = SumQueue(config) if config.sum_queue else SumRegister(config)
+        self.sums = self._sums.i
 
     def __getattr__(self, name: str):
         return getattr(self._fire, name)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.fire, m.submodules.register = self._fire, self._register
-        connect(m, self._register.o, self._fire.sums)
+        m.submodules.fire, m.submodules.sums = self._fire, self._sums
+        connect(m, self._sums.o, self._fire.sums)
         return m
 
 
@@ -214,7 +223,7 @@ def output_layer(rng: random.Random, config: Config, n_groups: int, tail_lanes: 
 def run(config: Config, cases: list[LayerCase], *, seed: int) -> None:
     """One layer after the other on one fire unit: nothing may be left of the one before. Every
     second layer's sums and verdicts come without a gap, the others' with stalls."""
-    dut = FireBehindRegister(config)
+    dut = FireBehindSums(config)
     rng = random.Random(seed)
     current: list[LayerCase] = []
 
@@ -298,9 +307,12 @@ def run(config: Config, cases: list[LayerCase], *, seed: int) -> None:
                 assert n_spikes == 0, "spikes counted too late"
 
     async def parameter_memory(ctx):
+        nothing = [(0x5A5A, -0x5A5A)] * config.fire_lanes
+        on_the_way = [nothing] * (config.param_latency - 1)
         async for _, _, row, en in ctx.tick().sample(dut.param_row, dut.param_en):
             rows = current[0].params if current and en else {}
-            values = rows.get(row, [(0x5A5A, -0x5A5A)] * config.fire_lanes)
+            on_the_way.append(rows.get(row, nothing))
+            values = on_the_way.pop(0)
             ctx.set(dut.params, [{"bias": b, "threshold": t} for b, t in values])
 
     simulate(dut, feed, background=[parameter_memory, watch], max_ticks=200_000)
@@ -311,11 +323,11 @@ def shuffled(rng: random.Random, cases: list[LayerCase]) -> list[LayerCase]:
     return cases
 
 
-@pytest.mark.parametrize("fire_lanes", [1, 2, 4, 16])
+@pytest.mark.parametrize(("fire_lanes", "sum_queue"), SUMS)
 @pytest.mark.parametrize("gate", Gate)
-def test_equals_the_neuron(gate: Gate, fire_lanes: int) -> None:
+def test_equals_the_neuron(gate: Gate, fire_lanes: int, sum_queue: int) -> None:
     """All leaks and resets; pools, slots, tails and short jobs in turn."""
-    config = build(fire_lanes)
+    config = build(fire_lanes, sum_queue)
     seed = 100 * gate + 10 * fire_lanes
     rng = random.Random(seed)
     cases = []
@@ -341,10 +353,10 @@ def test_equals_the_neuron(gate: Gate, fire_lanes: int) -> None:
     run(config, shuffled(rng, cases), seed=seed)
 
 
-@pytest.mark.parametrize("fire_lanes", [1, 2, 4, 16])
-def test_pixels(fire_lanes: int) -> None:
+@pytest.mark.parametrize(("fire_lanes", "sum_queue"), SUMS)
+def test_pixels(fire_lanes: int, sum_queue: int) -> None:
     """Eight bit-planes, then timesteps that all take their sum; among layers that take spikes."""
-    config = build(fire_lanes, pixels=True)
+    config = build(fire_lanes, sum_queue, pixels=True)
     seed = 1000 + 10 * fire_lanes
     rng = random.Random(seed)
     cases = []
@@ -371,9 +383,9 @@ def test_pixels(fire_lanes: int) -> None:
     run(config, shuffled(rng, cases), seed=seed)
 
 
-@pytest.mark.parametrize("fire_lanes", [1, 2, 4, 16])
-def test_output_layers(fire_lanes: int) -> None:
-    config = build(fire_lanes, result_rows=48)
+@pytest.mark.parametrize(("fire_lanes", "sum_queue"), SUMS)
+def test_output_layers(fire_lanes: int, sum_queue: int) -> None:
+    config = build(fire_lanes, sum_queue, result_rows=48)
     rng = random.Random(2000 + fire_lanes)
     cases = [
         output_layer(rng, config, n_groups, tail_lanes)
@@ -415,7 +427,7 @@ def test_membrane_latency_is_tight(fire_lanes: int, kind: str) -> None:
     totals = {}
 
     for spacing in (MEMBRANE_LATENCY, MEMBRANE_LATENCY - 1):
-        dut = FireBehindRegister(config)
+        dut = FireBehindSums(config)
         spikes = []
 
         async def bench(ctx, dut=dut, spacing=spacing, spikes=spikes):
@@ -456,8 +468,8 @@ def test_membrane_latency_is_tight(fire_lanes: int, kind: str) -> None:
 
 def test_silent_jobs_take_no_sums() -> None:
     """A silent job does not wait for sums, and leaves those of the next job where they are."""
-    config = build(16)
-    dut = FireBehindRegister(config)
+    config = build(16, sum_queue=0)
+    dut = FireBehindSums(config)
     begun = []
 
     async def bench(ctx):
