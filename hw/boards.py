@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from hw.spec import Config, SpecError
 
-_UART_3M = {"clk_hz": 60_000_000, "baud": 3_000_000}
+_60_MHZ = {"clk_hz": 60_000_000, "baud": 3_000_000}
+_75_MHZ = {"clk_hz": 75_000_000, "baud": 3_000_000}
 _ECP5_85F = {"lanes": 32, "weight_depth": 11264, "membrane_slots": 16}
 _ECP5_25F = {"weight_depth": 4096, "fire_lanes": 4, "spike_bytes": 16384}
 _ICE40 = {
@@ -32,7 +33,7 @@ CONFIGS: dict[str, Config] = {
     for config in (
         # The virtual board's default: the ULX3S-85F's core behind the fastest possible UART.
         Config(name="sim", **_ECP5_85F),
-        Config(name="ulx3s-85f", **_ECP5_85F, clk_hz=45_000_000, baud=3_000_000),
+        Config(name="ulx3s-85f", **_ECP5_85F, **_60_MHZ),
         Config(
             name="ulx3s-85f-quad",
             cores=4,
@@ -43,12 +44,12 @@ CONFIGS: dict[str, Config] = {
             membrane_bits=18,
             membrane_slots=16,
             spike_bytes=16384,
-            **_UART_3M,
+            **_60_MHZ,
         ),
-        Config(name="ulx3s-45f", weight_depth=9216, fire_lanes=4, **_UART_3M),
-        Config(name="ulx3s-25f", **_ECP5_25F, **_UART_3M),
-        Config(name="ulx3s-12f", **_ECP5_25F, **_UART_3M),
-        Config(name="colorlight-i5", **_ECP5_25F, clk_hz=60_000_000, baud=1_000_000),
+        Config(name="ulx3s-45f", weight_depth=9216, fire_lanes=4, **_75_MHZ),
+        Config(name="ulx3s-25f", **_ECP5_25F, **_75_MHZ),
+        Config(name="ulx3s-12f", **_ECP5_25F, **_75_MHZ),
+        Config(name="colorlight-i5", **_ECP5_25F, clk_hz=75_000_000, baud=1_000_000),
         Config(
             name="tang-nano-20k",
             weight_depth=3072,

@@ -51,24 +51,29 @@ class FrameReceiver(wiring.Component):
         first = -self.n_fixed_bytes
         at = Signal(self.n_data_bytes.shape(), init=first)
         n_address_bits = (HEADER_BYTES + self.max_payload_bytes + CRC_BYTES - 1).bit_length()
-        m.submodules.storage = storage = memory.Memory(shape=8, depth=1 << n_address_bits, init=[])
+        m.submodules.storage = frame = memory.Memory(shape=8, depth=1 << n_address_bits, init=[])
         m.submodules.crc = crc = Crc32()
-        write, read = storage.write_port(), storage.read_port()
+        write, read = frame.write_port(), frame.read_port()
 
         escaped = Signal()
         too_long = Signal()
         handing_on = Signal()
         reading = Signal()  # the frame that is handed on, from memory
-        raw = self.i.payload
+        # A byte is taken first and looked at then: it comes out of a large memory.
+        raw, holds = storage(8), Signal()
+        take = holds & ~handing_on & crc.ready
+        m.d.comb += self.i.ready.eq(~holds)
+        with m.If(~holds):
+            m.d.sync += [raw.eq(self.i.payload), holds.eq(self.i.valid)]
+        with m.Elif(take):
+            m.d.sync += holds.eq(0)
         is_end, is_escape = raw == END, raw == ESCAPE
-        take = self.i.valid & self.i.ready
         is_empty = at == first
         has_header = at >= HEADER_BYTES + CRC_BYTES - self.n_fixed_bytes
         good = ~escaped & ~too_long & crc.intact & has_header
         is_byte = take & ~is_end & (~is_escape | escaped)
         m.d.comb += [
-            self.busy.eq(handing_on | ~crc.ready),
-            self.i.ready.eq(~handing_on & crc.ready),
+            self.busy.eq(holds | handing_on | ~crc.ready),
             crc.byte.eq(raw ^ Mux(escaped, ESCAPE_XOR, 0)),
             crc.valid.eq(is_byte),
             crc.clear.eq(take & is_end),
