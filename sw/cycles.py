@@ -32,7 +32,7 @@ LANES_LATENCY = 7
 """From an active input in the scanner, if it was the job's last, to the sums being there for the
 fire unit."""
 LAYER_CYCLES = 11
-"""Cycles of a part that are neither a job's nor a descriptor's word, nor of its last job."""
+"""Cycles of a part that neither its jobs nor its descriptor's words take."""
 NEVER = -(1 << 60)
 
 
