@@ -95,6 +95,20 @@ def test_every_flipped_bit_is_dropped():
     simulate(dut, bytes_in, frames_out, max_ticks=60_000)
 
 
+def test_busy_from_a_byte_on_until_it_is_worked_off():
+    """Whoever lets time pass while nothing is busy must not miss a byte that was taken in."""
+    dut = FrameReceiver(MAX_PAYLOAD_BYTES)
+
+    async def bytes_in(ctx):
+        for byte in (END, 0x00, 0x7D, 0x01, END):  # an empty frame, and one that is too short
+            assert not ctx.get(dut.busy)
+            await put(ctx, dut.i, [byte], rng=random.Random(0), stall=0.0)
+            assert ctx.get(dut.busy), f"byte {byte:#x}"
+            await ctx.tick().repeat(20)
+
+    simulate(dut, bytes_in)
+
+
 def reply_items(packet: bytes) -> list[dict[str, int]]:
     return [*({"byte": byte, "end": 0} for byte in packet), {"byte": 0x7E, "end": 1}]
 
