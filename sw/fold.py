@@ -298,6 +298,11 @@ def check(model: SpikingResNet) -> None:
     sw.model.ModelError
         The network is not full-spike, or has a leak that no shift is.
     """
+    if not model.config.spiking:
+        raise ModelError(
+            "a network of ReLUs (spiking = false) is a reference or a teacher only: no device "
+            "runs it. Train one that spikes with it: python -m sw.train --teacher CHECKPOINT"
+        )
     for name, neuron in model.neurons().items():
         if neuron.config.leak == LEARNED:
             raise ModelError(

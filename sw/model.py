@@ -190,6 +190,9 @@ class ModelConfig:
     """With the auxiliary accumulation pathway, which exists for training only."""
     shared_classifier: bool = True
     """One classifier for spikes and auxiliary pathway, as in the paper's code; else one each."""
+    spiking: bool = True
+    """If not, every neuron is a ReLU and passes on a real number: a reference for the others and
+    their teacher, which cannot be exported."""
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -210,11 +213,26 @@ class ModelConfig:
             self.batch_norm in ("shared", "per-timestep"),
             f"batch_norm = {self.batch_norm!r}: use 'shared' or 'per-timestep'",
         )
+        _require(
+            self.spiking or self.frames or self.timesteps == 1,
+            f"timesteps = {self.timesteps} of equal images are all the same without spikes: use 1",
+        )
         _check_granularity(self.stem_coefficient)
+
+    @property
+    def exportable(self) -> bool:
+        """Every tensor between layers is binary, as the device has it."""
+        gates = [block.gate for stage in self.stages for block in stage.blocks]
+        return self.spiking and "ADD" not in gates
 
     def neuron_of(self, layer: str) -> NeuronConfig:
         """The neurons of a layer."""
         return self.neurons.get(layer, self.neuron)
+
+    def make_neuron(self, layer: str) -> Neuron:
+        """The module of a layer's neurons."""
+        kind = Neuron if self.spiking else Rectifier
+        return kind(self.neuron_of(layer), self.timesteps)
 
     def along(self, n: int) -> tuple[int, int]:
         """A kernel's or stride's length along rows and columns."""
@@ -654,6 +672,15 @@ class Neuron(nn.Module):
         return spikes if fused or max(pool) == 1 else F.max_pool2d(spikes, pool)
 
 
+class Rectifier(Neuron):
+    """ReLU and max-pooling, in the place of neurons in a network that does not spike."""
+
+    def forward(
+        self, drive: Tensor, repeated: bool = False, pool: tuple[int, int] = (1, 1)
+    ) -> Tensor:
+        return F.relu(drive if max(pool) == 1 else F.max_pool2d(drive, pool))
+
+
 class _MeanOverProcesses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -794,8 +821,7 @@ class Block(nn.Module):
             granularity = block.outer if n == len(convs) else block.inner
             self.add_module(f"conv{n}", conv)
             self.add_module(f"bn{n}", _norm(config, width))
-            neuron = config.neuron_of(f"{name}.conv{n}")
-            self.add_module(f"neuron{n}", Neuron(neuron, config.timesteps))
+            self.add_module(f"neuron{n}", config.make_neuron(f"{name}.conv{n}"))
             self.add_module(
                 f"coefficient{n}", Coefficient(granularity, config.timesteps, self.shapes[-1])
             )
@@ -803,7 +829,7 @@ class Block(nn.Module):
             nn.Sequential(
                 _conv(config, source[0], channels, 1, stride),
                 _norm(config, channels),
-                Neuron(config.neuron_of(f"{name}.downsample"), config.timesteps),
+                config.make_neuron(f"{name}.downsample"),
             )
             if stride != 1 or source[0] != channels
             else None
@@ -908,7 +934,7 @@ class SpikingResNet(nn.Module):
         self.bn1 = (
             _norm(config, config.stem_channels) if config.frames else Norm(len(self.conv1.weight))
         )
-        self.neuron = Neuron(config.neuron_of("conv1"), timesteps)
+        self.neuron = config.make_neuron("conv1")
         self.stem_pool = config.along(config.stem_pool)
         shape = _conv_shape(self.conv1, config.image_shape)
         shape = (shape[0], shape[1] // self.stem_pool[0], shape[2] // self.stem_pool[1])

@@ -34,6 +34,12 @@ class TrainConfig:
     """Weight each sample with its class's frequency to minus this power."""
     spike_penalty: float = 0.0
     """Weight of the spikes' cost in the loss, see :func:`sw.train.spike_cost`."""
+    teacher: str = ""
+    """SHA-256 of the checkpoint of the network to learn from, see :func:`sw.train.loss_of`."""
+    teacher_weight: float = 0.9
+    """Share of the teacher in the loss; the rest is the labels'."""
+    temperature: float = 2.0
+    """By which the logits of both are divided to be compared."""
     weight_bits: int = 0
     """Train the integers of a device with weights of this width (:mod:`sw.finetune`); 0: floats."""
     shift_px: int = 2
@@ -80,6 +86,25 @@ def fashion_mnist_85f() -> ModelConfig:
         stages=(
             StageConfig(channels=64, stride=2, blocks=_blocks(2)),
             StageConfig(channels=96, stride=2, blocks=(last,)),
+        ),
+    )
+
+
+def fashion_mnist_teacher() -> ModelConfig:
+    """Ordinary network of ReLUs, of about as many additions as :func:`fashion_mnist_85f`, but of
+    real numbers: its maps are larger, its timesteps one."""
+    block = BlockConfig(gate="ADD", inner="none", outer="none")
+    return ModelConfig(
+        timesteps=1,
+        spiking=False,
+        aap=False,
+        stem_channels=48,
+        stem_kernel=5,
+        stem_coefficient="none",
+        stages=(
+            StageConfig(channels=64, blocks=(block,)),
+            StageConfig(channels=128, stride=2, blocks=(block,) * 2),
+            StageConfig(channels=192, stride=2, blocks=(block,)),
         ),
     )
 
@@ -192,6 +217,12 @@ def _recipes() -> dict[str, Recipe]:
             model=fashion_mnist_85f(),
             train=TrainConfig(epochs=20),
             why="fills the ULX3S-85F; about an hour of one CPU core",
+        ),
+        "fashion-mnist-teacher": Recipe(
+            data="fashion-mnist",
+            model=fashion_mnist_teacher(),
+            train=TrainConfig(epochs=20, label_smoothing=0.0, weight_decay=0.05),
+            why="teaches the others (--teacher); an hour of one CPU core",
         ),
         "fashion-mnist-large": Recipe(
             data="fashion-mnist",

@@ -8,6 +8,7 @@ that it would have had: everything random follows from seed and epoch, and check
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib
 import json
 import math
@@ -223,9 +224,20 @@ def loss_of(
     config: TrainConfig,
     rows: dict[str, float],
     weights: Tensor | None,
+    teacher: SpikingResNet | None = None,
 ) -> Tensor:
-    """Mean over the batch: cross-entropy of both heads, 1:1 (Chen et al.), and the spikes' cost."""
+    """Mean over the batch: cross-entropy of both heads, 1:1 (Chen et al.), and the spikes' cost.
+
+    With a teacher, who sees the same images, a head's cross-entropy counts ``1 - w``, and ``w``
+    the divergence of its classes' probabilities from the teacher's, both softened by the
+    temperature, times its square (Hinton et al., arXiv 1503.02531).
+    """
     maps: dict[str, Tensor] = {}
+    softened = None
+    if teacher is not None:
+        half = images.device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
+        with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16, enabled=half):
+            softened = F.softmax(widened(teacher(images).spike) / config.temperature, 1)
     with torch.autocast(images.device.type, torch.bfloat16, enabled=config.amp):
         logits = net(images, maps.__setitem__ if config.spike_penalty else None)
     loss = torch.zeros((), device=images.device)
@@ -234,6 +246,10 @@ def loss_of(
             each = F.cross_entropy(
                 widened(head), labels, reduction="none", label_smoothing=config.label_smoothing
             )
+            if softened is not None:
+                own = F.log_softmax(widened(head) / config.temperature, 1)
+                apart = F.kl_div(own, softened, reduction="none").sum(1)
+                each = each + config.teacher_weight * (config.temperature**2 * apart - each)
             loss = loss + (each if weights is None else each * weights[labels]).mean()
     if config.spike_penalty:
         loss = loss + config.spike_penalty * spike_cost(maps, rows)
@@ -248,6 +264,7 @@ def train_epoch(
     epoch: int,
     device: torch.device | str = "cpu",
     rows: dict[str, float] | None = None,
+    teacher: SpikingResNet | None = None,
 ) -> float:
     """One epoch; returns the mean loss."""
     net.train()
@@ -275,7 +292,7 @@ def train_epoch(
     for n, (images, labels) in enumerate(progress):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, epoch + n / n_batches) * group["rate"]
-        loss = loss_of(net, images, labels, config, rows or {}, weights)
+        loss = loss_of(net, images, labels, config, rows or {}, weights, teacher)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -315,6 +332,7 @@ def train(
     *,
     resume: bool = False,
     init: dict[str, Tensor] | None = None,
+    teacher: SpikingResNet | None = None,
     command: str = "",
     device: torch.device | str = "cpu",
     log_dir: Path | None = None,
@@ -326,6 +344,7 @@ def train(
     resume : continue from ``out``, exactly as if there had been no interruption; begin if it is not
         there.
     init : start from these parameters where name and shape agree (fine-tuning).
+    teacher : learn from this network, too; ``config.teacher`` says which it is.
     device : where to train; under ``torchrun`` every process has its own.
     log_dir : folder for TensorBoard's logs.
 
@@ -379,11 +398,14 @@ def train(
         # A 1x1 convolution's weight has two equal layouts, of which it would like the other.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         wrapped = DistributedDataParallel(net)
+    if teacher is not None:
+        teacher.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        teacher.eval()
     history: list[dict[str, Any]] = values["history"]
     log = _logger(log_dir) if log_dir is not None and rank == 0 else None
     for epoch in range(len(history), config.epochs):
         started = time.monotonic()
-        loss = train_epoch(wrapped, optimizer, dataset, config, epoch, device, rows)
+        loss = train_epoch(wrapped, optimizer, dataset, config, epoch, device, rows, teacher)
         entry: dict[str, Any] = {"epoch": epoch + 1, "loss": loss, "validation": {}}
         if rank == 0:
             guesses = predictions(net, dataset.validation, "validation", device)
@@ -521,6 +543,8 @@ examples:
   python -m sw.train --init ckpt.pt --bits 4 --epochs 3 --learning-rate 1e-3 --out ckpt4.pt
   python -m sw.train --recipe cifar10 --device cuda --compile --out cifar10.pt
   torchrun --nproc-per-node 4 -m sw.train --recipe cifar10 --device cuda --out cifar10.pt
+  python -m sw.train --recipe fashion-mnist-teacher --out teacher.pt
+  python -m sw.train --teacher teacher.pt --out taught.pt
   python -m sw.train --data my-images/ --out mine.pt --set timesteps=6
   python -m sw.train --out plif.pt --set neuron.leak=LEARNED --set neuron.leak_shift=2
   python -m sw.train --init plif.pt --round-leaks --epochs 2 --out lif.pt
@@ -549,6 +573,9 @@ exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrup
         help="train the integers of a device with weights of this width (needs --init)",
     )
     p.add_argument(
+        "--teacher", type=Path, metavar="CHECKPOINT", help="network to learn from beside the labels"
+    )
+    p.add_argument(
         "--round-leaks", action="store_true", help="round trained leaks of --init to shifts"
     )
     for name, kind, text in (
@@ -558,6 +585,8 @@ exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrup
         ("coefficient-rate", float, "learning rate of coefficients, relative to it"),
         ("weight-decay", float, "of convolutions and classifier"),
         ("spike-penalty", float, "weight of the spikes' cost: fewer spikes are fewer cycles"),
+        ("teacher-weight", float, "share of the teacher in the loss"),
+        ("temperature", float, "by which logits are divided to be compared with the teacher's"),
         ("seed", int, "of everything random"),
         ("max-images", int, "train on the first images only (0: all)"),
     ):
@@ -608,14 +637,26 @@ def _configure(
         except (OSError, ValueError, AttributeError) as error:
             raise TrainError(f"--model-config {args.model_config}: {error}") from error
     model_config = override(model_config, args.set)
-    known = {field.name for field in fields(TrainConfig)}
+    known = {field.name for field in fields(TrainConfig)} - {"teacher"}
     chosen = {k: v for k, v in vars(args).items() if k in known and v is not None}
     config = replace(recipe.train, **chosen)
+    if args.teacher:
+        config = replace(config, teacher=hashlib.sha256(args.teacher.read_bytes()).hexdigest())
     if config.weight_bits or (args.amp is None and device.type == "cpu"):
         config = replace(config, amp=False)  # slower there, so only if asked for
     if min(config.epochs, config.batch_size) < 1 or not config.learning_rate > 0:
         raise TrainError("--epochs, --batch-size and --learning-rate must be positive")
     return model_config, config, None if init is None else init["model"]
+
+
+def _teacher(path: Path, student: ModelConfig) -> SpikingResNet:
+    """The network in a checkpoint, which must take what the student takes, and know its classes."""
+    found = checkpoint.build(checkpoint.load(path))
+    for name in ("image_shape", "frames", "n_classes"):
+        theirs, ours = getattr(found.config, name), getattr(student, name)
+        if theirs != ours:
+            raise TrainError(f"--teacher {path}: its {name} is {theirs}, the student's is {ours}")
+    return found.requires_grad_(False)
 
 
 def _device(name: str) -> torch.device:
@@ -656,8 +697,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         recipe, dataset = _choose(args)
         model_config, config, init = _configure(args, recipe, device)
-        if any(b.gate == "ADD" for stage in model_config.stages for b in stage.blocks):
-            print("sw.train: ADD gates: a reference, which cannot be exported", file=sys.stderr)
+        if not model_config.exportable:
+            print("sw.train: not full-spike: a reference, not to be exported", file=sys.stderr)
         values = train(
             model_config,
             config,
@@ -665,6 +706,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.out,
             resume=args.resume,
             init=init,
+            teacher=_teacher(args.teacher, model_config) if args.teacher else None,
             command=" ".join(["python -m sw.train", *_public(words)]),
             device=device,
             log_dir=args.log_dir,
