@@ -217,6 +217,16 @@ def processes() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
+@torch.no_grad()
+def answers(teacher: SpikingResNet, images: Tensor, temperature: float) -> Tensor:
+    """Probabilities (N, n_classes) that a teacher gives the classes, softened by the temperature.
+    Computed in bfloat16 where that is fast: an answer's third digit teaches nothing."""
+    fast = images.is_cuda or torch.cpu._is_avx512_bf16_supported()
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=fast):
+        logits = teacher(images).spike
+    return F.softmax(widened(logits) / temperature, 1)
+
+
 def loss_of(
     net: nn.Module,
     images: Tensor,
@@ -233,11 +243,7 @@ def loss_of(
     temperature, times its square (Hinton et al., arXiv 1503.02531).
     """
     maps: dict[str, Tensor] = {}
-    softened = None
-    if teacher is not None:
-        half = images.device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
-        with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16, enabled=half):
-            softened = F.softmax(widened(teacher(images).spike) / config.temperature, 1)
+    taught = None if teacher is None else answers(teacher, images, config.temperature)
     with torch.autocast(images.device.type, torch.bfloat16, enabled=config.amp):
         logits = net(images, maps.__setitem__ if config.spike_penalty else None)
     loss = torch.zeros((), device=images.device)
@@ -246,9 +252,9 @@ def loss_of(
             each = F.cross_entropy(
                 widened(head), labels, reduction="none", label_smoothing=config.label_smoothing
             )
-            if softened is not None:
+            if taught is not None:
                 own = F.log_softmax(widened(head) / config.temperature, 1)
-                apart = F.kl_div(own, softened, reduction="none").sum(1)
+                apart = F.kl_div(own, taught, reduction="none").sum(1)
                 each = each + config.teacher_weight * (config.temperature**2 * apart - each)
             loss = loss + (each if weights is None else each * weights[labels]).mean()
     if config.spike_penalty:

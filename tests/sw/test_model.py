@@ -35,6 +35,7 @@ from sw.model import (
     with_blocks,
     with_granularity,
 )
+from sw.network import INPUT
 from tests.trained import KEEP_SOFT, LIF, images, lived_in, small_config
 
 
@@ -268,6 +269,28 @@ def test_add_trains_and_sends_integers() -> None:
     assert logits.spike.shape == (5, 10)
     assert maps["layer1.1.conv2"].max() > 1
     assert "ADD" not in Gate.__members__
+
+
+def test_without_spikes_every_neuron_is_a_relu() -> None:
+    """Behind batch-norm and, in the stem, before max-pooling; of images once, of frames each."""
+    add = with_blocks(small_config(), gate="ADD")
+    with pytest.raises(ModelError, match=r"timesteps = 3 of equal images .* use 1"):
+        dataclasses.replace(add, spiking=False)
+    config = dataclasses.replace(add, spiking=False, timesteps=1)
+    assert add.exportable is config.exportable is False and small_config().exportable
+    assert not dataclasses.replace(small_config(), timesteps=1, spiking=False).exportable
+    model, x = lived_in(config), pixels(5)
+    logits, maps = model.spike_maps(x)
+    drive = model.bn1(model.conv1(x))
+    torch.testing.assert_close(maps[INPUT][0], torch.nn.functional.max_pool2d(drive, 2).relu())
+    assert logits.spike.shape == (5, 10)
+    inner = maps["layer1.0.conv1"]
+    assert inner.min() == 0 and len(inner.unique()) > 100
+    plain = with_granularity(add, "element")
+    frames = lived_in(dataclasses.replace(plain, spiking=False, frames=True))
+    x = (torch.rand(5, 3, *config.image_shape) < 0.3).to(drive.dtype)
+    mean = torch.stack([frames(x[:, t : t + 1].expand_as(x)).spike for t in range(3)]).mean(0)
+    torch.testing.assert_close(frames(x).spike, mean)
 
 
 @pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -571,3 +572,97 @@ def test_recipes_are_networks_for_their_boards() -> None:
             labels = tuple(str(n) for n in range(recipe.model.n_classes))
             network = quantize.quantize(fold.fold_model(model, labels, {}), bits)
             compile_network(network, config_by_name(board))
+
+
+def relu_config():
+    """An ordinary network that takes what :func:`small_config` takes."""
+    block = BlockConfig(gate="ADD", inner="none", outer="none")
+    return small_config(
+        timesteps=1,
+        spiking=False,
+        aap=False,
+        stages=(StageConfig(channels=8, stride=2, blocks=(block,)),),
+    )
+
+
+LONGER = replace(CONFIG, epochs=12, learning_rate=1e-2)
+
+
+def test_a_network_of_relus_learns_and_is_not_exported(tmp_path: Path) -> None:
+    values = train.train(relu_config(), LONGER, easy_data(), tmp_path / "relu.pt")
+    assert values["results"]["test"]["spike"] >= 90
+    with pytest.raises(ModelError, match=r"a network of ReLUs .* is a reference or a teacher only"):
+        fold.fold(tmp_path / "relu.pt")
+
+
+def test_a_teachers_share_of_the_loss() -> None:
+    """Against the divergence written out, for both heads, of which one has nothing left to learn
+    from a teacher that answers as it does."""
+    torch.manual_seed(5)
+    student = SpikingResNet(small_config()).double().eval()
+    teacher = SpikingResNet(relu_config()).double().eval()
+    batch = easy_split(12, 4)
+    x, labels = (
+        to_input(torch.from_numpy(batch.images), torch.float64),
+        torch.from_numpy(batch.labels.astype(np.int64)),
+    )
+
+    def loss(teacher: SpikingResNet | None, share: float, temperature: float = 3.0) -> float:
+        config = replace(CONFIG, teacher_weight=share, temperature=temperature)
+        return train.loss_of(student, x, labels, config, {}, None, teacher).item()
+
+    with torch.no_grad():
+        heads, theirs = [h.numpy() for h in student(x) if h is not None], teacher(x).spike.numpy()
+    p = np.exp(theirs / 3) / np.exp(theirs / 3).sum(1, keepdims=True)
+    apart = 0.0
+    for head in heads:
+        q = np.exp(head / 3) / np.exp(head / 3).sum(1, keepdims=True)
+        apart += 9 * (p * np.log(p / q)).sum(1).mean()
+    assert len(heads) == 2 and apart > 0.01
+    assert loss(teacher, 1) == pytest.approx(apart)
+    assert loss(teacher, 0) == pytest.approx(loss(None, 1))
+    assert loss(teacher, 0.25) == pytest.approx(0.75 * loss(None, 1) + 0.25 * apart)
+    student = student.detach_aap()
+    assert loss(student, 1) == pytest.approx(0, abs=1e-12)
+
+
+def test_a_student_learns_what_only_its_teacher_knows(tmp_path: Path) -> None:
+    """With labels for training that say nothing."""
+    data = easy_data()
+    knows = train.train(relu_config(), LONGER, data, tmp_path / "teacher.pt")
+    noise = np.random.default_rng(6).integers(0, 2, len(data.train)).astype(np.uint8)
+    confused = replace(data, train=replace(data.train, labels=noise))
+    teacher = checkpoint.build(knows).train()
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    config = replace(LONGER, teacher="a" * 64, teacher_weight=1.0)
+    out = tmp_path / "student.pt"
+    taught = train.train(small_config(), config, confused, out, teacher=teacher)
+    assert taught["results"]["test"]["spike"] >= 90
+    assert same_tensors(before, teacher.state_dict())
+    with pytest.raises(train.TrainError, match="is of another run: its train_config"):
+        other = replace(config, teacher="b" * 64)
+        train.train(small_config(), other, confused, out, teacher=teacher, resume=True)
+
+
+def test_a_teacher_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train.datasets, "load", lambda *args, **options: easy_data())
+    for name, config in (("good", relu_config()), ("odd", replace(relu_config(), n_classes=7))):
+        model = SpikingResNet(config)
+        values = {"model_config": config.to_dict(), "model": model.state_dict(), "history": []}
+        values |= {"train_config": {}, "data": {}, "results": {}}
+        checkpoint.save(tmp_path / f"{name}.pt", values)
+    student = tmp_path / "student.json"
+    student.write_text(json.dumps(small_config().to_dict()))
+    out = tmp_path / "out.pt"
+    words = ["--model-config", str(student), "--epochs", "1", "--max-images", "100"]
+    words += ["--out", str(out), "--temperature", "4", "--teacher"]
+    assert train.main([*words, str(tmp_path / "odd.pt")]) == 1
+    assert "odd.pt: its n_classes is 7, the student's is 10" in capsys.readouterr().err
+    assert train.main([*words, str(tmp_path / "none.pt")]) == 1
+    assert "none.pt" in capsys.readouterr().err and not out.exists()
+    assert train.main([*words, str(tmp_path / "good.pt")]) == 0
+    config = checkpoint.load(out)["train_config"]
+    assert config["teacher"] == hashlib.sha256((tmp_path / "good.pt").read_bytes()).hexdigest()
+    assert (config["temperature"], config["teacher_weight"]) == (4.0, 0.9)
