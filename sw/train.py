@@ -662,7 +662,7 @@ def _teacher(path: Path, student: ModelConfig) -> SpikingResNet:
         theirs, ours = getattr(found.config, name), getattr(student, name)
         if theirs != ours:
             raise TrainError(f"--teacher {path}: its {name} is {theirs}, the student's is {ours}")
-    return found.requires_grad_(False)
+    return found
 
 
 def _device(name: str) -> torch.device:
