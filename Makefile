@@ -13,10 +13,12 @@ PYTEST := $(PY) -m pytest -n auto --dist loadscope --no-loadscope-reorder
 # nirtorch and loguru.
 PEERS := $(shell sed -n 's/^ *"\(\(spikingjelly\|snntorch\)==[^"]*\)",/\1/p' pyproject.toml) \
 	nirtorch==2.6 loguru==0.7.3
+# What a machine beside a board needs of pyproject.toml's packages.
+HOST := amaranth amaranth-boards numpy pyserial rich safetensors tqdm
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test sim bitstreams verify lint format clean
+.PHONY: help demo host test sim bitstreams verify lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +27,12 @@ help: ## list the targets
 
 demo: $(INSTALLED) ## classify real images on the virtual board, and check every spike
 	$(PY) -m sw.run --board sim -n 50 --check --show 8 $(ARGS)
+
+host: $(VENV)/bin/pip ## install only what runs networks on a board: no PyTorch, no compiler (120 MB)
+	$(VENV)/bin/pip install --disable-pip-version-check --quiet --progress-bar on \
+	  $(foreach name,$(HOST),'$(shell sed -n 's/^ *"\($(name)[=<>][^"]*\)",/\1/p' pyproject.toml)')
+	$(VENV)/bin/pip install --disable-pip-version-check --quiet --progress-bar on --no-deps --editable .
+	@echo "$(PY) -m sw.run --board    # with a bitstream on it: $(PY) -m hw.flash BOARD"
 
 test: $(INSTALLED) ## run the tests (a few minutes)
 	$(PYTEST) -m "not slow and not board" $(ARGS)
@@ -59,11 +67,14 @@ $(VENV)/bin/pip:
 	  echo "error: $$($(PYTHON) --version) is too old; Spikefold needs 3.11 or later. Name a newer one: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "error: $(PYTHON) cannot make virtual environments. On Debian and Ubuntu install python3-venv." >&2; exit 1; }
-	@command -v $(firstword $(CXX)) >/dev/null || { \
-	  echo "error: there is no C++ compiler '$(CXX)'. Install g++ (package g++), or name one: make CXX=clang++" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(INSTALLED): pyproject.toml | $(VENV)/bin/pip
+.PHONY: compiler
+compiler:
+	@command -v $(firstword $(CXX)) >/dev/null || { \
+	  echo "error: there is no C++ compiler '$(CXX)'. Install g++ (package g++), or name one: make CXX=clang++" >&2; exit 1; }
+
+$(INSTALLED): pyproject.toml | compiler $(VENV)/bin/pip
 	$(VENV)/bin/pip install --disable-pip-version-check --quiet --progress-bar on --editable '.[test,nir]'
 	$(VENV)/bin/pip install --disable-pip-version-check --quiet --no-deps $(PEERS)
 	@touch $@

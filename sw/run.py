@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -608,6 +609,8 @@ def main(argv: list[str] | None = None) -> int:
 
     if arguments.live and (arguments.check or arguments.show):
         parser.error("--check and --show need files: they do not go with --live")
+    if arguments.check and find_spec("torch") is None:
+        parser.error("--check compares with PyTorch, which is not installed here ('make host')")
     images, labels = np.zeros(0, np.uint8), None
     file = netfile.load(arguments.network, Program)
     network = file.network

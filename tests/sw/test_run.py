@@ -399,6 +399,10 @@ def test_live_samples_are_answered_line_by_line(
     with pytest.raises(SystemExit):
         run.main([*live, "--check"])
     assert "they do not go with --live" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(SystemExit):
+        run.main([str(files[0]), "--board", "sim", "--check"])
+    assert "PyTorch, which is not installed here" in capsys.readouterr().err
 
 
 def wait_for(text: str, stream: Any) -> None:
