@@ -12,9 +12,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
-from hw.boards import BOARDS, config_by_name
+from amaranth.vendor import GowinPlatform
+
+from hw.boards import BOARDS_HELP, config_by_name
 from hw.build import TOP, BuildError, netlist, synthesised
 from hw.spec import Config, SpecError
+from hw.targets import target
 
 COSTS = {
     # ECP5, Lattice FPGA-TN-02200: a carry cell takes two LUTs, a distributed RAM the four of two
@@ -100,6 +103,8 @@ def areas(
         As :func:`hw.build.netlist` and :func:`hw.build.synthesised`.
     """
     config = config_by_name(board)
+    if isinstance(target(board).platform(), GowinPlatform):
+        raise BuildError(f"{board}: only cells of ECP5 and iCE40 are counted, not Gowin's")
     if membrane_bits is not None:
         config = replace(config, membrane_bits=membrane_bits)
     for n_lanes in lanes:
@@ -145,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
         "  python -m hw.area ulx3s-25f/w4 --lanes 16 64 --membrane-bits 18",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("board", metavar="BOARD", help=f"any of {', '.join(BOARDS)}")
+    parser.add_argument("board", metavar="BOARD", help=f"one of {BOARDS_HELP}")
     parser.add_argument(
         "--lanes", type=int, nargs="+", metavar="N", help="lanes (default: the board's)"
     )

@@ -86,6 +86,7 @@ CONFIGS: dict[str, Config] = {
 }
 BOARDS: tuple[str, ...] = tuple(name for name in CONFIGS if name != "sim")
 """Names of the real boards."""
+BOARDS_HELP = f"{', '.join(BOARDS)}, each also with /w2, /w4 or /w8 for another weight width"
 
 
 def config_by_name(name: str) -> Config:

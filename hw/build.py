@@ -25,10 +25,10 @@ from pathlib import Path
 from amaranth.vendor import GowinPlatform, LatticeECP5Platform, LatticeICE40Platform
 from tqdm import tqdm
 
-from hw.boards import BOARDS, config_by_name
+from hw.boards import BOARDS, BOARDS_HELP, config_by_name
 from hw.protocol import spec_hash
 from hw.spec import Config, SpecError
-from hw.targets import TARGETS, Device, check_device
+from hw.targets import TARGETS, Device, check_device, target
 
 ROOT = Path(__file__).resolve().parents[1]
 BITSTREAMS = ROOT / "bitstreams"
@@ -109,7 +109,7 @@ def netlist(board: str, config: Config | None = None) -> Netlist:
         Unknown board, or a configuration that the device does not support.
     """
     config = config or config_by_name(board)
-    platform = TARGETS[board.partition("/")[0]].platform()
+    platform = target(board).platform()
     check_device(config, platform)
     synthesis = next(name for family, name in SYNTHESIS.items() if isinstance(platform, family))
     plan = platform.build(
@@ -371,13 +371,13 @@ def write_manifest(source: Netlist, best: Routed, tried: dict[int, float]) -> di
         "sha256": hashlib.sha256(content).hexdigest(),
     }
     path.parent.mkdir(exist_ok=True)
-    for target, data in (
+    for place, data in (
         (bitstream, content),
         (path, (json.dumps(manifest, indent=2) + "\n").encode()),
     ):
-        part = target.with_name(target.name + ".part")
+        part = place.with_name(place.name + ".part")
         part.write_bytes(data)
-        part.replace(target)
+        part.replace(place)
     return manifest
 
 
@@ -480,7 +480,7 @@ def _parser() -> argparse.ArgumentParser:
         "  python -m hw.build --table           # the README's table",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("boards", nargs="*", metavar="BOARD", help=f"any of {', '.join(BOARDS)}")
+    parser.add_argument("boards", nargs="*", metavar="BOARD", help=f"any of {BOARDS_HELP}")
     parser.add_argument("--all", action="store_true", help="all boards")
     parser.add_argument(
         "--seeds", type=int, default=4, metavar="N", help="placements to try (default: %(default)s)"

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import serial
 from amaranth.lib import data
 
-from hw.boards import BOARDS
+from hw.boards import BOARDS_HELP
 from hw.build import BuildError, load_manifest, manifest_path
 from hw.protocol import (
     BREAK_BAUD,
@@ -30,7 +30,8 @@ from hw.protocol import (
     n_bytes,
     unpack,
 )
-from hw.targets import TARGETS
+from hw.spec import SpecError
+from hw.targets import target
 
 START_S = 3.0
 """How long a board may take to load its bitstream and answer."""
@@ -55,7 +56,7 @@ def programmer(board: str) -> list[str]:
     FlashError
         None is.
     """
-    commands = TARGETS[board].programmers
+    commands = target(board).programmers
     for command in commands:
         if shutil.which(command[0]):
             return list(command)
@@ -120,11 +121,12 @@ def flash(board: str, *, port: str | None = None) -> dict:
 
     Raises
     ------
-    hw.build.BuildError
-        There is no bitstream, or it is damaged.
+    hw.build.BuildError, hw.spec.SpecError
+        There is no bitstream, or it is damaged; no such board.
     FlashError
         No programmer is installed, it failed, or the board does not identify itself as this one.
     """
+    target(board)
     manifest = load_manifest(board)
     command = [*programmer(board), str(manifest_path(board).with_name(manifest["bitstream"]))]
     print(" ".join(command), file=sys.stderr)
@@ -158,9 +160,7 @@ def _parser() -> argparse.ArgumentParser:
         "  python -m hw.flash icebreaker --port /dev/ttyUSB1    # and ask it who it is",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "board", choices=BOARDS, metavar="BOARD", help=f"one of {', '.join(BOARDS)}"
-    )
+    parser.add_argument("board", metavar="BOARD", help=f"one of {BOARDS_HELP}")
     parser.add_argument("--port", help="serial port on which to ask the board for its identity")
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
     return parser
@@ -170,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         manifest = flash(args.board, port=args.port)
-    except (BuildError, FlashError) as error:
+    except (BuildError, FlashError, SpecError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -36,10 +36,11 @@ from amaranth_boards.ulx3s import (
     ULX3S_85F_Platform,
 )
 
+from hw.boards import BOARDS, config_by_name
 from hw.core.weights import spram_grid
 from hw.memories import has_spram
 from hw.pll import MHZ, Ecp5Pll, GowinPll, Ice40Pll, ecp5_pll, gowin_pll, ice40_pll
-from hw.spec import Config
+from hw.spec import Config, SpecError
 from hw.top import Top
 
 RESET_SECONDS = 20e-6
@@ -136,6 +137,21 @@ TARGETS: dict[str, Target] = {
     ),
 }
 """By the names of :data:`hw.boards.BOARDS`."""
+
+
+def target(name: str) -> Target:
+    """What stands behind a name of :func:`hw.boards.config_by_name`.
+
+    Raises
+    ------
+    SpecError
+        No such board, or the virtual one, which no bitstream is for.
+    """
+    board = name.partition("/")[0]
+    if board not in TARGETS:
+        config_by_name(name)  # says which there are
+        raise SpecError(f"{name} is the virtual board: bitstreams are for {', '.join(BOARDS)}")
+    return TARGETS[board]
 
 
 def check_device(config: Config, platform: Platform) -> None:

@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         "the program that started it ends.",
         epilog="examples:\n"
         "  python -m sim.virtual_board\n"
-        "  python -m sim.virtual_board --config ulx3s-85f --link /tmp/ttyV0 --stats",
+        "  python -m sim.virtual_board --config ulx3s-85f --link ttyV0 --stats",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(

@@ -116,6 +116,15 @@ def test_the_boards_own_lanes(yosys: list[Config], capsys: pytest.CaptureFixture
     assert yosys == [config_by_name("icebreaker")]
 
 
+def test_boards_that_cannot_be_counted(capsys: pytest.CaptureFixture):
+    for board, message in (
+        ("tang-nano-20k", "only cells of ECP5 and iCE40 are counted"),
+        ("sim", "sim is the virtual board"),
+    ):
+        assert area.main([board]) == 1
+        assert message in capsys.readouterr().err
+
+
 def test_lanes_that_cannot_be(capsys: pytest.CaptureFixture):
     assert area.main(["icebreaker", "--lanes", "12"]) == 1
     assert "Config.lanes = 12 is not supported: use a power of two" in capsys.readouterr().err

@@ -80,6 +80,19 @@ def test_the_first_programmer_that_is_installed(bitstream: Path, tmp_path: Path,
     assert "is loaded" in capsys.readouterr().out
 
 
+def test_a_board_with_another_width_of_weights_or_none(bitstream: Path, capsys) -> None:
+    for name, message in (
+        (f"{BOARD}/w2", f"there is no bitstream for {BOARD}/w2: build it with 'python -m hw.build"),
+        ("de10", "unknown board 'de10': known are sim, ulx3s-85f"),
+        ("sim", "sim is the virtual board: bitstreams are for ulx3s-85f"),
+    ):
+        assert flash.main([name]) == 1
+        assert message in capsys.readouterr().err
+    bitstream.with_suffix(".json").rename(build.manifest_path(f"{BOARD}/w2"))
+    assert flash.main([f"{BOARD}/w2"]) == 1
+    assert f"no programmer for {BOARD}/w2 is installed" in capsys.readouterr().err
+
+
 def test_a_programmer_that_fails(bitstream: Path, tmp_path: Path, capsys) -> None:
     install(tmp_path, "openFPGALoader", exit_code=3)
     assert flash.main([BOARD]) == 1
