@@ -133,6 +133,11 @@ def load(
     )
 
 
+def spread(n: int, most: int) -> NDArray[np.int64]:
+    """Up to ``most`` of ``n`` indices, evenly: of data sorted by class, some of every class."""
+    return np.linspace(0, n - 1, min(most, n)).astype(np.int64)
+
+
 def load_samples() -> Split:
     """The first test images, which come with the repository."""
     with np.load(SAMPLES_PATH) as arrays:
@@ -144,8 +149,9 @@ def find(data_dir: str | Path | None = None) -> Path:
     named = data_dir or os.environ.get(DATA_DIR_VARIABLE)
     if named:
         folder = Path(named).expanduser()
-        if _holds_data(folder):
-            return folder
+        for place in (folder, folder / "fashion-mnist"):
+            if _holds_data(place):
+                return place
         origin = "the folder given" if data_dir else f"${DATA_DIR_VARIABLE}"
         raise DataError(
             f"{folder} ({origin}) holds neither {NPZ_NAME} nor the four files "

@@ -155,6 +155,9 @@ def dataset(
                 f"{name}: {what} labels from {targets.min()} to {targets.max()}, expected 0 to "
                 f"{len(labels) - 1}"
             )
+    shapes = train[0].shape[1:], test[0].shape[1:]
+    if shapes[0] != shapes[1]:
+        raise DataError(f"{name}: training samples are {shapes[0]}, test samples {shapes[1]}")
     kept, held = split(train[1], n_validation)
     return Dataset(
         train=Split(images=train[0][kept], labels=train[1][kept]),
@@ -396,7 +399,7 @@ def decode(raw: bytes, mode: str, size: tuple[int, int] | None = None) -> NDArra
     try:
         image = importlib.import_module("PIL.Image")
     except ImportError as error:
-        raise DataError("image files need Pillow: pip install 'spikefold[train]'") from error
+        raise DataError("image files need Pillow: pip install pillow") from error
     try:
         found = image.open(io.BytesIO(raw)).convert(mode)
         pixels = np.asarray(found if size is None else found.resize(size), np.uint8)
@@ -475,9 +478,12 @@ def load_own(path: Path, timesteps: int) -> Dataset:
         classes = None
     elif (path / "train").is_dir():
         classes = sorted(p.name for p in (path / "train").iterdir() if p.is_dir())
-        train, test = (
-            _files_by_class(path / part, classes, timesteps) for part in ("train", "test")
-        )
+        files = [_files_by_class(path / part, classes) for part in ("train", "test")]
+        if files[0][0][0].suffix in events.SUFFIXES:
+            samples = _recordings([paths for paths, _ in files], timesteps)
+        else:
+            samples = [_images(paths) for paths, _ in files]
+        train, test = ((x, y) for x, (_, y) in zip(samples, files, strict=True))
     else:
         train, test = (_idx_pair(path, part) for part in ("train", "t10k"))
         classes = None
@@ -499,27 +505,31 @@ def load_own(path: Path, timesteps: int) -> Dataset:
     return dataset(path.stem, classes, train, test, per_class * len(classes), str(path))
 
 
-def _files_by_class(
-    folder: Path, classes: Sequence[str], timesteps: int
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    paths = [(p, n) for n, name in enumerate(classes) for p in sorted((folder / name).glob("*"))]
-    if not paths:
+def _files_by_class(folder: Path, classes: Sequence[str]) -> tuple[list[Path], NDArray[np.int64]]:
+    """The files in the folders of all classes, and which class each is of."""
+    found = [(p, n) for n, name in enumerate(classes) for p in sorted((folder / name).glob("*"))]
+    if not found:
         raise DataError(f"{folder} holds no files in folders {', '.join(classes)}")
-    if paths[0][0].suffix in events.SUFFIXES:
-        recordings = [events.read(path) for path, _ in paths]
-        height, width = (
-            1 + max(int(r[axis].max(initial=0)) for r in recordings) for axis in ("y", "x")
-        )
-        return (
-            np.stack([events.frames(r, timesteps, (height, width)) for r in recordings]),
-            np.array([n for _, n in paths]),
-        )
-    images = [_image(p) for p, _ in paths if p.suffix.lower() in IMAGE_SUFFIXES]
+    return [path for path, _ in found], np.array([n for _, n in found])
+
+
+def _recordings(parts: Sequence[Sequence[Path]], timesteps: int) -> list[NDArray[np.uint8]]:
+    """Frames of each part, all of the size that the events of all of them need."""
+    read = [[events.read(path) for path in paths] for paths in parts]
+    height, width = (
+        1 + max(int(r[axis].max(initial=0)) for part in read for r in part) for axis in ("y", "x")
+    )
+    return [np.stack([events.frames(r, timesteps, (height, width)) for r in part]) for part in read]
+
+
+def _images(paths: Sequence[Path]) -> NDArray[np.uint8]:
+    images = [_image(p) for p in paths if p.suffix.lower() in IMAGE_SUFFIXES]
     if len({image.shape for image in images}) != 1 or len(images) != len(paths):
         raise DataError(
-            f"{folder}: image files ({', '.join(IMAGE_SUFFIXES)}) of one size are expected"
+            f"{paths[0].parents[1]}: image files ({', '.join(IMAGE_SUFFIXES)}) of one size are "
+            f"expected"
         )
-    return np.stack(images), np.array([n for _, n in paths])
+    return np.stack(images)
 
 
 def _image(path: Path) -> NDArray[np.uint8]:

@@ -27,9 +27,9 @@ class EventError(ValueError):
 
 
 def make(t: Any, x: Any, y: Any, p: Any) -> Events:
-    """A recording from four arrays of the same length."""
+    """A recording from four arrays of the same length; polarities are 0 and 1, or -1 and 1."""
     events = np.empty(len(t), EVENT)
-    events["t"], events["x"], events["y"], events["p"] = t, x, y, p
+    events["t"], events["x"], events["y"], events["p"] = t, x, y, np.asarray(p) > 0
     return events
 
 
@@ -43,7 +43,7 @@ def frames(
 
     Parameters
     ----------
-    events : with fields ``t, x, y, p`` of any numeric types.
+    events : with fields ``t, x, y, p`` of any numeric types; polarities above 0 are 1.
     shape : (height, width) of a frame.
     sensor : (height, width) of the sensor, if frames are to be smaller.
 
@@ -70,7 +70,7 @@ def frames(
     t = t - t.min()
     step = t * timesteps // (t.max() + 1)
     row, column = y * shape[0] // height, x * shape[1] // width
-    result[step, events["p"].astype(np.int64), row, column] = 1
+    result[step, (events["p"] > 0).astype(np.int64), row, column] = 1
     return result
 
 
@@ -91,7 +91,7 @@ def read(path: Path) -> Events:
         if path.suffix in (".npy", ".npz"):
             with path.open("rb") as file:
                 return _from_arrays(np.load(file))
-    except (KeyError, IndexError, *ARRAY_ERRORS) as error:
+    except (KeyError, IndexError, TypeError, *ARRAY_ERRORS) as error:
         raise EventError(f"{path} is damaged or no recording: {error}") from error
     raise EventError(f"{path}: recordings end in {', '.join(SUFFIXES)}")
 

@@ -100,6 +100,9 @@ def test_places_are_tried_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert data.find() == places["variable"]
     write_npz(places["named"])
     assert data.find(places["named"]) == places["named"]
+    within = tmp_path / "all" / "fashion-mnist"  # beside other data sets
+    write_npz(within)
+    assert data.find(within.parent) == within
 
 
 def test_a_named_folder_without_data_is_an_error_not_a_download(tmp_path: Path) -> None:
@@ -217,6 +220,11 @@ def test_split_is_stratified_disjoint_and_the_same_every_time(tmp_path: Path) ->
     for n in (0, 15, 80):
         with pytest.raises(data.DataError, match=f"{n} validation images"):
             data.load(tmp_path, n_validation=n)
+
+
+def test_spread() -> None:
+    assert data.spread(3, 10).tolist() == [0, 1, 2]
+    assert data.spread(100, 4).tolist() == [0, 33, 66, 99]
 
 
 def test_samples_come_with_the_repository() -> None:

@@ -182,6 +182,10 @@ def test_own_arrays(tmp_path: Path) -> None:
         found = data.load(name=str(path))
         assert found.test.images.shape[1:] == expected and found.name == "mine"
         assert (len(found.train), len(found.validation)) == (36, 4)
+    np.savez(path, x_train=images, y_train=labels, x_test=images[..., 1:], y_test=labels)
+    message = r"training samples are \(5, 2, 9, 8\), test samples \(5, 2, 9, 7\)"
+    with pytest.raises(DataError, match=message):
+        data.load(name=str(path))
     np.savez(path, x_train=images + 1, y_train=labels, x_test=images, y_test=labels)
     with pytest.raises(DataError, match="expected 0 and 1"):
         data.load(name=str(path))
@@ -215,6 +219,10 @@ def test_own_folders_of_recordings_and_images(tmp_path: Path) -> None:
                 write_bin(tmp_path / "events" / part / label / f"{n}.bin", recording(rng, 2000))
     found = data.load(name=str(tmp_path / "events"), timesteps=3)
     assert found.labels == ("cat", "dog") and found.test.images.shape == (6, 3, 2, 34, 34)
+    for place in (tmp_path / "events" / "test").glob("*/*.bin"):
+        place.write_bytes(bytes([5, 6, 0, 0, 1]))  # no event further out
+    found = data.load(name=str(tmp_path / "events"), timesteps=3)
+    assert found.test.images.shape == (6, 3, 2, 34, 34)
     image = pytest.importorskip("PIL.Image")
     for part in ("train", "test"):
         for value, label in enumerate(("cat", "dog")):

@@ -103,13 +103,22 @@ def test_arrays_and_what_is_no_recording(tmp_path: Path) -> None:
     np.savez(tmp_path / "b.npz", **{name: recording[name] for name in ("t", "x", "y", "p")})
     for name in ("a.npy", "b.npz"):
         assert np.array_equal(events.read(tmp_path / name), recording)
+    signed = recording.astype([(name, np.int64) for name in recording.dtype.names])
+    signed["p"] = [-1, 1]
+    np.save(tmp_path / "c.npy", signed)
+    assert np.array_equal(events.read(tmp_path / "c.npy"), recording)
+    frames = events.frames(recording, 2, (7, 5))
+    assert np.array_equal(events.frames(signed, 2, (7, 5)), frames)
+    assert frames.sum(axis=(0, 2, 3)).tolist() == [1, 1]
     (tmp_path / "d.txt").write_text("hello")
     np.savez(tmp_path / "e.npz", t=[1])
+    np.savez(tmp_path / "h.npz", t=1, x=1, y=1, p=1)
     np.save(tmp_path / "f.npy", np.zeros((3, 4)))
     for name, message in (
         ("d.txt", r"d\.txt: recordings end in \.bin, \.aedat, \.npy, \.npz"),
         ("e.npz", r"e\.npz is damaged or no recording: .*x"),
         ("f.npy", r"f\.npy is damaged or no recording"),
+        ("h.npz", r"h\.npz is damaged or no recording"),
         ("none.npy", r"none\.npy is damaged or no recording: .*No such file"),
     ):
         with pytest.raises(EventError, match=message):
