@@ -217,13 +217,16 @@ class ModelConfig:
             self.spiking or self.frames or self.timesteps == 1,
             f"timesteps = {self.timesteps} of equal images are all the same without spikes: use 1",
         )
+        _require(
+            self.spiking or all(b.gate == "ADD" for s in self.stages for b in s.blocks),
+            "gates are for spikes: without them (spiking = false) use ADD",
+        )
         _check_granularity(self.stem_coefficient)
 
     @property
     def exportable(self) -> bool:
         """Every tensor between layers is binary, as the device has it."""
-        gates = [block.gate for stage in self.stages for block in stage.blocks]
-        return self.spiking and "ADD" not in gates
+        return all(block.gate != "ADD" for stage in self.stages for block in stage.blocks)
 
     def neuron_of(self, layer: str) -> NeuronConfig:
         """The neurons of a layer."""
@@ -961,6 +964,8 @@ class SpikingResNet(nn.Module):
         if not config.shared_classifier:
             carries["fc"] = nn.Linear(shape[0], config.n_classes)
         self.aap = nn.ModuleDict(carries) if config.aap else None
+        unknown = set(config.neurons) - set(self.neurons())
+        _require(not unknown, f"neurons: there are no layers {', '.join(sorted(unknown))}")
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -258,6 +258,11 @@ def test_state_dict_has_resnet_names() -> None:
     assert not any(name.startswith("layer1.0.downsample") for name in names)
 
 
+def test_neurons_of_a_layer_that_is_not_there_are_refused() -> None:
+    with pytest.raises(ModelError, match="neurons: there are no layers cnov1"):
+        SpikingResNet(small_config(neurons={"conv1": LIF, "cnov1": LIF}))
+
+
 def test_configuration_survives_json() -> None:
     for config in (small_config(neurons={"conv1": LIF}), fashion_mnist(), resnet(50)):
         assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
@@ -278,7 +283,8 @@ def test_without_spikes_every_neuron_is_a_relu() -> None:
         dataclasses.replace(add, spiking=False)
     config = dataclasses.replace(add, spiking=False, timesteps=1)
     assert add.exportable is config.exportable is False and small_config().exportable
-    assert not dataclasses.replace(small_config(), timesteps=1, spiking=False).exportable
+    with pytest.raises(ModelError, match=r"without them .* use ADD"):
+        dataclasses.replace(small_config(), timesteps=1, spiking=False)
     model, x = lived_in(config), pixels(5)
     logits, maps = model.spike_maps(x)
     drive = model.bn1(model.conv1(x))
