@@ -189,6 +189,8 @@ exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrup
     )
     p.add_argument("--json", action="store_true", help="print the figures as JSON")
     args = p.parse_args(argv)
+    if args.n_images < 0:
+        p.error("--n-images takes a number of at least 0")
     try:
         dataset = checkpoint.dataset(checkpoint.load(args.checkpoint), args.data_dir, args.data)
         test = dataset.test

@@ -46,6 +46,8 @@ from sw.train import TrainConfig, TrainError, train
 
 N_SEEDS = 6
 """The smallest p that n seeds can give is 2 in (2n over n): 0.1 for 3, 0.002 for 6."""
+MAX_SEEDS = 8
+"""The exact test of all granularities together takes ``7 ** seeds`` sums."""
 N_IMAGES = 8000
 N_VALIDATION = 2000
 PENALTIES = (0.0, 1.0, 3.0, 10.0)
@@ -451,8 +453,10 @@ exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrup
     p.add_argument("--compile", action="store_true", help="fuse the neurons with torch.compile")
     p.add_argument("--json", action="store_true", help="print the rows as JSON")
     args = p.parse_args(argv)
-    if args.seeds < 1:
-        p.error("--seeds takes a number of at least 1")
+    if not 1 <= args.seeds <= MAX_SEEDS:
+        p.error(f"--seeds takes 1 to {MAX_SEEDS}: exact tests of more take too long")
+    if args.threads < 1:
+        p.error("--threads takes a number of at least 1")
     torch.set_num_threads(args.threads)
     if args.compile:
         compile_neurons()

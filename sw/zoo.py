@@ -25,7 +25,7 @@ from sw import checkpoint, fold, quantize, reference, report
 from sw.checkpoint import CheckpointError
 from sw.compiler import FitError, Program, compile_network, device_layers
 from sw.cycles import predict_cycles
-from sw.data import DataError, Split
+from sw.data import DataError, Split, spread
 from sw.files import write_whole
 from sw.fold import FoldedNetwork
 from sw.model import ModelConfig, ModelError
@@ -103,7 +103,7 @@ def described(
 ) -> dict[str, Any]:
     """What an :class:`Entry` says that follows from the file and the network's sizes alone."""
     tuned = "quantisation" in values
-    floats = {} if tuned else values["results"]["test"]
+    floats = {} if tuned else values["results"].get("test", {})
     return {
         "name": path.stem,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -119,7 +119,7 @@ def described(
         "board": board,
         "with_aap": floats.get("both"),
         "full_spike": floats.get("spike"),
-        "command": values["command"],
+        "command": values.get("command", ""),
     }
 
 
@@ -140,6 +140,8 @@ def measure(path: Path, data_root: Path | None = None, accuracies: Entry | None 
     network = quantize.quantize(folded, weight_bits(folded))
     board, program = smallest_board(network)
     known = described(path, values, network, board)
+    if accuracies is not None and accuracies.sha256 != known["sha256"]:
+        accuracies = None  # of another file of this name
     dataset = checkpoint.dataset(values, None if data_root is None else data_root / known["data"])
     test = dataset.test
     if accuracies is None:
@@ -148,7 +150,7 @@ def measure(path: Path, data_root: Path | None = None, accuracies: Entry | None 
         on_device, f1 = scores[dataset.metric], tuple(scores["f1"])
     else:
         on_device, f1 = accuracies.on_device, accuracies.f1
-    chosen = np.linspace(0, len(test) - 1, min(N_MEASURED, len(test))).astype(int)
+    chosen = spread(len(test), N_MEASURED)
     few = Split(images=test.images[chosen], labels=test.labels[chosen])
     trace = reference.run(network, few.images)
     takes_pixels = program is not None and program.pixels

@@ -61,6 +61,8 @@ def test_command_line(
     assert evaluate.main([str(path), "--n-images", "10", "--bits", "4"]) == 0
     text = capsys.readouterr().out
     assert "4-bit weights" in text and "8-bit" not in text
+    with pytest.raises(SystemExit):
+        evaluate.main([str(path), "--n-images", "-1"])
     path.write_bytes(b"broken")
     assert evaluate.main([str(path)]) == 1
     assert f"sw.evaluate: {path} is damaged or no checkpoint" in capsys.readouterr().err

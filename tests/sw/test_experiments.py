@@ -147,6 +147,10 @@ def test_command_line(
     assert [row["name"] for row in rows] == ["plain", "AND"]
     assert experiments.main(["ablation", "--out", str(tmp_path / "no" / "new")]) == 1
     assert "sw.experiments: [Errno 2] No such file or directory" in capsys.readouterr().err
+    for option in (["--seeds", "9"], ["--threads", "0"]):
+        with pytest.raises(SystemExit):
+            experiments.main([*words, *option])
+        assert f"{option[0]} takes" in capsys.readouterr().err
 
 
 def test_the_frontier_has_fewer_cycles_for_a_penalty(

@@ -58,8 +58,13 @@ def test_an_entry_is_what_the_network_does(
     text = capsys.readouterr().out
     assert "`small`" in text and "the command" in text
     kept = zoo.load(tmp_path / "zoo.json")[0]
-    kept = zoo.measure(path, None, dataclasses.replace(kept, on_device=12.5, n_spikes=1.0))
-    assert (kept.on_device, kept.n_spikes) == (12.5, entry["n_spikes"])
+    kept = dataclasses.replace(kept, on_device=12.5, n_spikes=1.0)
+    costs = zoo.measure(path, None, kept)
+    assert (costs.on_device, costs.n_spikes) == (12.5, entry["n_spikes"])
+    anew = zoo.measure(path, None, dataclasses.replace(kept, sha256="0" * 64))
+    assert anew.on_device == entry["on_device"]  # of another file, its figure is not kept
+    checkpoint.save(path, {**values, "results": {}})
+    assert zoo.measure(path, None, None).full_spike is None  # a run that has not ended
     assert zoo.as_json(zoo.load(tmp_path / "zoo.json")) == (tmp_path / "zoo.json").read_text()
     path.write_text("hello")
     assert zoo.main([str(path)]) == 1
