@@ -149,8 +149,8 @@ def dataset(
 
     Raises
     ------
-    sw.data.DataError
-        Not found; or the network takes another shape.
+    sw.data.DataError, sw.model.ModelError
+        Not found; or the network takes another shape, or knows other classes.
     """
     config = values["model_config"]
     found = data.load(
@@ -158,13 +158,28 @@ def dataset(
         name=name or values["data"].get("name", "fashion-mnist"),
         timesteps=int(config["timesteps"]),
     )
-    shape = list(config["image_shape"])
-    if list(found.test.images.shape[-3:]) != shape:
-        raise DataError(
-            f"{found.name} has samples of shape {found.test.images.shape[1:]}, the network takes "
-            f"{tuple(shape)}"
-        )
+    require_fit(ModelConfig.from_dict(config), found)
     return found
+
+
+def require_fit(config: ModelConfig, found: Dataset) -> None:
+    """Refuse data that a network does not take, or of other classes.
+
+    Raises
+    ------
+    sw.data.DataError
+    """
+    wanted = (*((config.timesteps,) if config.frames else ()), *config.image_shape)
+    for split in (found.train, found.validation, found.test):
+        if split.images.shape[1:] != wanted:
+            raise DataError(
+                f"{found.name} has samples of shape {split.images.shape[1:]}, the network takes "
+                f"{wanted}"
+            )
+    if len(found.labels) != config.n_classes:
+        raise DataError(
+            f"{found.name} has {len(found.labels)} classes, the network {config.n_classes}"
+        )
 
 
 def build(values: dict[str, Any]) -> SpikingResNet:

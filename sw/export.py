@@ -115,15 +115,14 @@ def find_images(
         dataset = checkpoints.dataset(values, folder, name)
         what = "Fashion-MNIST" if dataset.name == "fashion-mnist" else dataset.name
         split, what = dataset.validation, f"validation images of {what}"
-        calibration = dataset.train.images[:N_CALIBRATION]
+        calibration = dataset.train.images[data.spread(len(dataset.train), N_CALIBRATION)]
     except DataError as error:
         is_shipped = values["data"].get("name", "fashion-mnist") == "fashion-mnist"
         if folder is not None or name is not None or not is_shipped:
             raise
         say(f"measuring on the shipped sample of test images, for want of a data set: {error}")
         split, what = data.load_samples(), "shipped test images of Fashion-MNIST"
-    # Splits may be sorted by class; a spread sample has all of them.
-    chosen = np.linspace(0, len(split) - 1, min(n_images, len(split))).astype(int)
+    chosen = data.spread(len(split), n_images)
     return Images(
         split=Split(images=split.images[chosen], labels=split.labels[chosen]),
         what=f"{len(chosen)} {what}",

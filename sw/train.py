@@ -13,6 +13,7 @@ import importlib
 import json
 import math
 import os
+import shlex
 import sys
 import time
 import warnings
@@ -52,6 +53,8 @@ N_CALIBRATION = 200
 """Training images that the checkpoint carries, for :func:`sw.quantize.quantize`."""
 LANES = 16
 """Output channels whose weights the device adds in one cycle, for :func:`spike_cost`."""
+MANY = 10**9
+"""More than anyone wants of anything."""
 ERRORS = (CheckpointError, DataError, ModelError, QuantizeError)
 
 
@@ -303,7 +306,15 @@ def train_epoch(
         loss.backward()
         optimizer.step()
         total += loss.detach()
-    return float(total) / n_batches
+    mean = float(total) / n_batches
+    if not math.isfinite(mean):
+        raise TrainError(f"the loss of epoch {epoch + 1} is {mean}: use a smaller --learning-rate")
+    return mean
+
+
+def _calibration(dataset: Dataset) -> NDArray[np.uint8]:
+    """A copy of some training images."""
+    return dataset.train.images[datasets.spread(len(dataset.train), N_CALIBRATION)]
 
 
 def build(
@@ -325,8 +336,7 @@ def build(
         return model, None
     if scales is not None:
         return model, finetune.IntegerNet(model, scales)
-    calibration = dataset.train.images[:N_CALIBRATION]
-    net = finetune.prepare(model, config.weight_bits, calibration)
+    net = finetune.prepare(model, config.weight_bits, _calibration(dataset))
     return net.model, net
 
 
@@ -383,7 +393,7 @@ def train(
         "history": [],
         "results": {},
         "model": {},
-        "calibration": torch.from_numpy(dataset.train.images[:N_CALIBRATION]).clone(),
+        "calibration": torch.from_numpy(_calibration(dataset)),
     }
     found = _resumable(out, values) if resume and out.exists() else {}
     scales = Scales.from_dict(found["quantisation"]) if "quantisation" in found else None
@@ -450,6 +460,9 @@ def train(
 
 def _resumable(out: Path, values: dict[str, Any]) -> dict[str, Any]:
     found = checkpoint.load(out)
+    # What an earlier version did not write is as if it had the value that it has by default.
+    found["model_config"] = ModelConfig.from_dict(found["model_config"]).to_dict()
+    found["train_config"] = asdict(TrainConfig()) | found["train_config"]
     for key in ("model_config", "train_config", "data"):
         if found[key] != values[key]:
             raise TrainError(
@@ -539,6 +552,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m sw.train",
         description="Train a full-spike residual network and write a checkpoint.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
         epilog="recipes:\n"
         + "\n".join(f"  {name:<26} {recipe.why}" for name, recipe in RECIPES.items())
         + """
@@ -610,55 +624,82 @@ exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrup
     return p
 
 
-def _choose(args: argparse.Namespace) -> tuple[Recipe, Dataset]:
-    """The recipe and the data that the command line asks for."""
+def _given(
+    args: argparse.Namespace, recipe: Recipe | None
+) -> tuple[ModelConfig | None, dict[str, Tensor] | None]:
+    """The network that the command line names, without its settings, and parameters to begin
+    with."""
+    if args.round_leaks and args.model_config:
+        raise TrainError("--round-leaks and --model-config both say which network: use one")
+    init = checkpoint.load(args.init) if args.init else None
+    if init is None and (args.weight_bits or args.round_leaks):
+        raise TrainError("--bits and --round-leaks tune a trained network: name it with --init")
+    parameters = None if init is None else init["model"]
+    if args.model_config:
+        try:
+            config = ModelConfig.from_dict(json.loads(args.model_config.read_text()))
+        except (OSError, ValueError, AttributeError) as error:
+            raise TrainError(f"--model-config {args.model_config}: {error}") from error
+        return config, parameters
+    if init is not None:
+        rounded = round_leaks(checkpoint.build(init)) if args.round_leaks else None
+        return rounded or ModelConfig.from_dict(init["model_config"]), parameters
+    return None if recipe is None else recipe.model, None
+
+
+def _choose(
+    args: argparse.Namespace,
+) -> tuple[Recipe, Dataset, ModelConfig, dict[str, Tensor] | None]:
+    """Recipe, data, network, and its first parameters, that the command line asks for."""
     name = args.data or (RECIPES[args.recipe].data if args.recipe else "fashion-mnist")
     recipe = RECIPES.get(args.recipe or name)
-    timesteps = recipe.model.timesteps if recipe else 4
-    for setting in args.set:
-        if setting.startswith("timesteps="):
-            timesteps = int(setting.partition("=")[2])
+    model_config, init = _given(args, recipe)
+    times = [setting for setting in args.set if setting.startswith("timesteps=")]
+    timesteps = override(model_config or ModelConfig(), times).timesteps
     dataset = datasets.load(args.data_dir, name=name, timesteps=timesteps)
     if recipe is None:
         shape = dataset.train.images.shape
         image_shape = (int(shape[-3]), int(shape[-2]), int(shape[-1]))
-        recipe = for_own_data(dataset.name, image_shape, len(dataset.labels), len(shape) == 5)
-    return recipe, dataset
+        recipe = for_own_data(
+            dataset.name, image_shape, len(dataset.labels), shape[1] if len(shape) == 5 else None
+        )
+    model_config = override(model_config or recipe.model, args.set)
+    checkpoint.require_fit(model_config, dataset)
+    return recipe, dataset, model_config, init
 
 
-def _configure(
-    args: argparse.Namespace, recipe: Recipe, device: torch.device
-) -> tuple[ModelConfig, TrainConfig, dict[str, Tensor] | None]:
-    init = checkpoint.load(args.init) if args.init else None
-    model_config = recipe.model
-    if init is not None:
-        model_config = ModelConfig.from_dict(init["model_config"])
-        if args.round_leaks:
-            model_config = round_leaks(checkpoint.build(init))
-    elif args.weight_bits or args.round_leaks:
-        raise TrainError("--bits and --round-leaks tune a trained network: name it with --init")
-    if args.model_config:
-        try:
-            model_config = ModelConfig.from_dict(json.loads(args.model_config.read_text()))
-        except (OSError, ValueError, AttributeError) as error:
-            raise TrainError(f"--model-config {args.model_config}: {error}") from error
-    model_config = override(model_config, args.set)
+def _configure(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> TrainConfig:
     known = {field.name for field in fields(TrainConfig)} - {"teacher"}
     chosen = {k: v for k, v in vars(args).items() if k in known and v is not None}
     config = replace(recipe.train, **chosen)
     if args.teacher:
         config = replace(config, teacher=hashlib.sha256(args.teacher.read_bytes()).hexdigest())
+    elif args.teacher_weight is not None or args.temperature is not None:
+        raise TrainError("--teacher-weight and --temperature are for a --teacher")
+    if args.amp and config.weight_bits:
+        raise TrainError("--amp does not go with --bits, whose integers need float32")
     if config.weight_bits or (args.amp is None and device.type == "cpu"):
         config = replace(config, amp=False)  # slower there, so only if asked for
-    if min(config.epochs, config.batch_size) < 1 or not config.learning_rate > 0:
-        raise TrainError("--epochs, --batch-size and --learning-rate must be positive")
-    return model_config, config, None if init is None else init["model"]
+    for name, low, high in (
+        ("epochs", 1, MANY),
+        ("batch_size", 1, MANY),
+        ("max_images", 0, MANY),
+        ("seed", 0, MANY),
+        ("learning_rate", 1e-12, 1e6),
+        ("teacher_weight", 0, 1),
+        ("temperature", 1e-3, 1e3),
+    ):
+        value = getattr(config, name)
+        if not low <= value <= high:
+            option = name.replace("_", "-")
+            raise TrainError(f"--{option} {value}: use a number from {low:g} to {high:g}")
+    return config
 
 
 def _teacher(path: Path, student: ModelConfig) -> SpikingResNet:
     """The network in a checkpoint, which must take what the student takes, and know its classes."""
     found = checkpoint.build(checkpoint.load(path))
-    for name in ("image_shape", "frames", "n_classes"):
+    for name in ("image_shape", "frames", "n_classes", *["timesteps"] * student.frames):
         theirs, ours = getattr(found.config, name), getattr(student, name)
         if theirs != ours:
             raise TrainError(f"--teacher {path}: its {name} is {theirs}, the student's is {ours}")
@@ -671,7 +712,9 @@ def _device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-    except RuntimeError as error:
+        if device.type != "cuda":
+            torch.ones(1, device=device).cpu()
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
         raise TrainError(f"--device {name}: {str(error).splitlines()[0]}") from error
     if device.type == "cuda":
         if not torch.cuda.is_available():
@@ -686,7 +729,10 @@ def _device(name: str) -> torch.device:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    args = parser().parse_args(argv)
+    p = parser()
+    args = p.parse_args(argv)
+    if args.threads < 0:
+        p.error("--threads takes a number of at least 0")
     words = sys.argv[1:] if argv is None else list(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -701,8 +747,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = _device(args.device)
         if distributed:
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        recipe, dataset = _choose(args)
-        model_config, config, init = _configure(args, recipe, device)
+        recipe, dataset, model_config, init = _choose(args)
+        config = _configure(args, recipe, device)
         if not model_config.exportable:
             print("sw.train: not full-spike: a reference, not to be exported", file=sys.stderr)
         values = train(
@@ -713,7 +759,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             resume=args.resume,
             init=init,
             teacher=_teacher(args.teacher, model_config) if args.teacher else None,
-            command=" ".join(["python -m sw.train", *_public(words)]),
+            command=f"python -m sw.train {shlex.join(_public(words))}",
             device=device,
             log_dir=args.log_dir,
         )
@@ -752,7 +798,8 @@ def _public(words: Sequence[str]) -> list[str]:
         if skip or word.startswith("--data-dir"):
             skip = word == "--data-dir"
             continue
-        kept.append(Path(word).name if "/" in word and Path(word).is_absolute() else word)
+        option, equals, value = word.rpartition("=") if word.startswith("--") else ("", "", word)
+        kept.append(option + equals + (Path(value).name if Path(value).is_absolute() else value))
     return kept
 
 

@@ -14,7 +14,7 @@ import torch
 
 from sw import checkpoint, data, finetune, fold
 from sw.checkpoint import CheckpointError
-from sw.data import DataError
+from sw.data import LABELS, DataError
 from sw.model import ModelError, SpikingResNet
 from tests.damage import empty_pickle
 from tests.trained import images, lived_in, small_config
@@ -105,11 +105,22 @@ def test_samples_that_do_not_fit_the_network_are_refused(monkeypatch: pytest.Mon
         message = rf"samples have shape {shape} and .* takes uint8 \(N, 1, 14, 10\): the che"
         with pytest.raises(CheckpointError, match=message):
             checkpoint.calibration({**values(), "calibration": samples})
-    small = SimpleNamespace(name="tiny", test=SimpleNamespace(images=np.zeros((2, 1, 3, 3))))
-    monkeypatch.setattr(data, "load", lambda *_, **__: small)
-    message = r"tiny has samples of shape \(1, 3, 3\), the network takes \(1, 14, 10\)"
-    with pytest.raises(DataError, match=message):
-        checkpoint.dataset(values())
+    for shape, labels, message in (
+        (
+            (1, 3, 3),
+            LABELS,
+            r"tiny has samples of shape \(1, 3, 3\), the network takes \(1, 14, 10\)",
+        ),
+        ((3, 1, 14, 10), LABELS, r"of shape \(3, 1, 14, 10\), the network takes \(1, 14, 10\)"),
+        ((1, 14, 10), ("one", "two"), "tiny has 2 classes, the network 10"),
+    ):
+        split = SimpleNamespace(images=np.zeros((2, *shape)))
+        tiny = SimpleNamespace(
+            name="tiny", train=split, validation=split, test=split, labels=labels
+        )
+        monkeypatch.setattr(data, "load", lambda *_, tiny=tiny, **__: tiny)
+        with pytest.raises(DataError, match=message):
+            checkpoint.dataset(values())
 
 
 def test_what_does_not_fit_its_configuration_is_refused() -> None:

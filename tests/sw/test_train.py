@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -20,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hw.boards import config_by_name
 from sw import checkpoint, evaluate, finetune, fold, quantize, reference, train
 from sw.compiler import compile_network
-from sw.data import Dataset, Split
+from sw.data import DataError, Dataset, Split
 from sw.model import (
     BlockConfig,
     ModelError,
@@ -169,6 +170,10 @@ def test_another_run_is_not_resumed(tmp_path: Path) -> None:
         train.train(small_config(), CONFIG, easy_data(), out, resume=True)
     with pytest.raises(train.TrainError, match="its model_config is"):
         train.train(small_config(timesteps=2), quick, easy_data(), out, resume=True)
+    earlier = checkpoint.load(out)  # of a version that did not know these
+    del earlier["model_config"]["spiking"], earlier["train_config"]["teacher"]
+    checkpoint.save(out, earlier)
+    train.train(small_config(), quick, easy_data(), out, resume=True)
     published = tmp_path / "published.pt"
     assert checkpoint.main([str(out), str(published)]) == 0
     assert published.stat().st_size < out.stat().st_size / 2
@@ -255,6 +260,15 @@ def test_command_line(
     command = checkpoint.load(out)["command"]
     assert "private" not in command and str(tmp_path) not in command
     assert "--out cli.pt" in command and "--epochs 1" in command
+    named = [
+        "--out=/home/me/x.pt",
+        "--set",
+        "a.gate=XOR",
+        "--data-dir=/home",
+        "--init",
+        "/me/a b.pt",
+    ]
+    assert shlex.join(train._public(named)) == "--out=x.pt --set a.gate=XOR --init 'a b.pt'"
 
     def fails(extra: list[str], message: str) -> None:
         assert train.main([*words, *extra]) == 1
@@ -262,7 +276,22 @@ def test_command_line(
 
     fails(["--out", str(tmp_path / "no" / "x.pt")], f"the folder {tmp_path / 'no'} does not exist")
     fails(["--out", str(tmp_path)], f"--out {tmp_path} is a folder: name a file")
-    fails(["--epochs", "0"], "--epochs, --batch-size and --learning-rate must be positive")
+    for option, value, limits in (
+        ("epochs", "0", "1 to 1e+09"),
+        ("batch-size", "0", "1 to"),
+        ("learning-rate", "0.0", "1e-12 to"),
+        ("max-images", "-100", "0 to"),
+        ("seed", "-1", "0 to"),
+        ("seed", "99999999999999999999", "0 to"),
+    ):
+        fails([f"--{option}", value], f"--{option} {value}: use a number from {limits}")
+    fails(["--temperature", "2"], "--teacher-weight and --temperature are for a --teacher")
+    fails(["--set", "timesteps=four"], "timesteps = 'four': use a value of type int")
+    fails(["--set", "image_shape=[3,14,10]"], "(1, 14, 10), the network takes (3, 14, 10)")
+    fails(["--round-leaks"], "--round-leaks and --model-config both say which network: use one")
+    fails(["--device", "meta"], "--device meta: ")
+    with pytest.raises(SystemExit):
+        train.main([*words, "--threads", "-1"])
     fails(["--set", "stages.0.blocks.0.gate=NAND"], "gate = 'NAND'")
     none = tmp_path / "none.json"
     fails(["--model-config", str(none)], f"--model-config {none}: [Errno 2] No such file")
@@ -585,6 +614,53 @@ def relu_config():
     )
 
 
+def test_data_sorted_by_class_are_calibrated_with_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = easy_data()
+    order = np.argsort(data.train.labels, kind="stable")
+    images, labels = data.train.images[order], data.train.labels[order]
+    data = replace(data, train=Split(images=images, labels=labels))
+    monkeypatch.setattr(train, "N_CALIBRATION", 16)
+    config = replace(CONFIG, epochs=1, max_images=32)
+    values = train.train(small_config(), config, data, tmp_path / "a.pt")
+    chosen = values["calibration"].numpy()
+    assert (
+        len(chosen) == 16 and sum((chosen == image).all((1, 2, 3)).any() for image in images) == 16
+    )
+    assert sum((chosen == image).all((1, 2, 3)).any() for image in images[labels == 0]) == 8
+
+
+def test_own_recordings_say_how_many_timesteps(tmp_path: Path) -> None:
+    """Unless a network is named that has its own number."""
+    frames, labels = np.zeros((40, 8, 2, 9, 9), np.uint8), np.arange(40) % 4
+    path = tmp_path / "frames.npz"
+    np.savez(path, x_train=frames, y_train=labels, x_test=frames, y_test=labels)
+    words = ["--data", str(path), "--out", str(tmp_path / "a.pt")]
+    _, dataset, config, _ = train._choose(train.parser().parse_args(words))
+    assert config.frames and config.timesteps == 8 and dataset.train.images.shape[1] == 8
+    with pytest.raises(
+        DataError, match=r"of shape \(8, 2, 9, 9\), the network takes \(4, 2, 9, 9\)"
+    ):
+        train._choose(train.parser().parse_args([*words, "--set", "timesteps=4"]))
+    values = {"model_config": replace(config, timesteps=3).to_dict(), "model": {}, "history": []}
+    checkpoint.save(tmp_path / "three.pt", values | {"train_config": {}, "data": {}, "results": {}})
+    with pytest.raises(DataError, match=r"the network takes \(3, 2, 9, 9\)"):
+        train._choose(train.parser().parse_args([*words, "--init", str(tmp_path / "three.pt")]))
+
+
+def test_a_loss_that_is_no_number_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(net: torch.nn.Module, *_: object) -> torch.Tensor:
+        return net.get_parameter("fc.weight").sum() * float("nan")
+
+    monkeypatch.setattr(train, "loss_of", nothing)
+    with pytest.raises(train.TrainError, match="the loss of epoch 1 is nan: use a smaller"):
+        train.train(small_config(), CONFIG, easy_data(), tmp_path / "a.pt")
+    assert not (tmp_path / "a.pt").exists()
+
+
 LONGER = replace(CONFIG, epochs=12, learning_rate=1e-2)
 
 
@@ -648,7 +724,9 @@ def test_a_teacher_on_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(train.datasets, "load", lambda *args, **options: easy_data())
-    for name, config in (("good", relu_config()), ("odd", replace(relu_config(), n_classes=7))):
+    slow = replace(relu_config(), frames=True, timesteps=2)
+    configs = {"good": relu_config(), "odd": replace(relu_config(), n_classes=7), "slow": slow}
+    for name, config in configs.items():
         model = SpikingResNet(config)
         values = {"model_config": config.to_dict(), "model": model.state_dict(), "history": []}
         values |= {"train_config": {}, "data": {}, "results": {}}
@@ -660,6 +738,11 @@ def test_a_teacher_on_the_command_line(
     words += ["--out", str(out), "--temperature", "4", "--teacher"]
     assert train.main([*words, str(tmp_path / "odd.pt")]) == 1
     assert "odd.pt: its n_classes is 7, the student's is 10" in capsys.readouterr().err
+    with pytest.raises(train.TrainError, match="its timesteps is 2, the student's is 3"):
+        train._teacher(tmp_path / "slow.pt", small_config(frames=True))
+    for option in (["--temperature", "0"], ["--teacher-weight", "7"]):
+        assert train.main([*words, str(tmp_path / "good.pt"), *option]) == 1
+        assert f"{option[0]} {float(option[1])}: use a number from" in capsys.readouterr().err
     assert train.main([*words, str(tmp_path / "none.pt")]) == 1
     assert "none.pt" in capsys.readouterr().err and not out.exists()
     assert train.main([*words, str(tmp_path / "good.pt")]) == 0
