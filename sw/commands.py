@@ -37,6 +37,17 @@ def write_output(path: Path, raw: bytes) -> None:
         raise OutputError(f"{path} cannot be written: {error.strerror}") from error
 
 
+def check_output(path: Path | None) -> None:
+    """Before work that would be lost: whether the folder of a file for results is there.
+
+    Raises
+    ------
+    OutputError
+    """
+    if path is not None and not path.parent.is_dir():
+        raise OutputError(f"{path} cannot be written: there is no folder {path.parent}")
+
+
 def command(
     *errors: type[Exception], interrupted: str = INTERRUPTED
 ) -> Callable[[Callable[P, int]], Callable[P, int]]:

@@ -28,6 +28,7 @@ from sw.data import DataError, Split
 from sw.encoder import InputError
 from sw.exchange import ExchangeError, Imported
 from sw.files import ARRAY_ERRORS
+from sw.inputs import check_labels
 from sw.model import ModelError
 from sw.network import Network, NetworkError
 from sw.quantize import QuantizeError
@@ -162,7 +163,7 @@ def read_foreign(arguments: argparse.Namespace) -> Imported | None:
         return nir.read(
             path,
             arguments.timesteps,
-            pixel_max=None if arguments.frames else arguments.pixel_max,
+            pixel_max=None if arguments.frames else arguments.pixel_max or 1.0,
             dt_s=arguments.dt,
             fires_at_threshold=arguments.fires_at_threshold,
         )
@@ -227,7 +228,7 @@ def export(
     sw.quantize.QuantizeError
         Numbers that no scale brings into the device's widths.
     sw.encoder.InputError
-        The network does not take these images.
+        The network does not take these images, or lacks classes that they are of.
     """
     if imported is None:
         folded = fold.fold(checkpoint)
@@ -235,6 +236,7 @@ def export(
     else:
         folded = imported.folded
         network = exchange.quantised(imported, weight_bits, calibration=images.calibration)
+    check_labels(images.split.labels, network.n_classes, images.what)
     try:
         program = compile_network(network, config)
     except FitError:
@@ -323,14 +325,15 @@ exit codes: {EXIT_OK} written, {EXIT_DOES_NOT_FIT} does not fit the board (nothi
         help=f"compile for it: {', '.join(BOARDS)} or sim, each also with /w2, /w4, /w8 for a "
         f"build with that weight width (default: {BOARD})",
     )
-    parser.add_argument(
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
         "--data", help="data set, or path of an own one, to measure on (default: the checkpoint's)"
     )
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder of the data set")
     parser.add_argument(
         "--measure", type=int, default=N_MEASURED, metavar="N", help=f"images ({N_MEASURED})"
     )
-    parser.add_argument(
+    source.add_argument(
         "--input", type=Path, metavar="FILE", help="measure on an .npz file's images and labels"
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -343,7 +346,7 @@ exit codes: {EXIT_OK} written, {EXIT_DOES_NOT_FIT} does not fit the board (nothi
     )
     other.add_argument("--timesteps", type=int, metavar="T", help="timesteps to run")
     other.add_argument(
-        "--pixel-max", type=float, default=1.0, metavar="X", help="NIR: what a pixel of 255 is (1)"
+        "--pixel-max", type=float, metavar="X", help="NIR: what a pixel of 255 is (1)"
     )
     other.add_argument("--frames", action="store_true", help="NIR: it takes binary frames")
     other.add_argument("--dt", type=float, metavar="S", help="NIR: timestep (1e-4, or 1 if r is 1)")
@@ -353,6 +356,22 @@ exit codes: {EXIT_OK} written, {EXIT_DOES_NOT_FIT} does not fit the board (nothi
         help="NIR: neurons fire at v >= threshold, as in SpikingJelly (NIR says v > threshold)",
     )
     return parser
+
+
+def _check_foreign(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Ends with a message if there is an option for another kind of file."""
+    if arguments.checkpoint.suffix == nir.SUFFIX:
+        if arguments.topology is not None:
+            parser.error(f"--topology is for state dicts, not for {nir.SUFFIX} files")
+        return
+    for name in ("pixel_max", "frames", "dt", "fires_at_threshold"):
+        if getattr(arguments, name):
+            parser.error(f"--{name.replace('_', '-')} is for {nir.SUFFIX} files only")
+    if arguments.timesteps is not None and arguments.topology is None:
+        parser.error(
+            f"--timesteps is for {nir.SUFFIX} files, and for state dicts with --topology: a "
+            "checkpoint says how many it was trained for"
+        )
 
 
 @command(
@@ -375,10 +394,11 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--measure takes a number of at least 1")
     if arguments.timesteps is not None and arguments.timesteps < 1:
         parser.error("--timesteps takes a number of at least 1")
-    if not arguments.pixel_max > 0 or (arguments.dt is not None and not arguments.dt > 0):
+    if any(x is not None and not x > 0 for x in (arguments.pixel_max, arguments.dt)):
         parser.error("--pixel-max and --dt take positive numbers")
-
-    path = arguments.out or arguments.checkpoint.with_suffix(netfile.SUFFIX)
+    if arguments.input and arguments.data_dir:
+        parser.error("--data-dir is the folder of a data set: it does not go with --input")
+    _check_foreign(parser, arguments)
 
     def say(text: str) -> None:
         print(text, file=sys.stderr if arguments.json else sys.stdout, flush=True)
@@ -399,6 +419,7 @@ def main(argv: list[str] | None = None) -> int:
             )
         images = find_images(values, arguments.data_dir, arguments.data, arguments.measure, say)
     exported = export(arguments.checkpoint, config, weight_bits, images, imported)
+    path = arguments.out or arguments.checkpoint.with_suffix(netfile.SUFFIX)
     n_bytes = 0
     if exported.program is not None:
         n_bytes = netfile.save(path, exported.network, exported.program)

@@ -81,7 +81,7 @@ def read_images(path: str | Path, network: Network) -> tuple[NDArray[Any], NDArr
     Raises
     ------
     InputError
-        The file cannot be read, or its images have another shape or type.
+        The file cannot be read, its images have another shape or type, or a label is no class.
     """
     labels = None
     try:
@@ -109,7 +109,21 @@ def read_images(path: str | Path, network: Network) -> tuple[NDArray[Any], NDArr
         raise InputError(f"{path}: {error}") from error
     if labels is not None and labels.shape != images.shape[:1]:
         raise InputError(f"{path}: {len(images)} images but labels of shape {labels.shape}")
+    if labels is not None:
+        check_labels(labels, network.n_classes, str(path))
     return images, labels
+
+
+def check_labels(labels: NDArray[Any], n_classes: int, what: str) -> None:
+    """Raise :class:`InputError` unless all labels are numbers of the network's classes."""
+    is_class = np.zeros(labels.shape, np.bool_)
+    if labels.dtype.kind in "biuf":
+        is_class = np.isin(labels, np.arange(n_classes))
+    if not is_class.all():
+        raise InputError(
+            f"{what}: labels are whole numbers from 0 to {n_classes - 1}, the network's classes, "
+            f"not {labels[~is_class][0]}"
+        )
 
 
 def _image(path: Path, network: Network) -> NDArray[np.uint8]:
@@ -167,15 +181,19 @@ def stream(source: BinaryIO, network: Network) -> Iterator[NDArray[np.uint8] | N
     Raises
     ------
     InputError
-        The source ends within a sample, or its values are no spikes.
+        The source cannot be read or ends within a sample, or its values are no spikes.
     """
     shape = sample_shape(network)
     n_bytes = int(np.prod(shape))
-    arrived: queue.Queue[bytes | None] = queue.Queue(maxsize=64)
+    arrived: queue.Queue[bytes | Exception | None] = queue.Queue(maxsize=64)
 
     def collect() -> None:
         while True:
-            raw = source.read(n_bytes)
+            try:
+                raw = source.read(n_bytes)
+            except (OSError, ValueError) as error:  # ValueError: it was closed
+                arrived.put(error)
+                return
             arrived.put(raw or None)
             if not raw:
                 return
@@ -191,6 +209,8 @@ def stream(source: BinaryIO, network: Network) -> Iterator[NDArray[np.uint8] | N
             continue
         if raw is None:
             return
+        if isinstance(raw, Exception):
+            raise InputError(f"the input cannot be read: {raw}") from raw
         if len(raw) < n_bytes:
             raise InputError(
                 f"the input ends within sample {n_samples}: {len(raw)} of {n_bytes} bytes "

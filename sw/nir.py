@@ -742,7 +742,6 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if not arguments.dt > 0:
         parser.error("--dt takes a positive number")
-    path = arguments.out or arguments.network.with_suffix(SUFFIX)
     scales: dict[str, Float] = {}
     library()
     network: AnyNetwork
@@ -757,6 +756,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             network = fold.fold(values)
     graph = to_nir(network, scales, arguments.dt)
+    path = arguments.out or arguments.network.with_suffix(SUFFIX)
     n_bytes = write(path, graph)
     if arguments.json:
         said = {"file": str(path), "n_bytes": n_bytes, "n_nodes": len(graph.nodes)}

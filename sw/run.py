@@ -31,6 +31,7 @@ from sw.commands import (
     EXIT_INTERRUPTED,
     EXIT_OK,
     INTERRUPTED,
+    check_output,
     command,
     write_output,
 )
@@ -357,11 +358,15 @@ def thumbnails(
     predictions: list[int],
     names: tuple[str, ...],
 ) -> str:
-    """Images (N, C, H, W) as characters, side by side, with what they are and what the device
-    says."""
+    """Images (N, C, H, W), or frames (N, T, C, H, W), as characters, side by side, with what they
+    are and what the device says."""
     blocks = []
     for n, image in enumerate(images):
-        grey = image.mean(axis=0)
+        grey = image.reshape(-1, *image.shape[-2:]).mean(axis=0)
+        if image.ndim == 4:  # spikes
+            grey *= 255 / (grey.max() or 1)
+        if len(grey) == 1:  # a signal
+            grey = grey.repeat(2, axis=0)
         halves = grey[: len(grey) // 2 * 2].reshape(-1, 2, grey.shape[1]).mean(axis=1)
         lines = ["".join(SHADES[int(v) * len(SHADES) // 256] for v in row) for row in halves]
         width = grey.shape[1]
@@ -572,8 +577,9 @@ def find_inputs(
     Raises
     ------
     DataError, InputError
-        What was named cannot be read, or the network does not take it.
+        What was named cannot be read, or the network does not take it; a folder is of no data set.
     """
+    check_data_dir(arguments)
     if arguments.input:
         sensor = None if arguments.sensor is None else tuple(arguments.sensor)
         return inputs.read(arguments.input, network, sensor)
@@ -584,9 +590,16 @@ def find_inputs(
         split, what = data.load_samples(), "Fashion-MNIST's"
     try:
         encoder.check_input(network, split.images)
+        inputs.check_labels(split.labels, network.n_classes, "the data set")
     except InputError as error:
         raise InputError(f"{error}. That is {what}; give others with --data or --input") from error
     return split.images, split.labels
+
+
+def check_data_dir(arguments: argparse.Namespace) -> None:
+    """Raise :class:`InputError` if there is a folder of a data set that is not named."""
+    if arguments.data_dir and not arguments.data:
+        raise InputError(f"--data-dir {arguments.data_dir}: name the data set in it with --data")
 
 
 def load(board: Board | Boards, program: Program) -> Loaded:
@@ -611,6 +624,9 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--check and --show need files: they do not go with --live")
     if arguments.check and find_spec("torch") is None:
         parser.error("--check compares with PyTorch, which is not installed here ('make host')")
+    if arguments.live and arguments.data_dir:
+        parser.error("--data-dir is the folder of a data set: it does not go with --live")
+    check_output(arguments.out)
     images, labels = np.zeros(0, np.uint8), None
     file = netfile.load(arguments.network, Program)
     network = file.network
@@ -680,10 +696,8 @@ def _finish(
     images: NDArray[np.uint8],
     labels: NDArray[Any] | None,
 ) -> int:
-    """Write and print what there is; returns the exit code."""
+    """Print and write what there is; returns the exit code."""
     document = json.dumps(results.to_dict(), indent=1)
-    if arguments.out:
-        write_output(arguments.out, document.encode())
     if arguments.json:
         print(json.dumps(results.to_dict()) if arguments.live else document)
     else:
@@ -691,6 +705,8 @@ def _finish(
         if n_shown:
             print(thumbnails(images[:n_shown], labels, results.predictions, network.labels), "\n")
         print(as_text(results))
+    if arguments.out:  # last: what cannot be written has been seen at least
+        write_output(arguments.out, document.encode())
     if results.stopped:
         return EXIT_INTERRUPTED if results.stopped == INTERRUPTED else EXIT_DEVICE
     return EXIT_MISMATCH if results.mismatches else EXIT_OK

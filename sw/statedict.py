@@ -16,6 +16,7 @@ stands for a well-known one. Only tensors and plain values are ever unpickled.
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -54,6 +55,7 @@ FRAMEWORKS = ("spikingjelly", "snntorch")
 NESTED = ("state_dict", "model", "net", "model_state_dict")
 """Keys under which training scripts keep the state dict in their checkpoints."""
 OURS = "spikefold-checkpoint"
+LARGEST = float(np.finfo(np.float64).max)
 
 Float = NDArray[np.float64]
 
@@ -207,6 +209,11 @@ def check(values: Any, where: str = "topology") -> None:
         pixel_max is None or (isinstance(pixel_max, int | float) and pixel_max > 0),
         '"pixel_max" must be what a pixel of 255 is, or null for binary frames',
     )
+    labels = values.get("labels", [])
+    require(
+        isinstance(labels, list) and all(isinstance(label, str) for label in labels),
+        '"labels" must be a list of names',
+    )
     unknown = set(values) - {
         "format",
         "framework",
@@ -332,15 +339,15 @@ class _Builder:
     # -- one method per kind
 
     def conv(self, layer: Mapping[str, Any]) -> Step:
-        if _pair(layer.get("dilation", 1)) != (1, 1) or layer.get("groups", 1) != 1:
+        if _pair(layer, "dilation", 1) != (1, 1) or layer.get("groups", 1) != 1:
             raise ExchangeError("groups or dilation: make it a plain convolution, with zeros")
         weight = self.required(f"{layer['conv']}.weight", 4)
         self.width = len(weight)
         return Convolve(
             weight=weight,
             bias=self.tensor(f"{layer['conv']}.bias", 1, optional=True),
-            stride=_pair(layer.get("stride", 1)),
-            padding=_pair(layer.get("padding", 0)),
+            stride=_pair(layer, "stride", 1, least=1),
+            padding=_pair(layer, "padding", 0),
         )
 
     def linear(self, layer: Mapping[str, Any]) -> Step:
@@ -353,7 +360,7 @@ class _Builder:
         mean, var = (self.required(f"{name}.running_{n}", 1) for n in ("mean", "var"))
         gain = self.tensor(f"{name}.weight", 1, optional=True)
         shift = self.tensor(f"{name}.bias", 1, optional=True)
-        gain = (1 if gain is None else gain) / np.sqrt(var + float(layer.get("eps", 1e-5)))
+        gain = (1 if gain is None else gain) / np.sqrt(var + _number(layer, "eps", 1e-5, least=0.0))
         return Normalise(gain=gain, shift=(0 if shift is None else shift) - mean * gain)
 
     def flatten(self, layer: Mapping[str, Any]) -> Step:
@@ -362,19 +369,20 @@ class _Builder:
     def pool(self, layer: Mapping[str, Any]) -> Step:
         if layer["pool"] not in ("max", "average"):
             raise ExchangeError(f"pool {layer['pool']!r}: use max or average")
-        kernel = _pair(layer.get("kernel", 2))
+        kernel = _pair(layer, "kernel", 2, least=1)
+        strides = layer if layer.get("stride") is not None else {"stride": list(kernel)}
         return Pool(
             kind=layer["pool"],
             kernel=kernel,
-            stride=_pair(layer.get("stride") or list(kernel)),
-            padding=_pair(layer.get("padding", 0)),
+            stride=_pair(strides, "stride", least=1),
+            padding=_pair(layer, "padding", 0),
         )
 
     def vote(self, layer: Mapping[str, Any]) -> Step:
         """The mean of each group of neighbouring neurons."""
-        size = int(layer["vote"])
-        if size < 1 or not self.width or self.width % size:
-            raise ExchangeError(f"{self.width} neurons do not fall into groups of {size}")
+        size = layer["vote"]
+        if type(size) is not int or size < 1 or not self.width or self.width % size:
+            raise ExchangeError(f"{self.width} neurons do not fall into groups of {size!r}")
         weight = np.kron(np.eye(self.width // size), np.full((1, size), 1 / size))
         weight = weight.astype(np.float64)
         self.width //= size
@@ -386,22 +394,22 @@ class _Builder:
     def jelly(self, layer: Mapping[str, Any]) -> Step:
         """SpikingJelly: ``v += x`` or ``v += (x - (v - v_reset)) / tau``; fires at
         ``v >= v_threshold``; then ``v = v_reset``, or ``v -= v_threshold`` if that is None."""
-        kind, reset = layer["neuron"], layer.get("reset", 0.0)
-        rest = 0.0 if reset is None else float(reset)
+        kind, soft = layer["neuron"], layer.get("reset", 0.0) is None
+        rest = 0.0 if soft else _number(layer, "reset", 0.0)
         decay, gain = 1.0, 1.0
         if kind in ("LIF", "PLIF"):
             if kind == "PLIF":
                 w = self.required(f"{layer.get('name')}.w", 0)
                 tau = float(1 + np.exp(-w))
             else:
-                tau = float(layer.get("tau", 2.0))
+                tau = _number(layer, "tau", 2.0)
             if tau <= 1:
                 raise ExchangeError(f"tau = {tau:g}: it must be above 1")
             decay = 1 - 1 / tau
             gain = 1 / tau if layer.get("decay_input", True) else 1.0
         elif kind != "IF":
             raise ExchangeError(f"a neuron {kind!r}: the device has IF and LIF")
-        return _fire(float(layer.get("threshold", 1.0)) - rest, gain, decay, reset is None, False)
+        return _fire(_number(layer, "threshold", 1.0) - rest, gain, decay, soft, False)
 
     def leaky(self, layer: Mapping[str, Any]) -> Step:
         """snnTorch's Leaky: ``mem = beta * mem + x``, fires at ``mem > threshold``. It resets at
@@ -448,10 +456,21 @@ def _fire(threshold: float | Float, gain: float, decay: float, soft: bool, stric
     )
 
 
-def _pair(values: Any) -> tuple[int, int]:
-    numbers = [values, values] if isinstance(values, int) else list(values)
-    if len(numbers) != 2 or not all(type(n) is int and n >= 0 for n in numbers):
-        raise ExchangeError(f"{values!r} is neither a number nor two")
+def _number(layer: Mapping[str, Any], key: str, default: float, least: float = -math.inf) -> float:
+    value = layer.get(key, default)
+    if type(value) not in (int, float) or not max(least, -LARGEST) <= value <= LARGEST:
+        at_least = f" of at least {least:g}" if least > -math.inf else ""
+        raise ExchangeError(f"{key} {value!r} is no number{at_least}")
+    return float(value)
+
+
+def _pair(
+    layer: Mapping[str, Any], key: str, default: int | None = None, least: int = 0
+) -> tuple[int, int]:
+    values = layer.get(key, default)
+    numbers = values if isinstance(values, list | tuple) else [values, values]
+    if len(numbers) != 2 or not all(type(n) is int and n >= least for n in numbers):
+        raise ExchangeError(f"{key} {values!r} is neither a number nor two, of at least {least}")
     return numbers[0], numbers[1]
 
 

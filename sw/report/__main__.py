@@ -31,7 +31,7 @@ from sw.commands import (
 from sw.compiler import FitError, Program, compile_network
 from sw.data import DataError
 from sw.encoder import InputError, check_input
-from sw.inputs import read_images
+from sw.inputs import check_labels, read_images
 from sw.network import Network
 from sw.report import page
 from sw.report.observe import (
@@ -43,7 +43,7 @@ from sw.report.observe import (
     observe,
 )
 from sw.report.page import Page, Step
-from sw.run import FIND, NETWORK, VIRTUAL, load, port_of
+from sw.run import FIND, NETWORK, VIRTUAL, check_data_dir, load, port_of
 
 DEFAULT_BOARD = "ulx3s-85f"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -66,6 +66,7 @@ def find_images(arguments: argparse.Namespace, network: Network) -> Images | Non
     DataError, InputError
         What was named cannot be read, or the network does not take it.
     """
+    check_data_dir(arguments)
     if arguments.input:
         images, labels = read_images(arguments.input, network)
         what = f"images of {arguments.input.name}"
@@ -78,10 +79,14 @@ def find_images(arguments: argparse.Namespace, network: Network) -> Images | Non
         images, labels = split.images, split.labels
     try:
         check_input(network, images)
+        if labels is not None:
+            check_labels(labels, network.n_classes, what)
     except InputError:
         if arguments.input or arguments.data:
             raise
         return None
+    if not len(images):
+        raise InputError(f"there are no {what}: give at least one image")
     images = images[: arguments.n]
     return Images(
         images=images,
@@ -113,8 +118,9 @@ def accuracy_steps(
     else what the file says; and what was measured here."""
     steps = []
     if evaluation is not None:
-        n = evaluation["n_images"]
-        on = f"{n:,} test images"
+        balanced = _balanced(evaluation)
+        on = f"{evaluation['n_images']:,} test images{balanced}"
+        n = None if balanced else evaluation["n_images"]
         named = [
             ("training network, with auxiliary pathway", evaluation["training_with_aap"]),
             ("full-spike, float", evaluation["full_spike"]),
@@ -130,13 +136,12 @@ def accuracy_steps(
     else:
         with contextlib.suppress(KeyError, TypeError):
             test = network.provenance["results"]["test"]
+            on = f"whole test set, when trained{_balanced(network.provenance.get('data'))}"
             for key, name in (
                 ("both", "training network, with auxiliary pathway"),
                 ("spike", "full-spike, float"),
             ):
-                steps.append(
-                    Step(name=name, percent=float(test[key]), on="whole test set, when trained")
-                )
+                steps.append(Step(name=name, percent=float(test[key]), on=on))
         with contextlib.suppress(KeyError, TypeError):
             exported = network.provenance["export"]
             for key, name in (("folded", "folded, float"), ("quantised", "integers")):
@@ -170,6 +175,13 @@ def accuracy_steps(
                 )
             )
     return steps
+
+
+def _balanced(record: Any) -> str:
+    """What to say of accuracies whose record has it that they are means over classes: no share of
+    so many images, so there is no interval, either."""
+    balanced = isinstance(record, dict) and record.get("metric") == "balanced"
+    return ", balanced" if balanced else ""
 
 
 def _leading_number(text: str) -> int | None:
@@ -421,8 +433,8 @@ def main(argv: list[str] | None = None) -> int:
     quiet = arguments.json or arguments.text
     if arguments.screenshot and quiet and not arguments.out:
         parser.error("--screenshot needs the page: give -o, or leave --json and --text out")
-    path = arguments.out or (None if quiet else Path(arguments.network.with_suffix(".html").name))
     file = netfile.load(arguments.network, Program)
+    path = arguments.out or (None if quiet else Path(arguments.network.with_suffix(".html").name))
     network = file.network
     program, config = _program(file, arguments.target)
     evaluation = read_evaluation(arguments.evaluation) if arguments.evaluation else None

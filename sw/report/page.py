@@ -424,8 +424,9 @@ def _cycles(page: Page) -> str:
     first = 1 + len(page.network.layers) - len(seen.layers)
     for number, layer in enumerate(seen.layers, first):
         values = [("predicted", predicted[layer.name], f"{predicted[layer.name]:,.0f}")]
-        if counted:
-            n = counted.n_cycles[layer.name]
+        # A board that takes no pixels does not compute the stem, which the one shown may do.
+        n = counted.n_cycles.get(layer.name) if counted else None
+        if n is not None:
             values.append(("counted", n, f"{n:,.0f} ({predicted[layer.name] - n:+,.0f})"))
         rows.append(
             f'<div class="cyclerow"><div class="head">{_chip(number)}'

@@ -232,12 +232,13 @@ def test_bad_checkpoints_are_refused(
         (text, "text.pt"),
         (cut, "cut.pt is damaged or no checkpoint"),
         (tmp_path / "missing.pt", "missing.pt: no such file"),
+        (Path(), ".: no such file"),
         (add, "gate ADD is not full-spike"),
         (wrong, "does not fit model_config"),
     ):
         assert export.main([str(path)]) == export.EXIT_BAD_INPUT, message
         assert message in capsys.readouterr().err
-        assert not path.with_suffix(".spikefold").exists()
+    assert not list(tmp_path.glob("*.spikefold"))
 
 
 def test_other_bad_arguments(
@@ -253,11 +254,32 @@ def test_other_bad_arguments(
         (["--timesteps", "0"], "--timesteps takes a number of at least 1"),
         (["--pixel-max", "0"], "--pixel-max and --dt take positive numbers"),
         (["--dt", "-1"], "--pixel-max and --dt take positive numbers"),
+        (["--data", "x", "--input", "in.npz"], "--input: not allowed with argument --data"),
+        (["--data-dir", "x", "--input", "in.npz"], "--data-dir is the folder of a data set"),
+        (["--timesteps", "8"], "--timesteps is for .nir files, and for state dicts with --top"),
+        (["--frames"], "--frames is for .nir files only"),
+        (["--dt", "1"], "--dt is for .nir files only"),
+        (["--pixel-max", "1"], "--pixel-max is for .nir files only"),
+        (["--fires-at-threshold"], "--fires-at-threshold is for .nir files only"),
+        (["--topology", "x", "--frames"], "--frames is for .nir files only"),
+        (["net.nir", "--topology", "x"], "--topology is for state dicts, not for .nir files"),
     ):
+        given = options if options[0] == "net.nir" else [str(path), *options]
         with pytest.raises(SystemExit) as exit_info:
-            export.main([str(path), *options])
+            export.main(given)
         assert exit_info.value.code == export.EXIT_BAD_INPUT
         assert message in capsys.readouterr().err
+
+
+def test_labels_to_measure_on_that_are_no_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = np.zeros((2, 1, 12, 12), np.uint8)
+    np.savez(tmp_path / "in.npz", images=images, labels=[0, 10])
+    path = a_checkpoint(tmp_path / "ckpt.pt")
+    code = export.main([str(path), "--input", str(tmp_path / "in.npz")])
+    assert code == export.EXIT_BAD_INPUT and not path.with_suffix(".spikefold").exists()
+    assert "images of in.npz: labels are whole numbers from 0 to 9" in capsys.readouterr().err
 
 
 def test_files_to_measure_on_that_are_none(tmp_path: Path) -> None:

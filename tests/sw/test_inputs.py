@@ -24,7 +24,8 @@ def image() -> Any:
 
 def of_images(n_channels: int = 1) -> Any:
     """What is asked of a network here."""
-    return SimpleNamespace(encoder="a layer", image_shape=(n_channels, 6, 8), timesteps=3)
+    shape = (n_channels, 6, 8)
+    return SimpleNamespace(encoder="a layer", image_shape=shape, timesteps=3, n_classes=10)
 
 
 def of_events(shape: tuple[int, int, int] = (2, 6, 8)) -> Any:
@@ -69,6 +70,19 @@ def test_labels_of_some_files_are_none(tmp_path: Path) -> None:
     _, labels = inputs.read([tmp_path / "with.npz", tmp_path / "with.npz"], network)
     assert labels is not None and labels.tolist() == [1, 2, 1, 2]
     assert inputs.read([tmp_path / "with.npz", tmp_path / "without.npy"], network)[1] is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "wrong"),
+    [(["a", "b"], "a"), ([9, 10], "10"), ([0, -1], "-1"), ([1.5, 2], "1.5"), ([0, np.nan], "nan")],
+)
+def test_labels_that_are_no_classes(labels: list[Any], wrong: str, tmp_path: Path) -> None:
+    images = np.zeros((2, 1, 6, 8), np.uint8)
+    np.savez(tmp_path / "in.npz", images=images, labels=labels)
+    with pytest.raises(InputError) as caught:
+        inputs.read([tmp_path / "in.npz"], of_images())
+    assert "in.npz: labels are whole numbers from 0 to 9, the net" in str(caught.value)
+    assert str(caught.value).endswith(f"not {wrong}")
 
 
 def test_what_does_not_suit_is_said(image: Any, tmp_path: Path) -> None:
@@ -122,6 +136,15 @@ def test_stream_of_spikes_takes_nothing_else() -> None:
     assert next(sample for sample in samples if sample is not None).all()
     with pytest.raises(InputError, match="the values must be 0 or 1, the largest is 2"):
         next(sample for sample in samples if sample is not None)
+
+
+def test_a_source_that_cannot_be_read_ends_the_stream(tmp_path: Path) -> None:
+    source = SimpleNamespace(read=lambda _: os.read(folder, 1))
+    folder = os.open(tmp_path, os.O_RDONLY)
+    with pytest.raises(InputError, match=r"the input cannot be read: .*Is a directory"):
+        for _, sample in zip(range(500), inputs.stream(source, of_images()), strict=False):  # type: ignore[arg-type]
+            assert sample is None
+    os.close(folder)
 
 
 def test_images_without_pillow_say_what_to_install(

@@ -380,6 +380,7 @@ def test_command_errors_say_what_to_do(tmp_path: Path, capsys: pytest.CaptureFix
         ([str(timed), "--unfolded"], "fc: its coefficients differ from timestep to timestep"),
         ([str(tmp_path / "none.pt")], "none.pt: no such file"),
         ([str(tmp_path / "none.spikefold")], "none.spikefold"),
+        (["."], ".: no such file"),
     ):
         assert exchange_nir.main(options) == exchange_nir.EXIT_BAD_INPUT, message
         assert message in capsys.readouterr().err

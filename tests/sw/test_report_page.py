@@ -11,6 +11,7 @@ import zlib
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from hw.protocol import Space
 from sw import netfile, reference, report
 from sw.board import Board
 from sw.compiler import compile_network
+from sw.data import Split
 from sw.network import Network
 from sw.report import __main__ as command
 from sw.report import charts, observe
@@ -281,6 +283,21 @@ def test_counted_cycles_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "Nothing was counted" in words and "cycles predicted" in words
 
 
+def test_a_board_that_does_not_compute_the_stem_is_shown_beside_one_that_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = random_network(
+        11, n_layers=4, timesteps=3, weight_bits=8, encoder=True, granularity="shared"
+    )
+    config = replace(config_by_name("ulx3s-85f"), pixels=0)
+    monkeypatch.setattr(command.Board, "open", lambda _: Board(FakeDevice(network, config)))
+    code, path = written(tmp_path, network, "--for", "ulx3s-85f", "--board", "sim")
+    assert code == command.EXIT_OK
+    html = path.read_text()
+    assert html.count('class="cyclerow"') == 1 + len(network.layers)
+    assert html.count('class="bar counted"') == len(network.layers)
+
+
 def test_a_network_that_does_not_fit_is_told_why(tmp_path: Path) -> None:
     netfile.save(tmp_path / "net.spikefold", random_network(33))
     page = tmp_path / "net.html"
@@ -316,6 +333,25 @@ def test_json_and_text_say_the_same(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert not path.exists()
 
 
+@pytest.mark.parametrize(("metric", "said"), [("balanced", ", balanced"), ("accuracy", "")])
+def test_balanced_accuracies_are_called_so_and_have_no_interval(metric: str, said: str) -> None:
+    figures = {"n_images": 1000, "training_with_aap": None, "full_spike": 91.5, "folded": 91.25}
+    evaluation = {**figures, "quantised": {"8": 91.0}, "metric": metric}
+    n = None if said else 1000
+    steps = command.accuracy_steps(random_network(18), evaluation, None)
+    assert {(s.on, s.n_images) for s in steps} == {(f"1,000 test images{said}", n)}
+    provenance = {
+        "data": {"metric": metric},
+        "results": {"test": {"both": 57.5, "spike": 56.92}},
+        "export": {"accuracy": {"folded": 0.9, "quantised": 0.9}, "measured_on": "500 images"},
+    }
+    network = replace(random_network(18), provenance=provenance)
+    assert {(s.on, s.n_images) for s in command.accuracy_steps(network, None, None)} == {
+        (f"whole test set, when trained{said}", None),
+        ("500 images, when exported", 500),
+    }
+
+
 def test_chosen_neurons_are_shown(tmp_path: Path) -> None:
     network = random_network(18)
     code, path = written(tmp_path, network, "--neuron", "layer1:0,2,3", "--neuron", "layer1:0,3,0")
@@ -338,11 +374,14 @@ def test_errors_say_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["--evaluation", str(other)], "is no evaluation; python -m sw.evaluate --json > FILE"),
         (["--evaluation", str(tmp_path / "none")], "none cannot be read: No such file"),
         (["--for", "de10"], "unknown board 'de10': known are sim"),
+        (["--data-dir", "nowhere"], "--data-dir nowhere: name the data set in it with --data"),
         (["-o", str(tmp_path / "no" / "page.html")], "page.html cannot be written"),
     ):
         code, _ = written(tmp_path, network, *options)
         assert code == command.EXIT_BAD_INPUT, message
         assert message in capsys.readouterr().err
+    assert main(["."]) == command.EXIT_BAD_INPUT
+    assert ". cannot be read: Is a directory" in capsys.readouterr().err
     assert main([str(tmp_path / "none.spikefold")]) == command.EXIT_BAD_INPUT
     assert "none.spikefold cannot be read: No such file" in capsys.readouterr().err
     np.save(tmp_path / "wrong.npy", np.zeros((2, 3), np.uint8))
@@ -358,6 +397,21 @@ def test_errors_say_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str
             main(options)
         assert exit_info.value.code == command.EXIT_BAD_INPUT
         assert message in capsys.readouterr().err
+
+
+def test_samples_that_cannot_be_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = random_network(18)
+    code, path = written(tmp_path, network, n=0)
+    assert code == command.EXIT_BAD_INPUT and not path.exists()
+    assert "there are no images of in.npz" in capsys.readouterr().err
+    images = random_input(network, np.random.default_rng(0), 1)
+    split = Split(images=images, labels=np.array([network.n_classes]))
+    own = SimpleNamespace(test=split, name="own")
+    monkeypatch.setattr(command.data, "load", lambda *_, **__: own)
+    assert main([str(tmp_path / "net.spikefold"), "--data", "own"]) == command.EXIT_BAD_INPUT
+    assert "test samples of own: labels are whole numbers from 0" in capsys.readouterr().err
 
 
 def test_a_board_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from sim.virtual_board import virtual_board
 from sw import netfile, report, run
 from sw.board import Board, Inference
 from sw.compiler import compile_network
-from sw.data import LABELS
+from sw.data import LABELS, Split
 from sw.device import Device, DeviceNotFound
 from sw.link import LinkLost
 from sw.network import Network
@@ -210,7 +211,20 @@ def test_results_that_cannot_be_written(
     use(files[2])
     out_path = tmp_path / "nowhere" / "results.json"
     assert run.main(arguments(files, "--out", str(out_path))) == run.EXIT_BAD_INPUT
-    assert "results.json cannot be written: No such file" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert printed.out == "" and "results.json cannot be written: there is no folder" in printed.err
+    assert run.main(arguments(files, "--out", str(tmp_path))) == run.EXIT_BAD_INPUT
+    printed = capsys.readouterr()
+    assert "cannot be written: Is a directory" in printed.err
+    assert "accuracy" in printed.out, "the run is not lost"
+
+
+@pytest.mark.parametrize("options", [[], ["--input", "in.npz"]])
+def test_a_folder_of_a_data_set_without_its_name(
+    options: list[str], files: tuple[Path, Path, Network], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run.main([str(files[0]), "--data-dir", "nowhere", *options]) == run.EXIT_BAD_INPUT
+    assert "--data-dir nowhere: name the data set in it with --data" in capsys.readouterr().err
 
 
 def test_number_of_images_that_makes_no_sense(capsys: pytest.CaptureFixture[str]) -> None:
@@ -301,6 +315,18 @@ def test_the_sample_does_not_go_with_every_network(
     assert "give others with --data or --input" in capsys.readouterr().err
 
 
+def test_a_data_set_of_more_classes(
+    files: tuple[Path, Path, Network],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    images = np.load(files[1])["images"]
+    split = Split(images=images, labels=np.full(len(images), files[2].n_classes))
+    monkeypatch.setattr(run.data, "load", lambda *_, **__: SimpleNamespace(test=split, name="own"))
+    assert run.main([str(files[0]), "--data", "own"]) == run.EXIT_BAD_INPUT
+    assert f"not {files[2].n_classes}. That is the samples of own" in capsys.readouterr().err
+
+
 def test_the_virtual_board_is_of_the_kind_that_the_network_was_compiled_for() -> None:
     network = a_network()
 
@@ -337,6 +363,15 @@ def test_thumbnails_show_the_image_and_the_answer() -> None:
     assert lines[0].startswith(" " * 14 + "@" * 14)
     assert "label:  Trouser" in text and "device: Ankle boot" in text
     assert len(lines) == 2 * (14 + 2) + 1, "two rows of images and a blank line"
+
+
+def test_thumbnails_of_frames_and_signals() -> None:
+    frames = np.zeros((3, 2, 4, 6), np.uint8)
+    frames[0, 1, :, 3:] = 1
+    signal = np.array([[[0, 255, 0]]], np.uint8)
+    for samples, drawn in ((frames, ["   @@@"] * 2), (signal, [" @ "]), (0 * frames, [""] * 2)):
+        lines = run.thumbnails(samples[None], None, [1], LABELS).split("\n")
+        assert lines == [*(line.rstrip() for line in drawn), "", "device: Trouser"]
 
 
 def test_interval_is_wilsons() -> None:
@@ -396,6 +431,9 @@ def test_live_samples_are_answered_line_by_line(
     monkeypatch.setattr(run.sys, "stdin", Pipe(images.tobytes()[:-1]))
     assert run.main(live) == run.EXIT_BAD_INPUT
     assert f"ends within sample {N_IMAGES - 1}" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run.main([*live, "--data-dir", "nowhere"])
+    assert "it does not go with --live" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         run.main([*live, "--check"])
     assert "they do not go with --live" in capsys.readouterr().err
