@@ -153,5 +153,5 @@ def test_images_without_pillow_say_what_to_install(
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
     path = tmp_path / "shirt.png"
     path.write_bytes(b"")
-    with pytest.raises(InputError, match=r"need Pillow: pip install 'spikefold\[train\]'"):
+    with pytest.raises(InputError, match="need Pillow: pip install pillow"):
         inputs.read([path], of_images())
