@@ -583,6 +583,8 @@ def find_inputs(
     if arguments.input:
         sensor = None if arguments.sensor is None else tuple(arguments.sensor)
         return inputs.read(arguments.input, network, sensor)
+    if arguments.sensor is not None:
+        raise InputError("--sensor is the size of the recordings of --input: name them")
     if arguments.data:
         found = data.load(arguments.data_dir, name=arguments.data, timesteps=network.timesteps)
         split, what = found.test, f"the samples of {found.name}"

@@ -227,6 +227,13 @@ def test_a_folder_of_a_data_set_without_its_name(
     assert "--data-dir nowhere: name the data set in it with --data" in capsys.readouterr().err
 
 
+def test_a_sensor_without_recordings(
+    files: tuple[Path, Path, Network], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run.main([str(files[0]), "--sensor", "9", "9"]) == run.EXIT_BAD_INPUT
+    assert "--sensor is the size of the recordings of --input" in capsys.readouterr().err
+
+
 def test_number_of_images_that_makes_no_sense(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         run.main(["-n", "0"])
