@@ -89,7 +89,7 @@ def test_progress_is_quiet_without_a_terminal_and_nothing_has_a_colour_of_its_ow
         (
             "sw.experiments",
             ["depth", "--out", "x", "--seeds", "0"],
-            "--seeds takes a number of at ",
+            "--seeds takes 1 to ",
         ),
         ("sim.run", ["-n", "0"], "-n must be at least 1"),
         ("sim.bench", ["--cores", "3"], "Config.cores = 3 is not supported: use 1, 2, 4 or 8"),
