@@ -8,11 +8,13 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 LINTERS := $(VENV)/linters
 PLACERS := $(VENV)/placers
+PIP := $(VENV)/bin/pip install --disable-pip-version-check --quiet --progress-bar on
+# Names with their versions in pyproject.toml.
+pinned = $(foreach name,$(1),'$(shell sed -n 's/^ *"\($(name)[=<>][^"]*\)",/\1/p' pyproject.toml)')
 PYTEST := $(PY) -m pytest -n auto --dist loadscope --no-loadscope-reorder
 # Compared with in the tests. SpikingJelly asks for torchvision and more, of which these parts need
 # nirtorch and loguru.
-PEERS := $(shell sed -n 's/^ *"\(\(spikingjelly\|snntorch\)==[^"]*\)",/\1/p' pyproject.toml) \
-	nirtorch==2.6 loguru==0.7.3
+PEERS := $(call pinned,spikingjelly snntorch) nirtorch==2.6 loguru==0.7.3
 # What a machine beside a board needs of pyproject.toml's packages.
 HOST := amaranth amaranth-boards numpy pyserial rich safetensors tqdm
 
@@ -29,9 +31,8 @@ demo: $(INSTALLED) ## classify real images on the virtual board, and check every
 	$(PY) -m sw.run --board sim -n 50 --check --show 8 $(ARGS)
 
 host: $(VENV)/bin/pip ## install only what runs networks on a board: no PyTorch, no compiler (120 MB)
-	$(VENV)/bin/pip install --disable-pip-version-check --quiet --progress-bar on \
-	  $(foreach name,$(HOST),'$(shell sed -n 's/^ *"\($(name)[=<>][^"]*\)",/\1/p' pyproject.toml)')
-	$(VENV)/bin/pip install --disable-pip-version-check --quiet --progress-bar on --no-deps --editable .
+	$(PIP) $(call pinned,$(HOST))
+	$(PIP) --no-deps --editable .
 	@echo "$(PY) -m sw.run --board    # with a bitstream on it: $(PY) -m hw.flash BOARD"
 
 test: $(INSTALLED) ## run the tests (a few minutes)
@@ -75,14 +76,14 @@ compiler:
 	  echo "error: there is no C++ compiler '$(CXX)'. Install g++ (package g++), or name one: make CXX=clang++" >&2; exit 1; }
 
 $(INSTALLED): pyproject.toml | compiler $(VENV)/bin/pip
-	$(VENV)/bin/pip install --disable-pip-version-check --quiet --progress-bar on --editable '.[test,nir]'
-	$(VENV)/bin/pip install --disable-pip-version-check --quiet --no-deps $(PEERS)
+	$(PIP) --editable '.[test,nir]'
+	$(PIP) --no-deps $(PEERS)
 	@touch $@
 
 $(LINTERS): pyproject.toml $(INSTALLED)
-	$(VENV)/bin/pip install --disable-pip-version-check --quiet --progress-bar on --editable '.[test,nir,lint]'
+	$(PIP) --editable '.[test,nir,lint]'
 	@touch $@
 
 $(PLACERS): pyproject.toml $(INSTALLED)
-	$(VENV)/bin/pip install --disable-pip-version-check --quiet --progress-bar on --editable '.[test,build]'
+	$(PIP) --editable '.[test,build]'
 	@touch $@

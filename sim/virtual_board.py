@@ -20,7 +20,7 @@ from pathlib import Path
 
 from amaranth.lib import wiring
 
-from hw.boards import CONFIGS, config_by_name
+from hw.boards import BOARDS_HELP, config_by_name
 from hw.spec import Config, SpecError
 from hw.top import Top
 from sim.verilate import ToolError, build_executable
@@ -91,8 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         "--config",
         default="sim",
         metavar="NAME",
-        help=f"one of {', '.join(CONFIGS)}, with /w2, /w4 or /w8 for another weight width "
-        "(default: %(default)s)",
+        help=f"one of sim, {BOARDS_HELP} (default: %(default)s)",
     )
     parser.add_argument("--link", type=Path, metavar="PATH", help="make PATH a link to the port")
     parser.add_argument(

@@ -43,6 +43,8 @@ SPLIT_SEED = 20261121
 """Seed of the validation split; apart from the training seed, so that every run validates on the
 same images."""
 N_VALIDATION = 5000
+N_CALIBRATION = 200
+"""Training samples that a checkpoint carries, for :func:`sw.quantize.quantize`."""
 
 IDX_FILES = {
     "train_images": ("train-images-idx3-ubyte", "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
@@ -136,6 +138,12 @@ def load(
 def spread(n: int, most: int) -> NDArray[np.int64]:
     """Up to ``most`` of ``n`` indices, evenly: of data sorted by class, some of every class."""
     return np.linspace(0, n - 1, min(most, n)).astype(np.int64)
+
+
+def calibration(dataset: Dataset) -> NDArray[np.uint8]:
+    """A copy of some training images, to set integer biases with
+    (:func:`sw.quantize.quantize`)."""
+    return dataset.train.images[spread(len(dataset.train), N_CALIBRATION)]
 
 
 def load_samples() -> Split:

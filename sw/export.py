@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.boards import BOARDS, config_by_name
+from hw.boards import BOARDS_HELP, config_by_name
 from hw.spec import Config, SpecError
 from sw import checkpoint as checkpoints
 from sw import data, exchange, fold, netfile, nir, quantize, reference, report, statedict
@@ -36,7 +36,6 @@ from sw.report import BoardReport, LayerReport
 
 BOARD = "ulx3s-85f"
 N_MEASURED = 500
-N_CALIBRATION = 200
 
 EXIT_DOES_NOT_FIT = 1
 
@@ -116,7 +115,7 @@ def find_images(
         dataset = checkpoints.dataset(values, folder, name)
         what = "Fashion-MNIST" if dataset.name == "fashion-mnist" else dataset.name
         split, what = dataset.validation, f"validation images of {what}"
-        calibration = dataset.train.images[data.spread(len(dataset.train), N_CALIBRATION)]
+        calibration = data.calibration(dataset)
     except DataError as error:
         is_shipped = values["data"].get("name", "fashion-mnist") == "fashion-mnist"
         if folder is not None or name is not None or not is_shipped:
@@ -322,8 +321,7 @@ exit codes: {EXIT_OK} written, {EXIT_DOES_NOT_FIT} does not fit the board (nothi
     parser.add_argument(
         "--board",
         default=BOARD,
-        help=f"compile for it: {', '.join(BOARDS)} or sim, each also with /w2, /w4, /w8 for a "
-        f"build with that weight width (default: {BOARD})",
+        help=f"compile for it: sim, {BOARDS_HELP} (default: {BOARD})",
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument(

@@ -232,11 +232,6 @@ class ModelConfig:
         """The neurons of a layer."""
         return self.neurons.get(layer, self.neuron)
 
-    def make_neuron(self, layer: str) -> Neuron:
-        """The module of a layer's neurons."""
-        kind = Neuron if self.spiking else Rectifier
-        return kind(self.neuron_of(layer), self.timesteps)
-
     def along(self, n: int) -> tuple[int, int]:
         """A kernel's or stride's length along rows and columns."""
         return (1 if self.image_shape[1] == 1 else n), n
@@ -824,7 +819,7 @@ class Block(nn.Module):
             granularity = block.outer if n == len(convs) else block.inner
             self.add_module(f"conv{n}", conv)
             self.add_module(f"bn{n}", _norm(config, width))
-            self.add_module(f"neuron{n}", config.make_neuron(f"{name}.conv{n}"))
+            self.add_module(f"neuron{n}", _neuron(config, f"{name}.conv{n}"))
             self.add_module(
                 f"coefficient{n}", Coefficient(granularity, config.timesteps, self.shapes[-1])
             )
@@ -832,7 +827,7 @@ class Block(nn.Module):
             nn.Sequential(
                 _conv(config, source[0], channels, 1, stride),
                 _norm(config, channels),
-                config.make_neuron(f"{name}.downsample"),
+                _neuron(config, f"{name}.downsample"),
             )
             if stride != 1 or source[0] != channels
             else None
@@ -894,6 +889,11 @@ def _norm(config: ModelConfig, n_channels: int) -> Norm:
     return Norm(n_channels, config.timesteps if config.batch_norm == "per-timestep" else 1)
 
 
+def _neuron(config: ModelConfig, layer: str) -> Neuron:
+    kind = Neuron if config.spiking else Rectifier
+    return kind(config.neuron_of(layer), config.timesteps)
+
+
 class Carry(nn.Module):
     """Brings the auxiliary pathway's sums to the next block's shape. With a stride: depthwise 3x3
     strided convolution first; then 1x1 convolution, batch-norm, ReLU (Chen et al.)."""
@@ -937,7 +937,7 @@ class SpikingResNet(nn.Module):
         self.bn1 = (
             _norm(config, config.stem_channels) if config.frames else Norm(len(self.conv1.weight))
         )
-        self.neuron = config.make_neuron("conv1")
+        self.neuron = _neuron(config, "conv1")
         self.stem_pool = config.along(config.stem_pool)
         shape = _conv_shape(self.conv1, config.image_shape)
         shape = (shape[0], shape[1] // self.stem_pool[0], shape[2] // self.stem_pool[1])

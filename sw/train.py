@@ -49,8 +49,6 @@ from sw.quantize import WEIGHT_BITS, QuantizeError
 from sw.recipes import RECIPES, Recipe, TrainConfig, for_own_data
 
 EVAL_BATCH = 100
-N_CALIBRATION = 200
-"""Training images that the checkpoint carries, for :func:`sw.quantize.quantize`."""
 LANES = 16
 """Output channels whose weights the device adds in one cycle, for :func:`spike_cost`."""
 MANY = 10**9
@@ -312,11 +310,6 @@ def train_epoch(
     return mean
 
 
-def _calibration(dataset: Dataset) -> NDArray[np.uint8]:
-    """A copy of some training images."""
-    return dataset.train.images[datasets.spread(len(dataset.train), N_CALIBRATION)]
-
-
 def build(
     model_config: ModelConfig,
     config: TrainConfig,
@@ -336,7 +329,7 @@ def build(
         return model, None
     if scales is not None:
         return model, finetune.IntegerNet(model, scales)
-    net = finetune.prepare(model, config.weight_bits, _calibration(dataset))
+    net = finetune.prepare(model, config.weight_bits, datasets.calibration(dataset))
     return net.model, net
 
 
@@ -393,7 +386,7 @@ def train(
         "history": [],
         "results": {},
         "model": {},
-        "calibration": torch.from_numpy(_calibration(dataset)),
+        "calibration": torch.from_numpy(datasets.calibration(dataset)),
     }
     found = _resumable(out, values) if resume and out.exists() else {}
     scales = Scales.from_dict(found["quantisation"]) if "quantisation" in found else None

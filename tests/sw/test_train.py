@@ -621,7 +621,7 @@ def test_data_sorted_by_class_are_calibrated_with_all_of_them(
     order = np.argsort(data.train.labels, kind="stable")
     images, labels = data.train.images[order], data.train.labels[order]
     data = replace(data, train=Split(images=images, labels=labels))
-    monkeypatch.setattr(train, "N_CALIBRATION", 16)
+    monkeypatch.setattr(train.datasets, "N_CALIBRATION", 16)
     config = replace(CONFIG, epochs=1, max_images=32)
     values = train.train(small_config(), config, data, tmp_path / "a.pt")
     chosen = values["calibration"].numpy()
