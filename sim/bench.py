@@ -19,12 +19,12 @@ import numpy as np
 from hw.spec import Config, Gate, SpecError
 from sim.verilate import ToolError
 from sim.virtual_board import virtual_board
-from sw.board import Board
-from sw.compiler import compile_network
-from sw.cycles import predict_cycles
-from sw.device import Device
-from sw.link import DeviceError
-from sw.network import INPUT, Layer, Network
+from sw.compile.compiler import compile_network
+from sw.compile.cycles import predict_cycles
+from sw.driver.board import Board
+from sw.driver.device import Device
+from sw.driver.transport import DeviceError
+from sw.network.network import INPUT, Layer, Network
 
 CONFIG = Config(name="bench", weight_depth=32768, max_layers=8)
 TIMESTEPS = 4

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hw.bus import row_write_layout
 from hw.protocol import Address, Result, Run, Space, row_bytes
 from hw.spec import GRANULE_BITS
-from sw.compiler import Counters, Program
+from sw.compile.program import Counters, Program
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class CoreBench:
         await self.write(Space.SPIKE, 0, bytes(self.program.spike_bytes))
 
     async def infer(self, sample: NDArray[np.uint8], *, tag: int = 0) -> Inference:
-        """Run on what the program takes, see :meth:`sw.compiler.Program.pack_input`, and read
+        """Run on what the program takes, see :meth:`sw.compile.program.Program.pack_input`, and read
         everything back."""
         program = self.program
         place = program.inputs[0]

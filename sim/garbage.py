@@ -16,7 +16,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from hw.boards import CONFIGS
+from hw.boards.configs import CONFIGS
 from hw.link.frame import FrameReceiver
 from hw.protocol import DEFAULT_BAUD, Opcode, encode_frame
 from sim.verilate import ToolError, build_executable

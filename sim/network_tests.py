@@ -2,7 +2,7 @@
 
 ``SPIKEFOLD_NETWORK`` names a network file, ``SPIKEFOLD_VECTORS`` an .npz with, per image ``i``,
 ``i.frames`` (T, C, H, W), ``i.logits``, and ``i.spikes.<map>`` (T, C, H, W), and with ``stall``.
-:mod:`sim.run` makes them with the PyTorch integer reference.
+:mod:`sim.cosim` makes them with the PyTorch integer reference.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import cocotb
 import numpy as np
 
 from sim.core_bench import CoreBench
-from sw import netfile
-from sw.compiler import PIXELS, Program
+from sw.compile.program import PIXELS, Program
+from sw.network import netfile
 
 
 @cocotb.test()

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from hw.core.cores import Cores
 from sim.runner import BUILD_DIR, CocotbResults, run_cocotb
-from sw import netfile
-from sw.compiler import Program
-from sw.network import INPUT, Network
+from sw.compile.program import Program
+from sw.network import netfile
+from sw.network.network import INPUT, Network
 
 Expected = tuple[dict[str, NDArray[np.uint8]], NDArray[np.int64]]
 """Spikes (T, C, H, W) of every map by name, ``input`` among them, and logits (n_classes,)."""

@@ -26,7 +26,7 @@ from amaranth import Const, Value
 from amaranth.back import rtlil
 from amaranth.lib import wiring
 
-from hw.build import COLLISIONS
+from hw.tools.netlist import COLLISIONS
 
 TOP = "top"
 """Name of the top module; the C++ class is ``Vtop``."""

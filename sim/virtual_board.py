@@ -20,7 +20,7 @@ from pathlib import Path
 
 from amaranth.lib import wiring
 
-from hw.boards import BOARDS_HELP, config_by_name
+from hw.boards.configs import BOARDS_HELP, config_by_name
 from hw.spec import Config, SpecError
 from hw.top import Top
 from sim.verilate import ToolError, build_executable

@@ -38,3 +38,20 @@ def write_whole(path: str | Path, raw: bytes) -> None:
         Path(temporary).replace(path)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+class OutputError(RuntimeError):
+    """A file for results cannot be written."""
+
+
+def write_output(path: Path, raw: bytes) -> None:
+    """Writes a file whole or not at all.
+
+    Raises
+    ------
+    OutputError
+    """
+    try:
+        write_whole(path, raw)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}") from error

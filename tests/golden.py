@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hw.spec import Gate, Leak, Reset
-from sw.network import INPUT, Layer, Network
+from sw.network.network import INPUT, Layer, Network
 
 
 def _pick(array: np.ndarray, *indices: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Random small networks that use everything a :class:`sw.network.Network` can say, and that spike.
+"""Random small networks that use everything a :class:`sw.network.network.Network` can say, and that spike.
 
 :func:`random_network` makes one from a seed; :func:`networks` is a hypothesis strategy on top.
 """
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hw.spec import Gate, Leak, Reset, leaked, signed_range
-from sw.network import INPUT, Layer, Network, Shape
+from sw.network.network import INPUT, Layer, Network, Shape
 
 CHANNELS = (1, 2, 3, 8, 12, 16, 24)
 GRANULARITIES = ("shared", "element", "per-timestep", "element per-timestep", "mixed")

@@ -17,26 +17,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hw.boards import CONFIGS
+from hw.boards.configs import CONFIGS
 from sim.verilate import ToolError
-from sw import data, netfile
-from sw.board import Board
-from sw.commands import (
-    EXIT_BAD_INPUT,
-    EXIT_DEVICE,
-    EXIT_INTERRUPTED,
-    EXIT_OK,
-    OutputError,
-    command,
-    write_output,
-)
-from sw.compiler import compile_network
-from sw.link import LinkTimeout
-from tests.hw.test_build import Tools
+from sw.cli.commands import EXIT_BAD_INPUT, EXIT_DEVICE, EXIT_INTERRUPTED, EXIT_OK, command
+from sw.compile.compiler import compile_network
+from sw.data import catalogue, dataset
+from sw.driver.board import Board
+from sw.driver.transport import LinkTimeout
+from sw.files import OutputError, write_output
+from sw.network import netfile
+from tests.hw.tools.test_build import Tools
 from tests.networks import random_input, random_network
+from tests.sw.cli.test_export import a_checkpoint
 from tests.sw.fake_device import FakeDevice
-from tests.sw.test_export import a_checkpoint
-from tests.sw.test_train import easy_data
+from tests.sw.training.test_loop import easy_data
 from tests.trained import small_config
 
 ROOT = Path(__file__).parents[1]
@@ -51,7 +45,7 @@ COMMANDS = [module_of(path) for path in SOURCES if '__name__ == "__main__"' in p
 
 
 def test_commands_are_found() -> None:
-    assert {"sw.run", "sw.report", "sw.train", "sim.faults", "hw.build"} <= {*COMMANDS}
+    assert {"sw.run", "sw.report", "sw.train", "sim.campaign", "hw.build"} <= {*COMMANDS}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -91,7 +85,7 @@ def test_progress_is_quiet_without_a_terminal_and_nothing_has_a_colour_of_its_ow
             ["depth", "--out", "x", "--seeds", "0"],
             "--seeds takes 1 to ",
         ),
-        ("sim.run", ["-n", "0"], "-n must be at least 1"),
+        ("sim.cosim", ["-n", "0"], "-n must be at least 1"),
         ("sim.bench", ["--cores", "3"], "Config.cores = 3 is not supported: use 1, 2, 4 or 8"),
     ],
 )
@@ -104,7 +98,7 @@ def test_numbers_out_of_range_are_wrong_usage(
     assert f"python -m {name}: error: {message}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["sim.virtual_board", "sim.faults", "sim.bench", "sim.garbage"])
+@pytest.mark.parametrize("name", ["sim.virtual_board", "sim.campaign", "sim.bench", "sim.garbage"])
 def test_simulators_without_their_tools_say_what_to_install(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -128,14 +122,14 @@ def with_a_board(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def with_a_checkpoint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     images = np.random.default_rng(3).integers(0, 256, (20, 1, 12, 12), np.uint8)
-    part = data.Split(images=images, labels=np.arange(20) % 10)
-    made = data.Dataset(train=part, validation=part, test=part, sha256="", place="")
-    monkeypatch.setattr(data, "load", lambda *_, **__: made)
+    part = dataset.Split(images=images, labels=np.arange(20) % 10)
+    made = dataset.Dataset(train=part, validation=part, test=part, sha256="", place="")
+    monkeypatch.setattr(catalogue, "load", lambda *_, **__: made)
     return [str(a_checkpoint(folder / "net.pt"))]
 
 
 def with_training_data(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    monkeypatch.setattr(data, "load", lambda *_, **__: easy_data())
+    monkeypatch.setattr(catalogue, "load", lambda *_, **__: easy_data())
     (folder / "model.json").write_text(json.dumps(small_config().to_dict()))
     return ["--out", str(folder / "net.pt"), "--model-config", str(folder / "model.json")]
 
@@ -174,7 +168,7 @@ def printed_on_a_terminal(monkeypatch: pytest.MonkeyPatch, do: Callable[[], obje
     [
         ("sw.run", with_a_board, ["--check"]),
         ("sw.monitor", with_a_board, ["-n", "3"]),
-        ("sw.report.__main__", with_a_board, ["--text", "--board", "sim"]),
+        ("sw.cli.report", with_a_board, ["--text", "--board", "sim"]),
         ("sw.export", with_a_checkpoint, ["--measure", "5"]),
         ("sw.evaluate", with_a_checkpoint, ["--bits", "4"]),
         (

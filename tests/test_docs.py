@@ -10,7 +10,7 @@ from amaranth.hdl import Shape
 from amaranth.lib import data
 
 from hw import protocol
-from sw import netfile
+from sw.network import netfile
 
 DOCS = Path(__file__).parents[1] / "docs"
 LINK = (DOCS / "link.md").read_text()

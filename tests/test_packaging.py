@@ -41,7 +41,7 @@ TOOLS = {
 }
 """Programs that only `make lint` and `make bitstreams` install."""
 BUILT = {"__pycache__", ".venv", "build", ".git", ".hypothesis", ".pytest_cache", ".ruff_cache"}
-SW_MAY_IMPORT = {"hw.spec", "hw.protocol", "hw.boards"}
+SW_MAY_IMPORT = {"hw.spec", "hw.protocol", "hw.boards.configs"}
 HOST_COMMANDS = ("sw.run", "sw.boards", "sw.monitor", "sw.throughput", "hw.flash")
 """What `make host` is for."""
 

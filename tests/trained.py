@@ -6,7 +6,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from sw.model import BlockConfig, Coefficient, ModelConfig, NeuronConfig, SpikingResNet, StageConfig
+from sw.model.config import BlockConfig, ModelConfig, NeuronConfig, StageConfig
+from sw.model.modules import Coefficient
+from sw.model.resnet import SpikingResNet
 
 IMAGE_SHAPE = (1, 14, 10)
 

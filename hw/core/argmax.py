@@ -6,7 +6,7 @@ from amaranth import Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.core.pipeline import storage
+from hw.parts.pipeline import storage
 from hw.spec import Config
 
 

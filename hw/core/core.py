@@ -10,12 +10,12 @@ from hw.core.fetch import Fetch
 from hw.core.fire import Fire
 from hw.core.lanes import Lanes
 from hw.core.nest import LoopNest
-from hw.core.pipeline import delayed, storage
 from hw.core.scan import Scanner
 from hw.core.sequencer import Sequencer
 from hw.core.spikes import SpikeMemory, granule_write_layout
 from hw.core.sums import SumQueue, SumRegister
 from hw.core.weights import WeightMemory
+from hw.parts.pipeline import delayed, storage
 from hw.protocol import Neuron, Space
 from hw.spec import GRANULE_BITS, Config
 

@@ -8,8 +8,8 @@ from amaranth.lib.wiring import Out
 
 from hw.bus import CoreBus
 from hw.core.core import Core
-from hw.core.pipeline import select, storage
 from hw.core.spikes import granule_write_layout
+from hw.parts.pipeline import select, storage
 from hw.protocol import Space
 from hw.spec import Config
 

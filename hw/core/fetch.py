@@ -5,10 +5,10 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.core.nest import Phase, address_widths, step_layout
-from hw.core.pipeline import delayed, ones, remembered, storage
 from hw.core.spikes import SpikeMemory
+from hw.parts.pipeline import delayed, ones, remembered, storage
+from hw.parts.queue import Queue
 from hw.protocol import N_PIECES
-from hw.queue import Queue
 from hw.spec import GRANULE_BITS, PIECE_BITS, Config
 
 CHUNK_DEPTH = 32

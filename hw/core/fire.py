@@ -6,9 +6,9 @@ from amaranth.lib.wiring import In, Out
 
 from hw.core.fetch import job_layout
 from hw.core.nest import Phase
-from hw.core.pipeline import delayed, population, storage
 from hw.core.spikes import granule_write_layout
 from hw.core.sums import SumsSignature
+from hw.parts.pipeline import delayed, population, storage
 from hw.protocol import Header, Neuron
 from hw.spec import GRANULE_BITS, MEMBRANE_LATENCY, Config, Gate, Leak, Reset
 

@@ -4,8 +4,8 @@ from amaranth import Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.core.pipeline import storage
 from hw.core.sums import sums_layout
+from hw.parts.pipeline import storage
 from hw.spec import Config
 
 

@@ -6,7 +6,7 @@ from amaranth import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.core.pipeline import encode, storage
+from hw.parts.pipeline import encode, storage
 from hw.protocol import LEVEL_WORDS, WORD_BYTES, Header, Level
 from hw.spec import N_LEVELS, N_PLANES, Config
 

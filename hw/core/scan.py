@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.core.fetch import chunk_layout
 from hw.core.nest import address_widths
-from hw.core.pipeline import delayed, encode, select, several, storage
+from hw.parts.pipeline import delayed, encode, select, several, storage
 from hw.protocol import N_PIECES
 from hw.spec import PIECE_BITS, Config
 

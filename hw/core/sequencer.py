@@ -5,8 +5,8 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.core.nest import WORD_BITS
-from hw.core.pipeline import delayed, storage
 from hw.core.weights import WeightMemory
+from hw.parts.pipeline import delayed, storage
 from hw.protocol import (
     HEADER_WORDS,
     LEVEL_WORDS,

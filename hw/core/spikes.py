@@ -4,7 +4,7 @@ from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.core.pipeline import delayed, storage
+from hw.parts.pipeline import delayed, storage
 from hw.protocol import N_PIECES
 from hw.spec import GRANULE_BITS, PIECE_BITS, Config
 

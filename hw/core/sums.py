@@ -4,7 +4,7 @@ from amaranth import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.core.pipeline import delayed, select, storage
+from hw.parts.pipeline import delayed, select, storage
 from hw.spec import SUMS_UNHEARD, Config
 
 

@@ -6,8 +6,7 @@ from amaranth import Cat, ClockSignal, Const, Instance, Module, Mux, Signal
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.core.pipeline import delayed, storage
-from hw.memories import (
+from hw.parts.memories import (
     BLOCK_RAM_SHAPES,
     N_SPRAMS,
     SPRAM_BITS,
@@ -15,6 +14,7 @@ from hw.memories import (
     has_block_ram_shapes,
     has_spram,
 )
+from hw.parts.pipeline import delayed, storage
 from hw.spec import Config, SpecError
 
 GROUP_BITS = 72

@@ -6,9 +6,9 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.bus import CoreBus, max_row_bytes
-from hw.core.pipeline import storage
 from hw.link.packet import PacketByte, ReplyByte
 from hw.link.rate import DIVISOR_BITS
+from hw.parts.pipeline import storage
 from hw.protocol import (
     ARGUMENT_BYTES,
     BARE,

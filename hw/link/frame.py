@@ -4,9 +4,9 @@ from amaranth import Module, Mux, Signal, signed
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.core.pipeline import storage
-from hw.link.crc import Crc32
 from hw.link.packet import PacketByte, ReplyByte
+from hw.parts.crc import Crc32
+from hw.parts.pipeline import storage
 from hw.protocol import ARGUMENT_BYTES, CRC_BYTES, END, ESCAPE, ESCAPE_XOR, HEADER_BYTES
 
 

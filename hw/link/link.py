@@ -9,7 +9,7 @@ from hw.link.dispatch import Dispatcher
 from hw.link.frame import FrameReceiver, FrameSender
 from hw.link.rate import RateControl
 from hw.link.uart import UartReceiver, UartTransmitter
-from hw.queue import Queue
+from hw.parts.queue import Queue
 from hw.spec import Config
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from hw.boards import config_by_name
+from hw.boards.configs import config_by_name
 from hw.spec import Config
 from hw.top import Top
 from sim.verilate import to_rtlil

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from hw.spec import SUMS_UNHEARD, Config, Leak
 from sim.virtual_board import virtual_board
-from sw import encoder, reference
-from sw.board import Board
-from sw.compiler import FitError, compile_network
-from sw.cycles import predict_cycles
-from sw.device import Device
-from sw.network import Network
+from sw.compile.compiler import compile_network
+from sw.compile.cycles import predict_cycles
+from sw.compile.program import FitError
+from sw.driver.board import Board
+from sw.driver.device import Device
+from sw.network import encoder, reference
+from sw.network.network import Network
 from tests.networks import random_input, random_network
 
 # Small memories: a network that does not fit is left out, and loading is most of the time.

@@ -6,8 +6,8 @@ from dataclasses import asdict, replace
 import pytest
 
 from hw.top import Top
+from sim.cosim import LINK_CONFIG, simulate_link
 from sim.link_tests import CONFIG_VARIABLE
-from sim.run import LINK_CONFIG, simulate_link
 from sim.runner import CocotbError, run_cocotb
 from sim.stub_core import StubCore
 

@@ -5,13 +5,13 @@ import sys
 import numpy as np
 import pytest
 
-import sim.run
+import sim.cosim
 from hw.spec import Config
 from sim.runner import CocotbError
 from sim.vectors import Expected, run_network
-from sw import netfile
-from sw.compiler import compile_network
-from sw.network import INPUT, Network
+from sw.compile.compiler import compile_network
+from sw.network import netfile
+from sw.network.network import INPUT, Network
 from tests import golden
 from tests.networks import random_network
 
@@ -57,18 +57,18 @@ def test_the_command_runs_a_network_file(tmp_path, capsys) -> None:
     network = random_network(2, encoder=False)
     path = tmp_path / "small.spikefold"
     netfile.save(path, network, compile_network(network, CONFIG, pixels=False))
-    assert sim.run.main(["--network", str(path), "--only", "network", "-n", "1"]) == 0
+    assert sim.cosim.main(["--network", str(path), "--only", "network", "-n", "1"]) == 0
     assert "1 images on sim" in capsys.readouterr().out
 
 
 def test_the_command_says_what_is_wrong(tmp_path, capsys, monkeypatch) -> None:
     path = tmp_path / "none.spikefold"
-    assert sim.run.main(["--network", str(path), "--only", "network"]) == 1
+    assert sim.cosim.main(["--network", str(path), "--only", "network"]) == 1
     printed = capsys.readouterr()
     assert "network: FAILED" in printed.err and f"{path} cannot be read: No such" in printed.err
     assert "0 passed, 1 failed" in printed.out
     monkeypatch.setitem(sys.modules, "sim.runner", None)
-    assert sim.run.main([]) == 1
+    assert sim.cosim.main([]) == 1
     printed = capsys.readouterr()
     assert printed.err.startswith("error: this needs cocotb (") and printed.out == ""
     assert printed.err.endswith("): pip install 'spikefold[test]'\n")

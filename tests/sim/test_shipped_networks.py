@@ -11,23 +11,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hw.boards import BOARDS, config_by_name
+from hw.boards.configs import BOARDS, config_by_name
 from hw.spec import Config
 from sim.virtual_board import virtual_board
-from sw import checkpoint, data, encoder, fold, quantize, reference, zoo
-from sw.board import Board
-from sw.compiler import FitError, compile_network
-from sw.cycles import predict_cycles
-from sw.device import Device
+from sw import shipped
+from sw.cli import zoo
+from sw.compile.compiler import compile_network
+from sw.compile.cycles import predict_cycles
+from sw.compile.program import FitError
+from sw.convert import fold, quantize
+from sw.data import catalogue
+from sw.driver.board import Board
+from sw.driver.device import Device
+from sw.model import checkpoint
+from sw.network import encoder, reference
 
-CHECKPOINTS = sorted((Path(checkpoint.__file__).parent / "checkpoints").glob("*.pt"))
+CHECKPOINTS = sorted(shipped.CHECKPOINTS.glob("*.pt"))
 
 
 def samples(path: Path) -> np.ndarray:
     """At least 200 images or recordings that the network takes."""
     values = checkpoint.load(path)
     if values["data"]["name"] == "fashion-mnist":
-        return data.load_samples().images
+        return catalogue.load_samples().images
     found = checkpoint.calibration(values)
     assert found is not None
     return found

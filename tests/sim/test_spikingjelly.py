@@ -10,14 +10,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hw.boards import config_by_name
+from hw.boards.configs import config_by_name
 from sim.virtual_board import virtual_board
-from sw import data, encoder, export, netfile, reference
-from sw.board import Board
-from sw.compiler import compile_network
-from sw.device import Device
-from sw.statedict import describe
-from tests.sw.test_statedict import CSNN, T, functional
+from sw.cli import export
+from sw.compile.compiler import compile_network
+from sw.data import catalogue
+from sw.driver.board import Board
+from sw.driver.device import Device
+from sw.exchange.statedict import describe
+from sw.network import encoder, netfile, reference
+from tests.sw.exchange.test_statedict import CSNN, T, functional
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 
@@ -30,7 +32,7 @@ N_ON_BOARD = 5
 
 def small_images() -> tuple[np.ndarray, np.ndarray]:
     """The shipped images, two by two pixels to one, their margin cut off; and their classes."""
-    split = data.load_samples()
+    split = catalogue.load_samples()
     halves = split.images.reshape(-1, 1, 14, 2, 14, 2).mean(axis=(3, 5)).astype(np.uint8)
     return halves[:, :, 1:-1, 1:-1].copy(), split.labels.astype(np.int64)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import serial
 
-from hw.boards import config_by_name
+from hw.boards.configs import config_by_name
 from hw.protocol import (
     BREAK_BAUD,
     DEFAULT_BAUD,
@@ -35,7 +35,8 @@ from hw.protocol import (
 from hw.spec import Config
 from sim.stub_core import StubCore
 from sim.virtual_board import executable, main, virtual_board
-from sw.device import Device, DeviceNotFound
+from sw.driver.device import Device
+from sw.driver.discovery import DeviceNotFound
 from tests.hw.wire import rate_payload, reply, request, rows_payload
 
 CONFIG = Config(name="stub", weight_depth=256, spike_bytes=2048, param_depth=256)

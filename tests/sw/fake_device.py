@@ -35,12 +35,14 @@ from hw.protocol import (
     unpack,
 )
 from hw.spec import GRANULE_BITS, N_PLANES, Config
-from sw.compiler import PIXELS, Program, compile_network, device_layers
-from sw.device import BoardIdentity, Device
-from sw.encoder import encode
-from sw.link import Transport
-from sw.network import INPUT, Network
-from sw.report import n_synaptic_ops
+from sw.compile.compiler import compile_network
+from sw.compile.costs import n_synaptic_ops
+from sw.compile.program import PIXELS, Program, device_layers
+from sw.driver.device import Device
+from sw.driver.discovery import BoardIdentity
+from sw.driver.transport import Transport
+from sw.network.encoder import encode
+from sw.network.network import INPUT, Network
 from tests.golden import run_network
 
 

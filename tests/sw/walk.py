@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hw.protocol import Descriptor, Neuron, Space, descriptor_rows, n_bytes, row_bytes, unpack
 from hw.spec import N_PLANES, PIECE_BITS, Config
-from sw.compiler import Program
+from sw.compile.program import Program
 
 Ints = NDArray[np.int64]
 N_COLUMN_BITS = 8

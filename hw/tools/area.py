@@ -1,0 +1,182 @@
+"""What each block of a board's gateware takes, as Yosys maps it, and what a lane costs.
+
+Not placed: nextpnr's figures, in the manifests, are a tenth to a seventh higher.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+from amaranth.vendor import GowinPlatform
+
+from hw.boards.configs import BOARDS_HELP, config_by_name
+from hw.boards.platforms import target
+from hw.spec import Config, SpecError
+from hw.tools.netlist import TOP, BuildError, netlist
+from hw.tools.place import synthesised
+
+COSTS = {
+    # ECP5, Lattice FPGA-TN-02200: a carry cell takes two LUTs, a distributed RAM the four of two
+    # slices (two hold the bits, two the write port).
+    "LUT4": {"lut": 1},
+    "CCU2C": {"lut": 2},
+    "TRELLIS_DPR16X4": {"lut": 4},
+    "TRELLIS_FF": {"ff": 1},
+    "DP16KD": {"block_ram": 1},
+    # iCE40: a carry chain's cells hold the LUTs behind it.
+    "SB_LUT4": {"lut": 1},
+    "SB_RAM40_4K": {"block_ram": 1},
+    "SB_SPRAM256KA": {"spram": 1},
+}
+"""What a cell takes."""
+
+RESOURCES = ("lut", "ff", "block_ram", "spram")
+
+
+def blocks(design: dict) -> dict[str, Counter[str]]:
+    """Per block what it takes.
+
+    Parameters
+    ----------
+    design : a flattened netlist in Yosys's JSON form.
+    """
+    module = design["modules"][TOP]
+    names: dict[int, str] = {}
+
+    def rank(name: str) -> tuple[bool, int, int]:
+        """A name that somebody gave, deep in the hierarchy, says best where a wire begins."""
+        return name.startswith("$"), -name.count("."), len(name)
+
+    for name, net in module["netnames"].items():
+        for bit in net["bits"]:
+            if isinstance(bit, int) and (bit not in names or rank(name) < rank(names[bit])):
+                names[bit] = name
+    taken: dict[str, Counter[str]] = {}
+    for cell_name, cell in module["cells"].items():
+        kind = cell["type"]
+        cost = COSTS.get(kind) or ({"ff": 1} if kind.startswith("SB_DFF") else {})
+        if not cost:
+            continue
+        named = (
+            names[bit]
+            for port, bits in cell["connections"].items()
+            if cell["port_directions"][port] == "output"
+            for bit in bits
+            if bit in names
+        )
+        name = next(named, "") if cell_name.startswith("$") else cell_name
+        taken.setdefault(_block(name), Counter()).update(cost)
+    return taken
+
+
+def _block(name: str) -> str:
+    """``top.core.core0.fire.membranes`` is of ``core.core0.fire``."""
+    path = [part.partition("$")[0] for part in name.split(".")[:-1] if "__" not in part]
+    path = path[1:] if path[:1] == [TOP] else path
+    depth = 3 if path[:1] == ["core"] else 2
+    return ".".join(path[:depth]) or "other"
+
+
+def total(taken: dict[str, Counter[str]]) -> Counter[str]:
+    return sum(taken.values(), Counter())
+
+
+def with_lanes(config: Config, lanes: int) -> Config:
+    """``config`` with as many bits of weight memory for another number of lanes."""
+    depth = config.weight_depth * config.lanes // lanes
+    return replace(config, lanes=lanes, weight_depth=depth)
+
+
+def areas(
+    board: str, lanes: list[int], membrane_bits: int | None = None
+) -> Iterator[tuple[int, dict[str, Counter[str]]]]:
+    """For each number of lanes, what the blocks take, with membranes of the board's width or of
+    another.
+
+    Raises
+    ------
+    SpecError, BuildError
+        As :func:`hw.tools.netlist.netlist` and :func:`hw.tools.place.synthesised`.
+    """
+    config = config_by_name(board)
+    if isinstance(target(board).platform(), GowinPlatform):
+        raise BuildError(f"{board}: only cells of ECP5 and iCE40 are counted, not Gowin's")
+    if membrane_bits is not None:
+        config = replace(config, membrane_bits=membrane_bits)
+    for n_lanes in lanes:
+        source = netlist(board, with_lanes(config, n_lanes))
+        folder = synthesised(source, source.folder)
+        design = json.loads((folder / f"{TOP}.json").read_text())
+        yield n_lanes, blocks(design)
+
+
+def table(results: dict[int, dict[str, Counter[str]]]) -> str:
+    """Markdown: a row per block, the largest first; a column per number of lanes and resource."""
+    totals = {n: total(taken) for n, taken in results.items()}
+    columns = [(n, r) for n in results for r in RESOURCES if totals[n][r]]
+    few, many = min(results), max(results)
+
+    def row(name: str, counts: dict[int, Counter[str]]) -> str:
+        return f"| {name} | " + " | ".join(f"{counts[n][r]:,}" for n, r in columns) + " |"
+
+    lines = [
+        "| | " + " | ".join(f"{r.replace('_', ' ')}, {n} lanes" for n, r in columns) + " |",
+        "|---|" + "---|" * len(columns),
+    ]
+    names = sorted({name for taken in results.values() for name in taken})
+    for name in sorted(names, key=lambda name: -results[many].get(name, Counter())["lut"]):
+        lines.append(
+            row(f"`{name}`", {n: taken.get(name, Counter()) for n, taken in results.items()})
+        )
+    lines.append(row("all", totals))
+    if few < many:
+        cost = {r: (totals[many][r] - totals[few][r]) / (many - few) for r in ("lut", "ff")}
+        lines += ["", f"A lane costs {cost['lut']:.1f} LUTs and {cost['ff']:.1f} flip-flops."]
+    return "\n".join(lines) + "\n"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m hw.area",
+        description="Synthesise a board and say what each block takes. With several numbers of "
+        "lanes it also says what a lane costs.",
+        epilog="examples:\n"
+        "  python -m hw.area icebreaker\n"
+        "  python -m hw.area ulx3s-25f/w4 --lanes 16 32 64   # half a minute each\n"
+        "  python -m hw.area ulx3s-25f/w4 --lanes 16 64 --membrane-bits 18",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("board", metavar="BOARD", help=f"one of {BOARDS_HELP}")
+    parser.add_argument(
+        "--lanes", type=int, nargs="+", metavar="N", help="lanes (default: the board's)"
+    )
+    parser.add_argument(
+        "--membrane-bits",
+        type=int,
+        metavar="N",
+        help="width of sums and membranes (default: the board's)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    try:
+        lanes = sorted(set(args.lanes or [config_by_name(args.board).lanes]))
+        results = {}
+        for n_lanes, taken in areas(args.board, lanes, args.membrane_bits):
+            results[n_lanes] = taken
+            print(f"{args.board}, {n_lanes} lanes: {dict(total(taken))}", file=sys.stderr)
+        print(json.dumps(results, indent=2) if args.json else table(results), end="")
+    except (BuildError, SpecError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0

@@ -1,0 +1,148 @@
+"""Bitstreams of the known boards: synthesise, place, route, pack; and the manifests beside them.
+
+What a bitstream is made of is its *netlist*: the RTLIL of the whole device, the pins and clocks,
+and the options of every tool. It depends on neither paths nor time, so that its digest in the
+manifest says whether a bitstream is that of these sources, and a build of an unchanged netlist ends
+at once. Yosys comes from the ``pyosys`` wheel, place and route from those of the extra ``build``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+
+from tqdm import tqdm
+
+from hw.boards.configs import BOARDS, BOARDS_HELP
+from hw.spec import SpecError
+from hw.tools.manifest import check_current, table, write_manifest
+from hw.tools.netlist import BuildError, netlist
+from hw.tools.place import _route, check_routed, synthesised
+
+
+def build(
+    board: str, *, n_seeds: int = 4, jobs: int = 1, force: bool = False, progress: bool = True
+) -> dict:
+    """Build a board's bitstream, unless that of these sources is there already.
+
+    Parameters
+    ----------
+    n_seeds : how many placements to try; the fastest is kept.
+    jobs : how many of them at a time.
+    force : build even so, without anything of earlier builds.
+
+    Returns
+    -------
+    The manifest.
+
+    Raises
+    ------
+    BuildError
+        A tool is missing or failed, timing is not met, or a DSP block is used. The bitstream that
+        was there stays.
+    SpecError
+        Unknown board, or a configuration that the device does not support.
+    """
+    source = netlist(board)
+    if force:
+        shutil.rmtree(source.folder, ignore_errors=True)
+    else:
+        with suppress(BuildError):
+            return check_current(source)
+    with (
+        tqdm(total=1 + n_seeds, desc=board, unit="step", disable=None if progress else True) as bar,
+        ThreadPoolExecutor(jobs) as executor,
+    ):
+        bar.set_postfix_str("synthesis")
+        synthesis = synthesised(source, source.folder)
+        bar.update()
+        bar.set_postfix_str("place and route")
+        futures = [executor.submit(_route, source, synthesis, i + 1) for i in range(n_seeds)]
+        routed = []
+        try:
+            for future in as_completed(futures):
+                routed.append(future.result())
+                bar.update()
+                best = max(routed, key=lambda r: (r.met, r.fmax_mhz))
+                bar.set_postfix_str(f"best {best.fmax_mhz:.1f} MHz")
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise
+    check_routed(best, source.config.clk_hz)
+    return write_manifest(source, best, {r.seed: r.fmax_mhz for r in routed})
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m hw.build",
+        description="Build bitstreams, with their manifests, into bitstreams/. A bitstream of "
+        "these sources that is there already is left as it is.",
+        epilog="examples:\n"
+        "  python -m hw.build ulx3s-85f --seeds 8 --jobs 4\n"
+        "  python -m hw.build --all\n"
+        "  python -m hw.build --check           # are all of them those of these sources?\n"
+        "  python -m hw.build --table           # the README's table",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("boards", nargs="*", metavar="BOARD", help=f"any of {BOARDS_HELP}")
+    parser.add_argument("--all", action="store_true", help="all boards")
+    parser.add_argument(
+        "--seeds", type=int, default=4, metavar="N", help="placements to try (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="placements at a time (default: the machine's %(default)s cores); each takes up to "
+        "2 GB of memory for a large device",
+    )
+    parser.add_argument("--force", action="store_true", help="build in any case")
+    parser.add_argument("--check", action="store_true", help="build nothing, fail if one is stale")
+    parser.add_argument("--table", action="store_true", help="print the table of all manifests")
+    parser.add_argument("--json", action="store_true", help="print the manifests as JSON")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    try:
+        if args.table:
+            print(table(), end="")
+            return 0
+        boards = list(BOARDS) if args.all or (args.check and not args.boards) else args.boards
+        if not boards:
+            raise BuildError(f"name a board, or --all: known are {', '.join(BOARDS)}")
+        if args.seeds < 1 or args.jobs < 1:
+            raise BuildError("--seeds and --jobs take at least 1")
+        manifests = []
+        for board in boards:
+            if args.check:
+                manifest = check_current(netlist(board))
+            else:
+                manifest = build(board, n_seeds=args.seeds, jobs=args.jobs, force=args.force)
+            manifests.append(manifest)
+            if not args.json:
+                print(summary(manifest))
+        if args.json:
+            print(json.dumps(manifests, indent=2))
+    except (BuildError, SpecError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def summary(manifest: dict) -> str:
+    """One line about a bitstream."""
+    clocks = ", ".join(
+        f"{c['fmax_mhz']} MHz of {c['constraint_mhz']}" for c in manifest["clocks"].values()
+    )
+    used = ", ".join(f"{key} {n}/{total}" for key, (n, total) in manifest["utilization"].items())
+    return f"{manifest['bitstream']}: {clocks}; {used}; seed {manifest['seed']}"

@@ -1,0 +1,184 @@
+"""Put a board's bitstream onto the board, and ask the board whether it is there."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+import serial
+from amaranth.lib import data
+
+from hw.boards.configs import BOARDS_HELP
+from hw.boards.platforms import target
+from hw.protocol import (
+    BREAK_BAUD,
+    DEFAULT_BAUD,
+    END,
+    HEADER_BYTES,
+    MAGIC,
+    REPLY,
+    STATUS_BYTES,
+    Identity,
+    Opcode,
+    decode_frame,
+    encode_frame,
+    n_bytes,
+    unpack,
+)
+from hw.spec import SpecError
+from hw.tools.manifest import load_manifest, manifest_path
+from hw.tools.netlist import BuildError
+
+START_S = 3.0
+"""How long a board may take to load its bitstream and answer."""
+
+SETTLE_S = 0.005
+"""What an adapter may still have to send when the operating system says that all is sent."""
+
+
+_STDERR = 2
+"""The programmer's words go there, since standard output is for ``--json``."""
+
+
+class FlashError(RuntimeError):
+    """The bitstream is not on the board; the message says what to do."""
+
+
+def programmer(board: str) -> list[str]:
+    """Command of the first programmer of this board that is installed, less the file's name.
+
+    Raises
+    ------
+    FlashError
+        None is.
+    """
+    commands = target(board).programmers
+    for command in commands:
+        if shutil.which(command[0]):
+            return list(command)
+    names = " or ".join(command[0] for command in commands)
+    raise FlashError(
+        f"no programmer for {board} is installed: install {names} (distributions have them as "
+        f"packages), or load bitstreams/{load_manifest(board)['bitstream']} by other means"
+    )
+
+
+def identify(port: str) -> tuple[str, int]:
+    """Name and gateware hash that the board on a serial port reports.
+
+    Raises
+    ------
+    FlashError
+        The port cannot be opened, or nothing on it answers like a board.
+    """
+    end = bytes([END])
+    # The end before it ends whatever the device may have taken for the start of a frame.
+    frame = end + encode_frame(bytes([0, Opcode.IDENTIFY]))
+    try:
+        with serial.Serial(port, DEFAULT_BAUD, timeout=0.3, exclusive=True) as line:
+            deadline = time.monotonic() + START_S
+            while time.monotonic() < deadline:
+                line.baudrate = BREAK_BAUD
+                line.write(b"\0")  # brings a running board back to the default rate
+                line.flush()
+                time.sleep(SETTLE_S)
+                line.baudrate = DEFAULT_BAUD
+                line.write(frame)
+                while raw := line.read_until(end):
+                    if (identity := _parse(raw.rstrip(end))) is not None:
+                        name = int(identity.name).to_bytes(16, "little").rstrip(b"\0")
+                        return name.decode("ascii", "replace"), int(identity.spec_hash)
+    except (OSError, ValueError) as error:
+        raise FlashError(f"cannot use {port}: {error}") from error
+    raise FlashError(
+        f"nothing on {port} answers like a board. Is it the port of this board? Some boards "
+        "take a new bitstream only after they were unplugged"
+    )
+
+
+def _parse(raw: bytes) -> data.Const | None:
+    """The identity in a frame; None if it is damaged or something else."""
+    packet = decode_frame(raw)
+    if packet is None or packet[1] != Opcode.IDENTIFY | REPLY:
+        return None
+    payload = packet[HEADER_BYTES + STATUS_BYTES :]
+    if len(payload) != n_bytes(Identity):
+        return None
+    identity = unpack(Identity, payload)
+    return identity if identity.magic == MAGIC else None
+
+
+def flash(board: str, *, port: str | None = None) -> dict:
+    """Program a board, and ask it for its identity if ``port`` is given.
+
+    Returns
+    -------
+    The bitstream's manifest.
+
+    Raises
+    ------
+    hw.tools.netlist.BuildError, hw.spec.SpecError
+        There is no bitstream, or it is damaged; no such board.
+    FlashError
+        No programmer is installed, it failed, or the board does not identify itself as this one.
+    """
+    target(board)
+    manifest = load_manifest(board)
+    command = [*programmer(board), str(manifest_path(board).with_name(manifest["bitstream"]))]
+    print(" ".join(command), file=sys.stderr)
+    try:
+        done = subprocess.run(command, check=False, stdout=_STDERR)
+    except OSError as error:
+        raise FlashError(f"cannot start {command[0]}: {error}") from error
+    if done.returncode != 0:
+        raise FlashError(
+            f"{command[0]} failed with exit code {done.returncode}. Is the board plugged in, and "
+            "may your user access it (udev rules)?"
+        )
+    if port is not None:
+        config = manifest["config"]
+        name, spec_hash = identify(port)
+        if (name, f"{spec_hash:016x}") != (config["name"], manifest["gateware_hash"]):
+            raise FlashError(
+                f"the board on {port} is {name!r} with gateware {spec_hash:016x}, not "
+                f"{config['name']!r} with {manifest['gateware_hash']}: it runs another bitstream"
+            )
+    return manifest
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m hw.flash",
+        description="Program a board with its bitstream from bitstreams/, through openFPGALoader "
+        "or the board's own programmer.",
+        epilog="examples:\n"
+        "  python -m hw.flash ulx3s-85f\n"
+        "  python -m hw.flash icebreaker --port /dev/ttyUSB1    # and ask it who it is",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("board", metavar="BOARD", help=f"one of {BOARDS_HELP}")
+    parser.add_argument("--port", help="serial port on which to ask the board for its identity")
+    parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    try:
+        manifest = flash(args.board, port=args.port)
+    except (BuildError, FlashError, SpecError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    if args.json:
+        print(json.dumps(manifest, indent=2))
+    else:
+        answered = f", answers on {args.port}" if args.port else ""
+        print(f"{args.board}: gateware {manifest['gateware_hash']} is loaded{answered}")
+    return 0

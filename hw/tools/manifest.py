@@ -1,0 +1,153 @@
+"""Manifests beside the bitstreams: what each was built from, and the table of all boards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+
+from hw.boards.configs import BOARDS
+from hw.boards.platforms import TARGETS
+from hw.protocol import spec_hash
+from hw.tools.netlist import ROOT, BuildError, Netlist
+from hw.tools.place import Routed
+
+BITSTREAMS = ROOT / "bitstreams"
+VERSION = 1
+"""Of the manifest's format."""
+
+
+def manifest_path(board: str) -> Path:
+    return BITSTREAMS / f"{board.replace('/', '-')}.json"
+
+
+def load_manifest(board: str) -> dict:
+    """The manifest of a board's bitstream.
+
+    Raises
+    ------
+    BuildError
+        There is none, or its bitstream is not the one that it describes.
+    """
+    path = manifest_path(board)
+    command = f"python -m hw.build {board}"
+    if not path.exists():
+        raise BuildError(f"there is no bitstream for {board}: build it with '{command}'")
+    manifest = json.loads(path.read_text())
+    bitstream = path.with_name(manifest["bitstream"])
+    if not bitstream.exists():
+        raise BuildError(f"{bitstream} is missing: build it with '{command}'")
+    if hashlib.sha256(bitstream.read_bytes()).hexdigest() != manifest["sha256"]:
+        raise BuildError(f"{bitstream} is damaged: build it again with '{command}'")
+    return manifest
+
+
+def check_current(source: Netlist) -> dict:
+    """The manifest of a bitstream that is made of exactly this netlist.
+
+    Raises
+    ------
+    BuildError
+        As :func:`load_manifest`, or the sources have changed since.
+    """
+    manifest = load_manifest(source.board)
+    if manifest["netlist"] != source.digest:
+        raise BuildError(
+            f"{manifest_path(source.board)} is stale: its bitstream was made of other sources. "
+            f"Build it again with 'python -m hw.build {source.board}'"
+        )
+    return manifest
+
+
+def _commit() -> str | None:
+    """Commit of the sources, with ``-dirty`` if ``hw`` differs from it; None without git."""
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+
+    head = git("rev-parse", "HEAD")
+    if head.returncode:
+        return None
+    dirty = git("status", "--porcelain", "--", "hw").stdout.strip()
+    return head.stdout.strip() + ("-dirty" if dirty else "")
+
+
+def _versions(source: Netlist) -> dict[str, str]:
+    """Versions of all tools that took part."""
+    place, pack = source.place[0], source.pack[0]
+    packages = ["amaranth", "amaranth-boards", "pyosys", f"yowasp-{place}"]
+    packages += ["apycula"] if pack == "gowin_pack" else []
+    return {package: metadata.version(package) for package in packages}
+
+
+def write_manifest(source: Netlist, best: Routed, tried: dict[int, float]) -> dict:
+    """Puts the bitstream and then its manifest in place, each at once."""
+    content = (best.folder / source.product).read_bytes()
+    path = manifest_path(source.board)
+    bitstream = path.with_suffix(source.suffix)
+    manifest = {
+        "version": VERSION,
+        "board": source.board,
+        "device": source.device,
+        "gateware_hash": f"{spec_hash(source.config):016x}",
+        "netlist": source.digest,
+        "source_commit": _commit(),
+        "tools": _versions(source),
+        "seed": best.seed,
+        "fmax_mhz_by_seed": {str(seed): fmax for seed, fmax in sorted(tried.items())},
+        "clocks": best.clocks,
+        "utilization": best.utilization,
+        "config": asdict(source.config),
+        "bitstream": bitstream.name,
+        "n_bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    path.parent.mkdir(exist_ok=True)
+    for place, data in (
+        (bitstream, content),
+        (path, (json.dumps(manifest, indent=2) + "\n").encode()),
+    ):
+        part = place.with_name(place.name + ".part")
+        part.write_bytes(data)
+        part.replace(place)
+    return manifest
+
+
+def table() -> str:
+    """The README's table of all boards, from the manifests."""
+    rows = [
+        "| board, device | clock (Fmax) | logic | block RAM | cores × lanes × bits "
+        "| SOP / cycle | GSOP/s | of the ports' bound |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for board in BOARDS:
+        if not manifest_path(board).exists():
+            continue
+        manifest = load_manifest(board)
+        clk_mhz = manifest["config"]["clk_hz"] / 1e6
+        cores, lanes, bits = (manifest["config"][k] for k in ("cores", "lanes", "weight_bits"))
+        n_lanes = cores * lanes
+        used = manifest["utilization"]
+        logic = "lut" if "lut" in used else "logic_cell"
+        memories = [
+            f"{used[key][0]} of {used[key][1]}{suffix}"
+            for key, suffix in (("block_ram", ""), ("spram", " SPRAM"))
+            if key in used
+        ]
+        fmax_mhz = min(clock["fmax_mhz"] for clock in manifest["clocks"].values())
+        rows.append(
+            f"| `{board}`, {manifest['device']} "
+            f"| {clk_mhz:g} MHz ({fmax_mhz:.1f}) "
+            f"| {used[logic][0]:,} of {used[logic][1]:,} {'LUT' if logic == 'lut' else 'LC'} "
+            f"| {', '.join(memories)} "
+            f"| {f'{cores} × ' if cores > 1 else ''}{lanes} × {bits} "
+            f"| {n_lanes} "
+            f"| {n_lanes * clk_mhz / 1e3:.2f} "
+            f"| {n_lanes * bits / TARGETS[board].port_bits:.1%} |"
+        )
+    return "\n".join(rows) + "\n"

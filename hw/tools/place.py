@@ -1,0 +1,155 @@
+"""Synthesis, place and route, and packing of a netlist with one seed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from hw.tools.netlist import TOP, BuildError, Netlist
+
+RESOURCES = {
+    "lut": ("TRELLIS_COMB", "LUT4"),
+    "logic_cell": ("ICESTORM_LC",),
+    "ff": ("TRELLIS_FF", "DFF"),
+    "block_ram": ("DP16KD", "ICESTORM_RAM", "BSRAM"),
+    "spram": ("ICESTORM_SPRAM",),
+    "dsp": (
+        *("MULT18X18D", "ALU54B", "ICESTORM_DSP"),
+        *("MULT9X9", "MULT18X18", "MULT36X36", "MULTALU18X18", "MULTALU36X18"),
+        *("MULTADDALU18X18", "ALU54D"),
+    ),
+}
+"""Names of the manifest, and what nextpnr calls them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Routed:
+    """Outcome of one seed."""
+
+    seed: int
+    folder: Path
+    clocks: dict[str, dict]
+    """Per clock: ``fmax_mhz``, ``constraint_mhz``, ``met``."""
+    utilization: dict[str, list[int]]
+    """Per resource of :data:`RESOURCES` that the device has: used, available."""
+
+    @property
+    def met(self) -> bool:
+        return all(clock["met"] for clock in self.clocks.values())
+
+    @property
+    def fmax_mhz(self) -> float:
+        return min(clock["fmax_mhz"] for clock in self.clocks.values())
+
+
+def _tool(name: str) -> list[str]:
+    """Command of a tool of the extra ``build``, as installed beside this interpreter."""
+    for candidate in (f"yowasp-{name}", name):
+        path = Path(sys.executable).parent / candidate
+        if path.exists():
+            return [str(path)]
+    raise BuildError(f"{name} is missing: install it with 'pip install -e .[build]'")
+
+
+def _run(command: Sequence[str], what: str, folder: Path, log: str) -> None:
+    """One tool, in ``folder``, which is all that it sees; what it prints goes to ``log``."""
+    with (folder / log).open("w") as output:
+        done = subprocess.run(
+            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False
+        )
+    if done.returncode != 0:
+        tail = (folder / log).read_text(errors="replace").splitlines()[-15:]
+        raise BuildError(
+            f"{what} failed with exit code {done.returncode}; the end of {folder / log}:\n"
+            + "\n".join(tail)
+        )
+
+
+def synthesised(source: Netlist, folder: Path) -> Path:
+    """The folder with the synthesised netlist, made if it is not there."""
+    target = folder / "synthesis"
+    if not target.exists():
+        with _new_folder(target) as work:
+            for name, content in source.files.items():
+                (work / name).write_text(content)
+            # A process of its own, since Yosys keeps global state and prints to descriptor 1.
+            program = (
+                "import sys; from pyosys import libyosys as ys;"
+                "ys.run_pass('script ' + sys.argv[1], ys.Design())"
+            )
+            _run([sys.executable, "-c", program, f"{TOP}.ys"], "synthesis", work, "yosys.log")
+            if not (work / f"{TOP}.json").exists():
+                raise BuildError(f"synthesis failed: see {work / 'yosys.log'}")
+    return target
+
+
+@contextmanager
+def _new_folder(target: Path) -> Iterator[Path]:
+    """A folder that gets its name only when it is complete, so that none is ever half made."""
+    work = target.with_name(target.name + ".part")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    yield work
+    work.rename(target)
+
+
+def _route(source: Netlist, synthesis: Path, seed: int) -> Routed:
+    """Place, route and pack with one seed, unless that was done before."""
+    target = synthesis.parent / f"seed-{seed}"
+    if not target.exists():
+        with _new_folder(target) as work:
+            for path in synthesis.iterdir():
+                if path.suffix not in (".log", ".rpt"):
+                    os.link(path, work / path.name)
+            place = [*_tool(source.place[0]), *source.place[1:], "--seed", str(seed)]
+            _run(place, f"place and route with seed {seed}", work, "nextpnr.log")
+            _run([*_tool(source.pack[0]), *source.pack[1:]], "packing", work, "pack.log")
+            (work / f"{TOP}.json").unlink()
+    report = json.loads((target / "report.json").read_text())
+    return Routed(
+        seed=seed,
+        folder=target,
+        clocks={
+            name.removeprefix("$glbnet$"): {
+                "fmax_mhz": round(clock["achieved"], 2),
+                "constraint_mhz": round(clock["constraint"], 2),
+                "met": clock["achieved"] >= clock["constraint"],
+            }
+            for name, clock in sorted(report["fmax"].items())
+        },
+        utilization={
+            resource: [
+                sum(report["utilization"][name][key] for name in names)
+                for key in ("used", "available")
+            ]
+            for resource, all_names in RESOURCES.items()
+            if (names := [name for name in all_names if name in report["utilization"]])
+        },
+    )
+
+
+def check_routed(routed: Routed, clk_hz: int) -> None:
+    """What must hold before a bitstream is shipped.
+
+    Raises
+    ------
+    BuildError
+        The tools did not constrain the design's clock, timing is not met, or a DSP block is used.
+    """
+    # The tools round periods.
+    if not any(abs(c["constraint_mhz"] * 1e6 / clk_hz - 1) < 1e-3 for c in routed.clocks.values()):
+        raise BuildError(f"no clock is constrained to {clk_hz} Hz: {routed.clocks}")
+    if not routed.met:
+        raise BuildError(
+            f"timing is not met: {routed.fmax_mhz} MHz at best of the {clk_hz / 1e6:g} MHz wanted. "
+            "Try more --seeds, or lower this board's clk_hz in hw/boards/configs.py"
+        )
+    if routed.utilization.get("dsp", [0])[0]:
+        raise BuildError(f"{routed.utilization['dsp'][0]} DSP blocks are used: there must be none")

@@ -1,0 +1,391 @@
+"""``python -m sim.campaign``: thousands of faults between driver and virtual board, and what came of
+them.
+
+A small random network is loaded and run on random spikes, with maps read back at the end, over a
+link on which faults happen: in each session those of one kind of :mod:`sw.driver.faults`, or of all kinds;
+or the whole host process is killed (SIGKILL) while it loads, runs or reads back, and started again
+on the same board; or a second host tries to open the port; or a long burst of noise comes in
+between. Each outcome is compared with the same network's on an undisturbed link: logits, counters,
+prediction and maps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import astuple, dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from hw.boards.configs import CONFIGS
+from sim.verilate import ToolError
+from sim.virtual_board import executable
+from sw.driver import faults
+from sw.driver.board import Board
+from sw.driver.device import Device
+from sw.driver.discovery import DeviceNotFound
+from sw.driver.inference import Inference
+from sw.driver.transport import DeviceError, LinkCounters, Port
+from sw.network.network import Layer, Network
+
+CONFIG = CONFIGS["sim"]
+TIMEOUT_S = 0.1
+"""Patience of the driver; short, since most faults take that long."""
+
+N_SAMPLES = 60
+"""Samples of a session, after which the board is opened again."""
+
+N_READ_BACK = 4
+"""Samples after those, of which all maps are read back."""
+
+RATE = 0.1
+"""Faults per frame."""
+
+RESET_RATE = 0.02
+"""The same of resets alone: at the higher rate no network is ever loaded."""
+
+KILLED = {f"host killed in {phase}": phase for phase in ("loading", "running", "reading back")}
+SECOND_HOST = "second host"
+NOISE = "noise"
+ALL = "all kinds"
+SESSIONS = (*faults.KINDS, ALL, *KILLED, SECOND_HOST, NOISE)
+"""Kinds of sessions, which take turns."""
+
+NOISE_BYTES = 100_000
+"""Random bytes between two outcomes of a session: fifty times what the board holds."""
+
+PART_BYTES = 5000
+
+STUCK_S = 120.0
+"""A session that takes longer does not end."""
+
+
+class Stuck(BaseException):
+    """A session did not end. No error of a driver's, which it might survive."""
+
+
+def network(rng: np.random.Generator) -> Network:
+    """Two layers, a few hundred weights."""
+
+    def layer(name: str, source: str, n_out: int, n_in: int, size: int, *, output: bool) -> Layer:
+        return Layer(
+            name=name,
+            source=source,
+            kernel=(size, size),
+            weight=rng.integers(-100, 100, (1, 1, 1, n_out, n_in, size, size)).astype(np.int8),
+            bias=rng.integers(-20, 20, (1, 1, 1, n_out)).astype(np.int32),
+            threshold=None if output else np.full((1, 1, n_out), 60, np.int32),
+            output=output,
+        )
+
+    return Network(
+        timesteps=2,
+        image_shape=(4, 6, 6),
+        encoder=None,
+        layers=(
+            layer("conv", "input", 16, 4, 3, output=False),
+            layer("fc", "conv", 10, 16, 4, output=True),
+        ),
+        weight_bits=8,
+        labels=tuple("0123456789"),
+    )
+
+
+def frames(seed: int, n: int) -> NDArray[np.uint8]:
+    """Random spikes (n, T, C, H, W)."""
+    rng = np.random.default_rng(seed)
+    return (rng.random((n, 2, 4, 6, 6)) < 0.3).astype(np.uint8)
+
+
+@dataclass
+class Tally:
+    """What came of one kind of fault."""
+
+    n_injected: int = 0
+    n_sessions: int = 0
+    n_undisturbed: int = 0
+    """Sessions in which nothing happened to happen."""
+    n_by_retry: int = 0
+    """Sessions with faults that went on to their end."""
+    n_errors: int = 0
+    """Sessions that ended with an error of the driver's."""
+    n_stuck: int = 0
+    """Sessions that did not end, or not by an error of the driver's."""
+    n_samples: int = 0
+    n_wrong: int = 0
+    n_repeated: int = 0
+    n_recoveries: int = 0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+@dataclass
+class Campaign:
+    """What came of all of them."""
+
+    tallies: dict[str, Tally] = field(default_factory=lambda: {kind: Tally() for kind in SESSIONS})
+    errors: Counter[str] = field(default_factory=Counter)
+    """By class."""
+    seconds: float = 0.0
+
+    @property
+    def total(self) -> Tally:
+        return sum(self.tallies.values(), Tally())
+
+
+def _same(one: Inference, other: Inference) -> bool:
+    return (
+        np.array_equal(one.logits, other.logits)
+        and one.prediction == other.prediction
+        and one.counters == other.counters
+        and one.n_cycles == other.n_cycles
+        and all(np.array_equal(spikes, other.maps[name]) for name, spikes in one.maps.items())
+    )
+
+
+def session(
+    path: str,
+    pid: int,
+    plan: faults.Plan,
+    expected: list[Inference],
+    *,
+    tell: Callable[[str], object] = lambda phase: None,
+    check: Callable[[Inference, Inference], object],
+    halfway: Callable[[Port], object] = lambda port: None,
+) -> tuple[LinkCounters, Counter[str]]:
+    """Opens the board, loads, runs samples, reads maps back; gives what happened on the link.
+
+    Parameters
+    ----------
+    tell : called at the beginning of each phase.
+    check : called with each outcome and what it should be.
+    halfway : called between two outcomes, with the port.
+    """
+    net = network(np.random.default_rng(0))
+    samples = frames(1, len(expected))
+    order = np.random.default_rng(plan.seed).integers(0, len(expected), N_SAMPLES + N_READ_BACK)
+    counters, injected = LinkCounters(), Counter[str]()
+    port: Port | None = None
+
+    def wrap(opened: Port) -> Port:
+        nonlocal injected, port
+        port = opened
+        faulty = faults.FaultyPort(opened, plan, pid)
+        injected = faulty.injected
+        return faulty
+
+    try:
+        with Board(Device.open_with(path, wrap, timeout_s=TIMEOUT_S)) as board:
+            assert port is not None
+            counters = board.device.transport.counters
+            tell("loading")
+            board.load(net)
+            tell("running")
+            for maps, part in ((False, order[:N_SAMPLES]), (True, order[N_SAMPLES:])):
+                if maps:
+                    tell("reading back")
+                outcomes = board.stream(samples[part], maps=maps)
+                for n, (index, outcome) in enumerate(zip(part, outcomes, strict=True)):
+                    check(outcome, expected[index])
+                    if n == N_SAMPLES // 2:
+                        halfway(port)
+    except DeviceError as error:
+        error.add_note(json.dumps([injected, counters.__dict__]))
+        raise
+    return counters, injected
+
+
+def _disturbed(
+    path: str, pid: int, kind: str, seed: int, expected: list[Inference], campaign: Campaign
+) -> None:
+    """A session of a kind, with what came of it."""
+    tally = campaign.tallies[kind]
+    tally.n_sessions += 1
+    kinds = (kind,) if kind in faults.KINDS else faults.KINDS
+    rate = RATE if kind in (*faults.KINDS, ALL) else 0.0
+    rate = RESET_RATE if kind == "reset" else rate
+    n_injected = 0
+
+    def check(outcome: Inference, right: Inference) -> None:
+        tally.n_samples += 1
+        tally.n_wrong += not _same(outcome, right)
+
+    def halfway(port: Port) -> None:
+        nonlocal n_injected
+        if kind == NOISE:
+            noise = random.Random(seed).randbytes(NOISE_BYTES)
+            for at in range(0, NOISE_BYTES, PART_BYTES):  # a busy machine takes seconds for all
+                port.write(noise[at : at + PART_BYTES])
+            n_injected += 1
+        elif kind == SECOND_HOST:
+            try:
+                Device.open_with(path, lambda opened: opened, timeout_s=TIMEOUT_S).close()
+            except DeviceNotFound:
+                n_injected += 1
+            else:
+                tally.n_wrong += 1
+
+    def stuck(*_: object) -> None:
+        raise Stuck(f"{kind}, seed {seed}: no end after {STUCK_S:g} s")
+
+    signal.signal(signal.SIGALRM, stuck)
+    # Again and again, in case that what ends a session does not end.
+    signal.setitimer(signal.ITIMER_REAL, STUCK_S, 10.0)
+    try:
+        if kind in KILLED:
+            n_injected += _kill_host(path, pid, seed, KILLED[kind])
+        plan = faults.Plan(rate, kinds, seed)
+        counters, injected = session(path, pid, plan, expected, check=check, halfway=halfway)
+    except DeviceError as error:
+        campaign.errors[type(error).__name__] += 1
+        tally.n_errors += 1
+        injected, values = json.loads(error.__notes__[-1])
+        counters = LinkCounters(**values)
+    except (Exception, Stuck):
+        traceback.print_exc()
+        tally.n_stuck += 1
+        return
+    else:
+        happened = bool(injected) or n_injected
+        tally.n_by_retry += bool(happened)
+        tally.n_undisturbed += not happened
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    tally.n_injected += sum(injected.values()) + n_injected
+    tally.n_repeated += counters.n_repeated
+    tally.n_recoveries += counters.n_recoveries
+
+
+def _kill_host(path: str, pid: int, seed: int, phase: str) -> bool:
+    """A host that is killed some time after the beginning of a phase; whether it got there."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "sim.campaign", "--session", path, str(pid), "--seed", str(seed)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as host:
+        try:
+            assert host.stdout is not None
+            reached = any(line.strip() == phase for line in host.stdout)
+            time.sleep(random.Random(seed).uniform(0, 0.05))
+            return reached and host.poll() is None
+        finally:
+            host.kill()
+
+
+def run_campaign(n_faults: int, seed: int, *, progress: bool = True) -> Campaign:
+    """Injects at least ``n_faults`` faults, in whole rounds of all kinds of sessions."""
+    rng = random.Random(seed)
+    campaign = Campaign()
+    started = time.monotonic()
+    with (
+        subprocess.Popen(
+            [executable(CONFIG)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process,
+        tqdm(total=n_faults, unit=" faults", disable=None if progress else True) as bar,
+    ):
+        assert process.stdout is not None
+        path = process.stdout.readline().strip()
+        try:
+            with Board(Device.open_with(path, lambda opened: opened)) as board:
+                board.load(network(np.random.default_rng(0)))
+                expected = list(board.stream(frames(1, N_SAMPLES), maps=True))
+            while campaign.total.n_injected < n_faults:
+                for kind in SESSIONS:
+                    if process.poll() is not None:
+                        raise DeviceNotFound("the virtual board has ended")
+                    number = rng.randrange(1 << 30)
+                    _disturbed(path, process.pid, kind, number, expected, campaign)
+                    bar.n = min(campaign.total.n_injected, n_faults)
+                    bar.refresh()
+        except KeyboardInterrupt:
+            print("interrupted; so far:", file=sys.stderr)
+        finally:
+            process.terminate()
+    campaign.seconds = time.monotonic() - started
+    return campaign
+
+
+COLUMNS = {
+    "faults": "n_injected",
+    "sessions": "n_sessions",
+    "went on by retry": "n_by_retry",
+    "ended with an error": "n_errors",
+    "did not end": "n_stuck",
+    "answers compared": "n_samples",
+    "answers wrong": "n_wrong",
+}
+
+
+def as_table(campaign: Campaign) -> str:
+    """The campaign as a Markdown table."""
+    total = campaign.total
+    rows = [*campaign.tallies.items(), ("**together**", total)]
+    lines = [f"| kind | {' | '.join(COLUMNS)} |", "|---|" + "---:|" * len(COLUMNS)]
+    lines += [
+        f"| {kind} | {' | '.join(f'{getattr(tally, name):,}' for name in COLUMNS.values())} |"
+        for kind, tally in rows
+    ]
+    errors = ", ".join(f"{n} {name}" for name, n in sorted(campaign.errors.items())) or "none"
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Errors: {errors}. Requests sent again: {total.n_repeated:,}; links begun anew: "
+            f"{total.n_recoveries:,}.",
+        ]
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m sim.campaign",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="examples:\n  python -m sim.campaign\n  python -m sim.campaign -n 500 --seed 3\n\n"
+        "exit codes: 0 all survived or reported, 1 a wrong outcome, a session without end, or "
+        "no virtual board\n"
+        "Ctrl-C ends the campaign early, with the table of what was done.",
+    )
+    parser.add_argument("-n", type=int, default=10_000, metavar="FAULTS", help="how many (10000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the faults (0)")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser.add_argument("--session", nargs=2, metavar=("PORT", "PID"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    if arguments.session:
+        path, pid = arguments.session
+        expected = [Inference(prediction=0, n_cycles=0, logits=np.zeros(10), counters={})]
+        session(
+            path,
+            int(pid),
+            faults.Plan(0.0, faults.KINDS, arguments.seed),
+            expected * N_SAMPLES,
+            tell=lambda phase: print(phase, flush=True),
+            check=lambda *_: None,
+        )
+        return 0
+    try:
+        campaign = run_campaign(arguments.n, arguments.seed)
+    except (DeviceError, ToolError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    total = campaign.total
+    if arguments.json:
+        values = {kind: tally.__dict__ for kind, tally in campaign.tallies.items()}
+        errors, seconds = dict(campaign.errors), campaign.seconds
+        document = {"kinds": values, "total": total.__dict__, "errors": errors, "seconds": seconds}
+        print(json.dumps(document, indent=1))
+    else:
+        print(as_table(campaign))
+    return 1 if total.n_wrong or total.n_stuck else 0

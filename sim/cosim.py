@@ -1,0 +1,141 @@
+"""``python -m sim.cosim``: the gateware under cocotb, as ``make sim`` calls it.
+
+First the network: the exported network on the generated Verilog of the core, every spike of every
+layer at every timestep and every logit against the PyTorch integer reference. Then the link: its
+blocks and the whole device at its serial pins, under random stalls.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from hw.spec import Config, SpecError
+from sw.shipped import NETWORK
+
+LINK_CONFIG = Config(
+    name="divisor-4",
+    weight_depth=64,
+    param_depth=32,
+    fire_lanes=4,
+    max_layers=2,
+    result_rows=2,
+    spike_bytes=256,
+    max_payload_bytes=160,
+    rx_buffer_bytes=1024,
+)
+
+
+def simulate_network(path: Path, n_images: int, seed: int) -> str:
+    """Run the network file at ``path`` on sample images; gives a line about what was equal."""
+    import numpy as np
+
+    from sim.vectors import run_network
+    from sw.compile.compiler import compile_network
+    from sw.compile.program import Program
+    from sw.data import catalogue
+    from sw.network import encoder, netfile, reference
+
+    file = netfile.load(path, Program)
+    network = file.network
+    program = file.program or compile_network(network, Config())
+    if network.encoder is None:
+        rng = np.random.default_rng(seed)
+        shape = (n_images, network.timesteps, *network.image_shape)
+        images = (rng.random(shape) < 0.1).astype(np.uint8)
+    else:
+        images = catalogue.load_samples().images[:n_images]
+    trace = reference.run(network, images)
+    frames = encoder.encode(network, images)
+    samples = encoder.inputs(network, images, program.pixels)
+    expected = [
+        (
+            {name: spikes[i] for name, spikes in trace.spikes.items()} | {"input": frames[i]},
+            trace.logits[i],
+        )
+        for i in range(len(images))
+    ]
+    results = run_network(network, program, expected, samples=samples, name="network", seed=seed)
+    n_spikes = sum(maps[name].size for maps, _ in expected for name in maps)
+    waves = f"; waveform in {results.waves}" if results.waves else ""
+    return (
+        f"{len(images)} images on {program.config.name}: {n_spikes:,} spikes and "
+        f"{trace.logits.size} logits equal{waves}"
+    )
+
+
+def simulate_link(seed: int, config: Config = LINK_CONFIG) -> str:
+    """The link's benches at the serial pins of a device; gives a line about how many ran."""
+    from hw.top import Top
+    from sim.link_tests import CONFIG_VARIABLE
+    from sim.runner import run_cocotb
+    from sim.stub_core import StubCore
+
+    results = run_cocotb(
+        Top(config, core=StubCore(config)),
+        "sim.link_tests",
+        name=f"link-{config.name}",
+        seed=seed,
+        env={CONFIG_VARIABLE: json.dumps(asdict(config))},
+    )
+    waves = f"; waveform in {results.waves}" if results.waves else ""
+    return f"{results.n_tests} tests at {config.clk_hz // config.baud} cycles a bit{waves}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m sim.cosim",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="examples:\n  python -m sim.cosim\n  python -m sim.cosim --network net.spikefold -n 1 "
+        "--only network --waves\n",
+    )
+    parser.add_argument("--network", type=Path, default=NETWORK, help="network file")
+    parser.add_argument("-n", type=int, default=2, metavar="IMAGES", help="sample images (2)")
+    parser.add_argument("--only", choices=("network", "link"), help="one of the two")
+    parser.add_argument("--waves", action="store_true", help="leave waveforms in build/cocotb")
+    parser.add_argument("--seed", type=int, help="of stalls and random data (random, printed)")
+    arguments = parser.parse_args(argv)
+    if arguments.n < 1:
+        parser.error("-n must be at least 1")
+    if arguments.waves:
+        os.environ["WAVES"] = "1"
+    try:
+        from sim.runner import CocotbError
+    except ImportError as error:
+        print(f"error: this needs cocotb ({error}): pip install 'spikefold[test]'", file=sys.stderr)
+        return 1
+    seed = random.randrange(1 << 31) if arguments.seed is None else arguments.seed
+    print(f"seed {seed}")
+
+    from sim.verilate import ToolError
+    from sw.compile.program import FitError
+    from sw.network.netfile import NetworkFileError
+
+    jobs: dict[str, Callable[[], str]] = {
+        "network": lambda: simulate_network(arguments.network, arguments.n, seed),
+        "link": lambda: simulate_link(seed),
+    }
+    n_passed, n_failed = 0, 0
+    for name, job in jobs.items():
+        if arguments.only not in (None, name):
+            continue
+        begin = time.monotonic()
+        print(f"{name}: building and running ...", flush=True)
+        try:
+            line = job()
+        except (CocotbError, ToolError, FitError, NetworkFileError, SpecError, OSError) as error:
+            n_failed += 1
+            print(f"{name}: FAILED\n{error}", file=sys.stderr)
+        else:
+            n_passed += 1
+            print(f"{name}: {line} ({time.monotonic() - begin:.0f} s)")
+    print(f"{n_passed} passed, {n_failed} failed")
+    return 1 if n_failed else 0

@@ -1,0 +1,108 @@
+"""Which boards are attached, what runs on them, and which networks fit them.
+
+``python -m sw.boards net.spikefold`` opens each port for a moment; memories and runs
+stay as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from hw.boards.configs import board_name, config_by_name
+from hw.protocol import PROTOCOL_VERSION, spec_hash
+from hw.spec import Config, SpecError
+from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, command
+from sw.compile import fitting
+from sw.compile.program import Program
+from sw.driver.discovery import BoardIdentity, find_boards
+from sw.network import netfile
+from sw.network.netfile import NetworkFileError
+
+EXIT_NONE = 1
+
+
+def describe(port: str, identity: BoardIdentity, files: list[Path]) -> dict[str, Any]:
+    """A board as JSON values, with what each network file would need of it."""
+    config = identity.config
+    return {
+        "port": port,
+        "board": board_name(config),
+        "gateware": f"{identity.spec_hash:016x}",
+        "clk_hz": config.clk_hz,
+        "baud": config.baud,
+        "weight_bits": config.weight_bits,
+        "lanes": config.lanes,
+        "networks": [fit(path, config) for path in files],
+    }
+
+
+def fit(path: Path, config: Config) -> dict[str, Any]:
+    """Whether the network in a file fits a device.
+
+    Raises
+    ------
+    sw.network.netfile.NetworkFileError
+        The file cannot be used.
+    """
+    found = fitting.board_report(netfile.load(path, Program).network, config)
+    return {"network": str(path), "fits": found.fits, "usage": found.usage, "why": found.problem}
+
+
+def as_text(board: dict[str, Any]) -> str:
+    """A board for a terminal."""
+    lines = [
+        f"{board['port']}: {board['board']}, {board['lanes']} lanes of {board['weight_bits']} "
+        f"bits, {board['clk_hz'] / 1e6:g} MHz, {board['baud']:,} baud, gateware {board['gateware']}"
+    ]
+    for network in board["networks"]:
+        if network["fits"]:
+            used = ", ".join(
+                f"{memory} {needed / available:.0%}"
+                for memory, (needed, available) in network["usage"].items()
+            )
+            lines.append(f"  {network['network']}: fits ({used})")
+        else:
+            lines.append(f"  {network['network']}: does not fit: {network['why']}")
+    return "\n".join(lines)
+
+
+@command(NetworkFileError, SpecError)
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sw.boards",
+        description="List the boards that are attached, and what fits them.",
+        epilog=f"""examples:
+  python -m sw.boards
+  python -m sw.boards net.spikefold other.spikefold --json
+  python -m sw.boards net.spikefold --config icebreaker    a board that is not here
+
+exit codes: {EXIT_OK} found, {EXIT_NONE} no board, {EXIT_BAD_INPUT} bad input, \
+{EXIT_INTERRUPTED} interrupted""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("networks", nargs="*", type=Path, help="network files: do they fit?")
+    parser.add_argument("--config", metavar="BOARD", help="a known board, attached or not")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    arguments = parser.parse_args(argv)
+    others: list[str] = []
+    if arguments.config:
+        config = config_by_name(arguments.config)
+        identity = BoardIdentity(config, PROTOCOL_VERSION, spec_hash(config))
+        boards = [describe("not attached", identity, arguments.networks)]
+    else:
+        found, others = find_boards()
+        boards = [describe(port, identity, arguments.networks) for port, identity in found]
+    if arguments.json:
+        print(json.dumps({"boards": boards, "others": others}, indent=1))
+    else:
+        for board in boards:
+            print(as_text(board))
+        if not boards:
+            print("no board is attached. Plug one in, or use the virtual board: --board sim")
+        for line in others:
+            print(f"  {line}")
+    return EXIT_OK if boards else EXIT_NONE

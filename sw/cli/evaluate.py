@@ -1,0 +1,224 @@
+"""Accuracy of one checkpoint at every step from training to the device, on the whole test set."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from sw import shipped
+from sw.convert import fold, quantize
+from sw.convert.folded import FoldedNetwork, simulate
+from sw.convert.quantize import WEIGHT_BITS, QuantizeError
+from sw.data.dataset import DataError, Split
+from sw.data.metrics import detail
+from sw.model import checkpoint
+from sw.model.checkpoint import CheckpointError
+from sw.model.config import ModelError
+from sw.model.resnet import SpikingResNet, to_input
+from sw.network import reference
+
+BATCH = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Figures of one checkpoint; accuracies are in percent, balanced ones (means over classes) if
+    ``metric`` says so. ``note`` is what to say beside them.
+
+    ``n_argmax_differences`` counts images that the folded network and the training network, both in
+    float64, classify differently; ``n_spike_differences`` the spikes, of all maps and timesteps, in
+    which they differ; ``max_logit_difference`` is over all images and classes.
+    """
+
+    checkpoint: str
+    data: str
+    note: str
+    metric: str
+    n_images: int
+    training_with_aap: float | None
+    full_spike: float
+    folded: float
+    quantised: dict[str, float]
+    """By bits of a weight."""
+    n_argmax_differences: int
+    n_spike_differences: int
+    max_logit_difference: float
+    density: dict[str, list[float]]
+    """Of the spikes of each map at each timestep, in the network with the widest weights."""
+    membrane_bits: dict[str, int]
+    """That are proved enough, by bits of a weight."""
+
+
+@torch.no_grad()
+def compare_folding(
+    model: SpikingResNet, folded: FoldedNetwork, split: Split, metric: str = "accuracy"
+) -> dict[str, Any]:
+    """Training network against folded network, both in float64, over all images."""
+    model = model.to(torch.float64)
+    predicted: dict[str, list[NDArray[np.int64]]] = {"both": [], "spike": [], "folded": []}
+    n_argmax = n_spikes = 0
+    worst = 0.0
+    starts = tqdm(range(0, len(split), BATCH), "folding", leave=False, disable=None)
+    for start in starts:
+        images = split.images[start : start + BATCH]
+        heads, maps = model.spike_maps(to_input(torch.from_numpy(images), torch.float64))
+        trained = heads.spike.numpy()
+        trace = simulate(folded, images, keep_spikes=True)
+        worst = max(worst, float(np.abs(trained - trace.logits).max()))
+        n_argmax += int((trained.argmax(axis=1) != trace.predictions).sum())
+        for name, spikes in trace.spikes.items():
+            n_spikes += int((maps[name].transpose(0, 1).numpy() != spikes).sum())
+        predicted["spike"].append(trained.argmax(axis=1))
+        predicted["folded"].append(trace.predictions)
+        if heads.aap is not None:
+            predicted["both"].append((heads.spike + heads.aap).numpy().argmax(axis=1))
+    share = {
+        name: detail(np.concatenate(parts), split.labels)[metric]
+        for name, parts in predicted.items()
+        if parts
+    }
+    return {
+        "training_with_aap": share.get("both"),
+        "full_spike": share["spike"],
+        "folded": share["folded"],
+        "n_argmax_differences": n_argmax,
+        "n_spike_differences": n_spikes,
+        "max_logit_difference": worst,
+    }
+
+
+def evaluate(
+    path: Path,
+    split: Split,
+    weight_bits: Sequence[int] = WEIGHT_BITS,
+    *,
+    metric: str = "accuracy",
+    note: str = "",
+) -> Evaluation:
+    """All figures of the checkpoint at ``path``.
+
+    Raises
+    ------
+    sw.model.checkpoint.CheckpointError, sw.model.config.ModelError, sw.convert.quantize.QuantizeError
+        No checkpoint of ours; an unsupported network.
+    """
+    values = checkpoint.load(path)
+    folded = fold.fold(values)
+    compared = compare_folding(checkpoint.build(values), folded, split, metric)
+    accuracy: dict[str, float] = {}
+    membrane_bits: dict[str, int] = {}
+    density: dict[str, list[float]] = {}
+    for bits in sorted(weight_bits):
+        network = quantize.quantize(folded, bits)
+        trace = reference.run(network, split.images, keep_spikes=False)
+        accuracy[str(bits)] = detail(trace.predictions, split.labels)[metric]
+        bounds = quantize.proved_bounds(network)
+        membrane_bits[str(bits)] = max(bound.n_bits for bound in bounds.values())
+        density = {
+            name: (trace.n_spikes[name].mean(axis=0) / np.prod(shape)).tolist()
+            for name, shape in network.map_shapes().items()
+        }
+    return Evaluation(
+        checkpoint=path.name,
+        data=values["data"].get("name", "fashion-mnist"),
+        note=note,
+        metric=metric,
+        n_images=len(split),
+        quantised=accuracy,
+        density=density,
+        membrane_bits=membrane_bits,
+        **compared,
+    )
+
+
+def as_text(result: Evaluation) -> str:
+    """The figures for a terminal."""
+    what = "balanced accuracy" if result.metric == "balanced" else "accuracy"
+    note = f" ({result.note})" if result.note else ""
+    lines = [
+        f"{result.checkpoint}: {what} on {result.n_images:,} test images of {result.data}{note}"
+    ]
+    if result.training_with_aap is not None:
+        lines.append(f"  training network with AAP  {result.training_with_aap:6.2f} %")
+    lines += [
+        f"  full-spike, float          {result.full_spike:6.2f} %",
+        f"  folded, float              {result.folded:6.2f} %",
+    ]
+    for bits, accuracy in sorted(result.quantised.items(), key=lambda item: -int(item[0])):
+        lines.append(
+            f"  integers, {bits}-bit weights    {accuracy:6.2f} %   "
+            f"({result.membrane_bits[bits]}-bit membranes proved enough)"
+        )
+    lines += [
+        f"folded against training network in float64: {result.n_argmax_differences} classes, "
+        f"{result.n_spike_differences} spikes differ; logits by {result.max_logit_difference:.1e}",
+        "spike density of each map by timestep:",
+    ]
+    for name, density in result.density.items():
+        lines.append(f"  {name:<20} " + " ".join(f"{100 * d:5.1f} %" for d in density))
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    p = argparse.ArgumentParser(
+        prog="python -m sw.evaluate",
+        description="Accuracy of a checkpoint on the test set: training network, full-spike, "
+        "folded, and in integers; and the density of its spikes.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""examples:
+  python -m sw.evaluate
+  python -m sw.evaluate ckpt.pt --data-dir ~/fashion-mnist --n-images 1000 --bits 8 --json
+
+exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrupted""",
+    )
+    p.add_argument(
+        "checkpoint",
+        type=Path,
+        nargs="?",
+        default=shipped.CHECKPOINT,
+        help="(default: the shipped one)",
+    )
+    p.add_argument("--data", help="data set, or path of an own one (default: the checkpoint's)")
+    p.add_argument(
+        "--data-dir", help="folder of the data set (default: looked for, see sw.data.fashion_mnist)"
+    )
+    p.add_argument("--n-images", type=int, default=0, help="only the first test images (0: all)")
+    p.add_argument(
+        "--bits", type=int, action="append", choices=WEIGHT_BITS, help="only this weight width"
+    )
+    p.add_argument("--json", action="store_true", help="print the figures as JSON")
+    args = p.parse_args(argv)
+    if args.n_images < 0:
+        p.error("--n-images takes a number of at least 0")
+    try:
+        dataset = checkpoint.dataset(checkpoint.load(args.checkpoint), args.data_dir, args.data)
+        test = dataset.test
+        if args.n_images:
+            first = slice(args.n_images)
+            test = Split(images=test.images[first], labels=test.labels[first])
+        result = evaluate(
+            args.checkpoint,
+            test,
+            args.bits or WEIGHT_BITS,
+            metric=dataset.metric,
+            note=dataset.note,
+        )
+    except (CheckpointError, DataError, ModelError, QuantizeError) as error:
+        print(f"sw.evaluate: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("sw.evaluate: interrupted", file=sys.stderr)
+        return 130
+    print(json.dumps(asdict(result)) if args.json else as_text(result))
+    return 0

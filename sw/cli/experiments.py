@@ -1,0 +1,83 @@
+"""``python -m sw.experiments``: the ablations, and the frontier of accuracy and cycles."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from sw.data import catalogue
+from sw.data.dataset import DataError
+from sw.model.checkpoint import CheckpointError
+from sw.model.functional import compile_neurons
+from sw.training.experiments import (
+    EXPERIMENTS,
+    MAX_SEEDS,
+    N_SEEDS,
+    N_VALIDATION,
+    ExperimentError,
+    frontier_markdown,
+    run_ablation,
+    run_frontier,
+)
+from sw.training.loop import TrainError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    p = argparse.ArgumentParser(
+        prog="python -m sw.experiments",
+        description="Train variants of one small network over several seeds, and compare them.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""examples:
+  python -m sw.experiments ablation --compile --out ablation    (about an hour of one core)
+  python -m sw.experiments ablation --compile --out ablation    goes on where it was interrupted
+  python -m sw.experiments depth --compile --seeds 3 --out depth
+  python -m sw.experiments frontier --compile --out frontier    (about 5 minutes)
+
+exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrupted""",
+    )
+    p.add_argument("experiment", choices=[*EXPERIMENTS, "frontier"])
+    p.add_argument("--out", type=Path, required=True, help="folder for results, table and plot")
+    p.add_argument(
+        "--data-dir",
+        help="folder of Fashion-MNIST (default: looked for, see sw.data.fashion_mnist)",
+    )
+    p.add_argument("--seeds", type=int, default=N_SEEDS, help=f"of each variant ({N_SEEDS})")
+    p.add_argument("--threads", type=int, default=1, help="CPU threads (1)")
+    p.add_argument("--compile", action="store_true", help="fuse the neurons with torch.compile")
+    p.add_argument("--json", action="store_true", help="print the rows as JSON")
+    args = p.parse_args(argv)
+    if not 1 <= args.seeds <= MAX_SEEDS:
+        p.error(f"--seeds takes 1 to {MAX_SEEDS}: exact tests of more take too long")
+    if args.threads < 1:
+        p.error("--threads takes a number of at least 1")
+    torch.set_num_threads(args.threads)
+    if args.compile:
+        compile_neurons()
+    try:
+        args.out.mkdir(exist_ok=True)
+        dataset = catalogue.load(args.data_dir, N_VALIDATION)
+        if args.experiment == "frontier":
+            points = run_frontier(args.out, dataset)
+            print(json.dumps(points) if args.json else frontier_markdown(points), end="")
+            return 0
+        seeds = range(1, args.seeds + 1)
+        variants = EXPERIMENTS[args.experiment]()
+        rows = run_ablation(args.out, dataset, seeds=seeds, variants=variants)
+    except (CheckpointError, DataError, ExperimentError, OSError, TrainError) as error:
+        print(f"sw.experiments: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("sw.experiments: interrupted; the same command goes on", file=sys.stderr)
+        return 130
+    if args.json:
+        print(json.dumps([asdict(row) for row in rows]))
+    else:
+        print((args.out / "table.md").read_text(), end="")
+    return 0

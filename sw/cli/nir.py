@@ -1,0 +1,85 @@
+"""``python -m sw.nir``: convert between network files and NIR graphs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, command
+from sw.convert import fold
+from sw.exchange.graph import (
+    ExchangeError,
+)
+from sw.exchange.nir_common import DT_S, SUFFIX, AnyNetwork, Float, library
+from sw.exchange.nir_write import to_nir, unfolded, write
+from sw.model import checkpoint
+from sw.model.checkpoint import CheckpointError
+from sw.model.config import ModelError
+from sw.network import netfile
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m sw.nir",
+        description="Write a network as a NIR graph, for other simulators. (For the other "
+        f"direction: python -m sw.export net{SUFFIX}.)",
+        epilog=f"""examples:
+  python -m sw.nir net.spikefold               -> net{SUFFIX}, the integers of the device
+  python -m sw.nir ckpt.pt -o folded{SUFFIX}         float weights, folded
+  python -m sw.nir ckpt.pt --unfolded          coefficients as Scale nodes
+
+exit codes: {EXIT_OK} written, {EXIT_BAD_INPUT} bad input or nothing that NIR can say,
+{EXIT_INTERRUPTED} interrupted""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("network", type=Path, help="network file, or checkpoint of sw.train")
+    parser.add_argument("-o", "--out", type=Path, metavar="FILE", help=f"(NETWORK's with {SUFFIX})")
+    parser.add_argument(
+        "--unfolded", action="store_true", help="leave a checkpoint's coefficients before weights"
+    )
+    parser.add_argument(
+        "--dt", type=float, default=DT_S, metavar="S", help=f"timestep of the reader ({DT_S:g} s)"
+    )
+    parser.add_argument("--json", action="store_true", help="say what was written as JSON")
+    return parser
+
+
+@command(
+    CheckpointError,
+    ExchangeError,
+    ModelError,
+    netfile.NetworkFileError,
+    interrupted="interrupted, nothing was written",
+)
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if not arguments.dt > 0:
+        parser.error("--dt takes a positive number")
+    scales: dict[str, Float] = {}
+    library()
+    network: AnyNetwork
+    if arguments.network.suffix == netfile.SUFFIX:
+        if arguments.unfolded:
+            raise ExchangeError("a network file is folded: give its checkpoint")
+        network = netfile.load(arguments.network).network
+    else:
+        values = checkpoint.load(arguments.network)
+        if arguments.unfolded:
+            network, scales = unfolded(values)
+        else:
+            network = fold.fold(values)
+    graph = to_nir(network, scales, arguments.dt)
+    path = arguments.out or arguments.network.with_suffix(SUFFIX)
+    n_bytes = write(path, graph)
+    if arguments.json:
+        said = {"file": str(path), "n_bytes": n_bytes, "n_nodes": len(graph.nodes)}
+        print(json.dumps(said | {"timesteps": network.timesteps}))
+    else:
+        print(f"wrote {path}: {n_bytes:,} bytes, {len(graph.nodes)} nodes; run it for")
+        print(
+            f"{network.timesteps} timesteps of {arguments.dt:g} s and sum its output for the logits"
+        )
+    return EXIT_OK

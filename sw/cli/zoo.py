@@ -1,0 +1,315 @@
+"""The shipped networks side by side: one table, each figure of it measured by this command, which
+keeps it in ``checkpoints/zoo.json`` and in the repository's README files (``--update``).
+
+Accuracy on the device is that of the integer reference, which the device equals, on the whole test
+set; operations are means over some test samples. Energy follows the papers' convention, 0.9 pJ for
+an accumulation and 4.6 pJ for a multiply-accumulation, which only a stem that the host computes
+has; it is an estimate that leaves out memories, not a measurement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hw.boards.configs import BOARDS, board_name, config_by_name
+from sw import shipped
+from sw.compile import costs
+from sw.compile.compiler import compile_network
+from sw.compile.cycles import predict_cycles
+from sw.compile.program import FitError, Program, device_layers
+from sw.convert import fold, quantize
+from sw.convert.folded import FoldedNetwork
+from sw.convert.quantize import QuantizeError
+from sw.data.dataset import DataError, Split, spread
+from sw.data.metrics import detail
+from sw.files import write_whole
+from sw.model import checkpoint
+from sw.model.checkpoint import CheckpointError
+from sw.model.config import ModelConfig, ModelError
+from sw.network import reference
+from sw.network.network import Network
+
+FOLDER = shipped.CHECKPOINTS
+TABLE = FOLDER / "zoo.json"
+README = FOLDER.parents[1] / "README.md"
+N_MEASURED = 100
+
+
+class ZooError(RuntimeError):
+    """The table has no place; the message says what is missing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One network. Accuracies are in percent, of the data set's metric; None: not measured, because
+    the network was trained as integers. Spikes, operations, cycles and energy are per sample."""
+
+    name: str
+    sha256: str
+    """Of the file."""
+    data: str
+    note: str
+    metric: str
+    n_test: int
+    """Samples of the test set."""
+    granularity: str
+    weight_bits: int
+    n_parameters: int
+    """Trained ones, without the auxiliary pathway's."""
+    n_synapses: int
+    """Weights that the device stores."""
+    board: str | None
+    """The smallest that it fits."""
+    with_aap: float | None
+    full_spike: float | None
+    on_device: float
+    f1: tuple[float, ...]
+    """By class."""
+    n_spikes: float
+    n_synaptic_ops: float
+    n_multiplications: int
+    """By the host, if it computes the stem: a device that takes pixels adds bits of them."""
+    n_cycles: float | None
+    energy_nj: float
+    command: str
+
+
+def granularities(config: ModelConfig) -> str:
+    """The granularities of its coefficients."""
+    found = [config.stem_coefficient]
+    for stage in config.stages:
+        for block in stage.blocks:
+            found += [block.inner, block.outer]
+    return ", ".join(dict.fromkeys(found))
+
+
+def smallest_board(network: Network) -> tuple[str | None, Program | None]:
+    """The board with the least memory for weights that the network fits, and its program."""
+    configs = [config_by_name(name).with_weight_bits(network.weight_bits) for name in BOARDS]
+    for config in sorted(configs, key=lambda c: c.cores * c.weight_depth * c.lanes * c.weight_bits):
+        try:
+            return board_name(config), compile_network(network, config)
+        except FitError:
+            continue
+    return None, None
+
+
+def described(
+    path: Path, values: dict[str, Any], network: Network, board: str | None
+) -> dict[str, Any]:
+    """What an :class:`Entry` says that follows from the file and the network's sizes alone."""
+    tuned = "quantisation" in values
+    floats = {} if tuned else values["results"].get("test", {})
+    return {
+        "name": path.stem,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "data": values["data"].get("name", "fashion-mnist"),
+        "granularity": granularities(ModelConfig.from_dict(values["model_config"])),
+        "weight_bits": network.weight_bits,
+        "n_parameters": sum(
+            t.numel()
+            for name, t in values["model"].items()
+            if not name.startswith("aap.") and "running" not in name and "num_batches" not in name
+        ),
+        "n_synapses": sum(layer.weight.size for layer in network.layers),
+        "board": board,
+        "with_aap": floats.get("both"),
+        "full_spike": floats.get("spike"),
+        "command": values.get("command", ""),
+    }
+
+
+def weight_bits(folded: FoldedNetwork) -> int:
+    """The width of its weights on the device: the one that it was trained for, or 8."""
+    return folded.scales.weight_bits if folded.scales else 8
+
+
+def measure(path: Path, data_root: Path | None = None, accuracies: Entry | None = None) -> Entry:
+    """Everything about one checkpoint; but ``accuracies`` are taken from this entry, if given.
+
+    Raises
+    ------
+    sw.model.checkpoint.CheckpointError, sw.data.dataset.DataError, sw.model.config.ModelError, sw.convert.quantize.QuantizeError
+    """
+    values = checkpoint.load(path)
+    folded = fold.fold(values)
+    network = quantize.quantize(folded, weight_bits(folded))
+    board, program = smallest_board(network)
+    known = described(path, values, network, board)
+    if accuracies is not None and accuracies.sha256 != known["sha256"]:
+        accuracies = None  # of another file of this name
+    dataset = checkpoint.dataset(values, None if data_root is None else data_root / known["data"])
+    test = dataset.test
+    if accuracies is None:
+        predicted = reference.run(network, test.images, keep_spikes=False).predictions
+        scores = detail(predicted, test.labels)
+        on_device, f1 = scores[dataset.metric], tuple(scores["f1"])
+    else:
+        on_device, f1 = accuracies.on_device, accuracies.f1
+    chosen = spread(len(test), N_MEASURED)
+    few = Split(images=test.images[chosen], labels=test.labels[chosen])
+    trace = reference.run(network, few.images)
+    takes_pixels = program is not None and program.pixels
+    layers = device_layers(network, takes_pixels)
+    ops, cycles, spikes = [], [], []
+    for maps in costs.device_maps(network, few.images, trace.spikes):
+        ops.append(sum(costs.n_synaptic_ops(la, maps[la.source]) for la in layers))
+        spikes.append(sum(int(maps[name].sum()) for name in trace.spikes))
+        if program is not None:
+            cycles.append(sum(predict_cycles(program, maps).values()))
+    multiplications = 0
+    if network.encoder is not None and not takes_pixels:
+        outputs = int(np.prod(network.encoder.conv_shape(network.image_shape)))
+        multiplications = outputs * network.image_shape[0] * int(np.prod(network.encoder.kernel))
+    energy_pj = (
+        costs.PJ_PER_ACCUMULATION * np.mean(ops) + costs.PJ_PER_MULTIPLICATION * multiplications
+    )
+    return Entry(
+        **known,
+        note=dataset.note,
+        metric=dataset.metric,
+        n_test=len(test),
+        on_device=on_device,
+        f1=f1,
+        n_spikes=float(np.mean(spikes)),
+        n_synaptic_ops=float(np.mean(ops)),
+        n_multiplications=multiplications,
+        n_cycles=float(np.mean(cycles)) if cycles else None,
+        energy_nj=float(energy_pj) / 1000,
+    )
+
+
+def load(path: Path | None = None) -> list[Entry]:
+    """The entries that were measured last."""
+    entries = json.loads((path or TABLE).read_text())
+    return [Entry(**{**entry, "f1": tuple(entry["f1"])}) for entry in entries]
+
+
+def as_json(entries: Sequence[Entry]) -> str:
+    """What :func:`load` reads."""
+    return json.dumps([asdict(e) for e in entries], indent=1) + "\n"
+
+
+def as_markdown(entries: Sequence[Entry]) -> str:
+    """Two tables: what the networks are, and how they do."""
+
+    def percent(value: float | None) -> str:
+        return "" if value is None else f"{value:.2f}"
+
+    lines = [
+        "| network | data | coefficients | bits | parameters | stored synapses | smallest board |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| `{e.name}` | {e.data} | {e.granularity} | {e.weight_bits} | {e.n_parameters:,} | "
+        f"{e.n_synapses:,} | {f'`{e.board}`' if e.board else 'none'} |"
+        for e in entries
+    ]
+    lines += [
+        "",
+        "| network | training, with AAP | full-spike | **on the device** | spikes | synaptic "
+        "operations | cycles | energy |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for e in entries:
+        cycles = "" if e.n_cycles is None else f"{e.n_cycles:,.0f}"
+        lines.append(
+            f"| `{e.name}` | {percent(e.with_aap)} | {percent(e.full_spike)} | "
+            f"**{percent(e.on_device)}** | {e.n_spikes:,.0f} | {e.n_synaptic_ops:,.0f} | "
+            f"{cycles} | {e.energy_nj / 1000:.2f} uJ |"
+        )
+    lines.append("")
+    for e in entries:
+        if e.note:
+            lines.append(f"`{e.name}`: {e.note}; {e.n_test:,} test samples.")
+        if e.metric == "balanced":
+            f1 = ", ".join(f"{value:.1f}" for value in e.f1)
+            lines.append(f"Its accuracies are balanced, means over classes; F1 by class: {f1} %.")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def commands(entries: Sequence[Entry]) -> str:
+    """The commands that made the networks."""
+    return "\n".join(f"    {e.command}" for e in entries) + "\n"
+
+
+def inserted(text: str, name: str, part: str) -> str:
+    """``text`` with ``part`` between its marks ``<!-- name -->`` and ``<!-- /name -->``.
+
+    Raises
+    ------
+    ZooError
+        It has no such marks.
+    """
+    before, begin, rest = text.partition(f"<!-- {name} -->\n")
+    _, end, after = rest.partition(f"<!-- /{name} -->\n")
+    if not begin or not end:
+        raise ZooError(f"there are no marks <!-- {name} --> and <!-- /{name} --> for the table")
+    return f"{before}{begin}{part}{end}{after}"
+
+
+def pages(entries: Sequence[Entry]) -> dict[Path, str]:
+    """The README files with the tables of these entries."""
+    parts = {README: ("zoo", as_markdown), FOLDER / "README.md": ("commands", commands)}
+    return {
+        path: inserted(path.read_text(), name, make(entries))
+        for path, (name, make) in parts.items()
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    p = argparse.ArgumentParser(
+        prog="python -m sw.zoo",
+        description="Measure checkpoints on their test sets and print their table.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""examples:
+  python -m sw.zoo                                     all shipped checkpoints
+  python -m sw.zoo --update                            and write them to the README
+  python -m sw.zoo --update sw/checkpoints/nmnist.pt   measure one, keep the others' figures
+  python -m sw.zoo ckpt.pt --data-root ~/data          data in ~/data/fashion-mnist, ~/data/nmnist
+
+exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrupted""",
+    )
+    p.add_argument("checkpoints", type=Path, nargs="*", help="(default: the shipped ones)")
+    p.add_argument("--data-root", type=Path, help="folder with a folder for every data set")
+    p.add_argument(
+        "--update", action="store_true", help="write zoo.json and the README files' tables"
+    )
+    p.add_argument(
+        "--costs",
+        action="store_true",
+        help="keep the shipped networks' accuracies: when a board or the core has changed",
+    )
+    p.add_argument("--json", action="store_true", help="print the entries as JSON")
+    args = p.parse_args(argv)
+    try:
+        paths = args.checkpoints or sorted(FOLDER.glob("*.pt"))
+        entries = []
+        kept = load() if args.costs or (args.update and args.checkpoints) else []
+        known = {entry.name: entry for entry in kept} if args.costs else {}
+        for path in paths:
+            print(path.stem, file=sys.stderr, flush=True)
+            entries.append(measure(path, args.data_root, known.get(path.stem)))
+        if args.update:
+            found = {entry.name: entry for entry in [*kept, *entries]}
+            entries = [found[name] for name in sorted(found)]
+            for place, text in {**pages(entries), TABLE: as_json(entries)}.items():
+                write_whole(place, text.encode())
+    except (CheckpointError, DataError, ModelError, OSError, QuantizeError, ZooError) as error:
+        print(f"sw.zoo: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("sw.zoo: interrupted", file=sys.stderr)
+        return 130
+    print(as_json(entries) if args.json else f"{as_markdown(entries)}\n{commands(entries)}", end="")
+    return 0

@@ -1,0 +1,131 @@
+"""What a network costs: memory, operations, cycles, and the boards it fits. NumPy only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sw.compile.cycles import predict_cycles
+from sw.compile.program import PIXELS, Program, bit_planes, device_layers
+from sw.network.bounds import layer_bounds
+from sw.network.encoder import PIXEL_MAX
+from sw.network.network import Layer, Network, Shape
+
+Maps = dict[str, NDArray[np.uint8]]
+"""Spikes (T, C, H, W) of every map of one image, by name."""
+
+
+PJ_PER_ACCUMULATION = 0.9
+"""Energy of an addition by the papers' convention (32-bit floating point at 45 nm: Horowitz, ISSCC
+2014); says nothing about this device's own energy."""
+PJ_PER_MULTIPLICATION = 4.6
+"""The same of a multiplication with its addition."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerReport:
+    """One layer. Operations and cycles are per image, means over the images measured on."""
+
+    name: str
+    source: str
+    n_neurons: int
+    fan_in: int
+    """Inputs of a neuron away from the border."""
+    n_synapses: int
+    """Pairs of an input and a neuron over all timesteps, padding left out."""
+    n_weights: int
+    unshared: bool
+    """Every position has weights of its own."""
+    per_timestep: bool
+    membrane_bits: int
+    """Width that is proved sufficient for any input."""
+    input_density: float | None = None
+    n_synaptic_ops: float | None = None
+    n_cycles: float | None = None
+
+
+def _n_uses(n_in: int, kernel: int, stride: int, padding: int, n_out: int) -> NDArray[np.int64]:
+    """How many outputs along one axis read each of ``n_in`` inputs."""
+    read = np.arange(n_out)[:, None] * stride + np.arange(kernel) - padding
+    return np.bincount(read[(read >= 0) & (read < n_in)], minlength=n_in)
+
+
+def fan_out(layer: Layer, source: Shape) -> NDArray[np.int64]:
+    """Synapses of one input at every position (H, W) of the source map. Outputs that pooling drops
+    do not count: the device does not compute them."""
+    _, height, width = layer.conv_shape(source)
+    kept = height // layer.pool[0] * layer.pool[0], width // layer.pool[1] * layer.pool[1]
+    rows, columns = (
+        _n_uses(n, k, s, p, o)
+        for n, k, s, p, o in zip(
+            source[1:], layer.kernel, layer.stride, layer.padding, kept, strict=True
+        )
+    )
+    return layer.n_out * rows[:, None] * columns
+
+
+def n_synaptic_ops(layer: Layer, spikes: NDArray[np.uint8]) -> int:
+    """Additions of one weight to one neuron that source spikes (T, C, H, W) cause."""
+    return int((spikes.sum(axis=(0, 1), dtype=np.int64) * fan_out(layer, spikes.shape[1:])).sum())
+
+
+def layer_reports(network: Network, program: Program | None = None) -> list[LayerReport]:
+    """What follows from the network alone, for every layer that the device has."""
+    shapes = network.map_shapes() | {PIXELS: network.image_shape}
+    reports = []
+    for layer in device_layers(network, program is not None and program.pixels):
+        source = shapes[layer.source]
+        t, y, x, _, _, ky, kx = layer.weight.shape
+        reports.append(
+            LayerReport(
+                name=layer.name,
+                source=layer.source,
+                n_neurons=int(np.prod(layer.conv_shape(source))),
+                fan_in=source[0] * layer.kernel[0] * layer.kernel[1],
+                n_synapses=network.timesteps * source[0] * int(fan_out(layer, source).sum()),
+                n_weights=layer.weight.size,
+                unshared=y * x * (ky * kx if layer.output else 1) > 1,
+                per_timestep=t > 1,
+                membrane_bits=layer_bounds(
+                    layer, network.timesteps, PIXEL_MAX if layer.source == PIXELS else 1
+                ).n_bits,
+            )
+        )
+    return reports
+
+
+def device_maps(network: Network, images: NDArray[np.uint8], spikes: Maps) -> list[Maps]:
+    """Per image, every map that a device may have: ``spikes`` (N, T, C, H, W) by name, and the
+    bit-planes of the first of the ``images`` if the network has an encoder."""
+    n_images = len(next(iter(spikes.values())))
+    return [
+        {name: maps[n] for name, maps in spikes.items()}
+        | ({} if network.encoder is None else {PIXELS: bit_planes(images[n])})
+        for n in range(n_images)
+    ]
+
+
+def measured(network: Network, program: Program | None, images: list[Maps]) -> list[LayerReport]:
+    """:func:`layer_reports` with densities, operations and predicted cycles: means over ``images``,
+    whose maps include the one that the host writes.
+
+    Without a program (the network does not fit) there are no cycles.
+    """
+    cycles = [predict_cycles(program, maps) for maps in images] if program else []
+    return [
+        replace(
+            report,
+            input_density=float(np.mean([maps[layer.source].mean() for maps in images])),
+            n_synaptic_ops=float(
+                np.mean([n_synaptic_ops(layer, maps[layer.source]) for maps in images])
+            ),
+            n_cycles=float(np.mean([c[layer.name] for c in cycles])) if cycles else None,
+        )
+        for report, layer in zip(
+            layer_reports(network, program),
+            device_layers(network, program is not None and program.pixels),
+            strict=True,
+        )
+    ]

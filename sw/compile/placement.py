@@ -1,0 +1,79 @@
+"""Placement of spike maps in spike memory."""
+
+from __future__ import annotations
+
+from hw.protocol import (
+    N_PIECES,
+)
+from hw.spec import (
+    GRANULE_BITS,
+    PIECE_BITS,
+    Config,
+)
+from sw.compile.program import Placement
+from sw.network.network import Layer, Shape
+
+
+def rows_per_chunk(pitch_bytes: int, kernel_y: int, config: Config) -> int:
+    """How many rows of a kernel, ``pitch_bytes`` apart, one chunk can hold: no two pieces may meet
+    in a column of spike memory."""
+    n_pieces = config.chunk_bits // PIECE_BITS
+    if pitch_bytes * GRANULE_BITS % PIECE_BITS:
+        return 1
+    step = pitch_bytes * GRANULE_BITS // PIECE_BITS
+    n_rows = 1
+    while n_rows < min(kernel_y, n_pieces) and n_rows * step % n_pieces:
+        n_rows += 1
+    return n_rows
+
+
+def _input_pitch(row: int, kernel_y: int, config: Config) -> int:
+    """Row pitch in bits of an input map with short runs: at most half as much again as ``row``, if
+    that lets a chunk hold more rows of the kernel."""
+    smallest = -(-row // GRANULE_BITS)
+    pitches = [n for n in range(smallest, smallest + N_PIECES * 2 + 1) if 2 * n <= 3 * smallest]
+    best = max(pitches, key=lambda n: (rows_per_chunk(n, kernel_y, config), -n), default=0)
+    return best * GRANULE_BITS if best and rows_per_chunk(best, kernel_y, config) > 1 else row
+
+
+def place_maps(
+    shapes: dict[str, Shape],
+    layers: tuple[Layer, ...],
+    timesteps: dict[str, int],
+    config: Config,
+) -> tuple[dict[str, Placement], int]:
+    """Give every map a region, and the number of bits in use. A map's padding is the most that any
+    of its readers wants; the first map is the host's."""
+    placements: dict[str, Placement] = {}
+    start = 0
+    for n, (name, (channels, height, width)) in enumerate(shapes.items()):
+        readers = [layer for layer in layers if layer.source == name]
+        pad_y = max((layer.padding[0] for layer in readers), default=0)
+        pad_x = max((layer.padding[1] for layer in readers), default=0)
+        # The host writes bit by bit, the core whole granules; identity spikes are read as granules.
+        by_bit = n == 0 and all(layer.identity != name for layer in layers)
+        pixel = channels if by_bit else -(-channels // GRANULE_BITS) * GRANULE_BITS
+        row = (width + pad_x) * pixel
+        if by_bit and any(_is_short(layer, pixel) for layer in readers):
+            row = _input_pitch(row, max(layer.kernel[0] for layer in readers), config)
+        plane = (height + pad_y) * row
+        n_bits = timesteps[name] * plane + pad_y * row + pad_x * pixel
+        n_bits = -(-n_bits // GRANULE_BITS) * GRANULE_BITS
+        placements[name] = Placement(
+            shape=(channels, height, width),
+            timesteps=timesteps[name],
+            base=start + pad_y * row + pad_x * pixel,
+            start=start,
+            n_bits=n_bits,
+            pixel=pixel,
+            row=row,
+            plane=plane,
+        )
+        start += n_bits
+    return placements, start
+
+
+def _is_short(layer: Layer, pixel: int) -> bool:
+    """Whether a kernel row of ``layer`` is a piece, wherever it begins in a granule."""
+    run = (layer.kernel[1] - 1) * pixel + layer.weight.shape[4]
+    return layer.weight.shape[6] == layer.kernel[1] and run <= PIECE_BITS - GRANULE_BITS + 1

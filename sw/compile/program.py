@@ -1,0 +1,210 @@
+"""A compiled program: where maps lie, how layers run, what each memory holds. NumPy only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.protocol import (
+    LayerCounters,
+    Space,
+    n_rows,
+    row_bytes,
+    unpack,
+)
+from hw.spec import (
+    N_PLANES,
+    Config,
+)
+from sw.network.network import INPUT, Layer, Network, Shape
+
+PIXELS = "image"
+"""Name of the map of bit-planes (N_PLANES, C, H, W), the highest first: the encoder's source."""
+
+
+class FitError(ValueError):
+    """The network does not fit the device. ``needs`` maps what is short to (needed, available)."""
+
+    def __init__(self, message: str, needs: dict[str, tuple[int, int]] | None = None):
+        super().__init__(message)
+        self.needs = needs or {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where a map of spikes lies. Pitches are in bits of spike memory."""
+
+    shape: Shape
+    timesteps: int
+    base: int
+    """Bit address of channel 0 of position (0, 0) at timestep 0, behind the padding."""
+    start: int
+    """Bit address at which the region begins."""
+    n_bits: int
+    """Size of the region, a multiple of 8."""
+    pixel: int
+    row: int
+    plane: int
+
+    def _index(self) -> NDArray[np.int64]:
+        """Bit index in the region of every (t, c, y, x)."""
+        t, c, y, x = np.ogrid[tuple(slice(n) for n in (self.timesteps, *self.shape))]
+        return (self.base - self.start + t * self.plane + y * self.row + x * self.pixel + c).astype(
+            np.int64
+        )
+
+    def pack(self, spikes: NDArray[np.uint8]) -> bytes:
+        """The region's bytes for ``spikes`` (T, C, H, W) of 0 and 1."""
+        expected = (self.timesteps, *self.shape)
+        if spikes.shape != expected:
+            raise ValueError(f"spikes have shape {spikes.shape}, the map is {expected}")
+        bits = np.zeros(self.n_bits, np.uint8)
+        bits[self._index()] = spikes
+        return np.packbits(bits, bitorder="little").tobytes()
+
+    def unpack(self, raw: bytes) -> NDArray[np.uint8]:
+        """Spikes (T, C, H, W) in the region's bytes."""
+        bits = np.unpackbits(np.frombuffer(raw, np.uint8), bitorder="little")
+        return bits[self._index()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """How one core runs its part of a layer. ``counts`` and the strides are per level, innermost
+    first."""
+
+    n_jobs: int
+    spacing: int
+    n_beats: int
+    """Cycles of a job in the fire unit."""
+    counts: tuple[int, ...]
+    source_strides: tuple[int, ...]
+    pieces: tuple[tuple[int, int, int], ...]
+    """Of a chunk, from its first bit: bit offset, valid bits, valid bits in a run's last chunk."""
+    source_base: int
+    gated: bool
+    pixels: bool
+    time_level: int
+    """Level of timesteps, which only a layer that takes pixels surely has."""
+    weight_rows: int
+    param_rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerPlan:
+    """How one layer runs: a part per core, None for a core that has nothing to do."""
+
+    name: str
+    source: str
+    parts: tuple[Part | None, ...]
+
+    @property
+    def weight_rows(self) -> int:
+        """Rows of weights, in all cores; what cores share is in each of them."""
+        return sum(part.weight_rows for part in self.parts if part)
+
+    @property
+    def param_rows(self) -> int:
+        """The same of parameters."""
+        return sum(part.param_rows for part in self.parts if part)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counters:
+    """What one layer did, see :class:`hw.protocol.LayerCounters`."""
+
+    n_cycles: int
+    n_weight_reads: int
+    n_synaptic_ops: int
+    n_spikes: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Program:
+    """A network compiled for one configuration.
+
+    Attributes
+    ----------
+    images : what to write to each space, from row 0 on, the cores' rows in turns.
+    placements : regions of spike memory by name of the map.
+    inputs : regions that the host writes before a run, one per buffer; the first is in
+        ``placements``.
+    entries : rows of weight memory at which a run on each of ``inputs`` begins.
+    layers : how each layer runs; the first one is the encoder if the device takes pixels.
+    n_classes : logits.
+    spike_bytes : bytes of spike memory in use; they are cleared when the program is loaded.
+    pixels : the input is an image's bit-planes, not spikes.
+    """
+
+    config: Config
+    images: dict[Space, bytes]
+    placements: dict[str, Placement]
+    inputs: tuple[Placement, ...]
+    entries: tuple[int, ...]
+    layers: tuple[LayerPlan, ...]
+    n_classes: int
+    spike_bytes: int
+    pixels: bool
+
+    def usage(self) -> dict[str, tuple[int, int]]:
+        """(rows used, rows available) per memory."""
+        available = {
+            Space.WEIGHT: n_rows(Space.WEIGHT, self.config),
+            Space.PARAM: n_rows(Space.PARAM, self.config),
+        }
+        used = {
+            space.name.lower(): (len(image) // row_bytes(space, self.config), available[space])
+            for space, image in self.images.items()
+        }
+        return used | {"spike": (self.spike_bytes, self.config.spike_bytes)}
+
+    def pack_input(self, sample: NDArray[np.uint8], buffer: int = 0) -> bytes:
+        """What to write to ``inputs[buffer]`` for an image (C, H, W) of uint8 if ``pixels``, else
+        for spikes (T, C, H, W) of 0 and 1."""
+        place = self.inputs[buffer]
+        if self.pixels and sample.shape != place.shape:
+            raise ValueError(f"the image has shape {sample.shape}, the device takes {place.shape}")
+        return place.pack(bit_planes(sample) if self.pixels else sample)
+
+    def logits(self, raw: bytes) -> NDArray[np.int64]:
+        """Logits (n_classes,) in the first :meth:`n_result_rows` rows of results."""
+        return np.frombuffer(raw, "<i4")[: self.n_classes].astype(np.int64)
+
+    @property
+    def n_result_rows(self) -> int:
+        return -(-self.n_classes // self.config.fire_lanes)
+
+    @property
+    def n_counter_rows(self) -> int:
+        return len(self.layers) * self.config.counter_rows * self.config.cores
+
+    def counters(self, raw: bytes) -> dict[str, Counters]:
+        """By layer, from the first :meth:`n_counter_rows` rows of counters. Those of the cores are
+        added up, but for their cycles: they work at the same time."""
+        rows = np.frombuffer(raw, np.uint8)  # the cores' in turns
+        rows = rows.reshape(len(self.layers), self.config.counter_rows, self.config.cores, -1)
+        counters = {}
+        for layer, of_cores in zip(self.layers, rows.swapaxes(1, 2), strict=True):
+            parts = [unpack(LayerCounters, of_core.tobytes()) for of_core in of_cores]
+            values = {f.name: [int(getattr(p, f.name)) for p in parts] for f in fields(Counters)}
+            counters[layer.name] = Counters(
+                **{name: (max if name == "n_cycles" else sum)(v) for name, v in values.items()}
+            )
+        return counters
+
+
+def device_layers(network: Network, pixels: bool) -> tuple[Layer, ...]:
+    """Layers as a device has them: the encoder, if it takes ``pixels``, writes the map
+    :data:`sw.network.network.INPUT` and bears its name."""
+    if not pixels:
+        return network.layers
+    assert network.encoder is not None
+    return replace(network.encoder, source=PIXELS, name=INPUT), *network.layers
+
+
+def bit_planes(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The map :data:`PIXELS` (N_PLANES, C, H, W) of an image (C, H, W)."""
+    shifts = np.arange(N_PLANES - 1, -1, -1, dtype=np.uint8)[:, None, None, None]
+    return ((image[None] >> shifts) & 1).astype(np.uint8)

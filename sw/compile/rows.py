@@ -1,0 +1,110 @@
+"""Rows of weight and parameter memory, and descriptors, as bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.protocol import (
+    Descriptor,
+    Space,
+    descriptor_rows,
+    pack,
+    row_bytes,
+    unpack,
+)
+from hw.spec import (
+    N_LEVELS,
+    PARAM_BITS,
+    Config,
+    signed_range,
+)
+from sw.compile.program import FitError
+from sw.network.network import Layer
+
+
+def pack_rows(values: NDArray[np.integer[Any]], bits: int) -> bytes:
+    """Two's complement fields of ``bits`` bits, lowest first; rows are whole bytes."""
+    if bits in (8, 16):
+        return values.astype(f"<i{bits // 8}").tobytes()
+    fields = values.astype(np.int8).view(np.uint8).reshape(-1, 8 // bits) & ((1 << bits) - 1)
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    return (fields << shifts).sum(axis=1, dtype=np.uint8).tobytes()
+
+
+def rows_of_weights(layer: Layer, config: Config, pixel: int) -> NDArray[np.int8]:
+    """(y, x, group, t, ky, run, lanes), axes of length 1 where shared."""
+    t, y, x, n_out, n_in, ky, kx = layer.weight.shape
+    groups = -(-n_out // config.lanes)
+    padded = np.zeros((t, y, x, groups * config.lanes, ky, kx, pixel), np.int8)
+    padded[:, :, :, :n_out, :, :, :n_in] = layer.weight.transpose(0, 1, 2, 3, 5, 6, 4)
+    run = (kx - 1) * pixel + n_in
+    flat = padded.reshape(t, y, x, groups, config.lanes, ky, kx * pixel)[..., :run]
+    return np.ascontiguousarray(flat.transpose(1, 2, 3, 0, 5, 6, 4))
+
+
+def rows_of_params(
+    layer: Layer, config: Config, conv: tuple[int, int], kept: tuple[int, int]
+) -> NDArray[np.int16]:
+    """(y, x, group, t, lanes, 2): bias and threshold, axes of length 1 where both are shared."""
+    threshold = layer.threshold
+    if threshold is None:
+        threshold = np.ones((1, 1, layer.n_out), np.int32)
+    t = layer.bias.shape[0]
+    y = max(layer.bias.shape[1], threshold.shape[0])
+    x = max(layer.bias.shape[2], threshold.shape[1])
+    groups = -(-layer.n_out // config.lanes)
+    low, high = signed_range(PARAM_BITS)
+    for what, values in (("bias", layer.bias), ("threshold", threshold)):
+        if values.size and (values.min() < low or values.max() > high):
+            raise FitError(
+                f"layer {layer.name!r}: a {what} of {values.min()} to {values.max()} exceeds "
+                f"{PARAM_BITS} bits; quantise with a coarser scale"
+            )
+    # Padding neurons have no weights and no bias, so a threshold of 1 keeps them silent.
+    rows = np.zeros((y, x, t, groups * config.lanes, 2), np.int16)
+    rows[..., 1] = 1
+    rows[..., : layer.n_out, 0] = layer.bias.transpose(1, 2, 0, 3)
+    rows[..., : layer.n_out, 1] = threshold[:, :, None]
+    # Pooling may drop the last rows and columns of the map; they have no parameters.
+    rows = rows[: kept[0] if y == conv[0] else None, : kept[1] if x == conv[1] else None]
+    rows = rows.reshape(*rows.shape[:3], groups, config.lanes, 2)
+    return np.ascontiguousarray(rows.transpose(0, 1, 3, 2, 4, 5))
+
+
+def row_strides(shape: tuple[int, ...], rows: int) -> list[int]:
+    """Row strides of the leading axes of an array; 0 for an axis of length 1, which is shared."""
+    strides = []
+    for n in reversed(shape):
+        strides.append(rows if n > 1 else 0)
+        rows *= n
+    return strides[::-1]
+
+
+def dealt_to_cores(images: list[bytearray], size: int) -> bytes:
+    """The cores' images as rows of one space, in turns; shorter ones end in zeros."""
+    n_bytes = max(map(len, images))
+    rows = [np.frombuffer(image.ljust(n_bytes, b"\0"), np.uint8) for image in images]
+    return np.stack([row.reshape(-1, size) for row in rows], axis=1).tobytes()
+
+
+def descriptor_bytes(
+    name: str, header: dict[str, Any], levels: list[dict[str, int]], config: Config
+) -> bytes:
+    """A descriptor's rows of weight memory."""
+    levels = levels + [{}] * (N_LEVELS - len(levels))
+    packed = pack(Descriptor, {"header": header, "levels": levels})
+    fields: Any = unpack(Descriptor, packed)
+    for values, got in ((header, fields.header), *zip(levels, fields.levels, strict=True)):
+        for field, value in values.items():
+            kept = getattr(got, field)
+            if isinstance(value, tuple):
+                kept = tuple(kept[i] for i in range(len(value)))
+            if kept != value:  # the field is too narrow and has cut the value
+                raise FitError(
+                    f"layer {name!r}: {field} of {value} does not fit its descriptor field"
+                )
+    padded = descriptor_rows(config) * row_bytes(Space.WEIGHT, config)
+    return packed.ljust(padded, b"\0")

@@ -1,0 +1,310 @@
+"""Folding: checkpoint to a float network in which only binary spikes meet weights.
+
+With batch-norm in eval mode, ``gamma * (conv(W, a * o) - mean) / sqrt(var + eps) + beta`` is
+``conv(W * a * g, o) + (beta - mean * g)`` with ``g = gamma / sqrt(var + eps)``: the Real-Spike
+coefficient ``a`` of the map that a layer reads (Guo et al., arXiv 2210.06686) and the batch-norm
+behind it both move into the layer's weights and bias. A coefficient that varies over positions or
+timesteps makes the weights vary with it. A tap that reads outside the map gets weight 0.
+Everything here is float64.
+
+:func:`parts` lists a network's layers, each of which folds in a way that gradients pass through;
+:mod:`sw.training.finetune` trains through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hw.spec import Gate, Leak, Reset
+from sw.convert.folded import DOUBLE, FoldedLayer, FoldedNetwork, Scales
+from sw.data.dataset import LABELS
+from sw.model import checkpoint
+from sw.model.checkpoint import CheckpointError
+from sw.model.config import LEARNED, ModelError, NeuronConfig
+from sw.model.modules import Coefficient, Norm
+from sw.model.resnet import SpikingResNet
+from sw.network.encoder import PIXEL_MAX
+from sw.network.network import INPUT, Shape
+
+
+def fold(values: Mapping[str, Any] | str | Path) -> FoldedNetwork:
+    """Fold a checkpoint, which is left as it is; the auxiliary pathway is dropped.
+
+    Parameters
+    ----------
+    values : what :func:`sw.model.checkpoint.load` returns, or a path.
+
+    Raises
+    ------
+    sw.model.checkpoint.CheckpointError, sw.model.config.ModelError
+        Not a checkpoint; an unsupported configuration, such as an ``ADD`` gate.
+    """
+    if isinstance(values, str | Path):
+        values = checkpoint.load(values)
+    provenance = {
+        key: values[key]
+        for key in ("model_config", "train_config", "command", "code", "data", "results")
+        if key in values
+    }
+    model = checkpoint.build(dict(values))
+    n_classes = model.config.n_classes
+    labels = LABELS if n_classes == len(LABELS) else tuple(f"class {n}" for n in range(n_classes))
+    labels = values.get("data", {}).get("labels", labels)
+    if not isinstance(labels, list | tuple) or [type(x) for x in labels] != [str] * n_classes:
+        raise CheckpointError(
+            f"the checkpoint is damaged: {n_classes} classes, but their labels are {labels}"
+        )
+    folded = fold_model(model, tuple(labels), provenance)
+    scales = None
+    if values.get("quantisation") is not None:
+        scales = Scales.from_dict(values["quantisation"])
+        scales.check(folded)
+    return replace(folded, calibration=checkpoint.calibration(dict(values)), scales=scales)
+
+
+def fold_model(
+    model: SpikingResNet, labels: tuple[str, ...], provenance: dict[str, Any]
+) -> FoldedNetwork:
+    """Fold a network; see :func:`fold`."""
+    check(model)
+    layers = tuple(part.layer() for part in parts(model))
+    config = model.config
+    return FoldedNetwork(
+        timesteps=config.timesteps,
+        image_shape=config.image_shape,
+        encoder=None if config.frames else layers[0],
+        layers=layers if config.frames else layers[1:],
+        labels=labels,
+        provenance=provenance,
+    )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Part:
+    """A layer of a training network with what folds into it. Fields as in :class:`FoldedLayer`."""
+
+    name: str
+    source: str
+    shape: Shape
+    """(C, H, W) of the map that it reads."""
+    module: nn.Conv2d | nn.Linear
+    norm: Norm | None = None
+    coefficient: Coefficient | None = None
+    """Of the map that it reads."""
+    neuron: NeuronConfig | None = None
+    """None in the output layer."""
+    gate: Gate = Gate.NONE
+    identity: str | None = None
+    pool: tuple[int, int] = (1, 1)
+    timesteps: int = 1
+    input_max: int = 1
+    """What the input's 1 is in the folded layer."""
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Weight (t|1, y|1, x|1, o, c, ky|1, kx|1) and bias (t|1, 1, 1, o), differentiable."""
+        a = self._spread()
+        if isinstance(self.module, nn.Linear):
+            return self._folded_classifier(self.module, a)
+        norm, conv = self.norm, self.module
+        assert norm is not None and norm.running_mean is not None and norm.running_var is not None
+        mean, var = (
+            statistic.to(DOUBLE).reshape(norm.timesteps, -1)
+            for statistic in (norm.running_mean, norm.running_var)
+        )
+        gain = norm.weight.to(DOUBLE) / (var + norm.eps).sqrt()
+        bias = norm.bias.to(DOUBLE) - mean * gain
+        weight = conv.weight.to(DOUBLE) * gain[:, :, None, None, None]
+        kernel, stride, padding = (pair(v) for v in (conv.kernel_size, conv.stride, conv.padding))
+        weight = _fold_coefficient(weight, a, kernel, stride, padding)
+        if self.input_max != 1:
+            weight = weight * (1 / self.input_max)
+        return weight, bias[:, None, None]
+
+    def _folded_classifier(self, fc: nn.Linear, a: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Means over positions and timesteps, coefficient and classifier, as one output layer; all
+        positions of the map are one kernel, of full length only along axes where weights differ."""
+        _, height, width = self.shape
+        divisor = self.timesteps * height * width
+        weight = fc.weight.to(DOUBLE)[None, :, :, None, None] / divisor
+        if a is not None:
+            weight = weight * a[:, None]
+        return weight[:, None, None], fc.bias.to(DOUBLE)[None, None, None]
+
+    def _spread(self) -> Tensor | None:
+        """Coefficient (T|1, C, H|1, W|1), None if there is none."""
+        if self.coefficient is None or self.coefficient.value is None:
+            return None
+        a = self.coefficient.value.to(DOUBLE)
+        return a.expand(a.shape[0], self.shape[0], *a.shape[2:])
+
+    @torch.no_grad()
+    def layer(self) -> FoldedLayer:
+        """The folded layer."""
+        weight, bias = (tensor.cpu().contiguous().numpy() for tensor in self.folded())
+        if isinstance(self.module, nn.Linear):
+            kernel = self.shape[1:]
+            return FoldedLayer(
+                name=self.name,
+                source=self.source,
+                kernel=kernel,
+                weight=weight,
+                bias=bias,
+                output=True,
+            )
+        conv, neuron = self.module, self.neuron
+        assert neuron is not None
+        return FoldedLayer(
+            name=self.name,
+            source=self.source,
+            kernel=pair(conv.kernel_size),
+            stride=pair(conv.stride),
+            padding=pair(conv.padding),
+            weight=weight,
+            bias=bias,
+            threshold=np.full((1, 1, weight.shape[3]), neuron.threshold),
+            leak=Leak[neuron.leak],
+            leak_shift=neuron.leak_shift,
+            reset=Reset[neuron.reset],
+            gate=self.gate,
+            identity=self.identity,
+            pool=self.pool,
+        )
+
+
+def pair(values: Any) -> tuple[int, int]:
+    """A convolution's kernel size, stride or padding."""
+    return int(values[0]), int(values[1])
+
+
+def check(model: SpikingResNet) -> None:
+    """Refuse a network that no device runs.
+
+    Raises
+    ------
+    sw.model.config.ModelError
+        The network is not full-spike, or has a leak that no shift is.
+    """
+    if not model.config.spiking:
+        raise ModelError(
+            "a network of ReLUs (spiking = false) is a reference or a teacher only: no device "
+            "runs it. Train one that spikes with it: python -m sw.train --teacher CHECKPOINT"
+        )
+    for name, neuron in model.neurons().items():
+        if neuron.config.leak == LEARNED:
+            raise ModelError(
+                f"layer {name!r}: its leak is {LEARNED}, the device's are shifts; round it and "
+                f"fine-tune: python -m sw.train --init CHECKPOINT --round-leaks --out OUT"
+            )
+    for name in model.block_names:
+        gate = model.block(name).gate
+        if gate not in Gate.__members__:
+            raise ModelError(
+                f"block {name!r}: gate {gate} is not full-spike: it sends integers from block to "
+                f"block. Such a network is a reference only; train one with AND, IAND, OR or XOR "
+                f"to export it"
+            )
+
+
+def parts(model: SpikingResNet) -> list[Part]:
+    """Every layer of a network without its auxiliary pathway, the stem first, the classifier
+    last."""
+    config = model.config
+    stem = Part(
+        name="conv1" if config.frames else "stem",
+        source=INPUT if config.frames else "image",
+        shape=config.image_shape,
+        module=model.conv1,
+        norm=model.bn1,
+        neuron=model.neuron.config,
+        pool=model.stem_pool,
+        input_max=1 if config.frames else PIXEL_MAX,
+    )
+    found = [stem]
+    source, coefficient, shape = (
+        "conv1" if config.frames else INPUT,
+        model.coefficient,
+        model.map_shape,
+    )
+    for name in model.block_names:
+        block = model.block(name)
+        identity = source
+        branch, inner = source, coefficient
+        for n in range(1, block.n_convs):
+            found.append(
+                Part(
+                    name=f"{name}.conv{n}",
+                    source=branch,
+                    shape=block.shapes[n - 1],
+                    module=block.conv(n),
+                    norm=block.norm(n),
+                    coefficient=inner,
+                    neuron=block.neuron(n).config,
+                )
+            )
+            branch, inner = f"{name}.conv{n}", block.coefficient(n)
+        if block.downsample is not None:
+            identity = f"{name}.downsample"
+            conv, norm = block.downsample[0], block.downsample[1]
+            assert isinstance(conv, nn.Conv2d) and isinstance(norm, Norm)
+            found.append(
+                Part(
+                    name=identity,
+                    source=source,
+                    shape=shape,
+                    module=conv,
+                    norm=norm,
+                    coefficient=coefficient,
+                    neuron=model.neurons()[identity].config,
+                )
+            )
+        last = block.n_convs
+        found.append(
+            Part(
+                name=f"{name}.conv{last}",
+                source=branch,
+                shape=block.shapes[last - 1],
+                module=block.conv(last),
+                norm=block.norm(last),
+                coefficient=inner,
+                neuron=block.neuron(last).config,
+                gate=Gate.__members__.get(block.gate, Gate.NONE),
+                identity=identity,
+            )
+        )
+        source, coefficient, shape = f"{name}.conv{last}", block.coefficient(last), block.shape
+    classifier = Part(
+        name="fc",
+        source=source,
+        shape=shape,
+        module=model.fc,
+        coefficient=coefficient,
+        timesteps=config.timesteps,
+    )
+    return [*found, classifier]
+
+
+def _fold_coefficient(
+    weight: Tensor,
+    a: Tensor | None,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+) -> Tensor:
+    """Kernel (t|1, o, c, ky, kx) times the coefficient (t|1, c, H|1, W|1) of the map that it reads:
+    the folded weight (t|1, y|1, x|1, o, c, ky, kx)."""
+    if a is None:
+        return weight[:, None, None]
+    if a.shape[2:] == (1, 1):
+        return (weight * a[:, None])[:, None, None]
+    (pad_y, pad_x), (stride_y, stride_x) = padding, stride
+    padded = nn.functional.pad(a, (pad_x, pad_x, pad_y, pad_y))
+    windows = padded.unfold(2, kernel[0], stride_y).unfold(3, kernel[1], stride_x)
+    here = windows.permute(0, 2, 3, 1, 4, 5)  # (t, y, x, c, ky, kx)
+    return weight[:, None, None] * here[:, :, :, None]

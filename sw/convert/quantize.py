@@ -1,0 +1,289 @@
+"""Quantisation: a folded float network to integers, one scale per output neuron.
+
+A neuron's weights (of all timesteps), bias and threshold are divided by its scale. The scale is the
+threshold divided by an integer, so that the threshold is represented exactly; which integer follows
+from a search for the least squared error of the weights, clipping the largest ones if that pays.
+An output layer has one scale for all classes, which are compared with each other. The encoder runs
+on the host and always has 8-bit weights.
+
+With calibration images, each layer's biases also restore the mean of its drive, which rounded
+weights, and spikes of layers that are quantised already, have moved. A network that was fine-tuned
+in integers (:mod:`sw.training.finetune`) brings its scales, and is taken as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hw.spec import PARAM_BITS, signed_range
+from sw.convert.folded import FoldedLayer, FoldedNetwork, Scales, simulate
+from sw.data.dataset import Split
+from sw.network import reference
+from sw.network.bounds import Bounds, layer_bounds
+from sw.network.encoder import PIXEL_MAX
+from sw.network.network import INPUT, Layer, Network
+
+WEIGHT_BITS = (2, 4, 8)
+ENCODER_WEIGHT_BITS = 8
+ENCODER_PARAM_BITS = PARAM_BITS
+CLIP_RATIOS = np.geomspace(1.15, 0.15, 40)
+"""Candidates for the largest representable weight, relative to the largest weight there is."""
+
+Float = NDArray[np.float64]
+
+
+class QuantizeError(ValueError):
+    """The network cannot be quantised as asked; the message says what can."""
+
+
+def quantize(
+    folded: FoldedNetwork,
+    weight_bits: int = 8,
+    *,
+    param_bits: int = PARAM_BITS,
+    calibration: NDArray[np.uint8] | None = None,
+) -> Network:
+    """Integer network for a device with ``weight_bits`` wide weights.
+
+    Parameters
+    ----------
+    weight_bits : 2, 4 or 8.
+    param_bits : width that every bias and threshold fits (:data:`hw.spec.PARAM_BITS`).
+    calibration : uint8 images (N, C, H, W) to set biases with, of which a few hundred will do;
+        None: the training images in the checkpoint, if it has some.
+
+    Raises
+    ------
+    QuantizeError
+        An unsupported width, or a bias or threshold that no scale, or not the one that the network
+        was tuned with, brings into ``param_bits``.
+    """
+    return quantize_with_scales(
+        folded, weight_bits, param_bits=param_bits, calibration=calibration
+    )[0]
+
+
+def quantize_with_scales(
+    folded: FoldedNetwork,
+    weight_bits: int,
+    *,
+    param_bits: int = PARAM_BITS,
+    calibration: NDArray[np.uint8] | None = None,
+) -> tuple[Network, Scales, dict[str, Float]]:
+    """:func:`quantize`, and the scales used, and by how much calibration moved every layer's float
+    bias (o,)."""
+    if weight_bits not in WEIGHT_BITS:
+        raise QuantizeError(f"weight_bits = {weight_bits}: use one of {WEIGHT_BITS}")
+    fixed = folded.scales
+    if fixed is not None and (fixed.weight_bits, fixed.param_bits) != (weight_bits, param_bits):
+        fixed = None
+    images = folded.calibration if calibration is None else calibration
+    if fixed is not None:
+        images = None
+    thresholds: dict[str, NDArray[np.int32]] = {}
+    shifts: dict[str, Float] = {}
+    output = 0.0
+    float_maps = {} if images is None else simulate(folded, images, keep_spikes=True).spikes
+    maps: dict[str, Tensor] = {}
+    if images is not None and folded.encoder is None:
+        maps[INPUT] = torch.from_numpy(images)
+
+    def convert(layer: FoldedLayer, weight_bits: int, param_bits: int, input_max: int) -> Layer:
+        nonlocal output
+        is_encoder = layer is folded.encoder
+        rates = None
+        source = maps.get(layer.source)
+        if images is not None:
+            source = torch.from_numpy(images[:, None]) if is_encoder else maps[layer.source]
+            after = source.mean(0, dtype=torch.float64).numpy()
+            before = (
+                after
+                if is_encoder or layer.source not in float_maps
+                else float_maps[layer.source].mean(axis=0, dtype=np.float64)
+            )
+            rates = before, after
+        result, scale, shifts[layer.name] = _quantize_layer(
+            layer, weight_bits, param_bits, rates, fixed
+        )
+        if result.threshold is None:
+            output = scale
+        else:
+            thresholds[layer.name] = result.threshold
+        if source is not None and not layer.output:
+            identity = None if layer.identity is None else maps[layer.identity]
+            maps[INPUT if is_encoder else layer.name] = reference.run_layer(
+                result, source, folded.timesteps, input_max, identity
+            )
+        return result
+
+    network = Network(
+        timesteps=folded.timesteps,
+        image_shape=folded.image_shape,
+        encoder=None
+        if folded.encoder is None
+        else convert(folded.encoder, ENCODER_WEIGHT_BITS, ENCODER_PARAM_BITS, PIXEL_MAX),
+        layers=tuple(convert(layer, weight_bits, param_bits, 1) for layer in folded.layers),
+        weight_bits=weight_bits,
+        labels=folded.labels,
+        provenance={**folded.provenance, "weight_bits": weight_bits},
+    )
+    scales = Scales(
+        weight_bits=weight_bits, param_bits=param_bits, thresholds=thresholds, output=output
+    )
+    return network, scales, shifts
+
+
+def measure(network: Network, split: Split) -> Network:
+    """The network with its accuracy (percent) in ``provenance["validation_accuracy"]`` and, for
+    every layer, the density of the spikes it reads and writes in ``statistics``; ``split`` is
+    validation data."""
+    trace = reference.run(network, split.images, keep_spikes=False)
+    density = reference.densities(network, trace)
+    statistics: dict[str, Any] = {INPUT: {"output_density": density[INPUT]}}
+    for layer in network.layers:
+        statistics[layer.name] = {"input_density": density[layer.source]}
+        if not layer.output:
+            statistics[layer.name]["output_density"] = density[layer.name]
+    accuracy = 100 * float((trace.predictions == split.labels).mean())
+    return replace(
+        network,
+        provenance={**network.provenance, "validation_accuracy": accuracy},
+        statistics=statistics,
+    )
+
+
+def proved_bounds(network: Network) -> dict[str, Bounds]:
+    """Worst-case bounds of every accumulator, membrane and logit, by layer: no input whatever can
+    make one smaller than ``low`` or larger than ``high``, and ``n_bits`` hold it. The encoder is
+    not among them: the host computes it in 64 bits."""
+    return {layer.name: layer_bounds(layer, network.timesteps) for layer in network.layers}
+
+
+def _quantize_layer(
+    layer: FoldedLayer,
+    weight_bits: int,
+    param_bits: int,
+    rates: tuple[Float, Float] | None,
+    fixed: Scales | None,
+) -> tuple[Layer, float, Float]:
+    """The integer layer, the scale if it is an output layer, and the shift of its bias (o,).
+    ``rates`` (T|1, C, H, W) are the mean inputs of the float layer and of the integer one."""
+    low, high = signed_range(weight_bits)
+    param_max = signed_range(param_bits)[1]
+    weight, bias = layer.weight, layer.bias
+    scale, threshold = 0.0, None
+    if layer.output:
+        scale = fixed.output if fixed else _output_scale(weight, bias, low, high, param_max)
+        divisor = np.full((1, 1, 1), scale)
+    else:
+        assert layer.threshold is not None
+        if fixed and fixed.thresholds[layer.name].max() > param_max:
+            raise QuantizeError(
+                f"layer {layer.name!r}: a threshold of {fixed.thresholds[layer.name].max()}, but "
+                f"parameters end at {param_max}: the network was tuned for wider ones. Tune it "
+                f"again: python -m sw.train --init CHECKPOINT --bits {weight_bits} --out OUT"
+            )
+        threshold = (
+            fixed.thresholds[layer.name]
+            if fixed
+            else _integer_thresholds(layer, low, high, param_max)
+        )
+        divisor = layer.threshold / threshold
+    per_weight = divisor[None, :, :, :, None, None, None]
+    quantised = np.rint(weight / per_weight).clip(low, high)
+    shift = np.zeros(bias.shape[-1:])
+    if rates is not None:
+        moved = _mean_drive(layer, weight, rates[0])
+        moved = moved - _mean_drive(layer, quantised * per_weight, rates[1])
+        bias = bias + moved
+        shift = moved[0, 0, 0]
+    integer_bias = np.rint(bias / divisor[None])
+    integer_bias = integer_bias.clip(-param_max, param_max)
+    return integer_layer(layer, quantised, integer_bias, threshold), scale, shift
+
+
+def integer_layer(
+    layer: FoldedLayer, weight: Float, bias: Float, threshold: NDArray[Any] | None
+) -> Layer:
+    """The layer in integers, which these values already are."""
+    return Layer(
+        name=layer.name,
+        source=layer.source,
+        kernel=layer.kernel,
+        stride=layer.stride,
+        padding=layer.padding,
+        weight=weight.astype(np.int8),
+        bias=bias.astype(np.int32),
+        threshold=None if threshold is None else threshold.astype(np.int32),
+        leak=layer.leak,
+        leak_shift=layer.leak_shift,
+        reset=layer.reset,
+        gate=layer.gate,
+        identity=layer.identity,
+        pool=layer.pool,
+        output=layer.output,
+    )
+
+
+def _integer_thresholds(
+    layer: FoldedLayer, low: int, high: int, param_max: int
+) -> NDArray[np.int32]:
+    """Integer thresholds (y|1, x|1, o); a neuron's scale is its threshold divided by it."""
+    assert layer.threshold is not None
+    _, rows, columns, n_out = layer.weight.shape[:4]
+    weight = np.moveaxis(layer.weight, 0, 3).reshape(rows, columns, n_out, -1)
+    threshold = np.broadcast_to(layer.threshold, weight.shape[:3])
+    largest_bias = np.abs(layer.bias).max(axis=(0, 1, 2))
+    # Integers so large that threshold or bias would leave param_bits are no candidates.
+    most = np.minimum(param_max, param_max * threshold / np.maximum(largest_bias, 1e-12))
+    if most.min() < 1:
+        raise QuantizeError(
+            f"layer {layer.name!r}: a bias is over {param_max} times its threshold, which no "
+            f"scale brings into the width of parameters; train with more weight decay"
+        )
+    largest = np.abs(weight).max(axis=-1)
+    largest = np.where(largest > 0, largest, threshold)
+    best = np.ones(weight.shape[:3])
+    least = np.full(weight.shape[:3], np.inf)
+    for ratio in CLIP_RATIOS:
+        integer = np.rint(threshold * high / (ratio * largest)).clip(1, np.floor(most))
+        error = _squared_error(weight, (threshold / integer)[..., None], low, high)
+        better = error < least
+        best, least = np.where(better, integer, best), np.where(better, error, least)
+    return best.astype(np.int32)
+
+
+def _output_scale(weight: Float, bias: Float, low: int, high: int, param_max: int) -> float:
+    largest = float(np.abs(weight).max()) or 1.0
+    floor = float(np.abs(bias).max()) / param_max
+    candidates = [max(floor, ratio * largest / high) for ratio in CLIP_RATIOS]
+    flat = weight.reshape(-1)
+    return min(candidates, key=lambda s: float(_squared_error(flat, np.array(s), low, high)))
+
+
+def _squared_error(weight: Float, scale: Float, low: int, high: int) -> Float:
+    """Summed over the last axis."""
+    return ((np.rint(weight / scale).clip(low, high) * scale - weight) ** 2).sum(axis=-1)
+
+
+def _mean_drive(layer: FoldedLayer, weight: Float, rates: Float) -> Float:
+    """Mean drive of every channel (1, 1, 1, o) for mean inputs (t|1, C, H, W): over positions and
+    timesteps for a neuron, summed over timesteps in an output layer."""
+    (pad_y, pad_x), (stride_y, stride_x) = layer.padding, layer.stride
+    padded = np.pad(rates, ((0, 0), (0, 0), (pad_y, pad_y), (pad_x, pad_x)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, layer.kernel, axis=(2, 3))
+    windows = windows[:, :, ::stride_y, ::stride_x].transpose(0, 2, 3, 1, 4, 5)
+    times = max(len(windows), len(weight))
+    drive = np.einsum(
+        "tyxcij,tyxocij->tyxo",
+        np.broadcast_to(windows, (times, *windows.shape[1:])),
+        np.broadcast_to(weight, (times, *windows.shape[1:3], *weight.shape[3:5], *layer.kernel)),
+    )
+    total = drive.sum(axis=0, keepdims=True)
+    return total if layer.output else total.mean(axis=(1, 2), keepdims=True) / times

@@ -1,0 +1,223 @@
+"""What a user gives a network to look at: arrays, images and event recordings in files, or raw
+samples that come in over a pipe."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sw.data import events
+from sw.data.dataset import DataError
+from sw.data.events import EventError
+from sw.data.files import IMAGE_SUFFIXES, decode
+from sw.files import ARRAY_ERRORS
+from sw.network import encoder
+from sw.network.encoder import InputError
+from sw.network.network import Network
+
+ARRAY_SUFFIXES = (".npy", ".npz")
+RECORDING_SUFFIXES = (".bin", ".aedat")
+MODES = {1: "L", 3: "RGB"}
+"""Pillow's, by the number of channels."""
+POLL_S = 0.01
+"""How long a sample is waited for before it is said that there is none yet."""
+
+
+def read(
+    paths: Iterable[str | Path], network: Network, sensor: tuple[int, int] | None = None
+) -> tuple[NDArray[np.uint8], NDArray[Any] | None]:
+    """Samples of files, one file after another, and labels if all files have them.
+
+    Parameters
+    ----------
+    paths : ``.npy`` of samples, ``.npz`` with ``images`` and maybe ``labels``; PNG, JPEG and other
+        images, which are scaled to the network's size; recordings, see :mod:`sw.data.events`.
+    sensor : (height, width) that recordings were made with; that of the network unless given.
+
+    Returns
+    -------
+    uint8, what :func:`sw.network.encoder.check_input` accepts.
+
+    Raises
+    ------
+    InputError
+        A file cannot be read, or does not suit the network.
+    """
+    parts: list[NDArray[np.uint8]] = []
+    labels: list[NDArray[Any]] = []
+    for path in map(Path, paths):
+        found, classes = _read(path, network, sensor)
+        parts.append(found)
+        if classes is not None:
+            labels.append(classes)
+    if not parts:
+        raise InputError("no file was named")
+    return np.concatenate(parts), np.concatenate(labels) if len(labels) == len(parts) else None
+
+
+def _read(
+    path: Path, network: Network, sensor: tuple[int, int] | None
+) -> tuple[NDArray[np.uint8], NDArray[Any] | None]:
+    suffix = path.suffix.lower()
+    if suffix in IMAGE_SUFFIXES:
+        return _image(path, network), None
+    if suffix in RECORDING_SUFFIXES or (suffix in ARRAY_SUFFIXES and _holds_events(path)):
+        return _recording(path, network, sensor), None
+    if suffix not in ARRAY_SUFFIXES:
+        known = (*ARRAY_SUFFIXES, *IMAGE_SUFFIXES, *RECORDING_SUFFIXES)
+        raise InputError(f"{path}: inputs end in {', '.join(known)}")
+    return read_images(path, network)
+
+
+def read_images(path: str | Path, network: Network) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Images, and labels if there are any, of an .npy file or an .npz file with ``images`` and
+    maybe ``labels``. Images may lack the channel axis.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, its images have another shape or type, or a label is no class.
+    """
+    labels = None
+    try:
+        with Path(path).open("rb") as file:
+            values = np.load(file)
+            if isinstance(values, np.ndarray):
+                images = values
+            elif "images" in values:
+                images = values["images"]
+                labels = values.get("labels")
+            else:
+                raise InputError(
+                    f"{path} holds {', '.join(values) or 'nothing'}; name the array 'images' "
+                    "(and the classes 'labels')"
+                )
+    except ARRAY_ERRORS as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is no .npy or .npz file of plain arrays: {error}") from error
+    if network.encoder is not None and network.image_shape[0] == 1 and images.ndim == 3:
+        images = images[:, None]
+    try:
+        encoder.check_input(network, images)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    if labels is not None and labels.shape != images.shape[:1]:
+        raise InputError(f"{path}: {len(images)} images but labels of shape {labels.shape}")
+    if labels is not None:
+        check_labels(labels, network.n_classes, str(path))
+    return images, labels
+
+
+def check_labels(labels: NDArray[Any], n_classes: int, what: str) -> None:
+    """Raise :class:`InputError` unless all labels are numbers of the network's classes."""
+    is_class = np.zeros(labels.shape, np.bool_)
+    if labels.dtype.kind in "biuf":
+        is_class = np.isin(labels, np.arange(n_classes))
+    if not is_class.all():
+        raise InputError(
+            f"{what}: labels are whole numbers from 0 to {n_classes - 1}, the network's classes, "
+            f"not {labels[~is_class][0]}"
+        )
+
+
+def _image(path: Path, network: Network) -> NDArray[np.uint8]:
+    n_channels, height, width = network.image_shape
+    if network.encoder is None or n_channels not in MODES:
+        raise InputError(
+            f"{path} is an image; the network takes "
+            + ("spikes" if network.encoder is None else f"{n_channels} channels")
+        )
+    try:
+        image = decode(path.read_bytes(), MODES[n_channels], (width, height))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except DataError as error:
+        raise InputError(f"{path}: {error}") from error
+    return image[None]
+
+
+def _holds_events(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            values = np.load(file)
+            names = values.dtype.names if isinstance(values, np.ndarray) else values
+            return {"t", "x", "y", "p"} <= set(names or ())
+    except ARRAY_ERRORS:
+        return False  # whoever reads it says why
+
+
+def _recording(path: Path, network: Network, sensor: tuple[int, int] | None) -> NDArray[np.uint8]:
+    n_channels, height, width = network.image_shape
+    if network.encoder is not None or n_channels != 2:
+        raise InputError(
+            f"{path} is an event recording, for networks that take frames of two polarities; this "
+            f"one takes {'images' if network.encoder is not None else 'frames'} of "
+            f"{network.image_shape}"
+        )
+    try:
+        found = events.frames(events.read(path), network.timesteps, (height, width), sensor)
+    except EventError as error:
+        advice = ". Name its height and width with --sensor" if "sensor is" in str(error) else ""
+        raise InputError(f"{path}: {error}{advice}") from error
+    return found[None]
+
+
+def sample_shape(network: Network) -> tuple[int, ...]:
+    """Of one sample: an image (C, H, W), or frames (T, C, H, W)."""
+    frames = () if network.encoder is not None else (network.timesteps,)
+    return (*frames, *network.image_shape)
+
+
+def stream(source: BinaryIO, network: Network) -> Iterator[NDArray[np.uint8] | None]:
+    """Samples that come in as raw bytes, each :func:`sample_shape` of uint8; None while there is
+    none yet, see :meth:`sw.driver.board.Board.stream`.
+
+    Raises
+    ------
+    InputError
+        The source cannot be read or ends within a sample, or its values are no spikes.
+    """
+    shape = sample_shape(network)
+    n_bytes = int(np.prod(shape))
+    arrived: queue.Queue[bytes | Exception | None] = queue.Queue(maxsize=64)
+
+    def collect() -> None:
+        while True:
+            try:
+                raw = source.read(n_bytes)
+            except (OSError, ValueError) as error:  # ValueError: it was closed
+                arrived.put(error)
+                return
+            arrived.put(raw or None)
+            if not raw:
+                return
+
+    # Reading cannot be interrupted: it must not keep the program from ending.
+    threading.Thread(target=collect, daemon=True).start()
+    n_samples = 0
+    while True:
+        try:
+            raw = arrived.get(timeout=POLL_S)
+        except queue.Empty:
+            yield None
+            continue
+        if raw is None:
+            return
+        if isinstance(raw, Exception):
+            raise InputError(f"the input cannot be read: {raw}") from raw
+        if len(raw) < n_bytes:
+            raise InputError(
+                f"the input ends within sample {n_samples}: {len(raw)} of {n_bytes} bytes "
+                f"(uint8 {shape})"
+            )
+        sample = np.frombuffer(raw, np.uint8).reshape(shape)
+        encoder.check_input(network, sample[None])
+        yield sample
+        n_samples += 1

@@ -1,0 +1,34 @@
+"""Metrics of predictions against labels: accuracy, balanced accuracy, F1, and intervals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def detail(predicted: NDArray[np.int64], labels: NDArray[np.integer]) -> dict[str, Any]:
+    """In percent: ``accuracy``; ``balanced``, the mean over classes of the share found of each; and
+    ``f1`` of each class, the harmonic mean of the share found and the share rightly called so."""
+    n_classes = int(max(labels.max(), predicted.max())) + 1
+    table = np.zeros((n_classes, n_classes), np.int64)
+    np.add.at(table, (labels.astype(np.int64), predicted), 1)
+    right, present = np.diag(table), table.sum(1) > 0
+    recall = right[present] / table.sum(1)[present]
+    f1 = 2 * right / np.maximum(1, table.sum(0) + table.sum(1))
+    return {
+        "accuracy": 100 * float(right.sum()) / len(labels),
+        "balanced": 100 * float(recall.mean()),
+        "f1": [100 * float(v) for v in f1],
+    }
+
+
+def wilson(n_correct: float, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Interval that covers a share with 95 % (Wilson, JASA 22, 1927)."""
+    if not n:
+        return 0.0, 1.0
+    share = n_correct / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
+    return max(centre - half, 0.0), min(centre + half, 1.0)

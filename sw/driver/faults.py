@@ -1,0 +1,208 @@
+"""Faults between driver and board, on purpose: ``--board "sim?faults=1e-2&seed=7"``.
+
+``faults`` is the probability of a fault per frame that passes, in either direction; ``kinds`` names
+those that may happen, joined by ``+`` (all of them unless given); ``seed`` repeats them.
+``latency`` is no fault: it gives a virtual board an adapter that takes as many milliseconds of the
+device's time each way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import parse_qsl
+
+from hw.protocol import END
+from sw.driver.transport import DeviceError, Port
+
+STALL_S = 0.2
+"""How long a stalled reader stalls."""
+
+GARBAGE_BYTES = 3000
+"""More than a device's receive buffer."""
+
+_END = bytes([END])
+
+
+class FaultSpecError(DeviceError):
+    """What stands behind ``?`` in a board's name cannot be understood."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which faults are injected, and how often."""
+
+    rate: float
+    kinds: tuple[str, ...]
+    seed: int = 0
+    latency_ms: float = 0.0
+
+
+def _flip(frame: bytes, rng: random.Random) -> bytes:
+    at = rng.randrange(8 * len(frame))
+    return bytes(byte ^ (1 << at % 8 if i == at // 8 else 0) for i, byte in enumerate(frame))
+
+
+def _drop(frame: bytes, rng: random.Random) -> bytes:
+    at = rng.randrange(len(frame))
+    return frame[:at] + frame[at + 1 :]
+
+
+def _double(frame: bytes, rng: random.Random) -> bytes:
+    at = rng.randrange(len(frame))
+    return frame[: at + 1] + frame[at:]
+
+
+def _insert(frame: bytes, rng: random.Random) -> bytes:
+    at = rng.randrange(len(frame) + 1)
+    return frame[:at] + rng.randbytes(1) + frame[at:]
+
+
+def _lose(frame: bytes, rng: random.Random) -> bytes:
+    return b""
+
+
+def _repeat(frame: bytes, rng: random.Random) -> bytes:
+    return frame + frame
+
+
+def _cut(frame: bytes, rng: random.Random) -> bytes:
+    return frame[: rng.randrange(len(frame))]
+
+
+def _garbage(frame: bytes, rng: random.Random) -> bytes:
+    return rng.randbytes(rng.randrange(1, GARBAGE_BYTES)) + frame
+
+
+ON_BYTES: dict[str, Callable[[bytes, random.Random], bytes]] = {
+    "flip": _flip,
+    "drop": _drop,
+    "double": _double,
+    "insert": _insert,
+    "lose": _lose,
+    "repeat": _repeat,
+    "cut": _cut,
+    "garbage": _garbage,
+}
+"""Faults of a frame: what becomes of its bytes."""
+
+KINDS = (*ON_BYTES, "stall", "reset")
+"""All faults; ``reset`` of the device is possible with a virtual board only."""
+
+
+def parse(spec: str) -> Plan:
+    """The plan in what stands behind ``?``.
+
+    Raises
+    ------
+    FaultSpecError
+    """
+    try:
+        values = dict(parse_qsl(spec.replace("+", "%2B"), strict_parsing=True))
+        latency_ms = float(values.pop("latency", "0"))
+        rate = float(values.pop("faults", "0") if latency_ms else values.pop("faults"))
+        seed = int(values.pop("seed", "0"))
+    except (KeyError, ValueError) as error:
+        raise FaultSpecError(
+            f"cannot understand '?{spec}': give ?faults=PROBABILITY, for example ?faults=1e-2, "
+            "maybe with &seed=NUMBER, &kinds=KIND+KIND, &latency=MILLISECONDS"
+        ) from error
+    kinds = tuple(values.pop("kinds", "+".join(KINDS)).split("+"))
+    unknown = [*values, *(kind for kind in kinds if kind not in KINDS)]
+    if unknown or not 0 <= rate <= 1 or not 0 <= latency_ms < 1000:
+        what = "the probability is 0 to 1, the latency less than 1000"
+        what = f"unknown: {', '.join(unknown)}" if unknown else what
+        raise FaultSpecError(
+            f"cannot understand '?{spec}': {what}. Kinds of faults are {', '.join(KINDS)}"
+        )
+    return Plan(rate, kinds, seed, latency_ms)
+
+
+class FaultyPort:
+    """A port on which faults happen.
+
+    Parameters
+    ----------
+    port : the one behind it.
+    plan : what happens.
+    pid : process of the virtual board, which a signal resets; without one there are no resets.
+
+    Attributes
+    ----------
+    injected : faults so far, by kind.
+    """
+
+    def __init__(self, port: Port, plan: Plan, pid: int | None = None):
+        self._port = port
+        self._rate = plan.rate
+        self._rng = random.Random(plan.seed)
+        self._pid = pid
+        self._kinds = [kind for kind in plan.kinds if kind != "reset" or pid is not None]
+        self._partial = b""
+        """Received, and no end of a frame has come."""
+        self._received = b""
+        self.injected: Counter[str] = Counter()
+
+    @property
+    def port(self) -> str | None:
+        return self._port.port
+
+    @property
+    def baudrate(self) -> int:
+        return self._port.baudrate
+
+    @baudrate.setter
+    def baudrate(self, baudrate: int) -> None:
+        self._port.baudrate = baudrate
+
+    @property
+    def in_waiting(self) -> int:
+        return len(self._received) or self._port.in_waiting
+
+    def flush(self) -> None:
+        self._port.flush()
+
+    def reset_input_buffer(self) -> None:
+        self._partial = self._received = b""
+        self._port.reset_input_buffer()
+
+    def reset_output_buffer(self) -> None:
+        self._port.reset_output_buffer()
+
+    def close(self) -> None:
+        self._port.close()
+
+    def write(self, raw: bytes, /) -> object:
+        *frames, rest = raw.split(_END)
+        passed = b"".join(self._pass(frame + _END) for frame in frames)
+        return self._port.write(passed + rest)
+
+    def read(self, size: int, /) -> bytes:
+        if not self._received:
+            *frames, self._partial = (self._partial + self._port.read(size)).split(_END)
+            self._received = b"".join(self._pass(frame + _END) for frame in frames)
+            # What has no end yet is kept for a while, so that faults are those of whole frames.
+        taken, self._received = self._received[:size], self._received[size:]
+        return taken
+
+    def _pass(self, frame: bytes) -> bytes:
+        """What becomes of a frame."""
+        if not self._kinds or self._rng.random() >= self._rate:
+            return frame
+        kind = self._rng.choice(self._kinds)
+        self.injected[kind] += 1
+        if kind == "stall":
+            time.sleep(STALL_S * self._rng.random())
+        elif kind == "reset":
+            assert self._pid is not None
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGUSR1)
+        else:
+            return ON_BYTES[kind](frame, self._rng)
+        return frame

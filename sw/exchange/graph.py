@@ -1,0 +1,120 @@
+"""Steps of networks from other frameworks, as a graph that :mod:`sw.exchange.assembly.assemble` folds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.spec import Gate, Leak, Reset
+from sw.network.network import Shape
+
+IMAGE = "image"
+"""Name of a graph's input."""
+SAME = 1e-6
+"""Numbers that differ by less, relatively, were the same before they were written as float32."""
+
+Float = NDArray[np.float64]
+Pair = tuple[int, int]
+
+
+class ExchangeError(ValueError):
+    """A network that cannot be brought over; the message names node by node what and why."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Convolve:
+    """``weight`` (o, c, ky, kx), ``bias`` (o,) or None."""
+
+    weight: Float
+    bias: Float | None = None
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Connect:
+    """Fully connected: ``weight`` (o, inputs), ``bias`` (o,) or None."""
+
+    weight: Float
+    bias: Float | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Normalise:
+    """``gain * x + shift``, both (channels,): batch-norm."""
+
+    gain: Float
+    shift: Float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Scale:
+    """``factor * x``; ``factor`` broadcasts to the map (C, H, W)."""
+
+    factor: Float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """``kind`` is ``"max"``, ``"average"`` or ``"sum"``."""
+
+    kind: str
+    kernel: Pair
+    stride: Pair
+    padding: Pair = (0, 0)
+
+
+@dataclass(frozen=True)
+class Flatten:
+    """(C, H, W) to one axis; and anything that does nothing, such as dropout."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Fire:
+    """Neurons. ``threshold`` broadcasts to the map (C, H, W), in our unit; ``strict`` ones fire
+    above it, others also at it. ``integer_threshold`` is what it was before it was scaled to this
+    one, if the file says so."""
+
+    threshold: Float
+    strict: bool
+    leak: Leak = Leak.NONE
+    leak_shift: int = 0
+    reset: Reset = Reset.HARD
+    integer_threshold: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Join:
+    """A gate; the first source is the branch, the second the identity."""
+
+    gate: Gate
+
+
+Step = Convolve | Connect | Normalise | Scale | Pool | Flatten | Fire | Join
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """A step and the nodes (or :data:`IMAGE`) that it reads."""
+
+    name: str
+    step: Step
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What a file does not say of the network in it.
+
+    ``pixel_max`` is what the network was trained to take for a pixel of 255 (1.0 after a division
+    by 255); None if it takes binary frames.
+    """
+
+    timesteps: int
+    image_shape: Shape
+    pixel_max: float | None = 1.0
+    labels: tuple[str, ...] = ()
+    averaged: bool = True
+    """Logits are means over the timesteps, not sums."""

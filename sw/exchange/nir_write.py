@@ -1,0 +1,370 @@
+"""Networks of ours as NIR graphs."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from hw.spec import Gate, Leak, Reset
+from sw.convert import fold
+from sw.convert.folded import FoldedNetwork
+from sw.exchange.assembly import report_problems
+from sw.exchange.graph import (
+    IMAGE,
+    ExchangeError,
+)
+from sw.exchange.nir_common import (
+    DT_S,
+    JUST_BELOW,
+    KEY,
+    MAX_DENSE,
+    AnyLayer,
+    AnyNetwork,
+    Float,
+    library,
+)
+from sw.files import write_whole
+from sw.model import checkpoint
+from sw.network.engine import drive
+from sw.network.network import INPUT, Network, Shape
+
+
+def to_nir(
+    network: AnyNetwork, scales: Mapping[str, Float] | None = None, dt_s: float = DT_S
+) -> Any:
+    """A NIR graph with the same spikes.
+
+    Its input is the frames, or pixels 0 to 255, the same at every timestep. Its output, summed over
+    the timesteps, is the logits (of a network in integers: these integers).
+
+    Parameters
+    ----------
+    scales : Real-Spike coefficients (1, c, H|1, W|1) that are not folded, by name of the layer that
+        reads them.
+    dt_s : length of a timestep that the reader will assume.
+
+    Raises
+    ------
+    ExchangeError
+        Names everything that NIR cannot say; or ``nir`` is missing.
+    """
+    nir = library()
+    problems = {
+        layer.name: why
+        for layer in ([network.encoder] if network.encoder else []) + list(network.layers)
+        if (why := _unsayable(layer, isinstance(network, Network)))
+    }
+    problems |= {
+        name: "its coefficients differ from timestep to timestep"
+        for name, scale in (scales or {}).items()
+        if len(scale) > 1
+    }
+    report_problems(problems, "the network")
+    return _Writer(nir, network, scales or {}, dt_s).graph()
+
+
+def _unsayable(layer: AnyLayer, integers: bool) -> str | None:
+    if layer.weight.shape[0] > 1 or layer.bias.shape[0] > 1:
+        return "its weights differ from timestep to timestep; NIR's are the same at all of them"
+    if layer.reset == Reset.SOFT and not layer.output:
+        return "a soft reset; NIR's neurons are set to a value"
+    if integers and layer.leak != Leak.NONE:
+        return (
+            "its leak rounds to integers, which NIR's does not; give the checkpoint in place of "
+            "the network file, whose leak does not round"
+        )
+    return None
+
+
+class _Writer:
+    def __init__(
+        self, nir: ModuleType, network: AnyNetwork, scales: Mapping[str, Float], dt: float
+    ):
+        self.nir = nir
+        self.network = network
+        self.scales = scales
+        self.dt = dt
+        self.nodes: dict[str, Any] = {}
+        self.edges: list[tuple[str, str]] = []
+        self.maps: dict[str, tuple[str, Shape, bool]] = {}
+        """Node, shape and flatness of every map of spikes."""
+
+    def node(self, name: str, node: Any, *sources: str) -> str:
+        assert name not in self.nodes
+        self.nodes[name] = node
+        self.edges += [(source, name) for source in sources]
+        return name
+
+    def graph(self) -> Any:
+        nir, network = self.nir, self.network
+        shape = network.image_shape
+        self.node("input", nir.Input(input_type={"input": np.array(shape)}))
+        if network.encoder is not None:
+            self.maps[IMAGE] = ("input", shape, False)
+            self.layer(replace(network.encoder, source=IMAGE), INPUT)  # type: ignore[type-var]
+        else:
+            self.maps[INPUT] = ("input", shape, False)
+        live = _live(network)  # the end of anything else would be another output
+        for layer in network.layers:
+            if layer.name in live:
+                self.layer(layer, layer.name)
+        last = self.maps[network.layers[-1].name]
+        output = nir.Output(output_type={"output": np.array([network.layers[-1].weight.shape[3]])})
+        self.node("output", output, last[0])
+        about = {
+            "timesteps": network.timesteps,
+            "input": "binary frames" if network.encoder is None else "pixels, 0 to 255",
+            "labels": network.labels,
+        }
+        return nir.NIRGraph(self.nodes, self.edges, metadata={KEY: json.dumps(about)})
+
+    def layer(self, layer: AnyLayer, target: str) -> None:
+        source, shape, flat = self.maps[layer.source]
+        out_shape = _conv_shape(layer, shape)
+        if layer.name in self.scales:
+            scale = np.broadcast_to(self.scales[layer.name][0], shape).reshape(
+                -1 if flat else shape
+            )
+            source = self.node(f"{layer.name}.scale", self.nir.Scale(np.array(scale)), source)
+        identity = None if layer.identity is None else self.maps[layer.identity]
+        divisor = self.divisor(layer)
+        unshared = max(*layer.weight.shape[1:3], *layer.bias.shape[1:3], *divisor.shape[:2]) > 1
+        dense = flat or layer.output or unshared
+        # nir 1.0.8 takes every kernel for a square one when it checks shapes.
+        dense = dense or layer.kernel[0] != layer.kernel[1]
+        dense = dense or (identity is not None and identity[2])
+        weights = self.weights(layer, shape, divisor, dense)
+        if dense and not flat:
+            source = self.flattened(source, shape)
+        place = self.node(layer.name, weights, source)
+        if layer.output:
+            self.maps[target] = (place, out_shape, True)
+            return
+        place = self.neurons(layer, f"{layer.name}.neuron", out_shape, dense, place)
+        if identity is not None:
+            other = identity[0]
+            if dense and not identity[2]:
+                other = self.flattened(other, out_shape)
+            place = self.gate(layer, place, other, out_shape, dense)
+        if layer.pool != (1, 1):
+            place, out_shape = self.pool(layer, place, out_shape, dense)
+        self.maps[target] = (place, out_shape, dense)
+
+    def flattened(self, place: str, shape: Shape) -> str:
+        """A map with one axis, of which there is only one."""
+        name = f"{place}.flat"
+        if name not in self.nodes:
+            of = {"input": np.array(shape)}
+            self.node(name, self.nir.Flatten(input_type=of, start_dim=0, end_dim=-1), place)
+        return name
+
+    def divisor(self, layer: AnyLayer) -> Float:
+        """By what the layer's numbers are divided (y|1, x|1, o)."""
+        if layer.output:
+            return np.ones((1, 1, layer.weight.shape[3]))
+        assert layer.threshold is not None
+        return layer.threshold.astype(np.float64)
+
+    def weights(self, layer: AnyLayer, shape: Shape, divisor: Float, dense: bool) -> Any:
+        timesteps = self.network.timesteps
+        bias = layer.bias.astype(np.float64) / divisor[None]
+        if layer.output:  # of all timesteps together
+            bias = bias / timesteps
+        if not dense:
+            weight = layer.weight[0, 0, 0] / divisor[0, 0, :, None, None, None]
+            weight = np.broadcast_to(weight, (*weight.shape[:2], *layer.kernel))
+            return self.nir.Conv2d(
+                input_shape=shape[1:],
+                weight=np.ascontiguousarray(weight),
+                stride=layer.stride,
+                padding=layer.padding,
+                dilation=(1, 1),
+                groups=1,
+                bias=bias[0, 0, 0],
+            )
+        n_in = int(np.prod(shape))
+        out_shape = _conv_shape(layer, shape)
+        if n_in * int(np.prod(out_shape)) > MAX_DENSE:
+            raise ExchangeError(
+                f"layer {layer.name!r}: without shared weights it is a matrix of {n_in:,} x "
+                f"{int(np.prod(out_shape)):,}, too large to write; use --unfolded, or train with a "
+                "coarser granularity there"
+            )
+        basis = torch.eye(n_in).reshape(n_in, 1, *shape)
+        matrix = drive(_as_double(layer), basis, torch.float64)[:, 0]  # (in, o, y, x)
+        divided = matrix.numpy() / divisor.transpose(2, 0, 1)
+        full = np.broadcast_to(bias[0].transpose(2, 0, 1), out_shape)
+        return self.nir.Affine(
+            weight=np.ascontiguousarray(divided.reshape(n_in, -1).T), bias=full.reshape(-1).copy()
+        )
+
+    def neurons(self, layer: AnyLayer, name: str, shape: Shape, dense: bool, source: str) -> str:
+        assert layer.threshold is not None
+        size = (int(np.prod(shape)),) if dense else shape
+        # In integers, 1 - 1/threshold is the largest that must not fire.
+        integers = isinstance(self.network, Network)
+        level = 1 - 0.5 / int(layer.threshold.max()) if integers else JUST_BELOW
+        metadata = {}
+        if integers:
+            rows = np.broadcast_to(layer.threshold, (*shape[1:], shape[0])).transpose(2, 0, 1)
+            metadata = {KEY: np.ascontiguousarray(rows).reshape(size).astype(np.int64)}
+        common = {
+            "v_threshold": np.full(size, level),
+            "v_reset": np.zeros(size),
+            "metadata": metadata,
+        }
+        if layer.leak == Leak.NONE:
+            return self.node(name, self.nir.IF(r=np.full(size, 1 / self.dt), **common), source)
+        kept = 2.0**-layer.leak_shift
+        tau = 1 / (kept if layer.leak == Leak.SUBTRACT else 1 - kept)
+        lif = self.nir.LIF(
+            tau=np.full(size, tau * self.dt),
+            r=np.full(size, tau),
+            v_leak=np.zeros(size),
+            **common,
+        )
+        return self.node(name, lif, source)
+
+    def any_of(self, name: str, shape: Shape, dense: bool, least: float, *sources: str) -> str:
+        """Neurons that fire if an input of ``least`` or more arrives, and remember nothing."""
+        size = (int(np.prod(shape)),) if dense else shape
+        neuron = self.nir.IF(
+            r=np.full(size, 1 / self.dt),
+            v_threshold=np.full(size, least / 2),
+            v_reset=np.zeros(size),
+        )
+        return self.node(name, neuron, *sources)
+
+    def affine(
+        self, name: str, shape: Shape, dense: bool, gain: float, shift: float, *sources: str
+    ) -> str:
+        """``gain * sum of the sources + shift``."""
+        n = int(np.prod(shape)) if dense else shape[0]
+        weight, bias = gain * np.eye(n), np.full(n, float(shift))
+        if dense:
+            return self.node(name, self.nir.Affine(weight=weight, bias=bias), *sources)
+        conv = self.nir.Conv2d(
+            input_shape=shape[1:],
+            weight=weight[:, :, None, None],
+            stride=(1, 1),
+            padding=(0, 0),
+            dilation=(1, 1),
+            groups=1,
+            bias=bias,
+        )
+        return self.node(name, conv, *sources)
+
+    def gate(self, layer: AnyLayer, branch: str, identity: str, shape: Shape, dense: bool) -> str:
+        """OR is a sum into neurons that one spike makes fire; the others by de Morgan's laws."""
+        name = f"{layer.name}.{layer.gate.name.lower()}"
+
+        def no(which: str, source: str) -> str:
+            return self.affine(f"{name}.not_{which}", shape, dense, -1, 1, source)
+
+        def either(suffix: str, *sources: str) -> str:
+            return self.any_of(name + suffix, shape, dense, 1, *sources)
+
+        if layer.gate == Gate.OR:
+            return either("", branch, identity)
+        before = set(self.nodes)
+        if layer.gate == Gate.IAND:  # identity and not branch
+            neither = either(".none", no("identity", identity), branch)
+            self.affine(name, shape, dense, -1, 1, neither)
+        else:
+            not_both = either(".not_both", no("identity", identity), no("branch", branch))
+            if layer.gate == Gate.AND:
+                self.affine(name, shape, dense, -1, 1, not_both)
+            else:
+                self.affine(name, shape, dense, 1, -1, not_both, either(".or", branch, identity))
+        about: dict[str, Any] = {"gate": layer.gate.name}
+        about |= {"branch": branch, "identity": identity}
+        about["parts"] = [n for n in self.nodes if n not in before and n != name]
+        self.nodes[name].metadata = {KEY: json.dumps(about)}
+        return name
+
+    def pool(self, layer: AnyLayer, source: str, shape: Shape, dense: bool) -> tuple[str, Shape]:
+        channels, height, width = shape
+        rows, columns = height // layer.pool[0], width // layer.pool[1]
+        size = int(np.prod(layer.pool))
+        name = f"{layer.name}.pool"
+        if dense:
+            index = np.full(shape, -1)
+            cut = index[:, : rows * layer.pool[0], : columns * layer.pool[1]]
+            places = np.arange(channels * rows * columns).reshape(channels, rows, columns)
+            cut[...] = places.repeat(layer.pool[0], axis=1).repeat(layer.pool[1], axis=2)
+            matrix = (index.reshape(-1) == places.reshape(-1, 1)) / size
+            self.node(name, self.nir.Linear(matrix.astype(np.float64)), source)
+        else:
+            window = np.array(layer.pool)
+            pool = self.nir.AvgPool2d(kernel_size=window, stride=window, padding=np.array([0, 0]))
+            self.node(name, pool, source)
+        pooled = (channels, rows, columns)
+        return self.any_of(f"{name}.or", pooled, dense, 1 / size, name), pooled
+
+
+def _live(network: AnyNetwork) -> set[str]:
+    """Names of the layers that the output depends on."""
+    live = {network.layers[-1].name}
+    for layer in reversed(network.layers):
+        if layer.name in live:
+            live |= {layer.source} | ({layer.identity} if layer.identity else set())
+    return live
+
+
+def _as_double(layer: AnyLayer) -> Any:
+    return replace(layer, weight=layer.weight.astype(np.float64))  # type: ignore[arg-type]
+
+
+def _conv_shape(layer: AnyLayer, source: Shape) -> Shape:
+    height, width = (
+        (n + 2 * p - k) // s + 1
+        for n, p, k, s in zip(source[1:], layer.padding, layer.kernel, layer.stride, strict=True)
+    )
+    return layer.weight.shape[3], height, width
+
+
+def write(path: Path, graph: Any) -> int:
+    """Write a graph whole or not at all; returns its size in bytes.
+
+    Raises
+    ------
+    ExchangeError
+        The file cannot be written.
+    """
+    buffer = io.BytesIO()
+    library().write(buffer, graph)
+    raw = buffer.getvalue()
+    try:
+        write_whole(path, raw)
+    except OSError as error:
+        raise ExchangeError(f"{path} cannot be written: {error.strerror}") from error
+    return len(raw)
+
+
+def unfolded(values: dict[str, Any]) -> tuple[FoldedNetwork, dict[str, Float]]:
+    """A checkpoint's network with its Real-Spike coefficients left out, and them, by name of the
+    layer that reads them."""
+    model = checkpoint.build(values)
+    parts = fold.parts(model)
+    plain = [replace(part, coefficient=None) for part in parts]
+    folded = fold.fold(values)
+    layers = [part.layer() for part in plain]
+    scales = {
+        part.name: part.coefficient.value.detach()
+        .to(torch.float64)
+        .expand(-1, part.shape[0], -1, -1)
+        .numpy()
+        for part in parts
+        if part.coefficient is not None and part.coefficient.value is not None
+    }
+    first = 0 if folded.encoder is None else 1
+    encoder = None if folded.encoder is None else layers[0]
+    return replace(folded, encoder=encoder, layers=tuple(layers[first:])), scales

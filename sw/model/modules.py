@@ -1,0 +1,157 @@
+"""Modules that the network is built of: neurons, batch-norm over timesteps, coefficients."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sw.model.config import LEARNED, PER_TIMESTEP, NeuronConfig
+from sw.model.functional import Fire, FirePooled, widened
+from sw.network.network import Shape
+
+
+class Neuron(nn.Module):
+    """IF or LIF neurons. Input ``(T * N, C, H, W)``, or ``(N, C, H, W)`` with ``repeated`` drive;
+    output binary ``(T * N, C, H, W)``. With a :data:`LEARNED` leak ``decay_logit`` is trained."""
+
+    def __init__(self, config: NeuronConfig, timesteps: int):
+        super().__init__()
+        self.config = config
+        self.timesteps = timesteps
+        self.decay_logit = (
+            nn.Parameter(torch.logit(torch.tensor(config.decay)))
+            if config.leak == LEARNED
+            else None
+        )
+
+    def forward(
+        self, drive: Tensor, repeated: bool = False, pool: tuple[int, int] = (1, 1)
+    ) -> Tensor:
+        """``pool``: windows of which one spike passes."""
+        n_drives = 1 if repeated else self.timesteps
+        config = self.config
+        decay = config.decay if self.decay_logit is None else torch.sigmoid(self.decay_logit)
+        timed = drive.unflatten(0, (n_drives, len(drive) // n_drives))
+        # Neurons do not care where they are: in the order of memory the loops over them are fast.
+        channels_last = drive.is_contiguous(memory_format=torch.channels_last)
+        if channels_last:
+            timed = timed.permute(0, 1, 3, 4, 2)
+        fused = max(pool) > 1 and self.decay_logit is None
+        if fused:
+            axis = 2 if channels_last else 3
+            fired = FirePooled.apply(timed, self.timesteps, config, pool, axis)
+        else:
+            fired = Fire.apply(timed, decay, self.timesteps, config, config.threshold, 0)
+        spikes = cast(Tensor, fired)
+        if channels_last:
+            spikes = spikes.permute(0, 1, 4, 2, 3)
+        spikes = spikes.flatten(0, 1)
+        return spikes if fused or max(pool) == 1 else F.max_pool2d(spikes, pool)
+
+
+class Rectifier(Neuron):
+    """ReLU and max-pooling, in the place of neurons in a network that does not spike."""
+
+    def forward(
+        self, drive: Tensor, repeated: bool = False, pool: tuple[int, int] = (1, 1)
+    ) -> Tensor:
+        return F.relu(drive if max(pool) == 1 else F.max_pool2d(drive, pool))
+
+
+class _MeanOverProcesses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total / dist.get_world_size()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Tensor:
+        return cast(Tensor, _MeanOverProcesses.apply(grads[0].contiguous()))
+
+
+class Norm(nn.BatchNorm2d):
+    """Batch-norm over all timesteps, or with statistics ``(T, C)`` of every timestep and one gain
+    and bias for all. Under DistributedDataParallel the statistics are those of all processes'
+    batches, on any device (torch's own does not know CPUs)."""
+
+    def __init__(self, n_channels: int, timesteps: int = 1):
+        super().__init__(n_channels)
+        self.timesteps = timesteps
+        if timesteps > 1:
+            self.running_mean = torch.zeros(timesteps, n_channels)
+            self.running_var = torch.ones(timesteps, n_channels)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and dist.is_initialized() and dist.get_world_size() > 1:
+            return self._synchronised(input)
+        if self.timesteps == 1:
+            return super().forward(input)
+        assert self.running_mean is not None and self.running_var is not None
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        parts = zip(input.chunk(self.timesteps), self.running_mean, self.running_var, strict=True)
+        done = [
+            F.batch_norm(
+                x, mean, var, self.weight, self.bias, self.training, self.momentum or 0.1, self.eps
+            )
+            for x, mean, var in parts
+        ]
+        return torch.cat(done)
+
+    def _synchronised(self, input: Tensor) -> Tensor:
+        """In training, with mean and variance over the batches of all processes, which are equally
+        large; gradients pass through both."""
+        x = widened(input).unflatten(0, (self.timesteps, -1))
+        n_processes = dist.get_world_size()
+        axes = (1, 3, 4)
+        mean = cast(Tensor, _MeanOverProcesses.apply(x.mean(axes)))
+        centred = x - mean[:, None, :, None, None]
+        var = cast(Tensor, _MeanOverProcesses.apply(centred.square().mean(axes)))
+        n_values = n_processes * x[0].numel() // x.shape[2]
+        with torch.no_grad():
+            assert self.running_mean is not None and self.running_var is not None
+            momentum = self.momentum or 0.1
+            shape = self.running_mean.shape
+            unbiased = var * (n_values / max(1, n_values - 1))
+            self.running_mean.lerp_(mean.reshape(shape), momentum)
+            self.running_var.lerp_(unbiased.reshape(shape), momentum)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+        gain = self.weight * torch.rsqrt(var + self.eps)
+        result = centred * gain[:, None, :, None, None] + self.bias[:, None, None]
+        return result.flatten(0, 1).to(input.dtype)
+
+
+class Coefficient(nn.Module):
+    """Real-Spike coefficient ``a`` of one spike map: ``(T * N, C, H, W) -> a * spikes``.
+
+    ``value`` has shape ``(T|1, C|1, H|1, W|1)``, 1 along the axes that share it, and starts at 1.
+    """
+
+    def __init__(self, granularity: str, timesteps: int, shape: Shape):
+        super().__init__()
+        spatial = granularity.removesuffix(PER_TIMESTEP)
+        channels, height, width = shape
+        axes = {
+            "layer": (1, 1, 1),
+            "channel": (channels, 1, 1),
+            "element": (channels, height, width),
+        }
+        n_times = timesteps if granularity.endswith(PER_TIMESTEP) else 1
+        self.value = (
+            None if spatial == "none" else nn.Parameter(torch.ones(n_times, *axes[spatial]))
+        )
+
+    def forward(self, spikes: Tensor) -> Tensor:
+        if self.value is None:
+            return spikes
+        if len(self.value) == 1:
+            return spikes * self.value
+        n_times = len(self.value)
+        timed = spikes.unflatten(0, (n_times, len(spikes) // n_times))
+        return (timed * self.value[:, None]).flatten(0, 1)

@@ -1,0 +1,202 @@
+"""Named networks: the configurations behind the recipes and the shipped checkpoints."""
+
+from __future__ import annotations
+
+from sw.data.beats import N_CHANNELS, N_SAMPLES
+from sw.model.config import (
+    EXPANSION,
+    PER_TIMESTEP,
+    BlockConfig,
+    ModelConfig,
+    NeuronConfig,
+    StageConfig,
+    require,
+)
+
+
+def fashion_mnist() -> ModelConfig:
+    """Network of the ``fashion-mnist`` preset: fewer than 300,000 weights after folding, among them
+    an unshared layer and an unshared per-timestep one."""
+    return ModelConfig(
+        stem_channels=32,
+        stages=(
+            StageConfig(channels=32, blocks=(BlockConfig(gate="OR"),)),
+            StageConfig(channels=64, stride=2, blocks=(BlockConfig(gate="OR"),)),
+            StageConfig(
+                channels=32,
+                stride=2,
+                blocks=(BlockConfig(gate="OR", inner="element", outer="element" + PER_TIMESTEP),),
+            ),
+        ),
+    )
+
+
+def resnet(depth: int, *, gate: str = "IAND", granularity: str = "channel") -> ModelConfig:
+    """The family for ImageNet-shaped input: 18 and 34 layers of basic blocks; 50, 101 and 152 of
+    bottlenecks. The stem pools windows of 2 x 2, as the device does, where He et al. have 3 x 3.
+
+    Raises
+    ------
+    ModelError
+        Another depth.
+    """
+    n_blocks = {
+        18: (2, 2, 2, 2),
+        34: (3, 4, 6, 3),
+        50: (3, 4, 6, 3),
+        101: (3, 4, 23, 3),
+        152: (3, 8, 36, 3),
+    }
+    require(depth in n_blocks, f"depth = {depth}: use one of {list(n_blocks)}")
+    kind, widening = ("basic", 1) if depth < 50 else ("bottleneck", EXPANSION)
+    block = BlockConfig(gate=gate, inner=granularity, outer=granularity, kind=kind)
+    return ModelConfig(
+        image_shape=(3, 224, 224),
+        n_classes=1000,
+        stem_channels=64,
+        stem_kernel=7,
+        stem_stride=2,
+        stem_coefficient=granularity,
+        stages=tuple(
+            StageConfig(
+                channels=64 * 2**n * widening, stride=1 if n == 0 else 2, blocks=(block,) * m
+            )
+            for n, m in enumerate(n_blocks[depth])
+        ),
+    )
+
+
+def _blocks(n: int, gate: str = "OR", inner: str = "channel", outer: str = "channel") -> tuple:
+    return (BlockConfig(gate=gate, inner=inner, outer=outer),) * n
+
+
+def fashion_mnist_icebreaker() -> ModelConfig:
+    """Fits 16,384 rows of 16 4-bit weights, 4,096 bytes of spikes and 512 pairs of parameters."""
+    last = BlockConfig(gate="OR", inner="channel", outer="element" + PER_TIMESTEP)
+    return ModelConfig(
+        timesteps=3,
+        stem_channels=40,
+        stem_kernel=5,
+        stem_stride=2,
+        stages=(StageConfig(channels=64, stride=2, blocks=(*_blocks(1), last)),),
+    )
+
+
+def fashion_mnist_85f() -> ModelConfig:
+    """Fills the ULX3S-85F's 11,264 rows of 32 8-bit weights: channels where maps are small."""
+    last = BlockConfig(gate="OR", inner="channel", outer="element")
+    return ModelConfig(
+        stem_channels=32,
+        stem_kernel=5,
+        stages=(
+            StageConfig(channels=64, stride=2, blocks=_blocks(2)),
+            StageConfig(channels=96, stride=2, blocks=(last,)),
+        ),
+    )
+
+
+def fashion_mnist_teacher() -> ModelConfig:
+    """Ordinary network of ReLUs, with 1.4 times the additions of :func:`fashion_mnist_85f` if all
+    of that one's neurons fired, but of real numbers: its maps are larger, its timesteps one."""
+    block = BlockConfig(gate="ADD", inner="none", outer="none")
+    return ModelConfig(
+        timesteps=1,
+        spiking=False,
+        aap=False,
+        stem_channels=48,
+        stem_kernel=5,
+        stem_coefficient="none",
+        stages=(
+            StageConfig(channels=64, blocks=(block,)),
+            StageConfig(channels=128, stride=2, blocks=(block,) * 2),
+            StageConfig(channels=192, stride=2, blocks=(block,)),
+        ),
+    )
+
+
+def fashion_mnist_large() -> ModelConfig:
+    """Fits the ULX3S-85F built for 4-bit weights, of which it stores 720,896."""
+    return ModelConfig(
+        stem_channels=48,
+        stages=(
+            StageConfig(channels=48, blocks=_blocks(1)),
+            StageConfig(channels=96, stride=2, blocks=_blocks(1)),
+            StageConfig(channels=128, stride=2, blocks=_blocks(1, outer="element" + PER_TIMESTEP)),
+        ),
+    )
+
+
+def nmnist() -> ModelConfig:
+    """Event frames of 34 x 34; the stem, on the device, halves them twice."""
+    last = BlockConfig(gate="OR", inner="channel", outer="element")
+    return ModelConfig(
+        image_shape=(2, 34, 34),
+        frames=True,
+        stem_channels=16,
+        stem_stride=2,
+        stages=(
+            StageConfig(channels=32, blocks=_blocks(1)),
+            StageConfig(channels=32, stride=2, blocks=(last,)),
+        ),
+    )
+
+
+def mitbih() -> ModelConfig:
+    """Heartbeats of 128 samples, with what is unusual about them for the patient, and the intervals
+    to their neighbours."""
+    last = BlockConfig(gate="OR", inner="channel", outer="element" + PER_TIMESTEP)
+    return ModelConfig(
+        image_shape=(N_CHANNELS, 1, N_SAMPLES),
+        n_classes=4,
+        stem_channels=24,
+        stem_kernel=7,
+        stem_stride=2,
+        stages=(
+            StageConfig(channels=32, stride=2, blocks=_blocks(1)),
+            StageConfig(channels=48, stride=2, blocks=(last,)),
+        ),
+    )
+
+
+def cifar10() -> ModelConfig:
+    """Three stages of 3 blocks, wide: for a GPU."""
+    return ModelConfig(
+        image_shape=(3, 32, 32),
+        stem_channels=128,
+        stem_pool=1,
+        stages=(
+            StageConfig(channels=128, blocks=_blocks(3)),
+            StageConfig(channels=256, stride=2, blocks=_blocks(3)),
+            StageConfig(channels=512, stride=2, blocks=_blocks(3)),
+        ),
+        neuron=NeuronConfig(surrogate="arctan", surrogate_slope=2.0),
+    )
+
+
+def cifar10_85f() -> ModelConfig:
+    """Fills the ULX3S-85F's 11,264 rows of 32 8-bit weights."""
+    last = BlockConfig(gate="OR", inner="channel", outer="element")
+    return ModelConfig(
+        image_shape=(3, 32, 32),
+        stem_channels=48,
+        stages=(
+            StageConfig(channels=64, stride=2, blocks=_blocks(2)),
+            StageConfig(channels=96, stride=2, blocks=(last,)),
+        ),
+    )
+
+
+def events_128(n_classes: int, timesteps: int) -> ModelConfig:
+    """Event frames of 128 x 128: seven blocks, each followed by a smaller map."""
+    return ModelConfig(
+        timesteps=timesteps,
+        image_shape=(2, 128, 128),
+        frames=True,
+        n_classes=n_classes,
+        stem_channels=32,
+        stem_stride=2,
+        stages=tuple(
+            StageConfig(channels=channels, stride=2 if n else 1, blocks=_blocks(2))
+            for n, channels in enumerate((32, 64, 64, 64))
+        ),
+    )

@@ -1,0 +1,83 @@
+"""Worst-case bounds: the proof that no accumulator, membrane or logit can overflow. NumPy only.
+
+Interval arithmetic over every neuron and timestep, with every input free to be silent or active.
+Leak, threshold and reset are monotone in the membrane, so the interval's ends are reached by
+feeding them the ends: the bound is tight per timestep for free inputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.spec import Reset, leaked
+from sw.network.network import Layer
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Smallest and largest value that any register of a layer can hold."""
+
+    low: int
+    high: int
+
+    @property
+    def n_bits(self) -> int:
+        """Width in two's complement that holds both."""
+        return 1 + max((-self.low - 1).bit_length() if self.low < 0 else 0, self.high.bit_length())
+
+
+def drive_bounds(layer: Layer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Least and largest sum of weights (t|1, y|1, x|1, o), without bias."""
+    repeats = 1
+    for axis, length in ((5, layer.kernel[0]), (6, layer.kernel[1])):
+        if layer.weight.shape[axis] == 1:
+            repeats *= length
+    weight = layer.weight
+    low = np.minimum(weight, 0).sum(axis=(4, 5, 6), dtype=np.int64) * repeats
+    high = np.maximum(weight, 0).sum(axis=(4, 5, 6), dtype=np.int64) * repeats
+    return low, high
+
+
+def layer_bounds(layer: Layer, timesteps: int, input_max: int = 1) -> Bounds:
+    """Bounds of accumulators (sums of some of the weights), of membranes before and after the
+    comparison, of the difference to the threshold, and of logits; inputs are 0 to ``input_max``."""
+    low, high = (bound * input_max for bound in drive_bounds(layer))
+    bias = layer.bias.astype(np.int64)
+    least, most = min(0, int(low.min())), max(0, int(high.max()))
+    if layer.output:
+        repeats = timesteps if low.shape[0] == 1 else 1
+        total_low, total_high = low.sum(axis=0) * repeats, high.sum(axis=0) * repeats
+        return Bounds(
+            min(least, int(total_low.min()), int((total_low + bias[0]).min())),
+            max(most, int(total_high.max()), int((total_high + bias[0]).max())),
+        )
+    assert layer.threshold is not None
+    threshold = layer.threshold.astype(np.int64)
+    v_low = v_high = np.zeros((1, 1, 1), np.int64)
+    for t in range(timesteps):
+        drive_low = low[min(t, len(low) - 1)] + bias[min(t, len(bias) - 1)]
+        drive_high = high[min(t, len(high) - 1)] + bias[min(t, len(bias) - 1)]
+        leak_low, leak_high = (leaked(v, layer.leak, layer.leak_shift) for v in (v_low, v_high))
+        u_low, u_high = leak_low + drive_low, leak_high + drive_high
+        least = min(least, int(drive_low.min()), int(u_low.min()), int((u_low - threshold).min()))
+        most = max(most, int(drive_high.max()), int(u_high.max()))
+        fires, quiet = u_high >= threshold, u_low < threshold
+        if layer.reset == Reset.HARD:
+            after_low, after_high = np.zeros_like(u_low), np.zeros_like(u_high)
+        else:
+            after_low = np.maximum(u_low, threshold) - threshold
+            after_high = u_high - threshold
+        quiet_high = np.minimum(u_high, threshold - 1)
+        v_low = np.where(
+            fires & quiet, np.minimum(u_low, after_low), np.where(quiet, u_low, after_low)
+        )
+        v_high = np.where(
+            fires & quiet,
+            np.maximum(quiet_high, after_high),
+            np.where(quiet, quiet_high, after_high),
+        )
+        least, most = min(least, int(v_low.min())), max(most, int(v_high.max()))
+    return Bounds(least, most)

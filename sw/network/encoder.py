@@ -1,0 +1,116 @@
+"""The host's part of a network: images to the spikes of its input map. NumPy only, no torch."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.spec import N_PLANES, Reset, leaked
+from sw.network.network import Layer, Network
+
+PIXEL_MAX = (1 << N_PLANES) - 1
+BATCH = 100
+
+
+class InputError(ValueError):
+    """Images or frames that do not suit the network; the message says what does."""
+
+
+def check_input(network: Network, images: NDArray[np.uint8]) -> None:
+    """Raise :class:`InputError` unless ``images`` is what ``network`` takes: with an encoder, uint8
+    images (N, C, H, W); without, uint8 frames of 0 and 1 (N, T, C, H, W)."""
+    if network.encoder is not None:
+        shape, what = network.image_shape, "images (N, C, H, W)"
+    else:
+        shape = (network.timesteps, *network.image_shape)
+        what = "binary frames (N, T, C, H, W)"
+    if images.dtype != np.uint8 or images.shape[1:] != shape or images.ndim != len(shape) + 1:
+        raise InputError(
+            f"the network takes {what} of type uint8 and shape (N, "
+            f"{', '.join(map(str, shape))}), not {images.dtype} {images.shape}"
+        )
+    if network.encoder is None and images.size and images.max() > 1:
+        raise InputError(
+            f"the network takes {what}: the values must be 0 or 1, the largest is {images.max()}"
+        )
+
+
+def encode(network: Network, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Spikes of the map :data:`sw.network.network.INPUT`, exactly as the integer reference has them.
+
+    Parameters
+    ----------
+    images : uint8 (N, C, H, W); or, if the network has no encoder, binary frames
+        (N, T, C, H, W), which are returned as they are.
+
+    Returns
+    -------
+    uint8 (N, T, C, H, W) of 0 and 1
+
+    Raises
+    ------
+    InputError
+        The images do not suit the network.
+    """
+    check_input(network, images)
+    if network.encoder is None:
+        return images
+    parts = [
+        _encode(network.encoder, network.timesteps, images[start : start + BATCH])
+        for start in range(0, len(images), BATCH)
+    ]
+    shape = network.encoder.map_shape(network.image_shape)
+    return np.concatenate(parts) if parts else np.zeros((0, network.timesteps, *shape), np.uint8)
+
+
+def inputs(network: Network, images: NDArray[np.uint8], pixels: bool) -> NDArray[np.uint8]:
+    """What a device takes: ``images`` themselves (N, C, H, W) if it takes ``pixels``, else their
+    spikes as :func:`encode` gives them.
+
+    Raises
+    ------
+    InputError
+        The images do not suit the network.
+    """
+    if not pixels:
+        return encode(network, images)
+    check_input(network, images)
+    return images
+
+
+def _encode(layer: Layer, timesteps: int, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    assert layer.threshold is not None
+    drive = _drive(layer, images) + layer.bias[0, 0, 0].astype(np.int64)
+    threshold = layer.threshold.astype(np.int64)
+    membrane = np.zeros_like(drive)
+    spikes = np.empty((timesteps, *drive.shape), np.bool_)  # (T, N, H, W, C)
+    for t in range(timesteps):
+        membrane = leaked(membrane, layer.leak, layer.leak_shift) + drive  # type: ignore[arg-type]
+        np.greater_equal(membrane, threshold, out=spikes[t])
+        if layer.reset == Reset.SOFT:
+            membrane = membrane - threshold * spikes[t]
+        else:
+            membrane[spikes[t]] = 0
+    pool_y, pool_x = layer.pool
+    _, height, width = layer.map_shape(images.shape[1:])  # type: ignore[arg-type]
+    pooled = np.zeros((timesteps, len(images), height, width, layer.n_out), np.bool_)
+    for y in range(pool_y):
+        for x in range(pool_x):
+            pooled |= spikes[:, :, y : height * pool_y : pool_y, x : width * pool_x : pool_x]
+    return np.ascontiguousarray(pooled.transpose(1, 0, 4, 2, 3)).view(np.uint8)
+
+
+def _drive(layer: Layer, images: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Weighted sums of pixels (N, H', W', O), by a matrix product in the narrowest floating-point
+    type that holds every partial sum exactly."""
+    weight = np.broadcast_to(
+        layer.weight[0, 0, 0], (*layer.weight.shape[3:5], *layer.kernel)
+    ).reshape(layer.n_out, -1)
+    worst = PIXEL_MAX * int(np.abs(weight.astype(np.int64)).sum(axis=1).max(initial=0))
+    dtype = np.float32 if worst < 1 << 24 else np.float64 if worst < 1 << 53 else np.int64
+    (pad_y, pad_x), (stride_y, stride_x) = layer.padding, layer.stride
+    padded = np.pad(images, ((0, 0), (0, 0), (pad_y, pad_y), (pad_x, pad_x)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, layer.kernel, axis=(2, 3))
+    windows = windows[:, :, ::stride_y, ::stride_x].transpose(0, 2, 3, 1, 4, 5)
+    gathered = windows.astype(dtype).reshape(*windows.shape[:3], -1)
+    return (gathered @ weight.T.astype(dtype)).astype(np.int64)

@@ -1,0 +1,157 @@
+"""The integer reference: what the gateware must equal, bit for bit.
+
+Exact by construction: weighted sums are computed in floating point only where a worst-case bound
+proves that every partial sum is an integer that the type holds exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from sw.network.encoder import PIXEL_MAX, check_input
+from sw.network.engine import drive, fire, join_and_pool, summed
+from sw.network.network import INPUT, Layer, Network
+
+BATCH = 100
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Trace:
+    """Everything that a network computes for N images.
+
+    Attributes
+    ----------
+    spikes : uint8 (N, T, C, H, W) of 0 and 1 by map, :data:`sw.network.network.INPUT` first; empty if not
+        kept.
+    n_spikes : int64 (N, T), spikes in each map.
+    logits : int64 (N, n_classes)
+    predictions : int64 (N,), the first largest logit.
+    """
+
+    spikes: dict[str, NDArray[np.uint8]]
+    n_spikes: dict[str, NDArray[np.int64]]
+    logits: NDArray[np.int64]
+    predictions: NDArray[np.int64]
+
+
+def run(
+    network: Network, images: NDArray[np.uint8], *, keep_spikes: bool = True, batch: int = BATCH
+) -> Trace:
+    """Run a network in exact integers.
+
+    Parameters
+    ----------
+    images : uint8 images (N, C, H, W), or, if the network has no encoder, binary uint8 frames
+        (N, T, C, H, W).
+    keep_spikes : keep all maps, which takes about 140 kB an image for the embedded network.
+    batch : images at once.
+
+    Raises
+    ------
+    sw.network.encoder.InputError
+        The images do not suit the network.
+    """
+    check_input(network, images)
+    names = list(network.map_shapes())
+    kept: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in names}
+    counts: dict[str, list[NDArray[np.int64]]] = {name: [] for name in names}
+    logits = [np.zeros((0, network.n_classes), np.int64)]
+    for start in tqdm(range(0, len(images), batch), "reference", leave=False, disable=None):
+        maps, scores = _run(network, torch.from_numpy(images[start : start + batch]))
+        logits.append(scores.numpy())
+        for name, spikes in maps.items():
+            counts[name].append(spikes.sum((2, 3, 4), dtype=torch.int64).numpy())
+            if keep_spikes:
+                kept[name].append(spikes.numpy())
+    shapes = network.map_shapes()
+    empty = {name: np.zeros((0, network.timesteps, *shapes[name]), np.uint8) for name in names}
+    all_logits = np.concatenate(logits)
+    return Trace(
+        spikes={n: np.concatenate([empty[n], *kept[n]]) for n in names} if keep_spikes else {},
+        n_spikes={
+            n: np.concatenate([np.zeros((0, network.timesteps), np.int64), *counts[n]])
+            for n in names
+        },
+        logits=all_logits,
+        predictions=all_logits.argmax(axis=1),
+    )
+
+
+def densities(network: Network, trace: Trace) -> dict[str, float]:
+    """Share of neurons that spike, by map, over all images and timesteps of a trace."""
+    return {
+        name: float(trace.n_spikes[name].mean()) / int(np.prod(shape))
+        for name, shape in network.map_shapes().items()
+    }
+
+
+@torch.no_grad()
+def _run(network: Network, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    timesteps = network.timesteps
+    maps: dict[str, Tensor] = {}
+    if network.encoder is None:
+        maps[INPUT] = images
+    else:
+        maps[INPUT] = run_layer(network.encoder, images[:, None], timesteps, PIXEL_MAX, None)
+    for layer in network.layers[:-1]:
+        identity = None if layer.identity is None else maps[layer.identity]
+        maps[layer.name] = run_layer(layer, maps[layer.source], timesteps, 1, identity)
+    last = network.layers[-1]
+    sums = drive(last, maps[last.source], exact_type(_worst_sum(last, 1)))
+    logits = sums[..., 0, 0].to(torch.int64).sum(1) + summed(last.bias, torch.int64)
+    return maps, logits
+
+
+def run_layer(
+    layer: Layer, source: Tensor, timesteps: int, input_max: int, identity: Tensor | None
+) -> Tensor:
+    """The map (N, T, O, H', W') of one firing layer; ``source`` is (N, T|1, C, H, W) of integers
+    from 0 to ``input_max``, with one timestep if it is the same at all of them."""
+    return join_and_pool(layer, _fire(layer, source, timesteps, input_max), identity)
+
+
+@torch.no_grad()
+def membranes(
+    layer: Layer, source: NDArray[np.uint8]
+) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Membranes int64 (N, T, O, H', W') before the comparison with the threshold, and the neurons'
+    own spikes uint8 of that shape, before gate and pooling; ``source`` is the map (N, T, C, H, W)
+    that the firing layer reads."""
+    channels, height, width = layer.conv_shape(source.shape[2:])  # type: ignore[arg-type]
+    values = torch.empty((*source.shape[:2], channels, height, width), dtype=torch.int64)
+    spikes = _fire(layer, torch.from_numpy(source), source.shape[1], 1, values)
+    return values.numpy(), spikes.numpy()
+
+
+def _fire(
+    layer: Layer, source: Tensor, timesteps: int, input_max: int, membranes: Tensor | None = None
+) -> Tensor:
+    """Spikes before gate and pooling, in the smallest types that are exact."""
+    assert layer.threshold is not None
+    worst = _worst_sum(layer, input_max)
+    drives = drive(layer, source, exact_type(worst))
+    # No leak or reset moves a membrane away from zero, so this bounds every intermediate value.
+    worst_membrane = timesteps * (worst + int(np.abs(layer.bias.astype(np.int64)).max()))
+    worst_membrane += int(layer.threshold.max())
+    membrane_type = torch.int32 if worst_membrane < 1 << 31 else torch.int64
+    return fire(layer, drives, timesteps, membrane_type, membranes)
+
+
+def _worst_sum(layer: Layer, input_max: int) -> int:
+    """Largest magnitude of any sum of some of a neuron's weights times inputs."""
+    taps = np.abs(layer.weight.astype(np.int64)).sum(axis=(4, 5, 6))
+    repeats = int(np.prod(layer.kernel)) // int(np.prod(layer.weight.shape[5:]))
+    return input_max * repeats * int(taps.max())
+
+
+def exact_type(worst: int) -> torch.dtype:
+    """Fastest type in which integers up to ``worst`` in magnitude add up exactly."""
+    if worst < 1 << 24:
+        return torch.float32
+    return torch.float64 if worst < 1 << 53 else torch.int64

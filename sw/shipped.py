@@ -1,0 +1,12 @@
+"""Paths of the files that come with Spikefold: checkpoints, compiled networks, sample images."""
+
+from pathlib import Path
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+"""Folder of published checkpoints."""
+CHECKPOINT = CHECKPOINTS / "fashion-mnist.pt"
+"""Checkpoint that :data:`NETWORK` is exported from."""
+NETWORK = Path(__file__).parent / "networks" / "fashion-mnist.spikefold"
+"""Network file that commands use unless one is named."""
+SAMPLES = Path(__file__).parent / "samples" / "fashion-mnist.npz"
+"""The first test images of Fashion-MNIST, with their labels."""

@@ -1,0 +1,61 @@
+"""Augmented and shuffled batches that follow from seed and epoch alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sw.data.dataset import Split
+from sw.model.resnet import to_input
+from sw.training.recipes import TrainConfig
+
+
+def augment(images: Tensor, shift_px: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """Random shift by up to ``shift_px`` in both directions, black moving in, and random mirroring;
+    ``uint8 (N, C, H, W)`` or ``(N, T, C, H, W)`` in and out. A signal (height 1) moves in time
+    only, and all frames of a recording move together."""
+    if images.ndim == 5:
+        moved = augment(images.flatten(1, 2), shift_px, flip, generator)
+        return moved.unflatten(1, images.shape[1:3])
+    n_images, _, height, width = images.shape
+    if shift_px:
+        shift_y = shift_px if height > 1 else 0
+        padded = F.pad(images, (shift_px, shift_px, shift_y, shift_y))
+        windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+        limits = torch.tensor([[2 * shift_y + 1], [2 * shift_px + 1]])
+        offsets = (torch.rand(2, n_images, generator=generator) * limits).long()
+        offsets = offsets.to(images.device)
+        every = torch.arange(n_images, device=images.device)
+        images = windows[every, :, offsets[0], offsets[1]]
+    if flip:
+        mirrored = torch.rand(n_images, generator=generator) < 0.5
+        mirrored = mirrored.to(images.device)[:, None, None, None]
+        images = torch.where(mirrored, images.flip(3), images)
+    return images
+
+
+def batches(
+    split: Split,
+    config: TrainConfig,
+    epoch: int,
+    device: torch.device | str = "cpu",
+    rank: int = 0,
+    n_processes: int = 1,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Shuffled and augmented batches of one epoch, which follow from seed and epoch alone, so that
+    a resumed run continues identically; of several processes, each gets its part of every batch.
+    A last batch that is not full is dropped."""
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
+    images = torch.from_numpy(split.images).to(device)
+    labels = torch.from_numpy(split.labels.astype(np.int64)).to(device)
+    order = torch.randperm(len(labels), generator=generator)
+    share = config.batch_size // n_processes
+    own = slice(rank * share, (rank + 1) * share)
+    for chosen in order.to(device).split(config.batch_size):
+        if len(chosen) == config.batch_size:
+            picked = augment(images[chosen], config.shift_px, config.flip, generator)
+            yield to_input(picked[own]), labels[chosen[own]]

@@ -1,0 +1,348 @@
+"""Training: dual-stream loss, model selection on validation data, one reading of the test set.
+
+The same command trains floats or the integers of a device, on one process or, under ``torchrun``,
+on several. A run that was killed at any moment goes on with ``--resume`` and ends with the weights
+that it would have had: everything random follows from seed and epoch, and checkpoints are atomic.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from sw.convert.folded import Scales
+from sw.data.dataset import Dataset, Split, calibration_samples
+from sw.data.metrics import detail
+from sw.model import checkpoint
+from sw.model.config import ModelConfig
+from sw.model.resnet import SpikingResNet, to_input
+from sw.training import finetune
+from sw.training.augment import batches
+from sw.training.loss import class_weights, loss_of, rows_per_spike
+from sw.training.recipes import TrainConfig
+
+EVAL_BATCH = 100
+
+
+class TrainError(RuntimeError):
+    """Training cannot start or go on; the message says what to do."""
+
+
+def learning_rate(config: TrainConfig, epochs_done: float) -> float:
+    """Linear warm-up, then half a cosine down to zero."""
+    if epochs_done < config.warmup_epochs:
+        return config.learning_rate * epochs_done / config.warmup_epochs
+    rest = (epochs_done - config.warmup_epochs) / max(1e-9, config.epochs - config.warmup_epochs)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, rest)))
+
+
+@torch.no_grad()
+def predictions(
+    model: nn.Module, split: Split, description: str, device: torch.device | str = "cpu"
+) -> dict[str, NDArray[np.int64]]:
+    """Classes (N,) by the spike stream (``spike``, the full-spike network), by the auxiliary
+    pathway (``aap``), and by the sum of their logits (``both``: the network that keeps the pathway,
+    which a host can run, not the device); the last two only while the pathway is attached."""
+    model.eval()
+    found: dict[str, list[Tensor]] = {}
+    images = torch.from_numpy(split.images)
+    for start in tqdm(range(0, len(split), EVAL_BATCH), description, leave=False, disable=None):
+        logits = model(to_input(images[start : start + EVAL_BATCH].to(device)))
+        heads = {"spike": logits.spike}
+        if logits.aap is not None:
+            heads |= {"aap": logits.aap, "both": logits.spike + logits.aap}
+        for name, head in heads.items():
+            found.setdefault(name, []).append(head.argmax(1).cpu())
+    return {name: torch.cat(parts).numpy() for name, parts in found.items()}
+
+
+def accuracies(
+    found: dict[str, NDArray[np.int64]], split: Split, metric: str = "accuracy"
+) -> dict[str, float]:
+    """The metric (see :func:`detail`) of each head's predictions."""
+    return {name: detail(classes, split.labels)[metric] for name, classes in found.items()}
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW; weight decay on convolution and classifier weights only, and a learning rate of their
+    own for coefficients."""
+    groups: dict[str, list[nn.Parameter]] = {"decayed": [], "free": [], "coefficients": []}
+    for name, parameter in model.named_parameters():
+        if "coefficient" in name:
+            groups["coefficients"].append(parameter)
+        else:
+            groups["decayed" if parameter.ndim >= 2 else "free"].append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "weight_decay": config.weight_decay if name == "decayed" else 0.0,
+                "rate": config.coefficient_rate if name == "coefficients" else 1.0,
+            }
+            for name, parameters in groups.items()
+            if parameters
+        ],
+        lr=config.learning_rate,
+    )
+
+
+def processes() -> tuple[int, int]:
+    """This process's number, and how many there are."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def train_epoch(
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    dataset: Dataset,
+    config: TrainConfig,
+    epoch: int,
+    device: torch.device | str = "cpu",
+    rows: dict[str, float] | None = None,
+    teacher: SpikingResNet | None = None,
+) -> float:
+    """One epoch; returns the mean loss."""
+    net.train()
+    split = dataset.train
+    if config.max_images:
+        split = Split(
+            images=split.images[: config.max_images], labels=split.labels[: config.max_images]
+        )
+    n_batches = len(split) // config.batch_size
+    if not n_batches:
+        raise TrainError(
+            f"{len(split)} training images do not fill a batch of {config.batch_size}: use a "
+            f"smaller --batch-size"
+        )
+    weights = class_weights(split, config.class_power).to(device) if config.class_power else None
+    rank, n_processes = processes()
+    total = torch.zeros((), device=device)
+    progress = tqdm(
+        batches(split, config, epoch, device, rank, n_processes),
+        f"epoch {epoch + 1}",
+        n_batches,
+        leave=False,
+        disable=True if rank else None,
+    )
+    for n, (images, labels) in enumerate(progress):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, epoch + n / n_batches) * group["rate"]
+        loss = loss_of(net, images, labels, config, rows or {}, weights, teacher)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        total += loss.detach()
+    mean = float(total) / n_batches
+    if not math.isfinite(mean):
+        raise TrainError(f"the loss of epoch {epoch + 1} is {mean}: use a smaller --learning-rate")
+    return mean
+
+
+def build(
+    model_config: ModelConfig,
+    config: TrainConfig,
+    dataset: Dataset,
+    init: dict[str, Tensor] | None,
+    scales: Scales | None = None,
+) -> tuple[SpikingResNet, finetune.IntegerNet | None]:
+    """The network to train, and it as integers if the configuration has a weight width; ``scales``
+    are those of a run that goes on."""
+    model = SpikingResNet(model_config)
+    if init is not None:
+        own = model.state_dict()
+        model.load_state_dict(
+            own | {k: v for k, v in init.items() if k in own and v.shape == own[k].shape}
+        )
+    if not config.weight_bits:
+        return model, None
+    if scales is not None:
+        return model, finetune.IntegerNet(model, scales)
+    net = finetune.prepare(model, config.weight_bits, calibration_samples(dataset))
+    return net.model, net
+
+
+def train(
+    model_config: ModelConfig,
+    config: TrainConfig,
+    dataset: Dataset,
+    out: Path,
+    *,
+    resume: bool = False,
+    init: dict[str, Tensor] | None = None,
+    teacher: SpikingResNet | None = None,
+    command: str = "",
+    device: torch.device | str = "cpu",
+    log_dir: Path | None = None,
+) -> dict[str, Any]:
+    """Train and write a checkpoint to ``out`` after every epoch; returns the last one.
+
+    Parameters
+    ----------
+    resume : continue from ``out``, exactly as if there had been no interruption; begin if it is not
+        there.
+    init : start from these parameters where name and shape agree (fine-tuning).
+    teacher : learn from this network, too; ``config.teacher`` says which it is.
+    device : where to train; under ``torchrun`` every process has its own.
+    log_dir : folder for TensorBoard's logs.
+
+    Raises
+    ------
+    TrainError
+        ``out`` cannot be resumed: it is another run's; or the batch does not divide.
+    """
+    rank, n_processes = processes()
+    if config.batch_size % n_processes:
+        raise TrainError(
+            f"a batch of {config.batch_size} does not divide among {n_processes} processes: use a "
+            f"multiple of it as --batch-size"
+        )
+    if config.weight_bits:
+        model_config = replace(model_config, aap=False)
+    torch.manual_seed(config.seed)
+    values: dict[str, Any] = {
+        "model_config": model_config.to_dict(),
+        "train_config": asdict(config),
+        "command": command,
+        "code": checkpoint.code_version(),
+        "data": {
+            "name": dataset.name,
+            "sha256": dataset.sha256,
+            "labels": list(dataset.labels),
+            "note": dataset.note,
+            "metric": dataset.metric,
+        },
+        "history": [],
+        "results": {},
+        "model": {},
+        "calibration": torch.from_numpy(calibration_samples(dataset)),
+    }
+    found = _resumable(out, values) if resume and out.exists() else {}
+    scales = Scales.from_dict(found["quantisation"]) if "quantisation" in found else None
+    model, integers = build(model_config, config, dataset, init, scales)
+    if integers is not None:
+        values["quantisation"] = integers.scales.to_dict()
+    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net: nn.Module = model if integers is None else integers.to(device)
+    optimizer = make_optimizer(model, config)
+    if found:
+        values |= found
+        model.load_state_dict(found["training"]["model"])
+        optimizer.load_state_dict(found["training"]["optimizer"])
+        torch.set_rng_state(found["training"]["rng"])
+    rows = rows_per_spike(model) if config.spike_penalty else {}
+    wrapped = net
+    if n_processes > 1:
+        # A 1x1 convolution's weight has two equal layouts, of which it would like the other.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+        wrapped = DistributedDataParallel(net)
+    if teacher is not None:
+        teacher.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        teacher.eval()
+    history: list[dict[str, Any]] = values["history"]
+    log = _logger(log_dir) if log_dir is not None and rank == 0 else None
+    for epoch in range(len(history), config.epochs):
+        started = time.monotonic()
+        loss = train_epoch(wrapped, optimizer, dataset, config, epoch, device, rows, teacher)
+        entry: dict[str, Any] = {"epoch": epoch + 1, "loss": loss, "validation": {}}
+        if rank == 0:
+            guesses = predictions(net, dataset.validation, "validation", device)
+            entry["validation"] = accuracies(guesses, dataset.validation, dataset.metric)
+            best = max((entry["validation"]["spike"] for entry in history), default=-1.0)
+            state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+            if entry["validation"]["spike"] > best:
+                values["model"] = state
+            values["training"] = {
+                "model": state,
+                "optimizer": optimizer.state_dict(),
+                "rng": torch.get_rng_state(),
+            }
+        entry["seconds"] = time.monotonic() - started
+        history.append(entry)
+        if rank == 0:
+            checkpoint.save(out, values)
+            _report(entry, config, dataset.metric, log)
+        if n_processes > 1:
+            dist.barrier()
+    if rank == 0 and not values["results"]:
+        model.load_state_dict(values["model"])
+        best_epoch = max(history, key=lambda entry: entry["validation"]["spike"])
+        guesses = predictions(net, dataset.test, "test", device)
+        values["results"] = {
+            "best_epoch": best_epoch["epoch"],
+            "validation": best_epoch["validation"],
+            "test": accuracies(guesses, dataset.test, dataset.metric),
+            "test_detail": detail(guesses["spike"], dataset.test.labels),
+        }
+        checkpoint.save(out, values)
+    if n_processes > 1:
+        dist.barrier()
+    return values
+
+
+def _resumable(out: Path, values: dict[str, Any]) -> dict[str, Any]:
+    found = checkpoint.load(out)
+    # What an earlier version did not write is as if it had the value that it has by default.
+    found["model_config"] = ModelConfig.from_dict(found["model_config"]).to_dict()
+    found["train_config"] = asdict(TrainConfig()) | found["train_config"]
+    for key in ("model_config", "train_config", "data"):
+        if found[key] != values[key]:
+            raise TrainError(
+                f"{out} is of another run: its {key} is {found[key]}, this run's is "
+                f"{values[key]}. Use the same options, or another --out"
+            )
+    if "training" not in found:
+        raise TrainError(f"{out} is a published checkpoint, which cannot be resumed: use --init")
+    return found
+
+
+def _report(
+    entry: dict[str, Any], config: TrainConfig, metric: str, log: Callable[..., None] | None
+) -> None:
+    scores = ", ".join(f"{k} {v:.2f} %" for k, v in entry["validation"].items())
+    print(
+        f"epoch {entry['epoch']}/{config.epochs}: loss {entry['loss']:.4f}, validation {scores}, "
+        f"{entry['seconds']:.0f} s",
+        file=sys.stderr,
+        flush=True,
+    )
+    if log is not None:
+        log("loss", entry["loss"], entry["epoch"])
+        log("learning rate", learning_rate(config, entry["epoch"]), entry["epoch"])
+        log("seconds", entry["seconds"], entry["epoch"])
+        for head, value in entry["validation"].items():
+            log(f"validation {metric}/{head}", value, entry["epoch"])
+
+
+def _logger(folder: Path) -> Callable[..., None]:
+    """Writes scalars (name, value, epoch) for TensorBoard, each at once.
+
+    Raises
+    ------
+    TrainError
+        TensorBoard is not installed.
+    """
+    try:
+        writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter(str(folder))
+    except ImportError as error:
+        raise TrainError("--log-dir needs TensorBoard: pip install 'spikefold[train]'") from error
+
+    def log(name: str, value: float, epoch: int) -> None:
+        writer.add_scalar(name, value, epoch)
+        writer.flush()
+
+    return log

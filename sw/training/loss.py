@@ -1,0 +1,96 @@
+"""The loss: cross-entropy of both streams, a teacher's answers, the cost of spikes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sw.convert import fold
+from sw.data.dataset import Split
+from sw.model.functional import widened
+from sw.model.resnet import SpikingResNet
+from sw.training.recipes import TrainConfig
+
+LANES = 16
+"""Output channels whose weights the device adds in one cycle, for :func:`spike_cost`."""
+
+
+def rows_per_spike(model: SpikingResNet) -> dict[str, float]:
+    """Rows of weights that the device reads for a spike of each map, which is what a spike costs
+    in cycles: for every layer that reads the map, windows that overlap at a position times groups
+    of :data:`LANES` output channels."""
+    rows: dict[str, float] = {}
+    for part in fold.parts(model):
+        windows, n_out = 1.0, part.module.weight.shape[0]
+        if isinstance(part.module, nn.Conv2d):
+            windows = math.prod(part.module.kernel_size) / math.prod(part.module.stride)
+        if part.source != "image":
+            groups = -(-n_out // LANES)
+            rows[part.source] = rows.get(part.source, 0.0) + windows * groups
+    return rows
+
+
+def spike_cost(maps: dict[str, Tensor], rows: dict[str, float]) -> Tensor:
+    """Mean density of spikes, each weighted with what it costs (:func:`rows_per_spike`): the share
+    of the cycles that the network would take were every neuron to fire at every timestep."""
+    total = sum(spikes[:, 0].numel() * rows[name] for name, spikes in maps.items() if name in rows)
+    read = [
+        spikes.sum() / spikes.shape[1] * rows[name] for name, spikes in maps.items() if name in rows
+    ]
+    return torch.stack(read).sum() / total
+
+
+def class_weights(split: Split, power: float) -> Tensor:
+    """Each class's frequency to minus ``power``, 1 on average over the samples."""
+    counts = np.bincount(split.labels.astype(np.int64))
+    weights = np.maximum(1, counts) ** -power
+    return torch.from_numpy(weights * counts.sum() / (weights * counts).sum()).float()
+
+
+@torch.no_grad()
+def answers(teacher: SpikingResNet, images: Tensor, temperature: float) -> Tensor:
+    """Probabilities (N, n_classes) that a teacher gives the classes, softened by the temperature.
+    Computed in bfloat16 where that is fast: an answer's third digit teaches nothing."""
+    fast = images.is_cuda or torch.cpu._is_avx512_bf16_supported()
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=fast):
+        logits = teacher(images).spike
+    return F.softmax(widened(logits) / temperature, 1)
+
+
+def loss_of(
+    net: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    config: TrainConfig,
+    rows: dict[str, float],
+    weights: Tensor | None,
+    teacher: SpikingResNet | None = None,
+) -> Tensor:
+    """Mean over the batch: cross-entropy of both heads, 1:1 (Chen et al.), and the spikes' cost.
+
+    With a teacher, who sees the same images, a head's cross-entropy counts ``1 - w``, and ``w``
+    the divergence of its classes' probabilities from the teacher's, both softened by the
+    temperature, times its square (Hinton et al., arXiv 1503.02531).
+    """
+    maps: dict[str, Tensor] = {}
+    taught = None if teacher is None else answers(teacher, images, config.temperature)
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=config.amp):
+        logits = net(images, maps.__setitem__ if config.spike_penalty else None)
+    loss = torch.zeros((), device=images.device)
+    for head in logits:
+        if head is not None:
+            each = F.cross_entropy(
+                widened(head), labels, reduction="none", label_smoothing=config.label_smoothing
+            )
+            if taught is not None:
+                own = F.log_softmax(widened(head) / config.temperature, 1)
+                apart = F.kl_div(own, taught, reduction="none").sum(1)
+                each = each + config.teacher_weight * (config.temperature**2 * apart - each)
+            loss = loss + (each if weights is None else each * weights[labels]).mean()
+    if config.spike_penalty:
+        loss = loss + config.spike_penalty * spike_cost(maps, rows)
+    return loss

@@ -1,0 +1,168 @@
+"""Recipes: what is trained, on which data, and how. ``python -m sw.train --recipe NAME``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from sw.model.config import ModelConfig
+from sw.model.presets import (
+    cifar10,
+    cifar10_85f,
+    events_128,
+    fashion_mnist,
+    fashion_mnist_85f,
+    fashion_mnist_icebreaker,
+    fashion_mnist_large,
+    fashion_mnist_teacher,
+    mitbih,
+    nmnist,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How a network is trained: AdamW, linear warm-up, cosine to zero, random shifts and flips."""
+
+    preset: str = "fashion-mnist"
+    """Name of the recipe."""
+    epochs: int = 13
+    batch_size: int = 100
+    """Of all processes together."""
+    learning_rate: float = 5e-3
+    coefficient_rate: float = 1.0
+    """Learning rate of the Real-Spike coefficients, relative to the others'."""
+    weight_decay: float = 0.02
+    warmup_epochs: float = 1.0
+    label_smoothing: float = 0.05
+    class_power: float = 0.0
+    """Weight each sample with its class's frequency to minus this power."""
+    spike_penalty: float = 0.0
+    """Weight of the spikes' cost in the loss, see :func:`sw.training.loss.spike_cost`."""
+    teacher: str = ""
+    """SHA-256 of the checkpoint of the network to learn from, see :func:`sw.training.loss.loss_of`."""
+    teacher_weight: float = 0.9
+    """Share of the teacher in the loss; the rest is the labels'."""
+    temperature: float = 2.0
+    """By which the logits of both are divided to be compared."""
+    weight_bits: int = 0
+    """Train the integers of a device with weights of this width (:mod:`sw.training.finetune`); 0: floats."""
+    shift_px: int = 2
+    flip: bool = True
+    amp: bool = False
+    """Convolutions in bfloat16 (not with ``weight_bits``, whose integers need float32)."""
+    seed: int = 1
+    max_images: int = 0
+    """Train on the first images only; 0: all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A data set (see :func:`sw.data.catalogue.load`), a network and its training."""
+
+    data: str
+    model: ModelConfig
+    train: TrainConfig
+    why: str
+
+
+def _recipes() -> dict[str, Recipe]:
+    gpu = TrainConfig(epochs=300, batch_size=128, learning_rate=2e-3, weight_decay=0.05, amp=True)
+    recipes = {
+        "fashion-mnist": Recipe(
+            data="fashion-mnist",
+            model=fashion_mnist(),
+            train=TrainConfig(),
+            why="the shipped network; 1.5 hours of one CPU core",
+        ),
+        "fashion-mnist-icebreaker": Recipe(
+            data="fashion-mnist",
+            model=fashion_mnist_icebreaker(),
+            train=TrainConfig(epochs=20),
+            why="fits the iCEBreaker's UP5K; 20 minutes of one CPU core",
+        ),
+        "fashion-mnist-85f": Recipe(
+            data="fashion-mnist",
+            model=fashion_mnist_85f(),
+            train=TrainConfig(epochs=20),
+            why="fills the ULX3S-85F; about an hour of one CPU core",
+        ),
+        "fashion-mnist-teacher": Recipe(
+            data="fashion-mnist",
+            model=fashion_mnist_teacher(),
+            train=TrainConfig(epochs=20, label_smoothing=0.0, weight_decay=0.05),
+            why="teaches the others (--teacher); an hour of one CPU core",
+        ),
+        "fashion-mnist-large": Recipe(
+            data="fashion-mnist",
+            model=fashion_mnist_large(),
+            train=replace(gpu, epochs=200, shift_px=2),
+            why="fills more of the ULX3S-85F, built for 4-bit weights; for a GPU, not run yet",
+        ),
+        "nmnist": Recipe(
+            data="nmnist",
+            model=nmnist(),
+            train=TrainConfig(epochs=40, batch_size=50, flip=False, shift_px=2),
+            why="event camera; minutes of one CPU core with the subset",
+        ),
+        "mitbih": Recipe(
+            data="mitbih",
+            model=mitbih(),
+            train=TrainConfig(
+                epochs=6,
+                learning_rate=3e-3,
+                flip=False,
+                shift_px=3,
+                class_power=1.0,
+                weight_decay=0.05,
+            ),
+            why="heartbeats, inter-patient; 10 minutes of one CPU core",
+        ),
+        "cifar10": Recipe(
+            data="cifar10",
+            model=cifar10(),
+            train=replace(gpu, shift_px=4),
+            why="for a GPU; wider than any board's memories",
+        ),
+        "cifar10-85f": Recipe(
+            data="cifar10",
+            model=cifar10_85f(),
+            train=TrainConfig(epochs=10),
+            why="fits the ULX3S-85F; three quarters of an hour of one CPU core",
+        ),
+        "cifar10-dvs": Recipe(
+            data="cifar10-dvs",
+            model=events_128(10, 16),
+            train=replace(gpu, epochs=100, batch_size=32, shift_px=8),
+            why="event camera; for a GPU",
+        ),
+        "dvs-gesture": Recipe(
+            data="dvs-gesture",
+            model=events_128(11, 16),
+            train=replace(gpu, epochs=150, batch_size=16, flip=False, shift_px=8),
+            why="event camera; for a GPU",
+        ),
+    }
+    return {
+        name: replace(recipe, train=replace(recipe.train, preset=name))
+        for name, recipe in recipes.items()
+    }
+
+
+RECIPES = _recipes()
+
+
+def for_own_data(
+    data: str, image_shape: tuple[int, int, int], n_classes: int, n_frames: int | None
+) -> Recipe:
+    """A small network for a user's own data: images, or recordings of ``n_frames``."""
+    model = replace(
+        fashion_mnist() if n_frames is None else replace(nmnist(), timesteps=n_frames),
+        image_shape=image_shape,
+        n_classes=n_classes,
+    )
+    return Recipe(
+        data=data,
+        model=model,
+        train=TrainConfig(preset=data, flip=False),
+        why="own data",
+    )

@@ -1,0 +1,228 @@
+"""Training speed against other frameworks: the same network, batch and timesteps, in one run.
+
+The network is a convolutional stem with batch-norm, IF neurons and OR-pooling, a residual block
+with an OR gate, another one with stride 2, and a classifier; every contender computes the stem's
+convolution once for all timesteps. Contenders take turns, round by round, so that whatever else the
+machine does meets all of them, and the median of the ratios within rounds counts. Peers are asked
+to be at their fastest: SpikingJelly in multi-step mode, time fused into the batch for all stateless
+layers, which on a GPU chooses its CUDA or Triton kernels by itself; snnTorch with a loop over time
+for its neurons only; both in either layout of memory, of which the faster counts.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sw.model import functional, resnet
+from sw.model.config import BlockConfig, ModelConfig, StageConfig
+from sw.model.resnet import SpikingResNet
+
+PEERS = ("spikingjelly", "snntorch")
+INSTALL = "pip install 'spikefold[peers]'"
+
+
+class SpeedError(RuntimeError):
+    """The benchmark cannot run; the message says what to install or change."""
+
+
+def network(timesteps: int, image_size: int, channels: int) -> ModelConfig:
+    """What is timed, in this project's terms; without auxiliary pathway and coefficients, which the
+    peers do not have."""
+    block = (BlockConfig(gate="OR", inner="none", outer="none"),)
+    return ModelConfig(
+        timesteps=timesteps,
+        image_shape=(1, image_size, image_size),
+        stem_channels=channels,
+        stem_coefficient="none",
+        stages=(
+            StageConfig(channels=channels, blocks=block),
+            StageConfig(channels=2 * channels, stride=2, blocks=block),
+        ),
+        aap=False,
+    )
+
+
+class PeerNet(nn.Module):
+    """The same network with other neurons. ``make`` gives a module that takes drives
+    ``(T, N, C, H, W)`` and returns spikes of that shape."""
+
+    def __init__(self, plain: SpikingResNet, make: Callable[[], nn.Module]):
+        super().__init__()
+        self.plain, self.timesteps = plain, plain.config.timesteps
+        self.fire = nn.ModuleList(make() for _ in plain.neurons())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class scores (N, n_classes)."""
+        net, fire = self.plain, iter(self.fire)
+
+        def neurons(drive: Tensor) -> Tensor:
+            timed = drive.unflatten(0, (self.timesteps, -1))
+            return cast(Tensor, next(fire)(timed)).flatten(0, 1)
+
+        drive = net.bn1(net.conv1(images))
+        spikes = neurons(drive.expand(self.timesteps, *drive.shape).flatten(0, 1))
+        spikes = F.max_pool2d(spikes, net.stem_pool)
+        for name in net.block_names:
+            block = net.block(name)
+            branch = neurons(block.norm(1)(block.conv(1)(spikes)))
+            branch = neurons(block.norm(2)(block.conv(2)(branch)))
+            identity = spikes
+            if block.downsample is not None:
+                identity = neurons(block.downsample[1](block.downsample[0](spikes)))
+            spikes = identity + branch - identity * branch
+        return net.fc(spikes.mean((2, 3)).unflatten(0, (self.timesteps, -1)).mean(0))
+
+
+class _SnnTorchNeuron(nn.Module):
+    def __init__(self, leaky: nn.Module):
+        super().__init__()
+        self.leaky = leaky
+
+    def forward(self, drives: Tensor) -> Tensor:
+        membrane = torch.zeros_like(drives[0])
+        spikes = []
+        for drive in drives:
+            spike, membrane = self.leaky(drive, membrane)
+            spikes.append(spike)
+        return torch.stack(spikes)
+
+
+def peer_neuron(peer: str) -> Callable[[], nn.Module]:
+    """Maker of a peer's IF neuron: threshold 1, hard reset, sigmoid surrogate of slope 4.
+
+    Raises
+    ------
+    SpeedError
+        The peer is not installed.
+    """
+    try:
+        if peer == "spikingjelly":
+            neuron = importlib.import_module("spikingjelly.activation_based.neuron")
+            return partial(neuron.IFNode, step_mode="m", detach_reset=True)
+        snntorch = importlib.import_module("snntorch")
+        surrogate = importlib.import_module("snntorch.surrogate").sigmoid(slope=4)
+    except ImportError as error:
+        raise SpeedError(f"{peer} is not installed: {INSTALL}") from error
+    options: dict[str, Any] = {"reset_mechanism": "zero", "reset_delay": False}
+    return lambda: _SnnTorchNeuron(snntorch.Leaky(beta=1.0, spike_grad=surrogate, **options))
+
+
+class Contender(NamedTuple):
+    """A network, the layout of its images, and what to do before each pass."""
+
+    net: nn.Module
+    layout: torch.memory_format
+    before: Callable[[], None]
+
+
+def contenders(config: ModelConfig, peers: Sequence[str], compiled: bool) -> dict[str, Contender]:
+    """By name; all have the same weights."""
+    torch.manual_seed(1)
+    last = torch.channels_last
+    plain = SpikingResNet(config).train().to(memory_format=last)  # type: ignore[call-overload]
+    found = {"spikefold": Contender(plain, last, partial(functional.use, functional.PLAIN))}
+    if compiled:
+        fast = partial(functional.use, functional.compiled(functional.PLAIN))
+        found["spikefold --compile"] = Contender(plain, last, fast)
+    for peer in peers:
+        for layout, suffix in ((torch.contiguous_format, ""), (last, ", channels last")):
+            net = PeerNet(copy.deepcopy(plain), peer_neuron(peer)).train()
+            net = net.to(memory_format=layout)  # type: ignore[call-overload]
+            before: Callable[[], None] = _nothing
+            if peer == "spikingjelly":
+                peer_functional = importlib.import_module(
+                    "spikingjelly.activation_based.functional"
+                )
+                before = partial(peer_functional.reset_net, net)
+            found[peer + suffix] = Contender(net, layout, before)
+    return found
+
+
+def _nothing() -> None:
+    pass
+
+
+def one_pass(net: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Forward and backward; returns the scores."""
+    scores = net(images)
+    scores = scores.spike if isinstance(scores, resnet.Logits) else scores
+    net.zero_grad(set_to_none=True)
+    F.cross_entropy(scores, labels).backward()
+    return scores.detach()
+
+
+def measure(
+    config: ModelConfig,
+    *,
+    batch: int,
+    rounds: int,
+    seconds: float,
+    peers: Sequence[str] = PEERS,
+    compiled: bool = True,
+    device: str = "cpu",
+) -> dict[str, list[float]]:
+    """Samples per second of every contender in every round, forward and backward.
+
+    Raises
+    ------
+    SpeedError
+        There is no such device, a peer is missing, or SpikingJelly's scores differ: it would not be
+        the same network.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:  # the first: torch is built without CUDA
+        raise SpeedError(f"--device {device}: {str(error).splitlines()[0]}") from error
+    images = torch.rand(batch, *config.image_shape, device=device)
+    labels = torch.randint(config.n_classes, (batch,), device=device)
+    nets = contenders(config, peers, compiled)
+    scores: dict[str, Tensor] = {}
+    given: dict[str, Tensor] = {}
+    for name, (net, layout, before) in nets.items():
+        net.to(device)
+        given[name] = images.to(memory_format=layout)
+        for _ in range(2):  # compiles, and warms caches
+            before()
+            scores[name] = one_pass(net, given[name], labels)
+    for name, found in scores.items():
+        # snnTorch fires above the threshold only, not at it; and in another layout sums round
+        # otherwise, which moves a few spikes.
+        same = nets[name].layout == nets["spikefold"].layout and not name.startswith("snntorch")
+        if same and not torch.allclose(found, scores["spikefold"], atol=1e-4):
+            raise SpeedError(f"{name} computes other scores: this is not the same network")
+    rates: dict[str, list[float]] = {name: [] for name in nets}
+    for _ in range(rounds):
+        for name, (net, _, before) in nets.items():
+            n_passes, started = 0, time.perf_counter()
+            while time.perf_counter() - started < seconds:
+                before()
+                one_pass(net, given[name], labels)
+                if device != "cpu":
+                    torch.cuda.synchronize()
+                n_passes += 1
+            rates[name].append(n_passes * batch / (time.perf_counter() - started))
+    return rates
+
+
+def compared(rates: dict[str, list[float]]) -> dict[str, float]:
+    """How many times as fast as the fastest peer each is: medians over the rounds of the ratio
+    within a round, in which the machine was as busy for all; empty without peers."""
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    peers = [name for name in rates if not name.startswith("spikefold")]
+    if not peers:
+        return {}
+    fastest = rates[max(peers, key=lambda name: medians[name])]
+    return {
+        name: statistics.median(a / b for a, b in zip(values, fastest, strict=True))
+        for name, values in rates.items()
+    }

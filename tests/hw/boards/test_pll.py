@@ -1,0 +1,80 @@
+"""Settings of the PLLs: the wanted frequency exactly, every range of the data sheets kept."""
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hw.boards.pll import MHZ, ecp5_pll, gowin_pll, ice40_pll
+from hw.spec import SpecError
+
+
+def within(low: float, hz: Fraction, high: float) -> bool:
+    return low * MHZ <= hz <= high * MHZ
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from([25, 48]), st.integers(2, 800), st.integers(1, 20))
+def test_ecp5(input_mhz: int, numerator: int, denominator: int) -> None:
+    output = Fraction(numerator * MHZ, denominator)
+    if output.denominator != 1:
+        return
+    try:
+        s = ecp5_pll(input_mhz * MHZ, int(output))
+    except SpecError:
+        return
+    detector = Fraction(input_mhz * MHZ, s.clki_div)
+    vco = detector * s.clkop_div
+    assert vco / s.clkos_div == output
+    assert within(10, detector, 400) and within(400, vco, 800)
+    assert within(3.125, vco / s.clkop_div, 400) and within(3.125, output, 400)
+    assert all(1 <= n <= 128 for n in (s.clki_div, s.clkop_div, s.clkos_div))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from([12, 16, 25]), st.integers(1, 300 * 4))
+def test_ice40(input_mhz: int, quarters: int) -> None:
+    output = quarters * MHZ // 4
+    try:
+        s = ice40_pll(input_mhz * MHZ, output)
+    except SpecError:
+        return
+    detector = Fraction(input_mhz * MHZ, s.divr + 1)
+    vco = detector * (s.divf + 1)
+    assert vco / 2**s.divq == output
+    assert within(10, detector, 133) and within(533, vco, 1066) and within(16, output, 275)
+    assert s.divr < 16 and s.divf < 128 and 1 <= s.divq <= 6
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 700))
+def test_gowin(mhz: int) -> None:
+    try:
+        s = gowin_pll(27 * MHZ, mhz * MHZ)
+    except SpecError:
+        return
+    detector = Fraction(27 * MHZ, s.idiv_sel + 1)
+    assert detector * (s.fbdiv_sel + 1) == mhz * MHZ
+    assert within(3, detector, 400) and within(500, mhz * MHZ * s.odiv_sel, 1200)
+    assert s.idiv_sel < 64 and s.fbdiv_sel < 64
+    assert s.odiv_sel in {2, 4, 8, 16, 32, 48, 64, 80, 96, 112, 128}
+
+
+def test_known_settings() -> None:
+    """As ecppll (with --highres), icepll and gowin_pll choose them."""
+    ecp5 = ecp5_pll(25 * MHZ, 60 * MHZ)
+    assert (ecp5.clki_div, ecp5.clkop_div, ecp5.clkos_div) == (1, 24, 10)
+    ice40 = ice40_pll(12 * MHZ, 42 * MHZ)
+    assert (ice40.divr, ice40.divf, ice40.divq, ice40.filter_range) == (0, 55, 4, 1)
+    gowin = gowin_pll(27 * MHZ, 60 * MHZ)
+    assert (gowin.idiv_sel, gowin.fbdiv_sel, gowin.odiv_sel) == (8, 19, 16)
+
+
+def test_an_unreachable_frequency_names_its_neighbours() -> None:
+    with pytest.raises(SpecError, match=r"clk_hz = 41000000 .* 40500000 and 41250000 Hz"):
+        ice40_pll(12 * MHZ, 41 * MHZ)
+    with pytest.raises(SpecError):
+        ecp5_pll(25 * MHZ, 401 * MHZ)
+    with pytest.raises(SpecError):
+        gowin_pll(27 * MHZ, 31 * MHZ * 27)

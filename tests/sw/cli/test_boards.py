@@ -1,0 +1,58 @@
+"""``python -m sw.boards``: what is attached and what fits."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from serial.tools import list_ports
+
+from sw import shipped
+from sw.cli import boards
+from tests.sw.driver.test_device import FakeBoard
+
+
+def test_attached_boards_are_listed(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    board, silent = FakeBoard(), FakeBoard()
+    silent.silent = True
+    ports = [
+        SimpleNamespace(device=port, description="USB serial", vid=vid)
+        for port, vid in ((board.port, 0x403), (silent.port, 0x403), ("/dev/ttyS0", None))
+    ]
+    monkeypatch.setattr(list_ports, "comports", lambda: ports)
+    try:
+        assert boards.main(["--json"]) == boards.EXIT_OK
+    finally:
+        board.close()
+        silent.close()
+    listed = json.loads(capsys.readouterr().out)
+    assert [(one["port"], one["weight_bits"]) for one in listed["boards"]] == [(board.port, 8)]
+    assert any("Is its bitstream loaded?" in line for line in listed["others"])
+    assert any("/dev/ttyS0 (USB serial): not USB, not tried" in line for line in listed["others"])
+
+
+def test_what_fits_is_said(capsys) -> None:
+    network = str(shipped.NETWORK)
+    assert boards.main([network, "--config", "ulx3s-85f"]) == boards.EXIT_OK
+    assert f"{network}: fits (" in capsys.readouterr().out
+    assert boards.main([network, "--config", "icebreaker"]) == boards.EXIT_OK
+    assert f"{network}: does not fit: " in capsys.readouterr().out
+
+
+def test_no_board(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(list_ports, "comports", list)
+    assert boards.main([]) == boards.EXIT_NONE
+    assert "no board is attached" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "fpga9000"], "error: unknown board 'fpga9000': known are sim, "),
+        (["none.spikefold", "--config", "sim"], "error: none.spikefold cannot be read: No such"),
+    ],
+)
+def test_bad_input(arguments: list[str], message: str, capsys) -> None:
+    assert boards.main(arguments) == boards.EXIT_BAD_INPUT
+    assert message in capsys.readouterr().err

@@ -1,0 +1,56 @@
+"""The checkpoints that come with the repository are what their records say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sw import shipped
+from sw.cli import evaluate
+from sw.convert import fold, quantize
+from sw.data import catalogue
+from sw.data.dataset import Split
+from sw.model import checkpoint
+from sw.network import reference
+
+FOLDER = shipped.CHECKPOINTS
+PATHS = sorted(FOLDER.glob("*.pt"))
+
+
+def test_the_three_granularities_are_there() -> None:
+    shapes = {}
+    for path in PATHS:
+        layers = fold.fold(path).layers
+        shapes[path.stem] = [tuple(n > 1 for n in layer.weight.shape[:3]) for layer in layers]
+    assert set(shapes["channel-static-lif"]) == {(False, False, False)}
+    assert (False, True, True) in shapes["element-static-lif"]
+    assert not any(t for t, _, _ in shapes["element-static-lif"])
+    assert (True, True, True) in shapes["element-per-timestep-if"]
+    assert {(False, True, True), (True, False, False)} <= set(shapes["fashion-mnist"])
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_checkpoint(path: Path) -> None:
+    values = checkpoint.load(path)
+    assert path.stat().st_size < 2_500_000
+    assert values["command"].startswith("python -m sw.train")
+    assert " /" not in values["command"] and "=/" not in values["command"]
+    assert len(values["history"]) == values["train_config"]["epochs"]
+    folded = fold.fold(values)
+    images = folded.calibration
+    assert images is not None and len(images) >= 200
+    few = Split(images=images[:30], labels=np.zeros(30, np.uint8))
+    compared = evaluate.compare_folding(checkpoint.build(values), folded, few)
+    assert compared["n_argmax_differences"] == 0
+    assert compared["max_logit_difference"] < 1e-4
+    if values["data"]["name"] != "fashion-mnist":
+        return
+    samples = catalogue.load_samples()
+    bits = folded.scales.weight_bits if folded.scales else 8
+    predictions = reference.run(
+        quantize.quantize(folded, bits), samples.images, keep_spikes=False
+    ).predictions
+    accuracy = 100 * float(np.mean(predictions == samples.labels))
+    assert accuracy == pytest.approx(values["results"]["test"]["spike"], abs=6)

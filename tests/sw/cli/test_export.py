@@ -1,0 +1,299 @@
+"""``python -m sw.export``: what it writes, what it says, what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hw.boards.configs import config_by_name
+from hw.spec import Gate
+from sw.cli import export
+from sw.compile.compiler import compile_network
+from sw.compile.costs import device_maps
+from sw.compile.cycles import predict_cycles
+from sw.compile.program import Program
+from sw.convert.fold import fold
+from sw.convert.folded import simulate
+from sw.convert.quantize import quantize
+from sw.data import catalogue
+from sw.data.dataset import DataError, Dataset, Split
+from sw.model import checkpoint
+from sw.model.config import BlockConfig, ModelConfig, StageConfig
+from sw.model.resnet import SpikingResNet
+from sw.network import netfile
+from sw.network.encoder import InputError
+from sw.network.reference import run
+from tests.damage import damaged_arrays
+
+SEED = 5
+N_IMAGES = 6
+
+
+def a_checkpoint(path: Path, **changes: Any) -> Path:
+    """A small network of mixed granularity with random weights and normalisation."""
+    torch.manual_seed(SEED)
+    config = ModelConfig(
+        timesteps=2,
+        image_shape=(1, 12, 12),
+        stem_channels=8,
+        stages=(
+            StageConfig(channels=8, blocks=(BlockConfig(gate="OR"),)),
+            StageConfig(
+                channels=16,
+                stride=2,
+                blocks=(BlockConfig(gate="IAND", inner="element", outer="element/per-timestep"),),
+            ),
+        ),
+    )
+    model = SpikingResNet(config)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 2.0)
+            torch.nn.init.uniform_(module.bias, -0.2, 0.6)
+    values = {
+        "model_config": config.to_dict(),
+        "model": model.state_dict(),
+        "train_config": {"seed": SEED},
+        "data": {"name": "fashion-mnist"},
+        "history": [],
+        "results": {"full_spike": 12.5},
+    }
+    checkpoint.save(path, values | changes)
+    return path
+
+
+@pytest.fixture
+def dataset(monkeypatch: pytest.MonkeyPatch) -> Dataset:
+    """Random images in place of Fashion-MNIST."""
+    rng = np.random.default_rng(SEED)
+
+    def split() -> Split:
+        images = rng.integers(0, 256, (N_IMAGES, 1, 12, 12), np.uint8)
+        return Split(images=images, labels=(np.arange(N_IMAGES) % 3).astype(np.uint8))
+
+    made = Dataset(train=split(), validation=split(), test=split(), sha256="", place="")
+    monkeypatch.setattr(catalogue, "load", lambda *_, **__: made)
+    return made
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_file_and_report_agree(
+    tmp_path: Path, dataset: Dataset, capsys: pytest.CaptureFixture[str], bits: int
+) -> None:
+    path = a_checkpoint(tmp_path / "ckpt.pt")
+    assert export.main([str(path), "--bits", str(bits), "--json"]) == export.EXIT_OK
+    found = json.loads(capsys.readouterr().out)
+    file = netfile.load(tmp_path / "ckpt.spikefold", Program)
+    network = file.network
+    assert network.weight_bits == bits and file.stale is None
+    assert file.program is not None
+    assert file.program.config == config_by_name(found["board"])
+    assert found["board"] == ("ulx3s-85f" if bits == 8 else f"ulx3s-85f/w{bits}")
+    assert file.program.images == compile_network(network, file.program.config).images
+    assert network.provenance["results"] == {"full_spike": 12.5}
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert network.provenance["export"]["checkpoint_sha256"] == digest
+    assert {layer.gate for layer in network.layers} == {Gate.NONE, Gate.OR, Gate.IAND}
+
+    folded = fold(path)
+    calibrated = quantize(folded, bits, calibration=dataset.train.images)
+    for layer, expected in zip(network.layers, calibrated.layers, strict=True):
+        np.testing.assert_array_equal(layer.bias, expected.bias)
+
+    labels = dataset.validation.labels
+    trace = run(network, dataset.validation.images)
+    before = simulate(folded, dataset.validation.images).predictions
+    assert found["accuracy"] == {
+        "folded": np.mean(before == labels),
+        "quantised": np.mean(trace.predictions == labels),
+        "agreement": np.mean(before == trace.predictions),
+    }
+    maps = device_maps(network, dataset.validation.images, trace.spikes)
+    cycles = [sum(predict_cycles(file.program, maps[n]).values()) for n in range(N_IMAGES)]
+    assert found["n_cycles"] == pytest.approx(np.mean(cycles))
+    assert found["latency_s"] == pytest.approx(np.mean(cycles) / file.program.config.clk_hz)
+    for layer in found["layers"]:
+        density = np.mean([images[layer["source"]].mean() for images in maps])
+        assert layer["input_density"] == pytest.approx(density)
+        if layer["name"] == "input":  # the stem, which is no layer of the network
+            continue
+        assert network.statistics[layer["name"]]["input_density"] == layer["input_density"]
+        assert layer["membrane_bits"] <= file.program.config.membrane_bits
+    by_name = {layer["name"]: layer for layer in found["layers"]}
+    assert by_name["layer2.0.conv2"]["unshared"] and not by_name["layer1.0.conv2"]["unshared"]
+    assert by_name["fc"]["per_timestep"] and by_name["fc"]["unshared"]
+
+
+def test_accuracy_before_and_after_is_not_confused(tmp_path: Path, dataset: Dataset) -> None:
+    """With an output layer that is turned around, the classes differ."""
+    folded = fold(a_checkpoint(tmp_path / "ckpt.pt"))
+    network = quantize(folded)
+    last = replace(
+        network.layers[-1], weight=-network.layers[-1].weight, bias=-network.layers[-1].bias
+    )
+    turned = replace(network, layers=(*network.layers[:-1], last))
+    split = Split(
+        images=dataset.test.images,
+        labels=run(turned, dataset.test.images).predictions.astype(np.uint8),
+    )
+    _, accuracy = export.measure(folded, turned, None, split)
+    assert accuracy.quantised == 1.0
+    assert accuracy.folded == accuracy.agreement < 1.0
+
+
+def test_text_names_every_layer_and_board(
+    tmp_path: Path, dataset: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = a_checkpoint(tmp_path / "ckpt.pt")
+    out = tmp_path / "other.spikefold"
+    assert export.main([str(path), "-o", str(out), "--measure", "3"]) == export.EXIT_OK
+    text = capsys.readouterr().out
+    assert "3 validation images" in text and f"wrote {out}" in text
+    for layer in netfile.load(out).network.layers:
+        assert layer.name in text
+    for board in export.BOARDS:
+        assert f"\n{board}" in text
+    assert "unshared, per timestep" in text and "no overflow can occur" in text
+
+
+def test_a_named_width_of_the_board_may_be_wider(tmp_path: Path, dataset: Dataset) -> None:
+    path = a_checkpoint(tmp_path / "ckpt.pt")
+    assert export.main([str(path), "--bits", "4", "--board", "ulx3s-25f/w8"]) == export.EXIT_OK
+    file = netfile.load(path.with_suffix(".spikefold"), Program)
+    assert file.network.weight_bits == 4
+    assert file.program is not None
+    assert file.program.config == config_by_name("ulx3s-25f")
+
+
+def test_without_data_the_sample_is_used_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> Dataset:
+        raise DataError("there is none")
+
+    rng = np.random.default_rng(SEED)
+    sample = Split(
+        images=rng.integers(0, 256, (4, 1, 12, 12), np.uint8), labels=np.zeros(4, np.uint8)
+    )
+    monkeypatch.setattr(catalogue, "load", fail)
+    monkeypatch.setattr(catalogue, "load_samples", lambda: sample)
+    path = a_checkpoint(tmp_path / "ckpt.pt")
+    assert export.main([str(path)]) == export.EXIT_OK
+    text = capsys.readouterr().out
+    assert "for want of a data set: there is none" in text and "4 shipped test images" in text
+    assert export.main([str(path), "--data-dir", "nowhere"]) == export.EXIT_BAD_INPUT
+    assert "there is none" in capsys.readouterr().err
+
+
+def test_too_large_a_network_writes_nothing_and_says_what_would_fit(
+    tmp_path: Path,
+    dataset: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = a_checkpoint(tmp_path / "ckpt.pt")
+    out = tmp_path / "net.spikefold"
+    out.write_text("an older file")
+    small = replace(config_by_name("ulx3s-85f"), name="small", weight_depth=1200)
+    monkeypatch.setattr(export, "config_by_name", lambda _: small)
+    code = export.main([str(path), "-o", str(out)])
+    assert code == export.EXIT_DOES_NOT_FIT
+    printed = capsys.readouterr()
+    assert "the network does not fit 'small': weight needs" in printed.err
+    assert "nothing was written" in printed.err
+    assert "would fit with --bits 4" in printed.out
+    assert "layer2.0.conv2 shared over positions" in printed.out
+    assert out.read_text() == "an older file"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ckpt.pt", "net.spikefold"]
+
+
+def with_gate(gate: str) -> dict[str, Any]:
+    config = ModelConfig(image_shape=(1, 12, 12), stages=(StageConfig(channels=8),)).to_dict()
+    config["stages"][0]["blocks"][0]["gate"] = gate
+    return {"model_config": config}
+
+
+def test_bad_checkpoints_are_refused(
+    tmp_path: Path, dataset: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = tmp_path / "module.pt"
+    torch.save(torch.nn.Linear(2, 2), whole)
+    text = tmp_path / "text.pt"
+    text.write_text("hello")
+    cut = tmp_path / "cut.pt"
+    cut.write_bytes(a_checkpoint(tmp_path / "good.pt").read_bytes()[:3000])
+    add = with_gate("ADD")
+    add["model"] = SpikingResNet(ModelConfig.from_dict(add["model_config"])).state_dict()
+    add = a_checkpoint(tmp_path / "add.pt", **add)
+    wrong = a_checkpoint(tmp_path / "wrong.pt", **with_gate("OR"))
+    for path, message in (
+        (whole, "more than tensors and plain values"),
+        (text, "text.pt"),
+        (cut, "cut.pt is damaged or no checkpoint"),
+        (tmp_path / "missing.pt", "missing.pt: no such file"),
+        (Path(), ".: no such file"),
+        (add, "gate ADD is not full-spike"),
+        (wrong, "does not fit model_config"),
+    ):
+        assert export.main([str(path)]) == export.EXIT_BAD_INPUT, message
+        assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.spikefold"))
+
+
+def test_other_bad_arguments(
+    tmp_path: Path, dataset: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = a_checkpoint(tmp_path / "ckpt.pt")
+    assert export.main([str(path), "--board", "de10"]) == export.EXIT_BAD_INPUT
+    assert "unknown board 'de10': known are sim, ulx3s-85f" in capsys.readouterr().err
+    assert export.main([str(path), "-o", str(tmp_path / "no" / "net")]) == export.EXIT_BAD_INPUT
+    assert "cannot be written" in capsys.readouterr().err
+    for options, message in (
+        (["--measure", "0"], "--measure takes a number of at least 1"),
+        (["--timesteps", "0"], "--timesteps takes a number of at least 1"),
+        (["--pixel-max", "0"], "--pixel-max and --dt take positive numbers"),
+        (["--dt", "-1"], "--pixel-max and --dt take positive numbers"),
+        (["--data", "x", "--input", "in.npz"], "--input: not allowed with argument --data"),
+        (["--data-dir", "x", "--input", "in.npz"], "--data-dir is the folder of a data set"),
+        (["--timesteps", "8"], "--timesteps is for .nir files, and for state dicts with --top"),
+        (["--frames"], "--frames is for .nir files only"),
+        (["--dt", "1"], "--dt is for .nir files only"),
+        (["--pixel-max", "1"], "--pixel-max is for .nir files only"),
+        (["--fires-at-threshold"], "--fires-at-threshold is for .nir files only"),
+        (["--topology", "x", "--frames"], "--frames is for .nir files only"),
+        (["net.nir", "--topology", "x"], "--topology is for state dicts, not for .nir files"),
+    ):
+        given = options if options[0] == "net.nir" else [str(path), *options]
+        with pytest.raises(SystemExit) as exit_info:
+            export.main(given)
+        assert exit_info.value.code == export.EXIT_BAD_INPUT
+        assert message in capsys.readouterr().err
+
+
+def test_labels_to_measure_on_that_are_no_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = np.zeros((2, 1, 12, 12), np.uint8)
+    np.savez(tmp_path / "in.npz", images=images, labels=[0, 10])
+    path = a_checkpoint(tmp_path / "ckpt.pt")
+    code = export.main([str(path), "--input", str(tmp_path / "in.npz")])
+    assert code == export.EXIT_BAD_INPUT and not path.with_suffix(".spikefold").exists()
+    assert "images of in.npz: labels are whole numbers from 0 to 9" in capsys.readouterr().err
+
+
+def test_files_to_measure_on_that_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "in.npz"
+    np.savez(path, images=np.zeros((2, 1, 12, 12), np.uint8), labels=np.zeros(3))
+    with pytest.raises(InputError, match=r"in\.npz holds 2 images and 3 labels"):
+        export.read_images(path, 10)
+    for raw in damaged_arrays():
+        path.write_bytes(raw)
+        with pytest.raises(InputError, match=r"is no \.npz file with 'images' and 'labels' to mea"):
+            export.read_images(path, 10)

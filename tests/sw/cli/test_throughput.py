@@ -1,0 +1,51 @@
+"""How much of the line carries payload, on the virtual board's clock."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from hw.boards.configs import CONFIGS
+from sw.cli import throughput
+from sw.cli.throughput import main
+from tests.networks import random_network
+from tests.sw.fake_device import FakeDevice
+
+
+def test_loading_and_streaming_fill_the_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """With the latency of a USB adapter, too."""
+    assert main(["--board", "sim?latency=0.1", "-n", "20", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)["figures"]
+    assert [f["what"] for f in figures] == ["loading", "streaming", "reading back"]
+    for f in figures:
+        assert throughput.GOAL <= f["share"] < 1
+        sent = f["n_bytes_in"] if f["what"] == "reading back" else f["n_bytes_out"]
+        # Each byte takes ten bits; a little of the time is waiting.
+        assert 10 * sent / f["baud"] <= f["seconds"] * 1.001
+        assert f["n_payload_bytes"] < sent
+
+
+def test_line_that_is_not_filled_is_an_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--board", "sim?latency=0.5", "-n", "2"]) == throughput.EXIT_BELOW
+    text = capsys.readouterr().out
+    assert "12,000,000 baud, 1,200,000 bytes/s each way" in text
+    assert "times are of the simulated clock" in text and "of the line" in text
+
+
+def test_bad_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny = dataclasses.replace(CONFIGS["sim"], name="tiny", weight_depth=64)
+    device = FakeDevice(random_network(5), CONFIGS["sim"])
+    device.identity = dataclasses.replace(device.identity, config=tiny)
+    monkeypatch.setattr(throughput.Device, "open", lambda *_: device)
+    assert main([]) == throughput.EXIT_BAD_INPUT
+    assert "does not fit 'tiny': weight needs" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["-n", "0"])
+    assert "-n takes a number of at least 1" in capsys.readouterr().err
+
+
+def test_no_board_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--board", "/dev/nowhere"]) == throughput.EXIT_DEVICE
+    assert "cannot open /dev/nowhere" in capsys.readouterr().err

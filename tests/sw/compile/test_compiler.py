@@ -1,0 +1,603 @@
+"""The compiler: what the memories hold adds up to the network, where it lies, what it refuses."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from hw.protocol import Descriptor, Space, descriptor_rows, n_bytes, row_bytes
+from hw.spec import GRANULE_BITS, MEMBRANE_LATENCY, N_PLANES, PIECE_BITS, Config, Gate
+from sw.compile.compiler import compile_network
+from sw.compile.program import PIXELS, FitError, Placement, Program
+from sw.network.encoder import encode
+from sw.network.network import INPUT, Layer, Network
+from tests.networks import random_network
+from tests.sw.walk import Walk, descriptors, params_of, rows_of, walk, weights_of
+
+CONFIG = Config(weight_depth=1 << 17, param_depth=1 << 13, spike_bytes=1 << 15)
+"""Its weights, parameters and spikes are enough for every network here."""
+BUILDS = (
+    CONFIG,
+    replace(CONFIG, lanes=8, chunk_bits=32, fire_lanes=4, membrane_slots=8),
+    replace(CONFIG, lanes=32, fire_lanes=2, param_depth=1 << 15, result_rows=32, membrane_slots=32),
+    replace(
+        CONFIG, chunk_bits=32, fire_lanes=1, param_depth=1 << 15, result_rows=32, membrane_slots=4
+    ),
+    replace(CONFIG, lanes=64, fire_lanes=16, membrane_slots=8),
+)
+
+
+def conv(weight_shape: tuple[int, ...], kernel: int = 3, **options) -> Layer:
+    rng = np.random.default_rng(0)
+    n_out = weight_shape[3]
+    return Layer(
+        **{
+            "name": "conv",
+            "source": INPUT,
+            "kernel": (kernel, kernel),
+            "padding": (kernel // 2, kernel // 2),
+            "weight": rng.integers(-8, 8, weight_shape).astype(np.int8),
+            "bias": np.zeros((1, 1, 1, n_out), np.int32),
+            "threshold": np.full((1, 1, n_out), 9, np.int32),
+        }
+        | options
+    )
+
+
+def classifier(source: str, shape: tuple[int, int, int], weight_kernel=(1, 1)) -> Layer:
+    channels, height, width = shape
+    return Layer(
+        name="fc",
+        source=source,
+        kernel=(height, width),
+        weight=np.ones((1, 1, 1, 10, channels, *weight_kernel), np.int8),
+        bias=np.zeros((1, 1, 1, 10), np.int32),
+        output=True,
+    )
+
+
+def network(layer: Layer, shape=(16, 8, 8), timesteps: int = 4) -> Network:
+    return Network(
+        timesteps=timesteps,
+        image_shape=shape,
+        encoder=None,
+        layers=(layer, classifier("conv", layer.map_shape(shape))),
+        weight_bits=8,
+        labels=tuple("0123456789"),
+    )
+
+
+def index_of(place: Placement) -> NDArray[np.int64]:
+    """Bit of spike memory of every (t, c, y, x) of a map."""
+    t, c, y, x = np.indices((place.timesteps, *place.shape))
+    return place.base + t * place.plane + y * place.row + x * place.pixel + c
+
+
+def job_positions(layer: Layer, done: Walk, program: Program) -> dict[str, NDArray[np.int64]]:
+    """(t, y, x, group) of every job, t counted from the first timestep, from where its spikes go
+    and its turn in its pooling window."""
+    fields, config = done.fields, program.config
+    n_groups = -(-layer.n_out // config.lanes)
+    if layer.output:
+        rows, rest = np.divmod(fields["target"], config.fire_beats)
+        assert (rest == 0).all() and done.header.target == 0
+        zero = np.zeros_like(rows)
+        return {"t": zero, "y": zero, "x": zero, "g": rows}
+    place = program.placements[layer.name]
+    assert not any(n % GRANULE_BITS for n in (place.base, place.plane, place.row, place.pixel)), (
+        "the core writes whole granules"
+    )
+    t = fields["time"] - (N_PLANES if done.header.pixels else 0)
+    height, width = place.shape[1:]
+    y, x, g = np.indices((height, width, n_groups)).reshape(3, -1)
+    granules = (place.base + y * place.row + x * place.pixel + g * config.lanes) // GRANULE_BITS
+    order = np.argsort(granules)
+    wanted = (fields["target"] - t * (place.plane // GRANULE_BITS)) % config.spike_bytes
+    found = order[np.searchsorted(granules[order], wanted).clip(max=len(order) - 1)]
+    assert (granules[found] == wanted).all(), "spikes go where no position of the map is"
+    n_children = layer.pool[0] * layer.pool[1]
+    child = np.arange(len(done)) % n_children
+    assert (fields["pool_first"] == (child == 0)).all()
+    assert (fields["pool_last"] == (child == n_children - 1)).all()
+    starts = np.arange(len(done)) - child
+    for values in (found, t):
+        assert (values == values[starts]).all(), "children of one pooling window are apart"
+    child_y, child_x = np.divmod(child, layer.pool[1])
+    return {
+        "t": t,
+        "y": y[found] * layer.pool[0] + child_y,
+        "x": x[found] * layer.pool[1] + child_x,
+        "g": g[found],
+    }
+
+
+def direct_reads(
+    layer: Layer, place: Placement, at: dict[str, NDArray[np.int64]], lanes: int, pixels: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int8]]:
+    """(job, bit of spike memory, weights (lanes,)) of every tap that lies in the map."""
+    n_t, n_y, n_x, n_out, n_in, n_ky, n_kx = layer.weight.shape
+    n_groups = -(-n_out // lanes)
+    weight = np.zeros((n_t, n_y, n_x, n_groups * lanes, n_in, n_ky, n_kx), np.int8)
+    weight[:, :, :, :n_out] = layer.weight
+    weight = np.moveaxis(weight.reshape(n_t, n_y, n_x, n_groups, lanes, n_in, n_ky, n_kx), 4, -1)
+    job = np.arange(len(at["t"]))
+    t = at["t"]
+    if layer.output:
+        job, t = (v.reshape(-1) for v in np.meshgrid(job, np.arange(place.timesteps)))
+    source_t = t + N_PLANES if pixels else t
+    job, t, source_t = (
+        v[(source_t >= 0) & (source_t < place.timesteps)] for v in (job, t, source_t)
+    )
+    y, x, g = (at[name][job] for name in "yxg")
+    job, t, source_t, y, x, g = (v[:, None, None, None] for v in (job, t, source_t, y, x, g))
+    c, ky, kx = np.indices((n_in, *layer.kernel))[:, None]
+    in_y = y * layer.stride[0] - layer.padding[0] + ky
+    in_x = x * layer.stride[1] - layer.padding[1] + kx
+    height, width = place.shape[1:]
+    inside = (in_y >= 0) & (in_y < height) & (in_x >= 0) & (in_x < width)
+    job, t, source_t, y, x, g, c, ky, kx, in_y, in_x = (
+        np.broadcast_to(v, inside.shape)[inside]
+        for v in (job, t, source_t, y, x, g, c, ky, kx, in_y, in_x)
+    )
+    bits = index_of(place)[source_t, c, in_y, in_x]
+    rows = weight[
+        *(i if n > 1 else 0 * i for i, n in zip((t, y, x), (n_t, n_y, n_x), strict=True)),
+        g,
+        c,
+        ky if n_ky > 1 else 0 * ky,
+        kx if n_kx > 1 else 0 * kx,
+    ]
+    return job, bits, rows
+
+
+def check_sums(program: Program, layer: Layer, done: Walk, places: dict[str, Placement]) -> None:
+    """Every job adds, for every active input of its window, that input's weights, and no other."""
+    config = program.config
+    at = job_positions(layer, done, program)
+    place = places[layer.source]
+    job, bits, weights = direct_reads(layer, place, at, config.lanes, bool(done.header.pixels))
+    n_bits = 8 * config.spike_bytes
+    owner = np.full(n_bits, -1)
+    for n, other in enumerate(places.values()):
+        owner[index_of(other)] = n
+    own = list(places).index(layer.source)
+    read_owner = owner[done.reads[:, 1]]
+    assert set(read_owner.tolist()) <= {own, -1}, "another map's spikes are read"
+    real = done.reads[read_owner == own]
+    order, wanted_order = (
+        np.argsort(jobs * n_bits + addresses, kind="stable")
+        for jobs, addresses in ((real[:, 0], real[:, 1]), (job, bits))
+    )
+    assert np.array_equal(real[order, 0], job[wanted_order])
+    assert np.array_equal(real[order, 1], bits[wanted_order])
+    assert np.array_equal(weights_of(program)[real[order, 2]], weights[wanted_order])
+
+    # Every neuron at every timestep, once, with its own parameters, identity and membrane.
+    n_out, height, width = layer.conv_shape(place.shape)
+    height, width = (n // p * p for n, p in zip((height, width), layer.pool, strict=True))
+    n_groups = -(-n_out // config.lanes)
+    n_times = 1 if layer.output else places[layer.name].timesteps
+    n_times += N_PLANES if done.header.pixels else 0
+    keys = np.stack([at[name] for name in "tyxg"])
+    assert len(np.unique(keys, axis=1).T) == len(done) == n_times * height * width * n_groups
+    fields, header = done.fields, done.header
+    tail = at["g"] == n_groups - 1
+    tail_lanes = n_out - (n_groups - 1) * config.lanes
+    assert (fields["tail"] == tail).all() and header.tail_lanes == tail_lanes
+    n_beats = header.last_beat + 1
+    assert n_beats <= config.fire_beats
+    assert n_beats * config.fire_lanes >= (config.lanes if n_groups > 1 else tail_lanes)
+    assert header.spacing >= n_beats
+
+    threshold = layer.threshold
+    if threshold is None:
+        threshold = np.ones((1, 1, n_out), np.int32)
+    chosen = np.flatnonzero(at["t"] >= 0)  # bit-planes take no parameters
+
+    def pick(values: NDArray[Any], *axes: str) -> NDArray[np.int64]:
+        index = (
+            at[a][chosen] if n > 1 else np.zeros(len(chosen), np.int64)
+            for a, n in zip(axes, values.shape, strict=False)
+        )
+        padded = np.full((*values.shape[:-1], n_groups * config.lanes), int(values is threshold))
+        padded[..., :n_out] = values
+        by_group = padded.reshape(*values.shape[:-1], n_groups, config.lanes)
+        return by_group[*index, at["g"][chosen]][:, : n_beats * config.fire_lanes]
+
+    rows = params_of(program)[fields["param"][chosen, None] + np.arange(n_beats)]
+    neurons = rows.reshape(len(chosen), -1, 2)
+    assert np.array_equal(neurons[..., 0], pick(layer.bias, "t", "y", "x"))
+    assert np.array_equal(neurons[..., 1], pick(threshold, "y", "x"))
+    if layer.identity is not None:
+        granules = index_of(places[layer.identity])[:, 0]
+        wanted = granules[at["t"], at["y"], at["x"]] + at["g"] * config.lanes
+        assert np.array_equal(fields["identity"] * GRANULE_BITS, wanted)
+    if layer.output:
+        assert header.n_classes == n_out and header.output and header.final
+        assert fields["fresh"].all()
+        return
+    assert not header.output and not header.final
+    assert (header.leak, header.leak_shift) == (layer.leak, layer.leak_shift)
+    assert (header.reset, header.gate) == (layer.reset, layer.gate)
+    assert (fields["fresh"] == (fields["time"] == 0)).all()
+    for slot in np.unique(fields["slot"]):
+        turns = np.flatnonzero(fields["slot"] == slot).reshape(-1, n_times)
+        assert (fields["time"][turns] == np.arange(n_times)).all()
+        for name in "yxg":
+            assert (at[name][turns] == at[name][turns[:, :1]]).all(), "two neurons share a slot"
+        assert (np.diff(turns, axis=1) * header.spacing >= MEMBRANE_LATENCY).all()
+    written = np.flatnonzero(fields["pool_last"] & (at["t"] >= 0))
+    own_place = places[layer.name]
+    for g in range(n_groups):
+        n_real = tail_lanes if g == n_groups - 1 else config.lanes
+        first = fields["target"][written[at["g"][written] == g]] * GRANULE_BITS
+        assert first.min() >= own_place.start
+        assert first.max() + -(-n_real // GRANULE_BITS) * GRANULE_BITS <= (
+            own_place.start + own_place.n_bits
+        )
+
+
+def check_program(network: Network, program: Program) -> list[Walk]:
+    """All layers of a program, for every input buffer."""
+    layers = network.layers
+    if program.pixels:
+        assert network.encoder is not None
+        layers = (replace(network.encoder, source=PIXELS, name=INPUT), *layers)
+    first = next(iter(program.placements))
+    walks = []
+    for buffer, place in enumerate(program.inputs):
+        places = program.placements | {first: place}
+        others = {f"buffer {n}": p for n, p in enumerate(program.inputs) if n != buffer}
+        found = descriptors(program, buffer)
+        assert len(found) == len(layers)
+        for n, (layer, descriptor) in enumerate(zip(layers, found, strict=True)):
+            if buffer and layer.source != first and layer.identity != first:
+                assert descriptor.as_bits() == descriptors(program, 0)[n].as_bits()
+                continue
+            done = walk(descriptor, program.config)
+            assert bool(descriptor.header.pixels) == (program.pixels and n == 0)
+            check_sums(program, layer, done, places | others)
+            walks.append(done)
+    return walks
+
+
+def short_run_networks() -> list[Network]:
+    """Inputs of few channels and all sizes, read by kernels of several rows; some by a layer with
+    another kernel too, or straight by a classifier."""
+    networks = []
+    for n, (channels, kernel, width) in enumerate(
+        [
+            (1, (3, 3), 8),
+            (1, (3, 3), 9),
+            (1, (5, 5), 7),
+            (2, (3, 3), 5),
+            (2, (2, 3), 16),
+            (3, (3, 3), 11),
+            (3, (4, 2), 6),
+            (1, (6, 1), 4),
+            (1, (7, 7), 10),
+            (1, (3, 9), 13),
+            (1, (3, 10), 13),
+            (4, (3, 2), 8),
+        ]
+    ):
+        rng = np.random.default_rng(n)
+        shape = (channels, int(rng.integers(7, 11)), width)
+        shared = n in (1, 8)  # all rows of the kernel have the same weights
+        layer = conv((1, 1, 1, 9, channels, 1 if shared else kernel[0], kernel[1]), kernel=1)
+        padding = (int(rng.integers(3)), int(rng.integers(2)))
+        stride = (int(rng.integers(1, 3)), int(rng.integers(1, 3)))
+        layer = replace(layer, kernel=kernel, padding=padding, stride=stride)
+        layers = [layer]
+        if n % 3 == 1:
+            layers.append(replace(conv((1, 1, 1, 4, channels, 1, 1), 1), name="other"))
+        if n % 4 == 2:
+            weight = rng.integers(-8, 8, (1, 1, 1, 10, channels, *shape[1:])).astype(np.int8)
+            layers.append(replace(classifier(INPUT, shape), weight=weight))
+        else:
+            layers.append(classifier("conv", layer.map_shape(shape)))
+        networks.append(replace(network(layer, shape, 2), layers=tuple(layers)))
+    return networks
+
+
+def pixel_network(seed: int) -> Network:
+    """A network with an encoder whose kernel, stride, padding and pooling are drawn."""
+    return random_network(1000 + seed, encoder=True, n_layers=2, weight_bits=8)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_descriptors_add_up_to_the_convolution(seed: int) -> None:
+    """The loops of the descriptors, walked, are the network: all sharing modes, strides, paddings,
+    poolings, gates, merged and shared kernel columns, on several builds."""
+    net = random_network(seed)
+    check_program(net, compile_network(net, BUILDS[seed % len(BUILDS)]))
+
+
+@pytest.mark.parametrize("build", [0, 1, 3])
+def test_short_runs_add_up_to_the_convolution(build: int) -> None:
+    n_rows = []
+    for net in short_run_networks():
+        walks = check_program(net, compile_network(net, BUILDS[build]))
+        header = walks[0].header
+        used = [k for k in range(4) if header.body_bits[k]]
+        gathers = any(header.piece_weights[k] != PIECE_BITS * k for k in used)
+        n_rows.append(len(used) if gathers else 1)
+    assert max(n_rows) == (2 if BUILDS[build].chunk_bits == 32 else 4), "no chunk of several rows"
+    assert 1 in n_rows, "a kernel row that is no short run"
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_pixels_add_up_to_the_encoder(seed: int) -> None:
+    net = pixel_network(seed)
+    program = compile_network(net, BUILDS[seed % len(BUILDS)], pixels=True)
+    part = program.layers[0].parts[0]
+    assert program.pixels and part is not None and part.pixels
+    check_program(net, program)
+
+
+@pytest.mark.parametrize("timesteps", [1, 3])
+@pytest.mark.parametrize("taps", [(5, 7), (1, 7), (5, 1), (1, 1)])
+def test_fully_connected_layers_are_one_run(timesteps: int, taps: tuple[int, int]) -> None:
+    """A classifier of a whole map without padding reads it as one run, whole chunks at a time,
+    unless it shares weights between positions."""
+    rng = np.random.default_rng(0)
+    weight = rng.integers(-8, 8, (timesteps, 1, 1, 10, 16, *taps)).astype(np.int8)
+    net = network(conv((1, 1, 1, 16, 3, 1, 1), kernel=1), (3, 5, 7), timesteps)
+    layers = (net.layers[0], replace(net.layers[1], weight=weight))
+    net = replace(net, layers=layers)
+    program = compile_network(net, CONFIG)
+    check_program(net, program)
+    if taps != (5, 7):
+        return
+    part = program.layers[1].parts[0]
+    assert part is not None
+    assert part.counts[0] == -(-16 * 5 * 7 // CONFIG.chunk_bits)
+    assert np.prod(part.counts) == part.counts[0] * timesteps
+
+
+def test_networks_here_use_what_there_is() -> None:
+    """The random networks are worth something: they reach every kind of layer."""
+    kinds = set()
+    for seed in range(40):
+        for layer in random_network(seed).layers:
+            t, y, x, _, _, ky, kx = layer.weight.shape
+            kinds |= {
+                f"weights of own {what}" for what, n in zip("tyx", (t, y, x), strict=True) if n > 1
+            }
+            kinds |= {"strided"} if max(layer.stride) > 1 else set()
+            kinds |= {"pooled"} if max(layer.pool) > 1 else set()
+            kinds |= {"padded"} if max(layer.padding) > 0 and not layer.output else set()
+            kinds |= {"padded output"} if max(layer.padding) > 0 and layer.output else set()
+            kinds |= {"gated"} if layer.gate != Gate.NONE else set()
+            kinds |= {"shared kernel column"} if kx < layer.kernel[1] else set()
+            kinds |= {"shared kernel row"} if ky < layer.kernel[0] else set()
+            kinds |= {"groups"} if layer.n_out > 16 else set()
+    assert len(kinds) == 11, kinds
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_inputs_are_packed_as_the_network_has_them(seed: int) -> None:
+    """Both buffers; spikes as they are, or an image as its bit-planes."""
+    net = pixel_network(seed)
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, net.image_shape).astype(np.uint8)
+    for pixels in (False, True):
+        program = compile_network(net, CONFIG, pixels=pixels)
+        assert program.pixels == pixels
+        sample = image if pixels else encode(net, image[None])[0]
+        first, second = program.inputs
+        assert first == next(iter(program.placements.values()))
+        for buffer, place in enumerate((first, second)):
+            raw = program.pack_input(sample, buffer)
+            assert len(raw) * 8 == place.n_bits
+            maps = place.unpack(raw)
+            if pixels:
+                maps = (maps * (128 >> np.arange(N_PLANES))[:, None, None, None]).sum(axis=0)
+            assert np.array_equal(maps, sample)
+        assert second.start >= max(p.start + p.n_bits for p in program.placements.values())
+        assert second.start + second.n_bits <= 8 * program.spike_bytes
+
+
+def test_one_buffer_where_there_is_no_room_for_two() -> None:
+    net = network(conv((1, 1, 1, 16, 16, 3, 3)))
+    two = compile_network(net, CONFIG)
+    assert len(two.inputs) == len(two.entries) == 2
+    n_bytes_ = two.spike_bytes - two.inputs[1].n_bits // 8
+    n_bytes_ = -(-n_bytes_ // 8) * 8
+    one = compile_network(net, replace(CONFIG, spike_bytes=n_bytes_))
+    assert len(one.inputs) == len(one.entries) == 1
+    check_program(net, one)
+
+
+def test_an_encoder_that_the_device_cannot_compute_is_the_hosts() -> None:
+    net = pixel_network(0)
+    assert compile_network(net, CONFIG, pixels=True).pixels
+    assert not compile_network(net, CONFIG, pixels=False).pixels
+    assert not compile_network(net, replace(CONFIG, pixels=False), pixels=True).pixels
+    assert not compile_network(net, replace(CONFIG, membrane_bits=17), pixels=True).pixels
+    assert net.encoder is not None
+    loud = replace(net, encoder=replace(net.encoder, bias=net.encoder.bias + 40_000))
+    assert not compile_network(loud, CONFIG, pixels=True).pixels
+    low = replace(net.encoder, bias=net.encoder.bias - 40_000)
+    assert not compile_network(replace(net, encoder=low), CONFIG, pixels=True).pixels
+
+
+def test_jobs_take_turns() -> None:
+    """One job per cycle wherever enough columns, rows or groups can take turns."""
+    for shape, n_out in (((16, 7, 7), 16), ((16, 7, 5), 16), ((16, 1, 1), 112), ((16, 2, 4), 16)):
+        kernel = min(3, shape[1])
+        net = network(conv((1, 1, 1, n_out, 16, kernel, kernel), kernel), shape)
+        header = descriptors(compile_network(net, CONFIG), 0)[0].header
+        assert header.spacing == 1, shape
+    few = network(conv((1, 1, 1, 16, 16, 1, 1), 1), (16, 1, 1))
+    assert descriptors(compile_network(few, CONFIG), 0)[0].header.spacing == MEMBRANE_LATENCY
+    slots = replace(CONFIG, membrane_slots=2)
+    net = network(conv((1, 1, 1, 16, 16, 3, 3)), (16, 8, 8))
+    assert descriptors(compile_network(net, slots), 0)[0].header.spacing == 2
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+@pytest.mark.parametrize("seed", range(20))
+def test_maps_lie_apart_and_keep_their_spikes(seed: int, pixels: bool) -> None:
+    net = random_network(seed)
+    program = compile_network(net, BUILDS[seed % len(BUILDS)], pixels=pixels)
+    rng = np.random.default_rng(seed)
+    taken = np.zeros(8 * program.spike_bytes, bool)
+    places = program.placements | {
+        f"buffer {n}": place for n, place in enumerate(program.inputs) if n
+    }
+    for name, place in places.items():
+        assert place.start % GRANULE_BITS == 0
+        region = slice(place.start, place.start + place.n_bits)
+        assert not taken[region].any(), f"{name} overlaps another map"
+        taken[region] = True
+        spikes = (rng.random((place.timesteps, *place.shape)) < 0.5).astype(np.uint8)
+        raw = place.pack(spikes)
+        assert (place.unpack(raw) == spikes).all()
+        assert np.unpackbits(np.frombuffer(raw, np.uint8)).sum() == spikes.sum()
+    assert taken.all(), "spike memory counted that no map uses"
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_weights_lie_lane_by_lane(bits: int) -> None:
+    config = Config(weight_bits=bits, weight_depth=4096)
+    low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+    layer = conv((1, 1, 1, 12, 5, 3, 3))
+    weight = np.clip(layer.weight, low, high)
+    net = replace(network(replace(layer, weight=weight), (5, 8, 8)), weight_bits=bits)
+    image = compile_network(net, config).images[Space.WEIGHT]
+    size = row_bytes(Space.WEIGHT, config)
+    for row, (ky, kx, c) in enumerate(np.ndindex(3, 3, 5)):
+        word = int.from_bytes(image[row * size : (row + 1) * size], "little")
+        for lane in range(16):
+            field = word >> lane * bits & ((1 << bits) - 1)
+            value = field - (1 << bits) if field >> (bits - 1) else field
+            assert value == (weight[0, 0, 0, lane, c, ky, kx] if lane < 12 else 0)
+
+
+@pytest.mark.parametrize("t", [1, 4])
+@pytest.mark.parametrize("y", [1, 8])
+@pytest.mark.parametrize("x", [1, 8])
+def test_what_is_shared_is_stored_once(t: int, y: int, x: int) -> None:
+    net = network(conv((t, y, x, 32, 16, 3, 3)))
+    program = compile_network(net, CONFIG)
+    assert program.layers[0].weight_rows == t * y * x * 2 * 9 * 16
+    check_program(net, program)
+
+
+def test_pooling_that_drops_a_column_drops_its_weights() -> None:
+    layer = conv((1, 7, 7, 16, 16, 3, 3), pool=(2, 2))
+    net = network(layer, (16, 7, 7))
+    program = compile_network(net, CONFIG)
+    assert program.layers[0].weight_rows == 6 * 6 * 9 * 16
+    check_program(net, program)
+
+
+def test_descriptors_follow_the_weights() -> None:
+    program = compile_network(network(conv((1, 1, 1, 16, 16, 3, 3))), CONFIG)
+    n_weights = sum(plan.weight_rows for plan in program.layers)
+    per_run = 2 * descriptor_rows(CONFIG)
+    assert program.entries == (n_weights, n_weights + per_run)
+    rows = rows_of(program, Space.WEIGHT)
+    assert len(rows) == n_weights + 2 * per_run
+    assert descriptor_rows(CONFIG) == -(-n_bytes(Descriptor) // 16)
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "message"),
+    [
+        (replace(CONFIG, weight_depth=100), {}, r"weight needs \d+ of 100"),
+        (replace(CONFIG, spike_bytes=512), {}, r"spike needs \d+ of 512"),
+        (replace(CONFIG, param_depth=256, max_layers=16), {}, r"param needs 401 of 192"),
+        (replace(CONFIG, max_layers=2, result_rows=2), {"n_out": 40}, r"result needs 3 of 2"),
+        (replace(CONFIG, weight_bits=4), {}, r"8-bit weights, the device 4-bit.*--bits 4"),
+        (CONFIG, {"threshold": 40_000}, r"'conv'.*threshold.*16 bits"),
+        (
+            replace(CONFIG, membrane_bits=16),
+            {"bias": np.full((1, 1, 1, 16), 32_767, np.int32)},
+            r"layer 'conv' needs membranes of \d+ bits, 'sim' has 16",
+        ),
+        (replace(CONFIG, membrane_slots=2), {"pool": (2, 2)}, r"4 membrane slots of 2"),
+    ],
+)
+def test_what_does_not_fit_is_said(config: Config, options: dict, message: str) -> None:
+    options = dict(options)
+    if "threshold" in options:
+        options["threshold"] = np.full((1, 1, 16), options["threshold"], np.int32)
+    n_classes = options.pop("n_out", 10)
+    if "param" in message:
+        options["bias"] = np.zeros((4, 10, 10, 16), np.int32)
+    layer = conv((1, 1, 1, 16, 16, 3, 3), **options)
+    net = network(layer, (16, 10, 10))
+    fc = net.layers[1]
+    fc = replace(
+        fc,
+        weight=np.ones((1, 1, 1, n_classes, *fc.weight.shape[4:]), np.int8),
+        bias=np.zeros((1, 1, 1, n_classes), np.int32),
+    )
+    net = replace(net, layers=(layer, fc), labels=tuple(map(str, range(n_classes))))
+    with pytest.raises(FitError, match=message):
+        compile_network(net, config)
+
+
+@pytest.mark.parametrize(
+    ("config", "layer", "shape", "message"),
+    [
+        (
+            CONFIG,
+            conv((1, 1, 1, 32, 16, 3, 1), pool=(2, 2)),
+            (16, 10, 10),
+            "layer 'conv' needs more than the 8 loop levels of the core; drop its pooling",
+        ),
+        (
+            replace(CONFIG, count_bits=3),
+            conv((1, 1, 1, 16, 16, 3, 3)),
+            (16, 9, 4),
+            "layer 'conv' needs a loop of 9 iterations; the core's have at most 8",
+        ),
+        (
+            replace(CONFIG, fire_lanes=1, param_depth=1 << 17, result_rows=32),
+            conv((1, 1, 1, 16, 16, 3, 3), bias=np.zeros((4, 3, 400, 16), np.int32)),
+            (16, 3, 400),
+            "layer 'fc': param of 76800 does not fit its descriptor field",
+        ),
+    ],
+)
+def test_layers_that_the_core_cannot_loop_over_or_reach_are_said(
+    config: Config, layer: Layer, shape: tuple[int, int, int], message: str
+) -> None:
+    with pytest.raises(FitError, match=message):
+        compile_network(network(layer, shape), config)
+
+
+def test_samples_of_another_shape_are_refused() -> None:
+    program = compile_network(network(conv((1, 1, 1, 16, 16, 3, 3))), CONFIG)
+    with pytest.raises(ValueError, match=r"spikes have shape \(1, 2\), the map is \(4, 16, 8, 8\)"):
+        program.pack_input(np.zeros((1, 2), np.uint8))
+    pixels = replace(program, pixels=True)
+    with pytest.raises(ValueError, match=r"image has shape \(1, 2\), the device takes \(16, 8,"):
+        pixels.pack_input(np.zeros((1, 2), np.uint8))
+
+
+def test_too_many_layers_are_said() -> None:
+    config = replace(CONFIG, max_layers=2)
+    first = conv((1, 1, 1, 16, 16, 3, 3))
+    net = network(first)
+    layers = (first, replace(first, name="conv2"), net.layers[1])
+    compile_network(net, config)
+    with pytest.raises(FitError, match="layers needs 3 of 2") as failed:
+        compile_network(replace(net, layers=layers), config)
+    assert failed.value.needs == {"layers": (3, 2)}
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_a_program_says_what_it_takes(build: Config) -> None:
+    program = compile_network(network(conv((1, 1, 1, 8, 8, 3, 3)), (8, 8, 8)), build)
+    usage = program.usage()
+    assert set(usage) == {"weight", "param", "spike"}
+    assert all(0 < used <= available for used, available in usage.values())
+    n_rows = sum(plan.weight_rows for plan in program.layers) + 4 * descriptor_rows(build)
+    assert usage["weight"] == (n_rows, build.weight_depth)
+    assert usage["param"][1] == build.n_param_rows

@@ -1,0 +1,183 @@
+"""What a network costs, against counting by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hw.boards.configs import BOARDS, CONFIGS, board_name, config_by_name
+from hw.spec import N_PLANES, Config
+from sw.compile import costs, fitting
+from sw.compile.compiler import compile_network
+from sw.compile.program import PIXELS, FitError
+from sw.network.network import Layer, Network
+from sw.reporting import tables
+from tests.networks import random_network
+
+ROOMY = dataclasses.replace(CONFIGS["sim"], weight_depth=1 << 17, param_depth=1 << 14)
+
+
+def random_maps(network: Network, seed: int) -> costs.Maps:
+    rng = np.random.default_rng(seed)
+    return {
+        name: (rng.random((network.timesteps, *shape)) < 0.2).astype(np.uint8)
+        for name, shape in network.map_shapes().items()
+    } | {PIXELS: rng.integers(0, 2, (N_PLANES, *network.image_shape[-3:]), np.uint8)}
+
+
+def count_additions(layer: Layer, spikes: np.ndarray) -> tuple[int, int]:
+    """(synapses, additions), one by one."""
+    timesteps, *source = spikes.shape
+    channels, height, width = layer.map_shape((source[0], source[1], source[2]))
+    synapses = additions = 0
+    for y in range(height * layer.pool[0]):
+        for x in range(width * layer.pool[1]):
+            for ky in range(layer.kernel[0]):
+                for kx in range(layer.kernel[1]):
+                    sy = y * layer.stride[0] + ky - layer.padding[0]
+                    sx = x * layer.stride[1] + kx - layer.padding[1]
+                    if 0 <= sy < source[1] and 0 <= sx < source[2]:
+                        synapses += timesteps * source[0] * channels
+                        additions += int(spikes[:, :, sy, sx].sum()) * channels
+    return synapses, additions
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 2**32 - 1))
+def test_synapses_and_operations_are_counted_right(seed: int) -> None:
+    network = random_network(seed)
+    maps = random_maps(network, seed)
+    layers = costs.measured(network, None, [maps])
+    for layer, reported in zip(network.layers, layers, strict=True):
+        synapses, additions = count_additions(layer, maps[layer.source])
+        assert reported.n_synapses == synapses, layer.name
+        assert reported.n_synaptic_ops == additions, layer.name
+        assert reported.input_density == pytest.approx(maps[layer.source].mean())
+
+
+def test_table_has_every_layer_and_right_totals() -> None:
+    network = random_network(3)
+    program = compile_network(network, ROOMY)
+    maps = [random_maps(network, seed) for seed in (1, 2)]
+    layers = costs.measured(network, program, maps)
+    text = tables.as_text(layers, network.weight_bits, ROOMY)
+    for layer in network.layers:
+        assert re.search(rf"^{re.escape(layer.name)} ", text, re.MULTILINE)
+    total = text.splitlines()[-1].split()
+    assert total[0] == "total"
+    assert total[1] == f"{sum(layer.n_neurons for layer in layers):,}"
+    assert total[-1] == f"{sum(layer.n_cycles or 0 for layer in layers):,.0f}"
+
+
+def test_membrane_bits_are_the_proved_ones() -> None:
+    """One 8-bit synapse can be worth -128, which takes 8 bits; two take 9."""
+    layer = Layer(
+        name="fc",
+        source="input",
+        kernel=(1, 1),
+        weight=np.full((1, 1, 1, 1, 2, 1, 1), -128, np.int8),
+        bias=np.zeros((1, 1, 1, 1), np.int32),
+        output=True,
+    )
+    network = Network(
+        timesteps=1,
+        image_shape=(2, 1, 1),
+        encoder=None,
+        layers=(layer,),
+        weight_bits=8,
+        labels=("only",),
+    )
+    assert costs.layer_reports(network)[0].membrane_bits == 9
+
+
+def apply(network: Network, config: Config, remedy: str) -> tuple[Network, Config]:
+    """The network and the device after what a remedy says."""
+    bits = re.search(r"--bits (\d)", remedy)
+    if bits:
+        config = config.with_weight_bits(int(bits[1]))
+    low, high = -(1 << (config.weight_bits - 1)), (1 << (config.weight_bits - 1)) - 1
+    layers = []
+    for layer in network.layers:
+        axes: list[slice] = [slice(None)] * 3
+        change = re.search(rf"(^|, ){re.escape(layer.name)} shared over ([\w ]+)", remedy)
+        if change and "timesteps" in change[2]:
+            axes[0] = slice(0, 1)
+        if change and "positions" in change[2]:
+            axes[1] = axes[2] = slice(0, 1)
+        t, y, x = axes
+        layers.append(
+            dataclasses.replace(
+                layer,
+                weight=np.clip(layer.weight[t, y, x], low, high),
+                bias=layer.bias[t, y, x],
+                threshold=None if layer.threshold is None else layer.threshold[y, x],
+            )
+        )
+    bits_now = min(network.weight_bits, config.weight_bits)
+    return dataclasses.replace(network, layers=tuple(layers), weight_bits=bits_now), config
+
+
+def test_remedies_help_and_are_needed() -> None:
+    """Every remedy proposed for a network that does not fit makes it fit."""
+    kinds = set()
+    for seed in range(30):
+        network = random_network(seed)
+        config = dataclasses.replace(
+            CONFIGS["sim"].with_weight_bits(network.weight_bits),
+            weight_depth=3000,
+            fire_lanes=4,
+            max_layers=8,
+            param_depth=448,
+        )
+        board = fitting.board_report(network, config)
+        if board.fits:
+            assert board.remedies == () and board.problem is None
+            continue
+        assert board.problem and board.remedies
+        for remedy in board.remedies:
+            if remedy.startswith("only"):
+                kinds.add("smaller")
+                continue
+            kinds.add("bits" if remedy.startswith("--bits") else "coarser")
+            compile_network(*apply(network, config, remedy))
+            with pytest.raises(FitError):
+                compile_network(network, config)
+    assert {"bits", "coarser"} <= kinds, "the sample must have tried both"
+
+
+def test_sharing_weights_shares_thresholds_and_biases() -> None:
+    """Parameter memory alone is short, and would hold every layer if all were shared."""
+    config = dataclasses.replace(ROOMY, fire_lanes=4, max_layers=8, param_depth=128)
+    tried = 0
+    for seed in range(20):
+        network = random_network(seed)
+        board = fitting.board_report(network, config.with_weight_bits(network.weight_bits))
+        if not board.fits:
+            tried += 1
+            assert set(board.usage) == {"param"}
+            assert any(" shared over " in remedy for remedy in board.remedies), seed
+    assert tried > 3
+
+
+def test_a_network_that_nothing_helps_is_told_so() -> None:
+    network = random_network(2)
+    config = dataclasses.replace(CONFIGS["sim"], spike_bytes=16)
+    board = fitting.board_report(network, config)
+    (remedy,) = board.remedies
+    assert remedy.startswith("only a smaller network: short of spike even with all weights shared")
+    assert "spike" in tables.board_text(board) and "would fit with only" in tables.board_text(board)
+
+
+def test_all_boards_are_named_so_that_they_can_be_chosen() -> None:
+    network = random_network(2)
+    boards = fitting.all_boards(network)
+    assert len(boards) == len(BOARDS)
+    for board in boards:
+        config = config_by_name(board.board)
+        assert config.weight_bits == network.weight_bits
+        assert board_name(config) == board.board

@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from hw.spec import Leak, Reset
+from sw.convert import fold, quantize
+from sw.convert.folded import FoldedLayer, FoldedNetwork
+from sw.data.dataset import Split
+from sw.network import reference
+from sw.network.engine import AnyLayer, drive
+from sw.network.network import Layer, Network
+from tests import golden
+from tests.networks import random_input, random_network
+from tests.trained import KEEP_SOFT, LIF, images, lived_in, small_config
+
+LABELS = tuple("abcdefghij")
+
+
+def folded_network(**changes: object) -> FoldedNetwork:
+    return fold.fold_model(lived_in(small_config(**changes)), LABELS, {"train_config": {"seed": 1}})
+
+
+@pytest.mark.parametrize("weight_bits", [2, 4, 8])
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_integers_fit_and_scales_are_one_per_neuron(weight_bits: int, calibrated: bool) -> None:
+    """Weights fit; thresholds stand for exactly 1; every neuron has one scale for all timesteps,
+    by which its weights are within half a step, or clipped."""
+    folded = folded_network()
+    network = quantize.quantize(folded, weight_bits, calibration=images(20) if calibrated else None)
+    low, high = -(1 << (weight_bits - 1)), (1 << (weight_bits - 1)) - 1
+    assert network.weight_bits == weight_bits
+    assert network.provenance["train_config"] == {"seed": 1}
+    for before, after in zip(folded.layers, network.layers, strict=True):
+        assert after.weight.shape == before.weight.shape
+        assert np.abs(after.bias).max() < 1 << 15
+        if after.threshold is None:
+            continue
+        assert after.threshold.max() < 1 << 15
+        assert after.threshold.shape == (*before.weight.shape[1:3], before.weight.shape[3])
+        scale = 1 / after.threshold[None, :, :, :, None, None, None]
+        error = np.abs(after.weight * scale - before.weight)
+        clipped = (after.weight == low) | (after.weight == high)
+        assert np.all((error <= scale / 2 * (1 + 1e-9)) | clipped)
+        if not calibrated:
+            found = after.bias / after.threshold[None]
+            assert np.all(np.abs(found - before.bias) <= 0.5 / after.threshold[None] + 1e-9)
+    # The output layer has one scale for all classes and timesteps.
+    before, after = folded.layers[-1].weight, network.layers[-1].weight
+    inside = (after != 0) & (after != low) & (after != high)
+    if weight_bits == 8:
+        scale = (before[inside] * after[inside]).sum() / (after[inside].astype(float) ** 2).sum()
+        assert np.all(np.abs(before[inside] - after[inside] * scale) <= scale * 0.55)
+
+
+def test_the_encoder_always_has_8_bits() -> None:
+    encoder = quantize.quantize(folded_network(stem_coefficient="none"), 2).encoder
+    assert encoder is not None
+    assert len(np.unique(encoder.weight)) > 16
+
+
+@pytest.mark.parametrize("changes", [{}, {"neuron": LIF}, {"neuron": KEEP_SOFT}])
+def test_8_bits_are_close_to_the_float_network(changes: dict) -> None:
+    folded = folded_network(**changes)
+    pixels = images(60)
+    network = quantize.quantize(folded, 8)
+    before = folded.simulate(folded, pixels, keep_spikes=True)
+    after = reference.run(network, pixels)
+    for name, spikes in before.spikes.items():
+        assert np.mean(spikes != after.spikes[name]) < 0.1, name
+    assert np.mean(before.predictions == after.predictions) > 0.9
+    assert [layer.leak for layer in network.layers] == [layer.leak for layer in folded.layers]
+    assert [layer.gate for layer in network.layers] == [layer.gate for layer in folded.layers]
+
+
+def test_more_bits_are_more_exact() -> None:
+    folded = folded_network()
+    pixels = images(60)
+    before = folded.simulate(folded, pixels, keep_spikes=True).spikes["layer1.0.conv2"]
+    wrong = [
+        np.mean(
+            before
+            != reference.run(quantize.quantize(folded, bits), pixels).spikes["layer1.0.conv2"]
+        )
+        for bits in (2, 4, 8)
+    ]
+    assert wrong[0] > wrong[1] > wrong[2]
+
+
+def mean_drive(layer: AnyLayer, source: np.ndarray) -> np.ndarray:
+    """Drive with bias (o,), averaged over images, timesteps and positions."""
+    drives = drive(layer, torch.from_numpy(source), torch.float64).numpy()
+    return (drives.transpose(0, 1, 3, 4, 2) + layer.bias).mean(axis=(0, 1, 2, 3))
+
+
+@pytest.mark.parametrize("weight_bits", [2, 8])
+def test_calibration_restores_mean_drives(weight_bits: int) -> None:
+    """The mean drive of every channel is the float network's but for the rounding of biases,
+    although rounded weights and the spikes of earlier layers have moved it."""
+    folded = folded_network()
+    pixels = images(50)
+    wanted = folded.simulate(folded, pixels, keep_spikes=True).spikes
+    moved = 0.0
+    for calibration in (None, pixels):
+        network = quantize.quantize(folded, weight_bits, calibration=calibration)
+        spikes = reference.run(network, pixels).spikes
+        for before, after in zip(folded.layers[:-1], network.layers[:-1], strict=True):
+            assert after.threshold is not None
+            scale = (1 / after.threshold).mean(axis=(0, 1))
+            if (1 / after.threshold).std(axis=(0, 1)).any():
+                continue  # positions with scales of their own: no one mean in steps
+            error = mean_drive(after, spikes[after.source]) * scale - mean_drive(
+                before, wanted[before.source]
+            )
+            if calibration is None:
+                moved = max(moved, float((np.abs(error) / scale).max()))
+            else:
+                assert np.all(np.abs(error) <= 0.5 * scale + 1e-9), after.name
+    assert moved > 1, "nothing to restore: the test proves nothing"
+    carried = quantize.quantize(dataclasses.replace(folded, calibration=pixels), 2)
+    np.testing.assert_array_equal(
+        carried.layers[0].bias, quantize.quantize(folded, 2, calibration=pixels).layers[0].bias
+    )
+
+
+def test_clipping_pays_for_outliers() -> None:
+    """One weight of 10 among many of about 0.1: without clipping all others would round to 0."""
+    rng = np.random.default_rng(0)
+    weight = rng.normal(0, 0.1, (1, 1, 1, 1, 500, 1, 1))
+    weight[..., 0, 0, 0] = 0.6
+    layer = FoldedLayer(
+        name="outlier",
+        source="input",
+        kernel=(1, 1),
+        weight=weight,
+        bias=np.zeros((1, 1, 1, 1)),
+        threshold=np.ones((1, 1, 1)),
+    )
+    output = dataclasses.replace(layer, name="fc", threshold=None, output=True)
+    encoder = dataclasses.replace(layer, name="stem", weight=weight[..., :1, :, :])
+    network = quantize.quantize(
+        FoldedNetwork(
+            timesteps=1,
+            image_shape=(1, 1, 1),
+            encoder=dataclasses.replace(
+                encoder,
+                weight=np.ones((1, 1, 1, 500, 1, 1, 1)),
+                bias=np.zeros((1, 1, 1, 500)),
+                threshold=np.ones((1, 1, 500)),
+            ),
+            layers=(layer, output),
+            labels=("a",),
+            provenance={},
+        ),
+        4,
+    )
+    threshold = network.layers[0].threshold
+    assert threshold is not None
+    assert int(threshold[0, 0, 0]) > 1.3 * 7 / 0.6
+    assert network.layers[0].weight.max() == 7
+
+
+def test_large_biases_keep_their_value_at_the_cost_of_the_scale() -> None:
+    """Tiny weights ask for a threshold of about 100,000, and a bias three times as large."""
+    folded = folded_network()
+    first = folded.layers[0]
+    tiny = dataclasses.replace(first, weight=first.weight * 1e-3, bias=first.bias * 0 - 3)
+    folded = dataclasses.replace(folded, layers=(tiny, *folded.layers[1:]))
+    layer = quantize.quantize(folded, 8).layers[0]
+    assert layer.threshold is not None
+    np.testing.assert_allclose(layer.bias / layer.threshold[None], -3, rtol=1e-3)
+    assert 10_000 < layer.threshold.max() < 1 << 15
+
+
+@pytest.mark.parametrize("bits", [1, 3, 16])
+def test_other_widths_are_refused(bits: int) -> None:
+    with pytest.raises(quantize.QuantizeError, match=f"weight_bits = {bits}"):
+        quantize.quantize(folded_network(), bits)
+
+
+def test_a_bias_beyond_all_scales_is_refused() -> None:
+    folded = folded_network()
+    layer = dataclasses.replace(folded.layers[2], bias=folded.layers[2].bias + 40_000)
+    folded = dataclasses.replace(folded, layers=(*folded.layers[:2], layer, *folded.layers[3:]))
+    message = f"{layer.name}': a bias is over 32767 times its threshold, .* more weight decay"
+    with pytest.raises(quantize.QuantizeError, match=message):
+        quantize.quantize(folded, 8)
+
+
+def test_measure_reports_accuracy_and_densities() -> None:
+    network = quantize.quantize(folded_network(), 8)
+    pixels = images(30)
+    trace = reference.run(network, pixels)
+    labels = trace.predictions.astype(np.uint8)
+    labels[:6] = (labels[:6] + 1) % 10
+    measured = quantize.measure(network, Split(images=pixels, labels=labels))
+    assert measured.provenance["validation_accuracy"] == pytest.approx(80)
+    for layer in network.layers[:-1]:
+        values = measured.statistics[layer.name]
+        assert values["output_density"] == pytest.approx(trace.spikes[layer.name].mean())
+        assert values["input_density"] == pytest.approx(trace.spikes[layer.source].mean())
+
+
+def one_neuron(rng: np.random.Generator, leak: Leak, reset: Reset, n_in: int) -> Network:
+    def layer(name: str, **changes: object) -> Layer:
+        values: dict = {
+            "name": name,
+            "source": "input",
+            "kernel": (1, 1),
+            "weight": rng.integers(-8, 8, (3, 1, 1, 1, n_in, 1, 1), np.int8),
+            "bias": rng.integers(-4, 5, (3, 1, 1, 1), np.int32),
+            "threshold": rng.integers(1, 9, (1, 1, 1), np.int32),
+            "leak": leak,
+            "leak_shift": 0 if leak == Leak.NONE else 1,
+            "reset": reset,
+        }
+        return Layer(**{**values, **changes})
+
+    output = layer(
+        "fc",
+        bias=rng.integers(-9, 9, (1, 1, 1, 1), np.int32),
+        threshold=None,
+        leak=Leak.NONE,
+        leak_shift=0,
+        output=True,
+    )
+    return Network(
+        timesteps=3,
+        image_shape=(n_in, 1, 1),
+        encoder=None,
+        layers=(layer("neuron"), output),
+        weight_bits=4,
+        labels=("a",),
+    )
+
+
+@pytest.mark.parametrize("leak", list(Leak))
+@pytest.mark.parametrize("reset", list(Reset))
+def test_bounds_are_what_the_worst_inputs_reach(leak: Leak, reset: Reset) -> None:
+    """All 2**9 inputs of three synapses over three timesteps: none exceeds the proved bounds, and
+    the logits reach theirs exactly."""
+    for seed in range(20):
+        network = one_neuron(np.random.default_rng(seed), leak, reset, 3)
+        bounds = quantize.proved_bounds(network)
+        neuron, output = network.layers
+        assert neuron.threshold is not None
+        membranes, logits = [], []
+        for bits in itertools.product((0, 1), repeat=9):
+            frames = np.array(bits, np.uint8).reshape(3, 3, 1, 1)
+            logits.append(int(golden.run_layer(output, frames, None)[0]))
+            v = 0
+            for t in range(3):
+                kept = v >> 1
+                v = {Leak.NONE: v, Leak.SUBTRACT: v - kept, Leak.KEEP: kept}[leak]
+                v += int((frames[t].ravel() * neuron.weight[t].ravel()).sum())
+                v += int(neuron.bias[t, 0, 0, 0])
+                membranes.append(v)
+                threshold = int(neuron.threshold[0, 0, 0])
+                if v >= threshold:
+                    v = v - threshold if reset == Reset.SOFT else 0
+        assert bounds["neuron"].low <= min(membranes), f"seed {seed}"
+        assert bounds["neuron"].high >= max(membranes), f"seed {seed}"
+        assert bounds["fc"].low <= min(logits) and max(logits) <= bounds["fc"].high
+        low, high = bounds["neuron"].low, bounds["neuron"].high
+        n_bits = bounds["neuron"].n_bits
+        assert -(1 << (n_bits - 1)) <= low and high < 1 << (n_bits - 1)
+        assert low < -(1 << (n_bits - 2)) or high >= 1 << (n_bits - 2), "one bit less would do"
+
+
+def test_bounds_hold_for_what_random_networks_do() -> None:
+    for seed in range(40):
+        network = random_network(seed)
+        bounds = quantize.proved_bounds(network)
+        assert list(bounds) == [layer.name for layer in network.layers]
+        trace = reference.run(network, random_input(network, np.random.default_rng(seed), 3))
+        assert trace.logits.min() >= bounds[network.layers[-1].name].low, f"seed {seed}"
+        assert trace.logits.max() <= bounds[network.layers[-1].name].high, f"seed {seed}"
+
+
+def test_a_network_tuned_for_wider_parameters_is_refused() -> None:
+    folded = fold.fold_model(lived_in(small_config()), tuple("abcdefghij"), {})
+    _, scales, _ = quantize.quantize_with_scales(folded, 4)
+    same = quantize.quantize(dataclasses.replace(folded, scales=scales), 4)
+    assert same.layers[1].threshold is not None
+    scales.thresholds["layer1.0.conv2"][..., 2] = 1 << 15
+    message = r"'layer1\.0\.conv2': a threshold of 32768.*--bits 4"
+    with pytest.raises(quantize.QuantizeError, match=message):
+        quantize.quantize(dataclasses.replace(folded, scales=scales), 4)

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sw.data import beats
+
+
+def write_record(folder: Path, record: int, signal: np.ndarray, beats_at: list[tuple[int, int]]):
+    """Format 212 with an all-zero second signal, and annotations (sample, code)."""
+    raw = bytearray()
+    for value in signal:
+        value = int(value) & 0xFFF
+        raw += bytes([value & 0xFF, value >> 8, 0])
+    (folder / f"{record}.dat").write_bytes(bytes(raw))
+    words = struct.pack("<H", 28 << 10 | 5) + struct.pack("<HH", 63 << 10 | 3, 0x4E28) + b"\0\0"
+    before = 5
+    for sample, code in beats_at:
+        gap = sample - before
+        if gap > 1023:
+            words += struct.pack("<HHH", 59 << 10, gap >> 16, gap & 0xFFFF)
+            gap = 0
+        words += struct.pack("<HH", code << 10 | gap, 62 << 10 | 1)
+        before = sample
+    (folder / f"{record}.atr").write_bytes(words + b"\0\0")
+
+
+def test_records_are_cut_into_beats(tmp_path: Path) -> None:
+    signal = np.full(4000, 1000)
+    signal[600], signal[601], signal[3] = 1400, 1300, -5
+    write_record(tmp_path, 100, signal, [(20, 1), (600, 5), (1900, 8), (2000, 12), (3990, 1)])
+    found = beats.read_records(tmp_path, [100])
+    # The first and the last beat are too near the record's ends.
+    assert found.labels.tolist() == [2, 1, 4] and found.records.tolist() == [100] * 3
+    assert found.intervals.tolist() == [[580, 1300], [1300, 100], [100, 1990]]
+    assert found.samples.shape == (3, 128)
+    assert found.samples[0, beats.R_INDEX] == 1350 and found.samples[0].min() == 1000
+    known = beats.known(found)
+    assert known.labels.tolist() == [2, 1]
+    (tmp_path / "100.dat").write_bytes(b"1234")
+    for record, message in ((100, "4 bytes are not whole pairs of samples of 3"), (101, "No such")):
+        with pytest.raises(beats.BeatError, match=f"record {record} in {tmp_path}: .*{message}"):
+            beats.read_records(tmp_path, [record])
+    write_record(tmp_path, 102, signal, [])
+    with pytest.raises(beats.BeatError, match=r"holds no beats of records \[102\]"):
+        beats.read_records(tmp_path, [102])
+
+
+def test_negative_samples() -> None:
+    assert beats.read_212(bytes([0xFB, 0x0F, 0])).tolist() == [-5]
+
+
+def test_images_have_signal_and_relative_intervals_per_record() -> None:
+    rng = np.random.default_rng(1)
+    samples = np.full((6, 128), 900, np.uint16)
+    samples[:, 50] = 1100
+    samples[3:, 50] = 1300  # another patient, twice as high
+    samples[5, 90] = 1100  # unusual
+    intervals = np.array([[300, 300]] * 5 + [[150, 0]], np.uint16)
+    found = beats.as_images(
+        beats.Beats(
+            samples=samples,
+            labels=rng.integers(0, 4, 6),
+            records=np.array([1, 1, 1, 2, 2, 2]),
+            intervals=intervals,
+        )
+    )
+    assert found.shape == (6, 4, 1, 128) and found.dtype == np.uint8
+    assert found[0, 0, 0, 50] == found[3, 0, 0, 50] == 210 and found[0, 0, 0, 0] == 100
+    assert set(found[:5, 1:].reshape(-1)) == {128}
+    assert found[5, 0, 0, 90] == 155 and found[5, 1, 0, 90] == 183
+    assert set(np.delete(found[5, 1, 0], 90)) == {128}
+    assert found[5, 2, 0, 0] == 64 and found[5, 3, 0, 0] == 128  # early; none after
+
+
+def test_intervals_are_relative_to_those_around() -> None:
+    """A heart that beats faster and faster, in which one beat comes early."""
+    intervals = np.repeat(np.array([[400], [200]], np.uint16), 40, axis=0).repeat(2, axis=1)
+    intervals[60, 0] = 150
+    found = beats.as_images(
+        beats.Beats(
+            samples=np.full((80, 128), 900, np.uint16),
+            labels=np.zeros(80, np.int64),
+            records=np.ones(80, np.int64),
+            intervals=intervals,
+        )
+    )
+    before = found[:, 2, 0, 0].tolist()
+    assert before[:30] == [128] * 30 and before[60] == 96
+    assert before[50:60] == [128] * 10 == before[61:71]
+
+
+def test_patients_are_disjoint() -> None:
+    assert len(beats.DS1) == len(beats.DS2) == 22 and not set(beats.DS1) & set(beats.DS2)
+    assert set(beats.VALIDATION) < set(beats.DS1)

@@ -1,0 +1,369 @@
+"""A session: what is loaded, what comes back."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from hw.boards.configs import CONFIGS
+from hw.protocol import REPLY, Opcode, Space
+from sw.compile.compiler import compile_network
+from sw.compile.program import PIXELS, FitError
+from sw.driver.board import Board
+from sw.driver.device import MemoryFault
+from sw.driver.group import Boards
+from sw.driver.inference import load_bytes, program_for
+from sw.driver.transport import DeviceError, LinkLost, LinkTimeout
+from sw.network import encoder
+from sw.network.network import INPUT, Network
+from tests.golden import run_network
+from tests.networks import random_input, random_network
+from tests.sw.fake_device import FakeDevice, FakeGateware, FakePort
+
+CONFIG = dataclasses.replace(CONFIGS["sim"], weight_depth=1 << 17, param_depth=1 << 14)
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 2**32 - 1))
+def test_what_the_device_computed_comes_back(seed: int) -> None:
+    network = random_network(seed)
+    try:
+        program = compile_network(network, CONFIG)
+    except FitError:
+        assume(False)
+        raise
+    board = Board(FakeDevice(network, CONFIG))
+    written: list[int] = []
+    board.load(program, written.append)
+    assert sum(written) == load_bytes(program)
+    rng = np.random.default_rng(seed)
+    for _ in range(2):
+        images = random_input(network, rng, 1)
+        maps, logits = run_network(network, encoder.encode(network, images)[0])
+        inference = board.observe(images[0], maps=True)
+        np.testing.assert_array_equal(inference.logits, logits)
+        assert inference.prediction == int(np.argmax(logits))
+        assert inference.maps.keys() - {PIXELS} == maps.keys()
+        for name, expected in maps.items():
+            np.testing.assert_array_equal(inference.maps[name], expected)
+        for layer in network.layers[:-1]:
+            assert inference.counters[layer.name].n_spikes == maps[layer.name].sum()
+
+
+def test_a_program_for_another_device_is_refused_and_compiled_again() -> None:
+    network = random_network(5)
+    board = Board(FakeDevice(network, CONFIG))
+    other = compile_network(network, dataclasses.replace(CONFIG, name="other", lanes=16))
+    with pytest.raises(ValueError, match="for 'other', the device is 'sim'; compile it again"):
+        board.load(other)
+    with pytest.raises(RuntimeError, match="no program is loaded: call load first"):
+        board.infer([np.zeros(1, np.uint8)])
+    program, note = program_for(network, other, CONFIG)
+    assert program.config == CONFIG and note and "made for 'other'" in note
+    assert program_for(network, None, CONFIG)[1] is not None
+
+
+def test_a_program_for_an_equal_device_of_another_name_is_kept() -> None:
+    network = random_network(5)
+    program = compile_network(network, CONFIG)
+    twin = dataclasses.replace(CONFIG, name="twin", clk_hz=25_000_000, baud=115200)
+    assert program_for(network, program, twin) == (program, None)
+
+
+def loaded(network: Network, **options: Any) -> Board:
+    board = Board(FakeDevice(network, CONFIG, **options))
+    board.load(network)
+    return board
+
+
+def test_what_is_there_already_is_not_sent_again() -> None:
+    network = random_network(5)
+    board = Board(FakeDevice(network, CONFIG))
+    program = compile_network(network, CONFIG)
+    first = board.load(network)
+    assert first.n_bytes == load_bytes(program)
+    again = board.load(program)
+    assert again.n_written == program.spike_bytes < first.n_written
+
+
+def test_memory_that_does_not_hold_what_is_written_is_named() -> None:
+    network = random_network(5)
+    device = FakeDevice(network, CONFIG)
+    kept = device.memories[Space.WEIGHT]
+
+    class Broken(bytearray):
+        def __setitem__(self, *_: Any) -> None:
+            pass
+
+    device.memories[Space.WEIGHT] = Broken(kept)
+    with pytest.raises(MemoryFault, match=r"WEIGHT of the board on fake does not hold what was"):
+        Board(device).load(network)
+
+
+def test_reset_in_between_is_survived() -> None:
+    """Memories are gone, too; the samples under way are run again."""
+    network = random_network(5)
+    board = loaded(network)
+    device = board.device
+    assert isinstance(device, FakeDevice)
+    rng = np.random.default_rng(1)
+    shape = (6, network.timesteps, *network.map_shapes()[INPUT])
+    samples = rng.integers(0, 2, shape, np.uint8)
+    expected = board.infer(samples)
+    found = []
+    for n, inference in enumerate(board.stream(samples)):
+        found.append(inference.logits)
+        if n == 2:
+            device.gateware.reset()
+            device.memories[Space.WEIGHT][:] = bytes(len(device.memories[Space.WEIGHT]))
+    np.testing.assert_array_equal(np.stack(found), expected)
+    assert device.transport.counters.n_recoveries >= 1
+
+
+def test_reset_while_maps_are_read_back_is_survived() -> None:
+    network = random_network(5)
+    shape = (3, network.timesteps, *network.map_shapes()[INPUT])
+    samples = np.random.default_rng(1).integers(0, 2, shape, np.uint8)
+    expected = list(loaded(network).stream(samples, maps=True))
+    board = loaded(network)
+    device = board.device
+    assert isinstance(device, FakeDevice)
+    n_reads = 0
+
+    def answer(seq: int, opcode: int, payload: bytes) -> list[bytes]:
+        nonlocal n_reads
+        n_reads += opcode == Opcode.READ
+        if opcode == Opcode.READ and n_reads == 2:
+            device.gateware.reset()
+        return FakeGateware.answer(device.gateware, seq, opcode, payload)
+
+    device.gateware.answer = answer  # type: ignore[method-assign]
+    device.transport.port = ImpatientPort(device.gateware)
+    for found, right in zip(board.stream(samples, maps=True), expected, strict=True):
+        assert found.maps.keys() == right.maps.keys()
+        for name, spikes in found.maps.items():
+            np.testing.assert_array_equal(spikes, right.maps[name])
+    assert device.transport.counters.n_recoveries == 1
+
+
+class ImpatientPort(FakePort):
+    """Fails where a driver would wait for ever."""
+
+    n_left = 1000
+
+    def read(self, size: int, /) -> bytes:
+        self.n_left -= 1
+        assert self.n_left, "nothing comes any more"
+        return super().read(size)
+
+
+def test_board_that_fails_hands_its_work_to_the_others() -> None:
+    network = random_network(5)
+    good = loaded(network)
+    bad = loaded(network, fails_at=2, error=LinkLost("it was unplugged"))
+    shape = (20, network.timesteps, *network.map_shapes()[INPUT])
+    samples = np.random.default_rng(2).integers(0, 2, shape, np.uint8)
+    expected = loaded(network).infer(samples)
+    with Boards([bad, good]) as boards:
+        np.testing.assert_array_equal(boards.infer(samples), expected)
+        assert boards.boards == [good] and boards.failures[0][0] is bad
+
+
+def test_last_board_that_fails_is_an_error() -> None:
+    network = random_network(5)
+    boards = Boards([loaded(network, fails_at=n, error=LinkLost(f"gone {n}")) for n in (1, 2)])
+    shape = (9, network.timesteps, *network.map_shapes()[INPUT])
+    with pytest.raises(DeviceError, match=r"no board is left:\n  fake: gone \d\n  fake: gone \d"):
+        boards.infer(np.zeros(shape, np.uint8))
+
+
+def test_board_that_fails_in_loading_is_left_out() -> None:
+    network = random_network(5)
+    boards = Boards([Board(FakeDevice(network, CONFIG)) for _ in range(2)])
+    good, bad = boards.boards
+
+    def lost(_: bytes) -> None:
+        raise OSError("it was unplugged")
+
+    bad.device.transport.port.write = lost  # type: ignore[method-assign]
+    boards.load(network)
+    assert boards.boards == [good] and isinstance(boards.failures[0][1], LinkLost)
+    shape = (3, network.timesteps, *network.map_shapes()[INPUT])
+    assert len(boards.infer(np.zeros(shape, np.uint8))) == 3
+    good.device.transport.port.write = lost  # type: ignore[method-assign]
+    with pytest.raises(
+        DeviceError, match=r"no board is left:\n  fake: lost the board on fake: it was"
+    ):
+        boards.load(network)
+
+
+def test_mistake_in_loading_several_boards_is_no_failure_of_theirs() -> None:
+    network = random_network(5)
+    boards = Boards([Board(FakeDevice(network, CONFIG)) for _ in range(2)])
+    other = compile_network(network, dataclasses.replace(CONFIG, name="other", lanes=16))
+    with pytest.raises(ValueError, match="for 'other', the device is 'sim'; compile it again"):
+        boards.load(other)
+    assert not boards.failures
+
+
+def test_mistake_in_the_samples_of_several_boards_is_passed_on() -> None:
+    network = random_network(5)
+    shape = (network.timesteps, *network.map_shapes()[INPUT])
+
+    def samples() -> Any:
+        yield np.zeros(shape, np.uint8)
+        raise ZeroDivisionError
+
+    for sample in (samples(), [np.zeros((1, 2), np.uint8)]):
+        with pytest.raises((ZeroDivisionError, encoder.InputError, ValueError)):
+            Boards([loaded(network), loaded(network)]).infer(sample)
+
+
+def test_run_that_the_board_forgets_is_run_again() -> None:
+    network = random_network(5)
+    board = loaded(network)
+    device = board.device
+    assert isinstance(device, FakeDevice)
+    device.transport.timeout_s = 0.02
+    shape = (2, network.timesteps, *network.map_shapes()[INPUT])
+    samples = np.random.default_rng(3).integers(0, 2, shape, np.uint8)
+    expected = board.infer(samples)
+    for n_forgotten, survives in ((2, True), (100, False)):
+
+        def forget(run: Any) -> list[bytes]:
+            nonlocal n_forgotten
+            n_forgotten -= 1
+            return [] if n_forgotten >= 0 else FakeGateware._run(device.gateware, run)
+
+        device.gateware._run = forget  # type: ignore[method-assign]
+        if survives:
+            np.testing.assert_array_equal(board.infer(samples), expected)
+            assert device.transport.counters.n_recoveries
+        else:
+            with pytest.raises(LinkTimeout, match="the board forgot the run that it had begun"):
+                board.infer(samples)
+
+
+def test_run_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = random_network(5)
+    board = loaded(network)
+    device = board.device
+    assert isinstance(device, FakeDevice)
+    device.gateware.run_never_ends = True
+    device.transport.timeout_s = 0.02
+    monkeypatch.setattr("sw.driver.board.RUN_TIMEOUT_S", 0.05)
+    shape = (1, network.timesteps, *network.map_shapes()[INPUT])
+    with pytest.raises(LinkTimeout, match=r"a run was not over after 0\.05 s: is the program"):
+        board.infer(np.zeros(shape, np.uint8))
+    device.gateware.run_never_ends = False
+    assert len(board.infer(np.zeros(shape, np.uint8))) == 1
+
+
+def test_lost_announcement_is_asked_for_again() -> None:
+    network = random_network(5)
+    board = loaded(network)
+    device = board.device
+    assert isinstance(device, FakeDevice)
+    shape = (1, network.timesteps, *network.map_shapes()[INPUT])
+    samples = np.zeros(shape, np.uint8)
+    expected = board.infer(samples)
+    device.gateware.n_done_lost = 1
+    np.testing.assert_array_equal(board.infer(samples), expected)
+    assert device.n_computed == 2
+
+
+def test_results_computed_from_a_lost_input_are_not_believed() -> None:
+    """A RUN goes out right behind its input. Whichever frame is lost, in whichever direction, the
+    outcomes are those of the samples."""
+    network = random_network(5)
+    shape = (3, network.timesteps, *network.map_shapes()[INPUT])
+    samples = np.random.default_rng(3).integers(0, 2, shape, np.uint8)
+    expected = loaded(network).infer(samples)
+    assert len({logits.tobytes() for logits in expected}) == 3
+    n_again = 0
+    for deaf in (False, True):  # and with it all acknowledgements of the next requests
+        for lost in range(6):
+            board = loaded(network)
+            device = board.device
+            assert isinstance(device, FakeDevice)
+            device.transport.timeout_s = 0.05
+            port = LossyPort(device.gateware, lost, deaf)
+            device.transport.port = port
+            np.testing.assert_array_equal(board.infer(samples), expected)
+            counters = device.transport.counters
+            assert counters.n_repeated and not counters.n_recoveries
+            n_again += device.n_computed - 3
+    assert n_again >= 2
+
+
+class LossyPort(FakePort):
+    """Loses one frame of the host's and, if ``deaf``, the next three replies that announce
+    nothing."""
+
+    def __init__(self, gateware: FakeGateware, lost: int, deaf: bool):
+        super().__init__(gateware)
+        self.n_left, self.n_to_lose = lost, 3 * deaf
+
+    def write(self, raw: bytes, /) -> int:
+        for frame in raw.split(b"\x7e")[:-1]:
+            self.n_left -= bool(frame)
+            if self.n_left == -1 and frame:
+                continue
+            before = len(self._replies)
+            super().write(frame + b"\x7e")
+            replies = [*self._replies[before:].split(b"\x7e")][:-1]
+            del self._replies[before:]
+            for reply in replies:
+                if self.n_left < -1 and self.n_to_lose and reply[1] != Opcode.DONE | REPLY:
+                    self.n_to_lose -= 1
+                else:
+                    self._replies += reply + b"\x7e"
+        return len(raw)
+
+
+def test_announcement_of_a_later_run_says_that_an_earlier_one_is_lost() -> None:
+    network = random_network(5)
+    board = loaded(network)
+    device = board.device
+    assert isinstance(device, FakeDevice)
+    shape = (4, network.timesteps, *network.map_shapes()[INPUT])
+    samples = np.random.default_rng(3).integers(0, 2, shape, np.uint8)
+    expected = board.infer(samples)
+    device.gateware.n_done_lost = 1
+    np.testing.assert_array_equal(board.infer(samples), expected)
+    assert device.n_computed == 4 + 5 and not device.transport.counters.n_recoveries
+
+
+def test_outcomes_do_not_wait_for_samples_that_are_not_there_yet() -> None:
+    network = random_network(5)
+    shape = (3, network.timesteps, *network.map_shapes()[INPUT])
+    samples = np.random.default_rng(3).integers(0, 2, shape, np.uint8)
+    expected = loaded(network).infer(samples)
+    for board in (loaded(network), Boards([loaded(network), loaded(network)])):
+        outcomes: list[np.ndarray] = []
+
+        def one_at_a_time(outcomes: list[np.ndarray] = outcomes) -> Any:
+            for n, sample in enumerate(samples):
+                while len(outcomes) < n:
+                    yield None
+                yield sample
+
+        for inference in board.stream(one_at_a_time()):
+            outcomes.append(inference.logits)
+        np.testing.assert_array_equal(np.stack(outcomes), expected)
+
+
+def test_answer_that_came_while_this_process_slept_is_not_asked_for_again() -> None:
+    network = random_network(5)
+    board = loaded(network)
+    device = board.device
+    assert isinstance(device, FakeDevice)
+    device.transport.timeout_s = 0.0
+    shape = (3, network.timesteps, *network.map_shapes()[INPUT])
+    board.infer(np.zeros(shape, np.uint8))
+    assert device.n_computed == 3 and not device.transport.counters.n_repeated

@@ -1,0 +1,508 @@
+"""The driver against a board in Python behind a pseudo terminal, with every fault of a cable."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import random
+import select
+import threading
+import time
+import tty
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+import serial
+from serial.tools import list_ports
+
+from hw.protocol import (
+    DEFAULT_BAUD,
+    PROTOCOL_VERSION,
+    Identity,
+    Opcode,
+    Space,
+    Status,
+    decode_frame,
+    encode_frame,
+    identity,
+    pack,
+)
+from hw.spec import Config
+from sw.driver.device import CHECK_FRAMES, Device
+from sw.driver.discovery import DeviceNotFound, NotABoard, SpecMismatch
+from sw.driver.transport import DeviceError, LinkLost, LinkTimeout, RequestRefused
+from tests.sw.fake_device import FakeGateware
+
+CONFIG = Config(
+    name="fake", rx_buffer_bytes=600, max_payload_bytes=128, weight_depth=512, fire_lanes=4
+)
+
+
+class FakeBoard(FakeGateware):
+    """Behind a pseudo terminal, in a thread. Faults are attributes, changed while it runs."""
+
+    def __init__(self, config: Config = CONFIG):
+        super().__init__(config)
+        self.max_pending_bytes = 0
+        """Most bytes that had arrived and were unanswered."""
+        self.works_at: int | None = None
+        """The one agreed rate at which the cable works; None: any."""
+        self.drop_replies: set[int] = set()
+        """Replies to drop, counted from the first one."""
+        self.damage_replies: set[int] = set()
+        self.repeat_replies = False
+        self.silent = False
+        self.n_breaks_lost = 0
+        """Breaks that will not be noticed."""
+        self.reply_delay_s = 0.0
+        self.unplug_after: int | None = None
+        self.n_replies = 0
+        self._master, slave = os.openpty()
+        tty.setraw(slave)
+        self._slave: int | None = slave
+        self.port = os.ttyname(slave)
+        self._stop = False
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stop = True
+        self._thread.join()
+        self._unplug()
+
+    def _unplug(self) -> None:
+        if self._slave is not None:
+            os.close(self._master)
+            os.close(self._slave)
+            self._slave = None
+
+    def _serve(self) -> None:
+        received = bytearray()
+        while not self._stop:
+            if not select.select([self._master], [], [], 0.01)[0]:
+                continue
+            received += os.read(self._master, 4096)
+            self.max_pending_bytes = max(self.max_pending_bytes, len(received))
+            while b"\x7e" in received:
+                raw, _, received = received.partition(b"\x7e")
+                if raw == b"\0":  # a break
+                    self.divisor = self.divisor if self.n_breaks_lost else None
+                    self.n_breaks_lost = max(self.n_breaks_lost - 1, 0)
+                packet = decode_frame(bytes(raw))
+                if packet is None or self.silent or not self._understands():
+                    continue
+                if self.unplug_after is not None and len(self.requests) >= self.unplug_after:
+                    self._unplug()
+                    return
+                time.sleep(self.reply_delay_s)
+                for reply in self.answer(packet[0], packet[1], packet[2:]):
+                    self._send(reply)
+
+    def _understands(self) -> bool:
+        if self.divisor is None or self.works_at is None:
+            return True
+        return round(self.config.clk_hz / self.works_at) == self.divisor
+
+    def _send(self, packet: bytes) -> None:
+        number = self.n_replies
+        self.n_replies += 1
+        frame = bytearray(encode_frame(packet))
+        if number in self.drop_replies:
+            return
+        if number in self.damage_replies:
+            frame[len(frame) // 2] ^= 1
+        os.write(self._master, bytes(frame) * (2 if self.repeat_replies else 1))
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeBoard]:
+    board = FakeBoard()
+    yield board
+    board.close()
+
+
+@contextlib.contextmanager
+def opened(fake: FakeBoard) -> Iterator[Device]:
+    with Device.open(fake.port) as board:
+        board.transport.timeout_s = 0.05
+        yield board
+
+
+FRAME = bytes.fromhex("05 01 2c d6 a9 4b 7e")
+
+
+def test_wire_bytes_are_pinned():
+    assert encode_frame(bytes([0x05, Opcode.IDENTIFY])) == FRAME
+    assert encode_frame(bytes([0x7E, 0x7D])) == bytes.fromhex("7d5e 7d5d 06 4b d1 de 7e")
+    assert decode_frame(FRAME[:-1]) == bytes([0x05, Opcode.IDENTIFY])
+
+
+@pytest.mark.parametrize("bit", range(8 * len(FRAME)))
+def test_no_flipped_bit_is_decoded(bit):
+    """Not even a flipped bit of the end, before another one."""
+    frame = bytearray(FRAME)
+    frame[bit // 8] ^= 1 << bit % 8
+    assert all(decode_frame(part) is None for part in bytes(frame).split(b"\x7e") if part)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_frames_come_back(seed):
+    rng = random.Random(seed)
+    packets = [bytes(rng.choices(range(0x7C, 0x80), k=rng.randrange(2, 40))) for _ in range(200)]
+    wire = b"".join(map(encode_frame, packets))
+    assert [decode_frame(raw) for raw in wire.split(b"\x7e")[:-1]] == packets
+
+
+def test_board_describes_itself(fake):
+    with opened(fake) as board:
+        assert board.config == CONFIG
+        assert board.identity.protocol_version == PROTOCOL_VERSION
+        assert board.port == fake.port
+        assert board.status().n_overruns == 3
+
+
+def test_long_transfers_are_split_pipelined_and_reported(fake):
+    data = os.urandom(300 * 16)
+    progress = []
+    with opened(fake) as board:
+        board.transport.timeout_s = 5.0  # a busy machine repeats nothing
+        board.write(Space.WEIGHT, 100, data, progress.append)
+        assert sum(progress) == len(data) and len(progress) > 10
+        assert fake.memories[Space.WEIGHT][1600 : 1600 + len(data)] == data
+        # More than one request was under way, or the line would idle between them.
+        assert fake.max_pending_bytes > CONFIG.max_payload_bytes + 8
+        progress.clear()
+        fake.max_pending_bytes = 0
+        assert board.read(Space.WEIGHT, 100, 300, progress.append) == data
+        assert sum(progress) == len(data)
+        assert board.transport.counters.n_repeated == 0
+    # Answers to these take the board long.
+    assert fake.max_pending_bytes <= CONFIG.rx_buffer_bytes
+
+
+@pytest.mark.parametrize("works_at", [12_000_000, 3_000_000, 2_000_000, 7])
+def test_fastest_rate_that_works_is_agreed_on(fake, works_at, monkeypatch):
+    monkeypatch.setattr("sw.driver.device.is_virtual", lambda path: False)
+    fake.works_at = works_at
+    with opened(fake) as board:
+        assert board.transport.baud == (DEFAULT_BAUD if works_at == 7 else works_at)
+        assert board.status().n_overruns == 3
+
+
+@pytest.mark.parametrize(
+    ("wanted", "agreed"), [(4_000_000, 4_000_000), (5_000_000, 3_000_000), (900_000, 900_000)]
+)
+def test_user_may_limit_the_rate(fake, wanted, agreed):
+    """A rate that the board's clock cannot make is passed over."""
+    with Device.open(fake.port, wanted) as board:
+        assert board.transport.baud == agreed
+
+
+def test_only_rows_that_differ_are_written(fake):
+    data = bytearray(os.urandom(500 * 16))
+    images = {Space.WEIGHT: bytes(data), Space.PARAM: os.urandom(64 * 40)}
+    with opened(fake) as board:
+        for expected in (sum(map(len, images.values())), 0):
+            progress = []
+            assert board.fill(images, progress.append) == expected
+            assert sum(progress) == sum(map(len, images.values()))
+            for space, image in images.items():
+                assert fake.memories[space][: len(image)] == image
+        data[499 * 16 + 5] ^= 1
+        images[Space.WEIGHT] = bytes(data)
+        n_writes = sum(opcode == Opcode.WRITE for _, opcode in fake.requests)
+        n_frame_rows = (CONFIG.max_payload_bytes - 6) // 16
+        n_left = 500 % (CHECK_FRAMES * n_frame_rows)
+        assert board.fill(images) == n_left * 16
+        assert fake.memories[Space.WEIGHT][: len(data)] == data
+        n_written = sum(opcode == Opcode.WRITE for _, opcode in fake.requests) - n_writes
+        assert n_written == -(-n_left // n_frame_rows)
+        with pytest.raises(RequestRefused, match=r"CHECK of .* rows of WEIGHT from row"):
+            board.fill({Space.WEIGHT: bytes(584 * 16)})
+        with pytest.raises(ValueError, match="WEIGHT has rows of 16 bytes: 17 are not whole"):
+            board.fill({Space.WEIGHT: bytes(17)})
+
+
+def test_reset_is_refused_until_the_driver_begins_anew(fake):
+    with opened(fake) as board:
+        fake.reset()
+        with pytest.raises(RequestRefused, match="WAS_RESET, the board was reset and its mem"):
+            board.read(Space.WEIGHT, 0, 1)
+        board.recover()
+        assert board.read(Space.WEIGHT, 0, 1) == bytes(16)
+        assert board.transport.counters.n_recoveries == 1
+
+
+def test_other_board_in_its_place_is_refused(fake):
+    with opened(fake) as board:
+        fake.identity = pack(Identity, identity(dataclasses.replace(CONFIG, name="other")))
+        with pytest.raises(SpecMismatch, match="another one now: 'other' in place of 'fake'"):
+            board.recover()
+
+
+def test_nothing_to_transfer_is_no_request(fake):
+    with opened(fake) as board:
+        n_before = len(fake.requests)
+        board.write(Space.WEIGHT, 0, b"")
+        assert board.read(Space.WEIGHT, 0, 0) == b""
+        assert len(fake.requests) == n_before
+
+
+@pytest.mark.parametrize("fault", ["drop_replies", "damage_replies"])
+def test_lost_replies_are_asked_for_again(fake, fault):
+    data = os.urandom(40 * 16)
+    with opened(fake) as board:
+        setattr(fake, fault, {fake.n_replies + n for n in (0, 1, 3, 9)})
+        board.write(Space.WEIGHT, 0, data)
+        assert board.read(Space.WEIGHT, 0, 40) == data
+        assert board.transport.counters.n_repeated > 0
+
+
+def test_late_and_double_replies_are_not_mistaken_for_others(fake):
+    with opened(fake) as board:
+        fake.repeat_replies = True
+        board.transport.timeout_s = 0.02
+        fake.reply_delay_s = 0.05
+        for i in range(5):
+            board.write(Space.SPIKE, i, bytes([i + 1]))
+            assert board.read(Space.SPIKE, i, 1) == bytes([i + 1])
+        assert board.transport.counters.n_repeated > 0
+
+
+def test_silence_is_a_timeout_that_names_the_request(fake):
+    with opened(fake) as board:
+        board.transport.timeout_s = 0.01
+        fake.silent = True
+        message = (
+            f"no answer from {fake.port} to READ of 3 rows of PARAM from row 7, in spite of "
+            rf"{board.transport.n_retries} repetitions\. Is the board still powered, and its bitstr"
+        )
+        with pytest.raises(LinkTimeout, match=message):
+            board.read(Space.PARAM, 7, 3)
+        assert board.transport.counters.n_repeated == board.transport.n_retries
+
+
+def test_refusal_names_request_and_status_and_the_board_stays_usable(fake):
+    with opened(fake) as board:
+        rows = bytes(16 * 20)
+        with pytest.raises(RequestRefused, match=r"WEIGHT from row 50\d: BAD_ADDRESS") as refused:
+            board.write(Space.WEIGHT, 500, rows)
+        assert refused.value.status == Status.BAD_ADDRESS
+        board.write(Space.WEIGHT, 492, rows)
+
+
+def test_partial_row_is_refused_before_anything_is_sent(fake):
+    with opened(fake) as board:
+        n_before = len(fake.requests)
+        with pytest.raises(ValueError, match="rows of 16 bytes: 17 are not whole"):
+            board.write(Space.WEIGHT, 0, bytes(17))
+        assert len(fake.requests) == n_before
+
+
+def test_runs_have_results(fake):
+    with opened(fake) as board:
+        for entry in range(3):
+            result = board.run(entry)
+            assert result.argmax == entry + 1
+        assert fake.n_runs == 3
+
+
+def test_lost_announcement_is_replaced_by_the_status(fake, monkeypatch):
+    with opened(fake) as board:
+        fake.done_is_lost = True
+        assert board.run(7).argmax == 8
+        assert fake.n_runs == 1
+
+
+def test_lost_acknowledgement_of_a_run_does_not_run_it_twice(fake):
+    with opened(fake) as board:
+        fake.drop_replies = {fake.n_replies}
+        assert board.run(7).argmax == 8
+        assert fake.n_runs == 1
+        assert [opcode for _, opcode in fake.requests].count(Opcode.RUN) == 2
+
+
+def test_run_without_end_is_aborted(fake):
+    with opened(fake) as board:
+        fake.run_never_ends = True
+        with pytest.raises(LinkTimeout, match=r"not over after 0\.1 s"):
+            board.run(0, timeout_s=0.1)
+        assert fake.requests[-1][1] == Opcode.ABORT
+
+
+@pytest.mark.parametrize("n_requests", [3, 10])
+def test_unplugging_is_noticed(fake, n_requests):
+    with opened(fake) as board:
+        fake.unplug_after = n_requests
+        message = rf"lost the board on {fake.port}: .*\. Was it unplugged or switched off\?"
+        with pytest.raises(LinkLost, match=message):
+            board.write(Space.WEIGHT, 0, bytes(16 * 500))
+
+
+def test_interrupt_leaves_a_board_that_the_next_program_can_use(fake, monkeypatch):
+    fake.run_never_ends = True
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt), opened(fake) as board:
+        monkeypatch.setattr(board, "status", interrupt)
+        board.run(0)
+    fake.run_never_ends = False
+    with opened(fake) as board:
+        assert board.run(1).argmax == 2
+
+
+def test_foreign_device_is_no_board(fake):
+    fake.identity = b"ELSE" + fake.identity[4:]
+    with pytest.raises(NotABoard, match="no Spikefold board"):
+        Device.open(fake.port)
+
+
+def test_silent_port_is_no_board(fake, monkeypatch):
+    monkeypatch.setattr("sw.driver.device.is_virtual", lambda path: False)
+    fake.silent = True
+    with pytest.raises(NotABoard, match=r"Is its bitstream loaded\?"):
+        Device.open(fake.port)
+
+
+def test_lost_break_is_repeated(fake, monkeypatch):
+    """The board listens at a rate that an earlier program left it at."""
+    monkeypatch.setattr("sw.driver.device.is_virtual", lambda path: False)
+    fake.works_at, fake.divisor, fake.n_breaks_lost = 12_000_000, 7, 1
+    with Device.open(fake.port) as board:
+        assert board.config == CONFIG
+
+
+def test_what_was_not_sent_is_dropped_before_a_break(fake, monkeypatch):
+    dropped = []
+    monkeypatch.setattr(serial.Serial, "reset_output_buffer", lambda self: dropped.append(self))
+    with opened(fake) as board:
+        n_before = len(dropped)
+        board.recover()
+        assert len(dropped) > n_before > 0
+
+
+@pytest.mark.parametrize("more", [b"", b"newer fields"])
+def test_other_version_is_refused(fake, more):
+    raw = fake.identity
+    fake.identity = raw[:4] + (PROTOCOL_VERSION + 1).to_bytes(2, "little") + raw[6:] + more
+    with pytest.raises(
+        SpecMismatch,
+        match=f"version {PROTOCOL_VERSION + 1}, this software version {PROTOCOL_VERSION}",
+    ):
+        Device.open(fake.port)
+
+
+def test_other_definitions_are_refused(fake):
+    fake.identity = pack(Identity, identity(CONFIG) | {"spec_hash": 0xDEADBEEF})
+    message = (
+        r"'fake' on .* built from other definitions: .* 00000000deadbeef, here it is [0-9a-f]{16}"
+    )
+    with pytest.raises(SpecMismatch, match=message):
+        Device.open(fake.port)
+
+
+def test_impossible_configuration_is_refused(fake):
+    fake.identity = pack(Identity, identity(CONFIG) | {"weight_bits": 5})
+    message = "does not know: Config.weight_bits = 5 .* Load a bitstream of this release onto the"
+    with pytest.raises(SpecMismatch, match=message):
+        Device.open(fake.port)
+
+
+def test_port_in_use_is_refused(fake):
+    with (
+        opened(fake),
+        pytest.raises(DeviceNotFound, match="Another program is using it: end that one first"),
+    ):
+        Device.open(fake.port)
+
+
+def test_missing_port_is_named():
+    message = "cannot open /dev/there-is-none: .*No such file or directory"
+    with pytest.raises(DeviceNotFound, match=message):
+        Device.open("/dev/there-is-none")
+
+
+def test_port_without_permission_says_which_groups_have_it(monkeypatch):
+    def refuse(*_, **__):
+        raise serial.SerialException(13, "could not open port: [Errno 13] Permission denied")
+
+    monkeypatch.setattr(serial, "Serial", refuse)
+    with pytest.raises(DeviceNotFound, match=r"open /dev/ttyUSB0: .*group of serial ports \(dialo"):
+        Device.open("/dev/ttyUSB0")
+
+
+def test_device_that_knows_no_identify_is_no_board(fake, monkeypatch):
+    monkeypatch.setattr(fake, "_execute", lambda *_: (Status.BAD_OPCODE, b"", []))
+    with pytest.raises(NotABoard, match="answers, but is no Spikefold board"):
+        Device.open(fake.port)
+
+
+def test_board_of_other_definitions_is_not_passed_over_in_the_search(fake, monkeypatch):
+    fake.identity = pack(Identity, identity(CONFIG) | {"spec_hash": 0xDEADBEEF})
+    monkeypatch.setattr(list_ports, "comports", lambda: [usb(fake.port)])
+    with pytest.raises(SpecMismatch, match="Load a bitstream of this release onto the board"):
+        Device.open()
+
+
+def test_port_that_takes_no_data(fake, monkeypatch):
+    def full(_: bytes) -> None:
+        raise serial.SerialTimeoutException("Write timeout")
+
+    with opened(fake) as board:
+        monkeypatch.setattr(board.transport.port, "write", full)
+        with pytest.raises(LinkTimeout, match=f"{fake.port} takes no data: Write timeout"):
+            board.status()
+
+
+def test_replies_that_make_no_sense_are_named(fake, monkeypatch):
+    with opened(fake) as board:
+        monkeypatch.setattr(fake, "_execute", lambda *_: (77, b"", []))
+        with pytest.raises(DeviceError, match="answered STATUS with the unknown status 77"):
+            board.status()
+        monkeypatch.setattr(fake, "_execute", lambda *_: (Status.OK, b"", []))
+        with pytest.raises(DeviceError, match="to READ of 1 rows of SPIKE from row 0 has 0 bytes"):
+            board.read(Space.SPIKE, 0, 1)
+
+
+def test_run_that_the_board_has_forgotten(fake, monkeypatch):
+    with opened(fake) as board:
+        monkeypatch.setattr(fake, "_run", lambda *_: [])
+        with pytest.raises(DeviceError, match="forgot the run that it had begun: was it reset"):
+            board.run()
+
+
+def usb(port: str) -> SimpleNamespace:
+    return SimpleNamespace(device=port, description="USB serial", vid=0x0403)
+
+
+def test_board_is_found_among_other_ports(fake, monkeypatch):
+    other = FakeBoard()
+    other.silent = True
+    ports = [usb("/dev/aa-not-there"), usb(other.port), usb(fake.port)]
+    monkeypatch.setattr(list_ports, "comports", lambda: ports)
+    try:
+        with Device.open() as board:
+            assert board.port == fake.port
+    finally:
+        other.close()
+
+
+def test_ports_seen_are_listed_when_there_is_no_board(fake, monkeypatch):
+    fake.silent = True
+    builtin = SimpleNamespace(device="/dev/ttyS0", description="n/a", vid=None)
+    monkeypatch.setattr(list_ports, "comports", lambda: [builtin, usb(fake.port)])
+    with pytest.raises(DeviceNotFound) as error:
+        Device.open()
+    assert "/dev/ttyS0 (n/a): not USB, not tried" in str(error.value)
+    assert f"{fake.port} (USB serial): nothing on" in str(error.value)
+    assert "--board sim" in str(error.value)
+
+
+def test_no_ports_at_all(monkeypatch):
+    monkeypatch.setattr(list_ports, "comports", list)
+    with pytest.raises(DeviceNotFound, match="Serial ports seen:\n  none"):
+        Device.open()

@@ -1,0 +1,377 @@
+"""Graphs of other frameworks' steps, against the same steps in torch, one after another."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hw.spec import Gate, Leak, Reset
+from sw.convert.folded import FoldedNetwork, simulate
+from sw.exchange import assembly
+from sw.exchange.assembly import assemble
+from sw.exchange.graph import (
+    IMAGE,
+    Connect,
+    Convolve,
+    ExchangeError,
+    Fire,
+    Flatten,
+    Join,
+    Node,
+    Normalise,
+    Pool,
+    Scale,
+    Source,
+)
+from sw.network import reference
+
+T = 4
+SHAPE = (2, 9, 8)
+FRAMES = Source(timesteps=T, image_shape=SHAPE, pixel_max=None)
+IMAGES = Source(timesteps=T, image_shape=SHAPE)
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(7)
+
+
+def chain(*steps: Any) -> list[Node]:
+    """One step after another, named by their numbers."""
+    names = [IMAGE, *(f"n{i}" for i in range(len(steps)))]
+    return [Node(name=names[i + 1], step=step, sources=(names[i],)) for i, step in enumerate(steps)]
+
+
+def fire(threshold: Any = 1.0, **changes: Any) -> Fire:
+    return Fire(threshold=np.asarray(threshold, np.float64), strict=False, **changes)
+
+
+def conv(n_out: int, n_in: int, kernel: int = 3, seed: int = 0, **changes: Any) -> Convolve:
+    generator = np.random.default_rng(seed)
+    weight = generator.normal(0, 0.5, (n_out, n_in, kernel, kernel))
+    return Convolve(weight=weight, bias=generator.normal(0, 0.2, n_out), **changes)
+
+
+def connect(n_out: int, n_in: int) -> Connect:
+    generator = np.random.default_rng(n_in)
+    return Connect(
+        weight=generator.normal(0, 0.5, (n_out, n_in)), bias=generator.normal(0, 1, n_out)
+    )
+
+
+def naive(nodes: list[Node], source: Source, images: np.ndarray) -> np.ndarray:
+    """Mean of the last node's values over the timesteps, one timestep after another in torch."""
+    membranes: dict[str, Tensor] = {}
+    total = torch.zeros(())
+    for t in range(source.timesteps):
+        if source.pixel_max is None:
+            x = torch.from_numpy(images[:, t]).double()
+        else:
+            x = torch.from_numpy(images).double() * source.pixel_max / 255
+        values = {IMAGE: x}
+        for node in nodes:
+            inputs = [values[s] for s in node.sources]
+            values[node.name] = naive_step(node, inputs, membranes)
+        total = total + values[nodes[-1].name]
+    return (total / source.timesteps).numpy().reshape(len(images), -1)
+
+
+def naive_step(node: Node, inputs: list[Tensor], membranes: dict[str, Tensor]) -> Tensor:
+    step, x = node.step, sum(inputs[1:], inputs[0])
+    assert isinstance(x, Tensor)
+    if isinstance(step, Convolve):
+        weight, bias = torch.from_numpy(step.weight), step.bias
+        bias = None if bias is None else torch.from_numpy(bias)
+        return F.conv2d(x, weight, bias, step.stride, step.padding)
+    if isinstance(step, Connect):
+        bias = 0 if step.bias is None else torch.from_numpy(step.bias)
+        return (x.flatten(1) @ torch.from_numpy(step.weight).T + bias)[:, :, None, None]
+    if isinstance(step, Normalise):
+        gain, shift = (torch.from_numpy(v)[:, None, None] for v in (step.gain, step.shift))
+        return x * gain + shift
+    if isinstance(step, Scale):
+        return x * torch.from_numpy(step.factor)
+    if isinstance(step, Pool):
+        if step.kind == "max":
+            return F.max_pool2d(x, step.kernel, step.stride)
+        pooled = F.avg_pool2d(x, step.kernel, step.stride)
+        return pooled * float(np.prod(step.kernel)) if step.kind == "sum" else pooled
+    if isinstance(step, Flatten):
+        return x
+    if isinstance(step, Join):
+        s, o = inputs[0].bool(), inputs[1].bool()
+        joined = {Gate.AND: s & o, Gate.OR: s | o, Gate.XOR: s ^ o, Gate.IAND: o & ~s}[step.gate]
+        return joined.double()
+    threshold = torch.from_numpy(np.asarray(step.threshold))
+    if threshold.ndim == 1:
+        threshold = threshold[:, None, None]
+    kept = {
+        Leak.NONE: 1.0,
+        Leak.SUBTRACT: 1 - 2.0**-step.leak_shift,
+        Leak.KEEP: 2.0**-step.leak_shift,
+    }
+    v = membranes.get(node.name, torch.zeros_like(x)) * kept[step.leak] + x
+    spikes = v > threshold if step.strict else v >= threshold
+    after = v - threshold if step.reset == Reset.SOFT else torch.zeros_like(v)
+    membranes[node.name] = torch.where(spikes, after, v)
+    return spikes.double()
+
+
+def frames(n: int = 6) -> np.ndarray:
+    return (rng().random((n, T, *SHAPE)) < 0.3).astype(np.uint8)
+
+
+def images(n: int = 6) -> np.ndarray:
+    brightness = np.linspace(0, 1, n)[:, None, None, None]
+    return (brightness * rng().integers(0, 256, (n, *SHAPE))).astype(np.uint8)
+
+
+def check(nodes: list[Node], source: Source) -> FoldedNetwork:
+    """The folded network computes what the steps do; returned for a look at it."""
+    given = frames() if source.pixel_max is None else images()
+    folded = assemble(nodes, source, {}).folded
+    expected = naive(nodes, source, given)
+    np.testing.assert_allclose(simulate(folded, given).logits, expected, atol=1e-9)
+    assert np.ptp(expected, axis=0).max() > 0, "the answers must depend on the images"
+    return folded
+
+
+def pooling(kind: str, height: int, width: int, *stride: int) -> Pool:
+    return Pool(kind=kind, kernel=(height, width), stride=stride or (height, width))  # type: ignore[arg-type]
+
+
+TAIL = (Flatten(), connect(5, 3 * 9 * 8))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("reset", list(Reset))
+@pytest.mark.parametrize("leak", list(Leak))
+def test_neurons(leak: Leak, reset: Reset, strict: bool) -> None:
+    neuron = fire(0.75, leak=leak, leak_shift=0 if leak == Leak.NONE else 2, reset=reset)
+    check(chain(conv(3, 2, padding=(1, 1)), replace(neuron, strict=strict), *TAIL), FRAMES)
+
+
+@pytest.mark.parametrize("source", [FRAMES, IMAGES], ids=["frames", "images"])
+def test_stem_batch_norm_and_or_pooling(source: Source) -> None:
+    norm = Normalise(gain=rng().uniform(0.5, 2, 3), shift=rng().normal(0, 0.3, 3))
+    pool = pooling("max", 2, 2)
+    steps = (conv(3, 2, padding=(1, 1)), norm, fire(), pool, conv(4, 3), fire(), Flatten())
+    folded = check(chain(*steps, connect(5, 16)), source)
+    assert (folded.encoder is None) == (source.pixel_max is None)
+    assert (folded.encoder or folded.layers[0]).pool == (2, 2)
+
+
+def test_a_pixel_of_255_is_what_the_source_says() -> None:
+    nodes = chain(conv(3, 2, padding=(1, 1)), fire(60.0), *TAIL)
+    check(nodes, replace(IMAGES, pixel_max=255.0))
+
+
+@pytest.mark.parametrize("kind", ["average", "sum"])
+@pytest.mark.parametrize(
+    ("pool", "after"),
+    [
+        (pooling("", 2, 2), (conv(4, 3), fire(), Flatten(), connect(5, 16))),
+        (pooling("", 3, 2), (conv(4, 3, padding=(1, 1)), fire(), Flatten(), connect(5, 48))),
+        (pooling("", 3, 3, 2, 1), (conv(4, 3, stride=(2, 2)), fire(), Flatten(), connect(5, 8))),
+        (pooling("", 9, 8), (Flatten(), connect(5, 3))),
+        (pooling("", 2, 2), (Flatten(), connect(5, 48))),
+        (pooling("", 4, 4), (fire(0.4), Flatten(), connect(5, 12))),
+    ],
+)
+def test_linear_pooling_folds_into_what_follows(pool: Pool, after: tuple, kind: str) -> None:
+    steps = (conv(3, 2, padding=(1, 1)), fire(), replace(pool, kind=kind))
+    check(chain(*steps, *after), FRAMES)
+
+
+def test_a_mean_over_the_whole_map_has_one_weight_for_all_of_it() -> None:
+    pool = pooling("average", 9, 8)
+    steps = (conv(3, 2, padding=(1, 1)), fire(), pool, Flatten(), connect(5, 3))
+    folded = check(chain(*steps), FRAMES)
+    assert folded.layers[-1].weight.shape == (1, 1, 1, 5, 3, 1, 1)
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 1), (3, 9, 8), (1, 9, 8)])
+def test_scaling_before_and_behind_weights(shape: tuple[int, ...]) -> None:
+    scale = Scale(factor=rng().uniform(0.5, 2, shape))
+    by_channel = Scale(factor=rng().uniform(0.5, 2, (4, 1, 1)))
+    steps = (conv(3, 2, padding=(1, 1)), fire(), scale, conv(4, 3, stride=(2, 1), padding=(1, 1)))
+    folded = check(chain(*steps, by_channel, fire(), Flatten(), connect(5, 160)), FRAMES)
+    assert (folded.layers[1].weight.shape[1:3] != (1, 1)) == (shape[1:] != (1, 1))
+
+
+@pytest.mark.parametrize("gate", [g for g in Gate if g != Gate.NONE])
+def test_gates(gate: Gate) -> None:
+    """A block whose identity has weights of its own, which come after the branch's."""
+    nodes = chain(conv(3, 2, padding=(1, 1)), fire())
+    nodes += [
+        Node(name="b1", step=conv(4, 3, padding=(1, 1), seed=1), sources=("n1",)),
+        Node(name="b2", step=fire(), sources=("b1",)),
+        Node(name="d1", step=conv(4, 3, 1, seed=2), sources=("n1",)),
+        Node(name="d2", step=fire(), sources=("d1",)),
+        Node(name="join", step=Join(gate=gate), sources=("b2", "d2")),
+        Node(name="pool", step=pooling("max", 3, 2), sources=("join",)),
+        Node(name="fc", step=connect(5, 48), sources=("pool",)),
+    ]
+    folded = check(nodes, FRAMES)
+    branch = folded.layers[-2]
+    assert (branch.name, branch.gate, branch.identity) == ("b1", gate, "d1")
+
+
+def test_a_sum_that_one_spike_makes_fire_is_or() -> None:
+    nodes = chain(conv(3, 2, padding=(1, 1)), fire())
+    nodes += [
+        Node(name="b1", step=conv(3, 3, padding=(1, 1), seed=1), sources=("n1",)),
+        Node(name="b2", step=fire(), sources=("b1",)),
+        Node(name="any", step=fire(0.5), sources=("n1", "b2")),
+        Node(name="pool", step=pooling("average", 2, 2), sources=("any",)),
+        Node(name="or", step=fire(0.25), sources=("pool",)),
+        Node(name="fc", step=connect(5, 48), sources=("or",)),
+    ]
+    folded = check(nodes, FRAMES)
+    assert (folded.layers[1].gate, folded.layers[1].identity) == (Gate.OR, "n0")
+    assert folded.layers[1].pool == (2, 2) and len(folded.layers) == 3
+    nodes[6] = replace(nodes[6], step=fire(0.26))  # one spike is not enough: a layer of neurons
+    check(nodes, FRAMES)
+
+
+def test_spikes_at_the_end_are_counted() -> None:
+    folded = check(chain(conv(3, 2, padding=(1, 1)), fire(), *TAIL, fire(0.8)), FRAMES)
+    assert folded.layers[-1].name == "count" and folded.layers[-1].output
+
+
+def integers() -> tuple[list[Node], Source]:
+    """A network of integers, in which many membranes meet their thresholds exactly."""
+    weight = rng().integers(-3, 4, (3, 2, 3, 3)).astype(np.float64)
+    out = rng().integers(-5, 6, (5, 216)).astype(np.float64)
+    steps = (Convolve(weight=weight, padding=(1, 1)), fire(3.0), Flatten(), Connect(weight=out))
+    return chain(*steps), FRAMES
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_integers_stay_what_they_are(strict: bool) -> None:
+    nodes, source = integers()
+    nodes[1] = replace(nodes[1], step=replace(fire(3.0), strict=strict))
+    imported = assemble(nodes, source, {})
+    network = assembly.quantised(imported, 4)
+    assert network.layers[0].threshold is not None
+    assert int(network.layers[0].threshold[0, 0, 0]) == (4 if strict else 3)
+    found = reference.run(network, frames())
+    np.testing.assert_array_equal(found.logits, T * naive(nodes, source, frames()))
+    others = assemble([nodes[0], replace(nodes[1], step=fire(3.0)), *nodes[2:]], source, {})
+    other = reference.run(assembly.quantised(others, 4), frames())
+    assert np.array_equal(other.logits, found.logits) != strict, "ties must have been met"
+    assert assembly.as_integers(imported, 2, 16) is None, "3 does not fit 2 bits"
+    assert assembly.quantised(imported, 2).weight_bits == 2
+
+
+def test_what_is_no_integer_is_quantised() -> None:
+    nodes = chain(conv(3, 2, padding=(1, 1)), fire(), *TAIL)
+    imported = assemble(nodes, FRAMES, {})
+    assert assembly.as_integers(imported, 8, 16) is None
+    found = reference.run(assembly.quantised(imported, 8), frames(40)).predictions
+    expected = naive(nodes, FRAMES, frames(40)).argmax(axis=1)
+    assert (found == expected).mean() > 0.8
+    leaky = [nodes[0], replace(nodes[1], step=fire(leak=Leak.SUBTRACT, leak_shift=1)), *nodes[2:]]
+    assert assembly.as_integers(assemble(leaky, FRAMES, {}), 8, 16) is None
+
+
+def stem(*steps: Any) -> list[Node]:
+    return chain(conv(3, 2, padding=(1, 1)), fire(), *steps)
+
+
+def two(name: str, step: Any, *sources: str) -> Node:
+    return Node(name=name, step=step, sources=sources)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        ([], "there is no node"),
+        (stem(conv(4, 5)), "node 'n2': it takes 5 channels, the map before it has 3"),
+        (stem(Flatten(), connect(5, 7)), "it takes 7 inputs, the map before it (3, 9, 8)"),
+        (stem(conv(4, 3, 11)), "node 'n2': its kernel (11, 11) exceeds the map (3, 9, 8)"),
+        (stem(conv(4, 3), conv(4, 4)), "node 'n3': there is no neuron before it (wei"),
+        (stem(conv(4, 3), fire(0.0)), "node 'n3': its threshold is not above its reset"),
+        (stem(conv(4, 3)), "node 'n2': the output is a map (4, 7, 6), not classes"),
+        (stem(), "node 'n1': the output is a map (3, 9, 8), not classes"),
+        (stem(pooling("max", 3, 3, 2, 2)), "windows must lie side by side"),
+        (stem(pooling("average", 2, 2), pooling("average", 2, 2)), "pooling or scaling twice"),
+        (
+            stem(pooling("average", 2, 2), conv(4, 3, padding=(1, 1))),
+            "a convolution with padding behind a pooling whose windows overlap or leave some",
+        ),
+        (
+            stem(Pool(kind="sum", kernel=(2, 2), stride=(2, 2), padding=(1, 1))),
+            "pooling with padding",
+        ),
+        (stem(Normalise(gain=np.ones(3), shift=np.ones(3))), "batch-norm of spikes"),
+        (stem(conv(4, 3), Normalise(gain=np.ones(3), shift=np.ones(3))), "of 3 channels on 4"),
+        (stem(conv(4, 3), Scale(factor=np.arange(42.0).reshape(1, 7, 6))), "sums are scaled by"),
+        (stem(conv(4, 3), fire(np.ones((5, 1)))), "(5, 1) parameters for a map (4, 7, 6)"),
+        ([*stem(), two("add", conv(4, 3), "n1", IMAGE)], "node 'add': it adds 2 inputs"),
+        ([*stem(), two("add", fire(1.5), "n1", IMAGE)], "node 'add': it adds two inputs, of which"),
+        ([*stem(), two("j", Join(gate=Gate.OR), "n1", IMAGE)], "a map (3, 9, 8) cannot be joined"),
+        ([*stem(), two("j", Join(gate=Gate.OR), "n1")], "a branch and an identity, not 1 inputs"),
+        ([*stem(), two("j", Join(gate=Gate.OR), "n1", "n1")], "none of its inputs is a layer"),
+        (
+            [*stem(), two("p", pooling("max", 2, 2), "n1"), two("q", conv(3, 3), "n1")],
+            "node 'p': 'n1' is also read without pooling",
+        ),
+        (stem(pooling("average", 20, 20)), "node 'n2': its window (20, 20) exceeds the map (3, 9"),
+        (stem(pooling("max", 20, 20)), "node 'n2': its window (20, 20) exceeds the map (3, 9, 8)"),
+        (stem(pooling("max", 2, 2), pooling("max", 2, 2)), "only a layer's own spikes can be poo"),
+        (stem(conv(4, 3), pooling("max", 2, 2)), "there is no neuron before it (pooling of sums"),
+        (
+            [
+                *stem(),
+                two("s", Scale(factor=np.full((), 2.0)), "n1"),
+                two("j", Join(gate=Gate.OR), "s", "n1"),
+            ],
+            "node 'j': spikes are scaled or pooled before the gate, which takes bits",
+        ),
+        (
+            [two("input", conv(3, 2), IMAGE), two("f", fire(), "input")],
+            "node 'f': there is another layer 'input'",
+        ),
+        ([two("a", Flatten(), IMAGE)], "node 'a': there is no layer before the output"),
+        (
+            [
+                *(two("a", Convolve(weight=np.ones((3, 2, 9, 8))), IMAGE), two("f", fire(), "a")),
+                two("a", Convolve(weight=np.ones((2, 3, 1, 1))), "f"),
+            ],
+            "node 'a': there is another layer 'a'",
+        ),
+    ],
+)
+def test_errors_name_the_node_and_what_is_wrong(nodes: list[Node], message: str) -> None:
+    with pytest.raises(ExchangeError) as error:
+        assemble(nodes, FRAMES, {})
+    assert message in str(error.value)
+
+
+def test_errors_of_the_stem() -> None:
+    pool = pooling("max", 2, 2)
+    twice = [*stem(), two("a", conv(4, 2), IMAGE), two("b", fire(), "a")]
+    for nodes, message in (
+        (chain(pool), "max pooling of the image"),
+        (chain(Flatten(), connect(5, 144)), "no neuron between image and output"),
+        (twice, "node 'b': a second layer reads the image"),
+        (chain(Scale(factor=rng().random(SHAPE)), conv(3, 2), fire()), "from position to position"),
+    ):
+        with pytest.raises(ExchangeError) as error:
+            assemble(nodes, IMAGES, {})
+        assert message in str(error.value)
+
+
+def test_leaks() -> None:
+    assert assembly.leak_of(1.0) == (Leak.NONE, 0)
+    assert assembly.leak_of(0.5) == (Leak.SUBTRACT, 1)
+    assert assembly.leak_of(0.875) == (Leak.SUBTRACT, 3)
+    assert assembly.leak_of(0.25) == (Leak.KEEP, 2)
+    assert assembly.leak_of(float(np.float32(1) - np.float32(1 / 3))) is None
+    assert "keeps 0.6667 in a timestep" in assembly.decay_error(2 / 3)

@@ -1,0 +1,463 @@
+"""State dicts of SpikingJelly and snnTorch, against these libraries themselves."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import snntorch
+import torch
+from spikingjelly.activation_based import functional, layer, neuron
+from torch import nn
+
+from hw.spec import Gate, Leak, Reset
+from sw.cli import export
+from sw.convert.folded import simulate
+from sw.exchange import assembly, statedict
+from sw.exchange.graph import ExchangeError
+from sw.exchange.statedict import describe, from_state_dict
+from sw.network import netfile, reference
+from tests.damage import empty_pickle
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+
+T = 4
+SHAPE = (1, 12, 12)
+IMAGES = np.random.default_rng(5).integers(0, 256, (20, *SHAPE), np.uint8)
+
+
+class CSNN(nn.Module):
+    """The network of SpikingJelly's conv_fashion_mnist.py, for smaller images."""
+
+    def __init__(self, channels: int, size: int = 12, make: Any = neuron.IFNode):
+        super().__init__()
+        quarter = size // 4
+        self.conv_fc = nn.Sequential(
+            layer.Conv2d(1, channels, kernel_size=3, padding=1, bias=False),
+            layer.BatchNorm2d(channels),
+            make(),
+            layer.MaxPool2d(2, 2),
+            layer.Conv2d(channels, channels, kernel_size=3, padding=1, bias=False),
+            layer.BatchNorm2d(channels),
+            make(),
+            layer.MaxPool2d(2, 2),
+            layer.Flatten(),
+            layer.Linear(channels * quarter * quarter, channels * 16, bias=False),
+            make(),
+            layer.Linear(channels * 16, 10, bias=False),
+            make(),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv_fc(x)
+
+
+def lived_in(net: nn.Module, seed: int = 0) -> nn.Module:
+    """Weights and statistics as after some training, so that neurons fire."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                for values in (module.running_mean, module.bias):
+                    assert values is not None
+                    values.copy_(torch.randn(len(values), generator=generator) * 0.3)
+                assert module.running_var is not None
+                module.running_var.copy_(torch.rand(module.num_features, generator=generator) + 0.2)
+            elif isinstance(module, nn.Conv2d | nn.Linear):
+                weight = torch.randn(module.weight.shape, generator=generator)
+                module.weight.copy_(weight * 1.5 / weight[0].numel() ** 0.5)
+                if module.bias is not None:
+                    module.bias.copy_(torch.randn(len(module.bias), generator=generator) * 0.1)
+    return net.eval()
+
+
+def jelly(net: nn.Module, images: np.ndarray = IMAGES) -> np.ndarray:
+    """Mean output over the timesteps in float64, as SpikingJelly has it."""
+    net = net.double()
+    functional.set_step_mode(net, "s")
+    functional.reset_net(net)
+    x = torch.from_numpy(images).double() / 255
+    with torch.no_grad():
+        total = sum(net(x) for _ in range(T))
+    functional.reset_net(net)
+    net.float()
+    return np.asarray(total) / T
+
+
+def imported(net: nn.Module, **options: Any) -> assembly.Imported:
+    """Through the state dict and the description, both as files would hold them."""
+    values = json.loads(json.dumps(describe(net, T, SHAPE, **options)))
+    return from_state_dict(net.state_dict(), values)
+
+
+NEURONS = {
+    "IF": lambda: neuron.IFNode(),
+    "IF, soft reset": lambda: neuron.IFNode(v_reset=None, v_threshold=0.75),
+    "IF, shifted": lambda: neuron.IFNode(v_reset=0.5, v_threshold=1.25),
+    "LIF, input decays": lambda: neuron.LIFNode(tau=2.0, v_threshold=0.25),
+    "LIF": lambda: neuron.LIFNode(tau=4.0, decay_input=False, v_reset=-0.2, v_threshold=0.6),
+    "LIF that keeps a quarter": lambda: neuron.LIFNode(tau=4 / 3, decay_input=False),
+    "PLIF": lambda: neuron.ParametricLIFNode(init_tau=2.0, v_threshold=0.25),
+}
+
+
+@pytest.mark.parametrize("make", NEURONS.values(), ids=NEURONS.keys())
+def test_every_neuron_of_spikingjelly_fires_as_there(make: Any) -> None:
+    net = lived_in(CSNN(4, make=make))
+    expected = jelly(net)
+    found = simulate(imported(net).folded, IMAGES).logits
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+    assert len(np.unique(expected)) > 2, "neurons must fire"
+
+
+def test_the_shipped_topology_is_the_examples() -> None:
+    net = lived_in(CSNN(3, 28))
+    described = describe(net, T, (1, 28, 28))
+    images = np.random.default_rng(1).integers(0, 256, (5, 1, 28, 28), np.uint8)
+    known = from_state_dict(net.state_dict(), statedict.topology("spikingjelly-csnn"))
+    same = from_state_dict(net.state_dict(), described)
+    np.testing.assert_array_equal(
+        simulate(known.folded, images).logits, simulate(same.folded, images).logits
+    )
+    np.testing.assert_allclose(simulate(known.folded, images).logits, jelly(net, images), atol=1e-9)
+
+
+class BasicBlock(nn.Module):
+    """A block with the parts, names and gates of SpikingJelly's sew_resnet.BasicBlock, which itself
+    can only be imported beside torchvision."""
+
+    def __init__(self, n_in: int, n_out: int, stride: int, cnf: str):
+        super().__init__()
+        self.conv1 = layer.Conv2d(n_in, n_out, 3, stride, 1, bias=False)
+        self.bn1 = layer.BatchNorm2d(n_out)
+        self.sn1 = neuron.IFNode()
+        self.conv2 = layer.Conv2d(n_out, n_out, 3, 1, 1, bias=False)
+        self.bn2 = layer.BatchNorm2d(n_out)
+        self.sn2 = neuron.IFNode()
+        self.downsample = None
+        if n_in != n_out or stride != 1:
+            conv = layer.Conv2d(n_in, n_out, 1, stride, bias=False)
+            self.downsample = nn.Sequential(conv, layer.BatchNorm2d(n_out))
+            self.downsample_sn = neuron.IFNode()
+        self.cnf = cnf
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.sn1(self.bn1(self.conv1(x)))
+        y = self.sn2(self.bn2(self.conv2(y)))
+        if self.downsample is not None:
+            x = self.downsample_sn(self.downsample(x))
+        return x * y if self.cnf == "AND" else x * (1 - y)
+
+
+class Residual(nn.Module):
+    """Two SEW blocks, the second with weights on its shortcut."""
+
+    def __init__(self, gate: str):
+        super().__init__()
+        self.conv1 = layer.Conv2d(1, 4, 3, padding=1)
+        self.sn1 = neuron.IFNode()
+        self.layer1 = nn.Sequential(BasicBlock(4, 4, 1, gate), BasicBlock(4, 6, 2, gate))
+        self.avgpool = layer.AvgPool2d(3)
+        self.fc = layer.Linear(24, 30)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.avgpool(self.layer1(self.sn1(self.conv1(x)))).flatten(1))
+
+
+ORDER = ("conv1", "sn1", "layer1", "avgpool", "fc")
+
+
+@pytest.mark.parametrize("gate", ["AND", "IAND"])
+def test_residual_blocks(gate: str) -> None:
+    net = lived_in(Residual(gate), 3)
+    description = describe(net, T, SHAPE, order=ORDER)
+    assert [e["gate"] for e in description["layers"] if "block" in e] == [gate, gate]
+    folded = from_state_dict(net.state_dict(), description).folded
+    np.testing.assert_allclose(simulate(folded, IMAGES).logits, jelly(net), atol=1e-9)
+    assert [x.gate for x in folded.layers if x.gate != Gate.NONE] == [Gate[gate]] * 2
+    assert np.ptp(jelly(net)) > 0
+
+
+def test_add_blocks_and_branching_networks_are_named() -> None:
+    net = Residual("ADD")
+    with pytest.raises(ExchangeError, match=r"is no sequence: give order=.*conv1, sn1, layer1"):
+        describe(net, T, SHAPE)
+    description = describe(net, T, SHAPE, order=ORDER)
+    with pytest.raises(ExchangeError) as error:
+        from_state_dict(net.state_dict(), description)
+    assert "layer1.0: gate ADD is not full-spike" in str(error.value)
+    assert "layer1.1: gate ADD is not full-spike" in str(error.value)
+
+
+def test_votes_are_means_of_groups() -> None:
+    net = nn.Sequential(
+        layer.Conv2d(1, 3, 3), neuron.IFNode(), layer.Flatten(), layer.Dropout(0.5),
+        layer.Linear(300, 20), neuron.IFNode(), layer.VotingLayer(5),
+    )  # fmt: skip
+    net = lived_in(net, 1)
+    expected = jelly(net)
+    np.testing.assert_allclose(simulate(imported(net).folded, IMAGES).logits, expected)
+    assert expected.shape == (20, 4) and np.ptp(expected) > 0
+
+
+class Snn(nn.Module):
+    """A network of snnTorch's, with its calling convention."""
+
+    def __init__(self, **options: Any):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.lif1 = snntorch.Leaky(**options)
+        self.fc = nn.Linear(4 * 12 * 12, 10)
+        self.lif2 = snntorch.Leaky(**options)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mem1, mem2 = self.lif1.reset_mem(), self.lif2.reset_mem()
+        total = torch.zeros(())
+        for _ in range(T):
+            spikes, mem1 = self.lif1(self.conv(x), mem1)
+            spikes, mem2 = self.lif2(self.fc(spikes.flatten(1).to(x.dtype)), mem2)
+            total = total + spikes
+        return total / T
+
+
+SNN_ORDER = ("conv", "lif1", "fc", "lif2")
+SNN_NEURONS = (
+    {"beta": 1.0, "reset_mechanism": "subtract", "threshold": 0.25},
+    {"beta": 0.5, "reset_mechanism": "zero", "threshold": 0.25},
+    {"beta": 0.875, "reset_mechanism": "zero", "threshold": 0.25, "reset_delay": False},
+)
+
+
+@pytest.mark.parametrize("options", SNN_NEURONS, ids=str)
+def test_snntorch_fires_as_there(options: dict[str, Any]) -> None:
+    net = lived_in(Snn(**options), 2).double()
+    with torch.no_grad():
+        expected = net(torch.from_numpy(IMAGES).double() / 255).numpy()
+    folded = imported(net, order=SNN_ORDER).folded
+    np.testing.assert_allclose(simulate(folded, IMAGES).logits, expected, atol=1e-9)
+    assert len(np.unique(expected)) > 2
+    assert folded.encoder is not None
+    soft = options["reset_mechanism"] == "subtract"
+    assert folded.encoder.reset == (Reset.SOFT if soft else Reset.HARD)
+
+
+def test_snntorch_fires_above_its_threshold_not_at_it() -> None:
+    """Weights of 1 on black and white pixels meet the threshold exactly; so do integers."""
+    net = nn.Sequential(nn.Conv2d(1, 1, 1), snntorch.Leaky(beta=1.0, reset_mechanism="zero"))
+    state = net.state_dict() | {"0.weight": torch.ones(1, 1, 1, 1), "0.bias": torch.zeros(1)}
+    state |= {"2.weight": torch.eye(144)[:10]}
+    values = describe(net, T, SHAPE, pixel_max=None)
+    values["layers"] += [{"flatten": True}, {"linear": "2"}]
+    network = assembly.quantised(from_state_dict(state, values), 8)
+    frames = np.ones((1, T, *SHAPE), np.uint8)
+    assert reference.run(network, frames).logits.tolist() == [[2] * 10], "fires at 2, twice"
+    jelly_like = {"format": statedict.FORMAT, "framework": "spikingjelly", "timesteps": T}
+    jelly_like |= {"image_shape": list(SHAPE), "pixel_max": None}
+    layers = [{"conv": "0"}, {"neuron": "IF"}, {"flatten": True}, {"linear": "2"}]
+    weights = {k: v for k, v in state.items() if not k.startswith("1.")}
+    at = assembly.quantised(from_state_dict(weights, {**jelly_like, "layers": layers}), 8)
+    assert reference.run(at, frames).logits.tolist() == [[4] * 10], "fires at 1, every time"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"beta": 0.5}, "lif1: reset_mechanism='subtract' with beta below 1"),
+        ({"beta": 0.6, "reset_mechanism": "zero"}, "lif1: its membrane keeps 0.6 in a timestep"),
+        ({"beta": 0.5, "reset_mechanism": "none"}, "lif1: it has no reset"),
+        ({"beta": torch.tensor([0.5, 0.75, 0.5, 0.5])}, "lif1: its beta differs"),
+        ({"beta": 1.0, "graded_spikes_factor": 2.0}, "lif1: graded spikes"),
+    ],
+)
+def test_snntorch_neurons_that_the_device_has_not(options: dict[str, Any], message: str) -> None:
+    net = Snn(**options)
+    with pytest.raises(ExchangeError) as error:
+        imported(net, order=SNN_ORDER)
+    assert message.replace("lif1", "neuron 1") in str(error.value)
+
+
+def test_leaks_that_no_shift_is_are_named() -> None:
+    net = CSNN(2, make=lambda: neuron.LIFNode(tau=3.0))
+    with pytest.raises(ExchangeError) as error:
+        imported(net)
+    assert "conv_fc.2: its membrane keeps 0.6667 in a timestep" in str(error.value)
+    assert "conv_fc.12: its membrane keeps" in str(error.value), "all of them are named"
+
+
+def test_state_dicts_of_other_networks_are_refused() -> None:
+    net = CSNN(2)
+    values = describe(net, T, SHAPE)
+    state = net.state_dict()
+    for given, message in (
+        ({k: v for k, v in state.items() if not k.startswith("conv_fc.4")},
+         "conv_fc.4: there is no tensor 'conv_fc.4.weight' in the file; it has conv_fc.0.weight"),
+        ({**state, "aux.weight": torch.ones(2)}, "the topology leaves out aux.weight"),
+        ({**state, "conv_fc.0.weight": torch.ones(2, 3)}, "has 2 axes in place of 4"),
+        (CSNN(2, 16).state_dict(), "node 'conv_fc.9': it takes 32 inputs, the map"),
+    ):  # fmt: skip
+        with pytest.raises(ExchangeError) as error:
+            from_state_dict(given, values)
+        assert message in str(error.value)
+
+
+def changed(**entries: Any) -> dict[str, Any]:
+    return {**statedict.TOPOLOGIES["spikingjelly-csnn"], **entries}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([], '"format" must be "spikefold-topology"'),
+        (changed(framework="lava"), '"framework" must be one of spikingjelly, snntorch'),
+        (changed(image_shape=[28, 28]), '"image_shape" must be [channels, height, width]'),
+        (changed(timesteps=0), '"timesteps" must be a number of at least 1'),
+        (changed(pixel_max=-1), '"pixel_max" must be what a pixel of 255 is'),
+        (changed(labels=5), '"labels" must be a list of names'),
+        (changed(labels=["a", 1]), '"labels" must be a list of names'),
+        (changed(colour=1), "unknown entries: colour"),
+        (changed(layers={}), "layers must be a list"),
+        (changed(layers=[{"con": "a"}]), "layers[0] must have one of conv, linear"),
+        (changed(layers=[{"linear": "a", "padding": 1}]), "layers[0]: linear takes no padding"),
+        (changed(layers=[{"block": "a", "gate": "OR"}]), "layers[0].branch must be a list"),
+    ],
+)
+def test_topologies_are_checked(values: Any, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "net.json"
+    path.write_text(json.dumps(values))
+    with pytest.raises(ExchangeError) as error:
+        statedict.topology(str(path))
+    assert message in str(error.value) and "net.json" in str(error.value)
+
+
+class Attack:
+    """Would make a file when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_files_that_are_no_state_dicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    proof = tmp_path / "attacked"
+    torch.save({"conv_fc.0.weight": Attack(proof)}, tmp_path / "hostile.pt")
+    torch.save(CSNN(2), tmp_path / "module.pt")
+    torch.save({"a": torch.ones(1), "b": 3}, tmp_path / "mixed.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    torch.save({"format": "spikefold-checkpoint"}, tmp_path / "ours.pt")
+    (tmp_path / "text.pt").write_text("hello")
+    (tmp_path / "empty.pt").touch()
+    empty_pickle(tmp_path / "cut.pt")
+    for name, message in (
+        ("hostile", "hostile.pt holds more than tensors and plain values, which could run any"),
+        ("module", "torch.save(net.state_dict(), path)"),
+        ("mixed", "mixed.pt holds b beside tensors"),
+        ("list", "list.pt holds no state dict"),
+        ("ours", "ours.pt was made by sw.train: it needs no --topology"),
+        ("text", "text.pt is damaged or no checkpoint: torch.save makes them"),
+        ("empty", "empty.pt is damaged or no checkpoint: torch.save makes them"),
+        ("cut", "cut.pt is damaged or no checkpoint: pop from empty list"),
+        ("missing", "missing.pt: no such file"),
+    ):
+        path = tmp_path / f"{name}.pt"
+        code = export.main([str(path), "--topology", "spikingjelly-csnn"])
+        assert code == export.EXIT_BAD_INPUT, name
+        assert message in capsys.readouterr().err
+        assert not path.with_suffix(".spikefold").exists()
+    assert not proof.exists(), "nothing in the file may run"
+    assert export.main([str(path), "--topology", "resnet"]) == export.EXIT_BAD_INPUT
+    assert (
+        "topology 'resnet': No such file or directory; known are spikingjelly-csnn, or name"
+        in capsys.readouterr().err
+    )
+    (tmp_path / "bad.json").write_text("{")
+    assert export.main([str(path), "--topology", str(tmp_path / "bad.json")]) == 2
+    assert "is no JSON" in capsys.readouterr().err
+
+
+def test_export_takes_state_dicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As training scripts save them, with the state dict under a key."""
+    net = lived_in(CSNN(3))
+    torch.save({"net": net.state_dict(), "epoch": 3}, tmp_path / "csnn.pt")
+    (tmp_path / "csnn.json").write_text(json.dumps(describe(net, T, SHAPE)))
+    labels = jelly(net).argmax(axis=1)
+    np.savez(tmp_path / "in.npz", images=IMAGES, labels=labels)
+    options = ["--topology", str(tmp_path / "csnn.json"), "--input", str(tmp_path / "in.npz")]
+    assert export.main([str(tmp_path / "csnn.pt"), *options, "--json"]) == export.EXIT_OK
+    found = json.loads(capsys.readouterr().out)
+    assert found["accuracy"]["folded"] == 1.0, "the folded network is SpikingJelly's"
+    network = netfile.load(tmp_path / "csnn.spikefold").network
+    assert [x.name for x in network.layers] == ["conv_fc.4", "conv_fc.9", "conv_fc.11", "count"]
+    assert network.provenance["imported"]["from"] == "spikingjelly"
+    assert all(x.leak == Leak.NONE for x in network.layers)
+
+
+def test_modules_that_cannot_be_described() -> None:
+    for net, message in (
+        (nn.Sequential(nn.ReLU()), "0: a ReLU cannot be mapped"),
+        (nn.Sequential(nn.Conv2d(1, 1, 3, padding_mode="reflect")), "padding must be numbers"),
+        (nn.Sequential(nn.MaxPool2d(2, ceil_mode=True)), "0: ceil_mode"),
+    ):
+        with pytest.raises(ExchangeError) as error:
+            describe(net, T, SHAPE)
+        assert message in str(error.value)
+    net = nn.Sequential(nn.Conv2d(2, 2, 3, groups=2))
+    with pytest.raises(ExchangeError, match="groups or dilation"):
+        from_state_dict(net.state_dict(), describe(net, T, SHAPE))
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (
+            {"conv": "conv_fc.0", "padding": "same"},
+            "conv_fc.0: padding 'same' is neither a number nor two, of at least 0",
+        ),
+        ({"conv": "conv_fc.0", "stride": 0}, "conv_fc.0: stride 0 is neither"),
+        ({"conv": "conv_fc.0", "stride": 1.5}, "conv_fc.0: stride 1.5 is neither"),
+        ({"conv": "conv_fc.0", "dilation": None}, "conv_fc.0: dilation None is neither"),
+        ({"pool": "max", "kernel": 0}, "pool 0: kernel 0 is neither a number nor two, of at least"),
+        ({"pool": "max", "kernel": None}, "pool 0: kernel None is neither"),
+        ({"pool": "max", "stride": 0}, "pool 0: stride 0 is neither"),
+        ({"norm": "conv_fc.1", "eps": None}, "conv_fc.1: eps None is no number of at least 0"),
+        ({"norm": "conv_fc.1", "eps": -1}, "conv_fc.1: eps -1 is no number of at least 0"),
+        ({"neuron": "IF", "threshold": "x"}, "neuron 0: threshold 'x' is no number"),
+        ({"neuron": "IF", "threshold": float("nan")}, "neuron 0: threshold nan is no number"),
+        ({"neuron": "IF", "reset": []}, "neuron 0: reset [] is no number"),
+        ({"neuron": "LIF", "tau": None}, "neuron 0: tau None is no number"),
+        ({"vote": "x"}, "vote 0: 8 neurons do not fall into groups of 'x'"),
+        ({"conv": "conv_fc.0", "dilation": 2}, "conv_fc.0: groups or dilation"),
+        ({"pool": "median"}, "pool 0: pool 'median': use max or average"),
+        ({"vote": 3}, "vote 0: 8 neurons do not fall into groups of 3"),
+        ({"neuron": "Izhikevich"}, "neuron 0: a neuron 'Izhikevich': the device has IF and LIF"),
+        ({"neuron": "LIF", "tau": 1.0}, "neuron 0: tau = 1: it must be above 1"),
+        ({"neuron": "PLIF", "name": "sn"}, "sn: there is no tensor 'sn.w' in the file"),
+        ({"norm": "conv_fc.4"}, "conv_fc.4: there is no tensor 'conv_fc.4.running_mean'"),
+    ],
+)
+def test_wrong_entries_are_named(entry: dict[str, Any], message: str) -> None:
+    state = CSNN(8).state_dict()
+    width = [{"block": "b", "gate": "OR", "branch": [{"conv": "conv_fc.4"}], "identity": []}]
+    layers = [entry, *width] if "vote" not in entry else [*width, entry]
+    values = {**describe(CSNN(8), T, SHAPE), "layers": layers}
+    with pytest.raises(ExchangeError) as error:
+        from_state_dict(state, values)
+    assert message.replace("vote 0", "vote 1") in str(error.value)
+
+
+def test_snntorch_neurons_that_are_not_there() -> None:
+    net = Snn(beta=1.0)
+    values = describe(net, T, SHAPE, order=SNN_ORDER)
+    state = net.state_dict()
+    for given, message in (
+        ({k: v for k, v in state.items() if k != "lif1.beta"}, "no lif1.threshold or lif1.beta"),
+        ({**state, "lif2.alpha": torch.ones(())}, "a synaptic or recurrent neuron"),
+    ):
+        with pytest.raises(ExchangeError) as error:
+            from_state_dict(given, values)
+        assert message in str(error.value)

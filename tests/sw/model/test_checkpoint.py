@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import copy
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sw.convert import fold
+from sw.data import catalogue
+from sw.data.dataset import LABELS, DataError
+from sw.model import checkpoint
+from sw.model.checkpoint import CheckpointError
+from sw.model.config import ModelError
+from sw.model.resnet import SpikingResNet
+from sw.training import finetune
+from tests.damage import empty_pickle
+from tests.trained import images, lived_in, small_config
+
+
+def values() -> dict:
+    model = lived_in(small_config())
+    return {
+        "model_config": model.config.to_dict(),
+        "model": model.state_dict(),
+        "train_config": {},
+        "data": {},
+        "history": [],
+        "results": {},
+        "training": {"optimizer": {}},
+    }
+
+
+def test_round_trip_is_the_same_network(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    checkpoint.save(path, values())
+    loaded = checkpoint.load(path)
+    model = checkpoint.build(loaded)
+    assert not model.training
+    for name, tensor in values()["model"].items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+    assert "training" not in checkpoint.slim(loaded)
+
+
+def test_a_failed_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.pt"
+    checkpoint.save(path, values())
+    before = path.read_bytes()
+
+    def half(_: object, file) -> None:
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.save(path, values())
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_every_damage_has_a_message(tmp_path: Path) -> None:
+    path = tmp_path / "bad.pt"
+
+    def refused(match: str) -> None:
+        with pytest.raises(CheckpointError, match=match) as caught:
+            checkpoint.load(path)
+        assert str(path) in str(caught.value)
+
+    refused("no such file")
+    path.write_bytes(b"not a checkpoint")
+    refused("damaged|more than tensors")
+    path.write_bytes(b"")
+    refused("damaged")
+    checkpoint.save(path, values())
+    raw = path.read_bytes()
+    for cut in (10, len(raw) // 2, len(raw) - 1):
+        path.write_bytes(raw[:cut])
+        refused("damaged")
+    weight = raw.index(values()["model"]["fc.weight"].numpy().tobytes())
+    path.write_bytes(raw[:weight] + bytes([raw[weight] ^ 1]) + raw[weight + 1 :])
+    refused(r"is damaged or no checkpoint: .*/data/\d+ does not have its checksum")
+    torch.save(SpikingResNet(small_config()), path)
+    refused("state dict")
+    torch.save({"weight": torch.zeros(3)}, path)
+    refused("is no spikefold-checkpoint; python -m sw.train makes one")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("hello", "world")
+    refused("is damaged or no checkpoint: ")
+    empty_pickle(path)
+    refused("is damaged or no checkpoint: pop from empty list")
+    checkpoint.save(path, {**values(), "version": 99})
+    refused("has version 99, this program reads 1: use the release that wrote it, or train again")
+    checkpoint.save(path, {key: value for key, value in values().items() if key != "history"})
+    refused("lacks history; it is incomplete")
+    checkpoint.save(path, {**values(), "history": "none"})
+    refused("is damaged: its history is no list")
+
+
+def test_samples_that_do_not_fit_the_network_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    none = torch.zeros(0, 1, 14, 10, dtype=torch.uint8)
+    for samples in (torch.zeros(5, 3), torch.zeros(2, 1, 14, 10), none):
+        shape = re.escape(str(tuple(samples.shape)))
+        message = rf"samples have shape {shape} and .* takes uint8 \(N, 1, 14, 10\): the che"
+        with pytest.raises(CheckpointError, match=message):
+            checkpoint.calibration({**values(), "calibration": samples})
+    for shape, labels, message in (
+        (
+            (1, 3, 3),
+            LABELS,
+            r"tiny has samples of shape \(1, 3, 3\), the network takes \(1, 14, 10\)",
+        ),
+        ((3, 1, 14, 10), LABELS, r"of shape \(3, 1, 14, 10\), the network takes \(1, 14, 10\)"),
+        ((1, 14, 10), ("one", "two"), "tiny has 2 classes, the network 10"),
+    ):
+        split = SimpleNamespace(images=np.zeros((2, *shape)))
+        tiny = SimpleNamespace(
+            name="tiny", train=split, validation=split, test=split, labels=labels
+        )
+        monkeypatch.setattr(catalogue, "load", lambda *_, tiny=tiny, **__: tiny)
+        with pytest.raises(DataError, match=message):
+            checkpoint.dataset(values())
+
+
+def test_what_does_not_fit_its_configuration_is_refused() -> None:
+    broken = values()
+    broken["model"].pop("fc.bias")
+    with pytest.raises(CheckpointError, match="does not fit model_config"):
+        checkpoint.build(broken)
+    broken = values()
+    broken["model"]["bn1.running_var"][2] = float("nan")
+    with pytest.raises(CheckpointError, match=r"bn1\.running_var: .* no finite numbers"):
+        checkpoint.build(broken)
+    broken = values()
+    broken["model_config"]["stages"][0]["channels"] = 1_000_000
+    with pytest.raises(CheckpointError, match="size mismatch"):  # not: cannot allocate
+        checkpoint.build(broken)
+    broken = values()
+    broken["model_config"]["stages"][0]["blocks"][0]["gate"] = "NAND"
+    with pytest.raises(ModelError, match="gate = 'NAND'"):
+        checkpoint.build(broken)
+
+
+def test_publishing_what_is_no_checkpoint_fails(tmp_path: Path) -> None:
+    source, target = tmp_path / "a.pt", tmp_path / "b.pt"
+    source.write_bytes(b"hello")
+    assert checkpoint.main([str(source), str(target)]) == 1
+    assert not target.exists()
+
+
+def test_published_frames_are_kept_as_bits(tmp_path: Path) -> None:
+    frames = torch.from_numpy(np.random.default_rng(1).integers(0, 2, (5, 3, 2, 7, 9), np.uint8))
+    config = small_config(image_shape=(2, 7, 9), frames=True)
+    whole = {**values(), "calibration": frames, "model_config": config.to_dict()}
+    published = checkpoint.slim(whole)
+    assert published["calibration"].numel() == -(-frames.numel() // 8)
+    checkpoint.save(tmp_path / "a.pt", published)
+    for source in (whole, checkpoint.load(tmp_path / "a.pt")):
+        np.testing.assert_array_equal(checkpoint.calibration(source), frames.numpy())
+    assert checkpoint.calibration({}) is None
+
+
+class Hostile:
+    """Unpickled without care, it would write a file."""
+
+    def __init__(self, target: Path):
+        self.target = target
+
+    def __reduce__(self):
+        return Path.write_text, (self.target, "owned")
+
+
+def test_a_hostile_checkpoint_is_refused_and_runs_nothing(tmp_path: Path) -> None:
+    path, target = tmp_path / "hostile.pt", tmp_path / "owned"
+    torch.save({**values(), "format": checkpoint.FORMAT, "results": Hostile(target)}, path)
+    with pytest.raises(CheckpointError, match="more than tensors and plain values"):
+        checkpoint.load(path)
+    assert not target.exists()
+    torch.load(path, weights_only=False)
+    assert target.exists(), "it is hostile indeed"
+
+
+def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
+    """Where a checkpoint's dictionaries and lists hold something."""
+    yield path
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from places(item, (*path, key))
+
+
+@pytest.mark.parametrize("key", ["model_config", "model", "quantisation", "calibration", "data"])
+def test_whatever_else_a_checkpoint_holds_it_is_refused_or_a_network(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anything anywhere: wrong types, sizes that no memory has, what is no number."""
+    net = finetune.prepare(lived_in(small_config()), 4, images(8))
+    good = {
+        **values(),
+        "model_config": net.model.config.to_dict(),
+        "model": net.model.state_dict(),
+        "data": {"labels": list("abcdefghij")},
+        "quantisation": net.scales.to_dict(),
+        "calibration": torch.from_numpy(images(8)),
+    }
+    network = fold.fold(good)
+    strange = (None, "x", -1, 0, 10**12, float("nan"), [], {}, torch.zeros(3), torch.ones(6) / 0)
+    n_refused = n_allowed = 0
+    monkeypatch.setattr(checkpoint.os, "fsync", lambda _: None)  # hundreds of files
+    where = list(places(good[key], (key,)))
+    for *parents, last in where[:2] + where[2::3]:
+        for thing in strange:
+            bad = copy.deepcopy(good)
+            place: Any = bad
+            for name in parents:
+                place = place[name]
+            place[last] = thing
+            checkpoint.save(tmp_path / "bad.pt", bad)
+            try:
+                found = fold.fold(tmp_path / "bad.pt")
+            except (CheckpointError, ModelError):
+                n_refused += 1
+            else:
+                n_allowed += 1
+                assert len(found.layers) == len(network.layers)
+    assert n_refused > 5 and n_allowed < 0.3 * n_refused

@@ -1,0 +1,325 @@
+"""The network file: what goes in comes out, and nothing else is believed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hw.protocol import Space, spec_hash
+from hw.spec import Config
+from sw.network import netfile
+from sw.network.network import Layer, Network
+from tests.networks import random_network
+
+SEED = 7
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FakeProgram:
+    """Has each kind of field that a compiled program may have."""
+
+    config: Config
+    words: np.typing.NDArray[np.uint32]
+    images: dict[Space, bytes]
+    places: dict[str, tuple[int, ...]]
+    slack: float | None
+
+
+def fake_program(**changes: Any) -> FakeProgram:
+    program = FakeProgram(
+        config=Config(lanes=32),
+        words=np.arange(12, dtype=np.uint32).reshape(3, 4),
+        images={Space.WEIGHT: b"\x00\xff\x80", Space.PARAM: b""},
+        places={"input": (0, 64), "layer1.0.conv1": (64,)},
+        slack=None,
+    )
+    return dataclasses.replace(program, **changes)
+
+
+def assert_equal(a: Any, b: Any, where: str = "") -> None:
+    """Deep equality of dataclasses with arrays, dtypes included."""
+    assert type(a) is type(b), where
+    if dataclasses.is_dataclass(a):
+        for field in dataclasses.fields(a):
+            assert_equal(getattr(a, field.name), getattr(b, field.name), f"{where}.{field.name}")
+    elif isinstance(a, np.ndarray):
+        assert a.dtype == b.dtype and np.array_equal(a, b), where
+    elif isinstance(a, tuple):
+        assert len(a) == len(b), where
+        for n, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_equal(x, y, f"{where}[{n}]")
+    else:
+        assert a == b, where
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 2**32 - 1))
+def test_random_networks_survive_the_round_trip(seed: int) -> None:
+    network = random_network(seed)
+    raw = netfile.to_bytes(network)
+    assert_equal(netfile.from_bytes(raw).network, network)
+    assert netfile.to_bytes(network) == raw, "the same network gives the same bytes"
+
+
+def test_program_survives_the_round_trip() -> None:
+    program = fake_program()
+    file = netfile.from_bytes(netfile.to_bytes(random_network(SEED), program), FakeProgram)
+    assert file.stale is None
+    assert_equal(file.program, program)
+    assert "compiled for sim" in netfile.describe(file)
+
+
+def test_program_is_left_unread_unless_asked_for() -> None:
+    file = netfile.from_bytes(netfile.to_bytes(random_network(SEED), fake_program()))
+    assert file.program is None and file.stale is None
+
+
+def test_other_libraries_read_the_tensors(tmp_path: Path) -> None:
+    network = random_network(SEED)
+    netfile.save(tmp_path / "net.spikefold", network)
+    arrays = safetensors.numpy.load_file(tmp_path / "net.spikefold")
+    np.testing.assert_array_equal(arrays["network.layers.0.weight"], network.layers[0].weight)
+
+
+def document_of(raw: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    n_header = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + n_header])
+    return json.loads(header["__metadata__"]["spikefold"]), safetensors.numpy.load(raw)
+
+
+def rewritten(document: dict[str, Any], arrays: dict[str, Any]) -> bytes:
+    """A file with a valid checksum over whatever it is given."""
+    arrays = {**arrays, "checksum": np.zeros(32, np.uint8)}
+    raw = bytearray(safetensors.numpy.save(arrays, {"spikefold": json.dumps(document)}))
+    n_header = int.from_bytes(raw[:8], "little")
+    start, end = json.loads(raw[8 : 8 + n_header])["checksum"]["data_offsets"]
+    raw[8 + n_header + start : 8 + n_header + end] = hashlib.sha256(raw).digest()
+    return bytes(raw)
+
+
+def test_rewritten_is_faithful() -> None:
+    """The tests below would prove nothing if this helper made broken files."""
+    raw = netfile.to_bytes(random_network(SEED))
+    assert rewritten(*document_of(raw)) == raw
+
+
+def test_every_flipped_bit_is_noticed() -> None:
+    raw = netfile.to_bytes(random_network(SEED), fake_program())
+    n_header = int.from_bytes(raw[:8], "little")
+    rng = np.random.default_rng(SEED)
+    places = {
+        *range(16),
+        *range(n_header, n_header + 16),
+        *range(len(raw) - 40, len(raw)),
+        *rng.integers(0, len(raw), 300).tolist(),
+    }
+    for place in sorted(places):
+        damaged = bytearray(raw)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        with pytest.raises(netfile.NetworkFileError):
+            netfile.from_bytes(bytes(damaged), FakeProgram)
+
+
+def test_a_flipped_weight_is_a_checksum_error() -> None:
+    raw = bytearray(netfile.to_bytes(random_network(SEED)))
+    raw[-5] ^= 0x10
+    assert safetensors.numpy.load(bytes(raw)), "safetensors alone does not notice"
+    with pytest.raises(netfile.ChecksumError, match="damaged or edited"):
+        netfile.from_bytes(bytes(raw))
+
+
+def test_a_changed_space_in_the_header_is_noticed() -> None:
+    """Even a change that means the same."""
+    raw = netfile.to_bytes(random_network(SEED))
+    n_header = int.from_bytes(raw[:8], "little")
+    padded = (n_header + 8).to_bytes(8, "little") + raw[8 : 8 + n_header] + b" " * 8
+    with pytest.raises(netfile.ChecksumError):
+        netfile.from_bytes(padded + raw[8 + n_header :])
+
+
+def test_truncation_anywhere_is_named() -> None:
+    raw = netfile.to_bytes(random_network(SEED), fake_program())
+    n_header = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + n_header])
+    cuts = {0, 3, 8, 9, n_header // 2, 7 + n_header, 8 + n_header, len(raw) - 1}
+    cuts |= {
+        8 + n_header + (sum(tensor["data_offsets"]) // 2)
+        for name, tensor in header.items()
+        if name != "__metadata__"
+    }
+    for cut in sorted(cuts):
+        message = f"ends inside its header, after {cut} of at least" if cut else "the file is empty"
+        if cut >= 8 + n_header:
+            message = f"the file has {cut} of {len(raw)} bytes"
+        with pytest.raises(netfile.TruncatedError, match=f"{message}.*; copy or export it again"):
+            netfile.from_bytes(raw[:cut])
+
+
+def test_trailing_bytes_are_refused() -> None:
+    with pytest.raises(netfile.ChecksumError):
+        netfile.from_bytes(netfile.to_bytes(random_network(SEED)) + b"\0")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"PK\x03\x04 a checkpoint, which is a zip file, in place of a network",
+        b"hello, this is a text file\n",
+        b"\x10\0\0\0\0\0\0\0{not JSON at all",
+        b"\x02\0\0\0\0\0\0\0{}",
+        b"\x02\0\0\0\0\0\0\0[]",
+        safetensors.numpy.save({"weight": np.zeros(4, np.float32)}),
+        safetensors.numpy.save({"weight": np.zeros(4, np.float32)}, {"spikefold": "[]"}),
+        safetensors.numpy.save({"weight": np.zeros(4, np.float32)}, {"spikefold": "[" * 5000}),
+    ],
+)
+def test_other_files_are_told_apart(raw: bytes) -> None:
+    with pytest.raises(netfile.NotANetworkFileError, match=r"sw\.export"):
+        netfile.from_bytes(raw)
+
+
+def test_a_later_version_names_what_is_readable() -> None:
+    document, arrays = document_of(netfile.to_bytes(random_network(SEED)))
+    document["version"] = 99
+    with pytest.raises(netfile.VersionError, match="version 99; this program reads version 1"):
+        netfile.from_bytes(rewritten(document, arrays))
+
+
+def edit_layer(**changes: Any) -> bytes:
+    document, arrays = document_of(netfile.to_bytes(random_network(SEED)))
+    document["network"]["layers"][0].update(changes)
+    return rewritten(document, arrays)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dilation": 2}, r"network\.layers\.0 has unknown fields: dilation"),
+        ({"gate": "ADD"}, r"gate is \"ADD\", expected one of NONE, AND, IAND, OR, XOR"),
+        ({"kernel": [3]}, r"kernel is \[3\], expected a list of 2"),
+        ({"kernel": "3x3"}, r"kernel is \"3x3\", expected a list"),
+        ({"name": 7}, "name is 7, expected a value of type str"),
+        ({"leak_shift": "2"}, r"leak_shift is \"2\", expected a value of type int"),
+        ({"output": 1}, "output is 1, expected a value of type bool"),
+        ({"stride": [0, 1]}, "cannot be read"),
+        ({"weight": {"tensor": "network.layers.9.weight"}}, "weight is .* the tensor of that name"),
+        ({"source": "nowhere"}, "not consistent.*'nowhere', which is not written yet"),
+    ],
+)
+def test_bad_contents_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(netfile.ContentError, match=message):
+        netfile.from_bytes(edit_layer(**changes))
+
+
+def test_missing_field_unnamed_tensor_and_missing_checksum() -> None:
+    document, arrays = document_of(netfile.to_bytes(random_network(SEED)))
+    with pytest.raises(netfile.ContentError, match=r"nothing names: extra"):
+        netfile.from_bytes(rewritten(document, {**arrays, "extra": np.zeros(1, np.int8)}))
+    del document["network"]["timesteps"]
+    with pytest.raises(netfile.ContentError, match="network lacks fields: timesteps"):
+        netfile.from_bytes(rewritten(document, arrays))
+    document["network"] = []
+    with pytest.raises(netfile.ContentError, match=r"network is \[\], expected an object"):
+        netfile.from_bytes(rewritten(document, arrays))
+    with pytest.raises(netfile.ContentError, match="the document has unknown fields: colour"):
+        netfile.from_bytes(rewritten({**document, "colour": 1}, arrays))
+    del arrays["checksum"]
+    unchecked = safetensors.numpy.save(arrays, {"spikefold": json.dumps(document)})
+    with pytest.raises(netfile.ContentError, match="no checksum"):
+        netfile.from_bytes(unchecked)
+
+
+def test_a_header_that_describes_no_tensors_is_refused() -> None:
+    raw = netfile.to_bytes(random_network(SEED))
+    n_header = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + n_header]) | {"odd": {}}
+    changed = json.dumps(header).encode()
+    with pytest.raises(netfile.ContentError, match="its header does not describe tensors"):
+        netfile.from_bytes(len(changed).to_bytes(8, "little") + changed + raw[8 + n_header :])
+
+
+def test_a_program_of_another_version_is_stale_not_wrong() -> None:
+    document, arrays = document_of(netfile.to_bytes(random_network(SEED), fake_program()))
+    document["compiled"]["spec_hash"] = "0" * 16
+    file = netfile.from_bytes(rewritten(document, arrays), FakeProgram)
+    assert file.program is None and "another version" in (file.stale or "")
+    assert "compiled again" in netfile.describe(file)
+    document["compiled"]["spec_hash"] = f"{spec_hash(fake_program().config):016x}"
+    document["compiled"]["program"]["config"]["n_dsp"] = 3
+    file = netfile.from_bytes(rewritten(document, arrays), FakeProgram)
+    assert file.program is None and "unknown fields: n_dsp" in (file.stale or "")
+
+
+def test_provenance_that_json_cannot_hold_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "net.spikefold"
+    for value, what in ((np.zeros(3), "of type ndarray"), (float("nan"), "nan"), ({}.keys(), "of")):
+        network = dataclasses.replace(random_network(SEED), provenance={"accuracy": [value]})
+        message = rf"cannot be written to a file: network\.provenance\.accuracy\.0 is {what}"
+        with pytest.raises(netfile.NetworkFileError, match=message):
+            netfile.save(path, network)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "net.spikefold"
+    netfile.save(path, random_network(SEED))
+    before = path.read_bytes()
+
+    def fail(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(netfile.NetworkFileError, match="No space left on device"):
+        netfile.save(path, random_network(SEED + 1))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path], "no half-written file is left behind"
+
+
+def test_paths_are_named(tmp_path: Path) -> None:
+    with pytest.raises(netfile.NetworkFileError, match=r"missing\.spikefold cannot be read"):
+        netfile.load(tmp_path / "missing.spikefold")
+    with pytest.raises(netfile.NetworkFileError, match=r"nowhere/net\.spikefold cannot be written"):
+        netfile.save(tmp_path / "nowhere" / "net.spikefold", random_network(SEED))
+    (tmp_path / "empty").touch()
+    with pytest.raises(netfile.TruncatedError, match=r"empty: the file is empty"):
+        netfile.load(tmp_path / "empty")
+
+
+def test_loading_never_imports_torch(tmp_path: Path) -> None:
+    path = tmp_path / "net.spikefold"
+    netfile.save(path, random_network(SEED))
+    code = (
+        "import sys; from sw import netfile; netfile.load(sys.argv[1]);"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == 0
+
+
+def test_describe_names_every_layer() -> None:
+    network = random_network(SEED)
+    text = netfile.describe(netfile.from_bytes(netfile.to_bytes(network)))
+    for layer in network.layers:
+        assert layer.name in text
+
+
+def test_fields_of_the_format_are_pinned() -> None:
+    """A new field of Network or Layer changes the format: raise netfile.VERSION and this list."""
+    assert netfile.VERSION == 1
+    assert " ".join(f.name for f in dataclasses.fields(Network)) == (
+        "timesteps image_shape encoder layers weight_bits labels provenance statistics"
+    )
+    assert " ".join(f.name for f in dataclasses.fields(Layer)) == (
+        "name source kernel stride padding weight bias threshold leak leak_shift reset gate "
+        "identity pool output"
+    )

@@ -1,0 +1,61 @@
+"""The shipped network file is the shipped checkpoint's, compiled by this compiler."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+
+from sw import shipped
+from sw.cli import run
+from sw.compile.compiler import compile_network
+from sw.compile.program import Program
+from sw.data import catalogue, dataset
+from sw.network import encoder, netfile
+
+REMEDY = (
+    "export it again: python -m sw.export sw/checkpoints/fashion-mnist.pt "
+    "-o sw/networks/fashion-mnist.spikefold"
+)
+
+
+def test_network_is_the_checkpoint() -> None:
+    provenance = netfile.load(shipped.NETWORK).network.provenance
+    digest = hashlib.sha256(shipped.CHECKPOINT.read_bytes()).hexdigest()
+    assert provenance["export"]["checkpoint_sha256"] == digest, REMEDY
+    assert "validation images" in provenance["export"]["measured_on"], REMEDY
+
+
+def test_program_is_this_compilers() -> None:
+    file = netfile.load(shipped.NETWORK, Program)
+    assert file.program is not None, f"{file.stale}; {REMEDY}"
+    again = compile_network(file.network, file.program.config)
+    assert again.images == file.program.images, REMEDY
+    assert again.placements == file.program.placements, REMEDY
+
+
+def test_network_has_an_unshared_and_a_per_timestep_layer_and_fits() -> None:
+    file = netfile.load(shipped.NETWORK, Program)
+    assert file.program is not None
+    assert file.program.config.name == "ulx3s-85f"
+    shapes = [layer.weight.shape for layer in file.network.layers]
+    assert any(shape[0] > 1 for shape in shapes), "per-timestep weights"
+    assert any(shape[1] * shape[2] > 1 for shape in shapes), "weights per position"
+
+
+def test_it_classifies_the_sample() -> None:
+    """Torch-free: the encoder's map has both values, and labels are the data set's."""
+    network = netfile.load(shipped.NETWORK).network
+    split = catalogue.load_samples()
+    assert network.labels == dataset.LABELS and len(split) >= 100
+    spikes = encoder.encode(network, split.images[:4])
+    assert 0 < spikes.mean() < 1
+
+
+def test_the_virtual_board_equals_the_reference(capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole way, as `make demo` goes it, but for two images only."""
+    assert run.main(["--board", "sim", "-n", "2", "--check", "--json"]) == run.EXIT_OK
+    results = json.loads(capsys.readouterr().out)
+    assert results["n_checked"] == 2 and results["mismatches"] == []
+    assert results["check"] == "spikes" and len(results["logits"]) == 2

@@ -1,0 +1,83 @@
+"""Imports only go down: a room may import the rooms below it, and never in a circle."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLOORS = (
+    ("hw.spec",),
+    ("hw.protocol",),
+    ("hw.parts", "hw.bus"),
+    ("hw.core", "hw.link"),
+    ("hw.top",),
+    ("hw.boards",),
+    ("hw.tools",),
+    ("sw.files", "sw.shipped"),
+    ("sw.network",),
+    ("sw.data", "sw.compile"),
+    ("sw.model", "sw.driver"),
+    ("sw.convert", "sw.reporting"),
+    ("sw.exchange", "sw.training"),
+    ("sim",),
+    ("sw.cli",),
+)
+"""The rooms from the ground up; docs/architecture.md says what each is for. A file may import what
+is in its own room, and in rooms on floors below."""
+HEIGHT = {room: n for n, floor in enumerate(FLOORS) for room in floor}
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {
+    module_of(path): path for part in ("hw", "sw", "sim") for path in (ROOT / part).rglob("*.py")
+}
+
+
+def room_of(module: str) -> str | None:
+    """The room that a module is in; None for the entry points of commands (``python -m ...``)."""
+    return max(
+        (room for room in HEIGHT if module == room or module.startswith(room + ".")),
+        key=len,
+        default=None,
+    )
+
+
+def imports(module: str) -> set[str]:
+    """Modules of ours that a module imports, anywhere in it: in functions, too, and for types."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: imports are absolute"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                found.add(whole if whole in MODULES else str(node.module))
+    return found & set(MODULES)
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_go_down(module: str) -> None:
+    room = room_of(module)
+    for other in imports(module):
+        below = room_of(other)
+        assert below is not None, f"{other} is the entry point of a command: nothing imports it"
+        if room not in (None, below):
+            assert HEIGHT[below] < HEIGHT[room], f"{module} imports {other}, which is not below it"
+
+
+def test_there_are_no_circles_of_files() -> None:
+    graphlib.TopologicalSorter({module: imports(module) for module in MODULES}).prepare()
+
+
+def test_entry_points_hold_nothing_but_the_call() -> None:
+    for module, path in MODULES.items():
+        if room_of(module) is None and path.name != "__init__.py":
+            assert len(path.read_text().splitlines()) <= 10, f"{module} belongs in a room"
