@@ -26,7 +26,7 @@ from sw.driver.board import Board
 from sw.driver.transport import LinkTimeout
 from sw.files import OutputError, write_output
 from sw.network import netfile
-from tests.hw.tools.test_build import Tools
+from tests.hw.tools.fake_tools import FakeTools
 from tests.networks import random_input, random_network
 from tests.sw.cli.test_export import a_checkpoint
 from tests.sw.fake_device import FakeDevice
@@ -135,7 +135,7 @@ def with_training_data(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[st
 
 
 def with_tools(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    Tools(folder, monkeypatch)
+    FakeTools(folder, monkeypatch)
     return ["ulx3s-25f", "--force"]
 
 

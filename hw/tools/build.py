@@ -22,7 +22,7 @@ from hw.boards.configs import BOARDS, BOARDS_HELP
 from hw.spec import SpecError
 from hw.tools.manifest import check_current, table, write_manifest
 from hw.tools.netlist import BuildError, netlist
-from hw.tools.place import _route, check_routed, synthesised
+from hw.tools.place import check_routed, route, synthesised
 
 
 def build(
@@ -62,7 +62,7 @@ def build(
         synthesis = synthesised(source, source.folder)
         bar.update()
         bar.set_postfix_str("place and route")
-        futures = [executor.submit(_route, source, synthesis, i + 1) for i in range(n_seeds)]
+        futures = [executor.submit(route, source, synthesis, i + 1) for i in range(n_seeds)]
         routed = []
         try:
             for future in as_completed(futures):

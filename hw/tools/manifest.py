@@ -77,7 +77,7 @@ def _commit() -> str | None:
     return head.stdout.strip() + ("-dirty" if dirty else "")
 
 
-def _versions(source: Netlist) -> dict[str, str]:
+def tool_versions(source: Netlist) -> dict[str, str]:
     """Versions of all tools that took part."""
     place, pack = source.place[0], source.pack[0]
     packages = ["amaranth", "amaranth-boards", "pyosys", f"yowasp-{place}"]
@@ -97,7 +97,7 @@ def write_manifest(source: Netlist, best: Routed, tried: dict[int, float]) -> di
         "gateware_hash": f"{spec_hash(source.config):016x}",
         "netlist": source.digest,
         "source_commit": _commit(),
-        "tools": _versions(source),
+        "tools": tool_versions(source),
         "seed": best.seed,
         "fmax_mhz_by_seed": {str(seed): fmax for seed, fmax in sorted(tried.items())},
         "clocks": best.clocks,

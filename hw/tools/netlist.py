@@ -1,4 +1,4 @@
-"""The netlist of a board: RTLIL of the whole device, constraints and tool options, and its digest."""
+"""Netlist of a board (RTLIL of the whole device, constraints, tool options) and its digest."""
 
 from __future__ import annotations
 

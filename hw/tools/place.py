@@ -49,7 +49,7 @@ class Routed:
         return min(clock["fmax_mhz"] for clock in self.clocks.values())
 
 
-def _tool(name: str) -> list[str]:
+def tool_command(name: str) -> list[str]:
     """Command of a tool of the extra ``build``, as installed beside this interpreter."""
     for candidate in (f"yowasp-{name}", name):
         path = Path(sys.executable).parent / candidate
@@ -58,7 +58,7 @@ def _tool(name: str) -> list[str]:
     raise BuildError(f"{name} is missing: install it with 'pip install -e .[build]'")
 
 
-def _run(command: Sequence[str], what: str, folder: Path, log: str) -> None:
+def run_tool(command: Sequence[str], what: str, folder: Path, log: str) -> None:
     """One tool, in ``folder``, which is all that it sees; what it prints goes to ``log``."""
     with (folder / log).open("w") as output:
         done = subprocess.run(
@@ -84,7 +84,7 @@ def synthesised(source: Netlist, folder: Path) -> Path:
                 "import sys; from pyosys import libyosys as ys;"
                 "ys.run_pass('script ' + sys.argv[1], ys.Design())"
             )
-            _run([sys.executable, "-c", program, f"{TOP}.ys"], "synthesis", work, "yosys.log")
+            run_tool([sys.executable, "-c", program, f"{TOP}.ys"], "synthesis", work, "yosys.log")
             if not (work / f"{TOP}.json").exists():
                 raise BuildError(f"synthesis failed: see {work / 'yosys.log'}")
     return target
@@ -100,7 +100,7 @@ def _new_folder(target: Path) -> Iterator[Path]:
     work.rename(target)
 
 
-def _route(source: Netlist, synthesis: Path, seed: int) -> Routed:
+def route(source: Netlist, synthesis: Path, seed: int) -> Routed:
     """Place, route and pack with one seed, unless that was done before."""
     target = synthesis.parent / f"seed-{seed}"
     if not target.exists():
@@ -108,9 +108,9 @@ def _route(source: Netlist, synthesis: Path, seed: int) -> Routed:
             for path in synthesis.iterdir():
                 if path.suffix not in (".log", ".rpt"):
                     os.link(path, work / path.name)
-            place = [*_tool(source.place[0]), *source.place[1:], "--seed", str(seed)]
-            _run(place, f"place and route with seed {seed}", work, "nextpnr.log")
-            _run([*_tool(source.pack[0]), *source.pack[1:]], "packing", work, "pack.log")
+            place = [*tool_command(source.place[0]), *source.place[1:], "--seed", str(seed)]
+            run_tool(place, f"place and route with seed {seed}", work, "nextpnr.log")
+            run_tool([*tool_command(source.pack[0]), *source.pack[1:]], "packing", work, "pack.log")
             (work / f"{TOP}.json").unlink()
     report = json.loads((target / "report.json").read_text())
     return Routed(

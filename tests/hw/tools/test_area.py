@@ -11,7 +11,7 @@ import pytest
 from hw.boards.configs import BOARDS, config_by_name
 from hw.spec import Config
 from hw.tools import area
-from hw.tools.netlist import Netlist
+from hw.tools.netlist import WORK, Netlist
 
 
 def design(*cells: tuple[str, str, str | None]) -> dict:
@@ -77,7 +77,7 @@ def yosys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Config]:
     def synthesised(source: Netlist, folder: Path) -> Path:
         config = seen[-1]
         assert source.config == config
-        assert folder.parent == netlist.WORK and folder.name.endswith(source.digest[:12])
+        assert folder.parent == WORK and folder.name.endswith(source.digest[:12])
         cells = [(f"$base{i}", "LUT4", f"top.link.a{i}") for i in range(30)]
         cells += [(f"$l{i}", "LUT4", f"top.core.core0.b{i}") for i in range(7 * config.lanes)]
         target = tmp_path / str(config.lanes)

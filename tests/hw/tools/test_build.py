@@ -8,8 +8,6 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,93 +16,25 @@ from hw.boards.configs import BOARDS, config_by_name
 from hw.link.dispatch import Dispatcher
 from hw.protocol import ARGUMENT_BYTES, Identity, Opcode, spec_hash, unpack
 from hw.tools import build, manifest, netlist, place
-from hw.tools.netlist import BuildError, Netlist
+from hw.tools.netlist import BuildError
 from hw.tools.place import Routed
+from tests.hw.tools.fake_tools import FakeTools
 from tests.hw.wire import reply, request
 from tests.streams import get, packet_items, put, simulate
 
 SHIPPED = [board for board in BOARDS if manifest.manifest_path(board).exists()]
 
-FAKE_NEXTPNR = """
-import json, pathlib, sys
-options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
-fmax = {fmax}[int(options["--seed"])]
-if fmax is None:
-    sys.exit("ERROR: no room")
-assert pathlib.Path("top.json").read_text() == "synthesised"
-report = {{
-    "fmax": {{"$glbnet$clk": {{"achieved": fmax, "constraint": {constraint}}}}},
-    "utilization": {{
-        "TRELLIS_COMB": {{"used": 100, "available": 1000}},
-        "DP16KD": {{"used": 5, "available": 56}},
-        "MULT18X18D": {{"used": {n_dsp}, "available": 28}},
-        "ALU54B": {{"used": 0, "available": 14}},
-    }},
-}}
-pathlib.Path("report.json").write_text(json.dumps(report))
-pathlib.Path("top.config").write_text(options["--seed"])
-"""
-FAKE_PACK = """
-import pathlib
-pathlib.Path("top.bit").write_bytes(b"bits of " + pathlib.Path("top.config").read_bytes())
-"""
-
-
-class Tools:
-    """Tools that take no time: fake place and route, and no synthesis."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
-        self.folder = folder
-        self.n_runs = 0
-        self.rtlil = "one"
-        monkeypatch.setattr(manifest, "BITSTREAMS", folder / "bitstreams")
-        monkeypatch.setattr(netlist, "WORK", folder / "work")
-        monkeypatch.setattr(place, "_tool", self.command)
-        monkeypatch.setattr(netlist, "netlist", self.netlist)
-        monkeypatch.setattr(manifest, "_versions", lambda source: {"nextpnr": "0"})
-        monkeypatch.setattr(place, "synthesised", self.synthesise)
-        self.set()
-
-    def set(
-        self, fmax: dict[int, float | None] | None = None, constraint: float = 60.0, n_dsp: int = 0
-    ) -> None:
-        fmax = fmax or {1: 61.0, 2: 65.0, 3: 59.0}
-        text = FAKE_NEXTPNR.format(fmax=fmax, constraint=constraint, n_dsp=n_dsp)
-        (self.folder / "place").write_text(text)
-        (self.folder / "pack").write_text(FAKE_PACK)
-
-    def command(self, name: str) -> list[str]:
-        self.n_runs += name == "place"
-        return [sys.executable, str(self.folder / name)]
-
-    def netlist(self, board: str) -> Netlist:
-        return Netlist(
-            board=board,
-            config=replace(config_by_name(board), clk_hz=60_000_000),
-            device="a device",
-            files={"top.il": self.rtlil, "top.lpf": "pins"},
-            place=("place",),
-            pack=("pack",),
-            suffix=".bit",
-        )
-
-    def synthesise(self, source: Netlist, folder: Path) -> Path:
-        target = folder / "synthesis"
-        target.mkdir(parents=True, exist_ok=True)
-        (target / "top.json").write_text("synthesised")
-        return target
-
 
 @pytest.fixture
-def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tools]:
-    yield Tools(tmp_path, monkeypatch)
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeTools:
+    return FakeTools(tmp_path, monkeypatch)
 
 
 def run(n_seeds: int = 3, **kwargs) -> dict:
     return build.build("ulx3s-25f", n_seeds=n_seeds, progress=False, **kwargs)
 
 
-def test_the_fastest_seed_is_kept(tools: Tools) -> None:
+def test_the_fastest_seed_is_kept(tools: FakeTools) -> None:
     values = run(jobs=2)
     assert values["seed"] == 2
     assert values["fmax_mhz_by_seed"] == {"1": 61.0, "2": 65.0, "3": 59.0}
@@ -114,23 +44,23 @@ def test_the_fastest_seed_is_kept(tools: Tools) -> None:
     bitstream = manifest.BITSTREAMS / "ulx3s-25f.bit"
     assert bitstream.read_bytes() == b"bits of 2"
     assert values["sha256"] == hashlib.sha256(b"bits of 2").hexdigest()
-    assert manifest.load_manifest("ulx3s-25f") == manifest
+    assert manifest.load_manifest("ulx3s-25f") == values
     assert {path.name for path in manifest.BITSTREAMS.iterdir()} == {
         "ulx3s-25f.bit",
         "ulx3s-25f.json",
     }
 
 
-def test_an_unchanged_netlist_is_not_built_again(tools: Tools) -> None:
-    manifest = run()
-    assert run() == manifest and tools.n_runs == 3
+def test_an_unchanged_netlist_is_not_built_again(tools: FakeTools) -> None:
+    before = run()
+    assert run() == before and tools.n_runs == 3
     tools.rtlil = "another"
-    assert run()["netlist"] != manifest["netlist"] and tools.n_runs == 6
+    assert run()["netlist"] != before["netlist"] and tools.n_runs == 6
     run(force=True)
     assert tools.n_runs == 9
 
 
-def test_seeds_that_were_tried_are_not_tried_again(tools: Tools) -> None:
+def test_seeds_that_were_tried_are_not_tried_again(tools: FakeTools) -> None:
     tools.set({1: 59.0, 2: 58.0, 3: 61.0})
     with pytest.raises(BuildError):
         run(n_seeds=2)
@@ -138,7 +68,7 @@ def test_seeds_that_were_tried_are_not_tried_again(tools: Tools) -> None:
     assert tools.n_runs == 3
 
 
-def test_nothing_is_shipped_that_is_not_right(tools: Tools) -> None:
+def test_nothing_is_shipped_that_is_not_right(tools: FakeTools) -> None:
     before = run()
     for rtlil, settings, message in (
         ("slow", {"fmax": {1: 59.9, 2: 50.0, 3: 40.0}}, "59.9 MHz at best of the 60 MHz"),
@@ -157,7 +87,7 @@ def test_nothing_is_shipped_that_is_not_right(tools: Tools) -> None:
         assert manifest.load_manifest("ulx3s-25f") == before
 
 
-def test_a_stale_or_damaged_bitstream_names_the_command(tools: Tools) -> None:
+def test_a_stale_or_damaged_bitstream_names_the_command(tools: FakeTools) -> None:
     source = tools.netlist("ulx3s-25f")
     with pytest.raises(
         BuildError, match=r"no bitstream for ulx3s-25f.*python -m hw.build ulx3s-25f"
@@ -178,10 +108,10 @@ def test_a_stale_or_damaged_bitstream_names_the_command(tools: Tools) -> None:
     assert run()["seed"] == 2, "and it is built again"
 
 
-def test_command(tools: Tools, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command(tools: FakeTools, capsys: pytest.CaptureFixture[str]) -> None:
     assert build.main(["ulx3s-25f", "--seeds", "2", "--json"]) == 0
-    (manifest,) = json.loads(capsys.readouterr().out)
-    assert manifest["board"] == "ulx3s-25f"
+    (values,) = json.loads(capsys.readouterr().out)
+    assert values["board"] == "ulx3s-25f"
     assert build.main(["--check", "ulx3s-25f"]) == 0
     assert "65.0 MHz of 60.0" in capsys.readouterr().out
     assert build.main(["--table"]) == 0
@@ -202,8 +132,8 @@ def test_synthesis_that_leaves_nothing_names_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synthesise = place.synthesised
-    source = Tools(tmp_path, monkeypatch).netlist("ulx3s-25f")
-    monkeypatch.setattr(place, "_run", lambda *_: None)
+    source = FakeTools(tmp_path, monkeypatch).netlist("ulx3s-25f")
+    monkeypatch.setattr(place, "run_tool", lambda *_: None)
     with pytest.raises(BuildError, match=rf"synthesis failed: see {tmp_path}/.*yosys\.log"):
         synthesise(source, tmp_path)
     assert not (tmp_path / "synthesis").exists()
@@ -211,7 +141,7 @@ def test_synthesis_that_leaves_nothing_names_its_log(
 
 def test_a_missing_tool_says_what_to_install() -> None:
     with pytest.raises(BuildError, match=r"no-such-tool is missing.*\[build\]"):
-        place._tool("no-such-tool")
+        place.tool_command("no-such-tool")
 
 
 def test_the_clock_that_counts_is_the_slowest() -> None:
@@ -225,7 +155,7 @@ def test_the_clock_that_counts_is_the_slowest() -> None:
 
 def test_a_netlist_depends_on_neither_time_nor_place(tmp_path: Path) -> None:
     (tmp_path / "hw").symlink_to(netlist.ROOT / "hw")
-    program = "from hw.build import netlist; print(netlist('icebreaker').digest)"
+    program = "from hw.tools.netlist import netlist; print(netlist('icebreaker').digest)"
     digests = [
         subprocess.run(
             [sys.executable, "-c", program],

@@ -15,7 +15,7 @@ from hw.boards.configs import config_by_name
 from hw.protocol import Identity, Opcode, identity, pack
 from hw.tools import build, flash, manifest
 from hw.tools.flash import FlashError
-from tests.hw.tools.test_build import Tools
+from tests.hw.tools.fake_tools import FakeTools
 from tests.hw.wire import checked, reply, stuffed
 
 BOARD = "ulx3s-25f"
@@ -24,11 +24,11 @@ BOARD = "ulx3s-25f"
 @pytest.fixture
 def bitstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A bitstream, and an empty folder in which programs are found."""
-    Tools(tmp_path, monkeypatch)
-    manifest = build.build(BOARD, n_seeds=1, progress=False)
+    FakeTools(tmp_path, monkeypatch)
+    built = build.build(BOARD, n_seeds=1, progress=False)
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    return manifest.BITSTREAMS / manifest["bitstream"]
+    return manifest.BITSTREAMS / built["bitstream"]
 
 
 def install(tmp_path: Path, name: str, exit_code: int = 0) -> Path:
