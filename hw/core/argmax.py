@@ -6,7 +6,7 @@ from amaranth import Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.parts.pipeline import storage
+from hw.parts.pipeline import unreset
 from hw.spec import Config
 
 
@@ -41,7 +41,7 @@ class Argmax(wiring.Component):
         n_lanes = self._config.fire_lanes
         lane = Signal(range(max(n_lanes, 2)))
         candidate = Signal.like(self.index)
-        best, logit = (storage(signed(self._config.membrane_bits)) for _ in range(2))
+        best, logit = (unreset(signed(self._config.membrane_bits)) for _ in range(2))
         m.d.sync += logit.eq(self.logits[lane])
         with m.FSM() as fsm:
             m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))

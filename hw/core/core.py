@@ -1,5 +1,9 @@
 """The core: spikes in, class out, by additions alone."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass
+
 from amaranth import Cat, Const, Module, Mux, ResetInserter, Signal, Value, signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
@@ -7,7 +11,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from hw.bus import CoreBus
 from hw.core.argmax import Argmax
 from hw.core.fetch import Fetch
-from hw.core.fire import Fire
+from hw.core.fire import FireUnit
 from hw.core.lanes import Lanes
 from hw.core.nest import LoopNest
 from hw.core.scan import Scanner
@@ -15,12 +19,37 @@ from hw.core.sequencer import Sequencer
 from hw.core.spikes import SpikeMemory, granule_write_layout
 from hw.core.sums import SumQueue, SumRegister
 from hw.core.weights import WeightMemory
-from hw.parts.pipeline import delayed, storage
+from hw.parts.pipeline import delayed, unreset
 from hw.protocol import Neuron, Space
 from hw.spec import GRANULE_BITS, Config
 
 _WEIGHT_LATENCY = 1 + WeightMemory.LATENCY
-"""Cycles after which a row of weights has been read for the host, at least."""
+"""Cycles that the host waits for a row of weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Units:
+    """Components of a core, and the ports of its parameter memory."""
+
+    sequencer: Sequencer
+    nest: LoopNest
+    fetch: Fetch
+    scanner: Scanner
+    lanes: Lanes
+    fire: FireUnit
+    argmax: Argmax
+    spikes: SpikeMemory
+    weights: WeightMemory
+    params_read: memory.ReadPort
+    params_write: memory.WritePort
+
+
+@dataclass(frozen=True, kw_only=True)
+class _HostRead:
+    """Address of the row that the host reads."""
+
+    row: Signal
+    space: Signal
 
 
 class Core(wiring.Component):
@@ -63,79 +92,131 @@ class Core(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config, bus = self._config, self.bus
-        # A cycle to get to all that is reset.
+        # Register the abort, because its reset fans out across the core.
         aborted = Signal()
-        m.d.sync += aborted.eq(bus.abort)
+        m.d.sync += aborted.eq(self.bus.abort)
         reset = ResetInserter(aborted)
+        u = self._units(m, reset)
 
+        connect(m, flipped(self.bus.run), u.sequencer.run)
+        connect(m, u.sequencer.done, flipped(self.bus.done))
+        m.d.comb += self.bus.busy.eq(u.sequencer.busy)
+        self._connect_descriptor(m, u)
+        ends = self._connect_jobs(m, u, reset)
+        host_row, host_space = Signal(24), Signal(8)
+        host = _HostRead(row=host_row, space=host_space)
+        self._connect_events(m, u, host, ends, aborted, reset)
+        params_data, params_free = self._read_params(m, u, host)
+        self._write_params(m, u)
+        m.d.comb += [
+            u.weights.write_row.eq(self.bus.write.p.address.row),
+            u.weights.write_data.eq(self.bus.write.p.data),
+            u.weights.write_en.eq(self._host_writes(Space.WEIGHT)),
+        ]
+        self._read_for_host(m, u, host, params_data, params_free)
+        return m
+
+    def _units(self, m: Module, reset: ResetInserter) -> _Units:
+        """Add the core's components; an abort resets those that hold state of a run."""
+        config = self._config
         m.submodules.sequencer = sequencer = reset(Sequencer(config))
         m.submodules.nest = nest = reset(LoopNest(config))
         m.submodules.fetch = fetch = reset(Fetch(config))
         m.submodules.scanner = scanner = reset(Scanner(config))
         m.submodules.lanes = lanes = Lanes(config)
-        m.submodules.fire = fire = reset(Fire(config))
+        m.submodules.fire = fire = reset(FireUnit(config))
         m.submodules.argmax = argmax = reset(Argmax(config))
         m.submodules.spikes = spikes = SpikeMemory(config)
         m.submodules.weights = weights = WeightMemory(config)
         m.submodules.params = params = memory.Memory(
             shape=data.ArrayLayout(Neuron, config.fire_lanes), depth=config.param_depth, init=[]
         )
+        return _Units(
+            sequencer=sequencer,
+            nest=nest,
+            fetch=fetch,
+            scanner=scanner,
+            lanes=lanes,
+            fire=fire,
+            argmax=argmax,
+            spikes=spikes,
+            weights=weights,
+            params_read=params.read_port(),
+            params_write=params.write_port(),
+        )
 
-        # Runs.
-        connect(m, flipped(bus.run), sequencer.run)
-        connect(m, sequencer.done, flipped(bus.done))
-        busy = sequencer.busy
-        m.d.comb += bus.busy.eq(busy)
-
-        # From descriptor to chunks.
-        header = sequencer.header
+    def _connect_descriptor(self, m: Module, u: _Units) -> None:
+        """Connect what the descriptor says of a layer, and the fetch unit to spike memory."""
+        header = u.sequencer.header
         m.d.comb += [
-            nest.header.eq(header),
-            nest.word.eq(sequencer.word),
-            nest.header_en.eq(sequencer.header_en),
-            nest.header_word.eq(sequencer.header_word),
-            nest.level_en.eq(sequencer.level_en),
-            nest.level.eq(sequencer.level),
-            nest.level_word.eq(sequencer.level_word),
-            nest.clear.eq(sequencer.clear),
-            nest.start.eq(sequencer.start),
-            fetch.gated.eq(header.gate != 0),
-            fetch.body_bits.eq(header.body_bits),
-            fetch.tail_bits.eq(header.tail_bits),
-            spikes.read_bit.eq(fetch.read_bit),
-            spikes.gather.eq(fetch.gather),
-            spikes.piece_rows.eq(header.piece_rows),
-            fetch.window.eq(spikes.window),
-            scanner.piece_weights.eq(header.piece_weights),
-            scanner.move.eq(lanes.move),
-            fire.header.eq(header),
+            u.nest.header.eq(header),
+            u.nest.word.eq(u.sequencer.word),
+            u.nest.header_en.eq(u.sequencer.header_en),
+            u.nest.header_word.eq(u.sequencer.header_word),
+            u.nest.level_en.eq(u.sequencer.level_en),
+            u.nest.level.eq(u.sequencer.level),
+            u.nest.level_word.eq(u.sequencer.level_word),
+            u.nest.clear.eq(u.sequencer.clear),
+            u.nest.start.eq(u.sequencer.start),
+            u.fetch.gated.eq(header.gate != 0),
+            u.fetch.body_bits.eq(header.body_bits),
+            u.fetch.tail_bits.eq(header.tail_bits),
+            u.spikes.read_bit.eq(u.fetch.read_bit),
+            u.spikes.gather.eq(u.fetch.gather),
+            u.spikes.piece_rows.eq(header.piece_rows),
+            u.fetch.window.eq(u.spikes.window),
+            u.scanner.piece_weights.eq(header.piece_weights),
+            u.scanner.move.eq(u.lanes.move),
+            u.fire.header.eq(header),
         ]
-        event = scanner.event
-        connect(m, fire.spikes, flipped(self.fired))
-        connect(m, flipped(self.spikes), spikes.write)
-        m.d.comb += [self.meets.eq(sequencer.meets), sequencer.all_met.eq(self.all_met)]
-        connect(m, nest.steps, fetch.steps)
-        connect(m, fetch.chunks, scanner.chunks)
-        connect(m, fetch.jobs, fire.jobs)
+
+    def _connect_jobs(self, m: Module, u: _Units, reset: ResetInserter) -> Signal:
+        """Connect steps, chunks, jobs, sums and spikes.
+
+        Returns
+        -------
+        Whether the scanner's event ends a job.
+        """
+        config, event = self._config, u.scanner.event
+        connect(m, u.fire.spikes, flipped(self.fired))
+        connect(m, flipped(self.spikes), u.spikes.write)
+        m.d.comb += [self.meets.eq(u.sequencer.meets), u.sequencer.all_met.eq(self.all_met)]
+        connect(m, u.nest.steps, u.fetch.steps)
+        connect(m, u.fetch.chunks, u.scanner.chunks)
+        connect(m, u.fetch.jobs, u.fire.jobs)
         ends = Signal()
         m.d.comb += ends.eq(event.valid & event.p.last)
         if config.sum_queue:
             sums = SumQueue(config)
-            m.d.comb += [sums.ends.eq(ends), scanner.room.eq(sums.room)]
+            m.d.comb += [sums.ends.eq(ends), u.scanner.room.eq(sums.room)]
         else:
             sums = SumRegister(config)
-            m.d.comb += scanner.room.eq(1)
+            m.d.comb += u.scanner.room.eq(1)
         m.submodules.sums = reset(sums)
-        connect(m, lanes.sums, sums.i)
-        connect(m, sums.o, fire.sums)
+        connect(m, u.lanes.sums, sums.i)
+        connect(m, sums.o, u.fire.sums)
+        return ends
 
-        # From events to sums. Weight memory is read by the sequencer between layers, and by the
-        # host while idle.
-        host_row, host_space = storage(24), storage(8)
+    def _connect_events(
+        self,
+        m: Module,
+        u: _Units,
+        host: _HostRead,
+        ends: Signal,
+        aborted: Signal,
+        reset: ResetInserter,
+    ) -> None:
+        """Read a row of weights for each event and add it in the lanes.
+
+        Weight memory is read by the sequencer between layers, and by the host while idle.
+        """
+        sequencer, lanes, weights = u.sequencer, u.lanes, u.weights
+        event = u.scanner.event
         m.d.sync += [
             sequencer.read.eq(event.valid & lanes.move),
-            sequencer.n_synapses.eq(Mux(event.p.tail, header.tail_lanes, config.lanes)),
+            sequencer.n_synapses.eq(
+                Mux(event.p.tail, sequencer.header.tail_lanes, self._config.lanes)
+            ),
         ]
         under_way = Module()
         m.submodules.under_way = reset(under_way)
@@ -143,98 +224,114 @@ class Core(wiring.Component):
         m.d.comb += [
             weights.move.eq(lanes.move),
             weights.read_row.eq(
-                Mux(busy, Mux(sequencer.loading, sequencer.row, event.p.weight), host_row)
+                Mux(
+                    sequencer.busy,
+                    Mux(sequencer.loading, sequencer.row, event.p.weight),
+                    host.row,
+                )
             ),
-            weights.read_en.eq(event.valid | ~busy | sequencer.loading),
+            weights.read_en.eq(event.valid | ~sequencer.busy | sequencer.loading),
             sequencer.row_data.eq(weights.read_data),
             Cat(lanes.add, lanes.ends).eq(events),
             lanes.clear.eq(aborted),
             lanes.weights.eq(weights.read_data),
-            sequencer.finished.eq(fire.finished),
-            sequencer.n_spikes.eq(fire.n_spikes),
+            sequencer.finished.eq(u.fire.finished),
+            sequencer.n_spikes.eq(u.fire.n_spikes),
         ]
 
-        # Parameter memory: read by the fire unit, then the argmax, else the host; written by what
-        # the core finds out, else the host.
-        params_read, params_write = params.read_port(), params.write_port()
-        bank_bits = (config.bank_rows - 1).bit_length()
-        above_banks = config.n_param_rows >> (bank_bits + 1)
+    def _result_row(self, m: Module, index: Value, bank: Value) -> Value:
+        """Return the row of parameter memory that is ``index`` rows behind the first result of
+        ``bank``. The two banks are at the end of parameter memory, see
+        :attr:`hw.spec.Config.bank_rows`."""
+        bank_bits = (self._config.bank_rows - 1).bit_length()
+        above_banks = self._config.n_param_rows >> (bank_bits + 1)
+        offset = Signal(bank_bits)
+        m.d.comb += offset.eq(index)
+        return Cat(offset, bank, Const(above_banks, range(self._config.param_depth)))
 
-        def result_row(index: Value, bank: Value) -> Value:
-            """Row of parameter memory, counted from the first result in ``bank``."""
-            offset = Signal(bank_bits)
-            m.d.comb += offset.eq(index)
-            return Cat(offset, bank, Const(above_banks, params_read.addr.shape().width))
+    def _read_params(self, m: Module, u: _Units, host: _HostRead) -> tuple[Value, Value]:
+        """Read parameter memory for the fire unit, else for the argmax, else for the host.
 
-        n_each = config.param_latency // 2  # registers before the memory, and behind it
-        params_row = Signal.like(params_read.addr)
-        params_data = delayed(m, params_read.data, n_each)
+        Returns
+        -------
+        The row that was read, :attr:`hw.spec.Config.param_latency` cycles later, and whether the
+        host's row is being read.
+        """
+        fire, argmax, sequencer = u.fire, u.argmax, u.sequencer
+        n_each = self._config.param_latency // 2  # registers before the memory, and behind it
+        params_row = Signal.like(u.params_read.addr)
+        params_data = delayed(m, u.params_read.data, n_each)
         m.d.comb += [
-            params_read.addr.eq(delayed(m, params_row, n_each)),
+            u.params_read.addr.eq(delayed(m, params_row, n_each)),
             fire.params.eq(params_data),
             argmax.logits.eq(params_data),
             argmax.start.eq(sequencer.argmax_start),
-            argmax.n_classes.eq(header.n_classes),
+            argmax.n_classes.eq(sequencer.header.n_classes),
             sequencer.argmax_done.eq(argmax.done),
             sequencer.argmax_index.eq(argmax.index),
         ]
         params_free = ~fire.param_en & ~argmax.busy
+        counter_row = host.row + self._config.result_rows
         with m.If(fire.param_en):
             m.d.comb += params_row.eq(fire.param_row)
         with m.Elif(argmax.busy):
-            m.d.comb += params_row.eq(result_row(argmax.row, sequencer.bank))
-        with m.Elif(host_space == Space.RESULT):
-            m.d.comb += params_row.eq(result_row(host_row, ~sequencer.bank))
-        with m.Elif(host_space == Space.COUNTER):
-            m.d.comb += params_row.eq(result_row(host_row + config.result_rows, ~sequencer.bank))
+            m.d.comb += params_row.eq(self._result_row(m, argmax.row, sequencer.bank))
+        with m.Elif(host.space == Space.RESULT):
+            m.d.comb += params_row.eq(self._result_row(m, host.row, ~sequencer.bank))
+        with m.Elif(host.space == Space.COUNTER):
+            m.d.comb += params_row.eq(self._result_row(m, counter_row, ~sequencer.bank))
         with m.Else():
-            m.d.comb += params_row.eq(host_row)
+            m.d.comb += params_row.eq(host.row)
+        return params_data, params_free
+
+    def _host_writes(self, space: Space) -> Value:
+        """Return whether the host writes a row of ``space``; it does so only while the core is
+        idle."""
+        return self.bus.write.valid & (self.bus.write.p.address.space == space)
+
+    def _write_params(self, m: Module, u: _Units) -> None:
+        """Write logits, else counters, else the host's row into parameter memory."""
+        config, fire, sequencer = self._config, u.fire, u.sequencer
         logits = [Signal(signed(32), name=f"logit{i}") for i in range(config.fire_lanes)]
         m.d.comb += [logit.eq(fire.result[i]) for i, logit in enumerate(logits)]
+        write = self.bus.write.p
+        m.d.comb += self.bus.write.ready.eq(1)
 
-        # The host writes a row, while the core is idle.
-        write = bus.write.p
-        row = write.address.row
-        m.d.comb += bus.write.ready.eq(1)
-
-        def writes(space: Space) -> Value:
-            return bus.write.valid & (write.address.space == space)
-
-        # In a register first, since parameter memory is read far away from here.
-        write_row, write_data = storage(params_write.addr.shape()), storage(len(write.data))
+        # In registers, since parameter memory may be far away from the host's bus.
+        write_row, write_data = unreset(range(config.param_depth)), unreset(len(write.data))
         write_en = Signal()
-        m.d.sync += write_en.eq(fire.result_en | sequencer.counter_en | writes(Space.PARAM))
+        m.d.sync += write_en.eq(
+            fire.result_en | sequencer.counter_en | self._host_writes(Space.PARAM)
+        )
+        counter_row = sequencer.counter_index + config.result_rows
         with m.If(fire.result_en):
             m.d.sync += [
-                write_row.eq(result_row(fire.result_index, sequencer.bank)),
+                write_row.eq(self._result_row(m, fire.result_index, sequencer.bank)),
                 write_data.eq(Cat(logits)),
             ]
         with m.Elif(sequencer.counter_en):
             m.d.sync += [
-                write_row.eq(
-                    result_row(sequencer.counter_index + config.result_rows, sequencer.bank)
-                ),
+                write_row.eq(self._result_row(m, counter_row, sequencer.bank)),
                 write_data.eq(sequencer.counter_data),
             ]
         with m.Else():
-            m.d.sync += [write_row.eq(row), write_data.eq(write.data)]
+            m.d.sync += [write_row.eq(write.address.row), write_data.eq(write.data)]
         m.d.comb += [
-            params_write.addr.eq(write_row),
-            params_write.data.eq(write_data),
-            params_write.en.eq(write_en),
-        ]
-        m.d.comb += [
-            weights.write_row.eq(row),
-            weights.write_data.eq(write.data),
-            weights.write_en.eq(writes(Space.WEIGHT)),
+            u.params_write.addr.eq(write_row),
+            u.params_write.data.eq(write_data),
+            u.params_write.en.eq(write_en),
         ]
 
-        # The host reads a row.
+    def _read_for_host(
+        self, m: Module, u: _Units, host: _HostRead, params_data: Value, params_free: Value
+    ) -> None:
+        """Answer the host's reads, one row at a time."""
+        bus, fetch, n_param = self.bus, u.fetch, self._config.param_latency
         wait = Signal(range(_WEIGHT_LATENCY + 1))
         asks_spikes = Signal()  # a register, since the nest waits for the answer
         m.d.comb += [
             fetch.host_bit.valid.eq(asks_spikes),
-            fetch.host_bit.payload.eq(host_row << (GRANULE_BITS - 1).bit_length()),
+            fetch.host_bit.payload.eq(host.row << (GRANULE_BITS - 1).bit_length()),
         ]
         with m.If(fetch.host_bit.ready):
             m.d.sync += asks_spikes.eq(0)
@@ -244,12 +341,12 @@ class Core(wiring.Component):
                 m.d.sync += wait.eq(_WEIGHT_LATENCY)
                 with m.If(bus.read.valid):
                     m.d.sync += [
-                        host_row.eq(bus.read.p.row),
-                        host_space.eq(bus.read.p.space),
+                        host.row.eq(bus.read.p.row),
+                        host.space.eq(bus.read.p.space),
                         asks_spikes.eq(bus.read.p.space == Space.SPIKE),
                     ]
                     m.next = "REQUEST"
-            with m.State("REQUEST"), m.Switch(host_space):
+            with m.State("REQUEST"), m.Switch(host.space):
                 with m.Case(Space.SPIKE), m.If(fetch.host_bit.ready):
                     m.next = "SPIKE"
                 with m.Case(Space.WEIGHT):
@@ -259,10 +356,10 @@ class Core(wiring.Component):
             with m.State("SPIKE"), m.If(fetch.host_granule.valid):
                 m.d.comb += bus.read_data.valid.eq(1)
                 m.next = "IDLE"
-            for n in range(config.param_latency - 1):
+            for n in range(n_param - 1):
                 with m.State(f"PARAM{n}"):
                     m.next = f"PARAM{n + 1}"
-            with m.State(f"PARAM{config.param_latency - 1}"):
+            with m.State(f"PARAM{n_param - 1}"):
                 m.d.comb += bus.read_data.valid.eq(1)
                 m.next = "IDLE"
             with m.State("WEIGHT"):
@@ -270,11 +367,10 @@ class Core(wiring.Component):
                 with m.If(wait == 0):
                     m.d.comb += bus.read_data.valid.eq(1)
                     m.next = "IDLE"
-        with m.Switch(host_space):
+        with m.Switch(host.space):
             with m.Case(Space.SPIKE):
                 m.d.comb += bus.read_data.payload.eq(fetch.host_granule.payload)
             with m.Case(Space.WEIGHT):
-                m.d.comb += bus.read_data.payload.eq(weights.read_data)
+                m.d.comb += bus.read_data.payload.eq(u.weights.read_data)
             with m.Default():
                 m.d.comb += bus.read_data.payload.eq(params_data)
-        return m

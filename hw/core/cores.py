@@ -9,7 +9,7 @@ from amaranth.lib.wiring import Out
 from hw.bus import CoreBus
 from hw.core.core import Core
 from hw.core.spikes import granule_write_layout
-from hw.parts.pipeline import select, storage
+from hw.parts.pipeline import select, unreset
 from hw.protocol import Space
 from hw.spec import Config
 
@@ -79,7 +79,7 @@ class Cores(wiring.Component):
             m.d.sync += turn.eq(turn.rotate_left(1))
             waits, outboxes = Signal(config.cores), []
             for n, core in enumerate(cores):
-                outbox = storage(granule_write_layout(config), f"outbox{n}")
+                outbox = unreset(granule_write_layout(config), f"outbox{n}")
                 outboxes.append(outbox.as_value())
                 with m.If(core.fired.valid):
                     m.d.sync += [outbox.eq(core.fired.p), waits[n].eq(1)]

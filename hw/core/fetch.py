@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.core.nest import Phase, address_widths, step_layout
 from hw.core.spikes import SpikeMemory
-from hw.parts.pipeline import delayed, ones, remembered, storage
+from hw.parts.pipeline import delayed, ones, remembered, unreset
 from hw.parts.queue import Queue
 from hw.protocol import N_PIECES
 from hw.spec import GRANULE_BITS, PIECE_BITS, Config
@@ -69,7 +69,7 @@ class Merger(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         chunk = self.chunk.p
-        held = storage(chunk.shape())
+        held = unreset(chunk.shape())
         holds = Signal()
         complete = Signal()  # the held chunk is the last of its job
         m.d.comb += [self.merged.p.eq(held), self.merged.p.last.eq(complete)]
@@ -169,7 +169,7 @@ class Fetch(wiring.Component):
         # F6: the window arrives.
         slots = delayed(m, Cat(chunk_slot, host_slot), SpikeMemory.LATENCY, reset=True)
         cut5 = delayed(m, step.cut, SpikeMemory.LATENCY - 1)
-        mask = storage(config.chunk_bits)
+        mask = unreset(config.chunk_bits)
         for k in range(config.chunk_bits // PIECE_BITS):
             n_bits = Mux(cut5, self.tail_bits[k], self.body_bits[k])
             n_bits = n_bits[: PIECE_BITS.bit_length()]
@@ -180,7 +180,7 @@ class Fetch(wiring.Component):
         ]
         # F7: bits beyond the run's end are not of this job. The window is that of the next slot,
         # and if a job ends here, its identity.
-        bits7 = storage(config.chunk_bits)
+        bits7 = unreset(config.chunk_bits)
         m.d.sync += bits7.eq(self.window & mask)
         valid7 = delayed(m, slots[0], 1, reset=True)
         tag_layout = data.StructLayout(

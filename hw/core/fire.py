@@ -8,12 +8,12 @@ from hw.core.fetch import job_layout
 from hw.core.nest import Phase
 from hw.core.spikes import granule_write_layout
 from hw.core.sums import SumsSignature
-from hw.parts.pipeline import delayed, population, storage
+from hw.parts.pipeline import delayed, population, unreset
 from hw.protocol import Header, Neuron
 from hw.spec import GRANULE_BITS, MEMBRANE_LATENCY, Config, Gate, Leak, Reset
 
 
-class Fire(wiring.Component):
+class FireUnit(wiring.Component):
     """Turn the sums of a job into spikes (or logits), ``fire_lanes`` neurons per cycle (a beat).
 
     Jobs are begun in order, at least ``header.spacing`` cycles apart; one that had no active input
@@ -145,7 +145,7 @@ class Fire(wiring.Component):
         subtract2 = delayed(m, subtract & ~no_change1, 1)
 
         # What a neuron's spike becomes, 0 or 1: behind the gate, and beyond the group's real lanes.
-        quiet1, firing1 = storage(n_lanes), storage(n_lanes)
+        quiet1, firing1 = unreset(n_lanes), unreset(n_lanes)
         for j in range(n_lanes):
             identity = job.identity.word_select(beat[:beat_bits], n_lanes)[j]
             is_real = ~job.tail | (
@@ -170,7 +170,7 @@ class Fire(wiring.Component):
         for j in range(n_lanes):
 
             def lane(name: str, j: int = j) -> Signal:
-                return storage(membrane_shape, f"{name}{j}")
+                return unreset(membrane_shape, f"{name}{j}")
 
             # B1, B2: membrane = drive + old - (old >> k), or drive + (old >> k).
             drive, whole, change, membrane = (
@@ -213,7 +213,7 @@ class Fire(wiring.Component):
         ]
 
         # B3: spikes of a pooling window.
-        pooled = storage(config.lanes)
+        pooled = unreset(config.lanes)
         begins3 = delayed(m, begin0 & job.pool_first, 3, reset=True)
         for i in range(n_beats):
             here = active3 & (beat3 == i)

@@ -5,7 +5,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.core.sums import sums_layout
-from hw.parts.pipeline import storage
+from hw.parts.pipeline import unreset
 from hw.spec import Config
 
 
@@ -59,7 +59,7 @@ class Lanes(wiring.Component):
                 m.d.sync += [self.sums.valid.eq(0), begins.eq(1)]
         for lane in range(self._config.lanes):
             weight = self.weights.word_select(lane, self._config.weight_bits).as_signed()
-            total = storage(signed(self._config.membrane_bits), f"total{lane}")
+            total = unreset(signed(self._config.membrane_bits), f"total{lane}")
             if queued:
                 m.d.comb += self.sums.p[lane].eq(total + weight)
                 with m.If(adds):

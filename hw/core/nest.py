@@ -6,7 +6,7 @@ from amaranth import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.parts.pipeline import encode, storage
+from hw.parts.pipeline import encode, unreset
 from hw.protocol import LEVEL_WORDS, WORD_BYTES, Header, Level
 from hw.spec import N_LEVELS, N_PLANES, Config
 
@@ -17,7 +17,7 @@ FLAGS = ("last", "end", "cut", "fresh", "pool_first", "pool_last", "tail")
 
 
 class Phase(enum.IntEnum):
-    """What a job is in the life of its neurons, see :class:`hw.core.fire.Fire`."""
+    """What a job is in the life of its neurons, see :class:`hw.core.fire.FireUnit`."""
 
     SPIKES = 0
     """A timestep of a layer that takes spikes."""
@@ -106,7 +106,7 @@ class LoopNest(wiring.Component):
         increments = {}
         proceed = Signal()  # the pipeline moves
         # One row of increments per level, and one that leads from nothing to the first iteration.
-        level_row = storage(range(N_LEVELS + 1))
+        level_row = unreset(range(N_LEVELS + 1))
         for n in range(LEVEL_WORDS):
             fields = {
                 name: width for name, width in addresses.items() if word_of(Level, name)[0] == n
@@ -133,7 +133,7 @@ class LoopNest(wiring.Component):
 
         count_bits = self._config.count_bits
         last_word, last_bits = word_of(Level, "last")
-        limit = [storage(count_bits, f"limit{i}") for i in range(N_LEVELS)]
+        limit = [unreset(count_bits, f"limit{i}") for i in range(N_LEVELS)]
         for i in range(N_LEVELS):
             with m.If(self.clear):
                 m.d.sync += limit[i].eq(0)
@@ -142,8 +142,8 @@ class LoopNest(wiring.Component):
 
         # N0: down counters with registered flags, so that nothing here is deeper than one level.
         running = Signal()
-        count = [storage(count_bits, f"count{i}") for i in range(N_LEVELS)]
-        zero, last, single = (storage(N_LEVELS) for _ in range(3))
+        count = [unreset(count_bits, f"count{i}") for i in range(N_LEVELS)]
+        zero, last, single = (unreset(N_LEVELS) for _ in range(3))
         m.d.sync += single.eq(Cat(value == 0 for value in limit))
         advance = Signal()
         m.d.comb += [
@@ -172,7 +172,7 @@ class LoopNest(wiring.Component):
             m.d.sync += level_row.eq(Mux(running, encode(moving), N_LEVELS))
         h = self.header
         flags, flags2 = (
-            storage(data.StructLayout(dict.fromkeys(FLAGS, 1) | {"phase": 2})) for _ in range(2)
+            unreset(data.StructLayout(dict.fromkeys(FLAGS, 1) | {"phase": 2})) for _ in range(2)
         )
         flags_valid = Signal()
 
@@ -213,7 +213,7 @@ class LoopNest(wiring.Component):
 
         # N2
         for name, width in addresses.items():
-            address = storage(width, f"{name}_address")
+            address = unreset(width, f"{name}_address")
             with m.If(self.clear):
                 m.d.sync += address.eq(0)
             with m.Elif(begin | (self.steps.valid & self.steps.ready)):

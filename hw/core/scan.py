@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.core.fetch import chunk_layout
 from hw.core.nest import address_widths
-from hw.parts.pipeline import delayed, encode, select, several, storage
+from hw.parts.pipeline import delayed, encode, select, several, unreset
 from hw.protocol import N_PIECES
 from hw.spec import PIECE_BITS, Config
 
@@ -47,10 +47,10 @@ class Scanner(wiring.Component):
         m = Module()
         n_pieces = self._config.chunk_bits // PIECE_BITS
         incoming = self.chunks.p
-        pieces = [storage(PIECE_BITS, f"piece{k}") for k in range(n_pieces)]
-        occupied = storage(n_pieces)
-        weight = storage(incoming.weight.shape())
-        last, tail = storage(1), storage(1)
+        pieces = [unreset(PIECE_BITS, f"piece{k}") for k in range(n_pieces)]
+        occupied = unreset(n_pieces)
+        weight = unreset(incoming.weight.shape())
+        last, tail = unreset(1), unreset(1)
         holds = Signal()
 
         emit, is_last_bit = Signal(), Signal()
@@ -82,19 +82,19 @@ class Scanner(wiring.Component):
                 m.d.sync += [pieces[k].eq(bits), occupied[k].eq(bits.any())]
 
         # E0 to E1
-        lowest = storage(PIECE_BITS)
-        piece_weight = storage(8)
+        lowest = unreset(PIECE_BITS)
+        piece_weight = unreset(8)
         with m.If(self.move):
             m.d.sync += [
                 lowest.eq(select(chosen, [piece & -piece for piece in pieces])[:PIECE_BITS]),
                 piece_weight.eq(select(chosen, [self.piece_weights[k] for k in range(n_pieces)])),
             ]
         # E1 to E2
-        index = storage((PIECE_BITS - 1).bit_length())
-        piece_weight2 = storage(8)
+        index = unreset((PIECE_BITS - 1).bit_length())
+        piece_weight2 = unreset(8)
         tags = delayed(m, Cat(is_last_bit & last, tail, weight), 2, self.move)
         valid = delayed(m, holds & self.room, 2, self.move, reset=True)
-        event = storage(event_layout(self._config))
+        event = unreset(event_layout(self._config))
         m.d.comb += self.event.p.eq(event)
         with m.If(self.move):
             m.d.sync += [index.eq(encode(lowest)), piece_weight2.eq(piece_weight)]

@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.core.nest import WORD_BITS
 from hw.core.weights import WeightMemory
-from hw.parts.pipeline import delayed, storage
+from hw.parts.pipeline import delayed, unreset
 from hw.protocol import (
     HEADER_WORDS,
     LEVEL_WORDS,
@@ -81,9 +81,9 @@ class Sequencer(wiring.Component):
         m = Module()
         config = self._config
         row_words = config.lanes * config.weight_bits // WORD_BITS
-        result = storage(Result)
+        result = unreset(Result)
         counting = Signal()
-        counters = storage(LayerCounters)
+        counters = unreset(LayerCounters)
 
         m.d.comb += self.done.p.eq(result)
         with m.If(self.busy):
@@ -130,7 +130,7 @@ class Sequencer(wiring.Component):
                     Cat(self.level_word, self.level).eq(n_level),
                     n_level.eq(n_level + 1),
                 ]
-        held = storage(Header)
+        held = unreset(Header)
         m.d.comb += self.header.eq(held)
         for i in range(HEADER_WORDS):
             with m.If(self.header_en & (self.header_word == i)):

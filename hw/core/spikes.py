@@ -4,7 +4,7 @@ from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.parts.pipeline import delayed, storage
+from hw.parts.pipeline import delayed, unreset
 from hw.protocol import N_PIECES
 from hw.spec import GRANULE_BITS, PIECE_BITS, Config
 
@@ -71,9 +71,9 @@ class SpikeMemory(wiring.Component):
         w = self.write.p
         column, row = w.granule[:column_bits], w.granule[column_bits:]
         n_granules = len(w.bits) // GRANULE_BITS
-        write_row, next_row = storage(row_shape), storage(row_shape)
-        write_en, write_wraps = Signal(n_columns), storage(n_columns)
-        write_data = [storage(GRANULE_BITS, f"write_data{i}") for i in range(n_columns)]
+        write_row, next_row = unreset(row_shape), unreset(row_shape)
+        write_en, write_wraps = Signal(n_columns), unreset(n_columns)
+        write_data = [unreset(GRANULE_BITS, f"write_data{i}") for i in range(n_columns)]
         m.d.sync += [write_row.eq(row), next_row.eq(row + 1)]
         for i in range(n_columns):
             distance = Signal(column_bits, name=f"distance{i}")
@@ -88,7 +88,7 @@ class SpikeMemory(wiring.Component):
 
         # R0: the row in which each piece begins.
         first_row = self.read_bit[3 + column_bits :]
-        piece_row = [storage(row_shape, f"piece_row{k}") for k in range(n_pieces)]
+        piece_row = [unreset(row_shape, f"piece_row{k}") for k in range(n_pieces)]
         for k in range(n_pieces):
             m.d.sync += piece_row[k].eq(first_row + Mux(self.gather, self.piece_rows[k], 0))
         # R1: the columns left of the first one are in the next row.
@@ -102,7 +102,7 @@ class SpikeMemory(wiring.Component):
                 for k in range(n_pieces):
                     with m.Case(k):
                         m.d.comb += beginning.eq(piece_row[k])
-            read_row = storage(row_shape, f"read_row{i}")
+            read_row = unreset(row_shape, f"read_row{i}")
             m.d.sync += read_row.eq(beginning + (offset[3:] > i))
             m.submodules[f"column{i}"] = column_memory = memory.Memory(
                 shape=GRANULE_BITS, depth=depth, init=[]
@@ -119,19 +119,19 @@ class SpikeMemory(wiring.Component):
             columns.append(read.data)
         # R3: rotated by half, R4: by the rest. R5: shifted.
         half = len(Cat(columns)) // 2
-        swapped = storage(2 * half)
+        swapped = unreset(2 * half)
         at3 = delayed(m, offset, 2)
         at4 = delayed(m, at3[:-1], 1)
         at5 = delayed(m, at4[:3], 1)
         m.d.sync += swapped.eq(
             Mux(at3[-1], Cat(Cat(columns)[half:], Cat(columns)[:half]), Cat(columns))
         )
-        rotated = storage(2 * half)
+        rotated = unreset(2 * half)
         with m.Switch(at4[3:]):
             for i in range(n_columns // 2):
                 with m.Case(i):
                     m.d.sync += rotated.eq(swapped.rotate_right(i * GRANULE_BITS))
-        window = storage(2 * half)
+        window = unreset(2 * half)
         m.d.sync += window.eq(rotated >> at5)
         m.d.comb += self.window.eq(window)
         return m

@@ -4,7 +4,7 @@ from amaranth import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.parts.pipeline import delayed, select, storage
+from hw.parts.pipeline import delayed, select, unreset
 from hw.spec import SUMS_UNHEARD, Config
 
 
@@ -82,7 +82,7 @@ class SumQueue(wiring.Component):
         ]
         m.d.sync += [n_in.eq(n_in + self.i.valid), n_out.eq(n_out + taken)]
         # A beat is chosen as it is read, which takes less logic than to load and shift a job.
-        p = storage(len(sums) // config.fire_beats)
+        p = unreset(len(sums) // config.fire_beats)
         beats = [read.data.word_select(i, len(p)) for i in range(config.fire_beats)]
         m.d.sync += p.eq(select(Cat(self.o.beat == i for i in range(config.fire_beats)), beats))
         with m.If(self.o.silent):
@@ -121,7 +121,7 @@ class SumRegister(wiring.Component):
         m = Module()
         sums = Value.cast(self.i.p)
         beat_bits = len(self.o.p.as_value())
-        held = storage(len(sums))
+        held = unreset(len(sums))
         m.d.sync += held.eq(held[beat_bits:])
         with m.If(self.o.begin):
             m.d.sync += held.eq(Mux(self.o.silent, 0, sums))

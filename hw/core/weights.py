@@ -14,7 +14,7 @@ from hw.parts.memories import (
     has_block_ram_shapes,
     has_spram,
 )
-from hw.parts.pipeline import delayed, storage
+from hw.parts.pipeline import delayed, unreset
 from hw.spec import Config, SpecError
 
 GROUP_BITS = 72
@@ -138,7 +138,7 @@ class BlockRows(wiring.Component):
 
         read_row, write_row = address("read_row"), address("write_row")
         read_en, write_en = Signal(), Signal()
-        write_data = storage(self._row_bits)
+        write_data = unreset(self._row_bits)
         m.d.sync += [
             write_row.eq(self.write_row ^ complement),
             write_en.eq(self.write_en),

@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.link.packet import PacketByte, ReplyByte
 from hw.parts.crc import Crc32
-from hw.parts.pipeline import storage
+from hw.parts.pipeline import unreset
 from hw.protocol import ARGUMENT_BYTES, CRC_BYTES, END, ESCAPE, ESCAPE_XOR, HEADER_BYTES
 
 
@@ -60,7 +60,7 @@ class FrameReceiver(wiring.Component):
         handing_on = Signal()
         reading = Signal()  # the frame that is handed on, from memory
         # A byte is taken first and looked at then: it comes out of a large memory.
-        raw, holds = storage(8), Signal()
+        raw, holds = unreset(8), Signal()
         take = holds & ~handing_on & crc.ready
         m.d.comb += self.i.ready.eq(~holds)
         with m.If(~holds):
@@ -145,7 +145,7 @@ class FrameSender(wiring.Component):
         m.submodules.crc = crc = Crc32()
         # A byte is taken first and looked at then: whoever sends it, out of wide registers, is told
         # by a register alone.
-        held, holds, folds = storage(8), Signal(), storage(1)
+        held, holds, folds = unreset(8), Signal(), unreset(1)
         n_crc_bytes = Signal(range(CRC_BYTES + 1))  # of the CRC sent so far
         in_crc = Signal()
         escaped = Signal()

@@ -4,7 +4,7 @@ from amaranth import Cat, Module, ShapeLike, Signal, Value, ValueLike
 from amaranth.lib import memory
 
 
-def storage(shape: ShapeLike, name: str | None = None) -> Signal:
+def unreset(shape: ShapeLike, name: str | None = None) -> Signal:
     """A register that is written before it is read: it needs no reset, which would have to be
     routed to it, and on some devices costs logic."""
     return Signal(shape, name=name, reset_less=True, src_loc_at=1)

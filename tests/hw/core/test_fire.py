@@ -9,7 +9,7 @@ import pytest
 from amaranth import Elaboratable, Module
 from amaranth.lib.wiring import connect
 
-from hw.core.fire import Fire
+from hw.core.fire import FireUnit
 from hw.core.nest import Phase, address_widths
 from hw.core.sums import SumQueue, SumRegister
 from hw.spec import GRANULE_BITS, MEMBRANE_LATENCY, N_PLANES, Config, Gate, Leak, Reset, leaked
@@ -43,7 +43,7 @@ class FireBehindSums(Elaboratable):
     """A fire unit whose sums come as a stream, a job at a time."""
 
     def __init__(self, config: Config):
-        self._fire = Fire(config)
+        self._fire = FireUnit(config)
         self._sums = SumQueue(config) if config.sum_queue else SumRegister(config)
         self.sums = self._sums.i
 
