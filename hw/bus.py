@@ -1,4 +1,4 @@
-"""The seam between link and core: rows in, rows out, runs, and what came of them."""
+"""Interface between link and core: rows to write and read, runs and their results."""
 
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -8,32 +8,32 @@ from hw.spec import Config
 
 
 def max_row_bytes(config: Config) -> int:
-    """Bytes of the longest row of any space."""
+    """Return the length in bytes of the longest row of any space."""
     return max(row_bytes(space, config) for space in Space)
 
 
 def row_write_layout(config: Config) -> data.StructLayout:
-    """One row to be written; narrower rows use the low bits of ``data``."""
+    """Return the layout of a row to write; rows shorter than ``data`` use its low bits."""
     return data.StructLayout({"address": Address, "data": 8 * max_row_bytes(config)})
 
 
 class CoreBus(wiring.Signature):
-    """What a core offers to a link, seen from the core (``In`` flows into the core).
+    """Signals between core and link, directions as the core has them (``In`` flows into the core).
 
     Members
     -------
-    write : rows to write; :attr:`Space.SPIKE` may be written at any time, the others only while
-        not ``busy``. Addresses are in range (the link has checked them).
-    read, read_data : row addresses, and for each of them one row, which is there for a cycle only.
+    write : rows to write. :attr:`Space.SPIKE` may be written at any time, the other spaces only
+        while not ``busy``. The link has checked that addresses are in range.
+    read, read_data : row addresses and, for each address, one row, valid for a single cycle.
         Spikes, results and counters may be read at any time; spikes are complete only while not
         ``busy``.
-    run : starts a run; ready only while not ``busy``.
-    abort : while high, a run in progress is dropped; ``busy`` falls within a few cycles, no
+    run : run to start; ready only while not ``busy``.
+    abort : while high, a run in progress is dropped; ``busy`` falls within a few cycles, and no
         ``done`` follows.
     busy : a run is in progress.
-    done : one :class:`hw.protocol.Result` per completed run. Until it is taken, the results and
-        counters that can be read are those of the run before; then they are of this one, whatever
-        is run meanwhile.
+    done : one :class:`hw.protocol.Result` per completed run. Until it is taken, reads of results
+        and counters return those of the previous run; from then on they return those of this run,
+        even while the next run is in progress.
     """
 
     def __init__(self, config: Config):

@@ -1,4 +1,4 @@
-"""The whole device: link and core behind two serial pins."""
+"""The whole device: link and cores behind two serial pins."""
 
 from amaranth import Module
 from amaranth.lib import wiring
@@ -10,18 +10,20 @@ from hw.spec import Config
 
 
 class Top(wiring.Component):
-    """What a bitstream contains, less the board's pins and clocks.
+    """Connect the link to the cores: everything in a bitstream except the board's pins and clock.
 
     Parameters
     ----------
-    config : the build.
-    core : component with a member ``bus: Out(CoreBus(config))``, instead of the core.
+    config : configuration of the device.
+    core : component with a member ``bus: Out(CoreBus(config))`` that takes the place of
+        :class:`hw.core.cores.Cores`, for tests.
 
     Members
     -------
-    rx, tx : serial line, 8N1, ``clk_hz // baud`` cycles a bit.
-    activity : link or core are at work; for a light. While it is low and ``rx`` is high, nothing
-        changes.
+    rx, tx : serial line, 8 data bits, no parity, 1 stop bit; see :class:`hw.link.rate.RateControl`
+        for its rate.
+    activity : the link or a core is busy; for an LED. While it is low and ``rx`` is high, the
+        device waits for a request and nothing that the host can observe changes.
     """
 
     rx: In(1)

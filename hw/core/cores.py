@@ -9,11 +9,11 @@ from amaranth.lib.wiring import Out
 from hw.bus import CoreBus
 from hw.core.core import Core
 from hw.core.spikes import granule_write_layout
-from hw.parts.pipeline import select, unreset
+from hw.parts.pipeline import select_one_hot, unreset
 from hw.protocol import Space
 from hw.spec import Config
 
-OF_ALL = frozenset({Space.SPIKE, Space.RESULT})
+UNDIVIDED = frozenset({Space.SPIKE, Space.RESULT})
 """Spaces of which every core has the same rows, or only the first one has any."""
 
 
@@ -85,7 +85,7 @@ class Cores(wiring.Component):
                     m.d.sync += [outbox.eq(core.fired.p), waits[n].eq(1)]
                 with m.Elif(turn[n]):
                     m.d.sync += waits[n].eq(0)
-            fires, fired = (waits & turn).any(), select(turn, outboxes)
+            fires, fired = (waits & turn).any(), select_one_hot(turn, outboxes)
         write = bus.write.p
         to_spikes = write.address.space == Space.SPIKE
         spikes = Signal(granule_write_layout(config))
@@ -103,7 +103,7 @@ class Cores(wiring.Component):
 
         # Rows of one core.
         read = bus.read.p
-        of_all = Cat(read.space == space for space in OF_ALL).any()
+        of_all = Cat(read.space == space for space in UNDIVIDED).any()
         for n, core in enumerate(cores):
             m.d.comb += [
                 core.spikes.valid.eq(spikes_en),
@@ -125,6 +125,8 @@ class Cores(wiring.Component):
         m.d.comb += [
             bus.read.ready.eq(all_of("bus.read.ready")),
             bus.read_data.valid.eq(answers.any()),
-            bus.read_data.payload.eq(select(answers, rows) if config.cores > 1 else rows[0]),
+            bus.read_data.payload.eq(
+                select_one_hot(answers, rows) if config.cores > 1 else rows[0]
+            ),
         ]
         return m

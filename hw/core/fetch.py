@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.core.nest import Phase, address_widths, step_layout
 from hw.core.spikes import SpikeMemory
-from hw.parts.pipeline import delayed, ones, remembered, unreset
+from hw.parts.pipeline import delayed, delayed_in_memory, thermometer, unreset
 from hw.parts.queue import Queue
 from hw.protocol import N_PIECES
 from hw.spec import GRANULE_BITS, PIECE_BITS, Config
@@ -173,7 +173,7 @@ class Fetch(wiring.Component):
         for k in range(config.chunk_bits // PIECE_BITS):
             n_bits = Mux(cut5, self.tail_bits[k], self.body_bits[k])
             n_bits = n_bits[: PIECE_BITS.bit_length()]
-            m.d.sync += mask.word_select(k, PIECE_BITS).eq(ones(n_bits, PIECE_BITS))
+            m.d.sync += mask.word_select(k, PIECE_BITS).eq(thermometer(n_bits, PIECE_BITS))
         m.d.comb += [
             self.host_granule.valid.eq(slots[1]),
             self.host_granule.payload.eq(self.window),
@@ -192,7 +192,7 @@ class Fetch(wiring.Component):
         )
         tag = Signal(tag_layout)
         m.d.comb += [tag[name].eq(step[name]) for name, _ in tag_layout]
-        tags = data.View(tag_layout, remembered(m, tag, self.LATENCY))
+        tags = data.View(tag_layout, delayed_in_memory(m, tag, self.LATENCY))
         m.d.comb += [
             merger.chunk.valid.eq(valid7),
             merger.chunk.p.bits.eq(bits7),
@@ -201,7 +201,7 @@ class Fetch(wiring.Component):
             merger.chunk.p.tail.eq(tags.tail),
             # Timesteps of pixels have no input.
             merger.active.eq(
-                bits7.any() & (tags.phase != Phase.FIRST) & (tags.phase != Phase.AGAIN)
+                bits7.any() & (tags.phase != Phase.FIRST) & (tags.phase != Phase.LATER)
             ),
             chunks.i.valid.eq(merger.merged.valid),
             chunks.i.p.eq(merger.merged.p),

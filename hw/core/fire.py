@@ -8,7 +8,7 @@ from hw.core.fetch import job_layout
 from hw.core.nest import Phase
 from hw.core.spikes import granule_write_layout
 from hw.core.sums import SumsSignature
-from hw.parts.pipeline import delayed, population, unreset
+from hw.parts.pipeline import delayed, popcount, unreset
 from hw.protocol import Header, Neuron
 from hw.spec import GRANULE_BITS, MEMBRANE_LATENCY, Config, Gate, Leak, Reset
 
@@ -129,7 +129,7 @@ class FireUnit(wiring.Component):
             first0, plane0 = job.phase == Phase.FIRST, job.phase == Phase.PLANE
             starts0 = job.fresh | first0
             pixel_read, pixel_write = state("pixel_sums")
-            first1, again1 = delayed(m, first0, 1), delayed(m, job.phase == Phase.AGAIN, 1)
+            first1, later1 = delayed(m, first0, 1), delayed(m, job.phase == Phase.LATER, 1)
             m.d.comb += [
                 pixel_write.addr.eq(delayed(m, membrane_row, 1)),
                 pixel_write.data.eq(read.data),
@@ -137,7 +137,7 @@ class FireUnit(wiring.Component):
             ]
             with m.If(first1):
                 m.d.comb += sum1.eq(read.data)
-            with m.Elif(again1):
+            with m.Elif(later1):
                 m.d.comb += sum1.eq(pixel_read.data)
         plane1 = delayed(m, plane0, 1)
         no_whole1 = delayed(m, starts0 | (keep & ~plane0), 1)
@@ -242,7 +242,7 @@ class FireUnit(wiring.Component):
         parts = [pooled[i : i + GRANULE_BITS] for i in range(0, config.lanes, GRANULE_BITS)]
         ones = [Signal(range(GRANULE_BITS + 1), name=f"ones{i}") for i in range(len(parts))]
         m.d.sync += [
-            one.eq(Mux(ends[0], population(part), 0)) for one, part in zip(ones, parts, strict=True)
+            one.eq(Mux(ends[0], popcount(part), 0)) for one, part in zip(ones, parts, strict=True)
         ]
         m.d.sync += self.n_spikes.eq(sum(ones))
         m.d.comb += self.finished.eq(delayed(m, ends[1], 1, reset=True))

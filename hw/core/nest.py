@@ -6,7 +6,7 @@ from amaranth import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.parts.pipeline import encode, unreset
+from hw.parts.pipeline import encode_one_hot, unreset
 from hw.protocol import LEVEL_WORDS, WORD_BYTES, Header, Level
 from hw.spec import N_LEVELS, N_PLANES, Config
 
@@ -25,7 +25,7 @@ class Phase(enum.IntEnum):
     """A bit-plane of a layer that takes pixels: half the worth of the plane before."""
     FIRST = 2
     """The first timestep of such a layer: the membranes hold the weighted sums of pixels."""
-    AGAIN = 3
+    LATER = 3
     """A later timestep: the sums are the ones of the first."""
 
 
@@ -169,7 +169,7 @@ class LoopNest(wiring.Component):
 
         # N1: the level that leads to the next iteration, and the flags of this one.
         with m.If(proceed):
-            m.d.sync += level_row.eq(Mux(running, encode(moving), N_LEVELS))
+            m.d.sync += level_row.eq(Mux(running, encode_one_hot(moving), N_LEVELS))
         h = self.header
         flags, flags2 = (
             unreset(data.StructLayout(dict.fromkeys(FLAGS, 1) | {"phase": 2})) for _ in range(2)
@@ -206,7 +206,7 @@ class LoopNest(wiring.Component):
             phase = Mux(
                 n_planes < N_PLANES,
                 Phase.PLANE,
-                Mux(n_planes == N_PLANES, Phase.FIRST, Phase.AGAIN),
+                Mux(n_planes == N_PLANES, Phase.FIRST, Phase.LATER),
             )
             with m.If(proceed):
                 m.d.sync += flags.phase.eq(Mux(h.pixels, phase, Phase.SPIKES))

@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.core.fetch import chunk_layout
 from hw.core.nest import address_widths
-from hw.parts.pipeline import delayed, encode, select, several, unreset
+from hw.parts.pipeline import delayed, encode_one_hot, more_than_one, select_one_hot, unreset
 from hw.protocol import N_PIECES
 from hw.spec import PIECE_BITS, Config
 
@@ -56,7 +56,7 @@ class Scanner(wiring.Component):
         emit, is_last_bit = Signal(), Signal()
         chosen = Signal(n_pieces)
         left = [Signal(PIECE_BITS, name=f"left{k}") for k in range(n_pieces)]
-        stays = Cat(several(piece) for piece in pieces)
+        stays = Cat(more_than_one(piece) for piece in pieces)
         m.d.comb += [
             *(value.eq(piece & (piece - 1)) for value, piece in zip(left, pieces, strict=True)),
             chosen.eq(occupied & -occupied),
@@ -86,8 +86,12 @@ class Scanner(wiring.Component):
         piece_weight = unreset(8)
         with m.If(self.move):
             m.d.sync += [
-                lowest.eq(select(chosen, [piece & -piece for piece in pieces])[:PIECE_BITS]),
-                piece_weight.eq(select(chosen, [self.piece_weights[k] for k in range(n_pieces)])),
+                lowest.eq(
+                    select_one_hot(chosen, [piece & -piece for piece in pieces])[:PIECE_BITS]
+                ),
+                piece_weight.eq(
+                    select_one_hot(chosen, [self.piece_weights[k] for k in range(n_pieces)])
+                ),
             ]
         # E1 to E2
         index = unreset((PIECE_BITS - 1).bit_length())
@@ -97,7 +101,7 @@ class Scanner(wiring.Component):
         event = unreset(event_layout(self._config))
         m.d.comb += self.event.p.eq(event)
         with m.If(self.move):
-            m.d.sync += [index.eq(encode(lowest)), piece_weight2.eq(piece_weight)]
+            m.d.sync += [index.eq(encode_one_hot(lowest)), piece_weight2.eq(piece_weight)]
             m.d.sync += [
                 self.event.valid.eq(valid),
                 Cat(event.last, event.tail).eq(tags[:2]),

@@ -4,7 +4,7 @@ from amaranth import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.parts.pipeline import delayed, select, unreset
+from hw.parts.pipeline import delayed, select_one_hot, unreset
 from hw.spec import SUMS_UNHEARD, Config
 
 
@@ -84,7 +84,9 @@ class SumQueue(wiring.Component):
         # A beat is chosen as it is read, which takes less logic than to load and shift a job.
         p = unreset(len(sums) // config.fire_beats)
         beats = [read.data.word_select(i, len(p)) for i in range(config.fire_beats)]
-        m.d.sync += p.eq(select(Cat(self.o.beat == i for i in range(config.fire_beats)), beats))
+        m.d.sync += p.eq(
+            select_one_hot(Cat(self.o.beat == i for i in range(config.fire_beats)), beats)
+        )
         with m.If(self.o.silent):
             m.d.sync += p.eq(0)
         later = delayed(m, p, config.param_latency - 1)

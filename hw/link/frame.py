@@ -1,4 +1,4 @@
-"""Whole frames: what arrives is checked before it is handed on, what leaves gets its CRC."""
+"""Frames of the serial line: check those that arrive, and build those that leave."""
 
 from amaranth import Module, Mux, Signal, signed
 from amaranth.lib import memory, stream, wiring
@@ -11,21 +11,27 @@ from hw.protocol import ARGUMENT_BYTES, CRC_BYTES, END, ESCAPE, ESCAPE_XOR, HEAD
 
 
 class FrameReceiver(wiring.Component):
-    """Takes frames apart, holds each until its end and hands it on only if it is undamaged.
+    """Store each frame until its end and pass it on only if it is undamaged.
 
-    A frame is dropped if it was truncated, is longer than ``max_payload_bytes`` allows, is too
-    short to have a header, or its CRC is wrong. While a frame is handed on no other is taken in.
+    A frame is dropped if it ends inside an escape sequence, is longer than ``max_payload_bytes``
+    allows, is too short for a header and a CRC, or has a wrong CRC. While a frame is being passed
+    on, no other frame is taken in.
+
+    Parameters
+    ----------
+    max_payload_bytes : see :class:`hw.spec.Config`.
 
     Members
     -------
-    i : bytes of the wire. Ends of frames with nothing between them are skipped.
-    o : header and payload of undamaged frames, from registers: memory is slow, and what follows
-        decides much within a cycle.
-    n_data_bytes : bytes behind header and arguments of the frame on ``o``, negative if it is
-        shorter; constant from its first byte until the next undamaged frame has arrived.
-    dropped : high for one cycle per frame dropped.
-    passed : the same for undamaged ones.
-    busy : a frame is on ``o``, or what has arrived is not worked off.
+    i : bytes from the serial line. Empty frames are skipped.
+    o : header and payload of undamaged frames. The output is registered, because memory is slow and
+        the dispatcher takes decisions on a byte within one cycle.
+    n_data_bytes : number of bytes behind header and arguments of the frame on ``o``, negative if
+        its arguments are incomplete; constant from its first byte until the next undamaged frame
+        has arrived.
+    dropped : high for one cycle for each frame dropped.
+    passed : high for one cycle for each undamaged frame.
+    busy : a frame is being passed on, or a byte is still being processed.
     """
 
     def __init__(self, max_payload_bytes: int):
@@ -46,8 +52,8 @@ class FrameReceiver(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        # Counting starts below zero, so that it ends at what `n_data_bytes` wants to know, and
-        # addresses wrap.
+        # Count from a negative number, so that the count at the end of a frame is `n_data_bytes`;
+        # memory addresses are its low bits, which wrap.
         first = -self.n_fixed_bytes
         at = Signal(self.n_data_bytes.shape(), init=first)
         n_address_bits = (HEADER_BYTES + self.max_payload_bytes + CRC_BYTES - 1).bit_length()
@@ -58,8 +64,8 @@ class FrameReceiver(wiring.Component):
         escaped = Signal()
         too_long = Signal()
         handing_on = Signal()
-        reading = Signal()  # the frame that is handed on, from memory
-        # A byte is taken first and looked at then: it comes out of a large memory.
+        reading = Signal()  # bytes of the frame being passed on are still in memory
+        # Register each byte before it is decoded, since it comes from a large memory.
         raw, holds = unreset(8), Signal()
         take = holds & ~handing_on & crc.ready
         m.d.comb += self.i.ready.eq(~holds)
@@ -98,11 +104,11 @@ class FrameReceiver(wiring.Component):
                 too_long.eq(0),
                 at.eq(first),
             ]
-            # Not of an end with nothing before it, which may follow at once.
+            # Not for an empty frame, which may follow at once.
             with m.If(good):
                 m.d.sync += self.n_data_bytes.eq(at)
 
-        was_read, was_last = Signal(), Signal()  # the byte on `read.data`
+        was_read, was_last = Signal(), Signal()  # describe the byte on `read.data`
         is_last = at == self.n_data_bytes - (CRC_BYTES + 1)
         free = ~self.o.valid | self.o.ready
         advance = Signal()
@@ -123,15 +129,18 @@ class FrameReceiver(wiring.Component):
 
 
 class FrameSender(wiring.Component):
-    """Adds its CRC to each packet, and makes a frame of it. Its CRC serves for other data too.
+    """Append the CRC to each packet and send both as a frame.
+
+    With ``fold`` the CRC unit checks data that are not sent, for a CHECK request.
 
     Members
     -------
-    i : packets, each with an ``end`` behind it.
-    fold : what is on ``i`` is not sent, only its CRC is computed.
-    folded_intact : at the ``end`` of what is folded: it ends in its own CRC.
-    o : bytes for the wire.
-    busy : an ``end`` was taken from ``i`` and the frame has not left through ``o``.
+    i : packets, each followed by an item with ``end``.
+    fold : the items on ``i`` are not sent; only their CRC is computed.
+    folded_intact : at the ``end`` of folded data, whether they end in their own CRC.
+    o : bytes for the serial line.
+    busy : the ``end`` of a packet was taken from ``i``, and its frame has not yet left through
+        ``o``.
     """
 
     i: In(stream.Signature(ReplyByte))
@@ -143,15 +152,15 @@ class FrameSender(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.crc = crc = Crc32()
-        # A byte is taken first and looked at then: whoever sends it, out of wide registers, is told
-        # by a register alone.
+        # Register each byte before it is decoded, so that `i.ready`, which feeds the multiplexers of
+        # the dispatcher's wide registers, depends on registers only.
         held, holds, folds = unreset(8), Signal(), unreset(1)
-        n_crc_bytes = Signal(range(CRC_BYTES + 1))  # of the CRC sent so far
+        n_crc_bytes = Signal(range(CRC_BYTES + 1))  # bytes of the CRC sent so far
         in_crc = Signal()
         escaped = Signal()
         byte = Signal(8)
-        all_sent = n_crc_bytes[-1]  # of the CRC
-        # The register's own low byte, fed back, shifts it down by a byte.
+        all_sent = n_crc_bytes[-1]  # all bytes of the CRC have been sent
+        # Feeding the CRC's complemented low byte back into it shifts it down by one byte.
         m.d.comb += [
             byte.eq(Mux(in_crc, crc.value[:8], held)),
             crc.byte.eq(Mux(in_crc, ~crc.value[:8], held)),
@@ -168,7 +177,7 @@ class FrameSender(wiring.Component):
             m.d.comb += self.o.payload.eq(ESCAPE)
         with m.Else():
             m.d.comb += self.o.payload.eq(byte ^ Mux(escaped, ESCAPE_XOR, 0))
-        done = Signal()  # with a byte of the body or of the CRC
+        done = Signal()  # a byte of the packet or of the CRC has been sent or folded
         m.d.comb += [
             self.o.valid.eq((in_crc | (holds & ~folds)) & crc.ready),
             done.eq(

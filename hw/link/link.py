@@ -1,4 +1,4 @@
-"""The link: a serial line on one side, the core's bus on the other."""
+"""The link: a serial line on one side, the bus of the core on the other."""
 
 from amaranth import Module, Signal
 from amaranth.lib import wiring
@@ -14,19 +14,17 @@ from hw.spec import Config
 
 
 class Link(wiring.Component):
-    """Receives requests, executes them on the core, sends replies.
-
-    ::
+    """Receive requests, execute them on the core, and send replies. ::
 
         rx - UartReceiver - Queue - FrameReceiver - Dispatcher - bus
         tx - UartTransmitter ------------ FrameSender -'
 
     Members
     -------
-    rx, tx : serial line, at the rate that :class:`hw.link.rate.RateControl` holds.
-    bus : the core.
-    busy : something is being received, executed or sent. While it is low and ``rx`` is high,
-        nothing changes.
+    rx, tx : serial line, at the rate that :class:`hw.link.rate.RateControl` sets.
+    bus : connection to the core.
+    busy : something is being received, executed or sent. While it is low and ``rx`` is high, the
+        link only waits for a request.
     """
 
     def __init__(self, config: Config):

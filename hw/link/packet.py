@@ -1,19 +1,19 @@
-"""Bytes of packets between the parts of the link."""
+"""Payloads of the streams between the components of the link."""
 
 from amaranth.lib import data
 
 
 class PacketByte(data.Struct):
-    """A byte of a request that is known to be whole."""
+    """One byte of a request whose CRC has been found correct."""
 
     byte: 8
     last: 1
 
 
 class ReplyByte(data.Struct):
-    """A byte of a reply, or its end."""
+    """One byte of a reply, or its end."""
 
     byte: 8
-    """Undefined if ``end``."""
+    """Undefined if ``end`` is set."""
     end: 1
     """The reply is complete; this item carries no byte."""

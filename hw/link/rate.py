@@ -1,4 +1,4 @@
-"""The rate of the serial line: agreed, on trial, and back to the default."""
+"""Rate of the serial line: change it after a RATE request, try it, fall back to the default."""
 
 from amaranth import Module, Mux, Signal
 from amaranth.lib import wiring
@@ -8,15 +8,16 @@ from hw.protocol import DEFAULT_BAUD, TRIAL_CYCLES
 from hw.spec import Config, SpecError
 
 DIVISOR_BITS = 8
+"""Width of the number of clock cycles per bit, less one."""
 
 
 def default_divisor(config: Config) -> int:
-    """Cycles a bit at the default rate.
+    """Return the number of clock cycles per bit at :data:`hw.protocol.DEFAULT_BAUD`.
 
     Raises
     ------
     SpecError
-        The clock is too fast or too slow for it.
+        The clock is too fast or too slow for that rate.
     """
     divisor = round(config.clk_hz / DEFAULT_BAUD)
     if not 4 <= divisor <= 1 << DIVISOR_BITS:
@@ -28,20 +29,26 @@ def default_divisor(config: Config) -> int:
 
 
 class RateControl(wiring.Component):
-    """Holds the divisor.
+    """Hold the divisor of the serial line and change it on request.
+
+    A new divisor takes effect when everything under way at the old rate has been sent, and is then
+    on trial: unless an undamaged frame arrives within ``trial_cycles``, and at any line break, the
+    default divisor is restored.
 
     Parameters
     ----------
-    trial_cycles : see :data:`hw.protocol.TRIAL_CYCLES`.
+    config : configuration of the device; ``clk_hz`` decides the default divisor.
+    trial_cycles : length of a trial, see :data:`hw.protocol.TRIAL_CYCLES`.
 
     Members
     -------
-    wanted, agree : while ``agree`` is high, ``wanted`` is the divisor, less one, to change to.
-    sending : something is on its way out, at the old rate.
-    passed : an undamaged frame has arrived.
-    line_break : the line was low for longer than any byte.
-    divisor_less_1 : the one in force.
-    busy : a change or a trial is going on.
+    wanted, agree : ``agree`` requests a change to the divisor ``wanted``, given less one, which must
+        stay until the change is made.
+    sending : bytes are still being sent at the old rate.
+    passed : an undamaged frame has arrived; ends the trial.
+    line_break : a break was received, see :class:`hw.link.uart.UartReceiver`.
+    divisor_less_1 : divisor in force, less one.
+    busy : a change is pending or a trial is going on.
     """
 
     wanted: In(DIVISOR_BITS)

@@ -1,4 +1,4 @@
-"""UART, 8 data bits, no parity, 1 stop bit."""
+"""UART with 8 data bits, no parity and 1 stop bit."""
 
 from amaranth import Cat, Module, Signal
 from amaranth.lib import stream, wiring
@@ -8,23 +8,24 @@ from amaranth.lib.wiring import In, Out
 from hw.link.rate import DIVISOR_BITS
 
 MIN_DIVISOR = 4
-"""Fewest clock cycles per bit: with fewer, sampling can miss a bit of a slightly faster sender."""
+"""Smallest number of clock cycles per bit; with fewer, the receiver can miss a bit of a sender that
+is slightly faster."""
 
 N_DATA_BITS = 8
 
 
 class UartReceiver(wiring.Component):
-    """Bytes from a serial line, sampled once in the middle of each bit.
+    """Receive bytes from a serial line, sampling once in the middle of each bit.
 
     Members
     -------
-    divisor_less_1 : clock cycles a bit, less one; at least ``MIN_DIVISOR - 1``.
-    rx : the line, asynchronous, idle high.
-    o : received bytes. The line cannot wait: a byte not taken before the next one is complete is
-        lost.
-    overrun : high for one cycle per byte lost so.
-    framing_error : high for one cycle per byte whose stop bit was low; the byte is dropped.
-    line_break : the same, if all of its bits were.
+    divisor_less_1 : clock cycles per bit, less one; at least ``MIN_DIVISOR - 1``.
+    rx : serial line, asynchronous, high when idle.
+    o : received bytes. The line cannot be stopped: when a byte is complete while the one before it
+        still waits on ``o``, the new byte is lost.
+    overrun : high for one cycle for each byte lost in this way.
+    framing_error : high for one cycle for each byte whose stop bit was low; the byte is dropped.
+    line_break : high together with ``framing_error`` if all data bits were low, too.
     busy : a byte is arriving or waits on ``o``.
     """
 
@@ -53,7 +54,7 @@ class UartReceiver(wiring.Component):
             m.d.sync += self.o.valid.eq(0)
         with m.If(~receiving):
             m.d.sync += [
-                # An edge, not a level: after a missing stop bit the line must first go high again.
+                # Detect an edge, not a level: after a missing stop bit the line must first go high.
                 receiving.eq(last_rx & ~rx),
                 timer.eq((self.divisor_less_1 >> 1) - 1),
                 bits_left.eq(N_DATA_BITS + 1),
@@ -67,7 +68,7 @@ class UartReceiver(wiring.Component):
                 shift.eq(Cat(shift[1:], rx)),
             ]
             with m.If(bits_left == N_DATA_BITS + 1):
-                # Still low in the middle of the start bit, or was it a glitch?
+                # If the line is high again in the middle of the start bit, it was a glitch.
                 m.d.sync += receiving.eq(~rx)
             with m.Elif(bits_left == 0):
                 m.d.sync += receiving.eq(0)
@@ -81,13 +82,13 @@ class UartReceiver(wiring.Component):
 
 
 class UartTransmitter(wiring.Component):
-    """Bytes to a serial line, without a gap between bytes that are there in time.
+    """Send bytes over a serial line, without gaps while bytes are waiting on ``i``.
 
     Members
     -------
-    divisor_less_1 : clock cycles a bit, less one.
+    divisor_less_1 : clock cycles per bit, less one.
     i : bytes to send.
-    tx : the line, idle high.
+    tx : serial line, high when idle.
     busy : a byte is being sent.
     """
 
@@ -100,7 +101,7 @@ class UartTransmitter(wiring.Component):
         m = Module()
         timer = Signal(DIVISOR_BITS)
         bits_left = Signal(range(N_DATA_BITS + 2))
-        # What follows the bit on the line; ones come in behind, the last of them the stop bit.
+        # Bits that follow the one on the line; ones are shifted in behind them, as the stop bit.
         shift = Signal(N_DATA_BITS, init=-1)
         bit_ends = Signal()
         m.d.comb += [

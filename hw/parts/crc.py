@@ -1,4 +1,4 @@
-"""CRC-32, a bit per cycle."""
+"""CRC-32 in hardware, one bit per cycle."""
 
 from amaranth import Module, Mux, Signal
 from amaranth.lib import wiring
@@ -10,14 +10,17 @@ CRC_BITS = 32
 
 
 class Crc32(wiring.Component):
-    """Running CRC of some bytes; each takes eight cycles, which is less than on the wire.
+    """Compute the CRC-32 of a sequence of bytes, eight cycles per byte.
+
+    A byte takes at least 40 cycles on the serial line, so that the line never waits for the CRC.
+    Polynomial and initial value are in :mod:`hw.protocol`.
 
     Members
     -------
-    byte, valid, ready : a byte is taken in each cycle with ``valid`` and ``ready``.
-    clear : starts again; only while ``ready``, wins over ``valid``.
-    value : CRC of the bytes taken so far, while ``ready``.
-    intact : they end in their own CRC, low byte first; while ``ready``.
+    byte, valid, ready : a byte is taken in every cycle in which ``valid`` and ``ready`` are high.
+    clear : start a new CRC; allowed only while ``ready``, takes precedence over ``valid``.
+    value : CRC of the bytes taken so far; valid while ``ready``.
+    intact : the bytes taken so far end in their own CRC, low byte first; valid while ``ready``.
     """
 
     byte: In(8)
@@ -30,7 +33,7 @@ class Crc32(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         state = Signal(CRC_BITS, init=CRC_INIT)
-        rest = Signal(7)  # of the byte that was taken
+        rest = Signal(7)  # remaining bits of the byte that was taken
         left = Signal(range(8))
         bits = Mux(self.ready, self.byte, rest)
         m.d.comb += [

@@ -1,30 +1,40 @@
-"""Memories of devices; a ``platform`` is None in simulation, which has none of these."""
+"""Kinds of memory that devices have, and which devices have them.
+
+A ``platform`` is Amaranth's platform, or None in simulation, which has none of these memories.
+"""
 
 SPRAM_DEVICES = frozenset({"iCE40UP5K", "iCE40UP3K"})
+"""Devices with single-ported RAM (Lattice FPGA-DS-02008)."""
 SPRAM_BITS = 16
+"""Width of an SPRAM in bits."""
 SPRAM_DEPTH = 16384
+"""Words of an SPRAM."""
 N_SPRAMS = 4
+"""Number of SPRAMs of a device."""
 
 BLOCK_RAM_SHAPES = ((16384, 1), (8192, 2), (4096, 4), (2048, 9), (1024, 18))
-"""(depth, width) that a block RAM of an ECP5 can have (Lattice FPGA-TN-02204)."""
+"""Shapes (depth, width in bits) of an ECP5's block RAM (Lattice FPGA-TN-02204), deepest first."""
 
 
 def has_spram(platform: object) -> bool:
-    """Whether the device is one with SPRAM."""
+    """Return whether the device has SPRAM."""
     return getattr(platform, "device", None) in SPRAM_DEVICES
 
 
 def has_block_ram_shapes(platform: object) -> bool:
-    """Whether the device's block RAMs have :data:`BLOCK_RAM_SHAPES`."""
+    """Return whether the device is an ECP5, whose block RAMs have :data:`BLOCK_RAM_SHAPES`."""
     return str(getattr(platform, "device", "")).startswith("LFE5U")
 
 
 LUT_RAM_DEPTH = 64
-"""Rows of the deepest memory that is worth logic cells, on an ECP5."""
+"""Largest number of rows of a memory that is built from logic cells on an ECP5."""
 
 
 def shallow(depth: int, platform: object) -> dict[str, str]:
-    """Attributes of a memory of few rows: where that is possible it is in logic cells. A block RAM
-    is slow to be followed by logic, and may be far away."""
+    """Return memory attributes that put a memory of few rows into logic cells, if the device can.
+
+    The output of a block RAM comes too late in a cycle to be followed by much logic, and the block
+    RAM may be far away.
+    """
     in_cells = depth <= LUT_RAM_DEPTH and has_block_ram_shapes(platform)
     return {"ram_style": "distributed"} if in_cells else {}

@@ -1,20 +1,31 @@
-"""Small pieces that every pipeline is made of."""
+"""Helpers for pipelines: registers, delays, and logic on one-hot and thermometer codes."""
 
 from amaranth import Cat, Module, ShapeLike, Signal, Value, ValueLike
 from amaranth.lib import memory
 
 
 def unreset(shape: ShapeLike, name: str | None = None) -> Signal:
-    """A register that is written before it is read: it needs no reset, which would have to be
-    routed to it, and on some devices costs logic."""
+    """Return a register without reset, for values that are written before they are read.
+
+    A reset would have to be routed to the register, and takes logic on some devices.
+
+    Parameters
+    ----------
+    name : name of the signal; by default that of the variable it is assigned to.
+    """
     return Signal(shape, name=name, reset_less=True, src_loc_at=1)
 
 
 def delayed(
     m: Module, value: ValueLike, n_cycles: int, en: Value | None = None, *, reset: bool = False
 ) -> Value:
-    """``value`` of ``n_cycles`` cycles before, as plain bits; only cycles with ``en`` count. With
-    ``reset`` it is 0 at first, as what says that something takes place must be."""
+    """Return ``value`` delayed by ``n_cycles`` registers, as plain bits.
+
+    Parameters
+    ----------
+    en : the registers load only in cycles in which it is high.
+    reset : the registers start at 0; use this for valid bits.
+    """
     value = Value.cast(value)
     for _ in range(n_cycles):
         register = Signal(len(value), reset_less=not reset)
@@ -27,11 +38,13 @@ def delayed(
     return value
 
 
-def remembered(m: Module, value: ValueLike, n_cycles: int) -> Value:
-    """``value`` of ``n_cycles`` cycles before, 2 to 16, from a memory that is written
-    round and round: where much has to wait for long it is cheaper than registers."""
+def delayed_in_memory(m: Module, value: ValueLike, n_cycles: int) -> Value:
+    """Return ``value`` delayed by 2 to 16 cycles, through a memory used as a ring buffer.
+
+    For wide values and long delays this takes less logic than the registers of :func:`delayed`.
+    """
     value = Value.cast(value)
-    depth = 16  # of a distributed RAM; and a smaller memory would become registers
+    depth = 16  # depth of a distributed RAM; a smaller memory would become registers
     m.submodules += (rows := memory.Memory(shape=len(value), depth=depth, init=[]))
     write, read = rows.write_port(), rows.read_port()
     now = Signal(range(depth))
@@ -46,8 +59,8 @@ def remembered(m: Module, value: ValueLike, n_cycles: int) -> Value:
     return read.data
 
 
-def population(bits: Value) -> Value:
-    """Number of ones, as a balanced tree of adders."""
+def popcount(bits: Value) -> Value:
+    """Return the number of ones in ``bits``, from a balanced tree of adders."""
     terms: list[Value] = [bits[i] for i in range(len(bits))]
     while len(terms) > 1:
         terms = [
@@ -57,31 +70,37 @@ def population(bits: Value) -> Value:
     return terms[0]
 
 
-def several(bits: Value) -> Value:
-    """Whether there are two ones or more: in each four, or in two of these."""
+def more_than_one(bits: Value) -> Value:
+    """Return whether ``bits`` has at least two ones.
+
+    That is so if a group of four bits has two, or if two groups have a one each.
+    """
     if len(bits) <= 4:
         return Cat(bits[i] & bits[:i].any() for i in range(1, len(bits))).any()
     fours = [bits[i : i + 4] for i in range(0, len(bits), 4)]
-    return Cat(map(several, fours)).any() | several(Cat(four.any() for four in fours))
+    return Cat(map(more_than_one, fours)).any() | more_than_one(Cat(four.any() for four in fours))
 
 
-def encode(one_hot: Value) -> Value:
-    """Index of the only one, as plain OR trees."""
+def encode_one_hot(one_hot: Value) -> Value:
+    """Return the index of the one that is set in ``one_hot``, from OR trees; 0 if none is set."""
     n_bits = (len(one_hot) - 1).bit_length()
     masks = (sum(1 << i for i in range(len(one_hot)) if i >> bit & 1) for bit in range(n_bits))
     return Cat((one_hot & mask).any() for mask in masks)
 
 
-def ones(count: Value, n_bits: int) -> Value:
-    """The lowest ``count`` of ``n_bits`` bits, without the carry chains of so many comparisons."""
+def thermometer(count: Value, n_bits: int) -> Value:
+    """Return ``n_bits`` bits of which the lowest ``count`` are set (a thermometer code).
+
+    The logic has no carry chains, which ``n_bits`` comparisons would have.
+    """
     bits: list[Value] = []
     for i in range(len(count)):
         bits = [count[i] | bit for bit in bits] + [count[i]] + [count[i] & bit for bit in bits]
     return Cat(bits)[:n_bits]
 
 
-def select(one_hot: Value, choices: list[Value]) -> Value:
-    """The choice whose bit of ``one_hot`` is set, 0 if none is."""
+def select_one_hot(one_hot: Value, choices: list[Value]) -> Value:
+    """Return the choice whose bit of ``one_hot`` is set, or 0 if none is, from AND and OR gates."""
     result: Value | None = None
     for i, choice in enumerate(choices):
         term = Value.cast(choice) & one_hot[i].replicate(len(Value.cast(choice)))

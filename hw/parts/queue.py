@@ -1,4 +1,4 @@
-"""A queue in a memory."""
+"""A first-in, first-out queue in a memory."""
 
 from amaranth import Module, ShapeLike, Signal
 from amaranth.lib import memory, stream, wiring
@@ -8,26 +8,28 @@ from hw.parts.memories import shallow
 
 
 class Queue(wiring.Component):
-    """First in, first out. What comes in can be taken two cycles later.
+    """Hold entries in order of arrival; an entry can be taken two cycles after it arrives.
 
     Parameters
     ----------
-    shape : of an entry.
-    depth : entries held, a power of two; one more may be on ``o``.
-    always_ready : whoever writes looks at ``level``, and there is no logic in front of the memory
-        to refuse an entry.
+    shape : shape of an entry.
+    depth : largest number of entries in the memory, a power of two; one more may be on ``o``.
+    always_ready : leave out the logic that refuses an entry when the queue is full; the writer must
+        look at ``level`` instead.
 
     Members
     -------
-    i, o : entries; ``i`` is ready while there is room.
-    clear : forgets what is held, but for an entry that is on ``o``.
-    level : entries held, the one on ``o`` included.
-    busy : some are.
+    i, o : entries in and out; ``i`` is ready while there is room.
+    clear : drop all entries except one that is already on ``o``.
+    level : number of entries held, including the one on ``o``.
+    busy : at least one entry is held.
     """
 
     def __init__(self, shape: ShapeLike, depth: int, *, always_ready: bool = False):
         if depth < 2 or depth & (depth - 1):
-            raise ValueError(f"queue of {depth!r} entries is not supported: use a power of two")
+            raise ValueError(
+                f"queue of {depth!r} entries is not supported: use a power of two of at least 2"
+            )
         self.shape = shape
         self.depth = depth
         self.always_ready = always_ready
@@ -47,7 +49,7 @@ class Queue(wiring.Component):
             shape=self.shape, depth=self.depth, init=[], attrs=shallow(self.depth, platform)
         )
         write, read = rows.write_port(), rows.read_port()
-        # One more bit than the address has, so that full and empty differ.
+        # One bit more than the address, which tells a full queue from an empty one.
         n_in, n_out = (Signal(range(2 * self.depth)) for _ in range(2))
         held = Signal.like(n_in)
         some, advance = Signal(), Signal()

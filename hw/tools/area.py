@@ -20,7 +20,7 @@ from hw.spec import Config, SpecError
 from hw.tools.netlist import TOP, BuildError, netlist
 from hw.tools.place import synthesised
 
-COSTS = {
+CELL_COSTS = {
     # ECP5, Lattice FPGA-TN-02200: a carry cell takes two LUTs, a distributed RAM the four of two
     # slices (two hold the bits, two the write port).
     "LUT4": {"lut": 1},
@@ -35,7 +35,7 @@ COSTS = {
 }
 """What a cell takes."""
 
-RESOURCES = ("lut", "ff", "block_ram", "spram")
+COUNTED = ("lut", "ff", "block_ram", "spram")
 
 
 def blocks(design: dict) -> dict[str, Counter[str]]:
@@ -59,7 +59,7 @@ def blocks(design: dict) -> dict[str, Counter[str]]:
     taken: dict[str, Counter[str]] = {}
     for cell_name, cell in module["cells"].items():
         kind = cell["type"]
-        cost = COSTS.get(kind) or ({"ff": 1} if kind.startswith("SB_DFF") else {})
+        cost = CELL_COSTS.get(kind) or ({"ff": 1} if kind.startswith("SB_DFF") else {})
         if not cost:
             continue
         named = (
@@ -118,7 +118,7 @@ def areas(
 def table(results: dict[int, dict[str, Counter[str]]]) -> str:
     """Markdown: a row per block, the largest first; a column per number of lanes and resource."""
     totals = {n: total(taken) for n, taken in results.items()}
-    columns = [(n, r) for n in results for r in RESOURCES if totals[n][r]]
+    columns = [(n, r) for n in results for r in COUNTED if totals[n][r]]
     few, many = min(results), max(results)
 
     def row(name: str, counts: dict[int, Counter[str]]) -> str:

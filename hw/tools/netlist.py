@@ -10,7 +10,7 @@ from pathlib import Path
 from amaranth.vendor import GowinPlatform, LatticeECP5Platform, LatticeICE40Platform
 
 from hw.boards.configs import config_by_name
-from hw.boards.platforms import Device, check_device, target
+from hw.boards.platforms import BoardTop, check_device, target
 from hw.spec import Config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,7 +79,7 @@ def netlist(board: str, config: Config | None = None) -> Netlist:
     check_device(config, platform)
     synthesis = next(name for family, name in SYNTHESIS.items() if isinstance(platform, family))
     plan = platform.build(
-        Device(config),
+        BoardTop(config),
         TOP,
         do_build=False,
         emit_src=False,

@@ -133,10 +133,10 @@ def firing_layer(
             phase = Phase.SPIKES
             if pixels:
                 phase = Phase.PLANE if t < N_PLANES else Phase.FIRST
-                phase = Phase.AGAIN if t > N_PLANES else phase
+                phase = Phase.LATER if t > N_PLANES else phase
             pooled = [0] * config.lanes
             for slot in range(n_slots):
-                silent = rng.random() < 0.3 or phase in (Phase.FIRST, Phase.AGAIN)
+                silent = rng.random() < 0.3 or phase in (Phase.FIRST, Phase.LATER)
                 drive = [0 if silent else rng.randrange(-worst, worst) for _ in range(config.lanes)]
                 identity = rng.getrandbits(config.lanes)
                 first, last = slot % pool == 0, slot % pool == pool - 1

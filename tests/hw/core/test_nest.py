@@ -67,7 +67,7 @@ class Nest:
             t = sum(index[i] for i in levels if self.masks["time_levels"] >> i & 1)
             if t < N_PLANES:
                 return Phase.PLANE
-            return Phase.FIRST if t == N_PLANES else Phase.AGAIN
+            return Phase.FIRST if t == N_PLANES else Phase.LATER
 
         result = []
         for reverse in itertools.product(*(range(n) for n in reversed(self.counts))):

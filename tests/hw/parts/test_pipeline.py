@@ -5,7 +5,7 @@ import random
 import pytest
 from amaranth import Module, Signal
 
-from hw.parts.pipeline import ones, remembered, several
+from hw.parts.pipeline import delayed_in_memory, more_than_one, thermometer
 from tests.streams import simulate
 
 
@@ -13,7 +13,7 @@ from tests.streams import simulate
 def test_as_many_ones_as_counted(n_count_bits: int, n_bits: int) -> None:
     m = Module()
     count, bits = Signal(n_count_bits), Signal(n_bits)
-    m.d.comb += bits.eq(ones(count, n_bits))
+    m.d.comb += bits.eq(thermometer(count, n_bits))
 
     async def bench(ctx):
         for n in range(1 << n_count_bits):
@@ -28,7 +28,7 @@ def test_as_many_ones_as_counted(n_count_bits: int, n_bits: int) -> None:
 def test_several_ones(n_bits: int) -> None:
     m = Module()
     bits, found = Signal(n_bits), Signal()
-    m.d.comb += found.eq(several(bits))
+    m.d.comb += found.eq(more_than_one(bits))
 
     async def bench(ctx):
         for value in range(1 << n_bits):
@@ -43,7 +43,7 @@ def test_several_ones(n_bits: int) -> None:
 def test_a_value_is_remembered_for_so_many_cycles(n_cycles: int) -> None:
     m = Module()
     value, old = Signal(9), Signal(9)
-    m.d.comb += old.eq(remembered(m, value, n_cycles))
+    m.d.comb += old.eq(delayed_in_memory(m, value, n_cycles))
     sent = [random.Random(n_cycles).getrandbits(9) for _ in range(60)]
 
     async def bench(ctx):

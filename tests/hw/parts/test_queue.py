@@ -66,5 +66,7 @@ def test_cleared_queue_holds_nothing():
 
 @pytest.mark.parametrize("depth", (0, 1, 24))
 def test_other_depths_are_refused(depth):
-    with refuses(ValueError, f"queue of {depth} entries is not supported: use a power of two"):
+    with refuses(
+        ValueError, f"queue of {depth} entries is not supported: use a power of two of at least 2"
+    ):
         Queue(8, depth)
