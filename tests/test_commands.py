@@ -123,7 +123,15 @@ def with_a_board(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def with_a_checkpoint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     images = np.random.default_rng(3).integers(0, 256, (20, 1, 12, 12), np.uint8)
     part = dataset.Split(images=images, labels=np.arange(20) % 10)
-    made = dataset.Dataset(train=part, validation=part, test=part, sha256="", place="")
+    made = dataset.Dataset(
+        name="made",
+        labels=tuple("abcdefghij"),
+        train=part,
+        validation=part,
+        test=part,
+        sha256="",
+        place="",
+    )
     monkeypatch.setattr(catalogue, "load", lambda *_, **__: made)
     return [str(a_checkpoint(folder / "net.pt"))]
 

@@ -191,7 +191,7 @@ exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrup
     )
     p.add_argument("--data", help="data set, or path of an own one (default: the checkpoint's)")
     p.add_argument(
-        "--data-dir", help="folder of the data set (default: looked for, see sw.data.fashion_mnist)"
+        "--data-dir", help="folder of the data set (default: looked for, see sw.train --help)"
     )
     p.add_argument("--n-images", type=int, default=0, help="only the first test images (0: all)")
     p.add_argument(

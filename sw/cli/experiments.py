@@ -46,7 +46,7 @@ exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrup
     p.add_argument("--out", type=Path, required=True, help="folder for results, table and plot")
     p.add_argument(
         "--data-dir",
-        help="folder of Fashion-MNIST (default: looked for, see sw.data.fashion_mnist)",
+        help="folder of Fashion-MNIST (default: looked for, see sw.train --help)",
     )
     p.add_argument("--seeds", type=int, default=N_SEEDS, help=f"of each variant ({N_SEEDS})")
     p.add_argument("--threads", type=int, default=1, help="CPU threads (1)")

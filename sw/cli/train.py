@@ -76,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         epilog="recipes:\n"
         + "\n".join(f"  {name:<26} {recipe.why}" for name, recipe in RECIPES.items())
+        + f"\n\n{catalogue.describe()}"
         + """
 
 examples:
@@ -96,9 +97,7 @@ exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrup
     p.add_argument(
         "--recipe", choices=sorted(RECIPES), help="network and training (default: the data set's)"
     )
-    p.add_argument(
-        "--data-dir", help="folder of the data set (default: looked for, see sw.data.fashion_mnist)"
-    )
+    p.add_argument("--data-dir", help="folder of the data set (default: looked for, see below)")
     p.add_argument("--out", type=Path, required=True, help="checkpoint, written after every epoch")
     p.add_argument(
         "--resume", action="store_true", help="continue the run in --out, if there is one"

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from hw.spec import Gate, Leak, Reset
 from sw.convert.folded import DOUBLE, FoldedLayer, FoldedNetwork, Scales
-from sw.data.dataset import LABELS
+from sw.data import catalogue
 from sw.model import checkpoint
 from sw.model.checkpoint import CheckpointError
 from sw.model.config import LEARNED, ModelError, NeuronConfig
@@ -55,8 +55,9 @@ def fold(values: Mapping[str, Any] | str | Path) -> FoldedNetwork:
     }
     model = checkpoint.build(dict(values))
     n_classes = model.config.n_classes
-    labels = LABELS if n_classes == len(LABELS) else tuple(f"class {n}" for n in range(n_classes))
-    labels = values.get("data", {}).get("labels", labels)
+    data = values.get("data", {})
+    names = catalogue.class_names(data.get("name", catalogue.DEFAULT), n_classes)
+    labels = data.get("labels", names)
     if not isinstance(labels, list | tuple) or [type(x) for x in labels] != [str] * n_classes:
         raise CheckpointError(
             f"the checkpoint is damaged: {n_classes} classes, but their labels are {labels}"

@@ -1,92 +1,90 @@
-"""The data sets beside Fashion-MNIST, and a user's own. NumPy only (Pillow for encoded images).
-
-Each loader takes the folder that holds the data. What the folder may contain:
-
-``nmnist``
-    ``Train`` and ``Test`` with a folder of ``.bin`` recordings for every digit; or
-    ``nmnist_small.npz``, recordings one after another (see :func:`_packed_recordings`).
-``dvs-gesture``
-    ``.aedat`` recordings, each with its ``_labels.csv``, listed in ``trials_to_train.txt`` and
-    ``trials_to_test.txt``.
-``cifar10-dvs``
-    a folder of ``.aedat`` recordings for every class; the last tenth of each is for testing.
-``cifar10``
-    the six ``.bin`` files of the binary version (downloaded if it is nowhere); or
-    ``cifar10_jpeg.npz``, JPEG copies of the images, one after another.
-``mitbih``
-    the records ``.dat``, ``.hea`` and ``.atr`` of the MIT-BIH Arrhythmia Database; or
-    ``mitbih_beats_aami.npz``, their beats.
-"""
+"""The data sets that are known by name, and how any data is loaded. NumPy only (Pillow for images
+in files)."""
 
 from __future__ import annotations
 
-import os
-import tarfile
-from collections.abc import Callable
+import textwrap
 from pathlib import Path
 
 import numpy as np
 
 from sw import shipped
-from sw.data import fashion_mnist
-from sw.data.beats import BeatError
-from sw.data.cifar10 import CIFAR10_URL, cifar10, download_cifar10, holds_cifar10
-from sw.data.dataset import DataError, Dataset, Split
-from sw.data.dvs import cifar10_dvs, gesture, holds_cifar10_dvs, holds_gesture
+from sw.data import cifar10, cifar10_dvs, dvs_gesture, fashion_mnist, mitbih, nmnist, own
+from sw.data.dataset import DataError, Dataset, Split, assemble
 from sw.data.events import EventError
-from sw.data.fashion_mnist import N_VALIDATION
-from sw.data.files import DATA_DIR_VARIABLE, cache_dir
-from sw.data.mitbih import holds_mitbih, mitbih
-from sw.data.nmnist import holds_nmnist, nmnist
-from sw.data.own import load_own
+from sw.data.source import DATA_DIR_VARIABLE, Source, find
+
+SOURCES: dict[str, Source] = {
+    source.name: source
+    for source in (
+        fashion_mnist.SOURCE,
+        nmnist.SOURCE,
+        dvs_gesture.SOURCE,
+        cifar10_dvs.SOURCE,
+        cifar10.SOURCE,
+        mitbih.SOURCE,
+    )
+}
+"""All data sets that :func:`load` knows, by name."""
+NAMES = tuple(SOURCES)
+DEFAULT = fashion_mnist.SOURCE.name
+"""Name of the data set of :func:`load_samples`, and of checkpoints that name none."""
 
 
 def load_samples() -> Split:
-    """The first test images, which come with the repository."""
+    """Load the first test images of Fashion-MNIST, which come with Spikefold."""
     with np.load(shipped.SAMPLES) as arrays:
         return Split(images=arrays["images"], labels=arrays["labels"])
 
 
 def load(
     data_dir: str | Path | None = None,
-    n_validation: int = N_VALIDATION,
+    n_validation: int | None = None,
     *,
-    name: str = "fashion-mnist",
+    name: str = DEFAULT,
     timesteps: int = 4,
 ) -> Dataset:
-    """A data set, with a stratified validation split of the training data.
+    """Load a data set; unless it has a validation split, an equal number of every class is taken
+    from the training data.
 
     Parameters
     ----------
-    data_dir : folder of the data set. None: the folder in ``$SPIKEFOLD_DATA``, else known places
-        and the download cache in ``~/.cache/spikefold``, else a download where there is an official
-        one. For Fashion-MNIST the folder holds the four IDX files (``.gz`` or not) or
-        ``fashion_mnist.npz`` (``x_train, y_train, x_test, y_test``); for the others see
-        :mod:`sw.data.catalogue`.
-    n_validation : size of the validation split of Fashion-MNIST, a multiple of the 10 classes.
-    name : one of :data:`sw.data.catalogue.NAMES`, or the path of a user's own data
-        (:func:`sw.data.own.load_own`).
-    timesteps : frames that event recordings are binned into.
+    data_dir : folder of the data set, or one that has it in a sub-folder of its name. None: the
+        folder in ``$SPIKEFOLD_DATA``, else known places and the download cache in
+        ``~/.cache/spikefold``, else a download where the authors offer one. :func:`describe` says
+        what files it holds.
+    n_validation : size of the validation split, a multiple of the number of classes. None: as the
+        data set has it.
+    name : one of :data:`NAMES`, or the path of a user's own data (:func:`sw.data.own.read`).
+    timesteps : number of frames that event recordings are binned into.
 
     Raises
     ------
     DataError
-        Not found anywhere (lists the places), or a damaged file.
+        The data is not found (the message lists the places), incomplete or damaged.
     """
-    if name == "fashion-mnist":
-        return fashion_mnist.load(data_dir, n_validation)
-    if name in LOADERS:
-        holds, loader = LOADERS[name]
-        place = find(name, data_dir, holds)
+    source = SOURCES.get(name)
+    if source is not None:
+        place = find(source, data_dir)
     else:
-        loader, place = load_own, Path(name).expanduser()
+        place = Path(name).expanduser()
         if not place.exists():
             raise DataError(
-                f"no data set {name!r}: use one of {', '.join(NAMES)}, or an own one's path"
+                f"no data set {name!r}: use one of {', '.join(NAMES)}, or the path of your own data"
             )
     try:
-        return loader(place, timesteps)
-    except (BeatError, EventError) as error:
+        if source is None:
+            parts, labels = own.read(place, timesteps)
+            return assemble(parts, place.stem, labels, str(place), n_validation=n_validation)
+        return assemble(
+            source.read(place, timesteps),
+            source.name,
+            source.labels,
+            str(place),
+            metric=source.metric,
+            n_validation=n_validation,
+        )
+    except EventError as error:
         raise DataError(str(error)) from error
     except KeyError as error:
         raise DataError(f"{place} is incomplete: it lacks {error}") from error
@@ -94,42 +92,29 @@ def load(
         raise DataError(f"{place} is incomplete or damaged: {error}") from error
 
 
-def find(name: str, data_dir: str | Path | None, holds: Callable[[Path], bool]) -> Path:
-    """The folder of a data set: the one named, or ``$SPIKEFOLD_DATA`` or its folder ``name``, or
-    the cache's, into which CIFAR-10 is downloaded."""
-    named = data_dir or os.environ.get(DATA_DIR_VARIABLE)
-    if named:
-        folder = Path(named).expanduser()
-        for place in (folder, folder / name):
-            if holds(place):
-                return place
-        raise DataError(
-            f"{folder} does not hold {name}; sw/data/catalogue.py says what its files are"
-        )
-    cache = cache_dir(name)
-    if holds(cache):
-        return cache
-    if name == "cifar10":
-        try:
-            download_cifar10(cache)
-        except (OSError, DataError, tarfile.TarError, KeyError) as error:
-            raise DataError(
-                f"CIFAR-10 is not in {cache}, and the download from {CIFAR10_URL} failed: {error}. "
-                f"Name its folder with --data-dir or in ${DATA_DIR_VARIABLE}"
-            ) from error
-        return cache
-    raise DataError(
-        f"{name} is not in {cache}, and its authors offer no plain download: get it from them and "
-        f"name its folder with --data-dir or in ${DATA_DIR_VARIABLE}"
+def class_names(name: object, n_classes: int) -> tuple[str, ...]:
+    """Name the classes of data whose labels are not at hand: those of the data set ``name`` if it
+    is known and has as many, else ``class 0`` and so on."""
+    source = SOURCES.get(name) if isinstance(name, str) else None
+    if source is not None and len(source.labels) == n_classes:
+        return source.labels
+    return tuple(f"class {n}" for n in range(n_classes))
+
+
+def describe() -> str:
+    """Say which files every data set may be given as: indented paragraphs for ``--help``."""
+    options = {"initial_indent": "    ", "subsequent_indent": "    ", "width": 78}
+    known = [
+        f"  {source.name}{'' if source.download is None else ' (downloaded if it is nowhere)'}\n"
+        + textwrap.fill(source.files, **options)  # type: ignore[arg-type]
+        for source in SOURCES.values()
+    ]
+    return "\n".join(
+        [
+            f"data sets, and what --data-dir (or ${DATA_DIR_VARIABLE}), or its sub-folder of that "
+            "name, holds:",
+            *known,
+            "  your own data (--data PATH)",
+            textwrap.fill(own.FILES, **options),  # type: ignore[arg-type]
+        ]
     )
-
-
-LOADERS: dict[str, tuple[Callable[[Path], bool], Callable[[Path, int], Dataset]]] = {
-    "nmnist": (holds_nmnist, nmnist),
-    "dvs-gesture": (holds_gesture, gesture),
-    "cifar10-dvs": (holds_cifar10_dvs, cifar10_dvs),
-    "cifar10": (holds_cifar10, cifar10),
-    "mitbih": (holds_mitbih, mitbih),
-}
-NAMES = ("fashion-mnist", *LOADERS)
-"""Data sets that :func:`sw.data.catalogue.load` knows by name."""

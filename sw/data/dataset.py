@@ -1,4 +1,4 @@
-"""Data sets in memory: splits, labels, and the checks that all of them pass. NumPy only."""
+"""Data sets in memory: their splits, and the checks that every data set passes. NumPy only."""
 
 from __future__ import annotations
 
@@ -13,33 +13,26 @@ from tqdm import tqdm
 
 from sw.data import events
 
-LABELS = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
 SPLIT_SEED = 20261121
-"""Seed of the validation split; apart from the training seed, so that every run validates on the
-same images."""
+"""Seed of the validation split. It does not depend on the seed of training, so that every run
+validates on the same samples."""
 N_CALIBRATION = 200
-"""Training samples that a checkpoint carries, for :func:`sw.convert.quantize.quantize`."""
+"""Number of training samples that a checkpoint carries for :func:`sw.convert.quantize.quantize`."""
 
 
 class DataError(RuntimeError):
-    """Data not found, or damaged; the message names the places and what to do."""
+    """Data was not found or is damaged; the message names the places and says what to do."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Split:
-    """Images ``uint8 (N, C, H, W)``, or binary frames ``uint8 (N, T, C, H, W)``, and integer labels
-    ``(N,)``."""
+    """Samples and their labels.
+
+    Attributes
+    ----------
+    images : uint8, images (N, C, H, W) or binary frames (N, T, C, H, W).
+    labels : integers (N,), indices into the names of the classes.
+    """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.integer]
@@ -49,41 +42,72 @@ class Split:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Dataset:
-    """Training, validation and test data; ``sha256`` covers all images and labels."""
+class Parts:
+    """What the files of a data set hold, as a reader returns it.
 
+    Attributes
+    ----------
+    validation : None if it is to be taken from ``train``, ``n_validation`` samples of it.
+    n_validation : a multiple of the number of classes; unused if there is ``validation``.
+    note : what to say beside every figure on this data, such as that it is a subset.
+    """
+
+    train: Split
+    test: Split
+    validation: Split | None = None
+    n_validation: int = 0
+    note: str = ""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Dataset:
+    """Training, validation and test data.
+
+    Attributes
+    ----------
+    labels : names of the classes.
+    sha256 : digest of all images and labels.
+    place : where the data was found.
+    note : what to say beside every figure on this data, such as that it is a subset.
+    metric : what models are selected by: ``accuracy``, or ``balanced`` accuracy, which is the mean
+        over classes of the share of each that is recognised.
+    """
+
+    name: str
+    labels: tuple[str, ...]
     train: Split
     validation: Split
     test: Split
     sha256: str
     place: str
-    """Where it was found."""
-    name: str = "fashion-mnist"
-    labels: tuple[str, ...] = LABELS
     note: str = ""
-    """What to say beside a figure, such as that it is a subset."""
     metric: str = "accuracy"
-    """What models are selected by: ``accuracy``, or ``balanced`` accuracy (mean over classes)."""
 
 
 def spread(n: int, most: int) -> NDArray[np.int64]:
-    """Up to ``most`` of ``n`` indices, evenly: of data sorted by class, some of every class."""
+    """Choose up to ``most`` of ``n`` indices, evenly spaced: of samples sorted by class they
+    include some of every class."""
     return np.linspace(0, n - 1, min(most, n)).astype(np.int64)
 
 
 def calibration_samples(dataset: Dataset) -> NDArray[np.uint8]:
-    """A copy of some training images, to set integer biases with
+    """Copy the training samples that integer biases are set with
     (:func:`sw.convert.quantize.quantize`)."""
     return dataset.train.images[spread(len(dataset.train), N_CALIBRATION)]
 
 
 def split(labels: NDArray[np.integer], n_validation: int) -> tuple[NDArray[np.intp], ...]:
-    """Indices of training and validation images: the last ones of every class in a seeded order.
+    """Divide samples into training and validation, with the same number of every class in the
+    latter: the last ones of each class in a random order that is always the same.
+
+    Returns
+    -------
+    Indices of the training samples and of the validation samples, both ascending.
 
     Raises
     ------
     DataError
-        Not the same number of every class, or nothing left of one.
+        ``n_validation`` is no multiple of the number of classes, or would take all of a class.
     """
     counts = np.bincount(labels)
     per_class, rest = divmod(n_validation, len(counts))
@@ -99,44 +123,73 @@ def split(labels: NDArray[np.integer], n_validation: int) -> tuple[NDArray[np.in
     return np.setdiff1d(np.arange(len(labels)), validation), validation
 
 
-def dataset(
+def assemble(
+    parts: Parts,
     name: str,
     labels: Sequence[str],
-    train: tuple[NDArray[np.uint8], NDArray[np.integer]],
-    test: tuple[NDArray[np.uint8], NDArray[np.integer]],
-    n_validation: int,
     place: str,
-    note: str = "",
+    *,
+    metric: str = "accuracy",
+    n_validation: int | None = None,
 ) -> Dataset:
-    """A data set from arrays, its validation split taken from the training data."""
-    for what, (images, targets) in (("training", train), ("test", test)):
-        if not len(images) or len(images) != len(targets):
-            raise DataError(f"{name}: {len(images)} {what} samples, {len(targets)} labels")
+    """Check the parts of a data set, and take the validation split from its training data.
+
+    Parameters
+    ----------
+    labels : names of the classes.
+    place : where the data was found.
+    n_validation : size of the validation split; None for that of ``parts``.
+
+    Raises
+    ------
+    DataError
+        The numbers of samples and labels differ, a label is no class, shapes differ between parts,
+        or the validation split cannot be made.
+    """
+    given = [parts.train, *([parts.validation] if parts.validation else []), parts.test]
+    for what, part in (("training", parts.train), ("test", parts.test)):
+        n, targets = len(part.images), part.labels
+        if not n or n != len(targets):
+            raise DataError(f"{name}: {n} {what} samples, {len(targets)} labels")
         if targets.min() < 0 or targets.max() >= len(labels):
             raise DataError(
                 f"{name}: {what} labels from {targets.min()} to {targets.max()}, expected 0 to "
                 f"{len(labels) - 1}"
             )
-    shapes = train[0].shape[1:], test[0].shape[1:]
+    shapes = parts.train.images.shape[1:], parts.test.images.shape[1:]
     if shapes[0] != shapes[1]:
         raise DataError(f"{name}: training samples are {shapes[0]}, test samples {shapes[1]}")
-    kept, held = split(train[1], n_validation)
+    train, validation = parts.train, parts.validation
+    if validation is None:
+        n = parts.n_validation if n_validation is None else n_validation
+        train, validation = (
+            Split(images=train.images[chosen], labels=train.labels[chosen])
+            for chosen in split(train.labels, n)
+        )
+    elif n_validation is not None:
+        raise DataError(
+            f"{name} comes with a validation split of {len(validation)} samples: leave the number "
+            "of validation samples out"
+        )
     return Dataset(
-        train=Split(images=train[0][kept], labels=train[1][kept]),
-        validation=Split(images=train[0][held], labels=train[1][held]),
-        test=Split(images=test[0], labels=test[1]),
-        sha256=digest_of(*train, *test),
-        place=place,
         name=name,
         labels=tuple(labels),
-        note=note,
+        train=train,
+        validation=validation,
+        test=parts.test,
+        sha256=_digest(given),
+        place=place,
+        note=parts.note,
+        metric=metric,
     )
 
 
-def digest_of(*arrays: NDArray[Any]) -> str:
+def _digest(splits: Iterable[Split]) -> str:
+    """SHA-256 of the images and labels of all splits in turn."""
     digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).tobytes())
+    for part in splits:
+        for array in (part.images, part.labels):
+            digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
 
@@ -150,14 +203,17 @@ def from_objects(
     sensor: tuple[int, int] | None = None,
     n_validation: int,
 ) -> Dataset:
-    """A data set from any objects that give pairs of (sample, target), such as tonic's.
+    """Make a data set from any objects that give pairs of (sample, target), such as tonic's.
 
     Parameters
     ----------
-    train, test : samples are recordings (structured arrays with fields ``t, x, y, p``), which are
-        binned; or frames (T, C, H, W) of any numbers, of which those above 0 are spikes.
-    sensor : (height, width), for recordings.
-    n_validation : taken from the training data, a multiple of the number of classes.
+    train, test : pairs whose samples are recordings (structured arrays with fields ``t, x, y, p``),
+        which are binned into frames; or frames (T, C, H, W) of any numbers, of which those above 0
+        are spikes.
+    labels : names of the classes.
+    sensor : (height, width) of the sensor; needed for recordings.
+    n_validation : number of training samples that are held for validation, a multiple of the number
+        of classes.
 
     Raises
     ------
@@ -165,7 +221,7 @@ def from_objects(
         A sample is neither, frames differ in shape, or labels are not below ``len(labels)``.
     """
 
-    def collect(pairs: Iterable[tuple[Any, int]]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    def collect(pairs: Iterable[tuple[Any, int]]) -> Split:
         samples, targets = [], []
         for sample, target in tqdm(pairs, name, leave=False, disable=None):
             array = np.asarray(sample)
@@ -184,6 +240,7 @@ def from_objects(
             raise DataError(f"{name}: there are no samples")
         if len({array.shape for array in samples}) > 1:
             raise DataError(f"{name}: frames differ in shape")
-        return np.stack(samples), np.array(targets)
+        return Split(images=np.stack(samples), labels=np.array(targets))
 
-    return dataset(name, labels, collect(train), collect(test), n_validation, "memory")
+    parts = Parts(train=collect(train), test=collect(test), n_validation=n_validation)
+    return assemble(parts, name, labels, "memory")

@@ -1,4 +1,4 @@
-"""Files of data sets: where they are looked for, downloads, IDX files, encoded images."""
+"""Read and download the files that data sets consist of: IDX files, arrays, images, recordings."""
 
 from __future__ import annotations
 
@@ -6,33 +6,42 @@ import gzip
 import hashlib
 import importlib
 import io
-import os
 import struct
 import urllib.error
 import urllib.request
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from sw.data.dataset import DataError
+from sw.data import events
+from sw.data.dataset import DataError, Split
 from sw.files import ARRAY_ERRORS
 
-DATA_DIR_VARIABLE = "SPIKEFOLD_DATA"
 TIMEOUT_S = 60
+"""Longest wait for a download's next bytes."""
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm")
 
 
-def cache_dir(name: str = "fashion-mnist") -> Path:
-    """Folder of downloads, after the XDG convention."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "spikefold" / name
+def find_idx(folder: Path, name: str) -> Path | None:
+    """Return the path of an IDX file, packed (``.gz``) or not; None if the folder has neither."""
+    paths = (folder / name, folder / f"{name}.gz")
+    return next((path for path in paths if path.is_file()), None)
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
-    """An IDX file of unsigned bytes: two zero bytes, type 8, number of axes, their lengths as
-    big-endian 32-bit numbers, data."""
+    """Read an IDX file of unsigned bytes: two zero bytes, type 8, number of axes, their lengths as
+    big-endian 32-bit numbers, data.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, is of another kind, or is cut short.
+    """
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
@@ -48,12 +57,12 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
 
 
 def fetch(url: str, md5: str) -> bytes:
-    """A file from the network.
+    """Download a file.
 
     Raises
     ------
     OSError, DataError
-        It does not come, or is another.
+        The server cannot be reached, or the file's MD5 is another.
     """
     with urllib.request.urlopen(url, timeout=TIMEOUT_S) as reply:
         raw = reply.read()
@@ -63,17 +72,18 @@ def fetch(url: str, md5: str) -> bytes:
     return raw
 
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm")
-
-
 def decode(raw: bytes, mode: str, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """An image file's pixels (C, H, W); ``mode`` is ``L`` (grey) or ``RGB``, ``size`` the (width,
-    height) that it is scaled to.
+    """Decode an image file into pixels (C, H, W).
+
+    Parameters
+    ----------
+    mode : ``L`` (grey) or ``RGB``.
+    size : (width, height) to scale the image to.
 
     Raises
     ------
     DataError
-        Pillow is not installed, or this is no image.
+        Pillow is not installed, or the bytes are no image.
     """
     try:
         image = importlib.import_module("PIL.Image")
@@ -82,7 +92,7 @@ def decode(raw: bytes, mode: str, size: tuple[int, int] | None = None) -> NDArra
     try:
         found = image.open(io.BytesIO(raw)).convert(mode)
         pixels = np.asarray(found if size is None else found.resize(size), np.uint8)
-    except image.UnidentifiedImageError as error:  # Pillow's words name an object in memory
+    except image.UnidentifiedImageError as error:  # Pillow's message names an object in memory
         raise DataError("no image, or a damaged one") from error
     except (OSError, SyntaxError, ValueError, image.DecompressionBombError) as error:
         raise DataError(f"no image: {error}") from error
@@ -90,8 +100,40 @@ def decode(raw: bytes, mode: str, size: tuple[int, int] | None = None) -> NDArra
 
 
 def open_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Read all arrays of an ``.npz`` file.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, or is something else.
+    """
     try:
         with path.open("rb") as raw, np.load(raw) as file:
             return dict(file)
-    except (TypeError, *ARRAY_ERRORS) as error:  # the first: a single array
+    except (TypeError, *ARRAY_ERRORS) as error:  # TypeError: an .npy file, which is a single array
         raise DataError(f"{path} is damaged or something else: {error}") from error
+
+
+def recordings_by_class(
+    folder: Path, classes: Sequence[str], timesteps: int, sensor: tuple[int, int]
+) -> Split:
+    """Read event recordings from a folder that has a sub-folder for every class, in order of their
+    names, and bin them into frames.
+
+    Raises
+    ------
+    DataError
+        There are no recordings.
+    """
+    paths = [
+        (path, n)
+        for n, name in enumerate(classes)
+        for path in sorted((folder / name).iterdir())
+        if path.suffix in events.SUFFIXES
+    ]
+    if not paths:
+        raise DataError(f"{folder} holds no recordings ({', '.join(events.SUFFIXES)})")
+    found = np.empty((len(paths), timesteps, 2, *sensor), np.uint8)
+    for n, (path, _) in enumerate(tqdm(paths, folder.name, leave=False, disable=None)):
+        found[n] = events.frames(events.read(path), timesteps, sensor)
+    return Split(images=found, labels=np.array([label for _, label in paths]))

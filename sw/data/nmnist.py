@@ -1,4 +1,4 @@
-"""N-MNIST: recordings of digits by an event camera."""
+"""N-MNIST: MNIST's digits before a moving 34 x 34 event camera (Orchard et al. 2015)."""
 
 from __future__ import annotations
 
@@ -10,48 +10,59 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sw.data import events
-from sw.data.dataset import Dataset, dataset
-from sw.data.dvs import recordings_by_class
-from sw.data.files import open_arrays
+from sw.data.dataset import Parts, Split
+from sw.data.files import open_arrays, recordings_by_class
+from sw.data.source import Source
+
+LABELS = tuple(str(n) for n in range(10))
+SENSOR = (34, 34)
+NPZ_NAME = "nmnist_small.npz"
+N_VALIDATION = 5000
 
 
-def holds_nmnist(folder: Path) -> bool:
-    return (folder / "nmnist_small.npz").is_file() or all(
+def _holds(folder: Path) -> bool:
+    return (folder / NPZ_NAME).is_file() or all(
         (folder / part / "0").is_dir() for part in ("Train", "Test")
     )
 
 
-def nmnist(folder: Path, timesteps: int) -> Dataset:
-    labels = [str(n) for n in range(10)]
-    packed = folder / "nmnist_small.npz"
+def _read(folder: Path, timesteps: int) -> Parts:
+    packed = folder / NPZ_NAME
     if packed.is_file():
         arrays = open_arrays(packed)
-        train, test = (
-            _packed_recordings(arrays, part, timesteps, (34, 34)) for part in ("train", "test")
+        train, test = (_joined_recordings(arrays, part, timesteps) for part in ("train", "test"))
+        return Parts(
+            train=train,
+            test=test,
+            n_validation=len(train) // 50 * 10,
+            note=f"subset of N-MNIST: its first {len(train)} training and {len(test)} test samples",
         )
-        note = (
-            f"subset of N-MNIST: its first {len(train[1])} training and {len(test[1])} test samples"
-        )
-        return dataset("nmnist", labels, train, test, len(train[1]) // 50 * 10, str(folder), note)
     train, test = (
-        recordings_by_class(folder / part, labels, timesteps, (34, 34))
-        for part in ("Train", "Test")
+        recordings_by_class(folder / part, LABELS, timesteps, SENSOR) for part in ("Train", "Test")
     )
-    return dataset("nmnist", labels, train, test, 5000, str(folder))
+    return Parts(train=train, test=test, n_validation=N_VALIDATION)
 
 
-def _packed_recordings(
-    arrays: dict[str, NDArray[Any]], part: str, timesteps: int, sensor: tuple[int, int]
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Recordings one after another: ``{part}_x, _y, _p``, ``_dt`` (since the event before in the
-    same recording), ``_offsets`` (N + 1) and ``_labels`` (N)."""
+def _joined_recordings(arrays: dict[str, NDArray[Any]], part: str, timesteps: int) -> Split:
+    """Bin recordings whose events are joined in arrays: ``{part}_x``, ``_y``, ``_p``, ``_dt``
+    (microseconds since the recording's event before), ``_offsets`` (N + 1), where each recording
+    begins, and ``_labels`` (N)."""
     x, y, p, dt = (arrays[f"{part}_{key}"] for key in ("x", "y", "p", "dt"))
     bounds = arrays[f"{part}_offsets"].astype(np.int64)
-    found = np.empty((len(bounds) - 1, timesteps, 2, *sensor), np.uint8)
+    found = np.empty((len(bounds) - 1, timesteps, 2, *SENSOR), np.uint8)
     for n, (start, stop) in enumerate(itertools.pairwise(bounds)):
-        part_of = slice(start, stop)
-        times = np.cumsum(dt[part_of], dtype=np.int64)
-        found[n] = events.frames(
-            events.make(times, x[part_of], y[part_of], p[part_of]), timesteps, sensor
-        )
-    return found, arrays[f"{part}_labels"].astype(np.int64)
+        own = slice(start, stop)
+        times = np.cumsum(dt[own], dtype=np.int64)
+        found[n] = events.frames(events.make(times, x[own], y[own], p[own]), timesteps, SENSOR)
+    return Split(images=found, labels=arrays[f"{part}_labels"].astype(np.int64))
+
+
+SOURCE = Source(
+    name="nmnist",
+    files=f"Train and Test with a folder of .bin recordings for every digit; or {NPZ_NAME}, a "
+    "subset whose recordings are in one file",
+    labels=LABELS,
+    holds=_holds,
+    read=_read,
+    url="https://www.garrickorchard.com/datasets/n-mnist",
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sw.data.beats import N_CHANNELS, N_SAMPLES
+from sw.data.mitbih import N_CHANNELS, N_SAMPLES
 from sw.model.config import (
     EXPANSION,
     PER_TIMESTEP,

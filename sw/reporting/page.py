@@ -82,7 +82,7 @@ def render(page: Page) -> str:
 
 
 def _resource(name: str) -> str:
-    return importlib.resources.files("sw.report").joinpath(name).read_text()
+    return importlib.resources.files("sw.reporting").joinpath(name).read_text()
 
 
 def _colour(number: int) -> str:

@@ -52,7 +52,13 @@ def test_command_line(
     path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dataset = Dataset(
-        train=split(10), validation=split(10), test=split(50), sha256="", place="memory"
+        name="made",
+        labels=tuple("abcdefghij"),
+        train=split(10),
+        validation=split(10),
+        test=split(50),
+        sha256="",
+        place="memory",
     )
     monkeypatch.setattr(catalogue, "load", lambda folder, **options: dataset)
     assert evaluate.main([str(path), "--n-images", "30", "--json"]) == 0

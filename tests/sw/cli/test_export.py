@@ -24,6 +24,7 @@ from sw.convert.folded import simulate
 from sw.convert.quantize import quantize
 from sw.data import catalogue
 from sw.data.dataset import DataError, Dataset, Split
+from sw.data.fashion_mnist import LABELS
 from sw.model import checkpoint
 from sw.model.config import BlockConfig, ModelConfig, StageConfig
 from sw.model.resnet import SpikingResNet
@@ -78,7 +79,15 @@ def dataset(monkeypatch: pytest.MonkeyPatch) -> Dataset:
         images = rng.integers(0, 256, (N_IMAGES, 1, 12, 12), np.uint8)
         return Split(images=images, labels=(np.arange(N_IMAGES) % 3).astype(np.uint8))
 
-    made = Dataset(train=split(), validation=split(), test=split(), sha256="", place="")
+    made = Dataset(
+        name="fashion-mnist",
+        labels=LABELS,
+        train=split(),
+        validation=split(),
+        test=split(),
+        sha256="",
+        place="",
+    )
     monkeypatch.setattr(catalogue, "load", lambda *_, **__: made)
     return made
 

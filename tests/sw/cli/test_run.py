@@ -26,7 +26,8 @@ from sw import shipped
 from sw.cli import options, run
 from sw.compile.compiler import compile_network
 from sw.data import catalogue, metrics
-from sw.data.dataset import LABELS, Split
+from sw.data.dataset import Split
+from sw.data.fashion_mnist import LABELS
 from sw.driver import check, results, session
 from sw.driver.board import Board
 from sw.driver.device import Device

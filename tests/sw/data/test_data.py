@@ -5,13 +5,14 @@ import hashlib
 import io
 import struct
 import urllib.error
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sw import shipped
-from sw.data import catalogue, fashion_mnist, files
+from sw.data import catalogue, fashion_mnist, files, source
 from sw.data.dataset import DataError, Dataset, spread
 from tests.damage import damaged_arrays
 
@@ -21,10 +22,10 @@ N_TRAIN, N_TEST = 80, 20
 def arrays() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     return {
-        "train_images": rng.integers(0, 256, (N_TRAIN, 28, 28), np.uint8),
-        "train_labels": rng.permutation(np.arange(N_TRAIN) % 10).astype(np.uint8),
-        "test_images": rng.integers(0, 256, (N_TEST, 28, 28), np.uint8),
-        "test_labels": (np.arange(N_TEST) % 10).astype(np.uint8),
+        "x_train": rng.integers(0, 256, (N_TRAIN, 28, 28), np.uint8),
+        "y_train": rng.permutation(np.arange(N_TRAIN) % 10).astype(np.uint8),
+        "x_test": rng.integers(0, 256, (N_TEST, 28, 28), np.uint8),
+        "y_test": (np.arange(N_TEST) % 10).astype(np.uint8),
     }
 
 
@@ -42,22 +43,17 @@ def write_idx(folder: Path, packed: bool) -> None:
 
 def write_npz(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    a = arrays()
-    np.savez(
-        folder / fashion_mnist.NPZ_NAME,
-        x_train=a["train_images"],
-        y_train=a["train_labels"],
-        x_test=a["test_images"],
-        y_test=a["test_labels"],
-    )
+    np.savez(folder / fashion_mnist.NPZ_NAME, **arrays())
 
 
 @pytest.fixture(autouse=True)
 def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No data set of this machine, no network."""
-    monkeypatch.delenv(files.DATA_DIR_VARIABLE, raising=False)
+    monkeypatch.delenv(source.DATA_DIR_VARIABLE, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(fashion_mnist, "DEBIAN_DIR", tmp_path / "debian")
+    debian = ((tmp_path / "debian", "Debian package dataset-fashion-mnist"),)
+    known = replace(fashion_mnist.SOURCE, places=debian)
+    monkeypatch.setitem(catalogue.SOURCES, "fashion-mnist", known)
 
     def refuse(url: str, timeout: float) -> None:
         raise urllib.error.URLError("no network in tests")
@@ -67,8 +63,8 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def assert_is_ours(dataset: Dataset) -> None:
     a = arrays()
-    np.testing.assert_array_equal(dataset.test.images[:, 0], a["test_images"])
-    np.testing.assert_array_equal(dataset.test.labels, a["test_labels"])
+    np.testing.assert_array_equal(dataset.test.images[:, 0], a["x_test"])
+    np.testing.assert_array_equal(dataset.test.labels, a["y_test"])
     assert dataset.train.images.shape == (N_TRAIN - 20, 1, 28, 28)
     assert len(dataset.validation) == 20
 
@@ -85,26 +81,30 @@ def test_all_forms_are_the_same_data(tmp_path: Path) -> None:
     assert found[0].sha256 == wanted.hexdigest()
 
 
+def found(data_dir: Path | None = None) -> Path:
+    return source.find(catalogue.SOURCES["fashion-mnist"], data_dir)
+
+
 def test_places_are_tried_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     places = {
-        "cache": files.cache_dir(),
+        "cache": source.cache_dir("fashion-mnist"),
         "debian": tmp_path / "debian",
         "variable": tmp_path / "variable",
         "named": tmp_path / "named",
     }
-    assert files.cache_dir() == tmp_path / "cache" / "spikefold" / "fashion-mnist"
+    assert source.cache_dir("fashion-mnist") == tmp_path / "cache" / "spikefold" / "fashion-mnist"
     write_idx(places["cache"], packed=True)
-    assert fashion_mnist.find() == places["cache"]
+    assert found() == places["cache"]
     write_idx(places["debian"], packed=True)
-    assert fashion_mnist.find() == places["debian"]
+    assert found() == places["debian"]
     write_npz(places["variable"])
-    monkeypatch.setenv(files.DATA_DIR_VARIABLE, str(places["variable"]))
-    assert fashion_mnist.find() == places["variable"]
+    monkeypatch.setenv(source.DATA_DIR_VARIABLE, str(places["variable"]))
+    assert found() == places["variable"]
     write_npz(places["named"])
-    assert fashion_mnist.find(places["named"]) == places["named"]
+    assert found(places["named"]) == places["named"]
     within = tmp_path / "all" / "fashion-mnist"  # beside other data sets
     write_npz(within)
-    assert fashion_mnist.find(within.parent) == within
+    assert found(within.parent) == within
 
 
 def test_a_named_folder_without_data_is_an_error_not_a_download(tmp_path: Path) -> None:
@@ -150,14 +150,14 @@ def test_download_is_cached(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(asked) == 4
     assert_is_ours(catalogue.load(n_validation=20))
     assert len(asked) == 4
-    assert all(path.suffix == ".gz" for path in files.cache_dir().iterdir())
+    assert all(path.suffix == ".gz" for path in source.cache_dir("fashion-mnist").iterdir())
 
 
 def test_a_damaged_download_leaves_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
     served(monkeypatch, damage=True)
     with pytest.raises(DataError, match="MD5"):
         catalogue.load(n_validation=20)
-    left = {path.name for path in files.cache_dir().iterdir()}
+    left = {path.name for path in source.cache_dir("fashion-mnist").iterdir()}
     assert left == {f"{name}.gz" for name, _ in fashion_mnist.IDX_FILES.values()} - {
         "t10k-labels-idx1-ubyte.gz"
     }
@@ -194,7 +194,7 @@ def test_damaged_archives_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="damaged"):
         catalogue.load(tmp_path / "npz", n_validation=20)
     np.savez(path, x_train=np.zeros(3))
-    with pytest.raises(DataError, match="damaged or something else"):
+    with pytest.raises(DataError, match="npz is incomplete: it lacks 'y_train'"):
         catalogue.load(tmp_path / "npz", n_validation=20)
     for raw in damaged_arrays():
         path.write_bytes(raw)
@@ -203,14 +203,9 @@ def test_damaged_archives_are_named(tmp_path: Path) -> None:
 
 
 def test_other_shapes_are_refused(tmp_path: Path) -> None:
-    a = arrays()
-    np.savez(
-        tmp_path / fashion_mnist.NPZ_NAME,
-        x_train=a["train_images"][:, :27],
-        y_train=a["train_labels"],
-        x_test=a["test_images"],
-        y_test=a["test_labels"],
-    )
+    whole = arrays()
+    narrow = {**whole, "x_train": whole["x_train"][:, :27]}
+    np.savez(tmp_path / fashion_mnist.NPZ_NAME, **narrow)
     with pytest.raises(DataError, match=r"expected uint8 \(N, 28, 28\)"):
         catalogue.load(tmp_path, n_validation=20)
 

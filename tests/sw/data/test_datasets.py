@@ -10,16 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sw.data import (
-    beats,
-    catalogue,
-    cifar10,
-    dataset,
-    events,
-)
-from sw.data import files as data_files
+from sw.data import catalogue, cifar10, dataset, events, source
 from sw.data.dataset import DataError, split
-from tests.sw.data.test_beats import write_record
 
 
 def recording(rng: np.random.Generator, n: int = 40, size: int = 34) -> np.ndarray:
@@ -91,7 +83,7 @@ def test_gesture(tmp_path: Path) -> None:
 
 def test_cifar10_dvs_tests_with_the_last_tenth(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
-    for name in cifar10.CIFAR10_LABELS:
+    for name in cifar10.LABELS:
         (tmp_path / name).mkdir()
         for n in range(20):
             np.save(tmp_path / name / f"{n:03}.npy", recording(rng, 5, 128))
@@ -104,7 +96,7 @@ def test_cifar10_dvs_tests_with_the_last_tenth(tmp_path: Path) -> None:
 def cifar_files() -> dict[str, bytes]:
     rng = np.random.default_rng(1)
     found = {}
-    for name in (*cifar10.CIFAR10_TRAIN, "test_batch.bin"):
+    for name in (*cifar10.TRAIN_FILES, "test_batch.bin"):
         records = rng.integers(0, 256, (20, 3073), np.uint8)
         records[:, 0] = np.arange(20) % 10
         found[name] = records.tobytes()
@@ -126,7 +118,7 @@ def test_cifar10_is_read_and_downloaded(tmp_path: Path, monkeypatch: pytest.Monk
             member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
             member.size = len(raw)
             archive.addfile(member, io.BytesIO(raw))
-    monkeypatch.delenv(data_files.DATA_DIR_VARIABLE, raising=False)
+    monkeypatch.delenv(source.DATA_DIR_VARIABLE, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(cifar10, "fetch", lambda url, md5: packed.getvalue())
     assert catalogue.load(name="cifar10").sha256 == found.sha256
@@ -165,20 +157,6 @@ def test_jpeg_copies_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert found.test.images[7, :, 0, 0].tolist() == [70, 0, 100]
 
 
-def test_heartbeats_keep_patients_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beats, "DS1", (106, 101))
-    monkeypatch.setattr(beats, "DS2", (100,))
-    rng = np.random.default_rng(1)
-    for record, n in ((106, 8), (101, 4), (100, 6)):
-        codes = [1, 8, 5, 6, 12, 1, 1, 1][:n]
-        places = [(400 * (i + 1), code) for i, code in enumerate(codes)]
-        write_record(tmp_path, record, rng.integers(900, 1100, 4000), places)
-    found = catalogue.load(tmp_path, name="mitbih")
-    assert [len(s) for s in (found.train, found.validation, found.test)] == [7, 4, 5]
-    assert found.metric == "balanced" and found.labels == ("N", "S", "V", "F")
-    assert found.train.labels.tolist() == [0, 1, 2, 3, 0, 0, 0]
-
-
 def test_own_arrays(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     labels = np.arange(40) % 4
@@ -199,7 +177,7 @@ def test_own_arrays(tmp_path: Path) -> None:
     np.savez(path, x_train=images, y_train=labels)
     with pytest.raises(DataError, match="it needs x_train"):
         catalogue.load(name=str(path))
-    with pytest.raises(DataError, match="no data set 'mnsit'"):
+    with pytest.raises(DataError, match="no data set 'mnsit': use one of fashion-mnist, nmnist"):
         catalogue.load(name="mnsit")
 
 
@@ -258,7 +236,8 @@ def two_classes(place: Path, raw: bytes, suffix: str) -> None:
 @pytest.mark.parametrize(
     ("name", "make", "message"),
     [
-        ("nmnist", lambda place: place.mkdir(), "place does not hold nmnist; sw/data/catalogue.py says"),
+        ("nmnist", lambda place: place.mkdir(),
+         "place (the folder given) does not hold nmnist: it needs Train and Test with a folder of .bin"),
         ("nmnist", lambda place: put(place / "nmnist_small.npz"),
          "nmnist_small.npz is damaged or something else: No data left"),
         ("nmnist", lambda place: (place.mkdir(), np.savez(place / "nmnist_small.npz", a=[1])),
@@ -266,13 +245,13 @@ def two_classes(place: Path, raw: bytes, suffix: str) -> None:
         ("nmnist", lambda place: (put(place / "Train/0/a.bin"), put(place / "Test/0/a.bin")),
          "place is incomplete or damaged: [Errno 2] No such file"),
         ("cifar10-dvs", lambda place: [(place / c).mkdir(parents=True)
-                                       for c in cifar10.CIFAR10_LABELS],
+                                       for c in cifar10.LABELS],
          "place holds no recordings (.bin, .aedat, .npy, .npz)"),
         ("cifar10-dvs", lambda place: [put(place / c / "0.bin", b"odd")
-                                       for c in cifar10.CIFAR10_LABELS],
+                                       for c in cifar10.LABELS],
          "airplane/0.bin is damaged or no recording: 3 bytes are not whole events of 5"),
         ("cifar10", lambda place: put(place / "data_batch_1.bin"), "data_batch_2.bin"),
-        ("cifar10", lambda place: [put(place / n, bytes(3000)) for n in cifar10.CIFAR10_TRAIN],
+        ("cifar10", lambda place: [put(place / n, bytes(3000)) for n in cifar10.TRAIN_FILES],
          "place is incomplete or damaged: cannot reshape"),
         ("mitbih", lambda place: put(place / "100.atr"), "record 101 in "),
     ],
@@ -299,7 +278,8 @@ def own_arrays(place: Path, dtype: str = "uint8", n_labels: int = 40) -> None:
         ("mine.npz", lambda place: put(place / "mine.npz", b"PK"), "mine.npz is damaged or some"),
         ("mine.npz", lambda place: own_arrays(place, "float32"),
          "mine.npz: images are float32 (40, 1, 5, 5), expected uint8 (N, H, W), (N, C, H, W) or"),
-        ("mine.npz", lambda place: own_arrays(place, n_labels=39), "mine: 40 training samples, 39 labels"),
+        ("mine.npz", lambda place: own_arrays(place, n_labels=39),
+         "mine: 40 training samples, 39 labels"),
         ("", lambda place: [(place / "train" / c).mkdir(parents=True) for c in ("cat", "dog")],
          "train holds no files in folders cat, dog"),
         ("", lambda place: put(place / "train-images-idx3-ubyte", b"odd"), "is no IDX file"),

@@ -14,7 +14,8 @@ import torch
 
 from sw.convert import fold
 from sw.data import catalogue
-from sw.data.dataset import LABELS, DataError
+from sw.data.dataset import DataError
+from sw.data.fashion_mnist import LABELS
 from sw.model import checkpoint
 from sw.model.checkpoint import CheckpointError
 from sw.model.config import ModelError

@@ -11,7 +11,7 @@ from sw import shipped
 from sw.cli import run
 from sw.compile.compiler import compile_network
 from sw.compile.program import Program
-from sw.data import catalogue, dataset
+from sw.data import catalogue, fashion_mnist
 from sw.network import encoder, netfile
 
 REMEDY = (
@@ -48,7 +48,7 @@ def test_it_classifies_the_sample() -> None:
     """Torch-free: the encoder's map has both values, and labels are the data set's."""
     network = netfile.load(shipped.NETWORK).network
     split = catalogue.load_samples()
-    assert network.labels == dataset.LABELS and len(split) >= 100
+    assert network.labels == fashion_mnist.LABELS and len(split) >= 100
     spikes = encoder.encode(network, split.images[:4])
     assert 0 < spikes.mean() < 1
 

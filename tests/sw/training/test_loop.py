@@ -25,6 +25,7 @@ from sw.convert import fold, quantize
 from sw.data import catalogue, metrics
 from sw.data import dataset as dataset_module
 from sw.data.dataset import DataError, Dataset, Split
+from sw.data.fashion_mnist import LABELS
 from sw.model import checkpoint
 from sw.model.config import BlockConfig, ModelError, NeuronConfig, StageConfig, with_blocks
 from sw.model.presets import fashion_mnist
@@ -46,6 +47,8 @@ def easy_split(n_images: int, seed: int) -> Split:
 
 def easy_data() -> Dataset:
     return Dataset(
+        name="easy",
+        labels=LABELS,
         train=easy_split(160, 1),
         validation=easy_split(40, 2),
         test=easy_split(60, 3),

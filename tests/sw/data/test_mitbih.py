@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sw.data import beats
+from sw.data import catalogue, mitbih
+from sw.data.dataset import DataError
 
 
 def write_record(folder: Path, record: int, signal: np.ndarray, beats_at: list[tuple[int, int]]):
@@ -32,25 +33,25 @@ def test_records_are_cut_into_beats(tmp_path: Path) -> None:
     signal = np.full(4000, 1000)
     signal[600], signal[601], signal[3] = 1400, 1300, -5
     write_record(tmp_path, 100, signal, [(20, 1), (600, 5), (1900, 8), (2000, 12), (3990, 1)])
-    found = beats.read_records(tmp_path, [100])
+    found = mitbih.read_records(tmp_path, [100])
     # The first and the last beat are too near the record's ends.
     assert found.labels.tolist() == [2, 1, 4] and found.records.tolist() == [100] * 3
     assert found.intervals.tolist() == [[580, 1300], [1300, 100], [100, 1990]]
     assert found.samples.shape == (3, 128)
-    assert found.samples[0, beats.R_INDEX] == 1350 and found.samples[0].min() == 1000
-    known = beats.known(found)
+    assert found.samples[0, mitbih.R_INDEX] == 1350 and found.samples[0].min() == 1000
+    known = mitbih.known(found)
     assert known.labels.tolist() == [2, 1]
     (tmp_path / "100.dat").write_bytes(b"1234")
     for record, message in ((100, "4 bytes are not whole pairs of samples of 3"), (101, "No such")):
-        with pytest.raises(beats.BeatError, match=f"record {record} in {tmp_path}: .*{message}"):
-            beats.read_records(tmp_path, [record])
+        with pytest.raises(DataError, match=f"record {record} in {tmp_path}: .*{message}"):
+            mitbih.read_records(tmp_path, [record])
     write_record(tmp_path, 102, signal, [])
-    with pytest.raises(beats.BeatError, match=r"holds no beats of records \[102\]"):
-        beats.read_records(tmp_path, [102])
+    with pytest.raises(DataError, match=r"holds no beats of records \[102\]"):
+        mitbih.read_records(tmp_path, [102])
 
 
 def test_negative_samples() -> None:
-    assert beats.read_212(bytes([0xFB, 0x0F, 0])).tolist() == [-5]
+    assert mitbih.read_212(bytes([0xFB, 0x0F, 0])).tolist() == [-5]
 
 
 def test_images_have_signal_and_relative_intervals_per_record() -> None:
@@ -60,8 +61,8 @@ def test_images_have_signal_and_relative_intervals_per_record() -> None:
     samples[3:, 50] = 1300  # another patient, twice as high
     samples[5, 90] = 1100  # unusual
     intervals = np.array([[300, 300]] * 5 + [[150, 0]], np.uint16)
-    found = beats.as_images(
-        beats.Beats(
+    found = mitbih.as_images(
+        mitbih.Beats(
             samples=samples,
             labels=rng.integers(0, 4, 6),
             records=np.array([1, 1, 1, 2, 2, 2]),
@@ -80,8 +81,8 @@ def test_intervals_are_relative_to_those_around() -> None:
     """A heart that beats faster and faster, in which one beat comes early."""
     intervals = np.repeat(np.array([[400], [200]], np.uint16), 40, axis=0).repeat(2, axis=1)
     intervals[60, 0] = 150
-    found = beats.as_images(
-        beats.Beats(
+    found = mitbih.as_images(
+        mitbih.Beats(
             samples=np.full((80, 128), 900, np.uint16),
             labels=np.zeros(80, np.int64),
             records=np.ones(80, np.int64),
@@ -94,5 +95,19 @@ def test_intervals_are_relative_to_those_around() -> None:
 
 
 def test_patients_are_disjoint() -> None:
-    assert len(beats.DS1) == len(beats.DS2) == 22 and not set(beats.DS1) & set(beats.DS2)
-    assert set(beats.VALIDATION) < set(beats.DS1)
+    assert len(mitbih.DS1) == len(mitbih.DS2) == 22 and not set(mitbih.DS1) & set(mitbih.DS2)
+    assert set(mitbih.VALIDATION) < set(mitbih.DS1)
+
+
+def test_heartbeats_keep_patients_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mitbih, "DS1", (106, 101))
+    monkeypatch.setattr(mitbih, "DS2", (100,))
+    rng = np.random.default_rng(1)
+    for record, n in ((106, 8), (101, 4), (100, 6)):
+        codes = [1, 8, 5, 6, 12, 1, 1, 1][:n]
+        places = [(400 * (i + 1), code) for i, code in enumerate(codes)]
+        write_record(tmp_path, record, rng.integers(900, 1100, 4000), places)
+    found = catalogue.load(tmp_path, name="mitbih")
+    assert [len(s) for s in (found.train, found.validation, found.test)] == [7, 4, 5]
+    assert found.metric == "balanced" and found.labels == ("N", "S", "V", "F")
+    assert found.train.labels.tolist() == [0, 1, 2, 3, 0, 0, 0]
