@@ -23,7 +23,7 @@ from sw.compile.compiler import compile_network
 from sw.compile.cycles import predict_cycles
 from sw.driver.board import Board
 from sw.driver.device import Device
-from sw.driver.transport import DeviceError
+from sw.driver.errors import DeviceError
 from sw.network.network import INPUT, Layer, Network
 
 CONFIG = Config(name="bench", weight_depth=32768, max_layers=8)

@@ -33,9 +33,9 @@ from sim.virtual_board import executable
 from sw.driver import faults
 from sw.driver.board import Board
 from sw.driver.device import Device
-from sw.driver.discovery import DeviceNotFound
+from sw.driver.errors import DeviceError, DeviceNotFound
 from sw.driver.inference import Inference
-from sw.driver.transport import DeviceError, LinkCounters, Port
+from sw.driver.transport import LinkCounters, Port
 from sw.network.network import Layer, Network
 
 CONFIG = CONFIGS["sim"]

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and what reading damaged ones raises."""
+"""Writing files completely or not at all, and the errors that damaged files raise."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ ARRAY_ERRORS = (
     *(OSError, EOFError, MemoryError, RuntimeError, ValueError),
     *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
-"""What reading an ``.npy`` or ``.npz`` file raises if it is damaged or something else: a header may
-ask for any amount of memory, a zip archive be of an unknown kind or encrypted."""
+"""Exceptions that NumPy raises for damaged or foreign ``.npy`` and ``.npz`` files. A header may ask
+for any amount of memory, and an archive may be encrypted or use an unknown compression."""
 
 
 def write_whole(path: str | Path, raw: bytes) -> None:
-    """Write ``raw`` under another name and rename: an old file stays until the new one is there,
-    and a failure leaves nothing behind.
+    """Write a file under a temporary name and rename it. An old file stays until the new one is
+    complete, and a failure leaves nothing behind.
 
     Raises
     ------
@@ -34,22 +34,23 @@ def write_whole(path: str | Path, raw: bytes) -> None:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)  # mkstemp's own mode is for secrets
+        Path(temporary).chmod(0o666 & ~umask)  # mkstemp's own mode excludes other users
         Path(temporary).replace(path)
     finally:
         Path(temporary).unlink(missing_ok=True)
 
 
 class OutputError(RuntimeError):
-    """A file for results cannot be written."""
+    """An output file cannot be written."""
 
 
 def write_output(path: Path, raw: bytes) -> None:
-    """Writes a file whole or not at all.
+    """Write an output file completely or not at all.
 
     Raises
     ------
     OutputError
+        The file cannot be written; the message names it.
     """
     try:
         write_whole(path, raw)

@@ -23,7 +23,7 @@ from sw.cli.commands import EXIT_BAD_INPUT, EXIT_DEVICE, EXIT_INTERRUPTED, EXIT_
 from sw.compile.compiler import compile_network
 from sw.data import catalogue, dataset
 from sw.driver.board import Board
-from sw.driver.transport import LinkTimeout
+from sw.driver.errors import LinkTimeout
 from sw.files import OutputError, write_output
 from sw.network import netfile
 from tests.hw.tools.fake_tools import FakeTools

@@ -1,12 +1,10 @@
-"""Which boards are attached, what runs on them, and which networks fit them.
+"""List the boards that are attached, and which networks fit them.
 
-``python -m sw.boards net.spikefold`` opens each port for a moment; memories and runs
-stay as they are.
+Each port is opened for a moment. Memories and runs of the boards stay as they are.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -14,18 +12,16 @@ from typing import Any
 from hw.boards.configs import board_name, config_by_name
 from hw.protocol import PROTOCOL_VERSION, spec_hash
 from hw.spec import Config, SpecError
-from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, command
+from sw.cli.commands import EXIT_NO, EXIT_OK, CommandParser, command, exit_codes
 from sw.compile import fitting
 from sw.compile.program import Program
 from sw.driver.discovery import BoardIdentity, find_boards
 from sw.network import netfile
 from sw.network.netfile import NetworkFileError
 
-EXIT_NONE = 1
-
 
 def describe(port: str, identity: BoardIdentity, files: list[Path]) -> dict[str, Any]:
-    """A board as JSON values, with what each network file would need of it."""
+    """Describe a board as JSON values, with what each network file needs of its memories."""
     config = identity.config
     return {
         "port": port,
@@ -40,7 +36,7 @@ def describe(port: str, identity: BoardIdentity, files: list[Path]) -> dict[str,
 
 
 def fit(path: Path, config: Config) -> dict[str, Any]:
-    """Whether the network in a file fits a device.
+    """Find out whether the network in a file fits a device.
 
     Raises
     ------
@@ -52,7 +48,7 @@ def fit(path: Path, config: Config) -> dict[str, Any]:
 
 
 def as_text(board: dict[str, Any]) -> str:
-    """A board for a terminal."""
+    """Describe a board for a terminal."""
     lines = [
         f"{board['port']}: {board['board']}, {board['lanes']} lanes of {board['weight_bits']} "
         f"bits, {board['clk_hz'] / 1e6:g} MHz, {board['baud']:,} baud, gateware {board['gateware']}"
@@ -71,22 +67,20 @@ def as_text(board: dict[str, Any]) -> str:
 
 @command(NetworkFileError, SpecError)
 def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    """Run the command line and return its exit code."""
+    parser = CommandParser(
         prog="python -m sw.boards",
-        description="List the boards that are attached, and what fits them.",
+        description=__doc__,
         epilog=f"""examples:
   python -m sw.boards
   python -m sw.boards net.spikefold other.spikefold --json
-  python -m sw.boards net.spikefold --config icebreaker    a board that is not here
+  python -m sw.boards net.spikefold --config icebreaker    a board that is not attached
 
-exit codes: {EXIT_OK} found, {EXIT_NONE} no board, {EXIT_BAD_INPUT} bad input, \
-{EXIT_INTERRUPTED} interrupted""",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+{exit_codes("no board is attached")}""",
     )
-    parser.add_argument("networks", nargs="*", type=Path, help="network files: do they fit?")
+    parser.add_argument("networks", nargs="*", type=Path, help="network files to fit")
     parser.add_argument("--config", metavar="BOARD", help="a known board, attached or not")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args(argv)
     others: list[str] = []
     if arguments.config:
@@ -105,4 +99,4 @@ exit codes: {EXIT_OK} found, {EXIT_NONE} no board, {EXIT_BAD_INPUT} bad input, \
             print("no board is attached. Plug one in, or use the virtual board: --board sim")
         for line in others:
             print(f"  {line}")
-    return EXIT_OK if boards else EXIT_NONE
+    return EXIT_OK if boards else EXIT_NO

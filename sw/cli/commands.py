@@ -1,41 +1,114 @@
-"""What commands have in common: exit codes, errors of ours as messages, files for results."""
+"""What all commands share: exit codes, errors as messages, and help that shows how the command was
+called."""
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import functools
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
-from sw.driver.results import INTERRUPTED
-from sw.driver.transport import DeviceError
+from sw.driver.errors import DeviceError
 from sw.files import OutputError
 
 EXIT_OK = 0
+"""The command did what it was asked to do."""
+EXIT_NO = 1
+"""The command ran, and the answer is no: results differ, a network does not fit."""
 EXIT_BAD_INPUT = 2
+"""An argument or a file is invalid, or a program that is needed is not installed."""
 EXIT_DEVICE = 3
+"""There is no device, or it failed."""
 EXIT_INTERRUPTED = 130
+"""Ctrl-C was pressed."""
 
 P = ParamSpec("P")
 
+_prefix: ContextVar[str | None] = ContextVar("prefix", default=None)
+"""What stands before a command's name where it is called, such as ``spikefold``; None stands for
+``python -m sw.`` and ``python -m hw.``."""
+
+
+@contextlib.contextmanager
+def called_through(prefix: str) -> Iterator[None]:
+    """Within a ``with`` block, show commands as ``PREFIX NAME`` in help and messages."""
+    token = _prefix.set(prefix)
+    try:
+        yield
+    finally:
+        _prefix.reset(token)
+
+
+def as_called(text: str) -> str:
+    """Return a text about commands, such as ``python -m sw.run``, with the form that was called."""
+    prefix = _prefix.get()
+    return text if prefix is None else re.sub(r"python -m [sh]w\.(?=\w)", f"{prefix} ", text)
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Parser of a command's arguments, whose help shows the command as it was called.
+
+    ``prog`` and all texts name commands as ``python -m sw.NAME``. Line breaks of description and
+    epilog are kept.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, **kwargs)
+        self.prog = as_called(self.prog)
+        self.description = as_called(self.description or "")
+        self.epilog = as_called(self.epilog or "")
+
+
+def exit_codes(no: str | None = None, *, done: str = "done", device: bool = False) -> str:
+    """Return the line of a command's help that explains its exit codes.
+
+    Parameters
+    ----------
+    no : meaning of :data:`EXIT_NO`; None if the command never returns it.
+    done : meaning of :data:`EXIT_OK`.
+    device : whether the command uses a device.
+    """
+    meanings = {
+        EXIT_OK: done,
+        EXIT_NO: no,
+        EXIT_BAD_INPUT: "bad input",
+        EXIT_DEVICE: "no device, or lost" if device else None,
+        EXIT_INTERRUPTED: "interrupted",
+    }
+    listed = "; ".join(f"{code} {what}" for code, what in meanings.items() if what)
+    return f"exit codes: {listed}"
+
 
 def check_output(path: Path | None) -> None:
-    """Before work that would be lost: whether the folder of a file for results is there.
+    """Check that the folder of an output file exists, before work whose results would be lost.
 
     Raises
     ------
     OutputError
+        The folder does not exist.
     """
     if path is not None and not path.parent.is_dir():
         raise OutputError(f"{path} cannot be written: there is no folder {path.parent}")
 
 
 def command(
-    *errors: type[Exception], interrupted: str = INTERRUPTED
+    *errors: type[Exception], interrupted: str = "interrupted"
 ) -> Callable[[Callable[P, int]], Callable[P, int]]:
-    """Lets a command end with a message and an exit code where it would raise one of ``errors``
-    (bad input), an error of a device, or KeyboardInterrupt."""
+    """Make a command end with a message on standard error and an exit code where it would raise.
+
+    Errors of a device and of output files are handled for every command.
+
+    Parameters
+    ----------
+    errors : exceptions that mean bad input.
+    interrupted : message after Ctrl-C.
+    """
 
     def decorate(main: Callable[P, int]) -> Callable[P, int]:
         @functools.wraps(main)
@@ -43,7 +116,7 @@ def command(
             try:
                 return main(*args, **kwargs)
             except (*errors, OutputError, DeviceError) as error:
-                print(f"error: {error}", file=sys.stderr)
+                print(f"error: {as_called(str(error))}", file=sys.stderr)
                 return EXIT_DEVICE if isinstance(error, DeviceError) else EXIT_BAD_INPUT
             except KeyboardInterrupt:
                 print(interrupted, file=sys.stderr)

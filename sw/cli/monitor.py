@@ -1,8 +1,7 @@
-"""Watch a board at work: a live terminal view of images per second, utilisation, spikes per layer
-and errors of the link.
+"""Watch a working board: speed, utilisation, spikes per layer and errors of the link, live.
 
-A port belongs to one program at a time, so that the monitor itself runs a network on the board, on
-test images over and over. A virtual board's rates are those of its simulated clock.
+Only one program can use a port at a time, so the monitor itself runs a network on the board, with
+test images over and over. A virtual board's speeds are those of its simulated clock.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,14 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.live import Live
 
-from hw.boards.configs import BOARDS, board_name
-from sw import shipped
+from hw.boards.configs import board_name
 from sw.cli import options
-from sw.cli.commands import EXIT_BAD_INPUT, EXIT_DEVICE, EXIT_INTERRUPTED, EXIT_OK, command
+from sw.cli.commands import EXIT_OK, CommandParser, as_called, command, exit_codes
 from sw.compile.program import FitError, Program
 from sw.data.dataset import DataError
 from sw.driver import session
 from sw.driver.group import open_boards
-from sw.driver.inference import program_for
+from sw.driver.loading import program_for
 from sw.files import write_output
 from sw.network import netfile
 from sw.network.encoder import InputError
@@ -46,7 +44,7 @@ from sw.reporting.live import (
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m sw.monitor",
         description=__doc__,
         epilog=f"""examples:
@@ -54,45 +52,37 @@ def _parser() -> argparse.ArgumentParser:
   python -m sw.monitor --board sim -n 50 --picture monitor.svg
   python -m sw.monitor net.spikefold --board /dev/ttyUSB0 --json | jq .images_per_s
 
-Where there is no terminal, a summary at the end is all. Ctrl-C ends it like -n and --seconds do.
-exit codes: {EXIT_OK} ended, {EXIT_BAD_INPUT} bad input, {EXIT_DEVICE} no device or lost,
-{EXIT_INTERRUPTED} interrupted before the first image""",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+Output that is no terminal gets only a summary at the end. Ctrl-C ends the monitor like -n and
+--seconds do; only before the first image is that an interruption.
+
+{exit_codes(done="ended", device=True)}""",
     )
-    parser.add_argument(
-        "network",
-        nargs="?",
-        type=Path,
-        default=shipped.NETWORK,
-        help="network file (the shipped one)",
-    )
-    parser.add_argument(
-        "--board",
-        nargs="?",
-        const=options.FIND,
-        default=options.VIRTUAL,
-        metavar="PORT",
-        help="serial port; sim, or sim:BOARD for another board's configuration "
-        f"({', '.join(BOARDS)}); several, separated by commas; without a value the board is looked "
-        "for (default: sim)",
-    )
-    parser.add_argument("--baud", type=int, help="fastest rate to use (the board's own)")
+    options.add_network(parser)
+    options.add_board(parser)
     options.add_inputs(parser)
     parser.add_argument("-n", type=int, metavar="N", help="end after N images")
     parser.add_argument("--seconds", type=float, metavar="S", help="end after S seconds")
     parser.add_argument(
-        "--json", action="store_true", help="a JSON object per line, twice a second"
+        "--json", action="store_true", help="print a JSON object per line, twice a second"
     )
-    parser.add_argument("--picture", type=Path, metavar="SVG", help="draw the last view to a file")
+    parser.add_argument("--picture", type=Path, metavar="SVG", help="write the last view to a file")
     return parser
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """What a monitor has shown: the last snapshot, and the speeds of the last ones."""
+
+    last: Snapshot
+    title: str
+    history: list[float]
 
 
 def _watch(
     arguments: argparse.Namespace, monitor: Monitor, samples: NDArray[Any], console: Console
-) -> tuple[Snapshot, str, list[float]]:
-    """Runs until it is told to end; gives the last snapshot, the title and the history."""
+) -> _Watched:
+    """Classify samples over and over, and show snapshots, until the end that was asked for."""
     board, network = monitor.board, monitor.network
-    simulated = any(one.device.virtual for one in board.boards)
     title = f"{arguments.network.name} on {board_name(board.config)} ({board.port})"
     history: deque[float] = deque(maxlen=N_HISTORY)
     last: Snapshot | None = None
@@ -112,7 +102,7 @@ def _watch(
         if arguments.json:
             print(json.dumps(asdict(last)), flush=True)
         if screen is not None:
-            screen.update(view(last, title, list(history), simulated), refresh=True)
+            screen.update(view(last, title, list(history), board.virtual), refresh=True)
 
     screen = Live(console=console, auto_refresh=False) if live else None
     stream = board.stream(endless())
@@ -137,12 +127,19 @@ def _watch(
         if screen is not None:
             screen.stop()
     assert last is not None
-    return last, title, list(history)
+    return _Watched(last, title, list(history))
+
+
+def _draw(path: Path, watched: _Watched, simulated: bool) -> None:
+    """Write the last view to an SVG file."""
+    paper = Console(record=True, width=SCREENSHOT_WIDTH, file=io.StringIO(), force_terminal=True)
+    paper.print(view(watched.last, watched.title, watched.history, simulated))
+    write_output(path, paper.export_svg(title=as_called("python -m sw.monitor")).encode())
 
 
 @command(netfile.NetworkFileError, DataError, InputError, FitError)
 def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line and return its exit code."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     if (arguments.n is not None and arguments.n < 1) or (
@@ -157,14 +154,10 @@ def main(argv: list[str] | None = None) -> int:
         program, _ = program_for(file.network, file.program, board.config)
         options.load(board, program)
         monitor = Monitor(board, file.network, labels)
-        last, title, history = _watch(arguments, monitor, samples, console)
-        simulated = any(one.device.virtual for one in board.boards)
+        watched = _watch(arguments, monitor, samples, console)
+        simulated = board.virtual
     if not arguments.json and not console.is_terminal:
-        print(as_text(last))
+        print(as_text(watched.last))
     if arguments.picture is not None:
-        paper = Console(
-            record=True, width=SCREENSHOT_WIDTH, file=io.StringIO(), force_terminal=True
-        )
-        paper.print(view(last, title, history, simulated))
-        write_output(arguments.picture, paper.export_svg(title="python -m sw.monitor").encode())
+        _draw(arguments.picture, watched, simulated)
     return EXIT_OK

@@ -1,4 +1,4 @@
-"""Options that commands share: which board, which samples."""
+"""Options that commands share: which network, which board, which samples."""
 
 from __future__ import annotations
 
@@ -11,31 +11,58 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from hw.boards.configs import CONFIGS, board_name, config_by_name
+from hw.boards.configs import BOARDS, CONFIGS, board_name, config_by_name
 from hw.protocol import spec_hash
 from hw.spec import SpecError
 from sw.compile.program import Program
 from sw.data import catalogue, inputs
 from sw.data.catalogue import NAMES
-from sw.driver.board import Board
-from sw.driver.group import Boards
-from sw.driver.inference import Loaded, load_bytes
+from sw.driver.any_board import AnyBoard
+from sw.driver.loading import Loaded, load_bytes
 from sw.network import encoder
 from sw.network.encoder import InputError
 from sw.network.network import Network
+from sw.shipped import NETWORK
 
 VIRTUAL = "sim"
+"""Port of the virtual board."""
 FIND = "auto"
+"""Value of ``--board`` without a port: search all USB serial ports."""
+
+
+def add_network(parser: argparse.ArgumentParser) -> None:
+    """Add the network file to run."""
+    parser.add_argument(
+        "network", nargs="?", type=Path, default=NETWORK, help="network file (the shipped one)"
+    )
+
+
+def add_board(parser: argparse.ArgumentParser, *, several: bool = True) -> None:
+    """Add the options that choose a board, or several boards that work as one, and the rate."""
+    joined = "several, separated by commas, work as one; " if several else ""
+    parser.add_argument(
+        "--board",
+        nargs="?",
+        const=FIND,
+        default=VIRTUAL,
+        metavar="PORT",
+        help="serial port; sim, or sim:BOARD for the configuration of another board "
+        f"({', '.join(BOARDS)}); {joined}without a value all USB ports are searched (default: sim)",
+    )
+    parser.add_argument(
+        "--baud", type=int, help="fastest rate to use, in bits per second (the board's own)"
+    )
 
 
 def add_inputs(parser: argparse.ArgumentParser) -> Any:
-    """Options that say what is classified; gives the group of those that exclude each other."""
+    """Add the options that choose what is classified. Returns the group of those that exclude each
+    other."""
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--data",
         metavar="NAME",
-        help=f"test samples of a data set: {', '.join(NAMES)}, or a path of own data (the shipped "
-        "Fashion-MNIST images)",
+        help=f"test samples of a data set: {', '.join(NAMES)}, or the path of your own data (the "
+        "shipped Fashion-MNIST images)",
     )
     source.add_argument(
         "--input",
@@ -45,20 +72,23 @@ def add_inputs(parser: argparse.ArgumentParser) -> Any:
         help=".npy or .npz files of samples, images (PNG, JPEG, ...), event recordings (.bin, "
         ".aedat, or .npy and .npz with t, x, y, p)",
     )
-    parser.add_argument("--data-dir", type=Path, help="folder of the data set")
+    parser.add_argument("--data-dir", type=Path, help="folder that has the data set of --data")
     parser.add_argument(
         "--sensor",
         type=int,
         nargs=2,
         metavar=("H", "W"),
-        help="height and width of the recordings' sensor (the network's)",
+        help="height and width of the sensor of event recordings (those of the network's input)",
     )
     return source
 
 
 def port_of(board: str, program: Program | None) -> str | None:
-    """What :meth:`sw.device.Board.open` takes for ``--board``. The virtual board is one that the
-    network was compiled for, if it has a name."""
+    """Return what :func:`sw.driver.group.open_boards` takes for a value of ``--board``.
+
+    Plain ``sim`` becomes the virtual board that ``program`` was compiled for, if that is one of
+    :mod:`hw.boards.configs`.
+    """
     if board == FIND:
         return None
     name, question, options = board.partition("?")
@@ -74,40 +104,46 @@ def port_of(board: str, program: Program | None) -> str | None:
 def find_inputs(
     arguments: argparse.Namespace, network: Network
 ) -> tuple[NDArray[np.uint8], NDArray[Any] | None]:
-    """Samples as :func:`add_inputs` has them, and their labels.
+    """Read the samples that the options of :func:`add_inputs` choose.
+
+    Returns
+    -------
+    Samples as the network takes them, and labels (N,) if they are known.
 
     Raises
     ------
     DataError, InputError
-        What was named cannot be read, or the network does not take it; a folder is of no data set.
+        The samples cannot be read, or the network does not take them.
     """
     check_data_dir(arguments)
     if arguments.input:
         sensor = None if arguments.sensor is None else tuple(arguments.sensor)
         return inputs.read(arguments.input, network, sensor)
     if arguments.sensor is not None:
-        raise InputError("--sensor is the size of the recordings of --input: name them")
+        raise InputError("--sensor is the size of recordings: name the recordings with --input")
     if arguments.data:
         found = catalogue.load(arguments.data_dir, name=arguments.data, timesteps=network.timesteps)
         split, what = found.test, f"the samples of {found.name}"
     else:
-        split, what = catalogue.load_samples(), "Fashion-MNIST's"
+        split, what = catalogue.load_samples(), "the shipped samples of Fashion-MNIST"
     try:
         encoder.check_input(network, split.images)
         inputs.check_labels(split.labels, network.n_classes, "the data set")
     except InputError as error:
-        raise InputError(f"{error}. That is {what}; give others with --data or --input") from error
+        raise InputError(
+            f"{error}. These are {what}; choose others with --data or --input"
+        ) from error
     return split.images, split.labels
 
 
 def check_data_dir(arguments: argparse.Namespace) -> None:
-    """Raise :class:`InputError` if there is a folder of a data set that is not named."""
+    """Raise :class:`InputError` if ``--data-dir`` is given without ``--data``."""
     if arguments.data_dir and not arguments.data:
         raise InputError(f"--data-dir {arguments.data_dir}: name the data set in it with --data")
 
 
-def load(board: Board | Boards, program: Program) -> Loaded:
-    """Loads a program, with a progress bar."""
-    n_bytes = load_bytes(program) * len(board.boards)
+def load(board: AnyBoard, program: Program) -> Loaded:
+    """Load a program into a board, with a progress bar on a terminal."""
+    n_bytes = load_bytes(program) * len(board.devices)
     with tqdm(total=n_bytes, unit="B", unit_scale=True, desc="loading", disable=None) as bar:
         return board.load(program, bar.update)

@@ -23,9 +23,9 @@ from sw.compile.program import FitError, Program
 from sw.data import catalogue
 from sw.data.dataset import DataError
 from sw.data.inputs import check_labels, read_images
-from sw.driver.board import Board
-from sw.driver.group import Boards, open_boards
-from sw.driver.inference import program_for
+from sw.driver.any_board import AnyBoard
+from sw.driver.group import open_boards
+from sw.driver.loading import program_for
 from sw.files import write_output
 from sw.network import netfile
 from sw.network.encoder import InputError, check_input
@@ -326,7 +326,7 @@ def _program(file: netfile.NetworkFile, target: str | None) -> tuple[Program | N
 @contextlib.contextmanager
 def _board(
     arguments: argparse.Namespace, network: Network, program: Program | None
-) -> Iterator[Board | Boards | None]:
+) -> Iterator[AnyBoard | None]:
     """A board with the network in it, if one was asked for."""
     if arguments.board is None:
         yield None

@@ -1,13 +1,11 @@
-"""Classify images on a device, and check what it did against the PyTorch integer reference.
-
-``python -m sw.run --board sim`` runs the shipped network on the virtual board.
-"""
+"""Classify images on a board, and compare every spike with the PyTorch integer reference."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,35 +14,36 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.boards.configs import BOARDS, board_name
+from hw.boards.configs import board_name
+from sw.cli import options
 from sw.cli.commands import (
-    EXIT_BAD_INPUT,
     EXIT_DEVICE,
     EXIT_INTERRUPTED,
+    EXIT_NO,
     EXIT_OK,
+    CommandParser,
     check_output,
     command,
+    exit_codes,
 )
-from sw.cli.options import FIND, VIRTUAL, add_inputs, find_inputs, load, port_of
 from sw.compile import costs
 from sw.compile.program import FitError, Program
 from sw.data import inputs, metrics
 from sw.data.dataset import DataError
 from sw.driver.group import open_boards
-from sw.driver.inference import Inference, program_for
-from sw.driver.results import INTERRUPTED, LayerTotal, Results, percentiles_ms
+from sw.driver.inference import Inference
+from sw.driver.loading import program_for
+from sw.driver.results import INTERRUPTED, LayerMeans, Results, percentiles_ms
 from sw.driver.session import CHECKS, classify, classify_live
 from sw.files import write_output
 from sw.network import netfile
 from sw.network.encoder import InputError
 from sw.network.network import Network
-from sw.shipped import NETWORK
 
 N_MISMATCHES_SHOWN = 10
 THUMBNAILS_PER_ROW = 4
 SHADES = " .:-=+*#%@"
-
-EXIT_MISMATCH = 1
+"""Characters of thumbnails, from dark to bright."""
 
 
 def thumbnails(
@@ -53,8 +52,8 @@ def thumbnails(
     predictions: list[int],
     names: tuple[str, ...],
 ) -> str:
-    """Images (N, C, H, W), or frames (N, T, C, H, W), as characters, side by side, with what they
-    are and what the device says."""
+    """Draw images (N, C, H, W) or frames (N, T, C, H, W) as characters, side by side, each with its
+    label and the device's prediction."""
     blocks = []
     for n, image in enumerate(images):
         grey = image.reshape(-1, *image.shape[-2:]).mean(axis=0)
@@ -75,100 +74,110 @@ def thumbnails(
     return "\n\n".join(rows)
 
 
-def _latencies(results: Results) -> list[tuple[str, list[float]]]:
-    return [
-        ("link", results.link_s),
-        ("compute", results.compute_s),
-        ("in all", results.latency_s),
-    ]
-
-
-def _latency_line(name: str, seconds: list[float]) -> str:
-    values = percentiles_ms(seconds)
-    assert values is not None
-    return f"latency    {name}: p50 {values['p50']:.2f} ms, p99 {values['p99']:.2f} ms"
-
-
 def as_text(results: Results) -> str:
-    """Results for a terminal."""
-    n = results.n_done
+    """Format results for a terminal."""
     lines = []
     if results.stopped:
         lines += [
             f"STOPPED {results.stopped}",
-            f"the results of {n} of {results.n_requested} images:",
+            f"the results of {results.n_done} of {results.n_requested} images:",
         ]
-    if not n:
+    if not results.n_done:
         return "\n".join([*lines, "no image was classified"])
-    if results.n_correct is not None:
-        low, high = metrics.wilson(results.n_correct, n)
-        lines.append(
-            f"accuracy   {results.n_correct / n:.2%} ({results.n_correct} of {n}; 95 % interval "
-            f"{low:.2%} to {high:.2%})"
-        )
-    else:
-        lines.append(f"classes    {' '.join(map(str, results.predictions))}")
-    cycles = float(np.mean(results.n_cycles))
-    lines += [
-        f"speed      {n / results.wall_s:.1f} images/s; loading took {results.load_s:.1f} s",
-        *(_latency_line(name, values) for name, values in _latencies(results) if values),
-        f"core       {cycles:,.0f} cycles per image: {1e3 * cycles / results.clk_hz:.3f} ms at "
-        f"{results.clk_hz / 1e6:g} MHz",
-    ]
-    if results.line_s and results.core_s:
-        needs = {"link": results.line_s, "core": results.core_s}
-        slower, faster = sorted(needs, key=lambda name: -needs[name])
-        lines.append(
-            f"bottleneck {slower}: {1e3 * needs[slower]:.3f} ms per image against "
-            f"{1e3 * needs[faster]:.3f} ms of the {faster}, at {results.baud:,} baud and "
-            f"{results.clk_hz / 1e6:g} MHz"
-        )
-    if results.n_repeated or results.n_recoveries:
-        lines.append(
-            f"link       {results.n_repeated} requests sent again, begun anew "
-            f"{results.n_recoveries} times"
-        )
+    lines += [_accuracy(results), *_speed(results), *_link(results)]
     if results.layers:
-        lines.append(
-            f"energy     {costs.PJ_PER_ACCUMULATION * results.n_synaptic_ops / 1e6:.3f} µJ per "
-            f"image, not measured: by the convention of {costs.PJ_PER_ACCUMULATION} pJ an addition"
-        )
-        width = max(len("layer"), *map(len, results.layers))
-        lines.append(
-            f"{'layer':<{width}}  {'cycles':>10}  {'weight reads':>12}  {'synaptic ops':>12}  "
-            f"{'spikes':>9}   (means per image)"
-        )
-        total = LayerTotal(
-            **{
-                f.name: sum(getattr(t, f.name) for t in results.layers.values())
-                for f in fields(LayerTotal)
-            }
-        )
-        for name, row in (*results.layers.items(), ("total", total)):
-            lines.append(
-                f"{name:<{width}}  {row.n_cycles:>10,.0f}  {row.n_weight_reads:>12,.0f}  "
-                f"{row.n_synaptic_ops:>12,.0f}  {row.n_spikes:>9,.0f}"
-            )
+        lines += _layers(results)
     if results.check:
-        what = "predictions, logits, synaptic operations and spike counts"
-        what += " and every spike" if results.check == "spikes" else ""
-        if results.mismatches:
-            lines.append(
-                f"MISMATCH: {len(results.mismatches)} differences from the PyTorch reference in "
-                f"{results.n_checked} images"
-            )
-            lines += [f"  {m}" for m in results.mismatches[:N_MISMATCHES_SHOWN]]
-        else:
-            lines.append(
-                f"check      {results.n_checked} images: {what} equal the PyTorch reference"
-            )
+        lines += _check(results)
     return "\n".join(lines)
 
 
+def _accuracy(results: Results) -> str:
+    if results.n_correct is None:
+        return f"classes    {' '.join(map(str, results.predictions))}"
+    n = results.n_done
+    low, high = metrics.wilson(results.n_correct, n)
+    return (
+        f"accuracy   {results.n_correct / n:.2%} ({results.n_correct} of {n}; 95 % interval "
+        f"{low:.2%} to {high:.2%})"
+    )
+
+
+def _speed(results: Results) -> Iterator[str]:
+    yield (
+        f"speed      {results.n_done / results.wall_s:.1f} images/s; loading took "
+        f"{results.load_s:.1f} s"
+    )
+    for name, seconds in (
+        ("link", results.link_s),
+        ("compute", results.compute_s),
+        ("in all", results.latency_s),
+    ):
+        values = percentiles_ms(seconds)
+        if values is not None:
+            yield f"latency    {name}: p50 {values['p50']:.2f} ms, p99 {values['p99']:.2f} ms"
+    cycles = float(np.mean(results.n_cycles))
+    yield (
+        f"core       {cycles:,.0f} cycles per image: {1e3 * cycles / results.clk_hz:.3f} ms at "
+        f"{results.clk_hz / 1e6:g} MHz"
+    )
+    if results.line_s and results.core_s:
+        needs = {"link": results.line_s, "core": results.core_s}
+        slower, faster = sorted(needs, key=lambda name: -needs[name])
+        yield (
+            f"bottleneck {slower}: {1e3 * needs[slower]:.3f} ms per image, the {faster} takes "
+            f"{1e3 * needs[faster]:.3f} ms, at {results.baud:,} baud and "
+            f"{results.clk_hz / 1e6:g} MHz"
+        )
+
+
+def _link(results: Results) -> Iterator[str]:
+    if results.n_repeated or results.n_recoveries:
+        yield (
+            f"link       {results.n_repeated} requests sent again, {results.n_recoveries} restarts"
+        )
+
+
+def _layers(results: Results) -> Iterator[str]:
+    yield (
+        f"energy     {costs.PJ_PER_ACCUMULATION * results.n_synaptic_ops / 1e6:.3f} µJ per image, "
+        f"not measured: by the convention of {costs.PJ_PER_ACCUMULATION} pJ an addition"
+    )
+    width = max(len("layer"), *map(len, results.layers))
+    yield (
+        f"{'layer':<{width}}  {'cycles':>10}  {'weight reads':>12}  {'synaptic ops':>12}  "
+        f"{'spikes':>9}   (means per image)"
+    )
+    total = LayerMeans(
+        **{
+            field.name: sum(getattr(means, field.name) for means in results.layers.values())
+            for field in fields(LayerMeans)
+        }
+    )
+    for name, row in (*results.layers.items(), ("total", total)):
+        yield (
+            f"{name:<{width}}  {row.n_cycles:>10,.0f}  {row.n_weight_reads:>12,.0f}  "
+            f"{row.n_synaptic_ops:>12,.0f}  {row.n_spikes:>9,.0f}"
+        )
+
+
+def _check(results: Results) -> Iterator[str]:
+    if results.mismatches:
+        yield (
+            f"MISMATCH: {len(results.mismatches)} differences from the PyTorch reference in "
+            f"{results.n_checked} images"
+        )
+        yield from (f"  {mismatch}" for mismatch in results.mismatches[:N_MISMATCHES_SHOWN])
+        return
+    what = "predictions, logits, synaptic operations and spike counts"
+    what += " and every spike" if results.check == "spikes" else ""
+    yield f"check      {results.n_checked} images: {what} equal the PyTorch reference"
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m sw.run",
-        description="Classify images on a device.",
+        description=__doc__,
         epilog=f"""examples:
   python -m sw.run --board sim                    shipped network and images, virtual board
   python -m sw.run --board sim --check            and compare every spike with PyTorch
@@ -178,81 +187,78 @@ def _parser() -> argparse.ArgumentParser:
   python -m sw.run events.spikefold --board --input recording.bin --sensor 34 34
   ffmpeg -i camera.mp4 -vf scale=28:28 -pix_fmt gray -f rawvideo - | python -m sw.run --live
 
-exit codes: {EXIT_OK} done, {EXIT_MISMATCH} differs from the reference, {EXIT_BAD_INPUT} bad input,
-{EXIT_DEVICE} no device or lost, {EXIT_INTERRUPTED} interrupted""",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+{exit_codes("differs from the reference", device=True)}""",
     )
-    parser.add_argument(
-        "network", nargs="?", type=Path, default=NETWORK, help="network file (the shipped one)"
-    )
-    parser.add_argument(
-        "--board",
-        nargs="?",
-        const=FIND,
-        default=VIRTUAL,
-        metavar="PORT",
-        help="serial port; sim, or sim:BOARD for another board's configuration "
-        f"({', '.join(BOARDS)}); without a value the board is looked for (default: sim)",
-    )
-    parser.add_argument("--baud", type=int, help="fastest rate to use (the board's own)")
-    add_inputs(parser).add_argument(
+    options.add_network(parser)
+    options.add_board(parser)
+    options.add_inputs(parser).add_argument(
         "--live",
         action="store_true",
-        help="classify raw samples (uint8, one after another) as they come in on standard input, "
-        "a line for each; with --json a JSON object for each",
+        help="classify raw samples (uint8, one after another) as they arrive on standard input, "
+        "and print a line for each, or with --json a JSON object",
     )
-    parser.add_argument("-n", type=int, metavar="N", help="only the first N images")
+    parser.add_argument("-n", type=int, metavar="N", help="classify only the first N images")
     parser.add_argument(
         "--check",
         nargs="?",
         const="spikes",
         choices=CHECKS,
-        help="compare with the PyTorch integer reference: predictions, logits and every spike, or "
-        "with 'counts' the layers' spike counts in place of the spikes (default: spikes)",
+        help="compare predictions, logits and every spike with the PyTorch integer reference; with "
+        "'counts', the number of spikes of each layer in place of the spikes (default: spikes)",
     )
     parser.add_argument(
-        "--show", type=int, default=0, metavar="N", help="draw the first N images with the answers"
+        "--show",
+        type=int,
+        default=0,
+        metavar="N",
+        help="draw the first N images and predictions",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the results as JSON")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     return parser
 
 
-@command(netfile.NetworkFileError, DataError, InputError, FitError)
-def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Parse the command line, and reject options that exclude each other."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.n is not None and arguments.n < 1:
         parser.error("-n takes a number of at least 1")
+    if arguments.live and (arguments.check or arguments.show):
+        parser.error("--check and --show need files: they cannot be used with --live")
+    if arguments.check and find_spec("torch") is None:
+        parser.error("--check compares with PyTorch, which is not installed ('make host' has none)")
+    if arguments.live and arguments.data_dir:
+        parser.error("--data-dir is the folder of a data set: it cannot be used with --live")
+    return arguments
+
+
+@command(netfile.NetworkFileError, DataError, InputError, FitError)
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    arguments = _arguments(argv)
 
     def say(text: str) -> None:
         print(text, file=sys.stderr if arguments.json else sys.stdout, flush=True)
 
-    if arguments.live and (arguments.check or arguments.show):
-        parser.error("--check and --show need files: they do not go with --live")
-    if arguments.check and find_spec("torch") is None:
-        parser.error("--check compares with PyTorch, which is not installed here ('make host')")
-    if arguments.live and arguments.data_dir:
-        parser.error("--data-dir is the folder of a data set: it does not go with --live")
     check_output(arguments.out)
     images, labels = np.zeros(0, np.uint8), None
     file = netfile.load(arguments.network, Program)
     network = file.network
     if not arguments.live:
-        images, labels = find_inputs(arguments, network)
+        images, labels = options.find_inputs(arguments, network)
         images = images[: arguments.n]
         labels = None if labels is None else labels[: arguments.n]
-    port = port_of(arguments.board, file.program)
-    if port is not None and port.startswith(VIRTUAL):
+    port = options.port_of(arguments.board, file.program)
+    if port is not None and port.startswith(options.VIRTUAL):
         say(f"starting the virtual board {port} (compiled once, which takes a minute or two)")
     with open_boards(port, arguments.baud) as board:
         program, note = program_for(network, file.program, board.config)
         if note:
             say(f"{note}; {file.stale}" if file.stale else note)
-        loaded = load(board, program)
+        loaded = options.load(board, program)
         if loaded.n_written < loaded.n_bytes // 2:
-            say("the network was in the board already")
+            say("the board already held the network")
         results = Results(
             network=str(arguments.network),
             sha256=file.sha256,
@@ -262,7 +268,7 @@ def main(argv: list[str] | None = None) -> int:
             labels=None if labels is None else [int(y) for y in labels],
             check=arguments.check,
             load_s=loaded.seconds,
-            baud=board.boards[0].device.transport.baud,
+            baud=board.devices[0].transport.baud,
         )
         shape = "x".join(map(str, inputs.sample_shape(network)))
         say(
@@ -282,7 +288,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _live_line(inference: Inference, results: Results, network: Network, as_json: bool) -> str:
-    """An outcome while others are still to come."""
+    """Format an outcome as a line of a live session."""
     number, latency_ms = results.n_done - 1, 1e3 * inference.latency_s
     name = network.labels[inference.prediction] if network.labels else str(inference.prediction)
     if as_json:
@@ -305,7 +311,7 @@ def _finish(
     images: NDArray[np.uint8],
     labels: NDArray[Any] | None,
 ) -> int:
-    """Print and write what there is; returns the exit code."""
+    """Print and write the results, and return the exit code."""
     document = json.dumps(results.to_dict(), indent=1)
     if arguments.json:
         print(json.dumps(results.to_dict()) if arguments.live else document)
@@ -314,8 +320,8 @@ def _finish(
         if n_shown:
             print(thumbnails(images[:n_shown], labels, results.predictions, network.labels), "\n")
         print(as_text(results))
-    if arguments.out:  # last: what cannot be written has been seen at least
+    if arguments.out:  # last, so that results that cannot be written have at least been printed
         write_output(arguments.out, document.encode())
     if results.stopped:
         return EXIT_INTERRUPTED if results.stopped == INTERRUPTED else EXIT_DEVICE
-    return EXIT_MISMATCH if results.mismatches else EXIT_OK
+    return EXIT_NO if results.mismatches else EXIT_OK

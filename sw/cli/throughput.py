@@ -1,16 +1,14 @@
-"""How much of a serial line's rate carries payload: in loading, in streaming spikes, in reading
-back.
+"""Measure how much of a serial line's rate carries payload.
 
-The share is payload bytes per second over the ten-bit bytes per second of the agreed rate. What
-counts as payload: in loading, the rows that were written (those that hold zeros already are not);
-in streaming, the input spikes of every sample; in reading back, the rows. Frames, addresses, CRCs,
-byte stuffing, acknowledgements, checks and waiting are what is lost. A virtual board's seconds are
-those of its simulated clock, so that they are exact.
+The share is payload bytes per second over the bytes per second that the line can carry in one
+direction, at ten bits per byte. Payload is: in loading, the rows that had to be written; in
+streaming, the input spikes of every sample; in reading back, the rows. The rest is framing,
+addresses, CRCs, byte stuffing, acknowledgements, checks and waiting. A virtual board's times are
+those of its simulated clock, so that they are exact. What the board holds is overwritten.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Callable
@@ -20,48 +18,54 @@ import numpy as np
 
 from hw.protocol import Space, n_rows
 from hw.spec import Config
-from sw.cli.commands import EXIT_BAD_INPUT, EXIT_DEVICE, EXIT_INTERRUPTED, EXIT_OK, command
+from sw.cli import options
+from sw.cli.commands import EXIT_NO, EXIT_OK, CommandParser, command, exit_codes
 from sw.compile.compiler import compile_network
 from sw.compile.program import FitError
 from sw.driver.board import Board
-from sw.driver.device import Device
 from sw.network.network import Layer, Network
 
 GOAL = 0.9
+"""Share of the line that loading and streaming should reach."""
 TIMESTEPS = 4
 SHAPE = (2, 32, 32)
-"""Of the input map: 1 KiB of spikes a sample, as of an event camera."""
+"""Shape of the input map: 1 KiB of spikes per sample, as from an event camera."""
 DENSITY = 0.1
+"""Share of input bits that are spikes."""
 N_CLASSES = 10
 N_SAMPLES = 40
 
-EXIT_BELOW = 1
-
 
 @dataclass(frozen=True)
-class Figure:
-    """A measurement."""
+class Transfer:
+    """Measurement of one kind of transfer.
+
+    Attributes
+    ----------
+    n_bytes_out, n_bytes_in : all bytes on the line towards and from the board.
+    """
 
     what: str
     n_payload_bytes: int
     n_bytes_out: int
-    """Bytes on the line towards the board, all in all."""
     n_bytes_in: int
     seconds: float
     baud: int
 
     @property
     def bytes_per_s(self) -> float:
+        """Payload bytes per second."""
         return self.n_payload_bytes / self.seconds
 
     @property
     def share(self) -> float:
-        """Of what the line can carry in one direction."""
+        """Payload as a share of what the line can carry in one direction."""
         return 10 * self.bytes_per_s / self.baud
 
 
 def network(config: Config) -> Network:
-    """One layer that needs a cycle per input spike, much less than its input on the line."""
+    """Make a network of one layer, which takes a cycle per input spike: much less time than the
+    line takes for its input."""
     rng = np.random.default_rng(0)
     n_inputs = int(np.prod(SHAPE))
     unshared = TIMESTEPS if (TIMESTEPS + 1) * n_inputs <= config.weight_depth else 1
@@ -85,14 +89,14 @@ def network(config: Config) -> Network:
     )
 
 
-def measure(board: Board, n_samples: int = N_SAMPLES) -> list[Figure]:
-    """Measures loading, streaming and reading back.
+def measure(board: Board, n_samples: int = N_SAMPLES) -> list[Transfer]:
+    """Measure loading, streaming and reading back.
 
     Raises
     ------
     sw.compile.program.FitError
         The board is too small for the network of the measurement.
-    sw.driver.transport.DeviceError
+    sw.driver.errors.DeviceError
     """
     device = board.device
     program = compile_network(network(board.config), board.config)
@@ -107,7 +111,7 @@ def measure(board: Board, n_samples: int = N_SAMPLES) -> list[Figure]:
         if cycles is not None and n_cycles is not None:
             seconds = (n_cycles - cycles) / board.config.clk_hz
         figures.append(
-            Figure(
+            Transfer(
                 what=what,
                 n_payload_bytes=n_payload_bytes,
                 n_bytes_out=counters.n_bytes_out - n_out,
@@ -125,19 +129,19 @@ def measure(board: Board, n_samples: int = N_SAMPLES) -> list[Figure]:
 
     def reading() -> int:
         n = min(n_rows(Space.WEIGHT, board.config), 1 << 12)
-        return len(device.read(Space.WEIGHT, 0, n))
+        return len(device.memory.read(Space.WEIGHT, 0, n))
 
-    for space, image in program.images.items():  # nothing may be there already
+    for space, image in program.images.items():  # so that everything has to be written
         inverse = bytes(byte ^ 0xFF for byte in image)
-        device.write(space, 0, inverse)
+        device.memory.write(space, 0, inverse)
     timed("loading", lambda: board.load(program).n_written)
     timed("streaming", streaming)
     timed("reading back", reading)
     return figures
 
 
-def as_text(board: Board, figures: list[Figure]) -> str:
-    """Figures for a terminal."""
+def as_text(board: Board, figures: list[Transfer]) -> str:
+    """Format measurements for a terminal."""
     rate = figures[0].baud
     lines = [
         f"{board.config.name} on {board.port}: {rate:,} baud, {rate / 10:,.0f} bytes/s each way"
@@ -155,8 +159,8 @@ def as_text(board: Board, figures: list[Figure]) -> str:
 
 @command(FitError)
 def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    """Run the command line and return its exit code."""
+    parser = CommandParser(
         prog="python -m sw.throughput",
         description=__doc__,
         epilog=f"""examples:
@@ -164,31 +168,26 @@ def main(argv: list[str] | None = None) -> int:
   python -m sw.throughput --board "sim:ulx3s-85f?latency=1"   an adapter of 1 ms each way
   python -m sw.throughput --board /dev/ttyUSB0 --json
 
-exit codes: {EXIT_OK} loading and streaming reach {GOAL:.0%}, {EXIT_BELOW} they do not,
-{EXIT_BAD_INPUT} bad input, {EXIT_DEVICE} no device or lost, {EXIT_INTERRUPTED} interrupted""",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+{exit_codes("they do not", done=f"loading and streaming reach {GOAL:.0%}", device=True)}""",
     )
+    options.add_board(parser, several=False)
     parser.add_argument(
-        "--board",
-        nargs="?",
-        const=None,
-        default="sim",
-        metavar="PORT",
-        help="as of sw.run (default: sim). What is in the board is overwritten",
+        "-n",
+        type=int,
+        default=N_SAMPLES,
+        metavar="N",
+        help=f"samples to stream ({N_SAMPLES})",
     )
-    parser.add_argument("--baud", type=int, help="fastest rate to use (the board's own)")
-    parser.add_argument(
-        "-n", type=int, default=N_SAMPLES, metavar="N", help=f"samples to stream ({N_SAMPLES})"
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args(argv)
     if arguments.n < 1:
         parser.error("-n takes a number of at least 1")
-    with Board(Device.open(arguments.board, arguments.baud)) as board:
+    port = options.port_of(arguments.board, None)
+    with Board.open(port, arguments.baud) as board:
         figures = measure(board, arguments.n)
         if arguments.json:
             values = [asdict(f) | {"bytes_per_s": f.bytes_per_s, "share": f.share} for f in figures]
             print(json.dumps({"board": board.config.name, "figures": values}, indent=1))
         else:
             print(as_text(board, figures))
-    return EXIT_OK if all(f.share >= GOAL for f in figures[:2]) else EXIT_BELOW
+    return EXIT_OK if all(f.share >= GOAL for f in figures[:2]) else EXIT_NO

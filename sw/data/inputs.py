@@ -177,7 +177,7 @@ def sample_shape(network: Network) -> tuple[int, ...]:
 
 def stream(source: BinaryIO, network: Network) -> Iterator[NDArray[np.uint8] | None]:
     """Samples that come in as raw bytes, each :func:`sample_shape` of uint8; None while there is
-    none yet, see :meth:`sw.driver.board.Board.stream`.
+    none yet, see :meth:`sw.driver.any_board.AnyBoard.stream`.
 
     Raises
     ------

@@ -13,57 +13,15 @@ from sw.driver.inference import Inference
 from sw.network.network import Network
 
 
-def differences(
-    index: int,
-    network: Network,
-    inference: Inference,
-    logits: NDArray[np.int64],
-    maps: dict[str, NDArray[np.uint8]],
-) -> Iterator[str]:
-    """What an inference did otherwise than the reference: prediction, logits, spikes and additions
-    of every layer, and every spike if they were read back."""
-    prediction = int(np.argmax(logits))
-    if inference.prediction != prediction:
-        yield f"image {index}: class {inference.prediction}, the reference says {prediction}"
-    if not np.array_equal(inference.logits, logits):
-        n_class = int(np.flatnonzero(inference.logits != logits)[0])
-        yield (
-            f"image {index}: logit {n_class} is {inference.logits[n_class]}, the reference says "
-            f"{logits[n_class]}"
-        )
-    for layer in network.layers:
-        counters = inference.counters.get(layer.name)
-        if counters is None:
-            continue
-        expected = costs.n_synaptic_ops(layer, maps[layer.source])
-        if counters.n_synaptic_ops != expected:
-            yield (
-                f"image {index}, layer {layer.name}: {counters.n_synaptic_ops} synaptic "
-                f"operations, the reference says {expected}"
-            )
-        if not layer.output and counters.n_spikes != (spikes := int(maps[layer.name].sum())):
-            yield (
-                f"image {index}, layer {layer.name}: {counters.n_spikes} spikes, the reference "
-                f"says {spikes}"
-            )
-    for name, found in inference.maps.items():
-        if name == PIXELS:  # what the host wrote
-            continue
-        wrong = np.argwhere(found != maps[name])
-        if len(wrong):
-            t, c, y, x = wrong[0]
-            yield (
-                f"image {index}, map {name}: {len(wrong)} of {found.size} spikes differ, first at "
-                f"timestep {t}, channel {c}, row {y}, column {x}: {found[t, c, y, x]}, the "
-                f"reference says {maps[name][t, c, y, x]}"
-            )
-
-
-def check(
+def against_reference(
     network: Network, images: NDArray[np.uint8], inferences: list[Inference], first: int
 ) -> list[str]:
-    """Differences of ``inferences`` on ``images`` from the PyTorch reference, numbered from
-    ``first``."""
+    """Run the reference on ``images``, and describe how ``inferences`` differ from it.
+
+    Parameters
+    ----------
+    first : number of the first image in messages.
+    """
     from sw.network import reference
 
     trace = reference.run(network, images)
@@ -72,3 +30,71 @@ def check(
         maps = {name: spikes[n] for name, spikes in trace.spikes.items()}
         found += differences(first + n, network, inference, trace.logits[n], maps)
     return found
+
+
+def differences(
+    index: int,
+    network: Network,
+    inference: Inference,
+    logits: NDArray[np.int64],
+    maps: dict[str, NDArray[np.uint8]],
+) -> Iterator[str]:
+    """Describe each difference between an inference and the reference: prediction, logits, spikes
+    and additions of every layer, and every spike if maps were read back.
+
+    Parameters
+    ----------
+    index : number of the image in messages.
+    logits, maps : the reference's logits (n_classes,) and spikes (T, C, H, W) of every map.
+    """
+    yield from (
+        f"image {index}{where}"
+        for where in (
+            *_logits(inference, logits),
+            *_counters(network, inference, maps),
+            *_spikes(inference, maps),
+        )
+    )
+
+
+def _logits(inference: Inference, logits: NDArray[np.int64]) -> Iterator[str]:
+    prediction = int(np.argmax(logits))
+    if inference.prediction != prediction:
+        yield f": class {inference.prediction}, the reference says {prediction}"
+    if not np.array_equal(inference.logits, logits):
+        n_class = int(np.flatnonzero(inference.logits != logits)[0])
+        yield (
+            f": logit {n_class} is {inference.logits[n_class]}, the reference says "
+            f"{logits[n_class]}"
+        )
+
+
+def _counters(
+    network: Network, inference: Inference, maps: dict[str, NDArray[np.uint8]]
+) -> Iterator[str]:
+    for layer in network.layers:
+        counters = inference.counters.get(layer.name)
+        if counters is None:
+            continue
+        expected = costs.n_synaptic_ops(layer, maps[layer.source])
+        if counters.n_synaptic_ops != expected:
+            yield (
+                f", layer {layer.name}: {counters.n_synaptic_ops} synaptic operations, the "
+                f"reference says {expected}"
+            )
+        if not layer.output and counters.n_spikes != (spikes := int(maps[layer.name].sum())):
+            yield (f", layer {layer.name}: {counters.n_spikes} spikes, the reference says {spikes}")
+
+
+def _spikes(inference: Inference, maps: dict[str, NDArray[np.uint8]]) -> Iterator[str]:
+    for name, found in inference.maps.items():
+        if name == PIXELS:  # what the host wrote
+            continue
+        wrong = np.argwhere(found != maps[name])
+        if len(wrong):
+            t, c, y, x = wrong[0]
+            yield (
+                f", map {name}: {len(wrong)} of {found.size} spikes differ, first at timestep {t}, "
+                f"channel {c}, row {y}, column {x}: {found[t, c, y, x]}, the reference says "
+                f"{maps[name][t, c, y, x]}"
+            )

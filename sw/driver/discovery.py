@@ -1,4 +1,4 @@
-"""Serial ports: opening them, and finding out what is on them."""
+"""Opening serial ports, and identifying what is on them."""
 
 from __future__ import annotations
 
@@ -21,33 +21,31 @@ from hw.protocol import (
     unpack,
 )
 from hw.spec import Config, SpecError
-from sw.driver.transport import (
-    POLL_S,
+from sw.driver.errors import (
     DeviceError,
     DeviceNotFound,
     LinkTimeout,
-    Request,
+    NotABoard,
     RequestRefused,
-    Transport,
+    SpecMismatch,
 )
+from sw.driver.transport import POLL_S, Request, Transport
 from sw.driver.virtual_board import is_virtual
 
-N_BEGINNINGS = 2
-"""Breaks that are tried before a port is believed to be no board's: one may be lost like any other
-byte, and a board that has not heard it listens at another rate."""
+N_BREAKS = 2
+"""Number of breaks to send before a port is taken to have no board on it. One may be lost like any
+other byte, and a board that missed it still listens at a different rate."""
 
+WRITE_TIMEOUT_S, VIRTUAL_WRITE_TIMEOUT_S = 30.0, 300.0
+"""How long the port of a real and of a virtual board may block a write."""
 
-class NotABoard(DeviceError):
-    """The port exists, but nothing on it answers like a board."""
-
-
-class SpecMismatch(DeviceError):
-    """The board's gateware and this software were built from different definitions."""
+PROBE_TIMEOUT_S = 0.15
+"""How long a port may take to answer while all ports are searched."""
 
 
 @dataclass(frozen=True)
 class BoardIdentity:
-    """Who answers: its configuration, and the definitions it was built from."""
+    """What a board says that it is: its configuration, and the definitions it was built from."""
 
     config: Config
     protocol_version: int
@@ -55,10 +53,10 @@ class BoardIdentity:
 
 
 def _parse_identity(raw: bytes, port: str) -> BoardIdentity:
-    """Checks an IDENTIFY reply's data: magic first, then version, then the definitions' hash."""
+    """Check the data of a reply to IDENTIFY: magic number, version, and hash of the definitions."""
     if raw[:4] != MAGIC.to_bytes(4, "little"):
-        raise NotABoard(f"what is on {port} answers, but is no Spikefold board")
-    advice = "Load a bitstream of this release onto the board, or use the software that it is from"
+        raise NotABoard(f"the device on {port} answers, but is no Spikefold board")
+    advice = "Load a bitstream of this release onto the board, or use the software of its release"
     version = int.from_bytes(raw[4:6], "little")
     if version != PROTOCOL_VERSION or len(raw) != n_bytes(Identity):
         raise SpecMismatch(
@@ -76,13 +74,13 @@ def _parse_identity(raw: bytes, port: str) -> BoardIdentity:
         config = Config(name=name, **values)
     except SpecError as error:
         raise SpecMismatch(
-            f"the board {name!r} on {port} has a configuration that this software does not know: "
-            f"{error}. {advice}."
+            f"the board {name!r} on {port} has a configuration that this software does not "
+            f"support: {error}. {advice}."
         ) from error
     if spec_hash(config) != identity.spec_hash:
         raise SpecMismatch(
-            f"the board {name!r} on {port} was built from other definitions: the hash of its "
-            f"protocol and number formats is {identity.spec_hash:016x}, here it is "
+            f"the board {name!r} on {port} was built from different definitions: the hash of its "
+            f"protocol and number formats is {identity.spec_hash:016x}, this software's is "
             f"{spec_hash(config):016x}, although both call themselves protocol version {version}. "
             f"{advice}."
         )
@@ -90,25 +88,25 @@ def _parse_identity(raw: bytes, port: str) -> BoardIdentity:
 
 
 def open_port(port: str) -> serial.Serial:
-    """Opens a port for this process alone, at the default rate.
+    """Open a port exclusively, at the default rate.
 
     Raises
     ------
     DeviceNotFound
-        There is no such port, it is in use, or access to it is denied.
+        The port does not exist, is in use, or may not be accessed.
     """
     try:
         opened = serial.Serial(
             port,
             DEFAULT_BAUD,
             timeout=POLL_S,
-            write_timeout=300.0 if is_virtual(port) else 30.0,
+            write_timeout=VIRTUAL_WRITE_TIMEOUT_S if is_virtual(port) else WRITE_TIMEOUT_S,
             exclusive=True,
         )
     except (OSError, ValueError) as error:
         raise DeviceNotFound(f"cannot open {port}: {_open_error(error)}") from error
     with contextlib.suppress(OSError, AttributeError, NotImplementedError, ValueError):
-        opened.set_low_latency_mode(True)  # USB adapters wait up to 16 ms before they pass bytes on
+        opened.set_low_latency_mode(True)  # or USB adapters hold bytes back for 16 ms
     return opened
 
 
@@ -117,22 +115,33 @@ def _open_error(error: Exception) -> str:
     if "Permission denied" in text:
         return f"{text}. Is your user in the group of serial ports (dialout, uucp)?"
     if "lock" in text or "busy" in text:
-        return f"{text}. Another program is using it: end that one first"
+        return f"{text}. Another program is using it: end that program first"
     return text
 
 
 def identify(transport: Transport) -> BoardIdentity:
+    """Ask the device on an open port what it is.
+
+    Raises
+    ------
+    NotABoard
+        It is no Spikefold board.
+    SpecMismatch
+        Its gateware does not fit this software.
+    LinkTimeout, LinkLost
+    """
     port = str(transport.port.port)
     request = Request(Opcode.IDENTIFY, n_reply_bytes=n_bytes(Identity))
     try:
         (raw,) = transport.exchange([request])
     except RequestRefused as error:
-        raise NotABoard(f"what is on {port} answers, but is no Spikefold board") from error
+        raise NotABoard(f"the device on {port} answers, but is no Spikefold board") from error
     return _parse_identity(raw, port)
 
 
 @contextlib.contextmanager
-def patience(transport: Transport, timeout_s: float, n_retries: int):
+def patience(transport: Transport, timeout_s: float, n_retries: int) -> Iterator[None]:
+    """Use other timeouts within a ``with`` block."""
     before = transport.timeout_s, transport.n_retries
     transport.timeout_s, transport.n_retries = timeout_s, n_retries
     try:
@@ -141,18 +150,22 @@ def patience(transport: Transport, timeout_s: float, n_retries: int):
         transport.timeout_s, transport.n_retries = before
 
 
-def _probe(port: str, timeout_s: float, n_retries: int) -> tuple[Transport, BoardIdentity]:
-    """Opens the port and finds out what is on it."""
-    return begin(Transport(open_port(port)), timeout_s, n_retries)
-
-
-def begin(
+def connect(
     transport: Transport, timeout_s: float, n_retries: int
 ) -> tuple[Transport, BoardIdentity]:
-    """Identifies what is on an open port, which is closed if that fails."""
+    """Identify the board on an open port at the default rate; the port is closed if that fails.
+
+    Raises
+    ------
+    NotABoard
+        Nothing on the port answers like a board.
+    SpecMismatch
+        The board's gateware does not fit this software.
+    LinkLost
+    """
     try:
         with patience(transport, timeout_s, n_retries):
-            for _ in range(N_BEGINNINGS - 1):
+            for _ in range(N_BREAKS - 1):
                 transport.resync()
                 with contextlib.suppress(LinkTimeout):
                     return transport, identify(transport)
@@ -169,47 +182,72 @@ def begin(
         raise
 
 
-def _probed() -> Iterator[tuple[str, str, tuple[Transport, BoardIdentity] | DeviceError | None]]:
-    """Each serial port, in order, as it is asked for: its path, what it is in words, and what
-    answered there, or why nothing did; None if it is not on USB, and is not tried."""
+@dataclass(frozen=True)
+class _Probe:
+    """A serial port, and what is on it.
+
+    Attributes
+    ----------
+    path : path or name of the port.
+    description : port and finding in words.
+    board : open transport and identity, if a board answered.
+    error : why no board answered; None also for a port that is not on USB, which is not tried.
+    """
+
+    path: str
+    description: str
+    board: tuple[Transport, BoardIdentity] | None = None
+    error: DeviceError | None = None
+
+
+def _probe_ports() -> Iterator[_Probe]:
+    """Probe each serial port in order, when the iterator reaches it."""
     for info in sorted(list_ports.comports(), key=lambda info: info.device):
         label = f"{info.device} ({info.description})"
         if info.vid is None:
-            yield info.device, f"{label}: not USB, not tried", None
+            yield _Probe(info.device, f"{label}: not USB, not tried")
             continue
         try:
-            answer = _probe(info.device, timeout_s=0.15, n_retries=1)
+            board = connect(Transport(open_port(info.device)), PROBE_TIMEOUT_S, n_retries=1)
         except DeviceError as error:
-            yield info.device, f"{label}: {error}", error
+            yield _Probe(info.device, f"{label}: {error}", error=error)
         else:
-            yield info.device, label, answer
+            yield _Probe(info.device, label, board)
 
 
 def find_boards() -> tuple[list[tuple[str, BoardIdentity]], list[str]]:
-    """Boards on all USB serial ports, as (port, identity), and what was found on every other port,
-    in words. All ports are closed again."""
+    """Return the boards on all USB serial ports, as (port, identity), and a description of every
+    other port. All ports are closed again."""
     found, others = [], []
-    for path, words, answer in _probed():
-        if isinstance(answer, tuple):
-            transport, identity = answer
-            transport.close()
-            found.append((path, identity))
+    for probe in _probe_ports():
+        if probe.board is None:
+            others.append(probe.description)
         else:
-            others.append(words)
+            transport, identity = probe.board
+            transport.close()
+            found.append((probe.path, identity))
     return found, others
 
 
 def find_board() -> tuple[Transport, BoardIdentity]:
-    """The first board on any USB serial port."""
-    seen = []
-    for _, words, answer in _probed():
-        if isinstance(answer, tuple):
-            return answer
-        if isinstance(answer, SpecMismatch):
-            raise answer
-        seen.append(words)
-    listing = "\n".join(f"  {line}" for line in seen) or "  none"
+    """Open the first board on any USB serial port.
+
+    Raises
+    ------
+    DeviceNotFound
+        No port has a board; the message lists them.
+    SpecMismatch
+        The first board's gateware does not fit this software.
+    """
+    tried = []
+    for probe in _probe_ports():
+        if probe.board is not None:
+            return probe.board
+        if isinstance(probe.error, SpecMismatch):
+            raise probe.error
+        tried.append(probe.description)
+    listing = "\n".join(f"  {line}" for line in tried) or "  none"
     raise DeviceNotFound(
-        f"no board found. Serial ports seen:\n{listing}\n"
-        "Plug one in, name its port, or use the virtual board: --board sim"
+        f"no board found. Serial ports:\n{listing}\n"
+        "Plug a board in, name its port, or use the virtual board: --board sim"
     )

@@ -1,9 +1,9 @@
-"""Faults between driver and board, on purpose: ``--board "sim?faults=1e-2&seed=7"``.
+"""Injection of faults between driver and board: ``--board "sim?faults=1e-2&seed=7"``.
 
-``faults`` is the probability of a fault per frame that passes, in either direction; ``kinds`` names
-those that may happen, joined by ``+`` (all of them unless given); ``seed`` repeats them.
-``latency`` is no fault: it gives a virtual board an adapter that takes as many milliseconds of the
-device's time each way.
+``faults`` is the probability of a fault per frame, in either direction; ``kinds`` names the allowed
+kinds, joined by ``+`` (default: all); ``seed`` makes the faults reproducible. ``latency`` gives a
+virtual board a simulated USB adapter that delays bytes by as many milliseconds of simulated time in
+each direction.
 """
 
 from __future__ import annotations
@@ -19,24 +19,29 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
 from hw.protocol import END
-from sw.driver.transport import DeviceError, Port
+from sw.driver.errors import FaultSpecError
+from sw.driver.transport import Port
 
 STALL_S = 0.2
-"""How long a stalled reader stalls."""
+"""Longest delay of a stalled frame, in seconds."""
 
 GARBAGE_BYTES = 3000
-"""More than a device's receive buffer."""
+"""Upper bound on inserted random bytes: more than a device's receive buffer holds."""
 
 _END = bytes([END])
 
 
-class FaultSpecError(DeviceError):
-    """What stands behind ``?`` in a board's name cannot be understood."""
-
-
 @dataclass(frozen=True)
 class Plan:
-    """Which faults are injected, and how often."""
+    """Faults to inject.
+
+    Attributes
+    ----------
+    rate : probability of a fault per frame, 0 to 1.
+    kinds : kinds of faults to draw from, a subset of :data:`KINDS`.
+    seed : seed of the random generator.
+    latency_ms : delay of a virtual board's simulated adapter in each direction.
+    """
 
     rate: float
     kinds: tuple[str, ...]
@@ -90,18 +95,19 @@ ON_BYTES: dict[str, Callable[[bytes, random.Random], bytes]] = {
     "cut": _cut,
     "garbage": _garbage,
 }
-"""Faults of a frame: what becomes of its bytes."""
+"""Faults that change the bytes of a frame, by kind."""
 
 KINDS = (*ON_BYTES, "stall", "reset")
-"""All faults; ``reset`` of the device is possible with a virtual board only."""
+"""All kinds of faults. ``stall`` delays a frame, ``reset`` resets a virtual board."""
 
 
 def parse(spec: str) -> Plan:
-    """The plan in what stands behind ``?``.
+    """Parse the options behind ``?`` in a board's name.
 
     Raises
     ------
     FaultSpecError
+        An option is missing, unknown or out of range.
     """
     try:
         values = dict(parse_qsl(spec.replace("+", "%2B"), strict_parsing=True))
@@ -111,12 +117,12 @@ def parse(spec: str) -> Plan:
     except (KeyError, ValueError) as error:
         raise FaultSpecError(
             f"cannot understand '?{spec}': give ?faults=PROBABILITY, for example ?faults=1e-2, "
-            "maybe with &seed=NUMBER, &kinds=KIND+KIND, &latency=MILLISECONDS"
+            "optionally with &seed=NUMBER, &kinds=KIND+KIND, &latency=MILLISECONDS"
         ) from error
     kinds = tuple(values.pop("kinds", "+".join(KINDS)).split("+"))
     unknown = [*values, *(kind for kind in kinds if kind not in KINDS)]
     if unknown or not 0 <= rate <= 1 or not 0 <= latency_ms < 1000:
-        what = "the probability is 0 to 1, the latency less than 1000"
+        what = "the probability must be 0 to 1, the latency 0 or more and less than 1000"
         what = f"unknown: {', '.join(unknown)}" if unknown else what
         raise FaultSpecError(
             f"cannot understand '?{spec}': {what}. Kinds of faults are {', '.join(KINDS)}"
@@ -124,18 +130,24 @@ def parse(spec: str) -> Plan:
     return Plan(rate, kinds, seed, latency_ms)
 
 
+def inject(port: Port, plan: Plan, pid: int | None = None) -> Port:
+    """Return ``port`` with the plan's faults, or unchanged if there are none."""
+    return FaultyPort(port, plan, pid) if plan.rate else port
+
+
 class FaultyPort:
-    """A port on which faults happen.
+    """A port that injects faults into the frames that pass.
 
     Parameters
     ----------
-    port : the one behind it.
-    plan : what happens.
-    pid : process of the virtual board, which a signal resets; without one there are no resets.
+    port : port to send to and receive from.
+    plan : faults to inject.
+    pid : process of the virtual board, which SIGUSR1 resets; without one there are no resets.
 
     Attributes
     ----------
-    injected : faults so far, by kind.
+    injected : number of faults so far, by kind.
+    kinds : kinds of faults that can happen.
     """
 
     def __init__(self, port: Port, plan: Plan, pid: int | None = None):
@@ -143,9 +155,9 @@ class FaultyPort:
         self._rate = plan.rate
         self._rng = random.Random(plan.seed)
         self._pid = pid
-        self._kinds = [kind for kind in plan.kinds if kind != "reset" or pid is not None]
+        self.kinds = [kind for kind in plan.kinds if kind != "reset" or pid is not None]
         self._partial = b""
-        """Received, and no end of a frame has come."""
+        """Received bytes of a frame whose end has not arrived yet."""
         self._received = b""
         self.injected: Counter[str] = Counter()
 
@@ -187,15 +199,15 @@ class FaultyPort:
         if not self._received:
             *frames, self._partial = (self._partial + self._port.read(size)).split(_END)
             self._received = b"".join(self._pass(frame + _END) for frame in frames)
-            # What has no end yet is kept for a while, so that faults are those of whole frames.
+            # The rest is kept until its end arrives, because faults happen to whole frames.
         taken, self._received = self._received[:size], self._received[size:]
         return taken
 
     def _pass(self, frame: bytes) -> bytes:
-        """What becomes of a frame."""
-        if not self._kinds or self._rng.random() >= self._rate:
+        """Return the bytes that arrive in place of a frame."""
+        if not self.kinds or self._rng.random() >= self._rate:
             return frame
-        kind = self._rng.choice(self._kinds)
+        kind = self._rng.choice(self.kinds)
         self.injected[kind] += 1
         if kind == "stall":
             time.sleep(STALL_S * self._rng.random())

@@ -1,4 +1,4 @@
-"""Several boards as one."""
+"""Several boards that work as one."""
 
 from __future__ import annotations
 
@@ -14,65 +14,63 @@ from numpy.typing import NDArray
 
 from hw.spec import Config
 from sw.compile.program import Program
+from sw.driver.any_board import AnyBoard, Loadable
 from sw.driver.board import Board
-from sw.driver.device import Progress
-from sw.driver.inference import Inference, Inferring, Loaded, Sample
-from sw.driver.transport import DeviceError
+from sw.driver.device import Device
+from sw.driver.errors import DeviceError
+from sw.driver.inference import Inference, StreamItem
+from sw.driver.loading import Loaded
+from sw.driver.memory import Progress
+from sw.driver.transport import LinkCounters
 from sw.network import netfile
-from sw.network.netfile import NetworkFile
-from sw.network.network import Network
 
 LOOK_AHEAD = 4
-"""Samples per board that may be done before the next one in order is."""
+"""Number of samples per board that may be taken beyond the next outcome in order."""
 
 
-class Boards(Inferring):
+class BoardGroup(AnyBoard):
     """Several boards as one: each sample goes to the next board that is free. If a board fails,
-    its samples go to the others. Use as a context manager."""
+    its samples go to the others."""
 
     def __init__(self, boards: list[Board]):
-        self._boards = boards
-        self.failures: list[tuple[Board, DeviceError]] = []
-        """Boards that have failed, and how."""
+        self._all = boards
+        self._failures: list[tuple[Device, DeviceError]] = []
 
     @property
     def boards(self) -> list[Board]:
-        """Those that work."""
-        failed = [board for board, _ in self.failures]
-        return [board for board in self._boards if board not in failed]
+        """Boards that work: all but those that have failed."""
+        failed = [device for device, _ in self._failures]
+        return [board for board in self._all if board.device not in failed]
+
+    @property
+    def failures(self) -> list[tuple[Device, DeviceError]]:
+        return self._failures
+
+    @property
+    def devices(self) -> list[Device]:
+        return [board.device for board in self.boards]
+
+    @property
+    def counters(self) -> LinkCounters:
+        return sum((board.counters for board in self._all), LinkCounters())
 
     @property
     def config(self) -> Config:
-        """Configuration of the first board."""
-        return self._boards[0].config
+        return self._all[0].config
 
     @property
     def port(self) -> str:
-        """Paths or names of the serial ports."""
-        return ",".join(board.port for board in self._boards)
+        return ",".join(board.port for board in self._all)
 
     @property
     def program(self) -> Program:
-        """The program in the first board that works."""
         return self.boards[0].program
 
     def close(self) -> None:
-        """Closes the ports; a second time does nothing."""
-        for board in self._boards:
+        for board in self._all:
             board.close()
 
-    def __enter__(self) -> Boards:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    def load(
-        self,
-        network: str | Path | NetworkFile | Network | Program,
-        on_progress: Progress | None = None,
-    ) -> Loaded:
-        """See :meth:`Board.load`; on all boards at once, so that progress comes from all."""
+    def load(self, network: Loadable, on_progress: Progress | None = None) -> Loaded:
         if isinstance(network, str | Path):
             network = netfile.load(network, Program)
         loaded: list[Loaded] = []
@@ -88,7 +86,7 @@ class Boards(Inferring):
             try:
                 loaded.append(board.load(network, progress))
             except DeviceError as error:
-                self.failures.append((board, error))
+                self.fail(board, error)
             except BaseException as error:
                 errors.append(error)
 
@@ -100,48 +98,53 @@ class Boards(Inferring):
         if errors:
             raise errors[0]
         if not loaded:
-            raise self._none_left()
+            raise self.all_failed()
         return Loaded(
             n_bytes=sum(one.n_bytes for one in loaded),
             n_written=sum(one.n_written for one in loaded),
             seconds=max(one.seconds for one in loaded),
         )
 
-    def _none_left(self) -> DeviceError:
-        listing = "\n".join(f"  {board.port}: {error}" for board, error in self.failures)
-        return DeviceError(f"no board is left:\n{listing}")
-
     def stream(
-        self, samples: Iterable[Sample], *, maps: bool = False
+        self, samples: Iterable[StreamItem], *, maps: bool = False
     ) -> Generator[Inference, None, None]:
-        """See :meth:`Board.stream`. Raises :class:`sw.driver.transport.DeviceError` when no board is left."""
-        yield from _Distribution(self, samples, maps).results()
+        yield from _Distribution(self, samples, maps).outcomes()
+
+    def fail(self, board: Board, error: DeviceError) -> None:
+        """Exclude a board that has failed."""
+        self._failures.append((board.device, error))
+
+    def all_failed(self) -> DeviceError:
+        """Return the error of a group in which no board works any more."""
+        listing = "\n".join(f"  {device.port}: {error}" for device, error in self._failures)
+        return DeviceError(f"all boards have failed:\n{listing}")
 
 
 class _Distribution:
-    """Samples among boards, each of which has a thread; outcomes in order."""
+    """Distribution of a stream of samples among boards, each of which has a thread."""
 
-    def __init__(self, group: Boards, samples: Iterable[Sample], maps: bool):
+    def __init__(self, group: BoardGroup, samples: Iterable[StreamItem], maps: bool):
         self.group, self.maps = group, maps
         self.samples = iter(samples)
         self.n_taken = 0
         self.lock = threading.Lock()
-        self.again: deque[tuple[int, NDArray[np.uint8]]] = deque()
-        """Samples of boards that have failed."""
+        self.returned: deque[tuple[int, NDArray[np.uint8]]] = deque()
+        """Unfinished samples of boards that have failed, with their numbers."""
         self.n_under_way = 0
         self.stopped = False
-        self.outcomes: queue.Queue[tuple[int, Inference] | BaseException | None] = queue.Queue()
+        self.finished: queue.Queue[tuple[int, Inference] | BaseException | None] = queue.Queue()
+        """Outcomes with their samples' numbers, errors, and a None at the end of each thread."""
         self.ahead = threading.Semaphore(LOOK_AHEAD * len(group.boards))
 
-    def _pull(self, held: deque[tuple[int, NDArray[np.uint8]]]) -> Iterator[Sample]:
-        """Samples for one board; ``held`` are those that it has not finished."""
+    def _pull(self, held: deque[tuple[int, NDArray[np.uint8]]]) -> Iterator[StreamItem]:
+        """Yield samples for one board, and append each to ``held``, its unfinished ones."""
         while not self.stopped:
-            # While this board has work it must not wait: the others may be waiting for that.
+            # A board that has work must not wait here: the others may be waiting for its outcome.
             if not self.ahead.acquire(timeout=0 if held else 0.05):
                 yield None
                 continue
             with self.lock:
-                item = self.again.popleft() if self.again else self._next()
+                item = self.returned.popleft() if self.returned else self._next()
                 if item is not None and item[1] is not None:
                     self.n_under_way += 1
             if item is None or item[1] is None:
@@ -154,20 +157,21 @@ class _Distribution:
             held.append((item[0], item[1]))
             yield item[1]
 
-    def _next(self) -> tuple[int, Sample] | None:
-        """The next sample with its number, if there is one; None after the last."""
+    def _next(self) -> tuple[int, StreamItem] | None:
+        """Return the next item of the stream with its number, or None at the end."""
         try:
             sample = next(self.samples)
         except StopIteration:
             return None
         except BaseException as error:
-            self.outcomes.put(error)
+            self.finished.put(error)
             return None
         index = self.n_taken
         self.n_taken += sample is not None
         return index, sample
 
     def _work(self, board: Board) -> None:
+        """Run one board until no sample is left for it; the body of its thread."""
         held: deque[tuple[int, NDArray[np.uint8]]] = deque()
         try:
             while not self.stopped:
@@ -175,74 +179,71 @@ class _Distribution:
                     index, _ = held.popleft()
                     with self.lock:
                         self.n_under_way -= 1
-                    self.outcomes.put((index, inference))
+                    self.finished.put((index, inference))
                     if self.stopped:
                         return
-                # A board that fails later may leave samples.
+                # Stay while another board may still fail and return its samples.
                 with self.lock:
-                    if not self.n_under_way and not self.again:
+                    if not self.n_under_way and not self.returned:
                         return
                 time.sleep(0.01)
         except DeviceError as error:
             with self.lock:
-                self.again.extend(held)
+                self.returned.extend(held)
                 self.n_under_way -= len(held)
-                self.group.failures.append((board, error))
+                self.group.fail(board, error)
             for _ in held:
                 self.ahead.release()
         except BaseException as error:
-            self.outcomes.put(error)
+            self.finished.put(error)
         finally:
-            self.outcomes.put(None)
+            self.finished.put(None)
 
-    def results(self) -> Generator[Inference, None, None]:
+    def outcomes(self) -> Generator[Inference, None, None]:
+        """Yield the outcome of each sample, in order. Closing the generator ends the threads."""
         boards = self.group.boards
         if not boards:
-            raise self.group._none_left()
+            raise self.group.all_failed()
         threads = [threading.Thread(target=self._work, args=(board,)) for board in boards]
         for thread in threads:
             thread.start()
-        waiting: dict[int, Inference] = {}
-        n_given, n_ended = 0, 0
+        early: dict[int, Inference] = {}
+        n_yielded, n_ended = 0, 0
         try:
             while n_ended < len(threads):
-                outcome = self.outcomes.get()
-                if outcome is None:
+                finished = self.finished.get()
+                if finished is None:
                     n_ended += 1
-                elif isinstance(outcome, BaseException):
-                    raise outcome
+                elif isinstance(finished, BaseException):
+                    raise finished
                 else:
-                    waiting[outcome[0]] = outcome[1]
-                while n_given in waiting:
-                    inference = waiting.pop(n_given)
-                    n_given += 1
+                    early[finished[0]] = finished[1]
+                while n_yielded in early:
+                    inference = early.pop(n_yielded)
+                    n_yielded += 1
                     self.ahead.release()
                     yield inference
-            if self.again:
-                raise self.group._none_left()
+            if self.returned:
+                raise self.group.all_failed()
         finally:
             self.stopped = True
             for thread in threads:
                 thread.join()
 
 
-AnyBoard = Board | Boards
-"""One board, or several as one."""
-
-
 def open_boards(ports: str | None = None, baud: int | None = None) -> AnyBoard:
-    """Open a board, or several as one.
+    """Open one board, or several as one.
 
     Parameters
     ----------
-    ports : what :meth:`sw.driver.board.Board.open` takes, or several of it separated by commas, such
-        as ``"/dev/ttyUSB0,/dev/ttyUSB1"`` or ``"sim,sim"``.
-    baud : fastest rate in bits per second; None leaves it to the board.
+    ports : what :meth:`sw.driver.board.Board.open` takes, or several such ports separated by
+        commas, such as ``"/dev/ttyUSB0,/dev/ttyUSB1"`` or ``"sim,sim"``.
+    baud : fastest rate to use, in bits per second; None means the board's own.
 
     Raises
     ------
-    DeviceNotFound, NotABoard, SpecMismatch
-        See :meth:`sw.driver.device.Device.open`; boards that were opened before are closed again.
+    DeviceNotFound, NotABoard, SpecMismatch, FaultSpecError
+        See :meth:`sw.driver.device.Device.open`; boards opened until then are closed again.
     """
     names = [name.strip() for name in ports.split(",")] if ports else [None]
     if len(names) == 1:
@@ -254,4 +255,4 @@ def open_boards(ports: str | None = None, baud: int | None = None) -> AnyBoard:
         for board in boards:
             board.close()
         raise
-    return Boards(boards)
+    return BoardGroup(boards)

@@ -1,4 +1,4 @@
-"""Results of a run on a device: predictions, cycles, latencies."""
+"""Results of a session on a board: predictions, cycles, latencies, differences."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from sw.compile import costs
 from sw.data import metrics
 
 INTERRUPTED = "interrupted"
+"""Value of :attr:`Results.stopped` after Ctrl-C."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerTotal:
-    """Means per image over a run."""
+class LayerMeans:
+    """Counters of a layer, as means per image."""
 
     n_cycles: float
     n_weight_reads: float
@@ -25,7 +26,27 @@ class LayerTotal:
 
 @dataclass(kw_only=True)
 class Results:
-    """Everything a run found out; JSON values. Rates are of the images done."""
+    """Results of a session, as JSON values. Rates refer to the images that are done.
+
+    Attributes
+    ----------
+    network, sha256 : path of the network file and hash of its contents.
+    board : configuration and port of the board.
+    n_requested : number of images to run.
+    predictions, labels, n_cycles, logits : one entry per image; ``labels`` is None if unknown.
+    layers : mean counters of each layer by its name.
+    link_s, compute_s, latency_s : one entry per image, see :class:`sw.driver.inference.Inference`.
+    wall_s : duration of the session in seconds, without loading.
+    load_s : duration of loading in seconds.
+    baud : rate of the serial line in bits per second.
+    n_bytes_out, n_bytes_in : bytes sent and received by the host during the session.
+    n_repeated : requests sent again.
+    n_recoveries : times that the link was restarted.
+    check : what was compared with the reference; None if nothing.
+    n_checked : number of images compared.
+    mismatches : descriptions of differences from the reference.
+    stopped : why the session ended before the last image; None if it did not.
+    """
 
     network: str
     sha256: str
@@ -36,55 +57,53 @@ class Results:
     labels: list[int] | None = None
     n_cycles: list[int] = field(default_factory=list)
     logits: list[list[int]] = field(default_factory=list)
-    layers: dict[str, LayerTotal] = field(default_factory=dict)
+    layers: dict[str, LayerMeans] = field(default_factory=dict)
     link_s: list[float] = field(default_factory=list)
-    """Per image, as ``compute_s`` and ``latency_s``, see :class:`sw.driver.inference.Inference`."""
     compute_s: list[float] = field(default_factory=list)
     latency_s: list[float] = field(default_factory=list)
     wall_s: float = 0.0
     load_s: float = 0.0
     baud: int = 0
     n_bytes_out: int = 0
-    """Sent while running, all images together."""
     n_bytes_in: int = 0
     n_repeated: int = 0
-    """Requests sent again."""
     n_recoveries: int = 0
-    """Times that the link had to be begun anew."""
     check: str | None = None
     n_checked: int = 0
     mismatches: list[str] = field(default_factory=list)
     stopped: str | None = None
-    """Why the run ended before the last image."""
 
     @property
     def n_done(self) -> int:
+        """Number of images classified."""
         return len(self.predictions)
 
     @property
     def n_correct(self) -> int | None:
+        """Number of correct predictions; None if labels are unknown."""
         if self.labels is None:
             return None
         return sum(p == y for p, y in zip(self.predictions, self.labels, strict=False))
 
     @property
     def n_synaptic_ops(self) -> float:
-        """Mean per image."""
+        """Mean number of synaptic operations per image."""
         return sum(layer.n_synaptic_ops for layer in self.layers.values())
 
     @property
     def line_s(self) -> float:
-        """Seconds that an image's bytes take on the line, at its rate; both directions at once."""
+        """Mean time in seconds that an image's bytes take on the line, at its rate. Both directions
+        transfer at once."""
         n_bytes = max(self.n_bytes_out, self.n_bytes_in)
         return 10 * n_bytes / self.baud / max(self.n_done, 1) if self.baud else 0.0
 
     @property
     def core_s(self) -> float:
-        """Seconds that an image takes in the core, at its clock."""
+        """Mean time in seconds that an image takes in the core, at its clock."""
         return float(np.mean(self.n_cycles)) / self.clk_hz if self.n_cycles else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values, with the derived figures."""
+        """Return the results with all derived figures, as JSON values."""
         done = max(self.n_done, 1)
         derived: dict[str, Any] = {
             "n_done": self.n_done,
@@ -107,7 +126,7 @@ class Results:
 
 
 def percentiles_ms(seconds: list[float]) -> dict[str, float] | None:
-    """Median and 99th percentile, in milliseconds."""
+    """Return median and 99th percentile in milliseconds; None if there are no values."""
     if not seconds:
         return None
     p50, p99 = np.percentile(seconds, (50, 99))

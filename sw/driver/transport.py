@@ -1,7 +1,7 @@
-"""Frames, requests and replies over a serial line, with many requests under way.
+"""Requests and replies in frames over a serial line, with many requests under way at a time.
 
-See :mod:`hw.protocol` for what goes over the wire. The device answers in order, so that a reply
-tells that every request sent before its own was lost, or the reply to it.
+See :mod:`hw.protocol` for the bytes on the wire. The device answers in order. A reply therefore
+shows that each earlier request without a reply was lost, or its reply was.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import contextlib
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, dataclass
 from typing import Protocol
 
 import serial
@@ -28,73 +28,35 @@ from hw.protocol import (
     decode_frame,
     encode_frame,
 )
+from sw.driver.errors import DeviceError, LinkLost, LinkTimeout, RequestRefused
 
 MAX_IN_FLIGHT = 64
-"""Requests that may be unanswered at a time; far fewer than there are sequence numbers."""
+"""Largest number of unanswered requests; far fewer than there are sequence numbers."""
 
 MAX_BYTES_IN_FLIGHT = 32768
-"""Bytes of requests that the device takes as fast as they come; 27 ms at 12 Mbaud, far more than a
-USB adapter's latency."""
+"""Largest number of bytes of unanswered requests that the device executes as fast as they arrive:
+27 ms at 12 Mbaud, far more than a USB adapter's latency."""
 
 MAX_REPLY_BYTES_IN_FLIGHT = 4096
-"""Bytes of replies that may be under way: what operating systems buffer for a serial port."""
+"""Largest number of bytes of expected replies: what operating systems buffer for a serial port."""
 
 MAX_RECEIVED_BYTES = 1 << 16
-"""Bytes without an end of frame that are kept: far more than a frame."""
+"""Largest number of bytes that are kept without an end of frame: far more than a frame."""
 
 POLL_S = 0.02
-"""How long a single read of the port may block."""
+"""Longest time that a single read of the port blocks."""
 
 SETTLE_S = 0.005
-"""How long an adapter may still send when the operating system says that all is sent."""
+"""How long an adapter may still be sending after the operating system reports that all is sent."""
 
 _END = bytes([END])
-_BODY_OF_WRITE = frozenset({Opcode.WRITE, Opcode.RUN})
+_FAST = frozenset({Opcode.WRITE, Opcode.RUN})
 """Requests that the device executes faster than they arrive."""
-
-EXPLANATIONS = {
-    Status.BAD_OPCODE: "the board does not know this request",
-    Status.BAD_LENGTH: "its length does not fit",
-    Status.BAD_SPACE: "there is no such memory, or it cannot be written",
-    Status.BAD_ADDRESS: "it reaches beyond the end of that memory",
-    Status.BUSY: "a run is in progress; wait for its end or abort it",
-    Status.WAS_RESET: "the board was reset and its memories may have changed; load it again",
-    Status.MISMATCH: "the memory holds something else",
-}
-
-
-class DeviceError(RuntimeError):
-    """Something is wrong with a board or between it and this machine."""
-
-
-class DeviceNotFound(DeviceError):
-    """No board was found; the message lists the ports seen and what each of them said."""
-
-
-class LinkTimeout(DeviceError):
-    """No answer in time, in spite of repetitions."""
-
-
-class LinkLost(DeviceError):
-    """The port has vanished: the board was unplugged or lost its power."""
-
-
-class RequestRefused(DeviceError):
-    """The board refused a request.
-
-    Attributes
-    ----------
-    status : the board's reason.
-    """
-
-    def __init__(self, request: str, status: Status):
-        self.status = status
-        super().__init__(f"the board refused {request}: {status.name}, {EXPLANATIONS[status]}")
 
 
 class Port(Protocol):
-    """What a transport needs of a serial port; :class:`serial.Serial` is one. ``read`` blocks for
-    at most :data:`POLL_S`."""
+    """Serial port as a transport uses it, such as :class:`serial.Serial`. ``read`` blocks for at
+    most :data:`POLL_S`."""
 
     @property
     def port(self) -> str | None: ...
@@ -118,27 +80,31 @@ class Port(Protocol):
 
 @dataclass(frozen=True)
 class Request:
-    """A request of the host.
+    """A request from host to device.
 
-    ``n_reply_bytes`` is the length of the reply's data, after the status byte.
+    Attributes
+    ----------
+    n_reply_bytes : length of the reply's data, without its status byte.
+    what : description for messages, for example ``WRITE of 16 rows of WEIGHT from row 32``.
     """
 
     opcode: Opcode
     payload: bytes = b""
     n_reply_bytes: int = 0
     what: str = ""
-    """For messages, for example ``WRITE of 16 rows of WEIGHT from row 32``."""
 
     def __str__(self) -> str:
         return self.what or self.opcode.name
 
 
 Reply = bytes | DeviceError
-"""Data of a reply, or why there is none."""
+"""Data of a reply, or the error that took its place."""
 
 
 @dataclass
 class _InFlight:
+    """A request that has been sent and not been answered, with its encoded frame."""
+
     request: Request
     on_reply: Callable[[Reply], object]
     frame: bytes
@@ -146,16 +112,24 @@ class _InFlight:
 
 @dataclass
 class LinkCounters:
-    """What went over a link, and what went wrong; since it was opened."""
+    """Traffic and errors of a link since it was opened; counters of several links add up.
+
+    Attributes
+    ----------
+    n_bytes_out, n_bytes_in : bytes sent and received by the host.
+    n_bad_frames : damaged frames received by the host.
+    n_repeated : requests sent again.
+    n_recoveries : times that the link was restarted.
+    """
 
     n_bytes_out: int = 0
     n_bytes_in: int = 0
     n_bad_frames: int = 0
-    """Damaged frames received."""
     n_repeated: int = 0
-    """Requests sent again."""
     n_recoveries: int = 0
-    """Times that the link had to be begun anew."""
+
+    def __add__(self, other: LinkCounters) -> LinkCounters:
+        return LinkCounters(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 class Transport:
@@ -164,9 +138,19 @@ class Transport:
     Parameters
     ----------
     port : open port.
-    timeout_s : patience before everything unanswered is repeated; doubles with each time.
-    n_retries : repetitions without any answer before giving up.
-    settle_s : seconds from when the operating system says that all is sent until it is.
+    timeout_s : time without a reply after which everything unanswered is repeated; doubles with
+        each repetition.
+    n_retries : repetitions without any reply before the transport gives up.
+    settle_s : how long the adapter may still be sending after the operating system reports that
+        all is sent.
+
+    Attributes
+    ----------
+    window_bytes : largest number of bytes of unanswered requests while some of them take the
+        device long: the size of its receive buffer. At least one request is always sent.
+    on_done : called with tag and data (without the status byte) of each announced end of a run.
+    on_repeat : called with each request just before it is sent again.
+    counters : traffic and errors so far.
     """
 
     def __init__(
@@ -182,18 +166,14 @@ class Transport:
         self.timeout_s = timeout_s
         self.n_retries = n_retries
         self.window_bytes = 0
-        """Bytes of requests that may be under way while some take the device long; at least one
-        request. The device's buffer."""
         self.on_done: Callable[[int, bytes], object] = lambda tag, data: None
-        """Called with tag and data (behind the status byte) of each announced end of a run."""
         self.on_repeat: Callable[[Request], object] = lambda request: None
-        """Called with each request that is sent again, before it is."""
         self.counters = LinkCounters()
         self._seq = random.randrange(256)
         self._received = bytearray()
         self._waiting: deque[tuple[Request, Callable[[Reply], object]]] = deque()
         self._in_flight: dict[int, _InFlight] = {}
-        """By sequence number, in the order in which they were sent."""
+        """Unanswered requests by sequence number, in the order in which they were sent."""
         self._n_bytes_out = self._n_bytes_back = 0
         self._n_slow = 0
         self._n_timeouts = 0
@@ -202,22 +182,23 @@ class Transport:
     # ---- the line ----------------------------------------------------------------------------
 
     def close(self) -> None:
+        """Close the port. Closing it again does nothing."""
         with contextlib.suppress(OSError):
             self.port.close()
 
     @property
     def baud(self) -> int:
-        """Bits per second."""
+        """Rate of this end in bits per second."""
         return self.port.baudrate
 
     def set_baud(self, baud: int) -> None:
-        """Changes the rate of this end, after all has been sent.
+        """Change the rate of this end, after all bytes have been sent.
 
         Raises
         ------
         LinkLost
         ValueError
-            The port cannot have this rate.
+            The port does not support this rate.
         """
         with self._line():
             self.port.flush()
@@ -225,7 +206,7 @@ class Transport:
             self.port.baudrate = baud
 
     def resync(self) -> None:
-        """Forgets everything under way and brings device and host to the default rate.
+        """Discard all requests, and bring device and host to the default rate.
 
         Raises
         ------
@@ -233,24 +214,25 @@ class Transport:
         """
         self.cancel()
         with self._line():
-            self.port.reset_output_buffer()  # at the rate of a break, little would take long
+            self.port.reset_output_buffer()  # unsent bytes would be slow at the rate of a break
             self.port.baudrate = BREAK_BAUD
             self.port.write(b"\0")  # at any higher rate this is a break
         self.set_baud(DEFAULT_BAUD)
         with self._line():
             self.port.reset_input_buffer()
             self._received.clear()
-            self.port.write(_END)  # ends what an earlier program may have left half sent
+            self.port.write(_END)  # ends a frame that an earlier program may have left incomplete
 
     @contextlib.contextmanager
-    def _line(self):
+    def _line(self) -> Iterator[None]:
+        """Raise errors of the port as errors of the driver."""
         try:
             yield
         except serial.SerialTimeoutException as error:
-            raise LinkTimeout(f"{self.port.port} takes no data: {error}") from error
+            raise LinkTimeout(f"{self.port.port} accepts no data: {error}") from error
         except (OSError, TypeError) as error:
-            # serial.SerialException is an OSError; a port that another thread has closed, or that
-            # has gone while its rate was changed, gives a TypeError.
+            # serial.SerialException is an OSError. A port that another thread has closed, or that
+            # vanished while its rate was changed, raises a TypeError.
             raise LinkLost(
                 f"lost the board on {self.port.port}: {error}. Was it unplugged or switched off?"
             ) from error
@@ -261,7 +243,7 @@ class Transport:
         self.counters.n_bytes_out += len(raw)
 
     def _receive(self, deadline: float) -> bytes | None:
-        """Next undamaged packet, or None if there is none before ``deadline``."""
+        """Return the next undamaged packet, or None if none arrives before ``deadline``."""
         late = False
         while True:
             raw, end, rest = self._received.partition(_END)
@@ -278,7 +260,7 @@ class Transport:
             with self._line():
                 n_arrived = self.port.in_waiting
             if time.monotonic() >= deadline:
-                # If it was this process that was late, the answer is here.
+                # If this process was late itself, the reply may be waiting in the port.
                 if late or not n_arrived:
                     return None
                 late = True
@@ -291,36 +273,37 @@ class Transport:
 
     @property
     def idle(self) -> bool:
-        """Nothing is unanswered."""
+        """Whether every request has been answered."""
         return not self._waiting and not self._in_flight
 
     def submit(self, request: Request, on_reply: Callable[[Reply], object]) -> None:
-        """Queues a request. :meth:`step` sends it, and calls ``on_reply`` when it is answered."""
+        """Queue a request. :meth:`step` sends it, and calls ``on_reply`` with its reply."""
         if self.idle:
-            self._patience()
+            self._restart_timeout()
         self._waiting.append((request, on_reply))
 
     def forget(self, request: Request) -> None:
-        """Regards a request as answered: it will not be sent again, and its answer be ignored."""
+        """Treat a request as answered: it is not sent again, and its reply is ignored."""
         for seq, entry in list(self._in_flight.items()):
             if entry.request is request:
                 del self._in_flight[seq]
-                self._account(entry.frame, request, -1)
+                self._count(entry.frame, request, -1)
 
     def cancel(self) -> None:
-        """Forgets all requests; answers to them will be ignored."""
+        """Discard all requests; replies to them are ignored."""
         self._waiting.clear()
         self._in_flight.clear()
         self._n_bytes_out = self._n_bytes_back = self._n_slow = self._n_timeouts = 0
 
-    def _patience(self) -> None:
+    def _restart_timeout(self) -> None:
         self._n_timeouts = 0
         self._deadline = time.monotonic() + self.timeout_s
 
     def _fits(self, frame: bytes, request: Request) -> bool:
+        """Return whether a request may be sent now, beside those that are unanswered."""
         if not self._in_flight:
             return True
-        slow = self._n_slow or request.opcode not in _BODY_OF_WRITE
+        slow = self._n_slow or request.opcode not in _FAST
         limit = self.window_bytes if slow else MAX_BYTES_IN_FLIGHT
         return (
             len(self._in_flight) < MAX_IN_FLIGHT
@@ -339,18 +322,19 @@ class Transport:
             self._waiting.popleft()
             self._seq = seq
             self._in_flight[seq] = _InFlight(request, on_reply, frame)
-            self._account(frame, request, 1)
+            self._count(frame, request, 1)
             burst += frame
         if burst:
             self._write(burst)
 
-    def _account(self, frame: bytes, request: Request, sign: int) -> None:
+    def _count(self, frame: bytes, request: Request, sign: int) -> None:
+        """Add (``sign`` 1) or remove (-1) a request to the totals of those under way."""
         self._n_bytes_out += sign * len(frame)
         self._n_bytes_back += sign * request.n_reply_bytes
-        self._n_slow += sign * (request.opcode not in _BODY_OF_WRITE)
+        self._n_slow += sign * (request.opcode not in _FAST)
 
     def _repeat(self, seqs: list[int]) -> None:
-        """Sends requests again; they are now the last ones that were sent."""
+        """Send requests again, which makes them the last ones that were sent."""
         self.counters.n_repeated += len(seqs)
         for seq in seqs:
             self._in_flight[seq] = self._in_flight.pop(seq)
@@ -358,12 +342,16 @@ class Transport:
         self._write(_END + b"".join(self._in_flight[seq].frame for seq in seqs))
 
     def step(self, deadline: float) -> bool:
-        """Sends what may be sent and handles one packet; False if none came until ``deadline``.
+        """Send what may be sent, and handle one packet.
+
+        Returns
+        -------
+        False if no packet arrived before ``deadline``, a value of :func:`time.monotonic`.
 
         Raises
         ------
         LinkTimeout, LinkLost
-            Everything under way is forgotten.
+            All requests have been discarded.
         """
         try:
             return self._step(deadline)
@@ -388,12 +376,12 @@ class Transport:
             return True
         entry = self._in_flight.get(seq)
         if entry is None or opcode != entry.request.opcode | REPLY or not reply:
-            return True  # the second answer to a request that was repeated too early
+            return True  # the second reply to a request that was repeated too early
         order = list(self._in_flight)
         overtaken = order[: order.index(seq)]
         del self._in_flight[seq]
-        self._account(entry.frame, entry.request, -1)
-        self._patience()
+        self._count(entry.frame, entry.request, -1)
+        self._restart_timeout()
         if overtaken:
             self._repeat(overtaken)
         entry.on_reply(self._checked(entry.request, reply))
@@ -404,19 +392,20 @@ class Transport:
         if self._n_timeouts > self.n_retries:
             oldest = next(iter(self._in_flight.values())).request
             raise LinkTimeout(
-                f"no answer from {self.port.port} to {oldest}, in spite of {self.n_retries} "
+                f"no answer from {self.port.port} to {oldest}, even after {self.n_retries} "
                 "repetitions. Is the board still powered, and its bitstream loaded?"
             )
         self._repeat(list(self._in_flight))
         self._deadline = time.monotonic() + self.timeout_s * 2**self._n_timeouts
 
     def _checked(self, request: Request, reply: bytes) -> Reply:
+        """Return the data of a reply, or the error that it stands for."""
         status, data = reply[0], reply[STATUS_BYTES:]
         if status not in set(Status):
             return DeviceError(f"the board answered {request} with the unknown status {status}")
         if status != Status.OK:
             return RequestRefused(str(request), Status(status))
-        # Another version's Identity may have another length.
+        # The Identity of a different version may have a different length.
         if len(data) != request.n_reply_bytes and request.opcode != Opcode.IDENTIFY:
             return DeviceError(
                 f"the reply of {self.port.port} to {request} has {len(data)} bytes, not "
@@ -427,7 +416,7 @@ class Transport:
     def exchange(
         self, requests: Sequence[Request], on_reply: Callable[[int], object] | None = None
     ) -> list[bytes]:
-        """Sends requests, several at a time, and gives the data of their replies, in order.
+        """Send requests, several at a time, and return the data of their replies, in order.
 
         Parameters
         ----------
@@ -436,7 +425,7 @@ class Transport:
         Raises
         ------
         RequestRefused
-            The board refused a request; requests behind it may have been executed.
+            The board refused a request; later ones may have been executed.
         LinkTimeout, LinkLost
         """
         replies: list[Reply | None] = [None] * len(requests)
@@ -447,7 +436,7 @@ class Transport:
                 replies[index] = reply
                 if isinstance(reply, DeviceError):
                     refused.append(reply)
-                    self._waiting.clear()  # those under way are waited for
+                    self._waiting.clear()  # but wait for those under way
                 elif on_reply is not None:
                     on_reply(index)
 

@@ -1,4 +1,4 @@
-"""A board at work: snapshots of its counters, drawn for a terminal."""
+"""Live view of a working board: snapshots of its counters, drawn for a terminal."""
 
 from __future__ import annotations
 
@@ -14,70 +14,90 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from sw.driver.board import Board
-from sw.driver.group import Boards
+from sw.driver.any_board import AnyBoard
 from sw.driver.inference import Inference
+from sw.driver.transport import LinkCounters
 from sw.network.network import Network
 
 INTERVAL_S = 0.5
+"""Time between two snapshots."""
 WINDOW_S = 10.0
-"""Rates are means over this time."""
-
+"""Time over which rates are averaged."""
 N_HISTORY = 60
+"""Number of past speeds that are drawn."""
 BAR_WIDTH = 24
-BARS = "▁▂▃▄▅▆▇█"
+"""Width of a bar in characters."""
+SPARKS = "▁▂▃▄▅▆▇█"
+"""Characters of a sparkline, lowest first."""
 SCREENSHOT_WIDTH = 100
+"""Width of the picture in characters."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """What is shown; means over the window unless said otherwise. JSON values."""
+    """Figures of a working board, as JSON values: means over the last :data:`WINDOW_S` seconds
+    unless stated otherwise.
+
+    Attributes
+    ----------
+    seconds, n_images, n_correct : duration by the wall clock, images and correct predictions since
+        the start; ``n_correct`` is None if labels are unknown.
+    latency_ms : median time from taking a sample to its outcome.
+    core_busy : share of the time in which the core is running, all boards together.
+    lanes_busy : share of the additions that the lanes could do in the cycles of the runs.
+    line_busy : share of the line's rate in use, in the busier direction.
+    spikes : number of spikes per image, by layer.
+    rates : share of a layer's neurons that fire in a timestep, by layer.
+    cycles : clock cycles per image, by layer.
+    n_bad_frames, n_repeated, n_recoveries : damaged frames received by the host, requests sent
+        again, and restarts of the link, since the start.
+    n_boards : number of boards that work.
+    failures : ports of boards that have failed, each with its error.
+    """
 
     seconds: float
-    """Since the beginning, by the wall clock."""
     n_images: int
-    """Since the beginning."""
     n_correct: int | None
     images_per_s: float
     latency_ms: float
-    """Median."""
     core_busy: float
-    """Share of the time that the core is at work, all boards together."""
     lanes_busy: float
-    """Share of the additions that the lanes could do in a run's cycles."""
     line_busy: float
-    """Share of the line's rate in use, in the direction that has more."""
     synaptic_ops_per_s: float
     spikes: dict[str, float]
-    """Per image, by layer."""
     rates: dict[str, float]
-    """Share of a layer's neurons that fire in a timestep."""
     cycles: dict[str, float]
     n_bad_frames: int
-    """Damaged frames received by the host, since the beginning, as all that follow."""
     n_repeated: int
     n_recoveries: int
     n_boards: int
     failures: list[str]
-    """What became of boards that have failed."""
 
 
 @dataclass(frozen=True)
 class _Moment:
-    at: float
-    n_bytes_out: int
-    n_bytes_in: int
+    """Totals since the start, at time ``at_s`` of the board's clock."""
+
+    at_s: float
+    link: LinkCounters
     n_images: int
 
 
 @dataclass
 class Monitor:
-    """Runs samples and keeps count."""
+    """Counts the outcomes of a board, and summarises the recent ones.
 
-    board: Board | Boards
+    Attributes
+    ----------
+    labels : labels of the images that are classified over and over; None if unknown.
+    recent : outcomes within the window.
+    moments : totals at the snapshots within the window.
+    """
+
+    board: AnyBoard
     network: Network
     labels: NDArray[Any] | None = None
-    recent: deque[tuple[float, Inference]] = field(default_factory=deque)
+    recent: deque[Inference] = field(default_factory=deque)
     moments: deque[_Moment] = field(default_factory=deque)
     n_images: int = 0
     n_correct: int = 0
@@ -86,48 +106,29 @@ class Monitor:
     def __post_init__(self) -> None:
         self.moments.append(self._moment())
 
-    def _clock(self) -> float:
-        """Seconds: simulated ones if there is one virtual board, else those on the wall."""
-        if isinstance(self.board, Board):
-            n_cycles = self.board.device.clock_cycles()
-            if n_cycles is not None:
-                return n_cycles / self.board.config.clk_hz
-        return time.monotonic()
-
     def _moment(self) -> _Moment:
-        links = [board.device.transport.counters for board in self.board.boards]
-        return _Moment(
-            self._clock(),
-            sum(link.n_bytes_out for link in links),
-            sum(link.n_bytes_in for link in links),
-            self.n_images,
-        )
+        return _Moment(self.board.clock_s(), self.board.counters, self.n_images)
 
     def add(self, inference: Inference) -> None:
-        """Counts an outcome."""
+        """Count an outcome."""
         if self.labels is not None:
             label = self.labels[self.n_images % len(self.labels)]
             self.n_correct += int(inference.prediction == label)
         self.n_images += 1
-        self.recent.append((time.monotonic(), inference))
+        self.recent.append(inference)
 
     def snapshot(self) -> Snapshot:
-        """What there is to show."""
+        """Return the figures of this moment."""
         now = self._moment()
-        self.moments.append(now)
-        while len(self.moments) > 2 and now.at - self.moments[0].at > WINDOW_S:
-            self.moments.popleft()
-        first = self.moments[0]
-        while len(self.recent) > max(now.n_images - first.n_images, 1):
-            self.recent.popleft()
-        seconds = max(now.at - first.at, 1e-9)
-        outcomes = [inference for _, inference in self.recent]
-        boards = self.board.boards
+        first = self._start_of_window(now)
+        seconds = max(now.at_s - first.at_s, 1e-9)
+        outcomes = list(self.recent)
+        devices = self.board.devices
         config, program = self.board.config, self.board.program
         names = [layer.name for layer in program.layers]
-        n = max(len(outcomes), 1)
 
         def mean(counter: str) -> dict[str, float]:
+            n = max(len(outcomes), 1)
             return {
                 name: sum(getattr(one.counters[name], counter) for one in outcomes) / n
                 for name in names
@@ -137,17 +138,18 @@ class Monitor:
         n_cycles = sum(one.n_cycles for one in outcomes)
         spikes = mean("n_spikes")
         shapes = self.network.map_shapes()
-        links = [board.device.transport.counters for board in boards]
-        n_bytes = max(now.n_bytes_out - first.n_bytes_out, now.n_bytes_in - first.n_bytes_in)
-        baud = sum(board.device.transport.baud for board in boards)
-        failures = self.board.failures if isinstance(self.board, Boards) else []
+        n_bytes = max(
+            now.link.n_bytes_out - first.link.n_bytes_out,
+            now.link.n_bytes_in - first.link.n_bytes_in,
+        )
+        baud = sum(device.transport.baud for device in devices)
         return Snapshot(
             seconds=time.monotonic() - self.started,
             n_images=self.n_images,
             n_correct=None if self.labels is None else self.n_correct,
             images_per_s=(now.n_images - first.n_images) / seconds,
             latency_ms=1e3 * float(np.median([one.latency_s for one in outcomes] or [0.0])),
-            core_busy=n_cycles / (config.clk_hz * seconds * len(boards)),
+            core_busy=n_cycles / (config.clk_hz * seconds * len(devices)),
             lanes_busy=n_ops / (config.lanes * n_cycles) if n_cycles else 0.0,
             line_busy=10 * n_bytes / (baud * seconds),
             synaptic_ops_per_s=n_ops / seconds,
@@ -158,28 +160,50 @@ class Monitor:
                 if name in shapes
             },
             cycles=mean("n_cycles"),
-            n_bad_frames=sum(link.n_bad_frames for link in links),
-            n_repeated=sum(link.n_repeated for link in links),
-            n_recoveries=sum(link.n_recoveries for link in links),
-            n_boards=len(boards),
-            failures=[f"{board.port}: {error}" for board, error in failures],
+            n_bad_frames=now.link.n_bad_frames,
+            n_repeated=now.link.n_repeated,
+            n_recoveries=now.link.n_recoveries,
+            n_boards=len(devices),
+            failures=[f"{device.port}: {error}" for device, error in self.board.failures],
         )
+
+    def _start_of_window(self, now: _Moment) -> _Moment:
+        """Add a moment, and drop moments and outcomes that are too old; returns the oldest left."""
+        self.moments.append(now)
+        while len(self.moments) > 2 and now.at_s - self.moments[0].at_s > WINDOW_S:
+            self.moments.popleft()
+        first = self.moments[0]
+        while len(self.recent) > max(now.n_images - first.n_images, 1):
+            self.recent.popleft()
+        return first
 
 
 def bar(share: float, width: int = BAR_WIDTH) -> str:
-    """A share, 0 to 1, as a bar."""
+    """Draw a share between 0 and 1 as a bar."""
     n_full = round(min(max(share, 0.0), 1.0) * width)
     return "━" * n_full + "╌" * (width - n_full)
 
 
 def sparkline(values: list[float]) -> str:
-    """Values as small bars, the largest full."""
+    """Draw values as small vertical bars, the largest at full height."""
     most = max(values, default=0.0) or 1.0
-    return "".join(BARS[min(int(v / most * len(BARS)), len(BARS) - 1)] for v in values)
+    return "".join(SPARKS[min(int(v / most * len(SPARKS)), len(SPARKS) - 1)] for v in values)
 
 
 def view(snapshot: Snapshot, title: str, history: list[float], simulated: bool) -> Panel:
-    """The terminal view."""
+    """Draw a snapshot for a terminal.
+
+    Parameters
+    ----------
+    history : past speeds in images per second, oldest first.
+    simulated : whether speeds refer to a simulated clock.
+    """
+    failures = [Text(failure, "bold red") for failure in snapshot.failures]
+    parts = (_gauges(snapshot, history, simulated), Text(), _layers(snapshot), Text())
+    return Panel(Group(*parts, _link(snapshot), *failures), title=title, subtitle="Ctrl-C ends")
+
+
+def _gauges(snapshot: Snapshot, history: list[float], simulated: bool) -> Table:
     unit = "images/s of the simulated clock" if simulated else "images/s"
     gauges = Table.grid(padding=(0, 2))
     speed = Text(f"{snapshot.images_per_s:,.1f}", "bold green")
@@ -195,9 +219,12 @@ def view(snapshot: Snapshot, title: str, history: list[float], simulated: bool) 
     )
     done = f"{snapshot.n_images:,} in {snapshot.seconds:,.0f} s"
     if snapshot.n_correct is not None and snapshot.n_images:
-        done += f", {snapshot.n_correct / snapshot.n_images:.1%} right"
+        done += f", {snapshot.n_correct / snapshot.n_images:.1%} correct"
     gauges.add_row("images", done, "")
+    return gauges
 
+
+def _layers(snapshot: Snapshot) -> Table:
     layers = Table(box=None, padding=(0, 2), expand=True)
     layers.add_column("layer", no_wrap=True)
     layers.add_column("firing", no_wrap=True)
@@ -205,39 +232,37 @@ def view(snapshot: Snapshot, title: str, history: list[float], simulated: bool) 
         layers.add_column(name, justify="right")
     most = max(snapshot.rates.values(), default=0.0) or 1.0
     for name, n_spikes in snapshot.spikes.items():
-        rate = snapshot.rates.get(name)
-        # An output layer has no spikes.
-        shown = rate is not None and n_spikes > 0
+        rate = snapshot.rates.get(name, 0.0)
+        fires = name in snapshot.rates and n_spikes > 0  # an output layer has no spikes
         layers.add_row(
             name,
-            Text(bar(rate / most), "yellow") if shown and rate is not None else "",
-            f"{rate:.2%}" if shown else "",
-            f"{n_spikes:,.0f}" if shown else "",
+            Text(bar(rate / most), "yellow") if fires else "",
+            f"{rate:.2%}" if fires else "",
+            f"{n_spikes:,.0f}" if fires else "",
             f"{snapshot.cycles[name]:,.0f}",
         )
+    return layers
 
+
+def _link(snapshot: Snapshot) -> Text:
     trouble = snapshot.n_bad_frames + snapshot.n_repeated + snapshot.n_recoveries
-    link = Text(
+    return Text(
         f"link: {snapshot.n_bad_frames:,} damaged frames, {snapshot.n_repeated:,} requests sent "
-        f"again, begun anew {snapshot.n_recoveries:,} times",
+        f"again, {snapshot.n_recoveries:,} restarts",
         "red" if trouble else "green",
-    )
-    lost = [Text(failure, "bold red") for failure in snapshot.failures]
-    return Panel(
-        Group(gauges, Text(), layers, Text(), link, *lost), title=title, subtitle="Ctrl-C ends"
     )
 
 
 def as_text(snapshot: Snapshot) -> str:
-    """A line for where there is no terminal."""
-    right = (
-        f", {snapshot.n_correct / snapshot.n_images:.1%} right"
+    """Summarise a snapshot in a line, for output that is no terminal."""
+    correct = (
+        f", {snapshot.n_correct / snapshot.n_images:.1%} correct"
         if snapshot.n_correct is not None and snapshot.n_images
         else ""
     )
     return (
-        f"{snapshot.n_images} images in {snapshot.seconds:.1f} s{right}; "
+        f"{snapshot.n_images} images in {snapshot.seconds:.1f} s{correct}; "
         f"{snapshot.images_per_s:.1f} images/s, core at work {snapshot.core_busy:.1%}, line in use "
         f"{snapshot.line_busy:.1%}; {snapshot.n_bad_frames} damaged frames, {snapshot.n_repeated} "
-        f"requests sent again, begun anew {snapshot.n_recoveries} times"
+        f"requests sent again, {snapshot.n_recoveries} restarts of the link"
     )

@@ -15,8 +15,7 @@ from hw.boards.configs import board_name
 from sw.compile import costs
 from sw.compile.costs import LayerReport
 from sw.compile.program import Program
-from sw.driver.board import Board
-from sw.driver.group import Boards
+from sw.driver.any_board import AnyBoard
 from sw.network import encoder, reference
 from sw.network.network import Layer, Network
 
@@ -120,7 +119,7 @@ class Images:
 
 
 def observe(
-    network: Network, program: Program | None, images: Images, board: Board | Boards | None = None
+    network: Network, program: Program | None, images: Images, board: AnyBoard | None = None
 ) -> Observation:
     """Run the reference over all images, and a board over the first ones if there is one.
 
@@ -130,7 +129,7 @@ def observe(
         The images do not suit the network.
     NeuronError
         ``images.chosen`` names a neuron that does not exist.
-    sw.device.DeviceError
+    sw.driver.errors.DeviceError
         The board went away.
     """
     for name, neurons in images.chosen.items():
@@ -234,9 +233,7 @@ def _telling(spikes: NDArray[np.uint8]) -> list[Neuron]:
     ]
 
 
-def _count(
-    network: Network, board: Board | Boards, images: Images, trace: reference.Trace
-) -> Counted:
+def _count(network: Network, board: AnyBoard, images: Images, trace: reference.Trace) -> Counted:
     frames = encoder.inputs(network, images.images[:N_TRACED], board.program.pixels)
     cycles: dict[str, list[int]] = {plan.name: [] for plan in board.program.layers}
     predictions, n_differences = [], 0

@@ -14,9 +14,9 @@ from sim import campaign
 from sim.campaign import KILLED, NOISE, SECOND_HOST, SESSIONS, Campaign, Tally, main
 from sim.virtual_board import virtual_board
 from sw.compile.program import Counters
+from sw.driver.errors import LinkTimeout
 from sw.driver.faults import KINDS
 from sw.driver.inference import Inference
-from sw.driver.transport import LinkTimeout
 from tests.sw.fake_device import FakeDevice
 
 

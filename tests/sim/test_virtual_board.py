@@ -35,8 +35,9 @@ from hw.protocol import (
 from hw.spec import Config
 from sim.stub_core import StubCore
 from sim.virtual_board import executable, main, virtual_board
+from sw.cli.commands import EXIT_BAD_INPUT
 from sw.driver.device import Device
-from sw.driver.discovery import DeviceNotFound
+from sw.driver.errors import DeviceNotFound
 from tests.hw.wire import rate_payload, reply, request, rows_payload
 
 CONFIG = Config(name="stub", weight_depth=256, spike_bytes=2048, param_depth=256)
@@ -69,11 +70,11 @@ def line(port: str) -> Iterator[serial.Serial]:
 def fast_line(port: str) -> Iterator[serial.Serial]:
     """A port at the board's own rate, without the driver; the board knows of its last reset."""
     with serial.Serial(port, BREAK_BAUD, timeout=5, exclusive=True) as opened:
-        opened.write(b"\0")
+        opened.memory.write(b"\0")
         opened.flush()
         opened.baudrate = DEFAULT_BAUD
         opened.reset_input_buffer()
-        opened.write(DELIMITER)
+        opened.memory.write(DELIMITER)
         assert ask(opened, Opcode.ABORT) == reply(1, Opcode.ABORT)
         divisor = CONFIG.clk_hz // CONFIG.baud
         assert ask(opened, Opcode.RATE, rate_payload(divisor)) == reply(1, Opcode.RATE)
@@ -108,8 +109,8 @@ def test_driver_needs_nothing_special(port):
     data = random.Random(0).randbytes(200 * ROW_BYTES)
     with Device.open(port) as board:
         assert board.config == CONFIG
-        board.write(Space.WEIGHT, 56, data)
-        assert board.read(Space.WEIGHT, 56, 200) == data
+        board.memory.write(Space.WEIGHT, 56, data)
+        assert board.memory.read(Space.WEIGHT, 56, 200) == data
         assert [board.run(entry).argmax for entry in (5, 6, 7)] == [5, 6, 7]
         assert board.status().state == RunState.DONE
         assert board.transport.baud == CONFIG.baud
@@ -142,7 +143,7 @@ def damaged_frames() -> list[bytes]:
 def test_damaged_write_changes_nothing_and_is_counted(port):
     before = random.Random(1).randbytes(256 * ROW_BYTES)
     with Device.open(port) as board:
-        board.write(Space.WEIGHT, 0, before)
+        board.memory.write(Space.WEIGHT, 0, before)
         n_before = board.status().n_bad_frames
     damaged = damaged_frames()
     with fast_line(port) as line:
@@ -151,7 +152,7 @@ def test_damaged_write_changes_nothing_and_is_counted(port):
         # Nothing of it was answered: the first reply is that to the next whole frame.
         assert ask(line, Opcode.ABORT, seq=77) == reply(77, Opcode.ABORT)
     with Device.open(port) as board:
-        assert board.read(Space.WEIGHT, 0, 256) == before
+        assert board.memory.read(Space.WEIGHT, 0, 256) == before
         status = board.status()
         assert status.n_bad_frames - n_before >= len(damaged)
         assert status.n_overruns == 0
@@ -217,7 +218,9 @@ def test_sim_is_a_port_like_any_other():
     with Device.open("sim") as board:
         assert board.config == config_by_name("sim")
         assert Path(board.port).exists()
-        assert board.read(Space.COUNTER, 0, 1) == bytes(row_bytes(Space.COUNTER, board.config))
+        assert board.memory.read(Space.COUNTER, 0, 1) == bytes(
+            row_bytes(Space.COUNTER, board.config)
+        )
     assert not Path(board.port).exists()
 
 
@@ -246,13 +249,13 @@ def test_link_is_made_and_removed_and_stats_are_printed(tmp_path):
 def test_file_in_the_way_of_a_link_is_kept(tmp_path, capsys):
     path = tmp_path / "port"
     path.write_text("mine")
-    assert main(["--link", str(path)]) == 1
+    assert main(["--link", str(path)]) == EXIT_BAD_INPUT
     assert "exists and is no link" in capsys.readouterr().err
     assert path.read_text() == "mine"
 
 
 def test_unknown_configuration_is_refused(capsys):
-    assert main(["--config", "fpga9000"]) == 1
+    assert main(["--config", "fpga9000"]) == EXIT_BAD_INPUT
     assert "known are sim" in capsys.readouterr().err
 
 
@@ -269,7 +272,7 @@ def test_loading_keeps_the_line_busy(program):
         assert board.stdout is not None
         with Device.open(board.stdout.readline().strip()) as opened:
             for _ in range(100):  # opening takes some time as well
-                opened.write(Space.WEIGHT, 0, data)
+                opened.memory.write(Space.WEIGHT, 0, data)
         _, stats = board.communicate(timeout=10)
     n_byte_times = json.loads(stats)["n_cycles"] / (10 * CONFIG.clk_hz // CONFIG.baud)
     assert 100 * len(data) / n_byte_times >= 0.9

@@ -10,7 +10,8 @@ from serial.tools import list_ports
 
 from sw import shipped
 from sw.cli import boards
-from tests.sw.driver.test_device import FakeBoard
+from sw.cli.commands import EXIT_BAD_INPUT, EXIT_NO, EXIT_OK
+from tests.sw.fake_board import FakeBoard
 
 
 def test_attached_boards_are_listed(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
@@ -22,7 +23,7 @@ def test_attached_boards_are_listed(monkeypatch: pytest.MonkeyPatch, capsys) -> 
     ]
     monkeypatch.setattr(list_ports, "comports", lambda: ports)
     try:
-        assert boards.main(["--json"]) == boards.EXIT_OK
+        assert boards.main(["--json"]) == EXIT_OK
     finally:
         board.close()
         silent.close()
@@ -34,15 +35,15 @@ def test_attached_boards_are_listed(monkeypatch: pytest.MonkeyPatch, capsys) -> 
 
 def test_what_fits_is_said(capsys) -> None:
     network = str(shipped.NETWORK)
-    assert boards.main([network, "--config", "ulx3s-85f"]) == boards.EXIT_OK
+    assert boards.main([network, "--config", "ulx3s-85f"]) == EXIT_OK
     assert f"{network}: fits (" in capsys.readouterr().out
-    assert boards.main([network, "--config", "icebreaker"]) == boards.EXIT_OK
+    assert boards.main([network, "--config", "icebreaker"]) == EXIT_OK
     assert f"{network}: does not fit: " in capsys.readouterr().out
 
 
 def test_no_board(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setattr(list_ports, "comports", list)
-    assert boards.main([]) == boards.EXIT_NONE
+    assert boards.main([]) == EXIT_NO
     assert "no board is attached" in capsys.readouterr().out
 
 
@@ -54,5 +55,5 @@ def test_no_board(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     ],
 )
 def test_bad_input(arguments: list[str], message: str, capsys) -> None:
-    assert boards.main(arguments) == boards.EXIT_BAD_INPUT
+    assert boards.main(arguments) == EXIT_BAD_INPUT
     assert message in capsys.readouterr().err

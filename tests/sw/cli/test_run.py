@@ -24,6 +24,7 @@ from hw.protocol import RunState
 from sim.virtual_board import virtual_board
 from sw import shipped
 from sw.cli import options, run
+from sw.cli.commands import EXIT_BAD_INPUT, EXIT_DEVICE, EXIT_INTERRUPTED, EXIT_NO, EXIT_OK
 from sw.compile.compiler import compile_network
 from sw.data import catalogue, metrics
 from sw.data.dataset import Split
@@ -31,10 +32,9 @@ from sw.data.fashion_mnist import LABELS
 from sw.driver import check, results, session
 from sw.driver.board import Board
 from sw.driver.device import Device
-from sw.driver.discovery import DeviceNotFound
+from sw.driver.errors import DeviceNotFound, LinkLost
 from sw.driver.inference import Inference
-from sw.driver.transport import LinkLost
-from sw.network import netfile
+from sw.network import encoder, netfile
 from sw.network.network import Network
 from tests.networks import random_input, random_network
 from tests.sw.fake_device import FakeDevice
@@ -85,7 +85,7 @@ def test_equal_results_pass_the_check(
     use: Use, files: tuple[Path, Path, Network], capsys: pytest.CaptureFixture[str], check: str
 ) -> None:
     use(files[2])
-    assert run.main(arguments(files, "--check", check)) == run.EXIT_OK
+    assert run.main(arguments(files, "--check", check)) == EXIT_OK
     out = capsys.readouterr().out
     assert f"{N_IMAGES} images: predictions, logits" in out and "accuracy" in out
     assert ("every spike" in out) == (check == "spikes")
@@ -97,7 +97,7 @@ def test_json_has_every_figure(
     use: Use, files: tuple[Path, Path, Network], capsys: pytest.CaptureFixture[str]
 ) -> None:
     use(files[2])
-    assert run.main(arguments(files, "--json", "--check", "-n", "5")) == run.EXIT_OK
+    assert run.main(arguments(files, "--json", "--check", "-n", "5")) == EXIT_OK
     results = json.loads(capsys.readouterr().out)
     assert results["n_done"] == results["n_checked"] == len(results["predictions"]) == 5
     assert results["mismatches"] == [] and results["stopped"] is None
@@ -119,7 +119,7 @@ def test_a_device_that_computes_otherwise_is_caught(
 ) -> None:
     device = use(always_firing(files[2]))
     device.expected = compile_network(files[2], CONFIG)  # what it is loaded with is right
-    assert run.main(arguments(files, "--check")) == run.EXIT_MISMATCH
+    assert run.main(arguments(files, "--check")) == EXIT_NO
     out = capsys.readouterr().out
     assert "MISMATCH" in out and f"map {files[2].layers[0].name}" in out
     assert "\n  image 0, " in out
@@ -129,7 +129,7 @@ def reference_of(network: Network, images: np.ndarray) -> tuple[Inference, dict[
     device = FakeDevice(network, CONFIG)
     board = Board(device)
     board.load(device.expected)
-    spikes = run.encoder.inputs(network, images, device.expected.pixels)[0]
+    spikes = encoder.inputs(network, images, device.expected.pixels)[0]
     inference = board.observe(spikes, maps=True)
     return inference, dict(inference.maps), inference.logits
 
@@ -172,7 +172,7 @@ def test_a_lost_board_keeps_what_is_done(
     use(files[2], fails_at=4, error=LinkLost("fake: the board does not answer any more"))
     out_path = tmp_path / "results.json"
     code = run.main(arguments(files, "--check", "--out", str(out_path)))
-    assert code == run.EXIT_DEVICE
+    assert code == EXIT_DEVICE
     out = capsys.readouterr().out
     assert "STOPPED at image 4: fake: the board does not answer any more" in out
     assert f"results of 4 of {N_IMAGES} images" in out and "4 images: predictions" in out
@@ -186,7 +186,7 @@ def test_interruption_keeps_what_is_done(
 ) -> None:
     use(files[2], fails_at=2, error=KeyboardInterrupt())
     out_path = tmp_path / "results.json"
-    assert run.main(arguments(files, "--out", str(out_path))) == run.EXIT_INTERRUPTED
+    assert run.main(arguments(files, "--out", str(out_path))) == EXIT_INTERRUPTED
     n_done = json.loads(out_path.read_text())["n_done"]
     assert n_done in (1, 2)  # the third run begins before the outcome of the second is heard of
     assert f"results of {n_done} of {N_IMAGES} images" in capsys.readouterr().out
@@ -203,10 +203,10 @@ def test_interruption_of_the_check_keeps_what_is_done(
         raise KeyboardInterrupt
 
     use(files[2])
-    monkeypatch.setattr(check, "check", interrupt)
+    monkeypatch.setattr(check, "against_reference", interrupt)
     out_path = tmp_path / "results.json"
     code = run.main(arguments(files, "--check", "--out", str(out_path)))
-    assert code == run.EXIT_INTERRUPTED
+    assert code == EXIT_INTERRUPTED
     results = json.loads(out_path.read_text())
     assert (results["n_done"], results["n_checked"]) == (3, 0)
     assert "STOPPED interrupted" in capsys.readouterr().out
@@ -217,10 +217,10 @@ def test_results_that_cannot_be_written(
 ) -> None:
     use(files[2])
     out_path = tmp_path / "nowhere" / "results.json"
-    assert run.main(arguments(files, "--out", str(out_path))) == run.EXIT_BAD_INPUT
+    assert run.main(arguments(files, "--out", str(out_path))) == EXIT_BAD_INPUT
     printed = capsys.readouterr()
     assert printed.out == "" and "results.json cannot be written: there is no folder" in printed.err
-    assert run.main(arguments(files, "--out", str(tmp_path))) == run.EXIT_BAD_INPUT
+    assert run.main(arguments(files, "--out", str(tmp_path))) == EXIT_BAD_INPUT
     printed = capsys.readouterr()
     assert "cannot be written: Is a directory" in printed.err
     assert "accuracy" in printed.out, "the run is not lost"
@@ -230,21 +230,21 @@ def test_results_that_cannot_be_written(
 def test_a_folder_of_a_data_set_without_its_name(
     options: list[str], files: tuple[Path, Path, Network], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run.main([str(files[0]), "--data-dir", "nowhere", *options]) == run.EXIT_BAD_INPUT
+    assert run.main([str(files[0]), "--data-dir", "nowhere", *options]) == EXIT_BAD_INPUT
     assert "--data-dir nowhere: name the data set in it with --data" in capsys.readouterr().err
 
 
 def test_a_sensor_without_recordings(
     files: tuple[Path, Path, Network], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run.main([str(files[0]), "--sensor", "9", "9"]) == run.EXIT_BAD_INPUT
-    assert "--sensor is the size of the recordings of --input" in capsys.readouterr().err
+    assert run.main([str(files[0]), "--sensor", "9", "9"]) == EXIT_BAD_INPUT
+    assert "--sensor is the size of recordings: name" in capsys.readouterr().err
 
 
 def test_number_of_images_that_makes_no_sense(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         run.main(["-n", "0"])
-    assert ended.value.code == run.EXIT_BAD_INPUT
+    assert ended.value.code == EXIT_BAD_INPUT
     assert "-n takes a number of at least 1" in capsys.readouterr().err
 
 
@@ -252,7 +252,7 @@ def test_a_board_lost_before_the_first_image(
     use: Use, files: tuple[Path, Path, Network], capsys: pytest.CaptureFixture[str]
 ) -> None:
     use(files[2], fails_at=0, error=LinkLost("gone"))
-    assert run.main(arguments(files, "--check")) == run.EXIT_DEVICE
+    assert run.main(arguments(files, "--check")) == EXIT_DEVICE
     assert "no image was classified" in capsys.readouterr().out
 
 
@@ -264,7 +264,7 @@ def test_no_board(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     network = a_network(encoder=False)
     monkeypatch.setattr(run.netfile, "load", lambda *_: netfile.NetworkFile(network=network))
     monkeypatch.setattr(options, "find_inputs", lambda *_: (np.zeros((1, 1), np.uint8), None))
-    assert run.main(["--board"]) == run.EXIT_DEVICE
+    assert run.main(["--board"]) == EXIT_DEVICE
     assert "no board found; ports seen: none" in capsys.readouterr().err
 
 
@@ -274,7 +274,7 @@ def test_a_network_for_another_device_is_compiled_again(
     other = dataclasses.replace(CONFIG, name="other", lanes=16)
     netfile.save(files[0], files[2], compile_network(files[2], other))
     use(files[2])
-    assert run.main(arguments(files, "--check")) == run.EXIT_OK
+    assert run.main(arguments(files, "--check")) == EXIT_OK
     assert "compiled again for 'sim': it was made for 'other'" in capsys.readouterr().out
 
 
@@ -287,7 +287,7 @@ def test_a_network_that_does_not_fit(
     device = use(files[2])
     tiny = dataclasses.replace(CONFIG, name="tiny", weight_depth=2)
     device.identity = dataclasses.replace(device.identity, config=tiny)
-    assert run.main(arguments(files)) == run.EXIT_BAD_INPUT
+    assert run.main(arguments(files)) == EXIT_BAD_INPUT
     assert "does not fit 'tiny': weight needs" in capsys.readouterr().err
 
 
@@ -317,7 +317,7 @@ def test_wrong_files(
         (images_path, images_path, "not a network file"),
     ):
         code = run.main([str(network_path), "--input", str(input_path)])
-        assert code == run.EXIT_BAD_INPUT, message
+        assert code == EXIT_BAD_INPUT, message
         assert message in capsys.readouterr().err
 
 
@@ -325,8 +325,8 @@ def test_the_sample_does_not_go_with_every_network(
     use: Use, files: tuple[Path, Path, Network], capsys: pytest.CaptureFixture[str]
 ) -> None:
     use(files[2])
-    assert run.main([str(files[0])]) == run.EXIT_BAD_INPUT
-    assert "give others with --data or --input" in capsys.readouterr().err
+    assert run.main([str(files[0])]) == EXIT_BAD_INPUT
+    assert "choose others with --data or --input" in capsys.readouterr().err
 
 
 def test_a_data_set_of_more_classes(
@@ -337,8 +337,8 @@ def test_a_data_set_of_more_classes(
     images = np.load(files[1])["images"]
     split = Split(images=images, labels=np.full(len(images), files[2].n_classes))
     monkeypatch.setattr(catalogue, "load", lambda *_, **__: SimpleNamespace(test=split, name="own"))
-    assert run.main([str(files[0]), "--data", "own"]) == run.EXIT_BAD_INPUT
-    assert f"not {files[2].n_classes}. That is the samples of own" in capsys.readouterr().err
+    assert run.main([str(files[0]), "--data", "own"]) == EXIT_BAD_INPUT
+    assert f"not {files[2].n_classes}. These are the samples of own" in capsys.readouterr().err
 
 
 def test_the_virtual_board_is_of_the_kind_that_the_network_was_compiled_for() -> None:
@@ -366,7 +366,7 @@ def test_frames_need_no_encoder(use: Use, tmp_path: Path) -> None:
     code = run.main(
         [str(tmp_path / "net.spikefold"), "--input", str(tmp_path / "frames.npy"), "--check"]
     )
-    assert code == run.EXIT_OK
+    assert code == EXIT_OK
 
 
 def test_thumbnails_show_the_image_and_the_answer() -> None:
@@ -405,7 +405,7 @@ def test_text_says_how_sure_how_fast_and_what_is_slow(
     use: Use, files: tuple[Path, Path, Network], capsys: pytest.CaptureFixture[str]
 ) -> None:
     use(files[2])
-    assert run.main(arguments(files)) == run.EXIT_OK
+    assert run.main(arguments(files)) == EXIT_OK
     out = capsys.readouterr().out
     for words in ("95 % interval", "latency    in all: p50", "bottleneck ", "energy     "):
         assert words in out
@@ -426,35 +426,35 @@ def test_live_samples_are_answered_line_by_line(
 ) -> None:
     use(files[2])
     images = np.load(files[1])["images"]
-    assert run.main(arguments(files, "--json")) == run.EXIT_OK
+    assert run.main(arguments(files, "--json")) == EXIT_OK
     expected = json.loads(capsys.readouterr().out)
     live = [str(files[0]), "--board", "sim", "--live"]
     monkeypatch.setattr(run.sys, "stdin", Pipe(images.tobytes()))
-    assert run.main([*live, "--json"]) == run.EXIT_OK
+    assert run.main([*live, "--json"]) == EXIT_OK
     *lines, summary = map(json.loads, capsys.readouterr().out.splitlines())
     assert [line["prediction"] for line in lines] == expected["predictions"]
     assert [line["logits"] for line in lines] == expected["logits"]
     assert summary["n_done"] == summary["n_requested"] == N_IMAGES
 
     monkeypatch.setattr(run.sys, "stdin", Pipe(images.tobytes()))
-    assert run.main([*live, "-n", "2"]) == run.EXIT_OK
+    assert run.main([*live, "-n", "2"]) == EXIT_OK
     out = capsys.readouterr().out
     assert f"\n1: {files[2].labels[expected['predictions'][1]]} (class" in out
     assert "\n2: " not in out and "samples of" in out
 
     monkeypatch.setattr(run.sys, "stdin", Pipe(images.tobytes()[:-1]))
-    assert run.main(live) == run.EXIT_BAD_INPUT
+    assert run.main(live) == EXIT_BAD_INPUT
     assert f"ends within sample {N_IMAGES - 1}" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         run.main([*live, "--data-dir", "nowhere"])
-    assert "it does not go with --live" in capsys.readouterr().err
+    assert "it cannot be used with --live" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         run.main([*live, "--check"])
-    assert "they do not go with --live" in capsys.readouterr().err
+    assert "they cannot be used with --live" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(SystemExit):
         run.main([str(files[0]), "--board", "sim", "--check"])
-    assert "PyTorch, which is not installed here" in capsys.readouterr().err
+    assert "PyTorch, which is not installed" in capsys.readouterr().err
 
 
 def wait_for(text: str, stream: Any) -> None:
@@ -494,14 +494,14 @@ def test_ctrl_c_leaves_board_and_files_in_order(phase: str, tmp_path: Path) -> N
                 time.sleep(0.5)  # into the loading
             process.send_signal(signal.SIGINT)
             stdout, stderr = process.communicate(timeout=60)
-        assert process.returncode == run.EXIT_INTERRUPTED
+        assert process.returncode == EXIT_INTERRUPTED
         assert "Traceback" not in stderr
         if phase == "run":
             done = json.loads(out.read_text())
-            assert done["stopped"] == run.INTERRUPTED and done["n_done"] >= 1
+            assert done["stopped"] == results.INTERRUPTED and done["n_done"] >= 1
             assert "STOPPED interrupted" in stdout
         else:
-            assert run.INTERRUPTED in stderr and not out.exists()
+            assert results.INTERRUPTED in stderr and not out.exists()
         assert list(tmp_path.iterdir()) in ([], [out]), "no half of a file"
         with Device.open(port) as device:
             assert device.status().state == RunState.IDLE

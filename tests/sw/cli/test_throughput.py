@@ -9,7 +9,9 @@ import pytest
 
 from hw.boards.configs import CONFIGS
 from sw.cli import throughput
+from sw.cli.commands import EXIT_BAD_INPUT, EXIT_DEVICE
 from sw.cli.throughput import main
+from sw.driver.device import Device
 from tests.networks import random_network
 from tests.sw.fake_device import FakeDevice
 
@@ -28,7 +30,7 @@ def test_loading_and_streaming_fill_the_line(capsys: pytest.CaptureFixture[str])
 
 
 def test_line_that_is_not_filled_is_an_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--board", "sim?latency=0.5", "-n", "2"]) == throughput.EXIT_BELOW
+    assert main(["--board", "sim?latency=0.5", "-n", "2"]) == throughput.EXIT_NO
     text = capsys.readouterr().out
     assert "12,000,000 baud, 1,200,000 bytes/s each way" in text
     assert "times are of the simulated clock" in text and "of the line" in text
@@ -38,8 +40,8 @@ def test_bad_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
     tiny = dataclasses.replace(CONFIGS["sim"], name="tiny", weight_depth=64)
     device = FakeDevice(random_network(5), CONFIGS["sim"])
     device.identity = dataclasses.replace(device.identity, config=tiny)
-    monkeypatch.setattr(throughput.Device, "open", lambda *_: device)
-    assert main([]) == throughput.EXIT_BAD_INPUT
+    monkeypatch.setattr(Device, "open", lambda *_: device)
+    assert main([]) == EXIT_BAD_INPUT
     assert "does not fit 'tiny': weight needs" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["-n", "0"])
@@ -47,5 +49,5 @@ def test_bad_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
 
 
 def test_no_board_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--board", "/dev/nowhere"]) == throughput.EXIT_DEVICE
+    assert main(["--board", "/dev/nowhere"]) == EXIT_DEVICE
     assert "cannot open /dev/nowhere" in capsys.readouterr().err

@@ -15,10 +15,9 @@ from hw.protocol import REPLY, Opcode, Space
 from sw.compile.compiler import compile_network
 from sw.compile.program import PIXELS, FitError
 from sw.driver.board import Board
-from sw.driver.device import MemoryFault
-from sw.driver.group import Boards
-from sw.driver.inference import load_bytes, program_for
-from sw.driver.transport import DeviceError, LinkLost, LinkTimeout
+from sw.driver.errors import DeviceError, LinkLost, LinkTimeout, MemoryFault
+from sw.driver.group import BoardGroup
+from sw.driver.loading import load_bytes, program_for
 from sw.network import encoder
 from sw.network.network import INPUT, Network
 from tests.golden import run_network
@@ -169,22 +168,24 @@ def test_board_that_fails_hands_its_work_to_the_others() -> None:
     shape = (20, network.timesteps, *network.map_shapes()[INPUT])
     samples = np.random.default_rng(2).integers(0, 2, shape, np.uint8)
     expected = loaded(network).infer(samples)
-    with Boards([bad, good]) as boards:
+    with BoardGroup([bad, good]) as boards:
         np.testing.assert_array_equal(boards.infer(samples), expected)
-        assert boards.boards == [good] and boards.failures[0][0] is bad
+        assert boards.boards == [good] and boards.failures[0][0] is bad.device
 
 
 def test_last_board_that_fails_is_an_error() -> None:
     network = random_network(5)
-    boards = Boards([loaded(network, fails_at=n, error=LinkLost(f"gone {n}")) for n in (1, 2)])
+    boards = BoardGroup([loaded(network, fails_at=n, error=LinkLost(f"gone {n}")) for n in (1, 2)])
     shape = (9, network.timesteps, *network.map_shapes()[INPUT])
-    with pytest.raises(DeviceError, match=r"no board is left:\n  fake: gone \d\n  fake: gone \d"):
+    with pytest.raises(
+        DeviceError, match=r"all boards have failed:\n  fake: gone \d\n  fake: gone \d"
+    ):
         boards.infer(np.zeros(shape, np.uint8))
 
 
 def test_board_that_fails_in_loading_is_left_out() -> None:
     network = random_network(5)
-    boards = Boards([Board(FakeDevice(network, CONFIG)) for _ in range(2)])
+    boards = BoardGroup([Board(FakeDevice(network, CONFIG)) for _ in range(2)])
     good, bad = boards.boards
 
     def lost(_: bytes) -> None:
@@ -197,14 +198,14 @@ def test_board_that_fails_in_loading_is_left_out() -> None:
     assert len(boards.infer(np.zeros(shape, np.uint8))) == 3
     good.device.transport.port.write = lost  # type: ignore[method-assign]
     with pytest.raises(
-        DeviceError, match=r"no board is left:\n  fake: lost the board on fake: it was"
+        DeviceError, match=r"all boards have failed:\n  fake: lost the board on fake: it was"
     ):
         boards.load(network)
 
 
 def test_mistake_in_loading_several_boards_is_no_failure_of_theirs() -> None:
     network = random_network(5)
-    boards = Boards([Board(FakeDevice(network, CONFIG)) for _ in range(2)])
+    boards = BoardGroup([Board(FakeDevice(network, CONFIG)) for _ in range(2)])
     other = compile_network(network, dataclasses.replace(CONFIG, name="other", lanes=16))
     with pytest.raises(ValueError, match="for 'other', the device is 'sim'; compile it again"):
         boards.load(other)
@@ -221,7 +222,7 @@ def test_mistake_in_the_samples_of_several_boards_is_passed_on() -> None:
 
     for sample in (samples(), [np.zeros((1, 2), np.uint8)]):
         with pytest.raises((ZeroDivisionError, encoder.InputError, ValueError)):
-            Boards([loaded(network), loaded(network)]).infer(sample)
+            BoardGroup([loaded(network), loaded(network)]).infer(sample)
 
 
 def test_run_that_the_board_forgets_is_run_again() -> None:
@@ -245,7 +246,7 @@ def test_run_that_the_board_forgets_is_run_again() -> None:
             np.testing.assert_array_equal(board.infer(samples), expected)
             assert device.transport.counters.n_recoveries
         else:
-            with pytest.raises(LinkTimeout, match="the board forgot the run that it had begun"):
+            with pytest.raises(LinkTimeout, match="the board lost the run that it had started"):
                 board.infer(samples)
 
 
@@ -256,9 +257,9 @@ def test_run_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
     assert isinstance(device, FakeDevice)
     device.gateware.run_never_ends = True
     device.transport.timeout_s = 0.02
-    monkeypatch.setattr("sw.driver.board.RUN_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("sw.driver.pipeline.RUN_TIMEOUT_S", 0.05)
     shape = (1, network.timesteps, *network.map_shapes()[INPUT])
-    with pytest.raises(LinkTimeout, match=r"a run was not over after 0\.05 s: is the program"):
+    with pytest.raises(LinkTimeout, match=r"a run did not end within 0\.05 s\. Is the program"):
         board.infer(np.zeros(shape, np.uint8))
     device.gateware.run_never_ends = False
     assert len(board.infer(np.zeros(shape, np.uint8))) == 1
@@ -344,7 +345,7 @@ def test_outcomes_do_not_wait_for_samples_that_are_not_there_yet() -> None:
     shape = (3, network.timesteps, *network.map_shapes()[INPUT])
     samples = np.random.default_rng(3).integers(0, 2, shape, np.uint8)
     expected = loaded(network).infer(samples)
-    for board in (loaded(network), Boards([loaded(network), loaded(network)])):
+    for board in (loaded(network), BoardGroup([loaded(network), loaded(network)])):
         outcomes: list[np.ndarray] = []
 
         def one_at_a_time(outcomes: list[np.ndarray] = outcomes) -> Any:

@@ -1,4 +1,5 @@
-"""The driver against a board in Python behind a pseudo terminal, with every fault of a cable."""
+"""Tests of the driver against a board in Python behind a pseudo terminal, with all faults of a
+cable."""
 
 from __future__ import annotations
 
@@ -6,10 +7,6 @@ import contextlib
 import dataclasses
 import os
 import random
-import select
-import threading
-import time
-import tty
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -29,91 +26,18 @@ from hw.protocol import (
     identity,
     pack,
 )
-from hw.spec import Config
-from sw.driver.device import CHECK_FRAMES, Device
-from sw.driver.discovery import DeviceNotFound, NotABoard, SpecMismatch
-from sw.driver.transport import DeviceError, LinkLost, LinkTimeout, RequestRefused
-from tests.sw.fake_device import FakeGateware
-
-CONFIG = Config(
-    name="fake", rx_buffer_bytes=600, max_payload_bytes=128, weight_depth=512, fire_lanes=4
+from sw.driver.device import Device
+from sw.driver.errors import (
+    DeviceError,
+    DeviceNotFound,
+    LinkLost,
+    LinkTimeout,
+    NotABoard,
+    RequestRefused,
+    SpecMismatch,
 )
-
-
-class FakeBoard(FakeGateware):
-    """Behind a pseudo terminal, in a thread. Faults are attributes, changed while it runs."""
-
-    def __init__(self, config: Config = CONFIG):
-        super().__init__(config)
-        self.max_pending_bytes = 0
-        """Most bytes that had arrived and were unanswered."""
-        self.works_at: int | None = None
-        """The one agreed rate at which the cable works; None: any."""
-        self.drop_replies: set[int] = set()
-        """Replies to drop, counted from the first one."""
-        self.damage_replies: set[int] = set()
-        self.repeat_replies = False
-        self.silent = False
-        self.n_breaks_lost = 0
-        """Breaks that will not be noticed."""
-        self.reply_delay_s = 0.0
-        self.unplug_after: int | None = None
-        self.n_replies = 0
-        self._master, slave = os.openpty()
-        tty.setraw(slave)
-        self._slave: int | None = slave
-        self.port = os.ttyname(slave)
-        self._stop = False
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._stop = True
-        self._thread.join()
-        self._unplug()
-
-    def _unplug(self) -> None:
-        if self._slave is not None:
-            os.close(self._master)
-            os.close(self._slave)
-            self._slave = None
-
-    def _serve(self) -> None:
-        received = bytearray()
-        while not self._stop:
-            if not select.select([self._master], [], [], 0.01)[0]:
-                continue
-            received += os.read(self._master, 4096)
-            self.max_pending_bytes = max(self.max_pending_bytes, len(received))
-            while b"\x7e" in received:
-                raw, _, received = received.partition(b"\x7e")
-                if raw == b"\0":  # a break
-                    self.divisor = self.divisor if self.n_breaks_lost else None
-                    self.n_breaks_lost = max(self.n_breaks_lost - 1, 0)
-                packet = decode_frame(bytes(raw))
-                if packet is None or self.silent or not self._understands():
-                    continue
-                if self.unplug_after is not None and len(self.requests) >= self.unplug_after:
-                    self._unplug()
-                    return
-                time.sleep(self.reply_delay_s)
-                for reply in self.answer(packet[0], packet[1], packet[2:]):
-                    self._send(reply)
-
-    def _understands(self) -> bool:
-        if self.divisor is None or self.works_at is None:
-            return True
-        return round(self.config.clk_hz / self.works_at) == self.divisor
-
-    def _send(self, packet: bytes) -> None:
-        number = self.n_replies
-        self.n_replies += 1
-        frame = bytearray(encode_frame(packet))
-        if number in self.drop_replies:
-            return
-        if number in self.damage_replies:
-            frame[len(frame) // 2] ^= 1
-        os.write(self._master, bytes(frame) * (2 if self.repeat_replies else 1))
+from sw.driver.memory import CHECK_FRAMES
+from tests.sw.fake_board import CONFIG, FakeBoard
 
 
 @pytest.fixture
@@ -168,14 +92,14 @@ def test_long_transfers_are_split_pipelined_and_reported(fake):
     progress = []
     with opened(fake) as board:
         board.transport.timeout_s = 5.0  # a busy machine repeats nothing
-        board.write(Space.WEIGHT, 100, data, progress.append)
+        board.memory.write(Space.WEIGHT, 100, data, progress.append)
         assert sum(progress) == len(data) and len(progress) > 10
         assert fake.memories[Space.WEIGHT][1600 : 1600 + len(data)] == data
         # More than one request was under way, or the line would idle between them.
         assert fake.max_pending_bytes > CONFIG.max_payload_bytes + 8
         progress.clear()
         fake.max_pending_bytes = 0
-        assert board.read(Space.WEIGHT, 100, 300, progress.append) == data
+        assert board.memory.read(Space.WEIGHT, 100, 300, progress.append) == data
         assert sum(progress) == len(data)
         assert board.transport.counters.n_repeated == 0
     # Answers to these take the board long.
@@ -206,7 +130,7 @@ def test_only_rows_that_differ_are_written(fake):
     with opened(fake) as board:
         for expected in (sum(map(len, images.values())), 0):
             progress = []
-            assert board.fill(images, progress.append) == expected
+            assert board.memory.fill(images, progress.append) == expected
             assert sum(progress) == sum(map(len, images.values()))
             for space, image in images.items():
                 assert fake.memories[space][: len(image)] == image
@@ -215,38 +139,40 @@ def test_only_rows_that_differ_are_written(fake):
         n_writes = sum(opcode == Opcode.WRITE for _, opcode in fake.requests)
         n_frame_rows = (CONFIG.max_payload_bytes - 6) // 16
         n_left = 500 % (CHECK_FRAMES * n_frame_rows)
-        assert board.fill(images) == n_left * 16
+        assert board.memory.fill(images) == n_left * 16
         assert fake.memories[Space.WEIGHT][: len(data)] == data
         n_written = sum(opcode == Opcode.WRITE for _, opcode in fake.requests) - n_writes
         assert n_written == -(-n_left // n_frame_rows)
         with pytest.raises(RequestRefused, match=r"CHECK of .* rows of WEIGHT from row"):
-            board.fill({Space.WEIGHT: bytes(584 * 16)})
-        with pytest.raises(ValueError, match="WEIGHT has rows of 16 bytes: 17 are not whole"):
-            board.fill({Space.WEIGHT: bytes(17)})
+            board.memory.fill({Space.WEIGHT: bytes(584 * 16)})
+        with pytest.raises(
+            ValueError, match="WEIGHT has rows of 16 bytes: 17 bytes are not whole rows"
+        ):
+            board.memory.fill({Space.WEIGHT: bytes(17)})
 
 
 def test_reset_is_refused_until_the_driver_begins_anew(fake):
     with opened(fake) as board:
         fake.reset()
         with pytest.raises(RequestRefused, match="WAS_RESET, the board was reset and its mem"):
-            board.read(Space.WEIGHT, 0, 1)
+            board.memory.read(Space.WEIGHT, 0, 1)
         board.recover()
-        assert board.read(Space.WEIGHT, 0, 1) == bytes(16)
+        assert board.memory.read(Space.WEIGHT, 0, 1) == bytes(16)
         assert board.transport.counters.n_recoveries == 1
 
 
 def test_other_board_in_its_place_is_refused(fake):
     with opened(fake) as board:
         fake.identity = pack(Identity, identity(dataclasses.replace(CONFIG, name="other")))
-        with pytest.raises(SpecMismatch, match="another one now: 'other' in place of 'fake'"):
+        with pytest.raises(SpecMismatch, match="was replaced: it is 'other' now, not 'fake'"):
             board.recover()
 
 
 def test_nothing_to_transfer_is_no_request(fake):
     with opened(fake) as board:
         n_before = len(fake.requests)
-        board.write(Space.WEIGHT, 0, b"")
-        assert board.read(Space.WEIGHT, 0, 0) == b""
+        board.memory.write(Space.WEIGHT, 0, b"")
+        assert board.memory.read(Space.WEIGHT, 0, 0) == b""
         assert len(fake.requests) == n_before
 
 
@@ -255,8 +181,8 @@ def test_lost_replies_are_asked_for_again(fake, fault):
     data = os.urandom(40 * 16)
     with opened(fake) as board:
         setattr(fake, fault, {fake.n_replies + n for n in (0, 1, 3, 9)})
-        board.write(Space.WEIGHT, 0, data)
-        assert board.read(Space.WEIGHT, 0, 40) == data
+        board.memory.write(Space.WEIGHT, 0, data)
+        assert board.memory.read(Space.WEIGHT, 0, 40) == data
         assert board.transport.counters.n_repeated > 0
 
 
@@ -266,8 +192,8 @@ def test_late_and_double_replies_are_not_mistaken_for_others(fake):
         board.transport.timeout_s = 0.02
         fake.reply_delay_s = 0.05
         for i in range(5):
-            board.write(Space.SPIKE, i, bytes([i + 1]))
-            assert board.read(Space.SPIKE, i, 1) == bytes([i + 1])
+            board.memory.write(Space.SPIKE, i, bytes([i + 1]))
+            assert board.memory.read(Space.SPIKE, i, 1) == bytes([i + 1])
         assert board.transport.counters.n_repeated > 0
 
 
@@ -276,11 +202,11 @@ def test_silence_is_a_timeout_that_names_the_request(fake):
         board.transport.timeout_s = 0.01
         fake.silent = True
         message = (
-            f"no answer from {fake.port} to READ of 3 rows of PARAM from row 7, in spite of "
+            f"no answer from {fake.port} to READ of 3 rows of PARAM from row 7, even after "
             rf"{board.transport.n_retries} repetitions\. Is the board still powered, and its bitstr"
         )
         with pytest.raises(LinkTimeout, match=message):
-            board.read(Space.PARAM, 7, 3)
+            board.memory.read(Space.PARAM, 7, 3)
         assert board.transport.counters.n_repeated == board.transport.n_retries
 
 
@@ -288,16 +214,16 @@ def test_refusal_names_request_and_status_and_the_board_stays_usable(fake):
     with opened(fake) as board:
         rows = bytes(16 * 20)
         with pytest.raises(RequestRefused, match=r"WEIGHT from row 50\d: BAD_ADDRESS") as refused:
-            board.write(Space.WEIGHT, 500, rows)
+            board.memory.write(Space.WEIGHT, 500, rows)
         assert refused.value.status == Status.BAD_ADDRESS
-        board.write(Space.WEIGHT, 492, rows)
+        board.memory.write(Space.WEIGHT, 492, rows)
 
 
 def test_partial_row_is_refused_before_anything_is_sent(fake):
     with opened(fake) as board:
         n_before = len(fake.requests)
-        with pytest.raises(ValueError, match="rows of 16 bytes: 17 are not whole"):
-            board.write(Space.WEIGHT, 0, bytes(17))
+        with pytest.raises(ValueError, match="rows of 16 bytes: 17 bytes are not whole rows"):
+            board.memory.write(Space.WEIGHT, 0, bytes(17))
         assert len(fake.requests) == n_before
 
 
@@ -327,7 +253,7 @@ def test_lost_acknowledgement_of_a_run_does_not_run_it_twice(fake):
 def test_run_without_end_is_aborted(fake):
     with opened(fake) as board:
         fake.run_never_ends = True
-        with pytest.raises(LinkTimeout, match=r"not over after 0\.1 s"):
+        with pytest.raises(LinkTimeout, match=r"did not end within 0\.1 s"):
             board.run(0, timeout_s=0.1)
         assert fake.requests[-1][1] == Opcode.ABORT
 
@@ -338,7 +264,7 @@ def test_unplugging_is_noticed(fake, n_requests):
         fake.unplug_after = n_requests
         message = rf"lost the board on {fake.port}: .*\. Was it unplugged or switched off\?"
         with pytest.raises(LinkLost, match=message):
-            board.write(Space.WEIGHT, 0, bytes(16 * 500))
+            board.memory.write(Space.WEIGHT, 0, bytes(16 * 500))
 
 
 def test_interrupt_leaves_a_board_that_the_next_program_can_use(fake, monkeypatch):
@@ -399,7 +325,8 @@ def test_other_version_is_refused(fake, more):
 def test_other_definitions_are_refused(fake):
     fake.identity = pack(Identity, identity(CONFIG) | {"spec_hash": 0xDEADBEEF})
     message = (
-        r"'fake' on .* built from other definitions: .* 00000000deadbeef, here it is [0-9a-f]{16}"
+        "'fake' on .* built from different definitions: .* 00000000deadbeef, this software's is "
+        "[0-9a-f]{16}"
     )
     with pytest.raises(SpecMismatch, match=message):
         Device.open(fake.port)
@@ -407,7 +334,9 @@ def test_other_definitions_are_refused(fake):
 
 def test_impossible_configuration_is_refused(fake):
     fake.identity = pack(Identity, identity(CONFIG) | {"weight_bits": 5})
-    message = "does not know: Config.weight_bits = 5 .* Load a bitstream of this release onto the"
+    message = (
+        "does not support: Config.weight_bits = 5 .* Load a bitstream of this release onto the"
+    )
     with pytest.raises(SpecMismatch, match=message):
         Device.open(fake.port)
 
@@ -415,7 +344,7 @@ def test_impossible_configuration_is_refused(fake):
 def test_port_in_use_is_refused(fake):
     with (
         opened(fake),
-        pytest.raises(DeviceNotFound, match="Another program is using it: end that one first"),
+        pytest.raises(DeviceNotFound, match="Another program is using it: end that program first"),
     ):
         Device.open(fake.port)
 
@@ -454,7 +383,7 @@ def test_port_that_takes_no_data(fake, monkeypatch):
 
     with opened(fake) as board:
         monkeypatch.setattr(board.transport.port, "write", full)
-        with pytest.raises(LinkTimeout, match=f"{fake.port} takes no data: Write timeout"):
+        with pytest.raises(LinkTimeout, match=f"{fake.port} accepts no data: Write timeout"):
             board.status()
 
 
@@ -465,13 +394,13 @@ def test_replies_that_make_no_sense_are_named(fake, monkeypatch):
             board.status()
         monkeypatch.setattr(fake, "_execute", lambda *_: (Status.OK, b"", []))
         with pytest.raises(DeviceError, match="to READ of 1 rows of SPIKE from row 0 has 0 bytes"):
-            board.read(Space.SPIKE, 0, 1)
+            board.memory.read(Space.SPIKE, 0, 1)
 
 
 def test_run_that_the_board_has_forgotten(fake, monkeypatch):
     with opened(fake) as board:
         monkeypatch.setattr(fake, "_run", lambda *_: [])
-        with pytest.raises(DeviceError, match="forgot the run that it had begun: was it reset"):
+        with pytest.raises(DeviceError, match="lost the run that it had started: was it reset"):
             board.run()
 
 
@@ -504,5 +433,5 @@ def test_ports_seen_are_listed_when_there_is_no_board(fake, monkeypatch):
 
 def test_no_ports_at_all(monkeypatch):
     monkeypatch.setattr(list_ports, "comports", list)
-    with pytest.raises(DeviceNotFound, match="Serial ports seen:\n  none"):
+    with pytest.raises(DeviceNotFound, match="Serial ports:\n  none"):
         Device.open()

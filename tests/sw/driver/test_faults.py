@@ -13,7 +13,8 @@ from sw.compile.compiler import compile_network
 from sw.driver import faults
 from sw.driver.board import Board
 from sw.driver.device import Device
-from sw.driver.faults import FaultSpecError, FaultyPort, Plan, parse
+from sw.driver.errors import FaultSpecError
+from sw.driver.faults import FaultyPort, Plan, parse
 from tests.networks import random_input, random_network
 from tests.sw.fake_device import FakeDevice, FakePort
 
@@ -33,10 +34,10 @@ def test_plan_is_read() -> None:
     [
         ("flip=1", r"give \?faults=PROBABILITY, for example \?faults=1e-2"),
         ("faults=often", "give .faults=PROBABILITY"),
-        ("faults=2", "the probability is 0 to 1"),
+        ("faults=2", "the probability must be 0 to 1"),
         ("faults=0.1&kinds=flip+smash", "unknown: smash. Kinds of faults are flip, drop"),
         ("faults=0.1&speed=3", "unknown: speed"),
-        ("latency=-1", "the latency less than 1000"),
+        ("latency=-1", "the latency 0 or more and less than 1000"),
         ("latency=slow", "&latency=MILLISECONDS"),
     ],
 )
@@ -80,7 +81,7 @@ def test_nothing_happens_without_faults_and_all_are_counted_with_them() -> None:
     lossy.write(frames)
     assert lossy.read(10_000) == b"" and lossy.injected == Counter(lose=100)
     # Without a process to signal to, there are no resets.
-    assert not FaultyPort(Loopback(), Plan(1.0, ("reset",)))._kinds
+    assert not FaultyPort(Loopback(), Plan(1.0, ("reset",))).kinds
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -12,10 +12,11 @@ import pytest
 from rich.console import Console
 
 from hw.boards.configs import CONFIGS
-from sw.cli import monitor, run
+from sw.cli import monitor
+from sw.cli.commands import EXIT_BAD_INPUT, EXIT_DEVICE, EXIT_INTERRUPTED, EXIT_OK
 from sw.compile.compiler import compile_network
 from sw.driver.board import Board
-from sw.driver.transport import LinkLost
+from sw.driver.errors import LinkLost
 from sw.network import netfile
 from sw.reporting import live
 from tests.networks import random_input, random_network
@@ -42,7 +43,7 @@ def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_json_lines_say_what_the_board_does(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert monitor.main([*arguments, "-n", "7", "--json"]) == run.EXIT_OK
+    assert monitor.main([*arguments, "-n", "7", "--json"]) == EXIT_OK
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert last["n_images"] == 7 and 0 <= last["n_correct"] <= 7
     assert last["images_per_s"] > 0 and last["n_repeated"] == last["n_bad_frames"] == 0
@@ -54,19 +55,19 @@ def test_without_a_terminal_there_is_a_summary_and_a_picture_if_wanted(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture = tmp_path / "view.svg"
-    assert monitor.main([*arguments, "-n", "4", "--picture", str(picture)]) == run.EXIT_OK
+    assert monitor.main([*arguments, "-n", "4", "--picture", str(picture)]) == EXIT_OK
     out = capsys.readouterr().out
     assert out.startswith("4 images in ") and out.count("\n") == 1 and "\x1b" not in out
     svg = picture.read_text()
     assert svg.startswith("<svg") and "damaged&#160;frames" in svg and "layer1" in svg
     missing = tmp_path / "nowhere" / "view.svg"
-    assert monitor.main([*arguments, "-n", "1", "--picture", str(missing)]) == run.EXIT_BAD_INPUT
+    assert monitor.main([*arguments, "-n", "1", "--picture", str(missing)]) == EXIT_BAD_INPUT
     assert "nowhere/view.svg cannot be written" in capsys.readouterr().err
 
 
 def test_ctrl_c_ends_it_in_order(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     monitor.OPTIONS |= {"fails_at": 3, "error": KeyboardInterrupt()}  # type: ignore[attr-defined]
-    assert monitor.main(arguments) == run.EXIT_OK
+    assert monitor.main(arguments) == EXIT_OK
     assert " images in " in capsys.readouterr().out
 
 
@@ -74,29 +75,29 @@ def test_ctrl_c_before_the_first_image(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     monitor.OPTIONS |= {"fails_at": 0, "error": KeyboardInterrupt()}  # type: ignore[attr-defined]
-    assert monitor.main(arguments) == run.EXIT_INTERRUPTED
+    assert monitor.main(arguments) == EXIT_INTERRUPTED
     assert capsys.readouterr().err.endswith("interrupted\n")
 
 
 def test_bad_input(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert monitor.main(["none.spikefold", *arguments[1:]]) == run.EXIT_BAD_INPUT
+    assert monitor.main(["none.spikefold", *arguments[1:]]) == EXIT_BAD_INPUT
     assert "error: none.spikefold" in capsys.readouterr().err
     with pytest.raises(SystemExit) as ended:
         monitor.main([*arguments, "--seconds", "0"])
-    assert ended.value.code == run.EXIT_BAD_INPUT
+    assert ended.value.code == EXIT_BAD_INPUT
     assert "-n and --seconds take numbers above 0" in capsys.readouterr().err
 
 
 def test_lost_board_is_an_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     monitor.OPTIONS |= {"fails_at": 2, "error": LinkLost("unplugged")}  # type: ignore[attr-defined]
-    assert monitor.main(arguments) == run.EXIT_DEVICE
+    assert monitor.main(arguments) == EXIT_DEVICE
     assert "error: unplugged" in capsys.readouterr().err
 
 
 def test_colours_are_left_out_where_nobody_wants_them(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert monitor.main([*arguments, "-n", "2", "--json"]) == run.EXIT_OK
+    assert monitor.main([*arguments, "-n", "2", "--json"]) == EXIT_OK
     values = json.loads(capsys.readouterr().out.splitlines()[-1])
     panel = live.view(live.Snapshot(**values), "title", [1.0, 2.0], simulated=False)
 

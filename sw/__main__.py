@@ -1,0 +1,8 @@
+"""Run ``python -m sw``, the command in :mod:`sw.cli.main`."""
+
+import sys
+
+from sw.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main(prog="python -m sw"))

@@ -1,0 +1,244 @@
+"""Reading, writing and checking the memories of a device."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from hw.protocol import (
+    ARGUMENT_BYTES,
+    CRC_BYTES,
+    STATUS_BYTES,
+    Opcode,
+    Rows,
+    Space,
+    Status,
+    pack,
+    row_bytes,
+)
+from hw.spec import Config
+from sw.driver.errors import DeviceError, MemoryFault, RequestRefused
+from sw.driver.transport import Reply, Request, Transport
+
+CHECK_FRAMES = 8
+"""Number of WRITE frames whose rows one CHECK compares. Few enough that the device finishes the
+CHECK before the requests behind it fill its receive buffer."""
+
+N_CHECKS_AHEAD = 2
+"""Number of CHECKs under way at a time: the board works on one while the reply to the other
+travels."""
+
+MAX_WRITES = 2
+"""How often the same rows are written before the board's memory is reported as faulty."""
+
+Progress = Callable[[int], object]
+"""Called with the number of bytes transferred since the last call, like ``tqdm.update``."""
+
+
+class Memory:
+    """Memories of a device as rows of bytes, see :class:`hw.protocol.Space`.
+
+    Parameters
+    ----------
+    transport : carries the requests.
+    config : configuration of the device, which determines the size of rows and frames.
+    """
+
+    def __init__(self, transport: Transport, config: Config):
+        self.transport = transport
+        self.config = config
+
+    def _rows(self, opcode: Opcode, space: Space, row: int, n: int, data: bytes = b"") -> Request:
+        payload = pack(Rows, {"address": {"space": space, "row": row}, "n_rows": n}) + data
+        n_reply_bytes = n * row_bytes(space, self.config) if opcode == Opcode.READ else 0
+        what = f"{opcode.name} of {n} rows of {space.name} from row {row}"
+        return Request(opcode, payload, n_reply_bytes, what)
+
+    def _row_bytes_of(self, space: Space, data: bytes) -> int:
+        """Return the size of a row, after checking that ``data`` consists of whole rows."""
+        size = row_bytes(space, self.config)
+        if len(data) % size:
+            raise ValueError(
+                f"{space.name} has rows of {size} bytes: {len(data)} bytes are not whole rows"
+            )
+        return size
+
+    def write_requests(self, space: Space, row: int, data: bytes) -> list[Request]:
+        """Return requests that write ``data`` to whole rows, starting at ``row``.
+
+        Raises
+        ------
+        ValueError
+            ``data`` does not consist of whole rows.
+        """
+        size = self._row_bytes_of(space, data)
+        step = (self.config.max_payload_bytes - ARGUMENT_BYTES) // size * size
+        parts = [(at // size, data[at : at + step]) for at in range(0, len(data), step)]
+        return [
+            self._rows(Opcode.WRITE, space, row + first, len(part) // size, part)
+            for first, part in parts
+        ]
+
+    def read_requests(self, space: Space, row: int, n_rows: int) -> list[Request]:
+        """Return requests that read ``n_rows`` rows, starting at ``row``."""
+        step = (self.config.max_payload_bytes - STATUS_BYTES) // row_bytes(space, self.config)
+        return [
+            self._rows(Opcode.READ, space, row + at, min(step, n_rows - at))
+            for at in range(0, n_rows, step)
+        ]
+
+    def check_request(self, space: Space, row: int, data: bytes) -> Request:
+        """Return the request that compares rows, starting at ``row``, with the CRC of ``data``."""
+        crc = zlib.crc32(data).to_bytes(CRC_BYTES, "little")
+        n_rows = len(data) // row_bytes(space, self.config)
+        return self._rows(Opcode.CHECK, space, row, n_rows, crc)
+
+    def write(
+        self, space: Space, row: int, data: bytes, on_progress: Progress | None = None
+    ) -> None:
+        """Write ``data`` to whole rows, starting at ``row``.
+
+        Raises
+        ------
+        ValueError
+            ``data`` does not consist of whole rows.
+        RequestRefused
+            The board refused a request; rows before it may have been written.
+        LinkTimeout, LinkLost
+        """
+        requests = self.write_requests(space, row, data)
+
+        def on_reply(index: int) -> None:
+            if on_progress is not None:
+                on_progress(len(requests[index].payload) - ARGUMENT_BYTES)
+
+        self.transport.exchange(requests, on_reply)
+
+    def read(
+        self, space: Space, row: int, n_rows: int, on_progress: Progress | None = None
+    ) -> bytes:
+        """Return the bytes of ``n_rows`` rows, starting at ``row``.
+
+        Raises
+        ------
+        RequestRefused, LinkTimeout, LinkLost
+        """
+        requests = self.read_requests(space, row, n_rows)
+
+        def on_reply(index: int) -> None:
+            if on_progress is not None:
+                on_progress(requests[index].n_reply_bytes)
+
+        return b"".join(self.transport.exchange(requests, on_reply))
+
+    def fill(self, images: Mapping[Space, bytes], on_progress: Progress | None = None) -> int:
+        """Make each memory begin with its image, and return the number of bytes written.
+
+        The board compares sections of some hundred rows by their CRC. Sections that differ are
+        written and compared again while the next ones are on their way.
+
+        Raises
+        ------
+        ValueError
+            An image does not consist of whole rows.
+        MemoryFault
+            The board does not hold what was written, after :data:`MAX_WRITES` attempts.
+        RequestRefused, LinkTimeout, LinkLost
+        """
+        return _Fill(self, images, on_progress).run()
+
+    def sections(self, space: Space, image: bytes) -> Iterator[Section]:
+        """Cut an image into sections for one CHECK each, which are written as full frames.
+
+        Raises
+        ------
+        ValueError
+            ``image`` does not consist of whole rows.
+        """
+        size = self._row_bytes_of(space, image)
+        n_frame_rows = (self.config.max_payload_bytes - ARGUMENT_BYTES) // size
+        step = CHECK_FRAMES * n_frame_rows * size
+        for at in range(0, len(image), step):
+            yield Section(space, at // size, image[at : at + step])
+
+
+@dataclass(frozen=True)
+class Section:
+    """Consecutive rows of a memory, starting at ``row``."""
+
+    space: Space
+    row: int
+    data: bytes
+
+
+class _Fill:
+    """State of one :meth:`Memory.fill`."""
+
+    def __init__(self, memory: Memory, images: Mapping[Space, bytes], on_progress: Progress | None):
+        self.memory, self.transport = memory, memory.transport
+        self.on_progress = on_progress
+        self.left = iter(
+            [section for image in images.items() for section in memory.sections(*image)]
+        )
+        self.errors: list[DeviceError] = []
+        self.n_written = 0
+
+    def run(self) -> int:
+        for _ in range(N_CHECKS_AHEAD):
+            self._check_next()
+        while not self.transport.idle:
+            self.transport.step(time.monotonic() + 1.0)
+        if self.errors:
+            raise self.errors[0]
+        return self.n_written
+
+    def _check_next(self) -> None:
+        if not self.errors and (section := next(self.left, None)) is not None:
+            self._check(section, 0)
+
+    def _check(self, section: Section, n_writes: int) -> None:
+        """Compare a section that has been written ``n_writes`` times."""
+        request = self.memory.check_request(section.space, section.row, section.data)
+        self.transport.submit(request, lambda reply: self._checked(section, n_writes, reply))
+
+    def _checked(self, section: Section, n_writes: int, reply: Reply) -> None:
+        differs = isinstance(reply, RequestRefused) and reply.status == Status.MISMATCH
+        if isinstance(reply, DeviceError) and not differs:
+            self.errors.append(reply)
+        elif differs and n_writes == MAX_WRITES:
+            self.errors.append(self._fault(section))
+        if n_writes == 0:
+            self._check_next()
+        if differs and not self.errors:
+            self._write(section, n_writes)
+            self._check(section, n_writes + 1)
+        elif n_writes == 0:
+            self._report(len(section.data))
+
+    def _write(self, section: Section, n_writes: int) -> None:
+        self.n_written += len(section.data) if n_writes == 0 else 0
+        for request in self.memory.write_requests(section.space, section.row, section.data):
+            n_bytes = len(request.payload) - ARGUMENT_BYTES if n_writes == 0 else 0
+            self.transport.submit(
+                request, lambda reply, n_bytes=n_bytes: self._written(n_bytes, reply)
+            )
+
+    def _written(self, n_bytes: int, reply: Reply) -> None:
+        if isinstance(reply, DeviceError):
+            self.errors.append(reply)
+        elif n_bytes:
+            self._report(n_bytes)
+
+    def _report(self, n_bytes: int) -> None:
+        if self.on_progress is not None:
+            self.on_progress(n_bytes)
+
+    def _fault(self, section: Section) -> MemoryFault:
+        n_rows = len(section.data) // row_bytes(section.space, self.memory.config)
+        return MemoryFault(
+            f"{section.space.name} of the board on {self.transport.port.port} does not hold what "
+            f"was written to rows {section.row} to {section.row + n_rows - 1}, twice. Is its "
+            "supply sound? Load its bitstream again, or use another board"
+        )

@@ -1,0 +1,346 @@
+"""The pipeline of samples through one board: written, run, announced, all overlapping."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.protocol import Result, RunState, Space, n_bytes, row_bytes
+from hw.spec import GRANULE_BITS
+from sw.compile.program import Program
+from sw.driver.device import Device
+from sw.driver.errors import DeviceError, LinkTimeout, RequestRefused
+from sw.driver.inference import Inference, StreamItem
+from sw.driver.loading import recover, write_program
+from sw.driver.status import parse_result, parse_status
+from sw.driver.transport import Reply, Request
+from sw.network import encoder
+from sw.network.network import Network
+
+RUN_TIMEOUT_S = 60.0
+"""Longest duration of a run, also on a virtual board."""
+
+N_RUNS_IN_DEVICE = 2
+"""Number of runs that the device holds: one in progress and one that waits."""
+
+
+@dataclass(eq=False)
+class _Job:
+    """A sample on its way through the board.
+
+    Attributes
+    ----------
+    raw : its input as it is written to spike memory.
+    buffer : index of the input buffer.
+    taken_s, writing_s, written_s, running_s, ended_s : times at which the sample was taken, its
+        first byte sent, its last byte acknowledged, its run requested, and its run's end announced
+        (:func:`time.perf_counter`; 0 before that).
+    writes : requests that write the input; empty until they are submitted.
+    n_writes_left : number of them that are not acknowledged.
+    tag, run : tag and request of its run; None until that is submitted.
+    n_runs_before : number of runs that were submitted before it.
+    stale : a part of the input was sent again after the RUN, which may have run without it.
+    acknowledged : whether the board has accepted the run.
+    done : data of the announcement of the run's end.
+    maps : parts of every map that is read back.
+    n_reads_left : number of those parts that are not here yet.
+    outcome : None until everything is here.
+    """
+
+    raw: bytes
+    buffer: int
+    taken_s: float
+    writing_s: float = 0.0
+    written_s: float = 0.0
+    running_s: float = 0.0
+    ended_s: float = 0.0
+    writes: list[Request] = field(default_factory=list)
+    n_writes_left: int = 0
+    tag: int | None = None
+    run: Request | None = None
+    n_runs_before: int = 0
+    stale: bool = False
+    acknowledged: bool = False
+    done: bytes = b""
+    maps: dict[str, list[bytes]] = field(default_factory=dict)
+    n_reads_left: int = 0
+    outcome: Inference | None = None
+
+    @property
+    def in_device(self) -> bool:
+        """Whether its run was requested and has not ended."""
+        return self.tag is not None and not self.ended_s
+
+    def reset_run(self) -> None:
+        """Return to the state before the run was requested."""
+        self.tag = self.run = None
+        self.acknowledged = self.stale = False
+        self.ended_s, self.n_reads_left = 0.0, 0
+
+
+class Pipeline:
+    """Samples on their way through one board, in order.
+
+    A RUN follows its input at once, without waiting for acknowledgements, so that the line is never
+    silent. If a part of the input was not acknowledged before the end of the run, or had to be sent
+    again, the run is discarded and repeated.
+
+    After any failure of the link or the board, the board is recovered, its memories are checked,
+    and all unfinished samples start again from their inputs.
+
+    Parameters
+    ----------
+    device : has ``program`` in its memories.
+    network : encodes images for a program that takes spikes; None if samples are what
+        :meth:`sw.compile.program.Program.pack_input` takes.
+    samples, maps : see :meth:`sw.driver.any_board.AnyBoard.stream`.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        program: Program,
+        network: Network | None,
+        samples: Iterable[StreamItem],
+        maps: bool,
+    ):
+        self.device, self.transport = device, device.transport
+        self.program, self.network = program, network
+        self.samples = iter(samples)
+        self.maps = maps
+        self.n_buffers = 1 if maps else len(program.inputs)
+        self.jobs: deque[_Job] = deque()
+        self.n_taken = self.n_runs = 0
+        self.exhausted = False
+        self.error: DeviceError | None = None
+        self.last_end_s = 0.0
+        config, n_counter_rows = program.config, program.n_counter_rows
+        self.n_rows = (program.n_result_rows, n_counter_rows)
+        self.n_logit_bytes = program.n_result_rows * row_bytes(Space.RESULT, config)
+        self.n_done_bytes = (
+            n_bytes(Result) + self.n_logit_bytes + n_counter_rows * row_bytes(Space.COUNTER, config)
+        )
+
+    def outcomes(self) -> Generator[Inference, None, None]:
+        """Yield the outcome of each sample. Closing the generator aborts what is under way."""
+        n_failures = 0
+        self.transport.on_done, self.transport.on_repeat = self._on_done, self._on_repeat
+        try:
+            while True:
+                self._take()
+                while self.jobs and (outcome := self.jobs[0].outcome) is not None:
+                    n_failures = 0
+                    self.jobs.popleft()
+                    yield outcome
+                    self._take()
+                if not self.jobs:
+                    if self.exhausted:
+                        return
+                    continue
+                try:
+                    self._advance()
+                except (LinkTimeout, RequestRefused) as error:
+                    n_failures = self._restart(error, n_failures)
+        finally:
+            if self.jobs or not self.transport.idle:
+                with contextlib.suppress(DeviceError):
+                    self.device.abort()
+
+    # ---- samples -----------------------------------------------------------------------------
+
+    def _take(self) -> None:
+        """Take samples while there are free input buffers."""
+        while not self.exhausted and len(self.jobs) < self.n_buffers:
+            try:
+                sample = next(self.samples)
+            except StopIteration:
+                self.exhausted = True
+                return
+            if sample is None:
+                return
+            buffer = self.n_taken % self.n_buffers
+            self.n_taken += 1
+            self.jobs.append(_Job(self._packed(sample, buffer), buffer, time.perf_counter()))
+
+    def _packed(self, sample: NDArray[np.uint8], buffer: int) -> bytes:
+        """Return a sample as bytes of spike memory, encoded if that is left to the host."""
+        network = self.network
+        if network is not None and not self.program.pixels:
+            is_image = network.encoder is not None and sample.ndim == len(network.image_shape)
+            if is_image or network.encoder is None:
+                sample = encoder.encode(network, sample[None])[0]
+        return self.program.pack_input(sample, buffer)
+
+    def _restart(self, error: DeviceError, n_failures: int) -> int:
+        """Recover the board, load it again, and return all unfinished samples to their beginning.
+
+        Returns
+        -------
+        Number of failures since the last outcome.
+        """
+        while True:
+            n_failures += 1
+            recover(self.device, error, n_failures)
+            try:
+                write_program(self.device, self.program)
+                break
+            except (LinkTimeout, RequestRefused) as again:
+                error = again
+        self.error = None
+        for job in self.jobs:
+            if job.outcome is None:
+                job.writes = []
+                job.reset_run()
+        return n_failures
+
+    # ---- requests ----------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        """Submit all requests that are due, and handle one packet."""
+        n_runs_free = N_RUNS_IN_DEVICE
+        in_order = True
+        for job in self.jobs:
+            if not job.writes:
+                self._write(job)
+            if job.tag is None and in_order and n_runs_free:
+                self._run(job)
+            in_order &= job.acknowledged
+            n_runs_free -= job.in_device
+        received = self.transport.step(time.monotonic() + self.transport.timeout_s)
+        if self.error is not None:
+            raise self.error
+        if not received and self.transport.idle:
+            self._ask_for_status()
+
+    def _checked(self, then: Callable[[bytes], object]) -> Callable[[Reply], None]:
+        """Return a handler of replies that keeps an error, and calls ``then`` with data."""
+
+        def on_reply(reply: Reply) -> None:
+            if isinstance(reply, DeviceError):
+                self.error = self.error or reply
+            else:
+                then(reply)
+
+        return on_reply
+
+    def _write(self, job: _Job) -> None:
+        row = self.program.inputs[job.buffer].start // GRANULE_BITS
+        job.writes = self.device.memory.write_requests(Space.SPIKE, row, job.raw)
+        job.writing_s, job.n_writes_left = time.perf_counter(), len(job.writes)
+
+        def written(_: bytes) -> None:
+            job.n_writes_left -= 1
+            job.written_s = time.perf_counter()
+
+        for request in job.writes:
+            self.transport.submit(request, self._checked(written))
+
+    def _run(self, job: _Job) -> None:
+        job.tag = self.device.next_tag()
+        job.n_runs_before = self.n_runs
+        self.n_runs += 1
+        job.running_s = time.perf_counter()
+        job.run = self.device.run_request(job.tag, self.program.entries[job.buffer], *self.n_rows)
+
+        def acknowledged(_: bytes) -> None:
+            job.acknowledged = True
+
+        self.transport.submit(job.run, self._checked(acknowledged))
+
+    def _read_maps(self, job: _Job) -> None:
+        for name, place in self.program.placements.items():
+            requests = self.device.memory.read_requests(
+                Space.SPIKE, place.start // GRANULE_BITS, place.n_bits // GRANULE_BITS
+            )
+            job.maps[name] = [b""] * len(requests)
+            job.n_reads_left += len(requests)
+            for n, request in enumerate(requests):
+
+                def take(part: bytes, name: str = name, n: int = n) -> None:
+                    job.maps[name][n] = part
+                    job.n_reads_left -= 1
+                    if job.n_reads_left == 0:
+                        self._finish(job)
+
+                self.transport.submit(request, self._checked(take))
+
+    def _ask_for_status(self) -> None:
+        """After a silence, find out whether the run that should end is still in progress."""
+        job = next((job for job in self.jobs if job.in_device), None)
+        if job is None:
+            return
+
+        def take(raw: bytes) -> None:
+            status = parse_status(raw)
+            if job.ended_s or job.run is None:
+                return
+            if time.perf_counter() - job.running_s > RUN_TIMEOUT_S:
+                self.error = LinkTimeout(
+                    f"a run did not end within {RUN_TIMEOUT_S:g} s. Is the program damaged? Export "
+                    "the network again"
+                )
+            elif status.state != RunState.IDLE and status.tag == job.tag:
+                # A repeated RUN is not run again, but its end is announced again.
+                self.transport.submit(job.run, self._checked(lambda _: None))
+            elif status.state != RunState.RUNNING:
+                self.error = LinkTimeout("the board lost the run that it had started")
+
+        self.transport.submit(self.device.status_request(), self._checked(take))
+
+    # ---- announcements -----------------------------------------------------------------------
+
+    def _on_repeat(self, request: Request) -> None:
+        for job in self.jobs:
+            if job.in_device and any(request is write for write in job.writes):
+                job.stale = True
+
+    def _on_done(self, tag: int, data: bytes) -> None:
+        job = next((job for job in self.jobs if job.tag == tag and not job.ended_s), None)
+        if job is None or len(data) != self.n_done_bytes:
+            return  # announced twice, or an abandoned run
+        # Announcements come in order: the board no longer has the results of earlier runs.
+        for earlier in self.jobs:
+            if earlier.run and not earlier.ended_s and earlier.n_runs_before < job.n_runs_before:
+                self.transport.forget(earlier.run)
+                earlier.reset_run()
+        assert job.run is not None
+        # Its acknowledgement may have been lost, and a repetition would run it again.
+        self.transport.forget(job.run)
+        # The board answers in order, so a write that has no reply by now was lost.
+        if job.stale or job.n_writes_left:
+            job.reset_run()
+            return
+        job.acknowledged = True
+        job.ended_s, job.done = time.perf_counter(), data
+        if self.maps:
+            self._read_maps(job)
+        else:
+            self._finish(job)
+
+    def _finish(self, job: _Job) -> None:
+        """Make the outcome of a job for which everything is here."""
+        now_s = time.perf_counter()
+        size = n_bytes(Result)
+        result = parse_result(job.done)
+        # An acknowledgement that was lost and repeated may come after the run.
+        started_s = min(max(job.running_s, job.written_s, self.last_end_s), job.ended_s)
+        self.last_end_s = job.ended_s
+        job.outcome = Inference(
+            prediction=result.argmax,
+            n_cycles=result.n_cycles,
+            logits=self.program.logits(job.done[size : size + self.n_logit_bytes]),
+            counters=self.program.counters(job.done[size + self.n_logit_bytes :]),
+            maps={
+                name: self.program.placements[name].unpack(b"".join(parts))
+                for name, parts in job.maps.items()
+            },
+            link_s=job.written_s - job.writing_s + (now_s - job.ended_s),
+            compute_s=job.ended_s - started_s,
+            latency_s=now_s - job.taken_s,
+        )

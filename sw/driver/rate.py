@@ -1,0 +1,59 @@
+"""Agreement between host and device on the rate of the serial line."""
+
+from __future__ import annotations
+
+from hw.protocol import DEFAULT_BAUD, Opcode, Rate, pack
+from hw.spec import Config
+from sw.driver.discovery import identify, patience
+from sw.driver.errors import LinkTimeout
+from sw.driver.transport import Request, Transport
+
+BAUDS = (12_000_000, 6_000_000, 3_000_000, 2_000_000)
+"""Rates to try below the board's own, fastest first; the default rate always works."""
+
+MAX_BAUD_ERROR = 0.02
+"""Largest relative error of a divided clock: a UART with 8 data bits tolerates about twice this."""
+
+MIN_DIVISOR, MAX_DIVISOR = 4, 256
+"""Clock cycles per bit that the device supports."""
+
+N_TRIALS = 3
+"""Number of frames sent to find out whether a rate works."""
+
+
+def agree_on_rate(transport: Transport, config: Config, limit_baud: int | None) -> None:
+    """Change both ends to the fastest rate that works, from the default rate.
+
+    Parameters
+    ----------
+    config : configuration of the device, whose clock is divided.
+    limit_baud : fastest rate to try; None means the board's own.
+
+    Raises
+    ------
+    LinkTimeout, LinkLost
+    """
+    fastest = config.baud if limit_baud is None else limit_baud
+    for baud in (fastest, *(b for b in BAUDS if DEFAULT_BAUD < b < fastest)):
+        divisor = round(config.clk_hz / baud)
+        error = abs(config.clk_hz / max(divisor, 1) / baud - 1)
+        if not MIN_DIVISOR <= divisor <= MAX_DIVISOR or error > MAX_BAUD_ERROR:
+            continue
+        if _try_rate(transport, baud, divisor):
+            return
+        transport.resync()
+
+
+def _try_rate(transport: Transport, baud: int, divisor: int) -> bool:
+    """Change to a rate, and return whether the device answers at it."""
+    request = Request(Opcode.RATE, pack(Rate, {"divisor_less_1": divisor - 1}))
+    try:
+        # No repetition: it would reach a device that may have changed to the new rate already.
+        with patience(transport, transport.timeout_s, 0):
+            transport.exchange([request])
+        transport.set_baud(baud)
+        with patience(transport, transport.timeout_s / 2, N_TRIALS - 1):
+            identify(transport)
+    except (LinkTimeout, ValueError):
+        return False
+    return True
