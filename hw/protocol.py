@@ -1,13 +1,13 @@
-"""Bytes of the machine: frames, opcodes, memory spaces, descriptors and counters.
+"""Wire format shared by host and device: frames, opcodes, memory spaces, descriptors, counters.
 
 A frame on the wire is ``stuffed(seq, opcode, payload..., crc) END``, byte-stuffed as PPP does it
-(RFC 1662, 4.2): :data:`END` stands between frames only; where a body has an :data:`END` or
-:data:`ESCAPE`, an :data:`ESCAPE` is sent and the byte with :data:`ESCAPE_XOR` applied. The CRC is
+(RFC 1662, section 4.2): :data:`END` occurs at the end of a frame only; in a body, an :data:`END` or
+:data:`ESCAPE` is sent as :data:`ESCAPE` followed by the byte XOR :data:`ESCAPE_XOR`. The CRC is
 CRC-32 (``zlib.crc32``; check value 0xCBF43926 for ``b"123456789"``) over ``seq`` to the end of the
-payload, sent low byte first, so that the CRC of the whole body is :data:`CRC_RESIDUE`. Fields
-inside payloads are little-endian and packed as the structures below say. A reply carries the
-request's ``seq`` and its ``opcode | REPLY``; its payload starts with a :class:`Status` byte. A
-frame that is damaged, truncated or too long is dropped, counted, and never applied or answered.
+payload, sent low byte first, so that the CRC of the whole body is :data:`CRC_RESIDUE`. Fields of
+payloads are little-endian and packed as in the structures below. A reply carries the request's
+``seq`` and its ``opcode | REPLY``; its payload starts with a :class:`Status` byte. A frame that is
+damaged, truncated or too long is dropped and counted; it has no effect and is not answered.
 
 | request | payload | reply payload after the status byte |
 |---|---|---|
@@ -20,21 +20,23 @@ frame that is damaged, truncated or too long is dropped, counted, and never appl
 | CHECK | :class:`Rows`, CRC-32 of the rows (u32) | none; MISMATCH if they have another |
 | RATE | :class:`Rate` | none, at the old rate; then the device changes to the new one |
 
-A RUN that comes during a run waits for its end; one may wait, and it starts at once then. A DONE
-frame is the run's ``tag`` in place of ``seq``, ``DONE | REPLY``, a status byte, :class:`Result`,
-and as many rows of RESULT and of COUNTER as the RUN asked for: they are kept while the next run is
-in progress. Every request may be repeated: WRITE, READ and CHECK are idempotent, and a RUN whose
-``tag`` is that of the waiting run, of the run in progress or of the one that ended last is
-acknowledged but not started again (the one that ended sends its DONE again).
+A RUN that arrives during a run waits for the end of that run and starts immediately after it; one
+RUN can wait. A DONE frame consists of the run's ``tag`` in place of ``seq``, ``DONE | REPLY``, a
+status byte, :class:`Result`, and as many rows of RESULT and of COUNTER as the RUN asked for. These
+rows are kept while the next run is in progress. Every request may be repeated: WRITE, READ and
+CHECK are idempotent. A RUN with the ``tag`` of the waiting run, of the run in progress or of the
+run that ended last is acknowledged but not started again; for the run that ended last, the device
+sends the DONE frame again.
 
-After a reset the device refuses everything that touches memories or runs with
-:attr:`Status.WAS_RESET`, until an ABORT says that the host knows: no result is ever computed from,
-or read out of, memories that a reset has changed behind the host's back.
+After a reset the device answers WRITE, READ, CHECK and RUN with :attr:`Status.WAS_RESET` until the
+host acknowledges the reset with an ABORT. So no result is computed or read from memories that a
+reset has changed without the host's knowledge.
 
-The device starts at :data:`DEFAULT_BAUD`. After a RATE it falls back to it unless an undamaged
-frame arrives at the new rate within :data:`TRIAL_CYCLES`; and at any time when it sees a break, a
-byte with all of its bits and the stop bit low: a zero byte at :data:`BREAK_BAUD` is one to a device
-at any higher rate. A break also drops what has been received and not been looked at yet.
+The device starts at :data:`DEFAULT_BAUD`. After a RATE it falls back to the default rate unless an
+undamaged frame arrives at the new rate within :data:`TRIAL_CYCLES`. It also falls back whenever it
+receives a break: a byte whose data bits and stop bit are all low. A zero byte at
+:data:`BREAK_BAUD` is a break to a device at any higher rate. A break also drops the bytes that have
+been received but not yet decoded.
 """
 
 # No `from __future__ import annotations` here: data.Struct reads its annotations as values.
@@ -60,28 +62,37 @@ from hw.spec import (
 )
 
 PROTOCOL_VERSION = 2
+"""Version of this wire format, reported in :class:`Identity`."""
 MAGIC = int.from_bytes(b"SPKF", "little")
+"""First field of :class:`Identity`, by which the host recognises a device."""
 REPLY = 0x80
+"""Bit of an opcode that marks a reply."""
 END = 0x7E
+"""Byte that ends a frame."""
 ESCAPE = 0x7D
+"""Byte that announces an escaped byte."""
 ESCAPE_XOR = 0x20
+"""Mask by which an escaped byte is changed."""
 CRC_POLYNOMIAL = 0xEDB88320
-"""Of the CRC-32 of Ethernet and zlib, lowest bit first."""
+"""Polynomial of the CRC-32 of Ethernet and zlib, lowest bit first."""
 CRC_INIT = CRC_XOR_OUT = 0xFFFFFFFF
+"""Initial value of the CRC, and mask applied to its final value."""
 CRC_RESIDUE = 0x2144DF1C
 """CRC of any packet followed by its CRC."""
 HEADER_BYTES = 2
-"""``seq`` and ``opcode``."""
+"""Bytes of a packet's header: ``seq`` and ``opcode``."""
 ARGUMENT_BYTES = 6
-"""Of every request that has any: :class:`Rows`, :class:`Run` or :class:`Rate`."""
+"""Bytes of the arguments of a request that has any: :class:`Rows`, :class:`Run`, :class:`Rate`."""
 CRC_BYTES = 4
+"""Bytes of the CRC behind a packet."""
 STATUS_BYTES = 1
+"""Bytes of the status at the beginning of a reply's payload."""
 DEFAULT_BAUD = 1_000_000
-"""Rate after a reset; every USB bridge of the known boards does it exactly."""
+"""Rate after a reset, which the USB bridges of all known boards produce exactly."""
 BREAK_BAUD = 9600
+"""Rate at which the host sends a zero byte to produce a break."""
 TRIAL_CYCLES = 1 << 24
-"""How long a new rate is tried; 0.4 s at 40 MHz."""
-
+"""Length of the trial of a new rate in clock cycles; 0.4 s at 40 MHz."""
 
 _END = bytes([END])
 _ESCAPE = bytes([ESCAPE])
@@ -90,6 +101,8 @@ _ESCAPED_ESCAPE = bytes([ESCAPE, ESCAPE ^ ESCAPE_XOR])
 
 
 class Opcode(enum.IntEnum):
+    """Kinds of requests, and the announcement DONE."""
+
     IDENTIFY = 0x01
     WRITE = 0x02
     READ = 0x03
@@ -97,70 +110,79 @@ class Opcode(enum.IntEnum):
     STATUS = 0x05
     ABORT = 0x06
     DONE = 0x07
-    """Sent by the device only."""
+    """Announcement of a run's end, sent by the device only."""
     CHECK = 0x08
     RATE = 0x09
 
 
 BARE = frozenset({Opcode.IDENTIFY, Opcode.STATUS, Opcode.ABORT})
-"""Requests without payload."""
+"""Requests without a payload."""
 
 
 class Status(enum.IntEnum):
+    """Outcome of a request, the first byte of its reply's payload."""
+
     OK = 0
     BAD_OPCODE = 1
     BAD_LENGTH = 2
-    """The payload is not the rows it names, a fixed payload has another length, or the reply would
-    be longer than a frame."""
+    """The payload has the wrong length for its opcode or for the rows that it names, or the reply
+    would not fit into a frame."""
     BAD_SPACE = 3
-    """No such space, or it cannot be written."""
+    """The space does not exist, or it is read-only and the request is a WRITE."""
     BAD_ADDRESS = 4
-    """A row of the request lies outside its space."""
+    """A row, or a number of rows, lies outside its space."""
     BUSY = 5
-    """A run is in progress or waits, and the request would disturb it."""
+    """The request would disturb a run in progress or a waiting run, or another RUN waits."""
     WAS_RESET = 6
-    """The device was reset since the last ABORT: its memories may have changed."""
+    """The device was reset since the last ABORT, so that its memories may have changed."""
     MISMATCH = 7
-    """The rows of a CHECK have another CRC."""
+    """The rows of a CHECK have a CRC other than the expected one."""
 
 
 class Space(enum.IntEnum):
-    """Memories that the host can reach. A row is the unit of addressing."""
+    """Memories that the host can access, addressed by rows."""
 
     WEIGHT = 0
-    """``lanes`` weights a row, lane 0 in the lowest bits; or descriptors, low word first."""
+    """Rows of ``lanes`` weights, lane 0 in the lowest bits; or of descriptors, low word first."""
     PARAM = 1
-    """``fire_lanes`` entries of :class:`Neuron` a row."""
+    """Rows of ``fire_lanes`` entries of :class:`Neuron`."""
     SPIKE = 2
-    """One byte a row: granule ``i`` holds bits ``8*i`` to ``8*i+7``. Writable during a run."""
+    """Rows of one byte: granule ``i`` holds bits ``8*i`` to ``8*i+7``. Writable during a run."""
     RESULT = 3
-    """Read-only, of the run that ended last: ``fire_lanes`` logits a row, each sign-extended to 32
-    bits."""
+    """Rows of ``fire_lanes`` logits of the run that ended last, each sign-extended to 32 bits.
+    Read-only."""
     COUNTER = 4
-    """Read-only, of the run that ended last: :class:`LayerCounters` in the order the layers ran,
-    each in ``Config.counter_rows`` rows."""
+    """:class:`LayerCounters` of the run that ended last, in the order in which the layers ran, each
+    in ``Config.counter_rows`` rows. Read-only."""
 
 
 WRITABLE = frozenset({Space.WEIGHT, Space.PARAM, Space.SPIKE})
+"""Spaces that the host can write."""
 
 
 class Address(data.Struct):
-    """A row of a space."""
+    """Address of a row."""
 
     row: 24
     space: 8
 
 
 class Rows(data.Struct):
-    """``n_rows`` rows from ``address`` on, at most ``max_payload_bytes``."""
+    """Arguments of WRITE, READ and CHECK: ``n_rows`` rows from ``address`` on.
+
+    The rows of a WRITE or READ must fit into ``max_payload_bytes`` with what else the frame has.
+    """
 
     address: Address
     n_rows: 16
 
 
 class Run(data.Struct):
-    """Run the descriptors from row ``entry`` of weight memory up to the first final one, and
-    announce the end with the first rows of RESULT and of COUNTER."""
+    """Arguments of RUN: run the layers from a descriptor on, up to the first that is final.
+
+    ``entry`` is the row of the first descriptor in each core's weight memory. The DONE frame
+    carries the first ``n_result_rows`` rows of RESULT and ``n_counter_rows`` rows of COUNTER.
+    """
 
     entry: 24
     n_result_rows: 8
@@ -169,22 +191,24 @@ class Run(data.Struct):
 
 
 class Rate(data.Struct):
-    """Clock cycles a bit, less one; at least 3."""
+    """Argument of RATE: clock cycles per bit, less one; at least 3."""
 
     divisor_less_1: 8
     reserved: 40
 
 
 class RunState(enum.IntEnum):
+    """State of the device in :class:`DeviceStatus`."""
+
     IDLE = 0
     RUNNING = 1
-    """Or about to."""
+    """A run is in progress or waits."""
     DONE = 2
-    """A run has ended and its result is still there."""
+    """No run is in progress, and the result of the last one is available."""
 
 
 class Result(data.Struct):
-    """Outcome of a run. ``argmax`` is the index of the first largest logit."""
+    """Result of a run. ``argmax`` is the index of the first largest logit."""
 
     tag: 8
     argmax: 16
@@ -193,19 +217,19 @@ class Result(data.Struct):
 
 
 class DeviceStatus(data.Struct):
-    """State, and errors counted since the last reset."""
+    """State of the device, and counts of errors since the last reset."""
 
     result: Result
-    """Of the run that ended last; undefined if none has since the last ABORT."""
+    """Result of the run that ended last; undefined if none has ended since the last ABORT."""
     n_bad_frames: 16
-    """Frames dropped: bad CRC, truncated or too long. Wraps."""
+    """Number of frames dropped because of a bad CRC or a bad length. Wraps."""
     n_overruns: 16
-    """Bytes lost because the receive buffer was full, or stop bits missing. Wraps."""
+    """Number of bytes lost because the receive buffer was full or a stop bit was missing. Wraps."""
     state: 8
 
 
 class Identity(data.Struct):
-    """What is on the other end of the cable; holds every number of :class:`hw.spec.Config`."""
+    """Description of the device, with every field of :class:`hw.spec.Config`."""
 
     magic: 32
     protocol_version: 16
@@ -234,8 +258,11 @@ class Identity(data.Struct):
 
 
 class LayerCounters(data.Struct):
-    """What a layer did in its last run. ``n_synaptic_ops`` counts additions of one weight to one
-    real (not padding) output neuron; ``n_spikes`` the ones written to the layer's map."""
+    """Counters of a layer in one run.
+
+    ``n_synaptic_ops`` counts additions of one weight to one real output neuron, not those of
+    padding; ``n_spikes`` counts the spikes written to the layer's map.
+    """
 
     n_cycles: 32
     n_weight_reads: 32
@@ -244,84 +271,91 @@ class LayerCounters(data.Struct):
 
 
 class Level(data.Struct):
-    """One level of the loop nest: its trip count less one, and by how much each address moves when
-    this level advances and all inner levels start again. Increments wrap at the address width. No
-    field crosses a 32-bit word."""
+    """One level of the loop nest: its trip count, and an increment for each address.
+
+    An address moves by its increment when this level advances and all inner levels start again.
+    Increments wrap at the width of the address. No field crosses a 32-bit word.
+    """
 
     source: signed(20)
-    """In bits of spike memory."""
+    """Increment in bits of spike memory."""
     last: 12
+    """Trip count less one."""
     identity: signed(16)
-    """In granules of spike memory."""
+    """Increment in granules of spike memory."""
     slot: signed(6)
     reserved: 10
     weight: signed(20)
     reserved2: 12
     target: signed(16)
-    """In granules of spike memory."""
+    """Increment in granules of spike memory."""
     param: signed(16)
 
 
 N_PIECES = 4
-"""Pieces of a chunk that a descriptor describes; a device with short chunks has the first ones."""
+"""Number of pieces per chunk in a descriptor; a device with shorter chunks uses the first ones."""
 
 
 class Header(data.Struct):
-    """Fixed part of a layer descriptor. A ``*_levels`` field has bit ``i`` set for level ``i``. No
-    field crosses a 32-bit word, and addresses lie where a :class:`Level` has its increments."""
+    """Fixed part of a layer descriptor.
+
+    A ``*_levels`` field has bit ``i`` set for level ``i``. No field crosses a 32-bit word, and
+    initial addresses lie at the offsets of the increments in a :class:`Level`.
+    """
 
     source: 20
     """Bit address of the first window."""
     spacing: 8
-    """Least number of cycles between the starts of two jobs in the fire unit, at least 1."""
+    """Smallest number of cycles between the starts of two jobs in the fire unit, at least 1."""
     leak_shift: 4
     identity: 16
     no_slot: 6
-    """Always 0: membranes begin with the first one."""
+    """Initial membrane slot, always 0."""
     n_levels: 4
-    """Levels that follow; the others have one iteration."""
+    """Number of levels that follow; the other levels have one iteration."""
     leak: Leak
     output: 1
-    """Non-firing: logits go to the results, ``target`` counts their rows."""
+    """The layer does not fire: its logits are written to the results; ``target`` counts rows."""
     final: 1
-    """Last layer: the argmax of the results follows and the run ends."""
+    """Last layer of the run; the argmax of the results follows."""
     pixels: 1
-    """The first :data:`hw.spec.N_PLANES` iterations of the level of timesteps are the bit-planes of
-    a pixel map, the highest first; the others are the timesteps, which all take their sum."""
+    """The layer takes pixels: the first :data:`hw.spec.N_PLANES` iterations of the level of
+    timesteps are the bit-planes of a pixel map, the highest first. The iterations after them are
+    the timesteps, all of which use the sum of the planes."""
     reset: Reset
     weight: 20
     gate: Gate
     idle: 1
-    """No jobs: other cores do all of the layer."""
+    """This core has no jobs in the layer; other cores do all of it."""
     reserved: 8
     target: 16
-    """First granule of the map; of an output layer 0, its rows are counted from it."""
+    """First granule of the output map; 0 in an output layer, whose result rows count from it."""
     param: 16
     job_levels: 8
-    """Levels inside one job: what they visit is accumulated."""
+    """Levels inside a job, over which inputs are accumulated."""
     time_levels: 8
-    """The level of timesteps: while it is at its first iteration, membranes start from 0."""
+    """Level of timesteps; membranes start from 0 in its first iteration."""
     pool_levels: 8
-    """Levels whose jobs are ORed into one result."""
+    """Levels of a pooling window, whose jobs are ORed."""
     tail_levels: 8
-    """The levels of channel groups: at the end of all of them, and so always if there are none, a
-    group has only ``tail_lanes`` real lanes."""
+    """Levels of channel groups. In their last iteration (always, if there are none) the group has
+    only ``tail_lanes`` real lanes."""
     tail_lanes: 8
     last_beat: 8
-    """Beats of a job in the fire unit, less one."""
+    """Number of beats of a job in the fire unit, less one."""
     n_classes: 16
     body_bits: data.ArrayLayout(8, N_PIECES)
-    """Valid bits of each piece of a chunk, at most :data:`hw.spec.PIECE_BITS`."""
+    """Number of valid bits of each piece of a chunk, at most :data:`hw.spec.PIECE_BITS`."""
     tail_bits: data.ArrayLayout(8, N_PIECES)
-    """The same for the last chunk of a run (level 0)."""
+    """Number of valid bits of each piece of the last chunk of a run (level 0)."""
     piece_rows: data.ArrayLayout(8, N_PIECES)
-    """By how many rows of spike memory a piece lies beyond where a contiguous window has it."""
+    """Rows of spike memory between a piece and its place in a contiguous window."""
     piece_weights: data.ArrayLayout(8, N_PIECES)
-    """Weight row of the first bit of a piece, from that of the chunk."""
+    """Offset from the chunk's weight row to that of the first bit of each piece."""
 
 
 class Descriptor(data.Struct):
-    """One layer: rows of :attr:`Space.WEIGHT`, low word first."""
+    """Description of a layer, stored in rows of :attr:`Space.WEIGHT`, low word first."""
 
     header: Header
     levels: data.ArrayLayout(Level, N_LEVELS)
@@ -335,22 +369,23 @@ class Neuron(data.Struct):
 
 
 def n_bytes(layout: type[data.Struct]) -> int:
-    """Bytes of a packed structure, which is always whole."""
+    """Return the number of bytes of a structure, whose size must be a multiple of 8 bits."""
     n_bits = data.Layout.cast(layout).size
     assert n_bits % 8 == 0, f"{layout.__name__} has {n_bits} bits"
     return n_bits // 8
 
 
 WORD_BYTES = 4
+"""Bytes of a word of a descriptor."""
 RESULT_BYTES = 4
-"""Of a logit."""
+"""Bytes of a logit on the wire."""
 DESCRIPTOR_WORDS = n_bytes(Descriptor) // WORD_BYTES
 HEADER_WORDS = n_bytes(Header) // WORD_BYTES
 LEVEL_WORDS = n_bytes(Level) // WORD_BYTES
 
 
 def row_bytes(space: Space, config: Config) -> int:
-    """Bytes of one row of ``space`` on the wire."""
+    """Return the number of bytes of one row of ``space`` on the wire."""
     return {
         Space.WEIGHT: config.lanes * config.weight_bits // 8,
         Space.PARAM: config.fire_lanes * n_bytes(Neuron),
@@ -361,7 +396,10 @@ def row_bytes(space: Space, config: Config) -> int:
 
 
 def n_rows(space: Space, config: Config) -> int:
-    """Rows of ``space``. Row ``r`` of weights, parameters or counters is in core ``r % cores``."""
+    """Return the number of rows of ``space`` in all cores.
+
+    Row ``r`` of weights, parameters or counters is in core ``r % cores``.
+    """
     return {
         Space.WEIGHT: config.cores * config.weight_depth,
         Space.PARAM: config.cores * config.n_param_rows,
@@ -372,22 +410,22 @@ def n_rows(space: Space, config: Config) -> int:
 
 
 def descriptor_rows(config: Config) -> int:
-    """Rows of weight memory that a descriptor takes."""
+    """Return the number of rows of weight memory that a descriptor takes."""
     return -(-n_bytes(Descriptor) // row_bytes(Space.WEIGHT, config))
 
 
 def pack(layout: type[data.Struct], values: dict) -> bytes:
-    """Bytes of a structure, little-endian."""
+    """Return the little-endian bytes of a structure with the given fields; other fields are 0."""
     return layout.const(values).as_bits().to_bytes(n_bytes(layout), "little")
 
 
 def unpack(layout: type[data.Struct], raw: bytes) -> data.Const:
-    """The structure in ``raw``; fields are read as attributes.
+    """Return the structure in ``raw``, whose fields are attributes.
 
     Raises
     ------
     ValueError
-        ``raw`` has another length.
+        ``raw`` does not have the length of the structure.
     """
     if len(raw) != n_bytes(layout):
         raise ValueError(f"{layout.__name__} takes {n_bytes(layout)} bytes, not {len(raw)}")
@@ -395,14 +433,14 @@ def unpack(layout: type[data.Struct], raw: bytes) -> data.Const:
 
 
 def encode_frame(packet: bytes) -> bytes:
-    """Wire bytes of a packet: CRC appended, stuffed, with an end."""
+    """Return the wire bytes of a packet: with its CRC, byte-stuffed, followed by :data:`END`."""
     body = packet + zlib.crc32(packet).to_bytes(CRC_BYTES, "little")
     return body.replace(_ESCAPE, _ESCAPED_ESCAPE).replace(_END, _ESCAPED_END) + _END
 
 
 def decode_frame(raw: bytes) -> bytes | None:
-    """Packet in the wire bytes before an end; None if they are damaged."""
-    # Behind an escape stands one of two bytes, neither of them an escape: pairs cannot overlap.
+    """Return the packet in the wire bytes before an :data:`END`, or None if they are damaged."""
+    # The byte after an escape is never an escape itself, so that pairs cannot overlap.
     body = raw.replace(_ESCAPED_END, _END).replace(_ESCAPED_ESCAPE, _ESCAPE)
     if len(body) < HEADER_BYTES + CRC_BYTES or zlib.crc32(body) != CRC_RESIDUE:
         return None
@@ -410,7 +448,7 @@ def decode_frame(raw: bytes) -> bytes | None:
 
 
 def _describe(layout: object) -> object:
-    """A layout as plain values, for the hash."""
+    """Return a layout or an enumeration as plain values for the hash."""
     if isinstance(layout, type) and issubclass(layout, enum.Enum):
         return {member.name: member.value for member in layout}
     try:
@@ -421,8 +459,11 @@ def _describe(layout: object) -> object:
 
 
 def spec_hash(config: Config) -> int:
-    """64-bit hash over everything that host and device must agree on: the configuration (less its
-    name and clocks), the opcodes, spaces, layouts and neuron semantics."""
+    """Return a 64-bit hash of everything that host and device must agree on.
+
+    These are the configuration (except for its name and clocks), the opcodes, spaces, layouts and
+    neuron semantics. The names of layouts and fields enter the hash, too.
+    """
     numbers = asdict(config)
     for free in ("name", "clk_hz", "baud"):
         del numbers[free]
@@ -443,7 +484,7 @@ def spec_hash(config: Config) -> int:
 
 
 def identity(config: Config) -> dict[str, int]:
-    """Values of :class:`Identity` for a device built with ``config``."""
+    """Return the fields of :class:`Identity` for a device built with ``config``."""
     values = {
         key: getattr(config, key) for key, _ in data.Layout.cast(Identity) if hasattr(config, key)
     }

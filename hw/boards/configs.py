@@ -1,11 +1,15 @@
-"""Known boards, each as the configuration that its bitstream is built with.
+"""Configurations of the known boards, with which their bitstreams are built.
 
-Sizes follow from the devices' memories (Lattice FPGA-DS-02012 for ECP5: 18 kbit block RAMs, 56 on
-the 25F, whose die the 12F is, 108 on the 45F and 208 on the 85F; FPGA-DS-02008 for iCE40
-UltraPlus: four 256 kbit SPRAMs, thirty 4 kbit block RAMs). A suffix ``/w2``, ``/w4`` or ``/w8``
-names the same board built for another weight width, with the same bits of weight memory. The
-ULX3S-85F is there twice: ``ulx3s-85f-quad`` has four cores. What else a board is, its pins and its
-clock source, is in :mod:`hw.boards.platforms`.
+To add a board, add its configuration to :data:`CONFIGS` and an entry with its pins, clock source
+and programmers to :data:`hw.boards.platforms.TARGETS`.
+
+The sizes follow from the memories of the devices. ECP5 (Lattice FPGA-DS-02012) has block RAMs of
+18 kbit: 56 on the 25F and on the 12F, which is the same die, 108 on the 45F and 208 on the 85F.
+iCE40 UltraPlus (FPGA-DS-02008) has four SPRAMs of 256 kbit and thirty block RAMs of 4 kbit.
+
+The suffix ``/w2``, ``/w4`` or ``/w8`` of a name stands for the same board built for another weight
+width, with the same number of bits of weight memory. The ULX3S-85F has two entries:
+``ulx3s-85f-quad`` has four cores.
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ _ICE40 = {
 CONFIGS: dict[str, Config] = {
     config.name: config
     for config in (
-        # The virtual board's default: the ULX3S-85F's core behind the fastest possible UART.
+        # The default virtual board: the core of the ULX3S-85F behind the fastest possible UART.
         Config(name="sim", **_ECP5_85F),
         Config(name="ulx3s-85f", **_ECP5_85F, **_60_MHZ),
         Config(
@@ -84,18 +88,20 @@ CONFIGS: dict[str, Config] = {
         ),
     )
 }
+"""Configuration of every board, and of the virtual board ``sim``, by name."""
 BOARDS: tuple[str, ...] = tuple(name for name in CONFIGS if name != "sim")
 """Names of the real boards."""
 BOARDS_HELP = f"{', '.join(BOARDS)}, each also with /w2, /w4 or /w8 for another weight width"
+"""List of board names for help texts."""
 
 
 def config_by_name(name: str) -> Config:
-    """Configuration of ``name``, for example ``"ulx3s-85f"`` or ``"ulx3s-85f/w4"``.
+    """Return the configuration with this name, for example ``"ulx3s-85f"`` or ``"ulx3s-85f/w4"``.
 
     Raises
     ------
     SpecError
-        No such board or weight width; the message lists the known ones.
+        The board or weight width is unknown; the message lists the known ones.
     """
     board, _, width = name.partition("/")
     if board not in CONFIGS or width not in ("", "w2", "w4", "w8"):
@@ -107,7 +113,7 @@ def config_by_name(name: str) -> Config:
 
 
 def board_name(config: Config) -> str:
-    """Name that :func:`hw.boards.configs.config_by_name` takes for this configuration."""
+    """Return the name by which :func:`config_by_name` finds this configuration."""
     usual = CONFIGS.get(config.name)
     plain = usual is not None and usual.weight_bits == config.weight_bits
     return config.name if plain else f"{config.name}/w{config.weight_bits}"

@@ -1,8 +1,8 @@
-"""Clocks from PLLs: divider settings for a wanted frequency, within the data sheets' ranges.
+"""Divider settings of PLLs for a given output frequency, within the ranges of the data sheets.
 
-Each function takes and gives frequencies in Hz and finds settings for exactly the wanted one, since
-``clk_hz`` decides the serial line's rate and every latency that is reported. Of several settings
-the one with the highest phase detector frequency, which jitters least, is taken.
+Frequencies are in Hz. The settings produce exactly the requested frequency, because ``clk_hz``
+determines the rate of the serial line and every reported latency. If several settings do, the one
+with the highest frequency of the phase detector is chosen, because it has the least jitter.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from fractions import Fraction
 from hw.spec import SpecError
 
 MHZ = 1_000_000
+"""One megahertz in Hz."""
 
 
 @dataclass(frozen=True)
 class Ecp5Pll:
-    """EHXPLLL that takes its feedback from CLKOP and drives the design from CLKOS::
+    """Settings of an EHXPLLL with feedback from CLKOP that drives the design from CLKOS::
 
     vco = input / clki_div * clkop_div          output = vco / clkos_div
     """
@@ -30,7 +31,7 @@ class Ecp5Pll:
 
 @dataclass(frozen=True)
 class Ice40Pll:
-    """SB_PLL40 with simple feedback::
+    """Settings of an SB_PLL40 with simple feedback::
 
     vco = input / (divr + 1) * (divf + 1)       output = vco / 2**divq
     """
@@ -43,7 +44,7 @@ class Ice40Pll:
 
 @dataclass(frozen=True)
 class GowinPll:
-    """rPLL with internal feedback::
+    """Settings of an rPLL with internal feedback::
 
     output = input / (idiv_sel + 1) * (fbdiv_sel + 1)       vco = output * odiv_sel
     """
@@ -54,21 +55,24 @@ class GowinPll:
 
 
 def _factors(frequency: Fraction, low: int, high: int, allowed: Sequence[int]) -> Iterator[int]:
-    """Those allowed factors that bring ``frequency`` into a range in MHz."""
+    """Return the allowed factors that bring ``frequency`` to between ``low`` and ``high`` MHz."""
     return (n for n in allowed if low * MHZ <= frequency * n <= high * MHZ)
 
 
 def _refuse(input_hz: int, output_hz: int, reachable: set[Fraction]) -> SpecError:
+    """Return the error for a frequency that cannot be made; it names the nearest ones that can."""
     near = sorted(reachable, key=lambda hz: abs(hz - output_hz))[:2]
     return SpecError(
-        f"Config.clk_hz = {output_hz} is not supported: this board's PLL cannot make it of "
-        f"{input_hz} Hz; near it are {' and '.join(f'{float(hz):.0f}' for hz in sorted(near))} Hz"
+        f"Config.clk_hz = {output_hz} is not supported: this board's PLL cannot make it "
+        f"from {input_hz} Hz; use {' or '.join(f'{float(hz):.0f}' for hz in sorted(near))}"
     )
 
 
 def ecp5_pll(input_hz: int, output_hz: int) -> Ecp5Pll:
-    """Settings by Lattice FPGA-DS-02012 (sysCLOCK PLL timing): input 8 to 400 MHz, phase detector
-    10 to 400, VCO 400 to 800, outputs 3.125 to 400.
+    """Return the settings of an ECP5's PLL.
+
+    Lattice FPGA-DS-02012, sysCLOCK PLL timing: input 8 to 400 MHz, phase detector 10 to 400 MHz,
+    VCO 400 to 800 MHz, outputs 3.125 to 400 MHz.
 
     Raises
     ------
@@ -90,8 +94,10 @@ def ecp5_pll(input_hz: int, output_hz: int) -> Ecp5Pll:
 
 
 def ice40_pll(input_hz: int, output_hz: int) -> Ice40Pll:
-    """Settings by Lattice FPGA-DS-02008 and FPGA-TN-02052: phase detector 10 to 133 MHz, VCO 533 to
-    1,066, output 16 to 275.
+    """Return the settings of an iCE40's PLL.
+
+    Lattice FPGA-DS-02008 and FPGA-TN-02052: phase detector 10 to 133 MHz, VCO 533 to 1,066 MHz,
+    output 16 to 275 MHz.
 
     Raises
     ------
@@ -107,7 +113,7 @@ def ice40_pll(input_hz: int, output_hz: int) -> Ice40Pll:
             for divq in range(1, 7):
                 hz = detector * factor / (1 << divq)
                 if hz == output_hz and 16 * MHZ <= hz <= 275 * MHZ:
-                    limits = (17, 26, 44, 66, 101)  # of filter ranges 1 to 5, as icepll has them
+                    limits = (17, 26, 44, 66, 101)  # MHz, ends of filter ranges 1 to 5 as in icepll
                     filter_range = 1 + sum(detector >= limit * MHZ for limit in limits)
                     return Ice40Pll(divr, factor - 1, divq, filter_range)
                 reachable.add(hz)
@@ -115,8 +121,10 @@ def ice40_pll(input_hz: int, output_hz: int) -> Ice40Pll:
 
 
 def gowin_pll(input_hz: int, output_hz: int) -> GowinPll:
-    """Settings by Gowin DS117 and DS226, the ranges that GW1NR-9 (C6/I5) and GW2AR-18 (C8/I7) have
-    in common: phase detector 3 to 400 MHz, VCO 500 to 1,200.
+    """Return the settings of a Gowin rPLL.
+
+    Gowin DS117 and DS226, the common ranges of GW1NR-9 (C6/I5) and GW2AR-18 (C8/I7): phase
+    detector 3 to 400 MHz, VCO 500 to 1,200 MHz.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The class: index of the first largest logit."""
+"""Argmax of the logits, which is the predicted class."""
 
 from itertools import pairwise
 
@@ -11,14 +11,19 @@ from hw.spec import Config
 
 
 class Argmax(wiring.Component):
-    """Walk the results, two cycles per logit.
+    """Find the index of the first largest logit, reading parameter memory row by row.
+
+    It takes two cycles per logit, and :attr:`hw.spec.Config.param_latency` cycles per row of
+    ``fire_lanes`` logits.
 
     Members
     -------
-    start : begin; ``n_classes`` (at least 1) is held stable until ``done``.
-    row, logits : to the results, and from them :attr:`Config.param_latency` cycles later.
-    busy : ``row`` must be read.
-    index : of the first largest logit, from ``done`` until the next ``start``.
+    start, n_classes : begin with ``n_classes`` logits (at least 1), held stable until ``done``.
+    row, logits : row of logits to read, counted from the first result; and its logits,
+        :attr:`hw.spec.Config.param_latency` cycles later.
+    busy : parameter memory must read ``row``.
+    index : index of the first largest logit, valid from ``done`` until the next ``start``.
+    done : high for one cycle at the end.
     """
 
     def __init__(self, config: Config):

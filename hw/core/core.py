@@ -1,4 +1,4 @@
-"""The core: spikes in, class out, by additions alone."""
+"""The core, which runs the layers of a network with additions only."""
 
 from __future__ import annotations
 
@@ -55,26 +55,26 @@ class _HostRead:
 class Core(wiring.Component):
     """Event-driven, output-stationary core.
 
-    A *job* is one output position, one group of ``lanes`` output channels, one timestep. Its
-    receptive field is a few runs of bits in spike memory; every active input costs one cycle, in
-    which one row of weights is read and added to ``lanes`` accumulators; a silent input costs
-    nothing. Timesteps are an inner loop, so that membranes live in a small register file. ::
+    A *job* computes one output position, one group of ``lanes`` output channels, and one timestep.
+    Its receptive field is a few runs of bits in spike memory. Every active input takes one cycle,
+    in which a row of weights is read and added to ``lanes`` accumulators; silent inputs take none.
+    Timesteps are an inner loop, so that membranes fit into a small memory. ::
 
-        Sequencer -> LoopNest -> Fetch =chunks=> Scanner -> WeightMemory -> Lanes -> Fire
-                                   |  ^                                               |  |
-                                   |  '--------------- SpikeMemory <------------------'  |
-                                   '==== jobs, silent or not, identity spikes ==========='
+        Sequencer -> LoopNest -> Fetch =chunks=> Scanner -> WeightMemory -> Lanes -> FireUnit
+                                   |  ^                                                |   |
+                                   |  '-------- SpikeMemory <-- Cores <----------------'   |
+                                   '==== jobs, silent or not, with identity spikes ========'
 
-    It writes no spikes into its memory by itself, but all that come in on ``spikes``, its own
-    among them, see :class:`hw.core.cores.Cores`.
+    The core does not write its own spikes: they leave on ``fired`` and come back on ``spikes``
+    with those of the other cores, see :class:`hw.core.cores.Cores`.
 
     Members
     -------
-    bus : see :class:`hw.bus.CoreBus`, less what the host writes to :attr:`Space.SPIKE`.
+    bus : see :class:`hw.bus.CoreBus`, except for the host's writes to :attr:`Space.SPIKE`.
     fired : spikes of this core.
-    spikes : of all cores, and the host's, for the spike memory.
-    meets : a layer's part has been done.
-    all_met : in all cores.
+    spikes : spikes of all cores and of the host, to be written into spike memory.
+    meets : this core has finished its part of a layer.
+    all_met : all cores have.
     """
 
     def __init__(self, config: Config):

@@ -1,4 +1,4 @@
-"""Cores side by side: each does a part of every layer, and every spike reaches all of them."""
+"""Several cores that share the work of every layer; every spike is sent to all of them."""
 
 from operator import attrgetter
 
@@ -14,21 +14,26 @@ from hw.protocol import Space
 from hw.spec import Config
 
 UNDIVIDED = frozenset({Space.SPIKE, Space.RESULT})
-"""Spaces of which every core has the same rows, or only the first one has any."""
+"""Spaces whose rows are not divided among the cores: all cores have the same spikes, and only the
+first core has results."""
 
 
 class Cores(wiring.Component):
-    """``cores`` of :class:`hw.core.core.Core` behind one bus.
+    """Connect ``config.cores`` instances of :class:`hw.core.core.Core` to one bus.
 
-    Weights, parameters and counters are dealt out: row ``r`` of such a space is row ``r // cores``
-    of core ``r % cores``. Each core has all spikes: what one fires is written into the spike memory
-    of each of them, in turns, so that no two want to write at a time; a core writes no more often
-    than every ``cores`` cycles, which the compiler sees to. Cores wait for each other between
-    layers. The output layer is the first one's alone. ::
+    Weights, parameters and counters are divided among the cores: row ``r`` of such a space is row
+    ``r // cores`` of core ``r % cores``. Every core has all spikes: the spikes of each core are
+    written into the spike memories of all cores. The cores take turns, so that no two write at a
+    time, and the compiler ensures that a core writes at most once in ``cores`` cycles. Cores wait
+    for each other between layers. The first core alone computes the output layer. ::
 
         Core 0 -- outbox 0 -.            .- spike memory 0
         Core 1 -- outbox 1 --- turn, host -- spike memory 1
            :          :     '            '-      :
+
+    Parameters
+    ----------
+    config : configuration of the device.
 
     Members
     -------
@@ -48,12 +53,12 @@ class Cores(wiring.Component):
             m.submodules[f"core{n}"] = core
 
         def all_of(name: str) -> Signal:
-            """Whether it is so in all cores."""
+            """Return whether the signal with this name is high in all cores."""
             together = Signal(name=f"all_{name.replace('.', '_')}")
             m.d.comb += together.eq(Cat(map(attrgetter(name), cores)).all())
             return together
 
-        # Runs: all begin together, and end together.
+        # Runs begin and end in all cores together.
         runs_ready, done = all_of("bus.run.ready"), all_of("bus.done.valid")
         all_met = all_of("meets")
         m.d.comb += [
@@ -71,7 +76,7 @@ class Cores(wiring.Component):
                 core.all_met.eq(all_met),
             ]
 
-        # Spikes: of the core whose turn it is, else of the host.
+        # Spikes to write: those of the core whose turn it is, else those of the host.
         if config.cores == 1:
             fires, fired = cores[0].fired.valid, cores[0].fired.p.as_value()
         else:
@@ -101,7 +106,7 @@ class Cores(wiring.Component):
                 spikes.bits.eq(write.data),
             ]
 
-        # Rows of one core.
+        # The host reads and writes a row of one core, except for spikes, which it writes to all.
         read = bus.read.p
         of_all = Cat(read.space == space for space in UNDIVIDED).any()
         for n, core in enumerate(cores):

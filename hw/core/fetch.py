@@ -1,4 +1,4 @@
-"""From iterations of the nest to chunks with active inputs, jobs and identity spikes."""
+"""The fetch unit, which reads input spikes and queues jobs and the chunks that are not silent."""
 
 from amaranth import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
@@ -12,14 +12,17 @@ from hw.protocol import N_PIECES
 from hw.spec import GRANULE_BITS, PIECE_BITS, Config
 
 CHUNK_DEPTH = 32
-"""Active chunks that may wait."""
+"""Largest number of active chunks that wait for the scanner."""
 JOB_DEPTH = 64
-"""Jobs that may wait for the fire unit."""
+"""Largest number of jobs that wait for the fire unit."""
 
 
 def chunk_layout(config: Config) -> data.StructLayout:
-    """Active inputs of (a part of) a job, at least one: ``bits``, whose weights begin at row
-    ``weight``; ``last`` if no more follow in this job."""
+    """Return the layout of a chunk: input spikes of a job, or of a part of it.
+
+    The weights of ``bits`` begin at row ``weight``. ``last`` marks the last active chunk of a job;
+    ``tail`` is as in :func:`hw.core.nest.step_layout`.
+    """
     return data.StructLayout(
         {
             "bits": config.chunk_bits,
@@ -31,8 +34,11 @@ def chunk_layout(config: Config) -> data.StructLayout:
 
 
 def job_layout(config: Config) -> data.StructLayout:
-    """What the fire unit must know of a job, see :func:`hw.core.nest.step_layout`; ``silent`` if it
-    has no active input; and the ``identity`` spikes, only in a gated layer."""
+    """Return the layout of a job as the fire unit needs it.
+
+    ``silent`` marks a job without any active input; ``identity`` holds the spikes of the identity
+    branch in a gated layer. The other fields are as in :func:`hw.core.nest.step_layout`.
+    """
     widths = address_widths(config)
     return data.StructLayout(
         {name: widths[name] for name in ("param", "slot", "target")}
@@ -42,17 +48,19 @@ def job_layout(config: Config) -> data.StructLayout:
 
 
 class Merger(wiring.Component):
-    """Drop silent chunks without losing where jobs begin and end.
+    """Drop silent chunks and mark the last active chunk of each job.
 
-    A chunk is held back until the next active one of its job, or the job's end, is known; so
-    ``last`` always sits on the last *active* chunk, and a job that is silent as a whole leaves no
-    chunk, only its verdict. One chunk in, at most one out per cycle; never stalls.
+    An active chunk is held until the next active chunk of its job or the end of the job arrives, so
+    that ``last`` is always set on the last *active* chunk. A job without any active input produces
+    no chunk. The merger takes one chunk and emits at most one per cycle, and never stalls.
 
     Members
     -------
-    chunk, active, last : a chunk, whether it has an active input, whether it is its job's last.
-    merged : active chunks.
-    silent : per job, whether it had no active input; not after its last chunk's way out.
+    chunk : chunks; ``last`` marks the last chunk of a job, active or not.
+    active : the chunk has an active input.
+    merged : the active chunks; ``last`` marks the last active chunk of a job.
+    silent : for each job, whether it has no active input; arrives no later than the job's last
+        merged chunk.
     """
 
     def __init__(self, config: Config):
@@ -90,27 +98,29 @@ class Merger(wiring.Component):
 
 
 class Fetch(wiring.Component):
-    """Read the window of every step, mask it, and queue what is active.
+    """Read the input window of every step, mask it, and queue the chunks with active inputs.
 
-    A gated layer's job takes one more slot, in which its identity spikes are read through the same
-    port and the same shifter. The host reads spikes in slots of its own. The pipeline never stalls:
-    a slot is started only while the queues have room for all that is under way. ::
+    Spike memory is read in slots, one per cycle: a chunk of a step, the identity spikes of a job,
+    or a granule for the host. A job of a gated layer takes one more slot for its identity spikes,
+    which are read through the same port and shifter. The pipeline never stalls: a slot for a chunk
+    is used only while the queues have room for everything that is under way. ::
 
-        F0 slot chosen     F1-F6 spike memory     F7 masked     F8 active? merged     queue
+        F0 slot chosen    F1-F6 spike memory    F7 masked    F8 silent chunks dropped    queues
 
     Members
     -------
-    steps : iterations of the nest.
-    gated, body_bits, tail_bits : of the layer that runs, stable while it does; how many bits of
-        each piece count, in a run's last chunk and in all others.
-    host_bit, host_granule : the host's own reads, one granule each.
-    read_bit, gather, window : to the spike memory.
-    chunks : what the scanner is to work on.
-    jobs : for the fire unit.
+    steps : iterations of the loop nest.
+    gated, body_bits, tail_bits : fields of the layer that runs, stable while it does: whether it
+        has identity spikes, and the valid bits of each piece (``tail_bits`` in the last chunk of a
+        run, ``body_bits`` in the others).
+    host_bit, host_granule : the host's reads: a bit address each, and the granule there.
+    read_bit, gather, window : to and from spike memory.
+    chunks : chunks with active inputs, for the scanner.
+    jobs : all jobs, for the fire unit.
     """
 
     LATENCY = SpikeMemory.LATENCY + 1
-    """Cycles from a slot until it is known whether its chunk is active."""
+    """Cycles from a slot until its chunk is masked and known to be active or silent."""
 
     def __init__(self, config: Config):
         self._config = config
@@ -141,15 +151,15 @@ class Fetch(wiring.Component):
         m.submodules.jobs = jobs = Queue(job_layout(config), JOB_DEPTH, always_ready=True)
         wiring.connect(m, chunks.o, wiring.flipped(self.chunks))
         wiring.connect(m, jobs.o, wiring.flipped(self.jobs))
-        # Room for all that may be under way when it falls: what comes out of the pipeline, and a
-        # chunk that is held; `room` itself is a register.
+        # Keep a margin for everything under way when `room` falls: the slots in the pipeline, the
+        # chunk held in the merger, and the cycle that `room`, a register, is late.
         room = Signal()
         m.d.sync += room.eq(
             (chunks.level <= CHUNK_DEPTH - self.LATENCY - 5)
             & (jobs.level <= JOB_DEPTH - self.LATENCY - 3)
         )
 
-        # F0: whose slot is it?
+        # F0: choose whose slot this is; identity spikes come first, then the host.
         chunk_slot, identity_slot, host_slot = Signal(), Signal(), Signal()
         identity_due = Signal()
         m.d.sync += identity_due.eq(chunk_slot & step.last & self.gated)
@@ -166,7 +176,7 @@ class Fetch(wiring.Component):
             m.d.comb += self.read_bit.eq(step.source)
         m.d.comb += self.steps.ready.eq(identity_slot | (chunk_slot & ~(step.last & self.gated)))
 
-        # F6: the window arrives.
+        # F6: the window arrives. The mask is computed in parallel.
         slots = delayed(m, Cat(chunk_slot, host_slot), SpikeMemory.LATENCY, reset=True)
         cut5 = delayed(m, step.cut, SpikeMemory.LATENCY - 1)
         mask = unreset(config.chunk_bits)
@@ -178,8 +188,8 @@ class Fetch(wiring.Component):
             self.host_granule.valid.eq(slots[1]),
             self.host_granule.payload.eq(self.window),
         ]
-        # F7: bits beyond the run's end are not of this job. The window is that of the next slot,
-        # and if a job ends here, its identity.
+        # F7: clear the bits behind the end of the run. The window is now that of the next slot: the
+        # identity spikes, if this slot ends a job of a gated layer.
         bits7 = unreset(config.chunk_bits)
         m.d.sync += bits7.eq(self.window & mask)
         valid7 = delayed(m, slots[0], 1, reset=True)
@@ -199,7 +209,7 @@ class Fetch(wiring.Component):
             merger.chunk.p.weight.eq(tags.weight),
             merger.chunk.p.last.eq(tags.last),
             merger.chunk.p.tail.eq(tags.tail),
-            # Timesteps of pixels have no input.
+            # In a layer of pixels, only bit-planes have inputs; the timesteps after them have none.
             merger.active.eq(
                 bits7.any() & (tags.phase != Phase.FIRST) & (tags.phase != Phase.LATER)
             ),
@@ -211,6 +221,6 @@ class Fetch(wiring.Component):
         ]
         for name in ("param", "slot", "target", "fresh", "end", "pool_first", "tail", "phase"):
             m.d.comb += jobs.i.p[name].eq(tags[name])
-        # A bit-plane leaves no spikes.
+        # A bit-plane writes no spikes.
         m.d.comb += jobs.i.p.pool_last.eq(tags.pool_last & (tags.phase != Phase.PLANE))
         return m

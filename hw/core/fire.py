@@ -1,4 +1,4 @@
-"""The fire unit: leak, threshold, reset, residual gate, OR-pool."""
+"""The fire unit: leak, threshold, reset, residual gate and OR-pooling."""
 
 from amaranth import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, memory, stream, wiring
@@ -14,31 +14,36 @@ from hw.spec import GRANULE_BITS, MEMBRANE_LATENCY, Config, Gate, Leak, Reset
 
 
 class FireUnit(wiring.Component):
-    """Turn the sums of a job into spikes (or logits), ``fire_lanes`` neurons per cycle (a beat).
+    """Turn the sums of a job into spikes or logits, ``fire_lanes`` neurons per cycle (a beat).
 
-    Jobs are begun in order, at least ``header.spacing`` cycles apart; one that had no active input
-    does not wait for the lanes. ::
+    Jobs begin in order, at least ``header.spacing`` cycles apart. A silent job does not wait for
+    the lanes. The neuron is that of :mod:`hw.spec`. ::
 
-        A  parameters, sums read    B0 membrane read    B1 sum + bias; shifted for the leak
-        B2 membrane    B3 compare; reset, written; gate, mask, OR with the pooling window
-        B4 spikes written
+        A   parameters and sums read
+        B0  membrane read
+        B1  sum + bias added; old membrane shifted for the leak
+        B2  membrane added up
+        B3  membrane compared, reset and written; spikes gated, masked and ORed into the window
+        B4  spikes of a complete pooling window written
 
-    Parameters and sums may come from all over a large device: they have
-    :attr:`Config.param_latency` cycles. Where that is one, A and B0 are the same cycle.
+    Parameters and sums may come from far away on a large device and arrive after
+    :attr:`hw.spec.Config.param_latency` cycles. If that is 1, A and B0 are the same cycle.
 
-    A layer that takes pixels has :data:`hw.spec.N_PLANES` jobs per neuron before the timesteps, a
-    bit-plane each, the highest first: the membrane doubles, the sum is added, nothing fires. Then
-    it holds the weighted sum of pixels, which the first timestep keeps aside for the later ones.
+    A layer that takes pixels has :data:`hw.spec.N_PLANES` jobs per neuron before the timesteps, one
+    per bit-plane, the highest first: the membrane is doubled, the sum is added, and nothing fires.
+    The membrane then holds the weighted sum of pixels, which the first timestep uses and stores for
+    the later ones.
 
     Members
     -------
-    header : of the layer that runs, stable while it does.
-    sums : from the lanes, of jobs with an active input, beat by beat.
-    jobs : from the fetch unit; each is taken with its last beat.
-    param_row, param_en, params : to the parameter memory, and from it.
-    spikes : to the spike memory.
-    result_index, result, result_en : logits of an output layer, in rows from the first result on.
-    n_spikes : ones written; counted up to two cycles after ``finished``.
+    header : header of the layer that runs, stable while it does.
+    sums : sums of jobs with an active input, beat by beat.
+    jobs : jobs from the fetch unit; each is taken with its last beat.
+    param_row, param_en, params : row of parameter memory to read, and its biases and thresholds.
+    spikes : spikes to write into spike memory.
+    result_index, result, result_en : logits of an output layer; the index counts rows from the
+        first result.
+    n_spikes : number of spikes written, to be added up; complete two cycles after ``finished``.
     finished : the last job of the layer has been written.
     """
 
@@ -69,7 +74,7 @@ class FireUnit(wiring.Component):
         beat_bits = (n_beats - 1).bit_length()
         membrane_shape = signed(config.membrane_bits)
 
-        # A job begins when the one before has had its cycles and its sums are there, if any.
+        # A job begins `spacing` cycles after the job before it, or later, when its sums arrive.
         free, begin = Signal(init=1), Signal()
         wait = Signal(range(max(n_beats, MEMBRANE_LATENCY, config.cores)))
         next_free = Signal()
@@ -83,7 +88,7 @@ class FireUnit(wiring.Component):
         with m.Elif(~free):
             m.d.sync += [free.eq(wait == 0), wait.eq(wait - 1)]
 
-        # A: a job's beats; it stays at the head of its queue until the last one.
+        # A: beats of the job, which stays at the head of its queue until its last beat.
         now = Signal(range(max(n_beats, 2)))
         goes_on, asks, is_last = Signal(), Signal(), Signal()
         m.d.comb += [
@@ -107,7 +112,7 @@ class FireUnit(wiring.Component):
         membrane_row = Cat(beat[:beat_bits], job.slot)
 
         def state(name: str) -> tuple[memory.ReadPort, memory.WritePort]:
-            """A memory of one value per living neuron."""
+            """Add a memory of one value per neuron of all membrane slots; return its ports."""
             m.submodules[name] = rows = memory.Memory(
                 shape=data.ArrayLayout(membrane_shape, n_lanes),
                 depth=config.membrane_slots * n_beats,
@@ -119,8 +124,8 @@ class FireUnit(wiring.Component):
 
         read, write = state("membranes")
         active1 = delayed(m, active0, 1, reset=True)
-        # B1: the sums of pixels are kept aside, or used again; what is there of the membrane counts
-        # as a whole, or shifted.
+        # B1: the sums of pixels are stored or used again. The old membrane contributes as a whole,
+        # shifted, or both, depending on the leak.
         sum1 = Signal(data.ArrayLayout(membrane_shape, n_lanes))
         m.d.comb += sum1.eq(self.sums.p)
         keep, subtract = h.leak == Leak.KEEP, h.leak == Leak.SUBTRACT
@@ -144,7 +149,7 @@ class FireUnit(wiring.Component):
         no_change1 = delayed(m, starts0 | plane0 | ~(keep | subtract), 1)
         subtract2 = delayed(m, subtract & ~no_change1, 1)
 
-        # What a neuron's spike becomes, 0 or 1: behind the gate, and beyond the group's real lanes.
+        # Output bit of each neuron after gate and mask, for both cases: it fires, or it is quiet.
         quiet1, firing1 = unreset(n_lanes), unreset(n_lanes)
         for j in range(n_lanes):
             identity = job.identity.word_select(beat[:beat_bits], n_lanes)[j]

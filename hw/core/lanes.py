@@ -1,4 +1,4 @@
-"""The accumulators: ``lanes`` additions per cycle, and nothing else."""
+"""The accumulators, which add ``lanes`` weights per cycle."""
 
 from amaranth import Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
@@ -10,22 +10,24 @@ from hw.spec import Config
 
 
 class Lanes(wiring.Component):
-    """Add a row of weights to the accumulators.
+    """Add a row of weights to the accumulators, one per lane, for every event.
 
-    Where a queue takes the sums, a job's last addition goes there at once, and leaves 0 for the
-    next job: to clear a register is free, where to choose between a sum and a weight takes as much
-    logic as the adder. Where there is none they stay in the accumulators until they are taken; an
-    iCE40, which is meant there, chooses for free, and would need a cell more per bit for a sum that
-    is not only registered.
+    With a queue of sums (``sum_queue > 0``), the result of a job's last addition goes directly into
+    the queue and the accumulators are cleared for the next job: clearing a register is free on an
+    ECP5, whereas a multiplexer between a sum and a weight takes as much logic as the adder.
+
+    Without a queue, the sums stay in the accumulators until they are taken, and the first addition
+    of a job loads the weight. An iCE40 has the multiplexer for free in the adder's cells, but would
+    need one more cell per bit if the adder's output left the lane without a register.
 
     Members
     -------
-    move : the pipeline moves on this cycle: false while a job's sums wait to be taken, which they
-        never do where there is a queue.
-    add, ends : an event takes place, which may be the last of a job.
-    clear : forget what has been added.
-    weights : row of weights, lane 0 in the lowest bits.
-    sums : of a whole job.
+    move : the pipeline from scanner to lanes advances in this cycle. It is low while a job's sums
+        wait to be taken, which happens only without a queue.
+    add, ends : ``add`` marks an event; ``ends`` marks the last event of a job.
+    clear : reset the sums of the current job.
+    weights : row of weights of the event, lane 0 in the lowest bits.
+    sums : sums of each job, when all its events have been added.
     """
 
     def __init__(self, config: Config):
@@ -47,7 +49,7 @@ class Lanes(wiring.Component):
         m.d.comb += self.move.eq(~(self.sums.valid & ~self.sums.ready))
         adds, ends = Signal(), Signal()
         m.d.comb += [adds.eq(self.move & self.add), ends.eq(self.move & self.ends)]
-        begins = Signal(init=1)  # without a queue: the next addition is the first one of its job
+        begins = Signal(init=1)  # only without a queue: the next addition is the first of its job
         if queued:
             m.d.comb += self.sums.valid.eq(self.ends)
         else:

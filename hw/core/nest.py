@@ -1,4 +1,4 @@
-"""The loop nest: one affine counter that addresses every memory of a layer."""
+"""The loop nest: nested counters that generate all memory addresses of a layer."""
 
 import enum
 
@@ -11,26 +11,30 @@ from hw.protocol import LEVEL_WORDS, WORD_BYTES, Header, Level
 from hw.spec import N_LEVELS, N_PLANES, Config
 
 WORD_BITS = 8 * WORD_BYTES
+"""Bits of a word of a descriptor."""
 
 FLAGS = ("last", "end", "cut", "fresh", "pool_first", "pool_last", "tail")
 """One-bit fields of a step."""
 
 
 class Phase(enum.IntEnum):
-    """What a job is in the life of its neurons, see :class:`hw.core.fire.FireUnit`."""
+    """Kind of a job: spikes, a bit-plane of pixels, or a timestep after the bit-planes.
+
+    See :class:`hw.core.fire.FireUnit`.
+    """
 
     SPIKES = 0
     """A timestep of a layer that takes spikes."""
     PLANE = 1
-    """A bit-plane of a layer that takes pixels: half the worth of the plane before."""
+    """A bit-plane of a layer that takes pixels; it weighs half as much as the plane before it."""
     FIRST = 2
-    """The first timestep of such a layer: the membranes hold the weighted sums of pixels."""
+    """The first timestep of a layer that takes pixels; the membranes hold the sums of planes."""
     LATER = 3
-    """A later timestep: the sums are the ones of the first."""
+    """A later timestep of a layer that takes pixels, with the same sums as the first."""
 
 
 def address_widths(config: Config) -> dict[str, int]:
-    """Width in bits of each address of a step. Addresses wrap at these widths."""
+    """Return the width in bits of each address of a step; addresses wrap at these widths."""
     granule = (config.spike_bytes - 1).bit_length()
     return {
         "source": (8 * config.spike_bytes - 1).bit_length(),
@@ -43,43 +47,48 @@ def address_widths(config: Config) -> dict[str, int]:
 
 
 def word_of(layout: type[data.Struct], field: str) -> tuple[int, slice]:
-    """In which word of a descriptor's part a field lies, and where in it."""
+    """Return which word of ``layout`` holds ``field``, and the bits of the field in that word."""
     place = data.Layout.cast(layout)[field]
     word, start = divmod(place.offset, WORD_BITS)
     return word, slice(start, start + place.width)
 
 
 def step_layout(config: Config) -> data.StructLayout:
-    """One iteration of the nest: a chunk of input bits and where it stands in its job.
+    """Return the layout of a step: one iteration of the nest, which is one chunk of input bits.
 
-    ``last`` marks the chunk that ends a job, ``end`` the last job of the layer, ``cut`` the last
-    chunk of a run (of which only ``tail_bits`` count), ``fresh`` the first timestep (membranes
-    start from 0), ``pool_first``/``pool_last`` the jobs that begin and end a pooling window,
-    ``tail`` a channel group that is not full; ``phase`` is a :class:`Phase`.
+    Beside the addresses, a step has these fields:
+
+    - ``last``: the chunk is the last of its job
+    - ``end``: the job is the last of the layer
+    - ``cut``: the chunk is the last of a run of bits, so that only ``tail_bits`` of it are valid
+    - ``fresh``: the job is of the first timestep, so that membranes start from 0
+    - ``pool_first``, ``pool_last``: the job is the first or last of its pooling window
+    - ``tail``: the channel group has fewer than ``lanes`` channels
+    - ``phase``: a :class:`Phase`
     """
     return data.StructLayout(address_widths(config) | dict.fromkeys(FLAGS, 1) | {"phase": 2})
 
 
 class LoopNest(wiring.Component):
-    """Walk ``N_LEVELS`` nested loops, level 0 innermost, one iteration per cycle.
+    """Run ``N_LEVELS`` nested loops, level 0 innermost, one iteration per cycle.
 
-    Each address is a sum of strides. When level ``l`` advances and all inner levels start again,
-    every address moves by a fixed increment, ``stride[l] - sum((count[i]-1) * stride[i], i < l)``,
-    which the host has computed: so one adder per address is enough, and a stride of 0 shares
-    along that level. The header's first words are laid out as a level's: the increments from 0 to
-    the first iteration. ::
+    Each address is affine in the loop indices. When level ``l`` advances and all inner levels start
+    again, an address moves by ``stride[l] - sum((count[i] - 1) * stride[i] for i < l)``. The host
+    computes these increments, so that one adder per address is enough. A level with a stride of 0
+    uses the same address in all of its iterations. The first words of the header are laid out like
+    those of a level and hold the increments from 0 to the first iteration. ::
 
-        N0 counters: which level advances?   N1 flags registered   N2 addresses and flags of the
-           (one-hot, no priority chain)                            iteration; increments to the next
+        N0 counters: find the level     N1 flags registered,     N2 addresses and flags of the
+           that advances (one-hot)         increments read          iteration out
 
     Members
     -------
-    header : held stable from ``start`` until the last iteration is taken.
-    word : a descriptor's words as they are loaded, before ``start``.
-    header_en, header_word : ``word`` is this one of the header.
-    level_en, level, level_word : ``word`` is this one of a level.
-    clear : before the first word: all levels have one iteration, addresses are 0.
-    start : begin; not while steps are left to take.
+    header : header of the layer, stable from ``start`` until the last iteration is taken.
+    word : words of the descriptor while they are loaded, before ``start``.
+    header_en, header_word : ``word`` is the word with this index of the header.
+    level_en, level, level_word : ``word`` is the word with this index of a level.
+    clear : resets addresses to 0 and all levels to one iteration, before the first word.
+    start : begin; not allowed while steps remain to be taken.
     steps : the iterations.
     """
 
@@ -104,8 +113,8 @@ class LoopNest(wiring.Component):
         m = Module()
         addresses = address_widths(self._config)
         increments = {}
-        proceed = Signal()  # the pipeline moves
-        # One row of increments per level, and one that leads from nothing to the first iteration.
+        proceed = Signal()  # the pipeline advances
+        # One row of increments per level, and one from 0 to the first iteration.
         level_row = unreset(range(N_LEVELS + 1))
         for n in range(LEVEL_WORDS):
             fields = {
@@ -140,7 +149,7 @@ class LoopNest(wiring.Component):
             with m.Elif(self.level_en & (self.level_word == last_word) & (self.level == i)):
                 m.d.sync += limit[i].eq(self.word[last_bits][:count_bits])
 
-        # N0: down counters with registered flags, so that nothing here is deeper than one level.
+        # N0: down counters with registered flags, to keep the logic between registers short.
         running = Signal()
         count = [unreset(count_bits, f"count{i}") for i in range(N_LEVELS)]
         zero, last, single = (unreset(N_LEVELS) for _ in range(3))
@@ -150,7 +159,7 @@ class LoopNest(wiring.Component):
             proceed.eq(~self.steps.valid | self.steps.ready),
             advance.eq(running & proceed),
         ]
-        moving = Signal(N_LEVELS)  # one-hot: the innermost level that is not at its end
+        moving = Signal(N_LEVELS)  # one-hot: the innermost level that is not in its last iteration
         m.d.comb += moving.eq(~last & (last + 1))
         begin = Signal()
         m.d.sync += begin.eq(self.start & ~running)
@@ -167,7 +176,7 @@ class LoopNest(wiring.Component):
                 with m.If(last[: i + 1].all()):
                     m.d.sync += [count[i].eq(limit[i]), last[i].eq(single[i]), zero[i].eq(1)]
 
-        # N1: the level that leads to the next iteration, and the flags of this one.
+        # N1: the level whose increments lead to the next iteration, and the flags of this one.
         with m.If(proceed):
             m.d.sync += level_row.eq(Mux(running, encode_one_hot(moving), N_LEVELS))
         h = self.header
@@ -177,9 +186,11 @@ class LoopNest(wiring.Component):
         flags_valid = Signal()
 
         def at_first(levels: Value) -> Value:
+            """Return whether all of these levels are in their first iteration."""
             return (zero | ~levels).all()
 
         def at_last(levels: Value) -> Value:
+            """Return whether all of these levels are in their last iteration."""
             return (last | ~levels).all()
 
         with m.If(proceed):
@@ -195,9 +206,9 @@ class LoopNest(wiring.Component):
             ]
 
         if self._config.pixels:
-            # Iterations of the level of timesteps, up to the first that repeats a sum.
+            # Count the iterations of the level of timesteps, up to the second timestep.
             n_planes = Signal(range(N_PLANES + 2))
-            outer = h.time_levels & -h.time_levels  # the level itself; then all that are outside
+            outer = h.time_levels & -h.time_levels  # the level of timesteps
             outside = ~(outer | (outer - 1))
             with m.If(begin | (advance & (moving & outside).any())):
                 m.d.sync += n_planes.eq(0)

@@ -1,4 +1,4 @@
-"""From chunks to events: one active input, one row of weights, per cycle."""
+"""The scanner, which turns chunks of input spikes into events, one active input per cycle."""
 
 from amaranth import Cat, Module, Signal
 from amaranth.lib import data, stream, wiring
@@ -12,23 +12,26 @@ from hw.spec import PIECE_BITS, Config
 
 
 def event_layout(config: Config) -> data.StructLayout:
-    """Add the weights in row ``weight``; ``last`` event of a job; ``tail`` as in
-    :func:`hw.core.nest.step_layout`."""
+    """Return the layout of an event, which adds the weights of row ``weight``.
+
+    ``last`` marks the last event of a job; ``tail`` is as in :func:`hw.core.nest.step_layout`.
+    """
     return data.StructLayout({"weight": address_widths(config)["weight"], "last": 1, "tail": 1})
 
 
 class Scanner(wiring.Component):
-    """Find first set, every cycle: an active input each, no bubble between chunks or jobs. ::
+    """Find the first set bit of a chunk in every cycle, without bubbles between chunks or jobs. ::
 
-        E0 first piece, lowest one     E1 its weight row in the piece, in the chunk     E2 event out
+        E0 lowest one of the first      E1 index of the bit in the      E2 weight row added up,
+           piece that is not empty         piece (one-hot to binary)       event out
 
     Members
     -------
-    chunks : from the fetch unit.
-    piece_weights : of the layer that runs, see :class:`hw.protocol.Header`.
-    room : more inputs may leave.
-    move : the pipeline moves on this cycle.
-    event : held while the pipeline does not move.
+    chunks : chunks with active inputs, from the fetch unit.
+    piece_weights : field of the layer that runs, see :class:`hw.protocol.Header`.
+    room : an active input may enter the pipeline in this cycle.
+    move : the pipeline advances in this cycle.
+    event : one active input; held while the pipeline does not advance.
     """
 
     def __init__(self, config: Config):

@@ -1,4 +1,4 @@
-"""The sequencer: layer after layer, from descriptors in weight memory."""
+"""The sequencer, which runs layer after layer from descriptors in weight memory."""
 
 from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
@@ -19,27 +19,34 @@ from hw.protocol import (
 from hw.spec import N_LEVELS, Config
 
 ROW_LATENCY = WeightMemory.LATENCY
-"""Cycles from ``row`` to the same cycle's ``row_data``."""
+"""Cycles from ``row`` to its ``row_data``."""
 
 
 class Sequencer(wiring.Component):
-    """Load a descriptor, start the nest, wait for the last job, store the counters, wait for the
-    other cores; after the final layer start the argmax and report.
+    """Execute the layers of a run in order.
+
+    For each layer: load its descriptor, start the loop nest, wait for the last job, store the
+    counters, and wait until the other cores have finished the layer, too. After the final layer:
+    start the argmax and report the result.
 
     Members
     -------
     run, done, busy : as in :class:`hw.bus.CoreBus`.
-    loading, row, row_data : to weight memory, :data:`ROW_LATENCY` cycles later.
-    header : of the layer that runs.
-    word, header_en, header_word, level_en, level, level_word, clear, start : to the nest.
-    finished : from the fire unit.
-    read, n_synapses, n_spikes : what happens this cycle, to be counted.
-    bank : where the run's results and counters go; those of the run that ``done`` told of last are
-        in the other.
-    counter_data, counter_index, counter_en : counters in rows of parameter memory, counted from
-        the first layer's.
-    argmax_start, argmax_done, argmax_index : to the argmax unit.
-    meets, all_met : this core, or all cores, have done their parts of a layer.
+    loading, row, row_data : while ``loading``, ``row`` is read from weight memory and arrives
+        :data:`ROW_LATENCY` cycles later.
+    header : header of the layer that runs.
+    word, header_en, header_word, level_en, level, level_word, clear, start : see
+        :class:`hw.core.nest.LoopNest`.
+    finished : the fire unit has written the layer's last job.
+    read, n_synapses, n_spikes : events of this cycle, added to the layer's counters: a row of
+        weights is read, for so many real output channels; so many spikes are written.
+    bank : bank of parameter memory for the results and counters of the run in progress. The other
+        bank holds those of the run that was reported on ``done`` last.
+    counter_data, counter_index, counter_en : a row of counters for parameter memory, and its index
+        from the first row of the first layer.
+    argmax_start, argmax_done, argmax_index : to and from the argmax unit.
+    meets : this core has finished its part of a layer.
+    all_met : all cores have.
     """
 
     def __init__(self, config: Config):
@@ -98,7 +105,7 @@ class Sequencer(wiring.Component):
                 counters.n_spikes.eq(counters.n_spikes + self.n_spikes),
             ]
 
-        # A word of the descriptor is asked for each cycle: word `part` of row `row`.
+        # One word of the descriptor is read per cycle: word `part` of row `row`.
         base = Signal.like(self.row)
         part = Signal(range(max(row_words, 2)))
         asking = Signal()
@@ -136,7 +143,7 @@ class Sequencer(wiring.Component):
             with m.If(self.header_en & (self.header_word == i)):
                 m.d.sync += held.as_value().word_select(i, WORD_BITS).eq(self.word)
 
-        # Counters leave in rows of parameter memory, the first ones first.
+        # The counters are stored in rows of parameter memory, in the order of LayerCounters.
         n_stored = Signal(range(max(config.counter_rows, 2)))
         row_bits = len(self.counter_data)
         m.d.comb += self.counter_data.eq(counters.as_value().word_select(n_stored, row_bits))
@@ -172,7 +179,7 @@ class Sequencer(wiring.Component):
                 m.d.comb += self.loading.eq(1)
                 with m.If((n_header == HEADER_WORDS) & ~self.header_en & complete):
                     m.next = "SETTLE"
-            with m.State("SETTLE"):  # registers derived from the levels and the header
+            with m.State("SETTLE"):  # wait for registers derived from levels and header
                 m.d.sync += settling.eq(settling + 1)
                 with m.If(settling == 1):
                     m.d.comb += self.start.eq(~self.header.idle)
@@ -180,7 +187,7 @@ class Sequencer(wiring.Component):
             with m.State("RUN"), m.If(self.finished | self.header.idle):
                 m.d.sync += settling.eq(0)
                 m.next = "COUNT"
-            with m.State("COUNT"):  # the last spikes are being added
+            with m.State("COUNT"):  # wait until the last spikes have been counted
                 m.d.sync += [settling.eq(settling + 1), n_stored.eq(0)]
                 with m.If(settling == 1):
                     m.d.sync += counting.eq(0)

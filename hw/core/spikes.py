@@ -1,4 +1,4 @@
-"""Spike memory: bit-addressed for windows that are read, granule-addressed for what is written."""
+"""Spike memory: windows are read at bit addresses, granules are written at granule addresses."""
 
 from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, memory, stream, wiring
@@ -10,7 +10,7 @@ from hw.spec import GRANULE_BITS, PIECE_BITS, Config
 
 
 def granule_write_layout(config: Config) -> data.StructLayout:
-    """``count`` granules to write from granule address ``granule`` on."""
+    """Return the layout of a write: ``count`` granules of ``bits`` from address ``granule`` on."""
     n_granules = config.lanes // GRANULE_BITS
     return data.StructLayout(
         {
@@ -22,16 +22,18 @@ def granule_write_layout(config: Config) -> data.StructLayout:
 
 
 class SpikeMemory(wiring.Component):
-    """``chunk_bits / 8`` byte-wide memories (columns), in which neighbouring granules lie side by
-    side, so that a run of granules is read or written at any granule address in one cycle.
+    """Spikes in ``chunk_bits / 8`` byte-wide memories, called columns.
 
-    A window is ``chunk_bits`` bits from any bit address on, in pieces of :data:`PIECE_BITS`. Piece
-    ``k`` may be read ``piece_rows[k]`` rows further down than a contiguous window has it: then the
-    pieces come from different rows of a map, whose pitch must be such that no two of them meet in
-    a column. Of a window, or a piece, that does not begin at a granule's first bit, the last
-    ``address % 8`` bits are missing.
+    Neighbouring granules lie in neighbouring columns, so that a run of granules can be read or
+    written at any granule address in one cycle.
 
-    Reading takes :attr:`LATENCY` cycles, one window a cycle, never stalls::
+    A window is ``chunk_bits`` bits from any bit address on, in pieces of
+    :data:`hw.spec.PIECE_BITS`. Piece ``k`` may be read ``piece_rows[k]`` rows below its place in a
+    contiguous window. Then the pieces come from different rows of a spike map, whose pitch must be
+    such that no two pieces use the same column. If the address is not a multiple of 8, the last
+    ``address % 8`` bits of the window, or of each piece, are not valid.
+
+    A read takes :attr:`LATENCY` cycles. One window per cycle can be read, and reads never stall::
 
         R0 rows of the pieces    R1 rows of the columns    R2 columns read
         R3, R4 columns rotated   R5 shifted by 0 to 7, window out
@@ -39,13 +41,15 @@ class SpikeMemory(wiring.Component):
     Members
     -------
     read_bit : address of the window's first bit.
-    gather, piece_rows : use ``piece_rows``; else the window is contiguous.
+    gather, piece_rows : with ``gather`` the pieces are offset by ``piece_rows``; without it, the
+        window is contiguous.
     window : ``chunk_bits`` bits, :attr:`LATENCY` cycles later.
-    write : granules to store; always ready. A window read less than three cycles after a write
-        of its granules may not see it.
+    write : granules to store; always ready. A window that is read less than three cycles after a
+        write to its granules may return their old values.
     """
 
     LATENCY = 6
+    """Cycles from ``read_bit`` to ``window``."""
 
     def __init__(self, config: Config):
         self._config = config
@@ -91,7 +95,7 @@ class SpikeMemory(wiring.Component):
         piece_row = [unreset(row_shape, f"piece_row{k}") for k in range(n_pieces)]
         for k in range(n_pieces):
             m.d.sync += piece_row[k].eq(first_row + Mux(self.gather, self.piece_rows[k], 0))
-        # R1: the columns left of the first one are in the next row.
+        # R1: columns to the left of the window's first column are read one row further down.
         offset = delayed(m, self.read_bit[: 3 + column_bits], 1)
         columns = []
         for i in range(n_columns):
@@ -117,7 +121,7 @@ class SpikeMemory(wiring.Component):
                 write.en.eq(write_en[i]),
             ]
             columns.append(read.data)
-        # R3: rotated by half, R4: by the rest. R5: shifted.
+        # R3: rotate by half the columns if needed; R4: rotate by the rest; R5: shift by bits.
         half = len(Cat(columns)) // 2
         swapped = unreset(2 * half)
         at3 = delayed(m, offset, 2)

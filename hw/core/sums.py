@@ -1,4 +1,4 @@
-"""Sums on their way from the lanes to the fire unit, which takes ``fire_lanes`` of them a cycle."""
+"""Storage for sums between the lanes and the fire unit, which takes ``fire_lanes`` per cycle."""
 
 from amaranth import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, memory, stream, wiring
@@ -9,20 +9,20 @@ from hw.spec import SUMS_UNHEARD, Config
 
 
 def sums_layout(config: Config, n_lanes: int) -> data.ArrayLayout:
-    """Sums of as many lanes."""
+    """Return the layout of the sums of ``n_lanes`` lanes."""
     return data.ArrayLayout(signed(config.membrane_bits), n_lanes)
 
 
 class SumsSignature(wiring.Signature):
-    """Jobs' sums, beat by beat, for the fire unit.
+    """Interface through which the fire unit reads the sums of jobs, ``fire_lanes`` per beat.
 
     Members
     -------
-    there : the sums of the next job that has any are there.
-    begin, last : this cycle is the first, the last beat of a job.
-    beat : which one it is.
-    silent : it is of a job that had no active input, and so no sums: they are 0.
-    p : sums of the beat of :attr:`Config.param_latency` cycles before.
+    there : the sums of the next job with an active input are complete.
+    begin, last : this cycle is the first or the last beat of a job.
+    beat : index of the beat.
+    silent : the job has no active input, so that its sums are 0 and nothing is taken.
+    p : sums of the beat of :attr:`hw.spec.Config.param_latency` cycles before.
     """
 
     def __init__(self, config: Config):
@@ -39,17 +39,19 @@ class SumsSignature(wiring.Signature):
 
 
 class SumQueue(wiring.Component):
-    """Room for the sums of ``sum_queue`` jobs, which is given away while they are still to be added
-    up: so nothing behind the scanner ever stands still, and no wire must stop a memory that is
-    spread all over the device.
+    """Queue for the sums of ``sum_queue`` jobs.
+
+    A place is reserved for a job's sums before they are complete, when its last event leaves the
+    scanner. No stage after the scanner ever stalls, so that no stall signal has to reach the weight
+    memory, which is spread across the device.
 
     Members
     -------
-    ends : the scanner's event, which is on its way now, ends a job.
-    room : the scanner may go on, even if a job ends in each of the :data:`hw.spec.SUMS_UNHEARD`
-        cycles that it takes until this is heard of.
-    i : always ready.
-    o : the same sums, in order.
+    ends : the event that leaves the scanner ends a job, for whose sums a place is reserved.
+    room : the scanner may emit events. It has a margin for :data:`hw.spec.SUMS_UNHEARD` jobs that
+        may end before the scanner sees that ``room`` has fallen.
+    i : sums from the lanes; always ready.
+    o : the same sums in order, for the fire unit.
     """
 
     def __init__(self, config: Config):
@@ -81,7 +83,7 @@ class SumQueue(wiring.Component):
             read.addr.eq(n_out),
         ]
         m.d.sync += [n_in.eq(n_in + self.i.valid), n_out.eq(n_out + taken)]
-        # A beat is chosen as it is read, which takes less logic than to load and shift a job.
+        # Selecting a beat of the job that is read takes less logic than a shift register of a job.
         p = unreset(len(sums) // config.fire_beats)
         beats = [read.data.word_select(i, len(p)) for i in range(config.fire_beats)]
         m.d.sync += p.eq(
@@ -92,7 +94,7 @@ class SumQueue(wiring.Component):
         later = delayed(m, p, config.param_latency - 1)
         m.d.comb += self.o.p.as_value().eq(later)
 
-        n_jobs = Signal(range(config.sum_queue + 1))  # that have a place
+        n_jobs = Signal(range(config.sum_queue + 1))  # jobs with a reserved place
         m.d.sync += [
             n_jobs.eq(n_jobs + self.ends - taken),
             self.room.eq(n_jobs <= config.sum_queue - SUMS_UNHEARD),
@@ -101,13 +103,14 @@ class SumQueue(wiring.Component):
 
 
 class SumRegister(wiring.Component):
-    """Room for the sums of the job that fires: where there is no memory for a queue, the lanes
-    stand still until the fire unit begins with their job.
+    """Register for the sums of one job, on devices without memory for a queue.
+
+    The lanes stall until the fire unit begins with their job.
 
     Members
     -------
-    i : taken in the first beat.
-    o : the same sums.
+    i : sums from the lanes, taken in the first beat of their job.
+    o : the same sums, for the fire unit.
     """
 
     def __init__(self, config: Config):

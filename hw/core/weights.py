@@ -1,4 +1,4 @@
-"""Weight memory: one row of ``lanes`` weights per cycle, the resource that bounds the machine."""
+"""Weight memory: one row of ``lanes`` weights per cycle, which bounds the core's throughput."""
 
 from collections.abc import Sequence
 
@@ -18,28 +18,33 @@ from hw.parts.pipeline import delayed, unreset
 from hw.spec import Config, SpecError
 
 GROUP_BITS = 72
-"""Bits of a row whose block RAMs share address registers, which can be near them then; a multiple
-of each width."""
+"""Bits of a row whose block RAMs share a set of address registers, so that the registers can be
+placed near them; a multiple of every column width."""
 
 
 class WeightMemory(wiring.Component):
-    """One write and one read port, ``lanes * weight_bits`` wide. Addresses are registered, since a
-    large device's block RAMs are spread all over it; so is their output, twice, since a deep
-    memory's own output register is too slow to be followed by logic.
+    """Memory of ``weight_depth`` rows with one write and one read port, in block RAM or in SPRAM.
 
-    What is read in a cycle with ``write_en``, in the two before, or of that row in the one after,
-    is undefined: on an iCE40 UltraPlus the rows are in its four single-ported SPRAMs, elsewhere in
-    block RAM.
+    A row has ``lanes * weight_bits`` bits. Addresses are registered, because the block RAMs of a
+    large device are spread across it. The output is registered twice, because the output register
+    of a block RAM itself comes too late in a cycle to be followed by logic.
+
+    The result of a read is undefined if the read is issued in a cycle with ``write_en`` or in one
+    of the two cycles before it, or if it reads the written row in the cycle after it: on an iCE40
+    UltraPlus the rows are in its four single-ported SPRAMs, elsewhere in block RAM. ::
+
+        W0 address registered    W1 block RAM read    W2 bank selected, row registered
 
     Members
     -------
-    move : the pipeline of which this memory is a part moves on this cycle.
-    read_row, read_en : the row to read, if any.
-    read_data : of the row of :attr:`LATENCY` moves before.
-    write_row, write_data, write_en : a row to write.
+    move : the pipeline that contains this memory advances in this cycle.
+    read_row, read_en : row to read.
+    read_data : row that was asked for :attr:`LATENCY` cycles with ``move`` before.
+    write_row, write_data, write_en : row to write.
     """
 
     LATENCY = 3
+    """Cycles with ``move`` from ``read_row`` to ``read_data``."""
 
     def __init__(self, config: Config):
         self._config = config
@@ -50,7 +55,8 @@ class WeightMemory(wiring.Component):
         config = self._config
         row_bits = config.lanes * config.weight_bits
         if has_spram(platform):
-            # The data of an SPRAM come early in a cycle: the address waits, which is shorter.
+            # The output of an SPRAM comes early in a cycle, so that the address, which has fewer
+            # bits, is delayed instead of the data.
             read = delayed(m, Cat(self.read_en, self.read_row), self.LATENCY - 1, self.move)
             m.submodules.rows = rows = SpramRows(config)
             m.d.comb += [
@@ -80,6 +86,7 @@ class WeightMemory(wiring.Component):
 
 
 def _ports(depth: int, row_bits: int) -> dict[str, wiring.Member]:
+    """Return the members of :class:`WeightMemory` and :class:`BlockRows`."""
     return {
         "move": In(1),
         "read_row": In(range(depth)),
@@ -92,7 +99,16 @@ def _ports(depth: int, row_bits: int) -> dict[str, wiring.Member]:
 
 
 def banks(depth: int, shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """(rows, width of a column) of memories that make up ``depth`` rows, the deepest first."""
+    """Divide ``depth`` rows into banks of block RAMs.
+
+    Parameters
+    ----------
+    shapes : (depth, width in bits) that a block RAM can have, the deepest first.
+
+    Returns
+    -------
+    (rows, width of a column in bits) of each bank, the deepest first.
+    """
     result = []
     while depth > 0:
         rows, width = next((s for s in shapes if s[0] <= depth), shapes[-1])
@@ -102,18 +118,27 @@ def banks(depth: int, shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]
 
 
 class BlockRows(wiring.Component):
-    """Rows, or :data:`GROUP_BITS` of each, in block RAM. Members are those of
-    :class:`WeightMemory`.
+    """Rows, or a group of :data:`GROUP_BITS` bits of each row, in block RAM.
 
-    With the ``shapes`` that block RAMs can have, the rows are in few deep banks of narrow columns:
-    a column's data goes to one block RAM of each bank, and next to nothing is to be chosen from
-    behind them. Synthesis would rather stack wide and shallow ones, for whose wires a device that
-    is full of them has no room.
+    Members are those of :class:`WeightMemory`.
 
-    ``number`` tells groups apart, of which up to four have addresses of their own. Synthesis makes
-    one again of registers that begin alike and are written alike, so theirs begin with zeros or
-    with ones, and hold the address or its complement; which row of a block RAM is which does not
-    matter.
+    With ``shapes``, the rows are divided into few deep banks of narrow columns: the data of a
+    column go to one block RAM of each bank, and the multiplexer between the banks is small. Left to
+    itself, synthesis would stack wide and shallow block RAMs, for which a device that is full of
+    them does not have enough wires.
+
+    Up to four groups have address registers of their own. Synthesis would merge registers that have
+    the same reset value and the same input, so the groups differ in both, by their ``number``: the
+    registers start with zeros or with ones, and hold the address or its complement. The complement
+    only permutes the rows of a block RAM.
+
+    Parameters
+    ----------
+    depth : number of rows.
+    row_bits : width of a row, or of the group's part of it.
+    shapes : (depth, width in bits) that a block RAM can have, the deepest first; None leaves the
+        shape to synthesis.
+    number : index of the group in its row.
     """
 
     def __init__(
@@ -146,10 +171,10 @@ class BlockRows(wiring.Component):
         ]
         with m.If(self.move):
             m.d.sync += [read_row.eq(self.read_row ^ complement), read_en.eq(self.read_en)]
-        row = Signal(self._row_bits)  # that was read
+        row = Signal(self._row_bits)  # row that was read
         first = 0
         for b, (n_rows, width) in enumerate(self._banks):
-            # A bank begins at a multiple of its size, since those before it are larger.
+            # Each bank begins at a multiple of its size, since the banks before it are larger.
             row_bits = (n_rows - 1).bit_length()
             above = (first // n_rows ^ complement) & (1 << max(n_bits - row_bits, 0)) - 1
             reads, writes, was_read = (
@@ -176,7 +201,7 @@ class BlockRows(wiring.Component):
                     write.data.eq(bits),
                 ]
                 columns.append(read.data)
-            with m.If(was_read | (b == 0)):  # the first, unless another one was read
+            with m.If(was_read | (b == 0)):  # the first bank, unless another one was read
                 m.d.comb += row.eq(Cat(columns))
             first += n_rows
         with m.If(self.move):
@@ -185,12 +210,12 @@ class BlockRows(wiring.Component):
 
 
 def spram_grid(config: Config) -> tuple[int, int]:
-    """SPRAMs side by side for the width of a row, and banks of them for the depth.
+    """Return how many SPRAMs lie side by side to make a row, and how many banks make the depth.
 
     Raises
     ------
     SpecError
-        The rows take more SPRAMs than there are.
+        The rows need more SPRAMs than the device has.
     """
     row_bits = config.lanes * config.weight_bits
     n_columns, n_banks = -(-row_bits // SPRAM_BITS), -(-config.weight_depth // SPRAM_DEPTH)
@@ -204,13 +229,15 @@ def spram_grid(config: Config) -> tuple[int, int]:
 
 
 class SpramRows(wiring.Component):
-    """Rows in SPRAM (Lattice FPGA-DS-02008: four blocks of 16,384 words of 16 bits, one port each,
-    no initial contents).
+    """Rows in the SPRAMs of an iCE40 UltraPlus.
+
+    Lattice FPGA-DS-02008: four blocks of 16,384 words of 16 bits, one port each, no initial
+    contents.
 
     Members
     -------
-    row, en, write, write_data : the port; with ``write`` nothing is read.
-    read_data : one cycle after ``en`` without ``write``.
+    row, en, write, write_data : the port; a cycle with ``write`` does not read.
+    read_data : the row, one cycle after ``en`` without ``write``.
     """
 
     def __init__(self, config: Config):

@@ -152,8 +152,8 @@ class FrameSender(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.crc = crc = Crc32()
-        # Register each byte before it is decoded, so that `i.ready`, which feeds the multiplexers of
-        # the dispatcher's wide registers, depends on registers only.
+        # Register each byte before it is decoded: the dispatcher's wide registers move with
+        # `i.ready`, which therefore must not depend on the value of the byte.
         held, holds, folds = unreset(8), Signal(), unreset(1)
         n_crc_bytes = Signal(range(CRC_BYTES + 1))  # bytes of the CRC sent so far
         in_crc = Signal()

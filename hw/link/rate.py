@@ -42,8 +42,8 @@ class RateControl(wiring.Component):
 
     Members
     -------
-    wanted, agree : ``agree`` requests a change to the divisor ``wanted``, given less one, which must
-        stay until the change is made.
+    wanted, agree : ``agree`` requests a change to the divisor ``wanted`` (given less one), which
+        must be held until the change is made.
     sending : bytes are still being sent at the old rate.
     passed : an undamaged frame has arrived; ends the trial.
     line_break : a break was received, see :class:`hw.link.uart.UartReceiver`.

@@ -1,6 +1,7 @@
-"""What each block of a board's gateware takes, as Yosys maps it, and what a lane costs.
+"""Command that reports the area of each block of a board's gateware, and the cost of a lane.
 
-Not placed: nextpnr's figures, in the manifests, are a tenth to a seventh higher.
+The figures are those of synthesis by Yosys. Those of nextpnr after placement, in the manifests, are
+10 to 14 % higher.
 """
 
 from __future__ import annotations
@@ -21,35 +22,40 @@ from hw.tools.netlist import TOP, BuildError, netlist
 from hw.tools.place import synthesised
 
 CELL_COSTS = {
-    # ECP5, Lattice FPGA-TN-02200: a carry cell takes two LUTs, a distributed RAM the four of two
+    # ECP5, Lattice FPGA-TN-02200: a carry cell takes two LUTs; a distributed RAM takes four, of two
     # slices (two hold the bits, two the write port).
     "LUT4": {"lut": 1},
     "CCU2C": {"lut": 2},
     "TRELLIS_DPR16X4": {"lut": 4},
     "TRELLIS_FF": {"ff": 1},
     "DP16KD": {"block_ram": 1},
-    # iCE40: a carry chain's cells hold the LUTs behind it.
+    # iCE40: the cells of a carry chain contain the LUTs behind it.
     "SB_LUT4": {"lut": 1},
     "SB_RAM40_4K": {"block_ram": 1},
     "SB_SPRAM256KA": {"spram": 1},
 }
-"""What a cell takes."""
+"""Resources that each type of cell takes."""
 
 COUNTED = ("lut", "ff", "block_ram", "spram")
+"""Resources in the report, in the order of its columns."""
 
 
 def blocks(design: dict) -> dict[str, Counter[str]]:
-    """Per block what it takes.
+    """Count the resources of each block.
 
     Parameters
     ----------
-    design : a flattened netlist in Yosys's JSON form.
+    design : flattened netlist in Yosys' JSON format.
+
+    Returns
+    -------
+    Number of each resource of :data:`COUNTED`, by name of the block.
     """
     module = design["modules"][TOP]
     names: dict[int, str] = {}
 
     def rank(name: str) -> tuple[bool, int, int]:
-        """A name that somebody gave, deep in the hierarchy, says best where a wire begins."""
+        """Return a sort key that prefers names given in the sources, deepest in the hierarchy."""
         return name.startswith("$"), -name.count("."), len(name)
 
     for name, net in module["netnames"].items():
@@ -75,7 +81,7 @@ def blocks(design: dict) -> dict[str, Counter[str]]:
 
 
 def _block(name: str) -> str:
-    """``top.core.core0.fire.membranes`` is of ``core.core0.fire``."""
+    """Return the block of a cell: ``core.core0.fire`` for ``top.core.core0.fire.membranes``."""
     path = [part.partition("$")[0] for part in name.split(".")[:-1] if "__" not in part]
     path = path[1:] if path[:1] == [TOP] else path
     depth = 3 if path[:1] == ["core"] else 2
@@ -83,11 +89,12 @@ def _block(name: str) -> str:
 
 
 def total(taken: dict[str, Counter[str]]) -> Counter[str]:
+    """Return the sum over all blocks."""
     return sum(taken.values(), Counter())
 
 
 def with_lanes(config: Config, lanes: int) -> Config:
-    """``config`` with as many bits of weight memory for another number of lanes."""
+    """Return ``config`` with another number of lanes and the same size of weight memory in bits."""
     depth = config.weight_depth * config.lanes // lanes
     return replace(config, lanes=lanes, weight_depth=depth)
 
@@ -95,8 +102,15 @@ def with_lanes(config: Config, lanes: int) -> Config:
 def areas(
     board: str, lanes: list[int], membrane_bits: int | None = None
 ) -> Iterator[tuple[int, dict[str, Counter[str]]]]:
-    """For each number of lanes, what the blocks take, with membranes of the board's width or of
-    another.
+    """Synthesise a board with each number of lanes and count the resources of its blocks.
+
+    Parameters
+    ----------
+    membrane_bits : width of sums and membranes; by default the board's.
+
+    Yields
+    ------
+    Number of lanes, and the resources of each block as from :func:`blocks`.
 
     Raises
     ------
@@ -105,7 +119,7 @@ def areas(
     """
     config = config_by_name(board)
     if isinstance(target(board).platform(), GowinPlatform):
-        raise BuildError(f"{board}: only cells of ECP5 and iCE40 are counted, not Gowin's")
+        raise BuildError(f"{board}: only cells of ECP5 and iCE40 are counted, not those of Gowin")
     if membrane_bits is not None:
         config = replace(config, membrane_bits=membrane_bits)
     for n_lanes in lanes:
@@ -116,7 +130,11 @@ def areas(
 
 
 def table(results: dict[int, dict[str, Counter[str]]]) -> str:
-    """Markdown: a row per block, the largest first; a column per number of lanes and resource."""
+    """Return a Markdown table with a row per block, the largest first.
+
+    It has a column for each number of lanes and resource. With several numbers of lanes, a line
+    about the cost of a lane follows.
+    """
     totals = {n: total(taken) for n, taken in results.items()}
     columns = [(n, r) for n in results for r in COUNTED if totals[n][r]]
     few, many = min(results), max(results)
@@ -143,8 +161,8 @@ def table(results: dict[int, dict[str, Counter[str]]]) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m hw.area",
-        description="Synthesise a board and say what each block takes. With several numbers of "
-        "lanes it also says what a lane costs.",
+        description="Synthesise a board and report the area of each block. With several numbers "
+        "of lanes, report the cost of a lane, too.",
         epilog="examples:\n"
         "  python -m hw.area icebreaker\n"
         "  python -m hw.area ulx3s-25f/w4 --lanes 16 32 64   # half a minute each\n"
@@ -153,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("board", metavar="BOARD", help=f"one of {BOARDS_HELP}")
     parser.add_argument(
-        "--lanes", type=int, nargs="+", metavar="N", help="lanes (default: the board's)"
+        "--lanes", type=int, nargs="+", metavar="N", help="numbers of lanes (default: the board's)"
     )
     parser.add_argument(
         "--membrane-bits",

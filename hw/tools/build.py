@@ -1,9 +1,10 @@
-"""Bitstreams of the known boards: synthesise, place, route, pack; and the manifests beside them.
+"""Command that builds bitstreams: synthesise, place, route and pack, and write the manifests.
 
-What a bitstream is made of is its *netlist*: the RTLIL of the whole device, the pins and clocks,
-and the options of every tool. It depends on neither paths nor time, so that its digest in the
-manifest says whether a bitstream is that of these sources, and a build of an unchanged netlist ends
-at once. Yosys comes from the ``pyosys`` wheel, place and route from those of the extra ``build``.
+A bitstream is determined by its *netlist*: the RTLIL of the whole device, the pins and clocks, and
+the options of every tool. The netlist depends on neither paths nor time. Its digest in the manifest
+therefore tells whether a bitstream was built from the present sources, and a build of an unchanged
+netlist has nothing to do. Yosys comes from the wheel ``pyosys``, place and route from the wheels of
+the extra ``build``.
 """
 
 from __future__ import annotations
@@ -28,13 +29,14 @@ from hw.tools.place import check_routed, route, synthesised
 def build(
     board: str, *, n_seeds: int = 4, jobs: int = 1, force: bool = False, progress: bool = True
 ) -> dict:
-    """Build a board's bitstream, unless that of these sources is there already.
+    """Build a board's bitstream, unless it has been built from the same netlist already.
 
     Parameters
     ----------
-    n_seeds : how many placements to try; the fastest is kept.
-    jobs : how many of them at a time.
-    force : build even so, without anything of earlier builds.
+    n_seeds : number of placements to try; the fastest is kept.
+    jobs : number of placements to run at a time.
+    force : build in any case, and discard the files of earlier builds.
+    progress : show a progress bar on a terminal.
 
     Returns
     -------
@@ -43,10 +45,10 @@ def build(
     Raises
     ------
     BuildError
-        A tool is missing or failed, timing is not met, or a DSP block is used. The bitstream that
-        was there stays.
+        A tool is missing or failed, timing is not met, or a DSP block is used. An existing
+        bitstream is left as it is.
     SpecError
-        Unknown board, or a configuration that the device does not support.
+        The board is unknown, or its device does not support its configuration.
     """
     source = netlist(board)
     if force:
@@ -80,17 +82,17 @@ def build(
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m hw.build",
-        description="Build bitstreams, with their manifests, into bitstreams/. A bitstream of "
-        "these sources that is there already is left as it is.",
+        description="Build bitstreams and their manifests into bitstreams/. A bitstream that was "
+        "built from the present sources is left as it is.",
         epilog="examples:\n"
         "  python -m hw.build ulx3s-85f --seeds 8 --jobs 4\n"
         "  python -m hw.build --all\n"
-        "  python -m hw.build --check           # are all of them those of these sources?\n"
+        "  python -m hw.build --check           # were all built from the present sources?\n"
         "  python -m hw.build --table           # the README's table",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("boards", nargs="*", metavar="BOARD", help=f"any of {BOARDS_HELP}")
-    parser.add_argument("--all", action="store_true", help="all boards")
+    parser.add_argument("--all", action="store_true", help="build all boards")
     parser.add_argument(
         "--seeds", type=int, default=4, metavar="N", help="placements to try (default: %(default)s)"
     )
@@ -99,11 +101,15 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=os.cpu_count() or 1,
         metavar="N",
-        help="placements at a time (default: the machine's %(default)s cores); each takes up to "
-        "2 GB of memory for a large device",
+        help="placements to run at a time (default: %(default)s, the number of cores); each takes "
+        "up to 2 GB of memory for a large device",
     )
-    parser.add_argument("--force", action="store_true", help="build in any case")
-    parser.add_argument("--check", action="store_true", help="build nothing, fail if one is stale")
+    parser.add_argument(
+        "--force", action="store_true", help="build in any case, even if nothing has changed"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="build nothing; fail if a bitstream is stale"
+    )
     parser.add_argument("--table", action="store_true", help="print the table of all manifests")
     parser.add_argument("--json", action="store_true", help="print the manifests as JSON")
     return parser
@@ -140,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def summary(manifest: dict) -> str:
-    """One line about a bitstream."""
+    """Return one line about a bitstream: clocks, utilization, seed."""
     clocks = ", ".join(
         f"{c['fmax_mhz']} MHz of {c['constraint_mhz']}" for c in manifest["clocks"].values()
     )

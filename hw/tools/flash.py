@@ -1,4 +1,4 @@
-"""Put a board's bitstream onto the board, and ask the board whether it is there."""
+"""Command that programs a board with its bitstream and checks that the board runs it."""
 
 from __future__ import annotations
 
@@ -35,27 +35,26 @@ from hw.tools.manifest import load_manifest, manifest_path
 from hw.tools.netlist import BuildError
 
 START_S = 3.0
-"""How long a board may take to load its bitstream and answer."""
+"""Longest time that a board may take to load its bitstream and answer."""
 
 SETTLE_S = 0.005
-"""What an adapter may still have to send when the operating system says that all is sent."""
-
+"""Time for a serial adapter to send what it still holds when the operating system has sent all."""
 
 _STDERR = 2
-"""The programmer's words go there, since standard output is for ``--json``."""
+"""File descriptor for the programmer's output, since standard output is for ``--json``."""
 
 
 class FlashError(RuntimeError):
-    """The bitstream is not on the board; the message says what to do."""
+    """Raised if the board does not run the bitstream; the message says what to do."""
 
 
 def programmer(board: str) -> list[str]:
-    """Command of the first programmer of this board that is installed, less the file's name.
+    """Return the command of the board's first programmer that is installed, without a file name.
 
     Raises
     ------
     FlashError
-        None is.
+        None of the board's programmers is installed.
     """
     commands = target(board).programmers
     for command in commands:
@@ -69,15 +68,15 @@ def programmer(board: str) -> list[str]:
 
 
 def identify(port: str) -> tuple[str, int]:
-    """Name and gateware hash that the board on a serial port reports.
+    """Return the name and the gateware hash of the board on a serial port.
 
     Raises
     ------
     FlashError
-        The port cannot be opened, or nothing on it answers like a board.
+        The port cannot be opened, or no board answers on it.
     """
     end = bytes([END])
-    # The end before it ends whatever the device may have taken for the start of a frame.
+    # The leading end byte ends whatever the device may have taken for the start of a frame.
     frame = end + encode_frame(bytes([0, Opcode.IDENTIFY]))
     try:
         with serial.Serial(port, DEFAULT_BAUD, timeout=0.3, exclusive=True) as line:
@@ -96,13 +95,13 @@ def identify(port: str) -> tuple[str, int]:
     except (OSError, ValueError) as error:
         raise FlashError(f"cannot use {port}: {error}") from error
     raise FlashError(
-        f"nothing on {port} answers like a board. Is it the port of this board? Some boards "
-        "take a new bitstream only after they were unplugged"
+        f"no board answers on {port}. Is it the port of this board? Some boards load a new "
+        "bitstream only after they have been unplugged"
     )
 
 
 def _parse(raw: bytes) -> data.Const | None:
-    """The identity in a frame; None if it is damaged or something else."""
+    """Return the identity in a frame, or None if the frame is damaged or is no identity."""
     packet = decode_frame(raw)
     if packet is None or packet[1] != Opcode.IDENTIFY | REPLY:
         return None
@@ -114,7 +113,7 @@ def _parse(raw: bytes) -> data.Const | None:
 
 
 def flash(board: str, *, port: str | None = None) -> dict:
-    """Program a board, and ask it for its identity if ``port`` is given.
+    """Program a board, and check its identity if ``port`` is given.
 
     Returns
     -------
@@ -123,9 +122,9 @@ def flash(board: str, *, port: str | None = None) -> dict:
     Raises
     ------
     hw.tools.netlist.BuildError, hw.spec.SpecError
-        There is no bitstream, or it is damaged; no such board.
+        The bitstream is missing or damaged, or the board is unknown.
     FlashError
-        No programmer is installed, it failed, or the board does not identify itself as this one.
+        No programmer is installed, the programmer failed, or another gateware answers.
     """
     target(board)
     manifest = load_manifest(board)
@@ -158,11 +157,11 @@ def _parser() -> argparse.ArgumentParser:
         "or the board's own programmer.",
         epilog="examples:\n"
         "  python -m hw.flash ulx3s-85f\n"
-        "  python -m hw.flash icebreaker --port /dev/ttyUSB1    # and ask it who it is",
+        "  python -m hw.flash icebreaker --port /dev/ttyUSB1    # and check its identity",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("board", metavar="BOARD", help=f"one of {BOARDS_HELP}")
-    parser.add_argument("--port", help="serial port on which to ask the board for its identity")
+    parser.add_argument("--port", help="serial port of the board, to check its identity afterwards")
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
     return parser
 

@@ -1,4 +1,4 @@
-"""Manifests beside the bitstreams: what each was built from, and the table of all boards."""
+"""Manifests, which describe how each bitstream was built, and the table of all boards."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ from hw.tools.netlist import ROOT, BuildError, Netlist
 from hw.tools.place import Routed
 
 BITSTREAMS = ROOT / "bitstreams"
+"""Folder of bitstreams and manifests."""
 VERSION = 1
-"""Of the manifest's format."""
+"""Version of the manifest's format."""
 
 
 def manifest_path(board: str) -> Path:
+    """Return the path of a board's manifest, whether it exists or not."""
     return BITSTREAMS / f"{board.replace('/', '-')}.json"
 
 
 def load_manifest(board: str) -> dict:
-    """The manifest of a board's bitstream.
+    """Return the manifest of a board's bitstream.
 
     Raises
     ------
     BuildError
-        There is none, or its bitstream is not the one that it describes.
+        The manifest or the bitstream is missing, or the bitstream does not match the manifest.
     """
     path = manifest_path(board)
     command = f"python -m hw.build {board}"
@@ -46,24 +48,25 @@ def load_manifest(board: str) -> dict:
 
 
 def check_current(source: Netlist) -> dict:
-    """The manifest of a bitstream that is made of exactly this netlist.
+    """Return the manifest of the bitstream that was built from exactly this netlist.
 
     Raises
     ------
     BuildError
-        As :func:`load_manifest`, or the sources have changed since.
+        As :func:`load_manifest`, or the bitstream was built from another netlist.
     """
     manifest = load_manifest(source.board)
     if manifest["netlist"] != source.digest:
         raise BuildError(
-            f"{manifest_path(source.board)} is stale: its bitstream was made of other sources. "
+            f"{manifest_path(source.board)} is stale: its bitstream was built from other sources. "
             f"Build it again with 'python -m hw.build {source.board}'"
         )
     return manifest
 
 
 def _commit() -> str | None:
-    """Commit of the sources, with ``-dirty`` if ``hw`` differs from it; None without git."""
+    """Return the commit of the sources, with ``-dirty`` if ``hw`` differs from it; None without
+    git."""
 
     def git(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -78,7 +81,7 @@ def _commit() -> str | None:
 
 
 def tool_versions(source: Netlist) -> dict[str, str]:
-    """Versions of all tools that took part."""
+    """Return the versions of all tools that build this netlist, by package."""
     place, pack = source.place[0], source.pack[0]
     packages = ["amaranth", "amaranth-boards", "pyosys", f"yowasp-{place}"]
     packages += ["apycula"] if pack == "gowin_pack" else []
@@ -86,7 +89,17 @@ def tool_versions(source: Netlist) -> dict[str, str]:
 
 
 def write_manifest(source: Netlist, best: Routed, tried: dict[int, float]) -> dict:
-    """Puts the bitstream and then its manifest in place, each at once."""
+    """Write the bitstream and then its manifest, each by an atomic rename.
+
+    Parameters
+    ----------
+    best : result that becomes the bitstream.
+    tried : maximum frequency in MHz of each seed.
+
+    Returns
+    -------
+    The manifest.
+    """
     content = (best.folder / source.product).read_bytes()
     path = manifest_path(source.board)
     bitstream = path.with_suffix(source.suffix)
@@ -119,7 +132,7 @@ def write_manifest(source: Netlist, best: Routed, tried: dict[int, float]) -> di
 
 
 def table() -> str:
-    """The README's table of all boards, from the manifests."""
+    """Return the table of all boards in Markdown, from their manifests."""
     rows = [
         "| board, device | clock (Fmax) | logic | block RAM | cores × lanes × bits "
         "| SOP / cycle | GSOP/s | of the ports' bound |",

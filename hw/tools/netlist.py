@@ -14,65 +14,76 @@ from hw.boards.platforms import BoardTop, check_device, target
 from hw.spec import Config
 
 ROOT = Path(__file__).resolve().parents[2]
+"""Folder of the repository."""
 WORK = ROOT / "build"
+"""Folder for intermediate files of builds."""
 TOP = "top"
+"""Name of the top-level module and of the build's files."""
 
 COLLISIONS = "setparam -set COLLISION_X_MASK 1'1 t:$memrd_v2 r:CLK_ENABLE=1 %i"
-"""What is read from a row that is written in the same cycle is undefined. To read the old row, as
-Amaranth's memories do, would take comparators and multiplexers around every block RAM. No memory of
-the device is read so where it matters: simulations read zeros there, see :mod:`sim.verilate`."""
+"""Yosys command that makes a read of a row undefined in the cycle in which it is written.
+
+Amaranth's memories read the old row, which would take comparators and multiplexers around every
+block RAM. The device never uses the result of such a read; simulations return zeros for it to prove
+that, see :mod:`sim.verilate`."""
 
 SYNTHESIS = {
     LatticeECP5Platform: "synth_ecp5",
     LatticeICE40Platform: "synth_ice40",
     GowinPlatform: "synth_gowin",
 }
+"""Synthesis command of Yosys for each family of devices."""
 
 
 class BuildError(RuntimeError):
-    """A bitstream cannot be built, or is not that of these sources; the message says what to do."""
+    """Raised if a bitstream cannot be built or is missing or stale; the message says what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Netlist:
-    """What a bitstream is made of, and how."""
+    """Everything that determines a bitstream: the input files and commands of the tools."""
 
     board: str
     config: Config
     device: str
+    """Name of the FPGA."""
     files: dict[str, str]
-    """RTLIL, Yosys script, constraints."""
+    """Contents of the RTLIL, the Yosys script and the constraints, by file name."""
     place: tuple[str, ...]
+    """Command for place and route, without a seed."""
     pack: tuple[str, ...]
+    """Command that makes the bitstream."""
     suffix: str
+    """Suffix of the bitstream's file name."""
 
     @property
     def digest(self) -> str:
-        """SHA-256 over everything here."""
+        """SHA-256 of files and commands, in hexadecimal."""
         parts = [*sorted(self.files.items()), self.place, self.pack]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     @property
     def folder(self) -> Path:
-        """Where its builds are kept."""
+        """Folder for the intermediate files of this netlist's builds."""
         return WORK / f"{self.board.replace('/', '-')}-{self.digest[:12]}"
 
     @property
     def product(self) -> str:
+        """File name of the bitstream in the folder of a build."""
         return f"{TOP}{self.suffix}"
 
 
 def netlist(board: str, config: Config | None = None) -> Netlist:
-    """Elaborate a board.
+    """Elaborate the design for a board.
 
     Parameters
     ----------
-    config : another one than the board's own.
+    config : configuration to use in place of the board's own.
 
     Raises
     ------
     SpecError
-        Unknown board, or a configuration that the device does not support.
+        The board is unknown, or its device does not support the configuration.
     """
     config = config or config_by_name(board)
     platform = target(board).platform()
@@ -86,7 +97,7 @@ def netlist(board: str, config: Config | None = None) -> Netlist:
         debug_verilog=False,
         script_after_read=COLLISIONS,
         synth_opts="-run begin:map_luts",
-        # Names of single bits: with those of vectors, ABC9 of Yosys 0.70 gets some mixed up.
+        # Split nets into single bits: ABC9 of Yosys 0.70 mixes up some names of vectors.
         script_after_synth=f"splitnets\n{synthesis} -run map_luts: -top {TOP}",
         nextpnr_opts="--timing-allow-fail --report report.json"
         + (" --router router2" if isinstance(platform, LatticeECP5Platform) else ""),
@@ -97,7 +108,7 @@ def netlist(board: str, config: Config | None = None) -> Netlist:
         if name.startswith(f"{TOP}.") and name != f"{TOP}.debug.v"
     }
     if isinstance(platform, GowinPlatform):
-        # The platform's own commands are those of the first nextpnr-gowin, which is no more.
+        # The platform's own commands are for nextpnr-gowin, which nextpnr-himbaechel replaced.
         family = platform.family.replace("NR-", "N-").replace("AR-", "A-")
         files[f"{TOP}.ys"] += f"\nwrite_json {TOP}.json\n"
         place = (

@@ -1,4 +1,4 @@
-"""Synthesis, place and route, and packing of a netlist with one seed."""
+"""Synthesis of a netlist, and place, route and packing with a given seed."""
 
 from __future__ import annotations
 
@@ -26,31 +26,40 @@ RESOURCES = {
         *("MULTADDALU18X18", "ALU54D"),
     ),
 }
-"""Names of the manifest, and what nextpnr calls them."""
+"""Names of resources in the manifest, and the names that nextpnr uses for them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Routed:
-    """Outcome of one seed."""
+    """Result of place and route with one seed."""
 
     seed: int
     folder: Path
+    """Folder with the bitstream and the logs."""
     clocks: dict[str, dict]
-    """Per clock: ``fmax_mhz``, ``constraint_mhz``, ``met``."""
+    """For each clock: ``fmax_mhz``, ``constraint_mhz``, ``met``."""
     utilization: dict[str, list[int]]
-    """Per resource of :data:`RESOURCES` that the device has: used, available."""
+    """For each resource of :data:`RESOURCES` that the device has: used, available."""
 
     @property
     def met(self) -> bool:
+        """Whether all clocks meet their constraints."""
         return all(clock["met"] for clock in self.clocks.values())
 
     @property
     def fmax_mhz(self) -> float:
+        """Maximum frequency of the slowest clock."""
         return min(clock["fmax_mhz"] for clock in self.clocks.values())
 
 
 def tool_command(name: str) -> list[str]:
-    """Command of a tool of the extra ``build``, as installed beside this interpreter."""
+    """Return the command of a tool of the extra ``build``, installed beside this interpreter.
+
+    Raises
+    ------
+    BuildError
+        The tool is not installed.
+    """
     for candidate in (f"yowasp-{name}", name):
         path = Path(sys.executable).parent / candidate
         if path.exists():
@@ -59,7 +68,13 @@ def tool_command(name: str) -> list[str]:
 
 
 def run_tool(command: Sequence[str], what: str, folder: Path, log: str) -> None:
-    """One tool, in ``folder``, which is all that it sees; what it prints goes to ``log``."""
+    """Run a tool in ``folder`` and write its output to the file ``log`` there.
+
+    Raises
+    ------
+    BuildError
+        The tool failed; the message has the end of its output.
+    """
     with (folder / log).open("w") as output:
         done = subprocess.run(
             command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False
@@ -73,13 +88,19 @@ def run_tool(command: Sequence[str], what: str, folder: Path, log: str) -> None:
 
 
 def synthesised(source: Netlist, folder: Path) -> Path:
-    """The folder with the synthesised netlist, made if it is not there."""
+    """Synthesise a netlist, unless an earlier call did, and return the folder with the result.
+
+    Raises
+    ------
+    BuildError
+        Synthesis failed.
+    """
     target = folder / "synthesis"
     if not target.exists():
         with _new_folder(target) as work:
             for name, content in source.files.items():
                 (work / name).write_text(content)
-            # A process of its own, since Yosys keeps global state and prints to descriptor 1.
+            # Use a process of its own, since Yosys keeps global state and prints to descriptor 1.
             program = (
                 "import sys; from pyosys import libyosys as ys;"
                 "ys.run_pass('script ' + sys.argv[1], ys.Design())"
@@ -92,7 +113,7 @@ def synthesised(source: Netlist, folder: Path) -> Path:
 
 @contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
-    """A folder that gets its name only when it is complete, so that none is ever half made."""
+    """Make a folder that gets its name only when the block ends, so that it is always complete."""
     work = target.with_name(target.name + ".part")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -101,7 +122,13 @@ def _new_folder(target: Path) -> Iterator[Path]:
 
 
 def route(source: Netlist, synthesis: Path, seed: int) -> Routed:
-    """Place, route and pack with one seed, unless that was done before."""
+    """Place, route and pack with one seed, unless an earlier call did.
+
+    Raises
+    ------
+    BuildError
+        A tool is missing or failed.
+    """
     target = synthesis.parent / f"seed-{seed}"
     if not target.exists():
         with _new_folder(target) as work:
@@ -136,14 +163,14 @@ def route(source: Netlist, synthesis: Path, seed: int) -> Routed:
 
 
 def check_routed(routed: Routed, clk_hz: int) -> None:
-    """What must hold before a bitstream is shipped.
+    """Check that a bitstream may be shipped.
 
     Raises
     ------
     BuildError
-        The tools did not constrain the design's clock, timing is not met, or a DSP block is used.
+        The design's clock is not constrained, timing is not met, or a DSP block is used.
     """
-    # The tools round periods.
+    # Compare with a tolerance, since the tools round periods.
     if not any(abs(c["constraint_mhz"] * 1e6 / clk_hz - 1) < 1e-3 for c in routed.clocks.values()):
         raise BuildError(f"no clock is constrained to {clk_hz} Hz: {routed.clocks}")
     if not routed.met:
@@ -152,4 +179,7 @@ def check_routed(routed: Routed, clk_hz: int) -> None:
             "Try more --seeds, or lower this board's clk_hz in hw/boards/configs.py"
         )
     if routed.utilization.get("dsp", [0])[0]:
-        raise BuildError(f"{routed.utilization['dsp'][0]} DSP blocks are used: there must be none")
+        raise BuildError(
+            f"{routed.utilization['dsp'][0]} DSP blocks are used, but the design must not "
+            "multiply: look for a multiplication in hw"
+        )

@@ -72,7 +72,7 @@ def test_known_settings() -> None:
 
 
 def test_an_unreachable_frequency_names_its_neighbours() -> None:
-    with pytest.raises(SpecError, match=r"clk_hz = 41000000 .* 40500000 and 41250000 Hz"):
+    with pytest.raises(SpecError, match=r"clk_hz = 41000000 .* use 40500000 or 41250000$"):
         ice40_pll(12 * MHZ, 41 * MHZ)
     with pytest.raises(SpecError):
         ecp5_pll(25 * MHZ, 401 * MHZ)

@@ -126,7 +126,7 @@ def test_a_board_that_does_not_answer(bitstream: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(flash, "START_S", 0.2)
     master, slave = pty.openpty()
     try:
-        with pytest.raises(FlashError, match=r"nothing on .* answers like a board"):
+        with pytest.raises(FlashError, match=r"no board answers on "):
             flash.flash(BOARD, port=os.ttyname(slave))
     finally:
         os.close(master)
