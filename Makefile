@@ -39,7 +39,7 @@ test: $(INSTALLED) ## run the tests (a few minutes)
 	$(PYTEST) -m "not slow and not board" $(ARGS)
 
 sim: $(INSTALLED) ## cocotb: the exported network on the generated Verilog against PyTorch; WAVES=1
-	$(PY) -m sim.run $(if $(WAVES),--waves) $(ARGS)
+	$(PY) -m sim.cosim $(if $(WAVES),--waves) $(ARGS)
 
 bitstreams: $(PLACERS) ## build every board's bitstream that is not of these sources (an hour or two)
 	$(PY) -m hw.build --all $(ARGS)

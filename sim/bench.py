@@ -1,15 +1,14 @@
-"""``python -m sim.bench``: how well the core uses its weight memory's port, cycle-exact.
+"""Measure how well the core uses the port of its weight memory, in exact clock cycles.
 
 Each case is one layer with random weights on random spikes, run on the virtual board and counted by
-the device's own counters. The bound is one useful row of weights per cycle and core; the share that
-is reached counts synaptic rows only (the bias does not use the port) and includes everything that a
-layer costs: loading its descriptor, filling and draining the pipeline. Cycles do not depend on the
-machine that runs this.
+the device's own counters. The upper bound is one row of weights per cycle and core. The port use
+counts rows that are read for synapses (the bias does not use the port), over all cycles that the
+layer takes: loading its descriptor, filling and draining the pipeline are included. Cycles do not
+depend on the machine that runs this.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from dataclasses import dataclass, replace
@@ -19,11 +18,11 @@ import numpy as np
 from hw.spec import Config, Gate, SpecError
 from sim.verilate import ToolError
 from sim.virtual_board import virtual_board
+from sw.cli.commands import EXIT_OK, CommandParser, command
 from sw.compile.compiler import compile_network
 from sw.compile.cycles import predict_cycles
 from sw.driver.board import Board
 from sw.driver.device import Device
-from sw.driver.errors import DeviceError
 from sw.network.network import INPUT, Layer, Network
 
 CONFIG = Config(name="bench", weight_depth=32768, max_layers=8)
@@ -32,7 +31,18 @@ TIMESTEPS = 4
 
 @dataclass(frozen=True)
 class Case:
-    """A layer to measure; ``unshared`` gives every position weights of its own."""
+    """A layer to measure.
+
+    Attributes
+    ----------
+    channels, n_out : channels of its input and output.
+    size : height and width of its input.
+    kernel : height and width of its kernel.
+    density : share of input bits that are spikes, or of pixels that are not 0.
+    unshared : every position has weights of its own.
+    pixels : the layer takes an image as bit-planes.
+    padded : the output is as large as the input.
+    """
 
     channels: int
     n_out: int
@@ -43,11 +53,11 @@ class Case:
     unshared: bool = False
     gate: Gate = Gate.NONE
     pixels: bool = False
-    """The layer takes an image (a random one, ``density`` of its pixels not 0) as bit-planes."""
     padded: bool = True
 
     @property
     def title(self) -> str:
+        """Description of the layer for the table."""
         kind = "unshared" if self.unshared else "shared"
         gate = f", {self.gate.name}" if self.gate else ""
         pixels = ", pixels" if self.pixels else ""
@@ -71,7 +81,7 @@ CASES = (
 
 
 def network(case: Case, rng: np.random.Generator) -> Network:
-    """The case's layer and a small classifier behind it."""
+    """Make a network of the case's layer and a small classifier."""
     size = case.size if case.unshared else 1
     padding = case.kernel // 2 if case.padded else 0
     n_out_size = case.size + 2 * padding - case.kernel + 1
@@ -111,7 +121,7 @@ def network(case: Case, rng: np.random.Generator) -> Network:
 
 
 def measure(case: Case, board: Board) -> dict[str, object]:
-    """Run a case; counters of its layer, and what was predicted."""
+    """Run a case, and return the counters of its layer beside the predicted cycles."""
     rng = np.random.default_rng(0)
     net = network(case, rng)
     shape = (net.timesteps, *net.image_shape)
@@ -135,8 +145,8 @@ def measure(case: Case, board: Board) -> dict[str, object]:
     }
 
 
-def measure_all(config: Config, *, quiet: bool) -> list[dict]:
-    """Every case's row, printed as soon as it is there unless ``quiet``."""
+def measure_all(config: Config, *, quiet: bool) -> list[dict[str, object]]:
+    """Run every case, and print its row at once unless ``quiet``."""
     rows = []
     if not quiet:
         print(
@@ -155,34 +165,31 @@ def measure_all(config: Config, *, quiet: bool) -> list[dict]:
     return rows
 
 
+@command(ToolError)
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    """Run the command line and return its exit code."""
+    parser = CommandParser(
         prog="python -m sim.bench",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="examples:\n  python -m sim.bench\n  python -m sim.bench --cores 4\n"
         "  python -m sim.bench --json > bench.json\n",
     )
-    parser.add_argument("--cores", type=int, default=1, help="side by side: 1 (default), 2, 4, 8")
-    parser.add_argument("--json", action="store_true", help="one JSON list instead of a table")
+    parser.add_argument(
+        "--cores", type=int, default=1, help="number of cores: 1 (default), 2, 4, 8"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON list in place of a table"
+    )
     arguments = parser.parse_args(argv)
     try:
         config = replace(CONFIG, cores=arguments.cores)
     except SpecError as error:
         parser.error(str(error))
-    try:
-        rows = measure_all(config, quiet=arguments.json)
-    except (DeviceError, ToolError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    rows = measure_all(config, quiet=arguments.json)
     if arguments.json:
         print(json.dumps(rows, indent=1))
-    return 0
+    return EXIT_OK
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    sys.exit(main())

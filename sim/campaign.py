@@ -1,11 +1,10 @@
-"""``python -m sim.campaign``: thousands of faults between driver and virtual board, and what came of
-them.
+"""Inject thousands of faults between driver and virtual board, and count what comes of them.
 
-A small random network is loaded and run on random spikes, with maps read back at the end, over a
-link on which faults happen: in each session those of one kind of :mod:`sw.driver.faults`, or of all kinds;
-or the whole host process is killed (SIGKILL) while it loads, runs or reads back, and started again
-on the same board; or a second host tries to open the port; or a long burst of noise comes in
-between. Each outcome is compared with the same network's on an undisturbed link: logits, counters,
+A small random network is loaded and run on random spikes, with maps read back at the end. Each
+session has faults of one kind: one of those of :mod:`sw.driver.faults`, or all of them at once; the
+host process is killed (SIGKILL) while it loads, runs or reads back, and started again on the same
+board; a second host tries to open the port; or a long burst of noise is sent between two requests.
+Each outcome is compared with that of the same network on an undisturbed link: logits, counters,
 prediction and maps.
 """
 
@@ -21,7 +20,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import astuple, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +29,7 @@ from tqdm import tqdm
 from hw.boards.configs import CONFIGS
 from sim.verilate import ToolError
 from sim.virtual_board import executable
+from sw.cli.commands import EXIT_NO, EXIT_OK, CommandParser, command, exit_codes
 from sw.driver import faults
 from sw.driver.board import Board
 from sw.driver.device import Device
@@ -40,19 +40,19 @@ from sw.network.network import Layer, Network
 
 CONFIG = CONFIGS["sim"]
 TIMEOUT_S = 0.1
-"""Patience of the driver; short, since most faults take that long."""
+"""How long the driver waits for a reply; short, because most faults cost this time."""
 
 N_SAMPLES = 60
-"""Samples of a session, after which the board is opened again."""
+"""Number of samples in a session without reading back."""
 
 N_READ_BACK = 4
-"""Samples after those, of which all maps are read back."""
+"""Number of samples after those whose maps are all read back."""
 
 RATE = 0.1
-"""Faults per frame."""
+"""Probability of a fault per frame."""
 
 RESET_RATE = 0.02
-"""The same of resets alone: at the higher rate no network is ever loaded."""
+"""Probability of a reset per frame: at the rate of other faults, no network could be loaded."""
 
 KILLED = {f"host killed in {phase}": phase for phase in ("loading", "running", "reading back")}
 SECOND_HOST = "second host"
@@ -62,20 +62,21 @@ SESSIONS = (*faults.KINDS, ALL, *KILLED, SECOND_HOST, NOISE)
 """Kinds of sessions, which take turns."""
 
 NOISE_BYTES = 100_000
-"""Random bytes between two outcomes of a session: fifty times what the board holds."""
+"""Number of random bytes in a burst of noise: fifty times the board's receive buffer."""
 
 PART_BYTES = 5000
+"""Number of bytes of noise per write, so that no write takes longer than the port allows."""
 
 STUCK_S = 120.0
-"""A session that takes longer does not end."""
+"""Duration after which a session is taken to be stuck."""
 
 
 class Stuck(BaseException):
-    """A session did not end. No error of a driver's, which it might survive."""
+    """A session did not end. It is no :class:`Exception`, because the driver might handle that."""
 
 
 def network(rng: np.random.Generator) -> Network:
-    """Two layers, a few hundred weights."""
+    """Make a network of two layers and a few hundred weights."""
 
     def layer(name: str, source: str, n_out: int, n_in: int, size: int, *, output: bool) -> Layer:
         return Layer(
@@ -102,25 +103,33 @@ def network(rng: np.random.Generator) -> Network:
 
 
 def frames(seed: int, n: int) -> NDArray[np.uint8]:
-    """Random spikes (n, T, C, H, W)."""
+    """Make random spikes (n, T, C, H, W)."""
     rng = np.random.default_rng(seed)
     return (rng.random((n, 2, 4, 6, 6)) < 0.3).astype(np.uint8)
 
 
 @dataclass
 class Tally:
-    """What came of one kind of fault."""
+    """Counts of what came of the sessions of one kind.
+
+    Attributes
+    ----------
+    n_injected : faults injected.
+    n_sessions : sessions, which are the sum of the next four.
+    n_undisturbed : sessions in which no fault happened.
+    n_by_retry : sessions with faults that were completed.
+    n_errors : sessions that ended with an error of the driver.
+    n_stuck : sessions that did not end, or ended with a different error.
+    n_samples, n_wrong : outcomes compared, and those that were wrong.
+    n_repeated, n_recoveries : requests sent again, and restarts of the link.
+    """
 
     n_injected: int = 0
     n_sessions: int = 0
     n_undisturbed: int = 0
-    """Sessions in which nothing happened to happen."""
     n_by_retry: int = 0
-    """Sessions with faults that went on to their end."""
     n_errors: int = 0
-    """Sessions that ended with an error of the driver's."""
     n_stuck: int = 0
-    """Sessions that did not end, or not by an error of the driver's."""
     n_samples: int = 0
     n_wrong: int = 0
     n_repeated: int = 0
@@ -132,19 +141,20 @@ class Tally:
 
 @dataclass
 class Campaign:
-    """What came of all of them."""
+    """Results of a campaign: a tally for each kind of session, and the driver's errors by class."""
 
     tallies: dict[str, Tally] = field(default_factory=lambda: {kind: Tally() for kind in SESSIONS})
     errors: Counter[str] = field(default_factory=Counter)
-    """By class."""
     seconds: float = 0.0
 
     @property
     def total(self) -> Tally:
+        """Sum of all tallies."""
         return sum(self.tallies.values(), Tally())
 
 
-def _same(one: Inference, other: Inference) -> bool:
+def same_outcome(one: Inference, other: Inference) -> bool:
+    """Return whether two outcomes are equal, apart from times and maps that only ``other`` has."""
     return (
         np.array_equal(one.logits, other.logits)
         and one.prediction == other.prediction
@@ -164,13 +174,25 @@ def session(
     check: Callable[[Inference, Inference], object],
     halfway: Callable[[Port], object] = lambda port: None,
 ) -> tuple[LinkCounters, Counter[str]]:
-    """Opens the board, loads, runs samples, reads maps back; gives what happened on the link.
+    """Open the board, load the network, run samples and read maps back.
 
     Parameters
     ----------
-    tell : called at the beginning of each phase.
-    check : called with each outcome and what it should be.
-    halfway : called between two outcomes, with the port.
+    path, pid : port and process of the virtual board.
+    plan : faults to inject.
+    expected : outcomes of the samples on an undisturbed link.
+    tell : called with the name of each phase at its beginning.
+    check : called with each outcome and the expected one.
+    halfway : called with the port between two outcomes.
+
+    Returns
+    -------
+    Traffic and errors of the link, and the number of faults by kind.
+
+    Raises
+    ------
+    DeviceError
+        The session failed; a note of the error has the same two values as JSON.
     """
     net = network(np.random.default_rng(0))
     samples = frames(1, len(expected))
@@ -206,10 +228,10 @@ def session(
     return counters, injected
 
 
-def _disturbed(
+def run_session(
     path: str, pid: int, kind: str, seed: int, expected: list[Inference], campaign: Campaign
 ) -> None:
-    """A session of a kind, with what came of it."""
+    """Run a session of one kind, and add to the campaign's counts what comes of it."""
     tally = campaign.tallies[kind]
     tally.n_sessions += 1
     kinds = (kind,) if kind in faults.KINDS else faults.KINDS
@@ -219,7 +241,7 @@ def _disturbed(
 
     def check(outcome: Inference, right: Inference) -> None:
         tally.n_samples += 1
-        tally.n_wrong += not _same(outcome, right)
+        tally.n_wrong += not same_outcome(outcome, right)
 
     def halfway(port: Port) -> None:
         nonlocal n_injected
@@ -240,7 +262,7 @@ def _disturbed(
         raise Stuck(f"{kind}, seed {seed}: no end after {STUCK_S:g} s")
 
     signal.signal(signal.SIGALRM, stuck)
-    # Again and again, in case that what ends a session does not end.
+    # The alarm repeats, in case the end of the session gets stuck as well.
     signal.setitimer(signal.ITIMER_REAL, STUCK_S, 10.0)
     try:
         if kind in KILLED:
@@ -268,7 +290,7 @@ def _disturbed(
 
 
 def _kill_host(path: str, pid: int, seed: int, phase: str) -> bool:
-    """A host that is killed some time after the beginning of a phase; whether it got there."""
+    """Start a host and kill it during a phase; return whether it was in that phase or later."""
     with subprocess.Popen(
         [sys.executable, "-m", "sim.campaign", "--session", path, str(pid), "--seed", str(seed)],
         stdout=subprocess.PIPE,
@@ -285,7 +307,7 @@ def _kill_host(path: str, pid: int, seed: int, phase: str) -> bool:
 
 
 def run_campaign(n_faults: int, seed: int, *, progress: bool = True) -> Campaign:
-    """Injects at least ``n_faults`` faults, in whole rounds of all kinds of sessions."""
+    """Inject at least ``n_faults`` faults, in whole rounds of all kinds of sessions."""
     rng = random.Random(seed)
     campaign = Campaign()
     started = time.monotonic()
@@ -306,7 +328,7 @@ def run_campaign(n_faults: int, seed: int, *, progress: bool = True) -> Campaign
                     if process.poll() is not None:
                         raise DeviceNotFound("the virtual board has ended")
                     number = rng.randrange(1 << 30)
-                    _disturbed(path, process.pid, kind, number, expected, campaign)
+                    run_session(path, process.pid, kind, number, expected, campaign)
                     bar.n = min(campaign.total.n_injected, n_faults)
                     bar.refresh()
         except KeyboardInterrupt:
@@ -320,7 +342,7 @@ def run_campaign(n_faults: int, seed: int, *, progress: bool = True) -> Campaign
 COLUMNS = {
     "faults": "n_injected",
     "sessions": "n_sessions",
-    "went on by retry": "n_by_retry",
+    "completed after faults": "n_by_retry",
     "ended with an error": "n_errors",
     "did not end": "n_stuck",
     "answers compared": "n_samples",
@@ -329,7 +351,7 @@ COLUMNS = {
 
 
 def as_table(campaign: Campaign) -> str:
-    """The campaign as a Markdown table."""
+    """Format a campaign as a Markdown table."""
     total = campaign.total
     rows = [*campaign.tallies.items(), ("**together**", total)]
     lines = [f"| kind | {' | '.join(COLUMNS)} |", "|---|" + "---:|" * len(COLUMNS)]
@@ -342,50 +364,70 @@ def as_table(campaign: Campaign) -> str:
         [
             *lines,
             "",
-            f"Errors: {errors}. Requests sent again: {total.n_repeated:,}; links begun anew: "
+            f"Errors: {errors}. Requests sent again: {total.n_repeated:,}; restarts of the link: "
             f"{total.n_recoveries:,}.",
         ]
     )
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="python -m sim.campaign",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="examples:\n  python -m sim.campaign\n  python -m sim.campaign -n 500 --seed 3\n\n"
-        "exit codes: 0 all survived or reported, 1 a wrong outcome, a session without end, or "
-        "no virtual board\n"
-        "Ctrl-C ends the campaign early, with the table of what was done.",
+        "Ctrl-C ends the campaign early, with the table of what was done.\n\n"
+        + exit_codes(
+            "a wrong outcome, or a session without end",
+            done="all sessions were completed or ended with an error",
+            device=True,
+        ),
     )
-    parser.add_argument("-n", type=int, default=10_000, metavar="FAULTS", help="how many (10000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the faults (0)")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser.add_argument(
+        "-n", type=int, default=10_000, metavar="FAULTS", help="number of faults (10000)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the faults (0)")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object in place of a table"
+    )
     parser.add_argument("--session", nargs=2, metavar=("PORT", "PID"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def _run_host(path: str, pid: int, seed: int) -> None:
+    """Run a session without faults and print each phase; :func:`_kill_host` kills this host."""
+    expected = [Inference(prediction=0, n_cycles=0, logits=np.zeros(10), counters={})] * N_SAMPLES
+    session(
+        path,
+        pid,
+        faults.Plan(0.0, faults.KINDS, seed),
+        expected,
+        tell=lambda phase: print(phase, flush=True),
+        check=lambda *_: None,
+    )
+
+
+@command(ToolError)
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    arguments = _parser().parse_args(argv)
     if arguments.session:
         path, pid = arguments.session
-        expected = [Inference(prediction=0, n_cycles=0, logits=np.zeros(10), counters={})]
-        session(
-            path,
-            int(pid),
-            faults.Plan(0.0, faults.KINDS, arguments.seed),
-            expected * N_SAMPLES,
-            tell=lambda phase: print(phase, flush=True),
-            check=lambda *_: None,
-        )
-        return 0
-    try:
-        campaign = run_campaign(arguments.n, arguments.seed)
-    except (DeviceError, ToolError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        _run_host(path, int(pid), arguments.seed)
+        return EXIT_OK
+    campaign = run_campaign(arguments.n, arguments.seed)
     total = campaign.total
     if arguments.json:
-        values = {kind: tally.__dict__ for kind, tally in campaign.tallies.items()}
-        errors, seconds = dict(campaign.errors), campaign.seconds
-        document = {"kinds": values, "total": total.__dict__, "errors": errors, "seconds": seconds}
+        document = {
+            "kinds": {kind: asdict(tally) for kind, tally in campaign.tallies.items()},
+            "total": asdict(total),
+            "errors": campaign.errors,
+            "seconds": campaign.seconds,
+        }
         print(json.dumps(document, indent=1))
     else:
         print(as_table(campaign))
-    return 1 if total.n_wrong or total.n_stuck else 0
+    return EXIT_NO if total.n_wrong or total.n_stuck else EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Drives a core through its bus under cocotb, and reads back everything it holds."""
+"""Test bench that drives a core through its bus under cocotb, and reads back all its results."""
 
 from __future__ import annotations
 
@@ -19,21 +19,30 @@ from sw.compile.program import Counters, Program
 
 
 @dataclass(frozen=True)
-class Inference:
-    """All that a run leaves behind."""
+class CoreRun:
+    """Everything that a run of the core leaves in its memories.
+
+    Attributes
+    ----------
+    logits : int64 (n_classes,)
+    spikes : uint8 (T, C, H, W) of every map by its name.
+    counters : counters of every layer by its name.
+    """
 
     argmax: int
     n_cycles: int
     logits: NDArray[np.int64]
     spikes: dict[str, NDArray[np.uint8]]
-    """(T, C, H, W) per map"""
     counters: dict[str, Counters]
 
 
 class CoreBench:
-    """``dut`` is the Verilog of :class:`hw.core.core.Core` with the program's configuration.
+    """Driver of a core's bus.
 
-    ``stall`` is the chance that a stream waits for this side in any cycle.
+    Parameters
+    ----------
+    dut : Verilog of :class:`hw.core.cores.Cores` with the program's configuration.
+    stall : probability per cycle that this side keeps a stream waiting.
     """
 
     def __init__(self, dut: Any, program: Program, *, stall: float = 0.0):
@@ -43,6 +52,7 @@ class CoreBench:
         self._write_layout = row_write_layout(program.config)
 
     async def reset(self) -> None:
+        """Start the clock and reset the core."""
         dut = self.dut
         Clock(dut.clk, 10, unit="ns").start()
         for name in ("write__valid", "read__valid", "run__valid"):
@@ -80,7 +90,7 @@ class CoreBench:
             getattr(self.dut, f"bus__{stream}__{wire}", None)
             for wire in ("valid", "ready", "payload")
         )
-        if ready is not None:  # not of rows that are read, which must be taken at once
+        if ready is not None:  # rows that are read have no ready: they must be taken at once
             await self._pause()
             ready.value = 1
         await ReadOnly()
@@ -94,7 +104,7 @@ class CoreBench:
         return value
 
     async def write(self, space: Space, row: int, image: bytes) -> None:
-        """Write whole rows from ``row`` on."""
+        """Write whole rows, starting at ``row``."""
         size = row_bytes(space, self.program.config)
         assert len(image) % size == 0
         await self.put(
@@ -111,7 +121,7 @@ class CoreBench:
         )
 
     async def read(self, space: Space, row: int, n_rows: int) -> bytes:
-        """Read rows from ``row`` on."""
+        """Read ``n_rows`` rows, starting at ``row``."""
         size = row_bytes(space, self.program.config)
         rows = []
         for i in range(n_rows):
@@ -127,9 +137,13 @@ class CoreBench:
             await self.write(space, 0, image)
         await self.write(Space.SPIKE, 0, bytes(self.program.spike_bytes))
 
-    async def infer(self, sample: NDArray[np.uint8], *, tag: int = 0) -> Inference:
-        """Run on what the program takes, see :meth:`sw.compile.program.Program.pack_input`, and read
-        everything back."""
+    async def infer(self, sample: NDArray[np.uint8], *, tag: int = 0) -> CoreRun:
+        """Run the program on a sample, and read everything back.
+
+        Parameters
+        ----------
+        sample : what :meth:`sw.compile.program.Program.pack_input` takes.
+        """
         program = self.program
         place = program.inputs[0]
         await self.write(Space.SPIKE, place.start // GRANULE_BITS, program.pack_input(sample))
@@ -145,7 +159,7 @@ class CoreBench:
             for name, place in program.placements.items()
         }
         counters = await self.read(Space.COUNTER, 0, program.n_counter_rows)
-        return Inference(
+        return CoreRun(
             argmax=result.argmax,
             n_cycles=result.n_cycles,
             logits=program.logits(await self.read(Space.RESULT, 0, program.n_result_rows)),

@@ -1,13 +1,12 @@
-"""``python -m sim.cosim``: the gateware under cocotb, as ``make sim`` calls it.
+"""Simulate the gateware with cocotb; ``make sim`` calls this.
 
-First the network: the exported network on the generated Verilog of the core, every spike of every
-layer at every timestep and every logit against the PyTorch integer reference. Then the link: its
-blocks and the whole device at its serial pins, under random stalls.
+There are two jobs. One runs the exported network on the generated Verilog of the core, where every
+spike of every layer at every timestep and every logit must equal the PyTorch integer reference. The
+other tests the link of a device at its serial pins, with a core that only stores rows.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -18,6 +17,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from hw.spec import Config, SpecError
+from sim.verilate import ToolError
+from sw.cli.commands import EXIT_NO, EXIT_OK, CommandParser, command, exit_codes
+from sw.compile.program import FitError
+from sw.network.netfile import NetworkFileError
 from sw.shipped import NETWORK
 
 LINK_CONFIG = Config(
@@ -34,7 +37,7 @@ LINK_CONFIG = Config(
 
 
 def simulate_network(path: Path, n_images: int, seed: int) -> str:
-    """Run the network file at ``path`` on sample images; gives a line about what was equal."""
+    """Run a network file on sample images, and return a line about what was equal."""
     import numpy as np
 
     from sim.vectors import run_network
@@ -72,7 +75,7 @@ def simulate_network(path: Path, n_images: int, seed: int) -> str:
 
 
 def simulate_link(seed: int, config: Config = LINK_CONFIG) -> str:
-    """The link's benches at the serial pins of a device; gives a line about how many ran."""
+    """Run the benches of the link at a device's serial pins, and return a line about them."""
     from hw.top import Top
     from sim.link_tests import CONFIG_VARIABLE
     from sim.runner import run_cocotb
@@ -89,19 +92,30 @@ def simulate_link(seed: int, config: Config = LINK_CONFIG) -> str:
     return f"{results.n_tests} tests at {config.clk_hz // config.baud} cycles a bit{waves}"
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="python -m sim.cosim",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="examples:\n  python -m sim.cosim\n  python -m sim.cosim --network net.spikefold -n 1 "
-        "--only network --waves\n",
+        epilog=f"""examples:
+  python -m sim.cosim
+  python -m sim.cosim --network net.spikefold -n 1 --only network --waves
+
+{exit_codes("a simulation failed", done="all simulations passed")}""",
     )
     parser.add_argument("--network", type=Path, default=NETWORK, help="network file")
     parser.add_argument("-n", type=int, default=2, metavar="IMAGES", help="sample images (2)")
-    parser.add_argument("--only", choices=("network", "link"), help="one of the two")
-    parser.add_argument("--waves", action="store_true", help="leave waveforms in build/cocotb")
-    parser.add_argument("--seed", type=int, help="of stalls and random data (random, printed)")
+    parser.add_argument("--only", choices=("network", "link"), help="run only one of the two jobs")
+    parser.add_argument("--waves", action="store_true", help="write waveforms to build/cocotb")
+    parser.add_argument(
+        "--seed", type=int, help="seed of stalls and random data (default: random, printed)"
+    )
+    return parser
+
+
+@command(ToolError)
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.n < 1:
         parser.error("-n must be at least 1")
@@ -110,15 +124,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         from sim.runner import CocotbError
     except ImportError as error:
-        print(f"error: this needs cocotb ({error}): pip install 'spikefold[test]'", file=sys.stderr)
-        return 1
+        raise ToolError(f"this needs cocotb ({error}): pip install 'spikefold[test]'") from error
     seed = random.randrange(1 << 31) if arguments.seed is None else arguments.seed
     print(f"seed {seed}")
-
-    from sim.verilate import ToolError
-    from sw.compile.program import FitError
-    from sw.network.netfile import NetworkFileError
-
     jobs: dict[str, Callable[[], str]] = {
         "network": lambda: simulate_network(arguments.network, arguments.n, seed),
         "link": lambda: simulate_link(seed),
@@ -138,4 +146,8 @@ def main(argv: list[str] | None = None) -> int:
             n_passed += 1
             print(f"{name}: {line} ({time.monotonic() - begin:.0f} s)")
     print(f"{n_passed} passed, {n_failed} failed")
-    return 1 if n_failed else 0
+    return EXIT_NO if n_failed else EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

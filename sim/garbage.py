@@ -1,50 +1,57 @@
-"""``python -m sim.garbage``: an hour of garbage for the gateware's frame decoder.
+"""Feed the gateware's frame decoder with an hour of garbage.
 
-An hour of a line at 1 Mbaud, the rate that a board begins with, is 360 million bytes. The verilated
-decoder takes them without the serial line before it, which would take a day. Seconds of random
-bytes, of short frames with many escapes, of a line that is stuck, and of whole frames with a bit
-flipped take turns; after each comes an undamaged IDENTIFY, which must be handed on, and nothing
-else may have been.
+At 1 Mbaud, the rate that a board starts with, an hour is 360 million bytes. The verilated decoder
+takes them without the UART before it, with which this would take a day. Seconds of random bytes, of
+short frames with many escapes, of a line that is stuck, and of whole frames with one bit flipped
+take turns. After each second comes an undamaged IDENTIFY: the decoder must pass it on, and nothing
+else.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hw.boards.configs import CONFIGS
 from hw.link.frame import FrameReceiver
 from hw.protocol import DEFAULT_BAUD, Opcode, encode_frame
 from sim.verilate import ToolError, build_executable
+from sw.cli.commands import EXIT_NO, EXIT_OK, CommandParser, command, exit_codes
 
 MAIN = Path(__file__).with_suffix(".cpp")
 BYTES_PER_S = DEFAULT_BAUD // 10
 HOUR_S = 3600
 PACKET = bytes([0x7D, Opcode.IDENTIFY])
+"""Undamaged packet; its sequence number needs an escape."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the decoder did."""
+    """What the decoder did.
+
+    Attributes
+    ----------
+    n_bytes, n_cycles : bytes fed and clock cycles simulated.
+    n_dropped, n_passed : frames dropped and passed on.
+    n_rounds : seconds of garbage, each followed by an undamaged frame.
+    n_answered : undamaged frames that were passed on correctly.
+    n_wrong : seconds of garbage in which something was passed on.
+    """
 
     n_bytes: int
     n_dropped: int
-    """Frames."""
     n_passed: int
     n_rounds: int
     n_answered: int
-    """Undamaged frames that were handed on as they should be."""
     n_wrong: int
-    """Seconds in which anything else was."""
     n_cycles: int
 
 
 def run(n_seconds: int, seed: int = 0, n_second_bytes: int = BYTES_PER_S) -> Outcome:
-    """Gives the decoder garbage of so many seconds.
+    """Feed the decoder with ``n_seconds`` seconds of ``n_second_bytes`` bytes of garbage each.
 
     Raises
     ------
@@ -55,44 +62,43 @@ def run(n_seconds: int, seed: int = 0, n_second_bytes: int = BYTES_PER_S) -> Out
         lambda: FrameReceiver(CONFIGS["sim"].max_payload_bytes), MAIN, name="garbage"
     )
     sizes = (str(n_seconds), str(n_second_bytes), str(seed))
-    command = [str(program), *sizes, encode_frame(PACKET).hex(), PACKET.hex()]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    call = [str(program), *sizes, encode_frame(PACKET).hex(), PACKET.hex()]
+    done = subprocess.run(call, stdout=subprocess.PIPE, check=True, text=True)
     return Outcome(**json.loads(done.stdout))
 
 
+@command(ToolError)
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    """Run the command line and return its exit code."""
+    no = "an undamaged frame was lost, or something else was passed on"
+    parser = CommandParser(
         prog="python -m sim.garbage",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="examples:\n  python -m sim.garbage\n  python -m sim.garbage --seconds 60 --json\n\n"
-        "exit codes: 0 every undamaged frame was handed on and nothing else, 1 not so",
+        + exit_codes(no, done="all undamaged frames and nothing else were passed on"),
     )
     parser.add_argument(
-        "--seconds", type=int, default=HOUR_S, metavar="S", help=f"of a line at 1 Mbaud ({HOUR_S})"
+        "--seconds",
+        type=int,
+        default=HOUR_S,
+        metavar="S",
+        help=f"duration of the garbage on a line at 1 Mbaud ({HOUR_S})",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the garbage (0)")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the garbage (0)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args(argv)
-    try:
-        outcome = run(arguments.seconds, arguments.seed)
-    except ToolError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    outcome = run(arguments.seconds, arguments.seed)
     if arguments.json:
-        print(json.dumps(outcome.__dict__))
+        print(json.dumps(asdict(outcome)))
     else:
         print(
             f"{outcome.n_bytes:,} bytes: {outcome.n_dropped:,} frames dropped; of "
-            f"{outcome.n_rounds:,} undamaged ones {outcome.n_answered:,} handed on; "
-            f"{outcome.n_wrong:,} times anything else"
+            f"{outcome.n_rounds:,} undamaged ones {outcome.n_answered:,} passed on; "
+            f"{outcome.n_wrong:,} times something else"
         )
-    return 0 if outcome.n_answered == outcome.n_rounds and not outcome.n_wrong else 1
+    right = outcome.n_answered == outcome.n_rounds and not outcome.n_wrong
+    return EXIT_OK if right else EXIT_NO
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    sys.exit(main())

@@ -1,15 +1,14 @@
-"""The virtual board: the same gateware as on a real one, verilated, behind a serial port.
+"""The virtual board: the gateware of a real board, verilated, behind a serial port.
 
-Any program opens the port like that of a real board. The device's clock stands still while nothing
-happens; otherwise it runs as fast as the machine can, so that the rate in bytes per second follows
-its speed. The baud rate that is set on the port decides how many clock cycles a bit takes, as on a
-real board: at another rate than the device's, nothing is understood. SIGUSR1 resets the device,
-SIGUSR2 prints the statistics of ``--stats`` on standard output.
+Any program opens the port like that of a real board. The device's clock stands still while the
+board is idle; otherwise it runs as fast as the machine allows. The baud rate that is set on the
+port determines how many clock cycles a bit takes, as on a real board: at a different rate than the
+device's, neither side understands the other. SIGUSR1 resets the device, SIGUSR2 prints the
+statistics of ``--stats`` on standard output.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import subprocess
@@ -24,23 +23,24 @@ from hw.boards.configs import BOARDS_HELP, config_by_name
 from hw.spec import Config, SpecError
 from hw.top import Top
 from sim.verilate import ToolError, build_executable
+from sw.cli.commands import CommandParser, command
 
 MAIN = Path(__file__).with_suffix(".cpp")
 GATEWARE = Path(__file__).resolve().parents[1] / "hw"
 
 
 def _fingerprint(config: Config) -> str:
-    """Everything that determines the gateware: its sources and the configuration."""
+    """Return everything that determines the gateware: its sources and the configuration."""
     sources = sorted(GATEWARE.rglob("*.py"))
     return "\0".join([repr(config), *(f"{path.name}\0{path.read_text()}" for path in sources)])
 
 
 def executable(config: Config, *, core: Callable[[], wiring.Component] | None = None) -> Path:
-    """The program that is a board of this configuration, compiled if it is not in the cache.
+    """Return the path of the program that simulates a board, compiled unless it is in the cache.
 
     Parameters
     ----------
-    core : makes another component in place of the core, for tests of the link.
+    core : makes a component to use in place of the core, for tests of the link.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def executable(config: Config, *, core: Callable[[], wiring.Component] | None = 
 def virtual_board(
     config: Config, *, core: Callable[[], wiring.Component] | None = None
 ) -> Iterator[str]:
-    """Runs a board; gives the path of its port, which vanishes at the end of the block.
+    """Run a virtual board within a ``with`` block, which gets the path of its port.
 
     Raises
     ------
@@ -77,15 +77,14 @@ def virtual_board(
             board.terminate()
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="python -m sim.virtual_board",
         description="Run a virtual board and print its serial port. It ends with Ctrl-C, or when "
-        "the program that started it ends.",
+        "the\nprogram that started it ends.",
         epilog="examples:\n"
         "  python -m sim.virtual_board\n"
         "  python -m sim.virtual_board --config ulx3s-85f --link ttyV0 --stats",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--config",
@@ -99,7 +98,8 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=0.0,
         metavar="MS",
-        help="milliseconds, in the device's time, that an adapter takes each way (default: 0)",
+        help="delay of a simulated USB adapter in each direction, in milliseconds of simulated "
+        "time (default: 0)",
     )
     parser.add_argument(
         "--stats", action="store_true", help="print cycles, bytes and speed as JSON at the end"
@@ -107,24 +107,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command(SpecError, ToolError, OSError)
 def main(argv: list[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
-    link: Path | None = args.link
-    try:
-        config = config_by_name(args.config)
-        if link is not None and os.path.lexists(link) and not link.is_symlink():
-            raise FileExistsError(f"{link} exists and is no link: name another path")
-        program = executable(config)
-    except (SpecError, ToolError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    command = [str(program), f"--latency={args.latency / 1e3}", *["--stats"] * args.stats]
+    """Run the command line and return its exit code."""
+    arguments = _parser().parse_args(argv)
+    link: Path | None = arguments.link
+    config = config_by_name(arguments.config)
+    if link is not None and os.path.lexists(link) and not link.is_symlink():
+        raise FileExistsError(f"{link} exists and is no link: name a different path")
+    program = executable(config)
+    options = [f"--latency={arguments.latency / 1e3}", *["--stats"] * arguments.stats]
     if link is None:
-        os.execv(program, command)
-
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as board:
+        os.execv(program, [str(program), *options])
+    with subprocess.Popen([program, *options], stdout=subprocess.PIPE, text=True) as board:
         assert board.stdout is not None
         port = board.stdout.readline().strip()
         try:
@@ -141,6 +136,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # So that neither an ended compilation nor an ended board leaves files behind.
+    # Exit in order, so that neither an ended compilation nor an ended board leaves files behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(main())

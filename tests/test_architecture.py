@@ -23,8 +23,8 @@ FLOORS = (
     ("sw.model", "sw.driver"),
     ("sw.convert", "sw.reporting"),
     ("sw.exchange", "sw.training"),
-    ("sim",),
     ("sw.cli",),
+    ("sim",),
 )
 """The rooms from the ground up; docs/architecture.md says what each is for. A file may import what
 is in its own room, and in rooms on floors below."""

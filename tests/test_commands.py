@@ -1,5 +1,5 @@
-"""Habits of all commands: help with examples, no progress and no colours where nobody wants them;
-and how those of :mod:`sw` end."""
+"""Tests of what all commands share: help with examples, progress and colours only where they are
+wanted, exit codes and messages."""
 
 from __future__ import annotations
 
@@ -38,10 +38,15 @@ SOURCES = sorted(path for folder in ("hw", "sw", "sim") for path in (ROOT / fold
 
 
 def module_of(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
-COMMANDS = [module_of(path) for path in SOURCES if '__name__ == "__main__"' in path.read_text()]
+COMMANDS = [
+    module_of(path)
+    for path in SOURCES
+    if '__name__ == "__main__"' in path.read_text() and path.name != "__main__.py"
+]
+"""Modules that are commands; tests/sw/cli/test_main.py tests those that call others."""
 
 
 def test_commands_are_found() -> None:
@@ -50,7 +55,7 @@ def test_commands_are_found() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_shows_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    module = importlib.import_module(f"{name}.__main__" if name == "sw.report" else name)
+    module = importlib.import_module(name)
     with pytest.raises(SystemExit) as ended:
         module.main(["--help"])
     assert ended.value.code == 0
@@ -64,8 +69,8 @@ def test_help_shows_examples(name: str, capsys: pytest.CaptureFixture[str]) -> N
 def test_progress_is_quiet_without_a_terminal_and_nothing_has_a_colour_of_its_own(
     path: Path,
 ) -> None:
-    """``disable=None`` asks the stream whether it is a terminal. Colours are those of rich, which
-    leaves them out where NO_COLOR is set."""
+    """tqdm with ``disable=None`` shows nothing unless the stream is a terminal. Only rich draws
+    colours, and it draws none if NO_COLOR is set."""
     text = path.read_text()
     assert "\\x1b[" not in text and "\\033[" not in text
     for node in ast.walk(ast.parse(text)):
@@ -107,12 +112,12 @@ def test_simulators_without_their_tools_say_what_to_install(
 
     for module in ("sim.virtual_board", "sim.garbage"):
         monkeypatch.setattr(f"{module}.build_executable", fail)
-    assert importlib.import_module(name).main([]) == 1
+    assert importlib.import_module(name).main([]) == EXIT_BAD_INPUT
     assert capsys.readouterr().err.endswith("error: a C++ compiler and make are needed\n")
 
 
 def with_a_board(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A network, samples for it, and a board that runs it."""
+    """Make arguments that run a network on a board in Python."""
     network = random_network(11, n_layers=4, timesteps=3, weight_bits=4, encoder=True)
     netfile.save(folder / "net.spikefold", network, compile_network(network, CONFIGS["sim"]))
     np.save(folder / "images.npy", random_input(network, np.random.default_rng(3), 3))
@@ -148,7 +153,7 @@ def with_tools(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def printed_on_a_terminal(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> str:
-    """What a terminal is sent while ``do`` runs with it as standard output and error."""
+    """Return what a terminal receives while ``do`` has it as standard output and error."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 90))
     sent: list[bytes] = []
@@ -203,8 +208,8 @@ def test_a_terminal_is_sent_progress_without_colours_if_wanted_and_a_file_plain_
     monkeypatch.setenv("NO_COLOR", "1")
     sent = printed_on_a_terminal(monkeypatch, lambda: main(arguments))
     escapes = re.findall(r"\x1b(?:\[[0-9;?]*[A-Za-z])?", sent)
-    assert escapes or "\r" in sent.replace("\r\n", ""), "there is no progress to look at"
-    for escape in escapes:  # the cursor is moved or hidden, a line cleared or emphasised
+    assert escapes or "\r" in sent.replace("\r\n", ""), "no progress was shown"
+    for escape in escapes:  # move or hide the cursor, clear a line, set or end bold
         assert re.fullmatch(r"\x1b\[(\??[0-9]*[A-Khl]|[01]?m)", escape), escape
 
 

@@ -1,4 +1,4 @@
-"""The campaign of faults: a short one, and that it notices what it looks for."""
+"""Tests of the campaign of faults: a short one, and that it notices all that it looks for."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from sim import campaign
 from sim.campaign import KILLED, NOISE, SECOND_HOST, SESSIONS, Campaign, Tally, main
 from sim.virtual_board import virtual_board
+from sw.cli.commands import EXIT_DEVICE, EXIT_NO, EXIT_OK
 from sw.compile.program import Counters
 from sw.driver.errors import LinkTimeout
 from sw.driver.faults import KINDS
@@ -22,7 +23,7 @@ from tests.sw.fake_device import FakeDevice
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sessions of a second or less, and time for a busy machine to answer in."""
+    """Make sessions take a second or less."""
     for name, value in {"N_SAMPLES": 6, "N_READ_BACK": 2, "NOISE_BYTES": 5000}.items():
         monkeypatch.setattr(campaign, name, value)
 
@@ -42,7 +43,7 @@ def test_short_campaign_has_every_kind_and_no_wrong_answer(
 
 
 def outcome(**changes: object) -> Inference:
-    """Of a sample that was never run."""
+    """Make an outcome without running a sample."""
     counters = {"fc": Counters(n_cycles=4, n_weight_reads=3, n_synaptic_ops=2, n_spikes=1)}
     plain = Inference(prediction=1, n_cycles=5, logits=np.arange(2), counters=counters)
     return dataclasses.replace(plain, **changes)  # type: ignore[arg-type]
@@ -51,7 +52,9 @@ def outcome(**changes: object) -> Inference:
 def test_every_difference_is_seen() -> None:
     maps = {"fc": np.zeros((1, 1, 1, 2), np.uint8)}
     right = outcome(maps=maps)
-    assert campaign._same(outcome(), right) and campaign._same(outcome(maps=maps), right)
+    assert campaign.same_outcome(outcome(), right) and campaign.same_outcome(
+        outcome(maps=maps), right
+    )
     changed = Counters(n_cycles=4, n_weight_reads=3, n_synaptic_ops=2, n_spikes=0)
     for changes in (
         {"prediction": 0},
@@ -60,14 +63,14 @@ def test_every_difference_is_seen() -> None:
         {"counters": {"fc": changed}},
         {"maps": {"fc": maps["fc"] + 1}},
     ):
-        assert not campaign._same(outcome(**changes), right)
+        assert not campaign.same_outcome(outcome(**changes), right)
 
 
 def one_session(kind: str, expected: list[Inference]) -> Campaign:
-    campaign = Campaign()
+    own = Campaign()
     with virtual_board(campaign.CONFIG) as path:
-        campaign._disturbed(path, 0, kind, 1, expected, campaign)
-    return campaign
+        campaign.run_session(path, 0, kind, 1, expected, own)
+    return own
 
 
 def test_wrong_answers_are_counted(short: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +92,7 @@ def test_sessions_without_an_end_are_counted(
     for happens, words in ((endless, "no end after 0.05 s"), (crash, "fault of the driver's own")):
         own = Campaign()
         monkeypatch.setattr(campaign, "session", happens)
-        campaign._disturbed("nowhere", 0, "flip", 1, [], own)
+        campaign.run_session("nowhere", 0, "flip", 1, [], own)
         assert own.tallies["flip"] == Tally(n_sessions=1, n_stuck=1)
         assert words in capsys.readouterr().err
 
@@ -102,14 +105,19 @@ def test_errors_are_counted_with_what_happened_before(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(campaign, "session", fails)
     own = Campaign()
-    campaign._disturbed("nowhere", 0, "flip", 1, [], own)
+    campaign.run_session("nowhere", 0, "flip", 1, [], own)
     assert own.tallies["flip"] == Tally(n_injected=3, n_sessions=1, n_errors=1, n_repeated=2)
     assert own.errors == {"LinkTimeout": 1}
     assert "Errors: 1 LinkTimeout. Requests sent again: 2" in campaign.as_table(own)
 
 
 @pytest.mark.parametrize(
-    ("tally", "code"), [(Tally(n_errors=1), 0), (Tally(n_wrong=1), 1), (Tally(n_stuck=1), 1)]
+    ("tally", "code"),
+    [
+        (Tally(n_errors=1), EXIT_OK),
+        (Tally(n_wrong=1), EXIT_NO),
+        (Tally(n_stuck=1), EXIT_NO),
+    ],
 )
 def test_exit_code(
     tally: Tally, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -126,12 +134,12 @@ def test_a_virtual_board_that_ends_is_an_error(
     program.write_text("#!/bin/sh\necho /dev/nowhere\n")
     program.chmod(0o755)
     monkeypatch.setattr(campaign, "executable", lambda _: program)
-    assert main([]) == 1
+    assert main([]) == EXIT_DEVICE
     assert "error: cannot open /dev/nowhere: " in capsys.readouterr().err
     device = FakeDevice(campaign.network(np.random.default_rng(0)), campaign.CONFIG)
     monkeypatch.setattr(campaign.Device, "open_with", lambda *_: device)
-    monkeypatch.setattr(campaign, "_disturbed", lambda *_: time.sleep(0.01))
-    assert main([]) == 1
+    monkeypatch.setattr(campaign, "run_session", lambda *_: time.sleep(0.01))
+    assert main([]) == EXIT_DEVICE
     assert "error: the virtual board has ended" in capsys.readouterr().err
 
 
@@ -141,7 +149,7 @@ def test_ctrl_c_leaves_the_table_of_what_was_done(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(campaign, "_disturbed", interrupt)
+    monkeypatch.setattr(campaign, "run_session", interrupt)
     assert main([]) == 0
     out, err = capsys.readouterr()
     assert "interrupted; so far:" in err and "| **together** | 0 |" in out

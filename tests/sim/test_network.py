@@ -1,4 +1,4 @@
-"""Random networks under cocotb, on the Verilog of the core, against the golden model."""
+"""Tests of random networks under cocotb: the Verilog of the core against the golden model."""
 
 import sys
 
@@ -9,6 +9,7 @@ import sim.cosim
 from hw.spec import Config
 from sim.runner import CocotbError
 from sim.vectors import Expected, run_network
+from sw.cli.commands import EXIT_BAD_INPUT, EXIT_NO
 from sw.compile.compiler import compile_network
 from sw.network import netfile
 from sw.network.network import INPUT, Network
@@ -53,7 +54,7 @@ def test_a_wrong_spike_is_found() -> None:
 
 
 def test_the_command_runs_a_network_file(tmp_path, capsys) -> None:
-    """``make sim``'s command, with the PyTorch reference, on a file of its own."""
+    """The command of ``make sim`` compares a network file with the PyTorch reference."""
     network = random_network(2, encoder=False)
     path = tmp_path / "small.spikefold"
     netfile.save(path, network, compile_network(network, CONFIG, pixels=False))
@@ -63,12 +64,12 @@ def test_the_command_runs_a_network_file(tmp_path, capsys) -> None:
 
 def test_the_command_says_what_is_wrong(tmp_path, capsys, monkeypatch) -> None:
     path = tmp_path / "none.spikefold"
-    assert sim.cosim.main(["--network", str(path), "--only", "network"]) == 1
+    assert sim.cosim.main(["--network", str(path), "--only", "network"]) == EXIT_NO
     printed = capsys.readouterr()
     assert "network: FAILED" in printed.err and f"{path} cannot be read: No such" in printed.err
     assert "0 passed, 1 failed" in printed.out
     monkeypatch.setitem(sys.modules, "sim.runner", None)
-    assert sim.cosim.main([]) == 1
+    assert sim.cosim.main([]) == EXIT_BAD_INPUT
     printed = capsys.readouterr()
     assert printed.err.startswith("error: this needs cocotb (") and printed.out == ""
     assert printed.err.endswith("): pip install 'spikefold[test]'\n")

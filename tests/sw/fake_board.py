@@ -18,8 +18,8 @@ CONFIG = Config(
 
 
 class FakeBoard(FakeGateware):
-    """A board behind a pseudo terminal, in a thread. Faults are attributes, which tests change while
-    it runs.
+    """A board behind a pseudo terminal, in a thread. Its faults are attributes, which may change
+    while it runs.
 
     Attributes
     ----------

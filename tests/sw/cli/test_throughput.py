@@ -1,4 +1,4 @@
-"""How much of the line carries payload, on the virtual board's clock."""
+"""Tests of the share of the line that carries payload, by the virtual board's clock."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.sw.fake_device import FakeDevice
 
 
 def test_loading_and_streaming_fill_the_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """With the latency of a USB adapter, too."""
+    """The goal is reached with the latency of a USB adapter, too."""
     assert main(["--board", "sim?latency=0.1", "-n", "20", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)["figures"]
     assert [f["what"] for f in figures] == ["loading", "streaming", "reading back"]
