@@ -15,7 +15,7 @@ from hw.boards.configs import config_by_name
 from hw.protocol import Identity, Opcode, identity, pack
 from hw.tools import build, flash, manifest
 from hw.tools.flash import FlashError
-from tests.hw.tools.test_build import Tools
+from tests.hw.fake_tools import Tools
 from tests.hw.wire import checked, reply, stuffed
 
 BOARD = "ulx3s-25f"

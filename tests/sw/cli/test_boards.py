@@ -10,7 +10,7 @@ from serial.tools import list_ports
 
 from sw import shipped
 from sw.cli import boards
-from tests.sw.driver.test_device import FakeBoard
+from tests.sw.fake_board import FakeBoard
 
 
 def test_attached_boards_are_listed(monkeypatch: pytest.MonkeyPatch, capsys) -> None:

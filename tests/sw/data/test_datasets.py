@@ -19,7 +19,7 @@ from sw.data import (
 )
 from sw.data import files as data_files
 from sw.data.dataset import DataError, split
-from tests.sw.data.test_beats import write_record
+from tests.datasets import write_record
 
 
 def recording(rng: np.random.Generator, n: int = 40, size: int = 34) -> np.ndarray:

@@ -6,10 +6,6 @@ import contextlib
 import dataclasses
 import os
 import random
-import select
-import threading
-import time
-import tty
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -29,91 +25,10 @@ from hw.protocol import (
     identity,
     pack,
 )
-from hw.spec import Config
 from sw.driver.device import CHECK_FRAMES, Device
 from sw.driver.discovery import DeviceNotFound, NotABoard, SpecMismatch
 from sw.driver.transport import DeviceError, LinkLost, LinkTimeout, RequestRefused
-from tests.sw.fake_device import FakeGateware
-
-CONFIG = Config(
-    name="fake", rx_buffer_bytes=600, max_payload_bytes=128, weight_depth=512, fire_lanes=4
-)
-
-
-class FakeBoard(FakeGateware):
-    """Behind a pseudo terminal, in a thread. Faults are attributes, changed while it runs."""
-
-    def __init__(self, config: Config = CONFIG):
-        super().__init__(config)
-        self.max_pending_bytes = 0
-        """Most bytes that had arrived and were unanswered."""
-        self.works_at: int | None = None
-        """The one agreed rate at which the cable works; None: any."""
-        self.drop_replies: set[int] = set()
-        """Replies to drop, counted from the first one."""
-        self.damage_replies: set[int] = set()
-        self.repeat_replies = False
-        self.silent = False
-        self.n_breaks_lost = 0
-        """Breaks that will not be noticed."""
-        self.reply_delay_s = 0.0
-        self.unplug_after: int | None = None
-        self.n_replies = 0
-        self._master, slave = os.openpty()
-        tty.setraw(slave)
-        self._slave: int | None = slave
-        self.port = os.ttyname(slave)
-        self._stop = False
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._stop = True
-        self._thread.join()
-        self._unplug()
-
-    def _unplug(self) -> None:
-        if self._slave is not None:
-            os.close(self._master)
-            os.close(self._slave)
-            self._slave = None
-
-    def _serve(self) -> None:
-        received = bytearray()
-        while not self._stop:
-            if not select.select([self._master], [], [], 0.01)[0]:
-                continue
-            received += os.read(self._master, 4096)
-            self.max_pending_bytes = max(self.max_pending_bytes, len(received))
-            while b"\x7e" in received:
-                raw, _, received = received.partition(b"\x7e")
-                if raw == b"\0":  # a break
-                    self.divisor = self.divisor if self.n_breaks_lost else None
-                    self.n_breaks_lost = max(self.n_breaks_lost - 1, 0)
-                packet = decode_frame(bytes(raw))
-                if packet is None or self.silent or not self._understands():
-                    continue
-                if self.unplug_after is not None and len(self.requests) >= self.unplug_after:
-                    self._unplug()
-                    return
-                time.sleep(self.reply_delay_s)
-                for reply in self.answer(packet[0], packet[1], packet[2:]):
-                    self._send(reply)
-
-    def _understands(self) -> bool:
-        if self.divisor is None or self.works_at is None:
-            return True
-        return round(self.config.clk_hz / self.works_at) == self.divisor
-
-    def _send(self, packet: bytes) -> None:
-        number = self.n_replies
-        self.n_replies += 1
-        frame = bytearray(encode_frame(packet))
-        if number in self.drop_replies:
-            return
-        if number in self.damage_replies:
-            frame[len(frame) // 2] ^= 1
-        os.write(self._master, bytes(frame) * (2 if self.repeat_replies else 1))
+from tests.sw.fake_board import CONFIG, FakeBoard
 
 
 @pytest.fixture
