@@ -26,12 +26,11 @@ from sw.driver.board import Board
 from sw.driver.errors import LinkTimeout
 from sw.files import OutputError, write_output
 from sw.network import netfile
+from tests.datasets import easy_data
 from tests.hw.tools.fake_tools import FakeTools
 from tests.networks import random_input, random_network
-from tests.sw.cli.test_export import a_checkpoint
 from tests.sw.fake_device import FakeDevice
-from tests.sw.training.test_loop import easy_data
-from tests.trained import small_config
+from tests.trained import a_checkpoint, small_config
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for folder in ("hw", "sw", "sim") for path in (ROOT / folder).rglob("*.py"))

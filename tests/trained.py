@@ -1,16 +1,22 @@
-"""Small networks for tests of the way from model to integers: untrained, but as if trained."""
+"""Small networks and checkpoints for tests: untrained, but with parameters as if trained."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from sw.model import checkpoint
 from sw.model.config import BlockConfig, ModelConfig, NeuronConfig, StageConfig
 from sw.model.modules import Coefficient
 from sw.model.resnet import SpikingResNet
 
 IMAGE_SHAPE = (1, 14, 10)
+CHECKPOINT_SEED = 5
+"""Seed of the network in :func:`a_checkpoint`, which its ``train_config`` names."""
 
 
 def small_config(**changes: object) -> ModelConfig:
@@ -71,3 +77,36 @@ def images(n_images: int, seed: int = 0) -> np.ndarray:
 
 LIF = NeuronConfig(leak="SUBTRACT", leak_shift=2)
 KEEP_SOFT = NeuronConfig(leak="KEEP", leak_shift=1, reset="SOFT", threshold=0.75)
+
+
+def a_checkpoint(path: Path, **changes: Any) -> Path:
+    """A small network of mixed granularity with random weights and normalisation."""
+    torch.manual_seed(CHECKPOINT_SEED)
+    config = ModelConfig(
+        timesteps=2,
+        image_shape=(1, 12, 12),
+        stem_channels=8,
+        stages=(
+            StageConfig(channels=8, blocks=(BlockConfig(gate="OR"),)),
+            StageConfig(
+                channels=16,
+                stride=2,
+                blocks=(BlockConfig(gate="IAND", inner="element", outer="element/per-timestep"),),
+            ),
+        ),
+    )
+    model = SpikingResNet(config)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 2.0)
+            torch.nn.init.uniform_(module.bias, -0.2, 0.6)
+    values = {
+        "model_config": config.to_dict(),
+        "model": model.state_dict(),
+        "train_config": {"seed": CHECKPOINT_SEED},
+        "data": {"name": "fashion-mnist"},
+        "history": [],
+        "results": {"full_spike": 12.5},
+    }
+    checkpoint.save(path, values | changes)
+    return path

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from spikingjelly.activation_based import functional
 from torch.nn import functional as F
 
 from hw.boards.configs import config_by_name
@@ -19,7 +20,7 @@ from sw.driver.board import Board
 from sw.driver.device import Device
 from sw.exchange.statedict import describe
 from sw.network import encoder, netfile, reference
-from tests.sw.exchange.test_statedict import CSNN, T, functional
+from tests.sw.csnn import CSNN, T
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 

@@ -25,49 +25,16 @@ from sw.convert.quantize import quantize
 from sw.data import catalogue
 from sw.data.dataset import DataError, Dataset, Split
 from sw.data.fashion_mnist import LABELS
-from sw.model import checkpoint
-from sw.model.config import BlockConfig, ModelConfig, StageConfig
+from sw.model.config import ModelConfig, StageConfig
 from sw.model.resnet import SpikingResNet
 from sw.network import netfile
 from sw.network.encoder import InputError
 from sw.network.reference import run
 from tests.damage import damaged_arrays
+from tests.trained import a_checkpoint
 
 SEED = 5
 N_IMAGES = 6
-
-
-def a_checkpoint(path: Path, **changes: Any) -> Path:
-    """A small network of mixed granularity with random weights and normalisation."""
-    torch.manual_seed(SEED)
-    config = ModelConfig(
-        timesteps=2,
-        image_shape=(1, 12, 12),
-        stem_channels=8,
-        stages=(
-            StageConfig(channels=8, blocks=(BlockConfig(gate="OR"),)),
-            StageConfig(
-                channels=16,
-                stride=2,
-                blocks=(BlockConfig(gate="IAND", inner="element", outer="element/per-timestep"),),
-            ),
-        ),
-    )
-    model = SpikingResNet(config)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.weight, 0.5, 2.0)
-            torch.nn.init.uniform_(module.bias, -0.2, 0.6)
-    values = {
-        "model_config": config.to_dict(),
-        "model": model.state_dict(),
-        "train_config": {"seed": SEED},
-        "data": {"name": "fashion-mnist"},
-        "history": [],
-        "results": {"full_spike": 12.5},
-    }
-    checkpoint.save(path, values | changes)
-    return path
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from sw.model import checkpoint
 from sw.network import reference
 from sw.training import loop
 from sw.training.recipes import TrainConfig
-from tests.sw.training.test_loop import easy_data
+from tests.datasets import easy_data
 from tests.trained import small_config
 
 CONFIG = TrainConfig(epochs=1, batch_size=16, shift_px=1)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -8,25 +7,7 @@ import pytest
 
 from sw.data import catalogue, mitbih
 from sw.data.dataset import DataError
-
-
-def write_record(folder: Path, record: int, signal: np.ndarray, beats_at: list[tuple[int, int]]):
-    """Format 212 with an all-zero second signal, and annotations (sample, code)."""
-    raw = bytearray()
-    for value in signal:
-        value = int(value) & 0xFFF
-        raw += bytes([value & 0xFF, value >> 8, 0])
-    (folder / f"{record}.dat").write_bytes(bytes(raw))
-    words = struct.pack("<H", 28 << 10 | 5) + struct.pack("<HH", 63 << 10 | 3, 0x4E28) + b"\0\0"
-    before = 5
-    for sample, code in beats_at:
-        gap = sample - before
-        if gap > 1023:
-            words += struct.pack("<HHH", 59 << 10, gap >> 16, gap & 0xFFFF)
-            gap = 0
-        words += struct.pack("<HH", code << 10 | gap, 62 << 10 | 1)
-        before = sample
-    (folder / f"{record}.atr").write_bytes(words + b"\0\0")
+from tests.datasets import write_record
 
 
 def test_records_are_cut_into_beats(tmp_path: Path) -> None:

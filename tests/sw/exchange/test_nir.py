@@ -32,7 +32,7 @@ from sw.network import netfile, reference
 from sw.network.network import Network
 from tests import trained
 from tests.networks import random_input, random_network
-from tests.sw.cli.test_export import a_checkpoint
+from tests.trained import a_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 SEEDS = range(24)

@@ -22,38 +22,12 @@ from sw.exchange.graph import ExchangeError
 from sw.exchange.statedict import describe, from_state_dict
 from sw.network import netfile, reference
 from tests.damage import empty_pickle
+from tests.sw.csnn import CSNN, T
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 
-T = 4
 SHAPE = (1, 12, 12)
 IMAGES = np.random.default_rng(5).integers(0, 256, (20, *SHAPE), np.uint8)
-
-
-class CSNN(nn.Module):
-    """The network of SpikingJelly's conv_fashion_mnist.py, for smaller images."""
-
-    def __init__(self, channels: int, size: int = 12, make: Any = neuron.IFNode):
-        super().__init__()
-        quarter = size // 4
-        self.conv_fc = nn.Sequential(
-            layer.Conv2d(1, channels, kernel_size=3, padding=1, bias=False),
-            layer.BatchNorm2d(channels),
-            make(),
-            layer.MaxPool2d(2, 2),
-            layer.Conv2d(channels, channels, kernel_size=3, padding=1, bias=False),
-            layer.BatchNorm2d(channels),
-            make(),
-            layer.MaxPool2d(2, 2),
-            layer.Flatten(),
-            layer.Linear(channels * quarter * quarter, channels * 16, bias=False),
-            make(),
-            layer.Linear(channels * 16, 10, bias=False),
-            make(),
-        )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv_fc(x)
 
 
 def lived_in(net: nn.Module, seed: int = 0) -> nn.Module:

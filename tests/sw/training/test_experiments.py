@@ -15,7 +15,7 @@ from sw.model.resnet import SpikingResNet
 from sw.training import experiments
 from sw.training.experiments import ExperimentError, Variant
 from sw.training.recipes import TrainConfig
-from tests.sw.training.test_loop import easy_data
+from tests.datasets import easy_data
 from tests.trained import small_config
 
 TRAINING = TrainConfig(epochs=1, batch_size=16, max_images=48, shift_px=1)

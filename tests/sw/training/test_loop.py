@@ -24,8 +24,7 @@ from sw.compile.compiler import compile_network
 from sw.convert import fold, quantize
 from sw.data import catalogue, metrics
 from sw.data import dataset as dataset_module
-from sw.data.dataset import DataError, Dataset, Split
-from sw.data.fashion_mnist import LABELS
+from sw.data.dataset import DataError, Split
 from sw.model import checkpoint
 from sw.model.config import BlockConfig, ModelError, NeuronConfig, StageConfig, with_blocks
 from sw.model.presets import fashion_mnist
@@ -33,29 +32,8 @@ from sw.model.resnet import SpikingResNet, to_input
 from sw.network import reference
 from sw.training import augment, finetune, loop, loss
 from sw.training.recipes import RECIPES, TrainConfig
+from tests.datasets import easy_data, easy_split
 from tests.trained import images, small_config
-
-
-def easy_split(n_images: int, seed: int) -> Split:
-    """Two kinds of image, bright above or bright below, easily told apart."""
-    pixels = images(n_images, seed) // 4
-    labels = (np.arange(n_images) % 2).astype(np.uint8)
-    pixels[labels == 0, :, :5] += 180
-    pixels[labels == 1, :, 6:] += 180
-    return Split(images=pixels, labels=labels)
-
-
-def easy_data() -> Dataset:
-    return Dataset(
-        name="easy",
-        labels=LABELS,
-        train=easy_split(160, 1),
-        validation=easy_split(40, 2),
-        test=easy_split(60, 3),
-        sha256="0" * 64,
-        place="memory",
-    )
-
 
 CONFIG = TrainConfig(epochs=4, batch_size=16, learning_rate=4e-3, flip=False, shift_px=1)
 
