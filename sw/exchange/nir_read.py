@@ -150,7 +150,7 @@ def from_graph(
         image_shape=shape_of(graph.nodes[inputs[0]].input_type["input"]),
         pixel_max=pixel_max,
         labels=labels,
-        averaged=about is None,
+        averaged=known is None,
     )
     return assemble(nodes, network, {"imported": {"from": "NIR", "file": origin, "dt_s": dt_s}})
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from hw.boards.configs import config_by_name
+from hw.boards.configs import BOARDS, config_by_name
 from hw.spec import Gate
 from sw.cli import export
 from sw.compile.compiler import compile_network
@@ -134,7 +134,7 @@ def test_text_names_every_layer_and_board(
     assert "3 validation images" in text and f"wrote {out}" in text
     for layer in netfile.load(out).network.layers:
         assert layer.name in text
-    for board in export.BOARDS:
+    for board in BOARDS:
         assert f"\n{board}" in text
     assert "unshared, per timestep" in text and "no overflow can occur" in text
 

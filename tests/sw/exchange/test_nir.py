@@ -21,7 +21,7 @@ from sw.cli import export
 from sw.cli import nir as command
 from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED
 from sw.convert import fold, quantize
-from sw.convert.folded import FoldedNetwork
+from sw.convert.folded import FoldedNetwork, simulate
 from sw.exchange import assembly, nir_common, nir_write
 from sw.exchange.graph import ExchangeError
 from sw.exchange.nir_read import from_graph
@@ -45,7 +45,7 @@ def plain(seed: int) -> Network:
     return random_network(seed, leak=Leak.NONE, reset=Reset.HARD, granularity=granularity)
 
 
-def simulate(graph: Any, inputs: np.ndarray, timesteps: int) -> np.ndarray:
+def in_spikingjelly(graph: Any, inputs: np.ndarray, timesteps: int) -> np.ndarray:
     """Sum of a graph's outputs in SpikingJelly, step by step; ``inputs`` are images (N, C, H, W) or
     frames (N, T, C, H, W)."""
     assert sum(isinstance(node, nir.Output) for node in graph.nodes.values()) == 1
@@ -66,7 +66,7 @@ def test_another_simulator_has_the_same_logits(seed: int, tmp_path: Path) -> Non
     path = tmp_path / "net.nir"
     nir_write.write(path, to_nir(network))
     images = random_input(network, np.random.default_rng(seed), 3)
-    found = simulate(nir.read(path), images, network.timesteps)
+    found = in_spikingjelly(nir.read(path), images, network.timesteps)
     np.testing.assert_array_equal(np.rint(found), reference.run(network, images).logits)
 
 
@@ -123,7 +123,9 @@ def test_out_and_in_again_are_the_same_integers(gate: str, bits: int) -> None:
     network = quantize.quantize(small(stem_coefficient="channel", stages=stages), bits)
     file = io.BytesIO()
     nir.write(file, to_nir(network))
-    again = assembly.quantised(from_graph(nir.read(file), None), bits)
+    imported = from_graph(nir.read(file), None)
+    assert (imported.multipliers["fc"] == 1).all(), "logits are sums over the timesteps"
+    again = assembly.quantised(imported, bits)
     pairs = zip((network.encoder, *network.layers), (again.encoder, *again.layers), strict=True)
     for one, other in pairs:
         assert one is not None and other is not None
@@ -157,7 +159,7 @@ def test_folded_networks_leak_as_they_do_here() -> None:
     network = folded_static()
     images = trained.images(5)
     expected = simulate(network, images)
-    found = simulate(to_nir(network), images, network.timesteps) / 1.0
+    found = in_spikingjelly(to_nir(network), images, network.timesteps)
     np.testing.assert_allclose(found, expected.logits, atol=1e-4)
     imported = from_graph(to_nir(network, dt_s=1e-3), None, dt_s=1e-3).folded
     assert imported.encoder is not None
@@ -212,7 +214,7 @@ def test_what_nir_cannot_say_is_named_layer_by_layer(network: Any, messages: lis
 
 
 def test_too_large_a_matrix_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nir_common, "MAX_DENSE", 100)
+    monkeypatch.setattr(nir_write, "MAX_DENSE", 100)
     with pytest.raises(ExchangeError, match=r"a matrix of [\d,]+ x [\d,]+, too large to write"):
         to_nir(plain(5))
 
@@ -249,6 +251,7 @@ def test_units_of_other_writers() -> None:
     logits = [simulate(from_graph(g, 4).folded, images).logits for g in same]
     np.testing.assert_allclose(logits[1], logits[0], atol=1e-12)
     np.testing.assert_allclose(logits[2], logits[0], atol=1e-12)
+    assert (from_graph(same[0], 4).multipliers["fc"] == 4).all(), "logits are means of timesteps"
     half = neuron_graph(**{"if": nir.IF(r=full, v_threshold=2 * full)})
     assert not np.allclose(simulate(from_graph(half, 4).folded, images).logits, logits[0])
     lif = nir.LIF(tau=4e-4 * full, r=4 * full, v_leak=0 * full, v_threshold=full)
