@@ -3,7 +3,8 @@
 // Prints the terminal's path, then moves bytes between the terminal and the device's serial pins,
 // bit by bit at the rate that the terminal is set to, until standard input is closed at its other end
 // or a signal comes (SIGUSR1 resets the device, SIGUSR2 prints the statistics). Where the device
-// reports no activity and nothing is on its way, time stands still and the process sleeps.
+// reports no activity and nothing is on its way, time stands still and the process sleeps. While only
+// the link is at work, which is most of the time that loading takes, the core's clock stands still.
 #include <asm/termbits.h>  // for rates of any value, which <termios.h> does not know
 #include <fcntl.h>
 #include <poll.h>
@@ -27,6 +28,7 @@
 namespace {
 
 constexpr double kClkHz = CLK_HZ;
+constexpr int kSettleCycles = 64;  // of the core's clock after `core_wanted`; needs less than 12
 constexpr int kSliceCycles = 1024;  // between two looks at the terminal
 constexpr size_t kMaxUnsent = 1 << 16;  // bytes that a client has not read yet
 constexpr size_t kMaxToSend = 4096;  // bytes of a client that wait for the line
@@ -179,19 +181,26 @@ int main(int argc, char** argv) {
     Vtop device{&context};
     // Nothing happens at falling edges: instead of evaluating one, tell the model that it was.
     CData& last_clk = device.rootp->__Vtrigprevexpr___TOP__clk__0;
-    device.clk = 0;
+    CData& last_core_clk = device.rootp->__Vtrigprevexpr___TOP__core_clk__0;
+    device.clk = device.core_clk = 0;
     device.eval();
-    device.clk = 1;
-    const auto tick = [&device, &last_clk] {
+    device.clk = device.core_clk = 1;
+    int n_core_cycles = 0;  // that the core's clock still has to run
+    const auto tick = [&device, &last_clk, &last_core_clk, &n_core_cycles] {
         last_clk = 0;
+        if (device.core_wanted || device.core_rst) n_core_cycles = kSettleCycles;
+        if (n_core_cycles != 0) {
+            n_core_cycles--;
+            last_core_clk = 0;
+        }
         device.eval();
     };
     const auto reset = [&device, &tick] {
         device.rx = 1;
-        device.rst = 1;
+        device.rst = device.core_rst = 1;
         tick();
         tick();
-        device.rst = 0;
+        device.rst = device.core_rst = 0;
     };
     reset();
 

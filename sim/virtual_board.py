@@ -20,9 +20,10 @@ from pathlib import Path
 from amaranth.lib import wiring
 
 from hw.boards.configs import BOARDS_HELP, config_by_name
+from hw.core.cores import Cores
 from hw.spec import Config, SpecError
-from hw.top import Top
 from sim.verilate import ToolError, build_executable
+from sim.virtual_top import VirtualTop
 from sw.cli.commands import CommandParser, command
 
 MAIN = Path(__file__).with_suffix(".cpp")
@@ -48,7 +49,7 @@ def executable(config: Config, *, core: Callable[[], wiring.Component] | None = 
         Yosys, Verilator or the C++ compiler is missing or failed.
     """
     return build_executable(
-        lambda: Top(config, core=None if core is None else core()),
+        lambda: VirtualTop(config, Cores(config) if core is None else core()),
         MAIN,
         name=f"board-{config.name.replace('/', '-')}",
         fingerprint=_fingerprint(config) if core is None else None,

@@ -1,0 +1,53 @@
+"""The device as the virtual board simulates it: the clock of an idle core can be stopped.
+
+Evaluating the core takes about three quarters of the simulator's time, and while a network is
+loaded the core is idle for all but a few cycles per row. Stopping its clock then changes nothing
+that the link can see, since an idle core only waits for its bus.
+"""
+
+from amaranth import Cat, DomainRenamer, Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.spec import Config
+from hw.top import Top
+
+
+class VirtualTop(wiring.Component):
+    """The device with its core in a clock domain of its own, named ``core``.
+
+    Parameters
+    ----------
+    config : the build.
+    core : component with a member ``bus: Out(CoreBus(config))``.
+
+    Members
+    -------
+    rx, tx, activity : see :class:`hw.top.Top`.
+    core_wanted : the core is busy or its bus is in use, so that its clock must run in this cycle
+        and in some more, until its pipelines are empty.
+    """
+
+    rx: In(1)
+    tx: Out(1)
+    activity: Out(1)
+    core_wanted: Out(1)
+
+    def __init__(self, config: Config, core: wiring.Component):
+        self._config = config
+        self._core = core
+        super().__init__()
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        core = DomainRenamer("core")(self._core)
+        m.submodules.top = top = Top(self._config, core=core)
+        bus = core.bus
+        in_use = (bus.write.valid, bus.read.valid, bus.run.valid, bus.done.valid, bus.abort)
+        m.d.comb += [
+            top.rx.eq(self.rx),
+            self.tx.eq(top.tx),
+            self.activity.eq(top.activity),
+            self.core_wanted.eq(Cat(*in_use, bus.busy).any()),
+        ]
+        return m
