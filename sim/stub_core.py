@@ -1,4 +1,4 @@
-"""A core that stores rows and only pretends to run, for tests of the link."""
+"""A core for tests of the link, which stores rows and only pretends to run."""
 
 from amaranth import Module, Mux, Signal
 from amaranth.lib import memory, wiring
@@ -10,24 +10,27 @@ from hw.spec import Config
 
 
 class StubCore(wiring.Component):
-    """Every space is a plain memory, results and counters included.
+    """Core whose spaces are all plain memories, results and counters included.
 
     A run lasts ``run_cycles`` cycles and results in ``argmax = entry`` and
     ``n_cycles = run_cycles``.
+
+    Attributes
+    ----------
+    n_writes : number of rows written so far.
+    rows : memories by the lower-case name of their space.
     """
 
     def __init__(self, config: Config, *, run_cycles: int = 200):
         self.config = config
         self.run_cycles = run_cycles
         self.n_writes = Signal(16)
-        """Rows written so far."""
         self.rows = {
             space.name.lower(): memory.Memory(
                 shape=8 * row_bytes(space, config), depth=n_rows(space, config), init=[]
             )
             for space in Space
         }
-        """The memories, by name."""
         super().__init__({"bus": Out(CoreBus(config))})
 
     def elaborate(self, platform: object) -> Module:

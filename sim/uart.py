@@ -1,4 +1,4 @@
-"""A UART for cocotb benches, at the pins of a device: 8 data bits, no parity, 1 stop bit."""
+"""UART for cocotb tests, at the pins of a device: 8 data bits, no parity, 1 stop bit."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge
 
 
 class UartSource:
-    """Drives the device's ``rx``.
+    """Sender that drives the device's pin ``rx``.
 
     Parameters
     ----------
     line : the pin, driven high when idle.
     clk : the device's clock.
-    divisor : clock cycles a bit.
+    divisor : clock cycles per bit.
     """
 
     def __init__(self, line: LogicObject, clk: LogicObject, divisor: int):
@@ -28,17 +28,17 @@ class UartSource:
         line.value = 1
 
     def set_pauses(self, probability: float, rng: random.Random) -> None:
-        """Idle for a random time of up to three bytes after a byte, with this probability."""
+        """Pause after a byte with this probability, for the time of up to three bytes."""
         self._pause, self._rng = probability, rng
 
     async def send_bits(self, bits: Iterable[int]) -> None:
-        """Levels of one bit time each."""
+        """Drive levels for one bit time each."""
         for bit in bits:
             self.line.value = bit
             await ClockCycles(self.clk, self.divisor)
 
     async def send(self, data: bytes) -> None:
-        """Whole bytes, back to back unless pauses are set."""
+        """Send whole bytes, back to back unless pauses are set."""
         for byte in data:
             await self.send_bits([0, *(byte >> i & 1 for i in range(8)), 1])
             if self._rng.random() < self._pause:
@@ -46,9 +46,9 @@ class UartSource:
 
 
 class UartSink:
-    """Collects what the device sends on ``tx`` and checks every stop bit.
+    """Receiver that collects what the device sends on ``tx``, and checks every stop bit.
 
-    Parameters are those of :class:`UartSource`.
+    Its parameters are those of :class:`UartSource`.
     """
 
     def __init__(self, line: LogicObject, clk: LogicObject, divisor: int):
@@ -71,7 +71,7 @@ class UartSink:
             self.bytes.put_nowait(byte)
 
     async def read_until(self, delimiter: int) -> bytes:
-        """Bytes up to and without the next delimiter."""
+        """Return the bytes before the next delimiter, which is removed."""
         received = bytearray()
         while (byte := await self.bytes.get()) != delimiter:
             received.append(byte)

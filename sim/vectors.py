@@ -1,4 +1,4 @@
-"""Hands a compiled network and its expected results to the cocotb tests."""
+"""Run the cocotb test of a compiled network with its expected results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sw.network import netfile
 from sw.network.network import INPUT, Network
 
 Expected = tuple[dict[str, NDArray[np.uint8]], NDArray[np.int64]]
-"""Spikes (T, C, H, W) of every map by name, ``input`` among them, and logits (n_classes,)."""
+"""Spikes (T, C, H, W) of every map by its name, including ``input``, and logits (n_classes,)."""
 
 
 def run_network(
@@ -30,14 +30,18 @@ def run_network(
 ) -> CocotbResults:
     """Run ``program`` on the generated Verilog of its core, one inference per expected result.
 
-    ``samples`` are what the program takes, by default the spikes of the input map.
-    ``name`` is the folder under ``build/cocotb``; programs of one configuration may share it and
-    are then compiled by Verilator once. ``stall`` is the chance per cycle that a stream waits.
+    Parameters
+    ----------
+    samples : what the program takes; by default the spikes of the input map.
+    name : folder under ``build/cocotb``. Programs for one configuration may share it, so that
+        Verilator compiles the core only once.
+    stall : probability per cycle that a stream waits.
+    seed : seed of stalls; random by default.
 
     Raises
     ------
     sim.runner.CocotbError
-        Something differs; the message says what, where and in which image.
+        A result differs; the message says which, where and in which image.
     """
     folder: Path = BUILD_DIR / name
     folder.mkdir(parents=True, exist_ok=True)

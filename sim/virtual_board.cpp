@@ -1,10 +1,11 @@
-// A board in software: the verilated device behind a pseudo terminal.
+// A virtual board: the verilated device behind a pseudo terminal.
 //
-// Prints the terminal's path, then moves bytes between the terminal and the device's serial pins,
-// bit by bit at the rate that the terminal is set to, until standard input is closed at its other end
-// or a signal comes (SIGUSR1 resets the device, SIGUSR2 prints the statistics). Where the device
-// reports no activity and nothing is on its way, time stands still and the process sleeps. While only
-// the link is at work, which is most of the time that loading takes, the core's clock stands still.
+// Prints the terminal's path, then moves bytes between the terminal and the device's serial pins, bit
+// by bit at the rate that the terminal is set to. Ends when its standard input is closed, or with a
+// signal (SIGUSR1 resets the device, SIGUSR2 prints the statistics). While the device reports no
+// activity and no byte is on its way, the simulated time stands still and the process sleeps.
+// While only the link is at work, as it is for most of the time that loading takes, the core's clock
+// stands still.
 #include <asm/termbits.h>  // for rates of any value, which <termios.h> does not know
 #include <fcntl.h>
 #include <poll.h>
@@ -28,8 +29,8 @@
 namespace {
 
 constexpr double kClkHz = CLK_HZ;
-constexpr int kSettleCycles = 64;  // of the core's clock after `core_wanted`; needs less than 12
-constexpr int kSliceCycles = 1024;  // between two looks at the terminal
+constexpr int kSettleCycles = 64;  // core clocks after `core_wanted` falls; fewer than 12 suffice
+constexpr int kSliceCycles = 1024;  // simulated between two checks of the terminal
 constexpr size_t kMaxUnsent = 1 << 16;  // bytes that a client has not read yet
 constexpr size_t kMaxToSend = 4096;  // bytes of a client that wait for the line
 
@@ -71,7 +72,7 @@ struct Terminal {
         fcntl(master, F_SETFL, O_NONBLOCK);
     }
 
-    // Clock cycles a bit at the rate that the client has set.
+    // Clock cycles per bit at the rate that the client has set.
     double divisor() const {
         termios2 settings;
         if (ioctl(slave, TCGETS2, &settings) < 0 || settings.c_ospeed == 0) return kClkHz;
@@ -79,7 +80,7 @@ struct Terminal {
     }
 };
 
-// Bytes of a client, which are on the line from cycle `due` on at the rate they were written at.
+// Bytes of a client, which are sent from cycle `due` on at the rate at which they were written.
 struct Chunk {
     unsigned long due;
     double divisor;
@@ -90,10 +91,10 @@ struct Chunk {
 // number of cycles, so timers are not integers.
 struct Uart {
     std::deque<Chunk> chunks;
-    size_t n_chunk_bytes_sent = 0;  // of the first one
+    size_t n_chunk_bytes_sent = 0;  // of the first chunk
     size_t n_to_send = 0;
-    double send_divisor = 1, receive_divisor = 1;  // cycles a bit
-    unsigned send_bits = 0;  // bits still to go, next one lowest
+    double send_divisor = 1, receive_divisor = 1;  // cycles per bit
+    unsigned send_bits = 0;  // bits still to send, the next one lowest
     int n_send_bits = 0;
     double send_timer = 0;
     int n_receive_bits = 0;
@@ -179,7 +180,7 @@ int main(int argc, char** argv) {
 
     VerilatedContext context;
     Vtop device{&context};
-    // Nothing happens at falling edges: instead of evaluating one, tell the model that it was.
+    // Falling edges change nothing: tell the model that there was one, in place of evaluating it.
     CData& last_clk = device.rootp->__Vtrigprevexpr___TOP__clk__0;
     CData& last_core_clk = device.rootp->__Vtrigprevexpr___TOP__core_clk__0;
     device.clk = device.core_clk = 0;
@@ -225,7 +226,7 @@ int main(int argc, char** argv) {
             uart.sending() || uart.receiving() || device.activity || !device.tx || waiting;
         if (uart.n_to_send < kMaxToSend + n_latency_cycles / 40) watched[1].events |= POLLIN;
         if (!unsent.empty() && !waiting) watched[1].events |= POLLOUT;
-        // A signal between this look at what it sets and the wait would be slept over.
+        // Block signals between this check and the wait, or the wait would miss them.
         sigset_t before;
         sigprocmask(SIG_BLOCK, &handled, &before);
         const bool wanted = stopped || reset_wanted || stats_wanted;
@@ -245,8 +246,8 @@ int main(int argc, char** argv) {
         if (watched[0].revents & (POLLHUP | POLLERR)) break;
         uart.receive_divisor = terminal.divisor();
         if (watched[1].revents & POLLIN) {
-            // What is there was written at the rate that is set: a client that changes the rate
-            // waits until what it wrote was taken.
+            // These bytes were written at the current rate: a client waits until all bytes are
+            // taken before it changes the rate.
             unsigned char bytes[kMaxToSend];
             const ssize_t n = read(terminal.master, bytes, sizeof bytes);
             if (n > 0) {

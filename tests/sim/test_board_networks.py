@@ -1,7 +1,7 @@
-"""Many random networks on virtual boards, one after another on one bitstream, through the driver.
+"""Tests of random networks on virtual boards, one after another through the driver.
 
-Every spike of every map, every logit and every counter equals the PyTorch integer reference, and
-every layer takes the cycles that were predicted.
+Every spike of every map, every logit and every counter must equal the PyTorch integer reference,
+and every layer must take the predicted cycles.
 """
 
 from collections.abc import Iterator
@@ -56,7 +56,7 @@ def board(request) -> Iterator[Board]:
 
 
 def check(board: Board, network: Network, seed: int, n_images: int = 2) -> None:
-    """Run random input on the board and compare all there is."""
+    """Run random input on the board and compare everything that it returns."""
     try:
         program = compile_network(network, board.config)
     except FitError:
@@ -89,7 +89,7 @@ def test_random_networks(board: Board, seed: int) -> None:
 @pytest.mark.parametrize("leak", Leak)
 @pytest.mark.parametrize("granularity", ["shared", "element", "element per-timestep"])
 def test_every_granularity_and_neuron(board: Board, granularity: str, leak: Leak) -> None:
-    """Seeds are tried until three networks of the kind have run."""
+    """Three networks of the kind run; seeds whose network does not fit are skipped."""
     n_checked, seed = 0, 0
     while n_checked < 3:
         seed += 1

@@ -86,10 +86,10 @@ def test_sessions_without_an_end_are_counted(
         time.sleep(30)
 
     def crash(*_: object, **__: object) -> None:
-        raise ValueError("a fault of the driver's own")
+        raise ValueError("a bug in the driver")
 
     monkeypatch.setattr(campaign, "STUCK_S", 0.05)
-    for happens, words in ((endless, "no end after 0.05 s"), (crash, "fault of the driver's own")):
+    for happens, words in ((endless, "no end after 0.05 s"), (crash, "bug in the driver")):
         own = Campaign()
         monkeypatch.setattr(campaign, "session", happens)
         campaign.run_session("nowhere", 0, "flip", 1, [], own)

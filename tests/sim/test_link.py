@@ -1,4 +1,4 @@
-"""The link's cocotb benches on its generated Verilog."""
+"""Run the cocotb tests of the link on its generated Verilog."""
 
 import json
 from dataclasses import asdict, replace

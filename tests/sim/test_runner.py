@@ -1,4 +1,4 @@
-"""What a simulation that fails says: what failed, and its log's end. The simulator is a fake."""
+"""Tests of the messages of failed simulations, with a fake simulator."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FAILURE = '<testcase classname="tests" name="wrong"><failure message="1 is not 2
 
 
 class Simulator:
-    """Writes what it is told to where the runner wants it; None stands for nothing."""
+    """Simulator that writes given results to the expected file; None means that it writes none."""
 
     def __init__(self, builds: bool, results: str | None, ends: bool):
         self.builds, self.results, self.ends = builds, results, ends
@@ -38,7 +38,7 @@ class Simulator:
 
 @pytest.fixture
 def simulate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Runs the simulator and gives the message."""
+    """Run the simulator and return the message of its error."""
     monkeypatch.setattr(runner, "BUILD_DIR", tmp_path)
     monkeypatch.setattr(verilate, "to_verilog", lambda _: "module top; endmodule")
     monkeypatch.setattr(verilate, "environment", lambda: {"PATH": ""})

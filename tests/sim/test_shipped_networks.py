@@ -30,7 +30,7 @@ CHECKPOINTS = sorted(shipped.CHECKPOINTS.glob("*.pt"))
 
 
 def samples(path: Path) -> np.ndarray:
-    """At least 200 images or recordings that the network takes."""
+    """Return at least 200 images or recordings that the network takes."""
     values = checkpoint.load(path)
     if values["data"]["name"] == "fashion-mnist":
         return catalogue.load_samples().images
@@ -95,7 +95,7 @@ def test_all_images(path: Path, weight_bits: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("board", BOARDS)
 def test_each_board_runs_what_fits(board: str) -> None:
-    """The configuration of the board's own gateware, not only a device of the same width."""
+    """The network runs on the configuration of the board's own gateware."""
     config = config_by_name(board)
     fitting = [path for path in CHECKPOINTS if fits(path, config)]
     if not fitting:
@@ -107,8 +107,7 @@ def test_each_board_runs_what_fits(board: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("entry", [e for e in zoo.load() if e.board], ids=lambda e: e.name)
 def test_every_network_on_the_smallest_board_that_it_fits(entry: zoo.Entry) -> None:
-    """The configuration of the board's gateware, not only a device of the same width, with the
-    weights that the network was made for."""
+    """The network runs on the configuration of the board's own gateware, at its own weight width."""
     assert entry.board is not None
     board = entry.board.partition("/")[0]
     path = zoo.FOLDER / f"{entry.name}.pt"

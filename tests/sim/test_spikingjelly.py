@@ -1,4 +1,4 @@
-"""A network trained in SpikingJelly, imported, exported and run on the virtual board."""
+"""Test of a network from training in SpikingJelly to the virtual board."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ N_ON_BOARD = 5
 
 
 def small_images() -> tuple[np.ndarray, np.ndarray]:
-    """The shipped images, two by two pixels to one, their margin cut off; and their classes."""
+    """Return the shipped images at half their size and without margin, and their classes."""
     split = catalogue.load_samples()
     halves = split.images.reshape(-1, 1, 14, 2, 14, 2).mean(axis=(3, 5)).astype(np.uint8)
     return halves[:, :, 1:-1, 1:-1].copy(), split.labels.astype(np.int64)
 
 
 def trained(images: np.ndarray, labels: np.ndarray) -> tuple[CSNN, list[float]]:
-    """A network after a few seconds of training as in SpikingJelly's example, and its losses."""
+    """Train a network for a few seconds as in SpikingJelly's example; return it and its losses."""
     torch.manual_seed(0)
     net = CSNN(CHANNELS, SIZE)
     functional.set_step_mode(net, "m")
@@ -62,7 +62,7 @@ def trained(images: np.ndarray, labels: np.ndarray) -> tuple[CSNN, list[float]]:
 
 
 def rates(net: CSNN, images: np.ndarray) -> np.ndarray:
-    """Firing rates of the output neurons, as SpikingJelly computes them in float64."""
+    """Return firing rates of the output neurons, computed by SpikingJelly in float64."""
     net = net.double()
     x = torch.from_numpy(images).double() / 255
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Models: what is compiled, cached and refused."""
+"""Tests of compiling, caching and missing tools."""
 
 import subprocess
 
@@ -19,7 +19,7 @@ from sim.verilate import (
 
 
 class TwoMemories(wiring.Component):
-    """Reads a memory without initial contents and one with."""
+    """Component that reads one memory without initial contents and one with."""
 
     address: In(4)
     data: Out(8)

@@ -1,4 +1,4 @@
-"""The virtual board's own behaviour, and the whole link verilated: damage, garbage, overload."""
+"""Tests of the virtual board, and of the whole link verilated: damage, garbage, overload."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def line(port: str) -> Iterator[serial.Serial]:
 
 @contextmanager
 def fast_line(port: str) -> Iterator[serial.Serial]:
-    """A port at the board's own rate, without the driver; the board knows of its last reset."""
+    """Open a port at the board's own rate, without the driver, after an ABORT."""
     with serial.Serial(port, BREAK_BAUD, timeout=5, exclusive=True) as opened:
         opened.memory.write(b"\0")
         opened.flush()
@@ -130,7 +130,7 @@ def test_frame_in_single_bytes_and_twice(line):
 
 
 def damaged_frames() -> list[bytes]:
-    """A WRITE to row 1 with every bit flipped in turn, its delimiter's too, and cut anywhere."""
+    """Return WRITE frames with each bit flipped in turn, and cut at each length."""
     payload = rows_payload(Space.WEIGHT, 1, 1) + bytes(range(0xA0, 0xA0 + ROW_BYTES))
     frame = encode_frame(request(5, Opcode.WRITE, payload))
     flipped = [
@@ -149,7 +149,7 @@ def test_damaged_write_changes_nothing_and_is_counted(port):
     with fast_line(port) as line:
         for frame in damaged:
             line.write(frame + DELIMITER)
-        # Nothing of it was answered: the first reply is that to the next whole frame.
+        # None was answered: the first reply is that to the next whole frame.
         assert ask(line, Opcode.ABORT, seq=77) == reply(77, Opcode.ABORT)
     with Device.open(port) as board:
         assert board.memory.read(Space.WEIGHT, 0, 256) == before
@@ -159,12 +159,12 @@ def test_damaged_write_changes_nothing_and_is_counted(port):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_garbage_does_no_lasting_harm(port, seed):
+def test_board_works_after_garbage(port, seed):
     rng = random.Random(seed)
     n_before = n_bad_frames(port)
     with fast_line(port) as line:
         for _ in range(20):
-            # Ends and escapes are frequent, so that there are many short frames.
+            # Ends and escapes are frequent, which makes many short frames.
             choices = (END, 0x7D, 0, rng.randrange(256), rng.randrange(256))
             line.write(bytes(rng.choice(choices) for _ in range(1000)))
         line.write(DELIMITER)
@@ -174,7 +174,7 @@ def test_garbage_does_no_lasting_harm(port, seed):
 
 
 def test_overload_is_counted_and_survived(program):
-    """Far more requests than the buffer holds, while long replies keep the device busy."""
+    """The board survives far more requests than its buffer holds, while it sends long replies."""
     with virtual_board(CONFIG, core=stub) as port:
         with fast_line(port) as line:
             read = encode_frame(request(1, Opcode.READ, rows_payload(Space.SPIKE, 0, 500)))
@@ -202,7 +202,7 @@ def test_idle_board_takes_no_processor_time_and_ends_with_its_parent(program):
             before = cpu_s(board.pid)
             time.sleep(0.5)
             assert cpu_s(board.pid) - before <= 0.05
-            # What ends it is the end of the process at the other end of its standard input.
+            # The end of its standard input ends the board.
             board.stdin.close()
             assert board.wait(timeout=5) == 0
 
@@ -214,7 +214,7 @@ def test_port_vanishes_with_the_board():
 
 
 def test_sim_is_a_port_like_any_other():
-    """With the core that a board has."""
+    """The virtual board has the core of a real board."""
     with Device.open("sim") as board:
         assert board.config == config_by_name("sim")
         assert Path(board.port).exists()
@@ -271,7 +271,7 @@ def test_loading_keeps_the_line_busy(program):
     ) as board:
         assert board.stdout is not None
         with Device.open(board.stdout.readline().strip()) as opened:
-            for _ in range(100):  # opening takes some time as well
+            for _ in range(100):  # so that opening takes a small part of the time
                 opened.memory.write(Space.WEIGHT, 0, data)
         _, stats = board.communicate(timeout=10)
     n_byte_times = json.loads(stats)["n_cycles"] / (10 * CONFIG.clk_hz // CONFIG.baud)
@@ -279,7 +279,7 @@ def test_loading_keeps_the_line_busy(program):
 
 
 def test_rate_that_the_client_has_not_set_is_not_understood(port):
-    """At a rate where nothing works, the board is found again by a break."""
+    """A break finds the board again at a rate where nothing works."""
     with fast_line(port) as line:
         line.baudrate = CONFIG.baud // 3
         line.timeout = 0.3

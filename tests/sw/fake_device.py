@@ -47,32 +47,38 @@ from tests.golden import run_network
 
 
 class FakeGateware:
-    """Memories and the protocol's requests. Faults are attributes."""
+    """Memories, and replies to the protocol's requests. Faults are attributes.
+
+    Attributes
+    ----------
+    requests : sequence number and opcode of each request received.
+    done_is_lost : lose the announcements of all runs.
+    n_done_lost : number of announcements to lose from now on.
+    run_never_ends : runs stay in progress.
+    divisor : agreed clock cycles per bit; None means the default rate.
+    """
 
     def __init__(self, config: Config, compute: Callable[[int], dict[str, int]] | None = None):
         self.config = config
         self.memories = {s: bytearray(row_bytes(s, config) * n_rows(s, config)) for s in Space}
         self.identity = pack(Identity, identity(config))
         self.requests: list[tuple[int, int]] = []
-        """Sequence number and opcode of each request received."""
         self.n_runs = 0
         self.done_is_lost = False
         self.n_done_lost = 0
-        """Announcements to lose from now on."""
         self.run_never_ends = False
         self.divisor: int | None = None
-        """The one agreed on; None: the default rate."""
         self._compute = compute or (lambda entry: {"argmax": entry + 1, "n_cycles": 1000})
         self.reset()
 
     def reset(self) -> None:
-        """Forgets everything but its memories."""
+        """Reset everything but the memories."""
         self._was_reset = True
         self.divisor = None
         self._state, self._result, self._rows = RunState.IDLE, {}, b""
 
     def answer(self, seq: int, opcode: int, payload: bytes) -> list[bytes]:
-        """Packets that a request is answered with."""
+        """Return the packets that answer a request."""
         self.requests.append((seq, opcode))
         status, data, more = self._execute(opcode, payload)
         return [bytes([seq, opcode | REPLY, status]) + data, *more]
@@ -135,7 +141,7 @@ class FakeGateware:
 
 
 class FakePort:
-    """A serial port with a gateware right behind it."""
+    """A serial port that is connected to a fake gateware."""
 
     port = "fake"
     baudrate = DEFAULT_BAUD
@@ -180,12 +186,12 @@ class FakePort:
 
 
 class FakeDevice(Device):
-    """Runs ``network``, whatever it is loaded with; what was written must be ``program``.
+    """Device that computes ``network``, and checks that ``program`` has been written to it.
 
     Parameters
     ----------
-    program : the network's for ``config`` unless given.
-    fails_at : raise ``error`` at this run, counted from 0.
+    program : by default the network's, compiled for ``config``.
+    fails_at : number of the run, counted from 0, at which ``error`` is raised.
     """
 
     def __init__(
@@ -226,7 +232,7 @@ class FakeDevice(Device):
         place = program.inputs[program.entries.index(entry)]
         raw = bytes(spikes[place.start // 8 : (place.start + place.n_bits) // 8])
         given = place.unpack(raw)
-        if program.pixels:  # the device's own encoder, from the bit-planes
+        if program.pixels:  # compute the device's own encoder from the bit-planes
             worth = 1 << np.arange(N_PLANES - 1, -1, -1)[:, None, None, None]
             image = (given * worth).sum(axis=0).astype(np.uint8)
             maps, logits = run_network(self.network, encode(self.network, image[None])[0])

@@ -1,4 +1,4 @@
-"""``python -m sw.boards``: what is attached and what fits."""
+"""Tests of ``python -m sw.boards``: attached boards, and networks that fit."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_attached_boards_are_listed(monkeypatch: pytest.MonkeyPatch, capsys) -> 
     assert any("/dev/ttyS0 (USB serial): not USB, not tried" in line for line in listed["others"])
 
 
-def test_what_fits_is_said(capsys) -> None:
+def test_networks_that_fit(capsys) -> None:
     network = str(shipped.NETWORK)
     assert boards.main([network, "--config", "ulx3s-85f"]) == EXIT_OK
     assert f"{network}: fits (" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""``python -m sw.run`` with a device that computes the golden model."""
+"""Tests of ``python -m sw.run`` with a device that computes the golden model."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Use = Callable[..., FakeDevice]
 
 
 def a_network(encoder: bool = True) -> Network:
-    """With gates, and at least one spike in most maps."""
+    """Make a network with gates, and at least one spike in most maps."""
     return random_network(
         11, n_layers=4, timesteps=3, weight_bits=4, encoder=encoder, granularity="shared"
     )
@@ -53,7 +53,7 @@ def a_network(encoder: bool = True) -> Network:
 
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Use:
-    """Let ``sw.run`` find this device, whatever port it is given, and take images by threes."""
+    """Make every port that of a given device, and batches three images long."""
     monkeypatch.setattr(session, "BATCH", 3)
 
     def install(network: Network, **options: Any) -> FakeDevice:
@@ -66,7 +66,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Use:
 
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path, Network]:
-    """A network file and images with labels for it."""
+    """Write a network file and images with labels for it."""
     network = a_network()
     netfile.save(tmp_path / "net.spikefold", network, compile_network(network, CONFIG))
     rng = np.random.default_rng(3)
@@ -109,16 +109,18 @@ def test_json_has_every_figure(
 
 
 def always_firing(network: Network) -> Network:
-    """The network with a first layer whose neurons all fire at every timestep."""
+    """Return the network with a first layer whose neurons all fire at every timestep."""
     layer = dataclasses.replace(network.layers[0], bias=network.layers[0].bias + 20_000)
     return dataclasses.replace(network, layers=(layer, *network.layers[1:]))
 
 
-def test_a_device_that_computes_otherwise_is_caught(
+def test_a_device_that_computes_something_else_is_caught(
     use: Use, files: tuple[Path, Path, Network], capsys: pytest.CaptureFixture[str]
 ) -> None:
     device = use(always_firing(files[2]))
-    device.expected = compile_network(files[2], CONFIG)  # what it is loaded with is right
+    device.expected = compile_network(
+        files[2], CONFIG
+    )  # so that it accepts the program of the original network
     assert run.main(arguments(files, "--check")) == EXIT_NO
     out = capsys.readouterr().out
     assert "MISMATCH" in out and f"map {files[2].layers[0].name}" in out
@@ -188,7 +190,7 @@ def test_interruption_keeps_what_is_done(
     out_path = tmp_path / "results.json"
     assert run.main(arguments(files, "--out", str(out_path))) == EXIT_INTERRUPTED
     n_done = json.loads(out_path.read_text())["n_done"]
-    assert n_done in (1, 2)  # the third run begins before the outcome of the second is heard of
+    assert n_done in (1, 2)  # the third run starts before the outcome of the second arrives
     assert f"results of {n_done} of {N_IMAGES} images" in capsys.readouterr().out
 
 
@@ -241,7 +243,7 @@ def test_a_sensor_without_recordings(
     assert "--sensor is the size of recordings: name" in capsys.readouterr().err
 
 
-def test_number_of_images_that_makes_no_sense(capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_number_of_images(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         run.main(["-n", "0"])
     assert ended.value.code == EXIT_BAD_INPUT
@@ -321,7 +323,7 @@ def test_wrong_files(
         assert message in capsys.readouterr().err
 
 
-def test_the_sample_does_not_go_with_every_network(
+def test_the_shipped_samples_do_not_suit_every_network(
     use: Use, files: tuple[Path, Path, Network], capsys: pytest.CaptureFixture[str]
 ) -> None:
     use(files[2])
@@ -389,7 +391,7 @@ def test_thumbnails_of_frames_and_signals() -> None:
 
 
 def test_interval_is_wilsons() -> None:
-    """Values of the formula, worked out by hand for 8 of 10; and its ends."""
+    """The interval equals the formula, worked out by hand for 8 of 10, and at both ends."""
     low, high = metrics.wilson(8, 10)
     assert (round(low, 4), round(high, 4)) == (0.4902, 0.9433)
     assert metrics.wilson(0, 10)[0] == 0.0 and metrics.wilson(10, 10)[1] == 1.0
@@ -401,7 +403,7 @@ def test_percentiles() -> None:
     assert results.percentiles_ms([0.001 * n for n in range(101)]) == {"p50": 50.0, "p99": 99.0}
 
 
-def test_text_says_how_sure_how_fast_and_what_is_slow(
+def test_text_has_interval_latency_and_bottleneck(
     use: Use, files: tuple[Path, Path, Network], capsys: pytest.CaptureFixture[str]
 ) -> None:
     use(files[2])
@@ -412,7 +414,7 @@ def test_text_says_how_sure_how_fast_and_what_is_slow(
 
 
 class Pipe:
-    """Standard input with bytes in it."""
+    """Standard input that holds bytes."""
 
     def __init__(self, raw: bytes):
         self.buffer = io.BytesIO(raw)
@@ -458,7 +460,7 @@ def test_live_samples_are_answered_line_by_line(
 
 
 def wait_for(text: str, stream: Any) -> None:
-    """Reads up to a text."""
+    """Read from a stream until a text has arrived."""
     seen = ""
     while text not in seen:
         character = stream.read(1)
@@ -468,7 +470,7 @@ def wait_for(text: str, stream: Any) -> None:
 
 @pytest.mark.parametrize("phase", ["load", "run"])
 def test_ctrl_c_leaves_board_and_files_in_order(phase: str, tmp_path: Path) -> None:
-    """A real SIGINT to a real process, on a virtual board that another process has started."""
+    """A process on a virtual board, which another process has started, gets a real SIGINT."""
     out = tmp_path / "results.json"
     network = shipped.NETWORK
     command = [sys.executable, "-m", "sw.run", str(network), "--live", "--out", str(out)]
@@ -479,7 +481,7 @@ def test_ctrl_c_leaves_board_and_files_in_order(phase: str, tmp_path: Path) -> N
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # A job in the background may have it ignored, and so would this one.
+            # A job in the background may ignore SIGINT, and its children would, too.
             preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         ) as process:
             assert process.stdin is not None and process.stdout is not None
@@ -491,7 +493,7 @@ def test_ctrl_c_leaves_board_and_files_in_order(phase: str, tmp_path: Path) -> N
             else:
                 while not port_is_in_use(port):
                     time.sleep(0.02)
-                time.sleep(0.5)  # into the loading
+                time.sleep(0.5)  # so that it is loading
             process.send_signal(signal.SIGINT)
             stdout, stderr = process.communicate(timeout=60)
         assert process.returncode == EXIT_INTERRUPTED
@@ -502,7 +504,7 @@ def test_ctrl_c_leaves_board_and_files_in_order(phase: str, tmp_path: Path) -> N
             assert "STOPPED interrupted" in stdout
         else:
             assert results.INTERRUPTED in stderr and not out.exists()
-        assert list(tmp_path.iterdir()) in ([], [out]), "no half of a file"
+        assert list(tmp_path.iterdir()) in ([], [out]), "no incomplete file"
         with Device.open(port) as device:
             assert device.status().state == RunState.IDLE
 

@@ -1,4 +1,4 @@
-"""A session: what is loaded, what comes back."""
+"""Tests of one and several boards: loading, streaming, recovery."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CONFIG = dataclasses.replace(CONFIGS["sim"], weight_depth=1 << 17, param_depth=1
 
 @settings(max_examples=10)
 @given(st.integers(0, 2**32 - 1))
-def test_what_the_device_computed_comes_back(seed: int) -> None:
+def test_outcomes_are_those_of_the_device(seed: int) -> None:
     network = random_network(seed)
     try:
         program = compile_network(network, CONFIG)
@@ -80,7 +80,7 @@ def loaded(network: Network, **options: Any) -> Board:
     return board
 
 
-def test_what_is_there_already_is_not_sent_again() -> None:
+def test_what_the_memories_hold_is_not_sent_again() -> None:
     network = random_network(5)
     board = Board(FakeDevice(network, CONFIG))
     program = compile_network(network, CONFIG)
@@ -104,8 +104,8 @@ def test_memory_that_does_not_hold_what_is_written_is_named() -> None:
         Board(device).load(network)
 
 
-def test_reset_in_between_is_survived() -> None:
-    """Memories are gone, too; the samples under way are run again."""
+def test_reset_while_streaming_is_survived() -> None:
+    """The memories are loaded again, and samples under way start again."""
     network = random_network(5)
     board = loaded(network)
     device = board.device
@@ -151,13 +151,13 @@ def test_reset_while_maps_are_read_back_is_survived() -> None:
 
 
 class ImpatientPort(FakePort):
-    """Fails where a driver would wait for ever."""
+    """A port that fails where a driver would wait forever."""
 
     n_left = 1000
 
     def read(self, size: int, /) -> bytes:
         self.n_left -= 1
-        assert self.n_left, "nothing comes any more"
+        assert self.n_left, "the driver waits forever"
         return super().read(size)
 
 
@@ -203,7 +203,7 @@ def test_board_that_fails_in_loading_is_left_out() -> None:
         boards.load(network)
 
 
-def test_mistake_in_loading_several_boards_is_no_failure_of_theirs() -> None:
+def test_wrong_program_for_several_boards_is_no_failure_of_a_board() -> None:
     network = random_network(5)
     boards = BoardGroup([Board(FakeDevice(network, CONFIG)) for _ in range(2)])
     other = compile_network(network, dataclasses.replace(CONFIG, name="other", lanes=16))
@@ -212,7 +212,7 @@ def test_mistake_in_loading_several_boards_is_no_failure_of_theirs() -> None:
     assert not boards.failures
 
 
-def test_mistake_in_the_samples_of_several_boards_is_passed_on() -> None:
+def test_errors_of_samples_for_several_boards_are_raised() -> None:
     network = random_network(5)
     shape = (network.timesteps, *network.map_shapes()[INPUT])
 
@@ -225,7 +225,7 @@ def test_mistake_in_the_samples_of_several_boards_is_passed_on() -> None:
             BoardGroup([loaded(network), loaded(network)]).infer(sample)
 
 
-def test_run_that_the_board_forgets_is_run_again() -> None:
+def test_run_that_the_board_loses_is_run_again() -> None:
     network = random_network(5)
     board = loaded(network)
     device = board.device
@@ -234,14 +234,14 @@ def test_run_that_the_board_forgets_is_run_again() -> None:
     shape = (2, network.timesteps, *network.map_shapes()[INPUT])
     samples = np.random.default_rng(3).integers(0, 2, shape, np.uint8)
     expected = board.infer(samples)
-    for n_forgotten, survives in ((2, True), (100, False)):
+    for n_lost, survives in ((2, True), (100, False)):
 
-        def forget(run: Any) -> list[bytes]:
-            nonlocal n_forgotten
-            n_forgotten -= 1
-            return [] if n_forgotten >= 0 else FakeGateware._run(device.gateware, run)
+        def lose(run: Any) -> list[bytes]:
+            nonlocal n_lost
+            n_lost -= 1
+            return [] if n_lost >= 0 else FakeGateware._run(device.gateware, run)
 
-        device.gateware._run = forget  # type: ignore[method-assign]
+        device.gateware._run = lose  # type: ignore[method-assign]
         if survives:
             np.testing.assert_array_equal(board.infer(samples), expected)
             assert device.transport.counters.n_recoveries
@@ -278,16 +278,16 @@ def test_lost_announcement_is_asked_for_again() -> None:
     assert device.n_computed == 2
 
 
-def test_results_computed_from_a_lost_input_are_not_believed() -> None:
-    """A RUN goes out right behind its input. Whichever frame is lost, in whichever direction, the
-    outcomes are those of the samples."""
+def test_results_of_runs_without_their_input_are_discarded() -> None:
+    """A RUN is sent right after its input. Whichever frame is lost, each outcome is that of its
+    sample."""
     network = random_network(5)
     shape = (3, network.timesteps, *network.map_shapes()[INPUT])
     samples = np.random.default_rng(3).integers(0, 2, shape, np.uint8)
     expected = loaded(network).infer(samples)
     assert len({logits.tobytes() for logits in expected}) == 3
     n_again = 0
-    for deaf in (False, True):  # and with it all acknowledgements of the next requests
+    for deaf in (False, True):  # with and without the acknowledgements of the next requests
         for lost in range(6):
             board = loaded(network)
             device = board.device
@@ -303,8 +303,8 @@ def test_results_computed_from_a_lost_input_are_not_believed() -> None:
 
 
 class LossyPort(FakePort):
-    """Loses one frame of the host's and, if ``deaf``, the next three replies that announce
-    nothing."""
+    """A port that loses one frame of the host and, if ``deaf``, the next three replies other than
+    DONE."""
 
     def __init__(self, gateware: FakeGateware, lost: int, deaf: bool):
         super().__init__(gateware)
@@ -327,7 +327,7 @@ class LossyPort(FakePort):
         return len(raw)
 
 
-def test_announcement_of_a_later_run_says_that_an_earlier_one_is_lost() -> None:
+def test_announcement_of_a_later_run_shows_that_an_earlier_one_was_lost() -> None:
     network = random_network(5)
     board = loaded(network)
     device = board.device
@@ -340,7 +340,7 @@ def test_announcement_of_a_later_run_says_that_an_earlier_one_is_lost() -> None:
     assert device.n_computed == 4 + 5 and not device.transport.counters.n_recoveries
 
 
-def test_outcomes_do_not_wait_for_samples_that_are_not_there_yet() -> None:
+def test_outcomes_do_not_wait_for_samples_that_are_not_available_yet() -> None:
     network = random_network(5)
     shape = (3, network.timesteps, *network.map_shapes()[INPUT])
     samples = np.random.default_rng(3).integers(0, 2, shape, np.uint8)
@@ -359,7 +359,7 @@ def test_outcomes_do_not_wait_for_samples_that_are_not_there_yet() -> None:
         np.testing.assert_array_equal(np.stack(outcomes), expected)
 
 
-def test_answer_that_came_while_this_process_slept_is_not_asked_for_again() -> None:
+def test_reply_that_arrived_while_this_process_slept_is_not_requested_again() -> None:
     network = random_network(5)
     board = loaded(network)
     device = board.device

@@ -65,7 +65,7 @@ def test_wire_bytes_are_pinned():
 
 @pytest.mark.parametrize("bit", range(8 * len(FRAME)))
 def test_no_flipped_bit_is_decoded(bit):
-    """Not even a flipped bit of the end, before another one."""
+    """This includes bits of the end, if another end follows."""
     frame = bytearray(FRAME)
     frame[bit // 8] ^= 1 << bit % 8
     assert all(decode_frame(part) is None for part in bytes(frame).split(b"\x7e") if part)
@@ -91,18 +91,18 @@ def test_long_transfers_are_split_pipelined_and_reported(fake):
     data = os.urandom(300 * 16)
     progress = []
     with opened(fake) as board:
-        board.transport.timeout_s = 5.0  # a busy machine repeats nothing
+        board.transport.timeout_s = 5.0  # so that nothing is repeated on a busy machine
         board.memory.write(Space.WEIGHT, 100, data, progress.append)
         assert sum(progress) == len(data) and len(progress) > 10
         assert fake.memories[Space.WEIGHT][1600 : 1600 + len(data)] == data
-        # More than one request was under way, or the line would idle between them.
+        # Several requests were under way, so that the line did not idle between them.
         assert fake.max_pending_bytes > CONFIG.max_payload_bytes + 8
         progress.clear()
         fake.max_pending_bytes = 0
         assert board.memory.read(Space.WEIGHT, 100, 300, progress.append) == data
         assert sum(progress) == len(data)
         assert board.transport.counters.n_repeated == 0
-    # Answers to these take the board long.
+    # The board takes long for these requests.
     assert fake.max_pending_bytes <= CONFIG.rx_buffer_bytes
 
 
@@ -119,7 +119,7 @@ def test_fastest_rate_that_works_is_agreed_on(fake, works_at, monkeypatch):
     ("wanted", "agreed"), [(4_000_000, 4_000_000), (5_000_000, 3_000_000), (900_000, 900_000)]
 )
 def test_user_may_limit_the_rate(fake, wanted, agreed):
-    """A rate that the board's clock cannot make is passed over."""
+    """A rate that the board's clock cannot be divided to is skipped."""
     with Device.open(fake.port, wanted) as board:
         assert board.transport.baud == agreed
 
@@ -151,7 +151,7 @@ def test_only_rows_that_differ_are_written(fake):
             board.memory.fill({Space.WEIGHT: bytes(17)})
 
 
-def test_reset_is_refused_until_the_driver_begins_anew(fake):
+def test_requests_after_a_reset_are_refused_until_the_driver_recovers(fake):
     with opened(fake) as board:
         fake.reset()
         with pytest.raises(RequestRefused, match="WAS_RESET, the board was reset and its mem"):
@@ -168,7 +168,7 @@ def test_other_board_in_its_place_is_refused(fake):
             board.recover()
 
 
-def test_nothing_to_transfer_is_no_request(fake):
+def test_an_empty_transfer_sends_no_request(fake):
     with opened(fake) as board:
         n_before = len(fake.requests)
         board.memory.write(Space.WEIGHT, 0, b"")
@@ -177,7 +177,7 @@ def test_nothing_to_transfer_is_no_request(fake):
 
 
 @pytest.mark.parametrize("fault", ["drop_replies", "damage_replies"])
-def test_lost_replies_are_asked_for_again(fake, fault):
+def test_requests_with_lost_replies_are_repeated(fake, fault):
     data = os.urandom(40 * 16)
     with opened(fake) as board:
         setattr(fake, fault, {fake.n_replies + n for n in (0, 1, 3, 9)})
@@ -295,7 +295,7 @@ def test_silent_port_is_no_board(fake, monkeypatch):
 
 
 def test_lost_break_is_repeated(fake, monkeypatch):
-    """The board listens at a rate that an earlier program left it at."""
+    """The board may listen at a rate that an earlier program has set."""
     monkeypatch.setattr("sw.driver.device.is_virtual", lambda path: False)
     fake.works_at, fake.divisor, fake.n_breaks_lost = 12_000_000, 7, 1
     with Device.open(fake.port) as board:
@@ -370,7 +370,7 @@ def test_device_that_knows_no_identify_is_no_board(fake, monkeypatch):
         Device.open(fake.port)
 
 
-def test_board_of_other_definitions_is_not_passed_over_in_the_search(fake, monkeypatch):
+def test_search_does_not_skip_a_board_of_different_definitions(fake, monkeypatch):
     fake.identity = pack(Identity, identity(CONFIG) | {"spec_hash": 0xDEADBEEF})
     monkeypatch.setattr(list_ports, "comports", lambda: [usb(fake.port)])
     with pytest.raises(SpecMismatch, match="Load a bitstream of this release onto the board"):
@@ -387,7 +387,7 @@ def test_port_that_takes_no_data(fake, monkeypatch):
             board.status()
 
 
-def test_replies_that_make_no_sense_are_named(fake, monkeypatch):
+def test_invalid_replies_are_described(fake, monkeypatch):
     with opened(fake) as board:
         monkeypatch.setattr(fake, "_execute", lambda *_: (77, b"", []))
         with pytest.raises(DeviceError, match="answered STATUS with the unknown status 77"):
@@ -397,7 +397,7 @@ def test_replies_that_make_no_sense_are_named(fake, monkeypatch):
             board.memory.read(Space.SPIKE, 0, 1)
 
 
-def test_run_that_the_board_has_forgotten(fake, monkeypatch):
+def test_run_that_the_board_has_lost(fake, monkeypatch):
     with opened(fake) as board:
         monkeypatch.setattr(fake, "_run", lambda *_: [])
         with pytest.raises(DeviceError, match="lost the run that it had started: was it reset"):

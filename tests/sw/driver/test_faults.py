@@ -1,4 +1,4 @@
-"""Faults that are injected: what can be asked for, what becomes of frames, what the driver does."""
+"""Tests of injected faults: their options, their effect on frames, and the driver's reaction."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.sw.fake_device import FakeDevice, FakePort
 CONFIG = CONFIGS["sim"]
 
 
-def test_plan_is_read() -> None:
+def test_options_are_parsed() -> None:
     assert parse("faults=1e-2") == Plan(0.01, faults.KINDS, 0)
     assert parse("faults=0.5&kinds=flip+reset&seed=9") == Plan(0.5, ("flip", "reset"), 9)
     assert parse("latency=2") == Plan(0.0, faults.KINDS, latency_ms=2.0)
@@ -41,7 +41,7 @@ def test_plan_is_read() -> None:
         ("latency=slow", "&latency=MILLISECONDS"),
     ],
 )
-def test_plan_that_cannot_be_understood(spec: str, message: str) -> None:
+def test_invalid_options(spec: str, message: str) -> None:
     with pytest.raises(FaultSpecError, match=message):
         Device.open(f"sim?{spec}")
 
@@ -54,7 +54,7 @@ def test_every_fault_changes_a_frame(kind: str) -> None:
 
 
 class Loopback(FakePort):
-    """Gives back what is written."""
+    """A port that returns what is written to it."""
 
     def __init__(self) -> None:
         self.raw = b""
@@ -72,7 +72,7 @@ class Loopback(FakePort):
         return taken
 
 
-def test_nothing_happens_without_faults_and_all_are_counted_with_them() -> None:
+def test_nothing_changes_without_faults_and_all_faults_are_counted() -> None:
     frames = b"".join(bytes([n]) * 5 + b"\x7e" for n in range(100))
     clean = FaultyPort(Loopback(), Plan(0.0, faults.KINDS))
     clean.write(frames)
@@ -80,12 +80,12 @@ def test_nothing_happens_without_faults_and_all_are_counted_with_them() -> None:
     lossy = FaultyPort(Loopback(), Plan(1.0, ("lose",)))
     lossy.write(frames)
     assert lossy.read(10_000) == b"" and lossy.injected == Counter(lose=100)
-    # Without a process to signal to, there are no resets.
+    # Without a process to send a signal to, there are no resets.
     assert not FaultyPort(Loopback(), Plan(1.0, ("reset",))).kinds
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_outcomes_are_right_in_spite_of_faults(seed: int) -> None:
+def test_outcomes_are_right_despite_faults(seed: int) -> None:
     network = random_network(11, n_layers=3, timesteps=2, encoder=False)
     device = FakeDevice(network, CONFIG)
     kinds = tuple(kind for kind in faults.ON_BYTES if kind != "garbage")

@@ -1,4 +1,4 @@
-"""The terminal view of a board at work, with a device that computes the golden model."""
+"""Tests of ``python -m sw.monitor`` with a device that computes the golden model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CONFIG = CONFIGS["sim"]
 
 @pytest.fixture
 def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Of a network, images with labels, and a board that runs them."""
+    """Make arguments for a network and images with labels, and a board that runs them."""
     network = random_network(
         11, n_layers=4, timesteps=3, weight_bits=4, encoder=True, granularity="shared"
     )
@@ -40,7 +40,7 @@ def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return [str(tmp_path / "net.spikefold"), "--input", str(tmp_path / "images.npz")]
 
 
-def test_json_lines_say_what_the_board_does(
+def test_json_lines_describe_the_board(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert monitor.main([*arguments, "-n", "7", "--json"]) == EXIT_OK
@@ -51,7 +51,7 @@ def test_json_lines_say_what_the_board_does(
     assert 0 < max(last["rates"].values()) <= 1
 
 
-def test_without_a_terminal_there_is_a_summary_and_a_picture_if_wanted(
+def test_without_a_terminal_it_prints_a_summary_and_writes_a_picture(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture = tmp_path / "view.svg"
@@ -94,7 +94,7 @@ def test_lost_board_is_an_error(arguments: list[str], capsys: pytest.CaptureFixt
     assert "error: unplugged" in capsys.readouterr().err
 
 
-def test_colours_are_left_out_where_nobody_wants_them(
+def test_no_color_is_respected(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert monitor.main([*arguments, "-n", "2", "--json"]) == EXIT_OK
