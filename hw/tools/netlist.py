@@ -12,9 +12,9 @@ from amaranth.vendor import GowinPlatform, LatticeECP5Platform, LatticeICE40Plat
 from hw.boards.configs import config_by_name
 from hw.boards.platforms import Device, check_device, target
 from hw.spec import Config
+from hw.tools.folders import work_dir
 
-ROOT = Path(__file__).resolve().parents[2]
-WORK = ROOT / "build"
+WORK = work_dir()
 TOP = "top"
 
 COLLISIONS = "setparam -set COLLISION_X_MASK 1'1 t:$memrd_v2 r:CLK_ENABLE=1 %i"
