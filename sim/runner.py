@@ -16,9 +16,10 @@ from pathlib import Path
 from amaranth.lib import wiring
 from cocotb_tools.runner import get_runner
 
+from hw.tools.folders import work_dir
 from sim import verilate
 
-BUILD_DIR = Path(__file__).resolve().parents[1] / "build" / "cocotb"
+BUILD_DIR = work_dir() / "cocotb"
 
 
 class CocotbError(RuntimeError):

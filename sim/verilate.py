@@ -26,6 +26,7 @@ from amaranth import Const, Value
 from amaranth.back import rtlil
 from amaranth.lib import wiring
 
+from hw.tools.folders import cache_dir
 from hw.tools.netlist import COLLISIONS
 
 TOP = "top"
@@ -58,12 +59,6 @@ _FAST_ARGS = ("--output-split-cfuncs", "2000")
 
 class ToolError(RuntimeError):
     """A tool is missing or failed. The message has its output, or says what to install."""
-
-
-def cache_dir() -> Path:
-    """Return the folder of the cache: ``$XDG_CACHE_HOME/spikefold`` or ``~/.cache/spikefold``."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "spikefold"
 
 
 def verilator_root() -> Path:

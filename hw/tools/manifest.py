@@ -12,10 +12,11 @@ from pathlib import Path
 from hw.boards.configs import BOARDS
 from hw.boards.platforms import TARGETS
 from hw.protocol import spec_hash
-from hw.tools.netlist import ROOT, BuildError, Netlist
+from hw.tools.folders import IN_CHECKOUT, ROOT, bitstream_dir
+from hw.tools.netlist import BuildError, Netlist
 from hw.tools.place import Routed
 
-BITSTREAMS = ROOT / "bitstreams"
+BITSTREAMS = bitstream_dir()
 """Folder of bitstreams and manifests."""
 VERSION = 1
 """Version of the manifest's format."""
@@ -73,8 +74,7 @@ def _commit() -> str | None:
             ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
         )
 
-    head = git("rev-parse", "HEAD")
-    if head.returncode:
+    if not IN_CHECKOUT or (head := git("rev-parse", "HEAD")).returncode:
         return None
     dirty = git("status", "--porcelain", "--", "hw").stdout.strip()
     return head.stdout.strip() + ("-dirty" if dirty else "")

@@ -12,10 +12,9 @@ from amaranth.vendor import GowinPlatform, LatticeECP5Platform, LatticeICE40Plat
 from hw.boards.configs import config_by_name
 from hw.boards.platforms import BoardTop, check_device, target
 from hw.spec import Config
+from hw.tools.folders import work_dir
 
-ROOT = Path(__file__).resolve().parents[2]
-"""Folder of the repository."""
-WORK = ROOT / "build"
+WORK = work_dir()
 """Folder for intermediate files of builds."""
 TOP = "top"
 """Name of the top-level module and of the build's files."""

@@ -17,6 +17,7 @@ import pickle
 import subprocess
 import tempfile
 import zipfile
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -208,11 +209,14 @@ def build(values: dict[str, Any]) -> SpikingResNet:
 
 
 def code_version() -> str:
-    """``git describe`` of the sources, or "unknown" outside a repository."""
+    """Return ``git describe`` of the sources, or the package's version if they are installed."""
+    root = Path(__file__).parents[2]
+    if not (root / "pyproject.toml").exists():
+        return f"v{metadata.version('spikefold')}"
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty"],
-            cwd=Path(__file__).parent,
+            cwd=root,
             capture_output=True,
             text=True,
             check=True,

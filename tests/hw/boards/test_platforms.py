@@ -11,7 +11,8 @@ import pytest
 from hw.boards.configs import BOARDS, config_by_name
 from hw.boards.platforms import TARGETS
 from hw.spec import Config, SpecError
-from hw.tools.netlist import ROOT, Netlist, netlist
+from hw.tools.folders import ROOT
+from hw.tools.netlist import Netlist, netlist
 
 SMALL = Config(
     name="small",

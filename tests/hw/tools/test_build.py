@@ -16,6 +16,7 @@ from hw.boards.configs import BOARDS, config_by_name
 from hw.link.dispatch import Dispatcher
 from hw.protocol import ARGUMENT_BYTES, Identity, Opcode, spec_hash, unpack
 from hw.tools import build, manifest, netlist, place
+from hw.tools.folders import ROOT
 from hw.tools.netlist import BuildError
 from hw.tools.place import Routed
 from tests.hw.tools.fake_tools import FakeTools
@@ -154,7 +155,7 @@ def test_the_clock_that_counts_is_the_slowest() -> None:
 
 
 def test_a_netlist_depends_on_neither_time_nor_place(tmp_path: Path) -> None:
-    (tmp_path / "hw").symlink_to(netlist.ROOT / "hw")
+    (tmp_path / "hw").symlink_to(ROOT / "hw")
     program = "from hw.tools.netlist import netlist; print(netlist('icebreaker').digest)"
     digests = [
         subprocess.run(
@@ -165,7 +166,7 @@ def test_a_netlist_depends_on_neither_time_nor_place(tmp_path: Path) -> None:
             text=True,
             check=True,
         ).stdout
-        for folder, seed in ((netlist.ROOT, "1"), (tmp_path, "2"))
+        for folder, seed in ((ROOT, "1"), (tmp_path, "2"))
     ]
     assert len(set(digests)) == 1 and len(digests[0]) == 65
 
@@ -203,4 +204,4 @@ def reported_hash(board: str) -> str:
 
 def test_the_table_in_the_readme() -> None:
     if SHIPPED:
-        assert manifest.table() in (netlist.ROOT / "README.md").read_text()
+        assert manifest.table() in (ROOT / "README.md").read_text()

@@ -1,0 +1,28 @@
+"""Folders of a checkout, and those that an installed package uses in their place."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+"""Folder that holds ``hw``, ``sw`` and ``sim``: the checkout, or site-packages."""
+
+IN_CHECKOUT = (ROOT / "pyproject.toml").exists()
+"""Whether these sources are a checkout, whose git history is theirs."""
+
+
+def cache_dir() -> Path:
+    """Return the folder of compiled models: ``spikefold`` in $XDG_CACHE_HOME or ``~/.cache``."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "spikefold"
+
+
+def work_dir() -> Path:
+    """Return the folder of intermediate results: ``build/`` of a checkout, or in the cache."""
+    return ROOT / "build" if IN_CHECKOUT else cache_dir() / "build"
+
+
+def bitstream_dir() -> Path:
+    """Return the folder of bitstreams: a checkout's own, or the one in the installed package."""
+    return ROOT / "bitstreams" if IN_CHECKOUT else ROOT / "hw" / "bitstreams"
