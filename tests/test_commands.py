@@ -19,7 +19,15 @@ import pytest
 
 from hw.boards.configs import CONFIGS
 from sim.verilate import ToolError
-from sw.cli.commands import EXIT_BAD_INPUT, EXIT_DEVICE, EXIT_INTERRUPTED, EXIT_OK, command
+from sw.cli.commands import (
+    EXIT_BAD_INPUT,
+    EXIT_DEVICE,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    called_through,
+    command,
+    exit_codes,
+)
 from sw.compile.compiler import compile_network
 from sw.data import catalogue, dataset
 from sw.driver.board import Board
@@ -238,13 +246,30 @@ def test_errors_end_with_a_message_and_a_code(
     assert capsys.readouterr() == ("", message)
 
 
+def test_errors_name_commands_in_the_form_that_was_called(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    error = ZeroDivisionError("load it again: python -m hw.flash BOARD, python -m sw.run")
+    with called_through("spikefold"):
+        assert ending(error) == EXIT_BAD_INPUT
+    message = "error: load it again: spikefold flash BOARD, spikefold run\n"
+    assert capsys.readouterr().err == message
+
+
+def test_exit_codes_are_explained() -> None:
+    assert exit_codes() == "exit codes: 0 done; 2 bad input; 130 interrupted"
+    assert exit_codes("it is stale", done="written", device=True) == (
+        "exit codes: 0 written; 1 it is stale; 2 bad input; 3 no device, or lost; 130 interrupted"
+    )
+
+
 def test_other_errors_are_not_hidden() -> None:
     with pytest.raises(AssertionError):
         ending(AssertionError())
 
 
 def test_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    write_output(tmp_path / "there", b"results")
-    assert (tmp_path / "there").read_bytes() == b"results"
-    with pytest.raises(OutputError, match="nowhere/there cannot be written: No such file or dir"):
-        write_output(tmp_path / "nowhere" / "there", b"results")
+    write_output(tmp_path / "results", b"results")
+    assert (tmp_path / "results").read_bytes() == b"results"
+    with pytest.raises(OutputError, match="nowhere/results cannot be written: No such file or dir"):
+        write_output(tmp_path / "nowhere" / "results", b"results")

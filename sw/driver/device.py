@@ -13,6 +13,7 @@ from collections.abc import Callable
 from hw.protocol import DeviceStatus, Opcode, Run, RunState, n_bytes, pack
 from hw.spec import Config
 from sw.driver import faults
+from sw.driver.baud import agree_on_rate
 from sw.driver.discovery import BoardIdentity, connect, find_board, identify, open_port
 from sw.driver.errors import (
     DeviceError,
@@ -23,7 +24,6 @@ from sw.driver.errors import (
     SpecMismatch,
 )
 from sw.driver.memory import Memory
-from sw.driver.rate import agree_on_rate
 from sw.driver.status import BoardStatus, RunResult, parse_result, parse_status
 from sw.driver.transport import SETTLE_S, Port, Request, Transport
 from sw.driver.virtual_board import VirtualBoard, is_virtual

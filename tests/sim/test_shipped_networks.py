@@ -1,8 +1,8 @@
-"""The shipped networks on the virtual board, against the PyTorch integer reference.
+"""Tests of the shipped networks on the virtual board, against the PyTorch integer reference.
 
-``make verify`` runs all shipped images at 8, 4 and 2 bits, each on a device of that width;
-``make test`` a few images at 8 bits, or 4 if they need too much room. Networks of other data sets
-than Fashion-MNIST run the real samples that their checkpoints carry.
+``make verify`` runs all shipped images at 8, 4 and 2 bits, each on a device of that width.
+``make test`` runs a few images at 8 bits, or at 4 if the network does not fit otherwise. Networks
+for data sets other than Fashion-MNIST run the real samples in their checkpoints.
 """
 
 from contextlib import suppress
@@ -47,9 +47,9 @@ def fits(path: Path, config: Config) -> bool:
 
 
 def check(path: Path, weight_bits: int, n_images: int, n_maps: int, device: str = "sim") -> None:
-    """Predictions, logits and spike counts of all images; whole maps, and the cycles of each layer,
-    of the first ``n_maps``. The driver waits a minute for an answer: machines that run this may be
-    busy."""
+    """Compare predictions, logits and spike counts of all images with the reference, and whole maps
+    and the cycles of each layer for the first ``n_maps``. The driver waits a minute for a reply,
+    because the machine may be busy."""
     network = quantize.quantize(fold.fold(path), weight_bits)
     images = samples(path)[:n_images]
     assert len(images) == n_images
@@ -107,7 +107,7 @@ def test_each_board_runs_what_fits(board: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("entry", [e for e in zoo.load() if e.board], ids=lambda e: e.name)
 def test_every_network_on_the_smallest_board_that_it_fits(entry: zoo.Entry) -> None:
-    """The network runs on the configuration of the board's own gateware, at its own weight width."""
+    """The network runs at its own weight width on the configuration of the board's gateware."""
     assert entry.board is not None
     board = entry.board.partition("/")[0]
     path = zoo.FOLDER / f"{entry.name}.pt"

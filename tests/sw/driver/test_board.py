@@ -171,6 +171,11 @@ def test_board_that_fails_hands_its_work_to_the_others() -> None:
     with BoardGroup([bad, good]) as boards:
         np.testing.assert_array_equal(boards.infer(samples), expected)
         assert boards.boards == [good] and boards.failures[0][0] is bad.device
+        assert boards.devices == [good.device]
+        # A board that has failed still counts.
+        counters = boards.counters
+        assert counters.n_bytes_out == good.counters.n_bytes_out + bad.counters.n_bytes_out
+        assert counters.n_bytes_out > good.counters.n_bytes_out
 
 
 def test_last_board_that_fails_is_an_error() -> None:
