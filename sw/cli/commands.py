@@ -8,6 +8,7 @@ import contextlib
 import functools
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
@@ -66,7 +67,7 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def exit_codes(no: str | None = None, *, done: str = "done", device: bool = False) -> str:
-    """Return the line of a command's help that explains its exit codes.
+    """Return the paragraph of a command's help that explains its exit codes.
 
     Parameters
     ----------
@@ -82,7 +83,7 @@ def exit_codes(no: str | None = None, *, done: str = "done", device: bool = Fals
         EXIT_INTERRUPTED: "interrupted",
     }
     listed = "; ".join(f"{code} {what}" for code, what in meanings.items() if what)
-    return f"exit codes: {listed}"
+    return textwrap.fill(f"exit codes: {listed}", 100)
 
 
 def check_output(path: Path | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hw.protocol import DEFAULT_BAUD, Opcode, Rate, pack
 from hw.spec import Config
-from sw.driver.discovery import identify, patience
+from sw.driver.discovery import identify, timeouts
 from sw.driver.errors import LinkTimeout
 from sw.driver.transport import Request, Transport
 
@@ -49,10 +49,10 @@ def _try_rate(transport: Transport, baud: int, divisor: int) -> bool:
     request = Request(Opcode.RATE, pack(Rate, {"divisor_less_1": divisor - 1}))
     try:
         # No repetition: it would reach a device that may have changed to the new rate already.
-        with patience(transport, transport.timeout_s, 0):
+        with timeouts(transport, transport.timeout_s, 0):
             transport.exchange([request])
         transport.set_baud(baud)
-        with patience(transport, transport.timeout_s / 2, N_TRIALS - 1):
+        with timeouts(transport, transport.timeout_s / 2, N_TRIALS - 1):
             identify(transport)
     except (LinkTimeout, ValueError):
         return False

@@ -140,7 +140,7 @@ def identify(transport: Transport) -> BoardIdentity:
 
 
 @contextlib.contextmanager
-def patience(transport: Transport, timeout_s: float, n_retries: int) -> Iterator[None]:
+def timeouts(transport: Transport, timeout_s: float, n_retries: int) -> Iterator[None]:
     """Use other timeouts within a ``with`` block."""
     before = transport.timeout_s, transport.n_retries
     transport.timeout_s, transport.n_retries = timeout_s, n_retries
@@ -164,7 +164,7 @@ def connect(
     LinkLost
     """
     try:
-        with patience(transport, timeout_s, n_retries):
+        with timeouts(transport, timeout_s, n_retries):
             for _ in range(N_BREAKS - 1):
                 transport.resync()
                 with contextlib.suppress(LinkTimeout):

@@ -70,11 +70,11 @@ def line(port: str) -> Iterator[serial.Serial]:
 def fast_line(port: str) -> Iterator[serial.Serial]:
     """Open a port at the board's own rate, without the driver, after an ABORT."""
     with serial.Serial(port, BREAK_BAUD, timeout=5, exclusive=True) as opened:
-        opened.memory.write(b"\0")
+        opened.write(b"\0")
         opened.flush()
         opened.baudrate = DEFAULT_BAUD
         opened.reset_input_buffer()
-        opened.memory.write(DELIMITER)
+        opened.write(DELIMITER)
         assert ask(opened, Opcode.ABORT) == reply(1, Opcode.ABORT)
         divisor = CONFIG.clk_hz // CONFIG.baud
         assert ask(opened, Opcode.RATE, rate_payload(divisor)) == reply(1, Opcode.RATE)
