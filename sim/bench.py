@@ -24,7 +24,7 @@ from sw.compile.cycles import predict_cycles
 from sw.driver.board import Board
 from sw.driver.device import Device
 from sw.driver.transport import DeviceError
-from sw.network.network import INPUT, Layer, Network
+from sw.network.network import IMAGE, INPUT, Layer, Network
 
 CONFIG = Config(name="bench", weight_depth=32768, max_layers=8)
 TIMESTEPS = 4
@@ -89,7 +89,7 @@ def network(case: Case, rng: np.random.Generator) -> Network:
         identity=INPUT if case.gate else None,
     )
     if case.pixels:
-        encoder, source = replace(layer, name="stem", source="image"), INPUT
+        encoder, source = replace(layer, name="stem", source=IMAGE), INPUT
     else:
         encoder, source = None, "layer"
     classifier = Layer(

@@ -9,12 +9,16 @@ from hw.core.spikes import SpikeMemory
 from hw.parts.pipeline import delayed, ones, remembered, storage
 from hw.parts.queue import Queue
 from hw.protocol import N_PIECES
-from hw.spec import GRANULE_BITS, PIECE_BITS, Config
-
-CHUNK_DEPTH = 32
-"""Active chunks that may wait."""
-JOB_DEPTH = 64
-"""Jobs that may wait for the fire unit."""
+from hw.spec import (
+    CHUNK_DEPTH,
+    CHUNK_ROOM,
+    FETCH_LATENCY,
+    GRANULE_BITS,
+    JOB_DEPTH,
+    JOB_ROOM,
+    PIECE_BITS,
+    Config,
+)
 
 
 def chunk_layout(config: Config) -> data.StructLayout:
@@ -109,7 +113,7 @@ class Fetch(wiring.Component):
     jobs : for the fire unit.
     """
 
-    LATENCY = SpikeMemory.LATENCY + 1
+    LATENCY = FETCH_LATENCY
     """Cycles from a slot until it is known whether its chunk is active."""
 
     def __init__(self, config: Config):
@@ -144,10 +148,7 @@ class Fetch(wiring.Component):
         # Room for all that may be under way when it falls: what comes out of the pipeline, and a
         # chunk that is held; `room` itself is a register.
         room = Signal()
-        m.d.sync += room.eq(
-            (chunks.level <= CHUNK_DEPTH - self.LATENCY - 5)
-            & (jobs.level <= JOB_DEPTH - self.LATENCY - 3)
-        )
+        m.d.sync += room.eq((chunks.level <= CHUNK_ROOM) & (jobs.level <= JOB_ROOM))
 
         # F0: whose slot is it?
         chunk_slot, identity_slot, host_slot = Signal(), Signal(), Signal()

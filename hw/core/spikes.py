@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.parts.pipeline import delayed, storage
 from hw.protocol import N_PIECES
-from hw.spec import GRANULE_BITS, PIECE_BITS, Config
+from hw.spec import GRANULE_BITS, PIECE_BITS, SPIKE_LATENCY, Config
 
 
 def granule_write_layout(config: Config) -> data.StructLayout:
@@ -45,7 +45,7 @@ class SpikeMemory(wiring.Component):
         of its granules may not see it.
     """
 
-    LATENCY = 6
+    LATENCY = SPIKE_LATENCY
 
     def __init__(self, config: Config):
         self._config = config

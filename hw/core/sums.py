@@ -5,7 +5,7 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.parts.pipeline import delayed, select, storage
-from hw.spec import SUMS_UNHEARD, Config
+from hw.spec import SUMS_IN_FLIGHT, Config
 
 
 def sums_layout(config: Config, n_lanes: int) -> data.ArrayLayout:
@@ -46,7 +46,7 @@ class SumQueue(wiring.Component):
     Members
     -------
     ends : the scanner's event, which is on its way now, ends a job.
-    room : the scanner may go on, even if a job ends in each of the :data:`hw.spec.SUMS_UNHEARD`
+    room : the scanner may go on, even if a job ends in each of the :data:`hw.spec.SUMS_IN_FLIGHT`
         cycles that it takes until this is heard of.
     i : always ready.
     o : the same sums, in order.
@@ -93,7 +93,7 @@ class SumQueue(wiring.Component):
         n_jobs = Signal(range(config.sum_queue + 1))  # that have a place
         m.d.sync += [
             n_jobs.eq(n_jobs + self.ends - taken),
-            self.room.eq(n_jobs <= config.sum_queue - SUMS_UNHEARD),
+            self.room.eq(n_jobs <= config.sum_queue - SUMS_IN_FLIGHT),
         ]
         return m
 
