@@ -132,8 +132,6 @@ class Numbers(Protocol):
 
     def __mul__(self, other: Any, /) -> Any: ...
 
-    def __lt__(self, other: Any, /) -> Any: ...
-
     def __ge__(self, other: Any, /) -> Any: ...
 
 
@@ -199,7 +197,7 @@ def fire(membrane: AnyNumbers, threshold: Any, reset: Reset) -> tuple[Any, AnyNu
     are allowed; the result is exactly the membrane or its value after the reset.
     """
     fires = membrane >= threshold
-    left = (membrane < threshold) * membrane
+    left = membrane * (fires ^ True)
     if reset != Reset.HARD:
         left = left + fires * after_spike(membrane, threshold, reset)
     return fires, left

@@ -27,13 +27,13 @@ def rows_per_spike(model: SpikingResNet) -> dict[str, float]:
     in cycles: for every layer that reads the map, windows that overlap at a position times groups
     of :data:`COST_LANES` output channels."""
     rows: dict[str, float] = {}
-    for trained in fold.trained_layers(model):
-        windows, n_out = 1.0, trained.module.weight.shape[0]
-        if isinstance(trained.module, nn.Conv2d):
-            windows = math.prod(trained.module.kernel_size) / math.prod(trained.module.stride)
-        if not trained.reads_image:
+    for part in fold.trained_layers(model):
+        windows, n_out = 1.0, part.module.weight.shape[0]
+        if isinstance(part.module, nn.Conv2d):
+            windows = math.prod(part.module.kernel_size) / math.prod(part.module.stride)
+        if not part.reads_image:
             groups = -(-n_out // COST_LANES)
-            rows[trained.source] = rows.get(trained.source, 0.0) + windows * groups
+            rows[part.source] = rows.get(part.source, 0.0) + windows * groups
     return rows
 
 
