@@ -1,4 +1,4 @@
-"""Numbers of the machine: the one frozen configuration and the integer semantics of a neuron.
+"""Numbers and neuron of the machine: its configuration, latencies and integer semantics.
 
 Everything that the model, the exporter, the gateware and the driver must agree on is defined
 either here (numbers) or in :mod:`hw.protocol` (bytes), and nowhere else.
@@ -8,14 +8,17 @@ Integer semantics, for one neuron at one timestep (all values are exact integers
     drive     = sum(weight of every active synapse) + bias
     membrane' = leaked(membrane) + drive                # membrane = 0 before the first timestep
     spike     = membrane' >= threshold
-    membrane  = 0                    if spike and hard reset
-                membrane'-threshold  if spike and soft reset
-                membrane'            otherwise
+    membrane  = after_spike(membrane')  if spike
+                membrane'               otherwise
 
-``leaked`` is :class:`Leak`; ``>>`` is the arithmetic shift, which rounds towards minus infinity.
-A gated layer then joins ``spike`` with the identity bit, see :class:`Gate`, and a pooled layer ORs
-the results of its children. An output layer has no neuron: its logits are ``drive`` summed over all
-timesteps (the bias is added once), its class is the first largest logit.
+:func:`leaked` applies a :class:`Leak`, :func:`after_spike` a :class:`Reset`, and :func:`fire` both
+of the last two lines. A gated layer then joins ``spike`` with the identity spike
+(:func:`joined`), and a pooled layer ORs the spikes of each pooling window. An output layer has no
+neuron: its logits are ``drive`` summed over all timesteps (the bias is added once), its class is
+the first largest logit.
+
+The functions here take an int, or an integer array of NumPy or torch. The gateware describes the
+same in :mod:`hw.core.fire`.
 """
 
 from __future__ import annotations
@@ -25,27 +28,62 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 N_LEVELS = 8
-"""Depth of the affine loop nest that addresses every memory."""
+"""Number of nested loops that generate every memory address."""
 
 GRANULE_BITS = 8
-"""Spike maps are written in granules of this many bits; spike memory is addressed in granules."""
+"""Number of bits in a granule, the unit in which spike memory is written and addressed."""
 
 PIECE_BITS = 16
-"""A chunk is gathered from pieces of this many bits, which may lie in different rows of a map."""
+"""Number of bits in a piece; a chunk is gathered from pieces of different rows of a map."""
 
 PARAM_BITS = 16
-"""Width of a bias and of a threshold."""
+"""Width of a bias and of a threshold, signed."""
 
 N_PLANES = 8
-"""Bit-planes of a pixel, the highest first."""
+"""Number of bit-planes of a pixel; the highest is processed first."""
 
 MEMBRANE_LATENCY = 4
-"""Cycles from reading a membrane to its new value being readable: two jobs of the same neurons are
-at least this far apart. Part of the schedule that the compiler makes for the fire unit."""
+"""Cycles from reading a membrane until its new value can be read: the least distance between two
+jobs of the same neurons. Part of the schedule that the compiler makes for the fire unit."""
 
+SPIKE_LATENCY = 6
+"""Cycles from an address of spike memory to its window of spikes."""
 
-SUMS_UNHEARD = 5
-"""Jobs that may end, one a cycle, before the scanner hears that there is no room for their sums."""
+FETCH_LATENCY = SPIKE_LATENCY + 1
+"""Cycles from a slot of the fetch unit until it is known whether its chunk has an active input: the
+job is queued, and the chunk that was held back moves on. A job's last chunk follows a cycle later.
+"""
+
+CHUNK_DEPTH = 32
+"""Number of active chunks that the queue between fetch unit and scanner holds."""
+
+JOB_DEPTH = 64
+"""Number of jobs that the queue between fetch and fire unit holds."""
+
+CHUNK_ROOM = CHUNK_DEPTH - FETCH_LATENCY - 5
+"""Largest number of queued chunks at which the fetch unit still starts slots. The margin is for
+what the pipeline still delivers afterwards, the chunk that is held back and the registered signal.
+"""
+
+JOB_ROOM = JOB_DEPTH - FETCH_LATENCY - 3
+"""Largest number of queued jobs at which the fetch unit still starts slots."""
+
+ROOM_LATENCY = 2
+"""Cycles from a change of a queue's level to the slot that it allows or forbids."""
+
+QUEUE_LATENCY = 2
+"""Cycles from writing to an empty queue until the entry can be read."""
+
+LANES_LATENCY = 7
+"""Cycles from a job's last active input in the scanner until its sums are available to the fire
+unit."""
+
+LAYER_CYCLES = 11
+"""Cycles of a layer in a core apart from its jobs and from reading its descriptor."""
+
+SUMS_IN_FLIGHT = 5
+"""Number of jobs that may still end, one a cycle, before the scanner stops for a full queue of
+sums."""
 
 
 class SpecError(ValueError):
@@ -53,9 +91,9 @@ class SpecError(ValueError):
 
 
 class Gate(enum.IntEnum):
-    """How a residual branch's spike ``s`` joins the identity spike ``o``. All results are binary.
+    """Gate that joins a residual branch's spike ``s`` with the identity spike ``o``.
 
-    Chen et al., arXiv 2301.11929: ``IAND = o * (1 - s)``.
+    All results are binary. Chen et al., arXiv 2301.11929: ``IAND = o * (1 - s)``.
     """
 
     NONE = 0
@@ -66,44 +104,120 @@ class Gate(enum.IntEnum):
 
 
 class Leak(enum.IntEnum):
-    """What is left of a membrane ``v`` after one timestep, with an integer shift ``k``."""
+    """Leak of a membrane ``v`` in one timestep, with an integer shift ``k``."""
 
     NONE = 0
-    """IF: ``v``."""
+    """IF: ``v`` remains."""
     SUBTRACT = 1
-    """LIF: ``v - (v >> k)``, a decay of ``1 - 2**-k``."""
+    """LIF: ``v - (v >> k)`` remains, a decay of ``1 - 2**-k``."""
     KEEP = 2
-    """LIF: ``v >> k``, a decay of ``2**-k``."""
+    """LIF: ``v >> k`` remains, a decay of ``2**-k``."""
 
 
 class Reset(enum.IntEnum):
-    """What a spike does to its membrane."""
+    """Reset of a membrane ``v`` by a spike."""
 
     HARD = 0
+    """0 remains."""
     SOFT = 1
+    """``v - threshold`` remains."""
 
 
-class Integers(Protocol):
+class Numbers(Protocol):
+    """A number, or an array of NumPy or torch."""
+
+    def __add__(self, other: Any, /) -> Any: ...
+
+    def __sub__(self, other: Any, /) -> Any: ...
+
+    def __mul__(self, other: Any, /) -> Any: ...
+
+    def __ge__(self, other: Any, /) -> Any: ...
+
+
+class Integers(Numbers, Protocol):
     """An int, or an integer array of NumPy or torch."""
 
     def __rshift__(self, other: Any, /) -> Any: ...
 
-    def __sub__(self, other: Any, /) -> Any: ...
+
+class Bits(Protocol):
+    """An int or bool, or an array of these of NumPy or torch."""
+
+    def __and__(self, other: Any, /) -> Any: ...
+
+    def __or__(self, other: Any, /) -> Any: ...
+
+    def __xor__(self, other: Any, /) -> Any: ...
+
+    def __invert__(self) -> Any: ...
 
 
-Membrane = TypeVar("Membrane", bound=Integers)
+AnyNumbers = TypeVar("AnyNumbers", bound=Numbers)
+AnyIntegers = TypeVar("AnyIntegers", bound=Integers)
+AnyBits = TypeVar("AnyBits", bound=Bits)
 
 
-def leaked(membrane: Membrane, leak: Leak, leak_shift: int) -> Membrane:
-    """Membrane left after one timestep."""
+def leaked(membrane: AnyIntegers, leak: Leak, leak_shift: int) -> AnyIntegers:
+    """Return what is left of integer membranes after one timestep's leak.
+
+    ``>>`` is the arithmetic shift, which rounds towards minus infinity. For floating-point
+    membranes, which do not round, multiply by :func:`decay`.
+    """
     if leak == Leak.NONE:
         return membrane
     kept = membrane >> leak_shift
     return kept if leak == Leak.KEEP else membrane - kept
 
 
+def decay(leak: Leak, leak_shift: int) -> float:
+    """Return the factor by which a leak without rounding shrinks a membrane in one timestep."""
+    kept = 2.0**-leak_shift
+    return {Leak.NONE: 1.0, Leak.SUBTRACT: 1.0 - kept, Leak.KEEP: kept}[leak]
+
+
+def after_spike(membrane: AnyNumbers, threshold: Any, reset: Reset) -> AnyNumbers:
+    """Return what is left of membranes that have reached their thresholds.
+
+    Every reset must be monotone in the membrane and leave a value from 0 to the membrane: the
+    proof that nothing overflows (:mod:`sw.network.bounds`) relies on it. Floating-point membranes
+    are allowed.
+    """
+    if reset == Reset.SOFT:
+        return membrane - threshold
+    return membrane * 0
+
+
+def fire(membrane: AnyNumbers, threshold: Any, reset: Reset) -> tuple[Any, AnyNumbers]:
+    """Compare membranes with their thresholds, and reset those that fire.
+
+    Returns
+    -------
+    Spikes (bool, or an array of bool), and the membranes that are left. Floating-point membranes
+    are allowed; the result is exactly the membrane or its value after the reset.
+    """
+    fires = membrane >= threshold
+    left = membrane * (fires ^ True)
+    if reset != Reset.HARD:
+        left = left + fires * after_spike(membrane, threshold, reset)
+    return fires, left
+
+
+def joined(gate: Gate, branch: AnyBits, identity: AnyBits) -> AnyBits:
+    """Return the gate's output for the branch's and the identity's spikes, each 0 or 1."""
+    if gate == Gate.AND:
+        return identity & branch
+    if gate == Gate.IAND:
+        return identity & ~branch
+    if gate == Gate.OR:
+        return identity | branch
+    if gate == Gate.XOR:
+        return identity ^ branch
+    return branch
+
+
 def signed_range(bits: int) -> tuple[int, int]:
-    """Smallest and largest two's complement integer of ``bits`` bits."""
+    """Return the smallest and largest two's complement integer of ``bits`` bits."""
     return -(1 << (bits - 1)), (1 << (bits - 1)) - 1
 
 
@@ -111,47 +225,53 @@ def signed_range(bits: int) -> tuple[int, int]:
 class Config:
     """Parameters of one build of the gateware. One bitstream runs any network that fits it.
 
-    Weight memory holds ``weight_depth`` rows of ``lanes`` weights, or of descriptors; parameter
-    memory ``param_depth`` rows of ``fire_lanes`` (bias, threshold) pairs, at its end results and
-    counters; spike memory ``spike_bytes`` bytes.
+    Weight memory holds ``weight_depth`` rows of ``lanes`` weights, and the layers' descriptors.
+    Parameter memory holds ``param_depth`` rows of ``fire_lanes`` (bias, threshold) pairs; results
+    and counters take its end. Spike memory holds ``spike_bytes`` bytes.
     """
 
     name: str = "sim"
     lanes: int = 16
-    """Weights added per cycle; output channels of one job."""
+    """Number of weights added per cycle, and of output channels of one job."""
     weight_bits: int = 8
     weight_depth: int = 20480
-    """Rows of weight memory."""
+    """Number of rows of weight memory."""
     fire_lanes: int = 16
-    """Neurons updated per cycle by the fire unit; divides ``lanes``."""
+    """Number of neurons that the fire unit updates per cycle; divides ``lanes``."""
     membrane_bits: int = 24
     """Width of accumulators, membranes and logits."""
     param_depth: int = 512
-    """Rows of parameter memory."""
+    """Number of rows of parameter memory."""
     chunk_bits: int = 64
-    """Input spikes fetched per cycle."""
+    """Number of input spikes fetched per cycle."""
     spike_bytes: int = 32768
+    """Size of spike memory in bytes."""
     membrane_slots: int = 32
-    """Jobs whose membranes are alive at once (interleaved positions or channel groups)."""
+    """Number of jobs (interleaved positions or channel groups) whose membranes are kept at once."""
     count_bits: int = 12
-    """Width of a loop's counter: a level of the nest has at most ``1 << count_bits`` iterations."""
+    """Width of a loop counter: each of the nested loops has at most ``1 << count_bits`` iterations.
+    """
     sum_queue: int = 16
-    """Jobs whose sums may be on their way to the fire unit; 0 keeps one, and lets the lanes stand
-    still until it is taken."""
+    """Number of jobs whose sums may wait for the fire unit. With 0, only one job's sums are kept,
+    and the lanes stall until the fire unit takes them."""
     max_layers: int = 32
-    """Layers whose counters are kept."""
+    """Largest number of layers of a network; each has counters in parameter memory."""
     result_rows: int = 16
-    """Rows of ``fire_lanes`` logits."""
+    """Number of rows of ``fire_lanes`` logits."""
     cores: int = 1
-    """Cores, each with ``lanes`` lanes, memories of the sizes here, and all spikes."""
+    """Number of cores. Each has ``lanes`` lanes, memories of the sizes here, and a copy of all
+    spikes."""
     pixels: int = 1
-    """Layers may take pixels, as bit-planes, instead of spikes; 0 leaves the logic out."""
+    """1 if layers may read pixels, as bit-planes, instead of spikes; 0 leaves that logic out."""
     rx_buffer_bytes: int = 2048
-    """Bytes that the device can take while it is busy; the driver never has more under way."""
+    """Number of bytes that the device buffers while it is busy; the driver never sends more ahead.
+    """
     max_payload_bytes: int = 512
     """Longest payload of a frame in either direction."""
     clk_hz: int = 48_000_000
+    """Frequency of the gateware's clock."""
     baud: int = 12_000_000
+    """Highest rate of the serial link, in bits per second."""
 
     def __post_init__(self) -> None:
         def check(ok: bool, field: str, accepted: str) -> None:
@@ -200,15 +320,15 @@ class Config:
             "use less than 256 rows of counters in all cores",
         )
         check(
-            self.sum_queue == 0 or self.sum_queue >= SUMS_UNHEARD,
+            self.sum_queue == 0 or self.sum_queue >= SUMS_IN_FLIGHT,
             "sum_queue",
-            f"use 0, or at least {SUMS_UNHEARD}",
+            f"use 0, or at least {SUMS_IN_FLIGHT}",
         )
         check(self.weight_depth <= 1 << 20, "weight_depth", "use at most 1048576")
         check(
             self.lanes * self.weight_bits >= 32,
             "lanes",
-            "use rows of weights of at least 32 bits, the length of a descriptor's word",
+            "use lanes * weight_bits of at least 32 bits, the length of a descriptor's word",
         )
         check(
             self.param_depth % (2 * self.bank_rows) == 0 and self.n_param_rows > 0,
@@ -225,38 +345,41 @@ class Config:
 
     @property
     def fire_beats(self) -> int:
-        """Cycles that the fire unit needs for one job."""
+        """Number of cycles that the fire unit needs for one job."""
         return self.lanes // self.fire_lanes
 
     @property
     def param_latency(self) -> int:
-        """Cycles from asking for a row of parameter memory, or for sums, to having it: with a queue
-        of sums the device is large, and there are registers before and behind the memory."""
+        """Number of cycles from requesting a row of parameter memory, or a job's sums, to receiving
+        it. Devices with a queue of sums are large and have registers before and after the memory.
+        """
         return 3 if self.sum_queue else 1
 
     @property
     def counter_rows(self) -> int:
-        """Rows of parameter memory that a layer's four counters take."""
+        """Number of rows of parameter memory that a layer's four counters take."""
         return max(1, 4 // self.fire_lanes)
 
     @property
     def bank_rows(self) -> int:
-        """Rows of parameter memory that a run's results, then its counters take, rounded up to a
-        power of two. There are two such banks at its end: of a run that has ended, and of the one
-        in progress."""
+        """Number of rows of parameter memory for a run's results and counters, rounded up to a
+        power of two. The memory ends with two such banks: one for the run that has ended, one for
+        the run in progress."""
         used = self.result_rows + self.max_layers * self.counter_rows
         return 1 << (used - 1).bit_length()
 
     @property
     def n_param_rows(self) -> int:
-        """Rows of parameter memory that are not results or counters."""
+        """Number of rows of parameter memory for biases and thresholds."""
         return self.param_depth - 2 * self.bank_rows
 
     def with_weight_bits(self, weight_bits: int) -> Config:
-        """The same device built for another weight width, with the same bits of weight memory: as
-        more or fewer rows, or, on a small device, whose chunks are short, as more or fewer lanes:
-        it has no memory ports for longer rows, nor is there room for a descriptor's word in
-        shorter ones."""
+        """Return the configuration of the same device for another width of weights.
+
+        Weight memory keeps its number of bits. Its number of rows changes; on a small device
+        (chunks of less than 64 bits), the number of lanes changes instead, because its memory
+        ports are too narrow for longer rows, and shorter ones do not hold a descriptor's word.
+        """
         if self.chunk_bits < 64:
             lanes = self.lanes * self.weight_bits // weight_bits
             return replace(self, weight_bits=weight_bits, lanes=lanes)

@@ -23,7 +23,7 @@ from sw.compile.compiler import compile_network
 from sw.compile.cycles import predict_cycles
 from sw.driver.board import Board
 from sw.driver.device import Device
-from sw.network.network import INPUT, Layer, Network
+from sw.network.network import IMAGE, INPUT, Layer, Network
 
 CONFIG = Config(name="bench", weight_depth=32768, max_layers=8)
 TIMESTEPS = 4
@@ -99,7 +99,7 @@ def network(case: Case, rng: np.random.Generator) -> Network:
         identity=INPUT if case.gate else None,
     )
     if case.pixels:
-        encoder, source = replace(layer, name="stem", source="image"), INPUT
+        encoder, source = replace(layer, name="stem", source=IMAGE), INPUT
     else:
         encoder, source = None, "layer"
     classifier = Layer(

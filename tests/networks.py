@@ -1,4 +1,4 @@
-"""Random small networks that use everything a :class:`sw.network.network.Network` can say, and that spike.
+"""Random small networks that spike and use every feature of :class:`sw.network.network.Network`.
 
 :func:`random_network` makes one from a seed; :func:`networks` is a hypothesis strategy on top.
 """
@@ -12,8 +12,8 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from hw.spec import Gate, Leak, Reset, leaked, signed_range
-from sw.network.network import INPUT, Layer, Network, Shape
+from hw.spec import Gate, Leak, Reset, fire, joined, leaked, signed_range
+from sw.network.network import IMAGE, INPUT, Layer, Network, Shape, conv_size
 
 CHANNELS = (1, 2, 3, 8, 12, 16, 24)
 GRANULARITIES = ("shared", "element", "per-timestep", "element per-timestep", "mixed")
@@ -64,7 +64,7 @@ def random_network(
     if encoder:
         images = rng.integers(0, 255, (4, *image_shape), np.int64, endpoint=True)
         source = np.repeat(images[:, None], timesteps, axis=1)
-        stem, spikes = maker.firing("stem", "image", source, {}, encoder=True)
+        stem, spikes = maker.firing("stem", IMAGE, source, {}, encoder=True)
     else:
         spikes = (rng.random((4, timesteps, *image_shape)) < CALIBRATION_DENSITY).astype(np.int64)
     maps = {INPUT: spikes}
@@ -130,16 +130,13 @@ class _Maker:
         same = bool(maps) and rng.random() < 0.6  # keeps the size, so that a gate has a partner
         kernel, stride, padding = zip(*(self._axis(n, same) for n in shape[1:]), strict=True)
         n_out = shape[0] if same else int(rng.choice(CHANNELS))
-        conv = tuple(
-            (n + 2 * p - k) // s + 1
-            for n, k, s, p in zip(shape[1:], kernel, stride, padding, strict=True)
-        )
+        conv = conv_size(shape[1:], kernel, stride, padding)
         partners = [key for key, spikes in maps.items() if spikes.shape[2:] == (n_out, *conv)]
         identity = str(rng.choice(partners)) if partners and rng.random() < 0.8 else None
         pool = tuple(2 if n >= 2 and rng.random() < 0.25 else 1 for n in conv)
         weight = self._weight(conv, n_out, shape[0], kernel, encoder)
         leak = Leak(rng.integers(3)) if self.leak is None else self.leak
-        reset = Reset(rng.integers(2)) if self.reset is None else self.reset
+        reset = Reset(rng.integers(len(Reset))) if self.reset is None else self.reset
         drive = _drive(weight, source, kernel, stride, padding)
         silent = drive.max(axis=(0, 1, 2, 3)) <= 0
         if silent.any():  # these channels could never fire; the complement has the other sign
@@ -272,11 +269,8 @@ def _fire(layer: Layer, drive: NDArray[np.int64]) -> NDArray[np.int64]:
     membrane = np.zeros_like(drive[:, 0])
     spikes = np.zeros_like(drive)
     for t in range(drive.shape[1]):
-        membrane = leaked(membrane, layer.leak, layer.leak_shift) + drive[:, t]  # type: ignore[arg-type]
-        fires = membrane >= layer.threshold
-        spikes[:, t] = fires
-        left = membrane - layer.threshold if layer.reset == Reset.SOFT else 0
-        membrane = np.where(fires, left, membrane)
+        membrane = leaked(membrane, layer.leak, layer.leak_shift) + drive[:, t]
+        spikes[:, t], membrane = fire(membrane, layer.threshold, layer.reset)
     return spikes.transpose(0, 1, 4, 2, 3)
 
 
@@ -285,13 +279,7 @@ def _join(
 ) -> NDArray[np.int64]:
     """Gate and pooling."""
     if layer.identity is not None:
-        other = maps[layer.identity]
-        spikes = {
-            Gate.AND: other & spikes,
-            Gate.IAND: other & (1 - spikes),
-            Gate.OR: other | spikes,
-            Gate.XOR: other ^ spikes,
-        }[layer.gate]
+        spikes = joined(layer.gate, spikes, maps[layer.identity])
     rows, columns = (n // p for n, p in zip(spikes.shape[3:], layer.pool, strict=True))
     spikes = spikes[:, :, :, : rows * layer.pool[0], : columns * layer.pool[1]]
     return spikes.reshape(*spikes.shape[:3], rows, layer.pool[0], columns, layer.pool[1]).max(

@@ -9,12 +9,16 @@ from hw.core.spikes import SpikeMemory
 from hw.parts.pipeline import delayed, delayed_in_memory, thermometer, unreset
 from hw.parts.queue import Queue
 from hw.protocol import N_PIECES
-from hw.spec import GRANULE_BITS, PIECE_BITS, Config
-
-CHUNK_DEPTH = 32
-"""Largest number of active chunks that wait for the scanner."""
-JOB_DEPTH = 64
-"""Largest number of jobs that wait for the fire unit."""
+from hw.spec import (
+    CHUNK_DEPTH,
+    CHUNK_ROOM,
+    FETCH_LATENCY,
+    GRANULE_BITS,
+    JOB_DEPTH,
+    JOB_ROOM,
+    PIECE_BITS,
+    Config,
+)
 
 
 def chunk_layout(config: Config) -> data.StructLayout:
@@ -119,7 +123,7 @@ class Fetch(wiring.Component):
     jobs : all jobs, for the fire unit.
     """
 
-    LATENCY = SpikeMemory.LATENCY + 1
+    LATENCY = FETCH_LATENCY
     """Cycles from a slot until its chunk is masked and known to be active or silent."""
 
     def __init__(self, config: Config):
@@ -154,10 +158,7 @@ class Fetch(wiring.Component):
         # Keep a margin for everything under way when `room` falls: the slots in the pipeline, the
         # chunk held in the merger, and the cycle that `room`, a register, is late.
         room = Signal()
-        m.d.sync += room.eq(
-            (chunks.level <= CHUNK_DEPTH - self.LATENCY - 5)
-            & (jobs.level <= JOB_DEPTH - self.LATENCY - 3)
-        )
+        m.d.sync += room.eq((chunks.level <= CHUNK_ROOM) & (jobs.level <= JOB_ROOM))
 
         # F0: choose whose slot this is; identity spikes come first, then the host.
         chunk_slot, identity_slot, host_slot = Signal(), Signal(), Signal()

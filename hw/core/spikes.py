@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.parts.pipeline import delayed, unreset
 from hw.protocol import N_PIECES
-from hw.spec import GRANULE_BITS, PIECE_BITS, Config
+from hw.spec import GRANULE_BITS, PIECE_BITS, SPIKE_LATENCY, Config
 
 
 def granule_write_layout(config: Config) -> data.StructLayout:
@@ -48,7 +48,7 @@ class SpikeMemory(wiring.Component):
         write to its granules may return their old values.
     """
 
-    LATENCY = 6
+    LATENCY = SPIKE_LATENCY
     """Cycles from ``read_bit`` to ``window``."""
 
     def __init__(self, config: Config):

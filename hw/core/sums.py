@@ -5,7 +5,7 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.parts.pipeline import delayed, select_one_hot, unreset
-from hw.spec import SUMS_UNHEARD, Config
+from hw.spec import SUMS_IN_FLIGHT, Config
 
 
 def sums_layout(config: Config, n_lanes: int) -> data.ArrayLayout:
@@ -48,7 +48,7 @@ class SumQueue(wiring.Component):
     Members
     -------
     ends : the event that leaves the scanner ends a job, for whose sums a place is reserved.
-    room : the scanner may emit events. It has a margin for :data:`hw.spec.SUMS_UNHEARD` jobs that
+    room : the scanner may emit events. It has a margin for :data:`hw.spec.SUMS_IN_FLIGHT` jobs that
         may end before the scanner sees that ``room`` has fallen.
     i : sums from the lanes; always ready.
     o : the same sums in order, for the fire unit.
@@ -97,7 +97,7 @@ class SumQueue(wiring.Component):
         n_jobs = Signal(range(config.sum_queue + 1))  # jobs with a reserved place
         m.d.sync += [
             n_jobs.eq(n_jobs + self.ends - taken),
-            self.room.eq(n_jobs <= config.sum_queue - SUMS_UNHEARD),
+            self.room.eq(n_jobs <= config.sum_queue - SUMS_IN_FLIGHT),
         ]
         return m
 

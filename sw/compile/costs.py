@@ -1,4 +1,4 @@
-"""What a network costs: memory, operations, cycles, and the boards it fits. NumPy only."""
+"""Costs of a network: synapses, operations, spikes and cycles of each layer. NumPy only."""
 
 from __future__ import annotations
 
@@ -16,45 +16,47 @@ from sw.network.network import Layer, Network, Shape
 Maps = dict[str, NDArray[np.uint8]]
 """Spikes (T, C, H, W) of every map of one image, by name."""
 
-
 PJ_PER_ACCUMULATION = 0.9
-"""Energy of an addition by the papers' convention (32-bit floating point at 45 nm: Horowitz, ISSCC
-2014); says nothing about this device's own energy."""
+"""Energy of an addition in 32-bit floating point at 45 nm (Horowitz, ISSCC 2014), the convention of
+the literature on spiking networks. It is not a measurement of this device."""
 PJ_PER_MULTIPLICATION = 4.6
-"""The same of a multiplication with its addition."""
+"""Energy of a multiplication and an addition, by the same convention."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerReport:
-    """One layer. Operations and cycles are per image, means over the images measured on."""
+    """Costs of one layer. Operations and cycles are means per image over the measured images."""
 
     name: str
     source: str
     n_neurons: int
     fan_in: int
-    """Inputs of a neuron away from the border."""
+    """Number of inputs of a neuron whose window lies inside the map."""
     n_synapses: int
-    """Pairs of an input and a neuron over all timesteps, padding left out."""
+    """Number of pairs of an input and a neuron over all timesteps, without the padding."""
     n_weights: int
     unshared: bool
-    """Every position has weights of its own."""
+    """Whether every position has weights of its own."""
     per_timestep: bool
+    """Whether every timestep has weights of its own."""
     membrane_bits: int
-    """Width that is proved sufficient for any input."""
+    """Width of membranes that is proved sufficient for any input."""
     input_density: float | None = None
     n_synaptic_ops: float | None = None
     n_cycles: float | None = None
 
 
 def _n_uses(n_in: int, kernel: int, stride: int, padding: int, n_out: int) -> NDArray[np.int64]:
-    """How many outputs along one axis read each of ``n_in`` inputs."""
+    """Count the outputs along one axis that read each of ``n_in`` inputs."""
     read = np.arange(n_out)[:, None] * stride + np.arange(kernel) - padding
     return np.bincount(read[(read >= 0) & (read < n_in)], minlength=n_in)
 
 
 def fan_out(layer: Layer, source: Shape) -> NDArray[np.int64]:
-    """Synapses of one input at every position (H, W) of the source map. Outputs that pooling drops
-    do not count: the device does not compute them."""
+    """Count the synapses of one input at every position (H, W) of the source map.
+
+    Outputs that pooling drops do not count, because the device does not compute them.
+    """
     _, height, width = layer.conv_shape(source)
     kept = height // layer.pool[0] * layer.pool[0], width // layer.pool[1] * layer.pool[1]
     rows, columns = (
@@ -67,12 +69,12 @@ def fan_out(layer: Layer, source: Shape) -> NDArray[np.int64]:
 
 
 def n_synaptic_ops(layer: Layer, spikes: NDArray[np.uint8]) -> int:
-    """Additions of one weight to one neuron that source spikes (T, C, H, W) cause."""
+    """Count the additions of a weight to a neuron that source spikes (T, C, H, W) cause."""
     return int((spikes.sum(axis=(0, 1), dtype=np.int64) * fan_out(layer, spikes.shape[1:])).sum())
 
 
 def layer_reports(network: Network, program: Program | None = None) -> list[LayerReport]:
-    """What follows from the network alone, for every layer that the device has."""
+    """Return the costs of every layer on the device that do not depend on the input."""
     shapes = network.map_shapes() | {PIXELS: network.image_shape}
     reports = []
     for layer in device_layers(network, program is not None and program.pixels):
@@ -97,8 +99,14 @@ def layer_reports(network: Network, program: Program | None = None) -> list[Laye
 
 
 def device_maps(network: Network, images: NDArray[np.uint8], spikes: Maps) -> list[Maps]:
-    """Per image, every map that a device may have: ``spikes`` (N, T, C, H, W) by name, and the
-    bit-planes of the first of the ``images`` if the network has an encoder."""
+    """Return, for each image, every map that a device may hold.
+
+    Parameters
+    ----------
+    images : uint8 images (N, C, H, W), or more; their bit-planes are added if the network has an
+        encoder.
+    spikes : spikes (N, T, C, H, W) of every map by name.
+    """
     n_images = len(next(iter(spikes.values())))
     return [
         {name: maps[n] for name, maps in spikes.items()}
@@ -108,10 +116,12 @@ def device_maps(network: Network, images: NDArray[np.uint8], spikes: Maps) -> li
 
 
 def measured(network: Network, program: Program | None, images: list[Maps]) -> list[LayerReport]:
-    """:func:`layer_reports` with densities, operations and predicted cycles: means over ``images``,
-    whose maps include the one that the host writes.
+    """Return :func:`layer_reports` with mean densities, operations and predicted cycles.
 
-    Without a program (the network does not fit) there are no cycles.
+    Parameters
+    ----------
+    program : the network's program; None if it does not fit, and then there are no cycles.
+    images : for each image, all maps, the one that the host writes included.
     """
     cycles = [predict_cycles(program, maps) for maps in images] if program else []
     return [

@@ -1,11 +1,14 @@
-"""How many cycles a program takes on given spikes, without running it: the exact number, which the
-device's counters show. NumPy only.
+"""Prediction of the exact number of cycles that a program takes on given spikes. NumPy only.
 
-The pipeline is followed chunk by chunk and job by job, in the cycles of :mod:`hw.core`: the fetch
-unit gives a slot to each chunk, and to an identity per job of a gated layer, while its queues have
-room; the scanner takes a cycle per active input, while there is room for the sums of all jobs under
-way, or, without a queue for them, stands still, with the lanes, while they wait; the fire unit
-begins jobs in order, at least ``spacing`` cycles apart, and not before their sums are there.
+It equals what the device's counters show. The pipeline of :mod:`hw.core` is followed chunk by chunk
+and job by job:
+
+- The fetch unit uses a slot for each chunk, and in a gated layer one for each job's identity
+  spikes, while its queues have room.
+- The scanner takes a cycle per active input. With a queue of sums it waits while the queue has no
+  place for another job's; without, scanner and lanes stall while a job's sums wait.
+- The fire unit begins jobs in order, at least ``spacing`` cycles apart, once their sums are
+  available.
 """
 
 from __future__ import annotations
@@ -16,30 +19,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw.protocol import HEADER_WORDS, LEVEL_WORDS
-from hw.spec import MEMBRANE_LATENCY, N_PLANES, SUMS_UNHEARD, Config
+from hw.spec import (
+    CHUNK_ROOM,
+    FETCH_LATENCY,
+    JOB_ROOM,
+    LANES_LATENCY,
+    LAYER_CYCLES,
+    MEMBRANE_LATENCY,
+    N_PLANES,
+    QUEUE_LATENCY,
+    ROOM_LATENCY,
+    SUMS_IN_FLIGHT,
+    Config,
+)
 from sw.compile.program import LayerPlan, Part, Placement, Program
 
-# The fetch unit stops when more than these are queued: active chunks, jobs.
-CHUNK_ROOM, JOB_ROOM = 20, 54
-ROOM_LATENCY = 2
-"""From a change of a queue's level to the slot that it allows or forbids."""
-CHUNK_LATENCY = 7
-"""From a slot to the end of the fetch pipeline: a job is queued, a chunk that was held back moves
-on. A job's last chunk moves on a cycle later."""
-QUEUE_LATENCY = 2
-"""From writing to an empty queue until it can be read."""
-LANES_LATENCY = 7
-"""From an active input in the scanner, if it was the job's last, to the sums being there for the
-fire unit."""
-LAYER_CYCLES = 11
-"""Cycles of a part that neither its jobs nor its descriptor's words take."""
 NEVER = -(1 << 60)
+"""Cycle before all others, of an event that has not taken place."""
 
 
 def active_inputs(plan: Part, source: Placement, spikes: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Active inputs of every chunk (n_jobs, n_chunks), in the order in which the core reads them.
+    """Count the active inputs of every chunk, in the order in which the core reads them.
 
-    ``spikes`` is the source map (T, C, H, W), or the image's bit-planes.
+    Parameters
+    ----------
+    spikes : source map (T, C, H, W), or the image's bit-planes.
+
+    Returns
+    -------
+    int64 array (n_jobs, n_chunks).
     """
     bits = np.unpackbits(np.frombuffer(source.pack(spikes), np.uint8), bitorder="little")
     before = np.concatenate([[0], np.cumsum(bits, dtype=np.int64)])
@@ -54,14 +62,17 @@ def active_inputs(plan: Part, source: Placement, spikes: NDArray[np.uint8]) -> N
         valid[-1] = tail
         begins = np.minimum(starts + offset, len(bits))
         counts += before[np.minimum(begins + valid, len(bits))] - before[begins]
-    if plan.pixels:  # the timesteps that follow the bit-planes have no input of their own
+    if plan.pixels:  # the iterations after the bit-planes are timesteps, which read no input
         by_level = np.moveaxis(counts.reshape(plan.counts[::-1]), -1 - plan.time_level, 0)
         by_level[N_PLANES:] = 0
     return counts.reshape(plan.n_jobs, -1)
 
 
 class _Queue:
-    """When a queue's entries came and went. It is asked about later and later cycles."""
+    """Cycles in which entries came to a queue and left it.
+
+    Calls of :meth:`ready` must be in the order of time.
+    """
 
     def __init__(self, room: int):
         self.room = room
@@ -70,8 +81,8 @@ class _Queue:
         self._n_came = self._n_went = 0
 
     def ready(self, cycle: int) -> int:
-        """The first cycle from ``cycle`` on at whose end no more than ``room`` are left of all
-        that is known to come."""
+        """Return the first cycle, ``cycle`` or later, at whose end at most ``room`` of the entries
+        that are known so far are queued."""
         while True:
             while self._n_came < len(self.came) and self.came[self._n_came] <= cycle:
                 self._n_came += 1
@@ -83,23 +94,26 @@ class _Queue:
 
 
 class _Moves:
-    """The time of scanner and lanes, which without a queue stands still while sums wait: a *move*
-    is a cycle in which they do not. Asked about later and later moves."""
+    """Conversion between cycles and moves of scanner and lanes.
+
+    Without a queue of sums, scanner and lanes stall while sums wait; a *move* is a cycle in which
+    they do not stall. Calls must be in the order of time.
+    """
 
     def __init__(self) -> None:
         self._passed = 0
         self._waits: deque[tuple[int, int]] = deque()
 
     def wait(self, move: int, n_cycles: int) -> None:
-        """``n_cycles`` pass before ``move`` takes place."""
+        """Note a stall of ``n_cycles`` before ``move``."""
         self._waits.append((move, n_cycles))
 
     def cycle(self, move: int) -> int:
-        """In which ``move`` takes place."""
+        """Return the cycle in which ``move`` takes place."""
         return move + self._passed + sum(n for first, n in self._waits if first <= move)
 
     def since(self, cycle: int) -> int:
-        """The last move that takes place up to ``cycle``."""
+        """Return the last move that takes place up to ``cycle``."""
         move = cycle - self._passed
         for first, n_cycles in self._waits:
             if move < first:
@@ -108,42 +122,46 @@ class _Moves:
         return move
 
     def forget(self, move: int) -> None:
-        """What lies before ``move`` is not asked about any more."""
+        """Drop stalls before ``move``, about which no more calls follow."""
         while self._waits and self._waits[0][0] <= move:
             self._passed += self._waits.popleft()[1]
 
 
 def part_cycles(plan: Part, active: NDArray[np.int64], config: Config) -> int:
-    """Cycles of a core's part of a layer whose chunks have ``active`` inputs (n_jobs, n_chunks),
-    with room for ``config.sum_queue`` jobs' sums between scanner and fire unit."""
+    """Return the number of cycles that a core takes for its part of a layer.
+
+    Parameters
+    ----------
+    active : number of active inputs of every chunk (n_jobs, n_chunks).
+    """
     slot = -1
     queues = chunks, jobs = _Queue(CHUNK_ROOM), _Queue(JOB_ROOM)
-    moves, sums = _Moves(), _Queue(config.sum_queue - SUMS_UNHEARD)
+    moves, sums = _Moves(), _Queue(config.sum_queue - SUMS_IN_FLIGHT)
     scanned = NEVER  # the move of the last active input so far
     began = NEVER  # the cycle in which the fire unit began its last job so far
 
     def take(n_active: int, queued: int) -> None:
-        """The scanner takes a chunk that came into the queue in cycle ``queued``."""
+        """Let the scanner process a chunk that entered its queue in cycle ``queued``."""
         nonlocal scanned
-        there = queued + QUEUE_LATENCY
+        available = queued + QUEUE_LATENCY
         if chunks.went:
-            there = max(there, chunks.went[-1] + 1)
-        begins = max(scanned, moves.since(there))
+            available = max(available, chunks.went[-1] + 1)
+        begins = max(scanned, moves.since(available))
         chunks.came.append(queued)
-        chunks.went.append(max(there, moves.cycle(scanned)))
+        chunks.went.append(max(available, moves.cycle(scanned)))
         moves.forget(begins)
         scanned = begins
         if config.sum_queue:
             for n_left in range(n_active, 0, -1):
                 scanned = sums.ready(scanned + 1)
-                if not sums.came or scanned >= sums.came[-1]:  # no more to be heard of
+                if not sums.came or scanned >= sums.came[-1]:  # no later change of the queue
                     scanned += n_left - 1
                     break
         else:
             scanned += n_active
 
     for job in active.tolist():
-        held = 0  # active inputs of a chunk that waits for the next active one, or the job's end
+        held = 0  # active inputs of the chunk that is held until the next one, or the job's end
         for n_active in job:
             slot += 1
             while True:
@@ -153,9 +171,9 @@ def part_cycles(plan: Part, active: NDArray[np.int64], config: Config) -> int:
                 slot = ready
             if n_active:
                 if held:
-                    take(held, slot + CHUNK_LATENCY)
+                    take(held, slot + FETCH_LATENCY)
                 held = n_active
-        known = slot + CHUNK_LATENCY
+        known = slot + FETCH_LATENCY
         jobs.came.append(known)
         slot += plan.gated
         begins = max(began + plan.spacing, known + QUEUE_LATENCY)
@@ -165,7 +183,7 @@ def part_cycles(plan: Part, active: NDArray[np.int64], config: Config) -> int:
             summed = moves.cycle(arrives - 1) + 1
             begins = max(begins, summed)
             if config.sum_queue:
-                sums.came.append(scanned + SUMS_UNHEARD)
+                sums.came.append(scanned + SUMS_IN_FLIGHT)
                 sums.went.append(begins + plan.n_beats + 1)
             elif begins > summed:
                 moves.wait(arrives, begins - summed)
@@ -177,8 +195,12 @@ def part_cycles(plan: Part, active: NDArray[np.int64], config: Config) -> int:
 
 
 def predict_cycles(program: Program, maps: dict[str, NDArray[np.uint8]]) -> dict[str, int]:
-    """Cycles per layer, of the core that takes longest, given every map's spikes (T, C, H, W), the
-    host's included."""
+    """Return the number of cycles of each layer, in the core that takes longest.
+
+    Parameters
+    ----------
+    maps : spikes (T, C, H, W) of every map by name, the one that the host writes included.
+    """
 
     def cycles(plan: LayerPlan, part: Part) -> int:
         active = active_inputs(part, program.placements[plan.source], maps[plan.source])

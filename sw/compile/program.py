@@ -18,9 +18,9 @@ from hw.spec import (
     N_PLANES,
     Config,
 )
-from sw.network.network import INPUT, Layer, Network, Shape
+from sw.network.network import IMAGE, INPUT, Layer, Network, Shape
 
-PIXELS = "image"
+PIXELS = IMAGE
 """Name of the map of bit-planes (N_PLANES, C, H, W), the highest first: the encoder's source."""
 
 

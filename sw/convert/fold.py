@@ -1,13 +1,13 @@
-"""Folding: checkpoint to a float network in which only binary spikes meet weights.
+"""Folding: from a checkpoint to a float network whose weights are added for binary spikes only.
 
 With batch-norm in eval mode, ``gamma * (conv(W, a * o) - mean) / sqrt(var + eps) + beta`` is
 ``conv(W * a * g, o) + (beta - mean * g)`` with ``g = gamma / sqrt(var + eps)``: the Real-Spike
 coefficient ``a`` of the map that a layer reads (Guo et al., arXiv 2210.06686) and the batch-norm
-behind it both move into the layer's weights and bias. A coefficient that varies over positions or
-timesteps makes the weights vary with it. A tap that reads outside the map gets weight 0.
-Everything here is float64.
+after the layer both move into its weights and bias. If a coefficient varies over positions or
+timesteps, so do the weights. Weights whose input is outside the map become 0. All numbers are
+float64.
 
-:func:`parts` lists a network's layers, each of which folds in a way that gradients pass through;
+:func:`trained_layers` lists a network's layers. Folding one is differentiable, and
 :mod:`sw.training.finetune` trains through it.
 """
 
@@ -31,20 +31,22 @@ from sw.model.config import LEARNED, ModelError, NeuronConfig
 from sw.model.modules import Coefficient, Norm
 from sw.model.resnet import SpikingResNet
 from sw.network.encoder import PIXEL_MAX
-from sw.network.network import INPUT, Shape
+from sw.network.network import IMAGE, INPUT, Shape
 
 
 def fold(values: Mapping[str, Any] | str | Path) -> FoldedNetwork:
-    """Fold a checkpoint, which is left as it is; the auxiliary pathway is dropped.
+    """Fold a checkpoint, without changing it; its auxiliary pathway is dropped.
 
     Parameters
     ----------
-    values : what :func:`sw.model.checkpoint.load` returns, or a path.
+    values : checkpoint that :func:`sw.model.checkpoint.load` returned, or a path.
 
     Raises
     ------
-    sw.model.checkpoint.CheckpointError, sw.model.config.ModelError
-        Not a checkpoint; an unsupported configuration, such as an ``ADD`` gate.
+    sw.model.checkpoint.CheckpointError
+        It is not a checkpoint, or is damaged.
+    sw.model.config.ModelError
+        The device does not support the network, which has an ``ADD`` gate, for example.
     """
     if isinstance(values, str | Path):
         values = checkpoint.load(values)
@@ -73,9 +75,15 @@ def fold(values: Mapping[str, Any] | str | Path) -> FoldedNetwork:
 def fold_model(
     model: SpikingResNet, labels: tuple[str, ...], provenance: dict[str, Any]
 ) -> FoldedNetwork:
-    """Fold a network; see :func:`fold`."""
+    """Fold a network in memory.
+
+    Raises
+    ------
+    sw.model.config.ModelError
+        See :func:`check`.
+    """
     check(model)
-    layers = tuple(part.layer() for part in parts(model))
+    layers = tuple(trained.layer() for trained in trained_layers(model))
     config = model.config
     return FoldedNetwork(
         timesteps=config.timesteps,
@@ -88,28 +96,38 @@ def fold_model(
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Part:
-    """A layer of a training network with what folds into it. Fields as in :class:`FoldedLayer`."""
+class TrainedLayer:
+    """Layer of a training network, with the modules that fold into it.
+
+    Fields that are not described here are those of :class:`sw.network.network.AnyLayer`.
+    """
 
     name: str
     source: str
     shape: Shape
-    """(C, H, W) of the map that it reads."""
+    """Shape (C, H, W) of the map that it reads."""
     module: nn.Conv2d | nn.Linear
     norm: Norm | None = None
     coefficient: Coefficient | None = None
-    """Of the map that it reads."""
+    """Coefficient of the map that it reads."""
     neuron: NeuronConfig | None = None
-    """None in the output layer."""
+    """Configuration of its neurons; None in the output layer."""
     gate: Gate = Gate.NONE
     identity: str | None = None
     pool: tuple[int, int] = (1, 1)
     timesteps: int = 1
+    """Number of timesteps over which an output layer averages."""
     input_max: int = 1
-    """What the input's 1 is in the folded layer."""
+    """Integer that stands for an input of 1 in the folded layer."""
+
+    @property
+    def reads_image(self) -> bool:
+        """Whether it reads pixels instead of spikes."""
+        return self.source == IMAGE
 
     def folded(self) -> tuple[Tensor, Tensor]:
-        """Weight (t|1, y|1, x|1, o, c, ky|1, kx|1) and bias (t|1, 1, 1, o), differentiable."""
+        """Return the folded weight (t|1, y|1, x|1, o, c, ky|1, kx|1) and bias (t|1, 1, 1, o), both
+        differentiable."""
         a = self._spread()
         if isinstance(self.module, nn.Linear):
             return self._folded_classifier(self.module, a)
@@ -129,8 +147,10 @@ class Part:
         return weight, bias[:, None, None]
 
     def _folded_classifier(self, fc: nn.Linear, a: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Means over positions and timesteps, coefficient and classifier, as one output layer; all
-        positions of the map are one kernel, of full length only along axes where weights differ."""
+        """Fold the means over positions and timesteps, the coefficient and the classifier.
+
+        The kernel covers the whole map, and has full length only along axes where weights differ.
+        """
         _, height, width = self.shape
         divisor = self.timesteps * height * width
         weight = fc.weight.to(DOUBLE)[None, :, :, None, None] / divisor
@@ -139,7 +159,7 @@ class Part:
         return weight[:, None, None], fc.bias.to(DOUBLE)[None, None, None]
 
     def _spread(self) -> Tensor | None:
-        """Coefficient (T|1, C, H|1, W|1), None if there is none."""
+        """Return the coefficient as a tensor (T|1, C, H|1, W|1), or None if there is none."""
         if self.coefficient is None or self.coefficient.value is None:
             return None
         a = self.coefficient.value.to(DOUBLE)
@@ -147,7 +167,7 @@ class Part:
 
     @torch.no_grad()
     def layer(self) -> FoldedLayer:
-        """The folded layer."""
+        """Return the folded layer."""
         weight, bias = (tensor.cpu().contiguous().numpy() for tensor in self.folded())
         if isinstance(self.module, nn.Linear):
             kernel = self.shape[1:]
@@ -180,17 +200,17 @@ class Part:
 
 
 def pair(values: Any) -> tuple[int, int]:
-    """A convolution's kernel size, stride or padding."""
+    """Return a convolution's kernel size, stride or padding as a pair of ints."""
     return int(values[0]), int(values[1])
 
 
 def check(model: SpikingResNet) -> None:
-    """Refuse a network that no device runs.
+    """Check that a device can run the network.
 
     Raises
     ------
     sw.model.config.ModelError
-        The network is not full-spike, or has a leak that no shift is.
+        The network is not full-spike, or has a leak that is not a shift.
     """
     if not model.config.spiking:
         raise ModelError(
@@ -213,13 +233,12 @@ def check(model: SpikingResNet) -> None:
             )
 
 
-def parts(model: SpikingResNet) -> list[Part]:
-    """Every layer of a network without its auxiliary pathway, the stem first, the classifier
-    last."""
+def trained_layers(model: SpikingResNet) -> list[TrainedLayer]:
+    """List all layers of a network but its auxiliary pathway, from the stem to the classifier."""
     config = model.config
-    stem = Part(
+    stem = TrainedLayer(
         name="conv1" if config.frames else "stem",
-        source=INPUT if config.frames else "image",
+        source=INPUT if config.frames else IMAGE,
         shape=config.image_shape,
         module=model.conv1,
         norm=model.bn1,
@@ -239,7 +258,7 @@ def parts(model: SpikingResNet) -> list[Part]:
         branch, inner = source, coefficient
         for n in range(1, block.n_convs):
             found.append(
-                Part(
+                TrainedLayer(
                     name=f"{name}.conv{n}",
                     source=branch,
                     shape=block.shapes[n - 1],
@@ -255,7 +274,7 @@ def parts(model: SpikingResNet) -> list[Part]:
             conv, norm = block.downsample[0], block.downsample[1]
             assert isinstance(conv, nn.Conv2d) and isinstance(norm, Norm)
             found.append(
-                Part(
+                TrainedLayer(
                     name=identity,
                     source=source,
                     shape=shape,
@@ -267,7 +286,7 @@ def parts(model: SpikingResNet) -> list[Part]:
             )
         last = block.n_convs
         found.append(
-            Part(
+            TrainedLayer(
                 name=f"{name}.conv{last}",
                 source=branch,
                 shape=block.shapes[last - 1],
@@ -280,7 +299,7 @@ def parts(model: SpikingResNet) -> list[Part]:
             )
         )
         source, coefficient, shape = f"{name}.conv{last}", block.coefficient(last), block.shape
-    classifier = Part(
+    classifier = TrainedLayer(
         name="fc",
         source=source,
         shape=shape,
@@ -298,8 +317,12 @@ def _fold_coefficient(
     stride: tuple[int, int],
     padding: tuple[int, int],
 ) -> Tensor:
-    """Kernel (t|1, o, c, ky, kx) times the coefficient (t|1, c, H|1, W|1) of the map that it reads:
-    the folded weight (t|1, y|1, x|1, o, c, ky, kx)."""
+    """Multiply a kernel (t|1, o, c, ky, kx) by the coefficient (t|1, c, H|1, W|1) of its map.
+
+    Returns
+    -------
+    Folded weight (t|1, y|1, x|1, o, c, ky, kx).
+    """
     if a is None:
         return weight[:, None, None]
     if a.shape[2:] == (1, 1):

@@ -1,4 +1,4 @@
-"""The folded network: float64 layers in which only binary spikes meet weights."""
+"""The folded network: float64 layers whose weights are added for binary spikes only."""
 
 from __future__ import annotations
 
@@ -11,64 +11,45 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from hw.spec import Gate, Leak, Reset
 from sw.model.checkpoint import CheckpointError
 from sw.network.encoder import InputError
 from sw.network.engine import drive, fire, join_and_pool, summed
-from sw.network.network import INPUT, Shape
+from sw.network.network import INPUT, AnyLayer, Shape
 
 Float = NDArray[np.float64]
 DOUBLE = torch.float64
+"""Type of all numbers of a folded network."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class FoldedLayer:
-    """A :class:`sw.network.network.Layer` before quantisation; same fields, float64 numbers."""
-
-    name: str
-    source: str
-    kernel: tuple[int, int]
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    weight: Float
-    """(t|1, y|1, x|1, o, c, ky|1, kx|1)"""
-    bias: Float
-    """(t|1, y|1, x|1, o)"""
-    threshold: Float | None = None
-    """(y|1, x|1, o)"""
-    leak: Leak = Leak.NONE
-    leak_shift: int = 0
-    reset: Reset = Reset.HARD
-    gate: Gate = Gate.NONE
-    identity: str | None = None
-    pool: tuple[int, int] = (1, 1)
-    output: bool = False
+class FoldedLayer(AnyLayer[np.float64, np.float64]):
+    """A layer before quantisation, in float64."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Scales:
-    """How a network was turned into integers, kept with one that was fine-tuned as integers."""
+    """Scales by which a network became integers; kept with one that was fine-tuned in integers."""
 
     weight_bits: int
     param_bits: int
     thresholds: dict[str, NDArray[np.int32]]
-    """(y|1, x|1, o) by layer; a neuron's scale is its threshold divided by the integer one."""
+    """Integer thresholds (y|1, x|1, o) by name of layer; a neuron's scale is its threshold divided
+    by the integer one."""
     output: float
     """Scale of the output layer."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Values for a checkpoint."""
+        """Return the values that a checkpoint keeps."""
         thresholds = {name: torch.from_numpy(v) for name, v in self.thresholds.items()}
         return {**vars(self), "thresholds": thresholds, "output": float(self.output)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Scales:
-        """Inverse of :meth:`to_dict`.
+        """Return the scales that :meth:`to_dict` turned into values.
 
         Raises
         ------
         sw.model.checkpoint.CheckpointError
-            They are no scales.
+            The values are damaged.
         """
         try:
             thresholds = {name: v.numpy() for name, v in values["thresholds"].items()}
@@ -78,18 +59,21 @@ class Scales:
             ok &= all(v.dtype == np.int32 and v.min() >= 1 for v in thresholds.values())
         except (LookupError, AttributeError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(
-                f"the checkpoint is damaged: no scales of integers: {error}"
+                f"the checkpoint is damaged: its quantisation scales cannot be read: {error}"
             ) from error
         if not ok:
-            raise CheckpointError("the checkpoint is damaged: its scales of integers are none")
+            raise CheckpointError(
+                "the checkpoint is damaged: its quantisation scales are not positive numbers"
+            )
         return found
 
     def check(self, network: FoldedNetwork) -> None:
-        """Refuse scales of another network's.
+        """Check that the scales fit the layers of ``network``.
 
         Raises
         ------
         sw.model.checkpoint.CheckpointError
+            They belong to another network.
         """
         layers = [layer for layer in (network.encoder, *network.layers) if layer is not None]
         wanted = {layer.name: layer.weight.shape[1:4] for layer in layers if not layer.output}
@@ -97,14 +81,17 @@ class Scales:
         wrong = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
         if wrong:
             raise CheckpointError(
-                f"the checkpoint is damaged: its scales do not fit neurons of {', '.join(wrong)}"
+                f"the checkpoint is damaged: its quantisation scales do not fit the neurons of "
+                f"{', '.join(wrong)}"
             )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FoldedNetwork:
-    """A :class:`sw.network.network.Network` before quantisation. The encoder takes pixels 0 to 255; there
-    is none if the input is binary frames."""
+    """A :class:`sw.network.network.Network` before quantisation.
+
+    The encoder takes pixels from 0 to 255; it is None if the input is binary frames.
+    """
 
     timesteps: int
     image_shape: Shape
@@ -113,21 +100,23 @@ class FoldedNetwork:
     labels: tuple[str, ...]
     provenance: dict[str, Any]
     calibration: NDArray[np.uint8] | None = None
-    """Training images (N, C, H, W), or frames, to set integer biases with."""
+    """Training images (N, C, H, W), or frames (N, T, C, H, W), to correct biases with."""
     scales: Scales | None = None
-    """Of a network that was fine-tuned in integers."""
+    """Scales of a network that was fine-tuned in integers, else None."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FloatTrace:
-    """``logits`` float64 (N, n_classes); ``spikes`` uint8 (N, T, C, H, W) by map, if kept."""
+    """Logits and spikes of a folded network for N images."""
 
     logits: Float
+    """Array (N, n_classes)."""
     spikes: dict[str, NDArray[np.uint8]]
+    """Arrays (N, T, C, H, W) by name of map; empty if they were not kept."""
 
     @property
     def predictions(self) -> NDArray[np.int64]:
-        """The first largest logit (N,)."""
+        """Classes (N,) with the first largest logit."""
         return self.logits.argmax(axis=1)
 
 
@@ -139,13 +128,19 @@ def simulate(
     keep_spikes: bool = False,
     batch: int = 100,
 ) -> FloatTrace:
-    """Run a folded network in float64 on uint8 images (N, C, H, W), or binary frames
-    (N, T, C, H, W) if it has no encoder.
+    """Run a folded network in float64.
+
+    Parameters
+    ----------
+    images : uint8 images (N, C, H, W), or binary frames (N, T, C, H, W) if the network has no
+        encoder.
+    keep_spikes : keep the spikes of all maps.
+    batch : number of images that are computed at once.
 
     Raises
     ------
     sw.network.encoder.InputError
-        The images do not suit the network.
+        The network cannot take the images.
     """
     times = () if network.encoder is not None else (network.timesteps,)
     shape = (*times, *network.image_shape)

@@ -1,14 +1,15 @@
-"""Quantisation: a folded float network to integers, one scale per output neuron.
+"""Quantisation: from a folded float network to integers, with one scale per neuron.
 
 A neuron's weights (of all timesteps), bias and threshold are divided by its scale. The scale is the
-threshold divided by an integer, so that the threshold is represented exactly; which integer follows
-from a search for the least squared error of the weights, clipping the largest ones if that pays.
-An output layer has one scale for all classes, which are compared with each other. The encoder runs
-on the host and always has 8-bit weights.
+threshold divided by an integer, so that the threshold is represented exactly. The integer is the
+one with the least squared error of the weights, of which the largest may be clipped. An output
+layer has one scale for all classes, because they are compared with each other. The encoder always
+has 8-bit weights.
 
-With calibration images, each layer's biases also restore the mean of its drive, which rounded
-weights, and spikes of layers that are quantised already, have moved. A network that was fine-tuned
-in integers (:mod:`sw.training.finetune`) brings its scales, and is taken as it is.
+With calibration images, each layer's biases are also corrected, so that its mean drive is that of
+the float network although weights were rounded and the spikes of earlier layers have changed. A
+network that was fine-tuned in integers (:mod:`sw.training.finetune`) keeps its own scales, and is
+not calibrated.
 """
 
 from __future__ import annotations
@@ -30,16 +31,23 @@ from sw.network.encoder import PIXEL_MAX
 from sw.network.network import INPUT, Layer, Network
 
 WEIGHT_BITS = (2, 4, 8)
+"""Widths of weights that devices have."""
 ENCODER_WEIGHT_BITS = 8
+"""Width of the encoder's weights."""
 ENCODER_PARAM_BITS = PARAM_BITS
+"""Width of the encoder's biases and thresholds, so that a device that takes pixels can compute it.
+"""
+HOST_PARAM_BITS = 32
+"""Width of biases and thresholds in the network file, and so of an encoder that only the host
+computes."""
 CLIP_RATIOS = np.geomspace(1.15, 0.15, 40)
-"""Candidates for the largest representable weight, relative to the largest weight there is."""
+"""Candidates for the largest representable weight, relative to the largest weight of the layer."""
 
 Float = NDArray[np.float64]
 
 
 class QuantizeError(ValueError):
-    """The network cannot be quantised as asked; the message says what can."""
+    """The network cannot be quantised with these options; the message says why."""
 
 
 def quantize(
@@ -49,20 +57,20 @@ def quantize(
     param_bits: int = PARAM_BITS,
     calibration: NDArray[np.uint8] | None = None,
 ) -> Network:
-    """Integer network for a device with ``weight_bits`` wide weights.
+    """Return the integer network for a device with weights of ``weight_bits``.
 
     Parameters
     ----------
     weight_bits : 2, 4 or 8.
     param_bits : width that every bias and threshold fits (:data:`hw.spec.PARAM_BITS`).
-    calibration : uint8 images (N, C, H, W) to set biases with, of which a few hundred will do;
-        None: the training images in the checkpoint, if it has some.
+    calibration : a few hundred uint8 images (N, C, H, W), or frames (N, T, C, H, W), to correct
+        biases with. None: the training images that the checkpoint holds, if any.
 
     Raises
     ------
     QuantizeError
-        An unsupported width, or a bias or threshold that no scale, or not the one that the network
-        was tuned with, brings into ``param_bits``.
+        The width is not supported, or a bias or threshold exceeds ``param_bits`` with every scale
+        (or with the scale that the network was tuned with).
     """
     return quantize_with_scales(
         folded, weight_bits, param_bits=param_bits, calibration=calibration
@@ -76,8 +84,8 @@ def quantize_with_scales(
     param_bits: int = PARAM_BITS,
     calibration: NDArray[np.uint8] | None = None,
 ) -> tuple[Network, Scales, dict[str, Float]]:
-    """:func:`quantize`, and the scales used, and by how much calibration moved every layer's float
-    bias (o,)."""
+    """Return :func:`quantize`'s network, its scales, and the change of every layer's float bias
+    (o,) by calibration."""
     if weight_bits not in WEIGHT_BITS:
         raise QuantizeError(f"weight_bits = {weight_bits}: use one of {WEIGHT_BITS}")
     fixed = folded.scales
@@ -140,9 +148,11 @@ def quantize_with_scales(
 
 
 def measure(network: Network, split: Split) -> Network:
-    """The network with its accuracy (percent) in ``provenance["validation_accuracy"]`` and, for
-    every layer, the density of the spikes it reads and writes in ``statistics``; ``split`` is
-    validation data."""
+    """Return the network with measurements on the validation data ``split``.
+
+    ``provenance["validation_accuracy"]`` is its accuracy in percent, and ``statistics`` holds the
+    density of the spikes that every layer reads and writes.
+    """
     trace = reference.run(network, split.images, keep_spikes=False)
     density = reference.densities(network, trace)
     statistics: dict[str, Any] = {INPUT: {"output_density": density[INPUT]}}
@@ -159,9 +169,11 @@ def measure(network: Network, split: Split) -> Network:
 
 
 def proved_bounds(network: Network) -> dict[str, Bounds]:
-    """Worst-case bounds of every accumulator, membrane and logit, by layer: no input whatever can
-    make one smaller than ``low`` or larger than ``high``, and ``n_bits`` hold it. The encoder is
-    not among them: the host computes it in 64 bits."""
+    """Return worst-case bounds of every accumulator, membrane and logit, by name of layer.
+
+    They hold for every possible input. The encoder is left out, because the host computes it in 64
+    bits.
+    """
     return {layer.name: layer_bounds(layer, network.timesteps) for layer in network.layers}
 
 
@@ -172,8 +184,18 @@ def _quantize_layer(
     rates: tuple[Float, Float] | None,
     fixed: Scales | None,
 ) -> tuple[Layer, float, Float]:
-    """The integer layer, the scale if it is an output layer, and the shift of its bias (o,).
-    ``rates`` (T|1, C, H, W) are the mean inputs of the float layer and of the integer one."""
+    """Quantise one layer.
+
+    Parameters
+    ----------
+    rates : mean inputs (T|1, C, H, W) of the float layer and of the integer layer, to calibrate
+        with; or None.
+    fixed : scales that the network was tuned with, or None.
+
+    Returns
+    -------
+    The integer layer, the scale of an output layer (else 0), and the change of the float bias (o,).
+    """
     low, high = signed_range(weight_bits)
     param_max = signed_range(param_bits)[1]
     weight, bias = layer.weight, layer.bias
@@ -185,9 +207,9 @@ def _quantize_layer(
         assert layer.threshold is not None
         if fixed and fixed.thresholds[layer.name].max() > param_max:
             raise QuantizeError(
-                f"layer {layer.name!r}: a threshold of {fixed.thresholds[layer.name].max()}, but "
-                f"parameters end at {param_max}: the network was tuned for wider ones. Tune it "
-                f"again: python -m sw.train --init CHECKPOINT --bits {weight_bits} --out OUT"
+                f"layer {layer.name!r}: its threshold {fixed.thresholds[layer.name].max()} exceeds "
+                f"{param_max}, the largest parameter: the network was tuned for wider ones. Tune "
+                f"it again: python -m sw.train --init CHECKPOINT --bits {weight_bits} --out OUT"
             )
         threshold = (
             fixed.thresholds[layer.name]
@@ -211,41 +233,30 @@ def _quantize_layer(
 def integer_layer(
     layer: FoldedLayer, weight: Float, bias: Float, threshold: NDArray[Any] | None
 ) -> Layer:
-    """The layer in integers, which these values already are."""
+    """Return the layer with these numbers, which are integers already."""
     return Layer(
-        name=layer.name,
-        source=layer.source,
-        kernel=layer.kernel,
-        stride=layer.stride,
-        padding=layer.padding,
+        **layer.structure(),
         weight=weight.astype(np.int8),
         bias=bias.astype(np.int32),
         threshold=None if threshold is None else threshold.astype(np.int32),
-        leak=layer.leak,
-        leak_shift=layer.leak_shift,
-        reset=layer.reset,
-        gate=layer.gate,
-        identity=layer.identity,
-        pool=layer.pool,
-        output=layer.output,
     )
 
 
 def _integer_thresholds(
     layer: FoldedLayer, low: int, high: int, param_max: int
 ) -> NDArray[np.int32]:
-    """Integer thresholds (y|1, x|1, o); a neuron's scale is its threshold divided by it."""
+    """Return integer thresholds (y|1, x|1, o) with the least squared error of the weights."""
     assert layer.threshold is not None
     _, rows, columns, n_out = layer.weight.shape[:4]
     weight = np.moveaxis(layer.weight, 0, 3).reshape(rows, columns, n_out, -1)
     threshold = np.broadcast_to(layer.threshold, weight.shape[:3])
     largest_bias = np.abs(layer.bias).max(axis=(0, 1, 2))
-    # Integers so large that threshold or bias would leave param_bits are no candidates.
+    # With larger integers than these, threshold or bias would exceed param_bits.
     most = np.minimum(param_max, param_max * threshold / np.maximum(largest_bias, 1e-12))
     if most.min() < 1:
         raise QuantizeError(
-            f"layer {layer.name!r}: a bias is over {param_max} times its threshold, which no "
-            f"scale brings into the width of parameters; train with more weight decay"
+            f"layer {layer.name!r}: a bias is over {param_max} times its threshold, so no scale "
+            f"brings both into the width of parameters; train with more weight decay"
         )
     largest = np.abs(weight).max(axis=-1)
     largest = np.where(largest > 0, largest, threshold)
@@ -260,6 +271,7 @@ def _integer_thresholds(
 
 
 def _output_scale(weight: Float, bias: Float, low: int, high: int, param_max: int) -> float:
+    """Return the scale of an output layer with the least squared error of the weights."""
     largest = float(np.abs(weight).max()) or 1.0
     floor = float(np.abs(bias).max()) / param_max
     candidates = [max(floor, ratio * largest / high) for ratio in CLIP_RATIOS]
@@ -268,13 +280,15 @@ def _output_scale(weight: Float, bias: Float, low: int, high: int, param_max: in
 
 
 def _squared_error(weight: Float, scale: Float, low: int, high: int) -> Float:
-    """Summed over the last axis."""
+    """Return the squared error of quantised weights, summed over the last axis."""
     return ((np.rint(weight / scale).clip(low, high) * scale - weight) ** 2).sum(axis=-1)
 
 
 def _mean_drive(layer: FoldedLayer, weight: Float, rates: Float) -> Float:
-    """Mean drive of every channel (1, 1, 1, o) for mean inputs (t|1, C, H, W): over positions and
-    timesteps for a neuron, summed over timesteps in an output layer."""
+    """Return every channel's mean drive (1, 1, 1, o) for mean inputs (t|1, C, H, W).
+
+    The mean is over positions and timesteps; an output layer's drive is summed over timesteps.
+    """
     (pad_y, pad_x), (stride_y, stride_x) = layer.padding, layer.stride
     padded = np.pad(rates, ((0, 0), (0, 0), (pad_y, pad_y), (pad_x, pad_x)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, layer.kernel, axis=(2, 3))

@@ -24,7 +24,6 @@ from hw.spec import PARAM_BITS, Gate, Leak, Reset, signed_range
 from sw.convert import quantize
 from sw.convert.folded import FoldedLayer, FoldedNetwork
 from sw.exchange.graph import (
-    IMAGE,
     SAME,
     Connect,
     Convolve,
@@ -40,7 +39,7 @@ from sw.exchange.graph import (
     Scale,
     Source,
 )
-from sw.network.network import INPUT, Layer, Network, Shape
+from sw.network.network import IMAGE, INPUT, Layer, Network, Shape, conv_size
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -86,11 +85,7 @@ class _Spikes:
     def pooled(self) -> Shape:
         if self.pool is None:
             return self.shape
-        height, width = (
-            (n - k) // s + 1
-            for n, k, s in zip(self.shape[1:], self.pool.kernel, self.pool.stride, strict=True)
-        )
-        return self.shape[0], height, width
+        return self.shape[0], *conv_size(self.shape[1:], self.pool.kernel, self.pool.stride)
 
 
 @dataclass(frozen=True, eq=False)
@@ -399,10 +394,7 @@ def _weighted(name: str, step: Convolve | Connect, value: _Spikes) -> _Sum:
     weight = step.weight.astype(np.float64)
     kernel: Pair = (weight.shape[2], weight.shape[3])
     stride, padding = step.stride, step.padding
-    height, width = (
-        (n + 2 * p - k) // s + 1
-        for n, p, k, s in zip(shape[1:], padding, kernel, stride, strict=True)
-    )
+    height, width = conv_size(shape[1:], kernel, stride, padding)
     if min(height, width) < 1:
         raise ExchangeError(f"its kernel {kernel} exceeds the map {shape}")
     if value.pool is not None:
@@ -502,7 +494,12 @@ def as_integers(imported: Imported, weight_bits: int, param_bits: int) -> Networ
     folded, multipliers = imported.folded, imported.multipliers
     encoder = None
     if folded.encoder is not None:
-        encoder = _integers(folded.encoder, multipliers[IMAGE], 8, 32)
+        encoder = _integers(
+            folded.encoder,
+            multipliers[IMAGE],
+            quantize.ENCODER_WEIGHT_BITS,
+            quantize.HOST_PARAM_BITS,
+        )
         if encoder is None:
             return None
     layers = []

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from hw.spec import Gate, Leak, Reset
 from sw.network.network import Shape
 
-IMAGE = "image"
-"""Name of a graph's input."""
 SAME = 1e-6
 """Numbers that differ by less, relatively, were the same before they were written as float32."""
 
@@ -97,7 +95,7 @@ Step = Convolve | Connect | Normalise | Scale | Pool | Flatten | Fire | Join
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """A step and the nodes (or :data:`IMAGE`) that it reads."""
+    """A step and the nodes (or :data:`sw.network.network.IMAGE`) that it reads."""
 
     name: str
     step: Step

@@ -24,7 +24,6 @@ import numpy as np
 
 from sw.exchange.assembly import Imported, assemble, decay_error, leak_of, report_problems
 from sw.exchange.graph import (
-    IMAGE,
     Connect,
     Convolve,
     ExchangeError,
@@ -37,6 +36,7 @@ from sw.exchange.graph import (
     Step,
 )
 from sw.exchange.nir_common import DT_S, KEY, Float, about, gates_of, library, pair_of, shape_of
+from sw.network.network import IMAGE
 
 
 def read(

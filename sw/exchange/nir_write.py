@@ -18,7 +18,6 @@ from sw.convert import fold
 from sw.convert.folded import FoldedNetwork
 from sw.exchange.assembly import report_problems
 from sw.exchange.graph import (
-    IMAGE,
     ExchangeError,
 )
 from sw.exchange.nir_common import (
@@ -34,7 +33,7 @@ from sw.exchange.nir_common import (
 from sw.files import write_whole
 from sw.model import checkpoint
 from sw.network.engine import drive
-from sw.network.network import INPUT, Network, Shape
+from sw.network.network import IMAGE, INPUT, Network, Shape
 
 
 def to_nir(
@@ -74,8 +73,8 @@ def to_nir(
 def _unsayable(layer: AnyLayer, integers: bool) -> str | None:
     if layer.weight.shape[0] > 1 or layer.bias.shape[0] > 1:
         return "its weights differ from timestep to timestep; NIR's are the same at all of them"
-    if layer.reset == Reset.SOFT and not layer.output:
-        return "a soft reset; NIR's neurons are set to a value"
+    if layer.reset != Reset.HARD and not layer.output:
+        return f"a {layer.reset.name.lower()} reset; NIR's neurons are set to a value"
     if integers and layer.leak != Leak.NONE:
         return (
             "its leak rounds to integers, which NIR's does not; give the checkpoint in place of "
@@ -128,7 +127,7 @@ class _Writer:
 
     def layer(self, layer: AnyLayer, target: str) -> None:
         source, shape, flat = self.maps[layer.source]
-        out_shape = _conv_shape(layer, shape)
+        out_shape = layer.conv_shape(shape)
         if layer.name in self.scales:
             scale = np.broadcast_to(self.scales[layer.name][0], shape).reshape(
                 -1 if flat else shape
@@ -191,7 +190,7 @@ class _Writer:
                 bias=bias[0, 0, 0],
             )
         n_in = int(np.prod(shape))
-        out_shape = _conv_shape(layer, shape)
+        out_shape = layer.conv_shape(shape)
         if n_in * int(np.prod(out_shape)) > MAX_DENSE:
             raise ExchangeError(
                 f"layer {layer.name!r}: without shared weights it is a matrix of {n_in:,} x "
@@ -323,14 +322,6 @@ def _as_double(layer: AnyLayer) -> Any:
     return replace(layer, weight=layer.weight.astype(np.float64))  # type: ignore[arg-type]
 
 
-def _conv_shape(layer: AnyLayer, source: Shape) -> Shape:
-    height, width = (
-        (n + 2 * p - k) // s + 1
-        for n, p, k, s in zip(source[1:], layer.padding, layer.kernel, layer.stride, strict=True)
-    )
-    return layer.weight.shape[3], height, width
-
-
 def write(path: Path, graph: Any) -> int:
     """Write a graph whole or not at all; returns its size in bytes.
 
@@ -353,7 +344,7 @@ def unfolded(values: dict[str, Any]) -> tuple[FoldedNetwork, dict[str, Float]]:
     """A checkpoint's network with its Real-Spike coefficients left out, and them, by name of the
     layer that reads them."""
     model = checkpoint.build(values)
-    parts = fold.parts(model)
+    parts = fold.trained_layers(model)
     plain = [replace(part, coefficient=None) for part in parts]
     folded = fold.fold(values)
     layers = [part.layer() for part in plain]

@@ -32,7 +32,6 @@ from torch import Tensor, nn
 from hw.spec import Gate, Leak, Reset
 from sw.exchange.assembly import Imported, assemble, decay_error, leak_of, report_problems
 from sw.exchange.graph import (
-    IMAGE,
     Connect,
     Convolve,
     ExchangeError,
@@ -45,6 +44,7 @@ from sw.exchange.graph import (
     Source,
     Step,
 )
+from sw.network.network import IMAGE
 
 FORMAT = "spikefold-topology"
 FRAMEWORKS = ("spikingjelly", "snntorch")

@@ -1,8 +1,9 @@
 """Worst-case bounds: the proof that no accumulator, membrane or logit can overflow. NumPy only.
 
-Interval arithmetic over every neuron and timestep, with every input free to be silent or active.
-Leak, threshold and reset are monotone in the membrane, so the interval's ends are reached by
-feeding them the ends: the bound is tight per timestep for free inputs.
+The proof is interval arithmetic over every neuron and timestep, in which every input may be silent
+or active. Leak, threshold and reset are monotone in the membrane, so the ends of an interval follow
+from the ends of the one before, and the bound is tight if the inputs of all timesteps are
+independent.
 """
 
 from __future__ import annotations
@@ -12,25 +13,25 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec import Reset, leaked
+from hw.spec import after_spike, leaked
 from sw.network.network import Layer
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Smallest and largest value that any register of a layer can hold."""
+    """Smallest and largest value that any register can hold while a layer is computed."""
 
     low: int
     high: int
 
     @property
     def n_bits(self) -> int:
-        """Width in two's complement that holds both."""
+        """Number of bits in two's complement that hold both."""
         return 1 + max((-self.low - 1).bit_length() if self.low < 0 else 0, self.high.bit_length())
 
 
 def drive_bounds(layer: Layer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Least and largest sum of weights (t|1, y|1, x|1, o), without bias."""
+    """Return the least and largest weighted sums without bias, each (t|1, y|1, x|1, o)."""
     repeats = 1
     for axis, length in ((5, layer.kernel[0]), (6, layer.kernel[1])):
         if layer.weight.shape[axis] == 1:
@@ -42,8 +43,12 @@ def drive_bounds(layer: Layer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def layer_bounds(layer: Layer, timesteps: int, input_max: int = 1) -> Bounds:
-    """Bounds of accumulators (sums of some of the weights), of membranes before and after the
-    comparison, of the difference to the threshold, and of logits; inputs are 0 to ``input_max``."""
+    """Return bounds of all values that the computation of a layer can hold in a register.
+
+    These are the accumulators (sums of some of the weights), the membranes before and after the
+    comparison, their differences from the threshold, and the logits, for any inputs from 0 to
+    ``input_max``.
+    """
     low, high = (bound * input_max for bound in drive_bounds(layer))
     bias = layer.bias.astype(np.int64)
     least, most = min(0, int(low.min())), max(0, int(high.max()))
@@ -65,11 +70,8 @@ def layer_bounds(layer: Layer, timesteps: int, input_max: int = 1) -> Bounds:
         least = min(least, int(drive_low.min()), int(u_low.min()), int((u_low - threshold).min()))
         most = max(most, int(drive_high.max()), int(u_high.max()))
         fires, quiet = u_high >= threshold, u_low < threshold
-        if layer.reset == Reset.HARD:
-            after_low, after_high = np.zeros_like(u_low), np.zeros_like(u_high)
-        else:
-            after_low = np.maximum(u_low, threshold) - threshold
-            after_high = u_high - threshold
+        after_low = after_spike(np.maximum(u_low, threshold), threshold, layer.reset)
+        after_high = after_spike(u_high, threshold, layer.reset)
         quiet_high = np.minimum(u_high, threshold - 1)
         v_low = np.where(
             fires & quiet, np.minimum(u_low, after_low), np.where(quiet, u_low, after_low)

@@ -1,24 +1,36 @@
-"""The host's part of a network: images to the spikes of its input map. NumPy only, no torch."""
+"""The encoder on the host: from images to spikes of the input map. NumPy only, no torch."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec import N_PLANES, Reset, leaked
+from hw.spec import N_PLANES, fire, leaked
 from sw.network.network import Layer, Network
 
 PIXEL_MAX = (1 << N_PLANES) - 1
+"""Largest value of a pixel."""
+
 BATCH = 100
+"""Number of images that are encoded at once."""
 
 
 class InputError(ValueError):
-    """Images or frames that do not suit the network; the message says what does."""
+    """Images or frames that a network cannot take; the message says what it takes."""
 
 
 def check_input(network: Network, images: NDArray[np.uint8]) -> None:
-    """Raise :class:`InputError` unless ``images`` is what ``network`` takes: with an encoder, uint8
-    images (N, C, H, W); without, uint8 frames of 0 and 1 (N, T, C, H, W)."""
+    """Check type, shape and values of a network's input.
+
+    Parameters
+    ----------
+    images : uint8 images (N, C, H, W) if the network has an encoder, else uint8 frames
+        (N, T, C, H, W) of 0 and 1.
+
+    Raises
+    ------
+    InputError
+    """
     if network.encoder is not None:
         shape, what = network.image_shape, "images (N, C, H, W)"
     else:
@@ -36,21 +48,21 @@ def check_input(network: Network, images: NDArray[np.uint8]) -> None:
 
 
 def encode(network: Network, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Spikes of the map :data:`sw.network.network.INPUT`, exactly as the integer reference has them.
+    """Return the spikes of the map :data:`sw.network.network.INPUT`, exactly as the reference does.
 
     Parameters
     ----------
-    images : uint8 (N, C, H, W); or, if the network has no encoder, binary frames
-        (N, T, C, H, W), which are returned as they are.
+    images : uint8 images (N, C, H, W); or, if the network has no encoder, binary frames
+        (N, T, C, H, W), which are returned unchanged.
 
     Returns
     -------
-    uint8 (N, T, C, H, W) of 0 and 1
+    uint8 array (N, T, C, H, W) of 0 and 1.
 
     Raises
     ------
     InputError
-        The images do not suit the network.
+        The network cannot take the images.
     """
     check_input(network, images)
     if network.encoder is None:
@@ -64,13 +76,13 @@ def encode(network: Network, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def inputs(network: Network, images: NDArray[np.uint8], pixels: bool) -> NDArray[np.uint8]:
-    """What a device takes: ``images`` themselves (N, C, H, W) if it takes ``pixels``, else their
-    spikes as :func:`encode` gives them.
+    """Return a device's input: the images (N, C, H, W) if it takes pixels, else :func:`encode`'s
+    spikes (N, T, C, H, W).
 
     Raises
     ------
     InputError
-        The images do not suit the network.
+        The network cannot take the images.
     """
     if not pixels:
         return encode(network, images)
@@ -79,18 +91,15 @@ def inputs(network: Network, images: NDArray[np.uint8], pixels: bool) -> NDArray
 
 
 def _encode(layer: Layer, timesteps: int, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the encoder's spikes (N, T, O, H', W') for images (N, C, H, W)."""
     assert layer.threshold is not None
     drive = _drive(layer, images) + layer.bias[0, 0, 0].astype(np.int64)
     threshold = layer.threshold.astype(np.int64)
     membrane = np.zeros_like(drive)
     spikes = np.empty((timesteps, *drive.shape), np.bool_)  # (T, N, H, W, C)
     for t in range(timesteps):
-        membrane = leaked(membrane, layer.leak, layer.leak_shift) + drive  # type: ignore[arg-type]
-        np.greater_equal(membrane, threshold, out=spikes[t])
-        if layer.reset == Reset.SOFT:
-            membrane = membrane - threshold * spikes[t]
-        else:
-            membrane[spikes[t]] = 0
+        membrane = leaked(membrane, layer.leak, layer.leak_shift) + drive
+        spikes[t], membrane = fire(membrane, threshold, layer.reset)
     pool_y, pool_x = layer.pool
     _, height, width = layer.map_shape(images.shape[1:])  # type: ignore[arg-type]
     pooled = np.zeros((timesteps, len(images), height, width, layer.n_out), np.bool_)
@@ -101,8 +110,10 @@ def _encode(layer: Layer, timesteps: int, images: NDArray[np.uint8]) -> NDArray[
 
 
 def _drive(layer: Layer, images: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Weighted sums of pixels (N, H', W', O), by a matrix product in the narrowest floating-point
-    type that holds every partial sum exactly."""
+    """Return weighted sums of pixels (N, H', W', O).
+
+    The matrix product is computed in the fastest type that holds every partial sum exactly.
+    """
     weight = np.broadcast_to(
         layer.weight[0, 0, 0], (*layer.weight.shape[3:5], *layer.kernel)
     ).reshape(layer.n_out, -1)

@@ -1,13 +1,13 @@
 """One layer over all timesteps in torch, for any weight sharing and any arithmetic.
 
-:mod:`sw.network.reference` runs it in exact integers, :mod:`sw.convert.fold` in float64. Weighted sums are matrix
-products of gathered windows, never a transformed convolution, so that each is a plain sum of
-products in some order: exact wherever every partial sum is.
+:mod:`sw.network.reference` computes it in exact integers, :mod:`sw.convert.folded` in float64.
+Weighted sums are matrix products of gathered windows, never a transformed convolution, so that each
+is a plain sum of products in some order and exact wherever every partial sum is.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,59 +15,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from hw.spec import Gate, Leak, Reset, leaked
+from hw import spec
+from sw.network.network import AnyLayer
 
 
-class AnyLayer(Protocol):
-    """What integer and folded layers have in common, see :class:`sw.network.network.Layer`."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def source(self) -> str: ...
-    @property
-    def kernel(self) -> tuple[int, int]: ...
-    @property
-    def stride(self) -> tuple[int, int]: ...
-    @property
-    def padding(self) -> tuple[int, int]: ...
-    @property
-    def weight(self) -> NDArray[Any]: ...
-    @property
-    def bias(self) -> NDArray[Any]: ...
-    @property
-    def threshold(self) -> NDArray[Any] | None: ...
-    @property
-    def leak(self) -> Leak: ...
-    @property
-    def leak_shift(self) -> int: ...
-    @property
-    def reset(self) -> Reset: ...
-    @property
-    def gate(self) -> Gate: ...
-    @property
-    def identity(self) -> str | None: ...
-    @property
-    def pool(self) -> tuple[int, int]: ...
-
-
-def fan_in(layer: AnyLayer) -> int:
-    """Synapses of one output neuron at one timestep, those in the padding included."""
-    return layer.weight.shape[4] * layer.kernel[0] * layer.kernel[1]
-
-
-def drive(layer: AnyLayer, source: Tensor, dtype: torch.dtype) -> Tensor:
-    """Weighted sums without bias.
+def drive(layer: AnyLayer[Any, Any], source: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return weighted sums without bias.
 
     Parameters
     ----------
-    source : (N, T, C, H, W) in any type; T is 1 if the input is the same at every timestep and the
-        weights are too.
-    dtype : type to compute in, and of the result.
+    source : tensor (N, T, C, H, W) of any type; T is 1 if both the input and the weights are the
+        same at every timestep.
+    dtype : type of the computation and of the result.
 
     Returns
     -------
-    (N, T, O, H', W')
+    Tensor (N, T, O, H', W').
     """
     n_images, n_times = source.shape[:2]
     (kernel_y, kernel_x), (stride_y, stride_x) = layer.kernel, layer.stride
@@ -78,7 +41,7 @@ def drive(layer: AnyLayer, source: Tensor, dtype: torch.dtype) -> Tensor:
     weight = torch.from_numpy(layer.weight).to(dtype)
     times, rows, columns, n_out, n_in = weight.shape[:5]
     weight = weight.expand(times, rows, columns, n_out, n_in, kernel_y, kernel_x)
-    n_taps = fan_in(layer)
+    n_taps = layer.fan_in
     sums = []
     for t in range(times):
         part = windows if times == 1 else windows[:, t : t + 1]
@@ -98,17 +61,24 @@ def drive(layer: AnyLayer, source: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def fire(
-    layer: AnyLayer,
+    layer: AnyLayer[Any, Any],
     drives: Tensor,
     timesteps: int,
     dtype: torch.dtype,
     membranes: Tensor | None = None,
 ) -> Tensor:
-    """Spikes uint8 (N, T, O, H', W') before gate and pooling, see :mod:`hw.spec`.
+    """Run the layer's neurons (:mod:`hw.spec`); return spikes before gate and pooling.
 
-    ``drives`` is (N, T|1, O, H', W') without bias; membranes are of type ``dtype``: integers leak
-    by shifts, floating point by the same factor without rounding. A tensor ``membranes``, of the
-    result's shape, gets their values before the comparison.
+    Parameters
+    ----------
+    drives : tensor (N, T|1, O, H', W') of weighted sums without bias.
+    dtype : type of the membranes: integers leak by shifts, floating point by the same factor
+        without rounding.
+    membranes : tensor of the result's shape that receives the membranes before the comparison.
+
+    Returns
+    -------
+    uint8 tensor (N, T, O, H', W') of 0 and 1.
     """
     assert layer.threshold is not None
     bias = _to_map(layer.bias, dtype)
@@ -117,27 +87,25 @@ def fire(
     spikes = torch.empty((len(drives), timesteps, *drives.shape[2:]), dtype=torch.uint8)
     for t in range(timesteps):
         here = drives[:, min(t, drives.shape[1] - 1)].to(dtype)
-        membrane = _leaked(membrane, layer) + here + bias[min(t, len(bias) - 1)]
-        fires = membrane >= threshold
-        spikes[:, t] = fires
-        if membranes is not None:
-            membranes[:, t] = membrane
-        if layer.reset == Reset.SOFT:
-            membrane = torch.where(fires, membrane - threshold, membrane)
+        if dtype.is_floating_point:
+            left = membrane * spec.decay(layer.leak, layer.leak_shift)
         else:
-            membrane = membrane.masked_fill(fires, 0)
+            left = spec.leaked(membrane, layer.leak, layer.leak_shift)
+        charged = left + here + bias[min(t, len(bias) - 1)]
+        if membranes is not None:
+            membranes[:, t] = charged
+        spikes[:, t], membrane = spec.fire(charged, threshold, layer.reset)
     return spikes
 
 
-def join_and_pool(layer: AnyLayer, spikes: Tensor, identity: Tensor | None) -> Tensor:
-    """Gate with the identity's spikes, then OR over windows; uint8 (N, T, O, H, W)."""
+def join_and_pool(layer: AnyLayer[Any, Any], spikes: Tensor, identity: Tensor | None) -> Tensor:
+    """Join spikes with the identity's by the layer's gate, then OR them over pooling windows.
+
+    Spikes, identity and result are uint8 tensors (N, T, O, H, W) of 0 and 1; without a gate the
+    identity is None.
+    """
     if identity is not None:
-        spikes = {
-            Gate.AND: lambda o, s: o & s,
-            Gate.IAND: lambda o, s: o & (1 - s),
-            Gate.OR: lambda o, s: o | s,
-            Gate.XOR: lambda o, s: o ^ s,
-        }[layer.gate](identity, spikes)
+        spikes = spec.joined(layer.gate, spikes, identity)
     pool_y, pool_x = layer.pool
     if (pool_y, pool_x) == (1, 1):
         return spikes
@@ -147,17 +115,10 @@ def join_and_pool(layer: AnyLayer, spikes: Tensor, identity: Tensor | None) -> T
 
 
 def summed(array: NDArray[np.generic], dtype: torch.dtype) -> Tensor:
-    """An output layer's bias (1, 1, 1, o) as (o,)."""
+    """Return an output layer's bias (1, 1, 1, o), which is added once, as a tensor (o,)."""
     return torch.from_numpy(array[0, 0, 0]).to(dtype)
 
 
 def _to_map(array: NDArray[Any], dtype: torch.dtype) -> Tensor:
-    """(t|1, y|1, x|1, o) to (t|1, o, y|1, x|1)."""
+    """Convert an array (t|1, y|1, x|1, o) to a tensor (t|1, o, y|1, x|1)."""
     return torch.from_numpy(np.ascontiguousarray(array)).to(dtype).permute(0, 3, 1, 2)
-
-
-def _leaked(membrane: Tensor, layer: AnyLayer) -> Tensor:
-    if not membrane.is_floating_point():
-        return leaked(membrane, layer.leak, layer.leak_shift)  # type: ignore[arg-type, return-value]
-    kept = membrane * 2.0**-layer.leak_shift
-    return {Leak.NONE: membrane, Leak.SUBTRACT: membrane - kept, Leak.KEEP: kept}[layer.leak]

@@ -1,13 +1,13 @@
-"""The network file: one safetensors file that holds everything a run needs, and proves it whole.
+"""The network file: one safetensors file with a network, its program and a checksum of it all.
 
-Layout (see docs/network-file.md): the tensors are the arrays of a :class:`sw.network.network.Network`, and
-of a compiled program if there is one, under their dotted names (``network.layers.0.weight``). The
-only metadata entry, ``spikefold``, is a JSON document with the same structure, in which ``null``
-arrays stay null and the others are named. The tensor ``checksum`` is the SHA-256 of the whole file
-with its own 32 bytes taken as zero, so that no byte of the file can change unnoticed (safetensors
-itself loads a flipped bit silently).
+Layout (see docs/network-file.md): the tensors are the arrays of a
+:class:`sw.network.network.Network`, and of a compiled program if there is one, under their dotted
+names (``network.layers.0.weight``). The only metadata entry, ``spikefold``, is a JSON document with
+the same structure, in which an array is replaced by its name, or by null if it is None. The tensor
+``checksum`` is the SHA-256 of the whole file with its own 32 bytes taken as zero, so that every
+changed byte is detected (safetensors itself loads a flipped bit silently).
 
-Nothing here imports torch.
+This module does not import torch.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from hw.protocol import spec_hash
 from hw.spec import SpecError
 from sw.files import write_whole
-from sw.network.network import Network, NetworkError
+from sw.network.network import INPUT, Network, NetworkError
 
 FORMAT = "spikefold-network"
 VERSION = 1
@@ -40,19 +40,19 @@ SUFFIX = ".spikefold"
 METADATA_KEY = "spikefold"
 CHECKSUM = "checksum"
 _MAX_HEADER_BYTES = 1 << 26
-"""Longer headers are not believed: the file is something else."""
+"""Longest header that is read; a file with a longer one is of another kind."""
 
 
 class NetworkFileError(ValueError):
-    """A network file that cannot be used; the message names the file, the fault and the remedy."""
+    """A network file cannot be used; the message names the file, the fault and the remedy."""
 
 
 class NotANetworkFileError(NetworkFileError):
-    """The file is of another kind."""
+    """The file is of another kind than a network file."""
 
 
 class TruncatedError(NetworkFileError):
-    """The file ends too early."""
+    """The file is shorter than its header says."""
 
 
 class VersionError(NetworkFileError):
@@ -60,19 +60,19 @@ class VersionError(NetworkFileError):
 
 
 class ChecksumError(NetworkFileError):
-    """The file was changed after it was written."""
+    """The file does not match its checksum."""
 
 
 class ContentError(NetworkFileError):
-    """The file is whole, but what it says is not a network."""
+    """The file is undamaged, but does not describe a network."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class NetworkFile:
-    """What a network file holds.
+    """Content of a network file.
 
-    ``program`` is what :func:`save` was given; it is None if there was none, and also if it cannot
-    run on anything this version builds, and then ``stale`` says why.
+    ``program`` is the compiled program; it is None if the file has none, if it was left unread, or
+    if it was made for another version of the gateware, in which case ``stale`` says why.
     """
 
     network: Network
@@ -86,17 +86,21 @@ class NetworkFile:
 
 
 def _hints(cls: type) -> dict[str, Any]:
+    """Return the types of a dataclass's fields by name."""
     return typing.get_type_hints(cls)
 
 
 def _encode(value: Any, name: str, arrays: dict[str, NDArray] | None) -> Any:
-    """JSON value of ``value``; its arrays are added to ``arrays`` under dotted names. With None,
-    only what JSON itself has is accepted.
+    """Return ``value`` as a JSON value, and add its arrays to ``arrays`` under dotted names.
+
+    If ``arrays`` is None, only types that JSON has are accepted.
 
     Raises
     ------
-    TypeError, ValueError
-        A value of another kind, or a number that is not finite; the message says where.
+    TypeError
+        A value has an unsupported type; the message says where.
+    ValueError
+        A number is not finite; the message says where.
     """
     if arrays is not None:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -130,12 +134,14 @@ def _encode(value: Any, name: str, arrays: dict[str, NDArray] | None) -> Any:
 
 
 def _decode(hint: Any, value: Any, name: str, arrays: dict[str, NDArray]) -> Any:
-    """Inverse of :func:`_encode`; ``arrays`` loses what is used.
+    """Return the value of type ``hint`` that :func:`_encode` turned into the JSON value ``value``.
+
+    The arrays that belong to it are removed from ``arrays``.
 
     Raises
     ------
     ContentError
-        ``value`` is not a ``hint``; the message says where.
+        ``value`` is not of type ``hint``; the message says where.
     """
 
     def fail(expected: str) -> ContentError:
@@ -196,6 +202,7 @@ def _decode(hint: Any, value: Any, name: str, arrays: dict[str, NDArray]) -> Any
 
 
 def _short(value: Any) -> str:
+    """Return a JSON value as text of at most 60 characters, for messages."""
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -204,16 +211,16 @@ def _short(value: Any) -> str:
 
 
 def to_bytes(network: Network, program: Any = None) -> bytes:
-    """The file as bytes; the same network gives the same bytes.
+    """Return the content of a network file; the same network always gives the same bytes.
 
     Parameters
     ----------
-    program : what :func:`sw.compile.compiler.compile_network` made of the network, or None.
+    program : the network's program (:class:`sw.compile.program.Program`), or None.
 
     Raises
     ------
     NetworkFileError
-        Provenance or statistics hold something that JSON does not.
+        Provenance or statistics hold a value that JSON cannot represent.
     """
     arrays: dict[str, NDArray] = {}
     document: dict[str, Any] = {"format": FORMAT, "version": VERSION}
@@ -236,11 +243,14 @@ def to_bytes(network: Network, program: Any = None) -> bytes:
 
 
 def _header(raw: bytes | bytearray) -> tuple[int, dict[str, Any]]:
-    """Offset of the tensor data, and the safetensors header.
+    """Return the offset of the tensor data, and the safetensors header.
 
     Raises
     ------
-    NotANetworkFileError, TruncatedError
+    NotANetworkFileError
+        This is not a safetensors header.
+    TruncatedError
+        The file ends inside the header.
     """
     foreign = NotANetworkFileError("this is not a network file; make one with python -m sw.export")
     if not raw:
@@ -264,27 +274,33 @@ def _header(raw: bytes | bytearray) -> tuple[int, dict[str, Any]]:
 
 
 def _checksum_span(data_start: int, header: dict[str, Any]) -> tuple[int, int]:
-    """First byte of the checksum in the file, and the one after it."""
+    """Return the offsets of the checksum's first byte and of the byte after its last.
+
+    Raises
+    ------
+    ContentError
+        The file has no checksum.
+    """
     try:
         start, end = header[CHECKSUM]["data_offsets"]
         if end - start == hashlib.sha256().digest_size and start >= 0:
             return data_start + start, data_start + end
     except (KeyError, TypeError, ValueError):
         pass
-    raise ContentError("there is no checksum in it; export the network again")
+    raise ContentError("the file has no checksum; export the network again")
 
 
 def from_bytes(raw: bytes, program_type: type | None = None) -> NetworkFile:
-    """Inverse of :func:`to_bytes`.
+    """Read the content of a network file that :func:`to_bytes` made.
 
     Parameters
     ----------
-    program_type : class of the compiled program; None leaves the compiled section unread.
+    program_type : class of the compiled program; None leaves the program unread.
 
     Raises
     ------
     NetworkFileError
-        One of its subclasses says what is wrong.
+        The file cannot be used; the subclass tells the kind of fault.
     """
     data_start, header = _header(raw)
     metadata = header.get("__metadata__")
@@ -307,7 +323,9 @@ def from_bytes(raw: bytes, program_type: type | None = None) -> NetworkFile:
         n_data = max(t["data_offsets"][1] for k, t in header.items() if k != "__metadata__")
         n_expected = data_start + n_data
     except (KeyError, IndexError, TypeError) as error:
-        raise ContentError("its header does not describe tensors") from error
+        raise ContentError(
+            "its header does not describe tensors; export the network again"
+        ) from error
     if len(raw) < n_expected:
         raise TruncatedError(
             f"the file has {len(raw)} of {n_expected} bytes; copy or export it again"
@@ -332,6 +350,13 @@ def _decode_document(
     sha256: str,
     n_bytes: int,
 ) -> NetworkFile:
+    """Return the content that the JSON document and the tensors describe.
+
+    Raises
+    ------
+    ContentError
+        They do not describe a network.
+    """
     unknown = sorted(set(document) - {"format", "version", "network", "compiled"})
     if unknown:
         raise ContentError(f"the document has unknown fields: {', '.join(unknown)}")
@@ -346,11 +371,13 @@ def _decode_document(
     except (ArithmeticError, AttributeError, IndexError, TypeError, ValueError) as error:
         raise ContentError(f"the network in it cannot be read: {error}") from error
     if arrays:
-        raise ContentError(f"it holds tensors that nothing names: {', '.join(sorted(arrays))}")
+        raise ContentError(
+            f"it holds tensors that the document does not name: {', '.join(sorted(arrays))}"
+        )
     program, stale = None, None
     if compiled is not None and program_type is not None:
-        # A program made for another version of the gateware is no fault of the file: the network
-        # can be compiled again.
+        # A program for another version of the gateware is not an error: the network can be
+        # compiled again.
         try:
             program = _decode(program_type, compiled["program"], "program", program_arrays)
             if f"{spec_hash(program.config):016x}" != compiled["spec_hash"]:
@@ -366,16 +393,16 @@ def _decode_document(
 
 
 def save(path: str | Path, network: Network, program: Any = None) -> int:
-    """Write a network file whole or not at all: an existing file stays until the new one is there.
+    """Write a network file atomically: an existing file is replaced only by a complete one.
 
     Returns
     -------
-    Bytes written.
+    Number of bytes written.
 
     Raises
     ------
     NetworkFileError
-        See :func:`to_bytes`, or the file cannot be written.
+        The network cannot be represented (see :func:`to_bytes`), or the file cannot be written.
     """
     path = Path(path)
     raw = to_bytes(network, program)
@@ -387,17 +414,18 @@ def save(path: str | Path, network: Network, program: Any = None) -> int:
 
 
 def load(path: str | Path, program_type: type | None = None) -> NetworkFile:
-    """Read a network file and check all of it.
+    """Read a network file and check all of its content.
 
     Parameters
     ----------
-    program_type : class of the compiled program (:class:`sw.compile.program.Program`); None leaves the
-        compiled section unread.
+    program_type : class of the compiled program (:class:`sw.compile.program.Program`); None leaves
+        the program unread.
 
     Raises
     ------
     NetworkFileError
-        One of its subclasses says what is wrong; the message begins with the path.
+        The file cannot be used; the subclass tells the kind of fault, and the message begins with
+        the path.
     """
     path = Path(path)
     try:
@@ -411,7 +439,7 @@ def load(path: str | Path, program_type: type | None = None) -> NetworkFile:
 
 
 def describe(file: NetworkFile) -> str:
-    """A few lines on what a network file holds, for a terminal."""
+    """Describe a network file and each of its layers in a few lines for a terminal."""
     network = file.network
     lines = [
         f"{len(network.layers)} layers, {network.timesteps} timesteps, weights of "
@@ -420,7 +448,7 @@ def describe(file: NetworkFile) -> str:
     ]
     shapes = network.map_shapes()
     encoder = "binary frames" if network.encoder is None else "encoder"
-    lines.append(f"  {'input':<16}{'x'.join(map(str, shapes['input'])):>12}  {encoder}")
+    lines.append(f"  {INPUT:<16}{'x'.join(map(str, shapes[INPUT])):>12}  {encoder}")
     for layer in network.layers:
         shape = shapes.get(layer.name, (layer.n_out,))
         t, y, x, *_ = layer.weight.shape

@@ -1,80 +1,118 @@
-"""The integer network: what is exported, referenced, compiled and run. NumPy only, no torch.
+"""Layers, and the integer network that is exported, compiled and run. NumPy only, no torch.
 
-One form of weight array serves every granularity: ``weight[t, y, x, o, c, ky, kx]``. An axis of
+Weights of every granularity are arrays of one form: ``weight[t, y, x, o, c, ky, kx]``. An axis of
 timesteps ``t``, output rows ``y``, output columns ``x``, kernel rows ``ky`` or kernel columns
-``kx`` has its full length, or length 1 if the weights are shared along it. In the core's memories
-"shared" is an address stride of 0, nothing else.
+``kx`` has its full length, or length 1 if the weights are shared along it. In the core's memories,
+a shared axis has an address stride of 0.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec import Gate, Leak, Reset
+from hw.spec import Gate, Leak, Reset, signed_range
+
+IMAGE = "image"
+"""Name of the map of pixels that the encoder reads."""
 
 INPUT = "input"
-"""Name of the map that the first layers read: the encoder's spikes, or the user's own."""
+"""Name of the first map of spikes: written by the encoder, or by the user where there is none."""
 
 Shape = tuple[int, int, int]
 """(channels, height, width)"""
 
+Weight = TypeVar("Weight", bound=np.generic)
+Param = TypeVar("Param", bound=np.generic)
+
 
 class NetworkError(ValueError):
-    """A network that is not consistent, or not a full-spike one; the message names the layer."""
+    """A network that is inconsistent or not full-spike; the message names the layer."""
+
+
+def conv_size(
+    size: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int] = (0, 0),
+) -> tuple[int, int]:
+    """Return the height and width of a convolution's (or pooling's) output.
+
+    Every argument is a pair (vertical, horizontal); ``size`` is the input's. A result below 1
+    means that the kernel exceeds the padded input.
+    """
+    height, width = (
+        (n + 2 * p - k) // s + 1 for n, k, s, p in zip(size, kernel, stride, padding, strict=True)
+    )
+    return height, width
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Layer:
-    """Convolution (or, with a kernel as large as its map, a fully connected layer), neuron, gate
-    and pooling, in exact integers. See :mod:`hw.spec` for the semantics of the neuron.
+class AnyLayer(Generic[Weight, Param]):
+    """Convolution, neuron, gate and pooling, with numbers of any type.
 
-    ``output`` layers do not fire: they sum over all timesteps and add the bias once.
+    A kernel as large as its map makes it a fully connected layer. Output layers do not fire: they
+    sum over all timesteps and add the bias once. See :mod:`hw.spec` for the neuron.
+
+    The network file has these fields in this order (:mod:`sw.network.netfile`).
     """
 
     name: str
     source: str
-    """Name of the map it reads: :data:`INPUT` or an earlier layer's name."""
+    """Name of the map that it reads: :data:`INPUT`, an earlier layer's, or :data:`IMAGE`."""
     kernel: tuple[int, int]
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
-    weight: NDArray[np.int8]
-    """(t|1, y|1, x|1, o, c, ky|1, kx|1)"""
-    bias: NDArray[np.int32]
-    """(t|1, y|1, x|1, o); (1, 1, 1, o) in an output layer"""
-    threshold: NDArray[np.int32] | None = None
-    """(y|1, x|1, o), positive; None in an output layer"""
+    weight: NDArray[Weight]
+    """Array of shape (t|1, y|1, x|1, o, c, ky|1, kx|1)."""
+    bias: NDArray[Param]
+    """Array of shape (t|1, y|1, x|1, o); (1, 1, 1, o) in an output layer."""
+    threshold: NDArray[Param] | None = None
+    """Positive array of shape (y|1, x|1, o); None in an output layer."""
     leak: Leak = Leak.NONE
     leak_shift: int = 0
     reset: Reset = Reset.HARD
     gate: Gate = Gate.NONE
     identity: str | None = None
-    """Name of the map that joins at the gate; it has the shape of the unpooled output."""
+    """Name of the map that the gate joins with; it has the shape of the unpooled output."""
     pool: tuple[int, int] = (1, 1)
-    """OR over windows of this size, after the gate."""
+    """Size of the windows over which spikes are ORed, after the gate."""
     output: bool = False
 
     @property
     def n_out(self) -> int:
-        """Output channels, or classes."""
+        """Number of output channels, or of classes."""
         return self.weight.shape[3]
 
+    @property
+    def fan_in(self) -> int:
+        """Number of synapses of a neuron at one timestep, those in the padding included."""
+        return self.weight.shape[4] * self.kernel[0] * self.kernel[1]
+
     def conv_shape(self, source: Shape) -> Shape:
-        """Shape before pooling."""
-        sizes = (
-            (n + 2 * p - k) // s + 1
-            for n, p, k, s in zip(source[1:], self.padding, self.kernel, self.stride, strict=True)
-        )
-        height, width = sizes
-        return self.n_out, height, width
+        """Return the shape of the output before pooling, for a source of shape ``source``."""
+        return self.n_out, *conv_size(source[1:], self.kernel, self.stride, self.padding)
 
     def map_shape(self, source: Shape) -> Shape:
-        """Shape of the map it writes, after pooling (windows that do not fill are dropped)."""
+        """Return the shape of the map that it writes; pooling drops incomplete windows."""
         _, height, width = self.conv_shape(source)
         return self.n_out, height // self.pool[0], width // self.pool[1]
+
+    def structure(self) -> dict[str, Any]:
+        """Return all fields but weight, bias and threshold, to make a layer of other numbers."""
+        numbers = ("weight", "bias", "threshold")
+        return {
+            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in numbers
+        }
+
+
+class Layer(AnyLayer[np.int8, np.int32]):
+    """A layer in exact integers, as the device computes it."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -83,17 +121,19 @@ class Network:
 
     Parameters
     ----------
-    timesteps : T
-    image_shape : shape of what the user gives: images of uint8 if there is an encoder, else binary
+    timesteps : number of timesteps T.
+    image_shape : shape of the user's input: of uint8 images if there is an encoder, else of binary
         frames, one per timestep.
-    encoder : the stem, computed on the host: a :class:`Layer` (``source`` is ``"image"``, shared
-        weights, no gate) whose input is the same image at every timestep. None: binary frames.
-    layers : in an order in which every map is written before it is read; the last one, and only
-        that one, is an output layer.
+    encoder : first layer of a network for images, which reads the same pixels at every timestep.
+        Its ``source`` is :data:`IMAGE`; it has shared weights and no gate. The host computes it
+        unless the device takes pixels. None if the input is binary frames.
+    layers : layers in an order in which every map is written before it is read. The last one, and
+        no other, is an output layer.
     weight_bits : width that every weight fits.
-    labels : class names.
-    provenance : how it was made: training config, seed, data checksum, accuracies (JSON values).
-    statistics : measured on validation data, per layer (JSON values), e.g. spike density.
+    labels : names of the classes.
+    provenance : how the network was made: training configuration, seed, checksum of the data,
+        accuracies (JSON values).
+    statistics : measurements on validation data, by layer (JSON values), such as spike densities.
     """
 
     timesteps: int
@@ -110,10 +150,11 @@ class Network:
 
     @property
     def n_classes(self) -> int:
+        """Number of classes."""
         return self.layers[-1].n_out
 
     def map_shapes(self) -> dict[str, Shape]:
-        """Shape of every spike map by name, :data:`INPUT` first; the output layer has none."""
+        """Return the shape of every map of spikes by name, :data:`INPUT` first."""
         shapes = {
             INPUT: self.image_shape
             if self.encoder is None
@@ -139,7 +180,7 @@ def validate(network: Network) -> None:
 
     require(network.timesteps >= 1, "", f"{network.timesteps} timesteps: a network has at least 1")
     require(len(network.layers) >= 1, "", "a network has at least one layer, this one has none")
-    low, high = -(1 << (network.weight_bits - 1)), (1 << (network.weight_bits - 1)) - 1
+    low, high = signed_range(network.weight_bits)
     shapes: dict[str, Shape] = {}
 
     def check_layer(layer: Layer, source: Shape) -> None:
@@ -202,7 +243,7 @@ def validate(network: Network) -> None:
             and encoder.weight.shape[:3] == (1, 1, 1)
             and encoder.bias.shape[:3] == (1, 1, 1),
             encoder.name,
-            "the encoder has shared static weights, fires, and has no gate",
+            "an encoder fires, shares weights over time and positions, and has no gate",
         )
         check_layer(encoder, network.image_shape)
         shapes[INPUT] = encoder.map_shape(network.image_shape)

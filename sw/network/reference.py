@@ -1,7 +1,7 @@
-"""The integer reference: what the gateware must equal, bit for bit.
+"""The integer reference: the computation that the gateware must match bit for bit.
 
-Exact by construction: weighted sums are computed in floating point only where a worst-case bound
-proves that every partial sum is an integer that the type holds exactly.
+It is exact by construction: weighted sums are computed in floating point only where a worst-case
+bound proves that every partial sum is an integer that the type holds exactly.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from sw.network.engine import drive, fire, join_and_pool, summed
 from sw.network.network import INPUT, Layer, Network
 
 BATCH = 100
+"""Default number of images that are computed at once."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Trace:
-    """Everything that a network computes for N images.
+    """Spikes, logits and predictions of a network for N images.
 
     Attributes
     ----------
-    spikes : uint8 (N, T, C, H, W) of 0 and 1 by map, :data:`sw.network.network.INPUT` first; empty if not
-        kept.
-    n_spikes : int64 (N, T), spikes in each map.
-    logits : int64 (N, n_classes)
-    predictions : int64 (N,), the first largest logit.
+    spikes : uint8 arrays (N, T, C, H, W) of 0 and 1 by name of map,
+        :data:`sw.network.network.INPUT` first; empty if they were not kept.
+    n_spikes : int64 arrays (N, T) by name of map, the number of spikes.
+    logits : int64 array (N, n_classes).
+    predictions : int64 array (N,), the class with the first largest logit.
     """
 
     spikes: dict[str, NDArray[np.uint8]]
@@ -49,13 +50,13 @@ def run(
     ----------
     images : uint8 images (N, C, H, W), or, if the network has no encoder, binary uint8 frames
         (N, T, C, H, W).
-    keep_spikes : keep all maps, which takes about 140 kB an image for the embedded network.
-    batch : images at once.
+    keep_spikes : keep the spikes of all maps (about 140 kB per image for the shipped network).
+    batch : number of images that are computed at once.
 
     Raises
     ------
     sw.network.encoder.InputError
-        The images do not suit the network.
+        The network cannot take the images.
     """
     check_input(network, images)
     names = list(network.map_shapes())
@@ -84,7 +85,7 @@ def run(
 
 
 def densities(network: Network, trace: Trace) -> dict[str, float]:
-    """Share of neurons that spike, by map, over all images and timesteps of a trace."""
+    """Return the share of neurons that spike, by map, over all images and timesteps of a trace."""
     return {
         name: float(trace.n_spikes[name].mean()) / int(np.prod(shape))
         for name, shape in network.map_shapes().items()
@@ -93,6 +94,7 @@ def densities(network: Network, trace: Trace) -> dict[str, float]:
 
 @torch.no_grad()
 def _run(network: Network, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the spikes (N, T, C, H, W) of every map by name, and the logits (N, n_classes)."""
     timesteps = network.timesteps
     maps: dict[str, Tensor] = {}
     if network.encoder is None:
@@ -111,8 +113,18 @@ def _run(network: Network, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
 def run_layer(
     layer: Layer, source: Tensor, timesteps: int, input_max: int, identity: Tensor | None
 ) -> Tensor:
-    """The map (N, T, O, H', W') of one firing layer; ``source`` is (N, T|1, C, H, W) of integers
-    from 0 to ``input_max``, with one timestep if it is the same at all of them."""
+    """Return the map that one firing layer writes.
+
+    Parameters
+    ----------
+    source : tensor (N, T|1, C, H, W) of integers from 0 to ``input_max``; it has one timestep if
+        the input is the same at all of them.
+    identity : map (N, T, O, H, W) that the layer's gate joins with; None if it has no gate.
+
+    Returns
+    -------
+    uint8 tensor (N, T, O, H', W') of 0 and 1.
+    """
     return join_and_pool(layer, _fire(layer, source, timesteps, input_max), identity)
 
 
@@ -120,9 +132,16 @@ def run_layer(
 def membranes(
     layer: Layer, source: NDArray[np.uint8]
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Membranes int64 (N, T, O, H', W') before the comparison with the threshold, and the neurons'
-    own spikes uint8 of that shape, before gate and pooling; ``source`` is the map (N, T, C, H, W)
-    that the firing layer reads."""
+    """Return a layer's membranes before the comparison, and its spikes before gate and pooling.
+
+    Parameters
+    ----------
+    source : map (N, T, C, H, W) that the firing layer reads.
+
+    Returns
+    -------
+    Arrays of int64 and of uint8, both (N, T, O, H', W').
+    """
     channels, height, width = layer.conv_shape(source.shape[2:])  # type: ignore[arg-type]
     values = torch.empty((*source.shape[:2], channels, height, width), dtype=torch.int64)
     spikes = _fire(layer, torch.from_numpy(source), source.shape[1], 1, values)
@@ -132,11 +151,11 @@ def membranes(
 def _fire(
     layer: Layer, source: Tensor, timesteps: int, input_max: int, membranes: Tensor | None = None
 ) -> Tensor:
-    """Spikes before gate and pooling, in the smallest types that are exact."""
+    """Return spikes before gate and pooling, computed in the smallest types that are exact."""
     assert layer.threshold is not None
     worst = _worst_sum(layer, input_max)
     drives = drive(layer, source, exact_type(worst))
-    # No leak or reset moves a membrane away from zero, so this bounds every intermediate value.
+    # No leak or reset moves a membrane away from 0, so this bounds every intermediate value.
     worst_membrane = timesteps * (worst + int(np.abs(layer.bias.astype(np.int64)).max()))
     worst_membrane += int(layer.threshold.max())
     membrane_type = torch.int32 if worst_membrane < 1 << 31 else torch.int64
@@ -144,14 +163,14 @@ def _fire(
 
 
 def _worst_sum(layer: Layer, input_max: int) -> int:
-    """Largest magnitude of any sum of some of a neuron's weights times inputs."""
+    """Return the largest magnitude of any partial sum of a neuron's weights times its inputs."""
     taps = np.abs(layer.weight.astype(np.int64)).sum(axis=(4, 5, 6))
     repeats = int(np.prod(layer.kernel)) // int(np.prod(layer.weight.shape[5:]))
     return input_max * repeats * int(taps.max())
 
 
 def exact_type(worst: int) -> torch.dtype:
-    """Fastest type in which integers up to ``worst`` in magnitude add up exactly."""
+    """Return the fastest type in which integers up to ``worst`` in magnitude add up exactly."""
     if worst < 1 << 24:
         return torch.float32
     return torch.float64 if worst < 1 << 53 else torch.int64

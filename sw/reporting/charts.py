@@ -12,6 +12,8 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
+from hw.spec import Reset, after_spike
+
 SPIKE_RGB = (0x3D, 0x86, 0xC6)
 """Reads on white and on black."""
 
@@ -138,7 +140,9 @@ def histogram(values: NDArray[np.integer], bits: int) -> str:
     )
 
 
-def trace(values: NDArray[np.int64], spikes: NDArray[np.bool_], threshold: int, hard: bool) -> str:
+def trace(
+    values: NDArray[np.int64], spikes: NDArray[np.bool_], threshold: int, reset: Reset
+) -> str:
     """One membrane (T,) as steps, its threshold, and its spikes."""
     timesteps = len(values)
     low = min(0, int(values.min()))
@@ -162,7 +166,7 @@ def trace(values: NDArray[np.int64], spikes: NDArray[np.bool_], threshold: int, 
                 f'<path class="spike" d="M{x + step * 0.46:.1f} 3v10"><title>timestep {t}: '
                 f"spike at {value:,}</title></path>"
             )
-            left = 0 if hard else value - threshold
+            left = after_spike(value, threshold, reset)
             path += f"L{x + step * 0.92:.1f} {y(left):.1f}"
     path += "H200"
     numbers = ", ".join(f"{v:,}" for v in values.tolist())

@@ -9,7 +9,6 @@ from html import escape
 from hw.spec import Gate, Leak, Reset
 from sw.network.network import INPUT, Layer, Network, Shape
 
-IMAGE = "image"
 ROW = 104
 BOX_HEIGHT = 46
 GUTTER = 78
@@ -67,7 +66,7 @@ def neuron_text(layer: Layer) -> str:
         Leak.SUBTRACT: f"LIF, loses 1/{1 << layer.leak_shift}",
         Leak.KEEP: f"LIF, keeps 1/{1 << layer.leak_shift}",
     }[layer.leak]
-    return kind + (", soft reset" if layer.reset == Reset.SOFT else "")
+    return kind + (", {layer.reset.name.lower()} reset" if layer.reset != Reset.HARD else "")
 
 
 def granularity(layer: Layer) -> str:

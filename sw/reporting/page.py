@@ -11,7 +11,6 @@ import numpy as np
 
 from hw.boards.configs import board_name
 from hw.protocol import Space, row_bytes
-from hw.spec import Reset
 from sw.compile import costs
 from sw.compile.fitting import BoardReport
 from sw.compile.program import PIXELS, Program, device_layers
@@ -368,12 +367,11 @@ def _membranes(page: Page) -> str:
     parts = []
     numbers = {layer.name: n for n, layer in enumerate(network.layers, 1)}
     layers = {layer.name: layer for layer in network.layers}
-    hard = {layer.name: layer.reset == Reset.HARD for layer in network.layers}
     for n in range(len(seen.samples)):
         rows = []
         for name, neurons in seen.membranes.items():
             plots = "".join(
-                f"<figure>{charts.trace(m.values[n], m.spikes[n], m.threshold, hard[name])}"
+                f"<figure>{charts.trace(m.values[n], m.spikes[n], m.threshold, layers[name].reset)}"
                 f"<figcaption>channel {m.neuron[0]}, row {m.neuron[1]}, column {m.neuron[2]} · "
                 f"threshold {m.threshold:,}</figcaption></figure>"
                 for m in neurons

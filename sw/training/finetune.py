@@ -1,13 +1,14 @@
-"""Fine-tuning of the integers themselves: a network whose forward pass is the exported one.
+"""Fine-tuning in integers: training of a network whose forward pass is that of the exported one.
 
-Every step folds the float parameters (:mod:`sw.convert.fold`), divides each neuron's weights and bias by
-its scale and rounds them, and runs integer neurons on binary spikes. So what training sees is what
-:func:`sw.convert.quantize.quantize` exports and :mod:`sw.network.reference` computes, bit for bit; rounding is
-passed through by gradients as if it were not there, where it does not clip. Batch-norms keep the
-statistics that they have; the auxiliary pathway is gone. Scales are found once, before.
+Every step folds the float parameters (:mod:`sw.convert.fold`), divides each neuron's weights and
+bias by its scale, rounds them, and runs integer neurons on binary spikes. The forward pass is
+therefore, bit for bit, the network that :func:`sw.convert.quantize.quantize` exports and
+:mod:`sw.network.reference` computes. Gradients ignore rounding and are 0 where values are clipped
+(the straight-through estimator: Bengio et al., arXiv 1308.3432). Batch-norms keep their statistics,
+and the auxiliary pathway is removed. Scales are determined once, before training.
 
-All integers are exact in float32 (checked, else float64 takes over), and weighted sums are rounded
-to the integer that they are, whatever algorithm a device's convolution uses.
+All integers are exact in float32, or in float64 where float32 is too small. Weighted sums are
+rounded, because a device's convolution may use an algorithm whose result is not exactly an integer.
 """
 
 from __future__ import annotations
@@ -22,19 +23,21 @@ from torch.nn import functional as F
 
 from hw.spec import PARAM_BITS, signed_range
 from sw.convert import fold, quantize
-from sw.convert.fold import Part
+from sw.convert.fold import TrainedLayer
 from sw.convert.folded import Scales
 from sw.convert.quantize import ENCODER_PARAM_BITS, ENCODER_WEIGHT_BITS
 from sw.model.functional import Fire, join
 from sw.model.resnet import Logits, SpikingResNet
 from sw.network.encoder import PIXEL_MAX
-from sw.network.network import INPUT
+from sw.network.network import IMAGE, INPUT
 
 EXACT = 1 << 24
-"""Integers up to this size are exact in float32."""
+"""Bound below which all integers are exact in float32."""
 
 
 class _Round(torch.autograd.Function):
+    """Rounding whose gradient is that of the identity."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         return torch.round(x)
@@ -45,20 +48,20 @@ class _Round(torch.autograd.Function):
 
 
 def rounded(x: Tensor) -> Tensor:
-    """Nearest integer, ties to even, with the gradient of ``x`` itself."""
+    """Round to the nearest integer, ties to even; gradients pass through unchanged."""
     return cast(Tensor, _Round.apply(x))
 
 
 class IntegerNet(nn.Module):
-    """The integer network of ``model``, as a function of its float parameters.
+    """The integer network of ``model``, differentiable with respect to its float parameters.
 
-    Takes and returns what the model does (:class:`sw.model.resnet.Logits` in the float network's units,
-    one scale for all classes), and calls ``record`` in the same way.
+    Its input, its output (:class:`sw.model.resnet.Logits`, in the float network's units) and its
+    calls of ``record`` are those of the model.
 
     Raises
     ------
     sw.model.config.ModelError
-        The model has an auxiliary pathway still, or cannot be exported.
+        The model cannot be exported.
     """
 
     def __init__(self, model: SpikingResNet, scales: Scales):
@@ -74,23 +77,29 @@ class IntegerNet(nn.Module):
     def forward(
         self, images: Tensor, record: Callable[[str, Tensor], None] | None = None
     ) -> Logits:
-        """``images`` as :func:`sw.model.resnet.to_input` makes them."""
+        """Return the logits for images as :func:`sw.model.resnet.to_input` makes them.
+
+        ``record`` is called with the name and the spikes (T, N, C, H, W) of every map.
+        """
         with torch.autocast(images.device.type, enabled=False):
             return self._run(images, record)
 
-    def integers(self, part: Part) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Weight (t|1, y|1, x|1, o, c, ky|1, kx|1), bias (t|1, y|1, x|1, o) and threshold
-        (y|1, x|1, o) of a layer, whole numbers in float64; weight and bias differentiable."""
-        is_encoder = part.source == "image"
+    def integers(self, trained: TrainedLayer) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return a layer's integer weight, bias and threshold in float64.
+
+        Their shapes are those of :class:`sw.network.network.AnyLayer`. Weight and bias are
+        differentiable. An output layer has no threshold.
+        """
+        is_encoder = trained.reads_image
         low, high = signed_range(ENCODER_WEIGHT_BITS if is_encoder else self.scales.weight_bits)
         most = signed_range(ENCODER_PARAM_BITS if is_encoder else self.scales.param_bits)[1]
-        weight, bias = part.folded()
+        weight, bias = trained.folded()
         threshold = None
-        if part.neuron is None:
+        if trained.neuron is None:
             divisor = weight.new_tensor(self.scales.output).view(1, 1, 1)
         else:
-            threshold = cast(Tensor, self.get_buffer(_buffer(part.name)))
-            divisor = part.neuron.threshold / threshold
+            threshold = cast(Tensor, self.get_buffer(_buffer(trained.name)))
+            divisor = trained.neuron.threshold / threshold
         weight = rounded(weight / divisor[None, :, :, :, None, None, None]).clamp(low, high)
         return weight, rounded(bias / divisor[None]).clamp(-most, most), threshold
 
@@ -101,43 +110,44 @@ class IntegerNet(nn.Module):
         if config.frames:
             maps[INPUT] = images.transpose(0, 1).flatten(0, 1)
         else:
-            maps["image"] = torch.round(images * PIXEL_MAX)
-        *firing, classifier = fold.parts(self.model)
-        for part in firing:
-            name = INPUT if part.source == "image" else part.name
-            spikes = self._layer(part, maps[part.source], timesteps)
-            if part.identity is not None:
-                spikes = join(part.gate.name, spikes, maps[part.identity])
-            if max(part.pool) > 1:
-                spikes = F.max_pool2d(spikes, part.pool)
+            maps[IMAGE] = torch.round(images * PIXEL_MAX)
+        *firing, classifier = fold.trained_layers(self.model)
+        for trained in firing:
+            name = INPUT if trained.reads_image else trained.name
+            spikes = self._layer(trained, maps[trained.source], timesteps)
+            if trained.identity is not None:
+                spikes = join(trained.gate.name, spikes, maps[trained.identity])
+            if max(trained.pool) > 1:
+                spikes = F.max_pool2d(spikes, trained.pool)
             maps[name] = spikes
         if record is not None:
             for name, spikes in maps.items():
-                if name != "image":
+                if name != IMAGE:
                     record(name, spikes.unflatten(0, (timesteps, len(images))))
         return Logits(self._logits(classifier, maps[classifier.source], timesteps), None)
 
-    def _layer(self, part: Part, source: Tensor, timesteps: int) -> Tensor:
-        """Spikes (T * N, O, H', W') before gate and pooling."""
-        assert part.neuron is not None
-        weight, bias, threshold = self.integers(part)
+    def _layer(self, trained: TrainedLayer, source: Tensor, timesteps: int) -> Tensor:
+        """Return spikes (T * N, O, H', W') before gate and pooling."""
+        assert trained.neuron is not None
+        weight, bias, threshold = self.integers(trained)
         assert threshold is not None
-        input_max = PIXEL_MAX if part.source == "image" else 1
+        input_max = PIXEL_MAX if trained.reads_image else 1
         with torch.no_grad():
             most = input_max * weight.abs().sum((4, 5, 6)).max() + bias.abs().max()
             exact = bool(timesteps * most + threshold.max() < EXACT)
         dtype = torch.float32 if exact else torch.float64
-        n_times = 1 if part.source == "image" else timesteps
-        sums = _weighted_sums(part, source.to(dtype), weight.to(dtype), n_times)
+        n_times = 1 if trained.reads_image else timesteps
+        sums = _weighted_sums(trained, source.to(dtype), weight.to(dtype), n_times)
         drive = rounded(sums) + bias.to(dtype).permute(0, 3, 1, 2)[:, None]
-        neuron = part.neuron
+        neuron = trained.neuron
         shift = {"NONE": 0, "KEEP": neuron.leak_shift, "SUBTRACT": -neuron.leak_shift}[neuron.leak]
         limit = threshold.to(dtype).permute(2, 0, 1)
         spikes = Fire.apply(drive, neuron.decay, timesteps, neuron, limit, shift)
         return cast(Tensor, spikes).to(source.dtype).flatten(0, 1)
 
-    def _logits(self, part: Part, source: Tensor, timesteps: int) -> Tensor:
-        weight, bias, _ = self.integers(part)
+    def _logits(self, trained: TrainedLayer, source: Tensor, timesteps: int) -> Tensor:
+        """Return logits (N, n_classes) in the float network's units."""
+        weight, bias, _ = self.integers(trained)
         weight = weight[:, 0, 0].to(source.dtype)  # (t|1, o, c, ky|1, kx|1)
         timed = source.unflatten(0, (timesteps, -1))
         if weight.shape[3:] == (1, 1):
@@ -148,12 +158,13 @@ class IntegerNet(nn.Module):
 
 
 def _buffer(layer: str) -> str:
+    """Return the name of the buffer that holds a layer's integer thresholds."""
     return "threshold_" + layer.replace(".", "_")
 
 
-def _weighted_sums(part: Part, source: Tensor, weight: Tensor, n_times: int) -> Tensor:
-    """Sums without bias (T|1, N, O, H', W') of ``source`` (T * N, C, H, W)."""
-    conv = part.module
+def _weighted_sums(trained: TrainedLayer, source: Tensor, weight: Tensor, n_times: int) -> Tensor:
+    """Return weighted sums (T|1, N, O, H', W') without bias of a source (T * N, C, H, W)."""
+    conv = trained.module
     assert isinstance(conv, nn.Conv2d)
     stride, padding = fold.pair(conv.stride), fold.pair(conv.padding)
     times, rows, columns, n_out, _, kernel_y, kernel_x = weight.shape
@@ -164,7 +175,7 @@ def _weighted_sums(part: Part, source: Tensor, weight: Tensor, n_times: int) -> 
             for t, maps in enumerate(timed.chunk(times))
         ]
         return torch.cat(sums).unflatten(0, (n_times, -1))
-    # A matrix product for every position (and timestep, where weights have timesteps).
+    # One matrix product for each position (and timestep, if weights differ between timesteps).
     windows = F.unfold(source, (kernel_y, kernel_x), 1, padding, stride)  # (T * N, taps, positions)
     windows = windows.unflatten(0, (times, -1)).permute(0, 3, 1, 2)  # (t, positions, N', taps)
     taps = weight.reshape(times, rows * columns, n_out, -1).transpose(2, 3)
@@ -175,13 +186,15 @@ def _weighted_sums(part: Part, source: Tensor, weight: Tensor, n_times: int) -> 
 def prepare(
     model: SpikingResNet, weight_bits: int, calibration: np.ndarray, param_bits: int = PARAM_BITS
 ) -> IntegerNet:
-    """The integer network that fine-tuning starts from: scales and biases are those of
-    :func:`sw.convert.quantize.quantize` with these calibration images. ``model`` is left as it is.
+    """Return the integer network that fine-tuning starts from, without changing ``model``.
+
+    Its scales and biases are those of :func:`sw.convert.quantize.quantize` with the images
+    ``calibration``.
 
     Raises
     ------
     sw.model.config.ModelError, sw.convert.quantize.QuantizeError
-        The model cannot be exported so.
+        The model cannot be exported.
     """
     plain = model.detach_aap()
     labels = tuple(str(n) for n in range(model.config.n_classes))
@@ -190,8 +203,8 @@ def prepare(
         folded, weight_bits, param_bits=param_bits, calibration=calibration
     )
     with torch.no_grad():
-        for part in fold.parts(plain):
-            bias = (part.norm if part.norm is not None else part.module).bias
+        for trained in fold.trained_layers(plain):
+            bias = (trained.norm if trained.norm is not None else trained.module).bias
             assert bias is not None
-            bias.add_(torch.from_numpy(shifts[part.name]))
+            bias.add_(torch.from_numpy(shifts[trained.name]))
     return IntegerNet(plain, scales)

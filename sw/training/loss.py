@@ -15,21 +15,24 @@ from sw.model.functional import widened
 from sw.model.resnet import SpikingResNet
 from sw.training.recipes import TrainConfig
 
-LANES = 16
-"""Output channels whose weights the device adds in one cycle, for :func:`spike_cost`."""
+COST_LANES = 16
+"""Number of output channels whose weights :func:`rows_per_spike` counts as one row.
+
+It is a constant of the loss, not of a board (boards have 8 to 32 lanes): another value changes
+what ``spike_penalty`` means, and so the results of the recorded training runs."""
 
 
 def rows_per_spike(model: SpikingResNet) -> dict[str, float]:
     """Rows of weights that the device reads for a spike of each map, which is what a spike costs
     in cycles: for every layer that reads the map, windows that overlap at a position times groups
-    of :data:`LANES` output channels."""
+    of :data:`COST_LANES` output channels."""
     rows: dict[str, float] = {}
-    for part in fold.parts(model):
+    for part in fold.trained_layers(model):
         windows, n_out = 1.0, part.module.weight.shape[0]
         if isinstance(part.module, nn.Conv2d):
             windows = math.prod(part.module.kernel_size) / math.prod(part.module.stride)
-        if part.source != "image":
-            groups = -(-n_out // LANES)
+        if not part.reads_image:
+            groups = -(-n_out // COST_LANES)
             rows[part.source] = rows.get(part.source, 0.0) + windows * groups
     return rows
 

@@ -1,9 +1,27 @@
-"""The configuration: what can be built, and what it comes to; the neuron's leak."""
+"""Tests of configurations and their derived numbers, and of the neuron's integer semantics."""
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from hw.spec import Config, Leak, SpecError, leaked, signed_range
+from hw.spec import (
+    Config,
+    Gate,
+    Leak,
+    Reset,
+    SpecError,
+    after_spike,
+    decay,
+    fire,
+    joined,
+    leaked,
+    signed_range,
+)
+
+KINDS: dict[str, Callable[[Any], Any]] = {"numpy": np.array, "torch": torch.tensor}
 
 
 @pytest.mark.parametrize(
@@ -91,6 +109,65 @@ def test_leaks_round_towards_minus_infinity(membrane: int, shift: int) -> None:
     assert leaked(membrane, Leak.KEEP, shift) == kept
     assert leaked(membrane, Leak.SUBTRACT, shift) == membrane - kept
     assert leaked(np.array([membrane]), Leak.KEEP, shift).tolist() == [kept]
+
+
+@pytest.mark.parametrize("shift", [1, 3, 15])
+@pytest.mark.parametrize("leak", Leak)
+def test_decay_is_the_leak_without_rounding(leak: Leak, shift: int) -> None:
+    membrane = 1 << 20
+    assert decay(leak, shift) * membrane == leaked(membrane, leak, shift)
+
+
+@pytest.mark.parametrize(
+    ("membrane", "hard", "soft"),
+    [(-7, -7, -7), (0, 0, 0), (4, 4, 4), (5, 0, 0), (6, 0, 1), (1000, 0, 995)],
+)
+def test_spikes_and_what_they_leave(membrane: int, hard: int, soft: int) -> None:
+    spikes = membrane >= 5
+    assert fire(membrane, 5, Reset.HARD) == (spikes, hard)
+    assert fire(membrane, 5, Reset.SOFT) == (spikes, soft)
+    for make in KINDS.values():
+        for reset, left in ((Reset.HARD, hard), (Reset.SOFT, soft)):
+            fires, membranes = fire(make([membrane]), make([5]), reset)
+            assert (fires.tolist(), membranes.tolist()) == ([spikes], [left])
+            assert membranes.dtype == make([membrane]).dtype
+
+
+@pytest.mark.parametrize("reset", Reset)
+def test_floating_point_resets_are_exact(reset: Reset) -> None:
+    """The membrane, or its value after the reset, is selected without a further rounding."""
+    membranes = torch.randn(1000, dtype=torch.float64)
+    fires, left = fire(membranes, 0.3, reset)
+    expected = after_spike(membranes, 0.3, reset)
+    assert torch.equal(left, torch.where(membranes >= 0.3, expected, membranes))
+    assert torch.equal(fires, membranes >= 0.3)
+
+
+@pytest.mark.parametrize("reset", Reset)
+def test_resets_are_monotone_and_never_raise_a_membrane(reset: Reset) -> None:
+    """The proof of bounds (sw.network.bounds) relies on both."""
+    membranes = np.arange(7, 100)
+    left = after_spike(membranes, 7, reset)
+    assert (np.diff(left) >= 0).all() and left.min() >= 0 and (left <= membranes).all()
+
+
+@pytest.mark.parametrize(
+    ("gate", "table"),
+    [
+        (Gate.NONE, [0, 1, 0, 1]),
+        (Gate.AND, [0, 0, 0, 1]),
+        (Gate.IAND, [0, 0, 1, 0]),
+        (Gate.OR, [0, 1, 1, 1]),
+        (Gate.XOR, [0, 1, 1, 0]),
+    ],
+)
+def test_gates(gate: Gate, table: list[int]) -> None:
+    branch, identity = [0, 1, 0, 1], [0, 0, 1, 1]
+    assert [joined(gate, s, o) for s, o in zip(branch, identity, strict=True)] == table
+    for dtype in (np.uint8, np.int64, np.bool_):
+        arrays = np.array(branch, dtype), np.array(identity, dtype)
+        assert joined(gate, *arrays).tolist() == table
+        assert joined(gate, *map(torch.from_numpy, arrays)).tolist() == table
 
 
 def test_signed_ranges() -> None:

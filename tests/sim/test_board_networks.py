@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from hw.spec import SUMS_UNHEARD, Config, Leak
+from hw.spec import SUMS_IN_FLIGHT, Config, Leak
 from sim.virtual_board import virtual_board
 from sw.compile.compiler import compile_network
 from sw.compile.cycles import predict_cycles
@@ -42,7 +42,7 @@ CONFIGS = {
         weight_bits=2,
         fire_lanes=4,
         weight_depth=4096,
-        sum_queue=SUMS_UNHEARD,
+        sum_queue=SUMS_IN_FLIGHT,
         cores=2,
         **SIZES,
     ),

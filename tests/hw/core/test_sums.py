@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from hw.core.sums import SumQueue, SumRegister
-from hw.spec import SUMS_UNHEARD, Config
+from hw.spec import SUMS_IN_FLIGHT, Config
 from tests.streams import put, simulate
 
 UNHEARD_BEFORE = 3
@@ -83,7 +83,7 @@ def scan(dut: SumQueue, config: Config, n_jobs: int) -> Callable:
 
 
 @pytest.mark.parametrize("fire_lanes", [1, 4, 8])
-@pytest.mark.parametrize("depth", [SUMS_UNHEARD, 8, 16])
+@pytest.mark.parametrize("depth", [SUMS_IN_FLIGHT, 8, 16])
 @pytest.mark.parametrize("stall", [0.0, 0.5, 0.9])
 def test_nothing_is_lost_and_nothing_waits_for_ever(
     depth: int, stall: float, fire_lanes: int

@@ -205,13 +205,13 @@ def test_damage_is_named() -> None:
     fold.fold(whole)
     for path, value, message in (
         ("data labels", ["a"], r"10 classes, but their labels are \['a'\]"),
-        ("quantisation output", "much", "no scales of integers: "),
-        ("quantisation thresholds", 3, "no scales of integers: "),
-        ("quantisation output", 0.0, "its scales of integers are none"),
+        ("quantisation output", "much", "its quantisation scales cannot be read: "),
+        ("quantisation thresholds", 3, "its quantisation scales cannot be read: "),
+        ("quantisation output", 0.0, "its quantisation scales are not positive numbers"),
         (
             "quantisation thresholds",
             {},
-            "its scales do not fit neurons of stem, layer1.0.conv1",
+            "its quantisation scales do not fit the neurons of stem, layer1.0.conv1",
         ),
     ):
         part, name = path.split()

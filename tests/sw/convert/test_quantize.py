@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,11 +10,11 @@ import torch
 
 from hw.spec import Leak, Reset
 from sw.convert import fold, quantize
-from sw.convert.folded import FoldedLayer, FoldedNetwork
+from sw.convert.folded import FoldedLayer, FoldedNetwork, simulate
 from sw.data.dataset import Split
 from sw.network import reference
-from sw.network.engine import AnyLayer, drive
-from sw.network.network import Layer, Network
+from sw.network.engine import drive
+from sw.network.network import AnyLayer, Layer, Network
 from tests import golden
 from tests.networks import random_input, random_network
 from tests.trained import KEEP_SOFT, LIF, images, lived_in, small_config
@@ -68,7 +69,7 @@ def test_8_bits_are_close_to_the_float_network(changes: dict) -> None:
     folded = folded_network(**changes)
     pixels = images(60)
     network = quantize.quantize(folded, 8)
-    before = folded.simulate(folded, pixels, keep_spikes=True)
+    before = simulate(folded, pixels, keep_spikes=True)
     after = reference.run(network, pixels)
     for name, spikes in before.spikes.items():
         assert np.mean(spikes != after.spikes[name]) < 0.1, name
@@ -80,7 +81,7 @@ def test_8_bits_are_close_to_the_float_network(changes: dict) -> None:
 def test_more_bits_are_more_exact() -> None:
     folded = folded_network()
     pixels = images(60)
-    before = folded.simulate(folded, pixels, keep_spikes=True).spikes["layer1.0.conv2"]
+    before = simulate(folded, pixels, keep_spikes=True).spikes["layer1.0.conv2"]
     wrong = [
         np.mean(
             before
@@ -91,7 +92,7 @@ def test_more_bits_are_more_exact() -> None:
     assert wrong[0] > wrong[1] > wrong[2]
 
 
-def mean_drive(layer: AnyLayer, source: np.ndarray) -> np.ndarray:
+def mean_drive(layer: AnyLayer[Any, Any], source: np.ndarray) -> np.ndarray:
     """Drive with bias (o,), averaged over images, timesteps and positions."""
     drives = drive(layer, torch.from_numpy(source), torch.float64).numpy()
     return (drives.transpose(0, 1, 3, 4, 2) + layer.bias).mean(axis=(0, 1, 2, 3))
@@ -103,7 +104,7 @@ def test_calibration_restores_mean_drives(weight_bits: int) -> None:
     although rounded weights and the spikes of earlier layers have moved it."""
     folded = folded_network()
     pixels = images(50)
-    wanted = folded.simulate(folded, pixels, keep_spikes=True).spikes
+    wanted = simulate(folded, pixels, keep_spikes=True).spikes
     moved = 0.0
     for calibration in (None, pixels):
         network = quantize.quantize(folded, weight_bits, calibration=calibration)

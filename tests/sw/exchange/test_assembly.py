@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hw.spec import Gate, Leak, Reset
+from hw.boards.configs import CONFIGS
+from hw.spec import PARAM_BITS, Gate, Leak, Reset
+from sw.compile.compiler import compile_network
 from sw.convert.folded import FoldedNetwork, simulate
 from sw.exchange import assembly
 from sw.exchange.assembly import assemble
 from sw.exchange.graph import (
-    IMAGE,
     Connect,
     Convolve,
     ExchangeError,
@@ -30,6 +31,7 @@ from sw.exchange.graph import (
     Source,
 )
 from sw.network import reference
+from sw.network.network import IMAGE, INPUT
 
 T = 4
 SHAPE = (2, 9, 8)
@@ -278,6 +280,28 @@ def test_what_is_no_integer_is_quantised() -> None:
     assert (found == expected).mean() > 0.8
     leaky = [nodes[0], replace(nodes[1], step=fire(leak=Leak.SUBTRACT, leak_shift=1)), *nodes[2:]]
     assert assembly.as_integers(assemble(leaky, FRAMES, {}), 8, 16) is None
+
+
+def test_wide_integers_of_a_stem_stay_what_they_are() -> None:
+    """The host computes a stem whose bias exceeds the device's parameters; it is not rounded."""
+    weight = rng().integers(-3, 4, (3, 2, 3, 3)).astype(np.float64)
+    bias = np.array([-70_000.0, 5.0, 70_000.0])
+    out = rng().integers(-5, 6, (5, 216)).astype(np.float64)
+    source = replace(IMAGES, pixel_max=255.0)
+    nodes = chain(
+        Convolve(weight=weight, bias=bias, padding=(1, 1)),
+        fire(90_000.0),
+        Flatten(),
+        Connect(weight=out),
+    )
+    network = assembly.as_integers(assemble(nodes, source, {}), 4, PARAM_BITS)
+    assert network is not None and network.encoder is not None
+    assert network.encoder.bias.ravel().tolist() == bias.tolist()
+    found = reference.run(network, images())
+    np.testing.assert_array_equal(found.logits, T * naive(nodes, source, images()))
+    assert found.n_spikes[INPUT].any(), "the stem must fire for the test to say something"
+    config = replace(CONFIGS["sim"], weight_bits=4, weight_depth=1 << 14)
+    assert not compile_network(network, config).pixels
 
 
 def stem(*steps: Any) -> list[Node]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hw.spec import Reset
 from sw.network import encoder, reference
-from sw.network.network import Layer, Network
+from sw.network.network import IMAGE, Layer, Network
 from tests.networks import random_input, random_network
 
 
@@ -34,7 +34,7 @@ def test_sums_beyond_float32_stay_exact() -> None:
     above = np.arange(64) % 2
     stem = Layer(
         name="stem",
-        source="image",
+        source=IMAGE,
         kernel=(40, 40),
         weight=weight,
         bias=np.zeros((1, 1, 1, 64), np.int32),

@@ -224,7 +224,7 @@ def test_bad_contents_are_named(changes: dict[str, Any], message: str) -> None:
 
 def test_missing_field_unnamed_tensor_and_missing_checksum() -> None:
     document, arrays = document_of(netfile.to_bytes(random_network(SEED)))
-    with pytest.raises(netfile.ContentError, match=r"nothing names: extra"):
+    with pytest.raises(netfile.ContentError, match=r"does not name: extra"):
         netfile.from_bytes(rewritten(document, {**arrays, "extra": np.zeros(1, np.int8)}))
     del document["network"]["timesteps"]
     with pytest.raises(netfile.ContentError, match="network lacks fields: timesteps"):
@@ -300,7 +300,7 @@ def test_loading_never_imports_torch(tmp_path: Path) -> None:
     path = tmp_path / "net.spikefold"
     netfile.save(path, random_network(SEED))
     code = (
-        "import sys; from sw import netfile; netfile.load(sys.argv[1]);"
+        "import sys; from sw.network import netfile; netfile.load(sys.argv[1]);"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == 0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hw.spec import Gate, Leak
-from sw.network.network import INPUT, Layer, Network, NetworkError
+from sw.network.network import IMAGE, INPUT, Layer, Network, NetworkError
 
 CONV = Layer(
     name="conv",
@@ -28,7 +28,7 @@ FC = Layer(
     bias=np.zeros((1, 1, 1, 3), np.int32),
     output=True,
 )
-STEM = replace(CONV, name="stem", source="image", weight=np.ones((1, 1, 1, 2, 2, 3, 3), np.int8))
+STEM = replace(CONV, name="stem", source=IMAGE, weight=np.ones((1, 1, 1, 2, 2, 3, 3), np.int8))
 STEM = replace(STEM, bias=STEM.bias[..., :2], threshold=np.ones((1, 1, 2), np.int32))
 NETWORK = Network(
     timesteps=2,
@@ -98,7 +98,9 @@ def test_a_network_that_is_wrong_says_where() -> None:
     assert_refused("a network has at least one layer, this one has none", layers=())
     assert_refused("layer 'fc': 3 classes but 2 labels", labels=("a", "b"))
     replace(NETWORK, encoder=STEM)
-    message = "layer 'stem': the encoder has shared static weights, fires, and has no gate"
+    message = (
+        "layer 'stem': an encoder fires, shares weights over time and positions, and has no gate"
+    )
     for changes in ({"gate": Gate.AND}, {"output": True}, {"weight": STEM.weight.repeat(2, 0)}):
         assert_refused(message, encoder=replace(STEM, **changes))
     assert_refused("layer 'stem': kernel (9, 3) exceeds", encoder=replace(STEM, kernel=(9, 3)))
