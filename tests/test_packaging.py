@@ -20,6 +20,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from sw.reporting.screenshot import BROWSERS
+
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("hw", "sw", "sim", "tests")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -193,6 +195,8 @@ def test_continuous_integration_runs_the_readme_command() -> None:
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & stat.S_IXUSR
     assert "\nmake test\n" in script.read_text()
+    for browser in BROWSERS:
+        assert f"command -v {browser}" in script.read_text()
     assert "make test" in (ROOT / "README.md").read_text()
 
 
