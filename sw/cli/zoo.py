@@ -136,17 +136,25 @@ def described(
 
 
 def weight_bits(folded: FoldedNetwork) -> int:
-    """The width of its weights on the device: the one that it was trained for, or 8."""
+    """Return the width of weights in bits: the one the network was trained for, or 8."""
     return folded.scales.weight_bits if folded.scales else 8
 
 
 def measure(path: Path, data_root: Path | None = None, accuracies: Entry | None = None) -> Entry:
-    """Everything about one checkpoint; but ``accuracies`` are taken from this entry, if given.
+    """Measure one checkpoint on its test set.
+
+    Parameters
+    ----------
+    data_root : folder that holds the data sets' folders; None: the usual places.
+    accuracies : entry to take accuracies from instead of measuring them; ignored if it is of
+        another file.
 
     Raises
     ------
     sw.model.checkpoint.CheckpointError, sw.data.dataset.DataError
+        The checkpoint or its data set cannot be read.
     sw.model.config.ModelError, sw.convert.quantize.QuantizeError
+        The network is not supported, or cannot be quantised.
     """
     values = checkpoint.load(path)
     folded = fold.fold(values)
@@ -154,7 +162,7 @@ def measure(path: Path, data_root: Path | None = None, accuracies: Entry | None 
     board, program = smallest_board(network)
     known = described(path, values, network, board)
     if accuracies is not None and accuracies.sha256 != known["sha256"]:
-        accuracies = None  # of another file of this name
+        accuracies = None
     dataset = datasets.load_for(values, None if data_root is None else data_root / known["data"])
     test = dataset.test
     if accuracies is None:

@@ -88,10 +88,12 @@ def ablation_network(n_blocks: int = 2) -> ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """Network of an experiment, and the name of the variant that it is compared with."""
+    """Network of an experiment and how it is trained and compared."""
 
     config: ModelConfig
+    """Network to train."""
     base: str | None = None
+    """Name of the variant to compare with; None: no comparison."""
     coefficient_rate: float = 1.0
     """Learning rate of the coefficients relative to that of all other parameters."""
 
@@ -189,7 +191,7 @@ def coefficient_sd(state: Mapping[str, torch.Tensor]) -> float | None:
     return float((torch.cat(found) - 1).square().mean().sqrt()) if found else None
 
 
-def _begun(path: Path, setting: dict[str, Any]) -> dict[str, Any]:
+def _load_results(path: Path, setting: dict[str, Any]) -> dict[str, Any]:
     """Return the results so far; raise ExperimentError if they belong to another setting."""
     if not path.is_file():
         return {"setting": setting, "code": checkpoint.code_version(), "runs": {}}
@@ -237,7 +239,7 @@ def run_ablation(
         },
     }
     path = folder / "results.json"
-    done = _begun(path, setting)
+    done = _load_results(path, setting)
     for seed in seeds:  # in the outer loop, so that finished runs can be compared at any time
         for name, variant in variants.items():
             key = f"{name}, seed {seed}"
@@ -300,7 +302,7 @@ def run_frontier(
         "board": FRONTIER_BOARD,
     }
     path = folder / "results.json"
-    done = _begun(path, setting)
+    done = _load_results(path, setting)
     images = dataset.validation.images[:: max(1, len(dataset.validation) // N_CYCLES)][:N_CYCLES]
     for penalty in penalties:
         if str(penalty) in done["runs"]:

@@ -238,23 +238,7 @@ def train(
     if config.weight_bits:
         model_config = replace(model_config, aap=False)
     torch.manual_seed(config.seed)
-    values: dict[str, Any] = {
-        "model_config": model_config.to_dict(),
-        "train_config": asdict(config),
-        "command": command,
-        "code": checkpoint.code_version(),
-        "data": {
-            "name": dataset.name,
-            "sha256": dataset.sha256,
-            "labels": list(dataset.labels),
-            "note": dataset.note,
-            "metric": dataset.metric,
-        },
-        "history": [],
-        "results": {},
-        "model": {},
-        "calibration": torch.from_numpy(calibration_samples(dataset)),
-    }
+    values = _new_checkpoint(model_config, config, dataset, command)
     found = _resumable(out, values) if resume and out.exists() else {}
     scales = Scales.from_dict(found["quantisation"]) if "quantisation" in found else None
     model, integers = build(model_config, config, dataset, init, scales)
@@ -305,22 +289,58 @@ def train(
             dist.barrier()
     if rank == 0 and not values["results"]:
         model.load_state_dict(values["model"])
-        best_epoch = max(history, key=lambda entry: entry["validation"]["spike"])
-        guesses = predictions(net, dataset.test, "test", device)
-        values["results"] = {
-            "best_epoch": best_epoch["epoch"],
-            "validation": best_epoch["validation"],
-            "test": accuracies(guesses, dataset.test, dataset.metric),
-            "test_detail": detail(guesses["spike"], dataset.test.labels),
-        }
+        values["results"] = _results(net, history, dataset, device)
         checkpoint.save(out, values)
     if n_processes > 1:
         dist.barrier()
     return values
 
 
+def _new_checkpoint(
+    model_config: ModelConfig, config: TrainConfig, dataset: Dataset, command: str
+) -> dict[str, Any]:
+    """Return the checkpoint of a run before its first epoch."""
+    return {
+        "model_config": model_config.to_dict(),
+        "train_config": asdict(config),
+        "command": command,
+        "code": checkpoint.code_version(),
+        "data": {
+            "name": dataset.name,
+            "sha256": dataset.sha256,
+            "labels": list(dataset.labels),
+            "note": dataset.note,
+            "metric": dataset.metric,
+        },
+        "history": [],
+        "results": {},
+        "model": {},
+        "calibration": torch.from_numpy(calibration_samples(dataset)),
+    }
+
+
+def _results(
+    net: nn.Module, history: list[dict[str, Any]], dataset: Dataset, device: torch.device | str
+) -> dict[str, Any]:
+    """Return the accuracies of the best epoch, whose parameters ``net`` has; reads the test set."""
+    best = max(history, key=lambda entry: entry["validation"]["spike"])
+    found = predictions(net, dataset.test, "test", device)
+    return {
+        "best_epoch": best["epoch"],
+        "validation": best["validation"],
+        "test": accuracies(found, dataset.test, dataset.metric),
+        "test_detail": detail(found["spike"], dataset.test.labels),
+    }
+
+
 def _resumable(out: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """Return the checkpoint at ``out`` if it is an unfinished one of the run in ``values``."""
+    """Return the checkpoint at ``out``, from which the run in ``values`` continues.
+
+    Raises
+    ------
+    TrainError
+        It belongs to another run, or is published: its ``training`` state is missing.
+    """
     found = checkpoint.load(out)
     # Settings that an earlier version did not know have their defaults.
     found["model_config"] = ModelConfig.from_dict(found["model_config"]).to_dict()

@@ -1,3 +1,5 @@
+"""Tests of ``python -m sw.evaluate``."""
+
 from __future__ import annotations
 
 import json

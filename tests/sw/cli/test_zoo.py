@@ -1,3 +1,5 @@
+"""Tests of ``python -m sw.zoo`` and of the stored table of the shipped networks."""
+
 from __future__ import annotations
 
 import dataclasses

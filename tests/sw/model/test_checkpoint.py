@@ -1,3 +1,5 @@
+"""Tests of checkpoints: round trips, atomic writes, and damaged or hostile files."""
+
 from __future__ import annotations
 
 import copy

@@ -1,3 +1,5 @@
+"""Tests of the network: neurons, gates, gradients, spike maps, shapes and configurations."""
+
 from __future__ import annotations
 
 import copy

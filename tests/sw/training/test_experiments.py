@@ -1,3 +1,5 @@
+"""Tests of the experiments: variants, statistics, tables, and continuing after an interruption."""
+
 from __future__ import annotations
 
 import json

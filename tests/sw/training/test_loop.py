@@ -1,3 +1,5 @@
+"""Tests of training: learning, resuming, several processes, teachers, and the command line."""
+
 from __future__ import annotations
 
 import contextlib
@@ -11,6 +13,7 @@ import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hw.boards.configs import config_by_name
 from sw.cli import checkpoint as publish
 from sw.cli import evaluate, train
-from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED
+from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK
 from sw.compile.compiler import compile_network
 from sw.convert import fold, quantize
 from sw.data import catalogue, metrics
@@ -29,6 +32,7 @@ from sw.data import dataset as dataset_module
 from sw.data.dataset import DataError, Split
 from sw.model import checkpoint
 from sw.model.config import BlockConfig, ModelError, NeuronConfig, StageConfig, with_blocks
+from sw.model.functional import EAGER, Backend
 from sw.model.presets import fashion_mnist
 from sw.model.resnet import SpikingResNet, to_input
 from sw.network import reference
@@ -301,6 +305,53 @@ def test_command_line(
     monkeypatch.setattr(train, "train", interrupt)
     assert train.main(words) == EXIT_INTERRUPTED
     assert "--resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("compiles", [False, True])
+def test_the_command_trains_with_a_compiled_backend_if_asked(
+    compiles: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = replace(EAGER)
+    backends: list[Backend] = []
+
+    def fake_train(*_: object, backend: Backend, **__: object) -> dict:
+        backends.append(backend)
+        return {"results": {"best_epoch": 1, "validation": {}, "test": {}}}
+
+    monkeypatch.setattr(catalogue, "load", lambda *_, **__: easy_data())
+    monkeypatch.setattr(train, "compiled", lambda: backend)
+    monkeypatch.setattr(train, "train", fake_train)
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps(small_config().to_dict()))
+    words = ["--out", str(tmp_path / "a.pt"), "--model-config", str(path)]
+    assert train.main([*words, *["--compile"] * compiles]) == EXIT_OK
+    assert len(backends) == 1 and backends[0] is (backend if compiles else EAGER)
+
+
+def test_training_uses_its_backend_for_the_network_its_integers_and_the_teacher(
+    tmp_path: Path,
+) -> None:
+    calls = 0
+
+    def counted(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return EAGER.neuron_forward(*args)
+
+    def n_calls(weight_bits: int, teacher: SpikingResNet | None) -> int:
+        nonlocal calls
+        calls = 0
+        config = replace(CONFIG, epochs=1, max_images=16, weight_bits=weight_bits)
+        backend = replace(EAGER, neuron_forward=counted)
+        out = tmp_path / "a.pt"
+        loop.train(small_config(), config, easy_data(), out, teacher=teacher, backend=backend)
+        return calls
+
+    alone = n_calls(0, None)
+    assert alone > 0 and n_calls(4, None) > 0
+    teacher = SpikingResNet(small_config())
+    per_batch = len(teacher.neurons()) - 1  # the stem's are pooled by another function
+    assert n_calls(0, teacher) == alone + per_batch
 
 
 def run_until(out: Path, moment: str) -> None:

@@ -1,3 +1,5 @@
+"""Tests of the speed comparison: equal networks, ratios, and its errors."""
+
 from __future__ import annotations
 
 import builtins
