@@ -20,8 +20,11 @@ CHECKPOINT_SEED = 5
 
 
 def small_config(**changes: object) -> ModelConfig:
-    """All three spatial granularities, both kinds along time, an unshared strided convolution, two
-    gates, and maps that are not square."""
+    """Return a small network that uses many features.
+
+    It has all three spatial granularities, static and per timestep, an unshared strided
+    convolution, three gates, and maps that are not square.
+    """
     values: dict = {
         "timesteps": 3,
         "image_shape": IMAGE_SHAPE,
@@ -48,8 +51,10 @@ def small_config(**changes: object) -> ModelConfig:
 
 
 def lived_in(config: ModelConfig, seed: int = 0) -> SpikingResNet:
-    """A network in eval mode whose coefficients, batch-norms and statistics are all different from
-    where they started, some gains and coefficients negative."""
+    """Return a network in eval mode with random coefficients, gains, biases and statistics.
+
+    Some gains and coefficients are negative.
+    """
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     model = SpikingResNet(config)
@@ -68,7 +73,7 @@ def lived_in(config: ModelConfig, seed: int = 0) -> SpikingResNet:
 
 
 def images(n_images: int, seed: int = 0) -> np.ndarray:
-    """uint8 (N, 1, 14, 10), with black and white ones among them."""
+    """Return random uint8 images (N, 1, 14, 10); the first is black, the second white."""
     rng = np.random.default_rng(seed)
     result = rng.integers(0, 256, (n_images, *IMAGE_SHAPE), np.uint8)
     result[:1], result[1:2] = 0, 255
@@ -80,7 +85,10 @@ KEEP_SOFT = NeuronConfig(leak="KEEP", leak_shift=1, reset="SOFT", threshold=0.75
 
 
 def a_checkpoint(path: Path, **changes: Any) -> Path:
-    """A small network of mixed granularity with random weights and normalisation."""
+    """Write the checkpoint of a small random network of mixed granularity, and return its path.
+
+    ``changes`` replace values of the checkpoint.
+    """
     torch.manual_seed(CHECKPOINT_SEED)
     config = ModelConfig(
         timesteps=2,

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, command
 from sw.model.checkpoint import CheckpointError, load, save, slim
 
 
+@command(CheckpointError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
+    """Run the command and return its exit code."""
     p = argparse.ArgumentParser(
         prog="python -m sw.checkpoint",
-        description="Copy a checkpoint without what only resuming needs, for publishing.",
-        epilog="example: python -m sw.checkpoint ckpt.pt sw/checkpoints/fashion-mnist.pt",
+        description="Copy a checkpoint for publishing, without the data that only --resume needs.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"""example: python -m sw.checkpoint ckpt.pt sw/checkpoints/fashion-mnist.pt
+
+exit codes: {EXIT_OK} done, {EXIT_BAD_INPUT} bad input (the message says what to do),
+{EXIT_INTERRUPTED} interrupted""",
     )
-    p.add_argument("source", type=Path)
-    p.add_argument("target", type=Path)
+    p.add_argument("source", type=Path, help="checkpoint to copy")
+    p.add_argument("target", type=Path, help="file to write")
     args = p.parse_args(argv)
-    try:
-        save(args.target, slim(load(args.source)))
-    except (CheckpointError, OSError) as error:
-        print(f"sw.checkpoint: {error}", file=sys.stderr)
-        return 1
-    return 0
+    save(args.target, slim(load(args.source)))
+    return EXIT_OK

@@ -1,10 +1,9 @@
-"""Accuracy of one checkpoint at every step from training to the device, on the whole test set."""
+"""``python -m sw.evaluate``: accuracy of a checkpoint at every step from training to the device."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,54 +15,65 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from sw import shipped
+from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, command
 from sw.convert import fold, quantize
 from sw.convert.folded import FoldedNetwork, simulate
 from sw.convert.quantize import WEIGHT_BITS, QuantizeError
 from sw.data.dataset import DataError, Split
 from sw.data.metrics import detail
-from sw.model import checkpoint
+from sw.model import checkpoint, datasets
 from sw.model.checkpoint import CheckpointError
 from sw.model.config import ModelError
 from sw.model.resnet import SpikingResNet, to_input
 from sw.network import reference
 
 BATCH = 100
+"""Samples that are compared at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Figures of one checkpoint; accuracies are in percent, balanced ones (means over classes) if
-    ``metric`` says so. ``note`` is what to say beside them.
-
-    ``n_argmax_differences`` counts images that the folded network and the training network, both in
-    float64, classify differently; ``n_spike_differences`` the spikes, of all maps and timesteps, in
-    which they differ; ``max_logit_difference`` is over all images and classes.
-    """
+    """Figures of one checkpoint. Accuracies are in percent."""
 
     checkpoint: str
+    """Name of the file."""
     data: str
+    """Name of the data set."""
     note: str
+    """Remark on the data set, to be printed with the figures."""
     metric: str
+    """``accuracy``, or ``balanced``: accuracies are means over classes."""
     n_images: int
+    """Number of test samples."""
     training_with_aap: float | None
+    """Accuracy with the auxiliary pathway; None if the network has none."""
     full_spike: float
+    """Accuracy of the full-spike network in floats."""
     folded: float
+    """Accuracy of the folded network in floats."""
     quantised: dict[str, float]
-    """By bits of a weight."""
+    """Accuracy of the integer network, by the width of its weights in bits."""
     n_argmax_differences: int
+    """Images that the training network and the folded one, in float64, classify differently."""
     n_spike_differences: int
+    """Spikes in which these two differ, over all maps and timesteps."""
     max_logit_difference: float
+    """Largest difference of their logits, over all images and classes."""
     density: dict[str, list[float]]
-    """Of the spikes of each map at each timestep, in the network with the widest weights."""
+    """Share of neurons that fire, by map and timestep, in the network with the widest weights."""
     membrane_bits: dict[str, int]
-    """That are proved enough, by bits of a weight."""
+    """Width of membranes in bits that cannot overflow, by the width of the weights."""
 
 
 @torch.no_grad()
 def compare_folding(
     model: SpikingResNet, folded: FoldedNetwork, split: Split, metric: str = "accuracy"
 ) -> dict[str, Any]:
-    """Training network against folded network, both in float64, over all images."""
+    """Compare the training network with the folded one, both in float64, over all images.
+
+    Returns the fields of :class:`Evaluation` that follow from the comparison. The model is
+    converted to float64 in place.
+    """
     model = model.to(torch.float64)
     predicted: dict[str, list[NDArray[np.int64]]] = {"both": [], "spike": [], "folded": []}
     n_argmax = n_spikes = 0
@@ -105,12 +115,14 @@ def evaluate(
     metric: str = "accuracy",
     note: str = "",
 ) -> Evaluation:
-    """All figures of the checkpoint at ``path``.
+    """Return all figures of the checkpoint at ``path``, on these test samples.
 
     Raises
     ------
-    sw.model.checkpoint.CheckpointError, sw.model.config.ModelError, sw.convert.quantize.QuantizeError
-        No checkpoint of ours; an unsupported network.
+    sw.model.checkpoint.CheckpointError
+        The file is no checkpoint, or is damaged.
+    sw.model.config.ModelError, sw.convert.quantize.QuantizeError
+        The network is not supported, or cannot be quantised.
     """
     values = checkpoint.load(path)
     folded = fold.fold(values)
@@ -142,7 +154,7 @@ def evaluate(
 
 
 def as_text(result: Evaluation) -> str:
-    """The figures for a terminal."""
+    """Return the figures as text for a terminal."""
     what = "balanced accuracy" if result.metric == "balanced" else "accuracy"
     note = f" ({result.note})" if result.note else ""
     lines = [
@@ -169,29 +181,31 @@ def as_text(result: Evaluation) -> str:
     return "\n".join(lines)
 
 
+@command(CheckpointError, DataError, ModelError, QuantizeError)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
+    """Run the command and return its exit code."""
     p = argparse.ArgumentParser(
         prog="python -m sw.evaluate",
-        description="Accuracy of a checkpoint on the test set: training network, full-spike, "
-        "folded, and in integers; and the density of its spikes.",
+        description="Print a checkpoint's accuracy on the test set: as trained, full-spike, folded "
+        "and in integers;\nand the density of its spikes.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="""examples:
+        epilog=f"""examples:
   python -m sw.evaluate
   python -m sw.evaluate ckpt.pt --data-dir ~/fashion-mnist --n-images 1000 --bits 8 --json
 
-exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrupted""",
+exit codes: {EXIT_OK} done, {EXIT_BAD_INPUT} bad input (the message says what to do),
+{EXIT_INTERRUPTED} interrupted""",
     )
     p.add_argument(
         "checkpoint",
         type=Path,
         nargs="?",
         default=shipped.CHECKPOINT,
-        help="(default: the shipped one)",
+        help="checkpoint (default: the shipped one)",
     )
-    p.add_argument("--data", help="data set, or path of an own one (default: the checkpoint's)")
+    p.add_argument("--data", help="data set, or path of your own (default: the checkpoint's)")
     p.add_argument(
-        "--data-dir", help="folder of the data set (default: looked for, see sw.train --help)"
+        "--data-dir", help="folder of the data set (default: searched, see sw.train --help)"
     )
     p.add_argument("--n-images", type=int, default=0, help="only the first test images (0: all)")
     p.add_argument(
@@ -201,24 +215,17 @@ exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrup
     args = p.parse_args(argv)
     if args.n_images < 0:
         p.error("--n-images takes a number of at least 0")
-    try:
-        dataset = checkpoint.dataset(checkpoint.load(args.checkpoint), args.data_dir, args.data)
-        test = dataset.test
-        if args.n_images:
-            first = slice(args.n_images)
-            test = Split(images=test.images[first], labels=test.labels[first])
-        result = evaluate(
-            args.checkpoint,
-            test,
-            args.bits or WEIGHT_BITS,
-            metric=dataset.metric,
-            note=dataset.note,
-        )
-    except (CheckpointError, DataError, ModelError, QuantizeError) as error:
-        print(f"sw.evaluate: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("sw.evaluate: interrupted", file=sys.stderr)
-        return 130
+    dataset = datasets.load_for(checkpoint.load(args.checkpoint), args.data_dir, args.data)
+    test = dataset.test
+    if args.n_images:
+        first = slice(args.n_images)
+        test = Split(images=test.images[first], labels=test.labels[first])
+    result = evaluate(
+        args.checkpoint,
+        test,
+        args.bits or WEIGHT_BITS,
+        metric=dataset.metric,
+        note=dataset.note,
+    )
     print(json.dumps(asdict(result)) if args.json else as_text(result))
-    return 0
+    return EXIT_OK

@@ -1,20 +1,20 @@
-"""``python -m sw.experiments``: the ablations, and the frontier of accuracy and cycles."""
+"""``python -m sw.experiments``: ablations, and the frontier of accuracy against cycles."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
+from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, command
 from sw.data import catalogue
 from sw.data.dataset import DataError
 from sw.model.checkpoint import CheckpointError
-from sw.model.functional import compile_neurons
+from sw.model.functional import EAGER, compiled
 from sw.training.experiments import (
     EXPERIMENTS,
     MAX_SEEDS,
@@ -28,27 +28,37 @@ from sw.training.experiments import (
 from sw.training.loop import TrainError
 
 
+@command(
+    *(CheckpointError, DataError, ExperimentError, OSError, TrainError),
+    interrupted="interrupted; the same command continues",
+)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
+    """Run the command and return its exit code."""
     p = argparse.ArgumentParser(
         prog="python -m sw.experiments",
         description="Train variants of one small network over several seeds, and compare them.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="""examples:
+        epilog=f"""examples:
   python -m sw.experiments ablation --compile --out ablation    (about an hour of one core)
-  python -m sw.experiments ablation --compile --out ablation    goes on where it was interrupted
+  python -m sw.experiments ablation --compile --out ablation    continues where it was interrupted
   python -m sw.experiments depth --compile --seeds 3 --out depth
   python -m sw.experiments frontier --compile --out frontier    (about 5 minutes)
 
-exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrupted""",
+exit codes: {EXIT_OK} done, {EXIT_BAD_INPUT} bad input (the message says what to do),
+{EXIT_INTERRUPTED} interrupted""",
     )
-    p.add_argument("experiment", choices=[*EXPERIMENTS, "frontier"])
-    p.add_argument("--out", type=Path, required=True, help="folder for results, table and plot")
+    p.add_argument("experiment", choices=[*EXPERIMENTS, "frontier"], help="experiment to run")
+    p.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder for results, table and plot",
+    )
     p.add_argument(
         "--data-dir",
-        help="folder of Fashion-MNIST (default: looked for, see sw.train --help)",
+        help="folder of Fashion-MNIST (default: searched, see sw.train --help)",
     )
-    p.add_argument("--seeds", type=int, default=N_SEEDS, help=f"of each variant ({N_SEEDS})")
+    p.add_argument("--seeds", type=int, default=N_SEEDS, help=f"runs of each variant ({N_SEEDS})")
     p.add_argument("--threads", type=int, default=1, help="CPU threads (1)")
     p.add_argument("--compile", action="store_true", help="fuse the neurons with torch.compile")
     p.add_argument("--json", action="store_true", help="print the rows as JSON")
@@ -58,26 +68,18 @@ exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrup
     if args.threads < 1:
         p.error("--threads takes a number of at least 1")
     torch.set_num_threads(args.threads)
-    if args.compile:
-        compile_neurons()
-    try:
-        args.out.mkdir(exist_ok=True)
-        dataset = catalogue.load(args.data_dir, N_VALIDATION)
-        if args.experiment == "frontier":
-            points = run_frontier(args.out, dataset)
-            print(json.dumps(points) if args.json else frontier_markdown(points), end="")
-            return 0
-        seeds = range(1, args.seeds + 1)
-        variants = EXPERIMENTS[args.experiment]()
-        rows = run_ablation(args.out, dataset, seeds=seeds, variants=variants)
-    except (CheckpointError, DataError, ExperimentError, OSError, TrainError) as error:
-        print(f"sw.experiments: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("sw.experiments: interrupted; the same command goes on", file=sys.stderr)
-        return 130
+    backend = compiled() if args.compile else EAGER
+    args.out.mkdir(exist_ok=True)
+    dataset = catalogue.load(args.data_dir, N_VALIDATION)
+    if args.experiment == "frontier":
+        points = run_frontier(args.out, dataset, backend=backend)
+        print(json.dumps(points) if args.json else frontier_markdown(points), end="")
+        return EXIT_OK
+    seeds = range(1, args.seeds + 1)
+    variants = EXPERIMENTS[args.experiment]()
+    rows = run_ablation(args.out, dataset, seeds=seeds, variants=variants, backend=backend)
     if args.json:
         print(json.dumps([asdict(row) for row in rows]))
     else:
         print((args.out / "table.md").read_text(), end="")
-    return 0
+    return EXIT_OK

@@ -35,7 +35,7 @@ from sw.exchange import assembly, nir_common, nir_read, statedict
 from sw.exchange.assembly import Imported
 from sw.exchange.graph import ExchangeError
 from sw.files import ARRAY_ERRORS
-from sw.model import checkpoint
+from sw.model import checkpoint, datasets
 from sw.model.checkpoint import CheckpointError
 from sw.model.config import ModelError
 from sw.network import netfile, reference
@@ -121,7 +121,7 @@ def find_images(
     """
     calibration = None
     try:
-        dataset = checkpoint.dataset(values, folder, name)
+        dataset = datasets.load_for(values, folder, name)
         what = "Fashion-MNIST" if dataset.name == "fashion-mnist" else dataset.name
         split, what = dataset.validation, f"validation images of {what}"
         calibration = calibration_samples(dataset)

@@ -17,30 +17,32 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, command
 from sw.convert.quantize import WEIGHT_BITS, QuantizeError
 from sw.data import catalogue
 from sw.data.dataset import DataError, Dataset
-from sw.model import checkpoint
+from sw.model import checkpoint, datasets
 from sw.model.checkpoint import CheckpointError
 from sw.model.config import ModelConfig, ModelError
-from sw.model.functional import compile_neurons
+from sw.model.functional import EAGER, compiled
 from sw.model.resnet import SpikingResNet, round_leaks
 from sw.training.loop import TrainError, train
 from sw.training.recipes import RECIPES, Recipe, TrainConfig, for_own_data
 
-MANY = 10**9
-"""More than anyone wants of anything."""
+NO_LIMIT = 10**9
+"""Upper bound for options that need none."""
 ERRORS = (CheckpointError, DataError, ModelError, QuantizeError)
 
 
 def override(config: ModelConfig, settings: Sequence[str]) -> ModelConfig:
-    """``config`` with settings such as ``stages.0.blocks.0.gate=XOR`` (the value is JSON, or else
-    a string).
+    """Return ``config`` with settings such as ``stages.0.blocks.0.gate=XOR``.
+
+    A value that is not JSON is a string.
 
     Raises
     ------
     ModelError
-        No such setting, or an unsupported value.
+        A setting does not exist, or its value is not supported.
     """
     values = config.to_dict()
     for setting in settings:
@@ -54,7 +56,7 @@ def override(config: ModelConfig, settings: Sequence[str]) -> ModelConfig:
         try:
             for key in parents:
                 place = place[_key(place, key)]
-            place[_key(place, last)]  # a setting that does not exist is an error, not a new one
+            place[_key(place, last)]  # raises if the setting does not exist
             place[_key(place, last)] = value
         except (KeyError, IndexError, ValueError, TypeError) as error:
             raise ModelError(f"--set {setting}: there is no such setting") from error
@@ -68,7 +70,7 @@ def _key(place: Any, key: str) -> Any:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Command line; defaults are the recipe's."""
+    """Return the parser of the command line; the recipe has the values of absent options."""
     p = argparse.ArgumentParser(
         prog="python -m sw.train",
         description="Train a full-spike residual network and write a checkpoint.",
@@ -91,45 +93,64 @@ examples:
   python -m sw.train --out plif.pt --set neuron.leak=LEARNED --set neuron.leak_shift=2
   python -m sw.train --init plif.pt --round-leaks --epochs 2 --out lif.pt
 
-exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrupted""",
+"""
+        f"exit codes: {EXIT_OK} done, {EXIT_BAD_INPUT} bad input (the message says what to do), "
+        f"{EXIT_INTERRUPTED} interrupted",
     )
-    p.add_argument("--data", help="data set, or the path of an own one (default: the recipe's)")
+    p.add_argument("--data", help="name of a data set, or path of your own (default: the recipe's)")
     p.add_argument(
-        "--recipe", choices=sorted(RECIPES), help="network and training (default: the data set's)"
+        "--recipe",
+        choices=sorted(RECIPES),
+        help="network and training (default: the data set's)",
     )
-    p.add_argument("--data-dir", help="folder of the data set (default: looked for, see below)")
-    p.add_argument("--out", type=Path, required=True, help="checkpoint, written after every epoch")
+    p.add_argument("--data-dir", help="folder of the data set (default: searched, see below)")
+    p.add_argument("--out", type=Path, required=True, help="checkpoint to write after every epoch")
     p.add_argument(
-        "--resume", action="store_true", help="continue the run in --out, if there is one"
+        "--resume",
+        action="store_true",
+        help="continue the run in --out if the file exists",
     )
-    p.add_argument("--init", type=Path, help="start from this checkpoint's weights and network")
-    p.add_argument("--model-config", type=Path, help="JSON file with the model configuration")
+    p.add_argument("--init", type=Path, help="checkpoint whose network and weights to start from")
     p.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="change one model setting"
+        "--model-config",
+        type=Path,
+        help="JSON file with the network's configuration",
+    )
+    p.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change a setting of the network",
     )
     p.add_argument(
         "--bits",
         dest="weight_bits",
         type=int,
         choices=WEIGHT_BITS,
-        help="train the integers of a device with weights of this width (needs --init)",
+        help="train the integer network, with weights of this width (needs --init)",
     )
     p.add_argument(
-        "--teacher", type=Path, metavar="CHECKPOINT", help="network to learn from beside the labels"
+        "--teacher",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="network to learn from, beside the labels",
     )
     p.add_argument(
-        "--round-leaks", action="store_true", help="round trained leaks of --init to shifts"
+        "--round-leaks",
+        action="store_true",
+        help="round trained leaks of --init to shifts",
     )
     for name, kind, text in (
-        ("epochs", int, "how often to see the data"),
-        ("batch-size", int, "of all processes together"),
-        ("learning-rate", float, "at its highest"),
-        ("coefficient-rate", float, "learning rate of coefficients, relative to it"),
-        ("weight-decay", float, "of convolutions and classifier"),
-        ("spike-penalty", float, "weight of the spikes' cost: fewer spikes are fewer cycles"),
-        ("teacher-weight", float, "share of the teacher in the loss"),
-        ("temperature", float, "by which logits are divided to be compared with the teacher's"),
-        ("seed", int, "of everything random"),
+        ("epochs", int, "passes over the training data"),
+        ("batch-size", int, "images per step, of all processes together"),
+        ("learning-rate", float, "learning rate after warm-up"),
+        ("coefficient-rate", float, "learning rate of coefficients, relative to --learning-rate"),
+        ("weight-decay", float, "decay of convolutions' and classifier's weights"),
+        ("spike-penalty", float, "weight of the spikes in the loss: fewer spikes, fewer cycles"),
+        ("teacher-weight", float, "share of the teacher in the loss, 0 to 1"),
+        ("temperature", float, "divisor of the logits in the comparison with the teacher"),
+        ("seed", int, "seed of everything random"),
         ("max-images", int, "train on the first images only (0: all)"),
     ):
         p.add_argument(f"--{name}", type=kind, metavar="N", help=text)
@@ -140,8 +161,12 @@ exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrup
     )
     p.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, ...")
     p.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's choice)")
-    p.add_argument("--compile", action="store_true", help="fuse the neurons with torch.compile")
-    p.add_argument("--log-dir", type=Path, help="write TensorBoard's logs to this folder")
+    p.add_argument(
+        "--compile",
+        action="store_true",
+        help="fuse the neurons with torch.compile",
+    )
+    p.add_argument("--log-dir", type=Path, help="folder for TensorBoard's logs")
     p.add_argument("--json", action="store_true", help="print the results as JSON")
     return p
 
@@ -149,10 +174,12 @@ exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrup
 def _given(
     args: argparse.Namespace, recipe: Recipe | None
 ) -> tuple[ModelConfig | None, dict[str, Tensor] | None]:
-    """The network that the command line names, without its settings, and parameters to begin
-    with."""
+    """Return the network that the command line names, without ``--set``, and its parameters.
+
+    Both are None where the command line names none.
+    """
     if args.round_leaks and args.model_config:
-        raise TrainError("--round-leaks and --model-config both say which network: use one")
+        raise TrainError("--round-leaks and --model-config both name the network: use one of them")
     init = checkpoint.load(args.init) if args.init else None
     if init is None and (args.weight_bits or args.round_leaks):
         raise TrainError("--bits and --round-leaks tune a trained network: name it with --init")
@@ -172,7 +199,7 @@ def _given(
 def _choose(
     args: argparse.Namespace,
 ) -> tuple[Recipe, Dataset, ModelConfig, dict[str, Tensor] | None]:
-    """Recipe, data, network, and its first parameters, that the command line asks for."""
+    """Return recipe, data set, network and initial parameters for the command line."""
     name = args.data or (RECIPES[args.recipe].data if args.recipe else "fashion-mnist")
     recipe = RECIPES.get(args.recipe or name)
     model_config, init = _given(args, recipe)
@@ -186,27 +213,28 @@ def _choose(
             dataset.name, image_shape, len(dataset.labels), shape[1] if len(shape) == 5 else None
         )
     model_config = override(model_config or recipe.model, args.set)
-    checkpoint.require_fit(model_config, dataset)
+    datasets.require_fit(model_config, dataset)
     return recipe, dataset, model_config, init
 
 
 def _configure(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> TrainConfig:
+    """Return the recipe's training with the command line's changes."""
     known = {field.name for field in fields(TrainConfig)} - {"teacher"}
     chosen = {k: v for k, v in vars(args).items() if k in known and v is not None}
     config = replace(recipe.train, **chosen)
     if args.teacher:
         config = replace(config, teacher=hashlib.sha256(args.teacher.read_bytes()).hexdigest())
     elif args.teacher_weight is not None or args.temperature is not None:
-        raise TrainError("--teacher-weight and --temperature are for a --teacher")
+        raise TrainError("--teacher-weight and --temperature need a --teacher")
     if args.amp and config.weight_bits:
-        raise TrainError("--amp does not go with --bits, whose integers need float32")
+        raise TrainError("--amp cannot be used with --bits, whose integers need float32")
     if config.weight_bits or (args.amp is None and device.type == "cpu"):
-        config = replace(config, amp=False)  # slower there, so only if asked for
+        config = replace(config, amp=False)  # slower than float32 on most CPUs
     for name, low, high in (
-        ("epochs", 1, MANY),
-        ("batch_size", 1, MANY),
-        ("max_images", 0, MANY),
-        ("seed", 0, MANY),
+        ("epochs", 1, NO_LIMIT),
+        ("batch_size", 1, NO_LIMIT),
+        ("max_images", 0, NO_LIMIT),
+        ("seed", 0, NO_LIMIT),
         ("learning_rate", 1e-12, 1e6),
         ("teacher_weight", 0, 1),
         ("temperature", 1e-3, 1e3),
@@ -219,7 +247,13 @@ def _configure(args: argparse.Namespace, recipe: Recipe, device: torch.device) -
 
 
 def _teacher(path: Path, student: ModelConfig) -> SpikingResNet:
-    """The network in a checkpoint, which must take what the student takes, and know its classes."""
+    """Return the network in a checkpoint.
+
+    Raises
+    ------
+    TrainError
+        Its input or its number of classes differs from the student's.
+    """
     found = checkpoint.build(checkpoint.load(path))
     for name in ("image_shape", "frames", "n_classes", *["timesteps"] * student.frames):
         theirs, ours = getattr(found.config, name), getattr(student, name)
@@ -229,7 +263,7 @@ def _teacher(path: Path, student: ModelConfig) -> SpikingResNet:
 
 
 def _device(name: str) -> torch.device:
-    """The device called ``name``; of several processes, each has the GPU of its number."""
+    """Return the device called ``name``; each of several processes uses the GPU of its rank."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -249,8 +283,12 @@ def _device(name: str) -> torch.device:
     return device
 
 
+@command(
+    *(TrainError, OSError, *ERRORS),
+    interrupted="interrupted: the last whole epoch is in --out; add --resume to continue",
+)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
+    """Run the command and return its exit code."""
     p = parser()
     args = p.parse_args(argv)
     if args.threads < 0:
@@ -258,62 +296,57 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
-    if args.compile:
-        compile_neurons()
     distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
     try:
-        if not args.out.parent.is_dir():
-            raise TrainError(f"--out {args.out}: the folder {args.out.parent} does not exist")
-        if args.out.is_dir():
-            raise TrainError(f"--out {args.out} is a folder: name a file")
-        device = _device(args.device)
-        if distributed:
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        recipe, dataset, model_config, init = _choose(args)
-        config = _configure(args, recipe, device)
-        if not model_config.exportable:
-            print("sw.train: not full-spike: a reference, not to be exported", file=sys.stderr)
-        values = train(
-            model_config,
-            config,
-            dataset,
-            args.out,
-            resume=args.resume,
-            init=init,
-            teacher=_teacher(args.teacher, model_config) if args.teacher else None,
-            command=f"python -m sw.train {shlex.join(_public(words))}",
-            device=device,
-            log_dir=args.log_dir,
-        )
-    except (TrainError, OSError, *ERRORS) as error:
-        print(f"sw.train: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(
-            f"sw.train: interrupted; whole epochs are in {args.out}, continue with --resume",
-            file=sys.stderr,
-        )
-        return 130
+        values = _train(args, words, distributed)
     finally:
         if distributed and dist.is_initialized():
             dist.destroy_process_group()
-    if int(os.environ.get("RANK", "0")):
-        return 0
-    results = values["results"]
+    if int(os.environ.get("RANK", "0")) == 0:
+        _print_results(args, values["results"])
+    return EXIT_OK
+
+
+def _train(args: argparse.Namespace, words: Sequence[str], distributed: bool) -> dict[str, Any]:
+    """Train as the command line says and return the checkpoint."""
+    if not args.out.parent.is_dir():
+        raise TrainError(f"--out {args.out}: the folder {args.out.parent} does not exist")
+    if args.out.is_dir():
+        raise TrainError(f"--out {args.out} is a folder: name a file")
+    device = _device(args.device)
+    if distributed:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    recipe, dataset, model_config, init = _choose(args)
+    config = _configure(args, recipe, device)
+    if not model_config.exportable:
+        print("note: the network is not full-spike and cannot be exported", file=sys.stderr)
+    return train(
+        model_config,
+        config,
+        dataset,
+        args.out,
+        resume=args.resume,
+        init=init,
+        teacher=_teacher(args.teacher, model_config) if args.teacher else None,
+        command=f"python -m sw.train {shlex.join(_public(words))}",
+        device=device,
+        backend=compiled() if args.compile else EAGER,
+        log_dir=args.log_dir,
+    )
+
+
+def _print_results(args: argparse.Namespace, results: dict[str, Any]) -> None:
     if args.json:
         print(json.dumps({"checkpoint": str(args.out), **results}))
-    else:
-        print(f"{args.out}: best epoch {results['best_epoch']}")
-        for part in ("validation", "test"):
-            print(
-                f"{part:>10}: "
-                + ", ".join(f"{name} {value:.2f} %" for name, value in results[part].items())
-            )
-    return 0
+        return
+    print(f"{args.out}: best epoch {results['best_epoch']}")
+    for part in ("validation", "test"):
+        scores = ", ".join(f"{name} {value:.2f} %" for name, value in results[part].items())
+        print(f"{part:>10}: {scores}")
 
 
 def _public(words: Sequence[str]) -> list[str]:
-    """The command line without the places where this machine keeps things."""
+    """Return the command line for the checkpoint, without this machine's folders."""
     kept: list[str] = []
     skip = False
     for word in words:

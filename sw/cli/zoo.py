@@ -1,10 +1,12 @@
-"""The shipped networks side by side: one table, each figure of it measured by this command, which
-keeps it in ``checkpoints/zoo.json`` and in the repository's README files (``--update``).
+"""``python -m sw.zoo``: measure the shipped networks and print their table.
 
-Accuracy on the device is that of the integer reference, which the device equals, on the whole test
-set; operations are means over some test samples. Energy follows the papers' convention, 0.9 pJ for
-an accumulation and 4.6 pJ for a multiply-accumulation, which only a stem that the host computes
-has; it is an estimate that leaves out memories, not a measurement.
+With ``--update`` the figures are stored in ``checkpoints/zoo.json`` and the tables in the
+repository's documents.
+
+Accuracy on the device is that of the integer reference, which the device reproduces bit for bit, on
+the whole test set. Operations, spikes and cycles are means over some test samples. Energy is an
+estimate by the papers' convention, which leaves out memories: 0.9 pJ for an accumulation, and
+4.6 pJ for a multiply-accumulation, which only a stem on the host needs.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import numpy as np
 
 from hw.boards.configs import BOARDS, board_name, config_by_name
 from sw import shipped
+from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, command
 from sw.compile import costs
 from sw.compile.compiler import compile_network
 from sw.compile.cycles import predict_cycles
@@ -32,7 +35,7 @@ from sw.convert.quantize import QuantizeError
 from sw.data.dataset import DataError, Split, spread
 from sw.data.metrics import detail
 from sw.files import write_whole
-from sw.model import checkpoint
+from sw.model import checkpoint, datasets
 from sw.model.checkpoint import CheckpointError
 from sw.model.config import ModelConfig, ModelError
 from sw.network import reference
@@ -42,49 +45,53 @@ FOLDER = shipped.CHECKPOINTS
 TABLE = FOLDER / "zoo.json"
 README = FOLDER.parents[1] / "README.md"
 N_MEASURED = 100
+"""Test samples over which operations, spikes and cycles are averaged."""
 
 
 class ZooError(RuntimeError):
-    """The table has no place; the message says what is missing."""
+    """A document has no marks for its table; the message names them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One network. Accuracies are in percent, of the data set's metric; None: not measured, because
-    the network was trained as integers. Spikes, operations, cycles and energy are per sample."""
+    """Figures of one network.
+
+    Accuracies are in percent, by the data set's metric; float accuracies are None for networks
+    trained as integers. Spikes, operations, cycles and energy are means per sample.
+    """
 
     name: str
     sha256: str
-    """Of the file."""
+    """SHA-256 of the checkpoint."""
     data: str
     note: str
     metric: str
     n_test: int
-    """Samples of the test set."""
+    """Number of test samples."""
     granularity: str
     weight_bits: int
     n_parameters: int
-    """Trained ones, without the auxiliary pathway's."""
+    """Number of trained parameters, without those of the auxiliary pathway."""
     n_synapses: int
-    """Weights that the device stores."""
+    """Number of weights that the device stores."""
     board: str | None
-    """The smallest that it fits."""
+    """Smallest board that the network fits; None: it fits no board."""
     with_aap: float | None
     full_spike: float | None
     on_device: float
     f1: tuple[float, ...]
-    """By class."""
+    """F1 scores in percent, by class."""
     n_spikes: float
     n_synaptic_ops: float
     n_multiplications: int
-    """By the host, if it computes the stem: a device that takes pixels adds bits of them."""
+    """Multiplications on the host for the stem; 0 if the device takes pixels, bit by bit."""
     n_cycles: float | None
     energy_nj: float
     command: str
 
 
 def granularities(config: ModelConfig) -> str:
-    """The granularities of its coefficients."""
+    """Return the granularities of the network's coefficients, separated by commas."""
     found = [config.stem_coefficient]
     for stage in config.stages:
         for block in stage.blocks:
@@ -93,7 +100,7 @@ def granularities(config: ModelConfig) -> str:
 
 
 def smallest_board(network: Network) -> tuple[str | None, Program | None]:
-    """The board with the least memory for weights that the network fits, and its program."""
+    """Return the board with the least weight memory that the network fits, and its program."""
     configs = [config_by_name(name).with_weight_bits(network.weight_bits) for name in BOARDS]
     for config in sorted(configs, key=lambda c: c.cores * c.weight_depth * c.lanes * c.weight_bits):
         try:
@@ -106,7 +113,7 @@ def smallest_board(network: Network) -> tuple[str | None, Program | None]:
 def described(
     path: Path, values: dict[str, Any], network: Network, board: str | None
 ) -> dict[str, Any]:
-    """What an :class:`Entry` says that follows from the file and the network's sizes alone."""
+    """Return the fields of :class:`Entry` that follow from the checkpoint without any data."""
     tuned = "quantisation" in values
     floats = {} if tuned else values["results"].get("test", {})
     return {
@@ -129,16 +136,25 @@ def described(
 
 
 def weight_bits(folded: FoldedNetwork) -> int:
-    """The width of its weights on the device: the one that it was trained for, or 8."""
+    """Return the width of weights in bits: the one the network was trained for, or 8."""
     return folded.scales.weight_bits if folded.scales else 8
 
 
 def measure(path: Path, data_root: Path | None = None, accuracies: Entry | None = None) -> Entry:
-    """Everything about one checkpoint; but ``accuracies`` are taken from this entry, if given.
+    """Measure one checkpoint on its test set.
+
+    Parameters
+    ----------
+    data_root : folder that holds the data sets' folders; None: the usual places.
+    accuracies : entry to take accuracies from instead of measuring them; ignored if it is of
+        another file.
 
     Raises
     ------
-    sw.model.checkpoint.CheckpointError, sw.data.dataset.DataError, sw.model.config.ModelError, sw.convert.quantize.QuantizeError
+    sw.model.checkpoint.CheckpointError, sw.data.dataset.DataError
+        The checkpoint or its data set cannot be read.
+    sw.model.config.ModelError, sw.convert.quantize.QuantizeError
+        The network is not supported, or cannot be quantised.
     """
     values = checkpoint.load(path)
     folded = fold.fold(values)
@@ -146,8 +162,8 @@ def measure(path: Path, data_root: Path | None = None, accuracies: Entry | None 
     board, program = smallest_board(network)
     known = described(path, values, network, board)
     if accuracies is not None and accuracies.sha256 != known["sha256"]:
-        accuracies = None  # of another file of this name
-    dataset = checkpoint.dataset(values, None if data_root is None else data_root / known["data"])
+        accuracies = None
+    dataset = datasets.load_for(values, None if data_root is None else data_root / known["data"])
     test = dataset.test
     if accuracies is None:
         predicted = reference.run(network, test.images, keep_spikes=False).predictions
@@ -189,18 +205,18 @@ def measure(path: Path, data_root: Path | None = None, accuracies: Entry | None 
 
 
 def load(path: Path | None = None) -> list[Entry]:
-    """The entries that were measured last."""
+    """Return the stored entries."""
     entries = json.loads((path or TABLE).read_text())
     return [Entry(**{**entry, "f1": tuple(entry["f1"])}) for entry in entries]
 
 
 def as_json(entries: Sequence[Entry]) -> str:
-    """What :func:`load` reads."""
+    """Return the entries as JSON, which :func:`load` reads."""
     return json.dumps([asdict(e) for e in entries], indent=1) + "\n"
 
 
 def as_markdown(entries: Sequence[Entry]) -> str:
-    """Two tables: what the networks are, and how they do."""
+    """Return two tables: one of the networks' properties, one of their accuracies and costs."""
 
     def percent(value: float | None) -> str:
         return "" if value is None else f"{value:.2f}"
@@ -238,17 +254,17 @@ def as_markdown(entries: Sequence[Entry]) -> str:
 
 
 def commands(entries: Sequence[Entry]) -> str:
-    """The commands that made the networks."""
+    """Return the commands that trained the networks, one a line."""
     return "\n".join(f"    {e.command}" for e in entries) + "\n"
 
 
 def inserted(text: str, name: str, part: str) -> str:
-    """``text`` with ``part`` between its marks ``<!-- name -->`` and ``<!-- /name -->``.
+    """Return ``text`` with ``part`` between its marks ``<!-- name -->`` and ``<!-- /name -->``.
 
     Raises
     ------
     ZooError
-        It has no such marks.
+        ``text`` has no such marks.
     """
     before, begin, rest = text.partition(f"<!-- {name} -->\n")
     _, end, after = rest.partition(f"<!-- /{name} -->\n")
@@ -258,7 +274,7 @@ def inserted(text: str, name: str, part: str) -> str:
 
 
 def pages(entries: Sequence[Entry]) -> dict[Path, str]:
-    """The README files with the tables of these entries."""
+    """Return the documents with the tables of these entries, by path."""
     parts = {README: ("zoo", as_markdown), FOLDER / "README.md": ("commands", commands)}
     return {
         path: inserted(path.read_text(), name, make(entries))
@@ -266,50 +282,45 @@ def pages(entries: Sequence[Entry]) -> dict[Path, str]:
     }
 
 
+@command(*(CheckpointError, DataError, ModelError, OSError, QuantizeError, ZooError))
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
+    """Run the command and return its exit code."""
     p = argparse.ArgumentParser(
         prog="python -m sw.zoo",
         description="Measure checkpoints on their test sets and print their table.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="""examples:
-  python -m sw.zoo                                     all shipped checkpoints
-  python -m sw.zoo --update                            and write them to the README
+        epilog=f"""examples:
+  python -m sw.zoo                                     measure all shipped checkpoints
+  python -m sw.zoo --update                            the same, and update the documents
   python -m sw.zoo --update sw/checkpoints/nmnist.pt   measure one, keep the others' figures
   python -m sw.zoo ckpt.pt --data-root ~/data          data in ~/data/fashion-mnist, ~/data/nmnist
 
-exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrupted""",
+exit codes: {EXIT_OK} done, {EXIT_BAD_INPUT} bad input (the message says what to do),
+{EXIT_INTERRUPTED} interrupted""",
     )
     p.add_argument("checkpoints", type=Path, nargs="*", help="(default: the shipped ones)")
-    p.add_argument("--data-root", type=Path, help="folder with a folder for every data set")
+    p.add_argument("--data-root", type=Path, help="folder that holds the data sets' folders")
     p.add_argument(
-        "--update", action="store_true", help="write zoo.json and the README files' tables"
+        "--update", action="store_true", help="write zoo.json and the tables in the documents"
     )
     p.add_argument(
         "--costs",
         action="store_true",
-        help="keep the shipped networks' accuracies: when a board or the core has changed",
+        help="keep the stored accuracies: for changes of boards or core",
     )
     p.add_argument("--json", action="store_true", help="print the entries as JSON")
     args = p.parse_args(argv)
-    try:
-        paths = args.checkpoints or sorted(FOLDER.glob("*.pt"))
-        entries = []
-        kept = load() if args.costs or (args.update and args.checkpoints) else []
-        known = {entry.name: entry for entry in kept} if args.costs else {}
-        for path in paths:
-            print(path.stem, file=sys.stderr, flush=True)
-            entries.append(measure(path, args.data_root, known.get(path.stem)))
-        if args.update:
-            found = {entry.name: entry for entry in [*kept, *entries]}
-            entries = [found[name] for name in sorted(found)]
-            for place, text in {**pages(entries), TABLE: as_json(entries)}.items():
-                write_whole(place, text.encode())
-    except (CheckpointError, DataError, ModelError, OSError, QuantizeError, ZooError) as error:
-        print(f"sw.zoo: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("sw.zoo: interrupted", file=sys.stderr)
-        return 130
+    paths = args.checkpoints or sorted(FOLDER.glob("*.pt"))
+    entries = []
+    kept = load() if args.costs or (args.update and args.checkpoints) else []
+    known = {entry.name: entry for entry in kept} if args.costs else {}
+    for path in paths:
+        print(path.stem, file=sys.stderr, flush=True)
+        entries.append(measure(path, args.data_root, known.get(path.stem)))
+    if args.update:
+        found = {entry.name: entry for entry in [*kept, *entries]}
+        entries = [found[name] for name in sorted(found)]
+        for place, text in {**pages(entries), TABLE: as_json(entries)}.items():
+            write_whole(place, text.encode())
     print(as_json(entries) if args.json else f"{as_markdown(entries)}\n{commands(entries)}", end="")
-    return 0
+    return EXIT_OK

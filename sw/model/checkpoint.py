@@ -1,21 +1,29 @@
-"""Checkpoints: plain dictionaries that ``torch.load(weights_only=True)`` reads, written atomically.
+"""Checkpoints: dictionaries that ``torch.load(weights_only=True)`` reads, written atomically.
 
-Keys: ``format`` and ``version``; ``model_config`` (see :class:`sw.model.config.ModelConfig`) and ``model``
-(state dict of the epoch with the best validation accuracy); ``train_config``, ``command``, ``code``
-(version of the code), ``data`` (name and SHA-256), ``history`` (one entry per epoch), ``results``
-(accuracies, once training has ended); ``calibration`` (some training images, uint8 (N, C, H, W),
-or frames, as bits with ``calibration_shape`` if published, for :func:`sw.convert.quantize.quantize`);
-``quantisation`` (:class:`sw.convert.folded.Scales`, of networks trained as integers); ``training`` (last
-state of model, optimiser and random numbers, for resuming; not in published checkpoints).
+Their keys are:
+
+- ``format`` and ``version``;
+- ``model_config``: see :class:`sw.model.config.ModelConfig`;
+- ``model``: state dict of the epoch with the best validation accuracy;
+- ``train_config``: see :class:`sw.training.recipes.TrainConfig`;
+- ``command``, ``code``: command line of the training, and the version of the code;
+- ``data``: name, SHA-256, labels, note and metric of the data set;
+- ``history``: a list with one entry per epoch;
+- ``results``: accuracies in percent; empty until training has ended;
+- ``calibration``: some training samples for :func:`sw.convert.quantize.quantize`, uint8 images
+  (N, C, H, W) or frames (N, T, C, H, W); in published checkpoints, frames are packed to bits and
+  ``calibration_shape`` has their shape;
+- ``quantisation``: :class:`sw.convert.folded.Scales`, only of networks trained as integers;
+- ``training``: last state of model, optimiser and random numbers, for resuming; not in published
+  checkpoints.
 """
 
 from __future__ import annotations
 
+import io
 import math
-import os
 import pickle
 import subprocess
-import tempfile
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -25,8 +33,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sw.data import catalogue
-from sw.data.dataset import DataError, Dataset
+from sw.files import write_whole
 from sw.model.config import ModelConfig
 from sw.model.resnet import SpikingResNet
 
@@ -40,20 +47,20 @@ REQUIRED = {
     "history": list,
     "results": dict,
 }
-"""What every checkpoint has, and of which type."""
+"""Keys that every checkpoint has, and the type of their values."""
 
 
 class CheckpointError(RuntimeError):
-    """Not a checkpoint of ours, or a damaged one; the message names the file and what to do."""
+    """A file is no checkpoint or is damaged; the message names the file and says what to do."""
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint.
+    """Return the dictionary in a checkpoint; no code in the file is run.
 
     Raises
     ------
     CheckpointError
-        The file is missing, damaged, another program's, or of another version.
+        The file is missing or damaged, or another program or version wrote it.
     """
     path = Path(path)
     if not path.is_file():
@@ -62,16 +69,16 @@ def load(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is damaged or no checkpoint: python -m sw.train makes them")
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch.load would not notice
+            damaged = archive.testzip()  # torch.load ignores checksums
         if damaged is not None:
-            raise ValueError(f"{damaged} does not have its checksum")
+            raise ValueError(f"{damaged} has a wrong checksum")
         values = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds more than tensors and plain values (a whole pickled module?). Save a "
             f"dictionary with the state dict and the configuration instead, as sw.train does"
         ) from error
-    except Exception as error:  # of many kinds, for what damage does to the pickle in it
+    except Exception as error:  # a damaged pickle raises errors of many types
         raise CheckpointError(f"{path} is damaged or no checkpoint: {error}") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no {FORMAT}; python -m sw.train makes one")
@@ -90,23 +97,20 @@ def load(path: str | Path) -> dict[str, Any]:
 
 
 def save(path: str | Path, values: dict[str, Any]) -> None:
-    """Write a checkpoint under a temporary name, then move it into place."""
-    path = Path(path)
-    values = {"format": FORMAT, "version": VERSION, **values}
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-        try:
-            torch.save(values, file)
-            file.flush()
-            os.fsync(file.fileno())
-        except BaseException:
-            Path(file.name).unlink()
-            raise
-    Path(file.name).chmod(0o644)
-    Path(file.name).replace(path)
+    """Write a checkpoint atomically: after a failure, the file at ``path`` is the old one.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+    """
+    file = io.BytesIO()
+    torch.save({"format": FORMAT, "version": VERSION, **values}, file)
+    write_whole(path, file.getvalue())
 
 
 def slim(values: dict[str, Any]) -> dict[str, Any]:
-    """The checkpoint without what only resuming needs, frames of calibration as bits."""
+    """Return the checkpoint for publishing: without ``training``, calibration frames as bits."""
     kept = {key: value for key, value in values.items() if key != "training"}
     samples = kept.get("calibration")
     if samples is not None and samples.ndim == 5:
@@ -116,12 +120,14 @@ def slim(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def calibration(values: dict[str, Any]) -> NDArray[np.uint8] | None:
-    """The training samples in a checkpoint: images (N, C, H, W) or frames (N, T, C, H, W).
+    """Return the calibration samples of a checkpoint, or None if it has none.
+
+    They are images (N, C, H, W) or frames (N, T, C, H, W).
 
     Raises
     ------
     CheckpointError
-        They are no samples of the network's.
+        Their shape or type is not that of the network's input.
     """
     samples, shape = values.get("calibration"), values.get("calibration_shape")
     if samples is None:
@@ -141,58 +147,20 @@ def calibration(values: dict[str, Any]) -> NDArray[np.uint8] | None:
     return found
 
 
-def dataset(
-    values: dict[str, Any], data_dir: str | Path | None = None, name: str | None = None
-) -> Dataset:
-    """The data that the network was trained on (or those called ``name``), with its timesteps.
-
-    Raises
-    ------
-    sw.data.dataset.DataError, sw.model.config.ModelError
-        Not found; or the network takes another shape, or knows other classes.
-    """
-    config = values["model_config"]
-    found = catalogue.load(
-        data_dir,
-        name=name or values["data"].get("name", "fashion-mnist"),
-        timesteps=int(config["timesteps"]),
-    )
-    require_fit(ModelConfig.from_dict(config), found)
-    return found
-
-
-def require_fit(config: ModelConfig, found: Dataset) -> None:
-    """Refuse data that a network does not take, or of other classes.
-
-    Raises
-    ------
-    sw.data.dataset.DataError
-    """
-    wanted = (*((config.timesteps,) if config.frames else ()), *config.image_shape)
-    for split in (found.train, found.validation, found.test):
-        if split.images.shape[1:] != wanted:
-            raise DataError(
-                f"{found.name} has samples of shape {split.images.shape[1:]}, the network takes "
-                f"{wanted}"
-            )
-    if len(found.labels) != config.n_classes:
-        raise DataError(
-            f"{found.name} has {len(found.labels)} classes, the network {config.n_classes}"
-        )
-
-
 def build(values: dict[str, Any]) -> SpikingResNet:
-    """The trained network of a checkpoint, in eval mode.
+    """Return the trained network of a checkpoint, in eval mode.
 
     Raises
     ------
-    CheckpointError, sw.model.config.ModelError
-        State dict and configuration do not go together, or hold what is no number; an unsupported
-        configuration.
+    CheckpointError
+        The state dict does not fit the configuration, or holds numbers that are not finite.
+    sw.model.config.ModelError
+        The configuration is not supported.
     """
     config, state = ModelConfig.from_dict(values["model_config"]), values["model"]
     try:
-        # Without memory first: a configuration may ask for any amount, of which the file has none.
+        # First without memory (the meta device): a damaged configuration may describe a network
+        # of any size.
         with torch.device("meta"):
             SpikingResNet(config).load_state_dict(state, assign=True)
         model = SpikingResNet(config)
@@ -202,8 +170,8 @@ def build(values: dict[str, Any]) -> SpikingResNet:
     broken = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
     if broken:
         raise CheckpointError(
-            f"{', '.join(broken)}: values that are no finite numbers; the training diverged, or "
-            f"the file is damaged"
+            f"{', '.join(broken)}: some values are not finite; the training diverged, or the file "
+            f"is damaged"
         )
     return model.eval()
 

@@ -1,4 +1,4 @@
-"""Configuration of a full-spike residual network: neurons, blocks, stages. No torch."""
+"""Configuration of a full-spike residual network: neurons, blocks, stages. Needs no torch."""
 
 from __future__ import annotations
 
@@ -9,32 +9,39 @@ from hw.spec import Gate, Leak, Reset
 from sw.network.network import Shape
 
 GRANULARITIES = ("none", "layer", "channel", "element")
+"""Values of a coefficient: none, or one for each layer, channel, or element of a map."""
 PER_TIMESTEP = "/per-timestep"
+"""Suffix of a granularity whose coefficient also varies from timestep to timestep."""
 SURROGATES = ("sigmoid", "arctan", "rectangle", "triangle")
-"""Derivatives that stand in for the step's, as functions of ``x = slope * (membrane - threshold)``,
-each of area 1: ``s(x) (1 - s(x))`` of the logistic ``s``; ``1 / (2 (1 + (pi x / 2)^2))``; 1 where
-``|x| <= 1/2``; ``max(0, 1 - |x|)``."""
+"""Surrogates of the step's derivative, as functions of ``x = slope * (membrane - threshold)`` with
+area 1: ``s(x) (1 - s(x))`` with the logistic function ``s``; ``1 / (2 (1 + (pi x / 2)^2))``; 1
+where ``|x| <= 1/2``, else 0; ``max(0, 1 - |x|)``."""
 KINDS = ("basic", "bottleneck")
+"""Kinds of residual block (He et al., arXiv 1512.03385)."""
 EXPANSION = 4
-"""A bottleneck's output has this many times the channels of its middle."""
+"""Ratio of a bottleneck's output channels to those of its 3x3 convolution."""
 MAX_NUMBER = 1 << 20
-"""No number of a configuration is as large."""
+"""Exclusive upper bound on any number in a configuration."""
 LEARNED = "LEARNED"
-"""A leak that is trained (PLIF); the device has shifts only, see :func:`round_leaks`."""
+"""Name of a trained leak (PLIF, Fang et al., arXiv 2007.05785). The device leaks by shifts only:
+round it with :func:`sw.model.resnet.round_leaks` before export."""
 
 
 class ModelError(ValueError):
-    """A model configuration that cannot be built; the message names the field and what works."""
+    """A configuration is not supported; the message names the field and the accepted values."""
 
 
 def require(ok: bool, message: str) -> None:
+    """Raise :class:`ModelError` with this message unless ``ok``."""
     if not ok:
         raise ModelError(message)
 
 
 def _check_types(config: Any) -> None:
-    """Numbers, words and truth values of a configuration, which may come from a file of anyone's:
-    of their types, and finite."""
+    """Check that every scalar field has its declared type and is below :data:`MAX_NUMBER`.
+
+    Configurations may come from untrusted files.
+    """
     kinds = {"int": int, "float": int | float, "str": str, "bool": bool}
     for known in fields(config):
         value, kind = getattr(config, known.name), kinds.get(str(known.type))
@@ -55,18 +62,20 @@ def _check_granularity(granularity: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class NeuronConfig:
-    """Neuron, all of whose numbers are kept here because none of them is in a state dict.
-
-    ``leak`` and ``reset`` are names of :class:`hw.spec.Leak` and :class:`hw.spec.Reset`; a leak may
-    also be :data:`LEARNED`, which starts as ``SUBTRACT``.
-    """
+    """Settings of a layer's neurons, which state dicts do not contain."""
 
     threshold: float = 1.0
+    """Membrane at and above which a neuron fires; positive."""
     leak: str = "NONE"
+    """Name of a :class:`hw.spec.Leak`, or ``LEARNED``: trained, and ``SUBTRACT`` at the start."""
     leak_shift: int = 0
+    """Shift of the leak, 1 to 15; 0 for ``NONE``. See :attr:`decay`."""
     reset: str = "HARD"
+    """Name of a :class:`hw.spec.Reset`: ``HARD`` to 0, ``SOFT`` by the threshold."""
     surrogate: str = "sigmoid"
+    """Surrogate of the step's derivative, one of :data:`SURROGATES`."""
     surrogate_slope: float = 4.0
+    """Steepness of the surrogate; positive."""
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -89,25 +98,29 @@ class NeuronConfig:
 
     @property
     def decay(self) -> float:
-        """Factor by which a membrane shrinks in one timestep."""
+        """Factor that a membrane is multiplied by in one timestep.
+
+        It is 1 for ``NONE``, ``2 ** -leak_shift`` for ``KEEP``, and 1 minus that otherwise.
+        """
         kept = 2.0**-self.leak_shift
         return {"NONE": 1.0, "SUBTRACT": 1.0 - kept, "KEEP": kept, LEARNED: 1.0 - kept}[self.leak]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockConfig:
-    """One block: its gate, the granularity of its coefficients, and its kind.
+    """Residual block: its gate, the granularity of its coefficients, and its kind.
 
-    A granularity is one of :data:`GRANULARITIES`, and with the suffix :data:`PER_TIMESTEP` the
-    coefficient also varies from timestep to timestep. A gate is AND, IAND, OR, XOR, or ADD, which
-    sends integers from block to block: a reference for the others that cannot be exported.
+    A granularity is one of :data:`GRANULARITIES`, all but ``none`` with or without the suffix
+    ``/per-timestep``.
     """
 
     gate: str = "IAND"
+    """``AND``, ``IAND``, ``OR`` or ``XOR`` (:class:`hw.spec.Gate`); or ``ADD``, which sums spikes
+    to integers: a reference that cannot be exported."""
     inner: str = "channel"
-    """Coefficients between the block's convolutions."""
+    """Granularity of the coefficients between the block's convolutions."""
     outer: str = "channel"
-    """Coefficient on the block's output, after the gate."""
+    """Granularity of the coefficient on the block's output, after the gate."""
     kind: str = "basic"
     """``basic``: two 3x3 convolutions; ``bottleneck``: 1x1, 3x3 and 1x1."""
 
@@ -124,11 +137,14 @@ class BlockConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:
-    """Blocks of one width (that of their output); the first one has the stride."""
+    """Stage of blocks with the same number of output channels."""
 
     channels: int
+    """Output channels of every block; a multiple of 4 if there are bottlenecks."""
     stride: int = 1
+    """Stride of the first block."""
     blocks: tuple[BlockConfig, ...] = (BlockConfig(),)
+    """Blocks in order, at least one."""
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -145,33 +161,43 @@ class StageConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The whole network. :meth:`to_dict` and :meth:`from_dict` convert to and from JSON values."""
+    """Whole network. :meth:`to_dict` and :meth:`from_dict` convert it to and from JSON values."""
 
     timesteps: int = 4
+    """Number of timesteps, at least 1."""
     image_shape: Shape = (1, 28, 28)
-    """(channels, height, width); with height 1 all kernels and strides are one-dimensional."""
+    """Shape (channels, height, width) of an image or frame. With height 1 the input is a signal,
+    and all kernels and strides are one-dimensional."""
     frames: bool = False
-    """The input is a binary frame for every timestep and the stem a layer of the device, instead of
-    one image for all timesteps and the stem the host's."""
+    """If true, the input is a binary frame for every timestep. If false, it is one image, which
+    drives the stem equally at every timestep."""
     n_classes: int = 10
+    """Number of classes."""
     stem_channels: int = 32
+    """Output channels of the stem's convolution."""
     stem_kernel: int = 3
+    """Height and width of the stem's kernel; odd."""
     stem_stride: int = 1
+    """Stride of the stem's convolution."""
     stem_pool: int = 2
+    """Height and width of the windows that OR-pool the stem's spikes; 1: no pooling."""
     stem_coefficient: str = "channel"
+    """Granularity of the coefficient on the stem's spikes, see :class:`BlockConfig`."""
     stages: tuple[StageConfig, ...] = (StageConfig(channels=32),)
+    """Stages in order, at least one."""
     neuron: NeuronConfig = field(default_factory=NeuronConfig)
+    """Neurons of all layers that ``neurons`` does not name."""
     neurons: dict[str, NeuronConfig] = field(default_factory=dict)
-    """Exceptions from ``neuron`` by name of the layer: ``conv1``, ``layer1.0.conv2``, ..."""
+    """Neurons of single layers, by name such as ``layer1.0.conv2`` or ``layer2.0.downsample``."""
     batch_norm: str = "shared"
-    """``shared`` statistics over all timesteps, or statistics ``per-timestep``."""
+    """Statistics of batch-norms: ``shared`` by all timesteps, or ``per-timestep``."""
     aap: bool = True
-    """With the auxiliary accumulation pathway, which exists for training only."""
+    """Whether the network has the auxiliary accumulation pathway, which is for training only."""
     shared_classifier: bool = True
-    """One classifier for spikes and auxiliary pathway, as in the paper's code; else one each."""
+    """Whether spike stream and auxiliary pathway share a classifier, as in the paper's code."""
     spiking: bool = True
-    """If not, every neuron is a ReLU and passes on a real number: a reference for the others and
-    their teacher, which cannot be exported."""
+    """If false, neurons are ReLUs and pass on real numbers: a reference and teacher for spiking
+    networks, which cannot be exported. Gates must be ``ADD`` then."""
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -204,29 +230,29 @@ class ModelConfig:
 
     @property
     def exportable(self) -> bool:
-        """Every tensor between layers is binary, as the device has it."""
+        """Whether every tensor between layers is binary, as the device needs it."""
         return all(block.gate != "ADD" for stage in self.stages for block in stage.blocks)
 
     def neuron_of(self, layer: str) -> NeuronConfig:
-        """The neurons of a layer."""
+        """Return the configuration of a layer's neurons."""
         return self.neurons.get(layer, self.neuron)
 
     def along(self, n: int) -> tuple[int, int]:
-        """A kernel's or stride's length along rows and columns."""
+        """Return a size ``n`` along rows and columns; signals have only 1 row."""
         return (1 if self.image_shape[1] == 1 else n), n
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values (tuples become lists)."""
+        """Return the configuration as JSON values; tuples become lists."""
         return cast(dict[str, Any], _listed(asdict(self)))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
-        """Inverse of :meth:`to_dict`.
+        """Return the configuration for JSON values, the inverse of :meth:`to_dict`.
 
         Raises
         ------
         ModelError
-            An unknown field, or a value that no network supports.
+            A field is unknown, or a value is not supported.
         """
         try:
             values = dict(values)
@@ -253,7 +279,7 @@ def _listed(value: Any) -> Any:
 
 
 def with_blocks(config: ModelConfig, **changes: str) -> ModelConfig:
-    """``config`` with every block changed, for example ``gate="XOR"`` or ``inner="element"``."""
+    """Return ``config`` with changes to every block, such as ``gate="XOR"``."""
     return replace(
         config,
         stages=tuple(
@@ -264,6 +290,6 @@ def with_blocks(config: ModelConfig, **changes: str) -> ModelConfig:
 
 
 def with_granularity(config: ModelConfig, granularity: str) -> ModelConfig:
-    """``config`` with every coefficient of this granularity, the stem's too."""
+    """Return ``config`` with this granularity for every coefficient, the stem's included."""
     changed = with_blocks(config, inner=granularity, outer=granularity)
     return replace(changed, stem_coefficient=granularity)

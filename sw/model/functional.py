@@ -1,8 +1,13 @@
-"""Pure step functions of spiking neurons and gates, and their hand-written gradients."""
+"""Spiking neurons over time and binary gates as pure functions, with hand-written gradients.
+
+A :class:`Backend` holds the functions that a network computes with: :data:`EAGER` as they are
+written here, or :func:`compiled` by torch's compiler.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from functools import reduce
 from typing import Any
 
@@ -11,12 +16,9 @@ from torch import Tensor
 
 from sw.model.config import NeuronConfig
 
-Functions = tuple[Callable[..., Any], ...]
-"""What :func:`use` takes, in the order of :data:`PLAIN`."""
-
 
 def widened(x: Tensor) -> Tensor:
-    """``x`` in float32, if it has less than 32 bits."""
+    """Return ``x`` in float32 if its floats have fewer than 32 bits, else ``x`` itself."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
@@ -27,7 +29,7 @@ def _run(
     hard: bool,
     shift: int = 0,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Spikes and membranes before reset, by timestep."""
+    """Return the spikes and the membranes before reset, each a list over timesteps."""
     spikes, membranes = [], []
     left = torch.zeros_like(drives[0])
     for drive in drives:
@@ -53,7 +55,10 @@ def _run_back(
     surrogate: str,
     slope: float | Tensor,
 ) -> list[Tensor]:
-    """Gradients of the drives from those of the spikes, by timestep."""
+    """Return the gradients of the drives from those of the spikes, each a list over timesteps.
+
+    The derivatives in place of the step's are those of :data:`sw.model.config.SURROGATES`.
+    """
     grads: list[Tensor] = []
     left = torch.zeros_like(grad[0])
     for t in reversed(range(len(grad))):
@@ -75,6 +80,7 @@ def _run_back(
 
 
 def _by_time(drive: Tensor, timesteps: int) -> list[Tensor]:
+    """Return the drive of every timestep; a drive (1, ...) is the same at all of them."""
     return [drive[t if len(drive) > 1 else 0] for t in range(timesteps)]
 
 
@@ -86,11 +92,14 @@ def neuron_forward(
     hard: bool,
     shift: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Spikes and membranes before reset, both ``(T, ...)``; ``drive`` is ``(T, ...)`` or, if it is
-    the same at every timestep, ``(1, ...)``. Fires at ``membrane >= threshold``.
+    """Run neurons; return their spikes and membranes before reset, both ``(T, ...)``.
 
-    Membranes shrink by ``decay``; or, where ``shift`` is not 0, as integers do
-    (:func:`hw.spec.leaked`): to ``v >> shift``, and if it is negative by ``v >> -shift``.
+    ``drive`` is ``(T, ...)``, or ``(1, ...)`` if it is the same at every timestep. A neuron fires
+    where ``membrane >= threshold``; ``hard`` resets it to 0 then, else the threshold is subtracted.
+
+    A membrane leaks to ``decay`` times its value. If ``shift`` is not 0, it leaks as the device's
+    integers do instead (:func:`hw.spec.leaked`): to ``v >> shift`` if ``shift`` is positive, to
+    ``v - (v >> -shift)`` if it is negative.
     """
     spikes, membranes = _run(_by_time(drive, timesteps), decay, threshold, hard, shift)
     return torch.stack(spikes), torch.stack(membranes)
@@ -106,14 +115,21 @@ def neuron_backward(
     slope: float | Tensor,
     total: bool = False,
 ) -> Tensor:
-    """Gradient ``(T, ...)`` of the drive from that of the spikes, or its ``total`` over time
-    ``(1, ...)``; the reset is not differentiated (Chen et al.)."""
+    """Return the gradient of the drive ``(T, ...)`` from that of the spikes ``(T, ...)``.
+
+    With ``total`` it is summed over time to ``(1, ...)``. The reset is treated as a constant
+    (Chen et al., arXiv 2301.11929).
+    """
     grads = _run_back(list(grad), list(membranes), decay, threshold, hard, surrogate, slope)
     return sum(grads[1:], grads[0])[None] if total else torch.stack(grads)
 
 
 def _windows(maps: Tensor, pool: tuple[int, int], axis: int) -> list[Tensor]:
-    """The first, second, ... element of every window of pooling over ``axis`` and the next."""
+    """Return views of the first, second, ... element of every pooling window.
+
+    Windows of size ``pool`` lie over ``axis`` and the next one; rows and columns that do not fill a
+    window are left out, as in torch's max-pooling.
+    """
     sizes = [n // p * p for n, p in zip(maps.shape[axis : axis + 2], pool, strict=True)]
     maps = maps.narrow(axis, 0, sizes[0]).narrow(axis + 1, 0, sizes[1])
     rows = [maps[(slice(None),) * axis + (slice(y, None, pool[0]),)] for y in range(pool[0])]
@@ -133,7 +149,7 @@ def pooled_forward(
     pool: tuple[int, int],
     axis: int,
 ) -> Tensor:
-    """:func:`neuron_forward`'s spikes, OR-pooled over ``axis`` and the next."""
+    """Return the spikes of :func:`neuron_forward`, OR-pooled over ``axis`` and the next one."""
     runs = [
         _run(_by_time(part, timesteps), decay, threshold, hard)[0]
         for part in _windows(drive, pool, axis)
@@ -152,9 +168,12 @@ def pooled_backward(
     pool: tuple[int, int],
     axis: int,
 ) -> list[Tensor]:
-    """Gradients of the drive, window element by window element (:func:`_windows`). Runs the neurons
-    again, which costs less than to keep what they did. The gradient goes to the first spike of a
-    window, or to its first neuron, as in max-pooling."""
+    """Return the gradient of the drive, as one tensor for each element of :func:`_windows`.
+
+    The gradient of a pooled spike goes to the first neuron of the window that fired, or to the
+    first neuron if none did, as in max-pooling. The neurons run again here, which is faster than
+    storing their membranes in the forward pass.
+    """
     timesteps = len(grad)
     parts = _windows(drive, pool, axis)
     runs = [_run(_by_time(part, timesteps), decay, threshold, hard) for part in parts]
@@ -173,35 +192,59 @@ def pooled_backward(
     return result
 
 
-_forward: Callable[..., tuple[Tensor, Tensor]] = neuron_forward
-_backward: Callable[..., Tensor] = neuron_backward
-_pooled_forward: Callable[..., Tensor] = pooled_forward
-_pooled_backward: Callable[..., list[Tensor]] = pooled_backward
+def join(gate: str, branch: Tensor, identity: Tensor) -> Tensor:
+    """Join two spike tensors by a binary gate (:class:`hw.spec.Gate`), or ADD them.
+
+    The gates are written as polynomials, through which gradients pass.
+    """
+    if gate == "AND":
+        return identity * branch
+    if gate == "IAND":
+        return identity * (1 - branch)
+    if gate == "OR":
+        return identity + branch - identity * branch
+    if gate == "ADD":
+        return identity + branch
+    return identity + branch - 2 * identity * branch
 
 
-_gate: Callable[[str, Tensor, Tensor], Tensor]  # set below, where gates are
+@dataclass(frozen=True)
+class Backend:
+    """Functions that a network computes its neurons and gates with.
+
+    Their signatures are those of :func:`neuron_forward`, :func:`neuron_backward`,
+    :func:`pooled_forward`, :func:`pooled_backward` and :func:`join`.
+    """
+
+    neuron_forward: Callable[..., tuple[Tensor, Tensor]]
+    neuron_backward: Callable[..., Tensor]
+    pooled_forward: Callable[..., Tensor]
+    pooled_backward: Callable[..., list[Tensor]]
+    join: Callable[[str, Tensor, Tensor], Tensor]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Backend:
+        """Return the backend itself: copies of a network share the compiled functions."""
+        return self
 
 
-def use(functions: Functions) -> None:
-    """Compute neurons and gates with these from now on."""
-    global _forward, _backward, _pooled_forward, _pooled_backward, _gate
-    _forward, _backward, _pooled_forward, _pooled_backward, _gate = functions
+EAGER = Backend(neuron_forward, neuron_backward, pooled_forward, pooled_backward, join)
+"""Backend of uncompiled functions, which needs no C++ compiler."""
 
 
-def compiled(functions: Functions) -> Functions:
-    """By torch's compiler, which fuses their loops."""
-    torch._dynamo.config.recompile_limit = 256  # shapes of maps; beyond, it compiles no more
-    return tuple(torch.compile(function, dynamic=False) for function in functions)
+def compiled(backend: Backend = EAGER) -> Backend:
+    """Return the backend with its loops fused by ``torch.compile``.
+
+    Training is about 1.5 times as fast on a CPU, after a minute of compilation, which needs a C++
+    compiler: use it for long runs.
+    """
+    # One compilation for each shape of a map; beyond this limit torch would run uncompiled.
+    torch._dynamo.config.recompile_limit = 256
+    functions = (getattr(backend, field.name) for field in fields(backend))
+    return Backend(*(torch.compile(function, dynamic=False) for function in functions))
 
 
-def compile_neurons() -> None:
-    """Let torch's compiler fuse the loops of neurons and the gates: about 1.5 times as fast on a
-    CPU, but a minute of compilation and a C++ compiler first. For long training runs."""
-    use(compiled(PLAIN))
-
-
-class Fire(torch.autograd.Function):
-    """Neurons over all timesteps, with a hand-written backward pass through time."""
+class NeuronFunction(torch.autograd.Function):
+    """Differentiable neurons over all timesteps, with a hand-written backward pass."""
 
     @staticmethod
     def forward(
@@ -212,19 +255,21 @@ class Fire(torch.autograd.Function):
         config: NeuronConfig,
         threshold: float | Tensor,
         shift: int,
+        backend: Backend,
     ) -> Tensor:
-        """``drive`` (T|1, ...) and spikes (T, ...); membranes are never of less than 32 bits.
+        """Return the spikes (T, ...) for a drive (T|1, ...); see :func:`neuron_forward`.
 
-        ``threshold`` may differ from the configuration's, and be one per neuron: membranes are then
-        in other units, by which the surrogate's slope is divided.
+        Membranes are computed with at least 32 bits. A ``threshold`` per neuron (a tensor) replaces
+        the configuration's; membranes are then in the threshold's units, and the surrogate's slope
+        is scaled accordingly.
         """
         hard = config.reset == "HARD"
         wide = widened(drive)
-        spikes, membranes = _forward(wide, timesteps, decay, threshold, hard, shift)
+        spikes, membranes = backend.neuron_forward(wide, timesteps, decay, threshold, hard, shift)
         learned = decay if isinstance(decay, Tensor) else None
         unit = threshold if isinstance(threshold, Tensor) else None
         ctx.save_for_backward(membranes, learned, unit)
-        ctx.config, ctx.repeated = config, len(drive) < timesteps
+        ctx.config, ctx.repeated, ctx.backend = config, len(drive) < timesteps, backend
         ctx.decay = None if isinstance(decay, Tensor) else decay
         return spikes.to(drive.dtype)
 
@@ -238,7 +283,7 @@ class Fire(torch.autograd.Function):
         slope = config.surrogate_slope
         if unit is not None:
             slope = slope * config.threshold / unit
-        grad = _backward(
+        grad = ctx.backend.neuron_backward(
             grads[0].to(membranes.dtype),
             membranes,
             decay,
@@ -248,20 +293,22 @@ class Fire(torch.autograd.Function):
             slope,
             ctx.repeated and learned is None,
         )
-        of_decay = None
+        decay_grad = None
         if learned is not None:
             before = membranes[:-1]
             fired = (before >= threshold).to(before.dtype)
             left = before * (1 - fired) if hard else before - threshold * fired
-            of_decay = (grad[1:] * left).sum()
+            decay_grad = (grad[1:] * left).sum()
         if ctx.repeated and learned is not None:
             grad = grad.sum(0, keepdim=True)
-        return grad.to(grads[0].dtype), of_decay, None, None, None, None
+        return grad.to(grads[0].dtype), decay_grad, None, None, None, None, None
 
 
-class FirePooled(torch.autograd.Function):
-    """:class:`Fire` and OR-pooling in one, without a map in between, for leaks that are constant.
-    ``drive`` (T|1, ...) has rows and columns at ``axis`` and the next."""
+class PooledNeuronFunction(torch.autograd.Function):
+    """Differentiable neurons and OR-pooling in one, for constant leaks.
+
+    It stores the drive instead of the spikes and membranes before pooling, which needs less memory.
+    """
 
     @staticmethod
     def forward(
@@ -271,11 +318,14 @@ class FirePooled(torch.autograd.Function):
         config: NeuronConfig,
         pool: tuple[int, int],
         axis: int,
+        backend: Backend,
     ) -> Tensor:
+        """Return the pooled spikes (T, ...) for a drive (T|1, ...) with rows at ``axis`` and
+        columns at the next one."""
         hard = config.reset == "HARD"
         ctx.save_for_backward(drive)
-        ctx.config, ctx.pool, ctx.axis = config, pool, axis
-        spikes = _pooled_forward(
+        ctx.config, ctx.pool, ctx.axis, ctx.backend = config, pool, axis, backend
+        spikes = backend.pooled_forward(
             widened(drive), timesteps, config.decay, config.threshold, hard, pool, axis
         )
         return spikes.to(drive.dtype)
@@ -285,7 +335,7 @@ class FirePooled(torch.autograd.Function):
         (drive,) = ctx.saved_tensors
         config: NeuronConfig = ctx.config
         wide = widened(drive)
-        parts = _pooled_backward(
+        parts = ctx.backend.pooled_backward(
             grads[0].to(wide.dtype),
             wide,
             config.decay,
@@ -299,24 +349,6 @@ class FirePooled(torch.autograd.Function):
         sizes = drive.shape[ctx.axis : ctx.axis + 2]
         whole = all(n % p == 0 for n, p in zip(sizes, ctx.pool, strict=True))
         result = torch.empty_like(drive) if whole else torch.zeros_like(drive)
-        for place, part in zip(_windows(result, ctx.pool, ctx.axis), parts, strict=True):
-            place.copy_(part)
-        return result, None, None, None, None
-
-
-def join(gate: str, branch: Tensor, identity: Tensor) -> Tensor:
-    """Binary gate of two binary tensors, see :class:`hw.spec.Gate`, in differentiable form; or
-    their sum."""
-    if gate == "AND":
-        return identity * branch
-    if gate == "IAND":
-        return identity * (1 - branch)
-    if gate == "OR":
-        return identity + branch - identity * branch
-    if gate == "ADD":
-        return identity + branch
-    return identity + branch - 2 * identity * branch
-
-
-PLAIN: Functions = neuron_forward, neuron_backward, pooled_forward, pooled_backward, join
-_gate = join
+        for view, part in zip(_windows(result, ctx.pool, ctx.axis), parts, strict=True):
+            view.copy_(part)
+        return result, None, None, None, None, None

@@ -1,4 +1,4 @@
-"""Modules that the network is built of: neurons, batch-norm over timesteps, coefficients."""
+"""Modules of the network: layers of neurons, batch-norm over timesteps, coefficients."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sw.model.config import LEARNED, PER_TIMESTEP, NeuronConfig
-from sw.model.functional import Fire, FirePooled, widened
+from sw.model.functional import EAGER, Backend, NeuronFunction, PooledNeuronFunction, widened
 from sw.network.network import Shape
 
 
-class Neuron(nn.Module):
-    """IF or LIF neurons. Input ``(T * N, C, H, W)``, or ``(N, C, H, W)`` with ``repeated`` drive;
-    output binary ``(T * N, C, H, W)``. With a :data:`LEARNED` leak ``decay_logit`` is trained."""
+class NeuronLayer(nn.Module):
+    """Layer of IF or LIF neurons, from drives to binary spikes.
+
+    With a :data:`LEARNED` leak, ``decay_logit`` is a parameter: the logit of the decay.
+    """
 
     def __init__(self, config: NeuronConfig, timesteps: int):
         super().__init__()
         self.config = config
         self.timesteps = timesteps
+        self.backend: Backend = EAGER
+        """Set by :meth:`sw.model.resnet.SpikingResNet.set_backend`."""
         self.decay_logit = (
             nn.Parameter(torch.logit(torch.tensor(config.decay)))
             if config.leak == LEARNED
@@ -31,21 +35,29 @@ class Neuron(nn.Module):
     def forward(
         self, drive: Tensor, repeated: bool = False, pool: tuple[int, int] = (1, 1)
     ) -> Tensor:
-        """``pool``: windows of which one spike passes."""
+        """Return spikes ``(T * N, C, H, W)``, OR-pooled over windows of size ``pool``.
+
+        ``drive`` is ``(T * N, C, H, W)``, or ``(N, C, H, W)`` if it is ``repeated``: the same at
+        every timestep.
+        """
         n_drives = 1 if repeated else self.timesteps
         config = self.config
         decay = config.decay if self.decay_logit is None else torch.sigmoid(self.decay_logit)
         timed = drive.unflatten(0, (n_drives, len(drive) // n_drives))
-        # Neurons do not care where they are: in the order of memory the loops over them are fast.
+        # The order of the neurons does not matter: contiguous memory makes the loops fast.
         channels_last = drive.is_contiguous(memory_format=torch.channels_last)
         if channels_last:
             timed = timed.permute(0, 1, 3, 4, 2)
         fused = max(pool) > 1 and self.decay_logit is None
         if fused:
             axis = 2 if channels_last else 3
-            fired = FirePooled.apply(timed, self.timesteps, config, pool, axis)
+            fired = PooledNeuronFunction.apply(
+                timed, self.timesteps, config, pool, axis, self.backend
+            )
         else:
-            fired = Fire.apply(timed, decay, self.timesteps, config, config.threshold, 0)
+            fired = NeuronFunction.apply(
+                timed, decay, self.timesteps, config, config.threshold, 0, self.backend
+            )
         spikes = cast(Tensor, fired)
         if channels_last:
             spikes = spikes.permute(0, 1, 4, 2, 3)
@@ -53,8 +65,8 @@ class Neuron(nn.Module):
         return spikes if fused or max(pool) == 1 else F.max_pool2d(spikes, pool)
 
 
-class Rectifier(Neuron):
-    """ReLU and max-pooling, in the place of neurons in a network that does not spike."""
+class Rectifier(NeuronLayer):
+    """ReLU and max-pooling, which replace the neurons in a network without spikes."""
 
     def forward(
         self, drive: Tensor, repeated: bool = False, pool: tuple[int, int] = (1, 1)
@@ -63,6 +75,8 @@ class Rectifier(Neuron):
 
 
 class _MeanOverProcesses(torch.autograd.Function):
+    """Differentiable mean of a tensor over all processes."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         total = x.clone()
@@ -75,9 +89,12 @@ class _MeanOverProcesses(torch.autograd.Function):
 
 
 class Norm(nn.BatchNorm2d):
-    """Batch-norm over all timesteps, or with statistics ``(T, C)`` of every timestep and one gain
-    and bias for all. Under DistributedDataParallel the statistics are those of all processes'
-    batches, on any device (torch's own does not know CPUs)."""
+    """Batch-norm of ``(T * N, C, H, W)``, with statistics over all timesteps or for each of them.
+
+    With ``timesteps > 1`` the running statistics are ``(T, C)``; gain and bias ``(C,)`` are shared
+    by all timesteps. In distributed training the statistics are those of all processes' batches,
+    on CPUs as well (torch's SyncBatchNorm needs GPUs).
+    """
 
     def __init__(self, n_channels: int, timesteps: int = 1):
         super().__init__(n_channels)
@@ -104,8 +121,10 @@ class Norm(nn.BatchNorm2d):
         return torch.cat(done)
 
     def _synchronised(self, input: Tensor) -> Tensor:
-        """In training, with mean and variance over the batches of all processes, which are equally
-        large; gradients pass through both."""
+        """Normalise by the mean and variance over the batches of all processes.
+
+        All batches have the same size. Gradients pass through mean and variance.
+        """
         x = widened(input).unflatten(0, (self.timesteps, -1))
         n_processes = dist.get_world_size()
         axes = (1, 3, 4)
@@ -128,9 +147,11 @@ class Norm(nn.BatchNorm2d):
 
 
 class Coefficient(nn.Module):
-    """Real-Spike coefficient ``a`` of one spike map: ``(T * N, C, H, W) -> a * spikes``.
+    """Real-Spike coefficient of one spike map (Guo et al., arXiv 2210.06686).
 
-    ``value`` has shape ``(T|1, C|1, H|1, W|1)``, 1 along the axes that share it, and starts at 1.
+    It multiplies spikes ``(T * N, C, H, W)`` by ``value``, which has shape ``(T|1, C|1, H|1, W|1)``
+    according to the granularity (1 along the axes that share it) and starts at 1; None for the
+    granularity "none", which leaves the spikes as they are.
     """
 
     def __init__(self, granularity: str, timesteps: int, shape: Shape):
@@ -148,6 +169,7 @@ class Coefficient(nn.Module):
         )
 
     def forward(self, spikes: Tensor) -> Tensor:
+        """Return the scaled spikes ``(T * N, C, H, W)``."""
         if self.value is None:
             return spikes
         if len(self.value) == 1:

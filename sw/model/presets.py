@@ -1,4 +1,4 @@
-"""Named networks: the configurations behind the recipes and the shipped checkpoints."""
+"""Named networks: configurations of the recipes and the shipped checkpoints."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from sw.model.config import (
 
 
 def fashion_mnist() -> ModelConfig:
-    """Network of the ``fashion-mnist`` preset: fewer than 300,000 weights after folding, among them
-    an unshared layer and an unshared per-timestep one."""
+    """Return the network of the ``fashion-mnist`` recipe.
+
+    It has fewer than 300,000 weights after folding. One layer has weights for every position, and
+    one for every position and timestep.
+    """
     return ModelConfig(
         stem_channels=32,
         stages=(
@@ -32,13 +35,15 @@ def fashion_mnist() -> ModelConfig:
 
 
 def resnet(depth: int, *, gate: str = "IAND", granularity: str = "channel") -> ModelConfig:
-    """The family for ImageNet-shaped input: 18 and 34 layers of basic blocks; 50, 101 and 152 of
-    bottlenecks. The stem pools windows of 2 x 2, as the device does, where He et al. have 3 x 3.
+    """Return a ResNet for ImageNet-shaped input (He et al., arXiv 1512.03385).
+
+    Depths 18 and 34 have basic blocks; 50, 101 and 152 have bottlenecks. The stem pools windows of
+    2x2, as the device does, instead of 3x3.
 
     Raises
     ------
     ModelError
-        Another depth.
+        There is no network of this depth.
     """
     n_blocks = {
         18: (2, 2, 2, 2),
@@ -71,7 +76,10 @@ def _blocks(n: int, gate: str = "OR", inner: str = "channel", outer: str = "chan
 
 
 def fashion_mnist_icebreaker() -> ModelConfig:
-    """Fits 16,384 rows of 16 4-bit weights, 4,096 bytes of spikes and 512 pairs of parameters."""
+    """Return a network for the iCEBreaker.
+
+    It fits 16,384 rows of sixteen 4-bit weights, 4,096 bytes of spikes and 512 pairs of parameters.
+    """
     last = BlockConfig(gate="OR", inner="channel", outer="element" + PER_TIMESTEP)
     return ModelConfig(
         timesteps=3,
@@ -83,7 +91,10 @@ def fashion_mnist_icebreaker() -> ModelConfig:
 
 
 def fashion_mnist_85f() -> ModelConfig:
-    """Fills the ULX3S-85F's 11,264 rows of 32 8-bit weights: channels where maps are small."""
+    """Return a network that fills the ULX3S-85F's 11,264 rows of thirty-two 8-bit weights.
+
+    Most channels are in the last stage, where maps are small.
+    """
     last = BlockConfig(gate="OR", inner="channel", outer="element")
     return ModelConfig(
         stem_channels=32,
@@ -96,8 +107,11 @@ def fashion_mnist_85f() -> ModelConfig:
 
 
 def fashion_mnist_teacher() -> ModelConfig:
-    """Ordinary network of ReLUs, with 1.4 times the additions of :func:`fashion_mnist_85f` if all
-    of that one's neurons fired, but of real numbers: its maps are larger, its timesteps one."""
+    """Return a teacher: an ordinary network of ReLUs with one timestep and larger maps.
+
+    It needs 1.4 times as many multiply-accumulations as :func:`fashion_mnist_85f` would need
+    additions if all of its neurons fired.
+    """
     block = BlockConfig(gate="ADD", inner="none", outer="none")
     return ModelConfig(
         timesteps=1,
@@ -115,7 +129,7 @@ def fashion_mnist_teacher() -> ModelConfig:
 
 
 def fashion_mnist_large() -> ModelConfig:
-    """Fits the ULX3S-85F built for 4-bit weights, of which it stores 720,896."""
+    """Return a network for the ULX3S-85F built for 4-bit weights, of which it stores 720,896."""
     return ModelConfig(
         stem_channels=48,
         stages=(
@@ -127,7 +141,7 @@ def fashion_mnist_large() -> ModelConfig:
 
 
 def nmnist() -> ModelConfig:
-    """Event frames of 34 x 34; the stem, on the device, halves them twice."""
+    """Return a network for event frames of 34x34, which the stem halves twice."""
     last = BlockConfig(gate="OR", inner="channel", outer="element")
     return ModelConfig(
         image_shape=(2, 34, 34),
@@ -142,8 +156,7 @@ def nmnist() -> ModelConfig:
 
 
 def mitbih() -> ModelConfig:
-    """Heartbeats of 128 samples, with what is unusual about them for the patient, and the intervals
-    to their neighbours."""
+    """Return a network for heartbeats as signals of :mod:`sw.data.beats`."""
     last = BlockConfig(gate="OR", inner="channel", outer="element" + PER_TIMESTEP)
     return ModelConfig(
         image_shape=(N_CHANNELS, 1, N_SAMPLES),
@@ -159,7 +172,7 @@ def mitbih() -> ModelConfig:
 
 
 def cifar10() -> ModelConfig:
-    """Three stages of 3 blocks, wide: for a GPU."""
+    """Return a network of three wide stages of 3 blocks; training it needs a GPU."""
     return ModelConfig(
         image_shape=(3, 32, 32),
         stem_channels=128,
@@ -174,7 +187,7 @@ def cifar10() -> ModelConfig:
 
 
 def cifar10_85f() -> ModelConfig:
-    """Fills the ULX3S-85F's 11,264 rows of 32 8-bit weights."""
+    """Return a network that fills the ULX3S-85F's 11,264 rows of thirty-two 8-bit weights."""
     last = BlockConfig(gate="OR", inner="channel", outer="element")
     return ModelConfig(
         image_shape=(3, 32, 32),
@@ -187,7 +200,7 @@ def cifar10_85f() -> ModelConfig:
 
 
 def events_128(n_classes: int, timesteps: int) -> ModelConfig:
-    """Event frames of 128 x 128: seven blocks, each followed by a smaller map."""
+    """Return a network for event frames of 128x128: four stages of two blocks."""
     return ModelConfig(
         timesteps=timesteps,
         image_shape=(2, 128, 128),

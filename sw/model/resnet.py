@@ -1,13 +1,13 @@
 """Full-spike residual network with auxiliary accumulation pathway and Real-Spike coefficients.
 
-Every tensor between layers is binary. A block joins the spike of its residual branch with the
-spike of its identity through a binary gate (Chen et al., arXiv 2301.11929); a trainable coefficient
-then scales the joined spike for the layers that read it (Guo et al., arXiv 2210.06686), so that
-:mod:`sw.convert.fold` can move every coefficient into its consumers' weights. The auxiliary pathway sums
-the branches' spikes during training and is removed afterwards.
+Every tensor between layers is binary. A block joins the spikes of its residual branch and of its
+identity by a binary gate (Chen et al., arXiv 2301.11929). A trainable coefficient then scales the
+joined spikes for the layers that read them (Guo et al., arXiv 2210.06686), so that
+:mod:`sw.convert.fold` can move every coefficient into its consumers' weights. The auxiliary
+accumulation pathway sums the branches' spikes during training and is removed afterwards.
 
-One block description makes the whole family: basic and bottleneck blocks, images or binary frames
-as input, two-dimensional maps or, if the input has height 1, one-dimensional signals.
+One block description covers the whole family: basic and bottleneck blocks, images or binary frames
+as input, and two-dimensional maps or, if the input has height 1, one-dimensional signals.
 
 Tensors hold the timesteps in the batch axis, timestep major: ``(T * N, C, H, W)``.
 """
@@ -21,16 +21,18 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from sw.model import functional
 from sw.model.config import EXPANSION, ModelConfig, StageConfig, require
-from sw.model.modules import Coefficient, Neuron, Norm, Rectifier
+from sw.model.functional import EAGER, Backend
+from sw.model.modules import Coefficient, NeuronLayer, Norm, Rectifier
 from sw.network.network import INPUT, Shape
 
 
 class Block(nn.Module):
-    """Residual block: convolutions, each with batch-norm and neuron, then the gate. Convolution
-    ``n`` is ``conv{n}``, ``bn{n}``, ``neuron{n}``, and ``coefficient{n}`` on the spikes behind it:
-    the last one on the gate's."""
+    """Residual block: two or three convolutions, each with batch-norm and neurons, then the gate.
+
+    The modules of convolution ``n``, counted from 1, are ``conv{n}``, ``bn{n}``, ``neuron{n}`` and
+    ``coefficient{n}``; the last coefficient scales the spikes after the gate.
+    """
 
     def __init__(
         self, config: ModelConfig, stage: StageConfig, index: int, source: Shape, name: str
@@ -40,6 +42,8 @@ class Block(nn.Module):
         stride = stage.stride if index == 0 else 1
         channels, middle = stage.channels, stage.channels // EXPANSION
         self.gate = block.gate
+        self.backend: Backend = EAGER
+        """Set by :meth:`SpikingResNet.set_backend`."""
         convs = (  # kernel, output channels, stride
             ((3, channels, stride), (3, channels, 1))
             if block.kind == "basic"
@@ -47,7 +51,7 @@ class Block(nn.Module):
         )
         self.n_convs = len(convs)
         self.shapes: list[Shape] = [source]
-        """(C, H, W) of the block's input and of every convolution's output."""
+        """Shapes (C, H, W) of the block's input and of every convolution's output."""
         for n, (kernel, width, step) in enumerate(convs, 1):
             conv = _conv(config, self.shapes[-1][0], width, kernel, step)
             self.shapes.append(_conv_shape(conv, self.shapes[-1]))
@@ -69,28 +73,34 @@ class Block(nn.Module):
         )
 
     def conv(self, n: int) -> nn.Conv2d:
-        """Convolution ``n``, counted from 1."""
+        """Return convolution ``n``, counted from 1."""
         return cast(nn.Conv2d, self.get_submodule(f"conv{n}"))
 
     def norm(self, n: int) -> Norm:
+        """Return the batch-norm after convolution ``n``."""
         return cast(Norm, self.get_submodule(f"bn{n}"))
 
-    def neuron(self, n: int) -> Neuron:
-        return cast(Neuron, self.get_submodule(f"neuron{n}"))
+    def neuron(self, n: int) -> NeuronLayer:
+        """Return the neurons after convolution ``n``."""
+        return cast(NeuronLayer, self.get_submodule(f"neuron{n}"))
 
     def coefficient(self, n: int) -> Coefficient:
+        """Return the coefficient on the spikes of convolution ``n``."""
         return cast(Coefficient, self.get_submodule(f"coefficient{n}"))
 
     @property
     def shape(self) -> Shape:
-        """(C, H, W) of the output."""
+        """Shape (C, H, W) of the output."""
         return self.shapes[-1]
 
     def forward(
         self, spikes: Tensor, scaled: Tensor, record: Callable[[str, Tensor], None]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """From the binary and the scaled input spikes: binary output, scaled output, and the
-        branch's spikes before the gate, all ``(T * N, C, H, W)``."""
+        """Return the output's spikes, the same scaled, and the branch's spikes before the gate.
+
+        ``spikes`` and ``scaled`` are the input's, binary and scaled by its coefficient. All are
+        ``(T * N, C, H, W)``. ``record`` is called with the name of every spike map and its spikes.
+        """
         branch, inner = spikes, scaled
         for n in range(1, self.n_convs + 1):
             branch = self.neuron(n)(self.norm(n)(self.conv(n)(inner)))
@@ -101,7 +111,7 @@ class Block(nn.Module):
         if self.downsample is not None:
             identity = self.downsample(scaled)
             record("downsample", identity)
-        joined = functional._gate(self.gate, branch, identity)
+        joined = self.backend.join(self.gate, branch, identity)
         record(f"conv{self.n_convs}", joined)
         return joined, self.coefficient(self.n_convs)(joined), branch
 
@@ -109,7 +119,10 @@ class Block(nn.Module):
 def _conv(
     config: ModelConfig, n_in: int, n_out: int, kernel: int, stride: int, groups: int = 1
 ) -> nn.Conv2d:
-    """Convolution that keeps the size but for its stride, along the axes that the input has."""
+    """Return a convolution without bias, padded so that stride 1 keeps the size of the map.
+
+    For one-dimensional signals, kernel and stride extend along the columns only.
+    """
     size, step = config.along(kernel), config.along(stride)
     padding = (size[0] // 2, size[1] // 2)
     return nn.Conv2d(n_in, n_out, size, step, padding, groups=groups, bias=False)
@@ -124,14 +137,17 @@ def _norm(config: ModelConfig, n_channels: int) -> Norm:
     return Norm(n_channels, config.timesteps if config.batch_norm == "per-timestep" else 1)
 
 
-def _neuron(config: ModelConfig, layer: str) -> Neuron:
-    kind = Neuron if config.spiking else Rectifier
+def _neuron(config: ModelConfig, layer: str) -> NeuronLayer:
+    kind = NeuronLayer if config.spiking else Rectifier
     return kind(config.neuron_of(layer), config.timesteps)
 
 
 class Carry(nn.Module):
-    """Brings the auxiliary pathway's sums to the next block's shape. With a stride: depthwise 3x3
-    strided convolution first; then 1x1 convolution, batch-norm, ReLU (Chen et al.)."""
+    """Change of the auxiliary pathway's sums to the shape of a block's output.
+
+    1x1 convolution, batch-norm and ReLU, after a depthwise 3x3 convolution if the block has a
+    stride (Chen et al., arXiv 2301.11929).
+    """
 
     def __init__(self, config: ModelConfig, n_in: int, n_out: int, stride: int):
         super().__init__()
@@ -145,7 +161,7 @@ class Carry(nn.Module):
 
 
 class Logits(NamedTuple):
-    """Class scores ``(N, n_classes)`` of the spike stream and, while attached, of the auxiliary
+    """Class scores ``(N, n_classes)`` of both streams; ``aap`` is None without the auxiliary
     pathway."""
 
     spike: Tensor
@@ -153,9 +169,12 @@ class Logits(NamedTuple):
 
 
 class SpikingResNet(nn.Module):
-    """The network. State-dict names are those of a ResNet: ``conv1, bn1, layer1.0.conv1, ...,
-    layer2.0.downsample.0, ..., fc``; coefficients are ``coefficient.value``,
-    ``layer1.0.coefficient1.value``, ...; the auxiliary pathway's are ``aap.*``."""
+    """Full-spike residual network.
+
+    State-dict names are those of a ResNet: ``conv1, bn1, layer1.0.conv1, ...,
+    layer2.0.downsample.0, ..., fc``. Coefficients are ``coefficient.value``,
+    ``layer1.0.coefficient1.value``, ...; parameters of the auxiliary pathway are ``aap.*``.
+    """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -168,7 +187,7 @@ class SpikingResNet(nn.Module):
             config.stem_kernel,
             config.stem_stride,
         )
-        # An image drives the stem equally at every timestep: there is nothing to tell apart.
+        # An image drives the stem equally at every timestep, so its statistics are always shared.
         self.bn1 = (
             _norm(config, config.stem_channels) if config.frames else Norm(len(self.conv1.weight))
         )
@@ -177,7 +196,7 @@ class SpikingResNet(nn.Module):
         shape = _conv_shape(self.conv1, config.image_shape)
         shape = (shape[0], shape[1] // self.stem_pool[0], shape[2] // self.stem_pool[1])
         self.map_shape: Shape = shape
-        """(C, H, W) of the stem's pooled spikes."""
+        """Shape (C, H, W) of the stem's pooled spikes."""
         self.coefficient = Coefficient(config.stem_coefficient, timesteps, shape)
         self.block_names: list[str] = []
         carries: dict[str, nn.Module] = {}
@@ -194,7 +213,7 @@ class SpikingResNet(nn.Module):
                 self.block_names.append(name)
                 shape = block.shape
             self.add_module(f"layer{n}", blocks)
-        require(min(shape) >= 1, f"nothing is left of the map {self.map_shape}: use less stride")
+        require(min(shape) >= 1, f"the map shrinks to {shape}: use less stride or pooling")
         self.fc = nn.Linear(shape[0], config.n_classes)
         if not config.shared_classifier:
             carries["fc"] = nn.Linear(shape[0], config.n_classes)
@@ -206,25 +225,39 @@ class SpikingResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def block(self, name: str) -> Block:
-        """The block called, e.g., ``layer2.0``."""
+        """Return the block called ``name``, for example ``layer2.0``."""
         return cast(Block, self.get_submodule(name))
 
-    def neurons(self) -> dict[str, Neuron]:
-        """All neurons by name of their layer."""
+    @property
+    def backend(self) -> Backend:
+        """Backend that neurons and gates are computed with."""
+        return self.neuron.backend
+
+    def set_backend(self, backend: Backend) -> SpikingResNet:
+        """Compute neurons and gates with ``backend`` from now on; return the network."""
+        for module in self.modules():
+            if isinstance(module, Block | NeuronLayer):
+                module.backend = backend
+        return self
+
+    def neurons(self) -> dict[str, NeuronLayer]:
+        """Return all layers of neurons by the name of their layer in the integer network."""
         found = {"conv1": self.neuron}
         for name in self.block_names:
             block = self.block(name)
             found |= {f"{name}.conv{n}": block.neuron(n) for n in range(1, block.n_convs + 1)}
             if block.downsample is not None:
-                found[f"{name}.downsample"] = cast(Neuron, block.downsample[2])
+                found[f"{name}.downsample"] = cast(NeuronLayer, block.downsample[2])
         return found
 
     def forward(
         self, images: Tensor, record: Callable[[str, Tensor], None] | None = None
     ) -> Logits:
-        """``images`` is what :func:`to_input` makes. ``record`` is called with the name, in the
-        integer network, and the spikes ``(T, N, C, H, W)`` of every map, through which gradients
-        may flow."""
+        """Return the class scores for ``images``, which :func:`to_input` makes.
+
+        ``record`` is called for every spike map with its name in the integer network and its
+        spikes ``(T, N, C, H, W)``, through which gradients can flow.
+        """
         timesteps = self.config.timesteps
 
         def note(name: str, spikes: Tensor) -> None:
@@ -254,38 +287,44 @@ class SpikingResNet(nn.Module):
         return Logits(self._classify(self.fc, scaled), self._classify(head, sums))
 
     def spike_maps(self, images: Tensor) -> tuple[Logits, dict[str, Tensor]]:
-        """:meth:`forward`, and every spike map ``(T, N, C, H, W)`` under its name in the integer
-        network (:data:`sw.network.network.INPUT` for the frames, or the stem's spikes of an image)."""
+        """Return the class scores and every spike map ``(T, N, C, H, W)`` by its name in the
+        integer network. :data:`sw.network.network.INPUT` names the frames, or the stem's spikes if
+        the input is an image."""
         maps: dict[str, Tensor] = {}
         return self(images, maps.__setitem__), maps
 
     def _classify(self, head: nn.Module, features: Tensor) -> Tensor:
-        """Classifier on features averaged over positions and timesteps."""
+        """Return the classifier's scores of the features' mean over positions and timesteps."""
         pooled = features.mean((2, 3))
         timed = pooled.unflatten(0, (self.config.timesteps, len(pooled) // self.config.timesteps))
         return head(timed.mean(0))
 
     def detach_aap(self) -> SpikingResNet:
-        """The deployable, full-spike network: a copy without the auxiliary pathway."""
+        """Return a copy without the auxiliary pathway: the full-spike network for the device."""
         plain = SpikingResNet(replace(self.config, aap=False)).to(self.fc.weight.dtype)
         plain.load_state_dict(
             {k: v for k, v in self.state_dict().items() if not k.startswith("aap.")}
         )
-        return plain.train(self.training)
+        return plain.set_backend(self.backend).train(self.training)
 
 
 def to_input(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """What a network takes, from uint8 images ``(N, C, H, W)``, whose pixels are divided by 255 and
-    nothing else, so that zero padding means black in the integer network too; or from binary uint8
-    frames ``(N, T, C, H, W)``."""
+    """Return a network's input from uint8 images ``(N, C, H, W)`` or frames ``(N, T, C, H, W)``.
+
+    Pixels are divided by 255 and not normalised any further, so that zero padding means black in
+    the integer network as well. Frames are binary and only change their type.
+    """
     if images.ndim == 5:
         return images.to(dtype)
     return images.to(dtype).div_(255).to(memory_format=torch.channels_last)
 
 
 def round_leaks(model: SpikingResNet) -> ModelConfig:
-    """The configuration in which every :data:`LEARNED` leak is the nearest one that the device has:
-    none, or a shift. Weights fit it as they are, but want some training at the new leaks."""
+    """Return the configuration with every :data:`LEARNED` leak rounded to one that the device has.
+
+    The device has no leak, or leaks by a shift; the nearest decay is chosen. The weights fit the
+    new configuration unchanged, but some training with it improves accuracy.
+    """
     available = [("NONE", 0)] + [(leak, k) for leak in ("SUBTRACT", "KEEP") for k in range(1, 16)]
     neurons = {}
     for name, neuron in model.neurons().items():

@@ -1,4 +1,4 @@
-"""Augmented and shuffled batches that follow from seed and epoch alone."""
+"""Shuffled and augmented batches for training."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from sw.training.recipes import TrainConfig
 
 
 def augment(images: Tensor, shift_px: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """Random shift by up to ``shift_px`` in both directions, black moving in, and random mirroring;
-    ``uint8 (N, C, H, W)`` or ``(N, T, C, H, W)`` in and out. A signal (height 1) moves in time
-    only, and all frames of a recording move together."""
+    """Return samples shifted at random by up to ``shift_px``, and mirrored at random with ``flip``.
+
+    Samples are ``uint8 (N, C, H, W)`` or ``(N, T, C, H, W)``. Shifts go along both axes and fill up
+    with black; signals (height 1) are shifted along time only, and all frames of a recording by
+    the same amount.
+    """
     if images.ndim == 5:
         moved = augment(images.flatten(1, 2), shift_px, flip, generator)
         return moved.unflatten(1, images.shape[1:3])
@@ -29,8 +32,8 @@ def augment(images: Tensor, shift_px: int, flip: bool, generator: torch.Generato
         limits = torch.tensor([[2 * shift_y + 1], [2 * shift_px + 1]])
         offsets = (torch.rand(2, n_images, generator=generator) * limits).long()
         offsets = offsets.to(images.device)
-        every = torch.arange(n_images, device=images.device)
-        images = windows[every, :, offsets[0], offsets[1]]
+        index = torch.arange(n_images, device=images.device)
+        images = windows[index, :, offsets[0], offsets[1]]
     if flip:
         mirrored = torch.rand(n_images, generator=generator) < 0.5
         mirrored = mirrored.to(images.device)[:, None, None, None]
@@ -46,9 +49,12 @@ def batches(
     rank: int = 0,
     n_processes: int = 1,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled and augmented batches of one epoch, which follow from seed and epoch alone, so that
-    a resumed run continues identically; of several processes, each gets its part of every batch.
-    A last batch that is not full is dropped."""
+    """Yield the shuffled and augmented batches of one epoch: a network's input, and labels.
+
+    They follow from ``config.seed`` and ``epoch`` alone, so that a resumed run continues
+    identically. Each of several processes gets its share of every batch. An incomplete last batch
+    is dropped.
+    """
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
     images = torch.from_numpy(split.images).to(device)
     labels = torch.from_numpy(split.labels.astype(np.int64)).to(device)

@@ -1,12 +1,13 @@
-"""Experiments: do the auxiliary pathway and the coefficients help, as their papers say, and what
-does a cycle less cost?
+"""Experiments on the training methods: auxiliary pathway, coefficients, penalty on spikes.
 
-``ablation`` trains one small network in variants that differ in one thing each, over several seeds,
-and writes a table and a plot; ``depth`` does so with three times as many blocks, ``rates`` with
-other learning rates of the coefficients. ``frontier`` trains the network with more and more weight
-on the cost of its spikes, and writes accuracy on the device against cycles. A model is selected on
-validation data; every run reads the test set once. A run that is done is not repeated, so an
-interrupted experiment goes on where it stopped, and takes more seeds.
+``ablation`` trains variants of one small network that differ in one feature each, over several
+seeds, and writes a table and a plot; ``depth`` does the same with three times as many blocks, and
+``rates`` with other learning rates of the coefficients. ``frontier`` trains the network with
+increasing penalties on its spikes, and writes accuracy on the device against cycles.
+
+Models are selected on validation data; every run reads the test set once. Finished runs are kept
+in the experiment's folder and not repeated: an interrupted experiment continues where it stopped,
+and seeds can be added later.
 """
 
 from __future__ import annotations
@@ -15,13 +16,10 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import combinations
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
-from xml.sax.saxutils import escape
 
-import numpy as np
 import torch
 
 from hw.boards.configs import config_by_name
@@ -29,7 +27,7 @@ from sw.compile import costs
 from sw.compile.compiler import compile_network
 from sw.compile.cycles import predict_cycles
 from sw.convert import fold, quantize
-from sw.data import dataset
+from sw.data.dataset import Dataset
 from sw.files import write_whole
 from sw.model import checkpoint
 from sw.model.config import (
@@ -41,29 +39,39 @@ from sw.model.config import (
     with_blocks,
     with_granularity,
 )
+from sw.model.functional import EAGER, Backend
 from sw.network import reference
-from sw.training.loop import TrainConfig, train
+from sw.reporting.plots import dot_plot
+from sw.training.loop import train
+from sw.training.recipes import TrainConfig
+from sw.training.significance import Row, blocked_test, compare
 
 N_SEEDS = 6
-"""The smallest p that n seeds can give is 2 in (2n over n): 0.1 for 3, 0.002 for 6."""
+"""Default number of seeds. The least possible p is 2 / binomial(2n, n): 0.1 for 3, 0.002 for 6."""
 MAX_SEEDS = 8
-"""The exact test of all granularities together takes ``7 ** seeds`` sums."""
+"""Largest number of seeds; :func:`blocked_test` of all granularities computes 7 ** n sums."""
 N_IMAGES = 8000
+"""Training images, to keep runs short."""
 N_VALIDATION = 2000
+"""Validation images."""
 PENALTIES = (0.0, 1.0, 3.0, 10.0)
+"""Values of ``spike_penalty`` on the frontier."""
 N_CYCLES = 100
-"""Validation images that cycles are predicted for."""
+"""Validation images to predict cycles for."""
 FRONTIER_BOARD = "ulx3s-25f"
-WHAT = f"Fashion-MNIST, {N_IMAGES:,} training images; test set of 10,000"
+"""Board to predict cycles for."""
+CAPTION = f"Fashion-MNIST, {N_IMAGES:,} training images; test set of 10,000"
 
 
 class ExperimentError(RuntimeError):
-    """An experiment cannot start or go on; the message says what to do."""
+    """An experiment cannot start or continue; the message says what to do."""
 
 
 def ablation_network(n_blocks: int = 2) -> ModelConfig:
-    """The common network: a stem on the host, two stages of ``n_blocks`` of two convolutions, with
-    maps of 7x7 and 4x4."""
+    """Return the network that variants are derived from.
+
+    It has a stem on the host and two stages of ``n_blocks`` basic blocks, with maps of 7x7 and 4x4.
+    """
     blocks = (BlockConfig(gate="OR", inner="none", outer="none"),) * n_blocks
     return ModelConfig(
         stem_channels=16,
@@ -80,16 +88,18 @@ def ablation_network(n_blocks: int = 2) -> ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """A network, and the name of the one that it is compared with."""
+    """Network of an experiment and how it is trained and compared."""
 
     config: ModelConfig
+    """Network to train."""
     base: str | None = None
+    """Name of the variant to compare with; None: no comparison."""
     coefficient_rate: float = 1.0
-    """Learning rate of the coefficients, relative to the others'."""
+    """Learning rate of the coefficients relative to that of all other parameters."""
 
 
 def ablation_variants() -> dict[str, Variant]:
-    """Networks by name, in the order of the table."""
+    """Return the variants of ``ablation`` by name, in the order of the table."""
     vanilla = ablation_network()
     aap, separate = replace(vanilla, aap=True), replace(vanilla, aap=True, shared_classifier=False)
     granularities = [g + time for g in GRANULARITIES[1:] for time in ("", PER_TIMESTEP)]
@@ -105,7 +115,7 @@ def ablation_variants() -> dict[str, Variant]:
     }
     variants = {name: Variant(config=config, base="vanilla") for name, config in configs.items()}
     variants["vanilla"] = Variant(config=vanilla)
-    # IAND is the gate under which the branch's spikes mean the opposite in both streams.
+    # Under IAND a branch's spike clears the joined one, but adds to the auxiliary pathway's sum.
     iand = {name: with_blocks(configs[name], gate="IAND") for name in list(configs)[:3]}
     variants |= {f"IAND {n}": Variant(config=c, base="IAND vanilla") for n, c in iand.items()}
     variants["IAND vanilla"] = Variant(config=iand["vanilla"])
@@ -113,8 +123,10 @@ def ablation_variants() -> dict[str, Variant]:
 
 
 def depth_variants() -> dict[str, Variant]:
-    """Networks of 12 blocks, 24 convolutions and the stem; each gate with the kind of auxiliary
-    pathway that suits it."""
+    """Return the variants of ``depth``: 12 blocks with 24 convolutions, beside the stem.
+
+    OR shares the classifier with the auxiliary pathway, IAND does not (see ``ablation``).
+    """
     deep = ablation_network(6)
     add = "ADD (not full-spike)"
     variants = {add: Variant(config=with_blocks(deep, gate="ADD"))}
@@ -127,7 +139,7 @@ def depth_variants() -> dict[str, Variant]:
 
 
 def rate_variants() -> dict[str, Variant]:
-    """Coefficients that learn slower and faster than the weights."""
+    """Return the variants of ``rates``: coefficients that learn slower or faster than weights."""
     vanilla = ablation_network()
     element = with_granularity(vanilla, "element")
     variants = {"vanilla": Variant(config=vanilla)}
@@ -139,83 +151,12 @@ def rate_variants() -> dict[str, Variant]:
 
 
 def ablation_training(seed: int) -> TrainConfig:
-    """How every variant is trained."""
+    """Return the training that all variants share, with this seed."""
     return TrainConfig(epochs=4, batch_size=50, max_images=N_IMAGES, seed=seed)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One variant: test accuracies in percent by seed, and the comparison with its base: the
-    difference of means, the probability of one at least as large by chance (exact permutation
-    test, two-sided), and the same after Holm's correction for the number of comparisons."""
-
-    name: str
-    accuracies: tuple[float, ...]
-    difference: float | None = None
-    p: float | None = None
-    p_holm: float | None = None
-
-    @property
-    def mean(self) -> float:
-        return mean(self.accuracies)
-
-    @property
-    def sd(self) -> float:
-        """Standard deviation over seeds."""
-        return stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
-
-
-def permutation_test(a: Sequence[float], b: Sequence[float]) -> float:
-    """Share of all ways to divide the values into groups of these sizes in which the means differ
-    by at least as much as those of ``a`` and ``b`` do."""
-    values = [*a, *b]
-    total, n_a, n_b = sum(values), len(a), len(b)
-    found = abs(mean(a) - mean(b))
-    n_ways = n_extreme = 0
-    for chosen in combinations(range(len(values)), n_a):
-        part = sum(values[i] for i in chosen)
-        n_ways += 1
-        n_extreme += abs(part / n_a - (total - part) / n_b) >= found - 1e-9
-    return n_extreme / n_ways
-
-
-def blocked_test(base: Sequence[float], others: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """By how much the mean of all ``others`` is above the base's, and the share of all ways to
-    choose one of the values of each seed as the base's in which it differs by at least as much."""
-    blocks = np.array([base, *others]).T  # (seeds, values)
-    chosen = np.zeros(1)
-    for block in blocks:
-        chosen = (chosen[:, None] + block).reshape(-1)
-    n_seeds, n_values = blocks.shape
-    differences = (blocks.sum() - chosen) / (n_seeds * (n_values - 1)) - chosen / n_seeds
-    found = float(blocks[:, 1:].mean() - blocks[:, 0].mean())
-    return found, float((np.abs(differences) >= abs(found) - 1e-9).mean())
-
-
-def compare(
-    accuracies: Mapping[str, Sequence[float]], bases: Mapping[str, str | None]
-) -> list[Row]:
-    """Rows of the table; ``bases`` says what each is compared with, if with anything."""
-    compared = []
-    for name, values in accuracies.items():
-        row = Row(name=name, accuracies=tuple(values))
-        base = bases[name]
-        if base is not None:
-            reference = accuracies[base]
-            p = permutation_test(row.accuracies, reference)
-            row = replace(row, difference=row.mean - mean(reference), p=p)
-        compared.append(row)
-    tested = sorted((row for row in compared if row.p is not None), key=lambda row: row.p or 0)
-    corrected: dict[str, float] = {}
-    worst = 0.0
-    for n, row in enumerate(tested):
-        worst = max(worst, min(1.0, (row.p or 0) * (len(tested) - n)))
-        corrected[row.name] = worst
-    return [replace(row, p_holm=corrected.get(row.name)) for row in compared]
-
-
 def as_markdown(rows: Sequence[Row], caption: str) -> str:
-    """The table."""
+    """Return a table of the rows; ``caption`` heads its first column."""
     lines = [
         f"| {caption} | mean | sd | difference | p | p (Holm) |",
         "|---|---|---|---|---|---|",
@@ -229,7 +170,10 @@ def as_markdown(rows: Sequence[Row], caption: str) -> str:
 
 
 def together(accuracies: Mapping[str, Sequence[float]]) -> str:
-    """The line about all granularities of Real Spike together, if there are several."""
+    """Return a line that compares all Real Spike variants together with "vanilla".
+
+    It is empty if there are fewer than two of them.
+    """
     spike = [values for name, values in accuracies.items() if name.startswith("Real Spike")]
     if len(spike) < 2:
         return ""
@@ -238,63 +182,24 @@ def together(accuracies: Mapping[str, Sequence[float]]) -> str:
     return f"\n{what}: {difference:+.2f}, p = {p:.3f}.\n"
 
 
-def as_svg(rows: Sequence[Row], caption: str) -> str:
-    """A dot for every seed and a bar for the mean of every variant."""
-    left, width, step, top = 290, 640, 24, 34
-    low = min(min(row.accuracies) for row in rows)
-    high = max(max(row.accuracies) for row in rows)
-    margin = max(0.2, 0.05 * (high - low))
-    low, high = low - margin, high + margin
-    height = top + step * len(rows) + 34
-
-    def x(value: float) -> float:
-        return left + (value - low) / (high - low) * (width - left - 16)
-
-    bottom = top + step * len(rows)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-        f'font-family="sans-serif" font-size="12">',
-        '<rect width="100%" height="100%" fill="white"/>',
-        f'<text x="8" y="18">{escape(caption)}: test accuracy in percent</text>',
-        f'<line x1="{x(rows[0].mean):.1f}" x2="{x(rows[0].mean):.1f}" y1="{top - 6}" '
-        f'y2="{bottom}" stroke="#bbb" stroke-dasharray="4 3"/>',
-    ]
-    for n, row in enumerate(rows):
-        y = top + step * n + step / 2
-        parts.append(
-            f'<text x="{left - 8}" y="{y + 4}" text-anchor="end">{escape(row.name)}</text>'
-        )
-        parts += [
-            f'<circle cx="{x(value):.1f}" cy="{y}" r="3.5" fill="#1f77b4" fill-opacity="0.5"/>'
-            for value in row.accuracies
-        ]
-        parts.append(
-            f'<line x1="{x(row.mean):.1f}" x2="{x(row.mean):.1f}" y1="{y - 8}" y2="{y + 8}" '
-            f'stroke="#d62728" stroke-width="2"/>'
-        )
-    for n in range(5):
-        value = low + (high - low) * n / 4
-        parts.append(
-            f'<text x="{x(value):.1f}" y="{bottom + 20}" text-anchor="middle" fill="#555">'
-            f"{value:.1f}</text>"
-        )
-    return "\n".join([*parts, "</svg>\n"])
-
-
 def coefficient_sd(state: Mapping[str, torch.Tensor]) -> float | None:
-    """How far the coefficients of a state dict have gone from 1, where they began; None: it has
-    none."""
+    """Return the root mean square of the coefficients' differences from 1, their initial value.
+
+    None if the state dict has no coefficients.
+    """
     found = [t.flatten() for name, t in state.items() if "coefficient" in name]
     return float((torch.cat(found) - 1).square().mean().sqrt()) if found else None
 
 
-def _begun(path: Path, setting: dict[str, Any]) -> dict[str, Any]:
-    """What is done of an experiment already."""
+def _load_results(path: Path, setting: dict[str, Any]) -> dict[str, Any]:
+    """Return the results so far; raise ExperimentError if they belong to another setting."""
     if not path.is_file():
         return {"setting": setting, "code": checkpoint.code_version(), "runs": {}}
     done = json.loads(path.read_text())
     if done["setting"] != setting:
-        raise ExperimentError(f"{path} is of another setting; name another folder, or remove it")
+        raise ExperimentError(
+            f"{path} holds results of another setting: use another folder, or remove it"
+        )
     return done
 
 
@@ -303,18 +208,21 @@ EXPERIMENTS: dict[str, Callable[[], dict[str, Variant]]] = {
     "depth": depth_variants,
     "rates": rate_variants,
 }
-"""Variants of each experiment that is a comparison of them."""
+"""Function that returns the variants, for each experiment that compares variants."""
 
 
 def run_ablation(
     folder: Path,
-    dataset: dataset.Dataset,
+    dataset: Dataset,
     *,
     seeds: Sequence[int] = range(1, N_SEEDS + 1),
     variants: dict[str, Variant],
     training: TrainConfig | None = None,
+    backend: Backend = EAGER,
 ) -> list[Row]:
-    """Train what is not done yet and write ``results.json``, ``table.md`` and ``plot.svg``.
+    """Train the variants that are not done yet, write the results, and return the table's rows.
+
+    ``folder`` gets ``results.json``, ``table.md`` and ``plot.svg``.
 
     Raises
     ------
@@ -331,8 +239,8 @@ def run_ablation(
         },
     }
     path = folder / "results.json"
-    done = _begun(path, setting)
-    for seed in seeds:  # seed by seed, so that what is there is comparable at any time
+    done = _load_results(path, setting)
+    for seed in seeds:  # in the outer loop, so that finished runs can be compared at any time
         for name, variant in variants.items():
             key = f"{name}, seed {seed}"
             if key in done["runs"]:
@@ -340,7 +248,7 @@ def run_ablation(
             print(key, file=sys.stderr, flush=True)
             out = folder / "running.pt"
             config = replace(training, seed=seed, coefficient_rate=variant.coefficient_rate)
-            values = train(variant.config, config, dataset, out)
+            values = train(variant.config, config, dataset, out, backend=backend)
             out.unlink()
             found = values["results"]
             done["runs"][key] = {
@@ -356,23 +264,29 @@ def run_ablation(
         name: [done["runs"][f"{name}, seed {seed}"]["test"] for seed in seeds] for name in variants
     }
     rows = compare(accuracies, {name: variant.base for name, variant in variants.items()})
-    caption = f"{WHAT}; {len(seeds)} seeds"
+    caption = f"{CAPTION}; {len(seeds)} seeds"
     text = as_markdown(rows, caption) + together(accuracies)
     write_whole(folder / "table.md", text.encode())
-    write_whole(folder / "plot.svg", as_svg(rows, caption).encode())
+    plot = dot_plot(
+        [(row.name, row.accuracies) for row in rows], f"{caption}: test accuracy in percent"
+    )
+    write_whole(folder / "plot.svg", plot.encode())
     return rows
 
 
 def run_frontier(
     folder: Path,
-    dataset: dataset.Dataset,
+    dataset: Dataset,
     *,
     penalties: Sequence[float] = PENALTIES,
     model: ModelConfig | None = None,
     training: TrainConfig | None = None,
+    backend: Backend = EAGER,
 ) -> list[dict[str, float]]:
-    """Train what is not done yet and write ``results.json`` and ``table.md``. Cycles are predicted
-    (:mod:`sw.compile.cycles`) for :data:`FRONTIER_BOARD` on validation images, accuracy is the integers'.
+    """Train with the penalties that are not done yet, write the results, and return them.
+
+    ``folder`` gets ``results.json`` and ``table.md``. Accuracy is that of the integer network;
+    cycles are predicted for :data:`FRONTIER_BOARD` (:mod:`sw.compile.cycles`) on validation images.
 
     Raises
     ------
@@ -388,14 +302,15 @@ def run_frontier(
         "board": FRONTIER_BOARD,
     }
     path = folder / "results.json"
-    done = _begun(path, setting)
+    done = _load_results(path, setting)
     images = dataset.validation.images[:: max(1, len(dataset.validation) // N_CYCLES)][:N_CYCLES]
     for penalty in penalties:
         if str(penalty) in done["runs"]:
             continue
         print(f"penalty {penalty}", file=sys.stderr, flush=True)
         out = folder / "running.pt"
-        values = train(model, replace(training, spike_penalty=penalty), dataset, out)
+        config = replace(training, spike_penalty=penalty)
+        values = train(model, config, dataset, out, backend=backend)
         out.unlink()
         network = quantize.quantize(fold.fold(values), 8)
         program = compile_network(network, config_by_name(FRONTIER_BOARD))
@@ -417,10 +332,10 @@ def run_frontier(
 
 
 def frontier_markdown(rows: Sequence[dict[str, float]]) -> str:
-    """The table."""
+    """Return a table of the frontier; cycles are also given relative to the first row's."""
     first = rows[0]["n_cycles"]
     lines = [
-        f"| penalty | on the device, {WHAT} | cycles ({FRONTIER_BOARD}) | spikes |",
+        f"| penalty | on the device, {CAPTION} | cycles ({FRONTIER_BOARD}) | spikes |",
         "|---|---|---|---|",
     ]
     lines += [

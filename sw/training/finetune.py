@@ -26,7 +26,7 @@ from sw.convert import fold, quantize
 from sw.convert.fold import TrainedLayer
 from sw.convert.folded import Scales
 from sw.convert.quantize import ENCODER_PARAM_BITS, ENCODER_WEIGHT_BITS
-from sw.model.functional import Fire, join
+from sw.model.functional import NeuronFunction, join
 from sw.model.resnet import Logits, SpikingResNet
 from sw.network.encoder import PIXEL_MAX
 from sw.network.network import IMAGE, INPUT
@@ -142,7 +142,9 @@ class IntegerNet(nn.Module):
         neuron = trained.neuron
         shift = {"NONE": 0, "KEEP": neuron.leak_shift, "SUBTRACT": -neuron.leak_shift}[neuron.leak]
         limit = threshold.to(dtype).permute(2, 0, 1)
-        spikes = Fire.apply(drive, neuron.decay, timesteps, neuron, limit, shift)
+        spikes = NeuronFunction.apply(
+            drive, neuron.decay, timesteps, neuron, limit, shift, self.model.backend
+        )
         return cast(Tensor, spikes).to(source.dtype).flatten(0, 1)
 
     def _logits(self, trained: TrainedLayer, source: Tensor, timesteps: int) -> Tensor:

@@ -1,8 +1,9 @@
-"""Training: dual-stream loss, model selection on validation data, one reading of the test set.
+"""Training loop: epochs, model selection on validation data, checkpoints, resuming.
 
-The same command trains floats or the integers of a device, on one process or, under ``torchrun``,
-on several. A run that was killed at any moment goes on with ``--resume`` and ends with the weights
-that it would have had: everything random follows from seed and epoch, and checkpoints are atomic.
+The loop trains floats or a device's integers, in one process or, under ``torchrun``, in several. A
+run that was killed at any moment can be resumed and ends with the same weights as an uninterrupted
+one: everything random follows from seed and epoch, and checkpoints are written atomically. The
+test set is read once, after the last epoch.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from sw.data.dataset import Dataset, Split, calibration_samples
 from sw.data.metrics import detail
 from sw.model import checkpoint
 from sw.model.config import ModelConfig
+from sw.model.functional import EAGER, Backend
 from sw.model.resnet import SpikingResNet, to_input
 from sw.training import finetune
 from sw.training.augment import batches
@@ -37,14 +39,15 @@ from sw.training.loss import class_weights, loss_of, rows_per_spike
 from sw.training.recipes import TrainConfig
 
 EVAL_BATCH = 100
+"""Samples per batch without gradients."""
 
 
 class TrainError(RuntimeError):
-    """Training cannot start or go on; the message says what to do."""
+    """Training cannot start or continue; the message says what to do."""
 
 
 def learning_rate(config: TrainConfig, epochs_done: float) -> float:
-    """Linear warm-up, then half a cosine down to zero."""
+    """Return the learning rate after so many epochs: linear warm-up, then half a cosine to 0."""
     if epochs_done < config.warmup_epochs:
         return config.learning_rate * epochs_done / config.warmup_epochs
     rest = (epochs_done - config.warmup_epochs) / max(1e-9, config.epochs - config.warmup_epochs)
@@ -55,9 +58,12 @@ def learning_rate(config: TrainConfig, epochs_done: float) -> float:
 def predictions(
     model: nn.Module, split: Split, description: str, device: torch.device | str = "cpu"
 ) -> dict[str, NDArray[np.int64]]:
-    """Classes (N,) by the spike stream (``spike``, the full-spike network), by the auxiliary
-    pathway (``aap``), and by the sum of their logits (``both``: the network that keeps the pathway,
-    which a host can run, not the device); the last two only while the pathway is attached."""
+    """Return the predicted classes (N,) of every head.
+
+    The heads are ``spike``, the spike stream: the full-spike network; ``aap``, the auxiliary
+    pathway; and ``both``, the sum of their logits: the network with the pathway, which only a host
+    can run. The last two need the pathway attached. ``description`` labels the progress bar.
+    """
     model.eval()
     found: dict[str, list[Tensor]] = {}
     images = torch.from_numpy(split.images)
@@ -74,13 +80,16 @@ def predictions(
 def accuracies(
     found: dict[str, NDArray[np.int64]], split: Split, metric: str = "accuracy"
 ) -> dict[str, float]:
-    """The metric (see :func:`detail`) of each head's predictions."""
+    """Return the metric in percent (see :func:`detail`) of each head's predictions."""
     return {name: detail(classes, split.labels)[metric] for name, classes in found.items()}
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW; weight decay on convolution and classifier weights only, and a learning rate of their
-    own for coefficients."""
+    """Return AdamW with three groups of parameters.
+
+    Only weights of convolutions and the classifier decay; coefficients have a learning rate of
+    their own (``config.coefficient_rate``).
+    """
     groups: dict[str, list[nn.Parameter]] = {"decayed": [], "free": [], "coefficients": []}
     for name, parameter in model.named_parameters():
         if "coefficient" in name:
@@ -102,7 +111,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
 
 
 def processes() -> tuple[int, int]:
-    """This process's number, and how many there are."""
+    """Return the rank of this process and the number of processes."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
@@ -116,7 +125,15 @@ def train_epoch(
     rows: dict[str, float] | None = None,
     teacher: SpikingResNet | None = None,
 ) -> float:
-    """One epoch; returns the mean loss."""
+    """Train for one epoch and return the mean loss.
+
+    ``rows`` are those of :func:`rows_per_spike`, needed with ``config.spike_penalty``.
+
+    Raises
+    ------
+    TrainError
+        The training images do not fill one batch, or the loss is not finite.
+    """
     net.train()
     split = dataset.train
     if config.max_images:
@@ -160,8 +177,11 @@ def build(
     init: dict[str, Tensor] | None,
     scales: Scales | None = None,
 ) -> tuple[SpikingResNet, finetune.IntegerNet | None]:
-    """The network to train, and it as integers if the configuration has a weight width; ``scales``
-    are those of a run that goes on."""
+    """Return the network to train and, if ``config.weight_bits`` is not 0, its integer network.
+
+    ``init`` replaces the parameters whose names and shapes agree; ``scales`` are those of a resumed
+    run, otherwise they are calibrated.
+    """
     model = SpikingResNet(model_config)
     if init is not None:
         own = model.state_dict()
@@ -187,23 +207,27 @@ def train(
     teacher: SpikingResNet | None = None,
     command: str = "",
     device: torch.device | str = "cpu",
+    backend: Backend = EAGER,
     log_dir: Path | None = None,
 ) -> dict[str, Any]:
-    """Train and write a checkpoint to ``out`` after every epoch; returns the last one.
+    """Train, write a checkpoint to ``out`` after every epoch, and return the last one.
 
     Parameters
     ----------
-    resume : continue from ``out``, exactly as if there had been no interruption; begin if it is not
-        there.
+    resume : continue the run in ``out`` as if it had not been interrupted; start a new one if the
+        file does not exist.
     init : start from these parameters where name and shape agree (fine-tuning).
-    teacher : learn from this network, too; ``config.teacher`` says which it is.
-    device : where to train; under ``torchrun`` every process has its own.
+    teacher : learn from this network as well; ``config.teacher`` is its checkpoint's SHA-256.
+    command : command line to store in the checkpoint.
+    device : device to train on; under ``torchrun`` every process has its own.
+    backend : functions for neurons and gates, eager or compiled.
     log_dir : folder for TensorBoard's logs.
 
     Raises
     ------
     TrainError
-        ``out`` cannot be resumed: it is another run's; or the batch does not divide.
+        ``out`` is another run's and cannot be resumed; the batch does not divide among the
+        processes; or see :func:`train_epoch`.
     """
     rank, n_processes = processes()
     if config.batch_size % n_processes:
@@ -214,26 +238,11 @@ def train(
     if config.weight_bits:
         model_config = replace(model_config, aap=False)
     torch.manual_seed(config.seed)
-    values: dict[str, Any] = {
-        "model_config": model_config.to_dict(),
-        "train_config": asdict(config),
-        "command": command,
-        "code": checkpoint.code_version(),
-        "data": {
-            "name": dataset.name,
-            "sha256": dataset.sha256,
-            "labels": list(dataset.labels),
-            "note": dataset.note,
-            "metric": dataset.metric,
-        },
-        "history": [],
-        "results": {},
-        "model": {},
-        "calibration": torch.from_numpy(calibration_samples(dataset)),
-    }
+    values = _new_checkpoint(model_config, config, dataset, command)
     found = _resumable(out, values) if resume and out.exists() else {}
     scales = Scales.from_dict(found["quantisation"]) if "quantisation" in found else None
     model, integers = build(model_config, config, dataset, init, scales)
+    model.set_backend(backend)
     if integers is not None:
         values["quantisation"] = integers.scales.to_dict()
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -247,12 +256,12 @@ def train(
     rows = rows_per_spike(model) if config.spike_penalty else {}
     wrapped = net
     if n_processes > 1:
-        # A 1x1 convolution's weight has two equal layouts, of which it would like the other.
+        # A 1x1 convolution's weight has two equivalent layouts; DDP warns about this one.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         wrapped = DistributedDataParallel(net)
     if teacher is not None:
         teacher.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        teacher.eval()
+        teacher.set_backend(backend).eval()
     history: list[dict[str, Any]] = values["history"]
     log = _logger(log_dir) if log_dir is not None and rank == 0 else None
     for epoch in range(len(history), config.epochs):
@@ -280,23 +289,60 @@ def train(
             dist.barrier()
     if rank == 0 and not values["results"]:
         model.load_state_dict(values["model"])
-        best_epoch = max(history, key=lambda entry: entry["validation"]["spike"])
-        guesses = predictions(net, dataset.test, "test", device)
-        values["results"] = {
-            "best_epoch": best_epoch["epoch"],
-            "validation": best_epoch["validation"],
-            "test": accuracies(guesses, dataset.test, dataset.metric),
-            "test_detail": detail(guesses["spike"], dataset.test.labels),
-        }
+        values["results"] = _results(net, history, dataset, device)
         checkpoint.save(out, values)
     if n_processes > 1:
         dist.barrier()
     return values
 
 
+def _new_checkpoint(
+    model_config: ModelConfig, config: TrainConfig, dataset: Dataset, command: str
+) -> dict[str, Any]:
+    """Return the checkpoint of a run before its first epoch."""
+    return {
+        "model_config": model_config.to_dict(),
+        "train_config": asdict(config),
+        "command": command,
+        "code": checkpoint.code_version(),
+        "data": {
+            "name": dataset.name,
+            "sha256": dataset.sha256,
+            "labels": list(dataset.labels),
+            "note": dataset.note,
+            "metric": dataset.metric,
+        },
+        "history": [],
+        "results": {},
+        "model": {},
+        "calibration": torch.from_numpy(calibration_samples(dataset)),
+    }
+
+
+def _results(
+    net: nn.Module, history: list[dict[str, Any]], dataset: Dataset, device: torch.device | str
+) -> dict[str, Any]:
+    """Return the accuracies of the best epoch, whose parameters ``net`` has; reads the test set."""
+    best = max(history, key=lambda entry: entry["validation"]["spike"])
+    found = predictions(net, dataset.test, "test", device)
+    return {
+        "best_epoch": best["epoch"],
+        "validation": best["validation"],
+        "test": accuracies(found, dataset.test, dataset.metric),
+        "test_detail": detail(found["spike"], dataset.test.labels),
+    }
+
+
 def _resumable(out: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the checkpoint at ``out``, from which the run in ``values`` continues.
+
+    Raises
+    ------
+    TrainError
+        It belongs to another run, or is published: its ``training`` state is missing.
+    """
     found = checkpoint.load(out)
-    # What an earlier version did not write is as if it had the value that it has by default.
+    # Settings that an earlier version did not know have their defaults.
     found["model_config"] = ModelConfig.from_dict(found["model_config"]).to_dict()
     found["train_config"] = asdict(TrainConfig()) | found["train_config"]
     for key in ("model_config", "train_config", "data"):
@@ -313,6 +359,7 @@ def _resumable(out: Path, values: dict[str, Any]) -> dict[str, Any]:
 def _report(
     entry: dict[str, Any], config: TrainConfig, metric: str, log: Callable[..., None] | None
 ) -> None:
+    """Print the figures of an epoch, and log them."""
     scores = ", ".join(f"{k} {v:.2f} %" for k, v in entry["validation"].items())
     print(
         f"epoch {entry['epoch']}/{config.epochs}: loss {entry['loss']:.4f}, validation {scores}, "
@@ -329,7 +376,7 @@ def _report(
 
 
 def _logger(folder: Path) -> Callable[..., None]:
-    """Writes scalars (name, value, epoch) for TensorBoard, each at once.
+    """Return a function that logs a scalar (name, value, epoch) for TensorBoard at once.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The loss: cross-entropy of both streams, a teacher's answers, the cost of spikes."""
+"""Loss: cross-entropy of both streams, distillation from a teacher, and the cost of spikes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ what ``spike_penalty`` means, and so the results of the recorded training runs."
 
 
 def rows_per_spike(model: SpikingResNet) -> dict[str, float]:
-    """Rows of weights that the device reads for a spike of each map, which is what a spike costs
-    in cycles: for every layer that reads the map, windows that overlap at a position times groups
-    of :data:`COST_LANES` output channels."""
+    """Return the number of weight rows that the device reads for one spike, by map.
+
+    That is a spike's cost in cycles: summed over the layers that read the map, the mean number of
+    windows that contain a position times the groups of :data:`COST_LANES` output channels.
+    """
     rows: dict[str, float] = {}
     for part in fold.trained_layers(model):
         windows, n_out = 1.0, part.module.weight.shape[0]
@@ -38,8 +40,11 @@ def rows_per_spike(model: SpikingResNet) -> dict[str, float]:
 
 
 def spike_cost(maps: dict[str, Tensor], rows: dict[str, float]) -> Tensor:
-    """Mean density of spikes, each weighted with what it costs (:func:`rows_per_spike`): the share
-    of the cycles that the network would take were every neuron to fire at every timestep."""
+    """Return the mean spike density over all maps, weighted by cost (:func:`rows_per_spike`).
+
+    It estimates the device's cycles as a share of those it would take if every neuron fired at
+    every timestep. ``maps`` are (T, N, C, H, W) by name.
+    """
     total = sum(spikes[:, 0].numel() * rows[name] for name, spikes in maps.items() if name in rows)
     read = [
         spikes.sum() / spikes.shape[1] * rows[name] for name, spikes in maps.items() if name in rows
@@ -48,7 +53,7 @@ def spike_cost(maps: dict[str, Tensor], rows: dict[str, float]) -> Tensor:
 
 
 def class_weights(split: Split, power: float) -> Tensor:
-    """Each class's frequency to minus ``power``, 1 on average over the samples."""
+    """Return a weight (n_classes,) per class: frequency to minus ``power``, 1 on sample average."""
     counts = np.bincount(split.labels.astype(np.int64))
     weights = np.maximum(1, counts) ** -power
     return torch.from_numpy(weights * counts.sum() / (weights * counts).sum()).float()
@@ -56,8 +61,10 @@ def class_weights(split: Split, power: float) -> Tensor:
 
 @torch.no_grad()
 def answers(teacher: SpikingResNet, images: Tensor, temperature: float) -> Tensor:
-    """Probabilities (N, n_classes) that a teacher gives the classes, softened by the temperature.
-    Computed in bfloat16 where that is fast: an answer's third digit teaches nothing."""
+    """Return the teacher's class probabilities (N, n_classes), softened by the temperature.
+
+    They are computed in bfloat16 where that is fast, which is precise enough to learn from.
+    """
     fast = images.is_cuda or torch.cpu._is_avx512_bf16_supported()
     with torch.autocast(images.device.type, torch.bfloat16, enabled=fast):
         logits = teacher(images).spike
@@ -73,11 +80,16 @@ def loss_of(
     weights: Tensor | None,
     teacher: SpikingResNet | None = None,
 ) -> Tensor:
-    """Mean over the batch: cross-entropy of both heads, 1:1 (Chen et al.), and the spikes' cost.
+    """Return the mean loss of a batch.
 
-    With a teacher, who sees the same images, a head's cross-entropy counts ``1 - w``, and ``w``
-    the divergence of its classes' probabilities from the teacher's, both softened by the
-    temperature, times its square (Hinton et al., arXiv 1503.02531).
+    It is the sum of both heads' cross-entropies (Chen et al., arXiv 2301.11929), plus
+    ``config.spike_penalty`` times :func:`spike_cost`. ``weights`` are those of
+    :func:`class_weights`, None for equal ones.
+
+    With a teacher, which sees the same images, a head's cross-entropy is weighted by ``1 - w``, and
+    by ``w = config.teacher_weight`` the Kullback-Leibler divergence between its probabilities and
+    the teacher's, both softened by the temperature, times the temperature squared (Hinton et al.,
+    arXiv 1503.02531).
     """
     maps: dict[str, Tensor] = {}
     taught = None if teacher is None else answers(teacher, images, config.temperature)

@@ -1,4 +1,4 @@
-"""Recipes: what is trained, on which data, and how. ``python -m sw.train --recipe NAME``."""
+"""Recipes of ``python -m sw.train --recipe``: a data set, a network and its training."""
 
 from __future__ import annotations
 
@@ -21,48 +21,58 @@ from sw.model.presets import (
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How a network is trained: AdamW, linear warm-up, cosine to zero, random shifts and flips."""
+    """Settings of a training with AdamW, linear warm-up and a cosine schedule to 0."""
 
     preset: str = "fashion-mnist"
     """Name of the recipe."""
     epochs: int = 13
+    """Passes over the training data."""
     batch_size: int = 100
-    """Of all processes together."""
+    """Samples per step, of all processes together."""
     learning_rate: float = 5e-3
+    """Learning rate after warm-up."""
     coefficient_rate: float = 1.0
-    """Learning rate of the Real-Spike coefficients, relative to the others'."""
+    """Learning rate of the Real-Spike coefficients relative to ``learning_rate``."""
     weight_decay: float = 0.02
+    """Weight decay of convolutions and classifier."""
     warmup_epochs: float = 1.0
+    """Epochs in which the learning rate grows linearly from 0."""
     label_smoothing: float = 0.05
+    """Share of the label's probability that is spread over all classes."""
     class_power: float = 0.0
-    """Weight each sample with its class's frequency to minus this power."""
+    """Exponent p: samples are weighted by the frequency of their class to the power -p."""
     spike_penalty: float = 0.0
-    """Weight of the spikes' cost in the loss, see :func:`sw.training.loss.spike_cost`."""
+    """Weight of :func:`sw.training.loss.spike_cost` in the loss."""
     teacher: str = ""
-    """SHA-256 of the checkpoint of the network to learn from, see :func:`sw.training.loss.loss_of`."""
+    """SHA-256 of the teacher's checkpoint, see :func:`sw.training.loss.loss_of`; empty: none."""
     teacher_weight: float = 0.9
-    """Share of the teacher in the loss; the rest is the labels'."""
+    """Share of the teacher in the loss, 0 to 1; the rest is the labels'."""
     temperature: float = 2.0
-    """By which the logits of both are divided to be compared."""
+    """Divisor of student's and teacher's logits in their comparison."""
     weight_bits: int = 0
-    """Train the integers of a device with weights of this width (:mod:`sw.training.finetune`); 0: floats."""
+    """Width of weights in bits to train integers with (:mod:`sw.training.finetune`); 0: floats."""
     shift_px: int = 2
+    """Largest random shift of a sample in pixels."""
     flip: bool = True
+    """Whether samples are mirrored at random."""
     amp: bool = False
-    """Convolutions in bfloat16 (not with ``weight_bits``, whose integers need float32)."""
+    """Whether convolutions use bfloat16; not with ``weight_bits``, whose integers need float32."""
     seed: int = 1
+    """Seed of initial parameters, batches and augmentation."""
     max_images: int = 0
-    """Train on the first images only; 0: all."""
+    """Number of training samples to use, the first ones; 0: all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A data set (see :func:`sw.data.catalogue.load`), a network and its training."""
+    """Data set, network and training."""
 
     data: str
+    """Name for :func:`sw.data.catalogue.load`."""
     model: ModelConfig
     train: TrainConfig
     why: str
+    """Remark for the help text: purpose and duration."""
 
 
 def _recipes() -> dict[str, Recipe]:
@@ -149,12 +159,16 @@ def _recipes() -> dict[str, Recipe]:
 
 
 RECIPES = _recipes()
+"""Recipes by name."""
 
 
 def for_own_data(
     data: str, image_shape: tuple[int, int, int], n_classes: int, n_frames: int | None
 ) -> Recipe:
-    """A small network for a user's own data: images, or recordings of ``n_frames``."""
+    """Return a recipe with a small network for a user's own data.
+
+    Samples are images, or recordings of ``n_frames`` frames (None for images).
+    """
     model = replace(
         fashion_mnist() if n_frames is None else replace(nmnist(), timesteps=n_frames),
         image_shape=image_shape,

@@ -1,12 +1,13 @@
 """Training speed against other frameworks: the same network, batch and timesteps, in one run.
 
 The network is a convolutional stem with batch-norm, IF neurons and OR-pooling, a residual block
-with an OR gate, another one with stride 2, and a classifier; every contender computes the stem's
-convolution once for all timesteps. Contenders take turns, round by round, so that whatever else the
-machine does meets all of them, and the median of the ratios within rounds counts. Peers are asked
-to be at their fastest: SpikingJelly in multi-step mode, time fused into the batch for all stateless
-layers, which on a GPU chooses its CUDA or Triton kernels by itself; snnTorch with a loop over time
-for its neurons only; both in either layout of memory, of which the faster counts.
+with an OR gate, another one with stride 2, and a classifier. Every contender computes the stem's
+convolution once for all timesteps. Contenders take turns within each round, so that other load on
+the machine affects all of them, and the median over rounds of the ratios within a round counts.
+
+Peers run in their fastest modes: SpikingJelly in multi-step mode, with time fused into the batch
+for all stateless layers (on a GPU it chooses its CUDA or Triton kernels itself); snnTorch with a
+loop over time for its neurons only; both in either memory layout, of which the faster counts.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from sw.model.config import BlockConfig, ModelConfig, StageConfig
 from sw.model.resnet import SpikingResNet
 
 PEERS = ("spikingjelly", "snntorch")
+"""Frameworks that Spikefold can be compared with."""
 INSTALL = "pip install 'spikefold[peers]'"
+"""Command that installs the peers."""
 
 
 class SpeedError(RuntimeError):
@@ -36,8 +39,7 @@ class SpeedError(RuntimeError):
 
 
 def network(timesteps: int, image_size: int, channels: int) -> ModelConfig:
-    """What is timed, in this project's terms; without auxiliary pathway and coefficients, which the
-    peers do not have."""
+    """Return the network to time: without auxiliary pathway and coefficients, which peers lack."""
     block = (BlockConfig(gate="OR", inner="none", outer="none"),)
     return ModelConfig(
         timesteps=timesteps,
@@ -53,8 +55,10 @@ def network(timesteps: int, image_size: int, channels: int) -> ModelConfig:
 
 
 class PeerNet(nn.Module):
-    """The same network with other neurons. ``make`` gives a module that takes drives
-    ``(T, N, C, H, W)`` and returns spikes of that shape."""
+    """Network with the modules of ``plain`` but another framework's neurons.
+
+    ``make`` returns a module that turns drives ``(T, N, C, H, W)`` into spikes of that shape.
+    """
 
     def __init__(self, plain: SpikingResNet, make: Callable[[], nn.Module]):
         super().__init__()
@@ -62,7 +66,7 @@ class PeerNet(nn.Module):
         self.fire = nn.ModuleList(make() for _ in plain.neurons())
 
     def forward(self, images: Tensor) -> Tensor:
-        """Class scores (N, n_classes)."""
+        """Return the class scores (N, n_classes)."""
         net, fire = self.plain, iter(self.fire)
 
         def neurons(drive: Tensor) -> Tensor:
@@ -84,6 +88,8 @@ class PeerNet(nn.Module):
 
 
 class _SnnTorchNeuron(nn.Module):
+    """Loop over time around snnTorch's single-step neuron."""
+
     def __init__(self, leaky: nn.Module):
         super().__init__()
         self.leaky = leaky
@@ -98,7 +104,9 @@ class _SnnTorchNeuron(nn.Module):
 
 
 def peer_neuron(peer: str) -> Callable[[], nn.Module]:
-    """Maker of a peer's IF neuron: threshold 1, hard reset, sigmoid surrogate of slope 4.
+    """Return a function that makes the peer's IF neurons.
+
+    They have threshold 1, hard reset and a sigmoid surrogate of slope 4.
 
     Raises
     ------
@@ -118,7 +126,7 @@ def peer_neuron(peer: str) -> Callable[[], nn.Module]:
 
 
 class Contender(NamedTuple):
-    """A network, the layout of its images, and what to do before each pass."""
+    """Network to time, memory layout of its images, and a function to call before each pass."""
 
     net: nn.Module
     layout: torch.memory_format
@@ -126,14 +134,14 @@ class Contender(NamedTuple):
 
 
 def contenders(config: ModelConfig, peers: Sequence[str], compiled: bool) -> dict[str, Contender]:
-    """By name; all have the same weights."""
+    """Return all contenders by name; they have the same weights."""
     torch.manual_seed(1)
     last = torch.channels_last
     plain = SpikingResNet(config).train().to(memory_format=last)  # type: ignore[call-overload]
-    found = {"spikefold": Contender(plain, last, partial(functional.use, functional.PLAIN))}
+    found = {"spikefold": Contender(plain, last, _nothing)}
     if compiled:
-        fast = partial(functional.use, functional.compiled(functional.PLAIN))
-        found["spikefold --compile"] = Contender(plain, last, fast)
+        fast = copy.deepcopy(plain).set_backend(functional.compiled())
+        found["spikefold --compile"] = Contender(fast, last, _nothing)
     for peer in peers:
         for layout, suffix in ((torch.contiguous_format, ""), (last, ", channels last")):
             net = PeerNet(copy.deepcopy(plain), peer_neuron(peer)).train()
@@ -153,7 +161,7 @@ def _nothing() -> None:
 
 
 def one_pass(net: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Forward and backward; returns the scores."""
+    """Run one forward and backward pass and return the scores (N, n_classes)."""
     scores = net(images)
     scores = scores.spike if isinstance(scores, resnet.Logits) else scores
     net.zero_grad(set_to_none=True)
@@ -171,17 +179,19 @@ def measure(
     compiled: bool = True,
     device: str = "cpu",
 ) -> dict[str, list[float]]:
-    """Samples per second of every contender in every round, forward and backward.
+    """Return the samples per second of every contender in every round, forward and backward.
+
+    Each contender runs for ``seconds`` in each round.
 
     Raises
     ------
     SpeedError
-        There is no such device, a peer is missing, or SpikingJelly's scores differ: it would not be
-        the same network.
+        The device does not exist, a peer is not installed, or SpikingJelly's scores differ, which
+        would mean that it computes another network.
     """
     try:
         torch.empty(0, device=device)
-    except (AssertionError, RuntimeError) as error:  # the first: torch is built without CUDA
+    except (AssertionError, RuntimeError) as error:  # AssertionError: torch without CUDA
         raise SpeedError(f"--device {device}: {str(error).splitlines()[0]}") from error
     images = torch.rand(batch, *config.image_shape, device=device)
     labels = torch.randint(config.n_classes, (batch,), device=device)
@@ -191,12 +201,12 @@ def measure(
     for name, (net, layout, before) in nets.items():
         net.to(device)
         given[name] = images.to(memory_format=layout)
-        for _ in range(2):  # compiles, and warms caches
+        for _ in range(2):  # compile, and fill caches
             before()
             scores[name] = one_pass(net, given[name], labels)
     for name, found in scores.items():
-        # snnTorch fires above the threshold only, not at it; and in another layout sums round
-        # otherwise, which moves a few spikes.
+        # snnTorch fires only above the threshold, not at it; and another memory layout changes the
+        # order of summation, which rounds differently and changes a few spikes.
         same = nets[name].layout == nets["spikefold"].layout and not name.startswith("snntorch")
         if same and not torch.allclose(found, scores["spikefold"], atol=1e-4):
             raise SpeedError(f"{name} computes other scores: this is not the same network")
@@ -215,8 +225,11 @@ def measure(
 
 
 def compared(rates: dict[str, list[float]]) -> dict[str, float]:
-    """How many times as fast as the fastest peer each is: medians over the rounds of the ratio
-    within a round, in which the machine was as busy for all; empty without peers."""
+    """Return how many times as fast as the fastest peer each contender is; empty without peers.
+
+    It is the median over rounds of the ratio within a round, in which other load on the machine is
+    about the same for all.
+    """
     medians = {name: statistics.median(values) for name, values in rates.items()}
     peers = [name for name in rates if not name.startswith("spikefold")]
     if not peers:

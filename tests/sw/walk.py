@@ -1,7 +1,7 @@
-"""What a compiled layer does, read from the bytes of the memories: descriptor, weights, parameters.
+"""Reader of compiled layers: walks a descriptor's loop nest from the bytes of the memories.
 
-Nothing of the compiler is used: the loops, the pieces of a chunk and the rows of weight memory are
-walked as :mod:`hw.protocol` describes them.
+It is independent of the compiler: loops, pieces of a chunk and rows of weight memory are read as
+:mod:`hw.protocol` describes them.
 """
 
 from __future__ import annotations
@@ -22,26 +22,28 @@ N_COLUMN_BITS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Walk:
-    """Addresses and marks of every job of a layer (n_jobs,), in order, and its active reads."""
+    """Addresses and flags of a layer's jobs in order, and the reads of spike memory."""
 
     header: Any
     fields: dict[str, Ints]
-    """source, identity, weight, target, param, slot; time: index of the level of timesteps."""
+    """Arrays (n_jobs,): addresses source, identity, weight, target, param and slot; timestep
+    ``time``; flags fresh, pool_first, pool_last and tail."""
     reads: Ints
-    """(n, 3): job, bit of spike memory, row of weight memory, for every bit that is looked at."""
+    """Array (n, 3) with a row per bit read: job, bit of spike memory, row of weight memory."""
 
     def __len__(self) -> int:
         return len(self.fields["param"])
 
 
 def rows_of(program: Program, space: Space) -> list[bytes]:
+    """Return the rows of a memory as bytes."""
     size = row_bytes(space, program.config)
     image = program.images[space]
     return [image[i : i + size] for i in range(0, len(image), size)]
 
 
 def weights_of(program: Program) -> NDArray[np.int64]:
-    """Weight memory as (rows, lanes)."""
+    """Return the weight memory as integers (rows, lanes)."""
     config = program.config
     bits = np.unpackbits(
         np.frombuffer(program.images[Space.WEIGHT], np.uint8), bitorder="little"
@@ -51,14 +53,14 @@ def weights_of(program: Program) -> NDArray[np.int64]:
 
 
 def params_of(program: Program) -> NDArray[np.int64]:
-    """Parameter memory as (rows, fire_lanes, 2): bias and threshold."""
+    """Return the parameter memory as integers (rows, fire_lanes, 2): bias and threshold."""
     assert n_bytes(Neuron) == 4
     values = np.frombuffer(program.images[Space.PARAM], "<i2").astype(np.int64)
     return values.reshape(-1, program.config.fire_lanes, 2)
 
 
 def descriptors(program: Program, buffer: int) -> list[Any]:
-    """Descriptors from a buffer's entry up to the first final one."""
+    """Return the descriptors from a buffer's entry to the first final one."""
     rows = rows_of(program, Space.WEIGHT)
     n_rows = descriptor_rows(program.config)
     found, row = [], program.entries[buffer]
@@ -70,7 +72,7 @@ def descriptors(program: Program, buffer: int) -> list[Any]:
 
 
 def walk(descriptor: Any, config: Config) -> Walk:
-    """All iterations of a layer's nest, one address after the other, as the core has them."""
+    """Return all iterations of a layer's loop nest in the order of the core."""
     header = descriptor.header
     levels = [descriptor.levels[i] for i in range(header.n_levels)]
     counts = [level.last + 1 for level in levels]
@@ -80,7 +82,7 @@ def walk(descriptor: Any, config: Config) -> Walk:
     for i, count in enumerate(counts):
         index[i] = rest % count
         rest = rest // count
-    # The level that advances after each step but the last one: the innermost not at its end.
+    # After each step but the last, the innermost level that is not at its end advances.
     at_end = index == np.array(counts)[:, None] - 1
     moving = np.argmin(at_end, axis=0)[:-1]
     granule = (config.spike_bytes - 1).bit_length()
@@ -106,7 +108,9 @@ def walk(descriptor: Any, config: Config) -> Walk:
     time = index[[i for i in range(len(counts)) if header.time_levels >> i & 1]].sum(axis=0)
     first, last = ends(header.job_levels, False), ends(header.job_levels, True)
     job = np.cumsum(first) - 1
-    assert (np.flatnonzero(first)[1:] == np.flatnonzero(last)[:-1] + 1).all(), "jobs are not whole"
+    assert (np.flatnonzero(first)[1:] == np.flatnonzero(last)[:-1] + 1).all(), (
+        "a job's steps are not contiguous"
+    )
     fields = {name: values[last] for name, values in steps.items()}
     fields |= {
         "time": time[last],
@@ -116,8 +120,8 @@ def walk(descriptor: Any, config: Config) -> Walk:
         "tail": ends(header.tail_levels, True)[last],
     }
 
-    # Bits of a window: piece k comes from piece_rows[k] rows of memory further down; a window that
-    # does not begin with a granule is shifted, and lacks its last bits.
+    # Piece k of a window comes from piece_rows[k] rows of memory further down. A window that does
+    # not begin at a granule is shifted and lacks its last bits.
     cut = at_end[0]
     summed = time < N_PLANES if header.pixels else np.ones(n_steps, bool)
     shift = steps["source"] % N_COLUMN_BITS
@@ -130,7 +134,7 @@ def walk(descriptor: Any, config: Config) -> Walk:
             if not len(chosen):
                 continue
             position = k * PIECE_BITS + bit + shift[chosen]
-            assert (position < row_bits).all(), "a bit that the window lacks"
+            assert (position < row_bits).all(), "a bit outside the window is read"
             down = np.array([header.piece_rows[p] for p in range(row_bits // PIECE_BITS)])
             address = (
                 steps["source"][chosen] - shift[chosen] + position + down[position // 16] * row_bits

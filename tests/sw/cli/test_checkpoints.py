@@ -1,4 +1,4 @@
-"""The checkpoints that come with the repository are what their records say."""
+"""Tests of the published checkpoints: their networks, and the accuracies they record."""
 
 from __future__ import annotations
 

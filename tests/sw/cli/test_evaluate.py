@@ -1,3 +1,5 @@
+"""Tests of ``python -m sw.evaluate``."""
+
 from __future__ import annotations
 
 import json
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 from sw.cli import evaluate
+from sw.cli.commands import EXIT_BAD_INPUT
 from sw.convert import fold
 from sw.data import catalogue
 from sw.data.dataset import Dataset, Split
@@ -73,5 +76,5 @@ def test_command_line(
     with pytest.raises(SystemExit):
         evaluate.main([str(path), "--n-images", "-1"])
     path.write_bytes(b"broken")
-    assert evaluate.main([str(path)]) == 1
-    assert f"sw.evaluate: {path} is damaged or no checkpoint" in capsys.readouterr().err
+    assert evaluate.main([str(path)]) == EXIT_BAD_INPUT
+    assert f"error: {path} is damaged or no checkpoint" in capsys.readouterr().err

@@ -1,3 +1,5 @@
+"""Tests of ``python -m sw.zoo`` and of the stored table of the shipped networks."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 from sw.cli import zoo
+from sw.cli.commands import EXIT_BAD_INPUT
 from sw.compile import costs
 from sw.compile.program import bit_planes
 from sw.convert import fold, quantize
@@ -65,16 +68,16 @@ def test_an_entry_is_what_the_network_does(
     assert "`small`" in text and "the command" in text
     kept = zoo.load(tmp_path / "zoo.json")[0]
     kept = dataclasses.replace(kept, on_device=12.5, n_spikes=1.0)
-    costs = zoo.measure(path, None, kept)
-    assert (costs.on_device, costs.n_spikes) == (12.5, entry["n_spikes"])
+    renewed = zoo.measure(path, None, kept)
+    assert (renewed.on_device, renewed.n_spikes) == (12.5, entry["n_spikes"])
     anew = zoo.measure(path, None, dataclasses.replace(kept, sha256="0" * 64))
     assert anew.on_device == entry["on_device"]  # of another file, its figure is not kept
     checkpoint.save(path, {**values, "results": {}})
     assert zoo.measure(path, None, None).full_spike is None  # a run that has not ended
     assert zoo.as_json(zoo.load(tmp_path / "zoo.json")) == (tmp_path / "zoo.json").read_text()
     path.write_text("hello")
-    assert zoo.main([str(path)]) == 1
-    assert f"sw.zoo: {path} is damaged or no checkpoint" in capsys.readouterr().err
+    assert zoo.main([str(path)]) == EXIT_BAD_INPUT
+    assert f"error: {path} is damaged or no checkpoint" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +96,7 @@ def test_the_shipped_table_is_of_the_shipped_checkpoints(entries: dict[str, zoo.
 def test_what_the_shipped_table_says_follows_from_the_checkpoint(
     path: Path, entries: dict[str, zoo.Entry]
 ) -> None:
-    """All but what needs the test set."""
+    """Figures that do not need the test set."""
     folded = dataclasses.replace(fold.fold(path), calibration=None)  # biases change no size
     network = quantize.quantize(folded, zoo.weight_bits(folded))
     board, _ = zoo.smallest_board(network)
@@ -132,6 +135,6 @@ def test_update_writes_what_was_measured_and_keeps_the_rest(
     assert others[0].command in commands.read_text()
     readme.write_text("no marks")
     before = zoo.TABLE.read_text()
-    assert zoo.main(["--update", "some.pt"]) == 1
+    assert zoo.main(["--update", "some.pt"]) == EXIT_BAD_INPUT
     assert "no marks <!-- zoo -->" in capsys.readouterr().err
     assert zoo.TABLE.read_text() == before

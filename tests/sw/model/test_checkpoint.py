@@ -1,6 +1,9 @@
+"""Tests of checkpoints: round trips, atomic writes, and damaged or hostile files."""
+
 from __future__ import annotations
 
 import copy
+import os
 import re
 import zipfile
 from collections.abc import Iterator
@@ -12,11 +15,13 @@ import numpy as np
 import pytest
 import torch
 
+from sw.cli import checkpoint as command
+from sw.cli.commands import EXIT_BAD_INPUT
 from sw.convert import fold
 from sw.data import catalogue
 from sw.data.dataset import DataError
 from sw.data.fashion_mnist import LABELS
-from sw.model import checkpoint
+from sw.model import checkpoint, datasets
 from sw.model.checkpoint import CheckpointError
 from sw.model.config import ModelError
 from sw.model.resnet import SpikingResNet
@@ -85,7 +90,7 @@ def test_every_damage_has_a_message(tmp_path: Path) -> None:
         refused("damaged")
     weight = raw.index(values()["model"]["fc.weight"].numpy().tobytes())
     path.write_bytes(raw[:weight] + bytes([raw[weight] ^ 1]) + raw[weight + 1 :])
-    refused(r"is damaged or no checkpoint: .*/data/\d+ does not have its checksum")
+    refused(r"is damaged or no checkpoint: .*/data/\d+ has a wrong checksum")
     torch.save(SpikingResNet(small_config()), path)
     refused("state dict")
     torch.save({"weight": torch.zeros(3)}, path)
@@ -125,7 +130,7 @@ def test_samples_that_do_not_fit_the_network_are_refused(monkeypatch: pytest.Mon
         )
         monkeypatch.setattr(catalogue, "load", lambda *_, tiny=tiny, **__: tiny)
         with pytest.raises(DataError, match=message):
-            checkpoint.dataset(values())
+            datasets.load_for(values())
 
 
 def test_what_does_not_fit_its_configuration_is_refused() -> None:
@@ -135,7 +140,7 @@ def test_what_does_not_fit_its_configuration_is_refused() -> None:
         checkpoint.build(broken)
     broken = values()
     broken["model"]["bn1.running_var"][2] = float("nan")
-    with pytest.raises(CheckpointError, match=r"bn1\.running_var: .* no finite numbers"):
+    with pytest.raises(CheckpointError, match=r"bn1\.running_var: some values are not finite"):
         checkpoint.build(broken)
     broken = values()
     broken["model_config"]["stages"][0]["channels"] = 1_000_000
@@ -147,10 +152,13 @@ def test_what_does_not_fit_its_configuration_is_refused() -> None:
         checkpoint.build(broken)
 
 
-def test_publishing_what_is_no_checkpoint_fails(tmp_path: Path) -> None:
+def test_publishing_what_is_no_checkpoint_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source, target = tmp_path / "a.pt", tmp_path / "b.pt"
     source.write_bytes(b"hello")
-    assert checkpoint.main([str(source), str(target)]) == 1
+    assert command.main([str(source), str(target)]) == EXIT_BAD_INPUT
+    assert "error: " in capsys.readouterr().err
     assert not target.exists()
 
 
@@ -167,7 +175,7 @@ def test_published_frames_are_kept_as_bits(tmp_path: Path) -> None:
 
 
 class Hostile:
-    """Unpickled without care, it would write a file."""
+    """Object whose unpickling writes a file."""
 
     def __init__(self, target: Path):
         self.target = target
@@ -183,11 +191,11 @@ def test_a_hostile_checkpoint_is_refused_and_runs_nothing(tmp_path: Path) -> Non
         checkpoint.load(path)
     assert not target.exists()
     torch.load(path, weights_only=False)
-    assert target.exists(), "it is hostile indeed"
+    assert target.exists(), "the checkpoint is not hostile"
 
 
 def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
-    """Where a checkpoint's dictionaries and lists hold something."""
+    """Yield the path of keys and indices to every value in nested dictionaries and lists."""
     yield path
     if isinstance(value, dict | list):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
@@ -198,7 +206,7 @@ def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
 def test_whatever_else_a_checkpoint_holds_it_is_refused_or_a_network(
     key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Anything anywhere: wrong types, sizes that no memory has, what is no number."""
+    """Values are replaced by wrong types, huge sizes and numbers that are not finite."""
     net = finetune.prepare(lived_in(small_config()), 4, images(8))
     good = {
         **values(),
@@ -211,7 +219,7 @@ def test_whatever_else_a_checkpoint_holds_it_is_refused_or_a_network(
     network = fold.fold(good)
     strange = (None, "x", -1, 0, 10**12, float("nan"), [], {}, torch.zeros(3), torch.ones(6) / 0)
     n_refused = n_allowed = 0
-    monkeypatch.setattr(checkpoint.os, "fsync", lambda _: None)  # hundreds of files
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # hundreds of files
     where = list(places(good[key], (key,)))
     for *parents, last in where[:2] + where[2::3]:
         for thing in strange:

@@ -1,8 +1,13 @@
+"""Tests of the network: neurons, gates, gradients, spike maps, shapes and configurations."""
+
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import json
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,8 +26,8 @@ from sw.model.config import (
     with_blocks,
     with_granularity,
 )
-from sw.model.functional import PLAIN, compiled, join, neuron_backward, neuron_forward, use
-from sw.model.modules import Coefficient, Neuron, Norm
+from sw.model.functional import EAGER, Backend, compiled, join, neuron_backward, neuron_forward
+from sw.model.modules import Coefficient, NeuronLayer, Norm
 from sw.model.presets import fashion_mnist, resnet
 from sw.model.resnet import SpikingResNet, round_leaks, to_input
 from sw.network.network import INPUT
@@ -49,7 +54,7 @@ def test_gates_have_the_papers_truth_tables(gate: str) -> None:
 def test_neuron_follows_its_equation(neuron: NeuronConfig) -> None:
     torch.manual_seed(3)
     drive = torch.randn(5, 40) + 0.3
-    spikes = Neuron(neuron, 5)(drive.flatten()[:, None]).view(5, 40)
+    spikes = NeuronLayer(neuron, 5)(drive.flatten()[:, None]).view(5, 40)
     decay = {"NONE": 1.0, "SUBTRACT": 1 - 2.0**-neuron.leak_shift, "KEEP": 2.0**-neuron.leak_shift}
     membrane = torch.zeros(40)
     fired = 0
@@ -71,7 +76,7 @@ def test_neuron_fires_at_a_tie() -> None:
 
 
 class Surrogate(torch.autograd.Function):
-    """A step whose gradient is the surrogate's, for automatic differentiation through time."""
+    """Step function with a surrogate gradient, for comparison with automatic differentiation."""
 
     @staticmethod
     def forward(ctx, above, surrogate, slope):
@@ -119,7 +124,7 @@ def test_backward_equals_automatic_differentiation(
         )
     (wanted,) = torch.autograd.grad(expected, drive)
 
-    spikes = Neuron(neuron, 4)(drive.flatten(0, 1)[:, None], repeated).view(4, 30)
+    spikes = NeuronLayer(neuron, 4)(drive.flatten(0, 1)[:, None], repeated).view(4, 30)
     (found,) = torch.autograd.grad((factors * spikes).sum(), drive)
     torch.testing.assert_close(found, wanted)
 
@@ -131,9 +136,9 @@ def test_backward_equals_automatic_differentiation(
 def test_pooling_in_the_neurons_is_max_pooling_behind_them(
     leak: str, pool: tuple[int, int], repeated: bool, channels_last: bool
 ) -> None:
-    """Also where windows do not divide the map, whose rest gets no gradient."""
+    """Rows and columns that do not fill a window get no gradient."""
     torch.manual_seed(6)
-    neuron = Neuron(NeuronConfig(leak=leak, leak_shift=2, reset="SOFT"), 3).double()
+    neuron = NeuronLayer(NeuronConfig(leak=leak, leak_shift=2, reset="SOFT"), 3).double()
     drive = torch.randn(4 if repeated else 12, 5, 9, 7, dtype=torch.float64) + 0.4
     if channels_last:
         drive = drive.to(memory_format=torch.channels_last)
@@ -166,7 +171,7 @@ def test_coefficients_have_the_shape_of_their_granularity() -> None:
 
 @pytest.mark.parametrize("gate", ["AND", "IAND", "OR", "XOR"])
 def test_every_map_is_binary_and_every_gate_works_on_the_binary_identity(gate: str) -> None:
-    """Coefficients are far from 1: were one applied before a gate, maps would not be binary."""
+    """Coefficients are far from 1: one that is applied before a gate would show in its output."""
     config = small_config(
         stages=(StageConfig(channels=6, blocks=(BlockConfig(gate=gate), BlockConfig(gate=gate))),)
     )
@@ -212,22 +217,50 @@ def test_gradients_reach_everything() -> None:
         assert parameter.grad is not None and bool(parameter.grad.abs().sum() > 0), name
 
 
+def test_a_backend_computes_all_neurons_and_gates_of_a_network_and_its_copies() -> None:
+    """The eager functions, counted; a network with another backend does not use them."""
+    calls: dict[str, int] = {}
+
+    def counted(name: str) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            calls[name] = calls.get(name, 0) + 1
+            return getattr(EAGER, name)(*args)
+
+        return call
+
+    names = [field.name for field in dataclasses.fields(EAGER)]
+    backend = Backend(**{name: counted(name) for name in names})
+    other = SpikingResNet(small_config())
+    model = SpikingResNet(small_config()).set_backend(backend).train()
+    layers = len(model.neurons())
+    for network in (model, copy.deepcopy(model), model.detach_aap()):
+        calls.clear()
+        assert network.backend is backend and other.backend is EAGER
+        network(pixels(4)).spike.sum().backward()
+        assert calls == {
+            "neuron_forward": layers - 1,
+            "neuron_backward": layers - 1,
+            "pooled_forward": 1,
+            "pooled_backward": 1,
+            "join": 3,
+        }
+    calls.clear()
+    other(pixels(4)).spike.sum().backward()
+    assert not calls
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of torch's compiler about itself
 @pytest.mark.parametrize("neuron", [NeuronConfig(), KEEP_SOFT])
 def test_compiled_neurons_do_the_same(neuron: NeuronConfig) -> None:
-    """Spikes and gradients of a whole network, its pooling stem included."""
+    """Gradients of a whole network with a pooling stem are those of the eager functions."""
     given = pixels(6).double()
     grads = []
-    for functions in (PLAIN, compiled(PLAIN)):
-        use(functions)
+    for backend in (EAGER, compiled()):
         torch.manual_seed(1)
-        model = SpikingResNet(small_config(neuron=neuron)).double().train()
-        try:
-            logits = model(given)
-            (logits.spike.square().sum() + logits.aap.square().sum()).backward()
-        finally:
-            use(PLAIN)
+        model = SpikingResNet(small_config(neuron=neuron)).set_backend(backend).double().train()
+        logits = model(given)
+        (logits.spike.square().sum() + logits.aap.square().sum()).backward()
         grads.append({name: p.grad for name, p in model.named_parameters()})
     torch.testing.assert_close(grads[1], grads[0])
     assert all(bool(grad.any()) for grad in grads[0].values())
@@ -267,7 +300,7 @@ def test_add_trains_and_sends_integers() -> None:
 
 
 def test_without_spikes_every_neuron_is_a_relu() -> None:
-    """Behind batch-norm and, in the stem, before max-pooling; of images once, of frames each."""
+    """ReLUs follow batch-norm, and in the stem precede max-pooling, for images and frames."""
     add = with_blocks(small_config(), gate="ADD")
     with pytest.raises(ModelError, match=r"timesteps = 3 of equal images .* use 1"):
         dataclasses.replace(add, spiking=False)
@@ -291,8 +324,8 @@ def test_without_spikes_every_neuron_is_a_relu() -> None:
 
 @pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
 def test_the_family_has_its_layers_and_parameters(depth: int) -> None:
-    """Convolutions and classifier on the longest way are as many as the name says; parameters are
-    those of the ResNet of that depth (He et al.), whose batch-norms and classifier are the same."""
+    """The longest path has as many convolutions and classifiers as the name says, and the number
+    of parameters is that of the ResNet of this depth (He et al.)."""
     with torch.device("meta"):
         model = SpikingResNet(
             dataclasses.replace(with_granularity(resnet(depth), "none"), aap=False)
@@ -363,7 +396,7 @@ def test_learned_leaks_get_the_gradient_and_are_rounded_to_shifts() -> None:
     factors = torch.randn(4, 30, dtype=torch.float64)
     for reset in ("HARD", "SOFT"):
         config = NeuronConfig(leak="LEARNED", leak_shift=2, reset=reset)
-        neuron = Neuron(config, 4).double()
+        neuron = NeuronLayer(config, 4).double()
         assert neuron.decay_logit is not None
         spikes = neuron(drive.flatten(0, 1)[:, None]).view(4, 30)
         (found,) = torch.autograd.grad((factors * spikes).sum(), neuron.decay_logit)
@@ -429,7 +462,10 @@ def test_integer_leaks_are_the_devices() -> None:
         (lambda: ModelConfig(stem_kernel=4), "stem_kernel = 4"),
         (lambda: ModelConfig(batch_norm="none"), "batch_norm = 'none'"),
         (lambda: resnet(20), "depth = 20"),
-        (lambda: SpikingResNet(ModelConfig(image_shape=(1, 2, 2), stem_pool=4)), "nothing is left"),
+        (
+            lambda: SpikingResNet(ModelConfig(image_shape=(1, 2, 2), stem_pool=4)),
+            r"the map shrinks to \(32, 0, 0\): use less stride",
+        ),
         (lambda: BlockConfig(inner="pixel"), "granularity 'pixel'"),
         (lambda: BlockConfig(outer="none/per-timestep"), "granularity"),
         (lambda: NeuronConfig(leak="SUBTRACT"), "leak_shift = 0"),

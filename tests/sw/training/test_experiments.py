@@ -1,3 +1,5 @@
+"""Tests of the experiments: variants, statistics, tables, and continuing after an interruption."""
+
 from __future__ import annotations
 
 import json
@@ -9,10 +11,12 @@ import pytest
 import torch
 
 from sw.cli import experiments as command
+from sw.cli.commands import EXIT_BAD_INPUT
 from sw.data import catalogue
 from sw.model.config import with_blocks
 from sw.model.resnet import SpikingResNet
-from sw.training import experiments
+from sw.reporting.plots import dot_plot
+from sw.training import experiments, significance
 from sw.training.experiments import ExperimentError, Variant
 from sw.training.recipes import TrainConfig
 from tests.datasets import easy_data
@@ -52,24 +56,24 @@ def test_variants_differ_in_one_thing_each() -> None:
 
 def test_permutation_test() -> None:
     a, b = (3.0, 4.0, 5.0), (1.0, 2.0, 2.5)
-    assert experiments.permutation_test(a, b) == pytest.approx(2 / 20)
-    assert experiments.permutation_test(a, a) == 1
+    assert significance.permutation_test(a, b) == pytest.approx(2 / 20)
+    assert significance.permutation_test(a, a) == 1
     values = [1.0, 7.0, 2.0, 5.0, 3.0]
     expected = [
         abs(sum(part) / 2 - (18 - sum(part)) / 3) >= abs(4 - 10 / 3) - 1e-9
         for part in combinations(values, 2)
     ]
-    found = experiments.permutation_test(values[:2], values[2:])
+    found = significance.permutation_test(values[:2], values[2:])
     assert found == pytest.approx(sum(expected) / 10)
 
 
 def test_blocked_test() -> None:
-    """Of 4 ways to choose one of two values for each of two seeds, as many differ as much."""
-    difference, p = experiments.blocked_test((1.0, 2.0), [(2.0, 4.0)])
+    """The p-value equals the share counted by hand among all choices."""
+    difference, p = significance.blocked_test((1.0, 2.0), [(2.0, 4.0)])
     assert difference == pytest.approx(1.5) and p == pytest.approx(2 / 4)
-    difference, p = experiments.blocked_test((1.0, 2.0, 3.0), [(2.0, 3.0, 4.0), (3.0, 4.0, 5.0)])
+    difference, p = significance.blocked_test((1.0, 2.0, 3.0), [(2.0, 3.0, 4.0), (3.0, 4.0, 5.0)])
     assert difference == pytest.approx(1.5) and p == pytest.approx(2 / 27)
-    assert experiments.blocked_test((1.0, 1.0), [(1.0, 1.0)])[1] == 1
+    assert significance.blocked_test((1.0, 1.0), [(1.0, 1.0)])[1] == 1
     several = {"vanilla": (1.0, 2.0), "Real Spike a": (2.0, 4.0), "Real Spike b": (2.0, 4.0)}
     assert "All 2 variants of Real Spike against vanilla: +1.50" in experiments.together(several)
     assert not experiments.together({"vanilla": (1.0,), "Real Spike a": (2.0,)})
@@ -82,7 +86,7 @@ def test_comparisons_are_with_the_own_base_and_corrected() -> None:
         "c": (1.5, 2.5, 3.5),
         "d": (0.0, 0.0, 0.0),
     }
-    rows = experiments.compare(accuracies, {"a": None, "b": "a", "c": "a", "d": "b"})
+    rows = significance.compare(accuracies, {"a": None, "b": "a", "c": "a", "d": "b"})
     by_name = {row.name: row for row in rows}
     assert by_name["a"].difference is None and by_name["a"].sd == pytest.approx(1)
     assert by_name["b"].difference == pytest.approx(10)
@@ -91,7 +95,7 @@ def test_comparisons_are_with_the_own_base_and_corrected() -> None:
     assert by_name["c"].p_holm == by_name["c"].p, "the largest is not multiplied"
     table = experiments.as_markdown(rows, "things")
     assert "| b | 12.00 | 1.00 | +10.00 | 0.100 | 0.300 |" in table
-    drawing = ET.fromstring(experiments.as_svg(rows, "a < b"))
+    drawing = ET.fromstring(dot_plot([(row.name, row.accuracies) for row in rows], "a < b"))
     circles = [e for e in drawing.iter() if e.tag.endswith("circle")]
     assert len(circles) == 12
     places = [float(c.attrib["cx"]) for c in circles]
@@ -102,13 +106,13 @@ def test_an_interrupted_experiment_goes_on(tmp_path: Path, monkeypatch: pytest.M
     trained: list[str] = []
     train = experiments.train
 
-    def count(config, training, dataset, out):
+    def count(config, training, dataset, out, **options):
         gate = config.stages[0].blocks[0].gate
         trained.append(f"{gate} {training.seed}")
         assert training.coefficient_rate == (0.5 if gate == "AND" else 1)
         if len(trained) == 4:
             raise KeyboardInterrupt
-        return train(config, training, dataset, out)
+        return train(config, training, dataset, out, **options)
 
     monkeypatch.setattr(experiments, "train", count)
     options = {"variants": variants(), "training": TRAINING}
@@ -122,7 +126,7 @@ def test_an_interrupted_experiment_goes_on(tmp_path: Path, monkeypatch: pytest.M
     assert results["runs"]["AND, seed 2"]["test"] == rows[1].accuracies[1]
     assert "AND" in (tmp_path / "table.md").read_text()
     assert {p.name for p in tmp_path.iterdir()} == {"results.json", "table.md", "plot.svg"}
-    with pytest.raises(ExperimentError, match="another setting"):
+    with pytest.raises(ExperimentError, match="results of another setting: use another folder"):
         experiments.run_ablation(
             tmp_path, easy_data(), variants={"plain": variants()["plain"]}, training=TRAINING
         )
@@ -148,8 +152,8 @@ def test_command_line(
     assert command.main([*words, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in rows] == ["plain", "AND"]
-    assert command.main(["ablation", "--out", str(tmp_path / "no" / "new")]) == 1
-    assert "sw.experiments: [Errno 2] No such file or directory" in capsys.readouterr().err
+    assert command.main(["ablation", "--out", str(tmp_path / "no" / "new")]) == EXIT_BAD_INPUT
+    assert "error: [Errno 2] No such file or directory" in capsys.readouterr().err
     for option in (["--seeds", "9"], ["--threads", "0"]):
         with pytest.raises(SystemExit):
             command.main([*words, *option])

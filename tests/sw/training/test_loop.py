@@ -1,3 +1,5 @@
+"""Tests of training: learning, resuming, several processes, teachers, and the command line."""
+
 from __future__ import annotations
 
 import contextlib
@@ -11,6 +13,7 @@ import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +22,9 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from hw.boards.configs import config_by_name
+from sw.cli import checkpoint as publish
 from sw.cli import evaluate, train
+from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK
 from sw.compile.compiler import compile_network
 from sw.convert import fold, quantize
 from sw.data import catalogue, metrics
@@ -27,6 +32,7 @@ from sw.data import dataset as dataset_module
 from sw.data.dataset import DataError, Split
 from sw.model import checkpoint
 from sw.model.config import BlockConfig, ModelError, NeuronConfig, StageConfig, with_blocks
+from sw.model.functional import EAGER, Backend
 from sw.model.presets import fashion_mnist
 from sw.model.resnet import SpikingResNet, to_input
 from sw.network import reference
@@ -76,7 +82,7 @@ def test_a_network_learns_and_the_checkpoint_says_how_well(tmp_path: Path) -> No
 def test_the_best_validation_epoch_is_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not the last one, and not the first of the auxiliary pathway's."""
+    """It is neither the last epoch nor the best one of the auxiliary pathway."""
     scores = iter([(20, 4), (32, 8), (24, 36), (32, 38)])
     seen: list[torch.Tensor] = []
 
@@ -155,7 +161,7 @@ def test_another_run_is_not_resumed(tmp_path: Path) -> None:
     checkpoint.save(out, earlier)
     loop.train(small_config(), quick, easy_data(), out, resume=True)
     published = tmp_path / "published.pt"
-    assert checkpoint.main([str(out), str(published)]) == 0
+    assert publish.main([str(out), str(published)]) == 0
     assert published.stat().st_size < out.stat().st_size / 2
     assert same_tensors(checkpoint.load(published)["model"], checkpoint.load(out)["model"])
     message = r"published\.pt is a published checkpoint, which cannot be resumed: use --init"
@@ -251,7 +257,7 @@ def test_command_line(
     assert shlex.join(train._public(named)) == "--out=x.pt --set a.gate=XOR --init 'a b.pt'"
 
     def fails(extra: list[str], message: str) -> None:
-        assert train.main([*words, *extra]) == 1
+        assert train.main([*words, *extra]) == EXIT_BAD_INPUT
         assert message in capsys.readouterr().err
 
     fails(["--out", str(tmp_path / "no" / "x.pt")], f"the folder {tmp_path / 'no'} does not exist")
@@ -265,10 +271,10 @@ def test_command_line(
         ("seed", "99999999999999999999", "0 to"),
     ):
         fails([f"--{option}", value], f"--{option} {value}: use a number from {limits}")
-    fails(["--temperature", "2"], "--teacher-weight and --temperature are for a --teacher")
+    fails(["--temperature", "2"], "--teacher-weight and --temperature need a --teacher")
     fails(["--set", "timesteps=four"], "timesteps = 'four': use a value of type int")
     fails(["--set", "image_shape=[3,14,10]"], "(1, 14, 10), the network takes (3, 14, 10)")
-    fails(["--round-leaks"], "--round-leaks and --model-config both say which network: use one")
+    fails(["--round-leaks"], "--round-leaks and --model-config both name the network: use one")
     fails(["--device", "meta"], "--device meta: ")
     with pytest.raises(SystemExit):
         train.main([*words, "--threads", "-1"])
@@ -296,19 +302,66 @@ def test_command_line(
     def interrupt(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "train", interrupt)
-    assert train.main(words) == 130
+    monkeypatch.setattr(train, "train", interrupt)
+    assert train.main(words) == EXIT_INTERRUPTED
     assert "--resume" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("compiles", [False, True])
+def test_the_command_trains_with_a_compiled_backend_if_asked(
+    compiles: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = replace(EAGER)
+    backends: list[Backend] = []
+
+    def fake_train(*_: object, backend: Backend, **__: object) -> dict:
+        backends.append(backend)
+        return {"results": {"best_epoch": 1, "validation": {}, "test": {}}}
+
+    monkeypatch.setattr(catalogue, "load", lambda *_, **__: easy_data())
+    monkeypatch.setattr(train, "compiled", lambda: backend)
+    monkeypatch.setattr(train, "train", fake_train)
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps(small_config().to_dict()))
+    words = ["--out", str(tmp_path / "a.pt"), "--model-config", str(path)]
+    assert train.main([*words, *["--compile"] * compiles]) == EXIT_OK
+    assert len(backends) == 1 and backends[0] is (backend if compiles else EAGER)
+
+
+def test_training_uses_its_backend_for_the_network_its_integers_and_the_teacher(
+    tmp_path: Path,
+) -> None:
+    calls = 0
+
+    def counted(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return EAGER.neuron_forward(*args)
+
+    def n_calls(weight_bits: int, teacher: SpikingResNet | None) -> int:
+        nonlocal calls
+        calls = 0
+        config = replace(CONFIG, epochs=1, max_images=16, weight_bits=weight_bits)
+        backend = replace(EAGER, neuron_forward=counted)
+        out = tmp_path / "a.pt"
+        loop.train(small_config(), config, easy_data(), out, teacher=teacher, backend=backend)
+        return calls
+
+    alone = n_calls(0, None)
+    assert alone > 0 and n_calls(4, None) > 0
+    teacher = SpikingResNet(small_config())
+    per_batch = len(teacher.neurons()) - 1  # the stem's are pooled by another function
+    assert n_calls(0, teacher) == alone + per_batch
+
+
 def run_until(out: Path, moment: str) -> None:
-    """In a process of its own: a run that is killed, by SIGKILL, which no program can catch."""
-    torch.set_num_threads(1)  # OpenMP's threads are not there after a fork
+    """Train or resume, and kill this process by SIGKILL at the moment."""
+    torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
     place, name, n_calls = {
-        "": (train, "loss_of", 1 << 30),
-        "batch": (train, "loss_of", 2 * 10 + 5),  # in the middle of the third epoch
-        "write": (torch, "save", 3),  # half of its checkpoint is written
-        "rename": (Path, "replace", 3),  # all of it, but it is not in its place yet
+        "": (loop, "loss_of", 1 << 30),
+        "batch": (loop, "loss_of", 2 * 10 + 5),  # in the middle of the third epoch
+        "write": (os, "fsync", 3),  # part of the checkpoint is written
+        "rename": (Path, "replace", 3),  # the whole checkpoint is written, but not renamed yet
     }[moment]
     function = getattr(place, name)
 
@@ -317,8 +370,7 @@ def run_until(out: Path, moment: str) -> None:
         n_calls -= 1
         if not n_calls:
             if moment == "write":
-                args[1].write(b"half")
-                args[1].flush()
+                os.ftruncate(args[0], 100)
             os.kill(os.getpid(), signal.SIGKILL)
         return function(*args, **options)
 
@@ -349,10 +401,10 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
 
 
 def worker(rank: int, port: int, folder: str) -> None:
-    """One of two processes: gradients and statistics of one step, and a whole short training."""
-    # Of a 1x1 convolution's two equal layouts DDP wants the other one.
+    """Compute gradients and statistics of one step, and train, as one of two processes."""
+    # A 1x1 convolution's weight has two equivalent layouts; DDP warns about this one.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-    torch.set_num_threads(1)  # OpenMP's threads are not there after a fork
+    torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=2)
     try:
@@ -366,7 +418,7 @@ TWO = TrainConfig(epochs=1, batch_size=16, max_images=64, shift_px=1, class_powe
 
 
 def wide_config():
-    """Statistics per timestep in one stage's worth of layers, an auxiliary pathway, a penalty."""
+    """Return a network of one block with statistics per timestep and an auxiliary pathway."""
     block = BlockConfig(gate="OR", inner="element", outer="channel/per-timestep")
     return small_config(
         stages=(StageConfig(channels=8, stride=2, blocks=(block,)),), batch_norm="per-timestep"
@@ -374,7 +426,7 @@ def wide_config():
 
 
 def gradients(path: Path | None) -> dict[str, torch.Tensor]:
-    """Gradients and batch-norm statistics after one step on the first batch, in float64."""
+    """Return gradients and batch-norm statistics of one step on the first batch, in float64."""
     torch.manual_seed(3)
     model = SpikingResNet(wide_config()).double().train()
     config = TrainConfig(**{**vars(TWO), "spike_penalty": 0.5})
@@ -393,7 +445,7 @@ def gradients(path: Path | None) -> dict[str, torch.Tensor]:
 
 
 def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
-    """Mean and variance of batch-norm included: each process sees half of the same batch."""
+    """Each process sees half of the same batch; batch-norm statistics agree as well."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -504,8 +556,8 @@ def test_mixed_precision_keeps_spikes_binary_and_learns(tmp_path: Path) -> None:
 def test_nothing_leaves_the_device_that_trains(
     name: str, weight_bits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On torch's device without memory, where a tensor of the CPU's in between is an error, as on a
-    GPU; a step of floats and of integers."""
+    """A step of floats and one of integers run on torch's meta device, where a tensor of the CPU is
+    an error, as on a GPU."""
     recipe = RECIPES[name]
     shape = (recipe.model.timesteps,) * recipe.model.frames + recipe.model.image_shape
     data = np.random.default_rng(1).integers(0, 2, (4, *shape), np.uint8)
@@ -519,10 +571,10 @@ def test_nothing_leaves_the_device_that_trains(
     optimizer = loop.make_optimizer(net, config)
     ((images, labels),) = augment.batches(split, config, 0, "meta")
     weights = loss.class_weights(split, 1.0).to("meta")
-    value = loss.loss_of(net, images, labels, config, loss.rows_per_spike(model), weights)
-    value.backward()
+    found = loss.loss_of(net, images, labels, config, loss.rows_per_spike(model), weights)
+    found.backward()
     optimizer.step()
-    assert loss.device.type == "meta"
+    assert found.device.type == "meta"
     assert all(p.device.type == "meta" for p in net.parameters())
 
 
@@ -562,7 +614,7 @@ def test_an_add_network_trains_as_a_reference(tmp_path: Path) -> None:
 
 
 def test_recipes_are_networks_for_their_boards() -> None:
-    """Those that a board is named for fit it, untrained."""
+    """Networks of recipes for a board fit it, untrained."""
     boards = {
         "fashion-mnist": ("ulx3s-85f", 8),
         "fashion-mnist-85f": ("ulx3s-85f", 8),
@@ -584,7 +636,7 @@ def test_recipes_are_networks_for_their_boards() -> None:
 
 
 def relu_config():
-    """An ordinary network that takes what :func:`small_config` takes."""
+    """Return an ordinary network with the same input as :func:`small_config`."""
     block = BlockConfig(gate="ADD", inner="none", outer="none")
     return small_config(
         timesteps=1,
@@ -612,7 +664,7 @@ def test_data_sorted_by_class_are_calibrated_with_all_of_them(
 
 
 def test_own_recordings_say_how_many_timesteps(tmp_path: Path) -> None:
-    """Unless a network is named that has its own number."""
+    """A network that is named on the command line has its own number of timesteps."""
     frames, labels = np.zeros((40, 8, 2, 9, 9), np.uint8), np.arange(40) % 4
     path = tmp_path / "frames.npz"
     np.savez(path, x_train=frames, y_train=labels, x_test=frames, y_test=labels)
@@ -635,7 +687,7 @@ def test_a_loss_that_is_no_number_ends_the_run(
     def nothing(net: torch.nn.Module, *_: object) -> torch.Tensor:
         return net.get_parameter("fc.weight").sum() * float("nan")
 
-    monkeypatch.setattr(loss, "loss_of", nothing)
+    monkeypatch.setattr(loop, "loss_of", nothing)
     with pytest.raises(loop.TrainError, match="the loss of epoch 1 is nan: use a smaller"):
         loop.train(small_config(), CONFIG, easy_data(), tmp_path / "a.pt")
     assert not (tmp_path / "a.pt").exists()
@@ -652,8 +704,7 @@ def test_a_network_of_relus_learns_and_is_not_exported(tmp_path: Path) -> None:
 
 
 def test_a_teachers_share_of_the_loss() -> None:
-    """Against the divergence written out, for both heads, of which one has nothing left to learn
-    from a teacher that answers as it does."""
+    """The loss equals the divergence in numpy, and is 0 for a student that equals its teacher."""
     torch.manual_seed(5)
     student = SpikingResNet(small_config()).double().eval()
     teacher = SpikingResNet(relu_config()).double().eval()
@@ -663,7 +714,7 @@ def test_a_teachers_share_of_the_loss() -> None:
         torch.from_numpy(batch.labels.astype(np.int64)),
     )
 
-    def loss(teacher: SpikingResNet | None, share: float, temperature: float = 3.0) -> float:
+    def value(teacher: SpikingResNet | None, share: float, temperature: float = 3.0) -> float:
         config = replace(CONFIG, teacher_weight=share, temperature=temperature)
         return loss.loss_of(student, x, labels, config, {}, None, teacher).item()
 
@@ -675,15 +726,15 @@ def test_a_teachers_share_of_the_loss() -> None:
         q = np.exp(head / 3) / np.exp(head / 3).sum(1, keepdims=True)
         apart += 9 * (p * np.log(p / q)).sum(1).mean()
     assert len(heads) == 2 and apart > 0.01
-    assert loss(teacher, 1) == pytest.approx(apart)
-    assert loss(teacher, 0) == pytest.approx(loss(None, 1))
-    assert loss(teacher, 0.25) == pytest.approx(0.75 * loss(None, 1) + 0.25 * apart)
+    assert value(teacher, 1) == pytest.approx(apart)
+    assert value(teacher, 0) == pytest.approx(value(None, 1))
+    assert value(teacher, 0.25) == pytest.approx(0.75 * value(None, 1) + 0.25 * apart)
     student = student.detach_aap()
-    assert loss(student, 1) == pytest.approx(0, abs=1e-12)
+    assert value(student, 1) == pytest.approx(0, abs=1e-12)
 
 
 def test_a_student_learns_what_only_its_teacher_knows(tmp_path: Path) -> None:
-    """With labels for training that say nothing."""
+    """The labels of the training data are random."""
     data = easy_data()
     knows = loop.train(relu_config(), LONGER, data, tmp_path / "teacher.pt")
     noise = np.random.default_rng(6).integers(0, 2, len(data.train)).astype(np.uint8)
@@ -716,14 +767,14 @@ def test_a_teacher_on_the_command_line(
     out = tmp_path / "out.pt"
     words = ["--model-config", str(student), "--epochs", "1", "--max-images", "100"]
     words += ["--out", str(out), "--temperature", "4", "--teacher"]
-    assert train.main([*words, str(tmp_path / "odd.pt")]) == 1
+    assert train.main([*words, str(tmp_path / "odd.pt")]) == EXIT_BAD_INPUT
     assert "odd.pt: its n_classes is 7, the student's is 10" in capsys.readouterr().err
     with pytest.raises(loop.TrainError, match="its timesteps is 2, the student's is 3"):
         train._teacher(tmp_path / "slow.pt", small_config(frames=True))
     for option in (["--temperature", "0"], ["--teacher-weight", "7"]):
-        assert train.main([*words, str(tmp_path / "good.pt"), *option]) == 1
+        assert train.main([*words, str(tmp_path / "good.pt"), *option]) == EXIT_BAD_INPUT
         assert f"{option[0]} {float(option[1])}: use a number from" in capsys.readouterr().err
-    assert train.main([*words, str(tmp_path / "none.pt")]) == 1
+    assert train.main([*words, str(tmp_path / "none.pt")]) == EXIT_BAD_INPUT
     assert "none.pt" in capsys.readouterr().err and not out.exists()
     assert train.main([*words, str(tmp_path / "good.pt")]) == 0
     config = checkpoint.load(out)["train_config"]

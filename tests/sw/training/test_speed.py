@@ -1,3 +1,5 @@
+"""Tests of the speed comparison: equal networks, ratios, and its errors."""
+
 from __future__ import annotations
 
 import builtins
@@ -7,19 +9,22 @@ import pytest
 import torch
 
 from sw.cli import speed as command
+from sw.cli.commands import EXIT_BAD_INPUT
 from sw.model import functional, resnet
 from sw.model.config import NeuronConfig
 from sw.training import speed
 
 
 def test_a_peer_is_the_same_network() -> None:
-    """A neuron of torch operations alone, in the place of a peer's, gives the same scores and
-    gradients: what is timed against others is the network that they have."""
+    """With our own neurons in place of a peer's, scores and gradients are the same: peers are timed
+    on the same network."""
 
     class Plain(torch.nn.Module):
         def forward(self, drives: torch.Tensor) -> torch.Tensor:
             neuron = NeuronConfig()
-            return functional.Fire.apply(drives, 1.0, len(drives), neuron, 1.0, 0)  # type: ignore
+            return functional.NeuronFunction.apply(  # type: ignore
+                drives, 1.0, len(drives), neuron, 1.0, 0, functional.EAGER
+            )
 
     model_config = speed.network(3, 12, 4)
     torch.manual_seed(1)
@@ -46,7 +51,7 @@ def test_rates_are_positive_and_take_turns(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_ratios_are_taken_within_rounds() -> None:
-    """The machine was busy in one round, which met all."""
+    """Other load in the second round slows all contenders."""
     rates = {
         "spikefold": [20.0, 2.0, 30.0],
         "snntorch": [9.0, 1.0, 8.0],
@@ -63,13 +68,13 @@ def test_a_missing_peer_is_named(
         raise builtins.ImportError(name)
 
     monkeypatch.setattr(importlib, "import_module", missing)
-    assert command.main(["--no-compile", "--peers", "snntorch"]) == 1
+    assert command.main(["--no-compile", "--peers", "snntorch"]) == EXIT_BAD_INPUT
     assert "snntorch is not installed: pip install" in capsys.readouterr().err
 
 
 def test_a_missing_device_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(["--no-compile", "--device", "abacus"]) == 1
-    assert "sw.speed: --device abacus" in capsys.readouterr().err
+    assert command.main(["--no-compile", "--device", "abacus"]) == EXIT_BAD_INPUT
+    assert "error: --device abacus" in capsys.readouterr().err
 
 
 def test_peers_with_other_scores_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:

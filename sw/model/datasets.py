@@ -1,0 +1,54 @@
+"""Data sets for a network: load the one it was trained on, and check that a data set fits it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sw.data import catalogue
+from sw.data.dataset import DataError, Dataset
+from sw.model.config import ModelConfig
+
+
+def require_fit(config: ModelConfig, dataset: Dataset) -> None:
+    """Check that the network takes the data set's samples and knows its classes.
+
+    Raises
+    ------
+    sw.data.dataset.DataError
+        The shape of the samples or the number of classes differs from the network's.
+    """
+    wanted = (*((config.timesteps,) if config.frames else ()), *config.image_shape)
+    for split in (dataset.train, dataset.validation, dataset.test):
+        if split.images.shape[1:] != wanted:
+            raise DataError(
+                f"{dataset.name} has samples of shape {split.images.shape[1:]}, the network takes "
+                f"{wanted}"
+            )
+    if len(dataset.labels) != config.n_classes:
+        raise DataError(
+            f"{dataset.name} has {len(dataset.labels)} classes, the network {config.n_classes}"
+        )
+
+
+def load_for(
+    values: dict[str, Any], data_dir: str | Path | None = None, name: str | None = None
+) -> Dataset:
+    """Load the data set that a checkpoint's network was trained on, or the one called ``name``.
+
+    Recordings are divided into as many frames as the network has timesteps.
+
+    Raises
+    ------
+    sw.data.dataset.DataError, sw.model.config.ModelError
+        The data set is not found, or does not fit the network (:func:`require_fit`); the
+        checkpoint's configuration is not supported.
+    """
+    config = values["model_config"]
+    found = catalogue.load(
+        data_dir,
+        name=name or values["data"].get("name", "fashion-mnist"),
+        timesteps=int(config["timesteps"]),
+    )
+    require_fit(ModelConfig.from_dict(config), found)
+    return found

@@ -1,0 +1,91 @@
+"""Statistics of experiments: exact permutation tests, corrected for many comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from statistics import mean, stdev
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Accuracies of one variant, and its comparison with a base; None if it has no base."""
+
+    name: str
+    accuracies: tuple[float, ...]
+    """Test accuracies in percent, by seed."""
+    difference: float | None = None
+    """Mean accuracy minus the base's, in percentage points."""
+    p: float | None = None
+    """p-value of the difference: two-sided exact :func:`permutation_test`."""
+    p_holm: float | None = None
+    """p-value after Holm's correction for the number of comparisons (Scand. J. Stat. 6, 1979)."""
+
+    @property
+    def mean(self) -> float:
+        """Mean accuracy over seeds."""
+        return mean(self.accuracies)
+
+    @property
+    def sd(self) -> float:
+        """Standard deviation over seeds; 0 for a single seed."""
+        return stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
+
+
+def permutation_test(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return the two-sided p-value of the difference between the means of ``a`` and ``b``.
+
+    The test is exact: p is the share, among all divisions of the values into groups of these sizes,
+    of those whose means differ by at least as much.
+    """
+    values = [*a, *b]
+    total, n_a, n_b = sum(values), len(a), len(b)
+    found = abs(mean(a) - mean(b))
+    n_ways = n_extreme = 0
+    for chosen in combinations(range(len(values)), n_a):
+        part = sum(values[i] for i in chosen)
+        n_ways += 1
+        n_extreme += abs(part / n_a - (total - part) / n_b) >= found - 1e-9
+    return n_extreme / n_ways
+
+
+def blocked_test(base: Sequence[float], others: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Return the mean of all ``others`` minus the base's, and its two-sided p-value.
+
+    Every sequence has one value per seed. The permutation test is exact, with seeds as blocks: p is
+    the share, among all choices of one value of each seed as the base's, of those whose difference
+    is at least as large. Time and memory grow with ``(len(others) + 1) ** n_seeds``.
+    """
+    blocks = np.array([base, *others]).T  # (seeds, values)
+    chosen = np.zeros(1)
+    for block in blocks:
+        chosen = (chosen[:, None] + block).reshape(-1)
+    n_seeds, n_values = blocks.shape
+    differences = (blocks.sum() - chosen) / (n_seeds * (n_values - 1)) - chosen / n_seeds
+    found = float(blocks[:, 1:].mean() - blocks[:, 0].mean())
+    return found, float((np.abs(differences) >= abs(found) - 1e-9).mean())
+
+
+def compare(
+    accuracies: Mapping[str, Sequence[float]], bases: Mapping[str, str | None]
+) -> list[Row]:
+    """Return a row for every variant; ``bases`` names the variant to compare each one with."""
+    compared = []
+    for name, values in accuracies.items():
+        row = Row(name=name, accuracies=tuple(values))
+        base = bases[name]
+        if base is not None:
+            reference = accuracies[base]
+            p = permutation_test(row.accuracies, reference)
+            row = replace(row, difference=row.mean - mean(reference), p=p)
+        compared.append(row)
+    tested = sorted((row for row in compared if row.p is not None), key=lambda row: row.p or 0)
+    corrected: dict[str, float] = {}
+    worst = 0.0
+    for n, row in enumerate(tested):
+        worst = max(worst, min(1.0, (row.p or 0) * (len(tested) - n)))
+        corrected[row.name] = worst
+    return [replace(row, p_holm=corrected.get(row.name)) for row in compared]
