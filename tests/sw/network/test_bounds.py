@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from hw.spec import Leak, Reset, leaked
+from hw.spec import Leak, Reset, fire, leaked
 from sw.network.bounds import Bounds, layer_bounds
 from sw.network.network import INPUT, Layer
 
@@ -42,8 +42,7 @@ def extremes(layer: Layer) -> tuple[int, int]:
             drive = total + int(layer.bias[t % len(layer.bias)].item())
             membrane = leaked(membrane, layer.leak, layer.leak_shift) + drive
             values |= {drive, membrane, membrane - threshold}
-            if membrane >= threshold:
-                membrane = membrane - threshold if layer.reset == Reset.SOFT else 0
+            _, membrane = fire(membrane, threshold, layer.reset)
             values.add(membrane)
     return min(values), max(values)
 
