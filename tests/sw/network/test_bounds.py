@@ -1,4 +1,4 @@
-"""Bounds against every possible input of tiny layers: never exceeded, and reached."""
+"""Tests of bounds against every possible input of tiny layers: no value exceeds them."""
 
 import itertools
 
@@ -28,7 +28,7 @@ def tiny_layer(rng: np.random.Generator, leak: Leak, reset: Reset, per_timestep:
 
 
 def extremes(layer: Layer) -> tuple[int, int]:
-    """Smallest and largest register value over all 2^(FAN_IN*TIMESTEPS) inputs."""
+    """Return the smallest and largest register value over all 2**(FAN_IN * TIMESTEPS) inputs."""
     values = {0}
     assert layer.threshold is not None
     threshold = int(layer.threshold[0, 0, 0])
@@ -76,7 +76,7 @@ def test_output_layer_counts_every_timestep_and_the_bias_once() -> None:
 
 
 def test_bounds_of_bit_planes() -> None:
-    """A layer that takes pixels: every sum on the way, membranes that double, all timesteps."""
+    """Every intermediate sum, doubled membrane and timestep of a layer that reads pixels counts."""
     layer = Layer(
         name="stem",
         source=INPUT,
