@@ -289,6 +289,6 @@ def test_a_network_tuned_for_wider_parameters_is_refused() -> None:
     same = quantize.quantize(dataclasses.replace(folded, scales=scales), 4)
     assert same.layers[1].threshold is not None
     scales.thresholds["layer1.0.conv2"][..., 2] = 1 << 15
-    message = r"'layer1\.0\.conv2': a threshold of 32768.*--bits 4"
+    message = r"'layer1\.0\.conv2': its threshold 32768.*--bits 4"
     with pytest.raises(quantize.QuantizeError, match=message):
         quantize.quantize(dataclasses.replace(folded, scales=scales), 4)
