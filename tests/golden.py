@@ -1,4 +1,4 @@
-"""The semantics of :mod:`hw.spec` written down once more, slowly and with nothing shared."""
+"""Golden model: the semantics of :mod:`hw.spec` in plain loops, independent of the product."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from sw.network.network import INPUT, Layer, Network
 
 
 def _pick(array: np.ndarray, *indices: int) -> np.ndarray:
-    """``array[indices]``, with an axis of length 1 standing for all of its indices."""
+    """Return ``array[indices]``; an axis of length 1 has the same value for all of its indices."""
     for index in indices:
         array = array[0 if array.shape[0] == 1 else index]
     return array
 
 
 def run_layer(layer: Layer, source: np.ndarray, identity: np.ndarray | None) -> np.ndarray:
-    """``source`` (T, C, H, W) to spikes (T, O, H', W'), or to logits (O,) of an output layer."""
+    """Return a layer's spikes (T, O, H', W'), or logits (O,), for its source (T, C, H, W)."""
     timesteps, _, _, _ = source.shape
     pad_y, pad_x = layer.padding
     padded = np.pad(source.astype(np.int64), ((0, 0), (0, 0), (pad_y, pad_y), (pad_x, pad_x)))
@@ -65,7 +65,7 @@ def run_layer(layer: Layer, source: np.ndarray, identity: np.ndarray | None) -> 
 
 
 def run_network(network: Network, frames: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Input spikes (T, C, H, W) to every map's spikes by name, and the logits."""
+    """Return every map's spikes (T, C, H, W) by name, and the logits, for the input's spikes."""
     maps = {INPUT: frames}
     for layer in network.layers:
         identity = maps[layer.identity] if layer.identity else None

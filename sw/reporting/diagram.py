@@ -66,7 +66,7 @@ def neuron_text(layer: Layer) -> str:
         Leak.SUBTRACT: f"LIF, loses 1/{1 << layer.leak_shift}",
         Leak.KEEP: f"LIF, keeps 1/{1 << layer.leak_shift}",
     }[layer.leak]
-    return kind + (", {layer.reset.name.lower()} reset" if layer.reset != Reset.HARD else "")
+    return kind + (f", {layer.reset.name.lower()} reset" if layer.reset != Reset.HARD else "")
 
 
 def granularity(layer: Layer) -> str:

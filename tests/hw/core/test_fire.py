@@ -12,7 +12,17 @@ from amaranth.lib.wiring import connect
 from hw.core.fire import FireUnit
 from hw.core.nest import Phase, address_widths
 from hw.core.sums import SumQueue, SumRegister
-from hw.spec import GRANULE_BITS, MEMBRANE_LATENCY, N_PLANES, Config, Gate, Leak, Reset, leaked
+from hw.spec import (
+    GRANULE_BITS,
+    MEMBRANE_LATENCY,
+    N_PLANES,
+    Config,
+    Gate,
+    Leak,
+    Reset,
+    fire,
+    leaked,
+)
 from tests.streams import put, simulate, wait_until
 
 LONG_QUEUE = 1024
@@ -149,10 +159,7 @@ def firing_layer(
                     bias, threshold = params[slot, lane]
                     total = weighted[slot, lane] if pixels else drive[lane]
                     membrane = leaked(membranes[slot, lane], leak, shift) + total + bias
-                    spike = int(membrane >= threshold)
-                    if spike:
-                        membrane = membrane - threshold if reset == Reset.SOFT else 0
-                    membranes[slot, lane] = membrane
+                    spike, membranes[slot, lane] = fire(membrane, threshold, reset)
                     if lane < n_real:
                         pooled[lane] |= join(gate, spike, identity >> lane & 1)
                 target = rng.getrandbits(widths["target"])

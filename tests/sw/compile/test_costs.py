@@ -1,4 +1,4 @@
-"""What a network costs, against counting by hand."""
+"""Tests of the costs of a network against counting one by one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def random_maps(network: Network, seed: int) -> costs.Maps:
 
 
 def count_additions(layer: Layer, spikes: np.ndarray) -> tuple[int, int]:
-    """(synapses, additions), one by one."""
+    """Count synapses and additions one by one."""
     timesteps, *source = spikes.shape
     channels, height, width = layer.map_shape((source[0], source[1], source[2]))
     synapses = additions = 0
@@ -75,7 +75,7 @@ def test_table_has_every_layer_and_right_totals() -> None:
 
 
 def test_membrane_bits_are_the_proved_ones() -> None:
-    """One 8-bit synapse can be worth -128, which takes 8 bits; two take 9."""
+    """The sum of one 8-bit synapse can be -128, which takes 8 bits; that of two takes 9."""
     layer = Layer(
         name="fc",
         source="input",
@@ -96,7 +96,7 @@ def test_membrane_bits_are_the_proved_ones() -> None:
 
 
 def apply(network: Network, config: Config, remedy: str) -> tuple[Network, Config]:
-    """The network and the device after what a remedy says."""
+    """Return the network and the device after a remedy has been applied."""
     bits = re.search(r"--bits (\d)", remedy)
     if bits:
         config = config.with_weight_bits(int(bits[1]))
@@ -151,7 +151,7 @@ def test_remedies_help_and_are_needed() -> None:
 
 
 def test_sharing_weights_shares_thresholds_and_biases() -> None:
-    """Parameter memory alone is short, and would hold every layer if all were shared."""
+    """Only parameter memory is too small; it would hold every layer if all were shared."""
     config = dataclasses.replace(ROOMY, fire_lanes=4, max_layers=8, param_depth=128)
     tried = 0
     for seed in range(20):

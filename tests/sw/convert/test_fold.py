@@ -33,7 +33,7 @@ N_IMAGES = 12
 def assert_folds_exactly(
     config: ModelConfig, seed: int, given: np.ndarray | None = None
 ) -> FoldedNetwork:
-    """Training network and folded network in float64: same spikes, same classes, same logits."""
+    """Training and folded network, both in float64, have the same spikes, classes and logits."""
     model = lived_in(config, seed).double()
     folded = fold.fold_model(model, tuple("abcdefghij"), {})
     pixels = images(N_IMAGES, seed) if given is None else given
@@ -80,7 +80,7 @@ def test_every_granularity_gate_neuron_and_reset_folds(
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("batch_norm", ["shared", "per-timestep"])
 def test_frames_signals_and_bottlenecks_fold(kind: str, batch_norm: str) -> None:
-    """Also neurons that differ from layer to layer."""
+    """They fold exactly, also with neurons that differ from layer to layer."""
     block = BlockConfig(gate="XOR", kind=kind, inner="element", outer="channel/per-timestep")
     stages = (
         StageConfig(channels=8, blocks=(block,)),
@@ -159,7 +159,8 @@ def test_taps_outside_the_map_have_weight_0() -> None:
 
 
 def test_embedded_preset_stays_within_its_weights() -> None:
-    """At most 300,000 weights, one unshared layer and one unshared per-timestep one."""
+    """It has at most 300,000 weights, one layer that is unshared in space, and one that
+    is unshared in space and time."""
     folded = fold.fold_model(lived_in(fashion_mnist()), tuple("abcdefghij"), {})
     assert sum(layer.weight.size for layer in folded.layers) <= 300_000
     rows = sum(

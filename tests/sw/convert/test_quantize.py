@@ -29,8 +29,8 @@ def folded_network(**changes: object) -> FoldedNetwork:
 @pytest.mark.parametrize("weight_bits", [2, 4, 8])
 @pytest.mark.parametrize("calibrated", [False, True])
 def test_integers_fit_and_scales_are_one_per_neuron(weight_bits: int, calibrated: bool) -> None:
-    """Weights fit; thresholds stand for exactly 1; every neuron has one scale for all timesteps,
-    by which its weights are within half a step, or clipped."""
+    """Integers fit their widths, and thresholds stand for exactly 1. Every neuron has one scale for
+    all timesteps, and its weights are wrong by at most half a step, or clipped."""
     folded = folded_network()
     network = quantize.quantize(folded, weight_bits, calibration=images(20) if calibrated else None)
     low, high = -(1 << (weight_bits - 1)), (1 << (weight_bits - 1)) - 1
@@ -93,15 +93,15 @@ def test_more_bits_are_more_exact() -> None:
 
 
 def mean_drive(layer: AnyLayer[Any, Any], source: np.ndarray) -> np.ndarray:
-    """Drive with bias (o,), averaged over images, timesteps and positions."""
+    """Return each channel's drive with bias (o,), averaged over images, timesteps and positions."""
     drives = drive(layer, torch.from_numpy(source), torch.float64).numpy()
     return (drives.transpose(0, 1, 3, 4, 2) + layer.bias).mean(axis=(0, 1, 2, 3))
 
 
 @pytest.mark.parametrize("weight_bits", [2, 8])
 def test_calibration_restores_mean_drives(weight_bits: int) -> None:
-    """The mean drive of every channel is the float network's but for the rounding of biases,
-    although rounded weights and the spikes of earlier layers have moved it."""
+    """The mean drive of every channel is that of the float network, up to the rounding of biases,
+    although weights are rounded and the spikes of earlier layers have changed."""
     folded = folded_network()
     pixels = images(50)
     wanted = simulate(folded, pixels, keep_spikes=True).spikes
@@ -129,7 +129,7 @@ def test_calibration_restores_mean_drives(weight_bits: int) -> None:
 
 
 def test_clipping_pays_for_outliers() -> None:
-    """One weight of 10 among many of about 0.1: without clipping all others would round to 0."""
+    """One weight of 10 among many of about 0.1 is clipped; otherwise all others would become 0."""
     rng = np.random.default_rng(0)
     weight = rng.normal(0, 0.1, (1, 1, 1, 1, 500, 1, 1))
     weight[..., 0, 0, 0] = 0.6
@@ -166,7 +166,8 @@ def test_clipping_pays_for_outliers() -> None:
 
 
 def test_large_biases_keep_their_value_at_the_cost_of_the_scale() -> None:
-    """Tiny weights ask for a threshold of about 100,000, and a bias three times as large."""
+    """Parameters are limited although tiny weights would need a threshold of about 100,000, and a
+    bias three times as large."""
     folded = folded_network()
     first = folded.layers[0]
     tiny = dataclasses.replace(first, weight=first.weight * 1e-3, bias=first.bias * 0 - 3)
@@ -242,7 +243,7 @@ def one_neuron(rng: np.random.Generator, leak: Leak, reset: Reset, n_in: int) ->
 @pytest.mark.parametrize("leak", list(Leak))
 @pytest.mark.parametrize("reset", list(Reset))
 def test_bounds_are_what_the_worst_inputs_reach(leak: Leak, reset: Reset) -> None:
-    """All 2**9 inputs of three synapses over three timesteps: none exceeds the proved bounds, and
+    """Of all 2**9 inputs of 3 synapses over 3 timesteps, none exceeds the proved bounds, and
     the logits reach theirs exactly."""
     for seed in range(20):
         network = one_neuron(np.random.default_rng(seed), leak, reset, 3)
@@ -288,6 +289,6 @@ def test_a_network_tuned_for_wider_parameters_is_refused() -> None:
     same = quantize.quantize(dataclasses.replace(folded, scales=scales), 4)
     assert same.layers[1].threshold is not None
     scales.thresholds["layer1.0.conv2"][..., 2] = 1 << 15
-    message = r"'layer1\.0\.conv2': a threshold of 32768.*--bits 4"
+    message = r"'layer1\.0\.conv2': its threshold 32768.*--bits 4"
     with pytest.raises(quantize.QuantizeError, match=message):
         quantize.quantize(dataclasses.replace(folded, scales=scales), 4)

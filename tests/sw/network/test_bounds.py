@@ -1,11 +1,11 @@
-"""Bounds against every possible input of tiny layers: never exceeded, and reached."""
+"""Tests of bounds against every possible input of tiny layers: no value exceeds them."""
 
 import itertools
 
 import numpy as np
 import pytest
 
-from hw.spec import Leak, Reset, leaked
+from hw.spec import Leak, Reset, fire, leaked
 from sw.network.bounds import Bounds, layer_bounds
 from sw.network.network import INPUT, Layer
 
@@ -28,7 +28,7 @@ def tiny_layer(rng: np.random.Generator, leak: Leak, reset: Reset, per_timestep:
 
 
 def extremes(layer: Layer) -> tuple[int, int]:
-    """Smallest and largest register value over all 2^(FAN_IN*TIMESTEPS) inputs."""
+    """Return the smallest and largest register value over all 2**(FAN_IN * TIMESTEPS) inputs."""
     values = {0}
     assert layer.threshold is not None
     threshold = int(layer.threshold[0, 0, 0])
@@ -42,8 +42,7 @@ def extremes(layer: Layer) -> tuple[int, int]:
             drive = total + int(layer.bias[t % len(layer.bias)].item())
             membrane = leaked(membrane, layer.leak, layer.leak_shift) + drive
             values |= {drive, membrane, membrane - threshold}
-            if membrane >= threshold:
-                membrane = membrane - threshold if layer.reset == Reset.SOFT else 0
+            _, membrane = fire(membrane, threshold, layer.reset)
             values.add(membrane)
     return min(values), max(values)
 
@@ -77,7 +76,7 @@ def test_output_layer_counts_every_timestep_and_the_bias_once() -> None:
 
 
 def test_bounds_of_bit_planes() -> None:
-    """A layer that takes pixels: every sum on the way, membranes that double, all timesteps."""
+    """Every intermediate sum, doubled membrane and timestep of a layer that reads pixels counts."""
     layer = Layer(
         name="stem",
         source=INPUT,

@@ -1,4 +1,4 @@
-"""The network file: what goes in comes out, and nothing else is believed."""
+"""Tests of the network file: everything written is read back, and every damage is refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SEED = 7
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FakeProgram:
-    """Has each kind of field that a compiled program may have."""
+    """Dataclass with each kind of field that a compiled program may have."""
 
     config: Config
     words: np.typing.NDArray[np.uint32]
@@ -48,7 +48,7 @@ def fake_program(**changes: Any) -> FakeProgram:
 
 
 def assert_equal(a: Any, b: Any, where: str = "") -> None:
-    """Deep equality of dataclasses with arrays, dtypes included."""
+    """Compare two dataclasses with arrays field by field, dtypes included."""
     assert type(a) is type(b), where
     if dataclasses.is_dataclass(a):
         for field in dataclasses.fields(a):
@@ -99,7 +99,7 @@ def document_of(raw: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def rewritten(document: dict[str, Any], arrays: dict[str, Any]) -> bytes:
-    """A file with a valid checksum over whatever it is given."""
+    """Return a file of this document and these tensors, with a valid checksum."""
     arrays = {**arrays, "checksum": np.zeros(32, np.uint8)}
     raw = bytearray(safetensors.numpy.save(arrays, {"spikefold": json.dumps(document)}))
     n_header = int.from_bytes(raw[:8], "little")
@@ -109,7 +109,7 @@ def rewritten(document: dict[str, Any], arrays: dict[str, Any]) -> bytes:
 
 
 def test_rewritten_is_faithful() -> None:
-    """The tests below would prove nothing if this helper made broken files."""
+    """The helper of the tests below makes valid files."""
     raw = netfile.to_bytes(random_network(SEED))
     assert rewritten(*document_of(raw)) == raw
 
@@ -140,7 +140,7 @@ def test_a_flipped_weight_is_a_checksum_error() -> None:
 
 
 def test_a_changed_space_in_the_header_is_noticed() -> None:
-    """Even a change that means the same."""
+    """A change is detected even if it does not change the meaning."""
     raw = netfile.to_bytes(random_network(SEED))
     n_header = int.from_bytes(raw[:8], "little")
     padded = (n_header + 8).to_bytes(8, "little") + raw[8 : 8 + n_header] + b" " * 8

@@ -1,4 +1,4 @@
-"""What a network may not say: every message names the layer, what is wrong and what is expected."""
+"""Tests of the checks of a network: messages name the layer, the fault and what is expected."""
 
 from __future__ import annotations
 

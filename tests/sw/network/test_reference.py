@@ -1,4 +1,4 @@
-"""The torch reference against :mod:`tests.golden`, which is slow and shares nothing with it."""
+"""Tests of the torch reference against :mod:`tests.golden`, which is slow and independent of it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_every_granularity_leak_and_reset(granularity: str, leak: Leak, reset: R
 
 
 def test_random_networks_use_everything_and_spike() -> None:
-    """Else the tests above would prove little."""
+    """The random networks of the tests above use every feature, and spike."""
     seen: set[object] = set()
     densities = []
     for seed in range(80):
@@ -75,7 +75,7 @@ def test_random_networks_use_everything_and_spike() -> None:
 
 
 def wide_network(n_in: int, weight: int, bias: int) -> Network:
-    """One neuron of ``n_in`` inputs whose sums leave float32's integers, and an output layer."""
+    """Return a network with a neuron of ``n_in`` inputs, whose sums are not exact in float32."""
     fan = np.full((1, 1, 1, 1, n_in, 1, 1), weight, np.int8)
     fan[..., : n_in // 2, :, :] = -weight + 1
     return Network(
@@ -161,8 +161,11 @@ def test_unsuitable_input_is_refused() -> None:
 
 
 def test_membranes_by_hand() -> None:
-    """One input that spikes at every timestep, with weight 5 and bias -1; threshold 9; the membrane
-    loses a quarter, rounded down, and the threshold at a spike."""
+    """The membranes of one neuron are those computed by hand.
+
+    Its input spikes at every timestep; the weight is 5, the bias -1 and the threshold 9. The
+    membrane loses a quarter, rounded down, and by a spike the threshold.
+    """
     layer = Layer(
         name="layer",
         source="input",

@@ -1,4 +1,4 @@
-"""The shipped network file is the shipped checkpoint's, compiled by this compiler."""
+"""Tests that the shipped network file is what this code makes of the shipped checkpoint."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_network_has_an_unshared_and_a_per_timestep_layer_and_fits() -> None:
 
 
 def test_it_classifies_the_sample() -> None:
-    """Torch-free: the encoder's map has both values, and labels are the data set's."""
+    """Without torch, the encoder's map has both values, and the labels are the data set's."""
     network = netfile.load(shipped.NETWORK).network
     split = catalogue.load_samples()
     assert network.labels == fashion_mnist.LABELS and len(split) >= 100
@@ -54,7 +54,7 @@ def test_it_classifies_the_sample() -> None:
 
 
 def test_the_virtual_board_equals_the_reference(capsys: pytest.CaptureFixture[str]) -> None:
-    """The whole way, as `make demo` goes it, but for two images only."""
+    """Two images are classified on the virtual board, as `make demo` does."""
     assert run.main(["--board", "sim", "-n", "2", "--check", "--json"]) == run.EXIT_OK
     results = json.loads(capsys.readouterr().out)
     assert results["n_checked"] == 2 and results["mismatches"] == []

@@ -41,7 +41,7 @@ def given(config: ModelConfig, n: int = 16) -> np.ndarray:
 
 
 def exported(net: IntegerNet) -> FoldedNetwork:
-    """Through a checkpoint's values, as the exporter gets it."""
+    """Return the network that the exporter makes of a checkpoint's values."""
     values = {
         "model_config": net.model.config.to_dict(),
         "model": net.model.state_dict(),
@@ -51,7 +51,7 @@ def exported(net: IntegerNet) -> FoldedNetwork:
 
 
 def assert_equals_the_reference(net: IntegerNet, pixels: np.ndarray) -> None:
-    """Every spike of every map, every logit, of the network that is exported."""
+    """Every spike of every map and every logit are those of the exported network."""
     network = quantize.quantize(exported(net), net.scales.weight_bits)
     trace = reference.run(network, pixels)
     maps: dict[str, torch.Tensor] = {}
@@ -110,7 +110,7 @@ def test_large_integers_take_float64(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_gradients_are_those_of_the_float_network_where_rounding_is_fine() -> None:
-    """With 8 bits and small weights rounding moves little, so the gradients nearly agree."""
+    """Gradients nearly agree, because rounding small weights to 8 bits changes little."""
     config = small_config(neuron=NeuronConfig(surrogate="arctan", surrogate_slope=1.0))
     model = lived_in(config).detach_aap()
     net = finetune.prepare(model, 8, given(config))
