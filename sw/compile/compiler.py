@@ -1,8 +1,8 @@
-"""From an integer network to what a device's memories hold. NumPy only.
+"""Compilation of an integer network into the contents of a device's memories. NumPy only.
 
 Every map of spikes has a region of spike memory, all timesteps one after another, each position's
 channels side by side (T, H, W, C). Zero padding is physical and shared between neighbouring rows
-and planes; it is cleared once and never written. A layer is one walk of the loop nest, innermost
+and planes; it is cleared once and never written. A layer is one pass through a loop nest, innermost
 level first::
 
     chunk of a run | kernel column, if shared | kernel row | pooling x | pooling y |
@@ -14,38 +14,27 @@ an axis is a weight stride of 0 at its level. Weights are stored in the order in
 used: (y, x, group, timestep, kernel row, kernel column, channel), one row of ``lanes`` output
 channels each, axes of length 1 left out; the descriptors follow them.
 
-What the host writes before a run has two regions if there is room, each with descriptors of its
-own, so that one is filled while the core works on the other. A device that takes pixels
+The map that the host writes has two regions if there is room, each with descriptors of its own, so
+that the host can fill one while the core reads the other. A device that takes pixels
 (``Config.pixels``) runs the network's encoder as its first layer, on the bit-planes of the image.
 """
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from hw.protocol import (
-    Space,
-    descriptor_rows,
-    row_bytes,
-)
-from hw.spec import (
-    GRANULE_BITS,
-    N_PLANES,
-    PARAM_BITS,
-    Config,
-    signed_range,
-)
-from sw.compile.nest import compile_part
+from hw.protocol import Space, descriptor_rows, row_bytes
+from hw.spec import GRANULE_BITS, N_PLANES, PARAM_BITS, Config, signed_range
+from sw.compile.nest import LayerContext, compile_share
 from sw.compile.placement import place_maps
-from sw.compile.program import PIXELS, FitError, LayerPlan, Part, Program, device_layers
-from sw.compile.rows import dealt_to_cores, descriptor_bytes
+from sw.compile.program import PIXELS, FitError, LayerPlan, Part, Placement, Program, device_layers
+from sw.compile.rows import descriptor_bytes, interleave_cores
+from sw.compile.shares import Share, shares_of_cores
 from sw.network.bounds import layer_bounds
 from sw.network.encoder import PIXEL_MAX
-from sw.network.network import Layer, Network
+from sw.network.network import Network
 
 
 def compile_network(network: Network, config: Config, *, pixels: bool = True) -> Program:
@@ -53,8 +42,8 @@ def compile_network(network: Network, config: Config, *, pixels: bool = True) ->
 
     Parameters
     ----------
-    pixels : the device computes the encoder as well, if it can and the network has one: its
-        weights and parameters must fit. Else the host does, and sends spikes.
+    pixels : let the device compute the encoder, if the network has one, and the device can and has
+        room for its weights and parameters. Otherwise the host computes it and sends spikes.
 
     Raises
     ------
@@ -66,41 +55,16 @@ def compile_network(network: Network, config: Config, *, pixels: bool = True) ->
             f"the network has {network.weight_bits}-bit weights, the device {config.weight_bits}-"
             f"bit ones; export it with --bits {config.weight_bits}"
         )
-    if pixels and network.encoder is not None and _runs_encoder(network, config):
+    if pixels and network.encoder is not None and _can_run_encoder(network, config):
         try:
-            return _compile(network, config, pixels=True)
+            return _Compiler(network, config, pixels=True).compile()
         except FitError:
-            pass  # the encoder's layer may be what is too much
-    return _compile(network, config, pixels=False)
+            pass  # it may fit without the encoder
+    return _Compiler(network, config, pixels=False).compile()
 
 
-def _shares(layer: Layer, height: int, config: Config) -> list[tuple[slice, slice] | None]:
-    """Each core's (output rows, channel groups) of a layer, None if there is nothing for it. As
-    even as can be, and then by groups, whose weights are never the same."""
-    groups = -(-layer.n_out // config.lanes)
-    whole = slice(0, height), slice(0, groups)
-    if layer.output:  # its logits are compared in one core
-        return [whole] + [None] * (config.cores - 1)
-
-    def split(n: int, n_parts: int) -> list[slice]:
-        ends = [-(-n * i // n_parts) for i in range(n_parts + 1)]
-        return [slice(a, b) for a, b in itertools.pairwise(ends)]
-
-    def largest(n_group_parts: int) -> tuple[int, int]:
-        n_row_parts = config.cores // n_group_parts
-        return -(-groups // n_group_parts) * -(-height // n_row_parts), -n_group_parts
-
-    ways = [1 << i for i in range(config.cores.bit_length())]
-    n_group_parts = min(ways, key=largest)
-    return [
-        (rows, part) if rows.start < rows.stop and part.start < part.stop else None
-        for part in split(groups, n_group_parts)
-        for rows in split(height, config.cores // n_group_parts)
-    ]
-
-
-def _runs_encoder(network: Network, config: Config) -> bool:
-    """Whether the device can compute the encoder's numbers."""
+def _can_run_encoder(network: Network, config: Config) -> bool:
+    """Whether the device takes pixels and has wide enough numbers for the encoder."""
     encoder = network.encoder
     assert encoder is not None and encoder.threshold is not None
     low, high = signed_range(config.weight_bits)
@@ -115,90 +79,154 @@ def _runs_encoder(network: Network, config: Config) -> bool:
     )
 
 
-def _compile(network: Network, config: Config, pixels: bool) -> Program:
-    shapes = network.map_shapes()
-    timesteps = dict.fromkeys(shapes, network.timesteps)
-    layers = device_layers(network, pixels)
-    if pixels:
-        shapes = {PIXELS: network.image_shape} | shapes
-        timesteps[PIXELS] = N_PLANES
-    placements, n_bits = place_maps(shapes, layers, timesteps, config)
-    host_map, first = next(iter(placements.items()))
-    second = replace(first, base=first.base + n_bits, start=n_bits)
-    inputs = (first, second)
-    if n_bits + first.n_bits > GRANULE_BITS * config.spike_bytes:
-        inputs = (first,)
+@dataclass
+class _CoreMemory:
+    """Contents of one core's memories, which grow layer by layer."""
 
-    weights = [bytearray() for _ in range(config.cores)]
-    params = [bytearray() for _ in range(config.cores)]
-    descriptors = [[bytearray() for _ in range(config.cores)] for _ in inputs]
-    plans = []
-    for n, layer in enumerate(layers):
-        takes_pixels = pixels and n == 0
-        bounds = layer_bounds(layer, network.timesteps, PIXEL_MAX if takes_pixels else 1)
-        if bounds.n_bits > config.membrane_bits:
-            raise FitError(
-                f"layer {layer.name!r} needs membranes of {bounds.n_bits} bits, {config.name!r} "
-                f"has {config.membrane_bits}; quantise it to fewer bits",
-                {"membrane_bits": (bounds.n_bits, config.membrane_bits)},
-            )
-        final = n == len(layers) - 1
-        _, height, _ = layer.map_shape(placements[layer.source].shape)
-        parts: list[Part | None] = []
-        for core, share in enumerate(_shares(layer, height, config)):
-            header: dict[str, Any] = {"idle": 1, "final": int(final), "n_classes": 1}
-            part, levels = None, []
-            if share:
-                part, header, levels, weight_image, param_image = compile_part(
-                    layer,
-                    network.timesteps,
-                    placements,
-                    config,
-                    *share,
-                    weight_base=len(weights[core]) // row_bytes(Space.WEIGHT, config),
-                    param_base=len(params[core]) // row_bytes(Space.PARAM, config),
-                    final=final,
-                    pixels=takes_pixels,
-                )
-                weights[core] += weight_image
-                params[core] += param_image
-            parts.append(part)
-            for place, images in zip(inputs, descriptors, strict=True):
-                moved = dict(header)  # another buffer is the same layer, read from elsewhere
-                if share and layer.source == host_map:
-                    moved["source"] += place.start - first.start
-                if share and layer.identity == host_map:
-                    moved["identity"] += (place.start - first.start) // GRANULE_BITS
-                images[core] += descriptor_bytes(layer.name, moved, levels, config)
-        plans.append(LayerPlan(name=layer.name, source=layer.source, parts=tuple(parts)))
-    # Descriptors are in the same rows of all cores.
-    weight_bytes = max(map(len, weights))
-    first_descriptor = weight_bytes // row_bytes(Space.WEIGHT, config)
-    for core, image in enumerate(weights):
-        image += bytes(weight_bytes - len(image))
-        image += b"".join(of_input[core] for of_input in descriptors)
-    compiled = Program(
-        config=config,
-        images={
-            Space.WEIGHT: dealt_to_cores(weights, row_bytes(Space.WEIGHT, config)),
-            Space.PARAM: dealt_to_cores(params, row_bytes(Space.PARAM, config)),
-        },
-        placements=placements,
-        inputs=inputs,
-        entries=tuple(
-            first_descriptor + i * len(layers) * descriptor_rows(config) for i in range(len(inputs))
-        ),
-        layers=tuple(plans),
-        n_classes=network.n_classes,
-        spike_bytes=-(-(n_bits + sum(p.n_bits for p in inputs[1:])) // GRANULE_BITS),
-        pixels=pixels,
-    )
-    needs = compiled.usage() | {
-        "layers": (len(plans), config.max_layers),
-        "result": (
-            -(-network.n_classes // config.lanes) * config.fire_beats,
-            config.result_rows,
-        ),
+    weights: bytearray = field(default_factory=bytearray)
+    params: bytearray = field(default_factory=bytearray)
+    descriptors: list[bytearray] = field(default_factory=list)
+    """One sequence of descriptors per input buffer."""
+
+
+class _Compiler:
+    """The compilation of one network for one configuration."""
+
+    def __init__(self, network: Network, config: Config, *, pixels: bool):
+        self.network = network
+        self.config = config
+        self.pixels = pixels
+        self.layers = device_layers(network, pixels)
+        shapes = network.map_shapes()
+        timesteps = dict.fromkeys(shapes, network.timesteps)
+        if pixels:
+            shapes = {PIXELS: network.image_shape} | shapes
+            timesteps[PIXELS] = N_PLANES
+        self.placements, n_bits = place_maps(shapes, self.layers, timesteps, config)
+        self.host_map = next(iter(shapes))
+        """Name of the map that the host writes."""
+        self.inputs = _input_buffers(self.placements[self.host_map], n_bits, config)
+        self.spike_bits = n_bits + sum(place.n_bits for place in self.inputs[1:])
+        self.cores = [
+            _CoreMemory(descriptors=[bytearray() for _ in self.inputs]) for _ in range(config.cores)
+        ]
+
+    def compile(self) -> Program:
+        """Compile all layers.
+
+        Raises
+        ------
+        FitError
+        """
+        plans = tuple(self._compile_layer(n) for n in range(len(self.layers)))
+        config = self.config
+        weight_row_bytes = row_bytes(Space.WEIGHT, config)
+        # Descriptors follow the weights, in the same rows of all cores.
+        n_weight_bytes = max(len(core.weights) for core in self.cores)
+        first_descriptor = n_weight_bytes // weight_row_bytes
+        weight_images = [
+            core.weights.ljust(n_weight_bytes, b"\0") + b"".join(core.descriptors)
+            for core in self.cores
+        ]
+        rows_per_run = len(self.layers) * descriptor_rows(config)
+        program = Program(
+            config=config,
+            images={
+                Space.WEIGHT: interleave_cores(weight_images, weight_row_bytes),
+                Space.PARAM: interleave_cores(
+                    [core.params for core in self.cores], row_bytes(Space.PARAM, config)
+                ),
+            },
+            placements=self.placements,
+            inputs=self.inputs,
+            entries=tuple(first_descriptor + i * rows_per_run for i in range(len(self.inputs))),
+            layers=plans,
+            n_classes=self.network.n_classes,
+            spike_bytes=-(-self.spike_bits // GRANULE_BITS),
+            pixels=self.pixels,
+        )
+        _check_fits(program)
+        return program
+
+    def _compile_layer(self, n: int) -> LayerPlan:
+        """Append a layer's rows and descriptors to the memories of all cores."""
+        layer, config = self.layers[n], self.config
+        context = LayerContext(
+            layer=layer,
+            timesteps=self.network.timesteps,
+            placements=self.placements,
+            config=config,
+            final=n == len(self.layers) - 1,
+            pixels=self.pixels and n == 0,
+        )
+        _check_membranes(context)
+        _, height, _ = layer.map_shape(context.source.shape)
+        shares = shares_of_cores(layer, height, config)
+        parts = tuple(
+            self._compile_share(context, share, core)
+            for share, core in zip(shares, self.cores, strict=True)
+        )
+        return LayerPlan(name=layer.name, source=layer.source, parts=parts)
+
+    def _compile_share(
+        self, context: LayerContext, share: Share | None, core: _CoreMemory
+    ) -> Part | None:
+        """Append a share's rows and descriptors to the memories of its core."""
+        layer, config = context.layer, context.config
+        if share is None:
+            idle = {"idle": 1, "final": int(context.final), "n_classes": 1}
+            for descriptors in core.descriptors:
+                descriptors += descriptor_bytes(layer.name, idle, [], config)
+            return None
+        compiled = compile_share(
+            context,
+            share,
+            weight_base=len(core.weights) // row_bytes(Space.WEIGHT, config),
+            param_base=len(core.params) // row_bytes(Space.PARAM, config),
+        )
+        core.weights += compiled.weights
+        core.params += compiled.params
+        for place, descriptors in zip(self.inputs, core.descriptors, strict=True):
+            # A run on another buffer differs only in where it reads the host's map.
+            offset = place.start - self.inputs[0].start
+            header = dict(compiled.header)
+            if layer.source == self.host_map:
+                header["source"] += offset
+            if layer.identity == self.host_map:
+                header["identity"] += offset // GRANULE_BITS
+            descriptors += descriptor_bytes(layer.name, header, compiled.levels, config)
+        return compiled.part
+
+
+def _input_buffers(first: Placement, n_bits: int, config: Config) -> tuple[Placement, ...]:
+    """Return the regions for the host's map: a second one behind all maps, if there is room.
+
+    ``n_bits`` is the size of all maps.
+    """
+    if n_bits + first.n_bits > GRANULE_BITS * config.spike_bytes:
+        return (first,)
+    return first, replace(first, base=first.base + n_bits, start=n_bits)
+
+
+def _check_membranes(context: LayerContext) -> None:
+    """Raise :class:`FitError` if a layer's membranes could overflow those of the device."""
+    layer, config = context.layer, context.config
+    bounds = layer_bounds(layer, context.timesteps, PIXEL_MAX if context.pixels else 1)
+    if bounds.n_bits > config.membrane_bits:
+        raise FitError(
+            f"layer {layer.name!r} needs membranes of {bounds.n_bits} bits, {config.name!r} "
+            f"has {config.membrane_bits}; quantise it to fewer bits",
+            {"membrane_bits": (bounds.n_bits, config.membrane_bits)},
+        )
+
+
+def _check_fits(program: Program) -> None:
+    """Raise :class:`FitError` if a memory is too small for a program; names all that are."""
+    config = program.config
+    result_rows = -(-program.n_classes // config.lanes) * config.fire_beats
+    needs = program.usage() | {
+        "layers": (len(program.layers), config.max_layers),
+        "result": (result_rows, config.result_rows),
     }
     short = {what: rows for what, rows in needs.items() if rows[0] > rows[1]}
     if short:
@@ -207,4 +235,3 @@ def _compile(network: Network, config: Config, pixels: bool) -> Program:
             + ", ".join(f"{what} needs {a} of {b}" for what, (a, b) in short.items()),
             short,
         )
-    return compiled

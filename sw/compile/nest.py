@@ -1,351 +1,384 @@
-"""The loop nest of a layer: chunks of its input, interleaving of jobs, strides."""
+"""The loop nest with which one core runs its share of a layer, and the memory rows it needs."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hw.protocol import (
-    N_PIECES,
-)
-from hw.spec import (
-    GRANULE_BITS,
-    MEMBRANE_LATENCY,
-    N_LEVELS,
-    N_PLANES,
-    PARAM_BITS,
-    PIECE_BITS,
-    Config,
-)
-from sw.compile.placement import rows_per_chunk
+from hw.spec import GRANULE_BITS, N_LEVELS, N_PLANES, PARAM_BITS, Config
+from sw.compile.chunks import Chunks, cut_window
+from sw.compile.levels import Level, Strides, Turns, increments, interleaved, interleavings
 from sw.compile.program import FitError, Part, Placement
-from sw.compile.rows import pack_rows, row_strides, rows_of_params, rows_of_weights
+from sw.compile.rows import pack_rows, param_rows, row_strides, weight_rows
+from sw.compile.shares import Share
 from sw.network.network import Layer
 
-
-def _increments(counts: Iterable[int], strides: Iterable[int]) -> list[int]:
-    """By how much an address moves when each level advances and all inner ones start again."""
-    moves, span = [], 0
-    for count, stride in zip(counts, strides, strict=True):
-        moves.append(stride - span)
-        span += (count - 1) * stride
-    return moves
+N_ADDRESS_VALUES = 1 << 16
+"""Addresses of granules are unsigned numbers of 16 bits, which wrap around."""
 
 
-@dataclass
-class _Level:
-    """A loop of a layer: its trip count and every stride."""
+@dataclass(frozen=True, kw_only=True)
+class LayerContext:
+    """A layer, the maps that it reads and writes, and the device that runs it."""
 
-    count: int
-    source: int = 0
-    weight: int = 0
-    identity: int = 0
-    target: int = 0
-    param: int = 0
-    slot: int = 0
-    in_job: bool = False
-    is_time: bool = False
-    is_pool: bool = False
-    is_group: bool = False
+    layer: Layer
+    timesteps: int
+    placements: Mapping[str, Placement]
+    config: Config
+    final: bool
+    """It is the last layer of a run."""
+    pixels: bool
+    """It reads the bit-planes of an image."""
 
+    @property
+    def source(self) -> Placement:
+        """Map that the layer reads."""
+        return self.placements[self.layer.source]
 
-def _interleavings(
-    height: int, width: int, groups: int, n_children: int, n_beats: int, config: Config
-) -> list[tuple[int, tuple[int, int, int]]]:
-    """Ways to take turns between neighbouring columns, rows and channel groups, so that no job
-    waits for its own membrane: (spacing of jobs, how many of each), the best ones first."""
+    @property
+    def identity(self) -> Placement | None:
+        """Map that is joined with the layer's spikes, if there is a gate."""
+        return self.placements[self.layer.identity] if self.layer.identity else None
 
-    def divisors(n: int) -> list[int]:
-        return [d for d in range(1, n + 1) if n % d == 0]
+    @property
+    def target(self) -> Placement | None:
+        """Map that the layer writes; None for an output layer."""
+        return self.placements.get(self.layer.name)
 
-    ways = []
-    for turns in itertools.product(divisors(width), divisors(height), divisors(groups)):
-        slots = int(np.prod(turns)) * n_children
-        if slots <= config.membrane_slots:
-            spacing = max(n_beats, -(-MEMBRANE_LATENCY // slots))
-            ways.append((spacing, sum(n > 1 for n in turns), slots, turns))
-    return [(spacing, turns) for spacing, _, _, turns in sorted(ways)]
+    @property
+    def n_groups(self) -> int:
+        """Number of channel groups of the whole layer."""
+        return -(-self.layer.n_out // self.config.lanes)
 
+    @property
+    def n_beats(self) -> int:
+        """Cycles of a job in the fire unit."""
+        if self.n_groups > 1:
+            return self.config.fire_beats
+        return -(-self.layer.n_out // self.config.fire_lanes)
 
-@dataclass(frozen=True)
-class _Chunks:
-    """How the bits of a job are cut into chunks: ``levels``, and per piece of a chunk the fields of
-    :class:`hw.protocol.Header`."""
-
-    levels: tuple[_Level, ...]
-    body_bits: tuple[int, ...]
-    tail_bits: tuple[int, ...]
-    piece_rows: tuple[int, ...]
-    piece_weights: tuple[int, ...]
-
-    def pieces(self, config: Config) -> tuple[tuple[int, int, int], ...]:
-        """As in :class:`LayerPlan`."""
-        return tuple(
-            (k * PIECE_BITS + self.piece_rows[k] * config.chunk_bits, body, tail)
-            for k, (body, tail) in enumerate(zip(self.body_bits, self.tail_bits, strict=True))
-            if body or tail
-        )
+    @property
+    def n_planes(self) -> int:
+        """Iterations of the time loop that come before the first timestep."""
+        return N_PLANES if self.pixels else 0
 
 
-def _cut(
-    layer: Layer, source: Placement, run: int, wky: int, aligned: bool, config: Config
-) -> _Chunks:
-    """Cut a kernel's rows of ``run`` bits, whose weights are ``wky`` rows apart, into chunks.
+@dataclass(frozen=True, kw_only=True)
+class CompiledShare:
+    """What a core needs to run its share of a layer."""
 
-    ``aligned``: every run begins with a granule; else a window lacks its last bits.
+    part: Part
+    header: dict[str, Any]
+    """Values of :class:`hw.protocol.Header`."""
+    levels: list[dict[str, int]]
+    """Values of :class:`hw.protocol.Level`, innermost first."""
+    weights: bytes
+    """Rows of weight memory."""
+    params: bytes
+    """Rows of parameter memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Geometry:
+    """Shapes of a share, and the strides of each address along its axes."""
+
+    height: int
+    width: int
+    """Output map of the share, after pooling."""
+    column: Strides
+    row: Strides
+    """Steps of one position before pooling; no spikes are written there."""
+    target_column: int
+    target_row: int
+    """Steps of one position after pooling, in granules of the target."""
+    group: Strides
+    time: Strides
+    run: int
+    """Bits of a kernel row that lie side by side."""
+    weight_pitch: int
+    """Rows of weight memory between two kernel rows."""
+    source_base: int
+    identity_base: int
+    target_base: int
+
+
+def compile_share(
+    context: LayerContext, share: Share, *, weight_base: int, param_base: int
+) -> CompiledShare:
+    """Compile the share of a layer that one core runs.
+
+    Parameters
+    ----------
+    weight_base, param_base : rows of the core's memories at which the share's rows will lie.
+
+    Raises
+    ------
+    FitError
+        The core has too few membrane slots, loop levels or iterations for the layer.
     """
-    kernel_y, kernel_x = layer.kernel
-    merged_x = layer.weight.shape[6] == kernel_x  # a kernel row is one run
-    n_pieces = config.chunk_bits // PIECE_BITS
-    missing = 0 if aligned else GRANULE_BITS
-
-    row_bytes_, rest = divmod(source.row, GRANULE_BITS)
-    n_rows = 0 if rest or not merged_x else rows_per_chunk(row_bytes_, kernel_y, config)
-    offsets = [r * source.row // PIECE_BITS for r in range(n_rows)]
-    if (
-        n_rows > 1
-        and run <= PIECE_BITS - max(missing - 1, 0)
-        and max((n_rows - 1) * wky, *(o // n_pieces for o in offsets)) < 1 << GRANULE_BITS
-    ):
-        n_chunks = -(-kernel_y // n_rows)
-        n_tail = kernel_y - (n_chunks - 1) * n_rows
-        fields = np.zeros((4, N_PIECES), int)
-        for r, offset in enumerate(offsets):
-            fields[:, offset % n_pieces] = run, run * (r < n_tail), offset // n_pieces, r * wky
-        level = _Level(n_chunks, source=n_rows * source.row, weight=n_rows * wky, in_job=True)
-        return _Chunks((level,), *(tuple(int(v) for v in row) for row in fields))
-
-    if merged_x and source.row == run == wky:  # kernel rows follow each other, weights as well
-        run, kernel_y = run * kernel_y, 1
-    step = config.chunk_bits - missing
-    n_chunks = -(-run // step)
-    starts = [k * PIECE_BITS for k in range(n_pieces)]
-    none = (0,) * (N_PIECES - n_pieces)
-
-    def valid(n_bits: int) -> tuple[int, ...]:
-        return tuple(min(max(n_bits - start, 0), PIECE_BITS) for start in starts) + none
-
-    levels = [_Level(n_chunks, source=step, weight=step, in_job=True)]
-    if not merged_x:
-        levels.append(_Level(kernel_x, source=source.pixel, in_job=True))
-    levels.append(_Level(kernel_y, source=source.row, weight=wky, in_job=True))
-    return _Chunks(
-        tuple(levels),
-        valid(step),
-        valid(run - (n_chunks - 1) * step),
-        (0,) * N_PIECES,
-        tuple(starts) + none,
+    layer, config = context.layer, context.config
+    weights, params = _weights_of(context, share), _params_of(context, share)
+    geometry = _geometry(context, share, weights, params)
+    chunks = _chunks(context, geometry)
+    spacing, levels = _order_jobs(context, share, geometry, chunks)
+    time = _time_level(context, geometry)
+    header = {
+        "source": geometry.source_base,
+        "spacing": spacing,
+        "leak_shift": layer.leak_shift,
+        "weight": weight_base,
+        "job_levels": _mask(levels, "in_job"),
+        "gate": layer.gate,
+        "reset": layer.reset,
+        "identity": geometry.identity_base,
+        "target": geometry.target_base,
+        "param": param_base,
+        "time_levels": _mask(levels, "is_time"),
+        "pool_levels": _mask(levels, "is_pool"),
+        "tail_levels": _mask(levels, "is_group"),
+        "tail_lanes": _tail_lanes(context, share),
+        "last_beat": context.n_beats - 1,
+        "n_levels": len(levels),
+        "leak": layer.leak,
+        "output": int(layer.output),
+        "final": int(context.final),
+        "n_classes": layer.n_out if layer.output else 0,
+        "pixels": int(context.pixels),
+        "body_bits": chunks.body_bits,
+        "tail_bits": chunks.tail_bits,
+        "piece_rows": chunks.piece_rows,
+        "piece_weights": chunks.piece_weights,
+    }
+    part = Part(
+        n_jobs=math.prod(level.count for level in levels if not level.in_job),
+        spacing=spacing,
+        n_beats=context.n_beats,
+        counts=tuple(level.count for level in levels),
+        source_strides=tuple(level.strides.source for level in levels),
+        pieces=chunks.pieces(config),
+        source_base=geometry.source_base,
+        gated=layer.identity is not None,
+        pixels=context.pixels,
+        time_level=levels.index(time) if time in levels else 0,
+        weight_rows=weights.size // config.lanes,
+        param_rows=params.size // (2 * config.fire_lanes),
+    )
+    return CompiledShare(
+        part=part,
+        header=header,
+        levels=[
+            {"last": level.count - 1} | vars(moves)
+            for level, moves in zip(levels, increments(levels), strict=True)
+        ],
+        weights=pack_rows(weights, config.weight_bits),
+        params=pack_rows(params, PARAM_BITS),
     )
 
 
-def compile_part(
-    layer: Layer,
-    timesteps: int,
-    placements: dict[str, Placement],
-    config: Config,
-    rows: slice,
-    part: slice,
-    weight_base: int,
-    param_base: int,
-    final: bool,
-    pixels: bool,
-) -> tuple[Part, dict[str, Any], list[dict[str, int]], bytes, bytes]:
-    """Output ``rows`` of the channel groups ``part``: how they run, header and levels of the
-    descriptor, and its rows of weights and of parameters."""
-    source = placements[layer.source]
-    _, conv_height, conv_width = layer.conv_shape(source.shape)
-    _, height, width = layer.map_shape(source.shape)
-    pool_y, pool_x = layer.pool
-    groups = -(-layer.n_out // config.lanes)
-    tail_lanes = layer.n_out - (groups - 1) * config.lanes
-    n_beats = config.fire_beats if groups > 1 else -(-layer.n_out // config.fire_lanes)
+# ---- shapes and strides
 
-    weight_rows = rows_of_weights(layer, config, source.pixel)
-    if not layer.output:  # rows and columns that pooling drops have no weights
-        kept_y, kept_x = height * pool_y, width * pool_x
-        weight_rows = weight_rows[
-            : kept_y if weight_rows.shape[0] == conv_height else None,
-            : kept_x if weight_rows.shape[1] == conv_width else None,
+
+def _conv_rows(context: LayerContext, share: Share) -> slice:
+    """Return the share's rows of the map before pooling."""
+    pool_y = context.layer.pool[0]
+    return slice(share.rows.start * pool_y, share.rows.stop * pool_y)
+
+
+def _kept(context: LayerContext) -> tuple[int, int]:
+    """Return the rows and columns of the map before pooling that no pooling window leaves out."""
+    _, height, width = context.layer.map_shape(context.source.shape)
+    pool_y, pool_x = context.layer.pool
+    return height * pool_y, width * pool_x
+
+
+def _weights_of(context: LayerContext, share: Share) -> NDArray[np.int8]:
+    """Return the share's weights (y, x, group, t, ky, run, lanes), axes of length 1 if shared."""
+    layer = context.layer
+    rows = weight_rows(layer, context.config, context.source.pixel)
+    if not layer.output:  # rows and columns that pooling leaves out need no weights
+        _, conv_height, conv_width = layer.conv_shape(context.source.shape)
+        kept_y, kept_x = _kept(context)
+        rows = rows[
+            : kept_y if rows.shape[0] == conv_height else None,
+            : kept_x if rows.shape[1] == conv_width else None,
         ]
-    conv_rows = slice(rows.start * pool_y, rows.stop * pool_y)
-    weight_rows = weight_rows[
-        conv_rows if weight_rows.shape[0] > 1 else slice(None),
-        :,
-        part,
-    ]
-    run = weight_rows.shape[5]
-    wy, wx, wg, wt, wky, _ = row_strides(weight_rows.shape[:6], 1)
-    param_rows = rows_of_params(
-        layer, config, (conv_height, conv_width), (height * pool_y, width * pool_x)
-    )[..., : n_beats * config.fire_lanes, :]
-    param_rows = param_rows[conv_rows if param_rows.shape[0] > 1 else slice(None), :, part]
-    py, px, pg, pt = row_strides(param_rows.shape[:4], n_beats)
+    own = _conv_rows(context, share) if rows.shape[0] > 1 else slice(None)
+    return rows[own, :, share.groups]
 
-    # A position's stride in source, weight and param; and where its spikes come from and go to.
-    sy, sx = layer.stride[0] * source.row, layer.stride[1] * source.pixel
-    g = GRANULE_BITS
-    identity = placements[layer.identity] if layer.identity else None
-    iy, ix, it, ig = (0, 0, 0, 0)
+
+def _params_of(context: LayerContext, share: Share) -> NDArray[np.int16]:
+    """Return the share's biases and thresholds (y, x, group, t, lanes, 2), as :func:`_weights_of`
+    does."""
+    layer, config = context.layer, context.config
+    _, conv_height, conv_width = layer.conv_shape(context.source.shape)
+    rows = param_rows(layer, config, (conv_height, conv_width), _kept(context))
+    rows = rows[..., : context.n_beats * config.fire_lanes, :]
+    own = _conv_rows(context, share) if rows.shape[0] > 1 else slice(None)
+    return rows[own, :, share.groups]
+
+
+def _geometry(
+    context: LayerContext, share: Share, weights: NDArray[np.int8], params: NDArray[np.int16]
+) -> _Geometry:
+    layer, config = context.layer, context.config
+    source, identity, target = context.source, context.identity, context.target
+    weight_y, weight_x, weight_g, weight_t, weight_pitch, _ = row_strides(weights.shape[:6], 1)
+    param_y, param_x, param_g, param_t = row_strides(params.shape[:4], context.n_beats)
+    source_y, source_x = layer.stride[0] * source.row, layer.stride[1] * source.pixel
+    group_granules = config.lanes // GRANULE_BITS
+    conv_rows = _conv_rows(context, share)
+
+    identity_y = identity_x = identity_t = identity_g = identity_base = 0
     if identity is not None:
-        iy, ix, it = identity.row // g, identity.pixel // g, identity.plane // g
-        ig = config.lanes // g
-    target = placements.get(layer.name)
-    n_planes = N_PLANES if pixels else 0
+        identity_y = identity.row // GRANULE_BITS
+        identity_x = identity.pixel // GRANULE_BITS
+        identity_t = identity.plane // GRANULE_BITS
+        identity_g = group_granules
+        identity_base = identity.base // GRANULE_BITS
+        identity_base += conv_rows.start * identity_y + share.groups.start * identity_g
+
+    # An output layer writes rows of results.
+    target_y, target_x, target_t, target_g, target_base = 0, 0, 0, config.fire_beats, 0
     if target is not None:
-        ty, tx, tt, tg = target.row // g, target.pixel // g, target.plane // g, config.lanes // g
-        target_base = (target.base // g - n_planes * tt) & 0xFFFF  # bit-planes write nothing
-    else:
-        ty, tx, tt, tg = 0, 0, 0, config.fire_beats
-        target_base = 0
-
-    # This part of it.
-    height = rows.stop - rows.start
-    target_base += rows.start * ty + part.start * tg
-    identity_base = 0
-    if identity is not None:
-        identity_base = identity.base // g + conv_rows.start * iy + part.start * ig
-    if part.stop < groups:
-        tail_lanes = config.lanes
-    groups = part.stop - part.start
+        target_y = target.row // GRANULE_BITS
+        target_x = target.pixel // GRANULE_BITS
+        target_t = target.plane // GRANULE_BITS
+        target_g = group_granules
+        # The time loop passes the bit-planes, for which nothing is written, before timestep 0.
+        target_base = target.base // GRANULE_BITS - context.n_planes * target_t
+        target_base %= N_ADDRESS_VALUES
+    target_base += share.rows.start * target_y + share.groups.start * target_g
 
     pad_y, pad_x = layer.padding
-    source_base = source.base - pad_y * source.row - pad_x * source.pixel
-    source_base += conv_rows.start * sy
-    aligned = not any(n % g for n in (source_base, sy, sx, source.row, source.pixel, source.plane))
-    chunks = _cut(layer, source, run, wky, aligned, config)
-    time = _Level(
-        n_planes + timesteps,
-        source=source.plane,
-        weight=wt,
-        identity=it,
-        target=tt,
-        param=pt,
-        in_job=layer.output,
-        is_time=not layer.output,
+    _, _, width = layer.map_shape(source.shape)
+    return _Geometry(
+        height=share.height,
+        width=width,
+        column=Strides(source=source_x, weight=weight_x, identity=identity_x, param=param_x),
+        row=Strides(source=source_y, weight=weight_y, identity=identity_y, param=param_y),
+        target_column=target_x,
+        target_row=target_y,
+        group=Strides(weight=weight_g, identity=identity_g, target=target_g, param=param_g),
+        time=Strides(
+            source=source.plane,
+            weight=weight_t,
+            identity=identity_t,
+            target=target_t,
+            param=param_t,
+        ),
+        run=weights.shape[5],
+        weight_pitch=weight_pitch,
+        source_base=source.base
+        - pad_y * source.row
+        - pad_x * source.pixel
+        + conv_rows.start * source_y,
+        identity_base=identity_base,
+        target_base=target_base,
     )
+
+
+def _tail_lanes(context: LayerContext, share: Share) -> int:
+    """Return the lanes in use of the share's last channel group."""
+    lanes = context.config.lanes
+    if share.groups.stop < context.n_groups:
+        return lanes
+    return context.layer.n_out - (context.n_groups - 1) * lanes
+
+
+# ---- the loop nest
+
+
+def _chunks(context: LayerContext, geometry: _Geometry) -> Chunks:
+    source = context.source
+    addresses = (
+        geometry.source_base,
+        geometry.row.source,
+        geometry.column.source,
+        source.row,
+        source.pixel,
+        source.plane,
+    )
+    aligned = not any(n % GRANULE_BITS for n in addresses)
+    return cut_window(
+        context.layer, source, geometry.run, geometry.weight_pitch, aligned, context.config
+    )
+
+
+def _time_level(context: LayerContext, geometry: _Geometry) -> Level:
+    """Return the loop over bit-planes and timesteps, which an output layer adds up."""
+    output = context.layer.output
+    return Level(
+        count=context.n_planes + context.timesteps,
+        strides=geometry.time,
+        in_job=output,
+        is_time=not output,
+    )
+
+
+def _order_jobs(
+    context: LayerContext, share: Share, geometry: _Geometry, chunks: Chunks
+) -> tuple[int, list[Level]]:
+    """Return the spacing of jobs in cycles and all levels of the nest, innermost first.
+
+    Levels of one iteration are left out, except for the chunks', which is always level 0.
+    """
+    layer, config = context.layer, context.config
+    pool_y, pool_x = layer.pool
     n_children = pool_y * pool_x
     if n_children > config.membrane_slots:
         raise FitError(
             f"layer {layer.name!r}: pooling {layer.pool} needs {n_children} membrane slots of "
             f"{config.membrane_slots}"
         )
-    inner = [
-        *chunks.levels[1:],
-        _Level(pool_x, sx, wx, ix, 0, px, slot=1, is_pool=True),
-        _Level(pool_y, sy, wy, iy, 0, py, slot=pool_x, is_pool=True),
+    in_window = [
+        Level(count=pool_x, strides=replace(geometry.column, slot=1), is_pool=True),
+        Level(count=pool_y, strides=replace(geometry.row, slot=pool_x), is_pool=True),
     ]
-
-    def outer(turns_x: int, turns_y: int, turns_group: int) -> list[_Level]:
-        def across(count: int, step: int, slot: int = 0) -> _Level:
-            """``count`` columns, ``step`` columns apart."""
-            n = step * pool_x
-            return _Level(count, n * sx, n * wx, n * ix, step * tx, n * px, slot)
-
-        def down(count: int, step: int, slot: int = 0) -> _Level:
-            """``count`` rows, ``step`` rows apart."""
-            n = step * pool_y
-            return _Level(count, n * sy, n * wy, n * iy, step * ty, n * py, slot)
-
-        def group(count: int, step: int, slot: int = 0) -> _Level:
-            """``count`` channel groups, ``step`` groups apart."""
-            n = step
-            return _Level(count, 0, n * wg, n * ig, n * tg, n * pg, slot, is_group=True)
-
-        return [
-            across(turns_x, 1, n_children),
-            down(turns_y, 1, n_children * turns_x),
-            group(turns_group, 1, n_children * turns_x * turns_y),
-            time,
-            group(groups // turns_group, turns_group),
-            across(width // turns_x, turns_x),
-            down(height // turns_y, turns_y),
-        ]
-
-    if layer.output:  # has no membranes
-        ways = [(n_beats, (1, 1, 1))]
+    column = Level(
+        count=geometry.width,
+        strides=replace(geometry.column * pool_x, target=geometry.target_column),
+    )
+    row = Level(
+        count=geometry.height, strides=replace(geometry.row * pool_y, target=geometry.target_row)
+    )
+    group = Level(count=share.n_groups, strides=geometry.group, is_group=True)
+    time = _time_level(context, geometry)
+    if layer.output:  # it has no membranes to wait for
+        ways = [(context.n_beats, Turns())]
     else:
-        ways = _interleavings(height, width, groups, n_children, n_beats, config)
-    spacing, nest = 0, []
+        ways = interleavings(
+            row.count, column.count, group.count, n_children, context.n_beats, config
+        )
     for spacing, turns in ways:
-        spacing = max(spacing, config.cores)  # so that their spikes can be written in turns
-        nest = [
-            chunks.levels[0],
-            *(level for level in inner + outer(*turns) if level.count > 1),
-        ]
-        if len(nest) <= N_LEVELS:
-            break
-    else:
+        outer = interleaved(column, row, group, time, turns, n_children)
+        others = [*chunks.levels[1:], *in_window, *outer]
+        levels = [chunks.levels[0], *(level for level in others if level.count > 1)]
+        if len(levels) <= N_LEVELS:
+            _check_counts(context, levels)
+            # The cores write their spikes in turns, so a core has a turn every `cores` cycles.
+            return max(spacing, config.cores), levels
+    raise FitError(
+        f"layer {layer.name!r} needs more than the {N_LEVELS} loop levels of the core; drop its "
+        "pooling or do not share its kernel columns"
+    )
+
+
+def _check_counts(context: LayerContext, levels: list[Level]) -> None:
+    """Raise :class:`FitError` if a level has more iterations than the core can count."""
+    longest = max(level.count for level in levels)
+    limit = 1 << context.config.count_bits
+    if longest > limit:
         raise FitError(
-            f"layer {layer.name!r} needs more than the {N_LEVELS} loop levels of the core; drop "
-            "its pooling or do not share its kernel columns"
+            f"layer {context.layer.name!r} needs a loop of {longest} iterations; the core's have "
+            f"at most {limit}"
         )
 
-    def mask(attribute: str) -> int:
-        return sum(1 << i for i, level in enumerate(nest) if getattr(level, attribute))
 
-    counts = [level.count for level in nest]
-    if max(counts) > 1 << config.count_bits:
-        raise FitError(
-            f"layer {layer.name!r} needs a loop of {max(counts)} iterations; the core's have at "
-            f"most {1 << config.count_bits}"
-        )
-    moves = {
-        name: _increments(counts, [getattr(level, name) for level in nest])
-        for name in ("source", "weight", "identity", "target", "param", "slot")
-    }
-    header = {
-        "source": source_base,
-        "spacing": spacing,
-        "leak_shift": layer.leak_shift,
-        "weight": weight_base,
-        "job_levels": mask("in_job"),
-        "gate": layer.gate,
-        "reset": layer.reset,
-        "identity": identity_base,
-        "target": target_base,
-        "param": param_base,
-        "time_levels": mask("is_time"),
-        "pool_levels": mask("is_pool"),
-        "tail_levels": mask("is_group"),
-        "tail_lanes": tail_lanes,
-        "last_beat": n_beats - 1,
-        "n_levels": len(nest),
-        "leak": layer.leak,
-        "output": int(layer.output),
-        "final": int(final),
-        "n_classes": layer.n_out if layer.output else 0,
-        "pixels": int(pixels),
-        "body_bits": chunks.body_bits,
-        "tail_bits": chunks.tail_bits,
-        "piece_rows": chunks.piece_rows,
-        "piece_weights": chunks.piece_weights,
-    }
-    levels_of = [
-        {"last": level.count - 1} | {name: move[i] for name, move in moves.items()}
-        for i, level in enumerate(nest)
-    ]
-    plan = Part(
-        n_jobs=int(np.prod([level.count for level in nest if not level.in_job])),
-        spacing=spacing,
-        n_beats=n_beats,
-        counts=tuple(counts),
-        source_strides=tuple(level.source for level in nest),
-        pieces=chunks.pieces(config),
-        source_base=source_base,
-        gated=identity is not None,
-        pixels=pixels,
-        time_level=nest.index(time) if time in nest else 0,
-        weight_rows=weight_rows.size // config.lanes,
-        param_rows=param_rows.size // (2 * config.fire_lanes),
-    )
-    return (
-        plan,
-        header,
-        levels_of,
-        pack_rows(weight_rows, config.weight_bits),
-        pack_rows(param_rows, PARAM_BITS),
-    )
+def _mask(levels: list[Level], flag: str) -> int:
+    """Return a mask with bit ``i`` set if level ``i`` has the flag."""
+    return sum(1 << i for i, level in enumerate(levels) if getattr(level, flag))

@@ -1,4 +1,4 @@
-"""Rows of weight and parameter memory, and descriptors, as bytes."""
+"""Contents of weight and parameter memory: rows of weights, of parameters, and descriptors."""
 
 from __future__ import annotations
 
@@ -7,26 +7,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.protocol import (
-    Descriptor,
-    Space,
-    descriptor_rows,
-    pack,
-    row_bytes,
-    unpack,
-)
-from hw.spec import (
-    N_LEVELS,
-    PARAM_BITS,
-    Config,
-    signed_range,
-)
+from hw.protocol import Descriptor, Space, descriptor_rows, pack, row_bytes, unpack
+from hw.spec import N_LEVELS, PARAM_BITS, Config, signed_range
 from sw.compile.program import FitError
 from sw.network.network import Layer
 
 
 def pack_rows(values: NDArray[np.integer[Any]], bits: int) -> bytes:
-    """Two's complement fields of ``bits`` bits, lowest first; rows are whole bytes."""
+    """Return numbers as two's complement fields of ``bits`` bits, the first one in the lowest bits.
+
+    A row must fill whole bytes; ``bits`` is 2, 4, 8 or 16.
+    """
     if bits in (8, 16):
         return values.astype(f"<i{bits // 8}").tobytes()
     fields = values.astype(np.int8).view(np.uint8).reshape(-1, 8 // bits) & ((1 << bits) - 1)
@@ -34,8 +25,17 @@ def pack_rows(values: NDArray[np.integer[Any]], bits: int) -> bytes:
     return (fields << shifts).sum(axis=1, dtype=np.uint8).tobytes()
 
 
-def rows_of_weights(layer: Layer, config: Config, pixel: int) -> NDArray[np.int8]:
-    """(y, x, group, t, ky, run, lanes), axes of length 1 where shared."""
+def weight_rows(layer: Layer, config: Config, pixel: int) -> NDArray[np.int8]:
+    """Return a layer's weights in the order of weight memory: (y, x, group, t, ky, run, lanes).
+
+    Shared axes have length 1. Lanes without an output channel have weights of 0.
+
+    Parameters
+    ----------
+    pixel : bits of spike memory from one position of the source map to the next. A run holds the
+        bits of a kernel row, of which those between the channels of two positions have weights of
+        0.
+    """
     t, y, x, n_out, n_in, ky, kx = layer.weight.shape
     groups = -(-n_out // config.lanes)
     padded = np.zeros((t, y, x, groups * config.lanes, ky, kx, pixel), np.int8)
@@ -45,10 +45,23 @@ def rows_of_weights(layer: Layer, config: Config, pixel: int) -> NDArray[np.int8
     return np.ascontiguousarray(flat.transpose(1, 2, 3, 0, 5, 6, 4))
 
 
-def rows_of_params(
+def param_rows(
     layer: Layer, config: Config, conv: tuple[int, int], kept: tuple[int, int]
 ) -> NDArray[np.int16]:
-    """(y, x, group, t, lanes, 2): bias and threshold, axes of length 1 where both are shared."""
+    """Return biases and thresholds in the order of parameter memory: (y, x, group, t, lanes, 2).
+
+    Axes along which both are shared have length 1.
+
+    Parameters
+    ----------
+    conv : rows and columns of the map before pooling.
+    kept : those of them that no pooling window leaves out; the others get no parameters.
+
+    Raises
+    ------
+    FitError
+        A bias or threshold exceeds PARAM_BITS.
+    """
     threshold = layer.threshold
     if threshold is None:
         threshold = np.ones((1, 1, layer.n_out), np.int32)
@@ -63,28 +76,34 @@ def rows_of_params(
                 f"layer {layer.name!r}: a {what} of {values.min()} to {values.max()} exceeds "
                 f"{PARAM_BITS} bits; quantise with a coarser scale"
             )
-    # Padding neurons have no weights and no bias, so a threshold of 1 keeps them silent.
+    # Lanes without an output channel have no weights and no bias: a threshold of 1 keeps them
+    # silent.
     rows = np.zeros((y, x, t, groups * config.lanes, 2), np.int16)
     rows[..., 1] = 1
     rows[..., : layer.n_out, 0] = layer.bias.transpose(1, 2, 0, 3)
     rows[..., : layer.n_out, 1] = threshold[:, :, None]
-    # Pooling may drop the last rows and columns of the map; they have no parameters.
     rows = rows[: kept[0] if y == conv[0] else None, : kept[1] if x == conv[1] else None]
     rows = rows.reshape(*rows.shape[:3], groups, config.lanes, 2)
     return np.ascontiguousarray(rows.transpose(0, 1, 3, 2, 4, 5))
 
 
-def row_strides(shape: tuple[int, ...], rows: int) -> list[int]:
-    """Row strides of the leading axes of an array; 0 for an axis of length 1, which is shared."""
+def row_strides(shape: tuple[int, ...], n_rows: int) -> list[int]:
+    """Return the stride of every axis of an array, in memory rows.
+
+    An entry of the array takes ``n_rows`` rows. Axes of length 1 are shared: their stride is 0.
+    """
     strides = []
     for n in reversed(shape):
-        strides.append(rows if n > 1 else 0)
-        rows *= n
+        strides.append(n_rows if n > 1 else 0)
+        n_rows *= n
     return strides[::-1]
 
 
-def dealt_to_cores(images: list[bytearray], size: int) -> bytes:
-    """The cores' images as rows of one space, in turns; shorter ones end in zeros."""
+def interleave_cores(images: list[bytearray], size: int) -> bytes:
+    """Return one memory space that holds the images of all cores, their rows in turns.
+
+    A row has ``size`` bytes; shorter images end in zeros.
+    """
     n_bytes = max(map(len, images))
     rows = [np.frombuffer(image.ljust(n_bytes, b"\0"), np.uint8) for image in images]
     return np.stack([row.reshape(-1, size) for row in rows], axis=1).tobytes()
@@ -93,18 +112,24 @@ def dealt_to_cores(images: list[bytearray], size: int) -> bytes:
 def descriptor_bytes(
     name: str, header: dict[str, Any], levels: list[dict[str, int]], config: Config
 ) -> bytes:
-    """A descriptor's rows of weight memory."""
+    """Return the descriptor of layer ``name`` as whole rows of weight memory.
+
+    Raises
+    ------
+    FitError
+        A value does not fit its field.
+    """
     levels = levels + [{}] * (N_LEVELS - len(levels))
     packed = pack(Descriptor, {"header": header, "levels": levels})
     fields: Any = unpack(Descriptor, packed)
-    for values, got in ((header, fields.header), *zip(levels, fields.levels, strict=True)):
+    for values, unpacked in ((header, fields.header), *zip(levels, fields.levels, strict=True)):
         for field, value in values.items():
-            kept = getattr(got, field)
+            kept = getattr(unpacked, field)
             if isinstance(value, tuple):
                 kept = tuple(kept[i] for i in range(len(value)))
-            if kept != value:  # the field is too narrow and has cut the value
+            if kept != value:  # packing has truncated it
                 raise FitError(
                     f"layer {name!r}: {field} of {value} does not fit its descriptor field"
                 )
-    padded = descriptor_rows(config) * row_bytes(Space.WEIGHT, config)
-    return packed.ljust(padded, b"\0")
+    n_bytes = descriptor_rows(config) * row_bytes(Space.WEIGHT, config)
+    return packed.ljust(n_bytes, b"\0")

@@ -1,0 +1,129 @@
+"""Division of a job's input window into chunks, the units in which a core reads spike memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hw.protocol import N_PIECES
+from hw.spec import GRANULE_BITS, PIECE_BITS, Config
+from sw.compile.levels import Level, Strides
+from sw.compile.placement import rows_per_chunk
+from sw.compile.program import Placement
+from sw.network.network import Layer
+
+PIECE_FIELD_BITS = 8
+"""Width of a piece's row and weight in :class:`hw.protocol.Header`."""
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """The chunks of a job.
+
+    ``levels`` are the loops over its chunks; the other fields are those of
+    :class:`hw.protocol.Header`, one value per piece of a chunk.
+    """
+
+    levels: tuple[Level, ...]
+    body_bits: tuple[int, ...]
+    tail_bits: tuple[int, ...]
+    piece_rows: tuple[int, ...]
+    piece_weights: tuple[int, ...]
+
+    def pieces(self, config: Config) -> tuple[tuple[int, int, int], ...]:
+        """Return the pieces in use, as in :attr:`sw.compile.program.Part.pieces`."""
+        return tuple(
+            (k * PIECE_BITS + self.piece_rows[k] * config.chunk_bits, body, tail)
+            for k, (body, tail) in enumerate(zip(self.body_bits, self.tail_bits, strict=True))
+            if body or tail
+        )
+
+
+def cut_window(
+    layer: Layer, source: Placement, run: int, weight_pitch: int, aligned: bool, config: Config
+) -> Chunks:
+    """Cut the input window of a job into chunks.
+
+    Parameters
+    ----------
+    run : bits of a kernel row (of a kernel column, if columns share their weights), which lie side
+        by side in spike memory.
+    weight_pitch : rows of weight memory between the weights of two kernel rows.
+    aligned : every run begins at a granule. Otherwise a chunk, which is read as whole granules from
+        the one that holds its first bit, lacks up to a granule less one bit at its end.
+    """
+    missing = 0 if aligned else GRANULE_BITS
+    gathered = _gather_rows(layer, source, run, weight_pitch, missing, config)
+    return gathered or _split_runs(layer, source, run, weight_pitch, missing, config)
+
+
+def _merges_columns(layer: Layer) -> bool:
+    """Whether the columns of the kernel have weights of their own, so that a row is one run."""
+    return layer.weight.shape[6] == layer.kernel[1]
+
+
+def _gather_rows(
+    layer: Layer, source: Placement, run: int, weight_pitch: int, missing: int, config: Config
+) -> Chunks | None:
+    """Return chunks that hold several short kernel rows, a piece each; None if only one would fit
+    or an offset exceeds its header field."""
+    kernel_y = layer.kernel[0]
+    n_pieces = config.chunk_bits // PIECE_BITS
+    pitch_bytes, rest = divmod(source.row, GRANULE_BITS)
+    if rest or not _merges_columns(layer):
+        return None
+    n_rows = rows_per_chunk(pitch_bytes, kernel_y, config)
+    if n_rows < 2 or run > PIECE_BITS - max(missing - 1, 0):
+        return None
+    offsets = [r * source.row // PIECE_BITS for r in range(n_rows)]
+    largest = max((n_rows - 1) * weight_pitch, *(offset // n_pieces for offset in offsets))
+    if largest >= 1 << PIECE_FIELD_BITS:
+        return None
+    n_chunks = -(-kernel_y // n_rows)
+    n_tail = kernel_y - (n_chunks - 1) * n_rows
+    fields = np.zeros((4, N_PIECES), int)
+    for r, offset in enumerate(offsets):
+        fields[:, offset % n_pieces] = (
+            run,
+            run * (r < n_tail),
+            offset // n_pieces,
+            r * weight_pitch,
+        )
+    strides = Strides(source=n_rows * source.row, weight=n_rows * weight_pitch)
+    level = Level(count=n_chunks, strides=strides, in_job=True)
+    return Chunks((level,), *(tuple(int(v) for v in row) for row in fields))
+
+
+def _split_runs(
+    layer: Layer, source: Placement, run: int, weight_pitch: int, missing: int, config: Config
+) -> Chunks:
+    """Return chunks that hold a part of one run each."""
+    kernel_y, kernel_x = layer.kernel
+    merged = _merges_columns(layer)
+    if merged and source.row == run == weight_pitch:  # all kernel rows and weights are contiguous
+        run, kernel_y = run * kernel_y, 1
+    step = config.chunk_bits - missing
+    n_chunks = -(-run // step)
+    n_pieces = config.chunk_bits // PIECE_BITS
+    starts = [k * PIECE_BITS for k in range(n_pieces)]
+    unused = (0,) * (N_PIECES - n_pieces)
+
+    def valid(n_bits: int) -> tuple[int, ...]:
+        """Return the valid bits of each piece of a chunk that has ``n_bits``."""
+        return tuple(min(max(n_bits - start, 0), PIECE_BITS) for start in starts) + unused
+
+    def level(count: int, source: int, weight: int = 0) -> Level:
+        return Level(count=count, strides=Strides(source=source, weight=weight), in_job=True)
+
+    levels = [level(n_chunks, step, step)]
+    if not merged:
+        levels.append(level(kernel_x, source.pixel))
+    levels.append(level(kernel_y, source.row, weight_pitch))
+    return Chunks(
+        levels=tuple(levels),
+        body_bits=valid(step),
+        tail_bits=valid(run - (n_chunks - 1) * step),
+        piece_rows=(0,) * N_PIECES,
+        piece_weights=tuple(starts) + unused,
+    )
