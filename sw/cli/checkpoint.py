@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, command
+from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, CommandParser, command
 from sw.model.checkpoint import CheckpointError, load, save, slim
 
 
 @command(CheckpointError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    p = argparse.ArgumentParser(
+    p = CommandParser(
         prog="python -m sw.checkpoint",
         description="Copy a checkpoint for publishing, without the data that only --resume needs.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"""example: python -m sw.checkpoint ckpt.pt sw/checkpoints/fashion-mnist.pt
 
 exit codes: {EXIT_OK} done, {EXIT_BAD_INPUT} bad input (the message says what to do),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from sw import shipped
-from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, command
+from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, CommandParser, command
 from sw.convert import fold, quantize
 from sw.convert.folded import FoldedNetwork, simulate
 from sw.convert.quantize import WEIGHT_BITS, QuantizeError
@@ -184,11 +183,10 @@ def as_text(result: Evaluation) -> str:
 @command(CheckpointError, DataError, ModelError, QuantizeError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    p = argparse.ArgumentParser(
+    p = CommandParser(
         prog="python -m sw.evaluate",
         description="Print a checkpoint's accuracy on the test set: as trained, full-spike, folded "
         "and in integers;\nand the density of its spikes.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"""examples:
   python -m sw.evaluate
   python -m sw.evaluate ckpt.pt --data-dir ~/fashion-mnist --n-images 1000 --bits 8 --json

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, command
+from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, CommandParser, command
 from sw.data import catalogue
 from sw.data.dataset import DataError
 from sw.model.checkpoint import CheckpointError
@@ -34,10 +33,9 @@ from sw.training.loop import TrainError
 )
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    p = argparse.ArgumentParser(
+    p = CommandParser(
         prog="python -m sw.experiments",
         description="Train variants of one small network over several seeds, and compare them.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"""examples:
   python -m sw.experiments ablation --compile --out ablation    (about an hour of one core)
   python -m sw.experiments ablation --compile --out ablation    continues where it was interrupted

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 from collections.abc import Sequence
 
 import torch
 
-from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, command
+from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, CommandParser, command
 from sw.training.speed import INSTALL, PEERS, SpeedError, compared, measure, network
 
 
 @command(SpeedError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    p = argparse.ArgumentParser(
+    p = CommandParser(
         prog="python -m sw.speed",
         description="Measure training speed beside SpikingJelly and snnTorch.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"""examples:
   python -m sw.speed --threads 1
   python -m sw.speed --device cuda --batch 256 --image-size 32 --channels 64

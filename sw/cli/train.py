@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, command
+from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, CommandParser, command
 from sw.convert.quantize import WEIGHT_BITS, QuantizeError
 from sw.data import catalogue
 from sw.data.dataset import DataError, Dataset
@@ -71,10 +71,9 @@ def _key(place: Any, key: str) -> Any:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line; the recipe has the values of absent options."""
-    p = argparse.ArgumentParser(
+    p = CommandParser(
         prog="python -m sw.train",
         description="Train a full-spike residual network and write a checkpoint.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         epilog="recipes:\n"
         + "\n".join(f"  {name:<26} {recipe.why}" for name, recipe in RECIPES.items())

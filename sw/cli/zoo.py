@@ -11,7 +11,6 @@ estimate by the papers' convention, which leaves out memories: 0.9 pJ for an acc
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import sys
@@ -24,7 +23,7 @@ import numpy as np
 
 from hw.boards.configs import BOARDS, board_name, config_by_name
 from sw import shipped
-from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, command
+from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, CommandParser, command
 from sw.compile import costs
 from sw.compile.compiler import compile_network
 from sw.compile.cycles import predict_cycles
@@ -285,10 +284,9 @@ def pages(entries: Sequence[Entry]) -> dict[Path, str]:
 @command(*(CheckpointError, DataError, ModelError, OSError, QuantizeError, ZooError))
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    p = argparse.ArgumentParser(
+    p = CommandParser(
         prog="python -m sw.zoo",
         description="Measure checkpoints on their test sets and print their table.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"""examples:
   python -m sw.zoo                                     measure all shipped checkpoints
   python -m sw.zoo --update                            the same, and update the documents

@@ -80,7 +80,21 @@ def test_wrong_usage(
 
 
 @pytest.mark.parametrize("prog", ["spikefold", "python -m sw"])
-@pytest.mark.parametrize("name", ["run", "monitor", "boards", "throughput"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "run",
+        "monitor",
+        "boards",
+        "throughput",
+        "train",
+        "evaluate",
+        "checkpoint",
+        "zoo",
+        "experiments",
+        "speed",
+    ],
+)
 def test_help_shows_the_form_that_was_called(
     prog: str, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
