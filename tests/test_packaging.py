@@ -43,7 +43,7 @@ TOOLS = {
 }
 """Programs that only `make lint` and `make bitstreams` install."""
 BUILT = {"__pycache__", ".venv", "build", ".git", ".hypothesis", ".pytest_cache", ".ruff_cache"}
-SW_MAY_IMPORT = {"hw.spec", "hw.protocol", "hw.boards.configs"}
+SW_MAY_IMPORT = ("hw.spec", "hw.protocol", "hw.boards.configs", "hw.tools.command")
 HOST_COMMANDS = ("sw.run", "sw.boards", "sw.monitor", "sw.throughput", "hw.flash")
 """What `make host` is for."""
 

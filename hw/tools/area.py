@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from amaranth.vendor import GowinPlatform
@@ -18,6 +18,7 @@ from amaranth.vendor import GowinPlatform
 from hw.boards.configs import BOARDS_HELP, config_by_name
 from hw.boards.platforms import target
 from hw.spec import Config, SpecError
+from hw.tools.command import EXIT_OK, CommandParser, ending, exit_codes
 from hw.tools.netlist import TOP, BuildError, netlist
 from hw.tools.place import synthesised
 
@@ -159,15 +160,14 @@ def table(results: dict[int, dict[str, Counter[str]]]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m hw.area",
         description="Synthesise a board and report the area of each block. With several numbers "
         "of lanes, report the cost of a lane, too.",
         epilog="examples:\n"
         "  python -m hw.area icebreaker\n"
         "  python -m hw.area ulx3s-25f/w4 --lanes 16 32 64   # half a minute each\n"
-        "  python -m hw.area ulx3s-25f/w4 --lanes 16 64 --membrane-bits 18",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "  python -m hw.area ulx3s-25f/w4 --lanes 16 64 --membrane-bits 18\n\n" + exit_codes(),
     )
     parser.add_argument("board", metavar="BOARD", help=f"one of {BOARDS_HELP}")
     parser.add_argument(
@@ -183,18 +183,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
+@ending(BuildError, SpecError, OSError)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
     args = _parser().parse_args(argv)
-    try:
-        lanes = sorted(set(args.lanes or [config_by_name(args.board).lanes]))
-        results = {}
-        for n_lanes, taken in areas(args.board, lanes, args.membrane_bits):
-            results[n_lanes] = taken
-            print(f"{args.board}, {n_lanes} lanes: {dict(total(taken))}", file=sys.stderr)
-        print(json.dumps(results, indent=2) if args.json else table(results), end="")
-    except (BuildError, SpecError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    lanes = sorted(set(args.lanes or [config_by_name(args.board).lanes]))
+    results = {}
+    for n_lanes, taken in areas(args.board, lanes, args.membrane_bits):
+        results[n_lanes] = taken
+        print(f"{args.board}, {n_lanes} lanes: {dict(total(taken))}", file=sys.stderr)
+    print(json.dumps(results, indent=2) if args.json else table(results), end="")
+    return EXIT_OK

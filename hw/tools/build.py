@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import shutil
-import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 
@@ -21,8 +20,9 @@ from tqdm import tqdm
 
 from hw.boards.configs import BOARDS, BOARDS_HELP
 from hw.spec import SpecError
+from hw.tools.command import EXIT_OK, CommandParser, ending, exit_codes
 from hw.tools.manifest import check_current, table, write_manifest
-from hw.tools.netlist import BuildError, netlist
+from hw.tools.netlist import BuildError, StaleError, netlist
 from hw.tools.place import check_routed, route, synthesised
 
 
@@ -80,7 +80,7 @@ def build(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m hw.build",
         description="Build bitstreams and their manifests into bitstreams/. A bitstream that was "
         "built from the present sources is left as it is.",
@@ -88,8 +88,8 @@ def _parser() -> argparse.ArgumentParser:
         "  python -m hw.build ulx3s-85f --seeds 8 --jobs 4\n"
         "  python -m hw.build --all\n"
         "  python -m hw.build --check           # were all built from the present sources?\n"
-        "  python -m hw.build --table           # the README's table",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "  python -m hw.build --table           # all boards as a table\n\n"
+        + exit_codes("a bitstream is stale"),
     )
     parser.add_argument("boards", nargs="*", metavar="BOARD", help=f"any of {BOARDS_HELP}")
     parser.add_argument("--all", action="store_true", help="build all boards")
@@ -115,34 +115,30 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
+@ending(BuildError, SpecError, OSError, negative=(StaleError,))
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
     args = _parser().parse_args(argv)
-    try:
-        if args.table:
-            print(table(), end="")
-            return 0
-        boards = list(BOARDS) if args.all or (args.check and not args.boards) else args.boards
-        if not boards:
-            raise BuildError(f"name a board, or --all: known are {', '.join(BOARDS)}")
-        if args.seeds < 1 or args.jobs < 1:
-            raise BuildError("--seeds and --jobs take at least 1")
-        manifests = []
-        for board in boards:
-            if args.check:
-                manifest = check_current(netlist(board))
-            else:
-                manifest = build(board, n_seeds=args.seeds, jobs=args.jobs, force=args.force)
-            manifests.append(manifest)
-            if not args.json:
-                print(summary(manifest))
-        if args.json:
-            print(json.dumps(manifests, indent=2))
-    except (BuildError, SpecError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    if args.table:
+        print(table(), end="")
+        return EXIT_OK
+    boards = list(BOARDS) if args.all or (args.check and not args.boards) else args.boards
+    if not boards:
+        raise BuildError(f"name a board, or --all: known are {', '.join(BOARDS)}")
+    if args.seeds < 1 or args.jobs < 1:
+        raise BuildError("--seeds and --jobs take at least 1")
+    manifests = []
+    for board in boards:
+        if args.check:
+            manifest = check_current(netlist(board))
+        else:
+            manifest = build(board, n_seeds=args.seeds, jobs=args.jobs, force=args.force)
+        manifests.append(manifest)
+        if not args.json:
+            print(summary(manifest))
+    if args.json:
+        print(json.dumps(manifests, indent=2))
+    return EXIT_OK
 
 
 def summary(manifest: dict) -> str:

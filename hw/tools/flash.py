@@ -31,6 +31,7 @@ from hw.protocol import (
     unpack,
 )
 from hw.spec import SpecError
+from hw.tools.command import EXIT_OK, CommandParser, ending, exit_codes
 from hw.tools.manifest import load_manifest, manifest_path
 from hw.tools.netlist import BuildError
 
@@ -151,14 +152,14 @@ def flash(board: str, *, port: str | None = None) -> dict:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m hw.flash",
         description="Program a board with its bitstream from bitstreams/, through openFPGALoader "
         "or the board's own programmer.",
         epilog="examples:\n"
         "  python -m hw.flash ulx3s-85f\n"
-        "  python -m hw.flash icebreaker --port /dev/ttyUSB1    # and check its identity",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "  python -m hw.flash icebreaker --port /dev/ttyUSB1    # and check its identity\n\n"
+        + exit_codes(device=True),
     )
     parser.add_argument("board", metavar="BOARD", help=f"one of {BOARDS_HELP}")
     parser.add_argument("--port", help="serial port of the board, to check its identity afterwards")
@@ -166,18 +167,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@ending(BuildError, SpecError, device=(FlashError,))
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
     args = _parser().parse_args(argv)
-    try:
-        manifest = flash(args.board, port=args.port)
-    except (BuildError, FlashError, SpecError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    manifest = flash(args.board, port=args.port)
     if args.json:
         print(json.dumps(manifest, indent=2))
     else:
         answered = f", answers on {args.port}" if args.port else ""
         print(f"{args.board}: gateware {manifest['gateware_hash']} is loaded{answered}")
-    return 0
+    return EXIT_OK

@@ -13,7 +13,7 @@ from hw.boards.configs import BOARDS
 from hw.boards.platforms import TARGETS
 from hw.protocol import spec_hash
 from hw.tools.folders import IN_CHECKOUT, ROOT, bitstream_dir
-from hw.tools.netlist import BuildError, Netlist
+from hw.tools.netlist import BuildError, Netlist, StaleError
 from hw.tools.place import Routed
 
 BITSTREAMS = bitstream_dir()
@@ -54,11 +54,12 @@ def check_current(source: Netlist) -> dict:
     Raises
     ------
     BuildError
-        As :func:`load_manifest`, or the bitstream was built from another netlist.
+        As :func:`load_manifest`; :class:`StaleError` if the bitstream was built from another
+        netlist.
     """
     manifest = load_manifest(source.board)
     if manifest["netlist"] != source.digest:
-        raise BuildError(
+        raise StaleError(
             f"{manifest_path(source.board)} is stale: its bitstream was built from other sources. "
             f"Build it again with 'python -m hw.build {source.board}'"
         )

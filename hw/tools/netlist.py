@@ -38,6 +38,10 @@ class BuildError(RuntimeError):
     """Raised if a bitstream cannot be built or is missing or stale; the message says what to do."""
 
 
+class StaleError(BuildError):
+    """Raised if a bitstream was built from other sources; the message says how to rebuild it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Netlist:
     """Everything that determines a bitstream: the input files and commands of the tools."""

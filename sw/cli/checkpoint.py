@@ -15,7 +15,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     p = CommandParser(
         prog="python -m sw.checkpoint",
         description="Copy a checkpoint for publishing, without the data that only --resume needs.",
-        epilog=f"""example: python -m sw.checkpoint ckpt.pt sw/checkpoints/fashion-mnist.pt
+        epilog=f"""example:
+  python -m sw.checkpoint ckpt.pt sw/checkpoints/fashion-mnist.pt
 
 exit codes: {EXIT_OK} done, {EXIT_BAD_INPUT} bad input (the message says what to do),
 {EXIT_INTERRUPTED} interrupted""",

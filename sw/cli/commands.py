@@ -1,89 +1,42 @@
-"""What all commands share: exit codes, errors as messages, and help that shows how the command was
-called."""
+"""What the commands of :mod:`sw.cli` share: the habits of :mod:`hw.tools.command`, and errors of
+devices and of output files."""
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import functools
-import re
-import sys
-import textwrap
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import ParamSpec
 
+from hw.tools.command import (
+    EXIT_BAD_INPUT,
+    EXIT_DEVICE,
+    EXIT_INTERRUPTED,
+    EXIT_NO,
+    EXIT_OK,
+    CommandParser,
+    as_called,
+    called_through,
+    ending,
+    exit_codes,
+)
 from sw.driver.errors import DeviceError
 from sw.files import OutputError
 
-EXIT_OK = 0
-"""The command did what it was asked to do."""
-EXIT_NO = 1
-"""The command ran, and the answer is no: results differ, a network does not fit."""
-EXIT_BAD_INPUT = 2
-"""An argument or a file is invalid, or a program that is needed is not installed."""
-EXIT_DEVICE = 3
-"""There is no device, or it failed."""
-EXIT_INTERRUPTED = 130
-"""Ctrl-C was pressed."""
+__all__ = [
+    "EXIT_BAD_INPUT",
+    "EXIT_DEVICE",
+    "EXIT_INTERRUPTED",
+    "EXIT_NO",
+    "EXIT_OK",
+    "CommandParser",
+    "as_called",
+    "called_through",
+    "check_output",
+    "command",
+    "exit_codes",
+]
 
 P = ParamSpec("P")
-
-_prefix: ContextVar[str | None] = ContextVar("prefix", default=None)
-"""What stands before a command's name where it is called, such as ``spikefold``; None stands for
-``python -m sw.`` and ``python -m hw.``."""
-
-
-@contextlib.contextmanager
-def called_through(prefix: str) -> Iterator[None]:
-    """Within a ``with`` block, show commands as ``PREFIX NAME`` in help and messages."""
-    token = _prefix.set(prefix)
-    try:
-        yield
-    finally:
-        _prefix.reset(token)
-
-
-def as_called(text: str) -> str:
-    """Return a text about commands, such as ``python -m sw.run``, with the form that was called."""
-    prefix = _prefix.get()
-    return text if prefix is None else re.sub(r"python -m [sh]w\.(?=\w)", f"{prefix} ", text)
-
-
-class CommandParser(argparse.ArgumentParser):
-    """Parser of a command's arguments, whose help shows the command as it was called.
-
-    ``prog`` and all texts name commands as ``python -m sw.NAME``. Line breaks of description and
-    epilog are kept.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(*args, **kwargs)
-        self.prog = as_called(self.prog)
-        self.description = as_called(self.description or "")
-        self.epilog = as_called(self.epilog or "")
-
-
-def exit_codes(no: str | None = None, *, done: str = "done", device: bool = False) -> str:
-    """Return the paragraph of a command's help that explains its exit codes.
-
-    Parameters
-    ----------
-    no : meaning of :data:`EXIT_NO`; None if the command never returns it.
-    done : meaning of :data:`EXIT_OK`.
-    device : whether the command uses a device.
-    """
-    meanings = {
-        EXIT_OK: done,
-        EXIT_NO: no,
-        EXIT_BAD_INPUT: "bad input",
-        EXIT_DEVICE: "no device, or lost" if device else None,
-        EXIT_INTERRUPTED: "interrupted",
-    }
-    listed = "; ".join(f"{code} {what}" for code, what in meanings.items() if what)
-    return textwrap.fill(f"exit codes: {listed}", 100)
 
 
 def check_output(path: Path | None) -> None:
@@ -101,28 +54,7 @@ def check_output(path: Path | None) -> None:
 def command(
     *errors: type[Exception], interrupted: str = "interrupted"
 ) -> Callable[[Callable[P, int]], Callable[P, int]]:
-    """Make a command end with a message on standard error and an exit code where it would raise.
-
-    Errors of a device and of output files are handled for every command.
-
-    Parameters
-    ----------
-    errors : exceptions that mean bad input.
-    interrupted : message after Ctrl-C.
+    """Make a command end with a message and an exit code (:func:`hw.tools.command.ending`) where it
+    would raise one of ``errors``, which mean bad input, or an error of a device or an output file.
     """
-
-    def decorate(main: Callable[P, int]) -> Callable[P, int]:
-        @functools.wraps(main)
-        def ending(*args: P.args, **kwargs: P.kwargs) -> int:
-            try:
-                return main(*args, **kwargs)
-            except (*errors, OutputError, DeviceError) as error:
-                print(f"error: {as_called(str(error))}", file=sys.stderr)
-                return EXIT_DEVICE if isinstance(error, DeviceError) else EXIT_BAD_INPUT
-            except KeyboardInterrupt:
-                print(interrupted, file=sys.stderr)
-                return EXIT_INTERRUPTED
-
-        return ending
-
-    return decorate
+    return ending(*errors, OutputError, device=(DeviceError,), interrupted=interrupted)

@@ -31,7 +31,7 @@ from sw.convert.quantize import QuantizeError
 from sw.data import catalogue
 from sw.data.dataset import DataError, Split, calibration_samples, spread
 from sw.data.inputs import check_labels
-from sw.exchange import assembly, nir_common, nir_read, statedict
+from sw.exchange import integers, nir_common, nir_read, statedict
 from sw.exchange.assembly import Imported
 from sw.exchange.graph import ExchangeError
 from sw.files import ARRAY_ERRORS
@@ -243,7 +243,7 @@ def export(
         network = quantize.quantize(folded, weight_bits, calibration=images.calibration)
     else:
         folded = imported.folded
-        network = assembly.quantised(imported, weight_bits, calibration=images.calibration)
+        network = integers.quantised(imported, weight_bits, calibration=images.calibration)
     check_labels(images.split.labels, network.n_classes, images.what)
     try:
         program = compile_network(network, config)

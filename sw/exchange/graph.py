@@ -1,7 +1,8 @@
-"""Steps of networks from other frameworks, as a graph that :mod:`sw.exchange.assembly.assemble` folds."""
+"""Graph of the steps of another framework's network, which :mod:`sw.exchange.assembly` folds."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,7 +71,7 @@ class Flatten:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Fire:
+class FireNode:
     """Neurons. ``threshold`` broadcasts to the map (C, H, W), in our unit; ``strict`` ones fire
     above it, others also at it. ``integer_threshold`` is what it was before it was scaled to this
     one, if the file says so."""
@@ -90,7 +91,7 @@ class Join:
     gate: Gate
 
 
-Step = Convolve | Connect | Normalise | Scale | Pool | Flatten | Fire | Join
+Step = Convolve | Connect | Normalise | Scale | Pool | Flatten | FireNode | Join
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,3 +117,30 @@ class Source:
     labels: tuple[str, ...] = ()
     averaged: bool = True
     """Logits are means over the timesteps, not sums."""
+
+
+def leak_of(decay: float) -> tuple[Leak, int] | None:
+    """Return the leak that keeps this share of a membrane in a timestep, None if no shift does."""
+    if abs(decay - 1) <= SAME:
+        return Leak.NONE, 0
+    for shift in range(1, 16):
+        if abs(decay - (1 - 2.0**-shift)) <= SAME:
+            return Leak.SUBTRACT, shift
+        if abs(decay - 2.0**-shift) <= SAME:
+            return Leak.KEEP, shift
+    return None
+
+
+def decay_error(decay: float) -> str:
+    """Return the message for a decay for which :func:`leak_of` finds no leak."""
+    return (
+        f"its membrane keeps {decay:.4g} in a timestep; the device's leaks are shifts, which keep "
+        "1 - 2**-k or 2**-k (0.5, 0.75, 0.875, ... or 0.25, 0.125, ...): train it with one of those"
+    )
+
+
+def report_problems(problems: Mapping[str, str], where: str) -> None:
+    """Raise one error that names every node that cannot be mapped, if there is one."""
+    if problems:
+        lines = [f"  {name}: {why}" for name, why in problems.items()]
+        raise ExchangeError("\n".join([f"{where} holds what cannot be mapped:", *lines]))

@@ -22,18 +22,21 @@ from typing import Any
 
 import numpy as np
 
-from sw.exchange.assembly import Imported, assemble, decay_error, leak_of, report_problems
+from sw.exchange.assembly import Imported, assemble
 from sw.exchange.graph import (
     Connect,
     Convolve,
     ExchangeError,
-    Fire,
+    FireNode,
     Flatten,
     Node,
     Pool,
     Scale,
     Source,
     Step,
+    decay_error,
+    leak_of,
+    report_problems,
 )
 from sw.exchange.nir_common import DT_S, KEY, Float, about, gates_of, library, pair_of, shape_of
 from sw.network.network import IMAGE
@@ -217,10 +220,10 @@ class _Reader:
             padding=pair_of(node.padding),
         )
 
-    def integrate(self, node: Any) -> Fire:
+    def integrate(self, node: Any) -> FireNode:
         return self.neuron(node, np.asarray(node.r, np.float64) * self.dt, 1.0)
 
-    def leaky(self, node: Any) -> Fire:
+    def leaky(self, node: Any) -> FireNode:
         share = self.dt / np.asarray(node.tau, np.float64)
         if np.ptp(share) > 1e-9 * np.max(share):
             raise ExchangeError("its time constants differ from neuron to neuron")
@@ -229,7 +232,7 @@ class _Reader:
             raise ExchangeError("its v_leak is not its v_reset: membranes rest where they start")
         return self.neuron(node, np.asarray(node.r, np.float64) * share, 1 - float(share.flat[0]))
 
-    def neuron(self, node: Any, gain: Float, decay: float) -> Fire:
+    def neuron(self, node: Any, gain: Float, decay: float) -> FireNode:
         leak = leak_of(decay)
         if leak is None:
             raise ExchangeError(decay_error(decay))
@@ -239,7 +242,7 @@ class _Reader:
         integers = (node.metadata or {}).get(KEY)
         if isinstance(integers, str | bytes):
             integers = None
-        return Fire(
+        return FireNode(
             threshold=(np.asarray(node.v_threshold, np.float64) - v_reset) / gain,
             strict=self.strict,
             leak=leak[0],

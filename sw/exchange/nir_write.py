@@ -16,10 +16,7 @@ import torch
 from hw.spec import Gate, Leak, Reset
 from sw.convert import fold
 from sw.convert.folded import FoldedNetwork
-from sw.exchange.assembly import report_problems
-from sw.exchange.graph import (
-    ExchangeError,
-)
+from sw.exchange.graph import ExchangeError, report_problems
 from sw.exchange.nir_common import (
     DT_S,
     JUST_BELOW,
@@ -59,7 +56,7 @@ def to_nir(
     problems = {
         layer.name: why
         for layer in ([network.encoder] if network.encoder else []) + list(network.layers)
-        if (why := _unsayable(layer, isinstance(network, Network)))
+        if (why := _unsupported(layer, isinstance(network, Network)))
     }
     problems |= {
         name: "its coefficients differ from timestep to timestep"
@@ -70,7 +67,8 @@ def to_nir(
     return _Writer(nir, network, scales or {}, dt_s).graph()
 
 
-def _unsayable(layer: AnyLayer, integers: bool) -> str | None:
+def _unsupported(layer: AnyLayer, integers: bool) -> str | None:
+    """Return why NIR cannot express a layer, None if it can."""
     if layer.weight.shape[0] > 1 or layer.bias.shape[0] > 1:
         return "its weights differ from timestep to timestep; NIR's are the same at all of them"
     if layer.reset != Reset.HARD and not layer.output:

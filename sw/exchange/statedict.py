@@ -30,12 +30,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hw.spec import Gate, Leak, Reset
-from sw.exchange.assembly import Imported, assemble, decay_error, leak_of, report_problems
+from sw.exchange.assembly import Imported, assemble
 from sw.exchange.graph import (
     Connect,
     Convolve,
     ExchangeError,
-    Fire,
+    FireNode,
     Flatten,
     Join,
     Node,
@@ -43,6 +43,9 @@ from sw.exchange.graph import (
     Pool,
     Source,
     Step,
+    decay_error,
+    leak_of,
+    report_problems,
 )
 from sw.network.network import IMAGE
 
@@ -441,11 +444,13 @@ class _Builder:
         return _fire(threshold, 1.0, decay, mechanism == 0, True)
 
 
-def _fire(threshold: float | Float, gain: float, decay: float, soft: bool, strict: bool) -> Fire:
+def _fire(
+    threshold: float | Float, gain: float, decay: float, soft: bool, strict: bool
+) -> FireNode:
     leak = leak_of(decay)
     if leak is None:
         raise ExchangeError(decay_error(decay))
-    return Fire(
+    return FireNode(
         threshold=np.asarray(threshold, np.float64) / gain,
         strict=strict,
         leak=Leak(leak[0]),

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hw.spec import Reset, fire
 from sw.model.config import NeuronConfig
 
 
@@ -26,7 +27,7 @@ def _run(
     drives: Sequence[Tensor],
     decay: float | Tensor,
     threshold: float | Tensor,
-    hard: bool,
+    reset: Reset,
     shift: int = 0,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Return the spikes and the membranes before reset, each a list over timesteps."""
@@ -39,9 +40,8 @@ def _run(
         else:
             left = decay * left
         membrane = left + drive
-        spike = (membrane >= threshold).to(drive.dtype)
-        left = membrane * (1 - spike) if hard else membrane - threshold * spike
-        spikes.append(spike)
+        fires, left = fire(membrane, threshold, reset)
+        spikes.append(fires.to(drive.dtype))
         membranes.append(membrane)
     return spikes, membranes
 
@@ -51,7 +51,7 @@ def _run_back(
     membranes: Sequence[Tensor],
     decay: float | Tensor,
     threshold: float | Tensor,
-    hard: bool,
+    reset: Reset,
     surrogate: str,
     slope: float | Tensor,
 ) -> list[Tensor]:
@@ -73,7 +73,7 @@ def _run_back(
             here = (x.abs() <= 0.5).to(left.dtype)
         else:
             here = torch.relu(1 - x.abs())
-        kept = left * (above < 0).to(left.dtype) if hard else left
+        kept = left * (above < 0).to(left.dtype) if reset == Reset.HARD else left
         grads.append(grad[t] * (slope * here) + kept)
         left = decay * grads[-1]
     return grads[::-1]
@@ -89,19 +89,19 @@ def neuron_forward(
     timesteps: int,
     decay: float | Tensor,
     threshold: float | Tensor,
-    hard: bool,
+    reset: Reset,
     shift: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Run neurons; return their spikes and membranes before reset, both ``(T, ...)``.
 
     ``drive`` is ``(T, ...)``, or ``(1, ...)`` if it is the same at every timestep. A neuron fires
-    where ``membrane >= threshold``; ``hard`` resets it to 0 then, else the threshold is subtracted.
+    where ``membrane >= threshold``; ``reset`` says what is left of it then.
 
     A membrane leaks to ``decay`` times its value. If ``shift`` is not 0, it leaks as the device's
     integers do instead (:func:`hw.spec.leaked`): to ``v >> shift`` if ``shift`` is positive, to
     ``v - (v >> -shift)`` if it is negative.
     """
-    spikes, membranes = _run(_by_time(drive, timesteps), decay, threshold, hard, shift)
+    spikes, membranes = _run(_by_time(drive, timesteps), decay, threshold, reset, shift)
     return torch.stack(spikes), torch.stack(membranes)
 
 
@@ -110,7 +110,7 @@ def neuron_backward(
     membranes: Tensor,
     decay: float | Tensor,
     threshold: float | Tensor,
-    hard: bool,
+    reset: Reset,
     surrogate: str,
     slope: float | Tensor,
     total: bool = False,
@@ -120,7 +120,7 @@ def neuron_backward(
     With ``total`` it is summed over time to ``(1, ...)``. The reset is treated as a constant
     (Chen et al., arXiv 2301.11929).
     """
-    grads = _run_back(list(grad), list(membranes), decay, threshold, hard, surrogate, slope)
+    grads = _run_back(list(grad), list(membranes), decay, threshold, reset, surrogate, slope)
     return sum(grads[1:], grads[0])[None] if total else torch.stack(grads)
 
 
@@ -145,13 +145,13 @@ def pooled_forward(
     timesteps: int,
     decay: float,
     threshold: float,
-    hard: bool,
+    reset: Reset,
     pool: tuple[int, int],
     axis: int,
 ) -> Tensor:
     """Return the spikes of :func:`neuron_forward`, OR-pooled over ``axis`` and the next one."""
     runs = [
-        _run(_by_time(part, timesteps), decay, threshold, hard)[0]
+        _run(_by_time(part, timesteps), decay, threshold, reset)[0]
         for part in _windows(drive, pool, axis)
     ]
     return torch.stack([reduce(torch.maximum, spikes) for spikes in zip(*runs, strict=True)])
@@ -162,7 +162,7 @@ def pooled_backward(
     drive: Tensor,
     decay: float,
     threshold: float,
-    hard: bool,
+    reset: Reset,
     surrogate: str,
     slope: float,
     pool: tuple[int, int],
@@ -176,7 +176,7 @@ def pooled_backward(
     """
     timesteps = len(grad)
     parts = _windows(drive, pool, axis)
-    runs = [_run(_by_time(part, timesteps), decay, threshold, hard) for part in parts]
+    runs = [_run(_by_time(part, timesteps), decay, threshold, reset) for part in parts]
     left = list(grad)
     result = []
     for n, (spikes, membranes) in enumerate(runs):
@@ -187,7 +187,7 @@ def pooled_backward(
                 takes = takes + 1 - reduce(torch.maximum, [run[0][t] for run in runs])
             taken.append(left[t] * takes)
             left[t] = left[t] - taken[t]
-        grads = _run_back(taken, membranes, decay, threshold, hard, surrogate, slope)
+        grads = _run_back(taken, membranes, decay, threshold, reset, surrogate, slope)
         result.append(sum(grads[1:], grads[0])[None] if len(drive) == 1 else torch.stack(grads))
     return result
 
@@ -263,9 +263,9 @@ class NeuronFunction(torch.autograd.Function):
         the configuration's; membranes are then in the threshold's units, and the surrogate's slope
         is scaled accordingly.
         """
-        hard = config.reset == "HARD"
+        reset = Reset[config.reset]
         wide = widened(drive)
-        spikes, membranes = backend.neuron_forward(wide, timesteps, decay, threshold, hard, shift)
+        spikes, membranes = backend.neuron_forward(wide, timesteps, decay, threshold, reset, shift)
         learned = decay if isinstance(decay, Tensor) else None
         unit = threshold if isinstance(threshold, Tensor) else None
         ctx.save_for_backward(membranes, learned, unit)
@@ -277,7 +277,7 @@ class NeuronFunction(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         membranes, learned, unit = ctx.saved_tensors
         config: NeuronConfig = ctx.config
-        hard = config.reset == "HARD"
+        reset = Reset[config.reset]
         decay = ctx.decay if learned is None else learned
         threshold = config.threshold if unit is None else unit
         slope = config.surrogate_slope
@@ -288,7 +288,7 @@ class NeuronFunction(torch.autograd.Function):
             membranes,
             decay,
             threshold,
-            hard,
+            reset,
             config.surrogate,
             slope,
             ctx.repeated and learned is None,
@@ -296,8 +296,7 @@ class NeuronFunction(torch.autograd.Function):
         decay_grad = None
         if learned is not None:
             before = membranes[:-1]
-            fired = (before >= threshold).to(before.dtype)
-            left = before * (1 - fired) if hard else before - threshold * fired
+            _, left = fire(before, threshold, reset)
             decay_grad = (grad[1:] * left).sum()
         if ctx.repeated and learned is not None:
             grad = grad.sum(0, keepdim=True)
@@ -322,11 +321,11 @@ class PooledNeuronFunction(torch.autograd.Function):
     ) -> Tensor:
         """Return the pooled spikes (T, ...) for a drive (T|1, ...) with rows at ``axis`` and
         columns at the next one."""
-        hard = config.reset == "HARD"
+        reset = Reset[config.reset]
         ctx.save_for_backward(drive)
         ctx.config, ctx.pool, ctx.axis, ctx.backend = config, pool, axis, backend
         spikes = backend.pooled_forward(
-            widened(drive), timesteps, config.decay, config.threshold, hard, pool, axis
+            widened(drive), timesteps, config.decay, config.threshold, reset, pool, axis
         )
         return spikes.to(drive.dtype)
 
@@ -340,7 +339,7 @@ class PooledNeuronFunction(torch.autograd.Function):
             wide,
             config.decay,
             config.threshold,
-            config.reset == "HARD",
+            Reset[config.reset],
             config.surrogate,
             config.surrogate_slope,
             ctx.pool,

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from sw.model.config import EXPANSION, ModelConfig, StageConfig, require
 from sw.model.functional import EAGER, Backend
 from sw.model.modules import Coefficient, NeuronLayer, Norm, Rectifier
-from sw.network.network import INPUT, Shape
+from sw.network.network import INPUT, Shape, conv_size
 
 
 class Block(nn.Module):
@@ -129,8 +129,8 @@ def _conv(
 
 
 def _conv_shape(conv: nn.Conv2d, source: Shape) -> Shape:
-    height, width = ((n - 1) // s + 1 for n, s in zip(source[1:], conv.stride, strict=True))
-    return conv.out_channels, height, width
+    padding = cast(tuple[int, int], conv.padding)
+    return conv.out_channels, *conv_size(source[1:], conv.kernel_size, conv.stride, padding)
 
 
 def _norm(config: ModelConfig, n_channels: int) -> Norm:

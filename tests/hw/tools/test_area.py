@@ -11,6 +11,7 @@ import pytest
 from hw.boards.configs import BOARDS, config_by_name
 from hw.spec import Config
 from hw.tools import area
+from hw.tools.command import EXIT_BAD_INPUT
 from hw.tools.netlist import WORK, Netlist
 
 
@@ -121,10 +122,10 @@ def test_boards_that_cannot_be_counted(capsys: pytest.CaptureFixture):
         ("tang-nano-20k", "only cells of ECP5 and iCE40 are counted"),
         ("sim", "sim is the virtual board"),
     ):
-        assert area.main([board]) == 1
+        assert area.main([board]) == EXIT_BAD_INPUT
         assert message in capsys.readouterr().err
 
 
 def test_lanes_that_cannot_be(capsys: pytest.CaptureFixture):
-    assert area.main(["icebreaker", "--lanes", "12"]) == 1
+    assert area.main(["icebreaker", "--lanes", "12"]) == EXIT_BAD_INPUT
     assert "Config.lanes = 12 is not supported: use a power of two" in capsys.readouterr().err

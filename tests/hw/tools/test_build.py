@@ -16,6 +16,7 @@ from hw.boards.configs import BOARDS, config_by_name
 from hw.link.dispatch import Dispatcher
 from hw.protocol import ARGUMENT_BYTES, Identity, Opcode, spec_hash, unpack
 from hw.tools import build, manifest, netlist, place
+from hw.tools.command import EXIT_BAD_INPUT
 from hw.tools.folders import ROOT
 from hw.tools.netlist import BuildError
 from hw.tools.place import Routed
@@ -125,7 +126,7 @@ def test_command(tools: FakeTools, capsys: pytest.CaptureFixture[str]) -> None:
         (["ulx3s-25f", "--jobs", "0"], "--seeds and --jobs take at least 1"),
         (["--check", "icebreaker"], "there is no bitstream for icebreaker: build it with"),
     ):
-        assert build.main(arguments) == 1
+        assert build.main(arguments) == EXIT_BAD_INPUT
         assert f"error: {message}" in capsys.readouterr().err
 
 

@@ -14,6 +14,7 @@ import pytest
 from hw.boards.configs import config_by_name
 from hw.protocol import Identity, Opcode, identity, pack
 from hw.tools import build, flash, manifest
+from hw.tools.command import EXIT_BAD_INPUT, EXIT_DEVICE
 from hw.tools.flash import FlashError
 from tests.hw.tools.fake_tools import FakeTools
 from tests.hw.wire import checked, reply, stuffed
@@ -86,27 +87,27 @@ def test_a_board_with_another_width_of_weights_or_none(bitstream: Path, capsys) 
         ("de10", "unknown board 'de10': known are sim, ulx3s-85f"),
         ("sim", "sim is the virtual board: bitstreams are for ulx3s-85f"),
     ):
-        assert flash.main([name]) == 1
+        assert flash.main([name]) == EXIT_BAD_INPUT
         assert message in capsys.readouterr().err
     bitstream.with_suffix(".json").rename(manifest.manifest_path(f"{BOARD}/w2"))
-    assert flash.main([f"{BOARD}/w2"]) == 1
+    assert flash.main([f"{BOARD}/w2"]) == EXIT_DEVICE
     assert f"no programmer for {BOARD}/w2 is installed" in capsys.readouterr().err
 
 
 def test_a_programmer_that_fails(bitstream: Path, tmp_path: Path, capsys) -> None:
     install(tmp_path, "openFPGALoader", exit_code=3)
-    assert flash.main([BOARD]) == 1
+    assert flash.main([BOARD]) == EXIT_DEVICE
     said = capsys.readouterr().err
     assert "error: openFPGALoader failed with exit code 3. Is the board plugged in" in said
     (tmp_path / "bin" / "openFPGALoader").write_text("#!/no/such/interpreter\n")
-    assert flash.main([BOARD]) == 1
+    assert flash.main([BOARD]) == EXIT_DEVICE
     assert "error: cannot start openFPGALoader: [Errno 2] No such file" in capsys.readouterr().err
 
 
 def test_a_damaged_bitstream_is_not_programmed(bitstream: Path, tmp_path: Path, capsys) -> None:
     log = install(tmp_path, "openFPGALoader")
     bitstream.write_bytes(b"something else")
-    assert flash.main([BOARD]) == 1
+    assert flash.main([BOARD]) == EXIT_BAD_INPUT
     assert "is damaged" in capsys.readouterr().err
     assert not log.exists()
 

@@ -15,13 +15,13 @@ from hw.boards.configs import CONFIGS
 from hw.spec import PARAM_BITS, Gate, Leak, Reset
 from sw.compile.compiler import compile_network
 from sw.convert.folded import FoldedNetwork, simulate
-from sw.exchange import assembly
+from sw.exchange import graph, integers
 from sw.exchange.assembly import assemble
 from sw.exchange.graph import (
     Connect,
     Convolve,
     ExchangeError,
-    Fire,
+    FireNode,
     Flatten,
     Join,
     Node,
@@ -30,6 +30,7 @@ from sw.exchange.graph import (
     Scale,
     Source,
 )
+from sw.exchange.integers import as_integers
 from sw.network import reference
 from sw.network.network import IMAGE, INPUT
 
@@ -49,8 +50,8 @@ def chain(*steps: Any) -> list[Node]:
     return [Node(name=names[i + 1], step=step, sources=(names[i],)) for i, step in enumerate(steps)]
 
 
-def fire(threshold: Any = 1.0, **changes: Any) -> Fire:
-    return Fire(threshold=np.asarray(threshold, np.float64), strict=False, **changes)
+def fire(threshold: Any = 1.0, **changes: Any) -> FireNode:
+    return FireNode(threshold=np.asarray(threshold, np.float64), strict=False, **changes)
 
 
 def conv(n_out: int, n_in: int, kernel: int = 3, seed: int = 0, **changes: Any) -> Convolve:
@@ -246,7 +247,7 @@ def test_spikes_at_the_end_are_counted() -> None:
     assert folded.layers[-1].name == "count" and folded.layers[-1].output
 
 
-def integers() -> tuple[list[Node], Source]:
+def integer_nodes() -> tuple[list[Node], Source]:
     """A network of integers, in which many membranes meet their thresholds exactly."""
     weight = rng().integers(-3, 4, (3, 2, 3, 3)).astype(np.float64)
     out = rng().integers(-5, 6, (5, 216)).astype(np.float64)
@@ -256,30 +257,30 @@ def integers() -> tuple[list[Node], Source]:
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_integers_stay_what_they_are(strict: bool) -> None:
-    nodes, source = integers()
+    nodes, source = integer_nodes()
     nodes[1] = replace(nodes[1], step=replace(fire(3.0), strict=strict))
     imported = assemble(nodes, source, {})
-    network = assembly.quantised(imported, 4)
+    network = integers.quantised(imported, 4)
     assert network.layers[0].threshold is not None
     assert int(network.layers[0].threshold[0, 0, 0]) == (4 if strict else 3)
     found = reference.run(network, frames())
     np.testing.assert_array_equal(found.logits, T * naive(nodes, source, frames()))
     others = assemble([nodes[0], replace(nodes[1], step=fire(3.0)), *nodes[2:]], source, {})
-    other = reference.run(assembly.quantised(others, 4), frames())
+    other = reference.run(integers.quantised(others, 4), frames())
     assert np.array_equal(other.logits, found.logits) != strict, "ties must have been met"
-    assert assembly.as_integers(imported, 2, 16) is None, "3 does not fit 2 bits"
-    assert assembly.quantised(imported, 2).weight_bits == 2
+    assert integers.as_integers(imported, 2, 16) is None, "3 does not fit 2 bits"
+    assert integers.quantised(imported, 2).weight_bits == 2
 
 
 def test_what_is_no_integer_is_quantised() -> None:
     nodes = chain(conv(3, 2, padding=(1, 1)), fire(), *TAIL)
     imported = assemble(nodes, FRAMES, {})
-    assert assembly.as_integers(imported, 8, 16) is None
-    found = reference.run(assembly.quantised(imported, 8), frames(40)).predictions
+    assert integers.as_integers(imported, 8, 16) is None
+    found = reference.run(integers.quantised(imported, 8), frames(40)).predictions
     expected = naive(nodes, FRAMES, frames(40)).argmax(axis=1)
     assert (found == expected).mean() > 0.8
     leaky = [nodes[0], replace(nodes[1], step=fire(leak=Leak.SUBTRACT, leak_shift=1)), *nodes[2:]]
-    assert assembly.as_integers(assemble(leaky, FRAMES, {}), 8, 16) is None
+    assert integers.as_integers(assemble(leaky, FRAMES, {}), 8, 16) is None
 
 
 def test_wide_integers_of_a_stem_stay_what_they_are() -> None:
@@ -294,7 +295,7 @@ def test_wide_integers_of_a_stem_stay_what_they_are() -> None:
         Flatten(),
         Connect(weight=out),
     )
-    network = assembly.as_integers(assemble(nodes, source, {}), 4, PARAM_BITS)
+    network = as_integers(assemble(nodes, source, {}), 4, PARAM_BITS)
     assert network is not None and network.encoder is not None
     assert network.encoder.bias.ravel().tolist() == bias.tolist()
     found = reference.run(network, images())
@@ -393,9 +394,9 @@ def test_errors_of_the_stem() -> None:
 
 
 def test_leaks() -> None:
-    assert assembly.leak_of(1.0) == (Leak.NONE, 0)
-    assert assembly.leak_of(0.5) == (Leak.SUBTRACT, 1)
-    assert assembly.leak_of(0.875) == (Leak.SUBTRACT, 3)
-    assert assembly.leak_of(0.25) == (Leak.KEEP, 2)
-    assert assembly.leak_of(float(np.float32(1) - np.float32(1 / 3))) is None
-    assert "keeps 0.6667 in a timestep" in assembly.decay_error(2 / 3)
+    assert graph.leak_of(1.0) == (Leak.NONE, 0)
+    assert graph.leak_of(0.5) == (Leak.SUBTRACT, 1)
+    assert graph.leak_of(0.875) == (Leak.SUBTRACT, 3)
+    assert graph.leak_of(0.25) == (Leak.KEEP, 2)
+    assert graph.leak_of(float(np.float32(1) - np.float32(1 / 3))) is None
+    assert "keeps 0.6667 in a timestep" in graph.decay_error(2 / 3)

@@ -22,7 +22,7 @@ from sw.cli import nir as command
 from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED
 from sw.convert import fold, quantize
 from sw.convert.folded import FoldedNetwork, simulate
-from sw.exchange import assembly, nir_common, nir_write
+from sw.exchange import integers, nir_common, nir_write
 from sw.exchange.graph import ExchangeError
 from sw.exchange.nir_read import from_graph
 from sw.exchange.nir_write import to_nir
@@ -125,7 +125,7 @@ def test_out_and_in_again_are_the_same_integers(gate: str, bits: int) -> None:
     nir.write(file, to_nir(network))
     imported = from_graph(nir.read(file), None)
     assert (imported.multipliers["fc"] == 1).all(), "logits are sums over the timesteps"
-    again = assembly.quantised(imported, bits)
+    again = integers.quantised(imported, bits)
     pairs = zip((network.encoder, *network.layers), (again.encoder, *again.layers), strict=True)
     for one, other in pairs:
         assert one is not None and other is not None
@@ -269,7 +269,7 @@ def test_the_comparator_is_what_is_asked_for() -> None:
     graph = neuron_graph(conv=conv, flat=flat, fc=nir.Linear(np.eye(9)[:3]), **{"if": neuron})
     for at, threshold in ((True, 4), (False, 5)):
         imported = from_graph(graph, 4, pixel_max=None, fires_at_threshold=at)
-        network = assembly.quantised(imported, 8)
+        network = integers.quantised(imported, 8)
         assert network.layers[0].threshold is not None
         assert network.layers[0].threshold.tolist() == [[[threshold]]]
 

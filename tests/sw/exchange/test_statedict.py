@@ -17,7 +17,8 @@ from torch import nn
 from hw.spec import Gate, Leak, Reset
 from sw.cli import export
 from sw.convert.folded import simulate
-from sw.exchange import assembly, statedict
+from sw.exchange import integers, statedict
+from sw.exchange.assembly import Imported
 from sw.exchange.graph import ExchangeError
 from sw.exchange.statedict import describe, from_state_dict
 from sw.network import netfile, reference
@@ -62,7 +63,7 @@ def jelly(net: nn.Module, images: np.ndarray = IMAGES) -> np.ndarray:
     return np.asarray(total) / T
 
 
-def imported(net: nn.Module, **options: Any) -> assembly.Imported:
+def imported(net: nn.Module, **options: Any) -> Imported:
     """Through the state dict and the description, both as files would hold them."""
     values = json.loads(json.dumps(describe(net, T, SHAPE, **options)))
     return from_state_dict(net.state_dict(), values)
@@ -226,14 +227,14 @@ def test_snntorch_fires_above_its_threshold_not_at_it() -> None:
     state |= {"2.weight": torch.eye(144)[:10]}
     values = describe(net, T, SHAPE, pixel_max=None)
     values["layers"] += [{"flatten": True}, {"linear": "2"}]
-    network = assembly.quantised(from_state_dict(state, values), 8)
+    network = integers.quantised(from_state_dict(state, values), 8)
     frames = np.ones((1, T, *SHAPE), np.uint8)
     assert reference.run(network, frames).logits.tolist() == [[2] * 10], "fires at 2, twice"
     jelly_like = {"format": statedict.FORMAT, "framework": "spikingjelly", "timesteps": T}
     jelly_like |= {"image_shape": list(SHAPE), "pixel_max": None}
     layers = [{"conv": "0"}, {"neuron": "IF"}, {"flatten": True}, {"linear": "2"}]
     weights = {k: v for k, v in state.items() if not k.startswith("1.")}
-    at = assembly.quantised(from_state_dict(weights, {**jelly_like, "layers": layers}), 8)
+    at = integers.quantised(from_state_dict(weights, {**jelly_like, "layers": layers}), 8)
     assert reference.run(at, frames).logits.tolist() == [[4] * 10], "fires at 1, every time"
 
 

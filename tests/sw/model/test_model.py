@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from hw.spec import Gate, Leak, leaked
+from hw.spec import Gate, Leak, Reset, leaked
 from sw.model.config import (
     GRANULARITIES,
     KINDS,
@@ -70,7 +70,7 @@ def test_neuron_follows_its_equation(neuron: NeuronConfig) -> None:
 
 
 def test_neuron_fires_at_a_tie() -> None:
-    spikes, membranes = neuron_forward(torch.full((4, 1), 0.25), 4, 1.0, 0.5, True)
+    spikes, membranes = neuron_forward(torch.full((4, 1), 0.25), 4, 1.0, 0.5, Reset.HARD)
     assert spikes.flatten().tolist() == [0, 1, 0, 1]
     assert membranes.flatten().tolist() == [0.25, 0.5, 0.25, 0.5]
 
@@ -432,7 +432,7 @@ def test_learned_leaks_get_the_gradient_and_are_rounded_to_shifts() -> None:
 def test_surrogates_have_area_1(kind: str) -> None:
     membranes = torch.linspace(-400, 400, 400_001, dtype=torch.float64)[None]
     ones = torch.ones_like(membranes)
-    slopes = neuron_backward(ones, membranes, 1.0, 0.5, True, kind, 3.0)[0]
+    slopes = neuron_backward(ones, membranes, 1.0, 0.5, Reset.HARD, kind, 3.0)[0]
     assert float(slopes.sum()) * 800 / 400_000 == pytest.approx(1, abs=0.005)
     assert float((membranes[0] * slopes).sum() / slopes.sum()) == pytest.approx(0.5, abs=0.01)
 
@@ -441,7 +441,7 @@ def test_integer_leaks_are_the_devices() -> None:
     drive = torch.randint(-90, 100, (5, 200), generator=torch.Generator().manual_seed(1))
     for shift, leak in ((2, Leak.KEEP), (-2, Leak.SUBTRACT), (1, Leak.KEEP), (-1, Leak.SUBTRACT)):
         decay = 2.0 ** -abs(shift) if shift > 0 else 1 - 2.0 ** -abs(shift)
-        _, membranes = neuron_forward(drive.double(), 5, decay, 70.0, False, shift)
+        _, membranes = neuron_forward(drive.double(), 5, decay, 70.0, Reset.SOFT, shift)
         v = torch.zeros(200, dtype=torch.int64)
         for t in range(5):
             v = leaked(v, leak, abs(shift)) + drive[t]  # type: ignore[arg-type]

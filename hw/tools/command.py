@@ -1,0 +1,117 @@
+"""Habits of all commands: exit codes, errors as messages, and help that shows how a command was
+called."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any, ParamSpec
+
+EXIT_OK = 0
+"""The command did what it was asked to do."""
+EXIT_NO = 1
+"""The command ran, and the answer is no: results differ, a network does not fit."""
+EXIT_BAD_INPUT = 2
+"""An argument or a file is invalid, or a program that is needed is not installed."""
+EXIT_DEVICE = 3
+"""There is no device, or it failed."""
+EXIT_INTERRUPTED = 130
+"""Ctrl-C was pressed."""
+
+P = ParamSpec("P")
+
+_prefix: ContextVar[str | None] = ContextVar("prefix", default=None)
+"""What stands before a command's name where it is called, such as ``spikefold``; None stands for
+``python -m sw.`` and ``python -m hw.``."""
+
+
+@contextlib.contextmanager
+def called_through(prefix: str) -> Iterator[None]:
+    """Within a ``with`` block, show commands as ``PREFIX NAME`` in help and messages."""
+    token = _prefix.set(prefix)
+    try:
+        yield
+    finally:
+        _prefix.reset(token)
+
+
+def as_called(text: str) -> str:
+    """Return a text about commands, such as ``python -m sw.run``, with the form that was called."""
+    prefix = _prefix.get()
+    return text if prefix is None else re.sub(r"python -m [sh]w\.(?=\w)", f"{prefix} ", text)
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Parser of a command's arguments, whose help shows the command as it was called.
+
+    ``prog`` and all texts name commands as ``python -m sw.NAME``. Line breaks of description and
+    epilog are kept.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, **kwargs)
+        self.prog = as_called(self.prog)
+        self.description = as_called(self.description or "")
+        self.epilog = as_called(self.epilog or "")
+
+
+def exit_codes(no: str | None = None, *, done: str = "done", device: bool = False) -> str:
+    """Return the paragraph of a command's help that explains its exit codes.
+
+    Parameters
+    ----------
+    no : meaning of :data:`EXIT_NO`; None if the command never returns it.
+    done : meaning of :data:`EXIT_OK`.
+    device : whether the command uses a device.
+    """
+    meanings = {
+        EXIT_OK: done,
+        EXIT_NO: no,
+        EXIT_BAD_INPUT: "bad input",
+        EXIT_DEVICE: "no device, or lost" if device else None,
+        EXIT_INTERRUPTED: "interrupted",
+    }
+    listed = "; ".join(f"{code} {what}" for code, what in meanings.items() if what)
+    return textwrap.fill(f"exit codes: {listed}", 100)
+
+
+def ending(
+    *errors: type[Exception],
+    negative: tuple[type[Exception], ...] = (),
+    device: tuple[type[Exception], ...] = (),
+    interrupted: str = "interrupted",
+) -> Callable[[Callable[P, int]], Callable[P, int]]:
+    """Make a command end with a message on standard error and an exit code where it would raise.
+
+    Parameters
+    ----------
+    errors : exceptions that mean bad input, :data:`EXIT_BAD_INPUT`.
+    negative : exceptions that mean that the answer is no, :data:`EXIT_NO`.
+    device : exceptions of a device, :data:`EXIT_DEVICE`.
+    interrupted : message after Ctrl-C.
+    """
+    codes = dict.fromkeys(errors, EXIT_BAD_INPUT)
+    codes |= dict.fromkeys(negative, EXIT_NO) | dict.fromkeys(device, EXIT_DEVICE)
+
+    def decorate(main: Callable[P, int]) -> Callable[P, int]:
+        @functools.wraps(main)
+        def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
+            try:
+                return main(*args, **kwargs)
+            except tuple(codes) as error:
+                print(f"error: {as_called(str(error))}", file=sys.stderr)
+                return next(codes[kind] for kind in type(error).__mro__ if kind in codes)
+            except KeyboardInterrupt:
+                print(interrupted, file=sys.stderr)
+                return EXIT_INTERRUPTED
+
+        return wrapped
+
+    return decorate

@@ -1,0 +1,91 @@
+"""Conversion of imported networks to integers, without rounding where their numbers allow it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.spec import PARAM_BITS, Leak, signed_range
+from sw.convert import quantize
+from sw.convert.folded import FoldedLayer
+from sw.exchange.assembly import Imported
+from sw.exchange.graph import SAME, Float
+from sw.network.network import IMAGE, Layer, Network
+
+
+def quantised(
+    imported: Imported,
+    weight_bits: int,
+    *,
+    param_bits: int = PARAM_BITS,
+    calibration: NDArray[np.uint8] | None = None,
+) -> Network:
+    """Return the network in integers: exactly, if its numbers are integers that fit, and otherwise
+    rounded by :func:`sw.convert.quantize.quantize`.
+
+    Raises
+    ------
+    sw.convert.quantize.QuantizeError
+    """
+    exact = as_integers(imported, weight_bits, param_bits)
+    if exact is not None:
+        return exact
+    return quantize.quantize(
+        imported.folded, weight_bits, param_bits=param_bits, calibration=calibration
+    )
+
+
+def as_integers(imported: Imported, weight_bits: int, param_bits: int) -> Network | None:
+    """Return the network without any rounding, None if that is not possible.
+
+    Networks with a leak are never exact: the device's leak rounds to integers.
+    """
+    folded, multipliers = imported.folded, imported.multipliers
+    encoder = None
+    if folded.encoder is not None:
+        encoder = _integers(
+            folded.encoder,
+            multipliers[IMAGE],
+            quantize.ENCODER_WEIGHT_BITS,
+            quantize.HOST_PARAM_BITS,
+        )
+        if encoder is None:
+            return None
+    layers = []
+    for layer in folded.layers:
+        integers = _integers(layer, multipliers[layer.name], weight_bits, param_bits)
+        if integers is None:
+            return None
+        layers.append(integers)
+    return Network(
+        timesteps=folded.timesteps,
+        image_shape=folded.image_shape,
+        encoder=encoder,
+        layers=tuple(layers),
+        weight_bits=weight_bits,
+        labels=folded.labels,
+        provenance={**folded.provenance, "weight_bits": weight_bits},
+    )
+
+
+def _integers(
+    layer: FoldedLayer, multiplier: Float, weight_bits: int, param_bits: int
+) -> Layer | None:
+    weight = layer.weight * multiplier[None, :, :, :, None, None, None]
+    bias = layer.bias * multiplier[None]
+    low, high = signed_range(weight_bits)
+    param_high = signed_range(param_bits)[1]
+    rounded, rounded_bias = np.rint(weight), np.rint(bias)
+    threshold = None if layer.threshold is None else np.ceil(layer.threshold * multiplier)
+    if (
+        layer.leak != Leak.NONE
+        or bool((np.abs(rounded - weight) > SAME * np.maximum(1, np.abs(weight))).any())
+        or bool((np.abs(rounded_bias - bias) > SAME * np.maximum(1, np.abs(bias))).any())
+        or rounded.min() < low
+        or rounded.max() > high
+        or np.abs(rounded_bias).max() > param_high
+        or (threshold is not None and threshold.max() > param_high)
+        or (layer.output and rounded_bias.shape[:3] != (1, 1, 1))
+    ):
+        return None
+    return quantize.integer_layer(layer, rounded, rounded_bias, threshold)

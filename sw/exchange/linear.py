@@ -1,0 +1,201 @@
+"""Linear steps of an imported graph, folded into the weights of the layer that reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hw.spec import Leak, Reset
+from sw.exchange.graph import (
+    Connect,
+    Convolve,
+    ExchangeError,
+    FireNode,
+    Float,
+    Normalise,
+    Pair,
+    Pool,
+    Scale,
+)
+from sw.network.network import Shape, conv_size
+
+
+@dataclass(frozen=True, eq=False)
+class Spikes:
+    """A map of spikes, or the image, with linear steps to be folded into the next weights."""
+
+    name: str
+    shape: Shape
+    node: str
+    factor: Float | None = None
+    pool: Pool | None = None
+
+    @property
+    def pooled(self) -> Shape:
+        if self.pool is None:
+            return self.shape
+        return self.shape[0], *conv_size(self.shape[1:], self.pool.kernel, self.pool.stride)
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """Weighted sums that no neuron reads yet.
+
+    Weight and bias are those of :class:`sw.convert.folded.FoldedLayer`.
+    """
+
+    name: str
+    source: str
+    weight: Float
+    bias: Float
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+    shape: Shape
+
+
+Value = Spikes | Sums
+
+
+def require_spikes(value: Value, otherwise: str = "it is no map of spikes") -> Spikes:
+    """Return ``value`` if it is spikes; raise :class:`ExchangeError` with a reason otherwise."""
+    if isinstance(value, Sums):
+        raise ExchangeError(f"there is no neuron before it ({otherwise})")
+    return value
+
+
+def always_fires(step: FireNode, least: float) -> bool:
+    """Whether every input of at least ``least`` makes the neuron fire at once.
+
+    Such a neuron never keeps a membrane from one timestep to the next.
+    """
+    threshold = step.threshold
+    reached = threshold < least if step.strict else threshold <= least
+    fires = bool(((threshold > 0) & reached).all())
+    return fires and step.leak == Leak.NONE and step.reset == Reset.HARD
+
+
+def to_rows(values: Float, shape: Shape) -> Float:
+    """Return numbers that broadcast to a map (C, H, W) in the layout (y|1, x|1, o)."""
+    if values.size == np.prod(shape):
+        values = values.reshape(shape)
+    elif values.size == shape[0] and values.ndim <= 1:
+        values = values.reshape(-1, 1, 1)
+    try:
+        full = np.broadcast_to(values, shape)
+    except ValueError:
+        raise ExchangeError(f"{values.shape} parameters for a map {shape}") from None
+    if (full == full[:, :1, :1]).all():
+        full = full[:, :1, :1]
+    return np.ascontiguousarray(full.transpose(1, 2, 0)).astype(np.float64)
+
+
+def scaled(step: Normalise | Scale, value: Value) -> Value:
+    """Apply batch-norm or a scaling to sums, or keep the scaling of spikes for the next weights."""
+    if isinstance(value, Spikes):
+        if isinstance(step, Normalise):
+            raise ExchangeError("batch-norm of spikes: put it behind the weights")
+        if value.pool is not None or value.factor is not None:
+            raise ExchangeError("pooling or scaling twice before the weights: make them one")
+        return replace(value, factor=to_rows(step.factor, value.shape).transpose(2, 0, 1))
+    if isinstance(step, Scale):
+        rows = to_rows(step.factor, value.shape)
+        if rows.shape[:2] != (1, 1):
+            raise ExchangeError("sums are scaled by position: scale the spikes before the weights")
+        step = Normalise(gain=rows[0, 0], shift=np.zeros(value.shape[0]))
+    if step.gain.shape != (value.shape[0],):
+        raise ExchangeError(f"batch-norm of {step.gain.size} channels on {value.shape[0]}")
+    gain = step.gain[:, None, None, None]
+    return replace(value, weight=value.weight * gain, bias=value.bias * step.gain + step.shift)
+
+
+def weighted(name: str, step: Convolve | Connect, value: Spikes) -> Sums:
+    """Apply weights to spikes, with the pooling and scaling before them folded in."""
+    shape = value.pooled
+    if isinstance(step, Connect):
+        if step.weight.shape[1] != np.prod(shape):
+            raise ExchangeError(
+                f"it takes {step.weight.shape[1]} inputs, the map before it {shape} has "
+                f"{np.prod(shape)}"
+            )
+        weight = step.weight.reshape(-1, *shape)
+        step = Convolve(weight=weight, bias=step.bias)
+    if step.weight.shape[1] != shape[0]:
+        raise ExchangeError(
+            f"it takes {step.weight.shape[1]} channels, the map before it has {shape[0]}"
+        )
+    weight = step.weight.astype(np.float64)
+    kernel: Pair = (weight.shape[2], weight.shape[3])
+    stride, padding = step.stride, step.padding
+    height, width = conv_size(shape[1:], kernel, stride, padding)
+    if min(height, width) < 1:
+        raise ExchangeError(f"its kernel {kernel} exceeds the map {shape}")
+    if value.pool is not None:
+        weight, kernel, stride, padding = _composed(weight, stride, padding, value)
+    full = weight[None, None, None]
+    if value.factor is not None:
+        full = _with_factor(weight, value.factor, kernel, stride, padding)
+    n_out = weight.shape[0]
+    bias = np.zeros(n_out) if step.bias is None else step.bias.astype(np.float64)
+    return Sums(
+        name=name,
+        source=value.name,
+        weight=np.ascontiguousarray(full),
+        bias=bias[None, None, None],
+        kernel=kernel,
+        stride=stride,
+        padding=padding,
+        shape=(n_out, height, width),
+    )
+
+
+def _composed(
+    weight: Float, stride: Pair, padding: Pair, value: Spikes
+) -> tuple[Float, Pair, Pair, Pair]:
+    """Return weight, kernel, stride and padding of pooling and convolution as one convolution."""
+    pool = value.pool
+    assert pool is not None
+    overlaps = pool.kernel != pool.stride
+    left_over = any(
+        (n - k) % s for n, k, s in zip(value.shape[1:], pool.kernel, pool.stride, strict=True)
+    )
+    if padding != (0, 0) and (overlaps or left_over):
+        raise ExchangeError(
+            "a convolution with padding behind a pooling whose windows overlap or leave some of "
+            "the map: the padding would be read as a part of the map; use whole windows"
+        )
+    rows, columns = (
+        (k - 1) * s + w for k, s, w in zip(weight.shape[2:], pool.stride, pool.kernel, strict=True)
+    )
+    whole = np.zeros((*weight.shape[:2], rows, columns))
+    for y in range(weight.shape[2]):
+        for x in range(weight.shape[3]):
+            top, left = y * pool.stride[0], x * pool.stride[1]
+            whole[:, :, top : top + pool.kernel[0], left : left + pool.kernel[1]] += weight[
+                :, :, y : y + 1, x : x + 1
+            ]
+    if pool.kind == "average":
+        whole /= np.prod(pool.kernel)
+    # A pooling over the whole map leaves one weight for all of it.
+    if (whole == whole[:, :, :1]).all():
+        whole = whole[:, :, :1]
+    if (whole == whole[:, :, :, :1]).all():
+        whole = whole[:, :, :, :1]
+    return (
+        whole,
+        (rows, columns),
+        (stride[0] * pool.stride[0], stride[1] * pool.stride[1]),
+        (padding[0] * pool.stride[0], padding[1] * pool.stride[1]),
+    )
+
+
+def _with_factor(weight: Float, factor: Float, kernel: Pair, stride: Pair, padding: Pair) -> Float:
+    """Return weights (1, y|1, x|1, o, c, ky, kx) with the scaling ``factor`` (c, H|1, W|1) of the
+    spikes folded in."""
+    if factor.shape[1:] == (1, 1):
+        return (weight * factor[None])[None, None, None]
+    padded = np.pad(factor, ((0, 0), (padding[0],) * 2, (padding[1],) * 2))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=(1, 2))
+    windows = windows[:, :: stride[0], :: stride[1]].transpose(1, 2, 0, 3, 4)
+    return (weight * windows[:, :, None])[None]
