@@ -31,7 +31,7 @@ from sw.convert.quantize import QuantizeError
 from sw.data import catalogue
 from sw.data.dataset import DataError, Split, calibration_samples, spread
 from sw.data.inputs import check_labels
-from sw.exchange import integers, nir_common, nir_read, statedict
+from sw.exchange import integers, nir_common, nir_read, statedict, topology
 from sw.exchange.assembly import Imported
 from sw.exchange.graph import ExchangeError
 from sw.files import ARRAY_ERRORS
@@ -177,8 +177,8 @@ def read_foreign(arguments: argparse.Namespace) -> Imported | None:
         )
     if arguments.topology is None:
         return None
-    topology = statedict.topology(arguments.topology)
-    return statedict.read(path, topology, arguments.timesteps)
+    values = topology.load_topology(arguments.topology)
+    return statedict.read(path, values, arguments.timesteps)
 
 
 def _about(imported: Imported) -> dict[str, Any]:
@@ -348,8 +348,8 @@ exit codes: {EXIT_OK} written, {EXIT_DOES_NOT_FIT} does not fit the board (nothi
     other.add_argument(
         "--topology",
         metavar="FILE",
-        help="what the state dict does not say, see sw.exchange.statedict; or one of "
-        + ", ".join(statedict.TOPOLOGIES),
+        help="what the state dict does not say, see sw.exchange.topology; or one of "
+        + ", ".join(topology.TOPOLOGIES),
     )
     other.add_argument("--timesteps", type=int, metavar="T", help="timesteps to run")
     other.add_argument(

@@ -1,4 +1,4 @@
-"""Steps of networks from other frameworks, a graph that :func:`sw.exchange.assembly.assemble` folds."""
+"""Steps of networks from other frameworks; :func:`sw.exchange.assembly.assemble` folds them."""
 
 from __future__ import annotations
 
