@@ -6,11 +6,9 @@ import argparse
 import json
 from pathlib import Path
 
-from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, command
+from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, CommandParser, command
 from sw.convert import fold
-from sw.exchange.graph import (
-    ExchangeError,
-)
+from sw.exchange.graph import ExchangeError
 from sw.exchange.nir_common import DT_S, SUFFIX, AnyNetwork, Float, library
 from sw.exchange.nir_write import to_nir, unfolded, write
 from sw.model import checkpoint
@@ -20,7 +18,7 @@ from sw.network import netfile
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m sw.nir",
         description="Write a network as a NIR graph, for other simulators. (For the other "
         f"direction: python -m sw.export net{SUFFIX}.)",
@@ -29,9 +27,8 @@ def _parser() -> argparse.ArgumentParser:
   python -m sw.nir ckpt.pt -o folded{SUFFIX}         float weights, folded
   python -m sw.nir ckpt.pt --unfolded          coefficients as Scale nodes
 
-exit codes: {EXIT_OK} written, {EXIT_BAD_INPUT} bad input or nothing that NIR can say,
+exit codes: {EXIT_OK} written, {EXIT_BAD_INPUT} bad input, or a network that NIR cannot express,
 {EXIT_INTERRUPTED} interrupted""",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("network", type=Path, help="network file, or checkpoint of sw.train")
     parser.add_argument("-o", "--out", type=Path, metavar="FILE", help=f"(NETWORK's with {SUFFIX})")
@@ -53,7 +50,7 @@ exit codes: {EXIT_OK} written, {EXIT_BAD_INPUT} bad input or nothing that NIR ca
     interrupted="interrupted, nothing was written",
 )
 def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command; return its exit code."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     if not arguments.dt > 0:

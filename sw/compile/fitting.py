@@ -1,4 +1,4 @@
-"""Whether a network fits a board, and what would make it fit."""
+"""Checks whether a network fits a board, and remedies if it does not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sw.network.network import Layer, Network
 
 @dataclass(frozen=True, kw_only=True)
 class BoardReport:
-    """Whether a network fits a board, and if not, what would."""
+    """Result of fitting a network to a board, with remedies if it does not fit."""
 
     board: str
     fits: bool
@@ -27,8 +27,10 @@ class BoardReport:
 
 
 def _with_layers(network: Network, layers: Iterable[Layer], bits: int) -> Network:
-    """The network with other layers and narrower weights, which need not mean anything: only their
-    shapes count."""
+    """Return the network with other layers and narrower weights, for their sizes only.
+
+    Weights are clipped, so the network no longer computes anything useful.
+    """
     low, high = signed_range(bits)
     return replace(
         network,
@@ -46,7 +48,7 @@ def _fits(network: Network, config: Config) -> bool:
 
 
 def _coarser(layer: Layer) -> Iterator[tuple[str, Layer]]:
-    """The layer in coarser granularities, finest first, with what they are called."""
+    """Yield (name, layer) of every coarser granularity of the layer, the finest first."""
     threshold = layer.threshold
     over_places = (*layer.weight.shape[1:3], *layer.bias.shape[1:3])
     if threshold is not None:
@@ -72,9 +74,9 @@ def _coarser(layer: Layer) -> Iterator[tuple[str, Layer]]:
 
 
 def _coarser_fit(network: Network, config: Config) -> str | None:
-    """The fewest of the largest layers that have to share weights, or None if that is no help."""
+    """Return the fewest of the largest layers that must share weights, None if none suffice."""
     layers = {layer.name: layer for layer in network.layers}
-    changes: list[str] = []  # of layers that have been made as coarse as they can be
+    changes: list[str] = []  # the coarsest granularity of each layer before this one
     for layer in sorted(network.layers, key=lambda layer: -layer.weight.size):
         change = None
         for what, coarser in _coarser(layer):
@@ -88,8 +90,11 @@ def _coarser_fit(network: Network, config: Config) -> str | None:
 
 
 def remedies(network: Network, config: Config) -> tuple[str, ...]:
-    """What would make a network fit: the widest of the narrower weights that does, and the fewest
-    of the largest layers that have to share weights, at the present width or a narrower one."""
+    """Return what would make a network fit.
+
+    That is the widest of the narrower weights that fits, and the fewest of the largest layers that
+    must share weights, at the present width or else a narrower one.
+    """
     found = []
     present = min(network.weight_bits, config.weight_bits)
     configs = {bits: config.with_weight_bits(bits) for bits in (8, 4, 2) if bits <= present}
@@ -105,11 +110,11 @@ def remedies(network: Network, config: Config) -> tuple[str, ...]:
             width = "" if bits == network.weight_bits else f", and --bits {bits}"
             found.append(f"{change}{width} (train with a coarser granularity there)")
             break
-    return tuple(found) or (_smaller(network, configs[min(configs)]),)
+    return tuple(found) or (_too_large(network, configs[min(configs)]),)
 
 
-def _smaller(network: Network, config: Config) -> str:
-    """What to say if no granularity helps: the memories that stay short."""
+def _too_large(network: Network, config: Config) -> str:
+    """Return the message for a network that no granularity makes fit: what stays short."""
     coarsest = [[layer, *(c for _, c in _coarser(layer))][-1] for layer in network.layers]
     try:
         compile_network(_with_layers(network, coarsest, config.weight_bits), config)
@@ -119,11 +124,11 @@ def _smaller(network: Network, config: Config) -> str:
             f"only a smaller network: short of {short} even with all weights shared in "
             f"{config.weight_bits} bits"
         )
-    raise AssertionError("then a coarser granularity would have been found")
+    raise AssertionError("_coarser_fit would have found this granularity")
 
 
 def board_report(network: Network, config: Config) -> BoardReport:
-    """Whether ``network`` fits a device built with ``config``, and what would."""
+    """Check whether ``network`` fits a device built with ``config``."""
     board = board_name(config)
     try:
         program = compile_network(network, config)
@@ -139,7 +144,7 @@ def board_report(network: Network, config: Config) -> BoardReport:
 
 
 def all_boards(network: Network) -> list[BoardReport]:
-    """Every known board, built for the network's weight width."""
+    """Check every known board, built for the network's weight width."""
     return [
         board_report(network, CONFIGS[name].with_weight_bits(network.weight_bits))
         for name in BOARDS

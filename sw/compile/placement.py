@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from hw.protocol import (
-    N_PIECES,
-)
-from hw.spec import (
-    GRANULE_BITS,
-    PIECE_BITS,
-    Config,
-)
+from hw.protocol import N_PIECES
+from hw.spec import GRANULE_BITS, PIECE_BITS, Config
 from sw.compile.program import Placement
 from sw.network.network import Layer, Shape
 
 
 def rows_per_chunk(pitch_bytes: int, kernel_y: int, config: Config) -> int:
-    """How many rows of a kernel, ``pitch_bytes`` apart, one chunk can hold: no two pieces may meet
-    in a column of spike memory."""
+    """Return how many rows of a kernel, ``pitch_bytes`` apart, one chunk can hold.
+
+    Each row is a piece, and no two pieces may lie in the same column of spike memory.
+    """
     n_pieces = config.chunk_bits // PIECE_BITS
     if pitch_bytes * GRANULE_BITS % PIECE_BITS:
         return 1
@@ -28,8 +24,10 @@ def rows_per_chunk(pitch_bytes: int, kernel_y: int, config: Config) -> int:
 
 
 def _input_pitch(row: int, kernel_y: int, config: Config) -> int:
-    """Row pitch in bits of an input map with short runs: at most half as much again as ``row``, if
-    that lets a chunk hold more rows of the kernel."""
+    """Return the row pitch in bits of an input map with short runs.
+
+    It exceeds ``row`` by up to a half if a chunk can then hold more rows of the kernel.
+    """
     smallest = -(-row // GRANULE_BITS)
     pitches = [n for n in range(smallest, smallest + N_PIECES * 2 + 1) if 2 * n <= 3 * smallest]
     best = max(pitches, key=lambda n: (rows_per_chunk(n, kernel_y, config), -n), default=0)
@@ -42,15 +40,17 @@ def place_maps(
     timesteps: dict[str, int],
     config: Config,
 ) -> tuple[dict[str, Placement], int]:
-    """Give every map a region, and the number of bits in use. A map's padding is the most that any
-    of its readers wants; the first map is the host's."""
+    """Give every map a region of spike memory; return the regions and the number of bits in use.
+
+    A map gets the largest padding that one of its readers needs. The host writes the first map.
+    """
     placements: dict[str, Placement] = {}
     start = 0
     for n, (name, (channels, height, width)) in enumerate(shapes.items()):
         readers = [layer for layer in layers if layer.source == name]
         pad_y = max((layer.padding[0] for layer in readers), default=0)
         pad_x = max((layer.padding[1] for layer in readers), default=0)
-        # The host writes bit by bit, the core whole granules; identity spikes are read as granules.
+        # The host can pack bits; the core writes whole granules, and reads identities as granules.
         by_bit = n == 0 and all(layer.identity != name for layer in layers)
         pixel = channels if by_bit else -(-channels // GRANULE_BITS) * GRANULE_BITS
         row = (width + pad_x) * pixel
@@ -74,6 +74,6 @@ def place_maps(
 
 
 def _is_short(layer: Layer, pixel: int) -> bool:
-    """Whether a kernel row of ``layer`` is a piece, wherever it begins in a granule."""
+    """Whether a kernel row of ``layer`` fits a piece, wherever in a granule it begins."""
     run = (layer.kernel[1] - 1) * pixel + layer.weight.shape[4]
     return layer.weight.shape[6] == layer.kernel[1] and run <= PIECE_BITS - GRANULE_BITS + 1

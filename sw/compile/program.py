@@ -1,4 +1,4 @@
-"""A compiled program: where maps lie, how layers run, what each memory holds. NumPy only."""
+"""The compiled program: placement of maps, plans of layers, contents of memories. NumPy only."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from hw.spec import (
 from sw.network.network import IMAGE, INPUT, Layer, Network, Shape
 
 PIXELS = IMAGE
-"""Name of the map of bit-planes (N_PLANES, C, H, W), the highest first: the encoder's source."""
+"""Name of the encoder's source: the image's bit-planes (N_PLANES, C, H, W), the highest first."""
 
 
 class FitError(ValueError):
-    """The network does not fit the device. ``needs`` maps what is short to (needed, available)."""
+    """A network does not fit a device; ``needs`` maps each resource to (needed, available)."""
 
     def __init__(self, message: str, needs: dict[str, tuple[int, int]] | None = None):
         super().__init__(message)
@@ -34,7 +34,7 @@ class FitError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where a map of spikes lies. Pitches are in bits of spike memory."""
+    """Region of a map in spike memory; ``pixel``, ``row`` and ``plane`` are pitches in bits."""
 
     shape: Shape
     timesteps: int
@@ -49,14 +49,14 @@ class Placement:
     plane: int
 
     def _index(self) -> NDArray[np.int64]:
-        """Bit index in the region of every (t, c, y, x)."""
+        """Return the bit index in the region of every (t, c, y, x)."""
         t, c, y, x = np.ogrid[tuple(slice(n) for n in (self.timesteps, *self.shape))]
         return (self.base - self.start + t * self.plane + y * self.row + x * self.pixel + c).astype(
             np.int64
         )
 
     def pack(self, spikes: NDArray[np.uint8]) -> bytes:
-        """The region's bytes for ``spikes`` (T, C, H, W) of 0 and 1."""
+        """Return the region's bytes for ``spikes`` (T, C, H, W) of 0 and 1."""
         expected = (self.timesteps, *self.shape)
         if spikes.shape != expected:
             raise ValueError(f"spikes have shape {spikes.shape}, the map is {expected}")
@@ -65,15 +65,14 @@ class Placement:
         return np.packbits(bits, bitorder="little").tobytes()
 
     def unpack(self, raw: bytes) -> NDArray[np.uint8]:
-        """Spikes (T, C, H, W) in the region's bytes."""
+        """Return the spikes (T, C, H, W) in the region's bytes."""
         bits = np.unpackbits(np.frombuffer(raw, np.uint8), bitorder="little")
         return bits[self._index()]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """How one core runs its part of a layer. ``counts`` and the strides are per level, innermost
-    first."""
+    """Plan of one core's part of a layer; ``counts`` and strides are per level, innermost first."""
 
     n_jobs: int
     spacing: int
@@ -82,19 +81,19 @@ class Part:
     counts: tuple[int, ...]
     source_strides: tuple[int, ...]
     pieces: tuple[tuple[int, int, int], ...]
-    """Of a chunk, from its first bit: bit offset, valid bits, valid bits in a run's last chunk."""
+    """Bit offset from a chunk's first bit, valid bits, and valid bits in a run's last chunk."""
     source_base: int
     gated: bool
     pixels: bool
     time_level: int
-    """Level of timesteps, which only a layer that takes pixels surely has."""
+    """Level of the loop over timesteps; 0 if it has one timestep and so no loop."""
     weight_rows: int
     param_rows: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerPlan:
-    """How one layer runs: a part per core, None for a core that has nothing to do."""
+    """Plan of one layer: a part per core, None for an idle core."""
 
     name: str
     source: str
@@ -102,18 +101,18 @@ class LayerPlan:
 
     @property
     def weight_rows(self) -> int:
-        """Rows of weights, in all cores; what cores share is in each of them."""
+        """Rows of weights in all cores together, counting those that several cores store."""
         return sum(part.weight_rows for part in self.parts if part)
 
     @property
     def param_rows(self) -> int:
-        """The same of parameters."""
+        """Rows of parameters in all cores together."""
         return sum(part.param_rows for part in self.parts if part)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Counters:
-    """What one layer did, see :class:`hw.protocol.LayerCounters`."""
+    """Counters of one layer in one run, see :class:`hw.protocol.LayerCounters`."""
 
     n_cycles: int
     n_weight_reads: int
@@ -127,15 +126,15 @@ class Program:
 
     Attributes
     ----------
-    images : what to write to each space, from row 0 on, the cores' rows in turns.
+    images : bytes to write to each space from row 0 on, the cores' rows in turns.
     placements : regions of spike memory by name of the map.
     inputs : regions that the host writes before a run, one per buffer; the first is in
         ``placements``.
     entries : rows of weight memory at which a run on each of ``inputs`` begins.
     layers : how each layer runs; the first one is the encoder if the device takes pixels.
-    n_classes : logits.
+    n_classes : number of logits.
     spike_bytes : bytes of spike memory in use; they are cleared when the program is loaded.
-    pixels : the input is an image's bit-planes, not spikes.
+    pixels : whether the input is an image's bit-planes instead of spikes.
     """
 
     config: Config
@@ -149,7 +148,7 @@ class Program:
     pixels: bool
 
     def usage(self) -> dict[str, tuple[int, int]]:
-        """(rows used, rows available) per memory."""
+        """Return (rows used, rows available) per memory."""
         available = {
             Space.WEIGHT: n_rows(Space.WEIGHT, self.config),
             Space.PARAM: n_rows(Space.PARAM, self.config),
@@ -161,28 +160,35 @@ class Program:
         return used | {"spike": (self.spike_bytes, self.config.spike_bytes)}
 
     def pack_input(self, sample: NDArray[np.uint8], buffer: int = 0) -> bytes:
-        """What to write to ``inputs[buffer]`` for an image (C, H, W) of uint8 if ``pixels``, else
-        for spikes (T, C, H, W) of 0 and 1."""
+        """Return the bytes of region ``inputs[buffer]`` for a sample.
+
+        A sample is an image (C, H, W) of uint8 if ``pixels``, else spikes (T, C, H, W) of 0 and 1.
+        """
         place = self.inputs[buffer]
         if self.pixels and sample.shape != place.shape:
             raise ValueError(f"the image has shape {sample.shape}, the device takes {place.shape}")
         return place.pack(bit_planes(sample) if self.pixels else sample)
 
     def logits(self, raw: bytes) -> NDArray[np.int64]:
-        """Logits (n_classes,) in the first :meth:`n_result_rows` rows of results."""
+        """Return the logits (n_classes,) in the first ``n_result_rows`` rows of results."""
         return np.frombuffer(raw, "<i4")[: self.n_classes].astype(np.int64)
 
     @property
     def n_result_rows(self) -> int:
+        """Rows of results that hold the logits."""
         return -(-self.n_classes // self.config.fire_lanes)
 
     @property
     def n_counter_rows(self) -> int:
+        """Rows that hold the counters of all layers and cores."""
         return len(self.layers) * self.config.counter_rows * self.config.cores
 
     def counters(self, raw: bytes) -> dict[str, Counters]:
-        """By layer, from the first :meth:`n_counter_rows` rows of counters. Those of the cores are
-        added up, but for their cycles: they work at the same time."""
+        """Return the counters by layer, from the first ``n_counter_rows`` rows of counters.
+
+        Those of the cores are added up, except for cycles: cores run at the same time, so the
+        largest number counts.
+        """
         rows = np.frombuffer(raw, np.uint8)  # the cores' in turns
         rows = rows.reshape(len(self.layers), self.config.counter_rows, self.config.cores, -1)
         counters = {}
@@ -196,8 +202,11 @@ class Program:
 
 
 def device_layers(network: Network, pixels: bool) -> tuple[Layer, ...]:
-    """Layers as a device has them: the encoder, if it takes ``pixels``, writes the map
-    :data:`sw.network.network.INPUT` and bears its name."""
+    """Return the layers that a device runs.
+
+    A device that takes ``pixels`` runs the encoder first, as a layer with the name of the map that
+    it writes, :data:`sw.network.network.INPUT`.
+    """
     if not pixels:
         return network.layers
     assert network.encoder is not None
@@ -205,6 +214,6 @@ def device_layers(network: Network, pixels: bool) -> tuple[Layer, ...]:
 
 
 def bit_planes(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The map :data:`PIXELS` (N_PLANES, C, H, W) of an image (C, H, W)."""
+    """Return the map :data:`PIXELS` (N_PLANES, C, H, W) of an image (C, H, W)."""
     shifts = np.arange(N_PLANES - 1, -1, -1, dtype=np.uint8)[:, None, None, None]
     return ((image[None] >> shifts) & 1).astype(np.uint8)

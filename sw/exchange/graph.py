@@ -1,4 +1,4 @@
-"""Graph of the steps of another framework's network, which :mod:`sw.exchange.assembly` folds."""
+"""Steps of networks from other frameworks; :func:`sw.exchange.assembly.assemble` folds them."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from sw.network.network import Shape, conv_size
 
 @dataclass(frozen=True, eq=False)
 class Spikes:
-    """A map of spikes, or the image, with linear steps to be folded into the next weights."""
+    """A map of spikes, or the image, with linear steps to fold into the next weights."""
 
     name: str
     shape: Shape

@@ -21,10 +21,11 @@ SUFFIX = ".nir"
 DT_S = 1e-4
 """Length of a timestep in most simulators that write NIR."""
 MAX_DENSE = 1 << 23
-"""Weights of a dense matrix that stands for others, beyond which it is refused."""
+"""Largest dense matrix (in weights) that is written in place of unshared weights."""
 KEY = "spikefold"
-"""Of our entries in a node's or a graph's metadata."""
+"""Key of our entries in the metadata of nodes and graphs."""
 JUST_BELOW = float(np.nextafter(np.float32(1), np.float32(0)))
+"""Largest float32 below 1."""
 
 AnyNetwork = Network | FoldedNetwork
 AnyLayer = Layer | FoldedLayer
@@ -50,8 +51,10 @@ def library() -> ModuleType:
 
 
 def gates_of(graph: Any) -> dict[str, tuple[Join, tuple[str, str], list[str]]]:
-    """Gates that :func:`to_nir` has made of several nodes, by the last of these: with branch and
-    identity, and the other nodes."""
+    """Return the gates that :func:`sw.exchange.nir_write.to_nir` has made of several nodes.
+
+    The key is the last of the nodes, the value (gate, (branch, identity), other nodes).
+    """
     found = {}
     for name, node in graph.nodes.items():
         about = _json((node.metadata or {}).get(KEY))
@@ -70,7 +73,7 @@ def gates_of(graph: Any) -> dict[str, tuple[Join, tuple[str, str], list[str]]]:
 
 
 def _json(text: Any) -> dict[str, Any] | None:
-    """An entry of ours in the metadata, None if it is something else."""
+    """Return our entry in the metadata, None if it is anything else."""
     if isinstance(text, bytes):
         text = text.decode(errors="replace")
     try:
@@ -81,12 +84,13 @@ def _json(text: Any) -> dict[str, Any] | None:
 
 
 def about(graph: Any) -> dict[str, Any] | None:
-    """What :func:`to_nir` wrote beside the graph."""
+    """Return what :func:`sw.exchange.nir_write.to_nir` wrote about the graph, None if nothing."""
     values = _json((graph.metadata or {}).get(KEY))
     return values if values and {"timesteps", "input", "labels"} <= set(values) else None
 
 
 def shape_of(values: Any) -> Shape:
+    """Return a shape as (channels, height, width)."""
     shape = tuple(int(n) for n in np.atleast_1d(np.asarray(values)))
     if len(shape) == 1:
         return shape[0], 1, 1
@@ -96,6 +100,7 @@ def shape_of(values: Any) -> Shape:
 
 
 def pair_of(values: Any) -> tuple[int, int]:
+    """Return two numbers, of which a file may hold one if they are equal."""
     numbers = np.atleast_1d(np.asarray(values)).astype(int).tolist()
     if len(numbers) == 1:
         numbers *= 2

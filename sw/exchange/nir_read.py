@@ -51,7 +51,7 @@ def read(
     fires_at_threshold: bool = False,
     labels: tuple[str, ...] = (),
 ) -> Imported:
-    """The network in a NIR file.
+    """Read the network in a NIR file.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def from_graph(
     labels: tuple[str, ...] = (),
     origin: str = "graph",
 ) -> Imported:
-    """See :func:`read`."""
+    """Return the network of a graph in memory; see :func:`read`."""
     nir = library()
     known = about(graph)
     if known:
@@ -168,7 +168,7 @@ def _guess_dt(graph: Any, nir: ModuleType) -> float:
 
 
 class _Reader:
-    """NIR's nodes to steps."""
+    """The conversion of NIR nodes to steps."""
 
     def __init__(self, nir: ModuleType, dt: float, strict: bool):
         self.dt = dt

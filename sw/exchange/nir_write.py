@@ -1,4 +1,4 @@
-"""Networks of ours as NIR graphs."""
+"""Conversion of networks of ours to NIR graphs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from sw.network.network import IMAGE, INPUT, Network, Shape
 def to_nir(
     network: AnyNetwork, scales: Mapping[str, Float] | None = None, dt_s: float = DT_S
 ) -> Any:
-    """A NIR graph with the same spikes.
+    """Return a NIR graph with the same spikes.
 
     Its input is the frames, or pixels 0 to 255, the same at every timestep. Its output, summed over
     the timesteps, is the logits (of a network in integers: these integers).
@@ -82,6 +82,8 @@ def _unsupported(layer: AnyLayer, integers: bool) -> str | None:
 
 
 class _Writer:
+    """The construction of one graph, layer by layer."""
+
     def __init__(
         self, nir: ModuleType, network: AnyNetwork, scales: Mapping[str, Float], dt: float
     ):
@@ -92,7 +94,7 @@ class _Writer:
         self.nodes: dict[str, Any] = {}
         self.edges: list[tuple[str, str]] = []
         self.maps: dict[str, tuple[str, Shape, bool]] = {}
-        """Node, shape and flatness of every map of spikes."""
+        """(node, shape, whether it has one axis) of every map of spikes."""
 
     def node(self, name: str, node: Any, *sources: str) -> str:
         assert name not in self.nodes
@@ -156,7 +158,7 @@ class _Writer:
         self.maps[target] = (place, out_shape, dense)
 
     def flattened(self, place: str, shape: Shape) -> str:
-        """A map with one axis, of which there is only one."""
+        """Return the Flatten node of a map, which is made once."""
         name = f"{place}.flat"
         if name not in self.nodes:
             of = {"input": np.array(shape)}
@@ -164,7 +166,7 @@ class _Writer:
         return name
 
     def divisor(self, layer: AnyLayer) -> Float:
-        """By what the layer's numbers are divided (y|1, x|1, o)."""
+        """Return the divisors (y|1, x|1, o) of the layer's numbers: its thresholds."""
         if layer.output:
             return np.ones((1, 1, layer.weight.shape[3]))
         assert layer.threshold is not None
@@ -231,7 +233,7 @@ class _Writer:
         return self.node(name, lif, source)
 
     def any_of(self, name: str, shape: Shape, dense: bool, least: float, *sources: str) -> str:
-        """Neurons that fire if an input of ``least`` or more arrives, and remember nothing."""
+        """Add neurons that fire on every input of at least ``least`` and keep no membrane."""
         size = (int(np.prod(shape)),) if dense else shape
         neuron = self.nir.IF(
             r=np.full(size, 1 / self.dt),
@@ -243,7 +245,7 @@ class _Writer:
     def affine(
         self, name: str, shape: Shape, dense: bool, gain: float, shift: float, *sources: str
     ) -> str:
-        """``gain * sum of the sources + shift``."""
+        """Add a node that computes ``gain * sum of the sources + shift``."""
         n = int(np.prod(shape)) if dense else shape[0]
         weight, bias = gain * np.eye(n), np.full(n, float(shift))
         if dense:
@@ -260,7 +262,11 @@ class _Writer:
         return self.node(name, conv, *sources)
 
     def gate(self, layer: AnyLayer, branch: str, identity: str, shape: Shape, dense: bool) -> str:
-        """OR is a sum into neurons that one spike makes fire; the others by de Morgan's laws."""
+        """Add a gate.
+
+        OR is a sum into neurons that one spike makes fire; the other gates are made of OR and NOT
+        by de Morgan's laws.
+        """
         name = f"{layer.name}.{layer.gate.name.lower()}"
 
         def no(which: str, source: str) -> str:
@@ -308,7 +314,7 @@ class _Writer:
 
 
 def _live(network: AnyNetwork) -> set[str]:
-    """Names of the layers that the output depends on."""
+    """Return the names of the maps that the output depends on."""
     live = {network.layers[-1].name}
     for layer in reversed(network.layers):
         if layer.name in live:
@@ -321,7 +327,7 @@ def _as_double(layer: AnyLayer) -> Any:
 
 
 def write(path: Path, graph: Any) -> int:
-    """Write a graph whole or not at all; returns its size in bytes.
+    """Write a graph, completely or not at all; return its size in bytes.
 
     Raises
     ------
@@ -339,8 +345,8 @@ def write(path: Path, graph: Any) -> int:
 
 
 def unfolded(values: dict[str, Any]) -> tuple[FoldedNetwork, dict[str, Float]]:
-    """A checkpoint's network with its Real-Spike coefficients left out, and them, by name of the
-    layer that reads them."""
+    """Return a checkpoint's network without its Real-Spike coefficients, and these coefficients by
+    name of the layer that reads them."""
     model = checkpoint.build(values)
     parts = fold.trained_layers(model)
     plain = [replace(part, coefficient=None) for part in parts]

@@ -1,21 +1,10 @@
-"""State dicts of SpikingJelly and snnTorch, read by way of a topology: what they do not hold.
+"""State dicts of SpikingJelly and snnTorch, read with a topology (:mod:`sw.exchange.topology`).
 
-A state dict names tensors, not steps: which neurons stand between them, with which thresholds, what
-is pooled. A topology says it in JSON::
-
-    {"format": "spikefold-topology", "framework": "spikingjelly", "timesteps": 4,
-     "image_shape": [1, 28, 28], "pixel_max": 1.0,
-     "layers": [{"conv": "conv_fc.0", "padding": 1}, {"norm": "conv_fc.1"},
-                {"neuron": "IF", "threshold": 1.0, "reset": 0.0}, {"pool": "max", "kernel": 2},
-                ..., {"flatten": true}, {"linear": "conv_fc.9"}, {"neuron": "IF"}]}
-
-:func:`describe` writes one for a network that is there as an object, a name in :data:`TOPOLOGIES`
-stands for a well-known one. Only tensors and plain values are ever unpickled.
+Only tensors and plain values are ever unpickled, so a file from anyone can run no program.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import pickle
 import zipfile
@@ -27,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from hw.spec import Gate, Leak, Reset
 from sw.exchange.assembly import Imported, assemble
@@ -47,71 +36,30 @@ from sw.exchange.graph import (
     leak_of,
     report_problems,
 )
+from sw.exchange.topology import KINDS
 from sw.network.network import IMAGE
 
-FORMAT = "spikefold-topology"
-FRAMEWORKS = ("spikingjelly", "snntorch")
 NESTED = ("state_dict", "model", "net", "model_state_dict")
 """Keys under which training scripts keep the state dict in their checkpoints."""
 OURS = "spikefold-checkpoint"
+
 LARGEST = float(np.finfo(np.float64).max)
 
 Float = NDArray[np.float64]
 
-TOPOLOGIES: dict[str, dict[str, Any]] = {
-    # conv_fashion_mnist.py of SpikingJelly's examples, with any number of channels.
-    "spikingjelly-csnn": {
-        "format": FORMAT,
-        "framework": "spikingjelly",
-        "timesteps": 4,
-        "image_shape": [1, 28, 28],
-        "pixel_max": 1.0,
-        "layers": [
-            {"conv": "conv_fc.0", "padding": 1},
-            {"norm": "conv_fc.1"},
-            {"neuron": "IF"},
-            {"pool": "max", "kernel": 2},
-            {"conv": "conv_fc.4", "padding": 1},
-            {"norm": "conv_fc.5"},
-            {"neuron": "IF"},
-            {"pool": "max", "kernel": 2},
-            {"flatten": True},
-            {"linear": "conv_fc.9"},
-            {"neuron": "IF"},
-            {"linear": "conv_fc.11"},
-            {"neuron": "IF"},
-        ],
-    },
-}
-
-KINDS = {
-    "conv": {"stride", "padding", "dilation", "groups"},
-    "linear": set(),
-    "norm": {"eps"},
-    "neuron": {"threshold", "reset", "tau", "decay_input", "name"},
-    "pool": {"kernel", "stride", "padding"},
-    "flatten": set(),
-    "vote": set(),
-    "block": {"gate", "branch", "identity"},
-}
-"""Kinds of layers in a topology, and what else may stand in each."""
-
-
-# ---- reading -------------------------------------------------------------------------------------
-
 
 def read(path: Path, topology: Mapping[str, Any], timesteps: int | None = None) -> Imported:
-    """The network of a state dict.
+    """Read the network of a state dict.
 
     Parameters
     ----------
-    topology : what :func:`topology` returned.
-    timesteps : in place of the topology's.
+    topology : what :func:`sw.exchange.topology.load_topology` returned.
+    timesteps : number of timesteps to run, if not the topology's.
 
     Raises
     ------
     ExchangeError
-        No state dict, one of another network, or something in it cannot be mapped.
+        The file is no state dict or another network's, or something in it cannot be mapped.
     """
     state = load(path)
     try:
@@ -121,7 +69,7 @@ def read(path: Path, topology: Mapping[str, Any], timesteps: int | None = None) 
 
 
 def load(path: Path) -> dict[str, Tensor]:
-    """Tensors by name; nothing in the file is executed.
+    """Return the tensors of a file by name; nothing in the file is executed.
 
     Raises
     ------
@@ -160,94 +108,13 @@ def load(path: Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
 
 
-def topology(name: str) -> dict[str, Any]:
-    """A topology by its name, or from a JSON file.
-
-    Raises
-    ------
-    ExchangeError
-        Not there, or not a topology; the message says what is wrong with it.
-    """
-    if name in TOPOLOGIES:
-        return TOPOLOGIES[name]
-    known = (
-        f"known are {', '.join(TOPOLOGIES)}, or name a JSON file (sw.exchange.statedict.describe)"
-    )
-    try:
-        values = json.loads(Path(name).read_text())
-    except OSError as error:
-        raise ExchangeError(f"topology {name!r}: {error.strerror}; {known}") from error
-    except ValueError as error:
-        raise ExchangeError(f"topology {name!r} is no JSON: {error}; {known}") from error
-    check(values, f"topology {name!r}")
-    return values
-
-
-def check(values: Any, where: str = "topology") -> None:
-    """Raise :class:`ExchangeError` unless ``values`` is a topology."""
-
-    def require(ok: bool, message: str) -> None:
-        if not ok:
-            raise ExchangeError(f"{where}: {message}")
-
-    require(
-        isinstance(values, dict) and values.get("format") == FORMAT, f'"format" must be "{FORMAT}"'
-    )
-    require(
-        values.get("framework") in FRAMEWORKS, f'"framework" must be one of {", ".join(FRAMEWORKS)}'
-    )
-    shape = values.get("image_shape")
-    require(
-        isinstance(shape, list)
-        and len(shape) == 3
-        and all(type(n) is int and n > 0 for n in shape),
-        '"image_shape" must be [channels, height, width]',
-    )
-    timesteps = values.get("timesteps")
-    require(type(timesteps) is int and timesteps > 0, '"timesteps" must be a number of at least 1')
-    pixel_max = values.get("pixel_max", 1.0)
-    require(
-        pixel_max is None or (isinstance(pixel_max, int | float) and pixel_max > 0),
-        '"pixel_max" must be what a pixel of 255 is, or null for binary frames',
-    )
-    labels = values.get("labels", [])
-    require(
-        isinstance(labels, list) and all(isinstance(label, str) for label in labels),
-        '"labels" must be a list of names',
-    )
-    unknown = set(values) - {
-        "format",
-        "framework",
-        "timesteps",
-        "image_shape",
-        "pixel_max",
-        "labels",
-        "layers",
-    }
-    require(not unknown, f"unknown entries: {', '.join(sorted(unknown))}")
-
-    def check_layers(layers: Any, place: str) -> None:
-        require(isinstance(layers, list), f"{place} must be a list")
-        for n, layer in enumerate(layers):
-            here = f"{place}[{n}]"
-            kinds = [k for k in KINDS if isinstance(layer, dict) and k in layer]
-            require(len(kinds) == 1, f"{here} must have one of {', '.join(KINDS)}")
-            extra = set(layer) - {kinds[0]} - KINDS[kinds[0]]
-            require(not extra, f"{here}: {kinds[0]} takes no {', '.join(sorted(extra))}")
-            if kinds[0] == "block":
-                check_layers(layer.get("branch"), f"{here}.branch")
-                check_layers(layer.get("identity", []), f"{here}.identity")
-
-    check_layers(values.get("layers"), "layers")
-
-
 def from_state_dict(
     state: Mapping[str, Tensor],
     values: Mapping[str, Any],
     timesteps: int | None = None,
     origin: str = "state dict",
 ) -> Imported:
-    """See :func:`read`."""
+    """Return the network of a state dict in memory; see :func:`read`."""
     builder = _Builder(state, values["framework"])
     builder.sequence(values["layers"], IMAGE)
     report_problems(builder.problems, "the network")
@@ -264,7 +131,10 @@ def from_state_dict(
 
 @dataclass
 class _Builder:
-    """A topology's layers to nodes; what is wrong is collected."""
+    """The conversion of a topology's layers to nodes.
+
+    ``problems`` collects what cannot be mapped, by name of the node.
+    """
 
     state: Mapping[str, Tensor]
     framework: str
@@ -272,7 +142,7 @@ class _Builder:
     problems: dict[str, str] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     width: int = 0
-    """Outputs of the last weights."""
+    """Number of outputs of the last weights."""
 
     def sequence(self, layers: Sequence[Mapping[str, Any]], source: str, place: str = "") -> str:
         for n, layer in enumerate(layers):
@@ -307,7 +177,7 @@ class _Builder:
         return name
 
     def tensor(self, name: str, n_axes: int, optional: bool = False) -> Float | None:
-        """A tensor of the state dict."""
+        """Return a tensor of the state dict; None if it is optional and missing."""
         if name not in self.state:
             if optional:
                 return None
@@ -327,7 +197,7 @@ class _Builder:
         return values
 
     def check_all_used(self) -> None:
-        """Tensors that nothing names are a sign of a topology of another network."""
+        """Raise :class:`ExchangeError` if the topology leaves out a tensor of the state dict."""
         buffers = ("num_batches_tracked", "graded_spikes_factor", "reset_mechanism_val")
         left = [k for k in self.state if k not in self.used and not k.endswith(buffers)]
         if left:
@@ -380,7 +250,7 @@ class _Builder:
         )
 
     def vote(self, layer: Mapping[str, Any]) -> Step:
-        """The mean of each group of neighbouring neurons."""
+        """Return weights that take the mean of each group of neighbouring neurons."""
         size = layer["vote"]
         if type(size) is not int or size < 1 or not self.width or self.width % size:
             raise ExchangeError(f"{self.width} neurons do not fall into groups of {size!r}")
@@ -447,6 +317,7 @@ class _Builder:
 def _fire(
     threshold: float | Float, gain: float, decay: float, soft: bool, strict: bool
 ) -> FireNode:
+    """Return a neuron whose input is multiplied by ``gain`` and whose membrane by ``decay``."""
     leak = leak_of(decay)
     if leak is None:
         raise ExchangeError(decay_error(decay))
@@ -475,118 +346,3 @@ def pair_of(
     if len(numbers) != 2 or not all(type(n) is int and n >= least for n in numbers):
         raise ExchangeError(f"{key} {values!r} is neither a number nor two, of at least {least}")
     return numbers[0], numbers[1]
-
-
-# ---- writing a topology --------------------------------------------------------------------------
-
-
-def describe(
-    network: nn.Module,
-    timesteps: int,
-    image_shape: Sequence[int],
-    *,
-    pixel_max: float | None = 1.0,
-    order: Sequence[str] | None = None,
-    labels: Sequence[str] = (),
-) -> dict[str, Any]:
-    """The topology of a network of SpikingJelly's or snnTorch's modules, as JSON values::
-
-        Path("csnn.json").write_text(json.dumps(describe(net, 4, (1, 28, 28))))
-
-    Parameters
-    ----------
-    order : names of the modules in the order in which they run, if the network is not a sequence
-        (a module that is used nowhere in it has to be left out, too).
-
-    Raises
-    ------
-    ExchangeError
-        A module that cannot be mapped, or an order that has to be given; names the module.
-    """
-    walker = _Walker({id(module): name for name, module in network.named_modules()})
-    if order is None:
-        layers = walker.layers(network)
-    else:
-        layers = [entry for name in order for entry in walker.layers(network.get_submodule(name))]
-    values: dict[str, Any] = {
-        "format": FORMAT,
-        "framework": walker.framework or "spikingjelly",
-        "timesteps": timesteps,
-        "image_shape": list(image_shape),
-        "pixel_max": pixel_max,
-        "layers": layers,
-    }
-    if labels:
-        values["labels"] = list(labels)
-    check(values)
-    return values
-
-
-class _Walker:
-    def __init__(self, names: dict[int, str]):
-        self.names = names
-        self.framework: str | None = None
-
-    def layers(self, module: Any) -> list[dict[str, Any]]:
-        """Entries of a module and all in it."""
-        name = self.names[id(module)]
-        if isinstance(module, nn.Conv2d):
-            if module.padding_mode != "zeros" or isinstance(module.padding, str):
-                raise ExchangeError(f"{name}: padding must be numbers, of zeros")
-            plain = {"stride": list(module.stride), "padding": list(module.padding)}
-            extra = {"groups": module.groups, "dilation": list(module.dilation)}
-            odd = module.groups != 1 or tuple(module.dilation) != (1, 1)
-            return [{"conv": name, **plain, **(extra if odd else {})}]
-        if isinstance(module, nn.Linear):
-            return [{"linear": name}]
-        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
-            return [{"norm": name, "eps": module.eps}]
-        if isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
-            if module.ceil_mode:
-                raise ExchangeError(f"{name}: ceil_mode")
-            kind = "max" if isinstance(module, nn.MaxPool2d) else "average"
-            sizes = {"kernel": module.kernel_size, "stride": module.stride}
-            entry = {"pool": kind, **sizes, "padding": module.padding}
-            return [{k: list(v) if isinstance(v, tuple) else v for k, v in entry.items()}]
-        if isinstance(module, nn.Flatten):
-            return [{"flatten": True}]
-        if isinstance(module, nn.Dropout | nn.Dropout2d | nn.Identity):
-            return []
-        return self.foreign(module, type(module).__name__, name)
-
-    def foreign(self, module: Any, kind: str, name: str) -> list[dict[str, Any]]:
-        """A module of SpikingJelly's or snnTorch's, known by its class's name and attributes, so
-        that neither need be installed; or a sequence of modules."""
-        if kind in ("IFNode", "LIFNode", "ParametricLIFNode"):
-            self.framework = "spikingjelly"
-            entry = {"neuron": {"IFNode": "IF", "LIFNode": "LIF"}.get(kind, "PLIF"), "name": name}
-            entry |= {"threshold": float(module.v_threshold), "reset": module.v_reset}
-            if kind == "LIFNode":
-                entry["tau"] = float(module.tau)
-            if kind != "IFNode":
-                entry["decay_input"] = bool(module.decay_input)
-            return [entry]
-        if kind == "Leaky":
-            self.framework = "snntorch"
-            return [{"neuron": name}]
-        if kind == "VotingLayer":
-            return [{"vote": int(module.voting_size)}]
-        if kind == "Dropout":
-            return []
-        if kind == "BasicBlock" and hasattr(module, "cnf"):
-            parts = (module.conv1, module.bn1, module.sn1, module.conv2, module.bn2, module.sn2)
-            identity = []
-            if module.downsample is not None:
-                identity = self.layers(module.downsample) + self.layers(module.downsample_sn)
-            branch = [entry for part in parts for entry in self.layers(part)]
-            return [{"block": name, "gate": module.cnf, "branch": branch, "identity": identity}]
-        children = list(module.children())
-        if isinstance(module, nn.Sequential) or len(children) == 1:
-            return [entry for child in children for entry in self.layers(child)]
-        if children:
-            names = ", ".join(child for child, _ in module.named_children())
-            raise ExchangeError(
-                f"{name or 'the network'} ({kind}) is no sequence: give order=, the names of its "
-                f"modules as they run, of {names}"
-            )
-        raise ExchangeError(f"{name}: a {kind} cannot be mapped")

@@ -1,4 +1,4 @@
-"""Costs and fits as tables for a terminal."""
+"""Tables of costs and fits for a terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sw.compile.fitting import BoardReport
 
 
 def as_text(layers: list[LayerReport], weight_bits: int, config: Config) -> str:
-    """The layers as a table, with totals, for a terminal."""
+    """Return a table of the layers with totals."""
 
     def optional(value: float | None, form: str) -> str:
         return "" if value is None else format(value, form)
@@ -75,7 +75,7 @@ def as_text(layers: list[LayerReport], weight_bits: int, config: Config) -> str:
 
 
 def board_text(report: BoardReport) -> str:
-    """One board for a terminal: memories in use, or what is short and what would help."""
+    """Return one board's usage of memories, or what is short and what would help."""
     usage = ", ".join(
         f"{memory} {used:,} of {rows:,}" + (f" ({used / rows:.0%})" if report.fits else "")
         for memory, (used, rows) in report.usage.items()

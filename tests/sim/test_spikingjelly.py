@@ -18,7 +18,7 @@ from sw.compile.compiler import compile_network
 from sw.data import catalogue
 from sw.driver.board import Board
 from sw.driver.device import Device
-from sw.exchange.statedict import describe
+from sw.exchange.describe import describe
 from sw.network import encoder, netfile, reference
 from tests.sw.csnn import CSNN, T
 

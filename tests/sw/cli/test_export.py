@@ -25,6 +25,7 @@ from sw.convert.quantize import quantize
 from sw.data import catalogue
 from sw.data.dataset import DataError, Dataset, Split
 from sw.data.fashion_mnist import LABELS
+from sw.exchange import export as exporting
 from sw.model.config import ModelConfig, StageConfig
 from sw.model.resnet import SpikingResNet
 from sw.network import netfile
@@ -119,7 +120,7 @@ def test_accuracy_before_and_after_is_not_confused(tmp_path: Path, dataset: Data
         images=dataset.test.images,
         labels=run(turned, dataset.test.images).predictions.astype(np.uint8),
     )
-    _, accuracy = export.measure(folded, turned, None, split)
+    _, accuracy = exporting.measure(folded, turned, None, split)
     assert accuracy.quantised == 1.0
     assert accuracy.folded == accuracy.agreement < 1.0
 
@@ -238,13 +239,16 @@ def test_other_bad_arguments(
         (["--dt", "-1"], "--pixel-max and --dt take positive numbers"),
         (["--data", "x", "--input", "in.npz"], "--input: not allowed with argument --data"),
         (["--data-dir", "x", "--input", "in.npz"], "--data-dir is the folder of a data set"),
-        (["--timesteps", "8"], "--timesteps is for .nir files, and for state dicts with --top"),
+        (
+            ["--timesteps", "8"],
+            "--timesteps is for .nir files and state dicts only; read a state dict with --topology",
+        ),
         (["--frames"], "--frames is for .nir files only"),
         (["--dt", "1"], "--dt is for .nir files only"),
         (["--pixel-max", "1"], "--pixel-max is for .nir files only"),
         (["--fires-at-threshold"], "--fires-at-threshold is for .nir files only"),
         (["--topology", "x", "--frames"], "--frames is for .nir files only"),
-        (["net.nir", "--topology", "x"], "--topology is for state dicts, not for .nir files"),
+        (["net.nir", "--topology", "x"], "--topology is for state dicts only"),
     ):
         given = options if options[0] == "net.nir" else [str(path), *options]
         with pytest.raises(SystemExit) as exit_info:
@@ -268,8 +272,8 @@ def test_files_to_measure_on_that_are_none(tmp_path: Path) -> None:
     path = tmp_path / "in.npz"
     np.savez(path, images=np.zeros((2, 1, 12, 12), np.uint8), labels=np.zeros(3))
     with pytest.raises(InputError, match=r"in\.npz holds 2 images and 3 labels"):
-        export.read_images(path, 10)
+        exporting.read_images(path, 10)
     for raw in damaged_arrays():
         path.write_bytes(raw)
         with pytest.raises(InputError, match=r"is no \.npz file with 'images' and 'labels' to mea"):
-            export.read_images(path, 10)
+            exporting.read_images(path, 10)

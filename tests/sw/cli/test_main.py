@@ -93,6 +93,11 @@ def test_wrong_usage(
         "zoo",
         "experiments",
         "speed",
+        "export",
+        "nir",
+        "build",
+        "area",
+        "flash",
     ],
 )
 def test_help_shows_the_form_that_was_called(
@@ -101,7 +106,7 @@ def test_help_shows_the_form_that_was_called(
     assert exit_code([name, "--help"], prog=prog) == EXIT_OK
     out = capsys.readouterr().out
     assert f"usage: {prog} {name} " in out and f"\n  {prog} {name}" in out
-    assert f"python -m sw.{name}" not in out
+    assert f"python -m sw.{name}" not in out and f"python -m hw.{name}" not in out
 
 
 def test_a_command_returns_its_exit_code(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,10 +17,11 @@ from torch import nn
 from hw.spec import Gate, Leak, Reset
 from sw.cli import export
 from sw.convert.folded import simulate
-from sw.exchange import integers, statedict
+from sw.exchange import integers, topology
 from sw.exchange.assembly import Imported
+from sw.exchange.describe import describe
 from sw.exchange.graph import ExchangeError
-from sw.exchange.statedict import describe, from_state_dict
+from sw.exchange.statedict import from_state_dict
 from sw.network import netfile, reference
 from tests.damage import empty_pickle
 from tests.sw.csnn import CSNN, T
@@ -93,7 +94,7 @@ def test_the_shipped_topology_is_the_examples() -> None:
     net = lived_in(CSNN(3, 28))
     described = describe(net, T, (1, 28, 28))
     images = np.random.default_rng(1).integers(0, 256, (5, 1, 28, 28), np.uint8)
-    known = from_state_dict(net.state_dict(), statedict.topology("spikingjelly-csnn"))
+    known = from_state_dict(net.state_dict(), topology.load_topology("spikingjelly-csnn"))
     same = from_state_dict(net.state_dict(), described)
     np.testing.assert_array_equal(
         simulate(known.folded, images).logits, simulate(same.folded, images).logits
@@ -230,7 +231,7 @@ def test_snntorch_fires_above_its_threshold_not_at_it() -> None:
     network = integers.quantised(from_state_dict(state, values), 8)
     frames = np.ones((1, T, *SHAPE), np.uint8)
     assert reference.run(network, frames).logits.tolist() == [[2] * 10], "fires at 2, twice"
-    jelly_like = {"format": statedict.FORMAT, "framework": "spikingjelly", "timesteps": T}
+    jelly_like = {"format": topology.FORMAT, "framework": "spikingjelly", "timesteps": T}
     jelly_like |= {"image_shape": list(SHAPE), "pixel_max": None}
     layers = [{"conv": "0"}, {"neuron": "IF"}, {"flatten": True}, {"linear": "2"}]
     weights = {k: v for k, v in state.items() if not k.startswith("1.")}
@@ -280,7 +281,7 @@ def test_state_dicts_of_other_networks_are_refused() -> None:
 
 
 def changed(**entries: Any) -> dict[str, Any]:
-    return {**statedict.TOPOLOGIES["spikingjelly-csnn"], **entries}
+    return {**topology.TOPOLOGIES["spikingjelly-csnn"], **entries}
 
 
 @pytest.mark.parametrize(
@@ -304,7 +305,7 @@ def test_topologies_are_checked(values: Any, message: str, tmp_path: Path) -> No
     path = tmp_path / "net.json"
     path.write_text(json.dumps(values))
     with pytest.raises(ExchangeError) as error:
-        statedict.topology(str(path))
+        topology.load_topology(str(path))
     assert message in str(error.value) and "net.json" in str(error.value)
 
 

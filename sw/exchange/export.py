@@ -1,0 +1,233 @@
+"""Export of a network: fold, quantise, measure, compile and report."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.boards.configs import board_name
+from hw.spec import Config
+from sw.compile import costs, fitting
+from sw.compile.compiler import compile_network
+from sw.compile.costs import LayerReport
+from sw.compile.fitting import BoardReport
+from sw.compile.program import FitError, Program
+from sw.convert import fold, quantize
+from sw.convert.folded import FoldedNetwork, simulate
+from sw.data import catalogue
+from sw.data.dataset import DataError, Split, calibration_samples, spread
+from sw.data.inputs import check_labels
+from sw.exchange import integers
+from sw.exchange.assembly import Imported
+from sw.files import ARRAY_ERRORS
+from sw.model import datasets
+from sw.network import reference
+from sw.network.encoder import InputError
+from sw.network.network import Network
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """Accuracies before and after quantisation, as shares of the images measured on."""
+
+    folded: float
+    quantised: float
+    agreement: float
+    """Share of images that have the same class before and after quantisation."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Export:
+    """A network ready to be written, and its report."""
+
+    network: Network
+    program: Program | None
+    config: Config
+    layers: list[LayerReport]
+    boards: list[BoardReport]
+    accuracy: Accuracy
+    measured_on: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        n_cycles = self.n_cycles
+        return {
+            "board": board_name(self.config),
+            "fits": self.program is not None,
+            "weight_bits": self.network.weight_bits,
+            "measured_on": self.measured_on,
+            "accuracy": asdict(self.accuracy),
+            "layers": [asdict(layer) for layer in self.layers],
+            "n_cycles": n_cycles,
+            "latency_s": None if n_cycles is None else n_cycles / self.config.clk_hz,
+            "boards": [asdict(board) for board in self.boards],
+        }
+
+    @property
+    def n_cycles(self) -> float | None:
+        """Predicted cycles per image; None if the network does not fit."""
+        return sum(layer.n_cycles or 0.0 for layer in self.layers) if self.program else None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Images:
+    """Labelled images to measure on, and what to call them.
+
+    ``calibration`` are training images with which the biases compensate for rounding; None if there
+    is no data set.
+    """
+
+    split: Split
+    what: str
+    calibration: NDArray[np.uint8] | None
+
+
+def find_images(
+    values: dict[str, Any],
+    folder: Path | None,
+    name: str | None,
+    n_images: int,
+    say: Callable[[str], None],
+) -> Images:
+    """Return validation images of the checkpoint's data set, or of the data set ``name``.
+
+    Without a data set, the shipped sample of test images is used for Fashion-MNIST, and ``say``
+    gets a message.
+
+    Raises
+    ------
+    sw.data.dataset.DataError
+        There is no data set, and one was named or there is no sample of it.
+    """
+    calibration = None
+    try:
+        dataset = datasets.load_for(values, folder, name)
+        what = "Fashion-MNIST" if dataset.name == "fashion-mnist" else dataset.name
+        split, what = dataset.validation, f"validation images of {what}"
+        calibration = calibration_samples(dataset)
+    except DataError as error:
+        is_shipped = values["data"].get("name", "fashion-mnist") == "fashion-mnist"
+        if folder is not None or name is not None or not is_shipped:
+            raise
+        say(f"measuring on the shipped sample of test images, for want of a data set: {error}")
+        split, what = catalogue.load_samples(), "shipped test images of Fashion-MNIST"
+    chosen = spread(len(split), n_images)
+    return Images(
+        split=Split(images=split.images[chosen], labels=split.labels[chosen]),
+        what=f"{len(chosen)} {what}",
+        calibration=calibration,
+    )
+
+
+def measure(
+    folded: FoldedNetwork, network: Network, program: Program | None, split: Split
+) -> tuple[list[LayerReport], Accuracy]:
+    """Return each layer's densities, operations and predicted cycles, and the accuracies."""
+    before = simulate(folded, split.images).predictions
+    trace = reference.run(network, split.images)
+    maps = costs.device_maps(network, split.images, trace.spikes)
+    layers = costs.measured(network, program, maps)
+
+    def share(right: NDArray[np.bool_]) -> float:
+        return float(np.mean(right))
+
+    return layers, Accuracy(
+        folded=share(before == split.labels),
+        quantised=share(trace.predictions == split.labels),
+        agreement=share(before == trace.predictions),
+    )
+
+
+def read_images(path: Path, n_images: int) -> Images:
+    """Return the images (or frames) and labels of an .npz file.
+
+    Raises
+    ------
+    sw.network.encoder.InputError
+        The file holds something else.
+    """
+    try:
+        with path.open("rb") as raw, np.load(raw) as file:
+            images, labels = file["images"][:n_images], file["labels"][:n_images]
+    except (AttributeError, KeyError, TypeError, *ARRAY_ERRORS) as error:
+        raise InputError(
+            f"{path} is no .npz file with 'images' and 'labels' to measure on: {error}"
+        ) from error
+    if len(images) != len(labels) or not len(labels):
+        raise InputError(f"{path} holds {len(images)} images and {len(labels)} labels")
+    return Images(
+        split=Split(images=images, labels=labels),
+        what=f"{len(labels)} images of {path.name}",
+        calibration=None,
+    )
+
+
+def export_network(
+    checkpoint: Path,
+    config: Config,
+    weight_bits: int,
+    images: Images,
+    imported: Imported | None = None,
+) -> Export:
+    """Fold, quantise, measure and compile; nothing is written.
+
+    Parameters
+    ----------
+    imported : the network that ``checkpoint`` holds, if that is another framework's file.
+
+    Raises
+    ------
+    sw.model.checkpoint.CheckpointError, sw.model.config.ModelError
+        Not a checkpoint; or not a full-spike network, such as one with ``ADD`` gates.
+    sw.convert.quantize.QuantizeError
+        Numbers that no scale brings into the device's widths.
+    sw.network.encoder.InputError
+        The network does not take these images, or lacks classes that they are of.
+    """
+    if imported is None:
+        folded = fold.fold(checkpoint)
+        network = quantize.quantize(folded, weight_bits, calibration=images.calibration)
+    else:
+        folded = imported.folded
+        network = integers.quantised(imported, weight_bits, calibration=images.calibration)
+    check_labels(images.split.labels, network.n_classes, images.what)
+    try:
+        program = compile_network(network, config)
+    except FitError:
+        program = None
+    layers, accuracy = measure(folded, network, program, images.split)
+    network = replace(
+        network,
+        provenance=network.provenance
+        | {
+            "export": {
+                "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+                "measured_on": images.what,
+                "accuracy": asdict(accuracy),
+            }
+        },
+        statistics={
+            layer.name: {
+                "input_density": layer.input_density,
+                "n_synaptic_ops": layer.n_synaptic_ops,
+            }
+            for layer in layers
+        },
+    )
+    target = fitting.board_report(network, config)
+    others = [b for b in fitting.all_boards(network) if b.board != target.board]
+    return Export(
+        network=network,
+        program=program,
+        config=config,
+        layers=layers,
+        boards=[target, *others],
+        accuracy=accuracy,
+        measured_on=images.what,
+    )

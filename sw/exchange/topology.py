@@ -1,0 +1,142 @@
+"""Topologies: what the state dicts of SpikingJelly and snnTorch do not hold.
+
+A state dict names tensors, not steps. A topology adds which neurons stand between the tensors, with
+which thresholds, and what is pooled, in JSON::
+
+    {"format": "spikefold-topology", "framework": "spikingjelly", "timesteps": 4,
+     "image_shape": [1, 28, 28], "pixel_max": 1.0,
+     "layers": [{"conv": "conv_fc.0", "padding": 1}, {"norm": "conv_fc.1"},
+                {"neuron": "IF", "threshold": 1.0, "reset": 0.0}, {"pool": "max", "kernel": 2},
+                ..., {"flatten": true}, {"linear": "conv_fc.9"}, {"neuron": "IF"}]}
+
+A name in :data:`TOPOLOGIES` stands for a well-known network;
+:func:`sw.exchange.describe.describe` writes the topology of a module.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sw.exchange.graph import ExchangeError
+
+FORMAT = "spikefold-topology"
+FRAMEWORKS = ("spikingjelly", "snntorch")
+
+TOPOLOGIES: dict[str, dict[str, Any]] = {
+    # conv_fashion_mnist.py of SpikingJelly's examples, with any number of channels.
+    "spikingjelly-csnn": {
+        "format": FORMAT,
+        "framework": "spikingjelly",
+        "timesteps": 4,
+        "image_shape": [1, 28, 28],
+        "pixel_max": 1.0,
+        "layers": [
+            {"conv": "conv_fc.0", "padding": 1},
+            {"norm": "conv_fc.1"},
+            {"neuron": "IF"},
+            {"pool": "max", "kernel": 2},
+            {"conv": "conv_fc.4", "padding": 1},
+            {"norm": "conv_fc.5"},
+            {"neuron": "IF"},
+            {"pool": "max", "kernel": 2},
+            {"flatten": True},
+            {"linear": "conv_fc.9"},
+            {"neuron": "IF"},
+            {"linear": "conv_fc.11"},
+            {"neuron": "IF"},
+        ],
+    },
+}
+
+KINDS = {
+    "conv": {"stride", "padding", "dilation", "groups"},
+    "linear": set(),
+    "norm": {"eps"},
+    "neuron": {"threshold", "reset", "tau", "decay_input", "name"},
+    "pool": {"kernel", "stride", "padding"},
+    "flatten": set(),
+    "vote": set(),
+    "block": {"gate", "branch", "identity"},
+}
+"""Kinds of layers in a topology, and the other entries that each may have."""
+
+
+def load_topology(name: str) -> dict[str, Any]:
+    """Return a topology by its name in :data:`TOPOLOGIES`, or from a JSON file.
+
+    Raises
+    ------
+    ExchangeError
+        There is no such file, or it holds no topology; the message says what is wrong.
+    """
+    if name in TOPOLOGIES:
+        return TOPOLOGIES[name]
+    known = f"known are {', '.join(TOPOLOGIES)}, or name a JSON file (sw.exchange.describe)"
+    try:
+        values = json.loads(Path(name).read_text())
+    except OSError as error:
+        raise ExchangeError(f"topology {name!r}: {error.strerror}; {known}") from error
+    except ValueError as error:
+        raise ExchangeError(f"topology {name!r} is no JSON: {error}; {known}") from error
+    check_topology(values, f"topology {name!r}")
+    return values
+
+
+def check_topology(values: Any, where: str = "topology") -> None:
+    """Raise :class:`ExchangeError` unless ``values`` is a topology."""
+
+    def require(ok: bool, message: str) -> None:
+        if not ok:
+            raise ExchangeError(f"{where}: {message}")
+
+    require(
+        isinstance(values, dict) and values.get("format") == FORMAT, f'"format" must be "{FORMAT}"'
+    )
+    require(
+        values.get("framework") in FRAMEWORKS, f'"framework" must be one of {", ".join(FRAMEWORKS)}'
+    )
+    shape = values.get("image_shape")
+    require(
+        isinstance(shape, list)
+        and len(shape) == 3
+        and all(type(n) is int and n > 0 for n in shape),
+        '"image_shape" must be [channels, height, width]',
+    )
+    timesteps = values.get("timesteps")
+    require(type(timesteps) is int and timesteps > 0, '"timesteps" must be a number of at least 1')
+    pixel_max = values.get("pixel_max", 1.0)
+    require(
+        pixel_max is None or (isinstance(pixel_max, int | float) and pixel_max > 0),
+        '"pixel_max" must be what a pixel of 255 is, or null for binary frames',
+    )
+    labels = values.get("labels", [])
+    require(
+        isinstance(labels, list) and all(isinstance(label, str) for label in labels),
+        '"labels" must be a list of names',
+    )
+    unknown = set(values) - {
+        "format",
+        "framework",
+        "timesteps",
+        "image_shape",
+        "pixel_max",
+        "labels",
+        "layers",
+    }
+    require(not unknown, f"unknown entries: {', '.join(sorted(unknown))}")
+
+    def check_layers(layers: Any, place: str) -> None:
+        require(isinstance(layers, list), f"{place} must be a list")
+        for n, layer in enumerate(layers):
+            here = f"{place}[{n}]"
+            kinds = [k for k in KINDS if isinstance(layer, dict) and k in layer]
+            require(len(kinds) == 1, f"{here} must have one of {', '.join(KINDS)}")
+            extra = set(layer) - {kinds[0]} - KINDS[kinds[0]]
+            require(not extra, f"{here}: {kinds[0]} takes no {', '.join(sorted(extra))}")
+            if kinds[0] == "block":
+                check_layers(layer.get("branch"), f"{here}.branch")
+                check_layers(layer.get("identity", []), f"{here}.identity")
+
+    check_layers(values.get("layers"), "layers")
