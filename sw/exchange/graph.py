@@ -12,19 +12,19 @@ from hw.spec import Gate, Leak, Reset
 from sw.network.network import Shape
 
 SAME = 1e-6
-"""Numbers that differ by less, relatively, were the same before they were written as float32."""
+"""Relative difference below which two numbers are taken as equal, as rounded to float32."""
 
 Float = NDArray[np.float64]
 Pair = tuple[int, int]
 
 
 class ExchangeError(ValueError):
-    """A network that cannot be brought over; the message names node by node what and why."""
+    """A network cannot be imported or exported; the message names every node and the reason."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Convolve:
-    """``weight`` (o, c, ky, kx), ``bias`` (o,) or None."""
+    """A convolution with ``weight`` (o, c, ky, kx) and ``bias`` (o,) or None."""
 
     weight: Float
     bias: Float | None = None
@@ -34,7 +34,7 @@ class Convolve:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Connect:
-    """Fully connected: ``weight`` (o, inputs), ``bias`` (o,) or None."""
+    """A fully connected step with ``weight`` (o, inputs) and ``bias`` (o,) or None."""
 
     weight: Float
     bias: Float | None = None
@@ -42,7 +42,7 @@ class Connect:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Normalise:
-    """``gain * x + shift``, both (channels,): batch-norm."""
+    """Batch-norm: ``gain * x + shift``, both (channels,)."""
 
     gain: Float
     shift: Float
@@ -50,14 +50,14 @@ class Normalise:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Scale:
-    """``factor * x``; ``factor`` broadcasts to the map (C, H, W)."""
+    """A scaling ``factor * x``; ``factor`` broadcasts to the map (C, H, W)."""
 
     factor: Float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """``kind`` is ``"max"``, ``"average"`` or ``"sum"``."""
+    """A pooling; ``kind`` is ``"max"``, ``"average"`` or ``"sum"``."""
 
     kind: str
     kernel: Pair
@@ -67,7 +67,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Flatten:
-    """(C, H, W) to one axis; and anything that does nothing, such as dropout."""
+    """A change from (C, H, W) to one axis, or a step without effect, such as dropout."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -105,7 +105,7 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What a file does not say of the network in it.
+    """What a file does not say about its network.
 
     ``pixel_max`` is what the network was trained to take for a pixel of 255 (1.0 after a division
     by 255); None if it takes binary frames.
@@ -116,7 +116,7 @@ class Source:
     pixel_max: float | None = 1.0
     labels: tuple[str, ...] = ()
     averaged: bool = True
-    """Logits are means over the timesteps, not sums."""
+    """Whether logits are means over the timesteps; otherwise they are sums."""
 
 
 def leak_of(decay: float) -> tuple[Leak, int] | None:
