@@ -27,7 +27,7 @@ from amaranth.back import rtlil
 from amaranth.lib import wiring
 
 from hw.tools.folders import cache_dir
-from hw.tools.netlist import COLLISIONS
+from hw.tools.netlist import COLLISIONS, no_garbage_collection
 
 TOP = "top"
 """Name of the top module; the C++ class is ``Vtop``."""
@@ -161,6 +161,7 @@ def _without_zero_contents(text: str) -> str:
     return "".join(kept)
 
 
+@no_garbage_collection()
 def to_rtlil(component: wiring.Component, *, emit_src: bool = False) -> str:
     """Return the RTLIL of a component, with its signature's members as ports (``i__payload``), plus
     clk and rst.

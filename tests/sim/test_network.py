@@ -16,7 +16,7 @@ from sw.network.network import INPUT, Network
 from tests import golden
 from tests.networks import random_network
 
-CONFIG = Config(weight_depth=8192, spike_bytes=4096, param_depth=2048)
+CONFIG = Config(lanes=8, fire_lanes=4, weight_depth=16384, spike_bytes=4096, param_depth=2048)
 
 
 def expected(network: Network, seed: int, n_images: int = 1) -> list[Expected]:

@@ -155,7 +155,7 @@ def random_frames(net: Network, density: float, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("stall", [0.0, 0.4])
 def test_counters_say_what_happened(stall: float) -> None:
-    net = network()
+    net = network(size=5)
     frames = random_frames(net, 0.2)
     program, result, maps, counters = run(net, frames, stall=stall)
     predicted = predict_cycles(program, maps)
@@ -173,20 +173,20 @@ def test_counters_say_what_happened(stall: float) -> None:
 
 
 def test_silent_input_reads_no_weight() -> None:
-    net = network()
+    net = network(size=4)
     _, _, _, counters = run(net, random_frames(net, 0.0))
     assert [c.n_weight_reads for c in counters.values()] == [0, 0, 0]
 
 
 def test_every_cycle_brings_a_weight_when_all_inputs_fire() -> None:
-    net = network(size=7)
+    net = network(size=4)
     _, _, _, counters = run(net, random_frames(net, 1.1))
     first = counters["conv1"]
     assert first.n_weight_reads / (first.n_cycles - 76) > 0.999
 
 
 def test_abort_ends_a_run_and_the_next_one_is_right() -> None:
-    net = network()
+    net = network(size=4)
     frames = random_frames(net, 0.5)
     program = compile_network(net, CONFIG)
     dut = Cores(CONFIG)
@@ -294,7 +294,7 @@ def test_other_builds(lanes: int, fire_lanes: int, weight_bits: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cores", "size"), [(2, 5), (4, 3), pytest.param(8, 3, marks=pytest.mark.slow)]
+    ("cores", "size"), [(2, 4), (4, 3), pytest.param(8, 3, marks=pytest.mark.slow)]
 )
 def test_several_cores_are_one(cores: int, size: int) -> None:
     """The same spikes and logits, in fewer cycles; maps of fewer rows than cores, too."""
