@@ -1,4 +1,4 @@
-"""The report page in a real browser: it is drawn, and its buttons work. ``.ci/run`` installs one."""
+"""The report page in a real browser: drawn, with working buttons. ``.ci/run`` installs one."""
 
 from __future__ import annotations
 
