@@ -103,7 +103,7 @@ class Core(wiring.Component):
         m.d.comb += self.bus.busy.eq(u.sequencer.busy)
         self._connect_descriptor(m, u)
         ends = self._connect_jobs(m, u, reset)
-        host_row, host_space = Signal(24), Signal(8)
+        host_row, host_space = unreset(24), unreset(8)
         host = _HostRead(row=host_row, space=host_space)
         self._connect_events(m, u, host, ends, aborted, reset)
         params_data, params_free = self._read_params(m, u, host)
