@@ -47,7 +47,7 @@ def easy_split(n_images: int, seed: int) -> Split:
 
 def easy_data() -> Dataset:
     return Dataset(
-        name="easy",
+        name="fashion-mnist",
         labels=LABELS,
         train=easy_split(160, 1),
         validation=easy_split(40, 2),
