@@ -24,7 +24,7 @@ def easy_split(n_images: int, seed: int) -> Split:
 def easy_data() -> Dataset:
     """Return a data set of :func:`easy_split` images, which a small network learns in seconds."""
     return Dataset(
-        name="easy",
+        name="fashion-mnist",
         labels=LABELS,
         train=easy_split(160, 1),
         validation=easy_split(40, 2),

@@ -136,7 +136,7 @@ def with_a_checkpoint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str
     images = np.random.default_rng(3).integers(0, 256, (20, 1, 12, 12), np.uint8)
     part = dataset.Split(images=images, labels=np.arange(20) % 10)
     made = dataset.Dataset(
-        name="made",
+        name="fashion-mnist",
         labels=tuple("abcdefghij"),
         train=part,
         validation=part,

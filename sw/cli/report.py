@@ -7,17 +7,22 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from hw.boards.configs import BOARDS, board_name, config_by_name
+from hw.boards.configs import BOARDS, config_by_name
 from hw.spec import Config, SpecError
-from sw.cli.commands import EXIT_BAD_INPUT, EXIT_DEVICE, EXIT_INTERRUPTED, EXIT_OK, command
+from sw.cli.commands import (
+    EXIT_BAD_INPUT,
+    EXIT_DEVICE,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    CommandParser,
+    command,
+)
 from sw.cli.options import FIND, VIRTUAL, check_data_dir, load, port_of
-from sw.compile import costs, fitting
+from sw.compile import fitting
 from sw.compile.compiler import compile_network
 from sw.compile.program import FitError, Program
 from sw.data import catalogue
@@ -30,16 +35,17 @@ from sw.files import write_output
 from sw.network import netfile
 from sw.network.encoder import InputError, check_input
 from sw.network.network import Network
-from sw.reporting import page, tables
-from sw.reporting.observe import N_TRACED, Images, Neuron, NeuronError, Observation, observe
-from sw.reporting.page import Page, Step
-from sw.reporting.screenshot import ReportError, screenshot
+from sw.reporting import page
+from sw.reporting.evaluation import EvaluationError, accuracy_steps, read_evaluation
+from sw.reporting.observe import N_TRACED, ImageSet, NeuronError, NeuronIndex, observe
+from sw.reporting.report import Report, as_dict, as_text
+from sw.reporting.screenshot import ScreenshotError, screenshot
 from sw.shipped import NETWORK
 
 DEFAULT_BOARD = "ulx3s-85f"
 
 
-def find_images(arguments: argparse.Namespace, network: Network) -> Images | None:
+def find_images(arguments: argparse.Namespace, network: Network) -> ImageSet | None:
     """Images as asked for; with nothing asked, the shipped sample if the network takes it.
 
     Raises
@@ -71,16 +77,15 @@ def find_images(arguments: argparse.Namespace, network: Network) -> Images | Non
     if not len(images):
         raise InputError(f"there are no {what}: give at least one image")
     images = images[: arguments.n]
-    return Images(
+    return ImageSet(
         images=images,
         labels=None if labels is None else labels[: arguments.n].astype(np.int64),
-        what=f"{len(images):,} {what}",
-        chosen=_chosen(arguments.neuron),
+        description=f"{len(images):,} {what}",
     )
 
 
-def _chosen(texts: list[str]) -> dict[str, list[Neuron]]:
-    chosen: dict[str, list[Neuron]] = {}
+def _neurons(texts: list[str]) -> dict[str, list[NeuronIndex]]:
+    chosen: dict[str, list[NeuronIndex]] = {}
     for text in texts:
         name, _, place = text.rpartition(":")
         try:
@@ -94,157 +99,8 @@ def _chosen(texts: list[str]) -> dict[str, list[Neuron]]:
     return chosen
 
 
-def accuracy_steps(
-    network: Network, evaluation: dict[str, Any] | None, observation: Observation | None
-) -> list[Step]:
-    """Accuracies that are known, from training to the device: what ``sw.evaluate --json`` printed,
-    else what the file says; and what was measured here."""
-    steps = []
-    if evaluation is not None:
-        balanced = _balanced(evaluation)
-        on = f"{evaluation['n_images']:,} test images{balanced}"
-        n = None if balanced else evaluation["n_images"]
-        named = [
-            ("training network, with auxiliary pathway", evaluation["training_with_aap"]),
-            ("full-spike, float", evaluation["full_spike"]),
-            ("folded, float", evaluation["folded"]),
-        ]
-        widths = sorted(evaluation["quantised"].items(), key=lambda item: -int(item[0]))
-        named += [(f"integers, {bits}-bit weights", percent) for bits, percent in widths]
-        steps += [
-            Step(name=name, percent=percent, on=on, n_images=n)
-            for name, percent in named
-            if percent is not None
-        ]
-    else:
-        with contextlib.suppress(KeyError, TypeError):
-            test = network.provenance["results"]["test"]
-            on = f"whole test set, when trained{_balanced(network.provenance.get('data'))}"
-            for key, name in (
-                ("both", "training network, with auxiliary pathway"),
-                ("spike", "full-spike, float"),
-            ):
-                steps.append(Step(name=name, percent=float(test[key]), on=on))
-        with contextlib.suppress(KeyError, TypeError):
-            exported = network.provenance["export"]
-            for key, name in (("folded", "folded, float"), ("quantised", "integers")):
-                steps.append(
-                    Step(
-                        name=name,
-                        percent=100 * float(exported["accuracy"][key]),
-                        on=f"{exported['measured_on']}, when exported",
-                        n_images=_leading_number(exported["measured_on"]),
-                    )
-                )
-    if observation is not None and observation.labels is not None:
-        labels = observation.labels
-        steps.append(
-            Step(
-                name=f"integers, {network.weight_bits}-bit weights",
-                percent=100 * float((observation.predictions == labels).mean()),
-                on=observation.what,
-                n_images=len(labels),
-            )
-        )
-        if observation.counted is not None:
-            counted = observation.counted
-            right = np.array(counted.predictions) == labels[: counted.n_images]
-            steps.append(
-                Step(
-                    name=f"on the device ({counted.board})",
-                    percent=100 * float(right.mean()),
-                    on=f"the first {counted.n_images} of them",
-                    n_images=counted.n_images,
-                )
-            )
-    return steps
-
-
-def _balanced(record: Any) -> str:
-    """What to say of accuracies whose record has it that they are means over classes: no share of
-    so many images, so there is no interval, either."""
-    balanced = isinstance(record, dict) and record.get("metric") == "balanced"
-    return ", balanced" if balanced else ""
-
-
-def _leading_number(text: str) -> int | None:
-    first = text.split()[0]
-    return int(first) if first.isdigit() else None
-
-
-def read_evaluation(path: Path) -> dict[str, Any]:
-    """What ``python -m sw.evaluate --json`` printed.
-
-    Raises
-    ------
-    ReportError
-        The file is something else.
-    """
-    hint = "python -m sw.evaluate --json > FILE makes one"
-    try:
-        values = json.loads(path.read_text())
-    except OSError as error:
-        raise ReportError(f"{path} cannot be read: {error.strerror}; {hint}") from error
-    except ValueError as error:
-        raise ReportError(f"{path} is no JSON file: {error}; {hint}") from error
-    needed = {"n_images", "training_with_aap", "full_spike", "folded", "quantised"}
-    if not isinstance(values, dict) or not needed <= set(values):
-        raise ReportError(f"{path} is no evaluation; {hint}")
-    return values
-
-
-def as_dict(shown: Page, config: Config) -> dict[str, Any]:
-    """What the page shows, as JSON values, without the pictures."""
-    seen = shown.observation
-    layers = seen.layers if seen else costs.layer_reports(shown.network, shown.program)
-    values: dict[str, Any] = {
-        "network": shown.name,
-        "sha256": shown.sha256,
-        "board": board_name(config),
-        "fits": shown.program is not None,
-        "weight_bits": shown.network.weight_bits,
-        "timesteps": shown.network.timesteps,
-        "layers": [asdict(layer) for layer in layers],
-        "boards": [asdict(board) for board in shown.boards],
-        "accuracy": [asdict(step) for step in shown.steps],
-        "measured_on": None,
-        "rates": {},
-        "confusion": None,
-        "counted": None,
-    }
-    if seen is not None:
-        matrix = seen.confusion(shown.network.n_classes)
-        values |= {
-            "measured_on": seen.what,
-            "n_traced": seen.n_traced,
-            "rates": {name: rates.tolist() for name, rates in seen.rates.items()},
-            "confusion": None if matrix is None else matrix.tolist(),
-            "counted": None if seen.counted is None else asdict(seen.counted),
-        }
-    return values
-
-
-def as_text(shown: Page, config: Config) -> str:
-    """What the page shows, for a terminal."""
-    seen = shown.observation
-    layers = seen.layers if seen else costs.layer_reports(shown.network, shown.program)
-    lines = [tables.as_text(layers, shown.network.weight_bits, config), ""]
-    for step in shown.steps:
-        lines.append(f"{step.percent:6.2f} %  {step.name} ({step.on})")
-    if seen is None:
-        lines.append("no spikes, cycles or accuracy: there were no images; give some with --input")
-    elif seen.counted is not None:
-        n_cycles = sum(seen.counted.n_cycles.values())
-        lines.append(
-            f"{n_cycles:,.0f} cycles counted on {seen.counted.board}, "
-            f"{seen.counted.n_differences} of {seen.counted.n_images} images differ from the "
-            "reference"
-        )
-    return "\n".join([*lines, "", *map(tables.board_text, shown.boards)])
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m sw.report",
         description="Everything about a network on one HTML page: its layers, memories, spikes, "
         "membranes, weights, cycles and accuracy.",
@@ -257,7 +113,6 @@ def _parser() -> argparse.ArgumentParser:
 
 exit codes: {EXIT_OK} written, {EXIT_BAD_INPUT} bad input, {EXIT_DEVICE} no device or lost,
 {EXIT_INTERRUPTED} interrupted""",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "network", nargs="?", type=Path, default=NETWORK, help="network file (the shipped one)"
@@ -345,10 +200,11 @@ def _board(
 
 @command(
     DataError,
+    EvaluationError,
     FitError,
     InputError,
     NeuronError,
-    ReportError,
+    ScreenshotError,
     SpecError,
     netfile.NetworkFileError,
     interrupted="interrupted, nothing was written",
@@ -367,13 +223,14 @@ def main(argv: list[str] | None = None) -> int:
     network = file.network
     program, config = _program(file, arguments.target)
     evaluation = read_evaluation(arguments.evaluation) if arguments.evaluation else None
+    neurons = _neurons(arguments.neuron)
     images = find_images(arguments, network)
     observation = None
     if images is not None:
         with _board(arguments, network, program) as board:
-            observation = observe(network, program, images, board)
+            observation = observe(network, program, images, board, neurons)
     target = fitting.board_report(network, config)
-    shown = Page(
+    report = Report(
         name=arguments.network.name,
         sha256=file.sha256,
         network=network,
@@ -384,13 +241,13 @@ def main(argv: list[str] | None = None) -> int:
         command=" ".join(["python -m sw.report", *(sys.argv[1:] if argv is None else argv)]),
     )
     if path is not None:
-        html = page.render(shown).encode()
+        html = page.render(report).encode()
         write_output(path, html)
         print(f"wrote {path}: {len(html):,} bytes", file=sys.stderr if quiet else sys.stdout)
         if arguments.screenshot:
             screenshot(path, arguments.screenshot)
     if arguments.json:
-        print(json.dumps(as_dict(shown, config), indent=1))
+        print(json.dumps(as_dict(report, config), indent=1))
     elif arguments.text:
-        print(as_text(shown, config))
+        print(as_text(report, config))
     return EXIT_OK

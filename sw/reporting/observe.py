@@ -1,11 +1,12 @@
-"""What a network does with images: everything that the report's page shows, measured once.
+"""Measure once what a network does with images: everything that the report shows.
 
-Spikes and membranes are the integer reference's; counted cycles are a board's.
+Spikes and membranes come from the integer reference, counted cycles from a board.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,23 +21,39 @@ from sw.network import encoder, reference
 from sw.network.network import Layer, Network
 
 N_TRACED = 10
-"""Images whose maps are kept, whose cycles are predicted, and that a board runs."""
-N_SAMPLES = 6
-"""Images that are shown."""
+"""Number of images whose maps are kept, whose cycles are predicted, and that a board runs."""
+N_SHOWN = 6
+"""Number of images that are shown with all their spikes."""
 N_NEURONS = 3
-"""Neurons of a layer whose membranes are shown."""
+"""Number of neurons of a layer whose membranes are shown."""
 
-Neuron = tuple[int, int, int]
-"""(channel, row, column)"""
+NeuronIndex = tuple[int, int, int]
+"""Channel, row and column of a neuron in the map of its layer."""
 
 
 class NeuronError(ValueError):
     """A neuron that was asked for does not exist; the message says which do."""
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ImageSet:
+    """Images to observe a network on.
+
+    Attributes
+    ----------
+    images : uint8, as the network takes them.
+    labels : int (N,), or None if they are not known.
+    description : how many they are and where they come from, in words.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64] | None
+    description: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Membranes:
-    """One neuron, for every sample.
+    """Membrane of one neuron over time, for each of the N images that are shown.
 
     Attributes
     ----------
@@ -44,14 +61,14 @@ class Membranes:
     spikes : bool (N, T), of the neuron itself: before its gate.
     """
 
-    neuron: Neuron
+    neuron: NeuronIndex
     threshold: int
     values: NDArray[np.int64]
     spikes: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Sample:
+class ShownImage:
     """An image that is shown, with all its spikes: (T, C, H, W) by map."""
 
     index: int
@@ -64,42 +81,48 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Counted:
-    """What a board counted, means per image over the first ``n_images``; by layer."""
+    """What a board counted on the first ``n_images`` images.
+
+    Attributes
+    ----------
+    n_cycles : by layer, mean per image.
+    n_differences : number of images whose logits or spike counts are not the reference's.
+    """
 
     board: str
     n_images: int
     n_cycles: dict[str, float]
     predictions: list[int]
     n_differences: int
-    """Images whose logits or spike counts are not the reference's."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Observation:
-    """Measurements of one network.
+    """Measurements of one network on an :class:`ImageSet` of N images.
 
     Attributes
     ----------
-    what : the images in words.
+    description : of the images, in words.
     labels : int (N,), or None.
     predictions : int64 (N,)
     rates : by map, the share of its neurons that spike at each timestep, over all images.
-    n_traced : the first images, over which the figures in ``layers`` are means.
-    membranes : by layer, for every sample; the output layer has none.
+    n_traced : number of images, the first ones, over which the figures in ``layers`` are means.
+    membranes : by layer, for every image that is shown; the output layer has none.
+    counted : None if there was no board.
     """
 
-    what: str
+    description: str
     labels: NDArray[np.int64] | None
     predictions: NDArray[np.int64]
     rates: dict[str, NDArray[np.float64]]
     n_traced: int
     layers: list[LayerReport]
-    samples: list[Sample]
+    shown: list[ShownImage]
     membranes: dict[str, list[Membranes]]
     counted: Counted | None = None
 
     def confusion(self, n_classes: int) -> NDArray[np.int64] | None:
-        """Images by (label, prediction)."""
+        """Count the images by (label, prediction); None without labels."""
         if self.labels is None:
             return None
         matrix = np.zeros((n_classes, n_classes), np.int64)
@@ -107,41 +130,40 @@ class Observation:
         return matrix
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Images:
-    """``images`` as the network takes them, with ``labels`` (N,) if they are known."""
-
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64] | None
-    what: str
-    chosen: dict[str, list[Neuron]] = field(default_factory=dict)
-    """Neurons to show, by layer; the others are chosen here."""
-
-
 def observe(
-    network: Network, program: Program | None, images: Images, board: AnyBoard | None = None
+    network: Network,
+    program: Program | None,
+    given: ImageSet,
+    board: AnyBoard | None = None,
+    neurons: Mapping[str, list[NeuronIndex]] | None = None,
 ) -> Observation:
-    """Run the reference over all images, and a board over the first ones if there is one.
+    """Run the reference over all images, and a board, if there is one, over the first ones.
+
+    Parameters
+    ----------
+    program : the network compiled for the board whose cycles are predicted; None predicts none.
+    neurons : neurons whose membranes are shown, by layer; those of other layers are chosen here.
 
     Raises
     ------
     sw.network.encoder.InputError
         The images do not suit the network.
     NeuronError
-        ``images.chosen`` names a neuron that does not exist.
+        ``neurons`` names a neuron that does not exist.
     sw.driver.errors.DeviceError
-        The board went away.
+        The connection to the board was lost.
     """
-    for name, neurons in images.chosen.items():
-        _check_neurons(network, name, neurons)
-    overall = reference.run(network, images.images, keep_spikes=False)
+    neurons = neurons or {}
+    for name, chosen in neurons.items():
+        _check_neurons(network, name, chosen)
+    overall = reference.run(network, given.images, keep_spikes=False)
     shapes = network.map_shapes()
-    first = reference.run(network, images.images[:N_TRACED])
-    maps = costs.device_maps(network, images.images, first.spikes)
-    samples = _samples(network, images, overall.predictions)
+    first = reference.run(network, given.images[:N_TRACED])
+    maps = costs.device_maps(network, given.images, first.spikes)
+    shown = _shown_images(network, given, overall.predictions)
     return Observation(
-        what=images.what,
-        labels=images.labels,
+        description=given.description,
+        labels=given.labels,
         predictions=overall.predictions,
         rates={
             name: overall.n_spikes[name].mean(axis=0) / np.prod(shape)
@@ -149,13 +171,13 @@ def observe(
         },
         n_traced=len(maps),
         layers=costs.measured(network, program, maps),
-        samples=samples,
-        membranes=_membranes(network, samples, images.chosen),
-        counted=None if board is None else _count(network, board, images, first),
+        shown=shown,
+        membranes=_membranes(network, shown, neurons),
+        counted=None if board is None else _count(network, board, given, first),
     )
 
 
-def _check_neurons(network: Network, name: str, neurons: list[Neuron]) -> None:
+def _check_neurons(network: Network, name: str, neurons: list[NeuronIndex]) -> None:
     shapes = network.map_shapes()
     firing = {layer.name: layer for layer in network.layers[:-1]}
     if name not in firing:
@@ -168,22 +190,25 @@ def _check_neurons(network: Network, name: str, neurons: list[Neuron]) -> None:
             )
 
 
-def _samples(network: Network, images: Images, predictions: NDArray[np.int64]) -> list[Sample]:
-    """The first image of each of some classes, a wrong one at the end if there is one."""
+def _shown_images(
+    network: Network, given: ImageSet, predictions: NDArray[np.int64]
+) -> list[ShownImage]:
+    """Choose the first image of each of some classes, and last an image that is classified wrongly,
+    if there is one."""
     order = np.arange(len(predictions))
-    groups = predictions if images.labels is None else images.labels
-    right = order if images.labels is None else order[predictions == images.labels]
+    groups = predictions if given.labels is None else given.labels
+    right = order if given.labels is None else order[predictions == given.labels]
     _, firsts = np.unique(groups[right], return_index=True)
     chosen = sorted(right[firsts].tolist())
     chosen += [n for n in order.tolist() if n not in set(chosen)]
-    wrong = [] if images.labels is None else order[predictions != images.labels].tolist()[:1]
-    chosen = [n for n in chosen if n not in wrong][: N_SAMPLES - len(wrong)] + wrong
-    trace = reference.run(network, images.images[chosen])
+    wrong = [] if given.labels is None else order[predictions != given.labels].tolist()[:1]
+    chosen = [n for n in chosen if n not in wrong][: N_SHOWN - len(wrong)] + wrong
+    trace = reference.run(network, given.images[chosen])
     return [
-        Sample(
+        ShownImage(
             index=n,
-            image=images.images[n],
-            label=None if images.labels is None else int(images.labels[n]),
+            image=given.images[n],
+            label=None if given.labels is None else int(given.labels[n]),
             prediction=int(trace.predictions[i]),
             logits=trace.logits[i],
             maps={name: spikes[i] for name, spikes in trace.spikes.items()},
@@ -193,11 +218,9 @@ def _samples(network: Network, images: Images, predictions: NDArray[np.int64]) -
 
 
 def _membranes(
-    network: Network, samples: list[Sample], chosen: dict[str, list[Neuron]]
+    network: Network, shown: list[ShownImage], chosen: Mapping[str, list[NeuronIndex]]
 ) -> dict[str, list[Membranes]]:
-    stacked = {
-        name: np.stack([sample.maps[name] for sample in samples]) for name in samples[0].maps
-    }
+    stacked = {name: np.stack([image.maps[name] for image in shown]) for name in shown[0].maps}
     result = {}
     for layer in network.layers[:-1]:
         values, spikes = reference.membranes(layer, stacked[layer.source])
@@ -208,21 +231,21 @@ def _membranes(
                 values=values[:, :, *neuron],
                 spikes=spikes[:, :, *neuron].astype(np.bool_),
             )
-            for neuron in chosen.get(layer.name) or _telling(spikes)
+            for neuron in chosen.get(layer.name) or _informative(spikes)
         ]
     return result
 
 
-def _threshold(layer: Layer, neuron: Neuron) -> int:
+def _threshold(layer: Layer, neuron: NeuronIndex) -> int:
     assert layer.threshold is not None
     channel, row, column = neuron
     rows, columns = layer.threshold.shape[:2]
     return int(layer.threshold[min(row, rows - 1), min(column, columns - 1), channel])
 
 
-def _telling(spikes: NDArray[np.uint8]) -> list[Neuron]:
-    """Neurons of different channels, from spikes (N, T, C, H, W), that sometimes fire and sometimes
-    do not, so that there is something to see."""
+def _informative(spikes: NDArray[np.uint8]) -> list[NeuronIndex]:
+    """Choose neurons of different channels, by their spikes (N, T, C, H, W), that fire at about
+    half of the timesteps, because a membrane that always or never fires shows little."""
     rate = spikes.mean(axis=(0, 1))
     spread = rate * (1 - rate)
     best = spread.reshape(len(spread), -1).argmax(axis=1)
@@ -233,8 +256,8 @@ def _telling(spikes: NDArray[np.uint8]) -> list[Neuron]:
     ]
 
 
-def _count(network: Network, board: AnyBoard, images: Images, trace: reference.Trace) -> Counted:
-    frames = encoder.inputs(network, images.images[:N_TRACED], board.program.pixels)
+def _count(network: Network, board: AnyBoard, given: ImageSet, trace: reference.Trace) -> Counted:
+    frames = encoder.inputs(network, given.images[:N_TRACED], board.program.pixels)
     cycles: dict[str, list[int]] = {plan.name: [] for plan in board.program.layers}
     predictions, n_differences = [], 0
     for n, spikes in enumerate(tqdm(frames, "board", unit=" images", leave=False, disable=None)):

@@ -1,4 +1,4 @@
-"""A picture of a page, taken by a browser without a window."""
+"""Take a picture of a page with a browser that shows no window."""
 
 from __future__ import annotations
 
@@ -10,25 +10,34 @@ from pathlib import Path
 from sw.files import write_output
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+"""Names of the browsers that are looked for on the PATH, in this order."""
 SCREENSHOT_SIZE = (1280, 1690)
+"""Width and height of the picture in pixels."""
 SCREENSHOT_TIMEOUT_S = 120
 
 
-class ReportError(RuntimeError):
-    """The report cannot be made as asked; the message says what to do."""
+class ScreenshotError(RuntimeError):
+    """No picture can be taken of the page; the message says why and where the page is."""
 
 
 def screenshot(html: Path, target: Path) -> None:
-    """A picture of the top of a page, by a Chromium on the PATH.
+    """Take a picture of the top of a page with a Chromium that is on the PATH.
+
+    Parameters
+    ----------
+    html : the page.
+    target : PNG file to write.
 
     Raises
     ------
-    ReportError
-        There is no browser, or it fails.
+    ScreenshotError
+        There is no browser, or it fails or takes too long.
+    sw.files.OutputError
+        ``target`` cannot be written.
     """
     browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if browser is None:
-        raise ReportError(
+        raise ScreenshotError(
             f"--screenshot needs one of {', '.join(BROWSERS)} on the PATH (Debian package "
             f"chromium); the page is in {html}"
         )
@@ -51,16 +60,16 @@ def screenshot(html: Path, target: Path) -> None:
                 command, capture_output=True, text=True, timeout=SCREENSHOT_TIMEOUT_S, check=False
             )
         except subprocess.TimeoutExpired:
-            raise ReportError(
+            raise ScreenshotError(
                 f"{browser} made no picture within {SCREENSHOT_TIMEOUT_S} s; the page is in {html}"
             ) from None
         except OSError as error:
-            raise ReportError(
+            raise ScreenshotError(
                 f"{browser} cannot be started: {error.strerror}; the page is in {html}"
             ) from error
         if not picture.exists():
             said = done.stderr.strip().splitlines()[-1:] or ["nothing"]
-            raise ReportError(
+            raise ScreenshotError(
                 f"{browser} made no picture and said {said[0]!r}; the page is in {html}"
             )
         write_output(target, picture.read_bytes())

@@ -55,7 +55,7 @@ def test_command_line(
     path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dataset = Dataset(
-        name="made",
+        name="fashion-mnist",
         labels=tuple("abcdefghij"),
         train=split(10),
         validation=split(10),

@@ -94,6 +94,7 @@ def test_wrong_usage(
         "experiments",
         "speed",
         "export",
+        "report",
         "nir",
         "build",
         "area",

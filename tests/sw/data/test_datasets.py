@@ -237,7 +237,7 @@ def two_classes(place: Path, raw: bytes, suffix: str) -> None:
     ("name", "make", "message"),
     [
         ("nmnist", lambda place: place.mkdir(),
-         "place (the folder given) does not hold nmnist: it needs Train and Test with a folder of .bin"),
+         "place (the folder given) does not hold nmnist: it needs Train and Test with a folder"),
         ("nmnist", lambda place: put(place / "nmnist_small.npz"),
          "nmnist_small.npz is damaged or something else: No data left"),
         ("nmnist", lambda place: (place.mkdir(), np.savez(place / "nmnist_small.npz", a=[1])),

@@ -29,7 +29,8 @@ from sw.network import netfile, reference
 from sw.network.network import Network
 from sw.reporting import charts, observe, screenshot
 from sw.reporting.diagram import diagram, places
-from sw.reporting.observe import Images
+from sw.reporting.evaluation import accuracy_steps
+from sw.reporting.observe import ImageSet
 from sw.shipped import NETWORK
 from tests.networks import random_input, random_network
 from tests.sw.fake_device import FakeDevice
@@ -219,7 +220,9 @@ def test_observation_is_the_references(seed: int) -> None:
     rng = np.random.default_rng(seed)
     images = random_input(network, rng, N_IMAGES)
     labels = rng.integers(0, network.n_classes, N_IMAGES)
-    seen = observe.observe(network, None, Images(images=images, labels=labels, what="random"))
+    seen = observe.observe(
+        network, None, ImageSet(images=images, labels=labels, description="random")
+    )
     trace = reference.run(network, images)
     np.testing.assert_array_equal(seen.predictions, trace.predictions)
     for name, rates in seen.rates.items():
@@ -229,11 +232,11 @@ def test_observation_is_the_references(seed: int) -> None:
     for label, prediction in zip(labels, trace.predictions, strict=True):
         matrix[label, prediction] -= 1
     assert not matrix.any()
-    assert len({sample.index for sample in seen.samples}) == len(seen.samples)
-    for sample in seen.samples:
-        np.testing.assert_array_equal(sample.logits, trace.logits[sample.index])
-        for name, spikes in sample.maps.items():
-            np.testing.assert_array_equal(spikes, trace.spikes[name][sample.index])
+    assert len({shown.index for shown in seen.shown}) == len(seen.shown)
+    for shown in seen.shown:
+        np.testing.assert_array_equal(shown.logits, trace.logits[shown.index])
+        for name, spikes in shown.maps.items():
+            np.testing.assert_array_equal(spikes, trace.spikes[name][shown.index])
     for layer in network.layers[:-1]:
         for shown in seen.membranes[layer.name]:
             np.testing.assert_array_equal(shown.values >= shown.threshold, shown.spikes)
@@ -244,7 +247,7 @@ def test_what_the_board_does_differently_is_counted() -> None:
     config = replace(CONFIGS["sim"], param_depth=1 << 12)
     program = compile_network(network, config)
     images = random_input(network, np.random.default_rng(0), 4)
-    given = Images(images=images, labels=None, what="random")
+    given = ImageSet(images=images, labels=None, description="random")
 
     def counted(device: FakeDevice) -> observe.Counted:
         board = Board(device)
@@ -268,11 +271,11 @@ def test_counted_cycles_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     config = config_by_name("ulx3s-85f").with_weight_bits(network.weight_bits)
     devices = []
 
-    def open_board(port: str | None) -> Board:
+    def open_boards(port: str | None) -> Board:
         devices.append(port)
         return Board(FakeDevice(network, config))
 
-    monkeypatch.setattr(Board, "open", open_board)
+    monkeypatch.setattr(command, "open_boards", open_boards)
     code, path = written(tmp_path, network, "--board", "sim")
     assert code == command.EXIT_OK and devices == [f"sim:{board_name(config)}"]
     words = Page(path.read_text()).words
@@ -292,7 +295,7 @@ def test_a_board_that_does_not_compute_the_stem_is_shown_beside_one_that_does(
         11, n_layers=4, timesteps=3, weight_bits=8, encoder=True, granularity="shared"
     )
     config = replace(config_by_name("ulx3s-85f"), pixels=0)
-    monkeypatch.setattr(Board, "open", lambda _: Board(FakeDevice(network, config)))
+    monkeypatch.setattr(command, "open_boards", lambda _: Board(FakeDevice(network, config)))
     code, path = written(tmp_path, network, "--for", "ulx3s-85f", "--board", "sim")
     assert code == command.EXIT_OK
     html = path.read_text()
@@ -340,7 +343,7 @@ def test_balanced_accuracies_are_called_so_and_have_no_interval(metric: str, sai
     figures = {"n_images": 1000, "training_with_aap": None, "full_spike": 91.5, "folded": 91.25}
     evaluation = {**figures, "quantised": {"8": 91.0}, "metric": metric}
     n = None if said else 1000
-    steps = command.accuracy_steps(random_network(18), evaluation, None)
+    steps = accuracy_steps(random_network(18), evaluation, None)
     assert {(s.on, s.n_images) for s in steps} == {(f"1,000 test images{said}", n)}
     provenance = {
         "data": {"metric": metric},
@@ -348,7 +351,7 @@ def test_balanced_accuracies_are_called_so_and_have_no_interval(metric: str, sai
         "export": {"accuracy": {"folded": 0.9, "quantised": 0.9}, "measured_on": "500 images"},
     }
     network = replace(random_network(18), provenance=provenance)
-    assert {(s.on, s.n_images) for s in command.accuracy_steps(network, None, None)} == {
+    assert {(s.on, s.n_images) for s in accuracy_steps(network, None, None)} == {
         (f"whole test set, when trained{said}", None),
         ("500 images, when exported", 500),
     }
