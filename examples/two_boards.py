@@ -1,0 +1,34 @@
+"""Use two boards as one: every sample goes to the next board that is free.
+
+Run ``python examples/two_boards.py`` for two virtual boards, or name your own:
+``python examples/two_boards.py /dev/ttyUSB0,/dev/ttyUSB1``. A second argument names the network
+file.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from sw.data.catalogue import load_samples
+from sw.driver.group import open_boards
+from sw.shipped import NETWORK
+
+N_IMAGES = 6
+
+
+def main(ports: str = "sim,sim", network: str | Path = NETWORK) -> None:
+    """Classify six images on two boards, and check that one board gives the same."""
+    images = load_samples().images[:N_IMAGES]
+    with open_boards(ports) as boards:
+        boards.load(network)  # into all of them at once
+        print(f"{len(boards.boards)} boards")
+        logits = boards.infer(images)  # in the order of the images, whichever board ran them
+        print(f"classes of {len(logits)} images, in order:", *logits.argmax(axis=1))
+        # If a board is unplugged, the others take over its samples.
+        print(f"boards that failed: {len(boards.failures)}")
+        np.testing.assert_array_equal(boards.boards[0].infer(images[:1]), logits[:1])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
