@@ -119,8 +119,17 @@ def options(module: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=document_id)
 def test_links_lead_to_files(path: Path) -> None:
-    for target in re.findall(r"\]\(([^)#\s]+)", path.read_text()):
-        assert "://" in target or (path.parent / target).exists(), target
+    for target, heading in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)", path.read_text()):
+        if "://" not in target:
+            place = path.parent / target if target else path
+            assert place.exists(), target
+            assert not heading or heading in headings(place), f"{target}#{heading}"
+
+
+def headings(path: Path) -> set[str]:
+    """The headings of a document in the form in which links name them."""
+    found = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", text).lower().replace(" ", "-") for text in found}
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=document_id)
