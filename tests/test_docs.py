@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import re
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from amaranth.hdl import Shape
 from amaranth.lib import data
 
 from hw import protocol
+from sw.cli import main as spikefold
 from sw.network import netfile
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -73,28 +76,105 @@ def test_network_file_document_has_the_format() -> None:
 ROOT = DOCS.parent
 DOCUMENTS = sorted(
     path
-    for pattern in ("*.md", "docs/*.md", "bitstreams/*.md", "sw/checkpoints/*.md")
+    for pattern in ("*.md", "docs/**/*.md", "bitstreams/*.md", "sw/*/*.md", "examples/*.md")
     for path in ROOT.glob(pattern)
 )
-COMMAND = re.compile(r"python -m ((?:hw|sim|sw)[\w.]*)((?: +[^\s`#|&]+)*)")
+WORDS = r"((?: +[^\s`#|&]+)*)"
+MODULE_COMMAND = re.compile(rf"python3? -m ((?:hw|sim|sw)\b[\w.]*){WORDS}")
+SPIKEFOLD_COMMAND = re.compile(rf"(?<![\w.-])spikefold ([a-z]+){WORDS}")
+OPTION = re.compile(r"(?<=\s)--[a-z][a-z0-9-]*")
+FILE = re.compile(r"(?<![\w./-])(?:bitstreams|docs|examples|hw|sim|sw|tests)/[\w./-]*")
+MODULE = re.compile(r"(?<![\w./-])(?:hw|sim|sw)(?:\.[A-Za-z_]\w*)+")
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def document_id(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def read(path: Path) -> str:
+    """The text of a document, with every command on one line."""
+    text = path.read_text().replace("\\\n", " ")
+    return re.sub(r"(?<!`)`([^`]+)`(?!`)", lambda code: code[0].replace("\n", " "), text)
+
+
+def commands(text: str) -> list[tuple[str, str]]:
+    """The module of every command in a text, as ``python -m`` or ``spikefold`` calls it, and its
+    arguments."""
+    found = [(module.rstrip("."), words) for module, words in MODULE_COMMAND.findall(text)]
+    for name, words in SPIKEFOLD_COMMAND.findall(text):
+        if name != "completion":
+            assert name in spikefold.NAMES, f"spikefold {name}"
+            found.append((spikefold.module_of(name), words))
+    return found
+
+
+def options(module: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
+    """The options that the help of a command lists."""
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(module).main(["--help"])
+    assert end.value.code == 0
+    lines = re.findall(r"^ {2,4}(-.*)$", capsys.readouterr().out, re.MULTILINE)
+    return {o for line in lines for o in OPTION.findall(" " + line.partition("  ")[0])}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=document_id)
 def test_links_lead_to_files(path: Path) -> None:
-    for target in re.findall(r"\]\(([^)#\s]+)", path.read_text()):
-        assert "://" in target or (path.parent / target).exists(), target
+    for target, heading in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)", path.read_text()):
+        if "://" not in target:
+            place = path.parent / target if target else path
+            assert place.exists(), target
+            assert not heading or heading in headings(place), f"{target}#{heading}"
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_commands_and_their_options_are_there(path: Path) -> None:
-    for module, words in COMMAND.findall(path.read_text()):
-        name = module.rstrip(".").replace(".", "/")
-        places = [ROOT / f"{name}.py", ROOT / name / "__main__.py"]
-        source = "".join(place.read_text() for place in places if place.exists())
-        assert '__name__ == "__main__"' in source, module
-        if "add_inputs(parser)" in source:  # options that commands share
-            source += (ROOT / "sw" / "run.py").read_text()
-        for option in re.findall(r"(?<=\s)--[a-z][a-z-]*", words):
-            field = option.removeprefix("--").replace("-", "_")  # sw.train makes options of fields
-            known = f'"{option}"' in source or re.search(rf"\b{field}\b", source)
-            assert known or option == "--help", f"{module} {option}"
+def headings(path: Path) -> set[str]:
+    """The headings of a document in the form in which links name them."""
+    found = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", text).lower().replace(" ", "-") for text in found}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=document_id)
+def test_commands_and_their_options_exist(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for module, words in commands(read(path)):
+        place = "sw.__main__" if module == "sw" else module
+        assert hasattr(importlib.import_module(place), "main"), f"python -m {module}"
+        if used := set(OPTION.findall(words)):
+            assert used <= options(place, capsys), f"{module}{words}"
+
+
+# The change log names modules of earlier versions, too.
+@pytest.mark.parametrize(
+    "path", [path for path in DOCUMENTS if path.name != "CHANGELOG.md"], ids=document_id
+)
+def test_files_and_modules_exist(path: Path) -> None:
+    """Paths of files, and dotted names of modules, classes and functions, where they are code. A
+    path with a word in capitals, such as sw/checkpoints/NAME.pt, stands for any."""
+    for code in re.findall(r"(?<!`)`([^`]+)`(?!`)", path.read_text()):
+        for name in FILE.findall(code):
+            assert re.search(r"[A-Z]{2}", name) or (ROOT / name.rstrip(".")).exists(), name
+        for name in MODULE.findall(code):
+            assert exists(name), name
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name is a module, or is defined in one."""
+    value: object = importlib.import_module(name.partition(".")[0])
+    module = True
+    for n in range(2, name.count(".") + 2):
+        *_, last = parts = name.split(".")[:n]
+        if module and hasattr(value, "__path__") and importlib.util.find_spec(".".join(parts)):
+            value = importlib.import_module(".".join(parts))
+        elif hasattr(value, last):
+            value, module = getattr(value, last), False
+        else:
+            return False
+    return True
+
+
+def test_the_checks_of_documents_find_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "`python -m sw.run --board` or `spikefold nir --out x`"
+    assert commands(text) == [("sw.run", " --board"), ("sw.cli.nir", " --out x")]
+    known = options("sw.cli.run", capsys)
+    assert "--board" in known and "--no-such-option" not in known
+    assert exists("sw.network.network.validate") and not exists("sw.network.no_such_module")
+    with pytest.raises(AssertionError, match="spikefold nonsense"):
+        commands("spikefold nonsense --board")

@@ -95,7 +95,9 @@ def test_the_shipped_network_runs_on_the_virtual_board(installed: Installed) -> 
 
 def test_bitstreams_are_found(installed: Installed) -> None:
     table = installed.run("spikefold", "build", "--table")
-    assert table.returncode == 0 and table.stdout in (ROOT / "README.md").read_text(), table.stderr
+    assert table.returncode == 0 and table.stdout in (ROOT / "docs/results.md").read_text(), (
+        table.stderr
+    )
     assert "--port" in installed.run("spikefold", "flash", "--help").stdout
     # A programmer that shows what it is given, in front of those that may be installed.
     programmer = installed.bin / "openFPGALoader"

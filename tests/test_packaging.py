@@ -181,7 +181,7 @@ def makefile_targets() -> set[str]:
 def test_documents_name_existing_commands() -> None:
     targets = makefile_targets()
     assert {"help", "demo", "test", "sim", "verify", "lint", "clean"} <= targets
-    for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         text = path.read_text()
         for target in re.findall(r"(?:^|`|    )make ([a-z]+)\b", text, re.MULTILINE):
             assert target in targets, f"{path.name}: make {target}"

@@ -42,7 +42,7 @@ from sw.network.network import Network
 
 FOLDER = shipped.CHECKPOINTS
 TABLE = FOLDER / "zoo.json"
-README = FOLDER.parents[1] / "README.md"
+RESULTS = FOLDER.parents[1] / "docs" / "results.md"
 N_MEASURED = 100
 """Test samples over which operations, spikes and cycles are averaged."""
 
@@ -274,7 +274,7 @@ def inserted(text: str, name: str, part: str) -> str:
 
 def pages(entries: Sequence[Entry]) -> dict[Path, str]:
     """Return the documents with the tables of these entries, by path."""
-    parts = {README: ("zoo", as_markdown), FOLDER / "README.md": ("commands", commands)}
+    parts = {RESULTS: ("zoo", as_markdown), FOLDER / "README.md": ("commands", commands)}
     return {
         path: inserted(path.read_text(), name, make(entries))
         for path, (name, make) in parts.items()

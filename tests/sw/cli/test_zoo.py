@@ -104,7 +104,7 @@ def test_what_the_shipped_table_says_follows_from_the_checkpoint(
     assert {key: getattr(entries[path.stem], key) for key in found} == found, REMEDY
 
 
-def test_the_readme_has_the_table() -> None:
+def test_the_documents_have_the_tables() -> None:
     for path, text in zoo.pages(zoo.load()).items():
         assert path.read_text() == text, f"{path.name}: {REMEDY}"
 
@@ -115,12 +115,12 @@ def test_update_writes_what_was_measured_and_keeps_the_rest(
     capsys: pytest.CaptureFixture[str],
     entries: dict[str, zoo.Entry],
 ) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- zoo -->\nold\n<!-- /zoo -->\nafter\n")
+    results = tmp_path / "results.md"
+    results.write_text("before\n<!-- zoo -->\nold\n<!-- /zoo -->\nafter\n")
     (tmp_path / "checkpoints").mkdir()
     commands = tmp_path / "checkpoints" / "README.md"
     commands.write_text("<!-- commands -->\n<!-- /commands -->\n")
-    monkeypatch.setattr(zoo, "README", readme)
+    monkeypatch.setattr(zoo, "RESULTS", results)
     monkeypatch.setattr(zoo, "FOLDER", tmp_path / "checkpoints")
     monkeypatch.setattr(zoo, "TABLE", tmp_path / "checkpoints" / "zoo.json")
     first, *others = entries.values()
@@ -129,11 +129,11 @@ def test_update_writes_what_was_measured_and_keeps_the_rest(
     monkeypatch.setattr(zoo, "measure", lambda path, root, known: changed)
     assert zoo.main(["--update", "some.pt"]) == 0
     assert zoo.load(zoo.TABLE) == [changed, *others]
-    assert readme.read_text() == f"before\n<!-- zoo -->\n{zoo.as_markdown([changed, *others])}" + (
+    assert results.read_text() == f"before\n<!-- zoo -->\n{zoo.as_markdown([changed, *others])}" + (
         "<!-- /zoo -->\nafter\n"
     )
     assert others[0].command in commands.read_text()
-    readme.write_text("no marks")
+    results.write_text("no marks")
     before = zoo.TABLE.read_text()
     assert zoo.main(["--update", "some.pt"]) == EXIT_BAD_INPUT
     assert "no marks <!-- zoo -->" in capsys.readouterr().err
