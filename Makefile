@@ -8,6 +8,7 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 LINTERS := $(VENV)/linters
 PLACERS := $(VENV)/placers
+DOCS := $(VENV)/docs
 PIP := $(VENV)/bin/pip install --disable-pip-version-check --quiet --progress-bar on
 # Names with their versions in pyproject.toml.
 pinned = $(foreach name,$(1),'$(shell sed -n 's/^ *"\($(name)[=<>][^"]*\)",/\1/p' pyproject.toml)')
@@ -20,7 +21,7 @@ HOST := amaranth amaranth-boards numpy pyserial rich safetensors tqdm
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo host test sim bitstreams verify lint format clean
+.PHONY: help demo host test sim bitstreams verify lint format docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +57,9 @@ format: $(LINTERS) ## rewrite the sources in the house format
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
+docs: $(DOCS) ## write the API reference, from the docstrings, into build/docs
+	$(PY) docs/api.py
+
 clean: ## remove the virtual environment and everything built
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find hw sw sim tests -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -86,4 +90,8 @@ $(LINTERS): pyproject.toml $(INSTALLED)
 
 $(PLACERS): pyproject.toml $(INSTALLED)
 	$(PIP) --editable '.[test,build]'
+	@touch $@
+
+$(DOCS): pyproject.toml $(INSTALLED)
+	$(PIP) --editable '.[test,nir,docs]'
 	@touch $@

@@ -433,13 +433,25 @@ def unpack(layout: type[data.Struct], raw: bytes) -> data.Const:
 
 
 def encode_frame(packet: bytes) -> bytes:
-    """Return the wire bytes of a packet: with its CRC, byte-stuffed, followed by :data:`END`."""
+    """Return the wire bytes of a packet: with its CRC, byte-stuffed, followed by :data:`END`.
+
+    In this request the last byte of the CRC happens to be :data:`END`, so that it is escaped:
+
+    >>> encode_frame(bytes([7, Opcode.STATUS])).hex(" ")
+    '07 05 b7 70 f2 7d 5e 7e'
+    """
     body = packet + zlib.crc32(packet).to_bytes(CRC_BYTES, "little")
     return body.replace(_ESCAPE, _ESCAPED_ESCAPE).replace(_END, _ESCAPED_END) + _END
 
 
 def decode_frame(raw: bytes) -> bytes | None:
-    """Return the packet in the wire bytes before an :data:`END`, or None if they are damaged."""
+    """Return the packet in the wire bytes before an :data:`END`, or None if they are damaged.
+
+    >>> frame = encode_frame(b"packet").removesuffix(bytes([END]))
+    >>> decode_frame(frame)
+    b'packet'
+    >>> decode_frame(frame.replace(b"a", b"b"))
+    """
     # The byte after an escape is never an escape itself, so that pairs cannot overlap.
     body = raw.replace(_ESCAPED_END, _END).replace(_ESCAPED_ESCAPE, _ESCAPE)
     if len(body) < HEADER_BYTES + CRC_BYTES or zlib.crc32(body) != CRC_RESIDUE:

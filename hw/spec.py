@@ -163,6 +163,11 @@ def leaked(membrane: AnyIntegers, leak: Leak, leak_shift: int) -> AnyIntegers:
 
     ``>>`` is the arithmetic shift, which rounds towards minus infinity. For floating-point
     membranes, which do not round, multiply by :func:`decay`.
+
+    >>> [leaked(membrane, Leak.SUBTRACT, leak_shift=2) for membrane in (100, 3, -3)]
+    [75, 3, -2]
+    >>> leaked(100, Leak.KEEP, leak_shift=2)
+    25
     """
     if leak == Leak.NONE:
         return membrane
@@ -195,6 +200,9 @@ def fire(membrane: AnyNumbers, threshold: Any, reset: Reset) -> tuple[Any, AnyNu
     -------
     Spikes (bool, or an array of bool), and the membranes that are left. Floating-point membranes
     are allowed; the result is exactly the membrane or its value after the reset.
+
+    >>> fire(130, 100, Reset.SOFT), fire(130, 100, Reset.HARD), fire(99, 100, Reset.HARD)
+    ((True, 30), (True, 0), (False, 99))
     """
     fires = membrane >= threshold
     left = membrane * (fires ^ True)
@@ -204,7 +212,11 @@ def fire(membrane: AnyNumbers, threshold: Any, reset: Reset) -> tuple[Any, AnyNu
 
 
 def joined(gate: Gate, branch: AnyBits, identity: AnyBits) -> AnyBits:
-    """Return the gate's output for the branch's and the identity's spikes, each 0 or 1."""
+    """Return the gate's output for the branch's and the identity's spikes, each 0 or 1.
+
+    >>> [joined(Gate.IAND, branch, identity) for branch in (0, 1) for identity in (0, 1)]
+    [0, 1, 0, 0]
+    """
     if gate == Gate.AND:
         return identity & branch
     if gate == Gate.IAND:
@@ -217,7 +229,11 @@ def joined(gate: Gate, branch: AnyBits, identity: AnyBits) -> AnyBits:
 
 
 def signed_range(bits: int) -> tuple[int, int]:
-    """Return the smallest and largest two's complement integer of ``bits`` bits."""
+    """Return the smallest and largest two's complement integer of ``bits`` bits.
+
+    >>> signed_range(8)
+    (-128, 127)
+    """
     return -(1 << (bits - 1)), (1 << (bits - 1)) - 1
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -81,3 +83,29 @@ def test_entry_points_hold_nothing_but_the_call() -> None:
     for module, path in MODULES.items():
         if room_of(module) is None and path.name != "__init__.py":
             assert len(path.read_text().splitlines()) <= 10, f"{module} belongs in a room"
+
+
+TABLE = re.findall(
+    r"^\| (\d+) \| `([\w.]+)` \| [^|]+ \| ([^|]+) \|$",
+    (ROOT / "docs" / "architecture.md").read_text(),
+    re.MULTILINE,
+)
+"""Rows of the document's table of rooms: floor, room, most important files."""
+
+
+def test_document_lists_the_rooms_floor_by_floor() -> None:
+    floors = [(int(floor), room) for floor, room, _ in TABLE]
+    assert [n for n, _ in itertools.groupby(floors, lambda row: row[0])] == [
+        *range(1, len(FLOORS) + 1)
+    ]
+    for n, floor in enumerate(FLOORS, 1):
+        assert tuple(room for of_floor, room in floors if of_floor == n) == floor
+
+
+@pytest.mark.parametrize(("room", "files"), [row[1:] for row in TABLE], ids=[r[1] for r in TABLE])
+def test_document_names_files_of_the_rooms(room: str, files: str) -> None:
+    place = ROOT / room.replace(".", "/")
+    folder = place if place.is_dir() else place.parent
+    names = re.findall(r"`([^`]+)`", files)
+    assert names and all((folder / name).is_file() for name in names)
+    assert place.is_dir() or names == [f"{place.name}.py"]

@@ -38,10 +38,10 @@ OPTIONAL = {"tensorboard": "tensorboard", "pillow": "PIL"}
 EXTRAS = PYPROJECT["project"]["optional-dependencies"]
 TOOLS = {
     canonicalize_name(Requirement(text).name)
-    for group in ("lint", "build")
+    for group in ("lint", "build", "docs")
     for text in EXTRAS[group]
 }
-"""Programs that only `make lint` and `make bitstreams` install."""
+"""Programs that only `make lint`, `make bitstreams` and `make docs` install."""
 BUILT = {"__pycache__", ".venv", "build", ".git", ".hypothesis", ".pytest_cache", ".ruff_cache"}
 SW_MAY_IMPORT = ("hw.spec", "hw.protocol", "hw.boards.configs", "hw.tools.command")
 HOST_COMMANDS = ("sw.run", "sw.boards", "sw.monitor", "sw.throughput", "hw.flash")
@@ -181,7 +181,7 @@ def makefile_targets() -> set[str]:
 def test_documents_name_existing_commands() -> None:
     targets = makefile_targets()
     assert {"help", "demo", "test", "sim", "verify", "lint", "clean"} <= targets
-    for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
         text = path.read_text()
         for target in re.findall(r"(?:^|`|    )make ([a-z]+)\b", text, re.MULTILINE):
             assert target in targets, f"{path.name}: make {target}"

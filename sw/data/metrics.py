@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 
 def detail(predicted: NDArray[np.int64], labels: NDArray[np.integer]) -> dict[str, Any]:
     """In percent: ``accuracy``; ``balanced``, the mean over classes of the share found of each; and
-    ``f1`` of each class, the harmonic mean of the share found and the share rightly called so."""
+    ``f1`` of each class, the harmonic mean of the share found and the share rightly called so.
+
+    A prediction that ignores a rare class has a high accuracy, but a low balanced accuracy:
+
+    >>> detail(np.array([0, 0, 0, 0]), labels=np.array([0, 0, 0, 1]))
+    {'accuracy': 75.0, 'balanced': 50.0, 'f1': [85.71..., 0.0]}
+    """
     n_classes = int(max(labels.max(), predicted.max())) + 1
     table = np.zeros((n_classes, n_classes), np.int64)
     np.add.at(table, (labels.astype(np.int64), predicted), 1)
@@ -25,7 +31,12 @@ def detail(predicted: NDArray[np.int64], labels: NDArray[np.integer]) -> dict[st
 
 
 def wilson(n_correct: float, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Interval that covers a share with 95 % (Wilson, JASA 22, 1927)."""
+    """Interval that covers a share with 95 % (Wilson, JASA 22, 1927).
+
+    >>> low, high = wilson(90, 100)
+    >>> f"{low:.3f} to {high:.3f}"
+    '0.826 to 0.945'
+    """
     if not n:
         return 0.0, 1.0
     share = n_correct / n

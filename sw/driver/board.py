@@ -1,6 +1,6 @@
 """One board as a library: load a network, classify samples. Needs NumPy, not PyTorch.
 
->>> with Board.open("sim:ulx3s-85f") as board:
+>>> with Board.open("sim:ulx3s-85f") as board:  # doctest: +SKIP
 ...     board.load("net.spikefold")
 ...     logits = board.infer(images)
 """

@@ -45,6 +45,9 @@ def conv_size(
 
     Every argument is a pair (vertical, horizontal); ``size`` is the input's. A result below 1
     means that the kernel exceeds the padded input.
+
+    >>> conv_size((28, 28), kernel=(3, 3), stride=(2, 2), padding=(1, 1))
+    (14, 14)
     """
     height, width = (
         (n + 2 * p - k) // s + 1 for n, k, s, p in zip(size, kernel, stride, padding, strict=True)
