@@ -9,7 +9,7 @@ from pathlib import Path
 from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, CommandParser, command
 from sw.convert import fold
 from sw.exchange.graph import ExchangeError
-from sw.exchange.nir_common import DT_S, SUFFIX, AnyNetwork, Float, library
+from sw.exchange.nir_common import DT_S, SUFFIX, Float, NirNetwork, library
 from sw.exchange.nir_write import to_nir, unfolded, write
 from sw.model import checkpoint
 from sw.model.checkpoint import CheckpointError
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--dt takes a positive number")
     scales: dict[str, Float] = {}
     library()
-    network: AnyNetwork
+    network: NirNetwork
     if arguments.network.suffix == netfile.SUFFIX:
         if arguments.unfolded:
             raise ExchangeError("a network file is folded: give its checkpoint")

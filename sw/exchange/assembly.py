@@ -1,13 +1,14 @@
 """Folding of a graph from another framework into a :class:`sw.convert.folded.FoldedNetwork`.
 
-Readers such as :mod:`sw.exchange.nir_read` and :mod:`sw.exchange.statedict` make a list of
-:class:`sw.exchange.graph.Node` of a file; :func:`assemble` folds it. Linear steps (batch-norm,
-average and sum pooling, scaling, voting) become part of the weights that follow. What the core
-cannot do is refused with the name of its node and a remedy.
+Readers such as :mod:`sw.exchange.nir_read` and :mod:`sw.exchange.statedict` turn a file into a list
+of :class:`sw.exchange.graph.Node`; :func:`assemble` folds it. Linear steps are folded into weights:
+batch-norm into those before it; scaling and average or sum pooling of spikes into those after it.
+Steps that the core cannot run raise an error that names the node and, where there is one, a remedy.
 
-A neuron's membrane may be measured in any unit: with an input gain ``g`` and a reset to ``r``, a
-threshold ``t`` is ours at ``(t - r) / g``. A neuron that fires at ``v > t`` fires, in ours, at the
-next larger number.
+Readers convert thresholds to the unit of the device, in which membranes start at 0 and inputs are
+not scaled: a neuron with threshold ``t``, input gain ``g`` and reset to ``r`` has the threshold
+``(t - r) / g``. The device's neurons fire at ``v >= threshold``, so a neuron that fires only at
+``v > threshold`` gets the next larger float64 as its threshold.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from sw.exchange.graph import (
 from sw.exchange.linear import (
     Spikes,
     Value,
-    always_fires,
+    acts_as_or,
     require_spikes,
     scaled,
     to_rows,
@@ -47,13 +48,15 @@ from sw.network.network import IMAGE, INPUT, Shape
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Imported:
-    """A folded network, and the multipliers that restore the integers it was made of, if any.
+    """A folded network, and the multipliers that make its numbers integers again.
 
-    Multipliers have shape (y|1, x|1, o), by name of the layer, :data:`IMAGE` for the encoder.
+    They do so if the file's numbers were integers before they were divided by thresholds.
     """
 
     folded: FoldedNetwork
     multipliers: dict[str, Float]
+    """Multipliers (y|1, x|1, o) of weight, bias and threshold, by name of the layer; the key of the
+    encoder is :data:`IMAGE`."""
 
 
 def assemble(nodes: Sequence[Node], source: Source, provenance: dict[str, Any]) -> Imported:
@@ -61,18 +64,20 @@ def assemble(nodes: Sequence[Node], source: Source, provenance: dict[str, Any]) 
 
     Parameters
     ----------
-    nodes : in an order in which a node comes after what it reads; the last one is the output.
+    nodes : nodes in an order in which each comes after those it reads; the last one is the output.
+    source : facts on the network that the file does not hold.
+    provenance : JSON values that become the folded network's provenance.
 
     Raises
     ------
     ExchangeError
-        Something in it cannot be mapped.
+        The device cannot run the graph; the message names the node.
     """
     return _Assembly(nodes, source).run(provenance)
 
 
 class _Assembly:
-    """The folding of one graph, node by node; ``values`` holds what each node computes."""
+    """Fold one graph, node by node; ``values`` maps each node to the spikes or sums it computes."""
 
     def __init__(self, nodes: Sequence[Node], source: Source):
         self.nodes = nodes
@@ -87,7 +92,7 @@ class _Assembly:
 
     def run(self, provenance: dict[str, Any]) -> Imported:
         if not self.nodes:
-            raise ExchangeError("there is no node in the graph")
+            raise ExchangeError("the graph has no nodes")
         for node in self.nodes:
             inputs = [self.values[name] for name in node.sources]
             try:
@@ -108,34 +113,37 @@ class _Assembly:
         return Imported(folded=folded, multipliers=self.multipliers)
 
     def step(self, node: Node, inputs: list[Value]) -> Value:
+        """Fold one node; return its spikes or sums."""
         step = node.step
         if isinstance(step, Join):
             if len(inputs) != 2:
                 raise ExchangeError(
-                    f"a gate has a branch and an identity, not {len(inputs)} inputs"
+                    f"a gate needs two inputs, branch and identity; it has {len(inputs)}"
                 )
             return self.join(step.gate, *map(require_spikes, inputs), node=node)
         if isinstance(step, FireNode) and len(inputs) == 2:
             branch, identity = map(require_spikes, inputs)
-            if always_fires(step, 1.0):
+            if acts_as_or(step, 1.0):
                 return self.join(Gate.OR, branch, identity, node=node)
             raise ExchangeError(
-                "it adds two inputs, of which the device can only join spikes by a gate: OR is an "
-                "IF neuron with a hard reset whose threshold one spike reaches"
+                "it adds two inputs, and the device joins spikes by gates only; the sum becomes an "
+                "OR gate if the neuron is IF with a hard reset and one spike reaches its threshold"
             )
         if len(inputs) != 1:
             raise ExchangeError(
-                f"it adds {len(inputs)} inputs, which is not full-spike: join spikes by a gate"
+                f"it adds {len(inputs)} inputs, so it is not full-spike; join them by a gate"
             )
         (value,) = inputs
         if isinstance(step, Convolve | Connect):
             return weighted(
-                node.name, step, require_spikes(value, "weights on weights: multiply them")
+                node.name, step, require_spikes(value, "weights follow weights: multiply them")
             )
         if isinstance(step, FireNode):
             return self.fire(step, value, node)
         if isinstance(step, Pool):
-            return self.pool(step, require_spikes(value, "pooling of sums: pool the spikes"), node)
+            return self.pool(
+                step, require_spikes(value, "pooling of sums: pool the spikes instead"), node
+            )
         if isinstance(step, Flatten):
             return value
         return scaled(step, value)
@@ -143,18 +151,20 @@ class _Assembly:
     # -- neurons
 
     def fire(self, step: FireNode, value: Value, node: Node) -> Value:
+        """Add a layer of neurons that reads ``value``; return its spikes."""
         if isinstance(value, Spikes):
             if value.pool is not None and value.factor is None and value.name != IMAGE:
+                # One spike in a window adds this much to the pooled value.
                 one = 1.0 if value.pool.kind == "sum" else 1 / np.prod(value.pool.kernel)
-                if always_fires(step, float(one)):
+                if acts_as_or(step, float(one)):
                     return self.or_pool(value.pool, replace(value, pool=None), node)
-            # Neurons without weights: each has one of its own, of 1.
+            # Neurons without weights: each reads its own channel with a weight of 1.
             eye = np.eye(value.shape[0])[:, :, None, None]
             value = weighted(node.name, Convolve(weight=eye), value)
         n_out = value.shape[0]
         threshold = to_rows(step.threshold, value.shape)
         if not (threshold > 0).all():
-            raise ExchangeError("its threshold is not above its reset")
+            raise ExchangeError("its threshold is not above its reset value")
         multiplier = np.ones((1, 1, n_out))
         if step.integer_threshold is not None:
             multiplier = to_rows(step.integer_threshold.astype(np.float64), value.shape)
@@ -174,9 +184,11 @@ class _Assembly:
         if value.source != IMAGE:
             return self.add(layer, value.shape, multiplier, node)
         if self.encoder is not None:
-            raise ExchangeError("a second layer reads the image; the device has one stem")
+            raise ExchangeError("a second layer reads the image; only the first layer can")
         if max(layer.weight.shape[:3]) > 1:
-            raise ExchangeError("the stem's weights differ from position to position")
+            raise ExchangeError(
+                "the first layer's weights differ from position to position; the device shares them"
+            )
         assert self.source.pixel_max is not None
         gain = self.source.pixel_max / 255
         self.encoder = replace(layer, weight=layer.weight * gain)
@@ -184,8 +196,9 @@ class _Assembly:
         return Spikes(INPUT, value.shape, node.name)
 
     def add(self, layer: FoldedLayer, shape: Shape, multiplier: Float, node: Node) -> Spikes:
+        """Add a firing layer; return its spikes, which have the shape ``shape``."""
         if layer.name in self.layers or layer.name == INPUT:
-            raise ExchangeError(f"there is another layer {layer.name!r}")
+            raise ExchangeError(f"another layer is already named {layer.name!r}")
         self.layers[layer.name] = layer
         self.multipliers[layer.name] = multiplier
         return Spikes(layer.name, shape, node.name)
@@ -193,29 +206,33 @@ class _Assembly:
     # -- pooling and gates
 
     def pool(self, step: Pool, value: Spikes, node: Node) -> Spikes:
+        """OR spikes in case of max pooling; otherwise keep the pooling for the next weights."""
         if step.kind == "max":
             if value.name == IMAGE:
-                raise ExchangeError("max pooling of the image: pool the data, or behind the stem")
+                raise ExchangeError(
+                    "max pooling of the image: pool the data set, or the spikes of the first layer"
+                )
             return self.or_pool(step, value, node)
         if value.pool is not None or value.factor is not None:
-            raise ExchangeError("pooling or scaling twice before the weights: make them one")
+            raise ExchangeError("two steps of pooling or scaling before the weights: combine them")
         if step.padding != (0, 0):
-            raise ExchangeError("pooling with padding: give the convolution behind it the padding")
+            raise ExchangeError("pooling with padding: pad in the convolution after it instead")
         if min(replace(value, pool=step).pooled) < 1:
-            raise ExchangeError(f"its window {step.kernel} exceeds the map {value.shape}")
+            raise ExchangeError(f"its window {step.kernel} is larger than the map {value.shape}")
         return replace(value, pool=step)
 
     def or_pool(self, step: Pool, value: Spikes, node: Node) -> Spikes:
+        """Add pooling to the layer that fires ``value``: it ORs its spikes over windows."""
         if step.kernel != step.stride or step.padding != (0, 0):
             raise ExchangeError(
                 f"max pooling of {step.kernel} with stride {step.stride} and padding "
-                f"{step.padding}: windows must lie side by side, without padding"
+                f"{step.padding}: the stride must equal the window, and the padding must be 0"
             )
         layer = self.encoder if value.name == INPUT else self.layers[value.name]
         if layer is None or layer.pool != (1, 1) or value.factor is not None:
-            raise ExchangeError("only a layer's own spikes can be pooled, and once")
+            raise ExchangeError("max pooling must directly follow a layer's neurons, and only once")
         if self.readers[value.node] > 1:
-            raise ExchangeError(f"{value.node!r} is also read without pooling")
+            raise ExchangeError(f"another node reads {value.node!r} without pooling")
         layer = replace(layer, pool=step.kernel)
         if value.name == INPUT:
             self.encoder = layer
@@ -224,53 +241,66 @@ class _Assembly:
         channels, height, width = value.shape
         shape = channels, height // step.kernel[0], width // step.kernel[1]
         if min(shape) < 1:
-            raise ExchangeError(f"its window {step.kernel} exceeds the map {value.shape}")
+            raise ExchangeError(f"its window {step.kernel} is larger than the map {value.shape}")
         return Spikes(value.name, shape, node.name)
 
     def join(self, gate: Gate, branch: Spikes, identity: Spikes, node: Node) -> Spikes:
-        if branch.shape != identity.shape:
-            raise ExchangeError(f"a map {branch.shape} cannot be joined with one {identity.shape}")
-        if any(v.factor is not None or v.pool is not None for v in (branch, identity)):
-            raise ExchangeError("spikes are scaled or pooled before the gate, which takes bits")
+        """Add a gate to the layer that fires the branch; return the joined spikes.
 
-        def is_branch(value: Spikes) -> bool:
+        Gates but IAND are symmetric: if the branch cannot take the gate, the identity does.
+        """
+        if branch.shape != identity.shape:
+            raise ExchangeError(
+                f"a map {branch.shape} cannot be joined with one of shape {identity.shape}"
+            )
+        if any(v.factor is not None or v.pool is not None for v in (branch, identity)):
+            raise ExchangeError(
+                "its inputs are scaled or pooled; a gate joins spikes, which are 0 or 1"
+            )
+
+        def can_take_gate(value: Spikes) -> bool:
             layer = self.layers.get(value.name)
             alone = self.readers[value.node] == 1
             return alone and layer is not None and (layer.gate, layer.pool) == (Gate.NONE, (1, 1))
 
-        if gate != Gate.IAND and not is_branch(branch):
+        if gate != Gate.IAND and not can_take_gate(branch):
             branch, identity = identity, branch
-        if not is_branch(branch):
+        if not can_take_gate(branch):
             raise ExchangeError(
-                "none of its inputs is a layer's own spikes that nothing else reads; a gate stands "
-                "right behind a layer"
+                "none of its inputs comes directly from a layer's neurons that no other node "
+                "reads; a gate must follow such a layer"
             )
-        layer = self.layers.pop(branch.name)  # and behind the identity's, if that comes later
+        # A layer is moved to the end, because its identity may have been added after it.
+        layer = self.layers.pop(branch.name)
         self.layers[branch.name] = replace(layer, gate=gate, identity=identity.name)
         return Spikes(branch.name, branch.shape, node.name)
 
     # -- the end
 
     def finish(self, name: str) -> None:
-        """Make the last value the output layer, which adds up over the timesteps.
+        """Turn the last node's value into the output layer, which sums over the timesteps.
 
-        If it is spikes, the logits count how often each neuron fired.
+        If the value is spikes, a logit counts how often its neuron fired.
         """
         value = self.values[name]
         if isinstance(value, Spikes):
             if value.name in (IMAGE, INPUT):
-                raise ExchangeError(f"node {name!r}: there is no layer before the output")
+                raise ExchangeError(f"node {name!r}: the network has no layer before its output")
             shape = value.pooled
             if shape[1:] != (1, 1):
-                raise ExchangeError(f"node {name!r}: the output is a map {shape}, not classes")
+                raise ExchangeError(
+                    f"node {name!r}: the output is a map {shape}; classes need height and width 1"
+                )
             eye = Convolve(weight=np.eye(shape[0])[:, :, None, None])
             value = weighted("count" if "count" not in self.layers else "counts", eye, value)
         if value.source == IMAGE:
-            raise ExchangeError(f"node {name!r}: there is no neuron between image and output")
+            raise ExchangeError(f"node {name!r}: there are no neurons between image and output")
         if value.shape[1:] != (1, 1):
-            raise ExchangeError(f"node {name!r}: the output is a map {value.shape}, not classes")
+            raise ExchangeError(
+                f"node {name!r}: the output is a map {value.shape}; classes need height and width 1"
+            )
         if value.name in self.layers:
-            raise ExchangeError(f"node {name!r}: there is another layer {value.name!r}")
+            raise ExchangeError(f"node {name!r}: another layer is already named {value.name!r}")
         divisor = self.source.timesteps if self.source.averaged else 1
         self.layers[value.name] = FoldedLayer(
             name=value.name,

@@ -26,13 +26,17 @@ def describe(
 
     Parameters
     ----------
-    order : names of the modules in the order in which they run, if the network is not a sequence
-        (a module that is used nowhere in it has to be left out, too).
+    timesteps : number of timesteps to run.
+    image_shape : shape (C, H, W) of the input.
+    pixel_max : see :class:`sw.exchange.graph.Source`.
+    order : names of the modules in the order in which they run; needed if the network is not a
+        sequence. Modules that are never called must be left out.
+    labels : names of the classes.
 
     Raises
     ------
     ExchangeError
-        A module that cannot be mapped, or an order that has to be given; names the module.
+        A module cannot be mapped, or ``order`` is needed; the message names the module.
     """
     walker = _Walker({id(module): name for name, module in network.named_modules()})
     if order is None:
@@ -54,7 +58,7 @@ def describe(
 
 
 class _Walker:
-    """A walk through a module and its children; ``framework`` is that of the neurons found."""
+    """Walks through a module and its children; ``framework`` is that of the neurons found."""
 
     def __init__(self, names: dict[int, str]):
         self.names = names
@@ -65,7 +69,7 @@ class _Walker:
         name = self.names[id(module)]
         if isinstance(module, nn.Conv2d):
             if module.padding_mode != "zeros" or isinstance(module.padding, str):
-                raise ExchangeError(f"{name}: padding must be numbers, of zeros")
+                raise ExchangeError(f"{name}: padding must be numbers, and pad with zeros")
             plain = {"stride": list(module.stride), "padding": list(module.padding)}
             extra = {"groups": module.groups, "dilation": list(module.dilation)}
             odd = module.groups != 1 or tuple(module.dilation) != (1, 1)
@@ -76,7 +80,7 @@ class _Walker:
             return [{"norm": name, "eps": module.eps}]
         if isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
             if module.ceil_mode:
-                raise ExchangeError(f"{name}: ceil_mode")
+                raise ExchangeError(f"{name}: ceil_mode cannot be mapped; pool without it")
             kind = "max" if isinstance(module, nn.MaxPool2d) else "average"
             sizes = {"kernel": module.kernel_size, "stride": module.stride}
             entry = {"pool": kind, **sizes, "padding": module.padding}
@@ -122,6 +126,6 @@ class _Walker:
             names = ", ".join(child for child, _ in module.named_children())
             raise ExchangeError(
                 f"{name or 'the network'} ({kind}) is no sequence: give order=, the names of its "
-                f"modules as they run, of {names}"
+                f"modules in the order in which they run; it has {names}"
             )
         raise ExchangeError(f"{name}: a {kind} cannot be mapped")

@@ -34,7 +34,7 @@ from sw.network.network import Network
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """Accuracies before and after quantisation, as shares of the images measured on."""
+    """Accuracies before and after quantisation, as shares of the measured images."""
 
     folded: float
     quantised: float
@@ -44,7 +44,7 @@ class Accuracy:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Export:
-    """A network ready to be written, and its report."""
+    """A network ready to be written, and its report; ``program`` is None if it does not fit."""
 
     network: Network
     program: Program | None
@@ -77,15 +77,14 @@ class Export:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Images:
-    """Labelled images to measure on, and what to call them.
-
-    ``calibration`` are training images with which the biases compensate for rounding; None if there
-    is no data set.
-    """
+    """Labelled images to measure the accuracy on."""
 
     split: Split
     what: str
+    """Description of the images for reports and messages."""
     calibration: NDArray[np.uint8] | None
+    """Training images to correct biases with (:mod:`sw.convert.quantize`); None if there is no data
+    set."""
 
 
 def find_images(
@@ -97,13 +96,18 @@ def find_images(
 ) -> Images:
     """Return validation images of the checkpoint's data set, or of the data set ``name``.
 
-    Without a data set, the shipped sample of test images is used for Fashion-MNIST, and ``say``
-    gets a message.
+    If the data set is Fashion-MNIST and cannot be loaded, the shipped sample of test images takes
+    its place, and ``say`` is called with a message.
+
+    Parameters
+    ----------
+    folder : folder of the data set; None for the default one.
+    n_images : number of images; fewer if the data set has fewer.
 
     Raises
     ------
     sw.data.dataset.DataError
-        There is no data set, and one was named or there is no sample of it.
+        The data set cannot be loaded, and ``folder`` or ``name`` was given or it has no sample.
     """
     calibration = None
     try:
@@ -115,7 +119,7 @@ def find_images(
         is_shipped = values["data"].get("name", "fashion-mnist") == "fashion-mnist"
         if folder is not None or name is not None or not is_shipped:
             raise
-        say(f"measuring on the shipped sample of test images, for want of a data set: {error}")
+        say(f"measuring on the shipped sample of test images: {error}")
         split, what = catalogue.load_samples(), "shipped test images of Fashion-MNIST"
     chosen = spread(len(split), n_images)
     return Images(
@@ -145,12 +149,12 @@ def measure(
 
 
 def read_images(path: Path, n_images: int) -> Images:
-    """Return the images (or frames) and labels of an .npz file.
+    """Return the first ``n_images`` images (or frames) and labels of an .npz file.
 
     Raises
     ------
     sw.network.encoder.InputError
-        The file holds something else.
+        The file does not hold as many images as labels, or is no .npz file with both.
     """
     try:
         with path.open("rb") as raw, np.load(raw) as file:
@@ -179,16 +183,18 @@ def export_network(
 
     Parameters
     ----------
-    imported : the network that ``checkpoint`` holds, if that is another framework's file.
+    checkpoint : file that the network comes from; its checksum goes into the provenance.
+    imported : the network in ``checkpoint`` if that is another framework's file; None if it is a
+        checkpoint of ``sw.train``.
 
     Raises
     ------
     sw.model.checkpoint.CheckpointError, sw.model.config.ModelError
-        Not a checkpoint; or not a full-spike network, such as one with ``ADD`` gates.
+        The file is no checkpoint; or the network is not full-spike, such as one with ``ADD`` gates.
     sw.convert.quantize.QuantizeError
-        Numbers that no scale brings into the device's widths.
+        No scale fits a bias and its threshold to the device's widths.
     sw.network.encoder.InputError
-        The network does not take these images, or lacks classes that they are of.
+        The network does not take these images, or a label is not one of its classes.
     """
     if imported is None:
         folded = fold.fold(checkpoint)

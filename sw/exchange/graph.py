@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from hw.spec import Gate, Leak, Reset
 from sw.network.network import Shape
 
-SAME = 1e-6
-"""Relative difference below which two numbers are taken as equal, as rounded to float32."""
+TOLERANCE = 1e-6
+"""Relative difference up to which two numbers count as equal; files often hold float32."""
 
 Float = NDArray[np.float64]
 Pair = tuple[int, int]
 
 
 class ExchangeError(ValueError):
-    """A network cannot be imported or exported; the message names every node and the reason."""
+    """A network cannot be imported or exported; the message names the node and the reason."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -72,16 +72,18 @@ class Flatten:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FireNode:
-    """Neurons. ``threshold`` broadcasts to the map (C, H, W), in our unit; ``strict`` ones fire
-    above it, others also at it. ``integer_threshold`` is what it was before it was scaled to this
-    one, if the file says so."""
+    """A map of neurons."""
 
     threshold: Float
+    """Thresholds, which broadcast to the map (C, H, W), for membranes that start at 0 and inputs
+    with a gain of 1."""
     strict: bool
+    """Whether neurons fire only above their threshold; otherwise they also fire at it."""
     leak: Leak = Leak.NONE
     leak_shift: int = 0
     reset: Reset = Reset.HARD
     integer_threshold: NDArray[np.int64] | None = None
+    """Thresholds of the integer network that the file was made from; None if it was not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,28 +107,29 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What a file does not say about its network.
-
-    ``pixel_max`` is what the network was trained to take for a pixel of 255 (1.0 after a division
-    by 255); None if it takes binary frames.
-    """
+    """Facts on a network that its file does not hold."""
 
     timesteps: int
     image_shape: Shape
     pixel_max: float | None = 1.0
+    """Value that a pixel of 255 had in training (1.0 if pixels were divided by 255); None if the
+    input is binary frames."""
     labels: tuple[str, ...] = ()
     averaged: bool = True
     """Whether logits are means over the timesteps; otherwise they are sums."""
 
 
 def leak_of(decay: float) -> tuple[Leak, int] | None:
-    """Return the leak that keeps this share of a membrane in a timestep, None if no shift does."""
-    if abs(decay - 1) <= SAME:
+    """Return (leak, shift) of the leak that multiplies a membrane by ``decay`` at every timestep.
+
+    The result is None if the device has no such leak.
+    """
+    if abs(decay - 1) <= TOLERANCE:
         return Leak.NONE, 0
     for shift in range(1, 16):
-        if abs(decay - (1 - 2.0**-shift)) <= SAME:
+        if abs(decay - (1 - 2.0**-shift)) <= TOLERANCE:
             return Leak.SUBTRACT, shift
-        if abs(decay - 2.0**-shift) <= SAME:
+        if abs(decay - 2.0**-shift) <= TOLERANCE:
             return Leak.KEEP, shift
     return None
 
@@ -134,13 +137,14 @@ def leak_of(decay: float) -> tuple[Leak, int] | None:
 def decay_error(decay: float) -> str:
     """Return the message for a decay for which :func:`leak_of` finds no leak."""
     return (
-        f"its membrane keeps {decay:.4g} in a timestep; the device's leaks are shifts, which keep "
-        "1 - 2**-k or 2**-k (0.5, 0.75, 0.875, ... or 0.25, 0.125, ...): train it with one of those"
+        f"its membrane is multiplied by {decay:.4g} at every timestep; the device's leaks are "
+        "shifts, which multiply it by 1 - 2**-k or 2**-k (0.5, 0.75, 0.875, ... or 0.25, 0.125, "
+        "...): train with one of these"
     )
 
 
 def report_problems(problems: Mapping[str, str], where: str) -> None:
-    """Raise one error that names every node that cannot be mapped, if there is one."""
+    """Raise one :class:`ExchangeError` that names every node in ``problems``, if there are any."""
     if problems:
         lines = [f"  {name}: {why}" for name, why in problems.items()]
-        raise ExchangeError("\n".join([f"{where} holds what cannot be mapped:", *lines]))
+        raise ExchangeError("\n".join([f"{where} has parts that cannot be mapped:", *lines]))

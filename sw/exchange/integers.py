@@ -1,4 +1,4 @@
-"""Conversion of imported networks to integers, without rounding where their numbers allow it."""
+"""Conversion of imported networks to integers: exact if their numbers are integers that fit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hw.spec import PARAM_BITS, Leak, signed_range
 from sw.convert import quantize
 from sw.convert.folded import FoldedLayer
 from sw.exchange.assembly import Imported
-from sw.exchange.graph import SAME, Float
+from sw.exchange.graph import TOLERANCE, Float
 from sw.network.network import IMAGE, Layer, Network
 
 
@@ -20,12 +20,13 @@ def quantised(
     param_bits: int = PARAM_BITS,
     calibration: NDArray[np.uint8] | None = None,
 ) -> Network:
-    """Return the network in integers: exactly, if its numbers are integers that fit, and otherwise
-    rounded by :func:`sw.convert.quantize.quantize`.
+    """Return the network in integers: unchanged if its numbers are integers that fit their widths,
+    otherwise quantised by :func:`sw.convert.quantize.quantize`.
 
     Raises
     ------
     sw.convert.quantize.QuantizeError
+        The network cannot be quantised to these widths.
     """
     exact = as_integers(imported, weight_bits, param_bits)
     if exact is not None:
@@ -36,7 +37,7 @@ def quantised(
 
 
 def as_integers(imported: Imported, weight_bits: int, param_bits: int) -> Network | None:
-    """Return the network without any rounding, None if that is not possible.
+    """Return the network in integers without any rounding; None if it is not exact.
 
     Networks with a leak are never exact: the device's leak rounds to integers.
     """
@@ -71,6 +72,7 @@ def as_integers(imported: Imported, weight_bits: int, param_bits: int) -> Networ
 def _integers(
     layer: FoldedLayer, multiplier: Float, weight_bits: int, param_bits: int
 ) -> Layer | None:
+    """Return a layer times its multiplier (y|1, x|1, o) in integers; None if it is not exact."""
     weight = layer.weight * multiplier[None, :, :, :, None, None, None]
     bias = layer.bias * multiplier[None]
     low, high = signed_range(weight_bits)
@@ -79,8 +81,8 @@ def _integers(
     threshold = None if layer.threshold is None else np.ceil(layer.threshold * multiplier)
     if (
         layer.leak != Leak.NONE
-        or bool((np.abs(rounded - weight) > SAME * np.maximum(1, np.abs(weight))).any())
-        or bool((np.abs(rounded_bias - bias) > SAME * np.maximum(1, np.abs(bias))).any())
+        or bool((np.abs(rounded - weight) > TOLERANCE * np.maximum(1, np.abs(weight))).any())
+        or bool((np.abs(rounded_bias - bias) > TOLERANCE * np.maximum(1, np.abs(bias))).any())
         or rounded.min() < low
         or rounded.max() > high
         or np.abs(rounded_bias).max() > param_high

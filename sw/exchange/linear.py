@@ -1,4 +1,4 @@
-"""Linear steps of an imported graph, folded into the weights of the layer that reads them."""
+"""Folding of an imported graph's linear steps into the weights next to them."""
 
 from __future__ import annotations
 
@@ -26,13 +26,19 @@ class Spikes:
     """A map of spikes, or the image, with linear steps to fold into the next weights."""
 
     name: str
+    """Name of the map in the folded network."""
     shape: Shape
+    """Shape (C, H, W) before ``pool``."""
     node: str
+    """Node of the graph whose output it is."""
     factor: Float | None = None
+    """Scaling (c, H|1, W|1) of the spikes; None if there is none."""
     pool: Pool | None = None
+    """Average or sum pooling of the spikes; None if there is none."""
 
     @property
     def pooled(self) -> Shape:
+        """Shape (C, H, W) after ``pool``."""
         if self.pool is None:
             return self.shape
         return self.shape[0], *conv_size(self.shape[1:], self.pool.kernel, self.pool.stride)
@@ -40,9 +46,10 @@ class Spikes:
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """Weighted sums that no neuron reads yet.
+    """Weighted sums that have not reached neurons yet.
 
-    Weight and bias are those of :class:`sw.convert.folded.FoldedLayer`.
+    All fields but ``shape``, the map's (C, H, W), are those of
+    :class:`sw.convert.folded.FoldedLayer`.
     """
 
     name: str
@@ -58,17 +65,18 @@ class Sums:
 Value = Spikes | Sums
 
 
-def require_spikes(value: Value, otherwise: str = "it is no map of spikes") -> Spikes:
-    """Return ``value`` if it is spikes; raise :class:`ExchangeError` with a reason otherwise."""
+def require_spikes(value: Value, reason: str = "a gate joins spikes only") -> Spikes:
+    """Return ``value`` if it is spikes, otherwise raise :class:`ExchangeError` with ``reason``."""
     if isinstance(value, Sums):
-        raise ExchangeError(f"there is no neuron before it ({otherwise})")
+        raise ExchangeError(f"no neurons come before it ({reason})")
     return value
 
 
-def always_fires(step: FireNode, least: float) -> bool:
-    """Whether every input of at least ``least`` makes the neuron fire at once.
+def acts_as_or(step: FireNode, least: float) -> bool:
+    """Whether neurons fire at exactly the timesteps at which any of their spikes arrives.
 
-    Such a neuron never keeps a membrane from one timestep to the next.
+    This holds if the smallest non-zero input, ``least``, reaches the threshold: a hard reset then
+    clears the membrane at every spike, and none is carried over to the next timestep.
     """
     threshold = step.threshold
     reached = threshold < least if step.strict else threshold <= least
@@ -77,7 +85,7 @@ def always_fires(step: FireNode, least: float) -> bool:
 
 
 def to_rows(values: Float, shape: Shape) -> Float:
-    """Return numbers that broadcast to a map (C, H, W) in the layout (y|1, x|1, o)."""
+    """Return numbers that broadcast to the map ``shape`` (C, H, W) in the layout (y|1, x|1, o)."""
     if values.size == np.prod(shape):
         values = values.reshape(shape)
     elif values.size == shape[0] and values.ndim <= 1:
@@ -85,7 +93,9 @@ def to_rows(values: Float, shape: Shape) -> Float:
     try:
         full = np.broadcast_to(values, shape)
     except ValueError:
-        raise ExchangeError(f"{values.shape} parameters for a map {shape}") from None
+        raise ExchangeError(
+            f"parameters of shape {values.shape} do not fit a map {shape}"
+        ) from None
     if (full == full[:, :1, :1]).all():
         full = full[:, :1, :1]
     return np.ascontiguousarray(full.transpose(1, 2, 0)).astype(np.float64)
@@ -95,17 +105,19 @@ def scaled(step: Normalise | Scale, value: Value) -> Value:
     """Apply batch-norm or a scaling to sums, or keep the scaling of spikes for the next weights."""
     if isinstance(value, Spikes):
         if isinstance(step, Normalise):
-            raise ExchangeError("batch-norm of spikes: put it behind the weights")
+            raise ExchangeError("batch-norm of spikes: put it after the weights")
         if value.pool is not None or value.factor is not None:
-            raise ExchangeError("pooling or scaling twice before the weights: make them one")
+            raise ExchangeError("two steps of pooling or scaling before the weights: combine them")
         return replace(value, factor=to_rows(step.factor, value.shape).transpose(2, 0, 1))
     if isinstance(step, Scale):
         rows = to_rows(step.factor, value.shape)
         if rows.shape[:2] != (1, 1):
-            raise ExchangeError("sums are scaled by position: scale the spikes before the weights")
+            raise ExchangeError("sums are scaled by position: scale the spikes instead")
         step = Normalise(gain=rows[0, 0], shift=np.zeros(value.shape[0]))
     if step.gain.shape != (value.shape[0],):
-        raise ExchangeError(f"batch-norm of {step.gain.size} channels on {value.shape[0]}")
+        raise ExchangeError(
+            f"its {step.gain.size} channels do not match the {value.shape[0]} before it"
+        )
     gain = step.gain[:, None, None, None]
     return replace(value, weight=value.weight * gain, bias=value.bias * step.gain + step.shift)
 
@@ -116,21 +128,21 @@ def weighted(name: str, step: Convolve | Connect, value: Spikes) -> Sums:
     if isinstance(step, Connect):
         if step.weight.shape[1] != np.prod(shape):
             raise ExchangeError(
-                f"it takes {step.weight.shape[1]} inputs, the map before it {shape} has "
+                f"it takes {step.weight.shape[1]} inputs, but the map {shape} before it has "
                 f"{np.prod(shape)}"
             )
         weight = step.weight.reshape(-1, *shape)
         step = Convolve(weight=weight, bias=step.bias)
     if step.weight.shape[1] != shape[0]:
         raise ExchangeError(
-            f"it takes {step.weight.shape[1]} channels, the map before it has {shape[0]}"
+            f"it takes {step.weight.shape[1]} channels, but the map before it has {shape[0]}"
         )
     weight = step.weight.astype(np.float64)
     kernel: Pair = (weight.shape[2], weight.shape[3])
     stride, padding = step.stride, step.padding
     height, width = conv_size(shape[1:], kernel, stride, padding)
     if min(height, width) < 1:
-        raise ExchangeError(f"its kernel {kernel} exceeds the map {shape}")
+        raise ExchangeError(f"its kernel {kernel} is larger than the map {shape}")
     if value.pool is not None:
         weight, kernel, stride, padding = _composed(weight, stride, padding, value)
     full = weight[None, None, None]
@@ -153,7 +165,7 @@ def weighted(name: str, step: Convolve | Connect, value: Spikes) -> Sums:
 def _composed(
     weight: Float, stride: Pair, padding: Pair, value: Spikes
 ) -> tuple[Float, Pair, Pair, Pair]:
-    """Return weight, kernel, stride and padding of pooling and convolution as one convolution."""
+    """Combine ``value``'s pooling and a convolution; return weight, kernel, stride and padding."""
     pool = value.pool
     assert pool is not None
     overlaps = pool.kernel != pool.stride
@@ -162,8 +174,8 @@ def _composed(
     )
     if padding != (0, 0) and (overlaps or left_over):
         raise ExchangeError(
-            "a convolution with padding behind a pooling whose windows overlap or leave some of "
-            "the map: the padding would be read as a part of the map; use whole windows"
+            "a convolution with padding follows a pooling whose windows overlap or leave a rest of "
+            "the map, and cannot be folded; use windows that divide the map"
         )
     rows, columns = (
         (k - 1) * s + w for k, s, w in zip(weight.shape[2:], pool.stride, pool.kernel, strict=True)
@@ -177,7 +189,7 @@ def _composed(
             ]
     if pool.kind == "average":
         whole /= np.prod(pool.kernel)
-    # A pooling over the whole map leaves one weight for all of it.
+    # If a pooling covers the whole map, all kernel positions share one weight.
     if (whole == whole[:, :, :1]).all():
         whole = whole[:, :, :1]
     if (whole == whole[:, :, :, :1]).all():

@@ -1,4 +1,4 @@
-"""What reading and writing NIR graphs have in common."""
+"""Constants, types and metadata that reading and writing of NIR graphs share."""
 
 from __future__ import annotations
 
@@ -11,34 +11,31 @@ from numpy.typing import NDArray
 
 from hw.spec import Gate
 from sw.convert.folded import FoldedLayer, FoldedNetwork
-from sw.exchange.graph import (
-    ExchangeError,
-    Join,
-)
+from sw.exchange.graph import ExchangeError, Join
 from sw.network.network import Layer, Network, Shape
 
 SUFFIX = ".nir"
 DT_S = 1e-4
-"""Length of a timestep in most simulators that write NIR."""
+"""Timestep in seconds that most simulators that write NIR assume."""
 MAX_DENSE = 1 << 23
-"""Largest dense matrix (in weights) that is written in place of unshared weights."""
+"""Largest number of weights in a dense matrix that is written for unshared weights."""
 KEY = "spikefold"
-"""Key of our entries in the metadata of nodes and graphs."""
+"""Key of this project's entries in the metadata of nodes and graphs."""
 JUST_BELOW = float(np.nextafter(np.float32(1), np.float32(0)))
 """Largest float32 below 1."""
 
-AnyNetwork = Network | FoldedNetwork
-AnyLayer = Layer | FoldedLayer
+NirNetwork = Network | FoldedNetwork
+NirLayer = Layer | FoldedLayer
 Float = NDArray[np.float64]
 
 
 def library() -> ModuleType:
-    """The package ``nir``, which is optional.
+    """Import and return the package ``nir``, which is optional.
 
     Raises
     ------
     ExchangeError
-        It is not installed.
+        The package is not installed.
     """
     try:
         import nir
@@ -50,30 +47,37 @@ def library() -> ModuleType:
     return nir
 
 
-def gates_of(graph: Any) -> dict[str, tuple[Join, tuple[str, str], list[str]]]:
-    """Return the gates that :func:`sw.exchange.nir_write.to_nir` has made of several nodes.
+def composite_gates(graph: Any) -> dict[str, tuple[Join, tuple[str, str], list[str]]]:
+    """Find the gates that :func:`sw.exchange.nir_write.to_nir` expressed by several nodes.
 
-    The key is the last of the nodes, the value (gate, (branch, identity), other nodes).
+    Returns
+    -------
+    (gate, (branch, identity), names of the gate's other nodes) by name of the gate's last node.
+
+    Raises
+    ------
+    ExchangeError
+        The metadata of a gate is damaged.
     """
     found = {}
     for name, node in graph.nodes.items():
-        about = _json((node.metadata or {}).get(KEY))
-        if about is None:
+        entry = _json((node.metadata or {}).get(KEY))
+        if entry is None:
             continue
         try:
-            gate = Join(gate=Gate[about["gate"]])
-            reads = about["branch"], about["identity"]
+            gate = Join(gate=Gate[entry["gate"]])
+            reads = entry["branch"], entry["identity"]
             missing = [n for n in reads if n not in graph.nodes]
             if missing:
-                raise KeyError(f"there is no {missing[0]!r}")
-            found[name] = gate, reads, list(about["parts"])
+                raise KeyError(f"there is no node {missing[0]!r}")
+            found[name] = gate, reads, list(entry["parts"])
         except (KeyError, TypeError) as error:
-            raise ExchangeError(f"{name}: what it says of its gate is damaged: {error}") from None
+            raise ExchangeError(f"{name}: the metadata of its gate is damaged: {error}") from None
     return found
 
 
 def _json(text: Any) -> dict[str, Any] | None:
-    """Return our entry in the metadata, None if it is anything else."""
+    """Return the JSON object in an entry of metadata; None if the entry is anything else."""
     if isinstance(text, bytes):
         text = text.decode(errors="replace")
     try:
@@ -83,14 +87,20 @@ def _json(text: Any) -> dict[str, Any] | None:
     return values if isinstance(values, dict) else None
 
 
-def about(graph: Any) -> dict[str, Any] | None:
-    """Return what :func:`sw.exchange.nir_write.to_nir` wrote about the graph, None if nothing."""
+def graph_metadata(graph: Any) -> dict[str, Any] | None:
+    """Return the metadata that :func:`sw.exchange.nir_write.to_nir` gave the graph, or None."""
     values = _json((graph.metadata or {}).get(KEY))
     return values if values and {"timesteps", "input", "labels"} <= set(values) else None
 
 
 def shape_of(values: Any) -> Shape:
-    """Return a shape as (channels, height, width)."""
+    """Return a shape from a file as (channels, height, width).
+
+    Raises
+    ------
+    ExchangeError
+        It has neither 1 nor 3 axes.
+    """
     shape = tuple(int(n) for n in np.atleast_1d(np.asarray(values)))
     if len(shape) == 1:
         return shape[0], 1, 1
@@ -100,10 +110,16 @@ def shape_of(values: Any) -> Shape:
 
 
 def pair_of(values: Any) -> tuple[int, int]:
-    """Return two numbers, of which a file may hold one if they are equal."""
+    """Return a (vertical, horizontal) pair from a file, which may hold one number for both.
+
+    Raises
+    ------
+    ExchangeError
+        The file holds neither one number nor two.
+    """
     numbers = np.atleast_1d(np.asarray(values)).astype(int).tolist()
     if len(numbers) == 1:
         numbers *= 2
     if len(numbers) != 2:
-        raise ExchangeError(f"{values!r} are not two numbers")
+        raise ExchangeError(f"{values!r} is neither one number nor two")
     return numbers[0], numbers[1]

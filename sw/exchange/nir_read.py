@@ -1,15 +1,7 @@
-"""NIR, the Neuromorphic Intermediate Representation (Pedersen et al., arXiv 2311.14641): graphs in
-and out.
+"""Import of NIR graphs (``python -m sw.export net.nir``); :mod:`sw.exchange.assembly` folds them.
 
-Out (``python -m sw.nir``): integers are divided by their threshold, and every threshold is set half
-a unit below 1, between what fires and what does not; so neither a simulator's comparator (``>`` or
-``>=``) nor its rounding can change a spike. What NIR has no node for is made of nodes that it has:
-OR is a sum into IF neurons that one spike makes fire, NOT is ``1 - x``, the other gates follow;
-OR-pooling is average pooling into such neurons; weights that differ from position to position are
-a dense matrix. Weights of their own for every timestep, soft resets and integer leaks cannot be
-said in NIR, and are refused by name.
-
-In: ``python -m sw.export net.nir``, by way of :mod:`sw.exchange.assembly`.
+NIR is the Neuromorphic Intermediate Representation (Pedersen et al., arXiv 2311.14641).
+:mod:`sw.exchange.nir_write` exports networks to it.
 """
 
 from __future__ import annotations
@@ -38,7 +30,16 @@ from sw.exchange.graph import (
     leak_of,
     report_problems,
 )
-from sw.exchange.nir_common import DT_S, KEY, Float, about, gates_of, library, pair_of, shape_of
+from sw.exchange.nir_common import (
+    DT_S,
+    KEY,
+    Float,
+    composite_gates,
+    graph_metadata,
+    library,
+    pair_of,
+    shape_of,
+)
 from sw.network.network import IMAGE
 
 
@@ -55,17 +56,19 @@ def read(
 
     Parameters
     ----------
-    timesteps : None: what the file says, if it was written here.
-    pixel_max : see :class:`sw.exchange.graph.Source`.
-    dt_s : length of a timestep; None: 1 if all neurons' constants are of that order (``r = 1``),
-        else :data:`DT_S`.
-    fires_at_threshold : neurons fire at ``v >= threshold`` (as SpikingJelly's), not only above it
-        (as NIR defines).
+    timesteps : number of timesteps to run. None takes the file's, which has one only if
+        :mod:`sw.exchange.nir_write` wrote it.
+    pixel_max : see :class:`sw.exchange.graph.Source`; ignored if the file says what its input is.
+    dt_s : timestep in seconds. None takes 1 if all IF neurons have ``r = 1`` and all LIF neurons
+        ``tau >= 1``, otherwise :data:`sw.exchange.nir_common.DT_S`.
+    fires_at_threshold : neurons fire at ``v >= threshold``, as in SpikingJelly, instead of only at
+        ``v > threshold``, as NIR defines.
+    labels : names of the classes; if empty, the file's.
 
     Raises
     ------
     ExchangeError
-        No NIR file, or something in it cannot be mapped: names every such node.
+        The file is no NIR file, or has nodes that cannot be mapped; the message names all of them.
     """
     nir = library()
     try:
@@ -100,7 +103,7 @@ def from_graph(
 ) -> Imported:
     """Return the network of a graph in memory; see :func:`read`."""
     nir = library()
-    known = about(graph)
+    known = graph_metadata(graph)
     if known:
         timesteps = timesteps or int(known["timesteps"])
         pixel_max = None if known["input"] == "binary frames" else 255.0
@@ -109,13 +112,13 @@ def from_graph(
         raise ExchangeError("NIR does not say how many timesteps to run: give --timesteps")
     inputs = [name for name, node in graph.nodes.items() if isinstance(node, nir.Input)]
     if len(inputs) != 1:
-        raise ExchangeError(f"a network has one Input node, this one has {len(inputs)}")
+        raise ExchangeError(f"a network has one Input node, this graph has {len(inputs)}")
     sources: dict[str, list[str]] = {name: [] for name in graph.nodes}
     for start, end in graph.edges:
         if start not in sources or end not in sources:
-            raise ExchangeError(f"its edge {start!r} -> {end!r} names a node that is not there")
+            raise ExchangeError(f"its edge {start!r} -> {end!r} names a node that does not exist")
         sources[end].append(start)
-    gates = gates_of(graph)
+    gates = composite_gates(graph)
     for name, (_, reads, parts) in gates.items():
         sources[name] = list(reads)
         for part in parts:
@@ -124,7 +127,7 @@ def from_graph(
         order = list(TopologicalSorter(sources).static_order())
     except CycleError as error:
         loop = " -> ".join(map(str, error.args[1]))
-        raise ExchangeError(f"it is recurrent, the device is not: {loop}") from None
+        raise ExchangeError(f"it is recurrent, which the device does not support: {loop}") from None
     if dt_s is None:
         dt_s = _guess_dt(graph, nir)
     reader = _Reader(nir, dt_s, not fires_at_threshold)
@@ -141,13 +144,13 @@ def from_graph(
             continue
         reads = tuple(IMAGE if s == inputs[0] else s for s in sources[name])
         if not reads:
-            problems[name] = "nothing leads to it"
+            problems[name] = "no edge leads to it"
         nodes.append(Node(name=name, step=step, sources=reads))
-    report_problems(problems, "it")
+    report_problems(problems, "the graph")
     outputs = [s for n in graph.nodes if isinstance(graph.nodes[n], nir.Output) for s in sources[n]]
     if len(outputs) != 1:
-        raise ExchangeError(f"a network has one output, this one has {len(outputs)}")
-    nodes.sort(key=lambda node: node.name == outputs[0])  # the output last; what follows is dead
+        raise ExchangeError(f"a network has one output, this graph has {len(outputs)}")
+    nodes.sort(key=lambda node: node.name == outputs[0])  # the output comes last
     network = Source(
         timesteps=timesteps,
         image_shape=shape_of(graph.nodes[inputs[0]].input_type["input"]),
@@ -159,6 +162,7 @@ def from_graph(
 
 
 def _guess_dt(graph: Any, nir: ModuleType) -> float:
+    """Return the timestep that the constants of the neurons suggest; see :func:`read`."""
     neurons = [n for n in graph.nodes.values() if isinstance(n, nir.IF | nir.LIF)]
     unit = all(
         np.all(np.asarray(n.r) == 1) if isinstance(n, nir.IF) else np.all(np.asarray(n.tau) >= 1)
@@ -168,7 +172,8 @@ def _guess_dt(graph: Any, nir: ModuleType) -> float:
 
 
 class _Reader:
-    """The conversion of NIR nodes to steps."""
+    """Converts NIR nodes to steps; ``dt`` is the timestep in seconds, ``strict`` that of
+    :class:`sw.exchange.graph.FireNode`."""
 
     def __init__(self, nir: ModuleType, dt: float, strict: bool):
         self.dt = dt
@@ -188,22 +193,25 @@ class _Reader:
         }
 
     def step(self, node: Any) -> Step:
+        """Return the step of any supported node."""
         if type(node) not in self.known:
             names = ", ".join(sorted(kind.__name__ for kind in self.known))
-            raise ExchangeError(f"there is no such thing on the device; it has {names}")
+            raise ExchangeError(f"this type of node is not supported; supported are {names}")
         return self.known[type(node)](node)
 
     def conv2d(self, node: Any) -> Convolve:
         weight = np.asarray(node.weight, np.float64)
         if weight.ndim != 4:
-            raise ExchangeError(f"its weight has {weight.ndim} axes in place of 4")
+            raise ExchangeError(f"its weight has {weight.ndim} axes instead of 4")
         if int(np.asarray(node.groups)) != 1 or pair_of(node.dilation) != (1, 1):
-            raise ExchangeError("groups or dilation: make it a plain convolution, with zeros")
+            raise ExchangeError("groups or dilation: use a plain convolution with zero weights")
         kernel = weight.shape[2:]
         padding = node.padding.decode() if isinstance(node.padding, bytes) else node.padding
         if isinstance(padding, str):
             if padding == "same" and any(k % 2 == 0 for k in kernel):
-                raise ExchangeError("padding 'same' of an even kernel is not symmetric")
+                raise ExchangeError(
+                    "padding 'same' with an even kernel is not symmetric; use an odd one"
+                )
             padding = tuple(k // 2 for k in kernel) if padding == "same" else (0, 0)
         return Convolve(
             weight=weight,
@@ -229,15 +237,16 @@ class _Reader:
             raise ExchangeError("its time constants differ from neuron to neuron")
         v_reset = np.zeros(()) if node.v_reset is None else np.asarray(node.v_reset)
         if np.any(np.asarray(node.v_leak) != v_reset):
-            raise ExchangeError("its v_leak is not its v_reset: membranes rest where they start")
+            raise ExchangeError("its v_leak differs from its v_reset; use the same value for both")
         return self.neuron(node, np.asarray(node.r, np.float64) * share, 1 - float(share.flat[0]))
 
     def neuron(self, node: Any, gain: Float, decay: float) -> FireNode:
+        """Return neurons whose input is multiplied by ``gain`` and whose membrane by ``decay``."""
         leak = leak_of(decay)
         if leak is None:
             raise ExchangeError(decay_error(decay))
         if np.any(gain <= 0):
-            raise ExchangeError("r is not positive")
+            raise ExchangeError("its r must be positive")
         v_reset = np.zeros(()) if node.v_reset is None else np.asarray(node.v_reset, np.float64)
         integers = (node.metadata or {}).get(KEY)
         if isinstance(integers, str | bytes):
@@ -254,5 +263,5 @@ class _Reader:
 def _matrix(values: Any) -> Float:
     weight = np.asarray(values, np.float64)
     if weight.ndim != 2:
-        raise ExchangeError(f"its weight has {weight.ndim} axes in place of 2")
+        raise ExchangeError(f"its weight has {weight.ndim} axes instead of 2")
     return weight

@@ -1,4 +1,17 @@
-"""Conversion of networks of ours to NIR graphs."""
+"""Export of networks as NIR graphs (``python -m sw.nir``).
+
+NIR is the Neuromorphic Intermediate Representation (Pedersen et al., arXiv 2311.14641).
+
+The numbers of an integer network are divided by their thresholds, and thresholds are written half
+an integer unit below 1: between the largest membrane that must not fire and the smallest that must.
+So neither the comparator of a simulator (``>`` or ``>=``) nor its rounding changes a spike.
+
+Operations for which NIR has no node are composed of nodes that it has. OR is a sum into IF neurons
+that one spike makes fire, NOT is ``1 - x``, and the other gates are made of these two. OR-pooling
+is average pooling into such neurons. Weights that differ from position to position are a dense
+matrix. NIR cannot express weights that differ from timestep to timestep, soft resets, and leaks
+that round to integers; such layers are refused by name.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +35,9 @@ from sw.exchange.nir_common import (
     JUST_BELOW,
     KEY,
     MAX_DENSE,
-    AnyLayer,
-    AnyNetwork,
     Float,
+    NirLayer,
+    NirNetwork,
     library,
 )
 from sw.files import write_whole
@@ -34,23 +47,24 @@ from sw.network.network import IMAGE, INPUT, Network, Shape
 
 
 def to_nir(
-    network: AnyNetwork, scales: Mapping[str, Float] | None = None, dt_s: float = DT_S
+    network: NirNetwork, scales: Mapping[str, Float] | None = None, dt_s: float = DT_S
 ) -> Any:
     """Return a NIR graph with the same spikes.
 
-    Its input is the frames, or pixels 0 to 255, the same at every timestep. Its output, summed over
-    the timesteps, is the logits (of a network in integers: these integers).
+    The graph's input is binary frames, or pixels from 0 to 255, which are the same at every
+    timestep. Its output, summed over the timesteps, is the logits.
 
     Parameters
     ----------
-    scales : Real-Spike coefficients (1, c, H|1, W|1) that are not folded, by name of the layer that
-        reads them.
-    dt_s : length of a timestep that the reader will assume.
+    scales : Real-Spike coefficients (1, c, H|1, W|1) that are not folded into weights, by name of
+        the layer that reads them.
+    dt_s : timestep in seconds that the reading simulator will assume.
 
     Raises
     ------
     ExchangeError
-        Names everything that NIR cannot say; or ``nir`` is missing.
+        NIR cannot express the network; the message names every such layer. Or the package ``nir``
+        is not installed.
     """
     nir = library()
     problems = {
@@ -67,25 +81,25 @@ def to_nir(
     return _Writer(nir, network, scales or {}, dt_s).graph()
 
 
-def _unsupported(layer: AnyLayer, integers: bool) -> str | None:
-    """Return why NIR cannot express a layer, None if it can."""
+def _unsupported(layer: NirLayer, integers: bool) -> str | None:
+    """Return the reason why NIR cannot express a layer; None if it can."""
     if layer.weight.shape[0] > 1 or layer.bias.shape[0] > 1:
-        return "its weights differ from timestep to timestep; NIR's are the same at all of them"
+        return "its weights differ from timestep to timestep, which NIR cannot express"
     if layer.reset != Reset.HARD and not layer.output:
-        return f"a {layer.reset.name.lower()} reset; NIR's neurons are set to a value"
+        return f"a {layer.reset.name.lower()} reset; NIR has only resets to a fixed value"
     if integers and layer.leak != Leak.NONE:
         return (
-            "its leak rounds to integers, which NIR's does not; give the checkpoint in place of "
-            "the network file, whose leak does not round"
+            "its leak rounds to integers, which NIR's does not; convert the checkpoint instead of "
+            "the network file"
         )
     return None
 
 
 class _Writer:
-    """The construction of one graph, layer by layer."""
+    """Builds one graph, layer by layer."""
 
     def __init__(
-        self, nir: ModuleType, network: AnyNetwork, scales: Mapping[str, Float], dt: float
+        self, nir: ModuleType, network: NirNetwork, scales: Mapping[str, Float], dt: float
     ):
         self.nir = nir
         self.network = network
@@ -94,15 +108,17 @@ class _Writer:
         self.nodes: dict[str, Any] = {}
         self.edges: list[tuple[str, str]] = []
         self.maps: dict[str, tuple[str, Shape, bool]] = {}
-        """(node, shape, whether it has one axis) of every map of spikes."""
+        """(node, shape, whether the node's output is flat) of every map of spikes."""
 
     def node(self, name: str, node: Any, *sources: str) -> str:
+        """Add a node and its edges from ``sources``; return its name."""
         assert name not in self.nodes
         self.nodes[name] = node
         self.edges += [(source, name) for source in sources]
         return name
 
     def graph(self) -> Any:
+        """Build and return the whole graph."""
         nir, network = self.nir, self.network
         shape = network.image_shape
         self.node("input", nir.Input(input_type={"input": np.array(shape)}))
@@ -111,21 +127,22 @@ class _Writer:
             self.layer(replace(network.encoder, source=IMAGE), INPUT)  # type: ignore[type-var]
         else:
             self.maps[INPUT] = ("input", shape, False)
-        live = _live(network)  # the end of anything else would be another output
+        live = _live(network)  # a layer that nothing reads would count as another output
         for layer in network.layers:
             if layer.name in live:
                 self.layer(layer, layer.name)
         last = self.maps[network.layers[-1].name]
         output = nir.Output(output_type={"output": np.array([network.layers[-1].weight.shape[3]])})
         self.node("output", output, last[0])
-        about = {
+        metadata = {
             "timesteps": network.timesteps,
             "input": "binary frames" if network.encoder is None else "pixels, 0 to 255",
             "labels": network.labels,
         }
-        return nir.NIRGraph(self.nodes, self.edges, metadata={KEY: json.dumps(about)})
+        return nir.NIRGraph(self.nodes, self.edges, metadata={KEY: json.dumps(metadata)})
 
-    def layer(self, layer: AnyLayer, target: str) -> None:
+    def layer(self, layer: NirLayer, target: str) -> None:
+        """Add the nodes of a layer, and its output to ``maps`` under the name ``target``."""
         source, shape, flat = self.maps[layer.source]
         out_shape = layer.conv_shape(shape)
         if layer.name in self.scales:
@@ -137,7 +154,7 @@ class _Writer:
         divisor = self.divisor(layer)
         unshared = max(*layer.weight.shape[1:3], *layer.bias.shape[1:3], *divisor.shape[:2]) > 1
         dense = flat or layer.output or unshared
-        # nir 1.0.8 takes every kernel for a square one when it checks shapes.
+        # The shape check of nir 1.0.8 assumes square kernels.
         dense = dense or layer.kernel[0] != layer.kernel[1]
         dense = dense or (identity is not None and identity[2])
         weights = self.weights(layer, shape, divisor, dense)
@@ -158,24 +175,26 @@ class _Writer:
         self.maps[target] = (place, out_shape, dense)
 
     def flattened(self, place: str, shape: Shape) -> str:
-        """Return the Flatten node of a map, which is made once."""
+        """Return the Flatten node after the node ``place``; add it if there is none yet."""
         name = f"{place}.flat"
         if name not in self.nodes:
-            of = {"input": np.array(shape)}
-            self.node(name, self.nir.Flatten(input_type=of, start_dim=0, end_dim=-1), place)
+            input_type = {"input": np.array(shape)}
+            flatten = self.nir.Flatten(input_type=input_type, start_dim=0, end_dim=-1)
+            self.node(name, flatten, place)
         return name
 
-    def divisor(self, layer: AnyLayer) -> Float:
-        """Return the divisors (y|1, x|1, o) of the layer's numbers: its thresholds."""
+    def divisor(self, layer: NirLayer) -> Float:
+        """Return the divisors (y|1, x|1, o) of the layer's numbers: its thresholds, or 1."""
         if layer.output:
             return np.ones((1, 1, layer.weight.shape[3]))
         assert layer.threshold is not None
         return layer.threshold.astype(np.float64)
 
-    def weights(self, layer: AnyLayer, shape: Shape, divisor: Float, dense: bool) -> Any:
+    def weights(self, layer: NirLayer, shape: Shape, divisor: Float, dense: bool) -> Any:
+        """Return the node of a layer's weights: a dense matrix, or else a convolution."""
         timesteps = self.network.timesteps
         bias = layer.bias.astype(np.float64) / divisor[None]
-        if layer.output:  # of all timesteps together
+        if layer.output:  # NIR adds the bias at every timestep
             bias = bias / timesteps
         if not dense:
             weight = layer.weight[0, 0, 0] / divisor[0, 0, :, None, None, None]
@@ -193,9 +212,9 @@ class _Writer:
         out_shape = layer.conv_shape(shape)
         if n_in * int(np.prod(out_shape)) > MAX_DENSE:
             raise ExchangeError(
-                f"layer {layer.name!r}: without shared weights it is a matrix of {n_in:,} x "
-                f"{int(np.prod(out_shape)):,}, too large to write; use --unfolded, or train with a "
-                "coarser granularity there"
+                f"layer {layer.name!r}: its weights are not shared, so it becomes a matrix of "
+                f"{n_in:,} x {int(np.prod(out_shape)):,}, too large to write; use --unfolded, or "
+                "train with a coarser granularity in this layer"
             )
         basis = torch.eye(n_in).reshape(n_in, 1, *shape)
         matrix = drive(_as_double(layer), basis, torch.float64)[:, 0]  # (in, o, y, x)
@@ -205,10 +224,11 @@ class _Writer:
             weight=np.ascontiguousarray(divided.reshape(n_in, -1).T), bias=full.reshape(-1).copy()
         )
 
-    def neurons(self, layer: AnyLayer, name: str, shape: Shape, dense: bool, source: str) -> str:
+    def neurons(self, layer: NirLayer, name: str, shape: Shape, dense: bool, source: str) -> str:
+        """Add the neurons of a layer; return their name."""
         assert layer.threshold is not None
         size = (int(np.prod(shape)),) if dense else shape
-        # In integers, 1 - 1/threshold is the largest that must not fire.
+        # In integers, 1 - 1 / threshold is the largest membrane that must not fire.
         integers = isinstance(self.network, Network)
         level = 1 - 0.5 / int(layer.threshold.max()) if integers else JUST_BELOW
         metadata = {}
@@ -233,7 +253,7 @@ class _Writer:
         return self.node(name, lif, source)
 
     def any_of(self, name: str, shape: Shape, dense: bool, least: float, *sources: str) -> str:
-        """Add neurons that fire on every input of at least ``least`` and keep no membrane."""
+        """Add IF neurons that fire at every input of at least ``least``; return their name."""
         size = (int(np.prod(shape)),) if dense else shape
         neuron = self.nir.IF(
             r=np.full(size, 1 / self.dt),
@@ -245,7 +265,7 @@ class _Writer:
     def affine(
         self, name: str, shape: Shape, dense: bool, gain: float, shift: float, *sources: str
     ) -> str:
-        """Add a node that computes ``gain * sum of the sources + shift``."""
+        """Add a node that computes ``gain * (sum of sources) + shift``; return its name."""
         n = int(np.prod(shape)) if dense else shape[0]
         weight, bias = gain * np.eye(n), np.full(n, float(shift))
         if dense:
@@ -261,8 +281,8 @@ class _Writer:
         )
         return self.node(name, conv, *sources)
 
-    def gate(self, layer: AnyLayer, branch: str, identity: str, shape: Shape, dense: bool) -> str:
-        """Add a gate.
+    def gate(self, layer: NirLayer, branch: str, identity: str, shape: Shape, dense: bool) -> str:
+        """Add the nodes of the layer's gate; return the name of the last one.
 
         OR is a sum into neurons that one spike makes fire; the other gates are made of OR and NOT
         by de Morgan's laws.
@@ -287,13 +307,14 @@ class _Writer:
                 self.affine(name, shape, dense, -1, 1, not_both)
             else:
                 self.affine(name, shape, dense, 1, -1, not_both, either(".or", branch, identity))
-        about: dict[str, Any] = {"gate": layer.gate.name}
-        about |= {"branch": branch, "identity": identity}
-        about["parts"] = [n for n in self.nodes if n not in before and n != name]
-        self.nodes[name].metadata = {KEY: json.dumps(about)}
+        metadata: dict[str, Any] = {"gate": layer.gate.name}
+        metadata |= {"branch": branch, "identity": identity}
+        metadata["parts"] = [n for n in self.nodes if n not in before and n != name]
+        self.nodes[name].metadata = {KEY: json.dumps(metadata)}
         return name
 
-    def pool(self, layer: AnyLayer, source: str, shape: Shape, dense: bool) -> tuple[str, Shape]:
+    def pool(self, layer: NirLayer, source: str, shape: Shape, dense: bool) -> tuple[str, Shape]:
+        """Add the nodes of a layer's OR-pooling; return the last one's name and its map's shape."""
         channels, height, width = shape
         rows, columns = height // layer.pool[0], width // layer.pool[1]
         size = int(np.prod(layer.pool))
@@ -313,7 +334,7 @@ class _Writer:
         return self.any_of(f"{name}.or", pooled, dense, 1 / size, name), pooled
 
 
-def _live(network: AnyNetwork) -> set[str]:
+def _live(network: NirNetwork) -> set[str]:
     """Return the names of the maps that the output depends on."""
     live = {network.layers[-1].name}
     for layer in reversed(network.layers):
@@ -322,12 +343,13 @@ def _live(network: AnyNetwork) -> set[str]:
     return live
 
 
-def _as_double(layer: AnyLayer) -> Any:
+def _as_double(layer: NirLayer) -> Any:
+    """Return the layer with weights in float64."""
     return replace(layer, weight=layer.weight.astype(np.float64))  # type: ignore[arg-type]
 
 
 def write(path: Path, graph: Any) -> int:
-    """Write a graph, completely or not at all; return its size in bytes.
+    """Write a graph to a file atomically; return the file's size in bytes.
 
     Raises
     ------
@@ -345,8 +367,13 @@ def write(path: Path, graph: Any) -> int:
 
 
 def unfolded(values: dict[str, Any]) -> tuple[FoldedNetwork, dict[str, Float]]:
-    """Return a checkpoint's network without its Real-Spike coefficients, and these coefficients by
-    name of the layer that reads them."""
+    """Fold a checkpoint but for its Real-Spike coefficients.
+
+    Returns
+    -------
+    The network without coefficients, and the coefficients (t|1, c, H|1, W|1) by name of the layer
+    that reads them.
+    """
     model = checkpoint.build(values)
     parts = fold.trained_layers(model)
     plain = [replace(part, coefficient=None) for part in parts]

@@ -13,7 +13,7 @@ from sw.exchange.topology import load_topology
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """What a user says of a network because its file does not; None or False if not given."""
+    """Options for facts that a file does not hold; None or False if not given."""
 
     timesteps: int | None = None
     topology: str | None = None
@@ -32,10 +32,11 @@ class Reader:
     """A format of files and the function that reads it."""
 
     files: str
-    """What messages call these files."""
+    """Name of these files in messages."""
     matches: Callable[[Path, ReadOptions], bool]
     read: Callable[[Path, ReadOptions], Imported]
-    """Raises :class:`sw.exchange.graph.ExchangeError` if the network cannot be mapped."""
+    """Function that reads a file; raises :class:`sw.exchange.graph.ExchangeError` if the network
+    cannot be mapped."""
     options: frozenset[str]
     """Names of the :class:`ReadOptions` that it takes."""
 
@@ -73,12 +74,12 @@ READERS = (
 
 
 def find_reader(path: Path, options: ReadOptions) -> Reader | None:
-    """Return the reader of a file, None if it should be a checkpoint of ours."""
+    """Return the reader of a file; None for a checkpoint of ``sw.train``."""
     return next((reader for reader in READERS if reader.matches(path, options)), None)
 
 
 def unused_option(reader: Reader | None, options: ReadOptions) -> str | None:
-    """Return a message on the first option that the file's reader does not take."""
+    """Return a message on the first option that the file's reader does not take, or None."""
     taken = reader.options if reader else frozenset()
     for name in (name for name in vars(options) if name in options.given() - taken):
         option = f"--{name.replace('_', '-')}"

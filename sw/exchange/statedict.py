@@ -1,6 +1,7 @@
-"""State dicts of SpikingJelly and snnTorch, read with a topology (:mod:`sw.exchange.topology`).
+"""Import of SpikingJelly's and snnTorch's state dicts, with a topology that says what they lack
+(:mod:`sw.exchange.topology`).
 
-Only tensors and plain values are ever unpickled, so a file from anyone can run no program.
+Only tensors and plain values are unpickled, so that a hostile file cannot run code.
 """
 
 from __future__ import annotations
@@ -37,13 +38,12 @@ from sw.exchange.graph import (
     report_problems,
 )
 from sw.exchange.topology import KINDS
+from sw.model import checkpoint
 from sw.network.network import IMAGE
 
 NESTED = ("state_dict", "model", "net", "model_state_dict")
-"""Keys under which training scripts keep the state dict in their checkpoints."""
-OURS = "spikefold-checkpoint"
-
-LARGEST = float(np.finfo(np.float64).max)
+"""Keys under which training scripts store the state dict in their checkpoints."""
+MAX_FLOAT = float(np.finfo(np.float64).max)
 
 Float = NDArray[np.float64]
 
@@ -53,13 +53,13 @@ def read(path: Path, topology: Mapping[str, Any], timesteps: int | None = None) 
 
     Parameters
     ----------
-    topology : what :func:`sw.exchange.topology.load_topology` returned.
-    timesteps : number of timesteps to run, if not the topology's.
+    topology : topology that :func:`sw.exchange.topology.load_topology` returned.
+    timesteps : number of timesteps to run; None takes the topology's.
 
     Raises
     ------
     ExchangeError
-        The file is no state dict or another network's, or something in it cannot be mapped.
+        The file is no state dict, does not match the topology, or cannot be mapped.
     """
     state = load(path)
     try:
@@ -69,41 +69,42 @@ def read(path: Path, topology: Mapping[str, Any], timesteps: int | None = None) 
 
 
 def load(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file by name; nothing in the file is executed.
+    """Return the tensors of a file by name, without running any code in it.
 
     Raises
     ------
     ExchangeError
+        There is no such file, it is damaged, or it is no state dict.
     """
     if not path.is_file():
         raise ExchangeError(f"{path}: no such file")
     try:
         with path.open("rb") as file:
             if file.read(1) != pickle.PROTO and not zipfile.is_zipfile(file):
-                raise ValueError("torch.save makes them")
+                raise ValueError("torch.save did not write it")
         values = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ExchangeError(
-            f"{path} holds more than tensors and plain values, which could run any program when "
-            "read; save the state dict alone: torch.save(net.state_dict(), path)"
+            f"{path} holds more than tensors and plain values, which could run code when it is "
+            "read; save only the state dict: torch.save(net.state_dict(), path)"
         ) from error
-    except Exception as error:  # of many kinds, for what damage does to the pickle in it
+    except Exception as error:  # a damaged pickle can raise almost any exception
         raise ExchangeError(f"{path} is damaged or no checkpoint: {error}") from error
     if isinstance(values, dict):
-        if values.get("format") == OURS:
+        if values.get("format") == checkpoint.FORMAT:
             raise ExchangeError(f"{path} was made by sw.train: it needs no --topology")
         for key in NESTED:
             if isinstance(values.get(key), dict):
                 values = values[key]
                 break
     if not isinstance(values, dict) or not values:
-        raise ExchangeError(f"{path} holds no state dict, that is, tensors by name")
+        raise ExchangeError(f"{path} holds no state dict (a dict of tensors by name)")
     tensors = {str(k): v for k, v in values.items() if isinstance(v, Tensor)}
     if len(tensors) != len(values):
         others = [str(k) for k, v in values.items() if not isinstance(v, Tensor)]
         raise ExchangeError(
-            f"{path} holds {', '.join(others[:5])} beside tensors; save the state dict alone, or "
-            f"under one of the keys {', '.join(NESTED)}"
+            f"{path} holds {', '.join(others[:5])} besides tensors; save only the state dict, or "
+            f"store it under one of the keys {', '.join(NESTED)}"
         )
     return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
 
@@ -125,26 +126,29 @@ def from_state_dict(
         pixel_max=values.get("pixel_max", 1.0),
         labels=tuple(values.get("labels", ())),
     )
-    about = {"from": values["framework"], "file": origin, "topology": dict(values)}
-    return assemble(builder.nodes, source, {"imported": about})
+    origins = {"from": values["framework"], "file": origin, "topology": dict(values)}
+    return assemble(builder.nodes, source, {"imported": origins})
 
 
 @dataclass
 class _Builder:
-    """The conversion of a topology's layers to nodes.
-
-    ``problems`` collects what cannot be mapped, by name of the node.
-    """
+    """Converts a topology's layers to nodes."""
 
     state: Mapping[str, Tensor]
     framework: str
     nodes: list[Node] = field(default_factory=list)
     problems: dict[str, str] = field(default_factory=dict)
+    """Reasons why layers cannot be mapped, by name of the node."""
     used: set[str] = field(default_factory=set)
+    """Names of the tensors that the topology has used."""
     width: int = 0
-    """Number of outputs of the last weights."""
+    """Number of output channels of the last weights."""
 
     def sequence(self, layers: Sequence[Mapping[str, Any]], source: str, place: str = "") -> str:
+        """Add layers that run one after another; return the last one's name.
+
+        ``place`` is the prefix of names for layers that have none.
+        """
         for n, layer in enumerate(layers):
             if "block" in layer:
                 source = self.block(layer, source, f"{place}{n}.")
@@ -162,11 +166,12 @@ class _Builder:
         return source
 
     def block(self, layer: Mapping[str, Any], source: str, place: str) -> str:
+        """Add a residual block; return its name."""
         name = str(layer["block"])
         gate = str(layer.get("gate"))
         if gate not in Gate.__members__ or gate == "NONE":
             self.problems[name] = (
-                f"gate {gate} is not full-spike: it sends numbers from block to block; train it "
+                f"gate {gate} is not full-spike: blocks exchange numbers instead of spikes; train "
                 "with AND, IAND, OR or XOR"
             )
         identity = self.sequence(layer.get("identity", []), source, f"{place}identity ")
@@ -177,41 +182,42 @@ class _Builder:
         return name
 
     def tensor(self, name: str, n_axes: int, optional: bool = False) -> Float | None:
-        """Return a tensor of the state dict; None if it is optional and missing."""
+        """Return a tensor with ``n_axes`` axes; None if it is optional and missing."""
         if name not in self.state:
             if optional:
                 return None
             near = [k for k in self.state if k.rpartition(".")[2] == name.rpartition(".")[2]]
             raise ExchangeError(
-                f"there is no tensor {name!r} in the file; it has {', '.join(near[:6]) or 'none'}"
+                f"the file has no tensor {name!r}; similar ones are {', '.join(near[:6]) or 'none'}"
             )
         self.used.add(name)
         tensor = self.state[name]
         if tensor.ndim != n_axes:
-            raise ExchangeError(f"{name!r} has {tensor.ndim} axes in place of {n_axes}")
+            raise ExchangeError(f"{name!r} has {tensor.ndim} axes instead of {n_axes}")
         return tensor.detach().to(torch.float64).numpy()
 
     def required(self, name: str, n_axes: int) -> Float:
+        """Return a tensor with ``n_axes`` axes."""
         values = self.tensor(name, n_axes)
         assert values is not None
         return values
 
     def check_all_used(self) -> None:
-        """Raise :class:`ExchangeError` if the topology leaves out a tensor of the state dict."""
+        """Raise :class:`ExchangeError` if the topology does not use every tensor."""
         buffers = ("num_batches_tracked", "graded_spikes_factor", "reset_mechanism_val")
         left = [k for k in self.state if k not in self.used and not k.endswith(buffers)]
         if left:
             raise ExchangeError(
-                f"the topology leaves out {', '.join(left[:8])}"
+                f"the topology does not use {', '.join(left[:8])}"
                 + (f" and {len(left) - 8} more" if len(left) > 8 else "")
-                + ": it is another network's, or not complete"
+                + "; it is incomplete, or belongs to another network"
             )
 
     # -- one method per kind
 
     def conv(self, layer: Mapping[str, Any]) -> Step:
         if pair_of(layer, "dilation", 1) != (1, 1) or layer.get("groups", 1) != 1:
-            raise ExchangeError("groups or dilation: make it a plain convolution, with zeros")
+            raise ExchangeError("groups or dilation: use a plain convolution with zero weights")
         weight = self.required(f"{layer['conv']}.weight", 4)
         self.width = len(weight)
         return Convolve(
@@ -239,7 +245,7 @@ class _Builder:
 
     def pool(self, layer: Mapping[str, Any]) -> Step:
         if layer["pool"] not in ("max", "average"):
-            raise ExchangeError(f"pool {layer['pool']!r}: use max or average")
+            raise ExchangeError(f"pool {layer['pool']!r} is not supported; use max or average")
         kernel = pair_of(layer, "kernel", 2, least=1)
         strides = layer if layer.get("stride") is not None else {"stride": list(kernel)}
         return Pool(
@@ -253,7 +259,7 @@ class _Builder:
         """Return weights that take the mean of each group of neighbouring neurons."""
         size = layer["vote"]
         if type(size) is not int or size < 1 or not self.width or self.width % size:
-            raise ExchangeError(f"{self.width} neurons do not fall into groups of {size!r}")
+            raise ExchangeError(f"{self.width} neurons cannot be divided into groups of {size!r}")
         weight = np.kron(np.eye(self.width // size), np.full((1, size), 1 / size))
         weight = weight.astype(np.float64)
         self.width //= size
@@ -263,8 +269,12 @@ class _Builder:
         return self.leaky(layer) if self.framework == "snntorch" else self.jelly(layer)
 
     def jelly(self, layer: Mapping[str, Any]) -> Step:
-        """SpikingJelly: ``v += x`` or ``v += (x - (v - v_reset)) / tau``; fires at
-        ``v >= v_threshold``; then ``v = v_reset``, or ``v -= v_threshold`` if that is None."""
+        """Return SpikingJelly's neurons.
+
+        They compute ``v += x`` (IF) or ``v += (x - (v - v_reset)) / tau`` (LIF, PLIF) and fire at
+        ``v >= v_threshold``. After a spike ``v = v_reset``, or, if ``v_reset`` is None,
+        ``v -= v_threshold``.
+        """
         kind, soft = layer["neuron"], layer.get("reset", 0.0) is None
         rest = 0.0 if soft else _number(layer, "reset", 0.0)
         decay, gain = 1.0, 1.0
@@ -275,16 +285,20 @@ class _Builder:
             else:
                 tau = _number(layer, "tau", 2.0)
             if tau <= 1:
-                raise ExchangeError(f"tau = {tau:g}: it must be above 1")
+                raise ExchangeError(f"tau = {tau:g} must be above 1")
             decay = 1 - 1 / tau
             gain = 1 / tau if layer.get("decay_input", True) else 1.0
         elif kind != "IF":
-            raise ExchangeError(f"a neuron {kind!r}: the device has IF and LIF")
+            raise ExchangeError(f"neuron {kind!r} is not supported; the device has IF and LIF")
         return _fire(_number(layer, "threshold", 1.0) - rest, gain, decay, soft, False)
 
     def leaky(self, layer: Mapping[str, Any]) -> Step:
-        """snnTorch's Leaky: ``mem = beta * mem + x``, fires at ``mem > threshold``. It resets at
-        the beginning of the next timestep: to zero before the leak, but subtracts behind it."""
+        """Return snnTorch's ``Leaky`` neurons.
+
+        They compute ``mem = beta * mem + x`` and fire at ``mem > threshold``. They reset in the
+        next timestep: ``"zero"`` clears the membrane before the leak, ``"subtract"`` subtracts the
+        threshold after it.
+        """
         name = str(layer["neuron"])
         threshold, beta = (
             np.atleast_1d(self.state[f"{name}.{n}"].detach().to(torch.float64).numpy())
@@ -294,22 +308,22 @@ class _Builder:
         )
         self.used |= {f"{name}.threshold", f"{name}.beta"}
         if threshold is None or beta is None:
-            raise ExchangeError(f"there is no {name}.threshold or {name}.beta in the file")
+            raise ExchangeError(f"the file has no {name}.threshold or no {name}.beta")
         if f"{name}.alpha" in self.state or f"{name}.V" in self.state:
-            raise ExchangeError("a synaptic or recurrent neuron: the device has IF and LIF (Leaky)")
+            raise ExchangeError("synaptic and recurrent neurons are not supported; use Leaky")
         if len(set(beta.tolist())) > 1:
             raise ExchangeError("its beta differs from neuron to neuron")
         spike = self.state.get(f"{name}.graded_spikes_factor")
         if spike is not None and bool((spike != 1).any()):
-            raise ExchangeError("graded spikes: the device's are 0 and 1")
+            raise ExchangeError("graded spikes are not supported; the device's are 0 and 1")
         mechanism = int(self.state.get(f"{name}.reset_mechanism_val", torch.tensor(0)).item())
         decay = float(np.clip(beta[0], 0, 1))
         if mechanism == 2:
-            raise ExchangeError("it has no reset (reset_mechanism='none'): the device resets")
+            raise ExchangeError("reset_mechanism='none' is not supported; train with 'zero'")
         if mechanism == 0 and decay != 1:
             raise ExchangeError(
-                "reset_mechanism='subtract' with beta below 1 subtracts the whole threshold after "
-                "the leak, the device before it; train it with reset_mechanism='zero'"
+                "reset_mechanism='subtract' with beta below 1 subtracts the threshold after the "
+                "leak, the device before it; train with reset_mechanism='zero'"
             )
         return _fire(threshold, 1.0, decay, mechanism == 0, True)
 
@@ -317,7 +331,7 @@ class _Builder:
 def _fire(
     threshold: float | Float, gain: float, decay: float, soft: bool, strict: bool
 ) -> FireNode:
-    """Return a neuron whose input is multiplied by ``gain`` and whose membrane by ``decay``."""
+    """Return neurons whose input is multiplied by ``gain`` and whose membrane by ``decay``."""
     leak = leak_of(decay)
     if leak is None:
         raise ExchangeError(decay_error(decay))
@@ -331,18 +345,28 @@ def _fire(
 
 
 def _number(layer: Mapping[str, Any], key: str, default: float, least: float = -math.inf) -> float:
+    """Return a finite number of a topology's layer; raise :class:`ExchangeError` if it is none."""
     value = layer.get(key, default)
-    if type(value) not in (int, float) or not max(least, -LARGEST) <= value <= LARGEST:
+    if type(value) not in (int, float) or not max(least, -MAX_FLOAT) <= value <= MAX_FLOAT:
         at_least = f" of at least {least:g}" if least > -math.inf else ""
-        raise ExchangeError(f"{key} {value!r} is no number{at_least}")
+        raise ExchangeError(f"{key} {value!r} must be a finite number{at_least}")
     return float(value)
 
 
 def pair_of(
     layer: Mapping[str, Any], key: str, default: int | None = None, least: int = 0
 ) -> tuple[int, int]:
+    """Return a (vertical, horizontal) pair of a topology's layer, which may give one for both.
+
+    Raises
+    ------
+    ExchangeError
+        The layer has neither one whole number nor two, of at least ``least``.
+    """
     values = layer.get(key, default)
     numbers = values if isinstance(values, list | tuple) else [values, values]
     if len(numbers) != 2 or not all(type(n) is int and n >= least for n in numbers):
-        raise ExchangeError(f"{key} {values!r} is neither a number nor two, of at least {least}")
+        raise ExchangeError(
+            f"{key} {values!r} must be one whole number or two, of at least {least}"
+        )
     return numbers[0], numbers[1]

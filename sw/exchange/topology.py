@@ -1,7 +1,7 @@
-"""Topologies: what the state dicts of SpikingJelly and snnTorch do not hold.
+"""Topologies: descriptions of networks whose state dicts alone do not define them.
 
-A state dict names tensors, not steps. A topology adds which neurons stand between the tensors, with
-which thresholds, and what is pooled, in JSON::
+A state dict holds tensors by name, but not the steps of a network. A topology lists these steps,
+among them neurons with their thresholds and poolings, in JSON::
 
     {"format": "spikefold-topology", "framework": "spikingjelly", "timesteps": 4,
      "image_shape": [1, 28, 28], "pixel_max": 1.0,
@@ -9,8 +9,8 @@ which thresholds, and what is pooled, in JSON::
                 {"neuron": "IF", "threshold": 1.0, "reset": 0.0}, {"pool": "max", "kernel": 2},
                 ..., {"flatten": true}, {"linear": "conv_fc.9"}, {"neuron": "IF"}]}
 
-A name in :data:`TOPOLOGIES` stands for a well-known network;
-:func:`sw.exchange.describe.describe` writes the topology of a module.
+Topologies of well-known networks have names (:data:`TOPOLOGIES`);
+:func:`sw.exchange.describe.describe` returns the topology of a module.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FORMAT = "spikefold-topology"
 FRAMEWORKS = ("spikingjelly", "snntorch")
 
 TOPOLOGIES: dict[str, dict[str, Any]] = {
-    # conv_fashion_mnist.py of SpikingJelly's examples, with any number of channels.
+    # The network of SpikingJelly's example conv_fashion_mnist.py, with any number of channels.
     "spikingjelly-csnn": {
         "format": FORMAT,
         "framework": "spikingjelly",
@@ -69,23 +69,26 @@ def load_topology(name: str) -> dict[str, Any]:
     Raises
     ------
     ExchangeError
-        There is no such file, or it holds no topology; the message says what is wrong.
+        There is no such file, or it holds no valid topology.
     """
     if name in TOPOLOGIES:
         return TOPOLOGIES[name]
-    known = f"known are {', '.join(TOPOLOGIES)}, or name a JSON file (sw.exchange.describe)"
+    known = f"known are {', '.join(TOPOLOGIES)}; or give a JSON file (sw.exchange.describe)"
     try:
         values = json.loads(Path(name).read_text())
     except OSError as error:
         raise ExchangeError(f"topology {name!r}: {error.strerror}; {known}") from error
     except ValueError as error:
-        raise ExchangeError(f"topology {name!r} is no JSON: {error}; {known}") from error
+        raise ExchangeError(f"topology {name!r} is not JSON: {error}; {known}") from error
     check_topology(values, f"topology {name!r}")
     return values
 
 
 def check_topology(values: Any, where: str = "topology") -> None:
-    """Raise :class:`ExchangeError` unless ``values`` is a topology."""
+    """Raise :class:`ExchangeError` unless ``values`` is a valid topology.
+
+    ``where`` is the prefix of the message.
+    """
 
     def require(ok: bool, message: str) -> None:
         if not ok:
@@ -105,11 +108,13 @@ def check_topology(values: Any, where: str = "topology") -> None:
         '"image_shape" must be [channels, height, width]',
     )
     timesteps = values.get("timesteps")
-    require(type(timesteps) is int and timesteps > 0, '"timesteps" must be a number of at least 1')
+    require(
+        type(timesteps) is int and timesteps > 0, '"timesteps" must be a whole number of at least 1'
+    )
     pixel_max = values.get("pixel_max", 1.0)
     require(
         pixel_max is None or (isinstance(pixel_max, int | float) and pixel_max > 0),
-        '"pixel_max" must be what a pixel of 255 is, or null for binary frames',
+        '"pixel_max" must be the value of a pixel of 255, or null for binary frames',
     )
     labels = values.get("labels", [])
     require(

@@ -316,60 +316,66 @@ def two(name: str, step: Any, *sources: str) -> Node:
 @pytest.mark.parametrize(
     ("nodes", "message"),
     [
-        ([], "there is no node"),
-        (stem(conv(4, 5)), "node 'n2': it takes 5 channels, the map before it has 3"),
-        (stem(Flatten(), connect(5, 7)), "it takes 7 inputs, the map before it (3, 9, 8)"),
-        (stem(conv(4, 3, 11)), "node 'n2': its kernel (11, 11) exceeds the map (3, 9, 8)"),
-        (stem(conv(4, 3), conv(4, 4)), "node 'n3': there is no neuron before it (wei"),
+        ([], "the graph has no nodes"),
+        (stem(conv(4, 5)), "node 'n2': it takes 5 channels, but the map before it has 3"),
+        (stem(Flatten(), connect(5, 7)), "it takes 7 inputs, but the map (3, 9, 8)"),
+        (stem(conv(4, 3, 11)), "node 'n2': its kernel (11, 11) is larger than the map"),
+        (stem(conv(4, 3), conv(4, 4)), "node 'n3': no neurons come before it (wei"),
         (stem(conv(4, 3), fire(0.0)), "node 'n3': its threshold is not above its reset"),
-        (stem(conv(4, 3)), "node 'n2': the output is a map (4, 7, 6), not classes"),
-        (stem(), "node 'n1': the output is a map (3, 9, 8), not classes"),
-        (stem(pooling("max", 3, 3, 2, 2)), "windows must lie side by side"),
-        (stem(pooling("average", 2, 2), pooling("average", 2, 2)), "pooling or scaling twice"),
+        (stem(conv(4, 3)), "node 'n2': the output is a map (4, 7, 6); classes need"),
+        (stem(), "node 'n1': the output is a map (3, 9, 8); classes need"),
+        (stem(pooling("max", 3, 3, 2, 2)), "the stride must equal the window"),
+        (
+            stem(pooling("average", 2, 2), pooling("average", 2, 2)),
+            "two steps of pooling or scaling",
+        ),
         (
             stem(pooling("average", 2, 2), conv(4, 3, padding=(1, 1))),
-            "a convolution with padding behind a pooling whose windows overlap or leave some",
+            "a convolution with padding follows a pooling whose windows overlap or leave a rest",
         ),
         (
             stem(Pool(kind="sum", kernel=(2, 2), stride=(2, 2), padding=(1, 1))),
             "pooling with padding",
         ),
         (stem(Normalise(gain=np.ones(3), shift=np.ones(3))), "batch-norm of spikes"),
-        (stem(conv(4, 3), Normalise(gain=np.ones(3), shift=np.ones(3))), "of 3 channels on 4"),
+        (
+            stem(conv(4, 3), Normalise(gain=np.ones(3), shift=np.ones(3))),
+            "its 3 channels do not match",
+        ),
         (stem(conv(4, 3), Scale(factor=np.arange(42.0).reshape(1, 7, 6))), "sums are scaled by"),
-        (stem(conv(4, 3), fire(np.ones((5, 1)))), "(5, 1) parameters for a map (4, 7, 6)"),
+        (stem(conv(4, 3), fire(np.ones((5, 1)))), "shape (5, 1) do not fit a map (4, 7, 6)"),
         ([*stem(), two("add", conv(4, 3), "n1", IMAGE)], "node 'add': it adds 2 inputs"),
-        ([*stem(), two("add", fire(1.5), "n1", IMAGE)], "node 'add': it adds two inputs, of which"),
+        ([*stem(), two("add", fire(1.5), "n1", IMAGE)], "node 'add': it adds two inputs, and the"),
         ([*stem(), two("j", Join(gate=Gate.OR), "n1", IMAGE)], "a map (3, 9, 8) cannot be joined"),
-        ([*stem(), two("j", Join(gate=Gate.OR), "n1")], "a branch and an identity, not 1 inputs"),
-        ([*stem(), two("j", Join(gate=Gate.OR), "n1", "n1")], "none of its inputs is a layer"),
+        ([*stem(), two("j", Join(gate=Gate.OR), "n1")], "branch and identity; it has 1"),
+        ([*stem(), two("j", Join(gate=Gate.OR), "n1", "n1")], "none of its inputs comes"),
         (
             [*stem(), two("p", pooling("max", 2, 2), "n1"), two("q", conv(3, 3), "n1")],
-            "node 'p': 'n1' is also read without pooling",
+            "node 'p': another node reads 'n1' without pooling",
         ),
-        (stem(pooling("average", 20, 20)), "node 'n2': its window (20, 20) exceeds the map (3, 9"),
-        (stem(pooling("max", 20, 20)), "node 'n2': its window (20, 20) exceeds the map (3, 9, 8)"),
-        (stem(pooling("max", 2, 2), pooling("max", 2, 2)), "only a layer's own spikes can be poo"),
-        (stem(conv(4, 3), pooling("max", 2, 2)), "there is no neuron before it (pooling of sums"),
+        (stem(pooling("average", 20, 20)), "node 'n2': its window (20, 20) is larger than the map"),
+        (stem(pooling("max", 20, 20)), "node 'n2': its window (20, 20) is larger than the map"),
+        (stem(pooling("max", 2, 2), pooling("max", 2, 2)), "max pooling must directly follow"),
+        (stem(conv(4, 3), pooling("max", 2, 2)), "no neurons come before it (pooling of sums"),
         (
             [
                 *stem(),
                 two("s", Scale(factor=np.full((), 2.0)), "n1"),
                 two("j", Join(gate=Gate.OR), "s", "n1"),
             ],
-            "node 'j': spikes are scaled or pooled before the gate, which takes bits",
+            "node 'j': its inputs are scaled or pooled; a gate joins spikes",
         ),
         (
             [two("input", conv(3, 2), IMAGE), two("f", fire(), "input")],
-            "node 'f': there is another layer 'input'",
+            "node 'f': another layer is already named 'input'",
         ),
-        ([two("a", Flatten(), IMAGE)], "node 'a': there is no layer before the output"),
+        ([two("a", Flatten(), IMAGE)], "node 'a': the network has no layer before its output"),
         (
             [
                 *(two("a", Convolve(weight=np.ones((3, 2, 9, 8))), IMAGE), two("f", fire(), "a")),
                 two("a", Convolve(weight=np.ones((2, 3, 1, 1))), "f"),
             ],
-            "node 'a': there is another layer 'a'",
+            "node 'a': another layer is already named 'a'",
         ),
     ],
 )
@@ -384,7 +390,7 @@ def test_errors_of_the_stem() -> None:
     twice = [*stem(), two("a", conv(4, 2), IMAGE), two("b", fire(), "a")]
     for nodes, message in (
         (chain(pool), "max pooling of the image"),
-        (chain(Flatten(), connect(5, 144)), "no neuron between image and output"),
+        (chain(Flatten(), connect(5, 144)), "no neurons between image and output"),
         (twice, "node 'b': a second layer reads the image"),
         (chain(Scale(factor=rng().random(SHAPE)), conv(3, 2), fire()), "from position to position"),
     ):
@@ -399,4 +405,4 @@ def test_leaks() -> None:
     assert graph.leak_of(0.875) == (Leak.SUBTRACT, 3)
     assert graph.leak_of(0.25) == (Leak.KEEP, 2)
     assert graph.leak_of(float(np.float32(1) - np.float32(1 / 3))) is None
-    assert "keeps 0.6667 in a timestep" in graph.decay_error(2 / 3)
+    assert "multiplied by 0.6667 at every timestep" in graph.decay_error(2 / 3)

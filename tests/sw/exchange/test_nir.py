@@ -98,10 +98,10 @@ def test_damaged_gates_are_named() -> None:
     name = next(n for n in graph.nodes if n.endswith(".and"))
     for text, message in (
         ({"gate": "NAND", "branch": "input", "identity": "input"}, "NAND"),
-        ({"gate": "AND", "branch": "gone", "identity": "input", "parts": []}, "there is no 'gone'"),
+        ({"gate": "AND", "branch": "gone", "identity": "input", "parts": []}, "no node 'gone'"),
     ):
         graph.nodes[name].metadata = {nir_common.KEY: json.dumps(text)}
-        with pytest.raises(ExchangeError, match="what it says of its gate is damaged") as error:
+        with pytest.raises(ExchangeError, match="the metadata of its gate is damaged") as error:
             from_graph(graph, None)
         assert message in str(error.value)
 
@@ -203,7 +203,7 @@ def test_unfolded_networks_have_their_coefficients_as_scale_nodes(
         (lambda: random_network(4, granularity="shared", leak=Leak.SUBTRACT, reset=Reset.HARD),
          ["layer1: its leak rounds to integers", "layer2: its leak rounds"]),
         (lambda: random_network(4, granularity="shared", leak=Leak.NONE, reset=Reset.SOFT),
-         ["layer1: a soft reset; NIR's neurons are set to a value", "layer4: a soft reset"]),
+         ["layer1: a soft reset; NIR has only resets to a fixed value", "layer4: a soft reset"]),
     ],
 )  # fmt: skip
 def test_what_nir_cannot_say_is_named_layer_by_layer(network: Any, messages: list[str]) -> None:
@@ -293,19 +293,19 @@ FULL = np.ones((4, 6, 6))
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"if": nir.Threshold(FULL)}, "if (Threshold): there is no such thing on the device"),
-        ({"if": nir.CubaLIF(FULL, FULL, FULL, FULL, FULL)}, "if (CubaLIF): there is no such"),
+        ({"if": nir.Threshold(FULL)}, "if (Threshold): this type of node is not supported"),
+        ({"if": nir.CubaLIF(FULL, FULL, FULL, FULL, FULL)}, "if (CubaLIF): this type of"),
         ({"conv": conv_of(groups=2)}, "conv (Conv2d): groups or dilation"),
-        ({"conv": conv_of(weight=np.ones((4, 1, 3, 3, 2)))}, "weight has 5 axes in place of 4"),
-        ({"conv": conv_of(weight=np.ones((4, 1, 2, 2)), padding="same")}, "'same' of an even"),
-        ({"fc": nir.Affine(np.ones((2, 3, 36)), np.ones((2, 3)))}, "weight has 3 axes in place"),
-        ({"if": nir.IF(r=-FULL, v_threshold=FULL)}, "if (IF): r is not positive"),
-        ({"if": nir.LIF(3e-4 * FULL, FULL, 0 * FULL, FULL)}, "keeps 0.6667 in a timestep"),
-        ({"if": nir.LIF(2e-4 * FULL, FULL, FULL, FULL)}, "its v_leak is not its v_reset"),
+        ({"conv": conv_of(weight=np.ones((4, 1, 3, 3, 2)))}, "weight has 5 axes instead of 4"),
+        ({"conv": conv_of(weight=np.ones((4, 1, 2, 2)), padding="same")}, "'same' with an even"),
+        ({"fc": nir.Affine(np.ones((2, 3, 36)), np.ones((2, 3)))}, "weight has 3 axes instead"),
+        ({"if": nir.IF(r=-FULL, v_threshold=FULL)}, "if (IF): its r must be positive"),
+        ({"if": nir.LIF(3e-4 * FULL, FULL, 0 * FULL, FULL)}, "is multiplied by 0.6667"),
+        ({"if": nir.LIF(2e-4 * FULL, FULL, FULL, FULL)}, "its v_leak differs from its v_reset"),
         ({"if": nir.LIF(np.arange(1, 145).reshape(4, 6, 6) * 1e-4, FULL, 0 * FULL, FULL)},
          "its time constants differ from neuron to neuron"),
         ({"in": nir.Input(input_type={"input": np.array([2, 3, 4, 5])})}, "has shape (2, 3, 4, 5)"),
-        ({"extra": nir.Input(input_type={"input": np.array([1, 6, 6])})}, "this one has 2"),
+        ({"extra": nir.Input(input_type={"input": np.array([1, 6, 6])})}, "this graph has 2"),
     ],
 )  # fmt: skip
 def test_what_the_device_cannot_do_is_named(changes: dict[str, Any], message: str) -> None:
@@ -323,11 +323,11 @@ def test_all_problems_are_named_at_once() -> None:
 def test_graphs_that_are_no_networks() -> None:
     with pytest.raises(ExchangeError, match="NIR does not say how many timesteps"):
         from_graph(neuron_graph(), None)
-    with pytest.raises(ExchangeError, match=r"it is recurrent, the device is not: .*if"):
+    with pytest.raises(ExchangeError, match=r"it is recurrent, which the .*: .*if"):
         from_graph(edges(neuron_graph(), ("if", "conv")), 4)
-    with pytest.raises(ExchangeError, match="names a node that is not there"):
+    with pytest.raises(ExchangeError, match="names a node that does not exist"):
         from_graph(edges(neuron_graph(), ("if", "nowhere")), 4)
-    with pytest.raises(ExchangeError, match="one output, this one has 2"):
+    with pytest.raises(ExchangeError, match="one output, this graph has 2"):
         from_graph(edges(neuron_graph(), ("if", "out")), 4)
 
 
@@ -414,9 +414,9 @@ def test_interrupted(
 
 def test_nodes_that_are_not_whole() -> None:
     conv = conv_of(stride=np.array([1, 2, 3]))
-    with pytest.raises(ExchangeError, match=r"conv \(Conv2d\): .*are not two numbers"):
+    with pytest.raises(ExchangeError, match=r"conv \(Conv2d\): .*is neither one number nor two"):
         from_graph(neuron_graph(conv=conv), 4)
     graph = neuron_graph()
     loose = nir.NIRGraph(graph.nodes, graph.edges[:1] + graph.edges[2:], type_check=False)
-    with pytest.raises(ExchangeError, match="if: nothing leads to it"):
+    with pytest.raises(ExchangeError, match="if: no edge leads to it"):
         from_graph(loose, 4)

@@ -243,8 +243,8 @@ def test_snntorch_fires_above_its_threshold_not_at_it() -> None:
     ("options", "message"),
     [
         ({"beta": 0.5}, "lif1: reset_mechanism='subtract' with beta below 1"),
-        ({"beta": 0.6, "reset_mechanism": "zero"}, "lif1: its membrane keeps 0.6 in a timestep"),
-        ({"beta": 0.5, "reset_mechanism": "none"}, "lif1: it has no reset"),
+        ({"beta": 0.6, "reset_mechanism": "zero"}, "lif1: its membrane is multiplied by 0.6 at"),
+        ({"beta": 0.5, "reset_mechanism": "none"}, "lif1: reset_mechanism='none'"),
         ({"beta": torch.tensor([0.5, 0.75, 0.5, 0.5])}, "lif1: its beta differs"),
         ({"beta": 1.0, "graded_spikes_factor": 2.0}, "lif1: graded spikes"),
     ],
@@ -260,8 +260,8 @@ def test_leaks_that_no_shift_is_are_named() -> None:
     net = CSNN(2, make=lambda: neuron.LIFNode(tau=3.0))
     with pytest.raises(ExchangeError) as error:
         imported(net)
-    assert "conv_fc.2: its membrane keeps 0.6667 in a timestep" in str(error.value)
-    assert "conv_fc.12: its membrane keeps" in str(error.value), "all of them are named"
+    assert "conv_fc.2: its membrane is multiplied by 0.6667 at every timestep" in str(error.value)
+    assert "conv_fc.12: its membrane is" in str(error.value), "all of them are named"
 
 
 def test_state_dicts_of_other_networks_are_refused() -> None:
@@ -270,10 +270,10 @@ def test_state_dicts_of_other_networks_are_refused() -> None:
     state = net.state_dict()
     for given, message in (
         ({k: v for k, v in state.items() if not k.startswith("conv_fc.4")},
-         "conv_fc.4: there is no tensor 'conv_fc.4.weight' in the file; it has conv_fc.0.weight"),
-        ({**state, "aux.weight": torch.ones(2)}, "the topology leaves out aux.weight"),
-        ({**state, "conv_fc.0.weight": torch.ones(2, 3)}, "has 2 axes in place of 4"),
-        (CSNN(2, 16).state_dict(), "node 'conv_fc.9': it takes 32 inputs, the map"),
+         "conv_fc.4: the file has no tensor 'conv_fc.4.weight'; similar ones are conv_fc.0.weight"),
+        ({**state, "aux.weight": torch.ones(2)}, "the topology does not use aux.weight"),
+        ({**state, "conv_fc.0.weight": torch.ones(2, 3)}, "has 2 axes instead of 4"),
+        (CSNN(2, 16).state_dict(), "node 'conv_fc.9': it takes 32 inputs, but the map"),
     ):  # fmt: skip
         with pytest.raises(ExchangeError) as error:
             from_state_dict(given, values)
@@ -290,8 +290,8 @@ def changed(**entries: Any) -> dict[str, Any]:
         ([], '"format" must be "spikefold-topology"'),
         (changed(framework="lava"), '"framework" must be one of spikingjelly, snntorch'),
         (changed(image_shape=[28, 28]), '"image_shape" must be [channels, height, width]'),
-        (changed(timesteps=0), '"timesteps" must be a number of at least 1'),
-        (changed(pixel_max=-1), '"pixel_max" must be what a pixel of 255 is'),
+        (changed(timesteps=0), '"timesteps" must be a whole number of at least 1'),
+        (changed(pixel_max=-1), '"pixel_max" must be the value of a pixel of 255'),
         (changed(labels=5), '"labels" must be a list of names'),
         (changed(labels=["a", 1]), '"labels" must be a list of names'),
         (changed(colour=1), "unknown entries: colour"),
@@ -330,13 +330,13 @@ def test_files_that_are_no_state_dicts(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "empty.pt").touch()
     empty_pickle(tmp_path / "cut.pt")
     for name, message in (
-        ("hostile", "hostile.pt holds more than tensors and plain values, which could run any"),
+        ("hostile", "hostile.pt holds more than tensors and plain values, which could run code"),
         ("module", "torch.save(net.state_dict(), path)"),
-        ("mixed", "mixed.pt holds b beside tensors"),
+        ("mixed", "mixed.pt holds b besides tensors"),
         ("list", "list.pt holds no state dict"),
         ("ours", "ours.pt was made by sw.train: it needs no --topology"),
-        ("text", "text.pt is damaged or no checkpoint: torch.save makes them"),
-        ("empty", "empty.pt is damaged or no checkpoint: torch.save makes them"),
+        ("text", "text.pt is damaged or no checkpoint: torch.save did not write it"),
+        ("empty", "empty.pt is damaged or no checkpoint: torch.save did not write it"),
         ("cut", "cut.pt is damaged or no checkpoint: pop from empty list"),
         ("missing", "missing.pt: no such file"),
     ):
@@ -348,12 +348,12 @@ def test_files_that_are_no_state_dicts(tmp_path: Path, capsys: pytest.CaptureFix
     assert not proof.exists(), "nothing in the file may run"
     assert export.main([str(path), "--topology", "resnet"]) == export.EXIT_BAD_INPUT
     assert (
-        "topology 'resnet': No such file or directory; known are spikingjelly-csnn, or name"
+        "topology 'resnet': No such file or directory; known are spikingjelly-csnn; or give"
         in capsys.readouterr().err
     )
     (tmp_path / "bad.json").write_text("{")
     assert export.main([str(path), "--topology", str(tmp_path / "bad.json")]) == 2
-    assert "is no JSON" in capsys.readouterr().err
+    assert "is not JSON" in capsys.readouterr().err
 
 
 def test_export_takes_state_dicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -392,28 +392,37 @@ def test_modules_that_cannot_be_described() -> None:
     [
         (
             {"conv": "conv_fc.0", "padding": "same"},
-            "conv_fc.0: padding 'same' is neither a number nor two, of at least 0",
+            "conv_fc.0: padding 'same' must be one whole number or two, of at least 0",
         ),
-        ({"conv": "conv_fc.0", "stride": 0}, "conv_fc.0: stride 0 is neither"),
-        ({"conv": "conv_fc.0", "stride": 1.5}, "conv_fc.0: stride 1.5 is neither"),
-        ({"conv": "conv_fc.0", "dilation": None}, "conv_fc.0: dilation None is neither"),
-        ({"pool": "max", "kernel": 0}, "pool 0: kernel 0 is neither a number nor two, of at least"),
-        ({"pool": "max", "kernel": None}, "pool 0: kernel None is neither"),
-        ({"pool": "max", "stride": 0}, "pool 0: stride 0 is neither"),
-        ({"norm": "conv_fc.1", "eps": None}, "conv_fc.1: eps None is no number of at least 0"),
-        ({"norm": "conv_fc.1", "eps": -1}, "conv_fc.1: eps -1 is no number of at least 0"),
-        ({"neuron": "IF", "threshold": "x"}, "neuron 0: threshold 'x' is no number"),
-        ({"neuron": "IF", "threshold": float("nan")}, "neuron 0: threshold nan is no number"),
-        ({"neuron": "IF", "reset": []}, "neuron 0: reset [] is no number"),
-        ({"neuron": "LIF", "tau": None}, "neuron 0: tau None is no number"),
-        ({"vote": "x"}, "vote 0: 8 neurons do not fall into groups of 'x'"),
+        ({"conv": "conv_fc.0", "stride": 0}, "conv_fc.0: stride 0 must be"),
+        ({"conv": "conv_fc.0", "stride": 1.5}, "conv_fc.0: stride 1.5 must be"),
+        ({"conv": "conv_fc.0", "dilation": None}, "conv_fc.0: dilation None must be"),
+        ({"pool": "max", "kernel": 0}, "pool 0: kernel 0 must be one whole number or two, of at"),
+        ({"pool": "max", "kernel": None}, "pool 0: kernel None must be"),
+        ({"pool": "max", "stride": 0}, "pool 0: stride 0 must be"),
+        (
+            {"norm": "conv_fc.1", "eps": None},
+            "conv_fc.1: eps None must be a finite number of at least 0",
+        ),
+        (
+            {"norm": "conv_fc.1", "eps": -1},
+            "conv_fc.1: eps -1 must be a finite number of at least 0",
+        ),
+        ({"neuron": "IF", "threshold": "x"}, "neuron 0: threshold 'x' must be a finite number"),
+        (
+            {"neuron": "IF", "threshold": float("nan")},
+            "neuron 0: threshold nan must be a finite number",
+        ),
+        ({"neuron": "IF", "reset": []}, "neuron 0: reset [] must be a finite number"),
+        ({"neuron": "LIF", "tau": None}, "neuron 0: tau None must be a finite number"),
+        ({"vote": "x"}, "vote 0: 8 neurons cannot be divided into groups of 'x'"),
         ({"conv": "conv_fc.0", "dilation": 2}, "conv_fc.0: groups or dilation"),
-        ({"pool": "median"}, "pool 0: pool 'median': use max or average"),
-        ({"vote": 3}, "vote 0: 8 neurons do not fall into groups of 3"),
-        ({"neuron": "Izhikevich"}, "neuron 0: a neuron 'Izhikevich': the device has IF and LIF"),
-        ({"neuron": "LIF", "tau": 1.0}, "neuron 0: tau = 1: it must be above 1"),
-        ({"neuron": "PLIF", "name": "sn"}, "sn: there is no tensor 'sn.w' in the file"),
-        ({"norm": "conv_fc.4"}, "conv_fc.4: there is no tensor 'conv_fc.4.running_mean'"),
+        ({"pool": "median"}, "pool 0: pool 'median' is not supported; use max or average"),
+        ({"vote": 3}, "vote 0: 8 neurons cannot be divided into groups of 3"),
+        ({"neuron": "Izhikevich"}, "neuron 0: neuron 'Izhikevich' is not supported"),
+        ({"neuron": "LIF", "tau": 1.0}, "neuron 0: tau = 1 must be above 1"),
+        ({"neuron": "PLIF", "name": "sn"}, "sn: the file has no tensor 'sn.w'"),
+        ({"norm": "conv_fc.4"}, "conv_fc.4: the file has no tensor 'conv_fc.4.running_mean'"),
     ],
 )
 def test_wrong_entries_are_named(entry: dict[str, Any], message: str) -> None:
@@ -431,8 +440,8 @@ def test_snntorch_neurons_that_are_not_there() -> None:
     values = describe(net, T, SHAPE, order=SNN_ORDER)
     state = net.state_dict()
     for given, message in (
-        ({k: v for k, v in state.items() if k != "lif1.beta"}, "no lif1.threshold or lif1.beta"),
-        ({**state, "lif2.alpha": torch.ones(())}, "a synaptic or recurrent neuron"),
+        ({k: v for k, v in state.items() if k != "lif1.beta"}, "no lif1.threshold or no lif1.beta"),
+        ({**state, "lif2.alpha": torch.ones(())}, "synaptic and recurrent neurons are"),
     ):
         with pytest.raises(ExchangeError) as error:
             from_state_dict(given, values)
