@@ -65,14 +65,14 @@ NOISE_BYTES = 100_000
 """Number of random bytes in a burst of noise: fifty times the board's receive buffer."""
 
 PART_BYTES = 5000
-"""Number of bytes of noise per write, so that no write takes longer than the port allows."""
+"""Bytes of noise in one write; a longer write could exceed the port's time limit."""
 
 STUCK_S = 120.0
 """Duration after which a session is taken to be stuck."""
 
 
 class Stuck(BaseException):
-    """A session did not end. It is no :class:`Exception`, because the driver might handle that."""
+    """A session has not ended in time. It is no :class:`Exception`, lest the driver handle it."""
 
 
 def network(rng: np.random.Generator) -> Network:
@@ -231,7 +231,7 @@ def session(
 def run_session(
     path: str, pid: int, kind: str, seed: int, expected: list[Inference], campaign: Campaign
 ) -> None:
-    """Run a session of one kind, and add to the campaign's counts what comes of it."""
+    """Run one session with faults of the given kind; add its outcome to the campaign's counts."""
     tally = campaign.tallies[kind]
     tally.n_sessions += 1
     kinds = (kind,) if kind in faults.KINDS else faults.KINDS

@@ -32,7 +32,7 @@ class UartSource:
         self._pause, self._rng = probability, rng
 
     async def send_bits(self, bits: Iterable[int]) -> None:
-        """Drive levels for one bit time each."""
+        """Drive the line with these levels, for one bit time each."""
         for bit in bits:
             self.line.value = bit
             await ClockCycles(self.clk, self.divisor)

@@ -1,4 +1,4 @@
-"""Damaged files, one for every exception that reading them may raise."""
+"""Damaged files, one for each exception that reading may raise."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ import numpy as np
 
 
 def damaged_arrays() -> list[bytes]:
-    """Contents of ``.npz`` and ``.npy`` files: empty, something else, cut, an archive of an unknown
-    kind, encrypted, broken; a header that is no Python, and one of more than any memory."""
+    """Return contents of damaged ``.npz`` and ``.npy`` files.
+
+    They are an empty file, text, a truncated archive, an archive of an unknown version, one that is
+    marked as encrypted, one with broken data, and arrays whose header is no Python or claims more
+    than any memory holds.
+    """
     archive = io.BytesIO()
     np.savez_compressed(archive, images=np.arange(1000))
     packed = archive.getvalue()
@@ -37,7 +41,7 @@ def damaged_arrays() -> list[bytes]:
 
 
 def empty_pickle(path: Path) -> None:
-    """Writes a file of torch's format on which its reader trips."""
+    """Write a file in torch's format whose pickle is empty, so that torch fails to read it."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", b"\x80\x02.")
         archive.writestr("archive/version", "3\n")

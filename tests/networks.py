@@ -1,4 +1,4 @@
-"""Random small networks that spike and use every feature of :class:`sw.network.network.Network`.
+"""Random small networks that spike and use all features of :class:`sw.network.network.Network`.
 
 :func:`random_network` makes one from a seed; :func:`networks` is a hypothesis strategy on top.
 """
@@ -17,16 +17,17 @@ from sw.network.network import IMAGE, INPUT, Layer, Network, Shape, conv_size
 
 CHANNELS = (1, 2, 3, 8, 12, 16, 24)
 GRANULARITIES = ("shared", "element", "per-timestep", "element per-timestep", "mixed")
-"""Which axes of weights and biases are full; "mixed" draws each axis by itself, kernel axes too."""
+"""Choices of the axes along which weights and biases differ; "mixed" draws each axis, also those
+of the kernel, by itself."""
 MAX_WEIGHTS = 40_000
-"""Of one layer; beyond it axes are shared again."""
+"""Largest number of weights in a layer; axes are shared until it holds."""
 MAX_PARAM = signed_range(16)[1]
 CALIBRATION_DENSITY = 0.3
 
 
 def random_input(network: Network, rng: np.random.Generator, n_images: int) -> NDArray[np.uint8]:
-    """What a user could give the network: images (N, C, H, W) if it has an encoder, else frames
-    (N, T, C, H, W), some silent, some full, the others in between."""
+    """Return random images (N, C, H, W), or, without an encoder, frames (N, T, C, H, W) of random
+    densities, some of them all 0 or all 1."""
     if network.encoder is not None:
         return rng.integers(0, 255, (n_images, *network.image_shape), np.uint8, endpoint=True)
     shape = (n_images, network.timesteps, *network.image_shape)
@@ -47,7 +48,7 @@ def random_network(
     leak: Leak | None = None,
     reset: Reset | None = None,
 ) -> Network:
-    """A valid network of one to five layers with odd shapes; every option left out is drawn.
+    """Return a valid network of one to five layers with odd shapes; options left out are drawn.
 
     Thresholds and biases are set so that about 5 to 50 % of a layer's neurons fire.
     """
@@ -90,15 +91,14 @@ def random_network(
 
 
 def networks(**options: object) -> st.SearchStrategy[Network]:
-    """Strategy of random networks; ``options`` are those of :func:`random_network`."""
+    """Return a strategy of random networks; ``options`` are those of :func:`random_network`."""
     return st.integers(0, 2**32 - 1).map(
         lambda seed: random_network(seed, **options)  # type: ignore[arg-type]
     )
 
 
 class _Maker:
-    """Draws layers; ``maps`` holds example spikes (N, T, C, H, W), from which the next layer's
-    thresholds are set."""
+    """Draws layers, and sets their thresholds by example spikes (N, T, C, H, W) of their inputs."""
 
     def __init__(
         self,
@@ -124,10 +124,12 @@ class _Maker:
         maps: dict[str, NDArray[np.int64]],
         encoder: bool = False,
     ) -> tuple[Layer, NDArray[np.int64]]:
-        """A firing layer and its map for ``source``."""
+        """Return a firing layer, and the spikes that it computes from ``source``."""
         rng = self.rng
         shape: Shape = source.shape[2:]  # type: ignore[assignment]
-        same = bool(maps) and rng.random() < 0.6  # keeps the size, so that a gate has a partner
+        same = (
+            bool(maps) and rng.random() < 0.6
+        )  # the layer keeps the shape, so that a gate can join it
         kernel, stride, padding = zip(*(self._axis(n, same) for n in shape[1:]), strict=True)
         n_out = shape[0] if same else int(rng.choice(CHANNELS))
         conv = conv_size(shape[1:], kernel, stride, padding)
@@ -139,7 +141,7 @@ class _Maker:
         reset = Reset(rng.integers(len(Reset))) if self.reset is None else self.reset
         drive = _drive(weight, source, kernel, stride, padding)
         silent = drive.max(axis=(0, 1, 2, 3)) <= 0
-        if silent.any():  # these channels could never fire; the complement has the other sign
+        if silent.any():  # these channels could never fire: negate their weights, roughly
             weight[:, :, :, silent] = ~weight[:, :, :, silent]
             drive = _drive(weight, source, kernel, stride, padding)
         spread = max(1, int(drive.std()))
@@ -170,7 +172,7 @@ class _Maker:
         )
         drive = drive + layer.bias
         level = float(rng.uniform(1.0, 3.0)) * spread
-        for _ in range(12):  # towards 5 to 50 % of neurons firing
+        for _ in range(12):  # until 5 to 50 % of neurons fire
             threshold = np.rint(level * jitter).clip(1, MAX_PARAM).astype(np.int32)
             layer = replace(layer, threshold=threshold)
             spikes = _fire(layer, drive)
@@ -183,7 +185,7 @@ class _Maker:
         return layer, _join(layer, spikes, maps)
 
     def output(self, name: str, source_name: str, shape: Shape) -> Layer:
-        """An output layer, whose kernel covers the whole map (sometimes with padding around)."""
+        """Return an output layer whose kernel covers the whole map, sometimes with padding."""
         rng = self.rng
         around = int(rng.random() < 0.2)
         kernel = (shape[1] + 2 * around, shape[2] + 2 * around)
@@ -201,7 +203,7 @@ class _Maker:
         )
 
     def _axis(self, size: int, same: bool) -> tuple[int, int, int]:
-        """Kernel, stride and padding of one axis; ``same`` keeps its size."""
+        """Draw kernel, stride and padding of one axis; ``same`` keeps the axis's size."""
         rng = self.rng
         kernel = int(rng.choice((1, 3, 5), p=(0.25, 0.6, 0.15)))
         if same:
@@ -213,7 +215,7 @@ class _Maker:
         return kernel, int(rng.choice((1, 2), p=(0.6, 0.4))), padding
 
     def _axes(self) -> tuple[bool, bool, bool]:
-        """Whether weights differ along timesteps, rows and columns."""
+        """Draw whether weights differ along timesteps, rows and columns."""
         granularity = self.granularity or str(self.rng.choice(GRANULARITIES))
         if granularity == "mixed":
             t, y, x = (bool(b) for b in self.rng.random(3) < 0.5)
@@ -240,7 +242,7 @@ class _Maker:
                 lead[axis] = 1
         low, high = signed_range(8 if encoder else self.weight_bits)
         weight = rng.integers(low, high, (*lead, n_out, n_in, *taps), np.int8, endpoint=True)
-        if rng.random() < 0.3:  # zeros happen: taps that read outside the map have them
+        if rng.random() < 0.3:  # folded networks have zeros for inputs outside the map
             weight[rng.random(weight.shape) < 0.3] = 0
         return weight
 
@@ -252,7 +254,7 @@ def _drive(
     stride: tuple[int, ...],
     padding: tuple[int, ...],
 ) -> NDArray[np.int64]:
-    """Sum of active weights (N, T, H', W', O) of ``source`` (N, T, C, H, W)."""
+    """Return weighted sums (N, T, H', W', O) of ``source`` (N, T, C, H, W), without bias."""
     padded = np.pad(source, ((0, 0),) * 3 + tuple((p, p) for p in padding))
     windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=(3, 4))
     windows = windows[:, :, :, :: stride[0], :: stride[1]]
@@ -264,7 +266,7 @@ def _drive(
 
 
 def _fire(layer: Layer, drive: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Spikes (N, T, O, H', W') before gate and pooling; ``drive`` includes the bias."""
+    """Return spikes (N, T, O, H', W') before gate and pooling; ``drive`` includes the bias."""
     assert layer.threshold is not None
     membrane = np.zeros_like(drive[:, 0])
     spikes = np.zeros_like(drive)
@@ -277,7 +279,7 @@ def _fire(layer: Layer, drive: NDArray[np.int64]) -> NDArray[np.int64]:
 def _join(
     layer: Layer, spikes: NDArray[np.int64], maps: dict[str, NDArray[np.int64]]
 ) -> NDArray[np.int64]:
-    """Gate and pooling."""
+    """Return spikes after the layer's gate and pooling."""
     if layer.identity is not None:
         spikes = joined(layer.gate, spikes, maps[layer.identity])
     rows, columns = (n // p for n, p in zip(spikes.shape[3:], layer.pool, strict=True))

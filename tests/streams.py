@@ -1,4 +1,4 @@
-"""Helpers of Amaranth benches: streams with seeded random stalls, and a simulation that ends."""
+"""Helpers of Amaranth test benches: streams with random stalls, and a simulation with a limit."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from amaranth.lib import stream, wiring
 from amaranth.sim import Simulator
 
 Bench = Callable[..., Coroutine]
-"""An async test bench: takes the simulator's context."""
+"""Async test bench, which takes the simulator's context."""
 
 CLOCK_PERIOD = 1e-6
+"""Clock period in seconds."""
 
 
 async def wait_until(ctx, condition, value=0):
-    """Waits for an edge of the clock at which ``condition`` is high; gives ``value`` before it.
+    """Wait for a clock edge at which ``condition`` is high; return ``value`` just before it.
 
-    Unlike ``ctx.tick().until()``, it can be dropped while waiting without a warning.
+    Unlike ``ctx.tick().until()``, it gives no warning if the simulation ends while it waits.
     """
     while True:
         _, _, met, sampled = await ctx.tick().sample(
@@ -37,7 +38,8 @@ async def wait_until(ctx, condition, value=0):
 async def put(
     ctx, target: stream.Interface, items: Iterable, *, rng: random.Random, stall: float = 0.3
 ) -> None:
-    """Sends ``items`` into a component; before each it waits with probability ``stall``."""
+    """Send ``items`` to a component; before each item, wait a cycle with probability ``stall``,
+    repeatedly."""
     for item in items:
         while rng.random() < stall:
             await ctx.tick()
@@ -48,7 +50,8 @@ async def put(
 
 
 async def get(ctx, source: stream.Interface, *, rng: random.Random, stall: float = 0.3):
-    """Next item that a component sends; before it, is not ready with probability ``stall``."""
+    """Return the next item of a component; before it, stall a cycle with probability ``stall``,
+    repeatedly."""
     while rng.random() < stall:
         await ctx.tick()
     ctx.set(source.ready, 1)
@@ -60,7 +63,7 @@ async def get(ctx, source: stream.Interface, *, rng: random.Random, stall: float
 async def get_packet(
     ctx, source: stream.Interface, *, rng: random.Random, stall: float = 0.3
 ) -> bytes:
-    """Bytes of the next packet of :class:`hw.link.packet.PacketByte`."""
+    """Return the next packet from a stream of :class:`hw.link.packet.PacketByte`."""
     packet = bytearray()
     while True:
         item = await get(ctx, source, rng=rng, stall=stall)
@@ -70,12 +73,12 @@ async def get_packet(
 
 
 def packet_items(packet: bytes) -> list[dict[str, int]]:
-    """Items of :class:`hw.link.packet.PacketByte` for a packet."""
+    """Return the items of :class:`hw.link.packet.PacketByte` that make up a packet."""
     return [{"byte": byte, "last": i == len(packet) - 1} for i, byte in enumerate(packet)]
 
 
 def stays_valid(source: stream.Interface) -> Bench:
-    """Bench that checks that ``source`` never takes back or changes an item that it has offered."""
+    """Return a bench that checks that ``source`` keeps an offered item until it is taken."""
 
     async def check(ctx) -> None:
         offered = None
@@ -92,12 +95,12 @@ def stays_valid(source: stream.Interface) -> Bench:
 
 @contextmanager
 def refuses(error: type[Exception], match: str) -> Iterator[None]:
-    """The construction of a component is refused; what it left is not reported as unused."""
+    """Expect that constructing a component raises ``error``; silence warnings of unused parts."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnusedElaboratable)
         with pytest.raises(error, match=match) as refused:
             yield
-        # What is left of the component reports itself when it is freed: now, while nobody listens.
+        # Parts of the component warn when they are freed: free them while warnings are off.
         traceback.clear_frames(refused.tb)
         gc.collect()
 
@@ -109,12 +112,12 @@ def simulate(
     max_ticks: int = 20_000,
     vcd: Path | None = None,
 ) -> None:
-    """Runs until every bench has ended; ``background`` ones need not end.
+    """Simulate ``dut`` until all benches have ended; ``background`` benches need not end.
 
     Raises
     ------
     AssertionError
-        A bench failed, or one was still waiting after ``max_ticks`` cycles.
+        A bench failed, or has not ended after ``max_ticks`` cycles.
     """
     ended = 0
 

@@ -1,4 +1,4 @@
-"""Small networks and checkpoints for tests: untrained, but with parameters as if trained."""
+"""Small networks and checkpoints for tests, with random parameters that resemble trained ones."""
 
 from __future__ import annotations
 

@@ -35,13 +35,13 @@ class Evaluation:
     """Figures of one checkpoint. Accuracies are in percent."""
 
     checkpoint: str
-    """Name of the file."""
+    """Name of the checkpoint's file."""
     data: str
     """Name of the data set."""
     note: str
     """Remark on the data set, to be printed with the figures."""
     metric: str
-    """``accuracy``, or ``balanced``: accuracies are means over classes."""
+    """Kind of the accuracies: ``accuracy`` over samples, or ``balanced``, the mean over classes."""
     n_images: int
     """Number of test samples."""
     training_with_aap: float | None
@@ -53,11 +53,11 @@ class Evaluation:
     quantised: dict[str, float]
     """Accuracy of the integer network, by the width of its weights in bits."""
     n_argmax_differences: int
-    """Images that the training network and the folded one, in float64, classify differently."""
+    """Number of images that training and folded network, in float64, classify differently."""
     n_spike_differences: int
-    """Spikes in which these two differ, over all maps and timesteps."""
+    """Number of spikes that differ between training and folded network, over all maps."""
     max_logit_difference: float
-    """Largest difference of their logits, over all images and classes."""
+    """Largest difference between the logits of training and folded network."""
     density: dict[str, list[float]]
     """Share of neurons that fire, by map and timestep, in the network with the widest weights."""
     membrane_bits: dict[str, int]

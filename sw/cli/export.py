@@ -1,7 +1,4 @@
-"""From a checkpoint to one network file, with a report of what it costs on each board.
-
-``python -m sw.export ckpt.pt`` folds, quantises, proves, measures, compiles and writes.
-"""
+"""``python -m sw.export``: convert a checkpoint to a network file, and report its costs."""
 
 from __future__ import annotations
 
@@ -14,7 +11,14 @@ from typing import Any
 
 from hw.boards.configs import BOARDS_HELP, board_name, config_by_name
 from hw.spec import SpecError
-from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, CommandParser, command
+from sw.cli.commands import (
+    EXIT_BAD_INPUT,
+    EXIT_INTERRUPTED,
+    EXIT_NO,
+    EXIT_OK,
+    CommandParser,
+    command,
+)
 from sw.convert.quantize import QuantizeError
 from sw.data.dataset import DataError
 from sw.exchange import topology
@@ -31,19 +35,19 @@ from sw.network.network import NetworkError
 from sw.reporting import tables
 
 BOARD = "ulx3s-85f"
+"""Default board to compile for."""
 N_MEASURED = 500
+"""Default number of images to measure on."""
 
-EXIT_DOES_NOT_FIT = 1
 
-
-def _about(imported: Imported) -> dict[str, Any]:
-    """Return what a checkpoint would say of the network's data."""
+def _data_values(imported: Imported) -> dict[str, Any]:
+    """Return the values of a checkpoint that :func:`find_images` needs, for an imported network."""
     shape = {"timesteps": imported.folded.timesteps, "image_shape": imported.folded.image_shape}
     return {"model_config": shape, "data": {}}
 
 
 def _is_unusual(imported: Imported) -> bool:
-    """Whether the network takes something other than images like Fashion-MNIST's."""
+    """Whether the network's input is anything but images of Fashion-MNIST's shape."""
     return imported.folded.encoder is None or imported.folded.image_shape != (1, 28, 28)
 
 
@@ -78,50 +82,63 @@ def _parser() -> argparse.ArgumentParser:
   python -m sw.export net.nir --timesteps 4             a NIR graph
   python -m sw.export csnn.pt --topology csnn.json      a SpikingJelly or snnTorch state dict
 
-exit codes: {EXIT_OK} written, {EXIT_DOES_NOT_FIT} does not fit the board (nothing is written),
+exit codes: {EXIT_OK} written, {EXIT_NO} does not fit the board (nothing is written),
 {EXIT_BAD_INPUT} bad input, {EXIT_INTERRUPTED} interrupted""",
     )
     parser.add_argument(
         "checkpoint",
         type=Path,
-        help="what sw.train wrote; or a .nir file; or with --topology a state dict",
+        help="checkpoint of sw.train, .nir file, or, with --topology, state dict",
     )
     parser.add_argument(
-        "-o", "--out", type=Path, metavar="FILE", help=f"(CHECKPOINT's name with {netfile.SUFFIX})"
+        "-o",
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help=f"network file to write (default: CHECKPOINT with suffix {netfile.SUFFIX})",
     )
     parser.add_argument(
-        "--bits", type=int, choices=(2, 4, 8), help="width of weights (what the board has)"
+        "--bits", type=int, choices=(2, 4, 8), help="width of weights (default: the board's)"
     )
     parser.add_argument(
         "--board",
         default=BOARD,
-        help=f"compile for it: sim, {BOARDS_HELP} (default: {BOARD})",
+        help=f"board to compile for: sim, {BOARDS_HELP} (default: {BOARD})",
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
-        "--data", help="data set, or path of an own one, to measure on (default: the checkpoint's)"
+        "--data", help="data set to measure on, by name or path (default: the checkpoint's)"
     )
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder of the data set")
     parser.add_argument(
-        "--measure", type=int, default=N_MEASURED, metavar="N", help=f"images ({N_MEASURED})"
+        "--measure",
+        type=int,
+        default=N_MEASURED,
+        metavar="N",
+        help=f"number of images to measure on (default: {N_MEASURED})",
     )
     source.add_argument(
-        "--input", type=Path, metavar="FILE", help="measure on an .npz file's images and labels"
+        "--input",
+        type=Path,
+        metavar="FILE",
+        help="measure on the images and labels of an .npz file",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     other = parser.add_argument_group("networks of other frameworks")
     other.add_argument(
         "--topology",
         metavar="FILE",
-        help="what the state dict does not say, see sw.exchange.topology; or one of "
-        + ", ".join(topology.TOPOLOGIES),
+        help="JSON file that describes a state dict's network (see sw.exchange.topology), or one "
+        f"of {', '.join(topology.TOPOLOGIES)}",
     )
     other.add_argument("--timesteps", type=int, metavar="T", help="timesteps to run")
     other.add_argument(
-        "--pixel-max", type=float, metavar="X", help="NIR: what a pixel of 255 is (1)"
+        "--pixel-max", type=float, metavar="X", help="NIR: value of a pixel of 255 (default: 1)"
     )
-    other.add_argument("--frames", action="store_true", help="NIR: it takes binary frames")
-    other.add_argument("--dt", type=float, metavar="S", help="NIR: timestep (1e-4, or 1 if r is 1)")
+    other.add_argument("--frames", action="store_true", help="NIR: the input is binary frames")
+    other.add_argument(
+        "--dt", type=float, metavar="S", help="NIR: timestep (default: 1e-4, or 1 if r is 1)"
+    )
     other.add_argument(
         "--fires-at-threshold",
         action="store_true",
@@ -153,7 +170,7 @@ def main(argv: list[str] | None = None) -> int:
     if any(x is not None and not x > 0 for x in (arguments.pixel_max, arguments.dt)):
         parser.error("--pixel-max and --dt take positive numbers")
     if arguments.input and arguments.data_dir:
-        parser.error("--data-dir is the folder of a data set: it does not go with --input")
+        parser.error("--data-dir is the folder of a data set, and cannot be used with --input")
     options = ReadOptions(
         **{f.name: getattr(arguments, f.name) for f in dataclasses.fields(ReadOptions)}
     )
@@ -173,11 +190,11 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.input:
         images = read_images(arguments.input, arguments.measure)
     else:
-        values = _about(imported) if imported else checkpoint.load(arguments.checkpoint)
+        values = _data_values(imported) if imported else checkpoint.load(arguments.checkpoint)
         if imported and arguments.data is None and _is_unusual(imported):
             raise InputError(
-                f"the network takes {imported.folded.image_shape}: say what to measure it on, "
-                "with --data or --input"
+                f"the network takes inputs of shape {imported.folded.image_shape}: give --data or "
+                "--input to measure it on"
             )
         images = find_images(values, arguments.data_dir, arguments.data, arguments.measure, say)
     exported = export_network(arguments.checkpoint, config, weight_bits, images, imported)
@@ -192,6 +209,6 @@ def main(argv: list[str] | None = None) -> int:
     if exported.program is None:
         target = exported.boards[0]
         print(f"error: {target.problem}; nothing was written", file=sys.stderr)
-        return EXIT_DOES_NOT_FIT
+        return EXIT_NO
     say(f"\nwrote {path}: {n_bytes:,} bytes, compiled for {board_name(config)}")
     return EXIT_OK

@@ -40,7 +40,7 @@ complete -o default -F _spikefold spikefold
 
 
 def module_of(name: str) -> str:
-    """Return the module whose ``main`` is the command."""
+    """Return the name of the module whose ``main`` runs the command ``name``."""
     return f"hw.tools.{name}" if name in GATEWARE else f"sw.cli.{name}"
 
 

@@ -1,4 +1,4 @@
-"""``python -m sw.nir``: convert between network files and NIR graphs."""
+"""``python -m sw.nir``: convert network files and checkpoints to NIR graphs."""
 
 from __future__ import annotations
 
@@ -23,22 +23,34 @@ def _parser() -> argparse.ArgumentParser:
         description="Write a network as a NIR graph, for other simulators. (For the other "
         f"direction: python -m sw.export net{SUFFIX}.)",
         epilog=f"""examples:
-  python -m sw.nir net.spikefold               -> net{SUFFIX}, the integers of the device
-  python -m sw.nir ckpt.pt -o folded{SUFFIX}         float weights, folded
+  python -m sw.nir net.spikefold               -> net{SUFFIX}, with the device's integers
+  python -m sw.nir ckpt.pt -o folded{SUFFIX}         folded weights in floating point
   python -m sw.nir ckpt.pt --unfolded          coefficients as Scale nodes
 
 exit codes: {EXIT_OK} written, {EXIT_BAD_INPUT} bad input, or a network that NIR cannot express,
 {EXIT_INTERRUPTED} interrupted""",
     )
     parser.add_argument("network", type=Path, help="network file, or checkpoint of sw.train")
-    parser.add_argument("-o", "--out", type=Path, metavar="FILE", help=f"(NETWORK's with {SUFFIX})")
     parser.add_argument(
-        "--unfolded", action="store_true", help="leave a checkpoint's coefficients before weights"
+        "-o",
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help=f"NIR file to write (default: NETWORK with suffix {SUFFIX})",
     )
     parser.add_argument(
-        "--dt", type=float, default=DT_S, metavar="S", help=f"timestep of the reader ({DT_S:g} s)"
+        "--unfolded",
+        action="store_true",
+        help="write a checkpoint's coefficients as nodes of their own",
     )
-    parser.add_argument("--json", action="store_true", help="say what was written as JSON")
+    parser.add_argument(
+        "--dt",
+        type=float,
+        default=DT_S,
+        metavar="S",
+        help=f"timestep of the simulator (default: {DT_S:g} s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print a summary as JSON")
     return parser
 
 
@@ -60,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     network: NirNetwork
     if arguments.network.suffix == netfile.SUFFIX:
         if arguments.unfolded:
-            raise ExchangeError("a network file is folded: give its checkpoint")
+            raise ExchangeError("a network file is already folded: give its checkpoint")
         network = netfile.load(arguments.network).network
     else:
         values = checkpoint.load(arguments.network)
@@ -72,8 +84,8 @@ def main(argv: list[str] | None = None) -> int:
     path = arguments.out or arguments.network.with_suffix(SUFFIX)
     n_bytes = write(path, graph)
     if arguments.json:
-        said = {"file": str(path), "n_bytes": n_bytes, "n_nodes": len(graph.nodes)}
-        print(json.dumps(said | {"timesteps": network.timesteps}))
+        summary = {"file": str(path), "n_bytes": n_bytes, "n_nodes": len(graph.nodes)}
+        print(json.dumps(summary | {"timesteps": network.timesteps}))
     else:
         print(f"wrote {path}: {n_bytes:,} bytes, {len(graph.nodes)} nodes; run it for")
         print(

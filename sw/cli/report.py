@@ -165,7 +165,7 @@ exit codes: {EXIT_OK} written, {EXIT_BAD_INPUT} bad input, {EXIT_DEVICE} no devi
 
 
 def _program(file: netfile.NetworkFile, target: str | None) -> tuple[Program | None, Config]:
-    """The network compiled for the board that is shown, if it fits."""
+    """Return the program for the board in the report, None if it does not fit, and the device."""
     network = file.network
     if target is None and file.program is not None:
         return file.program, file.program.config

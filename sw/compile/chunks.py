@@ -47,11 +47,12 @@ def cut_window(
 
     Parameters
     ----------
-    run : bits of a kernel row (of a kernel column, if columns share their weights), which lie side
-        by side in spike memory.
+    run : number of contiguous bits of spike memory that a kernel row reads, or, if kernel columns
+        share their weights, one position of it.
     weight_pitch : rows of weight memory between the weights of two kernel rows.
-    aligned : every run begins at a granule. Otherwise a chunk, which is read as whole granules from
-        the one that holds its first bit, lacks up to a granule less one bit at its end.
+    aligned : whether every run begins at a granule. If not, a chunk lacks up to
+        ``GRANULE_BITS - 1`` bits at its end, because it is read as whole granules from the one that
+        holds its first bit.
     """
     missing = 0 if aligned else GRANULE_BITS
     gathered = _gather_rows(layer, source, run, weight_pitch, missing, config)
@@ -98,7 +99,7 @@ def _gather_rows(
 def _split_runs(
     layer: Layer, source: Placement, run: int, weight_pitch: int, missing: int, config: Config
 ) -> Chunks:
-    """Return chunks that hold a part of one run each."""
+    """Return chunks that each hold a part of one run."""
     kernel_y, kernel_x = layer.kernel
     merged = _merges_columns(layer)
     if merged and source.row == run == weight_pitch:  # all kernel rows and weights are contiguous

@@ -38,22 +38,22 @@ from sw.network.network import Network
 
 
 def compile_network(network: Network, config: Config, *, pixels: bool = True) -> Program:
-    """Place maps, weights and parameters, and write the descriptors.
+    """Compile a network: place maps, weights and parameters, and write the descriptors.
 
     Parameters
     ----------
-    pixels : let the device compute the encoder, if the network has one, and the device can and has
-        room for its weights and parameters. Otherwise the host computes it and sends spikes.
+    pixels : let the device compute the encoder if it can, which needs room for the encoder's
+        weights and parameters. Otherwise the host computes the encoder and sends spikes.
 
     Raises
     ------
     FitError
-        Something does not fit; the message names all that is short, with numbers.
+        The network does not fit the device; the message lists what it needs and what there is.
     """
     if network.weight_bits > config.weight_bits:
         raise FitError(
             f"the network has {network.weight_bits}-bit weights, the device {config.weight_bits}-"
-            f"bit ones; export it with --bits {config.weight_bits}"
+            f"bit weights; export it with --bits {config.weight_bits}"
         )
     if pixels and network.encoder is not None and _can_run_encoder(network, config):
         try:
@@ -117,6 +117,7 @@ class _Compiler:
         Raises
         ------
         FitError
+            The network does not fit the device.
         """
         plans = tuple(self._compile_layer(n) for n in range(len(self.layers)))
         config = self.config
@@ -221,7 +222,7 @@ def _check_membranes(context: LayerContext) -> None:
 
 
 def _check_fits(program: Program) -> None:
-    """Raise :class:`FitError` if a memory is too small for a program; names all that are."""
+    """Raise :class:`FitError` if memories are too small for a program; the message names all."""
     config = program.config
     result_rows = -(-program.n_classes // config.lanes) * config.fire_beats
     needs = program.usage() | {

@@ -21,7 +21,7 @@ class BoardReport:
     board: str
     fits: bool
     usage: dict[str, tuple[int, int]]
-    """(rows needed, rows available) per memory; only what is short if it does not fit."""
+    """(needed, available) per memory; if the network does not fit, only of what is too small."""
     problem: str | None = None
     remedies: tuple[str, ...] = ()
 
@@ -74,7 +74,10 @@ def _coarser(layer: Layer) -> Iterator[tuple[str, Layer]]:
 
 
 def _coarser_fit(network: Network, config: Config) -> str | None:
-    """Return the fewest of the largest layers that must share weights, None if none suffice."""
+    """Return which layers must share weights so that the network fits; None if all do not suffice.
+
+    Layers are taken from the largest on, as few as possible.
+    """
     layers = {layer.name: layer for layer in network.layers}
     changes: list[str] = []  # the coarsest granularity of each layer before this one
     for layer in sorted(network.layers, key=lambda layer: -layer.weight.size):
@@ -90,10 +93,10 @@ def _coarser_fit(network: Network, config: Config) -> str | None:
 
 
 def remedies(network: Network, config: Config) -> tuple[str, ...]:
-    """Return what would make a network fit.
+    """Return changes to a network, each of which would make it fit.
 
-    That is the widest of the narrower weights that fits, and the fewest of the largest layers that
-    must share weights, at the present width or else a narrower one.
+    These are the widest narrower weights that fit, and sharing of weights in as few of the largest
+    layers as possible, at the present width of weights or else a narrower one.
     """
     found = []
     present = min(network.weight_bits, config.weight_bits)
@@ -108,13 +111,13 @@ def remedies(network: Network, config: Config) -> tuple[str, ...]:
         change = _coarser_fit(network, narrower)
         if change:
             width = "" if bits == network.weight_bits else f", and --bits {bits}"
-            found.append(f"{change}{width} (train with a coarser granularity there)")
+            found.append(f"{change}{width} (train with this coarser granularity)")
             break
     return tuple(found) or (_too_large(network, configs[min(configs)]),)
 
 
 def _too_large(network: Network, config: Config) -> str:
-    """Return the message for a network that no granularity makes fit: what stays short."""
+    """Return the remedy for a network that fits with no granularity, with what it exceeds."""
     coarsest = [[layer, *(c for _, c in _coarser(layer))][-1] for layer in network.layers]
     try:
         compile_network(_with_layers(network, coarsest, config.weight_bits), config)

@@ -12,7 +12,7 @@ from hw.spec import MEMBRANE_LATENCY, Config
 
 @dataclass(frozen=True, kw_only=True)
 class Strides:
-    """How far each address of a layer moves along one axis.
+    """Distances by which the addresses of a layer move along one axis.
 
     The units are those of :class:`hw.protocol.Level`: bits of spike memory for the source, granules
     for identity and target, rows of weight and parameter memory, membrane slots.
@@ -31,23 +31,23 @@ class Strides:
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """One loop of a layer. The flags say what the loop runs over."""
+    """One loop of a layer; the flags tell which axis it runs over."""
 
     count: int
     """Number of iterations."""
     strides: Strides
     in_job: bool = False
-    """The iterations are accumulated into one job."""
+    """Whether its iterations are accumulated into one job."""
     is_time: bool = False
-    """It runs over timesteps, and membranes start from 0 at its first iteration."""
+    """Whether it runs over timesteps; membranes start from 0 at its first iteration."""
     is_pool: bool = False
-    """It runs over the positions of a pooling window, whose spikes are ORed."""
+    """Whether it runs over the positions of a pooling window, whose spikes are ORed."""
     is_group: bool = False
-    """It runs over channel groups."""
+    """Whether it runs over channel groups."""
 
 
 def increments(levels: Sequence[Level]) -> list[Strides]:
-    """Return by how much each address moves when a level advances and all inner ones restart."""
+    """Return how far addresses move when a level advances and all inner ones restart, per level."""
     moves = []
     span = (0,) * len(fields(Strides))
     for level in levels:
@@ -81,14 +81,14 @@ def interleavings(
 ) -> list[tuple[int, Turns]]:
     """Return (spacing of jobs in cycles, turns) of every interleaving, the best one first.
 
-    A neuron's next timestep must not begin before its membrane of the last one is written. Jobs of
-    other neurons fill the time, as many as there are membrane slots for.
+    A neuron's next timestep must not begin before its membrane from the previous one is written.
+    Jobs of other neurons fill the time; each needs a membrane slot.
 
     Parameters
     ----------
     height, width, groups : positions and channel groups that a core computes.
     n_children : positions of a pooling window, which are always computed one after another.
-    n_beats : cycles of a job in the fire unit.
+    n_beats : cycles that a job takes in the fire unit.
     """
     ways = []
     for turns in itertools.product(_divisors(width), _divisors(height), _divisors(groups)):

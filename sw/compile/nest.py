@@ -19,7 +19,7 @@ from sw.compile.shares import Share
 from sw.network.network import Layer
 
 N_ADDRESS_VALUES = 1 << 16
-"""Addresses of granules are unsigned numbers of 16 bits, which wrap around."""
+"""Number of values of a granule address, which has 16 bits and wraps around."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +31,9 @@ class LayerContext:
     placements: Mapping[str, Placement]
     config: Config
     final: bool
-    """It is the last layer of a run."""
+    """Whether it is the last layer of a run."""
     pixels: bool
-    """It reads the bit-planes of an image."""
+    """Whether it reads the bit-planes of an image."""
 
     @property
     def source(self) -> Placement:
@@ -57,7 +57,7 @@ class LayerContext:
 
     @property
     def n_beats(self) -> int:
-        """Cycles of a job in the fire unit."""
+        """Cycles that a job takes in the fire unit."""
         if self.n_groups > 1:
             return self.config.fire_beats
         return -(-self.layer.n_out // self.config.fire_lanes)
@@ -70,7 +70,7 @@ class LayerContext:
 
 @dataclass(frozen=True, kw_only=True)
 class CompiledShare:
-    """What a core needs to run its share of a layer."""
+    """Contents of a core's memories with which it runs its share of a layer."""
 
     part: Part
     header: dict[str, Any]
@@ -89,17 +89,17 @@ class _Geometry:
 
     height: int
     width: int
-    """Output map of the share, after pooling."""
+    """Height and width of the share's output map, after pooling."""
     column: Strides
     row: Strides
-    """Steps of one position before pooling; no spikes are written there."""
+    """Strides of one position before pooling; without target, as spikes are written after it."""
     target_column: int
     target_row: int
-    """Steps of one position after pooling, in granules of the target."""
+    """Strides of one position after pooling, in granules of the target."""
     group: Strides
     time: Strides
     run: int
-    """Bits of a kernel row that lie side by side."""
+    """Contiguous bits that a kernel row reads; see :func:`sw.compile.chunks.cut_window`."""
     weight_pitch: int
     """Rows of weight memory between two kernel rows."""
     source_base: int
@@ -190,14 +190,14 @@ def _conv_rows(context: LayerContext, share: Share) -> slice:
 
 
 def _kept(context: LayerContext) -> tuple[int, int]:
-    """Return the rows and columns of the map before pooling that no pooling window leaves out."""
+    """Return the numbers of rows and columns before pooling that pooling windows cover."""
     _, height, width = context.layer.map_shape(context.source.shape)
     pool_y, pool_x = context.layer.pool
     return height * pool_y, width * pool_x
 
 
 def _weights_of(context: LayerContext, share: Share) -> NDArray[np.int8]:
-    """Return the share's weights (y, x, group, t, ky, run, lanes), axes of length 1 if shared."""
+    """Return the share's weights (y, x, group, t, ky, run, lanes); shared axes have length 1."""
     layer = context.layer
     rows = weight_rows(layer, context.config, context.source.pixel)
     if not layer.output:  # rows and columns that pooling leaves out need no weights
@@ -212,8 +212,8 @@ def _weights_of(context: LayerContext, share: Share) -> NDArray[np.int8]:
 
 
 def _params_of(context: LayerContext, share: Share) -> NDArray[np.int16]:
-    """Return the share's biases and thresholds (y, x, group, t, lanes, 2), as :func:`_weights_of`
-    does."""
+    """Return the share's biases and thresholds (y, x, group, t, lanes, 2); shared axes have length
+    1."""
     layer, config = context.layer, context.config
     _, conv_height, conv_width = layer.conv_shape(context.source.shape)
     rows = param_rows(layer, config, (conv_height, conv_width), _kept(context))
@@ -283,7 +283,7 @@ def _geometry(
 
 
 def _tail_lanes(context: LayerContext, share: Share) -> int:
-    """Return the lanes in use of the share's last channel group."""
+    """Return how many lanes the share's last channel group uses."""
     lanes = context.config.lanes
     if share.groups.stop < context.n_groups:
         return lanes
@@ -310,7 +310,7 @@ def _chunks(context: LayerContext, geometry: _Geometry) -> Chunks:
 
 
 def _time_level(context: LayerContext, geometry: _Geometry) -> Level:
-    """Return the loop over bit-planes and timesteps, which an output layer adds up."""
+    """Return the loop over bit-planes and timesteps; an output layer adds all of them up."""
     output = context.layer.output
     return Level(
         count=context.n_planes + context.timesteps,
@@ -325,15 +325,15 @@ def _order_jobs(
 ) -> tuple[int, list[Level]]:
     """Return the spacing of jobs in cycles and all levels of the nest, innermost first.
 
-    Levels of one iteration are left out, except for the chunks', which is always level 0.
+    Levels of one iteration are left out, except for the innermost level of chunks, level 0.
     """
     layer, config = context.layer, context.config
     pool_y, pool_x = layer.pool
     n_children = pool_y * pool_x
     if n_children > config.membrane_slots:
         raise FitError(
-            f"layer {layer.name!r}: pooling {layer.pool} needs {n_children} membrane slots of "
-            f"{config.membrane_slots}"
+            f"layer {layer.name!r}: pooling {layer.pool} needs {n_children} membrane slots; the "
+            f"device has {config.membrane_slots}"
         )
     in_window = [
         Level(count=pool_x, strides=replace(geometry.column, slot=1), is_pool=True),
@@ -374,8 +374,8 @@ def _check_counts(context: LayerContext, levels: list[Level]) -> None:
     limit = 1 << context.config.count_bits
     if longest > limit:
         raise FitError(
-            f"layer {context.layer.name!r} needs a loop of {longest} iterations; the core's have "
-            f"at most {limit}"
+            f"layer {context.layer.name!r} needs a loop of {longest} iterations; the core's loops "
+            f"have at most {limit}"
         )
 
 

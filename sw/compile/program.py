@@ -49,7 +49,7 @@ class Placement:
     plane: int
 
     def _index(self) -> NDArray[np.int64]:
-        """Return the bit index in the region of every (t, c, y, x)."""
+        """Return the bit index of every spike (t, c, y, x), counted from the region's first bit."""
         t, c, y, x = np.ogrid[tuple(slice(n) for n in (self.timesteps, *self.shape))]
         return (self.base - self.start + t * self.plane + y * self.row + x * self.pixel + c).astype(
             np.int64
@@ -77,16 +77,16 @@ class Part:
     n_jobs: int
     spacing: int
     n_beats: int
-    """Cycles of a job in the fire unit."""
+    """Cycles that a job takes in the fire unit."""
     counts: tuple[int, ...]
     source_strides: tuple[int, ...]
     pieces: tuple[tuple[int, int, int], ...]
-    """Bit offset from a chunk's first bit, valid bits, and valid bits in a run's last chunk."""
+    """(bit offset from the chunk's first bit, valid bits, valid bits in a run's last chunk)."""
     source_base: int
     gated: bool
     pixels: bool
     time_level: int
-    """Level of the loop over timesteps; 0 if it has one timestep and so no loop."""
+    """Level of the loop over timesteps; 0 if there is one timestep, and so no loop."""
     weight_rows: int
     param_rows: int
 
@@ -126,7 +126,7 @@ class Program:
 
     Attributes
     ----------
-    images : bytes to write to each space from row 0 on, the cores' rows in turns.
+    images : bytes to write to each space from row 0 on, in which the rows of the cores alternate.
     placements : regions of spike memory by name of the map.
     inputs : regions that the host writes before a run, one per buffer; the first is in
         ``placements``.
@@ -170,7 +170,7 @@ class Program:
         return place.pack(bit_planes(sample) if self.pixels else sample)
 
     def logits(self, raw: bytes) -> NDArray[np.int64]:
-        """Return the logits (n_classes,) in the first ``n_result_rows`` rows of results."""
+        """Decode the logits (n_classes,) from the first ``n_result_rows`` rows of results."""
         return np.frombuffer(raw, "<i4")[: self.n_classes].astype(np.int64)
 
     @property
@@ -184,12 +184,12 @@ class Program:
         return len(self.layers) * self.config.counter_rows * self.config.cores
 
     def counters(self, raw: bytes) -> dict[str, Counters]:
-        """Return the counters by layer, from the first ``n_counter_rows`` rows of counters.
+        """Decode the counters by layer from the first ``n_counter_rows`` counter rows.
 
-        Those of the cores are added up, except for cycles: cores run at the same time, so the
-        largest number counts.
+        The counts of all cores are added up, except for cycles: cores run at the same time, so the
+        largest number is taken.
         """
-        rows = np.frombuffer(raw, np.uint8)  # the cores' in turns
+        rows = np.frombuffer(raw, np.uint8)  # the rows of the cores alternate
         rows = rows.reshape(len(self.layers), self.config.counter_rows, self.config.cores, -1)
         counters = {}
         for layer, of_cores in zip(self.layers, rows.swapaxes(1, 2), strict=True):

@@ -32,9 +32,8 @@ def weight_rows(layer: Layer, config: Config, pixel: int) -> NDArray[np.int8]:
 
     Parameters
     ----------
-    pixel : bits of spike memory from one position of the source map to the next. A run holds the
-        bits of a kernel row, of which those between the channels of two positions have weights of
-        0.
+    pixel : bits of spike memory from one position of the source map to the next. Where it exceeds
+        the number of channels, the unused bits between two positions of a run have weights of 0.
     """
     t, y, x, n_out, n_in, ky, kx = layer.weight.shape
     groups = -(-n_out // config.lanes)
@@ -55,7 +54,7 @@ def param_rows(
     Parameters
     ----------
     conv : rows and columns of the map before pooling.
-    kept : those of them that no pooling window leaves out; the others get no parameters.
+    kept : rows and columns of them that pooling windows cover; the others get no parameters.
 
     Raises
     ------
@@ -100,7 +99,7 @@ def row_strides(shape: tuple[int, ...], n_rows: int) -> list[int]:
 
 
 def interleave_cores(images: list[bytearray], size: int) -> bytes:
-    """Return one memory space that holds the images of all cores, their rows in turns.
+    """Return one memory space in which the rows of all cores' images alternate.
 
     A row has ``size`` bytes; shorter images end in zeros.
     """

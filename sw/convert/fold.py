@@ -167,7 +167,7 @@ class TrainedLayer:
 
     @torch.no_grad()
     def layer(self) -> FoldedLayer:
-        """Return the folded layer."""
+        """Fold the layer; return it with NumPy arrays."""
         weight, bias = (tensor.cpu().contiguous().numpy() for tensor in self.folded())
         if isinstance(self.module, nn.Linear):
             kernel = self.shape[1:]

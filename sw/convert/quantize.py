@@ -31,9 +31,9 @@ from sw.network.encoder import PIXEL_MAX
 from sw.network.network import INPUT, Layer, Network
 
 WEIGHT_BITS = (2, 4, 8)
-"""Widths of weights that devices have."""
+"""Widths of weights in bits that devices support."""
 ENCODER_WEIGHT_BITS = 8
-"""Width of the encoder's weights."""
+"""Width of the encoder's weights in bits."""
 ENCODER_PARAM_BITS = PARAM_BITS
 """Width of the encoder's biases and thresholds, so that a device that takes pixels can compute it.
 """
@@ -233,7 +233,7 @@ def _quantize_layer(
 def integer_layer(
     layer: FoldedLayer, weight: Float, bias: Float, threshold: NDArray[Any] | None
 ) -> Layer:
-    """Return the layer with these numbers, which are integers already."""
+    """Return an integer layer with these numbers, which must already be integers that fit."""
     return Layer(
         **layer.structure(),
         weight=weight.astype(np.int8),

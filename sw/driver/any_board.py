@@ -99,6 +99,7 @@ class AnyBoard(ABC):
         MemoryFault
             The board does not hold what was written to it.
         LinkTimeout, LinkLost
+            The board does not answer, or has been disconnected.
         """
 
     @abstractmethod

@@ -48,7 +48,7 @@ class Board(AnyBoard):
 
         Parameters
         ----------
-        port : what :meth:`sw.driver.device.Device.open` takes, such as ``"/dev/ttyUSB0"`` or
+        port : port as in :meth:`sw.driver.device.Device.open`, such as ``"/dev/ttyUSB0"`` or
             ``"sim"``; None looks for a board on all USB serial ports.
         baud : fastest rate to use, in bits per second; None means the board's own.
 

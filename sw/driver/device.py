@@ -205,6 +205,7 @@ class Device:
         SpecMismatch
             A different board answers.
         LinkTimeout, LinkLost
+            The board does not answer, or has been disconnected.
         """
         self.transport.counters.n_recoveries += 1
         self.transport.resync()
@@ -287,6 +288,7 @@ class Device:
         Raises
         ------
         LinkTimeout, LinkLost
+            The board does not answer, or has been disconnected.
         """
         (raw,) = self.transport.exchange([self.status_request()])
         return parse_status(raw)
@@ -298,6 +300,7 @@ class Device:
         Raises
         ------
         LinkTimeout, LinkLost
+            The board does not answer, or has been disconnected.
         """
         self.transport.cancel()
         self.transport.exchange([Request(Opcode.ABORT)])

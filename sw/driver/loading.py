@@ -17,7 +17,7 @@ MAX_RECOVERIES = 3
 """Number of attempts to recover a board since its last result before it is given up."""
 
 _RECOVERABLE = frozenset({Status.WAS_RESET, Status.BUSY})
-"""Reasons for a refusal that a recovery removes."""
+"""Reasons of refused requests that can succeed after the board is recovered."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,7 @@ class Memory:
 
     Parameters
     ----------
-    transport : carries the requests.
+    transport : connection that carries the requests.
     config : configuration of the device, which determines the size of rows and frames.
     """
 
@@ -107,6 +107,7 @@ class Memory:
         RequestRefused
             The board refused a request; rows before it may have been written.
         LinkTimeout, LinkLost
+            The board does not answer, or has been disconnected.
         """
         requests = self.write_requests(space, row, data)
 

@@ -169,7 +169,7 @@ class Pipeline:
             self.jobs.append(_Job(self._packed(sample, buffer), buffer, time.perf_counter()))
 
     def _packed(self, sample: NDArray[np.uint8], buffer: int) -> bytes:
-        """Return a sample as bytes of spike memory, encoded if that is left to the host."""
+        """Return a sample as bytes of spike memory; encode it unless the device takes pixels."""
         network = self.network
         if network is not None and not self.program.pixels:
             is_image = network.encoder is not None and sample.ndim == len(network.image_shape)

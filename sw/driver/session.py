@@ -103,7 +103,7 @@ def classify_live(
 
 
 def frame_for(network: Network, sample: NDArray[np.uint8], pixels: bool) -> NDArray[np.uint8]:
-    """Return what a device takes for one sample, see :func:`sw.network.encoder.inputs`."""
+    """Return the input of a device for one sample; see :func:`sw.network.encoder.inputs`."""
     return encoder.inputs(network, sample[None], pixels)[0]
 
 

@@ -211,6 +211,7 @@ class Transport:
         Raises
         ------
         LinkTimeout, LinkLost
+            The board does not answer, or has been disconnected.
         """
         self.cancel()
         with self._line():
@@ -427,6 +428,7 @@ class Transport:
         RequestRefused
             The board refused a request; later ones may have been executed.
         LinkTimeout, LinkLost
+            The board does not answer, or has been disconnected.
         """
         replies: list[Reply | None] = [None] * len(requests)
         refused: list[DeviceError] = []

@@ -119,7 +119,7 @@ def find_images(
         is_shipped = values["data"].get("name", "fashion-mnist") == "fashion-mnist"
         if folder is not None or name is not None or not is_shipped:
             raise
-        say(f"measuring on the shipped sample of test images: {error}")
+        say(f"measuring on the shipped sample of test images, without the data set: {error}")
         split, what = catalogue.load_samples(), "shipped test images of Fashion-MNIST"
     chosen = spread(len(split), n_images)
     return Images(

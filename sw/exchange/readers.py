@@ -38,7 +38,7 @@ class Reader:
     """Function that reads a file; raises :class:`sw.exchange.graph.ExchangeError` if the network
     cannot be mapped."""
     options: frozenset[str]
-    """Names of the :class:`ReadOptions` that it takes."""
+    """Names of the :class:`ReadOptions` that the reader takes."""
 
 
 def _read_nir(path: Path, options: ReadOptions) -> Imported:

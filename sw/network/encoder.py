@@ -16,7 +16,7 @@ BATCH = 100
 
 
 class InputError(ValueError):
-    """Images or frames that a network cannot take; the message says what it takes."""
+    """A network cannot take images or frames; the message says what it takes."""
 
 
 def check_input(network: Network, images: NDArray[np.uint8]) -> None:
@@ -30,6 +30,7 @@ def check_input(network: Network, images: NDArray[np.uint8]) -> None:
     Raises
     ------
     InputError
+        The network cannot take the images.
     """
     if network.encoder is not None:
         shape, what = network.image_shape, "images (N, C, H, W)"

@@ -40,7 +40,7 @@ SUFFIX = ".spikefold"
 METADATA_KEY = "spikefold"
 CHECKSUM = "checksum"
 _MAX_HEADER_BYTES = 1 << 26
-"""Longest header that is read; a file with a longer one is of another kind."""
+"""Longest header that is read; a file with a longer one is no network file."""
 
 
 class NetworkFileError(ValueError):
@@ -48,7 +48,7 @@ class NetworkFileError(ValueError):
 
 
 class NotANetworkFileError(NetworkFileError):
-    """The file is of another kind than a network file."""
+    """The file is not a network file."""
 
 
 class TruncatedError(NetworkFileError):
@@ -337,7 +337,7 @@ def from_bytes(raw: bytes, program_type: type | None = None) -> NetworkFile:
         )
     try:
         arrays = safetensors.numpy.load(raw)
-    except Exception as error:  # its own exceptions, and NumPy's for odd shapes
+    except Exception as error:  # safetensors' exceptions, and NumPy's for odd shapes
         raise ContentError(f"its tensors cannot be read: {error}") from error
     del arrays[CHECKSUM]
     return _decode_document(document, arrays, program_type, digest.hexdigest(), len(raw))
@@ -462,5 +462,5 @@ def describe(file: NetworkFile) -> str:
     if file.program is not None:
         lines.append(f"compiled for {file.program.config.name}")
     elif file.stale:
-        lines.append(f"to be compiled again: {file.stale}")
+        lines.append(f"must be compiled again: {file.stale}")
     return "\n".join(lines)

@@ -22,7 +22,7 @@ IMAGE = "image"
 """Name of the map of pixels that the encoder reads."""
 
 INPUT = "input"
-"""Name of the first map of spikes: written by the encoder, or by the user where there is none."""
+"""Name of the first map of spikes, written by the encoder, or by the user if there is none."""
 
 Shape = tuple[int, int, int]
 """(channels, height, width)"""
@@ -32,7 +32,7 @@ Param = TypeVar("Param", bound=np.generic)
 
 
 class NetworkError(ValueError):
-    """A network that is inconsistent or not full-spike; the message names the layer."""
+    """A network is inconsistent or not full-spike; the message names the layer."""
 
 
 def conv_size(
@@ -72,11 +72,11 @@ class AnyLayer(Generic[Weight, Param]):
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
     weight: NDArray[Weight]
-    """Array of shape (t|1, y|1, x|1, o, c, ky|1, kx|1)."""
+    """Weights (t|1, y|1, x|1, o, c, ky|1, kx|1)."""
     bias: NDArray[Param]
-    """Array of shape (t|1, y|1, x|1, o); (1, 1, 1, o) in an output layer."""
+    """Biases (t|1, y|1, x|1, o); (1, 1, 1, o) in an output layer."""
     threshold: NDArray[Param] | None = None
-    """Positive array of shape (y|1, x|1, o); None in an output layer."""
+    """Positive thresholds (y|1, x|1, o); None in an output layer."""
     leak: Leak = Leak.NONE
     leak_shift: int = 0
     reset: Reset = Reset.HARD
@@ -107,7 +107,7 @@ class AnyLayer(Generic[Weight, Param]):
         return self.n_out, height // self.pool[0], width // self.pool[1]
 
     def structure(self) -> dict[str, Any]:
-        """Return all fields but weight, bias and threshold, to make a layer of other numbers."""
+        """Return all fields but weight, bias and threshold, to make a layer with other numbers."""
         numbers = ("weight", "bias", "threshold")
         return {
             f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in numbers
@@ -217,7 +217,7 @@ def validate(network: Network) -> None:
             require(
                 (height, width) == (1, 1),
                 where,
-                f"an output layer covers its whole map; this one leaves {height} x {width}",
+                f"an output layer's kernel covers its whole map; it has {height} x {width} outputs",
             )
             return
         threshold = layer.threshold
@@ -235,7 +235,7 @@ def validate(network: Network) -> None:
         require(
             (layer.leak_shift > 0) == (layer.leak != Leak.NONE) and 0 <= layer.leak_shift <= 15,
             where,
-            f"leak_shift {layer.leak_shift} does not go with leak {layer.leak.name}",
+            f"leak_shift {layer.leak_shift} is not valid with leak {layer.leak.name}",
         )
 
     if network.encoder is not None:
@@ -255,11 +255,13 @@ def validate(network: Network) -> None:
     for n, layer in enumerate(network.layers):
         where = layer.name
         require(where not in shapes, where, "the name is used twice")
-        require(layer.source in shapes, where, f"reads {layer.source!r}, which is not written yet")
+        require(
+            layer.source in shapes, where, f"reads {layer.source!r}, which no earlier layer writes"
+        )
         require(
             layer.output == (n == len(network.layers) - 1),
             where,
-            "exactly the last layer must be an output layer",
+            "the last layer, and no other, must be an output layer",
         )
         source = shapes[layer.source]
         check_layer(layer, source)
@@ -271,10 +273,14 @@ def validate(network: Network) -> None:
         require(
             (layer.identity is None) == (layer.gate == Gate.NONE),
             where,
-            "a gate needs an identity map, and only a gate",
+            "a layer must have an identity map if it has a gate, and only then",
         )
         if layer.identity is not None:
-            require(layer.identity in shapes, where, f"identity {layer.identity!r} is not written")
+            require(
+                layer.identity in shapes,
+                where,
+                f"no earlier layer writes its identity {layer.identity!r}",
+            )
             require(
                 shapes[layer.identity] == layer.conv_shape(source),
                 where,

@@ -65,7 +65,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Data set, network and training."""
+    """Data set, network and training options of a named training run."""
 
     data: str
     """Name for :func:`sw.data.catalogue.load`."""

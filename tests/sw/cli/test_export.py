@@ -1,4 +1,4 @@
-"""``python -m sw.export``: what it writes, what it says, what it refuses."""
+"""Tests of ``python -m sw.export``: its file, its report and its error messages."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ N_IMAGES = 6
 
 @pytest.fixture
 def dataset(monkeypatch: pytest.MonkeyPatch) -> Dataset:
-    """Random images in place of Fashion-MNIST."""
+    """Replace Fashion-MNIST by random images, and return them."""
     rng = np.random.default_rng(SEED)
 
     def split() -> Split:
@@ -109,7 +109,7 @@ def test_file_and_report_agree(
 
 
 def test_accuracy_before_and_after_is_not_confused(tmp_path: Path, dataset: Dataset) -> None:
-    """With an output layer that is turned around, the classes differ."""
+    """The two accuracies differ if the weights of the integer output layer are negated."""
     folded = fold(a_checkpoint(tmp_path / "ckpt.pt"))
     network = quantize(folded)
     last = replace(
@@ -164,7 +164,7 @@ def test_without_data_the_sample_is_used_and_said(
     path = a_checkpoint(tmp_path / "ckpt.pt")
     assert export.main([str(path)]) == export.EXIT_OK
     text = capsys.readouterr().out
-    assert "for want of a data set: there is none" in text and "4 shipped test images" in text
+    assert "without the data set: there is none" in text and "4 shipped test images" in text
     assert export.main([str(path), "--data-dir", "nowhere"]) == export.EXIT_BAD_INPUT
     assert "there is none" in capsys.readouterr().err
 
@@ -181,7 +181,7 @@ def test_too_large_a_network_writes_nothing_and_says_what_would_fit(
     small = replace(config_by_name("ulx3s-85f"), name="small", weight_depth=1200)
     monkeypatch.setattr(export, "config_by_name", lambda _: small)
     code = export.main([str(path), "-o", str(out)])
-    assert code == export.EXIT_DOES_NOT_FIT
+    assert code == export.EXIT_NO
     printed = capsys.readouterr()
     assert "the network does not fit 'small': weight needs" in printed.err
     assert "nothing was written" in printed.err

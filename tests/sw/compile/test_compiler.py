@@ -1,4 +1,4 @@
-"""The compiler: what the memories hold adds up to the network, where it lies, what it refuses."""
+"""Tests of the compiler: memories compute the network, regions are disjoint, misfits are named."""
 
 from dataclasses import replace
 from typing import Any
@@ -17,7 +17,7 @@ from tests.networks import random_network
 from tests.sw.walk import Walk, descriptors, params_of, rows_of, walk, weights_of
 
 CONFIG = Config(weight_depth=1 << 17, param_depth=1 << 13, spike_bytes=1 << 15)
-"""Its weights, parameters and spikes are enough for every network here."""
+"""Configuration whose memories hold every network of these tests."""
 BUILDS = (
     CONFIG,
     replace(CONFIG, lanes=8, chunk_bits=32, fire_lanes=4, membrane_slots=8),
@@ -70,14 +70,14 @@ def network(layer: Layer, shape=(16, 8, 8), timesteps: int = 4) -> Network:
 
 
 def index_of(place: Placement) -> NDArray[np.int64]:
-    """Bit of spike memory of every (t, c, y, x) of a map."""
+    """Return the bit of spike memory that holds each (t, c, y, x) of a map."""
     t, c, y, x = np.indices((place.timesteps, *place.shape))
     return place.base + t * place.plane + y * place.row + x * place.pixel + c
 
 
 def job_positions(layer: Layer, done: Walk, program: Program) -> dict[str, NDArray[np.int64]]:
-    """(t, y, x, group) of every job, t counted from the first timestep, from where its spikes go
-    and its turn in its pooling window."""
+    """Return (t, y, x, group) of every job, derived from its target address and its place in its
+    pooling window; t counts from the first timestep."""
     fields, config = done.fields, program.config
     n_groups = -(-layer.n_out // config.lanes)
     if layer.output:
@@ -116,7 +116,7 @@ def job_positions(layer: Layer, done: Walk, program: Program) -> dict[str, NDArr
 def direct_reads(
     layer: Layer, place: Placement, at: dict[str, NDArray[np.int64]], lanes: int, pixels: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int8]]:
-    """(job, bit of spike memory, weights (lanes,)) of every tap that lies in the map."""
+    """Return (job, bit of spike memory, weights (lanes,)) of every synapse inside the map."""
     n_t, n_y, n_x, n_out, n_in, n_ky, n_kx = layer.weight.shape
     n_groups = -(-n_out // lanes)
     weight = np.zeros((n_t, n_y, n_x, n_groups * lanes, n_in, n_ky, n_kx), np.int8)
@@ -153,7 +153,7 @@ def direct_reads(
 
 
 def check_sums(program: Program, layer: Layer, done: Walk, places: dict[str, Placement]) -> None:
-    """Every job adds, for every active input of its window, that input's weights, and no other."""
+    """Check that each job reads exactly the inputs of its window, with the right weights."""
     config = program.config
     at = job_positions(layer, done, program)
     place = places[layer.source]
@@ -174,7 +174,7 @@ def check_sums(program: Program, layer: Layer, done: Walk, places: dict[str, Pla
     assert np.array_equal(real[order, 1], bits[wanted_order])
     assert np.array_equal(weights_of(program)[real[order, 2]], weights[wanted_order])
 
-    # Every neuron at every timestep, once, with its own parameters, identity and membrane.
+    # Every neuron is computed once per timestep, with its own parameters, identity and membrane.
     n_out, height, width = layer.conv_shape(place.shape)
     height, width = (n // p * p for n, p in zip((height, width), layer.pool, strict=True))
     n_groups = -(-n_out // config.lanes)
@@ -240,7 +240,7 @@ def check_sums(program: Program, layer: Layer, done: Walk, places: dict[str, Pla
 
 
 def check_program(network: Network, program: Program) -> list[Walk]:
-    """All layers of a program, for every input buffer."""
+    """Check all layers of a program for every input buffer; return the walks of their loops."""
     layers = network.layers
     if program.pixels:
         assert network.encoder is not None
@@ -264,8 +264,10 @@ def check_program(network: Network, program: Program) -> list[Walk]:
 
 
 def short_run_networks() -> list[Network]:
-    """Inputs of few channels and all sizes, read by kernels of several rows; some by a layer with
-    another kernel too, or straight by a classifier."""
+    """Return networks whose input has few channels and is read by kernels of several rows.
+
+    Some inputs are also read by a layer with another kernel, or only by a classifier.
+    """
     networks = []
     for n, (channels, kernel, width) in enumerate(
         [
@@ -303,14 +305,14 @@ def short_run_networks() -> list[Network]:
 
 
 def pixel_network(seed: int) -> Network:
-    """A network with an encoder whose kernel, stride, padding and pooling are drawn."""
+    """Return a network with an encoder of random kernel, stride, padding and pooling."""
     return random_network(1000 + seed, encoder=True, n_layers=2, weight_bits=8)
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_descriptors_add_up_to_the_convolution(seed: int) -> None:
-    """The loops of the descriptors, walked, are the network: all sharing modes, strides, paddings,
-    poolings, gates, merged and shared kernel columns, on several builds."""
+    """Descriptors compute random networks of all sharing modes, strides, paddings, poolings and
+    gates, with merged and shared kernel columns, in several configurations."""
     net = random_network(seed)
     check_program(net, compile_network(net, BUILDS[seed % len(BUILDS)]))
 
@@ -340,8 +342,8 @@ def test_pixels_add_up_to_the_encoder(seed: int) -> None:
 @pytest.mark.parametrize("timesteps", [1, 3])
 @pytest.mark.parametrize("taps", [(5, 7), (1, 7), (5, 1), (1, 1)])
 def test_fully_connected_layers_are_one_run(timesteps: int, taps: tuple[int, int]) -> None:
-    """A classifier of a whole map without padding reads it as one run, whole chunks at a time,
-    unless it shares weights between positions."""
+    """A classifier reads a whole map without padding as one run in full chunks, unless positions
+    share weights."""
     rng = np.random.default_rng(0)
     weight = rng.integers(-8, 8, (timesteps, 1, 1, 10, 16, *taps)).astype(np.int8)
     net = network(conv((1, 1, 1, 16, 3, 1, 1), kernel=1), (3, 5, 7), timesteps)
@@ -358,7 +360,7 @@ def test_fully_connected_layers_are_one_run(timesteps: int, taps: tuple[int, int
 
 
 def test_networks_here_use_what_there_is() -> None:
-    """The random networks are worth something: they reach every kind of layer."""
+    """The random networks of these tests contain every kind of layer."""
     kinds = set()
     for seed in range(40):
         for layer in random_network(seed).layers:
@@ -379,7 +381,7 @@ def test_networks_here_use_what_there_is() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_inputs_are_packed_as_the_network_has_them(seed: int) -> None:
-    """Both buffers; spikes as they are, or an image as its bit-planes."""
+    """Both buffers take spikes unchanged, or an image as its bit-planes."""
     net = pixel_network(seed)
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, net.image_shape).astype(np.uint8)
@@ -425,7 +427,7 @@ def test_an_encoder_that_the_device_cannot_compute_is_the_hosts() -> None:
 
 
 def test_jobs_take_turns() -> None:
-    """One job per cycle wherever enough columns, rows or groups can take turns."""
+    """The core starts a job per cycle if enough columns, rows or groups can take turns."""
     for shape, n_out in (((16, 7, 7), 16), ((16, 7, 5), 16), ((16, 1, 1), 112), ((16, 2, 4), 16)):
         kernel = min(3, shape[1])
         net = network(conv((1, 1, 1, n_out, 16, kernel, kernel), kernel), shape)
@@ -519,7 +521,7 @@ def test_descriptors_follow_the_weights() -> None:
             {"bias": np.full((1, 1, 1, 16), 32_767, np.int32)},
             r"layer 'conv' needs membranes of \d+ bits, 'sim' has 16",
         ),
-        (replace(CONFIG, membrane_slots=2), {"pool": (2, 2)}, r"4 membrane slots of 2"),
+        (replace(CONFIG, membrane_slots=2), {"pool": (2, 2)}, r"4 membrane slots.* has 2"),
     ],
 )
 def test_what_does_not_fit_is_said(config: Config, options: dict, message: str) -> None:
@@ -555,7 +557,7 @@ def test_what_does_not_fit_is_said(config: Config, options: dict, message: str) 
             replace(CONFIG, count_bits=3),
             conv((1, 1, 1, 16, 16, 3, 3)),
             (16, 9, 4),
-            "layer 'conv' needs a loop of 9 iterations; the core's have at most 8",
+            "layer 'conv' needs a loop of 9 iterations; the core's loops have at most 8",
         ),
         (
             replace(CONFIG, fire_lanes=1, param_depth=1 << 17, result_rows=32),

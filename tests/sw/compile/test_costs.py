@@ -1,4 +1,4 @@
-"""Tests of the costs of a network against counting one by one."""
+"""Tests of a network's costs, against synapses and additions counted one by one."""
 
 from __future__ import annotations
 

@@ -80,7 +80,8 @@ def test_every_granularity_gate_neuron_and_reset_folds(
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("batch_norm", ["shared", "per-timestep"])
 def test_frames_signals_and_bottlenecks_fold(kind: str, batch_norm: str) -> None:
-    """They fold exactly, also with neurons that differ from layer to layer."""
+    """Networks for frames and signals, and bottleneck blocks, fold exactly, also if neurons differ
+    between layers."""
     block = BlockConfig(gate="XOR", kind=kind, inner="element", outer="channel/per-timestep")
     stages = (
         StageConfig(channels=8, blocks=(block,)),
@@ -159,8 +160,8 @@ def test_taps_outside_the_map_have_weight_0() -> None:
 
 
 def test_embedded_preset_stays_within_its_weights() -> None:
-    """It has at most 300,000 weights, one layer that is unshared in space, and one that
-    is unshared in space and time."""
+    """The preset has at most 300,000 weights, a layer whose weights differ between positions, and
+    one whose weights also differ between timesteps."""
     folded = fold.fold_model(lived_in(fashion_mnist()), tuple("abcdefghij"), {})
     assert sum(layer.weight.size for layer in folded.layers) <= 300_000
     rows = sum(

@@ -29,8 +29,8 @@ def folded_network(**changes: object) -> FoldedNetwork:
 @pytest.mark.parametrize("weight_bits", [2, 4, 8])
 @pytest.mark.parametrize("calibrated", [False, True])
 def test_integers_fit_and_scales_are_one_per_neuron(weight_bits: int, calibrated: bool) -> None:
-    """Integers fit their widths, and thresholds stand for exactly 1. Every neuron has one scale for
-    all timesteps, and its weights are wrong by at most half a step, or clipped."""
+    """Integers fit their widths, and thresholds represent 1 exactly. Every neuron has one scale for
+    all timesteps, and its weights differ by at most half a step, or are clipped."""
     folded = folded_network()
     network = quantize.quantize(folded, weight_bits, calibration=images(20) if calibrated else None)
     low, high = -(1 << (weight_bits - 1)), (1 << (weight_bits - 1)) - 1
@@ -166,8 +166,8 @@ def test_clipping_pays_for_outliers() -> None:
 
 
 def test_large_biases_keep_their_value_at_the_cost_of_the_scale() -> None:
-    """Parameters are limited although tiny weights would need a threshold of about 100,000, and a
-    bias three times as large."""
+    """Thresholds and biases fit 16 bits although the best scale of tiny weights would make a
+    threshold of about 100,000, and a bias three times as large."""
     folded = folded_network()
     first = folded.layers[0]
     tiny = dataclasses.replace(first, weight=first.weight * 1e-3, bias=first.bias * 0 - 3)

@@ -1,4 +1,4 @@
-"""Graphs of other frameworks' steps, against the same steps in torch, one after another."""
+"""Tests of the folding of graphs, against the same steps computed one after another in torch."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def rng() -> np.random.Generator:
 
 
 def chain(*steps: Any) -> list[Node]:
-    """One step after another, named by their numbers."""
+    """Return nodes n0, n1, ... that run the steps one after another."""
     names = [IMAGE, *(f"n{i}" for i in range(len(steps)))]
     return [Node(name=names[i + 1], step=step, sources=(names[i],)) for i, step in enumerate(steps)]
 
@@ -68,7 +68,7 @@ def connect(n_out: int, n_in: int) -> Connect:
 
 
 def naive(nodes: list[Node], source: Source, images: np.ndarray) -> np.ndarray:
-    """Mean of the last node's values over the timesteps, one timestep after another in torch."""
+    """Run the nodes in torch, timestep by timestep; return the last one's mean over timesteps."""
     membranes: dict[str, Tensor] = {}
     total = torch.zeros(())
     for t in range(source.timesteps):
@@ -135,7 +135,7 @@ def images(n: int = 6) -> np.ndarray:
 
 
 def check(nodes: list[Node], source: Source) -> FoldedNetwork:
-    """The folded network computes what the steps do; returned for a look at it."""
+    """Check that the folded network has the steps' logits; return it for further checks."""
     given = frames() if source.pixel_max is None else images()
     folded = assemble(nodes, source, {}).folded
     expected = naive(nodes, source, given)
@@ -209,7 +209,7 @@ def test_scaling_before_and_behind_weights(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("gate", [g for g in Gate if g != Gate.NONE])
 def test_gates(gate: Gate) -> None:
-    """A block whose identity has weights of its own, which come after the branch's."""
+    """A block folds whose identity is a layer that comes after the branch."""
     nodes = chain(conv(3, 2, padding=(1, 1)), fire())
     nodes += [
         Node(name="b1", step=conv(4, 3, padding=(1, 1), seed=1), sources=("n1",)),
@@ -238,7 +238,9 @@ def test_a_sum_that_one_spike_makes_fire_is_or() -> None:
     folded = check(nodes, FRAMES)
     assert (folded.layers[1].gate, folded.layers[1].identity) == (Gate.OR, "n0")
     assert folded.layers[1].pool == (2, 2) and len(folded.layers) == 3
-    nodes[6] = replace(nodes[6], step=fire(0.26))  # one spike is not enough: a layer of neurons
+    nodes[6] = replace(
+        nodes[6], step=fire(0.26)
+    )  # one spike does not suffice: this becomes a layer
     check(nodes, FRAMES)
 
 
@@ -248,7 +250,7 @@ def test_spikes_at_the_end_are_counted() -> None:
 
 
 def integer_nodes() -> tuple[list[Node], Source]:
-    """A network of integers, in which many membranes meet their thresholds exactly."""
+    """Return an integer network in which many membranes equal their thresholds."""
     weight = rng().integers(-3, 4, (3, 2, 3, 3)).astype(np.float64)
     out = rng().integers(-5, 6, (5, 216)).astype(np.float64)
     steps = (Convolve(weight=weight, padding=(1, 1)), fire(3.0), Flatten(), Connect(weight=out))

@@ -1,4 +1,4 @@
-"""NIR graphs: what another simulator makes of ours, and what we make of others'."""
+"""Tests of NIR graphs: export, checked with SpikingJelly's simulator, and import."""
 
 from __future__ import annotations
 
@@ -39,15 +39,19 @@ SEEDS = range(24)
 
 
 def plain(seed: int) -> Network:
-    """A random network of what integers in NIR can say: shared and unshared weights, every gate,
-    pooling, an encoder sometimes."""
+    """Return a random integer network that NIR can express.
+
+    Weights are shared or not, and there may be gates, pooling and an encoder.
+    """
     granularity = ("shared", "element")[seed % 2]
     return random_network(seed, leak=Leak.NONE, reset=Reset.HARD, granularity=granularity)
 
 
 def in_spikingjelly(graph: Any, inputs: np.ndarray, timesteps: int) -> np.ndarray:
-    """Sum of a graph's outputs in SpikingJelly, step by step; ``inputs`` are images (N, C, H, W) or
-    frames (N, T, C, H, W)."""
+    """Run a graph in SpikingJelly; return the sum of its outputs over the timesteps.
+
+    ``inputs`` are images (N, C, H, W) or frames (N, T, C, H, W).
+    """
     assert sum(isinstance(node, nir.Output) for node in graph.nodes.values()) == 1
     module = import_from_nir(graph, dt=1e-4)
     state, total = None, 0
@@ -61,7 +65,7 @@ def in_spikingjelly(graph: Any, inputs: np.ndarray, timesteps: int) -> np.ndarra
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_another_simulator_has_the_same_logits(seed: int, tmp_path: Path) -> None:
-    """Through a file and SpikingJelly, in float32."""
+    """SpikingJelly computes the reference's logits in float32 from a written file."""
     network = plain(seed)
     path = tmp_path / "net.nir"
     nir_write.write(path, to_nir(network))
@@ -80,7 +84,7 @@ def test_the_sample_has_tried_everything() -> None:
 
 
 def test_neither_comparator_nor_rounding_matters() -> None:
-    """No value that a neuron can have is nearer to its threshold than half a unit."""
+    """Written thresholds lie between neighbouring values that a membrane can have."""
     network = plain(4)
     graph = to_nir(network)
     for layer in network.layers[:-1]:
@@ -114,7 +118,7 @@ def small(**changes: Any) -> FoldedNetwork:
 @pytest.mark.parametrize("gate", ["AND", "IAND", "OR", "XOR"])
 @pytest.mark.parametrize("bits", [8, 4])
 def test_out_and_in_again_are_the_same_integers(gate: str, bits: int) -> None:
-    """Residual networks with a shortcut of each kind, through a file."""
+    """Residual networks with both kinds of shortcut survive a round trip through a file."""
     block = BlockConfig(gate=gate, inner="channel", outer="layer")
     stages = (
         StageConfig(channels=6, blocks=(block,)),
@@ -149,7 +153,7 @@ def test_out_and_in_again_are_the_same_integers(gate: str, bits: int) -> None:
 
 
 def folded_static() -> FoldedNetwork:
-    """A folded float network with an unshared layer and nothing per timestep."""
+    """Return a folded network with an unshared layer and the same weights at all timesteps."""
     stage = trained.small_config().stages[0]
     stages = (replace(stage, blocks=(replace(stage.blocks[0], outer="element"),)),)
     return small(stem_coefficient="channel", stages=stages, neuron=trained.LIF)
@@ -220,7 +224,7 @@ def test_too_large_a_matrix_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def neuron_graph(**changes: Any) -> Any:
-    """Input, weights, IF, weights, output, of nir's own nodes; ``changes`` replace nodes."""
+    """Return a graph with convolution, IF, pooling and classifier; ``changes`` replace nodes."""
     rng = np.random.default_rng(1)
     nodes = {
         "in": nir.Input(input_type={"input": np.array([1, 6, 6])}),
@@ -240,7 +244,8 @@ def neuron_graph(**changes: Any) -> Any:
 
 
 def test_units_of_other_writers() -> None:
-    """r = 1 with a timestep of 1, r = 1/dt, a threshold and reset that are shifted: one network."""
+    """Graphs are equal if they have r = 1 and a timestep of 1, r = 1 / dt, or threshold and reset
+    shifted by the same value."""
     images = np.random.default_rng(0).integers(0, 256, (4, 1, 6, 6), np.uint8)
     full = np.ones((4, 6, 6))
     same = [
@@ -261,7 +266,7 @@ def test_units_of_other_writers() -> None:
 
 
 def test_the_comparator_is_what_is_asked_for() -> None:
-    """A drive of exactly the threshold, of a graph of integers."""
+    """The option decides whether an integer drive equal to the threshold fires."""
     weight = np.ones((1, 1, 3, 3))
     conv = nir.Conv2d((6, 6), weight, 1, 1, 1, 1, np.zeros(1))
     neuron = nir.IF(r=np.ones((1, 6, 6)), v_threshold=np.full((1, 6, 6), 4.0))
@@ -369,7 +374,7 @@ def test_export_errors_say_what_to_do(
         assert message in capsys.readouterr().err
         assert not path.with_suffix(".spikefold").exists()
     assert export.main([str(good), "--timesteps", "2"]) == export.EXIT_BAD_INPUT
-    assert "the network takes (1, 6, 6): say what to measure it on" in capsys.readouterr().err
+    assert "the network takes inputs of shape (1, 6, 6): give --data" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "nir", None)
     assert run_export(good, tmp_path, "--timesteps", "2") == export.EXIT_BAD_INPUT
     assert "NIR files need the package 'nir'" in (said := capsys.readouterr().err)
@@ -384,7 +389,7 @@ def test_command_errors_say_what_to_do(tmp_path: Path, capsys: pytest.CaptureFix
     timed = a_checkpoint(tmp_path / "timed.pt")
     for options, message in (
         ([str(net)], "layer1: a soft reset"),
-        ([str(fine), "--unfolded"], "a network file is folded: give its checkpoint"),
+        ([str(fine), "--unfolded"], "a network file is already folded: give its checkpoint"),
         ([str(fine), "-o", str(tmp_path / "no" / "net.nir")], "net.nir cannot be written"),
         ([str(timed), "--unfolded"], "fc: its coefficients differ from timestep to timestep"),
         ([str(tmp_path / "none.pt")], "none.pt: no such file"),

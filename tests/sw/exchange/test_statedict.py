@@ -1,4 +1,4 @@
-"""State dicts of SpikingJelly and snnTorch, against these libraries themselves."""
+"""Tests of the import of state dicts, against SpikingJelly and snnTorch themselves."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ IMAGES = np.random.default_rng(5).integers(0, 256, (20, *SHAPE), np.uint8)
 
 
 def lived_in(net: nn.Module, seed: int = 0) -> nn.Module:
-    """Weights and statistics as after some training, so that neurons fire."""
+    """Set random weights and statistics with which neurons fire; return the network."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in net.modules():
@@ -52,7 +52,7 @@ def lived_in(net: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def jelly(net: nn.Module, images: np.ndarray = IMAGES) -> np.ndarray:
-    """Mean output over the timesteps in float64, as SpikingJelly has it."""
+    """Run a network in SpikingJelly; return its mean output over the timesteps in float64."""
     net = net.double()
     functional.set_step_mode(net, "s")
     functional.reset_net(net)
@@ -65,7 +65,7 @@ def jelly(net: nn.Module, images: np.ndarray = IMAGES) -> np.ndarray:
 
 
 def imported(net: nn.Module, **options: Any) -> Imported:
-    """Through the state dict and the description, both as files would hold them."""
+    """Import a network from its state dict and its topology in JSON."""
     values = json.loads(json.dumps(describe(net, T, SHAPE, **options)))
     return from_state_dict(net.state_dict(), values)
 
@@ -103,8 +103,8 @@ def test_the_shipped_topology_is_the_examples() -> None:
 
 
 class BasicBlock(nn.Module):
-    """A block with the parts, names and gates of SpikingJelly's sew_resnet.BasicBlock, which itself
-    can only be imported beside torchvision."""
+    """Block with the parts, names and gates of SpikingJelly's ``sew_resnet.BasicBlock``, which
+    cannot be imported without torchvision."""
 
     def __init__(self, n_in: int, n_out: int, stride: int, cnf: str):
         super().__init__()
@@ -130,7 +130,7 @@ class BasicBlock(nn.Module):
 
 
 class Residual(nn.Module):
-    """Two SEW blocks, the second with weights on its shortcut."""
+    """Network of two SEW blocks, the second of which has weights on its shortcut."""
 
     def __init__(self, gate: str):
         super().__init__()
@@ -181,7 +181,7 @@ def test_votes_are_means_of_groups() -> None:
 
 
 class Snn(nn.Module):
-    """A network of snnTorch's, with its calling convention."""
+    """Network of snnTorch's neurons, which return spikes and membranes."""
 
     def __init__(self, **options: Any):
         super().__init__()
@@ -222,7 +222,7 @@ def test_snntorch_fires_as_there(options: dict[str, Any]) -> None:
 
 
 def test_snntorch_fires_above_its_threshold_not_at_it() -> None:
-    """Weights of 1 on black and white pixels meet the threshold exactly; so do integers."""
+    """Membranes that equal the threshold do not fire, whereas SpikingJelly's do."""
     net = nn.Sequential(nn.Conv2d(1, 1, 1), snntorch.Leaky(beta=1.0, reset_mechanism="zero"))
     state = net.state_dict() | {"0.weight": torch.ones(1, 1, 1, 1), "0.bias": torch.zeros(1)}
     state |= {"2.weight": torch.eye(144)[:10]}
@@ -310,7 +310,7 @@ def test_topologies_are_checked(values: Any, message: str, tmp_path: Path) -> No
 
 
 class Attack:
-    """Would make a file when it is unpickled."""
+    """Object that would make a folder when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -357,7 +357,7 @@ def test_files_that_are_no_state_dicts(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_export_takes_state_dicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As training scripts save them, with the state dict under a key."""
+    """A state dict is found under a key of a training script's checkpoint."""
     net = lived_in(CSNN(3))
     torch.save({"net": net.state_dict(), "epoch": 3}, tmp_path / "csnn.pt")
     (tmp_path / "csnn.json").write_text(json.dumps(describe(net, T, SHAPE)))

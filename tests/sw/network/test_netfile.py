@@ -214,7 +214,7 @@ def edit_layer(**changes: Any) -> bytes:
         ({"output": 1}, "output is 1, expected a value of type bool"),
         ({"stride": [0, 1]}, "cannot be read"),
         ({"weight": {"tensor": "network.layers.9.weight"}}, "weight is .* the tensor of that name"),
-        ({"source": "nowhere"}, "not consistent.*'nowhere', which is not written yet"),
+        ({"source": "nowhere"}, "not consistent.*'nowhere', which no earlier layer writes"),
     ],
 )
 def test_bad_contents_are_named(changes: dict[str, Any], message: str) -> None:
