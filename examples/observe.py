@@ -3,11 +3,14 @@
 A device sends spikes, logits and counters. Membranes stay in the core; the integer reference, which
 the device equals bit for bit, gives them. Run ``python examples/observe.py``.
 
-It prints a line for every map, among them::
+It prints a line for every map::
 
     class Ankle boot, 157,025 cycles
-    layer1.0.conv1     (4, 32, 14, 14): 3,522 spikes, 14.0%
-    layer3.0.conv2     (4, 32, 4, 4): 900 spikes, 43.9%
+    image                (8, 1, 28, 28): 1,034 spikes, 16.5%
+    ...
+    layer1.0.conv1       (4, 32, 14, 14): 3,522 spikes, 14.0%
+    ...
+    layer3.0.conv2       (4, 32, 4, 4): 900 spikes, 43.9%
     layer1.0.conv1: membranes of neuron (0, 7, 7): -190 -387 -579 -755
 """
 
@@ -30,7 +33,7 @@ def main(port: str = "sim") -> None:
         outcome = board.observe(image, maps=True)
     print(f"class {network.labels[outcome.prediction]}, {outcome.n_cycles:,} cycles")
     for name, spikes in outcome.maps.items():  # uint8 (T, C, H, W)
-        print(f"{name:<18} {spikes.shape}: {spikes.sum():,} spikes, {spikes.mean():.1%}")
+        print(f"{name:<20} {spikes.shape}: {spikes.sum():,} spikes, {spikes.mean():.1%}")
     trace = reference.run(network, image[None])
     for name, spikes in trace.spikes.items():
         np.testing.assert_array_equal(outcome.maps[name], spikes[0], err_msg=name)

@@ -2,7 +2,11 @@
 
 Run ``python examples/two_boards.py`` for two virtual boards, or name your own:
 ``python examples/two_boards.py /dev/ttyUSB0,/dev/ttyUSB1``. A second argument names the network
-file.
+file. It prints::
+
+    2 boards
+    classes of 6 images, in order: 9 2 1 1 6 1
+    boards that failed: 0
 """
 
 import sys
