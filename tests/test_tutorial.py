@@ -27,7 +27,15 @@ def steps() -> list[tuple[str, list[str]]]:
     return found
 
 
+def library_use() -> str:
+    """Return the document's Python code as a program that classifies two images."""
+    (code,) = re.findall(r"^```python\n(.*?)^```$", TUTORIAL, re.MULTILINE | re.DOTALL)
+    before = "import numpy as np\nimages = np.zeros((2, 3, 16, 16), np.uint8)\n"
+    return f"{before}{code}assert logits.shape == (2, 4) and logits.dtype == np.int64\n"
+
+
 def lines(text: list[str]) -> list[str]:
+    """Return lines of output without the classes that a network chose."""
     return [SHAPES.sub("shape ", line) if line.startswith("device:") else line for line in text]
 
 
@@ -53,3 +61,8 @@ def test_the_commands_print_what_the_tutorial_shows(tmp_path: Path) -> None:
         )
         assert ran.returncode == 0, f"{command}\n{ran.stdout}"
         require_shown(lines(shown), lines(ran.stdout.splitlines()), mask=True)
+    program = [sys.executable, "-c", library_use()]
+    used = subprocess.run(
+        program, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert used.returncode == 0, used.stderr
