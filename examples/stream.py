@@ -36,9 +36,8 @@ def main(port: str = "sim", source: BinaryIO = sys.stdin.buffer) -> None:
 
 
 if __name__ == "__main__":
-    words = sys.argv[1:]
-    if "demo" in words:
-        words.remove("demo")
-        main(*words, source=io.BytesIO(load_samples().images[:3].tobytes()))
+    port = sys.argv[1] if len(sys.argv) > 1 else "sim"
+    if "demo" in sys.argv[2:]:
+        main(port, io.BytesIO(load_samples().images[:3].tobytes()))
     else:
-        main(*words)
+        main(port)

@@ -16,22 +16,24 @@ import numpy as np
 
 from sw.data.catalogue import load_samples
 from sw.driver.group import open_boards
+from sw.network import netfile, reference
 from sw.shipped import NETWORK
 
 N_IMAGES = 6
 
 
 def main(ports: str = "sim,sim", network: str | Path = NETWORK) -> None:
-    """Classify six images on two boards, and check that one board gives the same."""
+    """Classify six images on two boards, and compare with the integer reference."""
     images = load_samples().images[:N_IMAGES]
     with open_boards(ports) as boards:
         boards.load(network)  # into all of them at once
-        print(f"{len(boards.boards)} boards")
+        print(f"{len(boards.devices)} boards")
         logits = boards.infer(images)  # in the order of the images, whichever board ran them
         print(f"classes of {len(logits)} images, in order:", *logits.argmax(axis=1))
         # If a board is unplugged, the others take over its samples.
         print(f"boards that failed: {len(boards.failures)}")
-        np.testing.assert_array_equal(boards.boards[0].infer(images[:1]), logits[:1])
+    trace = reference.run(netfile.load(network).network, images)
+    np.testing.assert_array_equal(logits, trace.logits)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,15 @@ def documented(example: Path) -> list[str]:
     return [line.removeprefix("    ") for line in block.splitlines()]
 
 
+def test_a_difference_is_found() -> None:
+    shown = ["one 1", "...", "three 3"]
+    require_shown(shown, ["one 1", "two", "two", "three 3"], mask=False)
+    require_shown(shown, ["one  -1,000.5", "three 4"], mask=True)
+    for printed in (["one 2", "three 3"], ["one 1", "three 3", "four"], ["one 1"]):
+        with pytest.raises(AssertionError, match="differs from what is shown"):
+            require_shown(shown, printed, mask=False)
+
+
 def test_examples_are_found() -> None:
     assert {*WITH_PORT, *ARGUMENTS, *TRAINED, "two_boards"} <= {path.stem for path in EXAMPLES}
 
