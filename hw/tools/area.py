@@ -1,4 +1,4 @@
-"""Command that reports the area of each block of a board's gateware, and the cost of a lane.
+"""``python -m hw.area``: report the area of each block of a board's gateware, and of a lane.
 
 The figures are those of synthesis by Yosys. Those of nextpnr after placement, in the manifests, are
 10 to 14 % higher.

@@ -1,4 +1,4 @@
-"""Command that builds bitstreams: synthesise, place, route and pack, and write the manifests.
+"""``python -m hw.build``: synthesise, place, route and pack bitstreams, and write their manifests.
 
 A bitstream is determined by its *netlist*: the RTLIL of the whole device, the pins and clocks, and
 the options of every tool. The netlist depends on neither paths nor time. Its digest in the manifest

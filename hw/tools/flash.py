@@ -1,4 +1,4 @@
-"""Command that programs a board with its bitstream and checks that the board runs it."""
+"""``python -m hw.flash``: program a board with its bitstream and check that the board runs it."""
 
 from __future__ import annotations
 
