@@ -14,15 +14,15 @@ from contextvars import ContextVar
 from typing import Any, ParamSpec
 
 EXIT_OK = 0
-"""The command did what it was asked to do."""
+"""Exit code of a command that did what it was asked to do."""
 EXIT_NO = 1
-"""The command ran, and the answer is no: results differ, a network does not fit."""
+"""Exit code if the answer is no: results differ, a network does not fit, a bitstream is stale."""
 EXIT_BAD_INPUT = 2
-"""An argument or a file is invalid, or a program that is needed is not installed."""
+"""Exit code if an argument or a file is invalid, or a program that is needed is missing."""
 EXIT_DEVICE = 3
-"""There is no device, or it failed."""
+"""Exit code if there is no device, or it failed."""
 EXIT_INTERRUPTED = 130
-"""Ctrl-C was pressed."""
+"""Exit code after an interrupt by Ctrl-C."""
 
 P = ParamSpec("P")
 

@@ -46,7 +46,8 @@ DEFAULT_BOARD = "ulx3s-85f"
 
 
 def find_images(arguments: argparse.Namespace, network: Network) -> ImageSet | None:
-    """Images as asked for; with nothing asked, the shipped sample if the network takes it.
+    """Find the images that were asked for; by default the shipped samples, if the network takes
+    them.
 
     Raises
     ------
@@ -182,7 +183,7 @@ def _program(file: netfile.NetworkFile, target: str | None) -> tuple[Program | N
 def _board(
     arguments: argparse.Namespace, network: Network, program: Program | None
 ) -> Iterator[AnyBoard | None]:
-    """A board with the network in it, if one was asked for."""
+    """Open the board that was asked for, with the network in it; yield None if none was."""
     if arguments.board is None:
         yield None
         return
@@ -210,7 +211,7 @@ def _board(
     interrupted="interrupted, nothing was written",
 )
 def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command and return its exit code."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.n is not None and arguments.n < 1:

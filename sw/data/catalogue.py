@@ -1,5 +1,5 @@
-"""The data sets that are known by name, and how any data is loaded. NumPy only (Pillow for images
-in files)."""
+"""Data sets by name, and loading of data sets and files. NumPy only (Pillow for images in
+files)."""
 
 from __future__ import annotations
 

@@ -85,8 +85,8 @@ class Dataset:
 
 
 def spread(n: int, most: int) -> NDArray[np.int64]:
-    """Choose up to ``most`` of ``n`` indices, evenly spaced: of samples sorted by class they
-    include some of every class."""
+    """Choose up to ``most`` of ``n`` indices, evenly spaced, so that samples sorted by class are
+    drawn from every class."""
     return np.linspace(0, n - 1, min(most, n)).astype(np.int64)
 
 
@@ -185,7 +185,7 @@ def assemble(
 
 
 def _digest(splits: Iterable[Split]) -> str:
-    """SHA-256 of the images and labels of all splits in turn."""
+    """Return the SHA-256 of the images and labels of all splits in turn."""
     digest = hashlib.sha256()
     for part in splits:
         for array in (part.images, part.labels):

@@ -23,11 +23,11 @@ Events = NDArray[Any]
 
 
 class EventError(ValueError):
-    """No recording, or a damaged one; the message names the file or the field."""
+    """A file is no recording, or a damaged one; the message names the file or the field."""
 
 
 def make(t: Any, x: Any, y: Any, p: Any) -> Events:
-    """A recording from four arrays of the same length; polarities are 0 and 1, or -1 and 1."""
+    """Make a recording from four arrays of the same length; polarities are 0 and 1, or -1 and 1."""
     events = np.empty(len(t), EVENT)
     events["t"], events["x"], events["y"], events["p"] = t, x, y, np.asarray(p) > 0
     return events
@@ -36,7 +36,7 @@ def make(t: Any, x: Any, y: Any, p: Any) -> Events:
 def frames(
     events: Events, timesteps: int, shape: tuple[int, int], sensor: tuple[int, int] | None = None
 ) -> NDArray[np.uint8]:
-    """Binary frames: 1 where there was an event in the timestep.
+    """Bin a recording into binary frames, 1 where there was an event in the timestep.
 
     The time from the first to the last event is divided into equal parts, every event belongs to
     one, and a recording without events gives empty frames.
@@ -75,7 +75,7 @@ def frames(
 
 
 def read(path: Path) -> Events:
-    """The recording in a file, by its suffix and header.
+    """Read the recording in a file, whose format follows from its suffix and header.
 
     Raises
     ------
@@ -97,7 +97,8 @@ def read(path: Path) -> Events:
 
 
 def _read_bin(raw: bytes) -> Events:
-    """N-MNIST: five bytes an event: x, y, and polarity above 23 bits of microseconds."""
+    """Read a file of N-MNIST, which has five bytes an event: x, y, and polarity above 23 bits of
+    microseconds."""
     if len(raw) % 5:
         raise EventError(f"{len(raw)} bytes are not whole events of 5")
     data = np.frombuffer(raw, np.uint8).reshape(-1, 5).astype(np.int64)
@@ -106,8 +107,8 @@ def _read_bin(raw: bytes) -> Events:
 
 
 def _read_aedat2(raw: bytes) -> Events:
-    """AEDAT 2.0 of a DVS128: pairs of big-endian 32-bit address and time; the sensor counts columns
-    and rows from the other end, and polarity 1 is darker."""
+    """Read a file in AEDAT 2.0 of a DVS128, which holds pairs of big-endian 32-bit address and
+    time; the sensor counts columns and rows from the other end, and polarity 1 is darker."""
     start = _header_end(raw)
     if (len(raw) - start) % 8:
         raise EventError("the file ends within an event")
@@ -118,7 +119,8 @@ def _read_aedat2(raw: bytes) -> Events:
 
 
 def _read_aedat3(raw: bytes) -> Events:
-    """AEDAT 3.1: packets with a header of 28 bytes; polarity events are type 1, of 8 bytes."""
+    """Read a file in AEDAT 3.1, which holds packets with a header of 28 bytes; polarity events are
+    type 1, of 8 bytes."""
     marker = b"#!END-HEADER\r\n"
     place = raw.find(marker)
     if place < 0:
@@ -143,7 +145,7 @@ def _read_aedat3(raw: bytes) -> Events:
 
 
 def _header_end(raw: bytes) -> int:
-    """Where the lines that begin with # end."""
+    """Return the offset at which the lines that begin with # end."""
     place = 0
     while raw[place : place + 1] == b"#":
         end = raw.find(b"\n", place)

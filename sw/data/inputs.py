@@ -1,5 +1,5 @@
-"""What a user gives a network to look at: arrays, images and event recordings in files, or raw
-samples that come in over a pipe."""
+"""Inputs that a user gives a network: arrays, images and event recordings in files, or raw samples
+from a pipe."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ POLL_S = 0.01
 def read(
     paths: Iterable[str | Path], network: Network, sensor: tuple[int, int] | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[Any] | None]:
-    """Samples of files, one file after another, and labels if all files have them.
+    """Read the samples of files, one file after another, and labels if all files have them.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def _read(
 
 
 def read_images(path: str | Path, network: Network) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """Images, and labels if there are any, of an .npy file or an .npz file with ``images`` and
+    """Read images, and labels if there are any, of an .npy file or an .npz file with ``images`` and
     maybe ``labels``. Images may lack the channel axis.
 
     Raises
@@ -170,14 +170,14 @@ def _recording(path: Path, network: Network, sensor: tuple[int, int] | None) -> 
 
 
 def sample_shape(network: Network) -> tuple[int, ...]:
-    """Of one sample: an image (C, H, W), or frames (T, C, H, W)."""
+    """Return the shape of one sample: an image (C, H, W), or frames (T, C, H, W)."""
     frames = () if network.encoder is not None else (network.timesteps,)
     return (*frames, *network.image_shape)
 
 
 def stream(source: BinaryIO, network: Network) -> Iterator[NDArray[np.uint8] | None]:
-    """Samples that come in as raw bytes, each :func:`sample_shape` of uint8; None while there is
-    none yet, see :meth:`sw.driver.any_board.AnyBoard.stream`.
+    """Yield samples read as raw bytes, each of shape :func:`sample_shape` and uint8; yield None
+    while no complete sample is available, see :meth:`sw.driver.any_board.AnyBoard.stream`.
 
     Raises
     ------

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 
 def detail(predicted: NDArray[np.int64], labels: NDArray[np.integer]) -> dict[str, Any]:
-    """In percent: ``accuracy``; ``balanced``, the mean over classes of the share found of each; and
-    ``f1`` of each class, the harmonic mean of the share found and the share rightly called so.
+    """Return metrics in percent: ``accuracy``; ``balanced``, the mean over classes of the share
+    found of each; and ``f1`` of each class, the harmonic mean of the share found and the share
+    rightly called so.
 
     A prediction that ignores a rare class has a high accuracy, but a low balanced accuracy:
 
@@ -31,7 +32,7 @@ def detail(predicted: NDArray[np.int64], labels: NDArray[np.integer]) -> dict[st
 
 
 def wilson(n_correct: float, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Interval that covers a share with 95 % (Wilson, JASA 22, 1927).
+    """Return the interval that covers a share with 95 % (Wilson, JASA 22, 1927).
 
     >>> low, high = wilson(90, 100)
     >>> f"{low:.3f} to {high:.3f}"

@@ -1,4 +1,4 @@
-"""Charts as HTML and SVG elements, without colours: those are the style sheet's."""
+"""Charts as HTML and SVG elements. Their colours are defined in the style sheet."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ SPIKE_RGB = (0x3D, 0x86, 0xC6)
 
 
 def png(pixels: NDArray[np.uint8], palette: Sequence[tuple[int, int, int, int]]) -> str:
-    """A data URL of ``pixels`` (H, W), which are indices into up to 256 RGBA colours."""
+    """Return a PNG image as a data URL: ``pixels`` (H, W), which are indices into up to 256 RGBA
+    colours."""
     height, width = pixels.shape
     depth = 1 if len(palette) <= 2 else 8
     rows = np.packbits(pixels.astype(bool), axis=1) if depth == 1 else pixels
@@ -42,7 +43,8 @@ def png(pixels: NDArray[np.uint8], palette: Sequence[tuple[int, int, int, int]])
 
 
 def picture(image: NDArray[np.uint8], alt: str) -> str:
-    """An image (C, H, W) of bytes, its mean over channels; frames (T, C, H, W), their mean."""
+    """Draw an image (C, H, W) of bytes, as its mean over channels; frames (T, C, H, W), their
+    mean."""
     grey = image.astype(np.float64)
     if image.ndim == 4:
         grey = 255 * grey / max(grey.max(), 1)
@@ -54,7 +56,8 @@ def picture(image: NDArray[np.uint8], alt: str) -> str:
 
 
 def raster(spikes: NDArray[np.uint8], alt: str) -> str:
-    """Spikes (T, C, H, W): a row per channel; timesteps side by side, in each the positions."""
+    """Draw spikes (T, C, H, W) with a row per channel; timesteps side by side, in each the
+    positions."""
     timesteps, channels = spikes.shape[:2]
     flat = spikes.reshape(timesteps, channels, -1)
     rows = min(channels, 128)
@@ -67,7 +70,7 @@ def raster(spikes: NDArray[np.uint8], alt: str) -> str:
 
 
 def rate_bars(rates: Sequence[float], full: float) -> str:
-    """One upright bar per timestep, ``full`` being the whole height."""
+    """Draw one upright bar per timestep, ``full`` being the whole height."""
     bars = "".join(
         f'<i style="--v:{min(1.0, rate / full):.4f}" title="timestep {t}: {rate:.2%}">'
         f"<b>{100 * rate:.0f}</b></i>"
@@ -78,7 +81,8 @@ def rate_bars(rates: Sequence[float], full: float) -> str:
 
 
 def stacked(parts: Sequence[tuple[str, str, int]], total: int, unit: str) -> str:
-    """A bar of named parts (label, CSS class, amount) of ``total``; the rest is empty."""
+    """Draw a bar that is divided into parts (label, CSS class, amount) of ``total``; the remainder
+    stays empty."""
     segments = "".join(
         f'<span class="{kind}" style="flex-grow:{amount}" '
         f'title="{escape(name)}: {amount:,} {unit} ({amount / total:.1%})">'
@@ -99,7 +103,7 @@ def _chip(name: str) -> str:
 
 
 def bars(values: Sequence[tuple[str, float, str]], full: float) -> str:
-    """Bars on top of each other (CSS class, value, text beside it)."""
+    """Draw bars on top of each other (CSS class, value, text beside it)."""
     return "".join(
         f'<div class="bar {kind}"><i style="width:{100 * value / full:.2f}%"></i>'
         f"<span>{escape(text)}</span></div>"
@@ -108,7 +112,7 @@ def bars(values: Sequence[tuple[str, float, str]], full: float) -> str:
 
 
 def histogram(values: NDArray[np.integer], bits: int) -> str:
-    """How often each weight of ``bits`` bits occurs; logarithmic, up to 64 bins."""
+    """Draw how often each weight of ``bits`` bits occurs; logarithmic, up to 64 bins."""
     low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
     per_bin = max(1, (high - low + 1) // 64)
     counts = np.bincount(
@@ -143,7 +147,7 @@ def histogram(values: NDArray[np.integer], bits: int) -> str:
 def trace(
     values: NDArray[np.int64], spikes: NDArray[np.bool_], threshold: int, reset: Reset
 ) -> str:
-    """One membrane (T,) as steps, its threshold, and its spikes."""
+    """Draw one membrane (T,) as steps, its threshold, and its spikes."""
     timesteps = len(values)
     low = min(0, int(values.min()))
     high = max(threshold, int(values.max()))
@@ -183,7 +187,7 @@ def trace(
 
 
 def confusion(matrix: NDArray[np.int64], labels: Sequence[str]) -> str:
-    """Images by class and prediction, a row per class."""
+    """Draw a table of images by class and prediction, a row per class."""
     rows = []
     totals = matrix.sum(axis=1)
     for n, name in enumerate(labels):

@@ -19,15 +19,15 @@ MARGIN = 8
 
 @dataclass(frozen=True)
 class Place:
-    """Where a layer is drawn."""
+    """Position of a layer in the drawing."""
 
     row: int
     column: int
 
 
 def places(network: Network) -> dict[str, Place]:
-    """Rows follow from what a layer reads; column 0 is the path from the last layer back through
-    the maps that are read."""
+    """Return the position of each layer. Rows follow from what a layer reads; column 0 is the path
+    from the last layer back through the maps that are read."""
     rows = {INPUT: 1 if network.encoder is not None else 0}
     for layer in network.layers:
         reads = [layer.source, *([layer.identity] if layer.identity else [])]
@@ -50,7 +50,7 @@ def places(network: Network) -> dict[str, Place]:
 
 
 def conv_text(layer: Layer, source: Shape) -> str:
-    """The layer's sum in a few words."""
+    """Return a short description of the layer's kernel and channels."""
     if layer.kernel == source[1:] and layer.padding == (0, 0):
         return f"fully connected · {math.prod(source):,}→{layer.n_out}"
     stride = "" if layer.stride == (1, 1) else f" /{_pair(layer.stride)}"
@@ -58,7 +58,7 @@ def conv_text(layer: Layer, source: Shape) -> str:
 
 
 def neuron_text(layer: Layer) -> str:
-    """The layer's neuron in a few words."""
+    """Return a short description of the layer's neuron."""
     if layer.output:
         return "sums over time"
     kind = {
@@ -70,8 +70,8 @@ def neuron_text(layer: Layer) -> str:
 
 
 def granularity(layer: Layer) -> str:
-    """Along which axes weights differ: ``"shared"``, or ``"per position"``, ``"per timestep"`` or
-    both."""
+    """Name the axes along which weights differ: ``"shared"``, or ``"per position"``, ``"per
+    timestep"`` or both."""
     t, y, x, _, _, ky, kx = layer.weight.shape
     parts = []
     if y * x * (ky * kx if layer.output else 1) > 1:
@@ -82,7 +82,7 @@ def granularity(layer: Layer) -> str:
 
 
 def granularity_class(layer: Layer) -> str:
-    """CSS class of :func:`granularity`."""
+    """Return the CSS class of the layer's :func:`granularity`."""
     return {
         "shared": "shared",
         "per position": "unshared",
@@ -111,7 +111,7 @@ class _Drawing:
         self.n_columns = 1 + max(p.column for p in self.places.values())
 
     def x(self, column: int) -> float:
-        """Centre of a column."""
+        """Return the horizontal centre of a column."""
         if column == 0:
             return MARGIN + GUTTER + MAIN / 2
         return MARGIN + GUTTER + MAIN + GAP + SIDE / 2 + (column - 1) * (SIDE + GAP)
@@ -120,11 +120,11 @@ class _Drawing:
         return MAIN if column == 0 else SIDE
 
     def y(self, row: int) -> float:
-        """Top of a row's box."""
+        """Return the vertical position of the top of a row's box."""
         return MARGIN + row * ROW
 
     def line(self, *points: tuple[float, float], kind: str = "wire", arrow: bool = False) -> None:
-        """A path with rounded corners."""
+        """Draw a path with rounded corners."""
         d = f"M{points[0][0]:g} {points[0][1]:g}"
         for before, here, after in zip(points, points[1:], points[2:], strict=False):
             near = _towards(here, before, 8)
@@ -140,7 +140,8 @@ class _Drawing:
         )
 
     def lane(self, start: Place, last: int) -> int:
-        """A column that is free from below ``start`` down to row ``last``; it is taken."""
+        """Reserve a column that is free from below ``start`` down to row ``last``, and return
+        it."""
         rows = range(start.row + 1, last + 1)
         column = max(start.column, 1)
         while any((row, column) in self.lanes | self.cells for row in rows):
@@ -150,7 +151,7 @@ class _Drawing:
         return column
 
     def out(self, name: str) -> tuple[float, float]:
-        """Where a map leaves its row: beneath gate and pooling."""
+        """Return the point where a map leaves its row, beneath gate and pooling."""
         place = self.places[name]
         return self.x(place.column), self.y(place.row) + BOX_HEIGHT + 32
 
@@ -182,7 +183,7 @@ class _Drawing:
         self.text(x + 10, top + 37, detail, "detail", "start")
 
     def prism(self, row: int, shape: Shape) -> None:
-        """A map, its face as large as the picture and its depth by its channels."""
+        """Draw a map as a prism: its face shows height and width, its depth the channels."""
         largest = max(max(s[1:]) for s in [*self.shapes.values(), self.network.image_shape])
         most = max(s[0] for s in [*self.shapes.values(), self.network.image_shape])
         height, width = (5 + 27 * math.sqrt(n / largest) for n in shape[1:])
@@ -252,7 +253,8 @@ class _Drawing:
         )
 
     def tail(self, layer: Layer | None, name: str) -> None:
-        """From a box down to where its map leaves: gate, pooling and size."""
+        """Draw what lies between a box and the point where its map leaves: gate, pooling and
+        size."""
         place = self.places[name]
         x, y = self.x(place.column), self.y(place.row) + BOX_HEIGHT
         self.line((x, y), self.out(name))
@@ -273,7 +275,7 @@ class _Drawing:
         self.text(x - aside, y + 25, _size(self.shapes[name]) + pool, "size", "end")
 
     def wires(self, layer: Layer) -> None:
-        """Lines from the maps that a layer reads, to its box and to its gate."""
+        """Draw lines from the maps that a layer reads to its box and its gate."""
         place = self.places[layer.name]
         source = self.places[layer.source]
         sx, sy = self.out(layer.source)
@@ -324,5 +326,6 @@ def _towards(
 
 
 def diagram(network: Network, pixels: bool = False) -> str:
-    """The network as an SVG element; with ``pixels`` the device computes its encoder, too."""
+    """Return the network as an SVG element; with ``pixels``, the device computes its encoder,
+    too."""
     return _Drawing(network, pixels).draw()

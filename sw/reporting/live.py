@@ -76,7 +76,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class _Moment:
-    """Totals since the start, at time ``at_s`` of the board's clock."""
+    """Cumulative counts up to time ``at_s`` of the board's clock."""
 
     at_s: float
     link: LinkCounters
@@ -85,7 +85,7 @@ class _Moment:
 
 @dataclass
 class Monitor:
-    """Counts the outcomes of a board, and summarises the recent ones.
+    """Counter of a board's outcomes that summarises the recent ones.
 
     Attributes
     ----------
