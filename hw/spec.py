@@ -378,9 +378,9 @@ class Config:
 
     @property
     def bank_rows(self) -> int:
-        """Number of rows of parameter memory for a run's results and counters, rounded up to a
-        power of two. The memory ends with two such banks: one for the run that has ended, one for
-        the run in progress."""
+        """Number of rows of one result bank: room for a run's results and counters, rounded up to a
+        power of two. Parameter memory ends with two banks: one for the run that has ended, one
+        for the run in progress."""
         used = self.result_rows + self.max_layers * self.counter_rows
         return 1 << (used - 1).bit_length()
 

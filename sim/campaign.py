@@ -154,7 +154,8 @@ class Campaign:
 
 
 def same_outcome(one: Inference, other: Inference) -> bool:
-    """Return whether two outcomes are equal, apart from times and maps that only ``other`` has."""
+    """Return whether two inferences have the same logits, prediction, counters and cycles, and the
+    same maps, as far as ``one`` has them. Times are ignored."""
     return (
         np.array_equal(one.logits, other.logits)
         and one.prediction == other.prediction

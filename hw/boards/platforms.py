@@ -26,7 +26,7 @@ from amaranth_boards.ulx3s import (
 )
 
 from hw.boards.clocks import Clocks, pll
-from hw.boards.configs import BOARDS, config_by_name
+from hw.boards.configs import config_by_name
 from hw.core.weights import spram_grid
 from hw.parts.memories import has_spram
 from hw.spec import Config, SpecError
@@ -127,7 +127,7 @@ TARGETS: dict[str, Target] = {
 
 
 def target(name: str) -> Target:
-    """Return the target of a board.
+    """Return what the tools need to build for a board (:class:`Target`).
 
     Parameters
     ----------
@@ -141,7 +141,8 @@ def target(name: str) -> Target:
     board = name.partition("/")[0]
     if board not in TARGETS:
         config_by_name(name)  # raises for an unknown board and lists the known ones
-        raise SpecError(f"{name} is the virtual board: bitstreams are for {', '.join(BOARDS)}")
+        reason = "is the virtual board" if board == "sim" else "has no entry in TARGETS"
+        raise SpecError(f"{name} {reason}: bitstreams are for {', '.join(TARGETS)}")
     return TARGETS[board]
 
 

@@ -163,8 +163,8 @@ def make_registers(config: Config) -> Registers:
 
 @dataclass(frozen=True, kw_only=True)
 class Checks:
-    """Facts about the request, valid two cycles after ``args`` has been copied to ``row``,
-    ``space`` and ``rows_left``."""
+    """Results of checking a request against the device's memories, valid two cycles after the
+    request's arguments have been latched."""
 
     space_known: Signal
     writable: Signal

@@ -88,10 +88,17 @@ def port_of(board: str, program: Program | None) -> str | None:
 
     Plain ``sim`` becomes the virtual board that ``program`` was compiled for, if that is one of
     :mod:`hw.boards.configs`.
+
+    Raises
+    ------
+    InputError
+        A virtual board of an unknown configuration, or the name of a board in place of a port.
     """
     if board == FIND:
         return None
     name, question, options = board.partition("?")
+    for port in name.split(","):
+        _check_port(port.strip())
     if name == VIRTUAL and program is not None:
         kind = board_name(program.config)
         with contextlib.suppress(SpecError):
@@ -99,6 +106,21 @@ def port_of(board: str, program: Program | None) -> str | None:
             if wanted == spec_hash(program.config) and wanted != usual:
                 return f"{VIRTUAL}:{kind}{question}{options}"
     return board
+
+
+def _check_port(port: str) -> None:
+    """Raise :class:`InputError` if a port is the name of a board, or of an unknown virtual one."""
+    kind, colon, config = port.partition(":")
+    if kind == VIRTUAL and colon:
+        try:
+            config_by_name(config)
+        except SpecError as error:
+            raise InputError(f"--board {port}: {error}") from error
+    elif port in BOARDS:
+        raise InputError(
+            f"--board {port}: that is a board's name, not a serial port. Use --board "
+            f"{VIRTUAL}:{port} for the virtual board, or --board alone to find the one plugged in"
+        )
 
 
 def find_inputs(

@@ -23,6 +23,7 @@ from sw.cli.commands import EXIT_NO, EXIT_OK, CommandParser, command, exit_codes
 from sw.compile.compiler import compile_network
 from sw.compile.program import FitError
 from sw.driver.board import Board
+from sw.network.encoder import InputError
 from sw.network.network import Layer, Network
 
 GOAL = 0.9
@@ -157,7 +158,7 @@ def as_text(board: Board, figures: list[Transfer]) -> str:
     return "\n".join(lines)
 
 
-@command(FitError)
+@command(FitError, InputError)
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     parser = CommandParser(

@@ -1,4 +1,4 @@
-"""The loop nest with which one core runs its share of a layer, and the memory rows it needs."""
+"""Compilation of one core's share of a layer: the loop nest, the rows of weights and parameters."""
 
 from __future__ import annotations
 

@@ -34,7 +34,11 @@ class FitError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Region of a map in spike memory; ``pixel``, ``row`` and ``plane`` are pitches in bits."""
+    """Region of a map in spike memory.
+
+    ``pixel``, ``row`` and ``plane`` are the distances in bits from a position to the next in its
+    row, from a row to the next, and from a timestep to the next.
+    """
 
     shape: Shape
     timesteps: int

@@ -122,7 +122,7 @@ class TrainedLayer:
 
     @property
     def reads_image(self) -> bool:
-        """Whether it reads pixels instead of spikes."""
+        """Whether the layer reads pixels instead of spikes."""
         return self.source == IMAGE
 
     def folded(self) -> tuple[Tensor, Tensor]:

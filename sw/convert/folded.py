@@ -44,7 +44,7 @@ class Scales:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Scales:
-        """Return the scales that :meth:`to_dict` turned into values.
+        """Restore the scales from a checkpoint's values; inverse of :meth:`to_dict`.
 
         Raises
         ------

@@ -72,7 +72,7 @@ class Flatten:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FireNode:
-    """A map of neurons."""
+    """Step of a graph: a map of spiking neurons with threshold, leak and reset."""
 
     threshold: Float
     """Thresholds, which broadcast to the map (C, H, W), for membranes that start at 0 and inputs

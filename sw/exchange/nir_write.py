@@ -349,7 +349,7 @@ def _as_double(layer: NirLayer) -> Any:
 
 
 def write(path: Path, graph: Any) -> int:
-    """Write a graph to a file atomically; return the file's size in bytes.
+    """Write a NIR graph to a ``.nir`` file atomically; return the file's size in bytes.
 
     Raises
     ------

@@ -115,7 +115,8 @@ def from_state_dict(
     timesteps: int | None = None,
     origin: str = "state dict",
 ) -> Imported:
-    """Return the network of a state dict in memory; see :func:`read`."""
+    """Import a network from a state dict that is already loaded; ``values`` is its topology. See
+    :func:`read` for files."""
     builder = _Builder(state, values["framework"])
     builder.sequence(values["layers"], IMAGE)
     report_problems(builder.problems, "the network")

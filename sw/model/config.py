@@ -238,7 +238,8 @@ class ModelConfig:
         return self.neurons.get(layer, self.neuron)
 
     def along(self, n: int) -> tuple[int, int]:
-        """Return a size ``n`` along rows and columns; signals have only 1 row."""
+        """Return a kernel's size or stride ``n`` as (rows, columns): ``(n, n)`` for images, and
+        ``(1, n)`` for one-dimensional signals, whose height is 1."""
         return (1 if self.image_shape[1] == 1 else n), n
 
     def to_dict(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from sw.compile.fitting import BoardReport
 
 
 def as_text(layers: list[LayerReport], weight_bits: int, config: Config) -> str:
-    """Return a table of the layers with totals."""
+    """Return the costs of every layer, and their totals, as a text table for a terminal."""
 
     def optional(value: float | None, form: str) -> str:
         return "" if value is None else format(value, form)

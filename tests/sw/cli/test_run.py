@@ -516,3 +516,19 @@ def port_is_in_use(port: str) -> bool:
         except BlockingIOError:
             return True
         return False
+
+
+@pytest.mark.parametrize(
+    ("board", "message"),
+    [
+        ("sim:icebraker", "--board sim:icebraker: unknown board 'icebraker': known are"),
+        ("sim:", "--board sim:: unknown board ''"),
+        ("sim,sim:odd", "--board sim:odd: unknown board 'odd'"),
+        ("icebreaker", "--board icebreaker: that is a board's name, not a serial port"),
+    ],
+)
+def test_a_wrong_name_of_a_board_is_bad_input(
+    board: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run.main(["--board", board]) == EXIT_BAD_INPUT
+    assert message in capsys.readouterr().err

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hw.spec import Leak, Reset
+from hw.spec import Leak, Reset, after_spike
 from sw.convert import fold, quantize
 from sw.convert.folded import FoldedLayer, FoldedNetwork, simulate
 from sw.data.dataset import Split
@@ -263,7 +263,7 @@ def test_bounds_are_what_the_worst_inputs_reach(leak: Leak, reset: Reset) -> Non
                 membranes.append(v)
                 threshold = int(neuron.threshold[0, 0, 0])
                 if v >= threshold:
-                    v = v - threshold if reset == Reset.SOFT else 0
+                    v = after_spike(v, threshold, reset)
         assert bounds["neuron"].low <= min(membranes), f"seed {seed}"
         assert bounds["neuron"].high >= max(membranes), f"seed {seed}"
         assert bounds["fc"].low <= min(logits) and max(logits) <= bounds["fc"].high

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hw.boards.configs import CONFIGS
-from hw.spec import PARAM_BITS, Gate, Leak, Reset
+from hw.spec import PARAM_BITS, Gate, Leak, Reset, after_spike
 from sw.compile.compiler import compile_network
 from sw.convert.folded import FoldedNetwork, simulate
 from sw.exchange import graph, integers
@@ -120,7 +120,7 @@ def naive_step(node: Node, inputs: list[Tensor], membranes: dict[str, Tensor]) -
     }
     v = membranes.get(node.name, torch.zeros_like(x)) * kept[step.leak] + x
     spikes = v > threshold if step.strict else v >= threshold
-    after = v - threshold if step.reset == Reset.SOFT else torch.zeros_like(v)
+    after = after_spike(v, threshold, step.reset)
     membranes[node.name] = torch.where(spikes, after, v)
     return spikes.double()
 
