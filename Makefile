@@ -10,13 +10,13 @@ LINTERS := $(VENV)/linters
 PLACERS := $(VENV)/placers
 DOCS := $(VENV)/docs
 PIP := $(VENV)/bin/pip install --disable-pip-version-check --quiet --progress-bar on
-# Names with their versions in pyproject.toml.
+# pinned: packages by name, each with its version from pyproject.toml.
 pinned = $(foreach name,$(1),'$(shell sed -n 's/^ *"\($(name)[=<>][^"]*\)",/\1/p' pyproject.toml)')
 PYTEST := $(PY) -m pytest -n auto --dist loadscope --no-loadscope-reorder
-# Compared with in the tests. SpikingJelly asks for torchvision and more, of which these parts need
-# nirtorch and loguru.
+# Packages that the tests compare with, installed without dependencies: SpikingJelly would install
+# torchvision and more, but the parts used here need only nirtorch and loguru.
 PEERS := $(call pinned,spikingjelly snntorch) nirtorch==2.6 loguru==0.7.3
-# What a machine beside a board needs of pyproject.toml's packages.
+# Packages of pyproject.toml that a machine needs to run networks on a board.
 HOST := amaranth amaranth-boards numpy pyserial rich safetensors tqdm
 
 .DEFAULT_GOAL := help
@@ -42,7 +42,7 @@ test: $(INSTALLED) ## run the tests (a few minutes)
 sim: $(INSTALLED) ## cocotb: the exported network on the generated Verilog against PyTorch; WAVES=1
 	$(PY) -m sim.cosim $(if $(WAVES),--waves) $(ARGS)
 
-bitstreams: $(PLACERS) ## build every board's bitstream that is not of these sources (an hour or two)
+bitstreams: $(PLACERS) ## build all bitstreams that are missing or out of date (an hour or two)
 	$(PY) -m hw.build --all $(ARGS)
 
 verify: lint sim ## everything: static checks, simulation, all tests, the slow ones too
@@ -64,7 +64,7 @@ clean: ## remove the virtual environment and everything built
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find hw sw sim tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The checks come first, so that a missing tool is named before anything is downloaded.
+# These checks run first, so that a missing tool is named before anything is downloaded.
 $(VENV)/bin/pip:
 	@command -v $(PYTHON) >/dev/null || { \
 	  echo "error: there is no '$(PYTHON)'. Install Python 3.11 or later, or name one: make PYTHON=/path/to/python3" >&2; exit 1; }

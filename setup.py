@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the wheel carries the folder bitstreams/ as hw/bitstreams/."""
+"""Package the folder bitstreams/ as hw/bitstreams/, which pyproject.toml cannot express."""
 
 from setuptools import find_packages, setup
 

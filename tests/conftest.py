@@ -6,11 +6,11 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-# The tests run on all cores already; more threads in each of them would only wait for each other.
+# The tests run on all cores already, so that more threads in each would only slow them down.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# One profile for every machine: the times of a busy one say nothing, and a failing example prints
-# the decorator that repeats it.
+# There are no deadlines, because examples take long on a busy machine. A failing example prints the
+# decorator that repeats it.
 settings.register_profile(
     "spikefold", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )

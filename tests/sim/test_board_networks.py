@@ -22,7 +22,7 @@ from sw.network import encoder, reference
 from sw.network.network import Network
 from tests.networks import random_input, random_network
 
-# Small memories: a network that does not fit is left out, and loading is most of the time.
+# Small memories load faster; networks that do not fit are left out.
 SIZES = {"spike_bytes": 2048, "param_depth": 1024}
 CONFIGS = {
     8: Config(name="test-w8", weight_depth=2048, **SIZES),

@@ -149,7 +149,7 @@ def test_damaged_write_changes_nothing_and_is_counted(port):
     with fast_line(port) as line:
         for frame in damaged:
             line.write(frame + DELIMITER)
-        # None was answered: the first reply is that to the next whole frame.
+        # No damaged frame is answered: the first reply is that to the next undamaged frame.
         assert ask(line, Opcode.ABORT, seq=77) == reply(77, Opcode.ABORT)
     with Device.open(port) as board:
         assert board.memory.read(Space.WEIGHT, 0, 256) == before
@@ -164,7 +164,7 @@ def test_board_works_after_garbage(port, seed):
     n_before = n_bad_frames(port)
     with fast_line(port) as line:
         for _ in range(20):
-            # Ends and escapes are frequent, which makes many short frames.
+            # Ends and escapes are frequent, so that the garbage contains many short frames.
             choices = (END, 0x7D, 0, rng.randrange(256), rng.randrange(256))
             line.write(bytes(rng.choice(choices) for _ in range(1000)))
         line.write(DELIMITER)
@@ -271,7 +271,7 @@ def test_loading_keeps_the_line_busy(program):
     ) as board:
         assert board.stdout is not None
         with Device.open(board.stdout.readline().strip()) as opened:
-            for _ in range(100):  # so that opening takes a small part of the time
+            for _ in range(100):  # many, so that opening the port takes a small part of the time
                 opened.memory.write(Space.WEIGHT, 0, data)
         _, stats = board.communicate(timeout=10)
     n_byte_times = json.loads(stats)["n_cycles"] / (10 * CONFIG.clk_hz // CONFIG.baud)

@@ -1,4 +1,4 @@
-"""Boards as the tools see them."""
+"""Tests of the netlists, pin constraints and tool options of the boards."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ EXTRA = {
 
 
 def tools(made: Netlist) -> set[str]:
-    """Packages that bring the tools of a netlist."""
+    """Return the packages that contain the tools for a netlist."""
     packer = {"gowin_pack": "apycula"}.get(made.pack[0], f"yowasp-{made.place[0]}")
     return {f"yowasp-{made.place[0]}", packer}
 
@@ -52,7 +52,7 @@ def test_every_board_has_a_target() -> None:
 
 
 @pytest.mark.parametrize("board", TARGETS)
-def test_names_fit_the_identity(board: str) -> None:
+def test_names_of_boards_fit_the_identity(board: str) -> None:
     assert len(board) <= 16
 
 

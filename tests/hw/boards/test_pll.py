@@ -1,4 +1,4 @@
-"""Settings of the PLLs: the wanted frequency exactly, every range of the data sheets kept."""
+"""Tests that PLL settings give the exact frequency and stay within the data sheets' ranges."""
 
 from fractions import Fraction
 
@@ -62,7 +62,7 @@ def test_gowin(mhz: int) -> None:
 
 
 def test_known_settings() -> None:
-    """As ecppll (with --highres), icepll and gowin_pll choose them."""
+    """The settings are those that ecppll (with --highres), icepll and gowin_pll choose."""
     ecp5 = ecp5_pll(25 * MHZ, 60 * MHZ)
     assert (ecp5.clki_div, ecp5.clkop_div, ecp5.clkos_div) == (1, 24, 10)
     ice40 = ice40_pll(12 * MHZ, 42 * MHZ)

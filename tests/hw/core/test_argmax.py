@@ -1,4 +1,4 @@
-"""The class is the first largest logit."""
+"""Tests that the argmax finds the first of the largest logits in the expected time."""
 
 import random
 
@@ -32,7 +32,7 @@ def test_first_largest(n_classes: int, fire_lanes: int, sum_queue: int) -> None:
     async def bench(ctx):
         ctx.set(dut.n_classes, n_classes)
         for logits in cases:
-            # What lies behind the last class is larger than any logit, and no candidate.
+            # Values behind the last class are as large as possible, but must not be chosen.
             padded = logits + [HIGH] * (33 * fire_lanes)
             ctx.set(dut.start, 1)
             assert not ctx.get(dut.busy)
@@ -43,14 +43,14 @@ def test_first_largest(n_classes: int, fire_lanes: int, sum_queue: int) -> None:
                 _, _, row, busy = await ctx.tick().sample(dut.row, dut.busy)
                 ctx.set(dut.start, 0)
                 n_cycles += 1
-                # While it is not busy, the memory shows something else.
+                # Unless the argmax is busy, the memory returns other rows, here the largest values.
                 row_logits = padded[fire_lanes * row : fire_lanes * (row + 1)]
                 on_the_way.append(row_logits if busy else nothing)
                 ctx.set(dut.logits, on_the_way.pop(0))
                 done = ctx.get(dut.done)
                 assert n_cycles < 4 * n_classes + 8
             found.append(ctx.get(dut.index))
-            # Two cycles per logit, the latency per row, and a few.
+            # The limit is two cycles per logit, the latency of each row, and four more.
             assert (
                 n_cycles <= 2 * n_classes + config.param_latency * -(-n_classes // fire_lanes) + 4
             )

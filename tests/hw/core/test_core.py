@@ -1,4 +1,4 @@
-"""The core as a whole, through its bus: silence costs nothing, activity one cycle, abort works."""
+"""Tests of the whole core through its bus: results, counters, cycles and aborts."""
 
 import random
 from dataclasses import replace
@@ -29,7 +29,7 @@ CONFIG = Config(
 
 
 def network(*, timesteps: int = 2, size: int = 6, bias: int = 0) -> Network:
-    """Two 3x3 layers, the second one gated, and a classifier."""
+    """Return a network of two 3x3 layers, the second one gated, and a classifier."""
     rng = np.random.default_rng(1)
 
     def layer(name: str, source: str, **options) -> Layer:
@@ -67,7 +67,7 @@ def network(*, timesteps: int = 2, size: int = 6, bias: int = 0) -> Network:
 
 
 class Bench:
-    """The bus of a core in Amaranth's simulator."""
+    """Access to the bus of a core in Amaranth's simulator."""
 
     def __init__(self, dut: Cores, program: Program, ctx, stall: float = 0.0):
         self.dut, self.program, self.ctx = dut, program, ctx
@@ -111,7 +111,7 @@ class Bench:
         return await get(self.ctx, self.dut.bus.done, rng=self.rng, stall=self.stall)
 
     async def results(self):
-        """Every map, the logits, and the counters per layer."""
+        """Read all maps, the logits, and the counters of each layer."""
         maps = {}
         for name, place in self.program.placements.items():
             n_rows = place.n_bits // GRANULE_BITS
@@ -126,7 +126,7 @@ class Bench:
 
 
 def run(net: Network, frames: np.ndarray, *, stall: float = 0.0, config: Config = CONFIG):
-    """Result, maps, logits and counters of one inference, checked against the golden model."""
+    """Run one inference, check it, and return program, result, maps and counters."""
     program = compile_network(net, config)
     dut = Cores(config)
     out = []
@@ -154,7 +154,7 @@ def random_frames(net: Network, density: float, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("stall", [0.0, 0.4])
-def test_counters_say_what_happened(stall: float) -> None:
+def test_counters_equal_the_counts_in_the_maps(stall: float) -> None:
     net = network(size=5)
     frames = random_frames(net, 0.2)
     program, result, maps, counters = run(net, frames, stall=stall)
@@ -297,7 +297,7 @@ def test_other_builds(lanes: int, fire_lanes: int, weight_bits: int) -> None:
     ("cores", "size"), [(2, 4), (4, 3), pytest.param(8, 3, marks=pytest.mark.slow)]
 )
 def test_several_cores_are_one(cores: int, size: int) -> None:
-    """The same spikes and logits, in fewer cycles; maps of fewer rows than cores, too."""
+    """Several cores compute the same as one, in fewer cycles, even with fewer rows than cores."""
     config = replace(CONFIG, cores=cores, fire_lanes=4, max_layers=4, param_depth=256)
     net = network(size=size)
     frames = random_frames(net, 0.3)

@@ -1,4 +1,4 @@
-"""Merging silent chunks away, and the fetch unit with its queues."""
+"""Tests of the merger, which drops silent chunks, and of the fetch unit with its queues."""
 
 import hashlib
 import random
@@ -22,7 +22,7 @@ Step = dict[str, int]
 
 
 def chunks_of(jobs: list[list[int]]) -> list[tuple[int, int, bool]]:
-    """(bits, number of the chunk, last) of active chunks; ``last`` on a job's last active one."""
+    """Return (bits, index, last) of all active chunks; ``last`` marks a job's last active one."""
     result, number = [], 0
     for job in jobs:
         active = [(bits, number + i) for i, bits in enumerate(job) if bits]
@@ -82,7 +82,7 @@ def test_merger_keeps_jobs_and_drops_silence(seed: int) -> None:
 
 
 def window_of(bit: int, gather: int, seed: int, density: float) -> int:
-    """The "memory": a window is a function of its address, so no spike memory is needed."""
+    """Return a random window that depends only on its address, in place of a spike memory."""
     rng = random.Random(f"{seed} {bit} {gather}")
     if rng.random() >= density or (gather and bit == SILENT):
         return 0
@@ -91,7 +91,7 @@ def window_of(bit: int, gather: int, seed: int, density: float) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What a layer asks of the fetch unit, and what the others do with it."""
+    """Properties of a layer, and stalls of the units that are connected to the fetch unit."""
 
     seed: int
     n_jobs: int = 60
@@ -118,7 +118,7 @@ def check(case: Case, config: Config = CONFIG) -> None:
     body_mask, tail_mask = (
         sum(((1 << n) - 1) << 16 * k for k, n in enumerate(n_bits)) for n_bits in (n_body, n_tail)
     )
-    # Two words of a phase's chunk differ, so that a wrong mask, tag or order is seen.
+    # Windows are random, so that a wrong mask, a wrong tag or a wrong order is noticed.
     steps: list[Step] = []
     jobs: list[list[int]] = []
     identities = []
@@ -231,7 +231,7 @@ def test_everything_in_order(gated: bool, pixels: bool, host_reads: int) -> None
 @pytest.mark.parametrize("sleeps", ["scan_sleeps", "fire_sleeps"])
 @pytest.mark.parametrize("n_chunks", [1, 3])
 def test_full_queues_lose_nothing(sleeps, density, gated, n_chunks) -> None:
-    """Whoever does not take anything for a long time stops the fetch unit, not the data."""
+    """A scanner or fire unit that takes nothing for a long time stops the fetch unit."""
     case = Case(
         seed=int(10 * density) + gated,
         n_jobs=96 if n_chunks == 1 else 40,
@@ -244,8 +244,10 @@ def test_full_queues_lose_nothing(sleeps, density, gated, n_chunks) -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_full_queue_at_its_worst(seed: int) -> None:
-    """Every chunk active, at one per cycle; the last ones under way may end their job, or be held
-    over a silent one."""
+    """Every chunk is active, and one arrives per cycle, so that the most chunks are under way.
+
+    With odd seeds, two of them are silent, so that the merger holds an active one longer.
+    """
     case = Case(
         seed=seed,
         n_jobs=30,
@@ -257,8 +259,8 @@ def test_a_full_queue_at_its_worst(seed: int) -> None:
     check(case)
 
 
-def test_a_step_per_cycle() -> None:
-    """A slot for each chunk, one more for each job of a gated layer, and nothing else."""
+def test_one_slot_per_cycle() -> None:
+    """A layer takes one slot per chunk and, if it is gated, one more per job."""
     n_steps = 60
     for gated in (False, True):
         dut = Fetch(CONFIG)

@@ -1,4 +1,4 @@
-"""The fire unit against the neuron of :mod:`hw.spec`, written as plain integers."""
+"""Tests of the fire unit against the neuron of :mod:`hw.spec` in Python integers."""
 
 import itertools
 import random
@@ -26,9 +26,9 @@ from hw.spec import (
 from tests.streams import put, simulate, wait_until
 
 LONG_QUEUE = 1024
-"""Sums of all jobs of a layer."""
+"""Depth of a queue that holds the sums of all jobs of a layer."""
 SUMS = [(1, 0), (2, LONG_QUEUE), (4, 0), (16, LONG_QUEUE)]
-"""Lanes of the fire unit, jobs in the queue before it."""
+"""Pairs of ``fire_lanes`` and ``sum_queue``."""
 
 
 def build(
@@ -50,7 +50,7 @@ def build(
 
 
 class FireBehindSums(Elaboratable):
-    """A fire unit whose sums come as a stream, a job at a time."""
+    """Fire unit with its storage for sums, which takes the sums of a job at a time."""
 
     def __init__(self, config: Config):
         self._fire = FireUnit(config)
@@ -79,15 +79,15 @@ def join(gate: Gate, spike: int, identity: int) -> int:
 
 @dataclass(kw_only=True)
 class LayerCase:
-    """Jobs of one layer, and what must come of them."""
+    """Jobs of one layer, and the spikes or logits expected from them."""
 
     header: dict[str, int]
     jobs: list[dict[str, int]] = field(default_factory=list)
     sums: list[list[int]] = field(default_factory=list)
     params: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
-    """(bias, threshold) of every row of parameter memory."""
+    """Bias and threshold of each neuron, for every row of parameter memory that is used."""
     spikes: list[tuple[int, int, int]] = field(default_factory=list)
-    """(granule, count, bits) as they are to be written."""
+    """Expected writes to spike memory: (granule, count, bits)."""
     results: dict[int, list[int]] = field(default_factory=dict)
 
 
@@ -105,7 +105,11 @@ def firing_layer(
     timesteps: int = 3,
     pixels: bool = False,
 ) -> LayerCase:
-    """Order of jobs: pooling children, interleaved slots, timesteps, groups; the last is a tail."""
+    """Return a layer of random jobs that fires, with its expected spikes.
+
+    Loops over jobs, innermost first: positions of a pooling window, interleaved slots, timesteps
+    (after bit-planes if ``pixels``), channel groups. The last group is the tail.
+    """
     shift = 0 if leak == Leak.NONE else rng.randrange(1, 5)
     n_beats = config.fire_beats if n_groups > 1 else -(-tail_lanes // config.fire_lanes)
     case = LayerCase(
@@ -188,7 +192,7 @@ def firing_layer(
 
 
 def output_layer(rng: random.Random, config: Config, n_groups: int, tail_lanes: int) -> LayerCase:
-    """Jobs without a gap, silent ones among them."""
+    """Return an output layer of random jobs, some of them silent, with its expected logits."""
     n_beats = config.fire_beats if n_groups > 1 else -(-tail_lanes // config.fire_lanes)
     case = LayerCase(
         header={
@@ -228,8 +232,11 @@ def output_layer(rng: random.Random, config: Config, n_groups: int, tail_lanes: 
 
 
 def run(config: Config, cases: list[LayerCase], *, seed: int) -> None:
-    """One layer after the other on one fire unit: nothing may be left of the one before. Every
-    second layer's sums and verdicts come without a gap, the others' with stalls."""
+    """Run the layers on one fire unit, one after another, and compare all that it writes.
+
+    Running them on the same unit shows that no layer depends on the state that an earlier one left.
+    Jobs and sums of every second layer arrive without gaps, those of the others with stalls.
+    """
     dut = FireBehindSums(config)
     rng = random.Random(seed)
     current: list[LayerCase] = []
@@ -245,7 +252,7 @@ def run(config: Config, cases: list[LayerCase], *, seed: int) -> None:
                 (dut.jobs, iter(case.jobs), stall),
                 (dut.sums, iter(case.sums), stall),
             ]
-            # Both queues in one place: an item stays until it is taken.
+            # Offer the items of both streams independently; each stays until it is taken.
             offered = [False] * len(items)
             for _ in range(200 + 40 * len(case.jobs) * (1 + config.fire_beats)):
                 for n, (stream, source, p) in enumerate(items):
@@ -333,7 +340,7 @@ def shuffled(rng: random.Random, cases: list[LayerCase]) -> list[LayerCase]:
 @pytest.mark.parametrize(("fire_lanes", "sum_queue"), SUMS)
 @pytest.mark.parametrize("gate", Gate)
 def test_equals_the_neuron(gate: Gate, fire_lanes: int, sum_queue: int) -> None:
-    """All leaks and resets; pools, slots, tails and short jobs in turn."""
+    """Layers with all leaks and resets run in turn, with random pooling, slots and tails."""
     config = build(fire_lanes, sum_queue)
     seed = 100 * gate + 10 * fire_lanes
     rng = random.Random(seed)
@@ -362,7 +369,7 @@ def test_equals_the_neuron(gate: Gate, fire_lanes: int, sum_queue: int) -> None:
 
 @pytest.mark.parametrize(("fire_lanes", "sum_queue"), SUMS)
 def test_pixels(fire_lanes: int, sum_queue: int) -> None:
-    """Eight bit-planes, then timesteps that all take their sum; among layers that take spikes."""
+    """Layers of pixels (bit-planes, then timesteps) are mixed with layers of spikes."""
     config = build(fire_lanes, sum_queue, pixels=True)
     seed = 1000 + 10 * fire_lanes
     rng = random.Random(seed)
@@ -398,14 +405,14 @@ def test_output_layers(fire_lanes: int, sum_queue: int) -> None:
         output_layer(rng, config, n_groups, tail_lanes)
         for n_groups, tail_lanes in ((1, 10), (2, 1), (3, 16), (1, 1), (3, 5))
     ]
-    # A layer that fires, with a bias that would be seen, between them.
+    # Between output layers runs a firing layer, whose biases would be noticed in the logits.
     firing = firing_layer(rng, config, gate=Gate.OR, leak=Leak.KEEP, reset=Reset.SOFT)
     run(config, [*cases[:3], firing, *cases[3:]], seed=fire_lanes)
     run(config, cases[::-1], seed=fire_lanes)
 
 
 def test_a_job_per_cycle() -> None:
-    """With as many fire lanes as lanes and enough neurons to take turns, spacing 1 is kept."""
+    """A job begins in each cycle if there are as many fire lanes as lanes and enough slots."""
     config = Config(**{**build(16).__dict__, "membrane_slots": 8})
     case = firing_layer(
         random.Random(3),
@@ -425,7 +432,7 @@ def test_a_job_per_cycle() -> None:
 @pytest.mark.parametrize("kind", ["spikes", "pixels"])
 @pytest.mark.parametrize("fire_lanes", [8, 16])
 def test_membrane_latency_is_tight(fire_lanes: int, kind: str) -> None:
-    """A neuron's jobs see each other at the distance of the spec, and not at one cycle less."""
+    """A neuron's next job finds its membrane after MEMBRANE_LATENCY cycles, and not earlier."""
     config = build(fire_lanes, pixels=True)
     n_beats = config.fire_beats
     phases = [Phase.SPIKES] * 2
@@ -438,7 +445,7 @@ def test_membrane_latency_is_tight(fire_lanes: int, kind: str) -> None:
         spikes = []
 
         async def bench(ctx, dut=dut, spacing=spacing, spikes=spikes):
-            # Each job adds 1: two timesteps come to 2, all bit-planes to 255.
+            # Each job adds 1, so that two timesteps add up to 2 and eight bit-planes to 255.
             threshold = 2 if kind == "spikes" else 255
             ctx.set(dut.params, [{"bias": 0, "threshold": threshold}] * fire_lanes)
             ctx.set(
@@ -474,7 +481,7 @@ def test_membrane_latency_is_tight(fire_lanes: int, kind: str) -> None:
 
 
 def test_silent_jobs_take_no_sums() -> None:
-    """A silent job does not wait for sums, and leaves those of the next job where they are."""
+    """A silent job does not wait for sums and does not take those of the next job."""
     config = build(16, sum_queue=0)
     dut = FireBehindSums(config)
     begun = []

@@ -1,4 +1,4 @@
-"""The accumulators against sums of integers; a job's sums wait for whoever takes them."""
+"""Tests of the accumulators against sums of integers, and of stalls until sums are taken."""
 
 import random
 
@@ -23,7 +23,7 @@ def build(sum_queue: int, weight_bits: int = 8) -> Config:
 QUEUES = pytest.mark.parametrize("sum_queue", [0, 16])
 
 Event = tuple[list[int], bool]
-"""Weights of a row; last of its job."""
+"""Weights of a row, and whether the event is the last of its job."""
 
 
 def random_events(rng: random.Random, config: Config, n_jobs: int) -> list[Event]:
@@ -52,8 +52,10 @@ def sums_of(events: list[Event]) -> list[list[int]]:
 
 
 async def drive(ctx, dut: Lanes, config: Config, events: list[Event], rng, gaps: float) -> None:
-    """One event per cycle of movement, with gaps; whatever stands there without ``add`` is not
-    an event."""
+    """Send events, one per cycle in which the pipeline advances, with random gaps.
+
+    In gaps the weights are random, because they must have no effect without ``add``.
+    """
     mask = (1 << config.weight_bits) - 1
     queue = list(events)
     while queue:
@@ -99,7 +101,7 @@ def test_sums_of_jobs(sum_queue: int, weight_bits: int, seed: int) -> None:
 
 @QUEUES
 def test_one_event_per_cycle(sum_queue: int) -> None:
-    """Sums that are taken at once hold nothing up, not even when each event is a job."""
+    """Lanes never stall if sums are taken at once, not even when each event is a whole job."""
     config, rng = build(sum_queue), random.Random(1)
     events = [([rng.randrange(-128, 128) for _ in range(config.lanes)], True) for _ in range(20)]
     events += random_events(rng, config, 20)
@@ -126,8 +128,7 @@ def test_one_event_per_cycle(sum_queue: int) -> None:
 
 @QUEUES
 def test_moves_unless_sums_wait(sum_queue: int) -> None:
-    """The lanes stand still from when a job's sums are there until they are taken, and begin the
-    next one anew."""
+    """Lanes stall while a job's sums wait to be taken; the next job's sums start from 0."""
     dut = Lanes(build(sum_queue))
 
     async def bench(ctx):
@@ -137,7 +138,7 @@ def test_moves_unless_sums_wait(sum_queue: int) -> None:
         await ctx.tick()
         ctx.set(dut.ends, 1)
         ctx.set(dut.weights, 5)
-        if not sum_queue:  # they wait in a register
+        if not sum_queue:  # the sums wait in a register
             assert ctx.get(dut.move)
             await ctx.tick()
             ctx.set(dut.weights, 6)
@@ -155,7 +156,7 @@ def test_moves_unless_sums_wait(sum_queue: int) -> None:
 
 
 @QUEUES
-def test_what_was_added_can_be_forgotten(sum_queue: int) -> None:
+def test_clear_resets_the_sums_of_the_current_job(sum_queue: int) -> None:
     dut = Lanes(build(sum_queue))
 
     async def bench(ctx):

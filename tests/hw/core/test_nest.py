@@ -1,4 +1,4 @@
-"""The loop nest against nested Python loops, loaded word by word as the sequencer does."""
+"""Tests of the loop nest, loaded as by the sequencer, against nested loops in Python."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MASKS = ("job_levels", "time_levels", "pool_levels", "tail_levels")
 
 @dataclass(frozen=True, kw_only=True)
 class Nest:
-    """Loops, innermost first."""
+    """Loops of a nest, innermost first, with the strides and bases of all addresses."""
 
     counts: list[int]
     strides: dict[str, list[int]]
@@ -43,7 +43,7 @@ class Nest:
         return words(Header, bases | self.masks | {"pixels": int(self.pixels)})
 
     def level_words(self) -> list[list[int]]:
-        """Words of each level, with the increments that a level's stride comes to."""
+        """Return the words of each level, with the increments computed from the strides."""
         levels = [{"last": count - 1} for count in self.counts]
         for name, strides in self.strides.items():
             inner = 0
@@ -53,7 +53,7 @@ class Nest:
         return [words(Level, level) for level in levels]
 
     def steps(self, config: Config) -> list[dict[str, int]]:
-        """What the nest must say, by loops over indices."""
+        """Return the expected step of each iteration, computed from the loop indices."""
         widths = address_widths(config)
         levels = range(len(self.counts))
 
@@ -99,7 +99,7 @@ def words(layout: type, values: dict[str, int]) -> list[int]:
 
 
 async def load(ctx, dut: LoopNest, nest: Nest) -> None:
-    """Clear, every word of the header and of the levels there are, and a start."""
+    """Clear the nest, write all words of the header and of the levels used, and start it."""
     ctx.set(dut.clear, 1)
     await ctx.tick()
     ctx.set(dut.clear, 0)
@@ -130,7 +130,7 @@ async def load(ctx, dut: LoopNest, nest: Nest) -> None:
 
 
 def check(nests: list[Nest], config: Config, rng: random.Random, stall: float, what: str) -> None:
-    """Walk the nests one after the other on one device: nothing may be left of the one before."""
+    """Run the nests one after another, so that state left by an earlier one is noticed."""
     dut = LoopNest(config)
 
     async def bench(ctx):
@@ -160,14 +160,14 @@ def test_equals_nested_loops(seed: int) -> None:
 
 
 def test_longest_loop() -> None:
-    """A trip count takes all of its bits."""
+    """A loop may have the largest trip count that its field can hold."""
     nest = Nest.random(random.Random(5), [4096, 1])
     check([nest], CONFIG, random.Random(0), 0, "4096 iterations")
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_phases_of_pixels(seed: int) -> None:
-    """Bit-planes, the first timestep, later ones: again for every neuron, whatever is inside."""
+    """Each neuron has bit-planes, a first timestep and later ones, with any loops inside."""
     rng = random.Random(100 + seed)
     inside = [rng.randrange(1, 4) for _ in range(rng.randrange(0, 3))]
     outside = [rng.randrange(1, 4) for _ in range(rng.randrange(0, 3))]
@@ -189,7 +189,7 @@ def test_no_phases_without_pixels() -> None:
 
 
 def test_tail_without_channel_groups() -> None:
-    """A layer of one group has no level for it, and its only group is the last one."""
+    """A layer of one channel group has no loop over groups, so that all its steps are tails."""
     rng = random.Random(8)
     nest = Nest.random(rng, [3, 2])
     masks = nest.masks | {"tail_levels": 0}

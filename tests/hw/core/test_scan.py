@@ -1,4 +1,4 @@
-"""The scanner: every active input once, in order, one per cycle; all stands still on a stall."""
+"""Tests of the scanner: every active input once, in order, one per cycle, with any stalls."""
 
 import random
 
@@ -17,7 +17,7 @@ def build(chunk_bits: int) -> Config:
 
 
 def random_chunks(rng: random.Random, chunk_bits: int, n_jobs: int) -> list[Chunk]:
-    """Chunks of jobs, each with an active input; sparse, dense and full ones."""
+    """Return sparse, dense and full chunks of ``n_jobs`` jobs, each with an active input."""
     chunks = []
     for _ in range(n_jobs):
         n_chunks = rng.randrange(1, 4)
@@ -39,7 +39,7 @@ def random_chunks(rng: random.Random, chunk_bits: int, n_jobs: int) -> list[Chun
 
 
 def events_of(chunks: list[Chunk], piece_weights: list[int]) -> list[tuple[int, bool, bool, int]]:
-    """(row, last, tail) of every event."""
+    """Return (row, last, tail) of every event that the scanner must emit."""
     events = []
     for chunk in chunks:
         active = [i for i in range(chunk["bits"].bit_length()) if chunk["bits"] >> i & 1]
@@ -59,8 +59,11 @@ def run(
     hold: float = 0,
     seed: int = 0,
 ):
-    """[(cycle, row, last, tail)]; chunks are late with probability ``stall``, and what
-    follows does not move with probability ``hold``."""
+    """Run a scanner and return (cycle, row, last, tail) of each event.
+
+    In each cycle, the next chunk is late with probability ``stall``, and the pipeline does not
+    advance with probability ``hold``.
+    """
     dut = Scanner(config)
     events = []
     n_events = sum(chunk["bits"].bit_count() for chunk in chunks)
@@ -110,7 +113,7 @@ def test_every_active_input_once(chunk_bits: int, seed: int) -> None:
 
 @pytest.mark.parametrize("chunk_bits", [32, 64])
 def test_no_bubble_between_chunks_and_jobs(chunk_bits: int) -> None:
-    """One event per cycle: within a piece, between pieces, between chunks and between jobs."""
+    """Events follow in every cycle, within and between pieces, chunks and jobs."""
     rng = random.Random(chunk_bits)
     top = chunk_bits - 1
     bits = [0b1, 1 << top, 1 << top | 1, 0x80018001, (1 << chunk_bits) - 1, 0b10, 0b1, 0x10001]
@@ -123,7 +126,7 @@ def test_no_bubble_between_chunks_and_jobs(chunk_bits: int) -> None:
 
 
 def test_a_stall_costs_its_own_cycles_only() -> None:
-    """Whatever way it stalls, the events need as many cycles of movement as there are events."""
+    """However the pipeline stalls, each event takes one cycle in which the pipeline advances."""
     rng = random.Random(6)
     chunks = random_chunks(rng, 64, 12)
     dut = Scanner(build(64))
@@ -148,8 +151,8 @@ def test_a_stall_costs_its_own_cycles_only() -> None:
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_nothing_leaves_without_room(seed: int) -> None:
-    """An input leaves in each cycle with room, as an event three cycles later."""
+def test_events_only_with_room(seed: int) -> None:
+    """An active input enters in each cycle with room, and becomes an event three cycles later."""
     rng = random.Random(seed)
     chunks = random_chunks(rng, 64, 12)
     dut = Scanner(build(64))
@@ -170,7 +173,7 @@ def test_nothing_leaves_without_room(seed: int) -> None:
             if valid:
                 events.append((event.weight, bool(event.last), event.tail))
         assert events == wanted, f"seed {seed}"
-        begin = 4  # until the first chunk is there
+        begin = 4  # cycles until the first chunk arrives
         assert sum(rooms[begin:-3]) <= len(events), f"seed {seed}"
 
     simulate(dut, feed, collect)

@@ -1,4 +1,4 @@
-"""The sequencer: descriptors out of weight memory, layer after layer, counters, result."""
+"""Tests of the sequencer: loading of descriptors, order of layers, counters and results."""
 
 import random
 from typing import Any
@@ -77,7 +77,7 @@ def random_descriptor(rng: random.Random, config: Config, n_levels: int, final: 
 
 
 def image_of(descriptors: list[dict], config: Config) -> list[int]:
-    """Rows of weight memory; what lies between the levels and the next row is not zero."""
+    """Return rows of weight memory with descriptors; bytes that are not used are not zero."""
     size = row_bytes(Space.WEIGHT, config)
     image = bytearray()
     for descriptor in descriptors:
@@ -89,7 +89,7 @@ def image_of(descriptors: list[dict], config: Config) -> list[int]:
 
 
 async def weight_memory(ctx, dut, memory: dict[int, int]) -> None:
-    """Rows arrive ``ROW_LATENCY`` cycles after they are asked for; only while loading."""
+    """Deliver rows ``ROW_LATENCY`` cycles after they are requested while ``loading``."""
     pipeline = [0] * ROW_LATENCY
     async for _, _, loading, row in ctx.tick().sample(dut.loading, dut.row):
         pipeline = [memory.get(row, 0x5555) if loading else 0xAAAA, *pipeline[:-1]]
@@ -181,7 +181,7 @@ def test_layers_one_after_the_other(build: int) -> None:
                     n_ops += read * n_synapses
                     n_spikes += spikes
                     await ctx.tick()
-                ctx.set(dut.read, 0)  # two cycles after the end; no more are counted
+                ctx.set(dut.read, 0)  # two cycles after `finished`, nothing is counted any more
                 ctx.set(dut.n_spikes, 5)
                 wanted_counters.append((n_reads, n_ops, n_spikes, n_load + n_run))
                 if layer is not layers[-1]:
@@ -229,7 +229,7 @@ def test_layers_one_after_the_other(build: int) -> None:
 
 
 class Loader(wiring.Component):
-    """A sequencer and the nest that it loads."""
+    """Sequencer with the loop nest that it loads."""
 
     def __init__(self, config: Config):
         self.sequencer, self.nest = Sequencer(config), LoopNest(config)
@@ -248,7 +248,7 @@ class Loader(wiring.Component):
 
 @pytest.mark.parametrize("build", [0, 1, 4])
 def test_the_nest_is_ready_when_it_is_started(build: int) -> None:
-    """Nothing is left of the layer before, and the last word counts, also of a single level."""
+    """State of the layer before is cleared, and the last word loaded takes effect in time."""
     config = BUILDS[build]
     rng = random.Random(100 + build)
     dut = Loader(config)
@@ -256,7 +256,7 @@ def test_the_nest_is_ready_when_it_is_started(build: int) -> None:
     layers = []
     for n, counts in enumerate(shapes):
         header = {"n_levels": len(counts), "job_levels": 1, "final": n == len(shapes) - 1}
-        # Each address is the number of the iteration: every level moves it by one.
+        # Every level moves the addresses by one, so that they count the iterations.
         header |= {"weight": 100 * n, "target": 50}
         levels = [
             {"last": count - 1, "weight": 1, "target": 1, "slot": rng.randrange(2)}
@@ -292,8 +292,8 @@ def test_the_nest_is_ready_when_it_is_started(build: int) -> None:
     simulate(dut, bench, background=[weights])
 
 
-def test_an_idle_part_of_a_layer_has_no_jobs() -> None:
-    """Nothing is started; counters of a layer without jobs are stored, and others waited for."""
+def test_an_idle_core_starts_no_jobs() -> None:
+    """The core stores counters of layers in which it has no jobs, and waits for other cores."""
     config = BUILDS[0]
     rng = random.Random(3)
     dut = Sequencer(config)

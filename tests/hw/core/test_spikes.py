@@ -1,4 +1,4 @@
-"""Spike memory: unaligned windows of bits, gathered pieces, unaligned runs of granules."""
+"""Tests of spike memory: reads of windows and of gathered pieces, and writes of granules."""
 
 import random
 from collections import deque
@@ -17,7 +17,7 @@ def build(lanes: int, chunk_bits: int) -> Config:
 
 
 async def fill(ctx, dut: SpikeMemory, config: Config, rng: random.Random, n_writes: int) -> int:
-    """Random runs of granules all over the memory, one per cycle; the memory as one integer."""
+    """Write random runs of granules, one per cycle; return the whole memory as one integer."""
     n_bits = 8 * config.spike_bytes
     memory = 0
     ctx.set(dut.write.valid, 1)
@@ -40,7 +40,7 @@ async def fill(ctx, dut: SpikeMemory, config: Config, rng: random.Random, n_writ
 
 @BUILDS
 def test_windows_see_what_was_written(lanes: int, chunk_bits: int) -> None:
-    """Any address, one window per cycle; the last ``address % 8`` bits are no part of it."""
+    """Windows at any address, one per cycle; their last ``address % 8`` bits are not valid."""
     config = build(lanes, chunk_bits)
     rng = random.Random(lanes)
     dut = SpikeMemory(config)
@@ -48,7 +48,7 @@ def test_windows_see_what_was_written(lanes: int, chunk_bits: int) -> None:
     async def bench(ctx):
         memory = await fill(ctx, dut, config, rng, 150)
         expected: deque[tuple[int, int]] = deque()
-        ctx.set(dut.piece_rows, [rng.randrange(256) for _ in range(4)])  # not for these windows
+        ctx.set(dut.piece_rows, [rng.randrange(256) for _ in range(4)])  # has no effect here
         for _ in range(300):
             bit = rng.randrange(8 * config.spike_bytes - chunk_bits + 1)
             ctx.set(dut.read_bit, bit)
@@ -64,8 +64,10 @@ def test_windows_see_what_was_written(lanes: int, chunk_bits: int) -> None:
 
 @BUILDS
 def test_pieces_of_several_rows(lanes: int, chunk_bits: int) -> None:
-    """At every pitch at which the pieces do not meet in a column, one chunk holds several rows.
-    Windows alternate with contiguous ones."""
+    """A window gathers pieces of several rows, at every pitch that puts them in different columns.
+
+    Gathered windows alternate at random with contiguous ones.
+    """
     config = build(lanes, chunk_bits)
     rng = random.Random(100 + lanes)
     dut = SpikeMemory(config)
@@ -111,7 +113,7 @@ def test_pieces_of_several_rows(lanes: int, chunk_bits: int) -> None:
 
 
 def test_a_write_is_seen_three_cycles_later() -> None:
-    """Also when a granule's old value was being read all the time."""
+    """This is so even if the granule is read in every cycle before the write."""
     dut = SpikeMemory(Config(spike_bytes=256))
 
     async def bench(ctx):

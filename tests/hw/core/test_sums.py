@@ -1,5 +1,7 @@
-"""Sums on their way: all of them, in order, beat by beat, however late the scanner hears that there
-is no room; a job without any leaves the others' where they are."""
+"""Tests of the storage for sums: sums arrive complete and in order, and silent jobs take none.
+
+The scanner sees with a delay that there is no room for more sums.
+"""
 
 import random
 from collections.abc import Callable
@@ -10,10 +12,10 @@ from hw.core.sums import SumQueue, SumRegister
 from hw.spec import SUMS_IN_FLIGHT, Config
 from tests.streams import put, simulate
 
-UNHEARD_BEFORE = 3
-"""Cycles from a job's end in the scanner until its event ends there."""
-ON_THE_WAY = 3
-"""Cycles from there until its sums come."""
+SCAN_CYCLES = 3
+"""Cycles from when the scanner sees ``room`` until the last event of a job leaves it."""
+ADD_CYCLES = 3
+"""Cycles from when the last event of a job leaves the scanner until the job's sums arrive."""
 
 
 def build(fire_lanes: int, depth: int) -> Config:
@@ -32,7 +34,7 @@ def sums_of(job: int, config: Config) -> list[int]:
 
 
 async def fire(ctx, o, config: Config, n_jobs: int, rng, stall: float, silent: float) -> None:
-    """Takes the sums of ``n_jobs`` jobs, and zeros of silent ones in between."""
+    """Take and check the sums of ``n_jobs`` jobs, and the zeros of silent jobs in between."""
     due: list[list[int] | None] = [None] * (config.param_latency - 1)
 
     async def tick(asked: list[int] | None = None) -> None:
@@ -63,16 +65,16 @@ async def fire(ctx, o, config: Config, n_jobs: int, rng, stall: float, silent: f
 
 
 def scan(dut: SumQueue, config: Config, n_jobs: int) -> Callable:
-    """A job ends in every cycle with room, and its sums come later, whatever has become of it."""
+    """Return a bench in which a job ends for every cycle with room; its sums arrive later."""
 
     async def bench(ctx):
-        line: list[int | None] = [None] * (UNHEARD_BEFORE + ON_THE_WAY)
+        line: list[int | None] = [None] * (SCAN_CYCLES + ADD_CYCLES)
         n = 0
         while n < n_jobs or any(job is not None for job in line):
             begun = n if ctx.get(dut.room) and n < n_jobs else None
             n += begun is not None
             line = [begun, *line]
-            ctx.set(dut.ends, line[UNHEARD_BEFORE] is not None)
+            ctx.set(dut.ends, line[SCAN_CYCLES] is not None)
             job = line.pop()
             ctx.set(dut.i.valid, job is not None)
             ctx.set(dut.i.p, sums_of(job or 0, config))
@@ -85,9 +87,7 @@ def scan(dut: SumQueue, config: Config, n_jobs: int) -> Callable:
 @pytest.mark.parametrize("fire_lanes", [1, 4, 8])
 @pytest.mark.parametrize("depth", [SUMS_IN_FLIGHT, 8, 16])
 @pytest.mark.parametrize("stall", [0.0, 0.5, 0.9])
-def test_nothing_is_lost_and_nothing_waits_for_ever(
-    depth: int, stall: float, fire_lanes: int
-) -> None:
+def test_queue_loses_no_sums_and_does_not_block(depth: int, stall: float, fire_lanes: int) -> None:
     config = build(fire_lanes, depth)
     dut = SumQueue(config)
 
@@ -115,7 +115,7 @@ def test_without_a_queue_sums_wait_in_the_lanes(stall: float, fire_lanes: int) -
 
 
 def test_a_job_per_cycle() -> None:
-    """Sums that are taken at once hold nothing up, in the queue that boards have."""
+    """The default queue never stalls the scanner if sums are taken at once."""
     config = Config(fire_lanes=16)
     dut = SumQueue(config)
     taken = []
@@ -123,8 +123,8 @@ def test_a_job_per_cycle() -> None:
     async def bench(ctx):
         for cycle in range(60):
             assert ctx.get(dut.room)
-            ctx.set(dut.ends, cycle >= UNHEARD_BEFORE)
-            ctx.set(dut.i.valid, cycle >= UNHEARD_BEFORE + ON_THE_WAY)
+            ctx.set(dut.ends, cycle >= SCAN_CYCLES)
+            ctx.set(dut.i.valid, cycle >= SCAN_CYCLES + ADD_CYCLES)
             there = ctx.get(dut.o.there)
             ctx.set(dut.o.begin, there)
             ctx.set(dut.o.last, there)
@@ -132,4 +132,4 @@ def test_a_job_per_cycle() -> None:
             await ctx.tick()
 
     simulate(dut, bench)
-    assert taken == [cycle > UNHEARD_BEFORE + ON_THE_WAY for cycle in range(60)]
+    assert taken == [cycle > SCAN_CYCLES + ADD_CYCLES for cycle in range(60)]

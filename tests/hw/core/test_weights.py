@@ -1,4 +1,4 @@
-"""Weight memory, in block RAM and in SPRAM: what is read is what was written, LATENCY later."""
+"""Tests of weight memory in block RAM and in SPRAM: reads return what was written."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ from tests.streams import simulate
 
 CONFIG = Config(
     fire_lanes=4, lanes=16, weight_bits=4, weight_depth=SPRAM_DEPTH
-)  # 64 bits: four side by side
-DEEP = replace(CONFIG, lanes=8, weight_depth=2 * SPRAM_DEPTH)  # two by two
+)  # 64 bits per row, in four SPRAMs side by side
+DEEP = replace(CONFIG, lanes=8, weight_depth=2 * SPRAM_DEPTH)  # two SPRAMs wide and two deep
 NARROW = replace(
     CONFIG, lanes=8, weight_bits=4, weight_depth=2 * SPRAM_DEPTH - 5
-)  # not all of them
+)  # the last five rows of the SPRAMs are not used
 
 
 class Spram(Elaboratable):
-    """SB_SPRAM256KA as its data sheet describes it: one port, whose output is undefined (here, one
-    bits) after a write."""
+    """Model of SB_SPRAM256KA after its data sheet.
+
+    It has one port, whose output is undefined after a write; here all of its bits are 1 then.
+    """
 
     def __init__(self, cell: str, **ports: object):
         assert cell == "SB_SPRAM256KA"

@@ -1,4 +1,4 @@
-"""Requests against a stub core: every opcode, every refusal, and no effect of what is refused."""
+"""Tests of the dispatcher with a stub core: every opcode, and refusals that change nothing."""
 
 import random
 
@@ -77,7 +77,7 @@ def config(request) -> Config:
 
 
 class Host:
-    """The other end of a dispatcher in a bench: sends requests, receives replies."""
+    """Host in a test bench, which sends requests to a dispatcher and receives its replies."""
 
     def __init__(
         self, ctx, dut: Dispatcher, wire, rng: random.Random, stall: float, run_cycles: int
@@ -89,7 +89,7 @@ class Host:
     async def send(self, opcode: int, payload: bytes = b"") -> int:
         self.seq = (self.seq + 1) % 256
         packet = request(self.seq, opcode, payload)
-        await self.ctx.tick().repeat(5)  # frames are further apart than that
+        await self.ctx.tick().repeat(5)  # on the serial line, frames are further apart
         self.ctx.set(self.dut.n_data_bytes, len(payload) - ARGUMENT_BYTES)
         await put(self.ctx, self.dut.i, packet_items(packet), rng=self.rng, stall=self.stall)
         return self.seq
@@ -128,8 +128,11 @@ def run_bench(
     run_cycles: int = RUN_CYCLES,
     watch=None,
 ) -> None:
-    """Runs each ``async body(host, core)`` against a dispatcher with a stub core, the first of them
-    after an ABORT unless ``after_reset``; ``watch(ctx, dut)`` in the background."""
+    """Run each ``async body(host, core)`` with a dispatcher and a stub core.
+
+    The first body starts after an ABORT unless ``after_reset``. ``watch(ctx, dut)`` runs in the
+    background.
+    """
     core = StubCore(config, run_cycles=run_cycles)
     dut = Dispatcher(config)
     sender = FrameSender()
@@ -285,7 +288,7 @@ def test_refusals_name_the_reason_and_write_nothing(config):
         for opcode, payload, status in refused:
             await host.expect(opcode, payload, status=status)
         assert host.ctx.get(core.n_writes) == 0
-        # ... and the last row of each kind is not refused.
+        # The last row of weight memory is accepted.
         await host.expect(*write(Space.WEIGHT, n_weights - 1, 1, row))
         assert host.ctx.get(core.n_writes) == 1
 
@@ -296,11 +299,11 @@ def test_run_is_announced_and_may_be_repeated(config):
     async def body(host, core):
         await host.start(7, 5)
         await host.expect_done(7, 5)
-        # Repeated because its announcement was lost: not run again, announced again.
+        # A repeated RUN, as after a lost DONE, sends DONE again without another run.
         await host.start(7, 5)
         assert not host.ctx.get(core.bus.busy)
         await host.expect_done(7, 5)
-        # Another tag: another run, and while it goes on a repetition is only acknowledged.
+        # Another tag starts another run; repeated during that run, RUN is only acknowledged.
         await host.start(8, 9)
         await host.start(8, 9)
         assert host.ctx.get(core.bus.busy)
@@ -311,7 +314,7 @@ def test_run_is_announced_and_may_be_repeated(config):
     run_bench(config, body, stall=0.0, run_cycles=600)
 
 
-def test_announcement_brings_the_rows_that_were_asked_for(config):
+def test_done_carries_the_requested_rows(config):
     sizes = [row_bytes(space, config) for space in (Space.RESULT, Space.COUNTER)]
     rows = [random.Random(4).randbytes(2 * size) for size in sizes]
 
@@ -333,7 +336,7 @@ def test_one_run_may_wait_for_another(config):
     async def body(host, core):
         await host.start(1, 2)
         await host.start(2, 3)
-        await host.start(2, 3)  # repeated: still one
+        await host.start(2, 3)  # repeated: still one waiting run
         await host.expect(Opcode.RUN, run_payload(3, 4), status=Status.BUSY)
         await host.start(1, 2)
         await host.expect_done(1, 2)
@@ -351,14 +354,14 @@ def test_waiting_run_starts_before_the_one_before_it_is_announced(config):
         ctx = host.ctx
         await host.start(1, 2, 2, 2)
         await host.start(2, 3)
-        await ctx.tick().repeat(2 * host.run_cycles)  # the first is over, its DONE not taken
+        await ctx.tick().repeat(2 * host.run_cycles)  # the first run is over; DONE is not taken
         assert ctx.get(host.wire.valid)
         started = ctx.get(core.bus.done.valid)
         assert started and not ctx.get(core.bus.busy), "the second is over, and must wait"
         rows = bytes(2 * (row_bytes(Space.RESULT, config) + row_bytes(Space.COUNTER, config)))
         await host.expect_done(1, 2, rows)
         await host.expect_done(2, 3)
-        # Long after the first announcement: only the run that ended last can be announced again.
+        # Only the run that ended last can be announced again, however long ago that was.
         await host.start(3, 4)
         await host.start(2, 3)
         await host.expect_done(2, 3)
@@ -369,7 +372,7 @@ def test_waiting_run_starts_before_the_one_before_it_is_announced(config):
         assert status[: len(result)] == result and status[-1] == RunState.RUNNING
         await host.expect_done(3, 4)
 
-        # Repeated while the next one comes to its end.
+        # Run 3 is repeated while run 4 comes to its end.
         await host.start(4, 5)
         await host.send(Opcode.RUN, run_payload(3, 4))
         await ctx.tick().repeat(host.run_cycles)
@@ -437,7 +440,7 @@ def test_check_compares_rows(config):
     run_bench(config, body)
 
 
-def test_rate_is_handed_on_after_the_reply(config):
+def test_rate_is_passed_on_after_the_reply(config):
     handed_on = []
 
     async def body(host, core):
@@ -457,7 +460,7 @@ def test_rate_is_handed_on_after_the_reply(config):
     run_bench(config, body, watch=watch)
 
 
-def test_after_a_reset_nothing_is_touched_before_an_abort(config):
+def test_after_a_reset_memories_are_out_of_reach_until_an_abort(config):
     row = bytes(row_bytes(Space.WEIGHT, config))
     refused = [
         (Opcode.WRITE, rows_payload(Space.WEIGHT, 0, 1) + row),
@@ -479,7 +482,7 @@ def test_after_a_reset_nothing_is_touched_before_an_abort(config):
     run_bench(config, body, after_reset=True)
 
 
-def test_during_a_run_only_spikes_can_be_reached(config):
+def test_during_a_run_only_spike_memory_can_be_accessed(config):
     row = bytes(row_bytes(Space.PARAM, config))
     refused = [
         (Opcode.WRITE, rows_payload(Space.PARAM, 0, 1) + row),
@@ -509,7 +512,7 @@ def test_abort_ends_runs_without_announcement(config):
         assert not host.ctx.get(core.bus.busy)
         await host.ctx.tick().repeat(3 * host.run_cycles)
         assert not host.ctx.get(host.wire.valid)
-        # The tag of an aborted run is forgotten: the same one starts again.
+        # The tag of an aborted run is forgotten, so that the same tag starts a new run.
         await host.start(1, 2)
         await host.expect_done(1, 2)
         await host.expect(Opcode.ABORT)
@@ -521,7 +524,7 @@ def test_abort_ends_runs_without_announcement(config):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_any_undamaged_request_is_answered_and_the_next_one_too(config, seed):
-    """Random opcodes and payloads, biased towards the legal ones, with random stalls."""
+    """Opcodes and payloads are random, more often legal than not, and stalls are random."""
     rng = random.Random(seed)
     requests = [(Opcode.ABORT, b"")]
     for _ in range(60):

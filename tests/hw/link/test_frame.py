@@ -1,4 +1,4 @@
-"""Whole frames only: what FrameReceiver hands on and drops, what FrameSender makes."""
+"""Tests of frames: FrameReceiver passes on undamaged ones only; FrameSender builds them."""
 
 import random
 
@@ -15,7 +15,7 @@ ARGUMENT_BYTES = 6
 
 
 def random_packet(rng: random.Random, n_payload_bytes: int) -> bytes:
-    """Half of the bytes are the special ones."""
+    """Return a random packet in which half of the bytes are ends or escapes."""
     return bytes(
         rng.choice((0x7E, 0x7D, rng.randrange(256), rng.randrange(256)))
         for _ in range(HEADER_BYTES + n_payload_bytes)
@@ -48,7 +48,7 @@ def test_undamaged_frames_pass_and_others_are_dropped(stall):
 
     async def bytes_in(ctx):
         for raw, _ in sent:
-            ends = [END] * rng.choice((1, 1, 2, 3))  # with nothing between them: no frames
+            ends = [END] * rng.choice((1, 1, 2, 3))  # adjacent ends enclose no frame
             await put(ctx, dut.i, [*raw, *ends], rng=rng, stall=stall)
 
     async def frames_out(ctx):
@@ -56,7 +56,7 @@ def test_undamaged_frames_pass_and_others_are_dropped(stall):
             packet = await get_packet(ctx, dut.o, rng=rng, stall=stall)
             received.append(packet)
             n_data_bytes = len(packet) - HEADER_BYTES - ARGUMENT_BYTES
-            for _ in range(6):  # while the dispatcher looks at it
+            for _ in range(6):  # the dispatcher reads it for some cycles
                 assert ctx.get(dut.n_data_bytes) == n_data_bytes
                 await ctx.tick()
         await ctx.tick().repeat(40)
@@ -95,12 +95,12 @@ def test_every_flipped_bit_is_dropped():
     simulate(dut, bytes_in, frames_out, max_ticks=60_000)
 
 
-def test_busy_from_a_byte_on_until_it_is_worked_off():
-    """Whoever lets time pass while nothing is busy must not miss a byte that was taken in."""
+def test_busy_until_a_byte_has_been_processed():
+    """A simulation that skips idle time must not miss a byte that has been taken in."""
     dut = FrameReceiver(MAX_PAYLOAD_BYTES)
 
     async def bytes_in(ctx):
-        for byte in (END, 0x00, 0x7D, 0x01, END):  # an empty frame, and one that is too short
+        for byte in (END, 0x00, 0x7D, 0x01, END):  # an empty frame, then one that is too short
             assert not ctx.get(dut.busy)
             await put(ctx, dut.i, [byte], rng=random.Random(0), stall=0.0)
             assert ctx.get(dut.busy), f"byte {byte:#x}"
@@ -117,7 +117,7 @@ def reply_items(packet: bytes) -> list[dict[str, int]]:
 def test_sender_makes_frames(stall):
     rng = random.Random(13)
     dut = FrameSender()
-    # CRCs have special bytes too, every sixtieth or so.
+    # Many packets, because only one CRC in 32 contains an end or an escape.
     packets = [b"\0", b"123456789", *(random_packet(rng, rng.randrange(9)) for _ in range(80))]
     received = []
 

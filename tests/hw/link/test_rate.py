@@ -1,4 +1,4 @@
-"""The divisor: changed after what is being sent, kept if it works, and otherwise taken back."""
+"""Tests of rate changes: after pending bytes are sent, on trial, and back to the default."""
 
 import pytest
 
@@ -29,7 +29,7 @@ async def strobe(ctx, signal) -> None:
 
 
 async def agree(ctx, dut, divisor_less_1: int) -> None:
-    """Agrees on a divisor while the reply is still being sent."""
+    """Request a divisor while the reply is being sent; check that it applies only afterwards."""
     ctx.set(dut.sending, 1)
     ctx.set(dut.wanted, divisor_less_1)
     await strobe(ctx, dut.agree)
@@ -42,7 +42,7 @@ async def agree(ctx, dut, divisor_less_1: int) -> None:
     assert ctx.get(dut.divisor_less_1) == divisor_less_1
 
 
-def test_default_is_a_megabaud():
+def test_default_rate_is_one_megabaud():
     assert default_divisor(CONFIG) == 48
 
 
@@ -52,7 +52,7 @@ def test_clock_that_cannot_make_the_default_is_refused(clk_hz):
         RateControl(Config(clk_hz=clk_hz, baud=500_000))
 
 
-def test_rate_at_which_a_frame_comes_is_kept():
+def test_rate_at_which_a_frame_arrives_is_kept():
     async def body(ctx, dut):
         await agree(ctx, dut, 3)
         await ctx.tick().repeat(TRIAL_CYCLES - 10)
@@ -61,7 +61,7 @@ def test_rate_at_which_a_frame_comes_is_kept():
         await ctx.tick().repeat(3 * TRIAL_CYCLES)
         assert ctx.get(dut.divisor_less_1) == 3
         assert not ctx.get(dut.busy)
-        # ... and another one can be agreed upon from there, with a trial of full length.
+        # The next change of rate gets a trial of full length, too.
         await agree(ctx, dut, 7)
         await ctx.tick().repeat(TRIAL_CYCLES - 10)
         assert ctx.get(dut.divisor_less_1) == 7
@@ -69,7 +69,7 @@ def test_rate_at_which_a_frame_comes_is_kept():
     run_bench(body)
 
 
-def test_rate_at_which_no_frame_comes_is_taken_back():
+def test_default_is_restored_if_no_frame_arrives():
     async def body(ctx, dut):
         await agree(ctx, dut, 3)
         await ctx.tick().repeat(TRIAL_CYCLES + 2)
@@ -80,7 +80,7 @@ def test_rate_at_which_no_frame_comes_is_taken_back():
 
 
 @pytest.mark.parametrize("confirmed", (False, True))
-def test_break_takes_any_rate_back(confirmed):
+def test_break_restores_the_default(confirmed):
     async def body(ctx, dut):
         await agree(ctx, dut, 3)
         if confirmed:

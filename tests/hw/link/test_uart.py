@@ -1,4 +1,4 @@
-"""UART at the smallest divisor and at usual ones, in spite of clock mismatch and line faults."""
+"""Tests of the UART at several divisors, with clock mismatch and faults of the line."""
 
 import random
 
@@ -18,7 +18,7 @@ def line_bits(byte: int, stop: int = 1) -> list[int]:
 
 
 class Event(wiring.Component):
-    """Counts of a receiver's event outputs, which are high for one cycle."""
+    """Counters for a receiver's error outputs, each of which is high for one cycle per error."""
 
     overruns: Out(8)
     framing_errors: Out(8)
@@ -40,7 +40,7 @@ class Event(wiring.Component):
 
 
 async def send_line(ctx, rx, bits, ticks_per_bit: float, phase: float = 0.0) -> float:
-    """Drives the line; bits may last a fractional number of cycles. Returns the phase left."""
+    """Drive the line with bits that may last fractional cycles; return the remaining fraction."""
     for bit in bits:
         ctx.set(rx, bit)
         phase += ticks_per_bit
@@ -88,7 +88,7 @@ def test_missing_stop_bit_drops_the_byte_and_no_other(divisor):
         ctx.set(dut.rx, 1)
         await ctx.tick().repeat(20)
         await send_line(ctx, dut.rx, line_bits(0x12), divisor)
-        # The line stays low for long after the frame: one error, not a string of zero bytes.
+        # A line that stays low after the frame is one error and not a sequence of zero bytes.
         await send_line(ctx, dut.rx, line_bits(0x34, stop=0) + [0] * 25, divisor)
         await send_line(ctx, dut.rx, [1, *line_bits(0x56), 1], divisor)
 

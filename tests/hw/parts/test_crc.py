@@ -1,4 +1,4 @@
-"""CRC-32 against the standard library and its published check value."""
+"""Tests of CRC-32 against the standard library and the published check value."""
 
 import random
 import zlib
@@ -13,7 +13,7 @@ CHECK_VALUE = 0xCBF43926
 
 
 def crc_step(crc: int, bits: int, n_bits: int) -> int:
-    """CRC, not yet complemented, after ``n_bits`` more bits, lowest first."""
+    """Return the CRC, not yet complemented, after ``n_bits`` more bits, lowest first."""
     crc ^= bits
     for _ in range(n_bits):
         crc = (crc >> 1) ^ (CRC_POLYNOMIAL if crc & 1 else 0)
@@ -21,7 +21,7 @@ def crc_step(crc: int, bits: int, n_bits: int) -> int:
 
 
 def crc_of(packet: bytes) -> tuple[int, bool]:
-    """CRC, and whether the packet ends in its own."""
+    """Return the CRC of a packet, and whether the packet ends in its own CRC."""
     dut = Crc32()
     outcome = []
 
@@ -51,15 +51,15 @@ def test_check_value():
 def test_packet_with_its_crc_is_intact():
     whole = CHECK_INPUT + CHECK_VALUE.to_bytes(4, "little")
     assert crc_of(whole)[1]
-    # A zero at the end is where a residue of zero would be blind.
+    # A residue of zero would not notice a zero byte at the end.
     assert not crc_of(whole + b"\0")[1]
     assert not crc_of(whole[:-1])[1]
 
 
 def test_every_bit_of_the_residue_counts():
-    """Last four bytes that move the residue by one bit only, for each of its bits."""
+    """A packet whose residue is wrong in a single bit is not intact, for each of the bits."""
     whole = CHECK_INPUT + CHECK_VALUE.to_bytes(4, "little")
-    # The last bytes act on the CRC as one linear map: turn it around by elimination.
+    # The CRC depends linearly on the last four bytes: invert this map by elimination.
     rows = [(crc_step(1 << i, 0, 32), 1 << i) for i in range(32)]
     for bit in range(32):
         pivot = next(n for n in range(bit, 32) if rows[n][0] >> bit & 1)

@@ -1,4 +1,4 @@
-"""The pieces that pipelines are made of."""
+"""Tests of the helpers for pipelines: thermometer codes, one-hot checks and delays."""
 
 import random
 
@@ -10,7 +10,7 @@ from tests.streams import simulate
 
 
 @pytest.mark.parametrize("n_count_bits, n_bits", [(5, 16), (5, 20), (3, 7), (4, 16)])
-def test_as_many_ones_as_counted(n_count_bits: int, n_bits: int) -> None:
+def test_thermometer(n_count_bits: int, n_bits: int) -> None:
     m = Module()
     count, bits = Signal(n_count_bits), Signal(n_bits)
     m.d.comb += bits.eq(thermometer(count, n_bits))
@@ -25,7 +25,7 @@ def test_as_many_ones_as_counted(n_count_bits: int, n_bits: int) -> None:
 
 
 @pytest.mark.parametrize("n_bits", [1, 2, 4, 5, 11])
-def test_several_ones(n_bits: int) -> None:
+def test_more_than_one(n_bits: int) -> None:
     m = Module()
     bits, found = Signal(n_bits), Signal()
     m.d.comb += found.eq(more_than_one(bits))
@@ -40,7 +40,7 @@ def test_several_ones(n_bits: int) -> None:
 
 
 @pytest.mark.parametrize("n_cycles", [2, 7, 15, 16])
-def test_a_value_is_remembered_for_so_many_cycles(n_cycles: int) -> None:
+def test_delayed_in_memory(n_cycles: int) -> None:
     m = Module()
     value, old = Signal(9), Signal(9)
     m.d.comb += old.eq(delayed_in_memory(m, value, n_cycles))

@@ -1,4 +1,4 @@
-"""What goes into the queue comes out, in order, and no more than fits."""
+"""Tests of the queue: order, capacity and clearing."""
 
 import random
 
@@ -11,7 +11,7 @@ from tests.streams import get, put, refuses, simulate, stays_valid
 @pytest.mark.parametrize("always_ready", [False, True])
 @pytest.mark.parametrize("stalls", ((0.0, 0.0), (0.0, 0.6), (0.6, 0.0), (0.3, 0.3)))
 def test_entries_come_out_in_order(stalls, always_ready):
-    """Whether the queue refuses them while it is full, or there is always room."""
+    """This holds for a queue that refuses entries when full, and for one that is always ready."""
     rng = random.Random(1)
     dut = Queue(8, 512 if always_ready else 8, always_ready=always_ready)
     sent = list(rng.randbytes(300))
@@ -39,7 +39,7 @@ def test_full_queue_is_not_ready():
         for _ in range(20):
             n_taken += ctx.get(dut.i.ready)
             await ctx.tick()
-        assert n_taken == 9  # and one waits at the output
+        assert n_taken == 9  # 8 in the memory and one on the output
         assert ctx.get(dut.busy)
 
     simulate(dut, bench)
@@ -55,7 +55,7 @@ def test_cleared_queue_holds_nothing():
         ctx.set(dut.clear, 1)
         await ctx.tick()
         ctx.set(dut.clear, 0)
-        assert await get(ctx, dut.o, rng=rng, stall=0.0) == 0  # it was on its way
+        assert await get(ctx, dut.o, rng=rng, stall=0.0) == 0  # already on the output
         assert not ctx.get(dut.busy)
         await put(ctx, dut.i, range(20, 28), rng=rng, stall=0.0)
         for byte in range(20, 28):

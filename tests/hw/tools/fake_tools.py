@@ -1,4 +1,4 @@
-"""Stand-ins for synthesis, place and route and packing, which take no time."""
+"""Fast stand-ins for synthesis, place and route, and packing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ pathlib.Path("top.bit").write_bytes(b"bits of " + pathlib.Path("top.config").rea
 
 
 class FakeTools:
-    """Tools that take no time: fake place and route, and no synthesis."""
+    """Replace synthesis, place and route, and packing by fast fakes that work in a folder."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
         self.folder = folder

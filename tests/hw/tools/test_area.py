@@ -1,4 +1,4 @@
-"""What a design takes, block by block."""
+"""Tests of the report of the resources that each block of a design takes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hw.tools.netlist import WORK, Netlist
 
 
 def design(*cells: tuple[str, str, str | None]) -> dict:
-    """Of cells, each (name, type, name of the net that it drives)."""
+    """Return a Yosys netlist of cells, each given as (name, type, name of the net it drives)."""
     nets = {net: {"bits": [i]} for i, (_, _, net) in enumerate(cells) if net}
     return {
         "modules": {
@@ -35,7 +35,7 @@ def design(*cells: tuple[str, str, str | None]) -> dict:
     }
 
 
-def test_a_cell_is_of_the_block_whose_wire_it_drives():
+def test_a_cell_is_counted_for_the_block_whose_net_it_drives():
     assert area.blocks(
         design(
             ("$abc$7", "LUT4", "top.core.core0.fire.membrane3[2]"),
@@ -55,7 +55,7 @@ def test_a_cell_is_of_the_block_whose_wire_it_drives():
     }
 
 
-def test_more_lanes_share_the_same_bits_of_weight_memory():
+def test_more_lanes_keep_the_bits_of_weight_memory():
     config = config_by_name("ulx3s-25f/w4")
     other = area.with_lanes(config, 64)
     assert other.lanes == 64
@@ -64,7 +64,7 @@ def test_more_lanes_share_the_same_bits_of_weight_memory():
 
 @pytest.fixture
 def yosys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Config]:
-    """What is synthesised; every device takes 30 LUTs and 7 a lane."""
+    """Fake synthesis, with 30 LUTs and 7 more per lane; return the configurations synthesised."""
     seen = []
 
     def netlist(board: str, config: Config) -> Netlist:
@@ -103,13 +103,13 @@ def test_the_cost_of_a_lane(yosys: list[Config], capsys: pytest.CaptureFixture):
     assert lines[-1] == "A lane costs 7.0 LUTs and 0.0 flip-flops."
 
 
-def test_another_width_of_membranes(yosys: list[Config], capsys: pytest.CaptureFixture):
+def test_membrane_width_is_an_option(yosys: list[Config], capsys: pytest.CaptureFixture):
     assert area.main(["ulx3s-25f", "--lanes", "32", "16", "--membrane-bits", "18"]) == 0
     assert [config.membrane_bits for config in yosys] == [18, 18]
     assert capsys.readouterr().out.startswith("| | lut, 16 lanes |")
 
 
-def test_the_boards_own_lanes(yosys: list[Config], capsys: pytest.CaptureFixture):
+def test_boards_own_lanes_are_the_default(yosys: list[Config], capsys: pytest.CaptureFixture):
     assert area.main(["icebreaker", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {
         "16": {"link": {"lut": 30}, "core.core0": {"lut": 112}}
@@ -117,7 +117,7 @@ def test_the_boards_own_lanes(yosys: list[Config], capsys: pytest.CaptureFixture
     assert yosys == [config_by_name("icebreaker")]
 
 
-def test_boards_that_cannot_be_counted(capsys: pytest.CaptureFixture):
+def test_boards_without_support_are_refused(capsys: pytest.CaptureFixture):
     for board, message in (
         ("tang-nano-20k", "only cells of ECP5 and iCE40 are counted"),
         ("sim", "sim is the virtual board"),
@@ -126,6 +126,6 @@ def test_boards_that_cannot_be_counted(capsys: pytest.CaptureFixture):
         assert message in capsys.readouterr().err
 
 
-def test_lanes_that_cannot_be(capsys: pytest.CaptureFixture):
+def test_unsupported_numbers_of_lanes_are_refused(capsys: pytest.CaptureFixture):
     assert area.main(["icebreaker", "--lanes", "12"]) == EXIT_BAD_INPUT
     assert "Config.lanes = 12 is not supported: use a power of two" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Building bitstreams: what is kept, what is refused, and that those here are of these sources."""
+"""Tests of building bitstreams, and that the shipped ones were built from these sources."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_seeds_that_were_tried_are_not_tried_again(tools: FakeTools) -> None:
     assert tools.n_runs == 3
 
 
-def test_nothing_is_shipped_that_is_not_right(tools: FakeTools) -> None:
+def test_failed_builds_leave_the_bitstream_unchanged(tools: FakeTools) -> None:
     before = run()
     for rtlil, settings, message in (
         ("slow", {"fmax": {1: 59.9, 2: 50.0, 3: 40.0}}, "59.9 MHz at best of the 60 MHz"),
@@ -130,7 +130,7 @@ def test_command(tools: FakeTools, capsys: pytest.CaptureFixture[str]) -> None:
         assert f"error: {message}" in capsys.readouterr().err
 
 
-def test_synthesis_that_leaves_nothing_names_its_log(
+def test_synthesis_without_output_names_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synthesise = place.synthesised
@@ -146,7 +146,7 @@ def test_a_missing_tool_says_what_to_install() -> None:
         place.tool_command("no-such-tool")
 
 
-def test_the_clock_that_counts_is_the_slowest() -> None:
+def test_a_routed_design_is_as_fast_as_its_slowest_clock() -> None:
     clocks = {
         "a": {"fmax_mhz": 90.0, "constraint_mhz": 60.0, "met": True},
         "b": {"fmax_mhz": 11.0, "constraint_mhz": 12.0, "met": False},
@@ -155,7 +155,7 @@ def test_the_clock_that_counts_is_the_slowest() -> None:
     assert routed.fmax_mhz == 11.0 and not routed.met
 
 
-def test_a_netlist_depends_on_neither_time_nor_place(tmp_path: Path) -> None:
+def test_a_netlist_does_not_depend_on_hash_seed_or_folder(tmp_path: Path) -> None:
     (tmp_path / "hw").symlink_to(ROOT / "hw")
     program = "from hw.tools.netlist import netlist; print(netlist('icebreaker').digest)"
     digests = [
@@ -173,18 +173,18 @@ def test_a_netlist_depends_on_neither_time_nor_place(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("board", SHIPPED)
-def test_the_bitstream_is_of_these_sources(board: str) -> None:
-    """If this fails, it names the command that builds the bitstream again."""
+def test_the_bitstream_is_built_from_these_sources(board: str) -> None:
+    """If the bitstream is stale, the error names the command that builds it again."""
     found = manifest.check_current(netlist.netlist(board))
     config = config_by_name(board)
     assert found["gateware_hash"] == f"{spec_hash(config):016x}"
     assert all(clock["met"] for clock in found["clocks"].values())
-    assert found["utilization"].get("dsp", [0])[0] == 0  # some devices have none
+    assert found["utilization"].get("dsp", [0])[0] == 0  # some devices have no DSP blocks
     assert reported_hash(board) == found["gateware_hash"]
 
 
 def reported_hash(board: str) -> str:
-    """What the simulated device answers to IDENTIFY."""
+    """Return the hash that the simulated dispatcher reports in its reply to IDENTIFY."""
     dut = Dispatcher(config_by_name(board))
     answer = bytearray()
 

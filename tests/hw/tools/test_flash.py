@@ -1,4 +1,4 @@
-"""Programming a board: which programmer, what it is given, and what the board says after it."""
+"""Tests of programming a board: choice of programmer, its arguments, the board's identity."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BOARD = "ulx3s-25f"
 
 @pytest.fixture
 def bitstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A bitstream, and an empty folder in which programs are found."""
+    """Return a new bitstream; make an empty folder the only one in which programs are found."""
     FakeTools(tmp_path, monkeypatch)
     built = build.build(BOARD, n_seeds=1, progress=False)
     (tmp_path / "bin").mkdir()
@@ -33,7 +33,7 @@ def bitstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def install(tmp_path: Path, name: str, exit_code: int = 0) -> Path:
-    """A programmer that writes down its arguments."""
+    """Install a fake programmer; return the file to which it writes its arguments."""
     log = tmp_path / f"{name}.log"
     program = tmp_path / "bin" / name
     program.write_text(f'#!/bin/sh\necho "$@" > {log}\nexit {exit_code}\n')
@@ -43,7 +43,7 @@ def install(tmp_path: Path, name: str, exit_code: int = 0) -> Path:
 
 @contextmanager
 def board(name: str, *, garbage: bytes = b"") -> Iterator[str]:
-    """A serial port on which a board of that configuration answers IDENTIFY."""
+    """Yield a serial port on which a board of the configuration ``name`` answers IDENTIFY."""
     master, slave = pty.openpty()
     answer = reply(0, Opcode.IDENTIFY, pack(Identity, identity(config_by_name(name))))
     frame = garbage + stuffed(checked(answer)) + b"\x7e"
@@ -65,11 +65,11 @@ def board(name: str, *, garbage: bytes = b"") -> Iterator[str]:
         yield os.ttyname(slave)
     finally:
         os.close(slave)
-        thread.join()  # before its file descriptor serves another board
+        thread.join()  # else its file descriptor might be reused while it reads
         os.close(master)
 
 
-def test_the_first_programmer_that_is_installed(bitstream: Path, tmp_path: Path, capsys) -> None:
+def test_the_first_installed_programmer_is_used(bitstream: Path, tmp_path: Path, capsys) -> None:
     with pytest.raises(FlashError, match="install openFPGALoader or fujprog"):
         flash.flash(BOARD)
     fujprog = install(tmp_path, "fujprog")
@@ -81,7 +81,7 @@ def test_the_first_programmer_that_is_installed(bitstream: Path, tmp_path: Path,
     assert "is loaded" in capsys.readouterr().out
 
 
-def test_a_board_with_another_width_of_weights_or_none(bitstream: Path, capsys) -> None:
+def test_board_names_with_weight_widths_and_unknown_boards(bitstream: Path, capsys) -> None:
     for name, message in (
         (f"{BOARD}/w2", f"there is no bitstream for {BOARD}/w2: build it with 'python -m hw.build"),
         ("de10", "unknown board 'de10': known are sim, ulx3s-85f"),
@@ -94,7 +94,7 @@ def test_a_board_with_another_width_of_weights_or_none(bitstream: Path, capsys) 
     assert f"no programmer for {BOARD}/w2 is installed" in capsys.readouterr().err
 
 
-def test_a_programmer_that_fails(bitstream: Path, tmp_path: Path, capsys) -> None:
+def test_errors_of_the_programmer_are_reported(bitstream: Path, tmp_path: Path, capsys) -> None:
     install(tmp_path, "openFPGALoader", exit_code=3)
     assert flash.main([BOARD]) == EXIT_DEVICE
     said = capsys.readouterr().err

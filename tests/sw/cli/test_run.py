@@ -114,7 +114,7 @@ def always_firing(network: Network) -> Network:
     return dataclasses.replace(network, layers=(layer, *network.layers[1:]))
 
 
-def test_a_device_that_computes_something_else_is_caught(
+def test_a_device_that_computes_another_network_is_noticed(
     use: Use, files: tuple[Path, Path, Network], capsys: pytest.CaptureFixture[str]
 ) -> None:
     device = use(always_firing(files[2]))
@@ -470,7 +470,7 @@ def wait_for(text: str, stream: Any) -> None:
 
 @pytest.mark.parametrize("phase", ["load", "run"])
 def test_ctrl_c_leaves_board_and_files_in_order(phase: str, tmp_path: Path) -> None:
-    """A process on a virtual board, which another process has started, gets a real SIGINT."""
+    """A process gets a real SIGINT while it uses a virtual board started by another process."""
     out = tmp_path / "results.json"
     network = shipped.NETWORK
     command = [sys.executable, "-m", "sw.run", str(network), "--live", "--out", str(out)]
@@ -481,7 +481,7 @@ def test_ctrl_c_leaves_board_and_files_in_order(phase: str, tmp_path: Path) -> N
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # A job in the background may ignore SIGINT, and its children would, too.
+            # Background jobs may ignore SIGINT, and children inherit that: restore the default.
             preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         ) as process:
             assert process.stdin is not None and process.stdout is not None
@@ -493,7 +493,7 @@ def test_ctrl_c_leaves_board_and_files_in_order(phase: str, tmp_path: Path) -> N
             else:
                 while not port_is_in_use(port):
                     time.sleep(0.02)
-                time.sleep(0.5)  # so that it is loading
+                time.sleep(0.5)  # until the driver is loading the network
             process.send_signal(signal.SIGINT)
             stdout, stderr = process.communicate(timeout=60)
         assert process.returncode == EXIT_INTERRUPTED

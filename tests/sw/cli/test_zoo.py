@@ -45,11 +45,11 @@ def test_an_entry_is_what_the_network_does(
     assert entry["full_spike"] == values["results"]["test"]["spike"]
     n_spikes = sum(int(maps.sum()) for maps in trace.spikes.values())
     assert entry["n_spikes"] == pytest.approx(n_spikes / len(test))
-    for one, n_multiplications in ((entry, 0), (second, 6 * 14 * 10 * 9)):  # 4 bits: by the host
+    for one, n_multiplications in ((entry, 0), (second, 6 * 14 * 10 * 9)):  # stem on the host
         assert one["n_multiplications"] == n_multiplications
         energy = 0.9e-3 * one["n_synaptic_ops"] + 4.6e-3 * n_multiplications
         assert one["energy_nj"] == pytest.approx(energy)
-    # With 8 bits the device adds the stem's weights, once for every bit of a pixel that is set.
+    # With 8 bits the device computes the stem: a weight is added for each bit set in a pixel.
     stem = network.encoder
     assert stem is not None
     n_ops = sum(costs.n_synaptic_ops(stem, bit_planes(image)) for image in test.images) + sum(
@@ -71,9 +71,9 @@ def test_an_entry_is_what_the_network_does(
     renewed = zoo.measure(path, None, kept)
     assert (renewed.on_device, renewed.n_spikes) == (12.5, entry["n_spikes"])
     anew = zoo.measure(path, None, dataclasses.replace(kept, sha256="0" * 64))
-    assert anew.on_device == entry["on_device"]  # of another file, its figure is not kept
+    assert anew.on_device == entry["on_device"]  # a figure of another file is not kept
     checkpoint.save(path, {**values, "results": {}})
-    assert zoo.measure(path, None, None).full_spike is None  # a run that has not ended
+    assert zoo.measure(path, None, None).full_spike is None  # training has not ended
     assert zoo.as_json(zoo.load(tmp_path / "zoo.json")) == (tmp_path / "zoo.json").read_text()
     path.write_text("hello")
     assert zoo.main([str(path)]) == EXIT_BAD_INPUT
@@ -96,7 +96,7 @@ def test_the_shipped_table_is_of_the_shipped_checkpoints(entries: dict[str, zoo.
 def test_what_the_shipped_table_says_follows_from_the_checkpoint(
     path: Path, entries: dict[str, zoo.Entry]
 ) -> None:
-    """Figures that do not need the test set."""
+    """This holds for all figures that can be computed without the test set."""
     folded = dataclasses.replace(fold.fold(path), calibration=None)  # biases change no size
     network = quantize.quantize(folded, zoo.weight_bits(folded))
     board, _ = zoo.smallest_board(network)

@@ -48,7 +48,7 @@ def write_npz(folder: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No data set of this machine, no network."""
+    """Hide the data sets of this machine, and make every download fail."""
     monkeypatch.delenv(source.DATA_DIR_VARIABLE, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     debian = ((tmp_path / "debian", "Debian package dataset-fashion-mnist"),)
@@ -102,7 +102,7 @@ def test_places_are_tried_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert found() == places["variable"]
     write_npz(places["named"])
     assert found(places["named"]) == places["named"]
-    within = tmp_path / "all" / "fashion-mnist"  # beside other data sets
+    within = tmp_path / "all" / "fashion-mnist"  # a folder that may hold other data sets, too
     write_npz(within)
     assert found(within.parent) == within
 
@@ -120,7 +120,7 @@ def test_nothing_found_lists_the_places(tmp_path: Path) -> None:
 
 
 def served(monkeypatch: pytest.MonkeyPatch, damage: bool = False) -> list[str]:
-    """Serve the test data; returns the list of addresses asked for."""
+    """Serve the test data in place of the network; return the list of addresses requested."""
     asked: list[str] = []
     packed = {
         name: gzip.compress(idx(arrays()[key]))

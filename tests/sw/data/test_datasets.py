@@ -205,7 +205,7 @@ def test_own_folders_of_recordings_and_images(tmp_path: Path) -> None:
     found = catalogue.load(name=str(tmp_path / "events"), timesteps=3)
     assert found.labels == ("cat", "dog") and found.test.images.shape == (6, 3, 2, 34, 34)
     for place in (tmp_path / "events" / "test").glob("*/*.bin"):
-        place.write_bytes(bytes([5, 6, 0, 0, 1]))  # no event further out
+        place.write_bytes(bytes([5, 6, 0, 0, 1]))  # a recording that does not reach the margins
     found = catalogue.load(name=str(tmp_path / "events"), timesteps=3)
     assert found.test.images.shape == (6, 3, 2, 34, 34)
     image = pytest.importorskip("PIL.Image")

@@ -11,7 +11,7 @@ from sw.data.events import EventError
 from tests.damage import damaged_arrays
 
 
-def test_every_event_is_in_its_part_of_the_time_the_last_one_too() -> None:
+def test_each_event_is_in_the_frame_of_its_time() -> None:
     recording = events.make(
         [100, 149, 150, 199, 200], [0, 1, 2, 3, 4], [0, 0, 1, 1, 2], [0] * 4 + [1]
     )
@@ -97,7 +97,7 @@ def test_aedat_3_files(tmp_path: Path) -> None:
             events.read(path)
 
 
-def test_arrays_and_what_is_no_recording(tmp_path: Path) -> None:
+def test_arrays_are_read_and_other_files_refused(tmp_path: Path) -> None:
     recording = events.make([1, 2], [3, 4], [5, 6], [0, 1])
     np.save(tmp_path / "a.npy", recording)
     np.savez(tmp_path / "b.npz", **{name: recording[name] for name in ("t", "x", "y", "p")})

@@ -1,4 +1,4 @@
-"""Samples from files and pipes."""
+"""Tests of samples from files and pipes: images, recordings, labels and streams."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def image() -> Any:
 
 
 def of_images(n_channels: int = 1) -> Any:
-    """What is asked of a network here."""
+    """Return the properties of a network for images that reading samples uses."""
     shape = (n_channels, 6, 8)
     return SimpleNamespace(encoder="a layer", image_shape=shape, timesteps=3, n_classes=10)
 
@@ -85,7 +85,7 @@ def test_labels_that_are_no_classes(labels: list[Any], wrong: str, tmp_path: Pat
     assert str(caught.value).endswith(f"not {wrong}")
 
 
-def test_what_does_not_suit_is_said(image: Any, tmp_path: Path) -> None:
+def test_unsuitable_files_are_named(image: Any, tmp_path: Path) -> None:
     image.fromarray(np.zeros((6, 8), np.uint8)).save(tmp_path / "one.png")
     (tmp_path / "torn.png").write_bytes((tmp_path / "one.png").read_bytes()[:40])
     (tmp_path / "odd.bin").write_bytes(b"1234567")

@@ -15,7 +15,7 @@ def test_records_are_cut_into_beats(tmp_path: Path) -> None:
     signal[600], signal[601], signal[3] = 1400, 1300, -5
     write_record(tmp_path, 100, signal, [(20, 1), (600, 5), (1900, 8), (2000, 12), (3990, 1)])
     found = mitbih.read_records(tmp_path, [100])
-    # The first and the last beat are too near the record's ends.
+    # The first and the last beat are left out: they are too near the ends of the record.
     assert found.labels.tolist() == [2, 1, 4] and found.records.tolist() == [100] * 3
     assert found.intervals.tolist() == [[580, 1300], [1300, 100], [100, 1990]]
     assert found.samples.shape == (3, 128)
@@ -40,7 +40,7 @@ def test_images_have_signal_and_relative_intervals_per_record() -> None:
     samples = np.full((6, 128), 900, np.uint16)
     samples[:, 50] = 1100
     samples[3:, 50] = 1300  # another patient, twice as high
-    samples[5, 90] = 1100  # unusual
+    samples[5, 90] = 1100  # differs from the other beats of its patient
     intervals = np.array([[300, 300]] * 5 + [[150, 0]], np.uint16)
     found = mitbih.as_images(
         mitbih.Beats(
@@ -55,11 +55,11 @@ def test_images_have_signal_and_relative_intervals_per_record() -> None:
     assert set(found[:5, 1:].reshape(-1)) == {128}
     assert found[5, 0, 0, 90] == 155 and found[5, 1, 0, 90] == 183
     assert set(np.delete(found[5, 1, 0], 90)) == {128}
-    assert found[5, 2, 0, 0] == 64 and found[5, 3, 0, 0] == 128  # early; none after
+    assert found[5, 2, 0, 0] == 64 and found[5, 3, 0, 0] == 128  # an early beat; none follows
 
 
 def test_intervals_are_relative_to_those_around() -> None:
-    """A heart that beats faster and faster, in which one beat comes early."""
+    """An early beat is found even if the heart rate changes in the record."""
     intervals = np.repeat(np.array([[400], [200]], np.uint16), 40, axis=0).repeat(2, axis=1)
     intervals[60, 0] = 150
     found = mitbih.as_images(

@@ -151,7 +151,7 @@ def test_reset_while_maps_are_read_back_is_survived() -> None:
 
 
 class ImpatientPort(FakePort):
-    """A port that fails where a driver would wait forever."""
+    """Port that fails the test where a driver would wait forever."""
 
     n_left = 1000
 
@@ -172,7 +172,7 @@ def test_board_that_fails_hands_its_work_to_the_others() -> None:
         np.testing.assert_array_equal(boards.infer(samples), expected)
         assert boards.boards == [good] and boards.failures[0][0] is bad.device
         assert boards.devices == [good.device]
-        # A board that has failed still counts.
+        # The counters include those of a board that has failed.
         counters = boards.counters
         assert counters.n_bytes_out == good.counters.n_bytes_out + bad.counters.n_bytes_out
         assert counters.n_bytes_out > good.counters.n_bytes_out
@@ -284,8 +284,10 @@ def test_lost_announcement_is_asked_for_again() -> None:
 
 
 def test_results_of_runs_without_their_input_are_discarded() -> None:
-    """A RUN is sent right after its input. Whichever frame is lost, each outcome is that of its
-    sample."""
+    """Each outcome is that of its own sample, whichever frame is lost.
+
+    The driver sends a RUN right after its input, before the input is acknowledged.
+    """
     network = random_network(5)
     shape = (3, network.timesteps, *network.map_shapes()[INPUT])
     samples = np.random.default_rng(3).integers(0, 2, shape, np.uint8)
@@ -308,8 +310,7 @@ def test_results_of_runs_without_their_input_are_discarded() -> None:
 
 
 class LossyPort(FakePort):
-    """A port that loses one frame of the host and, if ``deaf``, the next three replies other than
-    DONE."""
+    """Port that loses one frame of the host and, if ``deaf``, the next three replies but DONE."""
 
     def __init__(self, gateware: FakeGateware, lost: int, deaf: bool):
         super().__init__(gateware)

@@ -1,5 +1,4 @@
-"""Tests of the driver against a board in Python behind a pseudo terminal, with all faults of a
-cable."""
+"""Tests of the driver with a fake board behind a pseudo terminal, and with faults of the cable."""
 
 from __future__ import annotations
 
@@ -65,14 +64,14 @@ def test_wire_bytes_are_pinned():
 
 @pytest.mark.parametrize("bit", range(8 * len(FRAME)))
 def test_no_flipped_bit_is_decoded(bit):
-    """This includes bits of the end, if another end follows."""
+    """This includes the bits of a frame's end, which another end follows here."""
     frame = bytearray(FRAME)
     frame[bit // 8] ^= 1 << bit % 8
     assert all(decode_frame(part) is None for part in bytes(frame).split(b"\x7e") if part)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_frames_come_back(seed):
+def test_decoding_undoes_encoding(seed):
     rng = random.Random(seed)
     packets = [bytes(rng.choices(range(0x7C, 0x80), k=rng.randrange(2, 40))) for _ in range(200)]
     wire = b"".join(map(encode_frame, packets))
@@ -95,14 +94,14 @@ def test_long_transfers_are_split_pipelined_and_reported(fake):
         board.memory.write(Space.WEIGHT, 100, data, progress.append)
         assert sum(progress) == len(data) and len(progress) > 10
         assert fake.memories[Space.WEIGHT][1600 : 1600 + len(data)] == data
-        # Several requests were under way, so that the line did not idle between them.
+        # Several requests were sent ahead, so that the line did not idle between them.
         assert fake.max_pending_bytes > CONFIG.max_payload_bytes + 8
         progress.clear()
         fake.max_pending_bytes = 0
         assert board.memory.read(Space.WEIGHT, 100, 300, progress.append) == data
         assert sum(progress) == len(data)
         assert board.transport.counters.n_repeated == 0
-    # The board takes long for these requests.
+    # READ requests take the board long, so that many of them wait; all must fit the buffer.
     assert fake.max_pending_bytes <= CONFIG.rx_buffer_bytes
 
 

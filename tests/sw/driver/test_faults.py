@@ -54,7 +54,7 @@ def test_every_fault_changes_a_frame(kind: str) -> None:
 
 
 class Loopback(FakePort):
-    """A port that returns what is written to it."""
+    """Port that returns what is written to it."""
 
     def __init__(self) -> None:
         self.raw = b""
@@ -80,7 +80,7 @@ def test_nothing_changes_without_faults_and_all_faults_are_counted() -> None:
     lossy = FaultyPort(Loopback(), Plan(1.0, ("lose",)))
     lossy.write(frames)
     assert lossy.read(10_000) == b"" and lossy.injected == Counter(lose=100)
-    # Without a process to send a signal to, there are no resets.
+    # Resets are signals to the process of a virtual board, and there is none here.
     assert not FaultyPort(Loopback(), Plan(1.0, ("reset",))).kinds
 
 

@@ -144,7 +144,7 @@ def test_what_does_not_fit_its_configuration_is_refused() -> None:
         checkpoint.build(broken)
     broken = values()
     broken["model_config"]["stages"][0]["channels"] = 1_000_000
-    with pytest.raises(CheckpointError, match="size mismatch"):  # not: cannot allocate
+    with pytest.raises(CheckpointError, match="size mismatch"):  # before any allocation
         checkpoint.build(broken)
     broken = values()
     broken["model_config"]["stages"][0]["blocks"][0]["gate"] = "NAND"
@@ -206,7 +206,7 @@ def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
 def test_whatever_else_a_checkpoint_holds_it_is_refused_or_a_network(
     key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Values are replaced by wrong types, huge sizes and numbers that are not finite."""
+    """Replace values by wrong types, huge sizes, and numbers that are not finite."""
     net = finetune.prepare(lived_in(small_config()), 4, images(8))
     good = {
         **values(),
@@ -219,7 +219,7 @@ def test_whatever_else_a_checkpoint_holds_it_is_refused_or_a_network(
     network = fold.fold(good)
     strange = (None, "x", -1, 0, 10**12, float("nan"), [], {}, torch.zeros(3), torch.ones(6) / 0)
     n_refused = n_allowed = 0
-    monkeypatch.setattr(os, "fsync", lambda _: None)  # hundreds of files
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # too slow for hundreds of files
     where = list(places(good[key], (key,)))
     for *parents, last in where[:2] + where[2::3]:
         for thing in strange:

@@ -171,7 +171,7 @@ def test_coefficients_have_the_shape_of_their_granularity() -> None:
 
 @pytest.mark.parametrize("gate", ["AND", "IAND", "OR", "XOR"])
 def test_every_map_is_binary_and_every_gate_works_on_the_binary_identity(gate: str) -> None:
-    """Coefficients are far from 1: one that is applied before a gate would show in its output."""
+    """Coefficients are far from 1, so that one applied before a gate would change its output."""
     config = small_config(
         stages=(StageConfig(channels=6, blocks=(BlockConfig(gate=gate), BlockConfig(gate=gate))),)
     )
@@ -192,7 +192,7 @@ def test_the_auxiliary_pathway_sums_branches_and_detaches_without_a_trace() -> N
     assert attached.aap is not None and detached.aap is None
     assert torch.equal(attached.spike, detached.spike)
     assert not any(name.startswith("aap") for name in plain.state_dict())
-    # Without a carry the pathway is the stem's spikes plus every branch's.
+    # Without down-sampling, the pathway is the sum of the spikes of the stem and all branches.
     config = small_config(
         stages=(StageConfig(channels=6, blocks=(BlockConfig(gate="OR"), BlockConfig(gate="AND"))),)
     )
@@ -218,7 +218,7 @@ def test_gradients_reach_everything() -> None:
 
 
 def test_a_backend_computes_all_neurons_and_gates_of_a_network_and_its_copies() -> None:
-    """The eager functions, counted; a network with another backend does not use them."""
+    """All calls of a network go to its own backend, here one that counts them."""
     calls: dict[str, int] = {}
 
     def counted(name: str) -> Callable[..., Any]:
@@ -250,9 +250,9 @@ def test_a_backend_computes_all_neurons_and_gates_of_a_network_and_its_copies() 
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of torch's compiler about itself
+@pytest.mark.filterwarnings("ignore")  # torch's compiler warns about its own code
 @pytest.mark.parametrize("neuron", [NeuronConfig(), KEEP_SOFT])
-def test_compiled_neurons_do_the_same(neuron: NeuronConfig) -> None:
+def test_compiled_neurons_equal_the_eager_ones(neuron: NeuronConfig) -> None:
     """Gradients of a whole network with a pooling stem are those of the eager functions."""
     given = pixels(6).double()
     grads = []
@@ -281,7 +281,7 @@ def test_state_dict_has_resnet_names() -> None:
     assert not any(name.startswith("layer1.0.downsample") for name in names)
 
 
-def test_neurons_of_a_layer_that_is_not_there_are_refused() -> None:
+def test_neurons_of_a_missing_layer_are_refused() -> None:
     with pytest.raises(ModelError, match="neurons: there are no layers cnov1"):
         SpikingResNet(small_config(neurons={"conv1": LIF, "cnov1": LIF}))
 
@@ -324,8 +324,10 @@ def test_without_spikes_every_neuron_is_a_relu() -> None:
 
 @pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
 def test_the_family_has_its_layers_and_parameters(depth: int) -> None:
-    """The longest path has as many convolutions and classifiers as the name says, and the number
-    of parameters is that of the ResNet of this depth (He et al.)."""
+    """Depth and number of parameters are those of the ResNet of the same name (He et al.).
+
+    The depth counts the convolutions on the longest path and the classifier.
+    """
     with torch.device("meta"):
         model = SpikingResNet(
             dataclasses.replace(with_granularity(resnet(depth), "none"), aap=False)
@@ -334,7 +336,7 @@ def test_the_family_has_its_layers_and_parameters(depth: int) -> None:
     assert 1 + convs + 1 == depth
     millions = {18: 11.69, 34: 21.80, 50: 25.56, 101: 44.55, 152: 60.19}[depth]
     found = sum(p.numel() for p in model.parameters()) / 1e6
-    # The first bottleneck of every stage strides in its 3x3 convolution in both.
+    # In both, the 3x3 convolution of each stage's first bottleneck has the stride.
     assert found == pytest.approx(millions, abs=0.01)
     assert model.block(model.block_names[-1]).shape[1:] == (7, 7)
 

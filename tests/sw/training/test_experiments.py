@@ -132,7 +132,7 @@ def test_an_interrupted_experiment_goes_on(tmp_path: Path, monkeypatch: pytest.M
         )
 
 
-def test_how_far_coefficients_have_gone() -> None:
+def test_standard_deviation_of_coefficients() -> None:
     state = {
         "layer1.0.coefficient1.value": torch.tensor([[0.0, 2.0]]),
         "coefficient.value": torch.ones(2),
@@ -172,5 +172,5 @@ def test_the_frontier_has_fewer_cycles_for_a_penalty(
         f"| 0 | {rows[0]['test']:.2f} | {rows[0]['n_cycles']:,.0f} (1.00) |"
         in (tmp_path / "table.md").read_text()
     )
-    monkeypatch.setattr(experiments, "train", None)  # nothing is trained again
+    monkeypatch.setattr(experiments, "train", None)  # a second call must not train again
     assert experiments.run_frontier(tmp_path, easy_data(), **options) == rows

@@ -72,7 +72,7 @@ def test_forward_is_the_exported_network_before_and_after_training(
 ) -> None:
     pixels = given(config)
     net = finetune.prepare(lived_in(config), weight_bits, pixels)
-    # Before: what quantisation alone makes, calibrated biases included.
+    # Before training, the network is that of quantisation alone, with calibrated biases.
     folded = fold.fold_model(lived_in(config).detach_aap(), LABELS, {})
     plain = reference.run(quantize.quantize(folded, weight_bits, calibration=pixels), pixels)
     with torch.no_grad():

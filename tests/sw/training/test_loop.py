@@ -61,7 +61,7 @@ def test_a_network_learns_and_the_checkpoint_says_how_well(tmp_path: Path) -> No
     assert loaded["code"] == checkpoint.code_version()
     assert [entry["epoch"] for entry in loaded["history"]] == list(range(1, 11))
     assert loaded["history"][-1]["loss"] < loaded["history"][0]["loss"]
-    # The published state is the best validation epoch's.
+    # The published state is that of the epoch with the best validation accuracy.
     best = max(loaded["history"], key=lambda entry: entry["validation"]["spike"])
     assert loaded["results"]["best_epoch"] == best["epoch"]
     model = checkpoint.build(loaded)
@@ -82,7 +82,7 @@ def test_a_network_learns_and_the_checkpoint_says_how_well(tmp_path: Path) -> No
 def test_the_best_validation_epoch_is_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is neither the last epoch nor the best one of the auxiliary pathway."""
+    """Here it is neither the last epoch nor the best epoch of the auxiliary pathway."""
     scores = iter([(20, 4), (32, 8), (24, 36), (32, 38)])
     seen: list[torch.Tensor] = []
 
@@ -156,7 +156,7 @@ def test_another_run_is_not_resumed(tmp_path: Path) -> None:
         loop.train(small_config(), CONFIG, easy_data(), out, resume=True)
     with pytest.raises(loop.TrainError, match="its model_config is"):
         loop.train(small_config(timesteps=2), quick, easy_data(), out, resume=True)
-    earlier = checkpoint.load(out)  # of a version that did not know these
+    earlier = checkpoint.load(out)  # as written by a version without these settings
     del earlier["model_config"]["spiking"], earlier["train_config"]["teacher"]
     checkpoint.save(out, earlier)
     loop.train(small_config(), quick, easy_data(), out, resume=True)
@@ -350,7 +350,7 @@ def test_training_uses_its_backend_for_the_network_its_integers_and_the_teacher(
     alone = n_calls(0, None)
     assert alone > 0 and n_calls(4, None) > 0
     teacher = SpikingResNet(small_config())
-    per_batch = len(teacher.neurons()) - 1  # the stem's are pooled by another function
+    per_batch = len(teacher.neurons()) - 1  # the stem's neurons use another function, with pooling
     assert n_calls(0, teacher) == alone + per_batch
 
 
@@ -475,8 +475,10 @@ def test_batches_that_do_not_divide_are_refused(
 
 @pytest.mark.parametrize("bits", [2, 4])
 def test_fine_tuned_integers_are_what_is_exported(tmp_path: Path, bits: int) -> None:
-    """Accuracies of training are those of the integer reference on the exported network; a resumed
-    run keeps the scales."""
+    """The accuracies of training are those of the integer reference on the exported network.
+
+    A resumed run keeps the scales of quantisation.
+    """
     config = TrainConfig(**{**vars(CONFIG), "epochs": 3})
     start = loop.train(small_config(), config, easy_data(), tmp_path / "float.pt")
     out = tmp_path / "tuned.pt"
@@ -495,7 +497,7 @@ def test_fine_tuned_integers_are_what_is_exported(tmp_path: Path, bits: int) -> 
 def test_spike_penalty_costs_what_spikes_cost_and_lessens_them(tmp_path: Path) -> None:
     model = SpikingResNet(small_config())
     rows = loss.rows_per_spike(model)
-    # Stem: one 3x3 convolution that reads it, and the first block has no down-sampling.
+    # A 3x3 convolution alone reads the stem: the first block has no down-sampling.
     assert rows["input"] == 9 * 1
     assert rows["layer1.1.conv2"] == pytest.approx(9 / 4 + 1 / 4)
     assert rows["layer2.0.conv2"] == 1  # the classifier
@@ -556,8 +558,10 @@ def test_mixed_precision_keeps_spikes_binary_and_learns(tmp_path: Path) -> None:
 def test_nothing_leaves_the_device_that_trains(
     name: str, weight_bits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A step of floats and one of integers run on torch's meta device, where a tensor of the CPU is
-    an error, as on a GPU."""
+    """A training step, in floats or integers, runs on torch's meta device.
+
+    There, as on a GPU, an operation with a tensor of the CPU is an error.
+    """
     recipe = RECIPES[name]
     shape = (recipe.model.timesteps,) * recipe.model.frames + recipe.model.image_shape
     data = np.random.default_rng(1).integers(0, 2, (4, *shape), np.uint8)
@@ -567,7 +571,7 @@ def test_nothing_leaves_the_device_that_trains(
     model, integers = loop.build(recipe.model, config, dataset, None)
     net = (model if integers is None else integers).to("meta")
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
-    monkeypatch.setattr(finetune, "bool", lambda tensor: True, raising=False)  # it has no value
+    monkeypatch.setattr(finetune, "bool", lambda tensor: True, raising=False)  # no values
     optimizer = loop.make_optimizer(net, config)
     ((images, labels),) = augment.batches(split, config, 0, "meta")
     weights = loss.class_weights(split, 1.0).to("meta")
@@ -614,7 +618,7 @@ def test_an_add_network_trains_as_a_reference(tmp_path: Path) -> None:
 
 
 def test_recipes_are_networks_for_their_boards() -> None:
-    """Networks of recipes for a board fit it, untrained."""
+    """The untrained network of each recipe for a board can be compiled for that board."""
     boards = {
         "fashion-mnist": ("ulx3s-85f", 8),
         "fashion-mnist-85f": ("ulx3s-85f", 8),
@@ -664,7 +668,7 @@ def test_data_sorted_by_class_are_calibrated_with_all_of_them(
 
 
 def test_own_recordings_say_how_many_timesteps(tmp_path: Path) -> None:
-    """A network that is named on the command line has its own number of timesteps."""
+    """Other numbers of timesteps, of an option or of a given network, are refused."""
     frames, labels = np.zeros((40, 8, 2, 9, 9), np.uint8), np.arange(40) % 4
     path = tmp_path / "frames.npz"
     np.savez(path, x_train=frames, y_train=labels, x_test=frames, y_test=labels)

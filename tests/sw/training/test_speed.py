@@ -16,8 +16,10 @@ from sw.training import speed
 
 
 def test_a_peer_is_the_same_network() -> None:
-    """With our own neurons in place of a peer's, scores and gradients are the same: peers are timed
-    on the same network."""
+    """With our own neurons in a peer's network, scores and gradients are those of our network.
+
+    This shows that peers are timed on the same network.
+    """
 
     class Plain(torch.nn.Module):
         def forward(self, drives: torch.Tensor) -> torch.Tensor:
