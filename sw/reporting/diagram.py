@@ -8,6 +8,7 @@ from html import escape
 
 from hw.spec import Gate, Leak, Reset
 from sw.network.network import INPUT, Layer, Network, Shape
+from sw.reporting.markup import N_COLOURS, colour
 
 ROW = 104
 BOX_HEIGHT = 46
@@ -172,10 +173,10 @@ class _Drawing:
         left = x + 10
         if number is not None:
             self.parts.append(
-                f'<rect class="chip c{number % 7}" x="{x + 8:g}" y="{top + 8:g}" width="18" '
+                f'<rect class="chip {colour(number)}" x="{x + 8:g}" y="{top + 8:g}" width="18" '
                 f'height="15" rx="4"/>'
             )
-            self.text(x + 17, top + 19.5, str(number), f"chiptext t{number % 7}")
+            self.text(x + 17, top + 19.5, str(number), f"chiptext t{number % N_COLOURS}")
             left = x + 32
         room = int((x + width - left) / 7.6)
         shown = title if len(title) <= room else f"{title[: room - 1]}…"
