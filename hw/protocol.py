@@ -61,7 +61,7 @@ from hw.spec import (
     Reset,
 )
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Version of this wire format, reported in :class:`Identity`."""
 MAGIC = int.from_bytes(b"SPKF", "little")
 """First field of :class:`Identity`, by which the host recognises a device."""
@@ -143,11 +143,13 @@ class Space(enum.IntEnum):
     """Memories that the host can access, addressed by rows."""
 
     WEIGHT = 0
-    """Rows of ``lanes`` weights, lane 0 in the lowest bits; or of descriptors, low word first."""
+    """Rows of ``lanes`` weights, lane 0 in the lowest bits; or of descriptors, low word first. Row
+    ``r`` is row ``r // banks`` of bank ``r % banks``."""
     PARAM = 1
     """Rows of ``fire_lanes`` entries of :class:`Neuron`."""
     SPIKE = 2
-    """Rows of one byte: granule ``i`` holds bits ``8*i`` to ``8*i+7``. Writable during a run."""
+    """Rows of one byte. Row ``r`` is granule ``r // banks`` of bank ``r % banks``; granule ``i``
+    holds bits ``8*i`` to ``8*i+7`` of the bank's spikes. Writable during a run."""
     RESULT = 3
     """Rows of ``fire_lanes`` logits of the run that ended last, each sign-extended to 32 bits.
     Read-only."""
@@ -180,7 +182,7 @@ class Rows(data.Struct):
 class Run(data.Struct):
     """Arguments of RUN: run the layers from a descriptor on, up to the first that is final.
 
-    ``entry`` is the row of the first descriptor in each core's weight memory. The DONE frame
+    ``entry`` is the row of :attr:`Space.WEIGHT` at which the first descriptor begins. The DONE frame
     carries the first ``n_result_rows`` rows of RESULT and ``n_counter_rows`` rows of COUNTER.
     """
 
@@ -238,8 +240,9 @@ class Identity(data.Struct):
     weight_bits: 8
     fire_lanes: 8
     membrane_bits: 8
+    sum_bits: 8
     pixels: 4
-    cores: 4
+    banks: 4
     chunk_bits: 8
     membrane_slots: 8
     max_layers: 16
@@ -319,15 +322,17 @@ class Header(data.Struct):
     final: 1
     """Last layer of the run; the argmax of the results follows."""
     pixels: 1
-    """The layer takes pixels: the first :data:`hw.spec.N_PLANES` iterations of the level of
-    timesteps are the bit-planes of a pixel map, the highest first. The iterations after them are
-    the timesteps, all of which use the sum of the planes."""
+    """The layer takes pixels: the first ``N_PLANES / banks`` iterations of the level of timesteps
+    are the bit-planes of a pixel map (:data:`hw.spec.N_PLANES`), one per bank, the highest in bank
+    0 of the first iteration. The iterations after them are the timesteps, all of which use the sum
+    of the planes."""
     reset: Reset
     weight: 20
     gate: Gate
-    idle: 1
-    """This core has no jobs in the layer; other cores do all of it."""
-    reserved: 8
+    granule_rows: 2
+    """Logarithm (base 2) of the number of weight rows of a granule: 3 if each of its bits is an
+    input, less if only the lowest 1, 2 or 4 of them are and the others are always 0."""
+    reserved: 7
     target: 16
     """First granule of the output map; 0 in an output layer, whose result rows count from it."""
     param: 16
@@ -396,16 +401,13 @@ def row_bytes(space: Space, config: Config) -> int:
 
 
 def n_rows(space: Space, config: Config) -> int:
-    """Return the number of rows of ``space`` in all cores.
-
-    Row ``r`` of weights, parameters or counters is in core ``r % cores``.
-    """
+    """Return the number of rows of ``space``, in all banks together."""
     return {
-        Space.WEIGHT: config.cores * config.weight_depth,
-        Space.PARAM: config.cores * config.n_param_rows,
-        Space.SPIKE: config.spike_bytes,
+        Space.WEIGHT: config.banks * config.weight_depth,
+        Space.PARAM: config.n_param_rows,
+        Space.SPIKE: config.banks * config.spike_bytes,
         Space.RESULT: config.result_rows,
-        Space.COUNTER: config.cores * config.max_layers * config.counter_rows,
+        Space.COUNTER: config.max_layers * config.counter_rows,
     }[space]
 
 

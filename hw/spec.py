@@ -241,42 +241,45 @@ def signed_range(bits: int) -> tuple[int, int]:
 class Config:
     """Parameters of one build of the gateware. One bitstream runs any network that fits it.
 
-    Weight memory holds ``weight_depth`` rows of ``lanes`` weights, and the layers' descriptors.
-    Parameter memory holds ``param_depth`` rows of ``fire_lanes`` (bias, threshold) pairs; results
-    and counters take its end. Spike memory holds ``spike_bytes`` bytes.
+    The core has ``banks`` banks, each with the spikes and the weights of its own input channels. A
+    bank's weight memory holds ``weight_depth`` rows of ``lanes`` weights, and a part of the layers'
+    descriptors; its spike memory holds ``spike_bytes`` bytes. Parameter memory, which the banks
+    share, holds ``param_depth`` rows of ``fire_lanes`` (bias, threshold) pairs; results and
+    counters take its end.
     """
 
     name: str = "sim"
     lanes: int = 16
-    """Number of weights added per cycle, and of output channels of one job."""
+    """Number of weights that a bank adds per cycle, and of output channels of one job."""
+    banks: int = 1
+    """Number of banks, among which a layer's input channels are divided."""
     weight_bits: int = 8
     weight_depth: int = 20480
-    """Number of rows of weight memory."""
+    """Number of rows of a bank's weight memory."""
     fire_lanes: int = 16
     """Number of neurons that the fire unit updates per cycle; divides ``lanes``."""
+    sum_bits: int = 20
+    """Width of a bank's accumulators, which hold the sums of its own input channels."""
     membrane_bits: int = 24
-    """Width of accumulators, membranes and logits."""
+    """Width of sums over all banks, of membranes and of logits."""
     param_depth: int = 512
     """Number of rows of parameter memory."""
     chunk_bits: int = 64
-    """Number of input spikes fetched per cycle."""
+    """Number of input spikes that a bank fetches per cycle."""
     spike_bytes: int = 32768
-    """Size of spike memory in bytes."""
+    """Size of a bank's spike memory in bytes."""
     membrane_slots: int = 32
     """Number of jobs (interleaved positions or channel groups) whose membranes are kept at once."""
     count_bits: int = 12
     """Width of a loop counter: each of the nested loops has at most ``1 << count_bits`` iterations.
     """
     sum_queue: int = 16
-    """Number of jobs whose sums may wait for the fire unit. With 0, only one job's sums are kept,
-    and the lanes stall until the fire unit takes them."""
+    """Number of jobs whose sums may wait in a bank for the fire unit. With 0, which is for a single
+    bank, only one job's sums are kept, and the lanes stall until the fire unit takes them."""
     max_layers: int = 32
     """Largest number of layers of a network; each has counters in parameter memory."""
     result_rows: int = 16
     """Number of rows of ``fire_lanes`` logits."""
-    cores: int = 1
-    """Number of cores. Each has ``lanes`` lanes, memories of the sizes here, and a copy of all
-    spikes."""
     pixels: int = 1
     """1 if layers may read pixels, as bit-planes, instead of spikes; 0 leaves that logic out."""
     rx_buffer_bytes: int = 2048
@@ -297,24 +300,30 @@ class Config:
                 )
 
         check(self.weight_bits in (2, 4, 8), "weight_bits", "use 2, 4 or 8")
+        check(self.banks in (1, 2, 4, 8), "banks", "use 1, 2, 4 or 8")
         check(
-            self.lanes >= GRANULE_BITS and self.lanes & (self.lanes - 1) == 0,
+            self.lanes >= GRANULE_BITS * self.banks and self.lanes & (self.lanes - 1) == 0,
             "lanes",
-            f"use a power of two of at least {GRANULE_BITS}",
+            f"use a power of two of at least {GRANULE_BITS} for each bank",
         )
         check(
             self.fire_lanes >= 1
             and self.fire_lanes & (self.fire_lanes - 1) == 0
-            and self.fire_lanes <= self.lanes,
+            and self.banks <= self.fire_lanes <= self.lanes,
             "fire_lanes",
-            "use a power of two of at most lanes",
+            "use a power of two from banks to lanes",
         )
         check(
-            self.chunk_bits in (32, 64) and self.chunk_bits >= self.lanes,
+            self.chunk_bits in (32, 64) and self.chunk_bits >= self.bank_lanes,
             "chunk_bits",
-            "use 32 or 64, at least lanes",
+            "use 32 or 64, at least lanes / banks",
         )
         check(PARAM_BITS <= self.membrane_bits <= 32, "membrane_bits", "use 16 to 32")
+        check(
+            self.weight_bits < self.sum_bits <= self.membrane_bits,
+            "sum_bits",
+            "use more than weight_bits, at most membrane_bits",
+        )
         check(
             self.membrane_slots >= 2 and self.membrane_slots & (self.membrane_slots - 1) == 0,
             "membrane_slots",
@@ -329,16 +338,15 @@ class Config:
             check(getattr(self, field) >= 2, field, "use at least 2")
         check(self.pixels in (0, 1), "pixels", "use 0 or 1")
         check(1 <= self.count_bits <= 12, "count_bits", "use 1 to 12")
-        check(self.cores in (1, 2, 4, 8), "cores", "use 1, 2, 4 or 8")
         check(
-            self.cores * self.max_layers * self.counter_rows < 256,
+            self.max_layers * self.counter_rows < 256,
             "max_layers",
-            "use less than 256 rows of counters in all cores",
+            "use less than 256 rows of counters",
         )
         check(
-            self.sum_queue == 0 or self.sum_queue >= SUMS_IN_FLIGHT,
+            (self.sum_queue == 0 and self.banks == 1) or self.sum_queue >= SUMS_IN_FLIGHT,
             "sum_queue",
-            f"use 0, or at least {SUMS_IN_FLIGHT}",
+            f"use 0 with a single bank, or at least {SUMS_IN_FLIGHT}",
         )
         check(self.weight_depth <= 1 << 20, "weight_depth", "use at most 1048576")
         check(
@@ -358,6 +366,11 @@ class Config:
             "max_payload_bytes",
             "use 64 to rx_buffer_bytes - 1",
         )
+
+    @property
+    def bank_lanes(self) -> int:
+        """Number of output channels of one job whose spikes one bank stores."""
+        return self.lanes // self.banks
 
     @property
     def fire_beats(self) -> int:
@@ -393,11 +406,15 @@ class Config:
         """Return the configuration of the same device for another width of weights.
 
         Weight memory keeps its number of bits. Its number of rows changes; on a small device
-        (chunks of less than 64 bits), the number of lanes changes instead, because its memory
+        (without a queue of sums), the number of lanes changes instead, because its memory
         ports are too narrow for longer rows, and shorter ones do not hold a descriptor's word.
+        Accumulators become wider or narrower by as many bits as weights do.
         """
-        if self.chunk_bits < 64:
+        sum_bits = min(self.sum_bits + weight_bits - self.weight_bits, self.membrane_bits)
+        if not self.sum_queue:
             lanes = self.lanes * self.weight_bits // weight_bits
-            return replace(self, weight_bits=weight_bits, lanes=lanes)
+            return replace(self, weight_bits=weight_bits, lanes=lanes, sum_bits=sum_bits)
         weight_depth = self.weight_depth * self.weight_bits // weight_bits
-        return replace(self, weight_bits=weight_bits, weight_depth=weight_depth)
+        return replace(
+            self, weight_bits=weight_bits, weight_depth=weight_depth, sum_bits=sum_bits
+        )

@@ -112,7 +112,7 @@ def run_layout(config: Config) -> data.StructLayout:
     no wider than this device needs."""
     return data.StructLayout(
         {
-            "entry": range(config.weight_depth),
+            "entry": range(n_rows(Space.WEIGHT, config)),
             "n_result_rows": range(n_rows(Space.RESULT, config) + 1),
             "n_counter_rows": range(n_rows(Space.COUNTER, config) + 1),
             "tag": 8,

@@ -318,7 +318,7 @@ class Dispatcher(wiring.Component):
         with m.If(~checks.has_args | ~checks.no_data):
             _refuse(m, r, Status.BAD_LENGTH)
         with m.Elif(
-            (run.entry >= config.weight_depth)
+            (run.entry >= n_rows(Space.WEIGHT, config))
             | (run.n_result_rows > n_rows(Space.RESULT, config))
             | (run.n_counter_rows > n_rows(Space.COUNTER, config))
         ):
