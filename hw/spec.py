@@ -60,13 +60,9 @@ CHUNK_DEPTH = 32
 JOB_DEPTH = 64
 """Number of jobs that the queue between fetch and fire unit holds."""
 
-CHUNK_ROOM = CHUNK_DEPTH - FETCH_LATENCY - 5
-"""Largest number of queued chunks at which the fetch unit still starts slots. The margin is for
-what the pipeline still delivers afterwards, the chunk that is held back and the registered signal.
-"""
-
-JOB_ROOM = JOB_DEPTH - FETCH_LATENCY - 3
-"""Largest number of queued jobs at which the fetch unit still starts slots."""
+JOB_ROOM = JOB_DEPTH - 4
+"""Largest number of queued jobs at which slots for chunks are still used. The margin is for what is
+under way, and for the registered signal."""
 
 ROOM_LATENCY = 2
 """Cycles from a change of a queue's level to the slot that it allows or forbids."""
@@ -355,9 +351,9 @@ class Config:
             "use lanes * weight_bits of at least 32 bits, the length of a descriptor's word",
         )
         check(
-            self.param_depth % (2 * self.bank_rows) == 0 and self.n_param_rows > 0,
+            self.param_depth % (2 * self.page_rows) == 0 and self.n_param_rows > 0,
             "param_depth",
-            f"use a multiple of {2 * self.bank_rows}, at least {4 * self.bank_rows}: results and "
+            f"use a multiple of {2 * self.page_rows}, at least {4 * self.page_rows}: results and "
             "counters take the end of parameter memory",
         )
         check(self.clk_hz // self.baud >= 4, "baud", "use at most clk_hz / 4")
@@ -366,6 +362,15 @@ class Config:
             "max_payload_bytes",
             "use 64 to rx_buffer_bytes - 1",
         )
+
+    def chunk_room(self, bank: int) -> int:
+        """Return the largest number of chunks queued in a bank at which slots are still used.
+
+        The margin is for what the pipeline still delivers afterwards, the chunk that is held back,
+        the registered signal, and the cycles that signal and slots take between this bank and bank
+        0.
+        """
+        return CHUNK_DEPTH - FETCH_LATENCY - 5 - 2 * bank
 
     @property
     def bank_lanes(self) -> int:
@@ -381,8 +386,11 @@ class Config:
     def param_latency(self) -> int:
         """Number of cycles from requesting a row of parameter memory, or a job's sums, to receiving
         it. Devices with a queue of sums are large and have registers before and after the memory.
+        Sums pass through one bank after another.
         """
-        return 3 if self.sum_queue else 1
+        if not self.sum_queue:
+            return 1
+        return 3 if self.banks == 1 else 3 + self.banks
 
     @property
     def counter_rows(self) -> int:
@@ -390,9 +398,9 @@ class Config:
         return max(1, 4 // self.fire_lanes)
 
     @property
-    def bank_rows(self) -> int:
-        """Number of rows of one result bank: room for a run's results and counters, rounded up to a
-        power of two. Parameter memory ends with two banks: one for the run that has ended, one
+    def page_rows(self) -> int:
+        """Number of rows of one page of results: room for a run's results and counters, rounded up to a
+        power of two. Parameter memory ends with two pages: one for the run that has ended, one
         for the run in progress."""
         used = self.result_rows + self.max_layers * self.counter_rows
         return 1 << (used - 1).bit_length()
@@ -400,7 +408,7 @@ class Config:
     @property
     def n_param_rows(self) -> int:
         """Number of rows of parameter memory for biases and thresholds."""
-        return self.param_depth - 2 * self.bank_rows
+        return self.param_depth - 2 * self.page_rows
 
     def with_weight_bits(self, weight_bits: int) -> Config:
         """Return the configuration of the same device for another width of weights.
@@ -415,6 +423,4 @@ class Config:
             lanes = self.lanes * self.weight_bits // weight_bits
             return replace(self, weight_bits=weight_bits, lanes=lanes, sum_bits=sum_bits)
         weight_depth = self.weight_depth * self.weight_bits // weight_bits
-        return replace(
-            self, weight_bits=weight_bits, weight_depth=weight_depth, sum_bits=sum_bits
-        )
+        return replace(self, weight_bits=weight_bits, weight_depth=weight_depth, sum_bits=sum_bits)

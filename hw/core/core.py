@@ -4,373 +4,271 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from amaranth import Cat, Const, Module, Mux, ResetInserter, Signal, Value, signed
-from amaranth.lib import data, memory, stream, wiring
-from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth import Cat, Module, Mux, ResetInserter, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import Out, connect, flipped
 
 from hw.bus import CoreBus
 from hw.core.argmax import Argmax
-from hw.core.fetch import Fetch
+from hw.core.banks import Banks
+from hw.core.counters import Counters
+from hw.core.descriptor import DescriptorLoader
 from hw.core.fire import FireUnit
-from hw.core.lanes import Lanes
+from hw.core.host_reads import HostReads
 from hw.core.nest import LoopNest
-from hw.core.scan import Scanner
+from hw.core.params import ParamMemory, result_row
 from hw.core.sequencer import Sequencer
-from hw.core.spikes import SpikeMemory, granule_write_layout
-from hw.core.sums import SumQueue, SumRegister
-from hw.core.weights import WeightMemory
-from hw.parts.pipeline import delayed, unreset
-from hw.protocol import Neuron, Space
+from hw.core.walk import Walk
+from hw.protocol import RESULT_BYTES, Space
 from hw.spec import GRANULE_BITS, Config
-
-_WEIGHT_LATENCY = 1 + WeightMemory.LATENCY
-"""Cycles that the host waits for a row of weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Units:
-    """Components of a core, and the ports of its parameter memory."""
+    """Components of a core."""
 
     sequencer: Sequencer
+    loader: DescriptorLoader
+    counters: Counters
     nest: LoopNest
-    fetch: Fetch
-    scanner: Scanner
-    lanes: Lanes
+    walk: Walk
+    banks: Banks
     fire: FireUnit
     argmax: Argmax
-    spikes: SpikeMemory
-    weights: WeightMemory
-    params_read: memory.ReadPort
-    params_write: memory.WritePort
+    params: ParamMemory
+    host: HostReads
 
 
-@dataclass(frozen=True, kw_only=True)
-class _HostRead:
-    """Address of the row that the host reads."""
-
-    row: Signal
-    space: Signal
+def _sign_extended(logit: Value) -> Value:
+    """Return a logit as the bits of a result on the wire."""
+    n_more = 8 * RESULT_BYTES - len(logit)
+    return Cat(logit, logit[-1].replicate(n_more))
 
 
 class Core(wiring.Component):
     """Event-driven, output-stationary core.
 
     A *job* computes one output position, one group of ``lanes`` output channels, and one timestep.
-    Its receptive field is a few runs of bits in spike memory. Every active input takes one cycle,
-    in which a row of weights is read and added to ``lanes`` accumulators; silent inputs take none.
-    Timesteps are an inner loop, so that membranes fit into a small memory. ::
+    Its receptive field is a few runs of bits in the spike memory of each bank, which holds the
+    spikes of the bank's own channels. Every active input takes one cycle of its bank, in which a
+    row of weights is read and added to ``lanes`` accumulators; silent inputs take none. Timesteps
+    are an inner loop, so that membranes fit into a small memory. ::
 
-        Sequencer -> LoopNest -> Fetch =chunks=> Scanner -> WeightMemory -> Lanes -> FireUnit
-                                   |  ^                                                |   |
-                                   |  '-------- SpikeMemory <-- Cores <----------------'   |
-                                   '==== jobs, silent or not, with identity spikes ========'
-
-    The core does not write its own spikes: they leave on ``fired`` and come back on ``spikes``
-    with those of the other cores, see :class:`hw.core.cores.Cores`.
+        Sequencer -> LoopNest -> Walk =slots=> Banks =sums of jobs=> FireUnit
+                                   |             ^                   ^   |
+                                   |             '------ spikes -----|---'
+                                   '============== jobs ============='
 
     Members
     -------
-    bus : see :class:`hw.bus.CoreBus`, except for the host's writes to :attr:`Space.SPIKE`.
-    fired : spikes of this core.
-    spikes : spikes of all cores and of the host, to be written into spike memory.
-    meets : this core has finished its part of a layer.
-    all_met : all cores have.
+    bus : see :class:`hw.bus.CoreBus`.
     """
 
     def __init__(self, config: Config):
         self._config = config
-        spikes = stream.Signature(granule_write_layout(config), always_ready=True)
-        super().__init__(
-            {
-                "bus": Out(CoreBus(config)),
-                "fired": Out(spikes),
-                "spikes": In(spikes),
-                "meets": Out(1),
-                "all_met": In(1),
-            }
-        )
+        super().__init__({"bus": Out(CoreBus(config))})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        # Register the abort, because its reset fans out across the core.
-        aborted = Signal()
-        m.d.sync += aborted.eq(self.bus.abort)
-        reset = ResetInserter(aborted)
-        u = self._units(m, reset)
-
-        connect(m, flipped(self.bus.run), u.sequencer.run)
-        connect(m, u.sequencer.done, flipped(self.bus.done))
-        m.d.comb += self.bus.busy.eq(u.sequencer.busy)
-        self._connect_descriptor(m, u)
-        ends = self._connect_jobs(m, u, reset)
-        host_row, host_space = unreset(24), unreset(8)
-        host = _HostRead(row=host_row, space=host_space)
-        self._connect_events(m, u, host, ends, aborted, reset)
-        params_data, params_free = self._read_params(m, u, host)
+        aborted = self._abort(m)
+        u = self._units(m, ResetInserter(aborted))
+        self._connect_runs(m, u, aborted)
+        self._connect_jobs(m, u, aborted)
+        self._connect_words(m, u)
+        self._read_params(m, u)
         self._write_params(m, u)
-        m.d.comb += [
-            u.weights.write_row.eq(self.bus.write.p.address.row),
-            u.weights.write_data.eq(self.bus.write.p.data),
-            u.weights.write_en.eq(self._host_writes(Space.WEIGHT)),
-        ]
-        self._read_for_host(m, u, host, params_data, params_free)
+        self._write_banks(m, u)
         return m
+
+    def _host_writes(self, space: Space) -> Value:
+        """Return whether the host writes a row of ``space``; except for spikes, it does so only
+        while the core is idle."""
+        return self.bus.write.valid & (self.bus.write.p.address.space == space)
+
+    def _abort(self, m: Module) -> Signal:
+        """Return the reset of everything that holds state of a run.
+
+        It is registered, because it fans out across the core, and long enough for what the banks
+        hand on to come to an end.
+        """
+        n_cycles = 1 if self._config.banks == 1 else 2 * self._config.banks + 4
+        left = Signal(range(n_cycles + 1))
+        aborted = Signal()
+        with m.If(self.bus.abort):
+            m.d.sync += [aborted.eq(1), left.eq(n_cycles - 1)]
+        with m.Else():
+            m.d.sync += [aborted.eq(left != 0), left.eq(Mux(left == 0, 0, left - 1))]
+        return aborted
 
     def _units(self, m: Module, reset: ResetInserter) -> _Units:
         """Add the core's components; an abort resets those that hold state of a run."""
         config = self._config
-        m.submodules.sequencer = sequencer = reset(Sequencer(config))
-        m.submodules.nest = nest = reset(LoopNest(config))
-        m.submodules.fetch = fetch = reset(Fetch(config))
-        m.submodules.scanner = scanner = reset(Scanner(config))
-        m.submodules.lanes = lanes = Lanes(config)
-        m.submodules.fire = fire = reset(FireUnit(config))
-        m.submodules.argmax = argmax = reset(Argmax(config))
-        m.submodules.spikes = spikes = SpikeMemory(config)
-        m.submodules.weights = weights = WeightMemory(config)
-        m.submodules.params = params = memory.Memory(
-            shape=data.ArrayLayout(Neuron, config.fire_lanes), depth=config.param_depth, init=[]
-        )
+        m.submodules.sequencer = reset(sequencer := Sequencer(config))
+        m.submodules.loader = reset(loader := DescriptorLoader(config))
+        m.submodules.counters = counters = Counters(config)
+        m.submodules.nest = reset(nest := LoopNest(config))
+        m.submodules.walk = reset(walk := Walk(config))
+        m.submodules.banks = banks = Banks(config)
+        m.submodules.fire = reset(fire := FireUnit(config))
+        m.submodules.argmax = reset(argmax := Argmax(config))
+        m.submodules.params = params = ParamMemory(config)
+        m.submodules.host = host = HostReads(config)
         return _Units(
             sequencer=sequencer,
+            loader=loader,
+            counters=counters,
             nest=nest,
-            fetch=fetch,
-            scanner=scanner,
-            lanes=lanes,
+            walk=walk,
+            banks=banks,
             fire=fire,
             argmax=argmax,
-            spikes=spikes,
-            weights=weights,
-            params_read=params.read_port(),
-            params_write=params.write_port(),
+            params=params,
+            host=host,
         )
 
-    def _connect_descriptor(self, m: Module, u: _Units) -> None:
-        """Connect what the descriptor says of a layer, and the fetch unit to spike memory."""
-        header = u.sequencer.header
+    def _connect_runs(self, m: Module, u: _Units, aborted: Value) -> None:
+        """Connect runs to the sequencer, and the sequencer to what it starts and counts."""
+        bus, sequencer, loader, nest = self.bus, u.sequencer, u.loader, u.nest
+        connect(m, sequencer.done, flipped(bus.done))
         m.d.comb += [
-            u.nest.header.eq(header),
-            u.nest.word.eq(u.sequencer.word),
-            u.nest.header_en.eq(u.sequencer.header_en),
-            u.nest.header_word.eq(u.sequencer.header_word),
-            u.nest.level_en.eq(u.sequencer.level_en),
-            u.nest.level.eq(u.sequencer.level),
-            u.nest.level_word.eq(u.sequencer.level_word),
-            u.nest.clear.eq(u.sequencer.clear),
-            u.nest.start.eq(u.sequencer.start),
-            u.fetch.gated.eq(header.gate != 0),
-            u.fetch.body_bits.eq(header.body_bits),
-            u.fetch.tail_bits.eq(header.tail_bits),
-            u.spikes.read_bit.eq(u.fetch.read_bit),
-            u.spikes.gather.eq(u.fetch.gather),
-            u.spikes.piece_rows.eq(header.piece_rows),
-            u.fetch.window.eq(u.spikes.window),
-            u.scanner.piece_weights.eq(header.piece_weights),
-            u.scanner.move.eq(u.lanes.move),
-            u.fire.header.eq(header),
-        ]
-
-    def _connect_jobs(self, m: Module, u: _Units, reset: ResetInserter) -> Signal:
-        """Connect steps, chunks, jobs, sums and spikes.
-
-        Returns
-        -------
-        Whether the scanner's event ends a job.
-        """
-        config, event = self._config, u.scanner.event
-        connect(m, u.fire.spikes, flipped(self.fired))
-        connect(m, flipped(self.spikes), u.spikes.write)
-        m.d.comb += [self.meets.eq(u.sequencer.meets), u.sequencer.all_met.eq(self.all_met)]
-        connect(m, u.nest.steps, u.fetch.steps)
-        connect(m, u.fetch.chunks, u.scanner.chunks)
-        connect(m, u.fetch.jobs, u.fire.jobs)
-        ends = Signal()
-        m.d.comb += ends.eq(event.valid & event.p.last)
-        if config.sum_queue:
-            sums = SumQueue(config)
-            m.d.comb += [sums.ends.eq(ends), u.scanner.room.eq(sums.room)]
-        else:
-            sums = SumRegister(config)
-            m.d.comb += u.scanner.room.eq(1)
-        m.submodules.sums = reset(sums)
-        connect(m, u.lanes.sums, sums.i)
-        connect(m, sums.o, u.fire.sums)
-        return ends
-
-    def _connect_events(
-        self,
-        m: Module,
-        u: _Units,
-        host: _HostRead,
-        ends: Signal,
-        aborted: Signal,
-        reset: ResetInserter,
-    ) -> None:
-        """Read a row of weights for each event and add it in the lanes.
-
-        Weight memory is read by the sequencer between layers, and by the host while idle.
-        """
-        sequencer, lanes, weights = u.sequencer, u.lanes, u.weights
-        event = u.scanner.event
-        m.d.sync += [
-            sequencer.read.eq(event.valid & lanes.move),
-            sequencer.n_synapses.eq(
-                Mux(event.p.tail, sequencer.header.tail_lanes, self._config.lanes)
-            ),
-        ]
-        under_way = Module()
-        m.submodules.under_way = reset(under_way)
-        events = delayed(under_way, Cat(event.valid, ends), weights.LATENCY, lanes.move, reset=True)
-        m.d.comb += [
-            weights.move.eq(lanes.move),
-            weights.read_row.eq(
-                Mux(
-                    sequencer.busy,
-                    Mux(sequencer.loading, sequencer.row, event.p.weight),
-                    host.row,
-                )
-            ),
-            weights.read_en.eq(event.valid | ~sequencer.busy | sequencer.loading),
-            sequencer.row_data.eq(weights.read_data),
-            Cat(lanes.add, lanes.ends).eq(events),
-            lanes.clear.eq(aborted),
-            lanes.weights.eq(weights.read_data),
+            bus.busy.eq(sequencer.busy | aborted),
+            bus.run.ready.eq(sequencer.run.ready & ~aborted),
+            sequencer.run.valid.eq(bus.run.valid & ~aborted),
+            sequencer.run.p.eq(bus.run.p),
+            loader.entry.eq(bus.run.p.entry),
+            loader.go_to.eq(sequencer.go_to),
+            loader.start.eq(sequencer.load),
+            sequencer.loaded.eq(loader.loaded),
+            sequencer.final.eq(loader.header.final),
             sequencer.finished.eq(u.fire.finished),
-            sequencer.n_spikes.eq(u.fire.n_spikes),
+            sequencer.counters.eq(u.counters.counters),
+            u.counters.clear.eq(sequencer.clear_counters),
+            u.counters.counting.eq(sequencer.counting),
+            u.counters.n_real.eq(u.banks.n_real),
+            u.counters.n_tail.eq(u.banks.n_tail),
+            u.counters.tail_lanes.eq(loader.header.tail_lanes),
+            u.counters.n_spikes.eq(u.fire.n_spikes),
+            u.argmax.start.eq(sequencer.argmax_start),
+            u.argmax.n_classes.eq(loader.header.n_classes),
+            sequencer.argmax_done.eq(u.argmax.done),
+            sequencer.argmax_index.eq(u.argmax.index),
+            nest.header.eq(loader.header),
+            nest.word.eq(loader.word),
+            nest.header_en.eq(loader.header_en),
+            nest.header_word.eq(loader.header_word),
+            nest.level_en.eq(loader.level_en),
+            nest.level.eq(loader.level),
+            nest.level_word.eq(loader.level_word),
+            nest.clear.eq(sequencer.clear),
+            nest.start.eq(sequencer.start),
         ]
 
-    def _result_row(self, m: Module, index: Value, bank: Value) -> Value:
-        """Return the row of parameter memory that is ``index`` rows behind the first result of
-        ``bank``. The two banks are at the end of parameter memory, see
-        :attr:`hw.spec.Config.bank_rows`."""
-        bank_bits = (self._config.bank_rows - 1).bit_length()
-        above_banks = self._config.n_param_rows >> (bank_bits + 1)
-        offset = Signal(bank_bits)
-        m.d.comb += offset.eq(index)
-        return Cat(offset, bank, Const(above_banks, range(self._config.param_depth)))
-
-    def _read_params(self, m: Module, u: _Units, host: _HostRead) -> tuple[Value, Value]:
-        """Read parameter memory for the fire unit, else for the argmax, else for the host.
-
-        Returns
-        -------
-        The row that was read, :attr:`hw.spec.Config.param_latency` cycles later, and whether the
-        host's row is being read.
-        """
-        fire, argmax, sequencer = u.fire, u.argmax, u.sequencer
-        n_each = self._config.param_latency // 2  # registers before the memory, and behind it
-        params_row = Signal.like(u.params_read.addr)
-        params_data = delayed(m, u.params_read.data, n_each)
+    def _connect_jobs(self, m: Module, u: _Units, aborted: Value) -> None:
+        """Connect the way of a job: from the nest through the banks to the fire unit."""
+        header, layer = u.loader.header, u.banks.layer
+        connect(m, u.nest.steps, u.walk.steps)
+        connect(m, u.walk.jobs, u.fire.jobs)
+        connect(m, u.banks.sums, u.fire.sums)
+        connect(m, u.host.granules, u.walk.granules)
+        n_pieces = len(layer.body_bits)
         m.d.comb += [
-            u.params_read.addr.eq(delayed(m, params_row, n_each)),
-            fire.params.eq(params_data),
-            argmax.logits.eq(params_data),
-            argmax.start.eq(sequencer.argmax_start),
-            argmax.n_classes.eq(sequencer.header.n_classes),
-            sequencer.argmax_done.eq(argmax.done),
-            sequencer.argmax_index.eq(argmax.index),
+            u.walk.gated.eq(header.gate != 0),
+            u.walk.room.eq(u.banks.room),
+            u.banks.slot.eq(u.walk.slot),
+            u.banks.aborted.eq(aborted),
+            u.fire.header.eq(header),
+            layer.granule_rows.eq(header.granule_rows),
         ]
-        params_free = ~fire.param_en & ~argmax.busy
-        counter_row = host.row + self._config.result_rows
-        with m.If(fire.param_en):
-            m.d.comb += params_row.eq(fire.param_row)
-        with m.Elif(argmax.busy):
-            m.d.comb += params_row.eq(self._result_row(m, argmax.row, sequencer.bank))
-        with m.Elif(host.space == Space.RESULT):
-            m.d.comb += params_row.eq(self._result_row(m, host.row, ~sequencer.bank))
-        with m.Elif(host.space == Space.COUNTER):
-            m.d.comb += params_row.eq(self._result_row(m, counter_row, ~sequencer.bank))
-        with m.Else():
-            m.d.comb += params_row.eq(host.row)
-        return params_data, params_free
+        for name in ("body_bits", "tail_bits", "piece_rows", "piece_weights"):
+            m.d.comb += [layer[name][k].eq(header[name][k]) for k in range(n_pieces)]
 
-    def _host_writes(self, space: Space) -> Value:
-        """Return whether the host writes a row of ``space``; it does so only while the core is
-        idle."""
-        return self.bus.write.valid & (self.bus.write.p.address.space == space)
+    def _connect_words(self, m: Module, u: _Units) -> None:
+        """Read words of weight memory for the loader during a run, else for the host."""
+        request = u.banks.word
+        m.d.comb += [
+            u.loader.words.p.eq(u.banks.read.p),
+            u.loader.words.valid.eq(u.banks.read.valid & u.sequencer.busy),
+            u.host.banks_read.p.eq(u.banks.read.p),
+            u.host.banks_read.valid.eq(u.banks.read.valid),
+        ]
+        for source in (u.host.words, u.loader.requests):
+            with m.If(source.valid):
+                m.d.comb += [
+                    request.valid.eq(1),
+                    request.p.eq(source.p.place),
+                    u.banks.word_bank.eq(source.p.bank),
+                ]
+
+    def _read_params(self, m: Module, u: _Units) -> None:
+        """Read parameter memory for the fire unit, else for the argmax, else for the host."""
+        config, host, page = self._config, u.host, u.sequencer.page
+        row, read = u.params.read_row, u.params.read_data
+        connect(m, flipped(self.bus.read), host.read)
+        connect(m, host.read_data, flipped(self.bus.read_data))
+        m.d.comb += [
+            u.fire.params.eq(read),
+            u.argmax.logits.eq(read),
+            host.params.eq(read),
+            host.params_free.eq(~u.fire.param_en & ~u.argmax.busy),
+        ]
+        counter_row = host.row + config.result_rows
+        with m.If(u.fire.param_en):
+            m.d.comb += row.eq(u.fire.param_row)
+        with m.Elif(u.argmax.busy):
+            m.d.comb += row.eq(result_row(m, config, u.argmax.row, page))
+        with m.Elif(host.space == Space.RESULT):
+            m.d.comb += row.eq(result_row(m, config, host.row, ~page))
+        with m.Elif(host.space == Space.COUNTER):
+            m.d.comb += row.eq(result_row(m, config, counter_row, ~page))
+        with m.Else():
+            m.d.comb += row.eq(host.row)
 
     def _write_params(self, m: Module, u: _Units) -> None:
         """Write logits, else counters, else the host's row into parameter memory."""
-        config, fire, sequencer = self._config, u.fire, u.sequencer
-        logits = [Signal(signed(32), name=f"logit{i}") for i in range(config.fire_lanes)]
-        m.d.comb += [logit.eq(fire.result[i]) for i, logit in enumerate(logits)]
-        write = self.bus.write.p
-        m.d.comb += self.bus.write.ready.eq(1)
-
-        # In registers, since parameter memory may be far away from the host's bus.
-        write_row, write_data = unreset(range(config.param_depth)), unreset(len(write.data))
-        write_en = Signal()
-        m.d.sync += write_en.eq(
-            fire.result_en | sequencer.counter_en | self._host_writes(Space.PARAM)
-        )
+        config, fire, sequencer, write = self._config, u.fire, u.sequencer, u.params.write
+        logits = Cat(_sign_extended(fire.result[i]) for i in range(config.fire_lanes))
         counter_row = sequencer.counter_index + config.result_rows
         with m.If(fire.result_en):
-            m.d.sync += [
-                write_row.eq(self._result_row(m, fire.result_index, sequencer.bank)),
-                write_data.eq(Cat(logits)),
+            m.d.comb += [
+                write.p.row.eq(result_row(m, config, fire.result_index, sequencer.page)),
+                write.p.data.eq(logits),
             ]
         with m.Elif(sequencer.counter_en):
-            m.d.sync += [
-                write_row.eq(self._result_row(m, counter_row, sequencer.bank)),
-                write_data.eq(sequencer.counter_data),
+            m.d.comb += [
+                write.p.row.eq(result_row(m, config, counter_row, sequencer.page)),
+                write.p.data.eq(sequencer.counter_data),
             ]
         with m.Else():
-            m.d.sync += [write_row.eq(write.address.row), write_data.eq(write.data)]
-        m.d.comb += [
-            u.params_write.addr.eq(write_row),
-            u.params_write.data.eq(write_data),
-            u.params_write.en.eq(write_en),
-        ]
+            m.d.comb += [
+                write.p.row.eq(self.bus.write.p.address.row),
+                write.p.data.eq(self.bus.write.p.data),
+            ]
+        m.d.comb += write.valid.eq(
+            fire.result_en | sequencer.counter_en | self._host_writes(Space.PARAM)
+        )
 
-    def _read_for_host(
-        self, m: Module, u: _Units, host: _HostRead, params_data: Value, params_free: Value
-    ) -> None:
-        """Answer the host's reads, one row at a time."""
-        bus, fetch, n_param = self.bus, u.fetch, self._config.param_latency
-        wait = Signal(range(_WEIGHT_LATENCY + 1))
-        asks_spikes = Signal()  # a register, since the nest waits for the answer
+    def _write_banks(self, m: Module, u: _Units) -> None:
+        """Write the fire unit's spikes, else the host's, and the host's rows of weights."""
+        config, write, banks = self._config, self.bus.write.p, u.banks
+        index_bits = (config.banks - 1).bit_length()
+        bank = Signal(config.banks)
+        row = write.address.row[index_bits:]
         m.d.comb += [
-            fetch.host_bit.valid.eq(asks_spikes),
-            fetch.host_bit.payload.eq(host.row << (GRANULE_BITS - 1).bit_length()),
+            *(bank[n].eq(write.address.row[:index_bits] == n) for n in range(config.banks)),
+            self.bus.write.ready.eq(~((write.address.space == Space.SPIKE) & u.fire.spikes.valid)),
+            banks.weights.valid.eq(self._host_writes(Space.WEIGHT)),
+            banks.weights.p.row.eq(row),
+            banks.weights.p.data.eq(write.data),
+            banks.weight_bank.eq(bank),
         ]
-        with m.If(fetch.host_bit.ready):
-            m.d.sync += asks_spikes.eq(0)
-        with m.FSM():
-            with m.State("IDLE"):
-                m.d.comb += bus.read.ready.eq(1)
-                m.d.sync += wait.eq(_WEIGHT_LATENCY)
-                with m.If(bus.read.valid):
-                    m.d.sync += [
-                        host.row.eq(bus.read.p.row),
-                        host.space.eq(bus.read.p.space),
-                        asks_spikes.eq(bus.read.p.space == Space.SPIKE),
-                    ]
-                    m.next = "REQUEST"
-            with m.State("REQUEST"), m.Switch(host.space):
-                with m.Case(Space.SPIKE), m.If(fetch.host_bit.ready):
-                    m.next = "SPIKE"
-                with m.Case(Space.WEIGHT):
-                    m.next = "WEIGHT"
-                with m.Default(), m.If(params_free):
-                    m.next = "PARAM0"
-            with m.State("SPIKE"), m.If(fetch.host_granule.valid):
-                m.d.comb += bus.read_data.valid.eq(1)
-                m.next = "IDLE"
-            for n in range(n_param - 1):
-                with m.State(f"PARAM{n}"):
-                    m.next = f"PARAM{n + 1}"
-            with m.State(f"PARAM{n_param - 1}"):
-                m.d.comb += bus.read_data.valid.eq(1)
-                m.next = "IDLE"
-            with m.State("WEIGHT"):
-                m.d.sync += wait.eq(wait - 1)
-                with m.If(wait == 0):
-                    m.d.comb += bus.read_data.valid.eq(1)
-                    m.next = "IDLE"
-        with m.Switch(host.space):
-            with m.Case(Space.SPIKE):
-                m.d.comb += bus.read_data.payload.eq(fetch.host_granule.payload)
-            with m.Case(Space.WEIGHT):
-                m.d.comb += bus.read_data.payload.eq(u.weights.read_data)
-            with m.Default():
-                m.d.comb += bus.read_data.payload.eq(params_data)
+        with m.If(u.fire.spikes.valid):
+            m.d.comb += [banks.spikes.valid.eq(1), banks.spikes.p.eq(u.fire.spikes.p)]
+        with m.Else():
+            granule = write.data[:GRANULE_BITS]
+            m.d.comb += [
+                banks.spikes.valid.eq(self._host_writes(Space.SPIKE)),
+                banks.spikes.p.banks.eq(bank),
+                banks.spikes.p.granule.eq(row),
+                banks.spikes.p.count.eq(1),
+                banks.spikes.p.bits.eq(Cat(bit.replicate(config.banks) for bit in granule)),
+            ]

@@ -1,31 +1,41 @@
-"""The fetch unit, which reads input spikes and queues jobs and the chunks that are not silent."""
+"""The fetch unit of a bank, which queues the chunks of input spikes that are not silent."""
 
-from amaranth import Cat, Const, Module, Mux, Signal
+from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.core.nest import Phase, address_widths, step_layout
+from hw.core.nest import address_widths
 from hw.core.spikes import SpikeMemory
+from hw.core.walk import slot_layout
 from hw.parts.pipeline import delayed, delayed_in_memory, thermometer, unreset
 from hw.parts.queue import Queue
-from hw.protocol import N_PIECES
-from hw.spec import (
-    CHUNK_DEPTH,
-    CHUNK_ROOM,
-    FETCH_LATENCY,
-    GRANULE_BITS,
-    JOB_DEPTH,
-    JOB_ROOM,
-    PIECE_BITS,
-    Config,
-)
+from hw.spec import CHUNK_DEPTH, FETCH_LATENCY, GRANULE_BITS, PIECE_BITS, Config
+
+
+def window_layout(config: Config) -> data.StructLayout:
+    """Return the layout of what the banks need to know of the layer that runs.
+
+    The fields are those of :class:`hw.protocol.Header`, for as many pieces as a chunk has.
+    """
+    n_pieces = config.chunk_bits // PIECE_BITS
+    pieces = data.ArrayLayout(8, n_pieces)
+    valid_bits = data.ArrayLayout(PIECE_BITS.bit_length(), n_pieces)
+    return data.StructLayout(
+        {
+            "body_bits": valid_bits,
+            "tail_bits": valid_bits,
+            "piece_rows": pieces,
+            "piece_weights": pieces,
+            "granule_rows": 2,
+        }
+    )
 
 
 def chunk_layout(config: Config) -> data.StructLayout:
     """Return the layout of a chunk: input spikes of a job, or of a part of it.
 
-    The weights of ``bits`` begin at row ``weight``. ``last`` marks the last active chunk of a job;
-    ``tail`` is as in :func:`hw.core.nest.step_layout`.
+    The weights of ``bits`` begin at row ``weight``. ``last`` marks the last chunk of a job, which
+    has the bank's identity spikes of the job; ``tail`` is as in :func:`hw.core.nest.step_layout`.
     """
     return data.StructLayout(
         {
@@ -33,38 +43,23 @@ def chunk_layout(config: Config) -> data.StructLayout:
             "weight": address_widths(config)["weight"],
             "last": 1,
             "tail": 1,
+            "identity": config.bank_lanes,
         }
     )
 
 
-def job_layout(config: Config) -> data.StructLayout:
-    """Return the layout of a job as the fire unit needs it.
-
-    ``silent`` marks a job without any active input; ``identity`` holds the spikes of the identity
-    branch in a gated layer. The other fields are as in :func:`hw.core.nest.step_layout`.
-    """
-    widths = address_widths(config)
-    return data.StructLayout(
-        {name: widths[name] for name in ("param", "slot", "target")}
-        | dict.fromkeys(("fresh", "end", "pool_first", "pool_last", "tail"), 1)
-        | {"phase": 2, "silent": 1, "identity": config.lanes}
-    )
-
-
 class Merger(wiring.Component):
-    """Drop silent chunks and mark the last active chunk of each job.
+    """Drop silent chunks and mark the last chunk of each job that is left.
 
-    An active chunk is held until the next active chunk of its job or the end of the job arrives, so
-    that ``last`` is always set on the last *active* chunk. A job without any active input produces
-    no chunk. The merger takes one chunk and emits at most one per cycle, and never stalls.
+    A chunk is held until the next active chunk of its job or the end of the job arrives, so that
+    ``last`` is always set on the last *active* chunk. Of a job without any active input, its last
+    chunk is left, empty. The merger takes one chunk and emits at most one per cycle, and never
+    stalls.
 
     Members
     -------
     chunk : chunks; ``last`` marks the last chunk of a job, active or not.
-    active : the chunk has an active input.
-    merged : the active chunks; ``last`` marks the last active chunk of a job.
-    silent : for each job, whether it has no active input; arrives no later than the job's last
-        merged chunk.
+    merged : the chunks that are left; ``last`` marks the last one of a job.
     """
 
     def __init__(self, config: Config):
@@ -72,9 +67,7 @@ class Merger(wiring.Component):
         super().__init__(
             {
                 "chunk": In(stream.Signature(layout, always_ready=True)),
-                "active": In(1),
                 "merged": Out(stream.Signature(layout, always_ready=True)),
-                "silent": Out(stream.Signature(1, always_ready=True)),
             }
         )
 
@@ -84,144 +77,95 @@ class Merger(wiring.Component):
         held = unreset(chunk.shape())
         holds = Signal()
         complete = Signal()  # the held chunk is the last of its job
-        m.d.comb += [self.merged.p.eq(held), self.merged.p.last.eq(complete)]
+        active, continues = Signal(), Signal()
+        m.d.comb += [
+            active.eq(chunk.bits.any()),
+            continues.eq(holds & ~complete),  # the held chunk is of the same job
+            self.merged.p.eq(held),
+            self.merged.p.last.eq(complete),
+            self.merged.valid.eq(holds & (complete | (self.chunk.valid & active))),
+        ]
         with m.If(holds & complete):
-            m.d.comb += self.merged.valid.eq(1)
             m.d.sync += holds.eq(0)
         with m.If(self.chunk.valid):
-            with m.If(holds & ~complete & self.active):
-                m.d.comb += self.merged.valid.eq(1)
-            with m.If(self.active):
+            with m.If(active | (chunk.last & ~continues)):
                 m.d.sync += [held.eq(chunk), holds.eq(1)]
-            m.d.sync += complete.eq(chunk.last)
-            m.d.comb += [
-                self.silent.valid.eq(chunk.last),
-                self.silent.payload.eq(~self.active & ~(holds & ~complete)),
-            ]
+            m.d.sync += [complete.eq(chunk.last), held.identity.eq(chunk.identity)]
         return m
 
 
 class Fetch(wiring.Component):
-    """Read the input window of every step, mask it, and queue the chunks with active inputs.
+    """Read the input window of every slot, mask it, and queue the chunks with active inputs.
 
-    Spike memory is read in slots, one per cycle: a chunk of a step, the identity spikes of a job,
-    or a granule for the host. A job of a gated layer takes one more slot for its identity spikes,
-    which are read through the same port and shifter. The pipeline never stalls: a slot for a chunk
-    is used only while the queues have room for everything that is under way. ::
+    The pipeline never stalls. ::
 
-        F0 slot chosen    F1-F6 spike memory    F7 masked    F8 silent chunks dropped    queues
+        F0 slot    F1-F6 spike memory    F7 masked    F8 silent chunks dropped    queue
+
+    Parameters
+    ----------
+    number : number of the bank. A slot arrives there as many cycles later than in bank 0, and
+        ``room`` is seen as many cycles later.
 
     Members
     -------
-    steps : iterations of the loop nest.
-    gated, body_bits, tail_bits : fields of the layer that runs, stable while it does: whether it
-        has identity spikes, and the valid bits of each piece (``tail_bits`` in the last chunk of a
-        run, ``body_bits`` in the others).
-    host_bit, host_granule : the host's reads: a bit address each, and the granule there.
+    slot : what is read in this cycle.
+    layer : what the bank needs to know of the layer that runs, stable while it does.
     read_bit, gather, window : to and from spike memory.
-    chunks : chunks with active inputs, for the scanner.
-    jobs : all jobs, for the fire unit.
+    granule : granules that the host reads.
+    chunks : chunks for the scanner.
+    room : the queue has room for another chunk, and for all that are under way.
     """
 
     LATENCY = FETCH_LATENCY
     """Cycles from a slot until its chunk is masked and known to be active or silent."""
 
-    def __init__(self, config: Config):
-        self._config = config
-        source_bits = address_widths(config)["source"]
+    def __init__(self, config: Config, number: int = 0):
+        self._config, self._number = config, number
         super().__init__(
             {
-                "steps": In(stream.Signature(step_layout(config))),
-                "gated": In(1),
-                "body_bits": In(data.ArrayLayout(8, N_PIECES)),
-                "tail_bits": In(data.ArrayLayout(8, N_PIECES)),
-                "host_bit": In(stream.Signature(source_bits)),
-                "host_granule": Out(stream.Signature(GRANULE_BITS, always_ready=True)),
-                "read_bit": Out(source_bits),
+                "slot": In(slot_layout(config)),
+                "layer": In(window_layout(config)),
+                "read_bit": Out(address_widths(config)["source"]),
                 "gather": Out(1),
                 "window": In(config.chunk_bits),
+                "granule": Out(stream.Signature(GRANULE_BITS, always_ready=True)),
                 "chunks": Out(stream.Signature(chunk_layout(config))),
-                "jobs": Out(stream.Signature(job_layout(config))),
+                "room": Out(1),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config = self._config
-        step = self.steps.p
-
+        config, slot, layer = self._config, self.slot, self.layer
         m.submodules.merger = merger = Merger(config)
         m.submodules.chunks = chunks = Queue(chunk_layout(config), CHUNK_DEPTH, always_ready=True)
-        m.submodules.jobs = jobs = Queue(job_layout(config), JOB_DEPTH, always_ready=True)
         wiring.connect(m, chunks.o, wiring.flipped(self.chunks))
-        wiring.connect(m, jobs.o, wiring.flipped(self.jobs))
-        # Keep a margin for everything under way when `room` falls: the slots in the pipeline, the
-        # chunk held in the merger, and the cycle that `room`, a register, is late.
-        room = Signal()
-        m.d.sync += room.eq((chunks.level <= CHUNK_ROOM) & (jobs.level <= JOB_ROOM))
-
-        # F0: choose whose slot this is; identity spikes come first, then the host.
-        chunk_slot, identity_slot, host_slot = Signal(), Signal(), Signal()
-        identity_due = Signal()
-        m.d.sync += identity_due.eq(chunk_slot & step.last & self.gated)
-        with m.If(identity_due):
-            m.d.comb += [
-                identity_slot.eq(1),
-                self.read_bit.eq(Cat(Const(0, (GRANULE_BITS - 1).bit_length()), step.identity)),
-            ]
-        with m.Elif(self.host_bit.valid):
-            m.d.comb += [host_slot.eq(1), self.host_bit.ready.eq(1)]
-            m.d.comb += self.read_bit.eq(self.host_bit.payload)
-        with m.Elif(room):
-            m.d.comb += [chunk_slot.eq(self.steps.valid), self.gather.eq(1)]
-            m.d.comb += self.read_bit.eq(step.source)
-        m.d.comb += self.steps.ready.eq(identity_slot | (chunk_slot & ~(step.last & self.gated)))
+        m.d.sync += self.room.eq(chunks.level <= config.chunk_room(self._number))
+        m.d.comb += [self.read_bit.eq(slot.bit), self.gather.eq(slot.gather)]
 
         # F6: the window arrives. The mask is computed in parallel.
-        slots = delayed(m, Cat(chunk_slot, host_slot), SpikeMemory.LATENCY, reset=True)
-        cut5 = delayed(m, step.cut, SpikeMemory.LATENCY - 1)
+        chunk6, host6 = delayed(m, Cat(slot.chunk, slot.host[0]), SpikeMemory.LATENCY, reset=True)
+        cut5, silent5 = delayed(m, Cat(slot.cut, slot.silent), SpikeMemory.LATENCY - 1)
         mask = unreset(config.chunk_bits)
         for k in range(config.chunk_bits // PIECE_BITS):
-            n_bits = Mux(cut5, self.tail_bits[k], self.body_bits[k])
-            n_bits = n_bits[: PIECE_BITS.bit_length()]
+            n_bits = Mux(cut5, layer.tail_bits[k], layer.body_bits[k])
             m.d.sync += mask.word_select(k, PIECE_BITS).eq(thermometer(n_bits, PIECE_BITS))
-        m.d.comb += [
-            self.host_granule.valid.eq(slots[1]),
-            self.host_granule.payload.eq(self.window),
-        ]
+        with m.If(silent5):
+            m.d.sync += mask.eq(0)
+        m.d.comb += [self.granule.valid.eq(host6), self.granule.payload.eq(self.window)]
         # F7: clear the bits behind the end of the run. The window is now that of the next slot: the
         # identity spikes, if this slot ends a job of a gated layer.
         bits7 = unreset(config.chunk_bits)
         m.d.sync += bits7.eq(self.window & mask)
-        valid7 = delayed(m, slots[0], 1, reset=True)
-        tag_layout = data.StructLayout(
-            {
-                name: field.shape
-                for name, field in step_layout(config)
-                if name not in ("source", "identity", "cut")
-            }
-        )
-        tag = Signal(tag_layout)
-        m.d.comb += [tag[name].eq(step[name]) for name, _ in tag_layout]
-        tags = data.View(tag_layout, delayed_in_memory(m, tag, self.LATENCY))
+        valid7 = delayed(m, chunk6, 1, reset=True)
+        tags = Cat(slot.weight, slot.last, slot.tail)
+        chunk = merger.chunk.p
         m.d.comb += [
             merger.chunk.valid.eq(valid7),
-            merger.chunk.p.bits.eq(bits7),
-            merger.chunk.p.weight.eq(tags.weight),
-            merger.chunk.p.last.eq(tags.last),
-            merger.chunk.p.tail.eq(tags.tail),
-            # In a layer of pixels, only bit-planes have inputs; the timesteps after them have none.
-            merger.active.eq(
-                bits7.any() & (tags.phase != Phase.FIRST) & (tags.phase != Phase.LATER)
-            ),
+            chunk.bits.eq(bits7),
+            Cat(chunk.weight, chunk.last, chunk.tail).eq(delayed_in_memory(m, tags, self.LATENCY)),
+            chunk.identity.eq(self.window),
             chunks.i.valid.eq(merger.merged.valid),
             chunks.i.p.eq(merger.merged.p),
-            jobs.i.valid.eq(merger.silent.valid),
-            jobs.i.p.silent.eq(merger.silent.payload),
-            jobs.i.p.identity.eq(self.window),
         ]
-        for name in ("param", "slot", "target", "fresh", "end", "pool_first", "tail", "phase"):
-            m.d.comb += jobs.i.p[name].eq(tags[name])
-        # A bit-plane writes no spikes.
-        m.d.comb += jobs.i.p.pool_last.eq(tags.pool_last & (tags.phase != Phase.PLANE))
         return m

@@ -1,46 +1,62 @@
 """The fire unit: leak, threshold, reset, residual gate and OR-pooling."""
 
-from amaranth import Cat, Const, Module, Mux, Signal, signed
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from amaranth import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.core.fetch import job_layout
+from hw.core.banks import spikes_layout
 from hw.core.nest import Phase
-from hw.core.spikes import granule_write_layout
-from hw.core.sums import SumsSignature
+from hw.core.sums import merged_beats
+from hw.core.walk import job_layout
 from hw.parts.pipeline import delayed, popcount, unreset
 from hw.protocol import Header, Neuron
 from hw.spec import GRANULE_BITS, MEMBRANE_LATENCY, Config, Gate, Leak, Reset
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Beat:
+    """A beat at stage B0: its job, its index, and the flags of the job's first and last beat."""
+
+    job: Any
+    index: Value
+    valid: Value
+    begins: Value
+    last: Value
+
+
 class FireUnit(wiring.Component):
     """Turn the sums of a job into spikes or logits, ``fire_lanes`` neurons per cycle (a beat).
 
-    Jobs begin in order, at least ``header.spacing`` cycles apart. A silent job does not wait for
-    the lanes. The neuron is that of :mod:`hw.spec`. ::
+    Jobs begin in order, at least ``header.spacing`` cycles apart, when their sums are complete. The
+    neuron is that of :mod:`hw.spec`. ::
 
-        A   parameters and sums read
+        A   parameters and sums asked for
         B0  membrane read
         B1  sum + bias added; old membrane shifted for the leak
         B2  membrane added up
         B3  membrane compared, reset and written; spikes gated, masked and ORed into the window
         B4  spikes of a complete pooling window written
 
-    Parameters and sums may come from far away on a large device and arrive after
-    :attr:`hw.spec.Config.param_latency` cycles. If that is 1, A and B0 are the same cycle.
+    Parameters and sums arrive at B1, :attr:`hw.spec.Config.param_latency` cycles after A. If that
+    is 1, A and B0 are the same cycle.
 
-    A layer that takes pixels has :data:`hw.spec.N_PLANES` jobs per neuron before the timesteps, one
-    per bit-plane, the highest first: the membrane is doubled, the sum is added, and nothing fires.
-    The membrane then holds the weighted sum of pixels, which the first timestep uses and stores for
-    the later ones.
+    A layer that takes pixels has ``N_PLANES / banks`` jobs per neuron before the timesteps, each of
+    ``banks`` bit-planes, the highest first: the membrane is shifted by as many bits, the sum is
+    added, and nothing fires. The membrane then holds the weighted sum of pixels, which the first
+    timestep uses and stores for the later ones.
 
     Members
     -------
     header : header of the layer that runs, stable while it does.
-    sums : sums of jobs with an active input, beat by beat.
-    jobs : jobs from the fetch unit; each is taken with its last beat.
+    sums : sums of jobs and their identity spikes, beat by beat.
+    jobs : jobs; each is taken with its last beat.
     param_row, param_en, params : row of parameter memory to read, and its biases and thresholds.
-    spikes : spikes to write into spike memory.
+    spikes : spikes to write into the banks.
     result_index, result, result_en : logits of an output layer; the index counts rows from the
         first result.
     n_spikes : number of spikes written, to be added up; complete two cycles after ``finished``.
@@ -53,12 +69,12 @@ class FireUnit(wiring.Component):
         super().__init__(
             {
                 "header": In(Header),
-                "sums": In(SumsSignature(config)),
+                "sums": In(merged_beats(config)),
                 "jobs": In(stream.Signature(job_layout(config))),
                 "param_row": Out(range(config.param_depth)),
                 "param_en": Out(1),
                 "params": In(data.ArrayLayout(Neuron, config.fire_lanes)),
-                "spikes": Out(stream.Signature(granule_write_layout(config), always_ready=True)),
+                "spikes": Out(stream.Signature(spikes_layout(config), always_ready=True)),
                 "result_index": Out(range(config.result_rows)),
                 "result": Out(data.ArrayLayout(membrane, config.fire_lanes)),
                 "result_en": Out(1),
@@ -69,93 +85,74 @@ class FireUnit(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config, h, head = self._config, self.header, self.jobs.p
-        n_lanes, n_beats = config.fire_lanes, config.fire_beats
-        beat_bits = (n_beats - 1).bit_length()
-        membrane_shape = signed(config.membrane_bits)
+        begin = self._begin_jobs(m)
+        beat = self._ask(m, begin)
+        plane1 = delayed(m, beat.job.phase == Phase.PLANE, 1) if self._config.pixels else Const(0)
+        quiet3, firing3 = self._outcomes(m, beat)
+        fires = self._update(m, beat, plane1)
+        bits3 = Signal(self._config.fire_lanes)
+        m.d.comb += bits3.eq((fires & firing3) | (~fires & quiet3))
+        self._write_logits(m, beat)
+        self._write_spikes(m, beat, bits3)
+        return m
 
-        # A job begins `spacing` cycles after the job before it, or later, when its sums arrive.
+    def _begin_jobs(self, m: Module) -> Signal:
+        """Begin a job when its sums are complete, ``spacing`` cycles after the job before it or
+        later."""
+        h = self.header
         free, begin = Signal(init=1), Signal()
-        wait = Signal(range(max(n_beats, MEMBRANE_LATENCY, config.cores)))
+        wait = Signal(range(max(self._config.fire_beats, MEMBRANE_LATENCY)))
         next_free = Signal()
         m.d.sync += next_free.eq(h.spacing <= 1)
         m.d.comb += [
-            begin.eq(free & self.jobs.valid & (head.silent | self.sums.there)),
+            begin.eq(free & self.jobs.valid & self.sums.available),
             self.sums.begin.eq(begin),
         ]
         with m.If(begin):
             m.d.sync += [free.eq(next_free), wait.eq(h.spacing - 2)]
         with m.Elif(~free):
             m.d.sync += [free.eq(wait == 0), wait.eq(wait - 1)]
+        return begin
 
-        # A: beats of the job, which stays at the head of its queue until its last beat.
-        now = Signal(range(max(n_beats, 2)))
-        goes_on, asks, is_last = Signal(), Signal(), Signal()
+    def _ask(self, m: Module, begin: Value) -> _Beat:
+        """Ask for parameters and sums beat by beat (A); return the beat that is at B0."""
+        config, head = self._config, self.jobs.p
+        index = Signal(range(max(config.fire_beats, 2)))
+        continues, active, last = Signal(), Signal(), Signal()
         m.d.comb += [
-            asks.eq(begin | goes_on),
-            is_last.eq(asks & (now == h.last_beat)),
-            self.jobs.ready.eq(is_last),
-            self.sums.beat.eq(now),
-            self.sums.last.eq(is_last),
-            self.sums.silent.eq(head.silent),
-            self.param_row.eq(head.param + now),
-            self.param_en.eq(asks),
+            active.eq(begin | continues),
+            last.eq(active & (index == self.header.last_beat)),
+            self.jobs.ready.eq(last),
+            self.sums.beat.eq(index),
+            self.sums.last.eq(last),
+            self.sums.plane.eq(head.phase == Phase.PLANE),
+            self.param_row.eq(head.param + index),
+            self.param_en.eq(active),
         ]
-        with m.If(asks):
-            m.d.sync += [goes_on.eq(~is_last), now.eq(Mux(is_last, 0, now + 1))]
-
-        # B0
+        with m.If(active):
+            m.d.sync += [continues.eq(~last), index.eq(Mux(last, 0, index + 1))]
         n_later = config.param_latency - 1
-        job = data.View(job_layout(config), delayed(m, head, n_later))
-        beat = delayed(m, now, n_later)
-        begin0, active0, last_beat = delayed(m, Cat(begin, asks, is_last), n_later, reset=True)
-        membrane_row = Cat(beat[:beat_bits], job.slot)
+        flags = delayed(m, Cat(begin, active, last), n_later, reset=True)
+        return _Beat(
+            job=data.View(job_layout(config), delayed(m, head, n_later)),
+            index=delayed(m, index, n_later),
+            begins=flags[0],
+            valid=flags[1],
+            last=flags[2],
+        )
 
-        def state(name: str) -> tuple[memory.ReadPort, memory.WritePort]:
-            """Add a memory of one value per neuron of all membrane slots; return its ports."""
-            m.submodules[name] = rows = memory.Memory(
-                shape=data.ArrayLayout(membrane_shape, n_lanes),
-                depth=config.membrane_slots * n_beats,
-                init=[],
-            )
-            read, write = rows.read_port(), rows.write_port()
-            m.d.comb += read.addr.eq(membrane_row)
-            return read, write
-
-        read, write = state("membranes")
-        active1 = delayed(m, active0, 1, reset=True)
-        # B1: the sums of pixels are stored or used again. The old membrane contributes as a whole,
-        # shifted, or both, depending on the leak.
-        sum1 = Signal(data.ArrayLayout(membrane_shape, n_lanes))
-        m.d.comb += sum1.eq(self.sums.p)
-        keep, subtract = h.leak == Leak.KEEP, h.leak == Leak.SUBTRACT
-        starts0, plane0 = job.fresh, Const(0)
-        if config.pixels:
-            first0, plane0 = job.phase == Phase.FIRST, job.phase == Phase.PLANE
-            starts0 = job.fresh | first0
-            pixel_read, pixel_write = state("pixel_sums")
-            first1, later1 = delayed(m, first0, 1), delayed(m, job.phase == Phase.LATER, 1)
-            m.d.comb += [
-                pixel_write.addr.eq(delayed(m, membrane_row, 1)),
-                pixel_write.data.eq(read.data),
-                pixel_write.en.eq(active1 & first1),
-            ]
-            with m.If(first1):
-                m.d.comb += sum1.eq(read.data)
-            with m.Elif(later1):
-                m.d.comb += sum1.eq(pixel_read.data)
-        plane1 = delayed(m, plane0, 1)
-        no_whole1 = delayed(m, starts0 | (keep & ~plane0), 1)
-        no_change1 = delayed(m, starts0 | plane0 | ~(keep | subtract), 1)
-        subtract2 = delayed(m, subtract & ~no_change1, 1)
-
-        # Output bit of each neuron after gate and mask, for both cases: it fires, or it is quiet.
-        quiet1, firing1 = unreset(n_lanes), unreset(n_lanes)
+    def _outcomes(self, m: Module, beat: _Beat) -> tuple[Value, Value]:
+        """Return, at B3, the output bit of each neuron after gate and mask, for both cases: it is
+        quiet, or it fires."""
+        config, h = self._config, self.header
+        n_lanes = config.fire_lanes
+        beat_bits = (config.fire_beats - 1).bit_length()
+        tail1, index1 = delayed(m, beat.job.tail, 1), delayed(m, beat.index[:beat_bits], 1)
+        quiet2, firing2 = unreset(n_lanes), unreset(n_lanes)
         for j in range(n_lanes):
-            identity = job.identity.word_select(beat[:beat_bits], n_lanes)[j]
-            is_real = ~job.tail | (
-                h.tail_lanes > Cat(Const(j, n_lanes.bit_length() - 1), beat[:beat_bits])
-            )
+            identity = self.sums.p.identity[j]
+            lane = Cat(Const(j, n_lanes.bit_length() - 1), index1)
+            is_real = ~tail1 | (h.tail_lanes > lane)
             quiet, fired = Signal(name=f"quiet{j}"), Signal(name=f"fired{j}")
             m.d.comb += fired.eq(1)
             with m.Switch(h.gate):
@@ -167,88 +164,137 @@ class FireUnit(wiring.Component):
                     m.d.comb += quiet.eq(identity)
                 with m.Case(Gate.XOR):
                     m.d.comb += [quiet.eq(identity), fired.eq(~identity)]
-            m.d.sync += [quiet1[j].eq(quiet & is_real), firing1[j].eq(fired & is_real)]
-        quiet3, firing3 = delayed(m, quiet1, 2), delayed(m, firing1, 2)
-        plane3 = delayed(m, plane1, 2)
+            m.d.sync += [quiet2[j].eq(quiet & is_real), firing2[j].eq(fired & is_real)]
+        return delayed(m, quiet2, 1), delayed(m, firing2, 1)
 
-        bits3 = Signal(n_lanes)
-        for j in range(n_lanes):
+    def _state(self, m: Module, name: str, row: Value) -> tuple[memory.ReadPort, memory.WritePort]:
+        """Add a memory of one value per neuron of all membrane slots, and read ``row`` of it."""
+        config = self._config
+        m.submodules[name] = rows = memory.Memory(
+            shape=data.ArrayLayout(signed(config.membrane_bits), config.fire_lanes),
+            depth=config.membrane_slots * config.fire_beats,
+            init=[],
+        )
+        read, write = rows.read_port(), rows.write_port()
+        m.d.comb += read.addr.eq(row)
+        return read, write
+
+    def _update(self, m: Module, beat: _Beat, plane1: Value) -> Value:
+        """Update the membranes of a beat; return which neurons fire, at B3."""
+        config, h, job = self._config, self.header, beat.job
+        beat_bits = (config.fire_beats - 1).bit_length()
+        row = Cat(beat.index[:beat_bits], job.slot)
+        read, write = self._state(m, "membranes", row)
+        active1 = delayed(m, beat.valid, 1, reset=True)
+
+        # B1: the sums of pixels are stored or used again. The old membrane contributes as a whole,
+        # shifted, or both, depending on the leak.
+        sums1 = [
+            Signal(signed(config.membrane_bits), name=f"sum{j}") for j in range(config.fire_lanes)
+        ]
+        m.d.comb += [sum1.eq(self.sums.p.sums[j]) for j, sum1 in enumerate(sums1)]
+        keep, subtract = h.leak == Leak.KEEP, h.leak == Leak.SUBTRACT
+        starts0, plane0 = job.fresh, Const(0)
+        if config.pixels:
+            first0, plane0 = job.phase == Phase.FIRST, job.phase == Phase.PLANE
+            starts0 = job.fresh | first0
+            pixel_read, pixel_write = self._state(m, "pixel_sums", row)
+            first1, later1 = delayed(m, first0, 1), delayed(m, job.phase == Phase.LATER, 1)
+            m.d.comb += [
+                pixel_write.addr.eq(delayed(m, row, 1)),
+                pixel_write.data.eq(read.data),
+                pixel_write.en.eq(active1 & first1),
+            ]
+            for j, sum1 in enumerate(sums1):
+                with m.If(first1):
+                    m.d.comb += sum1.eq(read.data[j])
+                with m.Elif(later1):
+                    m.d.comb += sum1.eq(pixel_read.data[j])
+        no_whole1 = delayed(m, starts0 | (keep & ~plane0), 1)
+        no_change1 = delayed(m, starts0 | plane0 | ~(keep | subtract), 1)
+        subtract2 = delayed(m, subtract & ~no_change1, 1)
+        plane3 = delayed(m, plane1, 2)
+        fires = Signal(config.fire_lanes)
+        for j, sum1 in enumerate(sums1):
 
             def lane(name: str, j: int = j) -> Signal:
-                return unreset(membrane_shape, f"{name}{j}")
+                return unreset(signed(config.membrane_bits), f"{name}{j}")
 
             # B1, B2: membrane = drive + old - (old >> k), or drive + (old >> k).
-            drive, whole, change, membrane = (
-                lane(name) for name in ("drive", "whole", "change", "membrane")
-            )
+            drive, whole, change, membrane = map(lane, ("drive", "whole", "change", "membrane"))
             old = read.data[j]
             shifted = old >> h.leak_shift
             m.d.sync += [
-                drive.eq(sum1[j] + Mux(plane1, 0, self.params[j].bias)),
-                whole.eq(Mux(plane1, old << 1, old)),
+                drive.eq(sum1 + Mux(plane1, 0, self.params[j].bias)),
+                whole.eq(Mux(plane1, old << config.banks, old)),
                 change.eq(Mux(subtract, ~shifted, shifted)),
             ]
             with m.If(no_whole1):
                 m.d.sync += whole.eq(0)
             with m.If(no_change1):
                 m.d.sync += change.eq(0)
-            base = Signal(membrane_shape, name=f"base{j}")
+            base = Signal(signed(config.membrane_bits), name=f"base{j}")
             m.d.comb += [base.eq(drive + whole), self.result[j].eq(drive)]
             m.d.sync += membrane.eq(
                 (Cat(Const(1), base) + Cat(subtract2, change)) >> 1
             )  # one adder
             # B3
             threshold = delayed(m, self.params[j].threshold, 2).as_signed()
-            excess = Signal(membrane_shape, name=f"excess{j}")
-            fires = ~excess[-1] & ~plane3
+            excess = Signal(signed(config.membrane_bits), name=f"excess{j}")
             m.d.comb += [
                 excess.eq(membrane - threshold),
-                write.data[j].eq(Mux(fires, Mux(h.reset == Reset.SOFT, excess, 0), membrane)),
-                bits3[j].eq(Mux(fires, firing3[j], quiet3[j])),
+                fires[j].eq(~excess[-1] & ~plane3),
+                write.data[j].eq(Mux(fires[j], Mux(h.reset == Reset.SOFT, excess, 0), membrane)),
             ]
-        active3 = delayed(m, active1, 2, reset=True)
-        beat3 = delayed(m, beat, 3)
-        m.d.comb += [write.addr.eq(delayed(m, membrane_row, 3)), write.en.eq(active3)]
-
-        # Logits leave at B2.
-        result_index = (job.target + beat)[: len(self.result_index)]
         m.d.comb += [
-            self.result_en.eq(delayed(m, active1, 1, reset=True) & h.output),
-            self.result_index.eq(delayed(m, result_index, 2)),
+            write.addr.eq(delayed(m, row, 3)),
+            write.en.eq(delayed(m, active1, 2, reset=True)),
+        ]
+        return fires
+
+    def _write_logits(self, m: Module, beat: _Beat) -> None:
+        """Write the logits of an output layer, at B2."""
+        index = (beat.job.target + beat.index)[: len(self.result_index)]
+        m.d.comb += [
+            self.result_en.eq(delayed(m, beat.valid, 2, reset=True) & self.header.output),
+            self.result_index.eq(delayed(m, index, 2)),
         ]
 
-        # B3: spikes of a pooling window.
+    def _write_spikes(self, m: Module, beat: _Beat, bits3: Value) -> None:
+        """Collect the spikes of a pooling window (B3), and write and count them (B4)."""
+        config, h, job = self._config, self.header, beat.job
         pooled = unreset(config.lanes)
-        begins3 = delayed(m, begin0 & job.pool_first, 3, reset=True)
-        for i in range(n_beats):
-            here = active3 & (beat3 == i)
+        begins3 = delayed(m, beat.begins & job.pool_first, 3, reset=True)
+        active3 = delayed(m, beat.valid, 3, reset=True)
+        beat3 = delayed(m, beat.index, 3)
+        n_lanes = config.fire_lanes
+        for i in range(config.fire_beats):
+            is_here = active3 & (beat3 == i)
             bits = pooled.word_select(i, n_lanes)
             m.d.sync += bits.eq(
-                (bits & ~begins3.replicate(n_lanes)) | (bits3 & here.replicate(n_lanes))
+                (bits & ~begins3.replicate(n_lanes)) | (bits3 & is_here.replicate(n_lanes))
             )
 
-        # B4
-        granules, tail_granules = (
-            -(-Const(config.lanes) // GRANULE_BITS),
-            (h.tail_lanes + GRANULE_BITS - 1) >> (GRANULE_BITS - 1).bit_length(),
-        )
+        # B4: each bank gets the granules of its lanes.
+        lanes_of_granule = GRANULE_BITS * config.banks
+        granules = config.lanes // lanes_of_granule
+        tail_granules = (h.tail_lanes + lanes_of_granule - 1) >> (lanes_of_granule - 1).bit_length()
         n_granules = Signal(self.spikes.p.count.shape())
         m.d.comb += n_granules.eq(Mux(job.tail, tail_granules, granules))
-        ends = delayed(
-            m, Cat(job.pool_last & ~h.output, job.end) & last_beat.replicate(2), 4, reset=True
+        writes4, ends4 = delayed(
+            m, Cat(job.pool_last & ~h.output, job.end) & beat.last.replicate(2), 4, reset=True
         )
+        spikes = self.spikes.p
         m.d.comb += [
-            self.spikes.valid.eq(ends[0]),
-            Cat(self.spikes.p.granule, self.spikes.p.count).eq(
-                delayed(m, Cat(job.target, n_granules), 4)
-            ),
-            self.spikes.p.bits.eq(pooled),
+            self.spikes.valid.eq(writes4),
+            spikes.banks.eq(-1),
+            Cat(spikes.granule, spikes.count).eq(delayed(m, Cat(job.target, n_granules), 4)),
+            spikes.bits.eq(pooled),
         ]
         parts = [pooled[i : i + GRANULE_BITS] for i in range(0, config.lanes, GRANULE_BITS)]
         ones = [Signal(range(GRANULE_BITS + 1), name=f"ones{i}") for i in range(len(parts))]
         m.d.sync += [
-            one.eq(Mux(ends[0], popcount(part), 0)) for one, part in zip(ones, parts, strict=True)
+            one.eq(Mux(writes4, popcount(part), 0)) for one, part in zip(ones, parts, strict=True)
         ]
         m.d.sync += self.n_spikes.eq(sum(ones))
-        m.d.comb += self.finished.eq(delayed(m, ends[1], 1, reset=True))
-        return m
+        m.d.comb += self.finished.eq(delayed(m, ends4, 1, reset=True))

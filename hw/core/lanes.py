@@ -1,16 +1,17 @@
-"""The accumulators, which add ``lanes`` weights per cycle."""
+"""The accumulators of a bank, which add ``lanes`` weights per cycle."""
 
 from amaranth import Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.core.sums import sums_layout
+from hw.core.sums import job_sums_layout
+from hw.core.weights import row_layout
 from hw.parts.pipeline import unreset
 from hw.spec import Config
 
 
 class Lanes(wiring.Component):
-    """Add a row of weights to the accumulators, one per lane, for every event.
+    """Add rows of weights to the accumulators, one weight per lane, until the job ends.
 
     With a queue of sums (``sum_queue > 0``), the result of a job's last addition goes directly into
     the queue and the accumulators are cleared for the next job: clearing a register is free on an
@@ -22,54 +23,58 @@ class Lanes(wiring.Component):
 
     Members
     -------
-    move : the pipeline from scanner to lanes advances in this cycle. It is low while a job's sums
-        wait to be taken, which happens only without a queue.
-    add, ends : ``add`` marks an event; ``ends`` marks the last event of a job.
+    rows : rows of weights, in order, with any gaps between them. Always ready with a queue of sums;
+        without one, rows wait while a job's sums do.
     clear : reset the sums of the current job.
-    weights : row of weights of the event, lane 0 in the lowest bits.
-    sums : sums of each job, when all its events have been added.
+    sums : the bank's sums of each job and its identity spikes, when all weights have been added.
     """
 
     def __init__(self, config: Config):
         self._config = config
         super().__init__(
             {
-                "move": Out(1),
-                "add": In(1),
-                "ends": In(1),
+                "rows": In(stream.Signature(row_layout(config))),
                 "clear": In(1),
-                "weights": In(config.lanes * config.weight_bits),
-                "sums": Out(stream.Signature(sums_layout(config, config.lanes))),
+                "sums": Out(stream.Signature(job_sums_layout(config))),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        queued = self._config.sum_queue > 0
-        m.d.comb += self.move.eq(~(self.sums.valid & ~self.sums.ready))
-        adds, ends = Signal(), Signal()
-        m.d.comb += [adds.eq(self.move & self.add), ends.eq(self.move & self.ends)]
-        begins = Signal(init=1)  # only without a queue: the next addition is the first of its job
-        if queued:
-            m.d.comb += self.sums.valid.eq(self.ends)
-        else:
-            with m.If(self.move):
-                m.d.sync += self.sums.valid.eq(self.ends)
-            with m.If(adds):
-                m.d.sync += begins.eq(ends)
-            with m.If(self.clear):
-                m.d.sync += [self.sums.valid.eq(0), begins.eq(1)]
-        for lane in range(self._config.lanes):
-            weight = self.weights.word_select(lane, self._config.weight_bits).as_signed()
-            total = unreset(signed(self._config.membrane_bits), f"total{lane}")
-            if queued:
-                m.d.comb += self.sums.p[lane].eq(total + weight)
-                with m.If(adds):
-                    m.d.sync += total.eq(self.sums.p[lane])
+        config, row = self._config, self.rows.p
+        move, ends = Signal(), Signal()
+        m.d.comb += [
+            move.eq(~(self.sums.valid & ~self.sums.ready)),
+            self.rows.ready.eq(move),
+            ends.eq(self.rows.valid & row.last & move),
+        ]
+        weights = [
+            row.weights.word_select(lane, config.weight_bits).as_signed()
+            for lane in range(config.lanes)
+        ]
+        totals = [unreset(signed(config.sum_bits), f"total{lane}") for lane in range(config.lanes)]
+        if config.sum_queue:
+            m.d.comb += [self.sums.valid.eq(ends), self.sums.p.identity.eq(row.identity)]
+            for lane, (total, weight) in enumerate(zip(totals, weights, strict=True)):
+                m.d.comb += self.sums.p.sums[lane].eq(total + weight)
+                m.d.sync += total.eq(self.sums.p.sums[lane])  # the weight of no event is 0
                 with m.If(ends | self.clear):
                     m.d.sync += total.eq(0)
-            else:
-                m.d.comb += self.sums.p[lane].eq(total)
-                with m.If(adds):
-                    m.d.sync += total.eq(Mux(begins, weight, total + weight))
+            return m
+
+        begins = Signal(init=1)  # the next addition is the first of its job
+        identity = unreset(config.bank_lanes)
+        m.d.comb += self.sums.p.identity.eq(identity)
+        with m.If(move):
+            m.d.sync += [self.sums.valid.eq(ends), identity.eq(row.identity)]
+        with m.If(move & self.rows.valid):
+            m.d.sync += begins.eq(row.last)
+        with m.If(self.clear):
+            m.d.sync += [self.sums.valid.eq(0), begins.eq(1)]
+        for lane, (total, weight) in enumerate(zip(totals, weights, strict=True)):
+            m.d.comb += self.sums.p.sums[lane].eq(total)
+            with m.If(move & self.rows.valid & (row.add | begins)):
+                m.d.sync += total.eq(Mux(begins, weight, total + weight))
+                with m.If(~row.add):
+                    m.d.sync += total.eq(0)  # a silent job
         return m

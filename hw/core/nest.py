@@ -207,17 +207,18 @@ class LoopNest(wiring.Component):
 
         if self._config.pixels:
             # Count the iterations of the level of timesteps, up to the second timestep.
-            n_planes = Signal(range(N_PLANES + 2))
+            n_first = N_PLANES // self._config.banks
+            n_planes = Signal(range(n_first + 2))
             outer = h.time_levels & -h.time_levels  # the level of timesteps
             outside = ~(outer | (outer - 1))
             with m.If(begin | (advance & (moving & outside).any())):
                 m.d.sync += n_planes.eq(0)
-            with m.Elif(advance & (moving & h.time_levels).any() & (n_planes != N_PLANES + 1)):
+            with m.Elif(advance & (moving & h.time_levels).any() & (n_planes != n_first + 1)):
                 m.d.sync += n_planes.eq(n_planes + 1)
             phase = Mux(
-                n_planes < N_PLANES,
+                n_planes < n_first,
                 Phase.PLANE,
-                Mux(n_planes == N_PLANES, Phase.FIRST, Phase.LATER),
+                Mux(n_planes == n_first, Phase.FIRST, Phase.LATER),
             )
             with m.If(proceed):
                 m.d.sync += flags.phase.eq(Mux(h.pixels, phase, Phase.SPIKES))

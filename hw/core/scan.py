@@ -4,34 +4,44 @@ from amaranth import Cat, Module, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.core.fetch import chunk_layout
+from hw.core.fetch import chunk_layout, window_layout
 from hw.core.nest import address_widths
 from hw.parts.pipeline import delayed, encode_one_hot, more_than_one, select_one_hot, unreset
-from hw.protocol import N_PIECES
-from hw.spec import PIECE_BITS, Config
+from hw.spec import GRANULE_BITS, PIECE_BITS, Config
 
 
 def event_layout(config: Config) -> data.StructLayout:
-    """Return the layout of an event, which adds the weights of row ``weight``.
+    """Return the layout of an event: an active input, the end of a job, or both.
 
-    ``last`` marks the last event of a job; ``tail`` is as in :func:`hw.core.nest.step_layout`.
+    ``add`` marks an active input, whose weights are in row ``weight``. ``last`` marks the last
+    event of a job, which has the bank's ``identity`` spikes of the job. ``tail`` is as in
+    :func:`hw.core.nest.step_layout`.
     """
-    return data.StructLayout({"weight": address_widths(config)["weight"], "last": 1, "tail": 1})
+    return data.StructLayout(
+        {
+            "weight": address_widths(config)["weight"],
+            "add": 1,
+            "last": 1,
+            "tail": 1,
+            "identity": config.bank_lanes,
+        }
+    )
 
 
 class Scanner(wiring.Component):
-    """Find the first set bit of a chunk in every cycle, without bubbles between chunks or jobs. ::
+    """Find the first set bit of a chunk in every cycle, without bubbles between chunks or jobs.
+
+    An empty chunk, the last one of a silent job, takes a cycle, too. ::
 
         E0 lowest one of the first      E1 index of the bit in the      E2 weight row added up,
            piece that is not empty         piece (one-hot to binary)       event out
 
     Members
     -------
-    chunks : chunks with active inputs, from the fetch unit.
-    piece_weights : field of the layer that runs, see :class:`hw.protocol.Header`.
-    room : an active input may enter the pipeline in this cycle.
-    move : the pipeline advances in this cycle.
-    event : one active input; held while the pipeline does not advance.
+    chunks : chunks from the fetch unit.
+    layer : what the bank needs to know of the layer that runs, stable while it does.
+    room : an event may enter the pipeline in this cycle.
+    event : events; the pipeline advances in each cycle in which the next stage is ready.
     """
 
     def __init__(self, config: Config):
@@ -39,10 +49,9 @@ class Scanner(wiring.Component):
         super().__init__(
             {
                 "chunks": In(stream.Signature(chunk_layout(config))),
-                "piece_weights": In(data.ArrayLayout(8, N_PIECES)),
+                "layer": In(window_layout(config)),
                 "room": In(1),
-                "move": In(1),
-                "event": Out(stream.Signature(event_layout(config), always_ready=True)),
+                "event": Out(stream.Signature(event_layout(config))),
             }
         )
 
@@ -54,7 +63,9 @@ class Scanner(wiring.Component):
         occupied = unreset(n_pieces)
         weight = unreset(incoming.weight.shape())
         last, tail = unreset(1), unreset(1)
+        identity = unreset(len(incoming.identity))
         holds = Signal()
+        move = self.event.ready
 
         emit, is_last_bit = Signal(), Signal()
         chosen = Signal(n_pieces)
@@ -64,7 +75,7 @@ class Scanner(wiring.Component):
             *(value.eq(piece & (piece - 1)) for value, piece in zip(left, pieces, strict=True)),
             chosen.eq(occupied & -occupied),
             is_last_bit.eq(~(chosen & stays).any() & ((occupied & ~chosen) == 0)),
-            emit.eq(holds & self.room & self.move),
+            emit.eq(holds & self.room & move),
             self.chunks.ready.eq(~holds | (emit & is_last_bit)),
         ]
         with m.If(emit):
@@ -79,6 +90,7 @@ class Scanner(wiring.Component):
                 weight.eq(incoming.weight),
                 last.eq(incoming.last),
                 tail.eq(incoming.tail),
+                identity.eq(incoming.identity),
             ]
             for k in range(n_pieces):
                 bits = incoming.bits.word_select(k, PIECE_BITS)
@@ -87,27 +99,34 @@ class Scanner(wiring.Component):
         # E0 to E1
         lowest = unreset(PIECE_BITS)
         piece_weight = unreset(8)
-        with m.If(self.move):
+        with m.If(move):
             m.d.sync += [
                 lowest.eq(
                     select_one_hot(chosen, [piece & -piece for piece in pieces])[:PIECE_BITS]
                 ),
                 piece_weight.eq(
-                    select_one_hot(chosen, [self.piece_weights[k] for k in range(n_pieces)])
+                    select_one_hot(chosen, [self.layer.piece_weights[k] for k in range(n_pieces)])
                 ),
             ]
         # E1 to E2
-        index = unreset((PIECE_BITS - 1).bit_length())
-        piece_weight2 = unreset(8)
-        tags = delayed(m, Cat(is_last_bit & last, tail, weight), 2, self.move)
-        valid = delayed(m, holds & self.room, 2, self.move, reset=True)
+        index = Signal((PIECE_BITS - 1).bit_length())
+        m.d.comb += index.eq(encode_one_hot(lowest))
+        row = unreset(len(index))  # the granule's first row, and the bit in the granule
+        granule_bits = (GRANULE_BITS - 1).bit_length()
+        with m.If(move), m.Switch(self.layer.granule_rows):
+            for n in range(granule_bits + 1):
+                with m.Case(n):
+                    m.d.sync += row.eq(Cat(index[:n], index[granule_bits:]))
+        piece_weight2 = delayed(m, piece_weight, 1, move)
+        tags = Cat(is_last_bit & last, tail, occupied.any(), identity, weight)
+        tags2 = delayed(m, tags, 2, move)
+        valid2 = delayed(m, holds & self.room, 2, move, reset=True)
         event = unreset(event_layout(self._config))
         m.d.comb += self.event.p.eq(event)
-        with m.If(self.move):
-            m.d.sync += [index.eq(encode_one_hot(lowest)), piece_weight2.eq(piece_weight)]
+        with m.If(move):
             m.d.sync += [
-                self.event.valid.eq(valid),
-                Cat(event.last, event.tail).eq(tags[:2]),
-                event.weight.eq(tags[2:] + piece_weight2 + index),
+                self.event.valid.eq(valid2),
+                Cat(event.last, event.tail, event.add, event.identity, event.weight).eq(tags2),
+                event.weight.eq(tags2[-len(weight) :] + piece_weight2 + row),
             ]
         return m

@@ -5,18 +5,18 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.parts.pipeline import delayed, unreset
-from hw.protocol import N_PIECES
 from hw.spec import GRANULE_BITS, PIECE_BITS, SPIKE_LATENCY, Config
 
 
 def granule_write_layout(config: Config) -> data.StructLayout:
-    """Return the layout of a write: ``count`` granules of ``bits`` from address ``granule`` on."""
-    n_granules = config.lanes // GRANULE_BITS
+    """Return the layout of a write to one bank: ``count`` granules of ``bits`` from address
+    ``granule`` on."""
+    n_granules = config.bank_lanes // GRANULE_BITS
     return data.StructLayout(
         {
             "granule": (config.spike_bytes - 1).bit_length(),
             "count": range(n_granules + 1),
-            "bits": config.lanes,
+            "bits": config.bank_lanes,
         }
     )
 
@@ -57,7 +57,7 @@ class SpikeMemory(wiring.Component):
             {
                 "read_bit": In((8 * config.spike_bytes - 1).bit_length()),
                 "gather": In(1),
-                "piece_rows": In(data.ArrayLayout(8, N_PIECES)),
+                "piece_rows": In(data.ArrayLayout(8, config.chunk_bits // PIECE_BITS)),
                 "window": Out(config.chunk_bits),
                 "write": In(stream.Signature(granule_write_layout(config), always_ready=True)),
             }
@@ -87,6 +87,8 @@ class SpikeMemory(wiring.Component):
                 write_wraps[i].eq(column > i),
                 write_data[i].eq(
                     w.bits.word_select(distance[: (n_granules - 1).bit_length()], GRANULE_BITS)
+                    if n_granules > 1
+                    else w.bits
                 ),
             ]
 

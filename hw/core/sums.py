@@ -1,41 +1,75 @@
-"""Storage for sums between the lanes and the fire unit, which takes ``fire_lanes`` per cycle."""
+"""Storage for a bank's sums until the fire unit takes them, ``fire_lanes`` per cycle."""
 
-from amaranth import Cat, Module, Mux, Signal, Value, signed
+from amaranth import Cat, Module, Signal, Value, signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.parts.pipeline import delayed, select_one_hot, unreset
+from hw.parts.pipeline import select_one_hot, unreset
 from hw.spec import SUMS_IN_FLIGHT, Config
 
 
-def sums_layout(config: Config, n_lanes: int) -> data.ArrayLayout:
-    """Return the layout of the sums of ``n_lanes`` lanes."""
-    return data.ArrayLayout(signed(config.membrane_bits), n_lanes)
+def job_sums_layout(config: Config) -> data.StructLayout:
+    """Return the layout of a bank's sums of a job, and of its identity spikes.
+
+    Spike ``i`` is that of lane ``i * banks + number``, where ``number`` is that of the bank.
+    """
+    return data.StructLayout(
+        {
+            "sums": data.ArrayLayout(signed(config.sum_bits), config.lanes),
+            "identity": config.bank_lanes,
+        }
+    )
 
 
-class SumsSignature(wiring.Signature):
-    """Interface through which the fire unit reads the sums of jobs, ``fire_lanes`` per beat.
+def beat_layout(config: Config, sum_bits: int, n_identity: int) -> data.StructLayout:
+    """Return the layout of a beat: the sums of ``fire_lanes`` lanes, and identity spikes."""
+    return data.StructLayout(
+        {
+            "sums": data.ArrayLayout(signed(sum_bits), config.fire_lanes),
+            "identity": n_identity,
+        }
+    )
+
+
+class BeatSignature(wiring.Signature):
+    """Interface through which the fire unit reads the sums of jobs in order, beat by beat.
 
     Members
     -------
-    there : the sums of the next job with an active input are complete.
+    available : the sums of the next job are complete.
     begin, last : this cycle is the first or the last beat of a job.
     beat : index of the beat.
-    silent : the job has no active input, so that its sums are 0 and nothing is taken.
-    p : sums of the beat of :attr:`hw.spec.Config.param_latency` cycles before.
+    plane : the job is of a bit-plane, so that the sums of a bank count twice those of the next one.
+    p : sums and identity spikes of a beat some cycles before.
+
+    Parameters
+    ----------
+    sum_bits : width of a sum.
+    n_identity : number of identity spikes in a beat.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, sum_bits: int, n_identity: int):
         super().__init__(
             {
-                "there": Out(1),
+                "available": Out(1),
                 "begin": In(1),
                 "last": In(1),
                 "beat": In(range(max(config.fire_beats, 2))),
-                "silent": In(1),
-                "p": Out(sums_layout(config, config.fire_lanes)),
+                "plane": In(1),
+                "p": Out(beat_layout(config, sum_bits, n_identity)),
             }
         )
+
+
+def bank_beats(config: Config) -> BeatSignature:
+    """Return the interface to the sums of one bank; a beat is received one cycle later."""
+    return BeatSignature(config, config.sum_bits, config.fire_lanes // config.banks)
+
+
+def merged_beats(config: Config) -> BeatSignature:
+    """Return the interface to the sums over all banks; a beat is received
+    :attr:`hw.spec.Config.param_latency` cycles later."""
+    return BeatSignature(config, config.membrane_bits, config.fire_lanes)
 
 
 class SumQueue(wiring.Component):
@@ -51,6 +85,7 @@ class SumQueue(wiring.Component):
     room : the scanner may emit events. It has a margin for :data:`hw.spec.SUMS_IN_FLIGHT` jobs that
         may end before the scanner sees that ``room`` has fallen.
     i : sums from the lanes; always ready.
+    complete : high for a cycle for each job whose sums have become complete.
     o : the same sums in order, for the fire unit.
     """
 
@@ -60,44 +95,49 @@ class SumQueue(wiring.Component):
             {
                 "ends": In(1),
                 "room": Out(1, init=1),
-                "i": In(stream.Signature(sums_layout(config, config.lanes))),
-                "o": Out(SumsSignature(config)),
+                "i": In(stream.Signature(job_sums_layout(config))),
+                "complete": Out(1),
+                "o": Out(bank_beats(config)),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config, sums = self._config, Value.cast(self.i.p)
+        config, job = self._config, Value.cast(self.i.p)
         address_bits = (config.sum_queue - 1).bit_length()
-        m.submodules.jobs = jobs = memory.Memory(shape=len(sums), depth=1 << address_bits, init=[])
+        m.submodules.jobs = jobs = memory.Memory(
+            shape=self.i.p.shape(), depth=1 << address_bits, init=[]
+        )
         write, read = jobs.write_port(), jobs.read_port(domain="comb")
-        n_in, n_out = Signal(address_bits + 1), Signal(address_bits + 1)
-        taken = Signal()
+        first_in, first_out = Signal(address_bits), Signal(address_bits)
         m.d.comb += [
             self.i.ready.eq(1),
-            write.addr.eq(n_in),
-            write.data.eq(sums),
+            Value.cast(write.data).eq(job),
+            write.addr.eq(first_in),
             write.en.eq(self.i.valid),
-            self.o.there.eq(n_in != n_out),
-            taken.eq(self.o.last & ~self.o.silent),
-            read.addr.eq(n_out),
+            self.complete.eq(self.i.valid),
+            read.addr.eq(first_out),
         ]
-        m.d.sync += [n_in.eq(n_in + self.i.valid), n_out.eq(n_out + taken)]
+        m.d.sync += [first_in.eq(first_in + self.i.valid), first_out.eq(first_out + self.o.last)]
         # Selecting a beat of the job that is read takes less logic than a shift register of a job.
-        p = unreset(len(sums) // config.fire_beats)
-        beats = [read.data.word_select(i, len(p)) for i in range(config.fire_beats)]
-        m.d.sync += p.eq(
-            select_one_hot(Cat(self.o.beat == i for i in range(config.fire_beats)), beats)
-        )
-        with m.If(self.o.silent):
-            m.d.sync += p.eq(0)
-        later = delayed(m, p, config.param_latency - 1)
-        m.d.comb += self.o.p.as_value().eq(later)
+        selected = Cat(self.o.beat == i for i in range(config.fire_beats))
+        p = unreset(self.o.p.shape())
+        m.d.comb += self.o.p.eq(p)
+        for beats, values in (
+            (p.sums, Value.cast(read.data.sums)),
+            (p.identity, Value.cast(read.data.identity)),
+        ):
+            n_bits = len(Value.cast(beats))
+            words = [values.word_select(i, n_bits) for i in range(config.fire_beats)]
+            m.d.sync += Value.cast(beats).eq(select_one_hot(selected, words))
 
-        n_jobs = Signal(range(config.sum_queue + 1))  # jobs with a reserved place
+        n_reserved = Signal(range(config.sum_queue + 1))
+        n_complete = Signal(range(config.sum_queue + 1))
+        m.d.comb += self.o.available.eq(n_complete != 0)
         m.d.sync += [
-            n_jobs.eq(n_jobs + self.ends - taken),
-            self.room.eq(n_jobs <= config.sum_queue - SUMS_IN_FLIGHT),
+            n_complete.eq(n_complete + self.complete - self.o.begin),
+            n_reserved.eq(n_reserved + self.ends - self.o.last),
+            self.room.eq(n_reserved <= config.sum_queue - SUMS_IN_FLIGHT),
         ]
         return m
 
@@ -117,22 +157,22 @@ class SumRegister(wiring.Component):
         self._config = config
         super().__init__(
             {
-                "i": In(stream.Signature(sums_layout(config, config.lanes))),
-                "o": Out(SumsSignature(config)),
+                "i": In(stream.Signature(job_sums_layout(config))),
+                "o": Out(bank_beats(config)),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        sums = Value.cast(self.i.p)
-        beat_bits = len(self.o.p.as_value())
-        held = unreset(len(sums))
-        m.d.sync += held.eq(held[beat_bits:])
-        with m.If(self.o.begin):
-            m.d.sync += held.eq(Mux(self.o.silent, 0, sums))
-        m.d.comb += [
-            self.o.there.eq(self.i.valid),
-            self.i.ready.eq(self.o.begin & ~self.o.silent),
-            self.o.p.as_value().eq(held),
-        ]
+        for values, beat in (
+            (self.i.p.sums, self.o.p.sums),
+            (self.i.p.identity, self.o.p.identity),
+        ):
+            values, beat = Value.cast(values), Value.cast(beat)
+            held = unreset(len(values))
+            m.d.sync += held.eq(held[len(beat) :])
+            with m.If(self.o.begin):
+                m.d.sync += held.eq(values)
+            m.d.comb += beat.eq(held)
+        m.d.comb += [self.o.available.eq(self.i.valid), self.i.ready.eq(self.o.begin)]
         return m

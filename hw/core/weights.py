@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
-from amaranth import Cat, ClockSignal, Const, Instance, Module, Mux, Signal
-from amaranth.lib import memory, wiring
+from amaranth import Array, Cat, ClockSignal, Const, Instance, Module, Mux, ResetInserter, Signal
+from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.core.nest import WORD_BITS
+from hw.core.scan import event_layout
 from hw.parts.memories import (
     BLOCK_RAM_SHAPES,
     N_SPRAMS,
@@ -22,71 +24,145 @@ GROUP_BITS = 72
 placed near them; a multiple of every column width."""
 
 
+def row_layout(config: Config) -> data.StructLayout:
+    """Return the layout of a row of weights on its way to the lanes.
+
+    ``weights`` has lane 0 in the lowest bits, and is 0 for an event that is no active input. The
+    other fields are those of :func:`hw.core.scan.event_layout`.
+    """
+    return data.StructLayout(
+        {
+            "weights": config.lanes * config.weight_bits,
+            "add": 1,
+            "last": 1,
+            "identity": config.bank_lanes,
+        }
+    )
+
+
+def word_layout(config: Config) -> data.StructLayout:
+    """Return the layout of a request for word ``word`` (of 32 bits) of row ``row``."""
+    n_words = config.lanes * config.weight_bits // WORD_BITS
+    return data.StructLayout({"row": range(config.weight_depth), "word": range(max(n_words, 2))})
+
+
+def row_write_layout(config: Config) -> data.StructLayout:
+    """Return the layout of a row to write."""
+    return data.StructLayout(
+        {"row": range(config.weight_depth), "data": config.lanes * config.weight_bits}
+    )
+
+
 class WeightMemory(wiring.Component):
-    """Memory of ``weight_depth`` rows with one write and one read port, in block RAM or in SPRAM.
+    """Memory of ``weight_depth`` rows, in block RAM or in SPRAM: a stream of events becomes a
+    stream of rows.
 
     A row has ``lanes * weight_bits`` bits. Addresses are registered, because the block RAMs of a
     large device are spread across it. The output is registered twice, because the output register
     of a block RAM itself comes too late in a cycle to be followed by logic.
 
-    The result of a read is undefined if the read is issued in a cycle with ``write_en`` or in one
-    of the two cycles before it, or if it reads the written row in the cycle after it: on an iCE40
-    UltraPlus the rows are in its four single-ported SPRAMs, elsewhere in block RAM. ::
+    The result of a read is undefined if the read is issued in a cycle with ``write.valid`` or in
+    one of the two cycles before it, or if it reads the written row in the cycle after it: on an
+    iCE40 UltraPlus the rows are in its four single-ported SPRAMs, elsewhere in block RAM. ::
 
-        W0 address registered    W1 block RAM read    W2 bank selected, row registered
+        W0 address registered    W1 block RAM read    W2 column of rows selected, row registered
 
     Members
     -------
-    move : the pipeline that contains this memory advances in this cycle.
-    read_row, read_en : row to read.
-    read_data : row that was asked for :attr:`LATENCY` cycles with ``move`` before.
-    write_row, write_data, write_en : row to write.
+    events : events of the scanner, taken whenever the pipeline advances.
+    rows : the same events, with their weights, in order. The pipeline advances in each cycle in
+        which the next stage is ready.
+    word : words that the sequencer or the host reads, while there are no events.
+    word_data : the word that was asked for :attr:`WORD_LATENCY` cycles before.
+    write : rows to write.
+    aborted : drop the events that are under way.
     """
 
     LATENCY = 3
-    """Cycles with ``move`` from ``read_row`` to ``read_data``."""
+    """Cycles, without stalls, from an event to its row."""
+    WORD_LATENCY = LATENCY + 1
+    """Cycles from a request for a word to the word."""
 
     def __init__(self, config: Config):
         self._config = config
-        super().__init__(_ports(config.weight_depth, config.lanes * config.weight_bits))
+        super().__init__(
+            {
+                "events": In(stream.Signature(event_layout(config))),
+                "rows": Out(stream.Signature(row_layout(config))),
+                "word": In(stream.Signature(word_layout(config), always_ready=True)),
+                "word_data": Out(WORD_BITS),
+                "write": In(stream.Signature(row_write_layout(config), always_ready=True)),
+                "aborted": In(1),
+            }
+        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config = self._config
+        config, event, word, write = self._config, self.events.p, self.word.p, self.write.p
         row_bits = config.lanes * config.weight_bits
+        move = self.rows.ready
+        adds, row = Signal(), Signal(row_bits)
+        read_row, read_en = Signal.like(word.row), Signal()
+        m.d.comb += [
+            self.events.ready.eq(move),
+            adds.eq(self.events.valid & event.add),
+            read_en.eq(adds | self.word.valid),
+            read_row.eq(Mux(self.word.valid, word.row, event.weight)),
+            self.rows.p.weights.eq(row),
+        ]
+        # What is under way, which an abort drops.
+        under_way = Module()
+        m.submodules.under_way = ResetInserter(self.aborted)(under_way)
+        flags = delayed(
+            under_way,
+            Cat(self.events.valid, adds, event.last & self.events.valid),
+            self.LATENCY,
+            move,
+            reset=True,
+        )
+        m.d.comb += [
+            Cat(self.rows.valid, self.rows.p.add, self.rows.p.last).eq(flags),
+            self.rows.p.identity.eq(delayed(m, event.identity, self.LATENCY, move)),
+        ]
+        index = delayed(m, word.word, self.LATENCY)
+        words = [row.word_select(n, WORD_BITS) for n in range(row_bits // WORD_BITS)]
+        m.d.sync += self.word_data.eq(Array(words)[index] if len(words) > 1 else row)
         if has_spram(platform):
             # The output of an SPRAM comes early in a cycle, so that the address, which has fewer
             # bits, is delayed instead of the data.
-            read = delayed(m, Cat(self.read_en, self.read_row), self.LATENCY - 1, self.move)
-            m.submodules.rows = rows = SpramRows(config)
+            read = delayed(m, Cat(read_en, read_row), self.LATENCY - 1, move)
+            m.submodules.spram = spram = SpramRows(config)
             m.d.comb += [
-                rows.row.eq(Mux(self.write_en, self.write_row, read[1:])),
-                rows.en.eq((read[0] & self.move) | self.write_en),
-                rows.write.eq(self.write_en),
-                rows.write_data.eq(self.write_data),
-                self.read_data.eq(rows.read_data),
+                spram.row.eq(Mux(self.write.valid, write.row, read[1:])),
+                spram.en.eq((read[0] & move) | self.write.valid),
+                spram.write.eq(self.write.valid),
+                spram.write_data.eq(write.data),
+                row.eq(spram.read_data),
             ]
+            if config.sum_queue:  # accumulators that are always enabled need zeros between rows
+                with m.If(~self.rows.p.add):
+                    m.d.comb += self.rows.p.weights.eq(0)
             return m
         shapes = BLOCK_RAM_SHAPES if has_block_ram_shapes(platform) else None
         width = GROUP_BITS if shapes else row_bits
-        for at in range(0, row_bits, width):
-            here = slice(at, at + width)
-            group = BlockRows(config.weight_depth, len(self.read_data[here]), shapes, at // width)
-            m.submodules[f"rows{at}"] = group
+        for first in range(0, row_bits, width):
+            bits = slice(first, first + width)
+            group = BlockRows(config.weight_depth, len(row[bits]), shapes, first // width)
+            m.submodules[f"rows{first}"] = group
             m.d.comb += [
-                group.move.eq(self.move),
-                group.read_row.eq(self.read_row),
-                group.read_en.eq(self.read_en),
-                self.read_data[here].eq(group.read_data),
-                group.write_row.eq(self.write_row),
-                group.write_en.eq(self.write_en),
-                group.write_data.eq(self.write_data[here]),
+                group.move.eq(move),
+                group.read_row.eq(read_row),
+                group.read_en.eq(read_en),
+                row[bits].eq(group.read_data),
+                group.write_row.eq(write.row),
+                group.write_en.eq(self.write.valid),
+                group.write_data.eq(write.data[bits]),
             ]
         return m
 
 
 def _ports(depth: int, row_bits: int) -> dict[str, wiring.Member]:
-    """Return the members of :class:`WeightMemory` and :class:`BlockRows`."""
+    """Return the members of :class:`BlockRows`."""
     return {
         "move": In(1),
         "read_row": In(range(depth)),
@@ -120,7 +196,13 @@ def banks(depth: int, shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]
 class BlockRows(wiring.Component):
     """Rows, or a group of :data:`GROUP_BITS` bits of each row, in block RAM.
 
-    Members are those of :class:`WeightMemory`.
+    Members
+    -------
+    move : the pipeline that contains this memory advances in this cycle.
+    read_row, read_en : row to read.
+    read_data : row that was asked for :attr:`WeightMemory.LATENCY` cycles with ``move`` before; 0 if
+        none was.
+    write_row, write_data, write_en : row to write.
 
     With ``shapes``, the rows are divided into few deep banks of narrow columns: the data of a
     column go to one block RAM of each bank, and the multiplexer between the banks is small. Left to
@@ -204,8 +286,12 @@ class BlockRows(wiring.Component):
             with m.If(was_read | (b == 0)):  # the first bank, unless another one was read
                 m.d.comb += row.eq(Cat(columns))
             first += n_rows
+        # Silent events leave zeros; resetting a register is free on an ECP5.
+        reads2 = delayed(m, read_en, 1, self.move, reset=True)
         with m.If(self.move):
             m.d.sync += self.read_data.eq(row)
+            with m.If(~reads2):
+                m.d.sync += self.read_data.eq(0)
         return m
 
 

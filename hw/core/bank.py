@@ -1,0 +1,125 @@
+"""A bank: the spikes and weights of its own input channels, and all that adds them up."""
+
+from amaranth import Cat, Module, Mux, ResetInserter, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from hw.core.fetch import Fetch, window_layout
+from hw.core.lanes import Lanes
+from hw.core.nest import WORD_BITS
+from hw.core.scan import Scanner
+from hw.core.spikes import SpikeMemory, granule_write_layout
+from hw.core.sums import SumQueue, SumRegister, bank_beats
+from hw.core.walk import slot_layout
+from hw.core.weights import WeightMemory, row_write_layout, word_layout
+from hw.spec import GRANULE_BITS, Config
+
+READS = data.StructLayout({"real": 1, "tail": 1})
+"""Rows of weights that a bank reads in a cycle: ``real`` for a full group of channels, ``tail`` for
+the last group."""
+
+
+class Bank(wiring.Component):
+    """Add up the weights of the active inputs among one bank's channels.
+
+    ::
+
+        slot -> Fetch -> Scanner -> WeightMemory -> Lanes -> SumQueue -> sums
+                 |  ^
+               SpikeMemory
+
+    Parameters
+    ----------
+    number : number of the bank; a slot arrives there as many cycles later than in bank 0.
+
+    Members
+    -------
+    slot : what all banks read in this cycle.
+    layer : what the bank needs to know of the layer that runs, stable while it does.
+    room : the bank has room for another chunk.
+    spikes : spikes to write.
+    weights : row of weights to write.
+    word : word of a row of weights to read, while no job is under way.
+    read : words and granules that were read, one of them in a cycle.
+    complete : high for a cycle for each job whose sums have become complete; used with a queue of
+        sums.
+    sums : sums of the jobs, in order.
+    reads : rows of weights read in this cycle, for the counters.
+    aborted : drop everything that is under way.
+    """
+
+    def __init__(self, config: Config, number: int = 0):
+        self._config, self._number = config, number
+        super().__init__(
+            {
+                "slot": In(slot_layout(config)),
+                "layer": In(window_layout(config)),
+                "room": Out(1),
+                "spikes": In(stream.Signature(granule_write_layout(config), always_ready=True)),
+                "weights": In(stream.Signature(row_write_layout(config), always_ready=True)),
+                "word": In(stream.Signature(word_layout(config), always_ready=True)),
+                "read": Out(stream.Signature(WORD_BITS, always_ready=True)),
+                "complete": Out(1),
+                "sums": Out(bank_beats(config)),
+                "reads": Out(READS),
+                "aborted": In(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config, reset = self._config, ResetInserter(self.aborted)
+        m.submodules.fetch = fetch = reset(Fetch(config, self._number))
+        m.submodules.scanner = scanner = reset(Scanner(config))
+        m.submodules.lanes = lanes = Lanes(config)
+        m.submodules.spikes = spikes = SpikeMemory(config)
+        m.submodules.weights = weights = WeightMemory(config)
+        queued = config.sum_queue > 0
+        m.submodules.sums = sums = reset(SumQueue(config) if queued else SumRegister(config))
+
+        connect(m, flipped(self.spikes), spikes.write)
+        connect(m, fetch.chunks, scanner.chunks)
+        connect(m, scanner.event, weights.events)
+        connect(m, weights.rows, lanes.rows)
+        connect(m, lanes.sums, sums.i)
+        connect(m, sums.o, flipped(self.sums))
+        connect(m, flipped(self.weights), weights.write)
+        connect(m, flipped(self.word), weights.word)
+        event = scanner.event
+        m.d.comb += [
+            fetch.slot.eq(self.slot),
+            fetch.layer.eq(self.layer),
+            scanner.layer.eq(self.layer),
+            spikes.piece_rows.eq(self.layer.piece_rows),
+            spikes.read_bit.eq(fetch.read_bit),
+            spikes.gather.eq(fetch.gather),
+            fetch.window.eq(spikes.window),
+            self.room.eq(fetch.room),
+            lanes.clear.eq(self.aborted),
+            weights.aborted.eq(self.aborted),
+        ]
+        if isinstance(sums, SumQueue):
+            m.d.comb += [
+                sums.ends.eq(event.valid & event.p.last),
+                scanner.room.eq(sums.room),
+                self.complete.eq(sums.complete),
+            ]
+        else:
+            m.d.comb += scanner.room.eq(1)
+        read_en = Signal()
+        m.d.comb += read_en.eq(event.valid & event.ready & event.p.add)
+        m.d.sync += Cat(self.reads.real, self.reads.tail).eq(
+            Cat(read_en & ~event.p.tail, read_en & event.p.tail)
+        )
+
+        # The host's reads: a word that has been selected, or a granule that is on the window.
+        n_waiting = WeightMemory.WORD_LATENCY
+        waits = Signal(n_waiting)
+        m.d.sync += waits.eq(Cat(self.word.valid, waits[:-1]))
+        granule, granule_valid = Signal(GRANULE_BITS), Signal()
+        m.d.sync += [granule.eq(fetch.granule.p), granule_valid.eq(fetch.granule.valid)]
+        m.d.comb += [
+            self.read.valid.eq(waits[-1] | granule_valid),
+            self.read.p.eq(Mux(granule_valid, granule, weights.word_data)),
+        ]
+        return m

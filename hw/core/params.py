@@ -1,0 +1,78 @@
+"""Parameter memory: biases and thresholds, and the results and counters of two runs."""
+
+from amaranth import Cat, Const, Module, Signal, Value
+from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.parts.pipeline import delayed, unreset
+from hw.protocol import Neuron
+from hw.spec import Config
+
+
+def row_bits(config: Config) -> int:
+    """Return the width of a row in bits."""
+    return 32 * config.fire_lanes
+
+
+class ParamMemory(wiring.Component):
+    """Memory of ``param_depth`` rows, with one write and one read port.
+
+    The rows at its end hold results and counters, in two pages: one of the run in progress, one of
+    the run that was reported last; see :attr:`hw.spec.Config.page_rows`. On a large device the
+    memory may be far away, so that there are registers before and behind it.
+
+    Members
+    -------
+    read_row, read_data : row to read, and that row :attr:`hw.spec.Config.param_latency` cycles
+        later.
+    write : rows to write.
+    """
+
+    def __init__(self, config: Config):
+        self._config = config
+        row = range(config.param_depth)
+        write = data.StructLayout({"row": row, "data": row_bits(config)})
+        super().__init__(
+            {
+                "read_row": In(row),
+                "read_data": Out(data.ArrayLayout(Neuron, config.fire_lanes)),
+                "write": In(stream.Signature(write, always_ready=True)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self._config
+        m.submodules.rows = rows = memory.Memory(
+            shape=self.read_data.shape(), depth=config.param_depth, init=[]
+        )
+        read, write = rows.read_port(), rows.write_port()
+        n_after = min(config.param_latency - 1, 1)
+        n_before = config.param_latency - 1 - n_after
+        m.d.comb += [
+            read.addr.eq(delayed(m, self.read_row, n_before)),
+            Value.cast(self.read_data).eq(delayed(m, read.data, n_after)),
+        ]
+        write_row, write_data = unreset(write.addr.shape()), unreset(row_bits(config))
+        write_en = Signal()
+        m.d.sync += [
+            write_row.eq(self.write.p.row),
+            write_data.eq(self.write.p.data),
+            write_en.eq(self.write.valid),
+        ]
+        m.d.comb += [
+            write.addr.eq(write_row),
+            Value.cast(write.data).eq(write_data),
+            write.en.eq(write_en),
+        ]
+        return m
+
+
+def result_row(m: Module, config: Config, index: Value, page: Value) -> Value:
+    """Return the row of parameter memory that is ``index`` rows behind the first result of
+    ``page``."""
+    page_bits = (config.page_rows - 1).bit_length()
+    above_pages = config.n_param_rows >> (page_bits + 1)
+    offset = Signal(page_bits)
+    m.d.comb += offset.eq(index)
+    return Cat(offset, page, Const(above_pages, range(config.param_depth)))

@@ -1,0 +1,126 @@
+"""The walk through a layer: slots, in which all banks read their spikes, and the queue of jobs."""
+
+from amaranth import Cat, Const, Module, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.core.nest import Phase, address_widths, step_layout
+from hw.parts.queue import Queue
+from hw.spec import GRANULE_BITS, JOB_DEPTH, JOB_ROOM, Config
+
+_JOB_FIELDS = ("param", "slot", "target", "fresh", "end", "pool_first", "tail", "phase")
+
+
+def slot_layout(config: Config) -> data.StructLayout:
+    """Return the layout of a slot: one read of spike memory, the same in all banks.
+
+    - ``chunk``: the slot reads a chunk of a job
+    - ``host``: the slot reads a granule for the host from each bank whose bit is set; bank 0 has
+      the lowest bit
+    - ``bit``: address of the first bit to read
+    - ``gather``: the pieces of the window lie in different rows of a map
+    - ``silent``: the chunk has no active inputs, whatever is read
+    - ``weight``, ``cut``, ``last``, ``tail``: as in :func:`hw.core.nest.step_layout`
+
+    The identity spikes of a gated job are read in the slot after its last chunk.
+    """
+    widths = address_widths(config)
+    return data.StructLayout(
+        {
+            "chunk": 1,
+            "host": config.banks,
+            "bit": widths["source"],
+            "gather": 1,
+            "silent": 1,
+            "weight": widths["weight"],
+            "cut": 1,
+            "last": 1,
+            "tail": 1,
+        }
+    )
+
+
+def job_layout(config: Config) -> data.StructLayout:
+    """Return the layout of a job as the fire unit needs it; the fields are those of
+    :func:`hw.core.nest.step_layout`."""
+    fields = dict(step_layout(config))
+    return data.StructLayout({name: fields[name].shape for name in (*_JOB_FIELDS, "pool_last")})
+
+
+def granule_layout(config: Config) -> data.StructLayout:
+    """Return the layout of a read by the host: a granule of each bank whose bit is set."""
+    return data.StructLayout({"granule": address_widths(config)["target"], "banks": config.banks})
+
+
+class Walk(wiring.Component):
+    """Turn the steps of the loop nest into slots for the banks and jobs for the fire unit.
+
+    Each cycle is a slot: a chunk of a step, the identity spikes of a job, or a granule for the
+    host. A slot for a chunk is used only while the banks and the queue of jobs have room for
+    everything that is under way, so that banks never refuse one. A job of a gated layer takes one
+    more slot for its identity spikes.
+
+    Members
+    -------
+    steps : iterations of the loop nest.
+    gated : the layer that runs has identity spikes.
+    room : all banks have room for another chunk.
+    granules : the host's reads.
+    slot : what the banks read in this cycle.
+    jobs : all jobs, for the fire unit.
+    """
+
+    def __init__(self, config: Config):
+        self._config = config
+        super().__init__(
+            {
+                "steps": In(stream.Signature(step_layout(config))),
+                "gated": In(1),
+                "room": In(1),
+                "granules": In(stream.Signature(granule_layout(config))),
+                "slot": Out(slot_layout(config)),
+                "jobs": Out(stream.Signature(job_layout(config))),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        step, slot = self.steps.p, self.slot
+        m.submodules.jobs = jobs = Queue(job_layout(self._config), JOB_DEPTH, always_ready=True)
+        wiring.connect(m, jobs.o, wiring.flipped(self.jobs))
+        job_room = Signal()
+        m.d.sync += job_room.eq(jobs.level <= JOB_ROOM)
+
+        # Identity spikes come first, then the host.
+        first_bit = Const(0, (GRANULE_BITS - 1).bit_length())
+        identity_slot, identity_due = Signal(), Signal()
+        m.d.sync += identity_due.eq(slot.chunk & step.last & self.gated)
+        with m.If(identity_due):
+            m.d.comb += [identity_slot.eq(1), slot.bit.eq(Cat(first_bit, step.identity))]
+        with m.Elif(self.granules.valid):
+            m.d.comb += [
+                self.granules.ready.eq(1),
+                slot.host.eq(self.granules.p.banks),
+                slot.bit.eq(Cat(first_bit, self.granules.p.granule)),
+            ]
+        with m.Elif(self.room & job_room):
+            m.d.comb += [slot.chunk.eq(self.steps.valid), slot.gather.eq(1)]
+            m.d.comb += slot.bit.eq(step.source)
+        # In a layer of pixels, only bit-planes have inputs; the timesteps after them have none.
+        after_planes = (step.phase == Phase.FIRST) | (step.phase == Phase.LATER)
+        m.d.comb += [
+            self.steps.ready.eq(identity_slot | (slot.chunk & ~(step.last & self.gated))),
+            slot.silent.eq(after_planes),
+            *(slot[name].eq(step[name]) for name in ("weight", "cut", "last", "tail")),
+        ]
+
+        job = Signal(job_layout(self._config), reset_less=True)
+        job_valid = Signal()
+        m.d.sync += [
+            job_valid.eq(slot.chunk & step.last),
+            *(job[name].eq(step[name]) for name in _JOB_FIELDS),
+            # A bit-plane writes no spikes.
+            job.pool_last.eq(step.pool_last & (step.phase != Phase.PLANE)),
+        ]
+        m.d.comb += [jobs.i.valid.eq(job_valid), jobs.i.p.eq(job)]
+        return m
