@@ -42,19 +42,19 @@ class Lanes(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config, row = self._config, self.rows.p
-        move, ends = Signal(), Signal()
-        m.d.comb += [
-            move.eq(~(self.sums.valid & ~self.sums.ready)),
-            self.rows.ready.eq(move),
-            ends.eq(self.rows.valid & row.last & move),
-        ]
+        ends = Signal()
+        m.d.comb += ends.eq(self.rows.valid & row.last)
         weights = [
             row.weights.word_select(lane, config.weight_bits).as_signed()
             for lane in range(config.lanes)
         ]
         totals = [unreset(signed(config.sum_bits), f"total{lane}") for lane in range(config.lanes)]
         if config.sum_queue:
-            m.d.comb += [self.sums.valid.eq(ends), self.sums.p.identity.eq(row.identity)]
+            m.d.comb += [
+                self.rows.ready.eq(1),
+                self.sums.valid.eq(ends),
+                self.sums.p.identity.eq(row.identity),
+            ]
             for lane, (total, weight) in enumerate(zip(totals, weights, strict=True)):
                 m.d.comb += self.sums.p.sums[lane].eq(total + weight)
                 m.d.sync += total.eq(self.sums.p.sums[lane])  # the weight of no event is 0
@@ -62,6 +62,8 @@ class Lanes(wiring.Component):
                     m.d.sync += total.eq(0)
             return m
 
+        move = Signal()
+        m.d.comb += [move.eq(~self.sums.valid | self.sums.ready), self.rows.ready.eq(move)]
         begins = Signal(init=1)  # the next addition is the first of its job
         identity = unreset(config.bank_lanes)
         m.d.comb += self.sums.p.identity.eq(identity)
