@@ -74,9 +74,6 @@ LANES_LATENCY = 7
 """Cycles from a job's last active input in the scanner until its sums are available to the fire
 unit."""
 
-LAYER_CYCLES = 11
-"""Cycles of a layer in a core apart from its jobs and from reading its descriptor."""
-
 SUMS_IN_FLIGHT = 5
 """Number of jobs that may still end, one a cycle, before the scanner stops for a full queue of
 sums."""
@@ -391,6 +388,11 @@ class Config:
         if not self.sum_queue:
             return 1
         return 3 if self.banks == 1 else 3 + self.banks
+
+    @property
+    def layer_cycles(self) -> int:
+        """Number of cycles of a layer apart from its jobs and the words of its descriptor."""
+        return 20 if self.banks == 1 else 22 + self.banks
 
     @property
     def counter_rows(self) -> int:

@@ -20,11 +20,9 @@ from numpy.typing import NDArray
 
 from hw.protocol import HEADER_WORDS, LEVEL_WORDS
 from hw.spec import (
-    CHUNK_ROOM,
     FETCH_LATENCY,
     JOB_ROOM,
     LANES_LATENCY,
-    LAYER_CYCLES,
     MEMBRANE_LATENCY,
     N_PLANES,
     QUEUE_LATENCY,
@@ -32,7 +30,7 @@ from hw.spec import (
     SUMS_IN_FLIGHT,
     Config,
 )
-from sw.compile.program import LayerPlan, Part, Placement, Program
+from sw.compile.program import LayerPlan, Placement, Program
 
 NEVER = -(1 << 60)
 """Cycle before all others, of an event that has not taken place."""
@@ -127,85 +125,124 @@ class _Moves:
             self._passed += self._waits.popleft()[1]
 
 
-def part_cycles(plan: Part, active: NDArray[np.int64], config: Config) -> int:
-    """Return the number of cycles that a core takes for its part of a layer.
+class _Bank:
+    """The cycles in which a bank queues and scans its chunks."""
 
-    Parameters
-    ----------
-    active : number of active inputs of every chunk (n_jobs, n_chunks).
-    """
-    slot = -1
-    queues = chunks, jobs = _Queue(CHUNK_ROOM), _Queue(JOB_ROOM)
-    moves, sums = _Moves(), _Queue(config.sum_queue - SUMS_IN_FLIGHT)
-    scanned = NEVER  # the move of the last active input so far
-    began = NEVER  # the cycle in which the fire unit began its last job so far
+    def __init__(self, number: int, config: Config):
+        self.chunks = _Queue(config.chunk_room(number))
+        self._sums = _Queue(config.sum_queue - SUMS_IN_FLIGHT)
+        self._moves = _Moves()
+        self._scanned = NEVER
+        """Move of the last event so far."""
+        self._held = 0
+        """Active inputs of the chunk that is held until the next one, or the job's end."""
+        self._queued = config.sum_queue > 0
+        self._released = 1 + (number + 1 if config.banks > 1 else 0)
+        """Cycles from a job's last beat in the fire unit until its place for sums is free."""
 
-    def take(n_active: int, queued: int) -> None:
+    def chunk(self, n_active: int, known: int) -> None:
+        """Process a chunk of which it is known in cycle ``known`` whether it is silent."""
+        if n_active:
+            if self._held:
+                self._scan(self._held, known)
+            self._held = n_active
+
+    def end_job(self, known: int) -> int:
+        """Process the end of a job, whose last chunk is ``known``.
+
+        Returns
+        -------
+        The first cycle in which its sums are in the bank's queue, or in its register.
+        """
+        self._scan(self._held, known + 1)
+        self._held = 0
+        arrives = self._scanned + LANES_LATENCY
+        self._arrives = arrives
+        return self._moves.cycle(arrives - 1) + 1
+
+    def taken(self, begins: int, summed: int, n_beats: int) -> None:
+        """Note that the fire unit begins with the last job, which was ready in cycle ``summed``."""
+        if self._queued:
+            self._sums.came.append(self._scanned + SUMS_IN_FLIGHT)
+            self._sums.went.append(begins + n_beats + self._released)
+        elif begins > summed:
+            self._moves.wait(self._arrives, begins - summed)
+
+    def _scan(self, n_active: int, queued: int) -> None:
         """Let the scanner process a chunk that entered its queue in cycle ``queued``."""
-        nonlocal scanned
+        chunks, moves, sums = self.chunks, self._moves, self._sums
+        n_events = max(n_active, 1)  # an empty chunk ends a silent job
         available = queued + QUEUE_LATENCY
         if chunks.went:
             available = max(available, chunks.went[-1] + 1)
-        begins = max(scanned, moves.since(available))
+        scanned = max(self._scanned, moves.since(available))
         chunks.came.append(queued)
-        chunks.went.append(max(available, moves.cycle(scanned)))
-        moves.forget(begins)
-        scanned = begins
-        if config.sum_queue:
-            for n_left in range(n_active, 0, -1):
-                scanned = sums.ready(scanned + 1)
-                if not sums.came or scanned >= sums.came[-1]:  # no later change of the queue
-                    scanned += n_left - 1
-                    break
-        else:
-            scanned += n_active
+        chunks.went.append(max(available, moves.cycle(self._scanned)))
+        moves.forget(scanned)
+        if not self._queued:
+            self._scanned = scanned + n_events
+            return
+        for n_left in range(n_events, 0, -1):
+            scanned = sums.ready(scanned + 1)
+            if not sums.came or scanned >= sums.came[-1]:  # no later change of the queue
+                scanned += n_left - 1
+                break
+        self._scanned = scanned
 
-    for job in active.tolist():
-        held = 0  # active inputs of the chunk that is held until the next one, or the job's end
-        for n_active in job:
+
+def layer_cycles(plan: LayerPlan, active: NDArray[np.int64], config: Config) -> int:
+    """Return the number of cycles that a layer takes.
+
+    Parameters
+    ----------
+    active : number of active inputs of every chunk (banks, n_jobs, n_chunks).
+    """
+    banks = [_Bank(number, config) for number in range(config.banks)]
+    jobs = _Queue(JOB_ROOM)
+    rooms = [(jobs, ROOM_LATENCY)]
+    rooms += [(bank.chunks, ROOM_LATENCY + number) for number, bank in enumerate(banks)]
+    # Cycles from a bank's sums until the fire unit knows of them: they are joined bank by bank.
+    joins = [config.banks - max(number, 1) for number in range(config.banks)]
+    slot = -1
+    began = NEVER  # the cycle in which the fire unit began its last job so far
+    for job in active.swapaxes(0, 1).transpose(0, 2, 1).tolist():
+        for of_banks in job:
             slot += 1
             while True:
-                ready = max(queue.ready(slot - ROOM_LATENCY) for queue in queues) + ROOM_LATENCY
+                ready = max(queue.ready(slot - latency) + latency for queue, latency in rooms)
                 if ready == slot:
                     break
                 slot = ready
-            if n_active:
-                if held:
-                    take(held, slot + FETCH_LATENCY)
-                held = n_active
-        known = slot + FETCH_LATENCY
-        jobs.came.append(known)
+            for number, (bank, n_active) in enumerate(zip(banks, of_banks, strict=True)):
+                bank.chunk(n_active, slot + number + FETCH_LATENCY)
+        summed = max(
+            bank.end_job(slot + number + FETCH_LATENCY) + joins[number]
+            for number, bank in enumerate(banks)
+        )
+        jobs.came.append(slot + 1)
         slot += plan.gated
-        begins = max(began + plan.spacing, known + QUEUE_LATENCY)
-        if held:
-            take(held, known + 1)
-            arrives = scanned + LANES_LATENCY
-            summed = moves.cycle(arrives - 1) + 1
-            begins = max(begins, summed)
-            if config.sum_queue:
-                sums.came.append(scanned + SUMS_IN_FLIGHT)
-                sums.went.append(begins + plan.n_beats + 1)
-            elif begins > summed:
-                moves.wait(arrives, begins - summed)
+        begins = max(began + plan.spacing, summed)
+        for bank in banks:
+            bank.taken(begins, summed, plan.n_beats)
         began = begins
         jobs.went.append(began + plan.n_beats - 1)
     n_words = HEADER_WORDS + LEVEL_WORDS * len(plan.counts)
     last_job = config.param_latency + plan.n_beats + MEMBRANE_LATENCY
-    return began + last_job + LAYER_CYCLES + n_words
+    return began + last_job + config.layer_cycles + n_words
 
 
 def predict_cycles(program: Program, maps: dict[str, NDArray[np.uint8]]) -> dict[str, int]:
-    """Return the number of cycles of each layer, in the core that takes longest.
+    """Return the number of cycles of each layer.
 
     Parameters
     ----------
     maps : spikes (T, C, H, W) of every map by name, the one that the host writes included.
     """
-
-    def cycles(plan: LayerPlan, part: Part) -> int:
-        active = active_inputs(part, program.placements[plan.source], maps[plan.source])
-        return part_cycles(part, active, program.config)
-
     return {
-        plan.name: max(cycles(plan, part) for part in plan.parts if part) for plan in program.layers
+        plan.name: layer_cycles(
+            plan,
+            active_inputs(plan, program.placements[plan.source], maps[plan.source]),
+            program.config,
+        )
+        for plan in program.layers
     }
