@@ -1,7 +1,7 @@
 """Measure how well the core uses the port of its weight memory, in exact clock cycles.
 
 Each case is one layer with random weights on random spikes, run on the virtual board and counted by
-the device's own counters. The upper bound is one row of weights per cycle and core. The port use
+the device's own counters. The upper bound is one row of weights per cycle and bank. The port use
 counts rows that are read for synapses (the bias does not use the port), over all cycles that the
 layer takes: loading its descriptor, filling and draining the pipeline are included. Cycles do not
 depend on the machine that runs this.
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hw.spec import Config, Gate, SpecError
+from hw.spec import GRANULE_BITS, Config, Gate, SpecError
 from sim.verilate import ToolError
 from sim.virtual_board import virtual_board
 from sw.cli.commands import EXIT_OK, CommandParser, command
@@ -80,6 +80,17 @@ CASES = (
 )
 
 
+def with_banks(banks: int) -> Config:
+    """Return the configuration to measure with so many banks, which has lanes for all of them.
+
+    Raises
+    ------
+    hw.spec.SpecError
+        The number of banks is not supported.
+    """
+    return replace(CONFIG, banks=banks, lanes=max(CONFIG.lanes, GRANULE_BITS * banks))
+
+
 def network(case: Case, rng: np.random.Generator) -> Network:
     """Make a network of the case's layer and a small classifier."""
     size = case.size if case.unshared else 1
@@ -140,7 +151,7 @@ def measure(case: Case, board: Board) -> dict[str, object]:
         "density": case.density,
         "n_cycles": counters.n_cycles,
         "n_weight_reads": counters.n_weight_reads,
-        "port_use": counters.n_weight_reads / counters.n_cycles / board.config.cores,
+        "port_use": counters.n_weight_reads / counters.n_cycles / board.config.banks,
         "n_predicted": predict_cycles(program, result.maps)[name],
     }
 
@@ -171,18 +182,18 @@ def main(argv: list[str] | None = None) -> int:
     parser = CommandParser(
         prog="python -m sim.bench",
         description=__doc__,
-        epilog="examples:\n  python -m sim.bench\n  python -m sim.bench --cores 4\n"
+        epilog="examples:\n  python -m sim.bench\n  python -m sim.bench --banks 4\n"
         "  python -m sim.bench --json > bench.json\n",
     )
     parser.add_argument(
-        "--cores", type=int, default=1, help="number of cores: 1 (default), 2, 4, 8"
+        "--banks", type=int, default=1, help="number of banks: 1 (default), 2, 4, 8"
     )
     parser.add_argument(
         "--json", action="store_true", help="print one JSON list in place of a table"
     )
     arguments = parser.parse_args(argv)
     try:
-        config = replace(CONFIG, cores=arguments.cores)
+        config = with_banks(arguments.banks)
     except SpecError as error:
         parser.error(str(error))
     rows = measure_all(config, quiet=arguments.json)

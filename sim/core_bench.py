@@ -41,7 +41,7 @@ class CoreBench:
 
     Parameters
     ----------
-    dut : Verilog of :class:`hw.core.cores.Cores` with the program's configuration.
+    dut : Verilog of :class:`hw.core.core.Core` with the program's configuration.
     stall : probability per cycle that this side keeps a stream waiting.
     """
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.core.cores import Cores
+from hw.core.core import Core
 from sim.runner import BUILD_DIR, CocotbResults, run_cocotb
 from sw.compile.program import Program
 from sw.network import netfile
@@ -54,7 +54,7 @@ def run_network(
         vectors |= {f"{i}.spikes.{key}": spikes for key, spikes in maps.items()}
     np.savez(folder / "vectors.npz", **vectors)
     return run_cocotb(
-        Cores(program.config),
+        Core(program.config),
         "sim.network_tests",
         name=name,
         seed=seed,

@@ -20,7 +20,7 @@ from pathlib import Path
 from amaranth.lib import wiring
 
 from hw.boards.configs import BOARDS_HELP, config_by_name
-from hw.core.cores import Cores
+from hw.core.core import Core
 from hw.spec import Config, SpecError
 from sim.verilate import ToolError, build_executable
 from sim.virtual_top import VirtualTop
@@ -49,7 +49,7 @@ def executable(config: Config, *, core: Callable[[], wiring.Component] | None = 
         Yosys, Verilator or the C++ compiler is missing or failed.
     """
     return build_executable(
-        lambda: VirtualTop(config, Cores(config) if core is None else core()),
+        lambda: VirtualTop(config, Core(config) if core is None else core()),
         MAIN,
         name=f"board-{config.name.replace('/', '-')}",
         fingerprint=_fingerprint(config) if core is None else None,

@@ -35,6 +35,7 @@ CONFIGS = {
         chunk_bits=32,
         membrane_slots=8,
         sum_queue=0,
+        sum_bits=20,
         **SIZES,
     ),
     2: Config(
@@ -43,7 +44,7 @@ CONFIGS = {
         fire_lanes=4,
         weight_depth=4096,
         sum_queue=SUMS_IN_FLIGHT,
-        cores=2,
+        banks=2,
         **SIZES,
     ),
 }

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hw.core.cores import Cores
+from hw.core.core import Core
 from hw.protocol import Address, Space, row_bytes
 from hw.spec import GRANULE_BITS, Config, Gate
 from sw.compile.compiler import compile_network
@@ -69,7 +69,7 @@ def network(*, timesteps: int = 2, size: int = 6, bias: int = 0) -> Network:
 class Bench:
     """Access to the bus of a core in Amaranth's simulator."""
 
-    def __init__(self, dut: Cores, program: Program, ctx, stall: float = 0.0):
+    def __init__(self, dut: Core, program: Program, ctx, stall: float = 0.0):
         self.dut, self.program, self.ctx = dut, program, ctx
         self.rng, self.stall = random.Random(0), stall
 
@@ -128,7 +128,7 @@ class Bench:
 def run(net: Network, frames: np.ndarray, *, stall: float = 0.0, config: Config = CONFIG):
     """Run one inference, check it, and return program, result, maps and counters."""
     program = compile_network(net, config)
-    dut = Cores(config)
+    dut = Core(config)
     out = []
 
     async def bench(ctx):
@@ -189,7 +189,7 @@ def test_abort_ends_a_run_and_the_next_one_is_right() -> None:
     net = network(size=4)
     frames = random_frames(net, 0.5)
     program = compile_network(net, CONFIG)
-    dut = Cores(CONFIG)
+    dut = Core(CONFIG)
     expected_maps, expected_logits = golden.run_network(net, frames)
 
     async def bench(ctx):
@@ -219,7 +219,7 @@ def test_abort_ends_a_run_and_the_next_one_is_right() -> None:
 def test_results_are_kept_until_those_of_the_next_run_are_taken() -> None:
     net = network(size=5)
     program = compile_network(net, CONFIG)
-    dut = Cores(CONFIG)
+    dut = Core(CONFIG)
     inputs = [random_frames(net, density) for density in (0.5, 0.1)]
     expected = [golden.run_network(net, frames)[1] for frames in inputs]
     assert (expected[0] != expected[1]).any()
@@ -249,7 +249,7 @@ def test_results_are_kept_until_those_of_the_next_run_are_taken() -> None:
 def test_memories_read_back_what_was_written() -> None:
     net = network()
     program = compile_network(net, CONFIG)
-    dut = Cores(CONFIG)
+    dut = Core(CONFIG)
 
     async def bench(ctx):
         bus = Bench(dut, program, ctx, stall=0.2)
