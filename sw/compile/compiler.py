@@ -21,18 +21,19 @@ that the host can fill one while the core reads the other. A device that takes p
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hw.protocol import Space, descriptor_rows, row_bytes
-from hw.spec import GRANULE_BITS, N_PLANES, PARAM_BITS, Config, signed_range
-from sw.compile.nest import LayerContext, compile_share
+from hw.spec import GRANULE_BITS, PARAM_BITS, Config, signed_range
+from sw.compile.deal import deal
+from sw.compile.nest import LayerContext, compile_layer
 from sw.compile.placement import place_maps
-from sw.compile.program import PIXELS, FitError, LayerPlan, Part, Placement, Program, device_layers
-from sw.compile.rows import descriptor_bytes, interleave_cores
-from sw.compile.shares import Share, shares_of_cores
-from sw.network.bounds import layer_bounds
+from sw.compile.program import PIXELS, FitError, LayerPlan, Placement, Program, device_layers
+from sw.compile.rows import descriptor_bytes, interleave_banks
+from sw.network.bounds import layer_bounds, sum_bits
 from sw.network.encoder import PIXEL_MAX
 from sw.network.network import Network
 
@@ -79,16 +80,6 @@ def _can_run_encoder(network: Network, config: Config) -> bool:
     )
 
 
-@dataclass
-class _CoreMemory:
-    """Contents of one core's memories, which grow layer by layer."""
-
-    weights: bytearray = field(default_factory=bytearray)
-    params: bytearray = field(default_factory=bytearray)
-    descriptors: list[bytearray] = field(default_factory=list)
-    """One sequence of descriptors per input buffer."""
-
-
 class _Compiler:
     """The compilation of one network for one configuration."""
 
@@ -98,18 +89,19 @@ class _Compiler:
         self.pixels = pixels
         self.layers = device_layers(network, pixels)
         shapes = network.map_shapes()
-        timesteps = dict.fromkeys(shapes, network.timesteps)
+        ranks = deal(shapes, self.layers, _rates(network), config.banks)
         if pixels:
             shapes = {PIXELS: network.image_shape} | shapes
-            timesteps[PIXELS] = N_PLANES
-        self.placements, n_bits = place_maps(shapes, self.layers, timesteps, config)
+        self.placements, n_bits = place_maps(shapes, self.layers, network.timesteps, ranks, config)
         self.host_map = next(iter(shapes))
         """Name of the map that the host writes."""
         self.inputs = _input_buffers(self.placements[self.host_map], n_bits, config)
         self.spike_bits = n_bits + sum(place.n_bits for place in self.inputs[1:])
-        self.cores = [
-            _CoreMemory(descriptors=[bytearray() for _ in self.inputs]) for _ in range(config.cores)
-        ]
+        self.weights = [bytearray() for _ in range(config.banks)]
+        """Rows of weights of each bank, which grow layer by layer."""
+        self.params = bytearray()
+        self.descriptors = [bytearray() for _ in self.inputs]
+        """One sequence of descriptors per input buffer."""
 
     def compile(self) -> Program:
         """Compile all layers.
@@ -121,36 +113,28 @@ class _Compiler:
         """
         plans = tuple(self._compile_layer(n) for n in range(len(self.layers)))
         config = self.config
-        weight_row_bytes = row_bytes(Space.WEIGHT, config)
-        # Descriptors follow the weights, in the same rows of all cores.
-        n_weight_bytes = max(len(core.weights) for core in self.cores)
-        first_descriptor = n_weight_bytes // weight_row_bytes
-        weight_images = [
-            core.weights.ljust(n_weight_bytes, b"\0") + b"".join(core.descriptors)
-            for core in self.cores
-        ]
+        weights = interleave_banks(self.weights, row_bytes(Space.WEIGHT, config))
+        first_descriptor = len(weights) // row_bytes(Space.WEIGHT, config)
         rows_per_run = len(self.layers) * descriptor_rows(config)
         program = Program(
             config=config,
             images={
-                Space.WEIGHT: interleave_cores(weight_images, weight_row_bytes),
-                Space.PARAM: interleave_cores(
-                    [core.params for core in self.cores], row_bytes(Space.PARAM, config)
-                ),
+                Space.WEIGHT: weights + b"".join(self.descriptors),
+                Space.PARAM: bytes(self.params),
             },
             placements=self.placements,
             inputs=self.inputs,
             entries=tuple(first_descriptor + i * rows_per_run for i in range(len(self.inputs))),
             layers=plans,
             n_classes=self.network.n_classes,
-            spike_bytes=-(-self.spike_bits // GRANULE_BITS),
+            spike_bytes=config.banks * -(-self.spike_bits // GRANULE_BITS),
             pixels=self.pixels,
         )
         _check_fits(program)
         return program
 
     def _compile_layer(self, n: int) -> LayerPlan:
-        """Append a layer's rows and descriptors to the memories of all cores."""
+        """Append a layer's rows and descriptors to the contents of the memories."""
         layer, config = self.layers[n], self.config
         context = LayerContext(
             layer=layer,
@@ -160,34 +144,17 @@ class _Compiler:
             final=n == len(self.layers) - 1,
             pixels=self.pixels and n == 0,
         )
+        _check_sums(context)
         _check_membranes(context)
-        _, height, _ = layer.map_shape(context.source.shape)
-        shares = shares_of_cores(layer, height, config)
-        parts = tuple(
-            self._compile_share(context, share, core)
-            for share, core in zip(shares, self.cores, strict=True)
-        )
-        return LayerPlan(name=layer.name, source=layer.source, parts=parts)
-
-    def _compile_share(
-        self, context: LayerContext, share: Share | None, core: _CoreMemory
-    ) -> Part | None:
-        """Append a share's rows and descriptors to the memories of its core."""
-        layer, config = context.layer, context.config
-        if share is None:
-            idle = {"idle": 1, "final": int(context.final), "n_classes": 1}
-            for descriptors in core.descriptors:
-                descriptors += descriptor_bytes(layer.name, idle, [], config)
-            return None
-        compiled = compile_share(
+        compiled = compile_layer(
             context,
-            share,
-            weight_base=len(core.weights) // row_bytes(Space.WEIGHT, config),
-            param_base=len(core.params) // row_bytes(Space.PARAM, config),
+            weight_base=len(self.weights[0]) // row_bytes(Space.WEIGHT, config),
+            param_base=len(self.params) // row_bytes(Space.PARAM, config),
         )
-        core.weights += compiled.weights
-        core.params += compiled.params
-        for place, descriptors in zip(self.inputs, core.descriptors, strict=True):
+        for weights, rows in zip(self.weights, compiled.weights, strict=True):
+            weights += rows
+        self.params += compiled.params
+        for place, descriptors in zip(self.inputs, self.descriptors, strict=True):
             # A run on another buffer differs only in where it reads the host's map.
             offset = place.start - self.inputs[0].start
             header = dict(compiled.header)
@@ -196,7 +163,16 @@ class _Compiler:
             if layer.identity == self.host_map:
                 header["identity"] += offset // GRANULE_BITS
             descriptors += descriptor_bytes(layer.name, header, compiled.levels, config)
-        return compiled.part
+        return compiled.plan
+
+
+def _rates(network: Network) -> dict[str, NDArray[np.float64]]:
+    """Return the measured spike rates of each channel, by map, as far as the network has them."""
+    return {
+        name: np.asarray(values["channel_rates"], np.float64)
+        for name, values in network.statistics.items()
+        if isinstance(values, dict) and "channel_rates" in values
+    }
 
 
 def _input_buffers(first: Placement, n_bits: int, config: Config) -> tuple[Placement, ...]:
@@ -207,6 +183,18 @@ def _input_buffers(first: Placement, n_bits: int, config: Config) -> tuple[Place
     if n_bits + first.n_bits > GRANULE_BITS * config.spike_bytes:
         return (first,)
     return first, replace(first, base=first.base + n_bits, start=n_bits)
+
+
+def _check_sums(context: LayerContext) -> None:
+    """Raise :class:`FitError` if a bank's sums of a layer could overflow its accumulators."""
+    layer, config, source = context.layer, context.config, context.source
+    n_bits = sum_bits(layer, context.timesteps, source.ranks, config.banks)
+    if n_bits > config.sum_bits:
+        raise FitError(
+            f"layer {layer.name!r} needs accumulators of {n_bits} bits, {config.name!r} has "
+            f"{config.sum_bits}; quantise it to fewer bits",
+            {"sum_bits": (n_bits, config.sum_bits)},
+        )
 
 
 def _check_membranes(context: LayerContext) -> None:

@@ -24,7 +24,6 @@ from hw.spec import (
     JOB_ROOM,
     LANES_LATENCY,
     MEMBRANE_LATENCY,
-    N_PLANES,
     QUEUE_LATENCY,
     ROOM_LATENCY,
     SUMS_IN_FLIGHT,
@@ -36,8 +35,10 @@ NEVER = -(1 << 60)
 """Cycle before all others, of an event that has not taken place."""
 
 
-def active_inputs(plan: Part, source: Placement, spikes: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Count the active inputs of every chunk, in the order in which the core reads them.
+def active_inputs(
+    plan: LayerPlan, source: Placement, spikes: NDArray[np.uint8]
+) -> NDArray[np.int64]:
+    """Count the active inputs of every chunk, in the order in which the banks read them.
 
     Parameters
     ----------
@@ -45,25 +46,27 @@ def active_inputs(plan: Part, source: Placement, spikes: NDArray[np.uint8]) -> N
 
     Returns
     -------
-    int64 array (n_jobs, n_chunks).
+    int64 array (banks, n_jobs, n_chunks).
     """
-    bits = np.unpackbits(np.frombuffer(source.pack(spikes), np.uint8), bitorder="little")
-    before = np.concatenate([[0], np.cumsum(bits, dtype=np.int64)])
     starts = np.array([plan.source_base - source.start])
     for count, stride in zip(plan.counts[:0:-1], plan.source_strides[:0:-1], strict=True):
         starts = (starts[:, None] + np.arange(count) * stride).reshape(-1)
     n_chunks = plan.counts[0]
     starts = starts[:, None] + np.arange(n_chunks) * plan.source_strides[0]
-    counts = np.zeros(starts.shape, np.int64)
+    bits = source.bits(spikes)
+    before = np.cumsum(np.pad(bits, ((0, 0), (1, 0))), axis=1, dtype=np.int64)
+    counts = np.zeros((len(bits), *starts.shape), np.int64)
     for offset, body, tail in plan.pieces:
         valid = np.full(n_chunks, body)
         valid[-1] = tail
-        begins = np.minimum(starts + offset, len(bits))
-        counts += before[np.minimum(begins + valid, len(bits))] - before[begins]
-    if plan.pixels:  # the iterations after the bit-planes are timesteps, which read no input
-        by_level = np.moveaxis(counts.reshape(plan.counts[::-1]), -1 - plan.time_level, 0)
-        by_level[N_PLANES:] = 0
-    return counts.reshape(plan.n_jobs, -1)
+        begins = np.minimum(starts + offset, source.n_bits)
+        counts += before[:, np.minimum(begins + valid, source.n_bits)] - before[:, begins]
+    if plan.n_planes:  # the iterations after the bit-planes are timesteps, which read no input
+        by_level = np.moveaxis(
+            counts.reshape(-1, *plan.counts[::-1]), len(plan.counts) - plan.time_level, 0
+        )
+        by_level[plan.n_planes :] = 0
+    return counts.reshape(len(bits), plan.n_jobs, -1)
 
 
 class _Queue:

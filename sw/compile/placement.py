@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
 from hw.protocol import N_PIECES
-from hw.spec import GRANULE_BITS, PIECE_BITS, Config
+from hw.spec import GRANULE_BITS, N_PLANES, PIECE_BITS, Config
 from sw.compile.program import Placement
 from sw.network.network import Layer, Shape
 
@@ -37,16 +43,36 @@ def _input_pitch(row: int, kernel_y: int, config: Config) -> int:
 def place_maps(
     shapes: dict[str, Shape],
     layers: tuple[Layer, ...],
-    timesteps: dict[str, int],
+    timesteps: int,
+    ranks: Mapping[str, NDArray[np.int64]],
     config: Config,
 ) -> tuple[dict[str, Placement], int]:
-    """Give every map a region of spike memory; return the regions and the number of bits in use.
+    """Give every map a region of the banks' spike memories.
 
     A map gets the largest padding that one of its readers needs. The host writes the first map.
+
+    Parameters
+    ----------
+    ranks : rank of every channel by map, see :attr:`sw.compile.program.Placement.ranks`. A map that
+        is left out has the bit-planes of an image.
+
+    Returns
+    -------
+    The regions, and the number of bits in use in each bank.
     """
     placements: dict[str, Placement] = {}
     start = 0
-    for n, (name, (channels, height, width)) in enumerate(shapes.items()):
+    for n, (name, shape) in enumerate(shapes.items()):
+        _, height, width = shape
+        n_maps = timesteps if name in ranks else N_PLANES
+        place = Placement(
+            shape=shape,
+            timesteps=n_maps,
+            banks=config.banks,
+            ranks=ranks.get(name),
+            **dict.fromkeys(("base", "start", "n_bits", "pixel", "row", "plane"), 0),
+        )
+        channels = place.channels
         readers = [layer for layer in layers if layer.source == name]
         pad_y = max((layer.padding[0] for layer in readers), default=0)
         pad_x = max((layer.padding[1] for layer in readers), default=0)
@@ -54,14 +80,14 @@ def place_maps(
         by_bit = n == 0 and all(layer.identity != name for layer in layers)
         pixel = channels if by_bit else -(-channels // GRANULE_BITS) * GRANULE_BITS
         row = (width + pad_x) * pixel
-        if by_bit and any(_is_short(layer, pixel) for layer in readers):
+        if by_bit and any(_is_short(layer, pixel, channels) for layer in readers):
             row = _input_pitch(row, max(layer.kernel[0] for layer in readers), config)
         plane = (height + pad_y) * row
-        n_bits = timesteps[name] * plane + pad_y * row + pad_x * pixel
+        n_here = n_maps if name in ranks else -(-n_maps // config.banks)
+        n_bits = n_here * plane + pad_y * row + pad_x * pixel
         n_bits = -(-n_bits // GRANULE_BITS) * GRANULE_BITS
-        placements[name] = Placement(
-            shape=(channels, height, width),
-            timesteps=timesteps[name],
+        placements[name] = replace(
+            place,
             base=start + pad_y * row + pad_x * pixel,
             start=start,
             n_bits=n_bits,
@@ -73,7 +99,7 @@ def place_maps(
     return placements, start
 
 
-def _is_short(layer: Layer, pixel: int) -> bool:
+def _is_short(layer: Layer, pixel: int, channels: int) -> bool:
     """Whether a kernel row of ``layer`` fits a piece, wherever in a granule it begins."""
-    run = (layer.kernel[1] - 1) * pixel + layer.weight.shape[4]
+    run = (layer.kernel[1] - 1) * pixel + channels
     return layer.weight.shape[6] == layer.kernel[1] and run <= PIECE_BITS - GRANULE_BITS + 1

@@ -7,17 +7,8 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.protocol import (
-    LayerCounters,
-    Space,
-    n_rows,
-    row_bytes,
-    unpack,
-)
-from hw.spec import (
-    N_PLANES,
-    Config,
-)
+from hw.protocol import LayerCounters, Space, n_bytes, n_rows, row_bytes, unpack
+from hw.spec import GRANULE_BITS, N_PLANES, Config
 from sw.network.network import IMAGE, INPUT, Layer, Network, Shape
 
 PIXELS = IMAGE
@@ -32,9 +23,9 @@ class FitError(ValueError):
         self.needs = needs or {}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Placement:
-    """Region of a map in spike memory.
+    """Region of a map in the spike memories of all banks; addresses are the same in each.
 
     ``pixel``, ``row`` and ``plane`` are the distances in bits from a position to the next in its
     row, from a row to the next, and from a timestep to the next.
@@ -43,41 +34,73 @@ class Placement:
     shape: Shape
     timesteps: int
     base: int
-    """Bit address of channel 0 of position (0, 0) at timestep 0, behind the padding."""
+    """Bit address of the first channel of position (0, 0) at timestep 0, behind the padding."""
     start: int
     """Bit address at which the region begins."""
     n_bits: int
-    """Size of the region, a multiple of 8."""
+    """Size of the region in one bank, a multiple of 8."""
     pixel: int
     row: int
     plane: int
+    banks: int = 1
+    ranks: NDArray[np.int64] | None = None
+    """Rank of each channel (C,): the one of rank ``q`` is bit ``q // banks`` of its position in bank
+    ``q % banks``. None if the map has the bit-planes of an image, which are divided in place of the
+    channels: plane ``n`` is in bank ``n % banks``."""
 
-    def _index(self) -> NDArray[np.int64]:
-        """Return the bit index of every spike (t, c, y, x), counted from the region's first bit."""
+    @property
+    def channels(self) -> int:
+        """Number of channels that a bank has at each position, the last ones perhaps unused."""
+        return self.shape[0] if self.ranks is None else -(-self.shape[0] // self.banks)
+
+    @property
+    def first_row(self) -> int:
+        """First row of the region in :attr:`hw.protocol.Space.SPIKE`."""
+        return self.start // GRANULE_BITS * self.banks
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows (bytes) of the region in :attr:`hw.protocol.Space.SPIKE`."""
+        return self.n_bits // GRANULE_BITS * self.banks
+
+    def _index(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the bank of every spike (t, c, y, x), and its bit counted from the region's first
+        one."""
         t, c, y, x = np.ogrid[tuple(slice(n) for n in (self.timesteps, *self.shape))]
-        return (self.base - self.start + t * self.plane + y * self.row + x * self.pixel + c).astype(
-            np.int64
-        )
+        if self.ranks is None:
+            bank, t = t % self.banks, t // self.banks
+        else:
+            rank = self.ranks[c]
+            bank, c = rank % self.banks, rank // self.banks
+        bit = self.base - self.start + t * self.plane + y * self.row + x * self.pixel + c
+        return bank, bit
 
-    def pack(self, spikes: NDArray[np.uint8]) -> bytes:
-        """Return the region's bytes for ``spikes`` (T, C, H, W) of 0 and 1."""
+    def bits(self, spikes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the region's bits (banks, n_bits) for ``spikes`` (T, C, H, W) of 0 and 1."""
         expected = (self.timesteps, *self.shape)
         if spikes.shape != expected:
             raise ValueError(f"spikes have shape {spikes.shape}, the map is {expected}")
-        bits = np.zeros(self.n_bits, np.uint8)
+        bits = np.zeros((self.banks, self.n_bits), np.uint8)
         bits[self._index()] = spikes
-        return np.packbits(bits, bitorder="little").tobytes()
+        return bits
+
+    def pack(self, spikes: NDArray[np.uint8]) -> bytes:
+        """Return the region's rows of SPIKE for ``spikes`` (T, C, H, W) of 0 and 1."""
+        granules = np.packbits(self.bits(spikes), axis=1, bitorder="little")
+        return np.ascontiguousarray(granules.T).tobytes()
 
     def unpack(self, raw: bytes) -> NDArray[np.uint8]:
-        """Return the spikes (T, C, H, W) in the region's bytes."""
-        bits = np.unpackbits(np.frombuffer(raw, np.uint8), bitorder="little")
-        return bits[self._index()]
+        """Return the spikes (T, C, H, W) in the region's rows of SPIKE."""
+        granules = np.frombuffer(raw, np.uint8).reshape(-1, self.banks).T
+        return np.unpackbits(granules, axis=1, bitorder="little")[self._index()]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """Plan of one core's part of a layer; ``counts`` and strides are per level, innermost first."""
+class LayerPlan:
+    """Plan of one layer; ``counts`` and strides are per level, innermost first."""
 
+    name: str
+    source: str
     n_jobs: int
     spacing: int
     n_beats: int
@@ -88,30 +111,14 @@ class Part:
     """(bit offset from the chunk's first bit, valid bits, valid bits in a run's last chunk)."""
     source_base: int
     gated: bool
-    pixels: bool
+    n_planes: int
+    """Iterations of the time loop over bit-planes of an image, before the first timestep; 0 if the
+    layer reads spikes."""
     time_level: int
     """Level of the loop over timesteps; 0 if there is one timestep, and so no loop."""
     weight_rows: int
+    """Rows of weights in each bank."""
     param_rows: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerPlan:
-    """Plan of one layer: a part per core, None for an idle core."""
-
-    name: str
-    source: str
-    parts: tuple[Part | None, ...]
-
-    @property
-    def weight_rows(self) -> int:
-        """Rows of weights in all cores together, counting those that several cores store."""
-        return sum(part.weight_rows for part in self.parts if part)
-
-    @property
-    def param_rows(self) -> int:
-        """Rows of parameters in all cores together."""
-        return sum(part.param_rows for part in self.parts if part)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,14 +137,15 @@ class Program:
 
     Attributes
     ----------
-    images : bytes to write to each space from row 0 on, in which the rows of the cores alternate.
+    images : bytes to write to each space from row 0 on.
     placements : regions of spike memory by name of the map.
     inputs : regions that the host writes before a run, one per buffer; the first is in
         ``placements``.
-    entries : rows of weight memory at which a run on each of ``inputs`` begins.
+    entries : rows of WEIGHT at which a run on each of ``inputs`` begins.
     layers : how each layer runs; the first one is the encoder if the device takes pixels.
     n_classes : number of logits.
-    spike_bytes : bytes of spike memory in use; they are cleared when the program is loaded.
+    spike_bytes : bytes of all banks' spike memories in use; they are cleared when the program is
+        loaded.
     pixels : whether the input is an image's bit-planes instead of spikes.
     """
 
@@ -161,7 +169,7 @@ class Program:
             space.name.lower(): (len(image) // row_bytes(space, self.config), available[space])
             for space, image in self.images.items()
         }
-        return used | {"spike": (self.spike_bytes, self.config.spike_bytes)}
+        return used | {"spike": (self.spike_bytes, n_rows(Space.SPIKE, self.config))}
 
     def pack_input(self, sample: NDArray[np.uint8], buffer: int = 0) -> bytes:
         """Return the bytes of region ``inputs[buffer]`` for a sample.
@@ -184,23 +192,17 @@ class Program:
 
     @property
     def n_counter_rows(self) -> int:
-        """Rows that hold the counters of all layers and cores."""
-        return len(self.layers) * self.config.counter_rows * self.config.cores
+        """Rows that hold the counters of all layers."""
+        return len(self.layers) * self.config.counter_rows
 
     def counters(self, raw: bytes) -> dict[str, Counters]:
-        """Decode the counters by layer from the first ``n_counter_rows`` counter rows.
-
-        The counts of all cores are added up, except for cycles: cores run at the same time, so the
-        largest number is taken.
-        """
-        rows = np.frombuffer(raw, np.uint8)  # the rows of the cores alternate
-        rows = rows.reshape(len(self.layers), self.config.counter_rows, self.config.cores, -1)
+        """Decode the counters by layer from the first ``n_counter_rows`` counter rows."""
+        size = n_bytes(LayerCounters)
         counters = {}
-        for layer, of_cores in zip(self.layers, rows.swapaxes(1, 2), strict=True):
-            parts = [unpack(LayerCounters, of_core.tobytes()) for of_core in of_cores]
-            values = {f.name: [int(getattr(p, f.name)) for p in parts] for f in fields(Counters)}
+        for n, layer in enumerate(self.layers):
+            values = unpack(LayerCounters, raw[n * size : (n + 1) * size])
             counters[layer.name] = Counters(
-                **{name: (max if name == "n_cycles" else sum)(v) for name, v in values.items()}
+                **{f.name: int(getattr(values, f.name)) for f in fields(Counters)}
             )
         return counters
 

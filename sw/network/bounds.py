@@ -8,7 +8,7 @@ independent.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,30 @@ def drive_bounds(layer: Layer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     low = np.minimum(weight, 0).sum(axis=(4, 5, 6), dtype=np.int64) * repeats
     high = np.maximum(weight, 0).sum(axis=(4, 5, 6), dtype=np.int64) * repeats
     return low, high
+
+
+def sum_bits(layer: Layer, timesteps: int, ranks: NDArray[np.int64] | None, banks: int) -> int:
+    """Return the number of bits that the sums of a layer's jobs need in every bank.
+
+    A sum is that of some of the weights of the bank's input channels, without bias; in an output
+    layer, over all timesteps.
+
+    Parameters
+    ----------
+    ranks : rank of each input channel; the one of rank ``q`` is in bank ``q % banks``. None if each
+        bank has one bit-plane of all channels.
+    """
+    worst = 1
+    for bank in range(banks if ranks is not None else 1):
+        own = slice(None) if ranks is None else np.flatnonzero(ranks % banks == bank)
+        if ranks is not None and not np.size(own):
+            continue
+        low, high = drive_bounds(replace(layer, weight=layer.weight[:, :, :, :, own]))
+        if layer.output:
+            repeats = timesteps if low.shape[0] == 1 else 1
+            low, high = low.sum(axis=0) * repeats, high.sum(axis=0) * repeats
+        worst = max(worst, Bounds(int(low.min()), int(high.max())).n_bits)
+    return worst
 
 
 def layer_bounds(layer: Layer, timesteps: int, input_max: int = 1) -> Bounds:

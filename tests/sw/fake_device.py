@@ -226,7 +226,7 @@ class FakeDevice(Device):
             assert self.memories[space][: len(image)] == image, f"{space.name} is not the program's"
         spikes = self.memories[Space.SPIKE]
         for place in program.placements.values():
-            start, size = place.start // GRANULE_BITS, place.n_bits // GRANULE_BITS
+            start, size = place.first_row, place.n_rows
             raw = bytes(spikes[start : start + size])
             assert place.pack(place.unpack(raw)) == raw, "padding must be clear"
         place = program.inputs[program.entries.index(entry)]
