@@ -392,7 +392,7 @@ class Config:
     @property
     def layer_cycles(self) -> int:
         """Number of cycles of a layer apart from its jobs and the words of its descriptor."""
-        return 20 if self.banks == 1 else 22 + self.banks
+        return 17 if self.banks == 1 else 17 + 2 * self.banks
 
     @property
     def counter_rows(self) -> int:

@@ -25,6 +25,7 @@ CONFIG = Config(
     max_layers=8,
     result_rows=8,
     membrane_bits=16,
+    sum_bits=16,
 )
 
 
@@ -272,6 +273,7 @@ def test_other_builds(lanes: int, fire_lanes: int, weight_bits: int) -> None:
         max_layers=8,
         result_rows=16,
         membrane_bits=16,
+        sum_bits=16,
         membrane_slots=8,
     )
     net = network(size=4)
