@@ -57,10 +57,13 @@ job is queued, and the chunk that was held back moves on. A job's last chunk fol
 CHUNK_DEPTH = 32
 """Number of active chunks that the queue between fetch unit and scanner holds."""
 
+IDENTITY_DEPTH = 64
+"""Number of jobs whose identity spikes a bank holds: more than it has chunks queued and scanned."""
+
 JOB_DEPTH = 64
 """Number of jobs that the queue between fetch and fire unit holds."""
 
-JOB_ROOM = JOB_DEPTH - 4
+JOB_ROOM = JOB_DEPTH - 3
 """Largest number of queued jobs at which slots for chunks are still used. The margin is for what is
 under way, and for the registered signal."""
 
@@ -392,7 +395,7 @@ class Config:
     @property
     def layer_cycles(self) -> int:
         """Number of cycles of a layer apart from its jobs and the words of its descriptor."""
-        return 17 if self.banks == 1 else 17 + 2 * self.banks
+        return 15 if self.banks == 1 else 15 + 2 * self.banks
 
     @property
     def counter_rows(self) -> int:

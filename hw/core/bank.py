@@ -82,6 +82,7 @@ class Bank(wiring.Component):
         connect(m, scanner.event, weights.events)
         connect(m, weights.rows, lanes.rows)
         connect(m, lanes.sums, sums.i)
+        connect(m, fetch.identities, sums.identities)
         connect(m, sums.o, flipped(self.sums))
         connect(m, flipped(self.weights), weights.write)
         connect(m, flipped(self.word), weights.word)
@@ -113,7 +114,7 @@ class Bank(wiring.Component):
         )
 
         # The host's reads: a word that has been selected, or a granule that is on the window.
-        n_waiting = WeightMemory.WORD_LATENCY
+        n_waiting = WeightMemory.LATENCY
         waits = Signal(n_waiting)
         m.d.sync += waits.eq(Cat(self.word.valid, waits[:-1]))
         granule, granule_valid = Signal(GRANULE_BITS), Signal()

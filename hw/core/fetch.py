@@ -9,7 +9,14 @@ from hw.core.spikes import SpikeMemory
 from hw.core.walk import slot_layout
 from hw.parts.pipeline import delayed, delayed_in_memory, thermometer, unreset
 from hw.parts.queue import Queue
-from hw.spec import CHUNK_DEPTH, FETCH_LATENCY, GRANULE_BITS, PIECE_BITS, Config
+from hw.spec import (
+    CHUNK_DEPTH,
+    FETCH_LATENCY,
+    GRANULE_BITS,
+    IDENTITY_DEPTH,
+    PIECE_BITS,
+    Config,
+)
 
 
 def window_layout(config: Config) -> data.StructLayout:
@@ -34,8 +41,8 @@ def window_layout(config: Config) -> data.StructLayout:
 def chunk_layout(config: Config) -> data.StructLayout:
     """Return the layout of a chunk: input spikes of a job, or of a part of it.
 
-    The weights of ``bits`` begin at row ``weight``. ``last`` marks the last chunk of a job, which
-    has the bank's identity spikes of the job; ``tail`` is as in :func:`hw.core.nest.step_layout`.
+    The weights of ``bits`` begin at row ``weight``. ``last`` marks the last chunk of a job;
+    ``tail`` is as in :func:`hw.core.nest.step_layout`.
     """
     return data.StructLayout(
         {
@@ -43,7 +50,6 @@ def chunk_layout(config: Config) -> data.StructLayout:
             "weight": address_widths(config)["weight"],
             "last": 1,
             "tail": 1,
-            "identity": config.bank_lanes,
         }
     )
 
@@ -90,7 +96,7 @@ class Merger(wiring.Component):
         with m.If(self.chunk.valid):
             with m.If(active | (chunk.last & ~continues)):
                 m.d.sync += [held.eq(chunk), holds.eq(1)]
-            m.d.sync += [complete.eq(chunk.last), held.identity.eq(chunk.identity)]
+            m.d.sync += complete.eq(chunk.last)
         return m
 
 
@@ -113,6 +119,7 @@ class Fetch(wiring.Component):
     read_bit, gather, window : to and from spike memory.
     granule : granules that the host reads.
     chunks : chunks for the scanner.
+    identities : the bank's identity spikes of each job; of no meaning in a layer without a gate.
     room : the queue has room for another chunk, and for all that are under way.
     """
 
@@ -130,6 +137,7 @@ class Fetch(wiring.Component):
                 "window": In(config.chunk_bits),
                 "granule": Out(stream.Signature(GRANULE_BITS, always_ready=True)),
                 "chunks": Out(stream.Signature(chunk_layout(config))),
+                "identities": Out(stream.Signature(config.bank_lanes)),
                 "room": Out(1),
             }
         )
@@ -140,6 +148,10 @@ class Fetch(wiring.Component):
         m.submodules.merger = merger = Merger(config)
         m.submodules.chunks = chunks = Queue(chunk_layout(config), CHUNK_DEPTH, always_ready=True)
         wiring.connect(m, chunks.o, wiring.flipped(self.chunks))
+        m.submodules.identities = identities = Queue(
+            config.bank_lanes, IDENTITY_DEPTH, always_ready=True
+        )
+        wiring.connect(m, identities.o, wiring.flipped(self.identities))
         m.d.sync += self.room.eq(chunks.level <= config.chunk_room(self._number))
         m.d.comb += [self.read_bit.eq(slot.bit), self.gather.eq(slot.gather)]
 
@@ -164,7 +176,8 @@ class Fetch(wiring.Component):
             merger.chunk.valid.eq(valid7),
             chunk.bits.eq(bits7),
             Cat(chunk.weight, chunk.last, chunk.tail).eq(delayed_in_memory(m, tags, self.LATENCY)),
-            chunk.identity.eq(self.window),
+            identities.i.valid.eq(valid7 & chunk.last),
+            identities.i.p.eq(self.window),
             chunks.i.valid.eq(merger.merged.valid),
             chunks.i.p.eq(merger.merged.p),
         ]

@@ -4,7 +4,7 @@ from amaranth import Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.core.sums import job_sums_layout
+from hw.core.sums import sums_layout
 from hw.core.weights import row_layout
 from hw.parts.pipeline import unreset
 from hw.spec import Config
@@ -26,7 +26,7 @@ class Lanes(wiring.Component):
     rows : rows of weights, in order, with any gaps between them. Always ready with a queue of sums;
         without one, rows wait while a job's sums do.
     clear : reset the sums of the current job.
-    sums : the bank's sums of each job and its identity spikes, when all weights have been added.
+    sums : the bank's sums of each job, when all weights have been added.
     """
 
     def __init__(self, config: Config):
@@ -35,7 +35,7 @@ class Lanes(wiring.Component):
             {
                 "rows": In(stream.Signature(row_layout(config))),
                 "clear": In(1),
-                "sums": Out(stream.Signature(job_sums_layout(config))),
+                "sums": Out(stream.Signature(sums_layout(config))),
             }
         )
 
@@ -50,15 +50,11 @@ class Lanes(wiring.Component):
         ]
         totals = [unreset(signed(config.sum_bits), f"total{lane}") for lane in range(config.lanes)]
         if config.sum_queue:
-            m.d.comb += [
-                self.rows.ready.eq(1),
-                self.sums.valid.eq(ends),
-                self.sums.p.identity.eq(row.identity),
-            ]
+            m.d.comb += [self.rows.ready.eq(1), self.sums.valid.eq(ends)]
             for lane, (total, weight) in enumerate(zip(totals, weights, strict=True)):
-                m.d.comb += self.sums.p.sums[lane].eq(total + weight)
+                m.d.comb += self.sums.p[lane].eq(total + weight)
                 with m.If(self.rows.valid):  # the weights of a silent job's event are 0
-                    m.d.sync += total.eq(self.sums.p.sums[lane])
+                    m.d.sync += total.eq(self.sums.p[lane])
                 with m.If(ends | self.clear):
                     m.d.sync += total.eq(0)
             return m
@@ -66,16 +62,14 @@ class Lanes(wiring.Component):
         move = Signal()
         m.d.comb += [move.eq(~self.sums.valid | self.sums.ready), self.rows.ready.eq(move)]
         begins = Signal(init=1)  # the next addition is the first of its job
-        identity = unreset(config.bank_lanes)
-        m.d.comb += self.sums.p.identity.eq(identity)
         with m.If(move):
-            m.d.sync += [self.sums.valid.eq(ends), identity.eq(row.identity)]
+            m.d.sync += self.sums.valid.eq(ends)
         with m.If(move & self.rows.valid):
             m.d.sync += begins.eq(row.last)
         with m.If(self.clear):
             m.d.sync += [self.sums.valid.eq(0), begins.eq(1)]
         for lane, (total, weight) in enumerate(zip(totals, weights, strict=True)):
-            m.d.comb += self.sums.p.sums[lane].eq(total)
+            m.d.comb += self.sums.p[lane].eq(total)
             with m.If(move & self.rows.valid & (row.add | begins)):
                 m.d.sync += total.eq(Mux(begins, weight, total + weight))
                 with m.If(~row.add):

@@ -14,8 +14,7 @@ def event_layout(config: Config) -> data.StructLayout:
     """Return the layout of an event: an active input, the end of a job, or both.
 
     ``add`` marks an active input, whose weights are in row ``weight``. ``last`` marks the last
-    event of a job, which has the bank's ``identity`` spikes of the job. ``tail`` is as in
-    :func:`hw.core.nest.step_layout`.
+    event of a job. ``tail`` is as in :func:`hw.core.nest.step_layout`.
     """
     return data.StructLayout(
         {
@@ -23,7 +22,6 @@ def event_layout(config: Config) -> data.StructLayout:
             "add": 1,
             "last": 1,
             "tail": 1,
-            "identity": config.bank_lanes,
         }
     )
 
@@ -63,7 +61,6 @@ class Scanner(wiring.Component):
         occupied = unreset(n_pieces)
         weight = unreset(incoming.weight.shape())
         last, tail = unreset(1), unreset(1)
-        identity = unreset(len(incoming.identity))
         holds = Signal()
         move = self.event.ready
 
@@ -90,7 +87,6 @@ class Scanner(wiring.Component):
                 weight.eq(incoming.weight),
                 last.eq(incoming.last),
                 tail.eq(incoming.tail),
-                identity.eq(incoming.identity),
             ]
             for k in range(n_pieces):
                 bits = incoming.bits.word_select(k, PIECE_BITS)
@@ -118,7 +114,7 @@ class Scanner(wiring.Component):
                 with m.Case(n):
                     m.d.sync += row.eq(Cat(index[:n], index[granule_bits:]))
         piece_weight2 = delayed(m, piece_weight, 1, move)
-        tags = Cat(is_last_bit & last, tail, occupied.any(), identity, weight)
+        tags = Cat(is_last_bit & last, tail, occupied.any(), weight)
         tags2 = delayed(m, tags, 2, move)
         valid2 = delayed(m, holds & self.room, 2, move, reset=True)
         event = unreset(event_layout(self._config))
@@ -126,7 +122,7 @@ class Scanner(wiring.Component):
         with m.If(move):
             m.d.sync += [
                 self.event.valid.eq(valid2),
-                Cat(event.last, event.tail, event.add, event.identity, event.weight).eq(tags2),
+                Cat(event.last, event.tail, event.add, event.weight).eq(tags2),
                 event.weight.eq(tags2[-len(weight) :] + piece_weight2 + row),
             ]
         return m

@@ -8,17 +8,9 @@ from hw.parts.pipeline import select_one_hot, unreset
 from hw.spec import SUMS_IN_FLIGHT, Config
 
 
-def job_sums_layout(config: Config) -> data.StructLayout:
-    """Return the layout of a bank's sums of a job, and of its identity spikes.
-
-    Spike ``i`` is that of lane ``i * banks + number``, where ``number`` is that of the bank.
-    """
-    return data.StructLayout(
-        {
-            "sums": data.ArrayLayout(signed(config.sum_bits), config.lanes),
-            "identity": config.bank_lanes,
-        }
-    )
+def sums_layout(config: Config) -> data.ArrayLayout:
+    """Return the layout of a bank's sums of a job, one per lane."""
+    return data.ArrayLayout(signed(config.sum_bits), config.lanes)
 
 
 def beat_layout(config: Config, sum_bits: int, n_identity: int) -> data.StructLayout:
@@ -85,6 +77,8 @@ class SumQueue(wiring.Component):
     room : the scanner may emit events. It has a margin for :data:`hw.spec.SUMS_IN_FLIGHT` jobs that
         may end before the scanner sees that ``room`` has fallen.
     i : sums from the lanes; always ready.
+    identities : identity spikes of the same jobs; spike ``i`` is that of lane ``i * banks`` plus
+        the number of the bank.
     complete : high for a cycle for each job whose sums have become complete.
     o : the same sums in order, for the fire unit.
     """
@@ -95,7 +89,8 @@ class SumQueue(wiring.Component):
             {
                 "ends": In(1),
                 "room": Out(1, init=1),
-                "i": In(stream.Signature(job_sums_layout(config))),
+                "i": In(stream.Signature(sums_layout(config))),
+                "identities": In(stream.Signature(config.bank_lanes)),
                 "complete": Out(1),
                 "o": Out(bank_beats(config)),
             }
@@ -103,16 +98,17 @@ class SumQueue(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config, job = self._config, Value.cast(self.i.p)
+        config = self._config
         address_bits = (config.sum_queue - 1).bit_length()
-        m.submodules.jobs = jobs = memory.Memory(
-            shape=self.i.p.shape(), depth=1 << address_bits, init=[]
-        )
+        job = data.StructLayout({"sums": self.i.p.shape(), "identity": config.bank_lanes})
+        m.submodules.jobs = jobs = memory.Memory(shape=job, depth=1 << address_bits, init=[])
         write, read = jobs.write_port(), jobs.read_port(domain="comb")
         first_in, first_out = Signal(address_bits), Signal(address_bits)
         m.d.comb += [
             self.i.ready.eq(1),
-            Value.cast(write.data).eq(job),
+            self.identities.ready.eq(self.i.valid),
+            write.data.sums.eq(self.i.p),
+            write.data.identity.eq(self.identities.p),
             write.addr.eq(first_in),
             write.en.eq(self.i.valid),
             self.complete.eq(self.i.valid),
@@ -150,6 +146,7 @@ class SumRegister(wiring.Component):
     Members
     -------
     i : sums from the lanes, taken in the first beat of their job.
+    identities : identity spikes of the same jobs.
     o : the same sums, for the fire unit.
     """
 
@@ -157,7 +154,8 @@ class SumRegister(wiring.Component):
         self._config = config
         super().__init__(
             {
-                "i": In(stream.Signature(job_sums_layout(config))),
+                "i": In(stream.Signature(sums_layout(config))),
+                "identities": In(stream.Signature(config.bank_lanes)),
                 "o": Out(bank_beats(config)),
             }
         )
@@ -165,8 +163,8 @@ class SumRegister(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         for values, beat in (
-            (self.i.p.sums, self.o.p.sums),
-            (self.i.p.identity, self.o.p.identity),
+            (self.i.p, self.o.p.sums),
+            (self.identities.p, self.o.p.identity),
         ):
             values, beat = Value.cast(values), Value.cast(beat)
             held = unreset(len(values))
@@ -174,5 +172,9 @@ class SumRegister(wiring.Component):
             with m.If(self.o.begin):
                 m.d.sync += held.eq(values)
             m.d.comb += beat.eq(held)
-        m.d.comb += [self.o.available.eq(self.i.valid), self.i.ready.eq(self.o.begin)]
+        m.d.comb += [
+            self.o.available.eq(self.i.valid),
+            self.i.ready.eq(self.o.begin),
+            self.identities.ready.eq(self.o.begin),
+        ]
         return m

@@ -114,13 +114,11 @@ class Walk(wiring.Component):
             *(slot[name].eq(step[name]) for name in ("weight", "cut", "last", "tail")),
         ]
 
-        job = Signal(job_layout(self._config), reset_less=True)
-        job_valid = Signal()
-        m.d.sync += [
-            job_valid.eq(slot.chunk & step.last),
+        job = jobs.i.p
+        m.d.comb += [
+            jobs.i.valid.eq(slot.chunk & step.last),
             *(job[name].eq(step[name]) for name in _JOB_FIELDS),
             # A bit-plane writes no spikes.
             job.pool_last.eq(step.pool_last & (step.phase != Phase.PLANE)),
         ]
-        m.d.comb += [jobs.i.valid.eq(job_valid), jobs.i.p.eq(job)]
         return m

@@ -35,7 +35,6 @@ def row_layout(config: Config) -> data.StructLayout:
             "weights": config.lanes * config.weight_bits,
             "add": 1,
             "last": 1,
-            "identity": config.bank_lanes,
         }
     )
 
@@ -73,15 +72,13 @@ class WeightMemory(wiring.Component):
     rows : the same events, with their weights, in order. The pipeline advances in each cycle in
         which the next stage is ready.
     word : words that the sequencer or the host reads, while there are no events.
-    word_data : the word that was asked for :attr:`WORD_LATENCY` cycles before.
+    word_data : the word that was asked for :attr:`LATENCY` cycles before.
     write : rows to write.
     aborted : drop the events that are under way.
     """
 
     LATENCY = 3
     """Cycles, without stalls, from an event to its row."""
-    WORD_LATENCY = LATENCY + 1
-    """Cycles from a request for a word to the word."""
 
     def __init__(self, config: Config):
         self._config = config
@@ -122,11 +119,10 @@ class WeightMemory(wiring.Component):
         )
         m.d.comb += [
             Cat(self.rows.valid, self.rows.p.add, self.rows.p.last).eq(flags),
-            self.rows.p.identity.eq(delayed(m, event.identity, self.LATENCY, move)),
         ]
         index = delayed(m, word.word, self.LATENCY)
         words = [row.word_select(n, WORD_BITS) for n in range(row_bits // WORD_BITS)]
-        m.d.sync += self.word_data.eq(Array(words)[index] if len(words) > 1 else row)
+        m.d.comb += self.word_data.eq(Array(words)[index] if len(words) > 1 else row)
         if has_spram(platform):
             # The output of an SPRAM comes early in a cycle, so that the address, which has fewer
             # bits, is delayed instead of the data.

@@ -222,7 +222,7 @@ def layer_cycles(plan: LayerPlan, active: NDArray[np.int64], config: Config) -> 
             bank.end_job(slot + number + FETCH_LATENCY) + joins[number]
             for number, bank in enumerate(banks)
         )
-        jobs.came.append(slot + 1)
+        jobs.came.append(slot)
         slot += plan.gated
         begins = max(began + plan.spacing, summed)
         for bank in banks:
