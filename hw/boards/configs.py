@@ -9,7 +9,7 @@ iCE40 UltraPlus (FPGA-DS-02008) has four SPRAMs of 256 kbit and thirty block RAM
 
 The suffix ``/w2``, ``/w4`` or ``/w8`` of a name stands for the same board built for another weight
 width, with the same number of bits of weight memory. The ULX3S-85F has two entries:
-``ulx3s-85f-quad`` has four cores.
+``ulx3s-85f-wide`` has eight banks of 64 lanes with 4-bit weights.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from hw.spec import Config, SpecError
 _60_MHZ = {"clk_hz": 60_000_000, "baud": 3_000_000}
 _75_MHZ = {"clk_hz": 75_000_000, "baud": 3_000_000}
 _ECP5_85F = {"lanes": 32, "weight_depth": 11264, "membrane_slots": 16}
-_ECP5_25F = {"weight_depth": 4096, "fire_lanes": 4, "spike_bytes": 16384}
+_TWO_BANKS = {"banks": 2, "chunk_bits": 32, "fire_lanes": 4}
+_ECP5_25F = {**_TWO_BANKS, "weight_depth": 2048, "spike_bytes": 8192}
 _ICE40 = {
     "count_bits": 8,
     "param_depth": 256,
@@ -39,20 +40,20 @@ CONFIGS: dict[str, Config] = {
         Config(name="sim", **_ECP5_85F),
         Config(name="ulx3s-85f", **_ECP5_85F, **_60_MHZ),
         Config(
-            name="ulx3s-85f-quad",
+            name="ulx3s-85f-wide",
             banks=8,
             lanes=64,
             weight_bits=4,
             weight_depth=1024,
             chunk_bits=32,
             fire_lanes=16,
-            sum_bits=14,
+            sum_bits=13,
             membrane_bits=18,
             membrane_slots=16,
             spike_bytes=8192,
             **_60_MHZ,
         ),
-        Config(name="ulx3s-45f", weight_depth=9216, fire_lanes=4, **_75_MHZ),
+        Config(name="ulx3s-45f", **_TWO_BANKS, weight_depth=4608, spike_bytes=16384, **_75_MHZ),
         Config(name="ulx3s-25f", **_ECP5_25F, **_75_MHZ),
         Config(name="ulx3s-12f", **_ECP5_25F, **_75_MHZ),
         Config(name="colorlight-i5", **_ECP5_25F, clk_hz=75_000_000, baud=1_000_000),

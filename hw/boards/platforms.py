@@ -93,7 +93,7 @@ def _ulx3s(platform: type[Platform], n_block_rams: int) -> Target:
 # A block RAM of an ECP5 or a Gowin device has a port of 36 bits, one of an iCE40 or an SPRAM 16.
 TARGETS: dict[str, Target] = {
     "ulx3s-85f": _ulx3s(ULX3S_85F_Platform, 208),
-    "ulx3s-85f-quad": _ulx3s(ULX3S_85F_Platform, 208),
+    "ulx3s-85f-wide": _ulx3s(ULX3S_85F_Platform, 208),
     "ulx3s-45f": _ulx3s(ULX3S_45F_Platform, 108),
     "ulx3s-25f": _ulx3s(ULX3S_25F_Platform, 56),
     "ulx3s-12f": _ulx3s(ULX3S_12F_Platform, 56),  # the 25F's die

@@ -1,10 +1,10 @@
 """Storage for a bank's sums until the fire unit takes them, ``fire_lanes`` per cycle."""
 
-from amaranth import Cat, Module, Signal, Value, signed
+from amaranth import Module, Signal, Value, signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.parts.pipeline import select_one_hot, unreset
+from hw.parts.pipeline import unreset
 from hw.spec import SUMS_IN_FLIGHT, Config
 
 
@@ -100,6 +100,7 @@ class SumQueue(wiring.Component):
         m = Module()
         config = self._config
         address_bits = (config.sum_queue - 1).bit_length()
+        beat_bits = (config.fire_beats - 1).bit_length()
         job = data.StructLayout({"sums": self.i.p.shape(), "identity": config.bank_lanes})
         m.submodules.jobs = jobs = memory.Memory(shape=job, depth=1 << address_bits, init=[])
         write, read = jobs.write_port(), jobs.read_port(domain="comb")
@@ -116,16 +117,14 @@ class SumQueue(wiring.Component):
         ]
         m.d.sync += [first_in.eq(first_in + self.i.valid), first_out.eq(first_out + self.o.last)]
         # Selecting a beat of the job that is read takes less logic than a shift register of a job.
-        selected = Cat(self.o.beat == i for i in range(config.fire_beats))
         p = unreset(self.o.p.shape())
         m.d.comb += self.o.p.eq(p)
         for beats, values in (
             (p.sums, Value.cast(read.data.sums)),
             (p.identity, Value.cast(read.data.identity)),
         ):
-            n_bits = len(Value.cast(beats))
-            words = [values.word_select(i, n_bits) for i in range(config.fire_beats)]
-            m.d.sync += Value.cast(beats).eq(select_one_hot(selected, words))
+            beats = Value.cast(beats)
+            m.d.sync += beats.eq(values.word_select(self.o.beat[:beat_bits], len(beats)))
 
         n_reserved = Signal(range(config.sum_queue + 1))
         n_complete = Signal(range(config.sum_queue + 1))

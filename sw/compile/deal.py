@@ -46,7 +46,7 @@ def deal(
     layers: tuple[Layer, ...],
     rates: Mapping[str, NDArray[np.float64]],
     banks: int,
-) -> dict[str, NDArray[np.int64]]:
+) -> dict[str, tuple[int, ...]]:
     """Return the rank of every channel (C,) by map, see
     :attr:`sw.compile.program.Placement.ranks`.
 
@@ -61,5 +61,5 @@ def deal(
         known = [rates[name] for name in names if name in rates]
         n_channels = shapes[names[0]][0]
         together = _even(np.sum(known, axis=0), banks) if known else np.arange(n_channels)
-        ranks |= dict.fromkeys(names, together)
+        ranks |= dict.fromkeys(names, tuple(together.tolist()))
     return ranks

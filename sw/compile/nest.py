@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -67,11 +67,11 @@ class LayerContext:
         return N_PLANES // self.config.banks if self.pixels else 0
 
     @property
-    def out_ranks(self) -> NDArray[np.int64]:
+    def out_ranks(self) -> Sequence[int]:
         """Rank of each output channel, which is that of its lane; logits keep their order."""
         target = self.target
         if target is None or target.ranks is None:
-            return np.arange(self.layer.n_out)
+            return range(self.layer.n_out)
         return target.ranks
 
 

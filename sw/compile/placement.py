@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hw.protocol import N_PIECES
 from hw.spec import GRANULE_BITS, N_PLANES, PIECE_BITS, Config
 from sw.compile.program import Placement
@@ -44,7 +41,7 @@ def place_maps(
     shapes: dict[str, Shape],
     layers: tuple[Layer, ...],
     timesteps: int,
-    ranks: Mapping[str, NDArray[np.int64]],
+    ranks: Mapping[str, tuple[int, ...]],
     config: Config,
 ) -> tuple[dict[str, Placement], int]:
     """Give every map a region of the banks' spike memories.

@@ -23,7 +23,7 @@ class FitError(ValueError):
         self.needs = needs or {}
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Placement:
     """Region of a map in the spike memories of all banks; addresses are the same in each.
 
@@ -43,7 +43,7 @@ class Placement:
     row: int
     plane: int
     banks: int = 1
-    ranks: NDArray[np.int64] | None = None
+    ranks: tuple[int, ...] | None = None
     """Rank of each channel (C,): the one of rank ``q`` is bit ``q // banks`` of its position in bank
     ``q % banks``. None if the map has the bit-planes of an image, which are divided in place of the
     channels: plane ``n`` is in bank ``n % banks``."""
@@ -70,7 +70,7 @@ class Placement:
         if self.ranks is None:
             bank, t = t % self.banks, t // self.banks
         else:
-            rank = self.ranks[c]
+            rank = np.asarray(self.ranks)[c]
             bank, c = rank % self.banks, rank // self.banks
         bit = self.base - self.start + t * self.plane + y * self.row + x * self.pixel + c
         return bank, bit

@@ -48,7 +48,7 @@ def weight_rows(
     config: Config,
     source: Placement,
     n_rows: int,
-    out_ranks: NDArray[np.int64],
+    out_ranks: Sequence[int],
 ) -> NDArray[np.int8]:
     """Return a layer's weights in the order of weight memory: (bank, y, x, group, t, ky, run,
     lanes).
@@ -64,14 +64,15 @@ def weight_rows(
     t, y, x, _, n_in, ky, kx = layer.weight.shape
     n_lanes = -(-layer.n_out // config.lanes) * config.lanes
     weights = layer.weight.transpose(0, 1, 2, 5, 6, 4, 3)
+    lanes = list(out_ranks)
     if source.ranks is None:  # every bank has a bit-plane of all channels
         padded = np.zeros((config.banks, t, y, x, ky, kx, n_rows, n_lanes), np.int8)
-        padded[..., :n_in, :][..., out_ranks] = weights
+        padded[..., :n_in, :][..., list(out_ranks)] = weights
     else:
         dealt = np.zeros((t, y, x, ky, kx, n_rows * config.banks, n_lanes), np.int8)
         in_order = np.zeros((*weights.shape[:-1], n_lanes), np.int8)
-        in_order[..., out_ranks] = weights
-        dealt[..., source.ranks, :] = in_order
+        in_order[..., list(out_ranks)] = weights
+        dealt[..., list(source.ranks), :] = in_order
         padded = dealt.reshape(t, y, x, ky, kx, n_rows, config.banks, n_lanes)
         padded = np.moveaxis(padded, -2, 0)
     run = (kx - 1) * n_rows + source.channels
@@ -85,7 +86,7 @@ def param_rows(
     config: Config,
     conv: tuple[int, int],
     kept: tuple[int, int],
-    out_ranks: NDArray[np.int64],
+    out_ranks: Sequence[int],
 ) -> NDArray[np.int16]:
     """Return biases and thresholds in the order of parameter memory: (y, x, group, t, lanes, 2).
 
@@ -120,8 +121,9 @@ def param_rows(
     # silent.
     rows = np.zeros((y, x, t, groups * config.lanes, 2), np.int16)
     rows[..., 1] = 1
-    rows[..., out_ranks, 0] = layer.bias.transpose(1, 2, 0, 3)
-    rows[..., out_ranks, 1] = threshold[:, :, None]
+    lanes = list(out_ranks)
+    rows[..., lanes, 0] = layer.bias.transpose(1, 2, 0, 3)
+    rows[..., lanes, 1] = threshold[:, :, None]
     rows = rows[: kept[0] if y == conv[0] else None, : kept[1] if x == conv[1] else None]
     rows = rows.reshape(*rows.shape[:3], groups, config.lanes, 2)
     return np.ascontiguousarray(rows.transpose(0, 1, 3, 2, 4, 5))

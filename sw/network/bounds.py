@@ -8,6 +8,7 @@ independent.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -42,7 +43,7 @@ def drive_bounds(layer: Layer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return low, high
 
 
-def sum_bits(layer: Layer, timesteps: int, ranks: NDArray[np.int64] | None, banks: int) -> int:
+def sum_bits(layer: Layer, timesteps: int, ranks: Sequence[int] | None, banks: int) -> int:
     """Return the number of bits that the sums of a layer's jobs need in every bank.
 
     A sum is that of some of the weights of the bank's input channels, without bias; in an output
@@ -55,7 +56,7 @@ def sum_bits(layer: Layer, timesteps: int, ranks: NDArray[np.int64] | None, bank
     """
     worst = 1
     for bank in range(banks if ranks is not None else 1):
-        own = slice(None) if ranks is None else np.flatnonzero(ranks % banks == bank)
+        own = slice(None) if ranks is None else np.flatnonzero(np.asarray(ranks) % banks == bank)
         if ranks is not None and not np.size(own):
             continue
         low, high = drive_bounds(replace(layer, weight=layer.weight[:, :, :, :, own]))

@@ -25,8 +25,8 @@ from tests.networks import random_input, random_network
 # Small memories load faster; networks that do not fit are left out.
 SIZES = {"spike_bytes": 2048, "param_depth": 1024}
 CONFIGS = {
-    8: Config(name="test-w8", weight_depth=2048, **SIZES),
-    4: Config(
+    "8-bit": Config(name="test-w8", weight_depth=2048, **SIZES),
+    "4-bit": Config(
         name="test-w4",
         weight_bits=4,
         lanes=8,
@@ -35,10 +35,9 @@ CONFIGS = {
         chunk_bits=32,
         membrane_slots=8,
         sum_queue=0,
-        sum_bits=20,
         **SIZES,
     ),
-    2: Config(
+    "2-bit, 2 banks": Config(
         name="test-w2",
         weight_bits=2,
         fire_lanes=4,
@@ -47,10 +46,30 @@ CONFIGS = {
         banks=2,
         **SIZES,
     ),
+    "4-bit, 4 banks": Config(
+        name="test-4-banks",
+        weight_bits=4,
+        lanes=32,
+        fire_lanes=4,
+        weight_depth=1024,
+        chunk_bits=32,
+        membrane_slots=8,
+        banks=4,
+        **SIZES,
+    ),
+    "8-bit, 8 banks": Config(
+        name="test-8-banks",
+        lanes=64,
+        fire_lanes=16,
+        weight_depth=512,
+        chunk_bits=32,
+        banks=8,
+        **SIZES,
+    ),
 }
 
 
-@pytest.fixture(scope="module", params=CONFIGS, ids=lambda bits: f"{bits}-bit")
+@pytest.fixture(scope="module", params=CONFIGS)
 def board(request) -> Iterator[Board]:
     with virtual_board(CONFIGS[request.param]) as port, Device.open(port) as device:
         yield Board(device)
