@@ -57,7 +57,8 @@ class Lanes(wiring.Component):
             ]
             for lane, (total, weight) in enumerate(zip(totals, weights, strict=True)):
                 m.d.comb += self.sums.p.sums[lane].eq(total + weight)
-                m.d.sync += total.eq(self.sums.p.sums[lane])  # the weight of no event is 0
+                with m.If(self.rows.valid):  # the weights of a silent job's event are 0
+                    m.d.sync += total.eq(self.sums.p.sums[lane])
                 with m.If(ends | self.clear):
                     m.d.sync += total.eq(0)
             return m
