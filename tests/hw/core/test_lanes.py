@@ -35,7 +35,6 @@ class Event:
     """A row of weights on its way to the lanes."""
 
     weights: list[int]
-    """Random weights, also of an event that adds none."""
     add: bool
     last: bool
     identity: int
@@ -43,8 +42,8 @@ class Event:
     def packed(self, config: Config) -> dict[str, int]:
         """Return the payload of :attr:`Lanes.rows`.
 
-        Accumulators with a queue rely on zeros in place of weights that are not to be added;
-        without a queue, the weights of such an event are arbitrary.
+        An event that adds no weights has zeros in their place. Without a queue of sums, they are
+        arbitrary.
         """
         mask = (1 << config.weight_bits) - 1
         packed = sum((w & mask) << i * config.weight_bits for i, w in enumerate(self.weights))
@@ -100,18 +99,17 @@ def sums_of(events: list[Event]) -> list[tuple[list[int], int]]:
 
 
 async def drive(ctx, dut: Lanes, config: Config, events: list[Event], rng, gaps: float) -> None:
-    """Send events, one per cycle in which the lanes are ready, with random gaps."""
+    """Send events, one per cycle in which the lanes are ready, with gaps of random weights."""
     for event in events:
         while rng.random() < gaps:
-            gap = random_event(rng, config, add=False, last=rng.random() < 0.5)
+            gap = random_event(rng, config, add=True, last=rng.random() < 0.5)
             ctx.set(dut.rows.valid, 0)
-            ctx.set(dut.rows.p, gap.packed(config) | {"add": 0 if config.sum_queue else 1})
+            ctx.set(dut.rows.p, gap.packed(config))
             await ctx.tick()
         ctx.set(dut.rows.valid, 1)
         ctx.set(dut.rows.p, event.packed(config))
         await wait_until(ctx, dut.rows.ready)
     ctx.set(dut.rows.valid, 0)
-    ctx.set(dut.rows.p, {})
 
 
 @pytest.mark.parametrize("weight_bits", [4, 8])
