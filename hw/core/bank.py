@@ -74,8 +74,8 @@ class Bank(wiring.Component):
         m.submodules.lanes = lanes = Lanes(config)
         m.submodules.spikes = spikes = SpikeMemory(config)
         m.submodules.weights = weights = WeightMemory(config)
-        queued = config.sum_queue > 0
-        m.submodules.sums = sums = reset(SumQueue(config) if queued else SumRegister(config))
+        sums: SumQueue | SumRegister = SumQueue(config) if config.sum_queue else SumRegister(config)
+        m.submodules.sums = reset(sums)
 
         connect(m, flipped(self.spikes), spikes.write)
         connect(m, fetch.chunks, scanner.chunks)
