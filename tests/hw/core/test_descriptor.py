@@ -26,7 +26,7 @@ from hw.spec import N_LEVELS, PIECE_BITS, Config
 from tests.streams import get, simulate, wait_until
 
 BUILDS = [
-    Config(lanes=lanes, weight_bits=bits, fire_lanes=banks, chunk_bits=64, banks=banks)
+    Config(lanes=lanes, weight_bits=bits, fire_lanes=banks, banks=banks, param_depth=1024)
     for lanes, bits, banks in (
         (16, 8, 1),
         (8, 4, 1),
