@@ -111,7 +111,7 @@ def test_words_of_descriptors(build: int) -> None:
     size = 3 * descriptor_rows(config)
     last = n_rows(Space.WEIGHT, config) - size
     runs, rows = [], {}
-    for n, entry in enumerate((config.banks * 50 + rng.randrange(config.banks), 3 + size, last)):
+    for n, entry in enumerate((2 * size + rng.randrange(config.banks), 3, last)):
         numbers = ((1, N_LEVELS, 3), (N_LEVELS,), (2, 1))[n]
         descriptors = [random_descriptor(rng, config, n_levels) for n_levels in numbers]
         runs.append((entry, descriptors))
@@ -141,7 +141,7 @@ def test_words_of_descriptors(build: int) -> None:
             ctx.set(dut.go_to, 0)
             for descriptor in descriptors:
                 words.clear()
-                await ctx.tick().repeat(rng.randrange(3))
+                await ctx.tick().repeat(rng.randrange(1, 4))
                 assert not ctx.get(dut.loaded)
                 ctx.set(dut.start, 1)
                 await ctx.tick()

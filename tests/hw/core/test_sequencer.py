@@ -12,6 +12,7 @@ BUILDS = [
     Config(fire_lanes=fire_lanes, banks=banks, param_depth=1024)
     for fire_lanes, banks in ((16, 1), (1, 1), (2, 1), (4, 1), (2, 2))
 ]
+PULSES = ("go_to", "load", "clear", "clear_counters", "start", "argmax_start")
 COUNTERS = ("n_cycles", "n_weight_reads", "n_synaptic_ops", "n_spikes")
 
 
@@ -28,20 +29,18 @@ def test_layers_one_after_the_other(build: int) -> None:
     stored: dict[tuple[int, int], int] = {}
     n_counting = 0
 
-    async def watch(ctx):
+    async def tick(ctx, n: int = 1) -> None:
+        """Wait ``n`` cycles, and note what happens in them."""
         nonlocal n_counting
-        pulses = ("go_to", "load", "clear", "clear_counters", "start", "argmax_start")
-        trigger = ctx.tick().sample(
-            dut.page,
-            dut.counter_en,
-            dut.counter_index,
-            dut.counter_data,
-            dut.counting,
-            *(getattr(dut, name) for name in pulses),
-        )
-        async for _, _, page, counter_en, index, value, counting, *now in trigger:
-            events.extend(name for name, pulse in zip(pulses, now, strict=True) if pulse)
-            n_counting = 0 if now[3] else n_counting + counting
+        for _ in range(n):
+            sampled = [
+                *(dut.page, dut.counter_en, dut.counter_index, dut.counter_data, dut.counting),
+                *(getattr(dut, name) for name in PULSES),
+            ]
+            _, _, page, counter_en, index, value, counting, *now = await ctx.tick().sample(*sampled)
+            pulses = [name for name, pulse in zip(PULSES, now, strict=True) if pulse]
+            events.extend(pulses)
+            n_counting = 0 if "clear_counters" in pulses else n_counting + counting
             if counter_en:
                 assert not counting, "the counters are stored when they are complete"
                 assert (page, index) not in stored
@@ -51,62 +50,65 @@ def test_layers_one_after_the_other(build: int) -> None:
         for tag, n_layers in enumerate((3, 1, 2)):
             page = ctx.get(dut.page)
             assert not ctx.get(dut.busy) and not events
-            await put(ctx, dut.run, [{"tag": tag, "entry": 77}], rng=rng, stall=0)
+            assert ctx.get(dut.run.ready)
+            ctx.set(dut.run.valid, 1)
+            ctx.set(dut.run.p, {"tag": tag, "entry": 77})
+            await tick(ctx)
             assert ctx.get(dut.busy) and not ctx.get(dut.run.ready)
-            ctx.set(dut.run.valid, 1)  # the next run has to wait
-            ctx.set(dut.run.p, {"tag": 99})
+            ctx.set(dut.run.p, {"tag": 99})  # the next run has to wait
             n_cycles = 0
             wanted_counters = []
 
-            async def tick(n: int = 1) -> None:
+            async def run(n: int = 1) -> None:
+                """Wait ``n`` cycles of the run."""
                 nonlocal n_cycles
                 for _ in range(n):
                     assert ctx.get(dut.busy)
-                    await ctx.tick()
+                    await tick(ctx)
                     n_cycles += 1
 
             for layer in range(n_layers):
                 before = ["go_to"] * (layer == 0)
                 while "load" not in events:
-                    await tick()
+                    await run()
                 assert events == [*before, "load", "clear", "clear_counters"]
                 events.clear()
-                await tick(rng.randrange(20))
+                await run(rng.randrange(20))
                 assert not events, "the nest is started before the descriptor is loaded"
                 ctx.set(dut.loaded, 1)
-                await tick()
+                await run()
                 ctx.set(dut.loaded, 0)
-                await tick()
+                await run()
                 assert ctx.get(dut.start), "as late as the nest needs it"
                 ctx.set(dut.final, layer == n_layers - 1)
-                await tick(rng.randrange(1, 30))
+                await run(rng.randrange(1, 30))
                 assert events == ["start"]
                 events.clear()
                 assert ctx.get(dut.counting)
                 ctx.set(dut.finished, 1)
-                await tick()
+                await run()
                 ctx.set(dut.finished, 0)
-                await tick(2)
+                await run(2)
                 assert ctx.get(dut.counting) == 0 and n_counting > 0
                 counters = {name: rng.getrandbits(32) for name in COUNTERS}
                 ctx.set(dut.counters, counters)
                 wanted_counters.append(list(counters.values()))
                 assert ctx.get(dut.counter_en)
-                await tick(config.counter_rows)
+                await run(config.counter_rows)
                 assert not ctx.get(dut.counter_en)
                 ctx.set(dut.counters, {})
             assert events == ["argmax_start"]
             events.clear()
-            await tick(rng.randrange(1, 9))
+            await run(rng.randrange(1, 9))
             assert not ctx.get(dut.done.valid)
             ctx.set(dut.argmax_done, 1)
             ctx.set(dut.argmax_index, 300 + tag)
-            await tick()
+            await run()
             ctx.set(dut.run.valid, 0)
             ctx.set(dut.argmax_done, 0)
             ctx.set(dut.argmax_index, 0)
             assert not ctx.get(dut.busy)
-            await ctx.tick().repeat(rng.randrange(1, 9))
+            await tick(ctx, rng.randrange(1, 9))
             assert ctx.get(dut.page) == page, "until it is reported, the run before has the results"
             assert not ctx.get(dut.run.ready), "until it is reported, no run begins"
             result = await get(ctx, dut.done, rng=rng, stall=0.5)
@@ -123,7 +125,7 @@ def test_layers_one_after_the_other(build: int) -> None:
                 assert [value >> 32 * i & 0xFFFFFFFF for i in range(4)] == wanted
             stored.clear()
 
-    simulate(dut, bench, background=[watch, stays_valid(dut.done)])
+    simulate(dut, bench, background=[stays_valid(dut.done)])
 
 
 def test_the_last_spikes_are_counted() -> None:
