@@ -171,9 +171,12 @@ class Core(wiring.Component):
         connect(m, u.nest.steps, u.walk.steps)
         connect(m, u.walk.jobs, u.fire.jobs)
         connect(m, u.banks.sums, u.fire.sums)
-        connect(m, u.host.granules, u.walk.granules)
         n_pieces = len(layer.body_bits)
         m.d.comb += [
+            u.walk.granules.valid.eq(u.host.granules.valid & ~u.sequencer.loading),
+            u.walk.granules.p.eq(u.host.granules.p),
+            u.host.granules.ready.eq(u.walk.granules.ready),
+            u.sequencer.granule_under_way.eq(u.host.granule_under_way),
             u.walk.gated.eq(header.gate != 0),
             u.walk.room.eq(u.banks.room),
             u.banks.slot.eq(u.walk.slot),
