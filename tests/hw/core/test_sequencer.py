@@ -69,16 +69,25 @@ def test_layers_one_after_the_other(build: int) -> None:
 
             for layer in range(n_layers):
                 before = ["go_to"] * (layer == 0)
+                ctx.set(dut.granule_under_way, 1)  # a read of the host that began in time
+                for _ in range(rng.randrange(4)):
+                    assert "load" not in events
+                    assert ctx.get(dut.loading)
+                    await run()
+                ctx.set(dut.granule_under_way, 0)
                 while "load" not in events:
                     await run()
                 assert events == [*before, "load", "clear", "clear_counters"]
                 events.clear()
-                await run(rng.randrange(20))
+                for _ in range(rng.randrange(20)):
+                    assert ctx.get(dut.loading)
+                    await run()
                 assert not events, "the nest is started before the descriptor is loaded"
                 ctx.set(dut.loaded, 1)
                 await run()
                 ctx.set(dut.loaded, 0)
                 await run()
+                assert not ctx.get(dut.loading)
                 assert ctx.get(dut.start), "as late as the nest needs it"
                 ctx.set(dut.final, layer == n_layers - 1)
                 await run(rng.randrange(1, 30))
