@@ -89,12 +89,14 @@ class Core(wiring.Component):
         """Return the reset of everything that holds state of a run.
 
         It is registered, because it fans out across the core, and long enough for what the banks
-        hand on to come to an end.
+        hand on to come to an end. It ends while the link still holds the abort, which it does until
+        the core is idle.
         """
         n_cycles = 1 if self._config.banks == 1 else 2 * self._config.banks + 4
         left = Signal(range(n_cycles + 1))
-        aborted = Signal()
-        with m.If(self.bus.abort):
+        aborted, held = Signal(), Signal()
+        m.d.sync += held.eq(self.bus.abort)
+        with m.If(self.bus.abort & ~held):
             m.d.sync += [aborted.eq(1), left.eq(n_cycles - 1)]
         with m.Else():
             m.d.sync += [aborted.eq(left != 0), left.eq(Mux(left == 0, 0, left - 1))]
@@ -132,8 +134,8 @@ class Core(wiring.Component):
         connect(m, sequencer.done, flipped(bus.done))
         m.d.comb += [
             bus.busy.eq(sequencer.busy | aborted),
-            bus.run.ready.eq(sequencer.run.ready & ~aborted),
-            sequencer.run.valid.eq(bus.run.valid & ~aborted),
+            bus.run.ready.eq(sequencer.run.ready & ~aborted & ~bus.abort),
+            sequencer.run.valid.eq(bus.run.valid & ~aborted & ~bus.abort),
             sequencer.run.p.eq(bus.run.p),
             loader.entry.eq(bus.run.p.entry),
             loader.go_to.eq(sequencer.go_to),
@@ -169,9 +171,12 @@ class Core(wiring.Component):
         connect(m, u.nest.steps, u.walk.steps)
         connect(m, u.walk.jobs, u.fire.jobs)
         connect(m, u.banks.sums, u.fire.sums)
-        connect(m, u.host.granules, u.walk.granules)
         n_pieces = len(layer.body_bits)
         m.d.comb += [
+            u.walk.granules.valid.eq(u.host.granules.valid & ~u.sequencer.loading),
+            u.walk.granules.p.eq(u.host.granules.p),
+            u.host.granules.ready.eq(u.walk.granules.ready),
+            u.sequencer.granule_under_way.eq(u.host.granule_under_way),
             u.walk.gated.eq(header.gate != 0),
             u.walk.room.eq(u.banks.room),
             u.banks.slot.eq(u.walk.slot),

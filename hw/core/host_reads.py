@@ -21,6 +21,7 @@ class HostReads(wiring.Component):
     -------
     read, read_data : as in :class:`hw.bus.CoreBus`.
     granules : granules of spike memory to read.
+    granule_under_way : a granule has been asked for and has not arrived.
     words : words of rows of weights to read; taken at once, as the host reads weights only while
         the core is idle.
     banks_read : the word or granule that the banks have read.
@@ -36,6 +37,7 @@ class HostReads(wiring.Component):
                 "read": In(stream.Signature(Address)),
                 "read_data": Out(stream.Signature(8 * max_row_bytes(config), always_ready=True)),
                 "granules": Out(stream.Signature(granule_layout(config))),
+                "granule_under_way": Out(1),
                 "words": Out(stream.Signature(word_request_layout(config), always_ready=True)),
                 "banks_read": In(stream.Signature(WORD_BITS, always_ready=True)),
                 "row": Out(24),
@@ -97,9 +99,11 @@ class HostReads(wiring.Component):
                         m.next = "WORDS"
                 with m.Default(), m.If(self.params_free):
                     m.next = "PARAM0"
-            with m.State("GRANULE"), m.If(self.banks_read.valid):
-                m.d.comb += self.read_data.valid.eq(1)
-                m.next = "IDLE"
+            with m.State("GRANULE"), m.If(~granule_due):  # until then, the words of a descriptor
+                m.d.comb += self.granule_under_way.eq(1)
+                with m.If(self.banks_read.valid):
+                    m.d.comb += self.read_data.valid.eq(1)
+                    m.next = "IDLE"
             with m.State("WORDS"), m.If(n_arrived == n_words):
                 m.d.comb += self.read_data.valid.eq(1)
                 m.next = "IDLE"

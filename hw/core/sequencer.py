@@ -12,7 +12,8 @@ from hw.spec import Config
 class Sequencer(wiring.Component):
     """Execute the layers of a run in order.
 
-    For each layer: load its descriptor, start the loop nest, wait for the last job, and store the
+    For each layer: load its descriptor (while the host reads no spikes, which would arrive in the
+    midst of its words), start the loop nest, wait for the last job, and store the
     counters. After the final layer: start the argmax and report the result.
 
     Members
@@ -20,6 +21,8 @@ class Sequencer(wiring.Component):
     run, done, busy : as in :class:`hw.bus.CoreBus`.
     go_to, load, loaded : to and from the loader of descriptors: begin at the run's ``entry``, load
         the next descriptor, the descriptor is loaded.
+    granule_under_way : the host reads spikes, so that loading has to wait.
+    loading : the host may not begin to read spikes.
     clear, start : to the loop nest, see :class:`hw.core.nest.LoopNest`.
     final : the layer is the last one of the run.
     finished : the fire unit has written the layer's last job.
@@ -41,6 +44,8 @@ class Sequencer(wiring.Component):
                 "go_to": Out(1),
                 "load": Out(1),
                 "loaded": In(1),
+                "granule_under_way": In(1),
+                "loading": Out(1),
                 "clear": Out(1),
                 "start": Out(1),
                 "final": In(1),
@@ -84,11 +89,15 @@ class Sequencer(wiring.Component):
                     ]
                     m.next = "BEGIN"
             with m.State("BEGIN"):
-                m.d.comb += [self.clear.eq(1), self.load.eq(1), self.clear_counters.eq(1)]
-                m.d.sync += [settling.eq(0), self.counting.eq(1)]
-                m.next = "LOAD"
-            with m.State("LOAD"), m.If(self.loaded):
-                m.next = "SETTLE"
+                m.d.comb += self.loading.eq(1)
+                with m.If(~self.granule_under_way):
+                    m.d.comb += [self.clear.eq(1), self.load.eq(1), self.clear_counters.eq(1)]
+                    m.d.sync += [settling.eq(0), self.counting.eq(1)]
+                    m.next = "LOAD"
+            with m.State("LOAD"):
+                m.d.comb += self.loading.eq(1)
+                with m.If(self.loaded):
+                    m.next = "SETTLE"
             with m.State("SETTLE"):  # wait for registers derived from levels and header
                 m.d.sync += settling.eq(settling + 1)
                 with m.If(settling == 1):

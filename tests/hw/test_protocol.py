@@ -12,6 +12,7 @@ from hw.protocol import (
     LEVEL_WORDS,
     N_PIECES,
     WORD_BYTES,
+    Address,
     Descriptor,
     Header,
     Identity,
@@ -19,6 +20,7 @@ from hw.protocol import (
     Level,
     Neuron,
     Result,
+    Run,
     Space,
     descriptor_rows,
     identity,
@@ -36,7 +38,7 @@ WORD_BITS = 8 * WORD_BYTES
 
 @pytest.mark.parametrize("layout", [Header, Level])
 def test_no_field_crosses_a_word(layout: type[data.Struct]) -> None:
-    """Loop nest and sequencer take each field from a single word of the descriptor."""
+    """Loop nest and loader take each field from a single word of the descriptor."""
     crossing = []
     for name, field in data.Layout.cast(layout):
         first, last = field.offset // WORD_BITS, (field.offset + field.width - 1) // WORD_BITS
@@ -50,7 +52,7 @@ def test_a_descriptor_is_a_header_and_levels_of_whole_words() -> None:
     assert n_bytes(Header) == HEADER_WORDS * WORD_BYTES
     assert n_bytes(Level) == LEVEL_WORDS * WORD_BYTES
     assert DESCRIPTOR_WORDS == HEADER_WORDS + N_LEVELS * LEVEL_WORDS
-    assert LEVEL_WORDS == 4, "the sequencer takes a level's number and its word from one counter"
+    assert LEVEL_WORDS == 4, "the loader takes a level's number and its word from one counter"
     assert HEADER_WORDS < 16, "a header's word has a 4-bit number"
     assert data.Layout.cast(Descriptor)["levels"].offset == HEADER_WORDS * WORD_BITS
 
@@ -85,6 +87,8 @@ def test_packing_keeps_every_field() -> None:
         "piece_weights": [255, 0, 128, 1],
         "n_levels": 8,
         "pixels": 1,
+        "gate": Gate.XOR,
+        "granule_rows": 3,
     }
     header = unpack(Header, pack(Header, values))
     for name, value in values.items():
@@ -108,19 +112,45 @@ def test_sizes_and_numbers_of_rows(fire_lanes: int, lanes: int, weight_bits: int
     assert (descriptor_rows(config) - 1) * row_bytes(Space.WEIGHT, config) < n_bytes(Descriptor)
     counted = config.counter_rows * row_bytes(Space.COUNTER, config)
     assert counted >= n_bytes(LayerCounters)
-    # Results and counters are stored behind the parameters, in two banks.
+    # Results and counters are stored behind the parameters, in two pages.
     used = n_rows(Space.RESULT, config) + n_rows(Space.COUNTER, config)
-    assert used <= config.bank_rows < 2 * used
-    assert config.bank_rows & (config.bank_rows - 1) == 0
-    assert n_rows(Space.PARAM, config) == config.param_depth - 2 * config.bank_rows
-    assert n_rows(Space.PARAM, config) % (2 * config.bank_rows) == 0
+    assert used <= config.page_rows < 2 * used
+    assert config.page_rows & (config.page_rows - 1) == 0
+    assert n_rows(Space.PARAM, config) == config.param_depth - 2 * config.page_rows
+    assert n_rows(Space.PARAM, config) % (2 * config.page_rows) == 0
     assert n_bytes(Neuron) == 4 and n_bytes(Result) == 8
 
 
+@pytest.mark.parametrize("banks", [2, 8])
+def test_spikes_and_weights_have_rows_in_all_banks(banks: int) -> None:
+    one = Config(lanes=64, fire_lanes=8, param_depth=1024)
+    config = replace(one, banks=banks)
+    for space in Space:
+        divided = space in (Space.WEIGHT, Space.SPIKE)
+        assert n_rows(space, config) == n_rows(space, one) * (banks if divided else 1)
+        assert row_bytes(space, config) == row_bytes(space, one)
+
+
+def test_the_rows_of_the_largest_device_have_addresses() -> None:
+    config = Config(lanes=64, banks=8, weight_depth=1 << 20, spike_bytes=65536)
+    for layout, field in ((Address, "row"), (Run, "entry")):
+        n_bits = data.Layout.cast(layout)[field].width
+        assert max(n_rows(space, config) for space in Space) <= 1 << n_bits
+
+
 def test_identity_holds_the_configuration() -> None:
-    config = Config(lanes=32, name="board")
+    config = Config(lanes=64, banks=8, name="board")
     told = unpack(Identity, pack(Identity, identity(config)))
-    for name in ("lanes", "chunk_bits", "weight_depth", "max_layers", "baud", "pixels"):
+    for name in (
+        "lanes",
+        "chunk_bits",
+        "weight_depth",
+        "max_layers",
+        "baud",
+        "pixels",
+        "banks",
+        "sum_bits",
+    ):
         assert getattr(told, name) == getattr(config, name)
     assert told.spec_hash == spec_hash(config)
 
@@ -131,6 +161,8 @@ def test_hash_depends_on_what_must_agree() -> None:
     assert spec_hash(same) == spec_hash(config)
     others = [
         replace(config, lanes=32),
+        replace(config, banks=2),
+        replace(config, sum_bits=16),
         replace(config, max_layers=16),
         replace(config, pixels=False),
         replace(config, param_depth=1024),

@@ -1,5 +1,6 @@
 """Tests of configurations and their derived numbers, and of the neuron's integer semantics."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from hw.spec import (
+    CHUNK_DEPTH,
     Config,
     Gate,
     Leak,
@@ -57,7 +59,11 @@ KINDS: dict[str, Callable[[Any], Any]] = {"numpy": np.array, "torch": torch.tens
         ("pixels", 2),
         ("count_bits", 0),
         ("count_bits", 13),
-        ("cores", 3),
+        ("banks", 0),
+        ("banks", 3),
+        ("banks", 16),
+        ("sum_bits", 8),
+        ("sum_bits", 25),
         ("max_layers", 256),
         ("sum_queue", 1),
     ],
@@ -68,6 +74,37 @@ def test_unsupported_values_are_refused(field: str, value: int) -> None:
     named = str(refused.value)
     assert named.startswith("Config.") and "is not supported: use" in named
     assert f"Config.{field} = {value}" in named or field == "lanes"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"banks": 4}, "Config.lanes = 16 .* at least 8 for each bank"),
+        ({"banks": 2, "fire_lanes": 1}, "Config.fire_lanes = 1 .* from banks to lanes"),
+        ({"lanes": 64, "chunk_bits": 32}, "Config.chunk_bits = 32 .* at least lanes / banks"),
+        ({"banks": 2, "sum_queue": 0}, "Config.sum_queue = 0 .* with a single bank"),
+        ({"sum_bits": 18, "membrane_bits": 16}, "Config.sum_bits = 18 .* at most membrane_bits"),
+    ],
+)
+def test_values_that_do_not_fit_one_another_are_refused(fields: dict, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        Config(**fields)
+
+
+@pytest.mark.parametrize("banks", [1, 2, 4, 8])
+def test_numbers_that_depend_on_the_banks(banks: int) -> None:
+    config = Config(lanes=64, banks=banks, fire_lanes=8, param_depth=1024)
+    assert config.bank_lanes * banks == 64
+    assert config.fire_beats == 8
+    assert config.param_latency == {1: 3, 2: 5, 4: 7, 8: 11}[banks]
+    rooms = [config.chunk_room(bank) for bank in range(banks)]
+    # A slot takes a cycle to each further bank, and so does the signal of its room.
+    assert [a - b for a, b in itertools.pairwise(rooms)] == [2] * (banks - 1)
+    assert rooms[0] < CHUNK_DEPTH and rooms[-1] > 0
+
+
+def test_a_small_device_receives_sums_in_the_next_cycle() -> None:
+    assert Config(sum_queue=0).param_latency == 1
 
 
 def test_a_row_of_weights_holds_a_word_of_a_descriptor() -> None:
@@ -81,8 +118,8 @@ def test_rows_of_results_and_counters(fire_lanes: int) -> None:
     config = Config(fire_lanes=fire_lanes, max_layers=12, result_rows=16, param_depth=1024)
     assert config.fire_beats == 16 // fire_lanes
     assert config.counter_rows == {1: 4, 2: 2}.get(fire_lanes, 1)
-    assert config.bank_rows == {1: 64, 2: 64}.get(fire_lanes, 32)
-    assert config.n_param_rows == 1024 - 2 * config.bank_rows
+    assert config.page_rows == {1: 64, 2: 64}.get(fire_lanes, 32)
+    assert config.n_param_rows == 1024 - 2 * config.page_rows
 
 
 def test_another_weight_width_keeps_the_bits_of_weight_memory() -> None:
@@ -90,11 +127,17 @@ def test_another_weight_width_keeps_the_bits_of_weight_memory() -> None:
     for bits in (2, 4, 8):
         other = config.with_weight_bits(bits)
         assert other.weight_bits * other.weight_depth == 8000
+        assert other.sum_bits - other.weight_bits == config.sum_bits - config.weight_bits
         assert other.with_weight_bits(8) == config
 
 
+def test_accumulators_are_never_wider_than_membranes() -> None:
+    config = Config(weight_bits=2, weight_depth=1000, sum_bits=20, membrane_bits=24)
+    assert config.with_weight_bits(8).sum_bits == 24
+
+
 def test_a_small_device_keeps_the_length_of_its_rows() -> None:
-    config = Config(lanes=8, fire_lanes=1, chunk_bits=32, max_layers=8)
+    config = Config(lanes=8, fire_lanes=1, chunk_bits=32, max_layers=8, sum_queue=0)
     for bits in (2, 4, 8):
         other = config.with_weight_bits(bits)
         assert other.weight_bits * other.lanes == 64 and other.weight_depth == config.weight_depth

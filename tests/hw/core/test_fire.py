@@ -6,12 +6,9 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 import pytest
-from amaranth import Elaboratable, Module
-from amaranth.lib.wiring import connect
 
 from hw.core.fire import FireUnit
 from hw.core.nest import Phase, address_widths
-from hw.core.sums import SumQueue, SumRegister
 from hw.spec import (
     GRANULE_BITS,
     MEMBRANE_LATENCY,
@@ -23,21 +20,28 @@ from hw.spec import (
     fire,
     leaked,
 )
-from tests.streams import put, simulate, wait_until
+from tests.streams import simulate, wait_until
 
-LONG_QUEUE = 1024
-"""Depth of a queue that holds the sums of all jobs of a layer."""
-SUMS = [(1, 0), (2, LONG_QUEUE), (4, 0), (16, LONG_QUEUE)]
-"""Pairs of ``fire_lanes`` and ``sum_queue``."""
+BUILDS = pytest.mark.parametrize(
+    ("fire_lanes", "sum_queue", "banks"),
+    [(1, 0, 1), (2, 16, 1), (4, 0, 1), (16, 16, 1), (4, 16, 2)],
+)
 
 
 def build(
-    fire_lanes: int, sum_queue: int = LONG_QUEUE, *, pixels: bool = False, result_rows: int = 16
+    fire_lanes: int,
+    sum_queue: int = 16,
+    banks: int = 1,
+    *,
+    pixels: bool = False,
+    result_rows: int = 16,
 ) -> Config:
     return Config(
         sum_queue=sum_queue,
-        lanes=16,
+        banks=banks,
+        lanes=16 * banks,
         fire_lanes=fire_lanes,
+        sum_bits=16,
         membrane_bits=24 if pixels else 16,
         membrane_slots=4,
         param_depth=1024,
@@ -47,24 +51,6 @@ def build(
         max_layers=4,
         pixels=pixels,
     )
-
-
-class FireBehindSums(Elaboratable):
-    """Fire unit with its storage for sums, which takes the sums of a job at a time."""
-
-    def __init__(self, config: Config):
-        self._fire = FireUnit(config)
-        self._sums = SumQueue(config) if config.sum_queue else SumRegister(config)
-        self.sums = self._sums.i
-
-    def __getattr__(self, name: str):
-        return getattr(self._fire, name)
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        m.submodules.fire, m.submodules.sums = self._fire, self._sums
-        connect(m, self._sums.o, self._fire.sums)
-        return m
 
 
 def join(gate: Gate, spike: int, identity: int) -> int:
@@ -83,7 +69,8 @@ class LayerCase:
 
     header: dict[str, int]
     jobs: list[dict[str, int]] = field(default_factory=list)
-    sums: list[list[int]] = field(default_factory=list)
+    sums: list[tuple[list[int], int]] = field(default_factory=list)
+    """Sums over all banks and identity spikes of each job, by lanes."""
     params: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     """Bias and threshold of each neuron, for every row of parameter memory that is used."""
     spikes: list[tuple[int, int, int]] = field(default_factory=list)
@@ -112,6 +99,7 @@ def firing_layer(
     """
     shift = 0 if leak == Leak.NONE else rng.randrange(1, 5)
     n_beats = config.fire_beats if n_groups > 1 else -(-tail_lanes // config.fire_lanes)
+    n_planes = N_PLANES // config.banks if pixels else 0
     case = LayerCase(
         header={
             "gate": gate,
@@ -126,15 +114,16 @@ def firing_layer(
     )
     base = rng.randrange(16)
     n_lanes = n_beats * config.fire_lanes
-    worst = 60 if pixels else 1200
+    # The sum of a job of bit-planes is that of one plane per bank.
+    worst = 60 * ((1 << config.banks) - 1) if pixels else 1200
     widths = address_widths(config)
-    n_times = timesteps + (N_PLANES if pixels else 0)
+    n_times = timesteps + n_planes
     for g in range(n_groups):
         params = {}
         for slot, beat in itertools.product(range(n_slots), range(n_beats)):
             row = base + (g * n_slots + slot) * n_beats + beat
             case.params[row] = [
-                (rng.randrange(-300, 300), rng.randrange(1, 9 * worst if pixels else worst))
+                (rng.randrange(-300, 300), rng.randrange(1, 540 if pixels else worst))
                 for _ in range(config.fire_lanes)
             ]
             for j, values in enumerate(case.params[row]):
@@ -146,8 +135,8 @@ def firing_layer(
         for t in range(n_times):
             phase = Phase.SPIKES
             if pixels:
-                phase = Phase.PLANE if t < N_PLANES else Phase.FIRST
-                phase = Phase.LATER if t > N_PLANES else phase
+                phase = Phase.PLANE if t < n_planes else Phase.FIRST
+                phase = Phase.LATER if t > n_planes else phase
             pooled = [0] * config.lanes
             for slot in range(n_slots):
                 silent = rng.random() < 0.3 or phase in (Phase.FIRST, Phase.LATER)
@@ -158,7 +147,7 @@ def firing_layer(
                     pooled = [0] * config.lanes
                 for lane in range(n_lanes):
                     if phase == Phase.PLANE:
-                        weighted[slot, lane] += drive[lane] << N_PLANES - 1 - t
+                        weighted[slot, lane] += drive[lane] << config.banks * (n_planes - 1 - t)
                         continue
                     bias, threshold = params[slot, lane]
                     total = weighted[slot, lane] if pixels else drive[lane]
@@ -174,8 +163,6 @@ def firing_layer(
                         "slot": slot,
                         "fresh": t == 0,
                         "phase": phase,
-                        "silent": silent,
-                        "identity": identity,
                         "target": target,
                         "end": (g, t, slot) == (n_groups - 1, n_times - 1, n_slots - 1),
                         "pool_first": first,
@@ -183,11 +170,11 @@ def firing_layer(
                         "tail": tail,
                     }
                 )
-                if not silent:
-                    case.sums.append(drive)
+                case.sums.append((drive, identity))
                 if writes:
                     bits = sum(bit << i for i, bit in enumerate(pooled))
-                    case.spikes.append((target, -(-n_real // GRANULE_BITS), bits))
+                    n_granules = -(-n_real // (GRANULE_BITS * config.banks))
+                    case.spikes.append((target, n_granules, bits))
     return case
 
 
@@ -218,7 +205,6 @@ def output_layer(rng: random.Random, config: Config, n_groups: int, tail_lanes: 
                 "param": 7 + g * n_beats,
                 "fresh": 1,
                 "phase": Phase.SPIKES,
-                "silent": silent,
                 "target": g * config.fire_beats,
                 "end": g == n_groups - 1,
                 "pool_first": 1,
@@ -226,8 +212,7 @@ def output_layer(rng: random.Random, config: Config, n_groups: int, tail_lanes: 
                 "tail": g == n_groups - 1,
             }
         )
-        if not silent:
-            case.sums.append(drive)
+        case.sums.append((drive, rng.getrandbits(config.lanes)))
     return case
 
 
@@ -237,7 +222,7 @@ def run(config: Config, cases: list[LayerCase], *, seed: int) -> None:
     Running them on the same unit shows that no layer depends on the state that an earlier one left.
     Jobs and sums of every second layer arrive without gaps, those of the others with stalls.
     """
-    dut = FireBehindSums(config)
+    dut = FireUnit(config)
     rng = random.Random(seed)
     current: list[LayerCase] = []
 
@@ -248,30 +233,25 @@ def run(config: Config, cases: list[LayerCase], *, seed: int) -> None:
             ctx.set(dut.header, case.header)
             await ctx.tick().repeat(3)
             state.update(written=[], results={}, begins=[], n_spikes=0, since_end=None)
-            items = [
-                (dut.jobs, iter(case.jobs), stall),
-                (dut.sums, iter(case.sums), stall),
-            ]
-            # Offer the items of both streams independently; each stays until it is taken.
-            offered = [False] * len(items)
+            sums.update(case=case, arrived=0, begun=0, stall=stall)
+            offered = taken = False
+            jobs = iter(case.jobs)
             for _ in range(200 + 40 * len(case.jobs) * (1 + config.fire_beats)):
-                for n, (stream, source, p) in enumerate(items):
-                    if not offered[n] and rng.random() >= p:
-                        item = next(source, None)
-                        if item is not None:
-                            ctx.set(stream.payload, item)
-                            ctx.set(stream.valid, 1)
-                            offered[n] = True
-                readies = (stream.ready for stream, _, _ in items)
-                _, _, *taken = await ctx.tick().sample(*readies)
-                for n, (stream, _, _) in enumerate(items):
-                    if offered[n] and taken[n]:
-                        ctx.set(stream.valid, 0)
-                        offered[n] = False
+                if not offered and rng.random() >= stall:
+                    job = next(jobs, None)
+                    if job is not None:
+                        ctx.set(dut.jobs.p, job)
+                        ctx.set(dut.jobs.valid, 1)
+                        offered = True
+                _, _, taken = await ctx.tick().sample(dut.jobs.ready)
+                if offered and taken:
+                    ctx.set(dut.jobs.valid, 0)
+                    offered = False
                 if state["since_end"] is not None and state["since_end"] >= 8:
                     break
             what = f"seed {seed}, layer {number}: {case.header}"
-            assert not any(offered), f"{what}: jobs are left"
+            assert not offered and next(jobs, None) is None, f"{what}: jobs are left"
+            assert sums["begun"] == len(case.jobs), f"{what}: sums are left"
             assert state["written"] == case.spikes, what
             n_spikes = sum(bits.bit_count() for _, _, bits in case.spikes)
             assert state["n_spikes"] == n_spikes, f"{what}: spikes counted"
@@ -286,6 +266,43 @@ def run(config: Config, cases: list[LayerCase], *, seed: int) -> None:
                 assert max(gaps, default=spacing) == spacing, f"{what}: a bubble"
 
     state: dict = {}
+    sums: dict = {}
+
+    async def sum_queue(ctx):
+        """Complete the sums of jobs, sometimes late, and deliver them beat by beat."""
+        n = config.fire_lanes
+
+        def garbage() -> tuple[list[int], int]:
+            return [rng.randrange(-9000, 9000) for _ in range(n)], rng.getrandbits(n)
+
+        on_the_way = [garbage() for _ in range(config.param_latency - 1)]
+        in_job = False
+        trigger = ctx.tick().sample(
+            dut.sums.available, dut.sums.begin, dut.sums.last, dut.sums.beat, dut.sums.plane
+        )
+        async for _, _, available, begin, last, beat, plane in trigger:
+            wanted = garbage()
+            if begin:
+                assert available and not in_job, "sums that are not available"
+                sums["begun"] += 1
+            in_job |= begin
+            if in_job:
+                case, number = sums["case"], sums["begun"] - 1
+                values, identity = case.sums[number]
+                wanted = values[beat * n :][:n], identity >> beat * n & (1 << n) - 1
+                assert plane == (case.jobs[number]["phase"] == Phase.PLANE)
+            else:
+                assert not last
+            in_job &= not last
+            on_the_way.append(wanted)
+            values, identity = on_the_way.pop(0)
+            ctx.set(dut.sums.p, {"sums": values, "identity": identity})
+            if sums:
+                if sums["stall"] == 0:
+                    sums["arrived"] = len(sums["case"].sums)
+                elif sums["arrived"] < len(sums["case"].sums):
+                    sums["arrived"] += rng.random() >= sums["stall"]
+                ctx.set(dut.sums.available, sums["arrived"] > sums["begun"])
 
     async def watch(ctx):
         trigger = ctx.tick().sample(
@@ -310,6 +327,7 @@ def run(config: Config, cases: list[LayerCase], *, seed: int) -> None:
                 assert not (valid or result_en), "the end before the last write"
                 state["since_end"] = 0
             if valid:
+                assert spikes.banks == (1 << config.banks) - 1
                 state["written"].append((spikes.granule, spikes.count, spikes.bits))
             if result_en:
                 state["results"][index] = list(result)
@@ -329,7 +347,7 @@ def run(config: Config, cases: list[LayerCase], *, seed: int) -> None:
             values = on_the_way.pop(0)
             ctx.set(dut.params, [{"bias": b, "threshold": t} for b, t in values])
 
-    simulate(dut, feed, background=[parameter_memory, watch], max_ticks=200_000)
+    simulate(dut, feed, background=[parameter_memory, sum_queue, watch], max_ticks=200_000)
 
 
 def shuffled(rng: random.Random, cases: list[LayerCase]) -> list[LayerCase]:
@@ -337,11 +355,11 @@ def shuffled(rng: random.Random, cases: list[LayerCase]) -> list[LayerCase]:
     return cases
 
 
-@pytest.mark.parametrize(("fire_lanes", "sum_queue"), SUMS)
+@BUILDS
 @pytest.mark.parametrize("gate", Gate)
-def test_equals_the_neuron(gate: Gate, fire_lanes: int, sum_queue: int) -> None:
+def test_equals_the_neuron(gate: Gate, fire_lanes: int, sum_queue: int, banks: int) -> None:
     """Layers with all leaks and resets run in turn, with random pooling, slots and tails."""
-    config = build(fire_lanes, sum_queue)
+    config = build(fire_lanes, sum_queue, banks)
     seed = 100 * gate + 10 * fire_lanes
     rng = random.Random(seed)
     cases = []
@@ -358,7 +376,7 @@ def test_equals_the_neuron(gate: Gate, fire_lanes: int, sum_queue: int) -> None:
                 pool=pool,
                 n_slots=n_slots,
                 n_groups=n_groups,
-                tail_lanes=rng.choice((1, 3, 8, 9, 11, 16)),
+                tail_lanes=banks * rng.choice((1, 3, 8, 9, 11, 16)) - rng.randrange(banks),
                 timesteps=3 if n_slots == 4 else 4,
             )
         )
@@ -367,10 +385,10 @@ def test_equals_the_neuron(gate: Gate, fire_lanes: int, sum_queue: int) -> None:
     run(config, shuffled(rng, cases), seed=seed)
 
 
-@pytest.mark.parametrize(("fire_lanes", "sum_queue"), SUMS)
-def test_pixels(fire_lanes: int, sum_queue: int) -> None:
+@BUILDS
+def test_pixels(fire_lanes: int, sum_queue: int, banks: int) -> None:
     """Layers of pixels (bit-planes, then timesteps) are mixed with layers of spikes."""
-    config = build(fire_lanes, sum_queue, pixels=True)
+    config = build(fire_lanes, sum_queue, banks, pixels=True)
     seed = 1000 + 10 * fire_lanes
     rng = random.Random(seed)
     cases = []
@@ -387,7 +405,7 @@ def test_pixels(fire_lanes: int, sum_queue: int) -> None:
                     pool=pool,
                     n_slots=n_slots,
                     n_groups=1 + (fire_lanes > 2 and pixels),
-                    tail_lanes=rng.choice((5, 8, 16)),
+                    tail_lanes=banks * rng.choice((5, 8, 16)) - rng.randrange(banks),
                     timesteps=3 if pixels else 2,
                     pixels=pixels,
                 )
@@ -397,9 +415,9 @@ def test_pixels(fire_lanes: int, sum_queue: int) -> None:
     run(config, shuffled(rng, cases), seed=seed)
 
 
-@pytest.mark.parametrize(("fire_lanes", "sum_queue"), SUMS)
-def test_output_layers(fire_lanes: int, sum_queue: int) -> None:
-    config = build(fire_lanes, sum_queue, result_rows=48)
+@BUILDS
+def test_output_layers(fire_lanes: int, sum_queue: int, banks: int) -> None:
+    config = build(fire_lanes, sum_queue, banks, result_rows=48)
     rng = random.Random(2000 + fire_lanes)
     cases = [
         output_layer(rng, config, n_groups, tail_lanes)
@@ -441,7 +459,7 @@ def test_membrane_latency_is_tight(fire_lanes: int, kind: str) -> None:
     totals = {}
 
     for spacing in (MEMBRANE_LATENCY, MEMBRANE_LATENCY - 1):
-        dut = FireBehindSums(config)
+        dut = FireUnit(config)
         spikes = []
 
         async def bench(ctx, dut=dut, spacing=spacing, spikes=spikes):
@@ -458,11 +476,11 @@ def test_membrane_latency_is_tight(fire_lanes: int, kind: str) -> None:
                 },
             )
             await ctx.tick().repeat(3)
-            ctx.set(dut.sums.valid, 1)
-            ctx.set(dut.sums.p, [1] * 16)
+            ctx.set(dut.sums.available, 1)
+            ctx.set(dut.sums.p, {"sums": [1] * fire_lanes})
             ctx.set(dut.jobs.valid, 1)
             for t, phase in enumerate(phases):
-                job = {"fresh": t == 0, "phase": phase, "silent": phase == Phase.FIRST}
+                job = {"fresh": t == 0, "phase": phase}
                 ctx.set(dut.jobs.p, job | {"pool_first": 1, "pool_last": 1})
                 await wait_until(ctx, dut.jobs.ready)
             ctx.set(dut.jobs.valid, 0)
@@ -480,31 +498,28 @@ def test_membrane_latency_is_tight(fire_lanes: int, kind: str) -> None:
     assert totals[MEMBRANE_LATENCY - 1] != right
 
 
-def test_silent_jobs_take_no_sums() -> None:
-    """A silent job does not wait for sums and does not take those of the next job."""
-    config = build(16, sum_queue=0)
-    dut = FireBehindSums(config)
-    begun = []
+def test_a_job_begins_when_its_sums_are_available() -> None:
+    """Neither a job without its sums nor sums without their job begin."""
+    config = build(4)
+    dut = FireUnit(config)
 
     async def bench(ctx):
-        ctx.set(dut.header, {"spacing": 1, "tail_lanes": 16})
+        ctx.set(dut.header, {"spacing": 4, "tail_lanes": 16, "last_beat": 3})
         await ctx.tick().repeat(3)
-        await put(ctx, dut.jobs, [{"silent": 1}] * 3, rng=random.Random(0), stall=0)
-        ctx.set(dut.jobs.p, {"silent": 0})
-        ctx.set(dut.jobs.valid, 1)
-        for _ in range(5):
-            await ctx.tick()
-            assert not ctx.get(dut.jobs.ready), "an active job began without its sums"
-        ctx.set(dut.sums.valid, 1)
-        assert ctx.get(dut.jobs.ready) and ctx.get(dut.sums.ready)
-        ctx.set(dut.jobs.p, {"silent": 1})
-        assert ctx.get(dut.jobs.ready) and not ctx.get(dut.sums.ready)
-        ctx.set(dut.jobs.valid, 0)
-        assert not ctx.get(dut.jobs.ready) and not ctx.get(dut.sums.ready)
+        for first in (dut.jobs.valid, dut.sums.available):
+            second = dut.sums.available if first is dut.jobs.valid else dut.jobs.valid
+            ctx.set(first, 1)
+            for _ in range(6):
+                await ctx.tick()
+                assert not ctx.get(dut.sums.begin) and not ctx.get(dut.param_en)
+            ctx.set(second, 1)
+            for beat in range(4):
+                assert ctx.get(dut.param_en) and ctx.get(dut.sums.beat) == beat
+                assert ctx.get(dut.sums.begin) == (beat == 0)
+                assert ctx.get(dut.sums.last) == ctx.get(dut.jobs.ready) == (beat == 3)
+                await ctx.tick()
+                ctx.set(dut.sums.available, 0)
+            ctx.set(dut.jobs.valid, 0)
+            await ctx.tick().repeat(3)
 
-    async def watch(ctx):
-        async for _, _, ready in ctx.tick().sample(dut.jobs.ready):
-            begun.append(ready)
-
-    simulate(dut, bench, background=[watch])
-    assert sum(begun) == 3
+    simulate(dut, bench)

@@ -1,19 +1,26 @@
 """Tests of the accumulators against sums of integers, and of stalls until sums are taken."""
 
 import random
+from dataclasses import dataclass
 
 import pytest
 
 from hw.core.lanes import Lanes
 from hw.spec import Config, signed_range
-from tests.streams import get, simulate, stays_valid
+from tests.streams import get, simulate, stays_valid, wait_until
+
+MOST_EVENTS = 20
+"""Largest number of active inputs of a job."""
 
 
-def build(sum_queue: int, weight_bits: int = 8) -> Config:
+def build(sum_queue: int, weight_bits: int = 8, banks: int = 1) -> Config:
+    """Return a configuration whose accumulators just hold ``MOST_EVENTS`` of the lowest weights."""
     return Config(
-        lanes=8,
+        lanes=8 * banks,
+        banks=banks,
         fire_lanes=4,
         membrane_bits=16,
+        sum_bits=weight_bits + 5,
         chunk_bits=32,
         weight_bits=weight_bits,
         sum_queue=sum_queue,
@@ -22,75 +29,107 @@ def build(sum_queue: int, weight_bits: int = 8) -> Config:
 
 QUEUES = pytest.mark.parametrize("sum_queue", [0, 16])
 
-Event = tuple[list[int], bool]
-"""Weights of a row, and whether the event is the last of its job."""
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """A row of weights on its way to the lanes."""
+
+    weights: list[int]
+    add: bool
+    last: bool
+    identity: int
+
+    def packed(self, config: Config) -> dict[str, int]:
+        """Return the payload of :attr:`Lanes.rows`.
+
+        An event that adds no weights has zeros in their place. Without a queue of sums, they are
+        arbitrary.
+        """
+        mask = (1 << config.weight_bits) - 1
+        packed = sum((w & mask) << i * config.weight_bits for i, w in enumerate(self.weights))
+        return {
+            "weights": packed if self.add or not config.sum_queue else 0,
+            "add": self.add,
+            "last": self.last,
+            "identity": self.identity,
+        }
+
+
+def random_event(rng: random.Random, config: Config, *, add: bool, last: bool) -> Event:
+    low, high = signed_range(config.weight_bits)
+    return Event(
+        weights=[rng.randint(low, high) for _ in range(config.lanes)],
+        add=add,
+        last=last,
+        identity=rng.getrandbits(config.bank_lanes),
+    )
 
 
 def random_events(rng: random.Random, config: Config, n_jobs: int) -> list[Event]:
+    """Return the events of jobs: silent ones, which only end; and active ones, which end with an
+    active input or behind it."""
     low, high = signed_range(config.weight_bits)
     events = []
-    for _ in range(n_jobs):
-        n = rng.choice((1, 1, 2, 3, 20))
-        extreme = rng.random() < 0.2
-        for i in range(n):
-            row = [
-                rng.choice((low, high)) if extreme else rng.randint(low, high)
-                for _ in range(config.lanes)
-            ]
-            events.append((row, i == n - 1))
+    for n in range(n_jobs):
+        n_active = rng.choice((0, 1, 1, 2, 3, MOST_EVENTS)) if n else MOST_EVENTS
+        ends_behind = n_active == 0 or rng.random() < 0.2
+        extreme = n == 0 or rng.random() < 0.2
+        for i in range(n_active):
+            last = i == n_active - 1 and not ends_behind
+            event = random_event(rng, config, add=True, last=last)
+            if extreme:
+                event.weights[:] = [rng.choice((low, low, high)) for _ in event.weights]
+                event.weights[0] = low
+            events.append(event)
+        if ends_behind:
+            events.append(random_event(rng, config, add=False, last=True))
     return events
 
 
-def sums_of(events: list[Event]) -> list[list[int]]:
-    sums, total = [], [0] * len(events[0][0])
-    for row, ends in events:
-        total = [a + b for a, b in zip(total, row, strict=True)]
-        if ends:
-            sums.append(total)
-            total = [0] * len(row)
-    return sums
+def sums_of(events: list[Event]) -> list[tuple[list[int], int]]:
+    """Return the sums of each job, and its identity spikes."""
+    jobs, total = [], [0] * len(events[0].weights)
+    for event in events:
+        if event.add:
+            total = [a + b for a, b in zip(total, event.weights, strict=True)]
+        if event.last:
+            jobs.append((total, event.identity))
+            total = [0] * len(total)
+    return jobs
 
 
 async def drive(ctx, dut: Lanes, config: Config, events: list[Event], rng, gaps: float) -> None:
-    """Send events, one per cycle in which the pipeline advances, with random gaps.
-
-    In gaps the weights are random, because they must have no effect without ``add``.
-    """
-    mask = (1 << config.weight_bits) - 1
-    queue = list(events)
-    while queue:
-        add = rng.random() >= gaps
-        row, ends = queue[0] if add else ([rng.randrange(256)] * config.lanes, 0)
-        packed = sum((w & mask) << i * config.weight_bits for i, w in enumerate(row))
-        ctx.set(dut.add, add)
-        ctx.set(dut.ends, ends)
-        ctx.set(dut.weights, packed)
-        while True:
-            _, _, moved = await ctx.tick().sample(dut.move)
-            if moved:
-                break
-        if add:
-            queue.pop(0)
-    ctx.set(dut.add, 0)
-    ctx.set(dut.ends, 0)
+    """Send events, one per cycle in which the lanes are ready, with gaps of random weights."""
+    for event in events:
+        while rng.random() < gaps:
+            gap = random_event(rng, config, add=True, last=rng.random() < 0.5)
+            ctx.set(dut.rows.valid, 0)
+            ctx.set(dut.rows.p, gap.packed(config))
+            await ctx.tick()
+        ctx.set(dut.rows.valid, 1)
+        ctx.set(dut.rows.p, event.packed(config))
+        await wait_until(ctx, dut.rows.ready)
+    ctx.set(dut.rows.valid, 0)
 
 
 @pytest.mark.parametrize("weight_bits", [4, 8])
-@pytest.mark.parametrize("seed", range(4))
-@QUEUES
-def test_sums_of_jobs(sum_queue: int, weight_bits: int, seed: int) -> None:
-    config = build(sum_queue, weight_bits)
-    rng = random.Random(seed)
+@pytest.mark.parametrize("gaps", [0.0, 0.3])
+@pytest.mark.parametrize("stall", [0.0, 0.6])
+def test_sums_of_jobs_that_wait(stall: float, gaps: float, weight_bits: int) -> None:
+    """Without a queue, sums wait until they are taken, and rows wait meanwhile."""
+    config = build(0, weight_bits)
+    rng = random.Random(weight_bits)
     events = random_events(rng, config, 40)
     dut = Lanes(config)
 
     async def feed(ctx):
-        await drive(ctx, dut, config, events, rng, 0.3 * (seed % 2))
+        await drive(ctx, dut, config, events, rng, gaps)
 
     async def collect(ctx):
-        for n, wanted in enumerate(sums_of(events)):
-            sums = await get(ctx, dut.sums, rng=random.Random(n), stall=0.6 * (seed // 2))
-            assert list(sums) == wanted, f"seed {seed}, job {n}"
+        for n, (sums, identity) in enumerate(sums_of(events)):
+            got = await get(ctx, dut.sums, rng=random.Random(n), stall=stall)
+            assert list(got.sums) == sums, f"job {n}"
+            assert got.identity == identity, f"job {n}"
         ctx.set(dut.sums.ready, 1)
         for _ in range(5):
             _, _, valid = await ctx.tick().sample(dut.sums.valid)
@@ -99,77 +138,123 @@ def test_sums_of_jobs(sum_queue: int, weight_bits: int, seed: int) -> None:
     simulate(dut, feed, collect, background=[stays_valid(dut.sums)])
 
 
-@QUEUES
-def test_one_event_per_cycle(sum_queue: int) -> None:
-    """Lanes never stall if sums are taken at once, not even when each event is a whole job."""
-    config, rng = build(sum_queue), random.Random(1)
-    events = [([rng.randrange(-128, 128) for _ in range(config.lanes)], True) for _ in range(20)]
-    events += random_events(rng, config, 20)
+@pytest.mark.parametrize("gaps", [0.0, 0.3])
+@pytest.mark.parametrize(
+    ("sum_queue", "weight_bits", "banks"),
+    [(0, 8, 1), (0, 4, 1), (16, 8, 1), (16, 4, 1), (16, 8, 2), (16, 2, 4)],
+)
+def test_an_event_per_cycle(sum_queue: int, weight_bits: int, banks: int, gaps: float) -> None:
+    """Lanes never stall if sums are taken at once, not even when each event is a whole job.
+
+    With a queue, the sums of a job leave in the cycle of its last event.
+    """
+    config, rng = build(sum_queue, weight_bits, banks), random.Random(banks)
+    events = [random_event(rng, config, add=n % 3 > 0, last=True) for n in range(20)]
+    events += random_events(rng, config, 30)
     dut = Lanes(config)
-    seen, moved = [], []
+    seen, ready, ended = [], [], []
 
     async def feed(ctx):
         ctx.set(dut.sums.ready, 1)
-        await drive(ctx, dut, config, events, rng, 0)
+        await drive(ctx, dut, config, events, rng, gaps)
         await ctx.tick().repeat(2)
 
     async def watch(ctx):
-        async for _, _, move, valid, sums in ctx.tick().sample(
-            dut.move, dut.sums.valid, dut.sums.p
+        async for _, _, is_ready, valid, job, row_valid, last in ctx.tick().sample(
+            dut.rows.ready, dut.sums.valid, dut.sums.p, dut.rows.valid, dut.rows.p.last
         ):
-            moved.append(move)
+            ready.append(is_ready)
+            ended.append(row_valid & last)
+            assert valid == (ended[-1] if sum_queue else [0, *ended][-2])
+            if valid:
+                seen.append((list(job.sums), job.identity))
+
+    simulate(dut, feed, background=[watch])
+    assert all(ready)
+    assert seen == sums_of(events)
+    assert any(identity for _, identity in seen)
+
+
+def test_with_a_queue_sums_never_wait() -> None:
+    """The queue of sums always has room, so that nothing depends on ``sums.ready``."""
+    config, rng = build(16), random.Random(2)
+    events = random_events(rng, config, 10)
+    dut = Lanes(config)
+    seen = []
+
+    async def feed(ctx):
+        await drive(ctx, dut, config, events, rng, 0.2)
+
+    async def watch(ctx):
+        async for _, _, ready, valid, sums in ctx.tick().sample(
+            dut.rows.ready, dut.sums.valid, dut.sums.p.sums
+        ):
+            assert ready
             if valid:
                 seen.append(list(sums))
 
     simulate(dut, feed, background=[watch])
-    assert all(moved)
-    assert seen == sums_of(events)
+    assert seen == [sums for sums, _ in sums_of(events)]
 
 
-@QUEUES
-def test_moves_unless_sums_wait(sum_queue: int) -> None:
-    """Lanes stall while a job's sums wait to be taken; the next job's sums start from 0."""
-    dut = Lanes(build(sum_queue))
+def test_without_a_queue_rows_wait_for_sums() -> None:
+    """Rows wait while a job's sums do; in the cycle in which these are taken, the next job begins,
+    from 0."""
+    config = build(0)
+    dut = Lanes(config)
+
+    def row(weight: int, last: bool) -> dict[str, int]:
+        event = Event(weights=[weight] * config.lanes, add=True, last=last, identity=weight)
+        return event.packed(config)
 
     async def bench(ctx):
-        ctx.set(dut.add, 1)
-        ctx.set(dut.weights, 4)
-        assert ctx.get(dut.move)
-        await ctx.tick()
-        ctx.set(dut.ends, 1)
-        ctx.set(dut.weights, 5)
-        if not sum_queue:  # the sums wait in a register
-            assert ctx.get(dut.move)
+        ctx.set(dut.rows.valid, 1)
+        for weight, last in ((4, False), (5, True)):
+            ctx.set(dut.rows.p, row(weight, last))
+            assert ctx.get(dut.rows.ready) and not ctx.get(dut.sums.valid)
             await ctx.tick()
-            ctx.set(dut.weights, 6)
+        ctx.set(dut.rows.p, row(6, True))
         for _ in range(4):
-            assert ctx.get(dut.sums.valid) and not ctx.get(dut.move)
-            assert ctx.get(dut.sums.p[0]) == 9
+            assert ctx.get(dut.sums.valid) and not ctx.get(dut.rows.ready)
+            assert ctx.get(dut.sums.p.sums[0]) == 9 and ctx.get(dut.sums.p.identity) == 5
             await ctx.tick()
         ctx.set(dut.sums.ready, 1)
-        assert ctx.get(dut.move)
+        assert ctx.get(dut.rows.ready)
         await ctx.tick()
-        ctx.set(dut.weights, 6)
-        assert ctx.get(dut.sums.valid) and ctx.get(dut.sums.p[0]) == 6
+        assert ctx.get(dut.sums.valid)
+        assert ctx.get(dut.sums.p.sums[0]) == 6 and ctx.get(dut.sums.p.identity) == 6
 
     simulate(dut, bench)
 
 
+@pytest.mark.parametrize("complete", [False, True])
 @QUEUES
-def test_clear_resets_the_sums_of_the_current_job(sum_queue: int) -> None:
-    dut = Lanes(build(sum_queue))
+def test_clear_drops_the_sums(sum_queue: int, complete: bool) -> None:
+    """The sums of a job in progress are dropped, and those of a complete job that wait."""
+    config = build(sum_queue)
+    dut = Lanes(config)
 
     async def bench(ctx):
-        ctx.set(dut.add, 1)
-        ctx.set(dut.weights, 4)
+        nothing = Event(weights=[0] * config.lanes, add=False, last=False, identity=0)
+        event = Event(weights=[4] * config.lanes, add=True, last=complete, identity=1)
+        ctx.set(dut.rows.valid, 1)
+        ctx.set(dut.rows.p, event.packed(config))
         await ctx.tick()
+        ctx.set(dut.rows.valid, 0)
+        ctx.set(dut.rows.p, nothing.packed(config))
         ctx.set(dut.clear, 1)
+        assert ctx.get(dut.sums.valid) == (complete and not sum_queue)
         await ctx.tick()
         ctx.set(dut.clear, 0)
+        await ctx.tick()
         assert not ctx.get(dut.sums.valid)
-        ctx.set(dut.ends, 1)
-        if not sum_queue:
-            await ctx.tick()
-        assert ctx.get(dut.sums.valid) and ctx.get(dut.sums.p[0]) == 4
+        for weight, last in ((5, False), (6, True)):
+            event = Event(weights=[weight] * config.lanes, add=True, last=last, identity=2)
+            ctx.set(dut.rows.valid, 1)
+            ctx.set(dut.rows.p, event.packed(config))
+            if not (sum_queue and last):
+                assert not ctx.get(dut.sums.valid)
+                await ctx.tick()
+        assert ctx.get(dut.sums.valid) and ctx.get(dut.sums.p.sums[0]) == 11
 
     simulate(dut, bench)

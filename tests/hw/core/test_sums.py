@@ -1,4 +1,4 @@
-"""Tests of the storage for sums: sums arrive complete and in order, and silent jobs take none.
+"""Tests of the storage for sums: the sums of all jobs arrive complete and in order.
 
 The scanner sees with a delay that there is no room for more sums.
 """
@@ -18,9 +18,11 @@ ADD_CYCLES = 3
 """Cycles from when the last event of a job leaves the scanner until the job's sums arrive."""
 
 
-def build(fire_lanes: int, depth: int) -> Config:
+def build(fire_lanes: int, depth: int, banks: int = 1) -> Config:
     return Config(
-        lanes=8,
+        lanes=8 * banks,
+        banks=banks,
+        sum_bits=15,
         membrane_bits=16,
         chunk_bits=32,
         fire_lanes=fire_lanes,
@@ -29,39 +31,48 @@ def build(fire_lanes: int, depth: int) -> Config:
     )
 
 
-def sums_of(job: int, config: Config) -> list[int]:
-    return [100 * job + lane - 5000 for lane in range(config.lanes)]
+def job_sums(job: int, config: Config) -> dict:
+    """Return the payload of a job; all jobs of a test differ."""
+    return {
+        "sums": [100 * job + lane - 5000 for lane in range(config.lanes)],
+        "identity": random.Random(job).getrandbits(config.bank_lanes),
+    }
 
 
-async def fire(ctx, o, config: Config, n_jobs: int, rng, stall: float, silent: float) -> None:
-    """Take and check the sums of ``n_jobs`` jobs, and the zeros of silent jobs in between."""
-    due: list[list[int] | None] = [None] * (config.param_latency - 1)
+def beats_of(job: int, config: Config) -> list[tuple[list[int], int]]:
+    """Return the sums and identity spikes of each beat of a job."""
+    values, n_sums = job_sums(job, config), config.fire_lanes
+    n_identity = n_sums // config.banks
+    return [
+        (
+            values["sums"][beat * n_sums :][:n_sums],
+            values["identity"] >> beat * n_identity & (1 << n_identity) - 1,
+        )
+        for beat in range(config.fire_beats)
+    ]
 
-    async def tick(asked: list[int] | None = None) -> None:
-        due.append(asked)
-        await ctx.tick()
-        wanted = due.pop(0)
-        assert wanted is None or list(ctx.get(o.p)) == wanted
 
+async def fire(ctx, o, config: Config, n_jobs: int, rng, stall: float) -> None:
+    """Take and check the sums of ``n_jobs`` jobs, a beat per cycle, some only up to a beat before
+    their end (as in a layer with few channels)."""
     job = 0
     while job < n_jobs:
-        is_silent = rng.random() < silent
-        ctx.set(o.silent, is_silent)
-        if rng.random() < stall or not (is_silent or ctx.get(o.there)):
-            await tick()
+        if rng.random() < stall or not ctx.get(o.available):
+            await ctx.tick()
             continue
-        sums = [0] * config.lanes if is_silent else sums_of(job, config)
-        for beat in range(config.fire_beats):
+        n_beats = rng.choice((config.fire_beats, config.fire_beats, 1))
+        for beat, wanted in enumerate(beats_of(job, config)[:n_beats]):
             ctx.set(o.begin, beat == 0)
             ctx.set(o.beat, beat)
-            ctx.set(o.last, beat == config.fire_beats - 1)
-            await tick(sums[beat * config.fire_lanes :][: config.fire_lanes])
+            ctx.set(o.last, beat == n_beats - 1)
+            await ctx.tick()
+            assert (list(ctx.get(o.p.sums)), ctx.get(o.p.identity)) == wanted, f"{job=}, {beat=}"
         ctx.set(o.begin, 0)
         ctx.set(o.last, 0)
-        job += not is_silent
+        job += 1
     for _ in range(20):
-        await tick()
-    assert not ctx.get(o.there)
+        await ctx.tick()
+        assert not ctx.get(o.available)
 
 
 def scan(dut: SumQueue, config: Config, n_jobs: int) -> Callable:
@@ -77,39 +88,75 @@ def scan(dut: SumQueue, config: Config, n_jobs: int) -> Callable:
             ctx.set(dut.ends, line[SCAN_CYCLES] is not None)
             job = line.pop()
             ctx.set(dut.i.valid, job is not None)
-            ctx.set(dut.i.p, sums_of(job or 0, config))
+            if job is not None:
+                ctx.set(dut.i.p, job_sums(job, config))
+            assert ctx.get(dut.complete) == (job is not None)
             await ctx.tick()
         ctx.set(dut.i.valid, 0)
 
     return bench
 
 
-@pytest.mark.parametrize("fire_lanes", [1, 4, 8])
-@pytest.mark.parametrize("depth", [SUMS_IN_FLIGHT, 8, 16])
+@pytest.mark.parametrize(
+    ("depth", "fire_lanes", "banks"),
+    [
+        (SUMS_IN_FLIGHT, 4, 1),
+        (8, 1, 1),
+        (16, 8, 1),
+        (SUMS_IN_FLIGHT, 2, 2),
+        (16, 16, 2),
+        (8, 8, 4),
+    ],
+)
 @pytest.mark.parametrize("stall", [0.0, 0.5, 0.9])
-def test_queue_loses_no_sums_and_does_not_block(depth: int, stall: float, fire_lanes: int) -> None:
-    config = build(fire_lanes, depth)
+def test_queue_loses_no_sums_and_does_not_block(
+    depth: int, stall: float, fire_lanes: int, banks: int
+) -> None:
+    config = build(fire_lanes, depth, banks)
     dut = SumQueue(config)
 
     async def take(ctx):
-        await fire(ctx, dut.o, config, 60, random.Random(depth), stall, 0.3)
+        await fire(ctx, dut.o, config, 60, random.Random(depth), stall)
         assert ctx.get(dut.room)
 
     simulate(dut, scan(dut, config, 60), take)
 
 
+@pytest.mark.parametrize("depth", [SUMS_IN_FLIGHT, 8, 16])
+def test_a_queue_is_filled_to_its_last_place(depth: int) -> None:
+    """As long as no sums are taken, as many jobs end as there are places, and not one more."""
+    config = build(4, depth)
+    dut = SumQueue(config)
+    n_complete = 0
+
+    async def count(ctx):
+        nonlocal n_complete
+        async for _, _, complete in ctx.tick().sample(dut.complete):
+            n_complete += complete
+
+    async def bench(ctx):
+        for _ in range(depth + 30):
+            await ctx.tick()
+        assert n_complete == depth and not ctx.get(dut.room)
+        await fire(ctx, dut.o, config, 40, random.Random(depth), 0)
+
+    simulate(dut, scan(dut, config, 40), bench, background=[count])
+
+
 @pytest.mark.parametrize("fire_lanes", [1, 4, 8])
 @pytest.mark.parametrize("stall", [0.0, 0.5])
 def test_without_a_queue_sums_wait_in_the_lanes(stall: float, fire_lanes: int) -> None:
+    """Sums are taken in the first beat of their job; the next sums may follow at once."""
     config = build(fire_lanes, 0)
     dut = SumRegister(config)
     rng = random.Random(fire_lanes)
 
     async def add(ctx):
-        await put(ctx, dut.i, (sums_of(n, config) for n in range(40)), rng=rng, stall=0.3)
+        items = (job_sums(n, config) for n in range(40))
+        await put(ctx, dut.i, items, rng=rng, stall=stall)
 
     async def take(ctx):
-        await fire(ctx, dut.o, config, 40, rng, stall, 0.3)
+        await fire(ctx, dut.o, config, 40, rng, stall)
 
     simulate(dut, add, take)
 
@@ -125,10 +172,10 @@ def test_a_job_per_cycle() -> None:
             assert ctx.get(dut.room)
             ctx.set(dut.ends, cycle >= SCAN_CYCLES)
             ctx.set(dut.i.valid, cycle >= SCAN_CYCLES + ADD_CYCLES)
-            there = ctx.get(dut.o.there)
-            ctx.set(dut.o.begin, there)
-            ctx.set(dut.o.last, there)
-            taken.append(there)
+            available = ctx.get(dut.o.available)
+            ctx.set(dut.o.begin, available)
+            ctx.set(dut.o.last, available)
+            taken.append(available)
             await ctx.tick()
 
     simulate(dut, bench)
