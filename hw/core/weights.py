@@ -27,8 +27,9 @@ placed near them; a multiple of every column width."""
 def row_layout(config: Config) -> data.StructLayout:
     """Return the layout of a row of weights on its way to the lanes.
 
-    ``weights`` has lane 0 in the lowest bits, and is 0 for an event that is no active input. The
-    other fields are those of :func:`hw.core.scan.event_layout`.
+    ``weights`` has lane 0 in the lowest bits. For an event that is no active input it is 0, except
+    in SPRAM without a queue of sums, where the lanes look at ``add``. The other fields are those of
+    :func:`hw.core.scan.event_layout`.
     """
     return data.StructLayout(
         {
