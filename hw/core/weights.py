@@ -201,8 +201,8 @@ class BlockRows(wiring.Component):
     -------
     move : the pipeline that contains this memory advances in this cycle.
     read_row, read_en : row to read.
-    read_data : row that was asked for :attr:`WeightMemory.LATENCY` cycles with ``move`` before; 0 if
-        none was.
+    read_data : row that was asked for :attr:`WeightMemory.LATENCY` cycles with ``move`` before; 0
+        if none was.
     write_row, write_data, write_en : row to write.
 
     With ``shapes``, the rows are divided into few deep banks of narrow columns: the data of a
