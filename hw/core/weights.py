@@ -27,8 +27,9 @@ placed near them; a multiple of every column width."""
 def row_layout(config: Config) -> data.StructLayout:
     """Return the layout of a row of weights on its way to the lanes.
 
-    ``weights`` has lane 0 in the lowest bits, and is 0 for an event that is no active input. The
-    other fields are those of :func:`hw.core.scan.event_layout`.
+    ``weights`` has lane 0 in the lowest bits. For an event that is no active input it is 0, except
+    in SPRAM without a queue of sums, where the lanes look at ``add``. The other fields are those of
+    :func:`hw.core.scan.event_layout`.
     """
     return data.StructLayout(
         {
@@ -196,8 +197,8 @@ class BlockRows(wiring.Component):
     -------
     move : the pipeline that contains this memory advances in this cycle.
     read_row, read_en : row to read.
-    read_data : row that was asked for :attr:`WeightMemory.LATENCY` cycles with ``move`` before; 0 if
-        none was.
+    read_data : row that was asked for :attr:`WeightMemory.LATENCY` cycles with ``move`` before; 0
+        if none was.
     write_row, write_data, write_en : row to write.
 
     With ``shapes``, the rows are divided into few deep banks of narrow columns: the data of a

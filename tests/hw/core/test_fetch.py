@@ -1,46 +1,63 @@
-"""Tests of the merger, which drops silent chunks, and of the fetch unit with its queues."""
+"""Tests of the merger, which drops silent chunks, and of the fetch unit of a bank."""
 
 import hashlib
 import random
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
+from amaranth import ResetInserter, Signal
 
-from hw.core.fetch import Fetch, Merger, job_layout
-from hw.core.nest import Phase, address_widths
+from hw.core.fetch import Fetch, Merger
+from hw.core.nest import address_widths
 from hw.core.spikes import SpikeMemory
-from hw.spec import GRANULE_BITS, Config
-from tests.streams import get, put, simulate, stays_valid, wait_until
+from hw.spec import (
+    CHUNK_DEPTH,
+    FETCH_LATENCY,
+    GRANULE_BITS,
+    PIECE_BITS,
+    QUEUE_LATENCY,
+    Config,
+)
+from tests.streams import get, simulate, stays_valid, wait_until
 
 CONFIG = Config(spike_bytes=2048, weight_depth=4096, param_depth=256)
+LAST_BANK = replace(CONFIG, lanes=64, banks=8, chunk_bits=32)
+"""A configuration whose last bank sees slots latest."""
 
 SILENT = 1
 """Address of a window without any active bit."""
 
-Step = dict[str, int]
-
 
 def chunks_of(jobs: list[list[int]]) -> list[tuple[int, int, bool]]:
-    """Return (bits, index, last) of all active chunks; ``last`` marks a job's last active one."""
+    """Return (bits, index, last) of all chunks that are left: the active ones, and the last one of
+    a job without any. ``last`` marks a job's last chunk that is left."""
     result, number = [], 0
     for job in jobs:
         active = [(bits, number + i) for i, bits in enumerate(job) if bits]
-        result += [(bits, n, n == active[-1][1]) for bits, n in active]
+        left = active or [(0, number + len(job) - 1)]
+        result += [(bits, n, n == left[-1][1]) for bits, n in left]
         number += len(job)
     return result
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_merger_keeps_jobs_and_drops_silence(seed: int) -> None:
+    """A job's last chunk comes in the cycle after the job has ended, at once if it is silent.
+
+    It has the identity spikes that have arrived with the end of the job.
+    """
     rng = random.Random(seed)
     jobs = [
         [rng.getrandbits(64) | 1 if rng.random() < 0.4 else 0 for _ in range(rng.randrange(1, 6))]
         for _ in range(80)
     ]
+    assert any(not any(job) for job in jobs)
     tails = [rng.randrange(2) for _ in jobs]
+    identities = [rng.getrandbits(CONFIG.bank_lanes) for job in jobs for _ in job]
     dut = Merger(CONFIG)
-    got, verdicts = [], []
+    got = []
 
     async def feed(ctx):
         number = 0
@@ -48,37 +65,40 @@ def test_merger_keeps_jobs_and_drops_silence(seed: int) -> None:
             for i, bits in enumerate(job):
                 while rng.random() < 0.3 * (seed % 2):
                     ctx.set(dut.chunk.valid, 0)
-                    ctx.set(dut.active, rng.randrange(2))
+                    ctx.set(dut.chunk.p.bits, rng.randrange(2))
                     ctx.set(dut.chunk.p.last, rng.randrange(2))
                     await ctx.tick()
-                last = i == len(job) - 1
+                chunk = {
+                    "bits": bits,
+                    "weight": number,
+                    "last": i == len(job) - 1,
+                    "tail": tail,
+                    "identity": identities[number],
+                }
                 ctx.set(dut.chunk.valid, 1)
-                ctx.set(dut.active, bits != 0)
-                ctx.set(dut.chunk.p, {"bits": bits, "weight": number, "last": last, "tail": tail})
+                ctx.set(dut.chunk.p, chunk)
                 number += 1
                 await ctx.tick()
         ctx.set(dut.chunk.valid, 0)
         await ctx.tick().repeat(3)
 
     async def collect(ctx):
-        n_ended = 0
-        trigger = ctx.tick().sample(
-            dut.merged.valid, dut.merged.p, dut.silent.valid, dut.silent.payload
-        )
-        async for _, _, valid, chunk, decided, silent in trigger:
-            if decided:
-                verdicts.append(bool(silent))
+        ended = False  # a job, in the cycle before
+        trigger = ctx.tick().sample(dut.merged.valid, dut.merged.p, dut.chunk.valid, dut.chunk.p)
+        async for _, _, valid, chunk, given, given_chunk in trigger:
+            assert ended == bool(valid and chunk.last), "when a job's last chunk comes"
+            ended = bool(given and given_chunk.last)
             if valid:
-                got.append((chunk.bits, chunk.weight, bool(chunk.last), chunk.tail))
-                n_ended += chunk.last
-                assert n_ended <= verdicts.count(False), "a job's last chunk before its verdict"
+                identity = chunk.identity if chunk.last else None
+                got.append((chunk.bits, chunk.weight, bool(chunk.last), chunk.tail, identity))
 
     simulate(dut, feed, background=[collect])
     wanted = chunks_of(jobs)
     assert [chunk[:3] for chunk in got] == wanted, f"seed {seed}"
     of_job = [j for j, job in enumerate(jobs) for _ in job]
     assert [chunk[3] for chunk in got] == [tails[of_job[n]] for _, n, _ in wanted]
-    assert verdicts == [not any(job) for job in jobs], f"seed {seed}"
+    ends = [n for n, j in enumerate(of_job) if j != [*of_job, len(jobs)][n + 1]]
+    assert [chunk[4] for chunk in got if chunk[2]] == [identities[n] for n in ends]
 
 
 def window_of(bit: int, gather: int, seed: int, density: float) -> int:
@@ -91,201 +111,255 @@ def window_of(bit: int, gather: int, seed: int, density: float) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """Properties of a layer, and stalls of the units that are connected to the fetch unit."""
+    """Properties of a layer, and stalls of the units that are connected to the fetch unit.
+
+    In ``bank``, slots arrive as many cycles later. ``abort_after`` chunks, everything is dropped
+    and the layer begins again.
+    """
 
     seed: int
+    bank: int = 0
     n_jobs: int = 60
     n_chunks: tuple[int, int] = (1, 5)
     density: float = 0.4
     gated: bool = False
-    pixels: bool = False
+    after_planes: float = 0.0
     feed_stall: float = 0.0
     scan_stall: float = 0.0
-    fire_stall: float = 0.0
     scan_sleeps: int = 0
-    fire_sleeps: int = 0
     host_reads: int = 0
     silent_chunks: range = range(0)
+    abort_after: int | None = None
 
 
 def check(case: Case, config: Config = CONFIG) -> None:
     rng = random.Random(case.seed)
     widths = address_widths(config)
-    n_body = [rng.randrange(17) for _ in range(4)]
-    n_tail = [rng.randrange(17) for _ in range(4)]
+    n_pieces = config.chunk_bits // PIECE_BITS
+    n_body = [rng.randrange(PIECE_BITS + 1) for _ in range(n_pieces)]
+    n_tail = [rng.randrange(PIECE_BITS + 1) for _ in range(n_pieces)]
     if case.density == 1:
-        n_body = n_tail = [16] * 4
+        n_body = n_tail = [PIECE_BITS] * n_pieces
     body_mask, tail_mask = (
-        sum(((1 << n) - 1) << 16 * k for k, n in enumerate(n_bits)) for n_bits in (n_body, n_tail)
+        sum(((1 << n) - 1) << PIECE_BITS * k for k, n in enumerate(n_bits))
+        for n_bits in (n_body, n_tail)
     )
+
+    def read(bit: int, gather: int) -> int:
+        window = window_of(bit, gather, case.seed, case.density)
+        return window & ((1 << config.chunk_bits) - 1)
+
     # Windows are random, so that a wrong mask, a wrong tag or a wrong order is noticed.
-    steps: list[Step] = []
+    slots: list[dict[str, int]] = []
+    identity_bits: dict[int, int] = {}  # of the job that ends with a slot
     jobs: list[list[int]] = []
-    identities = []
-    for j in range(case.n_jobs):
+    for _ in range(case.n_jobs):
         n_chunks = rng.randrange(*case.n_chunks)
-        job = {name: rng.getrandbits(widths[name]) for name in ("target", "param", "slot")}
-        job |= {name: rng.randrange(2) for name in ("fresh", "pool_first", "pool_last", "tail")}
-        job["phase"] = rng.randrange(1, 4) if case.pixels else Phase.SPIKES
-        job["identity"] = rng.getrandbits(widths["identity"])
-        identity = window_of(job["identity"] * GRANULE_BITS, 0, case.seed, case.density)
-        identities.append(identity & ((1 << config.lanes) - 1))
+        tail = rng.randrange(2)
+        silent = rng.random() < case.after_planes
         bits = []
         for i in range(n_chunks):
-            number = len(steps)
+            number = len(slots)
             cut = rng.randrange(2)
             source = SILENT if number in case.silent_chunks else rng.getrandbits(widths["source"])
-            steps.append(
-                job
-                | {
-                    "source": source,
+            slots.append(
+                {
+                    "chunk": 1,
+                    "bit": source,
+                    "gather": 1,
+                    "silent": silent,
                     "weight": number,
-                    "last": i == n_chunks - 1,
-                    "end": j == case.n_jobs - 1 and i == n_chunks - 1,
                     "cut": cut,
+                    "last": i == n_chunks - 1,
+                    "tail": tail,
                 }
             )
-            window = window_of(source, 1, case.seed, case.density)
-            sums = job["phase"] in (Phase.SPIKES, Phase.PLANE)
-            bits.append(window & (tail_mask if cut else body_mask) if sums else 0)
+            bits.append(0 if silent else read(source, 1) & (tail_mask if cut else body_mask))
+        identity_bits[len(slots) - 1] = rng.getrandbits(widths["identity"]) * GRANULE_BITS
         jobs.append(bits)
-    granules = [rng.getrandbits(widths["source"]) & ~7 for _ in range(case.host_reads)]
-    ends = [step for step in steps if step["last"]]
-    dut = Fetch(config)
+    identities = {
+        n: read(bit, 0) & ((1 << config.bank_lanes) - 1) for n, bit in identity_bits.items()
+    }
+    granules = [rng.getrandbits(widths["target"]) * GRANULE_BITS for _ in range(case.host_reads)]
+    dut, abort = Fetch(config, case.bank), Signal()
+    wanted = chunks_of(jobs)
+    of_job = [j for j, job in enumerate(jobs) for _ in job]
+    ends = list(identities)
 
     async def memory(ctx):
         pipeline = [0] * SpikeMemory.LATENCY
-        ctx.set(dut.gated, case.gated)
-        ctx.set(dut.body_bits, n_body)
-        ctx.set(dut.tail_bits, n_tail)
+        ctx.set(dut.layer.body_bits, n_body)
+        ctx.set(dut.layer.tail_bits, n_tail)
         async for _, _, bit, gather in ctx.tick().sample(dut.read_bit, dut.gather):
-            pipeline = [window_of(bit, gather, case.seed, case.density), *pipeline[:-1]]
+            pipeline = [read(bit, gather), *pipeline[:-1]]
             ctx.set(dut.window, pipeline[-1])
 
-    async def feed(ctx):
-        await put(ctx, dut.steps, steps, rng=random.Random(0), stall=case.feed_stall)
+    async def walk(ctx):
+        """Use slots as the walk does, which sees ``room`` and is seen ``bank`` cycles later."""
+        rng_feed = random.Random(0)
+        nothing = {"chunk": 0, "host": 0}
+        under_way = deque([nothing] * case.bank)
+        rooms = deque([0] * case.bank)
+        todo, waiting = deque(enumerate(slots)), deque(granules)
+        due = None
+        abort_after = case.abort_after
+        while todo or due is not None or waiting:
+            rooms.append(ctx.get(dut.room))
+            room = rooms.popleft()
+            slot = {  # what a slot without a chunk carries has no meaning
+                "host": 0,
+                "bit": rng_feed.getrandbits(widths["source"]),
+                "last": rng_feed.randrange(2),
+                "weight": rng_feed.randrange(1 << widths["weight"]),
+            }
+            if due is not None:
+                slot |= {"bit": due, "gather": 0}
+                due = None
+            elif waiting and rng_feed.random() < 0.3:
+                slot |= {"bit": waiting.popleft(), "gather": 0, "host": 1}
+            elif room and todo and rng_feed.random() >= case.feed_stall:
+                n, chunk = todo.popleft()
+                slot |= chunk
+                if case.gated:
+                    due = identity_bits.get(n)
+            under_way.append(slot)
+            ctx.set(dut.slot, under_way.popleft())
+            if abort_after is not None and len(slots) - len(todo) == abort_after:
+                abort_after = None
+                ctx.set(abort, 1)
+                await ctx.tick()
+                ctx.set(abort, 0)
+                todo, due = deque(enumerate(slots)), None
+                under_way = deque([nothing] * case.bank)
+                ctx.set(dut.slot, nothing)
+            await ctx.tick()
+        for slot in (*under_way, nothing):
+            ctx.set(dut.slot, slot)
+            await ctx.tick()
 
     async def chunks(ctx):
+        if case.abort_after is not None:
+            await wait_until(ctx, abort)
         await ctx.tick().repeat(case.scan_sleeps + 1)
-        for bits, n, last in chunks_of(jobs):
+        for bits, n, last in wanted:
             chunk = await get(ctx, dut.chunks, rng=random.Random(n), stall=case.scan_stall)
             assert (chunk.bits, chunk.weight, chunk.last) == (bits, n, last), case
-            assert chunk.tail == steps[n]["tail"], case
-
-    taken = []
-
-    async def fire(ctx):
-        await ctx.tick().repeat(case.fire_sleeps + 1)
-        for j, (bits, end) in enumerate(zip(jobs, ends, strict=True)):
-            job = await get(ctx, dut.jobs, rng=random.Random(j), stall=case.fire_stall)
-            wanted = end | {
-                "silent": not any(bits),
-                "pool_last": end["pool_last"] and end["phase"] != Phase.PLANE,
-                "identity": identities[j],
-            }
-            for name, _ in job_layout(config):
-                if name != "identity" or case.gated:
-                    assert getattr(job, name) == wanted[name], f"{case}, {name} of job {j}"
-            taken.append(j)
-
-    async def host_asks(ctx):
-        await put(ctx, dut.host_bit, granules, rng=random.Random(2), stall=0.7)
+            assert chunk.tail == slots[n]["tail"], case
+            if last and case.gated:
+                assert chunk.identity == identities[ends[of_job[n]]], f"{case}, chunk {n}"
+        await ctx.tick().repeat(40)
+        assert not ctx.get(dut.chunks.valid), "more than one last chunk per job"
 
     async def host_hears(ctx):
         for granule in granules:
-            value = await wait_until(ctx, dut.host_granule.valid, dut.host_granule.payload)
-            assert value == window_of(granule, 0, case.seed, case.density) & 0xFF
+            value = await wait_until(ctx, dut.granule.valid, dut.granule.payload)
+            assert value == read(granule, 0) & 0xFF
 
-    async def nothing_left(ctx):
-        while len(taken) < len(jobs):
-            await ctx.tick()
-        await ctx.tick().repeat(30)
-        assert not ctx.get(dut.jobs.valid), "more than one entry per job"
+    async def no_more_granules(ctx):
+        n = 0
+        async for _, _, valid in ctx.tick().sample(dut.granule.valid):
+            n += valid
+            assert n <= len(granules), "a granule that was not asked for"
 
-    streams = (dut.chunks, dut.jobs)
-    benches: list[Callable] = [feed, chunks, fire, nothing_left]
+    benches: list[Callable] = [walk, chunks]
     if granules:
-        benches += [host_asks, host_hears]
-    simulate(dut, *benches, background=[memory, *(stays_valid(s) for s in streams)])
+        benches += [host_hears]
+    background = [memory, no_more_granules]
+    if case.abort_after is None:
+        background += [stays_valid(dut.chunks)]
+    simulate(ResetInserter(abort)(dut), *benches, background=background)
 
 
-@pytest.mark.parametrize("pixels", [False, True])
+@pytest.mark.parametrize("after_planes", [0.0, 0.5])
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("host_reads", [0, 30])
-def test_everything_in_order(gated: bool, pixels: bool, host_reads: int) -> None:
+def test_everything_in_order(gated: bool, after_planes: float, host_reads: int) -> None:
+    """Chunks come in order, of each job the active ones; timesteps after bit-planes are silent."""
     check(
         Case(
-            seed=4 * gated + 2 * pixels + (host_reads > 0),
+            seed=4 * gated + 2 * (after_planes > 0) + (host_reads > 0),
             gated=gated,
-            pixels=pixels,
+            after_planes=after_planes,
             host_reads=host_reads,
             feed_stall=0.1,
             scan_stall=0.5,
-            fire_stall=0.5,
         )
     )
 
 
+@pytest.mark.parametrize("bank", [0, 3, 7])
+def test_every_bank(bank: int) -> None:
+    case = Case(seed=bank, bank=bank, gated=True, host_reads=20, scan_stall=0.8, density=0.7)
+    check(case, LAST_BANK)
+
+
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("density", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("sleeps", ["scan_sleeps", "fire_sleeps"])
 @pytest.mark.parametrize("n_chunks", [1, 3])
-def test_full_queues_lose_nothing(sleeps, density, gated, n_chunks) -> None:
-    """A scanner or fire unit that takes nothing for a long time stops the fetch unit."""
-    case = Case(
-        seed=int(10 * density) + gated,
-        n_jobs=96 if n_chunks == 1 else 40,
-        n_chunks=(n_chunks, n_chunks + 1),
-        density=density,
-        gated=gated,
+def test_a_full_queue_loses_nothing(density: float, gated: bool, n_chunks: int) -> None:
+    """A scanner that takes nothing for a long time stops the walk, also if all jobs are silent."""
+    check(
+        Case(
+            seed=int(10 * density) + gated,
+            n_jobs=96 if n_chunks == 1 else 40,
+            n_chunks=(n_chunks, n_chunks + 1),
+            density=density,
+            gated=gated,
+            scan_sleeps=150,
+        )
     )
-    check(Case(**{**case.__dict__, sleeps: 150}))
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_a_full_queue_at_its_worst(seed: int) -> None:
+@pytest.mark.parametrize("bank", [0, 7])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_full_queue_at_its_worst(seed: int, bank: int) -> None:
     """Every chunk is active, and one arrives per cycle, so that the most chunks are under way.
 
     With odd seeds, two of them are silent, so that the merger holds an active one longer.
     """
+    begin = 10 + seed + CONFIG.chunk_room(bank) - CONFIG.chunk_room(0)
     case = Case(
         seed=seed,
-        n_jobs=30,
-        n_chunks=(1, 5),
+        bank=bank,
+        n_jobs=40,
+        n_chunks=(1, 5) if seed < 2 else (1, 2),
         density=1.0,
         scan_sleeps=100,
-        silent_chunks=range(10 + seed, 12 + seed) if seed % 2 else range(0),
+        silent_chunks=range(max(begin, 1), max(begin, 1) + 2) if seed % 2 else range(0),
     )
-    check(case)
+    check(case, LAST_BANK)
 
 
-def test_one_slot_per_cycle() -> None:
-    """A layer takes one slot per chunk and, if it is gated, one more per job."""
-    n_steps = 60
-    for gated in (False, True):
-        dut = Fetch(CONFIG)
-        taken, arrived = [], []
+@pytest.mark.parametrize("abort_after", range(3, 9))
+def test_an_abort_leaves_nothing(abort_after: int) -> None:
+    """Chunks that were queued or under way do not come later; those of the next layer do."""
+    check(Case(seed=abort_after, gated=True, density=0.8, abort_after=abort_after, scan_stall=0.2))
 
-        async def feed(ctx, dut=dut, gated=gated):
-            ctx.set(dut.gated, gated)
-            ctx.set(dut.body_bits, [1, 0, 0, 0])
-            ctx.set(dut.window, 1)
-            for stream in (dut.chunks, dut.jobs):
-                ctx.set(stream.ready, 1)
-            await ctx.tick().repeat(4)
-            steps = ({"weight": n, "last": n % 3 == 2} for n in range(n_steps))
-            await put(ctx, dut.steps, steps, rng=random.Random(0), stall=0)
-            await ctx.tick().repeat(20)
 
-        async def watch(ctx, dut=dut, taken=taken, arrived=arrived):
-            trigger = ctx.tick().sample(dut.steps.valid & dut.steps.ready, dut.chunks.valid)
-            cycle = 0
-            async for _, _, step, chunk in trigger:
-                cycle += 1
-                taken += [cycle] * step
-                arrived += [cycle] * chunk
+def test_cycles_from_slot_to_chunk() -> None:
+    """A job's last chunk can be taken as many cycles after its slot as the schedule assumes, and
+    chunks follow one per cycle."""
+    n_chunks = CHUNK_DEPTH - 2
+    dut = Fetch(CONFIG)
+    arrived = []
 
-        simulate(dut, feed, background=[watch])
-        extra = n_steps // 3 if gated else 0
-        assert taken[-1] - taken[0] == n_steps - 1 + extra
-        assert len(arrived) == n_steps
+    async def feed(ctx):
+        ctx.set(dut.layer.body_bits, [1, 0, 0, 0])
+        ctx.set(dut.window, 1)
+        ctx.set(dut.chunks.ready, 1)
+        await ctx.tick()
+        for n in range(n_chunks):
+            ctx.set(dut.slot, {"chunk": 1, "weight": n, "last": 1})
+            await ctx.tick()
+        ctx.set(dut.slot, {"chunk": 0})
+        await ctx.tick().repeat(20)
+
+    async def watch(ctx):
+        cycle = -1  # the first slot is used in cycle 0
+        async for _, _, valid in ctx.tick().sample(dut.chunks.valid):
+            arrived.extend([cycle] * valid)
+            cycle += 1
+
+    simulate(dut, feed, background=[watch])
+    first = FETCH_LATENCY + 1 + QUEUE_LATENCY
+    assert arrived == list(range(first, first + n_chunks))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from dataclasses import dataclass, replace
 
@@ -64,10 +65,11 @@ class Nest:
         def phase(index: tuple[int, ...]) -> Phase:
             if not (self.pixels and config.pixels):
                 return Phase.SPIKES
+            n_first = N_PLANES // config.banks  # each bank has a plane of its own
             t = sum(index[i] for i in levels if self.masks["time_levels"] >> i & 1)
-            if t < N_PLANES:
+            if t < n_first:
                 return Phase.PLANE
-            return Phase.FIRST if t == N_PLANES else Phase.LATER
+            return Phase.FIRST if t == n_first else Phase.LATER
 
         result = []
         for reverse in itertools.product(*(range(n) for n in reversed(self.counts))):
@@ -165,19 +167,28 @@ def test_longest_loop() -> None:
     check([nest], CONFIG, random.Random(0), 0, "4096 iterations")
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_phases_of_pixels(seed: int) -> None:
-    """Each neuron has bit-planes, a first timestep and later ones, with any loops inside."""
-    rng = random.Random(100 + seed)
+@pytest.mark.parametrize("banks", [1, 2, 4, 8])
+@pytest.mark.parametrize("seed", range(3))
+def test_phases_of_pixels(seed: int, banks: int) -> None:
+    """Each neuron has bit-planes, a first timestep and later ones, with any loops inside.
+
+    The banks share the planes among them, so that a plane in each bank is one iteration.
+    """
+    rng = random.Random(100 + 10 * banks + seed)
+    config = replace(CONFIG, banks=banks, lanes=64)
     inside = [rng.randrange(1, 4) for _ in range(rng.randrange(0, 3))]
     outside = [rng.randrange(1, 4) for _ in range(rng.randrange(0, 3))]
     nests = []
     for pixels in (True, False, True):
-        counts = [*inside, N_PLANES + rng.randrange(1, 4), *outside]
+        counts = [*inside, N_PLANES // banks + rng.randrange(1, 4), *outside]
         nest = Nest.random(rng, counts, pixels)
         masks = nest.masks | {"time_levels": 1 << len(inside)}
         nests.append(replace(nest, masks=masks))
-    check(nests, CONFIG, rng, 0.2 * (seed % 2), f"seed {seed}")
+    phases = [step["phase"] for step in nests[0].steps(config)]
+    n_neurons = math.prod(inside) * math.prod(outside)
+    assert phases.count(Phase.PLANE) == N_PLANES // banks * n_neurons
+    assert phases.count(Phase.FIRST) == n_neurons
+    check(nests, config, rng, 0.2 * (seed % 2), f"seed {seed}, {banks} banks")
 
 
 def test_no_phases_without_pixels() -> None:

@@ -3,51 +3,84 @@
 import random
 
 import pytest
+from amaranth import ResetInserter, Signal
 
 from hw.core.scan import Scanner
-from hw.protocol import N_PIECES
-from hw.spec import PIECE_BITS, Config
-from tests.streams import put, simulate
+from hw.spec import GRANULE_BITS, PIECE_BITS, Config
+from tests.streams import put, simulate, stays_valid
 
 Chunk = dict[str, int]
+Event = tuple[int, int, int, int, int]
+"""Row of weights (0 without an active input), and the fields add, last, tail and identity."""
+
+ALL_ROWS = 3
+"""``granule_rows`` of a layer in which each bit of a granule has a row of weights."""
 
 
-def build(chunk_bits: int) -> Config:
-    return Config(spike_bytes=256, weight_depth=4096, chunk_bits=chunk_bits)
+def build(chunk_bits: int, banks: int = 1) -> Config:
+    return Config(spike_bytes=256, weight_depth=4096, chunk_bits=chunk_bits, lanes=16, banks=banks)
 
 
-def random_chunks(rng: random.Random, chunk_bits: int, n_jobs: int) -> list[Chunk]:
-    """Return sparse, dense and full chunks of ``n_jobs`` jobs, each with an active input."""
+def random_chunks(
+    rng: random.Random,
+    config: Config,
+    n_jobs: int,
+    granule_rows: int = ALL_ROWS,
+    silent: float = 0.2,
+) -> list[Chunk]:
+    """Return sparse, dense and full chunks of ``n_jobs`` jobs.
+
+    A job is silent with probability ``silent``: it has one chunk, which is empty. Only the bits of
+    a granule that have a row of weights are set.
+    """
+    n_bits = config.chunk_bits
+    used = [i for i in range(n_bits) if i % GRANULE_BITS < 1 << granule_rows]
+    mask = sum(1 << i for i in used)
     chunks = []
     for _ in range(n_jobs):
-        n_chunks = rng.randrange(1, 4)
+        n_chunks = 1 if rng.random() < silent else rng.randrange(1, 4)
+        is_silent = n_chunks == 1 and rng.random() < 0.7
         for n in range(n_chunks):
-            bits = rng.getrandbits(chunk_bits)
+            bits = rng.getrandbits(n_bits)
             for _ in range(rng.randrange(5)):
-                bits &= rng.getrandbits(chunk_bits)
+                bits &= rng.getrandbits(n_bits)
             if rng.random() < 0.1:
-                bits = (1 << chunk_bits) - 1
+                bits = (1 << n_bits) - 1
             chunks.append(
                 {
-                    "bits": bits or 1 << rng.randrange(chunk_bits),
+                    "bits": 0 if is_silent else bits & mask or 1 << rng.choice(used),
                     "weight": rng.randrange(4096),
                     "last": n == n_chunks - 1,
                     "tail": rng.randrange(2),
+                    "identity": rng.getrandbits(config.bank_lanes),
                 }
             )
     return chunks
 
 
-def events_of(chunks: list[Chunk], piece_weights: list[int]) -> list[tuple[int, bool, bool, int]]:
-    """Return (row, last, tail) of every event that the scanner must emit."""
+def events_of(
+    chunks: list[Chunk], piece_weights: list[int], granule_rows: int = ALL_ROWS
+) -> list[Event]:
+    """Return every event that the scanner must emit: one for each active input, and one for each
+    empty chunk."""
     events = []
     for chunk in chunks:
         active = [i for i in range(chunk["bits"].bit_length()) if chunk["bits"] >> i & 1]
+        tags = (chunk["tail"], chunk["identity"])
         for i in active:
-            row = chunk["weight"] + piece_weights[i // PIECE_BITS] + i % PIECE_BITS
-            last = bool(chunk["last"]) and i == active[-1]
-            events.append((row % 4096, last, chunk["tail"]))
+            piece, in_piece = divmod(i, PIECE_BITS)
+            granule, bit = divmod(in_piece, GRANULE_BITS)
+            row = chunk["weight"] + piece_weights[piece] + (granule << granule_rows) + bit
+            events.append((row % 4096, 1, int(chunk["last"] and i == active[-1]), *tags))
+        if not active:
+            events.append((0, 0, int(chunk["last"]), *tags))
     return events
+
+
+def event_of(event) -> Event:
+    """Return an event of the scanner; the row of one that adds nothing has no meaning."""
+    row = event.weight if event.add else 0
+    return row, event.add, event.last, event.tail, event.identity
 
 
 def run(
@@ -55,82 +88,104 @@ def run(
     chunks: list[Chunk],
     piece_weights: list[int],
     *,
+    granule_rows: int = ALL_ROWS,
     stall: float = 0,
     hold: float = 0,
     seed: int = 0,
-):
-    """Run a scanner and return (cycle, row, last, tail) of each event.
+) -> list[tuple[int, Event]]:
+    """Run a scanner and return the cycle of each event, and the event.
 
-    In each cycle, the next chunk is late with probability ``stall``, and the pipeline does not
-    advance with probability ``hold``.
+    In each cycle, the next chunk is late with probability ``stall``, and the next stage is not
+    ready with probability ``hold``.
     """
     dut = Scanner(config)
-    events = []
-    n_events = sum(chunk["bits"].bit_count() for chunk in chunks)
+    events: list[tuple[int, Event]] = []
+    n_events = sum(max(chunk["bits"].bit_count(), 1) for chunk in chunks)
 
     async def feed(ctx):
-        ctx.set(dut.piece_weights, piece_weights)
+        ctx.set(dut.layer.piece_weights, piece_weights)
+        ctx.set(dut.layer.granule_rows, granule_rows)
         ctx.set(dut.room, 1)
         await put(ctx, dut.chunks, chunks, rng=random.Random(seed), stall=stall)
 
     async def collect(ctx):
         rng = random.Random(seed)
-        ctx.set(dut.move, 1)
-        before = None
+        ctx.set(dut.event.ready, 1)
         for cycle in range(20 * n_events + 100):
-            _, _, valid, event, move = await ctx.tick().sample(
-                dut.event.valid, dut.event.p, dut.move
+            _, _, valid, event, ready = await ctx.tick().sample(
+                dut.event.valid, dut.event.p, dut.event.ready
             )
-            now = (valid, event.weight, event.last, event.tail)
-            assert before is None or now == before, "an event changed while nothing moved"
-            before = None if move else now
-            if valid and move:
-                events.append((cycle, event.weight, bool(event.last), event.tail))
-            ctx.set(dut.move, rng.random() >= hold)
+            if valid and ready:
+                events.append((cycle, event_of(event)))
+            ctx.set(dut.event.ready, rng.random() >= hold)
             if len(events) == n_events and cycle > events[-1][0] + 20:
                 break
 
-    simulate(dut, feed, collect, max_ticks=40_000)
+    simulate(dut, feed, collect, background=[stays_valid(dut.event)], max_ticks=40_000)
     return events
 
 
-@pytest.mark.parametrize("chunk_bits", [32, 64])
+@pytest.mark.parametrize(("chunk_bits", "banks"), [(32, 1), (64, 1), (32, 2), (64, 2)])
 @pytest.mark.parametrize("seed", range(4))
-def test_every_active_input_once(chunk_bits: int, seed: int) -> None:
-    rng = random.Random(10 * seed + chunk_bits)
-    chunks = random_chunks(rng, chunk_bits, 20)
-    piece_weights = [rng.randrange(256) for _ in range(N_PIECES)]
-    events = run(
-        build(chunk_bits),
-        chunks,
-        piece_weights,
-        stall=0.4 * (seed % 2),
-        hold=0.3 * (seed // 2),
-        seed=seed,
-    )
-    assert [event[1:] for event in events] == events_of(chunks, piece_weights), f"seed {seed}"
+def test_every_active_input_once(chunk_bits: int, banks: int, seed: int) -> None:
+    """A silent job has one event, which adds nothing and ends the job."""
+    rng = random.Random(10 * seed + chunk_bits + banks)
+    config = build(chunk_bits, banks)
+    chunks = random_chunks(rng, config, 20)
+    assert any(not chunk["bits"] for chunk in chunks)
+    piece_weights = [rng.randrange(256) for _ in range(chunk_bits // PIECE_BITS)]
+    stall, hold = 0.4 * (seed % 2), 0.3 * (seed // 2)
+    events = run(config, chunks, piece_weights, stall=stall, hold=hold, seed=seed)
+    assert [event for _, event in events] == events_of(chunks, piece_weights), f"seed {seed}"
+
+
+@pytest.mark.parametrize("granule_rows", range(ALL_ROWS + 1))
+@pytest.mark.parametrize("chunk_bits", [32, 64])
+def test_granules_with_fewer_rows(chunk_bits: int, granule_rows: int) -> None:
+    """A granule whose highest bits are never set has rows for the lowest 1, 2, 4 or 8 only."""
+    rng = random.Random(chunk_bits + granule_rows)
+    config = build(chunk_bits)
+    chunks = random_chunks(rng, config, 25, granule_rows)
+    # In order, so that each bit of a piece occurs.
+    used = [i for i in range(PIECE_BITS) if i % GRANULE_BITS < 1 << granule_rows]
+    chunks += [{**chunks[0], "bits": sum(1 << i for i in used)}]
+    piece_weights = [rng.randrange(256) for _ in range(chunk_bits // PIECE_BITS)]
+    events = run(config, chunks, piece_weights, granule_rows=granule_rows, stall=0.2, hold=0.2)
+    wanted = events_of(chunks, piece_weights, granule_rows)
+    assert [event for _, event in events] == wanted
+    first = chunks[0]["weight"] + piece_weights[0]
+    rows = [(event[0] - first) % 4096 for event in wanted[-len(used) :]]
+    assert rows == list(range(2 << granule_rows)), "rows without padding"
 
 
 @pytest.mark.parametrize("chunk_bits", [32, 64])
 def test_no_bubble_between_chunks_and_jobs(chunk_bits: int) -> None:
-    """Events follow in every cycle, within and between pieces, chunks and jobs."""
+    """Events follow in every cycle, within and between pieces, chunks and jobs.
+
+    An empty chunk takes as long as an active input.
+    """
     rng = random.Random(chunk_bits)
     top = chunk_bits - 1
     bits = [0b1, 1 << top, 1 << top | 1, 0x80018001, (1 << chunk_bits) - 1, 0b10, 0b1, 0x10001]
     bits += [rng.getrandbits(chunk_bits) | 1 for _ in range(10)] + [1] * 5
-    chunks = [{"bits": b, "weight": 64 * n, "last": rng.randrange(2)} for n, b in enumerate(bits)]
-    events = run(build(chunk_bits), chunks, [0, 16, 32, 48])
-    cycles = [event[0] for event in events]
+    bits += [0, 0, 1, 0, 0x8000_0000, 0, 1]
+    chunks = [
+        {"bits": b, "weight": 64 * n, "last": rng.randrange(2) if b else 1}
+        for n, b in enumerate(bits)
+    ]
+    events = run(build(chunk_bits), chunks, [0, 16, 32, 48][: chunk_bits // PIECE_BITS])
+    cycles = [cycle for cycle, _ in events]
     assert cycles == list(range(cycles[0], cycles[0] + len(cycles)))
-    assert len(cycles) == sum(b.bit_count() for b in bits)
+    assert len(cycles) == sum(max(b.bit_count(), 1) for b in bits)
 
 
 def test_a_stall_costs_its_own_cycles_only() -> None:
     """However the pipeline stalls, each event takes one cycle in which the pipeline advances."""
     rng = random.Random(6)
-    chunks = random_chunks(rng, 64, 12)
-    dut = Scanner(build(64))
-    n_events = sum(chunk["bits"].bit_count() for chunk in chunks)
+    config = build(64)
+    chunks = random_chunks(rng, config, 12)
+    dut = Scanner(config)
+    n_events = sum(max(chunk["bits"].bit_count(), 1) for chunk in chunks)
     moves = []
 
     async def feed(ctx):
@@ -140,10 +195,10 @@ def test_a_stall_costs_its_own_cycles_only() -> None:
     async def collect(ctx):
         n_moves = 0
         while len(moves) < n_events:
-            ctx.set(dut.move, rng.random() < 0.5)
-            _, _, valid, move = await ctx.tick().sample(dut.event.valid, dut.move)
-            n_moves += move
-            if valid and move:
+            ctx.set(dut.event.ready, rng.random() < 0.5)
+            _, _, valid, ready = await ctx.tick().sample(dut.event.valid, dut.event.ready)
+            n_moves += ready
+            if valid and ready:
                 moves.append(n_moves)
 
     simulate(dut, feed, collect)
@@ -152,18 +207,20 @@ def test_a_stall_costs_its_own_cycles_only() -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_events_only_with_room(seed: int) -> None:
-    """An active input enters in each cycle with room, and becomes an event three cycles later."""
+    """An event enters in each cycle with room, and leaves three cycles later."""
     rng = random.Random(seed)
-    chunks = random_chunks(rng, 64, 12)
-    dut = Scanner(build(64))
-    wanted = events_of(chunks, [0] * N_PIECES)
+    config = build(64)
+    chunks = random_chunks(rng, config, 12)
+    dut = Scanner(config)
+    wanted = events_of(chunks, [0] * 4)
     rooms, events = [], []
 
     async def feed(ctx):
+        ctx.set(dut.layer.granule_rows, ALL_ROWS)
         await put(ctx, dut.chunks, chunks, rng=rng, stall=0)
 
     async def collect(ctx):
-        ctx.set(dut.move, 1)
+        ctx.set(dut.event.ready, 1)
         while len(events) < len(wanted):
             room = rng.random() < 0.5
             ctx.set(dut.room, room)
@@ -171,9 +228,48 @@ def test_events_only_with_room(seed: int) -> None:
             assert not valid or len(rooms) < 4 or rooms[-3], f"seed {seed}"
             rooms.append(room)
             if valid:
-                events.append((event.weight, bool(event.last), event.tail))
+                events.append(event_of(event))
         assert events == wanted, f"seed {seed}"
         begin = 4  # cycles until the first chunk arrives
         assert sum(rooms[begin:-3]) <= len(events), f"seed {seed}"
 
     simulate(dut, feed, collect)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_an_abort_leaves_nothing(seed: int) -> None:
+    """Events of the aborted job do not come out later, and the next job is complete."""
+    rng = random.Random(seed)
+    config = build(32)
+    before = random_chunks(rng, config, 4, silent=0)
+    after = random_chunks(rng, config, 4)
+    dut, abort = Scanner(config), Signal()
+    events = []
+
+    async def bench(ctx):
+        ctx.set(dut.layer.granule_rows, ALL_ROWS)
+        ctx.set(dut.room, 1)
+        ctx.set(dut.event.ready, 1)
+        ctx.set(dut.chunks.valid, 1)
+        ctx.set(dut.chunks.p, before[0])
+        await ctx.tick().repeat(1 + seed)
+        ctx.set(abort, 1)
+        await ctx.tick()
+        ctx.set(abort, 0)
+        ctx.set(dut.chunks.valid, 0)
+        for _ in range(rng.randrange(3)):
+            assert not ctx.get(dut.event.valid)
+            await ctx.tick()
+        await put(ctx, dut.chunks, after, rng=rng, stall=0)
+        await ctx.tick().repeat(40)
+
+    async def collect(ctx):
+        trigger = ctx.tick().sample(dut.event.valid, dut.event.p, abort)
+        async for _, _, valid, event, aborted in trigger:
+            if aborted:
+                events.clear()
+            elif valid:
+                events.append(event_of(event))
+
+    simulate(ResetInserter(abort)(dut), bench, background=[collect])
+    assert events == events_of(after, [0, 0]), f"seed {seed}"

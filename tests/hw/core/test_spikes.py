@@ -9,25 +9,40 @@ from hw.core.spikes import SpikeMemory
 from hw.spec import GRANULE_BITS, PIECE_BITS, Config
 from tests.streams import simulate
 
-BUILDS = pytest.mark.parametrize(("lanes", "chunk_bits"), [(8, 32), (16, 64), (32, 64), (64, 64)])
+BUILDS = pytest.mark.parametrize(
+    ("lanes", "banks", "chunk_bits"),
+    [
+        (8, 1, 32),
+        (16, 1, 64),
+        (32, 1, 64),
+        (64, 1, 64),
+        (16, 2, 32),
+        (32, 4, 64),
+        (64, 2, 32),
+        (64, 4, 64),
+    ],
+)
 
 
-def build(lanes: int, chunk_bits: int) -> Config:
-    return Config(lanes=lanes, chunk_bits=chunk_bits, spike_bytes=1024, fire_lanes=4)
+def build(lanes: int, banks: int, chunk_bits: int) -> Config:
+    return Config(lanes=lanes, banks=banks, chunk_bits=chunk_bits, spike_bytes=1024, fire_lanes=4)
 
 
 async def fill(ctx, dut: SpikeMemory, config: Config, rng: random.Random, n_writes: int) -> int:
-    """Write random runs of granules, one per cycle; return the whole memory as one integer."""
+    """Write random runs of granules, one per cycle; return the whole memory as one integer.
+
+    A bank writes at most as many granules in a cycle as its share of a job's channels has.
+    """
     n_bits = 8 * config.spike_bytes
     memory = 0
     ctx.set(dut.write.valid, 1)
-    whole = config.lanes // GRANULE_BITS
+    whole = config.bank_lanes // GRANULE_BITS
     writes = [(granule, whole) for granule in range(0, config.spike_bytes, whole)]
     for _ in range(n_writes):
         count = rng.randrange(0, whole + 1)
         writes.append((rng.randrange(config.spike_bytes - count + 1), count))
     for granule, count in writes:
-        bits = rng.getrandbits(config.lanes)
+        bits = rng.getrandbits(config.bank_lanes)
         ctx.set(dut.write.p, {"granule": granule, "count": count, "bits": bits})
         mask = ((1 << count * GRANULE_BITS) - 1) << granule * GRANULE_BITS
         memory = memory & ~mask | (bits << granule * GRANULE_BITS) & mask
@@ -39,16 +54,17 @@ async def fill(ctx, dut: SpikeMemory, config: Config, rng: random.Random, n_writ
 
 
 @BUILDS
-def test_windows_see_what_was_written(lanes: int, chunk_bits: int) -> None:
+def test_windows_see_what_was_written(lanes: int, banks: int, chunk_bits: int) -> None:
     """Windows at any address, one per cycle; their last ``address % 8`` bits are not valid."""
-    config = build(lanes, chunk_bits)
+    config = build(lanes, banks, chunk_bits)
     rng = random.Random(lanes)
     dut = SpikeMemory(config)
 
     async def bench(ctx):
         memory = await fill(ctx, dut, config, rng, 150)
         expected: deque[tuple[int, int]] = deque()
-        ctx.set(dut.piece_rows, [rng.randrange(256) for _ in range(4)])  # has no effect here
+        rows = [rng.randrange(256) for _ in range(chunk_bits // PIECE_BITS)]
+        ctx.set(dut.piece_rows, rows)  # has no effect here
         for _ in range(300):
             bit = rng.randrange(8 * config.spike_bytes - chunk_bits + 1)
             ctx.set(dut.read_bit, bit)
@@ -63,12 +79,12 @@ def test_windows_see_what_was_written(lanes: int, chunk_bits: int) -> None:
 
 
 @BUILDS
-def test_pieces_of_several_rows(lanes: int, chunk_bits: int) -> None:
+def test_pieces_of_several_rows(lanes: int, banks: int, chunk_bits: int) -> None:
     """A window gathers pieces of several rows, at every pitch that puts them in different columns.
 
     Gathered windows alternate at random with contiguous ones.
     """
-    config = build(lanes, chunk_bits)
+    config = build(lanes, banks, chunk_bits)
     rng = random.Random(100 + lanes)
     dut = SpikeMemory(config)
     n_pieces = chunk_bits // PIECE_BITS
@@ -83,7 +99,7 @@ def test_pieces_of_several_rows(lanes: int, chunk_bits: int) -> None:
     async def bench(ctx):
         memory = await fill(ctx, dut, config, rng, 150)
         for pitch, n_rows, starts in layouts:
-            rows = [0] * 4
+            rows = [0] * n_pieces
             for start in starts:
                 rows[start % n_pieces] = start // n_pieces
             ctx.set(dut.piece_rows, rows)

@@ -1,4 +1,4 @@
-"""Tests of weight memory in block RAM and in SPRAM: reads return what was written."""
+"""Tests of weight memory in block RAM and in SPRAM: events and words get what was written."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from amaranth.hdl import Fragment
 from amaranth.lib import memory
 
 import hw.core.weights
+from hw.core.nest import WORD_BITS
 from hw.core.weights import WeightMemory, spram_grid
 from hw.parts.memories import SPRAM_BITS, SPRAM_DEPTH
 from hw.spec import Config, SpecError
@@ -24,6 +25,7 @@ DEEP = replace(CONFIG, lanes=8, weight_depth=2 * SPRAM_DEPTH)  # two SPRAMs wide
 NARROW = replace(
     CONFIG, lanes=8, weight_bits=4, weight_depth=2 * SPRAM_DEPTH - 5
 )  # the last five rows of the SPRAMs are not used
+BANK = replace(CONFIG, banks=2)
 
 
 class Spram(Elaboratable):
@@ -60,41 +62,174 @@ class Spram(Elaboratable):
         return m
 
 
-@pytest.mark.parametrize("config", [CONFIG, DEEP, NARROW], ids=["wide", "deep", "narrow"])
-@pytest.mark.parametrize("device", ["LFE5U-85F", "iCE40UP5K"])
-def test_what_is_read_is_what_was_written(config: Config, device: str, monkeypatch) -> None:
+def built(config: Config, device: str, monkeypatch) -> tuple[WeightMemory, Fragment]:
+    """Return weight memory, and the same as it is built for ``device``."""
     monkeypatch.setattr(hw.core.weights, "Instance", Spram)
     dut = WeightMemory(config)
-    rng = random.Random(1)
-    row_bits = config.lanes * config.weight_bits
+    return dut, Fragment.get(dut, SimpleNamespace(device=device))
+
+
+def rows_to_use(config: Config, rng: random.Random) -> list[int]:
+    """Return the rows at the ends of SPRAMs and of the memory, and some others."""
     used = [0, 1, SPRAM_DEPTH - 1, config.weight_depth - 1, *rng.sample(range(SPRAM_DEPTH), 6)]
-    used += [row % config.weight_depth for row in (SPRAM_DEPTH, SPRAM_DEPTH + 1)]
+    return used + [row % config.weight_depth for row in (SPRAM_DEPTH, SPRAM_DEPTH + 1)]
+
+
+def random_event(config: Config, rng: random.Random, rows: list[int]) -> dict[str, int]:
+    """Return an event; most have an active input."""
+    return {
+        "weight": rng.choice(rows),
+        "add": rng.random() < 0.7,
+        "last": rng.random() < 0.4,
+        "tail": rng.randrange(2),
+        "identity": rng.getrandbits(config.bank_lanes),
+    }
+
+
+async def write(ctx, dut: WeightMemory, rows: list[int], rng: random.Random) -> dict[int, int]:
+    """Write random weights into ``rows``, one row per cycle, and return them."""
+    contents = {row: rng.getrandbits(len(dut.write.p.data)) for row in rows}
+    ctx.set(dut.write.valid, 1)
+    for row, value in contents.items():
+        ctx.set(dut.write.p, {"row": row, "data": value})
+        await ctx.tick()
+    ctx.set(dut.write.valid, 0)
+    await ctx.tick().repeat(3)
+    return contents
+
+
+def check_row(ctx, dut: WeightMemory, wanted: dict[str, int] | None, what: str) -> None:
+    """Check what comes out in this cycle; weights of None may have any value."""
+    row = ctx.get(dut.rows.p)
+    assert ctx.get(dut.rows.valid) == (wanted is not None), what
+    if wanted is None:
+        assert (row.add, row.last) == (0, 0), f"{what}: flags without an event"
+        return
+    for name in ("add", "last", "identity", "weights"):
+        if wanted[name] is not None:
+            assert getattr(row, name) == wanted[name], f"{what}, {name}"
+
+
+BUILDS = pytest.mark.parametrize(
+    "config", [CONFIG, DEEP, NARROW, BANK], ids=["wide", "deep", "narrow", "bank"]
+)
+DEVICES = pytest.mark.parametrize("device", ["LFE5U-85F", "iCE40UP5K"])
+
+
+@BUILDS
+@DEVICES
+def test_what_is_read_is_what_was_written(config: Config, device: str, monkeypatch) -> None:
+    """Rows are written and read in turn, and an event without an active input has weights 0."""
+    dut, fragment = built(config, device, monkeypatch)
+    rng = random.Random(1)
+    used = rows_to_use(config, rng)
 
     async def bench(ctx) -> None:
         contents: dict[int, int] = {}
-        under_way: list[int | None] = [None] * dut.LATENCY
+        under_way: list[dict | None] = [None] * dut.LATENCY
         just_written = None
-        for _ in range(300):
-            writes, reads = rng.random() < 0.4, rng.random() < 0.7
+        n_checked = 0
+        ctx.set(dut.rows.ready, 1)
+        for cycle in range(300):
+            writes, reads = rng.random() < 0.2, rng.random() < 0.7
             row = rng.choice(used)
-            ctx.set(dut.write_en, writes)
-            ctx.set(dut.write_row, row)
-            ctx.set(dut.write_data, value := rng.getrandbits(row_bits))
-            ctx.set(dut.move, 1)
-            ctx.set(dut.read_en, reads)
-            ctx.set(dut.read_row, read_row := rng.choice(used))
-            defined = reads and not writes and read_row != just_written
-            if writes:
-                under_way[-2:] = [None, None]
-            under_way.append(contents.get(read_row) if defined else None)
+            value = rng.getrandbits(config.lanes * config.weight_bits)
+            ctx.set(dut.write.valid, writes)
+            ctx.set(dut.write.p, {"row": row, "data": value})
+            event = random_event(config, rng, used)
+            ctx.set(dut.events.valid, reads)
+            ctx.set(dut.events.p, event)
+            assert ctx.get(dut.events.ready)
+            if writes:  # it may spoil what has been read in the last two cycles
+                for other in under_way[-2:]:
+                    if other is not None and other["add"]:
+                        other["weights"] = None
+            weights = contents.get(event["weight"])
+            if writes or event["weight"] == just_written:
+                weights = None
+            under_way.append(event | {"weights": weights if event["add"] else 0} if reads else None)
             just_written = row if writes else None
             if writes:
                 contents[row] = value
             await ctx.tick()
-            if (expected := under_way[-dut.LATENCY]) is not None:
-                assert ctx.get(dut.read_data) == expected
+            wanted = under_way[-dut.LATENCY]
+            check_row(ctx, dut, wanted, f"cycle {cycle}")
+            n_checked += bool(wanted is not None and wanted["weights"])
+        assert n_checked > 40
 
-    simulate(Fragment.get(dut, SimpleNamespace(device=device)), bench)
+    simulate(fragment, bench)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [CONFIG, DEEP, NARROW, BANK, replace(CONFIG, sum_queue=0), replace(DEEP, sum_queue=0)],
+    ids=["wide", "deep", "narrow", "bank", "wide without queue", "deep without queue"],
+)
+@DEVICES
+def test_rows_wait_and_are_dropped(config: Config, device: str, monkeypatch) -> None:
+    """A row waits until the next stage is ready, and an abort drops all that are under way.
+
+    An event in the cycle of the abort is dropped, too, and the one in the next cycle is not.
+    """
+    dut, fragment = built(config, device, monkeypatch)
+    # Lanes without a queue of sums look at `add`.
+    zeros = 0 if config.sum_queue or device != "iCE40UP5K" else None
+    rng = random.Random(2)
+    used = rows_to_use(config, rng)
+
+    async def bench(ctx) -> None:
+        contents = await write(ctx, dut, used, rng)
+        stages: list[dict | None] = [None] * dut.LATENCY
+        n_aborts = n_rows = 0
+        for cycle in range(400):
+            aborted, ready, valid = (rng.random() < p for p in (0.06, 0.6, 0.8))
+            event = random_event(config, rng, used)
+            ctx.set(dut.aborted, aborted)
+            ctx.set(dut.rows.ready, ready)
+            ctx.set(dut.events.valid, valid)
+            ctx.set(dut.events.p, event)
+            assert ctx.get(dut.events.ready) == ready
+            check_row(ctx, dut, stages[-1], f"cycle {cycle}")
+            n_rows += ready and stages[-1] is not None
+            n_aborts += aborted and None not in stages
+            if aborted:
+                stages = [None] * dut.LATENCY
+            elif ready:
+                weights = contents[event["weight"]] if event["add"] else zeros
+                stages = [event | {"weights": weights} if valid else None, *stages[:-1]]
+            await ctx.tick()
+        assert n_rows > 80 and n_aborts > 3
+
+    simulate(fragment, bench)
+
+
+@BUILDS
+@DEVICES
+def test_words_of_rows(config: Config, device: str, monkeypatch) -> None:
+    """A word of 32 bits is read in each cycle, and is no event for the lanes."""
+    dut, fragment = built(config, device, monkeypatch)
+    rng = random.Random(3)
+    used = rows_to_use(config, rng)
+    n_words = config.lanes * config.weight_bits // WORD_BITS
+
+    async def bench(ctx) -> None:
+        contents = await write(ctx, dut, used, rng)
+        ctx.set(dut.rows.ready, 1)
+        ctx.set(dut.events.p, {"weight": used[0], "add": 1, "last": 1})  # not valid
+        under_way: list[int | None] = [None] * dut.WORD_LATENCY
+        for _ in range(150):
+            asks = rng.random() < 0.8
+            row, word = rng.choice(used), rng.randrange(n_words)
+            ctx.set(dut.word.valid, asks)
+            ctx.set(dut.word.p, {"row": row, "word": word})
+            wanted = contents[row] >> word * WORD_BITS & (1 << WORD_BITS) - 1
+            under_way.append(wanted if asks else None)
+            await ctx.tick()
+            check_row(ctx, dut, None, "a word")
+            if (wanted := under_way[-dut.WORD_LATENCY]) is not None:
+                assert ctx.get(dut.word_data) == wanted
+
+    simulate(fragment, bench)
 
 
 def test_rows_that_do_not_fit_are_refused() -> None:
