@@ -140,7 +140,7 @@ def measure(case: Case, board: Board) -> dict[str, object]:
         "density": case.density,
         "n_cycles": counters.n_cycles,
         "n_weight_reads": counters.n_weight_reads,
-        "port_use": counters.n_weight_reads / counters.n_cycles / board.config.cores,
+        "port_use": counters.n_weight_reads / counters.n_cycles / board.config.banks,
         "n_predicted": predict_cycles(program, result.maps)[name],
     }
 
@@ -171,18 +171,18 @@ def main(argv: list[str] | None = None) -> int:
     parser = CommandParser(
         prog="python -m sim.bench",
         description=__doc__,
-        epilog="examples:\n  python -m sim.bench\n  python -m sim.bench --cores 4\n"
+        epilog="examples:\n  python -m sim.bench\n  python -m sim.bench --banks 4\n"
         "  python -m sim.bench --json > bench.json\n",
     )
     parser.add_argument(
-        "--cores", type=int, default=1, help="number of cores: 1 (default), 2, 4, 8"
+        "--banks", type=int, default=1, help="number of banks: 1 (default), 2, 4, 8"
     )
     parser.add_argument(
         "--json", action="store_true", help="print one JSON list in place of a table"
     )
     arguments = parser.parse_args(argv)
     try:
-        config = replace(CONFIG, cores=arguments.cores)
+        config = replace(CONFIG, banks=arguments.banks)
     except SpecError as error:
         parser.error(str(error))
     rows = measure_all(config, quiet=arguments.json)

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from hw.bus import row_write_layout
 from hw.protocol import Address, Result, Run, Space, row_bytes
-from hw.spec import GRANULE_BITS
 from sw.compile.program import Counters, Program
 
 
@@ -146,16 +145,12 @@ class CoreBench:
         """
         program = self.program
         place = program.inputs[0]
-        await self.write(Space.SPIKE, place.start // GRANULE_BITS, program.pack_input(sample))
+        await self.write(Space.SPIKE, place.first_row, program.pack_input(sample))
         await self.put("run", [Run.const({"tag": tag, "entry": program.entries[0]}).as_bits()])
         result = Result.from_bits(await self.get("done"))
         assert result.tag == tag
         spikes = {
-            name: place.unpack(
-                await self.read(
-                    Space.SPIKE, place.start // GRANULE_BITS, place.n_bits // GRANULE_BITS
-                )
-            )
+            name: place.unpack(await self.read(Space.SPIKE, place.first_row, place.n_rows))
             for name, place in program.placements.items()
         }
         counters = await self.read(Space.COUNTER, 0, program.n_counter_rows)

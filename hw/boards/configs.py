@@ -9,7 +9,7 @@ iCE40 UltraPlus (FPGA-DS-02008) has four SPRAMs of 256 kbit and thirty block RAM
 
 The suffix ``/w2``, ``/w4`` or ``/w8`` of a name stands for the same board built for another weight
 width, with the same number of bits of weight memory. The ULX3S-85F has two entries:
-``ulx3s-85f-quad`` has four cores.
+``ulx3s-85f-quad`` has four banks.
 """
 
 from __future__ import annotations
@@ -40,14 +40,16 @@ CONFIGS: dict[str, Config] = {
         Config(name="ulx3s-85f", **_ECP5_85F, **_60_MHZ),
         Config(
             name="ulx3s-85f-quad",
-            cores=4,
+            banks=4,
             lanes=32,
             weight_bits=4,
             weight_depth=4096,
             fire_lanes=4,
+            sum_bits=14,
             membrane_bits=18,
+            chunk_bits=32,
             membrane_slots=16,
-            spike_bytes=16384,
+            spike_bytes=8192,
             **_60_MHZ,
         ),
         Config(name="ulx3s-45f", weight_depth=9216, fire_lanes=4, **_75_MHZ),
@@ -66,6 +68,7 @@ CONFIGS: dict[str, Config] = {
             name="icebreaker",
             lanes=16,
             weight_bits=4,
+            sum_bits=16,
             membrane_bits=16,
             weight_depth=16384,
             fire_lanes=2,
@@ -78,6 +81,7 @@ CONFIGS: dict[str, Config] = {
         Config(
             name="ice40-hx8k",
             lanes=8,
+            sum_bits=18,
             membrane_bits=18,
             weight_depth=512,
             fire_lanes=1,

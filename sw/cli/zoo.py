@@ -101,7 +101,7 @@ def granularities(config: ModelConfig) -> str:
 def smallest_board(network: Network) -> tuple[str | None, Program | None]:
     """Return the board with the least weight memory that the network fits, and its program."""
     configs = [config_by_name(name).with_weight_bits(network.weight_bits) for name in BOARDS]
-    for config in sorted(configs, key=lambda c: c.cores * c.weight_depth * c.lanes * c.weight_bits):
+    for config in sorted(configs, key=lambda c: c.banks * c.weight_depth * c.lanes * c.weight_bits):
         try:
             return board_name(config), compile_network(network, config)
         except FitError:

@@ -1,4 +1,4 @@
-"""Division of a job's input window into chunks, the units in which a core reads spike memory."""
+"""Division of a job's input window into chunks, the units in which banks read spike memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Chunks:
     piece_weights: tuple[int, ...]
 
     def pieces(self, config: Config) -> tuple[tuple[int, int, int], ...]:
-        """Return the pieces in use, as in :attr:`sw.compile.program.Part.pieces`."""
+        """Return the pieces in use, as in :attr:`sw.compile.program.LayerPlan.pieces`."""
         return tuple(
             (k * PIECE_BITS + self.piece_rows[k] * config.chunk_bits, body, tail)
             for k, (body, tail) in enumerate(zip(self.body_bits, self.tail_bits, strict=True))
@@ -41,22 +41,23 @@ class Chunks:
 
 
 def cut_window(
-    layer: Layer, source: Placement, run: int, weight_pitch: int, aligned: bool, config: Config
+    layer: Layer, source: Placement, weight_pitch: int, aligned: bool, config: Config
 ) -> Chunks:
     """Cut the input window of a job into chunks.
 
+    A run is the contiguous bits of spike memory that a kernel row reads, or, if kernel columns share
+    their weights, one position of it.
+
     Parameters
     ----------
-    run : number of contiguous bits of spike memory that a kernel row reads, or, if kernel columns
-        share their weights, one position of it.
     weight_pitch : rows of weight memory between the weights of two kernel rows.
     aligned : whether every run begins at a granule. If not, a chunk lacks up to
         ``GRANULE_BITS - 1`` bits at its end, because it is read as whole granules from the one that
         holds its first bit.
     """
     missing = 0 if aligned else GRANULE_BITS
-    gathered = _gather_rows(layer, source, run, weight_pitch, missing, config)
-    return gathered or _split_runs(layer, source, run, weight_pitch, missing, config)
+    gathered = _gather_rows(layer, source, weight_pitch, missing, config)
+    return gathered or _split_runs(layer, source, weight_pitch, missing, config)
 
 
 def _merges_columns(layer: Layer) -> bool:
@@ -65,11 +66,12 @@ def _merges_columns(layer: Layer) -> bool:
 
 
 def _gather_rows(
-    layer: Layer, source: Placement, run: int, weight_pitch: int, missing: int, config: Config
+    layer: Layer, source: Placement, weight_pitch: int, missing: int, config: Config
 ) -> Chunks | None:
     """Return chunks that hold several short kernel rows, a piece each; None if only one would fit
     or an offset exceeds its header field."""
-    kernel_y = layer.kernel[0]
+    kernel_y, kernel_x = layer.kernel
+    run = (kernel_x - 1) * source.pixel + source.bank_channels
     n_pieces = config.chunk_bits // PIECE_BITS
     pitch_bytes, rest = divmod(source.row, GRANULE_BITS)
     if rest or not _merges_columns(layer):
@@ -97,27 +99,38 @@ def _gather_rows(
 
 
 def _split_runs(
-    layer: Layer, source: Placement, run: int, weight_pitch: int, missing: int, config: Config
+    layer: Layer, source: Placement, weight_pitch: int, missing: int, config: Config
 ) -> Chunks:
     """Return chunks that each hold a part of one run."""
     kernel_y, kernel_x = layer.kernel
     merged = _merges_columns(layer)
-    if merged and source.row == run == weight_pitch:  # all kernel rows and weights are contiguous
-        run, kernel_y = run * kernel_y, 1
-    step = config.chunk_bits - missing
-    n_chunks = -(-run // step)
+    length = kernel_x if merged else 1  # number of positions of a run
+    contiguous = (source.row, weight_pitch) == (
+        length * source.pixel,
+        length * source.position_rows,
+    )
+    if merged and contiguous:  # all kernel rows are one run
+        length, kernel_y = length * kernel_y, 1
     n_pieces = config.chunk_bits // PIECE_BITS
-    starts = [k * PIECE_BITS for k in range(n_pieces)]
     unused = (0,) * (N_PIECES - n_pieces)
+    depth = source.bank_channels
 
     def valid(n_bits: int) -> tuple[int, ...]:
-        """Return the valid bits of each piece of a chunk that has ``n_bits``."""
-        return tuple(min(max(n_bits - start, 0), PIECE_BITS) for start in starts) + unused
+        """Return the valid bits of each piece of a chunk that has ``n_bits`` of a run."""
+        pieces = [min(max(n_bits - k * PIECE_BITS, 0), PIECE_BITS) for k in range(n_pieces)]
+        return tuple(min(n, depth) if source.is_piece else n for n in pieces) + unused
+
+    def rows(n_bits: int) -> int:
+        """Return the number of weight rows of whole granules, or positions, of a run."""
+        return n_bits * source.position_rows // source.pixel
 
     def level(count: int, source: int, weight: int = 0) -> Level:
         return Level(count=count, strides=Strides(source=source, weight=weight), in_job=True)
 
-    levels = [level(n_chunks, step, step)]
+    run = (length - 1) * source.pixel + depth
+    step = config.chunk_bits - missing
+    n_chunks = -(-run // step)
+    levels = [level(n_chunks, step, rows(step))]
     if not merged:
         levels.append(level(kernel_x, source.pixel))
     levels.append(level(kernel_y, source.row, weight_pitch))
@@ -126,5 +139,5 @@ def _split_runs(
         body_bits=valid(step),
         tail_bits=valid(run - (n_chunks - 1) * step),
         piece_rows=(0,) * N_PIECES,
-        piece_weights=tuple(starts) + unused,
+        piece_weights=tuple(rows(k * PIECE_BITS) for k in range(n_pieces)) + unused,
     )

@@ -21,18 +21,18 @@ that the host can fill one while the core reads the other. A device that takes p
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
 from hw.protocol import Space, descriptor_rows, row_bytes
 from hw.spec import GRANULE_BITS, N_PLANES, PARAM_BITS, Config, signed_range
-from sw.compile.nest import LayerContext, compile_share
+from sw.compile.deal import channel_rates, orders
+from sw.compile.nest import LayerContext, compile_layer
 from sw.compile.placement import place_maps
-from sw.compile.program import PIXELS, FitError, LayerPlan, Part, Placement, Program, device_layers
-from sw.compile.rows import descriptor_bytes, interleave_cores
-from sw.compile.shares import Share, shares_of_cores
-from sw.network.bounds import layer_bounds
+from sw.compile.program import PIXELS, FitError, LayerPlan, Placement, Program, device_layers
+from sw.compile.rows import descriptor_bytes
+from sw.network.bounds import bank_bounds, layer_bounds
 from sw.network.encoder import PIXEL_MAX
 from sw.network.network import Network
 
@@ -79,16 +79,6 @@ def _can_run_encoder(network: Network, config: Config) -> bool:
     )
 
 
-@dataclass
-class _CoreMemory:
-    """Contents of one core's memories, which grow layer by layer."""
-
-    weights: bytearray = field(default_factory=bytearray)
-    params: bytearray = field(default_factory=bytearray)
-    descriptors: list[bytearray] = field(default_factory=list)
-    """One sequence of descriptors per input buffer."""
-
-
 class _Compiler:
     """The compilation of one network for one configuration."""
 
@@ -98,18 +88,18 @@ class _Compiler:
         self.pixels = pixels
         self.layers = device_layers(network, pixels)
         shapes = network.map_shapes()
-        timesteps = dict.fromkeys(shapes, network.timesteps)
+        order = orders(network.layers, shapes, channel_rates(network), config.banks)
         if pixels:
             shapes = {PIXELS: network.image_shape} | shapes
-            timesteps[PIXELS] = N_PLANES
-        self.placements, n_bits = place_maps(shapes, self.layers, timesteps, config)
+        self.placements, n_bits = place_maps(shapes, self.layers, network.timesteps, order, config)
         self.host_map = next(iter(shapes))
         """Name of the map that the host writes."""
         self.inputs = _input_buffers(self.placements[self.host_map], n_bits, config)
         self.spike_bits = n_bits + sum(place.n_bits for place in self.inputs[1:])
-        self.cores = [
-            _CoreMemory(descriptors=[bytearray() for _ in self.inputs]) for _ in range(config.cores)
-        ]
+        self.weights = bytearray()
+        self.params = bytearray()
+        self.descriptors = [bytearray() for _ in self.inputs]
+        """One sequence of descriptors per input buffer."""
 
     def compile(self) -> Program:
         """Compile all layers.
@@ -121,36 +111,27 @@ class _Compiler:
         """
         plans = tuple(self._compile_layer(n) for n in range(len(self.layers)))
         config = self.config
-        weight_row_bytes = row_bytes(Space.WEIGHT, config)
-        # Descriptors follow the weights, in the same rows of all cores.
-        n_weight_bytes = max(len(core.weights) for core in self.cores)
-        first_descriptor = n_weight_bytes // weight_row_bytes
-        weight_images = [
-            core.weights.ljust(n_weight_bytes, b"\0") + b"".join(core.descriptors)
-            for core in self.cores
-        ]
+        first_descriptor = len(self.weights) // row_bytes(Space.WEIGHT, config)
         rows_per_run = len(self.layers) * descriptor_rows(config)
         program = Program(
             config=config,
             images={
-                Space.WEIGHT: interleave_cores(weight_images, weight_row_bytes),
-                Space.PARAM: interleave_cores(
-                    [core.params for core in self.cores], row_bytes(Space.PARAM, config)
-                ),
+                Space.WEIGHT: bytes(self.weights) + b"".join(self.descriptors),
+                Space.PARAM: bytes(self.params),
             },
             placements=self.placements,
             inputs=self.inputs,
             entries=tuple(first_descriptor + i * rows_per_run for i in range(len(self.inputs))),
             layers=plans,
             n_classes=self.network.n_classes,
-            spike_bytes=-(-self.spike_bits // GRANULE_BITS),
+            spike_bytes=self.spike_bits // GRANULE_BITS * config.banks,
             pixels=self.pixels,
         )
         _check_fits(program)
         return program
 
     def _compile_layer(self, n: int) -> LayerPlan:
-        """Append a layer's rows and descriptors to the memories of all cores."""
+        """Append a layer's rows and descriptors to the memories."""
         layer, config = self.layers[n], self.config
         context = LayerContext(
             layer=layer,
@@ -160,34 +141,15 @@ class _Compiler:
             final=n == len(self.layers) - 1,
             pixels=self.pixels and n == 0,
         )
-        _check_membranes(context)
-        _, height, _ = layer.map_shape(context.source.shape)
-        shares = shares_of_cores(layer, height, config)
-        parts = tuple(
-            self._compile_share(context, share, core)
-            for share, core in zip(shares, self.cores, strict=True)
-        )
-        return LayerPlan(name=layer.name, source=layer.source, parts=parts)
-
-    def _compile_share(
-        self, context: LayerContext, share: Share | None, core: _CoreMemory
-    ) -> Part | None:
-        """Append a share's rows and descriptors to the memories of its core."""
-        layer, config = context.layer, context.config
-        if share is None:
-            idle = {"idle": 1, "final": int(context.final), "n_classes": 1}
-            for descriptors in core.descriptors:
-                descriptors += descriptor_bytes(layer.name, idle, [], config)
-            return None
-        compiled = compile_share(
+        _check_numbers(context)
+        compiled = compile_layer(
             context,
-            share,
-            weight_base=len(core.weights) // row_bytes(Space.WEIGHT, config),
-            param_base=len(core.params) // row_bytes(Space.PARAM, config),
+            weight_base=len(self.weights) // row_bytes(Space.WEIGHT, config) // config.banks,
+            param_base=len(self.params) // row_bytes(Space.PARAM, config),
         )
-        core.weights += compiled.weights
-        core.params += compiled.params
-        for place, descriptors in zip(self.inputs, core.descriptors, strict=True):
+        self.weights += compiled.weights
+        self.params += compiled.params
+        for place, descriptors in zip(self.inputs, self.descriptors, strict=True):
             # A run on another buffer differs only in where it reads the host's map.
             offset = place.start - self.inputs[0].start
             header = dict(compiled.header)
@@ -196,7 +158,7 @@ class _Compiler:
             if layer.identity == self.host_map:
                 header["identity"] += offset // GRANULE_BITS
             descriptors += descriptor_bytes(layer.name, header, compiled.levels, config)
-        return compiled.part
+        return compiled.plan
 
 
 def _input_buffers(first: Placement, n_bits: int, config: Config) -> tuple[Placement, ...]:
@@ -209,8 +171,8 @@ def _input_buffers(first: Placement, n_bits: int, config: Config) -> tuple[Place
     return first, replace(first, base=first.base + n_bits, start=n_bits)
 
 
-def _check_membranes(context: LayerContext) -> None:
-    """Raise :class:`FitError` if a layer's membranes could overflow those of the device."""
+def _check_numbers(context: LayerContext) -> None:
+    """Raise :class:`FitError` if a layer's membranes or sums could overflow those of the device."""
     layer, config = context.layer, context.config
     bounds = layer_bounds(layer, context.timesteps, PIXEL_MAX if context.pixels else 1)
     if bounds.n_bits > config.membrane_bits:
@@ -218,6 +180,13 @@ def _check_membranes(context: LayerContext) -> None:
             f"layer {layer.name!r} needs membranes of {bounds.n_bits} bits, {config.name!r} "
             f"has {config.membrane_bits}; quantise it to fewer bits",
             {"membrane_bits": (bounds.n_bits, config.membrane_bits)},
+        )
+    sums = bank_bounds(layer, context.timesteps, context.source.bank_inputs)
+    if sums.n_bits > config.sum_bits:
+        raise FitError(
+            f"layer {layer.name!r} needs sums of {sums.n_bits} bits in each of {config.banks} banks, "
+            f"{config.name!r} has {config.sum_bits}; quantise it to fewer bits",
+            {"sum_bits": (sums.n_bits, config.sum_bits)},
         )
 
 

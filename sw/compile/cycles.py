@@ -26,20 +26,21 @@ from hw.spec import (
     LANES_LATENCY,
     LAYER_CYCLES,
     MEMBRANE_LATENCY,
-    N_PLANES,
     QUEUE_LATENCY,
     ROOM_LATENCY,
     SUMS_IN_FLIGHT,
     Config,
 )
-from sw.compile.program import LayerPlan, Part, Placement, Program
+from sw.compile.program import LayerPlan, Placement, Program
 
 NEVER = -(1 << 60)
 """Cycle before all others, of an event that has not taken place."""
 
 
-def active_inputs(plan: Part, source: Placement, spikes: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Count the active inputs of every chunk, in the order in which the core reads them.
+def active_inputs(
+    plan: LayerPlan, source: Placement, spikes: NDArray[np.uint8]
+) -> NDArray[np.int64]:
+    """Count the active inputs of every chunk, in the order in which the banks read them.
 
     Parameters
     ----------
@@ -47,25 +48,26 @@ def active_inputs(plan: Part, source: Placement, spikes: NDArray[np.uint8]) -> N
 
     Returns
     -------
-    int64 array (n_jobs, n_chunks).
+    int64 array (banks, n_jobs, n_chunks).
     """
-    bits = np.unpackbits(np.frombuffer(source.pack(spikes), np.uint8), bitorder="little")
-    before = np.concatenate([[0], np.cumsum(bits, dtype=np.int64)])
+    bits = source.bank_bits(spikes)
+    before = np.pad(np.cumsum(bits, axis=1, dtype=np.int64), ((0, 0), (1, 0)))
+    n_bits = bits.shape[1]
     starts = np.array([plan.source_base - source.start])
     for count, stride in zip(plan.counts[:0:-1], plan.source_strides[:0:-1], strict=True):
         starts = (starts[:, None] + np.arange(count) * stride).reshape(-1)
     n_chunks = plan.counts[0]
     starts = starts[:, None] + np.arange(n_chunks) * plan.source_strides[0]
-    counts = np.zeros(starts.shape, np.int64)
+    counts = np.zeros((source.banks, *starts.shape), np.int64)
     for offset, body, tail in plan.pieces:
         valid = np.full(n_chunks, body)
         valid[-1] = tail
-        begins = np.minimum(starts + offset, len(bits))
-        counts += before[np.minimum(begins + valid, len(bits))] - before[begins]
-    if plan.pixels:  # the iterations after the bit-planes are timesteps, which read no input
-        by_level = np.moveaxis(counts.reshape(plan.counts[::-1]), -1 - plan.time_level, 0)
-        by_level[N_PLANES:] = 0
-    return counts.reshape(plan.n_jobs, -1)
+        begins = np.minimum(starts + offset, n_bits)
+        counts += before[:, np.minimum(begins + valid, n_bits)] - before[:, begins]
+    if plan.n_plane_steps:  # the timesteps after the bit-planes read no input
+        by_level = counts.reshape(source.banks, *plan.counts[::-1])
+        np.moveaxis(by_level, -1 - plan.time_level, 0)[plan.n_plane_steps :] = 0
+    return counts.reshape(source.banks, plan.n_jobs, -1)
 
 
 class _Queue:
@@ -127,8 +129,8 @@ class _Moves:
             self._passed += self._waits.popleft()[1]
 
 
-def part_cycles(plan: Part, active: NDArray[np.int64], config: Config) -> int:
-    """Return the number of cycles that a core takes for its part of a layer.
+def layer_cycles(plan: LayerPlan, active: NDArray[np.int64], config: Config) -> int:
+    """Return the number of cycles that a layer takes on a device with a single bank.
 
     Parameters
     ----------
@@ -195,17 +197,16 @@ def part_cycles(plan: Part, active: NDArray[np.int64], config: Config) -> int:
 
 
 def predict_cycles(program: Program, maps: dict[str, NDArray[np.uint8]]) -> dict[str, int]:
-    """Return the number of cycles of each layer, in the core that takes longest.
+    """Return the number of cycles of each layer.
 
     Parameters
     ----------
     maps : spikes (T, C, H, W) of every map by name, the one that the host writes included.
     """
-
-    def cycles(plan: LayerPlan, part: Part) -> int:
-        active = active_inputs(part, program.placements[plan.source], maps[plan.source])
-        return part_cycles(part, active, program.config)
-
     return {
-        plan.name: max(cycles(plan, part) for part in plan.parts if part) for plan in program.layers
+        plan.name: max(
+            layer_cycles(plan, of_bank, program.config)
+            for of_bank in active_inputs(plan, program.placements[plan.source], maps[plan.source])
+        )
+        for plan in program.layers
     }

@@ -1,4 +1,4 @@
-"""Compilation of one core's share of a layer: the loop nest, the rows of weights and parameters."""
+"""Compilation of a layer: the loop nest, the rows of weights and parameters."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from hw.spec import GRANULE_BITS, N_LEVELS, N_PLANES, PARAM_BITS, Config
 from sw.compile.chunks import Chunks, cut_window
 from sw.compile.levels import Level, Strides, Turns, increments, interleaved, interleavings
-from sw.compile.program import FitError, Part, Placement
+from sw.compile.program import FitError, LayerPlan, Placement
 from sw.compile.rows import pack_rows, param_rows, row_strides, weight_rows
-from sw.compile.shares import Share
 from sw.network.network import Layer
 
 N_ADDRESS_VALUES = 1 << 16
@@ -63,33 +62,39 @@ class LayerContext:
         return -(-self.layer.n_out // self.config.fire_lanes)
 
     @property
-    def n_planes(self) -> int:
-        """Iterations of the time loop that come before the first timestep."""
-        return N_PLANES if self.pixels else 0
+    def n_plane_steps(self) -> int:
+        """Iterations of the time loop that come before the first timestep; each processes a
+        bit-plane per bank."""
+        return N_PLANES // self.config.banks if self.pixels else 0
+
+    @property
+    def lane_order(self) -> tuple[int, ...]:
+        """Output channel of each rank; logits keep their order."""
+        return self.target.order if self.target else tuple(range(self.layer.n_out))
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompiledShare:
-    """Contents of a core's memories with which it runs its share of a layer."""
+class CompiledLayer:
+    """Contents of the memories with which a device runs a layer."""
 
-    part: Part
+    plan: LayerPlan
     header: dict[str, Any]
     """Values of :class:`hw.protocol.Header`."""
     levels: list[dict[str, int]]
     """Values of :class:`hw.protocol.Level`, innermost first."""
     weights: bytes
-    """Rows of weight memory."""
+    """Rows of weight memory, those of the banks in turns."""
     params: bytes
     """Rows of parameter memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Geometry:
-    """Shapes of a share, and the strides of each address along its axes."""
+    """Shapes of a layer, and the strides of each address along its axes."""
 
     height: int
     width: int
-    """Height and width of the share's output map, after pooling."""
+    """Height and width of the output map, after pooling."""
     column: Strides
     row: Strides
     """Strides of one position before pooling; without target, as spikes are written after it."""
@@ -98,8 +103,6 @@ class _Geometry:
     """Strides of one position after pooling, in granules of the target."""
     group: Strides
     time: Strides
-    run: int
-    """Contiguous bits that a kernel row reads; see :func:`sw.compile.chunks.cut_window`."""
     weight_pitch: int
     """Rows of weight memory between two kernel rows."""
     source_base: int
@@ -107,25 +110,24 @@ class _Geometry:
     target_base: int
 
 
-def compile_share(
-    context: LayerContext, share: Share, *, weight_base: int, param_base: int
-) -> CompiledShare:
-    """Compile the share of a layer that one core runs.
+def compile_layer(context: LayerContext, *, weight_base: int, param_base: int) -> CompiledLayer:
+    """Compile a layer.
 
     Parameters
     ----------
-    weight_base, param_base : rows of the core's memories at which the share's rows will lie.
+    weight_base : row of a bank's weight memory at which the layer's rows will lie.
+    param_base : the same for parameter memory.
 
     Raises
     ------
     FitError
-        The core has too few membrane slots, loop levels or iterations for the layer.
+        The device has too few membrane slots, loop levels or iterations for the layer.
     """
     layer, config = context.layer, context.config
-    weights, params = _weights_of(context, share), _params_of(context, share)
-    geometry = _geometry(context, share, weights, params)
+    weights, params = _weights_of(context), _params_of(context)
+    geometry = _geometry(context, weights, params)
     chunks = _chunks(context, geometry)
-    spacing, levels = _order_jobs(context, share, geometry, chunks)
+    spacing, levels = _order_jobs(context, geometry, chunks)
     time = _time_level(context, geometry)
     header = {
         "source": geometry.source_base,
@@ -141,7 +143,7 @@ def compile_share(
         "time_levels": _mask(levels, "is_time"),
         "pool_levels": _mask(levels, "is_pool"),
         "tail_levels": _mask(levels, "is_group"),
-        "tail_lanes": _tail_lanes(context, share),
+        "tail_lanes": _tail_lanes(context),
         "last_beat": context.n_beats - 1,
         "n_levels": len(levels),
         "leak": layer.leak,
@@ -149,12 +151,15 @@ def compile_share(
         "final": int(context.final),
         "n_classes": layer.n_out if layer.output else 0,
         "pixels": int(context.pixels),
+        "granule_rows": context.source.granule_rows,
         "body_bits": chunks.body_bits,
         "tail_bits": chunks.tail_bits,
         "piece_rows": chunks.piece_rows,
         "piece_weights": chunks.piece_weights,
     }
-    part = Part(
+    plan = LayerPlan(
+        name=layer.name,
+        source=layer.source,
         n_jobs=math.prod(level.count for level in levels if not level.in_job),
         spacing=spacing,
         n_beats=context.n_beats,
@@ -163,13 +168,13 @@ def compile_share(
         pieces=chunks.pieces(config),
         source_base=geometry.source_base,
         gated=layer.identity is not None,
-        pixels=context.pixels,
+        n_plane_steps=context.n_plane_steps,
         time_level=levels.index(time) if time in levels else 0,
         weight_rows=weights.size // config.lanes,
         param_rows=params.size // (2 * config.fire_lanes),
     )
-    return CompiledShare(
-        part=part,
+    return CompiledLayer(
+        plan=plan,
         header=header,
         levels=[
             {"last": level.count - 1} | vars(moves)
@@ -183,12 +188,6 @@ def compile_share(
 # ---- shapes and strides
 
 
-def _conv_rows(context: LayerContext, share: Share) -> slice:
-    """Return the share's rows of the map before pooling."""
-    pool_y = context.layer.pool[0]
-    return slice(share.rows.start * pool_y, share.rows.stop * pool_y)
-
-
 def _kept(context: LayerContext) -> tuple[int, int]:
     """Return the numbers of rows and columns before pooling that pooling windows cover."""
     _, height, width = context.layer.map_shape(context.source.shape)
@@ -196,42 +195,37 @@ def _kept(context: LayerContext) -> tuple[int, int]:
     return height * pool_y, width * pool_x
 
 
-def _weights_of(context: LayerContext, share: Share) -> NDArray[np.int8]:
-    """Return the share's weights (y, x, group, t, ky, run, lanes); shared axes have length 1."""
-    layer = context.layer
-    rows = weight_rows(layer, context.config, context.source.pixel)
-    if not layer.output:  # rows and columns that pooling leaves out need no weights
-        _, conv_height, conv_width = layer.conv_shape(context.source.shape)
-        kept_y, kept_x = _kept(context)
-        rows = rows[
-            : kept_y if rows.shape[0] == conv_height else None,
-            : kept_x if rows.shape[1] == conv_width else None,
-        ]
-    own = _conv_rows(context, share) if rows.shape[0] > 1 else slice(None)
-    return rows[own, :, share.groups]
+def _weights_of(context: LayerContext) -> NDArray[np.int8]:
+    """Return the weights (y, x, group, t, ky, run, bank, lanes) of what pooling windows cover."""
+    layer, source = context.layer, context.source
+    rows = weight_rows(layer, context.config, source, context.lane_order, source.position_rows)
+    if layer.output:
+        return rows
+    _, conv_height, conv_width = layer.conv_shape(source.shape)
+    kept_y, kept_x = _kept(context)
+    return rows[
+        : kept_y if rows.shape[0] == conv_height else None,
+        : kept_x if rows.shape[1] == conv_width else None,
+    ]
 
 
-def _params_of(context: LayerContext, share: Share) -> NDArray[np.int16]:
-    """Return the share's biases and thresholds (y, x, group, t, lanes, 2); shared axes have length
-    1."""
+def _params_of(context: LayerContext) -> NDArray[np.int16]:
+    """Return the biases and thresholds (y, x, group, t, lanes, 2); shared axes have length 1."""
     layer, config = context.layer, context.config
     _, conv_height, conv_width = layer.conv_shape(context.source.shape)
-    rows = param_rows(layer, config, (conv_height, conv_width), _kept(context))
-    rows = rows[..., : context.n_beats * config.fire_lanes, :]
-    own = _conv_rows(context, share) if rows.shape[0] > 1 else slice(None)
-    return rows[own, :, share.groups]
+    rows = param_rows(layer, config, context.lane_order, (conv_height, conv_width), _kept(context))
+    return rows[..., : context.n_beats * config.fire_lanes, :]
 
 
 def _geometry(
-    context: LayerContext, share: Share, weights: NDArray[np.int8], params: NDArray[np.int16]
+    context: LayerContext, weights: NDArray[np.int8], params: NDArray[np.int16]
 ) -> _Geometry:
     layer, config = context.layer, context.config
     source, identity, target = context.source, context.identity, context.target
     weight_y, weight_x, weight_g, weight_t, weight_pitch, _ = row_strides(weights.shape[:6], 1)
     param_y, param_x, param_g, param_t = row_strides(params.shape[:4], context.n_beats)
     source_y, source_x = layer.stride[0] * source.row, layer.stride[1] * source.pixel
-    group_granules = config.lanes // GRANULE_BITS
-    conv_rows = _conv_rows(context, share)
+    group_granules = config.bank_lanes // GRANULE_BITS
 
     identity_y = identity_x = identity_t = identity_g = identity_base = 0
     if identity is not None:
@@ -240,7 +234,6 @@ def _geometry(
         identity_t = identity.plane // GRANULE_BITS
         identity_g = group_granules
         identity_base = identity.base // GRANULE_BITS
-        identity_base += conv_rows.start * identity_y + share.groups.start * identity_g
 
     # An output layer writes rows of results.
     target_y, target_x, target_t, target_g, target_base = 0, 0, 0, config.fire_beats, 0
@@ -250,14 +243,13 @@ def _geometry(
         target_t = target.plane // GRANULE_BITS
         target_g = group_granules
         # The time loop passes the bit-planes, for which nothing is written, before timestep 0.
-        target_base = target.base // GRANULE_BITS - context.n_planes * target_t
+        target_base = target.base // GRANULE_BITS - context.n_plane_steps * target_t
         target_base %= N_ADDRESS_VALUES
-    target_base += share.rows.start * target_y + share.groups.start * target_g
 
     pad_y, pad_x = layer.padding
-    _, _, width = layer.map_shape(source.shape)
+    _, height, width = layer.map_shape(source.shape)
     return _Geometry(
-        height=share.height,
+        height=height,
         width=width,
         column=Strides(source=source_x, weight=weight_x, identity=identity_x, param=param_x),
         row=Strides(source=source_y, weight=weight_y, identity=identity_y, param=param_y),
@@ -271,23 +263,16 @@ def _geometry(
             target=target_t,
             param=param_t,
         ),
-        run=weights.shape[5],
         weight_pitch=weight_pitch,
-        source_base=source.base
-        - pad_y * source.row
-        - pad_x * source.pixel
-        + conv_rows.start * source_y,
+        source_base=source.base - pad_y * source.row - pad_x * source.pixel,
         identity_base=identity_base,
         target_base=target_base,
     )
 
 
-def _tail_lanes(context: LayerContext, share: Share) -> int:
-    """Return how many lanes the share's last channel group uses."""
-    lanes = context.config.lanes
-    if share.groups.stop < context.n_groups:
-        return lanes
-    return context.layer.n_out - (context.n_groups - 1) * lanes
+def _tail_lanes(context: LayerContext) -> int:
+    """Return how many lanes the last channel group uses."""
+    return context.layer.n_out - (context.n_groups - 1) * context.config.lanes
 
 
 # ---- the loop nest
@@ -304,16 +289,14 @@ def _chunks(context: LayerContext, geometry: _Geometry) -> Chunks:
         source.plane,
     )
     aligned = not any(n % GRANULE_BITS for n in addresses)
-    return cut_window(
-        context.layer, source, geometry.run, geometry.weight_pitch, aligned, context.config
-    )
+    return cut_window(context.layer, source, geometry.weight_pitch, aligned, context.config)
 
 
 def _time_level(context: LayerContext, geometry: _Geometry) -> Level:
     """Return the loop over bit-planes and timesteps; an output layer adds all of them up."""
     output = context.layer.output
     return Level(
-        count=context.n_planes + context.timesteps,
+        count=context.n_plane_steps + context.timesteps,
         strides=geometry.time,
         in_job=output,
         is_time=not output,
@@ -321,7 +304,7 @@ def _time_level(context: LayerContext, geometry: _Geometry) -> Level:
 
 
 def _order_jobs(
-    context: LayerContext, share: Share, geometry: _Geometry, chunks: Chunks
+    context: LayerContext, geometry: _Geometry, chunks: Chunks
 ) -> tuple[int, list[Level]]:
     """Return the spacing of jobs in cycles and all levels of the nest, innermost first.
 
@@ -346,7 +329,7 @@ def _order_jobs(
     row = Level(
         count=geometry.height, strides=replace(geometry.row * pool_y, target=geometry.target_row)
     )
-    group = Level(count=share.n_groups, strides=geometry.group, is_group=True)
+    group = Level(count=context.n_groups, strides=geometry.group, is_group=True)
     time = _time_level(context, geometry)
     if layer.output:  # it has no membranes to wait for
         ways = [(context.n_beats, Turns())]
@@ -360,21 +343,20 @@ def _order_jobs(
         levels = [chunks.levels[0], *(level for level in others if level.count > 1)]
         if len(levels) <= N_LEVELS:
             _check_counts(context, levels)
-            # The cores write their spikes in turns, so a core has a turn every `cores` cycles.
-            return max(spacing, config.cores), levels
+            return spacing, levels
     raise FitError(
-        f"layer {layer.name!r} needs more than the {N_LEVELS} loop levels of the core; drop its "
+        f"layer {layer.name!r} needs more than the {N_LEVELS} loop levels of the device; drop its "
         "pooling or do not share its kernel columns"
     )
 
 
 def _check_counts(context: LayerContext, levels: list[Level]) -> None:
-    """Raise :class:`FitError` if a level has more iterations than the core can count."""
+    """Raise :class:`FitError` if a level has more iterations than the device can count."""
     longest = max(level.count for level in levels)
     limit = 1 << context.config.count_bits
     if longest > limit:
         raise FitError(
-            f"layer {context.layer.name!r} needs a loop of {longest} iterations; the core's loops "
+            f"layer {context.layer.name!r} needs a loop of {longest} iterations; the device's loops "
             f"have at most {limit}"
         )
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from hw.protocol import N_PIECES
-from hw.spec import GRANULE_BITS, PIECE_BITS, Config
-from sw.compile.program import Placement
+from hw.spec import GRANULE_BITS, N_PLANES, PIECE_BITS, Config
+from sw.compile.program import PIXELS, Placement
 from sw.network.network import Layer, Shape
 
 
@@ -37,12 +37,18 @@ def _input_pitch(row: int, kernel_y: int, config: Config) -> int:
 def place_maps(
     shapes: dict[str, Shape],
     layers: tuple[Layer, ...],
-    timesteps: dict[str, int],
+    timesteps: int,
+    orders: dict[str, tuple[int, ...]],
     config: Config,
 ) -> tuple[dict[str, Placement], int]:
     """Give every map a region of spike memory; return the regions and the number of bits in use.
 
     A map gets the largest padding that one of its readers needs. The host writes the first map.
+
+    Parameters
+    ----------
+    orders : channel of each rank, by map; :data:`sw.compile.program.PIXELS`, whose planes and not
+        its channels are dealt to the banks, has none.
     """
     placements: dict[str, Placement] = {}
     start = 0
@@ -50,18 +56,25 @@ def place_maps(
         readers = [layer for layer in layers if layer.source == name]
         pad_y = max((layer.padding[0] for layer in readers), default=0)
         pad_x = max((layer.padding[1] for layer in readers), default=0)
-        # The host can pack bits; the core writes whole granules, and reads identities as granules.
+        # The host can pack bits; the device writes whole granules, and reads identities as granules.
         by_bit = n == 0 and all(layer.identity != name for layer in layers)
-        pixel = channels if by_bit else -(-channels // GRANULE_BITS) * GRANULE_BITS
+        by_plane = name == PIXELS
+        n_planes = N_PLANES if by_plane else timesteps
+        n_steps = N_PLANES // config.banks if by_plane else timesteps
+        depth = channels if by_plane else -(-channels // config.banks)
+        pixel = depth if by_bit else -(-depth // GRANULE_BITS) * GRANULE_BITS
         row = (width + pad_x) * pixel
-        if by_bit and any(_is_short(layer, pixel) for layer in readers):
+        if by_bit and any(_is_short(layer, depth) for layer in readers):
             row = _input_pitch(row, max(layer.kernel[0] for layer in readers), config)
         plane = (height + pad_y) * row
-        n_bits = timesteps[name] * plane + pad_y * row + pad_x * pixel
+        n_bits = n_steps * plane + pad_y * row + pad_x * pixel
         n_bits = -(-n_bits // GRANULE_BITS) * GRANULE_BITS
         placements[name] = Placement(
             shape=(channels, height, width),
-            timesteps=timesteps[name],
+            timesteps=n_planes,
+            order=tuple(range(channels)) if by_plane else orders[name],
+            banks=config.banks,
+            by_plane=by_plane,
             base=start + pad_y * row + pad_x * pixel,
             start=start,
             n_bits=n_bits,
@@ -73,7 +86,8 @@ def place_maps(
     return placements, start
 
 
-def _is_short(layer: Layer, pixel: int) -> bool:
-    """Whether a kernel row of ``layer`` fits a piece, wherever in a granule it begins."""
-    run = (layer.kernel[1] - 1) * pixel + layer.weight.shape[4]
+def _is_short(layer: Layer, depth: int) -> bool:
+    """Whether a kernel row of ``layer``, with ``depth`` bits a position, fits a piece wherever in a
+    granule it begins."""
+    run = layer.kernel[1] * depth
     return layer.weight.shape[6] == layer.kernel[1] and run <= PIECE_BITS - GRANULE_BITS + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from hw.protocol import Descriptor, Space, descriptor_rows, pack, row_bytes, unpack
 from hw.spec import N_LEVELS, PARAM_BITS, Config, signed_range
-from sw.compile.program import FitError
+from sw.compile.program import FitError, Placement
 from sw.network.network import Layer
 
 
@@ -25,27 +26,42 @@ def pack_rows(values: NDArray[np.integer[Any]], bits: int) -> bytes:
     return (fields << shifts).sum(axis=1, dtype=np.uint8).tobytes()
 
 
-def weight_rows(layer: Layer, config: Config, pixel: int) -> NDArray[np.int8]:
-    """Return a layer's weights in the order of weight memory: (y, x, group, t, ky, run, lanes).
+def weight_rows(
+    layer: Layer, config: Config, source: Placement, target: Sequence[int], n_rows: int
+) -> NDArray[np.int8]:
+    """Return a layer's weights in the order of weight memory.
 
-    Shared axes have length 1. Lanes without an output channel have weights of 0.
+    Their axes are (y, x, group, t, ky, run, bank, lanes). Shared axes have length 1. Each bank has
+    the weights of its own input channels, or, if banks have planes of their own, of all.
 
     Parameters
     ----------
-    pixel : bits of spike memory from one position of the source map to the next. Where it exceeds
-        the number of channels, the unused bits between two positions of a run have weights of 0.
+    source : map that the layer reads.
+    target : output channel of each rank, which is the order of the lanes.
+    n_rows : rows of a bank for each position of a kernel row but the last one. Where they exceed
+        the number of channels, and in lanes without an output channel, weights are 0.
     """
     t, y, x, n_out, n_in, ky, kx = layer.weight.shape
+    depth, banks = source.bank_channels, config.banks
     groups = -(-n_out // config.lanes)
-    padded = np.zeros((t, y, x, groups * config.lanes, ky, kx, pixel), np.int8)
-    padded[:, :, :, :n_out, :, :, :n_in] = layer.weight.transpose(0, 1, 2, 3, 5, 6, 4)
-    run = (kx - 1) * pixel + n_in
-    flat = padded.reshape(t, y, x, groups, config.lanes, ky, kx * pixel)[..., :run]
-    return np.ascontiguousarray(flat.transpose(1, 2, 3, 0, 5, 6, 4))
+    weight = layer.weight[:, :, :, list(target)][:, :, :, :, list(source.order)]
+    by_bank = np.zeros((t, y, x, n_out, depth * (1 if source.by_plane else banks), ky, kx), np.int8)
+    by_bank[:, :, :, :, :n_in] = weight
+    padded = np.zeros((t, y, x, groups * config.lanes, banks, ky, kx, n_rows), np.int8)
+    padded[:, :, :, :n_out, ..., :depth] = by_bank.reshape(
+        t, y, x, n_out, depth, -1, ky, kx
+    ).transpose(0, 1, 2, 3, 5, 6, 7, 4)
+    run = (kx - 1) * n_rows + depth
+    flat = padded.reshape(t, y, x, groups, config.lanes, banks, ky, kx * n_rows)[..., :run]
+    return np.ascontiguousarray(flat.transpose(1, 2, 3, 0, 6, 7, 5, 4))
 
 
 def param_rows(
-    layer: Layer, config: Config, conv: tuple[int, int], kept: tuple[int, int]
+    layer: Layer,
+    config: Config,
+    target: Sequence[int],
+    conv: tuple[int, int],
+    kept: tuple[int, int],
 ) -> NDArray[np.int16]:
     """Return biases and thresholds in the order of parameter memory: (y, x, group, t, lanes, 2).
 
@@ -53,6 +69,7 @@ def param_rows(
 
     Parameters
     ----------
+    target : output channel of each rank, which is the order of the lanes.
     conv : rows and columns of the map before pooling.
     kept : rows and columns of them that pooling windows cover; the others get no parameters.
 
@@ -79,8 +96,8 @@ def param_rows(
     # silent.
     rows = np.zeros((y, x, t, groups * config.lanes, 2), np.int16)
     rows[..., 1] = 1
-    rows[..., : layer.n_out, 0] = layer.bias.transpose(1, 2, 0, 3)
-    rows[..., : layer.n_out, 1] = threshold[:, :, None]
+    rows[..., : layer.n_out, 0] = layer.bias.transpose(1, 2, 0, 3)[..., list(target)]
+    rows[..., : layer.n_out, 1] = threshold[:, :, None, list(target)]
     rows = rows[: kept[0] if y == conv[0] else None, : kept[1] if x == conv[1] else None]
     rows = rows.reshape(*rows.shape[:3], groups, config.lanes, 2)
     return np.ascontiguousarray(rows.transpose(0, 1, 3, 2, 4, 5))
@@ -96,16 +113,6 @@ def row_strides(shape: tuple[int, ...], n_rows: int) -> list[int]:
         strides.append(n_rows if n > 1 else 0)
         n_rows *= n
     return strides[::-1]
-
-
-def interleave_cores(images: list[bytearray], size: int) -> bytes:
-    """Return one memory space in which the rows of all cores' images alternate.
-
-    A row has ``size`` bytes; shorter images end in zeros.
-    """
-    n_bytes = max(map(len, images))
-    rows = [np.frombuffer(image.ljust(n_bytes, b"\0"), np.uint8) for image in images]
-    return np.stack([row.reshape(-1, size) for row in rows], axis=1).tobytes()
 
 
 def descriptor_bytes(

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw.protocol import Result, RunState, Space, n_bytes, row_bytes
-from hw.spec import GRANULE_BITS
 from sw.compile.program import Program
 from sw.driver.device import Device
 from sw.driver.errors import DeviceError, LinkTimeout, RequestRefused
@@ -230,7 +229,7 @@ class Pipeline:
         return on_reply
 
     def _write(self, job: _Job) -> None:
-        row = self.program.inputs[job.buffer].start // GRANULE_BITS
+        row = self.program.inputs[job.buffer].first_row
         job.writes = self.device.memory.write_requests(Space.SPIKE, row, job.raw)
         job.writing_s, job.n_writes_left = time.perf_counter(), len(job.writes)
 
@@ -255,9 +254,7 @@ class Pipeline:
 
     def _read_maps(self, job: _Job) -> None:
         for name, place in self.program.placements.items():
-            requests = self.device.memory.read_requests(
-                Space.SPIKE, place.start // GRANULE_BITS, place.n_bits // GRANULE_BITS
-            )
+            requests = self.device.memory.read_requests(Space.SPIKE, place.first_row, place.n_rows)
             job.maps[name] = [b""] * len(requests)
             job.n_reads_left += len(requests)
             for n, request in enumerate(requests):

@@ -8,6 +8,8 @@ independent.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +42,27 @@ def drive_bounds(layer: Layer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     low = np.minimum(weight, 0).sum(axis=(4, 5, 6), dtype=np.int64) * repeats
     high = np.maximum(weight, 0).sum(axis=(4, 5, 6), dtype=np.int64) * repeats
     return low, high
+
+
+def bank_bounds(layer: Layer, timesteps: int, inputs: Sequence[Sequence[int]]) -> Bounds:
+    """Return bounds of the sums of a job that each bank of a device adds up by itself.
+
+    The sums of an output layer run over all timesteps. Inputs are 0 or 1: bit-planes are added up
+    behind the banks.
+
+    Parameters
+    ----------
+    inputs : input channels of each bank.
+    """
+    least = most = 0
+    for channels in inputs:
+        own = dataclasses.replace(layer, weight=layer.weight[:, :, :, :, list(channels)])
+        low, high = drive_bounds(own)
+        if layer.output:
+            repeats = timesteps if len(low) == 1 else 1
+            low, high = low.sum(axis=0) * repeats, high.sum(axis=0) * repeats
+        least, most = min(least, int(low.min())), max(most, int(high.max()))
+    return Bounds(least, most)
 
 
 def layer_bounds(layer: Layer, timesteps: int, input_max: int = 1) -> Bounds:

@@ -8,7 +8,7 @@ import pytest
 
 from hw.core.cores import Cores
 from hw.protocol import Address, Space, row_bytes
-from hw.spec import GRANULE_BITS, Config, Gate
+from hw.spec import Config, Gate
 from sw.compile.compiler import compile_network
 from sw.compile.cycles import predict_cycles
 from sw.compile.program import Program
@@ -101,9 +101,7 @@ class Bench:
 
     async def start(self, frames: np.ndarray, tag: int = 1, buffer: int = 0) -> None:
         place = self.program.inputs[buffer]
-        await self.write(
-            Space.SPIKE, place.start // GRANULE_BITS, self.program.pack_input(frames, buffer)
-        )
+        await self.write(Space.SPIKE, place.first_row, self.program.pack_input(frames, buffer))
         run = {"tag": tag, "entry": self.program.entries[buffer]}
         await put(self.ctx, self.dut.bus.run, [run], rng=self.rng, stall=0)
 
@@ -114,10 +112,8 @@ class Bench:
         """Read all maps, the logits, and the counters of each layer."""
         maps = {}
         for name, place in self.program.placements.items():
-            n_rows = place.n_bits // GRANULE_BITS
-            maps[name] = place.unpack(
-                await self.read(Space.SPIKE, place.start // GRANULE_BITS, n_rows)
-            )
+            n_rows = place.n_rows
+            maps[name] = place.unpack(await self.read(Space.SPIKE, place.first_row, n_rows))
         logits = self.program.logits(await self.read(Space.RESULT, 0, self.program.n_result_rows))
         counters = self.program.counters(
             await self.read(Space.COUNTER, 0, self.program.n_counter_rows)
