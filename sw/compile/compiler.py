@@ -26,7 +26,7 @@ from dataclasses import replace
 import numpy as np
 
 from hw.protocol import Space, descriptor_rows, row_bytes
-from hw.spec import GRANULE_BITS, N_PLANES, PARAM_BITS, Config, signed_range
+from hw.spec import GRANULE_BITS, PARAM_BITS, Config, signed_range
 from sw.compile.deal import channel_rates, orders
 from sw.compile.nest import LayerContext, compile_layer
 from sw.compile.placement import place_maps
@@ -184,8 +184,9 @@ def _check_numbers(context: LayerContext) -> None:
     sums = bank_bounds(layer, context.timesteps, context.source.bank_inputs)
     if sums.n_bits > config.sum_bits:
         raise FitError(
-            f"layer {layer.name!r} needs sums of {sums.n_bits} bits in each of {config.banks} banks, "
-            f"{config.name!r} has {config.sum_bits}; quantise it to fewer bits",
+            f"layer {layer.name!r} needs sums of {sums.n_bits} bits in a bank, "
+            f"{config.name!r} has {config.sum_bits}; quantise it to fewer bits or give "
+            "it fewer inputs",
             {"sum_bits": (sums.n_bits, config.sum_bits)},
         )
 

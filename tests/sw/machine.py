@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.protocol import Space
 from hw.spec import (
     GRANULE_BITS,
     N_PLANES,

@@ -29,8 +29,8 @@ class Walk:
     """Arrays (n_jobs,): addresses source, identity, weight, target, param and slot; timestep
     ``time``; flags fresh, pool_first, pool_last and tail."""
     reads: Ints
-    """Array (n, 3) with a row per bit read: job, bit of spike memory, row of weight memory. The bits
-    and rows are those of every bank."""
+    """Array (n, 3) with a row per bit read: job, bit of spike memory, row of weight memory. Bits
+    and rows are the same in every bank."""
     dead: Ints
     """Bits of spike memory that are read but have no weights; the device takes them to be 0."""
 
@@ -75,7 +75,7 @@ def descriptors(program: Program, buffer: int) -> list[Any]:
 
 
 def walk(descriptor: Any, config: Config) -> Walk:
-    """Return all iterations of a layer's loop nest in the order of the core."""
+    """Return all iterations of a layer's loop nest in the order of the device."""
     header = descriptor.header
     levels = [descriptor.levels[i] for i in range(header.n_levels)]
     counts = [level.last + 1 for level in levels]
