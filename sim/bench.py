@@ -1,7 +1,7 @@
 """Measure how well the core uses the port of its weight memory, in exact clock cycles.
 
 Each case is one layer with random weights on random spikes, run on the virtual board and counted by
-the device's own counters. The upper bound is one row of weights per cycle and core. The port use
+the device's own counters. The upper bound is one row of weights per cycle and bank. The port use
 counts rows that are read for synapses (the bias does not use the port), over all cycles that the
 layer takes: loading its descriptor, filling and draining the pipeline are included. Cycles do not
 depend on the machine that runs this.

@@ -98,7 +98,7 @@ def test_progress_is_quiet_without_a_terminal_and_nothing_has_a_colour_of_its_ow
             "--seeds takes 1 to ",
         ),
         ("sim.cosim", ["-n", "0"], "-n must be at least 1"),
-        ("sim.bench", ["--cores", "3"], "Config.cores = 3 is not supported: use 1, 2, 4 or 8"),
+        ("sim.bench", ["--banks", "3"], "Config.banks = 3 is not supported: use 1, 2, 4 or 8"),
     ],
 )
 def test_numbers_out_of_range_are_wrong_usage(

@@ -45,8 +45,8 @@ def cut_window(
 ) -> Chunks:
     """Cut the input window of a job into chunks.
 
-    A run is the contiguous bits of spike memory that a kernel row reads, or, if kernel columns share
-    their weights, one position of it.
+    A run is the contiguous bits of spike memory that a kernel row reads, or, if kernel columns
+    share their weights, one position of it.
 
     Parameters
     ----------

@@ -1,7 +1,9 @@
 """Compilation of an integer network into the contents of a device's memories. NumPy only.
 
-Every map of spikes has a region of spike memory, all timesteps one after another, each position's
-channels side by side (T, H, W, C). Zero padding is physical and shared between neighbouring rows
+A bank of the device holds and processes some of each map's channels (:mod:`sw.compile.deal`), in
+the same loops and at the same addresses as the other banks. Every map of spikes has a region of
+their spike memories, all timesteps one after another, each position's channels side by side
+(T, H, W, C). Zero padding is physical and shared between neighbouring rows
 and planes; it is cleared once and never written. A layer is one pass through a loop nest, innermost
 level first::
 
@@ -12,11 +14,13 @@ where a run is all the bits of a kernel row, which are contiguous. A map with fe
 a row pitch with which several short runs, one below the other, are one chunk. Sharing weights along
 an axis is a weight stride of 0 at its level. Weights are stored in the order in which they are
 used: (y, x, group, timestep, kernel row, kernel column, channel), one row of ``lanes`` output
-channels each, axes of length 1 left out; the descriptors follow them.
+channels each, axes of length 1 left out; the descriptors follow them. Output channels are on the
+lanes in the order in which they are dealt to the banks.
 
 The map that the host writes has two regions if there is room, each with descriptors of its own, so
-that the host can fill one while the core reads the other. A device that takes pixels
-(``Config.pixels``) runs the network's encoder as its first layer, on the bit-planes of the image.
+that the host can fill one while the device reads the other. A device that takes pixels
+(``Config.pixels``) runs the network's encoder as its first layer, on the bit-planes of the image,
+of which each bank has some, with all channels, and with a copy of all weights.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Order in which the channels of each map are dealt to the banks of a device. NumPy only.
 
-The device adds the weights of the active inputs of all banks at the same time, so that the bank with
-the most of them decides how long a job takes. Channels that spike often are therefore spread over
-the banks: ``statistics[map]["channel_rates"]`` of a network
+All banks of a device add up the weights of their own active inputs at the same time, so that the
+bank with the most of them decides how long a job takes. Channels that spike often are therefore
+spread over the banks: ``statistics[map]["channel_rates"]`` of a network
 (:class:`sw.network.network.Network`) holds the mean number of spikes of a neuron at a timestep, for
 each channel of the map. Without it, channels keep their order.
 """

@@ -356,8 +356,8 @@ def _check_counts(context: LayerContext, levels: list[Level]) -> None:
     limit = 1 << context.config.count_bits
     if longest > limit:
         raise FitError(
-            f"layer {context.layer.name!r} needs a loop of {longest} iterations; the device's loops "
-            f"have at most {limit}"
+            f"layer {context.layer.name!r} needs a loop of {longest} iterations; the device's "
+            f"loops have at most {limit}"
         )
 
 

@@ -56,7 +56,7 @@ def place_maps(
         readers = [layer for layer in layers if layer.source == name]
         pad_y = max((layer.padding[0] for layer in readers), default=0)
         pad_x = max((layer.padding[1] for layer in readers), default=0)
-        # The host can pack bits; the device writes whole granules, and reads identities as granules.
+        # The host can pack bits; the device writes whole granules, and reads identities so.
         by_bit = n == 0 and all(layer.identity != name for layer in layers)
         by_plane = name == PIXELS
         n_planes = N_PLANES if by_plane else timesteps

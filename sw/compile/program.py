@@ -43,7 +43,7 @@ class Placement:
     by_plane: bool
     """Whether banks have planes of their own, with all channels, instead of channels."""
     base: int
-    """Bit address of a bank's first channel of position (0, 0) at timestep 0, behind the padding."""
+    """Bit address of the first channel of position (0, 0) at timestep 0, behind the padding."""
     start: int
     """Bit address at which the region begins in each bank."""
     n_bits: int
@@ -59,8 +59,8 @@ class Placement:
 
     @property
     def granule_rows(self) -> int:
-        """Logarithm (base 2) of the number of weight rows of a granule, which has 8 inputs unless it
-        holds a position with fewer channels."""
+        """Logarithm (base 2) of the number of weight rows of a granule, which has 8 inputs unless
+        it holds a position with fewer channels."""
         if self.pixel == GRANULE_BITS:
             return (self.bank_channels - 1).bit_length()
         return (GRANULE_BITS - 1).bit_length()

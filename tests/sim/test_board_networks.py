@@ -43,7 +43,7 @@ CONFIGS = {
         fire_lanes=4,
         weight_depth=4096,
         sum_queue=SUMS_IN_FLIGHT,
-        cores=2,
+        banks=2,
         **SIZES,
     ),
 }

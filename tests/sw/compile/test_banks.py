@@ -1,6 +1,7 @@
-"""Tests of programs for devices with banks: a model of the device computes what the network does."""
+"""Tests of programs for devices with banks: a model of them computes what networks do."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from sw.compile.cycles import active_inputs
 from sw.compile.deal import RATES, deal, orders
 from sw.compile.program import PIXELS, Program, bit_planes
 from sw.network.encoder import encode
-from sw.network.network import INPUT, Layer, Network
+from sw.network.network import INPUT, Layer, Network, Shape
 from tests.golden import run_network
 from tests.networks import random_input, random_network
 from tests.sw.machine import Machine
@@ -119,10 +120,10 @@ def layer_of(
     n_in: int,
     n_out: int,
     kernel: int,
-    **options: object,
+    **options: Any,
 ) -> Layer:
     """Return a convolution with random weights, which keeps the size of its map."""
-    fields = {
+    fields: dict[str, Any] = {
         "name": name,
         "source": source,
         "kernel": (kernel, kernel),
@@ -172,7 +173,7 @@ def test_joined_maps_have_the_same_order() -> None:
         layer_of("c", "b", rng, 6, 6, 1),
         layer_of("d", "c", rng, 6, 6, 1, gate=Gate.AND, identity="b"),
     )
-    shapes = dict.fromkeys((INPUT, "a", "b", "c", "d"), (6, 1, 1))
+    shapes: dict[str, Shape] = dict.fromkeys((INPUT, "a", "b", "c", "d"), (6, 1, 1))
     rates = {name: rng.random(6) for name in ("a", "b", "d")}
     found = orders(layers, shapes, rates, 2)
     assert found["a"] == found["b"] == found["d"] == deal(rates["a"] + rates["b"] + rates["d"], 2)
