@@ -120,7 +120,7 @@ def test_accuracy_before_and_after_is_not_confused(tmp_path: Path, dataset: Data
         images=dataset.test.images,
         labels=run(turned, dataset.test.images).predictions.astype(np.uint8),
     )
-    _, accuracy = exporting.measure(folded, turned, None, split)
+    _, accuracy = exporting.measure(folded, turned, None, split, run(turned, split.images))
     assert accuracy.quantised == 1.0
     assert accuracy.folded == accuracy.agreement < 1.0
 
