@@ -99,6 +99,9 @@ def test_file_and_report_agree(
     for layer in found["layers"]:
         density = np.mean([images[layer["source"]].mean() for images in maps])
         assert layer["input_density"] == pytest.approx(density)
+        if layer["source"] in trace.spikes:
+            rates = network.statistics[layer["source"]]["channel_rates"]
+            assert np.mean(rates) == pytest.approx(density, abs=1e-4)
         if layer["name"] == "input":  # the stem, which is no layer of the network
             continue
         assert network.statistics[layer["name"]]["input_density"] == layer["input_density"]
