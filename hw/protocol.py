@@ -182,8 +182,8 @@ class Rows(data.Struct):
 class Run(data.Struct):
     """Arguments of RUN: run the layers from a descriptor on, up to the first that is final.
 
-    ``entry`` is the row of :attr:`Space.WEIGHT` at which the first descriptor begins. The DONE frame
-    carries the first ``n_result_rows`` rows of RESULT and ``n_counter_rows`` rows of COUNTER.
+    ``entry`` is the row of :attr:`Space.WEIGHT` at which the first descriptor begins. The DONE
+    frame carries the first ``n_result_rows`` rows of RESULT and ``n_counter_rows`` rows of COUNTER.
     """
 
     entry: 24

@@ -404,8 +404,8 @@ class Config:
 
     @property
     def page_rows(self) -> int:
-        """Number of rows of one page of results: room for a run's results and counters, rounded up to a
-        power of two. Parameter memory ends with two pages: one for the run that has ended, one
+        """Number of rows of one page of results: room for a run's results and counters, rounded up
+        to a power of two. Parameter memory ends with two pages: one for the run that has ended, one
         for the run in progress."""
         used = self.result_rows + self.max_layers * self.counter_rows
         return 1 << (used - 1).bit_length()

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -47,6 +48,7 @@ def random_network(
     granularity: str | None = None,
     leak: Leak | None = None,
     reset: Reset | None = None,
+    channels: Sequence[int] = CHANNELS,
 ) -> Network:
     """Return a valid network of one to five layers with odd shapes; options left out are drawn.
 
@@ -58,8 +60,8 @@ def random_network(
     encoder = bool(rng.random() < 0.4) if encoder is None else encoder
     n_layers = int(rng.integers(1, 6)) if n_layers is None else n_layers
     height, width = (int(n) for n in rng.integers(3, 10, 2))
-    image_shape: Shape = (int(rng.choice(CHANNELS[:3] if encoder else CHANNELS)), height, width)
-    maker = _Maker(rng, timesteps, weight_bits, granularity, leak, reset)
+    image_shape: Shape = (int(rng.choice(CHANNELS[:3] if encoder else channels)), height, width)
+    maker = _Maker(rng, timesteps, weight_bits, granularity, leak, reset, channels)
 
     stem = None
     if encoder:
@@ -108,7 +110,9 @@ class _Maker:
         granularity: str | None,
         leak: Leak | None,
         reset: Reset | None,
+        channels: Sequence[int],
     ):
+        self.channels = channels
         self.rng = rng
         self.timesteps = timesteps
         self.weight_bits = weight_bits
@@ -131,7 +135,7 @@ class _Maker:
             bool(maps) and rng.random() < 0.6
         )  # the layer keeps the shape, so that a gate can join it
         kernel, stride, padding = zip(*(self._axis(n, same) for n in shape[1:]), strict=True)
-        n_out = shape[0] if same else int(rng.choice(CHANNELS))
+        n_out = shape[0] if same else int(rng.choice(self.channels))
         conv = conv_size(shape[1:], kernel, stride, padding)
         partners = [key for key, spikes in maps.items() if spikes.shape[2:] == (n_out, *conv)]
         identity = str(rng.choice(partners)) if partners and rng.random() < 0.8 else None

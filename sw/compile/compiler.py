@@ -1,7 +1,9 @@
 """Compilation of an integer network into the contents of a device's memories. NumPy only.
 
-Every map of spikes has a region of spike memory, all timesteps one after another, each position's
-channels side by side (T, H, W, C). Zero padding is physical and shared between neighbouring rows
+A bank of the device holds and processes some of each map's channels (:mod:`sw.compile.deal`), in
+the same loops and at the same addresses as the other banks. Every map of spikes has a region of
+their spike memories, all timesteps one after another, each position's channels side by side
+(T, H, W, C). Zero padding is physical and shared between neighbouring rows
 and planes; it is cleared once and never written. A layer is one pass through a loop nest, innermost
 level first::
 
@@ -12,11 +14,13 @@ where a run is all the bits of a kernel row, which are contiguous. A map with fe
 a row pitch with which several short runs, one below the other, are one chunk. Sharing weights along
 an axis is a weight stride of 0 at its level. Weights are stored in the order in which they are
 used: (y, x, group, timestep, kernel row, kernel column, channel), one row of ``lanes`` output
-channels each, axes of length 1 left out; the descriptors follow them.
+channels each, axes of length 1 left out; the descriptors follow them. Output channels are on the
+lanes in the order in which they are dealt to the banks.
 
 The map that the host writes has two regions if there is room, each with descriptors of its own, so
-that the host can fill one while the core reads the other. A device that takes pixels
-(``Config.pixels``) runs the network's encoder as its first layer, on the bit-planes of the image.
+that the host can fill one while the device reads the other. A device that takes pixels
+(``Config.pixels``) runs the network's encoder as its first layer, on the bit-planes of the image,
+of which each bank has some, with all channels, and with a copy of all weights.
 """
 
 from __future__ import annotations
@@ -24,16 +28,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hw.protocol import Space, descriptor_rows, row_bytes
 from hw.spec import GRANULE_BITS, PARAM_BITS, Config, signed_range
-from sw.compile.deal import deal
+from sw.compile.deal import channel_rates, orders
 from sw.compile.nest import LayerContext, compile_layer
 from sw.compile.placement import place_maps
 from sw.compile.program import PIXELS, FitError, LayerPlan, Placement, Program, device_layers
-from sw.compile.rows import descriptor_bytes, interleave_banks
-from sw.network.bounds import layer_bounds, sum_bits
+from sw.compile.rows import descriptor_bytes
+from sw.network.bounds import bank_bounds, layer_bounds
 from sw.network.encoder import PIXEL_MAX
 from sw.network.network import Network
 
@@ -89,16 +92,15 @@ class _Compiler:
         self.pixels = pixels
         self.layers = device_layers(network, pixels)
         shapes = network.map_shapes()
-        ranks = deal(shapes, self.layers, _rates(network), config.banks)
+        order = orders(network.layers, shapes, channel_rates(network), config.banks)
         if pixels:
             shapes = {PIXELS: network.image_shape} | shapes
-        self.placements, n_bits = place_maps(shapes, self.layers, network.timesteps, ranks, config)
+        self.placements, n_bits = place_maps(shapes, self.layers, network.timesteps, order, config)
         self.host_map = next(iter(shapes))
         """Name of the map that the host writes."""
         self.inputs = _input_buffers(self.placements[self.host_map], n_bits, config)
         self.spike_bits = n_bits + sum(place.n_bits for place in self.inputs[1:])
-        self.weights = [bytearray() for _ in range(config.banks)]
-        """Rows of weights of each bank, which grow layer by layer."""
+        self.weights = bytearray()
         self.params = bytearray()
         self.descriptors = [bytearray() for _ in self.inputs]
         """One sequence of descriptors per input buffer."""
@@ -113,13 +115,12 @@ class _Compiler:
         """
         plans = tuple(self._compile_layer(n) for n in range(len(self.layers)))
         config = self.config
-        weights = interleave_banks(self.weights, row_bytes(Space.WEIGHT, config))
-        first_descriptor = len(weights) // row_bytes(Space.WEIGHT, config)
+        first_descriptor = len(self.weights) // row_bytes(Space.WEIGHT, config)
         rows_per_run = len(self.layers) * descriptor_rows(config)
         program = Program(
             config=config,
             images={
-                Space.WEIGHT: weights + b"".join(self.descriptors),
+                Space.WEIGHT: bytes(self.weights) + b"".join(self.descriptors),
                 Space.PARAM: bytes(self.params),
             },
             placements=self.placements,
@@ -127,14 +128,14 @@ class _Compiler:
             entries=tuple(first_descriptor + i * rows_per_run for i in range(len(self.inputs))),
             layers=plans,
             n_classes=self.network.n_classes,
-            spike_bytes=config.banks * -(-self.spike_bits // GRANULE_BITS),
+            spike_bytes=self.spike_bits // GRANULE_BITS * config.banks,
             pixels=self.pixels,
         )
         _check_fits(program)
         return program
 
     def _compile_layer(self, n: int) -> LayerPlan:
-        """Append a layer's rows and descriptors to the contents of the memories."""
+        """Append a layer's rows and descriptors to the memories."""
         layer, config = self.layers[n], self.config
         context = LayerContext(
             layer=layer,
@@ -144,15 +145,13 @@ class _Compiler:
             final=n == len(self.layers) - 1,
             pixels=self.pixels and n == 0,
         )
-        _check_sums(context)
-        _check_membranes(context)
+        _check_numbers(context)
         compiled = compile_layer(
             context,
-            weight_base=len(self.weights[0]) // row_bytes(Space.WEIGHT, config),
+            weight_base=len(self.weights) // row_bytes(Space.WEIGHT, config) // config.banks,
             param_base=len(self.params) // row_bytes(Space.PARAM, config),
         )
-        for weights, rows in zip(self.weights, compiled.weights, strict=True):
-            weights += rows
+        self.weights += compiled.weights
         self.params += compiled.params
         for place, descriptors in zip(self.inputs, self.descriptors, strict=True):
             # A run on another buffer differs only in where it reads the host's map.
@@ -166,15 +165,6 @@ class _Compiler:
         return compiled.plan
 
 
-def _rates(network: Network) -> dict[str, NDArray[np.float64]]:
-    """Return the measured spike rates of each channel, by map, as far as the network has them."""
-    return {
-        name: np.asarray(values["channel_rates"], np.float64)
-        for name, values in network.statistics.items()
-        if isinstance(values, dict) and "channel_rates" in values
-    }
-
-
 def _input_buffers(first: Placement, n_bits: int, config: Config) -> tuple[Placement, ...]:
     """Return the regions for the host's map: a second one behind all maps, if there is room.
 
@@ -185,20 +175,8 @@ def _input_buffers(first: Placement, n_bits: int, config: Config) -> tuple[Place
     return first, replace(first, base=first.base + n_bits, start=n_bits)
 
 
-def _check_sums(context: LayerContext) -> None:
-    """Raise :class:`FitError` if a bank's sums of a layer could overflow its accumulators."""
-    layer, config, source = context.layer, context.config, context.source
-    n_bits = sum_bits(layer, context.timesteps, source.ranks, config.banks)
-    if n_bits > config.sum_bits:
-        raise FitError(
-            f"layer {layer.name!r} needs accumulators of {n_bits} bits, {config.name!r} has "
-            f"{config.sum_bits}; quantise it to fewer bits",
-            {"sum_bits": (n_bits, config.sum_bits)},
-        )
-
-
-def _check_membranes(context: LayerContext) -> None:
-    """Raise :class:`FitError` if a layer's membranes could overflow those of the device."""
+def _check_numbers(context: LayerContext) -> None:
+    """Raise :class:`FitError` if a layer's membranes or sums could overflow those of the device."""
     layer, config = context.layer, context.config
     bounds = layer_bounds(layer, context.timesteps, PIXEL_MAX if context.pixels else 1)
     if bounds.n_bits > config.membrane_bits:
@@ -206,6 +184,14 @@ def _check_membranes(context: LayerContext) -> None:
             f"layer {layer.name!r} needs membranes of {bounds.n_bits} bits, {config.name!r} "
             f"has {config.membrane_bits}; quantise it to fewer bits",
             {"membrane_bits": (bounds.n_bits, config.membrane_bits)},
+        )
+    sums = bank_bounds(layer, context.timesteps, context.source.bank_inputs)
+    if sums.n_bits > config.sum_bits:
+        raise FitError(
+            f"layer {layer.name!r} needs sums of {sums.n_bits} bits in a bank, "
+            f"{config.name!r} has {config.sum_bits}; quantise it to fewer bits or give "
+            "it fewer inputs",
+            {"sum_bits": (sums.n_bits, config.sum_bits)},
         )
 
 

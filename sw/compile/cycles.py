@@ -3,12 +3,13 @@
 It equals what the device's counters show. The pipeline of :mod:`hw.core` is followed chunk by chunk
 and job by job:
 
-- The fetch unit uses a slot for each chunk, and in a gated layer one for each job's identity
-  spikes, while its queues have room.
-- The scanner takes a cycle per active input. With a queue of sums it waits while the queue has no
-  place for another job's; without, scanner and lanes stall while a job's sums wait.
+- The walk uses a slot for each chunk, and in a gated layer one for each job's identity spikes,
+  while the queues of all banks have room. A bank sees a slot a cycle after the bank before it.
+- The scanner of a bank takes a cycle per active input, and one for a silent job. With a queue of
+  sums it waits while the queue has no place for another job's; without, scanner and lanes stall
+  while a job's sums wait.
 - The fire unit begins jobs in order, at least ``spacing`` cycles apart, once their sums are
-  available.
+  available in all banks.
 """
 
 from __future__ import annotations
@@ -48,25 +49,24 @@ def active_inputs(
     -------
     int64 array (banks, n_jobs, n_chunks).
     """
+    bits = source.bank_bits(spikes)
+    before = np.pad(np.cumsum(bits, axis=1, dtype=np.int64), ((0, 0), (1, 0)))
+    n_bits = bits.shape[1]
     starts = np.array([plan.source_base - source.start])
     for count, stride in zip(plan.counts[:0:-1], plan.source_strides[:0:-1], strict=True):
         starts = (starts[:, None] + np.arange(count) * stride).reshape(-1)
     n_chunks = plan.counts[0]
     starts = starts[:, None] + np.arange(n_chunks) * plan.source_strides[0]
-    bits = source.bits(spikes)
-    before = np.cumsum(np.pad(bits, ((0, 0), (1, 0))), axis=1, dtype=np.int64)
-    counts = np.zeros((len(bits), *starts.shape), np.int64)
+    counts = np.zeros((source.banks, *starts.shape), np.int64)
     for offset, body, tail in plan.pieces:
         valid = np.full(n_chunks, body)
         valid[-1] = tail
-        begins = np.minimum(starts + offset, source.n_bits)
-        counts += before[:, np.minimum(begins + valid, source.n_bits)] - before[:, begins]
-    if plan.n_planes:  # the iterations after the bit-planes are timesteps, which read no input
-        by_level = np.moveaxis(
-            counts.reshape(-1, *plan.counts[::-1]), len(plan.counts) - plan.time_level, 0
-        )
-        by_level[plan.n_planes :] = 0
-    return counts.reshape(len(bits), plan.n_jobs, -1)
+        begins = np.minimum(starts + offset, n_bits)
+        counts += before[:, np.minimum(begins + valid, n_bits)] - before[:, begins]
+    if plan.n_plane_steps:  # the timesteps after the bit-planes read no input
+        by_level = counts.reshape(source.banks, *plan.counts[::-1])
+        np.moveaxis(by_level, -1 - plan.time_level, 0)[plan.n_plane_steps :] = 0
+    return counts.reshape(source.banks, plan.n_jobs, -1)
 
 
 class _Queue:

@@ -86,7 +86,7 @@ def interleavings(
 
     Parameters
     ----------
-    height, width, groups : positions and channel groups that a core computes.
+    height, width, groups : positions and channel groups of the layer.
     n_children : positions of a pooling window, which are always computed one after another.
     n_beats : cycles that a job takes in the fire unit.
     """
@@ -112,7 +112,7 @@ def interleaved(
 
     Parameters
     ----------
-    column, row, group : loops over all of a core's output columns, rows and channel groups.
+    column, row, group : loops over all output columns, rows and channel groups.
     time : the loop over timesteps.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw.spec import GRANULE_BITS, N_LEVELS, N_PLANES, PARAM_BITS, Config
-from sw.compile.chunks import Chunks, Window, cut_window
+from sw.compile.chunks import Chunks, cut_window
 from sw.compile.levels import Level, Strides, Turns, increments, interleaved, interleavings
 from sw.compile.program import FitError, LayerPlan, Placement
-from sw.compile.rows import pack_rows, param_rows, position_rows, row_strides, weight_rows
+from sw.compile.rows import pack_rows, param_rows, row_strides, weight_rows
 from sw.network.network import Layer
 
 N_ADDRESS_VALUES = 1 << 16
@@ -62,30 +62,28 @@ class LayerContext:
         return -(-self.layer.n_out // self.config.fire_lanes)
 
     @property
-    def n_planes(self) -> int:
-        """Iterations of the time loop that come before the first timestep."""
+    def n_plane_steps(self) -> int:
+        """Iterations of the time loop that come before the first timestep; each processes a
+        bit-plane per bank."""
         return N_PLANES // self.config.banks if self.pixels else 0
 
     @property
-    def out_ranks(self) -> Sequence[int]:
-        """Rank of each output channel, which is that of its lane; logits keep their order."""
-        target = self.target
-        if target is None or target.ranks is None:
-            return range(self.layer.n_out)
-        return target.ranks
+    def lane_order(self) -> tuple[int, ...]:
+        """Output channel of each rank; logits keep their order."""
+        return self.target.order if self.target else tuple(range(self.layer.n_out))
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompiledLayer:
-    """Contents of the memories with which the device runs a layer."""
+    """Contents of the memories with which a device runs a layer."""
 
     plan: LayerPlan
     header: dict[str, Any]
     """Values of :class:`hw.protocol.Header`."""
     levels: list[dict[str, int]]
     """Values of :class:`hw.protocol.Level`, innermost first."""
-    weights: list[bytes]
-    """Rows of weight memory of each bank."""
+    weights: bytes
+    """Rows of weight memory, those of the banks in turns."""
     params: bytes
     """Rows of parameter memory."""
 
@@ -117,8 +115,8 @@ def compile_layer(context: LayerContext, *, weight_base: int, param_base: int) -
 
     Parameters
     ----------
-    weight_base, param_base : rows of each bank's weight memory, and of parameter memory, at which
-        the layer's rows will lie.
+    weight_base : row of a bank's weight memory at which the layer's rows will lie.
+    param_base : the same for parameter memory.
 
     Raises
     ------
@@ -126,17 +124,9 @@ def compile_layer(context: LayerContext, *, weight_base: int, param_base: int) -
         The device has too few membrane slots, loop levels or iterations for the layer.
     """
     layer, config = context.layer, context.config
-    n_rows = position_rows(context.source, _is_aligned(context))
-    weights, params = _weights_of(context, n_rows), _params_of(context)
+    weights, params = _weights_of(context), _params_of(context)
     geometry = _geometry(context, weights, params)
-    window = Window(
-        layer=layer,
-        source=context.source,
-        aligned=_is_aligned(context),
-        n_rows=n_rows,
-        weight_pitch=geometry.weight_pitch,
-    )
-    chunks = cut_window(window, config)
+    chunks = _chunks(context, geometry)
     spacing, levels = _order_jobs(context, geometry, chunks)
     time = _time_level(context, geometry)
     header = {
@@ -153,7 +143,7 @@ def compile_layer(context: LayerContext, *, weight_base: int, param_base: int) -
         "time_levels": _mask(levels, "is_time"),
         "pool_levels": _mask(levels, "is_pool"),
         "tail_levels": _mask(levels, "is_group"),
-        "tail_lanes": layer.n_out - (context.n_groups - 1) * config.lanes,
+        "tail_lanes": _tail_lanes(context),
         "last_beat": context.n_beats - 1,
         "n_levels": len(levels),
         "leak": layer.leak,
@@ -161,7 +151,7 @@ def compile_layer(context: LayerContext, *, weight_base: int, param_base: int) -
         "final": int(context.final),
         "n_classes": layer.n_out if layer.output else 0,
         "pixels": int(context.pixels),
-        "granule_rows": window.granule_rows,
+        "granule_rows": context.source.granule_rows,
         "body_bits": chunks.body_bits,
         "tail_bits": chunks.tail_bits,
         "piece_rows": chunks.piece_rows,
@@ -178,9 +168,9 @@ def compile_layer(context: LayerContext, *, weight_base: int, param_base: int) -
         pieces=chunks.pieces(config),
         source_base=geometry.source_base,
         gated=layer.identity is not None,
-        n_planes=context.n_planes,
+        n_plane_steps=context.n_plane_steps,
         time_level=levels.index(time) if time in levels else 0,
-        weight_rows=weights[0].size // config.lanes,
+        weight_rows=weights.size // config.lanes,
         param_rows=params.size // (2 * config.fire_lanes),
     )
     return CompiledLayer(
@@ -190,21 +180,12 @@ def compile_layer(context: LayerContext, *, weight_base: int, param_base: int) -
             {"last": level.count - 1} | vars(moves)
             for level, moves in zip(levels, increments(levels), strict=True)
         ],
-        weights=[pack_rows(of_bank, config.weight_bits) for of_bank in weights],
+        weights=pack_rows(weights, config.weight_bits),
         params=pack_rows(params, PARAM_BITS),
     )
 
 
 # ---- shapes and strides
-
-
-def _is_aligned(context: LayerContext) -> bool:
-    """Return whether every run of input bits begins at a granule."""
-    layer, source = context.layer, context.source
-    addresses = (source.base, source.row, source.pixel, source.plane)
-    first = source.base - layer.padding[0] * source.row - layer.padding[1] * source.pixel
-    strides = (layer.stride[0] * source.row, layer.stride[1] * source.pixel)
-    return not any(n % GRANULE_BITS for n in (*addresses[1:], first, *strides))
 
 
 def _kept(context: LayerContext) -> tuple[int, int]:
@@ -214,19 +195,17 @@ def _kept(context: LayerContext) -> tuple[int, int]:
     return height * pool_y, width * pool_x
 
 
-def _weights_of(context: LayerContext, n_rows: int) -> NDArray[np.int8]:
-    """Return the weights (bank, y, x, group, t, ky, run, lanes); shared axes have length 1."""
-    layer = context.layer
-    rows = weight_rows(layer, context.config, context.source, n_rows, context.out_ranks)
+def _weights_of(context: LayerContext) -> NDArray[np.int8]:
+    """Return the weights (y, x, group, t, ky, run, bank, lanes) of what pooling windows cover."""
+    layer, source = context.layer, context.source
+    rows = weight_rows(layer, context.config, source, context.lane_order, source.position_rows)
     if layer.output:
         return rows
-    # Rows and columns that pooling leaves out need no weights.
-    _, conv_height, conv_width = layer.conv_shape(context.source.shape)
+    _, conv_height, conv_width = layer.conv_shape(source.shape)
     kept_y, kept_x = _kept(context)
     return rows[
-        :,
-        : kept_y if rows.shape[1] == conv_height else None,
-        : kept_x if rows.shape[2] == conv_width else None,
+        : kept_y if rows.shape[0] == conv_height else None,
+        : kept_x if rows.shape[1] == conv_width else None,
     ]
 
 
@@ -234,7 +213,7 @@ def _params_of(context: LayerContext) -> NDArray[np.int16]:
     """Return the biases and thresholds (y, x, group, t, lanes, 2); shared axes have length 1."""
     layer, config = context.layer, context.config
     _, conv_height, conv_width = layer.conv_shape(context.source.shape)
-    rows = param_rows(layer, config, (conv_height, conv_width), _kept(context), context.out_ranks)
+    rows = param_rows(layer, config, context.lane_order, (conv_height, conv_width), _kept(context))
     return rows[..., : context.n_beats * config.fire_lanes, :]
 
 
@@ -243,7 +222,7 @@ def _geometry(
 ) -> _Geometry:
     layer, config = context.layer, context.config
     source, identity, target = context.source, context.identity, context.target
-    weight_y, weight_x, weight_g, weight_t, weight_pitch, _ = row_strides(weights.shape[1:7], 1)
+    weight_y, weight_x, weight_g, weight_t, weight_pitch, _ = row_strides(weights.shape[:6], 1)
     param_y, param_x, param_g, param_t = row_strides(params.shape[:4], context.n_beats)
     source_y, source_x = layer.stride[0] * source.row, layer.stride[1] * source.pixel
     group_granules = config.bank_lanes // GRANULE_BITS
@@ -264,7 +243,7 @@ def _geometry(
         target_t = target.plane // GRANULE_BITS
         target_g = group_granules
         # The time loop passes the bit-planes, for which nothing is written, before timestep 0.
-        target_base = target.base // GRANULE_BITS - context.n_planes * target_t
+        target_base = target.base // GRANULE_BITS - context.n_plane_steps * target_t
         target_base %= N_ADDRESS_VALUES
 
     pad_y, pad_x = layer.padding
@@ -291,14 +270,33 @@ def _geometry(
     )
 
 
+def _tail_lanes(context: LayerContext) -> int:
+    """Return how many lanes the last channel group uses."""
+    return context.layer.n_out - (context.n_groups - 1) * context.config.lanes
+
+
 # ---- the loop nest
+
+
+def _chunks(context: LayerContext, geometry: _Geometry) -> Chunks:
+    source = context.source
+    addresses = (
+        geometry.source_base,
+        geometry.row.source,
+        geometry.column.source,
+        source.row,
+        source.pixel,
+        source.plane,
+    )
+    aligned = not any(n % GRANULE_BITS for n in addresses)
+    return cut_window(context.layer, source, geometry.weight_pitch, aligned, context.config)
 
 
 def _time_level(context: LayerContext, geometry: _Geometry) -> Level:
     """Return the loop over bit-planes and timesteps; an output layer adds all of them up."""
     output = context.layer.output
     return Level(
-        count=context.n_planes + context.timesteps,
+        count=context.n_plane_steps + context.timesteps,
         strides=geometry.time,
         in_job=output,
         is_time=not output,
@@ -347,19 +345,19 @@ def _order_jobs(
             _check_counts(context, levels)
             return spacing, levels
     raise FitError(
-        f"layer {layer.name!r} needs more than the {N_LEVELS} loop levels of the core; drop its "
+        f"layer {layer.name!r} needs more than the {N_LEVELS} loop levels of the device; drop its "
         "pooling or do not share its kernel columns"
     )
 
 
 def _check_counts(context: LayerContext, levels: list[Level]) -> None:
-    """Raise :class:`FitError` if a level has more iterations than the core can count."""
+    """Raise :class:`FitError` if a level has more iterations than the device can count."""
     longest = max(level.count for level in levels)
     limit = 1 << context.config.count_bits
     if longest > limit:
         raise FitError(
-            f"layer {context.layer.name!r} needs a loop of {longest} iterations; the core's loops "
-            f"have at most {limit}"
+            f"layer {context.layer.name!r} needs a loop of {longest} iterations; the device's "
+            f"loops have at most {limit}"
         )
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-
 from hw.protocol import N_PIECES
 from hw.spec import GRANULE_BITS, N_PLANES, PIECE_BITS, Config
-from sw.compile.program import Placement
+from sw.compile.program import PIXELS, Placement
 from sw.network.network import Layer, Shape
 
 
@@ -41,50 +38,43 @@ def place_maps(
     shapes: dict[str, Shape],
     layers: tuple[Layer, ...],
     timesteps: int,
-    ranks: Mapping[str, tuple[int, ...]],
+    orders: dict[str, tuple[int, ...]],
     config: Config,
 ) -> tuple[dict[str, Placement], int]:
-    """Give every map a region of the banks' spike memories.
+    """Give every map a region of spike memory; return the regions and the number of bits in use.
 
     A map gets the largest padding that one of its readers needs. The host writes the first map.
 
     Parameters
     ----------
-    ranks : rank of every channel by map, see :attr:`sw.compile.program.Placement.ranks`. A map that
-        is left out has the bit-planes of an image.
-
-    Returns
-    -------
-    The regions, and the number of bits in use in each bank.
+    orders : channel of each rank, by map; :data:`sw.compile.program.PIXELS`, whose planes and not
+        its channels are dealt to the banks, has none.
     """
     placements: dict[str, Placement] = {}
     start = 0
-    for n, (name, shape) in enumerate(shapes.items()):
-        _, height, width = shape
-        n_maps = timesteps if name in ranks else N_PLANES
-        place = Placement(
-            shape=shape,
-            timesteps=n_maps,
-            banks=config.banks,
-            ranks=ranks.get(name),
-            **dict.fromkeys(("base", "start", "n_bits", "pixel", "row", "plane"), 0),
-        )
-        channels = place.channels
+    for n, (name, (channels, height, width)) in enumerate(shapes.items()):
         readers = [layer for layer in layers if layer.source == name]
         pad_y = max((layer.padding[0] for layer in readers), default=0)
         pad_x = max((layer.padding[1] for layer in readers), default=0)
-        # The host can pack bits; the core writes whole granules, and reads identities as granules.
+        # The host can pack bits; the device writes whole granules, and reads identities so.
         by_bit = n == 0 and all(layer.identity != name for layer in layers)
-        pixel = channels if by_bit else -(-channels // GRANULE_BITS) * GRANULE_BITS
+        by_plane = name == PIXELS
+        n_planes = N_PLANES if by_plane else timesteps
+        n_steps = N_PLANES // config.banks if by_plane else timesteps
+        depth = channels if by_plane else -(-channels // config.banks)
+        pixel = depth if by_bit else -(-depth // GRANULE_BITS) * GRANULE_BITS
         row = (width + pad_x) * pixel
-        if by_bit and any(_is_short(layer, pixel, channels) for layer in readers):
+        if by_bit and any(_is_short(layer, depth) for layer in readers):
             row = _input_pitch(row, max(layer.kernel[0] for layer in readers), config)
         plane = (height + pad_y) * row
-        n_here = n_maps if name in ranks else -(-n_maps // config.banks)
-        n_bits = n_here * plane + pad_y * row + pad_x * pixel
+        n_bits = n_steps * plane + pad_y * row + pad_x * pixel
         n_bits = -(-n_bits // GRANULE_BITS) * GRANULE_BITS
-        placements[name] = replace(
-            place,
+        placements[name] = Placement(
+            shape=(channels, height, width),
+            timesteps=n_planes,
+            order=tuple(range(channels)) if by_plane else orders[name],
+            banks=config.banks,
+            by_plane=by_plane,
             base=start + pad_y * row + pad_x * pixel,
             start=start,
             n_bits=n_bits,
@@ -96,7 +86,8 @@ def place_maps(
     return placements, start
 
 
-def _is_short(layer: Layer, pixel: int, channels: int) -> bool:
-    """Whether a kernel row of ``layer`` fits a piece, wherever in a granule it begins."""
-    run = (layer.kernel[1] - 1) * pixel + channels
+def _is_short(layer: Layer, depth: int) -> bool:
+    """Whether a kernel row of ``layer``, with ``depth`` bits a position, fits a piece wherever in a
+    granule it begins."""
+    run = layer.kernel[1] * depth
     return layer.weight.shape[6] == layer.kernel[1] and run <= PIECE_BITS - GRANULE_BITS + 1

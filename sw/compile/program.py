@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw.protocol import LayerCounters, Space, n_bytes, n_rows, row_bytes, unpack
-from hw.spec import GRANULE_BITS, N_PLANES, Config
+from hw.spec import GRANULE_BITS, N_PLANES, PIECE_BITS, Config
 from sw.network.network import IMAGE, INPUT, Layer, Network, Shape
 
 PIXELS = IMAGE
@@ -25,74 +25,107 @@ class FitError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Region of a map in the spike memories of all banks; addresses are the same in each.
+    """Region of a map in spike memory, which is the same in all banks.
 
-    ``pixel``, ``row`` and ``plane`` are the distances in bits from a position to the next in its
-    row, from a row to the next, and from a timestep to the next.
+    A map's channels are dealt to the banks: the one of rank ``q`` is bit ``q // banks`` of its
+    position in bank ``q % banks``. Of a map of bit-planes, each bank has whole planes instead, the
+    highest in bank 0. ``pixel``, ``row`` and ``plane`` are the distances in bits of a bank from a
+    position to the next in its row, from a row to the next, and from a timestep (or from the planes
+    that all banks process at once) to the next.
     """
 
     shape: Shape
     timesteps: int
+    """Number of timesteps, or of bit-planes."""
+    order: tuple[int, ...]
+    """Channel of each rank."""
+    banks: int
+    by_plane: bool
+    """Whether banks have planes of their own, with all channels, instead of channels."""
     base: int
     """Bit address of the first channel of position (0, 0) at timestep 0, behind the padding."""
     start: int
-    """Bit address at which the region begins."""
+    """Bit address at which the region begins in each bank."""
     n_bits: int
-    """Size of the region in one bank, a multiple of 8."""
+    """Size of the region in each bank, a multiple of 8."""
     pixel: int
     row: int
     plane: int
-    banks: int = 1
-    ranks: tuple[int, ...] | None = None
-    """Rank of each channel (C,): the one of rank ``q`` is bit ``q // banks`` of its position in bank
-    ``q % banks``. None if the map has the bit-planes of an image, which are divided in place of the
-    channels: plane ``n`` is in bank ``n % banks``."""
 
     @property
-    def channels(self) -> int:
-        """Number of channels that a bank has at each position, the last ones perhaps unused."""
-        return self.shape[0] if self.ranks is None else -(-self.shape[0] // self.banks)
+    def bank_channels(self) -> int:
+        """Number of channels of a position in a bank, counting those that are missing in some."""
+        return len(self.order) if self.by_plane else -(-len(self.order) // self.banks)
+
+    @property
+    def granule_rows(self) -> int:
+        """Logarithm (base 2) of the number of weight rows of a granule, which has 8 inputs unless
+        it holds a position with fewer channels."""
+        if self.pixel == GRANULE_BITS:
+            return (self.bank_channels - 1).bit_length()
+        return (GRANULE_BITS - 1).bit_length()
+
+    @property
+    def is_piece(self) -> bool:
+        """Whether a position fills a piece but for its last bits, which take no weights then."""
+        return self.pixel == PIECE_BITS > self.bank_channels
+
+    @property
+    def position_rows(self) -> int:
+        """Number of weight rows of a bank for a position that another one follows."""
+        if self.is_piece:
+            return self.bank_channels
+        return self.pixel * (1 << self.granule_rows) // GRANULE_BITS
 
     @property
     def first_row(self) -> int:
-        """First row of the region in :attr:`hw.protocol.Space.SPIKE`."""
+        """First row of the region as the host sees it, in :attr:`hw.protocol.Space.SPIKE`."""
         return self.start // GRANULE_BITS * self.banks
 
     @property
     def n_rows(self) -> int:
-        """Number of rows (bytes) of the region in :attr:`hw.protocol.Space.SPIKE`."""
+        """Number of rows of :attr:`hw.protocol.Space.SPIKE`, which are bytes, of all banks."""
         return self.n_bits // GRANULE_BITS * self.banks
 
-    def _index(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the bank of every spike (t, c, y, x), and its bit counted from the region's first
-        one."""
-        t, c, y, x = np.ogrid[tuple(slice(n) for n in (self.timesteps, *self.shape))]
-        if self.ranks is None:
-            bank, t = t % self.banks, t // self.banks
-        else:
-            rank = np.asarray(self.ranks)[c]
-            bank, c = rank % self.banks, rank // self.banks
-        bit = self.base - self.start + t * self.plane + y * self.row + x * self.pixel + c
-        return bank, bit
+    @property
+    def bank_inputs(self) -> tuple[tuple[int, ...], ...]:
+        """Channels whose weights each bank has."""
+        if self.by_plane:
+            return (self.order,) * self.banks
+        return tuple(self.order[bank :: self.banks] for bank in range(self.banks))
 
-    def bits(self, spikes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def index(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the bank and the bit address of every spike (t, c, y, x), as arrays that can be
+        broadcast to that shape."""
+        t, c, y, x = np.ogrid[tuple(slice(n) for n in (self.timesteps, *self.shape))]
+        if self.by_plane:
+            bank, step, bit = t % self.banks, t // self.banks, c
+        else:
+            rank = np.argsort(self.order)[c]
+            bank, step, bit = rank % self.banks, t, rank // self.banks
+        return bank, self.base + step * self.plane + y * self.row + x * self.pixel + bit
+
+    def bank_bits(self, spikes: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the region's bits (banks, n_bits) for ``spikes`` (T, C, H, W) of 0 and 1."""
         expected = (self.timesteps, *self.shape)
         if spikes.shape != expected:
             raise ValueError(f"spikes have shape {spikes.shape}, the map is {expected}")
         bits = np.zeros((self.banks, self.n_bits), np.uint8)
-        bits[self._index()] = spikes
+        bank, address = self.index()
+        bits[bank, address - self.start] = spikes
         return bits
 
     def pack(self, spikes: NDArray[np.uint8]) -> bytes:
-        """Return the region's rows of SPIKE for ``spikes`` (T, C, H, W) of 0 and 1."""
-        granules = np.packbits(self.bits(spikes), axis=1, bitorder="little")
-        return np.ascontiguousarray(granules.T).tobytes()
+        """Return the region's bytes, in the order of the host's rows, for ``spikes`` (T, C, H, W)
+        of 0 and 1."""
+        return np.packbits(self.bank_bits(spikes), axis=1, bitorder="little").T.tobytes()
 
     def unpack(self, raw: bytes) -> NDArray[np.uint8]:
-        """Return the spikes (T, C, H, W) in the region's rows of SPIKE."""
-        granules = np.frombuffer(raw, np.uint8).reshape(-1, self.banks).T
-        return np.unpackbits(granules, axis=1, bitorder="little")[self._index()]
+        """Return the spikes (T, C, H, W) in the region's bytes."""
+        rows = np.frombuffer(raw, np.uint8).reshape(-1, self.banks)
+        bits = np.unpackbits(rows.T, axis=1, bitorder="little")
+        bank, address = self.index()
+        return bits[bank, address - self.start]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,13 +144,13 @@ class LayerPlan:
     """(bit offset from the chunk's first bit, valid bits, valid bits in a run's last chunk)."""
     source_base: int
     gated: bool
-    n_planes: int
-    """Iterations of the time loop over bit-planes of an image, before the first timestep; 0 if the
-    layer reads spikes."""
+    n_plane_steps: int
+    """Iterations of the loop over timesteps that read bit-planes, in a layer that takes pixels; the
+    timesteps that follow read no input. 0 in other layers."""
     time_level: int
     """Level of the loop over timesteps; 0 if there is one timestep, and so no loop."""
     weight_rows: int
-    """Rows of weights in each bank."""
+    """Rows of weights in all banks together."""
     param_rows: int
 
 
@@ -137,15 +170,16 @@ class Program:
 
     Attributes
     ----------
-    images : bytes to write to each space from row 0 on.
+    images : bytes to write to each space from row 0 on, in which the rows of the banks alternate.
     placements : regions of spike memory by name of the map.
     inputs : regions that the host writes before a run, one per buffer; the first is in
         ``placements``.
-    entries : rows of WEIGHT at which a run on each of ``inputs`` begins.
+    entries : rows of weight memory, counted over all banks, at which a run on each of ``inputs``
+        begins.
     layers : how each layer runs; the first one is the encoder if the device takes pixels.
     n_classes : number of logits.
-    spike_bytes : bytes of all banks' spike memories in use; they are cleared when the program is
-        loaded.
+    spike_bytes : bytes of spike memory in use in all banks together, from row 0 on; they are
+        cleared when the program is loaded.
     pixels : whether the input is an image's bit-planes instead of spikes.
     """
 
@@ -198,12 +232,11 @@ class Program:
     def counters(self, raw: bytes) -> dict[str, Counters]:
         """Decode the counters by layer from the first ``n_counter_rows`` counter rows."""
         size = n_bytes(LayerCounters)
+        names = [f.name for f in fields(Counters)]
         counters = {}
         for n, layer in enumerate(self.layers):
-            values = unpack(LayerCounters, raw[n * size : (n + 1) * size])
-            counters[layer.name] = Counters(
-                **{f.name: int(getattr(values, f.name)) for f in fields(Counters)}
-            )
+            found = unpack(LayerCounters, raw[n * size : (n + 1) * size])
+            counters[layer.name] = Counters(**{name: int(getattr(found, name)) for name in names})
         return counters
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw.protocol import Descriptor, Space, descriptor_rows, pack, row_bytes, unpack
-from hw.spec import GRANULE_BITS, N_LEVELS, PARAM_BITS, PIECE_BITS, Config, signed_range
+from hw.spec import N_LEVELS, PARAM_BITS, Config, signed_range
 from sw.compile.program import FitError, Placement
 from sw.network.network import Layer
 
@@ -26,67 +26,42 @@ def pack_rows(values: NDArray[np.integer[Any]], bits: int) -> bytes:
     return (fields << shifts).sum(axis=1, dtype=np.uint8).tobytes()
 
 
-def position_rows(source: Placement, aligned: bool) -> int:
-    """Return how many rows of weights each position of a run takes in a bank.
-
-    Rows that no input needs are left out where the scanner can count without them: in granules of
-    1, 2 or 4 inputs, and in pieces of 9 to 15.
-
-    Parameters
-    ----------
-    aligned : whether every run begins at a granule.
-    """
-    if aligned and source.pixel == GRANULE_BITS:
-        return 1 << (source.channels - 1).bit_length()
-    if aligned and source.pixel == PIECE_BITS:
-        return source.channels
-    return source.pixel
-
-
 def weight_rows(
-    layer: Layer,
-    config: Config,
-    source: Placement,
-    n_rows: int,
-    out_ranks: Sequence[int],
+    layer: Layer, config: Config, source: Placement, target: Sequence[int], n_rows: int
 ) -> NDArray[np.int8]:
-    """Return a layer's weights in the order of weight memory: (bank, y, x, group, t, ky, run,
-    lanes).
+    """Return a layer's weights in the order of weight memory.
 
-    Shared axes have length 1. Lanes without an output channel have weights of 0.
+    Their axes are (y, x, group, t, ky, run, bank, lanes). Shared axes have length 1. Each bank has
+    the weights of its own input channels, or, if banks have planes of their own, of all.
 
     Parameters
     ----------
-    n_rows : rows of a position, see :func:`position_rows`. Rows without a channel have weights of
-        0.
-    out_ranks : rank of each output channel, which is that of its lane.
+    source : map that the layer reads.
+    target : output channel of each rank, which is the order of the lanes.
+    n_rows : rows of a bank for each position of a kernel row but the last one. Where they exceed
+        the number of channels, and in lanes without an output channel, weights are 0.
     """
-    t, y, x, _, n_in, ky, kx = layer.weight.shape
-    n_lanes = -(-layer.n_out // config.lanes) * config.lanes
-    weights = layer.weight.transpose(0, 1, 2, 5, 6, 4, 3)
-    lanes = list(out_ranks)
-    if source.ranks is None:  # every bank has a bit-plane of all channels
-        padded = np.zeros((config.banks, t, y, x, ky, kx, n_rows, n_lanes), np.int8)
-        padded[..., :n_in, :][..., list(out_ranks)] = weights
-    else:
-        dealt = np.zeros((t, y, x, ky, kx, n_rows * config.banks, n_lanes), np.int8)
-        in_order = np.zeros((*weights.shape[:-1], n_lanes), np.int8)
-        in_order[..., list(out_ranks)] = weights
-        dealt[..., list(source.ranks), :] = in_order
-        padded = dealt.reshape(t, y, x, ky, kx, n_rows, config.banks, n_lanes)
-        padded = np.moveaxis(padded, -2, 0)
-    run = (kx - 1) * n_rows + source.channels
-    flat = padded.reshape(config.banks, t, y, x, ky, kx * n_rows, n_lanes)[..., :run, :]
-    flat = flat.reshape(*flat.shape[:-1], -1, config.lanes)
-    return np.ascontiguousarray(flat.transpose(0, 2, 3, 6, 1, 4, 5, 7))
+    t, y, x, n_out, n_in, ky, kx = layer.weight.shape
+    depth, banks = source.bank_channels, config.banks
+    groups = -(-n_out // config.lanes)
+    weight = layer.weight[:, :, :, list(target)][:, :, :, :, list(source.order)]
+    by_bank = np.zeros((t, y, x, n_out, depth * (1 if source.by_plane else banks), ky, kx), np.int8)
+    by_bank[:, :, :, :, :n_in] = weight
+    padded = np.zeros((t, y, x, groups * config.lanes, banks, ky, kx, n_rows), np.int8)
+    padded[:, :, :, :n_out, ..., :depth] = by_bank.reshape(
+        t, y, x, n_out, depth, -1, ky, kx
+    ).transpose(0, 1, 2, 3, 5, 6, 7, 4)
+    run = (kx - 1) * n_rows + depth
+    flat = padded.reshape(t, y, x, groups, config.lanes, banks, ky, kx * n_rows)[..., :run]
+    return np.ascontiguousarray(flat.transpose(1, 2, 3, 0, 6, 7, 5, 4))
 
 
 def param_rows(
     layer: Layer,
     config: Config,
+    target: Sequence[int],
     conv: tuple[int, int],
     kept: tuple[int, int],
-    out_ranks: Sequence[int],
 ) -> NDArray[np.int16]:
     """Return biases and thresholds in the order of parameter memory: (y, x, group, t, lanes, 2).
 
@@ -94,9 +69,9 @@ def param_rows(
 
     Parameters
     ----------
+    target : output channel of each rank, which is the order of the lanes.
     conv : rows and columns of the map before pooling.
     kept : rows and columns of them that pooling windows cover; the others get no parameters.
-    out_ranks : rank of each output channel, which is that of its lane.
 
     Raises
     ------
@@ -121,9 +96,8 @@ def param_rows(
     # silent.
     rows = np.zeros((y, x, t, groups * config.lanes, 2), np.int16)
     rows[..., 1] = 1
-    lanes = list(out_ranks)
-    rows[..., lanes, 0] = layer.bias.transpose(1, 2, 0, 3)
-    rows[..., lanes, 1] = threshold[:, :, None]
+    rows[..., : layer.n_out, 0] = layer.bias.transpose(1, 2, 0, 3)[..., list(target)]
+    rows[..., : layer.n_out, 1] = threshold[:, :, None, list(target)]
     rows = rows[: kept[0] if y == conv[0] else None, : kept[1] if x == conv[1] else None]
     rows = rows.reshape(*rows.shape[:3], groups, config.lanes, 2)
     return np.ascontiguousarray(rows.transpose(0, 1, 3, 2, 4, 5))
@@ -139,15 +113,6 @@ def row_strides(shape: tuple[int, ...], n_rows: int) -> list[int]:
         strides.append(n_rows if n > 1 else 0)
         n_rows *= n
     return strides[::-1]
-
-
-def interleave_banks(images: Sequence[bytes], size: int) -> bytes:
-    """Return one memory space in which the rows of all banks' images, of equal length, alternate.
-
-    A row has ``size`` bytes.
-    """
-    rows = [np.frombuffer(image, np.uint8).reshape(-1, size) for image in images]
-    return np.stack(rows, axis=1).tobytes()
 
 
 def descriptor_bytes(

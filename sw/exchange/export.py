@@ -16,6 +16,7 @@ from hw.spec import Config
 from sw.compile import costs, fitting
 from sw.compile.compiler import compile_network
 from sw.compile.costs import LayerReport
+from sw.compile.deal import RATES
 from sw.compile.fitting import BoardReport
 from sw.compile.program import FitError, Program
 from sw.convert import fold, quantize
@@ -130,11 +131,19 @@ def find_images(
 
 
 def measure(
-    folded: FoldedNetwork, network: Network, program: Program | None, split: Split
+    folded: FoldedNetwork,
+    network: Network,
+    program: Program | None,
+    split: Split,
+    trace: reference.Trace,
 ) -> tuple[list[LayerReport], Accuracy]:
-    """Return each layer's densities, operations and predicted cycles, and the accuracies."""
+    """Return each layer's densities, operations and predicted cycles, and the accuracies.
+
+    Parameters
+    ----------
+    trace : what the network computes for the images of ``split``.
+    """
     before = simulate(folded, split.images).predictions
-    trace = reference.run(network, split.images)
     maps = costs.device_maps(network, split.images, trace.spikes)
     layers = costs.measured(network, program, maps)
 
@@ -203,11 +212,15 @@ def export_network(
         folded = imported.folded
         network = integers.quantised(imported, weight_bits, calibration=images.calibration)
     check_labels(images.split.labels, network.n_classes, images.what)
+    trace = reference.run(network, images.split.images)
+    # The compiler divides channels between banks by how often they spike.
+    rates = {name: {RATES: values} for name, values in reference.channel_rates(trace).items()}
+    network = replace(network, statistics=rates)
     try:
         program = compile_network(network, config)
     except FitError:
         program = None
-    layers, accuracy = measure(folded, network, program, images.split)
+    layers, accuracy = measure(folded, network, program, images.split, trace)
     network = replace(
         network,
         provenance=network.provenance
@@ -218,8 +231,10 @@ def export_network(
                 "accuracy": asdict(accuracy),
             }
         },
-        statistics={
-            layer.name: {
+        statistics=rates
+        | {
+            layer.name: rates.get(layer.name, {})
+            | {
                 "input_density": layer.input_density,
                 "n_synaptic_ops": layer.n_synaptic_ops,
             }

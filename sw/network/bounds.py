@@ -8,8 +8,9 @@ independent.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,28 +44,25 @@ def drive_bounds(layer: Layer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return low, high
 
 
-def sum_bits(layer: Layer, timesteps: int, ranks: Sequence[int] | None, banks: int) -> int:
-    """Return the number of bits that the sums of a layer's jobs need in every bank.
+def bank_bounds(layer: Layer, timesteps: int, inputs: Sequence[Sequence[int]]) -> Bounds:
+    """Return bounds of the sums of a job that each bank of a device adds up by itself.
 
-    A sum is that of some of the weights of the bank's input channels, without bias; in an output
-    layer, over all timesteps.
+    The sums of an output layer run over all timesteps. Inputs are 0 or 1: bit-planes are added up
+    behind the banks.
 
     Parameters
     ----------
-    ranks : rank of each input channel; the one of rank ``q`` is in bank ``q % banks``. None if each
-        bank has one bit-plane of all channels.
+    inputs : input channels of each bank.
     """
-    worst = 1
-    for bank in range(banks if ranks is not None else 1):
-        own = slice(None) if ranks is None else np.flatnonzero(np.asarray(ranks) % banks == bank)
-        if ranks is not None and not np.size(own):
-            continue
-        low, high = drive_bounds(replace(layer, weight=layer.weight[:, :, :, :, own]))
+    least = most = 0
+    for channels in inputs:
+        own = dataclasses.replace(layer, weight=layer.weight[:, :, :, :, list(channels)])
+        low, high = drive_bounds(own)
         if layer.output:
-            repeats = timesteps if low.shape[0] == 1 else 1
+            repeats = timesteps if len(low) == 1 else 1
             low, high = low.sum(axis=0) * repeats, high.sum(axis=0) * repeats
-        worst = max(worst, Bounds(int(low.min()), int(high.max())).n_bits)
-    return worst
+        least, most = min(least, int(low.min())), max(most, int(high.max()))
+    return Bounds(least, most)
 
 
 def layer_bounds(layer: Layer, timesteps: int, input_max: int = 1) -> Bounds:

@@ -92,6 +92,15 @@ def densities(network: Network, trace: Trace) -> dict[str, float]:
     }
 
 
+def channel_rates(trace: Trace) -> dict[str, list[float]]:
+    """Return the share of a channel's neurons that spike, by map and channel, over all images and
+    timesteps of a trace that has kept its spikes. It is rounded to four decimals."""
+    return {
+        name: spikes.mean(axis=(0, 1, 3, 4)).round(4).tolist()
+        for name, spikes in trace.spikes.items()
+    }
+
+
 @torch.no_grad()
 def _run(network: Network, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """Return the spikes (N, T, C, H, W) of every map by name, and the logits (N, n_classes)."""

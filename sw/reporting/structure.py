@@ -74,8 +74,8 @@ def _layer_amounts(report: Report, program: Program) -> dict[Space, list[tuple[s
         ],
         Space.PARAM: [part(p.name, p.param_rows) for p in program.layers],
         Space.SPIKE: [
-            *(part(n, p.n_bits // 8) for n, p in program.placements.items()),
-            *(("second input", "data", p.n_bits // 8) for p in program.inputs[1:]),
+            *(part(n, p.n_rows) for n, p in program.placements.items()),
+            *(("second input", "data", p.n_rows) for p in program.inputs[1:]),
         ],
     }
 

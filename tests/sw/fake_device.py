@@ -34,7 +34,7 @@ from hw.protocol import (
     spec_hash,
     unpack,
 )
-from hw.spec import GRANULE_BITS, N_PLANES, Config
+from hw.spec import N_PLANES, Config
 from sw.compile.compiler import compile_network
 from sw.compile.costs import n_synaptic_ops
 from sw.compile.program import PIXELS, Program, device_layers
@@ -206,7 +206,7 @@ class FakeDevice(Device):
         self.expected = program or compile_network(network, config)
         self.fails_at, self.error = fails_at, error
         self.gateware = FakeGateware(config, self._compute)
-        self.memories[Space.SPIKE][:] = b"\xff" * config.spike_bytes
+        self.memories[Space.SPIKE][:] = b"\xff" * n_rows(Space.SPIKE, config)
         self.n_computed = 0
         super().__init__(
             Transport(FakePort(self.gateware)),
@@ -226,11 +226,10 @@ class FakeDevice(Device):
             assert self.memories[space][: len(image)] == image, f"{space.name} is not the program's"
         spikes = self.memories[Space.SPIKE]
         for place in program.placements.values():
-            start, size = place.first_row, place.n_rows
-            raw = bytes(spikes[start : start + size])
+            raw = bytes(spikes[place.first_row : place.first_row + place.n_rows])
             assert place.pack(place.unpack(raw)) == raw, "padding must be clear"
         place = program.inputs[program.entries.index(entry)]
-        raw = bytes(spikes[place.start // 8 : (place.start + place.n_bits) // 8])
+        raw = bytes(spikes[place.first_row : place.first_row + place.n_rows])
         given = place.unpack(raw)
         if program.pixels:  # compute the device's own encoder from the bit-planes
             worth = 1 << np.arange(N_PLANES - 1, -1, -1)[:, None, None, None]
@@ -244,7 +243,7 @@ class FakeDevice(Device):
         for layer in device_layers(self.network, program.pixels):
             if not layer.output:
                 place = program.placements[layer.name]
-                self._store(Space.SPIKE, place.start // 8, place.pack(maps[layer.name]))
+                self._store(Space.SPIKE, place.first_row, place.pack(maps[layer.name]))
             counters += pack(
                 LayerCounters,
                 {

@@ -29,7 +29,10 @@ class Walk:
     """Arrays (n_jobs,): addresses source, identity, weight, target, param and slot; timestep
     ``time``; flags fresh, pool_first, pool_last and tail."""
     reads: Ints
-    """Array (n, 3) with a row per bit read: job, bit of spike memory, row of weight memory."""
+    """Array (n, 3) with a row per bit read: job, bit of spike memory, row of weight memory. Bits
+    and rows are the same in every bank."""
+    dead: Ints
+    """Bits of spike memory that are read but have no weights; the device takes them to be 0."""
 
     def __len__(self) -> int:
         return len(self.fields["param"])
@@ -43,7 +46,7 @@ def rows_of(program: Program, space: Space) -> list[bytes]:
 
 
 def weights_of(program: Program) -> NDArray[np.int64]:
-    """Return the weight memory as integers (rows, lanes)."""
+    """Return the weight memory as integers (rows, lanes), the rows of the banks in turns."""
     config = program.config
     bits = np.unpackbits(
         np.frombuffer(program.images[Space.WEIGHT], np.uint8), bitorder="little"
@@ -72,7 +75,7 @@ def descriptors(program: Program, buffer: int) -> list[Any]:
 
 
 def walk(descriptor: Any, config: Config) -> Walk:
-    """Return all iterations of a layer's loop nest in the order of the core."""
+    """Return all iterations of a layer's loop nest in the order of the device."""
     header = descriptor.header
     levels = [descriptor.levels[i] for i in range(header.n_levels)]
     counts = [level.last + 1 for level in levels]
@@ -123,10 +126,11 @@ def walk(descriptor: Any, config: Config) -> Walk:
     # Piece k of a window comes from piece_rows[k] rows of memory further down. A window that does
     # not begin at a granule is shifted and lacks its last bits.
     cut = at_end[0]
-    summed = time < N_PLANES if header.pixels else np.ones(n_steps, bool)
+    summed = time < N_PLANES // config.banks if header.pixels else np.ones(n_steps, bool)
     shift = steps["source"] % N_COLUMN_BITS
     row_bits = config.chunk_bits
-    reads = []
+    reads, dead = [], [np.zeros(0, np.int64)]
+    granule_rows = 1 << header.granule_rows
     for k in range(config.chunk_bits // PIECE_BITS):
         for bit in range(PIECE_BITS):
             valid = bit < np.where(cut, header.tail_bits[k], header.body_bits[k])
@@ -139,6 +143,13 @@ def walk(descriptor: Any, config: Config) -> Walk:
             address = (
                 steps["source"][chosen] - shift[chosen] + position + down[position // 16] * row_bits
             )
-            weight = steps["weight"][chosen] + header.piece_weights[k] + bit
+            in_granule = bit % N_COLUMN_BITS
+            if in_granule >= granule_rows:
+                dead.append(address)
+                continue
+            row = bit // N_COLUMN_BITS * granule_rows + in_granule
+            weight = steps["weight"][chosen] + header.piece_weights[k] + row
             reads.append(np.stack([job[chosen], address, weight], axis=1))
-    return Walk(header=header, fields=fields, reads=np.concatenate(reads))
+    return Walk(
+        header=header, fields=fields, reads=np.concatenate(reads), dead=np.concatenate(dead)
+    )

@@ -8,7 +8,7 @@ import pytest
 
 from hw.core.core import Core
 from hw.protocol import Address, Space, row_bytes
-from hw.spec import GRANULE_BITS, Config, Gate
+from hw.spec import Config, Gate
 from sw.compile.compiler import compile_network
 from sw.compile.cycles import predict_cycles
 from sw.compile.program import Program

@@ -99,6 +99,9 @@ def test_file_and_report_agree(
     for layer in found["layers"]:
         density = np.mean([images[layer["source"]].mean() for images in maps])
         assert layer["input_density"] == pytest.approx(density)
+        if layer["source"] in trace.spikes:
+            rates = network.statistics[layer["source"]]["channel_rates"]
+            assert np.mean(rates) == pytest.approx(density, abs=1e-4)
         if layer["name"] == "input":  # the stem, which is no layer of the network
             continue
         assert network.statistics[layer["name"]]["input_density"] == layer["input_density"]
@@ -120,7 +123,7 @@ def test_accuracy_before_and_after_is_not_confused(tmp_path: Path, dataset: Data
         images=dataset.test.images,
         labels=run(turned, dataset.test.images).predictions.astype(np.uint8),
     )
-    _, accuracy = exporting.measure(folded, turned, None, split)
+    _, accuracy = exporting.measure(folded, turned, None, split, run(turned, split.images))
     assert accuracy.quantised == 1.0
     assert accuracy.folded == accuracy.agreement < 1.0
 

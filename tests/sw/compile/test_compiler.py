@@ -87,7 +87,7 @@ def job_positions(layer: Layer, done: Walk, program: Program) -> dict[str, NDArr
         return {"t": zero, "y": zero, "x": zero, "g": rows}
     place = program.placements[layer.name]
     assert not any(n % GRANULE_BITS for n in (place.base, place.plane, place.row, place.pixel)), (
-        "the core writes whole granules"
+        "the device writes whole granules"
     )
     t = fields["time"] - (N_PLANES if done.header.pixels else 0)
     height, width = place.shape[1:]
@@ -334,8 +334,7 @@ def test_short_runs_add_up_to_the_convolution(build: int) -> None:
 def test_pixels_add_up_to_the_encoder(seed: int) -> None:
     net = pixel_network(seed)
     program = compile_network(net, BUILDS[seed % len(BUILDS)], pixels=True)
-    part = program.layers[0].parts[0]
-    assert program.pixels and part is not None and part.pixels
+    assert program.pixels and program.layers[0].n_plane_steps == N_PLANES
     check_program(net, program)
 
 
@@ -353,10 +352,9 @@ def test_fully_connected_layers_are_one_run(timesteps: int, taps: tuple[int, int
     check_program(net, program)
     if taps != (5, 7):
         return
-    part = program.layers[1].parts[0]
-    assert part is not None
-    assert part.counts[0] == -(-16 * 5 * 7 // CONFIG.chunk_bits)
-    assert np.prod(part.counts) == part.counts[0] * timesteps
+    counts = program.layers[1].counts
+    assert counts[0] == -(-16 * 5 * 7 // CONFIG.chunk_bits)
+    assert np.prod(counts) == counts[0] * timesteps
 
 
 def test_networks_here_use_what_there_is() -> None:
@@ -418,7 +416,9 @@ def test_an_encoder_that_the_device_cannot_compute_is_the_hosts() -> None:
     assert compile_network(net, CONFIG, pixels=True).pixels
     assert not compile_network(net, CONFIG, pixels=False).pixels
     assert not compile_network(net, replace(CONFIG, pixels=False), pixels=True).pixels
-    assert not compile_network(net, replace(CONFIG, membrane_bits=17), pixels=True).pixels
+    assert not compile_network(
+        net, replace(CONFIG, membrane_bits=17, sum_bits=17), pixels=True
+    ).pixels
     assert net.encoder is not None
     loud = replace(net, encoder=replace(net.encoder, bias=net.encoder.bias + 40_000))
     assert not compile_network(loud, CONFIG, pixels=True).pixels
@@ -427,7 +427,7 @@ def test_an_encoder_that_the_device_cannot_compute_is_the_hosts() -> None:
 
 
 def test_jobs_take_turns() -> None:
-    """The core starts a job per cycle if enough columns, rows or groups can take turns."""
+    """The device starts a job per cycle if enough columns, rows or groups can take turns."""
     for shape, n_out in (((16, 7, 7), 16), ((16, 7, 5), 16), ((16, 1, 1), 112), ((16, 2, 4), 16)):
         kernel = min(3, shape[1])
         net = network(conv((1, 1, 1, n_out, 16, kernel, kernel), kernel), shape)
@@ -517,9 +517,14 @@ def test_descriptors_follow_the_weights() -> None:
         (replace(CONFIG, weight_bits=4), {}, r"8-bit weights, the device 4-bit.*--bits 4"),
         (CONFIG, {"threshold": 40_000}, r"'conv'.*threshold.*16 bits"),
         (
-            replace(CONFIG, membrane_bits=16),
+            replace(CONFIG, membrane_bits=16, sum_bits=16),
             {"bias": np.full((1, 1, 1, 16), 32_767, np.int32)},
             r"layer 'conv' needs membranes of \d+ bits, 'sim' has 16",
+        ),
+        (
+            replace(CONFIG, banks=2, sum_bits=9),
+            {},
+            r"layer 'fc' needs sums of 13 bits in a bank, 'sim' has 9; quantise",
         ),
         (replace(CONFIG, membrane_slots=2), {"pool": (2, 2)}, r"4 membrane slots.* has 2"),
     ],
@@ -551,13 +556,13 @@ def test_what_does_not_fit_is_said(config: Config, options: dict, message: str) 
             CONFIG,
             conv((1, 1, 1, 32, 16, 3, 1), pool=(2, 2)),
             (16, 10, 10),
-            "layer 'conv' needs more than the 8 loop levels of the core; drop its pooling",
+            "layer 'conv' needs more than the 8 loop levels of the device; drop its pooling",
         ),
         (
             replace(CONFIG, count_bits=3),
             conv((1, 1, 1, 16, 16, 3, 3)),
             (16, 9, 4),
-            "layer 'conv' needs a loop of 9 iterations; the core's loops have at most 8",
+            "layer 'conv' needs a loop of 9 iterations; the device's loops have at most 8",
         ),
         (
             replace(CONFIG, fire_lanes=1, param_depth=1 << 17, result_rows=32),
@@ -567,7 +572,7 @@ def test_what_does_not_fit_is_said(config: Config, options: dict, message: str) 
         ),
     ],
 )
-def test_layers_that_the_core_cannot_loop_over_or_reach_are_said(
+def test_layers_that_the_device_cannot_loop_over_or_reach_are_said(
     config: Config, layer: Layer, shape: tuple[int, int, int], message: str
 ) -> None:
     with pytest.raises(FitError, match=message):

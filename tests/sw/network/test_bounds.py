@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hw.spec import Leak, Reset, fire, leaked
-from sw.network.bounds import Bounds, layer_bounds
+from sw.network.bounds import Bounds, bank_bounds, layer_bounds
 from sw.network.network import INPUT, Layer
 
 FAN_IN, TIMESTEPS = 3, 3
@@ -108,6 +108,33 @@ def test_bounds_of_bit_planes() -> None:
     # The input is the same at every timestep, so the ends are reached.
     assert (bounds.low, bounds.high) == (min(values), max(values))
     assert layer_bounds(layer, 3).high < bounds.high // 100
+
+
+@pytest.mark.parametrize("output", [False, True])
+@pytest.mark.parametrize("taps", [(2, 1), (1, 1), (2, 3)])
+def test_bounds_of_banks(output: bool, taps: tuple[int, int]) -> None:
+    """A bank's sum is that of its own channels; an output layer's runs over all timesteps."""
+    rng = np.random.default_rng(0)
+    for n_times in (1, 3):
+        weight = rng.integers(-8, 8, (n_times, 1, 1, 2, 5, *taps)).astype(np.int8)
+        layer = Layer(
+            name="layer",
+            source=INPUT,
+            kernel=(2, 3),
+            weight=weight,
+            bias=np.full((1, 1, 1, 2), 1000, np.int32),
+            threshold=None if output else np.ones((1, 1, 2), np.int32),
+            output=output,
+        )
+        full = np.broadcast_to(weight, (3, 1, 1, 2, 5, 2, 3)).astype(np.int64)
+        lows, highs = [0], [0]
+        for channels in ((3, 0, 1), (4, 2)):
+            own = full[:, 0, 0][:, :, list(channels)]
+            low, high = (np.where(own * sign > 0, own, 0).sum((2, 3, 4)) for sign in (-1, 1))
+            lows += list((low.sum(0) if output else low).ravel())
+            highs += list((high.sum(0) if output else high).ravel())
+        found = bank_bounds(layer, 3, [(3, 0, 1), (4, 2)])
+        assert found == Bounds(min(lows), max(highs))
 
 
 @pytest.mark.parametrize(
