@@ -1,4 +1,4 @@
-"""The core, which runs the layers of a network with additions only."""
+"""One core, which computes the layers of a network by adding weights, without multipliers."""
 
 from __future__ import annotations
 
@@ -46,24 +46,31 @@ class _Units:
 
 @dataclass(frozen=True, kw_only=True)
 class _HostRead:
-    """Address of the row that the host reads."""
+    """Address of the row that the host is reading over the bus: a memory and a row in it."""
 
     row: Signal
     space: Signal
 
 
 class Core(wiring.Component):
-    """Event-driven, output-stationary core.
+    """Compute the layers of a network, one active input per cycle.
 
-    A *job* computes one output position, one group of ``lanes`` output channels, and one timestep.
-    Its receptive field is a few runs of bits in spike memory. Every active input takes one cycle,
-    in which a row of weights is read and added to ``lanes`` accumulators; silent inputs take none.
-    Timesteps are an inner loop, so that membranes fit into a small memory. ::
+    The core works through a layer in *jobs*. One job computes one group of ``lanes`` output
+    channels at one output position in one timestep. Its receptive field consists of a few
+    contiguous stretches of bits in spike memory, which are read in *chunks* of up to
+    ``chunk_bits`` bits. The core is event-driven: every active input (a set bit) takes one cycle,
+    in which a row of ``lanes`` weights is read and added to ``lanes`` accumulators; silent inputs
+    take none. It is output-stationary: the accumulators keep the sums of a job until all of its
+    inputs have been added. Timesteps are an inner loop, so that only the membranes of a few jobs
+    are kept at a time, in a small memory. ::
 
         Sequencer -> LoopNest -> Fetch =chunks=> Scanner -> WeightMemory -> Lanes -> FireUnit
                                    |  ^                                                |   |
                                    |  '-------- SpikeMemory <-- Cores <----------------'   |
                                    '==== jobs, silent or not, with identity spikes ========'
+
+    Identity spikes are those of a residual block's shortcut, with which a gate combines the
+    spikes of the block's last layer.
 
     The core does not write its own spikes: they leave on ``fired`` and come back on ``spikes``
     with those of the other cores, see :class:`hw.core.cores.Cores`.
@@ -71,10 +78,10 @@ class Core(wiring.Component):
     Members
     -------
     bus : see :class:`hw.bus.CoreBus`, except for the host's writes to :attr:`Space.SPIKE`.
-    fired : spikes of this core.
+    fired : spikes that this core computes.
     spikes : spikes of all cores and of the host, to be written into spike memory.
-    meets : this core has finished its part of a layer.
-    all_met : all cores have.
+    meets : this core has finished its part of the current layer.
+    all_met : all cores have finished their parts, so that the next layer may begin.
     """
 
     def __init__(self, config: Config):
@@ -117,7 +124,10 @@ class Core(wiring.Component):
         return m
 
     def _units(self, m: Module, reset: ResetInserter) -> _Units:
-        """Add the core's components; an abort resets those that hold state of a run."""
+        """Add the core's components to ``m`` and return them.
+
+        An abort resets those components that hold state of the run in progress.
+        """
         config = self._config
         m.submodules.sequencer = sequencer = reset(Sequencer(config))
         m.submodules.nest = nest = reset(LoopNest(config))
@@ -146,7 +156,10 @@ class Core(wiring.Component):
         )
 
     def _connect_descriptor(self, m: Module, u: _Units) -> None:
-        """Connect what the descriptor says of a layer, and the fetch unit to spike memory."""
+        """Connect the fields of the current layer's descriptor to the components that use them.
+
+        The addresses and windows between the fetch unit and spike memory are connected here, too.
+        """
         header = u.sequencer.header
         m.d.comb += [
             u.nest.header.eq(header),
@@ -171,11 +184,11 @@ class Core(wiring.Component):
         ]
 
     def _connect_jobs(self, m: Module, u: _Units, reset: ResetInserter) -> Signal:
-        """Connect steps, chunks, jobs, sums and spikes.
+        """Connect the components that a job passes through, from the loop nest to the fire unit.
 
         Returns
         -------
-        Whether the scanner's event ends a job.
+        Signal that is high while the scanner emits the last event (active input) of a job.
         """
         config, event = self._config, u.scanner.event
         connect(m, u.fire.spikes, flipped(self.fired))
@@ -206,9 +219,10 @@ class Core(wiring.Component):
         aborted: Signal,
         reset: ResetInserter,
     ) -> None:
-        """Read a row of weights for each event and add it in the lanes.
+        """Connect weight memory between scanner and lanes: each event reads one row of weights.
 
-        Weight memory is read by the sequencer between layers, and by the host while idle.
+        An event is one active input of a job. Weight memory is also read by the sequencer, which
+        loads descriptors between layers, and by the host while no run is in progress.
         """
         sequencer, lanes, weights = u.sequencer, u.lanes, u.weights
         event = u.scanner.event
@@ -240,9 +254,11 @@ class Core(wiring.Component):
         ]
 
     def _result_row(self, m: Module, index: Value, bank: Value) -> Value:
-        """Return the row of parameter memory that is ``index`` rows behind the first result of
-        ``bank``. The two banks are at the end of parameter memory, see
-        :attr:`hw.spec.Config.bank_rows`."""
+        """Return the address in parameter memory of row ``index`` of a result bank.
+
+        A bank holds the logits of a run, followed by its counters. The two banks are at the end of
+        parameter memory, see :attr:`hw.spec.Config.bank_rows`; ``bank`` selects one.
+        """
         bank_bits = (self._config.bank_rows - 1).bit_length()
         above_banks = self._config.n_param_rows >> (bank_bits + 1)
         offset = Signal(bank_bits)
@@ -250,12 +266,15 @@ class Core(wiring.Component):
         return Cat(offset, bank, Const(above_banks, range(self._config.param_depth)))
 
     def _read_params(self, m: Module, u: _Units, host: _HostRead) -> tuple[Value, Value]:
-        """Read parameter memory for the fire unit, else for the argmax, else for the host.
+        """Connect the read port of parameter memory to the fire unit, the argmax and the host.
+
+        If several of them read in one cycle, the fire unit precedes the argmax, and both precede
+        the host.
 
         Returns
         -------
-        The row that was read, :attr:`hw.spec.Config.param_latency` cycles later, and whether the
-        host's row is being read.
+        Row that was read, :attr:`hw.spec.Config.param_latency` cycles after its address; and a
+        signal that is high in cycles in which the port is free for the host.
         """
         fire, argmax, sequencer = u.fire, u.argmax, u.sequencer
         n_each = self._config.param_latency // 2  # registers before the memory, and behind it
@@ -285,12 +304,17 @@ class Core(wiring.Component):
         return params_data, params_free
 
     def _host_writes(self, space: Space) -> Value:
-        """Return whether the host writes a row of ``space``; it does so only while the core is
-        idle."""
+        """Return whether the host writes a row of ``space`` in this cycle.
+
+        Except for spike memory, it does so only while no run is in progress.
+        """
         return self.bus.write.valid & (self.bus.write.p.address.space == space)
 
     def _write_params(self, m: Module, u: _Units) -> None:
-        """Write logits, else counters, else the host's row into parameter memory."""
+        """Connect the write port of parameter memory to the fire unit, the sequencer and the host.
+
+        The fire unit writes logits, the sequencer counters, and the host biases and thresholds.
+        """
         config, fire, sequencer = self._config, u.fire, u.sequencer
         logits = [Signal(signed(32), name=f"logit{i}") for i in range(config.fire_lanes)]
         m.d.comb += [logit.eq(fire.result[i]) for i, logit in enumerate(logits)]
@@ -325,7 +349,7 @@ class Core(wiring.Component):
     def _read_for_host(
         self, m: Module, u: _Units, host: _HostRead, params_data: Value, params_free: Value
     ) -> None:
-        """Answer the host's reads, one row at a time."""
+        """Answer the host's requests to read a row of one of the memories, one row at a time."""
         bus, fetch, n_param = self.bus, u.fetch, self._config.param_latency
         wait = Signal(range(_WEIGHT_LATENCY + 1))
         asks_spikes = Signal()  # a register, since the nest waits for the answer

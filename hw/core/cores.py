@@ -1,4 +1,4 @@
-"""Several cores that share the work of every layer; every spike is sent to all of them."""
+"""The cores of a device, which share the work of every layer; each gets the spikes of all."""
 
 from operator import attrgetter
 
@@ -23,9 +23,11 @@ class Cores(wiring.Component):
 
     Weights, parameters and counters are divided among the cores: row ``r`` of such a space is row
     ``r // cores`` of core ``r % cores``. Every core has all spikes: the spikes of each core are
-    written into the spike memories of all cores. The cores take turns, so that no two write at a
-    time, and the compiler ensures that a core writes at most once in ``cores`` cycles. Cores wait
-    for each other between layers. The first core alone computes the output layer. ::
+    written into the spike memories of all cores. The cores take turns, one cycle each, so that no
+    two write at a time; until its turn, a core's spikes wait in a register, its outbox. The
+    compiler ensures that a core writes at most once in ``cores`` cycles. The host's spikes are
+    written when no core's are. Cores wait for each other between layers. The first core alone
+    computes the output layer. ::
 
         Core 0 -- outbox 0 -.            .- spike memory 0
         Core 1 -- outbox 1 --- turn, host -- spike memory 1

@@ -1,4 +1,9 @@
-"""The fetch unit, which reads input spikes and queues jobs and the chunks that are not silent."""
+"""The fetch unit, which reads the input spikes of jobs and drops the chunks that are all silent.
+
+A *job* is one output position, group of output channels, and timestep. Its input spikes are read
+in *chunks* of up to ``chunk_bits`` bits, one per cycle. A chunk is active if any of its bits is
+set, otherwise it is silent.
+"""
 
 from amaranth import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
@@ -22,10 +27,10 @@ from hw.spec import (
 
 
 def chunk_layout(config: Config) -> data.StructLayout:
-    """Return the layout of a chunk: input spikes of a job, or of a part of it.
+    """Return the layout of a chunk: up to ``chunk_bits`` input spikes of one job.
 
-    The weights of ``bits`` begin at row ``weight``. ``last`` marks the last active chunk of a job;
-    ``tail`` is as in :func:`hw.core.nest.step_layout`.
+    ``bits`` holds the spikes, whose weights begin at row ``weight`` of weight memory. ``last``
+    marks the last active chunk of a job; ``tail`` is as in :func:`hw.core.nest.step_layout`.
     """
     return data.StructLayout(
         {
@@ -38,10 +43,11 @@ def chunk_layout(config: Config) -> data.StructLayout:
 
 
 def job_layout(config: Config) -> data.StructLayout:
-    """Return the layout of a job as the fire unit needs it.
+    """Return the layout of a job in the queue from the fetch unit to the fire unit.
 
-    ``silent`` marks a job without any active input; ``identity`` holds the spikes of the identity
-    branch in a gated layer. The other fields are as in :func:`hw.core.nest.step_layout`.
+    ``silent`` marks a job without any active input. In a gated layer, ``identity`` holds the spikes
+    of the residual block's shortcut, which the gate combines with those of the job. The other
+    fields are as in :func:`hw.core.nest.step_layout`.
     """
     widths = address_widths(config)
     return data.StructLayout(
@@ -52,7 +58,7 @@ def job_layout(config: Config) -> data.StructLayout:
 
 
 class Merger(wiring.Component):
-    """Drop silent chunks and mark the last active chunk of each job.
+    """Drop the chunks without an active input, and mark the last active chunk of each job.
 
     An active chunk is held until the next active chunk of its job or the end of the job arrives, so
     that ``last`` is always set on the last *active* chunk. A job without any active input produces
@@ -102,23 +108,25 @@ class Merger(wiring.Component):
 
 
 class Fetch(wiring.Component):
-    """Read the input window of every step, mask it, and queue the chunks with active inputs.
+    """Read the input spikes of jobs in chunks, clear invalid bits, and queue the active chunks.
 
-    Spike memory is read in slots, one per cycle: a chunk of a step, the identity spikes of a job,
-    or a granule for the host. A job of a gated layer takes one more slot for its identity spikes,
-    which are read through the same port and shifter. The pipeline never stalls: a slot for a chunk
-    is used only while the queues have room for everything that is under way. ::
+    The loop nest names one chunk per step (:func:`hw.core.nest.step_layout`). The read port of
+    spike memory serves one slot per cycle: a slot is used for a chunk, for the identity spikes of a
+    job (those of a residual block's shortcut), or for a granule (8 bits) that the host reads. So a
+    job of a gated layer takes one slot more than it has chunks. The pipeline never stalls: a slot
+    is used for a chunk only while the queues have room for everything that is under way. ::
 
         F0 slot chosen    F1-F6 spike memory    F7 masked    F8 silent chunks dropped    queues
 
     Members
     -------
     steps : iterations of the loop nest.
-    gated, body_bits, tail_bits : fields of the layer that runs, stable while it does: whether it
-        has identity spikes, and the valid bits of each piece (``tail_bits`` in the last chunk of a
-        run, ``body_bits`` in the others).
-    host_bit, host_granule : the host's reads: a bit address each, and the granule there.
-    read_bit, gather, window : to and from spike memory.
+    gated, body_bits, tail_bits : fields of the current layer, stable while it runs: whether it
+        has identity spikes, and how many bits of each piece (:data:`hw.spec.PIECE_BITS` bits of a
+        chunk) are valid: ``tail_bits`` in the last chunk of a contiguous stretch of inputs,
+        ``body_bits`` in the others.
+    host_bit, host_granule : bit addresses that the host reads, and for each the granule read.
+    read_bit, gather, window : ports of :class:`hw.core.spikes.SpikeMemory`.
     chunks : chunks with active inputs, for the scanner.
     jobs : all jobs, for the fire unit.
     """
@@ -189,7 +197,7 @@ class Fetch(wiring.Component):
             self.host_granule.valid.eq(slots[1]),
             self.host_granule.payload.eq(self.window),
         ]
-        # F7: clear the bits behind the end of the run. The window is now that of the next slot: the
+        # F7: clear the bits that are no inputs. The window is now that of the next slot: the
         # identity spikes, if this slot ends a job of a gated layer.
         bits7 = unreset(config.chunk_bits)
         m.d.sync += bits7.eq(self.window & mask)

@@ -1,4 +1,4 @@
-"""The fire unit: leak, threshold, reset, residual gate and OR-pooling."""
+"""The fire unit, which updates neurons: leak, threshold, reset, residual gate and OR-pooling."""
 
 from amaranth import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, memory, stream, wiring
@@ -14,10 +14,12 @@ from hw.spec import GRANULE_BITS, MEMBRANE_LATENCY, Config, Gate, Leak, Reset
 
 
 class FireUnit(wiring.Component):
-    """Turn the sums of a job into spikes or logits, ``fire_lanes`` neurons per cycle (a beat).
+    """Turn the weighted sums of a job into spikes or logits, ``fire_lanes`` neurons per cycle.
 
-    Jobs begin in order, at least ``header.spacing`` cycles apart. A silent job does not wait for
-    the lanes. The neuron is that of :mod:`hw.spec`. ::
+    A job is a group of ``lanes`` output channels at one position in one timestep. Each of the
+    ``lanes / fire_lanes`` cycles that it takes is a *beat*. Jobs begin in order, at least
+    ``header.spacing`` cycles apart. A job without active inputs does not wait for sums, which are
+    0. The neuron is that of :mod:`hw.spec`. ::
 
         A   parameters and sums read
         B0  membrane read
@@ -41,10 +43,11 @@ class FireUnit(wiring.Component):
     jobs : jobs from the fetch unit; each is taken with its last beat.
     param_row, param_en, params : row of parameter memory to read, and its biases and thresholds.
     spikes : spikes to write into spike memory.
-    result_index, result, result_en : logits of an output layer; the index counts rows from the
-        first result.
-    n_spikes : number of spikes written, to be added up; complete two cycles after ``finished``.
-    finished : the last job of the layer has been written.
+    result_index, result, result_en : row of logits of an output layer to write, and its index, 0
+        for the first row.
+    n_spikes : number of spikes written in a cycle; the last ones of a layer are counted two cycles
+        after ``finished``.
+    finished : the spikes or logits of the layer's last job have been written.
     """
 
     def __init__(self, config: Config):
@@ -112,7 +115,10 @@ class FireUnit(wiring.Component):
         membrane_row = Cat(beat[:beat_bits], job.slot)
 
         def state(name: str) -> tuple[memory.ReadPort, memory.WritePort]:
-            """Add a memory of one value per neuron of all membrane slots; return its ports."""
+            """Add a memory with a value for each neuron that is kept, and return its ports.
+
+            The neurons of ``membrane_slots`` jobs, ``lanes`` each, are kept at a time.
+            """
             m.submodules[name] = rows = memory.Memory(
                 shape=data.ArrayLayout(membrane_shape, n_lanes),
                 depth=config.membrane_slots * n_beats,

@@ -10,7 +10,10 @@ from hw.spec import Config
 
 
 class Lanes(wiring.Component):
-    """Add a row of weights to the accumulators, one per lane, for every event.
+    """Add a row of weights to the accumulators, one weight per lane, for every event.
+
+    An event is one active input of a job; the weights in its row are those of its synapses to the
+    ``lanes`` output channels of the job.
 
     With a queue of sums (``sum_queue > 0``), the result of a job's last addition goes directly into
     the queue and the accumulators are cleared for the next job: clearing a register is free on an

@@ -1,4 +1,8 @@
-"""The scanner, which turns chunks of input spikes into events, one active input per cycle."""
+"""The scanner, which turns chunks of input spikes into events, one active input per cycle.
+
+An *event* is one active input (set bit) of a job; it adds one row of weights to the accumulators.
+A chunk holds up to ``chunk_bits`` inputs, in pieces of :data:`hw.spec.PIECE_BITS` bits.
+"""
 
 from amaranth import Cat, Module, Signal
 from amaranth.lib import data, stream, wiring
@@ -12,15 +16,18 @@ from hw.spec import PIECE_BITS, Config
 
 
 def event_layout(config: Config) -> data.StructLayout:
-    """Return the layout of an event, which adds the weights of row ``weight``.
+    """Return the layout of an event: one active input, with the row of its weights.
 
-    ``last`` marks the last event of a job; ``tail`` is as in :func:`hw.core.nest.step_layout`.
+    ``weight`` is the address of the row in weight memory. ``last`` marks the last event of a job;
+    ``tail`` is as in :func:`hw.core.nest.step_layout`.
     """
     return data.StructLayout({"weight": address_widths(config)["weight"], "last": 1, "tail": 1})
 
 
 class Scanner(wiring.Component):
-    """Find the first set bit of a chunk in every cycle, without bubbles between chunks or jobs. ::
+    """Emit an event for every set bit of the chunks that arrive, one per cycle.
+
+    No cycle is lost between two chunks or jobs. ::
 
         E0 lowest one of the first      E1 index of the bit in the      E2 weight row added up,
            piece that is not empty         piece (one-hot to binary)       event out
@@ -28,8 +35,8 @@ class Scanner(wiring.Component):
     Members
     -------
     chunks : chunks with active inputs, from the fetch unit.
-    piece_weights : field of the layer that runs, see :class:`hw.protocol.Header`.
-    room : an active input may enter the pipeline in this cycle.
+    piece_weights : field of the current layer's :class:`hw.protocol.Header`.
+    room : the next active input may enter the pipeline in this cycle.
     move : the pipeline advances in this cycle.
     event : one active input; held while the pipeline does not advance.
     """

@@ -23,7 +23,7 @@ ROW_LATENCY = WeightMemory.LATENCY
 
 
 class Sequencer(wiring.Component):
-    """Execute the layers of a run in order.
+    """Execute the layers of a run (one inference) in order.
 
     For each layer: load its descriptor, start the loop nest, wait for the last job, store the
     counters, and wait until the other cores have finished the layer, too. After the final layer:
@@ -32,21 +32,23 @@ class Sequencer(wiring.Component):
     Members
     -------
     run, done, busy : as in :class:`hw.bus.CoreBus`.
-    loading, row, row_data : while ``loading``, ``row`` is read from weight memory and arrives
-        :data:`ROW_LATENCY` cycles later.
-    header : header of the layer that runs.
+    loading, row, row_data : while ``loading``, weight memory reads the row at address ``row``,
+        which arrives on ``row_data`` :data:`ROW_LATENCY` cycles later.
+    header : header of the current layer's descriptor.
     word, header_en, header_word, level_en, level, level_word, clear, start : see
         :class:`hw.core.nest.LoopNest`.
     finished : the fire unit has written the layer's last job.
-    read, n_synapses, n_spikes : events of this cycle, added to the layer's counters: a row of
-        weights is read, for so many real output channels; so many spikes are written.
-    bank : bank of parameter memory for the results and counters of the run in progress. The other
-        bank holds those of the run that was reported on ``done`` last.
-    counter_data, counter_index, counter_en : a row of counters for parameter memory, and its index
-        from the first row of the first layer.
-    argmax_start, argmax_done, argmax_index : to and from the argmax unit.
-    meets : this core has finished its part of a layer.
-    all_met : all cores have.
+    read, n_synapses, n_spikes : what happens in this cycle, to be added to the layer's counters:
+        ``read`` is high if a row of weights is read, ``n_synapses`` is the number of its weights
+        that are not padding, and ``n_spikes`` is the number of spikes written.
+    bank : which of the two banks of parameter memory takes the results and counters of the run in
+        progress. The other bank holds those of the run that was reported on ``done`` last.
+    counter_data, counter_index, counter_en : row of counters to write into parameter memory, and
+        its index, 0 for the first row of the first layer.
+    argmax_start, argmax_done, argmax_index : ports ``start``, ``done`` and ``index`` of
+        :class:`hw.core.argmax.Argmax`.
+    meets : this core has finished its part of the current layer.
+    all_met : all cores have finished their parts, so that the next layer may begin.
     """
 
     def __init__(self, config: Config):

@@ -1,4 +1,8 @@
-"""Storage for sums between the lanes and the fire unit, which takes ``fire_lanes`` per cycle."""
+"""Storage for the weighted sums of jobs, between the lanes and the fire unit.
+
+The lanes deliver the ``lanes`` sums of a job at once; the fire unit takes ``fire_lanes`` of them
+per cycle, which is a *beat*.
+"""
 
 from amaranth import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, memory, stream, wiring
@@ -9,7 +13,7 @@ from hw.spec import SUMS_IN_FLIGHT, Config
 
 
 def sums_layout(config: Config, n_lanes: int) -> data.ArrayLayout:
-    """Return the layout of the sums of ``n_lanes`` lanes."""
+    """Return the layout of ``n_lanes`` accumulated sums, each as wide as a membrane."""
     return data.ArrayLayout(signed(config.membrane_bits), n_lanes)
 
 
@@ -18,11 +22,11 @@ class SumsSignature(wiring.Signature):
 
     Members
     -------
-    there : the sums of the next job with an active input are complete.
+    there : high if the sums of the next job with an active input are complete.
     begin, last : this cycle is the first or the last beat of a job.
-    beat : index of the beat.
-    silent : the job has no active input, so that its sums are 0 and nothing is taken.
-    p : sums of the beat of :attr:`hw.spec.Config.param_latency` cycles before.
+    beat : index of the beat in its job.
+    silent : the job has no active input, so that its sums are 0 and none are taken.
+    p : sums for the beat that was :attr:`hw.spec.Config.param_latency` cycles before.
     """
 
     def __init__(self, config: Config):
@@ -39,15 +43,15 @@ class SumsSignature(wiring.Signature):
 
 
 class SumQueue(wiring.Component):
-    """Queue for the sums of ``sum_queue`` jobs.
+    """Queue for the sums of up to ``sum_queue`` jobs.
 
-    A place is reserved for a job's sums before they are complete, when its last event leaves the
-    scanner. No stage after the scanner ever stalls, so that no stall signal has to reach the weight
-    memory, which is spread across the device.
+    A place is reserved for a job's sums before they are complete, when its last event (active
+    input) leaves the scanner. No stage after the scanner ever stalls, so that no stall signal has
+    to reach the weight memory, which is spread across the device.
 
     Members
     -------
-    ends : the event that leaves the scanner ends a job, for whose sums a place is reserved.
+    ends : the event that leaves the scanner is the last of its job, whose place is reserved now.
     room : the scanner may emit events. It has a margin for :data:`hw.spec.SUMS_IN_FLIGHT` jobs that
         may end before the scanner sees that ``room`` has fallen.
     i : sums from the lanes; always ready.

@@ -23,24 +23,26 @@ placed near them; a multiple of every column width."""
 
 
 class WeightMemory(wiring.Component):
-    """Memory of ``weight_depth`` rows with one write and one read port, in block RAM or in SPRAM.
+    """Store ``weight_depth`` rows of ``lanes`` weights, with one write and one read port.
 
-    A row has ``lanes * weight_bits`` bits. Addresses are registered, because the block RAMs of a
-    large device are spread across it. The output is registered twice, because the output register
-    of a block RAM itself comes too late in a cycle to be followed by logic.
+    Addresses are registered, because the block RAMs of a large device are spread across it. The
+    output is registered twice, because the output register of a block RAM itself comes too late in
+    a cycle to be followed by logic.
 
-    The result of a read is undefined if the read is issued in a cycle with ``write_en`` or in one
-    of the two cycles before it, or if it reads the written row in the cycle after it: on an iCE40
-    UltraPlus the rows are in its four single-ported SPRAMs, elsewhere in block RAM. ::
+    On an iCE40 UltraPlus the rows are in its four SPRAMs, which have a single port each; elsewhere
+    they are in block RAM. Therefore the result of a read is undefined if the read is issued in the
+    cycle of a write or in one of the two cycles before. It is also undefined if the read is issued
+    in the cycle after a write, of the same row. ::
 
         W0 address registered    W1 block RAM read    W2 bank selected, row registered
 
     Members
     -------
     move : the pipeline that contains this memory advances in this cycle.
-    read_row, read_en : row to read.
-    read_data : row that was asked for :attr:`LATENCY` cycles with ``move`` before.
-    write_row, write_data, write_en : row to write.
+    read_row, read_en : address of the row to read.
+    read_data : row whose address was given :attr:`LATENCY` cycles before; only cycles in which
+        ``move`` is high count.
+    write_row, write_data, write_en : address and contents of the row to write.
     """
 
     LATENCY = 3
@@ -86,7 +88,7 @@ class WeightMemory(wiring.Component):
 
 
 def _ports(depth: int, row_bits: int) -> dict[str, wiring.Member]:
-    """Return the members of :class:`WeightMemory` and :class:`BlockRows`."""
+    """Return the ports of :class:`WeightMemory` and :class:`BlockRows`, which are the same."""
     return {
         "move": In(1),
         "read_row": In(range(depth)),
@@ -99,7 +101,9 @@ def _ports(depth: int, row_bits: int) -> dict[str, wiring.Member]:
 
 
 def banks(depth: int, shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Divide ``depth`` rows into banks of block RAMs.
+    """Divide a memory of ``depth`` rows into banks, each as deep as a single block RAM.
+
+    A bank consists of columns, one block RAM wide, beside each other.
 
     Parameters
     ----------
@@ -118,9 +122,9 @@ def banks(depth: int, shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]
 
 
 class BlockRows(wiring.Component):
-    """Rows, or a group of :data:`GROUP_BITS` bits of each row, in block RAM.
+    """Store rows of weights, or a group of :data:`GROUP_BITS` bits of each row, in block RAM.
 
-    Members are those of :class:`WeightMemory`.
+    The members are those of :class:`WeightMemory`.
 
     With ``shapes``, the rows are divided into few deep banks of narrow columns: the data of a
     column go to one block RAM of each bank, and the multiplexer between the banks is small. Left to
@@ -210,7 +214,7 @@ class BlockRows(wiring.Component):
 
 
 def spram_grid(config: Config) -> tuple[int, int]:
-    """Return how many SPRAMs lie side by side to make a row, and how many banks make the depth.
+    """Return the number of SPRAMs side by side that hold a row, and the number of such banks.
 
     Raises
     ------
@@ -229,14 +233,15 @@ def spram_grid(config: Config) -> tuple[int, int]:
 
 
 class SpramRows(wiring.Component):
-    """Rows in the SPRAMs of an iCE40 UltraPlus.
+    """Store rows of weights in the SPRAMs of an iCE40 UltraPlus.
 
-    Lattice FPGA-DS-02008: four blocks of 16,384 words of 16 bits, one port each, no initial
-    contents.
+    The device has four of them, with 16,384 words of 16 bits, one port each and no initial contents
+    (Lattice FPGA-DS-02008).
 
     Members
     -------
-    row, en, write, write_data : the port; a cycle with ``write`` does not read.
+    row, en, write, write_data : address, enable, direction and data of the single port; a cycle
+        with ``write`` does not read.
     read_data : the row, one cycle after ``en`` without ``write``.
     """
 
