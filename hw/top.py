@@ -1,4 +1,4 @@
-"""The whole device: link and cores behind two serial pins."""
+"""The whole device: the link to the host and the cores, behind two serial pins."""
 
 from amaranth import Module
 from amaranth.lib import wiring
