@@ -143,7 +143,10 @@ class Status(enum.IntEnum):
 
 
 class Space(enum.IntEnum):
-    """Memories that the host can access, addressed by rows."""
+    """Memories of the device that the host can access.
+
+    Each is addressed by rows; the contents of a row are described at each member.
+    """
 
     WEIGHT = 0
     """Rows of ``lanes`` weights, lane 0 in the lowest bits; or of descriptors, low word first."""

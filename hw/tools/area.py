@@ -192,7 +192,7 @@ def _parser() -> argparse.ArgumentParser:
 
 @ending(BuildError, SpecError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
+    """Run ``python -m hw.area`` with the arguments ``argv``, and return its exit code."""
     args = _parser().parse_args(argv)
     lanes = sorted(set(args.lanes or [config_by_name(args.board).lanes]))
     results = {}

@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
 
 @ending(BuildError, SpecError, OSError, negative=(StaleError,))
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
+    """Run ``python -m hw.build`` with the arguments ``argv``, and return its exit code."""
     args = _parser().parse_args(argv)
     if args.table:
         print(table(), end="")

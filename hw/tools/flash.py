@@ -174,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
 
 @ending(BuildError, SpecError, device=(FlashError,))
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
+    """Run ``python -m hw.flash`` with the arguments ``argv``, and return its exit code."""
     args = _parser().parse_args(argv)
     manifest = flash(args.board, port=args.port)
     if args.json:
