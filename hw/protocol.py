@@ -1,13 +1,14 @@
-"""Wire format shared by host and device: frames, opcodes, memory spaces, descriptors, counters.
+"""Wire format shared by host and device: frames, opcodes, memories, descriptors, counters.
 
 A frame on the wire is ``stuffed(seq, opcode, payload..., crc) END``, byte-stuffed as PPP does it
-(RFC 1662, section 4.2): :data:`END` occurs at the end of a frame only; in a body, an :data:`END` or
-:data:`ESCAPE` is sent as :data:`ESCAPE` followed by the byte XOR :data:`ESCAPE_XOR`. The CRC is
-CRC-32 (``zlib.crc32``; check value 0xCBF43926 for ``b"123456789"``) over ``seq`` to the end of the
-payload, sent low byte first, so that the CRC of the whole body is :data:`CRC_RESIDUE`. Fields of
-payloads are little-endian and packed as in the structures below. A reply carries the request's
-``seq`` and its ``opcode | REPLY``; its payload starts with a :class:`Status` byte. A frame that is
-damaged, truncated or too long is dropped and counted; it has no effect and is not answered.
+(RFC 1662, section 4.2): :data:`END` occurs at the end of a frame only; before it, a byte that
+equals :data:`END` or :data:`ESCAPE` is sent as :data:`ESCAPE` followed by the byte XOR
+:data:`ESCAPE_XOR`. The CRC is CRC-32 (``zlib.crc32``; check value 0xCBF43926 for ``b"123456789"``)
+over ``seq`` to the end of the payload, sent low byte first, so that the CRC over everything from
+``seq`` to the CRC itself is :data:`CRC_RESIDUE`. Fields of payloads are little-endian and packed as
+in the structures below. A reply carries the request's ``seq`` and its ``opcode | REPLY``; its
+payload starts with a :class:`Status` byte. A frame that is damaged, truncated or too long is
+dropped and counted; it has no effect and is not answered.
 
 | request | payload | reply payload after the status byte |
 |---|---|---|
@@ -206,7 +207,7 @@ class Rate(data.Struct):
 
 
 class RunState(enum.IntEnum):
-    """Whether the device runs, has a result, or neither, as reported in :class:`DeviceStatus`."""
+    """State of the device in :class:`DeviceStatus`: idle, running, or done with a result."""
 
     IDLE = 0
     RUNNING = 1
@@ -460,7 +461,7 @@ def unpack(layout: type[data.Struct], raw: bytes) -> data.Const:
 def encode_frame(packet: bytes) -> bytes:
     """Return the bytes on the wire for a packet, which is ``seq``, opcode and payload.
 
-    The CRC is appended, both are byte-stuffed, and :data:`END` follows. In this request the last
+    The CRC is appended, both are byte-stuffed, and :data:`END` follows. In this example the last
     byte of the CRC happens to be :data:`END`, so that it is escaped:
 
     >>> encode_frame(bytes([7, Opcode.STATUS])).hex(" ")

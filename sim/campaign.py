@@ -240,7 +240,7 @@ def session(
 def run_session(
     path: str, pid: int, kind: str, seed: int, expected: list[Inference], campaign: Campaign
 ) -> None:
-    """Run one session with faults of the given kind, and add its end to the campaign's counts."""
+    """Run one session with faults of the given kind, and count in ``campaign`` how it ended."""
     tally = campaign.tallies[kind]
     tally.n_sessions += 1
     kinds = (kind,) if kind in faults.KINDS else faults.KINDS

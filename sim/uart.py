@@ -71,7 +71,7 @@ class UartSink:
             self.bytes.put_nowait(byte)
 
     async def read_until(self, delimiter: int) -> bytes:
-        """Wait for the next ``delimiter`` byte, and return the bytes before it; it is dropped."""
+        """Wait for the next ``delimiter`` byte, and return the bytes before it."""
         received = bytearray()
         while (byte := await self.bytes.get()) != delimiter:
             received.append(byte)

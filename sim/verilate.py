@@ -105,7 +105,8 @@ def environment(**make_variables: str) -> dict[str, str]:
 
     Parameters
     ----------
-    make_variables : further variables for make, by name; they replace those of the same name.
+    make_variables : further variables for make, by name; they replace the variables above that have
+        the same name.
     """
     root = verilator_root()
     cxx = compiler()
@@ -233,9 +234,9 @@ def build_executable(
     verilator_args: Sequence[str] = (),
     compile_args: Sequence[str] = ("-O3", "-march=native"),
 ) -> Path:
-    """Return the path of an executable, a component and a C++ program around it.
+    """Return the path of an executable that simulates a component for a C++ program.
 
-    It is built unless it is in the cache already.
+    The executable is built unless it is in the cache already.
 
     Parameters
     ----------

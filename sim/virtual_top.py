@@ -24,8 +24,8 @@ class VirtualTop(wiring.Component):
     Members
     -------
     rx, tx, activity : see :class:`hw.top.Top`.
-    core_wanted : the core is busy or its bus is in use, so that its clock must run in this cycle
-        and in some more, until its pipelines are empty.
+    core_wanted : high while the core is busy or its bus is in use. Then the core's clock must run,
+        and for some cycles afterwards, until its pipelines are empty.
     """
 
     rx: In(1)

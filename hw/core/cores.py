@@ -21,7 +21,7 @@ first core has results."""
 class Cores(wiring.Component):
     """Connect ``config.cores`` instances of :class:`hw.core.core.Core` to one bus.
 
-    Weights, parameters and counters are divided among the cores: row ``r`` of such a space is row
+    Weights, parameters and counters are divided among the cores: row ``r`` of such a memory is row
     ``r // cores`` of core ``r % cores``. Every core has all spikes: the spikes of each core are
     written into the spike memories of all cores. The cores take turns, one cycle each, so that no
     two write at a time; until its turn, a core's spikes wait in a register, its outbox. The
@@ -39,7 +39,7 @@ class Cores(wiring.Component):
 
     Members
     -------
-    bus : see :class:`hw.bus.CoreBus`.
+    bus : bus to the link, see :class:`hw.bus.CoreBus`.
     """
 
     def __init__(self, config: Config):

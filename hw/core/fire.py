@@ -38,7 +38,7 @@ class FireUnit(wiring.Component):
 
     Members
     -------
-    header : header of the layer that runs, stable while it does.
+    header : header of the current layer's descriptor, stable while the layer runs.
     sums : sums of jobs with an active input, beat by beat.
     jobs : jobs from the fetch unit; each is taken with its last beat.
     param_row, param_en, params : row of parameter memory to read, and its biases and thresholds.
@@ -115,9 +115,9 @@ class FireUnit(wiring.Component):
         membrane_row = Cat(beat[:beat_bits], job.slot)
 
         def state(name: str) -> tuple[memory.ReadPort, memory.WritePort]:
-            """Add a memory with a value for each neuron that is kept, and return its ports.
+            """Add a memory with one value per neuron, and return its ports.
 
-            The neurons of ``membrane_slots`` jobs, ``lanes`` each, are kept at a time.
+            It has room for the ``lanes`` neurons of ``membrane_slots`` jobs.
             """
             m.submodules[name] = rows = memory.Memory(
                 shape=data.ArrayLayout(membrane_shape, n_lanes),

@@ -18,7 +18,7 @@ FLAGS = ("last", "end", "cut", "fresh", "pool_first", "pool_last", "tail")
 
 
 class Phase(enum.IntEnum):
-    """What a job computes: a timestep, or one bit-plane of an image.
+    """Kind of a job: it computes a timestep, or adds up one bit-plane of an image.
 
     A layer that takes the pixels of an image processes their bits one after the other, each bit as
     a plane of binary inputs, before its timesteps; see :class:`hw.core.fire.FireUnit`.
@@ -89,13 +89,14 @@ class LoopNest(wiring.Component):
 
     Members
     -------
-    header : header of the layer, stable from ``start`` until the last iteration is taken.
+    header : header of the layer's descriptor, stable from ``start`` until the last iteration is
+        taken.
     word : 32-bit words of the descriptor while they are loaded, before ``start``.
     header_en, header_word : ``word`` belongs to the header, and its index in the header.
     level_en, level, level_word : ``word`` belongs to a level; the level, and the index in it.
     clear : resets addresses to 0 and all levels to one iteration, before the first word.
     start : begin; not allowed while steps remain to be taken.
-    steps : the iterations.
+    steps : the iterations, see :func:`step_layout`.
     """
 
     def __init__(self, config: Config):

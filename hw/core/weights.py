@@ -31,8 +31,8 @@ class WeightMemory(wiring.Component):
 
     On an iCE40 UltraPlus the rows are in its four SPRAMs, which have a single port each; elsewhere
     they are in block RAM. Therefore the result of a read is undefined if the read is issued in the
-    cycle of a write or in one of the two cycles before. It is also undefined if the read is issued
-    in the cycle after a write, of the same row. ::
+    cycle of a write or in one of the two cycles before. It is also undefined if a row is
+    read in the cycle after it was written. ::
 
         W0 address registered    W1 block RAM read    W2 bank selected, row registered
 
@@ -103,7 +103,7 @@ def _ports(depth: int, row_bits: int) -> dict[str, wiring.Member]:
 def banks(depth: int, shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Divide a memory of ``depth`` rows into banks, each as deep as a single block RAM.
 
-    A bank consists of columns, one block RAM wide, beside each other.
+    A bank consists of block RAMs side by side, each of which holds a column of the bank's bits.
 
     Parameters
     ----------

@@ -102,12 +102,12 @@ class Registers:
 
     @property
     def as_rows(self) -> data.View:
-        """View of the argument bytes as the arguments of a WRITE, READ or CHECK."""
+        """Argument bytes of a WRITE, READ or CHECK, as a view with the fields of ``Rows``."""
         return data.View(Rows, self.args)
 
     @property
     def as_run(self) -> data.View:
-        """View of the argument bytes as the arguments of a RUN."""
+        """Argument bytes of a RUN, as a view with the fields of ``Run``."""
         return data.View(Run, self.args)
 
 

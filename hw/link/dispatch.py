@@ -493,7 +493,7 @@ class Dispatcher(wiring.Component):
     def _compare_crc(self, m: Module, r: Registers) -> None:
         """Add the states that compare the CRC in a CHECK with that of the rows.
 
-        The CRC enters the calculation behind the rows. The rows are as expected if the whole ends
+        The CRC in the request enters the CRC unit after the rows. If it is theirs, the whole ends
         in its own CRC.
         """
         with m.State("EXPECTED"):

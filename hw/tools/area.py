@@ -122,8 +122,10 @@ def areas(
 
     Raises
     ------
-    SpecError, BuildError
-        As :func:`hw.tools.netlist.netlist` and :func:`hw.tools.place.synthesised`.
+    SpecError
+        The board is unknown, or its device does not support the configuration.
+    BuildError
+        Synthesis failed, or the board has a Gowin device, whose cells are not counted.
     """
     config = config_by_name(board)
     if isinstance(target(board).platform(), GowinPlatform):

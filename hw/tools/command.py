@@ -73,9 +73,9 @@ def exit_codes(no: str | None = None, *, done: str = "done", device: bool = Fals
 
     Parameters
     ----------
-    no : meaning of :data:`EXIT_NO`; None if the command never returns it.
-    done : meaning of :data:`EXIT_OK`.
-    device : whether the command uses a device.
+    no : what :data:`EXIT_NO` means for this command; None if the command never returns it.
+    done : what :data:`EXIT_OK` means for this command.
+    device : whether the command uses a device and can return :data:`EXIT_DEVICE`.
     """
     meanings = {
         EXIT_OK: done,
