@@ -13,7 +13,7 @@ gets the next larger float64 as its threshold.
 
 A *map* is the array (C, H, W) of spikes that a layer writes at each timestep. A *gate* joins two
 maps spike by spike at the end of a residual block: the *branch*, which the block's convolutions
-compute, and the *identity*, its shortcut.
+compute, and the *identity*, its shortcut. IAND is identity and not branch.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def assemble(nodes: Sequence[Node], source: Source, provenance: dict[str, Any]) 
     ----------
     nodes : nodes in an order in which each comes after those it reads; the last one is the output.
     source : facts about the network that its file does not hold, such as the number of timesteps.
-    provenance : JSON values that become the folded network's provenance.
+    provenance : JSON values that say where the network comes from; the result keeps them.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def assemble(nodes: Sequence[Node], source: Source, provenance: dict[str, Any]) 
 
 
 class _Assembly:
-    """Folding of one graph, node by node, into the encoder and ``layers``.
+    """Folding of one graph, node by node, into ``layers``, and ``encoder``, which reads the image.
 
     ``values`` holds the output of every node so far, by name: spikes, or sums that no neurons have
     received yet.
@@ -141,12 +141,12 @@ class _Assembly:
             )
         if len(inputs) != 1:
             raise ExchangeError(
-                f"it adds {len(inputs)} inputs, so it is not full-spike; join them by a gate"
+                f"it adds {len(inputs)} inputs; join their spikes by gates (AND, IAND, OR or XOR)"
             )
         (value,) = inputs
         if isinstance(step, Convolve | Connect):
             return weighted(
-                node.name, step, require_spikes(value, "weights follow weights: multiply them")
+                node.name, step, require_spikes(value, "weights follow weights: merge them")
             )
         if isinstance(step, FireNode):
             return self.fire(step, value, node)
@@ -232,9 +232,9 @@ class _Assembly:
                 )
             return self.or_pool(step, value, node)
         if value.pool is not None or value.factor is not None:
-            raise ExchangeError("two steps of pooling or scaling before the weights: combine them")
+            raise ExchangeError("two steps of pooling or scaling before the weights: merge them")
         if step.padding != (0, 0):
-            raise ExchangeError("pooling with padding: pad in the convolution after it instead")
+            raise ExchangeError("pooling with padding: use padding in the convolution after it")
         if min(replace(value, pool=step).pooled) < 1:
             raise ExchangeError(f"its window {step.kernel} is larger than the map {value.shape}")
         return replace(value, pool=step)

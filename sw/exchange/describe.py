@@ -80,7 +80,7 @@ class _Walker:
         name = self.names[id(module)]
         if isinstance(module, nn.Conv2d):
             if module.padding_mode != "zeros" or isinstance(module.padding, str):
-                raise ExchangeError(f"{name}: padding must be numbers, and pad with zeros")
+                raise ExchangeError(f"{name}: padding must be numbers, and padding_mode 'zeros'")
             plain = {"stride": list(module.stride), "padding": list(module.padding)}
             extra = {"groups": module.groups, "dilation": list(module.dilation)}
             odd = module.groups != 1 or tuple(module.dilation) != (1, 1)

@@ -1,7 +1,8 @@
 """Export of a trained network to the device's format, with a report.
 
 A network is folded to float64 layers (:mod:`sw.convert.fold`), quantised to integers
-(:mod:`sw.convert.quantize`), compiled for a configuration of the core, and measured on images.
+(:mod:`sw.convert.quantize`), compiled for a configuration of the gateware (:class:`hw.spec.Config`)
+and measured on images.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class Export:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Images:
-    """Labelled images to measure the accuracy on."""
+    """Labelled images to measure a network's accuracy on, and images to calibrate it with."""
 
     split: Split
     what: str
@@ -203,7 +204,7 @@ def export_network(
     Parameters
     ----------
     checkpoint : file that the network comes from; its checksum goes into the provenance.
-    config : configuration of the core to compile for.
+    config : configuration of the gateware to compile for.
     weight_bits : width of the weights in bits.
     images : images to measure on, and to correct biases with.
     imported : the network in ``checkpoint`` if that is another framework's file; None if it is a

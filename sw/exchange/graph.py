@@ -24,7 +24,7 @@ Pair = tuple[int, int]
 
 
 class ExchangeError(ValueError):
-    """A network cannot be imported or exported; the message names the node and the reason."""
+    """Error that a network cannot be imported or exported; the message names node and reason."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -111,7 +111,7 @@ class Join:
     """A gate (AND, IAND, OR or XOR) that joins two maps spike by spike in a residual block.
 
     The node's first source is the branch, which the block's convolutions compute. The second is the
-    identity, the block's shortcut.
+    identity, the block's shortcut. IAND is identity and not branch.
     """
 
     gate: Gate

@@ -86,9 +86,11 @@ def as_integers(imported: Imported, weight_bits: int, param_bits: int) -> Networ
 def _integers(
     layer: FoldedLayer, multiplier: Float, weight_bits: int, param_bits: int
 ) -> Layer | None:
-    """Return a layer in integers, its numbers multiplied by ``multiplier`` (y|1, x|1, o).
+    """Return a layer in integers, with weights, biases and thresholds times ``multiplier``.
 
-    The result is None if this would change the layer's spikes; see :func:`as_integers`.
+    ``multiplier`` is (y|1, x|1, o): one factor per output channel o and position (y, x) of a
+    neuron, or one for all positions. The result is None if the layer's spikes would change; see
+    :func:`as_integers`.
     """
     weight = layer.weight * multiplier[None, :, :, :, None, None, None]
     bias = layer.bias * multiplier[None]

@@ -57,7 +57,7 @@ class Spikes:
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """Weighted sums of spikes, the input of neurons that the graph has not reached yet.
+    """Weighted sums of spikes: the input of neurons that come later in the graph.
 
     ``shape`` is the sums' shape (C, H, W). The other fields are those of
     :class:`sw.convert.folded.FoldedLayer`.
@@ -127,9 +127,9 @@ def scaled(step: Normalise | Scale, value: Value) -> Value:
     """
     if isinstance(value, Spikes):
         if isinstance(step, Normalise):
-            raise ExchangeError("batch-norm of spikes: put it after the weights")
+            raise ExchangeError("batch-norm of spikes: apply it to weighted sums instead")
         if value.pool is not None or value.factor is not None:
-            raise ExchangeError("two steps of pooling or scaling before the weights: combine them")
+            raise ExchangeError("two steps of pooling or scaling before the weights: merge them")
         return replace(value, factor=to_rows(step.factor, value.shape).transpose(2, 0, 1))
     if isinstance(step, Scale):
         rows = to_rows(step.factor, value.shape)

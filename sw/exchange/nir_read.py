@@ -217,7 +217,7 @@ class _Reader:
         if weight.ndim != 4:
             raise ExchangeError(f"its weight has {weight.ndim} axes instead of 4")
         if int(np.asarray(node.groups)) != 1 or pair_of(node.dilation) != (1, 1):
-            raise ExchangeError("groups or dilation: use a plain convolution with zero weights")
+            raise ExchangeError("groups or dilation: use a plain convolution with weights of 0")
         kernel = weight.shape[2:]
         padding = node.padding.decode() if isinstance(node.padding, bytes) else node.padding
         if isinstance(padding, str):

@@ -9,8 +9,9 @@ compares with ``>`` or ``>=``, nor on its rounding.
 
 Operations for which NIR has no node are composed of several nodes. OR is a sum into IF neurons that
 fire at a single spike. NOT is ``1 - x``. The other gates, which join a residual block's branch and
-identity (its shortcut), are made of OR and NOT. OR-pooling is average pooling into IF neurons that
-fire at a single spike. Weights that differ from position to position become a dense matrix.
+identity (its shortcut), are made of OR and NOT; IAND is identity and not branch. OR-pooling is
+average pooling into IF neurons that fire at a single spike. Weights that differ from position to
+position become a dense matrix.
 
 NIR cannot express weights that differ from timestep to timestep, soft resets, and leaks that round
 the membrane to an integer. An error names the layers that have them.
@@ -201,7 +202,8 @@ class _Writer:
     def divisor(self, layer: NirLayer) -> Float:
         """Return the numbers (y|1, x|1, o) by which a layer's weights and biases are divided.
 
-        They are the layer's thresholds, or 1 in the output layer, which has no thresholds.
+        There is one per output channel o and position (y, x), or one for all positions. They are
+        the layer's thresholds, or 1 in the output layer, which has no thresholds.
         """
         if layer.output:
             return np.ones((1, 1, layer.weight.shape[3]))
@@ -365,7 +367,7 @@ class _Writer:
 
 
 def _live(network: NirNetwork) -> set[str]:
-    """Return the names of all maps of spikes that the logits depend on, and the output layer's."""
+    """Return the names of the layers, and of the input, that the logits depend on."""
     live = {network.layers[-1].name}
     for layer in reversed(network.layers):
         if layer.name in live:

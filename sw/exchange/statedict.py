@@ -220,7 +220,10 @@ class _Builder:
         return tensor.detach().to(torch.float64).numpy()
 
     def required(self, name: str, n_axes: int) -> Float:
-        """Return a tensor like :meth:`tensor`, but never None: it must not be missing."""
+        """Return a tensor of the state dict in float64.
+
+        Raises :class:`ExchangeError` if it is missing, or has not ``n_axes`` axes.
+        """
         values = self.tensor(name, n_axes)
         assert values is not None
         return values
@@ -240,7 +243,7 @@ class _Builder:
 
     def conv(self, layer: Mapping[str, Any]) -> Step:
         if pair_of(layer, "dilation", 1) != (1, 1) or layer.get("groups", 1) != 1:
-            raise ExchangeError("groups or dilation: use a plain convolution with zero weights")
+            raise ExchangeError("groups or dilation: use a plain convolution with weights of 0")
         weight = self.required(f"{layer['conv']}.weight", 4)
         self.width = len(weight)
         return Convolve(
@@ -358,7 +361,7 @@ class _Builder:
 def _fire(
     threshold: float | Float, gain: float, decay: float, soft: bool, strict: bool
 ) -> FireNode:
-    """Return the step of neurons with these constants.
+    """Return the step (:class:`sw.exchange.graph.FireNode`) of neurons with these constants.
 
     At every timestep, the membrane is multiplied by ``decay``, and the input times ``gain`` is
     added to it. A spike subtracts the threshold if ``soft`` is set, and otherwise clears the

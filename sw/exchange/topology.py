@@ -2,7 +2,7 @@
 
 A state dict holds tensors by name, but does not say how the network uses them. A topology lists the
 network's steps in order. A step with tensors gives the common prefix of their names (``conv1`` for
-``conv1.weight`` and ``conv1.bias``). A step gives the parameters that no tensor holds, too::
+``conv1.weight`` and ``conv1.bias``). Parameters that no tensor holds are given as well::
 
     {"format": "spikefold-topology", "framework": "spikingjelly", "timesteps": 4,
      "image_shape": [1, 28, 28], "pixel_max": 1.0,
