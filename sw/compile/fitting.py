@@ -51,8 +51,8 @@ def _fits(network: Network, config: Config) -> bool:
 def _coarser(layer: Layer) -> Iterator[tuple[str, Layer]]:
     """Yield (description, layer) for every way in which the layer could share more of its weights.
 
-    Biases and thresholds are shared along the same axes: timesteps, positions, or both. The last
-    layer has the fewest weights.
+    They can be shared over timesteps, positions, or both, and so can biases and thresholds. The
+    variant with the fewest weights comes last.
     """
     threshold = layer.threshold
     over_places = (*layer.weight.shape[1:3], *layer.bias.shape[1:3])
