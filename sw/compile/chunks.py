@@ -39,9 +39,10 @@ class Chunks:
     piece_weights: tuple[int, ...]
 
     def pieces(self, config: Config) -> tuple[tuple[int, int, int], ...]:
-        """Return (offset, valid bits, valid bits in the last iteration of level 0) of each piece.
+        """Return one tuple (offset, valid bits, valid bits at the end) for each piece in use.
 
-        The offset is in bits from the chunk's first bit. Unused pieces are left out.
+        The offset is in bits from the chunk's first bit. The third number replaces the second in
+        the last iteration of the innermost loop.
         """
         return tuple(
             (k * PIECE_BITS + self.piece_rows[k] * config.chunk_bits, body, tail)

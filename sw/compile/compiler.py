@@ -217,9 +217,9 @@ class _Compiler:
 
 
 def _input_buffers(first: Placement, n_bits: int, config: Config) -> tuple[Placement, ...]:
-    """Return the regions of spike memory in which the host may write its map: ``first``, and a
-    copy of it behind all maps if there is room.
+    """Return the regions of spike memory into which the host may write its map.
 
+    They are ``first`` and, if there is room, a second one with the same layout behind all maps.
     ``n_bits`` is the number of bits that all maps take together.
     """
     if n_bits + first.n_bits > GRANULE_BITS * config.spike_bytes:
@@ -228,7 +228,7 @@ def _input_buffers(first: Placement, n_bits: int, config: Config) -> tuple[Place
 
 
 def _check_membranes(context: LayerContext) -> None:
-    """Raise :class:`FitError` if a membrane of a layer could overflow the device's width."""
+    """Raise :class:`FitError` if a layer's membranes could overflow the device's registers."""
     layer, config = context.layer, context.config
     bounds = layer_bounds(layer, context.timesteps, PIXEL_MAX if context.pixels else 1)
     if bounds.n_bits > config.membrane_bits:
@@ -240,9 +240,9 @@ def _check_membranes(context: LayerContext) -> None:
 
 
 def _check_fits(program: Program) -> None:
-    """Raise :class:`FitError` if a program needs more rows or layers than the device has.
+    """Raise :class:`FitError` if a program needs larger memories or more layers than there are.
 
-    The message lists everything of which there is too little.
+    The message lists each of these limits that the program exceeds.
     """
     config = program.config
     result_rows = -(-program.n_classes // config.lanes) * config.fire_beats

@@ -56,7 +56,7 @@ def _n_uses(n_in: int, kernel: int, stride: int, padding: int, n_out: int) -> ND
 
 
 def fan_out(layer: Layer, source: Shape) -> NDArray[np.int64]:
-    """Return the fan-out, the number of synapses of one input at one timestep, by position (H, W).
+    """Return the number of synapses of one input at one timestep, an array (H, W) over positions.
 
     ``source`` is the shape (C, H, W) of the map that the layer reads. Outputs that lie in no
     complete pooling window do not count, because the device does not compute them.
@@ -127,9 +127,10 @@ def device_maps(network: Network, images: NDArray[np.uint8], spikes: Maps) -> li
 
 
 def measured(network: Network, program: Program | None, images: list[Maps]) -> list[LayerReport]:
-    """Return the reports of all layers, with the means over some images of what depends on them.
+    """Return the reports of all layers, completed by what the spikes of some images tell.
 
-    These are the density of the input spikes, the synaptic operations and the predicted cycles.
+    This is each layer's density of input spikes, number of synaptic operations and predicted
+    cycles, as means over the images.
 
     Parameters
     ----------

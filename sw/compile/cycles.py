@@ -6,8 +6,8 @@ core reads in one cycle. The prediction follows jobs and chunks through the pipe
 :mod:`hw.core`:
 
 - The fetch unit reads spike memory once per cycle, in a *slot*, while its queues have room. Each
-  chunk takes a slot. In a gated layer, the spikes with which the gate joins those of a job (its
-  *identity* spikes) take another.
+  chunk takes one slot. In a gated layer, each job takes one more slot for its *identity* spikes,
+  those with which the gate joins the spikes of its neurons.
 - The scanner takes one cycle per active input, whose weights the lanes add to the job's sums.
 - Sums wait in a queue for the fire unit, and the scanner waits while the queue is full. On a device
   without this queue (``Config.sum_queue`` is 0), scanner and lanes stall while sums wait.

@@ -45,13 +45,13 @@ class Level:
     """Number of iterations."""
     strides: Strides
     in_job: bool = False
-    """Whether its iterations are part of one job, which accumulates the inputs of them all."""
+    """Whether all iterations are part of the same job, which accumulates their inputs."""
     is_time: bool = False
-    """Whether it runs over timesteps; membranes start from 0 at its first iteration."""
+    """Whether the level runs over timesteps; membranes start from 0 at its first iteration."""
     is_pool: bool = False
-    """Whether it runs over the positions of a pooling window, whose spikes are ORed."""
+    """Whether the level runs over the positions of a pooling window, whose spikes are ORed."""
     is_group: bool = False
-    """Whether it runs over channel groups."""
+    """Whether the level runs over channel groups."""
 
 
 def increments(levels: Sequence[Level]) -> list[Strides]:
@@ -93,19 +93,19 @@ class Turns:
 def interleavings(
     height: int, width: int, groups: int, n_children: int, n_beats: int, config: Config
 ) -> list[tuple[int, Turns]]:
-    """Return (spacing of jobs in cycles, turns) for every possible interleaving of jobs.
+    """Return (spacing, turns) for every possible interleaving of a core's jobs, the best first.
 
     A neuron's next timestep must not begin before its membrane of the timestep before is written.
-    The jobs of other neurons fill this time; each needs a membrane slot. The interleaving with the
-    smallest spacing is first; of several, the one with the fewest loop levels, then the fewest
-    slots.
+    The jobs of other neurons fill this time; each needs a membrane slot. The spacing is the
+    smallest number of cycles between the starts of two jobs in the fire unit. The best interleaving
+    has the smallest spacing; among equals, the fewest loop levels, and then the fewest slots.
 
     Parameters
     ----------
     height, width, groups : numbers of output rows, output columns and channel groups that a core
         computes.
-    n_children : number of positions of a pooling window. Their jobs always follow each other, so
-        that they take turns without being part of ``turns``.
+    n_children : number of positions of a pooling window. Their jobs always follow each other, in
+        every interleaving.
     n_beats : number of cycles that a job takes in the fire unit.
     """
     ways = []

@@ -37,9 +37,9 @@ class LayerContext:
     placements: Mapping[str, Placement]
     config: Config
     final: bool
-    """Whether it is the last layer of a run."""
+    """Whether the layer is the last one of a run."""
     pixels: bool
-    """Whether it reads the bit-planes of an image."""
+    """Whether the layer reads the bit-planes of an image."""
 
     @property
     def source(self) -> Placement:
@@ -344,8 +344,9 @@ def _order_jobs(
 ) -> tuple[int, list[Level]]:
     """Choose the order of a share's jobs; return their spacing and the levels of the loop nest.
 
-    The spacing is in cycles and the smallest that the number of levels of the core allows. Levels
-    are innermost first; those of one iteration are left out, except level 0, a loop over chunks.
+    The spacing is the number of cycles between the starts of two jobs in the fire unit. It is the
+    smallest for which the core has enough loop levels, but at least the number of cores. Levels are
+    innermost first. Those of one iteration are left out, except level 0, a loop over chunks.
     """
     layer, config = context.layer, context.config
     pool_y, pool_x = layer.pool

@@ -31,10 +31,10 @@ def rows_per_chunk(pitch_bytes: int, kernel_y: int, config: Config) -> int:
 
 
 def _input_pitch(row: int, kernel_y: int, config: Config) -> int:
-    """Return the distance in bits between rows of an input map of which a chunk can hold several.
+    """Return the distance in bits from one row of the host's map to the next.
 
     ``row`` is the number of bits that a row needs. The distance exceeds it by up to a half if a
-    chunk can then hold more rows of the kernel.
+    chunk can then hold more rows of the kernel, which must be short enough for a piece.
     """
     smallest = -(-row // GRANULE_BITS)
     pitches = [n for n in range(smallest, smallest + N_PIECES * 2 + 1) if 2 * n <= 3 * smallest]
@@ -50,8 +50,9 @@ def place_maps(
 ) -> tuple[dict[str, Placement], int]:
     """Give every map a region of spike memory; return the regions and the number of bits in use.
 
-    ``shapes`` and ``timesteps`` belong to the maps, by name; the first map is the one that the host
-    writes. Each map is stored with the largest padding that a layer that reads it needs.
+    ``shapes`` and ``timesteps`` give the shape (C, H, W) and the number of timesteps of each map by
+    name; the first map is the one that the host writes. A map is stored with the largest padding
+    that any layer that reads it needs.
     """
     placements: dict[str, Placement] = {}
     start = 0

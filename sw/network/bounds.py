@@ -50,8 +50,8 @@ def layer_bounds(layer: Layer, timesteps: int, input_max: int = 1) -> Bounds:
     """Return bounds of all values that a register can hold while the device computes a layer.
 
     The values are the accumulators (sums of some of the weights), the membranes before and after
-    the neuron spikes or not, their differences from the threshold, and the logits. The inputs are
-    any integers from 0 to ``input_max``.
+    the reset, their differences from the threshold, and the logits. The inputs are any integers
+    from 0 to ``input_max``.
     """
     low, high = (bound * input_max for bound in drive_bounds(layer))
     bias = layer.bias.astype(np.int64)

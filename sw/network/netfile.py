@@ -44,7 +44,7 @@ _MAX_HEADER_BYTES = 1 << 26
 
 
 class NetworkFileError(ValueError):
-    """A network file cannot be used; the message names the file, the fault and the remedy."""
+    """A network file cannot be read or written; the message says why and what to do about it."""
 
 
 class NotANetworkFileError(NetworkFileError):

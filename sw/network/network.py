@@ -90,14 +90,15 @@ class AnyLayer(Generic[Weight, Param]):
     reset: Reset = Reset.HARD
     gate: Gate = Gate.NONE
     identity: str | None = None
-    """Name of the map that the gate joins with; it has the shape of the unpooled output."""
+    """Name of the map with which the gate joins the layer's spikes; it has the shape of the output
+    before pooling. None without a gate."""
     pool: tuple[int, int] = (1, 1)
     """Size of the windows over which spikes are ORed, after the gate."""
     output: bool = False
 
     @property
     def n_out(self) -> int:
-        """Number of output channels, in an output layer that of classes."""
+        """Number of output channels; in an output layer, the number of classes."""
         return self.weight.shape[3]
 
     @property
@@ -287,7 +288,7 @@ def validate(network: Network) -> None:
         require(
             int(layer.weight.min()) >= low and int(layer.weight.max()) <= high,
             where,
-            f"weights exceed {network.weight_bits} bits",
+            f"weights exceed {network.weight_bits} bits: they must lie between {low} and {high}",
         )
         require(
             (layer.identity is None) == (layer.gate == Gate.NONE),
