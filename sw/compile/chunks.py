@@ -1,4 +1,11 @@
-"""Division of a job's input window into chunks, the units in which a core reads spike memory."""
+"""Division of the inputs of a job into chunks, the units in which a core reads spike memory.
+
+A *job* computes one output position of ``lanes`` channels at one timestep (an output layer's job
+includes all timesteps). It reads the spikes of its input window, the receptive field. A *chunk* is
+what the core reads in one cycle, at most ``Config.chunk_bits`` bits. Its *pieces*, of
+:data:`hw.spec.PIECE_BITS` bits each, either follow each other or come from different rows of the
+map. A *run* is a sequence of contiguous bits of the window, such as those that a kernel row reads.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +26,10 @@ PIECE_FIELD_BITS = 8
 
 @dataclass(frozen=True)
 class Chunks:
-    """The chunks of a job.
+    """Division of every job of a layer into chunks.
 
-    ``levels`` are the loops over its chunks; the other fields are those of
-    :class:`hw.protocol.Header`, one value per piece of a chunk.
+    ``levels`` are the loops over the chunks of a job, innermost first. Every other field has one
+    value per piece of a chunk and the meaning of the same field of :class:`hw.protocol.Header`.
     """
 
     levels: tuple[Level, ...]
@@ -32,7 +39,11 @@ class Chunks:
     piece_weights: tuple[int, ...]
 
     def pieces(self, config: Config) -> tuple[tuple[int, int, int], ...]:
-        """Return the pieces in use, as in :attr:`sw.compile.program.Part.pieces`."""
+        """Return one tuple (offset, valid bits, valid bits at the end) for each piece in use.
+
+        The offset is in bits from the chunk's first bit. The third number replaces the second in
+        the last iteration of the innermost loop.
+        """
         return tuple(
             (k * PIECE_BITS + self.piece_rows[k] * config.chunk_bits, body, tail)
             for k, (body, tail) in enumerate(zip(self.body_bits, self.tail_bits, strict=True))
@@ -43,16 +54,18 @@ class Chunks:
 def cut_window(
     layer: Layer, source: Placement, run: int, weight_pitch: int, aligned: bool, config: Config
 ) -> Chunks:
-    """Cut the input window of a job into chunks.
+    """Divide the input window of a job into chunks, in the same way for all jobs of a layer.
 
     Parameters
     ----------
-    run : number of contiguous bits of spike memory that a kernel row reads, or, if kernel columns
-        share their weights, one position of it.
-    weight_pitch : rows of weight memory between the weights of two kernel rows.
-    aligned : whether every run begins at a granule. If not, a chunk lacks up to
-        ``GRANULE_BITS - 1`` bits at its end, because it is read as whole granules from the one that
-        holds its first bit.
+    source : place in spike memory of the map that the layer reads.
+    run : number of contiguous bits of spike memory that a kernel row reads. If the kernel's columns
+        share weights, the number of bits that a single position of the row reads.
+    weight_pitch : number of rows of weight memory from the weights of one kernel row to those of
+        the next.
+    aligned : whether every run begins at a granule, an aligned group of ``GRANULE_BITS`` bits. If
+        not, up to ``GRANULE_BITS - 1`` bits at the end of a chunk are unusable, because the core
+        reads whole granules, beginning with the one that holds the chunk's first bit.
     """
     missing = 0 if aligned else GRANULE_BITS
     gathered = _gather_rows(layer, source, run, weight_pitch, missing, config)
@@ -60,15 +73,22 @@ def cut_window(
 
 
 def _merges_columns(layer: Layer) -> bool:
-    """Whether the columns of the kernel have weights of their own, so that a row is one run."""
+    """Return whether a kernel row is one run, because the kernel's columns do not share weights.
+
+    If they do, each position of the row is a run of its own.
+    """
     return layer.weight.shape[6] == layer.kernel[1]
 
 
 def _gather_rows(
     layer: Layer, source: Placement, run: int, weight_pitch: int, missing: int, config: Config
 ) -> Chunks | None:
-    """Return chunks that hold several short kernel rows, a piece each; None if only one would fit
-    or an offset exceeds its header field."""
+    """Return chunks that each hold several short kernel rows, one per piece.
+
+    Return None where this is impossible: the kernel's columns share weights, a kernel row does not
+    fit a piece, a chunk would hold one row only, the rows of the map do not begin at whole bytes,
+    or an offset exceeds its field of the descriptor.
+    """
     kernel_y = layer.kernel[0]
     n_pieces = config.chunk_bits // PIECE_BITS
     pitch_bytes, rest = divmod(source.row, GRANULE_BITS)
@@ -99,7 +119,7 @@ def _gather_rows(
 def _split_runs(
     layer: Layer, source: Placement, run: int, weight_pitch: int, missing: int, config: Config
 ) -> Chunks:
-    """Return chunks that each hold a part of one run."""
+    """Return chunks that each hold one run, or a part of one that is longer than a chunk."""
     kernel_y, kernel_x = layer.kernel
     merged = _merges_columns(layer)
     if merged and source.row == run == weight_pitch:  # all kernel rows and weights are contiguous
@@ -111,7 +131,7 @@ def _split_runs(
     unused = (0,) * (N_PIECES - n_pieces)
 
     def valid(n_bits: int) -> tuple[int, ...]:
-        """Return the valid bits of each piece of a chunk that has ``n_bits``."""
+        """Return the number of valid bits in each piece of a chunk with ``n_bits`` valid bits."""
         return tuple(min(max(n_bits - start, 0), PIECE_BITS) for start in starts) + unused
 
     def level(count: int, source: int, weight: int = 0) -> Level:

@@ -1,21 +1,28 @@
 """Compilation of an integer network into the contents of a device's memories. NumPy only.
 
-Every map of spikes has a region of spike memory, all timesteps one after another, each position's
-channels side by side (T, H, W, C). Zero padding is physical and shared between neighbouring rows
-and planes; it is cleared once and never written. A layer is one pass through a loop nest, innermost
-level first::
+A *map* is the spikes that one layer writes, or that the host sends. Each map has its own region of
+spike memory, which holds it in the order (T, H, W, C). The zero padding around a map is stored,
+too; neighbouring rows and neighbouring timesteps share it. It is cleared when a program is loaded,
+and never written after that.
+
+The core runs a layer as one loop nest, listed here with the innermost level first::
 
     chunk of a run | kernel column, if shared | kernel row | pooling x | pooling y |
     interleaved positions and groups | timestep | channel group | x | y
 
-where a run is all the bits of a kernel row, which are contiguous. A map with few channels is given
-a row pitch with which several short runs, one below the other, are one chunk. Sharing weights along
-an axis is a weight stride of 0 at its level. Weights are stored in the order in which they are
-used: (y, x, group, timestep, kernel row, kernel column, channel), one row of ``lanes`` output
-channels each, axes of length 1 left out; the descriptors follow them.
+A *run* is the contiguous bits that a kernel row reads, and a *chunk* the bits that the core reads
+in one cycle. If the host's map has few channels, its rows are spaced such that one chunk can hold
+several kernel rows. A *channel group* is ``lanes`` output channels, which the core computes side by
+side. One position of one group at one timestep is a *job*. Neighbouring positions and groups are
+*interleaved*: their jobs take turns, so that none waits for a membrane that is still being written.
 
-The map that the host writes has two regions if there is room, each with descriptors of its own, so
-that the host can fill one while the core reads the other. A device that takes pixels
+Weight memory holds one row of ``lanes`` weights for each input of a group, in the order in which
+they are used: (y, x, group, timestep, kernel row, kernel column, channel). An axis along which
+weights are shared has length 1 there, and the weight address has a stride of 0 at its level. Behind
+the weights are the *descriptors*, the tables from which the core takes each layer's loop nest.
+
+If there is room, the map that the host writes has two regions, so that the host can fill one while
+the core reads the other; each has descriptors of its own. A device that takes pixels
 (``Config.pixels``) runs the network's encoder as its first layer, on the bit-planes of the image.
 """
 
@@ -38,12 +45,13 @@ from sw.network.network import Network
 
 
 def compile_network(network: Network, config: Config, *, pixels: bool = True) -> Program:
-    """Compile a network: place maps, weights and parameters, and write the descriptors.
+    """Compile a network for a device: lay out its memories and write the layers' descriptors.
 
     Parameters
     ----------
-    pixels : let the device compute the encoder if it can, which needs room for the encoder's
-        weights and parameters. Otherwise the host computes the encoder and sends spikes.
+    pixels : let the device compute the encoder, the layer that turns pixels into spikes, if the
+        device takes pixels and the encoder fits it. Otherwise the host computes the encoder and
+        sends spikes.
 
     Raises
     ------
@@ -64,7 +72,10 @@ def compile_network(network: Network, config: Config, *, pixels: bool = True) ->
 
 
 def _can_run_encoder(network: Network, config: Config) -> bool:
-    """Whether the device takes pixels and has wide enough numbers for the encoder."""
+    """Return whether the device takes pixels, and its numbers are wide enough for the encoder.
+
+    The numbers are weights, biases, thresholds and membranes.
+    """
     encoder = network.encoder
     assert encoder is not None and encoder.threshold is not None
     low, high = signed_range(config.weight_bits)
@@ -81,16 +92,16 @@ def _can_run_encoder(network: Network, config: Config) -> bool:
 
 @dataclass
 class _CoreMemory:
-    """Contents of one core's memories, which grow layer by layer."""
+    """Contents of one core's weight and parameter memories, to which each layer is appended."""
 
     weights: bytearray = field(default_factory=bytearray)
     params: bytearray = field(default_factory=bytearray)
     descriptors: list[bytearray] = field(default_factory=list)
-    """One sequence of descriptors per input buffer."""
+    """One sequence of descriptors for each region of spike memory that the host can fill."""
 
 
 class _Compiler:
-    """The compilation of one network for one configuration."""
+    """State of the compilation of one network for one device configuration."""
 
     def __init__(self, network: Network, config: Config, *, pixels: bool):
         self.network = network
@@ -112,7 +123,7 @@ class _Compiler:
         ]
 
     def compile(self) -> Program:
-        """Compile all layers.
+        """Compile all layers and return the program.
 
         Raises
         ------
@@ -150,7 +161,10 @@ class _Compiler:
         return program
 
     def _compile_layer(self, n: int) -> LayerPlan:
-        """Append a layer's rows and descriptors to the memories of all cores."""
+        """Compile layer ``n`` into the memories of all cores, and return how the cores run it.
+
+        Weights, parameters and descriptors are appended to what the memories hold.
+        """
         layer, config = self.layers[n], self.config
         context = LayerContext(
             layer=layer,
@@ -172,7 +186,10 @@ class _Compiler:
     def _compile_share(
         self, context: LayerContext, share: Share | None, core: _CoreMemory
     ) -> Part | None:
-        """Append a share's rows and descriptors to the memories of its core."""
+        """Append one core's share of a layer to the core's memories, and return its plan.
+
+        A core without a share gets a descriptor that tells it to be idle; the result is then None.
+        """
         layer, config = context.layer, context.config
         if share is None:
             idle = {"idle": 1, "final": int(context.final), "n_classes": 1}
@@ -200,9 +217,10 @@ class _Compiler:
 
 
 def _input_buffers(first: Placement, n_bits: int, config: Config) -> tuple[Placement, ...]:
-    """Return the regions for the host's map: a second one behind all maps, if there is room.
+    """Return the regions of spike memory into which the host may write its map.
 
-    ``n_bits`` is the size of all maps.
+    They are ``first`` and, if there is room, a second one with the same layout behind all maps.
+    ``n_bits`` is the number of bits that all maps take together.
     """
     if n_bits + first.n_bits > GRANULE_BITS * config.spike_bytes:
         return (first,)
@@ -210,7 +228,7 @@ def _input_buffers(first: Placement, n_bits: int, config: Config) -> tuple[Place
 
 
 def _check_membranes(context: LayerContext) -> None:
-    """Raise :class:`FitError` if a layer's membranes could overflow those of the device."""
+    """Raise :class:`FitError` if a layer's membranes could overflow the device's registers."""
     layer, config = context.layer, context.config
     bounds = layer_bounds(layer, context.timesteps, PIXEL_MAX if context.pixels else 1)
     if bounds.n_bits > config.membrane_bits:
@@ -222,7 +240,10 @@ def _check_membranes(context: LayerContext) -> None:
 
 
 def _check_fits(program: Program) -> None:
-    """Raise :class:`FitError` if memories are too small for a program; the message names all."""
+    """Raise :class:`FitError` if a program needs larger memories or more layers than there are.
+
+    The message lists each of these limits that the program exceeds.
+    """
     config = program.config
     result_rows = -(-program.n_classes // config.lanes) * config.fire_beats
     needs = program.usage() | {

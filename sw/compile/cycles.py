@@ -1,13 +1,17 @@
 """Prediction of the exact number of cycles that a program takes on given spikes. NumPy only.
 
-It equals what the device's counters show. The pipeline of :mod:`hw.core` is followed chunk by chunk
-and job by job:
+The predicted numbers equal those of the device's counters. A *job* is the computation of one
+output position of ``lanes`` channels at one timestep; a *chunk* is the part of its inputs that the
+core reads in one cycle. The prediction follows jobs and chunks through the pipeline of
+:mod:`hw.core`:
 
-- The fetch unit uses a slot for each chunk, and in a gated layer one for each job's identity
-  spikes, while its queues have room.
-- The scanner takes a cycle per active input. With a queue of sums it waits while the queue has no
-  place for another job's; without, scanner and lanes stall while a job's sums wait.
-- The fire unit begins jobs in order, at least ``spacing`` cycles apart, once their sums are
+- The fetch unit reads spike memory once per cycle, in a *slot*, while its queues have room. Each
+  chunk takes one slot. In a gated layer, each job takes one more slot for its *identity* spikes,
+  those with which the gate joins the spikes of its neurons.
+- The scanner takes one cycle per active input, whose weights the lanes add to the job's sums.
+- Sums wait in a queue for the fire unit, and the scanner waits while the queue is full. On a device
+  without this queue (``Config.sum_queue`` is 0), scanner and lanes stall while sums wait.
+- The fire unit begins jobs in order and at least ``spacing`` cycles apart, each when its sums are
   available.
 """
 
@@ -35,19 +39,21 @@ from hw.spec import (
 from sw.compile.program import LayerPlan, Part, Placement, Program
 
 NEVER = -(1 << 60)
-"""Cycle before all others, of an event that has not taken place."""
+"""Number that stands for the cycle of an event that has not taken place: earlier than any cycle."""
 
 
 def active_inputs(plan: Part, source: Placement, spikes: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Count the active inputs of every chunk, in the order in which the core reads them.
+    """Count the inputs that spike in each chunk of a core's jobs, in the order of reading.
 
     Parameters
     ----------
-    spikes : source map (T, C, H, W), or the image's bit-planes.
+    plan : the core's part of the layer.
+    source : place in spike memory of the map that the layer reads.
+    spikes : that map (T, C, H, W), or the bit-planes of an image.
 
     Returns
     -------
-    int64 array (n_jobs, n_chunks).
+    int64 array (number of jobs, number of chunks per job).
     """
     bits = np.unpackbits(np.frombuffer(source.pack(spikes), np.uint8), bitorder="little")
     before = np.concatenate([[0], np.cumsum(bits, dtype=np.int64)])
@@ -69,9 +75,10 @@ def active_inputs(plan: Part, source: Placement, spikes: NDArray[np.uint8]) -> N
 
 
 class _Queue:
-    """Cycles in which entries came to a queue and left it.
+    """Record of the cycles in which entries came to a hardware queue and left it.
 
-    Calls of :meth:`ready` must be in the order of time.
+    ``room`` is the largest number of entries at which the unit before the queue may go on. Calls of
+    :meth:`ready` must be in the order of time.
     """
 
     def __init__(self, room: int):
@@ -81,8 +88,10 @@ class _Queue:
         self._n_came = self._n_went = 0
 
     def ready(self, cycle: int) -> int:
-        """Return the first cycle, ``cycle`` or later, at whose end at most ``room`` of the entries
-        that are known so far are queued."""
+        """Return the first cycle from ``cycle`` on that ends with at most ``room`` entries queued.
+
+        Only the entries recorded so far count.
+        """
         while True:
             while self._n_came < len(self.came) and self.came[self._n_came] <= cycle:
                 self._n_came += 1
@@ -94,10 +103,11 @@ class _Queue:
 
 
 class _Moves:
-    """Conversion between cycles and moves of scanner and lanes.
+    """Conversion between clock cycles and the cycles in which scanner and lanes do not stall.
 
-    Without a queue of sums, scanner and lanes stall while sums wait; a *move* is a cycle in which
-    they do not stall. Calls must be in the order of time.
+    The latter are called *moves* and numbered without gaps. On a device without a queue of sums,
+    scanner and lanes stall while a job's sums wait for the fire unit. On a device with such a
+    queue, the numbers of moves and cycles are the same. Calls must be in the order of time.
     """
 
     def __init__(self) -> None:
@@ -105,7 +115,7 @@ class _Moves:
         self._waits: deque[tuple[int, int]] = deque()
 
     def wait(self, move: int, n_cycles: int) -> None:
-        """Note a stall of ``n_cycles`` before ``move``."""
+        """Record a stall of ``n_cycles`` just before ``move``."""
         self._waits.append((move, n_cycles))
 
     def cycle(self, move: int) -> int:
@@ -113,7 +123,7 @@ class _Moves:
         return move + self._passed + sum(n for first, n in self._waits if first <= move)
 
     def since(self, cycle: int) -> int:
-        """Return the last move that takes place up to ``cycle``."""
+        """Return the last move that takes place in ``cycle`` or earlier."""
         move = cycle - self._passed
         for first, n_cycles in self._waits:
             if move < first:
@@ -122,17 +132,21 @@ class _Moves:
         return move
 
     def forget(self, move: int) -> None:
-        """Drop stalls before ``move``, about which no more calls follow."""
+        """Replace the records of all stalls before ``move`` by their sum.
+
+        Later calls must not ask about earlier moves.
+        """
         while self._waits and self._waits[0][0] <= move:
             self._passed += self._waits.popleft()[1]
 
 
 def part_cycles(plan: Part, active: NDArray[np.int64], config: Config) -> int:
-    """Return the number of cycles that a core takes for its part of a layer.
+    """Predict the number of cycles that a core takes for its part of a layer.
 
     Parameters
     ----------
-    active : number of active inputs of every chunk (n_jobs, n_chunks).
+    plan : the core's part of the layer.
+    active : number of spiking inputs of each chunk, as :func:`active_inputs` returns it.
     """
     slot = -1
     queues = chunks, jobs = _Queue(CHUNK_ROOM), _Queue(JOB_ROOM)
@@ -141,7 +155,10 @@ def part_cycles(plan: Part, active: NDArray[np.int64], config: Config) -> int:
     began = NEVER  # the cycle in which the fire unit began its last job so far
 
     def take(n_active: int, queued: int) -> None:
-        """Let the scanner process a chunk that entered its queue in cycle ``queued``."""
+        """Let the scanner process a chunk that entered its queue in cycle ``queued``.
+
+        The chunk has ``n_active`` active inputs.
+        """
         nonlocal scanned
         available = queued + QUEUE_LATENCY
         if chunks.went:
@@ -195,11 +212,12 @@ def part_cycles(plan: Part, active: NDArray[np.int64], config: Config) -> int:
 
 
 def predict_cycles(program: Program, maps: dict[str, NDArray[np.uint8]]) -> dict[str, int]:
-    """Return the number of cycles of each layer, in the core that takes longest.
+    """Predict the number of cycles of each layer by name; of several cores, the slowest counts.
 
     Parameters
     ----------
-    maps : spikes (T, C, H, W) of every map by name, the one that the host writes included.
+    maps : the maps (T, C, H, W) of one image by name, including the one that the host writes
+        (:func:`sw.compile.costs.device_maps`).
     """
 
     def cycles(plan: LayerPlan, part: Part) -> int:

@@ -1,4 +1,10 @@
-"""Compilation of one core's share of a layer: the loop nest, the rows of weights and parameters."""
+"""Compilation of one core's share of a layer: its loop nest, and its weights and parameters.
+
+A *share* is the output rows and channel groups (of ``lanes`` output channels each) that one core
+computes. A *job* is the computation of one output position of one group at one timestep, and a
+*chunk* the part of a job's inputs that the core reads in one cycle. The levels of the loop nest
+are explained in :mod:`sw.compile.levels`, maps and runs in :mod:`sw.compile.compiler`.
+"""
 
 from __future__ import annotations
 
@@ -24,53 +30,56 @@ N_ADDRESS_VALUES = 1 << 16
 
 @dataclass(frozen=True, kw_only=True)
 class LayerContext:
-    """A layer, the maps that it reads and writes, and the device that runs it."""
+    """Everything on which the compilation of one layer depends, whichever core runs it."""
 
     layer: Layer
     timesteps: int
     placements: Mapping[str, Placement]
     config: Config
     final: bool
-    """Whether it is the last layer of a run."""
+    """Whether the layer is the last one of a run."""
     pixels: bool
-    """Whether it reads the bit-planes of an image."""
+    """Whether the layer reads the bit-planes of an image."""
 
     @property
     def source(self) -> Placement:
-        """Map that the layer reads."""
+        """Place in spike memory of the map that the layer reads."""
         return self.placements[self.layer.source]
 
     @property
     def identity(self) -> Placement | None:
-        """Map that is joined with the layer's spikes, if there is a gate."""
+        """Place in spike memory of the map that the layer's gate joins; None without a gate."""
         return self.placements[self.layer.identity] if self.layer.identity else None
 
     @property
     def target(self) -> Placement | None:
-        """Map that the layer writes; None for an output layer."""
+        """Place in spike memory of the map that the layer writes; None for an output layer."""
         return self.placements.get(self.layer.name)
 
     @property
     def n_groups(self) -> int:
-        """Number of channel groups of the whole layer."""
+        """Number of groups of ``lanes`` output channels in the layer, over all cores."""
         return -(-self.layer.n_out // self.config.lanes)
 
     @property
     def n_beats(self) -> int:
-        """Cycles that a job takes in the fire unit."""
+        """Number of cycles in which the fire unit updates the neurons of one job."""
         if self.n_groups > 1:
             return self.config.fire_beats
         return -(-self.layer.n_out // self.config.fire_lanes)
 
     @property
     def n_planes(self) -> int:
-        """Iterations of the time loop that come before the first timestep."""
+        """Number of bit-planes of the input, which the loop over timesteps runs through first.
+
+        It is 0 if the layer reads spikes.
+        """
         return N_PLANES if self.pixels else 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompiledShare:
-    """Contents of a core's memories with which it runs its share of a layer."""
+    """Plan of one core's share of a layer, and what the core's memories hold for it."""
 
     part: Part
     header: dict[str, Any]
@@ -85,23 +94,24 @@ class CompiledShare:
 
 @dataclass(frozen=True, kw_only=True)
 class _Geometry:
-    """Shapes of a share, and the strides of each address along its axes."""
+    """Sizes of a share, first addresses of its maps, and strides along its axes."""
 
     height: int
     width: int
     """Height and width of the share's output map, after pooling."""
     column: Strides
     row: Strides
-    """Strides of one position before pooling; without target, as spikes are written after it."""
+    """Strides from one position before pooling to the next (``column``: in x, ``row``: in y). Their
+    ``target`` is 0, because spikes are written after pooling."""
     target_column: int
     target_row: int
-    """Strides of one position after pooling, in granules of the target."""
+    """Strides from one position after pooling to the next, in granules of the map written."""
     group: Strides
     time: Strides
     run: int
-    """Contiguous bits that a kernel row reads; see :func:`sw.compile.chunks.cut_window`."""
+    """Number of contiguous bits that a kernel row reads (:func:`sw.compile.chunks.cut_window`)."""
     weight_pitch: int
-    """Rows of weight memory between two kernel rows."""
+    """Number of rows of weight memory from the weights of one kernel row to those of the next."""
     source_base: int
     identity_base: int
     target_base: int
@@ -110,11 +120,12 @@ class _Geometry:
 def compile_share(
     context: LayerContext, share: Share, *, weight_base: int, param_base: int
 ) -> CompiledShare:
-    """Compile the share of a layer that one core runs.
+    """Compile one core's share of a layer.
 
     Parameters
     ----------
-    weight_base, param_base : rows of the core's memories at which the share's rows will lie.
+    weight_base, param_base : first rows of the core's weight and parameter memories that the share
+        will take.
 
     Raises
     ------
@@ -184,20 +195,23 @@ def compile_share(
 
 
 def _conv_rows(context: LayerContext, share: Share) -> slice:
-    """Return the share's rows of the map before pooling."""
+    """Return the rows of the convolution's output from which the share's rows are pooled."""
     pool_y = context.layer.pool[0]
     return slice(share.rows.start * pool_y, share.rows.stop * pool_y)
 
 
 def _kept(context: LayerContext) -> tuple[int, int]:
-    """Return the numbers of rows and columns before pooling that pooling windows cover."""
+    """Return how many rows and columns of the convolution's output lie in pooling windows."""
     _, height, width = context.layer.map_shape(context.source.shape)
     pool_y, pool_x = context.layer.pool
     return height * pool_y, width * pool_x
 
 
 def _weights_of(context: LayerContext, share: Share) -> NDArray[np.int8]:
-    """Return the share's weights (y, x, group, t, ky, run, lanes); shared axes have length 1."""
+    """Return the weights of a share as an array (y, x, group, t, ky, run, lanes).
+
+    The axes are those of :func:`sw.compile.rows.weight_rows`; shared ones have length 1.
+    """
     layer = context.layer
     rows = weight_rows(layer, context.config, context.source.pixel)
     if not layer.output:  # rows and columns that pooling leaves out need no weights
@@ -212,8 +226,10 @@ def _weights_of(context: LayerContext, share: Share) -> NDArray[np.int8]:
 
 
 def _params_of(context: LayerContext, share: Share) -> NDArray[np.int16]:
-    """Return the share's biases and thresholds (y, x, group, t, lanes, 2); shared axes have length
-    1."""
+    """Return the biases and thresholds of a share as an array (y, x, group, t, lanes, 2).
+
+    The axes are those of :func:`sw.compile.rows.param_rows`; shared ones have length 1.
+    """
     layer, config = context.layer, context.config
     _, conv_height, conv_width = layer.conv_shape(context.source.shape)
     rows = param_rows(layer, config, (conv_height, conv_width), _kept(context))
@@ -283,7 +299,7 @@ def _geometry(
 
 
 def _tail_lanes(context: LayerContext, share: Share) -> int:
-    """Return how many lanes the share's last channel group uses."""
+    """Return how many of the ``lanes`` channels in the share's last group the layer really has."""
     lanes = context.config.lanes
     if share.groups.stop < context.n_groups:
         return lanes
@@ -310,7 +326,10 @@ def _chunks(context: LayerContext, geometry: _Geometry) -> Chunks:
 
 
 def _time_level(context: LayerContext, geometry: _Geometry) -> Level:
-    """Return the loop over bit-planes and timesteps; an output layer adds all of them up."""
+    """Return the loop over timesteps, which begins with the bit-planes if the layer reads pixels.
+
+    In an output layer this loop is inside the job, which adds up all timesteps.
+    """
     output = context.layer.output
     return Level(
         count=context.n_planes + context.timesteps,
@@ -323,9 +342,11 @@ def _time_level(context: LayerContext, geometry: _Geometry) -> Level:
 def _order_jobs(
     context: LayerContext, share: Share, geometry: _Geometry, chunks: Chunks
 ) -> tuple[int, list[Level]]:
-    """Return the spacing of jobs in cycles and all levels of the nest, innermost first.
+    """Choose the order of a share's jobs; return their spacing and the levels of the loop nest.
 
-    Levels of one iteration are left out, except for the innermost level of chunks, level 0.
+    The spacing is the number of cycles between the starts of two jobs in the fire unit. It is the
+    smallest for which the core has enough loop levels, but at least the number of cores. Levels are
+    innermost first. Those of one iteration are left out, except level 0, a loop over chunks.
     """
     layer, config = context.layer, context.config
     pool_y, pool_x = layer.pool
@@ -369,7 +390,7 @@ def _order_jobs(
 
 
 def _check_counts(context: LayerContext, levels: list[Level]) -> None:
-    """Raise :class:`FitError` if a level has more iterations than the core can count."""
+    """Raise :class:`FitError` if a loop has more iterations than the core's counters can count."""
     longest = max(level.count for level in levels)
     limit = 1 << context.config.count_bits
     if longest > limit:
@@ -380,5 +401,5 @@ def _check_counts(context: LayerContext, levels: list[Level]) -> None:
 
 
 def _mask(levels: list[Level], flag: str) -> int:
-    """Return a mask with bit ``i`` set if level ``i`` has the flag."""
+    """Return a mask whose bit ``i`` is set if the field ``flag`` of level ``i`` is true."""
     return sum(1 << i for i, level in enumerate(levels) if getattr(level, flag))

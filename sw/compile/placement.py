@@ -1,4 +1,10 @@
-"""Placement of spike maps in spike memory."""
+"""Placement of spike maps in spike memory.
+
+A *map* is the spikes (T, C, H, W) that one layer writes or the host sends. A core reads one *chunk*
+of spike memory per cycle, ``Config.chunk_bits`` bits. Its *pieces*, of
+:data:`hw.spec.PIECE_BITS` bits each, may come from different rows of a map, so that one chunk can
+hold several rows of a small kernel.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +15,10 @@ from sw.network.network import Layer, Shape
 
 
 def rows_per_chunk(pitch_bytes: int, kernel_y: int, config: Config) -> int:
-    """Return how many rows of a kernel, ``pitch_bytes`` apart, one chunk can hold.
+    """Return how many rows of a kernel one chunk can hold, a piece each.
 
-    Each row is a piece, and no two pieces may lie in the same column of spike memory.
+    The rows of the map are ``pitch_bytes`` apart. Spike memory consists of byte-wide memories, its
+    columns, of which each delivers one byte per cycle: no two pieces may lie in the same column.
     """
     n_pieces = config.chunk_bits // PIECE_BITS
     if pitch_bytes * GRANULE_BITS % PIECE_BITS:
@@ -24,9 +31,10 @@ def rows_per_chunk(pitch_bytes: int, kernel_y: int, config: Config) -> int:
 
 
 def _input_pitch(row: int, kernel_y: int, config: Config) -> int:
-    """Return the row pitch in bits of an input map with short runs.
+    """Return the distance in bits from one row of the host's map to the next.
 
-    It exceeds ``row`` by up to a half if a chunk can then hold more rows of the kernel.
+    ``row`` is the number of bits that a row needs. The distance exceeds it by up to a half if a
+    chunk can then hold more rows of the kernel, which must be short enough for a piece.
     """
     smallest = -(-row // GRANULE_BITS)
     pitches = [n for n in range(smallest, smallest + N_PIECES * 2 + 1) if 2 * n <= 3 * smallest]
@@ -42,7 +50,9 @@ def place_maps(
 ) -> tuple[dict[str, Placement], int]:
     """Give every map a region of spike memory; return the regions and the number of bits in use.
 
-    A map gets the largest padding that one of its readers needs. The host writes the first map.
+    ``shapes`` and ``timesteps`` give the shape (C, H, W) and the number of timesteps of each map by
+    name; the first map is the one that the host writes. A map is stored with the largest padding
+    that any layer that reads it needs.
     """
     placements: dict[str, Placement] = {}
     start = 0
@@ -50,7 +60,8 @@ def place_maps(
         readers = [layer for layer in layers if layer.source == name]
         pad_y = max((layer.padding[0] for layer in readers), default=0)
         pad_x = max((layer.padding[1] for layer in readers), default=0)
-        # The host can pack bits; the core writes whole granules, and reads identities as granules.
+        # The host packs channels bit by bit. The core writes whole granules, and it also reads the
+        # spikes that a gate joins (identity) as whole granules.
         by_bit = n == 0 and all(layer.identity != name for layer in layers)
         pixel = channels if by_bit else -(-channels // GRANULE_BITS) * GRANULE_BITS
         row = (width + pad_x) * pixel
@@ -74,6 +85,10 @@ def place_maps(
 
 
 def _is_short(layer: Layer, pixel: int) -> bool:
-    """Whether a kernel row of ``layer`` fits a piece, wherever in a granule it begins."""
+    """Return whether a kernel row of ``layer`` fits a piece, at whichever bit of a byte it begins.
+
+    ``pixel`` is the distance in bits between the positions of a row. The result is False if the
+    kernel's columns share weights.
+    """
     run = (layer.kernel[1] - 1) * pixel + layer.weight.shape[4]
     return layer.weight.shape[6] == layer.kernel[1] and run <= PIECE_BITS - GRANULE_BITS + 1

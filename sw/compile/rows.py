@@ -1,4 +1,10 @@
-"""Contents of weight and parameter memory: rows of weights, of parameters, and descriptors."""
+"""Contents of weight and parameter memory: rows of weights, of parameters, and descriptors.
+
+A *row* is what a core reads from one of these memories at once: ``lanes`` weights, or
+``fire_lanes`` parameters, which are pairs of bias and threshold. A *group* is ``lanes`` output
+channels, which the core computes side by side. A *descriptor* tells the core how to run a layer; it
+is stored in rows of weight memory.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +20,9 @@ from sw.network.network import Layer
 
 
 def pack_rows(values: NDArray[np.integer[Any]], bits: int) -> bytes:
-    """Return numbers as two's complement fields of ``bits`` bits, the first one in the lowest bits.
+    """Pack integers into two's complement fields of ``bits`` bits, the first in the lowest bits.
 
-    A row must fill whole bytes; ``bits`` is 2, 4, 8 or 16.
+    ``bits`` is 2, 4, 8 or 16. The last axis of ``values`` must fill whole bytes.
     """
     if bits in (8, 16):
         return values.astype(f"<i{bits // 8}").tobytes()
@@ -26,14 +32,18 @@ def pack_rows(values: NDArray[np.integer[Any]], bits: int) -> bytes:
 
 
 def weight_rows(layer: Layer, config: Config, pixel: int) -> NDArray[np.int8]:
-    """Return a layer's weights in the order of weight memory: (y, x, group, t, ky, run, lanes).
+    """Return a layer's weights in the order of weight memory, (y, x, group, t, ky, run, lanes).
 
-    Shared axes have length 1. Lanes without an output channel have weights of 0.
+    The axes are output row, output column, group of output channels, timestep, kernel row, bit of
+    the kernel row's inputs in spike memory (the channels of one kernel column after those of
+    another), and output channel in its group. An axis along which weights are shared has length 1.
+    Lanes without an output channel have weights of 0.
 
     Parameters
     ----------
-    pixel : bits of spike memory from one position of the source map to the next. Where it exceeds
-        the number of channels, the unused bits between two positions of a run have weights of 0.
+    pixel : distance in bits of spike memory between neighbouring positions of the map that the
+        layer reads. Where it exceeds the number of channels, the bits between two positions have
+        weights of 0.
     """
     t, y, x, n_out, n_in, ky, kx = layer.weight.shape
     groups = -(-n_out // config.lanes)
@@ -47,14 +57,17 @@ def weight_rows(layer: Layer, config: Config, pixel: int) -> NDArray[np.int8]:
 def param_rows(
     layer: Layer, config: Config, conv: tuple[int, int], kept: tuple[int, int]
 ) -> NDArray[np.int16]:
-    """Return biases and thresholds in the order of parameter memory: (y, x, group, t, lanes, 2).
+    """Return a layer's biases and thresholds in the order of parameter memory.
 
-    Axes along which both are shared have length 1.
+    The axes are (y, x, group, t, lanes, 2): output row, output column, group of output channels,
+    timestep, output channel in its group, and bias or threshold. An axis along which both are
+    shared has length 1.
 
     Parameters
     ----------
-    conv : rows and columns of the map before pooling.
-    kept : rows and columns of them that pooling windows cover; the others get no parameters.
+    conv : height and width of the output before pooling.
+    kept : height and width of that part of it which pooling windows cover; the rest gets no
+        parameters.
 
     Raises
     ------
@@ -87,9 +100,10 @@ def param_rows(
 
 
 def row_strides(shape: tuple[int, ...], n_rows: int) -> list[int]:
-    """Return the stride of every axis of an array, in memory rows.
+    """Return, for each axis of an array in memory, the distance in rows between its entries.
 
-    An entry of the array takes ``n_rows`` rows. Axes of length 1 are shared: their stride is 0.
+    The last axis varies fastest, and each entry takes ``n_rows`` rows. An axis of length 1 has a
+    distance of 0, because all indices along it share its only entry.
     """
     strides = []
     for n in reversed(shape):
@@ -99,9 +113,9 @@ def row_strides(shape: tuple[int, ...], n_rows: int) -> list[int]:
 
 
 def interleave_cores(images: list[bytearray], size: int) -> bytes:
-    """Return one memory space in which the rows of all cores' images alternate.
+    """Merge the contents of a memory of all cores into one, in which the cores' rows alternate.
 
-    A row has ``size`` bytes; shorter images end in zeros.
+    A row has ``size`` bytes. Contents shorter than the longest are extended by zeros.
     """
     n_bytes = max(map(len, images))
     rows = [np.frombuffer(image.ljust(n_bytes, b"\0"), np.uint8) for image in images]
@@ -111,7 +125,13 @@ def interleave_cores(images: list[bytearray], size: int) -> bytes:
 def descriptor_bytes(
     name: str, header: dict[str, Any], levels: list[dict[str, int]], config: Config
 ) -> bytes:
-    """Return the descriptor of layer ``name`` as whole rows of weight memory.
+    """Return the bytes of a layer's descriptor, padded to whole rows of weight memory.
+
+    Parameters
+    ----------
+    name : name of the layer, for messages.
+    header : values of the fields of :class:`hw.protocol.Header`; others are 0.
+    levels : values of the fields of :class:`hw.protocol.Level`, innermost level first.
 
     Raises
     ------
