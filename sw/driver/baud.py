@@ -9,13 +9,15 @@ from sw.driver.errors import LinkTimeout
 from sw.driver.transport import Request, Transport
 
 BAUDS = (12_000_000, 6_000_000, 3_000_000, 2_000_000)
-"""Rates to try below the board's own, fastest first; the default rate always works."""
+"""Rates in bits per second to try if the fastest one does not work. They must be faster than the
+default rate, which always works."""
 
 MAX_BAUD_ERROR = 0.02
-"""Largest relative error of a divided clock: a UART with 8 data bits tolerates about twice this."""
+"""Largest relative error of a rate that the device gets by dividing its clock by an integer. A UART
+with 8 data bits tolerates about twice this."""
 
 MIN_DIVISOR, MAX_DIVISOR = 4, 256
-"""Clock cycles per bit that the device supports."""
+"""Smallest and largest number of clock cycles per bit that the device supports."""
 
 N_TRIALS = 3
 """Number of frames sent to find out whether a rate works."""

@@ -96,7 +96,7 @@ def _counters(
 
 def _spikes(inference: Inference, maps: dict[str, NDArray[np.uint8]]) -> Iterator[str]:
     for name, found in inference.maps.items():
-        if name == PIXELS:  # what the host wrote
+        if name == PIXELS:  # the host wrote these bits itself
             continue
         wrong = np.argwhere(found != maps[name])
         if len(wrong):

@@ -33,8 +33,9 @@ from sw.driver.transport import POLL_S, Request, Transport
 from sw.driver.virtual_board import is_virtual
 
 N_BREAKS = 2
-"""Number of breaks to send before a port is taken to have no board on it. One may be lost like any
-other byte, and a board that missed it still listens at a different rate."""
+"""Number of breaks (bytes that return a device to the default rate) to send before a port is taken to
+have no board on it. A break may be lost like any other byte, and a board that missed it still
+listens at a different rate."""
 
 WRITE_TIMEOUT_S, VIRTUAL_WRITE_TIMEOUT_S = 30.0, 300.0
 """How long the port of a real and of a virtual board may block a write."""

@@ -26,7 +26,8 @@ from sw.driver.transport import LinkCounters
 from sw.network import netfile
 
 LOOK_AHEAD = 4
-"""Number of samples per board that may be taken beyond the next outcome in order."""
+"""Number of samples per board that may be taken while the result that must be yielded next is
+missing."""
 
 
 class BoardGroup(AnyBoard):

@@ -14,10 +14,10 @@ from sw.driver.memory import Progress
 from sw.network.network import Network
 
 MAX_RECOVERIES = 3
-"""Number of attempts to recover a board since its last result before it is given up."""
+"""Number of attempts to recover a board, counted since its last result, before its error is raised."""
 
 _RECOVERABLE = frozenset({Status.WAS_RESET, Status.BUSY})
-"""Reasons of refused requests that can succeed after the board is recovered."""
+"""Reasons for refusal of requests that can succeed after the board has been recovered."""
 
 
 @dataclass(frozen=True, kw_only=True)

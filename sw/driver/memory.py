@@ -31,7 +31,7 @@ N_CHECKS_AHEAD = 2
 travels."""
 
 MAX_WRITES = 2
-"""How often the same rows are written before the board's memory is reported as faulty."""
+"""How often the same rows are written before a memory that differs is reported as faulty."""
 
 Progress = Callable[[int], object]
 """Called with the number of bytes transferred since the last call, like ``tqdm.update``."""

@@ -25,7 +25,7 @@ from sw.network import encoder
 from sw.network.network import Network
 
 RUN_TIMEOUT_S = 60.0
-"""Longest duration of a run, also on a virtual board."""
+"""Longest time in seconds that a run may take, also on a virtual board."""
 
 N_RUNS_IN_DEVICE = 2
 """Number of runs that the device holds: one in progress and one that waits."""
@@ -319,14 +319,15 @@ class Pipeline:
     def _on_done(self, tag: int, data: bytes) -> None:
         job = next((job for job in self.jobs if job.tag == tag and not job.ended_s), None)
         if job is None or len(data) != self.n_done_bytes:
-            return  # announced twice, or an abandoned run
+            return  # announced twice, or a run that was discarded
         # Announcements come in order: the board no longer has the results of earlier runs.
         for earlier in self.jobs:
             if earlier.run and not earlier.ended_s and earlier.n_runs_before < job.n_runs_before:
                 self.transport.forget(earlier.run)
                 earlier.reset_run()
         assert job.run is not None
-        # Its acknowledgement may have been lost, and a repetition would run it again.
+        # The RUN's acknowledgement may have been lost. If the RUN were sent again, it might start a
+        # second run.
         self.transport.forget(job.run)
         # The board answers in order, so a write that has no reply by now was lost.
         if job.stale or job.n_writes_left:
