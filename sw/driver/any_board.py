@@ -56,7 +56,8 @@ class AnyBoard(ABC):
     @property
     @abstractmethod
     def devices(self) -> list[Device]:
-        """Devices in use, one per board, without those that have failed."""
+        """Devices in use (:class:`sw.driver.device.Device`), one per board, without those that have
+        failed."""
 
     @property
     @abstractmethod
@@ -76,8 +77,9 @@ class AnyBoard(ABC):
         return any(device.virtual for device in self.devices)
 
     def clock_s(self) -> float:
-        """Return a time in seconds, whose differences are durations for computing speeds: the wall
-        clock, or the simulated clock of a single virtual board."""
+        """Return the current time in seconds, for measuring how fast boards work: the simulated
+        clock if this is a single virtual board, else the wall clock. Only differences have a
+        meaning."""
         return time.monotonic()
 
     @abstractmethod

@@ -97,7 +97,8 @@ class Board(AnyBoard):
         if spec_hash(program.config) != spec_hash(self.config):
             raise ValueError(
                 f"the program is for {program.config.name!r}, the device is "
-                f"{self.config.name!r}; compile it again (program_for does)"
+                f"{self.config.name!r}; compile it again, for example by loading "
+                "its network in place of the program"
             )
         started = time.perf_counter()
         self._program = None
@@ -110,8 +111,8 @@ class Board(AnyBoard):
         )
 
     def _compiled(self, network: Loadable) -> tuple[Program, Network | None]:
-        """Compile a network for this board unless that has been done, and return the program and
-        the network. The network is None if only a program was given."""
+        """Compile a network for this board unless it has been compiled for it already, and return
+        the program and the network. The network is None if only a program was given."""
         if isinstance(network, str | Path):
             network = netfile.load(network, Program)
         if isinstance(network, NetworkFile):

@@ -296,7 +296,10 @@ class Device:
                 if status.state == RunState.DONE:
                     results.append(status.result)
                 elif status.state == RunState.IDLE:
-                    raise DeviceError("the board lost the run that it had started: was it reset?")
+                    raise DeviceError(
+                        "the board lost the run that it had started: was it reset? Load the "
+                        "program again, and repeat the run"
+                    )
             return results[0]
         except (LinkLost, RequestRefused):
             raise

@@ -33,8 +33,8 @@ from sw.driver.transport import POLL_S, Request, Transport
 from sw.driver.virtual_board import is_virtual
 
 N_BREAKS = 2
-"""Number of breaks (bytes that return a device to the default rate) to send before a port is taken to
-have no board on it. A break may be lost like any other byte, and a board that missed it still
+"""Number of breaks (bytes that return a device to the default rate) to send before a port is taken
+to have no board on it. A break may be lost like any other byte, and a board that missed it still
 listens at a different rate."""
 
 WRITE_TIMEOUT_S, VIRTUAL_WRITE_TIMEOUT_S = 30.0, 300.0
@@ -165,11 +165,12 @@ def timeouts(transport: Transport, timeout_s: float, n_retries: int) -> Iterator
 def connect(
     transport: Transport, timeout_s: float, n_retries: int
 ) -> tuple[Transport, BoardIdentity]:
-    """Restart the link on an open port at the default rate, and identify the board on it.
+    """Return the board on an open port to the default rate, and identify it. If that fails, close
+    the port.
 
     Returns
     -------
-    The given transport, and the board's identity. If there is an exception, the port is closed.
+    The given transport, and the board's identity.
 
     Raises
     ------
@@ -235,7 +236,7 @@ def _probe_ports() -> Iterator[_Probe]:
 
 
 def find_boards() -> tuple[list[tuple[str, BoardIdentity]], list[str]]:
-    """Search all USB serial ports, and close them again.
+    """Identify the boards on all USB serial ports, and close the ports again.
 
     Returns
     -------

@@ -1,11 +1,11 @@
 """Injection of faults into the link between driver and board, to test that the driver recovers.
 
 Faults are requested by options in a port's name, as in ``--board "sim?faults=1e-2&seed=7"``.
-``faults`` is the probability of a fault per frame (a packet on the serial line), in either
-direction; ``kinds`` names the kinds of faults to inject, joined by ``+`` (default: all of
-:data:`KINDS`); ``seed`` makes the faults reproducible. ``latency`` makes a virtual board's
-simulated USB adapter delay bytes in each direction, by this number of milliseconds of simulated
-time.
+``faults`` is the probability of a fault per frame (one message on the serial line, see
+:mod:`hw.protocol`), in either direction; ``kinds`` names the kinds of faults to inject, joined by
+``+`` (default: all of :data:`KINDS`); ``seed`` makes the faults reproducible. ``latency`` makes a
+virtual board's simulated USB adapter delay bytes in each direction, by this number of milliseconds
+of simulated time.
 """
 
 from __future__ import annotations

@@ -141,8 +141,9 @@ class _Distribution:
         self.ahead = threading.Semaphore(LOOK_AHEAD * len(group.boards))
 
     def _pull(self, held: deque[tuple[int, NDArray[np.uint8]]]) -> Iterator[StreamItem]:
-        """Yield samples for one board, or None while none may be taken. Each sample is also
-        appended, with its number, to ``held``, the samples whose results this board still owes."""
+        """Yield samples for one board, or None while no sample is available or may be taken. Each
+        sample is also appended, with its number, to ``held``, the samples whose results this board
+        still owes."""
         while not self.stopped:
             # A board that has work must not wait here: the others may be waiting for its outcome.
             if not self.ahead.acquire(timeout=0 if held else 0.05):

@@ -21,7 +21,7 @@ class Inference:
     ----------
     prediction : predicted class, the index of the largest logit (the first one if several are
         equal).
-    n_cycles : clock cycles that the board's core took.
+    n_cycles : clock cycles that the computation took on the board.
     logits : int64 array (n_classes,).
     counters : numbers of cycles, weight reads, synaptic operations and spikes of each layer by its
         name, in the order in which the layers ran.

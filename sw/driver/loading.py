@@ -14,7 +14,8 @@ from sw.driver.memory import Progress
 from sw.network.network import Network
 
 MAX_RECOVERIES = 3
-"""Number of attempts to recover a board, counted since its last result, before its error is raised."""
+"""Number of attempts to recover a board, counted since its last result, before its error is
+raised."""
 
 _RECOVERABLE = frozenset({Status.WAS_RESET, Status.BUSY})
 """Reasons for refusal of requests that can succeed after the board has been recovered."""
@@ -27,7 +28,8 @@ class Loaded:
     Attributes
     ----------
     n_bytes : number of bytes of the program, including the spikes that are set to 0.
-    n_written : number of those bytes that were sent, because the board did not hold them already.
+    n_written : number of those bytes that were written: all spikes, and what the board did not hold
+        already.
     seconds : duration of loading in seconds of wall-clock time.
     """
 
@@ -60,18 +62,18 @@ def program_for(
 
 
 def load_bytes(program: Program) -> int:
-    """Return the number of bytes that are counted as progress while a program is loaded: the
-    contents of the memories for weights and parameters, and the spikes that are set to 0."""
+    """Return the number of bytes that are counted as progress while a program is loaded: weights,
+    layer descriptors and parameters, and the spikes that are set to 0."""
     return sum(map(len, program.images.values())) + program.spike_bytes
 
 
 def write_program(device: Device, program: Program, on_progress: Progress | None = None) -> int:
-    """Write a program into a device's memories wherever they differ from it, and set all its spikes
-    to 0.
+    """Write a program into a device's memories wherever they differ from it, and set all spikes of
+    the program's maps to 0.
 
     Returns
     -------
-    Number of bytes written.
+    Number of bytes written, including those of the spikes.
 
     Raises
     ------

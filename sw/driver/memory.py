@@ -165,8 +165,9 @@ class Memory:
         return _Fill(self, images, on_progress).run()
 
     def sections(self, space: Space, image: bytes) -> Iterator[Section]:
-        """Cut the image of a memory into sections that are compared by one CHECK request each.
-        Written, a section fills :data:`CHECK_FRAMES` frames; the last one may be shorter.
+        """Cut the image of a memory (its bytes from row 0 on) into sections. The board compares
+        each section by one CHECK request; :data:`CHECK_FRAMES` frames write it. The last section
+        may be shorter.
 
         Raises
         ------

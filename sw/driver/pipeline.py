@@ -232,8 +232,8 @@ class Pipeline:
             self._ask_for_status()
 
     def _checked(self, then: Callable[[bytes], object]) -> Callable[[Reply], None]:
-        """Return a callback for the reply to a request: it calls ``then`` with the reply's data, or
-        keeps the error if the request failed."""
+        """Return a callback for the reply to a request. It calls ``then`` with the reply's data; if
+        the request failed, it stores the error, which :meth:`_advance` raises."""
 
         def on_reply(reply: Reply) -> None:
             if isinstance(reply, DeviceError):
@@ -286,8 +286,8 @@ class Pipeline:
 
     def _ask_for_status(self) -> None:
         """Ask the board, after it has been silent, whether the run whose end is awaited is still in
-        progress. If it has ended, have its end announced again; if it was lost or takes too long,
-        keep an error."""
+        progress. If that run has ended, let the board announce its end again. If it was lost or
+        takes too long, store an error, which :meth:`_advance` raises."""
         job = next((job for job in self.jobs if job.in_device), None)
         if job is None:
             return

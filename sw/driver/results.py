@@ -97,8 +97,8 @@ class Results:
 
     @property
     def n_synaptic_ops(self) -> float:
-        """Mean number of synaptic operations (additions of one weight to one neuron) per image, over
-        all layers."""
+        """Mean number of synaptic operations per image, over all layers. Each is an addition of one
+        weight to one neuron."""
         return sum(layer.n_synaptic_ops for layer in self.layers.values())
 
     @property

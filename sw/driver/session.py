@@ -24,8 +24,8 @@ from sw.network import encoder
 from sw.network.network import Network
 
 CHECKS = ("counts", "spikes")
-"""What can be compared with the integer reference: ``counts`` stands for predictions, logits and the
-numbers of spikes and synaptic operations, ``spikes`` for these and every single spike."""
+"""What can be compared with the integer reference: ``counts`` stands for predictions, logits and
+the numbers of spikes and synaptic operations, ``spikes`` for these and every single spike."""
 BATCH = 50
 """Number of images that are encoded, and checked, at a time."""
 

@@ -1,9 +1,9 @@
 """Transport of requests and replies over a serial line. Many requests can be unanswered at a time;
 those that were lost are sent again.
 
-The format of the frames is described in :mod:`hw.protocol`. The device answers requests in the
-order in which they arrive. If a reply arrives while an earlier request has none, that request or
-its reply was lost.
+Each message travels in a frame, whose decoded contents are called packet; :mod:`hw.protocol`
+describes both. The device answers requests in the order in which they arrive. If a reply arrives
+while an earlier request has none, that request or its reply was lost.
 """
 
 from __future__ import annotations
@@ -368,8 +368,8 @@ class Transport:
         self._write(_END + b"".join(self._in_flight[seq].frame for seq in seqs))
 
     def step(self, deadline: float) -> bool:
-        """Send as many waiting requests as allowed, wait for one packet, and call the callback that
-        it is for.
+        """Send as many waiting requests as allowed, wait for one packet, and pass it to the
+        callback of the request that it answers, or to ``on_done`` if it announces the end of a run.
 
         Parameters
         ----------
@@ -436,14 +436,17 @@ class Transport:
         request or the reply is invalid."""
         status, data = reply[0], reply[STATUS_BYTES:]
         if status not in set(Status):
-            return DeviceError(f"the board answered {request} with the unknown status {status}")
+            return DeviceError(
+                f"the board answered {request} with the unknown status {status}. "
+                "Was its bitstream built from this release?"
+            )
         if status != Status.OK:
             return RequestRefused(str(request), Status(status))
         # The Identity of a different version may have a different length.
         if len(data) != request.n_reply_bytes and request.opcode != Opcode.IDENTIFY:
             return DeviceError(
                 f"the reply of {self.port.port} to {request} has {len(data)} bytes, not "
-                f"{request.n_reply_bytes}"
+                f"{request.n_reply_bytes}. Was the board's bitstream built from this release?"
             )
         return data
 
