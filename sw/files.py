@@ -1,4 +1,4 @@
-"""Writing files completely or not at all, and the errors that damaged files raise."""
+"""Functions that write files completely or not at all, and errors that damaged files raise."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ for any amount of memory, and an archive may be encrypted or use an unknown comp
 
 
 def write_whole(path: str | Path, raw: bytes) -> None:
-    """Write a file under a temporary name and rename it. An old file stays until the new one is
-    complete, and a failure leaves nothing behind.
+    """Write a file under a temporary name, then rename it to ``path``.
+
+    An old file at ``path`` stays until the new one is complete. A failure leaves nothing behind.
 
     Raises
     ------
     OSError
+        The file cannot be written.
     """
     path = Path(path)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -41,7 +43,7 @@ def write_whole(path: str | Path, raw: bytes) -> None:
 
 
 class OutputError(RuntimeError):
-    """An output file cannot be written."""
+    """Error: an output file cannot be written; the message names it."""
 
 
 def write_output(path: Path, raw: bytes) -> None:

@@ -1,4 +1,4 @@
-"""``python -m sw.export``: convert a checkpoint to a network file, and report the network's costs."""
+"""``python -m sw.export``: convert a checkpoint to a network file, and report its costs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _data_values(imported: Imported) -> dict[str, Any]:
 
 
 def _is_unusual(imported: Imported) -> bool:
-    """Return whether the network takes other input than images of Fashion-MNIST's shape (1, 28, 28)."""
+    """Return whether the network takes other input than images of shape (1, 28, 28)."""
     return imported.folded.encoder is None or imported.folded.image_shape != (1, 28, 28)
 
 

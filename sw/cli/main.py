@@ -45,7 +45,7 @@ def module_of(name: str) -> str:
 
 
 def summary_of(name: str) -> str:
-    """Return the first sentence of the docstring of a command's module, without importing the module."""
+    """Return the first sentence of a command's module docstring, without importing the module."""
     spec = find_spec(module_of(name))
     assert spec is not None and spec.origin is not None
     docstring = ast.get_docstring(ast.parse(Path(spec.origin).read_text())) or ""

@@ -1,4 +1,4 @@
-"""``python -m sw.nir``: convert a network file or checkpoint to a NIR graph for other simulators."""
+"""``python -m sw.nir``: convert a network file or checkpoint to a NIR graph."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> Any:
 
 
 def port_of(board: str, program: Program | None) -> str | None:
-    """Return the ``ports`` to pass to :func:`sw.driver.group.open_boards` for a value of ``--board``.
+    """Return the ports to give :func:`sw.driver.group.open_boards` for a value of ``--board``.
 
     They are None for a search of all USB ports. Plain ``sim`` becomes ``sim:BOARD`` if ``program``
     was compiled for a known board (:mod:`hw.boards.configs`) other than the default.
@@ -114,7 +114,7 @@ def port_of(board: str, program: Program | None) -> str | None:
 
 
 def _check_port(port: str) -> None:
-    """Raise :class:`InputError` if ``port`` is a board's name, or ``sim:`` with an unknown board."""
+    """Raise :class:`InputError` if ``port`` is a board's name, or ``sim:`` and an unknown one."""
     kind, colon, config = port.partition(":")
     if kind == VIRTUAL and colon:
         try:

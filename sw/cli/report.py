@@ -196,7 +196,10 @@ def _program(file: netfile.NetworkFile, target: str | None) -> tuple[Program | N
 def _board(
     arguments: argparse.Namespace, network: Network, program: Program | None
 ) -> Iterator[AnyBoard | None]:
-    """Open the board of ``--board``, load the network into it and yield it; without the option, None."""
+    """Open the board of ``--board``, load the network into it, and yield the board.
+
+    Yield None without this option.
+    """
     if arguments.board is None:
         yield None
         return

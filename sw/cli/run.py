@@ -294,7 +294,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _live_line(inference: Inference, results: Results, network: Network, as_json: bool) -> str:
-    """Return the line that ``--live`` prints for the outcome of one sample: text, or a JSON object."""
+    """Return the line that ``--live`` prints for one sample's outcome: text, or a JSON object."""
     number, latency_ms = results.n_done - 1, 1e3 * inference.latency_s
     name = network.labels[inference.prediction] if network.labels else str(inference.prediction)
     if as_json:

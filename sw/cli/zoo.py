@@ -151,7 +151,7 @@ def described(
 
 
 def weight_bits(folded: FoldedNetwork) -> int:
-    """Return the width of weights in bits that a network was trained for, or 8 if trained in floats."""
+    """Return the weights' width in bits that a network was trained for; 8 if trained in floats."""
     return folded.scales.weight_bits if folded.scales else 8
 
 
@@ -231,7 +231,7 @@ def as_json(entries: Sequence[Entry]) -> str:
 
 
 def as_markdown(entries: Sequence[Entry]) -> str:
-    """Return Markdown with two tables: properties of the networks, and their accuracies and costs."""
+    """Return two Markdown tables: the networks' properties, and their accuracies and costs."""
 
     def percent(value: float | None) -> str:
         return "" if value is None else f"{value:.2f}"
@@ -269,12 +269,14 @@ def as_markdown(entries: Sequence[Entry]) -> str:
 
 
 def commands(entries: Sequence[Entry]) -> str:
-    """Return the command lines that trained the networks, one per line, indented as Markdown code."""
+    """Return the command lines that trained the networks, one per line, as Markdown code."""
     return "\n".join(f"    {e.command}" for e in entries) + "\n"
 
 
 def inserted(text: str, name: str, part: str) -> str:
-    """Return ``text`` with all between ``<!-- name -->`` and ``<!-- /name -->`` replaced by ``part``.
+    """Return ``text`` with ``part`` between ``<!-- name -->`` and ``<!-- /name -->``.
+
+    It replaces all that was between these two comments.
 
     Raises
     ------
