@@ -23,7 +23,7 @@ from sw.network.netfile import NetworkFileError
 def describe(port: str, identity: BoardIdentity, files: list[Path]) -> dict[str, Any]:
     """Return what a board is and how each network file fits it, as JSON values.
 
-    ``port`` is the board's serial port, ``identity`` what the board answered about itself.
+    ``port`` is the board's serial port; ``identity`` has its configuration and versions.
     """
     config = identity.config
     return {

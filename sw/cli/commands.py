@@ -44,7 +44,7 @@ P = ParamSpec("P")
 def check_output(path: Path | None) -> None:
     """Check that the folder of an output file exists, before long work whose result it will hold.
 
-    No file is needed if ``path`` is None.
+    Nothing is checked if ``path`` is None.
 
     Raises
     ------

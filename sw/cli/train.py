@@ -274,7 +274,7 @@ def _teacher(path: Path, student: ModelConfig) -> SpikingResNet:
 def _device(name: str) -> torch.device:
     """Return torch's device called ``name``; ``auto`` is a GPU if there is one.
 
-    Under ``torchrun`` each process takes the GPU numbered by its local rank.
+    A GPU without a number is that of the process's local rank under ``torchrun``, else the first.
 
     Raises
     ------

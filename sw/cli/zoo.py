@@ -98,7 +98,8 @@ class Entry:
 def granularities(config: ModelConfig) -> str:
     """Return the granularities of the network's Real-Spike coefficients, separated by commas.
 
-    A granularity says what shares a coefficient, such as ``channel``; each is listed once.
+    A granularity says which spikes share a coefficient, such as those of a ``channel``; each is
+    listed once.
     """
     found = [config.stem_coefficient]
     for stage in config.stages:

@@ -23,11 +23,12 @@ def require_fit(config: ModelConfig, dataset: Dataset) -> None:
         if split.images.shape[1:] != wanted:
             raise DataError(
                 f"{dataset.name} has samples of shape {split.images.shape[1:]}, the network takes "
-                f"{wanted}"
+                f"{wanted}: choose a data set or a network that fits"
             )
     if len(dataset.labels) != config.n_classes:
         raise DataError(
-            f"{dataset.name} has {len(dataset.labels)} classes, the network {config.n_classes}"
+            f"{dataset.name} has {len(dataset.labels)} classes, the network {config.n_classes}: "
+            "choose a data set or a network that fits"
         )
 
 

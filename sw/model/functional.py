@@ -61,8 +61,8 @@ def _run_back(
 ) -> list[Tensor]:
     """Propagate the gradients of the spikes back to the drives; both are lists over timesteps.
 
-    ``membranes`` are those of :func:`_run`. The spike's derivative is replaced by the surrogate of
-    this name in :data:`sw.model.config.SURROGATES`.
+    ``membranes`` are those of :func:`_run`. The spike's derivative is replaced by one of
+    :data:`sw.model.config.SURROGATES`, called ``surrogate``.
     """
     grads: list[Tensor] = []
     left = torch.zeros_like(grad[0])
