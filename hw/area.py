@@ -1,4 +1,7 @@
-"""Run ``python -m hw.area``, the command in :mod:`hw.tools.area`."""
+"""Entry point of ``python -m hw.area``, which reports the area of a board's gateware.
+
+The command is in :mod:`hw.tools.area`.
+"""
 
 import sys
 

@@ -1,4 +1,7 @@
-"""Run ``python -m hw.build``, the command in :mod:`hw.tools.build`."""
+"""Entry point of ``python -m hw.build``, which builds the bitstreams of boards.
+
+The command is in :mod:`hw.tools.build`.
+"""
 
 import sys
 

@@ -1,4 +1,9 @@
-"""Interface between link and core: rows to write and read, runs and their results."""
+"""Bus between the serial link and the core.
+
+Over it, the link reads and writes the device's memories for the host, in *rows*, the units in
+which a memory is addressed (:class:`hw.protocol.Space`). It also starts *runs*: one run is one
+inference, whose result the core reports at its end.
+"""
 
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -8,28 +13,32 @@ from hw.spec import Config
 
 
 def max_row_bytes(config: Config) -> int:
-    """Return the length in bytes of the longest row of any space."""
+    """Return the length in bytes of the longest row among all memories that the host can access."""
     return max(row_bytes(space, config) for space in Space)
 
 
 def row_write_layout(config: Config) -> data.StructLayout:
-    """Return the layout of a row to write; rows shorter than ``data`` use its low bits."""
+    """Return the layout of a write to the core: the address of a row, and the row's contents.
+
+    ``data`` is as wide as the longest row of any memory; a shorter row is in its low bits.
+    """
     return data.StructLayout({"address": Address, "data": 8 * max_row_bytes(config)})
 
 
 class CoreBus(wiring.Signature):
-    """Signals between core and link, directions as the core has them (``In`` flows into the core).
+    """Signals between the link and the core; ``In`` flows into the core, ``Out`` out of it.
 
     Members
     -------
-    write : rows to write. :attr:`Space.SPIKE` may be written at any time, the other spaces only
-        while not ``busy``. The link has checked that addresses are in range.
-    read, read_data : row addresses and, for each address, one row, valid for a single cycle.
-        Spikes, results and counters may be read at any time; spikes are complete only while not
-        ``busy``.
+    write : rows to write, each with its address. Spike memory (:attr:`Space.SPIKE`) may be written
+        at any time, the other memories only while not ``busy``. The link has checked that
+        addresses are in range.
+    read, read_data : addresses of rows to read and, for each address, the row, valid for a single
+        cycle. Spikes, results and counters may be read at any time; spikes are complete only while
+        not ``busy``.
     run : run to start; ready only while not ``busy``.
-    abort : while high, a run in progress is dropped; ``busy`` falls within a few cycles, and no
-        ``done`` follows.
+    abort : while high, the core drops the run in progress; ``busy`` falls within a few cycles, and
+        no ``done`` follows.
     busy : a run is in progress.
     done : one :class:`hw.protocol.Result` per completed run. Until it is taken, reads of results
         and counters return those of the previous run; from then on they return those of this run,

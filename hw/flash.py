@@ -1,4 +1,7 @@
-"""Run ``python -m hw.flash``, the command in :mod:`hw.tools.flash`."""
+"""Entry point of ``python -m hw.flash``, which programs a board with its bitstream.
+
+The command is in :mod:`hw.tools.flash`.
+"""
 
 import sys
 

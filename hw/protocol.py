@@ -1,13 +1,14 @@
-"""Wire format shared by host and device: frames, opcodes, memory spaces, descriptors, counters.
+"""Wire format shared by host and device: frames, opcodes, memories, descriptors, counters.
 
 A frame on the wire is ``stuffed(seq, opcode, payload..., crc) END``, byte-stuffed as PPP does it
-(RFC 1662, section 4.2): :data:`END` occurs at the end of a frame only; in a body, an :data:`END` or
-:data:`ESCAPE` is sent as :data:`ESCAPE` followed by the byte XOR :data:`ESCAPE_XOR`. The CRC is
-CRC-32 (``zlib.crc32``; check value 0xCBF43926 for ``b"123456789"``) over ``seq`` to the end of the
-payload, sent low byte first, so that the CRC of the whole body is :data:`CRC_RESIDUE`. Fields of
-payloads are little-endian and packed as in the structures below. A reply carries the request's
-``seq`` and its ``opcode | REPLY``; its payload starts with a :class:`Status` byte. A frame that is
-damaged, truncated or too long is dropped and counted; it has no effect and is not answered.
+(RFC 1662, section 4.2): :data:`END` occurs at the end of a frame only; before it, a byte that
+equals :data:`END` or :data:`ESCAPE` is sent as :data:`ESCAPE` followed by the byte XOR
+:data:`ESCAPE_XOR`. The CRC is CRC-32 (``zlib.crc32``; check value 0xCBF43926 for ``b"123456789"``)
+over ``seq`` to the end of the payload, sent low byte first, so that the CRC over everything from
+``seq`` to the CRC itself is :data:`CRC_RESIDUE`. Fields of payloads are little-endian and packed as
+in the structures below. A reply carries the request's ``seq`` and its ``opcode | REPLY``; its
+payload starts with a :class:`Status` byte. A frame that is damaged, truncated or too long is
+dropped and counted; it has no effect and is not answered.
 
 | request | payload | reply payload after the status byte |
 |---|---|---|
@@ -101,7 +102,10 @@ _ESCAPED_ESCAPE = bytes([ESCAPE, ESCAPE ^ ESCAPE_XOR])
 
 
 class Opcode(enum.IntEnum):
-    """Kinds of requests, and the announcement DONE."""
+    """Opcode of a frame: the kind of a request, or the announcement DONE.
+
+    A reply has the opcode of its request, with the bit :data:`REPLY` set.
+    """
 
     IDENTIFY = 0x01
     WRITE = 0x02
@@ -140,7 +144,10 @@ class Status(enum.IntEnum):
 
 
 class Space(enum.IntEnum):
-    """Memories that the host can access, addressed by rows."""
+    """Memories of the device that the host can access.
+
+    Each is addressed by rows; the contents of a row are described at each member.
+    """
 
     WEIGHT = 0
     """Rows of ``lanes`` weights, lane 0 in the lowest bits; or of descriptors, low word first. Row
@@ -163,16 +170,17 @@ WRITABLE = frozenset({Space.WEIGHT, Space.PARAM, Space.SPIKE})
 
 
 class Address(data.Struct):
-    """Address of a row."""
+    """Address of a row: one of the memories in :class:`Space`, and the index of the row in it."""
 
     row: 24
     space: 8
 
 
 class Rows(data.Struct):
-    """Arguments of WRITE, READ and CHECK: ``n_rows`` rows from ``address`` on.
+    """Arguments of WRITE, READ and CHECK: ``n_rows`` rows, the first of them at ``address``.
 
-    The rows of a WRITE or READ must fit into ``max_payload_bytes`` with what else the frame has.
+    The rows of a WRITE follow the arguments in its payload, those of a READ follow the status in
+    the payload of the reply; no payload is longer than ``max_payload_bytes``.
     """
 
     address: Address
@@ -180,7 +188,7 @@ class Rows(data.Struct):
 
 
 class Run(data.Struct):
-    """Arguments of RUN: run the layers from a descriptor on, up to the first that is final.
+    """Arguments of RUN: the layers to run, the rows that its DONE frame returns, and its tag.
 
     ``entry`` is the row of :attr:`Space.WEIGHT` at which the first descriptor begins. The DONE
     frame carries the first ``n_result_rows`` rows of RESULT and ``n_counter_rows`` rows of COUNTER.
@@ -193,14 +201,14 @@ class Run(data.Struct):
 
 
 class Rate(data.Struct):
-    """Argument of RATE: clock cycles per bit, less one; at least 3."""
+    """Argument of RATE: the number of clock cycles per bit, less one. It is at least 3."""
 
     divisor_less_1: 8
     reserved: 40
 
 
 class RunState(enum.IntEnum):
-    """State of the device in :class:`DeviceStatus`."""
+    """State of the device in :class:`DeviceStatus`: idle, running, or done with a result."""
 
     IDLE = 0
     RUNNING = 1
@@ -210,7 +218,10 @@ class RunState(enum.IntEnum):
 
 
 class Result(data.Struct):
-    """Result of a run. ``argmax`` is the index of the first largest logit."""
+    """Result of a run: its tag, the predicted class and its duration in clock cycles.
+
+    The predicted class ``argmax`` is the index of the first largest logit.
+    """
 
     tag: 8
     argmax: 16
@@ -219,7 +230,7 @@ class Result(data.Struct):
 
 
 class DeviceStatus(data.Struct):
-    """State of the device, and counts of errors since the last reset."""
+    """Reply to STATUS: state of the device, and its counts of errors since the last reset."""
 
     result: Result
     """Result of the run that ended last; undefined if none has ended since the last ABORT."""
@@ -231,7 +242,10 @@ class DeviceStatus(data.Struct):
 
 
 class Identity(data.Struct):
-    """Description of the device, with every field of :class:`hw.spec.Config`."""
+    """Reply to IDENTIFY: what device this is, with every field of :class:`hw.spec.Config`.
+
+    ``spec_hash`` is the hash of everything that host and device must agree on.
+    """
 
     magic: 32
     protocol_version: 16
@@ -261,10 +275,10 @@ class Identity(data.Struct):
 
 
 class LayerCounters(data.Struct):
-    """Counters of a layer in one run.
+    """Counters of one layer in one run: clock cycles, rows of weights read, operations and spikes.
 
-    ``n_synaptic_ops`` counts additions of one weight to one real output neuron, not those of
-    padding; ``n_spikes`` counts the spikes written to the layer's map.
+    ``n_synaptic_ops`` counts additions of one weight to one output neuron, without those of lanes
+    that are padding; ``n_spikes`` counts the spikes written to the layer's output map.
     """
 
     n_cycles: 32
@@ -274,10 +288,11 @@ class LayerCounters(data.Struct):
 
 
 class Level(data.Struct):
-    """One level of the loop nest: its trip count, and an increment for each address.
+    """One level of the loop nest: its trip count, and an increment for each memory address.
 
-    An address moves by its increment when this level advances and all inner levels start again.
-    Increments wrap at the width of the address. No field crosses a 32-bit word.
+    The nest (:class:`hw.core.nest.LoopNest`) generates all memory addresses of a layer. An address
+    moves by its increment when this level advances and all inner levels start again. Increments
+    wrap at the width of the address. No field crosses a 32-bit word.
     """
 
     source: signed(20)
@@ -300,10 +315,11 @@ N_PIECES = 4
 
 
 class Header(data.Struct):
-    """Fixed part of a layer descriptor.
+    """Fixed part of a layer's descriptor; the levels of the layer's loop nest follow it.
 
-    A ``*_levels`` field has bit ``i`` set for level ``i``. No field crosses a 32-bit word, and
-    initial addresses lie at the offsets of the increments in a :class:`Level`.
+    Fields whose names end in ``_levels`` are masks, in which bit ``i`` stands for level ``i``. No
+    field crosses a 32-bit word. The initial addresses lie at the same offsets as the increments in
+    a :class:`Level`.
     """
 
     source: 20
@@ -360,14 +376,17 @@ class Header(data.Struct):
 
 
 class Descriptor(data.Struct):
-    """Description of a layer, stored in rows of :attr:`Space.WEIGHT`, low word first."""
+    """Description of a layer for the core: a header and the levels of a loop nest.
+
+    It is stored in rows of :attr:`Space.WEIGHT`, low word first.
+    """
 
     header: Header
     levels: data.ArrayLayout(Level, N_LEVELS)
 
 
 class Neuron(data.Struct):
-    """Bias and threshold of one neuron."""
+    """Bias and threshold of one neuron, as stored in parameter memory."""
 
     bias: signed(PARAM_BITS)
     threshold: signed(PARAM_BITS)
@@ -390,7 +409,7 @@ LEVEL_WORDS = n_bytes(Level) // WORD_BYTES
 
 
 def row_bytes(space: Space, config: Config) -> int:
-    """Return the number of bytes of one row of ``space`` on the wire."""
+    """Return the number of bytes of one row of the memory ``space``, as sent on the wire."""
     return {
         Space.WEIGHT: config.lanes * config.weight_bits // 8,
         Space.PARAM: config.fire_lanes * n_bytes(Neuron),
@@ -417,12 +436,17 @@ def descriptor_rows(config: Config) -> int:
 
 
 def pack(layout: type[data.Struct], values: dict) -> bytes:
-    """Return the little-endian bytes of a structure with the given fields; other fields are 0."""
+    """Return a structure as little-endian bytes.
+
+    Parameters
+    ----------
+    values : values of the fields by name; fields without a value are 0.
+    """
     return layout.const(values).as_bits().to_bytes(n_bytes(layout), "little")
 
 
 def unpack(layout: type[data.Struct], raw: bytes) -> data.Const:
-    """Return the structure in ``raw``, whose fields are attributes.
+    """Return the structure whose little-endian bytes are ``raw``, with its fields as attributes.
 
     Raises
     ------
@@ -435,9 +459,10 @@ def unpack(layout: type[data.Struct], raw: bytes) -> data.Const:
 
 
 def encode_frame(packet: bytes) -> bytes:
-    """Return the wire bytes of a packet: with its CRC, byte-stuffed, followed by :data:`END`.
+    """Return the bytes on the wire for a packet, which is ``seq``, opcode and payload.
 
-    In this request the last byte of the CRC happens to be :data:`END`, so that it is escaped:
+    The CRC is appended, both are byte-stuffed, and :data:`END` follows. In this example the last
+    byte of the CRC happens to be :data:`END`, so that it is escaped:
 
     >>> encode_frame(bytes([7, Opcode.STATUS])).hex(" ")
     '07 05 b7 70 f2 7d 5e 7e'
@@ -447,7 +472,9 @@ def encode_frame(packet: bytes) -> bytes:
 
 
 def decode_frame(raw: bytes) -> bytes | None:
-    """Return the packet in the wire bytes before an :data:`END`, or None if they are damaged.
+    """Return the packet (``seq``, opcode, payload) of a frame, or None if the frame is damaged.
+
+    ``raw`` is what was received before an :data:`END`.
 
     >>> frame = encode_frame(b"packet").removesuffix(bytes([END]))
     >>> decode_frame(frame)
@@ -462,7 +489,10 @@ def decode_frame(raw: bytes) -> bytes | None:
 
 
 def _describe(layout: object) -> object:
-    """Return a layout or an enumeration as plain values for the hash."""
+    """Return a layout or an enumeration as dictionaries, lists and numbers.
+
+    From these :func:`spec_hash` computes its hash.
+    """
     if isinstance(layout, type) and issubclass(layout, enum.Enum):
         return {member.name: member.value for member in layout}
     try:
@@ -475,8 +505,9 @@ def _describe(layout: object) -> object:
 def spec_hash(config: Config) -> int:
     """Return a 64-bit hash of everything that host and device must agree on.
 
-    These are the configuration (except for its name and clocks), the opcodes, spaces, layouts and
-    neuron semantics. The names of layouts and fields enter the hash, too.
+    This is the configuration (except for its name, its clock frequency and its highest baud rate),
+    the opcodes, memories and layouts, and the kinds of gate, leak and reset of a neuron. The names
+    of layouts and fields enter the hash, too.
     """
     numbers = asdict(config)
     for free in ("name", "clk_hz", "baud"):

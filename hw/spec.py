@@ -1,4 +1,4 @@
-"""Numbers and neuron of the machine: its configuration, latencies and integer semantics.
+"""Configuration and latencies of the gateware, and the exact integer arithmetic of a neuron.
 
 Everything that the model, the exporter, the gateware and the driver must agree on is defined
 either here (numbers) or in :mod:`hw.protocol` (bytes), and nowhere else.
@@ -12,13 +12,13 @@ Integer semantics, for one neuron at one timestep (all values are exact integers
                 membrane'               otherwise
 
 :func:`leaked` applies a :class:`Leak`, :func:`after_spike` a :class:`Reset`, and :func:`fire` both
-of the last two lines. A gated layer then joins ``spike`` with the identity spike
-(:func:`joined`), and a pooled layer ORs the spikes of each pooling window. An output layer has no
-neuron: its logits are ``drive`` summed over all timesteps (the bias is added once), its class is
-the first largest logit.
+of the last two lines. A gated layer, which ends a residual block, then combines ``spike`` with the
+spike of the block's shortcut, the identity spike (:func:`joined`). A pooled layer ORs the spikes of
+each pooling window. An output layer has no neuron: its logits are ``drive`` summed over all
+timesteps (the bias is added once), and the predicted class is the first largest logit.
 
-The functions here take an int, or an integer array of NumPy or torch. The gateware describes the
-same in :mod:`hw.core.fire`.
+The functions here take an int, or an integer array of NumPy or torch. The gateware does the same
+in :mod:`hw.core.fire`.
 """
 
 from __future__ import annotations
@@ -83,13 +83,13 @@ sums."""
 
 
 class SpecError(ValueError):
-    """A configuration that cannot be built; the message names the field and the accepted values."""
+    """Raised if a configuration cannot be built; the message has the field and accepted values."""
 
 
 class Gate(enum.IntEnum):
-    """Gate that joins a residual branch's spike ``s`` with the identity spike ``o``.
+    """Gate that combines the spike ``s`` of a residual block with the spike ``o`` of its shortcut.
 
-    All results are binary. Chen et al., arXiv 2301.11929: ``IAND = o * (1 - s)``.
+    All results are 0 or 1. ``IAND`` is ``o * (1 - s)``, as in Chen et al., arXiv 2301.11929.
     """
 
     NONE = 0
@@ -100,7 +100,7 @@ class Gate(enum.IntEnum):
 
 
 class Leak(enum.IntEnum):
-    """Leak of a membrane ``v`` in one timestep, with an integer shift ``k``."""
+    """Kind of leak: what remains of a membrane ``v`` after a timestep; ``k`` is a shift in bits."""
 
     NONE = 0
     """IF: ``v`` remains."""
@@ -111,7 +111,7 @@ class Leak(enum.IntEnum):
 
 
 class Reset(enum.IntEnum):
-    """Reset of a membrane ``v`` by a spike."""
+    """Kind of reset: what remains of a membrane ``v`` after it has fired."""
 
     HARD = 0
     """0 remains."""
@@ -120,7 +120,7 @@ class Reset(enum.IntEnum):
 
 
 class Numbers(Protocol):
-    """A number, or an array of NumPy or torch."""
+    """Type of a number, or of an array of NumPy or torch."""
 
     def __add__(self, other: Any, /) -> Any: ...
 
@@ -132,13 +132,13 @@ class Numbers(Protocol):
 
 
 class Integers(Numbers, Protocol):
-    """An int, or an integer array of NumPy or torch."""
+    """Type of an int, or of an integer array of NumPy or torch."""
 
     def __rshift__(self, other: Any, /) -> Any: ...
 
 
 class Bits(Protocol):
-    """An int or bool, or an array of these of NumPy or torch."""
+    """Type of an int or bool, or of an array of these of NumPy or torch."""
 
     def __and__(self, other: Any, /) -> Any: ...
 
@@ -155,10 +155,10 @@ AnyBits = TypeVar("AnyBits", bound=Bits)
 
 
 def leaked(membrane: AnyIntegers, leak: Leak, leak_shift: int) -> AnyIntegers:
-    """Return what is left of integer membranes after one timestep's leak.
+    """Return what remains of integer membranes after the leak of one timestep.
 
-    ``>>`` is the arithmetic shift, which rounds towards minus infinity. For floating-point
-    membranes, which do not round, multiply by :func:`decay`.
+    :class:`Leak` has the formulas; their shift ``>>`` is arithmetic and rounds towards minus
+    infinity. Floating-point membranes are multiplied by :func:`decay` instead.
 
     >>> [leaked(membrane, Leak.SUBTRACT, leak_shift=2) for membrane in (100, 3, -3)]
     [75, 3, -2]
@@ -172,17 +172,17 @@ def leaked(membrane: AnyIntegers, leak: Leak, leak_shift: int) -> AnyIntegers:
 
 
 def decay(leak: Leak, leak_shift: int) -> float:
-    """Return the factor by which a leak without rounding shrinks a membrane in one timestep."""
+    """Return the factor by which the leak multiplies a membrane per timestep, without rounding."""
     kept = 2.0**-leak_shift
     return {Leak.NONE: 1.0, Leak.SUBTRACT: 1.0 - kept, Leak.KEEP: kept}[leak]
 
 
 def after_spike(membrane: AnyNumbers, threshold: Any, reset: Reset) -> AnyNumbers:
-    """Return what is left of membranes that have reached their thresholds.
+    """Return what the reset leaves of membranes that have fired, as :class:`Reset` defines it.
 
-    Every reset must be monotone in the membrane and leave a value from 0 to the membrane: the
-    proof that nothing overflows (:mod:`sw.network.bounds`) relies on it. Floating-point membranes
-    are allowed.
+    Floating-point membranes are allowed. A new kind of reset must be monotone in the membrane and
+    leave a value from 0 to the membrane: the proof that nothing overflows
+    (:mod:`sw.network.bounds`) relies on it.
     """
     if reset == Reset.SOFT:
         return membrane - threshold
@@ -194,8 +194,8 @@ def fire(membrane: AnyNumbers, threshold: Any, reset: Reset) -> tuple[Any, AnyNu
 
     Returns
     -------
-    Spikes (bool, or an array of bool), and the membranes that are left. Floating-point membranes
-    are allowed; the result is exactly the membrane or its value after the reset.
+    Spikes (bool, or an array of bool), and the membranes afterwards. Floating-point membranes are
+    allowed; each result is exactly the membrane or its value after the reset.
 
     >>> fire(130, 100, Reset.SOFT), fire(130, 100, Reset.HARD), fire(99, 100, Reset.HARD)
     ((True, 30), (True, 0), (False, 99))
@@ -208,7 +208,9 @@ def fire(membrane: AnyNumbers, threshold: Any, reset: Reset) -> tuple[Any, AnyNu
 
 
 def joined(gate: Gate, branch: AnyBits, identity: AnyBits) -> AnyBits:
-    """Return the gate's output for the branch's and the identity's spikes, each 0 or 1.
+    """Return the spikes of a gated layer, from those of the residual branch and of the shortcut.
+
+    All spikes are 0 or 1.
 
     >>> [joined(Gate.IAND, branch, identity) for branch in (0, 1) for identity in (0, 1)]
     [0, 1, 0, 0]

@@ -31,16 +31,18 @@ TIMESTEPS = 4
 
 @dataclass(frozen=True)
 class Case:
-    """A layer to measure.
+    """Layer to measure, and the density of its input.
 
     Attributes
     ----------
-    channels, n_out : channels of its input and output.
-    size : height and width of its input.
-    kernel : height and width of its kernel.
+    channels, n_out : number of channels of the input and of the output.
+    size : height and width of the input.
+    kernel : height and width of the kernel.
     density : share of input bits that are spikes, or of pixels that are not 0.
-    unshared : every position has weights of its own.
-    pixels : the layer takes an image as bit-planes.
+    timesteps : number of timesteps.
+    unshared : every output position has weights of its own.
+    gate : gate that combines the layer's spikes with its input, as at the end of a residual block.
+    pixels : the layer takes an image in place of spikes, one bit-plane after the other.
     padded : the output is as large as the input.
     """
 
@@ -57,7 +59,7 @@ class Case:
 
     @property
     def title(self) -> str:
-        """Description of the layer for the table."""
+        """Description of the layer in the table of results."""
         kind = "unshared" if self.unshared else "shared"
         gate = f", {self.gate.name}" if self.gate else ""
         pixels = ", pixels" if self.pixels else ""
@@ -92,7 +94,7 @@ def with_banks(banks: int) -> Config:
 
 
 def network(case: Case, rng: np.random.Generator) -> Network:
-    """Make a network of the case's layer and a small classifier."""
+    """Make a network of the layer to measure and a small output layer behind it."""
     size = case.size if case.unshared else 1
     padding = case.kernel // 2 if case.padded else 0
     n_out_size = case.size + 2 * padding - case.kernel + 1
@@ -132,7 +134,10 @@ def network(case: Case, rng: np.random.Generator) -> Network:
 
 
 def measure(case: Case, board: Board) -> dict[str, object]:
-    """Run a case, and return the counters of its layer beside the predicted cycles."""
+    """Run a case on the board, and return its row of the results.
+
+    The row has the counters of the layer, and the cycles that the compiler predicts for it.
+    """
     rng = np.random.default_rng(0)
     net = network(case, rng)
     shape = (net.timesteps, *net.image_shape)
@@ -157,7 +162,10 @@ def measure(case: Case, board: Board) -> dict[str, object]:
 
 
 def measure_all(config: Config, *, quiet: bool) -> list[dict[str, object]]:
-    """Run every case, and print its row at once unless ``quiet``."""
+    """Run every case, and return their rows of the results.
+
+    Each row is printed at once, unless ``quiet``.
+    """
     rows = []
     if not quiet:
         print(
@@ -178,7 +186,7 @@ def measure_all(config: Config, *, quiet: bool) -> list[dict[str, object]]:
 
 @command(ToolError)
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
+    """Run ``python -m sim.bench`` with the arguments ``argv``, and return its exit code."""
     parser = CommandParser(
         prog="python -m sim.bench",
         description=__doc__,

@@ -1,11 +1,11 @@
-"""Inject thousands of faults between driver and virtual board, and count what comes of them.
+"""Inject thousands of faults between driver and virtual board, and count their consequences.
 
-A small random network is loaded and run on random spikes, with maps read back at the end. Each
-session has faults of one kind: one of those of :mod:`sw.driver.faults`, or all of them at once; the
-host process is killed (SIGKILL) while it loads, runs or reads back, and started again on the same
-board; a second host tries to open the port; or a long burst of noise is sent between two requests.
-Each outcome is compared with that of the same network on an undisturbed link: logits, counters,
-prediction and maps.
+A session loads a small random network, runs it on random spikes, and reads its spike maps back at
+the end. Each session has faults of one kind: a kind of :mod:`sw.driver.faults`, or all of them at
+once; or the host process is killed (SIGKILL) while it loads, runs or reads back, and started again
+on the same board; or a second host tries to open the port; or a long burst of noise is sent between
+two requests. Every inference is compared with that of the same network on an undisturbed link:
+logits, counters, prediction and maps.
 """
 
 from __future__ import annotations
@@ -72,7 +72,10 @@ STUCK_S = 120.0
 
 
 class Stuck(BaseException):
-    """A session has not ended in time. It is no :class:`Exception`, lest the driver handle it."""
+    """Raised if a session does not end in time.
+
+    It is no :class:`Exception`, so that the driver does not handle it.
+    """
 
 
 def network(rng: np.random.Generator) -> Network:
@@ -103,25 +106,26 @@ def network(rng: np.random.Generator) -> Network:
 
 
 def frames(seed: int, n: int) -> NDArray[np.uint8]:
-    """Make random spikes (n, T, C, H, W)."""
+    """Return ``n`` samples of random input spikes, uint8 (n, T, C, H, W)."""
     rng = np.random.default_rng(seed)
     return (rng.random((n, 2, 4, 6, 6)) < 0.3).astype(np.uint8)
 
 
 @dataclass
 class Tally:
-    """Counts of what came of the sessions of one kind.
+    """Counts of how the sessions with one kind of fault ended.
 
     Attributes
     ----------
-    n_injected : faults injected.
-    n_sessions : sessions, which are the sum of the next four.
-    n_undisturbed : sessions in which no fault happened.
-    n_by_retry : sessions with faults that were completed.
-    n_errors : sessions that ended with an error of the driver.
-    n_stuck : sessions that did not end, or ended with a different error.
-    n_samples, n_wrong : outcomes compared, and those that were wrong.
-    n_repeated, n_recoveries : requests sent again, and restarts of the link.
+    n_injected : number of faults injected.
+    n_sessions : number of sessions, which is the sum of the next four.
+    n_undisturbed : number of sessions in which no fault happened.
+    n_by_retry : number of sessions with faults that were completed.
+    n_errors : number of sessions that ended with an error of the driver.
+    n_stuck : number of sessions that did not end, or ended with another exception.
+    n_samples : number of inferences that were compared with the expected ones.
+    n_wrong : number of inferences that were wrong, and of second hosts that could open the port.
+    n_repeated, n_recoveries : number of requests sent again, and of restarts of the link.
     """
 
     n_injected: int = 0
@@ -149,13 +153,16 @@ class Campaign:
 
     @property
     def total(self) -> Tally:
-        """Sum of all tallies."""
+        """Sum of the tallies of all kinds of sessions."""
         return sum(self.tallies.values(), Tally())
 
 
 def same_outcome(one: Inference, other: Inference) -> bool:
-    """Return whether two inferences have the same logits, prediction, counters and cycles, and the
-    same maps, as far as ``one`` has them. Times are ignored."""
+    """Return whether two inferences are the same, apart from the time that they took on the host.
+
+    They have the same logits, prediction, counters and cycles, and ``other`` has the same spike
+    maps as ``one``, if ``one`` has any.
+    """
     return (
         np.array_equal(one.logits, other.logits)
         and one.prediction == other.prediction
@@ -179,12 +186,12 @@ def session(
 
     Parameters
     ----------
-    path, pid : port and process of the virtual board.
+    path, pid : path of the virtual board's serial port, and its process.
     plan : faults to inject.
-    expected : outcomes of the samples on an undisturbed link.
-    tell : called with the name of each phase at its beginning.
-    check : called with each outcome and the expected one.
-    halfway : called with the port between two outcomes.
+    expected : inferences on the samples over an undisturbed link.
+    tell : called at the beginning of each phase with its name, as in :data:`KILLED`.
+    check : called with each inference and the expected one.
+    halfway : called with the port, in the middle of the inferences.
 
     Returns
     -------
@@ -193,7 +200,8 @@ def session(
     Raises
     ------
     DeviceError
-        The session failed; a note of the error has the same two values as JSON.
+        The session failed. The error's last note has the faults and the counters of the link as a
+        JSON list.
     """
     net = network(np.random.default_rng(0))
     samples = frames(1, len(expected))
@@ -232,7 +240,7 @@ def session(
 def run_session(
     path: str, pid: int, kind: str, seed: int, expected: list[Inference], campaign: Campaign
 ) -> None:
-    """Run one session with faults of the given kind; add its outcome to the campaign's counts."""
+    """Run one session with faults of the given kind, and count in ``campaign`` how it ended."""
     tally = campaign.tallies[kind]
     tally.n_sessions += 1
     kinds = (kind,) if kind in faults.KINDS else faults.KINDS
@@ -291,7 +299,10 @@ def run_session(
 
 
 def _kill_host(path: str, pid: int, seed: int, phase: str) -> bool:
-    """Start a host and kill it during a phase; return whether it was in that phase or later."""
+    """Start a host process, and kill it soon after the beginning of a phase of its session.
+
+    Return whether the host reached the phase and was still running.
+    """
     with subprocess.Popen(
         [sys.executable, "-m", "sim.campaign", "--session", path, str(pid), "--seed", str(seed)],
         stdout=subprocess.PIPE,
@@ -308,7 +319,10 @@ def _kill_host(path: str, pid: int, seed: int, phase: str) -> bool:
 
 
 def run_campaign(n_faults: int, seed: int, *, progress: bool = True) -> Campaign:
-    """Inject at least ``n_faults`` faults, in whole rounds of all kinds of sessions."""
+    """Inject at least ``n_faults`` faults, and return what they led to.
+
+    The kinds of sessions take turns, in complete rounds.
+    """
     rng = random.Random(seed)
     campaign = Campaign()
     started = time.monotonic()
@@ -395,7 +409,10 @@ def _parser() -> CommandParser:
 
 
 def _run_host(path: str, pid: int, seed: int) -> None:
-    """Run a session without faults and print each phase; :func:`_kill_host` kills this host."""
+    """Run a session without faults and print the name of each phase, as a host to be killed.
+
+    :func:`_kill_host` starts this process, and kills it in one of the phases.
+    """
     expected = [Inference(prediction=0, n_cycles=0, logits=np.zeros(10), counters={})] * N_SAMPLES
     session(
         path,
@@ -409,7 +426,7 @@ def _run_host(path: str, pid: int, seed: int) -> None:
 
 @command(ToolError)
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
+    """Run ``python -m sim.campaign`` with the arguments ``argv``, and return its exit code."""
     arguments = _parser().parse_args(argv)
     if arguments.session:
         path, pid = arguments.session

@@ -1,4 +1,4 @@
-"""Test bench that drives a core through its bus under cocotb, and reads back all its results."""
+"""Test bench under cocotb that drives the cores through their bus and reads back all results."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ from sw.compile.program import Counters, Program
 
 @dataclass(frozen=True)
 class CoreRun:
-    """Everything that a run of the core leaves in its memories.
+    """Result of one inference, with everything that it leaves in the device's memories.
 
     Attributes
     ----------
-    logits : int64 (n_classes,)
-    spikes : uint8 (T, C, H, W) of every map by its name.
+    argmax : predicted class.
+    n_cycles : duration in clock cycles.
+    logits : int64 (n_classes,).
+    spikes : spikes of every feature map by its name, uint8 (T, C, H, W).
     counters : counters of every layer by its name.
     """
 
@@ -36,7 +38,7 @@ class CoreRun:
 
 
 class CoreBench:
-    """Driver of a core's bus.
+    """Host at the bus of the cores (:class:`hw.bus.CoreBus`), which loads and runs a program.
 
     Parameters
     ----------
@@ -51,7 +53,7 @@ class CoreBench:
         self._write_layout = row_write_layout(program.config)
 
     async def reset(self) -> None:
-        """Start the clock and reset the core."""
+        """Start the clock and reset the cores."""
         dut = self.dut
         Clock(dut.clk, 10, unit="ns").start()
         for name in ("write__valid", "read__valid", "run__valid"):
@@ -68,7 +70,7 @@ class CoreBench:
             await RisingEdge(self.dut.clk)
 
     async def put(self, stream: str, payloads: Iterable[int]) -> None:
-        """Send payloads on a stream of the bus."""
+        """Send payloads on the stream of the bus with this name, for example ``"write"``."""
         valid, ready, payload = (
             getattr(self.dut, f"bus__{stream}__{wire}") for wire in ("valid", "ready", "payload")
         )
@@ -84,7 +86,7 @@ class CoreBench:
             valid.value = 0
 
     async def get(self, stream: str) -> int:
-        """Take one payload from a stream of the bus."""
+        """Take one payload from the stream of the bus with this name, for example ``"done"``."""
         valid, ready, payload = (
             getattr(self.dut, f"bus__{stream}__{wire}", None)
             for wire in ("valid", "ready", "payload")
@@ -103,7 +105,7 @@ class CoreBench:
         return value
 
     async def write(self, space: Space, row: int, image: bytes) -> None:
-        """Write whole rows, starting at ``row``."""
+        """Write ``image``, which consists of whole rows, into a memory from ``row`` on."""
         size = row_bytes(space, self.program.config)
         assert len(image) % size == 0
         await self.put(
@@ -120,7 +122,7 @@ class CoreBench:
         )
 
     async def read(self, space: Space, row: int, n_rows: int) -> bytes:
-        """Read ``n_rows`` rows, starting at ``row``."""
+        """Return the bytes of ``n_rows`` rows of a memory, from ``row`` on."""
         size = row_bytes(space, self.program.config)
         rows = []
         for i in range(n_rows):
@@ -131,7 +133,7 @@ class CoreBench:
         return b"".join(rows)
 
     async def load(self) -> None:
-        """Write the program's images, and clear spike memory."""
+        """Write the program's contents of all memories, and clear spike memory."""
         for space, image in self.program.images.items():
             await self.write(space, 0, image)
         await self.write(Space.SPIKE, 0, bytes(self.program.spike_bytes))
@@ -141,7 +143,8 @@ class CoreBench:
 
         Parameters
         ----------
-        sample : what :meth:`sw.compile.program.Program.pack_input` takes.
+        sample : input as :meth:`sw.compile.program.Program.pack_input` takes it.
+        tag : number that identifies the run.
         """
         program = self.program
         place = program.inputs[0]

@@ -1,8 +1,8 @@
 """Simulate the gateware with cocotb; ``make sim`` calls this.
 
-There are two jobs. One runs the exported network on the generated Verilog of the core, where every
-spike of every layer at every timestep and every logit must equal the PyTorch integer reference. The
-other tests the link of a device at its serial pins, with a core that only stores rows.
+There are two simulations. One runs the exported network on the generated Verilog of the core: every
+spike of every layer at every timestep and every logit must equal those of the PyTorch integer
+reference. The other tests a device's link at its serial pins, with a core that only stores rows.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ LINK_CONFIG = Config(
 
 
 def simulate_network(path: Path, n_images: int, seed: int) -> str:
-    """Run a network file on sample images, and return a line about what was equal."""
+    """Run a network file on sample images, and compare every spike and logit with the reference.
+
+    Return a line about the comparison. A network without an encoder takes random spikes.
+    """
     import numpy as np
 
     from sim.vectors import run_network
@@ -75,7 +78,7 @@ def simulate_network(path: Path, n_images: int, seed: int) -> str:
 
 
 def simulate_link(seed: int, config: Config = LINK_CONFIG) -> str:
-    """Run the benches of the link at a device's serial pins, and return a line about them."""
+    """Run the tests of the link at a device's serial pins, and return a line about them."""
     from hw.top import Top
     from sim.link_tests import CONFIG_VARIABLE
     from sim.runner import run_cocotb
@@ -104,7 +107,7 @@ def _parser() -> CommandParser:
     )
     parser.add_argument("--network", type=Path, default=NETWORK, help="network file")
     parser.add_argument("-n", type=int, default=2, metavar="IMAGES", help="sample images (2)")
-    parser.add_argument("--only", choices=("network", "link"), help="run only one of the two jobs")
+    parser.add_argument("--only", choices=("network", "link"), help="run only one of the two")
     parser.add_argument("--waves", action="store_true", help="write waveforms to build/cocotb")
     parser.add_argument(
         "--seed", type=int, help="seed of stalls and random data (default: random, printed)"
@@ -114,7 +117,7 @@ def _parser() -> CommandParser:
 
 @command(ToolError)
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
+    """Run ``python -m sim.cosim`` with the arguments ``argv``, and return its exit code."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.n < 1:

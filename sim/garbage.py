@@ -1,10 +1,10 @@
 """Feed the gateware's frame decoder with an hour of garbage.
 
-At 1 Mbaud, the rate that a board starts with, an hour is 360 million bytes. The verilated decoder
-takes them without the UART before it, with which this would take a day. Seconds of random bytes, of
-short frames with many escapes, of a line that is stuck, and of whole frames with one bit flipped
-take turns. After each second comes an undamaged IDENTIFY: the decoder must pass it on, and nothing
-else.
+At 1 Mbaud, the rate that a board starts with, an hour is 360 million bytes. The decoder is
+simulated by Verilator without the UART in front of it, with which this would take a day. Four kinds
+of garbage take turns, a second each: random bytes, short frames with many escapes, a line that is
+stuck, and whole frames with one bit flipped. An undamaged IDENTIFY request follows each second: the
+decoder must pass it on, and nothing else.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ PACKET = bytes([0x7D, Opcode.IDENTIFY])
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the decoder did.
+    """Counts of what the decoder took, dropped and passed on.
 
     Attributes
     ----------
-    n_bytes, n_cycles : bytes fed and clock cycles simulated.
-    n_dropped, n_passed : frames dropped and passed on.
-    n_rounds : seconds of garbage, each followed by an undamaged frame.
-    n_answered : undamaged frames that were passed on correctly.
-    n_wrong : seconds of garbage in which something was passed on.
+    n_bytes, n_cycles : number of bytes fed, and of clock cycles simulated.
+    n_dropped, n_passed : number of frames dropped, and of frames passed on.
+    n_rounds : number of seconds of garbage, each followed by an undamaged frame.
+    n_answered : number of undamaged frames that were passed on correctly.
+    n_wrong : number of seconds of garbage in which something was passed on.
     """
 
     n_bytes: int
@@ -51,7 +51,9 @@ class Outcome:
 
 
 def run(n_seconds: int, seed: int = 0, n_second_bytes: int = BYTES_PER_S) -> Outcome:
-    """Feed the decoder with ``n_seconds`` seconds of ``n_second_bytes`` bytes of garbage each.
+    """Feed the decoder with garbage, ``n_seconds`` times ``n_second_bytes`` bytes.
+
+    An undamaged frame follows each time.
 
     Raises
     ------
@@ -69,7 +71,7 @@ def run(n_seconds: int, seed: int = 0, n_second_bytes: int = BYTES_PER_S) -> Out
 
 @command(ToolError)
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
+    """Run ``python -m sim.garbage`` with the arguments ``argv``, and return its exit code."""
     no = "an undamaged frame was lost, or something else was passed on"
     parser = CommandParser(
         prog="python -m sim.garbage",

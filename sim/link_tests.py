@@ -46,7 +46,7 @@ REPLY_TIMEOUT_NS = 2_000_000
 
 
 class Bench:
-    """The host at the other end of the cable."""
+    """Host at the other end of the device's serial line, which sends requests and takes replies."""
 
     def __init__(self, dut: Any, config: Config):
         self.dut, self.config = dut, config
@@ -59,7 +59,7 @@ class Bench:
 
     @classmethod
     async def start(cls, dut: Any) -> Bench:
-        """Reset the device and change to its own rate."""
+        """Reset the device, and change the line to the highest rate of its configuration."""
         bench = cls(dut, Config(**json.loads(os.environ[CONFIG_VARIABLE])))
         await bench.reset()
         await bench.set_rate(bench.config.clk_hz // bench.config.baud)
@@ -73,7 +73,7 @@ class Bench:
         await ClockCycles(self.dut.clk, 4)
 
     async def set_rate(self, divisor: int) -> None:
-        """Change both ends to ``divisor`` clock cycles per bit."""
+        """Change device and host to ``divisor`` clock cycles per bit."""
         assert await self.ask(Opcode.RATE, pack(Rate, {"divisor_less_1": divisor - 1})) == b""
         await ClockCycles(self.dut.clk, 2 * self.source.divisor)  # until after the stop bit
         self.source.divisor = self.sink.divisor = divisor
@@ -83,7 +83,7 @@ class Bench:
         await self.source.send(encode_frame(bytes([self.seq, opcode]) + payload))
 
     async def receive(self) -> bytes:
-        """Return the next packet of the device."""
+        """Return the next packet from the device, whose frame must be undamaged."""
         raw = await with_timeout(self.sink.read_until(END), REPLY_TIMEOUT_NS, "ns")
         packet = decode_frame(raw)
         assert packet is not None, f"the device sent a damaged frame: {raw.hex(' ')}"
@@ -122,7 +122,7 @@ async def identifies_itself(dut):
 @cocotb.test(timeout_time=200, timeout_unit="ms")
 @cocotb.parametrize(pauses=[0.0, 0.2])
 async def stores_rows(dut, pauses):
-    """The longest request for every memory works, at full rate and with gaps between bytes."""
+    """The longest WRITE and READ of every memory work, at full rate and with gaps between bytes."""
     bench = await Bench.start(dut)
     config = bench.config
     bench.source.set_pauses(pauses, bench.rng)
@@ -137,7 +137,7 @@ async def stores_rows(dut, pauses):
 
 @cocotb.test(timeout_time=100, timeout_unit="ms")
 async def takes_requests_back_to_back(dut):
-    """The device takes as many requests as its buffer holds without waiting for any reply."""
+    """The device executes requests that arrive while it is busy, as many as its buffer holds."""
     bench = await Bench.start(dut)
     rows = bench.rng.randbytes(40)
     requests = [
@@ -153,7 +153,7 @@ async def takes_requests_back_to_back(dut):
 
 @cocotb.test(timeout_time=200, timeout_unit="ms")
 async def drops_damaged_frames(dut):
-    """Frames with flipped bits, lost ends or line errors are counted, not answered, not applied."""
+    """Frames with flipped bits, lost ends or line errors are counted, and have no other effect."""
     bench = await Bench.start(dut)
     rng = bench.rng
     await bench.write(Space.SPIKE, 0, b"\x11\x22\x33")

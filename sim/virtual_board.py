@@ -1,4 +1,4 @@
-"""The virtual board: the gateware of a real board, verilated, behind a serial port.
+"""The virtual board: the gateware of a board, simulated by Verilator behind a serial port.
 
 Any program opens the port like that of a real board. The device's clock stands still while the
 board is idle; otherwise it runs as fast as the machine allows. The baud rate that is set on the
@@ -31,7 +31,7 @@ GATEWARE = Path(__file__).resolve().parents[1] / "hw"
 
 
 def _fingerprint(config: Config) -> str:
-    """Return everything that determines the gateware: its sources and the configuration."""
+    """Return a text that determines the gateware: all of its sources, and the configuration."""
     sources = sorted(GATEWARE.rglob("*.py"))
     return "\0".join([repr(config), *(f"{path.name}\0{path.read_text()}" for path in sources)])
 
@@ -41,7 +41,7 @@ def executable(config: Config, *, core: Callable[[], wiring.Component] | None = 
 
     Parameters
     ----------
-    core : makes a component to use in place of the core, for tests of the link.
+    core : function that makes a component to use in place of the cores, for tests of the link.
 
     Raises
     ------
@@ -61,12 +61,12 @@ def executable(config: Config, *, core: Callable[[], wiring.Component] | None = 
 def virtual_board(
     config: Config, *, core: Callable[[], wiring.Component] | None = None
 ) -> Iterator[str]:
-    """Run a virtual board within a ``with`` block, which gets the path of its port.
+    """Run a virtual board within a ``with`` block, which gets the path of the board's serial port.
 
     Raises
     ------
     sim.verilate.ToolError
-        See :func:`executable`.
+        Yosys, Verilator or the C++ compiler is missing or failed.
     """
     with subprocess.Popen(
         [executable(config, core=core)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -110,7 +110,7 @@ def _parser() -> CommandParser:
 
 @command(SpecError, ToolError, OSError)
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
+    """Run ``python -m sim.virtual_board`` with the arguments ``argv``, and return its exit code."""
     arguments = _parser().parse_args(argv)
     link: Path | None = arguments.link
     config = config_by_name(arguments.config)

@@ -1,8 +1,8 @@
 """The device as the virtual board simulates it: the clock of an idle core can be stopped.
 
-Evaluating the core takes about three quarters of the simulator's time, and while a network is
-loaded the core is idle for all but a few cycles per row. Stopping its clock then changes nothing
-that the link can see, since an idle core only waits for its bus.
+Evaluating the core takes about three quarters of the simulator's time. While a network is being
+loaded, the core is idle for all but a few cycles per row of weights. Therefore the simulator stops
+the clock of an idle core. The link cannot see that, since an idle core only waits for its bus.
 """
 
 from amaranth import Cat, DomainRenamer, Module
@@ -18,14 +18,14 @@ class VirtualTop(wiring.Component):
 
     Parameters
     ----------
-    config : the build.
-    core : component with a member ``bus: Out(CoreBus(config))``.
+    config : configuration of the device.
+    core : the cores, or another component with a member ``bus: Out(CoreBus(config))``.
 
     Members
     -------
     rx, tx, activity : see :class:`hw.top.Top`.
-    core_wanted : the core is busy or its bus is in use, so that its clock must run in this cycle
-        and in some more, until its pipelines are empty.
+    core_wanted : high while the core is busy or its bus is in use. Then the core's clock must run,
+        and for some cycles afterwards, until its pipelines are empty.
     """
 
     rx: In(1)

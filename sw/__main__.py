@@ -1,4 +1,4 @@
-"""Run ``python -m sw``, the command in :mod:`sw.cli.main`."""
+"""Entry point of ``python -m sw``, which runs the command line interface in :mod:`sw.cli.main`."""
 
 import sys
 

@@ -1,4 +1,5 @@
-"""Writing files completely or not at all, and the errors that damaged files raise."""
+"""Writing of files completely or not at all, and a list of the exceptions that damaged files
+raise."""
 
 from __future__ import annotations
 
@@ -18,12 +19,13 @@ for any amount of memory, and an archive may be encrypted or use an unknown comp
 
 
 def write_whole(path: str | Path, raw: bytes) -> None:
-    """Write a file under a temporary name and rename it. An old file stays until the new one is
-    complete, and a failure leaves nothing behind.
+    """Write ``raw`` to a file completely or not at all. It is written under a temporary name, which
+    is then changed to ``path``, so that an old file remains if writing fails.
 
     Raises
     ------
     OSError
+        The file cannot be written. The temporary file has been removed.
     """
     path = Path(path)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -41,11 +43,12 @@ def write_whole(path: str | Path, raw: bytes) -> None:
 
 
 class OutputError(RuntimeError):
-    """An output file cannot be written."""
+    """Raised when an output file cannot be written; the message names the file and the reason."""
 
 
 def write_output(path: Path, raw: bytes) -> None:
-    """Write an output file completely or not at all.
+    """Write an output file completely or not at all, like :func:`write_whole`, but with an
+    exception whose message is fit for the user.
 
     Raises
     ------

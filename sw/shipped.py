@@ -1,4 +1,5 @@
-"""Paths of the files that come with Spikefold: checkpoints, compiled networks, sample images."""
+"""Paths of the files that are installed with Spikefold: checkpoints, compiled networks, sample
+images."""
 
 from pathlib import Path
 

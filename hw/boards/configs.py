@@ -3,9 +3,10 @@
 To add a board, add its configuration to :data:`CONFIGS` and an entry with its pins, clock source
 and programmers to :data:`hw.boards.platforms.TARGETS`.
 
-The sizes follow from the memories of the devices. ECP5 (Lattice FPGA-DS-02012) has block RAMs of
-18 kbit: 56 on the 25F and on the 12F, which is the same die, 108 on the 45F and 208 on the 85F.
-iCE40 UltraPlus (FPGA-DS-02008) has four SPRAMs of 256 kbit and thirty block RAMs of 4 kbit.
+The memory sizes in a configuration follow from the memories of the device. ECP5 (Lattice
+FPGA-DS-02012) has block RAMs of 18 kbit: 56 on the 25F and on the 12F, which is the same die, 108
+on the 45F and 208 on the 85F. iCE40 UltraPlus (FPGA-DS-02008) has four SPRAMs of 256 kbit and
+thirty block RAMs of 4 kbit.
 
 The suffix ``/w2``, ``/w4`` or ``/w8`` of a name stands for the same board built for another weight
 width, with the same number of bits of weight memory. The ULX3S-85F has two entries:
@@ -118,7 +119,10 @@ def config_by_name(name: str) -> Config:
 
 
 def board_name(config: Config) -> str:
-    """Return the name by which :func:`config_by_name` finds this configuration."""
+    """Return the name of a configuration, for example ``"ulx3s-85f"`` or ``"ulx3s-85f/w4"``.
+
+    :func:`config_by_name` finds the configuration by this name.
+    """
     usual = CONFIGS.get(config.name)
     plain = usual is not None and usual.weight_bits == config.weight_bits
     return config.name if plain else f"{config.name}/w{config.weight_bits}"

@@ -1,4 +1,4 @@
-"""Known boards as the tools see them: device, pins, clock source, memory ports, programmers.
+"""Known boards, as build and programming tools need them: device, pins, clock, programmers.
 
 To add a board, add an entry to :data:`TARGETS` here and its configuration, which depends on the
 size of the device, to :data:`hw.boards.configs.CONFIGS`. Pins come from ``amaranth-boards``; boards
@@ -67,7 +67,7 @@ class TangNano20kPlatform(GowinPlatform):
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Platform of a board, and what the tools need beyond it.
+    """Amaranth platform of a board, its memory ports, and the commands that program it.
 
     The platform must have a ``default_clk`` that the device's PLL can multiply to ``clk_hz``, a
     first ``uart`` for the serial line, and a first ``led`` for the activity light.
@@ -127,11 +127,12 @@ TARGETS: dict[str, Target] = {
 
 
 def target(name: str) -> Target:
-    """Return what the tools need to build for a board (:class:`Target`).
+    """Return the platform of a board and what else its tools need, as a :class:`Target`.
 
     Parameters
     ----------
-    name : as :func:`hw.boards.configs.config_by_name` takes it, for example ``"ulx3s-85f/w4"``.
+    name : name of the board as in :func:`hw.boards.configs.config_by_name`, for example
+        ``"ulx3s-85f/w4"``.
 
     Raises
     ------
@@ -147,12 +148,12 @@ def target(name: str) -> Target:
 
 
 def check_device(config: Config, platform: Platform) -> None:
-    """Check that the board's device can be built with this configuration.
+    """Check that this configuration can be built for the device of a board.
 
     Raises
     ------
     SpecError
-        The PLL cannot make ``clk_hz``, or the SPRAM cannot hold ``weight_depth`` rows.
+        The PLL cannot make ``clk_hz``, or the SPRAMs of an iCE40 UltraPlus cannot hold the weights.
     """
     pll(config.clk_hz, platform)
     if has_spram(platform):
@@ -160,7 +161,7 @@ def check_device(config: Config, platform: Platform) -> None:
 
 
 class BoardTop(Elaboratable):
-    """Connect :class:`hw.top.Top` to the pins and the clock of a board."""
+    """Connect the whole device, :class:`hw.top.Top`, to the pins and the clock of a board."""
 
     def __init__(self, config: Config):
         self._config = config

@@ -1,8 +1,9 @@
 """Divider settings of PLLs for a given output frequency, within the ranges of the data sheets.
 
 Frequencies are in Hz. The settings produce exactly the requested frequency, because ``clk_hz``
-determines the rate of the serial line and every reported latency. If several settings do, the one
-with the highest frequency of the phase detector is chosen, because it has the least jitter.
+determines the rate of the serial line and every reported latency. If several settings produce it,
+those with the highest frequency at the phase detector are chosen, because they have the least
+jitter.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ MHZ = 1_000_000
 
 @dataclass(frozen=True)
 class Ecp5Pll:
-    """Settings of an EHXPLLL with feedback from CLKOP that drives the design from CLKOS::
+    """Settings of an ECP5's PLL (primitive EHXPLLL).
+
+    Its output CLKOP is the feedback, and its output CLKOS drives the design::
 
     vco = input / clki_div * clkop_div          output = vco / clkos_div
     """
@@ -31,7 +34,7 @@ class Ecp5Pll:
 
 @dataclass(frozen=True)
 class Ice40Pll:
-    """Settings of an SB_PLL40 with simple feedback::
+    """Settings of an iCE40's PLL (primitive SB_PLL40) in the mode "simple feedback"::
 
     vco = input / (divr + 1) * (divf + 1)       output = vco / 2**divq
     """
@@ -44,7 +47,7 @@ class Ice40Pll:
 
 @dataclass(frozen=True)
 class GowinPll:
-    """Settings of an rPLL with internal feedback::
+    """Settings of a Gowin device's PLL (primitive rPLL) with internal feedback::
 
     output = input / (idiv_sel + 1) * (fbdiv_sel + 1)       vco = output * odiv_sel
     """
@@ -55,12 +58,18 @@ class GowinPll:
 
 
 def _factors(frequency: Fraction, low: int, high: int, allowed: Sequence[int]) -> Iterator[int]:
-    """Return the allowed factors that bring ``frequency`` to between ``low`` and ``high`` MHz."""
+    """Return those of the ``allowed`` factors that bring ``frequency`` into a range.
+
+    ``frequency`` is in Hz; the range is from ``low`` to ``high`` MHz.
+    """
     return (n for n in allowed if low * MHZ <= frequency * n <= high * MHZ)
 
 
 def _refuse(input_hz: int, output_hz: int, reachable: set[Fraction]) -> SpecError:
-    """Return the error for a frequency that cannot be made; it names the nearest ones that can."""
+    """Return the error for an output frequency that the PLL cannot make from its input.
+
+    The message names the two nearest of the ``reachable`` frequencies.
+    """
     near = sorted(reachable, key=lambda hz: abs(hz - output_hz))[:2]
     return SpecError(
         f"Config.clk_hz = {output_hz} is not supported: this board's PLL cannot make it "
@@ -69,10 +78,10 @@ def _refuse(input_hz: int, output_hz: int, reachable: set[Fraction]) -> SpecErro
 
 
 def ecp5_pll(input_hz: int, output_hz: int) -> Ecp5Pll:
-    """Return the settings of an ECP5's PLL.
+    """Return settings of an ECP5's PLL that make ``output_hz`` from ``input_hz``.
 
-    Lattice FPGA-DS-02012, sysCLOCK PLL timing: input 8 to 400 MHz, phase detector 10 to 400 MHz,
-    VCO 400 to 800 MHz, outputs 3.125 to 400 MHz.
+    The ranges are those of Lattice FPGA-DS-02012, sysCLOCK PLL timing: input 8 to 400 MHz, phase
+    detector 10 to 400 MHz, VCO 400 to 800 MHz, outputs 3.125 to 400 MHz.
 
     Raises
     ------
@@ -94,10 +103,10 @@ def ecp5_pll(input_hz: int, output_hz: int) -> Ecp5Pll:
 
 
 def ice40_pll(input_hz: int, output_hz: int) -> Ice40Pll:
-    """Return the settings of an iCE40's PLL.
+    """Return settings of an iCE40's PLL that make ``output_hz`` from ``input_hz``.
 
-    Lattice FPGA-DS-02008 and FPGA-TN-02052: phase detector 10 to 133 MHz, VCO 533 to 1,066 MHz,
-    output 16 to 275 MHz.
+    The ranges are those of Lattice FPGA-DS-02008 and FPGA-TN-02052: phase detector 10 to 133 MHz,
+    VCO 533 to 1,066 MHz, output 16 to 275 MHz.
 
     Raises
     ------
@@ -121,9 +130,9 @@ def ice40_pll(input_hz: int, output_hz: int) -> Ice40Pll:
 
 
 def gowin_pll(input_hz: int, output_hz: int) -> GowinPll:
-    """Return the settings of a Gowin rPLL.
+    """Return settings of a Gowin device's PLL that make ``output_hz`` from ``input_hz``.
 
-    Gowin DS117 and DS226, the common ranges of GW1NR-9 (C6/I5) and GW2AR-18 (C8/I7): phase
+    The ranges are those that GW1NR-9 (C6/I5, Gowin DS117) and GW2AR-18 (C8/I7, DS226) share: phase
     detector 3 to 400 MHz, VCO 500 to 1,200 MHz.
 
     Raises

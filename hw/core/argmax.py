@@ -11,17 +11,18 @@ from hw.spec import Config
 
 
 class Argmax(wiring.Component):
-    """Find the index of the first largest logit, reading parameter memory row by row.
+    """Find the index of the largest logit, the first if several are equal.
 
-    It takes two cycles per logit, and :attr:`hw.spec.Config.param_latency` cycles per row of
-    ``fire_lanes`` logits.
+    The logits are in parameter memory, in rows of ``fire_lanes`` logits. The search takes two
+    cycles per logit, and :attr:`hw.spec.Config.param_latency` cycles per row.
 
     Members
     -------
-    start, n_classes : begin with ``n_classes`` logits (at least 1), held stable until ``done``.
-    row, logits : row of logits to read, counted from the first result; and its logits,
-        :attr:`hw.spec.Config.param_latency` cycles later.
-    busy : parameter memory must read ``row``.
+    start, n_classes : ``start`` begins a search among ``n_classes`` logits; ``n_classes`` is at
+        least 1 and stable until ``done``.
+    row, logits : index of the row to read, 0 for the row with the first logits; and the contents
+        of that row, :attr:`hw.spec.Config.param_latency` cycles later.
+    busy : a search is in progress, and parameter memory must read ``row`` in this cycle.
     index : index of the first largest logit, valid from ``done`` until the next ``start``.
     done : high for one cycle at the end.
     """

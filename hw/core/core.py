@@ -1,4 +1,4 @@
-"""The core, which runs the layers of a network with additions only."""
+"""One core, which computes the layers of a network by adding weights, without multipliers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _sign_extended(logit: Value) -> Value:
 
 
 class Core(wiring.Component):
-    """Event-driven, output-stationary core.
+    """Compute the layers of a network, one active input per cycle.
 
     A *job* computes one output position, one group of ``lanes`` output channels, and one timestep.
     Its receptive field is a few runs of bits in the spike memory of each bank, which holds the
@@ -103,7 +103,10 @@ class Core(wiring.Component):
         return aborted
 
     def _units(self, m: Module, reset: ResetInserter) -> _Units:
-        """Add the core's components; an abort resets those that hold state of a run."""
+        """Add the core's components to ``m`` and return them.
+
+        An abort resets those components that hold state of the run in progress.
+        """
         config = self._config
         m.submodules.sequencer = reset(sequencer := Sequencer(config))
         m.submodules.loader = reset(loader := DescriptorLoader(config))

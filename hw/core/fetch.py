@@ -39,7 +39,7 @@ def window_layout(config: Config) -> data.StructLayout:
 
 
 def chunk_layout(config: Config) -> data.StructLayout:
-    """Return the layout of a chunk: input spikes of a job, or of a part of it.
+    """Return the layout of a chunk: up to ``chunk_bits`` input spikes of one job.
 
     The weights of ``bits`` begin at row ``weight``. ``last`` marks the last chunk of a job;
     ``tail`` is as in :func:`hw.core.nest.step_layout`.

@@ -1,4 +1,4 @@
-"""The fire unit: leak, threshold, reset, residual gate and OR-pooling."""
+"""The fire unit, which updates neurons: leak, threshold, reset, residual gate and OR-pooling."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Beat:
 
 
 class FireUnit(wiring.Component):
-    """Turn the sums of a job into spikes or logits, ``fire_lanes`` neurons per cycle (a beat).
+    """Turn the weighted sums of a job into spikes or logits, ``fire_lanes`` neurons per cycle.
 
     Jobs begin in order, at least ``header.spacing`` cycles apart, when their sums are complete. The
     neuron is that of :mod:`hw.spec`. ::

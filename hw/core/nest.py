@@ -18,9 +18,10 @@ FLAGS = ("last", "end", "cut", "fresh", "pool_first", "pool_last", "tail")
 
 
 class Phase(enum.IntEnum):
-    """Kind of a job: spikes, a bit-plane of pixels, or a timestep after the bit-planes.
+    """Kind of a job: it computes a timestep, or adds up one bit-plane of an image.
 
-    See :class:`hw.core.fire.FireUnit`.
+    A layer that takes the pixels of an image processes their bits one after the other, each bit as
+    a plane of binary inputs, before its timesteps; see :class:`hw.core.fire.FireUnit`.
     """
 
     SPIKES = 0
@@ -34,7 +35,10 @@ class Phase(enum.IntEnum):
 
 
 def address_widths(config: Config) -> dict[str, int]:
-    """Return the width in bits of each address of a step; addresses wrap at these widths."""
+    """Return the width in bits of each memory address that the loop nest generates, by its name.
+
+    Addresses wrap at these widths. :class:`hw.protocol.Level` has the same names.
+    """
     granule = (config.spike_bytes - 1).bit_length()
     return {
         "source": (8 * config.spike_bytes - 1).bit_length(),
@@ -47,20 +51,21 @@ def address_widths(config: Config) -> dict[str, int]:
 
 
 def word_of(layout: type[data.Struct], field: str) -> tuple[int, slice]:
-    """Return which word of ``layout`` holds ``field``, and the bits of the field in that word."""
+    """Return the index of the 32-bit word that holds ``field``, and its bits in that word."""
     place = data.Layout.cast(layout)[field]
     word, start = divmod(place.offset, WORD_BITS)
     return word, slice(start, start + place.width)
 
 
 def step_layout(config: Config) -> data.StructLayout:
-    """Return the layout of a step: one iteration of the nest, which is one chunk of input bits.
+    """Return the layout of a step: one iteration of the loop nest, which reads one chunk of inputs.
 
-    Beside the addresses, a step has these fields:
+    The chunks of a job (one output position, group of output channels, and timestep) are
+    consecutive steps. Beside the addresses, a step has these fields:
 
     - ``last``: the chunk is the last of its job
     - ``end``: the job is the last of the layer
-    - ``cut``: the chunk is the last of a run of bits, so that only ``tail_bits`` of it are valid
+    - ``cut``: the chunk is the last of a contiguous stretch; only ``tail_bits`` of it are valid
     - ``fresh``: the job is of the first timestep, so that membranes start from 0
     - ``pool_first``, ``pool_last``: the job is the first or last of its pooling window
     - ``tail``: the channel group has fewer than ``lanes`` channels
@@ -70,26 +75,28 @@ def step_layout(config: Config) -> data.StructLayout:
 
 
 class LoopNest(wiring.Component):
-    """Run ``N_LEVELS`` nested loops, level 0 innermost, one iteration per cycle.
+    """Generate the addresses of a layer with ``N_LEVELS`` nested loops, one iteration per cycle.
 
-    Each address is affine in the loop indices. When level ``l`` advances and all inner levels start
-    again, an address moves by ``stride[l] - sum((count[i] - 1) * stride[i] for i < l)``. The host
-    computes these increments, so that one adder per address is enough. A level with a stride of 0
-    uses the same address in all of its iterations. The first words of the header are laid out like
-    those of a level and hold the increments from 0 to the first iteration. ::
+    Level 0 is the innermost loop. Each address is affine in the loop indices: when level ``l``
+    advances and all inner levels start again, it moves by
+    ``stride[l] - sum((count[i] - 1) * stride[i] for i < l)``. The host computes these increments,
+    so that one adder per address is enough. A level with a stride of 0 uses the same address in all
+    of its iterations. The first words of the header have the layout of a level; they hold the
+    addresses of the first iteration, as increments from 0. ::
 
         N0 counters: find the level     N1 flags registered,     N2 addresses and flags of the
            that advances (one-hot)         increments read          iteration out
 
     Members
     -------
-    header : header of the layer, stable from ``start`` until the last iteration is taken.
-    word : words of the descriptor while they are loaded, before ``start``.
-    header_en, header_word : ``word`` is the word with this index of the header.
-    level_en, level, level_word : ``word`` is the word with this index of a level.
+    header : header of the layer's descriptor, stable from ``start`` until the last iteration is
+        taken.
+    word : 32-bit words of the descriptor while they are loaded, before ``start``.
+    header_en, header_word : ``word`` belongs to the header, and its index in the header.
+    level_en, level, level_word : ``word`` belongs to a level; the level, and the index in it.
     clear : resets addresses to 0 and all levels to one iteration, before the first word.
     start : begin; not allowed while steps remain to be taken.
-    steps : the iterations.
+    steps : the iterations, see :func:`step_layout`.
     """
 
     def __init__(self, config: Config):
@@ -186,11 +193,11 @@ class LoopNest(wiring.Component):
         flags_valid = Signal()
 
         def at_first(levels: Value) -> Value:
-            """Return whether all of these levels are in their first iteration."""
+            """Return whether every level in the mask ``levels`` is in its first iteration."""
             return (zero | ~levels).all()
 
         def at_last(levels: Value) -> Value:
-            """Return whether all of these levels are in their last iteration."""
+            """Return whether every level in the mask ``levels`` is in its last iteration."""
             return (last | ~levels).all()
 
         with m.If(proceed):

@@ -1,4 +1,8 @@
-"""The scanner, which turns chunks of input spikes into events, one active input per cycle."""
+"""The scanner, which turns chunks of input spikes into events, one active input per cycle.
+
+An *event* is one active input (set bit) of a job; it adds one row of weights to the accumulators.
+A chunk holds up to ``chunk_bits`` inputs, in pieces of :data:`hw.spec.PIECE_BITS` bits.
+"""
 
 from amaranth import Cat, Module, Signal
 from amaranth.lib import data, stream, wiring

@@ -10,7 +10,7 @@ from hw.spec import Config
 
 
 class Sequencer(wiring.Component):
-    """Execute the layers of a run in order.
+    """Execute the layers of a run (one inference) in order.
 
     For each layer: load its descriptor (while the host reads no spikes, which would arrive in the
     midst of its words), start the loop nest, wait for the last job, and store the

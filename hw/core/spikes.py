@@ -1,4 +1,8 @@
-"""Spike memory: windows are read at bit addresses, granules are written at granule addresses."""
+"""Spike memory, which holds the spikes of all feature maps, one bit each.
+
+It is read in windows of ``chunk_bits`` bits from any bit address on, and written in granules of
+8 bits.
+"""
 
 from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, memory, stream, wiring
@@ -22,16 +26,17 @@ def granule_write_layout(config: Config) -> data.StructLayout:
 
 
 class SpikeMemory(wiring.Component):
-    """Spikes in ``chunk_bits / 8`` byte-wide memories, called columns.
+    """Store spikes as bits, in ``chunk_bits / 8`` byte-wide memories, called columns.
 
-    Neighbouring granules lie in neighbouring columns, so that a run of granules can be read or
-    written at any granule address in one cycle.
+    Neighbouring granules (bytes of spikes) lie in neighbouring columns, so that several
+    consecutive granules can be read or written at any granule address in one cycle.
 
     A window is ``chunk_bits`` bits from any bit address on, in pieces of
-    :data:`hw.spec.PIECE_BITS`. Piece ``k`` may be read ``piece_rows[k]`` rows below its place in a
-    contiguous window. Then the pieces come from different rows of a spike map, whose pitch must be
-    such that no two pieces use the same column. If the address is not a multiple of 8, the last
-    ``address % 8`` bits of the window, or of each piece, are not valid.
+    :data:`hw.spec.PIECE_BITS` bits. Usually the pieces are contiguous. To gather inputs from
+    several rows of a feature map instead, piece ``k`` is read ``piece_rows[k]`` memory rows
+    further down. The distance between rows of the feature map (their pitch) must be such that no
+    two pieces use the same column. If the address is not a multiple of 8, the last ``address % 8``
+    bits of the window, or of each piece if they are gathered, are not valid.
 
     A read takes :attr:`LATENCY` cycles. One window per cycle can be read, and reads never stall::
 
@@ -41,9 +46,9 @@ class SpikeMemory(wiring.Component):
     Members
     -------
     read_bit : address of the window's first bit.
-    gather, piece_rows : with ``gather`` the pieces are offset by ``piece_rows``; without it, the
-        window is contiguous.
-    window : ``chunk_bits`` bits, :attr:`LATENCY` cycles later.
+    gather, piece_rows : while ``gather`` is high, the pieces are offset by ``piece_rows``; while it
+        is low, the window is contiguous.
+    window : the window, :attr:`LATENCY` cycles after its address.
     write : granules to store; always ready. A window that is read less than three cycles after a
         write to its granules may return their old values.
     """
@@ -71,7 +76,7 @@ class SpikeMemory(wiring.Component):
         column_bits = (n_columns - 1).bit_length()
         row_shape = range(depth)
 
-        # Write: granule i of the run goes to column (granule + i) mod n_columns.
+        # Write: granule i of the write goes to column (granule + i) mod n_columns.
         w = self.write.p
         column, row = w.granule[:column_bits], w.granule[column_bits:]
         n_granules = len(w.bits) // GRANULE_BITS

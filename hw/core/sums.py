@@ -65,15 +65,15 @@ def merged_beats(config: Config) -> BeatSignature:
 
 
 class SumQueue(wiring.Component):
-    """Queue for the sums of ``sum_queue`` jobs.
+    """Queue for the sums of up to ``sum_queue`` jobs.
 
-    A place is reserved for a job's sums before they are complete, when its last event leaves the
-    scanner. No stage after the scanner ever stalls, so that no stall signal has to reach the weight
-    memory, which is spread across the device.
+    A place is reserved for a job's sums before they are complete, when its last event (active
+    input) leaves the scanner. No stage after the scanner ever stalls, so that no stall signal has
+    to reach the weight memory, which is spread across the device.
 
     Members
     -------
-    ends : the event that leaves the scanner ends a job, for whose sums a place is reserved.
+    ends : the event that leaves the scanner is the last of its job, whose place is reserved now.
     room : the scanner may emit events. It has a margin for :data:`hw.spec.SUMS_IN_FLIGHT` jobs that
         may end before the scanner sees that ``room`` has fallen.
     i : sums from the lanes; always ready.

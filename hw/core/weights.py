@@ -57,9 +57,9 @@ class WeightMemory(wiring.Component):
     """Memory of ``weight_depth`` rows, in block RAM or in SPRAM: a stream of events becomes a
     stream of rows.
 
-    A row has ``lanes * weight_bits`` bits. Addresses are registered, because the block RAMs of a
-    large device are spread across it. The output is registered twice, because the output register
-    of a block RAM itself comes too late in a cycle to be followed by logic.
+    Addresses are registered, because the block RAMs of a large device are spread across it. The
+    output is registered twice, because the output register of a block RAM itself comes too late in
+    a cycle to be followed by logic.
 
     The result of a read is undefined if the read is issued in a cycle with ``write.valid`` or in
     one of the two cycles before it, or if it reads the written row in the cycle after it: on an
@@ -172,7 +172,9 @@ def _ports(depth: int, row_bits: int) -> dict[str, wiring.Member]:
 
 
 def banks(depth: int, shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Divide ``depth`` rows into banks of block RAMs.
+    """Divide a memory of ``depth`` rows into banks, each as deep as a single block RAM.
+
+    A bank consists of block RAMs side by side, each of which holds a column of the bank's bits.
 
     Parameters
     ----------
@@ -191,7 +193,7 @@ def banks(depth: int, shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]
 
 
 class BlockRows(wiring.Component):
-    """Rows, or a group of :data:`GROUP_BITS` bits of each row, in block RAM.
+    """Store rows of weights, or a group of :data:`GROUP_BITS` bits of each row, in block RAM.
 
     Members
     -------
@@ -293,7 +295,7 @@ class BlockRows(wiring.Component):
 
 
 def spram_grid(config: Config) -> tuple[int, int]:
-    """Return how many SPRAMs lie side by side to make a row, and how many banks make the depth.
+    """Return the number of SPRAMs side by side that hold a row, and the number of such banks.
 
     Raises
     ------
@@ -312,14 +314,15 @@ def spram_grid(config: Config) -> tuple[int, int]:
 
 
 class SpramRows(wiring.Component):
-    """Rows in the SPRAMs of an iCE40 UltraPlus.
+    """Store rows of weights in the SPRAMs of an iCE40 UltraPlus.
 
-    Lattice FPGA-DS-02008: four blocks of 16,384 words of 16 bits, one port each, no initial
-    contents.
+    The device has four of them, with 16,384 words of 16 bits, one port each and no initial contents
+    (Lattice FPGA-DS-02008).
 
     Members
     -------
-    row, en, write, write_data : the port; a cycle with ``write`` does not read.
+    row, en, write, write_data : address, enable, direction and data of the single port; a cycle
+        with ``write`` does not read.
     read_data : the row, one cycle after ``en`` without ``write``.
     """
 

@@ -1,4 +1,4 @@
-"""Registers of the request being executed, and the facts that decide whether it is allowed."""
+"""Checks of a request against the device's memories, and the registers that hold the request."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from hw.spec import Config, SpecError
 
 
 def check_row_sizes(config: Config) -> None:
-    """Check that a row of every space fits into a frame and has a power of two of bytes.
+    """Check that a row of every memory fits into a frame, and that its length is a power of two.
 
-    Sizes that are powers of two make a multiplication by a row's size a shift.
+    With such lengths in bytes, multiplying by the length of a row is a shift.
 
     Raises
     ------
@@ -49,18 +49,22 @@ def check_row_sizes(config: Config) -> None:
 
 
 def _n_row_bits(config: Config) -> int:
-    """Width in bits of a row number, or of a number of rows, of any space."""
+    """Return the width in bits of a row number, or of a number of rows, in any memory."""
     return max(n_rows(space, config) for space in Space).bit_length()
 
 
 def _rows_left_bits(config: Config) -> int:
-    """Width in bits of the number of rows that one request may name."""
+    """Return the width in bits of the number of rows that one request may name."""
     return min(16, config.max_payload_bytes.bit_length())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Registers:
-    """State of the dispatcher: the request, the rows being moved, and up to three runs."""
+    """Registers of the dispatcher, which executes requests (:class:`hw.link.dispatch.Dispatcher`).
+
+    They hold the request, the rows that it writes or reads, and up to three runs (inferences): the
+    waiting one, the one in progress, and the one that ended last.
+    """
 
     seq: Signal
     opcode: Signal
@@ -98,18 +102,20 @@ class Registers:
 
     @property
     def as_rows(self) -> data.View:
-        """Arguments of a WRITE, READ or CHECK."""
+        """Argument bytes of a WRITE, READ or CHECK, as a view with the fields of ``Rows``."""
         return data.View(Rows, self.args)
 
     @property
     def as_run(self) -> data.View:
-        """Arguments of a RUN."""
+        """Argument bytes of a RUN, as a view with the fields of ``Run``."""
         return data.View(Run, self.args)
 
 
 def run_layout(config: Config) -> data.StructLayout:
-    """Return the layout of a run as the dispatcher keeps it: :class:`hw.protocol.Run` with fields
-    no wider than this device needs."""
+    """Return the layout of a run in the dispatcher's registers.
+
+    It has the fields of :class:`hw.protocol.Run`, no wider than this device needs.
+    """
     return data.StructLayout(
         {
             "entry": range(n_rows(Space.WEIGHT, config)),
@@ -121,7 +127,7 @@ def run_layout(config: Config) -> data.StructLayout:
 
 
 def make_registers(config: Config) -> Registers:
-    """Create the registers of a dispatcher."""
+    """Create the registers of a dispatcher, as wide as the configuration needs."""
     seq, opcode = unreset(8), unreset(8)
     args = unreset(8 * ARGUMENT_BYTES)
     n_missing = unreset(range(ARGUMENT_BYTES + 1))
@@ -163,8 +169,10 @@ def make_registers(config: Config) -> Registers:
 
 @dataclass(frozen=True, kw_only=True)
 class Checks:
-    """Results of checking a request against the device's memories, valid two cycles after the
-    request's arguments have been latched."""
+    """Results of the checks of a request against the device's memories.
+
+    They are valid two cycles after the arguments of the request have been stored.
+    """
 
     space_known: Signal
     writable: Signal
@@ -189,11 +197,12 @@ class Checks:
 
 
 def check_request(m: Module, config: Config, r: Registers, n_data_bytes: Value) -> Checks:
-    """Derive the facts about a request that decide whether it is executed.
+    """Check a request against the device's memories, and return the results.
 
     Parameters
     ----------
-    n_data_bytes : see :class:`hw.link.dispatch.Dispatcher`.
+    n_data_bytes : bytes of the request behind its arguments, see
+        :class:`hw.link.dispatch.Dispatcher`.
     """
     space_known, writable = Signal(), Signal()
     n_space_rows = Signal(_n_row_bits(config))

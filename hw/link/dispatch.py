@@ -1,4 +1,7 @@
-"""Executes requests on the core and answers them; :mod:`hw.protocol` defines both."""
+"""The dispatcher, which executes the host's requests on the core and answers them.
+
+:mod:`hw.protocol` defines the requests and their replies.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,10 @@ from hw.spec import Config
 
 @dataclass(frozen=True, kw_only=True)
 class _CoreState:
-    """What the core does, and how the tag of a RUN compares with the runs that are known."""
+    """State of the core, and which known run has the tag of the RUN request at hand, if any.
+
+    Runs with the same tag are the same run, so that a repeated request does not start it again.
+    """
 
     in_core: Signal
     """A run is in progress, or its end has not been taken."""
@@ -71,11 +77,12 @@ class Dispatcher(wiring.Component):
     i : undamaged requests: seq, opcode, payload.
     n_data_bytes : bytes of the request on ``i`` behind header and arguments, negative if its
         arguments are incomplete; constant from its first byte until five cycles after its last.
-    o : replies and announcements, without CRC.
+    o : replies and DONE announcements, without their CRCs.
     fold, folded_intact : see :class:`hw.link.frame.FrameSender`.
     bus : connection to the core.
     n_bad_frames, n_overruns : error counts, reported by STATUS.
-    divisor_less_1, set_rate : ``set_rate`` is high for one cycle when a new rate has been agreed.
+    divisor_less_1, set_rate : ``set_rate`` is high for one cycle at the end of the reply to a RATE
+        request that is accepted; the request asks for ``divisor_less_1`` + 1 clock cycles per bit.
     busy : a request is being executed, or a run is to be started or announced.
     """
 
@@ -137,7 +144,7 @@ class Dispatcher(wiring.Component):
         return m
 
     def _watch_core(self, m: Module, r: Registers) -> _CoreState:
-        """Register what the core does, since it is far away on a large device."""
+        """Register the state of the core, whose signals come from far away on a large device."""
         bus = self.bus
         in_core, is_done = Signal(), Signal()
         stays_done = bus.done.valid & ~bus.done.ready
@@ -154,7 +161,10 @@ class Dispatcher(wiring.Component):
         )
 
     def _report(self, m: Module, r: Registers, core: _CoreState) -> Signal:
-        """Return the :class:`hw.protocol.DeviceStatus` that STATUS and DONE send."""
+        """Return the :class:`hw.protocol.DeviceStatus` that answers STATUS.
+
+        A DONE frame takes the result of the run from it.
+        """
         report = Signal(DeviceStatus)
         m.d.comb += [
             report.result.eq(r.result),
@@ -171,7 +181,10 @@ class Dispatcher(wiring.Component):
         return report
 
     def _drive_outputs(self, m: Module, r: Registers) -> None:
-        """Connect the payloads of the bus and the rate to the registers."""
+        """Connect the registers to those outputs that do not depend on the state machine.
+
+        These are the payloads of the bus to the core, and the divisor of a new rate.
+        """
         bus = self.bus
         m.d.comb += [
             bus.write.p.address.row.eq(r.row),
@@ -185,7 +198,10 @@ class Dispatcher(wiring.Component):
         ]
 
     def _identity_byte(self, m: Module, r: Registers) -> Value:
-        """Return byte ``at`` of the device's :class:`hw.protocol.Identity`, one cycle later."""
+        """Return the byte of the device's :class:`hw.protocol.Identity` at the index ``r.at``.
+
+        It comes from a ROM, one cycle after the index.
+        """
         m.submodules.identity = rom = memory.Memory(
             shape=8,
             depth=n_bytes(Identity),
@@ -196,8 +212,11 @@ class Dispatcher(wiring.Component):
         return described.data
 
     def _between_requests(self, m: Module, r: Registers, core: _CoreState) -> None:
-        """Take the end of a run, start the waiting run, announce the ended one, or begin a request,
-        in this order of precedence."""
+        """Add the states between two requests, in which runs begin and end.
+
+        In order of precedence: take the end of a run from the core, start the waiting run, announce
+        the run that has ended, or begin with the next request.
+        """
         bus = self.bus
         with m.State("IDLE"):
             m.d.sync += [r.n_missing.eq(ARGUMENT_BYTES), r.status.eq(Status.OK)]
@@ -234,7 +253,10 @@ class Dispatcher(wiring.Component):
             m.next = "IDLE"
 
     def _parse(self, m: Module, r: Registers) -> None:
-        """Take the opcode and the arguments, then give the checks two cycles."""
+        """Add the states that take a request's opcode and arguments.
+
+        The checks of :mod:`hw.link.checks` then have two cycles for their results.
+        """
         byte = self.i.p.byte
         with m.State("OPCODE"):
             m.d.comb += self.i.ready.eq(1)
@@ -271,7 +293,10 @@ class Dispatcher(wiring.Component):
     def _decide(
         self, m: Module, r: Registers, checks: Checks, core: _CoreState, is_check: Signal
     ) -> None:
-        """Refuse the request, or choose the state that executes it; without either, reply OK."""
+        """Refuse the request, or choose the state that executes it.
+
+        If neither happens, the state machine goes on to reply OK.
+        """
         with m.Switch(r.opcode):
             with m.Case(*BARE):
                 with m.If(~checks.is_bare):
@@ -290,7 +315,7 @@ class Dispatcher(wiring.Component):
     def _decide_rows(
         self, m: Module, r: Registers, checks: Checks, core: _CoreState, is_check: Signal
     ) -> None:
-        """Decide on a WRITE, READ or CHECK."""
+        """Decide whether a WRITE, READ or CHECK is executed or refused."""
         is_write = r.opcode == Opcode.WRITE
         bad_length = ~checks.few_rows | Mux(
             is_check, ~checks.has_crc, ~checks.is_whole | ~checks.fits
@@ -313,7 +338,10 @@ class Dispatcher(wiring.Component):
             m.next = "ROW"
 
     def _decide_run(self, m: Module, r: Registers, checks: Checks, core: _CoreState) -> None:
-        """Decide on a RUN: one that is already known is acknowledged but not started again."""
+        """Decide whether a RUN is accepted or refused.
+
+        A run that is known by its tag is acknowledged, but not started again.
+        """
         run, config = r.as_run, self.config
         with m.If(~checks.has_args | ~checks.no_data):
             _refuse(m, r, Status.BAD_LENGTH)
@@ -335,7 +363,7 @@ class Dispatcher(wiring.Component):
                 m.d.sync += [r.waiting[name].eq(run[name]) for name, _ in run_layout(config)]
 
     def _write_rows(self, m: Module, r: Registers, checks: Checks) -> None:
-        """Collect the bytes of each row of a WRITE and hand the row to the core."""
+        """Add the states that collect the bytes of a WRITE's rows and hand each row to the core."""
         bus = self.bus
         with m.State("WRITE_BYTES"):
             m.d.comb += self.i.ready.eq(1)
@@ -360,7 +388,7 @@ class Dispatcher(wiring.Component):
                     m.next = "REPLY_SEQ"
 
     def _abort(self, m: Module, r: Registers) -> None:
-        """Stop the core, forget all runs, and reply when the core is idle."""
+        """Add the state that stops the core, forgets all runs, and waits until the core is idle."""
         bus = self.bus
         with m.State("ABORT"):
             m.d.comb += [bus.abort.eq(1), bus.done.ready.eq(1)]
@@ -369,7 +397,10 @@ class Dispatcher(wiring.Component):
                 m.next = "REPLY_SEQ"
 
     def _reply(self, m: Module, r: Registers) -> None:
-        """Send seq, opcode and status, then choose what follows them."""
+        """Add the states that send the beginning of a reply: ``seq``, opcode and status.
+
+        The last of them chooses the state that sends the rest.
+        """
         with m.State("REPLY_SEQ"):
             m.d.comb += [self.o.valid.eq(1), self.o.p.byte.eq(r.seq)]
             with m.If(self.o.ready):
@@ -392,7 +423,7 @@ class Dispatcher(wiring.Component):
                         m.next = "REPORT"
 
     def _send_report(self, m: Module, r: Registers, report: Signal, identity_byte: Value) -> None:
-        """Send the identity, the status or the result of a run, byte by byte."""
+        """Send the device's identity, its status, or the result of a run, byte by byte."""
         n_report_bytes = Signal.like(r.at)
         settled = Signal()  # `identity_byte` is a cycle behind `at`
         m.d.sync += settled.eq(~(self.o.valid & self.o.ready))
@@ -419,9 +450,10 @@ class Dispatcher(wiring.Component):
                     m.next = "ROW"
 
     def _read_rows(self, m: Module, r: Registers, checks: Checks, is_check: Signal) -> None:
-        """Read rows from the core and send them, or fold them into the CRC of a CHECK.
+        """Add the states that read rows from the core and send them.
 
-        A DONE frame has the rows of RESULT first, then those of COUNTER.
+        For a CHECK, the rows are not sent, but enter the CRC that is compared. A DONE frame has the
+        rows of RESULT first, then those of COUNTER.
         """
         bus = self.bus
         with m.State("ROW"):
@@ -459,7 +491,11 @@ class Dispatcher(wiring.Component):
                     m.next = "ROW"
 
     def _compare_crc(self, m: Module, r: Registers) -> None:
-        """Fold the CRC that a CHECK carries behind the rows: the whole must be intact."""
+        """Add the states that compare the CRC in a CHECK with that of the rows.
+
+        The CRC in the request enters the CRC unit after the rows. If it is theirs, the whole ends
+        in its own CRC.
+        """
         with m.State("EXPECTED"):
             m.d.comb += [
                 self.fold.eq(1),
@@ -479,14 +515,14 @@ class Dispatcher(wiring.Component):
 
 
 def _refuse(m: Module, r: Registers, status: Status) -> None:
-    """Reply with an error, after the rest of the request has been taken."""
+    """Reply with an error status, after the remaining bytes of the request have been taken."""
     m.d.sync += r.status.eq(status)
     with m.If(~r.request_ended):
         m.next = "DRAIN"
 
 
 def _byte_of(value: ValueLike, index: Value) -> ValueLike:
-    """Return byte ``index`` of ``value``, as a tree of multiplexers."""
+    """Return the byte of ``value`` at ``index``, selected by a tree of multiplexers."""
     bits = Value.cast(value)
     parts = [bits[i : i + 8] for i in range(0, len(bits), 8)]
     for bit in index:

@@ -26,9 +26,9 @@ class FrameReceiver(wiring.Component):
     i : bytes from the serial line. Empty frames are skipped.
     o : header and payload of undamaged frames. The output is registered, because memory is slow and
         the dispatcher takes decisions on a byte within one cycle.
-    n_data_bytes : number of bytes behind header and arguments of the frame on ``o``, negative if
-        its arguments are incomplete; constant from its first byte until the next undamaged frame
-        has arrived.
+    n_data_bytes : number of bytes of the frame on ``o`` that follow its header and arguments,
+        negative if its arguments are incomplete; constant from its first byte until the next
+        undamaged frame has arrived.
     dropped : high for one cycle for each frame dropped.
     passed : high for one cycle for each undamaged frame.
     busy : a frame is being passed on, or a byte is still being processed.
@@ -129,15 +129,17 @@ class FrameReceiver(wiring.Component):
 
 
 class FrameSender(wiring.Component):
-    """Append the CRC to each packet and send both as a frame.
+    """Send each packet (header and payload) as a frame, with its CRC appended.
 
-    With ``fold`` the CRC unit checks data that are not sent, for a CHECK request.
+    For a CHECK request, the CRC unit also checks data that are not sent: they are *folded* into
+    the CRC.
 
     Members
     -------
     i : packets, each followed by an item with ``end``.
     fold : the items on ``i`` are not sent; only their CRC is computed.
-    folded_intact : at the ``end`` of folded data, whether they end in their own CRC.
+    folded_intact : valid at the ``end`` of folded data: high if their last four bytes are the CRC
+        of those before.
     o : bytes for the serial line.
     busy : the ``end`` of a packet was taken from ``i``, and its frame has not yet left through
         ``o``.

@@ -1,4 +1,4 @@
-"""The link: a serial line on one side, the bus of the core on the other."""
+"""The link, which connects the host's serial line to the bus of the core."""
 
 from amaranth import Module, Signal
 from amaranth.lib import wiring

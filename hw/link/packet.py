@@ -1,17 +1,17 @@
-"""Payloads of the streams between the components of the link."""
+"""Data types of the streams of bytes between the components of the link."""
 
 from amaranth.lib import data
 
 
 class PacketByte(data.Struct):
-    """One byte of a request whose CRC has been found correct."""
+    """One byte of a received request, passed on after its CRC has been found correct."""
 
     byte: 8
     last: 1
 
 
 class ReplyByte(data.Struct):
-    """One byte of a reply, or its end."""
+    """One byte of a reply to send, or the mark that the reply is complete."""
 
     byte: 8
     """Undefined if ``end`` is set."""

@@ -1,4 +1,7 @@
-"""Rate of the serial line: change it after a RATE request, try it, fall back to the default."""
+"""Rate of the serial line: it is changed after a RATE request, and tried before it is kept.
+
+If nothing intelligible arrives at the new rate, the device falls back to the default rate.
+"""
 
 from amaranth import Module, Mux, Signal
 from amaranth.lib import wiring
@@ -29,7 +32,7 @@ def default_divisor(config: Config) -> int:
 
 
 class RateControl(wiring.Component):
-    """Hold the divisor of the serial line and change it on request.
+    """Hold the divisor of the serial line (clock cycles per bit), and change it on request.
 
     A new divisor takes effect when everything under way at the old rate has been sent, and is then
     on trial: unless an undamaged frame arrives within ``trial_cycles``, and at any line break, the
@@ -42,8 +45,8 @@ class RateControl(wiring.Component):
 
     Members
     -------
-    wanted, agree : ``agree`` requests a change to the divisor ``wanted`` (given less one), which
-        must be held until the change is made.
+    wanted, agree : ``agree`` requests a change to the divisor ``wanted + 1``; ``wanted`` must be
+        stable until the change is made.
     sending : bytes are still being sent at the old rate.
     passed : an undamaged frame has arrived; ends the trial.
     line_break : a break was received, see :class:`hw.link.uart.UartReceiver`.

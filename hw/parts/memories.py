@@ -1,6 +1,7 @@
-"""Kinds of memory that devices have, and which devices have them.
+"""Kinds of memory on FPGAs, with their sizes, and which devices have them.
 
-A ``platform`` is Amaranth's platform, or None in simulation, which has none of these memories.
+The argument ``platform`` of the functions here is Amaranth's platform of a board, or None in
+simulation, which has none of these memories.
 """
 
 SPRAM_DEVICES = frozenset({"iCE40UP5K", "iCE40UP3K"})
@@ -17,7 +18,7 @@ BLOCK_RAM_SHAPES = ((16384, 1), (8192, 2), (4096, 4), (2048, 9), (1024, 18))
 
 
 def has_spram(platform: object) -> bool:
-    """Return whether the device has SPRAM."""
+    """Return whether the device has SPRAM, the single-ported RAM of an iCE40 UltraPlus."""
     return getattr(platform, "device", None) in SPRAM_DEVICES
 
 
@@ -31,8 +32,9 @@ LUT_RAM_DEPTH = 64
 
 
 def shallow(depth: int, platform: object) -> dict[str, str]:
-    """Return memory attributes that put a memory of few rows into logic cells, if the device can.
+    """Return attributes of an Amaranth memory that put it into logic cells in place of block RAM.
 
+    They are empty if the memory has more than :data:`LUT_RAM_DEPTH` rows or the device is no ECP5.
     The output of a block RAM comes too late in a cycle to be followed by much logic, and the block
     RAM may be far away.
     """

@@ -5,13 +5,13 @@ from amaranth.lib import memory
 
 
 def unreset(shape: ShapeLike, name: str | None = None) -> Signal:
-    """Return a register without reset, for values that are written before they are read.
+    """Return a signal for a register without reset, whose value is written before it is read.
 
     A reset would have to be routed to the register, and takes logic on some devices.
 
     Parameters
     ----------
-    name : name of the signal; by default that of the variable it is assigned to.
+    name : name of the signal; by default that of the variable to which it is assigned.
     """
     return Signal(shape, name=name, reset_less=True, src_loc_at=1)
 
@@ -39,7 +39,7 @@ def delayed(
 
 
 def delayed_in_memory(m: Module, value: ValueLike, n_cycles: int) -> Value:
-    """Return ``value`` delayed by 2 to 16 cycles, through a memory used as a ring buffer.
+    """Return ``value`` delayed by ``n_cycles`` (2 to 16), through a memory used as a ring buffer.
 
     For wide values and long delays this takes less logic than the registers of :func:`delayed`.
     """
@@ -73,7 +73,7 @@ def popcount(bits: Value) -> Value:
 def more_than_one(bits: Value) -> Value:
     """Return whether ``bits`` has at least two ones.
 
-    That is so if a group of four bits has two, or if two groups have a one each.
+    This is so if one of its groups of four bits has at least two ones, or if two groups have one.
     """
     if len(bits) <= 4:
         return Cat(bits[i] & bits[:i].any() for i in range(1, len(bits))).any()
@@ -82,7 +82,7 @@ def more_than_one(bits: Value) -> Value:
 
 
 def encode_one_hot(one_hot: Value) -> Value:
-    """Return the index of the one that is set in ``one_hot``, from OR trees; 0 if none is set."""
+    """Return the index of the bit that is set in ``one_hot``, from OR trees; 0 if none is set."""
     n_bits = (len(one_hot) - 1).bit_length()
     masks = (sum(1 << i for i in range(len(one_hot)) if i >> bit & 1) for bit in range(n_bits))
     return Cat((one_hot & mask).any() for mask in masks)
@@ -100,7 +100,7 @@ def thermometer(count: Value, n_bits: int) -> Value:
 
 
 def select_one_hot(one_hot: Value, choices: list[Value]) -> Value:
-    """Return the choice whose bit of ``one_hot`` is set, or 0 if none is, from AND and OR gates."""
+    """Return the choice whose bit in ``one_hot`` is set, or 0 if none is, from AND and OR gates."""
     result: Value | None = None
     for i, choice in enumerate(choices):
         term = Value.cast(choice) & one_hot[i].replicate(len(Value.cast(choice)))

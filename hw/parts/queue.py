@@ -1,4 +1,4 @@
-"""A first-in, first-out queue in a memory."""
+"""A queue (FIFO) whose entries are in a memory."""
 
 from amaranth import Module, ShapeLike, Signal
 from amaranth.lib import memory, stream, wiring

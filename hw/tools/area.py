@@ -1,7 +1,8 @@
 """``python -m hw.area``: report the area of each block of a board's gateware, and of a lane.
 
-The figures are those of synthesis by Yosys. Those of nextpnr after placement, in the manifests, are
-10 to 14 % higher.
+A block is a component of the gateware, such as the fire unit of a core. The area is the number of
+LUTs, flip-flops and memories after synthesis by Yosys. The numbers of nextpnr after placement,
+which are in the manifests of bitstreams, are 10 to 14 % higher.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ COUNTED = ("lut", "ff", "block_ram", "spram")
 
 
 def blocks(design: dict) -> dict[str, Counter[str]]:
-    """Count the resources of each block.
+    """Count the resources that each block of a synthesised design takes.
 
     Parameters
     ----------
@@ -56,7 +57,10 @@ def blocks(design: dict) -> dict[str, Counter[str]]:
     names: dict[int, str] = {}
 
     def rank(name: str) -> tuple[bool, int, int]:
-        """Return a sort key that prefers names given in the sources, deepest in the hierarchy."""
+        """Return a sort key: names from the sources first, and of those the deepest.
+
+        The depth is that in the hierarchy of components.
+        """
         return name.startswith("$"), -name.count("."), len(name)
 
     for name, net in module["netnames"].items():
@@ -82,7 +86,10 @@ def blocks(design: dict) -> dict[str, Counter[str]]:
 
 
 def _block(name: str) -> str:
-    """Return the block of a cell: ``core.core0.fire`` for ``top.core.core0.fire.membranes``."""
+    """Return the block in which a cell lies.
+
+    For the cell ``top.core.core0.fire.membranes`` it is ``core.core0.fire``.
+    """
     path = [part.partition("$")[0] for part in name.split(".")[:-1] if "__" not in part]
     path = path[1:] if path[:1] == [TOP] else path
     depth = 3 if path[:1] == ["core"] else 2
@@ -90,7 +97,7 @@ def _block(name: str) -> str:
 
 
 def total(taken: dict[str, Counter[str]]) -> Counter[str]:
-    """Return the sum over all blocks."""
+    """Return the resources of all blocks together."""
     return sum(taken.values(), Counter())
 
 
@@ -115,8 +122,10 @@ def areas(
 
     Raises
     ------
-    SpecError, BuildError
-        As :func:`hw.tools.netlist.netlist` and :func:`hw.tools.place.synthesised`.
+    SpecError
+        The board is unknown, or its device does not support the configuration.
+    BuildError
+        Synthesis failed, or the board has a Gowin device, whose cells are not counted.
     """
     config = config_by_name(board)
     if isinstance(target(board).platform(), GowinPlatform):
@@ -131,10 +140,10 @@ def areas(
 
 
 def table(results: dict[int, dict[str, Counter[str]]]) -> str:
-    """Return a Markdown table with a row per block, the largest first.
+    """Return the resources as a Markdown table with a row per block, the largest block first.
 
-    It has a column for each number of lanes and resource. With several numbers of lanes, a line
-    about the cost of a lane follows.
+    Each number of lanes has a column for each resource. If there are several numbers of lanes, a
+    line with the cost of one lane follows.
     """
     totals = {n: total(taken) for n, taken in results.items()}
     columns = [(n, r) for n in results for r in COUNTED if totals[n][r]]
@@ -185,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
 
 @ending(BuildError, SpecError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
+    """Run ``python -m hw.area`` with the arguments ``argv``, and return its exit code."""
     args = _parser().parse_args(argv)
     lanes = sorted(set(args.lanes or [config_by_name(args.board).lanes]))
     results = {}

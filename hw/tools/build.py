@@ -2,8 +2,8 @@
 
 A bitstream is determined by its *netlist*: the RTLIL of the whole device, the pins and clocks, and
 the options of every tool. The netlist depends on neither paths nor time. Its digest in the manifest
-therefore tells whether a bitstream was built from the present sources, and a build of an unchanged
-netlist has nothing to do. Yosys comes from the wheel ``pyosys``, place and route from the wheels of
+therefore tells whether a bitstream was built from the present sources. A build whose netlist has
+not changed does nothing. Yosys comes from the wheel ``pyosys``, place and route from the wheels of
 the extra ``build``.
 """
 
@@ -36,12 +36,12 @@ def build(
     ----------
     n_seeds : number of placements to try; the fastest is kept.
     jobs : number of placements to run at a time.
-    force : build in any case, and discard the files of earlier builds.
+    force : build even if the netlist has not changed, and discard the files of earlier builds.
     progress : show a progress bar on a terminal.
 
     Returns
     -------
-    The manifest.
+    The manifest of the bitstream (:mod:`hw.tools.manifest`).
 
     Raises
     ------
@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
 
 @ending(BuildError, SpecError, OSError, negative=(StaleError,))
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
+    """Run ``python -m hw.build`` with the arguments ``argv``, and return its exit code."""
     args = _parser().parse_args(argv)
     if args.table:
         print(table(), end="")
@@ -143,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def summary(manifest: dict) -> str:
-    """Return one line about a bitstream: clocks, utilization, seed."""
+    """Return one line about a bitstream: its clocks, the device's utilization, and the seed."""
     clocks = ", ".join(
         f"{c['fmax_mhz']} MHz of {c['constraint_mhz']}" for c in manifest["clocks"].values()
     )

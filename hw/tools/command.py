@@ -1,5 +1,8 @@
-"""Habits of all commands: exit codes, errors as messages, and help that shows how a command was
-called."""
+"""Parts that all commands share: exit codes, errors as messages, and the parser of arguments.
+
+A command is called as ``python -m sw.NAME`` or, through another program, as ``PREFIX NAME``, such
+as ``spikefold NAME``. Its help and messages show the form that was used.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ _prefix: ContextVar[str | None] = ContextVar("prefix", default=None)
 
 @contextlib.contextmanager
 def called_through(prefix: str) -> Iterator[None]:
-    """Within a ``with`` block, show commands as ``PREFIX NAME`` in help and messages."""
+    """Make help and messages show commands as ``PREFIX NAME``, within a ``with`` block."""
     token = _prefix.set(prefix)
     try:
         yield
@@ -42,7 +45,10 @@ def called_through(prefix: str) -> Iterator[None]:
 
 
 def as_called(text: str) -> str:
-    """Return a text about commands, such as ``python -m sw.run``, with the form that was called."""
+    """Return ``text`` with commands in the form in which they were called.
+
+    Called through ``spikefold``, for example, ``python -m sw.run`` becomes ``spikefold run``.
+    """
     prefix = _prefix.get()
     return text if prefix is None else re.sub(r"python -m [sh]w\.(?=\w)", f"{prefix} ", text)
 
@@ -50,8 +56,8 @@ def as_called(text: str) -> str:
 class CommandParser(argparse.ArgumentParser):
     """Parser of a command's arguments, whose help shows the command as it was called.
 
-    ``prog`` and all texts name commands as ``python -m sw.NAME``. Line breaks of description and
-    epilog are kept.
+    Pass ``prog``, ``description`` and ``epilog`` with commands in the form ``python -m sw.NAME``;
+    the parser replaces it. Line breaks of description and epilog are kept.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -67,9 +73,9 @@ def exit_codes(no: str | None = None, *, done: str = "done", device: bool = Fals
 
     Parameters
     ----------
-    no : meaning of :data:`EXIT_NO`; None if the command never returns it.
-    done : meaning of :data:`EXIT_OK`.
-    device : whether the command uses a device.
+    no : what :data:`EXIT_NO` means for this command; None if the command never returns it.
+    done : what :data:`EXIT_OK` means for this command.
+    device : whether the command uses a device and can return :data:`EXIT_DEVICE`.
     """
     meanings = {
         EXIT_OK: done,
@@ -88,13 +94,15 @@ def ending(
     device: tuple[type[Exception], ...] = (),
     interrupted: str = "interrupted",
 ) -> Callable[[Callable[P, int]], Callable[P, int]]:
-    """Make a command end with a message on standard error and an exit code where it would raise.
+    """Return a decorator that turns the exceptions of a command into messages and exit codes.
+
+    The messages go to standard error. Other exceptions pass through.
 
     Parameters
     ----------
     errors : exceptions that mean bad input, :data:`EXIT_BAD_INPUT`.
-    negative : exceptions that mean that the answer is no, :data:`EXIT_NO`.
-    device : exceptions of a device, :data:`EXIT_DEVICE`.
+    negative : exceptions that mean that the command's answer is no, :data:`EXIT_NO`.
+    device : exceptions that mean that a device is missing or failed, :data:`EXIT_DEVICE`.
     interrupted : message after Ctrl-C.
     """
     codes = dict.fromkeys(errors, EXIT_BAD_INPUT)

@@ -50,7 +50,9 @@ class FlashError(RuntimeError):
 
 
 def programmer(board: str) -> list[str]:
-    """Return the command of the board's first programmer that is installed, without a file name.
+    """Return the command that programs a board, without the file name of the bitstream.
+
+    Of the board's programmers, the first that is installed is used.
 
     Raises
     ------
@@ -69,7 +71,9 @@ def programmer(board: str) -> list[str]:
 
 
 def identify(port: str) -> tuple[str, int]:
-    """Return the name and the gateware hash of the board on a serial port.
+    """Return the name of the board on a serial port, and the hash of its gateware's interface.
+
+    The hash is that of :func:`hw.protocol.spec_hash`.
 
     Raises
     ------
@@ -102,7 +106,7 @@ def identify(port: str) -> tuple[str, int]:
 
 
 def _parse(raw: bytes) -> data.Const | None:
-    """Return the identity in a frame, or None if the frame is damaged or is no identity."""
+    """Return the :class:`hw.protocol.Identity` in a frame, or None if it has none or is damaged."""
     packet = decode_frame(raw)
     if packet is None or packet[1] != Opcode.IDENTIFY | REPLY:
         return None
@@ -114,7 +118,7 @@ def _parse(raw: bytes) -> data.Const | None:
 
 
 def flash(board: str, *, port: str | None = None) -> dict:
-    """Program a board, and check its identity if ``port`` is given.
+    """Program a board with its bitstream, and check its identity if ``port`` is given.
 
     Returns
     -------
@@ -125,7 +129,8 @@ def flash(board: str, *, port: str | None = None) -> dict:
     hw.tools.netlist.BuildError, hw.spec.SpecError
         The bitstream is missing or damaged, or the board is unknown.
     FlashError
-        No programmer is installed, the programmer failed, or another gateware answers.
+        No programmer is installed, the programmer failed, or the board on ``port`` does not answer
+        or runs another gateware.
     """
     target(board)
     manifest = load_manifest(board)
@@ -169,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
 
 @ending(BuildError, SpecError, device=(FlashError,))
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
+    """Run ``python -m hw.flash`` with the arguments ``argv``, and return its exit code."""
     args = _parser().parse_args(argv)
     manifest = flash(args.board, port=args.port)
     if args.json:

@@ -1,4 +1,4 @@
-"""Folders of a checkout, and those that an installed package uses in their place."""
+"""Folders of caches, intermediate results and bitstreams, in a checkout or installed package."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ IN_CHECKOUT = (ROOT / "pyproject.toml").exists()
 
 
 def cache_dir() -> Path:
-    """Return the folder of compiled models: ``spikefold`` in $XDG_CACHE_HOME or ``~/.cache``."""
+    """Return the folder of compiled simulators: ``spikefold`` in $XDG_CACHE_HOME or ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "spikefold"
 
 
 def work_dir() -> Path:
-    """Return the folder of intermediate results: ``build/`` of a checkout, or in the cache."""
+    """Return the folder for intermediate results: ``build/`` in the checkout, or in the cache."""
     return ROOT / "build" if IN_CHECKOUT else cache_dir() / "build"
 
 
 def bitstream_dir() -> Path:
-    """Return the folder of bitstreams: a checkout's own, or the one in the installed package."""
+    """Return the folder with the bitstreams, in the checkout or in the installed package."""
     return ROOT / "bitstreams" if IN_CHECKOUT else ROOT / "hw" / "bitstreams"

@@ -54,8 +54,9 @@ def check_current(source: Netlist) -> dict:
     Raises
     ------
     BuildError
-        As :func:`load_manifest`; :class:`StaleError` if the bitstream was built from another
-        netlist.
+        The bitstream or its manifest is missing or damaged.
+    StaleError
+        The bitstream was built from another netlist.
     """
     manifest = load_manifest(source.board)
     if manifest["netlist"] != source.digest:
@@ -67,8 +68,10 @@ def check_current(source: Netlist) -> dict:
 
 
 def _commit() -> str | None:
-    """Return the commit of the sources, with ``-dirty`` if ``hw`` differs from it; None without
-    git."""
+    """Return the git commit of the sources, or None if they are not in a git repository.
+
+    ``-dirty`` follows if files in ``hw`` differ from the commit.
+    """
 
     def git(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -82,7 +85,7 @@ def _commit() -> str | None:
 
 
 def tool_versions(source: Netlist) -> dict[str, str]:
-    """Return the versions of all tools that build this netlist, by package."""
+    """Return the version of each Python package with a tool that builds this netlist."""
     place, pack = source.place[0], source.pack[0]
     packages = ["amaranth", "amaranth-boards", "pyosys", f"yowasp-{place}"]
     packages += ["apycula"] if pack == "gowin_pack" else []
@@ -94,8 +97,8 @@ def write_manifest(source: Netlist, best: Routed, tried: dict[int, float]) -> di
 
     Parameters
     ----------
-    best : result that becomes the bitstream.
-    tried : maximum frequency in MHz of each seed.
+    best : result of place and route that becomes the bitstream.
+    tried : maximum clock frequency in MHz for each seed of placement that was tried.
 
     Returns
     -------
@@ -133,9 +136,9 @@ def write_manifest(source: Netlist, best: Routed, tried: dict[int, float]) -> di
 
 
 def table() -> str:
-    """Return the table of all boards in Markdown, from their manifests."""
+    """Return a Markdown table of the boards that have bitstreams, from their manifests."""
     rows = [
-        "| board, device | clock (Fmax) | logic | block RAM | cores × lanes × bits "
+        "| board, device | clock (Fmax) | logic | block RAM | banks × lanes × bits "
         "| SOP / cycle | GSOP/s | of the ports' bound |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -144,8 +147,8 @@ def table() -> str:
             continue
         manifest = load_manifest(board)
         clk_mhz = manifest["config"]["clk_hz"] / 1e6
-        cores, lanes, bits = (manifest["config"][k] for k in ("cores", "lanes", "weight_bits"))
-        n_lanes = cores * lanes
+        banks, lanes, bits = (manifest["config"].get(k, 1) for k in ("banks", "lanes", "weight_bits"))
+        n_lanes = banks * lanes
         used = manifest["utilization"]
         logic = "lut" if "lut" in used else "logic_cell"
         memories = [
@@ -159,7 +162,7 @@ def table() -> str:
             f"| {clk_mhz:g} MHz ({fmax_mhz:.1f}) "
             f"| {used[logic][0]:,} of {used[logic][1]:,} {'LUT' if logic == 'lut' else 'LC'} "
             f"| {', '.join(memories)} "
-            f"| {f'{cores} × ' if cores > 1 else ''}{lanes} × {bits} "
+            f"| {f'{banks} × ' if banks > 1 else ''}{lanes} × {bits} "
             f"| {n_lanes} "
             f"| {n_lanes * clk_mhz / 1e3:.2f} "
             f"| {n_lanes * bits / TARGETS[board].port_bits:.1%} |"

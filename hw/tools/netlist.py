@@ -64,7 +64,7 @@ class Netlist:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of files and commands, in hexadecimal."""
+        """SHA-256 of the tools' input files and commands, in hexadecimal."""
         parts = [*sorted(self.files.items()), self.place, self.pack]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -75,16 +75,16 @@ class Netlist:
 
     @property
     def product(self) -> str:
-        """File name of the bitstream in the folder of a build."""
+        """File name of the bitstream in the folder where place and route and packing ran."""
         return f"{TOP}{self.suffix}"
 
 
 @contextmanager
 def no_garbage_collection() -> Iterator[None]:
-    """Stop Python's cyclic garbage collector; use as a decorator or a context manager.
+    """Stop Python's cyclic garbage collector, as a decorator or as a context manager.
 
-    A netlist has millions of objects, all in use until the end: searching them for garbage again
-    and again takes more than half of the time of an elaboration.
+    While a design is elaborated, millions of objects are in use until the end. Searching them for
+    garbage again and again would take more than half of the time.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -97,7 +97,7 @@ def no_garbage_collection() -> Iterator[None]:
 
 @no_garbage_collection()
 def netlist(board: str, config: Config | None = None) -> Netlist:
-    """Elaborate the design for a board.
+    """Elaborate the gateware for a board, and return the input of the tools that build it.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Synthesis of a netlist, and place, route and packing with a given seed."""
+"""Steps from a netlist to a bitstream: synthesis, place and route with a seed, and packing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RESOURCES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Routed:
-    """Result of place and route with one seed."""
+    """Result of place and route with one seed: the bitstream's folder, clocks and utilization."""
 
     seed: int
     folder: Path
@@ -43,17 +43,19 @@ class Routed:
 
     @property
     def met(self) -> bool:
-        """Whether all clocks meet their constraints."""
+        """Whether all clocks reach the frequencies to which they are constrained."""
         return all(clock["met"] for clock in self.clocks.values())
 
     @property
     def fmax_mhz(self) -> float:
-        """Maximum frequency of the slowest clock."""
+        """Maximum frequency of the slowest clock, in MHz."""
         return min(clock["fmax_mhz"] for clock in self.clocks.values())
 
 
 def tool_command(name: str) -> list[str]:
-    """Return the command of a tool of the extra ``build``, installed beside this interpreter.
+    """Return the command that starts a tool of the optional dependencies ``build``.
+
+    It must be installed beside this Python interpreter.
 
     Raises
     ------
@@ -68,7 +70,7 @@ def tool_command(name: str) -> list[str]:
 
 
 def run_tool(command: Sequence[str], what: str, folder: Path, log: str) -> None:
-    """Run a tool in ``folder`` and write its output to the file ``log`` there.
+    """Run a tool in ``folder``, and write its output to the file ``log`` in that folder.
 
     Raises
     ------
@@ -113,7 +115,10 @@ def synthesised(source: Netlist, folder: Path) -> Path:
 
 @contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
-    """Make a folder that gets its name only when the block ends, so that it is always complete."""
+    """Make a folder with a temporary name, and rename it to ``target`` when the block ends.
+
+    So a folder named ``target`` is always complete.
+    """
     work = target.with_name(target.name + ".part")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -122,7 +127,7 @@ def _new_folder(target: Path) -> Iterator[Path]:
 
 
 def route(source: Netlist, synthesis: Path, seed: int) -> Routed:
-    """Place, route and pack with one seed, unless an earlier call did.
+    """Place, route and pack a synthesised netlist with one seed, unless an earlier call did.
 
     Raises
     ------
@@ -163,7 +168,7 @@ def route(source: Netlist, synthesis: Path, seed: int) -> Routed:
 
 
 def check_routed(routed: Routed, clk_hz: int) -> None:
-    """Check that a bitstream may be shipped.
+    """Check that a bitstream meets timing and uses no multipliers.
 
     Raises
     ------

@@ -1,6 +1,6 @@
-"""List the boards that are attached, and which networks fit them.
+"""List the boards that are attached, and say which network files fit them.
 
-Each port is opened for a moment. Memories and runs of the boards stay as they are.
+Each serial port is opened for a moment. What a board holds or computes is not disturbed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from sw.network.netfile import NetworkFileError
 
 
 def describe(port: str, identity: BoardIdentity, files: list[Path]) -> dict[str, Any]:
-    """Describe a board as JSON values, with what each network file needs of its memories."""
+    """Return what a board is and how each network file fits it, as JSON values.
+
+    ``port`` is the board's serial port; ``identity`` has its configuration and versions.
+    """
     config = identity.config
     return {
         "port": port,
@@ -36,19 +39,21 @@ def describe(port: str, identity: BoardIdentity, files: list[Path]) -> dict[str,
 
 
 def fit(path: Path, config: Config) -> dict[str, Any]:
-    """Find out whether the network in a file fits a device.
+    """Return whether the network in a file fits a device built with ``config``, as JSON values.
+
+    ``usage`` has the needed and the available size of each memory; ``why`` says what is too small.
 
     Raises
     ------
     sw.network.netfile.NetworkFileError
-        The file cannot be used.
+        The file is missing, damaged or no network file.
     """
     found = fitting.board_report(netfile.load(path, Program).network, config)
     return {"network": str(path), "fits": found.fits, "usage": found.usage, "why": found.problem}
 
 
 def as_text(board: dict[str, Any]) -> str:
-    """Describe a board for a terminal."""
+    """Return the values of :func:`describe` as text for a terminal."""
     lines = [
         f"{board['port']}: {board['board']}, {board['lanes']} lanes of {board['weight_bits']} "
         f"bits, {board['clk_hz'] / 1e6:g} MHz, {board['baud']:,} baud, gateware {board['gateware']}"
@@ -67,7 +72,7 @@ def as_text(board: dict[str, Any]) -> str:
 
 @command(NetworkFileError, SpecError)
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
+    """Run ``python -m sw.boards`` with the arguments ``argv`` and return its exit code."""
     parser = CommandParser(
         prog="python -m sw.boards",
         description=__doc__,

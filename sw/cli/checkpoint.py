@@ -1,4 +1,4 @@
-"""``python -m sw.checkpoint``: copy a checkpoint for publishing."""
+"""``python -m sw.checkpoint``: copy a checkpoint for publishing, without the state for resuming."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sw.model.checkpoint import CheckpointError, load, save, slim
 
 @command(CheckpointError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
+    """Run ``python -m sw.checkpoint`` with the arguments ``argv`` and return its exit code."""
     p = CommandParser(
         prog="python -m sw.checkpoint",
         description="Copy a checkpoint for publishing, without the data that only --resume needs.",

@@ -1,5 +1,7 @@
-"""What the commands of :mod:`sw.cli` share: the habits of :mod:`hw.tools.command`, and errors of
-devices and of output files."""
+"""Exit codes, argument parser and error handling that all commands of :mod:`sw.cli` share.
+
+Most names come from :mod:`hw.tools.command`; errors of devices and of output files are added here.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ P = ParamSpec("P")
 
 
 def check_output(path: Path | None) -> None:
-    """Check that the folder of an output file exists, before work whose results would be lost.
+    """Check that the folder of an output file exists, before long work whose result it will hold.
+
+    Nothing is checked if ``path`` is None.
 
     Raises
     ------
@@ -54,7 +58,9 @@ def check_output(path: Path | None) -> None:
 def command(
     *errors: type[Exception], interrupted: str = "interrupted"
 ) -> Callable[[Callable[P, int]], Callable[P, int]]:
-    """Make a command end with a message and an exit code (:func:`hw.tools.command.ending`) where it
-    would raise one of ``errors``, which mean bad input, or an error of a device or an output file.
+    """Return a decorator that turns a command's expected exceptions into messages and exit codes.
+
+    The exceptions are ``errors``, which mean bad input, and those of devices and output files; see
+    :func:`hw.tools.command.ending`. ``interrupted`` is the message after Ctrl-C.
     """
     return ending(*errors, OutputError, device=(DeviceError,), interrupted=interrupted)

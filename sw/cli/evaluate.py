@@ -1,4 +1,4 @@
-"""``python -m sw.evaluate``: accuracy of a checkpoint at every step from training to the device."""
+"""``python -m sw.evaluate``: accuracy of a checkpoint as trained, folded and in integers."""
 
 from __future__ import annotations
 
@@ -27,12 +27,17 @@ from sw.model.resnet import SpikingResNet, to_input
 from sw.network import reference
 
 BATCH = 100
-"""Samples that are compared at a time."""
+"""Number of samples that are simulated at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Figures of one checkpoint. Accuracies are in percent."""
+    """Accuracies, in percent, and other measurements of one checkpoint on test samples.
+
+    The training network is compared with the networks made from it: the full-spike network, which
+    lacks the auxiliary pathway (:mod:`sw.model.resnet`); the folded one, whose batch-norms and
+    coefficients are part of the weights; and the integer ones, which a device can run.
+    """
 
     checkpoint: str
     """Name of the checkpoint's file."""
@@ -41,7 +46,7 @@ class Evaluation:
     note: str
     """Remark on the data set, to be printed with the figures."""
     metric: str
-    """Kind of the accuracies: ``accuracy`` over samples, or ``balanced``, the mean over classes."""
+    """Meaning of accuracy: ``accuracy`` over samples, or ``balanced``, the mean over classes."""
     n_images: int
     """Number of test samples."""
     training_with_aap: float | None
@@ -55,23 +60,23 @@ class Evaluation:
     n_argmax_differences: int
     """Number of images that training and folded network, in float64, classify differently."""
     n_spike_differences: int
-    """Number of spikes that differ between training and folded network, over all maps."""
+    """Number of spikes that differ between training and folded network, over all layers."""
     max_logit_difference: float
     """Largest difference between the logits of training and folded network."""
     density: dict[str, list[float]]
-    """Share of neurons that fire, by map and timestep, in the network with the widest weights."""
+    """Share of neurons that fire, by layer and timestep, in the network with the widest weights."""
     membrane_bits: dict[str, int]
-    """Width of membranes in bits that cannot overflow, by the width of the weights."""
+    """Width in bits with which no membrane can overflow, by the width of the weights in bits."""
 
 
 @torch.no_grad()
 def compare_folding(
     model: SpikingResNet, folded: FoldedNetwork, split: Split, metric: str = "accuracy"
 ) -> dict[str, Any]:
-    """Compare the training network with the folded one, both in float64, over all images.
+    """Compare the training network ``model`` with the folded one, both in float64, on all samples.
 
-    Returns the fields of :class:`Evaluation` that follow from the comparison. The model is
-    converted to float64 in place.
+    Return the fields of :class:`Evaluation` that this comparison yields, by name: accuracies of
+    both networks, and how many classes and spikes differ. ``model`` is converted in place.
     """
     model = model.to(torch.float64)
     predicted: dict[str, list[NDArray[np.int64]]] = {"both": [], "spike": [], "folded": []}
@@ -114,7 +119,12 @@ def evaluate(
     metric: str = "accuracy",
     note: str = "",
 ) -> Evaluation:
-    """Return all figures of the checkpoint at ``path``, on these test samples.
+    """Measure the checkpoint at ``path`` on the test samples ``split``.
+
+    Parameters
+    ----------
+    weight_bits : widths of weights in bits to quantise the network to.
+    metric, note : fields of the result; see :class:`Evaluation`.
 
     Raises
     ------
@@ -153,7 +163,7 @@ def evaluate(
 
 
 def as_text(result: Evaluation) -> str:
-    """Return the figures as text for a terminal."""
+    """Return an evaluation as text for a terminal."""
     what = "balanced accuracy" if result.metric == "balanced" else "accuracy"
     note = f" ({result.note})" if result.note else ""
     lines = [
@@ -182,7 +192,7 @@ def as_text(result: Evaluation) -> str:
 
 @command(CheckpointError, DataError, ModelError, QuantizeError)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
+    """Run ``python -m sw.evaluate`` with the arguments ``argv`` and return its exit code."""
     p = CommandParser(
         prog="python -m sw.evaluate",
         description="Print a checkpoint's accuracy on the test set: as trained, full-spike, folded "

@@ -1,4 +1,4 @@
-"""``python -m sw.experiments``: ablations, and the frontier of accuracy against cycles."""
+"""``python -m sw.experiments``: ablations of training methods, and accuracy against cycles."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from sw.training.loop import TrainError
     interrupted="interrupted; the same command continues",
 )
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
+    """Run ``python -m sw.experiments`` with the arguments ``argv`` and return its exit code."""
     p = CommandParser(
         prog="python -m sw.experiments",
         description="Train variants of one small network over several seeds, and compare them.",

@@ -37,22 +37,25 @@ from sw.reporting import tables
 BOARD = "ulx3s-85f"
 """Default board to compile for."""
 N_MEASURED = 500
-"""Default number of images to measure on."""
+"""Default number of images to measure the accuracy on."""
 
 
 def _data_values(imported: Imported) -> dict[str, Any]:
-    """Return the values of a checkpoint that :func:`find_images` needs, for an imported network."""
+    """Return a stand-in for the checkpoint that :func:`find_images` reads the input's shape from.
+
+    A network of another framework has no checkpoint of this package.
+    """
     shape = {"timesteps": imported.folded.timesteps, "image_shape": imported.folded.image_shape}
     return {"model_config": shape, "data": {}}
 
 
 def _is_unusual(imported: Imported) -> bool:
-    """Whether the network's input is anything but images of Fashion-MNIST's shape."""
+    """Return whether the network takes other input than images of shape (1, 28, 28)."""
     return imported.folded.encoder is None or imported.folded.image_shape != (1, 28, 28)
 
 
 def as_text(exported: Export) -> str:
-    """Return the report as text for a terminal."""
+    """Return the report on an exported network as text for a terminal."""
     network, config, accuracy = exported.network, exported.config, exported.accuracy
     lines = [
         tables.as_text(exported.layers, network.weight_bits, config),
@@ -160,7 +163,7 @@ exit codes: {EXIT_OK} written, {EXIT_NO} does not fit the board (nothing is writ
     interrupted="interrupted, nothing was written",
 )
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; return its exit code."""
+    """Run ``python -m sw.export`` with the arguments ``argv`` and return its exit code."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.measure < 1:

@@ -1,4 +1,4 @@
-"""The ``spikefold`` command: every command of this package under one name."""
+"""The ``spikefold`` command, which runs every command of this package: ``spikefold NAME ...``."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def module_of(name: str) -> str:
 
 
 def summary_of(name: str) -> str:
-    """Return the first sentence of a command's module, which is not imported for that."""
+    """Return the first sentence of a command's module docstring, without importing the module."""
     spec = find_spec(module_of(name))
     assert spec is not None and spec.origin is not None
     docstring = ast.get_docstring(ast.parse(Path(spec.origin).read_text())) or ""
@@ -55,7 +55,7 @@ def summary_of(name: str) -> str:
 
 
 def _listing() -> str:
-    """List all commands by group, with a line or two about each."""
+    """Return the help's list of all commands: by group, each with a summary of a line or two."""
     width = max(map(len, NAMES))
     columns = min(shutil.get_terminal_size().columns, 100)
     lines = []
@@ -97,8 +97,8 @@ def main(argv: list[str] | None = None, prog: str = "spikefold") -> int:
 
     Parameters
     ----------
-    argv : arguments; None means those of this process.
-    prog : how this command was called.
+    argv : arguments, beginning with the name; None means those of this process.
+    prog : how the user called this program, for help and messages, such as ``python -m sw``.
     """
     arguments = sys.argv[1:] if argv is None else argv
     if arguments[:1] == ["completion"]:

@@ -1,7 +1,7 @@
-"""Watch a working board: speed, utilisation, spikes per layer and errors of the link, live.
+"""Watch a working board live: speed, utilisation, spikes per layer and errors of the serial link.
 
-Only one program can use a port at a time, so the monitor itself runs a network on the board, with
-test images over and over. A virtual board's speeds are those of its simulated clock.
+Only one program can use a serial port at a time, so the monitor itself runs a network on the board
+and feeds it test samples over and over. Speeds of a virtual board are those of its simulated clock.
 """
 
 from __future__ import annotations
@@ -71,7 +71,10 @@ Output that is no terminal gets only a summary at the end. Ctrl-C ends the monit
 
 @dataclass(frozen=True)
 class _Watched:
-    """What a monitor has shown: the last snapshot, and the speeds of the last ones."""
+    """Last view of a monitor: its title, its figures, and recent speeds for the chart.
+
+    ``history`` has the images per second of the last snapshots, oldest first.
+    """
 
     last: Snapshot
     title: str
@@ -81,7 +84,10 @@ class _Watched:
 def _watch(
     arguments: argparse.Namespace, monitor: Monitor, samples: NDArray[Any], console: Console
 ) -> _Watched:
-    """Classify samples over and over, and show snapshots, until the end that was asked for."""
+    """Classify samples over and over and show the figures, until ``-n``, ``--seconds`` or Ctrl-C.
+
+    Return the last view.
+    """
     board, network = monitor.board, monitor.network
     title = f"{arguments.network.name} on {board_name(board.config)} ({board.port})"
     history: deque[float] = deque(maxlen=N_HISTORY)
@@ -131,7 +137,7 @@ def _watch(
 
 
 def _draw(path: Path, watched: _Watched, simulated: bool) -> None:
-    """Write the last view to an SVG file."""
+    """Draw the last view of the monitor as an SVG file at ``path``."""
     paper = Console(record=True, width=SCREENSHOT_WIDTH, file=io.StringIO(), force_terminal=True)
     paper.print(view(watched.last, watched.title, watched.history, simulated))
     write_output(path, paper.export_svg(title=as_called("python -m sw.monitor")).encode())
@@ -139,7 +145,7 @@ def _draw(path: Path, watched: _Watched, simulated: bool) -> None:
 
 @command(netfile.NetworkFileError, DataError, InputError, FitError)
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
+    """Run ``python -m sw.monitor`` with the arguments ``argv`` and return its exit code."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     if (arguments.n is not None and arguments.n < 1) or (

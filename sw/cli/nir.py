@@ -1,4 +1,4 @@
-"""``python -m sw.nir``: convert network files and checkpoints to NIR graphs."""
+"""``python -m sw.nir``: convert a network file or checkpoint to a NIR graph."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ exit codes: {EXIT_OK} written, {EXIT_BAD_INPUT} bad input, or a network that NIR
     interrupted="interrupted, nothing was written",
 )
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; return its exit code."""
+    """Run ``python -m sw.nir`` with the arguments ``argv`` and return its exit code."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     if not arguments.dt > 0:

@@ -1,4 +1,4 @@
-"""Options that commands share: which network, which board, which samples."""
+"""Command-line options that several commands share: network, board and samples to classify."""
 
 from __future__ import annotations
 
@@ -25,20 +25,23 @@ from sw.network.network import Network
 from sw.shipped import NETWORK
 
 VIRTUAL = "sim"
-"""Port of the virtual board."""
+"""Value of ``--board`` for the virtual board, a simulation of the gateware."""
 FIND = "auto"
-"""Value of ``--board`` without a port: search all USB serial ports."""
+"""Value of ``--board`` given without a port, which means: search all USB serial ports."""
 
 
 def add_network(parser: argparse.ArgumentParser) -> None:
-    """Add the network file to run."""
+    """Add the argument ``network`` to a parser: the network file to run."""
     parser.add_argument(
         "network", nargs="?", type=Path, default=NETWORK, help="network file (the shipped one)"
     )
 
 
 def add_board(parser: argparse.ArgumentParser, *, several: bool = True) -> None:
-    """Add the options that choose a board, or several boards that work as one, and the rate."""
+    """Add ``--board`` and ``--baud`` to a parser: the board's serial port, and its bit rate.
+
+    With ``several``, the help of ``--board`` says that several boards can work as one.
+    """
     joined = "several, separated by commas, work as one; " if several else ""
     parser.add_argument(
         "--board",
@@ -55,8 +58,10 @@ def add_board(parser: argparse.ArgumentParser, *, several: bool = True) -> None:
 
 
 def add_inputs(parser: argparse.ArgumentParser) -> Any:
-    """Add the options that choose what is classified. Returns the group of those that exclude each
-    other."""
+    """Add the options that choose the samples to classify to a parser.
+
+    Return argparse's group of those that exclude each other, ``--data`` and ``--input``.
+    """
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--data",
@@ -84,15 +89,15 @@ def add_inputs(parser: argparse.ArgumentParser) -> Any:
 
 
 def port_of(board: str, program: Program | None) -> str | None:
-    """Return what :func:`sw.driver.group.open_boards` takes for a value of ``--board``.
+    """Return the ports to give :func:`sw.driver.group.open_boards` for a value of ``--board``.
 
-    Plain ``sim`` becomes the virtual board that ``program`` was compiled for, if that is one of
-    :mod:`hw.boards.configs`.
+    They are None for a search of all USB ports. Plain ``sim`` becomes ``sim:BOARD`` if ``program``
+    was compiled for a known board (:mod:`hw.boards.configs`) other than the default.
 
     Raises
     ------
     InputError
-        A virtual board of an unknown configuration, or the name of a board in place of a port.
+        The value is ``sim:`` with an unknown board, or a board's name in place of a port.
     """
     if board == FIND:
         return None
@@ -109,7 +114,7 @@ def port_of(board: str, program: Program | None) -> str | None:
 
 
 def _check_port(port: str) -> None:
-    """Raise :class:`InputError` if a port is the name of a board, or of an unknown virtual one."""
+    """Raise :class:`InputError` if ``port`` is a board's name, or ``sim:`` and an unknown one."""
     kind, colon, config = port.partition(":")
     if kind == VIRTUAL and colon:
         try:
@@ -130,7 +135,8 @@ def find_inputs(
 
     Returns
     -------
-    Samples as the network takes them, and labels (N,) if they are known.
+    Samples uint8, images (N, C, H, W) or binary frames (N, T, C, H, W) as the network takes them;
+    and their labels (N,), None if they are not known.
 
     Raises
     ------
@@ -165,7 +171,10 @@ def check_data_dir(arguments: argparse.Namespace) -> None:
 
 
 def load(board: AnyBoard, program: Program) -> Loaded:
-    """Load a program into a board, with a progress bar on a terminal."""
+    """Write a compiled network to a board's memories, with a progress bar on a terminal.
+
+    Return how much was written, and how long that took.
+    """
     n_bytes = load_bytes(program) * len(board.devices)
     with tqdm(total=n_bytes, unit="B", unit_scale=True, desc="loading", disable=None) as bar:
         return board.load(program, bar.update)

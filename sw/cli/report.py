@@ -1,4 +1,4 @@
-"""``python -m sw.report net.spikefold``: everything about one network on one HTML page."""
+"""``python -m sw.report net.spikefold``: write one HTML page with everything about a network."""
 
 from __future__ import annotations
 
@@ -46,13 +46,15 @@ DEFAULT_BOARD = "ulx3s-85f"
 
 
 def find_images(arguments: argparse.Namespace, network: Network) -> ImageSet | None:
-    """Find the images that were asked for; by default the shipped samples, if the network takes
-    them.
+    """Read the images to observe the network on, as the options say.
+
+    They are those of ``--input`` or ``--data``; by default the shipped Fashion-MNIST images, or
+    None if the network does not take these.
 
     Raises
     ------
     DataError, InputError
-        What was named cannot be read, or the network does not take it.
+        The images of ``--input`` or ``--data`` cannot be read, or do not fit the network.
     """
     check_data_dir(arguments)
     if arguments.input:
@@ -119,13 +121,17 @@ exit codes: {EXIT_OK} written, {EXIT_BAD_INPUT} bad input, {EXIT_DEVICE} no devi
         "network", nargs="?", type=Path, default=NETWORK, help="network file (the shipped one)"
     )
     parser.add_argument(
-        "-o", "--out", type=Path, metavar="FILE", help="(NETWORK's name with .html, in this folder)"
+        "-o",
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="page to write (default: NETWORK's name with .html, here)",
     )
     parser.add_argument(
         "--for",
         dest="target",
         metavar="BOARD",
-        help=f"show it on this board: {', '.join(BOARDS)} (the one that it was exported for)",
+        help=f"show costs on this board: {', '.join(BOARDS)} (the one that it was exported for)",
     )
     parser.add_argument(
         "--board",
@@ -153,20 +159,27 @@ exit codes: {EXIT_OK} written, {EXIT_BAD_INPUT} bad input, {EXIT_DEVICE} no devi
         help="show this neuron's membrane (repeat for more; else some that sometimes fire)",
     )
     parser.add_argument(
-        "--screenshot", type=Path, metavar="PNG", help="a picture of the page, by Chromium"
+        "--screenshot",
+        type=Path,
+        metavar="PNG",
+        help="write a picture of the page, which Chromium makes",
     )
     output = parser.add_mutually_exclusive_group()
     output.add_argument(
-        "--json", action="store_true", help="print it as JSON; -o for the page, too"
+        "--json", action="store_true", help="print the report as JSON; with -o, write the page, too"
     )
     output.add_argument(
-        "--text", action="store_true", help="print it as text; -o for the page, too"
+        "--text", action="store_true", help="print the report as text; with -o, write the page, too"
     )
     return parser
 
 
 def _program(file: netfile.NetworkFile, target: str | None) -> tuple[Program | None, Config]:
-    """Return the program for the board in the report, None if it does not fit, and the device."""
+    """Return the compiled network for the report, and the configuration of its board.
+
+    The board is ``target``, by default the one that the file was compiled for, or else
+    :data:`DEFAULT_BOARD`. The program is None if the network does not fit.
+    """
     network = file.network
     if target is None and file.program is not None:
         return file.program, file.program.config
@@ -183,7 +196,10 @@ def _program(file: netfile.NetworkFile, target: str | None) -> tuple[Program | N
 def _board(
     arguments: argparse.Namespace, network: Network, program: Program | None
 ) -> Iterator[AnyBoard | None]:
-    """Open the board that was asked for, with the network in it; yield None if none was."""
+    """Open the board of ``--board``, load the network into it, and yield the board.
+
+    Yield None without this option.
+    """
     if arguments.board is None:
         yield None
         return
@@ -211,7 +227,7 @@ def _board(
     interrupted="interrupted, nothing was written",
 )
 def main(argv: list[str] | None = None) -> int:
-    """Run the command and return its exit code."""
+    """Run ``python -m sw.report`` with the arguments ``argv`` and return its exit code."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.n is not None and arguments.n < 1:

@@ -1,4 +1,7 @@
-"""Classify images on a board, and compare every spike with the PyTorch integer reference."""
+"""Classify images on a board. With --check, every spike is compared with the integer reference.
+
+The reference is the same network in PyTorch, in the device's exact integers.
+"""
 
 from __future__ import annotations
 
@@ -52,8 +55,11 @@ def thumbnails(
     predictions: list[int],
     names: tuple[str, ...],
 ) -> str:
-    """Draw images (N, C, H, W) or frames (N, T, C, H, W) as characters, side by side, each with its
-    label and the device's prediction."""
+    """Return drawings in characters of images (N, C, H, W) or frames (N, T, C, H, W), side by side.
+
+    Below each sample are its label, if known, and the device's prediction; ``names`` are those of
+    the classes.
+    """
     blocks = []
     for n, image in enumerate(images):
         grey = image.reshape(-1, *image.shape[-2:]).mean(axis=0)
@@ -75,7 +81,7 @@ def thumbnails(
 
 
 def as_text(results: Results) -> str:
-    """Format results for a terminal."""
+    """Return the results of a run as text for a terminal."""
     lines = []
     if results.stopped:
         lines += [
@@ -219,7 +225,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    """Parse the command line, and reject options that exclude each other."""
+    """Parse the command line, and end the program if options exclude each other."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.n is not None and arguments.n < 1:
@@ -235,7 +241,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 
 @command(netfile.NetworkFileError, DataError, InputError, FitError)
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
+    """Run ``python -m sw.run`` with the arguments ``argv`` and return its exit code."""
     arguments = _arguments(argv)
 
     def say(text: str) -> None:
@@ -288,7 +294,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _live_line(inference: Inference, results: Results, network: Network, as_json: bool) -> str:
-    """Format an outcome as a line of a live session."""
+    """Return the line that ``--live`` prints for one sample's outcome: text, or a JSON object."""
     number, latency_ms = results.n_done - 1, 1e3 * inference.latency_s
     name = network.labels[inference.prediction] if network.labels else str(inference.prediction)
     if as_json:
@@ -311,7 +317,7 @@ def _finish(
     images: NDArray[np.uint8],
     labels: NDArray[Any] | None,
 ) -> int:
-    """Print and write the results, and return the exit code."""
+    """Print the results of the run, write them to ``--out``, and return the exit code."""
     document = json.dumps(results.to_dict(), indent=1)
     if arguments.json:
         print(json.dumps(results.to_dict()) if arguments.live else document)

@@ -1,4 +1,4 @@
-"""``python -m sw.speed``: training speed beside SpikingJelly and snnTorch."""
+"""``python -m sw.speed``: compare training speed with SpikingJelly and snnTorch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sw.training.speed import INSTALL, PEERS, SpeedError, compared, measure, net
 
 @command(SpeedError)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
+    """Run ``python -m sw.speed`` with the arguments ``argv`` and return its exit code."""
     p = CommandParser(
         prog="python -m sw.speed",
         description="Measure training speed beside SpikingJelly and snnTorch.",
@@ -28,14 +28,18 @@ Peers are installed by {INSTALL}.
 exit codes: {EXIT_OK} done, {EXIT_BAD_INPUT} bad input (the message says what to do),
 {EXIT_INTERRUPTED} interrupted""",
     )
-    p.add_argument("--timesteps", type=int, default=4, help="of the network (4)")
+    p.add_argument("--timesteps", type=int, default=4, help="number of timesteps (4)")
     p.add_argument("--batch", type=int, default=64, help="images per pass (64)")
     p.add_argument("--image-size", type=int, default=28, help="height and width in pixels (28)")
-    p.add_argument("--channels", type=int, default=16, help="of the first stage (16)")
+    p.add_argument("--channels", type=int, default=16, help="channels of the first stage (16)")
     p.add_argument("--rounds", type=int, default=7, help="rounds in which all take turns (7)")
-    p.add_argument("--seconds", type=float, default=3.0, help="per contender and round (3)")
-    p.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="rivals (all)")
-    p.add_argument("--no-compile", action="store_true", help="leave out sw.train --compile")
+    p.add_argument(
+        "--seconds", type=float, default=3.0, help="duration per contender and round (3)"
+    )
+    p.add_argument(
+        "--peers", nargs="*", choices=PEERS, default=list(PEERS), help="frameworks to compare (all)"
+    )
+    p.add_argument("--no-compile", action="store_true", help="do not time torch.compile")
     p.add_argument("--device", default="cpu", help="torch device (cpu)")
     p.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's choice)")
     p.add_argument("--json", action="store_true", help="print all rounds as JSON")

@@ -1,10 +1,11 @@
-"""Measure how much of a serial line's rate carries payload.
+"""Measure how much of a serial line's bit rate carries payload.
 
-The share is payload bytes per second over the bytes per second that the line can carry in one
-direction, at ten bits per byte. Payload is: in loading, the rows that had to be written; in
-streaming, the input spikes of every sample; in reading back, the rows. The rest is framing,
-addresses, CRCs, byte stuffing, acknowledgements, checks and waiting. A virtual board's times are
-those of its simulated clock, so that they are exact. What the board holds is overwritten.
+The result is a share: payload bytes per second over the bytes per second that the line can carry in
+one direction, at ten bits per byte. Three transfers are measured. Loading a network has the memory
+rows that differ as payload, streaming has the input spikes of every sample, and reading back has
+the memory rows read. The rest is framing, addresses, CRCs, byte stuffing, acknowledgements, checks
+and waiting. Times of a virtual board are exact, because they are those of its simulated clock. The
+network that the board holds is overwritten.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ GOAL = 0.9
 """Share of the line that loading and streaming should reach."""
 TIMESTEPS = 4
 SHAPE = (2, 32, 32)
-"""Shape of the input map: 1 KiB of spikes per sample, as from an event camera."""
+"""Shape (C, H, W) of an input frame: with 4 timesteps, a sample is 1 KiB of spikes."""
 DENSITY = 0.1
 """Share of input bits that are spikes."""
 N_CLASSES = 10
@@ -39,11 +40,14 @@ N_SAMPLES = 40
 
 @dataclass(frozen=True)
 class Transfer:
-    """Measurement of one kind of transfer.
+    """Measurement of one transfer over the serial line: loading, streaming or reading back.
 
     Attributes
     ----------
+    what : name of the transfer.
+    n_payload_bytes : bytes of network or spikes, see this module.
     n_bytes_out, n_bytes_in : all bytes on the line towards and from the board.
+    baud : bits per second of the line.
     """
 
     what: str
@@ -55,18 +59,20 @@ class Transfer:
 
     @property
     def bytes_per_s(self) -> float:
-        """Payload bytes per second."""
+        """Number of payload bytes per second."""
         return self.n_payload_bytes / self.seconds
 
     @property
     def share(self) -> float:
-        """Payload as a share of what the line can carry in one direction."""
+        """Share of the line's capacity in one direction that payload takes, 0 to 1."""
         return 10 * self.bytes_per_s / self.baud
 
 
 def network(config: Config) -> Network:
-    """Make a network of one layer, which takes a cycle per input spike: much less time than the
-    line takes for its input."""
+    """Return a network of one fully connected layer with random weights, for the measurement.
+
+    It takes about a cycle per input spike, much less time than the line needs for the input.
+    """
     rng = np.random.default_rng(0)
     n_inputs = int(np.prod(SHAPE))
     unshared = TIMESTEPS if (TIMESTEPS + 1) * n_inputs <= config.weight_depth else 1
@@ -91,13 +97,16 @@ def network(config: Config) -> Network:
 
 
 def measure(board: Board, n_samples: int = N_SAMPLES) -> list[Transfer]:
-    """Measure loading, streaming and reading back.
+    """Measure a board's line in loading a network, streaming ``n_samples`` and reading memory back.
+
+    Return one :class:`Transfer` for each, in this order.
 
     Raises
     ------
     sw.compile.program.FitError
         The board is too small for the network of the measurement.
     sw.driver.errors.DeviceError
+        The board was lost, or does not answer as it should.
     """
     device = board.device
     program = compile_network(network(board.config), board.config)
@@ -142,7 +151,7 @@ def measure(board: Board, n_samples: int = N_SAMPLES) -> list[Transfer]:
 
 
 def as_text(board: Board, figures: list[Transfer]) -> str:
-    """Format measurements for a terminal."""
+    """Return the measurements of :func:`measure` as a table for a terminal."""
     rate = figures[0].baud
     lines = [
         f"{board.config.name} on {board.port}: {rate:,} baud, {rate / 10:,.0f} bytes/s each way"
@@ -160,7 +169,7 @@ def as_text(board: Board, figures: list[Transfer]) -> str:
 
 @command(FitError, InputError)
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
+    """Run ``python -m sw.throughput`` with the arguments ``argv`` and return its exit code."""
     parser = CommandParser(
         prog="python -m sw.throughput",
         description=__doc__,

@@ -30,14 +30,14 @@ from sw.training.loop import TrainError, train
 from sw.training.recipes import RECIPES, Recipe, TrainConfig, for_own_data
 
 NO_LIMIT = 10**9
-"""Upper bound for options that need none."""
+"""Upper bound in the checks of options that have no limit."""
 ERRORS = (CheckpointError, DataError, ModelError, QuantizeError)
 
 
 def override(config: ModelConfig, settings: Sequence[str]) -> ModelConfig:
-    """Return ``config`` with settings such as ``stages.0.blocks.0.gate=XOR``.
+    """Return a changed ``config``: ``settings`` are texts such as ``stages.0.blocks.0.gate=XOR``.
 
-    A value that is not JSON is a string.
+    The value after ``=`` is read as JSON, or as a string if it is not JSON.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def _key(place: Any, key: str) -> Any:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line; the recipe has the values of absent options."""
+    """Return the parser of the command line. Options that are absent take the recipe's values."""
     p = CommandParser(
         prog="python -m sw.train",
         description="Train a full-spike residual network and write a checkpoint.",
@@ -173,9 +173,10 @@ examples:
 def _given(
     args: argparse.Namespace, recipe: Recipe | None
 ) -> tuple[ModelConfig | None, dict[str, Tensor] | None]:
-    """Return the network that the command line names, without ``--set``, and its parameters.
+    """Return the configuration and the initial parameters of the network that the options name.
 
-    Both are None where the command line names none.
+    The options are ``--model-config``, ``--init`` and ``--recipe``; ``--set`` is not applied yet.
+    The configuration is None if no option names a network, the parameters without ``--init``.
     """
     if args.round_leaks and args.model_config:
         raise TrainError("--round-leaks and --model-config both name the network: use one of them")
@@ -198,7 +199,10 @@ def _given(
 def _choose(
     args: argparse.Namespace,
 ) -> tuple[Recipe, Dataset, ModelConfig, dict[str, Tensor] | None]:
-    """Return recipe, data set, network and initial parameters for the command line."""
+    """Return the recipe, data set, network and initial parameters that the command line asks for.
+
+    The parameters are None without ``--init``.
+    """
     name = args.data or (RECIPES[args.recipe].data if args.recipe else "fashion-mnist")
     recipe = RECIPES.get(args.recipe or name)
     model_config, init = _given(args, recipe)
@@ -217,7 +221,13 @@ def _choose(
 
 
 def _configure(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> TrainConfig:
-    """Return the recipe's training with the command line's changes."""
+    """Return the recipe's training settings with the changes that the command line asks for.
+
+    Raises
+    ------
+    TrainError
+        An option is outside its range, or contradicts another one.
+    """
     known = {field.name for field in fields(TrainConfig)} - {"teacher"}
     chosen = {k: v for k, v in vars(args).items() if k in known and v is not None}
     config = replace(recipe.train, **chosen)
@@ -246,12 +256,12 @@ def _configure(args: argparse.Namespace, recipe: Recipe, device: torch.device) -
 
 
 def _teacher(path: Path, student: ModelConfig) -> SpikingResNet:
-    """Return the network in a checkpoint.
+    """Return the trained network in the checkpoint at ``path``, for the student to learn from.
 
     Raises
     ------
     TrainError
-        Its input or its number of classes differs from the student's.
+        The teacher's input or number of classes differs from the student's.
     """
     found = checkpoint.build(checkpoint.load(path))
     for name in ("image_shape", "frames", "n_classes", *["timesteps"] * student.frames):
@@ -262,7 +272,15 @@ def _teacher(path: Path, student: ModelConfig) -> SpikingResNet:
 
 
 def _device(name: str) -> torch.device:
-    """Return the device called ``name``; each of several processes uses the GPU of its rank."""
+    """Return torch's device called ``name``; ``auto`` is a GPU if there is one.
+
+    A GPU without a number is that of the process's local rank under ``torchrun``, else the first.
+
+    Raises
+    ------
+    TrainError
+        The device does not exist.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -287,7 +305,7 @@ def _device(name: str) -> torch.device:
     interrupted="interrupted: the last whole epoch is in --out; add --resume to continue",
 )
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
+    """Run ``python -m sw.train`` with the arguments ``argv`` and return its exit code."""
     p = parser()
     args = p.parse_args(argv)
     if args.threads < 0:
@@ -307,7 +325,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(args: argparse.Namespace, words: Sequence[str], distributed: bool) -> dict[str, Any]:
-    """Train as the command line says and return the checkpoint."""
+    """Train as the options say, in one process or several, and return the checkpoint's values."""
     if not args.out.parent.is_dir():
         raise TrainError(f"--out {args.out}: the folder {args.out.parent} does not exist")
     if args.out.is_dir():
@@ -345,7 +363,7 @@ def _print_results(args: argparse.Namespace, results: dict[str, Any]) -> None:
 
 
 def _public(words: Sequence[str]) -> list[str]:
-    """Return the command line for the checkpoint, without this machine's folders."""
+    """Return the arguments to record in the checkpoint: without this machine's absolute folders."""
     kept: list[str] = []
     skip = False
     for word in words:

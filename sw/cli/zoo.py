@@ -1,12 +1,13 @@
-"""``python -m sw.zoo``: measure the shipped networks and print their table.
+"""``python -m sw.zoo``: measure the shipped networks and print a table of them.
 
-With ``--update`` the figures are stored in ``checkpoints/zoo.json`` and the tables in the
-repository's documents.
+With ``--update`` the figures are stored in ``checkpoints/zoo.json``, and the tables are updated in
+``docs/results.md`` and ``checkpoints/README.md``.
 
-Accuracy on the device is that of the integer reference, which the device reproduces bit for bit, on
-the whole test set. Operations, spikes and cycles are means over some test samples. Energy is an
-estimate by the papers' convention, which leaves out memories: 0.9 pJ for an accumulation, and
-4.6 pJ for a multiply-accumulation, which only a stem on the host needs.
+Accuracy on the device is that of the integer reference (:mod:`sw.network.reference`) on the whole
+test set; the device computes the same, bit for bit. Operations, spikes and cycles are means over
+:data:`N_MEASURED` test samples. Energy is the estimate that is usual in papers, without memories:
+0.9 pJ for an accumulation, and 4.6 pJ for a multiply-accumulation. Multiply-accumulations occur
+only in the stem, the first convolution, where the host computes it from pixels.
 """
 
 from __future__ import annotations
@@ -48,15 +49,15 @@ N_MEASURED = 100
 
 
 class ZooError(RuntimeError):
-    """A document has no marks for its table; the message names them."""
+    """A document lacks the pair of comments that enclose its table; the message names them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """Figures of one network.
+    """Figures of one shipped network: a row of the table.
 
-    Accuracies are in percent, by the data set's metric; float accuracies are None for networks
-    trained as integers. Spikes, operations, cycles and energy are means per sample.
+    Accuracies are in percent, by the data set's ``metric``, plain or balanced over classes. Spikes,
+    operations, cycles and energy are means per sample.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Entry:
     n_test: int
     """Number of test samples."""
     granularity: str
+    """Granularities of the Real-Spike coefficients, see :class:`sw.model.config.BlockConfig`."""
     weight_bits: int
     n_parameters: int
     """Number of trained parameters, without those of the auxiliary pathway."""
@@ -76,8 +78,11 @@ class Entry:
     board: str | None
     """Smallest board that the network fits; None: it fits no board."""
     with_aap: float | None
+    """Accuracy of the float network with its auxiliary pathway; None if trained as integers."""
     full_spike: float | None
+    """Accuracy of the float network without the pathway; None if trained as integers."""
     on_device: float
+    """Accuracy of the integer network, which the device reproduces."""
     f1: tuple[float, ...]
     """F1 scores in percent, by class."""
     n_spikes: float
@@ -87,10 +92,15 @@ class Entry:
     n_cycles: float | None
     energy_nj: float
     command: str
+    """Command line that trained the network."""
 
 
 def granularities(config: ModelConfig) -> str:
-    """Return the granularities of the network's coefficients, separated by commas."""
+    """Return the granularities of the network's Real-Spike coefficients, separated by commas.
+
+    A granularity says which spikes share a coefficient, such as those of a ``channel``; each is
+    listed once.
+    """
     found = [config.stem_coefficient]
     for stage in config.stages:
         for block in stage.blocks:
@@ -99,7 +109,10 @@ def granularities(config: ModelConfig) -> str:
 
 
 def smallest_board(network: Network) -> tuple[str | None, Program | None]:
-    """Return the board with the least weight memory that the network fits, and its program."""
+    """Return the name of the board with the least weight memory that the network fits.
+
+    The network compiled for this board comes second. Both are None if the network fits no board.
+    """
     configs = [config_by_name(name).with_weight_bits(network.weight_bits) for name in BOARDS]
     for config in sorted(configs, key=lambda c: c.banks * c.weight_depth * c.lanes * c.weight_bits):
         try:
@@ -112,7 +125,11 @@ def smallest_board(network: Network) -> tuple[str | None, Program | None]:
 def described(
     path: Path, values: dict[str, Any], network: Network, board: str | None
 ) -> dict[str, Any]:
-    """Return the fields of :class:`Entry` that follow from the checkpoint without any data."""
+    """Return the fields of :class:`Entry`, by name, that need no data set.
+
+    They come from the checkpoint at ``path``, its ``values``, and the integer ``network`` and the
+    smallest ``board`` that were derived from it.
+    """
     tuned = "quantisation" in values
     floats = {} if tuned else values["results"].get("test", {})
     return {
@@ -135,18 +152,18 @@ def described(
 
 
 def weight_bits(folded: FoldedNetwork) -> int:
-    """Return the width of weights in bits: the one the network was trained for, or 8."""
+    """Return the weights' width in bits that a network was trained for; 8 if trained in floats."""
     return folded.scales.weight_bits if folded.scales else 8
 
 
 def measure(path: Path, data_root: Path | None = None, accuracies: Entry | None = None) -> Entry:
-    """Measure one checkpoint on its test set.
+    """Measure the checkpoint at ``path`` on the test set of its data set.
 
     Parameters
     ----------
     data_root : folder that holds the data sets' folders; None: the usual places.
-    accuracies : entry to take accuracies from instead of measuring them; ignored if it is of
-        another file.
+    accuracies : earlier entry of the same checkpoint, whose accuracies are taken over instead of
+        measured again; ignored if the file has changed since.
 
     Raises
     ------
@@ -204,18 +221,18 @@ def measure(path: Path, data_root: Path | None = None, accuracies: Entry | None 
 
 
 def load(path: Path | None = None) -> list[Entry]:
-    """Return the stored entries."""
+    """Return the entries stored in a JSON file, by default in ``checkpoints/zoo.json``."""
     entries = json.loads((path or TABLE).read_text())
     return [Entry(**{**entry, "f1": tuple(entry["f1"])}) for entry in entries]
 
 
 def as_json(entries: Sequence[Entry]) -> str:
-    """Return the entries as JSON, which :func:`load` reads."""
+    """Return the entries as the text of a JSON file that :func:`load` reads."""
     return json.dumps([asdict(e) for e in entries], indent=1) + "\n"
 
 
 def as_markdown(entries: Sequence[Entry]) -> str:
-    """Return two tables: one of the networks' properties, one of their accuracies and costs."""
+    """Return two Markdown tables: the networks' properties, and their accuracies and costs."""
 
     def percent(value: float | None) -> str:
         return "" if value is None else f"{value:.2f}"
@@ -253,17 +270,19 @@ def as_markdown(entries: Sequence[Entry]) -> str:
 
 
 def commands(entries: Sequence[Entry]) -> str:
-    """Return the commands that trained the networks, one a line."""
+    """Return the command lines that trained the networks, one per line, as Markdown code."""
     return "\n".join(f"    {e.command}" for e in entries) + "\n"
 
 
 def inserted(text: str, name: str, part: str) -> str:
-    """Return ``text`` with ``part`` between its marks ``<!-- name -->`` and ``<!-- /name -->``.
+    """Return ``text`` with ``part`` between ``<!-- name -->`` and ``<!-- /name -->``.
+
+    It replaces all that was between these two comments.
 
     Raises
     ------
     ZooError
-        ``text`` has no such marks.
+        ``text`` lacks one of these comments.
     """
     before, begin, rest = text.partition(f"<!-- {name} -->\n")
     _, end, after = rest.partition(f"<!-- /{name} -->\n")
@@ -273,7 +292,7 @@ def inserted(text: str, name: str, part: str) -> str:
 
 
 def pages(entries: Sequence[Entry]) -> dict[Path, str]:
-    """Return the documents with the tables of these entries, by path."""
+    """Return the new texts of the documents that contain tables of the entries, by path."""
     parts = {RESULTS: ("zoo", as_markdown), FOLDER / "README.md": ("commands", commands)}
     return {
         path: inserted(path.read_text(), name, make(entries))
@@ -283,7 +302,7 @@ def pages(entries: Sequence[Entry]) -> dict[Path, str]:
 
 @command(*(CheckpointError, DataError, ModelError, OSError, QuantizeError, ZooError))
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
+    """Run ``python -m sw.zoo`` with the arguments ``argv`` and return its exit code."""
     p = CommandParser(
         prog="python -m sw.zoo",
         description="Measure checkpoints on their test sets and print their table.",
@@ -296,7 +315,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 exit codes: {EXIT_OK} done, {EXIT_BAD_INPUT} bad input (the message says what to do),
 {EXIT_INTERRUPTED} interrupted""",
     )
-    p.add_argument("checkpoints", type=Path, nargs="*", help="(default: the shipped ones)")
+    p.add_argument(
+        "checkpoints",
+        type=Path,
+        nargs="*",
+        help="checkpoints to measure (default: the shipped ones)",
+    )
     p.add_argument("--data-root", type=Path, help="folder that holds the data sets' folders")
     p.add_argument(
         "--update", action="store_true", help="write zoo.json and the tables in the documents"

@@ -19,10 +19,10 @@ PIECE_FIELD_BITS = 8
 
 @dataclass(frozen=True)
 class Chunks:
-    """The chunks of a job.
+    """Division of every job of a layer into chunks.
 
-    ``levels`` are the loops over its chunks; the other fields are those of
-    :class:`hw.protocol.Header`, one value per piece of a chunk.
+    ``levels`` are the loops over the chunks of a job, innermost first. Every other field has one
+    value per piece of a chunk and the meaning of the same field of :class:`hw.protocol.Header`.
     """
 
     levels: tuple[Level, ...]
@@ -43,7 +43,7 @@ class Chunks:
 def cut_window(
     layer: Layer, source: Placement, weight_pitch: int, aligned: bool, config: Config
 ) -> Chunks:
-    """Cut the input window of a job into chunks.
+    """Divide the input window of a job into chunks, in the same way for all jobs of a layer.
 
     A run is the contiguous bits of spike memory that a kernel row reads, or, if kernel columns
     share their weights, one position of it.
@@ -61,7 +61,10 @@ def cut_window(
 
 
 def _merges_columns(layer: Layer) -> bool:
-    """Whether the columns of the kernel have weights of their own, so that a row is one run."""
+    """Return whether a kernel row is one run, because the kernel's columns do not share weights.
+
+    If they do, each position of the row is a run of its own.
+    """
     return layer.weight.shape[6] == layer.kernel[1]
 
 
@@ -101,7 +104,7 @@ def _gather_rows(
 def _split_runs(
     layer: Layer, source: Placement, weight_pitch: int, missing: int, config: Config
 ) -> Chunks:
-    """Return chunks that each hold a part of one run."""
+    """Return chunks that each hold one run, or a part of one that is longer than a chunk."""
     kernel_y, kernel_x = layer.kernel
     merged = _merges_columns(layer)
     length = kernel_x if merged else 1  # number of positions of a run

@@ -42,12 +42,13 @@ from sw.network.network import Network
 
 
 def compile_network(network: Network, config: Config, *, pixels: bool = True) -> Program:
-    """Compile a network: place maps, weights and parameters, and write the descriptors.
+    """Compile a network for a device: lay out its memories and write the layers' descriptors.
 
     Parameters
     ----------
-    pixels : let the device compute the encoder if it can, which needs room for the encoder's
-        weights and parameters. Otherwise the host computes the encoder and sends spikes.
+    pixels : let the device compute the encoder, the layer that turns pixels into spikes, if the
+        device takes pixels and the encoder fits it. Otherwise the host computes the encoder and
+        sends spikes.
 
     Raises
     ------
@@ -68,7 +69,10 @@ def compile_network(network: Network, config: Config, *, pixels: bool = True) ->
 
 
 def _can_run_encoder(network: Network, config: Config) -> bool:
-    """Whether the device takes pixels and has wide enough numbers for the encoder."""
+    """Return whether the device takes pixels, and its numbers are wide enough for the encoder.
+
+    The numbers are weights, biases, thresholds and membranes.
+    """
     encoder = network.encoder
     assert encoder is not None and encoder.threshold is not None
     low, high = signed_range(config.weight_bits)
@@ -84,7 +88,7 @@ def _can_run_encoder(network: Network, config: Config) -> bool:
 
 
 class _Compiler:
-    """The compilation of one network for one configuration."""
+    """State of the compilation of one network for one device configuration."""
 
     def __init__(self, network: Network, config: Config, *, pixels: bool):
         self.network = network
@@ -106,7 +110,7 @@ class _Compiler:
         """One sequence of descriptors per input buffer."""
 
     def compile(self) -> Program:
-        """Compile all layers.
+        """Compile all layers and return the program.
 
         Raises
         ------
@@ -166,9 +170,10 @@ class _Compiler:
 
 
 def _input_buffers(first: Placement, n_bits: int, config: Config) -> tuple[Placement, ...]:
-    """Return the regions for the host's map: a second one behind all maps, if there is room.
+    """Return the regions of spike memory into which the host may write its map.
 
-    ``n_bits`` is the size of all maps.
+    They are ``first`` and, if there is room, a second one with the same layout behind all maps.
+    ``n_bits`` is the number of bits that all maps take together.
     """
     if n_bits + first.n_bits > GRANULE_BITS * config.spike_bytes:
         return (first,)
@@ -196,7 +201,10 @@ def _check_numbers(context: LayerContext) -> None:
 
 
 def _check_fits(program: Program) -> None:
-    """Raise :class:`FitError` if memories are too small for a program; the message names all."""
+    """Raise :class:`FitError` if a program needs larger memories or more layers than there are.
+
+    The message lists each of these limits that the program exceeds.
+    """
     config = program.config
     result_rows = -(-program.n_classes // config.lanes) * config.fire_beats
     needs = program.usage() | {

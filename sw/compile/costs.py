@@ -25,7 +25,10 @@ PJ_PER_MULTIPLICATION = 4.6
 
 @dataclass(frozen=True, kw_only=True)
 class LayerReport:
-    """Costs of one layer. Operations and cycles are means per image over the measured images."""
+    """Costs of one layer: its size, and the work that it does for an image.
+
+    The last three fields are means over measured images, and None if none were measured.
+    """
 
     name: str
     source: str
@@ -47,15 +50,16 @@ class LayerReport:
 
 
 def _n_uses(n_in: int, kernel: int, stride: int, padding: int, n_out: int) -> NDArray[np.int64]:
-    """Count the outputs along one axis that read each of ``n_in`` inputs."""
+    """Return, for each of ``n_in`` inputs along one axis, how many of ``n_out`` outputs read it."""
     read = np.arange(n_out)[:, None] * stride + np.arange(kernel) - padding
     return np.bincount(read[(read >= 0) & (read < n_in)], minlength=n_in)
 
 
 def fan_out(layer: Layer, source: Shape) -> NDArray[np.int64]:
-    """Count the synapses of one input at every position (H, W) of the source map.
+    """Return the number of synapses of one input at one timestep, an array (H, W) over positions.
 
-    Outputs that pooling drops do not count, because the device does not compute them.
+    ``source`` is the shape (C, H, W) of the map that the layer reads. Outputs that lie in no
+    complete pooling window do not count, because the device does not compute them.
     """
     _, height, width = layer.conv_shape(source)
     kept = height // layer.pool[0] * layer.pool[0], width // layer.pool[1] * layer.pool[1]
@@ -69,12 +73,19 @@ def fan_out(layer: Layer, source: Shape) -> NDArray[np.int64]:
 
 
 def n_synaptic_ops(layer: Layer, spikes: NDArray[np.uint8]) -> int:
-    """Count the additions of a weight to a neuron that source spikes (T, C, H, W) cause."""
+    """Count the synaptic operations of a layer: additions of one weight to one neuron.
+
+    ``spikes`` is the map (T, C, H, W) that the layer reads; each of its spikes causes as many
+    operations as its fan-out.
+    """
     return int((spikes.sum(axis=(0, 1), dtype=np.int64) * fan_out(layer, spikes.shape[1:])).sum())
 
 
 def layer_reports(network: Network, program: Program | None = None) -> list[LayerReport]:
-    """Return the costs of every layer on the device that do not depend on the input."""
+    """Return a report for every layer that the device runs, with the costs known without an input.
+
+    The encoder is one of these layers only if the program takes pixels.
+    """
     shapes = network.map_shapes() | {PIXELS: network.image_shape}
     reports = []
     for layer in device_layers(network, program is not None and program.pixels):
@@ -99,12 +110,12 @@ def layer_reports(network: Network, program: Program | None = None) -> list[Laye
 
 
 def device_maps(network: Network, images: NDArray[np.uint8], spikes: Maps) -> list[Maps]:
-    """Return, for each image, every map that a device may hold.
+    """Return one dictionary per image, with every map that a layer on the device may read.
 
     Parameters
     ----------
-    images : uint8 images (N, C, H, W), or more; their bit-planes are added if the network has an
-        encoder.
+    images : images (N, C, H, W) of uint8; any beyond the first N are ignored. If the network has an
+        encoder, an image's bit-planes are added to its maps as :data:`PIXELS`.
     spikes : spikes (N, T, C, H, W) of every map by name.
     """
     n_images = len(next(iter(spikes.values())))
@@ -116,12 +127,17 @@ def device_maps(network: Network, images: NDArray[np.uint8], spikes: Maps) -> li
 
 
 def measured(network: Network, program: Program | None, images: list[Maps]) -> list[LayerReport]:
-    """Return :func:`layer_reports` with mean densities, operations and predicted cycles.
+    """Return the reports of all layers, completed by what the spikes of some images tell.
+
+    This is each layer's density of input spikes, number of synaptic operations and predicted
+    cycles, as means over the images.
 
     Parameters
     ----------
-    program : the network's program; None if it does not fit, and then there are no cycles.
-    images : for each image, all maps, the one that the host writes included.
+    program : the network's program. If the network does not fit a device, pass None; the cycles
+        are then None, too.
+    images : for each image, all maps by name, including the one that the host writes
+        (:func:`device_maps`).
     """
     cycles = [predict_cycles(program, maps) for maps in images] if program else []
     return [

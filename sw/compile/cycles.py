@@ -1,7 +1,9 @@
 """Prediction of the exact number of cycles that a program takes on given spikes. NumPy only.
 
-It equals what the device's counters show. The pipeline of :mod:`hw.core` is followed chunk by chunk
-and job by job:
+The predicted numbers equal those of the device's counters. A *job* is the computation of one
+output position of ``lanes`` channels at one timestep; a *chunk* is the part of its inputs that the
+core reads in one cycle. The prediction follows jobs and chunks through the pipeline of
+:mod:`hw.core`:
 
 - The walk uses a slot for each chunk, and in a gated layer one for each job's identity spikes,
   while the queues of all banks have room. A bank sees a slot a cycle after the bank before it.
@@ -33,7 +35,7 @@ from hw.spec import (
 from sw.compile.program import LayerPlan, Placement, Program
 
 NEVER = -(1 << 60)
-"""Cycle before all others, of an event that has not taken place."""
+"""Number that stands for the cycle of an event that has not taken place: earlier than any cycle."""
 
 
 def active_inputs(
@@ -43,7 +45,9 @@ def active_inputs(
 
     Parameters
     ----------
-    spikes : source map (T, C, H, W), or the image's bit-planes.
+    plan : the core's part of the layer.
+    source : place in spike memory of the map that the layer reads.
+    spikes : that map (T, C, H, W), or the bit-planes of an image.
 
     Returns
     -------
@@ -70,9 +74,10 @@ def active_inputs(
 
 
 class _Queue:
-    """Cycles in which entries came to a queue and left it.
+    """Record of the cycles in which entries came to a hardware queue and left it.
 
-    Calls of :meth:`ready` must be in the order of time.
+    ``room`` is the largest number of entries at which the unit before the queue may go on. Calls of
+    :meth:`ready` must be in the order of time.
     """
 
     def __init__(self, room: int):
@@ -82,8 +87,10 @@ class _Queue:
         self._n_came = self._n_went = 0
 
     def ready(self, cycle: int) -> int:
-        """Return the first cycle, ``cycle`` or later, at whose end at most ``room`` of the entries
-        that are known so far are queued."""
+        """Return the first cycle from ``cycle`` on that ends with at most ``room`` entries queued.
+
+        Only the entries recorded so far count.
+        """
         while True:
             while self._n_came < len(self.came) and self.came[self._n_came] <= cycle:
                 self._n_came += 1
@@ -95,10 +102,11 @@ class _Queue:
 
 
 class _Moves:
-    """Conversion between cycles and moves of scanner and lanes.
+    """Conversion between clock cycles and the cycles in which scanner and lanes do not stall.
 
-    Without a queue of sums, scanner and lanes stall while sums wait; a *move* is a cycle in which
-    they do not stall. Calls must be in the order of time.
+    The latter are called *moves* and numbered without gaps. On a device without a queue of sums,
+    scanner and lanes stall while a job's sums wait for the fire unit. On a device with such a
+    queue, the numbers of moves and cycles are the same. Calls must be in the order of time.
     """
 
     def __init__(self) -> None:
@@ -106,7 +114,7 @@ class _Moves:
         self._waits: deque[tuple[int, int]] = deque()
 
     def wait(self, move: int, n_cycles: int) -> None:
-        """Note a stall of ``n_cycles`` before ``move``."""
+        """Record a stall of ``n_cycles`` just before ``move``."""
         self._waits.append((move, n_cycles))
 
     def cycle(self, move: int) -> int:
@@ -114,7 +122,7 @@ class _Moves:
         return move + self._passed + sum(n for first, n in self._waits if first <= move)
 
     def since(self, cycle: int) -> int:
-        """Return the last move that takes place up to ``cycle``."""
+        """Return the last move that takes place in ``cycle`` or earlier."""
         move = cycle - self._passed
         for first, n_cycles in self._waits:
             if move < first:
@@ -123,7 +131,10 @@ class _Moves:
         return move
 
     def forget(self, move: int) -> None:
-        """Drop stalls before ``move``, about which no more calls follow."""
+        """Replace the records of all stalls before ``move`` by their sum.
+
+        Later calls must not ask about earlier moves.
+        """
         while self._waits and self._waits[0][0] <= move:
             self._passed += self._waits.popleft()[1]
 
@@ -239,7 +250,8 @@ def predict_cycles(program: Program, maps: dict[str, NDArray[np.uint8]]) -> dict
 
     Parameters
     ----------
-    maps : spikes (T, C, H, W) of every map by name, the one that the host writes included.
+    maps : the maps (T, C, H, W) of one image by name, including the one that the host writes
+        (:func:`sw.compile.costs.device_maps`).
     """
     return {
         plan.name: layer_cycles(

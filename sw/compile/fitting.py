@@ -1,4 +1,4 @@
-"""Checks whether a network fits a board, and remedies if it does not."""
+"""Check of whether a network fits a board, and the changes that would make it fit (remedies)."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from sw.network.network import Layer, Network
 
 @dataclass(frozen=True, kw_only=True)
 class BoardReport:
-    """Result of fitting a network to a board, with remedies if it does not fit."""
+    """Result of checking whether a network fits a board, with remedies if it does not fit."""
 
     board: str
     fits: bool
     usage: dict[str, tuple[int, int]]
-    """(needed, available) per memory; if the network does not fit, only of what is too small."""
+    """(needed, available) for each memory; if the network does not fit, only for what is too small.
+    """
     problem: str | None = None
     remedies: tuple[str, ...] = ()
 
 
 def _with_layers(network: Network, layers: Iterable[Layer], bits: int) -> Network:
-    """Return the network with other layers and narrower weights, for their sizes only.
+    """Return a copy of the network with other layers and ``bits``-bit weights, to check its size.
 
-    Weights are clipped, so the network no longer computes anything useful.
+    The weights are clipped to this width, so the copy computes nothing useful.
     """
     low, high = signed_range(bits)
     return replace(
@@ -48,7 +49,11 @@ def _fits(network: Network, config: Config) -> bool:
 
 
 def _coarser(layer: Layer) -> Iterator[tuple[str, Layer]]:
-    """Yield (name, layer) of every coarser granularity of the layer, the finest first."""
+    """Yield (description, layer) for every way in which the layer could share more of its weights.
+
+    They can be shared over timesteps, positions, or both, and so can biases and thresholds. The
+    variant with the fewest weights comes last.
+    """
     threshold = layer.threshold
     over_places = (*layer.weight.shape[1:3], *layer.bias.shape[1:3])
     if threshold is not None:
@@ -74,9 +79,10 @@ def _coarser(layer: Layer) -> Iterator[tuple[str, Layer]]:
 
 
 def _coarser_fit(network: Network, config: Config) -> str | None:
-    """Return which layers must share weights so that the network fits; None if all do not suffice.
+    """Return a text that says which layers must share weights so that the network fits.
 
-    Layers are taken from the largest on, as few as possible.
+    Layers are taken in the order of their size, the largest first, until the network fits. Return
+    None if it does not fit even with shared weights in all layers.
     """
     layers = {layer.name: layer for layer in network.layers}
     changes: list[str] = []  # the coarsest granularity of each layer before this one
@@ -93,10 +99,11 @@ def _coarser_fit(network: Network, config: Config) -> str | None:
 
 
 def remedies(network: Network, config: Config) -> tuple[str, ...]:
-    """Return changes to a network, each of which would make it fit.
+    """Return changes to a network as texts, each of which would make it fit the device.
 
-    These are the widest narrower weights that fit, and sharing of weights in as few of the largest
-    layers as possible, at the present width of weights or else a narrower one.
+    One is narrower weights, of the largest width that fits. The other is sharing of weights in as
+    few of the largest layers as possible: with weights of the present width if this suffices, else
+    with narrower ones. If nothing helps, the only text says that the network must be smaller.
     """
     found = []
     present = min(network.weight_bits, config.weight_bits)
@@ -117,7 +124,10 @@ def remedies(network: Network, config: Config) -> tuple[str, ...]:
 
 
 def _too_large(network: Network, config: Config) -> str:
-    """Return the remedy for a network that fits with no granularity, with what it exceeds."""
+    """Return the remedy for a network that does not fit even with all weights shared.
+
+    This is to make it smaller; the text names the memories that are too small.
+    """
     coarsest = [[layer, *(c for _, c in _coarser(layer))][-1] for layer in network.layers]
     try:
         compile_network(_with_layers(network, coarsest, config.weight_bits), config)
@@ -131,7 +141,7 @@ def _too_large(network: Network, config: Config) -> str:
 
 
 def board_report(network: Network, config: Config) -> BoardReport:
-    """Check whether ``network`` fits a device built with ``config``."""
+    """Check whether ``network`` fits a device built with ``config``, and find remedies if not."""
     board = board_name(config)
     try:
         program = compile_network(network, config)
@@ -147,7 +157,7 @@ def board_report(network: Network, config: Config) -> BoardReport:
 
 
 def all_boards(network: Network) -> list[BoardReport]:
-    """Check every known board, built for the network's weight width."""
+    """Return a report for every known board, each built for the network's width of weights."""
     return [
         board_report(network, CONFIGS[name].with_weight_bits(network.weight_bits))
         for name in BOARDS

@@ -1,4 +1,9 @@
-"""Levels of the loop nest that runs a layer: trip counts, strides, and the order of its jobs."""
+"""Levels of the loop nest that runs a layer: trip counts, strides, and the order of its jobs.
+
+A *level* is one of the nested loops by which a core computes a layer; each iteration moves the
+addresses of the core's memories by the level's strides. A *job* is the computation of one output
+position of one channel group (``lanes`` output channels) at one timestep.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +17,13 @@ from hw.spec import MEMBRANE_LATENCY, Config
 
 @dataclass(frozen=True, kw_only=True)
 class Strides:
-    """Distances by which the addresses of a layer move along one axis.
+    """Distances by which a core's addresses move in one iteration of a loop.
 
-    The units are those of :class:`hw.protocol.Level`: bits of spike memory for the source, granules
-    for identity and target, rows of weight and parameter memory, membrane slots.
+    ``source`` (the map that the layer reads) is in bits of spike memory. ``identity`` (the map that
+    its gate joins) and ``target`` (the map that it writes) are in granules of 8 bits; an output
+    layer's ``target`` is in rows of results. ``weight`` and ``param`` are in rows of weight and
+    parameter memory. ``slot`` counts membrane slots, each of which keeps the membranes of one job's
+    neurons until their next timestep.
     """
 
     source: int = 0
@@ -31,23 +39,26 @@ class Strides:
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """One loop of a layer; the flags tell which axis it runs over."""
+    """One loop of the nest that runs a layer; the flags tell over which axis it runs."""
 
     count: int
     """Number of iterations."""
     strides: Strides
     in_job: bool = False
-    """Whether its iterations are accumulated into one job."""
+    """Whether all iterations are part of the same job, which accumulates their inputs."""
     is_time: bool = False
-    """Whether it runs over timesteps; membranes start from 0 at its first iteration."""
+    """Whether the level runs over timesteps; membranes start from 0 at its first iteration."""
     is_pool: bool = False
-    """Whether it runs over the positions of a pooling window, whose spikes are ORed."""
+    """Whether the level runs over the positions of a pooling window, whose spikes are ORed."""
     is_group: bool = False
-    """Whether it runs over channel groups."""
+    """Whether the level runs over channel groups."""
 
 
 def increments(levels: Sequence[Level]) -> list[Strides]:
-    """Return how far addresses move when a level advances and all inner ones restart, per level."""
+    """Return, for each level, how far the addresses move when it advances.
+
+    All inner levels then start again. ``levels`` and the result are both innermost first.
+    """
     moves = []
     span = (0,) * len(fields(Strides))
     for level in levels:
@@ -69,7 +80,10 @@ def increments(levels: Sequence[Level]) -> list[Strides]:
 
 @dataclass(frozen=True)
 class Turns:
-    """Numbers of neighbouring columns, rows and channel groups whose jobs take turns."""
+    """Numbers of neighbouring output columns, rows and channel groups whose jobs are interleaved.
+
+    Their jobs of one timestep are computed one after another before those of the next timestep.
+    """
 
     columns: int = 1
     rows: int = 1
@@ -79,10 +93,12 @@ class Turns:
 def interleavings(
     height: int, width: int, groups: int, n_children: int, n_beats: int, config: Config
 ) -> list[tuple[int, Turns]]:
-    """Return (spacing of jobs in cycles, turns) of every interleaving, the best one first.
+    """Return (spacing, turns) for every possible interleaving of a core's jobs, the best first.
 
-    A neuron's next timestep must not begin before its membrane from the previous one is written.
-    Jobs of other neurons fill the time; each needs a membrane slot.
+    A neuron's next timestep must not begin before its membrane of the timestep before is written.
+    The jobs of other neurons fill this time; each needs a membrane slot. The spacing is the
+    smallest number of cycles between the starts of two jobs in the fire unit. The best interleaving
+    has the smallest spacing; among equals, the fewest loop levels, and then the fewest slots.
 
     Parameters
     ----------
@@ -107,13 +123,17 @@ def _divisors(n: int) -> list[int]:
 def interleaved(
     column: Level, row: Level, group: Level, time: Level, turns: Turns, n_children: int
 ) -> list[Level]:
-    """Return the levels outside a pooling window, innermost first: the positions and groups that
-    take turns, the timesteps, and the remaining groups, columns and rows.
+    """Return the levels around those of a pooling window, innermost first, with interleaved jobs.
+
+    The loops over the positions and channel groups that take turns are innermost. Around them are
+    the loop over timesteps, then those over the remaining groups, columns and rows.
 
     Parameters
     ----------
     column, row, group : loops over all output columns, rows and channel groups.
     time : the loop over timesteps.
+    turns : numbers of columns, rows and groups whose jobs take turns.
+    n_children : number of positions of a pooling window.
     """
 
     def in_turns(level: Level, n: int, slot: int) -> Level:

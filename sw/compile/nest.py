@@ -23,40 +23,40 @@ N_ADDRESS_VALUES = 1 << 16
 
 @dataclass(frozen=True, kw_only=True)
 class LayerContext:
-    """A layer, the maps that it reads and writes, and the device that runs it."""
+    """Everything on which the compilation of one layer depends, whichever core runs it."""
 
     layer: Layer
     timesteps: int
     placements: Mapping[str, Placement]
     config: Config
     final: bool
-    """Whether it is the last layer of a run."""
+    """Whether the layer is the last one of a run."""
     pixels: bool
-    """Whether it reads the bit-planes of an image."""
+    """Whether the layer reads the bit-planes of an image."""
 
     @property
     def source(self) -> Placement:
-        """Map that the layer reads."""
+        """Place in spike memory of the map that the layer reads."""
         return self.placements[self.layer.source]
 
     @property
     def identity(self) -> Placement | None:
-        """Map that is joined with the layer's spikes, if there is a gate."""
+        """Place in spike memory of the map that the layer's gate joins; None without a gate."""
         return self.placements[self.layer.identity] if self.layer.identity else None
 
     @property
     def target(self) -> Placement | None:
-        """Map that the layer writes; None for an output layer."""
+        """Place in spike memory of the map that the layer writes; None for an output layer."""
         return self.placements.get(self.layer.name)
 
     @property
     def n_groups(self) -> int:
-        """Number of channel groups of the whole layer."""
+        """Number of groups of ``lanes`` output channels in the layer, over all cores."""
         return -(-self.layer.n_out // self.config.lanes)
 
     @property
     def n_beats(self) -> int:
-        """Cycles that a job takes in the fire unit."""
+        """Number of cycles in which the fire unit updates the neurons of one job."""
         if self.n_groups > 1:
             return self.config.fire_beats
         return -(-self.layer.n_out // self.config.fire_lanes)
@@ -97,14 +97,15 @@ class _Geometry:
     """Height and width of the output map, after pooling."""
     column: Strides
     row: Strides
-    """Strides of one position before pooling; without target, as spikes are written after it."""
+    """Strides from one position before pooling to the next (``column``: in x, ``row``: in y). Their
+    ``target`` is 0, because spikes are written after pooling."""
     target_column: int
     target_row: int
-    """Strides of one position after pooling, in granules of the target."""
+    """Strides from one position after pooling to the next, in granules of the map written."""
     group: Strides
     time: Strides
     weight_pitch: int
-    """Rows of weight memory between two kernel rows."""
+    """Number of rows of weight memory from the weights of one kernel row to those of the next."""
     source_base: int
     identity_base: int
     target_base: int
@@ -189,7 +190,7 @@ def compile_layer(context: LayerContext, *, weight_base: int, param_base: int) -
 
 
 def _kept(context: LayerContext) -> tuple[int, int]:
-    """Return the numbers of rows and columns before pooling that pooling windows cover."""
+    """Return how many rows and columns of the convolution's output lie in pooling windows."""
     _, height, width = context.layer.map_shape(context.source.shape)
     pool_y, pool_x = context.layer.pool
     return height * pool_y, width * pool_x
@@ -293,7 +294,10 @@ def _chunks(context: LayerContext, geometry: _Geometry) -> Chunks:
 
 
 def _time_level(context: LayerContext, geometry: _Geometry) -> Level:
-    """Return the loop over bit-planes and timesteps; an output layer adds all of them up."""
+    """Return the loop over timesteps, which begins with the bit-planes if the layer reads pixels.
+
+    In an output layer this loop is inside the job, which adds up all timesteps.
+    """
     output = context.layer.output
     return Level(
         count=context.n_plane_steps + context.timesteps,
@@ -306,9 +310,11 @@ def _time_level(context: LayerContext, geometry: _Geometry) -> Level:
 def _order_jobs(
     context: LayerContext, geometry: _Geometry, chunks: Chunks
 ) -> tuple[int, list[Level]]:
-    """Return the spacing of jobs in cycles and all levels of the nest, innermost first.
+    """Choose the order of a share's jobs; return their spacing and the levels of the loop nest.
 
-    Levels of one iteration are left out, except for the innermost level of chunks, level 0.
+    The spacing is the number of cycles between the starts of two jobs in the fire unit. It is the
+    smallest for which the core has enough loop levels, but at least the number of cores. Levels are
+    innermost first. Those of one iteration are left out, except level 0, a loop over chunks.
     """
     layer, config = context.layer, context.config
     pool_y, pool_x = layer.pool
@@ -362,5 +368,5 @@ def _check_counts(context: LayerContext, levels: list[Level]) -> None:
 
 
 def _mask(levels: list[Level], flag: str) -> int:
-    """Return a mask with bit ``i`` set if level ``i`` has the flag."""
+    """Return a mask whose bit ``i`` is set if the field ``flag`` of level ``i`` is true."""
     return sum(1 << i for i, level in enumerate(levels) if getattr(level, flag))

@@ -1,4 +1,10 @@
-"""Placement of spike maps in spike memory."""
+"""Placement of spike maps in spike memory.
+
+A *map* is the spikes (T, C, H, W) that one layer writes or the host sends. A core reads one *chunk*
+of spike memory per cycle, ``Config.chunk_bits`` bits. Its *pieces*, of
+:data:`hw.spec.PIECE_BITS` bits each, may come from different rows of a map, so that one chunk can
+hold several rows of a small kernel.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +15,10 @@ from sw.network.network import Layer, Shape
 
 
 def rows_per_chunk(pitch_bytes: int, kernel_y: int, config: Config) -> int:
-    """Return how many rows of a kernel, ``pitch_bytes`` apart, one chunk can hold.
+    """Return how many rows of a kernel one chunk can hold, a piece each.
 
-    Each row is a piece, and no two pieces may lie in the same column of spike memory.
+    The rows of the map are ``pitch_bytes`` apart. Spike memory consists of byte-wide memories, its
+    columns, of which each delivers one byte per cycle: no two pieces may lie in the same column.
     """
     n_pieces = config.chunk_bits // PIECE_BITS
     if pitch_bytes * GRANULE_BITS % PIECE_BITS:
@@ -24,9 +31,10 @@ def rows_per_chunk(pitch_bytes: int, kernel_y: int, config: Config) -> int:
 
 
 def _input_pitch(row: int, kernel_y: int, config: Config) -> int:
-    """Return the row pitch in bits of an input map with short runs.
+    """Return the distance in bits from one row of the host's map to the next.
 
-    It exceeds ``row`` by up to a half if a chunk can then hold more rows of the kernel.
+    ``row`` is the number of bits that a row needs. The distance exceeds it by up to a half if a
+    chunk can then hold more rows of the kernel, which must be short enough for a piece.
     """
     smallest = -(-row // GRANULE_BITS)
     pitches = [n for n in range(smallest, smallest + N_PIECES * 2 + 1) if 2 * n <= 3 * smallest]

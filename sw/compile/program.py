@@ -1,4 +1,10 @@
-"""The compiled program: placement of maps, plans of layers, contents of memories. NumPy only."""
+"""The compiled program: where maps lie, how layers run, what memories hold. NumPy only.
+
+A *map* is the spikes (T, C, H, W) that one layer writes or the host sends. A *row* of a memory is
+what the core reads from it at once: ``lanes`` weights, or ``fire_lanes`` pairs of bias and
+threshold. A *job* is the computation of one output position of ``lanes`` channels at one timestep.
+A layer is divided between the cores; the *part* of one core is run as nested loops, its *levels*.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +22,11 @@ PIXELS = IMAGE
 
 
 class FitError(ValueError):
-    """A network does not fit a device; ``needs`` maps each resource to (needed, available)."""
+    """A network does not fit a device.
+
+    ``needs`` maps the name of each resource that is too small to (needed, available); it is empty
+    if the fault is of another kind.
+    """
 
     def __init__(self, message: str, needs: dict[str, tuple[int, int]] | None = None):
         super().__init__(message)
@@ -136,19 +146,21 @@ class LayerPlan:
     source: str
     n_jobs: int
     spacing: int
+    """Smallest number of cycles between the starts of two jobs in the fire unit."""
     n_beats: int
-    """Cycles that a job takes in the fire unit."""
+    """Number of cycles in which the fire unit updates the neurons of one job."""
     counts: tuple[int, ...]
     source_strides: tuple[int, ...]
     pieces: tuple[tuple[int, int, int], ...]
-    """(bit offset from the chunk's first bit, valid bits, valid bits in a run's last chunk)."""
+    """One tuple for each piece of a chunk (:mod:`sw.compile.chunks`): (bit offset from the chunk's
+    first bit, valid bits, valid bits in the last iteration of level 0)."""
     source_base: int
     gated: bool
     n_plane_steps: int
     """Iterations of the loop over timesteps that read bit-planes, in a layer that takes pixels; the
     timesteps that follow read no input. 0 in other layers."""
     time_level: int
-    """Level of the loop over timesteps; 0 if there is one timestep, and so no loop."""
+    """Index of the level that runs over timesteps; 0 if there is only one timestep."""
     weight_rows: int
     """Rows of weights in all banks together."""
     param_rows: int
@@ -156,7 +168,7 @@ class LayerPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Counters:
-    """Counters of one layer in one run, see :class:`hw.protocol.LayerCounters`."""
+    """What the device counted while it ran one layer; see :class:`hw.protocol.LayerCounters`."""
 
     n_cycles: int
     n_weight_reads: int
@@ -166,7 +178,7 @@ class Counters:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Program:
-    """A network compiled for one configuration.
+    """A network compiled for one configuration of the device.
 
     Attributes
     ----------
@@ -194,7 +206,7 @@ class Program:
     pixels: bool
 
     def usage(self) -> dict[str, tuple[int, int]]:
-        """Return (rows used, rows available) per memory."""
+        """Return (rows used, rows available) by name of the memory; a row of "spike" is a byte."""
         available = {
             Space.WEIGHT: n_rows(Space.WEIGHT, self.config),
             Space.PARAM: n_rows(Space.PARAM, self.config),
@@ -206,9 +218,10 @@ class Program:
         return used | {"spike": (self.spike_bytes, n_rows(Space.SPIKE, self.config))}
 
     def pack_input(self, sample: NDArray[np.uint8], buffer: int = 0) -> bytes:
-        """Return the bytes of region ``inputs[buffer]`` for a sample.
+        """Return the bytes that the host writes to the region ``inputs[buffer]`` for one sample.
 
-        A sample is an image (C, H, W) of uint8 if ``pixels``, else spikes (T, C, H, W) of 0 and 1.
+        The sample is an image (C, H, W) of uint8 if the device takes pixels, else spikes
+        (T, C, H, W) of 0 and 1.
         """
         place = self.inputs[buffer]
         if self.pixels and sample.shape != place.shape:
@@ -216,12 +229,15 @@ class Program:
         return place.pack(bit_planes(sample) if self.pixels else sample)
 
     def logits(self, raw: bytes) -> NDArray[np.int64]:
-        """Decode the logits (n_classes,) from the first ``n_result_rows`` rows of results."""
+        """Decode the logits (n_classes,), given the bytes of the device's results.
+
+        These are the first ``n_result_rows`` rows of the space :attr:`hw.protocol.Space.RESULT`.
+        """
         return np.frombuffer(raw, "<i4")[: self.n_classes].astype(np.int64)
 
     @property
     def n_result_rows(self) -> int:
-        """Rows of results that hold the logits."""
+        """Number of rows of the device's results that hold the logits."""
         return -(-self.n_classes // self.config.fire_lanes)
 
     @property
@@ -241,10 +257,10 @@ class Program:
 
 
 def device_layers(network: Network, pixels: bool) -> tuple[Layer, ...]:
-    """Return the layers that a device runs.
+    """Return the layers that the device runs, in order.
 
-    A device that takes ``pixels`` runs the encoder first, as a layer with the name of the map that
-    it writes, :data:`sw.network.network.INPUT`.
+    If it takes ``pixels``, the first one is the network's encoder, renamed to the map that it
+    writes, :data:`sw.network.network.INPUT`. Otherwise the host computes the encoder.
     """
     if not pixels:
         return network.layers
@@ -253,6 +269,6 @@ def device_layers(network: Network, pixels: bool) -> tuple[Layer, ...]:
 
 
 def bit_planes(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the map :data:`PIXELS` (N_PLANES, C, H, W) of an image (C, H, W)."""
+    """Split an image (C, H, W) of uint8 into its bit-planes (N_PLANES, C, H, W), highest first."""
     shifts = np.arange(N_PLANES - 1, -1, -1, dtype=np.uint8)[:, None, None, None]
     return ((image[None] >> shifts) & 1).astype(np.uint8)

@@ -1,4 +1,10 @@
-"""Contents of weight and parameter memory: rows of weights, of parameters, and descriptors."""
+"""Contents of weight and parameter memory: rows of weights, of parameters, and descriptors.
+
+A *row* is what a core reads from one of these memories at once: ``lanes`` weights, or
+``fire_lanes`` parameters, which are pairs of bias and threshold. A *group* is ``lanes`` output
+channels, which the core computes side by side. A *descriptor* tells the core how to run a layer; it
+is stored in rows of weight memory.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +21,9 @@ from sw.network.network import Layer
 
 
 def pack_rows(values: NDArray[np.integer[Any]], bits: int) -> bytes:
-    """Return numbers as two's complement fields of ``bits`` bits, the first one in the lowest bits.
+    """Pack integers into two's complement fields of ``bits`` bits, the first in the lowest bits.
 
-    A row must fill whole bytes; ``bits`` is 2, 4, 8 or 16.
+    ``bits`` is 2, 4, 8 or 16. The last axis of ``values`` must fill whole bytes.
     """
     if bits in (8, 16):
         return values.astype(f"<i{bits // 8}").tobytes()
@@ -63,9 +69,11 @@ def param_rows(
     conv: tuple[int, int],
     kept: tuple[int, int],
 ) -> NDArray[np.int16]:
-    """Return biases and thresholds in the order of parameter memory: (y, x, group, t, lanes, 2).
+    """Return a layer's biases and thresholds in the order of parameter memory.
 
-    Axes along which both are shared have length 1.
+    The axes are (y, x, group, t, lanes, 2): output row, output column, group of output channels,
+    timestep, output channel in its group, and bias or threshold. An axis along which both are
+    shared has length 1.
 
     Parameters
     ----------
@@ -104,9 +112,10 @@ def param_rows(
 
 
 def row_strides(shape: tuple[int, ...], n_rows: int) -> list[int]:
-    """Return the stride of every axis of an array, in memory rows.
+    """Return, for each axis of an array in memory, the distance in rows between its entries.
 
-    An entry of the array takes ``n_rows`` rows. Axes of length 1 are shared: their stride is 0.
+    The last axis varies fastest, and each entry takes ``n_rows`` rows. An axis of length 1 has a
+    distance of 0, because all indices along it share its only entry.
     """
     strides = []
     for n in reversed(shape):
@@ -118,7 +127,13 @@ def row_strides(shape: tuple[int, ...], n_rows: int) -> list[int]:
 def descriptor_bytes(
     name: str, header: dict[str, Any], levels: list[dict[str, int]], config: Config
 ) -> bytes:
-    """Return the descriptor of layer ``name`` as whole rows of weight memory.
+    """Return the bytes of a layer's descriptor, padded to whole rows of weight memory.
+
+    Parameters
+    ----------
+    name : name of the layer, for messages.
+    header : values of the fields of :class:`hw.protocol.Header`; others are 0.
+    levels : values of the fields of :class:`hw.protocol.Level`, innermost level first.
 
     Raises
     ------

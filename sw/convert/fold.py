@@ -1,14 +1,21 @@
-"""Folding: from a checkpoint to a float network whose weights are added for binary spikes only.
+"""Folding of a trained network into layers with weights, biases and thresholds only.
 
-With batch-norm in eval mode, ``gamma * (conv(W, a * o) - mean) / sqrt(var + eps) + beta`` is
-``conv(W * a * g, o) + (beta - mean * g)`` with ``g = gamma / sqrt(var + eps)``: the Real-Spike
-coefficient ``a`` of the map that a layer reads (Guo et al., arXiv 2210.06686) and the batch-norm
-after the layer both move into its weights and bias. If a coefficient varies over positions or
-timesteps, so do the weights. Weights whose input is outside the map become 0. All numbers are
-float64.
+A trained layer multiplies its binary input spikes ``o`` by a learned Real-Spike coefficient ``a``
+(Guo et al., arXiv 2210.06686), convolves them, and applies batch-norm. In eval mode it computes
+``gamma * (conv(W, a * o) - mean) / sqrt(var + eps) + beta``. With
+``g = gamma / sqrt(var + eps)``, this equals ``conv(W * a * g, o) + (beta - mean * g)``. So
+coefficient and batch-norm become part of weight and bias, and the device only has to add a weight
+for every spike.
 
-:func:`trained_layers` lists a network's layers. Folding one is differentiable, and
+A coefficient may differ from position to position or from timestep to timestep; then the folded
+weights do, too. Those whose input lies in the padding become 0. All numbers are float64.
+
+:func:`trained_layers` lists a network's layers. :meth:`TrainedLayer.folded` is differentiable, and
 :mod:`sw.training.finetune` trains through it.
+
+In shapes, t, y and x are timestep and position of a neuron, o and c its output and input channel,
+and ky and kx the position in the kernel; ``|1`` marks an axis that has length 1 if numbers are
+shared along it.
 """
 
 from __future__ import annotations
@@ -35,18 +42,20 @@ from sw.network.network import IMAGE, INPUT, Shape
 
 
 def fold(values: Mapping[str, Any] | str | Path) -> FoldedNetwork:
-    """Fold a checkpoint, without changing it; its auxiliary pathway is dropped.
+    """Return the folded network of a checkpoint.
+
+    The auxiliary pathway, extra layers that only help training, is left out.
 
     Parameters
     ----------
-    values : checkpoint that :func:`sw.model.checkpoint.load` returned, or a path.
+    values : checkpoint that :func:`sw.model.checkpoint.load` returned, or the path of its file.
 
     Raises
     ------
     sw.model.checkpoint.CheckpointError
-        It is not a checkpoint, or is damaged.
+        The file is no checkpoint, or is damaged.
     sw.model.config.ModelError
-        The device does not support the network, which has an ``ADD`` gate, for example.
+        The device cannot run the network, for example because of an ``ADD`` gate.
     """
     if isinstance(values, str | Path):
         values = checkpoint.load(values)
@@ -75,12 +84,12 @@ def fold(values: Mapping[str, Any] | str | Path) -> FoldedNetwork:
 def fold_model(
     model: SpikingResNet, labels: tuple[str, ...], provenance: dict[str, Any]
 ) -> FoldedNetwork:
-    """Fold a network in memory.
+    """Return the folded network of a model in memory, with these class names and this provenance.
 
     Raises
     ------
     sw.model.config.ModelError
-        See :func:`check`.
+        The device cannot run the network; see :func:`check`.
     """
     check(model)
     layers = tuple(trained.layer() for trained in trained_layers(model))
@@ -97,7 +106,7 @@ def fold_model(
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TrainedLayer:
-    """Layer of a training network, with the modules that fold into it.
+    """A layer of a trained PyTorch network, with all modules that become one folded layer.
 
     Fields that are not described here are those of :class:`sw.network.network.AnyLayer`.
     """
@@ -105,29 +114,32 @@ class TrainedLayer:
     name: str
     source: str
     shape: Shape
-    """Shape (C, H, W) of the map that it reads."""
+    """Shape (C, H, W) of the layer's input."""
     module: nn.Conv2d | nn.Linear
     norm: Norm | None = None
     coefficient: Coefficient | None = None
-    """Coefficient of the map that it reads."""
+    """Real-Spike coefficient by which the layer's input spikes are multiplied."""
     neuron: NeuronConfig | None = None
-    """Configuration of its neurons; None in the output layer."""
+    """Configuration of the layer's neurons; None in the output layer."""
     gate: Gate = Gate.NONE
     identity: str | None = None
     pool: tuple[int, int] = (1, 1)
     timesteps: int = 1
     """Number of timesteps over which an output layer averages."""
     input_max: int = 1
-    """Integer that stands for an input of 1 in the folded layer."""
+    """Integer input of the folded layer that corresponds to 1.0 in training: 255 for pixels."""
 
     @property
     def reads_image(self) -> bool:
-        """Whether the layer reads pixels instead of spikes."""
+        """Whether the layer's input is pixels instead of spikes."""
         return self.source == IMAGE
 
     def folded(self) -> tuple[Tensor, Tensor]:
-        """Return the folded weight (t|1, y|1, x|1, o, c, ky|1, kx|1) and bias (t|1, 1, 1, o), both
-        differentiable."""
+        """Return the layer's weight and bias with batch-norm and coefficient folded in.
+
+        The weight is (t|1, y|1, x|1, o, c, ky|1, kx|1), and the bias (t|1, 1, 1, o). Both are
+        float64, and gradients flow through them to the module's parameters.
+        """
         a = self._spread()
         if isinstance(self.module, nn.Linear):
             return self._folded_classifier(self.module, a)
@@ -147,9 +159,12 @@ class TrainedLayer:
         return weight, bias[:, None, None]
 
     def _folded_classifier(self, fc: nn.Linear, a: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Fold the means over positions and timesteps, the coefficient and the classifier.
+        """Return the folded weight and bias of the classifier ``fc``.
 
-        The kernel covers the whole map, and has full length only along axes where weights differ.
+        In training, the classifier reads spikes multiplied by the coefficient ``a`` and averaged
+        over positions and timesteps. The folded classifier is a convolution whose kernel is as
+        large as the map. An axis of its weight has length 1 where all kernel positions, or all
+        timesteps, share their weights.
         """
         _, height, width = self.shape
         divisor = self.timesteps * height * width
@@ -159,7 +174,10 @@ class TrainedLayer:
         return weight[:, None, None], fc.bias.to(DOUBLE)[None, None, None]
 
     def _spread(self) -> Tensor | None:
-        """Return the coefficient as a tensor (T|1, C, H|1, W|1), or None if there is none."""
+        """Return the coefficient in float64, with an axis of C channels: (T|1, C, H|1, W|1).
+
+        The result is None if the layer's input spikes have no coefficient.
+        """
         if self.coefficient is None or self.coefficient.value is None:
             return None
         a = self.coefficient.value.to(DOUBLE)
@@ -167,7 +185,7 @@ class TrainedLayer:
 
     @torch.no_grad()
     def layer(self) -> FoldedLayer:
-        """Fold the layer; return it with NumPy arrays."""
+        """Return the folded layer, with NumPy arrays and without gradients."""
         weight, bias = (tensor.cpu().contiguous().numpy() for tensor in self.folded())
         if isinstance(self.module, nn.Linear):
             kernel = self.shape[1:]
@@ -200,17 +218,18 @@ class TrainedLayer:
 
 
 def pair(values: Any) -> tuple[int, int]:
-    """Return a convolution's kernel size, stride or padding as a pair of ints."""
+    """Return a convolution's kernel size, stride or padding as (vertical, horizontal) ints."""
     return int(values[0]), int(values[1])
 
 
 def check(model: SpikingResNet) -> None:
-    """Check that a device can run the network.
+    """Raise an error if no device can run the network.
 
     Raises
     ------
     sw.model.config.ModelError
-        The network is not full-spike, or has a leak that is not a shift.
+        The network has ReLUs instead of spiking neurons, leaks that are not shifts, or ``ADD``
+        gates, whose blocks exchange integers instead of spikes.
     """
     if not model.config.spiking:
         raise ModelError(
@@ -234,7 +253,10 @@ def check(model: SpikingResNet) -> None:
 
 
 def trained_layers(model: SpikingResNet) -> list[TrainedLayer]:
-    """List all layers of a network but its auxiliary pathway, from the stem to the classifier."""
+    """Return a network's layers in the order they run; the last one is the classifier.
+
+    The auxiliary pathway, extra layers that only help training, is left out.
+    """
     config = model.config
     stem = TrainedLayer(
         name="conv1" if config.frames else "stem",
@@ -317,11 +339,11 @@ def _fold_coefficient(
     stride: tuple[int, int],
     padding: tuple[int, int],
 ) -> Tensor:
-    """Multiply a kernel (t|1, o, c, ky, kx) by the coefficient (t|1, c, H|1, W|1) of its map.
+    """Multiply a convolution's weight by the coefficient ``a`` of its input spikes.
 
-    Returns
-    -------
-    Folded weight (t|1, y|1, x|1, o, c, ky, kx).
+    ``weight`` is (t|1, o, c, ky, kx), ``a`` is (t|1, c, H|1, W|1) or None, and the result is
+    (t|1, y|1, x|1, o, c, ky, kx). If the coefficient differs from position to position, each neuron
+    has weights of its own.
     """
     if a is None:
         return weight[:, None, None]

@@ -1,4 +1,10 @@
-"""The folded network: float64 layers whose weights are added for binary spikes only."""
+"""The folded network: float64 layers of weights, biases and spiking neurons, and nothing else.
+
+Batch-norm and other linear steps are folded into the weights (:mod:`sw.convert.fold`). A map, the
+array (C, H, W) that a layer writes at each timestep, holds binary spikes, so the layers that read
+it only add a weight for every spike. :mod:`sw.convert.quantize` turns a folded network into
+integers.
+"""
 
 from __future__ import annotations
 
@@ -22,34 +28,39 @@ DOUBLE = torch.float64
 
 
 class FoldedLayer(AnyLayer[np.float64, np.float64]):
-    """A layer before quantisation, in float64."""
+    """A layer of a folded network: weights, biases and thresholds in float64, not yet quantised."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Scales:
-    """Scales by which a network became integers; kept with one that was fine-tuned in integers."""
+    """Quantisation scales of a network: a float weight is its integer times the neuron's scale.
+
+    A network that was fine-tuned with quantised weights (:mod:`sw.training.finetune`) keeps the
+    scales that it was tuned with. ``weight_bits`` is the width of the integer weights in bits, and
+    ``param_bits`` that of biases and thresholds.
+    """
 
     weight_bits: int
     param_bits: int
     thresholds: dict[str, NDArray[np.int32]]
-    """Integer thresholds (y|1, x|1, o) by name of layer; a neuron's scale is its threshold divided
-    by the integer one."""
+    """Integer thresholds (y|1, x|1, o), by name of the layer. A neuron's scale is its float
+    threshold divided by its integer threshold."""
     output: float
-    """Scale of the output layer."""
+    """Scale of the output layer, shared by all its classes."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the values that a checkpoint keeps."""
+        """Return the scales as a dict of tensors and numbers, to be stored in a checkpoint."""
         thresholds = {name: torch.from_numpy(v) for name, v in self.thresholds.items()}
         return {**vars(self), "thresholds": thresholds, "output": float(self.output)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Scales:
-        """Restore the scales from a checkpoint's values; inverse of :meth:`to_dict`.
+        """Restore the scales from the dict that :meth:`to_dict` returned.
 
         Raises
         ------
         sw.model.checkpoint.CheckpointError
-            The values are damaged.
+            The dict is damaged.
         """
         try:
             thresholds = {name: v.numpy() for name, v in values["thresholds"].items()}
@@ -68,12 +79,12 @@ class Scales:
         return found
 
     def check(self, network: FoldedNetwork) -> None:
-        """Check that the scales fit the layers of ``network``.
+        """Raise an error unless the scales fit the names and shapes of the network's layers.
 
         Raises
         ------
         sw.model.checkpoint.CheckpointError
-            They belong to another network.
+            The scales belong to another network.
         """
         layers = [layer for layer in (network.encoder, *network.layers) if layer is not None]
         wanted = {layer.name: layer.weight.shape[1:4] for layer in layers if not layer.output}
@@ -88,9 +99,11 @@ class Scales:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FoldedNetwork:
-    """A :class:`sw.network.network.Network` before quantisation.
+    """A network in float64, before quantisation.
 
-    The encoder takes pixels from 0 to 255; it is None if the input is binary frames.
+    Fields that are not described here are those of :class:`sw.network.network.Network`.
+    ``encoder`` is the first layer of a network for images, and takes pixels from 0 to 255. It is
+    None if the input is binary frames.
     """
 
     timesteps: int
@@ -100,23 +113,24 @@ class FoldedNetwork:
     labels: tuple[str, ...]
     provenance: dict[str, Any]
     calibration: NDArray[np.uint8] | None = None
-    """Training images (N, C, H, W), or frames (N, T, C, H, W), to correct biases with."""
+    """Training images (N, C, H, W), or frames (N, T, C, H, W), with which quantisation corrects
+    biases; None if there are none."""
     scales: Scales | None = None
-    """Scales of a network that was fine-tuned in integers, else None."""
+    """Quantisation scales that the network was fine-tuned with; None if it was not fine-tuned."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FloatTrace:
-    """Logits and spikes of a folded network for N images."""
+    """Results of running a folded network on N images: logits and, if they were kept, spikes."""
 
     logits: Float
     """Array (N, n_classes)."""
     spikes: dict[str, NDArray[np.uint8]]
-    """Arrays (N, T, C, H, W) by name of map; empty if they were not kept."""
+    """Spikes (N, T, C, H, W), by name of the map; empty if they were not kept."""
 
     @property
     def predictions(self) -> NDArray[np.int64]:
-        """Classes (N,) with the first largest logit."""
+        """Predicted classes (N,): those with the largest logit, the first one if there is a tie."""
         return self.logits.argmax(axis=1)
 
 
@@ -128,19 +142,19 @@ def simulate(
     keep_spikes: bool = False,
     batch: int = 100,
 ) -> FloatTrace:
-    """Run a folded network in float64.
+    """Run a folded network on images in float64, and return its logits.
 
     Parameters
     ----------
     images : uint8 images (N, C, H, W), or binary frames (N, T, C, H, W) if the network has no
         encoder.
-    keep_spikes : keep the spikes of all maps.
+    keep_spikes : whether to return the spikes of all maps as well.
     batch : number of images that are computed at once.
 
     Raises
     ------
     sw.network.encoder.InputError
-        The network cannot take the images.
+        The images have another shape or dtype than the network's input.
     """
     times = () if network.encoder is not None else (network.timesteps,)
     shape = (*times, *network.image_shape)

@@ -1,15 +1,17 @@
-"""Quantisation: from a folded float network to integers, with one scale per neuron.
+"""Quantisation of a folded float network to integers, with one scale per neuron.
 
-A neuron's weights (of all timesteps), bias and threshold are divided by its scale. The scale is the
-threshold divided by an integer, so that the threshold is represented exactly. The integer is the
-one with the least squared error of the weights, of which the largest may be clipped. An output
-layer has one scale for all classes, because they are compared with each other. The encoder always
-has 8-bit weights.
+A neuron's weights, bias and threshold are divided by its scale and rounded. Weights that differ
+from timestep to timestep share the scale. It is the threshold divided by an integer, so that the
+threshold is represented exactly. Of the candidates for this integer, the one with the least squared
+error of the weights is taken; the largest weights may be clipped. Neurons of a channel that share
+weights and thresholds share the scale, too. The output layer has one scale for all classes, because
+their logits are compared with each other. The encoder always has 8-bit weights.
 
-With calibration images, each layer's biases are also corrected, so that its mean drive is that of
-the float network although weights were rounded and the spikes of earlier layers have changed. A
-network that was fine-tuned in integers (:mod:`sw.training.finetune`) keeps its own scales, and is
-not calibrated.
+Rounding changes a layer's weights, and the spikes that it reads. So it also changes the mean of a
+channel's weighted sums. With calibration images, this change is measured and added to the channel's
+bias with the opposite sign, before the bias is rounded. A network that was
+fine-tuned with quantised weights (:mod:`sw.training.finetune`) keeps the scales that it was tuned
+with, and is not calibrated.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from sw.network.encoder import PIXEL_MAX
 from sw.network.network import INPUT, Layer, Network
 
 WEIGHT_BITS = (2, 4, 8)
-"""Widths of weights in bits that devices support."""
+"""Widths of weights, in bits, that devices support."""
 ENCODER_WEIGHT_BITS = 8
 """Width of the encoder's weights in bits."""
 ENCODER_PARAM_BITS = PARAM_BITS
@@ -41,13 +43,14 @@ HOST_PARAM_BITS = 32
 """Width of biases and thresholds in the network file, and so of an encoder that only the host
 computes."""
 CLIP_RATIOS = np.geomspace(1.15, 0.15, 40)
-"""Candidates for the largest representable weight, relative to the largest weight of the layer."""
+"""Candidates for the largest weight that an integer can represent, relative to the largest weight
+of the neuron, or of the output layer."""
 
 Float = NDArray[np.float64]
 
 
 class QuantizeError(ValueError):
-    """The network cannot be quantised with these options; the message says why."""
+    """Error that a network cannot be quantised with the given options; the message says why."""
 
 
 def quantize(
@@ -57,20 +60,20 @@ def quantize(
     param_bits: int = PARAM_BITS,
     calibration: NDArray[np.uint8] | None = None,
 ) -> Network:
-    """Return the integer network for a device with weights of ``weight_bits``.
+    """Quantise a folded network, and return the integer network.
 
     Parameters
     ----------
-    weight_bits : 2, 4 or 8.
-    param_bits : width that every bias and threshold fits (:data:`hw.spec.PARAM_BITS`).
+    weight_bits : width of the weights in bits: 2, 4 or 8.
+    param_bits : width of biases and thresholds in bits.
     calibration : a few hundred uint8 images (N, C, H, W), or frames (N, T, C, H, W), to correct
-        biases with. None: the training images that the checkpoint holds, if any.
+        biases with. None takes the training images that the checkpoint holds, if any.
 
     Raises
     ------
     QuantizeError
-        The width is not supported, or a bias or threshold exceeds ``param_bits`` with every scale
-        (or with the scale that the network was tuned with).
+        ``weight_bits`` is not supported; or a bias or threshold exceeds ``param_bits`` with every
+        scale, or with the scale that the network was fine-tuned with.
     """
     return quantize_with_scales(
         folded, weight_bits, param_bits=param_bits, calibration=calibration
@@ -84,8 +87,13 @@ def quantize_with_scales(
     param_bits: int = PARAM_BITS,
     calibration: NDArray[np.uint8] | None = None,
 ) -> tuple[Network, Scales, dict[str, Float]]:
-    """Return :func:`quantize`'s network, its scales, and the change of every layer's float bias
-    (o,) by calibration."""
+    """Quantise a folded network like :func:`quantize`, and return more about it.
+
+    Returns
+    -------
+    The integer network, its scales, and, by name of the layer, the amounts (o,) that calibration
+    added to the float biases of its channels.
+    """
     if weight_bits not in WEIGHT_BITS:
         raise QuantizeError(f"weight_bits = {weight_bits}: use one of {WEIGHT_BITS}")
     fixed = folded.scales
@@ -148,10 +156,10 @@ def quantize_with_scales(
 
 
 def measure(network: Network, split: Split) -> Network:
-    """Return the network with measurements on the validation data ``split``.
+    """Run a network on the validation data ``split``, and return it with the measurements added.
 
-    ``provenance["validation_accuracy"]`` is its accuracy in percent, and ``statistics`` holds the
-    density of the spikes that every layer reads and writes.
+    ``provenance["validation_accuracy"]`` is the accuracy in percent. ``statistics`` holds the
+    density of every layer's input and output spikes.
     """
     trace = reference.run(network, split.images, keep_spikes=False)
     density = reference.densities(network, trace)
@@ -169,9 +177,9 @@ def measure(network: Network, split: Split) -> Network:
 
 
 def proved_bounds(network: Network) -> dict[str, Bounds]:
-    """Return worst-case bounds of every accumulator, membrane and logit, by name of layer.
+    """Return the bounds of every layer's accumulators, membranes and logits, by name of the layer.
 
-    They hold for every possible input. The encoder is left out, because the host computes it in 64
+    No input can exceed the bounds. The encoder is left out, because the host computes it in 64
     bits.
     """
     return {layer.name: layer_bounds(layer, network.timesteps) for layer in network.layers}
@@ -184,17 +192,18 @@ def _quantize_layer(
     rates: tuple[Float, Float] | None,
     fixed: Scales | None,
 ) -> tuple[Layer, float, Float]:
-    """Quantise one layer.
+    """Quantise one layer, and calibrate its biases if ``rates`` are given.
 
     Parameters
     ----------
-    rates : mean inputs (T|1, C, H, W) of the float layer and of the integer layer, to calibrate
-        with; or None.
-    fixed : scales that the network was tuned with, or None.
+    rates : input (T|1, C, H, W), averaged over the calibration images, of the layer in the float
+        network and of the layer in the integer network; None without calibration.
+    fixed : scales that the network was fine-tuned with; None to choose them.
 
     Returns
     -------
-    The integer layer, the scale of an output layer (else 0), and the change of the float bias (o,).
+    The integer layer, its scale if it is the output layer (otherwise 0), and the amounts (o,) that
+    calibration added to the float biases.
     """
     low, high = signed_range(weight_bits)
     param_max = signed_range(param_bits)[1]
@@ -233,7 +242,10 @@ def _quantize_layer(
 def integer_layer(
     layer: FoldedLayer, weight: Float, bias: Float, threshold: NDArray[Any] | None
 ) -> Layer:
-    """Return an integer layer with these numbers, which must already be integers that fit."""
+    """Return a copy of ``layer`` in integers, with the given weights, biases and thresholds.
+
+    These must already be whole numbers that fit their widths.
+    """
     return Layer(
         **layer.structure(),
         weight=weight.astype(np.int8),
@@ -245,7 +257,17 @@ def integer_layer(
 def _integer_thresholds(
     layer: FoldedLayer, low: int, high: int, param_max: int
 ) -> NDArray[np.int32]:
-    """Return integer thresholds (y|1, x|1, o) with the least squared error of the weights."""
+    """Choose the integer thresholds (y|1, x|1, o) of a layer, and with them its scales.
+
+    Of the candidates that :data:`CLIP_RATIOS` gives for a neuron, the one with the least squared
+    error of its quantised weights is taken. ``low`` and ``high`` are the least and largest integer
+    weight, and ``param_max`` is the largest integer bias or threshold.
+
+    Raises
+    ------
+    QuantizeError
+        A bias would exceed ``param_max`` even with a threshold of 1.
+    """
     assert layer.threshold is not None
     _, rows, columns, n_out = layer.weight.shape[:4]
     weight = np.moveaxis(layer.weight, 0, 3).reshape(rows, columns, n_out, -1)
@@ -271,7 +293,11 @@ def _integer_thresholds(
 
 
 def _output_scale(weight: Float, bias: Float, low: int, high: int, param_max: int) -> float:
-    """Return the scale of an output layer with the least squared error of the weights."""
+    """Choose the scale of an output layer: the one with the least squared error of its weights.
+
+    ``low`` and ``high`` are the least and largest integer weight, and ``param_max`` is the largest
+    integer bias.
+    """
     largest = float(np.abs(weight).max()) or 1.0
     floor = float(np.abs(bias).max()) / param_max
     candidates = [max(floor, ratio * largest / high) for ratio in CLIP_RATIOS]
@@ -280,14 +306,18 @@ def _output_scale(weight: Float, bias: Float, low: int, high: int, param_max: in
 
 
 def _squared_error(weight: Float, scale: Float, low: int, high: int) -> Float:
-    """Return the squared error of quantised weights, summed over the last axis."""
+    """Return the squared error of weights quantised with ``scale``, summed over the last axis.
+
+    The integer weights are clipped to the range from ``low`` to ``high``.
+    """
     return ((np.rint(weight / scale).clip(low, high) * scale - weight) ** 2).sum(axis=-1)
 
 
 def _mean_drive(layer: FoldedLayer, weight: Float, rates: Float) -> Float:
-    """Return every channel's mean drive (1, 1, 1, o) for mean inputs (t|1, C, H, W).
+    """Return every channel's mean weighted sum (1, 1, 1, o) of its inputs, without the bias.
 
-    The mean is over positions and timesteps; an output layer's drive is summed over timesteps.
+    ``rates`` (t|1, C, H, W) are the inputs, averaged over images. The result is the mean over
+    positions and timesteps; in an output layer, it is the sum over timesteps.
     """
     (pad_y, pad_x), (stride_y, stride_x) = layer.padding, layer.stride
     padded = np.pad(rates, ((0, 0), (0, 0), (pad_y, pad_y), (pad_x, pad_x)))

@@ -1,5 +1,7 @@
-"""Data sets by name, and loading of data sets and files. NumPy only (Pillow for images in
-files)."""
+"""Load a data set by its name, or a user's own data by its path.
+
+It needs only NumPy, and Pillow for image files.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +27,14 @@ SOURCES: dict[str, Source] = {
         mitbih.SOURCE,
     )
 }
-"""All data sets that :func:`load` knows, by name."""
+"""All data sets that :func:`load` knows, by their names."""
 NAMES = tuple(SOURCES)
 DEFAULT = fashion_mnist.SOURCE.name
 """Name of the data set of :func:`load_samples`, and of checkpoints that name none."""
 
 
 def load_samples() -> Split:
-    """Load the first test images of Fashion-MNIST, which come with Spikefold."""
+    """Load the few test images of Fashion-MNIST, with labels, that are part of Spikefold."""
     with np.load(shipped.SAMPLES) as arrays:
         return Split(images=arrays["images"], labels=arrays["labels"])
 
@@ -44,18 +46,20 @@ def load(
     name: str = DEFAULT,
     timesteps: int = 4,
 ) -> Dataset:
-    """Load a data set; unless it has a validation split, an equal number of every class is taken
-    from the training data.
+    """Load a data set as training, validation and test data.
+
+    If it has no validation split, one is taken from the training data, with an equal number of
+    samples of every class.
 
     Parameters
     ----------
-    data_dir : folder of the data set, or one that has it in a sub-folder of its name. None: the
-        folder in ``$SPIKEFOLD_DATA``, else known places and the download cache in
-        ``~/.cache/spikefold``, else a download where the authors offer one. :func:`describe` says
-        what files it holds.
-    n_validation : size of the validation split, a multiple of the number of classes. None: as the
-        data set has it.
-    name : one of :data:`NAMES`, or the path of a user's own data (:func:`sw.data.own.read`).
+    data_dir : folder with the files of the data set (:func:`describe` lists them), or a folder with
+        a sub-folder of the data set's name. If None, the folder in ``$SPIKEFOLD_DATA`` is used, or
+        else :func:`sw.data.source.find` looks in the usual places and then downloads the data.
+    n_validation : size of the validation split, a multiple of the number of classes. If None, the
+        data set's own choice.
+    name : one of :data:`NAMES`, or the path of a user's own data (:func:`sw.data.own.read`), for
+        which ``data_dir`` is ignored.
     timesteps : number of frames that event recordings are binned into.
 
     Raises
@@ -93,8 +97,11 @@ def load(
 
 
 def class_names(name: object, n_classes: int) -> tuple[str, ...]:
-    """Name the classes of data whose labels are not at hand: those of the data set ``name`` if it
-    is known and has as many, else ``class 0`` and so on."""
+    """Return names for ``n_classes`` classes, without loading any data.
+
+    They are the names of data set ``name`` if it is known and has as many classes, else ``class
+    0``, ``class 1`` and so on.
+    """
     source = SOURCES.get(name) if isinstance(name, str) else None
     if source is not None and len(source.labels) == n_classes:
         return source.labels
@@ -102,7 +109,7 @@ def class_names(name: object, n_classes: int) -> tuple[str, ...]:
 
 
 def describe() -> str:
-    """Say which files every data set may be given as: indented paragraphs for ``--help``."""
+    """Return a text for ``--help`` that says which files each data set consists of."""
     options = {"initial_indent": "    ", "subsequent_indent": "    ", "width": 78}
     known = [
         f"  {source.name}{'' if source.download is None else ' (downloaded if it is nowhere)'}\n"

@@ -56,7 +56,8 @@ def _read(folder: Path, timesteps: int) -> Parts:
 
 
 def _binary(paths: Sequence[Path]) -> Split:
-    """Read files of the binary version: records of a label and 3 x 32 x 32 bytes."""
+    """Read files of CIFAR-10's binary version, in which a sample is one byte of label and 3 x 32 x
+    32 bytes of pixels."""
     raw = b"".join(path.read_bytes() for path in paths)
     records = np.frombuffer(raw, np.uint8).reshape(-1, 1 + 3 * 32 * 32)
     images = records[:, 1:].reshape(-1, 3, 32, 32)
@@ -64,8 +65,12 @@ def _binary(paths: Sequence[Path]) -> Split:
 
 
 def _encoded_images(arrays: dict[str, NDArray[Any]], part: str) -> Split:
-    """Decode image files that are joined in one array: ``{part}_jpeg`` holds their bytes,
-    ``_offsets`` (N + 1) where each begins, ``_labels`` (N) their classes."""
+    """Decode N JPEG images whose files are concatenated in one array of bytes.
+
+    ``part`` is ``train`` or ``test``. The array ``{part}_jpeg`` has the bytes of all files,
+    ``{part}_offsets`` (N + 1) the positions where each begins, and the end, and ``{part}_labels``
+    (N) the classes.
+    """
     raw, bounds = arrays[f"{part}_jpeg"].tobytes(), arrays[f"{part}_offsets"].astype(np.int64)
     pairs = list(itertools.pairwise(bounds))
     images = [

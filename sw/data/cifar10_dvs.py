@@ -1,4 +1,5 @@
-"""CIFAR10-DVS: CIFAR-10's images moved before a 128 x 128 event camera (Li et al. 2017)."""
+"""Read CIFAR10-DVS: images of CIFAR-10, moved in front of a 128 x 128 event camera (Li et al.
+2017)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Data sets in memory: their splits, and the checks that every data set passes. NumPy only."""
+"""Hold data sets in memory, check them, and split them into training, validation and test data.
+
+A sample is an image, or a sequence of binary frames, one per timestep. It needs only NumPy.
+"""
 
 from __future__ import annotations
 
@@ -17,21 +20,21 @@ SPLIT_SEED = 20261121
 """Seed of the validation split. It does not depend on the seed of training, so that every run
 validates on the same samples."""
 N_CALIBRATION = 200
-"""Number of training samples that a checkpoint carries for :func:`sw.convert.quantize.quantize`."""
+"""Number of training samples in a checkpoint, with which the export adjusts integer biases."""
 
 
 class DataError(RuntimeError):
-    """Data was not found or is damaged; the message names the places and says what to do."""
+    """Raised for data that is missing or damaged; the message says where, and what to do."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Split:
-    """Samples and their labels.
+    """N samples and their labels, such as all training data.
 
     Attributes
     ----------
-    images : uint8, images (N, C, H, W) or binary frames (N, T, C, H, W).
-    labels : integers (N,), indices into the names of the classes.
+    images : uint8, either images (N, C, H, W) or binary frames (N, T, C, H, W).
+    labels : integers (N,), classes from 0 on.
     """
 
     images: NDArray[np.uint8]
@@ -43,13 +46,15 @@ class Split:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Parts:
-    """What the files of a data set hold, as a reader returns it.
+    """Contents of a data set's files, before :func:`assemble` makes a :class:`Dataset` of them.
 
     Attributes
     ----------
-    validation : None if it is to be taken from ``train``, ``n_validation`` samples of it.
-    n_validation : a multiple of the number of classes; unused if there is ``validation``.
-    note : what to say beside every figure on this data, such as that it is a subset.
+    train, test : training and test data.
+    validation : validation data; None if the files have none, and then :func:`assemble` takes
+        ``n_validation`` samples from ``train``.
+    n_validation : a multiple of the number of classes; not used if there is ``validation``.
+    note : remark to print with every result on this data, such as that it is a subset.
     """
 
     train: Split
@@ -61,16 +66,16 @@ class Parts:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Dataset:
-    """Training, validation and test data.
+    """A data set in memory, divided into training, validation and test data.
 
     Attributes
     ----------
     labels : names of the classes.
-    sha256 : digest of all images and labels.
-    place : where the data was found.
-    note : what to say beside every figure on this data, such as that it is a subset.
-    metric : what models are selected by: ``accuracy``, or ``balanced`` accuracy, which is the mean
-        over classes of the share of each that is recognised.
+    sha256 : checksum of all images and labels.
+    place : path at which the data was found.
+    note : remark to print with every result on this data, such as that it is a subset.
+    metric : metric by which training chooses the best model: ``accuracy``, or ``balanced``
+        accuracy, which is the mean over classes of the recall.
     """
 
     name: str
@@ -85,29 +90,39 @@ class Dataset:
 
 
 def spread(n: int, most: int) -> NDArray[np.int64]:
-    """Choose up to ``most`` of ``n`` indices, evenly spaced, so that samples sorted by class are
-    drawn from every class."""
+    """Return up to ``most`` evenly spaced indices from 0 to ``n`` - 1.
+
+    So all classes are drawn from even if samples are sorted by class.
+    """
     return np.linspace(0, n - 1, min(most, n)).astype(np.int64)
 
 
 def calibration_samples(dataset: Dataset) -> NDArray[np.uint8]:
-    """Copy the training samples that integer biases are set with
-    (:func:`sw.convert.quantize.quantize`)."""
+    """Return up to :data:`N_CALIBRATION` training samples, evenly spaced, for the quantisation.
+
+    :func:`sw.convert.quantize.quantize` runs them to adjust the integer biases.
+    """
     return dataset.train.images[spread(len(dataset.train), N_CALIBRATION)]
 
 
 def split(labels: NDArray[np.integer], n_validation: int) -> tuple[NDArray[np.intp], ...]:
-    """Divide samples into training and validation, with the same number of every class in the
-    latter: the last ones of each class in a random order that is always the same.
+    """Choose at random which training samples become validation data, equally many of every class.
+
+    The random order depends on :data:`SPLIT_SEED` only, so the choice is always the same.
+
+    Parameters
+    ----------
+    labels : integers (N,), the class of each sample.
 
     Returns
     -------
-    Indices of the training samples and of the validation samples, both ascending.
+    Indices of the samples left for training, and of those for validation, both ascending.
 
     Raises
     ------
     DataError
-        ``n_validation`` is no multiple of the number of classes, or would take all of a class.
+        ``n_validation`` is no multiple of the number of classes, or leaves a class without training
+        samples.
     """
     counts = np.bincount(labels)
     per_class, rest = divmod(n_validation, len(counts))
@@ -132,19 +147,23 @@ def assemble(
     metric: str = "accuracy",
     n_validation: int | None = None,
 ) -> Dataset:
-    """Check the parts of a data set, and take the validation split from its training data.
+    """Make a :class:`Dataset` of what was read from files, after checking it.
+
+    If ``parts`` has no validation data, it is taken from the training data (:func:`split`).
 
     Parameters
     ----------
     labels : names of the classes.
-    place : where the data was found.
-    n_validation : size of the validation split; None for that of ``parts``.
+    place : path at which the data was found.
+    metric : metric by which training chooses the best model, as in :class:`Dataset`.
+    n_validation : size of the validation split; None for ``parts.n_validation``.
 
     Raises
     ------
     DataError
-        The numbers of samples and labels differ, a label is no class, shapes differ between parts,
-        or the validation split cannot be made.
+        In the training or test data, the numbers of samples and labels differ or a label is no
+        class; or the shapes of training and test samples differ; or the validation split cannot be
+        made.
     """
     given = [parts.train, *([parts.validation] if parts.validation else []), parts.test]
     for what, part in (("training", parts.train), ("test", parts.test)):
@@ -185,7 +204,7 @@ def assemble(
 
 
 def _digest(splits: Iterable[Split]) -> str:
-    """Return the SHA-256 of the images and labels of all splits in turn."""
+    """Return the SHA-256 checksum, in hexadecimal, of the images and labels of all splits."""
     digest = hashlib.sha256()
     for part in splits:
         for array in (part.images, part.labels):
@@ -203,22 +222,27 @@ def from_objects(
     sensor: tuple[int, int] | None = None,
     n_validation: int,
 ) -> Dataset:
-    """Make a data set from any objects that give pairs of (sample, target), such as tonic's.
+    """Make a data set of any objects that yield pairs (sample, class), such as data sets of the
+    tonic library.
 
     Parameters
     ----------
-    train, test : pairs whose samples are recordings (structured arrays with fields ``t, x, y, p``),
-        which are binned into frames; or frames (T, C, H, W) of any numbers, of which those above 0
-        are spikes.
+    train, test : pairs whose samples are event recordings (structured arrays with fields ``t, x, y,
+        p``), which are binned into frames; or frames (T, C, H, W) of any numbers, of which those
+        above 0 become spikes.
     labels : names of the classes.
+    timesteps : number of frames T of a sample.
     sensor : (height, width) of the sensor; needed for recordings.
-    n_validation : number of training samples that are held for validation, a multiple of the number
-        of classes.
+    n_validation : number of training samples that are held back for validation, a multiple of the
+        number of classes.
 
     Raises
     ------
     DataError
-        A sample is neither, frames differ in shape, or labels are not below ``len(labels)``.
+        A sample is neither a recording nor frames, frames differ in shape, or a class is not below
+        ``len(labels)``.
+    sw.data.events.EventError
+        An event of a recording lies outside the sensor.
     """
 
     def collect(pairs: Iterable[tuple[Any, int]]) -> Split:

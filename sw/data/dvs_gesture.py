@@ -1,4 +1,4 @@
-"""DVS128 Gesture: hand gestures before a 128 x 128 event camera (Amir et al. 2017)."""
+"""Read DVS128 Gesture: hand gestures, seen by a 128 x 128 event camera (Amir et al. 2017)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,12 @@ def _read(folder: Path, timesteps: int) -> Parts:
 
 
 def _gestures(folder: Path, list_name: str, timesteps: int) -> Split:
-    """Cut the recordings of a list into gestures, at the times in their tables of labels."""
+    """Read the gestures of the recordings that the file ``list_name`` names, and bin each into
+    frames.
+
+    A recording contains several gestures. The file ``_labels.csv`` beside it has the class, start
+    and end of each.
+    """
     found: list[NDArray[np.uint8]] = []
     labels: list[int] = []
     names = [line.strip() for line in (folder / list_name).read_text().splitlines()]

@@ -1,8 +1,8 @@
-"""Event recordings: readers of the formats in use, and binning into binary frames. NumPy only.
+"""Read recordings of event cameras, and bin them into binary frames. It needs only NumPy.
 
-A recording is a structured array of :data:`EVENT`, in order of time. Formats: AEDAT 2.0 and 3.1 of
-128x128 sensors, the N-MNIST ``.bin`` (Orchard et al. 2015), and ``.npy``/``.npz`` with ``t, x, y,
-p`` as fields or arrays.
+A recording is a structured array of dtype :data:`EVENT`, in order of time. The formats are AEDAT
+2.0 of the 128 x 128 sensor DVS128, AEDAT 3.1, the ``.bin`` files of N-MNIST (Orchard et al. 2015),
+and NumPy files with ``t, x, y, p`` as fields (``.npy``) or as arrays (``.npz``).
 """
 
 from __future__ import annotations
@@ -16,18 +16,24 @@ from numpy.typing import NDArray
 from sw.files import ARRAY_ERRORS
 
 EVENT = np.dtype([("t", np.int64), ("x", np.int16), ("y", np.int16), ("p", np.bool_)])
-"""Time in microseconds, column, row, polarity (True: brighter)."""
+"""Type of an event: time in microseconds, column, row, and polarity (True: brighter)."""
 SUFFIXES = (".bin", ".aedat", ".npy", ".npz")
 
 Events = NDArray[Any]
 
 
 class EventError(ValueError):
-    """A file is no recording, or a damaged one; the message names the file or the field."""
+    """Raised for a file that is no recording, or for events that do not suit the sensor.
+
+    The message says what is wrong.
+    """
 
 
 def make(t: Any, x: Any, y: Any, p: Any) -> Events:
-    """Make a recording from four arrays of the same length; polarities are 0 and 1, or -1 and 1."""
+    """Make a recording from arrays of times, columns, rows and polarities, all of the same length.
+
+    Polarities above 0 mean brighter, so they may be 0 and 1, or -1 and 1.
+    """
     events = np.empty(len(t), EVENT)
     events["t"], events["x"], events["y"], events["p"] = t, x, y, np.asarray(p) > 0
     return events
@@ -36,16 +42,18 @@ def make(t: Any, x: Any, y: Any, p: Any) -> Events:
 def frames(
     events: Events, timesteps: int, shape: tuple[int, int], sensor: tuple[int, int] | None = None
 ) -> NDArray[np.uint8]:
-    """Bin a recording into binary frames, 1 where there was an event in the timestep.
+    """Bin a recording into one binary frame per timestep, which is 1 where any event occurred.
 
-    The time from the first to the last event is divided into equal parts, every event belongs to
-    one, and a recording without events gives empty frames.
+    The time from the first to the last event is divided into ``timesteps`` equal parts. A recording
+    without events gives frames of 0.
 
     Parameters
     ----------
-    events : with fields ``t, x, y, p`` of any numeric types; polarities above 0 are 1.
+    events : structured array with fields ``t, x, y, p`` of any numeric types; polarities above 0
+        count as 1.
     shape : (height, width) of a frame.
-    sensor : (height, width) of the sensor, if frames are to be smaller.
+    sensor : (height, width) of the sensor, whose positions are scaled to ``shape``; None if it is
+        as large as a frame.
 
     Returns
     -------
@@ -75,12 +83,12 @@ def frames(
 
 
 def read(path: Path) -> Events:
-    """Read the recording in a file, whose format follows from its suffix and header.
+    """Read a recording from a file. Its suffix and its header tell the format.
 
     Raises
     ------
     EventError
-        No format of :data:`SUFFIXES`, or a damaged file.
+        The file cannot be read, is damaged, or its suffix is not one of :data:`SUFFIXES`.
     """
     try:
         if path.suffix == ".bin":
@@ -97,8 +105,11 @@ def read(path: Path) -> Events:
 
 
 def _read_bin(raw: bytes) -> Events:
-    """Read a file of N-MNIST, which has five bytes an event: x, y, and polarity above 23 bits of
-    microseconds."""
+    """Decode a ``.bin`` file of N-MNIST.
+
+    An event has five bytes: column, row, and a 24-bit big-endian number whose top bit is the
+    polarity, and whose other 23 bits are the time in microseconds.
+    """
     if len(raw) % 5:
         raise EventError(f"{len(raw)} bytes are not whole events of 5")
     data = np.frombuffer(raw, np.uint8).reshape(-1, 5).astype(np.int64)
@@ -107,8 +118,12 @@ def _read_bin(raw: bytes) -> Events:
 
 
 def _read_aedat2(raw: bytes) -> Events:
-    """Read a file in AEDAT 2.0 of a DVS128, which holds pairs of big-endian 32-bit address and
-    time; the sensor counts columns and rows from the other end, and polarity 1 is darker."""
+    """Decode an AEDAT 2.0 file of a DVS128 sensor.
+
+    An event is two big-endian 32-bit words: an address, which holds position and polarity, and the
+    time in microseconds. The file counts columns and rows from the opposite edges, and its polarity
+    1 means darker; both are converted.
+    """
     start = _header_end(raw)
     if (len(raw) - start) % 8:
         raise EventError("the file ends within an event")
@@ -119,8 +134,11 @@ def _read_aedat2(raw: bytes) -> Events:
 
 
 def _read_aedat3(raw: bytes) -> Events:
-    """Read a file in AEDAT 3.1, which holds packets with a header of 28 bytes; polarity events are
-    type 1, of 8 bytes."""
+    """Decode an AEDAT 3.1 file.
+
+    It consists of packets, each with a header of 28 bytes. Packets of type 1 hold the camera's
+    events, of 8 bytes each; other packets are skipped.
+    """
     marker = b"#!END-HEADER\r\n"
     place = raw.find(marker)
     if place < 0:
@@ -145,7 +163,7 @@ def _read_aedat3(raw: bytes) -> Events:
 
 
 def _header_end(raw: bytes) -> int:
-    """Return the offset at which the lines that begin with # end."""
+    """Return the offset of the first byte after the header, whose lines begin with ``#``."""
     place = 0
     while raw[place : place + 1] == b"#":
         end = raw.find(b"\n", place)

@@ -1,4 +1,4 @@
-"""Fashion-MNIST: 28 x 28 grey images of clothes (Xiao et al. 2017)."""
+"""Read and download Fashion-MNIST: 28 x 28 grey images of clothes (Xiao et al. 2017)."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ IDX_FILES = {
     "x_test": ("t10k-images-idx3-ubyte", "bef4ecab320f06d8554ea6380940ec79"),
     "y_test": ("t10k-labels-idx1-ubyte", "bb300cfdad3c16e7a12a480ee83cd310"),
 }
-"""By array of the ``.npz`` file: name of the IDX file, and MD5 of its ``.gz`` as the data set's
-authors publish it."""
+"""Name of the IDX file that holds each array of the ``.npz`` file, and the MD5 checksum of its
+``.gz`` form that the authors of the data set publish."""
 
 
 def _holds(folder: Path) -> bool:

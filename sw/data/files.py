@@ -1,4 +1,5 @@
-"""Read and download the files that data sets consist of: IDX files, arrays, images, recordings."""
+"""Read and download the files of data sets: IDX files (the format of MNIST), NumPy archives, images
+and event recordings."""
 
 from __future__ import annotations
 
@@ -28,19 +29,22 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm")
 
 
 def find_idx(folder: Path, name: str) -> Path | None:
-    """Return the path of an IDX file, packed (``.gz``) or not; None if the folder has neither."""
+    """Return the path of file ``name``, or of its compressed form ``name.gz``; None if the folder
+    has neither."""
     paths = (folder / name, folder / f"{name}.gz")
     return next((path for path in paths if path.is_file()), None)
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
-    """Read an IDX file of unsigned bytes: two zero bytes, type 8, number of axes, their lengths as
-    big-endian 32-bit numbers, data.
+    """Read an array from an IDX file of unsigned bytes, compressed (``.gz``) or not.
+
+    Its header is two zero bytes, the type 8, the number of axes, and the length of each axis as a
+    big-endian 32-bit number. The data follow.
 
     Raises
     ------
     DataError
-        The file cannot be read, is of another kind, or is cut short.
+        The file cannot be read, is not an IDX file of bytes, or is truncated.
     """
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -57,12 +61,14 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
 
 
 def fetch(url: str, md5: str) -> bytes:
-    """Download a file.
+    """Download a file and check its MD5 checksum.
 
     Raises
     ------
-    OSError, DataError
-        The server cannot be reached, or the file's MD5 is another.
+    OSError
+        The download failed.
+    DataError
+        The file has another checksum.
     """
     with urllib.request.urlopen(url, timeout=TIMEOUT_S) as reply:
         raw = reply.read()
@@ -73,12 +79,12 @@ def fetch(url: str, md5: str) -> bytes:
 
 
 def decode(raw: bytes, mode: str, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """Decode an image file into pixels (C, H, W).
+    """Decode the bytes of an image file, such as PNG or JPEG, into uint8 pixels (C, H, W).
 
     Parameters
     ----------
-    mode : ``L`` (grey) or ``RGB``.
-    size : (width, height) to scale the image to.
+    mode : Pillow's name of the colours to convert to: ``L`` (grey) or ``RGB``.
+    size : (width, height) to scale the image to; None to leave its size.
 
     Raises
     ------
@@ -100,12 +106,12 @@ def decode(raw: bytes, mode: str, size: tuple[int, int] | None = None) -> NDArra
 
 
 def open_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Read all arrays of an ``.npz`` file.
+    """Read all arrays of an ``.npz`` file, by name.
 
     Raises
     ------
     DataError
-        The file cannot be read, or is something else.
+        The file cannot be read, or is not an ``.npz`` file.
     """
     try:
         with path.open("rb") as raw, np.load(raw) as file:
@@ -117,13 +123,22 @@ def open_arrays(path: Path) -> dict[str, NDArray[Any]]:
 def recordings_by_class(
     folder: Path, classes: Sequence[str], timesteps: int, sensor: tuple[int, int]
 ) -> Split:
-    """Read event recordings from a folder that has a sub-folder for every class, in order of their
-    names, and bin them into frames.
+    """Read all event recordings in a folder that has a sub-folder for every class.
+
+    Samples are in the order of ``classes``, and within a class in the order of file names.
+
+    Parameters
+    ----------
+    classes : names of the sub-folders.
+    timesteps : number of binary frames that a recording is binned into.
+    sensor : (height, width) of the sensor and of the frames.
 
     Raises
     ------
     DataError
         There are no recordings.
+    sw.data.events.EventError
+        A recording is damaged, or has events outside the sensor.
     """
     paths = [
         (path, n)

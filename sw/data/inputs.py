@@ -1,5 +1,8 @@
-"""Inputs that a user gives a network: arrays, images and event recordings in files, or raw samples
-from a pipe."""
+"""Read a network's input samples from a user's files (arrays, images, event recordings), or as raw
+bytes from a pipe.
+
+A network with an encoder takes images. Any other takes binary frames, one per timestep.
+"""
 
 from __future__ import annotations
 
@@ -24,25 +27,28 @@ from sw.network.network import Network
 ARRAY_SUFFIXES = (".npy", ".npz")
 RECORDING_SUFFIXES = (".bin", ".aedat")
 MODES = {1: "L", 3: "RGB"}
-"""Pillow's, by the number of channels."""
+"""Pillow's name of an image's colours, by the number of channels."""
 POLL_S = 0.01
-"""How long a sample is waited for before it is said that there is none yet."""
+"""Seconds that :func:`stream` waits for a sample before it yields None."""
 
 
 def read(
     paths: Iterable[str | Path], network: Network, sensor: tuple[int, int] | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[Any] | None]:
-    """Read the samples of files, one file after another, and labels if all files have them.
+    """Read the samples of all files, in the order of ``paths``, and their labels.
 
     Parameters
     ----------
-    paths : ``.npy`` of samples, ``.npz`` with ``images`` and maybe ``labels``; PNG, JPEG and other
-        images, which are scaled to the network's size; recordings, see :mod:`sw.data.events`.
-    sensor : (height, width) that recordings were made with; that of the network unless given.
+    paths : files of any of these kinds: ``.npy`` with an array of samples; ``.npz`` with an array
+        ``images`` and perhaps ``labels``; PNG, JPEG and other images, which are scaled to the
+        network's input size; event recordings (:mod:`sw.data.events`).
+    sensor : (height, width) of the sensor of the recordings; None if it is as large as the
+        network's input.
 
     Returns
     -------
-    uint8, what :func:`sw.network.encoder.check_input` accepts.
+    Samples as uint8, images (N, C, H, W) or frames (N, T, C, H, W); and labels (N,), or None if any
+    file has none.
 
     Raises
     ------
@@ -76,13 +82,16 @@ def _read(
 
 
 def read_images(path: str | Path, network: Network) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """Read images, and labels if there are any, of an .npy file or an .npz file with ``images`` and
-    maybe ``labels``. Images may lack the channel axis.
+    """Read samples from a NumPy file, and their labels if it has them.
+
+    An ``.npy`` file is an array of samples. An ``.npz`` file has an array ``images`` and perhaps
+    ``labels``. Images of one channel may be (N, H, W) or (N, 1, H, W).
 
     Raises
     ------
     InputError
-        The file cannot be read, its images have another shape or type, or a label is no class.
+        The file cannot be read, its samples do not suit the network in shape, type or values, or a
+        label is no class.
     """
     labels = None
     try:
@@ -116,7 +125,10 @@ def read_images(path: str | Path, network: Network) -> tuple[NDArray[Any], NDArr
 
 
 def check_labels(labels: NDArray[Any], n_classes: int, what: str) -> None:
-    """Raise :class:`InputError` unless all labels are numbers of the network's classes."""
+    """Raise :class:`InputError` unless all labels are whole numbers from 0 to ``n_classes`` - 1.
+
+    ``what`` is the name of the input, with which the message begins.
+    """
     is_class = np.zeros(labels.shape, np.bool_)
     if labels.dtype.kind in "biuf":
         is_class = np.isin(labels, np.arange(n_classes))
@@ -150,7 +162,7 @@ def _holds_events(path: Path) -> bool:
             names = values.dtype.names if isinstance(values, np.ndarray) else values
             return {"t", "x", "y", "p"} <= set(names or ())
     except ARRAY_ERRORS:
-        return False  # whoever reads it says why
+        return False  # read_images fails, too, and its message says why
 
 
 def _recording(path: Path, network: Network, sensor: tuple[int, int] | None) -> NDArray[np.uint8]:
@@ -170,19 +182,23 @@ def _recording(path: Path, network: Network, sensor: tuple[int, int] | None) -> 
 
 
 def sample_shape(network: Network) -> tuple[int, ...]:
-    """Return the shape of one sample: an image (C, H, W), or frames (T, C, H, W)."""
+    """Return the shape of one input sample of the network: (C, H, W) of an image if it has an
+    encoder, else (T, C, H, W) of frames."""
     frames = () if network.encoder is not None else (network.timesteps,)
     return (*frames, *network.image_shape)
 
 
 def stream(source: BinaryIO, network: Network) -> Iterator[NDArray[np.uint8] | None]:
-    """Yield samples read as raw bytes, each of shape :func:`sample_shape` and uint8; yield None
-    while no complete sample is available, see :meth:`sw.driver.any_board.AnyBoard.stream`.
+    """Read samples from a stream of raw bytes, such as a pipe, and yield each when it is complete.
+
+    A sample is uint8 of shape :func:`sample_shape`. While the next one is incomplete, yield None
+    every :data:`POLL_S` seconds, so that the caller can do other work, as
+    :meth:`sw.driver.any_board.AnyBoard.stream` does.
 
     Raises
     ------
     InputError
-        The source cannot be read or ends within a sample, or its values are no spikes.
+        The source cannot be read or ends within a sample, or a frame has values other than 0 and 1.
     """
     shape = sample_shape(network)
     n_bytes = int(np.prod(shape))
@@ -199,7 +215,8 @@ def stream(source: BinaryIO, network: Network) -> Iterator[NDArray[np.uint8] | N
             if not raw:
                 return
 
-    # Reading cannot be interrupted: it must not keep the program from ending.
+    # A blocked read cannot be interrupted. In a daemon thread it does not keep the program from
+    # ending.
     threading.Thread(target=collect, daemon=True).start()
     n_samples = 0
     while True:

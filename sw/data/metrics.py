@@ -1,4 +1,5 @@
-"""Metrics of predictions against labels: accuracy, balanced accuracy, F1, and intervals."""
+"""Compute metrics of predictions: accuracy, balanced accuracy, F1, and the confidence interval of
+an accuracy."""
 
 from __future__ import annotations
 
@@ -9,9 +10,10 @@ from numpy.typing import NDArray
 
 
 def detail(predicted: NDArray[np.int64], labels: NDArray[np.integer]) -> dict[str, Any]:
-    """Return metrics in percent: ``accuracy``; ``balanced``, the mean over classes of the share
-    found of each; and ``f1`` of each class, the harmonic mean of the share found and the share
-    rightly called so.
+    """Return the metrics of N predictions, in percent.
+
+    ``accuracy`` is the share of correct predictions. ``balanced`` is the mean over classes of the
+    recall. ``f1`` lists, for each class, the harmonic mean of recall and precision.
 
     A prediction that ignores a rare class has a high accuracy, but a low balanced accuracy:
 
@@ -32,7 +34,11 @@ def detail(predicted: NDArray[np.int64], labels: NDArray[np.integer]) -> dict[st
 
 
 def wilson(n_correct: float, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Return the interval that covers a share with 95 % (Wilson, JASA 22, 1927).
+    """Return the Wilson confidence interval (low, high) of a share that was measured as
+    ``n_correct`` of ``n``; all shares are from 0 to 1.
+
+    ``z`` is the quantile of the normal distribution; the default gives 95 % confidence. Source:
+    Wilson, JASA 22, 1927.
 
     >>> low, high = wilson(90, 100)
     >>> f"{low:.3f} to {high:.3f}"

@@ -1,9 +1,10 @@
-"""MIT-BIH Arrhythmia Database: heartbeats as inputs of a network.
+"""Read heartbeats of the MIT-BIH Arrhythmia Database as input images of a network.
 
-The database (Moody and Mark 2001; PhysioNet) has 48 records of two leads at 360 Hz with every beat
-annotated. The classes are AAMI's: N (normal and bundle branch block), S (supraventricular ectopic),
-V (ventricular ectopic), F (fusion), Q (unclassifiable). Training and test patients are those of de
-Chazal et al. 2004 (DS1, DS2), which leave out the paced records.
+The database (Moody and Mark 2001; PhysioNet) has 48 electrocardiogram records of two leads, sampled
+at 360 Hz, in which every beat is annotated. The classes follow the AAMI standard: N (normal and
+bundle branch block), S (supraventricular ectopic), V (ventricular ectopic), F (fusion), Q
+(unclassifiable). The records for training (DS1) and for testing (DS2) are from different patients,
+as in de Chazal et al. 2004, which leaves out the four records of patients with pacemakers.
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ from sw.data.files import open_arrays
 from sw.data.source import Source
 
 LABELS = ("N", "S", "V", "F")
-"""AAMI's classes without Q, of which there are 15 beats."""
+"""Classes of the data set: those of AAMI without Q, of which the records have only 15 beats."""
 DS1 = (101, 106, 108, 109, 112, 114, 115, 116, 118, 119, 122, 124, 201, 203, 205, 207, 208, 209)
 DS1 = (*DS1, 215, 220, 223, 230)
 DS2 = (100, 103, 105, 111, 113, 117, 121, 123, 200, 202, 210, 212, 213, 214, 219, 221, 222, 228)
 DS2 = (*DS2, 231, 232, 233, 234)
 VALIDATION = (101, 118, 205, 223)
-"""Patients of DS1 that are held for validation; together they have beats of all classes."""
+"""Records of DS1 that are held back for validation; together they have beats of all classes."""
 N_SAMPLES = 128
 """Number of samples of a beat, at 180 Hz."""
 N_CHANNELS = 4
 """Number of channels of a beat's image, see :func:`as_images`."""
 N_AROUND = 10
-"""Number of beats to each side whose median interval an interval is relative to."""
+"""Number of beats on each side of a beat whose median interval its own intervals are divided by."""
 R_INDEX = 50
-"""Index of the sample at the R peak."""
+"""Index, among the samples of a beat, of that at the R peak."""
 NPZ_NAME = "mitbih_beats_aami.npz"
 
 _AAMI = {
@@ -45,19 +46,21 @@ _AAMI = {
     6: 3,  # F
     **dict.fromkeys((12, 38, 13), 4),  # / f Q
 }
-"""Class by annotation code of the WFDB library (ecgcodes.h)."""
+"""Class of each annotation code of the WFDB library (ecgcodes.h): an index into N, S, V, F, Q."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Beats:
-    """N beats, in the order of time within each record.
+    """N heartbeats, record after record, and in the order of time within each record.
 
     Attributes
     ----------
-    samples : uint16 (N, 128), in units of the converter.
-    labels : (N,) 0 to 4: N, S, V, F, Q.
-    records : (N,) numbers of the records.
-    intervals : uint16 (N, 2), to the beat before and the beat after in 1/360 s; 0 if there is none.
+    samples : uint16 (N, 128), the signal around each beat at 180 Hz, in steps of the
+        analogue-to-digital converter.
+    labels : integers (N,), 0 to 4 for the classes N, S, V, F, Q.
+    records : integers (N,), number of the record of each beat.
+    intervals : uint16 (N, 2), time from the previous beat and time to the next beat, in units of
+        1/360 s; 0 at the ends of a record, where there is no such beat.
     """
 
     samples: NDArray[np.uint16]
@@ -66,7 +69,7 @@ class Beats:
     intervals: NDArray[np.uint16]
 
     def chosen(self, which: NDArray[np.bool_]) -> Beats:
-        """Return the beats for which ``which`` (N,) is true."""
+        """Return the beats that the mask ``which`` (N,) selects."""
         return Beats(
             samples=self.samples[which],
             labels=self.labels[which],
@@ -76,18 +79,18 @@ class Beats:
 
 
 def known(beats: Beats) -> Beats:
-    """Return the beats of the classes in :data:`LABELS`."""
+    """Return the beats without the unclassifiable ones: those of the classes in :data:`LABELS`."""
     return beats.chosen(beats.labels < len(LABELS))
 
 
 def as_images(beats: Beats) -> NDArray[np.uint8]:
-    """Make images of beats, uint8 (N, 4, 1, 128). Channel 0 is the signal, channel 1 its difference
-    from the patient's usual beat, channels 2 and 3 are constant: the intervals before and after.
+    """Make an image of each beat, uint8 (N, 4, 1, 128), of one row and 128 columns of time.
 
-    The signal is centred on the beat's median and scaled by the record's median beat height; the
-    usual beat is the median over all beats of the record. An interval is relative to the median of
-    those around it, :data:`N_AROUND` beats to each side, so that an early beat stands out at any
-    heart rate.
+    Channel 0 is the signal, minus the median of the beat, scaled by the median height (maximum
+    minus minimum) of the record's beats. Channel 1 is its difference from the usual beat, which is
+    the median, sample by sample, over all beats of the record. Channels 2 and 3 are constant: the
+    time from the previous beat, and the time to the next, divided by the median interval of the
+    :data:`N_AROUND` beats on each side. So an early beat stands out at any heart rate.
     """
     result = np.empty((len(beats.labels), N_CHANNELS, 1, N_SAMPLES), np.uint8)
     samples = beats.samples.astype(np.float64)
@@ -106,7 +109,10 @@ def as_images(beats: Beats) -> NDArray[np.uint8]:
 
 
 def _relative_intervals(intervals: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Divide a record's intervals (N, 2) by the median interval around each; 1 if there is none."""
+    """Divide the intervals (N, 2) of a record by the median interval of the beats around each.
+
+    An interval of 0, at the ends of a record, becomes 1.
+    """
     before = intervals[:, 0]
     median = max(1.0, float(np.median(before)))
     around = np.pad(np.where(before > 0, before, median), N_AROUND, constant_values=median)
@@ -115,10 +121,10 @@ def _relative_intervals(intervals: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def read_records(folder: Path, records: Sequence[int]) -> Beats:
-    """Read the beats of some records, first lead.
+    """Read the beats of some records from the database's own files, and only their first lead.
 
-    A beat is 128 samples at 180 Hz (means of pairs) around the annotated R peak; beats too near an
-    end of the record are left out.
+    A beat is 128 samples at 180 Hz around the annotated R peak; each is the mean of two samples at
+    360 Hz. Beats too near to an end of the record are left out.
 
     Raises
     ------
@@ -156,8 +162,10 @@ def read_records(folder: Path, records: Sequence[int]) -> Beats:
 
 
 def read_212(raw: bytes) -> NDArray[np.int64]:
-    """Decode the first of two signals in WFDB's format 212: three bytes hold a sample of each, of
-    12 bits."""
+    """Decode the first of the two signals of a ``.dat`` file in WFDB's format 212.
+
+    Three bytes hold one 12-bit sample of each signal.
+    """
     if len(raw) % 3:
         raise ValueError(f"{len(raw)} bytes are not whole pairs of samples of 3")
     data = np.frombuffer(raw, np.uint8).reshape(-1, 3).astype(np.int64)
@@ -166,10 +174,11 @@ def read_212(raw: bytes) -> NDArray[np.int64]:
 
 
 def read_annotations(raw: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Decode annotations in MIT format into sample numbers and codes.
+    """Decode an ``.atr`` file, in the MIT annotation format, into sample numbers and codes.
 
-    A 16-bit word has the code in its upper 6 bits and the time since the annotation before in its
-    lower 10; codes from 59 on are long intervals and additions.
+    A 16-bit word is one annotation: its upper 6 bits are the code, and its lower 10 bits are the
+    number of samples since the previous annotation. Codes from 59 on are no annotations: 59 holds a
+    longer interval, and the others details of an annotation, which are skipped.
     """
     words = np.frombuffer(raw[: len(raw) // 2 * 2], "<u2").astype(np.int64)
     times, codes = [], []
@@ -183,7 +192,7 @@ def read_annotations(raw: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
             place += 2
         elif code == 63:  # AUX: text of that many bytes follows
             place += (low + 1) // 2
-        elif code < 59:  # 60 to 62 are numbers that belong to the annotation before
+        elif code < 59:  # 60 to 62 hold details of the previous annotation
             time += low
             times.append(time)
             codes.append(code)

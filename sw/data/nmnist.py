@@ -1,4 +1,4 @@
-"""N-MNIST: MNIST's digits before a moving 34 x 34 event camera (Orchard et al. 2015)."""
+"""Read N-MNIST: MNIST's digits, seen by a moving 34 x 34 event camera (Orchard et al. 2015)."""
 
 from __future__ import annotations
 
@@ -44,9 +44,13 @@ def _read(folder: Path, timesteps: int) -> Parts:
 
 
 def _joined_recordings(arrays: dict[str, NDArray[Any]], part: str, timesteps: int) -> Split:
-    """Bin recordings whose events are joined in arrays: ``{part}_x``, ``_y``, ``_p``, ``_dt``
-    (microseconds since the recording's event before), ``_offsets`` (N + 1), where each recording
-    begins, and ``_labels`` (N)."""
+    """Bin N recordings into frames; the events of all recordings are concatenated in arrays.
+
+    ``part`` is ``train`` or ``test``. The arrays ``{part}_x``, ``{part}_y`` and ``{part}_p`` have
+    the column, row and polarity of every event, and ``{part}_dt`` the microseconds since the
+    previous event of its recording. ``{part}_offsets`` (N + 1) has the positions where each
+    recording begins, and the end; ``{part}_labels`` (N) has the classes.
+    """
     x, y, p, dt = (arrays[f"{part}_{key}"] for key in ("x", "y", "p", "dt"))
     bounds = arrays[f"{part}_offsets"].astype(np.int64)
     found = np.empty((len(bounds) - 1, timesteps, 2, *SENSOR), np.uint8)

@@ -1,4 +1,5 @@
-"""A user's own data: arrays, IDX files, or folders of images and recordings by class."""
+"""Read a user's own data set: arrays, IDX files (the format of MNIST), or a folder of images or
+event recordings for every class."""
 
 from __future__ import annotations
 
@@ -19,17 +20,23 @@ FILES = (
     f"({', '.join(IMAGE_SUFFIXES)}) or event recordings ({', '.join(events.SUFFIXES)}) for every "
     "class"
 )
-"""What a user's own data may be, in words."""
+"""Forms that a user's own data may have, in words."""
 
 
 def read(path: Path, timesteps: int) -> tuple[Parts, tuple[str, ...]]:
-    """Read a user's own data, see :data:`FILES`, and the names of its classes. A tenth of the
-    training data is held for validation.
+    """Read a user's own data set, in any of the forms in :data:`FILES`.
+
+    About a tenth of the training data will be held back for validation, equally many samples of
+    every class. Event recordings are binned into ``timesteps`` frames.
+
+    Returns
+    -------
+    The data, and the names of the classes: those of the folders, or else ``class 0`` and so on.
 
     Raises
     ------
     DataError
-        The path holds nothing of :data:`FILES`, or is damaged.
+        The path has none of these forms, or its files are damaged.
     """
     classes: tuple[str, ...] | None = None
     if path.suffix == ".npz":
@@ -47,7 +54,10 @@ def read(path: Path, timesteps: int) -> tuple[Parts, tuple[str, ...]]:
 
 
 def _checked(part: Split, path: Path) -> Split:
-    """Refuse images of other types or shapes, and give those of one channel their axis."""
+    """Raise :class:`DataError` unless the samples are uint8 images, or frames of 0 and 1.
+
+    Return them with a channel axis: images (N, H, W) become (N, 1, H, W).
+    """
     images = part.images[:, None] if part.images.ndim == 3 else part.images
     if images.dtype != np.uint8 or images.ndim not in (4, 5):
         raise DataError(
@@ -83,7 +93,7 @@ def _folders(path: Path, classes: Sequence[str], timesteps: int) -> list[Split]:
 
 
 def _files_by_class(folder: Path, classes: Sequence[str]) -> tuple[list[Path], NDArray[np.int64]]:
-    """List the files in the folders of all classes, and the class of each."""
+    """Return the files in the sub-folders of all classes, and the class (N,) of each file."""
     found = [(p, n) for n, name in enumerate(classes) for p in sorted((folder / name).glob("*"))]
     if not found:
         raise DataError(f"{folder} holds no files in folders {', '.join(classes)}")
@@ -91,8 +101,10 @@ def _files_by_class(folder: Path, classes: Sequence[str]) -> tuple[list[Path], N
 
 
 def _recordings(parts: Sequence[Sequence[Path]], timesteps: int) -> list[NDArray[np.uint8]]:
-    """Bin the recordings of each part into frames. The sensor's size is unknown, so all frames are
-    as large as the events of all parts need."""
+    """Read and bin the recordings of both parts, which are training and test data.
+
+    The size of the sensor is unknown, so frames are just large enough for the events of both parts.
+    """
     read = [[events.read(path) for path in paths] for paths in parts]
     height, width = (
         1 + max(int(r[axis].max(initial=0)) for part in read for r in part) for axis in ("y", "x")

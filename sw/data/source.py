@@ -1,4 +1,8 @@
-"""A known data set: what its folder holds, where it is looked for, and how it is read."""
+"""Describe the data sets that are known by name, and find their folders.
+
+A description says which files a data set consists of, how they are read, and whether they can be
+downloaded.
+"""
 
 from __future__ import annotations
 
@@ -16,21 +20,25 @@ DATA_DIR_VARIABLE = "SPIKEFOLD_DATA"
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A data set that is known by name; :data:`sw.data.catalogue.SOURCES` lists all of them.
+    """Description of a data set that is known by name (:data:`sw.data.catalogue.SOURCES` lists
+    all).
 
     Attributes
     ----------
-    name : for ``--data``; also the name of its folder in the cache.
-    files : what a folder must contain, in words.
+    name : name for the option ``--data``, and of its folder in the download cache.
+    files : files that its folder must contain, in words.
     labels : names of the classes.
-    holds : tell whether a folder contains the data.
-    read : read the folder; event recordings are binned into the given number of timesteps. It may
-        raise OSError, ValueError, IndexError or KeyError, which become DataError.
-    url : where the data comes from.
-    download : download the data into a folder, which need not exist; None if its authors offer no
-        plain download.
-    places : folders that are looked into before the cache, and what puts the data into each.
-    metric : what models are selected by, see :class:`sw.data.dataset.Dataset`.
+    holds : function of a folder that returns whether it contains the data.
+    read : function of a folder and a number of timesteps that reads the data, and bins event
+        recordings into that many frames. If it raises OSError, ValueError, IndexError or KeyError,
+        :func:`sw.data.catalogue.load` raises DataError instead.
+    url : address of the authors' download or page.
+    download : function that downloads the data into a folder, which need not exist; None if it can
+        be downloaded by hand only.
+    places : pairs of a folder in which the data may be installed, and what installs it, in words.
+        They are searched before the cache.
+    metric : metric by which training chooses the best model, as in
+        :class:`sw.data.dataset.Dataset`.
     """
 
     name: str
@@ -45,22 +53,23 @@ class Source:
 
 
 def cache_dir(name: str) -> Path:
-    """Return the folder that a data set is downloaded into, after the XDG convention."""
+    """Return the folder that a data set is downloaded into: ``$XDG_CACHE_HOME/spikefold/NAME``, by
+    default ``~/.cache/spikefold/NAME``."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "spikefold" / name
 
 
 def find(source: Source, data_dir: str | Path | None = None) -> Path:
-    """Return the folder that holds a data set.
+    """Return the folder that holds a data set; download the data if necessary.
 
-    A folder that is named, as ``data_dir`` or in ``$SPIKEFOLD_DATA``, is the only one that is
-    looked into, beside its sub-folder with the data set's name. Otherwise it is the first of the
-    data set's known places and the cache, into which the data is downloaded if it can be.
+    If ``data_dir`` or else ``$SPIKEFOLD_DATA`` names a folder, only this folder and its sub-folder
+    with the data set's name are searched. Otherwise, the folders in ``source.places`` are, and then
+    the cache (:func:`cache_dir`). If none has the data, it is downloaded into the cache.
 
     Raises
     ------
     DataError
-        The data is not found; the message lists the places.
+        The data is not found, and cannot be downloaded; the message lists the folders searched.
     """
     named = data_dir or os.environ.get(DATA_DIR_VARIABLE)
     if named:

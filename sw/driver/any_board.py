@@ -1,4 +1,4 @@
-"""The interface that one board and several boards share."""
+"""Interface shared by a single board and by several boards that work together."""
 
 from __future__ import annotations
 
@@ -27,75 +27,84 @@ Loadable = str | Path | NetworkFile | Network | Program
 
 
 class AnyBoard(ABC):
-    """One board (:class:`sw.driver.board.Board`) or several that work as one
-    (:class:`sw.driver.group.BoardGroup`). Use as a context manager."""
+    """Interface for running networks on one board (:class:`sw.driver.board.Board`) or on a group of
+    boards that share the samples (:class:`sw.driver.group.BoardGroup`). Use it as a context
+    manager, which closes the serial ports."""
 
     @property
     @abstractmethod
     def config(self) -> Config:
-        """Configuration that the board reported; of several boards, the first one's."""
+        """Hardware configuration that the board reported (lanes, sizes of memories, clock, ...); in
+        a group, that of the first board."""
 
     @property
     @abstractmethod
     def port(self) -> str:
-        """Path or name of the serial port; of several boards, all of them joined by commas."""
+        """Path or name of the board's serial port; in a group, all ports joined by commas."""
 
     @property
     @abstractmethod
     def program(self) -> Program:
-        """Program that is loaded.
+        """Compiled network that the board's memories hold.
 
         Raises
         ------
         RuntimeError
-            No program is loaded.
+            No network has been loaded.
         """
 
     @property
     @abstractmethod
     def devices(self) -> list[Device]:
-        """Devices that work: all but those that have failed."""
+        """Devices in use (:class:`sw.driver.device.Device`), one per board, without those that have
+        failed."""
 
     @property
     @abstractmethod
     def counters(self) -> LinkCounters:
-        """Traffic and errors of the links so far, all devices together."""
+        """Bytes transferred and errors counted on the serial links since they were opened, summed
+        over all boards."""
 
     @property
     def failures(self) -> Sequence[tuple[Device, DeviceError]]:
-        """Devices that have failed while others went on, each with its error."""
+        """Boards of a group that have failed and are no longer used, each with its error. Always
+        empty for a single board."""
         return []
 
     @property
     def virtual(self) -> bool:
-        """Whether any device is simulated."""
+        """Whether any of the boards in use is simulated."""
         return any(device.virtual for device in self.devices)
 
     def clock_s(self) -> float:
-        """Return the time in seconds that speeds refer to, from an arbitrary start."""
+        """Return the current time in seconds, for measuring how fast boards work: the simulated
+        clock if this is a single virtual board, else the wall clock. Only differences have a
+        meaning."""
         return time.monotonic()
 
     @abstractmethod
     def load(self, network: Loadable, on_progress: Progress | None = None) -> Loaded:
-        """Load a network, verify the memories, and clear the spikes. What the memories hold already
-        is not sent again.
+        """Load a network: write its weights, parameters and layer descriptors into the board's
+        memories, verify them, and set all spikes to 0. The board compares checksums first, and only
+        data that differ from what it holds are sent.
 
         Parameters
         ----------
-        network : a network file or its path, a network, or a program for this board's
-            configuration. After loading a program, :meth:`stream` takes what
-            :meth:`sw.compile.program.Program.pack_input` takes.
-        on_progress : called with the number of bytes that are in place since the last call, which
-            add up to :func:`sw.driver.loading.load_bytes` per device.
+        network : a network file or its path, a network, or a program (a network that has been
+            compiled for this board's configuration). If it is a program, :meth:`stream` takes
+            samples in the form that :meth:`sw.compile.program.Program.pack_input` takes.
+        on_progress : called repeatedly, with the number of bytes that were written, or found to be
+            equal, since the previous call. These numbers add up to
+            :func:`sw.driver.loading.load_bytes` for each board.
 
         Raises
         ------
         ValueError
-            A program was compiled for a different configuration.
+            The program was compiled for a different configuration.
         sw.compile.program.FitError
-            The network does not fit.
+            The network does not fit the board.
         sw.network.netfile.NetworkFileError
-            The file cannot be used.
+            The file cannot be read, or is no network file.
         MemoryFault
             The board does not hold what was written to it.
         LinkTimeout, LinkLost
@@ -106,40 +115,48 @@ class AnyBoard(ABC):
     def stream(
         self, samples: Iterable[StreamItem], *, maps: bool = False
     ) -> Generator[Inference, None, None]:
-        """Classify samples and yield their outcomes in order. The board receives the next sample
-        while it runs one.
+        """Classify samples, and yield the result of each in the order of the samples. The board
+        receives the next sample while it computes the current one.
 
         Parameters
         ----------
-        samples : images (C, H, W) of uint8 if the network has an encoder, or spikes (T, C, H, W) of
-            0 and 1 for its input map. They are taken one by one as the board needs them. An item
-            that is None means that no sample is available yet, so that finished outcomes are
-            yielded first.
-        maps : read back the spikes of every map, which keeps the board waiting.
+        samples : uint8 images (C, H, W) if the network has an encoder (a first layer that turns
+            pixels into spikes), else uint8 spikes (T, C, H, W) of 0 and 1. If the encoder runs on
+            the host, its spikes (T, C, H, W) are taken in place of an image, too. Samples are taken
+            from the iterable one by one, as the board needs them. If the iterable yields None, no
+            sample is available yet: results that are ready are yielded, and then it is asked again.
+        maps : also read back the spikes of the input and of every layer. The board then computes
+            one sample at a time and waits while its spikes are read.
 
         Raises
         ------
         sw.network.encoder.InputError
-            A sample does not suit the network.
+            A sample has a type, shape or value that the network does not take.
         LinkTimeout
             The board does not answer, even after :data:`sw.driver.loading.MAX_RECOVERIES` attempts
             to recover it.
-        LinkLost, RequestRefused, MemoryFault
+        LinkLost
+            The board has been disconnected.
+        RequestRefused
+            The board refused a request, and recovering it would not help.
+        MemoryFault
+            The board does not hold the network that was written to it again after a failure.
         DeviceError
-            All of several boards have failed.
+            All boards of a group have failed.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Close the serial port. Closing it again does nothing."""
+        """Close the board's serial port. A second call does nothing."""
 
     def infer(self, samples: Iterable[NDArray[np.uint8]]) -> NDArray[np.int64]:
-        """Return the logits (N, n_classes) of N samples, see :meth:`stream`."""
+        """Classify N samples, given as in :meth:`stream`, and return their logits (N,
+        n_classes)."""
         logits = [inference.logits for inference in self.stream(samples)]
         return np.stack(logits) if logits else np.zeros((0, self.program.n_classes), np.int64)
 
     def observe(self, sample: NDArray[np.uint8], *, maps: bool = False) -> Inference:
-        """Classify one sample, see :meth:`stream`."""
+        """Classify one sample and return its result; the arguments are as in :meth:`stream`."""
         return next(self.stream([sample], maps=maps))
 
     def __enter__(self) -> Self:

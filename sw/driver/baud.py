@@ -1,4 +1,4 @@
-"""Agreement between host and device on the rate of the serial line."""
+"""Choice of the serial line's rate: host and device change to the fastest one that works."""
 
 from __future__ import annotations
 
@@ -9,29 +9,36 @@ from sw.driver.errors import LinkTimeout
 from sw.driver.transport import Request, Transport
 
 BAUDS = (12_000_000, 6_000_000, 3_000_000, 2_000_000)
-"""Rates to try below the board's own, fastest first; the default rate always works."""
+"""Rates in bits per second to try if the fastest one does not work. They must be faster than the
+default rate, which always works."""
 
 MAX_BAUD_ERROR = 0.02
-"""Largest relative error of a divided clock: a UART with 8 data bits tolerates about twice this."""
+"""Largest relative error of a rate that the device gets by dividing its clock by an integer. A UART
+with 8 data bits tolerates about twice this."""
 
 MIN_DIVISOR, MAX_DIVISOR = 4, 256
-"""Clock cycles per bit that the device supports."""
+"""Smallest and largest number of clock cycles per bit that the device supports."""
 
 N_TRIALS = 3
 """Number of frames sent to find out whether a rate works."""
 
 
 def agree_on_rate(transport: Transport, config: Config, limit_baud: int | None) -> None:
-    """Change both ends to the fastest rate that works, from the default rate.
+    """Change host and device from the default rate to the fastest rate at which the device answers.
+
+    They stay at the default rate if no other works.
 
     Parameters
     ----------
-    config : configuration of the device, whose clock is divided.
-    limit_baud : fastest rate to try; None means the board's own.
+    config : configuration of the device, which divides its clock by an integer to get the rate.
+    limit_baud : fastest rate to try, in bits per second; None means ``config.baud``.
 
     Raises
     ------
-    LinkTimeout, LinkLost
+    LinkTimeout
+        The port accepts no data.
+    LinkLost
+        The port has vanished.
     """
     fastest = config.baud if limit_baud is None else limit_baud
     for baud in (fastest, *(b for b in BAUDS if DEFAULT_BAUD < b < fastest)):
@@ -45,7 +52,8 @@ def agree_on_rate(transport: Transport, config: Config, limit_baud: int | None) 
 
 
 def _try_rate(transport: Transport, baud: int, divisor: int) -> bool:
-    """Change to a rate, and return whether the device answers at it."""
+    """Ask the device to change to a rate, change the host's rate, and return whether the device
+    answers. ``divisor`` is the number of the device's clock cycles per bit."""
     request = Request(Opcode.RATE, pack(Rate, {"divisor_less_1": divisor - 1}))
     try:
         # No repetition: it would reach a device that may have changed to the new rate already.

@@ -1,4 +1,4 @@
-"""One board as a library: load a network, classify samples. Needs NumPy, not PyTorch.
+"""Driver for one board: load a network and classify samples. It needs NumPy, but not PyTorch.
 
 >>> with Board.open("sim:ulx3s-85f") as board:  # doctest: +SKIP
 ...     board.load("net.spikefold")
@@ -30,11 +30,12 @@ from sw.network.network import Network
 
 
 class Board(AnyBoard):
-    """One board. Use as a context manager, which closes its port.
+    """A single real or virtual board that runs networks. Use it as a context manager, which closes
+    its serial port.
 
     Attributes
     ----------
-    device : memories, runs and link of the board.
+    device : gives access to the board's memories, runs and serial link.
     """
 
     def __init__(self, device: Device):
@@ -44,13 +45,16 @@ class Board(AnyBoard):
 
     @classmethod
     def open(cls, port: str | None = None, baud: int | None = None) -> Board:
-        """Open a board; :func:`sw.driver.group.open_boards` opens several as one.
+        """Open one board on a serial port. To use several as one, call
+        :func:`sw.driver.group.open_boards`.
 
         Parameters
         ----------
-        port : port as in :meth:`sw.driver.device.Device.open`, such as ``"/dev/ttyUSB0"`` or
-            ``"sim"``; None looks for a board on all USB serial ports.
-        baud : fastest rate to use, in bits per second; None means the board's own.
+        port : port as in :meth:`sw.driver.device.Device.open`, such as ``"/dev/ttyUSB0"`` for a
+            real board or ``"sim"`` for a virtual one; None looks for a board on all USB serial
+            ports.
+        baud : fastest rate of the serial line to use, in bits per second; None means the rate that
+            the board reports.
 
         Raises
         ------
@@ -93,7 +97,8 @@ class Board(AnyBoard):
         if spec_hash(program.config) != spec_hash(self.config):
             raise ValueError(
                 f"the program is for {program.config.name!r}, the device is "
-                f"{self.config.name!r}; compile it again (program_for does)"
+                f"{self.config.name!r}; compile it again, for example by loading "
+                "its network in place of the program"
             )
         started = time.perf_counter()
         self._program = None
@@ -106,7 +111,8 @@ class Board(AnyBoard):
         )
 
     def _compiled(self, network: Loadable) -> tuple[Program, Network | None]:
-        """Return the program to load, and its network if that is known."""
+        """Compile a network for this board unless it has been compiled for it already, and return
+        the program and the network. The network is None if only a program was given."""
         if isinstance(network, str | Path):
             network = netfile.load(network, Program)
         if isinstance(network, NetworkFile):
@@ -117,8 +123,11 @@ class Board(AnyBoard):
         return network, None
 
     def _write(self, program: Program, on_progress: Progress | None) -> int:
-        """Write a program, from the beginning after each failure of the link; the progress is that
-        of the first attempt."""
+        """Write a program into the board's memories and return the number of bytes written.
+
+        If the link fails, the board is recovered and all is written again. ``on_progress`` is
+        called during the first attempt only.
+        """
         n_failures = 0
         while True:
             try:

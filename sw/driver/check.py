@@ -1,4 +1,5 @@
-"""Comparison of a device's inferences with the PyTorch integer reference."""
+"""Comparison of a board's results with the integer reference (:mod:`sw.network.reference`), a
+PyTorch computation that the board must match bit for bit."""
 
 from __future__ import annotations
 
@@ -16,11 +17,14 @@ from sw.network.network import Network
 def against_reference(
     network: Network, images: NDArray[np.uint8], inferences: list[Inference], first: int
 ) -> list[str]:
-    """Run the reference on ``images``, and describe how ``inferences`` differ from it.
+    """Run the integer reference on images, and describe each difference of a board's results from
+    it.
 
     Parameters
     ----------
-    first : number of the first image in messages.
+    images : uint8 images (N, C, H, W), or spikes (N, T, C, H, W) if the network has no encoder.
+    inferences : the board's results for these images, in the same order.
+    first : number that error descriptions give to ``images[0]``; the others follow.
     """
     from sw.network import reference
 
@@ -39,13 +43,17 @@ def differences(
     logits: NDArray[np.int64],
     maps: dict[str, NDArray[np.uint8]],
 ) -> Iterator[str]:
-    """Describe each difference between an inference and the reference: prediction, logits, spikes
-    and additions of every layer, and every spike if maps were read back.
+    """Describe each difference between a board's result for one image and the integer reference.
+
+    The prediction, the logits, and the numbers of spikes and synaptic operations of each layer are
+    compared, and also every single spike if the spikes were read back from the board. Only the
+    first of several logits, or of several spikes of a layer, is described.
 
     Parameters
     ----------
-    index : number of the image in messages.
-    logits, maps : the reference's logits (n_classes,) and spikes (T, C, H, W) of every map.
+    index : number of the image, for the descriptions.
+    logits : the reference's logits (n_classes,).
+    maps : the reference's spikes (T, C, H, W) of every layer by its name, and of the input.
     """
     yield from (
         f"image {index}{where}"
@@ -88,7 +96,7 @@ def _counters(
 
 def _spikes(inference: Inference, maps: dict[str, NDArray[np.uint8]]) -> Iterator[str]:
     for name, found in inference.maps.items():
-        if name == PIXELS:  # what the host wrote
+        if name == PIXELS:  # the host wrote these bits itself
             continue
         wrong = np.argwhere(found != maps[name])
         if len(wrong):

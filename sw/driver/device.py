@@ -1,7 +1,8 @@
-"""Devices on serial ports: opening, memories, runs and recovery.
+"""Driver for one device on a serial port: open it, use its memories, run programs, and recover it.
 
-Real and virtual boards are driven alike: the port ``sim`` starts a virtual board first, and then
-opens that board's port. See :mod:`hw.protocol` for the bytes on the wire.
+A device is the gateware on a board. Real and virtual boards are driven alike: the port ``sim``
+starts a virtual board, and then opens the serial port that this board provides. The bytes on the
+wire are described in :mod:`hw.protocol`.
 """
 
 from __future__ import annotations
@@ -42,15 +43,17 @@ VIRTUAL_SETTLE_S = 0.05
 
 
 class Device:
-    """A board that is ready: identified, at its agreed rate, and idle.
+    """Open connection to a board that has been identified, is idle, and uses the fastest rate of
+    the serial line that works.
 
     Use as a context manager, which closes the port (and ends a virtual board).
 
     Parameters
     ----------
     transport : open link at the default rate.
-    virtual_board : process of a virtual board, which ends with this object.
-    baud : fastest rate to use, in bits per second; None means the board's own.
+    identity : what the board has reported about itself.
+    virtual_board : process of a virtual board, which ends when this object is closed.
+    baud : fastest rate to use, in bits per second; None means the rate that the board reports.
 
     Attributes
     ----------
@@ -76,23 +79,25 @@ class Device:
 
     @classmethod
     def open(cls, port: str | None = None, baud: int | None = None) -> Device:
-        """Open a board. No other process can use it until it is closed.
+        """Open a board. No other process can use its port until it is closed.
 
         Parameters
         ----------
-        port : path or name of a serial port; ``sim`` or ``sim:NAME`` starts a virtual board (with
-            that configuration, see :mod:`hw.boards.configs`); None looks for a board on all USB
-            ports. ``?faults=...`` behind a port injects faults, see :mod:`sw.driver.faults`.
-        baud : fastest rate to use, in bits per second; None means the board's own.
+        port : path or name of a serial port. ``sim`` starts a virtual board, and ``sim:NAME`` one
+            with a configuration of :mod:`hw.boards.configs`. None looks for a board on all USB
+            serial ports. A suffix such as ``?faults=1e-2`` injects transmission errors, see
+            :mod:`sw.driver.faults`.
+        baud : fastest rate of the serial line to use, in bits per second; None means the rate that
+            the board reports.
 
         Raises
         ------
         DeviceNotFound
             There is no board or no such port, or the port cannot be opened.
         NotABoard
-            Nothing on the port answers like a board.
+            Nothing on the port answers like a Spikefold board.
         SpecMismatch
-            The board's gateware does not fit this software.
+            The board's gateware and this software were built from different definitions.
         FaultSpecError
             The fault options behind ``?`` are invalid.
         """
@@ -128,12 +133,16 @@ class Device:
         baud: int | None = None,
         timeout_s: float | None = None,
     ) -> Device:
-        """Open the board on a serial port, with a layer between driver and port.
+        """Open the board on a serial port, with an object between driver and port that can observe
+        or change the bytes.
 
         Parameters
         ----------
-        wrap : takes the open port and returns the one that the driver uses.
-        timeout_s : how long the board may take to answer, in place of the driver's defaults.
+        path : path or name of the serial port.
+        wrap : takes the open port and returns the object that the driver uses in its place.
+        virtual_board, baud : see :class:`Device`.
+        timeout_s : how many seconds the board may take to answer; None means the driver's defaults
+            for real and virtual boards.
         """
         virtual = is_virtual(path)
         timeout_s = timeout_s or (VIRTUAL_TIMEOUT_S if virtual else None)
@@ -152,7 +161,8 @@ class Device:
         baud: int | None = None,
         timeout_s: float | None = None,
     ) -> Device:
-        """Make a device of an identified board; the port is closed if that fails."""
+        """Return a :class:`Device` for an open board that has been identified. If its construction
+        fails, the port is closed."""
         default_s = VIRTUAL_TIMEOUT_S if is_virtual(str(transport.port.port)) else TIMEOUT_S
         transport.timeout_s = timeout_s or default_s
         try:
@@ -162,7 +172,8 @@ class Device:
             raise
 
     def close(self) -> None:
-        """Close the port. Closing it again does nothing."""
+        """Close the serial port, and end the process of a virtual board. A second call does
+        nothing."""
         self.transport.close()
         if self._virtual_board is not None:
             self._virtual_board.stop()
@@ -176,17 +187,17 @@ class Device:
 
     @property
     def config(self) -> Config:
-        """Configuration that the board reported."""
+        """Hardware configuration that the board reported (lanes, sizes of memories, clock, ...)."""
         return self.identity.config
 
     @property
     def port(self) -> str:
-        """Path or name of the serial port."""
+        """Path or name of the board's serial port."""
         return str(self.transport.port.port)
 
     @property
     def virtual(self) -> bool:
-        """Whether the board is simulated, so that its speed is that of the simulated clock."""
+        """Whether the board is simulated. Its speed is then measured by its simulated clock."""
         return self._virtual_board is not None
 
     def clock_cycles(self) -> int | None:
@@ -195,10 +206,11 @@ class Device:
         return None if self._virtual_board is None else self._virtual_board.n_cycles()
 
     def recover(self) -> None:
-        """Restart the link to a board that does not answer any more, or was reset.
+        """Restart the link to a board that no longer answers, or that was reset.
 
-        Goes back to the default rate, identifies the board, aborts its run, and agrees on a rate
-        again. The board's memories may have changed: fill them again.
+        The link goes back to the default rate, the board is identified again, its run is aborted,
+        and the fastest rate is chosen again. The board's memories may have changed, so that the
+        caller must fill them again.
 
         Raises
         ------
@@ -221,29 +233,44 @@ class Device:
     # ---- runs --------------------------------------------------------------------------------
 
     def next_tag(self) -> int:
-        """Return a tag for a run that differs from the last 255 tags."""
+        """Return a tag (0 to 255) by which the board's messages refer to a run. It differs from the
+        previous 255 tags."""
         self._tag = (self._tag + 1) % 256
         return self._tag
 
     def run_request(
         self, tag: int, entry: int, n_result_rows: int = 0, n_counter_rows: int = 0
     ) -> Request:
-        """Return a request that starts a run. Its DONE frame brings the first ``n_result_rows``
-        rows of RESULT and the first ``n_counter_rows`` rows of COUNTER."""
+        """Return a request that starts a run.
+
+        Parameters
+        ----------
+        tag : number of the run from :meth:`next_tag`, which the board returns with the result.
+        entry : row of weight memory at which the program's first layer descriptor begins.
+        n_result_rows, n_counter_rows : numbers of rows of the memories RESULT and COUNTER (see
+            :class:`hw.protocol.Space`) that the board sends, from row 0, when the run ends.
+        """
         values = {"n_result_rows": n_result_rows, "n_counter_rows": n_counter_rows}
         payload = pack(Run, {"tag": tag, "entry": entry, **values})
         return Request(Opcode.RUN, payload, what=f"RUN {tag} from entry {entry}")
 
     def run(self, entry: int = 0, *, timeout_s: float = 60.0) -> RunResult:
-        """Run the program from row ``entry`` of weight memory and wait for its end.
+        """Run the program whose first layer descriptor is at row ``entry`` of weight memory, and
+        return its result when it has ended.
 
-        On a timeout or any other exception, the run is aborted.
+        If waiting for the end fails or is interrupted, for example by a timeout or Ctrl-C, the run
+        is aborted.
 
         Raises
         ------
         LinkTimeout
-            The run did not end within ``timeout_s``.
-        RequestRefused, LinkLost
+            The run did not end within ``timeout_s`` seconds, or the board does not answer.
+        RequestRefused
+            The board refused to start the run.
+        LinkLost
+            The board has been disconnected.
+        DeviceError
+            The board lost the run, for example because it was reset.
         """
         tag = self.next_tag()
         results: list[RunResult] = []
@@ -269,7 +296,10 @@ class Device:
                 if status.state == RunState.DONE:
                     results.append(status.result)
                 elif status.state == RunState.IDLE:
-                    raise DeviceError("the board lost the run that it had started: was it reset?")
+                    raise DeviceError(
+                        "the board lost the run that it had started: was it reset? Load the "
+                        "program again, and repeat the run"
+                    )
             return results[0]
         except (LinkLost, RequestRefused):
             raise
@@ -279,7 +309,8 @@ class Device:
             raise
 
     def status_request(self) -> Request:
-        """Return a STATUS request; :func:`sw.driver.status.parse_status` decodes the reply."""
+        """Return a request for the board's state. :func:`sw.driver.status.parse_status` decodes its
+        reply."""
         return Request(Opcode.STATUS, n_reply_bytes=n_bytes(DeviceStatus))
 
     def status(self) -> BoardStatus:
@@ -294,8 +325,8 @@ class Device:
         return parse_status(raw)
 
     def abort(self) -> None:
-        """End the run in progress, and discard a waiting run and all requests under way. Memories
-        stay as they are.
+        """End the run in progress, and discard the run that waits behind it and all unanswered
+        requests. The board's memories stay as they are.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Opening serial ports, and identifying what is on them."""
+"""Search for boards: open serial ports, and identify the device on each."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ from sw.driver.transport import POLL_S, Request, Transport
 from sw.driver.virtual_board import is_virtual
 
 N_BREAKS = 2
-"""Number of breaks to send before a port is taken to have no board on it. One may be lost like any
-other byte, and a board that missed it still listens at a different rate."""
+"""Number of breaks (bytes that return a device to the default rate) to send before a port is taken
+to have no board on it. A break may be lost like any other byte, and a board that missed it still
+listens at a different rate."""
 
 WRITE_TIMEOUT_S, VIRTUAL_WRITE_TIMEOUT_S = 30.0, 300.0
 """How long the port of a real and of a virtual board may block a write."""
@@ -45,7 +46,8 @@ PROBE_TIMEOUT_S = 0.15
 
 @dataclass(frozen=True)
 class BoardIdentity:
-    """What a board says that it is: its configuration, and the definitions it was built from."""
+    """Identity that a board reports: its hardware configuration, the version of its protocol, and a
+    hash of the definitions (layouts, opcodes, number formats) from which it was built."""
 
     config: Config
     protocol_version: int
@@ -53,7 +55,16 @@ class BoardIdentity:
 
 
 def _parse_identity(raw: bytes, port: str) -> BoardIdentity:
-    """Check the data of a reply to IDENTIFY: magic number, version, and hash of the definitions."""
+    """Decode a board's reply to IDENTIFY, after checking its magic number, protocol version and
+    hash of the definitions.
+
+    Raises
+    ------
+    NotABoard
+        The magic number is wrong.
+    SpecMismatch
+        The board's gateware and this software were built from different definitions.
+    """
     if raw[:4] != MAGIC.to_bytes(4, "little"):
         raise NotABoard(f"the device on {port} answers, but is no Spikefold board")
     advice = "Load a bitstream of this release onto the board, or use the software of its release"
@@ -88,12 +99,12 @@ def _parse_identity(raw: bytes, port: str) -> BoardIdentity:
 
 
 def open_port(port: str) -> serial.Serial:
-    """Open a port exclusively, at the default rate.
+    """Open a serial port at the default rate, for this process only.
 
     Raises
     ------
     DeviceNotFound
-        The port does not exist, is in use, or may not be accessed.
+        The port does not exist, is in use, or this user may not open it.
     """
     try:
         opened = serial.Serial(
@@ -120,15 +131,16 @@ def _open_error(error: Exception) -> str:
 
 
 def identify(transport: Transport) -> BoardIdentity:
-    """Ask the device on an open port what it is.
+    """Ask the device on an open port for its identity, and check that this software can drive it.
 
     Raises
     ------
     NotABoard
-        It is no Spikefold board.
+        The device is no Spikefold board.
     SpecMismatch
-        Its gateware does not fit this software.
+        The board's gateware and this software were built from different definitions.
     LinkTimeout, LinkLost
+        The device does not answer, or has been disconnected.
     """
     port = str(transport.port.port)
     request = Request(Opcode.IDENTIFY, n_reply_bytes=n_bytes(Identity))
@@ -141,7 +153,7 @@ def identify(transport: Transport) -> BoardIdentity:
 
 @contextlib.contextmanager
 def timeouts(transport: Transport, timeout_s: float, n_retries: int) -> Iterator[None]:
-    """Use other timeouts within a ``with`` block."""
+    """Change a transport's timeout (in seconds) and number of retries within a ``with`` block."""
     before = transport.timeout_s, transport.n_retries
     transport.timeout_s, transport.n_retries = timeout_s, n_retries
     try:
@@ -153,15 +165,21 @@ def timeouts(transport: Transport, timeout_s: float, n_retries: int) -> Iterator
 def connect(
     transport: Transport, timeout_s: float, n_retries: int
 ) -> tuple[Transport, BoardIdentity]:
-    """Identify the board on an open port at the default rate; the port is closed if that fails.
+    """Return the board on an open port to the default rate, and identify it. If that fails, close
+    the port.
+
+    Returns
+    -------
+    The given transport, and the board's identity.
 
     Raises
     ------
     NotABoard
-        Nothing on the port answers like a board.
+        Nothing on the port answers like a Spikefold board.
     SpecMismatch
-        The board's gateware does not fit this software.
+        The board's gateware and this software were built from different definitions.
     LinkLost
+        The port has vanished.
     """
     try:
         with timeouts(transport, timeout_s, n_retries):
@@ -184,14 +202,15 @@ def connect(
 
 @dataclass(frozen=True)
 class _Probe:
-    """A serial port, and what is on it.
+    """Result of searching one serial port for a board.
 
     Attributes
     ----------
     path : path or name of the port.
-    description : port and finding in words.
-    board : open transport and identity, if a board answered.
-    error : why no board answered; None also for a port that is not on USB, which is not tried.
+    description : sentence for the user that names the port and says what is on it.
+    board : open transport and identity of the board, or None if no board answered.
+    error : why no board answered. None if one did, or if the port was skipped because it is not on
+        USB.
     """
 
     path: str
@@ -201,7 +220,8 @@ class _Probe:
 
 
 def _probe_ports() -> Iterator[_Probe]:
-    """Probe each serial port in order, when the iterator reaches it."""
+    """Search the serial ports for boards, in the order of their names. A port is opened only when
+    the iterator reaches it."""
     for info in sorted(list_ports.comports(), key=lambda info: info.device):
         label = f"{info.device} ({info.description})"
         if info.vid is None:
@@ -216,8 +236,12 @@ def _probe_ports() -> Iterator[_Probe]:
 
 
 def find_boards() -> tuple[list[tuple[str, BoardIdentity]], list[str]]:
-    """Return the boards on all USB serial ports, as (port, identity), and a description of every
-    other port. All ports are closed again."""
+    """Identify the boards on all USB serial ports, and close the ports again.
+
+    Returns
+    -------
+    Port and identity of each board that was found, and a sentence about each port without a board.
+    """
     found, others = [], []
     for probe in _probe_ports():
         if probe.board is None:
@@ -230,14 +254,14 @@ def find_boards() -> tuple[list[tuple[str, BoardIdentity]], list[str]]:
 
 
 def find_board() -> tuple[Transport, BoardIdentity]:
-    """Open the first board on any USB serial port.
+    """Search the USB serial ports, and return the open transport and identity of the first board.
 
     Raises
     ------
     DeviceNotFound
-        No port has a board; the message lists them.
+        No port has a board; the message lists all ports.
     SpecMismatch
-        The first board's gateware does not fit this software.
+        The first board's gateware and this software were built from different definitions.
     """
     tried = []
     for probe in _probe_ports():

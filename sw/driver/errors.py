@@ -1,4 +1,4 @@
-"""Everything that the driver raises."""
+"""Exceptions that the driver raises; their base class is :class:`DeviceError`."""
 
 from __future__ import annotations
 
@@ -16,35 +16,38 @@ _REASONS = {
 
 
 class DeviceError(RuntimeError):
-    """A board, or the link between it and this machine, failed. Base class of all others."""
+    """Raised when a board fails, or the link between it and the host. Base class of all other
+    exceptions of the driver."""
 
 
 class DeviceNotFound(DeviceError):
-    """No board was found, or a port cannot be opened; the message lists what was tried."""
+    """Raised when no board is found or a port cannot be opened. The message lists what was
+    tried."""
 
 
 class NotABoard(DeviceError):
-    """The port exists, but nothing on it answers like a Spikefold board."""
+    """Raised when a serial port exists, but nothing on it answers like a Spikefold board."""
 
 
 class SpecMismatch(DeviceError):
-    """The board's gateware and this software were built from different definitions."""
+    """Raised when a board's gateware and this software were built from different definitions, so
+    that they disagree about the protocol or the configuration."""
 
 
 class LinkTimeout(DeviceError):
-    """A request was not answered in time, although it was repeated."""
+    """Raised when a request is not answered in time, even after it was sent again."""
 
 
 class LinkLost(DeviceError):
-    """The port has vanished: the board was unplugged or lost its power."""
+    """Raised when the serial port has vanished because the board was unplugged or switched off."""
 
 
 class RequestRefused(DeviceError):
-    """The board refused a request.
+    """Raised when a board refuses a request.
 
     Attributes
     ----------
-    status : the board's reason.
+    status : the reason, as in the board's reply.
     """
 
     def __init__(self, request: str, status: Status):
@@ -53,8 +56,9 @@ class RequestRefused(DeviceError):
 
 
 class MemoryFault(DeviceError):
-    """A memory of the board does not hold what was written to it."""
+    """Raised when a memory of a board does not hold what was written to it."""
 
 
 class FaultSpecError(DeviceError):
-    """The fault options behind ``?`` in a board's name are invalid."""
+    """Raised when the options behind ``?`` in a port's name, such as ``sim?faults=1e-2``, are
+    invalid."""

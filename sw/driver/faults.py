@@ -1,9 +1,11 @@
-"""Injection of faults between driver and board: ``--board "sim?faults=1e-2&seed=7"``.
+"""Injection of faults into the link between driver and board, to test that the driver recovers.
 
-``faults`` is the probability of a fault per frame, in either direction; ``kinds`` names the allowed
-kinds, joined by ``+`` (default: all); ``seed`` makes the faults reproducible. ``latency`` gives a
-virtual board a simulated USB adapter that delays bytes by as many milliseconds of simulated time in
-each direction.
+Faults are requested by options in a port's name, as in ``--board "sim?faults=1e-2&seed=7"``.
+``faults`` is the probability of a fault per frame (one message on the serial line, see
+:mod:`hw.protocol`), in either direction; ``kinds`` names the kinds of faults to inject, joined by
+``+`` (default: all of :data:`KINDS`); ``seed`` makes the faults reproducible. ``latency`` makes a
+virtual board's simulated USB adapter delay bytes in each direction, by this number of milliseconds
+of simulated time.
 """
 
 from __future__ import annotations
@@ -33,14 +35,15 @@ _END = bytes([END])
 
 @dataclass(frozen=True)
 class Plan:
-    """Faults to inject.
+    """Options of fault injection, parsed by :func:`parse`.
 
     Attributes
     ----------
     rate : probability of a fault per frame, 0 to 1.
-    kinds : kinds of faults to draw from, a subset of :data:`KINDS`.
+    kinds : kinds of faults to inject, a subset of :data:`KINDS`; all are equally likely.
     seed : seed of the random generator.
-    latency_ms : delay of a virtual board's simulated adapter in each direction.
+    latency_ms : delay in each direction by a virtual board's simulated USB adapter, in milliseconds
+        of simulated time.
     """
 
     rate: float
@@ -102,7 +105,7 @@ KINDS = (*ON_BYTES, "stall", "reset")
 
 
 def parse(spec: str) -> Plan:
-    """Parse the options behind ``?`` in a board's name.
+    """Parse the options behind ``?`` in a port's name, such as ``faults=1e-2&seed=7``.
 
     Raises
     ------
@@ -131,22 +134,26 @@ def parse(spec: str) -> Plan:
 
 
 def inject(port: Port, plan: Plan, pid: int | None = None) -> Port:
-    """Return ``port`` with the plan's faults, or unchanged if there are none."""
+    """Return a port that injects the plan's faults into ``port``, or ``port`` itself if the
+    probability of faults is 0. ``pid`` is the process of a virtual board, see
+    :class:`FaultyPort`."""
     return FaultyPort(port, plan, pid) if plan.rate else port
 
 
 class FaultyPort:
-    """A port that injects faults into the frames that pass.
+    """Serial port that passes frames to and from another port, and injects faults into some of
+    them.
 
     Parameters
     ----------
-    port : port to send to and receive from.
+    port : the other port.
     plan : faults to inject.
-    pid : process of the virtual board, which SIGUSR1 resets; without one there are no resets.
+    pid : process of a virtual board, to which the fault ``reset`` sends SIGUSR1, which resets the
+        board. If it is None, there are no such faults.
 
     Attributes
     ----------
-    injected : number of faults so far, by kind.
+    injected : number of faults injected so far, by kind.
     kinds : kinds of faults that can happen.
     """
 
@@ -204,7 +211,8 @@ class FaultyPort:
         return taken
 
     def _pass(self, frame: bytes) -> bytes:
-        """Return the bytes that arrive in place of a frame."""
+        """Decide at random whether a frame suffers a fault, and return the bytes to pass on in its
+        place."""
         if not self.kinds or self._rng.random() >= self._rate:
             return frame
         kind = self._rng.choice(self.kinds)

@@ -1,4 +1,5 @@
-"""Several boards that work as one."""
+"""Use of several boards as one: samples are distributed among them, and results are put in
+order."""
 
 from __future__ import annotations
 
@@ -25,12 +26,13 @@ from sw.driver.transport import LinkCounters
 from sw.network import netfile
 
 LOOK_AHEAD = 4
-"""Number of samples per board that may be taken beyond the next outcome in order."""
+"""Number of samples per board that may be taken while the result that must be yielded next is
+missing."""
 
 
 class BoardGroup(AnyBoard):
-    """Several boards as one: each sample goes to the next board that is free. If a board fails,
-    its samples go to the others."""
+    """Several boards that are used as one. Each sample goes to the next board that is free. If a
+    board fails, it is no longer used, and its unfinished samples go to the others."""
 
     def __init__(self, boards: list[Board]):
         self._all = boards
@@ -38,7 +40,7 @@ class BoardGroup(AnyBoard):
 
     @property
     def boards(self) -> list[Board]:
-        """Boards that work: all but those that have failed."""
+        """Boards in use, without those that have failed."""
         failed = [device for device, _ in self._failures]
         return [board for board in self._all if board.device not in failed]
 
@@ -111,17 +113,19 @@ class BoardGroup(AnyBoard):
         yield from _Distribution(self, samples, maps).outcomes()
 
     def fail(self, board: Board, error: DeviceError) -> None:
-        """Exclude a board that has failed."""
+        """Record that a board has failed with ``error``, and no longer use it."""
         self._failures.append((board.device, error))
 
     def all_failed(self) -> DeviceError:
-        """Return the error of a group in which no board works any more."""
+        """Return an exception that says that all boards of the group have failed, and why each
+        did."""
         listing = "\n".join(f"  {device.port}: {error}" for device, error in self._failures)
         return DeviceError(f"all boards have failed:\n{listing}")
 
 
 class _Distribution:
-    """Distribution of a stream of samples among boards, each of which has a thread."""
+    """One stream of samples that is distributed among boards. A thread for each board takes samples
+    and delivers results."""
 
     def __init__(self, group: BoardGroup, samples: Iterable[StreamItem], maps: bool):
         self.group, self.maps = group, maps
@@ -137,7 +141,9 @@ class _Distribution:
         self.ahead = threading.Semaphore(LOOK_AHEAD * len(group.boards))
 
     def _pull(self, held: deque[tuple[int, NDArray[np.uint8]]]) -> Iterator[StreamItem]:
-        """Yield samples for one board, and append each to ``held``, its unfinished ones."""
+        """Yield samples for one board, or None while no sample is available or may be taken. Each
+        sample is also appended, with its number, to ``held``, the samples whose results this board
+        still owes."""
         while not self.stopped:
             # A board that has work must not wait here: the others may be waiting for its outcome.
             if not self.ahead.acquire(timeout=0 if held else 0.05):
@@ -158,7 +164,8 @@ class _Distribution:
             yield item[1]
 
     def _next(self) -> tuple[int, StreamItem] | None:
-        """Return the next item of the stream with its number, or None at the end."""
+        """Take the next sample from the stream and return it with its number; return None at the
+        end. If the stream raises an exception, pass it on to :meth:`outcomes` and return None."""
         try:
             sample = next(self.samples)
         except StopIteration:
@@ -171,7 +178,8 @@ class _Distribution:
         return index, sample
 
     def _work(self, board: Board) -> None:
-        """Run one board until no sample is left for it; the body of its thread."""
+        """Run samples on one board until no sample is left; each board's thread executes this. If
+        the board fails, its unfinished samples are left to the others."""
         held: deque[tuple[int, NDArray[np.uint8]]] = deque()
         try:
             while not self.stopped:
@@ -200,7 +208,8 @@ class _Distribution:
             self.finished.put(None)
 
     def outcomes(self) -> Generator[Inference, None, None]:
-        """Yield the outcome of each sample, in order. Closing the generator ends the threads."""
+        """Start the threads, and yield the result of each sample in the order of the samples.
+        Closing the generator ends the threads."""
         boards = self.group.boards
         if not boards:
             raise self.group.all_failed()
@@ -232,18 +241,21 @@ class _Distribution:
 
 
 def open_boards(ports: str | None = None, baud: int | None = None) -> AnyBoard:
-    """Open one board, or several as one.
+    """Open one board, or several that are used as one.
 
     Parameters
     ----------
-    ports : what :meth:`sw.driver.board.Board.open` takes, or several such ports separated by
-        commas, such as ``"/dev/ttyUSB0,/dev/ttyUSB1"`` or ``"sim,sim"``.
-    baud : fastest rate to use, in bits per second; None means the board's own.
+    ports : port as in :meth:`sw.driver.board.Board.open`, or several of them separated by commas,
+        such as ``"/dev/ttyUSB0,/dev/ttyUSB1"`` or ``"sim,sim"``. None looks for one board on all
+        USB serial ports.
+    baud : fastest rate of the serial line to use, in bits per second; None means the rate that each
+        board reports.
 
     Raises
     ------
     DeviceNotFound, NotABoard, SpecMismatch, FaultSpecError
-        See :meth:`sw.driver.device.Device.open`; boards opened until then are closed again.
+        A board cannot be opened, see :meth:`sw.driver.device.Device.open`. The boards that have
+        been opened before it are closed again.
     """
     names = [name.strip() for name in ports.split(",")] if ports else [None]
     if len(names) == 1:

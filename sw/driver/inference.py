@@ -1,4 +1,4 @@
-"""What a board takes, and what it returns for it."""
+"""Types of a board's input and output: a sample to classify, and the result for it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,23 @@ StreamItem = NDArray[np.uint8] | None
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Inference:
-    """Outcome of one sample.
+    """Result of classifying one sample on a board.
 
     Attributes
     ----------
-    prediction : index of the first largest logit.
-    n_cycles : clock cycles of the run.
-    logits : int64 (n_classes,)
-    counters : counters of each layer by its name, in the order in which the layers ran.
-    maps : spikes uint8 (T, C, H, W) of every map by its name; empty if not read back.
-    link_s : seconds from sending the first byte of the input to the acknowledgement of the last,
-        plus the time for reading maps back.
-    compute_s : seconds from the start of the run to the announcement of its end.
-    latency_s : seconds from taking the sample to its outcome, including the wait for others.
+    prediction : predicted class, the index of the largest logit (the first one if several are
+        equal).
+    n_cycles : clock cycles that the computation took on the board.
+    logits : int64 array (n_classes,).
+    counters : numbers of cycles, weight reads, synaptic operations and spikes of each layer by its
+        name, in the order in which the layers ran.
+    maps : spikes by name, a uint8 array (T, C, H, W) of 0 and 1 for each layer and for the input.
+        Empty if they were not read back.
+    link_s : seconds from sending the first byte of the input until the board acknowledged the last
+        one, plus the time for reading spikes back.
+    compute_s : seconds from the start of the computation until the board announced its end.
+    latency_s : seconds from taking the sample until its result was complete, including the time
+        that it waited for earlier samples.
     """
 
     prediction: int

@@ -1,4 +1,4 @@
-"""Loading compiled networks into a device, and recovery when the link fails meanwhile."""
+"""Loading of compiled networks into a device, and recovery of a device whose link has failed."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from sw.driver.memory import Progress
 from sw.network.network import Network
 
 MAX_RECOVERIES = 3
-"""Number of attempts to recover a board since its last result before it is given up."""
+"""Number of attempts to recover a board, counted since its last result, before its error is
+raised."""
 
 _RECOVERABLE = frozenset({Status.WAS_RESET, Status.BUSY})
-"""Reasons of refused requests that can succeed after the board is recovered."""
+"""Reasons for refusal of requests that can succeed after the board has been recovered."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """Cost of loading a program.
+    """Statistics of loading a program into a board; in a group, of all boards.
 
     Attributes
     ----------
-    n_bytes : size of the program.
-    n_written : bytes that had to be written, because the board did not hold them already.
-    seconds : duration by the wall clock.
+    n_bytes : number of bytes of the program, including the spikes that are set to 0.
+    n_written : number of those bytes that were written: all spikes, and what the board did not hold
+        already.
+    seconds : duration of loading in seconds of wall-clock time.
     """
 
     n_bytes: int
@@ -39,11 +41,14 @@ class Loaded:
 def program_for(
     network: Network, program: Program | None, config: Config
 ) -> tuple[Program, str | None]:
-    """Return a program for a device with ``config``: the given one, or one compiled for it.
+    """Return a program that runs ``network`` on a device with configuration ``config``.
+
+    ``program`` is returned if it was compiled for this configuration; otherwise, or if it is None,
+    the network is compiled.
 
     Returns
     -------
-    The program, and why the network was compiled again if it was.
+    The program; and a sentence that says why the network was compiled, or None if it was not.
 
     Raises
     ------
@@ -57,21 +62,27 @@ def program_for(
 
 
 def load_bytes(program: Program) -> int:
-    """Return the number of bytes that loading a program reports as progress: its memory images, and
-    the spikes that are cleared."""
+    """Return the number of bytes that are counted as progress while a program is loaded: weights,
+    layer descriptors and parameters, and the spikes that are set to 0."""
     return sum(map(len, program.images.values())) + program.spike_bytes
 
 
 def write_program(device: Device, program: Program, on_progress: Progress | None = None) -> int:
-    """Write a program to a device where its memories differ, and clear its spikes.
+    """Write a program into a device's memories wherever they differ from it, and set all spikes of
+    the program's maps to 0.
 
     Returns
     -------
-    Number of bytes written.
+    Number of bytes written, including those of the spikes.
 
     Raises
     ------
-    MemoryFault, RequestRefused, LinkTimeout, LinkLost
+    MemoryFault
+        The board does not hold what was written to it.
+    RequestRefused
+        The board refused a request.
+    LinkTimeout, LinkLost
+        The board does not answer, or has been disconnected.
     """
     n_written = device.memory.fill(program.images, on_progress)
     device.memory.write(Space.SPIKE, 0, bytes(program.spike_bytes), on_progress)
@@ -79,12 +90,18 @@ def write_program(device: Device, program: Program, on_progress: Progress | None
 
 
 def recover(device: Device, error: DeviceError, n_failures: int) -> None:
-    """Recover a device after its ``n_failures``-th failure in a row, which was ``error``.
+    """Recover a device after a failure, in up to :data:`MAX_RECOVERIES` attempts.
+
+    Parameters
+    ----------
+    error : the failure.
+    n_failures : number of failures in a row, including this one.
 
     Raises
     ------
     DeviceError
-        ``error`` itself, if a recovery cannot help or the last of :data:`MAX_RECOVERIES` failed.
+        ``error`` itself if recovery would not help or there were too many failures, else the error
+        of the last attempt.
     """
     while True:
         if n_failures > MAX_RECOVERIES or (

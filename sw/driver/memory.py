@@ -1,4 +1,4 @@
-"""Reading, writing and checking the memories of a device."""
+"""Access to the memories of a device: read, write and verify them over the serial link."""
 
 from __future__ import annotations
 
@@ -31,19 +31,20 @@ N_CHECKS_AHEAD = 2
 travels."""
 
 MAX_WRITES = 2
-"""How often the same rows are written before the board's memory is reported as faulty."""
+"""How often the same rows are written before a memory that differs is reported as faulty."""
 
 Progress = Callable[[int], object]
 """Called with the number of bytes transferred since the last call, like ``tqdm.update``."""
 
 
 class Memory:
-    """Memories of a device as rows of bytes, see :class:`hw.protocol.Space`.
+    """Access to the memories of a device. They are addressed in rows of bytes;
+    :class:`hw.protocol.Space` lists the memories and what a row of each holds.
 
     Parameters
     ----------
     transport : connection that carries the requests.
-    config : configuration of the device, which determines the size of rows and frames.
+    config : configuration of the device, which determines the sizes of rows and frames.
     """
 
     def __init__(self, transport: Transport, config: Config):
@@ -57,7 +58,8 @@ class Memory:
         return Request(opcode, payload, n_reply_bytes, what)
 
     def _row_bytes_of(self, space: Space, data: bytes) -> int:
-        """Return the size of a row, after checking that ``data`` consists of whole rows."""
+        """Return the number of bytes of a row of memory ``space``, after checking that ``data``
+        consists of whole rows."""
         size = row_bytes(space, self.config)
         if len(data) % size:
             raise ValueError(
@@ -66,7 +68,8 @@ class Memory:
         return size
 
     def write_requests(self, space: Space, row: int, data: bytes) -> list[Request]:
-        """Return requests that write ``data`` to whole rows, starting at ``row``.
+        """Return requests that write ``data`` to a memory, from row ``row`` on. Each request fits
+        one frame.
 
         Raises
         ------
@@ -82,7 +85,8 @@ class Memory:
         ]
 
     def read_requests(self, space: Space, row: int, n_rows: int) -> list[Request]:
-        """Return requests that read ``n_rows`` rows, starting at ``row``."""
+        """Return requests that read ``n_rows`` rows of a memory, from row ``row`` on. The reply to
+        each fits one frame."""
         step = (self.config.max_payload_bytes - STATUS_BYTES) // row_bytes(space, self.config)
         return [
             self._rows(Opcode.READ, space, row + at, min(step, n_rows - at))
@@ -90,7 +94,9 @@ class Memory:
         ]
 
     def check_request(self, space: Space, row: int, data: bytes) -> Request:
-        """Return the request that compares rows, starting at ``row``, with the CRC of ``data``."""
+        """Return a request by which the board checks that a memory holds ``data`` from row ``row``
+        on. Only the CRC of ``data`` is sent; if it differs, the board refuses the request with the
+        status MISMATCH."""
         crc = zlib.crc32(data).to_bytes(CRC_BYTES, "little")
         n_rows = len(data) // row_bytes(space, self.config)
         return self._rows(Opcode.CHECK, space, row, n_rows, crc)
@@ -98,14 +104,14 @@ class Memory:
     def write(
         self, space: Space, row: int, data: bytes, on_progress: Progress | None = None
     ) -> None:
-        """Write ``data`` to whole rows, starting at ``row``.
+        """Write ``data`` to a memory, from row ``row`` on.
 
         Raises
         ------
         ValueError
             ``data`` does not consist of whole rows.
         RequestRefused
-            The board refused a request; rows before it may have been written.
+            The board refused a request; the rows of other requests may have been written.
         LinkTimeout, LinkLost
             The board does not answer, or has been disconnected.
         """
@@ -120,11 +126,14 @@ class Memory:
     def read(
         self, space: Space, row: int, n_rows: int, on_progress: Progress | None = None
     ) -> bytes:
-        """Return the bytes of ``n_rows`` rows, starting at ``row``.
+        """Read ``n_rows`` rows of a memory, from row ``row`` on, and return their bytes.
 
         Raises
         ------
-        RequestRefused, LinkTimeout, LinkLost
+        RequestRefused
+            The board refused a request.
+        LinkTimeout, LinkLost
+            The board does not answer, or has been disconnected.
         """
         requests = self.read_requests(space, row, n_rows)
 
@@ -135,23 +144,30 @@ class Memory:
         return b"".join(self.transport.exchange(requests, on_reply))
 
     def fill(self, images: Mapping[Space, bytes], on_progress: Progress | None = None) -> int:
-        """Make each memory begin with its image, and return the number of bytes written.
+        """Write an image (bytes from row 0 on) into each memory wherever the memory differs from
+        it, and return the number of bytes written.
 
-        The board compares sections of some hundred rows by their CRC. Sections that differ are
-        written and compared again while the next ones are on their way.
+        The image is cut into sections, whose rows fill :data:`CHECK_FRAMES` frames. The board
+        compares each section with the CRC of its data. Sections that differ are written and
+        compared again, while the comparison of the next ones is under way.
 
         Raises
         ------
         ValueError
             An image does not consist of whole rows.
         MemoryFault
-            The board does not hold what was written, after :data:`MAX_WRITES` attempts.
-        RequestRefused, LinkTimeout, LinkLost
+            A section still differs after it was written :data:`MAX_WRITES` times.
+        RequestRefused
+            The board refused a request.
+        LinkTimeout, LinkLost
+            The board does not answer, or has been disconnected.
         """
         return _Fill(self, images, on_progress).run()
 
     def sections(self, space: Space, image: bytes) -> Iterator[Section]:
-        """Cut an image into sections for one CHECK each, which are written as full frames.
+        """Cut the image of a memory (its bytes from row 0 on) into sections. The board compares
+        each section by one CHECK request; :data:`CHECK_FRAMES` frames write it. The last section
+        may be shorter.
 
         Raises
         ------
@@ -167,7 +183,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Section:
-    """Consecutive rows of a memory, starting at ``row``."""
+    """Data for consecutive rows of memory ``space``, of which ``row`` is the first."""
 
     space: Space
     row: int
@@ -175,7 +191,8 @@ class Section:
 
 
 class _Fill:
-    """State of one :meth:`Memory.fill`."""
+    """One execution of :meth:`Memory.fill`: the sections that are left, errors, and bytes
+    written."""
 
     def __init__(self, memory: Memory, images: Mapping[Space, bytes], on_progress: Progress | None):
         self.memory, self.transport = memory, memory.transport
@@ -200,7 +217,8 @@ class _Fill:
             self._check(section, 0)
 
     def _check(self, section: Section, n_writes: int) -> None:
-        """Compare a section that has been written ``n_writes`` times."""
+        """Ask the board to compare a section with its memory. ``n_writes`` says how often this
+        section has been written before."""
         request = self.memory.check_request(section.space, section.row, section.data)
         self.transport.submit(request, lambda reply: self._checked(section, n_writes, reply))
 

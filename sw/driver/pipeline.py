@@ -1,4 +1,5 @@
-"""The pipeline of samples through one board: written, run, announced, all overlapping."""
+"""Pipeline of samples through one board: while the board computes one sample, the next one is
+sent."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ from sw.network import encoder
 from sw.network.network import Network
 
 RUN_TIMEOUT_S = 60.0
-"""Longest duration of a run, also on a virtual board."""
+"""Longest time in seconds that a run may take, also on a virtual board."""
 
 N_RUNS_IN_DEVICE = 2
 """Number of runs that the device holds: one in progress and one that waits."""
@@ -31,25 +32,27 @@ N_RUNS_IN_DEVICE = 2
 
 @dataclass(eq=False)
 class _Job:
-    """A sample on its way through the board.
+    """One sample in the pipeline, with the state of its way through the board: its input is written
+    to spike memory, a run is requested, and the board announces the end of the run.
 
     Attributes
     ----------
-    raw : its input as it is written to spike memory.
-    buffer : index of the input buffer.
+    raw : the sample's input, as bytes of spike memory.
+    buffer : index of the region of spike memory that receives the input, one of ``Program.inputs``.
     taken_s, writing_s, written_s, running_s, ended_s : times at which the sample was taken, its
-        first byte sent, its last byte acknowledged, its run requested, and its run's end announced
-        (:func:`time.perf_counter`; 0 before that).
+        first byte was sent, its last byte was acknowledged, its run was requested, and the end of
+        its run was announced (:func:`time.perf_counter`; 0 before that).
     writes : requests that write the input; empty until they are submitted.
-    n_writes_left : number of them that are not acknowledged.
-    tag, run : tag and request of its run; None until that is submitted.
-    n_runs_before : number of runs that were submitted before it.
-    stale : a part of the input was sent again after the RUN, which may have run without it.
+    n_writes_left : number of those requests that are not acknowledged yet.
+    tag, run : tag and request of the run; None until the run is requested.
+    n_runs_before : number of runs that were requested before this one.
+    stale : whether a part of the input was sent again after the run was requested, so that the run
+        may have used incomplete input.
     acknowledged : whether the board has accepted the run.
-    done : data of the announcement of the run's end.
-    maps : parts of every map that is read back.
-    n_reads_left : number of those parts that are not here yet.
-    outcome : None until everything is here.
+    done : data of the board's announcement that the run has ended.
+    maps : spikes that are read back: for each map, the data of each read request.
+    n_reads_left : number of those read requests that are not answered yet.
+    outcome : the sample's result; None until it is complete.
     """
 
     raw: bytes
@@ -73,30 +76,32 @@ class _Job:
 
     @property
     def in_device(self) -> bool:
-        """Whether its run was requested and has not ended."""
+        """Whether the sample's run was requested and its end has not been announced yet."""
         return self.tag is not None and not self.ended_s
 
     def reset_run(self) -> None:
-        """Return to the state before the run was requested."""
+        """Mark the sample's run as not requested yet, so that it is requested again."""
         self.tag = self.run = None
         self.acknowledged = self.stale = False
         self.ended_s, self.n_reads_left = 0.0, 0
 
 
 class Pipeline:
-    """Samples on their way through one board, in order.
+    """Pipeline that classifies samples on one board, in order.
 
-    A RUN follows its input at once, without waiting for acknowledgements, so that the line is never
-    silent. If a part of the input was not acknowledged before the end of the run, or had to be sent
-    again, the run is discarded and repeated.
+    The run of a sample is requested right behind its input, without waiting for acknowledgements,
+    so that the serial line is never idle. If the run ends before every part of the input was
+    acknowledged, or if a part had to be sent again, the result is discarded and the run is
+    repeated.
 
-    After any failure of the link or the board, the board is recovered, its memories are checked,
-    and all unfinished samples start again from their inputs.
+    After a failure of the link or the board, the board is recovered, its memories are checked, and
+    all unfinished samples start again from their inputs.
 
     Parameters
     ----------
-    device : has ``program`` in its memories.
-    network : encodes images for a program that takes spikes; None if samples are what
+    device : board whose memories hold ``program``.
+    network : the network of which ``program`` was compiled; its encoder turns images into spikes if
+        the board does not do that. None if it is unknown, and the samples are in the form that
         :meth:`sw.compile.program.Program.pack_input` takes.
     samples, maps : see :meth:`sw.driver.any_board.AnyBoard.stream`.
     """
@@ -127,7 +132,8 @@ class Pipeline:
         )
 
     def outcomes(self) -> Generator[Inference, None, None]:
-        """Yield the outcome of each sample. Closing the generator aborts what is under way."""
+        """Run the pipeline, and yield the result of each sample in order. Closing the generator
+        aborts the run in progress and discards all unfinished samples."""
         n_failures = 0
         self.transport.on_done, self.transport.on_repeat = self._on_done, self._on_repeat
         try:
@@ -154,7 +160,8 @@ class Pipeline:
     # ---- samples -----------------------------------------------------------------------------
 
     def _take(self) -> None:
-        """Take samples while there are free input buffers."""
+        """Take samples from the iterable into the pipeline, until no input buffer of the board is
+        free or no sample is available."""
         while not self.exhausted and len(self.jobs) < self.n_buffers:
             try:
                 sample = next(self.samples)
@@ -168,7 +175,8 @@ class Pipeline:
             self.jobs.append(_Job(self._packed(sample, buffer), buffer, time.perf_counter()))
 
     def _packed(self, sample: NDArray[np.uint8], buffer: int) -> bytes:
-        """Return a sample as bytes of spike memory; encode it unless the device takes pixels."""
+        """Return a sample's bytes for spike memory. An image is encoded into spikes first, unless
+        the board takes pixels."""
         network = self.network
         if network is not None and not self.program.pixels:
             is_image = network.encoder is not None and sample.ndim == len(network.image_shape)
@@ -177,11 +185,16 @@ class Pipeline:
         return self.program.pack_input(sample, buffer)
 
     def _restart(self, error: DeviceError, n_failures: int) -> int:
-        """Recover the board, load it again, and return all unfinished samples to their beginning.
+        """Recover the board after ``error``, load the program again, and let all unfinished samples
+        start again.
+
+        Parameters
+        ----------
+        n_failures : number of failures since the last result, without this one.
 
         Returns
         -------
-        Number of failures since the last outcome.
+        Number of failures since the last result, including this one and those during recovery.
         """
         while True:
             n_failures += 1
@@ -201,7 +214,7 @@ class Pipeline:
     # ---- requests ----------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        """Submit all requests that are due, and handle one packet."""
+        """Submit all requests that can be made now, and handle one packet from the board."""
         n_runs_free = N_RUNS_IN_DEVICE
         in_order = True
         for job in self.jobs:
@@ -218,7 +231,8 @@ class Pipeline:
             self._ask_for_status()
 
     def _checked(self, then: Callable[[bytes], object]) -> Callable[[Reply], None]:
-        """Return a handler of replies that keeps an error, and calls ``then`` with data."""
+        """Return a callback for the reply to a request. It calls ``then`` with the reply's data; if
+        the request failed, it stores the error, which :meth:`_advance` raises."""
 
         def on_reply(reply: Reply) -> None:
             if isinstance(reply, DeviceError):
@@ -268,7 +282,9 @@ class Pipeline:
                 self.transport.submit(request, self._checked(take))
 
     def _ask_for_status(self) -> None:
-        """After a silence, find out whether the run that should end is still in progress."""
+        """Ask the board, after it has been silent, whether the run whose end is awaited is still in
+        progress. If that run has ended, let the board announce its end again. If it was lost or
+        takes too long, store an error, which :meth:`_advance` raises."""
         job = next((job for job in self.jobs if job.in_device), None)
         if job is None:
             return
@@ -300,14 +316,15 @@ class Pipeline:
     def _on_done(self, tag: int, data: bytes) -> None:
         job = next((job for job in self.jobs if job.tag == tag and not job.ended_s), None)
         if job is None or len(data) != self.n_done_bytes:
-            return  # announced twice, or an abandoned run
+            return  # announced twice, or a run that was discarded
         # Announcements come in order: the board no longer has the results of earlier runs.
         for earlier in self.jobs:
             if earlier.run and not earlier.ended_s and earlier.n_runs_before < job.n_runs_before:
                 self.transport.forget(earlier.run)
                 earlier.reset_run()
         assert job.run is not None
-        # Its acknowledgement may have been lost, and a repetition would run it again.
+        # The RUN's acknowledgement may have been lost. If the RUN were sent again, it might start a
+        # second run.
         self.transport.forget(job.run)
         # The board answers in order, so a write that has no reply by now was lost.
         if job.stale or job.n_writes_left:
@@ -321,7 +338,7 @@ class Pipeline:
             self._finish(job)
 
     def _finish(self, job: _Job) -> None:
-        """Make the outcome of a job for which everything is here."""
+        """Compute a sample's result, now that all its data have arrived."""
         now_s = time.perf_counter()
         size = n_bytes(Result)
         result = parse_result(job.done)

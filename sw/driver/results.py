@@ -1,4 +1,5 @@
-"""Results of a session on a board: predictions, cycles, latencies, differences."""
+"""Results of classifying a set of images on a board: predictions, cycles, latencies, and
+differences from the reference."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ INTERRUPTED = "interrupted"
 
 @dataclass(frozen=True, kw_only=True)
 class LayerMeans:
-    """Counters of a layer, as means per image."""
+    """Means per image of what the board counts in one layer, see
+    :class:`hw.protocol.LayerCounters`."""
 
     n_cycles: float
     n_weight_reads: float
@@ -26,23 +28,31 @@ class LayerMeans:
 
 @dataclass(kw_only=True)
 class Results:
-    """Results of a session, as JSON values. Rates refer to the images that are done.
+    """Results of one session: a set of images, or a stream of them, is classified on a board.
+
+    All values can be written as JSON.
 
     Attributes
     ----------
-    network, sha256 : path of the network file and hash of its contents.
-    board : configuration and port of the board.
-    n_requested : number of images to run.
-    predictions, labels, n_cycles, logits : one entry per image; ``labels`` is None if unknown.
+    network : path of the network file.
+    sha256 : hash of the network file's contents.
+    board : name of the board's configuration, and its port.
+    clk_hz : frequency of the board's clock in hertz.
+    n_requested : number of images to classify.
+    predictions, n_cycles, logits : predicted class, clock cycles and logits of each image
+        classified.
+    labels : true class of each image; None if unknown.
     layers : mean counters of each layer by its name.
-    link_s, compute_s, latency_s : one entry per image, see :class:`sw.driver.inference.Inference`.
-    wall_s : duration of the session in seconds, without loading.
-    load_s : duration of loading in seconds.
+    link_s, compute_s, latency_s : times for each image in seconds, see
+        :class:`sw.driver.inference.Inference`.
+    wall_s : duration of the session in seconds, without loading the network.
+    load_s : duration of loading the network in seconds.
     baud : rate of the serial line in bits per second.
     n_bytes_out, n_bytes_in : bytes sent and received by the host during the session.
-    n_repeated : requests sent again.
-    n_recoveries : times that the link was restarted.
-    check : what was compared with the reference; None if nothing.
+    n_repeated : number of requests sent again since the board was opened.
+    n_recoveries : number of times that the link was restarted since the board was opened.
+    check : one of :data:`sw.driver.session.CHECKS`, which says what was compared with the integer
+        reference; None if nothing was.
     n_checked : number of images compared.
     mismatches : descriptions of differences from the reference.
     stopped : why the session ended before the last image; None if it did not.
@@ -75,35 +85,38 @@ class Results:
 
     @property
     def n_done(self) -> int:
-        """Number of images classified."""
+        """Number of images classified so far."""
         return len(self.predictions)
 
     @property
     def n_correct(self) -> int | None:
-        """Number of correct predictions; None if labels are unknown."""
+        """Number of correct predictions; None if the labels are unknown."""
         if self.labels is None:
             return None
         return sum(p == y for p, y in zip(self.predictions, self.labels, strict=False))
 
     @property
     def n_synaptic_ops(self) -> float:
-        """Mean number of synaptic operations per image."""
+        """Mean number of synaptic operations per image, over all layers. Each is an addition of one
+        weight to one neuron."""
         return sum(layer.n_synaptic_ops for layer in self.layers.values())
 
     @property
     def line_s(self) -> float:
-        """Mean time in seconds that an image's bytes take on the line, at its rate. Both directions
-        transfer at once."""
+        """Mean time in seconds per image for which the serial line is busy: the bytes of the busier
+        direction at 10 bits per byte. Both directions transfer at the same time."""
         n_bytes = max(self.n_bytes_out, self.n_bytes_in)
         return 10 * n_bytes / self.baud / max(self.n_done, 1) if self.baud else 0.0
 
     @property
     def core_s(self) -> float:
-        """Mean time in seconds that an image takes in the core, at its clock."""
+        """Mean time in seconds that the board computes per image: its clock cycles at its clock
+        frequency."""
         return float(np.mean(self.n_cycles)) / self.clk_hz if self.n_cycles else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the results with all derived figures, as JSON values."""
+        """Return all results, together with figures derived from them such as the accuracy, as a
+        dictionary that can be written as JSON."""
         done = max(self.n_done, 1)
         derived: dict[str, Any] = {
             "n_done": self.n_done,
@@ -126,7 +139,8 @@ class Results:
 
 
 def percentiles_ms(seconds: list[float]) -> dict[str, float] | None:
-    """Return median and 99th percentile in milliseconds; None if there are no values."""
+    """Return the median (``p50``) and the 99th percentile (``p99``) of times given in seconds,
+    converted to milliseconds; None if no times are given."""
     if not seconds:
         return None
     p50, p99 = np.percentile(seconds, (50, 99))

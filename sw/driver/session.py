@@ -1,4 +1,5 @@
-"""Classification of many samples on a board, with all figures of the run."""
+"""Classification of many samples on a board. All measurements are collected in
+:class:`sw.driver.results.Results`."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ from sw.network import encoder
 from sw.network.network import Network
 
 CHECKS = ("counts", "spikes")
-"""What can be compared with the reference: predictions, logits and counters, or all spikes, too."""
+"""What can be compared with the integer reference: ``counts`` stands for predictions, logits and
+the numbers of spikes and synaptic operations, ``spikes`` for these and every single spike."""
 BATCH = 50
 """Number of images that are encoded, and checked, at a time."""
 
@@ -37,16 +39,18 @@ def classify(
     checked: str | None = None,
     quiet: bool = False,
 ) -> None:
-    """Classify images and record the outcomes in ``results``.
+    """Classify images on a board, and record the results in ``results``.
 
-    If a device fails or Ctrl-C is pressed, the outcomes so far are kept and ``results.stopped``
-    says at which image and why.
+    If the board fails or Ctrl-C is pressed, there is no exception: the results so far are kept, and
+    ``results.stopped`` says why classification ended.
 
     Parameters
     ----------
-    images : what the network takes, as :func:`sw.network.encoder.check_input` requires.
-    checked : None, or one of :data:`CHECKS`: what to compare with the reference.
-    quiet : show no progress bar, not even on a terminal.
+    images : uint8 images (N, C, H, W), or spikes (N, T, C, H, W) of 0 and 1 if the network has no
+        encoder.
+    checked : one of :data:`CHECKS`, which says what to compare with the integer reference; None
+        compares nothing.
+    quiet : show no progress bar. Without a terminal, none is shown in any case.
     """
     recorder = _Recorder(board, results)
     with tqdm(total=len(images), unit=" images", disable=quiet or None, file=sys.stderr) as bar:
@@ -78,14 +82,14 @@ def classify_live(
     on_result: Callable[[Inference], object],
     n: int | None = None,
 ) -> None:
-    """Classify samples as they arrive, and record the outcomes in ``results`` like
-    :func:`classify`.
+    """Classify samples from a stream as they arrive, and record the results in ``results``.
+    Failures and Ctrl-C are handled as by :func:`classify`.
 
     Parameters
     ----------
-    source : raw samples one after another, see :func:`sw.data.inputs.stream`.
-    on_result : called with each outcome as soon as it is known.
-    n : number of samples to take; None means all.
+    source : stream of raw samples one after another, see :func:`sw.data.inputs.stream`.
+    on_result : called with each result as soon as it is known.
+    n : number of samples to classify; None means all.
     """
 
     def frames() -> Iterator[StreamItem]:
@@ -103,12 +107,13 @@ def classify_live(
 
 
 def frame_for(network: Network, sample: NDArray[np.uint8], pixels: bool) -> NDArray[np.uint8]:
-    """Return the input of a device for one sample; see :func:`sw.network.encoder.inputs`."""
+    """Return what the board receives for one sample: the image itself (C, H, W) if ``pixels``, else
+    the encoder's spikes (T, C, H, W)."""
     return encoder.inputs(network, sample[None], pixels)[0]
 
 
 class _Recorder:
-    """Records outcomes of a board in :class:`Results`."""
+    """Recorder that adds a board's results for each sample to a :class:`Results` object."""
 
     def __init__(self, board: AnyBoard, results: Results):
         self.board, self.results = board, results
@@ -122,8 +127,12 @@ class _Recorder:
     def outcomes(
         self, frames: Iterable[StreamItem], *, maps: bool = False
     ) -> Iterator[Iterator[Inference]]:
-        """Run samples within a ``with`` block, which iterates over their outcomes. A failure of the
-        device or Ctrl-C ends the block, and ``results.stopped`` says so."""
+        """Run samples on the board, and provide an iterator over their results for a ``with``
+        block.
+
+        If the board fails or Ctrl-C is pressed, the block ends without an exception, and
+        ``results.stopped`` says why. At its end, means and totals are updated.
+        """
         results = self.results
         started = time.perf_counter()
         stream = self.board.stream(frames, maps=maps)

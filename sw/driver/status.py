@@ -1,4 +1,4 @@
-"""What a board reports about itself and about its last run."""
+"""Decoding of what a board reports: its state, and the result of its last run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from hw.protocol import DeviceStatus, Result, RunState, n_bytes, unpack
 
 @dataclass(frozen=True)
 class RunResult:
-    """Outcome of a run: index of the first largest logit, and clock cycles that the run took."""
+    """Result of one run of the network: index of the largest logit (the first one if several are
+    equal), and number of clock cycles taken."""
 
     argmax: int
     n_cycles: int
@@ -18,9 +19,11 @@ class RunResult:
 
 @dataclass(frozen=True)
 class BoardStatus:
-    """Reply to a STATUS request, see :class:`hw.protocol.DeviceStatus`.
+    """State of a board and its error counters, decoded from the reply to a STATUS request; see
+    :class:`hw.protocol.DeviceStatus`.
 
-    ``tag`` and ``result`` are those of the finished run if ``state`` is DONE, else undefined.
+    ``tag`` and ``result`` are those of the run that ended last if ``state`` is DONE, else
+    undefined.
     """
 
     state: RunState
@@ -31,7 +34,8 @@ class BoardStatus:
 
 
 def parse_status(raw: bytes) -> BoardStatus:
-    """Decode the data of a reply to STATUS."""
+    """Decode a board's reply to a STATUS request. ``raw`` is the reply's data without its status
+    byte."""
     status: Any = unpack(DeviceStatus, raw)
     return BoardStatus(
         state=RunState(int(status.state)),
@@ -43,6 +47,6 @@ def parse_status(raw: bytes) -> BoardStatus:
 
 
 def parse_result(raw: bytes) -> RunResult:
-    """Decode the :class:`hw.protocol.Result` at the beginning of ``raw``."""
+    """Decode the result of a run, a :class:`hw.protocol.Result` at the beginning of ``raw``."""
     result: Any = unpack(Result, raw[: n_bytes(Result)])
     return RunResult(int(result.argmax), int(result.n_cycles))

@@ -1,7 +1,9 @@
-"""Requests and replies in frames over a serial line, with many requests under way at a time.
+"""Transport of requests and replies over a serial line. Many requests can be unanswered at a time;
+those that were lost are sent again.
 
-See :mod:`hw.protocol` for the bytes on the wire. The device answers in order. A reply therefore
-shows that each earlier request without a reply was lost, or its reply was.
+Each message travels in a frame, whose decoded contents are called packet; :mod:`hw.protocol`
+describes both. The device answers requests in the order in which they arrive. If a reply arrives
+while an earlier request has none, that request or its reply was lost.
 """
 
 from __future__ import annotations
@@ -55,8 +57,8 @@ _FAST = frozenset({Opcode.WRITE, Opcode.RUN})
 
 
 class Port(Protocol):
-    """Serial port as a transport uses it, such as :class:`serial.Serial`. ``read`` blocks for at
-    most :data:`POLL_S`."""
+    """Methods that the transport needs of a serial port; :class:`serial.Serial` has them. ``read``
+    must block for at most :data:`POLL_S` seconds."""
 
     @property
     def port(self) -> str | None: ...
@@ -80,12 +82,14 @@ class Port(Protocol):
 
 @dataclass(frozen=True)
 class Request:
-    """A request from host to device.
+    """Request from host to device.
 
     Attributes
     ----------
-    n_reply_bytes : length of the reply's data, without its status byte.
-    what : description for messages, for example ``WRITE of 16 rows of WEIGHT from row 32``.
+    opcode : kind of the request.
+    payload : its arguments and data, as :mod:`hw.protocol` lists them.
+    n_reply_bytes : expected length of the reply's data, without its status byte.
+    what : description for error messages, for example ``WRITE of 16 rows of WEIGHT from row 32``.
     """
 
     opcode: Opcode
@@ -103,7 +107,8 @@ Reply = bytes | DeviceError
 
 @dataclass
 class _InFlight:
-    """A request that has been sent and not been answered, with its encoded frame."""
+    """Request that has been sent but not answered, with its encoded frame and the callback for its
+    reply."""
 
     request: Request
     on_reply: Callable[[Reply], object]
@@ -112,14 +117,15 @@ class _InFlight:
 
 @dataclass
 class LinkCounters:
-    """Traffic and errors of a link since it was opened; counters of several links add up.
+    """Traffic and errors on a serial link since it was opened. ``+`` adds up the counters of two
+    links.
 
     Attributes
     ----------
     n_bytes_out, n_bytes_in : bytes sent and received by the host.
-    n_bad_frames : damaged frames received by the host.
-    n_repeated : requests sent again.
-    n_recoveries : times that the link was restarted.
+    n_bad_frames : number of damaged frames that the host received.
+    n_repeated : number of requests that were sent again.
+    n_recoveries : number of times that the link was restarted.
     """
 
     n_bytes_out: int = 0
@@ -133,22 +139,26 @@ class LinkCounters:
 
 
 class Transport:
-    """Requests and replies over an open port.
+    """Connection that sends requests to a device over an open serial port and matches replies to
+    them. Requests that were lost are sent again.
 
     Parameters
     ----------
-    port : open port.
-    timeout_s : time without a reply after which everything unanswered is repeated; doubles with
-        each repetition.
-    n_retries : repetitions without any reply before the transport gives up.
-    settle_s : how long the adapter may still be sending after the operating system reports that
-        all is sent.
+    port : open serial port.
+    timeout_s : seconds without a reply after which all unanswered requests are sent again. Each
+        time, the timeout doubles.
+    n_retries : how often the requests are sent again without a reply before :class:`LinkTimeout` is
+        raised.
+    settle_s : seconds for which the USB adapter may still be sending after the operating system
+        reports that all bytes are sent.
 
     Attributes
     ----------
-    window_bytes : largest number of bytes of unanswered requests while some of them take the
-        device long: the size of its receive buffer. At least one request is always sent.
-    on_done : called with tag and data (without the status byte) of each announced end of a run.
+    window_bytes : size of the device's receive buffer. The unanswered requests may have no more
+        bytes than this while one of them takes the device longer to execute than to receive. A
+        single request is always sent.
+    on_done : called when the device announces the end of a run, with the run's tag and the data of
+        the announcement (without the status byte).
     on_repeat : called with each request just before it is sent again.
     counters : traffic and errors so far.
     """
@@ -182,21 +192,25 @@ class Transport:
     # ---- the line ----------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close the port. Closing it again does nothing."""
+        """Close the serial port. A second call does nothing."""
         with contextlib.suppress(OSError):
             self.port.close()
 
     @property
     def baud(self) -> int:
-        """Rate of this end in bits per second."""
+        """Rate that the host's end of the line uses, in bits per second."""
         return self.port.baudrate
 
     def set_baud(self, baud: int) -> None:
-        """Change the rate of this end, after all bytes have been sent.
+        """Change the rate of the host's end of the line, after all bytes have been sent at the old
+        rate.
 
         Raises
         ------
+        LinkTimeout
+            The port accepts no data.
         LinkLost
+            The port has vanished.
         ValueError
             The port does not support this rate.
         """
@@ -206,16 +220,19 @@ class Transport:
             self.port.baudrate = baud
 
     def resync(self) -> None:
-        """Discard all requests, and bring device and host to the default rate.
+        """Discard all requests, and return host and device to the default rate. A break (see
+        :mod:`hw.protocol`) does so at the device, which does not answer.
 
         Raises
         ------
-        LinkTimeout, LinkLost
-            The board does not answer, or has been disconnected.
+        LinkTimeout
+            The port accepts no data.
+        LinkLost
+            The port has vanished.
         """
         self.cancel()
         with self._line():
-            self.port.reset_output_buffer()  # unsent bytes would be slow at the rate of a break
+            self.port.reset_output_buffer()  # at the slow rate of a break, sending them takes long
             self.port.baudrate = BREAK_BAUD
             self.port.write(b"\0")  # at any higher rate this is a break
         self.set_baud(DEFAULT_BAUD)
@@ -226,7 +243,8 @@ class Transport:
 
     @contextlib.contextmanager
     def _line(self) -> Iterator[None]:
-        """Raise errors of the port as errors of the driver."""
+        """Convert exceptions of the serial port in a ``with`` block into the driver's:
+        :class:`LinkTimeout` if the port accepts no data, :class:`LinkLost` for all others."""
         try:
             yield
         except serial.SerialTimeoutException as error:
@@ -244,7 +262,8 @@ class Transport:
         self.counters.n_bytes_out += len(raw)
 
     def _receive(self, deadline: float) -> bytes | None:
-        """Return the next undamaged packet, or None if none arrives before ``deadline``."""
+        """Return the next undamaged packet (a frame's contents, decoded), or None if none arrives
+        before ``deadline``."""
         late = False
         while True:
             raw, end, rest = self._received.partition(_END)
@@ -261,7 +280,7 @@ class Transport:
             with self._line():
                 n_arrived = self.port.in_waiting
             if time.monotonic() >= deadline:
-                # If this process was late itself, the reply may be waiting in the port.
+                # If this process was not scheduled in time, the reply may be waiting in the port.
                 if late or not n_arrived:
                     return None
                 late = True
@@ -274,24 +293,27 @@ class Transport:
 
     @property
     def idle(self) -> bool:
-        """Whether every request has been answered."""
+        """Whether no request waits to be sent or answered."""
         return not self._waiting and not self._in_flight
 
     def submit(self, request: Request, on_reply: Callable[[Reply], object]) -> None:
-        """Queue a request. :meth:`step` sends it, and calls ``on_reply`` with its reply."""
+        """Add a request to the queue. :meth:`step` sends it later, and calls ``on_reply`` with the
+        reply's data or with an exception if the request failed."""
         if self.idle:
             self._restart_timeout()
         self._waiting.append((request, on_reply))
 
     def forget(self, request: Request) -> None:
-        """Treat a request as answered: it is not sent again, and its reply is ignored."""
+        """Stop waiting for the reply to a request that was sent: it is not sent again, and a reply
+        is ignored."""
         for seq, entry in list(self._in_flight.items()):
             if entry.request is request:
                 del self._in_flight[seq]
                 self._count(entry.frame, request, -1)
 
     def cancel(self) -> None:
-        """Discard all requests; replies to them are ignored."""
+        """Discard all requests that wait to be sent or answered. Replies that still arrive are
+        ignored."""
         self._waiting.clear()
         self._in_flight.clear()
         self._n_bytes_out = self._n_bytes_back = self._n_slow = self._n_timeouts = 0
@@ -301,7 +323,8 @@ class Transport:
         self._deadline = time.monotonic() + self.timeout_s
 
     def _fits(self, frame: bytes, request: Request) -> bool:
-        """Return whether a request may be sent now, beside those that are unanswered."""
+        """Return whether a request may be sent now, so that neither the device's receive buffer nor
+        the host's overflows. It always may if no other request is unanswered."""
         if not self._in_flight:
             return True
         slow = self._n_slow or request.opcode not in _FAST
@@ -329,13 +352,15 @@ class Transport:
             self._write(burst)
 
     def _count(self, frame: bytes, request: Request, sign: int) -> None:
-        """Add (``sign`` 1) or remove (-1) a request to the totals of those under way."""
+        """Add a request to the totals of unanswered requests if ``sign`` is 1, or remove it if
+        ``sign`` is -1."""
         self._n_bytes_out += sign * len(frame)
         self._n_bytes_back += sign * request.n_reply_bytes
         self._n_slow += sign * (request.opcode not in _FAST)
 
     def _repeat(self, seqs: list[int]) -> None:
-        """Send requests again, which makes them the last ones that were sent."""
+        """Send the requests with these sequence numbers again, and move them to the end of the
+        order in which requests were sent."""
         self.counters.n_repeated += len(seqs)
         for seq in seqs:
             self._in_flight[seq] = self._in_flight.pop(seq)
@@ -343,16 +368,23 @@ class Transport:
         self._write(_END + b"".join(self._in_flight[seq].frame for seq in seqs))
 
     def step(self, deadline: float) -> bool:
-        """Send what may be sent, and handle one packet.
+        """Send as many waiting requests as allowed, wait for one packet, and pass it to the
+        callback of the request that it answers, or to ``on_done`` if it announces the end of a run.
+
+        Parameters
+        ----------
+        deadline : when to stop waiting, as a value of :func:`time.monotonic`.
 
         Returns
         -------
-        False if no packet arrived before ``deadline``, a value of :func:`time.monotonic`.
+        Whether a packet arrived before the deadline.
 
         Raises
         ------
-        LinkTimeout, LinkLost
-            All requests have been discarded.
+        LinkTimeout
+            The device does not answer. All requests have been discarded.
+        LinkLost
+            The port has vanished. All requests have been discarded.
         """
         try:
             return self._step(deadline)
@@ -400,28 +432,33 @@ class Transport:
         self._deadline = time.monotonic() + self.timeout_s * 2**self._n_timeouts
 
     def _checked(self, request: Request, reply: bytes) -> Reply:
-        """Return the data of a reply, or the error that it stands for."""
+        """Check a reply, and return its data; or return an exception if the device refused the
+        request or the reply is invalid."""
         status, data = reply[0], reply[STATUS_BYTES:]
         if status not in set(Status):
-            return DeviceError(f"the board answered {request} with the unknown status {status}")
+            return DeviceError(
+                f"the board answered {request} with the unknown status {status}. "
+                "Was its bitstream built from this release?"
+            )
         if status != Status.OK:
             return RequestRefused(str(request), Status(status))
         # The Identity of a different version may have a different length.
         if len(data) != request.n_reply_bytes and request.opcode != Opcode.IDENTIFY:
             return DeviceError(
                 f"the reply of {self.port.port} to {request} has {len(data)} bytes, not "
-                f"{request.n_reply_bytes}"
+                f"{request.n_reply_bytes}. Was the board's bitstream built from this release?"
             )
         return data
 
     def exchange(
         self, requests: Sequence[Request], on_reply: Callable[[int], object] | None = None
     ) -> list[bytes]:
-        """Send requests, several at a time, and return the data of their replies, in order.
+        """Send requests, wait until all are answered, and return the data of their replies in
+        order. Several requests are under way at a time.
 
         Parameters
         ----------
-        on_reply : called with the index of each request that has been answered.
+        on_reply : called with the index of each request that has succeeded.
 
         Raises
         ------
@@ -438,7 +475,7 @@ class Transport:
                 replies[index] = reply
                 if isinstance(reply, DeviceError):
                     refused.append(reply)
-                    self._waiting.clear()  # but wait for those under way
+                    self._waiting.clear()  # send no more, but wait for the replies to those sent
                 elif on_reply is not None:
                     on_reply(index)
 

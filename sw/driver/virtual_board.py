@@ -1,4 +1,5 @@
-"""The process of a virtual board, which starts before its port is opened and ends with it."""
+"""Start and stop of a virtual board, a process that simulates a board's gateware behind a serial
+port."""
 
 from __future__ import annotations
 
@@ -14,19 +15,19 @@ from sw.driver.errors import DeviceNotFound
 
 
 def is_virtual(path: str) -> bool:
-    """Return whether a port is a pseudo terminal, as that of a virtual board is.
+    """Return whether a port is a pseudo terminal, the kind of port that a virtual board provides.
 
-    A busy machine may keep such a board waiting, so that it needs longer timeouts.
+    A virtual board on a busy machine answers late, so that callers use longer timeouts for it.
     """
     return path.startswith("/dev/pts/")
 
 
 class VirtualBoard:
-    """A running virtual board, see :mod:`sim.virtual_board`.
+    """Running process of a virtual board, see :mod:`sim.virtual_board`.
 
     Attributes
     ----------
-    port : path of its serial port.
+    port : path of the serial port that the process provides.
     """
 
     def __init__(self, process: subprocess.Popen[str], port: str):
@@ -35,17 +36,19 @@ class VirtualBoard:
 
     @classmethod
     def start(cls, config_name: str, latency_ms: float = 0.0) -> VirtualBoard:
-        """Start a virtual board. It also ends when this process does.
+        """Start a virtual board. Its process ends when :meth:`stop` is called or this process ends.
 
         Parameters
         ----------
-        config_name : configuration, see :func:`hw.boards.configs.config_by_name`.
-        latency_ms : delay of a simulated USB adapter in each direction, in simulated time.
+        config_name : name of the hardware configuration, see
+            :func:`hw.boards.configs.config_by_name`.
+        latency_ms : delay by a simulated USB adapter in each direction, in milliseconds of
+            simulated time.
 
         Raises
         ------
         DeviceNotFound
-            The board did not start; it has printed why.
+            The virtual board did not start. Its process has printed why on standard error.
         """
         root = Path(__file__).resolve().parents[2]
         path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
@@ -76,12 +79,13 @@ class VirtualBoard:
 
     @property
     def pid(self) -> int:
-        """Process number; SIGUSR1 resets the device."""
+        """Process number of the virtual board. The signal SIGUSR1 to this process resets the
+        device."""
         return self._process.pid
 
     def n_cycles(self) -> int:
-        """Return the number of clock cycles simulated so far. The clock stands still while the
-        board is idle."""
+        """Return the number of clock cycles simulated so far. The simulated clock stands still
+        while the board is idle."""
         self._process.send_signal(signal.SIGUSR2)
         return int(json.loads(self._read_line())["n_cycles"])
 
@@ -90,6 +94,6 @@ class VirtualBoard:
         return self._process.stdout.readline().strip()
 
     def stop(self) -> None:
-        """End the process and wait for its end."""
+        """End the virtual board's process, and wait until it has ended."""
         with self._process, contextlib.suppress(ProcessLookupError):  # closes the pipes and waits
             os.killpg(self._process.pid, signal.SIGTERM)  # the group may include a compiler

@@ -1,14 +1,19 @@
 """Folding of a graph from another framework into a :class:`sw.convert.folded.FoldedNetwork`.
 
 Readers such as :mod:`sw.exchange.nir_read` and :mod:`sw.exchange.statedict` turn a file into a list
-of :class:`sw.exchange.graph.Node`; :func:`assemble` folds it. Linear steps are folded into weights:
-batch-norm into those before it; scaling and average or sum pooling of spikes into those after it.
-Steps that the core cannot run raise an error that names the node and, where there is one, a remedy.
+of :class:`sw.exchange.graph.Node`, the steps of the network. :func:`assemble` turns this list into
+layers of weights and spiking neurons. Linear steps are folded into weights: batch-norm into the
+weights before it, and scaling and average or sum pooling of spikes into the weights after it. A
+step that the device cannot run raises an error that names the node and, if possible, a remedy.
 
-Readers convert thresholds to the unit of the device, in which membranes start at 0 and inputs are
-not scaled: a neuron with threshold ``t``, input gain ``g`` and reset to ``r`` has the threshold
-``(t - r) / g``. The device's neurons fire at ``v >= threshold``, so a neuron that fires only at
-``v > threshold`` gets the next larger float64 as its threshold.
+On the device, membranes start at 0 and inputs are not scaled. So readers convert thresholds: a
+neuron with threshold ``t``, input gain ``g`` and reset to ``r`` gets the threshold ``(t - r) / g``.
+The device's neurons fire at ``v >= threshold``, so a neuron that fires only at ``v > threshold``
+gets the next larger float64 as its threshold.
+
+A *map* is the array (C, H, W) of spikes that a layer writes at each timestep. A *gate* joins two
+maps spike by spike at the end of a residual block: the *branch*, which the block's convolutions
+compute, and the *identity*, its shortcut. IAND is identity and not branch.
 """
 
 from __future__ import annotations
@@ -48,9 +53,10 @@ from sw.network.network import IMAGE, INPUT, Shape
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Imported:
-    """A folded network, and the multipliers that make its numbers integers again.
+    """An imported network in float64, with factors that may turn its numbers back into integers.
 
-    They do so if the file's numbers were integers before they were divided by thresholds.
+    :func:`sw.exchange.nir_write.to_nir` divides an integer network's numbers by its thresholds. The
+    multipliers undo this division; :func:`sw.exchange.integers.as_integers` applies them.
     """
 
     folded: FoldedNetwork
@@ -60,13 +66,13 @@ class Imported:
 
 
 def assemble(nodes: Sequence[Node], source: Source, provenance: dict[str, Any]) -> Imported:
-    """Fold a graph.
+    """Turn a graph of steps into a folded network, whose layers the device can run.
 
     Parameters
     ----------
     nodes : nodes in an order in which each comes after those it reads; the last one is the output.
-    source : facts on the network that the file does not hold.
-    provenance : JSON values that become the folded network's provenance.
+    source : facts about the network that its file does not hold, such as the number of timesteps.
+    provenance : JSON values that say where the network comes from; the result keeps them.
 
     Raises
     ------
@@ -77,7 +83,11 @@ def assemble(nodes: Sequence[Node], source: Source, provenance: dict[str, Any]) 
 
 
 class _Assembly:
-    """Fold one graph, node by node; ``values`` maps each node to the spikes or sums it computes."""
+    """Folding of one graph, node by node, into ``layers``, and ``encoder``, which reads the image.
+
+    ``values`` holds the output of every node so far, by name: spikes, or sums that no neurons have
+    received yet.
+    """
 
     def __init__(self, nodes: Sequence[Node], source: Source):
         self.nodes = nodes
@@ -113,7 +123,7 @@ class _Assembly:
         return Imported(folded=folded, multipliers=self.multipliers)
 
     def step(self, node: Node, inputs: list[Value]) -> Value:
-        """Fold one node; return its spikes or sums."""
+        """Fold one node, whose sources gave ``inputs``, and return the node's output."""
         step = node.step
         if isinstance(step, Join):
             if len(inputs) != 2:
@@ -131,12 +141,12 @@ class _Assembly:
             )
         if len(inputs) != 1:
             raise ExchangeError(
-                f"it adds {len(inputs)} inputs, so it is not full-spike; join them by a gate"
+                f"it adds {len(inputs)} inputs; join their spikes by gates (AND, IAND, OR or XOR)"
             )
         (value,) = inputs
         if isinstance(step, Convolve | Connect):
             return weighted(
-                node.name, step, require_spikes(value, "weights follow weights: multiply them")
+                node.name, step, require_spikes(value, "weights follow weights: merge them")
             )
         if isinstance(step, FireNode):
             return self.fire(step, value, node)
@@ -151,7 +161,11 @@ class _Assembly:
     # -- neurons
 
     def fire(self, step: FireNode, value: Value, node: Node) -> Value:
-        """Add a layer of neurons that reads ``value``; return its spikes."""
+        """Add a layer whose neurons receive ``value``, and return the spikes that they fire.
+
+        The layer that reads the image becomes the encoder. Neurons that only OR pooled spikes add
+        no layer: their pooling is added to the layer before them.
+        """
         if isinstance(value, Spikes):
             if value.pool is not None and value.factor is None and value.name != IMAGE:
                 # One spike in a window adds this much to the pooled value.
@@ -196,7 +210,7 @@ class _Assembly:
         return Spikes(INPUT, value.shape, node.name)
 
     def add(self, layer: FoldedLayer, shape: Shape, multiplier: Float, node: Node) -> Spikes:
-        """Add a firing layer; return its spikes, which have the shape ``shape``."""
+        """Append ``layer`` to the network, and return its spikes, a map of shape ``shape``."""
         if layer.name in self.layers or layer.name == INPUT:
             raise ExchangeError(f"another layer is already named {layer.name!r}")
         self.layers[layer.name] = layer
@@ -206,7 +220,11 @@ class _Assembly:
     # -- pooling and gates
 
     def pool(self, step: Pool, value: Spikes, node: Node) -> Spikes:
-        """OR spikes in case of max pooling; otherwise keep the pooling for the next weights."""
+        """Apply a pooling to spikes, and return the pooled spikes.
+
+        Max pooling of spikes is an OR, which the layer that fires them does. Average and sum
+        pooling are kept in the returned value, to be folded into the weights that read it.
+        """
         if step.kind == "max":
             if value.name == IMAGE:
                 raise ExchangeError(
@@ -214,15 +232,15 @@ class _Assembly:
                 )
             return self.or_pool(step, value, node)
         if value.pool is not None or value.factor is not None:
-            raise ExchangeError("two steps of pooling or scaling before the weights: combine them")
+            raise ExchangeError("two steps of pooling or scaling before the weights: merge them")
         if step.padding != (0, 0):
-            raise ExchangeError("pooling with padding: pad in the convolution after it instead")
+            raise ExchangeError("pooling with padding: use padding in the convolution after it")
         if min(replace(value, pool=step).pooled) < 1:
             raise ExchangeError(f"its window {step.kernel} is larger than the map {value.shape}")
         return replace(value, pool=step)
 
     def or_pool(self, step: Pool, value: Spikes, node: Node) -> Spikes:
-        """Add pooling to the layer that fires ``value``: it ORs its spikes over windows."""
+        """Make the layer that fires ``value`` OR its spikes over windows, and return the result."""
         if step.kernel != step.stride or step.padding != (0, 0):
             raise ExchangeError(
                 f"max pooling of {step.kernel} with stride {step.stride} and padding "
@@ -245,9 +263,11 @@ class _Assembly:
         return Spikes(value.name, shape, node.name)
 
     def join(self, gate: Gate, branch: Spikes, identity: Spikes, node: Node) -> Spikes:
-        """Add a gate to the layer that fires the branch; return the joined spikes.
+        """Add a gate to the layer that fires the branch, and return the joined spikes.
 
-        Gates but IAND are symmetric: if the branch cannot take the gate, the identity does.
+        That layer can have only one gate, and no other node may read its spikes before the gate. If
+        this rules the branch out, the gate is added to the layer that fires the identity. This
+        changes nothing for AND, OR and XOR, but IAND is not symmetric and needs the branch.
         """
         if branch.shape != identity.shape:
             raise ExchangeError(
@@ -270,7 +290,7 @@ class _Assembly:
                 "none of its inputs comes directly from a layer's neurons that no other node "
                 "reads; a gate must follow such a layer"
             )
-        # A layer is moved to the end, because its identity may have been added after it.
+        # The layer is moved to the end, because its identity may have been added after it.
         layer = self.layers.pop(branch.name)
         self.layers[branch.name] = replace(layer, gate=gate, identity=identity.name)
         return Spikes(branch.name, branch.shape, node.name)
@@ -278,9 +298,10 @@ class _Assembly:
     # -- the end
 
     def finish(self, name: str) -> None:
-        """Turn the last node's value into the output layer, which sums over the timesteps.
+        """Add the output layer, whose logits sum the output of the node ``name`` over timesteps.
 
-        If the value is spikes, a logit counts how often its neuron fired.
+        If that node outputs spikes, the logits count them. Logits are divided by the number of
+        timesteps if ``source.averaged`` is set.
         """
         value = self.values[name]
         if isinstance(value, Spikes):

@@ -1,4 +1,8 @@
-"""Description of a network of SpikingJelly's or snnTorch's modules as a topology."""
+"""Derivation of a topology from a network that is built with SpikingJelly or snnTorch.
+
+A topology is a JSON list of a network's steps, which the import of a state dict needs
+(:mod:`sw.exchange.topology`). An *entry* is one of these steps, such as ``{"conv": "conv1"}``.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,9 @@ def describe(
     order: Sequence[str] | None = None,
     labels: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return the topology of a network of SpikingJelly's or snnTorch's modules, as JSON values::
+    """Return the topology of a network that is built with SpikingJelly or snnTorch.
+
+    It consists of JSON values, and can be written to a file::
 
         Path("csnn.json").write_text(json.dumps(describe(net, 4, (1, 28, 28))))
 
@@ -28,9 +34,10 @@ def describe(
     ----------
     timesteps : number of timesteps to run.
     image_shape : shape (C, H, W) of the input.
-    pixel_max : see :class:`sw.exchange.graph.Source`.
-    order : names of the modules in the order in which they run; needed if the network is not a
-        sequence. Modules that are never called must be left out.
+    pixel_max : value that a pixel of 255 had in training (1.0 if pixels were divided by 255); None
+        if the input is binary frames.
+    order : names of the modules in the order in which they run, without those that are never
+        called; needed unless the network is an ``nn.Sequential`` or has a single child.
     labels : names of the classes.
 
     Raises
@@ -58,18 +65,22 @@ def describe(
 
 
 class _Walker:
-    """Walks through a module and its children; ``framework`` is that of the neurons found."""
+    """Conversion of modules to a topology's entries, child by child.
+
+    ``names`` holds the name of every module by its ``id``. ``framework`` is the framework of the
+    neurons that were found so far, or None.
+    """
 
     def __init__(self, names: dict[int, str]):
         self.names = names
         self.framework: str | None = None
 
     def layers(self, module: Any) -> list[dict[str, Any]]:
-        """Return the entries of a module and its children."""
+        """Return the topology's entries for a module and its children, in the order they run."""
         name = self.names[id(module)]
         if isinstance(module, nn.Conv2d):
             if module.padding_mode != "zeros" or isinstance(module.padding, str):
-                raise ExchangeError(f"{name}: padding must be numbers, and pad with zeros")
+                raise ExchangeError(f"{name}: padding must be numbers, and padding_mode 'zeros'")
             plain = {"stride": list(module.stride), "padding": list(module.padding)}
             extra = {"groups": module.groups, "dilation": list(module.dilation)}
             odd = module.groups != 1 or tuple(module.dilation) != (1, 1)
@@ -92,9 +103,11 @@ class _Walker:
         return self.foreign(module, type(module).__name__, name)
 
     def foreign(self, module: Any, kind: str, name: str) -> list[dict[str, Any]]:
-        """Return the entries of a module of SpikingJelly's or snnTorch's, or of a sequence.
+        """Return the topology's entries for a module of a class that PyTorch does not define.
 
-        Classes are recognised by name and attributes, so neither library need be installed.
+        Containers, such as ``nn.Sequential``, are handled here as well. The class is recognised by
+        its name ``kind`` and its attributes, so SpikingJelly and snnTorch need not be installed.
+        ``name`` is the name of the module.
         """
         if kind in ("IFNode", "LIFNode", "ParametricLIFNode"):
             self.framework = "spikingjelly"

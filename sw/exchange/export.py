@@ -1,4 +1,9 @@
-"""Export of a network: fold, quantise, measure, compile and report."""
+"""Export of a trained network to the device's format, with a report.
+
+A network is folded to float64 layers (:mod:`sw.convert.fold`), quantised to integers
+(:mod:`sw.convert.quantize`), compiled for a configuration of the gateware (:class:`hw.spec.Config`)
+and measured on images.
+"""
 
 from __future__ import annotations
 
@@ -35,17 +40,21 @@ from sw.network.network import Network
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """Accuracies before and after quantisation, as shares of the measured images."""
+    """Accuracies before and after quantisation, as fractions (0 to 1) of the measured images."""
 
     folded: float
     quantised: float
     agreement: float
-    """Share of images that have the same class before and after quantisation."""
+    """Fraction of images that are given the same class before and after quantisation."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Export:
-    """A network ready to be written, and its report; ``program`` is None if it does not fit."""
+    """An exported network and the report on it.
+
+    ``program`` is the network compiled for ``config``; None if it does not fit that configuration.
+    ``measured_on`` describes the images that the numbers were measured on.
+    """
 
     network: Network
     program: Program | None
@@ -56,7 +65,7 @@ class Export:
     measured_on: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON values."""
+        """Return the report as JSON values, without the network and the program."""
         n_cycles = self.n_cycles
         return {
             "board": board_name(self.config),
@@ -72,13 +81,13 @@ class Export:
 
     @property
     def n_cycles(self) -> float | None:
-        """Predicted cycles per image; None if the network does not fit."""
+        """Predicted clock cycles per image; None if the network does not fit the configuration."""
         return sum(layer.n_cycles or 0.0 for layer in self.layers) if self.program else None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Images:
-    """Labelled images to measure the accuracy on."""
+    """Labelled images to measure a network's accuracy on, and images to calibrate it with."""
 
     split: Split
     what: str
@@ -95,20 +104,23 @@ def find_images(
     n_images: int,
     say: Callable[[str], None],
 ) -> Images:
-    """Return validation images of the checkpoint's data set, or of the data set ``name``.
+    """Return validation images of the data set that a checkpoint was trained on.
 
-    If the data set is Fashion-MNIST and cannot be loaded, the shipped sample of test images takes
-    its place, and ``say`` is called with a message.
+    If the default data set, Fashion-MNIST, cannot be loaded, a small sample of its test images that
+    comes with this repository is used instead, and ``say`` is called with a message about it.
 
     Parameters
     ----------
+    values : contents of the checkpoint.
     folder : folder of the data set; None for the default one.
+    name : name of another data set to use instead of the checkpoint's; None for the checkpoint's.
     n_images : number of images; fewer if the data set has fewer.
 
     Raises
     ------
     sw.data.dataset.DataError
-        The data set cannot be loaded, and ``folder`` or ``name`` was given or it has no sample.
+        The data set cannot be loaded, and ``folder`` or ``name`` was given or the data set is not
+        Fashion-MNIST.
     """
     calibration = None
     try:
@@ -158,12 +170,15 @@ def measure(
 
 
 def read_images(path: Path, n_images: int) -> Images:
-    """Return the first ``n_images`` images (or frames) and labels of an .npz file.
+    """Return the first ``n_images`` of an .npz file's arrays ``images`` and ``labels``.
+
+    ``images`` holds images (N, C, H, W) or binary frames (N, T, C, H, W).
 
     Raises
     ------
     sw.network.encoder.InputError
-        The file does not hold as many images as labels, or is no .npz file with both.
+        The file is no .npz file with both arrays, holds no labels, or does not hold as many images
+        as labels.
     """
     try:
         with path.open("rb") as raw, np.load(raw) as file:
@@ -188,20 +203,24 @@ def export_network(
     images: Images,
     imported: Imported | None = None,
 ) -> Export:
-    """Fold, quantise, measure and compile; nothing is written.
+    """Fold, quantise, compile and measure a network, and return the result; no file is written.
 
     Parameters
     ----------
     checkpoint : file that the network comes from; its checksum goes into the provenance.
+    config : configuration of the gateware to compile for.
+    weight_bits : width of the weights in bits.
+    images : images to measure on, and to correct biases with.
     imported : the network in ``checkpoint`` if that is another framework's file; None if it is a
         checkpoint of ``sw.train``.
 
     Raises
     ------
     sw.model.checkpoint.CheckpointError, sw.model.config.ModelError
-        The file is no checkpoint; or the network is not full-spike, such as one with ``ADD`` gates.
+        The file is no checkpoint; or the device cannot run the network, such as one with ``ADD``
+        gates, whose blocks exchange integers instead of spikes.
     sw.convert.quantize.QuantizeError
-        No scale fits a bias and its threshold to the device's widths.
+        With every scale, a bias or its threshold exceeds the device's width of parameters.
     sw.network.encoder.InputError
         The network does not take these images, or a label is not one of its classes.
     """

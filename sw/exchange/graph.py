@@ -1,4 +1,9 @@
-"""Steps of networks from other frameworks; :func:`sw.exchange.assembly.assemble` folds them."""
+"""Intermediate representation of networks from other frameworks: a graph of steps.
+
+Readers (:mod:`sw.exchange.readers`) produce a list of :class:`Node`, and
+:func:`sw.exchange.assembly.assemble` turns it into layers that the device can run. A *map* is the
+array (C, H, W) that a step computes at each timestep, with channels, height and width.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +24,16 @@ Pair = tuple[int, int]
 
 
 class ExchangeError(ValueError):
-    """A network cannot be imported or exported; the message names the node and the reason."""
+    """Error that a network cannot be imported or exported; the message names node and reason."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Convolve:
-    """A convolution with ``weight`` (o, c, ky, kx) and ``bias`` (o,) or None."""
+    """A 2-D convolution as in PyTorch, with (vertical, horizontal) stride and padding.
+
+    ``weight`` is (output channels, input channels, kernel height, kernel width), and ``bias``
+    (output channels,) or None.
+    """
 
     weight: Float
     bias: Float | None = None
@@ -34,7 +43,10 @@ class Convolve:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Connect:
-    """A fully connected step with ``weight`` (o, inputs) and ``bias`` (o,) or None."""
+    """A fully connected step with ``weight`` (outputs, inputs) and ``bias`` (outputs,) or None.
+
+    Its inputs are the input map's values in the order (C, H, W).
+    """
 
     weight: Float
     bias: Float | None = None
@@ -42,7 +54,7 @@ class Connect:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Normalise:
-    """Batch-norm: ``gain * x + shift``, both (channels,)."""
+    """Batch-norm in eval mode: ``gain * x + shift``, where both parameters are (channels,)."""
 
     gain: Float
     shift: Float
@@ -50,14 +62,17 @@ class Normalise:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Scale:
-    """A scaling ``factor * x``; ``factor`` broadcasts to the map (C, H, W)."""
+    """A multiplication of a map by ``factor``, whose shape broadcasts to (C, H, W)."""
 
     factor: Float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """A pooling; ``kind`` is ``"max"``, ``"average"`` or ``"sum"``."""
+    """A 2-D pooling with (vertical, horizontal) window, stride and padding.
+
+    ``kind`` is ``"max"``, ``"average"`` or ``"sum"``.
+    """
 
     kind: str
     kernel: Pair
@@ -67,15 +82,19 @@ class Pool:
 
 @dataclass(frozen=True)
 class Flatten:
-    """A change from (C, H, W) to one axis, or a step without effect, such as dropout."""
+    """A step that flattens a map (C, H, W) to one axis, and leaves its values as they are."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FireNode:
-    """Step of a graph: a map of spiking neurons with threshold, leak and reset."""
+    """A map of spiking neurons, which share one kind of leak and reset.
+
+    The leak's shift ``k`` multiplies membranes by ``1 - 2**-k`` (``Leak.SUBTRACT``) or by ``2**-k``
+    (``Leak.KEEP``) at every timestep.
+    """
 
     threshold: Float
-    """Thresholds, which broadcast to the map (C, H, W), for membranes that start at 0 and inputs
+    """Thresholds, whose shape broadcasts to (C, H, W), for membranes that start at 0 and inputs
     with a gain of 1."""
     strict: bool
     """Whether neurons fire only above their threshold; otherwise they also fire at it."""
@@ -83,12 +102,17 @@ class FireNode:
     leak_shift: int = 0
     reset: Reset = Reset.HARD
     integer_threshold: NDArray[np.int64] | None = None
-    """Thresholds of the integer network that the file was made from; None if it was not."""
+    """Thresholds of the integer network that the file was exported from; None if the file does not
+    hold any."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Join:
-    """A gate; the first source is the branch, the second the identity."""
+    """A gate (AND, IAND, OR or XOR) that joins two maps spike by spike in a residual block.
+
+    The node's first source is the branch, which the block's convolutions compute. The second is the
+    identity, the block's shortcut. IAND is identity and not branch.
+    """
 
     gate: Gate
 
@@ -98,7 +122,10 @@ Step = Convolve | Connect | Normalise | Scale | Pool | Flatten | FireNode | Join
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """A step and the nodes (or :data:`sw.network.network.IMAGE`) that it reads."""
+    """A step of a graph, with its name and the names of the nodes that it reads.
+
+    The name :data:`sw.network.network.IMAGE` in ``sources`` stands for the network's input.
+    """
 
     name: str
     step: Step
@@ -107,7 +134,11 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Facts on a network that its file does not hold."""
+    """Facts about an imported network that its file may not hold.
+
+    ``labels`` are the names of the classes; without any, they are named ``class 0``, ``class 1``
+    and so on.
+    """
 
     timesteps: int
     image_shape: Shape
@@ -120,9 +151,10 @@ class Source:
 
 
 def leak_of(decay: float) -> tuple[Leak, int] | None:
-    """Return (leak, shift) of the leak that multiplies a membrane by ``decay`` at every timestep.
+    """Return the device's leak that multiplies membranes by ``decay`` at every timestep.
 
-    The result is None if the device has no such leak.
+    The result is the kind of leak and its shift ``k``: a factor of 1 is no leak, ``1 - 2**-k`` is
+    ``Leak.SUBTRACT``, and ``2**-k`` is ``Leak.KEEP``. It is None for any other factor.
     """
     if abs(decay - 1) <= TOLERANCE:
         return Leak.NONE, 0
@@ -135,7 +167,7 @@ def leak_of(decay: float) -> tuple[Leak, int] | None:
 
 
 def decay_error(decay: float) -> str:
-    """Return the message for a decay for which :func:`leak_of` finds no leak."""
+    """Return the error message for a decay that no leak of the device has."""
     return (
         f"its membrane is multiplied by {decay:.4g} at every timestep; the device's leaks are "
         "shifts, which multiply it by 1 - 2**-k or 2**-k (0.5, 0.75, 0.875, ... or 0.25, 0.125, "
@@ -144,7 +176,10 @@ def decay_error(decay: float) -> str:
 
 
 def report_problems(problems: Mapping[str, str], where: str) -> None:
-    """Raise one :class:`ExchangeError` that names every node in ``problems``, if there are any."""
+    """Raise an :class:`ExchangeError` that lists all ``problems``; do nothing without problems.
+
+    ``problems`` holds reasons by name of the node. ``where`` starts the message: "the graph".
+    """
     if problems:
         lines = [f"  {name}: {why}" for name, why in problems.items()]
         raise ExchangeError("\n".join([f"{where} has parts that cannot be mapped:", *lines]))

@@ -1,4 +1,8 @@
-"""Conversion of imported networks to integers: exact if their numbers are integers that fit."""
+"""Conversion of imported networks to integers.
+
+A NIR file that was written from an integer network is converted back exactly. Any other network is
+quantised, which rounds its numbers.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +24,16 @@ def quantised(
     param_bits: int = PARAM_BITS,
     calibration: NDArray[np.uint8] | None = None,
 ) -> Network:
-    """Return the network in integers: unchanged if its numbers are integers that fit their widths,
-    otherwise quantised by :func:`sw.convert.quantize.quantize`.
+    """Return an imported network in integers, without rounding if that is possible.
+
+    If :func:`as_integers` cannot convert the network exactly, it is quantised by
+    :func:`sw.convert.quantize.quantize`.
+
+    Parameters
+    ----------
+    weight_bits : width of the weights in bits.
+    param_bits : width of biases and thresholds in bits.
+    calibration : images or frames to correct biases with, if the network is quantised.
 
     Raises
     ------
@@ -37,9 +49,11 @@ def quantised(
 
 
 def as_integers(imported: Imported, weight_bits: int, param_bits: int) -> Network | None:
-    """Return the network in integers without any rounding; None if it is not exact.
+    """Return an imported network in integers if its spikes do not change; otherwise None.
 
-    Networks with a leak are never exact: the device's leak rounds to integers.
+    Each layer's weights, biases and thresholds are multiplied by the layer's multiplier. The result
+    is None if a weight or bias is then no integer, or any number exceeds its width. It is also None
+    for a network with a leak, because the device rounds a leaking membrane to an integer.
     """
     folded, multipliers = imported.folded, imported.multipliers
     encoder = None
@@ -72,7 +86,12 @@ def as_integers(imported: Imported, weight_bits: int, param_bits: int) -> Networ
 def _integers(
     layer: FoldedLayer, multiplier: Float, weight_bits: int, param_bits: int
 ) -> Layer | None:
-    """Return a layer times its multiplier (y|1, x|1, o) in integers; None if it is not exact."""
+    """Return a layer in integers, with weights, biases and thresholds times ``multiplier``.
+
+    ``multiplier`` is (y|1, x|1, o): one factor per output channel o and position (y, x) of a
+    neuron, or one for all positions. The result is None if the layer's spikes would change; see
+    :func:`as_integers`.
+    """
     weight = layer.weight * multiplier[None, :, :, :, None, None, None]
     bias = layer.bias * multiplier[None]
     low, high = signed_range(weight_bits)

@@ -1,4 +1,12 @@
-"""Folding of an imported graph's linear steps into the weights next to them."""
+"""Folding of an imported graph's linear steps into the weights before or after them.
+
+A value in the graph is either :class:`Spikes`, the output of neurons, or :class:`Sums`, the
+weighted sums that neurons will receive. Batch-norm and scaling of sums change the weights that
+computed them. Scaling and average or sum pooling of spikes are kept with the spikes, and folded
+into the weights that read them. Weights have the layout (t|1, y|1, x|1, o, c, ky|1, kx|1), with
+timestep, position of the neuron, output channel, input channel and kernel; ``|1`` marks an axis of
+length 1 where weights are shared along it.
+"""
 
 from __future__ import annotations
 
@@ -23,22 +31,25 @@ from sw.network.network import Shape, conv_size
 
 @dataclass(frozen=True, eq=False)
 class Spikes:
-    """A map of spikes, or the image, with linear steps to fold into the next weights."""
+    """A map of spikes, or the image, with a scaling or pooling that is not folded in yet.
+
+    The weights that read the map will take up ``factor`` or ``pool``.
+    """
 
     name: str
     """Name of the map in the folded network."""
     shape: Shape
     """Shape (C, H, W) before ``pool``."""
     node: str
-    """Node of the graph whose output it is."""
+    """Name of the graph's node that outputs the map."""
     factor: Float | None = None
-    """Scaling (c, H|1, W|1) of the spikes; None if there is none."""
+    """Factor (c, H|1, W|1) by which the spikes are multiplied; None if they are not."""
     pool: Pool | None = None
-    """Average or sum pooling of the spikes; None if there is none."""
+    """Average or sum pooling of the spikes; None if they are not pooled."""
 
     @property
     def pooled(self) -> Shape:
-        """Shape (C, H, W) after ``pool``."""
+        """Shape (C, H, W) of the map after ``pool``."""
         if self.pool is None:
             return self.shape
         return self.shape[0], *conv_size(self.shape[1:], self.pool.kernel, self.pool.stride)
@@ -46,9 +57,9 @@ class Spikes:
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """Weighted sums that have not reached neurons yet.
+    """Weighted sums of spikes: the input of neurons that come later in the graph.
 
-    All fields but ``shape``, the map's (C, H, W), are those of
+    ``shape`` is the sums' shape (C, H, W). The other fields are those of
     :class:`sw.convert.folded.FoldedLayer`.
     """
 
@@ -66,17 +77,21 @@ Value = Spikes | Sums
 
 
 def require_spikes(value: Value, reason: str = "a gate joins spikes only") -> Spikes:
-    """Return ``value`` if it is spikes, otherwise raise :class:`ExchangeError` with ``reason``."""
+    """Return ``value`` if it is spikes; if it is sums, raise :class:`ExchangeError`.
+
+    ``reason`` becomes part of the message.
+    """
     if isinstance(value, Sums):
         raise ExchangeError(f"no neurons come before it ({reason})")
     return value
 
 
 def acts_as_or(step: FireNode, least: float) -> bool:
-    """Whether neurons fire at exactly the timesteps at which any of their spikes arrives.
+    """Return whether neurons compute the OR of their input spikes at every timestep.
 
-    This holds if the smallest non-zero input, ``least``, reaches the threshold: a hard reset then
-    clears the membrane at every spike, and none is carried over to the next timestep.
+    ``least`` is the smallest non-zero input. If it reaches the threshold, any input spike makes the
+    neuron fire, and a hard reset then leaves nothing in the membrane for the next timestep. The
+    neurons must have no leak.
     """
     threshold = step.threshold
     reached = threshold < least if step.strict else threshold <= least
@@ -85,7 +100,11 @@ def acts_as_or(step: FireNode, least: float) -> bool:
 
 
 def to_rows(values: Float, shape: Shape) -> Float:
-    """Return numbers that broadcast to the map ``shape`` (C, H, W) in the layout (y|1, x|1, o)."""
+    """Return a map's parameters, such as thresholds, in the layout (y|1, x|1, o) of a layer.
+
+    ``values`` must broadcast to the map's ``shape`` (C, H, W), or have one number per channel. The
+    axes y and x have length 1 if all positions share their numbers.
+    """
     if values.size == np.prod(shape):
         values = values.reshape(shape)
     elif values.size == shape[0] and values.ndim <= 1:
@@ -102,12 +121,15 @@ def to_rows(values: Float, shape: Shape) -> Float:
 
 
 def scaled(step: Normalise | Scale, value: Value) -> Value:
-    """Apply batch-norm or a scaling to sums, or keep the scaling of spikes for the next weights."""
+    """Apply batch-norm or a scaling to a value, and return the result.
+
+    Sums are changed through their weights and bias. A scaling of spikes is stored in ``factor``.
+    """
     if isinstance(value, Spikes):
         if isinstance(step, Normalise):
-            raise ExchangeError("batch-norm of spikes: put it after the weights")
+            raise ExchangeError("batch-norm of spikes: apply it to weighted sums instead")
         if value.pool is not None or value.factor is not None:
-            raise ExchangeError("two steps of pooling or scaling before the weights: combine them")
+            raise ExchangeError("two steps of pooling or scaling before the weights: merge them")
         return replace(value, factor=to_rows(step.factor, value.shape).transpose(2, 0, 1))
     if isinstance(step, Scale):
         rows = to_rows(step.factor, value.shape)
@@ -123,7 +145,11 @@ def scaled(step: Normalise | Scale, value: Value) -> Value:
 
 
 def weighted(name: str, step: Convolve | Connect, value: Spikes) -> Sums:
-    """Apply weights to spikes, with the pooling and scaling before them folded in."""
+    """Apply a convolution or fully connected step to spikes, and return the weighted sums.
+
+    The pooling and scaling that ``value`` still carries are folded into the weights. ``name`` is
+    the name of the layer that will hold the weights.
+    """
     shape = value.pooled
     if isinstance(step, Connect):
         if step.weight.shape[1] != np.prod(shape):
@@ -165,7 +191,10 @@ def weighted(name: str, step: Convolve | Connect, value: Spikes) -> Sums:
 def _composed(
     weight: Float, stride: Pair, padding: Pair, value: Spikes
 ) -> tuple[Float, Pair, Pair, Pair]:
-    """Combine ``value``'s pooling and a convolution; return weight, kernel, stride and padding."""
+    """Combine the pooling of ``value`` with the convolution after it into one convolution.
+
+    Returns its weight (o, c, ky|1, kx|1), kernel, stride and padding.
+    """
     pool = value.pool
     assert pool is not None
     overlaps = pool.kernel != pool.stride
@@ -203,8 +232,11 @@ def _composed(
 
 
 def _with_factor(weight: Float, factor: Float, kernel: Pair, stride: Pair, padding: Pair) -> Float:
-    """Return weights (1, y|1, x|1, o, c, ky, kx) with the scaling ``factor`` (c, H|1, W|1) of the
-    spikes folded in."""
+    """Multiply weights (o, c, ky, kx) by the scaling ``factor`` (c, H|1, W|1) of their input.
+
+    The result is (1, y|1, x|1, o, c, ky, kx): if the factor differs from position to position, each
+    neuron has weights of its own.
+    """
     if factor.shape[1:] == (1, 1):
         return (weight * factor[None])[None, None, None]
     padded = np.pad(factor, ((0, 0), (padding[0],) * 2, (padding[1],) * 2))

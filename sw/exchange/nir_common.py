@@ -1,4 +1,9 @@
-"""Constants, types and metadata that reading and writing of NIR graphs share."""
+"""Definitions that the import and the export of NIR graphs share.
+
+NIR is the Neuromorphic Intermediate Representation (Pedersen et al., arXiv 2311.14641). The export,
+:func:`sw.exchange.nir_write.to_nir`, notes facts that NIR has no field for in the metadata of the
+graph and its nodes, under the key :data:`KEY`; the import uses them if they are present.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +21,9 @@ from sw.network.network import Layer, Network, Shape
 
 SUFFIX = ".nir"
 DT_S = 1e-4
-"""Timestep in seconds that most simulators that write NIR assume."""
+"""Timestep in seconds that most simulators with NIR support assume."""
 MAX_DENSE = 1 << 23
-"""Largest number of weights in a dense matrix that is written for unshared weights."""
+"""Largest number of weights in a matrix that is written for a layer without shared weights."""
 KEY = "spikefold"
 """Key of this project's entries in the metadata of nodes and graphs."""
 JUST_BELOW = float(np.nextafter(np.float32(1), np.float32(0)))
@@ -30,7 +35,7 @@ Float = NDArray[np.float64]
 
 
 def library() -> ModuleType:
-    """Import and return the package ``nir``, which is optional.
+    """Import and return the Python package ``nir``, an optional dependency.
 
     Raises
     ------
@@ -48,11 +53,15 @@ def library() -> ModuleType:
 
 
 def composite_gates(graph: Any) -> dict[str, tuple[Join, tuple[str, str], list[str]]]:
-    """Find the gates that :func:`sw.exchange.nir_write.to_nir` expressed by several nodes.
+    """Find the groups of nodes that express one gate, by their metadata.
+
+    A gate joins the spikes of a residual block's branch and identity (its shortcut). NIR has no
+    node for it, so :func:`sw.exchange.nir_write.to_nir` writes AND, IAND and XOR as several nodes.
 
     Returns
     -------
-    (gate, (branch, identity), names of the gate's other nodes) by name of the gate's last node.
+    By name of a gate's last node: the gate, the names of the nodes (branch, identity) that it
+    reads, and the names of its other nodes.
 
     Raises
     ------
@@ -77,7 +86,7 @@ def composite_gates(graph: Any) -> dict[str, tuple[Join, tuple[str, str], list[s
 
 
 def _json(text: Any) -> dict[str, Any] | None:
-    """Return the JSON object in an entry of metadata; None if the entry is anything else."""
+    """Parse an entry of metadata as a JSON object; return None if it is anything else."""
     if isinstance(text, bytes):
         text = text.decode(errors="replace")
     try:
@@ -88,18 +97,23 @@ def _json(text: Any) -> dict[str, Any] | None:
 
 
 def graph_metadata(graph: Any) -> dict[str, Any] | None:
-    """Return the metadata that :func:`sw.exchange.nir_write.to_nir` gave the graph, or None."""
+    """Return this project's metadata of a graph: its timesteps, input and labels.
+
+    The result is None if :func:`sw.exchange.nir_write.to_nir` did not write the graph.
+    """
     values = _json((graph.metadata or {}).get(KEY))
     return values if values and {"timesteps", "input", "labels"} <= set(values) else None
 
 
 def shape_of(values: Any) -> Shape:
-    """Return a shape from a file as (channels, height, width).
+    """Return the input shape in a NIR file as (channels, height, width).
+
+    A shape with one axis has height and width 1.
 
     Raises
     ------
     ExchangeError
-        It has neither 1 nor 3 axes.
+        The shape has neither 1 nor 3 axes.
     """
     shape = tuple(int(n) for n in np.atleast_1d(np.asarray(values)))
     if len(shape) == 1:
@@ -110,12 +124,14 @@ def shape_of(values: Any) -> Shape:
 
 
 def pair_of(values: Any) -> tuple[int, int]:
-    """Return a (vertical, horizontal) pair from a file, which may hold one number for both.
+    """Return a (vertical, horizontal) pair, such as a stride, from a value in a NIR file.
+
+    A single number stands for both.
 
     Raises
     ------
     ExchangeError
-        The file holds neither one number nor two.
+        The value holds neither one number nor two.
     """
     numbers = np.atleast_1d(np.asarray(values)).astype(int).tolist()
     if len(numbers) == 1:

@@ -1,7 +1,8 @@
-"""Import of NIR graphs (``python -m sw.export net.nir``); :mod:`sw.exchange.assembly` folds them.
+"""Import of NIR graphs (``python -m sw.export net.nir``).
 
-NIR is the Neuromorphic Intermediate Representation (Pedersen et al., arXiv 2311.14641).
-:mod:`sw.exchange.nir_write` exports networks to it.
+NIR is the Neuromorphic Intermediate Representation (Pedersen et al., arXiv 2311.14641). Its nodes
+are converted to the steps of :mod:`sw.exchange.graph`, which :mod:`sw.exchange.assembly` folds into
+layers. :mod:`sw.exchange.nir_write` exports networks to NIR.
 """
 
 from __future__ import annotations
@@ -52,23 +53,25 @@ def read(
     fires_at_threshold: bool = False,
     labels: tuple[str, ...] = (),
 ) -> Imported:
-    """Read the network in a NIR file.
+    """Read a NIR file and return its network, folded.
 
     Parameters
     ----------
-    timesteps : number of timesteps to run. None takes the file's, which has one only if
-        :mod:`sw.exchange.nir_write` wrote it.
-    pixel_max : see :class:`sw.exchange.graph.Source`; ignored if the file says what its input is.
-    dt_s : timestep in seconds. None takes 1 if all IF neurons have ``r = 1`` and all LIF neurons
+    timesteps : number of timesteps to run. None takes the number that the file states, which only
+        files of :mod:`sw.exchange.nir_write` do.
+    pixel_max : value that a pixel of 255 had in training; None if the input is binary frames.
+        Ignored for files of :mod:`sw.exchange.nir_write`, which say what their input is.
+    dt_s : timestep in seconds. None takes 1 s if all IF neurons have ``r = 1`` and all LIF neurons
         ``tau >= 1``, otherwise :data:`sw.exchange.nir_common.DT_S`.
     fires_at_threshold : neurons fire at ``v >= threshold``, as in SpikingJelly, instead of only at
         ``v > threshold``, as NIR defines.
-    labels : names of the classes; if empty, the file's.
+    labels : names of the classes; if empty, those in the file.
 
     Raises
     ------
     ExchangeError
-        The file is no NIR file, or has nodes that cannot be mapped; the message names all of them.
+        The file is no NIR file, or the device cannot run its network. The message names all nodes
+        of unsupported types or parameters.
     """
     nir = library()
     try:
@@ -101,7 +104,10 @@ def from_graph(
     labels: tuple[str, ...] = (),
     origin: str = "graph",
 ) -> Imported:
-    """Return the network of a graph in memory; see :func:`read`."""
+    """Return the folded network of a NIR graph in memory; ``origin`` names it in the provenance.
+
+    See :func:`read` for the other parameters and the errors.
+    """
     nir = library()
     known = graph_metadata(graph)
     if known:
@@ -162,7 +168,11 @@ def from_graph(
 
 
 def _guess_dt(graph: Any, nir: ModuleType) -> float:
-    """Return the timestep that the constants of the neurons suggest; see :func:`read`."""
+    """Return the timestep in seconds that the constants ``r`` and ``tau`` of the neurons suggest.
+
+    It is 1 if all IF neurons have ``r = 1`` and all LIF neurons ``tau >= 1``, as in networks whose
+    time is counted in timesteps; otherwise :data:`sw.exchange.nir_common.DT_S`.
+    """
     neurons = [n for n in graph.nodes.values() if isinstance(n, nir.IF | nir.LIF)]
     unit = all(
         np.all(np.asarray(n.r) == 1) if isinstance(n, nir.IF) else np.all(np.asarray(n.tau) >= 1)
@@ -172,8 +182,11 @@ def _guess_dt(graph: Any, nir: ModuleType) -> float:
 
 
 class _Reader:
-    """Converts NIR nodes to steps; ``dt`` is the timestep in seconds, ``strict`` that of
-    :class:`sw.exchange.graph.FireNode`."""
+    """Conversion of NIR nodes to the steps of :mod:`sw.exchange.graph`.
+
+    ``dt`` is the timestep in seconds. If ``strict`` is set, neurons fire only above their
+    threshold, otherwise also at it. ``known`` maps each supported type of node to its converter.
+    """
 
     def __init__(self, nir: ModuleType, dt: float, strict: bool):
         self.dt = dt
@@ -193,7 +206,7 @@ class _Reader:
         }
 
     def step(self, node: Any) -> Step:
-        """Return the step of any supported node."""
+        """Convert a NIR node to a step; raise :class:`ExchangeError` if it is not supported."""
         if type(node) not in self.known:
             names = ", ".join(sorted(kind.__name__ for kind in self.known))
             raise ExchangeError(f"this type of node is not supported; supported are {names}")
@@ -204,7 +217,7 @@ class _Reader:
         if weight.ndim != 4:
             raise ExchangeError(f"its weight has {weight.ndim} axes instead of 4")
         if int(np.asarray(node.groups)) != 1 or pair_of(node.dilation) != (1, 1):
-            raise ExchangeError("groups or dilation: use a plain convolution with zero weights")
+            raise ExchangeError("groups or dilation: use a plain convolution with weights of 0")
         kernel = weight.shape[2:]
         padding = node.padding.decode() if isinstance(node.padding, bytes) else node.padding
         if isinstance(padding, str):
@@ -241,7 +254,11 @@ class _Reader:
         return self.neuron(node, np.asarray(node.r, np.float64) * share, 1 - float(share.flat[0]))
 
     def neuron(self, node: Any, gain: Float, decay: float) -> FireNode:
-        """Return neurons whose input is multiplied by ``gain`` and whose membrane by ``decay``."""
+        """Convert IF or LIF neurons to a step, given their constants per timestep.
+
+        At every timestep, the membrane is multiplied by ``decay``, and the input times ``gain`` is
+        added to it.
+        """
         leak = leak_of(decay)
         if leak is None:
             raise ExchangeError(decay_error(decay))

@@ -2,15 +2,19 @@
 
 NIR is the Neuromorphic Intermediate Representation (Pedersen et al., arXiv 2311.14641).
 
-The numbers of an integer network are divided by their thresholds, and thresholds are written half
-an integer unit below 1: between the largest membrane that must not fire and the smallest that must.
-So neither the comparator of a simulator (``>`` or ``>=``) nor its rounding changes a spike.
+In an integer network, each neuron's weights, bias and membrane are divided by its threshold, which
+becomes 1. The threshold in the graph is a little lower: it lies between the largest membrane that
+must not fire and 1, the smallest that must. So spikes depend neither on whether a simulator
+compares with ``>`` or ``>=``, nor on its rounding.
 
-Operations for which NIR has no node are composed of nodes that it has. OR is a sum into IF neurons
-that one spike makes fire, NOT is ``1 - x``, and the other gates are made of these two. OR-pooling
-is average pooling into such neurons. Weights that differ from position to position are a dense
-matrix. NIR cannot express weights that differ from timestep to timestep, soft resets, and leaks
-that round to integers; such layers are refused by name.
+Operations for which NIR has no node are composed of several nodes. OR is a sum into IF neurons that
+fire at a single spike. NOT is ``1 - x``. The other gates, which join a residual block's branch and
+identity (its shortcut), are made of OR and NOT; IAND is identity and not branch. OR-pooling is
+average pooling into IF neurons that fire at a single spike. Weights that differ from position to
+position become a dense matrix.
+
+NIR cannot express weights that differ from timestep to timestep, soft resets, and leaks that round
+the membrane to an integer. An error names the layers that have them.
 """
 
 from __future__ import annotations
@@ -49,22 +53,23 @@ from sw.network.network import IMAGE, INPUT, Network, Shape
 def to_nir(
     network: NirNetwork, scales: Mapping[str, Float] | None = None, dt_s: float = DT_S
 ) -> Any:
-    """Return a NIR graph with the same spikes.
+    """Return a NIR graph that fires the same spikes as a network.
 
     The graph's input is binary frames, or pixels from 0 to 255, which are the same at every
-    timestep. Its output, summed over the timesteps, is the logits.
+    timestep. The logits are the sum of its output over all timesteps.
 
     Parameters
     ----------
-    scales : Real-Spike coefficients (1, c, H|1, W|1) that are not folded into weights, by name of
-        the layer that reads them.
+    network : the integer network, or the folded network in float64, to express.
+    scales : factors (1, c, H|1, W|1) by which a layer's input spikes are multiplied, by name of the
+        layer. These are the Real-Spike coefficients that :func:`unfolded` keeps out of the weights.
     dt_s : timestep in seconds that the reading simulator will assume.
 
     Raises
     ------
     ExchangeError
-        NIR cannot express the network; the message names every such layer. Or the package ``nir``
-        is not installed.
+        NIR cannot express some layers, all of which the message names; or the package ``nir`` is
+        not installed.
     """
     nir = library()
     problems = {
@@ -82,7 +87,10 @@ def to_nir(
 
 
 def _unsupported(layer: NirLayer, integers: bool) -> str | None:
-    """Return the reason why NIR cannot express a layer; None if it can."""
+    """Return the reason why NIR cannot express a layer; None if NIR can express it.
+
+    ``integers`` says whether the layer's network is in integers.
+    """
     if layer.weight.shape[0] > 1 or layer.bias.shape[0] > 1:
         return "its weights differ from timestep to timestep, which NIR cannot express"
     if layer.reset != Reset.HARD and not layer.output:
@@ -96,7 +104,11 @@ def _unsupported(layer: NirLayer, integers: bool) -> str | None:
 
 
 class _Writer:
-    """Builds one graph, layer by layer."""
+    """Construction of one NIR graph, layer by layer.
+
+    In the methods, ``dense`` says that a layer is written as a matrix on flat vectors instead of a
+    convolution on maps (C, H, W), and ``shape`` is a map's (C, H, W) even if it is flat.
+    """
 
     def __init__(
         self, nir: ModuleType, network: NirNetwork, scales: Mapping[str, Float], dt: float
@@ -108,17 +120,18 @@ class _Writer:
         self.nodes: dict[str, Any] = {}
         self.edges: list[tuple[str, str]] = []
         self.maps: dict[str, tuple[str, Shape, bool]] = {}
-        """(node, shape, whether the node's output is flat) of every map of spikes."""
+        """For every map, by name: the node that outputs it, its shape (C, H, W), and whether the
+        node's output is a flat vector."""
 
     def node(self, name: str, node: Any, *sources: str) -> str:
-        """Add a node and its edges from ``sources``; return its name."""
+        """Add a node, and edges from the nodes ``sources`` to it; return its name."""
         assert name not in self.nodes
         self.nodes[name] = node
         self.edges += [(source, name) for source in sources]
         return name
 
     def graph(self) -> Any:
-        """Build and return the whole graph."""
+        """Add all layers, and return the finished NIR graph."""
         nir, network = self.nir, self.network
         shape = network.image_shape
         self.node("input", nir.Input(input_type={"input": np.array(shape)}))
@@ -142,7 +155,7 @@ class _Writer:
         return nir.NIRGraph(self.nodes, self.edges, metadata={KEY: json.dumps(metadata)})
 
     def layer(self, layer: NirLayer, target: str) -> None:
-        """Add the nodes of a layer, and its output to ``maps`` under the name ``target``."""
+        """Add all nodes of a layer, and enter its output in ``maps`` under the name ``target``."""
         source, shape, flat = self.maps[layer.source]
         out_shape = layer.conv_shape(shape)
         if layer.name in self.scales:
@@ -175,7 +188,10 @@ class _Writer:
         self.maps[target] = (place, out_shape, dense)
 
     def flattened(self, place: str, shape: Shape) -> str:
-        """Return the Flatten node after the node ``place``; add it if there is none yet."""
+        """Return the name of a Flatten node that reads the node ``place``; add it if necessary.
+
+        ``shape`` is the shape (C, H, W) of the output of ``place``.
+        """
         name = f"{place}.flat"
         if name not in self.nodes:
             input_type = {"input": np.array(shape)}
@@ -184,14 +200,22 @@ class _Writer:
         return name
 
     def divisor(self, layer: NirLayer) -> Float:
-        """Return the divisors (y|1, x|1, o) of the layer's numbers: its thresholds, or 1."""
+        """Return the numbers (y|1, x|1, o) by which a layer's weights and biases are divided.
+
+        There is one per output channel o and position (y, x), or one for all positions. They are
+        the layer's thresholds, or 1 in the output layer, which has no thresholds.
+        """
         if layer.output:
             return np.ones((1, 1, layer.weight.shape[3]))
         assert layer.threshold is not None
         return layer.threshold.astype(np.float64)
 
     def weights(self, layer: NirLayer, shape: Shape, divisor: Float, dense: bool) -> Any:
-        """Return the node of a layer's weights: a dense matrix, or else a convolution."""
+        """Return a NIR node with a layer's weights and biases, divided by ``divisor``.
+
+        It is a dense matrix (``Affine``) if ``dense`` is set, otherwise a convolution. ``shape`` is
+        the shape (C, H, W) of the layer's input.
+        """
         timesteps = self.network.timesteps
         bias = layer.bias.astype(np.float64) / divisor[None]
         if layer.output:  # NIR adds the bias at every timestep
@@ -225,10 +249,11 @@ class _Writer:
         )
 
     def neurons(self, layer: NirLayer, name: str, shape: Shape, dense: bool, source: str) -> str:
-        """Add the neurons of a layer; return their name."""
+        """Add the neurons of a layer as a node ``name`` that reads ``source``; return the name."""
         assert layer.threshold is not None
         size = (int(np.prod(shape)),) if dense else shape
-        # In integers, 1 - 1 / threshold is the largest membrane that must not fire.
+        # Divided by an integer threshold, the largest membrane that must not fire is
+        # 1 - 1 / threshold. The level is above it and below 1 for every neuron of the layer.
         integers = isinstance(self.network, Network)
         level = 1 - 0.5 / int(layer.threshold.max()) if integers else JUST_BELOW
         metadata = {}
@@ -253,7 +278,10 @@ class _Writer:
         return self.node(name, lif, source)
 
     def any_of(self, name: str, shape: Shape, dense: bool, least: float, *sources: str) -> str:
-        """Add IF neurons that fire at every input of at least ``least``; return their name."""
+        """Add IF neurons that fire when any of their input spikes arrives; return their name.
+
+        ``least`` is the smallest non-zero sum of inputs, and the threshold is half of it.
+        """
         size = (int(np.prod(shape)),) if dense else shape
         neuron = self.nir.IF(
             r=np.full(size, 1 / self.dt),
@@ -265,7 +293,7 @@ class _Writer:
     def affine(
         self, name: str, shape: Shape, dense: bool, gain: float, shift: float, *sources: str
     ) -> str:
-        """Add a node that computes ``gain * (sum of sources) + shift``; return its name."""
+        """Add a node that computes ``gain * (sum of sources) + shift`` of maps; return its name."""
         n = int(np.prod(shape)) if dense else shape[0]
         weight, bias = gain * np.eye(n), np.full(n, float(shift))
         if dense:
@@ -282,10 +310,11 @@ class _Writer:
         return self.node(name, conv, *sources)
 
     def gate(self, layer: NirLayer, branch: str, identity: str, shape: Shape, dense: bool) -> str:
-        """Add the nodes of the layer's gate; return the name of the last one.
+        """Add nodes for the layer's gate, and return the name of the last of these nodes.
 
-        OR is a sum into neurons that one spike makes fire; the other gates are made of OR and NOT
-        by de Morgan's laws.
+        The gate joins the outputs of the nodes ``branch`` and ``identity``. OR is a sum into IF
+        neurons that fire at a single spike. AND, IAND and XOR are made of OR and NOT by de Morgan's
+        laws; metadata of their last node lets :mod:`sw.exchange.nir_read` recognise them.
         """
         name = f"{layer.name}.{layer.gate.name.lower()}"
 
@@ -314,7 +343,10 @@ class _Writer:
         return name
 
     def pool(self, layer: NirLayer, source: str, shape: Shape, dense: bool) -> tuple[str, Shape]:
-        """Add the nodes of a layer's OR-pooling; return the last one's name and its map's shape."""
+        """Add nodes for a layer's OR-pooling: average pooling, and IF neurons that fire above 0.
+
+        Returns the name of the neurons' node, and the shape (C, H, W) of the pooled map.
+        """
         channels, height, width = shape
         rows, columns = height // layer.pool[0], width // layer.pool[1]
         size = int(np.prod(layer.pool))
@@ -335,7 +367,7 @@ class _Writer:
 
 
 def _live(network: NirNetwork) -> set[str]:
-    """Return the names of the maps that the output depends on."""
+    """Return the names of the layers, and of the input, that the logits depend on."""
     live = {network.layers[-1].name}
     for layer in reversed(network.layers):
         if layer.name in live:
@@ -344,12 +376,12 @@ def _live(network: NirNetwork) -> set[str]:
 
 
 def _as_double(layer: NirLayer) -> Any:
-    """Return the layer with weights in float64."""
+    """Return a copy of a layer with its weights converted to float64."""
     return replace(layer, weight=layer.weight.astype(np.float64))  # type: ignore[arg-type]
 
 
 def write(path: Path, graph: Any) -> int:
-    """Write a NIR graph to a ``.nir`` file atomically; return the file's size in bytes.
+    """Write a NIR graph to a ``.nir`` file, whole or not at all; return its size in bytes.
 
     Raises
     ------
@@ -367,12 +399,15 @@ def write(path: Path, graph: Any) -> int:
 
 
 def unfolded(values: dict[str, Any]) -> tuple[FoldedNetwork, dict[str, Float]]:
-    """Fold a checkpoint but for its Real-Spike coefficients.
+    """Fold a checkpoint's batch-norms into its weights, but keep the Real-Spike coefficients apart.
+
+    These are the learned values that a spike has instead of 1 in training (Guo et al., arXiv
+    2210.06686). They can differ from position to position, while the weights remain shared.
 
     Returns
     -------
-    The network without coefficients, and the coefficients (t|1, c, H|1, W|1) by name of the layer
-    that reads them.
+    The folded network without coefficients, and the coefficients (t|1, c, H|1, W|1) by name of the
+    layer whose input spikes they multiply.
     """
     model = checkpoint.build(values)
     parts = fold.trained_layers(model)

@@ -1,4 +1,7 @@
-"""Readers of other frameworks' files, one per format. A new format is added to :data:`READERS`."""
+"""Choice of the function that imports another framework's file, by the file's format.
+
+To support a new format, add a :class:`Reader` to :data:`READERS`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,12 @@ from sw.exchange.topology import load_topology
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """Options for facts that a file does not hold; None or False if not given."""
+    """Command-line options that supply what a file does not hold; None or False if not given.
+
+    ``topology`` is the name or file of a description of the network (:mod:`sw.exchange.topology`),
+    ``frames`` says that the input is binary frames, and ``dt`` is the timestep in seconds.
+    :func:`sw.exchange.nir_read.read` explains the others.
+    """
 
     timesteps: int | None = None
     topology: str | None = None
@@ -23,22 +31,23 @@ class ReadOptions:
     fires_at_threshold: bool = False
 
     def given(self) -> set[str]:
-        """Return the names of the options that were given."""
+        """Return the names of the options that the user gave, as field names."""
         return {name for name, value in vars(self).items() if value not in (None, False)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reader:
-    """A format of files and the function that reads it."""
+    """A file format of another framework, with the function that imports such files."""
 
     files: str
     """Name of these files in messages."""
     matches: Callable[[Path, ReadOptions], bool]
+    """Function that returns whether this reader is the one for a file, given the options."""
     read: Callable[[Path, ReadOptions], Imported]
     """Function that reads a file; raises :class:`sw.exchange.graph.ExchangeError` if the network
     cannot be mapped."""
     options: frozenset[str]
-    """Names of the :class:`ReadOptions` that the reader takes."""
+    """Names of the fields of :class:`ReadOptions` that apply to this format."""
 
 
 def _read_nir(path: Path, options: ReadOptions) -> Imported:
@@ -74,12 +83,19 @@ READERS = (
 
 
 def find_reader(path: Path, options: ReadOptions) -> Reader | None:
-    """Return the reader of a file; None for a checkpoint of ``sw.train``."""
+    """Return the first reader that matches a file and the options.
+
+    The result is None if none does: the file is then taken for a checkpoint of ``sw.train``.
+    """
     return next((reader for reader in READERS if reader.matches(path, options)), None)
 
 
 def unused_option(reader: Reader | None, options: ReadOptions) -> str | None:
-    """Return a message on the first option that the file's reader does not take, or None."""
+    """Return an error message if an option was given that does not apply to the file's format.
+
+    The message names the first such option; the result is None if all options apply. ``reader`` is
+    None for a checkpoint of ``sw.train``, to which none apply.
+    """
     taken = reader.options if reader else frozenset()
     for name in (name for name in vars(options) if name in options.given() - taken):
         option = f"--{name.replace('_', '-')}"

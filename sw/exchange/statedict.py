@@ -1,5 +1,8 @@
-"""Import of SpikingJelly's and snnTorch's state dicts, with a topology that says what they lack
-(:mod:`sw.exchange.topology`).
+"""Import of state dicts of SpikingJelly's and snnTorch's networks.
+
+A state dict holds tensors, but not the steps that use them. So a topology must list these steps
+(:mod:`sw.exchange.topology`). They become the steps of :mod:`sw.exchange.graph`, which
+:mod:`sw.exchange.assembly` folds into layers.
 
 Only tensors and plain values are unpickled, so that a hostile file cannot run code.
 """
@@ -49,17 +52,19 @@ Float = NDArray[np.float64]
 
 
 def read(path: Path, topology: Mapping[str, Any], timesteps: int | None = None) -> Imported:
-    """Read the network of a state dict.
+    """Read a file with a state dict, and return its network, folded.
 
     Parameters
     ----------
-    topology : topology that :func:`sw.exchange.topology.load_topology` returned.
-    timesteps : number of timesteps to run; None takes the topology's.
+    topology : description of the network's steps, from
+        :func:`sw.exchange.topology.load_topology`.
+    timesteps : number of timesteps to run; None takes the number in the topology.
 
     Raises
     ------
     ExchangeError
-        The file is no state dict, does not match the topology, or cannot be mapped.
+        The file is no state dict or does not match the topology, or the device cannot run the
+        network.
     """
     state = load(path)
     try:
@@ -69,12 +74,14 @@ def read(path: Path, topology: Mapping[str, Any], timesteps: int | None = None) 
 
 
 def load(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file by name, without running any code in it.
+    """Return the tensors of a state dict's file by name, without running any code in the file.
+
+    The state dict may be nested in a checkpoint, under one of the keys :data:`NESTED`.
 
     Raises
     ------
     ExchangeError
-        There is no such file, it is damaged, or it is no state dict.
+        There is no such file, or it is damaged or holds no state dict.
     """
     if not path.is_file():
         raise ExchangeError(f"{path}: no such file")
@@ -115,8 +122,11 @@ def from_state_dict(
     timesteps: int | None = None,
     origin: str = "state dict",
 ) -> Imported:
-    """Import a network from a state dict that is already loaded; ``values`` is its topology. See
-    :func:`read` for files."""
+    """Return the folded network of a state dict that is already loaded.
+
+    ``values`` is its topology, and ``origin`` names the state dict in the provenance. See
+    :func:`read` for the other parameters and the errors.
+    """
     builder = _Builder(state, values["framework"])
     builder.sequence(values["layers"], IMAGE)
     report_problems(builder.problems, "the network")
@@ -133,22 +143,27 @@ def from_state_dict(
 
 @dataclass
 class _Builder:
-    """Converts a topology's layers to nodes."""
+    """Conversion of a topology's layers to the nodes of :mod:`sw.exchange.graph`.
+
+    A layer is an entry of the topology, such as ``{"conv": "conv1", "padding": 1}``. Its kind is
+    the key that says what it does, here ``conv``; one method per kind converts it.
+    """
 
     state: Mapping[str, Tensor]
     framework: str
     nodes: list[Node] = field(default_factory=list)
     problems: dict[str, str] = field(default_factory=dict)
-    """Reasons why layers cannot be mapped, by name of the node."""
+    """Reasons why layers cannot be converted, by name of the node."""
     used: set[str] = field(default_factory=set)
-    """Names of the tensors that the topology has used."""
+    """Names of the state dict's tensors that layers have used so far."""
     width: int = 0
-    """Number of output channels of the last weights."""
+    """Number of output channels of the last convolution or linear layer."""
 
     def sequence(self, layers: Sequence[Mapping[str, Any]], source: str, place: str = "") -> str:
-        """Add layers that run one after another; return the last one's name.
+        """Add layers that run one after another, and return the name of the last layer's node.
 
-        ``place`` is the prefix of names for layers that have none.
+        The first layer reads the node ``source``. Layers without a name of their own are named by
+        their kind, ``place`` and their index.
         """
         for n, layer in enumerate(layers):
             if "block" in layer:
@@ -167,7 +182,11 @@ class _Builder:
         return source
 
     def block(self, layer: Mapping[str, Any], source: str, place: str) -> str:
-        """Add a residual block; return its name."""
+        """Add the layers of a residual block and the gate that joins them; return the gate's name.
+
+        The gate joins the spikes of the block's branch (its convolutions) and identity (its
+        shortcut). Both read the node ``source``.
+        """
         name = str(layer["block"])
         gate = str(layer.get("gate"))
         if gate not in Gate.__members__ or gate == "NONE":
@@ -183,7 +202,10 @@ class _Builder:
         return name
 
     def tensor(self, name: str, n_axes: int, optional: bool = False) -> Float | None:
-        """Return a tensor with ``n_axes`` axes; None if it is optional and missing."""
+        """Return a tensor of the state dict in float64; None if it is optional and missing.
+
+        Raises :class:`ExchangeError` if it is missing otherwise, or has not ``n_axes`` axes.
+        """
         if name not in self.state:
             if optional:
                 return None
@@ -198,13 +220,16 @@ class _Builder:
         return tensor.detach().to(torch.float64).numpy()
 
     def required(self, name: str, n_axes: int) -> Float:
-        """Return a tensor with ``n_axes`` axes."""
+        """Return a tensor of the state dict in float64.
+
+        Raises :class:`ExchangeError` if it is missing, or has not ``n_axes`` axes.
+        """
         values = self.tensor(name, n_axes)
         assert values is not None
         return values
 
     def check_all_used(self) -> None:
-        """Raise :class:`ExchangeError` if the topology does not use every tensor."""
+        """Raise :class:`ExchangeError` if the state dict has parameters that no layer uses."""
         buffers = ("num_batches_tracked", "graded_spikes_factor", "reset_mechanism_val")
         left = [k for k in self.state if k not in self.used and not k.endswith(buffers)]
         if left:
@@ -218,7 +243,7 @@ class _Builder:
 
     def conv(self, layer: Mapping[str, Any]) -> Step:
         if pair_of(layer, "dilation", 1) != (1, 1) or layer.get("groups", 1) != 1:
-            raise ExchangeError("groups or dilation: use a plain convolution with zero weights")
+            raise ExchangeError("groups or dilation: use a plain convolution with weights of 0")
         weight = self.required(f"{layer['conv']}.weight", 4)
         self.width = len(weight)
         return Convolve(
@@ -257,7 +282,10 @@ class _Builder:
         )
 
     def vote(self, layer: Mapping[str, Any]) -> Step:
-        """Return weights that take the mean of each group of neighbouring neurons."""
+        """Convert a voting layer: fully connected weights that average groups of neurons.
+
+        A group is ``layer["vote"]`` neighbouring neurons that vote for the same class.
+        """
         size = layer["vote"]
         if type(size) is not int or size < 1 or not self.width or self.width % size:
             raise ExchangeError(f"{self.width} neurons cannot be divided into groups of {size!r}")
@@ -270,11 +298,12 @@ class _Builder:
         return self.leaky(layer) if self.framework == "snntorch" else self.jelly(layer)
 
     def jelly(self, layer: Mapping[str, Any]) -> Step:
-        """Return SpikingJelly's neurons.
+        """Convert a layer of SpikingJelly's IF, LIF or PLIF neurons.
 
-        They compute ``v += x`` (IF) or ``v += (x - (v - v_reset)) / tau`` (LIF, PLIF) and fire at
-        ``v >= v_threshold``. After a spike ``v = v_reset``, or, if ``v_reset`` is None,
-        ``v -= v_threshold``.
+        The neurons compute ``v += x`` (IF) or ``v += (x - (v - v_reset)) / tau`` (LIF, PLIF), and
+        fire at ``v >= v_threshold``. A spike sets ``v = v_reset``, or subtracts ``v_threshold`` if
+        ``v_reset`` is None. LIF and PLIF neurons without ``decay_input`` do not divide ``x`` by
+        ``tau``.
         """
         kind, soft = layer["neuron"], layer.get("reset", 0.0) is None
         rest = 0.0 if soft else _number(layer, "reset", 0.0)
@@ -294,11 +323,11 @@ class _Builder:
         return _fire(_number(layer, "threshold", 1.0) - rest, gain, decay, soft, False)
 
     def leaky(self, layer: Mapping[str, Any]) -> Step:
-        """Return snnTorch's ``Leaky`` neurons.
+        """Convert a layer of snnTorch's ``Leaky`` neurons.
 
-        They compute ``mem = beta * mem + x`` and fire at ``mem > threshold``. They reset in the
-        next timestep: ``"zero"`` clears the membrane before the leak, ``"subtract"`` subtracts the
-        threshold after it.
+        The neurons compute ``mem = beta * mem + x`` and fire at ``mem > threshold``. A spike resets
+        the membrane in the next timestep: the reset mechanism ``"zero"`` clears it before the leak,
+        and ``"subtract"`` subtracts the threshold after the leak.
         """
         name = str(layer["neuron"])
         threshold, beta = (
@@ -332,7 +361,12 @@ class _Builder:
 def _fire(
     threshold: float | Float, gain: float, decay: float, soft: bool, strict: bool
 ) -> FireNode:
-    """Return neurons whose input is multiplied by ``gain`` and whose membrane by ``decay``."""
+    """Return the step (:class:`sw.exchange.graph.FireNode`) of neurons with these constants.
+
+    At every timestep, the membrane is multiplied by ``decay``, and the input times ``gain`` is
+    added to it. A spike subtracts the threshold if ``soft`` is set, and otherwise clears the
+    membrane. Neurons fire only above their threshold if ``strict`` is set, otherwise also at it.
+    """
     leak = leak_of(decay)
     if leak is None:
         raise ExchangeError(decay_error(decay))
@@ -346,7 +380,10 @@ def _fire(
 
 
 def _number(layer: Mapping[str, Any], key: str, default: float, least: float = -math.inf) -> float:
-    """Return a finite number of a topology's layer; raise :class:`ExchangeError` if it is none."""
+    """Return the entry ``key`` of a topology's layer, which must be a finite number.
+
+    Raises :class:`ExchangeError` if it is not, or is below ``least``.
+    """
     value = layer.get(key, default)
     if type(value) not in (int, float) or not max(least, -MAX_FLOAT) <= value <= MAX_FLOAT:
         at_least = f" of at least {least:g}" if least > -math.inf else ""
@@ -357,12 +394,14 @@ def _number(layer: Mapping[str, Any], key: str, default: float, least: float = -
 def pair_of(
     layer: Mapping[str, Any], key: str, default: int | None = None, least: int = 0
 ) -> tuple[int, int]:
-    """Return a (vertical, horizontal) pair of a topology's layer, which may give one for both.
+    """Return the entry ``key`` of a topology's layer as a (vertical, horizontal) pair.
+
+    A single number stands for both.
 
     Raises
     ------
     ExchangeError
-        The layer has neither one whole number nor two, of at least ``least``.
+        The entry is neither one whole number nor two, of at least ``least``.
     """
     values = layer.get(key, default)
     numbers = values if isinstance(values, list | tuple) else [values, values]

@@ -1,7 +1,8 @@
-"""Topologies: descriptions of networks whose state dicts alone do not define them.
+"""Topologies: JSON descriptions of a network's steps, to import the network's state dict.
 
-A state dict holds tensors by name, but not the steps of a network. A topology lists these steps,
-among them neurons with their thresholds and poolings, in JSON::
+A state dict holds tensors by name, but does not say how the network uses them. A topology lists the
+network's steps in order. A step with tensors gives the common prefix of their names (``conv1`` for
+``conv1.weight`` and ``conv1.bias``). Parameters that no tensor holds are given as well::
 
     {"format": "spikefold-topology", "framework": "spikingjelly", "timesteps": 4,
      "image_shape": [1, 28, 28], "pixel_max": 1.0,
@@ -9,8 +10,8 @@ among them neurons with their thresholds and poolings, in JSON::
                 {"neuron": "IF", "threshold": 1.0, "reset": 0.0}, {"pool": "max", "kernel": 2},
                 ..., {"flatten": true}, {"linear": "conv_fc.9"}, {"neuron": "IF"}]}
 
-Topologies of well-known networks have names (:data:`TOPOLOGIES`);
-:func:`sw.exchange.describe.describe` returns the topology of a module.
+Some topologies are built in, by name (:data:`TOPOLOGIES`). :func:`sw.exchange.describe.describe`
+derives the topology of a PyTorch module.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ KINDS = {
 
 
 def load_topology(name: str) -> dict[str, Any]:
-    """Return a topology by its name in :data:`TOPOLOGIES`, or from a JSON file.
+    """Return a topology: a built-in one by its name, or else the content of a JSON file.
+
+    ``name`` is a key of :data:`TOPOLOGIES`, or the path of the file.
 
     Raises
     ------
@@ -87,7 +90,7 @@ def load_topology(name: str) -> dict[str, Any]:
 def check_topology(values: Any, where: str = "topology") -> None:
     """Raise :class:`ExchangeError` unless ``values`` is a valid topology.
 
-    ``where`` is the prefix of the message.
+    ``where`` starts the message: the name of the topology. Names of tensors are not checked.
     """
 
     def require(ok: bool, message: str) -> None:

@@ -1,21 +1,23 @@
-"""Checkpoints: dictionaries that ``torch.load(weights_only=True)`` reads, written atomically.
+"""Files of trained networks: dictionaries that ``torch.load(weights_only=True)`` can read.
 
-Their keys are:
+A checkpoint's keys are:
 
 - ``format`` and ``version``;
 - ``model_config``: see :class:`sw.model.config.ModelConfig`;
 - ``model``: state dict of the epoch with the best validation accuracy;
 - ``train_config``: see :class:`sw.training.recipes.TrainConfig`;
-- ``command``, ``code``: command line of the training, and the version of the code;
-- ``data``: name, SHA-256, labels, note and metric of the data set;
+- ``command`` and ``code``: command line of the training, and version of the code that ran it;
+- ``data``: name, SHA-256, labels, note and metric of the data set, as in
+  :class:`sw.data.dataset.Dataset`;
 - ``history``: a list with one entry per epoch;
 - ``results``: accuracies in percent; empty until training has ended;
-- ``calibration``: some training samples for :func:`sw.convert.quantize.quantize`, uint8 images
-  (N, C, H, W) or frames (N, T, C, H, W); in published checkpoints, frames are packed to bits and
-  ``calibration_shape`` has their shape;
-- ``quantisation``: :class:`sw.convert.folded.Scales`, only of networks trained as integers;
+- ``calibration``: some training samples that :func:`sw.convert.quantize.quantize` needs, uint8
+  images (N, C, H, W) or frames (N, T, C, H, W); in published checkpoints, frames are packed to bits
+  and ``calibration_shape`` has their shape;
+- ``quantisation``: values of :class:`sw.convert.folded.Scales`; only if the network was trained
+  with integer weights;
 - ``training``: last state of model, optimiser and random numbers, for resuming; not in published
-  checkpoints.
+  checkpoints, which :func:`slim` makes.
 """
 
 from __future__ import annotations
@@ -51,11 +53,11 @@ REQUIRED = {
 
 
 class CheckpointError(RuntimeError):
-    """A file is no checkpoint or is damaged; the message names the file and says what to do."""
+    """Error: a file is no checkpoint, or is damaged; the message says what to do."""
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """Return the dictionary in a checkpoint; no code in the file is run.
+    """Read the checkpoint at ``path`` and return its dictionary, without running code in the file.
 
     Raises
     ------
@@ -97,7 +99,9 @@ def load(path: str | Path) -> dict[str, Any]:
 
 
 def save(path: str | Path, values: dict[str, Any]) -> None:
-    """Write a checkpoint atomically: after a failure, the file at ``path`` is the old one.
+    """Write a checkpoint atomically: if writing fails, an old file at ``path`` stays as it was.
+
+    ``values`` is the dictionary without ``format`` and ``version``.
 
     Raises
     ------
@@ -110,7 +114,11 @@ def save(path: str | Path, values: dict[str, Any]) -> None:
 
 
 def slim(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the checkpoint for publishing: without ``training``, calibration frames as bits."""
+    """Return a smaller copy of a checkpoint's dictionary, for publishing.
+
+    It lacks ``training``, so that the training cannot be resumed; calibration frames are packed to
+    bits.
+    """
     kept = {key: value for key, value in values.items() if key != "training"}
     samples = kept.get("calibration")
     if samples is not None and samples.ndim == 5:
@@ -122,12 +130,13 @@ def slim(values: dict[str, Any]) -> dict[str, Any]:
 def calibration(values: dict[str, Any]) -> NDArray[np.uint8] | None:
     """Return the calibration samples of a checkpoint, or None if it has none.
 
-    They are images (N, C, H, W) or frames (N, T, C, H, W).
+    The network is quantised with these training samples: uint8 images (N, C, H, W), or binary
+    frames (N, T, C, H, W), which are unpacked if they are stored as bits.
 
     Raises
     ------
     CheckpointError
-        Their shape or type is not that of the network's input.
+        The samples' shape or type is not that of the network's input.
     """
     samples, shape = values.get("calibration"), values.get("calibration_shape")
     if samples is None:
@@ -177,7 +186,10 @@ def build(values: dict[str, Any]) -> SpikingResNet:
 
 
 def code_version() -> str:
-    """Return ``git describe`` of the sources, or the package's version if they are installed."""
+    """Return the version of this code: ``git describe`` in a clone, else the package's version.
+
+    It is ``unknown`` if git cannot tell.
+    """
     root = Path(__file__).parents[2]
     if not (root / "pyproject.toml").exists():
         return f"v{metadata.version('spikefold')}"

@@ -1,4 +1,10 @@
-"""Configuration of a full-spike residual network: neurons, blocks, stages. Needs no torch."""
+"""Configuration of a full-spike residual network: neurons, blocks, stages. Needs no torch.
+
+Full-spike means that all maps between layers are binary. The network is
+:class:`sw.model.resnet.SpikingResNet`: a first convolution (the stem), stages of residual blocks,
+and a classifier. Trainable Real-Spike coefficients scale spikes; a coefficient's granularity says
+which spikes share one value: those of a layer, a channel, or only an element of the map.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +15,14 @@ from hw.spec import Gate, Leak, Reset
 from sw.network.network import Shape
 
 GRANULARITIES = ("none", "layer", "channel", "element")
-"""Values of a coefficient: none, or one for each layer, channel, or element of a map."""
+"""Granularities of a coefficient: none, or one value per layer, channel, or element of a map."""
 PER_TIMESTEP = "/per-timestep"
 """Suffix of a granularity whose coefficient also varies from timestep to timestep."""
 SURROGATES = ("sigmoid", "arctan", "rectangle", "triangle")
-"""Surrogates of the step's derivative, as functions of ``x = slope * (membrane - threshold)`` with
-area 1: ``s(x) (1 - s(x))`` with the logistic function ``s``; ``1 / (2 (1 + (pi x / 2)^2))``; 1
+"""Surrogate gradients, in place of the spike's derivative in the backward pass.
+
+They are functions of ``x = slope * (membrane - threshold)`` with area 1: ``s(x) (1 - s(x))`` with
+the logistic function ``s``; ``1 / (2 (1 + (pi x / 2)^2))``; 1
 where ``|x| <= 1/2``, else 0; ``max(0, 1 - |x|)``."""
 KINDS = ("basic", "bottleneck")
 """Kinds of residual block (He et al., arXiv 1512.03385)."""
@@ -23,12 +31,13 @@ EXPANSION = 4
 MAX_NUMBER = 1 << 20
 """Exclusive upper bound on any number in a configuration."""
 LEARNED = "LEARNED"
-"""Name of a trained leak (PLIF, Fang et al., arXiv 2007.05785). The device leaks by shifts only:
-round it with :func:`sw.model.resnet.round_leaks` before export."""
+"""Name of the leak that is trained (PLIF neurons, Fang et al., arXiv 2007.05785).
+
+The device leaks by shifts only: round it with :func:`sw.model.resnet.round_leaks` before export."""
 
 
 class ModelError(ValueError):
-    """A configuration is not supported; the message names the field and the accepted values."""
+    """Error: a configuration is not supported; the message names field and accepted values."""
 
 
 def require(ok: bool, message: str) -> None:
@@ -38,9 +47,9 @@ def require(ok: bool, message: str) -> None:
 
 
 def _check_types(config: Any) -> None:
-    """Check that every scalar field has its declared type and is below :data:`MAX_NUMBER`.
+    """Check that every scalar field has its declared type and a size below :data:`MAX_NUMBER`.
 
-    Configurations may come from untrusted files.
+    The check is needed because configurations may come from untrusted files.
     """
     kinds = {"int": int, "float": int | float, "str": str, "bool": bool}
     for known in fields(config):
@@ -62,18 +71,19 @@ def _check_granularity(granularity: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class NeuronConfig:
-    """Settings of a layer's neurons, which state dicts do not contain."""
+    """Settings of a layer's IF or LIF neurons: threshold, leak, reset and surrogate gradient."""
 
     threshold: float = 1.0
-    """Membrane at and above which a neuron fires; positive."""
+    """Threshold, positive: a neuron fires if its membrane is at or above it."""
     leak: str = "NONE"
-    """Name of a :class:`hw.spec.Leak`, or ``LEARNED``: trained, and ``SUBTRACT`` at the start."""
+    """Name of a :class:`hw.spec.Leak`; or ``LEARNED``: trained, from ``SUBTRACT`` on."""
     leak_shift: int = 0
-    """Shift of the leak, 1 to 15; 0 for ``NONE``. See :attr:`decay`."""
+    """Shift k in the leak's ``v >> k`` (:class:`hw.spec.Leak`), 1 to 15; 0 for ``NONE``."""
     reset: str = "HARD"
-    """Name of a :class:`hw.spec.Reset`: ``HARD`` to 0, ``SOFT`` by the threshold."""
+    """Name of a :class:`hw.spec.Reset`: ``HARD`` sets the membrane to 0, ``SOFT`` subtracts the
+    threshold."""
     surrogate: str = "sigmoid"
-    """Surrogate of the step's derivative, one of :data:`SURROGATES`."""
+    """Name of the surrogate gradient, one of :data:`SURROGATES`."""
     surrogate_slope: float = 4.0
     """Steepness of the surrogate; positive."""
 
@@ -98,9 +108,10 @@ class NeuronConfig:
 
     @property
     def decay(self) -> float:
-        """Factor that a membrane is multiplied by in one timestep.
+        """Factor by which the leak multiplies a membrane in one timestep.
 
-        It is 1 for ``NONE``, ``2 ** -leak_shift`` for ``KEEP``, and 1 minus that otherwise.
+        It is 1 for ``NONE``, ``2 ** -leak_shift`` for ``KEEP``, and ``1 - 2 ** -leak_shift`` for
+        ``SUBTRACT`` and, before training, ``LEARNED``.
         """
         kept = 2.0**-self.leak_shift
         return {"NONE": 1.0, "SUBTRACT": 1.0 - kept, "KEEP": kept, LEARNED: 1.0 - kept}[self.leak]
@@ -108,10 +119,11 @@ class NeuronConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BlockConfig:
-    """Residual block: its gate, the granularity of its coefficients, and its kind.
+    """Configuration of a residual block: gate, granularities of the coefficients, and kind.
 
-    A granularity is one of :data:`GRANULARITIES`, all but ``none`` with or without the suffix
-    ``/per-timestep``.
+    The gate joins the spikes of the residual branch and of the identity. A granularity is one of
+    :data:`GRANULARITIES`; all but ``none`` may have the suffix ``/per-timestep``, which gives every
+    timestep values of its own.
     """
 
     gate: str = "IAND"
@@ -137,7 +149,7 @@ class BlockConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:
-    """Stage of blocks with the same number of output channels."""
+    """Configuration of a stage: a sequence of blocks with the same number of output channels."""
 
     channels: int
     """Output channels of every block; a multiple of 4 if there are bottlenecks."""
@@ -161,7 +173,10 @@ class StageConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Whole network. :meth:`to_dict` and :meth:`from_dict` convert it to and from JSON values."""
+    """Configuration of a whole network: input, stem, stages, neurons and training features.
+
+    :meth:`to_dict` and :meth:`from_dict` convert it to and from JSON values.
+    """
 
     timesteps: int = 4
     """Number of timesteps, at least 1."""
@@ -186,15 +201,16 @@ class ModelConfig:
     stages: tuple[StageConfig, ...] = (StageConfig(channels=32),)
     """Stages in order, at least one."""
     neuron: NeuronConfig = field(default_factory=NeuronConfig)
-    """Neurons of all layers that ``neurons`` does not name."""
+    """Settings of the neurons of all layers that ``neurons`` does not name."""
     neurons: dict[str, NeuronConfig] = field(default_factory=dict)
-    """Neurons of single layers, by name such as ``layer1.0.conv2`` or ``layer2.0.downsample``."""
+    """Settings of single layers' neurons, by names such as ``layer1.0.conv2``."""
     batch_norm: str = "shared"
-    """Statistics of batch-norms: ``shared`` by all timesteps, or ``per-timestep``."""
+    """Whether batch-norm statistics are ``shared`` by all timesteps, or ``per-timestep``."""
     aap: bool = True
-    """Whether the network has the auxiliary accumulation pathway, which is for training only."""
+    """Whether the network has the auxiliary accumulation pathway (:mod:`sw.model.resnet`), which
+    is for training only."""
     shared_classifier: bool = True
-    """Whether spike stream and auxiliary pathway share a classifier, as in the paper's code."""
+    """Whether spikes and auxiliary pathway share a classifier, as in the code of Chen et al."""
     spiking: bool = True
     """If false, neurons are ReLUs and pass on real numbers: a reference and teacher for spiking
     networks, which cannot be exported. Gates must be ``ADD`` then."""
@@ -234,12 +250,14 @@ class ModelConfig:
         return all(block.gate != "ADD" for stage in self.stages for block in stage.blocks)
 
     def neuron_of(self, layer: str) -> NeuronConfig:
-        """Return the configuration of a layer's neurons."""
+        """Return the settings of the neurons of the layer called ``layer``."""
         return self.neurons.get(layer, self.neuron)
 
     def along(self, n: int) -> tuple[int, int]:
-        """Return a kernel's size or stride ``n`` as (rows, columns): ``(n, n)`` for images, and
-        ``(1, n)`` for one-dimensional signals, whose height is 1."""
+        """Return a kernel size, stride or pooling size ``n`` as (rows, columns).
+
+        It is ``(n, n)`` for images, and ``(1, n)`` for one-dimensional signals, whose height is 1.
+        """
         return (1 if self.image_shape[1] == 1 else n), n
 
     def to_dict(self) -> dict[str, Any]:
@@ -248,7 +266,7 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
-        """Return the configuration for JSON values, the inverse of :meth:`to_dict`.
+        """Return the configuration that JSON values describe; the inverse of :meth:`to_dict`.
 
         Raises
         ------
@@ -280,7 +298,7 @@ def _listed(value: Any) -> Any:
 
 
 def with_blocks(config: ModelConfig, **changes: str) -> ModelConfig:
-    """Return ``config`` with changes to every block, such as ``gate="XOR"``."""
+    """Return a copy of ``config`` with fields of every block replaced, such as ``gate="XOR"``."""
     return replace(
         config,
         stages=tuple(
@@ -291,6 +309,6 @@ def with_blocks(config: ModelConfig, **changes: str) -> ModelConfig:
 
 
 def with_granularity(config: ModelConfig, granularity: str) -> ModelConfig:
-    """Return ``config`` with this granularity for every coefficient, the stem's included."""
+    """Return a copy of ``config`` in which every coefficient has this granularity."""
     changed = with_blocks(config, inner=granularity, outer=granularity)
     return replace(changed, stem_coefficient=granularity)

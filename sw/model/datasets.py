@@ -1,4 +1,4 @@
-"""Data sets for a network: load the one it was trained on, and check that a data set fits it."""
+"""Functions that load the data set of a trained network, and check that a data set fits one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sw.model.config import ModelConfig
 
 
 def require_fit(config: ModelConfig, dataset: Dataset) -> None:
-    """Check that the network takes the data set's samples and knows its classes.
+    """Check that samples and classes of a data set are those that a network is configured for.
 
     Raises
     ------
@@ -23,11 +23,12 @@ def require_fit(config: ModelConfig, dataset: Dataset) -> None:
         if split.images.shape[1:] != wanted:
             raise DataError(
                 f"{dataset.name} has samples of shape {split.images.shape[1:]}, the network takes "
-                f"{wanted}"
+                f"{wanted}: choose a data set or a network that fits"
             )
     if len(dataset.labels) != config.n_classes:
         raise DataError(
-            f"{dataset.name} has {len(dataset.labels)} classes, the network {config.n_classes}"
+            f"{dataset.name} has {len(dataset.labels)} classes, the network {config.n_classes}: "
+            "choose a data set or a network that fits"
         )
 
 
@@ -36,7 +37,8 @@ def load_for(
 ) -> Dataset:
     """Load the data set that a checkpoint's network was trained on, or the one called ``name``.
 
-    Recordings are divided into as many frames as the network has timesteps.
+    ``values`` is the checkpoint's dictionary (:mod:`sw.model.checkpoint`). Event recordings are
+    divided into as many frames as the network has timesteps.
 
     Raises
     ------

@@ -1,7 +1,8 @@
 """Spiking neurons over time and binary gates as pure functions, with hand-written gradients.
 
-A :class:`Backend` holds the functions that a network computes with: :data:`EAGER` as they are
-written here, or :func:`compiled` by torch's compiler.
+The drive of a neuron is its input current: what a timestep adds to the membrane. A network calls
+these functions through a :class:`Backend`: :data:`EAGER` has them as they are written here, and
+:func:`compiled` has them compiled by torch.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from sw.model.config import NeuronConfig
 
 
 def widened(x: Tensor) -> Tensor:
-    """Return ``x`` in float32 if its floats have fewer than 32 bits, else ``x`` itself."""
+    """Return ``x`` converted to float32 if it is float16 or bfloat16, else ``x`` itself."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
@@ -30,7 +31,10 @@ def _run(
     reset: Reset,
     shift: int = 0,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the spikes and the membranes before reset, each a list over timesteps."""
+    """Run neurons on the drives of all timesteps; see :func:`neuron_forward` for the parameters.
+
+    Return their spikes and their membranes before the reset, both as lists over timesteps.
+    """
     spikes, membranes = [], []
     left = torch.zeros_like(drives[0])
     for drive in drives:
@@ -55,9 +59,10 @@ def _run_back(
     surrogate: str,
     slope: float | Tensor,
 ) -> list[Tensor]:
-    """Return the gradients of the drives from those of the spikes, each a list over timesteps.
+    """Propagate the gradients of the spikes back to the drives; both are lists over timesteps.
 
-    The derivatives in place of the step's are those of :data:`sw.model.config.SURROGATES`.
+    ``membranes`` are those of :func:`_run`. The spike's derivative is replaced by one of
+    :data:`sw.model.config.SURROGATES`, called ``surrogate``.
     """
     grads: list[Tensor] = []
     left = torch.zeros_like(grad[0])
@@ -80,7 +85,7 @@ def _run_back(
 
 
 def _by_time(drive: Tensor, timesteps: int) -> list[Tensor]:
-    """Return the drive of every timestep; a drive (1, ...) is the same at all of them."""
+    """Return a list with the drive of every timestep; a drive (1, ...) is repeated."""
     return [drive[t if len(drive) > 1 else 0] for t in range(timesteps)]
 
 
@@ -92,14 +97,16 @@ def neuron_forward(
     reset: Reset,
     shift: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Run neurons; return their spikes and membranes before reset, both ``(T, ...)``.
+    """Run IF or LIF neurons over all timesteps, from membranes of 0.
+
+    Return their spikes and their membranes before the reset, both ``(T, ...)``.
 
     ``drive`` is ``(T, ...)``, or ``(1, ...)`` if it is the same at every timestep. A neuron fires
-    where ``membrane >= threshold``; ``reset`` says what is left of it then.
+    where ``membrane >= threshold``; its membrane is then reset as ``reset`` says.
 
-    A membrane leaks to ``decay`` times its value. If ``shift`` is not 0, it leaks as the device's
-    integers do instead (:func:`hw.spec.leaked`): to ``v >> shift`` if ``shift`` is positive, to
-    ``v - (v >> -shift)`` if it is negative.
+    At the start of a timestep, a membrane leaks to ``decay`` times its value. If ``shift`` is not
+    0, membranes are integers and leak as the device's do instead (:func:`hw.spec.leaked`): from
+    ``v`` to ``v >> shift`` if ``shift`` is positive, to ``v - (v >> -shift)`` if it is negative.
     """
     spikes, membranes = _run(_by_time(drive, timesteps), decay, threshold, reset, shift)
     return torch.stack(spikes), torch.stack(membranes)
@@ -115,20 +122,22 @@ def neuron_backward(
     slope: float | Tensor,
     total: bool = False,
 ) -> Tensor:
-    """Return the gradient of the drive ``(T, ...)`` from that of the spikes ``(T, ...)``.
+    """Return the gradient of the drive ``(T, ...)``, given that of the spikes, ``grad (T, ...)``.
 
-    With ``total`` it is summed over time to ``(1, ...)``. The reset is treated as a constant
-    (Chen et al., arXiv 2301.11929).
+    ``membranes`` are those that :func:`neuron_forward` returned. No gradient passes through the
+    reset's dependence on the spike (Chen et al., arXiv 2301.11929). With ``total`` the result is
+    summed over time to ``(1, ...)``, for a drive that is the same at every timestep.
     """
     grads = _run_back(list(grad), list(membranes), decay, threshold, reset, surrogate, slope)
     return sum(grads[1:], grads[0])[None] if total else torch.stack(grads)
 
 
 def _windows(maps: Tensor, pool: tuple[int, int], axis: int) -> list[Tensor]:
-    """Return views of the first, second, ... element of every pooling window.
+    """Split maps into one view for each position in a pooling window.
 
-    Windows of size ``pool`` lie over ``axis`` and the next one; rows and columns that do not fill a
-    window are left out, as in torch's max-pooling.
+    The first view has the first element of every window, and so on. Windows are ``pool`` (rows,
+    columns) large; the maps' rows lie along ``axis``, their columns along the next axis. Rows and
+    columns that do not fill a window are left out, as in torch's max-pooling.
     """
     sizes = [n // p * p for n, p in zip(maps.shape[axis : axis + 2], pool, strict=True)]
     maps = maps.narrow(axis, 0, sizes[0]).narrow(axis + 1, 0, sizes[1])
@@ -149,7 +158,10 @@ def pooled_forward(
     pool: tuple[int, int],
     axis: int,
 ) -> Tensor:
-    """Return the spikes of :func:`neuron_forward`, OR-pooled over ``axis`` and the next one."""
+    """Run neurons as :func:`neuron_forward` does, and return their OR-pooled spikes.
+
+    A pooled spike is 1 if any neuron of its window fires. Windows are those of :func:`_windows`.
+    """
     runs = [
         _run(_by_time(part, timesteps), decay, threshold, reset)[0]
         for part in _windows(drive, pool, axis)
@@ -168,9 +180,10 @@ def pooled_backward(
     pool: tuple[int, int],
     axis: int,
 ) -> list[Tensor]:
-    """Return the gradient of the drive, as one tensor for each element of :func:`_windows`.
+    """Return the gradient of the drive, given that of the pooled spikes.
 
-    The gradient of a pooled spike goes to the first neuron of the window that fired, or to the
+    The result has one tensor for each position in a window, in the order of :func:`_windows`. The
+    gradient of a pooled spike goes to the first neuron of the window that fired, or to the
     first neuron if none did, as in max-pooling. The neurons run again here, which is faster than
     storing their membranes in the forward pass.
     """
@@ -193,9 +206,9 @@ def pooled_backward(
 
 
 def join(gate: str, branch: Tensor, identity: Tensor) -> Tensor:
-    """Join two spike tensors by a binary gate (:class:`hw.spec.Gate`), or ADD them.
+    """Join the spikes of a residual branch and of the identity by a binary gate, or ADD them.
 
-    The gates are written as polynomials, through which gradients pass.
+    The gates (:class:`hw.spec.Gate`) are computed as polynomials, through which gradients pass.
     """
     if gate == "AND":
         return identity * branch
@@ -210,7 +223,7 @@ def join(gate: str, branch: Tensor, identity: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Backend:
-    """Functions that a network computes its neurons and gates with.
+    """Set of functions with which a network computes its neurons and gates.
 
     Their signatures are those of :func:`neuron_forward`, :func:`neuron_backward`,
     :func:`pooled_forward`, :func:`pooled_backward` and :func:`join`.
@@ -223,7 +236,7 @@ class Backend:
     join: Callable[[str, Tensor, Tensor], Tensor]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Backend:
-        """Return the backend itself: copies of a network share the compiled functions."""
+        """Return the backend itself, so that copies of a network share its compiled functions."""
         return self
 
 
@@ -232,10 +245,10 @@ EAGER = Backend(neuron_forward, neuron_backward, pooled_forward, pooled_backward
 
 
 def compiled(backend: Backend = EAGER) -> Backend:
-    """Return the backend with its loops fused by ``torch.compile``.
+    """Return a backend whose functions are compiled by ``torch.compile``, which fuses their loops.
 
-    Training is about 1.5 times as fast on a CPU, after a minute of compilation, which needs a C++
-    compiler: use it for long runs.
+    Use it for long runs: training is about 1.5 times as fast on a CPU, but compilation takes a
+    minute first, and needs a C++ compiler.
     """
     # One compilation for each shape of a map; beyond this limit torch would run uncompiled.
     torch._dynamo.config.recompile_limit = 256
@@ -244,7 +257,7 @@ def compiled(backend: Backend = EAGER) -> Backend:
 
 
 class NeuronFunction(torch.autograd.Function):
-    """Differentiable neurons over all timesteps, with a hand-written backward pass."""
+    """Autograd function that runs neurons over all timesteps, with a hand-written backward pass."""
 
     @staticmethod
     def forward(
@@ -259,9 +272,9 @@ class NeuronFunction(torch.autograd.Function):
     ) -> Tensor:
         """Return the spikes (T, ...) for a drive (T|1, ...); see :func:`neuron_forward`.
 
-        Membranes are computed with at least 32 bits. A ``threshold`` per neuron (a tensor) replaces
-        the configuration's; membranes are then in the threshold's units, and the surrogate's slope
-        is scaled accordingly.
+        Membranes are computed with at least 32 bits. ``threshold`` is that of ``config``, or a
+        tensor with one for each neuron, as in integer networks. The surrogate's slope is then
+        scaled by the ratio of the two, because it is meant for the configuration's units.
         """
         reset = Reset[config.reset]
         wide = widened(drive)
@@ -304,9 +317,10 @@ class NeuronFunction(torch.autograd.Function):
 
 
 class PooledNeuronFunction(torch.autograd.Function):
-    """Differentiable neurons and OR-pooling in one, for constant leaks.
+    """Autograd function that runs neurons with a constant leak and OR-pools their spikes.
 
-    It stores the drive instead of the spikes and membranes before pooling, which needs less memory.
+    It keeps the drive for the backward pass instead of all spikes and membranes before pooling,
+    which needs less memory.
     """
 
     @staticmethod
@@ -319,8 +333,10 @@ class PooledNeuronFunction(torch.autograd.Function):
         axis: int,
         backend: Backend,
     ) -> Tensor:
-        """Return the pooled spikes (T, ...) for a drive (T|1, ...) with rows at ``axis`` and
-        columns at the next one."""
+        """Return the pooled spikes (T, ...) for a drive (T|1, ...); see :func:`pooled_forward`.
+
+        Maps have their rows along ``axis`` and their columns along the next axis.
+        """
         reset = Reset[config.reset]
         ctx.save_for_backward(drive)
         ctx.config, ctx.pool, ctx.axis, ctx.backend = config, pool, axis, backend

@@ -1,4 +1,4 @@
-"""Modules of the network: layers of neurons, batch-norm over timesteps, coefficients."""
+"""Torch modules of the network: layers of neurons, batch-norm over timesteps, coefficients."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from sw.network.network import Shape
 
 
 class NeuronLayer(nn.Module):
-    """Layer of IF or LIF neurons, from drives to binary spikes.
+    """Layer of IF or LIF neurons, which turn drives (input currents) into binary spikes.
 
-    With a :data:`LEARNED` leak, ``decay_logit`` is a parameter: the logit of the decay.
+    With a :data:`LEARNED` leak, the parameter ``decay_logit`` is the logit of the factor by which
+    membranes decay; otherwise it is None.
     """
 
     def __init__(self, config: NeuronConfig, timesteps: int):
@@ -25,7 +26,7 @@ class NeuronLayer(nn.Module):
         self.config = config
         self.timesteps = timesteps
         self.backend: Backend = EAGER
-        """Set by :meth:`sw.model.resnet.SpikingResNet.set_backend`."""
+        """Functions that compute the neurons; ``SpikingResNet.set_backend`` sets them."""
         self.decay_logit = (
             nn.Parameter(torch.logit(torch.tensor(config.decay)))
             if config.leak == LEARNED
@@ -37,7 +38,7 @@ class NeuronLayer(nn.Module):
     ) -> Tensor:
         """Return spikes ``(T * N, C, H, W)``, OR-pooled over windows of size ``pool``.
 
-        ``drive`` is ``(T * N, C, H, W)``, or ``(N, C, H, W)`` if it is ``repeated``: the same at
+        ``drive`` is ``(T * N, C, H, W)``; or, if ``repeated``, ``(N, C, H, W)`` and the same at
         every timestep.
         """
         n_drives = 1 if repeated else self.timesteps
@@ -66,7 +67,7 @@ class NeuronLayer(nn.Module):
 
 
 class Rectifier(NeuronLayer):
-    """ReLU and max-pooling, which replace the neurons in a network without spikes."""
+    """ReLU and max-pooling, in place of the neurons in a network without spikes."""
 
     def forward(
         self, drive: Tensor, repeated: bool = False, pool: tuple[int, int] = (1, 1)
@@ -75,7 +76,7 @@ class Rectifier(NeuronLayer):
 
 
 class _MeanOverProcesses(torch.autograd.Function):
-    """Differentiable mean of a tensor over all processes."""
+    """Autograd function that averages a tensor over all processes of a distributed training."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -89,11 +90,11 @@ class _MeanOverProcesses(torch.autograd.Function):
 
 
 class Norm(nn.BatchNorm2d):
-    """Batch-norm of ``(T * N, C, H, W)``, with statistics over all timesteps or for each of them.
+    """Batch-norm of ``(T * N, C, H, W)``, with statistics over all timesteps or per timestep.
 
     With ``timesteps > 1`` the running statistics are ``(T, C)``; gain and bias ``(C,)`` are shared
     by all timesteps. In distributed training the statistics are those of all processes' batches,
-    on CPUs as well (torch's SyncBatchNorm needs GPUs).
+    on CPUs as well as on GPUs (torch's SyncBatchNorm needs GPUs).
     """
 
     def __init__(self, n_channels: int, timesteps: int = 1):
@@ -123,7 +124,7 @@ class Norm(nn.BatchNorm2d):
     def _synchronised(self, input: Tensor) -> Tensor:
         """Normalise by the mean and variance over the batches of all processes.
 
-        All batches have the same size. Gradients pass through mean and variance.
+        The batches must have the same size. Gradients pass through mean and variance.
         """
         x = widened(input).unflatten(0, (self.timesteps, -1))
         n_processes = dist.get_world_size()
@@ -147,11 +148,12 @@ class Norm(nn.BatchNorm2d):
 
 
 class Coefficient(nn.Module):
-    """Real-Spike coefficient of one spike map (Guo et al., arXiv 2210.06686).
+    """Real-Spike coefficient: a trainable factor of spikes (Guo et al., arXiv 2210.06686).
 
-    It multiplies spikes ``(T * N, C, H, W)`` by ``value``, which has shape ``(T|1, C|1, H|1, W|1)``
-    according to the granularity (1 along the axes that share it) and starts at 1; None for the
-    granularity "none", which leaves the spikes as they are.
+    The spikes ``(T * N, C, H, W)`` of one layer are multiplied by ``value``, whose shape
+    ``(T|1, C|1, H|1, W|1)`` is 1 along the axes that share a factor, as the granularity says. All
+    factors start at 1. With the granularity "none", ``value`` is None and the spikes are not
+    changed.
     """
 
     def __init__(self, granularity: str, timesteps: int, shape: Shape):

@@ -1,4 +1,8 @@
-"""Named networks: configurations of the recipes and the shipped checkpoints."""
+"""Functions that return the configurations of named networks, for recipes and shipped checkpoints.
+
+Boards are described in :mod:`hw.boards.configs`. A row is one word of a board's weight memory; it
+holds one weight for each of the board's lanes, which compute as many output channels at a time.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +21,9 @@ from sw.model.config import (
 def fashion_mnist() -> ModelConfig:
     """Return the network of the ``fashion-mnist`` recipe.
 
-    It has fewer than 300,000 weights after folding. One layer has weights for every position, and
-    one for every position and timestep.
+    It has fewer than 300,000 weights after folding. In the last block, coefficients of
+    granularity ``element`` give the layers that read its spikes weights of their own for every
+    position: the second convolution, and, for every timestep as well, the classifier.
     """
     return ModelConfig(
         stem_channels=32,
@@ -37,8 +42,8 @@ def fashion_mnist() -> ModelConfig:
 def resnet(depth: int, *, gate: str = "IAND", granularity: str = "channel") -> ModelConfig:
     """Return a ResNet for ImageNet-shaped input (He et al., arXiv 1512.03385).
 
-    Depths 18 and 34 have basic blocks; 50, 101 and 152 have bottlenecks. The stem pools windows of
-    2x2, as the device does, instead of 3x3.
+    ``depth`` is 18 or 34, with basic blocks, or 50, 101 or 152, with bottlenecks. The stem pools
+    over windows of 2x2, as the device does, instead of the paper's 3x3.
 
     Raises
     ------
@@ -76,9 +81,10 @@ def _blocks(n: int, gate: str = "OR", inner: str = "channel", outer: str = "chan
 
 
 def fashion_mnist_icebreaker() -> ModelConfig:
-    """Return a network for the iCEBreaker.
+    """Return a network of 3 timesteps for Fashion-MNIST that fits the iCEBreaker.
 
-    It fits 16,384 rows of sixteen 4-bit weights, 4,096 bytes of spikes and 512 pairs of parameters.
+    This board has memory for 16,384 rows of sixteen 4-bit weights, for 4,096 bytes of spikes, and
+    for 512 pairs of bias and threshold.
     """
     last = BlockConfig(gate="OR", inner="channel", outer="element" + PER_TIMESTEP)
     return ModelConfig(
@@ -91,9 +97,10 @@ def fashion_mnist_icebreaker() -> ModelConfig:
 
 
 def fashion_mnist_85f() -> ModelConfig:
-    """Return a network that fills the ULX3S-85F's 11,264 rows of thirty-two 8-bit weights.
+    """Return a network for Fashion-MNIST that fills the weight memory of the ULX3S-85F.
 
-    Most channels are in the last stage, where maps are small.
+    This board has 11,264 rows of thirty-two 8-bit weights. Most channels are in the last stage,
+    where maps are small.
     """
     last = BlockConfig(gate="OR", inner="channel", outer="element")
     return ModelConfig(
@@ -107,10 +114,10 @@ def fashion_mnist_85f() -> ModelConfig:
 
 
 def fashion_mnist_teacher() -> ModelConfig:
-    """Return a teacher: an ordinary network of ReLUs with one timestep and larger maps.
+    """Return a ReLU network without spikes for Fashion-MNIST, from which spiking ones can learn.
 
-    It needs 1.4 times as many multiply-accumulations as :func:`fashion_mnist_85f` would need
-    additions if all of its neurons fired.
+    Its maps are larger than theirs. It needs 1.4 times as many multiply-accumulations as
+    :func:`fashion_mnist_85f` would need additions if all of its neurons fired.
     """
     block = BlockConfig(gate="ADD", inner="none", outer="none")
     return ModelConfig(
@@ -129,7 +136,10 @@ def fashion_mnist_teacher() -> ModelConfig:
 
 
 def fashion_mnist_large() -> ModelConfig:
-    """Return a network for the ULX3S-85F built for 4-bit weights, of which it stores 720,896."""
+    """Return a network for Fashion-MNIST that fits the ULX3S-85F, built for 4-bit weights.
+
+    The board then has memory for 720,896 weights.
+    """
     return ModelConfig(
         stem_channels=48,
         stages=(
@@ -141,7 +151,7 @@ def fashion_mnist_large() -> ModelConfig:
 
 
 def nmnist() -> ModelConfig:
-    """Return a network for event frames of 34x34, which the stem halves twice."""
+    """Return a network for N-MNIST: event frames of 34x34, which the first layer halves twice."""
     last = BlockConfig(gate="OR", inner="channel", outer="element")
     return ModelConfig(
         image_shape=(2, 34, 34),
@@ -156,7 +166,7 @@ def nmnist() -> ModelConfig:
 
 
 def mitbih() -> ModelConfig:
-    """Return a network for heartbeats as signals of :mod:`sw.data.beats`."""
+    """Return a network for the heartbeats of :mod:`sw.data.mitbih`, which are 1-D signals."""
     last = BlockConfig(gate="OR", inner="channel", outer="element" + PER_TIMESTEP)
     return ModelConfig(
         image_shape=(N_CHANNELS, 1, N_SAMPLES),
@@ -172,7 +182,7 @@ def mitbih() -> ModelConfig:
 
 
 def cifar10() -> ModelConfig:
-    """Return a network of three wide stages of 3 blocks; training it needs a GPU."""
+    """Return a network of three wide stages for CIFAR-10; its training needs a GPU."""
     return ModelConfig(
         image_shape=(3, 32, 32),
         stem_channels=128,
@@ -187,7 +197,10 @@ def cifar10() -> ModelConfig:
 
 
 def cifar10_85f() -> ModelConfig:
-    """Return a network that fills the ULX3S-85F's 11,264 rows of thirty-two 8-bit weights."""
+    """Return a network for CIFAR-10 that fills the weight memory of the ULX3S-85F.
+
+    This board has 11,264 rows of thirty-two 8-bit weights.
+    """
     last = BlockConfig(gate="OR", inner="channel", outer="element")
     return ModelConfig(
         image_shape=(3, 32, 32),
@@ -200,7 +213,7 @@ def cifar10_85f() -> ModelConfig:
 
 
 def events_128(n_classes: int, timesteps: int) -> ModelConfig:
-    """Return a network for event frames of 128x128: four stages of two blocks."""
+    """Return a network of four stages of two blocks for frames of 128x128 from an event camera."""
     return ModelConfig(
         timesteps=timesteps,
         image_shape=(2, 128, 128),

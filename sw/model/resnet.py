@@ -1,15 +1,18 @@
 """Full-spike residual network with auxiliary accumulation pathway and Real-Spike coefficients.
 
-Every tensor between layers is binary. A block joins the spikes of its residual branch and of its
-identity by a binary gate (Chen et al., arXiv 2301.11929). A trainable coefficient then scales the
-joined spikes for the layers that read them (Guo et al., arXiv 2210.06686), so that
-:mod:`sw.convert.fold` can move every coefficient into its consumers' weights. The auxiliary
-accumulation pathway sums the branches' spikes during training and is removed afterwards.
+Full-spike means that every tensor between layers is binary; a layer's output is called a map. A
+block joins the spikes of its residual branch and of its identity by a binary gate (Chen et al.,
+arXiv 2301.11929). A trainable Real-Spike coefficient then scales the joined spikes for the layers
+that read them (Guo et al., arXiv 2210.06686); after training, :mod:`sw.convert.fold` multiplies it
+into these layers' weights. The auxiliary accumulation pathway (AAP) is a second stream, which sums
+the branches' spikes, has class scores of its own, and is removed after training.
 
-One block description covers the whole family: basic and bottleneck blocks, images or binary frames
-as input, and two-dimensional maps or, if the input has height 1, one-dimensional signals.
+The first convolution is the stem. Blocks are basic ones or bottlenecks. The input is an image, the
+same at every timestep, or a binary frame per timestep; with height 1, it is a one-dimensional
+signal.
 
-Tensors hold the timesteps in the batch axis, timestep major: ``(T * N, C, H, W)``.
+Tensors have the timesteps in the batch axis, all samples of the first one first:
+``(T * N, C, H, W)``.
 """
 
 from __future__ import annotations
@@ -28,7 +31,10 @@ from sw.network.network import INPUT, Shape, conv_size
 
 
 class Block(nn.Module):
-    """Residual block: two or three convolutions, each with batch-norm and neurons, then the gate.
+    """Residual block: two or three convolutions, each with batch-norm and neurons, then a gate.
+
+    The gate joins the last neurons' spikes with those of the identity, which is the block's input,
+    or ``downsample`` of it where the shape changes.
 
     The modules of convolution ``n``, counted from 1, are ``conv{n}``, ``bn{n}``, ``neuron{n}`` and
     ``coefficient{n}``; the last coefficient scales the spikes after the gate.
@@ -43,7 +49,7 @@ class Block(nn.Module):
         channels, middle = stage.channels, stage.channels // EXPANSION
         self.gate = block.gate
         self.backend: Backend = EAGER
-        """Set by :meth:`SpikingResNet.set_backend`."""
+        """Functions that compute the gate; :meth:`SpikingResNet.set_backend` sets them."""
         convs = (  # kernel, output channels, stride
             ((3, channels, stride), (3, channels, 1))
             if block.kind == "basic"
@@ -85,21 +91,28 @@ class Block(nn.Module):
         return cast(NeuronLayer, self.get_submodule(f"neuron{n}"))
 
     def coefficient(self, n: int) -> Coefficient:
-        """Return the coefficient on the spikes of convolution ``n``."""
+        """Return the coefficient that scales the spikes after convolution ``n``."""
         return cast(Coefficient, self.get_submodule(f"coefficient{n}"))
 
     @property
     def shape(self) -> Shape:
-        """Shape (C, H, W) of the output."""
+        """Shape (C, H, W) of the block's output."""
         return self.shapes[-1]
 
     def forward(
         self, spikes: Tensor, scaled: Tensor, record: Callable[[str, Tensor], None]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the output's spikes, the same scaled, and the branch's spikes before the gate.
+        """Run the block on its input.
 
-        ``spikes`` and ``scaled`` are the input's, binary and scaled by its coefficient. All are
-        ``(T * N, C, H, W)``. ``record`` is called with the name of every spike map and its spikes.
+        Parameters
+        ----------
+        spikes, scaled : the input's spikes, binary, and multiplied by the input's coefficient.
+        record : function to call with the name and the spikes of every map.
+
+        Returns
+        -------
+        The block's output, binary, and multiplied by the output's coefficient; and the residual
+        branch's spikes before the gate. All tensors are ``(T * N, C, H, W)``.
         """
         branch, inner = spikes, scaled
         for n in range(1, self.n_convs + 1):
@@ -143,10 +156,10 @@ def _neuron(config: ModelConfig, layer: str) -> NeuronLayer:
 
 
 class Carry(nn.Module):
-    """Change of the auxiliary pathway's sums to the shape of a block's output.
+    """Layers that bring the sums of the auxiliary pathway to the shape of a block's output.
 
-    1x1 convolution, batch-norm and ReLU, after a depthwise 3x3 convolution if the block has a
-    stride (Chen et al., arXiv 2301.11929).
+    They are a 1x1 convolution, batch-norm and ReLU, after a depthwise 3x3 convolution if the block
+    has a stride (Chen et al., arXiv 2301.11929).
     """
 
     def __init__(self, config: ModelConfig, n_in: int, n_out: int, stride: int):
@@ -161,15 +174,17 @@ class Carry(nn.Module):
 
 
 class Logits(NamedTuple):
-    """Class scores ``(N, n_classes)`` of both streams; ``aap`` is None without the auxiliary
-    pathway."""
+    """Class scores ``(N, n_classes)`` from the spikes and from the auxiliary pathway.
+
+    The latter, ``aap``, are None if the network has no auxiliary pathway.
+    """
 
     spike: Tensor
     aap: Tensor | None
 
 
 class SpikingResNet(nn.Module):
-    """Full-spike residual network.
+    """Full-spike residual network, as this module's docstring describes it.
 
     State-dict names are those of a ResNet: ``conv1, bn1, layer1.0.conv1, ...,
     layer2.0.downsample.0, ..., fc``. Coefficients are ``coefficient.value``,
@@ -230,18 +245,18 @@ class SpikingResNet(nn.Module):
 
     @property
     def backend(self) -> Backend:
-        """Backend that neurons and gates are computed with."""
+        """Set of functions that compute the neurons and gates, eager or compiled."""
         return self.neuron.backend
 
     def set_backend(self, backend: Backend) -> SpikingResNet:
-        """Compute neurons and gates with ``backend`` from now on; return the network."""
+        """Compute neurons and gates with ``backend`` from now on, and return the network itself."""
         for module in self.modules():
             if isinstance(module, Block | NeuronLayer):
                 module.backend = backend
         return self
 
     def neurons(self) -> dict[str, NeuronLayer]:
-        """Return all layers of neurons by the name of their layer in the integer network."""
+        """Return all layers of neurons by name: ``conv1`` (the stem), ``layer1.0.conv1``, ..."""
         found = {"conv1": self.neuron}
         for name in self.block_names:
             block = self.block(name)
@@ -253,10 +268,11 @@ class SpikingResNet(nn.Module):
     def forward(
         self, images: Tensor, record: Callable[[str, Tensor], None] | None = None
     ) -> Logits:
-        """Return the class scores for ``images``, which :func:`to_input` makes.
+        """Return the class scores for images or frames as :func:`to_input` prepares them.
 
-        ``record`` is called for every spike map with its name in the integer network and its
-        spikes ``(T, N, C, H, W)``, through which gradients can flow.
+        ``record`` is called once for every map, with its name in the integer network
+        (:mod:`sw.network.network`) and its spikes ``(T, N, C, H, W)``. Gradients can flow through
+        these.
         """
         timesteps = self.config.timesteps
 
@@ -287,20 +303,26 @@ class SpikingResNet(nn.Module):
         return Logits(self._classify(self.fc, scaled), self._classify(head, sums))
 
     def spike_maps(self, images: Tensor) -> tuple[Logits, dict[str, Tensor]]:
-        """Return the class scores and every spike map ``(T, N, C, H, W)`` by its name in the
-        integer network. :data:`sw.network.network.INPUT` names the frames, or the stem's spikes if
-        the input is an image."""
+        """Return the class scores, and the spikes ``(T, N, C, H, W)`` of every map by its name.
+
+        Names are those of the integer network, such as ``layer1.0.conv1``. Its first map, named
+        :data:`sw.network.network.INPUT`, has the frames, or the stem's spikes if the input is an
+        image.
+        """
         maps: dict[str, Tensor] = {}
         return self(images, maps.__setitem__), maps
 
     def _classify(self, head: nn.Module, features: Tensor) -> Tensor:
-        """Return the classifier's scores of the features' mean over positions and timesteps."""
+        """Return the scores of a classifier for features ``(T * N, C, H, W)``.
+
+        It reads their means over positions and timesteps.
+        """
         pooled = features.mean((2, 3))
         timed = pooled.unflatten(0, (self.config.timesteps, len(pooled) // self.config.timesteps))
         return head(timed.mean(0))
 
     def detach_aap(self) -> SpikingResNet:
-        """Return a copy without the auxiliary pathway: the full-spike network for the device."""
+        """Return a copy of the network without the auxiliary pathway, which a device cannot run."""
         plain = SpikingResNet(replace(self.config, aap=False)).to(self.fc.weight.dtype)
         plain.load_state_dict(
             {k: v for k, v in self.state_dict().items() if not k.startswith("aap.")}
@@ -309,10 +331,10 @@ class SpikingResNet(nn.Module):
 
 
 def to_input(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return a network's input from uint8 images ``(N, C, H, W)`` or frames ``(N, T, C, H, W)``.
+    """Convert uint8 images ``(N, C, H, W)`` or binary frames ``(N, T, C, H, W)`` to network input.
 
-    Pixels are divided by 255 and not normalised any further, so that zero padding means black in
-    the integer network as well. Frames are binary and only change their type.
+    Pixels are divided by 255. They are not shifted to mean 0, so that zero padding means black both
+    here and in the integer network. Frames are only converted to ``dtype``.
     """
     if images.ndim == 5:
         return images.to(dtype)
@@ -320,10 +342,11 @@ def to_input(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def round_leaks(model: SpikingResNet) -> ModelConfig:
-    """Return the configuration with every :data:`LEARNED` leak rounded to one that the device has.
+    """Return a network's configuration, each trained (``LEARNED``) leak rounded to a device's.
 
-    The device has no leak, or leaks by a shift; the nearest decay is chosen. The weights fit the
-    new configuration unchanged, but some training with it improves accuracy.
+    Neurons of a device do not leak, or leak by a shift (:class:`hw.spec.Leak`); the leak with the
+    nearest decay is chosen. The weights can stay as they are, but some more training with the
+    rounded leaks improves accuracy.
     """
     available = [("NONE", 0)] + [(leak, k) for leak in ("SUBTRACT", "KEEP") for k in range(1, 16)]
     neurons = {}

@@ -1,9 +1,9 @@
 """Worst-case bounds: the proof that no accumulator, membrane or logit can overflow. NumPy only.
 
-The proof is interval arithmetic over every neuron and timestep, in which every input may be silent
-or active. Leak, threshold and reset are monotone in the membrane, so the ends of an interval follow
-from the ends of the one before, and the bound is tight if the inputs of all timesteps are
-independent.
+The proof computes, for every neuron and timestep, the interval of values that the membrane can
+have, where every input may be silent or active. Leak and reset are monotone in the membrane, both
+for a neuron that spikes and for one that does not. Therefore the ends of an interval follow from
+those of the timestep before. The bounds are tight if the inputs of all timesteps are independent.
 """
 
 from __future__ import annotations
@@ -28,12 +28,16 @@ class Bounds:
 
     @property
     def n_bits(self) -> int:
-        """Number of bits in two's complement that hold both."""
+        """Number of bits with which a register in two's complement holds both bounds."""
         return 1 + max((-self.low - 1).bit_length() if self.low < 0 else 0, self.high.bit_length())
 
 
 def drive_bounds(layer: Layer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the least and largest weighted sums without bias, each (t|1, y|1, x|1, o)."""
+    """Return the smallest and the largest weighted sum of every neuron's inputs, without bias.
+
+    The inputs are 0 or 1. Both arrays have the axes (t, y, x, o); those of t, y and x have length 1
+    where weights are shared.
+    """
     repeats = 1
     for axis, length in ((5, layer.kernel[0]), (6, layer.kernel[1])):
         if layer.weight.shape[axis] == 1:
@@ -66,11 +70,11 @@ def bank_bounds(layer: Layer, timesteps: int, inputs: Sequence[Sequence[int]]) -
 
 
 def layer_bounds(layer: Layer, timesteps: int, input_max: int = 1) -> Bounds:
-    """Return bounds of all values that the computation of a layer can hold in a register.
+    """Return bounds of all values that a register can hold while the device computes a layer.
 
-    These are the accumulators (sums of some of the weights), the membranes before and after the
-    comparison, their differences from the threshold, and the logits, for any inputs from 0 to
-    ``input_max``.
+    The values are the accumulators (sums of some of the weights), the membranes before and after
+    the reset, their differences from the threshold, and the logits. The inputs are any integers
+    from 0 to ``input_max``.
     """
     low, high = (bound * input_max for bound in drive_bounds(layer))
     bias = layer.bias.astype(np.int64)

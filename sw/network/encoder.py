@@ -1,4 +1,8 @@
-"""The encoder on the host: from images to spikes of the input map. NumPy only, no torch."""
+"""The encoder, a network's first layer, computed on the host. NumPy only, no torch.
+
+The encoder reads the pixels of an image, the same at every timestep, and fires the spikes that the
+other layers process.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +20,14 @@ BATCH = 100
 
 
 class InputError(ValueError):
-    """A network cannot take images or frames; the message says what it takes."""
+    """Images or frames have a type, shape or values that a network does not take.
+
+    The message says what it takes.
+    """
 
 
 def check_input(network: Network, images: NDArray[np.uint8]) -> None:
-    """Check type, shape and values of a network's input.
+    """Check that a network's input has the right type, shape and values.
 
     Parameters
     ----------
@@ -49,7 +56,9 @@ def check_input(network: Network, images: NDArray[np.uint8]) -> None:
 
 
 def encode(network: Network, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the spikes of the map :data:`sw.network.network.INPUT`, exactly as the reference does.
+    """Return the spikes that the first layer after the encoder reads.
+
+    They equal the map :data:`sw.network.network.INPUT` of :func:`sw.network.reference.run`.
 
     Parameters
     ----------
@@ -77,8 +86,10 @@ def encode(network: Network, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def inputs(network: Network, images: NDArray[np.uint8], pixels: bool) -> NDArray[np.uint8]:
-    """Return a device's input: the images (N, C, H, W) if it takes pixels, else :func:`encode`'s
-    spikes (N, T, C, H, W).
+    """Return what a device takes as its input, given the images or frames of :func:`encode`.
+
+    This is the images themselves (N, C, H, W) if the device takes ``pixels``, else spikes
+    (N, T, C, H, W).
 
     Raises
     ------
@@ -92,7 +103,7 @@ def inputs(network: Network, images: NDArray[np.uint8], pixels: bool) -> NDArray
 
 
 def _encode(layer: Layer, timesteps: int, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the encoder's spikes (N, T, O, H', W') for images (N, C, H, W)."""
+    """Return the spikes (N, T, O, H', W') of the encoder ``layer`` for images (N, C, H, W)."""
     assert layer.threshold is not None
     drive = _drive(layer, images) + layer.bias[0, 0, 0].astype(np.int64)
     threshold = layer.threshold.astype(np.int64)
@@ -111,9 +122,9 @@ def _encode(layer: Layer, timesteps: int, images: NDArray[np.uint8]) -> NDArray[
 
 
 def _drive(layer: Layer, images: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Return weighted sums of pixels (N, H', W', O).
+    """Return the weighted sums (N, H', W', O) of the pixels that each neuron reads, without bias.
 
-    The matrix product is computed in the fastest type that holds every partial sum exactly.
+    They are computed as a matrix product, in the fastest type that holds every partial sum exactly.
     """
     weight = np.broadcast_to(
         layer.weight[0, 0, 0], (*layer.weight.shape[3:5], *layer.kernel)

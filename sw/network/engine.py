@@ -1,8 +1,13 @@
-"""One layer over all timesteps in torch, for any weight sharing and any arithmetic.
+"""Computation of one layer over all timesteps in torch, for any weight sharing and number type.
 
-:mod:`sw.network.reference` computes it in exact integers, :mod:`sw.convert.folded` in float64.
-Weighted sums are matrix products of gathered windows, never a transformed convolution, so that each
-is a plain sum of products in some order and exact wherever every partial sum is.
+:mod:`sw.network.reference` uses it with exact integers, :mod:`sw.convert.folded` with float64.
+Weighted sums are matrix products of gathered input windows, never a convolution by FFT or Winograd
+transform. So each is a plain sum of products in some order, which is exact if the number type holds
+every partial sum exactly.
+
+Shapes are written with N images, T timesteps, C input channels, O output channels; H' and W' are
+the height and width of the layer's output before pooling. ``T|1`` stands for an axis of length T,
+or of length 1 if all timesteps have the same values.
 """
 
 from __future__ import annotations
@@ -20,17 +25,17 @@ from sw.network.network import AnyLayer
 
 
 def drive(layer: AnyLayer[Any, Any], source: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return weighted sums without bias.
+    """Return the weighted sums of the inputs of every neuron of a layer, without bias.
 
     Parameters
     ----------
-    source : tensor (N, T, C, H, W) of any type; T is 1 if both the input and the weights are the
-        same at every timestep.
+    source : tensor (N, T|1, C, H, W) of any type, the layer's input. It has one timestep if both
+        the input and the weights are the same at all of them.
     dtype : type of the computation and of the result.
 
     Returns
     -------
-    Tensor (N, T, O, H', W').
+    Tensor (N, T|1, O, H', W') with as many timesteps as ``source``.
     """
     n_images, n_times = source.shape[:2]
     (kernel_y, kernel_x), (stride_y, stride_x) = layer.kernel, layer.stride
@@ -67,14 +72,17 @@ def fire(
     dtype: torch.dtype,
     membranes: Tensor | None = None,
 ) -> Tensor:
-    """Run the layer's neurons (:mod:`hw.spec`); return spikes before gate and pooling.
+    """Run the neurons of a layer over all timesteps; return their spikes before gate and pooling.
+
+    The neuron is defined in :mod:`hw.spec`.
 
     Parameters
     ----------
     drives : tensor (N, T|1, O, H', W') of weighted sums without bias.
-    dtype : type of the membranes: integers leak by shifts, floating point by the same factor
-        without rounding.
-    membranes : tensor of the result's shape that receives the membranes before the comparison.
+    dtype : type of the membranes. Integer membranes leak by shifts, those in floating point by the
+        same factor without rounding.
+    membranes : tensor of the result's shape, into which the membranes are written that are compared
+        with the threshold. None if they are not needed.
 
     Returns
     -------
@@ -99,10 +107,10 @@ def fire(
 
 
 def join_and_pool(layer: AnyLayer[Any, Any], spikes: Tensor, identity: Tensor | None) -> Tensor:
-    """Join spikes with the identity's by the layer's gate, then OR them over pooling windows.
+    """Join a layer's spikes with those of another map by the layer's gate, then pool them.
 
-    Spikes, identity and result are uint8 tensors (N, T, O, H, W) of 0 and 1; without a gate the
-    identity is None.
+    Pooling is the OR of the spikes in each window. ``identity`` is the other map, None if the layer
+    has no gate. Spikes, identity and result are uint8 tensors (N, T, O, H, W) of 0 and 1.
     """
     if identity is not None:
         spikes = spec.joined(layer.gate, spikes, identity)
@@ -115,10 +123,16 @@ def join_and_pool(layer: AnyLayer[Any, Any], spikes: Tensor, identity: Tensor | 
 
 
 def summed(array: NDArray[np.generic], dtype: torch.dtype) -> Tensor:
-    """Return an output layer's bias (1, 1, 1, o), which is added once, as a tensor (o,)."""
+    """Convert the bias (1, 1, 1, O) of an output layer to a tensor (O,).
+
+    It is added once to the sum over all timesteps.
+    """
     return torch.from_numpy(array[0, 0, 0]).to(dtype)
 
 
 def _to_map(array: NDArray[Any], dtype: torch.dtype) -> Tensor:
-    """Convert an array (t|1, y|1, x|1, o) to a tensor (t|1, o, y|1, x|1)."""
+    """Convert biases or thresholds (T, H', W', O) to a tensor (T, O, H', W').
+
+    Axes of length 1, along which they are shared, stay so.
+    """
     return torch.from_numpy(np.ascontiguousarray(array)).to(dtype).permute(0, 3, 1, 2)

@@ -1,9 +1,9 @@
-"""The network file: one safetensors file with a network, its program and a checksum of it all.
+"""The network file: one safetensors file with a network, its compiled program and a checksum.
 
 Layout (see docs/network-file.md): the tensors are the arrays of a
 :class:`sw.network.network.Network`, and of a compiled program if there is one, under their dotted
 names (``network.layers.0.weight``). The only metadata entry, ``spikefold``, is a JSON document with
-the same structure, in which an array is replaced by its name, or by null if it is None. The tensor
+the same structure. In it ``{"tensor": name}`` stands for an array, and null for None. The tensor
 ``checksum`` is the SHA-256 of the whole file with its own 32 bytes taken as zero, so that every
 changed byte is detected (safetensors itself loads a flipped bit silently).
 
@@ -44,7 +44,7 @@ _MAX_HEADER_BYTES = 1 << 26
 
 
 class NetworkFileError(ValueError):
-    """A network file cannot be used; the message names the file, the fault and the remedy."""
+    """A network file cannot be read or written; the message says why and what to do about it."""
 
 
 class NotANetworkFileError(NetworkFileError):
@@ -56,7 +56,7 @@ class TruncatedError(NetworkFileError):
 
 
 class VersionError(NetworkFileError):
-    """The file's format has a version that this program does not read."""
+    """The file has a version of the format that this release does not read."""
 
 
 class ChecksumError(NetworkFileError):
@@ -64,15 +64,17 @@ class ChecksumError(NetworkFileError):
 
 
 class ContentError(NetworkFileError):
-    """The file is undamaged, but does not describe a network."""
+    """The file is a network file, but its content does not describe a network."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class NetworkFile:
     """Content of a network file.
 
-    ``program`` is the compiled program; it is None if the file has none, if it was left unread, or
-    if it was made for another version of the gateware, in which case ``stale`` says why.
+    ``program`` is the compiled program (:class:`sw.compile.program.Program`). It is None if the
+    file has none, if the program was left unread, or if it was compiled for another version of the
+    gateware; in the last case ``stale`` is a text that says so. ``sha256`` is the file's checksum
+    in hexadecimal, and ``n_bytes`` the size of the file.
     """
 
     network: Network
@@ -86,14 +88,20 @@ class NetworkFile:
 
 
 def _hints(cls: type) -> dict[str, Any]:
-    """Return the types of a dataclass's fields by name."""
+    """Return the types of the fields of the dataclass ``cls``, by name of the field."""
     return typing.get_type_hints(cls)
 
 
 def _encode(value: Any, name: str, arrays: dict[str, NDArray] | None) -> Any:
-    """Return ``value`` as a JSON value, and add its arrays to ``arrays`` under dotted names.
+    """Convert a value to JSON, and collect the arrays in it in ``arrays``.
 
-    If ``arrays`` is None, only types that JSON has are accepted.
+    Parameters
+    ----------
+    value : dataclass, array, bytes, enum, number, text, None, or a container of these.
+    name : dotted name of the value, such as ``network.layers``; names of arrays and messages begin
+        with it.
+    arrays : dictionary to which arrays are added by dotted name. If it is None, arrays and
+        dataclasses are not accepted.
 
     Raises
     ------
@@ -134,9 +142,12 @@ def _encode(value: Any, name: str, arrays: dict[str, NDArray] | None) -> Any:
 
 
 def _decode(hint: Any, value: Any, name: str, arrays: dict[str, NDArray]) -> Any:
-    """Return the value of type ``hint`` that :func:`_encode` turned into the JSON value ``value``.
+    """Return the value of type ``hint`` from which :func:`_encode` made the JSON value ``value``.
 
-    The arrays that belong to it are removed from ``arrays``.
+    Parameters
+    ----------
+    name : dotted name of the value, as in :func:`_encode`.
+    arrays : arrays of the file by dotted name; those that belong to the value are removed.
 
     Raises
     ------
@@ -202,7 +213,7 @@ def _decode(hint: Any, value: Any, name: str, arrays: dict[str, NDArray]) -> Any
 
 
 def _short(value: Any) -> str:
-    """Return a JSON value as text of at most 60 characters, for messages."""
+    """Return a JSON value as text for a message, cut to at most 60 characters."""
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -211,16 +222,17 @@ def _short(value: Any) -> str:
 
 
 def to_bytes(network: Network, program: Any = None) -> bytes:
-    """Return the content of a network file; the same network always gives the same bytes.
+    """Return the bytes of a network file. Equal networks and programs always give equal bytes.
 
     Parameters
     ----------
-    program : the network's program (:class:`sw.compile.program.Program`), or None.
+    program : the network's compiled program (:class:`sw.compile.program.Program`); None to write
+        none.
 
     Raises
     ------
     NetworkFileError
-        Provenance or statistics hold a value that JSON cannot represent.
+        The network's provenance or statistics hold a value that JSON cannot represent.
     """
     arrays: dict[str, NDArray] = {}
     document: dict[str, Any] = {"format": FORMAT, "version": VERSION}
@@ -243,12 +255,12 @@ def to_bytes(network: Network, program: Any = None) -> bytes:
 
 
 def _header(raw: bytes | bytearray) -> tuple[int, dict[str, Any]]:
-    """Return the offset of the tensor data, and the safetensors header.
+    """Parse the safetensors header of a file; return the offset of the tensor data, and the header.
 
     Raises
     ------
     NotANetworkFileError
-        This is not a safetensors header.
+        The file does not begin with a safetensors header.
     TruncatedError
         The file ends inside the header.
     """
@@ -274,7 +286,7 @@ def _header(raw: bytes | bytearray) -> tuple[int, dict[str, Any]]:
 
 
 def _checksum_span(data_start: int, header: dict[str, Any]) -> tuple[int, int]:
-    """Return the offsets of the checksum's first byte and of the byte after its last.
+    """Return the offsets in the file at which the checksum's bytes begin and end.
 
     Raises
     ------
@@ -291,11 +303,12 @@ def _checksum_span(data_start: int, header: dict[str, Any]) -> tuple[int, int]:
 
 
 def from_bytes(raw: bytes, program_type: type | None = None) -> NetworkFile:
-    """Read the content of a network file that :func:`to_bytes` made.
+    """Check and decode the bytes of a network file, as :func:`to_bytes` returns them.
 
     Parameters
     ----------
-    program_type : class of the compiled program; None leaves the program unread.
+    program_type : class of the compiled program (:class:`sw.compile.program.Program`); None leaves
+        the program unread.
 
     Raises
     ------
@@ -350,12 +363,18 @@ def _decode_document(
     sha256: str,
     n_bytes: int,
 ) -> NetworkFile:
-    """Return the content that the JSON document and the tensors describe.
+    """Decode the content of a network file from its JSON document and its tensors.
+
+    Parameters
+    ----------
+    arrays : tensors by name, without the checksum.
+    program_type : class of the compiled program; None leaves the program unread.
+    sha256, n_bytes : checksum and size of the file, passed on to the result.
 
     Raises
     ------
     ContentError
-        They do not describe a network.
+        Document and tensors do not describe a network.
     """
     unknown = sorted(set(document) - {"format", "version", "network", "compiled"})
     if unknown:
@@ -394,6 +413,11 @@ def _decode_document(
 
 def save(path: str | Path, network: Network, program: Any = None) -> int:
     """Write a network file atomically: an existing file is replaced only by a complete one.
+
+    Parameters
+    ----------
+    program : the network's compiled program (:class:`sw.compile.program.Program`); None to write
+        none.
 
     Returns
     -------
@@ -439,7 +463,7 @@ def load(path: str | Path, program_type: type | None = None) -> NetworkFile:
 
 
 def describe(file: NetworkFile) -> str:
-    """Describe a network file and each of its layers in a few lines for a terminal."""
+    """Return a description of a network file for a terminal, with a line for each layer."""
     network = file.network
     lines = [
         f"{len(network.layers)} layers, {network.timesteps} timesteps, weights of "

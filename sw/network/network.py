@@ -1,9 +1,12 @@
 """Layers, and the integer network that is exported, compiled and run. NumPy only, no torch.
 
-Weights of every granularity are arrays of one form: ``weight[t, y, x, o, c, ky, kx]``. An axis of
-timesteps ``t``, output rows ``y``, output columns ``x``, kernel rows ``ky`` or kernel columns
-``kx`` has its full length, or length 1 if the weights are shared along it. In the core's memories,
-a shared axis has an address stride of 0.
+However weights are shared, they are one form of array: ``weight[t, y, x, o, c, ky, kx]``. Output
+channels ``o`` and input channels ``c`` always have weights of their own. An axis of timesteps
+``t``, output rows ``y``, output columns ``x``, kernel rows ``ky`` or kernel columns ``kx`` has its
+full length, or length 1 if the weights are shared along it. In shapes, ``t|1`` stands for an axis
+of either length.
+
+A *map* is the spikes (T, C, H, W) that a layer writes, and that other layers read by its name.
 """
 
 from __future__ import annotations
@@ -32,7 +35,10 @@ Param = TypeVar("Param", bound=np.generic)
 
 
 class NetworkError(ValueError):
-    """A network is inconsistent or not full-spike; the message names the layer."""
+    """A network is inconsistent, or not all of its layers communicate by spikes only.
+
+    The message names the layer.
+    """
 
 
 def conv_size(
@@ -41,10 +47,10 @@ def conv_size(
     stride: Sequence[int],
     padding: Sequence[int] = (0, 0),
 ) -> tuple[int, int]:
-    """Return the height and width of a convolution's (or pooling's) output.
+    """Return the height and width of the output of a convolution or pooling.
 
-    Every argument is a pair (vertical, horizontal); ``size`` is the input's. A result below 1
-    means that the kernel exceeds the padded input.
+    Every argument is a pair (vertical, horizontal); ``size`` is the height and width of the input.
+    A result below 1 means that the kernel exceeds the padded input.
 
     >>> conv_size((28, 28), kernel=(3, 3), stride=(2, 2), padding=(1, 1))
     (14, 14)
@@ -57,17 +63,19 @@ def conv_size(
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AnyLayer(Generic[Weight, Param]):
-    """Convolution, neuron, gate and pooling, with numbers of any type.
+    """A layer: convolution, neurons, gate and pooling, in this order, with numbers of any type.
 
-    A kernel as large as its map makes it a fully connected layer. Output layers do not fire: they
-    sum over all timesteps and add the bias once. See :mod:`hw.spec` for the neuron.
+    The type variables are the number types of weights and of parameters (biases and thresholds).
+    :mod:`hw.spec` defines neuron and gate. A layer whose kernel is as large as its map is fully
+    connected. An output layer has no neurons: it sums over all timesteps and adds the bias once.
 
     The network file has these fields in this order (:mod:`sw.network.netfile`).
     """
 
     name: str
     source: str
-    """Name of the map that it reads: :data:`INPUT`, an earlier layer's, or :data:`IMAGE`."""
+    """Name of the map that the layer reads: :data:`INPUT`, the name of an earlier layer, or, in an
+    encoder, :data:`IMAGE`."""
     kernel: tuple[int, int]
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
@@ -82,32 +90,43 @@ class AnyLayer(Generic[Weight, Param]):
     reset: Reset = Reset.HARD
     gate: Gate = Gate.NONE
     identity: str | None = None
-    """Name of the map that the gate joins with; it has the shape of the unpooled output."""
+    """Name of the map with which the gate joins the layer's spikes; it has the shape of the output
+    before pooling. None without a gate."""
     pool: tuple[int, int] = (1, 1)
     """Size of the windows over which spikes are ORed, after the gate."""
     output: bool = False
 
     @property
     def n_out(self) -> int:
-        """Number of output channels, or of classes."""
+        """Number of output channels; in an output layer, the number of classes."""
         return self.weight.shape[3]
 
     @property
     def fan_in(self) -> int:
-        """Number of synapses of a neuron at one timestep, those in the padding included."""
+        """Number of synapses of a neuron at one timestep, including those in the padding."""
         return self.weight.shape[4] * self.kernel[0] * self.kernel[1]
 
     def conv_shape(self, source: Shape) -> Shape:
-        """Return the shape of the output before pooling, for a source of shape ``source``."""
+        """Return the shape (O, H', W') of the layer's output before pooling.
+
+        ``source`` is the shape (C, H, W) of the map that the layer reads.
+        """
         return self.n_out, *conv_size(source[1:], self.kernel, self.stride, self.padding)
 
     def map_shape(self, source: Shape) -> Shape:
-        """Return the shape of the map that it writes; pooling drops incomplete windows."""
+        """Return the shape (O, H', W') of the map that the layer writes, after pooling.
+
+        ``source`` is the shape (C, H, W) of the map that the layer reads. Pooling drops incomplete
+        windows.
+        """
         _, height, width = self.conv_shape(source)
         return self.n_out, height // self.pool[0], width // self.pool[1]
 
     def structure(self) -> dict[str, Any]:
-        """Return all fields but weight, bias and threshold, to make a layer with other numbers."""
+        """Return the layer's fields by name, except weight, bias and threshold.
+
+        They serve to make a layer of the same structure with other numbers.
+        """
         numbers = ("weight", "bias", "threshold")
         return {
             f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in numbers
@@ -115,25 +134,26 @@ class AnyLayer(Generic[Weight, Param]):
 
 
 class Layer(AnyLayer[np.int8, np.int32]):
-    """A layer in exact integers, as the device computes it."""
+    """A layer with integer numbers, as the device computes it."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Network:
-    """A full-spike network in integers.
+    """A network with integer numbers, between whose layers there is nothing but binary spikes.
 
     Parameters
     ----------
     timesteps : number of timesteps T.
-    image_shape : shape of the user's input: of uint8 images if there is an encoder, else of binary
-        frames, one per timestep.
+    image_shape : shape (C, H, W) of the input: of a uint8 image if there is an encoder, else of the
+        binary frame of one timestep.
     encoder : first layer of a network for images, which reads the same pixels at every timestep.
-        Its ``source`` is :data:`IMAGE`; it has shared weights and no gate. The host computes it
-        unless the device takes pixels. None if the input is binary frames.
-    layers : layers in an order in which every map is written before it is read. The last one, and
-        no other, is an output layer.
-    weight_bits : width that every weight fits.
-    labels : names of the classes.
+        Its ``source`` is :data:`IMAGE`; its weights are shared over positions and timesteps, and it
+        has no gate. The host computes it unless the device takes pixels. None if the input is
+        binary frames.
+    layers : the other layers, in an order in which every map is written before it is read. The last
+        one, and no other, is an output layer.
+    weight_bits : width in bits that suffices for every weight of ``layers``.
+    labels : names of the classes, in the order of the logits.
     provenance : how the network was made: training configuration, seed, checksum of the data,
         accuracies (JSON values).
     statistics : measurements on validation data, by layer (JSON values), such as spike densities.
@@ -153,11 +173,11 @@ class Network:
 
     @property
     def n_classes(self) -> int:
-        """Number of classes."""
+        """Number of classes that the network distinguishes."""
         return self.layers[-1].n_out
 
     def map_shapes(self) -> dict[str, Shape]:
-        """Return the shape of every map of spikes by name, :data:`INPUT` first."""
+        """Return the shape (C, H, W) of every map of spikes by name, :data:`INPUT` first."""
         shapes = {
             INPUT: self.image_shape
             if self.encoder is None
@@ -169,12 +189,12 @@ class Network:
 
 
 def validate(network: Network) -> None:
-    """Check that a network is consistent.
+    """Check that the shapes, types, values and names in a network agree with each other.
 
     Raises
     ------
     NetworkError
-        Names the layer, what is wrong and what is expected.
+        They do not; the message names the layer, what is wrong and what is expected.
     """
 
     def require(ok: bool, where: str, message: str) -> None:
@@ -268,7 +288,7 @@ def validate(network: Network) -> None:
         require(
             int(layer.weight.min()) >= low and int(layer.weight.max()) <= high,
             where,
-            f"weights exceed {network.weight_bits} bits",
+            f"weights exceed {network.weight_bits} bits: they must lie between {low} and {high}",
         )
         require(
             (layer.identity is None) == (layer.gate == Gate.NONE),

@@ -1,7 +1,9 @@
-"""The integer reference: the computation that the gateware must match bit for bit.
+"""The integer reference: the computation of a network that the gateware must match bit for bit.
 
-It is exact by construction: weighted sums are computed in floating point only where a worst-case
-bound proves that every partial sum is an integer that the type holds exactly.
+All results are exact integers. Weighted sums are computed in floating point, which is faster, only
+where a worst-case bound proves that the type holds every partial sum exactly.
+
+A *map* is the spikes (T, C, H, W) that a layer writes, and that other layers read by its name.
 """
 
 from __future__ import annotations
@@ -28,9 +30,9 @@ class Trace:
 
     Attributes
     ----------
-    spikes : uint8 arrays (N, T, C, H, W) of 0 and 1 by name of map,
-        :data:`sw.network.network.INPUT` first; empty if they were not kept.
-    n_spikes : int64 arrays (N, T) by name of map, the number of spikes.
+    spikes : spikes of every map by name, uint8 arrays (N, T, C, H, W) of 0 and 1,
+        :data:`sw.network.network.INPUT` first. Empty if they were not kept.
+    n_spikes : number of spikes in every map by name, int64 arrays (N, T).
     logits : int64 array (N, n_classes).
     predictions : int64 array (N,), the class with the first largest logit.
     """
@@ -85,7 +87,10 @@ def run(
 
 
 def densities(network: Network, trace: Trace) -> dict[str, float]:
-    """Return the share of neurons that spike, by map, over all images and timesteps of a trace."""
+    """Return the spike density of every map by name.
+
+    It is the mean number of spikes per neuron, timestep and image of a trace.
+    """
     return {
         name: float(trace.n_spikes[name].mean()) / int(np.prod(shape))
         for name, shape in network.map_shapes().items()
@@ -103,7 +108,10 @@ def channel_rates(trace: Trace) -> dict[str, list[float]]:
 
 @torch.no_grad()
 def _run(network: Network, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Return the spikes (N, T, C, H, W) of every map by name, and the logits (N, n_classes)."""
+    """Run a network on one batch of images or frames.
+
+    Return the spikes (N, T, C, H, W) of every map by name, and the logits (N, n_classes).
+    """
     timesteps = network.timesteps
     maps: dict[str, Tensor] = {}
     if network.encoder is None:
@@ -122,13 +130,14 @@ def _run(network: Network, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
 def run_layer(
     layer: Layer, source: Tensor, timesteps: int, input_max: int, identity: Tensor | None
 ) -> Tensor:
-    """Return the map that one firing layer writes.
+    """Return the spikes that one layer writes, after gate and pooling. Output layers write none.
 
     Parameters
     ----------
-    source : tensor (N, T|1, C, H, W) of integers from 0 to ``input_max``; it has one timestep if
-        the input is the same at all of them.
-    identity : map (N, T, O, H, W) that the layer's gate joins with; None if it has no gate.
+    source : tensor (N, T, C, H, W) of integers from 0 to ``input_max``, the layer's input. It has
+        one timestep instead of T if the input is the same at all of them.
+    identity : map (N, T, O, H, W) with which the layer's gate joins the spikes of its neurons; None
+        if the layer has no gate.
 
     Returns
     -------
@@ -141,11 +150,14 @@ def run_layer(
 def membranes(
     layer: Layer, source: NDArray[np.uint8]
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Return a layer's membranes before the comparison, and its spikes before gate and pooling.
+    """Return the membranes of a layer at every timestep, and its spikes before gate and pooling.
+
+    The membranes are those that are compared with the threshold: after the leak and the input of
+    the timestep, and before the reset.
 
     Parameters
     ----------
-    source : map (N, T, C, H, W) that the firing layer reads.
+    source : map (N, T, C, H, W) of 0 and 1 that the layer reads.
 
     Returns
     -------
@@ -160,7 +172,11 @@ def membranes(
 def _fire(
     layer: Layer, source: Tensor, timesteps: int, input_max: int, membranes: Tensor | None = None
 ) -> Tensor:
-    """Return spikes before gate and pooling, computed in the smallest types that are exact."""
+    """Return the spikes (N, T, O, H', W') of a layer's neurons, before gate and pooling.
+
+    The number types are the fastest in which the computation is exact. If ``membranes`` is given,
+    the membranes that are compared with the threshold are written into it.
+    """
     assert layer.threshold is not None
     worst = _worst_sum(layer, input_max)
     drives = drive(layer, source, exact_type(worst))
@@ -172,14 +188,18 @@ def _fire(
 
 
 def _worst_sum(layer: Layer, input_max: int) -> int:
-    """Return the largest magnitude of any partial sum of a neuron's weights times its inputs."""
+    """Return a bound on the magnitude of every partial sum in a neuron's weighted sum.
+
+    The inputs are from 0 to ``input_max``. The bound is the sum of the weights' magnitudes times
+    ``input_max``, for the neuron in which it is largest.
+    """
     taps = np.abs(layer.weight.astype(np.int64)).sum(axis=(4, 5, 6))
     repeats = int(np.prod(layer.kernel)) // int(np.prod(layer.weight.shape[5:]))
     return input_max * repeats * int(taps.max())
 
 
 def exact_type(worst: int) -> torch.dtype:
-    """Return the fastest type in which integers up to ``worst`` in magnitude add up exactly."""
+    """Return the fastest type in which sums are exact that stay within ``worst`` in magnitude."""
     if worst < 1 << 24:
         return torch.float32
     return torch.float64 if worst < 1 << 53 else torch.int64

@@ -1,4 +1,4 @@
-"""Section of the report with accuracies and the confusion matrix."""
+"""Make the section of the HTML report that shows accuracies and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from sw.reporting.markup import note
 from sw.reporting.report import Report
 
 MIN_TO_SCALE = 100
-"""Smallest number of images whose accuracy takes part in choosing the scale of the plot."""
+"""Accuracies on fewer images than this do not influence the scale of the plot."""
 
 
 def accuracy(report: Report) -> str:
-    """Show accuracies from training to the device, and the confusion matrix."""
+    """Return the section as HTML: a plot of the accuracies of a network's versions, from the
+    trained float network to the integers on the device, and the confusion matrix."""
     seen, network = report.observation, report.network
     parts = []
     if report.steps:
@@ -64,7 +65,10 @@ def accuracy(report: Report) -> str:
 
 
 def _ends(step: AccuracyStep) -> tuple[float, float]:
-    """Return the ends of the 95 % interval in percent; both are the accuracy if there is none."""
+    """Return the lower and upper end of an accuracy's 95 % confidence interval, in percent.
+
+    If the number of images is unknown, there is no interval, and both ends are the accuracy.
+    """
     if not step.n_images:
         return step.percent, step.percent
     low, high = metrics.wilson(step.percent / 100 * step.n_images, step.n_images)

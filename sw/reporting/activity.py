@@ -1,4 +1,8 @@
-"""Sections of the report that show images running: spikes, membranes, cycles."""
+"""Make the sections of the HTML report that show what a network does with images: spikes, membranes
+and clock cycles.
+
+A map is the spikes of one layer, or of the network's input: binary (T, C, H, W).
+"""
 
 from __future__ import annotations
 
@@ -13,12 +17,13 @@ from sw.reporting.report import Report
 
 
 def _label(network: Network, number: int | None) -> str:
-    """Return the name of a class, escaped; nothing for None."""
+    """Return the name of class ``number``, escaped for HTML; an empty string for None."""
     return "" if number is None else escape(network.labels[number])
 
 
 def _pick(images: list[ShownImage], network: Network) -> str:
-    """Make buttons that choose the image that all sections show."""
+    """Return HTML buttons, one per image, that choose the image whose spikes and membranes the page
+    shows."""
     buttons = []
     for n, image in enumerate(images):
         right = image.label is None or image.label == image.prediction
@@ -33,7 +38,10 @@ def _pick(images: list[ShownImage], network: Network) -> str:
 
 
 def _for_each(parts: list[str]) -> str:
-    """Wrap one part per image; the first is visible until another is chosen."""
+    """Return the HTML of all images, of which the page shows one at a time.
+
+    ``parts`` has the HTML of each image. The first is visible until the user chooses another.
+    """
     return "".join(
         f'<div class="sample" data-sample="{n}"{" hidden" if n else ""}>{part}</div>'
         for n, part in enumerate(parts)
@@ -41,7 +49,7 @@ def _for_each(parts: list[str]) -> str:
 
 
 def _map_heads(network: Network) -> dict[str, str]:
-    """Make the heading of every map: number, name and shape."""
+    """Return the HTML heading of every map, by its name: the layer's number, name and shape."""
     shapes = network.map_shapes()
     numbers = {layer.name: n for n, layer in enumerate(network.layers, 1)}
     return {
@@ -52,7 +60,8 @@ def _map_heads(network: Network) -> dict[str, str]:
 
 
 def spikes(report: Report) -> str:
-    """Show firing rates over all images, and every spike of the images that are shown."""
+    """Return the section on spikes as HTML: the firing rate of every map at each timestep, as a
+    mean over all images, and every spike of a few images."""
     seen, network = report.observation, report.network
     if seen is None:
         return note(
@@ -87,7 +96,8 @@ def spikes(report: Report) -> str:
 
 
 def membranes(report: Report) -> str:
-    """Show membranes of some neurons over time."""
+    """Return the section on membranes as HTML: plots over time of a few neurons of each layer. It
+    is an empty string if there were no images."""
     seen, network = report.observation, report.network
     if seen is None or not seen.membranes:
         return ""
@@ -124,7 +134,9 @@ def membranes(report: Report) -> str:
 
 
 def cycles(report: Report) -> str:
-    """Show cycles by layer: predicted, and counted if there was a board."""
+    """Return the section on clock cycles as HTML: those predicted for each layer, and those counted
+    if the images ran on a board. It is an empty string if there were no images, or if the network
+    does not fit the board."""
     seen, program = report.observation, report.program
     if seen is None or program is None:
         return ""
@@ -135,7 +147,8 @@ def cycles(report: Report) -> str:
     first = 1 + len(report.network.layers) - len(seen.layers)
     for number, layer in enumerate(seen.layers, first):
         values = [("predicted", predicted[layer.name], f"{predicted[layer.name]:,.0f}")]
-        # The board may take no pixels, so it counts no stem, though the one shown computes it.
+        # The first layer (stem) may run on the host of the board that counted, though the
+        # report predicts its cycles on the device: then it has no count.
         n = counted.n_cycles.get(layer.name) if counted else None
         if n is not None:
             values.append(("counted", n, f"{n:,.0f} ({predicted[layer.name] - n:+,.0f})"))

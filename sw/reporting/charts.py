@@ -1,4 +1,4 @@
-"""Charts as HTML and SVG elements. Their colours are defined in the style sheet."""
+"""Draw charts as HTML and SVG elements. Their colours are defined in ``style.css``."""
 
 from __future__ import annotations
 
@@ -15,12 +15,17 @@ from numpy.typing import NDArray
 from hw.spec import Reset, after_spike
 
 SPIKE_RGB = (0x3D, 0x86, 0xC6)
-"""Reads on white and on black."""
+"""Colour of spikes; it can be seen on white and on black."""
 
 
 def png(pixels: NDArray[np.uint8], palette: Sequence[tuple[int, int, int, int]]) -> str:
-    """Return a PNG image as a data URL: ``pixels`` (H, W), which are indices into up to 256 RGBA
-    colours."""
+    """Encode an image as PNG, and return it as a ``data:`` URL.
+
+    Parameters
+    ----------
+    pixels : (H, W), each an index into ``palette``.
+    palette : up to 256 colours (red, green, blue, alpha), each from 0 to 255.
+    """
     height, width = pixels.shape
     depth = 1 if len(palette) <= 2 else 8
     rows = np.packbits(pixels.astype(bool), axis=1) if depth == 1 else pixels
@@ -43,8 +48,11 @@ def png(pixels: NDArray[np.uint8], palette: Sequence[tuple[int, int, int, int]])
 
 
 def picture(image: NDArray[np.uint8], alt: str) -> str:
-    """Draw an image (C, H, W) of bytes, as its mean over channels; frames (T, C, H, W), their
-    mean."""
+    """Return an HTML image, in grey, of a network's input.
+
+    An image (C, H, W) is averaged over its channels. Binary frames (T, C, H, W) are averaged over
+    timesteps and channels.
+    """
     grey = image.astype(np.float64)
     if image.ndim == 4:
         grey = 255 * grey / max(grey.max(), 1)
@@ -56,8 +64,11 @@ def picture(image: NDArray[np.uint8], alt: str) -> str:
 
 
 def raster(spikes: NDArray[np.uint8], alt: str) -> str:
-    """Draw spikes (T, C, H, W) with a row per channel; timesteps side by side, in each the
-    positions."""
+    """Return a raster plot of spikes (T, C, H, W) as HTML images, one per timestep, side by side.
+
+    In each image, a row is a channel, and a column is a position of the layer's H x W grid, in
+    reading order. ``alt`` is the text for readers who cannot see the images.
+    """
     timesteps, channels = spikes.shape[:2]
     flat = spikes.reshape(timesteps, channels, -1)
     rows = min(channels, 128)
@@ -70,7 +81,10 @@ def raster(spikes: NDArray[np.uint8], alt: str) -> str:
 
 
 def rate_bars(rates: Sequence[float], full: float) -> str:
-    """Draw one upright bar per timestep, ``full`` being the whole height."""
+    """Return an HTML bar chart of firing rates: one upright bar per timestep.
+
+    Rates are shares of the neurons, from 0 to 1; a rate of ``full`` has the whole height.
+    """
     bars = "".join(
         f'<i style="--v:{min(1.0, rate / full):.4f}" title="timestep {t}: {rate:.2%}">'
         f"<b>{100 * rate:.0f}</b></i>"
@@ -81,8 +95,11 @@ def rate_bars(rates: Sequence[float], full: float) -> str:
 
 
 def stacked(parts: Sequence[tuple[str, str, int]], total: int, unit: str) -> str:
-    """Draw a bar that is divided into parts (label, CSS class, amount) of ``total``; the remainder
-    stays empty."""
+    """Return one HTML bar that is divided into segments, such as the layers that fill a memory.
+
+    Each of ``parts`` is (label, CSS class, amount). The bar is as long as ``total``; what the parts
+    do not fill is shown as free. ``unit`` is the name of what is counted.
+    """
     segments = "".join(
         f'<span class="{kind}" style="flex-grow:{amount}" '
         f'title="{escape(name)}: {amount:,} {unit} ({amount / total:.1%})">'
@@ -103,7 +120,11 @@ def _chip(name: str) -> str:
 
 
 def bars(values: Sequence[tuple[str, float, str]], full: float) -> str:
-    """Draw bars on top of each other (CSS class, value, text beside it)."""
+    """Return horizontal HTML bars, one below the other.
+
+    Each of ``values`` is (CSS class, value, text beside the bar); a value of ``full`` has the whole
+    width.
+    """
     return "".join(
         f'<div class="bar {kind}"><i style="width:{100 * value / full:.2f}%"></i>'
         f"<span>{escape(text)}</span></div>"
@@ -112,7 +133,11 @@ def bars(values: Sequence[tuple[str, float, str]], full: float) -> str:
 
 
 def histogram(values: NDArray[np.integer], bits: int) -> str:
-    """Draw how often each weight of ``bits`` bits occurs; logarithmic, up to 64 bins."""
+    """Return an SVG histogram of signed weights of ``bits`` bits.
+
+    It spans all values of that width, in at most 64 bins. The height of a bar is the logarithm of
+    the count.
+    """
     low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
     per_bin = max(1, (high - low + 1) // 64)
     counts = np.bincount(
@@ -147,7 +172,14 @@ def histogram(values: NDArray[np.integer], bits: int) -> str:
 def trace(
     values: NDArray[np.int64], spikes: NDArray[np.bool_], threshold: int, reset: Reset
 ) -> str:
-    """Draw one membrane (T,) as steps, its threshold, and its spikes."""
+    """Return an SVG plot of one neuron's membrane over time, with its threshold and its spikes.
+
+    Parameters
+    ----------
+    values : membrane (T,) at each timestep, before the comparison with the threshold.
+    spikes : (T,), whether the neuron fires.
+    reset : what a spike does to the membrane, which is drawn before the next timestep.
+    """
     timesteps = len(values)
     low = min(0, int(values.min()))
     high = max(threshold, int(values.max()))
@@ -187,7 +219,10 @@ def trace(
 
 
 def confusion(matrix: NDArray[np.int64], labels: Sequence[str]) -> str:
-    """Draw a table of images by class and prediction, a row per class."""
+    """Return a confusion matrix as an HTML table, with the recall of each class in the last column.
+
+    ``matrix[i, j]`` is the number of images of class i that are classified as j.
+    """
     rows = []
     totals = matrix.sum(axis=1)
     for n, name in enumerate(labels):

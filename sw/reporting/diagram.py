@@ -1,4 +1,9 @@
-"""The network as a drawing: one row per step, a column for the main path, others for shortcuts."""
+"""Draw the graph of a network's layers as SVG.
+
+The layers that lead from the input to the logits form column 0, from top to bottom. Layers on
+shortcuts, and the lines around layers, are in the columns to its right. A map is the spikes of one
+layer, or of the network's input: binary (T, C, H, W).
+"""
 
 from __future__ import annotations
 
@@ -20,15 +25,18 @@ MARGIN = 8
 
 @dataclass(frozen=True)
 class Place:
-    """Position of a layer in the drawing."""
+    """Position of a layer's box on the grid of the drawing, from 0 at the top left."""
 
     row: int
     column: int
 
 
 def places(network: Network) -> dict[str, Place]:
-    """Return the position of each layer. Rows follow from what a layer reads; column 0 is the path
-    from the last layer back through the maps that are read."""
+    """Return the position of each layer, and of the input, by name.
+
+    A layer lies one row below the lowest of the maps that it reads. Column 0 holds the main path:
+    the last layer, the layer whose spikes it convolves, and so on back to the input.
+    """
     rows = {INPUT: 1 if network.encoder is not None else 0}
     for layer in network.layers:
         reads = [layer.source, *([layer.identity] if layer.identity else [])]
@@ -51,7 +59,8 @@ def places(network: Network) -> dict[str, Place]:
 
 
 def conv_text(layer: Layer, source: Shape) -> str:
-    """Return a short description of the layer's kernel and channels."""
+    """Return the layer's kernel, stride and channels as a short text, such as ``3×3 conv /2 ·
+    16→32``. ``source`` is the shape (C, H, W) of the map that the layer reads."""
     if layer.kernel == source[1:] and layer.padding == (0, 0):
         return f"fully connected · {math.prod(source):,}→{layer.n_out}"
     stride = "" if layer.stride == (1, 1) else f" /{_pair(layer.stride)}"
@@ -59,7 +68,7 @@ def conv_text(layer: Layer, source: Shape) -> str:
 
 
 def neuron_text(layer: Layer) -> str:
-    """Return a short description of the layer's neuron."""
+    """Return the layer's neuron as a short text: IF or LIF, its leak, and an unusual reset."""
     if layer.output:
         return "sums over time"
     kind = {
@@ -71,8 +80,8 @@ def neuron_text(layer: Layer) -> str:
 
 
 def granularity(layer: Layer) -> str:
-    """Name the axes along which weights differ: ``"shared"``, or ``"per position"``, ``"per
-    timestep"`` or both."""
+    """Say where the layer has weights of its own: ``"per position"``, ``"per timestep"``, ``"per
+    position and per timestep"``, or ``"shared"`` if all positions and timesteps have the same."""
     t, y, x, _, _, ky, kx = layer.weight.shape
     parts = []
     if y * x * (ky * kx if layer.output else 1) > 1:
@@ -83,7 +92,8 @@ def granularity(layer: Layer) -> str:
 
 
 def granularity_class(layer: Layer) -> str:
-    """Return the CSS class of the layer's :func:`granularity`."""
+    """Return the CSS class that marks where the layer has weights of its own:
+    :func:`granularity`."""
     return {
         "shared": "shared",
         "per position": "unshared",
@@ -108,11 +118,11 @@ class _Drawing:
         self.parts: list[str] = []
         self.cells = {(p.row, p.column) for p in self.places.values()}
         self.lanes: set[tuple[int, int]] = set()
-        """Pieces of columns in which a line runs down."""
+        """Cells (row, column) through which a line runs down."""
         self.n_columns = 1 + max(p.column for p in self.places.values())
 
     def x(self, column: int) -> float:
-        """Return the horizontal centre of a column."""
+        """Return the x coordinate of the centre of a column."""
         if column == 0:
             return MARGIN + GUTTER + MAIN / 2
         return MARGIN + GUTTER + MAIN + GAP + SIDE / 2 + (column - 1) * (SIDE + GAP)
@@ -121,11 +131,11 @@ class _Drawing:
         return MAIN if column == 0 else SIDE
 
     def y(self, row: int) -> float:
-        """Return the vertical position of the top of a row's box."""
+        """Return the y coordinate of the top edge of the boxes in a row."""
         return MARGIN + row * ROW
 
     def line(self, *points: tuple[float, float], kind: str = "wire", arrow: bool = False) -> None:
-        """Draw a path with rounded corners."""
+        """Draw a line through ``points`` with rounded corners; ``kind`` is its CSS class."""
         d = f"M{points[0][0]:g} {points[0][1]:g}"
         for before, here, after in zip(points, points[1:], points[2:], strict=False):
             near = _towards(here, before, 8)
@@ -141,8 +151,10 @@ class _Drawing:
         )
 
     def lane(self, start: Place, last: int) -> int:
-        """Reserve a column that is free from below ``start`` down to row ``last``, and return
-        it."""
+        """Find a column in which a line can run down, past boxes and other lines, and reserve it.
+
+        The line runs from the row below ``start`` to row ``last``. Return the column.
+        """
         rows = range(start.row + 1, last + 1)
         column = max(start.column, 1)
         while any((row, column) in self.lanes | self.cells for row in rows):
@@ -152,7 +164,8 @@ class _Drawing:
         return column
 
     def out(self, name: str) -> tuple[float, float]:
-        """Return the point where a map leaves its row, beneath gate and pooling."""
+        """Return the point (x, y) at which lines to the readers of a layer's spikes begin: below
+        the layer's box, its gate and its pooling."""
         place = self.places[name]
         return self.x(place.column), self.y(place.row) + BOX_HEIGHT + 32
 
@@ -184,7 +197,8 @@ class _Drawing:
         self.text(x + 10, top + 37, detail, "detail", "start")
 
     def prism(self, row: int, shape: Shape) -> None:
-        """Draw a map as a prism: its face shows height and width, its depth the channels."""
+        """Draw a map's shape (C, H, W) in the left margin, as a prism whose face stands for height
+        and width, and whose depth stands for the channels."""
         largest = max(max(s[1:]) for s in [*self.shapes.values(), self.network.image_shape])
         most = max(s[0] for s in [*self.shapes.values(), self.network.image_shape])
         height, width = (5 + 27 * math.sqrt(n / largest) for n in shape[1:])
@@ -254,8 +268,11 @@ class _Drawing:
         )
 
     def tail(self, layer: Layer | None, name: str) -> None:
-        """Draw what lies between a box and the point where its map leaves: gate, pooling and
-        size."""
+        """Draw what is below the box of a layer: its gate, its pooling, and the shape of its
+        spikes.
+
+        ``layer`` is None for an input that is not computed by an encoder.
+        """
         place = self.places[name]
         x, y = self.x(place.column), self.y(place.row) + BOX_HEIGHT
         self.line((x, y), self.out(name))
@@ -276,7 +293,8 @@ class _Drawing:
         self.text(x - aside, y + 25, _size(self.shapes[name]) + pool, "size", "end")
 
     def wires(self, layer: Layer) -> None:
-        """Draw lines from the maps that a layer reads to its box and its gate."""
+        """Draw the lines that end at a layer: from the map that it convolves to its box, and from
+        the shortcut (``identity``), if it has one, to its gate."""
         place = self.places[layer.name]
         source = self.places[layer.source]
         sx, sy = self.out(layer.source)
@@ -327,6 +345,9 @@ def _towards(
 
 
 def diagram(network: Network, pixels: bool = False) -> str:
-    """Return the network as an SVG element; with ``pixels``, the device computes its encoder,
-    too."""
+    """Return a drawing of the network as an SVG element.
+
+    ``pixels`` says that the device computes the encoder, too: the first layer, which reads pixels.
+    Otherwise, the encoder is marked as computed by the host.
+    """
     return _Drawing(network, pixels).draw()

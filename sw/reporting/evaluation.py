@@ -1,4 +1,9 @@
-"""Accuracies on the way from training to the device, from files and measurements."""
+"""Collect the accuracies of one network in its successive forms: as trained, in full-spike form,
+with normalisation folded into weights, quantised to integers, and on the device.
+
+An evaluation is the JSON output of ``python -m sw.evaluate --json``, which measures the forms
+before the device.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +20,23 @@ from sw.reporting.observe import Observation
 
 
 class EvaluationError(ValueError):
-    """A file is no evaluation; the message says how to make one."""
+    """Raised for a file that is not the output of ``python -m sw.evaluate --json``.
+
+    The message says how to make one.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
 class AccuracyStep:
-    """An accuracy on the way from training to the device.
+    """Accuracy of one form of a network, such as the float or the integer form.
 
     Attributes
     ----------
-    on : which images it was measured on, in words.
-    n_images : their number, if it is known and the accuracy is a share of them.
+    name : name of the form.
+    percent : accuracy in percent.
+    on : the images that it was measured on, in words.
+    n_images : number of these images. None if the number is unknown, or if the accuracy is a mean
+        over classes and so not a share of the images.
     """
 
     name: str
@@ -37,8 +48,16 @@ class AccuracyStep:
 def accuracy_steps(
     network: Network, evaluation: dict[str, Any] | None, observation: Observation | None
 ) -> list[AccuracyStep]:
-    """List all known accuracies, from training to the device: those of an evaluation
-    (:func:`read_evaluation`), or else those in the network file; then those measured here."""
+    """List all known accuracies of a network, from the trained form to the device.
+
+    Parameters
+    ----------
+    network : its file may hold accuracies, which were measured after training and at the export.
+    evaluation : result of :func:`read_evaluation`, which replaces the accuracies in the file; None
+        if there is none.
+    observation : result of running images through the integer network and perhaps a board, whose
+        accuracies come last; None if there were no images.
+    """
     steps = []
     if evaluation is not None:
         balanced = _balanced(evaluation)
@@ -101,25 +120,28 @@ def accuracy_steps(
 
 
 def _balanced(record: Any) -> str:
-    """Say that accuracies are means over classes, if their record has it so. They are no shares of
-    a number of images then, and have no interval."""
+    """Return ``", balanced"`` if the accuracies of ``record`` are balanced, else an empty string.
+
+    A balanced accuracy is a mean over classes. It is not a share of the images, so it has no
+    confidence interval.
+    """
     balanced = isinstance(record, dict) and record.get("metric") == "balanced"
     return ", balanced" if balanced else ""
 
 
 def _leading_number(text: str) -> int | None:
-    """Return the number that a description of images begins with, if it does."""
+    """Return the number at the start of a text such as ``500 test images``; None if it has none."""
     first = text.split()[0]
     return int(first) if first.isdigit() else None
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:
-    """Read what ``python -m sw.evaluate --json`` printed.
+    """Read a file with the output of ``python -m sw.evaluate --json``.
 
     Raises
     ------
     EvaluationError
-        The file cannot be read or is something else.
+        The file cannot be read, or does not hold that output.
     """
     hint = "python -m sw.evaluate --json > FILE makes one"
     try:

@@ -1,4 +1,8 @@
-"""Live view of a working board: snapshots of its counters, drawn for a terminal."""
+"""Show in a terminal what a board does while it classifies images.
+
+A :class:`Monitor` collects the results of the images, and summarises the last seconds as a
+:class:`Snapshot`, which :func:`view` draws. Several boards can work together as one.
+"""
 
 from __future__ import annotations
 
@@ -22,37 +26,40 @@ from sw.network.network import Network
 INTERVAL_S = 0.5
 """Time between two snapshots."""
 WINDOW_S = 10.0
-"""Time over which rates are averaged."""
+"""Length of the window over which speeds, shares and counts are averaged."""
 N_HISTORY = 60
-"""Number of past speeds that are drawn."""
+"""Number of past speeds, one per snapshot, in the small chart beside the speed."""
 BAR_WIDTH = 24
 """Width of a bar in characters."""
 SPARKS = "▁▂▃▄▅▆▇█"
-"""Characters of a sparkline, lowest first."""
+"""Characters of a sparkline (a bar chart in one line of text), lowest bar first."""
 SCREENSHOT_WIDTH = 100
 """Width of the picture in characters."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """Figures of a working board, as JSON values: means over the last :data:`WINDOW_S` seconds
-    unless stated otherwise.
+    """Figures of the boards at one moment, all of them JSON values.
+
+    They are means over the last :data:`WINDOW_S` seconds unless stated otherwise.
 
     Attributes
     ----------
-    seconds, n_images, n_correct : duration by the wall clock, images and correct predictions since
-        the start; ``n_correct`` is None if labels are unknown.
-    latency_ms : median time from taking a sample to its outcome.
-    core_busy : share of the time in which the core is running, all boards together.
-    lanes_busy : share of the additions that the lanes could do in the cycles of the runs.
-    line_busy : share of the line's rate in use, in the busier direction.
+    seconds, n_images, n_correct : seconds by the wall clock, number of images, and number of
+        correct predictions, all since the start. ``n_correct`` is None if labels are unknown.
+    images_per_s : images classified per second.
+    latency_ms : median time in milliseconds from taking an image to its result.
+    core_busy : share of the clock cycles in which the core computes, as a mean over boards.
+    lanes_busy : share of the core's adders (lanes) that add a weight, while the core computes.
+    line_busy : share of the serial line's capacity in use, in the busier direction.
+    synaptic_ops_per_s : additions of a weight to a membrane per second.
     spikes : number of spikes per image, by layer.
     rates : share of a layer's neurons that fire in a timestep, by layer.
     cycles : clock cycles per image, by layer.
     n_bad_frames, n_repeated, n_recoveries : damaged frames received by the host, requests sent
-        again, and restarts of the link, since the start.
+        again, and restarts of the link, all since the start.
     n_boards : number of boards that work.
-    failures : ports of boards that have failed, each with its error.
+    failures : a text for each board that has failed: its serial port and the error.
     """
 
     seconds: float
@@ -76,7 +83,10 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class _Moment:
-    """Cumulative counts up to time ``at_s`` of the board's clock."""
+    """Totals since the start, at the time ``at_s`` in seconds of the board's clock.
+
+    The difference between two of them gives the speeds in between.
+    """
 
     at_s: float
     link: LinkCounters
@@ -85,13 +95,15 @@ class _Moment:
 
 @dataclass
 class Monitor:
-    """Counter of a board's outcomes that summarises the recent ones.
+    """Collector of a board's results, which summarises those of the last :data:`WINDOW_S` seconds.
 
     Attributes
     ----------
-    labels : labels of the images that are classified over and over; None if unknown.
-    recent : outcomes within the window.
-    moments : totals at the snapshots within the window.
+    labels : labels of the images, which are classified in order, over and over; None if unknown.
+    recent : results of the images within the window.
+    moments : totals at the time of each snapshot within the window.
+    n_images, n_correct : number of images and of correct predictions since the start.
+    started : start of the monitor, by the wall clock in seconds.
     """
 
     board: AnyBoard
@@ -110,7 +122,7 @@ class Monitor:
         return _Moment(self.board.clock_s(), self.board.counters, self.n_images)
 
     def add(self, inference: Inference) -> None:
-        """Count an outcome."""
+        """Count the result of one image, which must be added in the order of the labels."""
         if self.labels is not None:
             label = self.labels[self.n_images % len(self.labels)]
             self.n_correct += int(inference.prediction == label)
@@ -118,7 +130,7 @@ class Monitor:
         self.recent.append(inference)
 
     def snapshot(self) -> Snapshot:
-        """Return the figures of this moment."""
+        """Summarise the results so far, and begin the next part of the window."""
         now = self._moment()
         first = self._start_of_window(now)
         seconds = max(now.at_s - first.at_s, 1e-9)
@@ -168,7 +180,11 @@ class Monitor:
         )
 
     def _start_of_window(self, now: _Moment) -> _Moment:
-        """Add a moment, and drop moments and outcomes that are too old; returns the oldest left."""
+        """Add the totals of this moment, and drop totals and results that are older than the
+        window.
+
+        Return the oldest totals left, at which the window begins.
+        """
         self.moments.append(now)
         while len(self.moments) > 2 and now.at_s - self.moments[0].at_s > WINDOW_S:
             self.moments.popleft()
@@ -179,24 +195,24 @@ class Monitor:
 
 
 def bar(share: float, width: int = BAR_WIDTH) -> str:
-    """Draw a share between 0 and 1 as a bar."""
+    """Return a share between 0 and 1 as a horizontal bar of ``width`` characters."""
     n_full = round(min(max(share, 0.0), 1.0) * width)
     return "━" * n_full + "╌" * (width - n_full)
 
 
 def sparkline(values: list[float]) -> str:
-    """Draw values as small vertical bars, the largest at full height."""
+    """Return a bar chart of values in one line of text, the largest at full height."""
     most = max(values, default=0.0) or 1.0
     return "".join(SPARKS[min(int(v / most * len(SPARKS)), len(SPARKS) - 1)] for v in values)
 
 
 def view(snapshot: Snapshot, title: str, history: list[float], simulated: bool) -> Panel:
-    """Draw a snapshot for a terminal.
+    """Return a snapshot as a panel of text for a terminal.
 
     Parameters
     ----------
     history : past speeds in images per second, oldest first.
-    simulated : whether speeds refer to a simulated clock.
+    simulated : whether the board is a simulation, whose speeds refer to the simulated clock.
     """
     failures = [Text(failure, "bold red") for failure in snapshot.failures]
     parts = (_gauges(snapshot, history, simulated), Text(), _layers(snapshot), Text())
@@ -254,7 +270,7 @@ def _link(snapshot: Snapshot) -> Text:
 
 
 def as_text(snapshot: Snapshot) -> str:
-    """Summarise a snapshot in a line, for output that is no terminal."""
+    """Return a snapshot as one line of text, for output that goes to a file or a pipe."""
     correct = (
         f", {snapshot.n_correct / snapshot.n_images:.1%} correct"
         if snapshot.n_correct is not None and snapshot.n_images

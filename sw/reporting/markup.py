@@ -1,33 +1,40 @@
-"""Small pieces of HTML that all sections of the report are made of."""
+"""Make the small pieces of HTML that all sections of the report share.
+
+Layers are numbered from 1, and each has a colour that is the same all over the page.
+"""
 
 from __future__ import annotations
 
 N_COLOURS = 7
-"""Number of colours of layers in the style sheet."""
+"""Number of different layer colours in ``style.css``."""
 
 
 def colour(number: int) -> str:
-    """Return the CSS class of the colour of layer ``number``; colours repeat."""
+    """Return the CSS class of the colour of layer ``number``; colours repeat after
+    :data:`N_COLOURS`."""
     return f"c{number % N_COLOURS}"
 
 
 def chip(number: int) -> str:
-    """Mark a layer by its number on its colour."""
+    """Return a small coloured label with a layer's number, as HTML."""
     return f'<span class="chip {colour(number)}">{number}</span>'
 
 
 def note(text: str) -> str:
-    """Put an explanation above what it explains; ``text`` is HTML."""
+    """Return the paragraph that explains the chart or table below it; ``text`` is HTML."""
     return f'<p class="note">{text}</p>'
 
 
 def tile(value: str, what: str, detail: str = "") -> str:
-    """Show one figure in the page's head: value, what it is, and a remark, all of them HTML."""
+    """Return a box for one figure at the top of the page, as HTML.
+
+    It shows the value, ``what`` the value is, and a remark (``detail``); all three are HTML.
+    """
     return f'<div class="tile"><b>{value}</b><span>{what}</span><small>{detail}</small></div>'
 
 
 def short(value: float) -> str:
-    """Write a number with about three digits and k or M."""
+    """Return a number as HTML, thousands as k and millions as M, with at most three digits."""
     for scale, suffix in ((1e6, "M"), (1e3, "k")):
         if value >= scale:
             digits = 2 if value < 10 * scale else 1 if value < 100 * scale else 0

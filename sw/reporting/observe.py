@@ -1,6 +1,9 @@
-"""Measure once what a network does with images: everything that the report shows.
+"""Run images through a network once, and measure all that the report shows of them.
 
-Spikes and membranes come from the integer reference, counted cycles from a board.
+Spikes and membranes come from the integer reference (:mod:`sw.network.reference`), a software model
+that agrees with the device bit by bit. Clock cycles are predicted from the spikes, and also counted
+if there is a board. A map is the spikes of one layer, or of the network's input: binary
+(T, C, H, W).
 """
 
 from __future__ import annotations
@@ -21,29 +24,31 @@ from sw.network import encoder, reference
 from sw.network.network import Layer, Network
 
 N_TRACED = 10
-"""Number of images whose maps are kept, whose cycles are predicted, and that a board runs."""
+"""Number of images, the first ones, for which cycles and operations are predicted, and which a
+board runs."""
 N_SHOWN = 6
 """Number of images that are shown with all their spikes."""
 N_NEURONS = 3
-"""Number of neurons of a layer whose membranes are shown."""
+"""Number of neurons per layer whose membranes are shown, unless the user chooses them."""
 
 NeuronIndex = tuple[int, int, int]
 """Channel, row and column of a neuron in the map of its layer."""
 
 
 class NeuronError(ValueError):
-    """A neuron that was asked for does not exist; the message says which do."""
+    """Raised for a neuron that does not exist; the message says which layers or indices do."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ImageSet:
-    """Images to observe a network on.
+    """N input samples to run through a network.
 
     Attributes
     ----------
-    images : uint8, as the network takes them.
+    images : uint8 images (N, C, H, W), or binary frames (N, T, C, H, W) for a network without
+        encoder.
     labels : int (N,), or None if they are not known.
-    description : how many they are and where they come from, in words.
+    description : number and source of the images, in words.
     """
 
     images: NDArray[np.uint8]
@@ -53,12 +58,14 @@ class ImageSet:
 
 @dataclass(frozen=True, kw_only=True)
 class Membranes:
-    """Membrane of one neuron over time, for each of the N images that are shown.
+    """Membrane of one neuron over T timesteps, for each of the N images that the report shows.
 
     Attributes
     ----------
-    values : int64 (N, T), before the comparison with the threshold.
-    spikes : bool (N, T), of the neuron itself: before its gate.
+    neuron : channel, row and column of the neuron.
+    values : int64 (N, T), the membrane before the comparison with the threshold.
+    spikes : bool (N, T), whether the neuron fires. A binary gate that joins its layer with a
+        shortcut is not yet applied.
     """
 
     neuron: NeuronIndex
@@ -69,7 +76,15 @@ class Membranes:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ShownImage:
-    """An image that is shown, with all its spikes: (T, C, H, W) by map."""
+    """An image that the report shows, with all the spikes that it causes.
+
+    Attributes
+    ----------
+    index : index of the image in the :class:`ImageSet`.
+    image : uint8, as in the :class:`ImageSet`.
+    label : true class; None if unknown.
+    maps : spikes uint8 (T, C, H, W) of the input and of every layer, by name.
+    """
 
     index: int
     image: NDArray[np.uint8]
@@ -81,12 +96,14 @@ class ShownImage:
 
 @dataclass(frozen=True, kw_only=True)
 class Counted:
-    """What a board counted on the first ``n_images`` images.
+    """Results of a board that ran the first ``n_images`` images.
 
     Attributes
     ----------
-    n_cycles : by layer, mean per image.
-    n_differences : number of images whose logits or spike counts are not the reference's.
+    board : name of the board.
+    n_cycles : clock cycles of each layer, as a mean over the images.
+    predictions : class of each image.
+    n_differences : number of images whose logits or spike counts differ from the reference.
     """
 
     board: str
@@ -102,13 +119,17 @@ class Observation:
 
     Attributes
     ----------
-    description : of the images, in words.
-    labels : int (N,), or None.
-    predictions : int64 (N,)
-    rates : by map, the share of its neurons that spike at each timestep, over all images.
-    n_traced : number of images, the first ones, over which the figures in ``layers`` are means.
-    membranes : by layer, for every image that is shown; the output layer has none.
-    counted : None if there was no board.
+    description : number and source of the images, in words.
+    labels : int (N,), or None if they are not known.
+    predictions : int64 (N,), classes by the integer reference.
+    rates : share of the neurons of each map that spike at each timestep (T,), as a mean over all
+        images, by name.
+    n_traced : number of images over which the figures in ``layers`` are means: the first ones.
+    layers : costs of each layer.
+    shown : the images that the report shows with all their spikes.
+    membranes : membranes of a few neurons of each layer, by its name, for the images of ``shown``.
+        The output layer has none.
+    counted : results of the board; None if there was none.
     """
 
     description: str
@@ -122,7 +143,10 @@ class Observation:
     counted: Counted | None = None
 
     def confusion(self, n_classes: int) -> NDArray[np.int64] | None:
-        """Count the images by (label, prediction); None without labels."""
+        """Return the confusion matrix (n_classes, n_classes), or None if labels are unknown.
+
+        Element (i, j) is the number of images with label i and prediction j.
+        """
         if self.labels is None:
             return None
         matrix = np.zeros((n_classes, n_classes), np.int64)
@@ -137,12 +161,16 @@ def observe(
     board: AnyBoard | None = None,
     neurons: Mapping[str, list[NeuronIndex]] | None = None,
 ) -> Observation:
-    """Run the reference over all images, and a board, if there is one, over the first ones.
+    """Run all images through the integer reference, and the first :data:`N_TRACED` through a board.
 
     Parameters
     ----------
-    program : the network compiled for the board whose cycles are predicted; None predicts none.
-    neurons : neurons whose membranes are shown, by layer; those of other layers are chosen here.
+    program : the network compiled for a board, whose cycles are predicted; None if it does not fit,
+        and then none are predicted.
+    given : the images.
+    board : a board with the network loaded; None to run the reference only.
+    neurons : neurons whose membranes are recorded, by the name of their layer. In layers that it
+        does not name, neurons that fire at some timesteps but not at others are chosen.
 
     Raises
     ------
@@ -193,8 +221,11 @@ def _check_neurons(network: Network, name: str, neurons: list[NeuronIndex]) -> N
 def _shown_images(
     network: Network, given: ImageSet, predictions: NDArray[np.int64]
 ) -> list[ShownImage]:
-    """Choose the first image of each of some classes, and last an image that is classified wrongly,
-    if there is one."""
+    """Choose up to :data:`N_SHOWN` images for the report, and run them.
+
+    They are the first correctly classified image of each of some classes, and then the first one
+    that is classified wrongly, if there is one. Without labels, classes are those predicted.
+    """
     order = np.arange(len(predictions))
     groups = predictions if given.labels is None else given.labels
     right = order if given.labels is None else order[predictions == given.labels]
@@ -244,8 +275,11 @@ def _threshold(layer: Layer, neuron: NeuronIndex) -> int:
 
 
 def _informative(spikes: NDArray[np.uint8]) -> list[NeuronIndex]:
-    """Choose neurons of different channels, by their spikes (N, T, C, H, W), that fire at about
-    half of the timesteps, because a membrane that always or never fires shows little."""
+    """Choose up to :data:`N_NEURONS` neurons of a layer, each of another channel, to be plotted.
+
+    Those are chosen whose spikes (N, T, C, H, W) occur in closest to half of all timesteps, because
+    the plot of a neuron that fires always or never shows little.
+    """
     rate = spikes.mean(axis=(0, 1))
     spread = rate * (1 - rate)
     best = spread.reshape(len(spread), -1).argmax(axis=1)

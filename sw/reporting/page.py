@@ -1,4 +1,8 @@
-"""The report as one HTML page that loads nothing else and can be read without its script."""
+"""Make the report on a network as one HTML page.
+
+The page contains its style sheet, its script and its pictures, so it loads no other file. It can
+also be read with the script disabled.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from sw.reporting.report import Report
 
 
 def render(report: Report) -> str:
-    """Render the report as an HTML document."""
+    """Return the report as a complete HTML document; sections with nothing to show are left out."""
     sections = [
         ("network", "Network", structure.network(report)),
         ("memory", "Memory", structure.memory(report)),
@@ -42,12 +46,13 @@ def render(report: Report) -> str:
 
 
 def _resource(name: str) -> str:
-    """Read a file that lies beside this module."""
+    """Return the text of a file in this module's folder, such as ``style.css``."""
     return importlib.resources.files("sw.reporting").joinpath(name).read_text()
 
 
 def _header(report: Report) -> str:
-    """Show the name, whether the network fits, and the most important figures."""
+    """Return the top of the page as HTML: the network's name, whether it fits the board, and the
+    most important figures."""
     network, seen, program = report.network, report.observation, report.program
     tiles = []
     if seen is not None and seen.labels is not None:

@@ -1,4 +1,7 @@
-"""Plots as SVG files of their own, for documents; charts of the report are in :mod:`.charts`."""
+"""Draw plots as separate SVG files, for the documentation.
+
+The charts of the HTML report are in :mod:`sw.reporting.charts`.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,11 @@ from statistics import mean
 
 
 def dot_plot(rows: Sequence[tuple[str, Sequence[float]]], title: str) -> str:
-    """Return an SVG file with a line of dots for every named row of values, and a bar at its mean.
+    """Return a plot, as the text of an SVG file, that compares groups of values on one scale.
 
-    A dashed line marks the mean of the first row.
+    Each of ``rows`` is (name, values), such as the accuracies of one setting over several seeds. It
+    becomes a horizontal row of dots, with a short upright line at their mean. A dashed line through
+    all rows marks the mean of the first.
     """
     left, width, step, top = 290, 640, 24, 34
     low = min(min(values) for _, values in rows)

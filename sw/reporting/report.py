@@ -1,4 +1,7 @@
-"""What a report shows, and its forms without pictures: JSON values and text."""
+"""Hold the content of a report on a network, and write it as JSON values or plain text.
+
+The third form, an HTML page, is made by :mod:`sw.reporting.page`.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,16 @@ from sw.reporting.observe import Observation
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Report:
-    """Everything that a report shows about a network.
+    """Content of a report: everything that it shows about one network.
 
     Attributes
     ----------
-    program : None if the network does not fit the board that it is shown on.
-    boards : whether the network fits; first the board that it is shown on.
-    observation : None if there were no images.
+    name : name of the network file.
+    sha256 : checksum of the network file.
+    program : the network compiled for the board of the report; None if it does not fit.
+    boards : for each known board, whether the network fits; the board of the report comes first.
+    steps : accuracies of the network's forms, from the trained one to the device.
+    observation : measurements on images; None if there were no images.
     command : the command line that made the report.
     """
 
@@ -39,7 +45,8 @@ class Report:
 
 
 def as_dict(report: Report, config: Config) -> dict[str, Any]:
-    """Return what the page shows as JSON values, without the pictures."""
+    """Return the figures of the HTML page as JSON values. ``config`` is that of the report's
+    board."""
     seen = report.observation
     layers = seen.layers if seen else costs.layer_reports(report.network, report.program)
     values: dict[str, Any] = {
@@ -70,7 +77,8 @@ def as_dict(report: Report, config: Config) -> dict[str, Any]:
 
 
 def as_text(report: Report, config: Config) -> str:
-    """Write what the page shows as text for a terminal."""
+    """Return the main figures of the HTML page as text for a terminal. ``config`` is that of the
+    report's board."""
     seen = report.observation
     layers = seen.layers if seen else costs.layer_reports(report.network, report.program)
     lines = [tables.as_text(layers, report.network.weight_bits, config), ""]

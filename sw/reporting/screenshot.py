@@ -1,4 +1,4 @@
-"""Take a picture of a page with a browser that shows no window."""
+"""Take a picture of an HTML page with a headless browser."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ SCREENSHOT_TIMEOUT_S = 120
 
 
 class ScreenshotError(RuntimeError):
-    """No picture can be taken of the page; the message says why and where the page is."""
+    """Raised if a page cannot be photographed; the message says why, and where the page is."""
 
 
 def screenshot(html: Path, target: Path) -> None:
-    """Take a picture of the top of a page with a Chromium that is on the PATH.
+    """Take a picture of the top of a page with one of :data:`BROWSERS` on the PATH.
 
     Parameters
     ----------
-    html : the page.
-    target : PNG file to write.
+    html : path of the page.
+    target : path of the PNG file to write, of :data:`SCREENSHOT_SIZE` pixels.
 
     Raises
     ------

@@ -1,4 +1,8 @@
-"""Sections of the report that need no images: network, memory, weights, origin."""
+"""Make the sections of the HTML report that need no images: network, memory, weights, origin.
+
+A memory row is one word of weight or parameter memory, which the core reads in one clock cycle. A
+map is the spikes of one layer, or of the network's input.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +21,13 @@ from sw.reporting.report import Report
 
 
 def network(report: Report) -> str:
-    """Draw the network beside a table of its layers."""
+    """Return the section on the network as HTML: a drawing beside a table of its layers."""
     network, seen = report.network, report.observation
     pixels = report.program is not None and report.program.pixels
     shapes = network.map_shapes() | {PIXELS: network.image_shape}
     reports = seen.layers if seen else costs.layer_reports(network, report.program)
     rows = []
-    # The stem has no number, whether it is the host's or the device's.
+    # The encoder has no number, whether the host computes it or the device.
     for number, (layer, cost) in enumerate(
         zip(device_layers(network, pixels), reports, strict=True), 0 if pixels else 1
     ):
@@ -55,8 +59,12 @@ def network(report: Report) -> str:
 
 
 def _layer_amounts(report: Report, program: Program) -> dict[Space, list[tuple[str, str, int]]]:
-    """List what fills each memory, as (label, CSS class, amount): rows by layer, in spike memory
-    bytes by map."""
+    """Return, for each memory, its contents in the order of addresses, as (label, CSS class,
+    amount).
+
+    Weight and parameter memory are divided by layer, and the amounts are rows. Spike memory is
+    divided by map, and the amounts are bytes.
+    """
     config = program.config
     numbers = {layer.name: n for n, layer in enumerate(report.network.layers, 1)}
 
@@ -81,7 +89,8 @@ def _layer_amounts(report: Report, program: Program) -> dict[Space, list[tuple[s
 
 
 def memory(report: Report) -> str:
-    """Show what fills each memory of the board, and which boards the network fits."""
+    """Return the section on memory as HTML: the contents of each memory of the report's board, and
+    a table of the boards that the network fits."""
     boards = _boards(report.boards)
     if report.program is None:
         return boards
@@ -115,7 +124,7 @@ def memory(report: Report) -> str:
 
 
 def _boards(boards: list[BoardReport]) -> str:
-    """Tabulate for every board whether the network fits, or what would make it fit."""
+    """Return an HTML table of boards: whether the network fits, or what would make it fit."""
     rows = []
     for board in boards:
         usage = ", ".join(
@@ -132,7 +141,7 @@ def _boards(boards: list[BoardReport]) -> str:
 
 
 def weights(report: Report) -> str:
-    """Show a histogram of every layer's weights."""
+    """Return the section on weights as HTML: a histogram of each layer's quantised weights."""
     network = report.network
     figures = []
     for number, layer in enumerate(network.layers, 1):
@@ -152,7 +161,8 @@ def weights(report: Report) -> str:
 
 
 def origin(report: Report) -> str:
-    """Show the file and its provenance."""
+    """Return the section on origin as HTML: the network file's name and checksum, and what the file
+    says about training and export."""
     rows = [("file", report.name), ("SHA-256", report.sha256)]
     rows += _flattened(report.network.provenance)
     body = "".join(
@@ -166,7 +176,8 @@ def origin(report: Report) -> str:
 
 
 def _flattened(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """List nested values under dotted names."""
+    """Flatten nested dictionaries into pairs of key and text; keys are joined with dots, such as
+    ``export.date``."""
     rows = []
     for key, value in values.items():
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Tables of costs and fits for a terminal."""
+"""Write the costs of layers, and the usage of a board's memories, as text for a terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from sw.compile.fitting import BoardReport
 
 
 def as_text(layers: list[LayerReport], weight_bits: int, config: Config) -> str:
-    """Return the costs of every layer, and their totals, as a text table for a terminal."""
+    """Return a text table with a line for each layer, and one for the totals.
+
+    Its columns are neurons, synapses, weights, width of the membrane, and, where they are known,
+    input density, synaptic operations and clock cycles per image. ``config`` is the board's.
+    """
 
     def optional(value: float | None, form: str) -> str:
         return "" if value is None else format(value, form)
@@ -75,7 +79,8 @@ def as_text(layers: list[LayerReport], weight_bits: int, config: Config) -> str:
 
 
 def board_text(report: BoardReport) -> str:
-    """Return one board's usage of memories, or what is short and what would help."""
+    """Return a text on one board: how full its memories are or, if the network does not fit, which
+    are too small and what would make it fit."""
     usage = ", ".join(
         f"{memory} {used:,} of {rows:,}" + (f" ({used / rows:.0%})" if report.fits else "")
         for memory, (used, rows) in report.usage.items()

@@ -1,4 +1,4 @@
-"""Shuffled and augmented batches for training."""
+"""Functions that shuffle and augment the training samples and cut them into batches."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sw.training.recipes import TrainConfig
 
 
 def augment(images: Tensor, shift_px: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """Return samples shifted at random by up to ``shift_px``, and mirrored at random with ``flip``.
+    """Return samples that are shifted at random and, with ``flip``, mirrored at random.
 
-    Samples are ``uint8 (N, C, H, W)`` or ``(N, T, C, H, W)``. Shifts go along both axes and fill up
-    with black; signals (height 1) are shifted along time only, and all frames of a recording by
-    the same amount.
+    Samples are uint8 images ``(N, C, H, W)`` or frames ``(N, T, C, H, W)``. Each is shifted by up
+    to ``shift_px`` pixels along both axes, or along the columns only if its height is 1; pixels
+    that enter are 0. All frames of a sample are changed alike.
     """
     if images.ndim == 5:
         moved = augment(images.flatten(1, 2), shift_px, flip, generator)
@@ -49,11 +49,11 @@ def batches(
     rank: int = 0,
     n_processes: int = 1,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the shuffled and augmented batches of one epoch: a network's input, and labels.
+    """Yield the shuffled and augmented batches of an epoch: pairs of network input and labels.
 
-    They follow from ``config.seed`` and ``epoch`` alone, so that a resumed run continues
-    identically. Each of several processes gets its share of every batch. An incomplete last batch
-    is dropped.
+    The batches depend on ``config.seed`` and ``epoch`` alone, so that a resumed run continues
+    identically. If several processes train together, each gets its share of every batch. The last
+    batch is dropped if it is incomplete.
     """
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
     images = torch.from_numpy(split.images).to(device)

@@ -1,13 +1,15 @@
 """Experiments on the training methods: auxiliary pathway, coefficients, penalty on spikes.
 
-``ablation`` trains variants of one small network that differ in one feature each, over several
-seeds, and writes a table and a plot; ``depth`` does the same with three times as many blocks, and
-``rates`` with other learning rates of the coefficients. ``frontier`` trains the network with
-increasing penalties on its spikes, and writes accuracy on the device against cycles.
+The auxiliary accumulation pathway (AAP) and the Real-Spike coefficients are described in
+:mod:`sw.model.resnet`. The experiment ``ablation`` trains variants of one small network with
+several seeds; a variant adds or replaces features of the network called "vanilla". It writes a
+table and a plot. ``depth`` does the same with three times as many blocks, and ``rates`` with other
+learning rates of the coefficients. ``frontier`` trains one network with increasing penalties on its
+spikes, and writes a table of the integer network's accuracy and the device's cycles.
 
-Models are selected on validation data; every run reads the test set once. Finished runs are kept
-in the experiment's folder and not repeated: an interrupted experiment continues where it stopped,
-and seeds can be added later.
+The best epoch is selected on validation data; every run reads the test set once. Results of
+finished runs are kept in the experiment's folder: an interrupted experiment continues where it
+stopped, and seeds can be added later.
 """
 
 from __future__ import annotations
@@ -47,30 +49,31 @@ from sw.training.recipes import TrainConfig
 from sw.training.significance import Row, blocked_test, compare
 
 N_SEEDS = 6
-"""Default number of seeds. The least possible p is 2 / binomial(2n, n): 0.1 for 3, 0.002 for 6."""
+"""Default number n of seeds. The least p-value of a test is 2 / binomial(2n, n): 0.002 for 6."""
 MAX_SEEDS = 8
-"""Largest number of seeds; :func:`blocked_test` of all granularities computes 7 ** n sums."""
+"""Largest number n of seeds: :func:`blocked_test` computes 7 ** n sums for 6 granularities."""
 N_IMAGES = 8000
-"""Training images, to keep runs short."""
+"""Number of training images, few to keep runs short."""
 N_VALIDATION = 2000
-"""Validation images."""
+"""Number of validation images."""
 PENALTIES = (0.0, 1.0, 3.0, 10.0)
 """Values of ``spike_penalty`` on the frontier."""
 N_CYCLES = 100
-"""Validation images to predict cycles for."""
+"""Number of validation images to predict cycles for."""
 FRONTIER_BOARD = "ulx3s-25f"
 """Board to predict cycles for."""
 CAPTION = f"Fashion-MNIST, {N_IMAGES:,} training images; test set of 10,000"
 
 
 class ExperimentError(RuntimeError):
-    """An experiment cannot start or continue; the message says what to do."""
+    """Error: an experiment cannot start or continue; the message says what to do."""
 
 
 def ablation_network(n_blocks: int = 2) -> ModelConfig:
-    """Return the network that variants are derived from.
+    """Return the network "vanilla", from which the variants of experiments are derived.
 
-    It has a stem on the host and two stages of ``n_blocks`` basic blocks, with maps of 7x7 and 4x4.
+    After the stem (the first convolution) it has two stages of ``n_blocks`` basic blocks, with maps
+    of 7x7 and 4x4. It has neither coefficients nor auxiliary pathway.
     """
     blocks = (BlockConfig(gate="OR", inner="none", outer="none"),) * n_blocks
     return ModelConfig(
@@ -88,7 +91,7 @@ def ablation_network(n_blocks: int = 2) -> ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """Network of an experiment and how it is trained and compared."""
+    """Variant of an experiment: a network, how it is trained, and what it is compared with."""
 
     config: ModelConfig
     """Network to train."""
@@ -99,7 +102,7 @@ class Variant:
 
 
 def ablation_variants() -> dict[str, Variant]:
-    """Return the variants of ``ablation`` by name, in the order of the table."""
+    """Return the variants of the experiment ``ablation`` by name, in the order of its table."""
     vanilla = ablation_network()
     aap, separate = replace(vanilla, aap=True), replace(vanilla, aap=True, shared_classifier=False)
     granularities = [g + time for g in GRANULARITIES[1:] for time in ("", PER_TIMESTEP)]
@@ -115,7 +118,8 @@ def ablation_variants() -> dict[str, Variant]:
     }
     variants = {name: Variant(config=config, base="vanilla") for name, config in configs.items()}
     variants["vanilla"] = Variant(config=vanilla)
-    # Under IAND a branch's spike clears the joined one, but adds to the auxiliary pathway's sum.
+    # With the gate IAND, a spike of the residual branch clears the block's output spike, but adds
+    # to the auxiliary pathway's sum: the two streams may want different classifiers.
     iand = {name: with_blocks(configs[name], gate="IAND") for name in list(configs)[:3]}
     variants |= {f"IAND {n}": Variant(config=c, base="IAND vanilla") for n, c in iand.items()}
     variants["IAND vanilla"] = Variant(config=iand["vanilla"])
@@ -123,9 +127,10 @@ def ablation_variants() -> dict[str, Variant]:
 
 
 def depth_variants() -> dict[str, Variant]:
-    """Return the variants of ``depth``: 12 blocks with 24 convolutions, beside the stem.
+    """Return the variants of the experiment ``depth`` by name: networks of 12 blocks.
 
-    OR shares the classifier with the auxiliary pathway, IAND does not (see ``ablation``).
+    With OR gates, spikes and auxiliary pathway share a classifier; with IAND gates, each has its
+    own, because the gate inverts the branch's spikes (see :func:`ablation_variants`).
     """
     deep = ablation_network(6)
     add = "ADD (not full-spike)"
@@ -139,7 +144,11 @@ def depth_variants() -> dict[str, Variant]:
 
 
 def rate_variants() -> dict[str, Variant]:
-    """Return the variants of ``rates``: coefficients that learn slower or faster than weights."""
+    """Return the variants of the experiment ``rates`` by name.
+
+    Beside "vanilla", they are one network whose coefficients learn at 0.1, 1 and 10 times the
+    learning rate of the weights.
+    """
     vanilla = ablation_network()
     element = with_granularity(vanilla, "element")
     variants = {"vanilla": Variant(config=vanilla)}
@@ -151,12 +160,12 @@ def rate_variants() -> dict[str, Variant]:
 
 
 def ablation_training(seed: int) -> TrainConfig:
-    """Return the training that all variants share, with this seed."""
+    """Return the training settings that all variants share, with this seed."""
     return TrainConfig(epochs=4, batch_size=50, max_images=N_IMAGES, seed=seed)
 
 
 def as_markdown(rows: Sequence[Row], caption: str) -> str:
-    """Return a table of the rows; ``caption`` heads its first column."""
+    """Return the rows as a Markdown table; ``caption`` is the heading of its first column."""
     lines = [
         f"| {caption} | mean | sd | difference | p | p (Holm) |",
         "|---|---|---|---|---|---|",
@@ -170,9 +179,10 @@ def as_markdown(rows: Sequence[Row], caption: str) -> str:
 
 
 def together(accuracies: Mapping[str, Sequence[float]]) -> str:
-    """Return a line that compares all Real Spike variants together with "vanilla".
+    """Return a line of text that compares the mean of all "Real Spike" variants with "vanilla".
 
-    It is empty if there are fewer than two of them.
+    ``accuracies`` has those of every variant by name. The line is empty if fewer than two variants
+    have names that start with "Real Spike".
     """
     spike = [values for name, values in accuracies.items() if name.startswith("Real Spike")]
     if len(spike) < 2:
@@ -183,16 +193,22 @@ def together(accuracies: Mapping[str, Sequence[float]]) -> str:
 
 
 def coefficient_sd(state: Mapping[str, torch.Tensor]) -> float | None:
-    """Return the root mean square of the coefficients' differences from 1, their initial value.
+    """Return how far the Real-Spike coefficients in a state dict have moved from their start at 1.
 
-    None if the state dict has no coefficients.
+    The measure is the root mean square of the differences; it is None without coefficients.
     """
     found = [t.flatten() for name, t in state.items() if "coefficient" in name]
     return float((torch.cat(found) - 1).square().mean().sqrt()) if found else None
 
 
 def _load_results(path: Path, setting: dict[str, Any]) -> dict[str, Any]:
-    """Return the results so far; raise ExperimentError if they belong to another setting."""
+    """Return the results of earlier runs in the file at ``path``, or an empty set if it is missing.
+
+    Raises
+    ------
+    ExperimentError
+        The results are of another ``setting``: network, data or training.
+    """
     if not path.is_file():
         return {"setting": setting, "code": checkpoint.code_version(), "runs": {}}
     done = json.loads(path.read_text())
@@ -208,7 +224,7 @@ EXPERIMENTS: dict[str, Callable[[], dict[str, Variant]]] = {
     "depth": depth_variants,
     "rates": rate_variants,
 }
-"""Function that returns the variants, for each experiment that compares variants."""
+"""Experiments that compare variants, by name: functions that return the variants."""
 
 
 def run_ablation(
@@ -220,14 +236,15 @@ def run_ablation(
     training: TrainConfig | None = None,
     backend: Backend = EAGER,
 ) -> list[Row]:
-    """Train the variants that are not done yet, write the results, and return the table's rows.
+    """Train every variant with every seed, compare their accuracies, and return the table's rows.
 
-    ``folder`` gets ``results.json``, ``table.md`` and ``plot.svg``.
+    Results are written to ``results.json``, ``table.md`` and ``plot.svg`` in ``folder``; runs whose
+    results are there already are not repeated.
 
     Raises
     ------
     ExperimentError
-        ``folder`` holds results of another setting.
+        ``folder`` holds results of other networks, data or training settings.
     """
     training = training or ablation_training(0)
     setting: dict[str, Any] = {
@@ -283,15 +300,16 @@ def run_frontier(
     training: TrainConfig | None = None,
     backend: Backend = EAGER,
 ) -> list[dict[str, float]]:
-    """Train with the penalties that are not done yet, write the results, and return them.
+    """Train a network with each penalty on spikes, and return accuracy and cycles of each run.
 
-    ``folder`` gets ``results.json`` and ``table.md``. Accuracy is that of the integer network;
+    Results are written to ``results.json`` and ``table.md`` in ``folder``; penalties whose results
+    are there already are not trained again. Accuracy is that of the integer network;
     cycles are predicted for :data:`FRONTIER_BOARD` (:mod:`sw.compile.cycles`) on validation images.
 
     Raises
     ------
     ExperimentError
-        ``folder`` holds results of another setting.
+        ``folder`` holds results of other networks, data or training settings.
     """
     model = model or with_granularity(ablation_network(), "channel")
     training = training or ablation_training(1)
@@ -332,7 +350,10 @@ def run_frontier(
 
 
 def frontier_markdown(rows: Sequence[dict[str, float]]) -> str:
-    """Return a table of the frontier; cycles are also given relative to the first row's."""
+    """Return the results of :func:`run_frontier` as a Markdown table.
+
+    Cycles are given in numbers, and relative to those of the first row.
+    """
     first = rows[0]["n_cycles"]
     lines = [
         f"| penalty | on the device, {CAPTION} | cycles ({FRONTIER_BOARD}) | spikes |",

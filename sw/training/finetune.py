@@ -1,14 +1,15 @@
-"""Fine-tuning in integers: training of a network whose forward pass is that of the exported one.
+"""Fine-tuning of a network whose forward pass computes in the device's integers.
 
-Every step folds the float parameters (:mod:`sw.convert.fold`), divides each neuron's weights and
-bias by its scale, rounds them, and runs integer neurons on binary spikes. The forward pass is
-therefore, bit for bit, the network that :func:`sw.convert.quantize.quantize` exports and
-:mod:`sw.network.reference` computes. Gradients ignore rounding and are 0 where values are clipped
-(the straight-through estimator: Bengio et al., arXiv 1308.3432). Batch-norms keep their statistics,
-and the auxiliary pathway is removed. Scales are determined once, before training.
+Every training step folds batch-norms and coefficients into the weights (:mod:`sw.convert.fold`),
+divides each neuron's weights and bias by its scale, which is the float value of the integer 1,
+rounds them, and runs integer neurons on binary spikes. The result is therefore, bit for bit, that
+of the network that :func:`sw.convert.quantize.quantize` exports and :mod:`sw.network.reference`
+computes. Gradients ignore rounding and are 0 where values are clipped (the straight-through
+estimator: Bengio et al., arXiv 1308.3432). Batch-norms keep their statistics, and the auxiliary
+pathway is removed. Scales are determined once, before training.
 
-All integers are exact in float32, or in float64 where float32 is too small. Weighted sums are
-rounded, because a device's convolution may use an algorithm whose result is not exactly an integer.
+Integers are held in float32 where it represents them exactly, else in float64. Weighted sums are
+rounded, because torch's convolution may use an algorithm whose result is not exactly an integer.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ EXACT = 1 << 24
 
 
 class _Round(torch.autograd.Function):
-    """Rounding whose gradient is that of the identity."""
+    """Autograd function that rounds, and passes gradients on unchanged."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -48,15 +49,15 @@ class _Round(torch.autograd.Function):
 
 
 def rounded(x: Tensor) -> Tensor:
-    """Round to the nearest integer, ties to even; gradients pass through unchanged."""
+    """Round ``x`` to the nearest integers, ties to even; gradients pass through unchanged."""
     return cast(Tensor, _Round.apply(x))
 
 
 class IntegerNet(nn.Module):
-    """The integer network of ``model``, differentiable with respect to its float parameters.
+    """Integer network made from the float network ``model``, whose parameters it trains.
 
-    Its input, its output (:class:`sw.model.resnet.Logits`, in the float network's units) and its
-    calls of ``record`` are those of the model.
+    Input and output are those of :class:`sw.model.resnet.SpikingResNet`; class scores are in the
+    float network's units. The auxiliary pathway must be detached from ``model``.
 
     Raises
     ------
@@ -77,18 +78,18 @@ class IntegerNet(nn.Module):
     def forward(
         self, images: Tensor, record: Callable[[str, Tensor], None] | None = None
     ) -> Logits:
-        """Return the logits for images as :func:`sw.model.resnet.to_input` makes them.
+        """Return the class scores for images as :func:`sw.model.resnet.to_input` prepares them.
 
-        ``record`` is called with the name and the spikes (T, N, C, H, W) of every map.
+        ``record`` is called with the name and the spikes (T, N, C, H, W) of every layer.
         """
         with torch.autocast(images.device.type, enabled=False):
             return self._run(images, record)
 
     def integers(self, trained: TrainedLayer) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return a layer's integer weight, bias and threshold in float64.
+        """Return the integer weight, bias and threshold of a layer, as float64 tensors.
 
-        Their shapes are those of :class:`sw.network.network.AnyLayer`. Weight and bias are
-        differentiable. An output layer has no threshold.
+        Their shapes are those of :class:`sw.network.network.AnyLayer`. Gradients of weight and bias
+        flow to the float parameters. The threshold of the output layer is None.
         """
         is_encoder = trained.reads_image
         low, high = signed_range(ENCODER_WEIGHT_BITS if is_encoder else self.scales.weight_bits)
@@ -127,7 +128,10 @@ class IntegerNet(nn.Module):
         return Logits(self._logits(classifier, maps[classifier.source], timesteps), None)
 
     def _layer(self, trained: TrainedLayer, source: Tensor, timesteps: int) -> Tensor:
-        """Return spikes (T * N, O, H', W') before gate and pooling."""
+        """Run a layer on the spikes or pixels (T * N, C, H, W) that it reads.
+
+        Return its spikes (T * N, O, H', W'), before gate and pooling.
+        """
         assert trained.neuron is not None
         weight, bias, threshold = self.integers(trained)
         assert threshold is not None
@@ -148,7 +152,7 @@ class IntegerNet(nn.Module):
         return cast(Tensor, spikes).to(source.dtype).flatten(0, 1)
 
     def _logits(self, trained: TrainedLayer, source: Tensor, timesteps: int) -> Tensor:
-        """Return logits (N, n_classes) in the float network's units."""
+        """Return the output layer's class scores (N, n_classes), in the float network's units."""
         weight, bias, _ = self.integers(trained)
         weight = weight[:, 0, 0].to(source.dtype)  # (t|1, o, c, ky|1, kx|1)
         timed = source.unflatten(0, (timesteps, -1))
@@ -160,12 +164,16 @@ class IntegerNet(nn.Module):
 
 
 def _buffer(layer: str) -> str:
-    """Return the name of the buffer that holds a layer's integer thresholds."""
+    """Return the name of the module buffer that holds the integer thresholds of a layer."""
     return "threshold_" + layer.replace(".", "_")
 
 
 def _weighted_sums(trained: TrainedLayer, source: Tensor, weight: Tensor, n_times: int) -> Tensor:
-    """Return weighted sums (T|1, N, O, H', W') without bias of a source (T * N, C, H, W)."""
+    """Return a layer's weighted input sums (T|1, N, O, H', W'), without bias.
+
+    ``source`` is the layer's input (T * N, C, H, W); ``weight`` may differ between positions and
+    timesteps, as in :class:`sw.network.network.AnyLayer`. ``n_times`` is T, or 1 for an image.
+    """
     conv = trained.module
     assert isinstance(conv, nn.Conv2d)
     stride, padding = fold.pair(conv.stride), fold.pair(conv.padding)
@@ -190,8 +198,8 @@ def prepare(
 ) -> IntegerNet:
     """Return the integer network that fine-tuning starts from, without changing ``model``.
 
-    Its scales and biases are those of :func:`sw.convert.quantize.quantize` with the images
-    ``calibration``.
+    Its scales and biases are those that :func:`sw.convert.quantize.quantize` determines from
+    ``calibration``, uint8 images or frames.
 
     Raises
     ------

@@ -1,9 +1,9 @@
 """Training loop: epochs, model selection on validation data, checkpoints, resuming.
 
-The loop trains floats or a device's integers, in one process or, under ``torchrun``, in several. A
-run that was killed at any moment can be resumed and ends with the same weights as an uninterrupted
-one: everything random follows from seed and epoch, and checkpoints are written atomically. The
-test set is read once, after the last epoch.
+The loop trains a network in floats, or in a device's integers (:mod:`sw.training.finetune`), in one
+process or, under ``torchrun``, in several. A run that is killed at any moment can be resumed, and
+ends with the same weights as an uninterrupted one: everything random follows from seed and epoch,
+and checkpoints are written atomically. The test set is read once, after the last epoch.
 """
 
 from __future__ import annotations
@@ -39,15 +39,18 @@ from sw.training.loss import class_weights, loss_of, rows_per_spike
 from sw.training.recipes import TrainConfig
 
 EVAL_BATCH = 100
-"""Samples per batch without gradients."""
+"""Number of samples per batch in validation and test."""
 
 
 class TrainError(RuntimeError):
-    """Training cannot start or continue; the message says what to do."""
+    """Error: training cannot start or continue; the message says what to do."""
 
 
 def learning_rate(config: TrainConfig, epochs_done: float) -> float:
-    """Return the learning rate after so many epochs: linear warm-up, then half a cosine to 0."""
+    """Return the learning rate after ``epochs_done`` epochs, whole or in part.
+
+    It rises linearly during warm-up, then falls to 0 along half a cosine.
+    """
     if epochs_done < config.warmup_epochs:
         return config.learning_rate * epochs_done / config.warmup_epochs
     rest = (epochs_done - config.warmup_epochs) / max(1e-9, config.epochs - config.warmup_epochs)
@@ -58,11 +61,11 @@ def learning_rate(config: TrainConfig, epochs_done: float) -> float:
 def predictions(
     model: nn.Module, split: Split, description: str, device: torch.device | str = "cpu"
 ) -> dict[str, NDArray[np.int64]]:
-    """Return the predicted classes (N,) of every head.
+    """Return the predicted classes (N,) by each set of class scores of the network.
 
-    The heads are ``spike``, the spike stream: the full-spike network; ``aap``, the auxiliary
-    pathway; and ``both``, the sum of their logits: the network with the pathway, which only a host
-    can run. The last two need the pathway attached. ``description`` labels the progress bar.
+    They are named ``spike``, the scores from spikes, which a device computes; ``aap``, those of the
+    auxiliary pathway (:mod:`sw.model.resnet`); and ``both``, the sum of the two. The last two are
+    missing if the network has no pathway. ``description`` labels the progress bar.
     """
     model.eval()
     found: dict[str, list[Tensor]] = {}
@@ -80,15 +83,18 @@ def predictions(
 def accuracies(
     found: dict[str, NDArray[np.int64]], split: Split, metric: str = "accuracy"
 ) -> dict[str, float]:
-    """Return the metric in percent (see :func:`detail`) of each head's predictions."""
+    """Return the accuracy in percent of each entry of :func:`predictions`.
+
+    ``metric`` is ``accuracy``, or ``balanced``, the mean over classes.
+    """
     return {name: detail(classes, split.labels)[metric] for name, classes in found.items()}
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """Return AdamW with three groups of parameters.
+    """Return an AdamW optimiser with three groups of parameters.
 
-    Only weights of convolutions and the classifier decay; coefficients have a learning rate of
-    their own (``config.coefficient_rate``).
+    Weight decay applies to weights of convolutions and classifier only. The learning rate of the
+    Real-Spike coefficients is ``config.coefficient_rate`` times that of all others.
     """
     groups: dict[str, list[nn.Parameter]] = {"decayed": [], "free": [], "coefficients": []}
     for name, parameter in model.named_parameters():
@@ -111,7 +117,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
 
 
 def processes() -> tuple[int, int]:
-    """Return the rank of this process and the number of processes."""
+    """Return the rank of this process and the number of processes that train together."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
@@ -127,7 +133,8 @@ def train_epoch(
 ) -> float:
     """Train for one epoch and return the mean loss.
 
-    ``rows`` are those of :func:`rows_per_spike`, needed with ``config.spike_penalty``.
+    ``rows`` is the result of :func:`rows_per_spike`, needed if ``config.spike_penalty`` is not 0.
+    With a ``teacher``, the network learns from its predictions as well (:func:`loss_of`).
 
     Raises
     ------
@@ -179,8 +186,10 @@ def build(
 ) -> tuple[SpikingResNet, finetune.IntegerNet | None]:
     """Return the network to train and, if ``config.weight_bits`` is not 0, its integer network.
 
-    ``init`` replaces the parameters whose names and shapes agree; ``scales`` are those of a resumed
-    run, otherwise they are calibrated.
+    Parameters
+    ----------
+    init : initial parameters, used where name and shape agree.
+    scales : scales of the integers if a run is resumed; None: determine them by calibration.
     """
     model = SpikingResNet(model_config)
     if init is not None:
@@ -210,14 +219,15 @@ def train(
     backend: Backend = EAGER,
     log_dir: Path | None = None,
 ) -> dict[str, Any]:
-    """Train, write a checkpoint to ``out`` after every epoch, and return the last one.
+    """Train a network, write a checkpoint to ``out`` after every epoch, and return the last one.
 
     Parameters
     ----------
     resume : continue the run in ``out`` as if it had not been interrupted; start a new one if the
         file does not exist.
-    init : start from these parameters where name and shape agree (fine-tuning).
-    teacher : learn from this network as well; ``config.teacher`` is its checkpoint's SHA-256.
+    init : parameters to start from, used where name and shape agree.
+    teacher : network to learn from besides the labels; ``config.teacher`` is the SHA-256 of its
+        checkpoint.
     command : command line to store in the checkpoint.
     device : device to train on; under ``torchrun`` every process has its own.
     backend : functions for neurons and gates, eager or compiled.
@@ -226,8 +236,8 @@ def train(
     Raises
     ------
     TrainError
-        ``out`` is another run's and cannot be resumed; the batch does not divide among the
-        processes; or see :func:`train_epoch`.
+        ``out`` belongs to another run and cannot be resumed; the batch does not divide among the
+        processes; TensorBoard is missing; or as in :func:`train_epoch`.
     """
     rank, n_processes = processes()
     if config.batch_size % n_processes:
@@ -299,7 +309,7 @@ def train(
 def _new_checkpoint(
     model_config: ModelConfig, config: TrainConfig, dataset: Dataset, command: str
 ) -> dict[str, Any]:
-    """Return the checkpoint of a run before its first epoch."""
+    """Return the checkpoint's dictionary (:mod:`sw.model.checkpoint`) before the first epoch."""
     return {
         "model_config": model_config.to_dict(),
         "train_config": asdict(config),
@@ -322,7 +332,10 @@ def _new_checkpoint(
 def _results(
     net: nn.Module, history: list[dict[str, Any]], dataset: Dataset, device: torch.device | str
 ) -> dict[str, Any]:
-    """Return the accuracies of the best epoch, whose parameters ``net`` has; reads the test set."""
+    """Evaluate ``net`` on the test set, and return the checkpoint's ``results``.
+
+    ``net`` must have the parameters of the best epoch in ``history``.
+    """
     best = max(history, key=lambda entry: entry["validation"]["spike"])
     found = predictions(net, dataset.test, "test", device)
     return {
@@ -334,12 +347,12 @@ def _results(
 
 
 def _resumable(out: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """Return the checkpoint at ``out``, from which the run in ``values`` continues.
+    """Return the checkpoint at ``out`` if the run that ``values`` describes can continue from it.
 
     Raises
     ------
     TrainError
-        It belongs to another run, or is published: its ``training`` state is missing.
+        The checkpoint belongs to another run, or is a published one, which lacks ``training``.
     """
     found = checkpoint.load(out)
     # Settings that an earlier version did not know have their defaults.
@@ -359,7 +372,7 @@ def _resumable(out: Path, values: dict[str, Any]) -> dict[str, Any]:
 def _report(
     entry: dict[str, Any], config: TrainConfig, metric: str, log: Callable[..., None] | None
 ) -> None:
-    """Print the figures of an epoch, and log them."""
+    """Print loss, accuracies and duration of an epoch, and pass them to ``log`` if there is one."""
     scores = ", ".join(f"{k} {v:.2f} %" for k, v in entry["validation"].items())
     print(
         f"epoch {entry['epoch']}/{config.epochs}: loss {entry['loss']:.4f}, validation {scores}, "
@@ -376,7 +389,9 @@ def _report(
 
 
 def _logger(folder: Path) -> Callable[..., None]:
-    """Return a function that logs a scalar (name, value, epoch) for TensorBoard at once.
+    """Return a function that writes a scalar (name, value, epoch) to TensorBoard's log.
+
+    It flushes the file each time, so that figures appear at once.
 
     Raises
     ------

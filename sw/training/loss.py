@@ -1,4 +1,8 @@
-"""Loss: cross-entropy of both streams, distillation from a teacher, and the cost of spikes."""
+"""Loss of training: cross-entropy, distillation from a teacher, and a penalty on spikes.
+
+The cross-entropy is that of both class scores of the network, from its spikes and from its
+auxiliary pathway (:mod:`sw.model.resnet`).
+"""
 
 from __future__ import annotations
 
@@ -23,10 +27,11 @@ what ``spike_penalty`` means, and so the results of the recorded training runs."
 
 
 def rows_per_spike(model: SpikingResNet) -> dict[str, float]:
-    """Return the number of weight rows that the device reads for one spike, by map.
+    """Return the mean number of weight rows that the device reads for a spike, by name of its map.
 
-    That is a spike's cost in cycles: summed over the layers that read the map, the mean number of
-    windows that contain a position times the groups of :data:`COST_LANES` output channels.
+    A map is a layer's output. A row has the weights of :data:`COST_LANES` output channels and takes
+    one cycle to read. The number is a sum over the layers that read the map: the mean number of
+    kernel windows that contain a position, times the rows for all output channels.
     """
     rows: dict[str, float] = {}
     for part in fold.trained_layers(model):
@@ -40,10 +45,10 @@ def rows_per_spike(model: SpikingResNet) -> dict[str, float]:
 
 
 def spike_cost(maps: dict[str, Tensor], rows: dict[str, float]) -> Tensor:
-    """Return the mean spike density over all maps, weighted by cost (:func:`rows_per_spike`).
+    """Return the device's estimated cycles, as a share of those if every neuron always fired.
 
-    It estimates the device's cycles as a share of those it would take if every neuron fired at
-    every timestep. ``maps`` are (T, N, C, H, W) by name.
+    The share is the mean of the spikes in ``maps``, (T, N, C, H, W) by name, each weighted by its
+    cost ``rows``, the result of :func:`rows_per_spike`. It is a differentiable scalar from 0 to 1.
     """
     total = sum(spikes[:, 0].numel() * rows[name] for name, spikes in maps.items() if name in rows)
     read = [
@@ -53,7 +58,10 @@ def spike_cost(maps: dict[str, Tensor], rows: dict[str, float]) -> Tensor:
 
 
 def class_weights(split: Split, power: float) -> Tensor:
-    """Return a weight (n_classes,) per class: frequency to minus ``power``, 1 on sample average."""
+    """Return weights (n_classes,) of the classes in the loss, larger for rarer classes.
+
+    They are the frequency to the power of ``-power``, scaled so that the mean over samples is 1.
+    """
     counts = np.bincount(split.labels.astype(np.int64))
     weights = np.maximum(1, counts) ** -power
     return torch.from_numpy(weights * counts.sum() / (weights * counts).sum()).float()
@@ -61,9 +69,10 @@ def class_weights(split: Split, power: float) -> Tensor:
 
 @torch.no_grad()
 def answers(teacher: SpikingResNet, images: Tensor, temperature: float) -> Tensor:
-    """Return the teacher's class probabilities (N, n_classes), softened by the temperature.
+    """Return the class probabilities (N, n_classes) that the teacher assigns to ``images``.
 
-    They are computed in bfloat16 where that is fast, which is precise enough to learn from.
+    Its logits are divided by the temperature, which softens the probabilities. They are computed in
+    bfloat16 where the hardware is fast at it; that is precise enough to learn from.
     """
     fast = images.is_cuda or torch.cpu._is_avx512_bf16_supported()
     with torch.autocast(images.device.type, torch.bfloat16, enabled=fast):
@@ -82,14 +91,15 @@ def loss_of(
 ) -> Tensor:
     """Return the mean loss of a batch.
 
-    It is the sum of both heads' cross-entropies (Chen et al., arXiv 2301.11929), plus
+    The network has class scores from spikes and, in training, from the auxiliary pathway. The loss
+    is the sum of their cross-entropies (Chen et al., arXiv 2301.11929), plus
     ``config.spike_penalty`` times :func:`spike_cost`. ``weights`` are those of
-    :func:`class_weights`, None for equal ones.
+    :func:`class_weights`; None weights all classes equally.
 
-    With a teacher, which sees the same images, a head's cross-entropy is weighted by ``1 - w``, and
-    by ``w = config.teacher_weight`` the Kullback-Leibler divergence between its probabilities and
-    the teacher's, both softened by the temperature, times the temperature squared (Hinton et al.,
-    arXiv 1503.02531).
+    With a ``teacher``, each cross-entropy ``CE`` is replaced by ``(1 - w) CE + w t^2 KL``, where
+    ``w = config.teacher_weight``, ``t = config.temperature``, and ``KL`` is the Kullback-Leibler
+    divergence from the teacher's class probabilities for the same images to the network's, all
+    logits divided by ``t`` (Hinton et al., arXiv 1503.02531).
     """
     maps: dict[str, Tensor] = {}
     taught = None if teacher is None else answers(teacher, images, config.temperature)

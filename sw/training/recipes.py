@@ -1,4 +1,4 @@
-"""Recipes of ``python -m sw.train --recipe``: a data set, a network and its training."""
+"""Recipes of ``python -m sw.train --recipe``: each names a data set, a network and its training."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from sw.model.presets import (
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Settings of a training with AdamW, linear warm-up and a cosine schedule to 0."""
+    """Settings of a training with AdamW; the learning rate warms up, then falls along a cosine."""
 
     preset: str = "fashion-mnist"
     """Name of the recipe."""
     epochs: int = 13
-    """Passes over the training data."""
+    """Number of passes over the training data."""
     batch_size: int = 100
-    """Samples per step, of all processes together."""
+    """Number of samples per step, of all processes together."""
     learning_rate: float = 5e-3
     """Learning rate after warm-up."""
     coefficient_rate: float = 1.0
@@ -36,7 +36,7 @@ class TrainConfig:
     weight_decay: float = 0.02
     """Weight decay of convolutions and classifier."""
     warmup_epochs: float = 1.0
-    """Epochs in which the learning rate grows linearly from 0."""
+    """Number of epochs in which the learning rate grows linearly from 0."""
     label_smoothing: float = 0.05
     """Share of the label's probability that is spread over all classes."""
     class_power: float = 0.0
@@ -46,11 +46,11 @@ class TrainConfig:
     teacher: str = ""
     """SHA-256 of the teacher's checkpoint, see :func:`sw.training.loss.loss_of`; empty: none."""
     teacher_weight: float = 0.9
-    """Share of the teacher in the loss, 0 to 1; the rest is the labels'."""
+    """Share of the loss, 0 to 1, that compares with the teacher instead of the labels."""
     temperature: float = 2.0
-    """Divisor of student's and teacher's logits in their comparison."""
+    """Divisor of student's and teacher's logits in the loss that compares them."""
     weight_bits: int = 0
-    """Width of weights in bits to train integers with (:mod:`sw.training.finetune`); 0: floats."""
+    """Width in bits of integer weights to train with (:mod:`sw.training.finetune`); 0: floats."""
     shift_px: int = 2
     """Largest random shift of a sample in pixels."""
     flip: bool = True
@@ -68,7 +68,7 @@ class Recipe:
     """Data set, network and training options of a named training run."""
 
     data: str
-    """Name for :func:`sw.data.catalogue.load`."""
+    """Name of the data set, which :func:`sw.data.catalogue.load` takes."""
     model: ModelConfig
     train: TrainConfig
     why: str
@@ -165,9 +165,9 @@ RECIPES = _recipes()
 def for_own_data(
     data: str, image_shape: tuple[int, int, int], n_classes: int, n_frames: int | None
 ) -> Recipe:
-    """Return a recipe with a small network for a user's own data.
+    """Return a recipe with a small network for the user's own data set, called ``data``.
 
-    Samples are images, or recordings of ``n_frames`` frames (None for images).
+    Samples are images, or event recordings of ``n_frames`` frames; None means images.
     """
     model = replace(
         fashion_mnist() if n_frames is None else replace(nmnist(), timesteps=n_frames),

@@ -1,4 +1,4 @@
-"""Statistics of experiments: exact permutation tests, corrected for many comparisons."""
+"""Statistics of the experiments: exact permutation tests, and Holm's correction of p-values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Accuracies of one variant, and its comparison with a base; None if it has no base."""
+    """Row of an experiment's table: accuracies of a variant, and its comparison with its base.
+
+    The base is another variant; without one, the fields of the comparison are None.
+    """
 
     name: str
     accuracies: tuple[float, ...]
@@ -26,20 +29,20 @@ class Row:
 
     @property
     def mean(self) -> float:
-        """Mean accuracy over seeds."""
+        """Mean of the accuracies over seeds."""
         return mean(self.accuracies)
 
     @property
     def sd(self) -> float:
-        """Standard deviation over seeds; 0 for a single seed."""
+        """Standard deviation of the accuracies over seeds; 0 for a single seed."""
         return stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
 
 
 def permutation_test(a: Sequence[float], b: Sequence[float]) -> float:
     """Return the two-sided p-value of the difference between the means of ``a`` and ``b``.
 
-    The test is exact: p is the share, among all divisions of the values into groups of these sizes,
-    of those whose means differ by at least as much.
+    The test tries every division of all values into two groups of these sizes; p is the share of
+    the divisions whose means differ by at least as much as those of ``a`` and ``b``.
     """
     values = [*a, *b]
     total, n_a, n_b = sum(values), len(a), len(b)
@@ -53,11 +56,12 @@ def permutation_test(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def blocked_test(base: Sequence[float], others: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """Return the mean of all ``others`` minus the base's, and its two-sided p-value.
+    """Return the mean of all ``others`` minus that of ``base``, and the difference's p-value.
 
-    Every sequence has one value per seed. The permutation test is exact, with seeds as blocks: p is
-    the share, among all choices of one value of each seed as the base's, of those whose difference
-    is at least as large. Time and memory grow with ``(len(others) + 1) ** n_seeds``.
+    Every sequence has one value per seed. The two-sided permutation test exchanges values within a
+    seed only: it tries every way to take one value of each seed as the base's, and p is the share
+    of ways whose difference is at least as large. Time and memory grow with
+    ``(len(others) + 1) ** n_seeds``.
     """
     blocks = np.array([base, *others]).T  # (seeds, values)
     chosen = np.zeros(1)
@@ -72,7 +76,11 @@ def blocked_test(base: Sequence[float], others: Sequence[Sequence[float]]) -> tu
 def compare(
     accuracies: Mapping[str, Sequence[float]], bases: Mapping[str, str | None]
 ) -> list[Row]:
-    """Return a row for every variant; ``bases`` names the variant to compare each one with."""
+    """Compare the accuracies of variants, and return a row of the table for each.
+
+    ``accuracies`` has a value per seed by name of the variant. ``bases`` names the variant to
+    compare each one with, None for no comparison.
+    """
     compared = []
     for name, values in accuracies.items():
         row = Row(name=name, accuracies=tuple(values))

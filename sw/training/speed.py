@@ -1,13 +1,14 @@
-"""Training speed against other frameworks: the same network, batch and timesteps, in one run.
+"""Benchmark of training speed against other frameworks, with the same network and batch.
 
-The network is a convolutional stem with batch-norm, IF neurons and OR-pooling, a residual block
-with an OR gate, another one with stride 2, and a classifier. Every contender computes the stem's
-convolution once for all timesteps. Contenders take turns within each round, so that other load on
-the machine affects all of them, and the median over rounds of the ratios within a round counts.
+The network is a convolution (the stem) with batch-norm, IF neurons and OR-pooling, a residual block
+with an OR gate, another one with stride 2, and a classifier. The contenders are Spikefold, with and
+without ``torch.compile``, and the other frameworks, called peers. All compute the stem's
+convolution once for all timesteps. They take turns in each round, so that other load on the machine
+affects all of them. The result is a ratio of speeds: the median of the rounds' ratios.
 
-Peers run in their fastest modes: SpikingJelly in multi-step mode, with time fused into the batch
-for all stateless layers (on a GPU it chooses its CUDA or Triton kernels itself); snnTorch with a
-loop over time for its neurons only; both in either memory layout, of which the faster counts.
+Peers run in their fastest modes. SpikingJelly runs in multi-step mode, with the timesteps in the
+batch axis for all stateless layers; on a GPU it chooses its CUDA or Triton kernels itself. snnTorch
+loops over time for its neurons only. Both are timed in either memory layout; the faster counts.
 """
 
 from __future__ import annotations
@@ -35,11 +36,15 @@ INSTALL = "pip install 'spikefold[peers]'"
 
 
 class SpeedError(RuntimeError):
-    """The benchmark cannot run; the message says what to install or change."""
+    """Error: the benchmark cannot run; the message says what to install or change."""
 
 
 def network(timesteps: int, image_size: int, channels: int) -> ModelConfig:
-    """Return the network to time: without auxiliary pathway and coefficients, which peers lack."""
+    """Return the configuration of the network to time, which peers can build as well.
+
+    It has neither auxiliary pathway nor Real-Spike coefficients (:mod:`sw.model.resnet`).
+    ``channels`` are those of the stem and of the first block.
+    """
     block = (BlockConfig(gate="OR", inner="none", outer="none"),)
     return ModelConfig(
         timesteps=timesteps,
@@ -55,9 +60,10 @@ def network(timesteps: int, image_size: int, channels: int) -> ModelConfig:
 
 
 class PeerNet(nn.Module):
-    """Network with the modules of ``plain`` but another framework's neurons.
+    """Network with the convolutions and batch-norms of ``plain``, but another framework's neurons.
 
-    ``make`` returns a module that turns drives ``(T, N, C, H, W)`` into spikes of that shape.
+    ``make`` is called for every layer of neurons. It returns a module that turns input currents
+    ``(T, N, C, H, W)`` into spikes of that shape.
     """
 
     def __init__(self, plain: SpikingResNet, make: Callable[[], nn.Module]):
@@ -88,7 +94,7 @@ class PeerNet(nn.Module):
 
 
 class _SnnTorchNeuron(nn.Module):
-    """Loop over time around snnTorch's single-step neuron."""
+    """Layer of snnTorch's neurons, which compute one timestep per call, in a loop over time."""
 
     def __init__(self, leaky: nn.Module):
         super().__init__()
@@ -104,14 +110,15 @@ class _SnnTorchNeuron(nn.Module):
 
 
 def peer_neuron(peer: str) -> Callable[[], nn.Module]:
-    """Return a function that makes the peer's IF neurons.
+    """Return a function that makes a layer of another framework's IF neurons.
 
-    They have threshold 1, hard reset and a sigmoid surrogate of slope 4.
+    ``peer`` is one of :data:`PEERS`. The neurons have threshold 1, hard
+    reset and a sigmoid surrogate of slope 4.
 
     Raises
     ------
     SpeedError
-        The peer is not installed.
+        The framework is not installed.
     """
     try:
         if peer == "spikingjelly":
@@ -126,7 +133,10 @@ def peer_neuron(peer: str) -> Callable[[], nn.Module]:
 
 
 class Contender(NamedTuple):
-    """Network to time, memory layout of its images, and a function to call before each pass."""
+    """Contender of the benchmark: a network to time, and the memory layout of its images.
+
+    ``before`` is called before each pass; it resets neurons that keep their state.
+    """
 
     net: nn.Module
     layout: torch.memory_format
@@ -134,7 +144,11 @@ class Contender(NamedTuple):
 
 
 def contenders(config: ModelConfig, peers: Sequence[str], compiled: bool) -> dict[str, Contender]:
-    """Return all contenders by name; they have the same weights."""
+    """Return the networks to time, all with the same weights, by name.
+
+    They are Spikefold's; if ``compiled``, another with ``torch.compile``; and two for each of
+    ``peers``, one in each memory layout.
+    """
     torch.manual_seed(1)
     last = torch.channels_last
     plain = SpikingResNet(config).train().to(memory_format=last)  # type: ignore[call-overload]
@@ -161,7 +175,7 @@ def _nothing() -> None:
 
 
 def one_pass(net: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Run one forward and backward pass and return the scores (N, n_classes)."""
+    """Run one forward and one backward pass, and return the class scores (N, n_classes)."""
     scores = net(images)
     scores = scores.spike if isinstance(scores, resnet.Logits) else scores
     net.zero_grad(set_to_none=True)
@@ -179,15 +193,16 @@ def measure(
     compiled: bool = True,
     device: str = "cpu",
 ) -> dict[str, list[float]]:
-    """Return the samples per second of every contender in every round, forward and backward.
+    """Time all contenders, and return samples per second: a list over rounds, by name.
 
-    Each contender runs for ``seconds`` in each round.
+    A sample is one in a forward and backward pass on ``batch`` random images. Each contender runs
+    for ``seconds`` in each round.
 
     Raises
     ------
     SpeedError
-        The device does not exist, a peer is not installed, or SpikingJelly's scores differ, which
-        would mean that it computes another network.
+        The device does not exist; a peer is not installed; or class scores of SpikingJelly or of
+        compiled Spikefold differ, which would mean that they compute another network.
     """
     try:
         torch.empty(0, device=device)
@@ -225,10 +240,11 @@ def measure(
 
 
 def compared(rates: dict[str, list[float]]) -> dict[str, float]:
-    """Return how many times as fast as the fastest peer each contender is; empty without peers.
+    """Return each contender's speed relative to that of the fastest peer, by name.
 
-    It is the median over rounds of the ratio within a round, in which other load on the machine is
-    about the same for all.
+    ``rates`` is the result of :func:`measure`. A relative speed is the median over rounds of the
+    ratio within a round, because other load on the machine is about the same for all in a round.
+    The result is empty without peers.
     """
     medians = {name: statistics.median(values) for name, values in rates.items()}
     peers = [name for name in rates if not name.startswith("spikefold")]
