@@ -135,7 +135,7 @@ def write_manifest(source: Netlist, best: Routed, tried: dict[int, float]) -> di
 def table() -> str:
     """Return the table of all boards in Markdown, from their manifests."""
     rows = [
-        "| board, device | clock (Fmax) | logic | block RAM | cores × lanes × bits "
+        "| board, device | clock (Fmax) | logic | block RAM | banks × lanes × bits "
         "| SOP / cycle | GSOP/s | of the ports' bound |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -144,8 +144,8 @@ def table() -> str:
             continue
         manifest = load_manifest(board)
         clk_mhz = manifest["config"]["clk_hz"] / 1e6
-        cores, lanes, bits = (manifest["config"][k] for k in ("cores", "lanes", "weight_bits"))
-        n_lanes = cores * lanes
+        banks, lanes, bits = (manifest["config"].get(k, 1) for k in ("banks", "lanes", "weight_bits"))
+        n_lanes = banks * lanes
         used = manifest["utilization"]
         logic = "lut" if "lut" in used else "logic_cell"
         memories = [
@@ -159,7 +159,7 @@ def table() -> str:
             f"| {clk_mhz:g} MHz ({fmax_mhz:.1f}) "
             f"| {used[logic][0]:,} of {used[logic][1]:,} {'LUT' if logic == 'lut' else 'LC'} "
             f"| {', '.join(memories)} "
-            f"| {f'{cores} × ' if cores > 1 else ''}{lanes} × {bits} "
+            f"| {f'{banks} × ' if banks > 1 else ''}{lanes} × {bits} "
             f"| {n_lanes} "
             f"| {n_lanes * clk_mhz / 1e3:.2f} "
             f"| {n_lanes * bits / TARGETS[board].port_bits:.1%} |"
