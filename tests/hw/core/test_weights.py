@@ -26,6 +26,9 @@ NARROW = replace(
     CONFIG, lanes=8, weight_bits=4, weight_depth=2 * SPRAM_DEPTH - 5
 )  # the last five rows of the SPRAMs are not used
 BANK = replace(CONFIG, banks=2)
+LARGE = Config(
+    fire_lanes=4, lanes=32, weight_depth=3000
+)  # four groups of columns, each in block RAMs of two shapes
 
 
 class Spram(Elaboratable):
@@ -70,9 +73,10 @@ def built(config: Config, device: str, monkeypatch) -> tuple[WeightMemory, Fragm
 
 
 def rows_to_use(config: Config, rng: random.Random) -> list[int]:
-    """Return the rows at the ends of SPRAMs and of the memory, and some others."""
-    used = [0, 1, SPRAM_DEPTH - 1, config.weight_depth - 1, *rng.sample(range(SPRAM_DEPTH), 6)]
-    return used + [row % config.weight_depth for row in (SPRAM_DEPTH, SPRAM_DEPTH + 1)]
+    """Return the rows at the ends of block RAMs, of SPRAMs and of the memory, and some others."""
+    depth = config.weight_depth
+    ends = (0, 2048, SPRAM_DEPTH)
+    return [(end + n) % depth for end in ends for n in (-1, 0, 1)] + rng.sample(range(depth), 5)
 
 
 def random_event(config: Config, rng: random.Random, rows: list[int]) -> dict[str, int]:
@@ -113,11 +117,16 @@ def check_row(ctx, dut: WeightMemory, wanted: dict[str, int] | None, what: str) 
 BUILDS = pytest.mark.parametrize(
     "config", [CONFIG, DEEP, NARROW, BANK], ids=["wide", "deep", "narrow", "bank"]
 )
-DEVICES = pytest.mark.parametrize("device", ["LFE5U-85F", "iCE40UP5K"])
+DEVICES = ("LFE5U-85F", "iCE40UP5K")
 
 
-@BUILDS
-@DEVICES
+@pytest.mark.parametrize(
+    ("config", "device"),
+    [
+        *((config, device) for config in (CONFIG, DEEP, NARROW, BANK) for device in DEVICES),
+        (LARGE, "LFE5U-85F"),
+    ],
+)
 def test_what_is_read_is_what_was_written(config: Config, device: str, monkeypatch) -> None:
     """Rows are written and read in turn, and an event without an active input has weights 0."""
     dut, fragment = built(config, device, monkeypatch)
@@ -130,7 +139,7 @@ def test_what_is_read_is_what_was_written(config: Config, device: str, monkeypat
         just_written = None
         n_checked = 0
         ctx.set(dut.rows.ready, 1)
-        for cycle in range(300):
+        for cycle in range(400):
             writes, reads = rng.random() < 0.2, rng.random() < 0.7
             row = rng.choice(used)
             value = rng.getrandbits(config.lanes * config.weight_bits)
@@ -165,7 +174,7 @@ def test_what_is_read_is_what_was_written(config: Config, device: str, monkeypat
     [CONFIG, DEEP, NARROW, BANK, replace(CONFIG, sum_queue=0), replace(DEEP, sum_queue=0)],
     ids=["wide", "deep", "narrow", "bank", "wide without queue", "deep without queue"],
 )
-@DEVICES
+@pytest.mark.parametrize("device", DEVICES)
 def test_rows_wait_and_are_dropped(config: Config, device: str, monkeypatch) -> None:
     """A row waits until the next stage is ready, and an abort drops all that are under way.
 
@@ -204,7 +213,7 @@ def test_rows_wait_and_are_dropped(config: Config, device: str, monkeypatch) -> 
 
 
 @BUILDS
-@DEVICES
+@pytest.mark.parametrize("device", DEVICES)
 def test_words_of_rows(config: Config, device: str, monkeypatch) -> None:
     """A word of 32 bits is read in each cycle, and is no event for the lanes."""
     dut, fragment = built(config, device, monkeypatch)
