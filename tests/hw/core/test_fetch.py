@@ -26,6 +26,9 @@ CONFIG = Config(spike_bytes=2048, weight_depth=4096, param_depth=256)
 LAST_BANK = replace(CONFIG, lanes=64, banks=8, chunk_bits=32)
 """A configuration whose last bank sees slots latest."""
 
+N_JOBS_SUMMED = 10
+"""Largest number of jobs between the queue of chunks and the sums: one in each stage."""
+
 SILENT = 1
 """Address of a window without any active bit."""
 
@@ -44,10 +47,7 @@ def chunks_of(jobs: list[list[int]]) -> list[tuple[int, int, bool]]:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_merger_keeps_jobs_and_drops_silence(seed: int) -> None:
-    """A job's last chunk comes in the cycle after the job has ended, at once if it is silent.
-
-    It has the identity spikes that have arrived with the end of the job.
-    """
+    """A job's last chunk comes in the cycle after the job has ended."""
     rng = random.Random(seed)
     jobs = [
         [rng.getrandbits(64) | 1 if rng.random() < 0.4 else 0 for _ in range(rng.randrange(1, 6))]
@@ -55,7 +55,6 @@ def test_merger_keeps_jobs_and_drops_silence(seed: int) -> None:
     ]
     assert any(not any(job) for job in jobs)
     tails = [rng.randrange(2) for _ in jobs]
-    identities = [rng.getrandbits(CONFIG.bank_lanes) for job in jobs for _ in job]
     dut = Merger(CONFIG)
     got = []
 
@@ -73,7 +72,6 @@ def test_merger_keeps_jobs_and_drops_silence(seed: int) -> None:
                     "weight": number,
                     "last": i == len(job) - 1,
                     "tail": tail,
-                    "identity": identities[number],
                 }
                 ctx.set(dut.chunk.valid, 1)
                 ctx.set(dut.chunk.p, chunk)
@@ -89,16 +87,13 @@ def test_merger_keeps_jobs_and_drops_silence(seed: int) -> None:
             assert ended == bool(valid and chunk.last), "when a job's last chunk comes"
             ended = bool(given and given_chunk.last)
             if valid:
-                identity = chunk.identity if chunk.last else None
-                got.append((chunk.bits, chunk.weight, bool(chunk.last), chunk.tail, identity))
+                got.append((chunk.bits, chunk.weight, bool(chunk.last), chunk.tail))
 
     simulate(dut, feed, background=[collect])
     wanted = chunks_of(jobs)
     assert [chunk[:3] for chunk in got] == wanted, f"seed {seed}"
     of_job = [j for j, job in enumerate(jobs) for _ in job]
     assert [chunk[3] for chunk in got] == [tails[of_job[n]] for _, n, _ in wanted]
-    ends = [n for n, j in enumerate(of_job) if j != [*of_job, len(jobs)][n + 1]]
-    assert [chunk[4] for chunk in got if chunk[2]] == [identities[n] for n in ends]
 
 
 def window_of(bit: int, gather: int, seed: int, density: float) -> int:
@@ -177,14 +172,12 @@ def check(case: Case, config: Config = CONFIG) -> None:
             bits.append(0 if silent else read(source, 1) & (tail_mask if cut else body_mask))
         identity_bits[len(slots) - 1] = rng.getrandbits(widths["identity"]) * GRANULE_BITS
         jobs.append(bits)
-    identities = {
-        n: read(bit, 0) & ((1 << config.bank_lanes) - 1) for n, bit in identity_bits.items()
-    }
+    n_lanes = config.bank_lanes
+    identities = [read(bit, 0) & ((1 << n_lanes) - 1) for bit in identity_bits.values()]
     granules = [rng.getrandbits(widths["target"]) * GRANULE_BITS for _ in range(case.host_reads)]
     dut, abort = Fetch(config, case.bank), Signal()
     wanted = chunks_of(jobs)
-    of_job = [j for j, job in enumerate(jobs) for _ in job]
-    ends = list(identities)
+    n_ended = 0  # jobs whose last chunk has been taken
 
     async def memory(ctx):
         pipeline = [0] * SpikeMemory.LATENCY
@@ -238,6 +231,7 @@ def check(case: Case, config: Config = CONFIG) -> None:
             await ctx.tick()
 
     async def chunks(ctx):
+        nonlocal n_ended
         if case.abort_after is not None:
             await wait_until(ctx, abort)
         await ctx.tick().repeat(case.scan_sleeps + 1)
@@ -245,10 +239,23 @@ def check(case: Case, config: Config = CONFIG) -> None:
             chunk = await get(ctx, dut.chunks, rng=random.Random(n), stall=case.scan_stall)
             assert (chunk.bits, chunk.weight, chunk.last) == (bits, n, last), case
             assert chunk.tail == slots[n]["tail"], case
-            if last and case.gated:
-                assert chunk.identity == identities[ends[of_job[n]]], f"{case}, chunk {n}"
+            n_ended += last
         await ctx.tick().repeat(40)
         assert not ctx.get(dut.chunks.valid), "more than one last chunk per job"
+
+    async def sums(ctx):
+        """Take a job's identity spikes when later jobs have left the queue of chunks, as many as
+        can be between this queue and the sums."""
+        if case.abort_after is not None:
+            await wait_until(ctx, abort)
+            await ctx.tick()
+        for j, identity in enumerate(identities):
+            while n_ended < min(j + 1 + N_JOBS_SUMMED, case.n_jobs):
+                await ctx.tick()
+            got = await get(ctx, dut.identities, rng=random.Random(j), stall=0)
+            assert got == identity or not case.gated, f"{case}, job {j}"
+        await ctx.tick().repeat(40)
+        assert not ctx.get(dut.identities.valid), "more than one entry per job"
 
     async def host_hears(ctx):
         for granule in granules:
@@ -261,12 +268,12 @@ def check(case: Case, config: Config = CONFIG) -> None:
             n += valid
             assert n <= len(granules), "a granule that was not asked for"
 
-    benches: list[Callable] = [walk, chunks]
+    benches: list[Callable] = [walk, chunks, sums]
     if granules:
         benches += [host_hears]
     background = [memory, no_more_granules]
     if case.abort_after is None:
-        background += [stays_valid(dut.chunks)]
+        background += [stays_valid(dut.chunks), stays_valid(dut.identities)]
     simulate(ResetInserter(abort)(dut), *benches, background=background)
 
 

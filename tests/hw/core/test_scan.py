@@ -10,8 +10,8 @@ from hw.spec import GRANULE_BITS, PIECE_BITS, Config
 from tests.streams import put, simulate, stays_valid
 
 Chunk = dict[str, int]
-Event = tuple[int, int, int, int, int]
-"""Row of weights (0 without an active input), and the fields add, last, tail and identity."""
+Event = tuple[int, int, int, int]
+"""Row of weights (0 without an active input), and the fields add, last and tail."""
 
 ALL_ROWS = 3
 """``granule_rows`` of a layer in which each bit of a granule has a row of weights."""
@@ -52,7 +52,6 @@ def random_chunks(
                     "weight": rng.randrange(4096),
                     "last": n == n_chunks - 1,
                     "tail": rng.randrange(2),
-                    "identity": rng.getrandbits(config.bank_lanes),
                 }
             )
     return chunks
@@ -66,21 +65,20 @@ def events_of(
     events = []
     for chunk in chunks:
         active = [i for i in range(chunk["bits"].bit_length()) if chunk["bits"] >> i & 1]
-        tags = (chunk["tail"], chunk["identity"])
         for i in active:
             piece, in_piece = divmod(i, PIECE_BITS)
             granule, bit = divmod(in_piece, GRANULE_BITS)
             row = chunk["weight"] + piece_weights[piece] + (granule << granule_rows) + bit
-            events.append((row % 4096, 1, int(chunk["last"] and i == active[-1]), *tags))
+            events.append((row % 4096, 1, int(chunk["last"] and i == active[-1]), chunk["tail"]))
         if not active:
-            events.append((0, 0, int(chunk["last"]), *tags))
+            events.append((0, 0, int(chunk["last"]), chunk["tail"]))
     return events
 
 
 def event_of(event) -> Event:
     """Return an event of the scanner; the row of one that adds nothing has no meaning."""
     row = event.weight if event.add else 0
-    return row, event.add, event.last, event.tail, event.identity
+    return row, event.add, event.last, event.tail
 
 
 def run(
