@@ -12,7 +12,7 @@ from hw.core.spikes import SpikeMemory, granule_write_layout
 from hw.core.sums import SumQueue, SumRegister, bank_beats
 from hw.core.walk import slot_layout
 from hw.core.weights import WeightMemory, row_write_layout, word_layout
-from hw.spec import GRANULE_BITS, Config
+from hw.spec import Config
 
 READS = data.StructLayout({"real": 1, "tail": 1})
 """Rows of weights that a bank reads in a cycle: ``real`` for a full group of channels, ``tail`` for
@@ -117,10 +117,8 @@ class Bank(wiring.Component):
         n_waiting = WeightMemory.LATENCY
         waits = Signal(n_waiting)
         m.d.sync += waits.eq(Cat(self.word.valid, waits[:-1]))
-        granule, granule_valid = Signal(GRANULE_BITS), Signal()
-        m.d.sync += [granule.eq(fetch.granule.p), granule_valid.eq(fetch.granule.valid)]
         m.d.comb += [
-            self.read.valid.eq(waits[-1] | granule_valid),
-            self.read.p.eq(Mux(granule_valid, granule, weights.word_data)),
+            self.read.valid.eq(waits[-1] | fetch.granule.valid),
+            self.read.p.eq(Mux(fetch.granule.valid, fetch.granule.p, weights.word_data)),
         ]
         return m

@@ -66,7 +66,7 @@ class DescriptorLoader(wiring.Component):
         row = Signal.like(self.entry)
         place = self.requests.p.place
         asking, part = Signal(), Signal(range(max(row_words, 2)))
-        n_asked, n_arrived = Signal(range(64)), Signal(range(64))
+        n_under_way = Signal(range(2 * config.banks + 16))
         m.d.comb += [
             self.requests.valid.eq(asking),
             place.row.eq(row[index_bits:]),
@@ -76,10 +76,10 @@ class DescriptorLoader(wiring.Component):
         with m.If(self.go_to):
             m.d.sync += base.eq(self.entry)
         with m.If(asking):
-            m.d.sync += [part.eq(part + 1), n_asked.eq(n_asked + 1)]
+            m.d.sync += part.eq(part + 1)
             with m.If(part == row_words - 1):
                 m.d.sync += [part.eq(0), row.eq(row + 1)]
-        m.d.sync += n_arrived.eq(n_arrived + self.words.valid)
+        m.d.sync += n_under_way.eq(n_under_way + asking - self.words.valid)
 
         # Words that arrive: the header, then the levels; words behind them are dropped.
         n_header = Signal(range(HEADER_WORDS + 1))
@@ -112,7 +112,7 @@ class DescriptorLoader(wiring.Component):
                 m.d.sync += held.as_value().word_select(i, WORD_BITS).eq(self.word)
 
         loading = Signal()
-        m.d.comb += self.loaded.eq(loading & ~asking & (n_asked == n_arrived))
+        m.d.comb += self.loaded.eq(loading & ~asking & (n_under_way == 0))
         with m.If(complete):
             m.d.sync += asking.eq(0)
         with m.If(self.loaded):
@@ -126,7 +126,6 @@ class DescriptorLoader(wiring.Component):
                 base.eq(base + descriptor_rows(config)),
                 n_header.eq(0),
                 n_level.eq(0),
-                n_asked.eq(0),
-                n_arrived.eq(0),
+                n_under_way.eq(0),
             ]
         return m

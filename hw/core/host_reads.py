@@ -63,15 +63,13 @@ class HostReads(wiring.Component):
         with m.If(self.granules.ready):
             m.d.sync += granule_due.eq(0)
 
-        # The words of a row arrive in order and are shifted into `words`.
+        # The words of a row arrive in order; all but the last are shifted into `words`.
         n_words = config.lanes * config.weight_bits // WORD_BITS
-        words = unreset(n_words * WORD_BITS)
+        words = unreset((n_words - 1) * WORD_BITS)
         n_asked, n_arrived = Signal(range(n_words + 1)), Signal(range(n_words + 1))
+        row = Cat(words, self.banks_read.p)
         with m.If(self.banks_read.valid):
-            m.d.sync += [
-                words.eq(Cat(words, self.banks_read.p)[WORD_BITS:]),
-                n_arrived.eq(n_arrived + 1),
-            ]
+            m.d.sync += [words.eq(row[WORD_BITS:]), n_arrived.eq(n_arrived + 1)]
         m.d.comb += [
             self.words.p.place.row.eq(self.row[index_bits:]),
             self.words.p.place.word.eq(n_asked),
@@ -104,7 +102,7 @@ class HostReads(wiring.Component):
                 with m.If(self.banks_read.valid):
                     m.d.comb += self.read_data.valid.eq(1)
                     m.next = "IDLE"
-            with m.State("WORDS"), m.If(n_arrived == n_words):
+            with m.State("WORDS"), m.If(self.banks_read.valid & (n_arrived == n_words - 1)):
                 m.d.comb += self.read_data.valid.eq(1)
                 m.next = "IDLE"
             for n in range(n_param - 1):
@@ -117,7 +115,7 @@ class HostReads(wiring.Component):
             with m.Case(Space.SPIKE):
                 m.d.comb += self.read_data.p.eq(self.banks_read.p)
             with m.Case(Space.WEIGHT):
-                m.d.comb += self.read_data.p.eq(words)
+                m.d.comb += self.read_data.p.eq(row)
             with m.Default():
                 m.d.comb += self.read_data.p.eq(self.params)
         return m

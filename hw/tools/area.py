@@ -88,11 +88,11 @@ def blocks(design: dict) -> dict[str, Counter[str]]:
 def _block(name: str) -> str:
     """Return the block in which a cell lies.
 
-    For the cell ``top.core.core0.fire.membranes`` it is ``core.core0.fire``.
+    For the cell ``top.core.banks.bank0.fetch.merger.holds`` it is ``core.banks.bank0.fetch``.
     """
     path = [part.partition("$")[0] for part in name.split(".")[:-1] if "__" not in part]
     path = path[1:] if path[:1] == [TOP] else path
-    depth = 3 if path[:1] == ["core"] else 2
+    depth = 4 if path[:2] == ["core", "banks"] else 2
     return ".".join(path[:depth]) or "other"
 
 

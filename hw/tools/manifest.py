@@ -147,7 +147,9 @@ def table() -> str:
             continue
         manifest = load_manifest(board)
         clk_mhz = manifest["config"]["clk_hz"] / 1e6
-        banks, lanes, bits = (manifest["config"].get(k, 1) for k in ("banks", "lanes", "weight_bits"))
+        banks, lanes, bits = (
+            manifest["config"].get(k, 1) for k in ("banks", "lanes", "weight_bits")
+        )
         n_lanes = banks * lanes
         used = manifest["utilization"]
         logic = "lut" if "lut" in used else "logic_cell"
