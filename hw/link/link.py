@@ -7,9 +7,11 @@ from amaranth.lib.wiring import In, Out
 from hw.bus import CoreBus
 from hw.link.dispatch import Dispatcher
 from hw.link.frame import FrameReceiver, FrameSender
+from hw.link.packet import PacketByte
 from hw.link.rate import RateControl
 from hw.link.uart import UartReceiver, UartTransmitter
 from hw.parts.queue import Queue
+from hw.parts.register import StreamRegister
 from hw.spec import Config
 
 
@@ -44,7 +46,10 @@ class Link(wiring.Component):
 
         wiring.connect(m, receiver.o, queue.i)
         wiring.connect(m, queue.o, frames.i)
-        wiring.connect(m, frames.o, dispatcher.i)
+        # Without this register, paths through frames, dispatcher and sender would be the longest.
+        m.submodules.register = register = StreamRegister(PacketByte)
+        wiring.connect(m, frames.o, register.i)
+        wiring.connect(m, register.o, dispatcher.i)
         wiring.connect(m, dispatcher.o, sender.i)
         wiring.connect(m, sender.o, transmitter.i)
         wiring.connect(m, wiring.flipped(self.bus), dispatcher.bus)
@@ -75,7 +80,13 @@ class Link(wiring.Component):
             dispatcher.folded_intact.eq(sender.folded_intact),
             dispatcher.n_data_bytes.eq(frames.n_data_bytes),
             self.busy.eq(
-                receiver.busy | queue.busy | frames.busy | dispatcher.busy | sending | rate.busy
+                receiver.busy
+                | queue.busy
+                | frames.busy
+                | register.o.valid
+                | dispatcher.busy
+                | sending
+                | rate.busy
             ),
         ]
         return m
