@@ -82,7 +82,6 @@ def random_event(config: Config, rng: random.Random, rows: list[int]) -> dict[st
         "add": rng.random() < 0.7,
         "last": rng.random() < 0.4,
         "tail": rng.randrange(2),
-        "identity": rng.getrandbits(config.bank_lanes),
     }
 
 
@@ -105,7 +104,7 @@ def check_row(ctx, dut: WeightMemory, wanted: dict[str, int] | None, what: str) 
     if wanted is None:
         assert (row.add, row.last) == (0, 0), f"{what}: flags without an event"
         return
-    for name in ("add", "last", "identity", "weights"):
+    for name in ("add", "last", "weights"):
         if wanted[name] is not None:
             assert getattr(row, name) == wanted[name], f"{what}, {name}"
 
@@ -216,7 +215,7 @@ def test_words_of_rows(config: Config, device: str, monkeypatch) -> None:
         contents = await write(ctx, dut, used, rng)
         ctx.set(dut.rows.ready, 1)
         ctx.set(dut.events.p, {"weight": used[0], "add": 1, "last": 1})  # not valid
-        under_way: list[int | None] = [None] * dut.WORD_LATENCY
+        under_way: list[int | None] = [None] * dut.LATENCY
         for _ in range(150):
             asks = rng.random() < 0.8
             row, word = rng.choice(used), rng.randrange(n_words)
@@ -226,7 +225,7 @@ def test_words_of_rows(config: Config, device: str, monkeypatch) -> None:
             under_way.append(wanted if asks else None)
             await ctx.tick()
             check_row(ctx, dut, None, "a word")
-            if (wanted := under_way[-dut.WORD_LATENCY]) is not None:
+            if (wanted := under_way[-dut.LATENCY]) is not None:
                 assert ctx.get(dut.word_data) == wanted
 
     simulate(fragment, bench)
