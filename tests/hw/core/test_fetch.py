@@ -26,6 +26,10 @@ CONFIG = Config(spike_bytes=2048, weight_depth=4096, param_depth=256)
 LAST_BANK = replace(CONFIG, lanes=64, banks=8, chunk_bits=32)
 """A configuration whose last bank sees slots latest."""
 
+JOBS_BEHIND = 8
+"""Number of jobs that end, one a cycle, in the scanner, in weight memory and in the lanes, before
+the identity spikes of the first one are taken."""
+
 SILENT = 1
 """Address of a window without any active bit."""
 
@@ -44,10 +48,7 @@ def chunks_of(jobs: list[list[int]]) -> list[tuple[int, int, bool]]:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_merger_keeps_jobs_and_drops_silence(seed: int) -> None:
-    """A job's last chunk comes in the cycle after the job has ended, at once if it is silent.
-
-    It has the identity spikes that have arrived with the end of the job.
-    """
+    """A job's last chunk comes in the cycle after the job has ended, at once if it is silent."""
     rng = random.Random(seed)
     jobs = [
         [rng.getrandbits(64) | 1 if rng.random() < 0.4 else 0 for _ in range(rng.randrange(1, 6))]
@@ -55,7 +56,6 @@ def test_merger_keeps_jobs_and_drops_silence(seed: int) -> None:
     ]
     assert any(not any(job) for job in jobs)
     tails = [rng.randrange(2) for _ in jobs]
-    identities = [rng.getrandbits(CONFIG.bank_lanes) for job in jobs for _ in job]
     dut = Merger(CONFIG)
     got = []
 
@@ -73,7 +73,6 @@ def test_merger_keeps_jobs_and_drops_silence(seed: int) -> None:
                     "weight": number,
                     "last": i == len(job) - 1,
                     "tail": tail,
-                    "identity": identities[number],
                 }
                 ctx.set(dut.chunk.valid, 1)
                 ctx.set(dut.chunk.p, chunk)
@@ -89,16 +88,13 @@ def test_merger_keeps_jobs_and_drops_silence(seed: int) -> None:
             assert ended == bool(valid and chunk.last), "when a job's last chunk comes"
             ended = bool(given and given_chunk.last)
             if valid:
-                identity = chunk.identity if chunk.last else None
-                got.append((chunk.bits, chunk.weight, bool(chunk.last), chunk.tail, identity))
+                got.append((chunk.bits, chunk.weight, bool(chunk.last), chunk.tail))
 
     simulate(dut, feed, background=[collect])
     wanted = chunks_of(jobs)
     assert [chunk[:3] for chunk in got] == wanted, f"seed {seed}"
     of_job = [j for j, job in enumerate(jobs) for _ in job]
     assert [chunk[3] for chunk in got] == [tails[of_job[n]] for _, n, _ in wanted]
-    ends = [n for n, j in enumerate(of_job) if j != [*of_job, len(jobs)][n + 1]]
-    assert [chunk[4] for chunk in got if chunk[2]] == [identities[n] for n in ends]
 
 
 def window_of(bit: int, gather: int, seed: int, density: float) -> int:
@@ -183,8 +179,7 @@ def check(case: Case, config: Config = CONFIG) -> None:
     granules = [rng.getrandbits(widths["target"]) * GRANULE_BITS for _ in range(case.host_reads)]
     dut, abort = Fetch(config, case.bank), Signal()
     wanted = chunks_of(jobs)
-    of_job = [j for j, job in enumerate(jobs) for _ in job]
-    ends = list(identities)
+    n_ended = 0  # jobs whose last chunk has been taken
 
     async def memory(ctx):
         pipeline = [0] * SpikeMemory.LATENCY
@@ -238,6 +233,7 @@ def check(case: Case, config: Config = CONFIG) -> None:
             await ctx.tick()
 
     async def chunks(ctx):
+        nonlocal n_ended
         if case.abort_after is not None:
             await wait_until(ctx, abort)
         await ctx.tick().repeat(case.scan_sleeps + 1)
@@ -245,10 +241,19 @@ def check(case: Case, config: Config = CONFIG) -> None:
             chunk = await get(ctx, dut.chunks, rng=random.Random(n), stall=case.scan_stall)
             assert (chunk.bits, chunk.weight, chunk.last) == (bits, n, last), case
             assert chunk.tail == slots[n]["tail"], case
-            if last and case.gated:
-                assert chunk.identity == identities[ends[of_job[n]]], f"{case}, chunk {n}"
+            n_ended += last
         await ctx.tick().repeat(40)
         assert not ctx.get(dut.chunks.valid), "more than one last chunk per job"
+
+    async def identity_spikes(ctx):
+        """Take the identity spikes of each job as late as the sums of jobs are complete."""
+        for job, spikes in enumerate(identities.values()):
+            while n_ended < min(job + 1 + JOBS_BEHIND, case.n_jobs):
+                await ctx.tick()
+            got = await get(ctx, dut.identities, rng=random.Random(job), stall=case.scan_stall)
+            assert got == spikes or not case.gated, f"{case}, job {job}"
+        await ctx.tick().repeat(40)
+        assert not ctx.get(dut.identities.valid), "more than one entry per job"
 
     async def host_hears(ctx):
         for granule in granules:
@@ -261,12 +266,12 @@ def check(case: Case, config: Config = CONFIG) -> None:
             n += valid
             assert n <= len(granules), "a granule that was not asked for"
 
-    benches: list[Callable] = [walk, chunks]
+    benches: list[Callable] = [walk, chunks, identity_spikes]
     if granules:
         benches += [host_hears]
     background = [memory, no_more_granules]
     if case.abort_after is None:
-        background += [stays_valid(dut.chunks)]
+        background += [stays_valid(dut.chunks), stays_valid(dut.identities)]
     simulate(ResetInserter(abort)(dut), *benches, background=background)
 
 
@@ -274,7 +279,10 @@ def check(case: Case, config: Config = CONFIG) -> None:
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("host_reads", [0, 30])
 def test_everything_in_order(gated: bool, after_planes: float, host_reads: int) -> None:
-    """Chunks come in order, of each job the active ones; timesteps after bit-planes are silent."""
+    """Chunks come in order, of each job the active ones; timesteps after bit-planes are silent.
+
+    Identity spikes come in order, too, once for each job.
+    """
     check(
         Case(
             seed=4 * gated + 2 * (after_planes > 0) + (host_reads > 0),
@@ -297,7 +305,10 @@ def test_every_bank(bank: int) -> None:
 @pytest.mark.parametrize("density", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("n_chunks", [1, 3])
 def test_a_full_queue_loses_nothing(density: float, gated: bool, n_chunks: int) -> None:
-    """A scanner that takes nothing for a long time stops the walk, also if all jobs are silent."""
+    """A scanner that takes nothing for a long time stops the walk, also if all jobs are silent.
+
+    Identity spikes are not lost either, although they do not stop the walk.
+    """
     check(
         Case(
             seed=int(10 * density) + gated,
@@ -338,15 +349,16 @@ def test_an_abort_leaves_nothing(abort_after: int) -> None:
 
 def test_cycles_from_slot_to_chunk() -> None:
     """A job's last chunk can be taken as many cycles after its slot as the schedule assumes, and
-    chunks follow one per cycle."""
+    chunks follow one per cycle. Identity spikes are there before."""
     n_chunks = CHUNK_DEPTH - 2
     dut = Fetch(CONFIG)
-    arrived = []
+    arrived, identities = [], []
 
     async def feed(ctx):
         ctx.set(dut.layer.body_bits, [1, 0, 0, 0])
         ctx.set(dut.window, 1)
         ctx.set(dut.chunks.ready, 1)
+        ctx.set(dut.identities.ready, 1)
         await ctx.tick()
         for n in range(n_chunks):
             ctx.set(dut.slot, {"chunk": 1, "weight": n, "last": 1})
@@ -356,10 +368,13 @@ def test_cycles_from_slot_to_chunk() -> None:
 
     async def watch(ctx):
         cycle = -1  # the first slot is used in cycle 0
-        async for _, _, valid in ctx.tick().sample(dut.chunks.valid):
+        trigger = ctx.tick().sample(dut.chunks.valid, dut.identities.valid)
+        async for _, _, valid, identity_valid in trigger:
             arrived.extend([cycle] * valid)
+            identities.extend([cycle] * identity_valid)
             cycle += 1
 
     simulate(dut, feed, background=[watch])
     first = FETCH_LATENCY + 1 + QUEUE_LATENCY
     assert arrived == list(range(first, first + n_chunks))
+    assert identities == [cycle - 1 for cycle in arrived]
