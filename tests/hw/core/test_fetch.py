@@ -26,8 +26,9 @@ CONFIG = Config(spike_bytes=2048, weight_depth=4096, param_depth=256)
 LAST_BANK = replace(CONFIG, lanes=64, banks=8, chunk_bits=32)
 """A configuration whose last bank sees slots latest."""
 
-N_JOBS_SUMMED = 10
-"""Largest number of jobs between the queue of chunks and the sums: one in each stage."""
+JOBS_BEHIND = 8
+"""Number of jobs that end, one a cycle, in the scanner, in weight memory and in the lanes, before
+the identity spikes of the first one are taken."""
 
 SILENT = 1
 """Address of a window without any active bit."""
@@ -47,7 +48,7 @@ def chunks_of(jobs: list[list[int]]) -> list[tuple[int, int, bool]]:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_merger_keeps_jobs_and_drops_silence(seed: int) -> None:
-    """A job's last chunk comes in the cycle after the job has ended."""
+    """A job's last chunk comes in the cycle after the job has ended, at once if it is silent."""
     rng = random.Random(seed)
     jobs = [
         [rng.getrandbits(64) | 1 if rng.random() < 0.4 else 0 for _ in range(rng.randrange(1, 6))]
@@ -243,17 +244,13 @@ def check(case: Case, config: Config = CONFIG) -> None:
         await ctx.tick().repeat(40)
         assert not ctx.get(dut.chunks.valid), "more than one last chunk per job"
 
-    async def sums(ctx):
-        """Take a job's identity spikes when later jobs have left the queue of chunks, as many as
-        can be between this queue and the sums."""
-        if case.abort_after is not None:
-            await wait_until(ctx, abort)
-            await ctx.tick()
-        for j, identity in enumerate(identities):
-            while n_ended < min(j + 1 + N_JOBS_SUMMED, case.n_jobs):
+    async def identity_spikes(ctx):
+        """Take the identity spikes of each job as late as the sums of jobs are complete."""
+        for job, spikes in enumerate(identities.values()):
+            while n_ended < min(job + 1 + JOBS_BEHIND, case.n_jobs):
                 await ctx.tick()
-            got = await get(ctx, dut.identities, rng=random.Random(j), stall=0)
-            assert got == identity or not case.gated, f"{case}, job {j}"
+            got = await get(ctx, dut.identities, rng=random.Random(job), stall=case.scan_stall)
+            assert got == spikes or not case.gated, f"{case}, job {job}"
         await ctx.tick().repeat(40)
         assert not ctx.get(dut.identities.valid), "more than one entry per job"
 
@@ -268,7 +265,7 @@ def check(case: Case, config: Config = CONFIG) -> None:
             n += valid
             assert n <= len(granules), "a granule that was not asked for"
 
-    benches: list[Callable] = [walk, chunks, sums]
+    benches: list[Callable] = [walk, chunks, identity_spikes]
     if granules:
         benches += [host_hears]
     background = [memory, no_more_granules]
@@ -281,7 +278,10 @@ def check(case: Case, config: Config = CONFIG) -> None:
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("host_reads", [0, 30])
 def test_everything_in_order(gated: bool, after_planes: float, host_reads: int) -> None:
-    """Chunks come in order, of each job the active ones; timesteps after bit-planes are silent."""
+    """Chunks come in order, of each job the active ones; timesteps after bit-planes are silent.
+
+    Identity spikes come in order, too, once for each job.
+    """
     check(
         Case(
             seed=4 * gated + 2 * (after_planes > 0) + (host_reads > 0),
@@ -304,7 +304,10 @@ def test_every_bank(bank: int) -> None:
 @pytest.mark.parametrize("density", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("n_chunks", [1, 3])
 def test_a_full_queue_loses_nothing(density: float, gated: bool, n_chunks: int) -> None:
-    """A scanner that takes nothing for a long time stops the walk, also if all jobs are silent."""
+    """A scanner that takes nothing for a long time stops the walk, also if all jobs are silent.
+
+    Identity spikes are not lost either, although they do not stop the walk.
+    """
     check(
         Case(
             seed=int(10 * density) + gated,
@@ -345,15 +348,16 @@ def test_an_abort_leaves_nothing(abort_after: int) -> None:
 
 def test_cycles_from_slot_to_chunk() -> None:
     """A job's last chunk can be taken as many cycles after its slot as the schedule assumes, and
-    chunks follow one per cycle."""
+    chunks follow one per cycle. Identity spikes are there before."""
     n_chunks = CHUNK_DEPTH - 2
     dut = Fetch(CONFIG)
-    arrived = []
+    arrived, identities = [], []
 
     async def feed(ctx):
         ctx.set(dut.layer.body_bits, [1, 0, 0, 0])
         ctx.set(dut.window, 1)
         ctx.set(dut.chunks.ready, 1)
+        ctx.set(dut.identities.ready, 1)
         await ctx.tick()
         for n in range(n_chunks):
             ctx.set(dut.slot, {"chunk": 1, "weight": n, "last": 1})
@@ -363,10 +367,13 @@ def test_cycles_from_slot_to_chunk() -> None:
 
     async def watch(ctx):
         cycle = -1  # the first slot is used in cycle 0
-        async for _, _, valid in ctx.tick().sample(dut.chunks.valid):
+        trigger = ctx.tick().sample(dut.chunks.valid, dut.identities.valid)
+        async for _, _, valid, identity_valid in trigger:
             arrived.extend([cycle] * valid)
+            identities.extend([cycle] * identity_valid)
             cycle += 1
 
     simulate(dut, feed, background=[watch])
     first = FETCH_LATENCY + 1 + QUEUE_LATENCY
     assert arrived == list(range(first, first + n_chunks))
+    assert identities == [cycle - 1 for cycle in arrived]

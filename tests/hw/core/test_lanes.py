@@ -37,7 +37,6 @@ class Event:
     weights: list[int]
     add: bool
     last: bool
-    identity: int
 
     def packed(self, config: Config) -> dict[str, int]:
         """Return the payload of :attr:`Lanes.rows`.
@@ -51,7 +50,6 @@ class Event:
             "weights": packed if self.add or not config.sum_queue else 0,
             "add": self.add,
             "last": self.last,
-            "identity": self.identity,
         }
 
 
@@ -61,7 +59,6 @@ def random_event(rng: random.Random, config: Config, *, add: bool, last: bool) -
         weights=[rng.randint(low, high) for _ in range(config.lanes)],
         add=add,
         last=last,
-        identity=rng.getrandbits(config.bank_lanes),
     )
 
 
@@ -86,14 +83,14 @@ def random_events(rng: random.Random, config: Config, n_jobs: int) -> list[Event
     return events
 
 
-def sums_of(events: list[Event]) -> list[tuple[list[int], int]]:
-    """Return the sums of each job, and its identity spikes."""
+def sums_of(events: list[Event]) -> list[list[int]]:
+    """Return the sums of each job."""
     jobs, total = [], [0] * len(events[0].weights)
     for event in events:
         if event.add:
             total = [a + b for a, b in zip(total, event.weights, strict=True)]
         if event.last:
-            jobs.append((total, event.identity))
+            jobs.append(total)
             total = [0] * len(total)
     return jobs
 
@@ -126,10 +123,9 @@ def test_sums_of_jobs_that_wait(stall: float, gaps: float, weight_bits: int) -> 
         await drive(ctx, dut, config, events, rng, gaps)
 
     async def collect(ctx):
-        for n, (sums, identity) in enumerate(sums_of(events)):
+        for n, sums in enumerate(sums_of(events)):
             got = await get(ctx, dut.sums, rng=random.Random(n), stall=stall)
-            assert list(got.sums) == sums, f"job {n}"
-            assert got.identity == identity, f"job {n}"
+            assert list(got) == sums, f"job {n}"
         ctx.set(dut.sums.ready, 1)
         for _ in range(5):
             _, _, valid = await ctx.tick().sample(dut.sums.valid)
@@ -160,19 +156,18 @@ def test_an_event_per_cycle(sum_queue: int, weight_bits: int, banks: int, gaps: 
         await ctx.tick().repeat(2)
 
     async def watch(ctx):
-        async for _, _, is_ready, valid, job, row_valid, last in ctx.tick().sample(
+        async for _, _, is_ready, valid, sums, row_valid, last in ctx.tick().sample(
             dut.rows.ready, dut.sums.valid, dut.sums.p, dut.rows.valid, dut.rows.p.last
         ):
             ready.append(is_ready)
             ended.append(row_valid & last)
             assert valid == (ended[-1] if sum_queue else [0, *ended][-2])
             if valid:
-                seen.append((list(job.sums), job.identity))
+                seen.append(list(sums))
 
     simulate(dut, feed, background=[watch])
     assert all(ready)
     assert seen == sums_of(events)
-    assert any(identity for _, identity in seen)
 
 
 def test_with_a_queue_sums_never_wait() -> None:
@@ -187,14 +182,14 @@ def test_with_a_queue_sums_never_wait() -> None:
 
     async def watch(ctx):
         async for _, _, ready, valid, sums in ctx.tick().sample(
-            dut.rows.ready, dut.sums.valid, dut.sums.p.sums
+            dut.rows.ready, dut.sums.valid, dut.sums.p
         ):
             assert ready
             if valid:
                 seen.append(list(sums))
 
     simulate(dut, feed, background=[watch])
-    assert seen == [sums for sums, _ in sums_of(events)]
+    assert seen == sums_of(events)
 
 
 def test_without_a_queue_rows_wait_for_sums() -> None:
@@ -204,7 +199,7 @@ def test_without_a_queue_rows_wait_for_sums() -> None:
     dut = Lanes(config)
 
     def row(weight: int, last: bool) -> dict[str, int]:
-        event = Event(weights=[weight] * config.lanes, add=True, last=last, identity=weight)
+        event = Event(weights=[weight] * config.lanes, add=True, last=last)
         return event.packed(config)
 
     async def bench(ctx):
@@ -216,13 +211,13 @@ def test_without_a_queue_rows_wait_for_sums() -> None:
         ctx.set(dut.rows.p, row(6, True))
         for _ in range(4):
             assert ctx.get(dut.sums.valid) and not ctx.get(dut.rows.ready)
-            assert ctx.get(dut.sums.p.sums[0]) == 9 and ctx.get(dut.sums.p.identity) == 5
+            assert list(ctx.get(dut.sums.p)) == [9] * config.lanes
             await ctx.tick()
         ctx.set(dut.sums.ready, 1)
         assert ctx.get(dut.rows.ready)
         await ctx.tick()
         assert ctx.get(dut.sums.valid)
-        assert ctx.get(dut.sums.p.sums[0]) == 6 and ctx.get(dut.sums.p.identity) == 6
+        assert list(ctx.get(dut.sums.p)) == [6] * config.lanes
 
     simulate(dut, bench)
 
@@ -235,8 +230,8 @@ def test_clear_drops_the_sums(sum_queue: int, complete: bool) -> None:
     dut = Lanes(config)
 
     async def bench(ctx):
-        nothing = Event(weights=[0] * config.lanes, add=False, last=False, identity=0)
-        event = Event(weights=[4] * config.lanes, add=True, last=complete, identity=1)
+        nothing = Event(weights=[0] * config.lanes, add=False, last=False)
+        event = Event(weights=[4] * config.lanes, add=True, last=complete)
         ctx.set(dut.rows.valid, 1)
         ctx.set(dut.rows.p, event.packed(config))
         await ctx.tick()
@@ -249,12 +244,12 @@ def test_clear_drops_the_sums(sum_queue: int, complete: bool) -> None:
         await ctx.tick()
         assert not ctx.get(dut.sums.valid)
         for weight, last in ((5, False), (6, True)):
-            event = Event(weights=[weight] * config.lanes, add=True, last=last, identity=2)
+            event = Event(weights=[weight] * config.lanes, add=True, last=last)
             ctx.set(dut.rows.valid, 1)
             ctx.set(dut.rows.p, event.packed(config))
             if not (sum_queue and last):
                 assert not ctx.get(dut.sums.valid)
                 await ctx.tick()
-        assert ctx.get(dut.sums.valid) and ctx.get(dut.sums.p.sums[0]) == 11
+        assert ctx.get(dut.sums.valid) and ctx.get(dut.sums.p[0]) == 11
 
     simulate(dut, bench)

@@ -17,8 +17,8 @@ ALL_ROWS = 3
 """``granule_rows`` of a layer in which each bit of a granule has a row of weights."""
 
 
-def build(chunk_bits: int, banks: int = 1) -> Config:
-    return Config(spike_bytes=256, weight_depth=4096, chunk_bits=chunk_bits, lanes=16, banks=banks)
+def build(chunk_bits: int) -> Config:
+    return Config(spike_bytes=256, weight_depth=4096, chunk_bits=chunk_bits, lanes=16)
 
 
 def random_chunks(
@@ -123,16 +123,16 @@ def run(
     return events
 
 
-@pytest.mark.parametrize(("chunk_bits", "banks"), [(32, 1), (64, 1), (32, 2), (64, 2)])
-@pytest.mark.parametrize("seed", range(4))
-def test_every_active_input_once(chunk_bits: int, banks: int, seed: int) -> None:
+@pytest.mark.parametrize("chunk_bits", [32, 64])
+@pytest.mark.parametrize("seed", range(8))
+def test_every_active_input_once(chunk_bits: int, seed: int) -> None:
     """A silent job has one event, which adds nothing and ends the job."""
-    rng = random.Random(10 * seed + chunk_bits + banks)
-    config = build(chunk_bits, banks)
+    rng = random.Random(10 * seed + chunk_bits)
+    config = build(chunk_bits)
     chunks = random_chunks(rng, config, 20)
     assert any(not chunk["bits"] for chunk in chunks)
     piece_weights = [rng.randrange(256) for _ in range(chunk_bits // PIECE_BITS)]
-    stall, hold = 0.4 * (seed % 2), 0.3 * (seed // 2)
+    stall, hold = 0.4 * (seed % 2), 0.3 * (seed // 2 % 2)
     events = run(config, chunks, piece_weights, stall=stall, hold=hold, seed=seed)
     assert [event for _, event in events] == events_of(chunks, piece_weights), f"seed {seed}"
 

@@ -1,4 +1,4 @@
-"""Tests of the storage for sums: the sums of all jobs arrive complete and in order.
+"""Tests of the storage for sums: the sums and identity spikes of all jobs arrive in order.
 
 The scanner sees with a delay that there is no room for more sums.
 """
@@ -31,22 +31,24 @@ def build(fire_lanes: int, depth: int, banks: int = 1) -> Config:
     )
 
 
-def job_sums(job: int, config: Config) -> dict:
-    """Return the payload of a job; all jobs of a test differ."""
-    return {
-        "sums": [100 * job + lane - 5000 for lane in range(config.lanes)],
-        "identity": random.Random(job).getrandbits(config.bank_lanes),
-    }
+def job_sums(job: int, config: Config) -> list[int]:
+    """Return the sums of a job; all jobs of a test differ."""
+    return [100 * job + lane - 5000 for lane in range(config.lanes)]
+
+
+def identity_spikes(job: int, config: Config) -> int:
+    """Return the identity spikes of a job."""
+    return random.Random(job).getrandbits(config.bank_lanes)
 
 
 def beats_of(job: int, config: Config) -> list[tuple[list[int], int]]:
     """Return the sums and identity spikes of each beat of a job."""
-    values, n_sums = job_sums(job, config), config.fire_lanes
+    sums, identity, n_sums = job_sums(job, config), identity_spikes(job, config), config.fire_lanes
     n_identity = n_sums // config.banks
     return [
         (
-            values["sums"][beat * n_sums :][:n_sums],
-            values["identity"] >> beat * n_identity & (1 << n_identity) - 1,
+            sums[beat * n_sums :][:n_sums],
+            identity >> beat * n_identity & (1 << n_identity) - 1,
         )
         for beat in range(config.fire_beats)
     ]
@@ -75,6 +77,17 @@ async def fire(ctx, o, config: Config, n_jobs: int, rng, stall: float) -> None:
         assert not ctx.get(o.available)
 
 
+def identities(dut: SumQueue | SumRegister, config: Config, n_jobs: int) -> Callable:
+    """Return a bench that offers the identity spikes of each job, one after another, and expects
+    that all are taken."""
+
+    async def bench(ctx):
+        items = (identity_spikes(job, config) for job in range(n_jobs))
+        await put(ctx, dut.identities, items, rng=random.Random(0), stall=0)
+
+    return bench
+
+
 def scan(dut: SumQueue, config: Config, n_jobs: int) -> Callable:
     """Return a bench in which a job ends for every cycle with room; its sums arrive later."""
 
@@ -91,6 +104,7 @@ def scan(dut: SumQueue, config: Config, n_jobs: int) -> Callable:
             if job is not None:
                 ctx.set(dut.i.p, job_sums(job, config))
             assert ctx.get(dut.complete) == (job is not None)
+            assert ctx.get(dut.identities.ready) == (job is not None)
             await ctx.tick()
         ctx.set(dut.i.valid, 0)
 
@@ -119,7 +133,7 @@ def test_queue_loses_no_sums_and_does_not_block(
         await fire(ctx, dut.o, config, 60, random.Random(depth), stall)
         assert ctx.get(dut.room)
 
-    simulate(dut, scan(dut, config, 60), take)
+    simulate(dut, scan(dut, config, 60), identities(dut, config, 60), take)
 
 
 @pytest.mark.parametrize("depth", [SUMS_IN_FLIGHT, 8, 16])
@@ -140,7 +154,8 @@ def test_a_queue_is_filled_to_its_last_place(depth: int) -> None:
         assert n_complete == depth and not ctx.get(dut.room)
         await fire(ctx, dut.o, config, 40, random.Random(depth), 0)
 
-    simulate(dut, scan(dut, config, 40), bench, background=[count])
+    benches = scan(dut, config, 40), identities(dut, config, 40), bench
+    simulate(dut, *benches, background=[count])
 
 
 @pytest.mark.parametrize("fire_lanes", [1, 4, 8])
@@ -158,7 +173,7 @@ def test_without_a_queue_sums_wait_in_the_lanes(stall: float, fire_lanes: int) -
     async def take(ctx):
         await fire(ctx, dut.o, config, 40, rng, stall)
 
-    simulate(dut, add, take)
+    simulate(dut, add, identities(dut, config, 40), take)
 
 
 def test_a_job_per_cycle() -> None:
