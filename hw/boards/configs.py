@@ -10,7 +10,7 @@ thirty block RAMs of 4 kbit.
 
 The suffix ``/w2``, ``/w4`` or ``/w8`` of a name stands for the same board built for another weight
 width, with the same number of bits of weight memory. The ULX3S-85F has two entries:
-``ulx3s-85f-wide`` has eight banks of 64 lanes with 4-bit weights.
+``ulx3s-85f-wide`` has four banks with 4-bit weights.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ CONFIGS: dict[str, Config] = {
         Config(name="ulx3s-85f", **_ECP5_85F, **_60_MHZ),
         Config(
             name="ulx3s-85f-wide",
-            banks=8,
-            lanes=64,
+            banks=4,
+            lanes=32,
             weight_bits=4,
-            weight_depth=1024,
+            weight_depth=4096,
             chunk_bits=32,
-            fire_lanes=16,
-            sum_bits=13,
+            fire_lanes=8,
+            sum_bits=14,
             membrane_bits=18,
             membrane_slots=16,
             spike_bytes=8192,
