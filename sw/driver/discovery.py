@@ -67,7 +67,10 @@ def _parse_identity(raw: bytes, port: str) -> BoardIdentity:
     """
     if raw[:4] != MAGIC.to_bytes(4, "little"):
         raise NotABoard(f"the device on {port} answers, but is no Spikefold board")
-    advice = "Load a bitstream of this release onto the board, or use the software of its release"
+    advice = (
+        "Load a bitstream of this release onto the board ('python -m hw.flash BOARD'), or use the "
+        "software of its release"
+    )
     version = int.from_bytes(raw[4:6], "little")
     if version != PROTOCOL_VERSION or len(raw) != n_bytes(Identity):
         raise SpecMismatch(

@@ -105,7 +105,7 @@ def test_page_is_whole_and_needs_nothing_else(tmp_path: Path, seed: int) -> None
 def test_where_the_stem_is_computed(tmp_path: Path) -> None:
     """On the device, where it takes pixels: then it is a layer with figures."""
     seen = {}
-    for board in ("ulx3s-85f", "ulx3s-85f-quad/w8"):
+    for board in ("ulx3s-85f", "ulx3s-85f-wide/w8"):
         network = netfile.load(NETWORK).network
         stem = network.encoder
         assert stem is not None
@@ -116,7 +116,7 @@ def test_where_the_stem_is_computed(tmp_path: Path) -> None:
         seen[board] = [w for w in ("(device)", "(host)") if f"{stem.name} {w}" in page.words]
         rows = page.words.count("fan-in")
         assert rows == len(network.layers) + (board == "ulx3s-85f")
-    assert seen == {"ulx3s-85f": ["(device)"], "ulx3s-85f-quad/w8": ["(host)"]}
+    assert seen == {"ulx3s-85f": ["(device)"], "ulx3s-85f-wide/w8": ["(host)"]}
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:
