@@ -29,7 +29,7 @@ CONFIG = Config(
 )
 
 
-def network(*, timesteps: int = 2, size: int = 6, bias: int = 0) -> Network:
+def network(*, timesteps: int = 2, channels: int = 8, size: int = 6, bias: int = 0) -> Network:
     """Return a network of two 3x3 layers, the second one gated, and a classifier."""
     rng = np.random.default_rng(1)
 
@@ -39,9 +39,11 @@ def network(*, timesteps: int = 2, size: int = 6, bias: int = 0) -> Network:
             source=source,
             kernel=(3, 3),
             padding=(1, 1),
-            weight=rng.integers(-20, 30, (timesteps, 1, 1, 8, 8, 3, 3)).astype(np.int8),
-            bias=np.full((1, 1, 1, 8), bias, np.int32),
-            threshold=np.full((1, 1, 8), 60, np.int32),
+            weight=rng.integers(-20, 30, (timesteps, 1, 1, channels, channels, 3, 3)).astype(
+                np.int8
+            ),
+            bias=np.full((1, 1, 1, channels), bias, np.int32),
+            threshold=np.full((1, 1, channels), 60, np.int32),
             **options,
         )
 
@@ -49,13 +51,13 @@ def network(*, timesteps: int = 2, size: int = 6, bias: int = 0) -> Network:
         name="fc",
         source="conv2",
         kernel=(size, size),
-        weight=rng.integers(-20, 30, (1, 1, 1, 5, 8, 1, 1)).astype(np.int8),
+        weight=rng.integers(-20, 30, (1, 1, 1, 5, channels, 1, 1)).astype(np.int8),
         bias=np.arange(5, dtype=np.int32)[None, None, None],
         output=True,
     )
     return Network(
         timesteps=timesteps,
-        image_shape=(8, size, size),
+        image_shape=(channels, size, size),
         encoder=None,
         layers=(
             layer("conv1", INPUT),
@@ -243,6 +245,44 @@ def test_results_are_kept_until_those_of_the_next_run_are_taken() -> None:
     simulate(dut, bench, max_ticks=100_000)
 
 
+@pytest.mark.parametrize("banks", [1, 2])
+def test_a_run_goes_on_while_the_host_reads_spikes(banks: int) -> None:
+    """Granules are right at any time of a run, also while it reads a descriptor, and so are its
+    results."""
+    config = replace(CONFIG, banks=banks, lanes=8 * banks, chunk_bits=32, param_depth=256)
+    net = network(size=3)
+    program = compile_network(net, config)
+    dut = Core(config)
+    rng = random.Random(banks)
+
+    async def bench(ctx):
+        bus = Bench(dut, program, ctx)
+        await bus.load()
+        first_row = program.inputs[0].first_row
+        for number in range(4):
+            frames = random_frames(net, 0.4, seed=number)
+            image = program.pack_input(frames, 0)
+            expected_maps, expected_logits = golden.run_network(net, frames)
+            n_read = 0
+            await bus.start(frames, tag=number)
+            while not ctx.get(dut.bus.done.valid):
+                row = rng.choice([row for row, granule in enumerate(image) if granule])
+                assert await bus.read(Space.SPIKE, first_row + row, 1) == image[row : row + 1]
+                n_read += ctx.get(dut.bus.busy)
+                for _ in range(rng.choice((0, 0, 1, 2, 5))):
+                    await ctx.tick()
+            assert n_read > 10
+            result = await bus.done()
+            assert (result.tag, result.argmax) == (number, np.argmax(expected_logits))
+            logits = program.logits(await bus.read(Space.RESULT, 0, program.n_result_rows))
+            assert (logits == expected_logits).all(), f"run {number}"
+        maps, _, _ = await bus.results()
+        for name, spikes in expected_maps.items():
+            assert (maps[name] == spikes).all(), name
+
+    simulate(dut, bench)
+
+
 def test_memories_read_back_what_was_written() -> None:
     net = network()
     program = compile_network(net, CONFIG)
@@ -292,18 +332,29 @@ def test_other_builds(lanes: int, fire_lanes: int, weight_bits: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cores", "size"), [(2, 4), (4, 3), pytest.param(8, 3, marks=pytest.mark.slow)]
+    ("banks", "channels", "size"),
+    [(2, 8, 3), (4, 7, 2), pytest.param(8, 20, 3, marks=pytest.mark.slow)],
 )
-def test_several_cores_are_one(cores: int, size: int) -> None:
-    """Several cores compute the same as one, in fewer cycles, even with fewer rows than cores."""
-    config = replace(CONFIG, cores=cores, fire_lanes=4, max_layers=4, param_depth=256)
-    net = network(size=size)
-    frames = random_frames(net, 0.3)
+def test_several_banks_are_one(banks: int, channels: int, size: int) -> None:
+    """Several banks compute the same as one, in fewer cycles, even if some have more channels."""
+    config = replace(
+        CONFIG,
+        banks=banks,
+        lanes=8 * banks,
+        fire_lanes=max(4, banks),
+        weight_depth=1024 if banks == 8 else 600,
+        chunk_bits=32,
+        param_depth=256,
+    )
+    net = network(channels=channels, size=size)
+    frames = random_frames(net, 0.6)
+    one_bank = replace(config, banks=1, chunk_bits=max(32, config.lanes))
+    _, alone, maps_alone, counters_alone = run(net, frames, config=one_bank)
     program, together, maps, counters = run(net, frames, config=config)
-    _, alone, _, counters_alone = run(net, frames, config=replace(config, cores=1))
-    assert maps["conv1"].any()
+    for name, spikes in maps.items():
+        assert spikes.any() and (spikes == maps_alone[name]).all(), name
     assert together.n_cycles < alone.n_cycles
     predicted = predict_cycles(program, maps)
     for name, found in counters.items():
-        assert found.n_cycles == predicted[name]
-        assert found.n_weight_reads == counters_alone[name].n_weight_reads
+        assert found.n_cycles == predicted[name], name
+        assert found.n_weight_reads == counters_alone[name].n_weight_reads, name

@@ -306,7 +306,7 @@ def test_every_bank(bank: int) -> None:
 def test_a_full_queue_loses_nothing(density: float, gated: bool, n_chunks: int) -> None:
     """A scanner that takes nothing for a long time stops the walk, also if all jobs are silent.
 
-    Identity spikes are not lost either, although they do not stop the walk.
+    Nor are identity spikes lost, of which there are more than chunks in the queue.
     """
     check(
         Case(
@@ -316,6 +316,7 @@ def test_a_full_queue_loses_nothing(density: float, gated: bool, n_chunks: int) 
             density=density,
             gated=gated,
             scan_sleeps=150,
+            scan_stall=0.5,
         )
     )
 

@@ -8,7 +8,7 @@ from amaranth import ResetInserter, Signal
 
 from hw.core.nest import Phase, address_widths
 from hw.core.walk import Walk, granule_layout, job_layout
-from hw.spec import GRANULE_BITS, JOB_DEPTH, Config
+from hw.spec import GRANULE_BITS, JOB_DEPTH, QUEUE_LATENCY, Config
 from tests.streams import get, put, simulate, stays_valid
 
 CONFIG = Config(spike_bytes=2048, weight_depth=4096, param_depth=256, lanes=32, banks=4)
@@ -227,6 +227,36 @@ def test_a_full_queue_loses_no_job(n_chunks: int, gated: bool) -> None:
     )
     uses = check(case)
     assert uses[300:400] == [""] * 100, "the walk did not stop"
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_a_job_is_queued_in_the_cycle_of_its_last_slot(gated: bool) -> None:
+    """The slot of a job's last chunk brings the job into the queue, from which it can be taken as
+    soon as from any queue."""
+    case = Case(seed=9, n_jobs=20, gated=gated)
+    steps = random_steps(random.Random(case.seed), case, CONFIG)
+    dut = Walk(CONFIG)
+    ended, arrived = [], []
+
+    async def feed(ctx):
+        ctx.set(dut.gated, gated)
+        ctx.set(dut.room, 1)
+        ctx.set(dut.jobs.ready, 1)
+        await ctx.tick().repeat(3)
+        await put(ctx, dut.steps, steps, rng=random.Random(0), stall=0.3)
+        await ctx.tick().repeat(10)
+
+    async def watch(ctx):
+        cycle = 0
+        trigger = ctx.tick().sample(dut.slot, dut.jobs.valid)
+        async for _, _, slot, valid in trigger:
+            ended.extend([cycle] * (slot.chunk & slot.last))
+            arrived.extend([cycle] * valid)
+            cycle += 1
+
+    simulate(dut, feed, background=[watch])
+    assert len(ended) == case.n_jobs
+    assert arrived == [cycle + QUEUE_LATENCY for cycle in ended]
 
 
 @pytest.mark.parametrize("seed", range(6))
