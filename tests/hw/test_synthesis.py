@@ -11,7 +11,13 @@ from hw.top import Top
 from sim.verilate import to_rtlil
 
 SMALL = Config(
-    lanes=8, fire_lanes=2, membrane_bits=16, weight_depth=2048, spike_bytes=4096, param_depth=512
+    lanes=8,
+    fire_lanes=2,
+    membrane_bits=16,
+    sum_bits=16,
+    weight_depth=2048,
+    spike_bytes=4096,
+    param_depth=512,
 )
 MULTIPLIERS = {"$mul", "$macc", "$macc_v2", "$div", "$mod", "$divfloor", "$modfloor", "$pow"}
 

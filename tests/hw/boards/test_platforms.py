@@ -19,6 +19,7 @@ SMALL = Config(
     lanes=8,
     fire_lanes=1,
     membrane_bits=16,
+    sum_bits=16,
     weight_depth=64,
     spike_bytes=64,
     param_depth=64,
