@@ -114,7 +114,7 @@ def areas(
 
     Parameters
     ----------
-    membrane_bits : width of sums and membranes; by default the board's.
+    membrane_bits : width of membranes, and the largest of a bank's sums; by default the board's.
 
     Yields
     ------
@@ -131,7 +131,8 @@ def areas(
     if isinstance(target(board).platform(), GowinPlatform):
         raise BuildError(f"{board}: only cells of ECP5 and iCE40 are counted, not those of Gowin")
     if membrane_bits is not None:
-        config = replace(config, membrane_bits=membrane_bits)
+        sum_bits = min(config.sum_bits, membrane_bits)
+        config = replace(config, membrane_bits=membrane_bits, sum_bits=sum_bits)
     for n_lanes in lanes:
         source = netlist(board, with_lanes(config, n_lanes))
         folder = synthesised(source, source.folder)

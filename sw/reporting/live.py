@@ -162,7 +162,7 @@ class Monitor:
             images_per_s=(now.n_images - first.n_images) / seconds,
             latency_ms=1e3 * float(np.median([one.latency_s for one in outcomes] or [0.0])),
             core_busy=n_cycles / (config.clk_hz * seconds * len(devices)),
-            lanes_busy=n_ops / (config.lanes * n_cycles) if n_cycles else 0.0,
+            lanes_busy=n_ops / (config.banks * config.lanes * n_cycles) if n_cycles else 0.0,
             line_busy=10 * n_bytes / (baud * seconds),
             synaptic_ops_per_s=n_ops / seconds,
             spikes=spikes,

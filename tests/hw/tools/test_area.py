@@ -38,18 +38,18 @@ def design(*cells: tuple[str, str, str | None]) -> dict:
 def test_a_cell_is_counted_for_the_block_whose_net_it_drives():
     assert area.blocks(
         design(
-            ("$abc$7", "LUT4", "top.core.core0.fire.membrane3[2]"),
-            ("$abc$8", "CCU2C", "top.core.core0.fire.excess0"),
-            ("$abc$9", "TRELLIS_FF", "top.core.core0.event__payload.first"),
-            ("top.core.core0.params$178.rows.0.0", "DP16KD", "top.core.core0.argmax.logits"),
+            ("$abc$7", "LUT4", "top.core.banks.bank0.lanes.total3[2]"),
+            ("$abc$8", "CCU2C", "top.core.banks.bank0.lanes.sums__payload"),
+            ("$abc$9", "TRELLIS_FF", "top.core.banks.bank0.slot__chunk"),
+            ("top.core.params$178.rows.0.0", "DP16KD", "top.core.argmax.logits"),
             ("$abc$11", "SB_DFFESR", "top.link.rate.divisor"),
             ("$abc$12", "LUT4", None),
             ("$abc$13", "PFUMX", "top.link.rate.divisor2"),
         )
     ) == {
-        "core.core0.fire": Counter(lut=3),
-        "core.core0": Counter(ff=1),
-        "core.core0.params": Counter(block_ram=1),
+        "core.banks.bank0.lanes": Counter(lut=3),
+        "core.banks.bank0": Counter(ff=1),
+        "core.params": Counter(block_ram=1),
         "link.rate": Counter(ff=1),
         "other": Counter(lut=1),
     }
