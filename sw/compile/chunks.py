@@ -85,7 +85,8 @@ def _gather_rows(
     """Return chunks that hold several short kernel rows each, one row in each piece.
 
     Return None if a chunk could hold only one row, or if an offset exceeds its field of the header.
-    ``missing`` is 0 if runs begin at granules, else 8.
+    ``missing`` is 0 if every run begins at a granule (a multiple of 8 bits), else 8. In the latter
+    case, up to 7 bits at the end of each piece cannot be used.
     """
     kernel_y, kernel_x = layer.kernel
     run = (kernel_x - 1) * source.pixel + source.bank_channels
@@ -120,8 +121,8 @@ def _split_runs(
 ) -> Chunks:
     """Return chunks that each hold one run, or a part of a run that is longer than a chunk.
 
-    ``missing`` is the number of bits of a chunk that are not used: 0 if runs begin at granules,
-    else 8.
+    ``missing`` is the number of bits at the end of a chunk that are not used: 0 if every run begins
+    at a granule (a multiple of 8 bits), else 8.
     """
     kernel_y, kernel_x = layer.kernel
     merged = _merges_columns(layer)

@@ -13,9 +13,10 @@ A layer is one pass through a loop nest, innermost level first::
     chunk of a run | kernel column, if shared | kernel row | pooling x | pooling y |
     interleaved positions and groups | timestep | channel group | x | y
 
-A run is all the bits of a kernel row, which are contiguous. A chunk is what a bank reads in one
-cycle (:mod:`sw.compile.chunks`). If the map that the host writes has few channels, its rows are
-placed at such a distance that one chunk holds several short runs, one below the other.
+A run is all the bits of a kernel row, which are contiguous; if kernel columns share weights, it is
+one position of the row. A chunk is what a bank reads in one cycle (:mod:`sw.compile.chunks`). If
+the map that the host writes has few channels, its rows are placed at such a distance that one chunk
+holds several short runs, one below the other.
 
 Weights are stored in the order in which they are used: (y, x, group, timestep, kernel row, kernel
 column, channel). Each entry is one row of ``lanes`` weights, for as many output channels. If
@@ -189,7 +190,7 @@ def _input_buffers(first: Placement, n_bits: int, config: Config) -> tuple[Place
     """Return the regions of spike memory into which the host may write its map.
 
     They are ``first`` and, if there is room, a second one with the same layout behind all maps.
-    ``n_bits`` is the number of bits that all maps take together.
+    ``n_bits`` is the number of bits that all maps together take in a bank.
     """
     if n_bits + first.n_bits > GRANULE_BITS * config.spike_bytes:
         return (first,)

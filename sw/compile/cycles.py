@@ -178,8 +178,8 @@ class _Bank:
 
         Returns
         -------
-        The first cycle in which the job's sums are in the bank's queue of sums; in a bank without
-        such a queue, in its register.
+        The first cycle in which the job's sums are in the bank's queue of sums, or, if it has none,
+        in its register for the sums of one job.
         """
         self._scan(self._held, known + 1)
         self._held = 0

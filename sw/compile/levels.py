@@ -1,6 +1,6 @@
 """Levels of the loop nest that runs a layer: trip counts, strides, and the order of its jobs.
 
-A *level* is one of the nested loops by which a core computes a layer; each iteration moves the
+A *level* is one of the nested loops by which the core computes a layer; each iteration moves the
 addresses of the core's memories by the level's strides. A *job* is the computation of one output
 position of one channel group (``lanes`` output channels) at one timestep.
 """
@@ -17,7 +17,7 @@ from hw.spec import MEMBRANE_LATENCY, Config
 
 @dataclass(frozen=True, kw_only=True)
 class Strides:
-    """Distances by which a core's addresses move in one iteration of a loop.
+    """Distances by which the core's addresses move in one iteration of a loop.
 
     ``source`` (the map that the layer reads) is in bits of spike memory. ``identity`` (the map that
     its gate joins) and ``target`` (the map that it writes) are in granules of 8 bits. An output
@@ -98,10 +98,13 @@ def interleavings(
     """Return (spacing, turns) for every possible interleaving of a layer's jobs, the best first.
 
     A neuron's next timestep must not begin before its membrane of the timestep before is written.
-    The jobs of other neurons fill this time; each needs a membrane slot. The spacing is the
-    smallest number of cycles between the starts of two jobs in the fire unit. The best interleaving
-    has the smallest spacing; among equals, the fewest loop levels, and then the fewest slots.
-    The list is empty if the pooling window alone needs more slots than the device has.
+    The jobs of other neurons fill this time; ``turns`` says which (:class:`Turns`). Each of these
+    jobs needs a membrane slot. The spacing is the smallest number of cycles between the starts of
+    two jobs in the fire unit.
+
+    The best interleaving has the smallest spacing; among equals, the fewest loop levels, and then
+    the fewest slots. The list is empty if the pooling window alone needs more slots than the device
+    has.
 
     Parameters
     ----------

@@ -86,7 +86,7 @@ class LayerContext:
 
 @dataclass(frozen=True, kw_only=True)
 class CompiledLayer:
-    """Result of compiling one layer: its plan, its descriptor and its rows of the memories."""
+    """Result of compiling one layer: plan, descriptor, and rows of weights and parameters."""
 
     plan: LayerPlan
     header: dict[str, Any]
@@ -127,8 +127,8 @@ def compile_layer(context: LayerContext, *, weight_base: int, param_base: int) -
 
     Parameters
     ----------
-    weight_base : row of a bank's weight memory at which the layer's rows will lie.
-    param_base : the same for parameter memory.
+    weight_base : row of every bank's weight memory at which the layer's rows will begin.
+    param_base : row of parameter memory at which the layer's rows will begin.
 
     Raises
     ------
@@ -201,7 +201,10 @@ def compile_layer(context: LayerContext, *, weight_base: int, param_base: int) -
 
 
 def _kept(context: LayerContext) -> tuple[int, int]:
-    """Return how many rows and columns of the convolution's output lie in pooling windows."""
+    """Return how many rows and columns of the convolution's output are pooled.
+
+    Pooling drops those at the end that lie in no complete window.
+    """
     _, height, width = context.layer.map_shape(context.source.shape)
     pool_y, pool_x = context.layer.pool
     return height * pool_y, width * pool_x
