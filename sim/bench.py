@@ -1,10 +1,10 @@
 """Measure how well the core uses the port of its weight memory, in exact clock cycles.
 
-Each case is one layer with random weights on random spikes, run on the virtual board and counted by
-the device's own counters. The upper bound is one row of weights per cycle and bank. The port use
-counts rows that are read for synapses (the bias does not use the port), over all cycles that the
-layer takes: loading its descriptor, filling and draining the pipeline are included. Cycles do not
-depend on the machine that runs this.
+Each case is one layer with random weights on random spikes. It runs on the virtual board, and the
+device's own counters measure it. The weight memory of a bank can deliver one row of weights per
+cycle. The port use is the share of this: the number of rows that were read for active inputs, over
+the number of cycles and banks. The cycles are all that the layer takes. They include loading its
+descriptor, and filling and draining the pipeline. They do not depend on the machine that runs this.
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ CASES = (
 
 
 def with_banks(banks: int) -> Config:
-    """Return the configuration to measure with so many banks, which has lanes for all of them.
+    """Return the configuration to measure, with ``banks`` banks.
+
+    It has at least 8 lanes for each bank, which a device needs.
 
     Raises
     ------
@@ -136,7 +138,8 @@ def network(case: Case, rng: np.random.Generator) -> Network:
 def measure(case: Case, board: Board) -> dict[str, object]:
     """Run a case on the board, and return its row of the results.
 
-    The row has the counters of the layer, and the cycles that the compiler predicts for it.
+    The row has the measured cycles and rows read, the port use, and the cycles that the compiler
+    predicts.
     """
     rng = np.random.default_rng(0)
     net = network(case, rng)

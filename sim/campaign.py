@@ -1,11 +1,16 @@
 """Inject thousands of faults between driver and virtual board, and count their consequences.
 
 A session loads a small random network, runs it on random spikes, and reads its spike maps back at
-the end. Each session has faults of one kind: a kind of :mod:`sw.driver.faults`, or all of them at
-once; or the host process is killed (SIGKILL) while it loads, runs or reads back, and started again
-on the same board; or a second host tries to open the port; or a long burst of noise is sent between
-two requests. Every inference is compared with that of the same network on an undisturbed link:
-logits, counters, prediction and maps.
+the end. Each session has one of these kinds of faults:
+
+- one kind of fault of :mod:`sw.driver.faults`, or all of them at once;
+- the host process is killed (SIGKILL) while it loads, runs or reads back, and another host process
+  then uses the same board;
+- a second host tries to open the port;
+- a long burst of noise is sent between two requests.
+
+Every inference is compared with that of the same network on an undisturbed link: logits, counters,
+prediction and maps.
 """
 
 from __future__ import annotations
@@ -43,23 +48,24 @@ TIMEOUT_S = 0.1
 """How long the driver waits for a reply; short, because most faults cost this time."""
 
 N_SAMPLES = 60
-"""Number of samples in a session without reading back."""
+"""Number of samples of a session whose spike maps are not read back."""
 
 N_READ_BACK = 4
-"""Number of samples after those whose maps are all read back."""
+"""Number of further samples of a session, whose spike maps are all read back."""
 
 RATE = 0.1
 """Probability of a fault per frame."""
 
 RESET_RATE = 0.02
-"""Probability of a reset per frame: at the rate of other faults, no network could be loaded."""
+"""Probability of a reset per frame. With :data:`RATE`, no network could be loaded."""
 
 KILLED = {f"host killed in {phase}": phase for phase in ("loading", "running", "reading back")}
+"""Kinds of sessions in which the host is killed, each with the name of the phase."""
 SECOND_HOST = "second host"
 NOISE = "noise"
 ALL = "all kinds"
 SESSIONS = (*faults.KINDS, ALL, *KILLED, SECOND_HOST, NOISE)
-"""Kinds of sessions, which take turns."""
+"""Kinds of sessions, in the order in which they are run again and again."""
 
 NOISE_BYTES = 100_000
 """Number of random bytes in a burst of noise: fifty times the board's receive buffer."""
@@ -120,11 +126,11 @@ class Tally:
     n_injected : number of faults injected.
     n_sessions : number of sessions, which is the sum of the next four.
     n_undisturbed : number of sessions in which no fault happened.
-    n_by_retry : number of sessions with faults that were completed.
+    n_by_retry : number of sessions that were completed although faults happened.
     n_errors : number of sessions that ended with an error of the driver.
     n_stuck : number of sessions that did not end, or ended with another exception.
     n_samples : number of inferences that were compared with the expected ones.
-    n_wrong : number of inferences that were wrong, and of second hosts that could open the port.
+    n_wrong : number of wrong inferences, plus the number of second hosts that could open the port.
     n_repeated, n_recoveries : number of requests sent again, and of restarts of the link.
     """
 
@@ -189,7 +195,7 @@ def session(
     path, pid : path of the virtual board's serial port, and its process.
     plan : faults to inject.
     expected : inferences on the samples over an undisturbed link.
-    tell : called at the beginning of each phase with its name, as in :data:`KILLED`.
+    tell : called at the beginning of each phase with its name, one of the values of :data:`KILLED`.
     check : called with each inference and the expected one.
     halfway : called with the port, in the middle of the inferences.
 
@@ -321,7 +327,8 @@ def _kill_host(path: str, pid: int, seed: int, phase: str) -> bool:
 def run_campaign(n_faults: int, seed: int, *, progress: bool = True) -> Campaign:
     """Inject at least ``n_faults`` faults, and return what they led to.
 
-    The kinds of sessions take turns, in complete rounds.
+    One session of every kind is run, in the order of :data:`SESSIONS`. This is repeated until there
+    were enough faults. Ctrl-C ends it earlier, with the results so far.
     """
     rng = random.Random(seed)
     campaign = Campaign()

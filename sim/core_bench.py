@@ -1,4 +1,4 @@
-"""Test bench under cocotb that drives the cores through their bus and reads back all results."""
+"""Test bench under cocotb that drives the core through its bus and reads back all results."""
 
 from __future__ import annotations
 
@@ -38,12 +38,13 @@ class CoreRun:
 
 
 class CoreBench:
-    """Host at the bus of the cores (:class:`hw.bus.CoreBus`), which loads and runs a program.
+    """Host at the bus of the core (:class:`hw.bus.CoreBus`), which loads and runs a program.
 
     Parameters
     ----------
     dut : Verilog of :class:`hw.core.core.Core` with the program's configuration.
-    stall : probability per cycle that this side keeps a stream waiting.
+    program : compiled program to load and run.
+    stall : probability per cycle that the test bench keeps a stream of the bus waiting.
     """
 
     def __init__(self, dut: Any, program: Program, *, stall: float = 0.0):
@@ -53,7 +54,7 @@ class CoreBench:
         self._write_layout = row_write_layout(program.config)
 
     async def reset(self) -> None:
-        """Start the clock and reset the cores."""
+        """Start the clock and reset the core."""
         dut = self.dut
         Clock(dut.clk, 10, unit="ns").start()
         for name in ("write__valid", "read__valid", "run__valid"):

@@ -1,10 +1,10 @@
 """Feed the gateware's frame decoder with an hour of garbage.
 
-At 1 Mbaud, the rate that a board starts with, an hour is 360 million bytes. The decoder is
-simulated by Verilator without the UART in front of it, with which this would take a day. Four kinds
-of garbage take turns, a second each: random bytes, short frames with many escapes, a line that is
-stuck, and whole frames with one bit flipped. An undamaged IDENTIFY request follows each second: the
-decoder must pass it on, and nothing else.
+At 1 Mbaud, the rate that a board starts with, an hour is 360 million bytes. Verilator simulates the
+decoder alone; with the UART in front of it, this would take a day. The kind of garbage changes
+after every second of the line's time, in a cycle of four: random bytes, short frames with many
+escapes, a line that is stuck most of the time, and whole frames with one bit flipped. An undamaged
+IDENTIFY request follows each second: the decoder must pass it on, and nothing else.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from sw.cli.commands import EXIT_NO, EXIT_OK, CommandParser, command, exit_codes
 
 MAIN = Path(__file__).with_suffix(".cpp")
 BYTES_PER_S = DEFAULT_BAUD // 10
+"""Bytes per second on the line: a byte takes 10 bits with its start and stop bits."""
 HOUR_S = 3600
 PACKET = bytes([0x7D, Opcode.IDENTIFY])
 """Undamaged packet; its sequence number needs an escape."""
@@ -53,7 +54,7 @@ class Outcome:
 def run(n_seconds: int, seed: int = 0, n_second_bytes: int = BYTES_PER_S) -> Outcome:
     """Feed the decoder with garbage, ``n_seconds`` times ``n_second_bytes`` bytes.
 
-    An undamaged frame follows each time.
+    An undamaged frame follows each time. ``seed`` determines the garbage.
 
     Raises
     ------

@@ -1,9 +1,9 @@
 """cocotb test of a compiled network on the generated Verilog of the core.
 
-The environment variable ``SPIKEFOLD_NETWORK`` names a network file. ``SPIKEFOLD_VECTORS`` names an
-.npz file. For each image ``i`` it has the input ``i.sample`` and the expected ``i.logits`` and
-``i.spikes.<map>`` (T, C, H, W). Its ``stall`` is the probability per cycle that a stream of the bus
-waits. :mod:`sim.vectors` writes both files.
+The environment variable ``SPIKEFOLD_NETWORK`` names a network file, ``SPIKEFOLD_VECTORS`` an .npz
+file with these arrays: for each image ``i`` the input ``i.sample``, and the expected ``i.logits``
+and ``i.spikes.<map>`` (T, C, H, W); and ``stall``, the probability per cycle that a stream of the
+core's bus waits. :mod:`sim.vectors` writes both files.
 """
 
 from __future__ import annotations

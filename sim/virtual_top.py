@@ -19,13 +19,13 @@ class VirtualTop(wiring.Component):
     Parameters
     ----------
     config : configuration of the device.
-    core : the cores, or another component with a member ``bus: Out(CoreBus(config))``.
+    core : the core, or another component with a member ``bus: Out(CoreBus(config))``.
 
     Members
     -------
     rx, tx, activity : see :class:`hw.top.Top`.
-    core_wanted : high while the core is busy or its bus is in use. Then the core's clock must run,
-        and for some cycles afterwards, until its pipelines are empty.
+    core_wanted : high while the core is busy or its bus is in use. The core's clock must run while
+        it is high, and for some more cycles, until the core's pipelines are empty.
     """
 
     rx: In(1)

@@ -1,4 +1,12 @@
-"""Division of a job's input window into chunks, the units in which banks read spike memory."""
+"""Division of a job's input window into chunks, the units in which banks read spike memory.
+
+A *job* is the computation of one output position of ``lanes`` channels at one timestep. Its *input
+window* is what the kernel covers there. A *chunk* is ``Config.chunk_bits`` bits, which a bank reads
+from its spike memory in one cycle. Its *pieces* are 16 bits each (:data:`hw.spec.PIECE_BITS`).
+
+A *run* is the bits of one kernel row, which are contiguous in spike memory. If kernel columns share
+their weights, each position of the kernel row is a run of its own.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +22,16 @@ from sw.compile.program import Placement
 from sw.network.network import Layer
 
 PIECE_FIELD_BITS = 8
-"""Width of a piece's row and weight in :class:`hw.protocol.Header`."""
+"""Width of an entry of ``piece_rows`` and ``piece_weights`` in :class:`hw.protocol.Header`."""
 
 
 @dataclass(frozen=True)
 class Chunks:
-    """Division of every job of a layer into chunks.
+    """How the input window of a job is divided into chunks; it is the same for all jobs of a layer.
 
-    ``levels`` are the loops over the chunks of a job, innermost first. Every other field has one
-    value per piece of a chunk and the meaning of the same field of :class:`hw.protocol.Header`.
+    ``levels`` are the loops over the chunks of a job, innermost first. Each other field has one
+    value for every piece of a chunk. Fields of the same names in :class:`hw.protocol.Header` say
+    what they mean.
     """
 
     levels: tuple[Level, ...]
@@ -32,7 +41,10 @@ class Chunks:
     piece_weights: tuple[int, ...]
 
     def pieces(self, config: Config) -> tuple[tuple[int, int, int], ...]:
-        """Return the pieces in use, as in :attr:`sw.compile.program.LayerPlan.pieces`."""
+        """Return three numbers for each piece that has valid bits.
+
+        :attr:`sw.compile.program.LayerPlan.pieces` says what they are.
+        """
         return tuple(
             (k * PIECE_BITS + self.piece_rows[k] * config.chunk_bits, body, tail)
             for k, (body, tail) in enumerate(zip(self.body_bits, self.tail_bits, strict=True))
@@ -45,15 +57,14 @@ def cut_window(
 ) -> Chunks:
     """Divide the input window of a job into chunks, in the same way for all jobs of a layer.
 
-    A run is the contiguous bits of spike memory that a kernel row reads, or, if kernel columns
-    share their weights, one position of it.
-
     Parameters
     ----------
-    weight_pitch : rows of weight memory between the weights of two kernel rows.
-    aligned : whether every run begins at a granule. If not, a chunk lacks up to
-        ``GRANULE_BITS - 1`` bits at its end, because it is read as whole granules from the one that
-        holds its first bit.
+    source : place in spike memory of the map that the layer reads.
+    weight_pitch : number of rows of weight memory from the weights of one kernel row to those of
+        the next.
+    aligned : whether every run begins at a multiple of 8 bits, the first bit of a granule. If not,
+        up to 7 bits at the end of each chunk cannot be used. The reason is that a chunk is read as
+        whole granules, from the one on that holds its first bit.
     """
     missing = 0 if aligned else GRANULE_BITS
     gathered = _gather_rows(layer, source, weight_pitch, missing, config)
@@ -61,9 +72,9 @@ def cut_window(
 
 
 def _merges_columns(layer: Layer) -> bool:
-    """Return whether a kernel row is one run, because the kernel's columns do not share weights.
+    """Return whether a whole kernel row is one run: its columns have weights of their own.
 
-    If they do, each position of the row is a run of its own.
+    If its columns share weights, each position of the row is a run of its own.
     """
     return layer.weight.shape[6] == layer.kernel[1]
 
@@ -71,8 +82,12 @@ def _merges_columns(layer: Layer) -> bool:
 def _gather_rows(
     layer: Layer, source: Placement, weight_pitch: int, missing: int, config: Config
 ) -> Chunks | None:
-    """Return chunks that hold several short kernel rows, a piece each; None if only one would fit
-    or an offset exceeds its header field."""
+    """Return chunks that hold several short kernel rows each, one row in each piece.
+
+    Return None if a chunk could hold only one row, or if an offset exceeds its field of the header.
+    ``missing`` is 0 if every run begins at a granule (a multiple of 8 bits), else 8. In the latter
+    case, up to 7 bits at the end of each piece cannot be used.
+    """
     kernel_y, kernel_x = layer.kernel
     run = (kernel_x - 1) * source.pixel + source.bank_channels
     n_pieces = config.chunk_bits // PIECE_BITS
@@ -104,7 +119,11 @@ def _gather_rows(
 def _split_runs(
     layer: Layer, source: Placement, weight_pitch: int, missing: int, config: Config
 ) -> Chunks:
-    """Return chunks that each hold one run, or a part of one that is longer than a chunk."""
+    """Return chunks that each hold one run, or a part of a run that is longer than a chunk.
+
+    ``missing`` is the number of bits at the end of a chunk that are not used: 0 if every run begins
+    at a granule (a multiple of 8 bits), else 8.
+    """
     kernel_y, kernel_x = layer.kernel
     merged = _merges_columns(layer)
     length = kernel_x if merged else 1  # number of positions of a run
@@ -124,7 +143,10 @@ def _split_runs(
         return tuple(min(n, depth) if source.is_piece else n for n in pieces) + unused
 
     def rows(n_bits: int) -> int:
-        """Return the number of weight rows of whole granules, or positions, of a run."""
+        """Return the number of weight rows for ``n_bits`` of a run.
+
+        These bits are whole granules or whole positions.
+        """
         return n_bits * source.position_rows // source.pixel
 
     def level(count: int, source: int, weight: int = 0) -> Level:

@@ -1,26 +1,35 @@
 """Compilation of an integer network into the contents of a device's memories. NumPy only.
 
-A bank of the device holds and processes some of each map's channels (:mod:`sw.compile.deal`), in
-the same loops and at the same addresses as the other banks. Every map of spikes has a region of
-their spike memories, all timesteps one after another, each position's channels side by side
-(T, H, W, C). Zero padding is physical and shared between neighbouring rows
-and planes; it is cleared once and never written. A layer is one pass through a loop nest, innermost
-level first::
+The device has several banks (:class:`hw.spec.Config`). Each bank stores and processes some of the
+channels of every map of spikes; :mod:`sw.compile.deal` decides which. All banks run the same loops
+and use the same addresses.
+
+Every map of spikes has a region of spike memory. In it, all timesteps follow one another, and the
+channels of a position lie side by side (T, H, W, C). The zero padding around a map is stored, too:
+neighbouring rows share it, and so do neighbouring timesteps. It is cleared once and never written.
+
+A layer is one pass through a loop nest, innermost level first::
 
     chunk of a run | kernel column, if shared | kernel row | pooling x | pooling y |
     interleaved positions and groups | timestep | channel group | x | y
 
-where a run is all the bits of a kernel row, which are contiguous. A map with few channels is given
-a row pitch with which several short runs, one below the other, are one chunk. Sharing weights along
-an axis is a weight stride of 0 at its level. Weights are stored in the order in which they are
-used: (y, x, group, timestep, kernel row, kernel column, channel), one row of ``lanes`` output
-channels each, axes of length 1 left out; the descriptors follow them. Output channels are on the
-lanes in the order in which they are dealt to the banks.
+A run is all the bits of a kernel row, which are contiguous; if kernel columns share weights, it is
+one position of the row. A chunk is what a bank reads in one cycle (:mod:`sw.compile.chunks`). If
+the map that the host writes has few channels, its rows are placed at such a distance that one chunk
+holds several short runs, one below the other.
 
-The map that the host writes has two regions if there is room, each with descriptors of its own, so
-that the host can fill one while the device reads the other. A device that takes pixels
-(``Config.pixels``) runs the network's encoder as its first layer, on the bit-planes of the image,
-of which each bank has some, with all channels, and with a copy of all weights.
+Weights are stored in the order in which they are used: (y, x, group, timestep, kernel row, kernel
+column, channel). Each entry is one row of ``lanes`` weights, for as many output channels. If
+weights are shared along an axis, that axis is left out, and the weight address does not move at its
+level. The lanes have the output channels in the order in which these are dealt to the banks. A
+descriptor for each layer, which tells the core how to run it, follows the weights.
+
+The map that the host writes has two regions if there is room, so that the host can fill one while
+the device reads the other. Each region has descriptors of its own.
+
+A device that takes pixels (``Config.pixels``) runs the network's encoder as its first layer, on the
+bit-planes of the image. Each bank then has some of the planes, with all channels, and a copy of all
+weights of the encoder.
 """
 
 from __future__ import annotations
@@ -53,7 +62,7 @@ def compile_network(network: Network, config: Config, *, pixels: bool = True) ->
     Raises
     ------
     FitError
-        The network does not fit the device; the message lists what it needs and what there is.
+        The network does not fit the device; the message says what it needs and what the device has.
     """
     if network.weight_bits > config.weight_bits:
         raise FitError(
@@ -69,9 +78,9 @@ def compile_network(network: Network, config: Config, *, pixels: bool = True) ->
 
 
 def _can_run_encoder(network: Network, config: Config) -> bool:
-    """Return whether the device takes pixels, and its numbers are wide enough for the encoder.
+    """Return whether the device takes pixels and has enough bits for the encoder's numbers.
 
-    The numbers are weights, biases, thresholds and membranes.
+    The numbers are its weights, biases, thresholds and membranes. Memory is not checked here.
     """
     encoder = network.encoder
     assert encoder is not None and encoder.threshold is not None
@@ -88,7 +97,7 @@ def _can_run_encoder(network: Network, config: Config) -> bool:
 
 
 class _Compiler:
-    """State of the compilation of one network for one device configuration."""
+    """Compilation of one network for one device configuration, and the memories so far."""
 
     def __init__(self, network: Network, config: Config, *, pixels: bool):
         self.network = network
@@ -139,7 +148,15 @@ class _Compiler:
         return program
 
     def _compile_layer(self, n: int) -> LayerPlan:
-        """Append a layer's rows and descriptors to the memories."""
+        """Compile layer ``n`` and return its plan.
+
+        Its rows of weights and parameters, and its descriptors, are appended to the memories.
+
+        Raises
+        ------
+        FitError
+            The layer does not fit the device.
+        """
         layer, config = self.layers[n], self.config
         context = LayerContext(
             layer=layer,
@@ -173,7 +190,7 @@ def _input_buffers(first: Placement, n_bits: int, config: Config) -> tuple[Place
     """Return the regions of spike memory into which the host may write its map.
 
     They are ``first`` and, if there is room, a second one with the same layout behind all maps.
-    ``n_bits`` is the number of bits that all maps take together.
+    ``n_bits`` is the number of bits that all maps together take in a bank.
     """
     if n_bits + first.n_bits > GRANULE_BITS * config.spike_bytes:
         return (first,)
@@ -181,7 +198,11 @@ def _input_buffers(first: Placement, n_bits: int, config: Config) -> tuple[Place
 
 
 def _check_numbers(context: LayerContext) -> None:
-    """Raise :class:`FitError` if a layer's membranes or sums could overflow those of the device."""
+    """Raise :class:`FitError` if a layer's membranes or sums could need too many bits.
+
+    The device has ``Config.membrane_bits`` for membranes and ``Config.sum_bits`` for the sums of a
+    bank.
+    """
     layer, config = context.layer, context.config
     bounds = layer_bounds(layer, context.timesteps, PIXEL_MAX if context.pixels else 1)
     if bounds.n_bits > config.membrane_bits:
@@ -201,9 +222,9 @@ def _check_numbers(context: LayerContext) -> None:
 
 
 def _check_fits(program: Program) -> None:
-    """Raise :class:`FitError` if a program needs larger memories or more layers than there are.
+    """Raise :class:`FitError` if a program needs more memory or more layers than the device has.
 
-    The message lists each of these limits that the program exceeds.
+    The message lists all limits that the program exceeds.
     """
     config = program.config
     result_rows = -(-program.n_classes // config.lanes) * config.fire_beats

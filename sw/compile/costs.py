@@ -27,7 +27,7 @@ PJ_PER_MULTIPLICATION = 4.6
 class LayerReport:
     """Costs of one layer: its size, and the work that it does for an image.
 
-    The last three fields are means over measured images, and None if none were measured.
+    The last three fields are means over some images (:func:`measured`), and None without images.
     """
 
     name: str
@@ -56,7 +56,7 @@ def _n_uses(n_in: int, kernel: int, stride: int, padding: int, n_out: int) -> ND
 
 
 def fan_out(layer: Layer, source: Shape) -> NDArray[np.int64]:
-    """Return the number of synapses of one input at one timestep, an array (H, W) over positions.
+    """Return how many neurons read an input at each position (H, W), at one timestep.
 
     ``source`` is the shape (C, H, W) of the map that the layer reads. Outputs that lie in no
     complete pooling window do not count, because the device does not compute them.
@@ -114,9 +114,10 @@ def device_maps(network: Network, images: NDArray[np.uint8], spikes: Maps) -> li
 
     Parameters
     ----------
-    images : images (N, C, H, W) of uint8; any beyond the first N are ignored. If the network has an
-        encoder, an image's bit-planes are added to its maps as :data:`PIXELS`.
-    spikes : spikes (N, T, C, H, W) of every map by name.
+    images : uint8 images (C, H, W), at least as many as ``spikes`` has; any further ones are
+        ignored. If the network has an encoder, the bit-planes of each image are added to its maps,
+        under the name :data:`sw.compile.program.PIXELS`. Otherwise the images are not used.
+    spikes : spikes (N, T, C, H, W) of every map by name, for N images.
     """
     n_images = len(next(iter(spikes.values())))
     return [
@@ -127,10 +128,10 @@ def device_maps(network: Network, images: NDArray[np.uint8], spikes: Maps) -> li
 
 
 def measured(network: Network, program: Program | None, images: list[Maps]) -> list[LayerReport]:
-    """Return the reports of all layers, completed by what the spikes of some images tell.
+    """Return the reports of all layers, with the costs that depend on the input.
 
-    This is each layer's density of input spikes, number of synaptic operations and predicted
-    cycles, as means over the images.
+    These are ``input_density``, ``n_synaptic_ops`` and the predicted ``n_cycles``. They are
+    computed from the spikes of some images, as means over these images.
 
     Parameters
     ----------

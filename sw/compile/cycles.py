@@ -1,17 +1,21 @@
 """Prediction of the exact number of cycles that a program takes on given spikes. NumPy only.
 
 The predicted numbers equal those of the device's counters. A *job* is the computation of one
-output position of ``lanes`` channels at one timestep; a *chunk* is the part of its inputs that the
-core reads in one cycle. The prediction follows jobs and chunks through the pipeline of
-:mod:`hw.core`:
+output position of ``lanes`` channels at one timestep. A *chunk* is the part of a job's inputs that
+a bank reads in one cycle. The prediction follows jobs and chunks through the pipeline of
+:class:`hw.core.core.Core`:
 
-- The walk uses a slot for each chunk, and in a gated layer one for each job's identity spikes,
-  while the queues of all banks have room. A bank sees a slot a cycle after the bank before it.
-- The scanner of a bank takes a cycle per active input, and one for a silent job. With a queue of
-  sums it waits while the queue has no place for another job's; without, scanner and lanes stall
-  while a job's sums wait.
-- The fire unit begins jobs in order, at least ``spacing`` cycles apart, once their sums are
-  available in all banks.
+- The walk (:mod:`hw.core.walk`) gives out at most one *slot* per cycle. In a slot, every bank reads
+  its spike memory once. Each chunk takes a slot. In a gated layer, each job takes one more, to read
+  its identity spikes, those that the gate joins. There is no slot for a chunk while one of the
+  queues behind the walk is too full. A slot reaches each bank one cycle after the bank before it.
+- The scanner of a bank goes through the active inputs of the queued chunks, and the lanes add their
+  weights. It takes one cycle per active input, and one cycle for a job without any.
+- The sums of a finished job wait for the fire unit, which updates the neurons. If a bank has a
+  queue of sums (``Config.sum_queue``), its scanner waits while this queue is full. Without a queue,
+  scanner and lanes stall as long as any sums wait.
+- The fire unit begins jobs in order, at least ``spacing`` cycles apart. It begins a job when the
+  sums of all banks are available.
 """
 
 from __future__ import annotations
@@ -45,13 +49,13 @@ def active_inputs(
 
     Parameters
     ----------
-    plan : the core's part of the layer.
+    plan : how the core runs the layer.
     source : place in spike memory of the map that the layer reads.
     spikes : that map (T, C, H, W), or the bit-planes of an image.
 
     Returns
     -------
-    int64 array (banks, n_jobs, n_chunks).
+    int64 array (banks, n_jobs, n_chunks), where n_chunks is the number of chunks of a job.
     """
     bits = source.bank_bits(spikes)
     before = np.pad(np.cumsum(bits, axis=1, dtype=np.int64), ((0, 0), (1, 0)))
@@ -76,7 +80,7 @@ def active_inputs(
 class _Queue:
     """Record of the cycles in which entries came to a hardware queue and left it.
 
-    ``room`` is the largest number of entries at which the unit before the queue may go on. Calls of
+    The unit that writes to the queue may go on while at most ``room`` entries are in it. Calls of
     :meth:`ready` must be in the order of time.
     """
 
@@ -104,9 +108,10 @@ class _Queue:
 class _Moves:
     """Conversion between clock cycles and the cycles in which scanner and lanes do not stall.
 
-    The latter are called *moves* and numbered without gaps. On a device without a queue of sums,
-    scanner and lanes stall while a job's sums wait for the fire unit. On a device with such a
-    queue, the numbers of moves and cycles are the same. Calls must be in the order of time.
+    Cycles without a stall are called *moves*, and are numbered without gaps. On a device without a
+    queue of sums, scanner and lanes stall while a job's sums wait for the fire unit. On a device
+    with such a queue, the numbers of moves and cycles are the same. Calls must be in the order of
+    time.
     """
 
     def __init__(self) -> None:
@@ -140,7 +145,10 @@ class _Moves:
 
 
 class _Bank:
-    """The cycles in which a bank queues and scans its chunks."""
+    """Timing of one bank: the cycles in which it queues and scans its chunks.
+
+    For each job, :meth:`chunk` is called once per chunk, then :meth:`end_job` and :meth:`taken`.
+    """
 
     def __init__(self, number: int, config: Config):
         self.chunks = _Queue(config.chunk_room(number))
@@ -155,18 +163,23 @@ class _Bank:
         """Cycles from a job's last beat in the fire unit until its place for sums is free."""
 
     def chunk(self, n_active: int, known: int) -> None:
-        """Process a chunk of which it is known in cycle ``known`` whether it is silent."""
+        """Process a chunk with ``n_active`` active inputs.
+
+        If it has none, it is dropped. Otherwise it is held until the next active chunk of the job,
+        or the job's end. ``known`` is the cycle in which the bank knows whether it has any.
+        """
         if n_active:
             if self._held:
                 self._scan(self._held, known)
             self._held = n_active
 
     def end_job(self, known: int) -> int:
-        """Process the end of a job, whose last chunk is ``known``.
+        """Process the end of a job; ``known`` is as in :meth:`chunk`, for the job's last chunk.
 
         Returns
         -------
-        The first cycle in which its sums are in the bank's queue, or in its register.
+        The first cycle in which the job's sums are in the bank's queue of sums, or, if it has none,
+        in its register for the sums of one job.
         """
         self._scan(self._held, known + 1)
         self._held = 0
@@ -175,7 +188,11 @@ class _Bank:
         return self._moves.cycle(arrives - 1) + 1
 
     def taken(self, begins: int, summed: int, n_beats: int) -> None:
-        """Note that the fire unit begins with the last job, which was ready in cycle ``summed``."""
+        """Note that the fire unit begins, in cycle ``begins``, with the job that ended last.
+
+        The job's sums were available in all banks in cycle ``summed``. The fire unit takes
+        ``n_beats`` cycles for it.
+        """
         if self._queued:
             self._sums.came.append(self._scanned + SUMS_IN_FLIGHT)
             self._sums.went.append(begins + n_beats + self._released)
@@ -183,7 +200,10 @@ class _Bank:
             self._moves.wait(self._arrives, begins - summed)
 
     def _scan(self, n_active: int, queued: int) -> None:
-        """Let the scanner process a chunk that entered its queue in cycle ``queued``."""
+        """Let the scanner process a chunk that enters its queue in cycle ``queued``.
+
+        ``n_active`` is the number of its active inputs.
+        """
         chunks, moves, sums = self.chunks, self._moves, self._sums
         n_events = max(n_active, 1)  # an empty chunk ends a silent job
         available = queued + QUEUE_LATENCY
@@ -209,7 +229,8 @@ def layer_cycles(plan: LayerPlan, active: NDArray[np.int64], config: Config) -> 
 
     Parameters
     ----------
-    active : number of active inputs of every chunk (banks, n_jobs, n_chunks).
+    plan : how the core runs the layer.
+    active : number of active inputs of every chunk, as :func:`active_inputs` returns it.
     """
     banks = [_Bank(number, config) for number in range(config.banks)]
     jobs = _Queue(JOB_ROOM)
@@ -246,7 +267,7 @@ def layer_cycles(plan: LayerPlan, active: NDArray[np.int64], config: Config) -> 
 
 
 def predict_cycles(program: Program, maps: dict[str, NDArray[np.uint8]]) -> dict[str, int]:
-    """Return the number of cycles of each layer.
+    """Return the number of cycles of each layer, by name of the layer.
 
     Parameters
     ----------

@@ -1,10 +1,13 @@
 """Order in which the channels of each map are dealt to the banks of a device. NumPy only.
 
+The channels of a map are dealt to the banks in turn, like cards. The *rank* of a channel is its
+place in the order of dealing: the channel of rank ``q`` is in bank ``q % banks``.
+
 All banks of a device add up the weights of their own active inputs at the same time, so that the
-bank with the most of them decides how long a job takes. Channels that spike often are therefore
-spread over the banks: ``statistics[map]["channel_rates"]`` of a network
-(:class:`sw.network.network.Network`) holds the mean number of spikes of a neuron at a timestep, for
-each channel of the map. Without it, channels keep their order.
+bank with the most active inputs decides how long this takes. Channels that spike often are
+therefore spread over the banks. To this end, ``statistics[map]["channel_rates"]`` of a network
+(:class:`sw.network.network.Network`) holds one number for each channel of the map: the mean number
+of spikes of a neuron at a timestep. Without these numbers, channels keep their order.
 """
 
 from __future__ import annotations
@@ -21,9 +24,9 @@ RATES = "channel_rates"
 
 
 def channel_rates(network: Network) -> dict[str, NDArray[np.float64]]:
-    """Return the spike rate of every channel, by map, as far as the network's statistics have it.
+    """Return the spike rates (C,) of the channels of each map, from the network's statistics.
 
-    Statistics that do not have a number for each channel of their map are left out.
+    A map whose statistics do not have a number for each of its channels is left out.
     """
     found = {}
     for name, (channels, _, _) in network.map_shapes().items():
@@ -40,13 +43,15 @@ def orders(
     rates: Mapping[str, NDArray[np.float64]],
     banks: int,
 ) -> dict[str, tuple[int, ...]]:
-    """Return the channel of each rank, by map; the channel of rank ``q`` is in bank ``q % banks``.
+    """Return, for each map, its channels in the order in which they are dealt to the banks.
 
     Maps that a gate joins have the same order, because their spikes are joined bit by bit.
 
     Parameters
     ----------
-    rates : spike rates (C,) of maps; others keep their order, unless a gate joins them with these.
+    layers, shapes : the network's layers, and the shapes (C, H, W) of its maps by name.
+    rates : spike rates (C,) by map. A map without rates keeps its order of channels, unless a gate
+        joins it with a map that has rates.
     """
     result: dict[str, tuple[int, ...]] = {}
     for group in _joined_maps(layers, shapes):
@@ -58,9 +63,10 @@ def orders(
 
 
 def deal(rates: NDArray[np.float64], banks: int) -> tuple[int, ...]:
-    """Return the channel of each rank such that the summed rates of all banks are about even.
+    """Return an order of dealing in which the summed rates of all banks are about even.
 
-    Channels are dealt from the highest rate on, each to the bank with the lowest sum that has room.
+    The result holds the channels by rank: entry ``q`` goes to bank ``q % banks``. To find it, each
+    channel, from the highest rate on, is given to the bank with the lowest sum that has room.
 
     >>> deal(np.array([8.0, 4.0, 3.0, 1.0, 1.0]), banks=2)
     (0, 1, 3, 2, 4)
@@ -78,7 +84,10 @@ def deal(rates: NDArray[np.float64], banks: int) -> tuple[int, ...]:
 
 
 def _joined_maps(layers: Sequence[Layer], shapes: Mapping[str, Shape]) -> list[list[str]]:
-    """Return groups of maps: those that gates join, directly or through others, are together."""
+    """Return the names of all maps in groups.
+
+    Maps that gates join, directly or through other maps, are in the same group.
+    """
     groups = {name: [name] for name in shapes}
     for layer in layers:
         if layer.identity is None:

@@ -1,6 +1,6 @@
 """Levels of the loop nest that runs a layer: trip counts, strides, and the order of its jobs.
 
-A *level* is one of the nested loops by which a core computes a layer; each iteration moves the
+A *level* is one of the nested loops by which the core computes a layer; each iteration moves the
 addresses of the core's memories by the level's strides. A *job* is the computation of one output
 position of one channel group (``lanes`` output channels) at one timestep.
 """
@@ -17,13 +17,13 @@ from hw.spec import MEMBRANE_LATENCY, Config
 
 @dataclass(frozen=True, kw_only=True)
 class Strides:
-    """Distances by which a core's addresses move in one iteration of a loop.
+    """Distances by which the core's addresses move in one iteration of a loop.
 
     ``source`` (the map that the layer reads) is in bits of spike memory. ``identity`` (the map that
-    its gate joins) and ``target`` (the map that it writes) are in granules of 8 bits; an output
-    layer's ``target`` is in rows of results. ``weight`` and ``param`` are in rows of weight and
-    parameter memory. ``slot`` counts membrane slots, each of which keeps the membranes of one job's
-    neurons until their next timestep.
+    its gate joins) and ``target`` (the map that it writes) are in granules of 8 bits. An output
+    layer writes logits instead: its ``target`` is in rows of :attr:`hw.protocol.Space.RESULT`.
+    ``weight`` and ``param`` are in rows of weight and parameter memory. ``slot`` counts membrane
+    slots, each of which keeps the membranes of one job's neurons until their next timestep.
     """
 
     source: int = 0
@@ -55,9 +55,10 @@ class Level:
 
 
 def increments(levels: Sequence[Level]) -> list[Strides]:
-    """Return, for each level, how far the addresses move when it advances.
+    """Return, for each level, how far the addresses move when it advances by one iteration.
 
-    All inner levels then start again. ``levels`` and the result are both innermost first.
+    At that moment all inner levels go back to their first iteration, so that the way back is part
+    of the distance. ``levels`` and the result are both innermost first.
     """
     moves = []
     span = (0,) * len(fields(Strides))
@@ -82,7 +83,8 @@ def increments(levels: Sequence[Level]) -> list[Strides]:
 class Turns:
     """Numbers of neighbouring output columns, rows and channel groups whose jobs are interleaved.
 
-    Their jobs of one timestep are computed one after another before those of the next timestep.
+    Interleaved means: all of their jobs of one timestep are computed before the first of the next
+    timestep.
     """
 
     columns: int = 1
@@ -93,12 +95,16 @@ class Turns:
 def interleavings(
     height: int, width: int, groups: int, n_children: int, n_beats: int, config: Config
 ) -> list[tuple[int, Turns]]:
-    """Return (spacing, turns) for every possible interleaving of a core's jobs, the best first.
+    """Return (spacing, turns) for every possible interleaving of a layer's jobs, the best first.
 
     A neuron's next timestep must not begin before its membrane of the timestep before is written.
-    The jobs of other neurons fill this time; each needs a membrane slot. The spacing is the
-    smallest number of cycles between the starts of two jobs in the fire unit. The best interleaving
-    has the smallest spacing; among equals, the fewest loop levels, and then the fewest slots.
+    The jobs of other neurons fill this time; ``turns`` says which (:class:`Turns`). Each of these
+    jobs needs a membrane slot. The spacing is the smallest number of cycles between the starts of
+    two jobs in the fire unit.
+
+    The best interleaving has the smallest spacing; among equals, the fewest loop levels, and then
+    the fewest slots. The list is empty if the pooling window alone needs more slots than the device
+    has.
 
     Parameters
     ----------
@@ -123,16 +129,17 @@ def _divisors(n: int) -> list[int]:
 def interleaved(
     column: Level, row: Level, group: Level, time: Level, turns: Turns, n_children: int
 ) -> list[Level]:
-    """Return the levels around those of a pooling window, innermost first, with interleaved jobs.
+    """Return the outer levels of a layer's loop nest, innermost first, with interleaved jobs.
 
-    The loops over the positions and channel groups that take turns are innermost. Around them are
-    the loop over timesteps, then those over the remaining groups, columns and rows.
+    They lie around the levels of a pooling window. The innermost ones run over the interleaved
+    columns, rows and channel groups. Around them is the loop over timesteps. The outermost ones run
+    over the remaining groups, columns and rows.
 
     Parameters
     ----------
     column, row, group : loops over all output columns, rows and channel groups.
     time : the loop over timesteps.
-    turns : numbers of columns, rows and groups whose jobs take turns.
+    turns : numbers of columns, rows and groups whose jobs are interleaved.
     n_children : number of positions of a pooling window.
     """
 

@@ -1,4 +1,8 @@
-"""Compilation of a layer: the loop nest, the rows of weights and parameters."""
+"""Compilation of one layer: its loop nest, and its rows of weights and parameters.
+
+:mod:`sw.compile.levels` explains levels and jobs, :mod:`sw.compile.chunks` chunks and runs,
+:mod:`sw.compile.rows` rows and channel groups.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +22,12 @@ from sw.compile.rows import pack_rows, param_rows, row_strides, weight_rows
 from sw.network.network import Layer
 
 N_ADDRESS_VALUES = 1 << 16
-"""Number of values of a granule address, which has 16 bits and wraps around."""
+"""Number of values of a granule address in a descriptor, which has 16 bits and wraps around."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerContext:
-    """Everything on which the compilation of one layer depends, whichever core runs it."""
+    """Everything on which the compilation of one layer depends."""
 
     layer: Layer
     timesteps: int
@@ -51,7 +55,7 @@ class LayerContext:
 
     @property
     def n_groups(self) -> int:
-        """Number of groups of ``lanes`` output channels in the layer, over all cores."""
+        """Number of groups of ``lanes`` output channels in the layer; the last may be smaller."""
         return -(-self.layer.n_out // self.config.lanes)
 
     @property
@@ -63,19 +67,26 @@ class LayerContext:
 
     @property
     def n_plane_steps(self) -> int:
-        """Iterations of the time loop that come before the first timestep; each processes a
-        bit-plane per bank."""
+        """Number of iterations of the time loop that come before the first timestep.
+
+        In a layer that reads pixels, every bank processes one bit-plane in each of them. 0 in other
+        layers.
+        """
         return N_PLANES // self.config.banks if self.pixels else 0
 
     @property
     def lane_order(self) -> tuple[int, ...]:
-        """Output channel of each rank; logits keep their order."""
+        """Output channels in the order of the lanes.
+
+        This is the order in which the output map's channels are dealt to the banks
+        (:mod:`sw.compile.deal`). In an output layer, it is the order of the classes.
+        """
         return self.target.order if self.target else tuple(range(self.layer.n_out))
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompiledLayer:
-    """Contents of the memories with which a device runs a layer."""
+    """Result of compiling one layer: plan, descriptor, and rows of weights and parameters."""
 
     plan: LayerPlan
     header: dict[str, Any]
@@ -83,14 +94,14 @@ class CompiledLayer:
     levels: list[dict[str, int]]
     """Values of :class:`hw.protocol.Level`, innermost first."""
     weights: bytes
-    """Rows of weight memory, those of the banks in turns."""
+    """Rows of weight memory of all banks; row ``r`` is for bank ``r % banks``."""
     params: bytes
     """Rows of parameter memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Geometry:
-    """Shapes of a layer, and the strides of each address along its axes."""
+    """Shape of a layer's output, and the strides of the core's addresses along its axes."""
 
     height: int
     width: int
@@ -116,8 +127,8 @@ def compile_layer(context: LayerContext, *, weight_base: int, param_base: int) -
 
     Parameters
     ----------
-    weight_base : row of a bank's weight memory at which the layer's rows will lie.
-    param_base : the same for parameter memory.
+    weight_base : row of every bank's weight memory at which the layer's rows will begin.
+    param_base : row of parameter memory at which the layer's rows will begin.
 
     Raises
     ------
@@ -190,14 +201,20 @@ def compile_layer(context: LayerContext, *, weight_base: int, param_base: int) -
 
 
 def _kept(context: LayerContext) -> tuple[int, int]:
-    """Return how many rows and columns of the convolution's output lie in pooling windows."""
+    """Return how many rows and columns of the convolution's output are pooled.
+
+    Pooling drops those at the end that lie in no complete window.
+    """
     _, height, width = context.layer.map_shape(context.source.shape)
     pool_y, pool_x = context.layer.pool
     return height * pool_y, width * pool_x
 
 
 def _weights_of(context: LayerContext) -> NDArray[np.int8]:
-    """Return the weights (y, x, group, t, ky, run, bank, lanes) of what pooling windows cover."""
+    """Return the weights (y, x, group, t, ky, run, bank, lanes), ordered by :func:`weight_rows`.
+
+    Output positions that lie in no complete pooling window are left out.
+    """
     layer, source = context.layer, context.source
     rows = weight_rows(layer, context.config, source, context.lane_order, source.position_rows)
     if layer.output:
@@ -211,7 +228,11 @@ def _weights_of(context: LayerContext) -> NDArray[np.int8]:
 
 
 def _params_of(context: LayerContext) -> NDArray[np.int16]:
-    """Return the biases and thresholds (y, x, group, t, lanes, 2); shared axes have length 1."""
+    """Return the biases and thresholds (y, x, group, t, lanes, 2), ordered by :func:`param_rows`.
+
+    Output positions in no complete pooling window are left out, and so are lanes that the fire unit
+    never processes, because the layer has few channels.
+    """
     layer, config = context.layer, context.config
     _, conv_height, conv_width = layer.conv_shape(context.source.shape)
     rows = param_rows(layer, config, context.lane_order, (conv_height, conv_width), _kept(context))
@@ -294,9 +315,10 @@ def _chunks(context: LayerContext, geometry: _Geometry) -> Chunks:
 
 
 def _time_level(context: LayerContext, geometry: _Geometry) -> Level:
-    """Return the loop over timesteps, which begins with the bit-planes if the layer reads pixels.
+    """Return the loop over timesteps.
 
-    In an output layer this loop is inside the job, which adds up all timesteps.
+    If the layer reads pixels, its first iterations are the bit-planes (``n_plane_steps``), and the
+    timesteps follow. In an output layer this loop is inside the job, which adds up all timesteps.
     """
     output = context.layer.output
     return Level(
@@ -310,11 +332,17 @@ def _time_level(context: LayerContext, geometry: _Geometry) -> Level:
 def _order_jobs(
     context: LayerContext, geometry: _Geometry, chunks: Chunks
 ) -> tuple[int, list[Level]]:
-    """Choose the order of a share's jobs; return their spacing and the levels of the loop nest.
+    """Choose the order of a layer's jobs; return their spacing and the levels of the loop nest.
 
-    The spacing is the number of cycles between the starts of two jobs in the fire unit. It is the
-    smallest for which the core has enough loop levels, but at least the number of cores. Levels are
-    innermost first. Those of one iteration are left out, except level 0, a loop over chunks.
+    The spacing is the smallest number of cycles between the starts of two jobs in the fire unit.
+    The order is the first of :func:`sw.compile.levels.interleavings` for which the core has enough
+    loop levels. Levels are innermost first. Those of one iteration are left out, except level 0, a
+    loop over chunks.
+
+    Raises
+    ------
+    FitError
+        The device has too few membrane slots, loop levels or iterations.
     """
     layer, config = context.layer, context.config
     pool_y, pool_x = layer.pool

@@ -1,9 +1,9 @@
 """Placement of spike maps in spike memory.
 
-A *map* is the spikes (T, C, H, W) that one layer writes or the host sends. A core reads one *chunk*
-of spike memory per cycle, ``Config.chunk_bits`` bits. Its *pieces*, of
-:data:`hw.spec.PIECE_BITS` bits each, may come from different rows of a map, so that one chunk can
-hold several rows of a small kernel.
+A *map* is the spikes (T, C, H, W) that one layer writes or the host sends. Each bank of the core
+reads one *chunk* of its spike memory per cycle, which has ``Config.chunk_bits`` bits. A chunk
+consists of *pieces* of :data:`hw.spec.PIECE_BITS` bits. The pieces may come from different rows of
+a map, so that one chunk can hold several rows of a small kernel.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from sw.network.network import Layer, Shape
 
 
 def rows_per_chunk(pitch_bytes: int, kernel_y: int, config: Config) -> int:
-    """Return how many rows of a kernel one chunk can hold, a piece each.
+    """Return how many rows of a kernel one chunk can hold, with one piece for each row.
 
-    The rows of the map are ``pitch_bytes`` apart. Spike memory consists of byte-wide memories, its
-    columns, of which each delivers one byte per cycle: no two pieces may lie in the same column.
+    The rows of the map are ``pitch_bytes`` bytes apart. A bank's spike memory consists of several
+    byte-wide memories, called columns (:mod:`hw.core.spikes`). Each column delivers one byte per
+    cycle. Therefore no two pieces of a chunk may lie in the same column.
     """
     n_pieces = config.chunk_bits // PIECE_BITS
     if pitch_bytes * GRANULE_BITS % PIECE_BITS:
@@ -33,8 +34,9 @@ def rows_per_chunk(pitch_bytes: int, kernel_y: int, config: Config) -> int:
 def _input_pitch(row: int, kernel_y: int, config: Config) -> int:
     """Return the distance in bits from one row of the host's map to the next.
 
-    ``row`` is the number of bits that a row needs. The distance exceeds it by up to a half if a
-    chunk can then hold more rows of the kernel, which must be short enough for a piece.
+    ``row`` is the number of bits that a row needs. The distance may be up to one and a half times
+    this number, if a chunk can then hold more rows of the kernel. Every row of the kernel must fit
+    a piece (:func:`_is_short`).
     """
     smallest = -(-row // GRANULE_BITS)
     pitches = [n for n in range(smallest, smallest + N_PIECES * 2 + 1) if 2 * n <= 3 * smallest]
@@ -51,12 +53,16 @@ def place_maps(
 ) -> tuple[dict[str, Placement], int]:
     """Give every map a region of spike memory; return the regions and the number of bits in use.
 
-    A map gets the largest padding that one of its readers needs. The host writes the first map.
+    A map gets the largest padding that one of the layers that read it needs. The number of bits
+    counts those of one bank.
 
     Parameters
     ----------
-    orders : channel of each rank, by map; :data:`sw.compile.program.PIXELS`, whose planes and not
-        its channels are dealt to the banks, has none.
+    shapes : shapes (C, H, W) of all maps by name. The host writes the first map.
+    layers : the layers that the device runs.
+    orders : for each map, its channels in the order in which they are dealt to the banks
+        (:mod:`sw.compile.deal`). The map :data:`sw.compile.program.PIXELS` has no entry, because
+        its bit-planes are dealt and not its channels.
     """
     placements: dict[str, Placement] = {}
     start = 0
@@ -95,7 +101,10 @@ def place_maps(
 
 
 def _is_short(layer: Layer, depth: int) -> bool:
-    """Whether a kernel row of ``layer``, with ``depth`` bits a position, fits a piece wherever in a
-    granule it begins."""
+    """Return whether every kernel row of ``layer`` fits a piece, at whatever bit it begins.
+
+    A piece begins at a granule, so that the row may begin at any of the first 8 bits. ``depth`` is
+    the number of bits of a position. If kernel columns share weights, the result is False.
+    """
     run = layer.kernel[1] * depth
     return layer.weight.shape[6] == layer.kernel[1] and run <= PIECE_BITS - GRANULE_BITS + 1

@@ -1,9 +1,11 @@
 """The compiled program: where maps lie, how layers run, what memories hold. NumPy only.
 
-A *map* is the spikes (T, C, H, W) that one layer writes or the host sends. A *row* of a memory is
-what the core reads from it at once: ``lanes`` weights, or ``fire_lanes`` pairs of bias and
-threshold. A *job* is the computation of one output position of ``lanes`` channels at one timestep.
-A layer is divided between the cores; the *part* of one core is run as nested loops, its *levels*.
+A *map* is the spikes (T, C, H, W) that one layer writes or the host sends. The core has several
+*banks*, among which the channels of a map are divided; each bank has a spike memory and a weight
+memory of its own (:class:`hw.spec.Config`). A *row* of a memory is what is read from it at once:
+``lanes`` weights, or ``fire_lanes`` pairs of bias and threshold. A *job* is the computation of one
+output position of ``lanes`` channels at one timestep. The core runs the jobs of a layer in nested
+loops, the layer's *levels*.
 """
 
 from __future__ import annotations
@@ -35,23 +37,29 @@ class FitError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Region of a map in spike memory, which is the same in all banks.
+    """Region of a map in spike memory. It has the same addresses and layout in all banks.
 
-    A map's channels are dealt to the banks: the one of rank ``q`` is bit ``q // banks`` of its
-    position in bank ``q % banks``. Of a map of bit-planes, each bank has whole planes instead, the
-    highest in bank 0. ``pixel``, ``row`` and ``plane`` are the distances in bits of a bank from a
-    position to the next in its row, from a row to the next, and from a timestep (or from the planes
-    that all banks process at once) to the next.
+    The channels of a map are dealt to the banks in a certain order (:mod:`sw.compile.deal`). The
+    rank of a channel is its place in this order. In bank ``q % banks``, the channel of rank ``q``
+    is bit ``q // banks`` of every position.
+
+    A map of bit-planes is dealt by planes instead. Each bank has some of the planes, with all
+    channels; the highest plane is in bank 0.
+
+    ``pixel``, ``row`` and ``plane`` are distances in bits in the memory of one bank. ``pixel`` is
+    the distance from a position to the next in its row, ``row`` from a row to the next. ``plane``
+    is the distance from a timestep to the next; in a map of bit-planes, from the planes that the
+    banks process at the same time to those that they process next.
     """
 
     shape: Shape
     timesteps: int
     """Number of timesteps, or of bit-planes."""
     order: tuple[int, ...]
-    """Channel of each rank."""
+    """Channels in the order in which they are dealt to the banks."""
     banks: int
     by_plane: bool
-    """Whether banks have planes of their own, with all channels, instead of channels."""
+    """Whether the banks divide the bit-planes of the map among them, instead of its channels."""
     base: int
     """Bit address of the first channel of position (0, 0) at timestep 0, behind the padding."""
     start: int
@@ -64,49 +72,57 @@ class Placement:
 
     @property
     def bank_channels(self) -> int:
-        """Number of channels of a position in a bank, counting those that are missing in some."""
+        """Largest number of channels of the map that a bank has."""
         return len(self.order) if self.by_plane else -(-len(self.order) // self.banks)
 
     @property
     def granule_rows(self) -> int:
-        """Logarithm (base 2) of the number of weight rows of a granule, which has 8 inputs unless
-        it holds a position with fewer channels."""
+        """Logarithm (base 2) of the number of weight rows that belong to a granule of 8 bits.
+
+        There are 8 rows, one for each bit. If a granule holds just one position with few channels,
+        there are only 1, 2 or 4 rows.
+        """
         if self.pixel == GRANULE_BITS:
             return (self.bank_channels - 1).bit_length()
         return (GRANULE_BITS - 1).bit_length()
 
     @property
     def is_piece(self) -> bool:
-        """Whether a position fills a piece but for its last bits, which take no weights then."""
+        """Whether a position takes 16 bits, which is one piece, but has fewer channels.
+
+        The unused bits at its end then have no weight rows.
+        """
         return self.pixel == PIECE_BITS > self.bank_channels
 
     @property
     def position_rows(self) -> int:
-        """Number of weight rows of a bank for a position that another one follows."""
+        """Number of weight rows in a bank from one position of a kernel row to the next."""
         if self.is_piece:
             return self.bank_channels
         return self.pixel * (1 << self.granule_rows) // GRANULE_BITS
 
     @property
     def first_row(self) -> int:
-        """First row of the region as the host sees it, in :attr:`hw.protocol.Space.SPIKE`."""
+        """Row of :attr:`hw.protocol.Space.SPIKE` at which the region begins for the host."""
         return self.start // GRANULE_BITS * self.banks
 
     @property
     def n_rows(self) -> int:
-        """Number of rows of :attr:`hw.protocol.Space.SPIKE`, which are bytes, of all banks."""
+        """Size of the region in all banks together, in rows (bytes) of ``Space.SPIKE``."""
         return self.n_bits // GRANULE_BITS * self.banks
 
     @property
     def bank_inputs(self) -> tuple[tuple[int, ...], ...]:
-        """Channels whose weights each bank has."""
+        """For each bank, the channels of the map whose weights it has."""
         if self.by_plane:
             return (self.order,) * self.banks
         return tuple(self.order[bank :: self.banks] for bank in range(self.banks))
 
     def index(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the bank and the bit address of every spike (t, c, y, x), as arrays that can be
-        broadcast to that shape."""
+        """Return the bank and the bit address of every spike.
+
+        Both are arrays that can be broadcast to the shape (T, C, H, W) of the map.
+        """
         t, c, y, x = np.ogrid[tuple(slice(n) for n in (self.timesteps, *self.shape))]
         if self.by_plane:
             bank, step, bit = t % self.banks, t // self.banks, c
@@ -116,7 +132,13 @@ class Placement:
         return bank, self.base + step * self.plane + y * self.row + x * self.pixel + bit
 
     def bank_bits(self, spikes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the region's bits (banks, n_bits) for ``spikes`` (T, C, H, W) of 0 and 1."""
+        """Return the region's bits (banks, n_bits) for ``spikes`` (T, C, H, W) of 0 and 1.
+
+        Raises
+        ------
+        ValueError
+            The spikes do not have the shape of the map.
+        """
         expected = (self.timesteps, *self.shape)
         if spikes.shape != expected:
             raise ValueError(f"spikes have shape {spikes.shape}, the map is {expected}")
@@ -126,12 +148,14 @@ class Placement:
         return bits
 
     def pack(self, spikes: NDArray[np.uint8]) -> bytes:
-        """Return the region's bytes, in the order of the host's rows, for ``spikes`` (T, C, H, W)
-        of 0 and 1."""
+        """Return the region's bytes for ``spikes`` (T, C, H, W) of 0 and 1.
+
+        They are in the order of the rows of :attr:`hw.protocol.Space.SPIKE`.
+        """
         return np.packbits(self.bank_bits(spikes), axis=1, bitorder="little").T.tobytes()
 
     def unpack(self, raw: bytes) -> NDArray[np.uint8]:
-        """Return the spikes (T, C, H, W) in the region's bytes."""
+        """Return the spikes (T, C, H, W) in the region's bytes, the inverse of :meth:`pack`."""
         rows = np.frombuffer(raw, np.uint8).reshape(-1, self.banks)
         bits = np.unpackbits(rows.T, axis=1, bitorder="little")
         bank, address = self.index()
@@ -140,7 +164,12 @@ class Placement:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerPlan:
-    """Plan of one layer; ``counts`` and strides are per level, innermost first."""
+    """How the core runs one layer, for the prediction of its cycles and for reports.
+
+    ``counts`` and ``source_strides`` have one value for each level of the loop nest, innermost
+    first: its number of iterations, and the distance in bits that they are apart in the map that
+    the layer reads.
+    """
 
     name: str
     source: str
@@ -152,10 +181,13 @@ class LayerPlan:
     counts: tuple[int, ...]
     source_strides: tuple[int, ...]
     pieces: tuple[tuple[int, int, int], ...]
-    """One tuple for each piece of a chunk (:mod:`sw.compile.chunks`): (bit offset from the chunk's
-    first bit, valid bits, valid bits in the last iteration of level 0)."""
+    """Three numbers for each piece of a chunk (:mod:`sw.compile.chunks`): its offset in bits from
+    the chunk's first bit, its number of valid bits, and this number in the last iteration of level
+    0."""
     source_base: int
+    """Bit address in each bank of the input window of the first job."""
     gated: bool
+    """Whether a gate joins the layer's spikes with those of another map."""
     n_plane_steps: int
     """Iterations of the loop over timesteps that read bit-planes, in a layer that takes pixels; the
     timesteps that follow read no input. 0 in other layers."""
@@ -182,16 +214,17 @@ class Program:
 
     Attributes
     ----------
-    images : bytes to write to each space from row 0 on, in which the rows of the banks alternate.
+    images : for weight and parameter memory, the bytes to write from row 0 on
+        (:class:`hw.protocol.Space`).
     placements : regions of spike memory by name of the map.
     inputs : regions that the host writes before a run, one per buffer; the first is in
         ``placements``.
-    entries : rows of weight memory, counted over all banks, at which a run on each of ``inputs``
-        begins.
-    layers : how each layer runs; the first one is the encoder if the device takes pixels.
+    entries : for each of ``inputs``, the row of :attr:`hw.protocol.Space.WEIGHT` at which the
+        descriptors begin that a run on this input uses.
+    layers : how each layer runs; the first one is the encoder if ``pixels`` is true.
     n_classes : number of logits.
-    spike_bytes : bytes of spike memory in use in all banks together, from row 0 on; they are
-        cleared when the program is loaded.
+    spike_bytes : number of bytes of spike memory in use, in all banks together. They begin at row
+        0, and are cleared when the program is loaded.
     pixels : whether the input is an image's bit-planes instead of spikes.
     """
 
@@ -220,8 +253,13 @@ class Program:
     def pack_input(self, sample: NDArray[np.uint8], buffer: int = 0) -> bytes:
         """Return the bytes that the host writes to the region ``inputs[buffer]`` for one sample.
 
-        The sample is an image (C, H, W) of uint8 if the device takes pixels, else spikes
+        The sample is an image (C, H, W) of uint8 if the program takes ``pixels``, else spikes
         (T, C, H, W) of 0 and 1.
+
+        Raises
+        ------
+        ValueError
+            The sample has another shape.
         """
         place = self.inputs[buffer]
         if self.pixels and sample.shape != place.shape:
@@ -237,16 +275,19 @@ class Program:
 
     @property
     def n_result_rows(self) -> int:
-        """Number of rows of the device's results that hold the logits."""
+        """Number of rows of :attr:`hw.protocol.Space.RESULT` that hold the logits."""
         return -(-self.n_classes // self.config.fire_lanes)
 
     @property
     def n_counter_rows(self) -> int:
-        """Rows that hold the counters of all layers."""
+        """Number of rows of :attr:`hw.protocol.Space.COUNTER` for the counters of all layers."""
         return len(self.layers) * self.config.counter_rows
 
     def counters(self, raw: bytes) -> dict[str, Counters]:
-        """Decode the counters by layer from the first ``n_counter_rows`` counter rows."""
+        """Decode the counters of every layer, by name of the layer.
+
+        ``raw`` is the first ``n_counter_rows`` rows of :attr:`hw.protocol.Space.COUNTER`.
+        """
         size = n_bytes(LayerCounters)
         names = [f.name for f in fields(Counters)]
         counters = {}
@@ -259,8 +300,8 @@ class Program:
 def device_layers(network: Network, pixels: bool) -> tuple[Layer, ...]:
     """Return the layers that the device runs, in order.
 
-    If it takes ``pixels``, the first one is the network's encoder, renamed to the map that it
-    writes, :data:`sw.network.network.INPUT`. Otherwise the host computes the encoder.
+    If it takes ``pixels``, the first one is the network's encoder. Its name is then that of the map
+    that it writes, :data:`sw.network.network.INPUT`. Otherwise the host computes the encoder.
     """
     if not pixels:
         return network.layers

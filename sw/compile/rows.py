@@ -1,9 +1,10 @@
 """Contents of weight and parameter memory: rows of weights, of parameters, and descriptors.
 
-A *row* is what a core reads from one of these memories at once: ``lanes`` weights, or
-``fire_lanes`` parameters, which are pairs of bias and threshold. A *group* is ``lanes`` output
-channels, which the core computes side by side. A *descriptor* tells the core how to run a layer; it
-is stored in rows of weight memory.
+A *row* is what is read at once: ``lanes`` weights from the weight memory of a bank, or
+``fire_lanes`` parameters, which are pairs of bias and threshold, from parameter memory. A *group*
+is ``lanes`` output channels, which the core computes side by side. A *descriptor* tells the core
+how to run a layer; it is stored in rows of weight memory. :mod:`sw.compile.deal` says which bank
+has which channels.
 """
 
 from __future__ import annotations
@@ -37,15 +38,20 @@ def weight_rows(
 ) -> NDArray[np.int8]:
     """Return a layer's weights in the order of weight memory.
 
-    Their axes are (y, x, group, t, ky, run, bank, lanes). Shared axes have length 1. Each bank has
-    the weights of its own input channels, or, if banks have planes of their own, of all.
+    The axes are (y, x, group, t, ky, run, bank, lanes): output row, output column, group of output
+    channels, timestep, kernel row, input in a kernel row of one bank, bank, and output channel in
+    its group. An axis along which weights are shared has length 1.
+
+    Each bank has the weights of its own input channels. If the banks divide the bit-planes of an
+    image instead, each has the weights of all channels. Rows without an input channel and lanes
+    without an output channel have weights of 0.
 
     Parameters
     ----------
-    source : map that the layer reads.
-    target : output channel of each rank, which is the order of the lanes.
-    n_rows : rows of a bank for each position of a kernel row but the last one. Where they exceed
-        the number of channels, and in lanes without an output channel, weights are 0.
+    source : place of the map that the layer reads.
+    target : output channels in the order of the lanes.
+    n_rows : number of rows in a bank from one position of a kernel row to the next. The last
+        position has only as many rows as a bank has channels.
     """
     t, y, x, n_out, n_in, ky, kx = layer.weight.shape
     depth, banks = source.bank_channels, config.banks
@@ -77,14 +83,15 @@ def param_rows(
 
     Parameters
     ----------
-    target : output channel of each rank, which is the order of the lanes.
-    conv : rows and columns of the map before pooling.
-    kept : rows and columns of them that pooling windows cover; the others get no parameters.
+    target : output channels in the order of the lanes.
+    conv : number of rows and of columns of the layer's output before pooling.
+    kept : how many of these rows and columns lie in complete pooling windows; the others get no
+        parameters.
 
     Raises
     ------
     FitError
-        A bias or threshold exceeds PARAM_BITS.
+        A bias or threshold does not fit into :data:`hw.spec.PARAM_BITS` bits.
     """
     threshold = layer.threshold
     if threshold is None:

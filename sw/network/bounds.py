@@ -1,9 +1,10 @@
 """Worst-case bounds: the proof that no accumulator, membrane or logit can overflow. NumPy only.
 
 The proof computes, for every neuron and timestep, the interval of values that the membrane can
-have, where every input may be silent or active. Leak and reset are monotone in the membrane, both
-for a neuron that spikes and for one that does not. Therefore the ends of an interval follow from
-those of the timestep before. The bounds are tight if the inputs of all timesteps are independent.
+have. Every input may be silent or active, in any combination. Leak and reset are monotone in the
+membrane, both for a neuron that spikes and for one that does not. Therefore the ends of an interval
+follow from those of the timestep before. The bounds are tight if the inputs of all timesteps are
+independent.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from sw.network.network import Layer
 
 @dataclass(frozen=True)
 class Bounds:
-    """Smallest and largest value that any register can hold while a layer is computed."""
+    """Smallest and largest value of a set of registers; the function that returns it says which."""
 
     low: int
     high: int
@@ -49,13 +50,16 @@ def drive_bounds(layer: Layer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def bank_bounds(layer: Layer, timesteps: int, inputs: Sequence[Sequence[int]]) -> Bounds:
-    """Return bounds of the sums of a job that each bank of a device adds up by itself.
+    """Return bounds of the sums that any bank of a device accumulates by itself.
 
-    The sums of an output layer run over all timesteps. Inputs are 0 or 1: bit-planes are added up
-    behind the banks.
+    A bank (:class:`hw.spec.Config`) adds up the weights of its own input channels, for one neuron
+    and one timestep; in an output layer, for all timesteps. The inputs are 0 or 1, even in a layer
+    that reads pixels: a bank adds up one bit-plane at a time, and the sums of several planes are
+    combined behind the banks.
 
     Parameters
     ----------
+    timesteps : number of timesteps of the network.
     inputs : input channels of each bank.
     """
     least = most = 0

@@ -81,8 +81,8 @@ def fire(
     drives : tensor (N, T|1, O, H', W') of weighted sums without bias.
     dtype : type of the membranes. Integer membranes leak by shifts, those in floating point by the
         same factor without rounding.
-    membranes : tensor of the result's shape, into which the membranes are written that are compared
-        with the threshold. None if they are not needed.
+    membranes : tensor of the result's shape. The membranes are written into it as they are compared
+        with the threshold: after leak and input, before the reset. None if they are not needed.
 
     Returns
     -------
@@ -125,7 +125,7 @@ def join_and_pool(layer: AnyLayer[Any, Any], spikes: Tensor, identity: Tensor | 
 def summed(array: NDArray[np.generic], dtype: torch.dtype) -> Tensor:
     """Convert the bias (1, 1, 1, O) of an output layer to a tensor (O,).
 
-    It is added once to the sum over all timesteps.
+    The caller adds it once, to the sum over all timesteps.
     """
     return torch.from_numpy(array[0, 0, 0]).to(dtype)
 

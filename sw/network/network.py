@@ -69,7 +69,8 @@ class AnyLayer(Generic[Weight, Param]):
     :mod:`hw.spec` defines neuron and gate. A layer whose kernel is as large as its map is fully
     connected. An output layer has no neurons: it sums over all timesteps and adds the bias once.
 
-    The network file has these fields in this order (:mod:`sw.network.netfile`).
+    A network file stores the fields of this class in the order in which they are defined
+    (:mod:`sw.network.netfile`).
     """
 
     name: str
@@ -156,7 +157,8 @@ class Network:
     labels : names of the classes, in the order of the logits.
     provenance : how the network was made: training configuration, seed, checksum of the data,
         accuracies (JSON values).
-    statistics : measurements on validation data, by layer (JSON values), such as spike densities.
+    statistics : measurements on validation data, such as spike densities, by name of the layer or
+        map (JSON values).
     """
 
     timesteps: int

@@ -34,7 +34,8 @@ class Trace:
         :data:`sw.network.network.INPUT` first. Empty if they were not kept.
     n_spikes : number of spikes in every map by name, int64 arrays (N, T).
     logits : int64 array (N, n_classes).
-    predictions : int64 array (N,), the class with the first largest logit.
+    predictions : int64 array (N,) of classes. The predicted class is the one with the largest
+        logit; among equal logits, the one with the lowest index.
     """
 
     spikes: dict[str, NDArray[np.uint8]]
@@ -98,8 +99,11 @@ def densities(network: Network, trace: Trace) -> dict[str, float]:
 
 
 def channel_rates(trace: Trace) -> dict[str, list[float]]:
-    """Return the share of a channel's neurons that spike, by map and channel, over all images and
-    timesteps of a trace that has kept its spikes. It is rounded to four decimals."""
+    """Return, for each map by name, the spike rate of every channel, rounded to four decimals.
+
+    The rate is the mean number of spikes of a neuron of the channel at a timestep, over all images.
+    The trace must have kept its spikes.
+    """
     return {
         name: spikes.mean(axis=(0, 1, 3, 4)).round(4).tolist()
         for name, spikes in trace.spikes.items()
@@ -199,7 +203,7 @@ def _worst_sum(layer: Layer, input_max: int) -> int:
 
 
 def exact_type(worst: int) -> torch.dtype:
-    """Return the fastest type in which sums are exact that stay within ``worst`` in magnitude."""
+    """Return the fastest type in which integer sums up to the magnitude ``worst`` are exact."""
     if worst < 1 << 24:
         return torch.float32
     return torch.float64 if worst < 1 << 53 else torch.int64
