@@ -89,9 +89,8 @@ class AnyBoard(ABC):
         """Load a network, and return how much was written and how long it took.
 
         Its weights, layer descriptors and parameters (biases and thresholds) are written into the
-        board's memories and verified. Data that the board already holds, which it finds out by
-        checksums, are not sent again. Then the part of spike memory that the network uses is set
-        to 0.
+        board's memories and verified. Checksums are compared first, and data that the board already
+        holds are not sent. Then the part of spike memory that the network uses is set to 0.
 
         Parameters
         ----------

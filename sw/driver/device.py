@@ -247,8 +247,8 @@ class Device:
     def run_request(
         self, tag: int, entry: int, n_result_rows: int = 0, n_counter_rows: int = 0
     ) -> Request:
-        """Return a request that starts a run: one execution of the program in the board's memories
-        on one sample, which is in spike memory by then.
+        """Return a request that starts a run: one execution of the program in the board's memories,
+        on the sample in its spike memory.
 
         Parameters
         ----------

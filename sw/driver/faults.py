@@ -2,16 +2,13 @@
 
 Faults are requested by options in a port's name, as in ``--board "sim?faults=1e-2&seed=7"``:
 
-``faults``
-    Probability of a fault per frame (one message on the serial line, see :mod:`hw.protocol`), in
-    either direction. Only with ``latency`` may it be left out.
-``kinds``
-    Kinds of faults to inject, joined by ``+``. By default these are all of :data:`KINDS`.
-``seed``
-    Seed of the random generator. Equal seeds draw equal faults.
-``latency``
-    Delay of the simulated USB adapter of a virtual board in each direction, in milliseconds of
-    simulated time.
+- ``faults`` is the probability of a fault per frame (one message on the serial line, see
+  :mod:`hw.protocol`), in either direction. Only with ``latency`` may it be left out.
+- ``kinds`` names the kinds of faults to inject, joined by ``+``. By default these are all of
+  :data:`KINDS`.
+- ``seed`` is the seed of the random generator. It makes the faults reproducible.
+- ``latency`` is the delay of a virtual board's simulated USB adapter in each direction, in
+  milliseconds of simulated time.
 """
 
 from __future__ import annotations
