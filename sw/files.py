@@ -1,5 +1,5 @@
-"""Writing of files completely or not at all, and a list of the exceptions that damaged files
-raise."""
+"""Functions that write a file completely or not at all, and the exceptions that reading a damaged
+NumPy file can raise."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ ARRAY_ERRORS = (
     *(OSError, EOFError, MemoryError, RuntimeError, ValueError),
     *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
-"""Exceptions that NumPy raises for damaged or foreign ``.npy`` and ``.npz`` files. A header may ask
-for any amount of memory, and an archive may be encrypted or use an unknown compression."""
+"""Exceptions that NumPy raises when it reads ``.npy`` and ``.npz`` files that are damaged or of
+another format. For example, a header may ask for any amount of memory, and an archive may be
+encrypted or use an unknown compression."""
 
 
 def write_whole(path: str | Path, raw: bytes) -> None:
-    """Write ``raw`` to a file completely or not at all. It is written under a temporary name, which
-    is then changed to ``path``, so that an old file remains if writing fails.
+    """Write ``raw`` to a file completely or not at all. A temporary file in the same folder is
+    written first and then renamed to ``path``. So a previous file at ``path`` remains if writing
+    fails.
 
     Raises
     ------
@@ -47,8 +49,8 @@ class OutputError(RuntimeError):
 
 
 def write_output(path: Path, raw: bytes) -> None:
-    """Write an output file completely or not at all, like :func:`write_whole`, but with an
-    exception whose message is fit for the user.
+    """Write an output file completely or not at all, like :func:`write_whole`. If that fails, raise
+    an exception whose message can be shown to the user.
 
     Raises
     ------

@@ -4,10 +4,10 @@ images."""
 from pathlib import Path
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
-"""Folder of published checkpoints."""
+"""Folder of the shipped checkpoints (trained networks in PyTorch's format)."""
 CHECKPOINT = CHECKPOINTS / "fashion-mnist.pt"
 """Checkpoint that :data:`NETWORK` is exported from."""
 NETWORK = Path(__file__).parent / "networks" / "fashion-mnist.spikefold"
-"""Network file that commands use unless one is named."""
+"""Network file that a command uses if the user names none."""
 SAMPLES = Path(__file__).parent / "samples" / "fashion-mnist.npz"
 """The first test images of Fashion-MNIST, with their labels."""

@@ -23,7 +23,8 @@ from sw.network.netfile import NetworkFile
 from sw.network.network import Network
 
 Loadable = str | Path | NetworkFile | Network | Program
-"""A network file or its path, a network, or a program."""
+"""What a board can load: a network file or its path, a network, or a program (a network that has
+been compiled for the board's configuration)."""
 
 
 class AnyBoard(ABC):
@@ -73,7 +74,8 @@ class AnyBoard(ABC):
 
     @property
     def virtual(self) -> bool:
-        """Whether any of the boards in use is simulated."""
+        """Whether any of the boards in use is simulated, see
+        :attr:`sw.driver.device.Device.virtual`."""
         return any(device.virtual for device in self.devices)
 
     def clock_s(self) -> float:
@@ -84,9 +86,11 @@ class AnyBoard(ABC):
 
     @abstractmethod
     def load(self, network: Loadable, on_progress: Progress | None = None) -> Loaded:
-        """Load a network: write its weights, parameters and layer descriptors into the board's
-        memories, verify them, and set all spikes to 0. The board compares checksums first, and only
-        data that differ from what it holds are sent.
+        """Load a network, and return how much was written and how long it took.
+
+        Its weights, layer descriptors and parameters (biases and thresholds) are written into the
+        board's memories and verified. Checksums are compared first, and data that the board already
+        holds are not sent. Then the part of spike memory that the network uses is set to 0.
 
         Parameters
         ----------
@@ -94,8 +98,8 @@ class AnyBoard(ABC):
             compiled for this board's configuration). If it is a program, :meth:`stream` takes
             samples in the form that :meth:`sw.compile.program.Program.pack_input` takes.
         on_progress : called repeatedly, with the number of bytes that were written, or found to be
-            equal, since the previous call. These numbers add up to
-            :func:`sw.driver.loading.load_bytes` for each board.
+            equal, since the previous call. For each board these numbers add up to
+            :func:`sw.driver.loading.load_bytes`, unless the board had to be recovered meanwhile.
 
         Raises
         ------
@@ -107,24 +111,30 @@ class AnyBoard(ABC):
             The file cannot be read, or is no network file.
         MemoryFault
             The board does not hold what was written to it.
+        RequestRefused
+            The board refused a request, and recovering the board would not help.
         LinkTimeout, LinkLost
             The board does not answer, or has been disconnected.
+        DeviceError
+            All boards of a group have failed. The failure of a single one is recorded in
+            :attr:`failures` instead.
         """
 
     @abstractmethod
     def stream(
         self, samples: Iterable[StreamItem], *, maps: bool = False
     ) -> Generator[Inference, None, None]:
-        """Classify samples, and yield the result of each in the order of the samples. The board
-        receives the next sample while it computes the current one.
+        """Classify samples, and yield the result of each in the order of the samples. A board
+        receives its next sample while it computes the current one.
 
         Parameters
         ----------
         samples : uint8 images (C, H, W) if the network has an encoder (a first layer that turns
-            pixels into spikes), else uint8 spikes (T, C, H, W) of 0 and 1. If the encoder runs on
-            the host, its spikes (T, C, H, W) are taken in place of an image, too. Samples are taken
-            from the iterable one by one, as the board needs them. If the iterable yields None, no
-            sample is available yet: results that are ready are yielded, and then it is asked again.
+            pixels into spikes), else uint8 spikes (T, C, H, W) of 0 and 1. If the host computes the
+            encoder, a sample may also be the uint8 spikes (T, C, H, W) that the encoder makes of an
+            image. Samples are taken from the iterable one by one, as the board needs them. If the
+            iterable yields None, no sample is available yet: results that are ready are yielded,
+            and then it is asked again.
         maps : also read back the spikes of the input and of every layer. The board then computes
             one sample at a time and waits while its spikes are read.
 
@@ -132,17 +142,22 @@ class AnyBoard(ABC):
         ------
         sw.network.encoder.InputError
             A sample has a type, shape or value that the network does not take.
+        ValueError
+            A sample that the host passes on as it is (an image for an encoder on the board, or
+            spikes that an encoder made) has the wrong shape.
         LinkTimeout
             The board does not answer, even after :data:`sw.driver.loading.MAX_RECOVERIES` attempts
             to recover it.
         LinkLost
             The board has been disconnected.
         RequestRefused
-            The board refused a request, and recovering it would not help.
+            The board refused a request, and recovering the board would not help.
         MemoryFault
-            The board does not hold the network that was written to it again after a failure.
+            The network was written to the board again after a failure, but the board does not hold
+            it.
         DeviceError
-            All boards of a group have failed.
+            All boards of a group have failed. The failure of a single one is recorded in
+            :attr:`failures` instead.
         """
 
     @abstractmethod

@@ -26,11 +26,13 @@ N_TRIALS = 3
 def agree_on_rate(transport: Transport, config: Config, limit_baud: int | None) -> None:
     """Change host and device from the default rate to the fastest rate at which the device answers.
 
-    They stay at the default rate if no other works.
+    The rates tried are ``limit_baud`` and the slower ones of :data:`BAUDS`. Host and device stay at
+    :data:`hw.protocol.DEFAULT_BAUD` if none of them works.
 
     Parameters
     ----------
-    config : configuration of the device, which divides its clock by an integer to get the rate.
+    config : configuration of the device. Its clock frequency says which rates the device can
+        produce: it divides the clock by an integer.
     limit_baud : fastest rate to try, in bits per second; None means ``config.baud``.
 
     Raises

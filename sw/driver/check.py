@@ -17,14 +17,15 @@ from sw.network.network import Network
 def against_reference(
     network: Network, images: NDArray[np.uint8], inferences: list[Inference], first: int
 ) -> list[str]:
-    """Run the integer reference on images, and describe each difference of a board's results from
-    it.
+    """Run the integer reference on images, and return a description of each difference between a
+    board's results and the reference's; see :func:`differences`.
 
     Parameters
     ----------
     images : uint8 images (N, C, H, W), or spikes (N, T, C, H, W) if the network has no encoder.
     inferences : the board's results for these images, in the same order.
-    first : number that error descriptions give to ``images[0]``; the others follow.
+    first : number by which the descriptions call ``images[0]``; ``images[1]`` has the next number,
+        and so on.
     """
     from sw.network import reference
 
@@ -43,11 +44,13 @@ def differences(
     logits: NDArray[np.int64],
     maps: dict[str, NDArray[np.uint8]],
 ) -> Iterator[str]:
-    """Describe each difference between a board's result for one image and the integer reference.
+    """Yield a description of each difference between a board's result for one image and the integer
+    reference's.
 
-    The prediction, the logits, and the numbers of spikes and synaptic operations of each layer are
-    compared, and also every single spike if the spikes were read back from the board. Only the
-    first of several logits, or of several spikes of a layer, is described.
+    Compared are the prediction, the logits, and for each layer the numbers of spikes and of
+    synaptic operations (additions of one weight to one neuron). If the spikes were read back from
+    the board, every single one is compared, too. If several logits differ, only the first of them
+    is described; the same holds for the spikes of one layer.
 
     Parameters
     ----------

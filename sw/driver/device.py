@@ -30,16 +30,16 @@ from sw.driver.transport import SETTLE_S, Port, Request, Transport
 from sw.driver.virtual_board import VirtualBoard, is_virtual
 
 IDENTIFY_TIMEOUT_S = 0.4
-"""How long a port may take to answer while it is not known what is on it."""
+"""How many seconds a port may take to answer while it is not known what is on it."""
 
 TIMEOUT_S = 0.3
-"""How long a board may take to answer."""
+"""How many seconds a real board may take to answer."""
 
 VIRTUAL_TIMEOUT_S = 2.0
-"""How long a virtual board may take to answer, on a busy machine."""
+"""How many seconds a virtual board may take to answer; enough on a busy machine."""
 
 VIRTUAL_SETTLE_S = 0.05
-"""How long a virtual board may take to read what was written, on a busy machine."""
+"""How many seconds a virtual board may take to read what was written; enough on a busy machine."""
 
 
 class Device:
@@ -50,7 +50,7 @@ class Device:
 
     Parameters
     ----------
-    transport : open link at the default rate.
+    transport : link to the board, open at the default rate (:data:`hw.protocol.DEFAULT_BAUD`).
     identity : what the board has reported about itself.
     virtual_board : process of a virtual board, which ends when this object is closed.
     baud : fastest rate to use, in bits per second; None means the rate that the board reports.
@@ -133,16 +133,21 @@ class Device:
         baud: int | None = None,
         timeout_s: float | None = None,
     ) -> Device:
-        """Open the board on a serial port, with an object between driver and port that can observe
-        or change the bytes.
+        """Open the board on a serial port, and put an object between driver and port. This object
+        can observe or change the bytes.
 
         Parameters
         ----------
         path : path or name of the serial port.
         wrap : takes the open port and returns the object that the driver uses in its place.
         virtual_board, baud : see :class:`Device`.
-        timeout_s : how many seconds the board may take to answer; None means the driver's defaults
-            for real and virtual boards.
+        timeout_s : how many seconds the board may take to answer; None means the driver's default,
+            which is longer for a virtual board.
+
+        Raises
+        ------
+        DeviceNotFound, NotABoard, SpecMismatch
+            See :meth:`open`.
         """
         virtual = is_virtual(path)
         timeout_s = timeout_s or (VIRTUAL_TIMEOUT_S if virtual else None)
@@ -197,7 +202,8 @@ class Device:
 
     @property
     def virtual(self) -> bool:
-        """Whether the board is simulated. Its speed is then measured by its simulated clock."""
+        """Whether the board is simulated by a process that this object ends when it is closed. Its
+        speed is then measured by its simulated clock."""
         return self._virtual_board is not None
 
     def clock_cycles(self) -> int | None:
@@ -209,13 +215,13 @@ class Device:
         """Restart the link to a board that no longer answers, or that was reset.
 
         The link goes back to the default rate, the board is identified again, its run is aborted,
-        and the fastest rate is chosen again. The board's memories may have changed, so that the
-        caller must fill them again.
+        and the fastest rate is chosen again. The board's memories may have changed: the caller
+        must fill them again.
 
         Raises
         ------
-        SpecMismatch
-            A different board answers.
+        NotABoard, SpecMismatch
+            A different device answers.
         LinkTimeout, LinkLost
             The board does not answer, or has been disconnected.
         """
@@ -233,15 +239,16 @@ class Device:
     # ---- runs --------------------------------------------------------------------------------
 
     def next_tag(self) -> int:
-        """Return a tag (0 to 255) by which the board's messages refer to a run. It differs from the
-        previous 255 tags."""
+        """Return a number (0 to 255) for the next run, by which the board's messages refer to it.
+        It differs from the previous 255 ones."""
         self._tag = (self._tag + 1) % 256
         return self._tag
 
     def run_request(
         self, tag: int, entry: int, n_result_rows: int = 0, n_counter_rows: int = 0
     ) -> Request:
-        """Return a request that starts a run.
+        """Return a request that starts a run: one execution of the program in the board's memories,
+        on the sample in its spike memory.
 
         Parameters
         ----------
@@ -255,8 +262,8 @@ class Device:
         return Request(Opcode.RUN, payload, what=f"RUN {tag} from entry {entry}")
 
     def run(self, entry: int = 0, *, timeout_s: float = 60.0) -> RunResult:
-        """Run the program whose first layer descriptor is at row ``entry`` of weight memory, and
-        return its result when it has ended.
+        """Run the program whose first layer descriptor is at row ``entry`` of weight memory. When
+        the run has ended, return its result.
 
         If waiting for the end fails or is interrupted, for example by a timeout or Ctrl-C, the run
         is aborted.
@@ -325,8 +332,8 @@ class Device:
         return parse_status(raw)
 
     def abort(self) -> None:
-        """End the run in progress, and discard the run that waits behind it and all unanswered
-        requests. The board's memories stay as they are.
+        """End the run in progress. Also discard the next run, if the board has accepted one
+        meanwhile, and all unanswered requests. The board's memories stay as they are.
 
         Raises
         ------

@@ -33,15 +33,15 @@ from sw.driver.transport import POLL_S, Request, Transport
 from sw.driver.virtual_board import is_virtual
 
 N_BREAKS = 2
-"""Number of breaks (bytes that return a device to the default rate) to send before a port is taken
-to have no board on it. A break may be lost like any other byte, and a board that missed it still
+"""Number of breaks (bytes that return a device to the default rate) to send before concluding that
+a port has no board on it. A break may be lost like any other byte, and a board that missed it still
 listens at a different rate."""
 
 WRITE_TIMEOUT_S, VIRTUAL_WRITE_TIMEOUT_S = 30.0, 300.0
-"""How long the port of a real and of a virtual board may block a write."""
+"""How many seconds a write may block on the port of a real and of a virtual board."""
 
 PROBE_TIMEOUT_S = 0.15
-"""How long a port may take to answer while all ports are searched."""
+"""How many seconds a port may take to answer while all ports are searched."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,8 @@ def _parse_identity(raw: bytes, port: str) -> BoardIdentity:
 
 
 def open_port(port: str) -> serial.Serial:
-    """Open a serial port at the default rate, for this process only.
+    """Open a serial port at the default rate (:data:`hw.protocol.DEFAULT_BAUD`), locked against
+    other processes.
 
     Raises
     ------
@@ -168,8 +169,14 @@ def timeouts(transport: Transport, timeout_s: float, n_retries: int) -> Iterator
 def connect(
     transport: Transport, timeout_s: float, n_retries: int
 ) -> tuple[Transport, BoardIdentity]:
-    """Return the board on an open port to the default rate, and identify it. If that fails, close
-    the port.
+    """Identify the board on an open port, after resetting the rate of both ends of the line to the
+    default (:data:`hw.protocol.DEFAULT_BAUD`). If that fails, close the port.
+
+    Parameters
+    ----------
+    transport : link over the open port.
+    timeout_s, n_retries : used in place of the transport's own while the board is identified; see
+        :class:`sw.driver.transport.Transport`.
 
     Returns
     -------

@@ -21,8 +21,8 @@ class DeviceError(RuntimeError):
 
 
 class DeviceNotFound(DeviceError):
-    """Raised when no board is found or a port cannot be opened. The message lists what was
-    tried."""
+    """Raised when no board is found, a port cannot be opened, or a virtual board does not start. If
+    all ports were searched, the message lists them."""
 
 
 class NotABoard(DeviceError):
@@ -35,7 +35,8 @@ class SpecMismatch(DeviceError):
 
 
 class LinkTimeout(DeviceError):
-    """Raised when a request is not answered in time, even after it was sent again."""
+    """Raised when a request is not answered in time, even after it was sent again. Also raised when
+    a run does not end in time, and when the serial port accepts no data."""
 
 
 class LinkLost(DeviceError):
@@ -47,7 +48,7 @@ class RequestRefused(DeviceError):
 
     Attributes
     ----------
-    status : the reason, as in the board's reply.
+    status : the reason that the board's reply gives.
     """
 
     def __init__(self, request: str, status: Status):
@@ -56,7 +57,8 @@ class RequestRefused(DeviceError):
 
 
 class MemoryFault(DeviceError):
-    """Raised when a memory of a board does not hold what was written to it."""
+    """Raised when a memory of a board does not hold what was written to it, not even after it was
+    written again."""
 
 
 class FaultSpecError(DeviceError):

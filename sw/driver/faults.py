@@ -1,11 +1,14 @@
 """Injection of faults into the link between driver and board, to test that the driver recovers.
 
-Faults are requested by options in a port's name, as in ``--board "sim?faults=1e-2&seed=7"``.
-``faults`` is the probability of a fault per frame (one message on the serial line, see
-:mod:`hw.protocol`), in either direction; ``kinds`` names the kinds of faults to inject, joined by
-``+`` (default: all of :data:`KINDS`); ``seed`` makes the faults reproducible. ``latency`` makes a
-virtual board's simulated USB adapter delay bytes in each direction, by this number of milliseconds
-of simulated time.
+Faults are requested by options in a port's name, as in ``--board "sim?faults=1e-2&seed=7"``:
+
+- ``faults`` is the probability of a fault per frame (one message on the serial line, see
+  :mod:`hw.protocol`), in either direction. Only with ``latency`` may it be left out.
+- ``kinds`` names the kinds of faults to inject, joined by ``+``. By default these are all of
+  :data:`KINDS`.
+- ``seed`` is the seed of the random generator. It makes the faults reproducible.
+- ``latency`` is the delay of a virtual board's simulated USB adapter in each direction, in
+  milliseconds of simulated time.
 """
 
 from __future__ import annotations
@@ -28,7 +31,8 @@ STALL_S = 0.2
 """Longest delay of a stalled frame, in seconds."""
 
 GARBAGE_BYTES = 3000
-"""Upper bound on inserted random bytes: more than a device's receive buffer holds."""
+"""The fault ``garbage`` inserts fewer random bytes than this. It is more than a device's receive
+buffer holds."""
 
 _END = bytes([END])
 
@@ -98,10 +102,15 @@ ON_BYTES: dict[str, Callable[[bytes, random.Random], bytes]] = {
     "cut": _cut,
     "garbage": _garbage,
 }
-"""Faults that change the bytes of a frame, by kind."""
+"""Faults that change the bytes of a frame, by kind.
+
+``flip`` inverts a bit. ``drop`` removes a byte, ``double`` repeats one, ``insert`` adds a random
+byte. ``lose`` removes the whole frame, ``repeat`` sends it twice, ``cut`` removes its end.
+``garbage`` puts random bytes before it."""
 
 KINDS = (*ON_BYTES, "stall", "reset")
-"""All kinds of faults. ``stall`` delays a frame, ``reset`` resets a virtual board."""
+"""All kinds of faults: those of :data:`ON_BYTES`, ``stall``, which delays a frame, and ``reset``,
+which resets a virtual board."""
 
 
 def parse(spec: str) -> Plan:
@@ -110,7 +119,7 @@ def parse(spec: str) -> Plan:
     Raises
     ------
     FaultSpecError
-        An option is missing, unknown or out of range.
+        ``faults`` is missing, or an option is unknown or has an invalid value.
     """
     try:
         values = dict(parse_qsl(spec.replace("+", "%2B"), strict_parsing=True))
@@ -135,7 +144,7 @@ def parse(spec: str) -> Plan:
 
 def inject(port: Port, plan: Plan, pid: int | None = None) -> Port:
     """Return a port that injects the plan's faults into ``port``, or ``port`` itself if the
-    probability of faults is 0. ``pid`` is the process of a virtual board, see
+    probability of faults is 0. ``pid`` is the number of a virtual board's process, see
     :class:`FaultyPort`."""
     return FaultyPort(port, plan, pid) if plan.rate else port
 
@@ -148,13 +157,14 @@ class FaultyPort:
     ----------
     port : the other port.
     plan : faults to inject.
-    pid : process of a virtual board, to which the fault ``reset`` sends SIGUSR1, which resets the
-        board. If it is None, there are no such faults.
+    pid : number of a virtual board's process. The fault ``reset`` sends it the signal SIGUSR1, and
+        the virtual board then resets itself. If this is None, the fault ``reset`` does not occur.
 
     Attributes
     ----------
     injected : number of faults injected so far, by kind.
-    kinds : kinds of faults that can happen.
+    kinds : kinds of faults that can occur: those of the plan, without ``reset`` if there is no
+        ``pid``.
     """
 
     def __init__(self, port: Port, plan: Plan, pid: int | None = None):
@@ -211,8 +221,8 @@ class FaultyPort:
         return taken
 
     def _pass(self, frame: bytes) -> bytes:
-        """Decide at random whether a frame suffers a fault, and return the bytes to pass on in its
-        place."""
+        """Decide at random whether a fault happens to a frame, and return the bytes to pass on in
+        the frame's place: without a fault, the frame itself."""
         if not self.kinds or self._rng.random() >= self._rate:
             return frame
         kind = self._rng.choice(self.kinds)

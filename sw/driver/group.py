@@ -26,8 +26,9 @@ from sw.driver.transport import LinkCounters
 from sw.network import netfile
 
 LOOK_AHEAD = 4
-"""Number of samples per board that may be taken while the result that must be yielded next is
-missing."""
+"""Number of samples per board that may be under way at a time: taken from the stream, but with a
+result that has not been yielded yet. Results are yielded in order, so a slow board holds up the
+others' results."""
 
 
 class BoardGroup(AnyBoard):
@@ -141,9 +142,11 @@ class _Distribution:
         self.ahead = threading.Semaphore(LOOK_AHEAD * len(group.boards))
 
     def _pull(self, held: deque[tuple[int, NDArray[np.uint8]]]) -> Iterator[StreamItem]:
-        """Yield samples for one board, or None while no sample is available or may be taken. Each
-        sample is also appended, with its number, to ``held``, the samples whose results this board
-        still owes."""
+        """Yield samples for one board. Yield None while no sample is available, or while so many
+        are under way (see :data:`LOOK_AHEAD`) that no further one may be taken.
+
+        Each sample is also appended, with its number, to ``held``. There the caller keeps the
+        samples that this board has been given but has not finished."""
         while not self.stopped:
             # A board that has work must not wait here: the others may be waiting for its outcome.
             if not self.ahead.acquire(timeout=0 if held else 0.05):
@@ -164,8 +167,9 @@ class _Distribution:
             yield item[1]
 
     def _next(self) -> tuple[int, StreamItem] | None:
-        """Take the next sample from the stream and return it with its number; return None at the
-        end. If the stream raises an exception, pass it on to :meth:`outcomes` and return None."""
+        """Take the next item from the stream: a sample, or None if no sample is available yet.
+        Return it with the sample's number. At the end of the stream, return None alone. If the
+        stream raises an exception, pass that on to :meth:`outcomes` and return None alone."""
         try:
             sample = next(self.samples)
         except StopIteration:

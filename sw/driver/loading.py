@@ -14,23 +14,25 @@ from sw.driver.memory import Progress
 from sw.network.network import Network
 
 MAX_RECOVERIES = 3
-"""Number of attempts to recover a board, counted since its last result, before its error is
-raised."""
+"""Number of failures of a board in a row, without a result between them, that are answered by
+recovering it. The error of the next one is raised."""
 
 _RECOVERABLE = frozenset({Status.WAS_RESET, Status.BUSY})
-"""Reasons for refusal of requests that can succeed after the board has been recovered."""
+"""Reasons for which a board refuses a request that it may accept after it has been recovered."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """Statistics of loading a program into a board; in a group, of all boards.
+    """Statistics of loading a program into a board, or into all boards of a group.
 
     Attributes
     ----------
-    n_bytes : number of bytes of the program, including the spikes that are set to 0.
-    n_written : number of those bytes that were written: all spikes, and what the board did not hold
-        already.
-    seconds : duration of loading in seconds of wall-clock time.
+    n_bytes : number of bytes of the program, including the part of spike memory that is set to 0.
+        In a group, the sum over the boards.
+    n_written : number of those bytes that were written: all of spike memory's, and those that the
+        board did not hold already. In a group, the sum over the boards.
+    seconds : duration of loading in seconds of wall-clock time. In a group, that of the slowest
+        board.
     """
 
     n_bytes: int
@@ -63,17 +65,17 @@ def program_for(
 
 def load_bytes(program: Program) -> int:
     """Return the number of bytes that are counted as progress while a program is loaded: weights,
-    layer descriptors and parameters, and the spikes that are set to 0."""
+    layer descriptors, parameters, and the part of spike memory that is set to 0."""
     return sum(map(len, program.images.values())) + program.spike_bytes
 
 
 def write_program(device: Device, program: Program, on_progress: Progress | None = None) -> int:
-    """Write a program into a device's memories wherever they differ from it, and set all spikes of
-    the program's maps to 0.
+    """Write a program into a device's memories wherever they differ from it, and set the part of
+    spike memory that the program uses to 0.
 
     Returns
     -------
-    Number of bytes written, including those of the spikes.
+    Number of bytes written, including those that were set to 0.
 
     Raises
     ------
@@ -90,7 +92,9 @@ def write_program(device: Device, program: Program, on_progress: Progress | None
 
 
 def recover(device: Device, error: DeviceError, n_failures: int) -> None:
-    """Recover a device after a failure, in up to :data:`MAX_RECOVERIES` attempts.
+    """Recover a device after a failure (:meth:`sw.driver.device.Device.recover`). If it does not
+    answer, try again, which counts as a further failure, until there are more than
+    :data:`MAX_RECOVERIES`.
 
     Parameters
     ----------
@@ -100,8 +104,8 @@ def recover(device: Device, error: DeviceError, n_failures: int) -> None:
     Raises
     ------
     DeviceError
-        ``error`` itself if recovery would not help or there were too many failures, else the error
-        of the last attempt.
+        ``error`` itself, if recovery would not help or if this was one failure too many; else the
+        error of the last attempt to recover.
     """
     while True:
         if n_failures > MAX_RECOVERIES or (

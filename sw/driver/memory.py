@@ -23,11 +23,11 @@ from sw.driver.errors import DeviceError, MemoryFault, RequestRefused
 from sw.driver.transport import Reply, Request, Transport
 
 CHECK_FRAMES = 8
-"""Number of WRITE frames whose rows one CHECK compares. Few enough that the device finishes the
-CHECK before the requests behind it fill its receive buffer."""
+"""Number of WRITE frames (messages with rows to write) whose rows one CHECK request compares. Few
+enough that the device finishes the CHECK before the requests behind it fill its receive buffer."""
 
 N_CHECKS_AHEAD = 2
-"""Number of CHECKs under way at a time: the board works on one while the reply to the other
+"""Number of CHECK requests under way at a time: the board works on one while the reply to the other
 travels."""
 
 MAX_WRITES = 2
@@ -95,8 +95,8 @@ class Memory:
 
     def check_request(self, space: Space, row: int, data: bytes) -> Request:
         """Return a request by which the board checks that a memory holds ``data`` from row ``row``
-        on. Only the CRC of ``data`` is sent; if it differs, the board refuses the request with the
-        status MISMATCH."""
+        on. Only the CRC of ``data`` is sent. If the memory's rows have a different one, the board
+        refuses the request with :attr:`hw.protocol.Status.MISMATCH`."""
         crc = zlib.crc32(data).to_bytes(CRC_BYTES, "little")
         n_rows = len(data) // row_bytes(space, self.config)
         return self._rows(Opcode.CHECK, space, row, n_rows, crc)
@@ -144,12 +144,12 @@ class Memory:
         return b"".join(self.transport.exchange(requests, on_reply))
 
     def fill(self, images: Mapping[Space, bytes], on_progress: Progress | None = None) -> int:
-        """Write an image (bytes from row 0 on) into each memory wherever the memory differs from
-        it, and return the number of bytes written.
+        """Bring memories to given contents: compare each with its image (the bytes that it shall
+        hold, from row 0 on), and write what differs. Return the number of bytes written.
 
-        The image is cut into sections, whose rows fill :data:`CHECK_FRAMES` frames. The board
-        compares each section with the CRC of its data. Sections that differ are written and
-        compared again, while the comparison of the next ones is under way.
+        Images are cut into sections (see :meth:`sections`). The board compares its memory with the
+        CRC of one section at a time. A section that differs is written, and compared again. The
+        comparison of the next sections goes on meanwhile.
 
         Raises
         ------
@@ -165,9 +165,9 @@ class Memory:
         return _Fill(self, images, on_progress).run()
 
     def sections(self, space: Space, image: bytes) -> Iterator[Section]:
-        """Cut the image of a memory (its bytes from row 0 on) into sections. The board compares
-        each section by one CHECK request; :data:`CHECK_FRAMES` frames write it. The last section
-        may be shorter.
+        """Cut the image of a memory (the bytes that it shall hold, from row 0 on) into sections. A
+        section is as long as the rows that :data:`CHECK_FRAMES` WRITE requests can carry, and the
+        board compares it by one CHECK request. The last section may be shorter.
 
         Raises
         ------
@@ -191,8 +191,8 @@ class Section:
 
 
 class _Fill:
-    """One execution of :meth:`Memory.fill`: the sections that are left, errors, and bytes
-    written."""
+    """One execution of :meth:`Memory.fill`. It keeps the sections that are still to be compared,
+    the errors so far, and the number of bytes written."""
 
     def __init__(self, memory: Memory, images: Mapping[Space, bytes], on_progress: Progress | None):
         self.memory, self.transport = memory, memory.transport

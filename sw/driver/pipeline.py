@@ -1,5 +1,9 @@
 """Pipeline of samples through one board: while the board computes one sample, the next one is
-sent."""
+sent.
+
+A *run* is the board's computation of one sample. A *map* is the spikes (T, C, H, W) of the input or
+of one layer.
+"""
 
 from __future__ import annotations
 
@@ -32,26 +36,29 @@ N_RUNS_IN_DEVICE = 2
 
 @dataclass(eq=False)
 class _Job:
-    """One sample in the pipeline, with the state of its way through the board: its input is written
-    to spike memory, a run is requested, and the board announces the end of the run.
+    """One sample in the pipeline, and how far it has come. Its input is written to spike memory, a
+    run is requested, the board announces the end of the run, and maps are read back if wanted.
 
     Attributes
     ----------
-    raw : the sample's input, as bytes of spike memory.
-    buffer : index of the region of spike memory that receives the input, one of ``Program.inputs``.
-    taken_s, writing_s, written_s, running_s, ended_s : times at which the sample was taken, its
-        first byte was sent, its last byte was acknowledged, its run was requested, and the end of
-        its run was announced (:func:`time.perf_counter`; 0 before that).
-    writes : requests that write the input; empty until they are submitted.
+    raw : the bytes to write to spike memory as the sample's input.
+    buffer : which region of spike memory receives the input: index into
+        :attr:`sw.compile.program.Program.inputs`.
+    taken_s, writing_s, written_s, running_s, ended_s : times by :func:`time.perf_counter` at which
+        the sample was taken, the requests that write it were queued, the latest of them was
+        acknowledged, its run was requested, and the end of its run was announced. Each is 0 before.
+    writes : requests that write the input; empty until they are queued.
     n_writes_left : number of those requests that are not acknowledged yet.
-    tag, run : tag and request of the run; None until the run is requested.
-    n_runs_before : number of runs that were requested before this one.
+    tag, run : number of the run in the board's messages, and the request that starts the run; None
+        until the run is requested.
+    n_runs_before : number of runs that the pipeline had requested before this one.
     stale : whether a part of the input was sent again after the run was requested, so that the run
         may have used incomplete input.
     acknowledged : whether the board has accepted the run.
     done : data of the board's announcement that the run has ended.
-    maps : spikes that are read back: for each map, the data of each read request.
-    n_reads_left : number of those read requests that are not answered yet.
+    maps : maps that are read back, by name. Several requests read one map; for each of them, this
+        holds the data of the reply, empty until it arrives.
+    n_reads_left : number of those requests that are not answered yet.
     outcome : the sample's result; None until it is complete.
     """
 
@@ -80,7 +87,7 @@ class _Job:
         return self.tag is not None and not self.ended_s
 
     def reset_run(self) -> None:
-        """Mark the sample's run as not requested yet, so that it is requested again."""
+        """Mark the sample's run as not requested yet. The pipeline then requests it again."""
         self.tag = self.run = None
         self.acknowledged = self.stale = False
         self.ended_s, self.n_reads_left = 0.0, 0
@@ -89,10 +96,10 @@ class _Job:
 class Pipeline:
     """Pipeline that classifies samples on one board, in order.
 
-    The run of a sample is requested right behind its input, without waiting for acknowledgements,
-    so that the serial line is never idle. If the run ends before every part of the input was
-    acknowledged, or if a part had to be sent again, the result is discarded and the run is
-    repeated.
+    To keep the serial line busy, a sample's run is requested without waiting until the board has
+    acknowledged the sample's input. So a run may use an incomplete input. If the run ends before
+    every part of the input was acknowledged, or if a part had to be sent again, the result is
+    discarded and the run is repeated.
 
     After a failure of the link or the board, the board is recovered, its memories are checked, and
     all unfinished samples start again from their inputs.
@@ -160,8 +167,9 @@ class Pipeline:
     # ---- samples -----------------------------------------------------------------------------
 
     def _take(self) -> None:
-        """Take samples from the iterable into the pipeline, until no input buffer of the board is
-        free or no sample is available."""
+        """Take samples from the iterable into the pipeline until the board has no free region for a
+        further input (:attr:`sw.compile.program.Program.inputs`), or until no sample is
+        available."""
         while not self.exhausted and len(self.jobs) < self.n_buffers:
             try:
                 sample = next(self.samples)
@@ -214,7 +222,14 @@ class Pipeline:
     # ---- requests ----------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        """Submit all requests that can be made now, and handle one packet from the board."""
+        """Queue all requests that can be made now, then wait for one message from the board and
+        handle it. If none arrives in time, ask for the board's status.
+
+        Raises
+        ------
+        DeviceError
+            A request failed, or the run was lost or takes too long.
+        """
         n_runs_free = N_RUNS_IN_DEVICE
         in_order = True
         for job in self.jobs:
@@ -231,8 +246,9 @@ class Pipeline:
             self._ask_for_status()
 
     def _checked(self, then: Callable[[bytes], object]) -> Callable[[Reply], None]:
-        """Return a callback for the reply to a request. It calls ``then`` with the reply's data; if
-        the request failed, it stores the error, which :meth:`_advance` raises."""
+        """Return a callback for the reply to a request. If the request succeeded, the callback
+        calls ``then`` with the reply's data. Otherwise it stores the error, and :meth:`_advance`
+        raises that."""
 
         def on_reply(reply: Reply) -> None:
             if isinstance(reply, DeviceError):
@@ -282,9 +298,11 @@ class Pipeline:
                 self.transport.submit(request, self._checked(take))
 
     def _ask_for_status(self) -> None:
-        """Ask the board, after it has been silent, whether the run whose end is awaited is still in
-        progress. If that run has ended, let the board announce its end again. If it was lost or
-        takes too long, store an error, which :meth:`_advance` raises."""
+        """Ask a board that has been silent what became of the oldest run that has not ended.
+
+        The reply is handled when it arrives. If the run has ended, the board is made to announce
+        that again. If the run was lost or takes too long, an error is stored, and :meth:`_advance`
+        raises that."""
         job = next((job for job in self.jobs if job.in_device), None)
         if job is None:
             return

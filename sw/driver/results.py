@@ -12,7 +12,7 @@ from sw.compile import costs
 from sw.data import metrics
 
 INTERRUPTED = "interrupted"
-"""Value of :attr:`Results.stopped` after Ctrl-C."""
+"""Value of :attr:`Results.stopped` if Ctrl-C ended the session."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,15 +28,14 @@ class LayerMeans:
 
 @dataclass(kw_only=True)
 class Results:
-    """Results of one session: a set of images, or a stream of them, is classified on a board.
-
-    All values can be written as JSON.
+    """Results of one session, in which a board classifies a set or a stream of images. All values
+    can be written as JSON.
 
     Attributes
     ----------
     network : path of the network file.
     sha256 : hash of the network file's contents.
-    board : name of the board's configuration, and its port.
+    board : text that names the board's configuration and its port.
     clk_hz : frequency of the board's clock in hertz.
     n_requested : number of images to classify.
     predictions, n_cycles, logits : predicted class, clock cycles and logits of each image
@@ -51,8 +50,8 @@ class Results:
     n_bytes_out, n_bytes_in : bytes sent and received by the host during the session.
     n_repeated : number of requests sent again since the board was opened.
     n_recoveries : number of times that the link was restarted since the board was opened.
-    check : one of :data:`sw.driver.session.CHECKS`, which says what was compared with the integer
-        reference; None if nothing was.
+    check : what was compared with the integer reference (:mod:`sw.network.reference`): one of
+        :data:`sw.driver.session.CHECKS`, or None if nothing was.
     n_checked : number of images compared.
     mismatches : descriptions of differences from the reference.
     stopped : why the session ended before the last image; None if it did not.
@@ -103,14 +102,15 @@ class Results:
 
     @property
     def line_s(self) -> float:
-        """Mean time in seconds per image for which the serial line is busy: the bytes of the busier
-        direction at 10 bits per byte. Both directions transfer at the same time."""
+        """Mean time in seconds per image for which the serial line is busy, at 10 bits per byte.
+        The line carries both directions at the same time, so only the one with more bytes
+        counts."""
         n_bytes = max(self.n_bytes_out, self.n_bytes_in)
         return 10 * n_bytes / self.baud / max(self.n_done, 1) if self.baud else 0.0
 
     @property
     def core_s(self) -> float:
-        """Mean time in seconds that the board computes per image: its clock cycles at its clock
+        """Mean time in seconds that the board computes per image: clock cycles divided by clock
         frequency."""
         return float(np.mean(self.n_cycles)) / self.clk_hz if self.n_cycles else 0.0
 

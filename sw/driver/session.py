@@ -27,7 +27,8 @@ CHECKS = ("counts", "spikes")
 """What can be compared with the integer reference: ``counts`` stands for predictions, logits and
 the numbers of spikes and synaptic operations, ``spikes`` for these and every single spike."""
 BATCH = 50
-"""Number of images that are encoded, and checked, at a time."""
+"""Number of images that are prepared for the board, and compared with the integer reference, at a
+time."""
 
 
 def classify(
@@ -46,10 +47,11 @@ def classify(
 
     Parameters
     ----------
+    board : board into which ``network`` has been loaded.
     images : uint8 images (N, C, H, W), or spikes (N, T, C, H, W) of 0 and 1 if the network has no
         encoder.
-    checked : one of :data:`CHECKS`, which says what to compare with the integer reference; None
-        compares nothing.
+    checked : what to compare with the integer reference (:mod:`sw.network.reference`): one of
+        :data:`CHECKS`, or None for nothing.
     quiet : show no progress bar. Without a terminal, none is shown in any case.
     """
     recorder = _Recorder(board, results)
@@ -87,7 +89,8 @@ def classify_live(
 
     Parameters
     ----------
-    source : stream of raw samples one after another, see :func:`sw.data.inputs.stream`.
+    source : stream of bytes, in which raw samples follow one another; see
+        :func:`sw.data.inputs.stream`.
     on_result : called with each result as soon as it is known.
     n : number of samples to classify; None means all.
     """
@@ -107,8 +110,18 @@ def classify_live(
 
 
 def frame_for(network: Network, sample: NDArray[np.uint8], pixels: bool) -> NDArray[np.uint8]:
-    """Return what the board receives for one sample: the image itself (C, H, W) if ``pixels``, else
-    the encoder's spikes (T, C, H, W)."""
+    """Return what the board receives for one sample.
+
+    Parameters
+    ----------
+    sample : uint8 image (C, H, W), or spikes (T, C, H, W) of 0 and 1 if the network has no encoder.
+    pixels : whether the board computes the encoder (the layer that turns pixels into spikes).
+
+    Returns
+    -------
+    The sample itself if ``pixels`` or if the network has no encoder, else the encoder's spikes
+    (T, C, H, W).
+    """
     return encoder.inputs(network, sample[None], pixels)[0]
 
 

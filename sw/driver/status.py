@@ -22,8 +22,8 @@ class BoardStatus:
     """State of a board and its error counters, decoded from the reply to a STATUS request; see
     :class:`hw.protocol.DeviceStatus`.
 
-    ``tag`` and ``result`` are those of the run that ended last if ``state`` is DONE, else
-    undefined.
+    ``tag`` (a number that identifies a run, see :class:`hw.protocol.Run`) and ``result`` are those
+    of the run that ended last. They are undefined if none has ended since the last ABORT.
     """
 
     state: RunState

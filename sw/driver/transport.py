@@ -1,9 +1,10 @@
 """Transport of requests and replies over a serial line. Many requests can be unanswered at a time;
 those that were lost are sent again.
 
-Each message travels in a frame, whose decoded contents are called packet; :mod:`hw.protocol`
-describes both. The device answers requests in the order in which they arrive. If a reply arrives
-while an earlier request has none, that request or its reply was lost.
+Each message travels in a frame, as :mod:`hw.protocol` describes. The decoded contents of a frame
+are called a packet: sequence number, opcode and payload. The device answers requests in the order
+in which they arrive. So if a reply arrives before that to an earlier request, the earlier request
+or its reply was lost.
 """
 
 from __future__ import annotations
@@ -36,20 +37,23 @@ MAX_IN_FLIGHT = 64
 """Largest number of unanswered requests; far fewer than there are sequence numbers."""
 
 MAX_BYTES_IN_FLIGHT = 32768
-"""Largest number of bytes of unanswered requests that the device executes as fast as they arrive:
-27 ms at 12 Mbaud, far more than a USB adapter's latency."""
+"""Largest number of bytes of all unanswered requests, if the device executes each of them as fast
+as it arrives. They take 27 ms at 12 Mbaud, far more than a USB adapter's latency."""
 
 MAX_REPLY_BYTES_IN_FLIGHT = 4096
-"""Largest number of bytes of expected replies: what operating systems buffer for a serial port."""
+"""Largest number of bytes of all replies that are expected: what operating systems buffer for a
+serial port."""
 
 MAX_RECEIVED_BYTES = 1 << 16
-"""Largest number of bytes that are kept without an end of frame: far more than a frame."""
+"""Largest number of received bytes that are kept while the end of their frame has not arrived. Far
+more than a frame has."""
 
 POLL_S = 0.02
-"""Longest time that a single read of the port blocks."""
+"""Longest time in seconds that a single read of the port blocks."""
 
 SETTLE_S = 0.005
-"""How long an adapter may still be sending after the operating system reports that all is sent."""
+"""How many seconds a USB adapter may still be sending after the operating system reports that all
+is sent."""
 
 _END = bytes([END])
 _FAST = frozenset({Opcode.WRITE, Opcode.RUN})
@@ -154,9 +158,9 @@ class Transport:
 
     Attributes
     ----------
-    window_bytes : size of the device's receive buffer. The unanswered requests may have no more
-        bytes than this while one of them takes the device longer to execute than to receive. A
-        single request is always sent.
+    window_bytes : size of the device's receive buffer in bytes. If any unanswered request takes the
+        device longer to execute than to receive, all unanswered requests together are limited to
+        this size. A request is always sent if no other is unanswered.
     on_done : called when the device announces the end of a run, with the run's tag and the data of
         the announcement (without the status byte).
     on_repeat : called with each request just before it is sent again.
@@ -220,8 +224,9 @@ class Transport:
             self.port.baudrate = baud
 
     def resync(self) -> None:
-        """Discard all requests, and return host and device to the default rate. A break (see
-        :mod:`hw.protocol`) does so at the device, which does not answer.
+        """Discard all requests, and return host and device to the default rate
+        (:data:`hw.protocol.DEFAULT_BAUD`). To make the device do so, send a break (see
+        :mod:`hw.protocol`). The device does not answer it.
 
         Raises
         ------
@@ -304,8 +309,8 @@ class Transport:
         self._waiting.append((request, on_reply))
 
     def forget(self, request: Request) -> None:
-        """Stop waiting for the reply to a request that was sent: it is not sent again, and a reply
-        is ignored."""
+        """Stop waiting for the reply to a request that was sent. The request is not sent again, and
+        a reply that still arrives is ignored."""
         for seq, entry in list(self._in_flight.items()):
             if entry.request is request:
                 del self._in_flight[seq]
@@ -323,8 +328,9 @@ class Transport:
         self._deadline = time.monotonic() + self.timeout_s
 
     def _fits(self, frame: bytes, request: Request) -> bool:
-        """Return whether a request may be sent now, so that neither the device's receive buffer nor
-        the host's overflows. It always may if no other request is unanswered."""
+        """Return whether a request may be sent now without the danger that the device's receive
+        buffer or the host's overflows. It always may if no other request is unanswered.
+        ``frame`` is the encoded request."""
         if not self._in_flight:
             return True
         slow = self._n_slow or request.opcode not in _FAST
@@ -352,15 +358,16 @@ class Transport:
             self._write(burst)
 
     def _count(self, frame: bytes, request: Request, sign: int) -> None:
-        """Add a request to the totals of unanswered requests if ``sign`` is 1, or remove it if
-        ``sign`` is -1."""
+        """Add a request to the totals over all unanswered requests if ``sign`` is 1, or subtract it
+        if ``sign`` is -1. The totals are bytes sent, bytes of expected replies, and number of slow
+        requests (those that take the device longer to execute than to receive)."""
         self._n_bytes_out += sign * len(frame)
         self._n_bytes_back += sign * request.n_reply_bytes
         self._n_slow += sign * (request.opcode not in _FAST)
 
     def _repeat(self, seqs: list[int]) -> None:
-        """Send the requests with these sequence numbers again, and move them to the end of the
-        order in which requests were sent."""
+        """Send the unanswered requests with these sequence numbers again. They count as sent last
+        from now on."""
         self.counters.n_repeated += len(seqs)
         for seq in seqs:
             self._in_flight[seq] = self._in_flight.pop(seq)
@@ -368,8 +375,9 @@ class Transport:
         self._write(_END + b"".join(self._in_flight[seq].frame for seq in seqs))
 
     def step(self, deadline: float) -> bool:
-        """Send as many waiting requests as allowed, wait for one packet, and pass it to the
-        callback of the request that it answers, or to ``on_done`` if it announces the end of a run.
+        """Send as many waiting requests as allowed, and wait for one packet (one message from the
+        device). Pass it to the callback of the request that it answers, or to ``on_done`` if it
+        announces the end of a run. Requests that were lost are sent again meanwhile.
 
         Parameters
         ----------
@@ -432,8 +440,8 @@ class Transport:
         self._deadline = time.monotonic() + self.timeout_s * 2**self._n_timeouts
 
     def _checked(self, request: Request, reply: bytes) -> Reply:
-        """Check a reply, and return its data; or return an exception if the device refused the
-        request or the reply is invalid."""
+        """Check a reply, and return its data. If the device refused the request, or if the reply is
+        invalid, return an exception instead."""
         status, data = reply[0], reply[STATUS_BYTES:]
         if status not in set(Status):
             return DeviceError(
@@ -458,12 +466,14 @@ class Transport:
 
         Parameters
         ----------
-        on_reply : called with the index of each request that has succeeded.
+        on_reply : called whenever a request has succeeded, with its index in ``requests``.
 
         Raises
         ------
         RequestRefused
             The board refused a request; later ones may have been executed.
+        DeviceError
+            A reply is invalid.
         LinkTimeout, LinkLost
             The board does not answer, or has been disconnected.
         """

@@ -17,7 +17,7 @@ from sw.driver.errors import DeviceNotFound
 def is_virtual(path: str) -> bool:
     """Return whether a port is a pseudo terminal, the kind of port that a virtual board provides.
 
-    A virtual board on a busy machine answers late, so that callers use longer timeouts for it.
+    Callers use longer timeouts for a virtual board, because it answers late on a busy machine.
     """
     return path.startswith("/dev/pts/")
 
@@ -79,8 +79,8 @@ class VirtualBoard:
 
     @property
     def pid(self) -> int:
-        """Process number of the virtual board. The signal SIGUSR1 to this process resets the
-        device."""
+        """Number of the virtual board's process. The signal SIGUSR1 to this process resets the
+        simulated device."""
         return self._process.pid
 
     def n_cycles(self) -> int:
