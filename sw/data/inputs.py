@@ -192,8 +192,8 @@ def stream(source: BinaryIO, network: Network) -> Iterator[NDArray[np.uint8] | N
     """Read samples from a stream of raw bytes, such as a pipe, and yield each when it is complete.
 
     A sample is uint8 of shape :func:`sample_shape`. While the next one is incomplete, yield None
-    every :data:`POLL_S` seconds, so that the caller can do other work, as
-    :meth:`sw.driver.any_board.AnyBoard.stream` does.
+    every :data:`POLL_S` seconds, so that the caller can do other work. For example,
+    :meth:`sw.driver.any_board.AnyBoard.stream` then yields the results that are ready.
 
     Raises
     ------

@@ -149,11 +149,19 @@ def measure(
     split: Split,
     trace: reference.Trace,
 ) -> tuple[list[LayerReport], Accuracy]:
-    """Return each layer's densities, operations and predicted cycles, and the accuracies.
+    """Return a report on each layer, and the accuracies before and after quantisation.
+
+    A layer's report has its size. It also has its input density (the fraction of its inputs that
+    are spikes), its synaptic operations and its predicted clock cycles, as means over the images.
 
     Parameters
     ----------
-    trace : what the network computes for the images of ``split``.
+    folded : the network before quantisation.
+    network : the integer network.
+    program : the integer network, compiled; None if it does not fit, and then no cycles are
+        predicted.
+    split : labelled images to measure on.
+    trace : spikes and predictions of ``network`` for these images.
     """
     before = simulate(folded, split.images).predictions
     maps = costs.device_maps(network, split.images, trace.spikes)
@@ -220,7 +228,8 @@ def export_network(
         The file is no checkpoint; or the device cannot run the network, such as one with ``ADD``
         gates, whose blocks exchange integers instead of spikes.
     sw.convert.quantize.QuantizeError
-        With every scale, a bias or its threshold exceeds the device's width of parameters.
+        A bias or a threshold does not fit the device's width of parameters, whichever quantisation
+        scale is chosen.
     sw.network.encoder.InputError
         The network does not take these images, or a label is not one of its classes.
     """

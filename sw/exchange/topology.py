@@ -90,7 +90,8 @@ def load_topology(name: str) -> dict[str, Any]:
 def check_topology(values: Any, where: str = "topology") -> None:
     """Raise :class:`ExchangeError` unless ``values`` is a valid topology.
 
-    ``where`` starts the message: the name of the topology. Names of tensors are not checked.
+    The message begins with ``where``, the name of the topology. Whether the state dict has the
+    tensors that the topology names is not checked.
     """
 
     def require(ok: bool, message: str) -> None:
