@@ -122,7 +122,9 @@ class TrainedLayer:
     shape: Shape
     """Shape (C, H, W) of the layer's input."""
     module: nn.Conv2d | nn.Linear
+    """Convolution, or the fully connected classifier in the output layer."""
     norm: Norm | None = None
+    """Batch-norm after the convolution; None in the output layer."""
     coefficient: Coefficient | None = None
     """Real-Spike coefficient by which the layer's input spikes are multiplied."""
     neuron: NeuronConfig | None = None

@@ -25,7 +25,9 @@ from sw.network.encoder import InputError
 from sw.network.network import Network
 
 ARRAY_SUFFIXES = (".npy", ".npz")
+"""Suffixes of NumPy files. They hold an array of samples, or an event recording."""
 RECORDING_SUFFIXES = (".bin", ".aedat")
+"""Suffixes of files that always hold an event recording."""
 MODES = {1: "L", 3: "RGB"}
 """Pillow's name of an image's colours, by the number of channels."""
 POLL_S = 0.01

@@ -52,8 +52,10 @@ class Accuracy:
 class Export:
     """An exported network and the report on it.
 
-    ``program`` is the network compiled for ``config``; None if it does not fit that configuration.
-    ``measured_on`` describes the images that the numbers were measured on.
+    ``program`` is the network compiled for ``config``, a configuration of the gateware. It is None
+    if the network does not fit. ``layers`` has the costs of each layer. ``boards`` says for each
+    supported board how the network fits it. ``measured_on`` describes the images on which accuracy
+    and costs were measured.
     """
 
     network: Network

@@ -20,6 +20,7 @@ from sw.exchange.graph import ExchangeError, Join
 from sw.network.network import Layer, Network, Shape
 
 SUFFIX = ".nir"
+"""Suffix of the names of NIR files."""
 DT_S = 1e-4
 """Timestep in seconds that most simulators with NIR support assume."""
 MAX_DENSE = 1 << 23

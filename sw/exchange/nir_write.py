@@ -3,9 +3,9 @@
 NIR is the Neuromorphic Intermediate Representation (Pedersen et al., arXiv 2311.14641).
 
 In an integer network, each neuron's weights, bias and membrane are divided by its threshold, which
-becomes 1. The threshold in the graph is a little lower: it lies between the largest membrane that
-must not fire and 1, the smallest that must. So spikes depend neither on whether a simulator
-compares with ``>`` or ``>=``, nor on its rounding.
+becomes 1. The threshold in the graph is a little lower than 1, but still higher than any membrane
+that must not fire. So spikes depend neither on whether a simulator compares with ``>`` or ``>=``,
+nor on its rounding.
 
 Operations for which NIR has no node are composed of several nodes. OR is a sum into IF neurons that
 fire at a single spike. NOT is ``1 - x``. The other gates, which join a residual block's branch and

@@ -47,6 +47,7 @@ from sw.network.network import IMAGE
 NESTED = ("state_dict", "model", "net", "model_state_dict")
 """Keys under which training scripts store the state dict in their checkpoints."""
 MAX_FLOAT = float(np.finfo(np.float64).max)
+"""Largest finite float64."""
 
 Float = NDArray[np.float64]
 

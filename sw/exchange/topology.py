@@ -23,7 +23,9 @@ from typing import Any
 from sw.exchange.graph import ExchangeError
 
 FORMAT = "spikefold-topology"
+"""Value of the entry ``format`` in every topology."""
 FRAMEWORKS = ("spikingjelly", "snntorch")
+"""Frameworks whose neurons a topology can have; values of the entry ``framework``."""
 
 TOPOLOGIES: dict[str, dict[str, Any]] = {
     # The network of SpikingJelly's example conv_fashion_mnist.py, with any number of channels.
@@ -50,6 +52,7 @@ TOPOLOGIES: dict[str, dict[str, Any]] = {
         ],
     },
 }
+"""Built-in topologies, by name."""
 
 KINDS = {
     "conv": {"stride", "padding", "dilation", "groups"},
