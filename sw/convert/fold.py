@@ -8,8 +8,8 @@ coefficient and batch-norm become part of weight and bias, and the device only h
 for every spike.
 
 A coefficient may differ from position to position or from timestep to timestep. Then the folded
-weights do, too. If they differ from position to position, weights whose input lies in the padding
-become 0. All numbers are float64.
+weights do, too. If the coefficient differs from position to position, weights whose input lies in
+the padding become 0. All numbers are float64.
 
 :func:`trained_layers` lists a network's layers. :meth:`TrainedLayer.folded` is differentiable, and
 :mod:`sw.training.finetune` trains through it.

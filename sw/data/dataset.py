@@ -94,7 +94,7 @@ class Dataset:
 def spread(n: int, most: int) -> NDArray[np.int64]:
     """Return up to ``most`` evenly spaced indices from 0 to ``n`` - 1.
 
-    So a selection has samples of all classes, even if the samples are sorted by class.
+    Used to choose samples, they reach all classes even if the samples are sorted by class.
     """
     return np.linspace(0, n - 1, min(most, n)).astype(np.int64)
 

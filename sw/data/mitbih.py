@@ -90,10 +90,10 @@ def as_images(beats: Beats) -> NDArray[np.uint8]:
     Channel 0 is the signal of the beat. The beat's median is subtracted, and the result is divided
     by the median height (maximum minus minimum) of the record's beats. Channel 1 is the difference
     of channel 0 from the usual beat, which is the median, sample by sample, over all beats of the
-    record. In channels 2 and 3, all pixels are equal. Channel 2 is the time from the previous beat,
-    and channel 3 the time to the next. Both are divided by the median interval of this beat and of
-    the :data:`N_AROUND` beats on each side. So an early beat stands out at any heart rate. All
-    channels are scaled, shifted and clipped to 0 to 255.
+    record. Channel 2 is the time from the previous beat, the same number in all columns. Channel 3
+    is the time to the next beat, likewise. Both times are divided by the median interval of this
+    beat and of the :data:`N_AROUND` beats on each side. So an early beat stands out at any heart
+    rate. All channels are scaled to whole numbers from 0 to 255, and clipped.
     """
     result = np.empty((len(beats.labels), N_CHANNELS, 1, N_SAMPLES), np.uint8)
     samples = beats.samples.astype(np.float64)
