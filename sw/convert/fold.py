@@ -7,8 +7,9 @@ A trained layer multiplies its binary input spikes ``o`` by a learned Real-Spike
 coefficient and batch-norm become part of weight and bias, and the device only has to add a weight
 for every spike.
 
-A coefficient may differ from position to position or from timestep to timestep; then the folded
-weights do, too. Those whose input lies in the padding become 0. All numbers are float64.
+A coefficient may differ from position to position or from timestep to timestep. Then the folded
+weights do, too. If the coefficient differs from position to position, weights whose input lies in
+the padding become 0. All numbers are float64.
 
 :func:`trained_layers` lists a network's layers. :meth:`TrainedLayer.folded` is differentiable, and
 :mod:`sw.training.finetune` trains through it.
@@ -84,7 +85,12 @@ def fold(values: Mapping[str, Any] | str | Path) -> FoldedNetwork:
 def fold_model(
     model: SpikingResNet, labels: tuple[str, ...], provenance: dict[str, Any]
 ) -> FoldedNetwork:
-    """Return the folded network of a model in memory, with these class names and this provenance.
+    """Return the folded network of a model in memory.
+
+    Parameters
+    ----------
+    labels : names of the classes.
+    provenance : JSON values that say where the network comes from; the result keeps them.
 
     Raises
     ------
@@ -116,7 +122,9 @@ class TrainedLayer:
     shape: Shape
     """Shape (C, H, W) of the layer's input."""
     module: nn.Conv2d | nn.Linear
+    """Convolution, or the fully connected classifier in the output layer."""
     norm: Norm | None = None
+    """Batch-norm after the convolution; None in the output layer."""
     coefficient: Coefficient | None = None
     """Real-Spike coefficient by which the layer's input spikes are multiplied."""
     neuron: NeuronConfig | None = None
@@ -163,8 +171,8 @@ class TrainedLayer:
 
         In training, the classifier reads spikes multiplied by the coefficient ``a`` and averaged
         over positions and timesteps. The folded classifier is a convolution whose kernel is as
-        large as the map. An axis of its weight has length 1 where all kernel positions, or all
-        timesteps, share their weights.
+        large as the map. The weight's axes for kernel positions and timesteps have length 1 if
+        weights are shared along them.
         """
         _, height, width = self.shape
         divisor = self.timesteps * height * width
@@ -174,9 +182,10 @@ class TrainedLayer:
         return weight[:, None, None], fc.bias.to(DOUBLE)[None, None, None]
 
     def _spread(self) -> Tensor | None:
-        """Return the coefficient in float64, with an axis of C channels: (T|1, C, H|1, W|1).
+        """Return the coefficient (T|1, C, H|1, W|1) of the layer's input spikes in float64.
 
-        The result is None if the layer's input spikes have no coefficient.
+        A coefficient that all channels share is repeated for each of them. The result is None if
+        the layer's input spikes have no coefficient.
         """
         if self.coefficient is None or self.coefficient.value is None:
             return None
@@ -228,8 +237,9 @@ def check(model: SpikingResNet) -> None:
     Raises
     ------
     sw.model.config.ModelError
-        The network has ReLUs instead of spiking neurons, leaks that are not shifts, or ``ADD``
-        gates, whose blocks exchange integers instead of spikes.
+        The network has ReLUs instead of spiking neurons; or leaks that were learned, while the
+        device can only multiply membranes by ``2**-k`` or ``1 - 2**-k``; or ``ADD`` gates, whose
+        blocks exchange integers instead of spikes.
     """
     if not model.config.spiking:
         raise ModelError(

@@ -1,17 +1,17 @@
 """Quantisation of a folded float network to integers, with one scale per neuron.
 
-A neuron's weights, bias and threshold are divided by its scale and rounded. Weights that differ
-from timestep to timestep share the scale. It is the threshold divided by an integer, so that the
-threshold is represented exactly. Of the candidates for this integer, the one with the least squared
-error of the weights is taken; the largest weights may be clipped. Neurons of a channel that share
-weights and thresholds share the scale, too. The output layer has one scale for all classes, because
-their logits are compared with each other. The encoder always has 8-bit weights.
+A neuron's weights, bias and threshold are divided by its scale and rounded. The neuron has the same
+scale at all timesteps, even if its weights differ between them. The scale is the threshold divided
+by an integer, which becomes the integer threshold. So the threshold is represented exactly. Of
+several candidates for this integer, the one with the least squared error of the weights is taken;
+the largest weights may be clipped. Neurons of a channel that share weights and thresholds share the
+scale, too. The output layer has one scale for all classes, because their logits are compared with
+each other. The encoder, which is the first layer of a network for images, always has 8-bit weights.
 
-Rounding changes a layer's weights, and the spikes that it reads. So it also changes the mean of a
-channel's weighted sums. With calibration images, this change is measured and added to the channel's
-bias with the opposite sign, before the bias is rounded. A network that was
-fine-tuned with quantised weights (:mod:`sw.training.finetune`) keeps the scales that it was tuned
-with, and is not calibrated.
+Rounding changes a layer's weights, and also the spikes that the layer reads. So it changes the mean
+of a channel's weighted sums. With calibration images, this change is measured and subtracted from
+the channel's bias, before the bias is rounded. A network that was fine-tuned with quantised weights
+(:mod:`sw.training.finetune`) keeps the scales that it was tuned with, and is not calibrated.
 """
 
 from __future__ import annotations
@@ -37,14 +37,15 @@ WEIGHT_BITS = (2, 4, 8)
 ENCODER_WEIGHT_BITS = 8
 """Width of the encoder's weights in bits."""
 ENCODER_PARAM_BITS = PARAM_BITS
-"""Width of the encoder's biases and thresholds, so that a device that takes pixels can compute it.
-"""
+"""Width in bits of the encoder's biases and thresholds. It is the device's width, because some
+devices can compute the encoder."""
 HOST_PARAM_BITS = 32
-"""Width of biases and thresholds in the network file, and so of an encoder that only the host
-computes."""
+"""Width in bits of biases and thresholds in the network file. An imported encoder may use all of
+these bits, but an encoder with numbers above :data:`ENCODER_PARAM_BITS` runs on the host only."""
 CLIP_RATIOS = np.geomspace(1.15, 0.15, 40)
-"""Candidates for the largest weight that an integer can represent, relative to the largest weight
-of the neuron, or of the output layer."""
+"""Candidates for a scale. A ratio is the weight that the largest integer represents, divided by the
+largest weight of the neuron or of the output layer. With a ratio below 1, the largest weights are
+clipped."""
 
 Float = NDArray[np.float64]
 
@@ -67,13 +68,15 @@ def quantize(
     weight_bits : width of the weights in bits: 2, 4 or 8.
     param_bits : width of biases and thresholds in bits.
     calibration : a few hundred uint8 images (N, C, H, W), or frames (N, T, C, H, W), to correct
-        biases with. None takes the training images that the checkpoint holds, if any.
+        biases with. If None, those in ``folded`` are used, which come from the checkpoint; without
+        any, biases are not corrected.
 
     Raises
     ------
     QuantizeError
-        ``weight_bits`` is not supported; or a bias or threshold exceeds ``param_bits`` with every
-        scale, or with the scale that the network was fine-tuned with.
+        ``weight_bits`` is not supported; or a bias or threshold does not fit ``param_bits``,
+        whichever scale is chosen; or a threshold does not fit with the scale that the network was
+        fine-tuned with.
     """
     return quantize_with_scales(
         folded, weight_bits, param_bits=param_bits, calibration=calibration
@@ -87,12 +90,12 @@ def quantize_with_scales(
     param_bits: int = PARAM_BITS,
     calibration: NDArray[np.uint8] | None = None,
 ) -> tuple[Network, Scales, dict[str, Float]]:
-    """Quantise a folded network like :func:`quantize`, and return more about it.
+    """Quantise a folded network like :func:`quantize`; also return scales and bias corrections.
 
     Returns
     -------
-    The integer network, its scales, and, by name of the layer, the amounts (o,) that calibration
-    added to the float biases of its channels.
+    Three things: the integer network, its scales, and a dict that holds, for every layer's name,
+    the amounts (o,) that calibration added to the float biases of the layer's channels.
     """
     if weight_bits not in WEIGHT_BITS:
         raise QuantizeError(f"weight_bits = {weight_bits}: use one of {WEIGHT_BITS}")
@@ -158,8 +161,9 @@ def quantize_with_scales(
 def measure(network: Network, split: Split) -> Network:
     """Run a network on the validation data ``split``, and return it with the measurements added.
 
-    ``provenance["validation_accuracy"]`` is the accuracy in percent. ``statistics`` holds the
-    density of every layer's input and output spikes.
+    ``provenance["validation_accuracy"]`` is the accuracy in percent. ``statistics`` holds, by name
+    of the layer, the densities of its input spikes and of its output spikes. A density is the mean
+    number of spikes per neuron and timestep.
     """
     trace = reference.run(network, split.images, keep_spikes=False)
     density = reference.densities(network, trace)
@@ -179,8 +183,9 @@ def measure(network: Network, split: Split) -> Network:
 def proved_bounds(network: Network) -> dict[str, Bounds]:
     """Return the bounds of every layer's accumulators, membranes and logits, by name of the layer.
 
-    No input can exceed the bounds. The encoder is left out, because the host computes it in 64
-    bits.
+    No input makes a value exceed the bounds (:mod:`sw.network.bounds`). The encoder, the layer that
+    reads pixels, is left out: the host computes it in 64 bits. For a device that computes the
+    encoder itself, :mod:`sw.compile.compiler` determines the bounds.
     """
     return {layer.name: layer_bounds(layer, network.timesteps) for layer in network.layers}
 
@@ -196,8 +201,8 @@ def _quantize_layer(
 
     Parameters
     ----------
-    rates : input (T|1, C, H, W), averaged over the calibration images, of the layer in the float
-        network and of the layer in the integer network; None without calibration.
+    rates : the layer's input in the float network, and its input in the integer network. Both are
+        arrays (T|1, C, H, W), averaged over the calibration images. None without calibration.
     fixed : scales that the network was fine-tuned with; None to choose them.
 
     Returns
@@ -259,9 +264,10 @@ def _integer_thresholds(
 ) -> NDArray[np.int32]:
     """Choose the integer thresholds (y|1, x|1, o) of a layer, and with them its scales.
 
-    Of the candidates that :data:`CLIP_RATIOS` gives for a neuron, the one with the least squared
-    error of its quantised weights is taken. ``low`` and ``high`` are the least and largest integer
-    weight, and ``param_max`` is the largest integer bias or threshold.
+    A neuron's scale is its float threshold divided by its integer threshold. :data:`CLIP_RATIOS`
+    gives the candidates, and the one with the least squared error of the neuron's weights is taken.
+    ``low`` and ``high`` are the least and largest integer weight, and ``param_max`` is the largest
+    integer bias or threshold.
 
     Raises
     ------

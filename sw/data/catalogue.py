@@ -29,6 +29,7 @@ SOURCES: dict[str, Source] = {
 }
 """All data sets that :func:`load` knows, by their names."""
 NAMES = tuple(SOURCES)
+"""Names of all data sets that :func:`load` knows."""
 DEFAULT = fashion_mnist.SOURCE.name
 """Name of the data set of :func:`load_samples`, and of checkpoints that name none."""
 
@@ -56,8 +57,9 @@ def load(
     data_dir : folder with the files of the data set (:func:`describe` lists them), or a folder with
         a sub-folder of the data set's name. If None, the folder in ``$SPIKEFOLD_DATA`` is used, or
         else :func:`sw.data.source.find` looks in the usual places and then downloads the data.
-    n_validation : size of the validation split, a multiple of the number of classes. If None, the
-        data set's own choice.
+    n_validation : number of training samples to take for validation, a multiple of the number of
+        classes. If None, the data set's own choice. It must be None if the data set has a
+        validation split.
     name : one of :data:`NAMES`, or the path of a user's own data (:func:`sw.data.own.read`), for
         which ``data_dir`` is ignored.
     timesteps : number of frames that event recordings are binned into.
@@ -65,7 +67,8 @@ def load(
     Raises
     ------
     DataError
-        The data is not found (the message lists the places), incomplete or damaged.
+        The data is not found (the message lists the places), incomplete or damaged; or
+        ``n_validation`` does not suit it.
     """
     source = SOURCES.get(name)
     if source is not None:

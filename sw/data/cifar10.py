@@ -67,9 +67,9 @@ def _binary(paths: Sequence[Path]) -> Split:
 def _encoded_images(arrays: dict[str, NDArray[Any]], part: str) -> Split:
     """Decode N JPEG images whose files are concatenated in one array of bytes.
 
-    ``part`` is ``train`` or ``test``. The array ``{part}_jpeg`` has the bytes of all files,
-    ``{part}_offsets`` (N + 1) the positions where each begins, and the end, and ``{part}_labels``
-    (N) the classes.
+    ``part`` is ``train`` or ``test``. The array ``{part}_jpeg`` has the bytes of all files. The
+    array ``{part}_offsets`` (N + 1) has the position where each file begins, and at last the
+    position where the last file ends. The array ``{part}_labels`` (N) has the classes.
     """
     raw, bounds = arrays[f"{part}_jpeg"].tobytes(), arrays[f"{part}_offsets"].astype(np.int64)
     pairs = list(itertools.pairwise(bounds))

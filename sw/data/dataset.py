@@ -20,7 +20,8 @@ SPLIT_SEED = 20261121
 """Seed of the validation split. It does not depend on the seed of training, so that every run
 validates on the same samples."""
 N_CALIBRATION = 200
-"""Number of training samples in a checkpoint, with which the export adjusts integer biases."""
+"""Number of training samples that a checkpoint holds. The export corrects biases with them
+(:mod:`sw.convert.quantize`)."""
 
 
 class DataError(RuntimeError):
@@ -53,7 +54,8 @@ class Parts:
     train, test : training and test data.
     validation : validation data; None if the files have none, and then :func:`assemble` takes
         ``n_validation`` samples from ``train``.
-    n_validation : a multiple of the number of classes; not used if there is ``validation``.
+    n_validation : number of these samples, a multiple of the number of classes. It is not used if
+        ``validation`` is given.
     note : remark to print with every result on this data, such as that it is a subset.
     """
 
@@ -92,7 +94,7 @@ class Dataset:
 def spread(n: int, most: int) -> NDArray[np.int64]:
     """Return up to ``most`` evenly spaced indices from 0 to ``n`` - 1.
 
-    So all classes are drawn from even if samples are sorted by class.
+    Used to choose samples, they reach all classes even if the samples are sorted by class.
     """
     return np.linspace(0, n - 1, min(most, n)).astype(np.int64)
 
@@ -100,7 +102,7 @@ def spread(n: int, most: int) -> NDArray[np.int64]:
 def calibration_samples(dataset: Dataset) -> NDArray[np.uint8]:
     """Return up to :data:`N_CALIBRATION` training samples, evenly spaced, for the quantisation.
 
-    :func:`sw.convert.quantize.quantize` runs them to adjust the integer biases.
+    :func:`sw.convert.quantize.quantize` runs the network on them to correct its biases.
     """
     return dataset.train.images[spread(len(dataset.train), N_CALIBRATION)]
 
@@ -156,14 +158,15 @@ def assemble(
     labels : names of the classes.
     place : path at which the data was found.
     metric : metric by which training chooses the best model, as in :class:`Dataset`.
-    n_validation : size of the validation split; None for ``parts.n_validation``.
+    n_validation : number of training samples to take for validation; None for
+        ``parts.n_validation``.
 
     Raises
     ------
     DataError
-        In the training or test data, the numbers of samples and labels differ or a label is no
-        class; or the shapes of training and test samples differ; or the validation split cannot be
-        made.
+        The training or test data has no samples, not as many labels as samples, or a label that is
+        no class; or the shapes of training and test samples differ; or the validation split cannot
+        be made; or ``n_validation`` is given although ``parts`` has validation data.
     """
     given = [parts.train, *([parts.validation] if parts.validation else []), parts.test]
     for what, part in (("training", parts.train), ("test", parts.test)):
@@ -227,9 +230,9 @@ def from_objects(
 
     Parameters
     ----------
-    train, test : pairs whose samples are event recordings (structured arrays with fields ``t, x, y,
-        p``), which are binned into frames; or frames (T, C, H, W) of any numbers, of which those
-        above 0 become spikes.
+    train, test : pairs of a sample and its class. A sample is either an event recording (a
+        structured array with fields ``t, x, y, p``), which is binned into frames; or frames
+        (T, C, H, W) of numbers, of which those above 0 become 1 and all others 0.
     labels : names of the classes.
     timesteps : number of frames T of a sample.
     sensor : (height, width) of the sensor; needed for recordings.
@@ -239,8 +242,9 @@ def from_objects(
     Raises
     ------
     DataError
-        A sample is neither a recording nor frames, frames differ in shape, or a class is not below
-        ``len(labels)``.
+        A sample is neither a recording nor frames; frames differ in shape; a class is not from 0
+        to ``len(labels)`` - 1; a sample is a recording, but ``sensor`` is None; or the validation
+        data cannot be taken.
     sw.data.events.EventError
         An event of a recording lies outside the sensor.
     """

@@ -18,6 +18,7 @@ from sw.files import ARRAY_ERRORS
 EVENT = np.dtype([("t", np.int64), ("x", np.int16), ("y", np.int16), ("p", np.bool_)])
 """Type of an event: time in microseconds, column, row, and polarity (True: brighter)."""
 SUFFIXES = (".bin", ".aedat", ".npy", ".npz")
+"""Suffixes of the names of recordings' files."""
 
 Events = NDArray[Any]
 

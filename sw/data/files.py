@@ -26,6 +26,7 @@ from sw.files import ARRAY_ERRORS
 TIMEOUT_S = 60
 """Longest wait for a download's next bytes."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm")
+"""Suffixes of the image files that :func:`decode` is used for."""
 
 
 def find_idx(folder: Path, name: str) -> Path | None:

@@ -25,7 +25,9 @@ from sw.network.encoder import InputError
 from sw.network.network import Network
 
 ARRAY_SUFFIXES = (".npy", ".npz")
+"""Suffixes of NumPy files. They hold an array of samples, or an event recording."""
 RECORDING_SUFFIXES = (".bin", ".aedat")
+"""Suffixes of files that always hold an event recording."""
 MODES = {1: "L", 3: "RGB"}
 """Pillow's name of an image's colours, by the number of channels."""
 POLL_S = 0.01
@@ -192,8 +194,8 @@ def stream(source: BinaryIO, network: Network) -> Iterator[NDArray[np.uint8] | N
     """Read samples from a stream of raw bytes, such as a pipe, and yield each when it is complete.
 
     A sample is uint8 of shape :func:`sample_shape`. While the next one is incomplete, yield None
-    every :data:`POLL_S` seconds, so that the caller can do other work, as
-    :meth:`sw.driver.any_board.AnyBoard.stream` does.
+    every :data:`POLL_S` seconds, so that the caller can do other work. For example,
+    :meth:`sw.driver.any_board.AnyBoard.stream` then yields the results that are ready.
 
     Raises
     ------

@@ -34,9 +34,10 @@ N_SAMPLES = 128
 N_CHANNELS = 4
 """Number of channels of a beat's image, see :func:`as_images`."""
 N_AROUND = 10
-"""Number of beats on each side of a beat whose median interval its own intervals are divided by."""
+"""Number of neighbours on each side of a beat. A beat's intervals are divided by the median
+interval of these neighbours and the beat itself."""
 R_INDEX = 50
-"""Index, among the samples of a beat, of that at the R peak."""
+"""Index of the R peak, the main peak of a heartbeat, among the samples of a beat."""
 NPZ_NAME = "mitbih_beats_aami.npz"
 
 _AAMI = {
@@ -79,18 +80,20 @@ class Beats:
 
 
 def known(beats: Beats) -> Beats:
-    """Return the beats without the unclassifiable ones: those of the classes in :data:`LABELS`."""
+    """Return the beats whose class is in :data:`LABELS`; unclassifiable beats are left out."""
     return beats.chosen(beats.labels < len(LABELS))
 
 
 def as_images(beats: Beats) -> NDArray[np.uint8]:
     """Make an image of each beat, uint8 (N, 4, 1, 128), of one row and 128 columns of time.
 
-    Channel 0 is the signal, minus the median of the beat, scaled by the median height (maximum
-    minus minimum) of the record's beats. Channel 1 is its difference from the usual beat, which is
-    the median, sample by sample, over all beats of the record. Channels 2 and 3 are constant: the
-    time from the previous beat, and the time to the next, divided by the median interval of the
-    :data:`N_AROUND` beats on each side. So an early beat stands out at any heart rate.
+    Channel 0 is the signal of the beat. The beat's median is subtracted, and the result is divided
+    by the median height (maximum minus minimum) of the record's beats. Channel 1 is the difference
+    of channel 0 from the usual beat, which is the median, sample by sample, over all beats of the
+    record. Channel 2 is the time from the previous beat, the same number in all columns. Channel 3
+    is the time to the next beat, likewise. Both times are divided by the median interval of this
+    beat and of the :data:`N_AROUND` beats on each side. So an early beat stands out at any heart
+    rate. All channels are scaled to whole numbers from 0 to 255, and clipped.
     """
     result = np.empty((len(beats.labels), N_CHANNELS, 1, N_SAMPLES), np.uint8)
     samples = beats.samples.astype(np.float64)
@@ -121,10 +124,11 @@ def _relative_intervals(intervals: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def read_records(folder: Path, records: Sequence[int]) -> Beats:
-    """Read the beats of some records from the database's own files, and only their first lead.
+    """Read the first lead of all beats of some records from the database's own files.
 
-    A beat is 128 samples at 180 Hz around the annotated R peak; each is the mean of two samples at
-    360 Hz. Beats too near to an end of the record are left out.
+    A beat is 128 samples at 180 Hz around the annotated R peak, its main peak. Each of these
+    samples is the mean of two samples at 360 Hz. Beats too near to an end of the record are left
+    out.
 
     Raises
     ------
@@ -177,8 +181,9 @@ def read_annotations(raw: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Decode an ``.atr`` file, in the MIT annotation format, into sample numbers and codes.
 
     A 16-bit word is one annotation: its upper 6 bits are the code, and its lower 10 bits are the
-    number of samples since the previous annotation. Codes from 59 on are no annotations: 59 holds a
-    longer interval, and the others details of an annotation, which are skipped.
+    number of samples since the previous annotation. Words with codes from 59 on are no annotations.
+    With code 59, the next two words hold an interval that is too long for 10 bits. The other codes
+    hold details of an annotation, and are skipped.
     """
     words = np.frombuffer(raw[: len(raw) // 2 * 2], "<u2").astype(np.int64)
     times, codes = [], []

@@ -48,8 +48,9 @@ def _joined_recordings(arrays: dict[str, NDArray[Any]], part: str, timesteps: in
 
     ``part`` is ``train`` or ``test``. The arrays ``{part}_x``, ``{part}_y`` and ``{part}_p`` have
     the column, row and polarity of every event, and ``{part}_dt`` the microseconds since the
-    previous event of its recording. ``{part}_offsets`` (N + 1) has the positions where each
-    recording begins, and the end; ``{part}_labels`` (N) has the classes.
+    previous event of its recording. ``{part}_offsets`` (N + 1) has the position where each
+    recording begins, and at last the position where the last one ends. ``{part}_labels`` (N) has
+    the classes.
     """
     x, y, p, dt = (arrays[f"{part}_{key}"] for key in ("x", "y", "p", "dt"))
     bounds = arrays[f"{part}_offsets"].astype(np.int64)

@@ -13,7 +13,8 @@ gets the next larger float64 as its threshold.
 
 A *map* is the array (C, H, W) of spikes that a layer writes at each timestep. A *gate* joins two
 maps spike by spike at the end of a residual block: the *branch*, which the block's convolutions
-compute, and the *identity*, its shortcut. IAND is identity and not branch.
+compute, and the *identity*, its shortcut. The gate IAND gives a spike where the identity has one
+and the branch has none.
 """
 
 from __future__ import annotations
@@ -53,16 +54,20 @@ from sw.network.network import IMAGE, INPUT, Shape
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Imported:
-    """An imported network in float64, with factors that may turn its numbers back into integers.
+    """An imported network in float64.
 
-    :func:`sw.exchange.nir_write.to_nir` divides an integer network's numbers by its thresholds. The
-    multipliers undo this division; :func:`sw.exchange.integers.as_integers` applies them.
+    When :func:`sw.exchange.nir_write.to_nir` exports an integer network, it divides every neuron's
+    weights and bias by the neuron's threshold. After the import of such a file, ``multipliers``
+    holds these thresholds, with which :func:`sw.exchange.integers.as_integers` restores the
+    integers.
     """
 
     folded: FoldedNetwork
     multipliers: dict[str, Float]
-    """Multipliers (y|1, x|1, o) of weight, bias and threshold, by name of the layer; the key of the
-    encoder is :data:`IMAGE`."""
+    """Factors (y|1, x|1, o) by which a layer's weights, biases and thresholds are multiplied to
+    become integers again, by name of the layer. They are 1 if the original thresholds are unknown.
+    The output layer's are the number by which its logits were divided. The key of the encoder is
+    :data:`sw.network.network.IMAGE`."""
 
 
 def assemble(nodes: Sequence[Node], source: Source, provenance: dict[str, Any]) -> Imported:
@@ -83,10 +88,11 @@ def assemble(nodes: Sequence[Node], source: Source, provenance: dict[str, Any]) 
 
 
 class _Assembly:
-    """Folding of one graph, node by node, into ``layers``, and ``encoder``, which reads the image.
+    """Folding of one graph, node by node, into the layers of a network.
 
-    ``values`` holds the output of every node so far, by name: spikes, or sums that no neurons have
-    received yet.
+    ``encoder`` is the layer that reads the image, and ``layers`` holds all others by name.
+    ``values`` holds the output of every node so far, by the node's name: either spikes, or weighted
+    sums that no neurons have received yet.
     """
 
     def __init__(self, nodes: Sequence[Node], source: Source):
@@ -163,8 +169,8 @@ class _Assembly:
     def fire(self, step: FireNode, value: Value, node: Node) -> Value:
         """Add a layer whose neurons receive ``value``, and return the spikes that they fire.
 
-        The layer that reads the image becomes the encoder. Neurons that only OR pooled spikes add
-        no layer: their pooling is added to the layer before them.
+        If the layer reads the image, it becomes the encoder. Neurons add no layer if they only
+        compute the OR of pooled spikes: their pooling is then added to the layer before them.
         """
         if isinstance(value, Spikes):
             if value.pool is not None and value.factor is None and value.name != IMAGE:
@@ -210,7 +216,11 @@ class _Assembly:
         return Spikes(INPUT, value.shape, node.name)
 
     def add(self, layer: FoldedLayer, shape: Shape, multiplier: Float, node: Node) -> Spikes:
-        """Append ``layer`` to the network, and return its spikes, a map of shape ``shape``."""
+        """Append ``layer`` to the network, and return its spikes, a map of shape ``shape``.
+
+        ``multiplier`` becomes the layer's entry in :attr:`Imported.multipliers`. ``node`` is the
+        node of the layer's neurons.
+        """
         if layer.name in self.layers or layer.name == INPUT:
             raise ExchangeError(f"another layer is already named {layer.name!r}")
         self.layers[layer.name] = layer
@@ -222,8 +232,9 @@ class _Assembly:
     def pool(self, step: Pool, value: Spikes, node: Node) -> Spikes:
         """Apply a pooling to spikes, and return the pooled spikes.
 
-        Max pooling of spikes is an OR, which the layer that fires them does. Average and sum
-        pooling are kept in the returned value, to be folded into the weights that read it.
+        Max pooling of spikes is an OR, and becomes part of the layer that fires the spikes. Average
+        and sum pooling are kept in the returned value. They are later folded into the weights that
+        read it.
         """
         if step.kind == "max":
             if value.name == IMAGE:
@@ -240,7 +251,10 @@ class _Assembly:
         return replace(value, pool=step)
 
     def or_pool(self, step: Pool, value: Spikes, node: Node) -> Spikes:
-        """Make the layer that fires ``value`` OR its spikes over windows, and return the result."""
+        """Add OR-pooling to the layer that fires ``value``, and return the pooled spikes.
+
+        A pooled spike is 1 if any spike in its window is 1.
+        """
         if step.kernel != step.stride or step.padding != (0, 0):
             raise ExchangeError(
                 f"max pooling of {step.kernel} with stride {step.stride} and padding "
@@ -265,9 +279,10 @@ class _Assembly:
     def join(self, gate: Gate, branch: Spikes, identity: Spikes, node: Node) -> Spikes:
         """Add a gate to the layer that fires the branch, and return the joined spikes.
 
-        That layer can have only one gate, and no other node may read its spikes before the gate. If
-        this rules the branch out, the gate is added to the layer that fires the identity. This
-        changes nothing for AND, OR and XOR, but IAND is not symmetric and needs the branch.
+        A layer can take the gate if it has no gate and no pooling yet, and no other node reads its
+        spikes. If the branch's layer cannot, the layer that fires the identity takes the gate. The
+        result is the same for AND, OR and XOR, which are symmetric. IAND is not: if the branch's
+        layer cannot take it, :class:`sw.exchange.graph.ExchangeError` is raised.
         """
         if branch.shape != identity.shape:
             raise ExchangeError(

@@ -1,7 +1,7 @@
 """Derivation of a topology from a network that is built with SpikingJelly or snnTorch.
 
-A topology is a JSON list of a network's steps, which the import of a state dict needs
-(:mod:`sw.exchange.topology`). An *entry* is one of these steps, such as ``{"conv": "conv1"}``.
+A topology is a JSON object that lists a network's steps (:mod:`sw.exchange.topology`). It is needed
+to import the network's state dict. An *entry* is one of these steps, such as ``{"conv": "conv1"}``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def describe(
 ) -> dict[str, Any]:
     """Return the topology of a network that is built with SpikingJelly or snnTorch.
 
-    It consists of JSON values, and can be written to a file::
+    The result is a dict of JSON values, and can be written to a file::
 
         Path("csnn.json").write_text(json.dumps(describe(net, 4, (1, 28, 28))))
 

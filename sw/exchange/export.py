@@ -52,8 +52,10 @@ class Accuracy:
 class Export:
     """An exported network and the report on it.
 
-    ``program`` is the network compiled for ``config``; None if it does not fit that configuration.
-    ``measured_on`` describes the images that the numbers were measured on.
+    ``program`` is the network compiled for ``config``, a configuration of the gateware. It is None
+    if the network does not fit. ``layers`` has the costs of each layer. ``boards`` says for each
+    supported board how the network fits it. ``measured_on`` describes the images on which accuracy
+    and costs were measured.
     """
 
     network: Network
@@ -149,11 +151,19 @@ def measure(
     split: Split,
     trace: reference.Trace,
 ) -> tuple[list[LayerReport], Accuracy]:
-    """Return each layer's densities, operations and predicted cycles, and the accuracies.
+    """Return a report on each layer, and the accuracies before and after quantisation.
+
+    A layer's report has its size. It also has its input density (the fraction of its inputs that
+    are spikes), its synaptic operations and its predicted clock cycles, as means over the images.
 
     Parameters
     ----------
-    trace : what the network computes for the images of ``split``.
+    folded : the network before quantisation.
+    network : the integer network.
+    program : the integer network, compiled; None if it does not fit, and then no cycles are
+        predicted.
+    split : labelled images to measure on.
+    trace : spikes and predictions of ``network`` for these images.
     """
     before = simulate(folded, split.images).predictions
     maps = costs.device_maps(network, split.images, trace.spikes)
@@ -220,7 +230,8 @@ def export_network(
         The file is no checkpoint; or the device cannot run the network, such as one with ``ADD``
         gates, whose blocks exchange integers instead of spikes.
     sw.convert.quantize.QuantizeError
-        With every scale, a bias or its threshold exceeds the device's width of parameters.
+        A bias or a threshold does not fit the device's width of parameters, whichever quantisation
+        scale is chosen.
     sw.network.encoder.InputError
         The network does not take these images, or a label is not one of its classes.
     """

@@ -89,13 +89,14 @@ class Flatten:
 class FireNode:
     """A map of spiking neurons, which share one kind of leak and reset.
 
-    The leak's shift ``k`` multiplies membranes by ``1 - 2**-k`` (``Leak.SUBTRACT``) or by ``2**-k``
-    (``Leak.KEEP``) at every timestep.
+    At every timestep, the leak multiplies membranes by ``1 - 2**-leak_shift`` if ``leak`` is
+    ``Leak.SUBTRACT``, and by ``2**-leak_shift`` if it is ``Leak.KEEP``.
     """
 
     threshold: Float
-    """Thresholds, whose shape broadcasts to (C, H, W), for membranes that start at 0 and inputs
-    with a gain of 1."""
+    """Thresholds, whose shape broadcasts to (C, H, W). They are those of neurons whose membranes
+    start at 0 and whose inputs are not scaled. :mod:`sw.exchange.assembly` says how readers convert
+    the thresholds of other neurons."""
     strict: bool
     """Whether neurons fire only above their threshold; otherwise they also fire at it."""
     leak: Leak = Leak.NONE
@@ -111,7 +112,8 @@ class Join:
     """A gate (AND, IAND, OR or XOR) that joins two maps spike by spike in a residual block.
 
     The node's first source is the branch, which the block's convolutions compute. The second is the
-    identity, the block's shortcut. IAND is identity and not branch.
+    identity, the block's shortcut. IAND gives a spike where the identity has one and the branch has
+    none.
     """
 
     gate: Gate
@@ -178,7 +180,8 @@ def decay_error(decay: float) -> str:
 def report_problems(problems: Mapping[str, str], where: str) -> None:
     """Raise an :class:`ExchangeError` that lists all ``problems``; do nothing without problems.
 
-    ``problems`` holds reasons by name of the node. ``where`` starts the message: "the graph".
+    ``problems`` holds the reason why a node cannot be mapped, by the node's name. The message
+    begins with ``where``, for example "the graph".
     """
     if problems:
         lines = [f"  {name}: {why}" for name, why in problems.items()]

@@ -51,9 +51,11 @@ def quantised(
 def as_integers(imported: Imported, weight_bits: int, param_bits: int) -> Network | None:
     """Return an imported network in integers if its spikes do not change; otherwise None.
 
-    Each layer's weights, biases and thresholds are multiplied by the layer's multiplier. The result
-    is None if a weight or bias is then no integer, or any number exceeds its width. It is also None
-    for a network with a leak, because the device rounds a leaking membrane to an integer.
+    Each layer's weights, biases and thresholds are multiplied by the layer's entry in
+    ``imported.multipliers``. The result is None if a weight or bias is then no integer, if any
+    number exceeds its width in bits, or if the output layer's biases differ from position to
+    position. It is also None for a network with a leak, because the device rounds a leaking
+    membrane to an integer.
     """
     folded, multipliers = imported.folded, imported.multipliers
     encoder = None
@@ -88,9 +90,9 @@ def _integers(
 ) -> Layer | None:
     """Return a layer in integers, with weights, biases and thresholds times ``multiplier``.
 
-    ``multiplier`` is (y|1, x|1, o): one factor per output channel o and position (y, x) of a
-    neuron, or one for all positions. The result is None if the layer's spikes would change; see
-    :func:`as_integers`.
+    ``multiplier`` (y|1, x|1, o) has one factor for every output channel o and position (y, x) of a
+    neuron; y and x have length 1 if all positions share their factors. The result is None if the
+    layer's spikes would change; see :func:`as_integers`.
     """
     weight = layer.weight * multiplier[None, :, :, :, None, None, None]
     bias = layer.bias * multiplier[None]

@@ -3,9 +3,11 @@
 A value in the graph is either :class:`Spikes`, the output of neurons, or :class:`Sums`, the
 weighted sums that neurons will receive. Batch-norm and scaling of sums change the weights that
 computed them. Scaling and average or sum pooling of spikes are kept with the spikes, and folded
-into the weights that read them. Weights have the layout (t|1, y|1, x|1, o, c, ky|1, kx|1), with
-timestep, position of the neuron, output channel, input channel and kernel; ``|1`` marks an axis of
-length 1 where weights are shared along it.
+into the weights that read them.
+
+Weights have the axes (t|1, y|1, x|1, o, c, ky|1, kx|1): the timestep t, the row y and column x of
+the neuron, the output channel o, the input channel c, and the row ky and column kx in the kernel.
+``|1`` marks an axis that has length 1 if weights are shared along it.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from sw.network.network import Shape, conv_size
 class Spikes:
     """A map of spikes, or the image, with a scaling or pooling that is not folded in yet.
 
-    The weights that read the map will take up ``factor`` or ``pool``.
+    ``factor`` or ``pool`` will be folded into the weights that read the map.
     """
 
     name: str

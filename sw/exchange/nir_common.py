@@ -20,10 +20,12 @@ from sw.exchange.graph import ExchangeError, Join
 from sw.network.network import Layer, Network, Shape
 
 SUFFIX = ".nir"
+"""Suffix of the names of NIR files."""
 DT_S = 1e-4
 """Timestep in seconds that most simulators with NIR support assume."""
 MAX_DENSE = 1 << 23
-"""Largest number of weights in a matrix that is written for a layer without shared weights."""
+"""Largest number of weights of a layer that is written as a dense matrix. A larger layer cannot be
+exported."""
 KEY = "spikefold"
 """Key of this project's entries in the metadata of nodes and graphs."""
 JUST_BELOW = float(np.nextafter(np.float32(1), np.float32(0)))

@@ -3,18 +3,18 @@
 NIR is the Neuromorphic Intermediate Representation (Pedersen et al., arXiv 2311.14641).
 
 In an integer network, each neuron's weights, bias and membrane are divided by its threshold, which
-becomes 1. The threshold in the graph is a little lower: it lies between the largest membrane that
-must not fire and 1, the smallest that must. So spikes depend neither on whether a simulator
-compares with ``>`` or ``>=``, nor on its rounding.
+becomes 1. The threshold in the graph is a little lower than 1, but still higher than any membrane
+that must not fire. So spikes depend neither on whether a simulator compares with ``>`` or ``>=``,
+nor on its rounding.
 
 Operations for which NIR has no node are composed of several nodes. OR is a sum into IF neurons that
 fire at a single spike. NOT is ``1 - x``. The other gates, which join a residual block's branch and
-identity (its shortcut), are made of OR and NOT; IAND is identity and not branch. OR-pooling is
-average pooling into IF neurons that fire at a single spike. Weights that differ from position to
-position become a dense matrix.
+identity (its shortcut), are made of OR and NOT; IAND gives a spike where the identity has one and
+the branch has none. OR-pooling is average pooling into IF neurons that fire at a single spike.
+Weights that differ from position to position become a dense matrix.
 
-NIR cannot express weights that differ from timestep to timestep, soft resets, and leaks that round
-the membrane to an integer. An error names the layers that have them.
+NIR cannot express weights that differ from timestep to timestep, soft resets, or leaks that round
+the membrane to an integer. If a network has any of these, an error names the layers that do.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def to_nir(
     Parameters
     ----------
     network : the integer network, or the folded network in float64, to express.
-    scales : factors (1, c, H|1, W|1) by which a layer's input spikes are multiplied, by name of the
-        layer. These are the Real-Spike coefficients that :func:`unfolded` keeps out of the weights.
+    scales : the Real-Spike coefficients that :func:`unfolded` keeps out of the weights, by name of
+        the layer. A layer's input spikes are multiplied by its coefficients (1, c, H|1, W|1).
     dt_s : timestep in seconds that the reading simulator will assume.
 
     Raises
@@ -155,7 +155,10 @@ class _Writer:
         return nir.NIRGraph(self.nodes, self.edges, metadata={KEY: json.dumps(metadata)})
 
     def layer(self, layer: NirLayer, target: str) -> None:
-        """Add all nodes of a layer, and enter its output in ``maps`` under the name ``target``."""
+        """Add all nodes of a layer, and note the node of its output in ``self.maps[target]``.
+
+        ``target`` is the name of the map that the layer writes.
+        """
         source, shape, flat = self.maps[layer.source]
         out_shape = layer.conv_shape(shape)
         if layer.name in self.scales:
@@ -343,9 +346,10 @@ class _Writer:
         return name
 
     def pool(self, layer: NirLayer, source: str, shape: Shape, dense: bool) -> tuple[str, Shape]:
-        """Add nodes for a layer's OR-pooling: average pooling, and IF neurons that fire above 0.
+        """Add nodes for a layer's OR-pooling, which reads the output of the node ``source``.
 
-        Returns the name of the neurons' node, and the shape (C, H, W) of the pooled map.
+        They are average pooling, and IF neurons that fire if any spike is in their window. Returns
+        the name of the neurons' node, and the shape (C, H, W) of the pooled map.
         """
         channels, height, width = shape
         rows, columns = height // layer.pool[0], width // layer.pool[1]
@@ -367,7 +371,7 @@ class _Writer:
 
 
 def _live(network: NirNetwork) -> set[str]:
-    """Return the names of the layers, and of the input, that the logits depend on."""
+    """Return the names of all maps that the logits depend on: of layers, and of the input."""
     live = {network.layers[-1].name}
     for layer in reversed(network.layers):
         if layer.name in live:
@@ -401,8 +405,9 @@ def write(path: Path, graph: Any) -> int:
 def unfolded(values: dict[str, Any]) -> tuple[FoldedNetwork, dict[str, Float]]:
     """Fold a checkpoint's batch-norms into its weights, but keep the Real-Spike coefficients apart.
 
-    These are the learned values that a spike has instead of 1 in training (Guo et al., arXiv
-    2210.06686). They can differ from position to position, while the weights remain shared.
+    In training, a spike has the value of a learned coefficient instead of 1 (Guo et al., arXiv
+    2210.06686). Coefficients can differ from position to position. If they were folded in, every
+    position would need weights of its own; kept apart, they leave the weights shared.
 
     Returns
     -------

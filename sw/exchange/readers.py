@@ -20,7 +20,8 @@ class ReadOptions:
 
     ``topology`` is the name or file of a description of the network (:mod:`sw.exchange.topology`),
     ``frames`` says that the input is binary frames, and ``dt`` is the timestep in seconds.
-    :func:`sw.exchange.nir_read.read` explains the others.
+    :func:`sw.exchange.nir_read.read` explains ``timesteps``, ``pixel_max`` and
+    ``fires_at_threshold``.
     """
 
     timesteps: int | None = None

@@ -47,6 +47,7 @@ from sw.network.network import IMAGE
 NESTED = ("state_dict", "model", "net", "model_state_dict")
 """Keys under which training scripts store the state dict in their checkpoints."""
 MAX_FLOAT = float(np.finfo(np.float64).max)
+"""Largest finite float64."""
 
 Float = NDArray[np.float64]
 
@@ -204,7 +205,8 @@ class _Builder:
     def tensor(self, name: str, n_axes: int, optional: bool = False) -> Float | None:
         """Return a tensor of the state dict in float64; None if it is optional and missing.
 
-        Raises :class:`ExchangeError` if it is missing otherwise, or has not ``n_axes`` axes.
+        Raises :class:`ExchangeError` if a tensor that is not optional is missing, or if the tensor
+        does not have ``n_axes`` axes.
         """
         if name not in self.state:
             if optional:
@@ -222,7 +224,7 @@ class _Builder:
     def required(self, name: str, n_axes: int) -> Float:
         """Return a tensor of the state dict in float64.
 
-        Raises :class:`ExchangeError` if it is missing, or has not ``n_axes`` axes.
+        Raises :class:`ExchangeError` if it is missing, or does not have ``n_axes`` axes.
         """
         values = self.tensor(name, n_axes)
         assert values is not None
@@ -382,7 +384,8 @@ def _fire(
 def _number(layer: Mapping[str, Any], key: str, default: float, least: float = -math.inf) -> float:
     """Return the entry ``key`` of a topology's layer, which must be a finite number.
 
-    Raises :class:`ExchangeError` if it is not, or is below ``least``.
+    If the layer has no such entry, ``default`` is returned. Raises :class:`ExchangeError` if the
+    entry is no finite number, or is below ``least``.
     """
     value = layer.get(key, default)
     if type(value) not in (int, float) or not max(least, -MAX_FLOAT) <= value <= MAX_FLOAT:
@@ -401,7 +404,7 @@ def pair_of(
     Raises
     ------
     ExchangeError
-        The entry is neither one whole number nor two, of at least ``least``.
+        The entry is neither a whole number nor a list of two, or a number is below ``least``.
     """
     values = layer.get(key, default)
     numbers = values if isinstance(values, list | tuple) else [values, values]

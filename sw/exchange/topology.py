@@ -23,7 +23,9 @@ from typing import Any
 from sw.exchange.graph import ExchangeError
 
 FORMAT = "spikefold-topology"
+"""Value of the entry ``format`` in every topology."""
 FRAMEWORKS = ("spikingjelly", "snntorch")
+"""Frameworks whose neurons a topology can have; values of the entry ``framework``."""
 
 TOPOLOGIES: dict[str, dict[str, Any]] = {
     # The network of SpikingJelly's example conv_fashion_mnist.py, with any number of channels.
@@ -50,6 +52,7 @@ TOPOLOGIES: dict[str, dict[str, Any]] = {
         ],
     },
 }
+"""Built-in topologies, by name."""
 
 KINDS = {
     "conv": {"stride", "padding", "dilation", "groups"},
@@ -90,7 +93,8 @@ def load_topology(name: str) -> dict[str, Any]:
 def check_topology(values: Any, where: str = "topology") -> None:
     """Raise :class:`ExchangeError` unless ``values`` is a valid topology.
 
-    ``where`` starts the message: the name of the topology. Names of tensors are not checked.
+    The message begins with ``where``, the name of the topology. Whether the state dict has the
+    tensors that the topology names is not checked.
     """
 
     def require(ok: bool, message: str) -> None:
