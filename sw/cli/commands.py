@@ -42,9 +42,10 @@ P = ParamSpec("P")
 
 
 def check_output(path: Path | None) -> None:
-    """Check that the folder of an output file exists, before long work whose result it will hold.
+    """Check that the folder of an output file exists.
 
-    Nothing is checked if ``path`` is None.
+    Commands call this before long work, so that its result can then be written. Nothing is checked
+    if ``path`` is None.
 
     Raises
     ------
@@ -60,7 +61,8 @@ def command(
 ) -> Callable[[Callable[P, int]], Callable[P, int]]:
     """Return a decorator that turns a command's expected exceptions into messages and exit codes.
 
-    The exceptions are ``errors``, which mean bad input, and those of devices and output files; see
-    :func:`hw.tools.command.ending`. ``interrupted`` is the message after Ctrl-C.
+    ``errors`` and :class:`sw.files.OutputError` yield the exit code for bad input, and
+    :class:`sw.driver.errors.DeviceError` the one for a missing or failed device. ``interrupted`` is
+    the message after Ctrl-C. :func:`hw.tools.command.ending` is the general form.
     """
     return ending(*errors, OutputError, device=(DeviceError,), interrupted=interrupted)

@@ -76,7 +76,8 @@ def compare_folding(
     """Compare the training network ``model`` with the folded one, both in float64, on all samples.
 
     Return the fields of :class:`Evaluation` that this comparison yields, by name: accuracies of
-    both networks, and how many classes and spikes differ. ``model`` is converted in place.
+    both networks, and how much their predicted classes, spikes and logits differ. ``model`` itself
+    is converted to float64.
     """
     model = model.to(torch.float64)
     predicted: dict[str, list[NDArray[np.int64]]] = {"both": [], "spike": [], "folded": []}

@@ -41,9 +41,10 @@ N_MEASURED = 500
 
 
 def _data_values(imported: Imported) -> dict[str, Any]:
-    """Return a stand-in for the checkpoint that :func:`find_images` reads the input's shape from.
+    """Return the values of a checkpoint that :func:`sw.exchange.export.find_images` needs.
 
-    A network of another framework has no checkpoint of this package.
+    A network imported from another framework has no checkpoint. The result has the number of
+    timesteps and the shape of the network's input, in the places where a checkpoint has them.
     """
     shape = {"timesteps": imported.folded.timesteps, "image_shape": imported.folded.image_shape}
     return {"model_config": shape, "data": {}}

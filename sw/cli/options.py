@@ -91,8 +91,9 @@ def add_inputs(parser: argparse.ArgumentParser) -> Any:
 def port_of(board: str, program: Program | None) -> str | None:
     """Return the ports to give :func:`sw.driver.group.open_boards` for a value of ``--board``.
 
-    They are None for a search of all USB ports. Plain ``sim`` becomes ``sim:BOARD`` if ``program``
-    was compiled for a known board (:mod:`hw.boards.configs`) other than the default.
+    If ``--board`` was given without a port, the result is None: all USB ports are searched. Plain
+    ``sim`` becomes ``sim:BOARD`` if ``program`` was compiled for a known board
+    (:mod:`hw.boards.configs`) whose configuration is not that of ``sim``.
 
     Raises
     ------
@@ -135,8 +136,9 @@ def find_inputs(
 
     Returns
     -------
-    Samples uint8, images (N, C, H, W) or binary frames (N, T, C, H, W) as the network takes them;
-    and their labels (N,), None if they are not known.
+    samples : uint8, in the form that the network takes: images (N, C, H, W), or binary frames
+        (N, T, C, H, W).
+    labels : (N,), or None if they are not known.
 
     Raises
     ------

@@ -43,6 +43,7 @@ from sw.reporting.screenshot import ScreenshotError, screenshot
 from sw.shipped import NETWORK
 
 DEFAULT_BOARD = "ulx3s-85f"
+"""Board of the report if neither the options nor the network file name one."""
 
 
 def find_images(arguments: argparse.Namespace, network: Network) -> ImageSet | None:

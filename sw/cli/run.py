@@ -44,7 +44,9 @@ from sw.network.encoder import InputError
 from sw.network.network import Network
 
 N_MISMATCHES_SHOWN = 10
+"""Largest number of differences from the reference that are listed."""
 THUMBNAILS_PER_ROW = 4
+"""Number of small pictures of samples beside each other."""
 SHADES = " .:-=+*#%@"
 """Characters of thumbnails, from dark to bright."""
 
@@ -55,10 +57,15 @@ def thumbnails(
     predictions: list[int],
     names: tuple[str, ...],
 ) -> str:
-    """Return drawings in characters of images (N, C, H, W) or frames (N, T, C, H, W), side by side.
+    """Return small pictures of samples, drawn with text characters, side by side.
 
-    Below each sample are its label, if known, and the device's prediction; ``names`` are those of
-    the classes.
+    Below each picture are the label, if known, and the device's prediction.
+
+    Parameters
+    ----------
+    images : images (N, C, H, W) or binary frames (N, T, C, H, W).
+    labels, predictions : numbers of the true and of the predicted classes.
+    names : names of the classes.
     """
     blocks = []
     for n, image in enumerate(images):

@@ -45,7 +45,8 @@ class Transfer:
     Attributes
     ----------
     what : name of the transfer.
-    n_payload_bytes : bytes of network or spikes, see this module.
+    n_payload_bytes : number of bytes of payload: memory rows or input spikes, without framing and
+        addresses. :mod:`sw.cli.throughput` says what counts.
     n_bytes_out, n_bytes_in : all bytes on the line towards and from the board.
     baud : bits per second of the line.
     """
@@ -71,7 +72,8 @@ class Transfer:
 def network(config: Config) -> Network:
     """Return a network of one fully connected layer with random weights, for the measurement.
 
-    It takes about a cycle per input spike, much less time than the line needs for the input.
+    The core computes it in about one clock cycle per input spike. That is much less time than the
+    line needs for the input, so the line, not the core, limits the speed.
     """
     rng = np.random.default_rng(0)
     n_inputs = int(np.prod(SHAPE))

@@ -70,7 +70,11 @@ def _key(place: Any, key: str) -> Any:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line. Options that are absent take the recipe's values."""
+    """Return the parser of the command line.
+
+    The settings of options that are absent come from the recipe
+    (:class:`sw.training.recipes.Recipe`).
+    """
     p = CommandParser(
         prog="python -m sw.train",
         description="Train a full-spike residual network and write a checkpoint.",
@@ -173,10 +177,15 @@ examples:
 def _given(
     args: argparse.Namespace, recipe: Recipe | None
 ) -> tuple[ModelConfig | None, dict[str, Tensor] | None]:
-    """Return the configuration and the initial parameters of the network that the options name.
+    """Find the network that ``--model-config``, ``--init`` or the recipe names.
 
-    The options are ``--model-config``, ``--init`` and ``--recipe``; ``--set`` is not applied yet.
-    The configuration is None if no option names a network, the parameters without ``--init``.
+    ``recipe`` is None for data that no recipe is for.
+
+    Returns
+    -------
+    config : configuration of the network, without the changes of ``--set``; None if nothing names a
+        network.
+    parameters : initial parameters, which are those of ``--init``; None without this option.
     """
     if args.round_leaks and args.model_config:
         raise TrainError("--round-leaks and --model-config both name the network: use one of them")
@@ -201,7 +210,7 @@ def _choose(
 ) -> tuple[Recipe, Dataset, ModelConfig, dict[str, Tensor] | None]:
     """Return the recipe, data set, network and initial parameters that the command line asks for.
 
-    The parameters are None without ``--init``.
+    The initial parameters are None without ``--init``.
     """
     name = args.data or (RECIPES[args.recipe].data if args.recipe else "fashion-mnist")
     recipe = RECIPES.get(args.recipe or name)
@@ -272,9 +281,11 @@ def _teacher(path: Path, student: ModelConfig) -> SpikingResNet:
 
 
 def _device(name: str) -> torch.device:
-    """Return torch's device called ``name``; ``auto`` is a GPU if there is one.
+    """Return torch's device called ``name``; ``auto`` means a GPU if there is one, else the CPU.
 
-    A GPU without a number is that of the process's local rank under ``torchrun``, else the first.
+    ``cuda`` without a number means the first GPU. Under ``torchrun``, it means the GPU whose number
+    is the local rank of this process. A GPU is also set up for training: it becomes torch's current
+    one, and its matrix products may use a faster, less exact format such as TF32.
 
     Raises
     ------
@@ -325,7 +336,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(args: argparse.Namespace, words: Sequence[str], distributed: bool) -> dict[str, Any]:
-    """Train as the options say, in one process or several, and return the checkpoint's values."""
+    """Train as the options say, and return the checkpoint's values.
+
+    ``words`` are the command line's arguments, which the checkpoint records. ``distributed`` says
+    that this is one of several processes that train together.
+    """
     if not args.out.parent.is_dir():
         raise TrainError(f"--out {args.out}: the folder {args.out.parent} does not exist")
     if args.out.is_dir():
@@ -363,7 +378,10 @@ def _print_results(args: argparse.Namespace, results: dict[str, Any]) -> None:
 
 
 def _public(words: Sequence[str]) -> list[str]:
-    """Return the arguments to record in the checkpoint: without this machine's absolute folders."""
+    """Return the arguments to record in the checkpoint, without the folders of this machine.
+
+    ``--data-dir`` is left out, and of an absolute path only the last part is kept.
+    """
     kept: list[str] = []
     skip = False
     for word in words:

@@ -42,8 +42,11 @@ from sw.network import reference
 from sw.network.network import Network
 
 FOLDER = shipped.CHECKPOINTS
+"""Folder of the shipped checkpoints."""
 TABLE = FOLDER / "zoo.json"
+"""File that the entries are stored in."""
 RESULTS = FOLDER.parents[1] / "docs" / "results.md"
+"""Document that has the tables of all networks."""
 N_MEASURED = 100
 """Test samples over which operations, spikes and cycles are averaged."""
 
@@ -56,8 +59,9 @@ class ZooError(RuntimeError):
 class Entry:
     """Figures of one shipped network: a row of the table.
 
-    Accuracies are in percent, by the data set's ``metric``, plain or balanced over classes. Spikes,
-    operations, cycles and energy are means per sample.
+    Accuracies are in percent. The data set's ``metric`` says whether they are shares of all samples
+    (``accuracy``) or means over classes (``balanced``). Spikes, operations, cycles and energy are
+    means per sample.
     """
 
     name: str
@@ -98,8 +102,8 @@ class Entry:
 def granularities(config: ModelConfig) -> str:
     """Return the granularities of the network's Real-Spike coefficients, separated by commas.
 
-    A granularity says which spikes share a coefficient, such as those of a ``channel``; each is
-    listed once.
+    A granularity (:class:`sw.model.config.BlockConfig`) says which spikes share a coefficient. With
+    ``channel``, for example, all spikes of a channel do. Each granularity is listed once.
     """
     found = [config.stem_coefficient]
     for stage in config.stages:
@@ -161,7 +165,8 @@ def measure(path: Path, data_root: Path | None = None, accuracies: Entry | None 
 
     Parameters
     ----------
-    data_root : folder that holds the data sets' folders; None: the usual places.
+    data_root : folder that holds the data sets' folders. None means the places where
+        :func:`sw.data.catalogue.load` looks.
     accuracies : earlier entry of the same checkpoint, whose accuracies are taken over instead of
         measured again; ignored if the file has changed since.
 

@@ -49,7 +49,10 @@ def _for_each(parts: list[str]) -> str:
 
 
 def _map_heads(network: Network) -> dict[str, str]:
-    """Return the HTML heading of every map, by its name: the layer's number, name and shape."""
+    """Return a heading in HTML for every map, by the map's name.
+
+    A heading shows the number of the map's layer, the map's name and its shape (C, H, W).
+    """
     shapes = network.map_shapes()
     numbers = {layer.name: n for n, layer in enumerate(network.layers, 1)}
     return {

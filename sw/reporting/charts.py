@@ -135,8 +135,8 @@ def bars(values: Sequence[tuple[str, float, str]], full: float) -> str:
 def histogram(values: NDArray[np.integer], bits: int) -> str:
     """Return an SVG histogram of signed weights of ``bits`` bits.
 
-    It spans all values of that width, in at most 64 bins. The height of a bar is the logarithm of
-    the count.
+    It spans all values that ``bits`` bits can hold, in at most 64 bins. The height of a bar is
+    proportional to the logarithm of 1 plus the number of weights in the bin.
     """
     low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
     per_bin = max(1, (high - low + 1) // 64)
@@ -178,7 +178,9 @@ def trace(
     ----------
     values : membrane (T,) at each timestep, before the comparison with the threshold.
     spikes : (T,), whether the neuron fires.
-    reset : what a spike does to the membrane, which is drawn before the next timestep.
+    threshold : the membrane at which the neuron fires, drawn as a horizontal line.
+    reset : kind of reset. What it leaves of the membrane after a spike is drawn at the end of the
+        timestep of the spike.
     """
     timesteps = len(values)
     low = min(0, int(values.min()))

@@ -1,8 +1,10 @@
 """Draw the graph of a network's layers as SVG.
 
-The layers that lead from the input to the logits form column 0, from top to bottom. Layers on
-shortcuts, and the lines around layers, are in the columns to its right. A map is the spikes of one
-layer, or of the network's input: binary (T, C, H, W).
+Column 0 holds the layers on the main path from the input to the logits, from top to bottom. The
+columns to its right hold the layers on shortcuts, and the lines that have to pass beside boxes.
+
+A map is the spikes of one layer, or of the network's input: binary (T, C, H, W). A gate
+(:class:`hw.spec.Gate`) combines the spikes of a layer with those of a shortcut.
 """
 
 from __future__ import annotations
@@ -16,11 +18,14 @@ from sw.network.network import INPUT, Layer, Network, Shape
 from sw.reporting.markup import N_COLOURS, colour
 
 ROW = 104
+"""Distance in pixels from the top of a row of boxes to the top of the next."""
 BOX_HEIGHT = 46
 GUTTER = 78
 """Width of the column of feature maps at the left."""
 MAIN, SIDE, GAP = 188, 184, 16
+"""Width of a box in column 0 and in the other columns, and the space between two columns."""
 MARGIN = 8
+"""Width of the empty border around the drawing."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,11 @@ def conv_text(layer: Layer, source: Shape) -> str:
 
 
 def neuron_text(layer: Layer) -> str:
-    """Return the layer's neuron as a short text: IF or LIF, its leak, and an unusual reset."""
+    """Return the kind of a layer's neurons as a short text: IF, or LIF with its leak.
+
+    The reset is named, too, if it is not a hard one. The output layer, which does not fire, yields
+    ``sums over time``.
+    """
     if layer.output:
         return "sums over time"
     kind = {
@@ -80,8 +89,12 @@ def neuron_text(layer: Layer) -> str:
 
 
 def granularity(layer: Layer) -> str:
-    """Say where the layer has weights of its own: ``"per position"``, ``"per timestep"``, ``"per
-    position and per timestep"``, or ``"shared"`` if all positions and timesteps have the same."""
+    """Say over what a layer's weights vary.
+
+    The result is ``"per position"``, ``"per timestep"``, ``"per position and per timestep"``, or
+    ``"shared"`` if all positions and timesteps have the same weights. In an output layer, every
+    element of the kernel counts as a position.
+    """
     t, y, x, _, _, ky, kx = layer.weight.shape
     parts = []
     if y * x * (ky * kx if layer.output else 1) > 1:
@@ -92,8 +105,8 @@ def granularity(layer: Layer) -> str:
 
 
 def granularity_class(layer: Layer) -> str:
-    """Return the CSS class that marks where the layer has weights of its own:
-    :func:`granularity`."""
+    """Return the CSS class for the result of :func:`granularity`: ``shared``, ``unshared``,
+    ``timed`` or ``both``."""
     return {
         "shared": "shared",
         "per position": "unshared",
@@ -164,8 +177,12 @@ class _Drawing:
         return column
 
     def out(self, name: str) -> tuple[float, float]:
-        """Return the point (x, y) at which lines to the readers of a layer's spikes begin: below
-        the layer's box, its gate and its pooling."""
+        """Return the point (x, y) where the lines begin that lead from a map to the layers that
+        read it.
+
+        ``name`` is the name of the map. The point lies below the box of its layer, and below the
+        gate and the pooling, if the layer has these.
+        """
         place = self.places[name]
         return self.x(place.column), self.y(place.row) + BOX_HEIGHT + 32
 
@@ -268,10 +285,10 @@ class _Drawing:
         )
 
     def tail(self, layer: Layer | None, name: str) -> None:
-        """Draw what is below the box of a layer: its gate, its pooling, and the shape of its
-        spikes.
+        """Draw what is below the box of a map's layer: its gate, its pooling, and the map's shape.
 
-        ``layer`` is None for an input that is not computed by an encoder.
+        ``name`` is the name of the map. ``layer`` is None for an input of binary frames, which no
+        layer computes.
         """
         place = self.places[name]
         x, y = self.x(place.column), self.y(place.row) + BOX_HEIGHT
@@ -293,8 +310,11 @@ class _Drawing:
         self.text(x - aside, y + 25, _size(self.shapes[name]) + pool, "size", "end")
 
     def wires(self, layer: Layer) -> None:
-        """Draw the lines that end at a layer: from the map that it convolves to its box, and from
-        the shortcut (``identity``), if it has one, to its gate."""
+        """Draw the lines that end at a layer.
+
+        One line leads from the map that the layer convolves to its box. If the layer has a
+        shortcut (``layer.identity``), another leads from the shortcut's map to the layer's gate.
+        """
         place = self.places[layer.name]
         source = self.places[layer.source]
         sx, sy = self.out(layer.source)
@@ -347,7 +367,7 @@ def _towards(
 def diagram(network: Network, pixels: bool = False) -> str:
     """Return a drawing of the network as an SVG element.
 
-    ``pixels`` says that the device computes the encoder, too: the first layer, which reads pixels.
-    Otherwise, the encoder is marked as computed by the host.
+    The encoder of a network for images, its first layer, reads pixels. ``pixels`` says whether the
+    device computes it; otherwise, it is marked as computed by the host.
     """
     return _Drawing(network, pixels).draw()

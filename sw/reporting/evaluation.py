@@ -1,8 +1,8 @@
 """Collect the accuracies of one network in its successive forms: as trained, in full-spike form,
 with normalisation folded into weights, quantised to integers, and on the device.
 
-An evaluation is the JSON output of ``python -m sw.evaluate --json``, which measures the forms
-before the device.
+An evaluation is the JSON output of ``python -m sw.evaluate --json``. It has the accuracies of all
+these forms except the last, the device.
 """
 
 from __future__ import annotations
@@ -52,11 +52,12 @@ def accuracy_steps(
 
     Parameters
     ----------
-    network : its file may hold accuracies, which were measured after training and at the export.
-    evaluation : result of :func:`read_evaluation`, which replaces the accuracies in the file; None
-        if there is none.
-    observation : result of running images through the integer network and perhaps a board, whose
-        accuracies come last; None if there were no images.
+    network : the network. Its ``provenance`` may hold accuracies that were measured after training
+        and at the export.
+    evaluation : result of :func:`read_evaluation`, whose accuracies are used instead of those in
+        ``provenance``; None if there is none.
+    observation : result of running images through the integer network and perhaps a board. Their
+        accuracies come last in the list. None if there were no images.
     """
     steps = []
     if evaluation is not None:
@@ -120,10 +121,11 @@ def accuracy_steps(
 
 
 def _balanced(record: Any) -> str:
-    """Return ``", balanced"`` if the accuracies of ``record`` are balanced, else an empty string.
+    """Return ``", balanced"`` if accuracies are balanced, else an empty string.
 
-    A balanced accuracy is a mean over classes. It is not a share of the images, so it has no
-    confidence interval.
+    ``record`` is a dictionary whose ``metric`` says so: an evaluation, or ``data`` of a network's
+    provenance. A balanced accuracy is a mean over classes. It is not a share of the images, so it
+    has no confidence interval.
     """
     balanced = isinstance(record, dict) and record.get("metric") == "balanced"
     return ", balanced" if balanced else ""

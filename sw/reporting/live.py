@@ -48,13 +48,14 @@ class Snapshot:
     seconds, n_images, n_correct : seconds by the wall clock, number of images, and number of
         correct predictions, all since the start. ``n_correct`` is None if labels are unknown.
     images_per_s : images classified per second.
-    latency_ms : median time in milliseconds from taking an image to its result.
+    latency_ms : median time in milliseconds from when the driver takes an image until its result is
+        complete. It includes the wait for earlier images.
     core_busy : share of the clock cycles in which the core computes, as a mean over boards.
     lanes_busy : share of the core's adders (lanes) that add a weight, while the core computes.
     line_busy : share of the serial line's capacity in use, in the busier direction.
     synaptic_ops_per_s : additions of a weight to a membrane per second.
     spikes : number of spikes per image, by layer.
-    rates : share of a layer's neurons that fire in a timestep, by layer.
+    rates : share of a layer's neurons that fire in a timestep, by layer, without the output layer.
     cycles : clock cycles per image, by layer.
     n_bad_frames, n_repeated, n_recoveries : damaged frames received by the host, requests sent
         again, and restarts of the link, all since the start.
@@ -95,11 +96,14 @@ class _Moment:
 
 @dataclass
 class Monitor:
-    """Collector of a board's results, which summarises those of the last :data:`WINDOW_S` seconds.
+    """Collector of the results of a board.
+
+    It summarises those of the window: the last :data:`WINDOW_S` seconds.
 
     Attributes
     ----------
-    labels : labels of the images, which are classified in order, over and over; None if unknown.
+    labels : labels of the images; None if unknown. The images are classified in the order of the
+        labels, over and over.
     recent : results of the images within the window.
     moments : totals at the time of each snapshot within the window.
     n_images, n_correct : number of images and of correct predictions since the start.
@@ -130,7 +134,11 @@ class Monitor:
         self.recent.append(inference)
 
     def snapshot(self) -> Snapshot:
-        """Summarise the results so far, and begin the next part of the window."""
+        """Return the figures of the window that ends now.
+
+        This also records the totals of this moment, at which later windows can begin, and drops
+        what is older than the window.
+        """
         now = self._moment()
         first = self._start_of_window(now)
         seconds = max(now.at_s - first.at_s, 1e-9)
@@ -180,10 +188,10 @@ class Monitor:
         )
 
     def _start_of_window(self, now: _Moment) -> _Moment:
-        """Add the totals of this moment, and drop totals and results that are older than the
-        window.
+        """Move the window so that it ends at ``now``, and return the totals at which it begins.
 
-        Return the oldest totals left, at which the window begins.
+        ``now`` is appended to :attr:`moments`. Older totals and results than the window's are
+        dropped.
         """
         self.moments.append(now)
         while len(self.moments) > 2 and now.at_s - self.moments[0].at_s > WINDOW_S:

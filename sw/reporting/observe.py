@@ -24,15 +24,15 @@ from sw.network import encoder, reference
 from sw.network.network import Layer, Network
 
 N_TRACED = 10
-"""Number of images, the first ones, for which cycles and operations are predicted, and which a
-board runs."""
+"""Number of images for which cycles and operations are predicted, and which a board runs. They are
+the first images of the set."""
 N_SHOWN = 6
 """Number of images that are shown with all their spikes."""
 N_NEURONS = 3
 """Number of neurons per layer whose membranes are shown, unless the user chooses them."""
 
 NeuronIndex = tuple[int, int, int]
-"""Channel, row and column of a neuron in the map of its layer."""
+"""Channel, row and column of a neuron in its layer, before pooling."""
 
 
 class NeuronError(ValueError):
@@ -64,8 +64,9 @@ class Membranes:
     ----------
     neuron : channel, row and column of the neuron.
     values : int64 (N, T), the membrane before the comparison with the threshold.
-    spikes : bool (N, T), whether the neuron fires. A binary gate that joins its layer with a
-        shortcut is not yet applied.
+    threshold : threshold of the neuron.
+    spikes : bool (N, T), whether the neuron fires. These are the spikes before the layer's gate,
+        which joins them with a shortcut, and before its pooling.
     """
 
     neuron: NeuronIndex
@@ -122,10 +123,10 @@ class Observation:
     description : number and source of the images, in words.
     labels : int (N,), or None if they are not known.
     predictions : int64 (N,), classes by the integer reference.
-    rates : share of the neurons of each map that spike at each timestep (T,), as a mean over all
-        images, by name.
-    n_traced : number of images over which the figures in ``layers`` are means: the first ones.
-    layers : costs of each layer.
+    rates : for each map, by name: a firing rate for each timestep (T,), which is the share of the
+        map's elements that are spikes, as a mean over all images.
+    n_traced : number of images that ``layers`` is measured on, the first ones of the set.
+    layers : size of each layer, and its work as a mean over the first ``n_traced`` images.
     shown : the images that the report shows with all their spikes.
     membranes : membranes of a few neurons of each layer, by its name, for the images of ``shown``.
         The output layer has none.
@@ -165,8 +166,8 @@ def observe(
 
     Parameters
     ----------
-    program : the network compiled for a board, whose cycles are predicted; None if it does not fit,
-        and then none are predicted.
+    program : the network compiled for a board, for which cycles are predicted. None if the network
+        does not fit; then no cycles are predicted.
     given : the images.
     board : a board with the network loaded; None to run the reference only.
     neurons : neurons whose membranes are recorded, by the name of their layer. In layers that it
@@ -221,10 +222,12 @@ def _check_neurons(network: Network, name: str, neurons: list[NeuronIndex]) -> N
 def _shown_images(
     network: Network, given: ImageSet, predictions: NDArray[np.int64]
 ) -> list[ShownImage]:
-    """Choose up to :data:`N_SHOWN` images for the report, and run them.
+    """Choose up to :data:`N_SHOWN` images for the report, and run them through the reference.
 
-    They are the first correctly classified image of each of some classes, and then the first one
-    that is classified wrongly, if there is one. Without labels, classes are those predicted.
+    The last place is for the first image that is classified wrongly, if there is one. The other
+    places are for images of different classes: of each class, the first image that is classified
+    correctly. Places that are left over are filled with the first of the remaining images. Without
+    labels, every prediction counts as correct.
     """
     order = np.arange(len(predictions))
     groups = predictions if given.labels is None else given.labels
@@ -275,10 +278,10 @@ def _threshold(layer: Layer, neuron: NeuronIndex) -> int:
 
 
 def _informative(spikes: NDArray[np.uint8]) -> list[NeuronIndex]:
-    """Choose up to :data:`N_NEURONS` neurons of a layer, each of another channel, to be plotted.
+    """Choose up to :data:`N_NEURONS` neurons of a layer to be plotted, no two of one channel.
 
-    Those are chosen whose spikes (N, T, C, H, W) occur in closest to half of all timesteps, because
-    the plot of a neuron that fires always or never shows little.
+    ``spikes`` are those of the layer, (N, T, C, H, W). Neurons are chosen whose firing rate is
+    closest to one half, because the plot of a neuron that fires always or never shows little.
     """
     rate = spikes.mean(axis=(0, 1))
     spread = rate * (1 - rate)

@@ -14,6 +14,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SCREENSHOT_SIZE = (1280, 1690)
 """Width and height of the picture in pixels."""
 SCREENSHOT_TIMEOUT_S = 120
+"""Longest time in seconds that a browser may take."""
 
 
 class ScreenshotError(RuntimeError):

@@ -10,8 +10,9 @@ from sw.compile.fitting import BoardReport
 def as_text(layers: list[LayerReport], weight_bits: int, config: Config) -> str:
     """Return a text table with a line for each layer, and one for the totals.
 
-    Its columns are neurons, synapses, weights, width of the membrane, and, where they are known,
-    input density, synaptic operations and clock cycles per image. ``config`` is the board's.
+    Its columns are fields of :class:`sw.compile.costs.LayerReport`. The last three, the density of
+    spikes in the input, synaptic operations and clock cycles per image, are empty where they are
+    unknown. ``config`` is the configuration of the board.
     """
 
     def optional(value: float | None, form: str) -> str:
