@@ -211,8 +211,8 @@ def pooled_backward(
 def join(gate: str, branch: Tensor, identity: Tensor) -> Tensor:
     """Return the spikes of a residual branch and of the identity, joined by a gate.
 
-    ``gate`` is the name of a :class:`hw.spec.Gate`, or ``ADD``, which sums the spikes to integers.
-    Gates are computed as polynomials, through which gradients pass.
+    ``gate`` is the name of a :class:`hw.spec.Gate` other than ``NONE``; or ``ADD``, which sums the
+    spikes to integers. Gates are computed as polynomials, through which gradients pass.
     """
     if gate == "AND":
         return identity * branch
