@@ -11,9 +11,10 @@ A checkpoint's keys are:
   :class:`sw.data.dataset.Dataset`;
 - ``history``: a list with one entry per epoch;
 - ``results``: accuracies in percent; empty until training has ended;
-- ``calibration``: some training samples that :func:`sw.convert.quantize.quantize` needs, uint8
-  images (N, C, H, W) or frames (N, T, C, H, W); in published checkpoints, frames are packed to bits
-  and ``calibration_shape`` has their shape;
+- ``calibration``: some training samples, with which :func:`sw.convert.quantize.quantize` corrects
+  the biases: uint8 images (N, C, H, W) or frames (N, T, C, H, W);
+- ``calibration_shape``: shape of these frames, only in published checkpoints, where
+  ``calibration`` has them packed eight bits to a byte;
 - ``quantisation``: values of :class:`sw.convert.folded.Scales`; only if the network was trained
   with integer weights;
 - ``training``: last state of model, optimiser and random numbers, for resuming; not in published
@@ -40,7 +41,9 @@ from sw.model.config import ModelConfig
 from sw.model.resnet import SpikingResNet
 
 FORMAT = "spikefold-checkpoint"
+"""Value of the key ``format``."""
 VERSION = 1
+"""Value of the key ``version``: version of the checkpoint format, not of the program."""
 REQUIRED = {
     "model_config": dict,
     "model": dict,
@@ -116,8 +119,8 @@ def save(path: str | Path, values: dict[str, Any]) -> None:
 def slim(values: dict[str, Any]) -> dict[str, Any]:
     """Return a smaller copy of a checkpoint's dictionary, for publishing.
 
-    It lacks ``training``, so that the training cannot be resumed; calibration frames are packed to
-    bits.
+    The copy lacks the key ``training``, so the training cannot be resumed from it. Calibration
+    frames are packed, eight bits to a byte.
     """
     kept = {key: value for key, value in values.items() if key != "training"}
     samples = kept.get("calibration")
@@ -130,13 +133,13 @@ def slim(values: dict[str, Any]) -> dict[str, Any]:
 def calibration(values: dict[str, Any]) -> NDArray[np.uint8] | None:
     """Return the calibration samples of a checkpoint, or None if it has none.
 
-    The network is quantised with these training samples: uint8 images (N, C, H, W), or binary
-    frames (N, T, C, H, W), which are unpacked if they are stored as bits.
+    These are the training samples that the network is quantised with: uint8 images (N, C, H, W)
+    or binary frames (N, T, C, H, W). Frames that are stored packed are unpacked.
 
     Raises
     ------
     CheckpointError
-        The samples' shape or type is not that of the network's input.
+        The samples are not uint8, or their shape does not fit the network's input.
     """
     samples, shape = values.get("calibration"), values.get("calibration_shape")
     if samples is None:
@@ -186,9 +189,10 @@ def build(values: dict[str, Any]) -> SpikingResNet:
 
 
 def code_version() -> str:
-    """Return the version of this code: ``git describe`` in a clone, else the package's version.
+    """Return the version of this code as text.
 
-    It is ``unknown`` if git cannot tell.
+    In a source tree it is what ``git describe`` prints, or ``unknown`` if git fails. In an
+    installed package it is the package's version.
     """
     root = Path(__file__).parents[2]
     if not (root / "pyproject.toml").exists():

@@ -1,9 +1,10 @@
 """Configuration of a full-spike residual network: neurons, blocks, stages. Needs no torch.
 
-Full-spike means that all maps between layers are binary. The network is
+Full-spike means that all maps (outputs of layers) are binary. The network is
 :class:`sw.model.resnet.SpikingResNet`: a first convolution (the stem), stages of residual blocks,
-and a classifier. Trainable Real-Spike coefficients scale spikes; a coefficient's granularity says
-which spikes share one value: those of a layer, a channel, or only an element of the map.
+and a classifier. A trainable factor, the Real-Spike coefficient, scales the spikes of a map. Its
+granularity says how many values it has: one for the whole map, one per channel, or one per element
+(:data:`GRANULARITIES`).
 """
 
 from __future__ import annotations
@@ -15,29 +16,36 @@ from hw.spec import Gate, Leak, Reset
 from sw.network.network import Shape
 
 GRANULARITIES = ("none", "layer", "channel", "element")
-"""Granularities of a coefficient: none, or one value per layer, channel, or element of a map."""
+"""Granularities of a Real-Spike coefficient, the trainable factor of a map's spikes.
+
+``none``: no coefficient; ``layer``: one value for the whole map; ``channel``: one per channel;
+``element``: one per channel, row and column."""
 PER_TIMESTEP = "/per-timestep"
 """Suffix of a granularity whose coefficient also varies from timestep to timestep."""
 SURROGATES = ("sigmoid", "arctan", "rectangle", "triangle")
 """Surrogate gradients, in place of the spike's derivative in the backward pass.
 
-They are functions of ``x = slope * (membrane - threshold)`` with area 1: ``s(x) (1 - s(x))`` with
-the logistic function ``s``; ``1 / (2 (1 + (pi x / 2)^2))``; 1
-where ``|x| <= 1/2``, else 0; ``max(0, 1 - |x|)``."""
+They are functions of ``x = slope * (membrane - threshold)``, each with area 1 over ``x``:
+
+- ``sigmoid``: ``s(x) (1 - s(x))``, where ``s`` is the logistic function;
+- ``arctan``: ``1 / (2 (1 + (pi x / 2)^2))``;
+- ``rectangle``: 1 where ``|x| <= 1/2``, else 0;
+- ``triangle``: ``max(0, 1 - |x|)``."""
 KINDS = ("basic", "bottleneck")
 """Kinds of residual block (He et al., arXiv 1512.03385)."""
 EXPANSION = 4
 """Ratio of a bottleneck's output channels to those of its 3x3 convolution."""
 MAX_NUMBER = 1 << 20
-"""Exclusive upper bound on any number in a configuration."""
+"""Exclusive upper bound on the absolute value of any number in a configuration."""
 LEARNED = "LEARNED"
 """Name of the leak that is trained (PLIF neurons, Fang et al., arXiv 2007.05785).
 
-The device leaks by shifts only: round it with :func:`sw.model.resnet.round_leaks` before export."""
+The device leaks by shifts only. Before export, :func:`sw.model.resnet.round_leaks` replaces a
+trained leak by the nearest of those."""
 
 
 class ModelError(ValueError):
-    """Error: a configuration is not supported; the message names field and accepted values."""
+    """Error: a configuration is not supported; the message says what is wrong."""
 
 
 def require(ok: bool, message: str) -> None:
@@ -47,9 +55,10 @@ def require(ok: bool, message: str) -> None:
 
 
 def _check_types(config: Any) -> None:
-    """Check that every scalar field has its declared type and a size below :data:`MAX_NUMBER`.
+    """Check that scalar fields have their declared types, and numbers are below :data:`MAX_NUMBER`.
 
-    The check is needed because configurations may come from untrusted files.
+    The bound applies to a number's absolute value. The check is needed because configurations may
+    come from untrusted files.
     """
     kinds = {"int": int, "float": int | float, "str": str, "bool": bool}
     for known in fields(config):
@@ -76,9 +85,10 @@ class NeuronConfig:
     threshold: float = 1.0
     """Threshold, positive: a neuron fires if its membrane is at or above it."""
     leak: str = "NONE"
-    """Name of a :class:`hw.spec.Leak`; or ``LEARNED``: trained, from ``SUBTRACT`` on."""
+    """Name of a :class:`hw.spec.Leak`; or ``LEARNED``: a leak that is trained, and starts out as
+    ``SUBTRACT``."""
     leak_shift: int = 0
-    """Shift k in the leak's ``v >> k`` (:class:`hw.spec.Leak`), 1 to 15; 0 for ``NONE``."""
+    """Shift ``k`` of the leak (:class:`hw.spec.Leak`), 1 to 15 bits; 0 if the leak is ``NONE``."""
     reset: str = "HARD"
     """Name of a :class:`hw.spec.Reset`: ``HARD`` sets the membrane to 0, ``SOFT`` subtracts the
     threshold."""
@@ -110,8 +120,9 @@ class NeuronConfig:
     def decay(self) -> float:
         """Factor by which the leak multiplies a membrane in one timestep.
 
-        It is 1 for ``NONE``, ``2 ** -leak_shift`` for ``KEEP``, and ``1 - 2 ** -leak_shift`` for
-        ``SUBTRACT`` and, before training, ``LEARNED``.
+        It depends on the kind of leak: 1 for ``NONE``, ``2 ** -leak_shift`` for ``KEEP``,
+        and ``1 - 2 ** -leak_shift`` for ``SUBTRACT``. For ``LEARNED`` it is the value at the start
+        of training, the same as for ``SUBTRACT``.
         """
         kept = 2.0**-self.leak_shift
         return {"NONE": 1.0, "SUBTRACT": 1.0 - kept, "KEEP": kept, LEARNED: 1.0 - kept}[self.leak]
@@ -119,11 +130,13 @@ class NeuronConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BlockConfig:
-    """Configuration of a residual block: gate, granularities of the coefficients, and kind.
+    """Configuration of a residual block: its kind, its gate and its coefficients.
 
-    The gate joins the spikes of the residual branch and of the identity. A granularity is one of
-    :data:`GRANULARITIES`; all but ``none`` may have the suffix ``/per-timestep``, which gives every
-    timestep values of its own.
+    A block has two paths: the residual branch, which has the convolutions, and the identity, which
+    passes on the block's input. The gate joins the spikes of both.
+
+    The granularity of a coefficient is one of :data:`GRANULARITIES`. All but ``none`` may have the
+    suffix ``/per-timestep``: then every timestep has values of its own.
     """
 
     gate: str = "IAND"
@@ -134,7 +147,7 @@ class BlockConfig:
     outer: str = "channel"
     """Granularity of the coefficient on the block's output, after the gate."""
     kind: str = "basic"
-    """``basic``: two 3x3 convolutions; ``bottleneck``: 1x1, 3x3 and 1x1."""
+    """``basic``: two convolutions, both 3x3; ``bottleneck``: three, of 1x1, 3x3 and 1x1."""
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -309,6 +322,9 @@ def with_blocks(config: ModelConfig, **changes: str) -> ModelConfig:
 
 
 def with_granularity(config: ModelConfig, granularity: str) -> ModelConfig:
-    """Return a copy of ``config`` in which every coefficient has this granularity."""
+    """Return a copy of ``config`` in which every coefficient has the same granularity.
+
+    ``granularity`` is written as in :class:`BlockConfig`, such as ``"element/per-timestep"``.
+    """
     changed = with_blocks(config, inner=granularity, outer=granularity)
     return replace(changed, stem_coefficient=granularity)

@@ -59,10 +59,11 @@ def _run_back(
     surrogate: str,
     slope: float | Tensor,
 ) -> list[Tensor]:
-    """Propagate the gradients of the spikes back to the drives; both are lists over timesteps.
+    """Return the gradients of the drives, given those of the spikes, ``grad``.
 
-    ``membranes`` are those of :func:`_run`. The spike's derivative is replaced by one of
-    :data:`sw.model.config.SURROGATES`, called ``surrogate``.
+    Both are lists over timesteps. ``membranes`` are those that :func:`_run` returned. In place of
+    the spike's derivative, the surrogate gradient with the name ``surrogate`` and the steepness
+    ``slope`` is used (:data:`sw.model.config.SURROGATES`).
     """
     grads: list[Tensor] = []
     left = torch.zeros_like(grad[0])
@@ -104,9 +105,10 @@ def neuron_forward(
     ``drive`` is ``(T, ...)``, or ``(1, ...)`` if it is the same at every timestep. A neuron fires
     where ``membrane >= threshold``; its membrane is then reset as ``reset`` says.
 
-    At the start of a timestep, a membrane leaks to ``decay`` times its value. If ``shift`` is not
-    0, membranes are integers and leak as the device's do instead (:func:`hw.spec.leaked`): from
-    ``v`` to ``v >> shift`` if ``shift`` is positive, to ``v - (v >> -shift)`` if it is negative.
+    At the start of a timestep, every membrane leaks. With ``shift = 0`` it is multiplied by
+    ``decay``. Any other ``shift`` is for membranes that are integers and leak as the device's do
+    (:func:`hw.spec.leaked`); ``decay`` is then not used. A membrane ``v`` becomes ``v >> shift`` if
+    ``shift`` is positive, and ``v - (v >> -shift)`` if it is negative.
     """
     spikes, membranes = _run(_by_time(drive, timesteps), decay, threshold, reset, shift)
     return torch.stack(spikes), torch.stack(membranes)
@@ -122,11 +124,11 @@ def neuron_backward(
     slope: float | Tensor,
     total: bool = False,
 ) -> Tensor:
-    """Return the gradient of the drive ``(T, ...)``, given that of the spikes, ``grad (T, ...)``.
+    """Return the gradient of the drive, given that of the spikes, ``grad``; both ``(T, ...)``.
 
     ``membranes`` are those that :func:`neuron_forward` returned. No gradient passes through the
-    reset's dependence on the spike (Chen et al., arXiv 2301.11929). With ``total`` the result is
-    summed over time to ``(1, ...)``, for a drive that is the same at every timestep.
+    reset's dependence on the spike (Chen et al., arXiv 2301.11929). If the drive was the same at
+    every timestep, use ``total``: it sums the result over time to ``(1, ...)``.
     """
     grads = _run_back(list(grad), list(membranes), decay, threshold, reset, surrogate, slope)
     return sum(grads[1:], grads[0])[None] if total else torch.stack(grads)
@@ -180,12 +182,13 @@ def pooled_backward(
     pool: tuple[int, int],
     axis: int,
 ) -> list[Tensor]:
-    """Return the gradient of the drive, given that of the pooled spikes.
+    """Return the gradient of the drive, given that of the pooled spikes, ``grad``.
 
-    The result has one tensor for each position in a window, in the order of :func:`_windows`. The
-    gradient of a pooled spike goes to the first neuron of the window that fired, or to the
-    first neuron if none did, as in max-pooling. The neurons run again here, which is faster than
-    storing their membranes in the forward pass.
+    The gradient comes in parts, one tensor for each position in a pooling window, as
+    :func:`_windows` would split it. Within a window, the gradient of the pooled spike goes to the
+    first neuron that fired, or to the first neuron if none did, as in max-pooling.
+
+    The neurons run again here, which is faster than storing their membranes in the forward pass.
     """
     timesteps = len(grad)
     parts = _windows(drive, pool, axis)
@@ -206,9 +209,10 @@ def pooled_backward(
 
 
 def join(gate: str, branch: Tensor, identity: Tensor) -> Tensor:
-    """Join the spikes of a residual branch and of the identity by a binary gate, or ADD them.
+    """Return the spikes of a residual branch and of the identity, joined by a gate.
 
-    The gates (:class:`hw.spec.Gate`) are computed as polynomials, through which gradients pass.
+    ``gate`` is the name of a :class:`hw.spec.Gate` other than ``NONE``; or ``ADD``, which sums the
+    spikes to integers. Gates are computed as polynomials, through which gradients pass.
     """
     if gate == "AND":
         return identity * branch
@@ -272,9 +276,12 @@ class NeuronFunction(torch.autograd.Function):
     ) -> Tensor:
         """Return the spikes (T, ...) for a drive (T|1, ...); see :func:`neuron_forward`.
 
-        Membranes are computed with at least 32 bits. ``threshold`` is that of ``config``, or a
-        tensor with one for each neuron, as in integer networks. The surrogate's slope is then
-        scaled by the ratio of the two, because it is meant for the configuration's units.
+        Membranes are computed with at least 32 bits.
+
+        ``threshold`` is that of ``config``; or, in an integer network, a tensor with one integer
+        for each neuron. The slope of the surrogate gradient is meant for membranes in the units of
+        ``config``. For integer membranes it is therefore multiplied by the threshold of ``config``
+        and divided by the integer threshold.
         """
         reset = Reset[config.reset]
         wide = widened(drive)
@@ -317,10 +324,10 @@ class NeuronFunction(torch.autograd.Function):
 
 
 class PooledNeuronFunction(torch.autograd.Function):
-    """Autograd function that runs neurons with a constant leak and OR-pools their spikes.
+    """Autograd function that runs neurons and OR-pools their spikes; their leak is not trained.
 
-    It keeps the drive for the backward pass instead of all spikes and membranes before pooling,
-    which needs less memory.
+    For the backward pass it keeps only the drive. This needs less memory than all spikes and
+    membranes before pooling.
     """
 
     @staticmethod

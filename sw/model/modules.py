@@ -17,8 +17,9 @@ from sw.network.network import Shape
 class NeuronLayer(nn.Module):
     """Layer of IF or LIF neurons, which turn drives (input currents) into binary spikes.
 
-    With a :data:`LEARNED` leak, the parameter ``decay_logit`` is the logit of the factor by which
-    membranes decay; otherwise it is None.
+    If the leak is trained (:data:`sw.model.config.LEARNED`), the sigmoid of the parameter
+    ``decay_logit`` is the factor by which membranes decay in a timestep. Otherwise this parameter
+    is None.
     """
 
     def __init__(self, config: NeuronConfig, timesteps: int):
@@ -92,9 +93,10 @@ class _MeanOverProcesses(torch.autograd.Function):
 class Norm(nn.BatchNorm2d):
     """Batch-norm of ``(T * N, C, H, W)``, with statistics over all timesteps or per timestep.
 
-    With ``timesteps > 1`` the running statistics are ``(T, C)``; gain and bias ``(C,)`` are shared
-    by all timesteps. In distributed training the statistics are those of all processes' batches,
-    on CPUs as well as on GPUs (torch's SyncBatchNorm needs GPUs).
+    ``timesteps`` is the number of separate statistics: 1 for statistics over all timesteps; T for
+    statistics per timestep, and the running statistics are then ``(T, C)``. Gain and bias ``(C,)``
+    are shared by all timesteps. In distributed training the statistics are those of all processes'
+    batches, on CPUs as well as on GPUs (torch's SyncBatchNorm needs GPUs).
     """
 
     def __init__(self, n_channels: int, timesteps: int = 1):
@@ -150,10 +152,10 @@ class Norm(nn.BatchNorm2d):
 class Coefficient(nn.Module):
     """Real-Spike coefficient: a trainable factor of spikes (Guo et al., arXiv 2210.06686).
 
-    The spikes ``(T * N, C, H, W)`` of one layer are multiplied by ``value``, whose shape
-    ``(T|1, C|1, H|1, W|1)`` is 1 along the axes that share a factor, as the granularity says. All
-    factors start at 1. With the granularity "none", ``value`` is None and the spikes are not
-    changed.
+    The spikes ``(T * N, C, H, W)`` of one layer are multiplied by ``value``, of shape
+    ``(T|1, C|1, H|1, W|1)``. Along an axis of size 1, all spikes share a factor; the granularity
+    says which axes these are (:class:`sw.model.config.BlockConfig`). All factors start at 1. With
+    the granularity ``none``, ``value`` is None and the spikes are not changed.
     """
 
     def __init__(self, granularity: str, timesteps: int, shape: Shape):

@@ -1,7 +1,8 @@
 """Functions that return the configurations of named networks, for recipes and shipped checkpoints.
 
-Boards are described in :mod:`hw.boards.configs`. A row is one word of a board's weight memory; it
-holds one weight for each of the board's lanes, which compute as many output channels at a time.
+Boards are described in :mod:`hw.boards.configs`. A board has 8 to 32 lanes, each of which computes
+one output channel at a time. A row is one word of a board's weight memory, with one weight for each
+lane.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from sw.model.config import (
 def fashion_mnist() -> ModelConfig:
     """Return the network of the ``fashion-mnist`` recipe.
 
-    It has fewer than 300,000 weights after folding. In the last block, coefficients of
-    granularity ``element`` give the layers that read its spikes weights of their own for every
-    position: the second convolution, and, for every timestep as well, the classifier.
+    In the last block, both coefficients have a value for every element. When they are folded into
+    the layers that read their spikes, the second convolution gets weights of its own for every
+    position, and the classifier for every position and timestep. The folded network still has fewer
+    than 300,000 weights.
     """
     return ModelConfig(
         stem_channels=32,
@@ -99,8 +101,8 @@ def fashion_mnist_icebreaker() -> ModelConfig:
 def fashion_mnist_85f() -> ModelConfig:
     """Return a network for Fashion-MNIST that fills the weight memory of the ULX3S-85F.
 
-    This board has 11,264 rows of thirty-two 8-bit weights. Most channels are in the last stage,
-    where maps are small.
+    This board has 11,264 rows of thirty-two 8-bit weights. The last stage has the most channels,
+    because its maps are the smallest.
     """
     last = BlockConfig(gate="OR", inner="channel", outer="element")
     return ModelConfig(
@@ -114,10 +116,11 @@ def fashion_mnist_85f() -> ModelConfig:
 
 
 def fashion_mnist_teacher() -> ModelConfig:
-    """Return a ReLU network without spikes for Fashion-MNIST, from which spiking ones can learn.
+    """Return a network of ReLUs instead of spikes for Fashion-MNIST, from which spiking ones learn.
 
-    Its maps are larger than theirs. It needs 1.4 times as many multiply-accumulations as
-    :func:`fashion_mnist_85f` would need additions if all of its neurons fired.
+    Its maps are larger than those of its students. It needs 1.4 times as many
+    multiply-accumulations as the network :func:`fashion_mnist_85f` would need additions if every
+    neuron always fired.
     """
     block = BlockConfig(gate="ADD", inner="none", outer="none")
     return ModelConfig(
@@ -136,9 +139,9 @@ def fashion_mnist_teacher() -> ModelConfig:
 
 
 def fashion_mnist_large() -> ModelConfig:
-    """Return a network for Fashion-MNIST that fits the ULX3S-85F, built for 4-bit weights.
+    """Return a network for Fashion-MNIST that fits the ULX3S-85F if it is built for 4-bit weights.
 
-    The board then has memory for 720,896 weights.
+    With this width, the board has memory for 720,896 weights.
     """
     return ModelConfig(
         stem_channels=48,

@@ -7,12 +7,12 @@ that read them (Guo et al., arXiv 2210.06686); after training, :mod:`sw.convert.
 into these layers' weights. The auxiliary accumulation pathway (AAP) is a second stream, which sums
 the branches' spikes, has class scores of its own, and is removed after training.
 
-The first convolution is the stem. Blocks are basic ones or bottlenecks. The input is an image, the
-same at every timestep, or a binary frame per timestep; with height 1, it is a one-dimensional
-signal.
+The first convolution is the stem. Blocks are basic or bottlenecks, which are two kinds of residual
+branch (:class:`sw.model.config.BlockConfig`). The input is either one image, the same at every
+timestep, or a binary frame for each timestep. An input of height 1 is a one-dimensional signal.
 
-Tensors have the timesteps in the batch axis, all samples of the first one first:
-``(T * N, C, H, W)``.
+Tensors have timesteps and samples in one axis: ``(T * N, C, H, W)``. The N samples of the first
+timestep come first.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ from sw.network.network import INPUT, Shape, conv_size
 class Block(nn.Module):
     """Residual block: two or three convolutions, each with batch-norm and neurons, then a gate.
 
-    The gate joins the last neurons' spikes with those of the identity, which is the block's input,
-    or ``downsample`` of it where the shape changes.
+    The gate joins the last neurons' spikes with those of the identity. The identity is the block's
+    input; where the block changes the shape, it is the output of the layer ``downsample``.
 
-    The modules of convolution ``n``, counted from 1, are ``conv{n}``, ``bn{n}``, ``neuron{n}`` and
-    ``coefficient{n}``; the last coefficient scales the spikes after the gate.
+    Convolution ``n``, counted from 1, is the module ``conv{n}``. Its batch-norm, its neurons and
+    the coefficient of their spikes are ``bn{n}``, ``neuron{n}`` and ``coefficient{n}``. The last
+    coefficient scales the spikes after the gate.
     """
 
     def __init__(
@@ -91,7 +92,10 @@ class Block(nn.Module):
         return cast(NeuronLayer, self.get_submodule(f"neuron{n}"))
 
     def coefficient(self, n: int) -> Coefficient:
-        """Return the coefficient that scales the spikes after convolution ``n``."""
+        """Return the coefficient of the spikes of convolution ``n``.
+
+        That of the last convolution scales the spikes after the gate.
+        """
         return cast(Coefficient, self.get_submodule(f"coefficient{n}"))
 
     @property
@@ -106,13 +110,14 @@ class Block(nn.Module):
 
         Parameters
         ----------
-        spikes, scaled : the input's spikes, binary, and multiplied by the input's coefficient.
-        record : function to call with the name and the spikes of every map.
+        spikes : the input as binary spikes.
+        scaled : the same spikes multiplied by their coefficient; the convolutions read these.
+        record : function to call with name and binary spikes of every map, such as ``conv1``.
 
         Returns
         -------
-        The block's output, binary, and multiplied by the output's coefficient; and the residual
-        branch's spikes before the gate. All tensors are ``(T * N, C, H, W)``.
+        Three tensors ``(T * N, C, H, W)``: the block's output as binary spikes; the same spikes
+        multiplied by the output's coefficient; and the residual branch's spikes before the gate.
         """
         branch, inner = spikes, scaled
         for n in range(1, self.n_convs + 1):
@@ -158,8 +163,8 @@ def _neuron(config: ModelConfig, layer: str) -> NeuronLayer:
 class Carry(nn.Module):
     """Layers that bring the sums of the auxiliary pathway to the shape of a block's output.
 
-    They are a 1x1 convolution, batch-norm and ReLU, after a depthwise 3x3 convolution if the block
-    has a stride (Chen et al., arXiv 2301.11929).
+    They are a 1x1 convolution, batch-norm and ReLU (Chen et al., arXiv 2301.11929). If the block's
+    stride is not 1, a depthwise 3x3 convolution with this stride comes first.
     """
 
     def __init__(self, config: ModelConfig, n_in: int, n_out: int, stride: int):
@@ -174,9 +179,10 @@ class Carry(nn.Module):
 
 
 class Logits(NamedTuple):
-    """Class scores ``(N, n_classes)`` from the spikes and from the auxiliary pathway.
+    """Class scores ``(N, n_classes)`` of the two streams of a network.
 
-    The latter, ``aap``, are None if the network has no auxiliary pathway.
+    ``spike`` are those from the spikes. ``aap`` are those from the auxiliary pathway, or None if
+    the network has no auxiliary pathway.
     """
 
     spike: Tensor
@@ -271,8 +277,8 @@ class SpikingResNet(nn.Module):
         """Return the class scores for images or frames as :func:`to_input` prepares them.
 
         ``record`` is called once for every map, with its name in the integer network
-        (:mod:`sw.network.network`) and its spikes ``(T, N, C, H, W)``. Gradients can flow through
-        these.
+        (:mod:`sw.network.network`) and its spikes ``(T, N, C, H, W)``. These are part of the
+        autograd graph, so a loss may depend on them.
         """
         timesteps = self.config.timesteps
 
@@ -305,17 +311,17 @@ class SpikingResNet(nn.Module):
     def spike_maps(self, images: Tensor) -> tuple[Logits, dict[str, Tensor]]:
         """Return the class scores, and the spikes ``(T, N, C, H, W)`` of every map by its name.
 
-        Names are those of the integer network, such as ``layer1.0.conv1``. Its first map, named
-        :data:`sw.network.network.INPUT`, has the frames, or the stem's spikes if the input is an
-        image.
+        Names are those of the integer network, such as ``layer1.0.conv1``. The first map is called
+        :data:`sw.network.network.INPUT`. It has the frames; or, if the input is an image, the
+        stem's spikes.
         """
         maps: dict[str, Tensor] = {}
         return self(images, maps.__setitem__), maps
 
     def _classify(self, head: nn.Module, features: Tensor) -> Tensor:
-        """Return the scores of a classifier for features ``(T * N, C, H, W)``.
+        """Return the class scores ``(N, n_classes)`` of features ``(T * N, C, H, W)``.
 
-        It reads their means over positions and timesteps.
+        The linear layer ``head`` is applied to their means over positions and timesteps.
         """
         pooled = features.mean((2, 3))
         timed = pooled.unflatten(0, (self.config.timesteps, len(pooled) // self.config.timesteps))
@@ -342,11 +348,11 @@ def to_input(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def round_leaks(model: SpikingResNet) -> ModelConfig:
-    """Return a network's configuration, each trained (``LEARNED``) leak rounded to a device's.
+    """Return a network's configuration with every trained leak replaced by one that a device has.
 
-    Neurons of a device do not leak, or leak by a shift (:class:`hw.spec.Leak`); the leak with the
-    nearest decay is chosen. The weights can stay as they are, but some more training with the
-    rounded leaks improves accuracy.
+    Trained leaks are those called ``LEARNED``. Neurons of a device do not leak at all, or leak by
+    a shift (:class:`hw.spec.Leak`). Of these leaks, the one with the nearest decay is chosen. The
+    weights can stay as they are, but some more training with the new leaks improves accuracy.
     """
     available = [("NONE", 0)] + [(leak, k) for leak in ("SUBTRACT", "KEEP") for k in range(1, 16)]
     neurons = {}

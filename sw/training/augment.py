@@ -51,9 +51,9 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the shuffled and augmented batches of an epoch: pairs of network input and labels.
 
-    The batches depend on ``config.seed`` and ``epoch`` alone, so that a resumed run continues
-    identically. If several processes train together, each gets its share of every batch. The last
-    batch is dropped if it is incomplete.
+    Everything random depends on ``config.seed`` and ``epoch`` alone, so that a resumed run
+    continues identically. If several processes train together, each gets an equal part of every
+    batch, chosen by its ``rank``. The last batch is dropped if it is incomplete.
     """
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
     images = torch.from_numpy(split.images).to(device)

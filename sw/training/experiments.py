@@ -1,11 +1,15 @@
 """Experiments on the training methods: auxiliary pathway, coefficients, penalty on spikes.
 
 The auxiliary accumulation pathway (AAP) and the Real-Spike coefficients are described in
-:mod:`sw.model.resnet`. The experiment ``ablation`` trains variants of one small network with
-several seeds; a variant adds or replaces features of the network called "vanilla". It writes a
-table and a plot. ``depth`` does the same with three times as many blocks, and ``rates`` with other
-learning rates of the coefficients. ``frontier`` trains one network with increasing penalties on its
-spikes, and writes a table of the integer network's accuracy and the device's cycles.
+:mod:`sw.model.resnet`. The experiments are:
+
+- ``ablation``: trains a small network called "vanilla", and variants of it, each with several
+  seeds. A variant adds a training method or has other gates. Writes a table and a plot of the
+  accuracies.
+- ``depth``: the same with fewer variants, but three times as many blocks.
+- ``rates``: the same for several learning rates of the coefficients.
+- ``frontier``: trains one network with increasing penalties on its spikes. Writes a table of the
+  accuracy of the network in integers, and of the clock cycles that a device would take.
 
 The best epoch is selected on validation data; every run reads the test set once. Results of
 finished runs are kept in the experiment's folder: an interrupted experiment continues where it
@@ -49,20 +53,23 @@ from sw.training.recipes import TrainConfig
 from sw.training.significance import Row, blocked_test, compare
 
 N_SEEDS = 6
-"""Default number n of seeds. The least p-value of a test is 2 / binomial(2n, n): 0.002 for 6."""
+"""Default number of seeds. With n seeds, the smallest p-value that
+:func:`sw.training.significance.permutation_test` can give is 2 / binomial(2n, n): 0.002 for 6."""
 MAX_SEEDS = 8
-"""Largest number n of seeds: :func:`blocked_test` computes 7 ** n sums for 6 granularities."""
+"""Largest number of seeds. With n seeds, "vanilla" and 6 variants with coefficients,
+:func:`sw.training.significance.blocked_test` computes 7 ** n sums, too many for a larger n."""
 N_IMAGES = 8000
 """Number of training images, few to keep runs short."""
 N_VALIDATION = 2000
 """Number of validation images."""
 PENALTIES = (0.0, 1.0, 3.0, 10.0)
-"""Values of ``spike_penalty`` on the frontier."""
+"""Values of ``spike_penalty`` (:class:`TrainConfig`) in the experiment ``frontier``."""
 N_CYCLES = 100
 """Number of validation images to predict cycles for."""
 FRONTIER_BOARD = "ulx3s-25f"
 """Board to predict cycles for."""
 CAPTION = f"Fashion-MNIST, {N_IMAGES:,} training images; test set of 10,000"
+"""Caption of the tables: what the accuracies were measured on."""
 
 
 class ExperimentError(RuntimeError):
@@ -129,8 +136,10 @@ def ablation_variants() -> dict[str, Variant]:
 def depth_variants() -> dict[str, Variant]:
     """Return the variants of the experiment ``depth`` by name: networks of 12 blocks.
 
-    With OR gates, spikes and auxiliary pathway share a classifier; with IAND gates, each has its
-    own, because the gate inverts the branch's spikes (see :func:`ablation_variants`).
+    There is one with ADD gates; and for each of the gates OR and IAND, one with auxiliary pathway
+    and one without. With OR, the pathway uses the same classifier as the spikes. With IAND it has a
+    classifier of its own: there, a spike of the residual branch clears the block's output spike,
+    but adds to the pathway's sum.
     """
     deep = ablation_network(6)
     add = "ADD (not full-spike)"
@@ -160,12 +169,15 @@ def rate_variants() -> dict[str, Variant]:
 
 
 def ablation_training(seed: int) -> TrainConfig:
-    """Return the training settings that all variants share, with this seed."""
+    """Return the settings with which all variants are trained, for the given seed."""
     return TrainConfig(epochs=4, batch_size=50, max_images=N_IMAGES, seed=seed)
 
 
 def as_markdown(rows: Sequence[Row], caption: str) -> str:
-    """Return the rows as a Markdown table; ``caption`` is the heading of its first column."""
+    """Return the results of an experiment as a Markdown table, with one line for each variant.
+
+    ``caption`` is the heading of the first column, which has the variants' names.
+    """
     lines = [
         f"| {caption} | mean | sd | difference | p | p (Holm) |",
         "|---|---|---|---|---|---|",
@@ -179,10 +191,11 @@ def as_markdown(rows: Sequence[Row], caption: str) -> str:
 
 
 def together(accuracies: Mapping[str, Sequence[float]]) -> str:
-    """Return a line of text that compares the mean of all "Real Spike" variants with "vanilla".
+    """Return a line of text that compares "vanilla" with all Real-Spike variants taken together.
 
-    ``accuracies`` has those of every variant by name. The line is empty if fewer than two variants
-    have names that start with "Real Spike".
+    ``accuracies`` has a list of accuracies, one for each seed, by name of the variant. Real-Spike
+    variants are those whose names start with "Real Spike". The text has the difference of the means
+    and its p-value. It is empty if there are fewer than two such variants.
     """
     spike = [values for name, values in accuracies.items() if name.startswith("Real Spike")]
     if len(spike) < 2:
@@ -193,21 +206,24 @@ def together(accuracies: Mapping[str, Sequence[float]]) -> str:
 
 
 def coefficient_sd(state: Mapping[str, torch.Tensor]) -> float | None:
-    """Return how far the Real-Spike coefficients in a state dict have moved from their start at 1.
+    """Return how far the Real-Spike coefficients in a state dict have moved from 1, their start.
 
-    The measure is the root mean square of the differences; it is None without coefficients.
+    The result is the root mean square of their differences from 1; or None without coefficients.
     """
     found = [t.flatten() for name, t in state.items() if "coefficient" in name]
     return float((torch.cat(found) - 1).square().mean().sqrt()) if found else None
 
 
 def _load_results(path: Path, setting: dict[str, Any]) -> dict[str, Any]:
-    """Return the results of earlier runs in the file at ``path``, or an empty set if it is missing.
+    """Return the results of earlier runs from the file at ``path``.
+
+    If the file is missing, return results without runs. ``setting`` describes the experiment's
+    networks, data and training.
 
     Raises
     ------
     ExperimentError
-        The results are of another ``setting``: network, data or training.
+        The file holds results of another setting.
     """
     if not path.is_file():
         return {"setting": setting, "code": checkpoint.code_version(), "runs": {}}
@@ -352,7 +368,8 @@ def run_frontier(
 def frontier_markdown(rows: Sequence[dict[str, float]]) -> str:
     """Return the results of :func:`run_frontier` as a Markdown table.
 
-    Cycles are given in numbers, and relative to those of the first row.
+    Each row has a penalty, the accuracy, and the mean cycles and spikes per image. Behind the
+    cycles, their ratio to those of the first row is given.
     """
     first = rows[0]["n_cycles"]
     lines = [

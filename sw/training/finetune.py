@@ -1,12 +1,16 @@
 """Fine-tuning of a network whose forward pass computes in the device's integers.
 
-Every training step folds batch-norms and coefficients into the weights (:mod:`sw.convert.fold`),
-divides each neuron's weights and bias by its scale, which is the float value of the integer 1,
-rounds them, and runs integer neurons on binary spikes. The result is therefore, bit for bit, that
-of the network that :func:`sw.convert.quantize.quantize` exports and :mod:`sw.network.reference`
-computes. Gradients ignore rounding and are 0 where values are clipped (the straight-through
-estimator: Bengio et al., arXiv 1308.3432). Batch-norms keep their statistics, and the auxiliary
-pathway is removed. Scales are determined once, before training.
+Every training step turns the float network into integers anew:
+
+1. Batch-norms and coefficients are folded into the weights (:mod:`sw.convert.fold`).
+2. Each neuron's weights and bias are divided by the neuron's scale and rounded. A scale is the
+   float value that the integer 1 stands for; scales are determined once, before training.
+3. Integer neurons run on binary spikes.
+
+The result is therefore, bit for bit, that of the network that
+:func:`sw.convert.quantize.quantize` exports and :mod:`sw.network.reference` computes. Gradients
+ignore rounding and are 0 where values are clipped (the straight-through estimator: Bengio et al.,
+arXiv 1308.3432). Batch-norms keep their statistics, and the auxiliary pathway is removed.
 
 Integers are held in float32 where it represents them exactly, else in float64. Weighted sums are
 rounded, because torch's convolution may use an algorithm whose result is not exactly an integer.
@@ -33,7 +37,7 @@ from sw.network.encoder import PIXEL_MAX
 from sw.network.network import IMAGE, INPUT
 
 EXACT = 1 << 24
-"""Bound below which all integers are exact in float32."""
+"""Bound below which float32 represents all integers exactly."""
 
 
 class _Round(torch.autograd.Function):
@@ -57,12 +61,13 @@ class IntegerNet(nn.Module):
     """Integer network made from the float network ``model``, whose parameters it trains.
 
     Input and output are those of :class:`sw.model.resnet.SpikingResNet`; class scores are in the
-    float network's units. The auxiliary pathway must be detached from ``model``.
+    float network's units. ``model`` must not have an auxiliary pathway;
+    :meth:`sw.model.resnet.SpikingResNet.detach_aap` removes it.
 
     Raises
     ------
     sw.model.config.ModelError
-        The model cannot be exported.
+        No device can run the model (:func:`sw.convert.fold.check`).
     """
 
     def __init__(self, model: SpikingResNet, scales: Scales):
@@ -80,7 +85,8 @@ class IntegerNet(nn.Module):
     ) -> Logits:
         """Return the class scores for images as :func:`sw.model.resnet.to_input` prepares them.
 
-        ``record`` is called with the name and the spikes (T, N, C, H, W) of every layer.
+        ``record`` is called with the name and the spikes (T, N, C, H, W) of every map, as in
+        :meth:`sw.model.resnet.SpikingResNet.forward`.
         """
         with torch.autocast(images.device.type, enabled=False):
             return self._run(images, record)
@@ -198,13 +204,15 @@ def prepare(
 ) -> IntegerNet:
     """Return the integer network that fine-tuning starts from, without changing ``model``.
 
-    Its scales and biases are those that :func:`sw.convert.quantize.quantize` determines from
-    ``calibration``, uint8 images or frames.
+    Its scales and biases are those that :func:`sw.convert.quantize.quantize` determines for the
+    training samples ``calibration``, uint8 images or frames.
 
     Raises
     ------
-    sw.model.config.ModelError, sw.convert.quantize.QuantizeError
-        The model cannot be exported.
+    sw.model.config.ModelError
+        No device can run the model.
+    sw.convert.quantize.QuantizeError
+        The widths are not supported, or too small for the model.
     """
     plain = model.detach_aap()
     labels = tuple(str(n) for n in range(model.config.n_classes))

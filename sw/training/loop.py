@@ -47,7 +47,7 @@ class TrainError(RuntimeError):
 
 
 def learning_rate(config: TrainConfig, epochs_done: float) -> float:
-    """Return the learning rate after ``epochs_done`` epochs, whole or in part.
+    """Return the learning rate after ``epochs_done`` epochs, which may be a fraction.
 
     It rises linearly during warm-up, then falls to 0 along half a cosine.
     """
@@ -61,11 +61,15 @@ def learning_rate(config: TrainConfig, epochs_done: float) -> float:
 def predictions(
     model: nn.Module, split: Split, description: str, device: torch.device | str = "cpu"
 ) -> dict[str, NDArray[np.int64]]:
-    """Return the predicted classes (N,) by each set of class scores of the network.
+    """Return the predicted classes (N,) of the samples of ``split``, for each kind of class score.
 
-    They are named ``spike``, the scores from spikes, which a device computes; ``aap``, those of the
-    auxiliary pathway (:mod:`sw.model.resnet`); and ``both``, the sum of the two. The last two are
-    missing if the network has no pathway. ``description`` labels the progress bar.
+    The result's keys are the kinds:
+
+    - ``spike``: scores from the spikes, as a device computes them;
+    - ``aap``: scores from the auxiliary pathway (:mod:`sw.model.resnet`);
+    - ``both``: the sum of these two.
+
+    Without an auxiliary pathway, only ``spike`` is there. ``description`` labels the progress bar.
     """
     model.eval()
     found: dict[str, list[Tensor]] = {}
@@ -83,18 +87,23 @@ def predictions(
 def accuracies(
     found: dict[str, NDArray[np.int64]], split: Split, metric: str = "accuracy"
 ) -> dict[str, float]:
-    """Return the accuracy in percent of each entry of :func:`predictions`.
+    """Return the accuracy in percent of each entry of ``found``, the result of :func:`predictions`.
 
-    ``metric`` is ``accuracy``, or ``balanced``, the mean over classes.
+    ``metric`` is ``accuracy``, the share of correct predictions, or ``balanced``, the mean over
+    classes of the share of each class's samples that are predicted correctly.
     """
     return {name: detail(classes, split.labels)[metric] for name, classes in found.items()}
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """Return an AdamW optimiser with three groups of parameters.
+    """Return an AdamW optimiser with up to three groups of parameters.
 
-    Weight decay applies to weights of convolutions and classifier only. The learning rate of the
-    Real-Spike coefficients is ``config.coefficient_rate`` times that of all others.
+    - Weights of convolutions and classifiers. Only these have weight decay.
+    - Real-Spike coefficients. Their learning rate is ``config.coefficient_rate`` times that of all
+      other parameters.
+    - All others, such as biases.
+
+    A group's entry ``rate`` is the factor of its learning rate; :func:`train_epoch` applies it.
     """
     groups: dict[str, list[nn.Parameter]] = {"decayed": [], "free": [], "coefficients": []}
     for name, parameter in model.named_parameters():
@@ -133,13 +142,14 @@ def train_epoch(
 ) -> float:
     """Train for one epoch and return the mean loss.
 
-    ``rows`` is the result of :func:`rows_per_spike`, needed if ``config.spike_penalty`` is not 0.
-    With a ``teacher``, the network learns from its predictions as well (:func:`loss_of`).
+    ``rows`` is the result of :func:`sw.training.loss.rows_per_spike`. It is needed if
+    ``config.spike_penalty`` is not 0. If there is a ``teacher``, the network also learns from the
+    teacher's predictions (:func:`sw.training.loss.loss_of`).
 
     Raises
     ------
     TrainError
-        The training images do not fill one batch, or the loss is not finite.
+        There are fewer training images than a batch needs, or the loss is not finite.
     """
     net.train()
     split = dataset.train
@@ -189,7 +199,8 @@ def build(
     Parameters
     ----------
     init : initial parameters, used where name and shape agree.
-    scales : scales of the integers if a run is resumed; None: determine them by calibration.
+    scales : scales of the integer network (:class:`sw.convert.folded.Scales`), known if a run is
+        resumed; None: determine them by calibration on training samples.
     """
     model = SpikingResNet(model_config)
     if init is not None:
@@ -223,8 +234,8 @@ def train(
 
     Parameters
     ----------
-    resume : continue the run in ``out`` as if it had not been interrupted; start a new one if the
-        file does not exist.
+    resume : continue the run whose checkpoint is ``out``, as if it had not been interrupted; start
+        a new one if the file does not exist.
     init : parameters to start from, used where name and shape agree.
     teacher : network to learn from besides the labels; ``config.teacher`` is the SHA-256 of its
         checkpoint.
@@ -236,8 +247,9 @@ def train(
     Raises
     ------
     TrainError
-        ``out`` belongs to another run and cannot be resumed; the batch does not divide among the
-        processes; TensorBoard is missing; or as in :func:`train_epoch`.
+        ``out`` cannot be resumed, because it belongs to another run or is a published checkpoint;
+        the batch size is no multiple of the number of processes; TensorBoard is not installed;
+        there are fewer training images than a batch needs; or the loss is not finite.
     """
     rank, n_processes = processes()
     if config.batch_size % n_processes:
@@ -332,7 +344,7 @@ def _new_checkpoint(
 def _results(
     net: nn.Module, history: list[dict[str, Any]], dataset: Dataset, device: torch.device | str
 ) -> dict[str, Any]:
-    """Evaluate ``net`` on the test set, and return the checkpoint's ``results``.
+    """Evaluate ``net`` on the test set, and return the ``results`` for its checkpoint.
 
     ``net`` must have the parameters of the best epoch in ``history``.
     """

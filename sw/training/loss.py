@@ -1,7 +1,7 @@
 """Loss of training: cross-entropy, distillation from a teacher, and a penalty on spikes.
 
-The cross-entropy is that of both class scores of the network, from its spikes and from its
-auxiliary pathway (:mod:`sw.model.resnet`).
+In training, a network has class scores from its spikes, and others from its auxiliary pathway
+(:mod:`sw.model.resnet`). The cross-entropies of both are added.
 """
 
 from __future__ import annotations
@@ -22,16 +22,20 @@ from sw.training.recipes import TrainConfig
 COST_LANES = 16
 """Number of output channels whose weights :func:`rows_per_spike` counts as one row.
 
-It is a constant of the loss, not of a board (boards have 8 to 32 lanes): another value changes
-what ``spike_penalty`` means, and so the results of the recorded training runs."""
+It stands for a board's number of lanes, which is 8 to 32, but it is the same for all boards.
+Another value would change what ``spike_penalty`` means, and so the results of the recorded
+training runs."""
 
 
 def rows_per_spike(model: SpikingResNet) -> dict[str, float]:
-    """Return the mean number of weight rows that the device reads for a spike, by name of its map.
+    """Return how many rows of weights a device reads for one spike, by name of the spike's map.
 
-    A map is a layer's output. A row has the weights of :data:`COST_LANES` output channels and takes
-    one cycle to read. The number is a sum over the layers that read the map: the mean number of
-    kernel windows that contain a position, times the rows for all output channels.
+    A map is a layer's output. A row is a word of the weight memory: the weights of
+    :data:`COST_LANES` output channels for one input. Reading it takes a clock cycle.
+
+    Every layer that reads the map adds the product of two numbers: how many of its kernel windows
+    contain the spike's position, on average and ignoring the map's borders; and how many rows hold
+    the weights of all its output channels.
     """
     rows: dict[str, float] = {}
     for part in fold.trained_layers(model):
@@ -45,10 +49,11 @@ def rows_per_spike(model: SpikingResNet) -> dict[str, float]:
 
 
 def spike_cost(maps: dict[str, Tensor], rows: dict[str, float]) -> Tensor:
-    """Return the device's estimated cycles, as a share of those if every neuron always fired.
+    """Return a device's estimated cycles, relative to those if every neuron always fired.
 
-    The share is the mean of the spikes in ``maps``, (T, N, C, H, W) by name, each weighted by its
-    cost ``rows``, the result of :func:`rows_per_spike`. It is a differentiable scalar from 0 to 1.
+    ``maps`` has the spikes (T, N, C, H, W) by name of the map, and ``rows`` is the result of
+    :func:`rows_per_spike`, the cycles that one spike of a map costs. The result is a differentiable
+    scalar from 0 to 1: the mean over all neurons, timesteps and samples, weighted by cost.
     """
     total = sum(spikes[:, 0].numel() * rows[name] for name, spikes in maps.items() if name in rows)
     read = [
@@ -60,7 +65,8 @@ def spike_cost(maps: dict[str, Tensor], rows: dict[str, float]) -> Tensor:
 def class_weights(split: Split, power: float) -> Tensor:
     """Return weights (n_classes,) of the classes in the loss, larger for rarer classes.
 
-    They are the frequency to the power of ``-power``, scaled so that the mean over samples is 1.
+    A weight is proportional to the class's number of samples to the power of ``-power``. The mean
+    weight of the samples is 1.
     """
     counts = np.bincount(split.labels.astype(np.int64))
     weights = np.maximum(1, counts) ** -power
@@ -71,8 +77,9 @@ def class_weights(split: Split, power: float) -> Tensor:
 def answers(teacher: SpikingResNet, images: Tensor, temperature: float) -> Tensor:
     """Return the class probabilities (N, n_classes) that the teacher assigns to ``images``.
 
-    Its logits are divided by the temperature, which softens the probabilities. They are computed in
-    bfloat16 where the hardware is fast at it; that is precise enough to learn from.
+    The teacher's logits are divided by ``temperature``: values above 1 bring the probabilities
+    closer to each other. Logits are computed in bfloat16 where the hardware is fast at it; that is
+    precise enough to learn from.
     """
     fast = images.is_cuda or torch.cpu._is_avx512_bf16_supported()
     with torch.autocast(images.device.type, torch.bfloat16, enabled=fast):
@@ -94,7 +101,8 @@ def loss_of(
     The network has class scores from spikes and, in training, from the auxiliary pathway. The loss
     is the sum of their cross-entropies (Chen et al., arXiv 2301.11929), plus
     ``config.spike_penalty`` times :func:`spike_cost`. ``weights`` are those of
-    :func:`class_weights`; None weights all classes equally.
+    :func:`class_weights`; with None, all classes have equal weights. ``rows`` is the result of
+    :func:`rows_per_spike`.
 
     With a ``teacher``, each cross-entropy ``CE`` is replaced by ``(1 - w) CE + w t^2 KL``, where
     ``w = config.teacher_weight``, ``t = config.temperature``, and ``KL`` is the Kullback-Leibler

@@ -24,23 +24,24 @@ class TrainConfig:
     """Settings of a training with AdamW; the learning rate warms up, then falls along a cosine."""
 
     preset: str = "fashion-mnist"
-    """Name of the recipe."""
+    """Name of the recipe, one of :data:`RECIPES`; for the user's own data, name of the data set."""
     epochs: int = 13
     """Number of passes over the training data."""
     batch_size: int = 100
-    """Number of samples per step, of all processes together."""
+    """Number of samples per step; several processes divide them among themselves."""
     learning_rate: float = 5e-3
     """Learning rate after warm-up."""
     coefficient_rate: float = 1.0
     """Learning rate of the Real-Spike coefficients relative to ``learning_rate``."""
     weight_decay: float = 0.02
-    """Weight decay of convolutions and classifier."""
+    """Weight decay of the weights of convolutions and classifiers."""
     warmup_epochs: float = 1.0
     """Number of epochs in which the learning rate grows linearly from 0."""
     label_smoothing: float = 0.05
     """Share of the label's probability that is spread over all classes."""
     class_power: float = 0.0
-    """Exponent p: samples are weighted by the frequency of their class to the power -p."""
+    """Exponent p: a sample's weight in the loss is its class's number of samples to the power -p,
+    times a constant. 0: all samples have equal weights."""
     spike_penalty: float = 0.0
     """Weight of :func:`sw.training.loss.spike_cost` in the loss."""
     teacher: str = ""
@@ -70,7 +71,9 @@ class Recipe:
     data: str
     """Name of the data set, which :func:`sw.data.catalogue.load` takes."""
     model: ModelConfig
+    """Network to train."""
     train: TrainConfig
+    """Settings of the training."""
     why: str
     """Remark for the help text: purpose and duration."""
 
@@ -167,7 +170,8 @@ def for_own_data(
 ) -> Recipe:
     """Return a recipe with a small network for the user's own data set, called ``data``.
 
-    Samples are images, or event recordings of ``n_frames`` frames; None means images.
+    ``n_frames`` is the number of frames of a sample if samples are event recordings; None if they
+    are images. ``image_shape`` is the shape (C, H, W) of an image or frame.
     """
     model = replace(
         fashion_mnist() if n_frames is None else replace(nmnist(), timesteps=n_frames),

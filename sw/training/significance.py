@@ -14,12 +14,14 @@ import numpy as np
 class Row:
     """Row of an experiment's table: accuracies of a variant, and its comparison with its base.
 
-    The base is another variant; without one, the fields of the comparison are None.
+    The base is the variant that it is compared with. If there is none, ``difference``, ``p`` and
+    ``p_holm`` are None.
     """
 
     name: str
+    """Name of the variant."""
     accuracies: tuple[float, ...]
-    """Test accuracies in percent, by seed."""
+    """Test accuracies in percent, one for each seed."""
     difference: float | None = None
     """Mean accuracy minus the base's, in percentage points."""
     p: float | None = None
@@ -58,10 +60,10 @@ def permutation_test(a: Sequence[float], b: Sequence[float]) -> float:
 def blocked_test(base: Sequence[float], others: Sequence[Sequence[float]]) -> tuple[float, float]:
     """Return the mean of all ``others`` minus that of ``base``, and the difference's p-value.
 
-    Every sequence has one value per seed. The two-sided permutation test exchanges values within a
-    seed only: it tries every way to take one value of each seed as the base's, and p is the share
-    of ways whose difference is at least as large. Time and memory grow with
-    ``(len(others) + 1) ** n_seeds``.
+    Every sequence has one value for each seed. The two-sided permutation test exchanges values
+    within a seed only: it tries every way to take one value of each seed as the base's. The p-value
+    is the share of the ways whose difference is, in absolute value, at least as large as the
+    observed one. Time and memory grow with ``(len(others) + 1) ** n_seeds``.
     """
     blocks = np.array([base, *others]).T  # (seeds, values)
     chosen = np.zeros(1)
@@ -76,10 +78,10 @@ def blocked_test(base: Sequence[float], others: Sequence[Sequence[float]]) -> tu
 def compare(
     accuracies: Mapping[str, Sequence[float]], bases: Mapping[str, str | None]
 ) -> list[Row]:
-    """Compare the accuracies of variants, and return a row of the table for each.
+    """Compare the accuracies of an experiment's variants, and return a table row for each.
 
-    ``accuracies`` has a value per seed by name of the variant. ``bases`` names the variant to
-    compare each one with, None for no comparison.
+    Both arguments are by name of the variant. ``accuracies`` has a list with one value for each
+    seed. ``bases`` has the name of the variant to compare it with; None: no comparison.
     """
     compared = []
     for name, values in accuracies.items():

@@ -3,12 +3,16 @@
 The network is a convolution (the stem) with batch-norm, IF neurons and OR-pooling, a residual block
 with an OR gate, another one with stride 2, and a classifier. The contenders are Spikefold, with and
 without ``torch.compile``, and the other frameworks, called peers. All compute the stem's
-convolution once for all timesteps. They take turns in each round, so that other load on the machine
-affects all of them. The result is a ratio of speeds: the median of the rounds' ratios.
+convolution once for all timesteps.
+
+The benchmark has several rounds. In each round every contender runs for some seconds, one after the
+other, so that other load on the machine affects all of them about equally. A contender's result is
+its speed divided by that of the fastest peer: the median over the rounds of this ratio.
 
 Peers run in their fastest modes. SpikingJelly runs in multi-step mode, with the timesteps in the
 batch axis for all stateless layers; on a GPU it chooses its CUDA or Triton kernels itself. snnTorch
-loops over time for its neurons only. Both are timed in either memory layout; the faster counts.
+loops over time for its neurons only. Each peer is timed twice, with contiguous and with
+channels-last memory layout; the faster one counts.
 """
 
 from __future__ import annotations
@@ -43,7 +47,8 @@ def network(timesteps: int, image_size: int, channels: int) -> ModelConfig:
     """Return the configuration of the network to time, which peers can build as well.
 
     It has neither auxiliary pathway nor Real-Spike coefficients (:mod:`sw.model.resnet`).
-    ``channels`` are those of the stem and of the first block.
+    ``channels`` is the number of channels of the stem and of the first block; the second block has
+    twice as many.
     """
     block = (BlockConfig(gate="OR", inner="none", outer="none"),)
     return ModelConfig(
@@ -60,10 +65,10 @@ def network(timesteps: int, image_size: int, channels: int) -> ModelConfig:
 
 
 class PeerNet(nn.Module):
-    """Network with the convolutions and batch-norms of ``plain``, but another framework's neurons.
+    """Network with another framework's neurons, and all other layers of the network ``plain``.
 
-    ``make`` is called for every layer of neurons. It returns a module that turns input currents
-    ``(T, N, C, H, W)`` into spikes of that shape.
+    ``make`` is called once for every layer of neurons. It must return a module that turns input
+    currents ``(T, N, C, H, W)`` into spikes of the same shape.
     """
 
     def __init__(self, plain: SpikingResNet, make: Callable[[], nn.Module]):
@@ -112,8 +117,8 @@ class _SnnTorchNeuron(nn.Module):
 def peer_neuron(peer: str) -> Callable[[], nn.Module]:
     """Return a function that makes a layer of another framework's IF neurons.
 
-    ``peer`` is one of :data:`PEERS`. The neurons have threshold 1, hard
-    reset and a sigmoid surrogate of slope 4.
+    ``peer`` is one of :data:`PEERS`. The neurons have threshold 1, a reset to 0 and a sigmoid
+    surrogate gradient of slope 4.
 
     Raises
     ------
@@ -133,21 +138,22 @@ def peer_neuron(peer: str) -> Callable[[], nn.Module]:
 
 
 class Contender(NamedTuple):
-    """Contender of the benchmark: a network to time, and the memory layout of its images.
-
-    ``before`` is called before each pass; it resets neurons that keep their state.
-    """
+    """Contender of the benchmark: a network to time."""
 
     net: nn.Module
+    """Network, in training mode."""
     layout: torch.memory_format
+    """Memory layout of the network and of its images."""
     before: Callable[[], None]
+    """Function to call before each pass. It resets the neurons if they keep their state."""
 
 
 def contenders(config: ModelConfig, peers: Sequence[str], compiled: bool) -> dict[str, Contender]:
-    """Return the networks to time, all with the same weights, by name.
+    """Return the contenders of the benchmark by name; all have the same weights.
 
-    They are Spikefold's; if ``compiled``, another with ``torch.compile``; and two for each of
-    ``peers``, one in each memory layout.
+    - ``spikefold``;
+    - ``spikefold --compile``, which uses ``torch.compile``; only if ``compiled``;
+    - two for each of ``peers``: one in the contiguous memory layout, one in channels-last.
     """
     torch.manual_seed(1)
     last = torch.channels_last
@@ -193,16 +199,17 @@ def measure(
     compiled: bool = True,
     device: str = "cpu",
 ) -> dict[str, list[float]]:
-    """Time all contenders, and return samples per second: a list over rounds, by name.
+    """Time all contenders, and return their speeds by name, as a list with one value per round.
 
-    A sample is one in a forward and backward pass on ``batch`` random images. Each contender runs
-    for ``seconds`` in each round.
+    A speed is in samples per second. Contenders run forward and backward passes on ``batch`` random
+    images, which count as ``batch`` samples for each pass. In each round, a contender runs for
+    ``seconds``.
 
     Raises
     ------
     SpeedError
-        The device does not exist; a peer is not installed; or class scores of SpikingJelly or of
-        compiled Spikefold differ, which would mean that they compute another network.
+        The device does not exist; a peer is not installed; or the class scores of SpikingJelly or
+        of compiled Spikefold differ from Spikefold's, so that they compute another network.
     """
     try:
         torch.empty(0, device=device)
@@ -242,9 +249,10 @@ def measure(
 def compared(rates: dict[str, list[float]]) -> dict[str, float]:
     """Return each contender's speed relative to that of the fastest peer, by name.
 
-    ``rates`` is the result of :func:`measure`. A relative speed is the median over rounds of the
-    ratio within a round, because other load on the machine is about the same for all in a round.
-    The result is empty without peers.
+    ``rates`` is the result of :func:`measure`. Peers are the contenders whose names do not start
+    with ``spikefold``; the fastest one has the highest median speed. In each round, every speed is
+    divided by that of the fastest peer. The result has the median over rounds of these ratios. It
+    is empty if there are no peers.
     """
     medians = {name: statistics.median(values) for name, values in rates.items()}
     peers = [name for name in rates if not name.startswith("spikefold")]
