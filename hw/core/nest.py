@@ -65,10 +65,12 @@ def step_layout(config: Config) -> data.StructLayout:
 
     - ``last``: the chunk is the last of its job
     - ``end``: the job is the last of the layer
-    - ``cut``: the chunk is the last of a contiguous stretch; only ``tail_bits`` of it are valid
+    - ``cut``: the chunk is the last of a contiguous stretch of inputs; the layer's ``tail_bits``
+      (:class:`hw.protocol.Header`) say how many of its bits are inputs
     - ``fresh``: the job is of the first timestep, so that membranes start from 0
     - ``pool_first``, ``pool_last``: the job is the first or last of its pooling window
-    - ``tail``: the channel group has fewer than ``lanes`` channels
+    - ``tail``: the channel group is the layer's last, of which only ``tail_lanes`` channels are
+      real (:class:`hw.protocol.Header`)
     - ``phase``: a :class:`Phase`
     """
     return data.StructLayout(address_widths(config) | dict.fromkeys(FLAGS, 1) | {"phase": 2})
