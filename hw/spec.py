@@ -401,9 +401,9 @@ class Config:
 
     @property
     def layer_cycles(self) -> int:
-        """Fixed number of cycles of a layer, in addition to those that depend on it.
+        """Number of cycles that every layer takes, whatever its size.
 
-        These are the cycles of its jobs, and one for each word of its descriptor.
+        The cycles of its jobs, and one for each word of its descriptor, are added to it.
         """
         return 15 if self.banks == 1 else 15 + 2 * self.banks
 
