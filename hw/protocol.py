@@ -1,14 +1,14 @@
 """Wire format shared by host and device: frames, opcodes, memories, descriptors, counters.
 
-A frame on the wire is ``stuffed(seq, opcode, payload..., crc) END``, byte-stuffed as PPP does it
-(RFC 1662, section 4.2): :data:`END` occurs at the end of a frame only; before it, a byte that
-equals :data:`END` or :data:`ESCAPE` is sent as :data:`ESCAPE` followed by the byte XOR
-:data:`ESCAPE_XOR`. The CRC is CRC-32 (``zlib.crc32``; check value 0xCBF43926 for ``b"123456789"``)
-over ``seq`` to the end of the payload, sent low byte first, so that the CRC over everything from
-``seq`` to the CRC itself is :data:`CRC_RESIDUE`. Fields of payloads are little-endian and packed as
-in the structures below. A reply carries the request's ``seq`` and its ``opcode | REPLY``; its
-payload starts with a :class:`Status` byte. A frame that is damaged, truncated or too long is
-dropped and counted; it has no effect and is not answered.
+A frame on the wire is ``stuffed(seq, opcode, payload..., crc) END``. It is byte-stuffed as in PPP
+(RFC 1662, section 4.2): before the :data:`END`, a byte that equals :data:`END` or :data:`ESCAPE` is
+sent as :data:`ESCAPE`, followed by the byte XOR :data:`ESCAPE_XOR`. So :data:`END` occurs only at
+the end of a frame. The CRC is CRC-32 (``zlib.crc32``; check value 0xCBF43926 for ``b"123456789"``)
+over ``seq``, opcode and payload. It is sent low byte first; the CRC over everything, the CRC
+itself included, is then :data:`CRC_RESIDUE`. Fields of payloads are little-endian and packed as in
+the structures below. A reply carries the request's ``seq`` and its ``opcode | REPLY``; its payload
+starts with a :class:`Status` byte. A frame that is damaged, truncated or too long is dropped and
+counted; it has no effect and is not answered.
 
 | request | payload | reply payload after the status byte |
 |---|---|---|
@@ -18,7 +18,7 @@ dropped and counted; it has no effect and is not answered.
 | RUN | :class:`Run` | none; later one DONE frame |
 | STATUS | none | :class:`DeviceStatus` |
 | ABORT | none | none; the core stops and is idle |
-| CHECK | :class:`Rows`, CRC-32 of the rows (u32) | none; MISMATCH if they have another |
+| CHECK | :class:`Rows`, CRC-32 of the rows (u32) | none; status MISMATCH if that CRC is wrong |
 | RATE | :class:`Rate` | none, at the old rate; then the device changes to the new one |
 
 A RUN that arrives during a run waits for the end of that run and starts immediately after it; one
@@ -368,7 +368,8 @@ class Header(data.Struct):
     body_bits: data.ArrayLayout(8, N_PIECES)
     """Number of valid bits of each piece of a chunk, at most :data:`hw.spec.PIECE_BITS`."""
     tail_bits: data.ArrayLayout(8, N_PIECES)
-    """Number of valid bits of each piece of the last chunk of a run (level 0)."""
+    """``body_bits`` of the last chunk of a contiguous stretch of inputs, which is read in the last
+    iteration of level 0."""
     piece_rows: data.ArrayLayout(8, N_PIECES)
     """Rows of spike memory between a piece and its place in a contiguous window."""
     piece_weights: data.ArrayLayout(8, N_PIECES)

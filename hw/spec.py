@@ -11,11 +11,12 @@ Integer semantics, for one neuron at one timestep (all values are exact integers
     membrane  = after_spike(membrane')  if spike
                 membrane'               otherwise
 
-:func:`leaked` applies a :class:`Leak`, :func:`after_spike` a :class:`Reset`, and :func:`fire` both
-of the last two lines. A gated layer, which ends a residual block, then combines ``spike`` with the
-spike of the block's shortcut, the identity spike (:func:`joined`). A pooled layer ORs the spikes of
-each pooling window. An output layer has no neuron: its logits are ``drive`` summed over all
-timesteps (the bias is added once), and the predicted class is the first largest logit.
+:func:`leaked` applies a :class:`Leak`, and :func:`after_spike` a :class:`Reset`. :func:`fire`
+computes ``spike`` and the final ``membrane``. A gated layer, which ends a residual block, then
+combines ``spike`` with the spike of the block's shortcut, the identity spike (:func:`joined`). A
+pooled layer ORs the spikes of each pooling window. An output layer has no neuron: its logits are
+``drive`` summed over all timesteps (the bias is added once), and the predicted class is the first
+largest logit.
 
 The functions here take an int, or an integer array of NumPy or torch. The gateware does the same
 in :mod:`hw.core.fire`.
@@ -34,7 +35,8 @@ GRANULE_BITS = 8
 """Number of bits in a granule, the unit in which spike memory is written and addressed."""
 
 PIECE_BITS = 16
-"""Number of bits in a piece; a chunk is gathered from pieces of different rows of a map."""
+"""Number of bits in a piece. A chunk consists of pieces, which may come from different rows of a
+feature map."""
 
 PARAM_BITS = 16
 """Width of a bias and of a threshold, signed."""
@@ -50,9 +52,9 @@ SPIKE_LATENCY = 6
 """Cycles from an address of spike memory to its window of spikes."""
 
 FETCH_LATENCY = SPIKE_LATENCY + 1
-"""Cycles from a slot of the fetch unit until it is known whether its chunk has an active input: the
-job is queued, and the chunk that was held back moves on. A job's last chunk follows a cycle later.
-"""
+"""Cycles from a slot, which reads a chunk, until it is known whether the chunk has an active input.
+If it has, the chunk of the same job that was held back moves on into the queue. A job's last chunk
+moves on one cycle later."""
 
 CHUNK_DEPTH = 32
 """Number of active chunks that the queue between fetch unit and scanner holds."""
@@ -240,10 +242,10 @@ class Config:
     """Parameters of one build of the gateware. One bitstream runs any network that fits it.
 
     The core has ``banks`` banks, each with the spikes and the weights of its own input channels. A
-    bank's weight memory holds ``weight_depth`` rows of ``lanes`` weights, and a part of the layers'
-    descriptors; its spike memory holds ``spike_bytes`` bytes. Parameter memory, which the banks
-    share, holds ``param_depth`` rows of ``fire_lanes`` (bias, threshold) pairs; results and
-    counters take its end.
+    bank's weight memory has ``weight_depth`` rows; each holds ``lanes`` weights, or a part of the
+    layers' descriptors. Its spike memory holds ``spike_bytes`` bytes. The banks share parameter
+    memory, which has ``param_depth`` rows of ``fire_lanes`` (bias, threshold) pairs; its last rows
+    hold results and counters instead.
     """
 
     name: str = "sim"
@@ -366,29 +368,32 @@ class Config:
         )
 
     def chunk_room(self, bank: int) -> int:
-        """Return the largest number of chunks queued in a bank at which slots are still used.
+        """Return the number of queued chunks up to which a bank has room for another chunk.
 
-        The margin is for what the pipeline still delivers afterwards, the chunk that is held back,
-        the registered signal, and the cycles that signal and slots take between this bank and bank
-        0.
+        It is less than :data:`CHUNK_DEPTH`. The margin is for the chunks that still arrive when
+        there is no more room: those in the pipeline of the fetch unit, the one that it holds back,
+        and those read before the signal takes effect. The signal, from a register, takes ``bank``
+        cycles to bank 0, and slots take as many cycles from there.
         """
         return CHUNK_DEPTH - FETCH_LATENCY - 5 - 2 * bank
 
     @property
     def bank_lanes(self) -> int:
-        """Number of output channels of one job whose spikes one bank stores."""
+        """Number of output channels of a job, out of ``lanes``, whose spikes one bank stores."""
         return self.lanes // self.banks
 
     @property
     def fire_beats(self) -> int:
-        """Number of cycles that the fire unit needs for one job."""
+        """Number of beats, and so of cycles, that the fire unit needs for one job."""
         return self.lanes // self.fire_lanes
 
     @property
     def param_latency(self) -> int:
-        """Number of cycles from requesting a row of parameter memory, or a job's sums, to receiving
-        it. Devices with a queue of sums are large and have registers before and after the memory.
-        Sums pass through one bank after another.
+        """Number of cycles from asking for a row of parameter memory, or for sums, to receiving it.
+
+        It is 1 without a queue of sums. Devices with such a queue are large, and have registers
+        before and after the memory. With several banks, sums pass through one bank after another,
+        and parameters are delayed to arrive together with them.
         """
         if not self.sum_queue:
             return 1
@@ -396,7 +401,10 @@ class Config:
 
     @property
     def layer_cycles(self) -> int:
-        """Number of cycles of a layer apart from its jobs and the words of its descriptor."""
+        """Number of cycles that every layer takes, whatever its size.
+
+        The cycles of its jobs, and one for each word of its descriptor, are added to it.
+        """
         return 15 if self.banks == 1 else 15 + 2 * self.banks
 
     @property
@@ -406,9 +414,11 @@ class Config:
 
     @property
     def page_rows(self) -> int:
-        """Number of rows of one page of results: room for a run's results and counters, rounded up
-        to a power of two. Parameter memory ends with two pages: one for the run that has ended, one
-        for the run in progress."""
+        """Number of rows of a page: the part of parameter memory for a run's results and counters.
+
+        It is rounded up to a power of two. Parameter memory ends with two pages: one for the run
+        that has ended, one for the run in progress.
+        """
         used = self.result_rows + self.max_layers * self.counter_rows
         return 1 << (used - 1).bit_length()
 
@@ -420,10 +430,11 @@ class Config:
     def with_weight_bits(self, weight_bits: int) -> Config:
         """Return the configuration of the same device for another width of weights.
 
-        Weight memory keeps its number of bits. Its number of rows changes; on a small device
-        (without a queue of sums), the number of lanes changes instead, because its memory
-        ports are too narrow for longer rows, and shorter ones do not hold a descriptor's word.
-        Accumulators become wider or narrower by as many bits as weights do.
+        Weight memory keeps its number of bits. On a device with a queue of sums, its number of rows
+        changes. On a small device, which has no such queue, a row keeps its number of bits and the
+        number of lanes changes instead: the memory ports are too narrow for a longer row, and a
+        shorter one could not hold a 32-bit word of a descriptor. Accumulators become wider or
+        narrower by as many bits as weights do, but not wider than ``membrane_bits``.
         """
         sum_bits = min(self.sum_bits + weight_bits - self.weight_bits, self.membrane_bits)
         if not self.sum_queue:

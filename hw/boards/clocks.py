@@ -24,8 +24,9 @@ from amaranth.vendor import GowinPlatform, LatticeECP5Platform
 from hw.boards.pll import MHZ, Ecp5Pll, GowinPll, Ice40Pll, ecp5_pll, gowin_pll, ice40_pll
 
 RESET_SECONDS = 20e-6
-"""Length of the reset after configuration. The block RAM of an iCE40 reads as zero for the first
-3 us, see Amaranth's ``LatticeICE40Platform.create_missing_domain``."""
+"""Length of the reset, from the moment at which the PLL has locked. The block RAM of
+an iCE40 reads as zero for the first 3 us, see Amaranth's
+``LatticeICE40Platform.create_missing_domain``."""
 
 
 class Clocks(Elaboratable):

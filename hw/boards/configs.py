@@ -4,13 +4,14 @@ To add a board, add its configuration to :data:`CONFIGS` and an entry with its p
 and programmers to :data:`hw.boards.platforms.TARGETS`.
 
 The memory sizes in a configuration follow from the memories of the device. ECP5 (Lattice
-FPGA-DS-02012) has block RAMs of 18 kbit: 56 on the 25F and on the 12F, which is the same die, 108
-on the 45F and 208 on the 85F. iCE40 UltraPlus (FPGA-DS-02008) has four SPRAMs of 256 kbit and
+FPGA-DS-02012) has block RAMs of 18 kbit: 56 on the 12F and the 25F, which have the same die; 108
+on the 45F; and 208 on the 85F. iCE40 UltraPlus (FPGA-DS-02008) has four SPRAMs of 256 kbit and
 thirty block RAMs of 4 kbit.
 
 The suffix ``/w2``, ``/w4`` or ``/w8`` of a name stands for the same board built for another weight
-width, with the same number of bits of weight memory. The ULX3S-85F has two entries:
-``ulx3s-85f-wide`` has four banks with 4-bit weights.
+width, with the same number of bits of weight memory. The ULX3S-85F has two entries: ``ulx3s-85f``
+has one bank (:class:`hw.spec.Config`) and 8-bit weights, ``ulx3s-85f-wide`` four banks and 4-bit
+weights.
 """
 
 from __future__ import annotations

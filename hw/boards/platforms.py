@@ -67,7 +67,7 @@ class TangNano20kPlatform(GowinPlatform):
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Amaranth platform of a board, its memory ports, and the commands that program it.
+    """Amaranth platform of a board, the width of its memory ports, and commands to program it.
 
     The platform must have a ``default_clk`` that the device's PLL can multiply to ``clk_hz``, a
     first ``uart`` for the serial line, and a first ``led`` for the activity light.
@@ -76,8 +76,8 @@ class Target:
     platform: Callable[[], Platform]
     """Class of the board in ``amaranth-boards`` or in this file."""
     port_bits: int
-    """Total width in bits of the read ports of all memories that can hold weights. docs/gateware.md
-    derives the bound on the throughput from it."""
+    """Total width in bits of the read ports of all memories that can hold weights. It bounds the
+    throughput, see docs/gateware.md."""
     programmers: tuple[tuple[str, ...], ...]
     """Commands that program a bitstream, whose file name is appended; the preferred one first."""
 

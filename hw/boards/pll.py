@@ -22,7 +22,7 @@ MHZ = 1_000_000
 class Ecp5Pll:
     """Settings of an ECP5's PLL (primitive EHXPLLL).
 
-    Its output CLKOP is the feedback, and its output CLKOS drives the design::
+    Output CLKOP is fed back to the phase detector; output CLKOS is the clock of the design::
 
     vco = input / clki_div * clkop_div          output = vco / clkos_div
     """
@@ -58,7 +58,7 @@ class GowinPll:
 
 
 def _factors(frequency: Fraction, low: int, high: int, allowed: Sequence[int]) -> Iterator[int]:
-    """Return those of the ``allowed`` factors that bring ``frequency`` into a range.
+    """Return each of the ``allowed`` numbers for which ``frequency`` times it is in a range.
 
     ``frequency`` is in Hz; the range is from ``low`` to ``high`` MHz.
     """

@@ -13,16 +13,16 @@ from hw.spec import Config
 class Argmax(wiring.Component):
     """Find the index of the largest logit, the first if several are equal.
 
-    The logits are in parameter memory, in rows of ``fire_lanes`` logits. The search takes two
+    The logits are in parameter memory, ``fire_lanes`` of them per row. The search takes two
     cycles per logit, and :attr:`hw.spec.Config.param_latency` cycles per row.
 
     Members
     -------
     start, n_classes : ``start`` begins a search among ``n_classes`` logits; ``n_classes`` is at
         least 1 and stable until ``done``.
-    row, logits : index of the row to read, 0 for the row with the first logits; and the contents
-        of that row, :attr:`hw.spec.Config.param_latency` cycles later.
-    busy : a search is in progress, and parameter memory must read ``row`` in this cycle.
+    row : row of logits to read; row 0 has the first logits.
+    logits : contents of that row, :attr:`hw.spec.Config.param_latency` cycles later.
+    busy : a search is in progress; while it is, parameter memory must read ``row`` in every cycle.
     index : index of the first largest logit, valid from ``done`` until the next ``start``.
     done : high for one cycle at the end.
     """

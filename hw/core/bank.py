@@ -1,4 +1,8 @@
-"""A bank: the spikes and weights of its own input channels, and all that adds them up."""
+"""A bank, which stores the spikes and weights of its own input channels, and computes their sums.
+
+Jobs are explained at :class:`hw.core.core.Core`, slots at :class:`hw.core.walk.Walk`, chunks at
+:func:`hw.core.fetch.chunk_layout`.
+"""
 
 from amaranth import Cat, Module, Mux, ResetInserter, Signal
 from amaranth.lib import data, stream, wiring
@@ -15,8 +19,8 @@ from hw.core.weights import WeightMemory, row_write_layout, word_layout
 from hw.spec import Config
 
 READS = data.StructLayout({"real": 1, "tail": 1})
-"""Rows of weights that a bank reads in a cycle: ``real`` for a full group of channels, ``tail`` for
-the last group."""
+"""Rows of weights (0 or 1) that a bank reads in a cycle. ``real`` counts those for full groups of
+output channels, ``tail`` those for the last group, which may have fewer than ``lanes`` channels."""
 
 
 class Bank(wiring.Component):
@@ -30,22 +34,23 @@ class Bank(wiring.Component):
 
     Parameters
     ----------
-    number : number of the bank; a slot arrives there as many cycles later than in bank 0.
+    number : number of the bank, from 0. A slot arrives ``number`` cycles later than in bank 0.
 
     Members
     -------
-    slot : what all banks read in this cycle.
-    layer : what the bank needs to know of the layer that runs, stable while it does.
+    slot : what to read from spike memory in this cycle.
+    layer : what the bank needs to know of the layer that runs. It is stable while the layer runs.
     room : the bank has room for another chunk.
     spikes : spikes to write.
     weights : row of weights to write.
-    word : word of a row of weights to read, while no job is under way.
-    read : words and granules that were read, one of them in a cycle.
-    complete : high for a cycle for each job whose sums have become complete; used with a queue of
-        sums.
+    word : 32-bit word of weight memory to read. Words are read only while no job is under way.
+    read : what was read for the host or the descriptor loader: a word of weight memory, or a
+        granule (byte) of spike memory. At most one arrives per cycle.
+    complete : high for one cycle per job, when the job's sums have become complete. It is driven
+        only if ``sum_queue > 0`` (:class:`hw.spec.Config`).
     sums : sums of the jobs, in order.
-    reads : rows of weights read in this cycle, for the counters.
-    aborted : drop everything that is under way.
+    reads : whether a row of weights is read in this cycle, for the counters; see :data:`READS`.
+    aborted : while high, everything that is under way is dropped.
     """
 
     def __init__(self, config: Config, number: int = 0):

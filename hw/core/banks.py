@@ -1,4 +1,8 @@
-"""The chain of banks, which compute the sums of the same jobs over different input channels."""
+"""The chain of banks. All banks compute the same jobs, each over its own input channels.
+
+A job is one output position, group of output channels and timestep; see
+:class:`hw.core.core.Core`.
+"""
 
 from amaranth import Cat, Module, Mux, ResetInserter, Signal, Value
 from amaranth.lib import data, stream, wiring
@@ -15,10 +19,11 @@ from hw.spec import GRANULE_BITS, Config
 
 
 def spikes_layout(config: Config) -> data.StructLayout:
-    """Return the layout of a write of spikes: ``count`` granules from address ``granule`` on, in
-    each bank whose bit of ``banks`` is set.
+    """Return the layout of a write of spikes to several banks.
 
-    Lane ``l`` of ``bits`` goes to bank ``l % banks``.
+    Each bank whose bit in ``banks`` is set stores ``count`` granules (bytes of spikes), the first
+    at address ``granule``. ``bits`` has one spike per lane; that of lane ``l`` goes to bank
+    ``l % config.banks``.
     """
     return data.StructLayout(
         {
@@ -31,17 +36,19 @@ def spikes_layout(config: Config) -> data.StructLayout:
 
 
 def of_one_bank(bits: Value, config: Config, bank: int) -> Value:
-    """Return the bits of the lanes whose spikes ``bank`` stores."""
+    """Return those of ``bits``, which has one bit per lane, that bank number ``bank`` stores."""
     return Cat(bits[bank :: config.banks])
 
 
 class Join(wiring.Component):
-    """Count a job as complete when it is so in two places.
+    """Tell when the sums of a job are complete in two banks, or groups of banks.
+
+    Either may be ahead of the other by several jobs; both complete jobs in the same order.
 
     Members
     -------
-    first, second : high for a cycle for each job that is complete in a place, in the order of jobs.
-    both : high for a cycle for each job that is complete in both places.
+    first, second : high for one cycle when the first or second bank has completed its next job.
+    both : high for one cycle per job, when both have completed it.
     """
 
     def __init__(self, config: Config):
@@ -63,10 +70,13 @@ class Join(wiring.Component):
 
 
 class Banks(wiring.Component):
-    """Hand everything on from bank to bank, a cycle later each, and add up their sums.
+    """Connect the banks as a chain, and add up their sums.
 
-    All banks see the same slots, writes and requests, so that no signal but a neighbour's crosses
-    the device. What goes back, the room in the queues, is handed on in the other direction. ::
+    Bank 0 gets the slots (:class:`hw.core.walk.Walk`), writes and requests to read; each bank hands
+    them on to the next, one cycle later. So signals only run between neighbours, never across the
+    whole device. A *beat* is the part of a job's sums that the fire unit takes in one cycle; it
+    passes along the chain, and each bank adds its own sums. Whether all banks have room for another
+    chunk is handed on in the opposite direction. ::
 
         slot, writes, requests -> bank 0 ------> bank 1 ------> bank 2 ...
                                     |  beat n      |  beat n      |
@@ -77,12 +87,14 @@ class Banks(wiring.Component):
     -------
     slot, layer, room : as in :class:`hw.core.bank.Bank`, for all banks.
     spikes : spikes to write; always taken.
-    weights, weight_bank : row of weights to write, and the bank that it is for, as one bit of many.
-    word, word_bank : word of a row of weights to read, and the bank that has it.
-    read : words and granules that were read, in the order in which they were asked for.
-    sums : sums over all banks of the jobs, in order.
-    n_real, n_tail : rows of weights read, for full groups of channels and for the last group.
-    aborted : drop everything that is under way.
+    weights, weight_bank : row of weights to write, and the bank to write it to (one-hot).
+    word, word_bank : 32-bit word of weight memory to read, and the bank that has it (one-hot).
+    read : words of weight memory and granules of spike memory that were read, in the order in which
+        they were asked for.
+    sums : for each job, in order, its sums over all banks.
+    n_real, n_tail : numbers of rows of weights read by all banks, for full groups of output
+        channels and for the last group, which may have fewer than ``lanes`` channels.
+    aborted : while high, everything that is under way is dropped.
     """
 
     def __init__(self, config: Config):
@@ -121,7 +133,10 @@ class Banks(wiring.Component):
         return m
 
     def _hand_on(self, m: Module, banks: list[Bank]) -> None:
-        """Give slots, writes and requests to bank 0, and from each bank to the next."""
+        """Connect slots, writes and requests to bank 0, and from each bank to the next.
+
+        ``room`` goes the other way, from the last bank to bank 0.
+        """
         config = self._config
         slot, layer, aborted = self.slot, self.layer, self.aborted
         spikes, weights, word = self.spikes, self.weights, self.word
@@ -169,7 +184,10 @@ class Banks(wiring.Component):
         m.d.comb += self.room.eq(room)
 
     def _collect(self, m: Module, banks: list[Bank]) -> None:
-        """Bring what the banks read, and the counts of their reads, to the end of the chain."""
+        """Connect, from bank to bank, what the banks have read, and add up their counts of reads.
+
+        The last bank's output is that of the chain.
+        """
         read, valid = banks[0].read.p, banks[0].read.valid
         n_real, n_tail = banks[0].reads.real, banks[0].reads.tail
         for number, bank in enumerate(banks[1:], 1):
@@ -190,7 +208,7 @@ class Banks(wiring.Component):
         ]
 
     def _connect_sums(self, m: Module, bank: Bank) -> None:
-        """Read the sums of a single bank, of which all are summed up."""
+        """Connect the sums of the only bank to the output; there is nothing to add."""
         config, sums = self._config, self.sums
         p = Signal(sums.p.shape())
         m.d.comb += [
@@ -204,7 +222,11 @@ class Banks(wiring.Component):
         ]
 
     def _merge_sums(self, m: Module, banks: list[Bank]) -> None:
-        """Read a beat of bank after bank, and add each to the sum of the banks before it."""
+        """Read each beat from one bank after another, and add them up.
+
+        The sums of a bit-plane are doubled before those of the next bank are added
+        (:class:`hw.core.sums.BeatSignature`).
+        """
         config, sums = self._config, self.sums
         beat = Cat(sums.last, sums.beat)
         plane = sums.plane

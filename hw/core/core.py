@@ -40,7 +40,7 @@ class _Units:
 
 
 def _sign_extended(logit: Value) -> Value:
-    """Return a logit as the bits of a result on the wire."""
+    """Return a logit, sign-extended to the width of a logit on the wire."""
     n_more = 8 * RESULT_BYTES - len(logit)
     return Cat(logit, logit[-1].replicate(n_more))
 
@@ -49,10 +49,11 @@ class Core(wiring.Component):
     """Compute the layers of a network, one active input per cycle.
 
     A *job* computes one output position, one group of ``lanes`` output channels, and one timestep.
-    Its receptive field is a few runs of bits in the spike memory of each bank, which holds the
-    spikes of the bank's own channels. Every active input takes one cycle of its bank, in which a
-    row of weights is read and added to ``lanes`` accumulators; silent inputs take none. Timesteps
-    are an inner loop, so that membranes fit into a small memory. ::
+    The input channels are divided among the banks. A bank's spike memory holds the spikes of its
+    own channels; there, the inputs of a job are a few contiguous stretches of bits. Every active
+    input takes one cycle of its bank, in which a row of weights is read and added to ``lanes``
+    accumulators; silent inputs take none. Timesteps are an inner loop, so that membranes fit into a
+    small memory. ::
 
         Sequencer -> LoopNest -> Walk =slots=> Banks =sums of jobs=> FireUnit
                                    |             ^                   ^   |
@@ -81,16 +82,19 @@ class Core(wiring.Component):
         return m
 
     def _host_writes(self, space: Space) -> Value:
-        """Return whether the host writes a row of ``space``; except for spikes, it does so only
-        while the core is idle."""
+        """Return whether the host writes a row of ``space`` in this cycle.
+
+        It writes spikes at any time, and other spaces only while the core is idle.
+        """
         return self.bus.write.valid & (self.bus.write.p.address.space == space)
 
     def _abort(self, m: Module) -> Signal:
         """Return the reset of everything that holds state of a run.
 
-        It is registered, because it fans out across the core, and long enough for what the banks
-        hand on to come to an end. It ends while the link still holds the abort, which it does until
-        the core is idle.
+        The reset comes from a register, because it fans out across the core. It lasts until nothing
+        is left that one bank still has to hand on to another. The core counts as busy until the
+        reset has ended, and the link holds ``bus.abort`` until the core is idle. So only the rising
+        edge of ``bus.abort`` starts a reset.
         """
         n_cycles = 1 if self._config.banks == 1 else 2 * self._config.banks + 4
         left = Signal(range(n_cycles + 1))
@@ -169,7 +173,7 @@ class Core(wiring.Component):
         ]
 
     def _connect_jobs(self, m: Module, u: _Units, aborted: Value) -> None:
-        """Connect the way of a job: from the nest through the banks to the fire unit."""
+        """Connect the units that a job passes: loop nest, walk, banks and fire unit."""
         header, layer = u.loader.header, u.banks.layer
         connect(m, u.nest.steps, u.walk.steps)
         connect(m, u.walk.jobs, u.fire.jobs)
@@ -191,7 +195,7 @@ class Core(wiring.Component):
             m.d.comb += [layer[name][k].eq(header[name][k]) for k in range(n_pieces)]
 
     def _connect_words(self, m: Module, u: _Units) -> None:
-        """Read words of weight memory for the loader during a run, else for the host."""
+        """Read words of weight memory: for the descriptor loader in a run, else for the host."""
         request = u.banks.word
         m.d.comb += [
             u.loader.words.p.eq(u.banks.read.p),
@@ -208,7 +212,11 @@ class Core(wiring.Component):
                 ]
 
     def _read_params(self, m: Module, u: _Units) -> None:
-        """Read parameter memory for the fire unit, else for the argmax, else for the host."""
+        """Connect the read port of parameter memory.
+
+        If several units want to read in a cycle, the fire unit comes first, then the argmax, then
+        the host.
+        """
         config, host, page = self._config, u.host, u.sequencer.page
         row, read = u.params.read_row, u.params.read_data
         connect(m, flipped(self.bus.read), host.read)
@@ -232,7 +240,10 @@ class Core(wiring.Component):
             m.d.comb += row.eq(host.row)
 
     def _write_params(self, m: Module, u: _Units) -> None:
-        """Write logits, else counters, else the host's row into parameter memory."""
+        """Connect the write port of parameter memory.
+
+        It takes the fire unit's logits, or the sequencer's counters, or else the host's row.
+        """
         config, fire, sequencer, write = self._config, u.fire, u.sequencer, u.params.write
         logits = Cat(_sign_extended(fire.result[i]) for i in range(config.fire_lanes))
         counter_row = sequencer.counter_index + config.result_rows
@@ -256,7 +267,10 @@ class Core(wiring.Component):
         )
 
     def _write_banks(self, m: Module, u: _Units) -> None:
-        """Write the fire unit's spikes, else the host's, and the host's rows of weights."""
+        """Connect what is written into the banks: spikes, and the host's rows of weights.
+
+        The fire unit's spikes come first; the host waits if it writes spikes in the same cycle.
+        """
         config, write, banks = self._config, self.bus.write.p, u.banks
         index_bits = (config.banks - 1).bit_length()
         bank = Signal(config.banks)

@@ -15,12 +15,12 @@ class Counters(wiring.Component):
     Members
     -------
     clear : begin to count from 0.
-    counting : a cycle of the layer.
-    n_real, n_tail : rows of weights read in this cycle, for full groups of output channels and for
-        the last group.
+    counting : high in each cycle of the layer; nothing is counted while it is low.
+    n_real, n_tail : numbers of rows of weights read in this cycle, for full groups of output
+        channels and for the last group.
     tail_lanes : number of output channels in the last group.
-    n_spikes : spikes written in this cycle.
-    counters : the counts.
+    n_spikes : number of spikes written in this cycle.
+    counters : the counts since ``clear``.
     """
 
     def __init__(self, config: Config):

@@ -12,21 +12,25 @@ from hw.spec import N_LEVELS, Config
 
 
 def word_request_layout(config: Config) -> data.StructLayout:
-    """Return the layout of a request for a word of weight memory: where it is, and the bank that
-    has it, as one bit of many."""
+    """Return the layout of a request for a word of weight memory.
+
+    ``bank`` is the bank that has the word (one-hot), ``place`` the word's place in that bank.
+    """
     return data.StructLayout({"place": word_layout(config), "bank": config.banks})
 
 
 class DescriptorLoader(wiring.Component):
     """Read descriptors one after another, and give their words to the loop nest.
 
-    Words are asked for one per cycle, from rows that alternate between the banks, until the last
-    level of the descriptor has arrived.
+    A descriptor is a header and the levels of a loop nest (:class:`hw.protocol.Descriptor`); the
+    header says how many levels there are. One 32-bit word is asked for per cycle, until the last
+    level has arrived. Successive rows of words are in successive banks.
 
     Members
     -------
-    entry, go_to : begin with the descriptor at this row of :attr:`hw.protocol.Space.WEIGHT`.
-    start : load the next descriptor.
+    entry, go_to : while ``go_to`` is high, choose the descriptor that begins at row ``entry`` of
+        :attr:`hw.protocol.Space.WEIGHT`; ``start`` then loads it.
+    start : load the chosen descriptor, or the one that follows the descriptor loaded last.
     requests : words to read; always taken while no layer runs.
     words : the words, in order.
     loaded : all words of the descriptor have arrived and been passed on.

@@ -22,7 +22,8 @@ from hw.spec import (
 def window_layout(config: Config) -> data.StructLayout:
     """Return the layout of what the banks need to know of the layer that runs.
 
-    The fields are those of :class:`hw.protocol.Header`, for as many pieces as a chunk has.
+    The fields are those of :class:`hw.protocol.Header` with the same names. Arrays have an entry
+    for each piece of this device's chunks, of :data:`hw.spec.PIECE_BITS` bits each.
     """
     n_pieces = config.chunk_bits // PIECE_BITS
     pieces = data.ArrayLayout(8, n_pieces)
@@ -41,8 +42,8 @@ def window_layout(config: Config) -> data.StructLayout:
 def chunk_layout(config: Config) -> data.StructLayout:
     """Return the layout of a chunk: up to ``chunk_bits`` input spikes of one job.
 
-    The weights of ``bits`` begin at row ``weight``. ``last`` marks the last chunk of a job;
-    ``tail`` is as in :func:`hw.core.nest.step_layout`.
+    ``bits`` are the spikes; the first one's row of weights is row ``weight``. ``last`` marks the
+    last chunk of a job; ``tail`` is as in :func:`hw.core.nest.step_layout`.
     """
     return data.StructLayout(
         {
@@ -55,17 +56,17 @@ def chunk_layout(config: Config) -> data.StructLayout:
 
 
 class Merger(wiring.Component):
-    """Drop silent chunks and mark the last chunk of each job that is left.
+    """Drop silent chunks (those without a spike), and mark the last active chunk of each job.
 
-    A chunk is held until the next active chunk of its job or the end of the job arrives, so that
-    ``last`` is always set on the last *active* chunk. Of a job without any active input, its last
-    chunk is left, empty. The merger takes one chunk and emits at most one per cycle, and never
-    stalls.
+    An active chunk is held back until the next active chunk of its job, or the job's last chunk,
+    arrives; only then is it known whether it is the last active one. A job without any spike keeps
+    one chunk, its last, which is empty. The merger takes one chunk and emits at most one per cycle,
+    and never stalls.
 
     Members
     -------
-    chunk : chunks; ``last`` marks the last chunk of a job, active or not.
-    merged : the chunks that are left; ``last`` marks the last one of a job.
+    chunk : chunks, active and silent; ``last`` marks the last chunk of a job of either kind.
+    merged : the chunks that are kept; ``last`` marks the last of these of a job.
     """
 
     def __init__(self, config: Config):
@@ -101,25 +102,28 @@ class Merger(wiring.Component):
 
 
 class Fetch(wiring.Component):
-    """Read the input window of every slot, mask it, and queue the chunks with active inputs.
+    """Read what each slot asks for from spike memory, and queue the chunks with active inputs.
 
-    The pipeline never stalls. ::
+    Of a chunk's window, only the first bits of each piece are inputs of the job: as many as the
+    layer's ``body_bits`` or ``tail_bits`` say (:class:`hw.protocol.Header`). The others are masked,
+    which means set to 0. The pipeline never stalls. ::
 
         F0 slot    F1-F6 spike memory    F7 masked    F8 silent chunks dropped    queue
 
     Parameters
     ----------
-    number : number of the bank. A slot arrives there as many cycles later than in bank 0, and
-        ``room`` is seen as many cycles later.
+    number : number ``n`` of the bank, from 0. A slot arrives ``n`` cycles later than in bank 0, and
+        ``room`` takes ``n`` cycles to reach bank 0.
 
     Members
     -------
-    slot : what is read in this cycle.
-    layer : what the bank needs to know of the layer that runs, stable while it does.
-    read_bit, gather, window : to and from spike memory.
-    granule : granules that the host reads.
+    slot : what to read in this cycle, see :func:`hw.core.walk.slot_layout`.
+    layer : what the bank needs to know of the layer that runs. It is stable while the layer runs.
+    read_bit, gather, window : to and from spike memory, see :class:`hw.core.spikes.SpikeMemory`.
+    granule : granules (bytes of spikes) that were read for the host.
     chunks : chunks for the scanner.
-    identities : the bank's identity spikes of each job; of no meaning in a layer without a gate.
+    identities : the identity spikes (:class:`hw.core.walk.Walk`) that this bank has of each job;
+        meaningless in a layer without a gate.
     room : the queue has room for another chunk, and for all that are under way.
     """
 
@@ -165,8 +169,8 @@ class Fetch(wiring.Component):
         with m.If(silent5):
             m.d.sync += mask.eq(0)
         m.d.comb += [self.granule.valid.eq(host6), self.granule.payload.eq(self.window)]
-        # F7: clear the bits behind the end of the run. The window is now that of the next slot: the
-        # identity spikes, if this slot ends a job of a gated layer.
+        # F7: clear the bits that are no inputs of the job. The window is now that of the next slot:
+        # the identity spikes, if this slot ends a job of a gated layer.
         bits7 = unreset(config.chunk_bits)
         m.d.sync += bits7.eq(self.window & mask)
         valid7 = delayed(m, chunk6, 1, reset=True)

@@ -20,7 +20,10 @@ from hw.spec import GRANULE_BITS, MEMBRANE_LATENCY, Config, Gate, Leak, Reset
 
 @dataclass(frozen=True, kw_only=True)
 class _Beat:
-    """A beat at stage B0: its job, its index, and the flags of the job's first and last beat."""
+    """A beat (``fire_lanes`` neurons of a job) at stage B0 of the :class:`FireUnit`.
+
+    ``index`` is its index in the job; ``begins`` and ``last`` mark the job's first and last beat.
+    """
 
     job: Any
     index: Value
@@ -32,8 +35,9 @@ class _Beat:
 class FireUnit(wiring.Component):
     """Turn the weighted sums of a job into spikes or logits, ``fire_lanes`` neurons per cycle.
 
-    Jobs begin in order, at least ``header.spacing`` cycles apart, when their sums are complete. The
-    neuron is that of :mod:`hw.spec`. ::
+    The neurons that are updated in one cycle are a *beat* of their job. Jobs begin in order, when
+    their sums are complete, and at least ``header.spacing`` cycles apart. The arithmetic of a
+    neuron is defined in :mod:`hw.spec`. ::
 
         A   parameters and sums asked for
         B0  membrane read
@@ -45,22 +49,26 @@ class FireUnit(wiring.Component):
     Parameters and sums arrive at B1, :attr:`hw.spec.Config.param_latency` cycles after A. If that
     is 1, A and B0 are the same cycle.
 
-    A layer that takes pixels has ``N_PLANES / banks`` jobs per neuron before the timesteps, each of
-    ``banks`` bit-planes, the highest first: the membrane is shifted by as many bits, the sum is
-    added, and nothing fires. The membrane then holds the weighted sum of pixels, which the first
-    timestep uses and stores for the later ones.
+    A layer that takes pixels reads their :data:`hw.spec.N_PLANES` bits as bit-planes, each of which
+    is a map of binary inputs. Before its first timestep, a neuron has ``N_PLANES / banks``
+    additional jobs, each for ``banks`` planes, the highest planes first. Such a job shifts the
+    membrane to the left by ``banks`` bits and adds the sum; nothing fires. At the end the membrane
+    holds the weighted sum of the pixels. The first timestep uses that sum as its input, and stores
+    it for the later timesteps.
 
     Members
     -------
     header : header of the layer that runs, stable while it does.
-    sums : sums of jobs and their identity spikes, beat by beat.
+    sums : sums of jobs, beat by beat, with the spikes of the residual block's shortcut (identity
+        spikes).
     jobs : jobs; each is taken with its last beat.
     param_row, param_en, params : row of parameter memory to read, and its biases and thresholds.
     spikes : spikes to write into the banks.
     result_index, result, result_en : logits of an output layer; the index counts rows from the
         first result.
-    n_spikes : number of spikes written, to be added up; complete two cycles after ``finished``.
-    finished : the last job of the layer has been written.
+    n_spikes : number of spikes written two cycles before. A counter that adds these numbers up is
+        complete two cycles after ``finished``.
+    finished : high for one cycle when the layer's last job has been written.
     """
 
     def __init__(self, config: Config):
@@ -97,8 +105,11 @@ class FireUnit(wiring.Component):
         return m
 
     def _begin_jobs(self, m: Module) -> Signal:
-        """Begin a job when its sums are complete, ``spacing`` cycles after the job before it or
-        later."""
+        """Return a signal that is high in the cycle in which a job begins.
+
+        A job begins when its sums are complete and at least ``spacing`` cycles have passed since
+        the job before it began.
+        """
         h = self.header
         free, begin = Signal(init=1), Signal()
         wait = Signal(range(max(self._config.fire_beats, MEMBRANE_LATENCY)))
@@ -115,7 +126,7 @@ class FireUnit(wiring.Component):
         return begin
 
     def _ask(self, m: Module, begin: Value) -> _Beat:
-        """Ask for parameters and sums beat by beat (A); return the beat that is at B0."""
+        """Ask for parameters and sums beat by beat (stage A); return the beat at stage B0."""
         config, head = self._config, self.jobs.p
         index = Signal(range(max(config.fire_beats, 2)))
         continues, active, last = Signal(), Signal(), Signal()
@@ -142,8 +153,11 @@ class FireUnit(wiring.Component):
         )
 
     def _outcomes(self, m: Module, beat: _Beat) -> tuple[Value, Value]:
-        """Return, at B3, the output bit of each neuron after gate and mask, for both cases: it is
-        quiet, or it fires."""
+        """Return the output bits of a beat at stage B3: if the neurons are quiet, and if they fire.
+
+        They are computed for both cases in advance, so that only a choice is left when it is known
+        which neurons fire. Gate and mask (which clears lanes without a channel) are applied.
+        """
         config, h = self._config, self.header
         n_lanes = config.fire_lanes
         beat_bits = (config.fire_beats - 1).bit_length()
@@ -168,7 +182,11 @@ class FireUnit(wiring.Component):
         return delayed(m, quiet2, 1), delayed(m, firing2, 1)
 
     def _state(self, m: Module, name: str, row: Value) -> tuple[memory.ReadPort, memory.WritePort]:
-        """Add a memory of one value per neuron of all membrane slots, and read ``row`` of it."""
+        """Add a memory with one value for each neuron whose membrane is kept; return its ports.
+
+        It has a row per beat of every membrane slot (:attr:`hw.spec.Config.membrane_slots`). The
+        read port reads ``row``.
+        """
         config = self._config
         m.submodules[name] = rows = memory.Memory(
             shape=data.ArrayLayout(signed(config.membrane_bits), config.fire_lanes),
@@ -180,7 +198,10 @@ class FireUnit(wiring.Component):
         return read, write
 
     def _update(self, m: Module, beat: _Beat, plane1: Value) -> Value:
-        """Update the membranes of a beat; return which neurons fire, at B3."""
+        """Update the membranes of a beat; return which of its neurons fire, at stage B3.
+
+        ``plane1`` tells, at stage B1, whether the job adds up bit-planes.
+        """
         config, h, job = self._config, self.header, beat.job
         beat_bits = (config.fire_beats - 1).bit_length()
         row = Cat(beat.index[:beat_bits], job.slot)
@@ -253,7 +274,7 @@ class FireUnit(wiring.Component):
         return fires
 
     def _write_logits(self, m: Module, beat: _Beat) -> None:
-        """Write the logits of an output layer, at B2."""
+        """Write the logits of an output layer, at stage B2."""
         index = (beat.job.target + beat.index)[: len(self.result_index)]
         m.d.comb += [
             self.result_en.eq(delayed(m, beat.valid, 2, reset=True) & self.header.output),
@@ -261,7 +282,10 @@ class FireUnit(wiring.Component):
         ]
 
     def _write_spikes(self, m: Module, beat: _Beat, bits3: Value) -> None:
-        """Collect the spikes of a pooling window (B3), and write and count them (B4)."""
+        """OR the spikes of a pooling window (stage B3); write and count them at its end (B4).
+
+        ``bits3`` are the spikes of the beat at stage B3.
+        """
         config, h, job = self._config, self.header, beat.job
         pooled = unreset(config.lanes)
         begins3 = delayed(m, beat.begins & job.pool_first, 3, reset=True)

@@ -1,4 +1,4 @@
-"""The host's reads: rows of all spaces, one at a time."""
+"""The host's reads of rows of all memories (:class:`hw.protocol.Space`), one at a time."""
 
 from amaranth import Cat, Module, Signal
 from amaranth.lib import stream, wiring
@@ -15,16 +15,19 @@ from hw.spec import Config
 
 
 class HostReads(wiring.Component):
-    """Read a row for the host: from the banks word by word, or from parameter memory.
+    """Read rows for the host.
+
+    A row of weights comes from a bank in 32-bit words, a row of spikes as one granule (byte). All
+    other rows come from parameter memory, as a whole.
 
     Members
     -------
     read, read_data : as in :class:`hw.bus.CoreBus`.
     granules : granules of spike memory to read.
     granule_under_way : a granule has been asked for and has not arrived.
-    words : words of rows of weights to read; taken at once, as the host reads weights only while
-        the core is idle.
-    banks_read : the word or granule that the banks have read.
+    words : words of weight memory to read. They are always taken at once, because the host reads
+        weights only while the core is idle.
+    banks_read : the word or granule that has been read from a bank.
     row, space : address of the row that is being read.
     params_free : parameter memory reads ``row`` of ``space`` in this cycle.
     params : the row, :attr:`hw.spec.Config.param_latency` cycles later.

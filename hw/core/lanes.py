@@ -23,8 +23,8 @@ class Lanes(wiring.Component):
 
     Members
     -------
-    rows : rows of weights, in order, with any gaps between them. Always ready with a queue of sums;
-        without one, rows wait while a job's sums do.
+    rows : rows of weights, in order, with gaps of any length between them. With a queue of sums
+        they are always taken; without one, they wait while the sums of a job wait.
     clear : reset the sums of the current job.
     sums : the bank's sums of each job, when all weights have been added.
     """

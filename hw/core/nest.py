@@ -18,16 +18,17 @@ FLAGS = ("last", "end", "cut", "fresh", "pool_first", "pool_last", "tail")
 
 
 class Phase(enum.IntEnum):
-    """Kind of a job: it computes a timestep, or adds up one bit-plane of an image.
+    """Kind of a job: it computes a timestep, or adds up bit-planes of an image.
 
-    A layer that takes the pixels of an image processes their bits one after the other, each bit as
-    a plane of binary inputs, before its timesteps; see :class:`hw.core.fire.FireUnit`.
+    A layer that takes the pixels of an image processes their bits before its timesteps. Each bit is
+    a plane of binary inputs, and each job takes one plane per bank; see
+    :class:`hw.core.fire.FireUnit`.
     """
 
     SPIKES = 0
     """A timestep of a layer that takes spikes."""
     PLANE = 1
-    """A bit-plane of a layer that takes pixels; it weighs half as much as the plane before it."""
+    """Bit-planes of a layer that takes pixels; each weighs half as much as the one before it."""
     FIRST = 2
     """The first timestep of a layer that takes pixels; the membranes hold the sums of planes."""
     LATER = 3
@@ -65,10 +66,12 @@ def step_layout(config: Config) -> data.StructLayout:
 
     - ``last``: the chunk is the last of its job
     - ``end``: the job is the last of the layer
-    - ``cut``: the chunk is the last of a contiguous stretch; only ``tail_bits`` of it are valid
+    - ``cut``: the chunk is the last of a contiguous stretch of inputs; the layer's ``tail_bits``
+      (:class:`hw.protocol.Header`) say how many of its bits are inputs
     - ``fresh``: the job is of the first timestep, so that membranes start from 0
     - ``pool_first``, ``pool_last``: the job is the first or last of its pooling window
-    - ``tail``: the channel group has fewer than ``lanes`` channels
+    - ``tail``: the channel group is the layer's last, of which only ``tail_lanes`` channels are
+      real (:class:`hw.protocol.Header`)
     - ``phase``: a :class:`Phase`
     """
     return data.StructLayout(address_widths(config) | dict.fromkeys(FLAGS, 1) | {"phase": 2})

@@ -10,21 +10,21 @@ from hw.spec import Config
 
 
 def row_bits(config: Config) -> int:
-    """Return the width of a row in bits."""
+    """Return the width in bits of a row of parameter memory."""
     return 32 * config.fire_lanes
 
 
 class ParamMemory(wiring.Component):
     """Memory of ``param_depth`` rows, with one write and one read port.
 
-    The rows at its end hold results and counters, in two pages: one of the run in progress, one of
-    the run that was reported last; see :attr:`hw.spec.Config.page_rows`. On a large device the
-    memory may be far away, so that there are registers before and behind it.
+    The rows at its end hold results and counters. They form two pages: one for the run in progress,
+    one for the run that was reported last; see :attr:`hw.spec.Config.page_rows`. On a large device
+    the memory may be far from the logic that uses it; there, it has registers before and after it.
 
     Members
     -------
-    read_row, read_data : row to read, and that row :attr:`hw.spec.Config.param_latency` cycles
-        later.
+    read_row, read_data : index of the row to read; its contents follow
+        :attr:`hw.spec.Config.param_latency` cycles later.
     write : rows to write.
     """
 
@@ -69,8 +69,10 @@ class ParamMemory(wiring.Component):
 
 
 def result_row(m: Module, config: Config, index: Value, page: Value) -> Value:
-    """Return the row of parameter memory that is ``index`` rows behind the first result of
-    ``page``."""
+    """Return the index of a row in a page of results and counters (:class:`ParamMemory`).
+
+    ``index`` counts from the row with the page's first result; ``page`` is 0 or 1.
+    """
     page_bits = (config.page_rows - 1).bit_length()
     above_pages = config.n_param_rows >> (page_bits + 1)
     offset = Signal(page_bits)

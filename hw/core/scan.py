@@ -1,7 +1,8 @@
 """The scanner, which turns chunks of input spikes into events, one active input per cycle.
 
 An *event* is one active input (set bit) of a job; it adds one row of weights to the accumulators.
-A chunk holds up to ``chunk_bits`` inputs, in pieces of :data:`hw.spec.PIECE_BITS` bits.
+A job without active inputs has one event, too, which adds nothing and marks its end. A chunk holds
+up to ``chunk_bits`` inputs, in pieces of :data:`hw.spec.PIECE_BITS` bits.
 """
 
 from amaranth import Cat, Module, Signal
@@ -31,17 +32,18 @@ def event_layout(config: Config) -> data.StructLayout:
 
 
 class Scanner(wiring.Component):
-    """Find the first set bit of a chunk in every cycle, without bubbles between chunks or jobs.
+    """Emit an event for each set bit of a chunk, one per cycle, lowest bit first.
 
-    An empty chunk, the last one of a silent job, takes a cycle, too. ::
+    There are no idle cycles between chunks or jobs. A job without active inputs has one chunk,
+    which is empty; it takes one cycle, too, for the event that ends the job. ::
 
-        E0 lowest one of the first      E1 index of the bit in the      E2 weight row added up,
-           piece that is not empty         piece (one-hot to binary)       event out
+        E0 lowest set bit of the        E1 index of the bit in the      E2 weight row added up,
+           first nonempty piece            piece (one-hot to binary)       event out
 
     Members
     -------
     chunks : chunks from the fetch unit.
-    layer : what the bank needs to know of the layer that runs, stable while it does.
+    layer : what the bank needs to know of the layer that runs. It is stable while the layer runs.
     room : an event may enter the pipeline in this cycle.
     event : events; the pipeline advances in each cycle in which the next stage is ready.
     """

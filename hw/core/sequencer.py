@@ -12,19 +12,20 @@ from hw.spec import Config
 class Sequencer(wiring.Component):
     """Execute the layers of a run (one inference) in order.
 
-    For each layer: load its descriptor (while the host reads no spikes, which would arrive in the
-    midst of its words), start the loop nest, wait for the last job, and store the
-    counters. After the final layer: start the argmax and report the result.
+    For each layer: load its descriptor, start the loop nest, wait for the last job, and store the
+    counters. After the final layer: start the argmax and report the result. The host reads no
+    spikes while a descriptor is loaded, because they would arrive between its words.
 
     Members
     -------
     run, done, busy : as in :class:`hw.bus.CoreBus`.
-    go_to, load, loaded : to and from the loader of descriptors: begin at the run's ``entry``, load
-        the next descriptor, the descriptor is loaded.
+    go_to, load : to the loader of descriptors: the run's ``entry`` is the row of the next
+        descriptor; load the next descriptor.
+    loaded : from the loader: the descriptor has been loaded.
     granule_under_way : the host reads spikes, so that loading has to wait.
     loading : the host may not begin to read spikes.
     clear, start : to the loop nest, see :class:`hw.core.nest.LoopNest`.
-    final : the layer is the last one of the run.
+    final : from the descriptor: the layer is the last one of the run.
     finished : the fire unit has written the layer's last job.
     counting, clear_counters, counters : to and from the counters.
     page : page of parameter memory for the results and counters of the run in progress. The other

@@ -13,8 +13,10 @@ from hw.spec import GRANULE_BITS, PIECE_BITS, SPIKE_LATENCY, Config
 
 
 def granule_write_layout(config: Config) -> data.StructLayout:
-    """Return the layout of a write to one bank: ``count`` granules of ``bits`` from address
-    ``granule`` on."""
+    """Return the layout of a write to the spike memory of one bank.
+
+    The first ``count`` granules (bytes) of ``bits`` are stored, the first at address ``granule``.
+    """
     n_granules = config.bank_lanes // GRANULE_BITS
     return data.StructLayout(
         {
@@ -31,12 +33,12 @@ class SpikeMemory(wiring.Component):
     Neighbouring granules (bytes of spikes) lie in neighbouring columns, so that several
     consecutive granules can be read or written at any granule address in one cycle.
 
-    A window is ``chunk_bits`` bits from any bit address on, in pieces of
-    :data:`hw.spec.PIECE_BITS` bits. Usually the pieces are contiguous. To gather inputs from
-    several rows of a feature map instead, piece ``k`` is read ``piece_rows[k]`` memory rows
-    further down. The distance between rows of the feature map (their pitch) must be such that no
-    two pieces use the same column. If the address is not a multiple of 8, the last ``address % 8``
-    bits of the window, or of each piece if they are gathered, are not valid.
+    A window is ``chunk_bits`` bits from any bit address on, in pieces of :data:`hw.spec.PIECE_BITS`
+    bits. Usually the pieces are contiguous. To gather inputs from several rows of a feature map
+    instead, piece ``k`` is read ``piece_rows[k]`` memory rows behind its place in a contiguous
+    window. No two pieces may use the same column; the compiler chooses the distance between rows of
+    the feature map (their pitch) accordingly. If the address is not a multiple of 8, the last
+    ``address % 8`` bits of the window, or of each piece if they are gathered, are not valid.
 
     A read takes :attr:`LATENCY` cycles. One window per cycle can be read, and reads never stall::
 

@@ -1,4 +1,8 @@
-"""Storage for a bank's sums until the fire unit takes them, ``fire_lanes`` per cycle."""
+"""Storage for a bank's sums until the fire unit takes them, ``fire_lanes`` per cycle.
+
+The sums of ``fire_lanes`` lanes, taken in one cycle, are a *beat*. Identity spikes are those of a
+residual block's shortcut; they accompany the sums on their way to the fire unit.
+"""
 
 from amaranth import Module, Signal, Value, signed
 from amaranth.lib import data, memory, stream, wiring
@@ -9,12 +13,15 @@ from hw.spec import SUMS_IN_FLIGHT, Config
 
 
 def sums_layout(config: Config) -> data.ArrayLayout:
-    """Return the layout of a bank's sums of a job, one per lane."""
+    """Return the layout of the sums that one bank computes for a job, one per lane."""
     return data.ArrayLayout(signed(config.sum_bits), config.lanes)
 
 
 def beat_layout(config: Config, sum_bits: int, n_identity: int) -> data.StructLayout:
-    """Return the layout of a beat: the sums of ``fire_lanes`` lanes, and identity spikes."""
+    """Return the layout of a beat: the sums of ``fire_lanes`` lanes, and identity spikes.
+
+    ``sum_bits`` is the width of a sum, ``n_identity`` the number of identity spikes.
+    """
     return data.StructLayout(
         {
             "sums": data.ArrayLayout(signed(sum_bits), config.fire_lanes),
@@ -26,13 +33,17 @@ def beat_layout(config: Config, sum_bits: int, n_identity: int) -> data.StructLa
 class BeatSignature(wiring.Signature):
     """Interface through which the fire unit reads the sums of jobs in order, beat by beat.
 
+    The reader drives ``begin``, ``last``, ``beat`` and ``plane``. ``p`` follows a fixed number of
+    cycles later, see :func:`bank_beats` and :func:`merged_beats`.
+
     Members
     -------
     available : the sums of the next job are complete.
-    begin, last : this cycle is the first or the last beat of a job.
-    beat : index of the beat.
-    plane : the job is of a bit-plane, so that the sums of a bank count twice those of the next one.
-    p : sums and identity spikes of a beat some cycles before.
+    begin, last : the first or the last beat of a job is asked for in this cycle.
+    beat : index in the job of the beat that is asked for.
+    plane : the job adds up bit-planes of pixels, one per bank. Then the sums of the banks before a
+        bank are doubled before its own are added. A single bank ignores it.
+    p : sums and identity spikes of the beat.
 
     Parameters
     ----------
@@ -54,32 +65,34 @@ class BeatSignature(wiring.Signature):
 
 
 def bank_beats(config: Config) -> BeatSignature:
-    """Return the interface to the sums of one bank; a beat is received one cycle later."""
+    """Return the interface to one bank's sums; ``p`` follows one cycle after ``beat``."""
     return BeatSignature(config, config.sum_bits, config.fire_lanes // config.banks)
 
 
 def merged_beats(config: Config) -> BeatSignature:
-    """Return the interface to the sums over all banks; a beat is received
-    :attr:`hw.spec.Config.param_latency` cycles later."""
+    """Return the interface to the sums over all banks.
+
+    ``p`` follows :attr:`hw.spec.Config.param_latency` cycles after ``beat``.
+    """
     return BeatSignature(config, config.membrane_bits, config.fire_lanes)
 
 
 class SumQueue(wiring.Component):
     """Queue for the sums of up to ``sum_queue`` jobs.
 
-    A place is reserved for a job's sums before they are complete, when its last event (active
-    input) leaves the scanner. No stage after the scanner ever stalls, so that no stall signal has
-    to reach the weight memory, which is spread across the device.
+    A place for a job's sums is reserved before they are complete: when the job's last event leaves
+    the scanner (:mod:`hw.core.scan`). So no stage after the scanner ever stalls, and no stall
+    signal has to reach the weight memory, which is spread across the device.
 
     Members
     -------
-    ends : the event that leaves the scanner is the last of its job, whose place is reserved now.
-    room : the scanner may emit events. It has a margin for :data:`hw.spec.SUMS_IN_FLIGHT` jobs that
-        may end before the scanner sees that ``room`` has fallen.
+    ends : the event that leaves the scanner is the last of its job, so that a place is reserved.
+    room : the scanner may emit events. It falls while there are still places for
+        :data:`hw.spec.SUMS_IN_FLIGHT` jobs, which may end before the scanner stops.
     i : sums from the lanes; always ready.
-    identities : identity spikes of the same jobs; spike ``i`` is that of lane ``i * banks`` plus
-        the number of the bank.
-    complete : high for a cycle for each job whose sums have become complete.
+    identities : identity spikes of the same jobs. Spike ``i`` in bank ``n`` belongs to lane
+        ``i * banks + n``.
+    complete : high for one cycle per job, when its sums have become complete.
     o : the same sums in order, for the fire unit.
     """
 
@@ -140,11 +153,11 @@ class SumQueue(wiring.Component):
 class SumRegister(wiring.Component):
     """Register for the sums of one job, on devices without memory for a queue.
 
-    The lanes stall until the fire unit begins with their job.
+    The lanes, which hold the sums of the next job, stall until the fire unit begins with that job.
 
     Members
     -------
-    i : sums from the lanes, taken in the first beat of their job.
+    i : sums from the lanes, taken in the cycle in which the fire unit asks for their first beat.
     identities : identity spikes of the same jobs.
     o : the same sums, for the fire unit.
     """

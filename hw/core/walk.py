@@ -1,4 +1,7 @@
-"""The walk through a layer: slots, in which all banks read their spikes, and the queue of jobs."""
+"""The walk through a layer, which gives reads of spikes to the banks and jobs to the fire unit.
+
+A *slot* is one cycle's read of spike memory, at the same address in all banks.
+"""
 
 from amaranth import Cat, Const, Module, Signal
 from amaranth.lib import data, stream, wiring
@@ -14,15 +17,18 @@ _JOB_FIELDS = ("param", "slot", "target", "fresh", "end", "pool_first", "tail", 
 def slot_layout(config: Config) -> data.StructLayout:
     """Return the layout of a slot: one read of spike memory, the same in all banks.
 
-    - ``chunk``: the slot reads a chunk of a job
-    - ``host``: the slot reads a granule for the host from each bank whose bit is set; bank 0 has
-      the lowest bit
+    - ``chunk``: the slot reads a chunk of a job's input spikes
+    - ``host``: one bit per bank, bank 0 lowest; each bank whose bit is set reads a granule (byte)
+      for the host
     - ``bit``: address of the first bit to read
-    - ``gather``: the pieces of the window lie in different rows of a map
-    - ``silent``: the chunk has no active inputs, whatever is read
+    - ``gather``: the pieces of the window are read at the offsets that the layer gives them
+      (:class:`hw.core.spikes.SpikeMemory`); otherwise the window is contiguous
+    - ``silent``: all bits of the chunk count as 0, whatever is read
     - ``weight``, ``cut``, ``last``, ``tail``: as in :func:`hw.core.nest.step_layout`
 
-    The identity spikes of a gated job are read in the slot after its last chunk.
+    If neither ``chunk`` nor ``host`` is set, nothing is done with the bits that are read, with one
+    exception: in a layer with a gate, the slot after the last chunk of a job reads the job's
+    identity spikes.
     """
     widths = address_widths(config)
     return data.StructLayout(
@@ -48,22 +54,27 @@ def job_layout(config: Config) -> data.StructLayout:
 
 
 def granule_layout(config: Config) -> data.StructLayout:
-    """Return the layout of a read by the host: a granule of each bank whose bit is set."""
+    """Return the layout of a read by the host.
+
+    Each bank whose bit in ``banks`` is set reads the granule (byte) at address ``granule``.
+    """
     return data.StructLayout({"granule": address_widths(config)["target"], "banks": config.banks})
 
 
 class Walk(wiring.Component):
     """Turn the steps of the loop nest into slots for the banks and jobs for the fire unit.
 
-    Each cycle is a slot: a chunk of a step, the identity spikes of a job, or a granule for the
-    host. A slot for a chunk is used only while the banks and the queue of jobs have room for
-    everything that is under way, so that banks never refuse one. A job of a gated layer takes one
-    more slot for its identity spikes.
+    Each cycle has one slot. It reads the chunk of a step, the identity spikes of a job, a granule
+    for the host, or nothing. Banks never refuse a slot: chunks are only read while the banks and
+    the queue of jobs have room for everything that is under way.
+
+    Identity spikes are those of a residual block's shortcut, which the gate at the end of the block
+    needs. In a layer with a gate, each job takes one more slot to read them.
 
     Members
     -------
-    steps : iterations of the loop nest.
-    gated : the layer that runs has identity spikes.
+    steps : iterations of the loop nest, see :func:`hw.core.nest.step_layout`.
+    gated : the layer that runs has a gate, and so identity spikes.
     room : all banks have room for another chunk.
     granules : the host's reads.
     slot : what the banks read in this cycle.

@@ -27,9 +27,10 @@ placed near them; a multiple of every column width."""
 def row_layout(config: Config) -> data.StructLayout:
     """Return the layout of a row of weights on its way to the lanes.
 
-    ``weights`` has lane 0 in the lowest bits. For an event that is no active input it is 0, except
-    in SPRAM without a queue of sums, where the lanes look at ``add``. The other fields are those of
-    :func:`hw.core.scan.event_layout`.
+    ``weights`` has lane 0 in the lowest bits. ``add`` and ``last`` are as in
+    :func:`hw.core.scan.event_layout`. If ``add`` is 0, the event only ends its job; ``weights`` is
+    then 0, too. With SPRAM and without a queue of sums, ``weights`` may have any value then, as the
+    lanes add only if ``add`` is set.
     """
     return data.StructLayout(
         {
@@ -41,7 +42,7 @@ def row_layout(config: Config) -> data.StructLayout:
 
 
 def word_layout(config: Config) -> data.StructLayout:
-    """Return the layout of a request for word ``word`` (of 32 bits) of row ``row``."""
+    """Return the layout of a request for a word: the 32-bit word ``word`` of row ``row``."""
     n_words = config.lanes * config.weight_bits // WORD_BITS
     return data.StructLayout({"row": range(config.weight_depth), "word": range(max(n_words, 2))})
 
@@ -54,25 +55,25 @@ def row_write_layout(config: Config) -> data.StructLayout:
 
 
 class WeightMemory(wiring.Component):
-    """Memory of ``weight_depth`` rows, in block RAM or in SPRAM: a stream of events becomes a
-    stream of rows.
+    """Read the row of weights of each event, from a memory of ``weight_depth`` rows.
 
-    Addresses are registered, because the block RAMs of a large device are spread across it. The
-    output is registered twice, because the output register of a block RAM itself comes too late in
-    a cycle to be followed by logic.
+    The memory is in SPRAM on an iCE40 UltraPlus, and in block RAM on other devices. Addresses are
+    registered, because the block RAMs of a large device are spread across it. The output is
+    registered twice, because the output register of a block RAM itself comes too late in a cycle to
+    be followed by logic.
 
-    The result of a read is undefined if the read is issued in a cycle with ``write.valid`` or in
-    one of the two cycles before it, or if it reads the written row in the cycle after it: on an
-    iCE40 UltraPlus the rows are in its four single-ported SPRAMs, elsewhere in block RAM. ::
+    Reads too close to a write are undefined. If ``write.valid`` is high in cycle ``n``, these are
+    all reads that begin in the cycles ``n - 2`` to ``n``, and a read of the written row that begins
+    in cycle ``n + 1``. The rule covers both kinds of memory. ::
 
-        W0 address registered    W1 block RAM read    W2 column of rows selected, row registered
+        W0 address registered    W1 block RAM read    W2 block RAM chosen, row registered
 
     Members
     -------
-    events : events of the scanner, taken whenever the pipeline advances.
+    events : events of the scanner (:mod:`hw.core.scan`), taken whenever the pipeline advances.
     rows : the same events, with their weights, in order. The pipeline advances in each cycle in
-        which the next stage is ready.
-    word : words that the sequencer or the host reads, while there are no events.
+        which ``rows.ready`` is high.
+    word : word to read for the descriptor loader or the host, while there are no events.
     word_data : the word that was asked for :attr:`LATENCY` cycles before.
     write : rows to write.
     aborted : drop the events that are under way.
@@ -172,9 +173,11 @@ def _ports(depth: int, row_bits: int) -> dict[str, wiring.Member]:
 
 
 def banks(depth: int, shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Divide a memory of ``depth`` rows into banks, each as deep as a single block RAM.
+    """Divide a memory of ``depth`` rows into banks of block RAM, each as deep as one block RAM.
 
-    A bank consists of block RAMs side by side, each of which holds a column of the bank's bits.
+    A bank of block RAM holds some of the memory's rows. It consists of block RAMs side by side,
+    each of which has a column of the rows' bits. (A bank of the core, :class:`hw.core.bank.Bank`,
+    contains a whole weight memory.)
 
     Parameters
     ----------
@@ -193,25 +196,29 @@ def banks(depth: int, shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]
 
 
 class BlockRows(wiring.Component):
-    """Store rows of weights, or a group of :data:`GROUP_BITS` bits of each row, in block RAM.
+    """Store rows of weights, or a part of every row, in block RAM.
+
+    Such a part is a *group* of :data:`GROUP_BITS` neighbouring bits; a weight memory has a
+    component of this class for each group.
 
     Members
     -------
     move : the pipeline that contains this memory advances in this cycle.
     read_row, read_en : row to read.
-    read_data : row that was asked for :attr:`WeightMemory.LATENCY` cycles with ``move`` before; 0
-        if none was.
+    read_data : the row, :attr:`WeightMemory.LATENCY` cycles after it was asked for, counting only
+        cycles with ``move``; 0 if none was asked for.
     write_row, write_data, write_en : row to write.
 
-    With ``shapes``, the rows are divided into few deep banks of narrow columns: the data of a
-    column go to one block RAM of each bank, and the multiplexer between the banks is small. Left to
-    itself, synthesis would stack wide and shallow block RAMs, for which a device that is full of
-    them does not have enough wires.
+    With ``shapes``, the rows are divided into a few deep banks of narrow columns, see
+    :func:`banks`. So the data of a column go to few block RAMs, one in each bank, and the
+    multiplexer between the banks is small. Left to itself, synthesis would choose many shallow and
+    wide block RAMs; these need more wires than a device has that is full of them.
 
-    Up to four groups have address registers of their own. Synthesis would merge registers that have
-    the same reset value and the same input, so the groups differ in both, by their ``number``: the
-    registers start with zeros or with ones, and hold the address or its complement. The complement
-    only permutes the rows of a block RAM.
+    Each group has address registers of its own, which can be placed near its block RAMs. Synthesis
+    would merge the registers of two groups if both their reset values and their inputs were the
+    same. So these differ, depending on ``number``: the registers start with zeros or with ones,
+    and hold the address or its complement, which only permutes the rows of a block RAM. There are
+    four combinations, so that at most four groups have registers of their own.
 
     Parameters
     ----------
@@ -295,7 +302,9 @@ class BlockRows(wiring.Component):
 
 
 def spram_grid(config: Config) -> tuple[int, int]:
-    """Return the number of SPRAMs side by side that hold a row, and the number of such banks.
+    """Return how many SPRAMs weight memory takes: side by side for the bits of a row, and in depth.
+
+    The memory takes the product of both numbers.
 
     Raises
     ------

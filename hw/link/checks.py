@@ -29,14 +29,16 @@ from hw.spec import Config, SpecError
 
 
 def check_row_sizes(config: Config) -> None:
-    """Check that a row of every memory fits into a frame, and that its length is a power of two.
+    """Check that a row of every memory fits into a frame.
 
-    With such lengths in bytes, multiplying by the length of a row is a shift.
+    The length of a row in bytes must also be a power of two, because the gateware multiplies by it
+    with a shift. Every configuration has such lengths; this is only asserted.
 
     Raises
     ------
     SpecError
-        A row with its address is longer than ``max_payload_bytes``.
+        A row with the arguments of its request (:class:`hw.protocol.Rows`) is longer than
+        ``max_payload_bytes``.
     """
     for space in Space:
         size = row_bytes(space, config)
@@ -49,12 +51,12 @@ def check_row_sizes(config: Config) -> None:
 
 
 def _n_row_bits(config: Config) -> int:
-    """Return the width in bits of a row number, or of a number of rows, in any memory."""
+    """Return the width in bits of the index of a row, or of a number of rows, of any memory."""
     return max(n_rows(space, config) for space in Space).bit_length()
 
 
 def _rows_left_bits(config: Config) -> int:
-    """Return the width in bits of the number of rows that one request may name."""
+    """Return the width in bits of the number of rows that one request can write or read."""
     return min(16, config.max_payload_bytes.bit_length())
 
 

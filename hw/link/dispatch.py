@@ -46,9 +46,10 @@ from hw.spec import Config
 
 @dataclass(frozen=True, kw_only=True)
 class _CoreState:
-    """State of the core, and which known run has the tag of the RUN request at hand, if any.
+    """State of the core, and whether the tag of a RUN request is that of a run known already.
 
-    Runs with the same tag are the same run, so that a repeated request does not start it again.
+    Known are the waiting run, the one in progress, and the one that ended last. A request with the
+    tag of one of these is a repetition, which does not start the run again.
     """
 
     in_core: Signal
@@ -161,9 +162,9 @@ class Dispatcher(wiring.Component):
         )
 
     def _report(self, m: Module, r: Registers, core: _CoreState) -> Signal:
-        """Return the :class:`hw.protocol.DeviceStatus` that answers STATUS.
+        """Return the :class:`hw.protocol.DeviceStatus` of the device, the reply to STATUS.
 
-        A DONE frame takes the result of the run from it.
+        Its first field, the result of the run that ended last, is also sent in a DONE frame.
         """
         report = Signal(DeviceStatus)
         m.d.comb += [
@@ -493,8 +494,9 @@ class Dispatcher(wiring.Component):
     def _compare_crc(self, m: Module, r: Registers) -> None:
         """Add the states that compare the CRC in a CHECK with that of the rows.
 
-        The CRC in the request enters the CRC unit after the rows. If it is theirs, the whole ends
-        in its own CRC.
+        The CRC unit has already taken the rows; now it takes the CRC in the request. If that is the
+        CRC of the rows, the unit reports so by ``folded_intact``
+        (:class:`hw.link.frame.FrameSender`).
         """
         with m.State("EXPECTED"):
             m.d.comb += [

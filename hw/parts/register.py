@@ -6,10 +6,10 @@ from amaranth.lib.wiring import In, Out
 
 
 class StreamRegister(wiring.Component):
-    """Hold one item of a stream, at most every second cycle.
+    """Hold one item of a stream. An item passes at most every second cycle.
 
-    Neither ``valid`` nor ``ready`` passes through in the cycle in which it changes, so that the
-    logic in front of the register and that behind it share no path.
+    ``o.valid`` and ``i.ready`` depend only on registers, not on inputs of the same cycle. So no
+    path of logic leads through the component, in either direction.
 
     Parameters
     ----------

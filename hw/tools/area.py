@@ -57,9 +57,10 @@ def blocks(design: dict) -> dict[str, Counter[str]]:
     names: dict[int, str] = {}
 
     def rank(name: str) -> tuple[bool, int, int]:
-        """Return a sort key: names from the sources first, and of those the deepest.
+        """Return a key that sorts the names of the same wire, so that the best name comes first.
 
-        The depth is that in the hierarchy of components.
+        Names from the sources come before those that Yosys made (``$...``). Of these, the name in
+        the most deeply nested component comes first, then the shortest.
         """
         return name.startswith("$"), -name.count("."), len(name)
 

@@ -19,7 +19,10 @@ def cache_dir() -> Path:
 
 
 def work_dir() -> Path:
-    """Return the folder for intermediate results: ``build/`` in the checkout, or in the cache."""
+    """Return the folder for intermediate results.
+
+    It is ``build`` in a checkout, or in :func:`cache_dir` for an installed package.
+    """
     return ROOT / "build" if IN_CHECKOUT else cache_dir() / "build"
 
 

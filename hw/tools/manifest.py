@@ -1,4 +1,4 @@
-"""Manifests, which describe how each bitstream was built, and the table of all boards."""
+"""Manifests, which describe how each bitstream was built, and a table of all boards with one."""
 
 from __future__ import annotations
 

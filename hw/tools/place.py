@@ -115,9 +115,10 @@ def synthesised(source: Netlist, folder: Path) -> Path:
 
 @contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
-    """Make a folder with a temporary name, and rename it to ``target`` when the block ends.
+    """Make a folder with a temporary name, and rename it to ``target`` after the ``with`` block.
 
-    So a folder named ``target`` is always complete.
+    If the block raises an exception, the folder is not renamed. So a folder named ``target`` is
+    always complete.
     """
     work = target.with_name(target.name + ".part")
     shutil.rmtree(work, ignore_errors=True)
