@@ -320,9 +320,9 @@ class Config:
         )
         check(PARAM_BITS <= self.membrane_bits <= 32, "membrane_bits", "use 16 to 32")
         check(
-            self.weight_bits < self.sum_bits <= self.membrane_bits,
+            self.weight_bits < self.sum_bits <= 32,
             "sum_bits",
-            "use more than weight_bits, at most membrane_bits",
+            "use more than weight_bits, at most 32",
         )
         check(
             self.membrane_slots >= 2 and self.membrane_slots & (self.membrane_slots - 1) == 0,
