@@ -173,8 +173,9 @@ def check(case: Case, config: Config = CONFIG) -> None:
             bits.append(0 if silent else read(source, 1) & (tail_mask if cut else body_mask))
         identity_bits[len(slots) - 1] = rng.getrandbits(widths["identity"]) * GRANULE_BITS
         jobs.append(bits)
-    n_lanes = config.bank_lanes
-    identities = [read(bit, 0) & ((1 << n_lanes) - 1) for bit in identity_bits.values()]
+    identities = {
+        n: read(bit, 0) & ((1 << config.bank_lanes) - 1) for n, bit in identity_bits.items()
+    }
     granules = [rng.getrandbits(widths["target"]) * GRANULE_BITS for _ in range(case.host_reads)]
     dut, abort = Fetch(config, case.bank), Signal()
     wanted = chunks_of(jobs)
