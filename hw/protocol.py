@@ -447,7 +447,9 @@ def pack(layout: type[data.Struct], values: dict) -> bytes:
 
 
 def unpack(layout: type[data.Struct], raw: bytes) -> data.Const:
-    """Return the structure whose little-endian bytes are ``raw``, with its fields as attributes.
+    """Return the structure of type ``layout`` whose little-endian bytes are ``raw``.
+
+    The fields of the structure are its attributes.
 
     Raises
     ------

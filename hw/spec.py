@@ -389,11 +389,13 @@ class Config:
 
     @property
     def param_latency(self) -> int:
-        """Number of cycles from asking for a row of parameter memory, or for sums, to receiving it.
+        """Number of cycles from a request for a row of parameter memory, or for the accumulated
+        sums of a job, until it arrives.
 
-        It is 1 without a queue of sums. Devices with such a queue are large, and have registers
-        before and after the memory. With several banks, sums pass through one bank after another,
-        and parameters are delayed to arrive together with them.
+        It is 1 without a queue of sums (:attr:`sum_queue` is 0). Devices with such a queue are
+        large and have registers before and after the memory, so that it is 3. With several banks
+        (:mod:`hw.core.banks`) the sums are added up from one bank to the next, a cycle each, and
+        parameters are delayed to arrive together with them.
         """
         if not self.sum_queue:
             return 1

@@ -1,7 +1,7 @@
 """Inject thousands of faults between driver and virtual board, and count their consequences.
 
-A session loads a small random network, runs it on random spikes, and reads its spike maps back at
-the end. Each session has one of these kinds of faults:
+A campaign is a number of sessions. A session loads a small random network, runs it on random
+spikes, and reads its spike maps back at the end. Each session has one of these kinds of faults:
 
 - one kind of fault of :mod:`sw.driver.faults`, or all of them at once;
 - the host process is killed (SIGKILL) while it loads, runs or reads back, and another host process
@@ -151,7 +151,8 @@ class Tally:
 
 @dataclass
 class Campaign:
-    """Results of a campaign: a tally for each kind of session, and the driver's errors by class."""
+    """Results of many sessions with faults: counts of events for each kind of session, and of the
+    driver's errors by class."""
 
     tallies: dict[str, Tally] = field(default_factory=lambda: {kind: Tally() for kind in SESSIONS})
     errors: Counter[str] = field(default_factory=Counter)
@@ -373,7 +374,11 @@ COLUMNS = {
 
 
 def as_table(campaign: Campaign) -> str:
-    """Format a campaign as a Markdown table."""
+    """Return a Markdown table of what the injected faults led to.
+
+    There is a row of counts for each kind of session and one for all of them, and below the table
+    the driver's errors.
+    """
     total = campaign.total
     rows = [*campaign.tallies.items(), ("**together**", total)]
     lines = [f"| kind | {' | '.join(COLUMNS)} |", "|---|" + "---:|" * len(COLUMNS)]

@@ -41,7 +41,8 @@ def describe(port: str, identity: BoardIdentity, files: list[Path]) -> dict[str,
 def fit(path: Path, config: Config) -> dict[str, Any]:
     """Return whether the network in a file fits a device built with ``config``, as JSON values.
 
-    ``usage`` has the needed and the available size of each memory; ``why`` says what is too small.
+    ``fits`` is the answer, and ``network`` the path of the file. ``usage`` has the needed and the
+    available size of each memory; ``why`` says what is too small, if anything is.
 
     Raises
     ------

@@ -79,12 +79,13 @@ class Scales:
         return found
 
     def check(self, network: FoldedNetwork) -> None:
-        """Raise an error unless the scales fit the names and shapes of the network's layers.
+        """Check that there are thresholds for exactly the spiking layers of a network, in the shapes
+        of their neurons.
 
         Raises
         ------
         sw.model.checkpoint.CheckpointError
-            The scales belong to another network.
+            There are not: the checkpoint is damaged, or the scales are those of another network.
         """
         layers = [layer for layer in (network.encoder, *network.layers) if layer is not None]
         wanted = {layer.name: layer.weight.shape[1:4] for layer in layers if not layer.output}
