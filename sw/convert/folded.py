@@ -79,8 +79,9 @@ class Scales:
         return found
 
     def check(self, network: FoldedNetwork) -> None:
-        """Check that there are thresholds for exactly the spiking layers of a network, in the shapes
-        of their neurons.
+        """Check that there are thresholds for exactly the spiking layers of a network.
+
+        They must have the shapes of these layers' neurons.
 
         Raises
         ------

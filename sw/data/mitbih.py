@@ -3,8 +3,9 @@
 The database (Moody and Mark 2001; PhysioNet) has 48 electrocardiogram records of two leads, sampled
 at 360 Hz, in which every beat is annotated. The classes follow the AAMI standard: N (normal and
 bundle branch block), S (supraventricular ectopic), V (ventricular ectopic), F (fusion), Q
-(unclassifiable; so few that it is left out). The records for training (DS1) and for testing (DS2) are from different patients,
-as in de Chazal et al. 2004, which leaves out the four records of patients with pacemakers.
+(unclassifiable; so few that it is left out). The records for training (DS1) and for testing (DS2)
+are from different patients, as in de Chazal et al. 2004, which leaves out the four records of
+patients with pacemakers.
 """
 
 from __future__ import annotations

@@ -316,8 +316,9 @@ class _Writer:
         """Add nodes for the layer's gate, and return the name of the last of these nodes.
 
         The gate joins the outputs of the nodes ``branch`` and ``identity``. OR is a sum into IF
-        neurons that fire at a single spike. AND and IAND are made of OR and NOT by de Morgan's laws;
-        XOR is the AND of OR and NAND. Metadata of their last node lets :mod:`sw.exchange.nir_read` recognise them.
+        neurons that fire at a single spike. AND and IAND are made of OR and NOT by de Morgan's
+        laws; XOR is the AND of OR and NAND. Metadata of their last node lets
+        :mod:`sw.exchange.nir_read` recognise them.
         """
         name = f"{layer.name}.{layer.gate.name.lower()}"
 

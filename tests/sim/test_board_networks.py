@@ -69,7 +69,16 @@ CONFIGS = {
 }
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+SLOW = {"8-bit, 8 banks"}
+"""Devices that take minutes to compile and simulate."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in CONFIGS
+    ],
+)
 def board(request) -> Iterator[Board]:
     with virtual_board(CONFIGS[request.param]) as port, Device.open(port) as device:
         yield Board(device)
