@@ -137,7 +137,10 @@ class SumQueue(wiring.Component):
             (p.identity, Value.cast(read.data.identity)),
         ):
             beats = Value.cast(beats)
-            m.d.sync += beats.eq(values.word_select(self.o.beat[:beat_bits], len(beats)))
+            with m.Switch(self.o.beat[:beat_bits]):
+                for i in range(config.fire_beats):
+                    with m.Case(i):
+                        m.d.sync += beats.eq(values.word_select(i, len(beats)))
 
         n_reserved = Signal(range(config.sum_queue + 1))
         n_complete = Signal(range(config.sum_queue + 1))
