@@ -7,9 +7,9 @@ A frame is 28 x 28 bytes, one per pixel, and frames follow each other without a 
 
 ``python examples/stream.py sim demo`` sends itself three of the shipped images and prints::
 
-    Ankle boot   core 3.27 ms
-    Pullover     core 4.10 ms
-    Trouser      core 3.61 ms
+    Ankle boot   core 3.29 ms
+    Pullover     core 4.15 ms
+    Trouser      core 3.64 ms
 """
 
 import io
