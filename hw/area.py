@@ -1,7 +1,4 @@
-"""Entry point of ``python -m hw.area``, which reports the area of a board's gateware.
-
-The command is in :mod:`hw.tools.area`.
-"""
+"""Entry point of ``python -m hw.area``, which reports the area of a board's gateware."""
 
 import sys
 

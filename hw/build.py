@@ -1,7 +1,4 @@
-"""Entry point of ``python -m hw.build``, which builds the bitstreams of boards.
-
-The command is in :mod:`hw.tools.build`.
-"""
+"""Entry point of ``python -m hw.build``, which builds the bitstreams of boards."""
 
 import sys
 

@@ -1,7 +1,4 @@
-"""Entry point of ``python -m hw.flash``, which programs a board with its bitstream.
-
-The command is in :mod:`hw.tools.flash`.
-"""
+"""Entry point of ``python -m hw.flash``, which programs a board with its bitstream."""
 
 import sys
 
