@@ -367,7 +367,7 @@ def test_export_errors_say_what_to_do(
         (good, [], "net.nir: NIR does not say how many timesteps to run: give --timesteps"),
         (bad, [], "bad.nir is damaged or no NIR file"),
         (tmp_path / "none.nir", [], "none.nir: no such file"),
-        (good, ["--timesteps", "2", "--frames"], "of type uint8 and shape (N, 2, 1, 6, 6), not"),
+        (good, ["--timesteps", "2", "--frames"], "the network takes uint8 frames (N, 2, 1, 6, 6)"),
         (good, ["--timesteps", "2", "--input", str(images)], "'images' and 'labels' to measure on"),
     ):
         assert run_export(path, tmp_path, *options) == export.EXIT_BAD_INPUT, message
