@@ -10,7 +10,7 @@ from html import escape
 
 from sw.network.network import Network
 from sw.reporting import charts
-from sw.reporting.diagram import neuron_text
+from sw.reporting.diagram import layer_numbers, neuron_text
 from sw.reporting.markup import chip, note
 from sw.reporting.observe import ShownImage
 from sw.reporting.report import Report
@@ -54,7 +54,7 @@ def _map_heads(network: Network) -> dict[str, str]:
     A heading shows the number of the map's layer, the map's name and its shape (C, H, W).
     """
     shapes = network.map_shapes()
-    numbers = {layer.name: n for n, layer in enumerate(network.layers, 1)}
+    numbers = layer_numbers(network)
     return {
         name: (chip(numbers[name]) if name in numbers else '<span class="chip data">in</span>')
         + f"<div><b>{escape(name)}</b><small>{'×'.join(map(str, shape))}</small></div>"
@@ -105,21 +105,21 @@ def membranes(report: Report) -> str:
     if seen is None or not seen.membranes:
         return ""
     parts = []
-    numbers = {layer.name: n for n, layer in enumerate(network.layers, 1)}
+    numbers = layer_numbers(network)
     layers = {layer.name: layer for layer in network.layers}
-    resets = {layer.name: layer.reset for layer in network.layers}
     for n in range(len(seen.shown)):
         rows = []
         for name, neurons in seen.membranes.items():
+            layer = layers[name]
             plots = "".join(
-                f"<figure>{charts.trace(m.values[n], m.spikes[n], m.threshold, resets[name])}"
+                f"<figure>{charts.trace(m.values[n], m.spikes[n], m.threshold, layer.reset)}"
                 f"<figcaption>channel {m.neuron[0]}, row {m.neuron[1]}, column {m.neuron[2]} · "
                 f"threshold {m.threshold:,}</figcaption></figure>"
                 for m in neurons
             )
             rows.append(
                 f'<div class="tracerow"><div class="head">{chip(numbers[name])}'
-                f"<div><b>{escape(name)}</b><small>{neuron_text(layers[name])}</small></div></div>"
+                f"<div><b>{escape(name)}</b><small>{neuron_text(layer)}</small></div></div>"
                 f'<div class="traces">{plots}</div></div>'
             )
         parts.append("".join(rows))

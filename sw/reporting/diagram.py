@@ -63,6 +63,11 @@ def places(network: Network) -> dict[str, Place]:
     return result
 
 
+def layer_numbers(network: Network) -> dict[str, int]:
+    """Return the number of each layer by its name: 1 for the first layer after the stem."""
+    return {layer.name: n for n, layer in enumerate(network.layers, 1)}
+
+
 def conv_text(layer: Layer, source: Shape) -> str:
     """Return the layer's kernel, stride and channels as a short text, such as ``3×3 conv /2 ·
     16→32``. ``source`` is the shape (C, H, W) of the map that the layer reads."""

@@ -15,7 +15,14 @@ from sw.compile import costs
 from sw.compile.fitting import BoardReport
 from sw.compile.program import PIXELS, Program, device_layers
 from sw.reporting import charts
-from sw.reporting.diagram import conv_text, diagram, granularity, granularity_class, neuron_text
+from sw.reporting.diagram import (
+    conv_text,
+    diagram,
+    granularity,
+    granularity_class,
+    layer_numbers,
+    neuron_text,
+)
 from sw.reporting.markup import chip, colour, note
 from sw.reporting.report import Report
 
@@ -66,7 +73,7 @@ def _layer_amounts(report: Report, program: Program) -> dict[Space, list[tuple[s
     divided by map, and the amounts are bytes.
     """
     config = program.config
-    numbers = {layer.name: n for n, layer in enumerate(report.network.layers, 1)}
+    numbers = layer_numbers(report.network)
 
     def part(name: str, amount: int) -> tuple[str, str, int]:
         number = numbers.get(name)
@@ -110,8 +117,8 @@ def memory(report: Report) -> str:
             f"{charts.stacked(parts, total, what[space].split()[0])}</div>"
         )
     keys = "".join(
-        f"<span>{chip(n)} {escape(layer.name)}</span>"
-        for n, layer in enumerate(report.network.layers, 1)
+        f"<span>{chip(n)} {escape(name)}</span>"
+        for name, n in layer_numbers(report.network).items()
     )
     return (
         note(

@@ -119,6 +119,21 @@ def test_where_the_stem_is_computed(tmp_path: Path) -> None:
     assert seen == {"ulx3s-85f": ["(device)"], "ulx3s-85f-wide/w8": ["(host)"]}
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_layer_has_one_number_on_the_page(tmp_path: Path, seed: int) -> None:
+    """It is the layer's place in the network, in each section that shows it."""
+    network = random_network(seed)
+    _, page = written(tmp_path, network)
+    sections: dict[str, int] = dict.fromkeys((layer.name for layer in network.layers), 0)
+    chip = (
+        r'<span class="chip c\d">(\d+)</span>(?:</td>|<div>)?\s*(?:<th scope="row">|<b>)?([^<]+)<'
+    )
+    for number, name in re.findall(chip, page.read_text()):
+        assert network.layers[int(number) - 1].name == name.strip()
+        sections[name.strip()] += 1
+    assert min(sections.values()) >= 3, "table, memories and cycles show every layer"
+
+
 def test_names_are_escaped(tmp_path: Path) -> None:
     network = random_network(2)
     evil = tuple(f"<script>alert({n})</script>" for n in range(network.n_classes))
