@@ -95,6 +95,17 @@ def no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
+def _mapping_options(platform: object) -> tuple[str, ...]:
+    """Return options of Yosys' synthesis command, for mapping with the delays of the device.
+
+    ``synth_ecp5`` and ``synth_gowin`` do so unasked. ``synth_ice40`` does so with ``-abc9`` and the
+    name of the device's series.
+    """
+    if not isinstance(platform, LatticeICE40Platform):
+        return ()
+    return "-abc9", "-device u" if platform.device.startswith("iCE40UP") else "-device hx"
+
+
 @no_garbage_collection()
 def netlist(board: str, config: Config | None = None) -> Netlist:
     """Elaborate the gateware for a board, and return the input of the tools that build it.
@@ -112,6 +123,7 @@ def netlist(board: str, config: Config | None = None) -> Netlist:
     platform = target(board).platform()
     check_device(config, platform)
     synthesis = next(name for family, name in SYNTHESIS.items() if isinstance(platform, family))
+    options = _mapping_options(platform)
     plan = platform.build(
         BoardTop(config),
         TOP,
@@ -119,9 +131,10 @@ def netlist(board: str, config: Config | None = None) -> Netlist:
         emit_src=False,
         debug_verilog=False,
         script_after_read=COLLISIONS,
-        synth_opts="-run begin:map_luts",
+        synth_opts=" ".join(("-run begin:map_luts", *options)),
         # Split nets into single bits: ABC9 of Yosys 0.70 mixes up some names of vectors.
-        script_after_synth=f"splitnets\n{synthesis} -run map_luts: -top {TOP}",
+        script_after_synth="splitnets\n"
+        + " ".join((synthesis, "-run map_luts:", *options, "-top", TOP)),
         nextpnr_opts="--timing-allow-fail --report report.json"
         + (" --router router2" if isinstance(platform, LatticeECP5Platform) else ""),
     )
