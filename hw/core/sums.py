@@ -1,6 +1,8 @@
 """Storage for a bank's sums until the fire unit takes them, ``fire_lanes`` per cycle.
 
-The sums of ``fire_lanes`` lanes, taken in one cycle, are a *beat*. Identity spikes are those of a
+A *job* is the work on one group of up to ``lanes`` output channels, at one position and timestep: a
+bank adds up its sums, one per lane, before it begins the next job. The sums of ``fire_lanes``
+lanes, taken in one cycle, are a *beat*. Identity spikes are those of a
 residual block's shortcut; they accompany the sums on their way to the fire unit.
 """
 
@@ -78,7 +80,7 @@ def merged_beats(config: Config) -> BeatSignature:
 
 
 class SumQueue(wiring.Component):
-    """Queue for the sums of up to ``sum_queue`` jobs.
+    """Queue for the sums of up to ``sum_queue`` jobs; the module's docstring says what a job is.
 
     A place for a job's sums is reserved before they are complete: when the job's last event leaves
     the scanner (:mod:`hw.core.scan`). So no stage after the scanner ever stalls, and no stall
