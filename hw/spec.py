@@ -6,13 +6,14 @@ either here (numbers) or in :mod:`hw.protocol` (bytes), and nowhere else.
 Integer semantics, for one neuron at one timestep (all values are exact integers)::
 
     drive     = sum(weight of every active synapse) + bias
-    membrane' = leaked(membrane) + drive                # membrane = 0 before the first timestep
+    membrane' = carried_over(membrane, spike) + drive   # 0 + drive in the first timestep
     spike     = membrane' >= threshold
     membrane  = after_spike(membrane')  if spike
                 membrane'               otherwise
 
-:func:`leaked` applies a :class:`Leak`, and :func:`after_spike` a :class:`Reset`. :func:`fire`
-computes ``spike`` and the final ``membrane``. A gated layer, which ends a residual block, then
+:func:`carried_over` applies a :class:`Leak`, and :func:`after_spike` a :class:`Reset`; a delayed
+reset takes place in :func:`carried_over`, after the leak. :func:`fire` computes ``spike`` and the
+final ``membrane``. A gated layer, which ends a residual block, then
 combines ``spike`` with the spike of the block's shortcut, the identity spike (:func:`joined`). A
 pooled layer ORs the spikes of each pooling window. An output layer has no neuron: its logits are
 ``drive`` summed over all timesteps (the bias is added once), and the predicted class is the first
@@ -25,7 +26,9 @@ in :mod:`hw.core.fire`.
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Protocol, TypeVar
 
 N_LEVELS = 8
@@ -43,10 +46,6 @@ PARAM_BITS = 16
 
 N_PLANES = 8
 """Number of bit-planes of a pixel; the highest is processed first."""
-
-MEMBRANE_LATENCY = 4
-"""Cycles from reading a membrane until its new value can be read: the least distance between two
-jobs of the same neurons. Part of the schedule that the compiler makes for the fire unit."""
 
 SPIKE_LATENCY = 6
 """Cycles from an address of spike memory to its window of spikes."""
@@ -79,6 +78,10 @@ LANES_LATENCY = 7
 """Cycles from a job's last active input in the scanner until its sums are available to the fire
 unit."""
 
+FIRE_LATENCY = 4
+"""Cycles from a beat's parameters and sums, less one, until its membranes are written and can be
+read again."""
+
 SUMS_IN_FLIGHT = 5
 """Number of jobs that may still end, one a cycle, before the scanner stops for a full queue of
 sums."""
@@ -101,15 +104,29 @@ class Gate(enum.IntEnum):
     XOR = 4
 
 
+N_LEAK_SHIFTS = 3
+"""Largest number of shifts in the formula of a leak."""
+
+MAX_LEAK_SHIFT = 15
+"""Largest shift in the formula of a leak, in bits."""
+
+
 class Leak(enum.IntEnum):
-    """Kind of leak: what remains of a membrane ``v`` after a timestep; ``k`` is a shift in bits."""
+    """Kind of leak: what remains of a membrane ``v`` after a timestep.
+
+    ``a < b < c`` are shifts in bits; of these, ``b`` and ``c`` may be missing, and then their terms
+    are, too. Since the shifts increase and the signs alternate, what remains never falls when ``v``
+    rises: the proof that nothing overflows (:mod:`sw.network.bounds`) relies on it.
+    """
 
     NONE = 0
     """IF: ``v`` remains."""
     SUBTRACT = 1
-    """LIF: ``v - (v >> k)`` remains, a decay of ``1 - 2**-k``."""
+    """LIF: ``v - (v >> a) + (v >> b) - (v >> c)`` remains: ``1 - 2**-a + 2**-b - 2**-c`` times
+    ``v``, but for rounding."""
     KEEP = 2
-    """LIF: ``v >> k`` remains, a decay of ``2**-k``."""
+    """LIF: ``(v >> a) - (v >> b) + (v >> c)`` remains: ``2**-a - 2**-b + 2**-c`` times ``v``, but
+    for rounding."""
 
 
 class Reset(enum.IntEnum):
@@ -119,6 +136,8 @@ class Reset(enum.IntEnum):
     """0 remains."""
     SOFT = 1
     """``v - threshold`` remains."""
+    DELAYED = 2
+    """``v`` remains, and ``threshold`` is subtracted in the next timestep, after the leak."""
 
 
 class Numbers(Protocol):
@@ -156,27 +175,68 @@ AnyIntegers = TypeVar("AnyIntegers", bound=Integers)
 AnyBits = TypeVar("AnyBits", bound=Bits)
 
 
-def leaked(membrane: AnyIntegers, leak: Leak, leak_shift: int) -> AnyIntegers:
+def valid_shifts(shifts: Sequence[int]) -> bool:
+    """Return whether a leak other than ``NONE`` may have these shifts (:class:`Leak`)."""
+    in_range = all(type(shift) is int and 1 <= shift <= MAX_LEAK_SHIFT for shift in shifts)
+    rising = in_range and all(a < b for a, b in pairwise(shifts))
+    return rising and 1 <= len(shifts) <= N_LEAK_SHIFTS
+
+
+def leak_terms(leak: Leak, whole: Any, terms: Sequence[Any]) -> Any:
+    """Return the sum in the formula of a leak, of the whole membrane and of its shifted values."""
+    if leak == Leak.NONE:
+        return whole
+    first, *finer = terms
+    total = first if leak == Leak.KEEP else whole - first
+    for i, term in enumerate(finer):
+        total = total + term if (leak == Leak.SUBTRACT) == (i % 2 == 0) else total - term
+    return total
+
+
+def leaked(membrane: AnyIntegers, leak: Leak, *shifts: int) -> AnyIntegers:
     """Return what remains of integer membranes after the leak of one timestep.
 
     :class:`Leak` has the formulas; their shift ``>>`` is arithmetic and rounds towards minus
     infinity. Floating-point membranes are multiplied by :func:`decay` instead.
 
-    >>> [leaked(membrane, Leak.SUBTRACT, leak_shift=2) for membrane in (100, 3, -3)]
+    >>> [leaked(membrane, Leak.SUBTRACT, 2) for membrane in (100, 3, -3)]
     [75, 3, -2]
-    >>> leaked(100, Leak.KEEP, leak_shift=2)
-    25
+    >>> leaked(100, Leak.KEEP, 2), leaked(100, Leak.SUBTRACT, 3, 5)
+    (25, 91)
     """
-    if leak == Leak.NONE:
-        return membrane
-    kept = membrane >> leak_shift
-    return kept if leak == Leak.KEEP else membrane - kept
+    return leak_terms(leak, membrane, [membrane >> shift for shift in shifts])
 
 
-def decay(leak: Leak, leak_shift: int) -> float:
-    """Return the factor by which the leak multiplies a membrane per timestep, without rounding."""
-    kept = 2.0**-leak_shift
-    return {Leak.NONE: 1.0, Leak.SUBTRACT: 1.0 - kept, Leak.KEEP: kept}[leak]
+def decay(leak: Leak, *shifts: int) -> float:
+    """Return the factor by which the leak multiplies a membrane per timestep, without rounding.
+
+    >>> decay(Leak.SUBTRACT, 3, 5)
+    0.90625
+    """
+    return leak_terms(leak, 1.0, [2.0**-shift for shift in shifts])
+
+
+def after_leak(remains: AnyNumbers, fired: Any, threshold: Any, reset: Reset) -> AnyNumbers:
+    """Return what a leak left of membranes, less the threshold where a delayed reset is due.
+
+    ``fired`` says which neurons fired in the timestep before.
+    """
+    return remains - fired * threshold if reset == Reset.DELAYED else remains
+
+
+def carried_over(
+    membrane: AnyIntegers, fired: Any, threshold: Any, reset: Reset, leak: Leak, *shifts: int
+) -> AnyIntegers:
+    """Return what integer membranes contribute to the next timestep, after leak and delayed reset.
+
+    Parameters
+    ----------
+    membrane, fired : what :func:`fire` returned in the timestep before.
+
+    >>> carried_over(130, True, 100, Reset.DELAYED, Leak.SUBTRACT, 1)
+    -35
+    """
+    return after_leak(leaked(membrane, leak, *shifts), fired, threshold, reset)
 
 
 def after_spike(membrane: AnyNumbers, threshold: Any, reset: Reset) -> AnyNumbers:
@@ -186,6 +246,8 @@ def after_spike(membrane: AnyNumbers, threshold: Any, reset: Reset) -> AnyNumber
     leave a value from 0 to the membrane: the proof that nothing overflows
     (:mod:`sw.network.bounds`) relies on it.
     """
+    if reset == Reset.DELAYED:
+        return membrane
     if reset == Reset.SOFT:
         return membrane - threshold
     return membrane * 0
@@ -386,6 +448,28 @@ class Config:
     def fire_beats(self) -> int:
         """Number of beats, and so of cycles, that the fire unit needs for one job."""
         return self.lanes // self.fire_lanes
+
+    @property
+    def full_neurons(self) -> bool:
+        """Whether a leak may have :data:`N_LEAK_SHIFTS` shifts and a reset may be delayed.
+
+        Only small devices, which have no queue of sums (:attr:`sum_queue` is 0), lack that logic.
+        """
+        return self.sum_queue > 0
+
+    @property
+    def n_leak_shifts(self) -> int:
+        """Largest number of shifts in the formula of a leak on this device."""
+        return N_LEAK_SHIFTS if self.full_neurons else 1
+
+    @property
+    def membrane_latency(self) -> int:
+        """Number of cycles from reading a membrane until its new value can be read.
+
+        It is the least distance between two jobs of the same neurons, a part of the schedule that
+        the compiler makes for the fire unit.
+        """
+        return FIRE_LATENCY + self.full_neurons
 
     @property
     def param_latency(self) -> int:

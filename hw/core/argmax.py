@@ -33,7 +33,7 @@ class Argmax(wiring.Component):
         super().__init__(
             {
                 "start": In(1),
-                "n_classes": In(16),
+                "n_classes": In(12),
                 "row": Out(range(config.result_rows)),
                 "logits": In(data.ArrayLayout(signed(32), config.fire_lanes)),
                 "busy": Out(1),

@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from hw.protocol import HEADER_WORDS, LEVEL_WORDS
 from hw.spec import (
     FETCH_LATENCY,
+    FIRE_LATENCY,
     JOB_ROOM,
     LANES_LATENCY,
-    MEMBRANE_LATENCY,
     QUEUE_LATENCY,
     ROOM_LATENCY,
     SUMS_IN_FLIGHT,
@@ -262,7 +262,7 @@ def layer_cycles(plan: LayerPlan, active: NDArray[np.int64], config: Config) -> 
         began = begins
         jobs.went.append(began + plan.n_beats - 1)
     n_words = HEADER_WORDS + LEVEL_WORDS * len(plan.counts)
-    last_job = config.param_latency + plan.n_beats + MEMBRANE_LATENCY
+    last_job = config.param_latency + plan.n_beats + FIRE_LATENCY
     return began + last_job + config.layer_cycles + n_words
 
 

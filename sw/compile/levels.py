@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields, replace
 
-from hw.spec import MEMBRANE_LATENCY, Config
+from hw.spec import Config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +116,7 @@ def interleavings(
     for turns in itertools.product(_divisors(width), _divisors(height), _divisors(groups)):
         slots = math.prod(turns) * n_children
         if slots <= config.membrane_slots:
-            spacing = max(n_beats, -(-MEMBRANE_LATENCY // slots))
+            spacing = max(n_beats, -(-config.membrane_latency // slots))
             n_levels = sum(n > 1 for n in turns)
             ways.append((spacing, n_levels, slots, turns))
     return [(spacing, Turns(*turns)) for spacing, _, _, turns in sorted(ways)]

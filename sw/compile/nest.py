@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec import GRANULE_BITS, N_LEVELS, N_PLANES, PARAM_BITS, Config
+from hw.spec import GRANULE_BITS, N_LEVELS, N_PLANES, PARAM_BITS, Config, Reset
 from sw.compile.chunks import Chunks, cut_window
 from sw.compile.levels import Level, Strides, Turns, increments, interleaved, interleavings
 from sw.compile.program import FitError, LayerPlan, Placement
@@ -136,15 +136,19 @@ def compile_layer(context: LayerContext, *, weight_base: int, param_base: int) -
         The device has too few membrane slots, loop levels or iterations for the layer.
     """
     layer, config = context.layer, context.config
+    _check_neuron(layer, config)
     weights, params = _weights_of(context), _params_of(context)
     geometry = _geometry(context, weights, params)
     chunks = _chunks(context, geometry)
     spacing, levels = _order_jobs(context, geometry, chunks)
     time = _time_level(context, geometry)
+    shifts = (*layer.leak_shifts, 0, 0, 0)
     header = {
         "source": geometry.source_base,
         "spacing": spacing,
-        "leak_shift": layer.leak_shift,
+        "leak_shift": shifts[0],
+        "leak_shift2": shifts[1],
+        "leak_shift3": shifts[2],
         "weight": weight_base,
         "job_levels": _mask(levels, "in_job"),
         "gate": layer.gate,
@@ -195,6 +199,23 @@ def compile_layer(context: LayerContext, *, weight_base: int, param_base: int) -
         weights=pack_rows(weights, config.weight_bits),
         params=pack_rows(params, PARAM_BITS),
     )
+
+
+def _check_neuron(layer: Layer, config: Config) -> None:
+    """Raise :class:`FitError` if the device lacks the logic for the layer's leak or reset."""
+    if config.full_neurons:
+        return
+    remedy = "choose a larger board"
+    if layer.finer_shifts:
+        raise FitError(
+            f"layer {layer.name!r}: its leak has {len(layer.leak_shifts)} shifts, those of this "
+            f"device have one; {remedy}, or train with finer_shifts = ()"
+        )
+    if layer.reset == Reset.DELAYED:
+        raise FitError(
+            f"layer {layer.name!r}: this device has no delayed reset; {remedy}, or train with "
+            "reset = 'SOFT'"
+        )
 
 
 # ---- shapes and strides

@@ -221,6 +221,7 @@ class TrainedLayer:
             threshold=np.full((1, 1, weight.shape[3]), neuron.threshold),
             leak=Leak[neuron.leak],
             leak_shift=neuron.leak_shift,
+            finer_shifts=neuron.finer_shifts,
             reset=Reset[neuron.reset],
             gate=self.gate,
             identity=self.identity,
@@ -240,7 +241,7 @@ def check(model: SpikingResNet) -> None:
     ------
     sw.model.config.ModelError
         The network has ReLUs instead of spiking neurons; or leaks that were learned, while the
-        device can only multiply membranes by ``2**-k`` or ``1 - 2**-k``; or ``ADD`` gates, whose
+        device's leaks are sums of shifts (:class:`hw.spec.Leak`); or ``ADD`` gates, whose
         blocks exchange integers instead of spikes.
     """
     if not model.config.spiking:

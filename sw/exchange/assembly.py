@@ -199,6 +199,7 @@ class _Assembly:
             threshold=np.nextafter(threshold, np.inf) if step.strict else threshold,
             leak=step.leak,
             leak_shift=step.leak_shift,
+            finer_shifts=step.finer_shifts,
             reset=step.reset,
         )
         if value.source != IMAGE:

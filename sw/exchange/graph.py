@@ -101,6 +101,7 @@ class FireNode:
     """Whether neurons fire only above their threshold; otherwise they also fire at it."""
     leak: Leak = Leak.NONE
     leak_shift: int = 0
+    finer_shifts: tuple[int, ...] = ()
     reset: Reset = Reset.HARD
     integer_threshold: NDArray[np.int64] | None = None
     """Thresholds of the integer network that the file was exported from; None if the file does not

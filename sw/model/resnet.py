@@ -351,7 +351,7 @@ def round_leaks(model: SpikingResNet) -> ModelConfig:
     """Return a network's configuration with every trained leak replaced by one that a device has.
 
     Trained leaks are those called ``LEARNED``. Neurons of a device do not leak at all, or leak by
-    a shift (:class:`hw.spec.Leak`). Of these leaks, the one with the nearest decay is chosen. The
+    shifts (:class:`hw.spec.Leak`). Of these leaks, the one with the nearest decay is chosen. The
     weights can stay as they are, but some more training with the new leaks improves accuracy.
     """
     available = [("NONE", 0)] + [(leak, k) for leak in ("SUBTRACT", "KEEP") for k in range(1, 16)]

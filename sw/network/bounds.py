@@ -1,22 +1,22 @@
 """Worst-case bounds: the proof that no accumulator, membrane or logit can overflow. NumPy only.
 
 The proof computes, for every neuron and timestep, the interval of values that the membrane can
-have. Every input may be silent or active, in any combination. Leak and reset are monotone in the
-membrane, both for a neuron that spikes and for one that does not. Therefore the ends of an interval
-follow from those of the timestep before. The bounds are tight if the inputs of all timesteps are
-independent.
+have. Every input may be silent or active, in any combination. Leak and reset together are monotone
+in the membrane, both for a neuron that spikes and for one that does not. Therefore the ends of an
+interval follow from those of the timestep before. The bounds are tight if the inputs of all
+timesteps are independent.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec import after_spike, leaked
+from hw.spec import after_spike, carried_over
 from sw.network.network import Layer
 
 
@@ -92,25 +92,54 @@ def layer_bounds(layer: Layer, timesteps: int, input_max: int = 1) -> Bounds:
         )
     assert layer.threshold is not None
     threshold = layer.threshold.astype(np.int64)
-    v_low = v_high = np.zeros((1, 1, 1), np.int64)
+    left_low = left_high = np.zeros((1, 1, 1), np.int64)
     for t in range(timesteps):
         drive_low = low[min(t, len(low) - 1)] + bias[min(t, len(bias) - 1)]
         drive_high = high[min(t, len(high) - 1)] + bias[min(t, len(bias) - 1)]
-        leak_low, leak_high = (leaked(v, layer.leak, layer.leak_shift) for v in (v_low, v_high))
-        u_low, u_high = leak_low + drive_low, leak_high + drive_high
+        u_low, u_high = left_low + drive_low, left_high + drive_high
         least = min(least, int(drive_low.min()), int(u_low.min()), int((u_low - threshold).min()))
         most = max(most, int(drive_high.max()), int(u_high.max()))
-        fires, quiet = u_high >= threshold, u_low < threshold
-        after_low = after_spike(np.maximum(u_low, threshold), threshold, layer.reset)
-        after_high = after_spike(u_high, threshold, layer.reset)
-        quiet_high = np.minimum(u_high, threshold - 1)
-        v_low = np.where(
-            fires & quiet, np.minimum(u_low, after_low), np.where(quiet, u_low, after_low)
+        v_low, v_high = _interval(
+            u_low, u_high, threshold, lambda u: u, lambda u: after_spike(u, threshold, layer.reset)
         )
-        v_high = np.where(
-            fires & quiet,
-            np.maximum(quiet_high, after_high),
-            np.where(quiet, quiet_high, after_high),
+        left_low, left_high = _interval(
+            u_low,
+            u_high,
+            threshold,
+            lambda u: _carried_over(layer, u, 0),
+            lambda u: _carried_over(layer, after_spike(u, threshold, layer.reset), 1),
         )
-        least, most = min(least, int(v_low.min())), max(most, int(v_high.max()))
+        for low_now, high_now in ((v_low, v_high), (left_low, left_high)):
+            least, most = min(least, int(low_now.min())), max(most, int(high_now.max()))
     return Bounds(least, most)
+
+
+def _carried_over(layer: Layer, membrane: NDArray[np.int64], fired: int) -> NDArray[np.int64]:
+    """Return what membranes, after the reset, contribute to the next timestep of a layer."""
+    assert layer.threshold is not None
+    threshold = layer.threshold.astype(np.int64)
+    return carried_over(membrane, fired, threshold, layer.reset, layer.leak, *layer.leak_shifts)
+
+
+def _interval(
+    low: NDArray[np.int64],
+    high: NDArray[np.int64],
+    threshold: NDArray[np.int64],
+    quiet: Callable[[NDArray[np.int64]], NDArray[np.int64]],
+    fired: Callable[[NDArray[np.int64]], NDArray[np.int64]],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the interval of the values to which membranes from ``low`` to ``high`` change.
+
+    A membrane ``u`` changes to ``quiet(u)`` below the threshold, and to ``fired(u)`` from there on.
+    Both functions are monotone.
+    """
+    may_fire, may_rest = high >= threshold, low < threshold
+    quiet_low, quiet_high = quiet(low), quiet(np.minimum(high, threshold - 1))
+    fired_low, fired_high = fired(np.maximum(low, threshold)), fired(high)
+    both = may_fire & may_rest
+    return (
+        np.where(both, np.minimum(quiet_low, fired_low), np.where(may_rest, quiet_low, fired_low)),
+        np.where(
+            both, np.maximum(quiet_high, fired_high), np.where(may_rest, quiet_high, fired_high)
+        ),
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec import N_PLANES, fire, leaked
+from hw.spec import N_PLANES, carried_over, fire
 from sw.network.network import Layer, Network
 
 PIXEL_MAX = (1 << N_PLANES) - 1
@@ -107,11 +107,13 @@ def _encode(layer: Layer, timesteps: int, images: NDArray[np.uint8]) -> NDArray[
     assert layer.threshold is not None
     drive = _drive(layer, images) + layer.bias[0, 0, 0].astype(np.int64)
     threshold = layer.threshold.astype(np.int64)
-    membrane = np.zeros_like(drive)
+    left = np.zeros_like(drive)
     spikes = np.empty((timesteps, *drive.shape), np.bool_)  # (T, N, H, W, C)
     for t in range(timesteps):
-        membrane = leaked(membrane, layer.leak, layer.leak_shift) + drive
-        spikes[t], membrane = fire(membrane, threshold, layer.reset)
+        spikes[t], membrane = fire(left + drive, threshold, layer.reset)
+        left = carried_over(
+            membrane, spikes[t], threshold, layer.reset, layer.leak, *layer.leak_shifts
+        )
     pool_y, pool_x = layer.pool
     _, height, width = layer.map_shape(images.shape[1:])  # type: ignore[arg-type]
     pooled = np.zeros((timesteps, len(images), height, width, layer.n_out), np.bool_)

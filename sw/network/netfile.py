@@ -199,7 +199,9 @@ def _decode(hint: Any, value: Any, name: str, arrays: dict[str, NDArray]) -> Any
         if not isinstance(value, dict):
             raise fail("an object")
         hints = _hints(typing.cast(type, hint))
-        names = [f.name for f in dataclasses.fields(hint)]
+        # A field that has been added since the first version may be missing from older files.
+        added = {f.name for f in dataclasses.fields(hint) if f.metadata.get("since")}
+        names = [f.name for f in dataclasses.fields(hint) if f.name in value or f.name not in added]
         unknown, missing = sorted(set(value) - set(names)), sorted(set(names) - set(value))
         if unknown:
             raise ContentError(f"{name} has unknown fields: {', '.join(unknown)}")

@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec import Gate, Leak, Reset, signed_range
+from hw.spec import MAX_LEAK_SHIFT, N_LEAK_SHIFTS, Gate, Leak, Reset, signed_range, valid_shifts
 
 IMAGE = "image"
 """Name of the map of pixels that the encoder reads."""
@@ -88,6 +88,9 @@ class AnyLayer(Generic[Weight, Param]):
     """Positive thresholds (y|1, x|1, o); None in an output layer."""
     leak: Leak = Leak.NONE
     leak_shift: int = 0
+    """First shift of the leak (:class:`hw.spec.Leak`); 0 without a leak."""
+    finer_shifts: tuple[int, ...] = field(default=(), metadata={"since": "0.3"})
+    """Further shifts of the leak, which bring the decay nearer to the one that is wanted."""
     reset: Reset = Reset.HARD
     gate: Gate = Gate.NONE
     identity: str | None = None
@@ -96,6 +99,11 @@ class AnyLayer(Generic[Weight, Param]):
     pool: tuple[int, int] = (1, 1)
     """Size of the windows over which spikes are ORed, after the gate."""
     output: bool = False
+
+    @property
+    def leak_shifts(self) -> tuple[int, ...]:
+        """Shifts of the leak in the order of its formula (:class:`hw.spec.Leak`)."""
+        return (self.leak_shift, *self.finer_shifts)
 
     @property
     def n_out(self) -> int:
@@ -254,10 +262,13 @@ def validate(network: Network) -> None:
             f"threshold has shape {threshold.shape}, expected {(*full[1:], channels)}",
         )
         require(bool((threshold > 0).all()), where, "thresholds must be positive")
+        shifts = layer.leak_shifts
         require(
-            (layer.leak_shift > 0) == (layer.leak != Leak.NONE) and 0 <= layer.leak_shift <= 15,
+            shifts == (0,) if layer.leak == Leak.NONE else valid_shifts(shifts),
             where,
-            f"leak_shift {layer.leak_shift} is not valid with leak {layer.leak.name}",
+            f"leak_shift {layer.leak_shift} and finer_shifts {list(layer.finer_shifts)} are not "
+            f"valid with leak {layer.leak.name}: use 0 and none with NONE, otherwise up to "
+            f"{N_LEAK_SHIFTS} rising shifts from 1 to {MAX_LEAK_SHIFT}",
         )
 
     if network.encoder is not None:
