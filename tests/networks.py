@@ -117,6 +117,7 @@ class _Maker:
     ):
         self.channels = channels
         self.full_neurons = full_neurons
+        self.full_rng = np.random.default_rng(rng.bit_generator.seed_seq.spawn(1)[0])  # type: ignore[attr-defined]
         self.rng = rng
         self.timesteps = timesteps
         self.weight_bits = weight_bits
@@ -146,11 +147,16 @@ class _Maker:
         pool = tuple(2 if n >= 2 and rng.random() < 0.25 else 1 for n in conv)
         weight = self._weight(conv, n_out, shape[0], kernel, encoder)
         leak = Leak(rng.integers(3)) if self.leak is None else self.leak
-        resets = [reset for reset in Reset if self.full_neurons or reset != Reset.DELAYED]
-        reset = resets[rng.integers(len(resets))] if self.reset is None else self.reset
-        n_shifts = int(rng.integers(1, N_LEAK_SHIFTS + 1)) if self.full_neurons else 1
-        shifts = sorted(int(shift) for shift in 1 + rng.permutation(6)[:n_shifts])
-        shifts = [0] if leak == Leak.NONE else shifts
+        reset = Reset(rng.integers(2)) if self.reset is None else self.reset
+        shifts = [0 if leak == Leak.NONE else int(rng.integers(1, 5))]
+        if self.full_neurons:
+            full = self.full_rng
+            if self.reset is None and full.random() < 0.3:
+                reset = Reset.DELAYED
+            if leak != Leak.NONE:
+                n_finer = int(full.integers(N_LEAK_SHIFTS))
+                finer = full.choice(range(shifts[0] + 1, 9), n_finer, replace=False)
+                shifts += sorted(int(shift) for shift in finer)
         drive = _drive(weight, source, kernel, stride, padding)
         silent = drive.max(axis=(0, 1, 2, 3)) <= 0
         if silent.any():  # these channels could never fire: negate their weights, roughly

@@ -7,8 +7,9 @@ that it lacks are described here in the same form.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from amaranth import ClockDomain, Elaboratable, Module
 from amaranth.build import Attrs, Clock, Pins, PinsN, Platform, Resource
@@ -46,7 +47,7 @@ class ColorlightI5Platform(LatticeECP5Platform):
     resources = [
         Resource("clk25", 0, Pins("P3", dir="i"), Clock(25e6), Attrs(IO_TYPE="LVCMOS33")),
         *LEDResources(pins="U16", invert=True, attrs=Attrs(IO_TYPE="LVCMOS33")),
-        UARTResource(0, rx="H18", tx="J17", attrs=Attrs(IO_TYPE="LVCMOS33")),
+        UARTResource(0, rx="H18", tx="J17", attrs=Attrs(IO_TYPE="LVCMOS33", PULLMODE="UP")),
     ]
     connectors = []
 
@@ -80,6 +81,10 @@ class Target:
     throughput, see docs/gateware.md."""
     programmers: tuple[tuple[str, ...], ...]
     """Commands that program a bitstream, whose file name is appended; the preferred one first."""
+    idle: Mapping[str, Mapping[str, int | None]] = field(default_factory=dict)
+    """Level of pins that the design does not use, by resource and subsignal: 1 active, 0 inactive,
+    None for a pin that is not driven, but has a pull-up. Without an entry an ECP5 pulls an unused
+    pin down."""
 
 
 def _ulx3s(platform: type[Platform], n_block_rams: int) -> Target:
@@ -87,6 +92,13 @@ def _ulx3s(platform: type[Platform], n_block_rams: int) -> Target:
         platform=platform,
         port_bits=36 * n_block_rams,
         programmers=(("openFPGALoader", "-b", "ulx3s"), ("fujprog",)),
+        # With GPIO0 low, the ESP32 on the board loads a bitstream of its own over this one. With
+        # HOLD or WP low, the flash cannot be programmed while this design runs.
+        idle={
+            "esp32": {"gpio0": 1, "en": None},
+            "spi_flash": {"hold": 0, "wp": 0},
+            "sdram": {"cs": 0},
+        },
     )
 
 
@@ -160,11 +172,23 @@ def check_device(config: Config, platform: Platform) -> None:
         spram_grid(config)
 
 
-class BoardTop(Elaboratable):
-    """Connect the whole device, :class:`hw.top.Top`, to the pins and the clock of a board."""
+def _with_pull_up(resource: Resource, name: str) -> None:
+    """Give a pin of an ECP5, the subsignal ``name`` of a resource, a pull-up."""
+    for subsignal in resource.ios:
+        if subsignal.name == name:
+            subsignal.attrs["PULLMODE"] = "UP"
 
-    def __init__(self, config: Config):
+
+class BoardTop(Elaboratable):
+    """Connect the whole device, :class:`hw.top.Top`, to the pins and the clock of a board.
+
+    A serial line that is not connected reads as idle (1), because its pin has a pull-up. Pins that
+    must not be left to their default get the levels in :attr:`Target.idle`.
+    """
+
+    def __init__(self, config: Config, idle: Mapping[str, Mapping[str, int | None]]):
         self._config = config
+        self._idle = idle
 
     def elaborate(self, platform: Platform) -> Module:
         m = Module()
@@ -172,10 +196,23 @@ class BoardTop(Elaboratable):
         m.submodules.clocks = Clocks(self._config.clk_hz)
         m.submodules.top = top = Top(self._config)
 
-        names = [sub.name for sub in platform.lookup("uart", 0).ios]
-        uart = platform.request("uart", 0, dir=dict.fromkeys(names, "-"))
+        if isinstance(platform, LatticeECP5Platform):
+            _with_pull_up(platform.lookup("uart", 0), "rx")
+        uart = self._request(platform, "uart")
         m.submodules.rx = rx = io.Buffer("i", uart.rx)
         m.submodules.tx = tx = io.Buffer("o", uart.tx)
         m.submodules.led = led = io.Buffer("o", platform.request("led", 0, dir="-"))
         m.d.comb += [top.rx.eq(rx.i), tx.o.eq(top.tx), led.o.eq(top.activity)]
+        for resource, levels in self._idle.items():
+            pins = self._request(platform, resource)
+            for name, level in levels.items():
+                buffer = io.Buffer("o", getattr(pins, name))
+                m.submodules[f"{resource}_{name}"] = buffer
+                m.d.comb += [buffer.o.eq(level or 0), buffer.oe.eq(level is not None)]
         return m
+
+    @staticmethod
+    def _request(platform: Platform, name: str) -> Any:
+        """Return the pins of the first resource with this name, by subsignal, without buffers."""
+        names = [sub.name for sub in platform.lookup(name, 0).ios]
+        return platform.request(name, 0, dir=dict.fromkeys(names, "-"))

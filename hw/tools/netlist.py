@@ -125,7 +125,7 @@ def netlist(board: str, config: Config | None = None) -> Netlist:
     synthesis = next(name for family, name in SYNTHESIS.items() if isinstance(platform, family))
     options = _mapping_options(platform)
     plan = platform.build(
-        BoardTop(config),
+        BoardTop(config, target(board).idle),
         TOP,
         do_build=False,
         emit_src=False,

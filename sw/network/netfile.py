@@ -34,8 +34,8 @@ from sw.files import write_whole
 from sw.network.network import INPUT, Network, NetworkError
 
 FORMAT = "spikefold-network"
-VERSION = 1
-READABLE_VERSIONS = (1,)
+VERSION = 2
+READABLE_VERSIONS = (1, 2)
 SUFFIX = ".spikefold"
 METADATA_KEY = "spikefold"
 CHECKSUM = "checksum"

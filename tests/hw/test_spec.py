@@ -10,17 +10,21 @@ import torch
 
 from hw.spec import (
     CHUNK_DEPTH,
+    MAX_LEAK_SHIFT,
+    N_LEAK_SHIFTS,
     Config,
     Gate,
     Leak,
     Reset,
     SpecError,
     after_spike,
+    carried_over,
     decay,
     fire,
     joined,
     leaked,
     signed_range,
+    valid_shifts,
 )
 
 KINDS: dict[str, Callable[[Any], Any]] = {"numpy": np.array, "torch": torch.tensor}
@@ -153,11 +157,61 @@ def test_leaks_round_towards_minus_infinity(membrane: int, shift: int) -> None:
     assert leaked(np.array([membrane]), Leak.KEEP, shift).tolist() == [kept]
 
 
-@pytest.mark.parametrize("shift", [1, 3, 15])
+@pytest.mark.parametrize("shifts", [(1,), (3,), (15,), (3, 5), (1, 2), (1, 3, 4), (2, 9, 15)])
 @pytest.mark.parametrize("leak", Leak)
-def test_decay_is_the_leak_without_rounding(leak: Leak, shift: int) -> None:
+def test_decay_is_the_leak_without_rounding(leak: Leak, shifts: tuple[int, ...]) -> None:
     membrane = 1 << 20
-    assert decay(leak, shift) * membrane == leaked(membrane, leak, shift)
+    assert decay(leak, *shifts) * membrane == leaked(membrane, leak, *shifts)
+
+
+def test_leaks_of_several_shifts() -> None:
+    """The signs alternate, and every term rounds by itself."""
+    assert leaked(1000, Leak.SUBTRACT, 3, 5) == 1000 - 125 + 31
+    assert leaked(1000, Leak.SUBTRACT, 1, 2, 4) == 1000 - 500 + 250 - 62
+    assert leaked(-1000, Leak.KEEP, 1, 3, 5) == -500 + 125 - 32
+    assert decay(Leak.SUBTRACT, 3, 5) == 0.90625
+
+
+SHIFTS = [
+    shifts
+    for n in range(1, N_LEAK_SHIFTS + 1)
+    for shifts in itertools.combinations(range(1, MAX_LEAK_SHIFT + 1), n)
+]
+
+
+def test_every_leak_is_monotone() -> None:
+    """The proof that nothing overflows relies on it, see :mod:`sw.network.bounds`."""
+    # A period of the largest shift, and both sides of 0.
+    membranes = np.arange(-(1 << MAX_LEAK_SHIFT) - 9, (1 << MAX_LEAK_SHIFT) + 9)
+    for shifts in SHIFTS:
+        assert valid_shifts(shifts)
+        for leak in (Leak.SUBTRACT, Leak.KEEP):
+            remains = leaked(membranes, leak, *shifts)
+            assert (np.diff(remains) >= 0).all(), (leak, shifts)
+            assert (np.abs(remains) <= np.abs(membranes)).all(), (leak, shifts)
+
+
+@pytest.mark.parametrize("shifts", [(), (0,), (16,), (2, 2), (3, 1), (1, 2, 3, 4), (1.0,), (True,)])
+def test_shifts_that_no_leak_has(shifts: tuple) -> None:
+    assert not valid_shifts(shifts)
+
+
+def test_a_leak_of_any_decay_is_near() -> None:
+    """Three shifts bring the decay within 1/32 of any that is wanted."""
+    available = {decay(Leak.NONE)}
+    available |= {decay(leak, *s) for leak in (Leak.SUBTRACT, Leak.KEEP) for s in SHIFTS}
+    wanted = np.linspace(0, 1, 1001)
+    nearest = np.abs(wanted[:, None] - np.array(sorted(available))).min(axis=1)
+    assert nearest.max() <= 1 / 32
+
+
+def test_a_delayed_reset_follows_the_leak() -> None:
+    """What snnTorch computes with ``reset_mechanism="subtract"``: beta * U - threshold."""
+    spike, membrane = fire(130, 100, Reset.DELAYED)
+    assert (spike, membrane) == (True, 130)
+    assert carried_over(membrane, spike, 100, Reset.DELAYED, Leak.SUBTRACT, 1) == 65 - 100
+    assert carried_over(90, False, 100, Reset.DELAYED, Leak.SUBTRACT, 1) == 45
+    assert carried_over(30, True, 100, Reset.SOFT, Leak.SUBTRACT, 1) == 15
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hw.protocol import Descriptor, Space, descriptor_rows, n_bytes, row_bytes
-from hw.spec import GRANULE_BITS, MEMBRANE_LATENCY, N_PLANES, PIECE_BITS, Config, Gate
+from hw.spec import GRANULE_BITS, N_PLANES, PIECE_BITS, Config, Gate
 from sw.compile.compiler import compile_network
 from sw.compile.program import PIXELS, FitError, Placement, Program
 from sw.network.encoder import encode
@@ -219,7 +219,9 @@ def check_sums(program: Program, layer: Layer, done: Walk, places: dict[str, Pla
         assert fields["fresh"].all()
         return
     assert not header.output and not header.final
-    assert (header.leak, header.leak_shift) == (layer.leak, layer.leak_shift)
+    shifts = (header.leak_shift, header.leak_shift2, header.leak_shift3)
+    assert header.leak == layer.leak
+    assert shifts == (*layer.leak_shifts, 0, 0)[:3]
     assert (header.reset, header.gate) == (layer.reset, layer.gate)
     assert (fields["fresh"] == (fields["time"] == 0)).all()
     for slot in np.unique(fields["slot"]):
@@ -227,7 +229,7 @@ def check_sums(program: Program, layer: Layer, done: Walk, places: dict[str, Pla
         assert (fields["time"][turns] == np.arange(n_times)).all()
         for name in "yxg":
             assert (at[name][turns] == at[name][turns[:, :1]]).all(), "two neurons share a slot"
-        assert (np.diff(turns, axis=1) * header.spacing >= MEMBRANE_LATENCY).all()
+        assert (np.diff(turns, axis=1) * header.spacing >= config.membrane_latency).all()
     written = np.flatnonzero(fields["pool_last"] & (at["t"] >= 0))
     own_place = places[layer.name]
     for g in range(n_groups):
@@ -434,10 +436,11 @@ def test_jobs_take_turns() -> None:
         header = descriptors(compile_network(net, CONFIG), 0)[0].header
         assert header.spacing == 1, shape
     few = network(conv((1, 1, 1, 16, 16, 1, 1), 1), (16, 1, 1))
-    assert descriptors(compile_network(few, CONFIG), 0)[0].header.spacing == MEMBRANE_LATENCY
+    assert descriptors(compile_network(few, CONFIG), 0)[0].header.spacing == CONFIG.membrane_latency
     slots = replace(CONFIG, membrane_slots=2)
     net = network(conv((1, 1, 1, 16, 16, 3, 3)), (16, 8, 8))
-    assert descriptors(compile_network(net, slots), 0)[0].header.spacing == 2
+    spacing = -(-CONFIG.membrane_latency // 2)
+    assert descriptors(compile_network(net, slots), 0)[0].header.spacing == spacing
 
 
 @pytest.mark.parametrize("pixels", [False, True])

@@ -218,6 +218,7 @@ def one_neuron(rng: np.random.Generator, leak: Leak, reset: Reset, n_in: int) ->
             "threshold": rng.integers(1, 9, (1, 1, 1), np.int32),
             "leak": leak,
             "leak_shift": 0 if leak == Leak.NONE else 1,
+            "finer_shifts": () if leak == Leak.NONE else (3,),
             "reset": reset,
         }
         return Layer(**{**values, **changes})
@@ -228,6 +229,7 @@ def one_neuron(rng: np.random.Generator, leak: Leak, reset: Reset, n_in: int) ->
         threshold=None,
         leak=Leak.NONE,
         leak_shift=0,
+        finer_shifts=(),
         output=True,
     )
     return Network(
@@ -254,14 +256,16 @@ def test_bounds_are_what_the_worst_inputs_reach(leak: Leak, reset: Reset) -> Non
         for bits in itertools.product((0, 1), repeat=9):
             frames = np.array(bits, np.uint8).reshape(3, 3, 1, 1)
             logits.append(int(golden.run_layer(output, frames, None)[0]))
-            v = 0
+            v = last = 0
+            threshold = int(neuron.threshold[0, 0, 0])
             for t in range(3):
-                kept = v >> 1
+                kept = (v >> 1) - (v >> 3)
                 v = {Leak.NONE: v, Leak.SUBTRACT: v - kept, Leak.KEEP: kept}[leak]
+                v -= threshold * (reset == Reset.DELAYED and last >= threshold)
                 v += int((frames[t].ravel() * neuron.weight[t].ravel()).sum())
                 v += int(neuron.bias[t, 0, 0, 0])
                 membranes.append(v)
-                threshold = int(neuron.threshold[0, 0, 0])
+                last = v
                 if v >= threshold:
                     v = after_spike(v, threshold, reset)
         assert bounds["neuron"].low <= min(membranes), f"seed {seed}"
