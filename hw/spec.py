@@ -28,7 +28,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any, Protocol, TypeVar
 
 N_LEVELS = 8
@@ -180,6 +180,15 @@ def valid_shifts(shifts: Sequence[int]) -> bool:
     in_range = all(type(shift) is int and 1 <= shift <= MAX_LEAK_SHIFT for shift in shifts)
     rising = in_range and all(a < b for a, b in pairwise(shifts))
     return rising and 1 <= len(shifts) <= N_LEAK_SHIFTS
+
+
+def leak_shifts(n_shifts: int = N_LEAK_SHIFTS) -> list[tuple[int, ...]]:
+    """Return all shifts that a leak other than ``NONE`` may have, up to ``n_shifts`` of them."""
+    return [
+        shifts
+        for n in range(1, n_shifts + 1)
+        for shifts in combinations(range(1, MAX_LEAK_SHIFT + 1), n)
+    ]
 
 
 def leak_terms(leak: Leak, whole: Any, terms: Sequence[Any]) -> Any:

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hw.spec import N_LEAK_SHIFTS
 from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, CommandParser, command
 from sw.convert.quantize import WEIGHT_BITS, QuantizeError
 from sw.data import catalogue
@@ -141,8 +142,13 @@ examples:
     )
     p.add_argument(
         "--round-leaks",
-        action="store_true",
-        help="round trained leaks of --init to shifts",
+        type=int,
+        nargs="?",
+        const=N_LEAK_SHIFTS,
+        choices=range(1, N_LEAK_SHIFTS + 1),
+        metavar="N",
+        help="round trained leaks of --init to sums of up to N shifts (default: "
+        f"{N_LEAK_SHIFTS}; the iCE40 boards have one)",
     )
     for name, kind, text in (
         ("epochs", int, "passes over the training data"),
@@ -200,7 +206,8 @@ def _given(
             raise TrainError(f"--model-config {args.model_config}: {error}") from error
         return config, parameters
     if init is not None:
-        rounded = round_leaks(checkpoint.build(init)) if args.round_leaks else None
+        n_shifts = args.round_leaks
+        rounded = round_leaks(checkpoint.build(init), n_shifts) if n_shifts else None
         return rounded or ModelConfig.from_dict(init["model_config"]), parameters
     return None if recipe is None else recipe.model, None
 

@@ -11,7 +11,6 @@ import torch
 from hw.spec import (
     CHUNK_DEPTH,
     MAX_LEAK_SHIFT,
-    N_LEAK_SHIFTS,
     Config,
     Gate,
     Leak,
@@ -22,6 +21,7 @@ from hw.spec import (
     decay,
     fire,
     joined,
+    leak_shifts,
     leaked,
     signed_range,
     valid_shifts,
@@ -172,18 +172,11 @@ def test_leaks_of_several_shifts() -> None:
     assert decay(Leak.SUBTRACT, 3, 5) == 0.90625
 
 
-SHIFTS = [
-    shifts
-    for n in range(1, N_LEAK_SHIFTS + 1)
-    for shifts in itertools.combinations(range(1, MAX_LEAK_SHIFT + 1), n)
-]
-
-
 def test_every_leak_is_monotone() -> None:
     """The proof that nothing overflows relies on it, see :mod:`sw.network.bounds`."""
     # A period of the largest shift, and both sides of 0.
     membranes = np.arange(-(1 << MAX_LEAK_SHIFT) - 9, (1 << MAX_LEAK_SHIFT) + 9)
-    for shifts in SHIFTS:
+    for shifts in leak_shifts():
         assert valid_shifts(shifts)
         for leak in (Leak.SUBTRACT, Leak.KEEP):
             remains = leaked(membranes, leak, *shifts)
@@ -199,7 +192,7 @@ def test_shifts_that_no_leak_has(shifts: tuple) -> None:
 def test_a_leak_of_any_decay_is_near() -> None:
     """Three shifts bring the decay within 1/32 of any that is wanted."""
     available = {decay(Leak.NONE)}
-    available |= {decay(leak, *s) for leak in (Leak.SUBTRACT, Leak.KEEP) for s in SHIFTS}
+    available |= {decay(leak, *s) for leak in (Leak.SUBTRACT, Leak.KEEP) for s in leak_shifts()}
     wanted = np.linspace(0, 1, 1001)
     nearest = np.abs(wanted[:, None] - np.array(sorted(available))).min(axis=1)
     assert nearest.max() <= 1 / 32

@@ -430,9 +430,11 @@ def test_learned_leaks_get_the_gradient_and_are_rounded_to_shifts() -> None:
         for neuron, decay in zip(neurons.values(), decays, strict=False):
             assert neuron.decay_logit is not None
             neuron.decay_logit.copy_(torch.logit(torch.tensor(decay)))
-    rounded = round_leaks(model)
+    rounded = round_leaks(model, 1)
     for name, leak in zip(neurons, wanted, strict=False):
         assert (rounded.neurons[name].leak, rounded.neurons[name].leak_shift) == leak
+    for name, decay in zip(neurons, decays, strict=False):  # with three shifts
+        assert abs(round_leaks(model).neurons[name].decay - decay) <= 1 / 64
     again = SpikingResNet(rounded)
     again.load_state_dict(
         {k: v for k, v in model.state_dict().items() if not k.endswith("decay_logit")}

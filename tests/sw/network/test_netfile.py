@@ -320,6 +320,6 @@ def test_fields_of_the_format_are_pinned() -> None:
         "timesteps image_shape encoder layers weight_bits labels provenance statistics"
     )
     assert " ".join(f.name for f in dataclasses.fields(Layer)) == (
-        "name source kernel stride padding weight bias threshold leak leak_shift finer_shifts reset "
-        "gate identity pool output"
+        "name source kernel stride padding weight bias threshold leak leak_shift finer_shifts "
+        "reset gate identity pool output"
     )

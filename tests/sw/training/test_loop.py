@@ -594,7 +594,7 @@ def test_learned_leaks_are_trained_rounded_and_exported(tmp_path: Path) -> None:
     assert tuned["history"][0]["loss"] < values["history"][0]["loss"], "it starts from the leaks"
     wanted = [rounded.neuron_of(layer.name) for layer in fold.fold(tuned).layers[:-1]]
     for layer, neuron in zip(fold.fold(tuned).layers, wanted, strict=False):
-        assert (layer.leak.name, layer.leak_shift) == (neuron.leak, neuron.leak_shift)
+        assert (layer.leak.name, layer.leak_shifts) == (neuron.leak, neuron.leak_shifts)
 
 
 def test_tensorboard_gets_every_epoch(tmp_path: Path) -> None:
