@@ -478,7 +478,7 @@ class Config:
         It is the least distance between two jobs of the same neurons, a part of the schedule that
         the compiler makes for the fire unit.
         """
-        return FIRE_LATENCY + self.full_neurons
+        return FIRE_LATENCY + 2 * self.full_neurons
 
     @property
     def param_latency(self) -> int:

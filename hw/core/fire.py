@@ -55,7 +55,7 @@ class FireUnit(wiring.Component):
     neuron is defined in :mod:`hw.spec`. ::
 
         A   parameters and sums asked for
-        BR  membrane read (in B0 if not full_neurons)
+        BR  membrane read (in B0 if not full_neurons); it arrives a cycle later
         B0  old membrane shifted for the leak (in B1 if not full_neurons)
         B1  sum + bias added; terms of the leak added up
         B2  membrane added up
@@ -64,7 +64,8 @@ class FireUnit(wiring.Component):
 
     Parameters and sums arrive at B1, :attr:`hw.spec.Config.param_latency` cycles after A. If that
     is 1, A and B0 are the same cycle. With :attr:`hw.spec.Config.full_neurons` it is at least 3, so
-    that there is a cycle more for the terms of the leak.
+    that BR can be two cycles before B0. The cycle between them has a register behind the memory,
+    which would otherwise be the slowest path, together with the shift.
 
     A layer that takes pixels reads their :data:`hw.spec.N_PLANES` bits as bit-planes, each of which
     is a map of binary inputs. Before its first timestep, a neuron has ``N_PLANES / banks``
@@ -161,7 +162,7 @@ class FireUnit(wiring.Component):
             m.d.sync += [continues.eq(~last), index.eq(Mux(last, 0, index + 1))]
         n_later = config.param_latency - 1
         flags = delayed(m, Cat(begin, active, last), n_later, reset=True)
-        n_read = n_later - config.full_neurons
+        n_read = n_later - 2 * config.full_neurons
         read_job, read_index = delayed(m, head, n_read), delayed(m, index, n_read)
         n_wait = n_later - n_read
         return _Beat(
@@ -232,8 +233,10 @@ class FireUnit(wiring.Component):
         """
         config, h = self._config, self.header
         membrane_shape = signed(config.membrane_bits)
-        # Names with a number are of stage B0, B1, ...; those with "r" of the stage of the read.
-        to_b1 = 1 + config.full_neurons  # cycles from the read to B1
+        # Names with a number are of stage B0, B1, ...; those with "r" are of
+        # the stage of the read, and those with "d" of the stage of the old membrane.
+        to_old = 1 + config.full_neurons  # cycles from the read to the old membrane
+        to_b1 = to_old + config.full_neurons  # cycles from the read to B1
         beat_bits = (config.fire_beats - 1).bit_length()
         jobr = beat.read_job
         rowr = Cat(beat.read_index[:beat_bits], jobr.slot)
@@ -269,8 +272,10 @@ class FireUnit(wiring.Component):
         n_terms = config.n_leak_shifts
         places = (h.leak_shift, h.leak_shift2, h.leak_shift3)[:n_terms]
         subtract, keep = h.leak == Leak.SUBTRACT, h.leak == Leak.KEEP
-        no_wholed = delayed(m, startsr | (keep & ~planer), 1)
-        no_changed = delayed(m, startsr | planer | ~(keep | subtract), 1)
+        no_wholed = delayed(m, startsr | (keep & ~planer), to_old)
+        no_changed = delayed(m, startsr | planer | ~(keep | subtract), to_old)
+        planed = delayed(m, planer, to_old)
+        oldd = delayed(m, read.data["values"], to_old - 1)
         absent = [no_changed, *(no_changed | (place == 0) for place in places[1:])]
         negative = [subtract, keep, subtract][:n_terms]
         carries = [
@@ -287,9 +292,9 @@ class FireUnit(wiring.Component):
             def lane(name: str, j: int = j) -> Signal:
                 return unreset(membrane_shape, f"{name}{j}")
 
-            old = read.data["values"][j]
+            old = oldd.word_select(j, config.membrane_bits).as_signed()
             whole, drive, membrane = lane("whole"), lane("drive"), lane("membrane")
-            m.d.sync += whole.eq(Mux(delayed(m, planer, 1), old << config.banks, old))
+            m.d.sync += whole.eq(Mux(planed, old << config.banks, old))
             with m.If(no_wholed):
                 m.d.sync += whole.eq(0)
             terms = []
