@@ -71,13 +71,28 @@ class Scale:
 class Pool:
     """A 2-D pooling with (vertical, horizontal) window, stride and padding.
 
-    ``kind`` is ``"max"``, ``"average"`` or ``"sum"``.
+    ``kind`` is ``"max"``, ``"average"`` or ``"sum"``. Padding adds zeros that count in averages.
     """
 
     kind: str
     kernel: Pair
     stride: Pair
     padding: Pair = (0, 0)
+    ceil: bool = False
+    """Whether a rest of the map that is smaller than a window gets a window of its own."""
+    divisor: int | None = None
+    """Number by which an average divides sums; None for the number of values in a window."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptivePool:
+    """A 2-D pooling to maps of the size ``output`` (height, width), whatever the input's size.
+
+    ``kind`` is ``"max"`` or ``"average"``. A height or width of 0 stands for that of the input.
+    """
+
+    kind: str
+    output: Pair
 
 
 @dataclass(frozen=True)
@@ -119,7 +134,7 @@ class Join:
     gate: Gate
 
 
-Step = Convolve | Connect | Normalise | Scale | Pool | Flatten | FireNode | Join
+Step = Convolve | Connect | Normalise | Scale | Pool | AdaptivePool | Flatten | FireNode | Join
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +165,30 @@ class Source:
     labels: tuple[str, ...] = ()
     averaged: bool = True
     """Whether logits are means over the timesteps; otherwise they are sums."""
+
+
+def plain_kernel(weight: Float, groups: int, dilation: Pair) -> Float:
+    """Return the weights of a plain convolution that computes a grouped or dilated one.
+
+    The result is (output channels, input channels, kernel height, kernel width), with weights of 0
+    for the channels of other groups and for the places between dilated taps. ``weight`` has only
+    the input channels of one group.
+
+    Raises
+    ------
+    ExchangeError
+        The output channels cannot be divided into ``groups``.
+    """
+    n_out, n_in, height, width = weight.shape
+    if groups < 1 or n_out % groups:
+        raise ExchangeError(f"{n_out} output channels cannot be divided into {groups} groups")
+    rows, columns = (height - 1) * dilation[0] + 1, (width - 1) * dilation[1] + 1
+    plain = np.zeros((n_out, n_in * groups, rows, columns))
+    size = n_out // groups
+    for g in range(groups):
+        outputs, inputs = slice(g * size, (g + 1) * size), slice(g * n_in, (g + 1) * n_in)
+        plain[outputs, inputs, :: dilation[0], :: dilation[1]] = weight[outputs]
+    return plain
 
 
 def leak_of(decay: float) -> tuple[Leak, int] | None:

@@ -29,6 +29,7 @@ from sw.exchange.graph import (
     Step,
     decay_error,
     leak_of,
+    plain_kernel,
     report_problems,
 )
 from sw.exchange.nir_common import (
@@ -216,8 +217,7 @@ class _Reader:
         weight = np.asarray(node.weight, np.float64)
         if weight.ndim != 4:
             raise ExchangeError(f"its weight has {weight.ndim} axes instead of 4")
-        if int(np.asarray(node.groups)) != 1 or pair_of(node.dilation) != (1, 1):
-            raise ExchangeError("groups or dilation: use a plain convolution with weights of 0")
+        weight = plain_kernel(weight, int(np.asarray(node.groups)), pair_of(node.dilation))
         kernel = weight.shape[2:]
         padding = node.padding.decode() if isinstance(node.padding, bytes) else node.padding
         if isinstance(padding, str):

@@ -9,6 +9,7 @@ Only tensors and plain values are unpickled, so that a hostile file cannot run c
 
 from __future__ import annotations
 
+import itertools
 import math
 import pickle
 import zipfile
@@ -25,6 +26,7 @@ from torch import Tensor
 from hw.spec import Gate, Leak, Reset
 from sw.exchange.assembly import Imported, assemble
 from sw.exchange.graph import (
+    AdaptivePool,
     Connect,
     Convolve,
     ExchangeError,
@@ -38,6 +40,7 @@ from sw.exchange.graph import (
     Step,
     decay_error,
     leak_of,
+    plain_kernel,
     report_problems,
 )
 from sw.exchange.topology import KINDS
@@ -114,7 +117,10 @@ def load(path: Path) -> dict[str, Tensor]:
             f"{path} holds {', '.join(others[:5])} besides tensors; save only the state dict, or "
             f"store it under one of the keys {', '.join(NESTED)}"
         )
-    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    return {
+        name.removeprefix("module.").removeprefix("_orig_mod."): tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def from_state_dict(
@@ -172,7 +178,9 @@ class _Builder:
                 continue
             kind = next(k for k in KINDS if k in layer)
             name = layer[kind] if kind in ("conv", "linear", "norm") else layer.get("name")
-            name = str(name or f"{kind} {place}{n}")
+            if kind == "neuron" and self.framework == "snntorch":
+                name = layer[kind]
+            name = self.unused_name(str(name or f"{kind} {place}{n}"))
             try:
                 step = getattr(self, kind)(layer)
             except ExchangeError as error:
@@ -182,13 +190,22 @@ class _Builder:
             source = name
         return source
 
+    def unused_name(self, name: str) -> str:
+        """Return ``name``, or with a number behind it if a node already has that name.
+
+        A module without membranes may run at several places, with the same weights.
+        """
+        names = {node.name for node in self.nodes}
+        others = (f"{name}.{n}" for n in itertools.count(2))
+        return next(n for n in itertools.chain([name], others) if n not in names)
+
     def block(self, layer: Mapping[str, Any], source: str, place: str) -> str:
         """Add the layers of a residual block and the gate that joins them; return the gate's name.
 
         The gate joins the spikes of the block's branch (its convolutions) and identity (its
         shortcut). Both read the node ``source``.
         """
-        name = str(layer["block"])
+        name = self.unused_name(str(layer["block"]))
         gate = str(layer.get("gate"))
         if gate not in Gate.__members__ or gate == "NONE":
             self.problems[name] = (
@@ -202,11 +219,11 @@ class _Builder:
             self.nodes.append(Node(name=name, step=step, sources=(branch, identity)))
         return name
 
-    def tensor(self, name: str, n_axes: int, optional: bool = False) -> Float | None:
+    def tensor(self, name: str, *n_axes: int, optional: bool = False) -> Float | None:
         """Return a tensor of the state dict in float64; None if it is optional and missing.
 
         Raises :class:`ExchangeError` if a tensor that is not optional is missing, or if the tensor
-        does not have ``n_axes`` axes.
+        does not have one of ``n_axes`` axes.
         """
         if name not in self.state:
             if optional:
@@ -217,16 +234,17 @@ class _Builder:
             )
         self.used.add(name)
         tensor = self.state[name]
-        if tensor.ndim != n_axes:
-            raise ExchangeError(f"{name!r} has {tensor.ndim} axes instead of {n_axes}")
+        if tensor.ndim not in n_axes:
+            expected = " or ".join(map(str, n_axes))
+            raise ExchangeError(f"{name!r} has {tensor.ndim} axes instead of {expected}")
         return tensor.detach().to(torch.float64).numpy()
 
-    def required(self, name: str, n_axes: int) -> Float:
+    def required(self, name: str, *n_axes: int) -> Float:
         """Return a tensor of the state dict in float64.
 
-        Raises :class:`ExchangeError` if it is missing, or does not have ``n_axes`` axes.
+        Raises :class:`ExchangeError` if it is missing, or does not have one of ``n_axes`` axes.
         """
-        values = self.tensor(name, n_axes)
+        values = self.tensor(name, *n_axes)
         assert values is not None
         return values
 
@@ -244,12 +262,16 @@ class _Builder:
     # -- one method per kind
 
     def conv(self, layer: Mapping[str, Any]) -> Step:
-        if pair_of(layer, "dilation", 1) != (1, 1) or layer.get("groups", 1) != 1:
-            raise ExchangeError("groups or dilation: use a plain convolution with weights of 0")
-        weight = self.required(f"{layer['conv']}.weight", 4)
+        """Convert a convolution; a kernel of one axis becomes one of height 1."""
+        weight = self.required(f"{layer['conv']}.weight", 3, 4)
+        if weight.ndim == 3:
+            weight = weight[:, :, None]
+        groups = layer.get("groups", 1)
+        if type(groups) is not int:
+            raise ExchangeError(f"groups {groups!r} must be a whole number of at least 1")
         self.width = len(weight)
         return Convolve(
-            weight=weight,
+            weight=plain_kernel(weight, groups, pair_of(layer, "dilation", 1, least=1)),
             bias=self.tensor(f"{layer['conv']}.bias", 1, optional=True),
             stride=pair_of(layer, "stride", 1, least=1),
             padding=pair_of(layer, "padding", 0),
@@ -274,13 +296,25 @@ class _Builder:
     def pool(self, layer: Mapping[str, Any]) -> Step:
         if layer["pool"] not in ("max", "average"):
             raise ExchangeError(f"pool {layer['pool']!r} is not supported; use max or average")
+        if "output" in layer:
+            extra = sorted(set(layer) & {"kernel", "stride", "padding", "ceil", "divisor"})
+            if extra:
+                raise ExchangeError(f"an output size excludes {', '.join(extra)}")
+            return AdaptivePool(kind=layer["pool"], output=pair_of(layer, "output"))
         kernel = pair_of(layer, "kernel", 2, least=1)
         strides = layer if layer.get("stride") is not None else {"stride": list(kernel)}
+        divisor, ceil = layer.get("divisor"), layer.get("ceil", False)
+        if divisor is not None and (type(divisor) is not int or divisor < 1):
+            raise ExchangeError(f"divisor {divisor!r} must be a whole number of at least 1")
+        if type(ceil) is not bool:
+            raise ExchangeError(f"ceil {ceil!r} must be true or false")
         return Pool(
             kind=layer["pool"],
             kernel=kernel,
             stride=pair_of(strides, "stride", least=1),
             padding=pair_of(layer, "padding", 0),
+            ceil=ceil,
+            divisor=divisor,
         )
 
     def vote(self, layer: Mapping[str, Any]) -> Step:

@@ -300,7 +300,7 @@ FULL = np.ones((4, 6, 6))
     [
         ({"if": nir.Threshold(FULL)}, "if (Threshold): this type of node is not supported"),
         ({"if": nir.CubaLIF(FULL, FULL, FULL, FULL, FULL)}, "if (CubaLIF): this type of"),
-        ({"conv": conv_of(groups=2)}, "conv (Conv2d): groups or dilation"),
+        ({"conv": conv_of(groups=3)}, "conv (Conv2d): 4 output channels cannot be divided into 3"),
         ({"conv": conv_of(weight=np.ones((4, 1, 3, 3, 2)))}, "weight has 5 axes instead of 4"),
         ({"conv": conv_of(weight=np.ones((4, 1, 2, 2)), padding="same")}, "'same' with an even"),
         ({"fc": nir.Affine(np.ones((2, 3, 36)), np.ones((2, 3)))}, "weight has 3 axes instead"),
@@ -321,7 +321,7 @@ def test_what_the_device_cannot_do_is_named(changes: dict[str, Any], message: st
 
 def test_all_problems_are_named_at_once() -> None:
     with pytest.raises(ExchangeError) as error:
-        from_graph(neuron_graph(**{"if": nir.Threshold(FULL), "conv": conv_of(groups=2)}), 4)
+        from_graph(neuron_graph(**{"if": nir.Threshold(FULL), "conv": conv_of(groups=3)}), 4)
     assert "if (Threshold): " in str(error.value) and "conv (Conv2d): " in str(error.value)
 
 
