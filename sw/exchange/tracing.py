@@ -280,6 +280,7 @@ class _Reader:
         name = self.tracer.full_name(target)
         kind = self.tracer.kinds.get(target)
         try:
+            check_unchanged(module)
             if source.total or source.negated:
                 raise ExchangeError("its input is no map of spikes or sums, but computed from one")
             if kind is None or name in self.tracer.problems:
