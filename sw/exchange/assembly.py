@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -79,6 +79,9 @@ class Imported:
     become integers again, by name of the layer. They are 1 if the original thresholds are unknown.
     The output layer's are the number by which its logits were divided. The key of the encoder is
     :data:`sw.network.network.IMAGE`."""
+    near: dict[str, FireNode] = field(default_factory=dict)
+    """Neurons whose leak or reset only comes near to the framework's, by name of their layer; the
+    encoder's key is that of ``multipliers``."""
 
 
 def assemble(nodes: Sequence[Node], source: Source, provenance: dict[str, Any]) -> Imported:
@@ -118,6 +121,7 @@ class _Assembly:
         self.encoder: FoldedLayer | None = None
         self.layers: dict[str, FoldedLayer] = {}
         self.multipliers: dict[str, Float] = {}
+        self.near: dict[str, FireNode] = {}
 
     def run(self, provenance: dict[str, Any]) -> Imported:
         if not self.nodes:
@@ -134,6 +138,13 @@ class _Assembly:
         self.finish(self.nodes[-1].name)
         n_classes = list(self.layers.values())[-1].weight.shape[3]
         labels = self.source.labels or tuple(f"class {n}" for n in range(n_classes))
+        if self.near:
+            near = {
+                name: {"decay": np.unique(step.decay).tolist(), "late_reset": step.late_reset}
+                for name, step in self.near.items()
+                if step.decay is not None
+            }
+            provenance = {**provenance, "nearest_leak": near}
         folded = FoldedNetwork(
             timesteps=self.source.timesteps,
             image_shape=self.source.image_shape,
@@ -142,7 +153,7 @@ class _Assembly:
             labels=labels,
             provenance=provenance,
         )
-        return Imported(folded=folded, multipliers=self.multipliers)
+        return Imported(folded=folded, multipliers=self.multipliers, near=self.near)
 
     def step(self, node: Node, inputs: list[Value]) -> Value:
         """Fold one node, whose sources gave ``inputs``, and return the node's output."""
@@ -218,8 +229,16 @@ class _Assembly:
             leak_shift=step.leak_shift,
             reset=step.reset,
         )
+        if step.decay is not None:
+            self.near[layer.name if value.source != IMAGE else IMAGE] = step
         if value.source != IMAGE:
+            if step.groups:
+                return self.grouped(step, layer, value.shape, multiplier)
             return self.add(layer, value.shape, multiplier)
+        if step.groups:
+            raise ExchangeError(
+                "neurons that read the image have several leaks: train the first layer with one"
+            )
         if self.encoder is not None:
             raise ExchangeError("a second layer reads the image; only the first layer can")
         if max(layer.weight.shape[:3]) > 1:
@@ -231,6 +250,35 @@ class _Assembly:
         self.encoder = replace(layer, weight=layer.weight * gain)
         self.multipliers[IMAGE] = multiplier
         return Spikes(INPUT, value.shape)
+
+    def grouped(
+        self, step: FireNode, layer: FoldedLayer, shape: Shape, multiplier: Float
+    ) -> Spikes:
+        """Append one layer for every leak of a map's neurons, and return the spikes of all.
+
+        The layers have the weights and biases of their own neurons, and 0 for all others, which
+        therefore never fire. OR gates join their spikes.
+        """
+        previous: str | None = None
+        for n, group in enumerate(step.groups):
+            members = to_rows(group.members.astype(np.float64), shape)
+            name = layer.name if n == 0 else f"{layer.name}.leak{n + 1}"
+            part = replace(
+                layer,
+                name=name,
+                weight=layer.weight * members[None, ..., None, None, None],
+                bias=layer.bias * members[None],
+                leak=group.leak,
+                leak_shift=group.leak_shift,
+                gate=Gate.NONE if previous is None else Gate.OR,
+                identity=previous,
+            )
+            self.add(part, shape, multiplier)
+            if layer.name in self.near:
+                self.near[name] = step
+            previous = name
+        assert previous is not None
+        return Spikes(previous, shape)
 
     def add(self, layer: FoldedLayer, shape: Shape, multiplier: Float) -> Spikes:
         """Append ``layer`` to the network, and return its spikes, a map of shape ``shape``.

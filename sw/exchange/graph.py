@@ -100,9 +100,18 @@ class Flatten:
     """A step that flattens a map (C, H, W) to one axis, and leaves its values as they are."""
 
 
+@dataclass(frozen=True, eq=False)
+class LeakGroup:
+    """The neurons of a map that have one leak; ``members`` broadcasts to (C, H, W)."""
+
+    leak: Leak
+    leak_shift: int
+    members: NDArray[np.bool_]
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FireNode:
-    """A map of spiking neurons, which share one kind of leak and reset.
+    """A map of spiking neurons, which share one kind of reset.
 
     At every timestep, the leak multiplies membranes by ``1 - 2**-leak_shift`` if ``leak`` is
     ``Leak.SUBTRACT``, and by ``2**-leak_shift`` if it is ``Leak.KEEP``.
@@ -120,6 +129,13 @@ class FireNode:
     integer_threshold: NDArray[np.int64] | None = None
     """Thresholds of the integer network that the file was exported from; None if the file does not
     hold any."""
+    groups: tuple[LeakGroup, ...] = ()
+    """Neurons by their leak, if they do not all have ``leak``; empty if they do."""
+    decay: Float | None = None
+    """Factors by which the framework multiplies membranes at every timestep, if the leaks only come
+    near to them, or ``late_reset`` is set; None if the step is exact."""
+    late_reset: bool = False
+    """Whether the framework subtracts the threshold after the next leak, not before it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,31 +205,6 @@ def plain_kernel(weight: Float, groups: int, dilation: Pair) -> Float:
         outputs, inputs = slice(g * size, (g + 1) * size), slice(g * n_in, (g + 1) * n_in)
         plain[outputs, inputs, :: dilation[0], :: dilation[1]] = weight[outputs]
     return plain
-
-
-def leak_of(decay: float) -> tuple[Leak, int] | None:
-    """Return the device's leak that multiplies membranes by ``decay`` at every timestep.
-
-    The result is the kind of leak and its shift ``k``: a factor of 1 is no leak, ``1 - 2**-k`` is
-    ``Leak.SUBTRACT``, and ``2**-k`` is ``Leak.KEEP``. It is None for any other factor.
-    """
-    if abs(decay - 1) <= TOLERANCE:
-        return Leak.NONE, 0
-    for shift in range(1, 16):
-        if abs(decay - (1 - 2.0**-shift)) <= TOLERANCE:
-            return Leak.SUBTRACT, shift
-        if abs(decay - 2.0**-shift) <= TOLERANCE:
-            return Leak.KEEP, shift
-    return None
-
-
-def decay_error(decay: float) -> str:
-    """Return the error message for a decay that no leak of the device has."""
-    return (
-        f"its membrane is multiplied by {decay:.4g} at every timestep; the device's leaks are "
-        "shifts, which multiply it by 1 - 2**-k or 2**-k (0.5, 0.75, 0.875, ... or 0.25, 0.125, "
-        "...): train with one of these"
-    )
 
 
 def report_problems(problems: Mapping[str, str], where: str) -> None:

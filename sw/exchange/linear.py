@@ -130,19 +130,32 @@ def acts_as_or(step: FireNode, least: float) -> bool:
     """
     threshold = step.threshold
     reached = threshold < least if step.strict else threshold <= least
-    fires = bool(((threshold > 0) & reached).all())
+    fires = bool(((threshold > 0) & reached).all()) and not step.groups
     return fires and step.leak == Leak.NONE and step.reset == Reset.HARD
 
 
 def to_rows(values: Float, shape: Shape) -> Float:
     """Return a map's parameters, such as thresholds, in the layout (y|1, x|1, o) of a layer.
 
-    ``values`` must broadcast to the map's ``shape`` (C, H, W), or have one number per channel. The
-    axes y and x have length 1 if all positions share their numbers.
+    ``values`` must broadcast to the map's ``shape`` (C, H, W), apart from leading axes of length 1,
+    or have one number per channel. The axes y and x have length 1 if all positions share their
+    numbers.
     """
+    while values.ndim > 3 and values.shape[0] == 1:
+        values = values[0]
+    channels, height, width = shape
     if values.size == np.prod(shape):
         values = values.reshape(shape)
-    elif values.size == shape[0] and values.ndim <= 1:
+    elif values.ndim == 2 and height == 1:
+        values = values[:, None]
+    elif values.ndim == 1 and values.size > 1 and (values == values[0]).all():
+        values = values[:1]
+    elif values.ndim == 1 and values.size == channels == width:
+        raise ExchangeError(
+            f"{channels} parameters could be those of the channels or of the columns of a map "
+            f"{shape}: give them the shape ({channels}, 1, 1) or (1, 1, {channels})"
+        )
+    elif values.ndim == 1 and values.size == channels:
         values = values.reshape(-1, 1, 1)
     try:
         full = np.broadcast_to(values, shape)

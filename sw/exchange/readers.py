@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sw.exchange import nir_common, nir_read, statedict
+from sw.exchange import nir_common, nir_file, nir_read, statedict
 from sw.exchange.assembly import Imported
 from sw.exchange.topology import load_topology
 
@@ -20,8 +20,7 @@ class ReadOptions:
 
     ``topology`` is the name or file of a description of the network (:mod:`sw.exchange.topology`),
     ``frames`` says that the input is binary frames, and ``dt`` is the timestep in seconds.
-    :func:`sw.exchange.nir_read.read` explains ``timesteps``, ``pixel_max`` and
-    ``fires_at_threshold``.
+    :class:`sw.exchange.nir_read.NirOptions` explains the others.
     """
 
     timesteps: int | None = None
@@ -30,6 +29,8 @@ class ReadOptions:
     frames: bool = False
     dt: float | None = None
     fires_at_threshold: bool = False
+    reset: str | None = None
+    nearest_leak: bool = False
 
     def given(self) -> set[str]:
         """Return the names of the options that the user gave, as field names."""
@@ -54,30 +55,45 @@ class Reader:
 def _read_nir(path: Path, options: ReadOptions) -> Imported:
     return nir_read.read(
         path,
-        options.timesteps,
-        pixel_max=None if options.frames else options.pixel_max or 1.0,
-        dt_s=options.dt,
-        fires_at_threshold=options.fires_at_threshold,
+        nir_read.NirOptions(
+            timesteps=options.timesteps,
+            pixel_max=None if options.frames else options.pixel_max or 1.0,
+            dt_s=options.dt,
+            fires_at_threshold=options.fires_at_threshold,
+            reset=options.reset,
+            nearest_leak=options.nearest_leak,
+        ),
     )
 
 
 def _read_state_dict(path: Path, options: ReadOptions) -> Imported:
     assert options.topology is not None
-    return statedict.read(path, load_topology(options.topology), options.timesteps)
+    topology = load_topology(options.topology)
+    return statedict.read(path, topology, options.timesteps, options.nearest_leak)
 
 
 READERS = (
     Reader(
         files=f"{nir_common.SUFFIX} files",
-        matches=lambda path, options: path.suffix == nir_common.SUFFIX,
+        matches=lambda path, options: nir_file.is_hdf5(path),
         read=_read_nir,
-        options=frozenset({"timesteps", "pixel_max", "frames", "dt", "fires_at_threshold"}),
+        options=frozenset(
+            {
+                "timesteps",
+                "pixel_max",
+                "frames",
+                "dt",
+                "fires_at_threshold",
+                "reset",
+                "nearest_leak",
+            }
+        ),
     ),
     Reader(
         files="state dicts",
         matches=lambda path, options: options.topology is not None,
         read=_read_state_dict,
-        options=frozenset({"timesteps", "topology"}),
+        options=frozenset({"timesteps", "topology", "nearest_leak"}),
     ),
 )
 """All readers; the first one that matches reads a file."""

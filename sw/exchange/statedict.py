@@ -23,14 +23,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hw.spec import Gate, Leak, Reset
+from hw.spec import Gate
 from sw.exchange.assembly import Imported, assemble
 from sw.exchange.graph import (
     AdaptivePool,
     Connect,
     Convolve,
     ExchangeError,
-    FireNode,
     Flatten,
     Join,
     Node,
@@ -38,11 +37,10 @@ from sw.exchange.graph import (
     Pool,
     Source,
     Step,
-    decay_error,
-    leak_of,
     plain_kernel,
     report_problems,
 )
+from sw.exchange.neurons import neurons
 from sw.exchange.topology import KINDS
 from sw.model import checkpoint
 from sw.network.network import IMAGE
@@ -55,7 +53,12 @@ MAX_FLOAT = float(np.finfo(np.float64).max)
 Float = NDArray[np.float64]
 
 
-def read(path: Path, topology: Mapping[str, Any], timesteps: int | None = None) -> Imported:
+def read(
+    path: Path,
+    topology: Mapping[str, Any],
+    timesteps: int | None = None,
+    nearest_leak: bool = False,
+) -> Imported:
     """Read a file with a state dict, and return its network, folded.
 
     Parameters
@@ -63,6 +66,7 @@ def read(path: Path, topology: Mapping[str, Any], timesteps: int | None = None) 
     topology : description of the network's steps, from
         :func:`sw.exchange.topology.load_topology`.
     timesteps : number of timesteps to run; None takes the number in the topology.
+    nearest_leak : take the nearest leak and order of reset that the device has.
 
     Raises
     ------
@@ -72,7 +76,7 @@ def read(path: Path, topology: Mapping[str, Any], timesteps: int | None = None) 
     """
     state = load(path)
     try:
-        return from_state_dict(state, topology, timesteps, origin=path.name)
+        return from_state_dict(state, topology, timesteps, path.name, nearest_leak)
     except ExchangeError as error:
         raise ExchangeError(f"{path}: {error}") from None
 
@@ -128,13 +132,14 @@ def from_state_dict(
     values: Mapping[str, Any],
     timesteps: int | None = None,
     origin: str = "state dict",
+    nearest_leak: bool = False,
 ) -> Imported:
     """Return the folded network of a state dict that is already loaded.
 
     ``values`` is its topology, and ``origin`` names the state dict in the provenance. See
     :func:`read` for the other parameters and the errors.
     """
-    builder = _Builder(state, values["framework"])
+    builder = _Builder(state, values["framework"], nearest_leak)
     builder.sequence(values["layers"], IMAGE)
     report_problems(builder.problems, "the network")
     builder.check_all_used()
@@ -158,6 +163,7 @@ class _Builder:
 
     state: Mapping[str, Tensor]
     framework: str
+    nearest_leak: bool
     nodes: list[Node] = field(default_factory=list)
     problems: dict[str, str] = field(default_factory=dict)
     """Reasons why layers cannot be converted, by name of the node."""
@@ -356,7 +362,8 @@ class _Builder:
             gain = 1 / tau if layer.get("decay_input", True) else 1.0
         elif kind != "IF":
             raise ExchangeError(f"neuron {kind!r} is not supported; the device has IF and LIF")
-        return _fire(_number(layer, "threshold", 1.0) - rest, gain, decay, soft, False)
+        threshold = (_number(layer, "threshold", 1.0) - rest) / gain
+        return neurons(threshold, decay, soft=soft, strict=False, nearest=self.nearest_leak)
 
     def leaky(self, layer: Mapping[str, Any]) -> Step:
         """Convert a layer of snnTorch's ``Leaky`` neurons.
@@ -377,42 +384,21 @@ class _Builder:
             raise ExchangeError(f"the file has no {name}.threshold or no {name}.beta")
         if f"{name}.alpha" in self.state or f"{name}.V" in self.state:
             raise ExchangeError("synaptic and recurrent neurons are not supported; use Leaky")
-        if len(set(beta.tolist())) > 1:
-            raise ExchangeError("its beta differs from neuron to neuron")
         spike = self.state.get(f"{name}.graded_spikes_factor")
         if spike is not None and bool((spike != 1).any()):
             raise ExchangeError("graded spikes are not supported; the device's are 0 and 1")
         mechanism = int(self.state.get(f"{name}.reset_mechanism_val", torch.tensor(0)).item())
-        decay = float(np.clip(beta[0], 0, 1))
+        decay = np.clip(beta, 0, 1)
         if mechanism == 2:
             raise ExchangeError("reset_mechanism='none' is not supported; train with 'zero'")
-        if mechanism == 0 and decay != 1:
-            raise ExchangeError(
-                "reset_mechanism='subtract' with beta below 1 subtracts the threshold after the "
-                "leak, the device before it; train with reset_mechanism='zero'"
-            )
-        return _fire(threshold, 1.0, decay, mechanism == 0, True)
-
-
-def _fire(
-    threshold: float | Float, gain: float, decay: float, soft: bool, strict: bool
-) -> FireNode:
-    """Return the step (:class:`sw.exchange.graph.FireNode`) of neurons with these constants.
-
-    At every timestep, the membrane is multiplied by ``decay``, and the input times ``gain`` is
-    added to it. A spike subtracts the threshold if ``soft`` is set, and otherwise clears the
-    membrane. Neurons fire only above their threshold if ``strict`` is set, otherwise also at it.
-    """
-    leak = leak_of(decay)
-    if leak is None:
-        raise ExchangeError(decay_error(decay))
-    return FireNode(
-        threshold=np.asarray(threshold, np.float64) / gain,
-        strict=strict,
-        leak=Leak(leak[0]),
-        leak_shift=leak[1],
-        reset=Reset.SOFT if soft else Reset.HARD,
-    )
+        return neurons(
+            threshold,
+            decay,
+            soft=mechanism == 0,
+            strict=True,
+            late=True,
+            nearest=self.nearest_leak,
+        )
 
 
 def _number(layer: Mapping[str, Any], key: str, default: float, least: float = -math.inf) -> float:

@@ -15,7 +15,7 @@ from hw.boards.configs import CONFIGS
 from hw.spec import PARAM_BITS, Gate, Leak, Reset, after_spike
 from sw.compile.compiler import compile_network
 from sw.convert.folded import FoldedNetwork, simulate
-from sw.exchange import graph, integers
+from sw.exchange import graph, integers, neurons
 from sw.exchange.assembly import assemble
 from sw.exchange.graph import (
     AdaptivePool,
@@ -537,9 +537,15 @@ def test_errors_of_the_stem() -> None:
 
 
 def test_leaks() -> None:
-    assert graph.leak_of(1.0) == (Leak.NONE, 0)
-    assert graph.leak_of(0.5) == (Leak.SUBTRACT, 1)
-    assert graph.leak_of(0.875) == (Leak.SUBTRACT, 3)
-    assert graph.leak_of(0.25) == (Leak.KEEP, 2)
-    assert graph.leak_of(float(np.float32(1) - np.float32(1 / 3))) is None
-    assert "multiplied by 0.6667 at every timestep" in graph.decay_error(2 / 3)
+    assert neurons.leak_of(1.0) == (Leak.NONE, 0)
+    assert neurons.leak_of(0.5) == (Leak.SUBTRACT, 1)
+    assert neurons.leak_of(0.875) == (Leak.SUBTRACT, 3)
+    assert neurons.leak_of(0.25) == (Leak.KEEP, 2)
+    assert neurons.leak_of(float(np.float32(1) - np.float32(1 / 3))) is None
+    assert neurons.nearest_leak(0.9) == (Leak.SUBTRACT, 3)
+    assert neurons.nearest_leak(0.3) == (Leak.KEEP, 2)
+    assert neurons.nearest_leak(0.0) == (Leak.KEEP, 15)
+    assert neurons.nearest_leak(1 - 2**-17) == (Leak.NONE, 0)
+    said = neurons.decay_error([2 / 3])
+    assert "multiplied by 0.6667 at every timestep" in said
+    assert "take the nearest, 0.75, with --nearest-leak" in said

@@ -243,10 +243,13 @@ def test_snntorch_fires_above_its_threshold_not_at_it() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"beta": 0.5}, "lif1: reset_mechanism='subtract' with beta below 1"),
+        ({"beta": 0.5}, "lif1: it subtracts the threshold after the next leak, the device before"),
         ({"beta": 0.6, "reset_mechanism": "zero"}, "lif1: its membrane is multiplied by 0.6 at"),
         ({"beta": 0.5, "reset_mechanism": "none"}, "lif1: reset_mechanism='none'"),
-        ({"beta": torch.tensor([0.5, 0.75, 0.5, 0.5])}, "lif1: its beta differs"),
+        (
+            {"beta": torch.tensor([0.5, 0.9, 0.8, 1.0]), "reset_mechanism": "zero"},
+            "lif1: its membrane is multiplied by 0.8, 0.9 at every timestep",
+        ),
         ({"beta": 1.0, "graded_spikes_factor": 2.0}, "lif1: graded spikes"),
     ],
 )
