@@ -25,7 +25,7 @@ from sw.exchange import nearest, topology
 from sw.exchange.assembly import Imported
 from sw.exchange.export import Export, export_network, find_images, read_images
 from sw.exchange.graph import ExchangeError
-from sw.exchange.readers import ReadOptions, find_reader, unused_option
+from sw.exchange.readers import ReadOptions, find_reader, missing_topology, unused_option
 from sw.model import checkpoint
 from sw.model.checkpoint import CheckpointError
 from sw.model.config import ModelError
@@ -203,6 +203,8 @@ def main(argv: list[str] | None = None) -> int:
     if "/" not in arguments.board:
         config = config.with_weight_bits(weight_bits)
     imported = reader.read(arguments.checkpoint, options) if reader else None
+    if reader is None and (problem := missing_topology(arguments.checkpoint)):
+        raise ExchangeError(problem)
     if arguments.input:
         images = read_images(arguments.input, arguments.measure)
     else:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from sw.exchange import nir_common, nir_file, nir_read, statedict
 from sw.exchange.assembly import Imported
-from sw.exchange.topology import load_topology
+from sw.exchange.graph import ExchangeError
+from sw.exchange.topology import TOPOLOGIES, load_topology
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +106,28 @@ def find_reader(path: Path, options: ReadOptions) -> Reader | None:
     The result is None if none does: the file is then taken for a checkpoint of ``sw.train``.
     """
     return next((reader for reader in READERS if reader.matches(path, options)), None)
+
+
+def missing_topology(path: Path) -> str | None:
+    """Return an error message if a file needs a topology, which was not given; otherwise None.
+
+    These are files that hold a state dict of another framework, or a whole network.
+    """
+    ways = (
+        "give --topology FILE, a JSON file that sw.exchange.describe makes from the network, or "
+        f"--topology {' or '.join(TOPOLOGIES)}"
+    )
+    try:
+        state = statedict.load(path)
+    except statedict.ForeignObjects as error:
+        return f"{error}; then {ways}"
+    except ExchangeError:
+        return None
+    names = ", ".join(list(state)[:3])
+    return (
+        f"{path} is a state dict of another framework ({names}, ...), which does not say how the "
+        f"network uses its tensors: {ways}"
+    )
 
 
 def unused_option(reader: Reader | None, options: ReadOptions) -> str | None:

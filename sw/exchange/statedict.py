@@ -53,6 +53,10 @@ MAX_FLOAT = float(np.finfo(np.float64).max)
 Float = NDArray[np.float64]
 
 
+class ForeignObjects(ExchangeError):
+    """Error that a file holds objects other than tensors and plain values, such as a network."""
+
+
 def read(
     path: Path,
     topology: Mapping[str, Any],
@@ -99,7 +103,7 @@ def load(path: Path) -> dict[str, Tensor]:
                 raise ValueError("torch.save did not write it")
         values = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ExchangeError(
+        raise ForeignObjects(
             f"{path} holds more than tensors and plain values, which could run code when it is "
             "read; save only the state dict: torch.save(net.state_dict(), path)"
         ) from error

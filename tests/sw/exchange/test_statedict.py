@@ -360,6 +360,24 @@ def test_files_that_are_no_state_dicts(tmp_path: Path, capsys: pytest.CaptureFix
     assert "is not JSON" in capsys.readouterr().err
 
 
+def test_files_without_a_topology_name_the_option(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(CSNN(2).state_dict(), tmp_path / "csnn.pt")
+    torch.save({"net": CSNN(2).state_dict(), "epoch": 3}, tmp_path / "nested.pt")
+    torch.save(CSNN(2), tmp_path / "module.pt")
+    for name, message in (
+        ("csnn", "csnn.pt is a state dict of another framework (conv_fc.0.weight, conv_fc.1.w"),
+        ("nested", "nested.pt is a state dict of another framework"),
+        ("module", "save only the state dict: torch.save(net.state_dict(), path); then give --to"),
+    ):
+        assert export.main([str(tmp_path / f"{name}.pt")]) == export.EXIT_BAD_INPUT
+        said = capsys.readouterr().err
+        assert message in said
+        assert "--topology FILE, a JSON file that sw.exchange.describe makes" in said
+        assert "--topology spikingjelly-csnn" in said
+
+
 def test_export_takes_state_dicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A state dict is found under a key of a training script's checkpoint."""
     net = lived_in(CSNN(3))
