@@ -223,7 +223,7 @@ class _Assembly:
             stride=value.stride,
             padding=value.padding,
             weight=value.weight,
-            bias=value.bias,
+            bias=value.bias + to_rows(np.asarray(step.drive, np.float64), value.shape)[None],
             threshold=np.nextafter(threshold, np.inf) if step.strict else threshold,
             leak=step.leak,
             leak_shift=step.leak_shift,

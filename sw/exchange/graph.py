@@ -129,6 +129,9 @@ class FireNode:
     integer_threshold: NDArray[np.int64] | None = None
     """Thresholds of the integer network that the file was exported from; None if the file does not
     hold any."""
+    drive: Float | float = 0.0
+    """Constant that is added to membranes at every timestep, in units of the input; its shape
+    broadcasts to (C, H, W)."""
     groups: tuple[LeakGroup, ...] = ()
     """Neurons by their leak, if they do not all have ``leak``; empty if they do."""
     decay: Float | None = None
@@ -207,12 +210,23 @@ def plain_kernel(weight: Float, groups: int, dilation: Pair) -> Float:
     return plain
 
 
+MANY_NAMES = 3
+"""Number of nodes up to which a reason that they share is repeated for each of them."""
+
+
 def report_problems(problems: Mapping[str, str], where: str) -> None:
     """Raise an :class:`ExchangeError` that lists all ``problems``; do nothing without problems.
 
-    ``problems`` holds the reason why a node cannot be mapped, by the node's name. The message
-    begins with ``where``, for example "the graph".
+    ``problems`` holds the reason why a node cannot be mapped, by the node's name. A reason that
+    many nodes share is given once, with all their names. The message begins with ``where``, for
+    example "the graph".
     """
-    if problems:
-        lines = [f"  {name}: {why}" for name, why in problems.items()]
+    names: dict[str, list[str]] = {}
+    for name, why in problems.items():
+        names.setdefault(why, []).append(name)
+    lines = []
+    for why, members in names.items():
+        groups = [members] if len(members) > MANY_NAMES else [[name] for name in members]
+        lines += [f"  {', '.join(group)}: {why}" for group in groups]
+    if lines:
         raise ExchangeError("\n".join([f"{where} has parts that cannot be mapped:", *lines]))

@@ -130,7 +130,7 @@ def acts_as_or(step: FireNode, least: float) -> bool:
     """
     threshold = step.threshold
     reached = threshold < least if step.strict else threshold <= least
-    fires = bool(((threshold > 0) & reached).all()) and not step.groups
+    fires = bool(((threshold > 0) & reached).all()) and not (step.groups or np.any(step.drive))
     return fires and step.leak == Leak.NONE and step.reset == Reset.HARD
 
 

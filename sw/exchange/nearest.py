@@ -31,8 +31,9 @@ RANDOM_DENSITY = 0.1
 class LayerChange:
     """What the nearest leak changes in one layer, whose framework's decays are ``decays``.
 
-    ``n_spikes`` is the number of spikes in the framework, and ``n_changed`` that of spikes that are
-    added or missing with the nearest leak. Both count all samples, timesteps and neurons.
+    ``n_spikes`` is the number of spikes in the framework, ``n_nearest`` that with the nearest leak,
+    and ``n_changed`` that of spikes that only one of both has, at the same timestep of the same
+    neuron. They count all samples, timesteps and neurons.
     """
 
     layer: str
@@ -40,6 +41,7 @@ class LayerChange:
     nearest: float
     late_reset: bool
     n_spikes: int
+    n_nearest: int
     n_changed: int
 
 
@@ -59,10 +61,11 @@ class Change:
             leaks = ", ".join(f"{value:.4g}" for value in layer.decays[:4])
             leaks += ", ..." if len(layer.decays) > 4 else ""
             late = "; threshold subtracted before the leak, not after it" * layer.late_reset
-            share = layer.n_changed / max(1, layer.n_spikes)
+            share = layer.n_changed / max(1, layer.n_spikes + layer.n_nearest)
             lines.append(
-                f"nearest    {layer.layer}: leak {leaks} becomes {layer.nearest:.4g}{late}: "
-                f"{layer.n_changed:,} of {layer.n_spikes:,} spikes change ({share:.2%})"
+                f"nearest    {layer.layer}: leak {leaks} becomes {layer.nearest:.4g}{late}; "
+                f"{layer.n_spikes:,} spikes become {layer.n_nearest:,}, and {share:.2%} of both "
+                "have no counterpart at the same timestep"
             )
         lines.append(
             f"nearest    same class as in the framework in {self.same_class:.2%} of "
@@ -110,6 +113,7 @@ def measure(imported: Imported, samples: NDArray[np.uint8] | None = None) -> Cha
                 nearest=decay(layer.leak, layer.leak_shift),
                 late_reset=step.late_reset,
                 n_spikes=int(spikes[key].sum()),
+                n_nearest=int(found.spikes[key].sum()),
                 n_changed=int((spikes[key] != found.spikes[key]).sum()),
             )
         )

@@ -58,6 +58,7 @@ def neurons(
     strict: bool,
     late: bool = False,
     nearest: bool = False,
+    drive: float | Float = 0.0,
     integer_threshold: NDArray[np.int64] | None = None,
 ) -> FireNode:
     """Return the step of neurons whose membranes decay by ``factor`` at every timestep.
@@ -70,6 +71,7 @@ def neurons(
     strict : whether neurons fire only above their threshold; otherwise they also fire at it.
     late : whether the threshold is subtracted after the next leak, not before it.
     nearest : take the nearest leak and order of reset instead of raising an error.
+    drive : constant input of the neurons at every timestep.
     integer_threshold : thresholds of the integer network that the file was exported from.
 
     Raises
@@ -102,6 +104,7 @@ def neurons(
         strict=strict,
         leak=groups[0].leak,
         leak_shift=groups[0].leak_shift,
+        drive=drive,
         groups=tuple(groups) if len(groups) > 1 else (),
         reset=Reset.SOFT if soft else Reset.HARD,
         integer_threshold=integer_threshold,

@@ -143,7 +143,9 @@ def flattened(graph: Any) -> Any:
         full = {n: f"{name}.{n}" for n in inner.nodes}
         kept = {full[n]: part for n, part in inner.nodes.items() if n not in ends}
         nodes |= kept
-        edges = _joined(edges, name, [(full[a], full[b]) for a, b in inner.edges], full, ends)
+        edges = _joined(
+            edges, name, [(f"{name}.{a}", f"{name}.{b}") for a, b in inner.edges], full, ends
+        )
     # The nodes are checked as they are read; nir's own check refuses shapes that broadcast.
     return nir.NIRGraph(nodes, edges, metadata=graph.metadata, type_check=False)
 

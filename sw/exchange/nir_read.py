@@ -277,7 +277,9 @@ class _Reader:
         """Convert IF or LIF neurons to a step, given their constants per timestep.
 
         At every timestep, the difference between membrane and ``rest`` is multiplied by ``factor``,
-        and the input times ``gain`` is added to the membrane.
+        and the input times ``gain`` is added to the membrane. Membranes start at ``v_reset``, or at
+        0 if a spike subtracts the threshold. If they start elsewhere than at ``rest``, the leak
+        drives them towards it.
         """
         if np.any(gain <= 0):
             raise ExchangeError("its r must be positive")
@@ -289,12 +291,6 @@ class _Reader:
             )
         soft = reset == "subtract"
         start = 0.0 if soft or node.v_reset is None else np.asarray(node.v_reset, np.float64)
-        if np.any(rest != start) and np.any(factor != 1):
-            raise ExchangeError(
-                "its v_leak must be 0 if a spike subtracts the threshold"
-                if soft
-                else "its v_leak differs from its v_reset; use the same value for both"
-            )
         integers = (node.metadata or {}).get(KEY)
         if isinstance(integers, str | bytes):
             integers = None
@@ -304,6 +300,7 @@ class _Reader:
             soft=soft,
             strict=not self.options.fires_at_threshold,
             nearest=self.options.nearest_leak,
+            drive=(1 - factor) * (rest - start) / gain,
             integer_threshold=None if integers is None else np.asarray(integers, np.int64),
         )
 

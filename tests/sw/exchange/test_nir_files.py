@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def step(node: Any, x: Tensor, v: Any, soft: bool) -> tuple[Tensor, Any]:
     spikes = (v > parameter("v_threshold")).double()
     if soft:
         return spikes, v - spikes * parameter("v_threshold")
-    return spikes, torch.where(spikes > 0, torch.zeros(()).double(), v)
+    return spikes, torch.where(spikes > 0, parameter("v_reset"), v)
 
 
 def chain(neurons: Any, out: int = 3, channels: int = 4) -> dict[str, Any]:
@@ -125,7 +126,7 @@ def test_files_without_v_reset_need_the_reset(
         assert f"{name}: it has no v_reset, as files of nir 1.0.4 and earlier" in str(error.value)
     counts = {}
     for reset in ("subtract", "zero"):
-        imported = read(path, NirOptions(**{**vars(OPTIONS), "reset": reset}))
+        imported = read(path, replace(OPTIONS, reset=reset))
         counts[reset] = simulate(imported.folded, FRAMES).logits
         expected = simulated(nodes, FRAMES, reset == "subtract")
         np.testing.assert_allclose(counts[reset], expected, atol=1e-9)
@@ -168,6 +169,18 @@ def test_shapes_and_names_of_other_writers(tmp_path: Path, change: Any, name: st
     found = simulate(reader.read(path, options).folded, FRAMES).logits
     np.testing.assert_allclose(found, simulated(chain(leaky()), FRAMES), atol=1e-9)
     assert np.ptp(found, axis=0).max() > 0
+
+
+@pytest.mark.parametrize("reset", [None, "subtract"])
+def test_a_leak_to_another_value_than_the_reset_is_a_bias(reset: str | None) -> None:
+    rng = np.random.default_rng(6)
+    for rest in (0.3, rng.uniform(-0.2, 0.5, (4, 1, 1)), rng.uniform(-0.2, 0.5, (4, 6, 5))):
+        nodes = chain(leaky())
+        nodes["neurons"].v_leak = np.broadcast_to(rest, (4, 6, 5)).copy()
+        folded = from_graph(graph_of(nodes), replace(OPTIONS, reset=reset)).folded
+        found = simulate(folded, FRAMES).logits
+        np.testing.assert_allclose(found, simulated(nodes, FRAMES, bool(reset)), atol=1e-9)
+        assert np.ptp(found, axis=0).max() > 0
 
 
 @pytest.mark.parametrize("by", ["channel", "position"])
@@ -240,6 +253,10 @@ def test_loops_are_named_node_by_node() -> None:
         "li (LI): its membranes are its output",
     ):
         assert message in str(error.value)
+    edges[0] = ("input", "lost")
+    damaged = nir.NIRGraph(recurrent, edges, type_check=False)
+    with pytest.raises(ExchangeError, match=r"edge 'in' -> 'rec.lost' names a node that"):
+        from_graph(graph_of({"rec": damaged}, (4,)), OPTIONS)
     loop = graph_of({"fc": nir.Linear(np.eye(2)), "sub": graph_of({"n": nir.Linear(np.eye(2))})})
     loop.edges.append(("sub", "sub"))
     with pytest.raises(ExchangeError, match=r"sub\.n \(Linear\): it is part of a loop"):
@@ -301,7 +318,7 @@ def test_subtracting_resets_of_integers_stay_exact() -> None:
     nodes["conv"].bias = np.ones(4)
     nodes["fc"] = nir.Linear(out)
     nodes["neurons2"] = nir.IF(r=np.full(3, 1e4), v_threshold=np.full(3, 2.0))
-    options = NirOptions(**{**vars(OPTIONS), "reset": "subtract"})
+    options = replace(OPTIONS, reset="subtract")
     imported = from_graph(graph_of(nodes), options)
     network = integers.as_integers(imported, 8, 16)
     assert network is not None and network.layers[0].reset == Reset.SOFT
@@ -316,12 +333,12 @@ def test_subtracting_resets_of_integers_stay_exact() -> None:
 @pytest.mark.parametrize("reset", ["subtract", "zero"])
 def test_the_nearest_leak_is_taken_on_request(reset: str) -> None:
     nodes = chain(leaky(tau=1e-3))
-    options = NirOptions(**{**vars(OPTIONS), "reset": reset})
+    options = replace(OPTIONS, reset=reset)
     with pytest.raises(
         ExchangeError, match=r"by 0\.9 at every timestep.*0\.875, with --nearest-leak"
     ):
         from_graph(graph_of(nodes), options)
-    imported = from_graph(graph_of(nodes), NirOptions(**{**vars(options), "nearest_leak": True}))
+    imported = from_graph(graph_of(nodes), replace(options, nearest_leak=True))
     assert imported.folded.provenance["nearest_leak"] == {
         "conv": {"decay": [pytest.approx(0.9)], "late_reset": False}
     }
@@ -331,6 +348,7 @@ def test_the_nearest_leak_is_taken_on_request(reset: str) -> None:
     found = simulate(imported.folded, FRAMES, keep_spikes=True).spikes["conv"]
     assert change.layers[0].n_changed == (found != spikes["conv"]).sum() > 0
     assert change.layers[0].n_spikes == spikes["conv"].sum()
+    assert change.layers[0].n_nearest == found.sum()
     assert change.n_samples == len(FRAMES) and 0 < change.same_class <= 1
-    assert "conv: leak 0.9 becomes 0.875: " in change.as_text()
+    assert "conv: leak 0.9 becomes 0.875; " in change.as_text()
     assert nearest.measure(imported).n_samples == nearest.N_RANDOM, "random frames"
