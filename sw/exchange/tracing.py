@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from sw.exchange.graph import ExchangeError
+from sw.exchange.graph import ExchangeError, report_problems
 from sw.exchange.modules import Entry, check_unchanged, library_class, module_entries
 
 CONTAINERS = ("Sequential", "MultiStepContainer", "SeqToANNContainer", "StepModeContainer")
@@ -88,6 +88,8 @@ def trace(root: nn.Module, prefix: str, timesteps: int) -> Trace:
     try:
         graph = tracer.trace(root, _defaults(root))
     except Exception as error:  # a forward method can raise anything
+        problems = _unmapped(root, prefix)
+        report_problems(problems, "the network")
         children = ", ".join(name for name, _ in root.named_children()) or "no modules"
         raise ExchangeError(
             f"{prefix or 'the network'} ({type(root).__name__}): the order in which its forward "
@@ -98,6 +100,25 @@ def trace(root: nn.Module, prefix: str, timesteps: int) -> Trace:
         for module, was in training.items():
             module.training = was
     return _Reader(tracer, timesteps).run(graph)
+
+
+def _unmapped(root: nn.Module, prefix: str) -> dict[str, str]:
+    """Return the reasons why modules in a network cannot be mapped, wherever they run, by name."""
+    problems: dict[str, str] = {}
+    leaves: list[str] = []
+    for name, module in root.named_modules():
+        if not name or any(name.startswith(f"{leaf}.") for leaf in leaves):
+            continue
+        full = ".".join(filter(None, (prefix, name)))
+        try:
+            kind = library_class(module)
+            if kind is None or kind.__name__ in CONTAINERS or isinstance(module, nn.ModuleList):
+                continue
+            leaves.append(name)
+            module_entries(module, kind, full)
+        except ExchangeError as error:
+            problems[full] = str(error)
+    return problems
 
 
 def _defaults(root: nn.Module) -> dict[str, Any] | None:

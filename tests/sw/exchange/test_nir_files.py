@@ -30,19 +30,21 @@ FRAMES = (np.random.default_rng(3).random((12, T, 2, 6, 5)) < 0.3).astype(np.uin
 OPTIONS = NirOptions(timesteps=T, pixel_max=None, dt_s=1e-4)
 
 
-def simulated(nodes: dict[str, Any], frames: np.ndarray, soft: bool = False) -> np.ndarray:
+def simulated(
+    nodes: dict[str, Any], frames: np.ndarray, soft: bool = False, dt: float = 1e-4
+) -> np.ndarray:
     """Run nodes one after another; return the last one's mean output over the timesteps."""
     membranes: dict[str, Any] = dict.fromkeys(nodes, 0.0)
     total = torch.zeros(())
     for t in range(frames.shape[1]):
         x = torch.from_numpy(frames[:, t]).double()
         for name, node in nodes.items():
-            x, membranes[name] = step(node, x, membranes[name], soft)
+            x, membranes[name] = step(node, x, membranes[name], soft, dt)
         total = total + x
     return (total / frames.shape[1]).numpy().reshape(len(frames), -1)
 
 
-def step(node: Any, x: Tensor, v: Any, soft: bool) -> tuple[Tensor, Any]:
+def step(node: Any, x: Tensor, v: Any, soft: bool, dt: float) -> tuple[Tensor, Any]:
     def parameter(name: str) -> Tensor:
         return torch.as_tensor(np.asarray(getattr(node, name), np.float64))
 
@@ -56,7 +58,8 @@ def step(node: Any, x: Tensor, v: Any, soft: bool) -> tuple[Tensor, Any]:
         return x + (parameter("bias") if isinstance(node, nir.Affine) else 0), v
     if isinstance(node, nir.Flatten):
         return x, v
-    dt = 1e-4
+    if isinstance(node, nir.SumPool2d):
+        return F.avg_pool2d(x, 2, divisor_override=1), v
     if isinstance(node, nir.IF):
         v = v + x * parameter("r") * dt
     else:
