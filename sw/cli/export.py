@@ -21,11 +21,11 @@ from sw.cli.commands import (
 )
 from sw.convert.quantize import QuantizeError
 from sw.data.dataset import DataError
-from sw.exchange import topology
+from sw.exchange import nearest, topology
 from sw.exchange.assembly import Imported
 from sw.exchange.export import Export, export_network, find_images, read_images
 from sw.exchange.graph import ExchangeError
-from sw.exchange.readers import ReadOptions, find_reader, unused_option
+from sw.exchange.readers import ReadOptions, find_reader, missing_topology, unused_option
 from sw.model import checkpoint
 from sw.model.checkpoint import CheckpointError
 from sw.model.config import ModelError
@@ -92,7 +92,7 @@ exit codes: {EXIT_OK} written, {EXIT_NO} does not fit the board (nothing is writ
     parser.add_argument(
         "checkpoint",
         type=Path,
-        help="checkpoint of sw.train, .nir file, or, with --topology, state dict",
+        help="checkpoint of sw.train, NIR file (.nir, .h5), or, with --topology, state dict",
     )
     parser.add_argument(
         "-o",
@@ -148,6 +148,18 @@ exit codes: {EXIT_OK} written, {EXIT_NO} does not fit the board (nothing is writ
         action="store_true",
         help="NIR: neurons fire at v >= threshold, as in SpikingJelly (NIR says v > threshold)",
     )
+    other.add_argument(
+        "--reset",
+        choices=("subtract", "zero"),
+        help="NIR: a spike subtracts the threshold, or sets the membrane to the file's v_reset or "
+        "0; needed for files without v_reset (nir 1.0.4 and earlier)",
+    )
+    other.add_argument(
+        "--nearest-leak",
+        action="store_true",
+        help="take the nearest leak, and order of leak and reset, if the device lacks a neuron's, "
+        "and report what it changes",
+    )
     return parser
 
 
@@ -191,6 +203,8 @@ def main(argv: list[str] | None = None) -> int:
     if "/" not in arguments.board:
         config = config.with_weight_bits(weight_bits)
     imported = reader.read(arguments.checkpoint, options) if reader else None
+    if reader is None and (problem := missing_topology(arguments.checkpoint)):
+        raise ExchangeError(problem)
     if arguments.input:
         images = read_images(arguments.input, arguments.measure)
     else:
@@ -201,15 +215,19 @@ def main(argv: list[str] | None = None) -> int:
                 "--input to measure it on"
             )
         images = find_images(values, arguments.data_dir, arguments.data, arguments.measure, say)
+    change = nearest.measure(imported, images.split.images) if imported and imported.near else None
     exported = export_network(arguments.checkpoint, config, weight_bits, images, imported)
     path = arguments.out or arguments.checkpoint.with_suffix(netfile.SUFFIX)
     n_bytes = 0
     if exported.program is not None:
         n_bytes = netfile.save(path, exported.network, exported.program)
     if arguments.json:
-        print(json.dumps(exported.to_dict(), indent=1))
+        more = {} if change is None else {"nearest_leak": dataclasses.asdict(change)}
+        print(json.dumps(exported.to_dict() | more, indent=1))
     else:
         print(as_text(exported))
+        if change is not None:
+            print(change.as_text())
     if exported.program is None:
         target = exported.boards[0]
         print(f"error: {target.problem}; nothing was written", file=sys.stderr)

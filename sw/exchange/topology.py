@@ -59,9 +59,9 @@ KINDS = {
     "linear": set(),
     "norm": {"eps"},
     "neuron": {"threshold", "reset", "tau", "decay_input", "name"},
-    "pool": {"kernel", "stride", "padding"},
-    "flatten": set(),
-    "vote": set(),
+    "pool": {"kernel", "stride", "padding", "ceil", "divisor", "output", "name"},
+    "flatten": {"name"},
+    "vote": {"name"},
     "block": {"gate", "branch", "identity"},
 }
 """Kinds of layers in a topology, and the other entries that each may have."""
