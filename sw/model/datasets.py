@@ -58,7 +58,9 @@ def load_for(
     """
     config, record = values["model_config"], values["data"]
     found = catalogue.load(
-        data_dir, name=_place(record) if name is None else name, timesteps=int(config["timesteps"])
+        data_dir,
+        name=place_of(record) if name is None else name,
+        timesteps=int(config["timesteps"]),
     )
     require_fit(ModelConfig.from_dict(config), found)
     found = _renumbered(found, record.get("labels"))
@@ -68,8 +70,8 @@ def load_for(
     return found
 
 
-def _place(record: dict[str, Any]) -> str:
-    """Return the name of the data set that a checkpoint's ``data`` records, or the path of own data.
+def place_of(record: dict[str, Any]) -> str:
+    """Return the name of the data set that a checkpoint's ``data`` names, or the path of own data.
 
     Raises
     ------
