@@ -301,7 +301,7 @@ def test_wrong_files(
     shape = network.image_shape
     wrong_shape = np.zeros((2, shape[0], shape[1] + 1, shape[2]), np.uint8)
     np.save(tmp_path / "shape.npy", wrong_shape)
-    np.save(tmp_path / "float.npy", np.zeros((2, *shape), np.float32))
+    np.save(tmp_path / "float.npy", np.full((2, *shape), -1, np.float32))
     np.savez(tmp_path / "names.npz", x=wrong_shape)
     np.savez(tmp_path / "labels.npz", images=np.zeros((2, *shape), np.uint8), labels=np.zeros(3))
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object))
