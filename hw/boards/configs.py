@@ -16,7 +16,7 @@ weights.
 
 from __future__ import annotations
 
-from hw.spec import Config, SpecError
+from hw.spec import Config, SpecError, did_you_mean
 
 _60_MHZ = {"clk_hz": 60_000_000, "baud": 3_000_000}
 _75_MHZ = {"clk_hz": 75_000_000, "baud": 3_000_000}
@@ -113,7 +113,8 @@ def config_by_name(name: str) -> Config:
     board, _, width = name.partition("/")
     if board not in CONFIGS or width not in ("", "w2", "w4", "w8"):
         raise SpecError(
-            f"unknown board {name!r}: known are {', '.join(CONFIGS)}, each also with /w2, /w4, /w8"
+            f"unknown board {name!r}: {did_you_mean(board, CONFIGS)}known are "
+            f"{', '.join(CONFIGS)}, each also with /w2, /w4, /w8"
         )
     config = CONFIGS[board]
     return config.with_weight_bits(int(width[1:])) if width else config

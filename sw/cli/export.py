@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from sw.cli.commands import (
     CommandParser,
     command,
 )
+from sw.convert import fold
 from sw.convert.quantize import QuantizeError
+from sw.data import inputs
 from sw.data.dataset import DataError
 from sw.exchange import nearest, topology
 from sw.exchange.assembly import Imported
-from sw.exchange.export import Export, export_network, find_images, read_images
+from sw.exchange.export import Export, Images, export_network, find_images
 from sw.exchange.graph import ExchangeError
 from sw.exchange.readers import ReadOptions, find_reader, missing_topology, unused_option
 from sw.model import checkpoint
@@ -50,19 +53,56 @@ def _data_values(imported: Imported) -> dict[str, Any]:
     return {"model_config": shape, "data": {}}
 
 
-def _is_unusual(imported: Imported) -> bool:
-    """Return whether the network takes other input than images of shape (1, 28, 28)."""
-    return imported.folded.encoder is None or imported.folded.image_shape != (1, 28, 28)
+def _images(
+    arguments: argparse.Namespace, imported: Imported | None, say: Callable[[str], None]
+) -> Images:
+    """Return the images to measure the network on, as the options say.
+
+    Networks of other frameworks come with no data: without ``--data`` and ``--input``, there are no
+    images for them.
+    """
+    if arguments.input:
+        folded = imported.folded if imported else fold.fold(arguments.checkpoint)
+        images, labels = inputs.read_images(arguments.input, folded)
+        if not len(images):
+            raise InputError(f"{arguments.input} holds no images to measure on")
+        images = images[: arguments.measure]
+        return Images(
+            images=images,
+            labels=None if labels is None else labels[: arguments.measure],
+            what=f"{len(images)} images of {arguments.input.name}",
+            calibration=images if labels is None else None,
+        )
+    if imported and arguments.data is None:
+        if arguments.data_dir:
+            raise InputError(
+                f"--data-dir {arguments.data_dir}: name the data set in it with --data"
+            )
+        say("measuring nothing: name samples with --data or --input to measure the network on")
+        return Images()
+    values = _data_values(imported) if imported else checkpoint.load(arguments.checkpoint)
+    return find_images(values, arguments.data_dir, arguments.data, arguments.measure, say)
+
+
+def _measured(exported: Export) -> str:
+    """Return the line of the report that says how well the integer network does."""
+    accuracy = exported.accuracy
+    if accuracy is None:
+        return "measured   nothing: no accuracy, spikes or cycles, because there are no samples"
+    text = f"measured   on {exported.measured_on}: "
+    if accuracy.folded is not None and accuracy.quantised is not None:
+        text += f"folded {accuracy.folded:.2%}, quantised {accuracy.quantised:.2%}, "
+    text += f"same class in {accuracy.agreement:.2%}"
+    return text if accuracy.folded is not None else f"{text}; no accuracy, because of no labels"
 
 
 def as_text(exported: Export) -> str:
     """Return the report on an exported network as text for a terminal."""
-    network, config, accuracy = exported.network, exported.config, exported.accuracy
+    network, config = exported.network, exported.config
     lines = [
         tables.as_text(exported.layers, network.weight_bits, config),
         "",
-        f"measured   on {exported.measured_on}: folded {accuracy.folded:.2%}, quantised "
-        f"{accuracy.quantised:.2%}, same class in {accuracy.agreement:.2%}",
+        _measured(exported),
         "membranes  proved wide enough for any input: no overflow can occur",
     ]
     if exported.n_cycles is not None:
@@ -125,7 +165,8 @@ exit codes: {EXIT_OK} written, {EXIT_NO} does not fit the board (nothing is writ
         "--input",
         type=Path,
         metavar="FILE",
-        help="measure on the images and labels of an .npz file",
+        help="measure on the samples of an .npy file, or an .npz file's images and, if it has any, "
+        "labels",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     other = parser.add_argument_group("networks of other frameworks")
@@ -205,17 +246,12 @@ def main(argv: list[str] | None = None) -> int:
     imported = reader.read(arguments.checkpoint, options) if reader else None
     if reader is None and (problem := missing_topology(arguments.checkpoint)):
         raise ExchangeError(problem)
-    if arguments.input:
-        images = read_images(arguments.input, arguments.measure)
-    else:
-        values = _data_values(imported) if imported else checkpoint.load(arguments.checkpoint)
-        if imported and arguments.data is None and _is_unusual(imported):
-            raise InputError(
-                f"the network takes inputs of shape {imported.folded.image_shape}: give --data or "
-                "--input to measure it on"
-            )
-        images = find_images(values, arguments.data_dir, arguments.data, arguments.measure, say)
-    change = nearest.measure(imported, images.split.images) if imported and imported.near else None
+    images = _images(arguments, imported, say)
+    what = images.what or "no images"
+    say(f"quantising to {weight_bits} bits, compiling for {arguments.board}, measuring on {what}")
+    change = None
+    if imported and imported.near:
+        change = nearest.measure(imported, images.images)
     exported = export_network(arguments.checkpoint, config, weight_bits, images, imported)
     path = arguments.out or arguments.checkpoint.with_suffix(netfile.SUFFIX)
     n_bytes = 0

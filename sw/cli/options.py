@@ -17,6 +17,8 @@ from hw.spec import SpecError
 from sw.compile.program import Program
 from sw.data import catalogue, inputs
 from sw.data.catalogue import NAMES
+from sw.data.dataset import Dataset, Split
+from sw.data.labels import as_named
 from sw.driver.any_board import AnyBoard
 from sw.driver.loading import Loaded, load_bytes
 from sw.network import encoder
@@ -66,8 +68,8 @@ def add_inputs(parser: argparse.ArgumentParser) -> Any:
     source.add_argument(
         "--data",
         metavar="NAME",
-        help=f"test samples of a data set: {', '.join(NAMES)}, or the path of your own data (the "
-        "shipped Fashion-MNIST images)",
+        help=f"test samples of a data set: {', '.join(NAMES)}, or the path of your own data (for "
+        "networks of Fashion-MNIST: its shipped images)",
     )
     source.add_argument(
         "--input",
@@ -151,19 +153,82 @@ def find_inputs(
         return inputs.read(arguments.input, network, sensor)
     if arguments.sensor is not None:
         raise InputError("--sensor is the size of recordings: name the recordings with --input")
-    if arguments.data:
-        found = catalogue.load(arguments.data_dir, name=arguments.data, timesteps=network.timesteps)
-        split, what = found.test, f"the samples of {found.name}"
+    if not arguments.data:
+        split = shipped_samples(network)
+        return split.images, split.labels
+    found = catalogue.load(arguments.data_dir, name=arguments.data, timesteps=network.timesteps)
+    split = as_classified(found, network)
+    return split.images, split.labels
+
+
+def shipped_samples(network: Network) -> Split:
+    """Return the shipped test images of Fashion-MNIST, if the network was made for this data set.
+
+    Raises
+    ------
+    InputError
+        The network was made for other data, or its file does not say for which.
+    """
+    name, own = data_of(network)
+    if name == catalogue.DEFAULT and not own:
+        split = catalogue.load_samples()
+        _check_samples(network, split, f"shipped samples of {name}")
+        return split
+    if name is None:
+        what, place = "the network file does not say which data the network is for", "NAME_OR_PATH"
     else:
-        split, what = catalogue.load_samples(), "the shipped samples of Fashion-MNIST"
+        what = f"the network is for {'own data called ' if own else ''}{name!r}"
+        place = "PATH" if own else name
+    raise InputError(
+        f"{what}, and only samples of {catalogue.DEFAULT} are shipped: name test samples with "
+        f"--data {place} or --input FILE"
+    )
+
+
+def data_of(network: Network) -> tuple[str | None, bool]:
+    """Return the name of the data set that a network is for, and whether it is a user's own data.
+
+    It is the one that the network was trained on, or measured on when it was exported. The name is
+    None if the network's provenance has none; but a network with the classes of Fashion-MNIST is
+    for this data set.
+    """
+    for record in (
+        network.provenance.get("data"),
+        (network.provenance.get("export") or {}).get("data"),
+    ):
+        if isinstance(record, dict) and isinstance(record.get("name"), str):
+            return record["name"], bool(record.get("own"))
+    known = network.labels == catalogue.SOURCES[catalogue.DEFAULT].labels
+    return catalogue.DEFAULT if known else None, False
+
+
+def as_classified(dataset: Dataset, network: Network) -> Split:
+    """Return the test samples of a data set, with labels that count in the network's classes.
+
+    Raises
+    ------
+    InputError
+        The network does not take the samples, or has other classes.
+    """
+    split = dataset.test
+    _check_samples(network, split, f"samples of {dataset.name}")
+    numbers = as_named(split.labels, dataset.labels, network.labels)
+    if numbers is None:
+        raise InputError(
+            f"{dataset.name} has the classes {', '.join(dataset.labels)}, the network "
+            f"{', '.join(network.labels)}; choose others with --data or --input"
+        )
+    return Split(images=split.images, labels=numbers)
+
+
+def _check_samples(network: Network, split: Split, what: str) -> None:
+    """Raise :class:`InputError` unless the network takes the samples, which are ``what``."""
     try:
         encoder.check_input(network, split.images)
-        inputs.check_labels(split.labels, network.n_classes, "the data set")
     except InputError as error:
         raise InputError(
-            f"{error}. These are {what}; choose others with --data or --input"
+            f"{error}. These are the {what}; choose others with --data or --input"
         ) from error
-    return split.images, split.labels
 
 
 def check_data_dir(arguments: argparse.Namespace) -> None:

@@ -35,6 +35,7 @@ weights of the encoder.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -115,8 +116,10 @@ class _Compiler:
         self.spike_bits = n_bits + sum(place.n_bits for place in self.inputs[1:])
         self.weights = bytearray()
         self.params = bytearray()
-        self.descriptors = [bytearray() for _ in self.inputs]
-        """One sequence of descriptors per input buffer."""
+        self.descriptors: list[list[tuple[str, dict[str, Any], list[dict[str, int]]]]] = [
+            [] for _ in self.inputs
+        ]
+        """For each input buffer, the arguments of :func:`descriptor_bytes` for every layer."""
 
     def compile(self) -> Program:
         """Compile all layers and return the program.
@@ -130,10 +133,26 @@ class _Compiler:
         config = self.config
         first_descriptor = len(self.weights) // row_bytes(Space.WEIGHT, config)
         rows_per_run = len(self.layers) * descriptor_rows(config)
-        program = Program(
-            config=config,
+        # Sizes are checked first: an address beyond a memory may not fit a descriptor's field.
+        n_bytes = rows_per_run * len(self.inputs) * row_bytes(Space.WEIGHT, config)
+        sized = self._program(plans, first_descriptor, rows_per_run, bytes(n_bytes))
+        _check_fits(sized)
+        descriptors = b"".join(
+            descriptor_bytes(*layer, config) for layers in self.descriptors for layer in layers
+        )
+        return self._program(plans, first_descriptor, rows_per_run, descriptors)
+
+    def _program(
+        self,
+        plans: tuple[LayerPlan, ...],
+        first_descriptor: int,
+        rows_per_run: int,
+        descriptors: bytes,
+    ) -> Program:
+        return Program(
+            config=self.config,
             images={
-                Space.WEIGHT: bytes(self.weights) + b"".join(self.descriptors),
+                Space.WEIGHT: bytes(self.weights) + descriptors,
                 Space.PARAM: bytes(self.params),
             },
             placements=self.placements,
@@ -141,16 +160,15 @@ class _Compiler:
             entries=tuple(first_descriptor + i * rows_per_run for i in range(len(self.inputs))),
             layers=plans,
             n_classes=self.network.n_classes,
-            spike_bytes=self.spike_bits // GRANULE_BITS * config.banks,
+            spike_bytes=self.spike_bits // GRANULE_BITS * self.config.banks,
             pixels=self.pixels,
         )
-        _check_fits(program)
-        return program
 
     def _compile_layer(self, n: int) -> LayerPlan:
         """Compile layer ``n`` and return its plan.
 
-        Its rows of weights and parameters, and its descriptors, are appended to the memories.
+        Its rows of weights and parameters are appended to the memories, and what its descriptors
+        hold to ``descriptors``.
 
         Raises
         ------
@@ -182,7 +200,7 @@ class _Compiler:
                 header["source"] += offset
             if layer.identity == self.host_map:
                 header["identity"] += offset // GRANULE_BITS
-            descriptors += descriptor_bytes(layer.name, header, compiled.levels, config)
+            descriptors.append((layer.name, header, compiled.levels))
         return compiled.plan
 
 

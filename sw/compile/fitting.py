@@ -98,20 +98,48 @@ def _coarser_fit(network: Network, config: Config) -> str | None:
     return None
 
 
+def _with_timesteps(network: Network, timesteps: int) -> Network:
+    """Return a copy of the network that runs only its first timesteps."""
+
+    def cut(layer: Layer) -> Layer:
+        return replace(layer, weight=layer.weight[:timesteps], bias=layer.bias[:timesteps])
+
+    return replace(network, timesteps=timesteps, layers=tuple(map(cut, network.layers)))
+
+
+def _fewer_timesteps(network: Network, config: Config) -> int | None:
+    """Return the largest number of timesteps, below the present one, with which the network fits.
+
+    Return None if it does not fit even with one timestep.
+    """
+    if network.timesteps == 1 or not _fits(_with_timesteps(network, 1), config):
+        return None
+    fits, too_many = 1, network.timesteps
+    while too_many - fits > 1:
+        middle = (fits + too_many) // 2
+        if _fits(_with_timesteps(network, middle), config):
+            fits = middle
+        else:
+            too_many = middle
+    return fits
+
+
 def remedies(network: Network, config: Config) -> tuple[str, ...]:
     """Return changes to a network as texts, each of which would make it fit the device.
 
-    One is narrower weights, of the largest width that fits. The other is sharing of weights in as
-    few of the largest layers as possible: with weights of the present width if this suffices, else
-    with narrower ones. If nothing helps, the only text says that the network must be smaller.
+    One is narrower weights, of the largest width that fits, or the same board built for the present
+    width. Another is sharing of weights in as few of the largest layers as possible: with weights
+    of the present width if this suffices, else with narrower ones. The third is fewer timesteps,
+    again with narrower weights if necessary. If nothing helps, the only text says that the network
+    must be smaller, and where.
     """
     found = []
     present = min(network.weight_bits, config.weight_bits)
     configs = {bits: config.with_weight_bits(bits) for bits in (8, 4, 2) if bits <= present}
+    clipped = {bits: _with_layers(network, network.layers, bits) for bits in configs}
     for bits, narrower in configs.items():
-        if bits < network.weight_bits and _fits(
-            _with_layers(network, network.layers, bits), narrower
-        ):
+        changed = bits < network.weight_bits or narrower.weight_bits != config.weight_bits
+        if changed and _fits(clipped[bits], narrower):
             found.append(f"--bits {bits} --board {board_name(narrower)}")
             break
     for bits, narrower in configs.items():
@@ -120,22 +148,50 @@ def remedies(network: Network, config: Config) -> tuple[str, ...]:
             width = "" if bits == network.weight_bits else f", and --bits {bits}"
             found.append(f"{change}{width} (train with this coarser granularity)")
             break
+    for bits, narrower in configs.items():
+        timesteps = _fewer_timesteps(clipped[bits], narrower)
+        if timesteps:
+            width = "" if bits == network.weight_bits else f", and --bits {bits}"
+            found.append(f"{timesteps} of {network.timesteps} timesteps{width} (train with fewer)")
+            break
     return tuple(found) or (_too_large(network, configs[min(configs)]),)
 
 
-def _too_large(network: Network, config: Config) -> str:
-    """Return the remedy for a network that does not fit even with all weights shared.
+SMALLER = {
+    "weight": "fewer channels or blocks",
+    "param": "fewer channels, or fewer layers whose neurons have biases of their own",
+    "spike": "fewer channels, or more stride or pooling in the first layers",
+    "layers": "fewer blocks",
+    "result": "fewer classes",
+    "membrane_bits": "fewer inputs of a neuron (channels or kernel)",
+    "sum_bits": "fewer inputs of a neuron (channels or kernel)",
+}
+"""What makes a network need less of a resource, by the names that
+:attr:`sw.compile.program.FitError.needs` has for them."""
 
-    This is to make it smaller; the text names the memories that are too small.
+
+def _too_large(network: Network, config: Config) -> str:
+    """Return the remedy for a network that no single change makes fit.
+
+    This is to make it smaller; the text names the memories that are too small even with shared
+    weights and a single timestep, and what would need less of them. If both changes together
+    suffice, it says that.
     """
     coarsest = [[layer, *(c for _, c in _coarser(layer))][-1] for layer in network.layers]
+    smallest = _with_layers(network, coarsest, config.weight_bits)
+    width = f"{config.weight_bits} bits"
+    timesteps = _fewer_timesteps(smallest, config)
+    if timesteps:
+        return f"all weights shared, in {width}, and {timesteps} of {network.timesteps} timesteps"
     try:
-        compile_network(_with_layers(network, coarsest, config.weight_bits), config)
+        compile_network(_with_timesteps(smallest, 1), config)
     except FitError as error:
         short = " and ".join(error.needs) or str(error)
+        advice = ", and ".join(dict.fromkeys(SMALLER[n] for n in error.needs if n in SMALLER))
+        times = " and one timestep" if network.timesteps > 1 else ""
         return (
-            f"only a smaller network: short of {short} even with all weights shared in "
-            f"{config.weight_bits} bits"
+            f"only a smaller network: short of {short} even with all weights shared in {width}"
+            f"{times}" + (f"; use {advice}" if advice else "")
         )
     raise AssertionError("_coarser_fit would have found this granularity")
 
@@ -157,8 +213,9 @@ def board_report(network: Network, config: Config) -> BoardReport:
 
 
 def all_boards(network: Network) -> list[BoardReport]:
-    """Return a report for every known board, each built for the network's width of weights."""
-    return [
-        board_report(network, CONFIGS[name].with_weight_bits(network.weight_bits))
-        for name in BOARDS
-    ]
+    """Return a report for every known board as it is built, with its own width of weights.
+
+    A network with narrower weights may fit better if the board is built for these; a report says
+    so as a remedy.
+    """
+    return [board_report(network, CONFIGS[name]) for name in BOARDS]

@@ -157,7 +157,9 @@ def descriptor_bytes(
                 kept = tuple(kept[i] for i in range(len(value)))
             if kept != value:  # packing has truncated it
                 raise FitError(
-                    f"layer {name!r}: {field} of {value} does not fit its descriptor field"
+                    f"layer {name!r} is too large for the device's addresses ({field} {value} does "
+                    "not fit its descriptor field): use fewer channels, smaller maps or fewer "
+                    "timesteps"
                 )
     n_bytes = descriptor_rows(config) * row_bytes(Space.WEIGHT, config)
     return packed.ljust(n_bytes, b"\0")

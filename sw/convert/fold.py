@@ -60,10 +60,11 @@ def fold(values: Mapping[str, Any] | str | Path) -> FoldedNetwork:
     """
     if isinstance(values, str | Path):
         values = checkpoint.load(values)
+    public = checkpoint.public(values)
     provenance = {
-        key: values[key]
+        key: public[key]
         for key in ("model_config", "train_config", "command", "code", "data", "results")
-        if key in values
+        if key in public
     }
     model = checkpoint.build(dict(values))
     n_classes = model.config.n_classes

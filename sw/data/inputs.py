@@ -19,9 +19,10 @@ from sw.data import events
 from sw.data.dataset import DataError
 from sw.data.events import EventError
 from sw.data.files import IMAGE_SUFFIXES, decode
+from sw.data.samples import as_classes, as_input
 from sw.files import ARRAY_ERRORS
 from sw.network import encoder
-from sw.network.encoder import InputError
+from sw.network.encoder import InputError, Takes
 from sw.network.network import Network
 
 ARRAY_SUFFIXES = (".npy", ".npz")
@@ -83,11 +84,12 @@ def _read(
     return read_images(path, network)
 
 
-def read_images(path: str | Path, network: Network) -> tuple[NDArray[Any], NDArray[Any] | None]:
+def read_images(path: str | Path, network: Takes) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """Read samples from a NumPy file, and their labels if it has them.
 
     An ``.npy`` file is an array of samples. An ``.npz`` file has an array ``images`` and perhaps
-    ``labels``. Images of one channel may be (N, H, W) or (N, 1, H, W).
+    ``labels``. Their shapes and types may be others than the network's if they can only mean one
+    thing (:func:`sw.data.samples.as_input`). Labels may be names of the network's classes.
 
     Raises
     ------
@@ -113,16 +115,20 @@ def read_images(path: str | Path, network: Network) -> tuple[NDArray[Any], NDArr
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} is no .npy or .npz file of plain arrays: {error}") from error
-    if network.encoder is not None and network.image_shape[0] == 1 and images.ndim == 3:
-        images = images[:, None]
     try:
+        frames = network.encoder is None
+        images = as_input(images, sample_shape(network), str(path), frames=frames)
         encoder.check_input(network, images)
+    except DataError as error:
+        raise InputError(str(error)) from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    if labels is not None:
+        labels = as_classes(labels, network.labels)
     if labels is not None and labels.shape != images.shape[:1]:
         raise InputError(f"{path}: {len(images)} images but labels of shape {labels.shape}")
     if labels is not None:
-        check_labels(labels, network.n_classes, str(path))
+        check_labels(labels, len(network.labels), str(path))
     return images, labels
 
 
@@ -183,7 +189,7 @@ def _recording(path: Path, network: Network, sensor: tuple[int, int] | None) -> 
     return found[None]
 
 
-def sample_shape(network: Network) -> tuple[int, ...]:
+def sample_shape(network: Takes) -> tuple[int, ...]:
     """Return the shape of one input sample of the network: (C, H, W) of an image if it has an
     encoder, else (T, C, H, W) of frames."""
     frames = () if network.encoder is not None else (network.timesteps,)

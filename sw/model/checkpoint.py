@@ -6,9 +6,10 @@ A checkpoint's keys are:
 - ``model_config``: see :class:`sw.model.config.ModelConfig`;
 - ``model``: state dict of the epoch with the best validation accuracy;
 - ``train_config``: see :class:`sw.training.recipes.TrainConfig`;
-- ``command`` and ``code``: command line of the training, and version of the code that ran it;
-- ``data``: name, SHA-256, labels, note and metric of the data set, as in
-  :class:`sw.data.dataset.Dataset`;
+- ``command`` and ``code``: command line of the training, with absolute paths, and version of the
+  code that ran it;
+- ``data``: what :meth:`sw.data.dataset.Dataset.record` returns: name, SHA-256, labels, note and
+  metric of the data set, and the path and form of a user's own data;
 - ``history``: a list with one entry per epoch;
 - ``results``: accuracies in percent; empty until training has ended;
 - ``calibration``: some training samples, with which :func:`sw.convert.quantize.quantize` corrects
@@ -26,8 +27,10 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import shlex
 import subprocess
 import zipfile
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -119,15 +122,45 @@ def save(path: str | Path, values: dict[str, Any]) -> None:
 def slim(values: dict[str, Any]) -> dict[str, Any]:
     """Return a smaller copy of a checkpoint's dictionary, for publishing.
 
-    The copy lacks the key ``training``, so the training cannot be resumed from it. Calibration
-    frames are packed, eight bits to a byte.
+    The copy lacks the key ``training``, so the training cannot be resumed from it, and the paths of
+    this machine (:func:`public`). Calibration frames are packed, eight bits to a byte.
     """
-    kept = {key: value for key, value in values.items() if key != "training"}
+    kept = {key: value for key, value in public(values).items() if key != "training"}
     samples = kept.get("calibration")
     if samples is not None and samples.ndim == 5:
         kept["calibration"] = torch.from_numpy(np.packbits(samples.numpy(), axis=None))
         kept["calibration_shape"] = list(samples.shape)
     return kept
+
+
+def public(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of a checkpoint's dictionary without the folders of this machine.
+
+    Of an absolute path in ``command``, only the last part is kept, and ``--data-dir`` is left out.
+    ``data`` loses its ``path``.
+    """
+    kept = dict(values)
+    if isinstance(kept.get("command"), str):
+        kept["command"] = _public_command(kept["command"])
+    if isinstance(kept.get("data"), dict):
+        kept["data"] = {key: value for key, value in kept["data"].items() if key != "path"}
+    return kept
+
+
+def _public_command(command: str) -> str:
+    try:
+        words = shlex.split(command)
+    except ValueError:  # a damaged checkpoint
+        return command
+    kept: list[str] = []
+    skip = False
+    for word in words:
+        if skip or word.startswith("--data-dir"):
+            skip = word == "--data-dir"
+            continue
+        option, equals, value = word.rpartition("=") if word.startswith("--") else ("", "", word)
+        kept.append(option + equals + (Path(value).name if Path(value).is_absolute() else value))
+    return shlex.join(kept)
 
 
 def calibration(values: dict[str, Any]) -> NDArray[np.uint8] | None:

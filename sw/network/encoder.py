@@ -6,11 +6,13 @@ other layers process.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 
 from hw.spec import N_PLANES, carried_over, fire
-from sw.network.network import Layer, Network
+from sw.network.network import Layer, Network, Shape
 
 PIXEL_MAX = (1 << N_PLANES) - 1
 """Largest value of a pixel."""
@@ -26,7 +28,21 @@ class InputError(ValueError):
     """
 
 
-def check_input(network: Network, images: NDArray[np.uint8]) -> None:
+class Takes(Protocol):
+    """What a network takes, and the names of its classes: fields as those of
+    :class:`sw.network.network.Network`."""
+
+    @property
+    def timesteps(self) -> int: ...
+    @property
+    def image_shape(self) -> Shape: ...
+    @property
+    def encoder(self) -> object | None: ...
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+
+
+def check_input(network: Takes, images: NDArray[np.uint8]) -> None:
     """Check that a network's input has the right type, shape and values.
 
     Parameters

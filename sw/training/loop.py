@@ -13,7 +13,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ from sw.training.augment import batches
 from sw.training.loss import class_weights, loss_of, rows_per_spike
 from sw.training.recipes import TrainConfig
 
+MOST_LISTED = 8
+"""Largest number of differing settings that a message lists."""
 EVAL_BATCH = 100
 """Number of samples per batch in validation and test."""
 
@@ -327,13 +329,7 @@ def _new_checkpoint(
         "train_config": asdict(config),
         "command": command,
         "code": checkpoint.code_version(),
-        "data": {
-            "name": dataset.name,
-            "sha256": dataset.sha256,
-            "labels": list(dataset.labels),
-            "note": dataset.note,
-            "metric": dataset.metric,
-        },
+        "data": dataset.record(),
         "history": [],
         "results": {},
         "model": {},
@@ -370,15 +366,37 @@ def _resumable(out: Path, values: dict[str, Any]) -> dict[str, Any]:
     # Settings that an earlier version did not know have their defaults.
     found["model_config"] = ModelConfig.from_dict(found["model_config"]).to_dict()
     found["train_config"] = asdict(TrainConfig()) | found["train_config"]
-    for key in ("model_config", "train_config", "data"):
-        if found[key] != values[key]:
-            raise TrainError(
-                f"{out} is of another run: its {key} is {found[key]}, this run's is "
-                f"{values[key]}. Use the same options, or another --out"
-            )
+    differing = [
+        f"{where} {old!r}, here {new!r}"
+        for key in ("model_config", "train_config", "data")
+        for where, old, new in differences(found[key], values[key])
+        if (key, where) not in (("data", "path"), ("data", "form"))  # it may have been moved
+    ]
+    if differing:
+        more = f" and {len(differing) - MOST_LISTED} more" if len(differing) > MOST_LISTED else ""
+        raise TrainError(
+            f"{out} is of another run, which had {'; '.join(differing[:MOST_LISTED])}{more}. Use "
+            "the same options, or another --out"
+        )
     if "training" not in found:
         raise TrainError(f"{out} is a published checkpoint, which cannot be resumed: use --init")
     return found
+
+
+def differences(old: Any, new: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield (name, old value, new value) of every setting in which two JSON values differ.
+
+    Names are as those of ``--set``, such as ``stages.0.channels``. A value that one side lacks is
+    None. ``where`` is the name of the values themselves.
+    """
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        old, new = dict(enumerate(old)), dict(enumerate(new))
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in dict.fromkeys([*old, *new]):
+            name = f"{where}.{key}" if where else str(key)
+            yield from differences(old.get(key), new.get(key), name)
+    elif old != new:
+        yield where, old, new
 
 
 def _report(

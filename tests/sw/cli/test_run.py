@@ -301,7 +301,7 @@ def test_wrong_files(
     shape = network.image_shape
     wrong_shape = np.zeros((2, shape[0], shape[1] + 1, shape[2]), np.uint8)
     np.save(tmp_path / "shape.npy", wrong_shape)
-    np.save(tmp_path / "float.npy", np.zeros((2, *shape), np.float32))
+    np.save(tmp_path / "float.npy", np.full((2, *shape), -1, np.float32))
     np.savez(tmp_path / "names.npz", x=wrong_shape)
     np.savez(tmp_path / "labels.npz", images=np.zeros((2, *shape), np.uint8), labels=np.zeros(3))
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object))
@@ -323,24 +323,66 @@ def test_wrong_files(
         assert message in capsys.readouterr().err
 
 
-def test_the_shipped_samples_do_not_suit_every_network(
-    use: Use, files: tuple[Path, Path, Network], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("provenance", "message"),
+    [
+        ({}, "the network file does not say which data the network is for, and only samples of"),
+        ({"data": {"name": "cifar10"}}, "for 'cifar10', and only samples of fashion-mnist are"),
+        ({"data": {"name": "cifar10"}}, "name test samples with --data cifar10 or --input FILE"),
+        ({"data": {"name": "fashion-mnist", "own": True}}, "for own data called 'fashion-mnist'"),
+        ({"data": {"name": "fashion-mnist", "own": True}}, "--data PATH or --input FILE"),
+        ({"export": {"data": {"name": "mnist", "own": True}}}, "for own data called 'mnist', and"),
+        ({"data": {"name": "fashion-mnist"}}, "shipped samples of fashion-mnist; choose others wi"),
+        ({"data": 3, "export": None}, "does not say which data the network is for"),
+    ],
+)
+def test_the_shipped_samples_are_for_networks_of_their_data_only(
+    provenance: dict[str, Any],
+    message: str,
+    use: Use,
+    files: tuple[Path, Path, Network],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    use(files[2])
-    assert run.main([str(files[0])]) == EXIT_BAD_INPUT
-    assert "choose others with --data or --input" in capsys.readouterr().err
+    network = dataclasses.replace(files[2], provenance=provenance)
+    use(network)
+    path = tmp_path / "made.spikefold"
+    netfile.save(path, network, None)
+    assert run.main([str(path)]) == EXIT_BAD_INPUT
+    assert message in capsys.readouterr().err
 
 
-def test_a_data_set_of_more_classes(
+def test_the_shape_alone_does_not_make_the_shipped_samples_suit() -> None:
+    network = netfile.load(shipped.NETWORK).network
+    assert len(options.shipped_samples(network)) >= 100
+    assert len(options.shipped_samples(dataclasses.replace(network, provenance={}))) >= 100
+    unnamed = tuple(f"class {n}" for n in range(10))
+    for provenance in ({"data": {"name": "mnist", "own": True}}, {"imported": {"from": "NIR"}}):
+        other = dataclasses.replace(network, provenance=provenance, labels=unnamed)
+        with pytest.raises(encoder.InputError, match="name test samples with --data"):
+            options.shipped_samples(other)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("cat", "dog"), "own has the classes cat, dog, the network "),
+        (tuple(f"class {n}" for n in range(99)), "own has the classes class 0, class 1, "),
+    ],
+)
+def test_a_data_set_of_other_classes(
+    names: tuple[str, ...],
+    message: str,
     files: tuple[Path, Path, Network],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     images = np.load(files[1])["images"]
-    split = Split(images=images, labels=np.full(len(images), files[2].n_classes))
-    monkeypatch.setattr(catalogue, "load", lambda *_, **__: SimpleNamespace(test=split, name="own"))
+    split = Split(images=images, labels=np.zeros(len(images), np.int64))
+    made = SimpleNamespace(test=split, name="own", labels=names)
+    monkeypatch.setattr(catalogue, "load", lambda *_, **__: made)
     assert run.main([str(files[0]), "--data", "own"]) == EXIT_BAD_INPUT
-    assert f"not {files[2].n_classes}. These are the samples of own" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_the_virtual_board_is_of_the_kind_that_the_network_was_compiled_for() -> None:
@@ -521,7 +563,7 @@ def port_is_in_use(port: str) -> bool:
 @pytest.mark.parametrize(
     ("board", "message"),
     [
-        ("sim:icebraker", "--board sim:icebraker: unknown board 'icebraker': known are"),
+        ("sim:icebraker", "--board sim:icebraker: unknown board 'icebraker': did you mean 'icebre"),
         ("sim:", "--board sim:: unknown board ''"),
         ("sim,sim:odd", "--board sim:odd: unknown board 'odd'"),
         ("icebreaker", "--board icebreaker: that is a board's name, not a serial port"),

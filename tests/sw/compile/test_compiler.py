@@ -571,7 +571,7 @@ def test_what_does_not_fit_is_said(config: Config, options: dict, message: str) 
             replace(CONFIG, fire_lanes=1, param_depth=1 << 17, result_rows=32),
             conv((1, 1, 1, 16, 16, 3, 3), bias=np.zeros((4, 3, 400, 16), np.int32)),
             (16, 3, 400),
-            "layer 'fc': param of 76800 does not fit its descriptor field",
+            r"layer 'fc' is too large for the device's addresses \(param 76800 does not fit its",
         ),
     ],
 )

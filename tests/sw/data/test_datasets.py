@@ -174,11 +174,17 @@ def test_own_arrays(tmp_path: Path) -> None:
     np.savez(path, x_train=images + 1, y_train=labels, x_test=images, y_test=labels)
     with pytest.raises(DataError, match="expected 0 and 1"):
         catalogue.load(name=str(path))
-    np.savez(path, x_train=images, y_train=labels)
-    with pytest.raises(DataError, match="it needs x_train"):
+    np.savez(path, x_test=images, y_test=labels)
+    with pytest.raises(DataError, match=r"holds x_test, y_test; it needs x_train and y_train"):
         catalogue.load(name=str(path))
-    with pytest.raises(DataError, match="no data set 'mnsit': use one of fashion-mnist, nmnist"):
+    with pytest.raises(DataError, match="no data set 'kitten': use one of fashion-mnist, nmnist"):
+        catalogue.load(name="kitten")
+    with pytest.raises(DataError, match=r"no data set 'mnsit': did you mean 'nmnist'\? use one of"):
         catalogue.load(name="mnsit")
+    with pytest.raises(
+        DataError, match=r"mime\.npz: no such file or folder; did you mean 'mine.npz'"
+    ):
+        catalogue.load(name=str(tmp_path / "mime.npz"))
 
 
 def test_own_idx_files(tmp_path: Path) -> None:
@@ -276,16 +282,16 @@ def own_arrays(place: Path, dtype: str = "uint8", n_labels: int = 40) -> None:
     ("name", "make", "message"),
     [
         ("mine.npz", lambda place: put(place / "mine.npz", b"PK"), "mine.npz is damaged or some"),
-        ("mine.npz", lambda place: own_arrays(place, "float32"),
-         "mine.npz: images are float32 (40, 1, 5, 5), expected uint8 (N, H, W), (N, C, H, W) or"),
+        ("mine.npz", lambda place: own_arrays(place, "complex64"),
+         "mine.npz: images are complex64: use uint8 pixels from 0 to 255"),
         ("mine.npz", lambda place: own_arrays(place, n_labels=39),
-         "mine: 40 training samples, 39 labels"),
+         "mine.npz: 40 training samples, 39 labels"),
         ("", lambda place: [(place / "train" / c).mkdir(parents=True) for c in ("cat", "dog")],
          "train holds no files in folders cat, dog"),
         ("", lambda place: put(place / "train-images-idx3-ubyte", b"odd"), "is no IDX file"),
         ("", lambda place: place.mkdir(), "neither train-images-idx3-ubyte nor a folder train"),
         ("", lambda place: two_classes(place, b"text", ".txt"),
-         "image files (.png, .jpg, .jpeg, .bmp, .pgm, .ppm) of one size are expected"),
+         "cat/0.txt is neither an image file (.png, .jpg, .jpeg, .bmp, .pgm, .ppm) nor an event"),
         ("", lambda place: two_classes(place, b"odd", ".bin"),
          "0.bin is damaged or no recording: 3 bytes are not whole events of 5"),
     ],

@@ -378,13 +378,15 @@ def test_export_errors_say_what_to_do(
             ["--timesteps", "2", "--frames"],
             "of type uint8 and shape (N, 2, 1, 6, 6), not",
         ),
-        (good, ["--timesteps", "2", "--input", str(images)], "'images' and 'labels' to measure on"),
+        (good, ["--timesteps", "2", "--input", str(images)], "(N, 1, 6, 6), not float64 (3,)"),
     ):
         assert run_export(path, tmp_path, *options) == export.EXIT_BAD_INPUT, message
         assert message in capsys.readouterr().err
         assert not path.with_suffix(".spikefold").exists()
-    assert export.main([str(good), "--timesteps", "2"]) == export.EXIT_BAD_INPUT
-    assert "the network takes inputs of shape (1, 6, 6): give --data" in capsys.readouterr().err
+    assert export.main([str(good), "--timesteps", "2"]) == export.EXIT_OK
+    text = capsys.readouterr().out
+    assert "measuring nothing: name samples with --data or --input" in text
+    assert "measured   nothing: no accuracy, spikes or cycles" in text
     monkeypatch.setitem(sys.modules, "nir", None)
     assert run_export(good, tmp_path, "--timesteps", "2") == export.EXIT_BAD_INPUT
     assert "NIR files need the package 'nir'" in (said := capsys.readouterr().err)

@@ -324,7 +324,7 @@ def test_a_network_that_does_not_fit_is_told_why(tmp_path: Path) -> None:
     run = [str(tmp_path / "net.spikefold"), "-o", str(page)]
     assert main([*run, "--for", "icebreaker"]) == command.EXIT_OK
     words = Page(page.read_text()).words
-    assert "the network does not fit 'icebreaker': " in words and "it fits ulx3s-85f/w4" in words
+    assert "the network does not fit 'icebreaker': " in words and "it fits ulx3s-85f" in words
     assert "There were no images that this network takes" in words
     assert main(run) == command.EXIT_OK
     assert "✓ fits ulx3s-85f/w4; every membrane" in Page(page.read_text()).words
@@ -427,11 +427,11 @@ def test_samples_that_cannot_be_shown(
     assert code == command.EXIT_BAD_INPUT and not path.exists()
     assert "there are no images of in.npz" in capsys.readouterr().err
     images = random_input(network, np.random.default_rng(0), 1)
-    split = Split(images=images, labels=np.array([network.n_classes]))
-    own = SimpleNamespace(test=split, name="own")
+    split = Split(images=images, labels=np.array([0]))
+    own = SimpleNamespace(test=split, name="own", labels=("cat", "dog"))
     monkeypatch.setattr(catalogue, "load", lambda *_, **__: own)
     assert main([str(tmp_path / "net.spikefold"), "--data", "own"]) == command.EXIT_BAD_INPUT
-    assert "test samples of own: labels are whole numbers from 0" in capsys.readouterr().err
+    assert "error: own has the classes cat, dog, the network " in capsys.readouterr().err
 
 
 def test_a_board_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
