@@ -39,6 +39,20 @@ class LinkTimeout(DeviceError):
     a run does not end in time, and when the serial port accepts no data."""
 
 
+class RunLost(DeviceError):
+    """Raised when a board has lost a run that it had started, for example because it was reset."""
+
+
+class InvalidMessage(DeviceError):
+    """Raised when a board sends an undamaged message that its protocol does not allow."""
+
+    def __init__(self, message: str):
+        super().__init__(
+            f"{message}. Its bitstream may be of another release: load one of this release "
+            "('python -m hw.flash BOARD')"
+        )
+
+
 class LinkLost(DeviceError):
     """Raised when the serial port has vanished because the board was unplugged or switched off."""
 

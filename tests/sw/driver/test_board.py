@@ -17,8 +17,9 @@ from sw.compile.program import PIXELS, FitError
 from sw.driver.board import Board
 from sw.driver.errors import DeviceError, LinkLost, LinkTimeout, MemoryFault
 from sw.driver.group import BoardGroup
-from sw.driver.loading import load_bytes, program_for
+from sw.driver.loading import exported_for_another, load_bytes
 from sw.network import encoder
+from sw.network.netfile import NetworkFile
 from sw.network.network import INPUT, Network
 from tests.golden import run_network
 from tests.networks import random_input, random_network
@@ -54,7 +55,7 @@ def test_outcomes_are_those_of_the_device(seed: int) -> None:
             assert inference.counters[layer.name].n_spikes == maps[layer.name].sum()
 
 
-def test_a_program_for_another_device_is_refused_and_compiled_again() -> None:
+def test_a_program_for_another_device_is_refused() -> None:
     network = random_network(5)
     board = Board(FakeDevice(network, CONFIG))
     other = compile_network(network, dataclasses.replace(CONFIG, name="other", lanes=16))
@@ -62,16 +63,18 @@ def test_a_program_for_another_device_is_refused_and_compiled_again() -> None:
         board.load(other)
     with pytest.raises(RuntimeError, match="no program is loaded: call load first"):
         board.infer([np.zeros(1, np.uint8)])
-    program, note = program_for(network, other, CONFIG)
-    assert program.config == CONFIG and note and "made for 'other'" in note
-    assert program_for(network, None, CONFIG)[1] is not None
 
 
-def test_a_program_for_an_equal_device_of_another_name_is_kept() -> None:
+def test_a_file_that_was_exported_for_another_device_is_named() -> None:
     network = random_network(5)
-    program = compile_network(network, CONFIG)
+    other = dataclasses.replace(CONFIG, name="other", lanes=16)
+    note = exported_for_another(NetworkFile(network=network, config=other), CONFIG)
+    assert note == "compiled for 'sim'; the file was exported for 'other'"
     twin = dataclasses.replace(CONFIG, name="twin", clk_hz=25_000_000, baud=115200)
-    assert program_for(network, program, twin) == (program, None)
+    assert exported_for_another(NetworkFile(network=network, config=twin), CONFIG) is None
+    assert exported_for_another(NetworkFile(network=network), CONFIG) is None
+    note = exported_for_another(NetworkFile(network=network, unknown="why"), CONFIG)
+    assert note == "compiled for 'sim'; why"
 
 
 def loaded(network: Network, **options: Any) -> Board:
