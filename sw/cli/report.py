@@ -194,22 +194,25 @@ def _program(file: netfile.NetworkFile, target: str | None) -> tuple[Program | N
 
 
 @contextlib.contextmanager
-def _board(arguments: argparse.Namespace, file: netfile.NetworkFile) -> Iterator[AnyBoard | None]:
+def _board(
+    arguments: argparse.Namespace, network: Network, config: Config | None
+) -> Iterator[AnyBoard | None]:
     """Open the board of ``--board``, load the network into it, and yield the board.
 
-    Yield None without this option.
+    Yield None without this option. ``config`` is the configuration for which the virtual board is
+    started if the option names none; None means its usual one.
     """
     if arguments.board is None:
         yield None
         return
-    port = port_of(arguments.board, file.config)
+    port = port_of(arguments.board, config)
     if port is not None and port.startswith(VIRTUAL):
         print(
             f"starting the virtual board {port} (compiled once, which takes a minute or two)",
             file=sys.stderr,
         )
     with open_boards(port) as board:
-        load(board, file)
+        load(board, network)
         yield board
 
 
@@ -242,7 +245,7 @@ def main(argv: list[str] | None = None) -> int:
     images = find_images(arguments, network)
     observation = None
     if images is not None:
-        with _board(arguments, file) as board:
+        with _board(arguments, network, config if program else None) as board:
             observation = observe(network, program, images, board, neurons)
     target = fitting.board_report(network, config)
     report = Report(
