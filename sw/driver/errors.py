@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+
+import serial
+
 from hw.protocol import Status
+
+PORT_ERRORS: tuple[type[Exception], ...] = (OSError, TypeError, serial.SerialException)
+"""Exceptions of a serial port that fails. A port that another thread has closed, or that vanished
+while its rate was changed, raises a TypeError; one that hangs up while it is opened or flushed
+raises an exception of the module termios, which only Unix has."""
+with contextlib.suppress(ImportError):
+    import termios
+
+    PORT_ERRORS = (*PORT_ERRORS, termios.error)
 
 _REASONS = {
     Status.BAD_OPCODE: "the board does not know this request",
