@@ -149,9 +149,12 @@ class AnyBoard(ABC):
         ------
         sw.network.encoder.InputError
             A sample has a type, shape or value that the network does not take.
-        LinkTimeout
-            The board does not answer, even after :data:`sw.driver.loading.MAX_RECOVERIES` attempts
-            to recover it.
+        LinkTimeout, RunLost
+            The board does not answer, or loses runs that it had started, even after
+            :data:`sw.driver.loading.MAX_RECOVERIES` attempts to recover it.
+        InvalidMessage
+            The board sends a message that its protocol does not allow, or a class that is not that
+            of its largest logit.
         LinkLost
             The board has been disconnected.
         RequestRefused

@@ -29,6 +29,10 @@ MAX_SIZE = 1 << 20
 MAX_TIMESTEPS = 1 << 12
 """Largest number of timesteps: that of the iterations of a device's loop."""
 
+MAX_LAYERS = 255
+"""Largest number of layers without the encoder: that of any device
+(:attr:`hw.spec.Config.max_layers`)."""
+
 MAX_MAP = 1 << 30
 """Largest number of spikes of a map over all timesteps, and of pixels of an image."""
 
@@ -181,7 +185,7 @@ class Network:
     timesteps: Annotated[int, Range(1, MAX_TIMESTEPS)]
     image_shape: Shape
     encoder: Layer | None
-    layers: Annotated[tuple[Layer, ...], Length(1, 1000)]
+    layers: Annotated[tuple[Layer, ...], Length(1, MAX_LAYERS)]
     weight_bits: Annotated[int, Range(2, 8)]
     labels: tuple[Label, ...]
     provenance: dict[str, Any] = field(default_factory=dict)

@@ -100,7 +100,7 @@ def test_an_output_layer_that_is_wrong_is_named(changes: dict[str, Any], message
 
 def test_a_network_that_is_wrong_says_where() -> None:
     assert_refused("network.timesteps is 0, expected a whole number from 1 to 4096", timesteps=0)
-    assert_refused("network.layers has 0, expected 1 to 1000 entries", layers=())
+    assert_refused("network.layers has 0, expected 1 to 255 entries", layers=())
     assert_refused(
         "layer 'input': the map that it writes, 2 timesteps of (2, 1048576, 1048576), has more "
         "than 1073741824 spikes",
