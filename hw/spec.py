@@ -28,7 +28,7 @@ from __future__ import annotations
 import difflib
 import enum
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import combinations, pairwise
 from typing import Any, Protocol, TypeVar
 
@@ -383,12 +383,22 @@ class Config:
                     f"Config.{field} = {getattr(self, field)!r} is not supported: {accepted}"
                 )
 
+        for field in fields(self):
+            if field.name != "name":
+                value = getattr(self, field.name)
+                ok = isinstance(value, int) and 0 <= value < 1 << 32
+                check(ok, field.name, "use a whole number from 0 to 4294967295")
+        check(
+            isinstance(self.name, str) and self.name.isascii() and self.name.isprintable(),
+            "name",
+            "use printable ASCII characters",
+        )
         check(self.weight_bits in (2, 4, 8), "weight_bits", "use 2, 4 or 8")
         check(self.banks in (1, 2, 4, 8), "banks", "use 1, 2, 4 or 8")
         check(
-            self.lanes >= GRANULE_BITS * self.banks and self.lanes & (self.lanes - 1) == 0,
+            GRANULE_BITS * self.banks <= self.lanes <= 128 and self.lanes & (self.lanes - 1) == 0,
             "lanes",
-            f"use a power of two of at least {GRANULE_BITS} for each bank",
+            f"use a power of two of at least {GRANULE_BITS} for each bank, at most 128",
         )
         check(
             self.fire_lanes >= 1
@@ -409,17 +419,18 @@ class Config:
             "use more than weight_bits, at most 32",
         )
         check(
-            self.membrane_slots >= 2 and self.membrane_slots & (self.membrane_slots - 1) == 0,
+            2 <= self.membrane_slots <= 128
+            and self.membrane_slots & (self.membrane_slots - 1) == 0,
             "membrane_slots",
-            "use a power of two of at least 2",
+            "use a power of two from 2 to 128",
         )
         check(
-            self.spike_bytes % (self.chunk_bits // 8) == 0 and self.spike_bytes <= 65536,
+            self.spike_bytes % (self.chunk_bits // 8) == 0 and 0 < self.spike_bytes <= 65536,
             "spike_bytes",
-            "use a multiple of chunk_bits / 8, at most 65536",
+            "use a multiple of chunk_bits / 8, from that to 65536",
         )
-        for field in ("weight_depth", "max_layers", "result_rows"):
-            check(getattr(self, field) >= 2, field, "use at least 2")
+        for name, most in (("weight_depth", 1 << 20), ("max_layers", 255), ("result_rows", 255)):
+            check(2 <= getattr(self, name) <= most, name, f"use 2 to {most}")
         check(self.pixels in (0, 1), "pixels", "use 0 or 1")
         check(1 <= self.count_bits <= 12, "count_bits", "use 1 to 12")
         check(
@@ -428,23 +439,25 @@ class Config:
             "use less than 256 rows of counters",
         )
         check(
-            (self.sum_queue == 0 and self.banks == 1) or self.sum_queue >= SUMS_IN_FLIGHT,
+            (self.sum_queue == 0 and self.banks == 1) or SUMS_IN_FLIGHT <= self.sum_queue <= 255,
             "sum_queue",
-            f"use 0 with a single bank, or at least {SUMS_IN_FLIGHT}",
+            f"use 0 with a single bank, or {SUMS_IN_FLIGHT} to 255",
         )
-        check(self.weight_depth <= 1 << 20, "weight_depth", "use at most 1048576")
         check(
             self.lanes * self.weight_bits >= 32,
             "lanes",
             "use lanes * weight_bits of at least 32 bits, the length of a descriptor's word",
         )
         check(
-            self.param_depth % (2 * self.page_rows) == 0 and self.n_param_rows > 0,
+            self.param_depth % (2 * self.page_rows) == 0
+            and self.n_param_rows > 0
+            and self.param_depth <= 1 << 20,
             "param_depth",
-            f"use a multiple of {2 * self.page_rows}, at least {4 * self.page_rows}: results and "
-            "counters take the end of parameter memory",
+            f"use a multiple of {2 * self.page_rows}, at least {4 * self.page_rows}, at most "
+            "1048576: results and counters take the end of parameter memory",
         )
-        check(self.clk_hz // self.baud >= 4, "baud", "use at most clk_hz / 4")
+        check(1 <= self.baud <= self.clk_hz // 4, "baud", "use 1 to clk_hz / 4")
+        check(self.rx_buffer_bytes < 1 << 16, "rx_buffer_bytes", "use at most 65535")
         check(
             64 <= self.max_payload_bytes < self.rx_buffer_bytes,
             "max_payload_bytes",

@@ -45,13 +45,12 @@ def simulate_network(path: Path, n_images: int, seed: int) -> str:
 
     from sim.vectors import run_network
     from sw.compile.compiler import compile_network
-    from sw.compile.program import Program
     from sw.data import catalogue
     from sw.network import encoder, netfile, reference
 
-    file = netfile.load(path, Program)
+    file = netfile.load(path)
     network = file.network
-    program = file.program or compile_network(network, Config())
+    program = compile_network(network, file.config or Config())
     if network.encoder is None:
         rng = np.random.default_rng(seed)
         shape = (n_images, network.timesteps, *network.image_shape)

@@ -14,7 +14,6 @@ from hw.protocol import PROTOCOL_VERSION, spec_hash
 from hw.spec import Config, SpecError
 from sw.cli.commands import EXIT_NO, EXIT_OK, CommandParser, command, exit_codes
 from sw.compile import fitting
-from sw.compile.program import Program
 from sw.driver.discovery import BoardIdentity, find_boards
 from sw.network import netfile
 from sw.network.netfile import NetworkFileError
@@ -49,7 +48,7 @@ def fit(path: Path, config: Config) -> dict[str, Any]:
     sw.network.netfile.NetworkFileError
         The file is missing, damaged or no network file.
     """
-    found = fitting.board_report(netfile.load(path, Program).network, config)
+    found = fitting.board_report(netfile.load(path).network, config)
     return {"network": str(path), "fits": found.fits, "usage": found.usage, "why": found.problem}
 
 

@@ -256,7 +256,7 @@ def main(argv: list[str] | None = None) -> int:
     path = arguments.out or arguments.checkpoint.with_suffix(netfile.SUFFIX)
     n_bytes = 0
     if exported.program is not None:
-        n_bytes = netfile.save(path, exported.network, exported.program)
+        n_bytes = netfile.save(path, exported.network, exported.program.config)
     if arguments.json:
         more = {} if change is None else {"nearest_leak": dataclasses.asdict(change)}
         print(json.dumps(exported.to_dict() | more, indent=1))

@@ -13,13 +13,12 @@ from tqdm import tqdm
 
 from hw.boards.configs import BOARDS, CONFIGS, board_name, config_by_name
 from hw.protocol import spec_hash
-from hw.spec import SpecError
-from sw.compile.program import Program
+from hw.spec import Config, SpecError
 from sw.data import catalogue, inputs
 from sw.data.catalogue import NAMES
 from sw.data.dataset import Dataset, Split
 from sw.data.labels import as_named
-from sw.driver.any_board import AnyBoard
+from sw.driver.any_board import AnyBoard, Loadable
 from sw.driver.loading import Loaded, load_bytes
 from sw.network import encoder
 from sw.network.encoder import InputError
@@ -90,12 +89,12 @@ def add_inputs(parser: argparse.ArgumentParser) -> Any:
     return source
 
 
-def port_of(board: str, program: Program | None) -> str | None:
+def port_of(board: str, config: Config | None) -> str | None:
     """Return the ports to give :func:`sw.driver.group.open_boards` for a value of ``--board``.
 
     If ``--board`` was given without a port, the result is None: all USB ports are searched. Plain
-    ``sim`` becomes ``sim:BOARD`` if ``program`` was compiled for a known board
-    (:mod:`hw.boards.configs`) whose configuration is not that of ``sim``.
+    ``sim`` becomes ``sim:BOARD`` if ``config``, the configuration that the network was exported
+    for, is that of a known board (:mod:`hw.boards.configs`) and differs from that of ``sim``.
 
     Raises
     ------
@@ -107,11 +106,11 @@ def port_of(board: str, program: Program | None) -> str | None:
     name, question, options = board.partition("?")
     for port in name.split(","):
         _check_port(port.strip())
-    if name == VIRTUAL and program is not None:
-        kind = board_name(program.config)
+    if name == VIRTUAL and config is not None:
+        kind = board_name(config)
         with contextlib.suppress(SpecError):
             wanted, usual = spec_hash(config_by_name(kind)), spec_hash(CONFIGS[VIRTUAL])
-            if wanted == spec_hash(program.config) and wanted != usual:
+            if wanted == spec_hash(config) and wanted != usual:
                 return f"{VIRTUAL}:{kind}{question}{options}"
     return board
 
@@ -237,11 +236,12 @@ def check_data_dir(arguments: argparse.Namespace) -> None:
         raise InputError(f"--data-dir {arguments.data_dir}: name the data set in it with --data")
 
 
-def load(board: AnyBoard, program: Program) -> Loaded:
-    """Write a compiled network to a board's memories, with a progress bar on a terminal.
+def load(board: AnyBoard, network: Loadable) -> Loaded:
+    """Compile a network for a board and write it to its memories, showing progress.
 
-    Return how much was written, and how long that took.
+    Return how much was written, and how long that took. Exceptions are those of
+    :meth:`sw.driver.any_board.AnyBoard.load`.
     """
-    n_bytes = load_bytes(program) * len(board.devices)
+    n_bytes = sum(map(load_bytes, board.compiled(network)))
     with tqdm(total=n_bytes, unit="B", unit_scale=True, desc="loading", disable=None) as bar:
-        return board.load(program, bar.update)
+        return board.load(network, bar.update)

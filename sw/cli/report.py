@@ -38,7 +38,6 @@ from sw.data.dataset import DataError
 from sw.data.inputs import read_images
 from sw.driver.any_board import AnyBoard
 from sw.driver.group import open_boards
-from sw.driver.loading import program_for
 from sw.files import write_output
 from sw.network import netfile
 from sw.network.encoder import InputError
@@ -180,15 +179,16 @@ exit codes: {EXIT_OK} written, {EXIT_BAD_INPUT} bad input, {EXIT_DEVICE} no devi
 def _program(file: netfile.NetworkFile, target: str | None) -> tuple[Program | None, Config]:
     """Return the compiled network for the report, and the configuration of its board.
 
-    The board is ``target``, by default the one that the file was compiled for, or else
+    The board is ``target``, by default the one that the file was exported for, or else
     :data:`DEFAULT_BOARD`. The program is None if the network does not fit.
     """
     network = file.network
-    if target is None and file.program is not None:
-        return file.program, file.program.config
-    config = config_by_name(target or DEFAULT_BOARD)
-    if target is None or "/" not in target:
-        config = config.with_weight_bits(network.weight_bits)
+    if target is None and file.config is not None:
+        config = file.config
+    else:
+        config = config_by_name(target or DEFAULT_BOARD)
+        if target is None or "/" not in target:
+            config = config.with_weight_bits(network.weight_bits)
     try:
         return compile_network(network, config), config
     except FitError:
@@ -197,24 +197,24 @@ def _program(file: netfile.NetworkFile, target: str | None) -> tuple[Program | N
 
 @contextlib.contextmanager
 def _board(
-    arguments: argparse.Namespace, network: Network, program: Program | None
+    arguments: argparse.Namespace, network: Network, config: Config | None
 ) -> Iterator[AnyBoard | None]:
     """Open the board of ``--board``, load the network into it, and yield the board.
 
-    Yield None without this option.
+    Yield None without this option. ``config`` is the configuration for which the virtual board is
+    started if the option names none; None means its usual one.
     """
     if arguments.board is None:
         yield None
         return
-    port = port_of(arguments.board, program)
+    port = port_of(arguments.board, config)
     if port is not None and port.startswith(VIRTUAL):
         print(
             f"starting the virtual board {port} (compiled once, which takes a minute or two)",
             file=sys.stderr,
         )
     with open_boards(port) as board:
-        fitting = program_for(network, program, board.config)[0]
-        load(board, fitting)
+        load(board, network)
         yield board
 
 
@@ -238,7 +238,7 @@ def main(argv: list[str] | None = None) -> int:
     quiet = arguments.json or arguments.text
     if arguments.screenshot and quiet and not arguments.out:
         parser.error("--screenshot needs the page: give -o, or leave --json and --text out")
-    file = netfile.load(arguments.network, Program)
+    file = netfile.load(arguments.network)
     path = arguments.out or (None if quiet else Path(arguments.network.with_suffix(".html").name))
     network = file.network
     program, config = _program(file, arguments.target)
@@ -247,7 +247,7 @@ def main(argv: list[str] | None = None) -> int:
     images = find_images(arguments, network)
     observation = None
     if images is not None:
-        with _board(arguments, network, program) as board:
+        with _board(arguments, network, config if program else None) as board:
             observation = observe(network, program, images, board, neurons)
     target = fitting.board_report(network, config)
     report = Report(

@@ -32,7 +32,11 @@ def channel_rates(network: Network) -> dict[str, NDArray[np.float64]]:
     for name, (channels, _, _) in network.map_shapes().items():
         of_map = network.statistics.get(name)
         rates = of_map.get(RATES) if isinstance(of_map, Mapping) else None
-        if isinstance(rates, Sequence) and len(rates) == channels:
+        if (
+            isinstance(rates, Sequence)
+            and len(rates) == channels
+            and all(isinstance(rate, int | float) for rate in rates)
+        ):
             found[name] = np.array(rates, np.float64)
     return found
 

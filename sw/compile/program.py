@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from hw.protocol import LayerCounters, Space, n_bytes, n_rows, row_bytes, unpack
 from hw.spec import GRANULE_BITS, N_PLANES, PIECE_BITS, Config
+from sw.network.encoder import InputError
 from sw.network.network import IMAGE, INPUT, Layer, Network, Shape
 
 PIXELS = IMAGE
@@ -254,16 +255,23 @@ class Program:
         """Return the bytes that the host writes to the region ``inputs[buffer]`` for one sample.
 
         The sample is an image (C, H, W) of uint8 if the program takes ``pixels``, else spikes
-        (T, C, H, W) of 0 and 1.
+        (T, C, H, W) of uint8, 0 and 1.
 
         Raises
         ------
-        ValueError
-            The sample has another shape.
+        sw.network.encoder.InputError
+            The sample has another type or shape, or spikes have other values.
         """
         place = self.inputs[buffer]
-        if self.pixels and sample.shape != place.shape:
-            raise ValueError(f"the image has shape {sample.shape}, the device takes {place.shape}")
+        what = "an image" if self.pixels else "spikes of 0 and 1"
+        shape = place.shape if self.pixels else (place.timesteps, *place.shape)
+        if sample.dtype != np.uint8 or sample.shape != shape:
+            raise InputError(
+                f"the device takes {what} of type uint8 and shape {shape}, not {sample.dtype} "
+                f"{sample.shape}"
+            )
+        if not self.pixels and sample.max() > 1:
+            raise InputError(f"the device takes {what}, the largest value is {sample.max()}")
         return place.pack(bit_planes(sample) if self.pixels else sample)
 
     def logits(self, raw: bytes) -> NDArray[np.int64]:

@@ -22,6 +22,7 @@ from hw.protocol import (
 )
 from hw.spec import Config, SpecError
 from sw.driver.errors import (
+    PORT_ERRORS,
     DeviceError,
     DeviceNotFound,
     LinkTimeout,
@@ -65,17 +66,22 @@ def _parse_identity(raw: bytes, port: str) -> BoardIdentity:
     SpecMismatch
         The board's gateware and this software were built from different definitions.
     """
-    if raw[:4] != MAGIC.to_bytes(4, "little"):
+    if len(raw) < 6 or raw[:4] != MAGIC.to_bytes(4, "little"):
         raise NotABoard(f"the device on {port} answers, but is no Spikefold board")
     advice = (
         "Load a bitstream of this release onto the board ('python -m hw.flash BOARD'), or use the "
         "software of its release"
     )
     version = int.from_bytes(raw[4:6], "little")
-    if version != PROTOCOL_VERSION or len(raw) != n_bytes(Identity):
+    if version != PROTOCOL_VERSION:
         raise SpecMismatch(
             f"the board on {port} speaks protocol version {version}, this software version "
             f"{PROTOCOL_VERSION}. {advice}."
+        )
+    if len(raw) != n_bytes(Identity):
+        raise SpecMismatch(
+            f"the board on {port} describes itself in {len(raw)} bytes, not {n_bytes(Identity)}, "
+            f"although it speaks protocol version {version}. {advice}."
         )
     identity: Any = unpack(Identity, raw)
     name = raw[-16:].rstrip(b"\0").decode("ascii", "replace")
@@ -118,9 +124,9 @@ def open_port(port: str) -> serial.Serial:
             write_timeout=VIRTUAL_WRITE_TIMEOUT_S if is_virtual(port) else WRITE_TIMEOUT_S,
             exclusive=True,
         )
-    except (OSError, ValueError) as error:
+    except (*PORT_ERRORS, ValueError) as error:
         raise DeviceNotFound(f"cannot open {port}: {_open_error(error)}") from error
-    with contextlib.suppress(OSError, AttributeError, NotImplementedError, ValueError):
+    with contextlib.suppress(*PORT_ERRORS, AttributeError, NotImplementedError, ValueError):
         opened.set_low_latency_mode(True)  # or USB adapters hold bytes back for 16 ms
     return opened
 

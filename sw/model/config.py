@@ -37,6 +37,8 @@ EXPANSION = 4
 """Ratio of a bottleneck's output channels to those of its 3x3 convolution."""
 MAX_NUMBER = 1 << 20
 """Exclusive upper bound on the absolute value of any number in a configuration."""
+MAX_BLOCKS = 1000
+"""Largest number of blocks of a network."""
 LEARNED = "LEARNED"
 """Name of the leak that is trained (PLIF neurons, Fang et al., arXiv 2007.05785).
 
@@ -253,6 +255,8 @@ class ModelConfig:
             f"image_shape = {self.image_shape}: use three positive numbers",
         )
         require(len(self.stages) >= 1, "stages: use at least one")
+        n_blocks = sum(len(stage.blocks) for stage in self.stages)
+        require(n_blocks <= MAX_BLOCKS, f"{n_blocks} blocks: use at most {MAX_BLOCKS}")
         require(
             self.stem_kernel % 2 == 1 and self.stem_kernel > 0,
             f"stem_kernel = {self.stem_kernel}: use an odd number",

@@ -77,7 +77,8 @@ def accuracy_steps(
             if percent is not None
         ]
     else:
-        with contextlib.suppress(KeyError, TypeError):
+        damaged = AttributeError, LookupError, OverflowError, TypeError, ValueError
+        with contextlib.suppress(*damaged):
             test = network.provenance["results"]["test"]
             on = f"whole test set, when trained{_balanced(network.provenance.get('data'))}"
             for key, name in (
@@ -85,7 +86,7 @@ def accuracy_steps(
                 ("spike", "full-spike, float"),
             ):
                 steps.append(AccuracyStep(name=name, percent=float(test[key]), on=on))
-        with contextlib.suppress(KeyError, TypeError):
+        with contextlib.suppress(*damaged):
             exported = network.provenance["export"]
             for key, name in (("folded", "folded, float"), ("quantised", "integers")):
                 steps.append(

@@ -70,6 +70,18 @@ KINDS: dict[str, Callable[[Any], Any]] = {"numpy": np.array, "torch": torch.tens
         ("sum_bits", 33),
         ("max_layers", 256),
         ("sum_queue", 1),
+        ("baud", 0),
+        ("baud", -1),
+        ("baud", 12_000_001),
+        ("clk_hz", 1 << 32),
+        ("lanes", 256),
+        ("membrane_slots", 256),
+        ("spike_bytes", 0),
+        ("spike_bytes", -8),
+        ("param_depth", 1 << 21),
+        ("result_rows", 256),
+        ("rx_buffer_bytes", 1 << 16),
+        ("sum_queue", 256),
     ],
 )
 def test_unsupported_values_are_refused(field: str, value: int) -> None:
@@ -87,6 +99,12 @@ def test_unsupported_values_are_refused(field: str, value: int) -> None:
         ({"banks": 2, "fire_lanes": 1}, "Config.fire_lanes = 1 .* from banks to lanes"),
         ({"lanes": 64, "chunk_bits": 32}, "Config.chunk_bits = 32 .* at least lanes / banks"),
         ({"banks": 2, "sum_queue": 0}, "Config.sum_queue = 0 .* with a single bank"),
+        ({"clk_hz": 0}, "Config.baud = 12000000 .* use 1 to clk_hz / 4"),
+        ({"baud": "1"}, "Config.baud = '1' .* a whole number from 0"),
+        ({"weight_depth": 20480.0}, "Config.weight_depth = 20480.0 .* a whole number from 0"),
+        ({"name": "a\x1b[2J"}, r"Config.name = 'a\\x1b\[2J' .* printable ASCII"),
+        ({"name": "Zürich"}, "Config.name = 'Zürich' .* printable ASCII"),
+        ({"name": 7}, "Config.name = 7 .* printable ASCII"),
     ],
 )
 def test_values_that_do_not_fit_one_another_are_refused(fields: dict, message: str) -> None:

@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from hw.boards.configs import BOARDS, config_by_name
+from hw.boards.configs import BOARDS, CONFIGS, config_by_name
 from hw.spec import Gate
 from sw.cli import export
 from sw.compile.compiler import compile_network
 from sw.compile.costs import device_maps
 from sw.compile.cycles import predict_cycles
-from sw.compile.program import Program
 from sw.convert.fold import fold
 from sw.convert.folded import simulate
 from sw.convert.quantize import quantize
@@ -66,13 +65,12 @@ def test_file_and_report_agree(
     path = a_checkpoint(tmp_path / "ckpt.pt")
     assert export.main([str(path), "--bits", str(bits), "--json"]) == export.EXIT_OK
     found = json.loads(capsys.readouterr().out)
-    file = netfile.load(tmp_path / "ckpt.spikefold", Program)
+    file = netfile.load(tmp_path / "ckpt.spikefold")
     network = file.network
-    assert network.weight_bits == bits and file.stale is None
-    assert file.program is not None
-    assert file.program.config == config_by_name(found["board"])
+    assert network.weight_bits == bits
+    assert file.config == config_by_name(found["board"])
+    program = compile_network(network, file.config)
     assert found["board"] == ("ulx3s-85f" if bits == 8 else f"ulx3s-85f/w{bits}")
-    assert file.program.images == compile_network(network, file.program.config).images
     assert network.provenance["results"] == {"full_spike": 12.5}
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert network.provenance["export"]["checkpoint_sha256"] == digest
@@ -92,9 +90,9 @@ def test_file_and_report_agree(
         "agreement": np.mean(before == trace.predictions),
     }
     maps = device_maps(network, dataset.validation.images, trace.spikes)
-    cycles = [sum(predict_cycles(file.program, maps[n]).values()) for n in range(N_IMAGES)]
+    cycles = [sum(predict_cycles(program, maps[n]).values()) for n in range(N_IMAGES)]
     assert found["n_cycles"] == pytest.approx(np.mean(cycles))
-    assert found["latency_s"] == pytest.approx(np.mean(cycles) / file.program.config.clk_hz)
+    assert found["latency_s"] == pytest.approx(np.mean(cycles) / file.config.clk_hz)
     for layer in found["layers"]:
         density = np.mean([images[layer["source"]].mean() for images in maps])
         assert layer["input_density"] == pytest.approx(density)
@@ -104,7 +102,7 @@ def test_file_and_report_agree(
         if layer["name"] == "input":  # the stem, which is no layer of the network
             continue
         assert network.statistics[layer["name"]]["input_density"] == layer["input_density"]
-        assert layer["membrane_bits"] <= file.program.config.membrane_bits
+        assert layer["membrane_bits"] <= file.config.membrane_bits
     by_name = {layer["name"]: layer for layer in found["layers"]}
     assert by_name["layer2.0.conv2"]["unshared"] and not by_name["layer1.0.conv2"]["unshared"]
     assert by_name["fc"]["per_timestep"] and by_name["fc"]["unshared"]
@@ -146,10 +144,9 @@ def test_text_names_every_layer_and_board(
 def test_a_named_width_of_the_board_may_be_wider(tmp_path: Path, dataset: Dataset) -> None:
     path = a_checkpoint(tmp_path / "ckpt.pt")
     assert export.main([str(path), "--bits", "4", "--board", "ulx3s-25f/w8"]) == export.EXIT_OK
-    file = netfile.load(path.with_suffix(".spikefold"), Program)
+    file = netfile.load(path.with_suffix(".spikefold"))
     assert file.network.weight_bits == 4
-    assert file.program is not None
-    assert file.program.config == config_by_name("ulx3s-25f")
+    assert file.config == config_by_name("ulx3s-25f")
 
 
 def test_without_data_the_sample_is_used_and_said(
@@ -322,7 +319,7 @@ def test_an_export_needs_no_data(tmp_path: Path, capsys: pytest.CaptureFixture[s
     text = capsys.readouterr().out
     assert "measuring nothing, because the checkpoint holds no samples" in text
     assert "measured   nothing: no accuracy, spikes or cycles" in text and "latency" not in text
-    assert netfile.load(bare.with_suffix(".spikefold"), Program).program is not None
+    assert netfile.load(bare.with_suffix(".spikefold")).config is not None
     assert export.main([str(bare), "--json"]) == export.EXIT_OK
     found = json.loads(capsys.readouterr().out)
     assert found["accuracy"] is found["n_cycles"] is None and found["layers"][0]["n_weights"]
@@ -343,8 +340,7 @@ def test_an_export_depends_on_the_checkpoint_alone(
             assert export.main([str(ckpt), *options]) == export.EXIT_OK
         finally:
             torch.set_num_threads(n_threads)
-        files.append(netfile.load(ckpt.with_suffix(".spikefold"), Program))
-    programs = [file.program for file in files]
-    assert programs[0] is not None and programs[1] is not None
+        files.append(netfile.load(ckpt.with_suffix(".spikefold")))
+    programs = [compile_network(file.network, CONFIGS["ulx3s-85f"]) for file in files]
     assert programs[0].images == programs[1].images
     assert programs[0].placements == programs[1].placements

@@ -68,7 +68,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Use:
 def files(tmp_path: Path) -> tuple[Path, Path, Network]:
     """Write a network file and images with labels for it."""
     network = a_network()
-    netfile.save(tmp_path / "net.spikefold", network, compile_network(network, CONFIG))
+    netfile.save(tmp_path / "net.spikefold", network, CONFIG)
     rng = np.random.default_rng(3)
     images = random_input(network, rng, N_IMAGES)
     labels = rng.integers(0, network.n_classes, N_IMAGES)
@@ -274,10 +274,10 @@ def test_a_network_for_another_device_is_compiled_again(
     use: Use, files: tuple[Path, Path, Network], capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = dataclasses.replace(CONFIG, name="other", lanes=16)
-    netfile.save(files[0], files[2], compile_network(files[2], other))
+    netfile.save(files[0], files[2], other)
     use(files[2])
     assert run.main(arguments(files, "--check")) == EXIT_OK
-    assert "compiled again for 'sim': it was made for 'other'" in capsys.readouterr().out
+    assert "compiled for 'sim'; the file was exported for 'other'" in capsys.readouterr().out
 
 
 def test_a_network_that_does_not_fit(
@@ -321,6 +321,14 @@ def test_wrong_files(
         code = run.main([str(network_path), "--input", str(input_path)])
         assert code == EXIT_BAD_INPUT, message
         assert message in capsys.readouterr().err
+
+
+def test_control_characters_of_a_file_are_not_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a\x1b[2J").write_bytes(b"no network")
+    assert run.main([str(tmp_path / "a\x1b[2J")]) == EXIT_BAD_INPUT
+    assert r"a\x1b[2J: this is not a network file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -386,11 +394,8 @@ def test_a_data_set_of_other_classes(
 
 
 def test_the_virtual_board_is_of_the_kind_that_the_network_was_compiled_for() -> None:
-    network = a_network()
-
     def port(name: str | None, board: str) -> str | None:
-        program = None if name is None else compile_network(network, config_by_name(name))
-        return options.port_of(board, program)
+        return options.port_of(board, None if name is None else config_by_name(name))
 
     assert port("ulx3s-85f", "sim") == "sim", "the same memories under another name"
     assert port("ulx3s-85f/w4", "sim") == "sim:ulx3s-85f/w4"
@@ -398,7 +403,7 @@ def test_the_virtual_board_is_of_the_kind_that_the_network_was_compiled_for() ->
     assert port("ulx3s-85f/w4", "/dev/ttyUSB0") == "/dev/ttyUSB0"
     assert port("ulx3s-85f/w4", options.FIND) is None
     assert port(None, "sim") == "sim"
-    odd = compile_network(network, dataclasses.replace(CONFIG, name="odd", lanes=32))
+    odd = dataclasses.replace(CONFIG, name="odd", lanes=64)
     assert options.port_of("sim", odd) == "sim", "a device without a name cannot be started"
 
 

@@ -11,7 +11,7 @@ from hw.protocol import Descriptor, Space, descriptor_rows, n_bytes, row_bytes
 from hw.spec import GRANULE_BITS, N_PLANES, PIECE_BITS, Config, Gate
 from sw.compile.compiler import compile_network
 from sw.compile.program import PIXELS, FitError, Placement, Program
-from sw.network.encoder import encode
+from sw.network.encoder import InputError, encode
 from sw.network.network import INPUT, Layer, Network
 from tests.networks import random_network
 from tests.sw.walk import Walk, descriptors, params_of, rows_of, walk, weights_of
@@ -584,11 +584,19 @@ def test_layers_that_the_device_cannot_loop_over_or_reach_are_said(
 
 def test_samples_of_another_shape_are_refused() -> None:
     program = compile_network(network(conv((1, 1, 1, 16, 16, 3, 3))), CONFIG)
-    with pytest.raises(ValueError, match=r"spikes have shape \(1, 2\), the map is \(4, 16, 8, 8\)"):
+    with pytest.raises(InputError, match=r"uint8 and shape \(4, 16, 8, 8\), not uint8 \(1, 2\)$"):
         program.pack_input(np.zeros((1, 2), np.uint8))
+    with pytest.raises(ValueError, match=r"spikes have shape \(1, 2\), the map is \(4, 16, 8, 8\)"):
+        program.inputs[0].pack(np.zeros((1, 2), np.uint8))
+    with pytest.raises(InputError, match=r"spikes of 0 and 1, the largest value is 2$"):
+        program.pack_input(np.full((4, 16, 8, 8), 2, np.uint8))
+    with pytest.raises(InputError, match=r"not float32 \(4, 16, 8, 8\)$"):
+        program.pack_input(np.zeros((4, 16, 8, 8), np.float32))  # type: ignore[arg-type]
     pixels = replace(program, pixels=True)
-    with pytest.raises(ValueError, match=r"image has shape \(1, 2\), the device takes \(16, 8,"):
+    with pytest.raises(InputError, match=r"an image of type uint8 and shape \(16, 8, .*\(1, 2\)"):
         pixels.pack_input(np.zeros((1, 2), np.uint8))
+    with pytest.raises(InputError, match=r"not float64 \(16, 8, 8\)$"):
+        pixels.pack_input(np.zeros((16, 8, 8)))  # type: ignore[arg-type]
 
 
 def test_too_many_layers_are_said() -> None:

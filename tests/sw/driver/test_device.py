@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import random
+import termios
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -23,16 +24,18 @@ from hw.protocol import (
     decode_frame,
     encode_frame,
     identity,
+    n_bytes,
     pack,
 )
 from sw.driver.device import Device
 from sw.driver.errors import (
-    DeviceError,
     DeviceNotFound,
+    InvalidMessage,
     LinkLost,
     LinkTimeout,
     NotABoard,
     RequestRefused,
+    RunLost,
     SpecMismatch,
 )
 from sw.driver.memory import CHECK_FRAMES
@@ -331,13 +334,81 @@ def test_other_definitions_are_refused(fake):
         Device.open(fake.port)
 
 
-def test_impossible_configuration_is_refused(fake):
-    fake.identity = pack(Identity, identity(CONFIG) | {"weight_bits": 5})
+REMEDY = r"Load a bitstream of this release onto the board \('python -m hw\.flash BOARD'\)"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weight_bits": 5}, "Config.weight_bits = 5 "),
+        ({"baud": 0}, "Config.baud = 0 "),
+        ({"clk_hz": 0}, "Config.baud = 12000000 "),
+        ({"banks": 0}, "Config.banks = 0 "),
+        ({"max_payload_bytes": 0}, "Config.max_payload_bytes = 0 "),
+        ({"name": int.from_bytes(b"\x1b[2J", "little")}, r"Config.name = '\\x1b\[2J' "),
+    ],
+)
+def test_impossible_configuration_is_refused(fake, changes, message):
+    fake.identity = pack(Identity, identity(CONFIG) | changes)
+    with pytest.raises(SpecMismatch, match=f"does not support: {message}.*{REMEDY}") as refused:
+        Device.open(fake.port)
+    assert "\x1b" not in str(refused.value)
+
+
+@pytest.mark.parametrize("n", [6, 50, -1])
+def test_identity_of_another_length_is_refused(fake, n):
+    fake.identity = fake.identity[:n]
     message = (
-        "does not support: Config.weight_bits = 5 .* Load a bitstream of this release onto the"
+        f"describes itself in {len(fake.identity)} bytes, not {n_bytes(Identity)}, although it "
+        f"speaks protocol version {PROTOCOL_VERSION}. {REMEDY}"
     )
     with pytest.raises(SpecMismatch, match=message):
         Device.open(fake.port)
+
+
+@pytest.mark.parametrize("n", [0, 3, 5])
+def test_what_is_too_short_for_an_identity_is_no_board(fake, n):
+    fake.identity = fake.identity[:n]
+    with pytest.raises(NotABoard, match="answers, but is no Spikefold board"):
+        Device.open(fake.port)
+
+
+@pytest.mark.parametrize("call", ["tcsetattr", "tcflush", "tcdrain"])
+def test_port_that_hangs_up_while_it_is_opened(fake, monkeypatch, call):
+    def hang_up(*_):
+        raise termios.error(5, "Input/output error")
+
+    monkeypatch.setattr(termios, call, hang_up)
+    found = (DeviceNotFound, LinkLost)
+    with pytest.raises(
+        found, match=rf"(cannot open|lost the board on) {fake.port}: .*Input/output"
+    ):
+        Device.open(fake.port)
+    monkeypatch.setattr(list_ports, "comports", lambda: [usb(fake.port)])
+    with pytest.raises(DeviceNotFound, match=rf"{fake.port} \(USB serial\): .*Input/output error"):
+        Device.open()
+
+
+@pytest.mark.parametrize("more", [-8, -1, 1, 500])
+def test_announcement_of_another_length_is_described(fake, monkeypatch, more):
+    def run(request):
+        (done,) = FakeBoard._run(fake, request)
+        return [(done + bytes(500))[: len(done) + more]]
+
+    with opened(fake) as board:
+        monkeypatch.setattr(fake, "_run", run)
+        message = f"the end of a run with {8 + more} bytes, not 8. .*python -m hw.flash BOARD"
+        with pytest.raises(InvalidMessage, match=message):
+            board.run(3)
+        monkeypatch.undo()
+        assert board.run(3).argmax == 4
+
+
+def test_unknown_state_is_described(fake):
+    with opened(fake) as board:
+        fake._state = 9
+        with pytest.raises(InvalidMessage, match=r"the unknown state 9\. .* hw\.flash BOARD"):
+            board.status()
 
 
 def test_port_in_use_is_refused(fake):
@@ -389,17 +460,18 @@ def test_port_that_takes_no_data(fake, monkeypatch):
 def test_invalid_replies_are_described(fake, monkeypatch):
     with opened(fake) as board:
         monkeypatch.setattr(fake, "_execute", lambda *_: (77, b"", []))
-        with pytest.raises(DeviceError, match="answered STATUS with the unknown status 77"):
+        with pytest.raises(InvalidMessage, match="answered STATUS with the unknown status 77"):
             board.status()
         monkeypatch.setattr(fake, "_execute", lambda *_: (Status.OK, b"", []))
-        with pytest.raises(DeviceError, match="to READ of 1 rows of SPIKE from row 0 has 0 bytes"):
+        message = "to READ of 1 rows of SPIKE from row 0 has 0 bytes, not 1. .* hw.flash BOARD"
+        with pytest.raises(InvalidMessage, match=message):
             board.memory.read(Space.SPIKE, 0, 1)
 
 
 def test_run_that_the_board_has_lost(fake, monkeypatch):
     with opened(fake) as board:
         monkeypatch.setattr(fake, "_run", lambda *_: [])
-        with pytest.raises(DeviceError, match="lost the run that it had started: was it reset"):
+        with pytest.raises(RunLost, match="lost the run that it had started: was it reset"):
             board.run()
 
 

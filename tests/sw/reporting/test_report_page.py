@@ -197,7 +197,7 @@ def test_rasters_show_every_spike() -> None:
 def test_memory_map_adds_up(tmp_path: Path) -> None:
     network = random_network(27)
     program = compile_network(network, config_by_name("sim").with_weight_bits(network.weight_bits))
-    netfile.save(tmp_path / "net.spikefold", network, program)
+    netfile.save(tmp_path / "net.spikefold", network, program.config)
     assert main([str(tmp_path / "net.spikefold"), "-o", str(tmp_path / "net.html")]) == 0
     html = (tmp_path / "net.html").read_text()
     bars = re.findall(r'<div class="stack">(.*?)</div>', html)
