@@ -33,7 +33,13 @@ REQUIREMENTS = {
     ]
     for requirement in [Requirement(text)]
 }
-OPTIONAL = {"tensorboard": "tensorboard", "pillow": "PIL"}
+OPTIONAL = {
+    "tensorboard": "tensorboard",
+    "pillow": "PIL",
+    "lz4": "lz4",
+    "zstandard": "zstandard",
+    "hdf5plugin": "hdf5plugin",
+}
 """Modules of optional packages, which a command imports only when it needs them."""
 EXTRAS = PYPROJECT["project"]["optional-dependencies"]
 TOOLS = {

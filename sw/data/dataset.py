@@ -243,10 +243,8 @@ def from_objects(
     ------
     DataError
         A sample is neither a recording nor frames; frames differ in shape; a class is not from 0
-        to ``len(labels)`` - 1; a sample is a recording, but ``sensor`` is None; or the validation
-        data cannot be taken.
-    sw.data.events.EventError
-        An event of a recording lies outside the sensor.
+        to ``len(labels)`` - 1; a sample is a recording, but ``sensor`` is None or its events do not
+        suit the sensor; or the validation data cannot be taken.
     """
 
     def collect(pairs: Iterable[tuple[Any, int]]) -> Split:
@@ -256,7 +254,10 @@ def from_objects(
             if array.dtype.names is not None:
                 if sensor is None:
                     raise DataError(f"{name}: samples are recordings; say the sensor's size")
-                array = events.frames(array, timesteps, sensor)
+                try:
+                    array = events.frames(array, timesteps, sensor)
+                except events.EventError as error:
+                    raise DataError(f"{name}: sample {len(samples)}: {error}") from error
             if array.ndim != 4 or len(array) != timesteps:
                 raise DataError(
                     f"{name}: a sample has shape {array.shape}, expected a recording with fields "

@@ -145,7 +145,7 @@ def recordings_by_class(
         (path, n)
         for n, name in enumerate(classes)
         for path in sorted((folder / name).iterdir())
-        if path.suffix in events.SUFFIXES
+        if events.is_named(path)
     ]
     if not paths:
         raise DataError(f"{folder} holds no recordings ({', '.join(events.SUFFIXES)})")

@@ -39,18 +39,19 @@ def read(path: Path, timesteps: int) -> tuple[Parts, tuple[str, ...]]:
         The path has none of these forms, or its files are damaged.
     """
     classes: tuple[str, ...] | None = None
+    note = ""
     if path.suffix == ".npz":
         train, test = _arrays(path)
     elif (path / "train").is_dir():
         classes = tuple(sorted(p.name for p in (path / "train").iterdir() if p.is_dir()))
-        train, test = _folders(path, classes, timesteps)
+        (train, test), note = _folders(path, classes, timesteps)
     else:
         train, test = (_idx(path, part) for part in ("train", "t10k"))
     train, test = (_checked(part, path) for part in (train, test))
     if classes is None:
         classes = tuple(f"class {n}" for n in range(int(train.labels.max(initial=0)) + 1))
     per_class = max(1, int(np.bincount(train.labels, minlength=len(classes)).min()) // 10)
-    return Parts(train=train, test=test, n_validation=per_class * len(classes)), classes
+    return Parts(train=train, test=test, n_validation=per_class * len(classes), note=note), classes
 
 
 def _checked(part: Split, path: Path) -> Split:
@@ -79,17 +80,20 @@ def _arrays(path: Path) -> list[Split]:
         ) from error
 
 
-def _folders(path: Path, classes: Sequence[str], timesteps: int) -> list[Split]:
+def _folders(path: Path, classes: Sequence[str], timesteps: int) -> tuple[list[Split], str]:
+    """Return training and test data, and a remark on recordings, which is empty for images."""
     files = [_files_by_class(path / part, classes) for part in ("train", "test")]
     paths = [paths for paths, _ in files]
-    if paths[0][0].suffix in events.SUFFIXES:
-        samples = _recordings(paths, timesteps)
+    note = ""
+    if events.is_named(paths[0][0]) or events.has_header(paths[0][0]):
+        samples, note = _recordings(paths, timesteps)
     else:
         samples = [_images(part) for part in paths]
-    return [
+    splits = [
         Split(images=images, labels=labels)
         for images, (_, labels) in zip(samples, files, strict=True)
     ]
+    return splits, note
 
 
 def _files_by_class(folder: Path, classes: Sequence[str]) -> tuple[list[Path], NDArray[np.int64]]:
@@ -100,16 +104,34 @@ def _files_by_class(folder: Path, classes: Sequence[str]) -> tuple[list[Path], N
     return [path for path, _ in found], np.array([n for _, n in found])
 
 
-def _recordings(parts: Sequence[Sequence[Path]], timesteps: int) -> list[NDArray[np.uint8]]:
+def _recordings(
+    parts: Sequence[Sequence[Path]], timesteps: int
+) -> tuple[list[NDArray[np.uint8]], str]:
     """Read and bin the recordings of both parts, which are training and test data.
 
-    The size of the sensor is unknown, so frames are just large enough for the events of both parts.
+    Frames are as large as the sensor. If the files do not say its size, frames are just large
+    enough for the events of both parts.
+
+    Returns
+    -------
+    Frames of both parts, and a description of the recordings.
     """
-    read = [[events.read(path) for path in paths] for paths in parts]
-    height, width = (
-        1 + max(int(r[axis].max(initial=0)) for part in read for r in part) for axis in ("y", "x")
-    )
-    return [np.stack([events.frames(r, timesteps, (height, width)) for r in part]) for part in read]
+    read = [[events.load(path) for path in paths] for paths in parts]
+    infos = [r.info for part in read for r in part]
+    note = "; ".join(events.summary(infos))
+    sensors = {info.sensor for info in infos}
+    size = sensors.pop()
+    if sensors:
+        raise DataError(f"{parts[0][0].parents[2]}: recordings are of several sensors: {note}")
+    if size is None:
+        found = [r.events for part in read for r in part]
+        size = (
+            1 + max(int(events_["y"].max(initial=0)) for events_ in found),
+            1 + max(int(events_["x"].max(initial=0)) for events_ in found),
+        )
+    return [
+        np.stack([events.frames(r.events, timesteps, size) for r in part]) for part in read
+    ], note
 
 
 def _images(paths: Sequence[Path]) -> NDArray[np.uint8]:
