@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sw.data import events, events_aedat, events_aedat4, events_base
+from sw.data import events, events_aedat, events_aedat4, events_base, events_hdf5
 from sw.data.events import EventError
 from tests import recordings
 
@@ -208,6 +208,20 @@ def test_hdf5_says_the_sensor_and_is_refused_with_a_remedy(tmp_path: Path) -> No
     for cut in (100, len(raw) // 2):
         with pytest.raises(EventError, match=r"a\.h5 cannot be read as a recording: HDF5 cannot"):
             load(tmp_path / "a.h5", raw[:cut])
+
+
+@MISSING["h5py"]
+def test_hdf5_of_an_unknown_compression_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("Can't read data (required filter 'blosc' is not registered)")
+
+    path = tmp_path / "a.h5"
+    recordings.write_hdf5(path, events.make([1], [2], [3], [1]))
+    monkeypatch.setattr(events_hdf5, "_read", fail)
+    with pytest.raises(EventError, match=r"compression needs hdf5plugin: pip install 'spikefold\["):
+        events.read(path)
 
 
 def test_hdf5_without_h5py_says_what_to_install(
@@ -417,6 +431,8 @@ def test_evt_3_follows_the_specification(tmp_path: Path) -> None:
     assert decode(*time, row, 0x8002, 0x2001) == [(at, 1, 7, False)]
     # The upper part counts on after its overflow.
     assert decode(0x8FFF, 0x6000, row, 0x8000, 0x6001, 0x2001) == [(1 << 24 | 1, 1, 7, False)]
+    # A row of type 1 is not one of pixels.
+    assert decode(*time, 0x1007, 0x2001, row, 0x2002) == [(at, 2, 7, False)]
     # Triggers and other words are no events.
     assert decode(*time, row, 0xA001, 0xE000, 0x7003, 0xF001, 0x2801) == [(at, 1, 7, True)]
 
@@ -434,13 +450,8 @@ def test_times_that_overflow_go_on(tmp_path: Path) -> None:
         sample = events.make(times, np.arange(5), np.arange(5), np.ones(5))
         found = load(tmp_path / "a.x", encode(sample)).events["t"]
         assert (np.diff(found) == np.diff(times)).all()
-    assert events_base.unwrapped(np.array([1, 250, 0, 255, 1]), 8).tolist() == [
-        1,
-        250,
-        256,
-        511,
-        513,
-    ]
+    wraps = np.array([5, 3, 250, 200, 0, 255, 1])  # two steps back are no overflows
+    assert events_base.unwrapped(wraps, 8).tolist() == [5, 3, 250, 200, 256, 511, 513]
 
 
 def test_bin_files_without_order_are_no_recordings(tmp_path: Path) -> None:
