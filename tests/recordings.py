@@ -1,5 +1,5 @@
 """Encoders of recordings, written from the specifications of the formats and not from the decoders
-that they test."""
+that they test; and random recordings."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from hypothesis import strategies as st
+
+from sw.data import events
 
 CHIPS = {
     "ch.unizh.ini.jaer.chip.retina.DVS128": (128, 128),
@@ -21,33 +24,51 @@ CHIPS = {
 END = "#!END-HEADER\r\n"
 
 
-def rows_of(events: np.ndarray) -> list[tuple[int, int, int, int]]:
+def load(path: Path, raw: bytes) -> events.Recording:
+    """Write a file, and read it as a recording."""
+    path.write_bytes(raw)
+    return events.load(path)
+
+
+def columns(n: int, size: tuple[int, int], end: int) -> st.SearchStrategy[np.ndarray]:
+    """Return a strategy for recordings of up to ``n`` events, in order of time."""
+    gaps = st.integers(0, max(1, (end - 1) // 200))
+    rows = st.tuples(gaps, st.integers(0, size[1] - 1), st.integers(0, size[0] - 1), st.booleans())
+
+    def build(found: list[tuple[int, int, int, bool]]) -> np.ndarray:
+        table = np.array(found, np.int64).reshape(-1, 4)
+        return events.make(np.cumsum(table[:, 0]), *table[:, 1:].T)
+
+    return st.lists(rows, min_size=1, max_size=n).map(build)
+
+
+def rows_of(found: np.ndarray) -> list[tuple[int, int, int, int]]:
     """Return each event as integers (t, x, y, p)."""
-    return [tuple(int(event[name]) for name in "txyp") for event in events]  # type: ignore[misc]
+    return [tuple(int(event[name]) for name in "txyp") for event in found]  # type: ignore[misc]
 
 
-def aedat2(events: np.ndarray, chip: str = "", version: str = "2.0") -> bytes:
+def aedat2(found: np.ndarray, chip: str = "", version: str = "2.0") -> bytes:
     """Encode as jAER does: AEDAT 2.0 or 1.0, with the camera in the header unless it is empty."""
     header = f"#!AER-DAT{version}\r\n# This is a raw AE data file - do not edit\r\n"
     header += f"# AEChip: {chip}\r\n" if chip else ""
     height, width = CHIPS.get(chip, (128, 128))
     body = b""
-    for t, x, y, p in rows_of(events):
+    for t, x, y, p in rows_of(found):
         x, y = width - 1 - x, height - 1 - y
         address = y << 22 | x << 12 | p << 11 if "davis" in chip else y << 8 | x << 1 | 1 - p
         body += struct.pack(">HI" if version == "1.0" else ">II", address, t & 0xFFFFFFFF)
     return header.encode() + body
 
 
-def aedat3(events: np.ndarray, camera: str = "DAVIS240C", per_packet: int = 7) -> bytes:
+def aedat3(found: np.ndarray, camera: str = "DAVIS240C", per_packet: int = 7) -> bytes:
     """Encode as cAER does: AEDAT 3.1, with a packet of another kind before each of events."""
     header = f"#!AER-DAT3.1\r\n#Format: RAW\r\n#Source 1: {camera}\r\n" + END
     raw = header.encode()
-    for start in range(0, len(events), per_packet):
-        rows = rows_of(events[start : start + per_packet])
+    for start in range(0, len(found), per_packet):
+        rows = rows_of(found[start : start + per_packet])
         overflow = rows[0][0] >> 31
         rows = [row for row in rows if row[0] >> 31 == overflow]
-        assert len(rows) == len(events[start : start + per_packet]), "one overflow in a packet"
+        assert len(rows) == len(found[start : start + per_packet]), "one overflow in a packet"
         body = b"".join(
             struct.pack("<II", x << 17 | y << 2 | p << 1 | 1, t & 0x7FFFFFFF) for t, x, y, p in rows
         )
@@ -82,17 +103,17 @@ def aedat4_header(description: str, compression: int = 0, table_at: int = -1) ->
 
 
 def aedat4_packet(
-    events: np.ndarray, stream: int = 0, compress: Callable[[bytes], bytes] = bytes
+    found: np.ndarray, stream: int = 0, compress: Callable[[bytes], bytes] = bytes
 ) -> bytes:
     """Encode events as a packet of an AEDAT 4.0 file: stream, size, and a FlatBuffer."""
-    data = b"".join(struct.pack("<qhhB3x", *row) for row in rows_of(events))
+    data = b"".join(struct.pack("<qhhB3x", *row) for row in rows_of(found))
     # 0 root, 4 identifier, 8 offsets of fields, 16 table: offsets, vector; 24 length, 28 events
-    body = struct.pack("<I4s3H2xiII", 16, b"EVTS", 6, 8, 4, 8, 24 - 20, len(events)) + data
+    body = struct.pack("<I4s3H2xiII", 16, b"EVTS", 6, 8, 4, 8, 24 - 20, len(found)) + data
     content = compress(struct.pack("<I", len(body)) + body)
     return struct.pack("<ii", stream, len(content)) + content
 
 
-def aedat4(events: np.ndarray, compression: int = 0, per_packet: int = 9) -> bytes:
+def aedat4(found: np.ndarray, compression: int = 0, per_packet: int = 9) -> bytes:
     """Encode as iniVation's DV does, with streams of events and of motion."""
     compress: Callable[[bytes], bytes] = bytes
     if compression in (1, 2):
@@ -100,18 +121,18 @@ def aedat4(events: np.ndarray, compression: int = 0, per_packet: int = 9) -> byt
     elif compression:
         compress = importlib.import_module("zstandard").ZstdCompressor().compress
     raw = aedat4_header(streams("EVTS", "IMUS"), compression)
-    for start in range(0, len(events), per_packet):
-        raw += aedat4_packet(events[start : start + per_packet], 0, compress)
+    for start in range(0, len(found), per_packet):
+        raw += aedat4_packet(found[start : start + per_packet], 0, compress)
         raw += struct.pack("<ii", 1, 5) + b"other"
     return raw
 
 
-def dat(events: np.ndarray, size: tuple[int, int] | None = (480, 640), version: int = 2) -> bytes:
+def dat(found: np.ndarray, size: tuple[int, int] | None = (480, 640), version: int = 2) -> bytes:
     """Encode as Prophesee's ``.dat`` file."""
     header = f"% Data file containing CD events\n% Version {version}\n"
     header += f"% Width {size[1]}\n% Height {size[0]}\n" if size else ""
     body = b"".join(
-        struct.pack("<II", t & 0xFFFFFFFF, x | y << 14 | p << 28) for t, x, y, p in rows_of(events)
+        struct.pack("<II", t & 0xFFFFFFFF, x | y << 14 | p << 28) for t, x, y, p in rows_of(found)
     )
     return header.encode() + b"\x0c\x08" + body
 
@@ -129,10 +150,10 @@ def raw_header(encoding: str, size: tuple[int, int] = (720, 1280)) -> bytes:
     return "".join(f"% {line}\n" for line in lines).encode()
 
 
-def evt2(events: np.ndarray) -> bytes:
+def evt2(found: np.ndarray) -> bytes:
     """Encode as EVT 2.0."""
     words, high = [], None
-    for t, x, y, p in rows_of(events):
+    for t, x, y, p in rows_of(found):
         if high != t >> 6:
             high = t >> 6
             words += [8 << 28 | high & 0xFFFFFFF, 0xA << 28]  # and a trigger, which is no event
@@ -140,10 +161,10 @@ def evt2(events: np.ndarray) -> bytes:
     return raw_header("2.0") + np.array(words, "<u4").tobytes()
 
 
-def evt21(events: np.ndarray) -> bytes:
+def evt21(found: np.ndarray) -> bytes:
     """Encode as EVT 2.1, with one event in a word."""
     words, high = [], None
-    for t, x, y, p in rows_of(events):
+    for t, x, y, p in rows_of(found):
         if high != t >> 6:
             high = t >> 6
             words.append((8 << 28 | high & 0xFFFFFFF) << 32)
@@ -152,11 +173,11 @@ def evt21(events: np.ndarray) -> bytes:
     return raw_header("2.1") + np.array(words, "<u8").tobytes()
 
 
-def evt3(events: np.ndarray, vectors: bool = False) -> bytes:
+def evt3(found: np.ndarray, vectors: bool = False) -> bytes:
     """Encode as EVT 3.0, with single events or with vectors of one event each."""
     words: list[int] = []
     time = None
-    for t, x, y, p in rows_of(events):
+    for t, x, y, p in rows_of(found):
         if time != t:
             if time is None or time >> 12 != t >> 12:
                 first = 0 if time is None else (time >> 12) + 1
@@ -179,40 +200,40 @@ def evt3(events: np.ndarray, vectors: bool = False) -> bytes:
     return raw_header("3.0") + np.array(words, "<u2").tobytes()
 
 
-def atis_bin(events: np.ndarray) -> bytes:
+def atis_bin(found: np.ndarray) -> bytes:
     """Encode as N-MNIST's ``.bin`` file."""
     return b"".join(
-        struct.pack(">BBI", x, y, p << 31 | t << 8)[:5] for t, x, y, p in rows_of(events)
+        struct.pack(">BBI", x, y, p << 31 | t << 8)[:5] for t, x, y, p in rows_of(found)
     )
 
 
-def npy(events: np.ndarray) -> bytes:
+def npy(found: np.ndarray) -> bytes:
     """Encode as a NumPy file of an array with fields."""
     file = io.BytesIO()
-    np.save(file, events)
+    np.save(file, found)
     return file.getvalue()
 
 
-def npz(events: np.ndarray) -> bytes:
+def npz(found: np.ndarray) -> bytes:
     """Encode as a NumPy file of four arrays."""
     file = io.BytesIO()
-    np.savez(file, **{name: events[name] for name in "txyp"})
+    np.savez(file, **{name: found[name] for name in "txyp"})
     return file.getvalue()
 
 
-def write_hdf5(path: Path, events: np.ndarray, form: str = "dsec") -> None:
+def write_hdf5(path: Path, found: np.ndarray, form: str = "dsec") -> None:
     """Write an HDF5 file as DSEC (``dsec``), as tonic's caches (``tonic``) or with times in seconds
     (``seconds``) has it."""
     import h5py
 
     with h5py.File(path, "w") as file:
         if form == "tonic":
-            file.create_dataset("data/0", data=events, compression="lzf")
+            file.create_dataset("data/0", data=found, compression="lzf")
             file.create_dataset("target/0", data=3)
             return
         s = "s" if form == "seconds" else ""
         for name in "txyp":
-            values = events[name] / 1e6 if s and name == "t" else events[name]
+            values = found[name] / 1e6 if s and name == "t" else found[name]
             file.create_dataset(f"events/{name}{s}", data=values)
         if not s:
             file["events/t"][...] -= 1000

@@ -6,6 +6,7 @@ A sample is an image, or a sequence of binary frames, one per timestep. It needs
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -258,13 +259,19 @@ def from_objects(
                     array = events.frames(array, timesteps, sensor)
                 except events.EventError as error:
                     raise DataError(f"{name}: sample {len(samples)}: {error}") from error
-            if array.ndim != 4 or len(array) != timesteps:
+            if array.ndim != 4 or len(array) != timesteps or array.dtype.kind not in "biuf":
                 raise DataError(
-                    f"{name}: a sample has shape {array.shape}, expected a recording with fields "
-                    f"t, x, y, p or frames ({timesteps}, C, H, W)"
+                    f"{name}: sample {len(samples)} is {array.dtype} {array.shape}, expected a "
+                    f"recording with fields t, x, y, p or frames ({timesteps}, C, H, W) of numbers"
                 )
             samples.append((array > 0).astype(np.uint8))
-            targets.append(int(target))
+            try:
+                targets.append(operator.index(target))
+            except TypeError as error:
+                raise DataError(
+                    f"{name}: the class of sample {len(samples) - 1} is {target!r}: number the "
+                    "classes from 0"
+                ) from error
         if not samples:
             raise DataError(f"{name}: there are no samples")
         if len({array.shape for array in samples}) > 1:

@@ -359,6 +359,15 @@ def test_objects_such_as_tonics(tmp_path: Path) -> None:
         ([*counted, (np.zeros((4, 2, 5, 7)), 0)], "differ in shape"),
         ([*counted, (np.zeros((4, 2, 5, 6)), 2)], "expected 0 to 1"),
         ([], "no samples"),
+        (
+            [(np.full((4, 2, 5, 6), "a"), 0)],
+            r"sample 0 is <U1 \(4, 2, 5, 6\), expected a rec",
+        ),
+        (
+            [(np.zeros((4, 2, 5, 6)), "cat")],
+            "class of sample 0 is 'cat': number the classes",
+        ),
+        ([*counted, (np.zeros((4, 2, 5, 6)), 0.5)], "the class of sample 12 is 0.5: number the"),
     ):
         with pytest.raises(DataError, match=message):
             dataset.from_objects("own", bad, counted, **options)
