@@ -137,9 +137,10 @@ def dat(found: np.ndarray, size: tuple[int, int] | None = (480, 640), version: i
     return header.encode() + b"\x0c\x08" + body
 
 
-def raw_header(encoding: str, size: tuple[int, int] = (720, 1280)) -> bytes:
+def raw_header(encoding: str, size: tuple[int, int] = (720, 1280), order: str = "") -> bytes:
     """Return the header of Prophesee's ``.raw`` file."""
     name = {"2.0": "EVT2", "2.1": "EVT21", "3.0": "EVT3"}[encoding]
+    name += f";endianness={order}" if order else ""
     lines = [
         "date 2023-03-29 16:37:46",
         f"evt {encoding}",
@@ -161,8 +162,9 @@ def evt2(found: np.ndarray) -> bytes:
     return raw_header("2.0") + np.array(words, "<u4").tobytes()
 
 
-def evt21(found: np.ndarray) -> bytes:
-    """Encode as EVT 2.1, with one event in a word."""
+def evt21(found: np.ndarray, order: str = "little") -> bytes:
+    """Encode as EVT 2.1 with one event in a word, in the order of bytes of the sensor GenX320
+    (``little``) or IMX636 (``legacy``)."""
     words, high = [], None
     for t, x, y, p in rows_of(found):
         if high != t >> 6:
@@ -170,7 +172,9 @@ def evt21(found: np.ndarray) -> bytes:
             words.append((8 << 28 | high & 0xFFFFFFF) << 32)
         base = x // 32 * 32
         words.append((p << 28 | (t & 63) << 22 | base << 11 | y) << 32 | 1 << (x - base))
-    return raw_header("2.1") + np.array(words, "<u8").tobytes()
+    if order == "legacy":
+        words = [(word & 0xFFFFFFFF) << 32 | word >> 32 for word in words]
+    return raw_header("2.1", order=order) + np.array(words, "<u8").tobytes()
 
 
 def evt3(found: np.ndarray, vectors: bool = False) -> bytes:

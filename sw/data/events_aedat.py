@@ -73,7 +73,7 @@ def _read_1_or_2(raw: bytes, version: str) -> Recording:
     cameras than the DVS128; their addresses must fit it.
     """
     lines, start = _header(raw)
-    chip = next((n.partition(":")[2] for n in lines if n.lower().startswith("# aechip:")), "")
+    chip = next((n.partition(":")[2] for n in lines if re.match("# ?AEChip:", n)), "")
     found = camera(chip) if chip else DVS128
     known = [name for name in SENSORS if version == "2.0" or name == DVS128]
     if found not in known:

@@ -39,17 +39,28 @@ def read(raw: bytes) -> Recording:
     if "Data" in header or "Version" in header:
         return _read_dat(raw, header, start)
     encoding, options = _encoding(header)
-    if options.get("endianness", "little") != "little":
-        raise EventError("its words are big-endian: convert it with Prophesee's Metavision Studio")
+    order = options.get("endianness", header.get("endianness", ""))
     size = {"2.0": 4, "3.0": 2, "2.1": 8}.get(encoding)
     if size is None:
         raise EventError(
-            f"its encoding {encoding or 'is not named'!r} is not known: convert it to EVT 2.0, 2.1 "
-            "or 3.0, or to .dat, with Prophesee's Metavision Studio"
+            (f"its encoding {encoding[:20]!r} is not known" if encoding else "it names no encoding")
+            + ": convert it to EVT 3.0 or to .dat with Prophesee's Metavision Studio"
         )
     if (len(raw) - start) % size:
         raise EventError(f"the file ends within a word of {size} bytes: copy it again")
+    if order not in ("", "little", "legacy") or (encoding == "2.1" and not order):
+        raise EventError(
+            (
+                f"its words are in the order {order[:20]!r}"
+                if order
+                else "it names no order of words"
+            )
+            + ", expected 'endianness=little' or 'legacy' in the header: convert it to EVT 3.0 or "
+            "to .dat with Prophesee's Metavision Studio"
+        )
     words = np.frombuffer(raw, f"<u{size}", offset=start)
+    if encoding == "2.1" and order == "legacy":  # the upper half of a word is sent first
+        words = words << np.uint64(32) | words >> np.uint64(32)
     decode = {"2.0": _decode_evt2, "3.0": _decode_evt3, "2.1": _decode_evt21}[encoding]
     t, x, y, p = decode(words)
     sensor = _sensor(header, options)

@@ -30,10 +30,11 @@ def test_prophesee_headers(tmp_path: Path) -> None:
     assert load(path, header("format EVT2;height=480;width=640", "end") + body).info.sensor
     dat = recordings.dat(written)
     for raw, message in (
-        (header("evt 4.0", "end") + body, "its encoding '4.0' is not known: convert it to EVT 2.0"),
+        (header("evt 4.0", "end") + body, "its encoding '4.0' is not known: convert it to EVT 3.0"),
         (header("format EVT4;height=1", "evt 2.0", "end"), "its encoding 'EVT4' is not known"),
-        (header("date today", "end") + body, "its encoding 'is not named' is not known"),
-        (header("format EVT2;endianness=big", "end") + body, "its words are big-endian: convert"),
+        (header("date today", "end") + body, "it names no encoding: convert it to"),
+        (header("format EVT2;endianness=big", "end") + body, "words are in the order 'big', expected"),
+        (header("format EVT21", "end"), "it names no order of words, expected 'endian"),
         (header("evt 2.0", "geometry 640x100", "end") + body,
          "1 of 2 events lie outside the sensor of 100 x 640 pixels: the file is damaged"),
         (header("evt 2.0", "end") + body[:-1], "the file ends within a word of 4 bytes: copy it"),
@@ -81,6 +82,14 @@ def test_evt_3_follows_the_specification(tmp_path: Path) -> None:
     assert decode(*time, 0x1007, 0x2001, row, 0x2002) == [(at, 2, 7, False)]
     # Triggers and other words are no events.
     assert decode(*time, row, 0xA001, 0xE000, 0x7003, 0xF001, 0x2801) == [(at, 1, 7, True)]
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(found=columns(30, (720, 1280), 1 << 22))
+def test_evt_21_in_both_orders(found: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.getbasetemp() / "orders.raw"
+    for order in ("little", "legacy"):
+        np.testing.assert_array_equal(load(path, recordings.evt21(found, order)).events, found)
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
