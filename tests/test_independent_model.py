@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from pathlib import Path
 
@@ -113,6 +114,11 @@ def test_the_page_has_a_neuron_step_by_step() -> None:
         assert v == left + total - 1 and spike == int(v >= 5)
         membrane = int(independent_model.reset(np.array(v), spike, 5, "SOFT"))
         assert membrane == after
+
+
+def test_the_page_shows_a_layer_of_the_shipped_network() -> None:
+    (text,) = re.findall(r"^```json\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    assert json.loads(text) == independent_model.read(shipped.NETWORK).network["layers"][1]
 
 
 def test_the_page_names_every_field_and_value() -> None:

@@ -33,7 +33,7 @@ def test_prophesee_headers(tmp_path: Path) -> None:
         (header("evt 4.0", "end") + body, "its encoding '4.0' is not known: convert it to EVT 3.0"),
         (header("format EVT4;height=1", "evt 2.0", "end"), "its encoding 'EVT4' is not known"),
         (header("date today", "end") + body, "it names no encoding: convert it to"),
-        (header("format EVT2;endianness=big", "end") + body, "words are in the order 'big', expected"),
+        (header("format EVT2;endianness=big", "end") + body, "words are in the order 'big', expe"),
         (header("format EVT21", "end"), "it names no order of words, expected 'endian"),
         (header("evt 2.0", "geometry 640x100", "end") + body,
          "1 of 2 events lie outside the sensor of 100 x 640 pixels: the file is damaged"),
