@@ -155,7 +155,13 @@ def load(path: Path) -> Recording:
         found = _load(path, start)
         return _completed(found)
     except (KeyError, IndexError, TypeError, *ARRAY_ERRORS) as error:  # EventError is a ValueError
-        raise EventError(f"{path} cannot be read as a recording: {error}") from error
+        raise EventError(f"{path} cannot be read as a recording: {_printable(error)}") from error
+
+
+def _printable(text: object) -> str:
+    """Return a text that a file may have a part in, with ``?`` for characters that could control a
+    terminal."""
+    return "".join(c if c.isprintable() else "?" for c in str(text))
 
 
 def _load(path: Path, start: bytes) -> Recording:
@@ -205,7 +211,9 @@ def _completed(found: Recording) -> Recording:
     duration = int(events["t"].max()) - int(events["t"].min()) if len(events) else 0
     return dataclasses.replace(
         found,
-        info=dataclasses.replace(info, n_events=len(events), duration_us=duration),
+        info=dataclasses.replace(
+            info, form=_printable(info.form), n_events=len(events), duration_us=duration
+        ),
     )
 
 
@@ -274,7 +282,7 @@ def _line(group: list[Info]) -> str:
         f"{len(group)} recording{'s' * (len(group) > 1)}, {first.form}: sensor {sensor}, "
         f"{_span([f'{n:,}' for n in counts])} event{'s' * (counts[-1] != 1)} in "
         f"{_span(seconds)} s, times in {first.time_unit}"
-        + (f"; {n_outside} events outside the sensor left out" * bool(n_outside))
+        + (f"; left out because they lie outside the sensor: {n_outside:,}" * bool(n_outside))
     )
 
 

@@ -56,7 +56,7 @@ def test_few_events_outside_the_sensor_are_left_out_and_counted(tmp_path: Path) 
     written["y"][50] = 725
     found = load(tmp_path / "a.raw", recordings.evt3(written))
     np.testing.assert_array_equal(found.events, np.delete(written, 50))
-    assert "1 events outside the sensor left out" in events.summary([found.info])[0]
+    assert "left out because they lie outside the sensor: 1" in events.summary([found.info])[0]
 
 
 def test_evt_3_follows_the_specification(tmp_path: Path) -> None:
