@@ -25,6 +25,7 @@ from sw.data import events_aedat, events_aedat4, events_hdf5, events_prophesee
 from sw.data.events_base import (
     EVENT,
     FIELDS,
+    MAX_DURATION_US,
     MAX_EVENTS,
     EventError,
     Events,
@@ -44,6 +45,7 @@ __all__ = [
     "Events",
     "Info",
     "Recording",
+    "binned",
     "frames",
     "has_header",
     "is_named",
@@ -126,12 +128,39 @@ def frames(
         )
     t = t - t.min()
     duration = int(t.max()) + 1
-    if duration > (1 << 63) // timesteps:
-        raise EventError(f"the recording takes {duration} microseconds: its times are damaged")
+    _check_duration(duration)
     step = t * timesteps // duration
     row, column = y * shape[0] // height, x * shape[1] // width
     result[step, polarities(events["p"]).astype(np.int64), row, column] = 1
     return result
+
+
+def _check_duration(duration_us: int) -> None:
+    if duration_us > MAX_DURATION_US:
+        raise EventError(
+            f"the recording takes {duration_us} microseconds: its times are damaged, or in a unit "
+            "smaller than microseconds"
+        )
+
+
+def binned(
+    path: Path, timesteps: int, shape: tuple[int, int], sensor: tuple[int, int] | None = None
+) -> tuple[NDArray[np.uint8], Info]:
+    """Read a recording and bin it into frames (:func:`frames`); return its description, too.
+
+    ``sensor`` is the (height, width) of the sensor; None for the one that the file names, or else
+    ``shape``.
+
+    Raises
+    ------
+    EventError
+        As for :func:`load` and :func:`frames`; the message begins with the path.
+    """
+    found = load(path)
+    try:
+        return frames(found.events, timesteps, shape, sensor or found.info.sensor), found.info
+    except EventError as error:
+        raise EventError(f"{path}: {error}") from error
 
 
 def read(path: Path) -> Events:
@@ -209,6 +238,7 @@ def _completed(found: Recording) -> Recording:
                 f"sensor is {height} x {width}"
             )
     duration = int(events["t"].max()) - int(events["t"].min()) if len(events) else 0
+    _check_duration(duration)
     return dataclasses.replace(
         found,
         info=dataclasses.replace(

@@ -19,6 +19,8 @@ MAX_POSITION = np.iinfo(np.int16).max
 MAX_TIME = 1 << 62
 """Exclusive bound on the magnitude of a time in microseconds, so that differences do not
 overflow."""
+MAX_DURATION_US = 1 << 50
+"""Longest recording, 35 years. Longer ones are a sign of damaged times."""
 MAX_EVENTS = 100_000_000
 """Largest number of events that a recording may have, so that a damaged or hostile file cannot fill
 the memory."""

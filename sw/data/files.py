@@ -151,5 +151,5 @@ def recordings_by_class(
         raise DataError(f"{folder} holds no recordings ({', '.join(events.SUFFIXES)})")
     found = np.empty((len(paths), timesteps, 2, *sensor), np.uint8)
     for n, (path, _) in enumerate(tqdm(paths, folder.name, leave=False, disable=None)):
-        found[n] = events.frames(events.read(path), timesteps, sensor)
+        found[n] = events.binned(path, timesteps, sensor, sensor)[0]
     return Split(images=found, labels=np.array([label for _, label in paths]))

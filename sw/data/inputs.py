@@ -195,13 +195,11 @@ def _recording(
             f"{network.image_shape}"
         )
     try:
-        found = events.load(path)
-        sensor = sensor or found.info.sensor
-        binned = events.frames(found.events, network.timesteps, (height, width), sensor)
+        frames, info = events.binned(path, network.timesteps, (height, width), sensor)
     except EventError as error:
         advice = ". Name its height and width with --sensor" if "sensor is" in str(error) else ""
-        raise InputError(f"{path}: {error}{advice}") from error
-    return binned[None], found.info
+        raise InputError(f"{error}{advice}") from error
+    return frames[None], info
 
 
 def sample_shape(network: Network) -> tuple[int, ...]:

@@ -90,6 +90,12 @@ def test_cifar10_dvs_tests_with_the_last_tenth(tmp_path: Path) -> None:
             np.save(tmp_path / name / f"{n:03}.npy", recording(rng, 5, 128))
     found = catalogue.load(tmp_path, name="cifar10-dvs", timesteps=2)
     assert [len(s) for s in (found.train, found.validation, found.test)] == [170, 10, 20]
+    far = recording(rng, 5, 128)
+    far["x"][2] = 130
+    np.save(tmp_path / "airplane" / "020.npy", far)
+    with pytest.raises(DataError, match=r"airplane/020\.npy: events lie at rows .* is 128 x 128"):
+        catalogue.load(tmp_path, name="cifar10-dvs", timesteps=2)
+    (tmp_path / "airplane" / "020.npy").unlink()
     (tmp_path / "airplane" / "019.npy").rename(tmp_path / "airplane" / "019.NPY")
     again = catalogue.load(tmp_path, name="cifar10-dvs", timesteps=2)
     assert again.sha256 == found.sha256
