@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -129,3 +130,22 @@ def test_hdf5_without_h5py_says_what_to_install(
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(EventError, match=r"HDF5 files need h5py: pip install 'spikefold\[events"):
         load(tmp_path / "a.h5", b"\x89HDF\r\n\x1a\n")
+
+
+@MISSING["h5py"]
+def test_damaged_hdf5_raises_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    recordings.write_hdf5(path, events.make(np.arange(50), *np.ones((3, 50), int)))
+    whole = path.read_bytes()
+    rng = random.Random(1)
+    n_refused = 0
+    for _ in range(150):
+        raw = bytearray(whole)
+        for _ in range(rng.randint(1, 4)):
+            raw[rng.randrange(rng.choice((100, 2500, len(raw))))] = rng.choice((0, 1, 127, 255))
+        try:
+            load(path, bytes(raw))
+        except EventError as error:
+            n_refused += 1
+            assert str(error).startswith(str(path))
+    assert n_refused > 20
