@@ -33,7 +33,13 @@ REQUIREMENTS = {
     ]
     for requirement in [Requirement(text)]
 }
-OPTIONAL = {"tensorboard": "tensorboard", "pillow": "PIL"}
+OPTIONAL = {
+    "tensorboard": "tensorboard",
+    "pillow": "PIL",
+    "lz4": "lz4",
+    "zstandard": "zstandard",
+    "hdf5plugin": "hdf5plugin",
+}
 """Modules of optional packages, which a command imports only when it needs them."""
 EXTRAS = PYPROJECT["project"]["optional-dependencies"]
 TOOLS = {
@@ -87,7 +93,7 @@ def test_every_import_is_a_declared_dependency() -> None:
         for top in {name.partition(".")[0] for name in imported(path)}:
             if top in FOLDERS or top in sys.stdlib_module_names:
                 continue
-            if top == "packaging":  # pytest's own dependency
+            if top in ("packaging", "jschon"):  # dependencies of pytest and of Amaranth
                 continue
             dists = {canonicalize_name(d) for d in owners.get(top, [])}
             assert dists & set(REQUIREMENTS), f"{path.relative_to(ROOT)} imports {top}"

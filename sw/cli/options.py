@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,9 @@ def add_inputs(parser: argparse.ArgumentParser) -> Any:
         type=Path,
         nargs="+",
         metavar="FILE",
-        help=".npy or .npz files of samples, images (PNG, JPEG, ...), event recordings (.bin, "
-        ".aedat, or .npy and .npz with t, x, y, p)",
+        help=".npy or .npz files of samples, images (PNG, JPEG, ...), event recordings (AEDAT 1.0, "
+        "2.0, 3.1, 4.0; Prophesee's .dat and .raw; HDF5; .npy and .npz with t, x, y, p; N-MNIST's "
+        ".bin)",
     )
     parser.add_argument("--data-dir", type=Path, help="folder that has the data set of --data")
     parser.add_argument(
@@ -84,7 +86,8 @@ def add_inputs(parser: argparse.ArgumentParser) -> Any:
         type=int,
         nargs=2,
         metavar=("H", "W"),
-        help="height and width of the sensor of event recordings (those of the network's input)",
+        help="height and width of the sensor of event recordings (those that the file names, else "
+        "those of the network's input)",
     )
     return source
 
@@ -130,6 +133,11 @@ def _check_port(port: str) -> None:
         )
 
 
+def _tell(text: str) -> None:
+    """Print a remark that is no part of a command's results."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def find_inputs(
     arguments: argparse.Namespace, network: Network
 ) -> tuple[NDArray[np.uint8], NDArray[Any] | None]:
@@ -149,7 +157,7 @@ def find_inputs(
     check_data_dir(arguments)
     if arguments.input:
         sensor = None if arguments.sensor is None else tuple(arguments.sensor)
-        return inputs.read(arguments.input, network, sensor)
+        return inputs.read(arguments.input, network, sensor, tell=_tell)
     if arguments.sensor is not None:
         raise InputError("--sensor is the size of recordings: name the recordings with --input")
     if not arguments.data:

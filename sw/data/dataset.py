@@ -6,6 +6,7 @@ A sample is an image, or a sequence of binary frames, one per timestep. It needs
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -286,10 +287,8 @@ def from_objects(
     ------
     DataError
         A sample is neither a recording nor frames; frames differ in shape; a class is not from 0
-        to ``len(labels)`` - 1; a sample is a recording, but ``sensor`` is None; or the validation
-        data cannot be taken.
-    sw.data.events.EventError
-        An event of a recording lies outside the sensor.
+        to ``len(labels)`` - 1; a sample is a recording, but ``sensor`` is None or its events do not
+        suit the sensor; or the validation data cannot be taken.
     """
 
     def collect(pairs: Iterable[tuple[Any, int]]) -> Split:
@@ -299,14 +298,23 @@ def from_objects(
             if array.dtype.names is not None:
                 if sensor is None:
                     raise DataError(f"{name}: samples are recordings; say the sensor's size")
-                array = events.frames(array, timesteps, sensor)
-            if array.ndim != 4 or len(array) != timesteps:
+                try:
+                    array = events.frames(array, timesteps, sensor)
+                except events.EventError as error:
+                    raise DataError(f"{name}: sample {len(samples)}: {error}") from error
+            if array.ndim != 4 or len(array) != timesteps or array.dtype.kind not in "biuf":
                 raise DataError(
-                    f"{name}: a sample has shape {array.shape}, expected a recording with fields "
-                    f"t, x, y, p or frames ({timesteps}, C, H, W)"
+                    f"{name}: sample {len(samples)} is {array.dtype} {array.shape}, expected a "
+                    f"recording with fields t, x, y, p or frames ({timesteps}, C, H, W) of numbers"
                 )
             samples.append((array > 0).astype(np.uint8))
-            targets.append(int(target))
+            try:
+                targets.append(operator.index(target))
+            except TypeError as error:
+                raise DataError(
+                    f"{name}: the class of sample {len(samples) - 1} is {target!r}: number the "
+                    "classes from 0"
+                ) from error
         if not samples:
             raise DataError(f"{name}: there are no samples")
         if len({array.shape for array in samples}) > 1:

@@ -181,11 +181,11 @@ def recordings_by_class(
         (path, n)
         for n, name in enumerate(classes)
         for path in sorted((folder / name).iterdir())
-        if path.suffix in events.SUFFIXES
+        if events.is_named(path)
     ]
     if not paths:
         raise DataError(f"{folder} holds no recordings ({', '.join(events.SUFFIXES)})")
     found = np.empty((len(paths), timesteps, 2, *sensor), np.uint8)
     for n, (path, _) in enumerate(tqdm(paths, folder.name, leave=False, disable=None)):
-        found[n] = events.frames(events.read(path), timesteps, sensor)
+        found[n] = events.binned(path, timesteps, sensor, sensor)[0]
     return Split(images=found, labels=np.array([label for _, label in paths]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sw.data import events
 from sw.data.dataset import DataError
-from sw.data.events import EventError
+from sw.data.events import FILE_SUFFIXES, EventError, Info
 from sw.data.files import IMAGE_SUFFIXES, decode
 from sw.data.samples import as_classes, as_input
 from sw.files import ARRAY_ERRORS
@@ -27,8 +27,6 @@ from sw.network.network import Network
 
 ARRAY_SUFFIXES = (".npy", ".npz")
 """Suffixes of NumPy files. They hold an array of samples, or an event recording."""
-RECORDING_SUFFIXES = (".bin", ".aedat")
-"""Suffixes of files that always hold an event recording."""
 MODES = {1: "L", 3: "RGB"}
 """Pillow's name of an image's colours, by the number of channels."""
 POLL_S = 0.01
@@ -36,7 +34,10 @@ POLL_S = 0.01
 
 
 def read(
-    paths: Iterable[str | Path], network: Network, sensor: tuple[int, int] | None = None
+    paths: Iterable[str | Path],
+    network: Network,
+    sensor: tuple[int, int] | None = None,
+    tell: Callable[[str], object] | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[Any] | None]:
     """Read the samples of all files, in the order of ``paths``, and their labels.
 
@@ -45,8 +46,10 @@ def read(
     paths : files of any of these kinds: ``.npy`` with an array of samples; ``.npz`` with an array
         ``images`` and perhaps ``labels``; PNG, JPEG and other images, which are scaled to the
         network's input size; event recordings (:mod:`sw.data.events`).
-    sensor : (height, width) of the sensor of the recordings; None if it is as large as the
-        network's input.
+    sensor : (height, width) of the sensor of the recordings; None for the one that a recording's
+        file names, or else the network's input size.
+    tell : function that is called with each line that describes recordings: their format, sensor,
+        duration and unit of time.
 
     Returns
     -------
@@ -60,26 +63,40 @@ def read(
     """
     parts: list[NDArray[np.uint8]] = []
     labels: list[NDArray[Any]] = []
+    infos: list[Info] = []
     for path in map(Path, paths):
-        found, classes = _read(path, network, sensor)
+        if _holds_recording(path):
+            found, info = _recording(path, network, sensor)
+            infos.append(info)
+            classes = None
+        else:
+            found, classes = _read(path, network)
         parts.append(found)
         if classes is not None:
             labels.append(classes)
     if not parts:
         raise InputError("no file was named")
+    if tell is not None:
+        for line in events.summary(infos):
+            tell(line)
     return np.concatenate(parts), np.concatenate(labels) if len(labels) == len(parts) else None
 
 
-def _read(
-    path: Path, network: Network, sensor: tuple[int, int] | None
-) -> tuple[NDArray[np.uint8], NDArray[Any] | None]:
+def _holds_recording(path: Path) -> bool:
+    """Return whether a file holds a recording, by its first bytes or, if they are those of no
+    known format, by its name."""
+    suffix = path.suffix.lower()
+    if suffix in ARRAY_SUFFIXES and _holds_events(path):
+        return True
+    return suffix in FILE_SUFFIXES or events.has_header(path)
+
+
+def _read(path: Path, network: Network) -> tuple[NDArray[np.uint8], NDArray[Any] | None]:
     suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
         return _image(path, network), None
-    if suffix in RECORDING_SUFFIXES or (suffix in ARRAY_SUFFIXES and _holds_events(path)):
-        return _recording(path, network, sensor), None
     if suffix not in ARRAY_SUFFIXES:
-        known = (*ARRAY_SUFFIXES, *IMAGE_SUFFIXES, *RECORDING_SUFFIXES)
+        known = (*ARRAY_SUFFIXES, *IMAGE_SUFFIXES, *FILE_SUFFIXES)
         raise InputError(f"{path}: inputs end in {', '.join(known)}")
     return read_images(path, network)
 
@@ -173,7 +190,9 @@ def _holds_events(path: Path) -> bool:
         return False  # read_images fails, too, and its message says why
 
 
-def _recording(path: Path, network: Network, sensor: tuple[int, int] | None) -> NDArray[np.uint8]:
+def _recording(
+    path: Path, network: Network, sensor: tuple[int, int] | None
+) -> tuple[NDArray[np.uint8], Info]:
     n_channels, height, width = network.image_shape
     if network.encoder is not None or n_channels != 2:
         raise InputError(
@@ -182,11 +201,11 @@ def _recording(path: Path, network: Network, sensor: tuple[int, int] | None) -> 
             f"{network.image_shape}"
         )
     try:
-        found = events.frames(events.read(path), network.timesteps, (height, width), sensor)
+        frames, info = events.binned(path, network.timesteps, (height, width), sensor)
     except EventError as error:
         advice = ". Name its height and width with --sensor" if "sensor is" in str(error) else ""
-        raise InputError(f"{path}: {error}{advice}") from error
-    return found[None]
+        raise InputError(f"{error}{advice}") from error
+    return frames[None], info
 
 
 def sample_shape(network: Takes) -> tuple[int, ...]:

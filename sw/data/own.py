@@ -226,7 +226,8 @@ def _by_class(parts: dict[str, Path], timesteps: int) -> tuple[dict[str, _Raw], 
         names[part] = [name for _, name in found]
     paths = [path for part in files.values() for path in part]
     if _kind(paths) == "recordings":
-        samples, form = _recordings(list(files.values()), timesteps), "folders of recordings"
+        samples, note = _recordings(list(files.values()), timesteps)
+        form = f"folders of recordings ({note})"
     else:
         samples, form = _images(list(files.values())), "folders of images"
     return {
@@ -245,17 +246,20 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _kind(paths: Sequence[Path]) -> str:
-    """Return whether files are ``images`` or ``recordings``, by their suffixes.
+    """Return whether files are ``images`` or ``recordings``, by their suffixes or first bytes.
 
     Raises
     ------
     DataError
         A file is neither, or there are both.
     """
-    suffixes = {"images": IMAGE_SUFFIXES, "recordings": events.SUFFIXES}
     first: dict[str, Path] = {}
     for path in paths:
-        kind = next((k for k, known in suffixes.items() if path.suffix.lower() in known), None)
+        kind = None
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            kind = "images"
+        elif path.is_file() and (events.is_named(path) or events.has_header(path)):
+            kind = "recordings"
         if kind is None or path.is_dir():
             raise DataError(
                 f"{path} is neither an image file ({', '.join(IMAGE_SUFFIXES)}) nor an event "
@@ -270,16 +274,34 @@ def _kind(paths: Sequence[Path]) -> str:
     return next(iter(first))
 
 
-def _recordings(parts: Sequence[Sequence[Path]], timesteps: int) -> list[NDArray[np.uint8]]:
-    """Read and bin the recordings of all parts.
+def _recordings(
+    parts: Sequence[Sequence[Path]], timesteps: int
+) -> tuple[list[NDArray[np.uint8]], str]:
+    """Read and bin the recordings of both parts, which are training and test data.
 
-    The size of the sensor is unknown, so frames are just large enough for the events of all parts.
+    Frames are as large as the sensor. If the files do not say its size, frames are just large
+    enough for the events of both parts.
+
+    Returns
+    -------
+    Frames of both parts, and a description of the recordings.
     """
-    read = [[events.read(path) for path in paths] for paths in parts]
-    height, width = (
-        1 + max(int(r[axis].max(initial=0)) for part in read for r in part) for axis in ("y", "x")
-    )
-    return [np.stack([events.frames(r, timesteps, (height, width)) for r in part]) for part in read]
+    read = [[events.load(path) for path in paths] for paths in parts]
+    infos = [r.info for part in read for r in part]
+    note = "; ".join(events.summary(infos))
+    sensors = {info.sensor for info in infos}
+    size = sensors.pop()
+    if sensors:
+        raise DataError(f"{parts[0][0].parents[2]}: recordings are of several sensors: {note}")
+    if size is None:
+        found = [r.events for part in read for r in part]
+        size = (
+            1 + max(int(events_["y"].max(initial=0)) for events_ in found),
+            1 + max(int(events_["x"].max(initial=0)) for events_ in found),
+        )
+    return [
+        np.stack([events.frames(r.events, timesteps, size) for r in part]) for part in read
+    ], note
 
 
 def _images(parts: Sequence[Sequence[Path]]) -> list[NDArray[np.uint8]]:

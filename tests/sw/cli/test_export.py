@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from hw.boards.configs import BOARDS, CONFIGS, config_by_name
+from hw.boards.configs import BOARDS, config_by_name
 from hw.spec import Gate
 from sw.cli import export
 from sw.compile.compiler import compile_network
@@ -341,6 +341,6 @@ def test_an_export_depends_on_the_checkpoint_alone(
         finally:
             torch.set_num_threads(n_threads)
         files.append(netfile.load(ckpt.with_suffix(".spikefold")))
-    programs = [compile_network(file.network, CONFIGS["ulx3s-85f"]) for file in files]
+    programs = [compile_network(file.network, config_by_name("ulx3s-85f")) for file in files]
     assert programs[0].images == programs[1].images
     assert programs[0].placements == programs[1].placements

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import fcntl
 import io
@@ -26,7 +27,7 @@ from sw import shipped
 from sw.cli import options, run
 from sw.cli.commands import EXIT_BAD_INPUT, EXIT_DEVICE, EXIT_INTERRUPTED, EXIT_NO, EXIT_OK
 from sw.compile.compiler import compile_network
-from sw.data import catalogue, metrics
+from sw.data import catalogue, events, metrics
 from sw.data.dataset import Split
 from sw.data.fashion_mnist import LABELS
 from sw.driver import check, results, session
@@ -36,6 +37,7 @@ from sw.driver.errors import DeviceNotFound, LinkLost
 from sw.driver.inference import Inference
 from sw.network import encoder, netfile
 from sw.network.network import Network
+from tests import recordings
 from tests.networks import random_input, random_network
 from tests.sw.fake_device import FakeDevice
 
@@ -241,6 +243,22 @@ def test_a_sensor_without_recordings(
 ) -> None:
     assert run.main([str(files[0]), "--sensor", "9", "9"]) == EXIT_BAD_INPUT
     assert "--sensor is the size of recordings: name" in capsys.readouterr().err
+
+
+def test_recordings_are_described_beside_the_results(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = events.make([0, 2_000_000], [1, 33], [2, 30], [0, 1])
+    (tmp_path / "a.AEDAT").write_bytes(recordings.aedat3(found, "DVS128"))
+    given = argparse.Namespace(input=[tmp_path / "a.AEDAT"], sensor=None, data=None, data_dir=None)
+    network = random_network(1, encoder=False, channels=(2,), timesteps=3)
+    samples, labels = options.find_inputs(given, network)
+    assert samples.shape == (1, 3, *network.image_shape) and labels is None
+    printed = capsys.readouterr()
+    assert not printed.out and printed.err == (
+        "1 recording, AEDAT 3.1 of a DVS128: sensor 128 x 128 (height x width), 2 events in 2 s, "
+        "times in microseconds\n"
+    )
 
 
 def test_invalid_number_of_images(capsys: pytest.CaptureFixture[str]) -> None:

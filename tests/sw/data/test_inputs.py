@@ -16,6 +16,7 @@ from sw.data import events, inputs
 from sw.data.labels import default_names
 from sw.data.samples import as_classes, as_input
 from sw.network.encoder import InputError
+from tests import recordings
 from tests.damage import damaged_arrays
 
 
@@ -63,6 +64,22 @@ def test_recordings_become_frames(tmp_path: Path) -> None:
     smaller = of_events((2, 3, 4))
     found, _ = inputs.read([tmp_path / "fields.npy"], smaller, (6, 8))
     np.testing.assert_array_equal(found[0], events.frames(events_, 3, (3, 4), (6, 8)))
+
+
+def test_recordings_are_known_by_their_first_bytes_and_described(tmp_path: Path) -> None:
+    few = events.make([0, 1_500_000], [2, 7], [5, 0], [1, 0])
+    chip = "eu.seebetter.ini.chips.davis.DAVIS240C"
+    (tmp_path / "a.rec").write_bytes(recordings.aedat2(few, chip))
+    told: list[str] = []
+    found, _ = inputs.read([tmp_path / "a.rec"], of_events(), tell=told.append)
+    # The file says how large the sensor is, so that positions are scaled to the network's input.
+    np.testing.assert_array_equal(found[0], events.frames(few, 3, (6, 8), (180, 240)))
+    assert told == [
+        "1 recording, AEDAT 2.0 of a DAVIS240: sensor 180 x 240 (height x width), 2 events in "
+        "1.5 s, times in microseconds"
+    ]
+    given, _ = inputs.read([tmp_path / "a.rec"], of_events(), (6, 8))
+    np.testing.assert_array_equal(given[0], events.frames(few, 3, (6, 8)))
 
 
 def test_labels_of_some_files_are_none(tmp_path: Path) -> None:
