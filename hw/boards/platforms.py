@@ -17,7 +17,6 @@ from amaranth.vendor import GowinPlatform, LatticeECP5Platform
 from amaranth_boards.ice40_hx8k_b_evn import ICE40HX8KBEVNPlatform
 from amaranth_boards.icebreaker import ICEBreakerPlatform
 from amaranth_boards.resources import LEDResources, UARTResource
-from amaranth_boards.tang_nano_9k import TangNano9kPlatform
 from amaranth_boards.ulx3s import (
     ULX3S_12F_Platform,
     ULX3S_25F_Platform,
@@ -111,11 +110,6 @@ TARGETS: dict[str, Target] = {
         platform=ICE40HX8KBEVNPlatform,
         port_bits=16 * 32,
         programmers=(("iceprog",), ("openFPGALoader", "-b", "ice40_generic")),
-    ),
-    "tang-nano-9k": Target(
-        platform=TangNano9kPlatform,
-        port_bits=36 * 26,
-        programmers=(("openFPGALoader", "-b", "tangnano9k"),),
     ),
     "tang-nano-20k": Target(
         platform=TangNano20kPlatform,
