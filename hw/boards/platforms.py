@@ -24,6 +24,7 @@ from amaranth_boards.ulx3s import (
     ULX3S_85F_Platform,
 )
 
+from hw.boards.board_file import SUFFIX
 from hw.boards.clocks import Clocks, pll
 from hw.boards.configs import config_by_name
 from hw.core.weights import spram_grid
@@ -131,13 +132,18 @@ def target(name: str) -> Target:
     Raises
     ------
     SpecError
-        The board is unknown, or it is the virtual board, which has no bitstream.
+        The board is unknown; or it is the virtual board, which has no bitstream; or a vendor's
+        tool makes its bitstream (:mod:`hw.tools.portable`).
     """
     board = name.partition("/")[0]
-    if board not in TARGETS:
+    if board not in TARGETS or name.endswith(SUFFIX):
         config_by_name(name)  # raises for an unknown board and lists the known ones
-        reason = "is the virtual board" if board == "sim" else "has no entry in TARGETS"
-        raise SpecError(f"{name} {reason}: bitstreams are for {', '.join(TARGETS)}")
+        if board == "sim":
+            raise SpecError(f"sim is the virtual board: bitstreams are for {', '.join(TARGETS)}")
+        raise SpecError(
+            f"the bitstream of {name} is made by its vendor's tool: 'python -m hw.build --verilog "
+            f"{name}' writes what that needs"
+        )
     return TARGETS[board]
 
 
