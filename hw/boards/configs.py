@@ -156,6 +156,12 @@ def config_by_name(name: str) -> Config:
     return config.with_weight_bits(int(width[1:])) if width else config
 
 
+def is_known(config: Config) -> bool:
+    """Return whether the configuration has a name that :func:`config_by_name` knows, in any width
+    of weights. That of a user's board file has none."""
+    return config.name in CONFIGS or config.name in SHIPPED
+
+
 def board_name(config: Config) -> str:
     """Return the name of a configuration, for example ``"ulx3s-85f"`` or ``"ulx3s-85f/w4"``.
 

