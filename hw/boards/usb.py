@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from serial.tools import list_ports
+
 from hw.boards.board_file import SHIPPED
 from hw.boards.configs import BOARDS
 
@@ -96,3 +98,11 @@ def firmware_advice(vid: int | None, pid: int | None, serial_number: str | None)
         f" This is the BL616 of a Tang board with firmware {version}{known}. Update it to "
         f"{_GOOD_FIRMWARE} or later, as Sipeed's wiki describes (Tang, 'Update debugger')"
     )
+
+
+def port_advice(port: str) -> str:
+    """Return :func:`firmware_advice` for the USB bridge of a serial port; empty if it has none."""
+    for info in list_ports.comports():
+        if info.device == port:
+            return firmware_advice(info.vid, info.pid, info.serial_number)
+    return ""

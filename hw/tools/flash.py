@@ -16,7 +16,7 @@ from serial.tools import list_ports
 
 from hw.boards.configs import BOARDS_HELP
 from hw.boards.platforms import OPEN_FPGA_LOADER, target
-from hw.boards.usb import bridge_of, firmware_advice
+from hw.boards.usb import bridge_of, port_advice
 from hw.protocol import (
     BREAK_BAUD,
     DEFAULT_BAUD,
@@ -160,7 +160,7 @@ def identify(port: str, wait_s: float | None = None) -> tuple[str, int]:
         raise FlashError(f"cannot use {port}: {problem}") from problem
     raise FlashError(
         f"no board answers on {port}. Is it the port of this board? Some boards load a new "
-        f"bitstream only after they have been unplugged.{_advice(port)}"
+        f"bitstream only after they have been unplugged.{port_advice(port)}"
     )
 
 
@@ -179,14 +179,6 @@ def _ask(line: serial.Serial) -> tuple[str, int] | None:
             name = int(identity.name).to_bytes(16, "little").rstrip(b"\0")
             return name.decode("ascii", "replace"), int(identity.spec_hash)
     return None
-
-
-def _advice(port: str) -> str:
-    """Return what to know about the firmware of a port's USB bridge, or an empty text."""
-    for info in list_ports.comports():
-        if info.device == port:
-            return firmware_advice(info.vid, info.pid, info.serial_number)
-    return ""
 
 
 def board_ports(board: str) -> list[str]:
@@ -243,7 +235,7 @@ def flash(board: str, *, port: str | None = None, memory: str | None = None) -> 
     except OSError as error:
         raise FlashError(f"cannot start {command[0]}: {error}") from error
     if done.returncode != 0:
-        advice = "".join(_advice(found) for found in board_ports(board)[:1])
+        advice = "".join(port_advice(found) for found in board_ports(board)[:1])
         raise FlashError(
             f"{command[0]} failed with exit code {done.returncode}. Is the board plugged in, and "
             f"may your user access it (udev rules)?{advice}"

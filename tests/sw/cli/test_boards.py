@@ -24,7 +24,14 @@ def test_attached_boards_are_listed(monkeypatch: pytest.MonkeyPatch, capsys) -> 
     board, silent = FakeBoard(), FakeBoard()
     silent.silent = True
     ports = [
-        SimpleNamespace(device=port, description="USB serial", vid=vid)
+        SimpleNamespace(
+            device=port,
+            description="USB serial",
+            vid=vid,
+            pid=0x6015,
+            location="1-2",
+            serial_number="",
+        )
         for port, vid in ((board.port, 0x403), (silent.port, 0x403), ("/dev/ttyS0", None))
     ]
     monkeypatch.setattr(list_ports, "comports", lambda: ports)
