@@ -49,7 +49,13 @@ TOOLS = {
 }
 """Programs that only `make lint`, `make bitstreams` and `make docs` install."""
 BUILT = {"__pycache__", ".venv", "build", ".git", ".hypothesis", ".pytest_cache", ".ruff_cache"}
-SW_MAY_IMPORT = ("hw.spec", "hw.protocol", "hw.boards.configs", "hw.tools.command")
+SW_MAY_IMPORT = (
+    "hw.spec",
+    "hw.protocol",
+    "hw.boards.configs",
+    "hw.boards.usb",
+    "hw.tools.command",
+)
 HOST_COMMANDS = ("sw.run", "sw.boards", "sw.monitor", "sw.throughput", "hw.flash")
 """Commands that must run after `make host`."""
 

@@ -145,7 +145,7 @@ def netlist(board: str, config: Config | None = None) -> Netlist:
     }
     if isinstance(platform, GowinPlatform):
         # The platform's own commands are for nextpnr-gowin, which nextpnr-himbaechel replaced.
-        family = platform.family.replace("NR-", "N-").replace("AR-", "A-")
+        family = platform.family.replace("AR-", "A-")
         files[f"{TOP}.ys"] += f"\nwrite_json {TOP}.json\n"
         place = (
             *("nextpnr-himbaechel-gowin", "--device", platform.part),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hw.boards.configs import BOARDS, CONFIGS, board_name
+from hw.boards.configs import BOARDS, CONFIGS, board_name, is_known
 from hw.spec import Config, signed_range
 from sw.compile.compiler import compile_network
 from sw.compile.program import FitError
@@ -140,7 +140,7 @@ def remedies(network: Network, config: Config) -> tuple[str, ...]:
     for bits, narrower in configs.items():
         changed = bits < network.weight_bits or narrower.weight_bits != config.weight_bits
         if changed and _fits(clipped[bits], narrower):
-            found.append(f"--bits {bits} --board {board_name(narrower)}")
+            found.append(f"--bits {bits}{_narrower_board(narrower)}")
             break
     for bits, narrower in configs.items():
         change = _coarser_fit(network, narrower)
@@ -168,6 +168,16 @@ SMALLER = {
 }
 """What makes a network need less of a resource, by the names that
 :attr:`sw.compile.program.FitError.needs` has for them."""
+
+
+def _narrower_board(config: Config) -> str:
+    """Return how to choose a configuration that differs from a board's in its width of weights."""
+    if is_known(config):
+        return f" --board {board_name(config)}"
+    sizes = f"weight_bits = {config.weight_bits}, weight_depth = {config.weight_depth}"
+    if not config.sum_queue:
+        sizes += f", lanes = {config.lanes}"
+    return f", and a board file and bitstream with {sizes}"
 
 
 def _too_large(network: Network, config: Config) -> str:

@@ -29,6 +29,7 @@ from hw.protocol import (
 )
 from sw.driver.device import Device
 from sw.driver.errors import (
+    DeviceError,
     DeviceNotFound,
     InvalidMessage,
     LinkLost,
@@ -475,8 +476,16 @@ def test_run_that_the_board_has_lost(fake, monkeypatch):
             board.run()
 
 
-def usb(port: str) -> SimpleNamespace:
-    return SimpleNamespace(device=port, description="USB serial", vid=0x0403)
+def usb(port: str, pid: int = 0x6015, location: str = "1-2", serial: str = "") -> SimpleNamespace:
+    """Return a USB serial port as the operating system lists it, of an FT231X unless said."""
+    return SimpleNamespace(
+        device=port,
+        description="USB serial",
+        vid=0x0403,
+        pid=pid,
+        location=location,
+        serial_number=serial,
+    )
 
 
 def test_board_is_found_among_other_ports(fake, monkeypatch):
@@ -491,9 +500,32 @@ def test_board_is_found_among_other_ports(fake, monkeypatch):
         other.close()
 
 
+def test_ports_of_other_devices_are_not_opened(fake, monkeypatch):
+    """Among them is the channel of an FT2232H that leads to a board's SPI flash."""
+    others = [usb(fake.port, 0x6001), usb(fake.port, 0x6010, "1-2:1.0")]
+    monkeypatch.setattr(list_ports, "comports", lambda: others)
+    with pytest.raises(DeviceNotFound, match=f"not tried.* name it: --board {fake.port}"):
+        Device.open()
+    assert fake.requests == []
+    monkeypatch.setattr(list_ports, "comports", lambda: [usb(fake.port, 0x6010, "1-2:1.1")])
+    with Device.open() as board:
+        assert board.port == fake.port
+
+
+def test_known_firmware_of_a_silent_bridge_is_said(fake, monkeypatch):
+    fake.silent = True
+    info = usb(fake.port, 0x6010, "1-2:1.1", "2024122312")
+    monkeypatch.setattr(list_ports, "comports", lambda: [info])
+    for port in (None, fake.port):
+        with pytest.raises(DeviceError, match="firmware 2024122312, which runs the line at a quar"):
+            Device.open(port)
+
+
 def test_ports_seen_are_listed_when_there_is_no_board(fake, monkeypatch):
     fake.silent = True
-    builtin = SimpleNamespace(device="/dev/ttyS0", description="n/a", vid=None)
+    builtin = SimpleNamespace(
+        device="/dev/ttyS0", description="n/a", vid=None, pid=None, location=None, serial_number=""
+    )
     monkeypatch.setattr(list_ports, "comports", lambda: [builtin, usb(fake.port)])
     with pytest.raises(DeviceNotFound) as error:
         Device.open()
