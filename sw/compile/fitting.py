@@ -189,18 +189,27 @@ def _everything(network: Network, configs: dict[int, Config]) -> str:
         if timesteps:
             times = f"{timesteps} of {network.timesteps} timesteps"
             return f"all weights shared and {times}{_width(bits, network)} (train with both)"
-    bits = min(configs)
+    short = {bits: _needs(_smallest(network, coarsest, bits), c) for bits, c in configs.items()}
+    bits = min(short, key=lambda bits: len(short[bits]))
+    advice = dict.fromkeys(text for name in short[bits] for text in SMALLER.get(name, ()))
+    times = " and one timestep" if network.timesteps > 1 else ""
+    return (
+        f"only a smaller network: short of {' and '.join(short[bits])} even with all weights "
+        f"shared in {bits} bits{times}" + (f"; use less of: {', '.join(advice)}" if advice else "")
+    )
+
+
+def _smallest(network: Network, coarsest: list[Layer], bits: int) -> Network:
+    return _with_timesteps(_with_layers(network, coarsest, bits), 1)
+
+
+def _needs(network: Network, config: Config) -> list[str]:
+    """Return the names of what is too small for a network that does not fit a device."""
     try:
-        compile_network(_with_timesteps(_with_layers(network, coarsest, bits), 1), configs[bits])
+        compile_network(network, config)
     except FitError as error:
-        short = " and ".join(error.needs) or str(error)
-        advice = dict.fromkeys(text for n in error.needs for text in SMALLER.get(n, ()))
-        times = " and one timestep" if network.timesteps > 1 else ""
-        return (
-            f"only a smaller network: short of {short} even with all weights shared in {bits} bits"
-            f"{times}" + (f"; use less of: {', '.join(advice)}" if advice else "")
-        )
-    raise AssertionError("_coarser_fit would have found this granularity")
+        return [*error.needs] or [str(error)]
+    raise AssertionError("a coarser granularity would have been found to fit")
 
 
 def board_report(network: Network, config: Config) -> BoardReport:
