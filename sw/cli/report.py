@@ -209,10 +209,7 @@ def _board(
         return
     port = port_of(arguments.board, config)
     if port is not None and port.startswith(VIRTUAL):
-        print(
-            f"starting the virtual board {port} (compiled once, which takes a minute or two)",
-            file=sys.stderr,
-        )
+        print(f"starting the virtual board {port}", file=sys.stderr)
     with open_boards(port) as board:
         load(board, network)
         yield board

@@ -264,7 +264,7 @@ def main(argv: list[str] | None = None) -> int:
         labels = None if labels is None else labels[: arguments.n]
     port = options.port_of(arguments.board, file.config)
     if port is not None and port.startswith(options.VIRTUAL):
-        say(f"starting the virtual board {port} (compiled once, which takes a minute or two)")
+        say(f"starting the virtual board {port}")
     with open_boards(port, arguments.baud) as board:
         note = exported_for_another(file, board.config)
         if note:

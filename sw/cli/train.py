@@ -28,8 +28,9 @@ from sw.model.config import ModelConfig, ModelError
 from sw.model.functional import EAGER, compiled
 from sw.model.presets import fashion_mnist
 from sw.model.resnet import SpikingResNet, round_leaks
-from sw.training.loop import TrainError, train
+from sw.training.loop import TrainError, processes, train
 from sw.training.recipes import RECIPES, Recipe, TrainConfig, for_own_data
+from sw.training.summary import batch_size, summary
 
 NO_LIMIT = 10**9
 """Upper bound in the checks of options that have no limit."""
@@ -268,8 +269,12 @@ def _choose(
     return recipe, dataset, model_config, None if init is None else init["model"]
 
 
-def _configure(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> TrainConfig:
+def _configure(
+    args: argparse.Namespace, recipe: Recipe, device: torch.device, n_images: int
+) -> TrainConfig:
     """Return the recipe's training settings with the changes that the command line asks for.
+
+    If there are few training images, of which there are ``n_images``, batches are smaller.
 
     Raises
     ------
@@ -279,6 +284,10 @@ def _configure(args: argparse.Namespace, recipe: Recipe, device: torch.device) -
     known = {field.name for field in fields(TrainConfig)} - {"teacher"}
     chosen = {k: v for k, v in vars(args).items() if k in known and v is not None}
     config = replace(recipe.train, **chosen)
+    if args.batch_size is None:
+        n_images = min(config.max_images, n_images) if config.max_images > 0 else n_images
+        size = batch_size(config.batch_size, n_images, processes()[1])
+        config = replace(config, batch_size=size)
     if args.teacher:
         config = replace(config, teacher=hashlib.sha256(args.teacher.read_bytes()).hexdigest())
     elif args.teacher_weight is not None or args.temperature is not None:
@@ -388,9 +397,10 @@ def _train(args: argparse.Namespace, words: Sequence[str], distributed: bool) ->
     if distributed:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     recipe, dataset, model_config, init = _choose(args)
-    config = _configure(args, recipe, device)
-    if not model_config.exportable:
-        print("note: the network is not full-spike and cannot be exported", file=sys.stderr)
+    config = _configure(args, recipe, device, len(dataset.train))
+    if processes()[0] == 0:
+        for line in summary(dataset, model_config, config, device):
+            print(line, file=sys.stderr, flush=True)
     return train(
         model_config,
         config,

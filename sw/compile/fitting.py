@@ -142,32 +142,38 @@ def remedies(network: Network, config: Config) -> tuple[str, ...]:
         if changed and _fits(clipped[bits], narrower):
             found.append(f"--bits {bits}{_narrower_board(narrower)}")
             break
-    for bits, narrower in configs.items():
+    # With narrower weights only if these alone do not suffice.
+    widths = {b: c for b, c in configs.items() if b == network.weight_bits or not found}
+    for bits, narrower in widths.items():
         change = _coarser_fit(network, narrower)
         if change:
-            width = "" if bits == network.weight_bits else f", and --bits {bits}"
-            found.append(f"{change}{width} (train with this coarser granularity)")
+            found.append(f"{change}{_width(bits, network)} (train with this coarser granularity)")
             break
-    for bits, narrower in configs.items():
+    for bits, narrower in widths.items():
         timesteps = _fewer_timesteps(clipped[bits], narrower)
         if timesteps:
-            width = "" if bits == network.weight_bits else f", and --bits {bits}"
-            found.append(f"{timesteps} of {network.timesteps} timesteps{width} (train with fewer)")
+            times = f"{timesteps} of {network.timesteps} timesteps"
+            found.append(f"{times}{_width(bits, network)} (train with fewer)")
             break
-    return tuple(found) or (_too_large(network, configs[min(configs)]),)
+    return tuple(found) or (_everything(network, configs),)
+
+
+def _width(bits: int, network: Network) -> str:
+    """Return the part of a remedy that names the width of weights, empty if that is the present."""
+    return "" if bits == network.weight_bits else f", and --bits {bits}"
 
 
 SMALLER = {
-    "weight": "fewer channels or blocks",
-    "param": "fewer channels, or fewer layers whose neurons have biases of their own",
-    "spike": "fewer channels, or more stride or pooling in the first layers",
-    "layers": "fewer blocks",
-    "result": "fewer classes",
-    "membrane_bits": "fewer inputs of a neuron (channels or kernel)",
-    "sum_bits": "fewer inputs of a neuron (channels or kernel)",
+    "weight": ("channels", "blocks"),
+    "param": ("channels", "layers"),
+    "spike": ("channels", "rows and columns (more stride or pooling in the first layers)"),
+    "layers": ("blocks",),
+    "result": ("classes",),
+    "membrane_bits": ("inputs of a neuron (channels or kernel)",),
+    "sum_bits": ("inputs of a neuron (channels or kernel)",),
 }
-"""What makes a network need less of a resource, by the names that
-:attr:`sw.compile.program.FitError.needs` has for them."""
+"""What a network must have less of to need less of a resource, by the names that
+:attr:`sw.compile.program.FitError.needs` has for resources."""
 
 
 def _narrower_board(config: Config) -> str:
@@ -180,30 +186,40 @@ def _narrower_board(config: Config) -> str:
     return f", and a board file and bitstream with {sizes}"
 
 
-def _too_large(network: Network, config: Config) -> str:
+def _everything(network: Network, configs: dict[int, Config]) -> str:
     """Return the remedy for a network that no single change makes fit.
 
-    This is to make it smaller; the text names the memories that are too small even with shared
-    weights and a single timestep, and what would need less of them. If both changes together
-    suffice, it says that.
+    All weights are shared and timesteps are left out. If that does not suffice in any width of
+    ``configs``, which has the device by width, the network must be smaller; the text then names the
+    memories that are too small nevertheless, and what would need less of them.
     """
     coarsest = [[layer, *(c for _, c in _coarser(layer))][-1] for layer in network.layers]
-    smallest = _with_layers(network, coarsest, config.weight_bits)
-    width = f"{config.weight_bits} bits"
-    timesteps = _fewer_timesteps(smallest, config)
-    if timesteps:
-        return f"all weights shared, in {width}, and {timesteps} of {network.timesteps} timesteps"
+    for bits, config in configs.items():
+        timesteps = _fewer_timesteps(_with_layers(network, coarsest, bits), config)
+        if timesteps:
+            times = f"{timesteps} of {network.timesteps} timesteps"
+            return f"all weights shared and {times}{_width(bits, network)} (train with both)"
+    short = {bits: _needs(_smallest(network, coarsest, bits), c) for bits, c in configs.items()}
+    bits = min(short, key=lambda bits: len(short[bits]))
+    advice = dict.fromkeys(text for name in short[bits] for text in SMALLER.get(name, ()))
+    times = " and one timestep" if network.timesteps > 1 else ""
+    return (
+        f"only a smaller network: short of {' and '.join(short[bits])} even with all weights "
+        f"shared in {bits} bits{times}" + (f"; use less of: {', '.join(advice)}" if advice else "")
+    )
+
+
+def _smallest(network: Network, coarsest: list[Layer], bits: int) -> Network:
+    return _with_timesteps(_with_layers(network, coarsest, bits), 1)
+
+
+def _needs(network: Network, config: Config) -> list[str]:
+    """Return the names of what is too small for a network that does not fit a device."""
     try:
-        compile_network(_with_timesteps(smallest, 1), config)
+        compile_network(network, config)
     except FitError as error:
-        short = " and ".join(error.needs) or str(error)
-        advice = ", and ".join(dict.fromkeys(SMALLER[n] for n in error.needs if n in SMALLER))
-        times = " and one timestep" if network.timesteps > 1 else ""
-        return (
-            f"only a smaller network: short of {short} even with all weights shared in {width}"
-            f"{times}" + (f"; use {advice}" if advice else "")
-        )
-    raise AssertionError("_coarser_fit would have found this granularity")
+        return [*error.needs] or [str(error)]
+    raise AssertionError("a coarser granularity would have been found to fit")
 
 
 def board_report(network: Network, config: Config) -> BoardReport:

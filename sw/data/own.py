@@ -227,7 +227,7 @@ def _by_class(parts: dict[str, Path], timesteps: int) -> tuple[dict[str, _Raw], 
     paths = [path for part in files.values() for path in part]
     if _kind(paths) == "recordings":
         samples, note = _recordings(list(files.values()), timesteps)
-        form = f"folders of recordings ({note})"
+        form = f"folders with {note}"
     else:
         samples, form = _images(list(files.values())), "folders of images"
     return {

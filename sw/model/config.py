@@ -277,8 +277,14 @@ class ModelConfig:
 
     @property
     def exportable(self) -> bool:
-        """Whether every tensor between layers is binary, as the device needs it."""
-        return all(block.gate != "ADD" for stage in self.stages for block in stage.blocks)
+        """Whether a device can run the network: its neurons spike, every map is binary, and no leak
+        is still to be rounded."""
+        neurons = (self.neuron, *self.neurons.values())
+        return (
+            self.spiking
+            and all(block.gate != "ADD" for stage in self.stages for block in stage.blocks)
+            and all(neuron.leak != LEARNED for neuron in neurons)
+        )
 
     def neuron_of(self, layer: str) -> NeuronConfig:
         """Return the settings of the neurons of the layer called ``layer``."""

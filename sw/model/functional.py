@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hw.spec import Leak, Reset, after_leak, fire, leak_terms
-from sw.model.config import NeuronConfig
+from sw.model.config import ModelError, NeuronConfig
 
 
 def widened(x: Tensor) -> Tensor:
@@ -213,6 +213,11 @@ def join(gate: str, branch: Tensor, identity: Tensor) -> Tensor:
 
     ``gate`` is the name of a :class:`hw.spec.Gate` other than ``NONE``; or ``ADD``, which sums the
     spikes to integers. Gates are computed as polynomials, through which gradients pass.
+
+    Raises
+    ------
+    sw.model.config.ModelError
+        There is no such gate.
     """
     if gate == "AND":
         return identity * branch
@@ -222,7 +227,9 @@ def join(gate: str, branch: Tensor, identity: Tensor) -> Tensor:
         return identity + branch - identity * branch
     if gate == "ADD":
         return identity + branch
-    return identity + branch - 2 * identity * branch
+    if gate == "XOR":
+        return identity + branch - 2 * identity * branch
+    raise ModelError(f"unknown gate {gate!r}: use AND, IAND, OR, XOR or ADD")
 
 
 @dataclass(frozen=True)

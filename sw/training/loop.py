@@ -13,7 +13,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -36,16 +36,12 @@ from sw.model.resnet import SpikingResNet, to_input
 from sw.training import finetune
 from sw.training.augment import batches
 from sw.training.loss import class_weights, loss_of, rows_per_spike
+from sw.training.progress import progress
 from sw.training.recipes import TrainConfig
+from sw.training.resume import TrainError, resumable
 
-MOST_LISTED = 8
-"""Largest number of differing settings that a message lists."""
 EVAL_BATCH = 100
 """Number of samples per batch in validation and test."""
-
-
-class TrainError(RuntimeError):
-    """Error: training cannot start or continue; the message says what to do."""
 
 
 def learning_rate(config: TrainConfig, epochs_done: float) -> float:
@@ -168,14 +164,13 @@ def train_epoch(
     weights = class_weights(split, config.class_power).to(device) if config.class_power else None
     rank, n_processes = processes()
     total = torch.zeros((), device=device)
-    progress = tqdm(
+    shown = progress(
         batches(split, config, epoch, device, rank, n_processes),
-        f"epoch {epoch + 1}",
+        f"epoch {epoch + 1}/{config.epochs}",
         n_batches,
-        leave=False,
-        disable=True if rank else None,
+        quiet=rank > 0,
     )
-    for n, (images, labels) in enumerate(progress):
+    for n, (images, labels) in enumerate(shown):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, epoch + n / n_batches) * group["rate"]
         loss = loss_of(net, images, labels, config, rows or {}, weights, teacher)
@@ -263,7 +258,7 @@ def train(
         model_config = replace(model_config, aap=False)
     torch.manual_seed(config.seed)
     values = _new_checkpoint(model_config, config, dataset, command)
-    found = _resumable(out, values) if resume and out.exists() else {}
+    found = resumable(out, values) if resume and out.exists() else {}
     scales = Scales.from_dict(found["quantisation"]) if "quantisation" in found else None
     model, integers = build(model_config, config, dataset, init, scales)
     model.set_backend(backend)
@@ -352,51 +347,6 @@ def _results(
         "test": accuracies(found, dataset.test, dataset.metric),
         "test_detail": detail(found["spike"], dataset.test.labels),
     }
-
-
-def _resumable(out: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """Return the checkpoint at ``out`` if the run that ``values`` describes can continue from it.
-
-    Raises
-    ------
-    TrainError
-        The checkpoint belongs to another run, or is a published one, which lacks ``training``.
-    """
-    found = checkpoint.load(out)
-    # Settings that an earlier version did not know have their defaults.
-    found["model_config"] = ModelConfig.from_dict(found["model_config"]).to_dict()
-    found["train_config"] = asdict(TrainConfig()) | found["train_config"]
-    differing = [
-        f"{where} {old!r}, here {new!r}"
-        for key in ("model_config", "train_config", "data")
-        for where, old, new in differences(found[key], values[key])
-        if (key, where) not in (("data", "path"), ("data", "form"))  # it may have been moved
-    ]
-    if differing:
-        more = f" and {len(differing) - MOST_LISTED} more" if len(differing) > MOST_LISTED else ""
-        raise TrainError(
-            f"{out} is of another run, which had {'; '.join(differing[:MOST_LISTED])}{more}. Use "
-            "the same options, or another --out"
-        )
-    if "training" not in found:
-        raise TrainError(f"{out} is a published checkpoint, which cannot be resumed: use --init")
-    return found
-
-
-def differences(old: Any, new: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield (name, old value, new value) of every setting in which two JSON values differ.
-
-    Names are as those of ``--set``, such as ``stages.0.channels``. A value that one side lacks is
-    None. ``where`` is the name of the values themselves.
-    """
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        old, new = dict(enumerate(old)), dict(enumerate(new))
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in dict.fromkeys([*old, *new]):
-            name = f"{where}.{key}" if where else str(key)
-            yield from differences(old.get(key), new.get(key), name)
-    elif old != new:
-        yield where, old, new
 
 
 def _report(

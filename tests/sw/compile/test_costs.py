@@ -238,7 +238,7 @@ def test_a_network_that_nothing_helps_is_told_so() -> None:
     board = fitting.board_report(network, config)
     (remedy,) = board.remedies
     assert remedy.startswith("only a smaller network: short of spike even with all weights shared")
-    assert " and one timestep; use fewer channels, or more stride or pooling in the" in remedy
+    assert " and one timestep; use less of: channels, rows and columns (more stride" in remedy
     assert "spike" in tables.board_text(board) and "would fit with only" in tables.board_text(board)
 
 
