@@ -56,6 +56,7 @@ from sw.exchange.linear import (
     pooled_sums,
     require_spikes,
     scaled,
+    summed_again,
     to_rows,
     weighted,
     window_of,
@@ -178,9 +179,9 @@ class _Assembly:
             )
         (value,) = inputs
         if isinstance(step, Convolve | Connect):
-            return weighted(
-                node.name, step, require_spikes(value, "weights follow weights: merge them")
-            )
+            if isinstance(value, Sums):
+                return summed_again(step, value)
+            return weighted(node.name, step, value)
         if isinstance(step, FireNode):
             return self.fire(step, value, node)
         if isinstance(step, Pool | AdaptivePool):

@@ -65,6 +65,16 @@ def describe(
     else:
         traces = [trace(_child(network, name), name, timesteps) for name in order]
     report_problems({k: v for part in traces for k, v in part.problems.items()}, "the network")
+    if pixel_max is not None and any(part.frames for part in traces):
+        raise ExchangeError(
+            "the forward method takes another frame at every timestep: its input is no image but "
+            "binary frames; pass pixel_max=None"
+        )
+    if pixel_max is None and any(part.repeats for part in traces):
+        raise ExchangeError(
+            "the forward method gives the same input to all timesteps: its input is an image, not "
+            "frames; pass the value of a pixel of 255 as pixel_max"
+        )
     values: dict[str, Any] = {
         "format": FORMAT,
         "framework": _framework(traces),

@@ -208,28 +208,60 @@ def window_of(pool: Pool) -> Window:
 
 def pooled_sums(pool: Pool, value: Sums) -> Sums:
     """Apply an average or sum pooling to weighted sums, through their weights and bias."""
-    if pool.padding != (0, 0):
-        raise ExchangeError("pooling of sums with padding: pool without it")
-    if max(value.weight.shape[1:3]) > 1 or max(value.bias.shape[1:3]) > 1:
-        raise ExchangeError("pooling of sums whose weights differ by position: pool the spikes")
     window = window_of(pool)
-    weight = np.broadcast_to(value.weight[0, 0, 0], (*value.weight.shape[3:5], *value.kernel))
-    inner = Window(np.ones((1, 1)), value.stride)
-    kernel, stride = window.after(inner).kernel, window.after(inner).stride
-    kernel = (kernel[0] + value.kernel[0] - 1, kernel[1] + value.kernel[1] - 1)
-    whole = np.zeros((*weight.shape[:2], *kernel))
-    for (y, x), tap in np.ndenumerate(window.taps):
+    weight = np.eye(value.shape[0])[:, :, None, None] * window.taps
+    return summed_again(Convolve(weight=weight, stride=pool.stride, padding=pool.padding), value)
+
+
+def summed_again(step: Convolve | Connect, value: Sums) -> Sums:
+    """Apply a convolution or fully connected step to sums, through their weights and bias.
+
+    Weights that follow weights are one layer of weights, whose kernel covers both.
+    """
+    step = _as_convolution(step, value.shape)
+    if step.padding != (0, 0):
+        raise ExchangeError("padding of sums: put neurons before it, or use no padding")
+    if max(value.weight.shape[1:3]) > 1 or max(value.bias.shape[1:3]) > 1:
+        raise ExchangeError("the weights before it differ by position: put neurons before it")
+    inner = np.broadcast_to(value.weight[0, 0, 0], (*value.weight.shape[3:5], *value.kernel))
+    rows, columns = (
+        (n - 1) * s + k
+        for n, s, k in zip(step.weight.shape[2:], value.stride, value.kernel, strict=True)
+    )
+    whole = np.zeros((len(step.weight), inner.shape[1], rows, columns))
+    for y, x in np.ndindex(*step.weight.shape[2:]):
         top, left = y * value.stride[0], x * value.stride[1]
-        whole[:, :, top : top + value.kernel[0], left : left + value.kernel[1]] += tap * weight
-    size = conv_size(value.shape[1:], pool.kernel, pool.stride)
+        whole[:, :, top : top + value.kernel[0], left : left + value.kernel[1]] += np.tensordot(
+            step.weight[:, :, y, x], inner, axes=1
+        )
+    bias = value.bias @ step.weight.sum(axis=(2, 3)).T
     return replace(
         value,
         weight=whole[None, None, None],
-        bias=value.bias * window.taps.sum(),
-        kernel=kernel,
-        stride=stride,
-        shape=(value.shape[0], *size),
+        bias=bias if step.bias is None else bias + step.bias,
+        kernel=(rows, columns),
+        stride=(value.stride[0] * step.stride[0], value.stride[1] * step.stride[1]),
+        shape=(len(step.weight), *conv_size(value.shape[1:], step.weight.shape[2:], step.stride)),
     )
+
+
+def _as_convolution(step: Convolve | Connect, shape: Shape) -> Convolve:
+    """Return a step as a convolution of a map of the given shape; check that it takes the map."""
+    if isinstance(step, Connect):
+        if step.weight.shape[1] != np.prod(shape):
+            raise ExchangeError(
+                f"it takes {step.weight.shape[1]} inputs, but the map {shape} before it has "
+                f"{np.prod(shape)}"
+            )
+        step = Convolve(weight=step.weight.reshape(-1, *shape), bias=step.bias)
+    if step.weight.shape[1] != shape[0]:
+        raise ExchangeError(
+            f"it takes {step.weight.shape[1]} channels, but the map before it has {shape[0]}"
+        )
+    kernel: Pair = (step.weight.shape[2], step.weight.shape[3])
+    if min(conv_size(shape[1:], kernel, step.stride, step.padding)) < 1:
+        raise ExchangeError(f"its kernel {kernel} is larger than the map {shape}")
+    return step
 
 
 def scaled(step: Normalise | Scale, value: Value) -> Value:
@@ -264,24 +296,11 @@ def weighted(name: str, step: Convolve | Connect, value: Spikes) -> Sums:
     the name of the layer that will hold the weights.
     """
     shape = value.pooled
-    if isinstance(step, Connect):
-        if step.weight.shape[1] != np.prod(shape):
-            raise ExchangeError(
-                f"it takes {step.weight.shape[1]} inputs, but the map {shape} before it has "
-                f"{np.prod(shape)}"
-            )
-        weight = step.weight.reshape(-1, *shape)
-        step = Convolve(weight=weight, bias=step.bias)
-    if step.weight.shape[1] != shape[0]:
-        raise ExchangeError(
-            f"it takes {step.weight.shape[1]} channels, but the map before it has {shape[0]}"
-        )
+    step = _as_convolution(step, shape)
     weight = step.weight.astype(np.float64)
     kernel: Pair = (weight.shape[2], weight.shape[3])
     stride, padding = step.stride, step.padding
     height, width = conv_size(shape[1:], kernel, stride, padding)
-    if min(height, width) < 1:
-        raise ExchangeError(f"its kernel {kernel} is larger than the map {shape}")
     full = weight[None, None]
     if value.window is not None:
         full, kernel, stride, padding = _composed(weight, stride, padding, value, value.window)

@@ -254,6 +254,23 @@ def test_pooling_before_neurons_folds_into_the_weights_before_it(
     check(chain(*strided), source)
 
 
+def test_weights_that_follow_weights_are_one_layer() -> None:
+    """Depthwise and pointwise convolutions, and a classifier of two matrices, have no neurons in
+    between."""
+    depthwise = Convolve(
+        weight=graph.plain_kernel(rng().normal(0, 0.6, (3, 1, 3, 3)), 3, (1, 1)),
+        bias=rng().normal(0, 0.1, 3),
+        padding=(1, 1),
+        stride=(2, 1),
+    )
+    norm = Normalise(gain=rng().uniform(0.5, 2, 3), shift=rng().normal(0, 0.3, 3))
+    steps = (conv(3, 2, padding=(1, 1)), fire(), depthwise, norm, conv(4, 3, 1), conv(4, 4, 2))
+    steps += (fire(0.4), Flatten(), connect(7, 112), connect(5, 7))
+    folded = check(chain(*steps), FRAMES)
+    assert [x.kernel for x in folded.layers] == [(3, 3), (5, 4), (4, 7)]
+    assert [x.stride for x in folded.layers] == [(1, 1), (2, 1), (1, 1)]
+
+
 def test_classes_can_be_means_of_sums() -> None:
     """The last convolution of an all-convolutional network gives one map for every class."""
     steps = (conv(3, 2, padding=(1, 1)), fire(), conv(5, 3), pooling("average", 7, 6), Flatten())
@@ -281,6 +298,16 @@ def test_overlapping_max_pooling_is_a_layer_of_ors(pool: Pool, size: int, source
     pooled = F.max_pool2d(before, pool.kernel, pool.stride, pool.padding)
     np.testing.assert_array_equal(spikes["n2"].reshape(pooled.shape), pooled.numpy())
     assert 0 < pooled.mean() < 1, "some windows must be empty"
+
+
+def test_calibration_changes_no_layer_of_ors() -> None:
+    steps = (conv(3, 2, padding=(1, 1)), fire(), pooling("max", 3, 3, 2, 2), Flatten())
+    imported = assemble(chain(*steps, connect(5, 36)), FRAMES, {})
+    network = integers.quantised(imported, 4, calibration=frames(20))
+    ors = network.layers[1]
+    assert ors.threshold is not None and (ors.threshold == 1).all() and not ors.bias.any()
+    np.testing.assert_array_equal(ors.weight.reshape(3, 3), np.eye(3))
+    assert network.layers[0].bias.any()
 
 
 def test_max_pooling_of_what_cannot_take_it_is_a_layer_of_ors() -> None:
@@ -448,7 +475,8 @@ def test_wide_integers_of_a_stem_stay_what_they_are() -> None:
         (stem(conv(4, 5)), "node 'n2': it takes 5 channels, but the map before it has 3"),
         (stem(Flatten(), connect(5, 7)), "it takes 7 inputs, but the map (3, 9, 8)"),
         (stem(conv(4, 3, 11)), "node 'n2': its kernel (11, 11) is larger than the map"),
-        (stem(conv(4, 3), conv(4, 4)), "node 'n3': no neurons come before it (wei"),
+        (stem(conv(4, 3), conv(4, 4, padding=(1, 1))), "node 'n3': padding of sums: put neurons"),
+        (stem(conv(4, 3), conv(4, 5)), "node 'n3': it takes 5 channels, but the map before it"),
         (stem(conv(4, 3), fire(0.0)), "node 'n3': its threshold is not above its reset"),
         (stem(conv(4, 3)), "node 'n2': the output is a map (4, 7, 6); classes need"),
         (stem(), "node 'n1': the output is a map (3, 9, 8); classes need"),
@@ -458,11 +486,11 @@ def test_wide_integers_of_a_stem_stay_what_they_are() -> None:
         ),
         (
             stem(conv(4, 3), replace(pooling("sum", 2, 2), padding=(1, 1)), fire()),
-            "pooling of sums with padding",
+            "padding of sums: put neurons before it",
         ),
         (
             stem(Scale(factor=rng().random(SHAPE[1:])), conv(4, 3), pooling("sum", 2, 2)),
-            "pooling of sums whose weights differ by position",
+            "the weights before it differ by position",
         ),
         (
             stem(pooling("sum", 2, 2), Scale(factor=rng().random((4, 4)))),

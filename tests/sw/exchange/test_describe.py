@@ -194,29 +194,53 @@ def test_snntorch_loops_are_rolled_up() -> None:
 
 
 class Stateful(Snn):
-    """Loop over frames that sets the membranes anew at every timestep, or stacks its output."""
+    """Loop over frames, whose membranes and frames ``way`` chooses, that stacks its output."""
 
-    def __init__(self, stateless: bool):
+    def __init__(self, way: Any):
         super().__init__(beta=0.5, reset_mechanism="zero")
-        self.stateless = stateless
+        self.way = way
 
     def forward(self, x: Tensor) -> Any:
-        mem1, mem2 = self.lif1.reset_mem(), self.lif2.reset_mem()
+        mem1 = x.new_zeros(x.shape[1], 4, 12, 12)
+        mem2 = self.lif2.reset_mem()
         spikes, membranes = [], []
         for t in range(T):
-            start = self.lif1.reset_mem() if self.stateless else mem1
-            a, mem1 = self.lif1(self.conv(x[t]), start)
+            frame, start = self.way(self, x, t, mem1)
+            a, mem1 = self.lif1(self.conv(frame), start)
             b, mem2 = self.lif2(self.fc(a.flatten(1)), mem2)
             spikes.append(b)
             membranes.append(mem2)
         return torch.stack(spikes, dim=0), torch.stack(membranes, dim=0)
 
 
-def test_membranes_that_are_set_anew_are_refused() -> None:
-    names = describe(Stateful(False), T, SHAPE)["layers"]
-    assert [next(iter(e)) for e in names] == ["conv", "neuron", "flatten", "linear", "neuron"]
-    with pytest.raises(ExchangeError, match="lif1: its membranes are set by the forward method"):
-        describe(Stateful(True), T, SHAPE)
+def test_loops_over_frames() -> None:
+    for way in (lambda n, x, t, mem: (x[t], mem), lambda n, x, t, mem: (x[:, t], mem.detach())):
+        layers = describe(Stateful(way), T, SHAPE, pixel_max=None)["layers"]
+        assert [next(iter(e)) for e in layers] == ["conv", "neuron", "flatten", "linear", "neuron"]
+    with pytest.raises(ExchangeError, match="its input is no image but binary frames; pass pixel"):
+        describe(Stateful(lambda n, x, t, mem: (x[t], mem)), T, SHAPE)
+    with pytest.raises(ExchangeError, match="its input is an image, not frames; pass the value of"):
+        describe(Snn(beta=0.5, reset_mechanism="zero"), T, SHAPE, pixel_max=None)
+    with pytest.raises(ExchangeError, match="its input is an image, not frames; pass the value of"):
+        describe(Net(sequence, make=lambda: neuron.IFNode(step_mode="m")), T, SHAPE, pixel_max=None)
+
+
+@pytest.mark.parametrize(
+    ("way", "message"),
+    [
+        (lambda n, x, t, mem: (x[t], n.lif1.reset_mem()), "lif1: its membranes are set by the"),
+        (lambda n, x, t, mem: (x[t], mem * 0.5), "lif1: its membranes are set by the forward"),
+        (lambda n, x, t, mem: (x[t], mem + x[t]), "operation add: a number cannot be added"),
+        (lambda n, x, t, mem: (x[0], mem), "input: the forward method takes the frames 0, 0, 0"),
+        (lambda n, x, t, mem: (x[T - 1 - t], mem), "takes the frames 3, 2, 1, 0 instead of one"),
+        (lambda n, x, t, mem: (x[2 * t], mem), "takes the frames 0, 2, 4, 6 instead of one for"),
+        (lambda n, x, t, mem: (x[t : t + 1], mem), "operation getitem: a part of a map"),
+    ],
+)
+def test_membranes_and_frames_that_the_device_has_not(way: Any, message: str) -> None:
+    with pytest.raises(ExchangeError) as error:
+        describe(Stateful(way), T, SHAPE, pixel_max=None)
+    assert message in str(error.value)
 
 
 def pair(part: nn.Module) -> nn.Module:
@@ -323,6 +347,18 @@ def test_what_changes_nothing_is_taken(make: Any) -> None:
     assert len(describe(pair(make()), T, SHAPE)["layers"]) == 2
 
 
+def in_steps(n: Any, x: Tensor) -> Tensor:
+    """Run multi-step neurons behind ``x``, so that its first axis is that of timesteps."""
+    return n.late(x)
+
+
+def in_place(n: Any, x: Tensor) -> Tensor:
+    """Return a network's output for ``x``, which an AND gate changes where it is read again."""
+    y = x
+    y *= n.late(n.conv(x))
+    return head(n, x * y)
+
+
 OPERATIONS = {
     "operation cat": lambda n, x: head(n, torch.cat([fire(n, x), fire(n, x)], 1)),
     "operation relu: it cannot": lambda n, x: head(n, F.relu(n.conv(x))),
@@ -336,6 +372,15 @@ OPERATIONS = {
     "axes [1] cannot be mapped": lambda n, x: head(n, fire(n, x).mean(1)),
     "axes [None] cannot": lambda n, x: head(n, fire(n, x)).mean(),
     "it is used at two places": lambda n, x: head(n, n.sn(n.conv(n.sn(x)))),
+    "arguments alpha": lambda n, x: head(n, torch.add(fire(n, x), fire(n, x), alpha=2)),
+    "a conversion to torch.int32 rounds": lambda n, x: head(n, fire(n, x).to(torch.int32)),
+    "operation half: it cannot": lambda n, x: head(n, n.sn(n.conv(x).half())),
+    "it changes the input: do that before": lambda n, x: head(n, fire(n, x / 255)),
+    "operation gt: it cannot": lambda n, x: head(n, (n.conv(x) > 1).float()),
+    "only a first axis, of timesteps": lambda n, x: head(n, fire(n, x.unsqueeze(1))),
+    "different maps cannot be stacked": lambda n, x: torch.stack([fire(n, x), n.conv(x)]),
+    "axes (2, 3) cannot be mapped": lambda n, x: in_steps(n, fire(n, x).mean((2, 3))),
+    "it changes a map in place": lambda n, x: in_place(n, fire(n, x)),
     "repeated 3 times": lambda n, x: head(n, fire(n, x.repeat(3, 1, 1, 1))),
     "dilation=2 cannot be mapped": lambda n, x: head(n, F.max_pool2d(fire(n, x), 2, dilation=2)),
     "it returns no spikes or sums": lambda n, x: x.shape,
@@ -346,8 +391,12 @@ OPERATIONS = {
 
 @pytest.mark.parametrize(("message", "way"), OPERATIONS.items(), ids=OPERATIONS.keys())
 def test_operations_that_would_be_another_network_are_named(message: str, way: Any) -> None:
+    net = Net(way)
+    if "axes (2, 3)" in message:
+        net.sn.step_mode = "m"
+    net.late = neuron.IFNode(step_mode=net.sn.step_mode)
     with pytest.raises(ExchangeError) as error:
-        describe(Net(way), T, SHAPE)
+        describe(net, T, SHAPE)
     assert message in str(error.value)
 
 

@@ -23,13 +23,14 @@ from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED
 from sw.convert import fold, quantize
 from sw.convert.folded import FoldedNetwork, simulate
 from sw.exchange import integers, nir_common, nir_write
-from sw.exchange.graph import ExchangeError
+from sw.exchange.assembly import assemble
+from sw.exchange.graph import Connect, Convolve, ExchangeError, FireNode, Node, Scale, Source
 from sw.exchange.nir_read import NirOptions, from_graph
 from sw.exchange.nir_write import to_nir
 from sw.model import checkpoint
 from sw.model.config import BlockConfig, StageConfig
 from sw.network import netfile, reference
-from sw.network.network import Network
+from sw.network.network import IMAGE, Network
 from tests import trained
 from tests.networks import random_input, random_network
 from tests.trained import a_checkpoint
@@ -217,10 +218,37 @@ def test_what_nir_cannot_say_is_named_layer_by_layer(network: Any, messages: lis
         assert message in str(error.value)
 
 
-def test_too_large_a_matrix_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("kernel", "scale", "message"),
+    [
+        ((3, 3), 1.0, r"'fc' becomes .*because the output layer has a weight .*; pool the map"),
+        ((1, 3), 1.0, r"'conv' becomes .*kernel \(1, 3\) of layer 'conv' is not square"),
+        (
+            (3, 3),
+            np.arange(60.0).reshape(2, 6, 5),
+            r"'conv' becomes .*layer 'conv' differ .*convert the ch",
+        ),
+    ],
+)
+def test_too_large_a_matrix_is_refused_for_its_reason(
+    kernel: tuple[int, int], scale: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(nir_write, "MAX_DENSE", 100)
-    with pytest.raises(ExchangeError, match=r"a matrix of [\d,]+ x [\d,]+, too large to write"):
-        to_nir(plain(5))
+    height, width = 7 - kernel[0], 6 - kernel[1]
+    steps: dict[str, Any] = {
+        "scale": Scale(factor=np.asarray(scale)),
+        "conv": Convolve(weight=np.ones((4, 2, *kernel))),
+        "if": FireNode(threshold=np.ones(()), strict=False),
+        "fc": Connect(weight=np.ones((3, 4 * height * width))),
+    }
+    names = [IMAGE, *steps]
+    nodes = [
+        Node(name=name, step=step, sources=(source,))
+        for (name, step), source in zip(steps.items(), names, strict=False)
+    ]
+    source = Source(timesteps=2, image_shape=(2, 6, 5), pixel_max=None)
+    with pytest.raises(ExchangeError, match=r"layer " + message):
+        to_nir(assemble(nodes, source, {}).folded)
 
 
 def neuron_graph(**changes: Any) -> Any:

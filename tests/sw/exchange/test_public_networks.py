@@ -7,6 +7,7 @@ that the table gives.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -435,3 +436,49 @@ def test_graphs_that_spikingjelly_exports() -> None:
     imported = from_graph(graph, NirOptions(timesteps=T, fires_at_threshold=True))
     np.testing.assert_allclose(simulate(imported.folded, inputs).logits, expected.output, atol=1e-5)
     assert np.ptp(expected.output) > 0
+
+
+EXACT = (
+    test_spikingjelly_examples,
+    test_networks_of_parametric_lif_net,
+    test_sew_resnet18,
+    test_graphs_that_snntorch_exports,
+    test_graphs_that_spikingjelly_exports,
+    test_the_cnn_graph_of_nir,
+)
+NEAREST = (
+    test_tutorial_5,
+    test_the_lif_graph_of_nir,
+    test_parametric_neurons_of_other_time_constants_take_the_nearest,
+)
+HELD_BY: dict[str, Any] = {
+    "SpikingJelly `lif_fc_mnist.py`": test_spikingjelly_examples,
+    "SpikingJelly CSNN (`conv_fashion_mnist.py`)": test_spikingjelly_examples,
+    **{f"SpikingJelly `{name}`": test_networks_of_parametric_lif_net for name in PARAMETRIC},
+    "SpikingJelly SEW-ResNet18 with AND": test_sew_resnet18,
+    "SpikingJelly SEW-ResNet18 with IAND": test_sew_resnet18,
+    "SpikingJelly SEW-ResNet18 with ADD": test_residual_networks_that_add_are_refused,
+    "SpikingJelly Spiking-ResNet18": test_residual_networks_that_add_are_refused,
+    "SpikingJelly Spikformer": test_transformers_are_refused_by_what_they_contain,
+    "snnTorch tutorial 5": test_tutorial_5,
+    "snnTorch tutorial 6": test_tutorials_6_and_7,
+    "snnTorch tutorial 7": test_tutorials_6_and_7,
+    "snnTorch networks exported to NIR": test_graphs_that_snntorch_exports,
+    "SpikingJelly networks exported to NIR": test_graphs_that_spikingjelly_exports,
+    "NIR's LIF graph (`lif_norse.nir`)": test_the_lif_graph_of_nir,
+    "NIR's CNN graph (`cnn_sinabs.nir`)": test_the_cnn_graph_of_nir,
+    "NIR's RNN graph (`braille.nir`)": test_the_recurrent_graph_of_nir,
+}
+"""Tests by the rows of the table of public networks."""
+
+
+def test_the_table_says_what_these_tests_hold() -> None:
+    """sinabs and norse are not at hand; they exchange networks as NIR's graphs, which are."""
+    table = DOCUMENT.partition("## Public networks")[2]
+    rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|", table, re.MULTILINE))
+    through = [name for name, result in rows.items() if result.startswith("through NIR, as the ")]
+    assert {name.split()[0] for name in through} == {"sinabs", "norse"}
+    assert [name for name in rows if name not in ("network", *through)] == list(HELD_BY)
+    for name, test in HELD_BY.items():
+        word = "exact" if test in EXACT else "nearest" if test in NEAREST else "refused"
+        assert rows[name].startswith((word, "as `MNISTNet`" if word == "exact" else word)), name

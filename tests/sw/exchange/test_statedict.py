@@ -268,6 +268,28 @@ def test_leaks_that_no_shift_is_are_named() -> None:
     assert f"{names}: its membrane is multiplied by 0.6667 at every timestep" in str(error.value)
 
 
+def test_the_nearest_leak_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net = lived_in(CSNN(3, make=lambda: neuron.LIFNode(tau=3.0, v_threshold=0.3)))
+    torch.save(net.state_dict(), tmp_path / "csnn.pt")
+    (tmp_path / "csnn.json").write_text(json.dumps(describe(net, T, SHAPE)))
+    np.savez(tmp_path / "in.npz", images=IMAGES, labels=jelly(net).argmax(axis=1))
+    options = [str(tmp_path / "csnn.pt"), "--topology", str(tmp_path / "csnn.json")]
+    options += ["--input", str(tmp_path / "in.npz")]
+    assert export.main(options) == export.EXIT_BAD_INPUT
+    assert "take the nearest, 0.75, with --nearest-leak" in capsys.readouterr().err
+    assert export.main([*options, "--nearest-leak"]) == export.EXIT_OK
+    said = capsys.readouterr().out
+    assert "nearest    conv_fc.0: leak 0.6667 becomes 0.75; " in said
+    assert "of 20 samples; train the network further with these leaks" in said
+    assert export.main([*options, "--nearest-leak", "--json"]) == export.EXIT_OK
+    change = json.loads(capsys.readouterr().out)["nearest_leak"]
+    assert change["n_samples"] == 20 and len(change["layers"]) == 4
+    assert change["layers"][0]["nearest"] == 0.75 and change["layers"][0]["n_changed"] > 0
+    network = netfile.load(tmp_path / "csnn.spikefold").network
+    recorded = network.provenance["nearest_leak"]["conv_fc.4"]
+    assert recorded == {"decay": [pytest.approx(2 / 3)], "late_reset": False}
+
+
 def test_state_dicts_of_other_networks_are_refused() -> None:
     net = CSNN(2)
     values = describe(net, T, SHAPE)
