@@ -404,6 +404,17 @@ def test_announcement_of_another_length_is_described(fake, monkeypatch, more):
         assert board.run(3).argmax == 4
 
 
+def test_announcement_of_a_failure_is_described(fake, monkeypatch):
+    def run(request):
+        (done,) = FakeBoard._run(fake, request)
+        return [done[:2] + bytes([5]) + done[3:]]
+
+    with opened(fake) as board:
+        monkeypatch.setattr(fake, "_run", run)
+        with pytest.raises(InvalidMessage, match="announced the end of a run with the status 5"):
+            board.run(3)
+
+
 def test_unknown_state_is_described(fake):
     with opened(fake) as board:
         fake._state = 9
