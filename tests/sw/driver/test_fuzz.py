@@ -165,11 +165,13 @@ def fuzz_messages(n: int, seed: int | None) -> tuple[int, int]:
             gateware = FakeDevice(network, CONFIG, program=program).gateware
             gateware.reset()
             gateware.n_done_lost = rng.choice((0, 0, 1, 2))
-            port = FaultyPort(gateware, rng, rng.choice((0.0, 0.01, 0.05, 0.2)))
+            rate = rng.choice((0.0, 0.02, 0.1, 0.3))
+            port = FaultyPort(gateware, rng, rate * rng.randrange(2))  # from the start, or later
             try:
                 link, found = connect(transport_to(port), TIMEOUT_S, 1)
                 board = Board(Device(link, found))
                 board.load(program)
+                port.rate = rate
                 for inference in board.stream(images, maps=rng.random() < 0.3):
                     assert inference.prediction == np.argmax(inference.logits)
                     assert inference.logits.shape == (network.n_classes,)
@@ -194,7 +196,7 @@ def test_boards_that_claim_anything() -> None:
 
 def test_boards_that_send_anything() -> None:
     n_failed, n_done = fuzz_messages(80, 0)
-    assert n_failed > 20 and n_done > 10
+    assert n_failed > 15 and n_done > 15
 
 
 @pytest.mark.slow
