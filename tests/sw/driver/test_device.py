@@ -41,6 +41,8 @@ from sw.driver.errors import (
 from sw.driver.memory import CHECK_FRAMES
 from tests.sw.fake_board import CONFIG, FakeBoard
 
+REMEDY = r"Load a bitstream of this release onto the board \('python -m hw\.flash BOARD'\)"
+
 
 @pytest.fixture
 def fake() -> Iterator[FakeBoard]:
@@ -319,7 +321,7 @@ def test_other_version_is_refused(fake, more):
     fake.identity = raw[:4] + (PROTOCOL_VERSION + 1).to_bytes(2, "little") + raw[6:] + more
     with pytest.raises(
         SpecMismatch,
-        match=f"version {PROTOCOL_VERSION + 1}, this software version {PROTOCOL_VERSION}",
+        match=f"version {PROTOCOL_VERSION + 1}, this software version {PROTOCOL_VERSION}. {REMEDY}",
     ):
         Device.open(fake.port)
 
@@ -332,9 +334,6 @@ def test_other_definitions_are_refused(fake):
     )
     with pytest.raises(SpecMismatch, match=message):
         Device.open(fake.port)
-
-
-REMEDY = r"Load a bitstream of this release onto the board \('python -m hw\.flash BOARD'\)"
 
 
 @pytest.mark.parametrize(
