@@ -109,8 +109,14 @@ class Board(AnyBoard):
     def load(self, network: Loadable, on_progress: Progress | None = None) -> Loaded:
         return self.write(self.prepare(network), on_progress)
 
-    def prepare(self, network: Loadable) -> Prepared:
+    def prepare(self, network: Loadable, *, pixels: bool = True) -> Prepared:
         """Compile a network for this board, and write nothing. A program is returned as it is.
+
+        Parameters
+        ----------
+        network : see :meth:`load`.
+        pixels : let the board compute the encoder, if it can
+            (:func:`sw.compile.compiler.compile_network`).
 
         Raises
         ------
@@ -126,7 +132,7 @@ class Board(AnyBoard):
         if isinstance(network, NetworkFile):
             network = network.network
         if isinstance(network, Network):
-            return Prepared(compile_network(network, self.config), network)
+            return Prepared(compile_network(network, self.config, pixels=pixels), network)
         if spec_hash(network.config) != spec_hash(self.config):
             raise ValueError(
                 f"the program is for {network.config.name!r}, the device is "

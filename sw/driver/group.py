@@ -76,12 +76,19 @@ class BoardGroup(AnyBoard):
             board.close()
 
     def _prepared(self, network: Loadable) -> list[tuple[Board, Prepared]]:
-        """Compile a network for each board in use; return the boards with what they will hold."""
+        """Compile a network for each board in use; return the boards with what they will hold.
+
+        If not all of them can compute the encoder, none does: all take the same samples, and count
+        in the same layers.
+        """
         if isinstance(network, str | Path):
             network = netfile.load(network)
         if not self.boards:
             raise self.all_failed()
-        return [(board, board.prepare(network)) for board in self.boards]
+        prepared = [board.prepare(network) for board in self.boards]
+        if not all(one.program.pixels for one in prepared):
+            prepared = [board.prepare(network, pixels=False) for board in self.boards]
+        return list(zip(self.boards, prepared, strict=True))
 
     def compiled(self, network: Loadable) -> list[Program]:
         return [prepared.program for _, prepared in self._prepared(network)]

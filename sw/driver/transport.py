@@ -418,6 +418,11 @@ class Transport:
                 return False
         seq, opcode, reply = packet[0], packet[1], packet[HEADER_BYTES:]
         if opcode == Opcode.DONE | REPLY and reply:
+            if reply[0] != Status.OK:
+                raise InvalidMessage(
+                    f"the board on {self.port.port} announced the end of a run with the status "
+                    f"{reply[0]}"
+                )
             self.on_done(seq, reply[STATUS_BYTES:])
             return True
         entry = self._in_flight.get(seq)

@@ -12,6 +12,7 @@ import json
 import math
 import types
 import typing
+import unicodedata
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,9 @@ def parse(text: str) -> Any:
     """Return the value of a JSON document, more strictly than :func:`json.loads`.
 
     Refused are: an object with the same key twice, because the reader would choose one of its
-    values; numbers that are not finite or have more than 64 bits; lone surrogates in texts, which
-    cannot be printed; and more than :data:`MAX_DEPTH` nested lists and objects.
+    values; numbers that are not finite or have more than 64 bits; control characters (but tabs and
+    line feeds) and lone surrogates in texts, which a terminal cannot print; and more than
+    :data:`MAX_DEPTH` nested lists and objects.
 
     Raises
     ------
@@ -67,24 +69,33 @@ def parse(text: str) -> Any:
             parse_float=real,
             parse_constant=real,
         )
-        json.dumps(value, ensure_ascii=False).encode()
     except DocumentError:
         raise
-    except UnicodeEncodeError as error:
-        raise DocumentError(f"a text has a character that is none: {error.reason}") from error
     except (ValueError, RecursionError) as error:
         raise DocumentError(f"it is no JSON: {error}") from error
     level = [value]
     for _ in range(MAX_DEPTH + 1):
-        level = [
-            item
-            for outer in level
-            if isinstance(outer, dict | list)
-            for item in (outer.values() if isinstance(outer, dict) else outer)
-        ]
+        inner: list[Any] = []
+        for item in level:
+            if isinstance(item, str):
+                _check_text(item)
+            elif isinstance(item, dict):
+                inner += [*item, *item.values()]
+            elif isinstance(item, list):
+                inner += item
+        level = inner
     if level:
         raise DocumentError(f"more than {MAX_DEPTH} lists and objects are nested")
     return value
+
+
+def _check_text(text: str) -> None:
+    """Raise :class:`DocumentError` if a text has a character that a terminal cannot print."""
+    if text.isprintable():
+        return
+    for character in text:
+        if unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t":
+            raise DocumentError(f"a text has the character {character!a}, which cannot be printed")
 
 
 def encode(value: Any, name: str, arrays: dict[str, NDArray] | None) -> Any:

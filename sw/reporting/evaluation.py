@@ -8,15 +8,20 @@ these forms except the last, the device.
 from __future__ import annotations
 
 import contextlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sw.network.document import parse
 from sw.network.network import Network
+from sw.network.schema import short
 from sw.reporting.observe import Observation
+
+ACCURACIES = ("training_with_aap", "full_spike", "folded")
+"""Accuracies of an evaluation in percent, besides those of the quantised networks; each may be
+null."""
 
 
 class EvaluationError(ValueError):
@@ -148,12 +153,33 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     """
     hint = "python -m sw.evaluate --json > FILE makes one"
     try:
-        values = json.loads(path.read_text())
+        values = parse(path.read_text())
     except OSError as error:
         raise EvaluationError(f"{path} cannot be read: {error.strerror}; {hint}") from error
     except ValueError as error:
         raise EvaluationError(f"{path} is no JSON file: {error}; {hint}") from error
-    needed = {"n_images", "training_with_aap", "full_spike", "folded", "quantised"}
-    if not isinstance(values, dict) or not needed <= set(values):
-        raise EvaluationError(f"{path} is no evaluation; {hint}")
+    fault = _fault(values)
+    if fault:
+        raise EvaluationError(f"{path} is no evaluation: {fault}; {hint}")
     return values
+
+
+def _fault(values: Any) -> str | None:
+    """Return what is wrong with the contents of an evaluation; None if nothing is."""
+    if not isinstance(values, dict):
+        return "it is no JSON object"
+    missing = {"n_images", *ACCURACIES, "quantised"} - set(values)
+    if missing:
+        return f"it lacks {', '.join(sorted(missing))}"
+    if type(values["n_images"]) is not int or values["n_images"] < 1:
+        return f"n_images is {short(values['n_images'])}, expected a positive number"
+    quantised = values["quantised"]
+    if not isinstance(quantised, dict) or any(bits not in ("2", "4", "8") for bits in quantised):
+        return f"quantised is {short(quantised)}, expected accuracies by width: 2, 4 or 8"
+    accuracies = {name: values[name] for name in ACCURACIES if values[name] is not None}
+    for name, percent in {**accuracies, **quantised}.items():
+        if isinstance(percent, bool) or not isinstance(percent, int | float):
+            return f"the accuracy {name} is {short(percent)}, expected a number"
+        if not 0 <= percent <= 100:
+            return f"the accuracy {name} is {percent}, expected 0 to 100 percent"
+    return None

@@ -25,6 +25,8 @@ from sw.driver.errors import (
 )
 from sw.driver.group import BoardGroup
 from sw.driver.loading import exported_for_another, load_bytes
+from sw.driver.results import Results
+from sw.driver.session import classify
 from sw.network import encoder
 from sw.network.encoder import InputError
 from sw.network.netfile import NetworkFile
@@ -242,6 +244,27 @@ def test_network_that_does_not_fit_one_of_several_boards_changes_none() -> None:
         boards.load(larger)
     assert [bytes(device.memories[Space.WEIGHT]) for device in devices] == before
     assert [board.program for board in boards.boards] == programs and not boards.failures
+
+
+def test_boards_of_different_kinds_take_the_same_samples() -> None:
+    network = random_network(11, n_layers=3, encoder=True)
+    configs = [CONFIG, dataclasses.replace(CONFIG, pixels=0), CONFIG]
+    spikes_only = compile_network(network, CONFIG, pixels=False)
+    assert compile_network(network, CONFIG).pixels
+    devices = [
+        FakeDevice(network, config, program=compile_network(network, config, pixels=False))
+        for config in configs
+    ]
+    images = random_input(network, np.random.default_rng(4), 9)
+    expected = loaded(network).infer(images)
+    with BoardGroup([Board(device) for device in devices]) as boards:
+        boards.load(network)
+        assert not boards.program.pixels and boards.program.images == spikes_only.images
+        results = Results(network="", sha256="", board="", clk_hz=1, n_requested=9)
+        classify(boards, network, images, results)
+        assert results.n_done == 9 and results.stopped is None
+        assert results.layers.keys() == {layer.name for layer in network.layers}
+        np.testing.assert_array_equal(results.logits, expected)
 
 
 def test_progress_adds_up_over_a_reset() -> None:

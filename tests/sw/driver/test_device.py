@@ -42,6 +42,8 @@ from sw.driver.errors import (
 from sw.driver.memory import CHECK_FRAMES
 from tests.sw.fake_board import CONFIG, FakeBoard
 
+REMEDY = r"Load a bitstream of this release onto the board \('python -m hw\.flash BOARD'\)"
+
 
 @pytest.fixture
 def fake() -> Iterator[FakeBoard]:
@@ -320,7 +322,7 @@ def test_other_version_is_refused(fake, more):
     fake.identity = raw[:4] + (PROTOCOL_VERSION + 1).to_bytes(2, "little") + raw[6:] + more
     with pytest.raises(
         SpecMismatch,
-        match=f"version {PROTOCOL_VERSION + 1}, this software version {PROTOCOL_VERSION}",
+        match=f"version {PROTOCOL_VERSION + 1}, this software version {PROTOCOL_VERSION}. {REMEDY}",
     ):
         Device.open(fake.port)
 
@@ -333,9 +335,6 @@ def test_other_definitions_are_refused(fake):
     )
     with pytest.raises(SpecMismatch, match=message):
         Device.open(fake.port)
-
-
-REMEDY = r"Load a bitstream of this release onto the board \('python -m hw\.flash BOARD'\)"
 
 
 @pytest.mark.parametrize(
@@ -403,6 +402,17 @@ def test_announcement_of_another_length_is_described(fake, monkeypatch, more):
             board.run(3)
         monkeypatch.undo()
         assert board.run(3).argmax == 4
+
+
+def test_announcement_of_a_failure_is_described(fake, monkeypatch):
+    def run(request):
+        (done,) = FakeBoard._run(fake, request)
+        return [done[:2] + bytes([5]) + done[3:]]
+
+    with opened(fake) as board:
+        monkeypatch.setattr(fake, "_run", run)
+        with pytest.raises(InvalidMessage, match="announced the end of a run with the status 5"):
+            board.run(3)
 
 
 def test_unknown_state_is_described(fake):

@@ -178,7 +178,7 @@ def edit_layer(**changes: Any) -> bytes:
         ({"stride": [1, -1]}, r"stride\.1 is -1, expected a whole number from 1 to 1048576"),
         ({"stride": [1 << 62, 1]}, r"stride\.0 is 4611686018427387904, expected a whole number"),
         ({"name": "image"}, "the name is used twice, or stands for the input"),
-        ({"name": "\x1b[2J"}, r"name is \"\\u001b\[2J\", expected printable text"),
+        ({"name": "a\nb"}, r"name is \"a\\nb\", expected printable text"),
         ({"weight": {"tensor": "network.layers.9.weight"}}, "weight is .* the tensor of that name"),
         ({"source": "nowhere"}, "not consistent.*'nowhere', which no earlier layer writes"),
     ],
@@ -222,7 +222,7 @@ def test_a_header_that_describes_no_tensors_is_refused() -> None:
         ({"baud": 0}, "Config.baud = 0 is not supported"),
         ({"baud": 1 << 62}, "Config.baud = 4611686018427387904 is not supported"),
         ({"lanes": -1}, "Config.lanes = -1 is not supported"),
-        ({"name": "\x1b[2J"}, r"Config.name = '\\x1b\[2J' is not supported"),
+        ({"name": "a\nb"}, r"Config.name = 'a\\nb' is not supported"),
         ({"weight_depth": 3.5}, "config.weight_depth is 3.5, expected a value of type int"),
     ],
 )
@@ -282,8 +282,14 @@ def test_the_program_of_a_file_of_version_1_is_not_read() -> None:
         ('"seed": 7', f'"seed": {1 << 63}', "the number 9223372036854775808 has more than 64"),
         ('"seed": 7', '"seed": 1' + "0" * 5000, r"the number 10{29} has more than 64 bits"),
         ('"seed": 7', '"seed": ' + "[" * 40 + "]" * 40, "more than 32 lists and objects"),
-        ('"seed": 7', '"seed": "\\ud800"', "surrogates not allowed"),
-        ('"class 0"', '"\\udfff"', "surrogates not allowed"),
+        ('"seed": 7', '"seed": "\\u001b[2J"', r"a text has the character '\\x1b', which"),
+        ('"seed": 7', '"seed": {"\\u009b": 1}', r"a text has the character '\\x9b', which"),
+        (
+            '"seed": 7',
+            '"seed": "\\ud800"',
+            r"a text has the character '.ud[8f][0f][0f]', which cannot",
+        ),
+        ('"class 0"', '"\\udfff"', r"a text has the character '.ud[8f][0f][0f]', which cannot"),
     ],
 )
 def test_json_is_read_strictly(old: str, new: str, message: str) -> None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from sw.network import netfile, reference
 from sw.network.network import Network
 from sw.reporting import charts, observe, screenshot
 from sw.reporting.diagram import diagram, places
-from sw.reporting.evaluation import accuracy_steps
+from sw.reporting.evaluation import EvaluationError, accuracy_steps, read_evaluation
 from sw.reporting.observe import ImageSet
 from sw.shipped import NETWORK
 from tests.networks import random_input, random_network
@@ -380,6 +381,31 @@ def test_chosen_neurons_are_shown(tmp_path: Path) -> None:
     assert "channel 0, row 2, column 3" in words and "channel 0, row 3, column 0" in words
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_images": "5"}, 'n_images is "5", expected a positive number'),
+        ({"n_images": -1}, "n_images is -1, expected a positive number"),
+        ({"quantised": None}, "quantised is null, expected accuracies by width"),
+        ({"quantised": {"x": 1.0}}, "expected accuracies by width: 2, 4 or 8"),
+        ({"quantised": {"8": None}}, "the accuracy 8 is null, expected a number"),
+        ({"folded": "9"}, 'the accuracy folded is "9", expected a number'),
+        ({"full_spike": 1e300}, "the accuracy full_spike is 1e+300, expected 0 to 100 percent"),
+        ({"folded": float("nan")}, "is no JSON file: the number NaN is not finite"),
+    ],
+)
+def test_edited_evaluations_are_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "eval.json"
+    good = {"n_images": 5, "training_with_aap": None, "full_spike": 9, "folded": 9.5}
+    path.write_text(json.dumps({**good, "quantised": {"8": 90.0}}))
+    read_evaluation(path)
+    path.write_text(json.dumps({**good, "quantised": {"8": 90.0}, **changes}))
+    with pytest.raises(EvaluationError, match=re.escape(message)):
+        read_evaluation(path)
+
+
 def test_errors_say_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     network = random_network(18)
     damaged = tmp_path / "damaged.json"
@@ -391,7 +417,10 @@ def test_errors_say_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["--neuron", "fc:0,0,0"], "no firing layer 'fc': use one of layer1, layer2"),
         (["--neuron", "layer1:0,99,0"], "no neuron (0, 99, 0): channel, row and column are below"),
         (["--evaluation", str(damaged)], "damaged.json is no JSON file"),
-        (["--evaluation", str(other)], "is no evaluation; python -m sw.evaluate --json > FILE"),
+        (
+            ["--evaluation", str(other)],
+            "is no evaluation: it is no JSON object; python -m sw.evaluate --json > F",
+        ),
         (["--evaluation", str(tmp_path / "none")], "none cannot be read: No such file"),
         (["--for", "de10"], "unknown board 'de10': known are sim"),
         (["--data-dir", "nowhere"], "--data-dir nowhere: name the data set in it with --data"),
