@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from hw.boards import configs
 from hw.boards.board_file import SHIPPED, Board, BoardFileError, Pin, load, memory_bits
 from hw.boards.configs import CONFIGS, board_name, config_by_name, load_board
 from hw.spec import SpecError
+from hw.tools.folders import ROOT
 
 MINE = """
 name = "mine"
@@ -194,3 +197,19 @@ def test_any_bytes_are_used_or_refused(tmp_path_factory, content: bytes) -> None
     path.write_bytes(content)
     with pytest.raises(BoardFileError):
         load(path)
+
+
+DOCUMENT = (ROOT / "docs" / "any-fpga.md").read_text()
+
+
+def test_the_document_has_every_key_and_an_example_that_works(tmp_path: Path) -> None:
+    (example,) = re.findall(r"^```toml\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
+    board = load_board(str(written(tmp_path, example)))
+    assert board.tool == "vivado" and set(board.pins) == {"clk", "rst", "uart_rx", "uart_tx"}
+    rows = "".join(re.findall(r"^\| `.*$", DOCUMENT, re.MULTILINE))
+    tables = tomllib.loads(MINE.replace("[io]", '[led]\npin = "U16"\n[io]'))
+    for table, keys in tables.items():
+        if isinstance(keys, dict):
+            assert f"`[{table}]" in rows
+        assert all(f"{key}`" in rows for key in (keys if isinstance(keys, dict) else [table]))
+    assert all(f"`{name}`" in DOCUMENT for name in SHIPPED)
