@@ -89,7 +89,8 @@ CRC_BYTES = 4
 STATUS_BYTES = 1
 """Bytes of the status at the beginning of a reply's payload."""
 DEFAULT_BAUD = 1_000_000
-"""Rate after a reset, which the USB bridges of all known boards produce exactly."""
+"""Rate after a reset, in bits per second. The USB bridges of the known boards produce it exactly,
+except for some firmware of the Tang Nano 20K's BL616."""
 BREAK_BAUD = 9600
 """Rate at which the host sends a zero byte to produce a break."""
 TRIAL_CYCLES = 1 << 24

@@ -185,6 +185,17 @@ def _board(values: dict[str, Any], base: Config | None) -> Board:
     return board
 
 
+def _shown(value: object) -> str:
+    """Return a value of a board file for a message, shortened if it is long."""
+    if isinstance(value, int) and value.bit_length() > 100:
+        return f"a number of {value.bit_length()} bits"
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number in it has thousands of digits
+        return f"a value of type {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 class _Table:
     """Table of a board file, from which values are taken with a check of their type."""
 
@@ -215,7 +226,7 @@ class _Table:
             return None
         if not isinstance(value, str) or (pattern and not pattern.fullmatch(value)):
             wanted = accepted or "letters, digits, '_', '-', '.' and spaces"
-            raise SpecError(f"{self._where(key)} = {value!r} cannot be used: write {wanted}")
+            raise SpecError(f"{self._where(key)} = {_shown(value)} cannot be used: write {wanted}")
         return value
 
     def number(self, key: str, limit: int = 1 << 32) -> int | None:
@@ -231,8 +242,8 @@ class _Table:
         least = 0 if key in _MAY_BE_ZERO else 1
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value < limit:
             raise SpecError(
-                f"{self._where(key)} = {value!r} cannot be used: write a whole number from {least} "
-                f"to {limit - 1}"
+                f"{self._where(key)} = {_shown(value)} cannot be used: write a whole number from "
+                f"{least} to {limit - 1}"
             )
         return value
 
@@ -247,6 +258,8 @@ class _Table:
             raise SpecError(
                 f"{self._where('active')} = {active!r} cannot be used: write high or low"
             )
+        if polarity and name is None and self._values:
+            raise SpecError(f"{self._where('pin')} is missing: add it, or leave [{self._name}] out")
         return None if name is None else Pin(name=name, active_low=active == "low")
 
 
@@ -257,14 +270,16 @@ def _check_keys(values: dict[str, Any]) -> None:
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)
             advice = f"did you mean {close[0]!r}?" if close else f"use {', '.join(sorted(known))}"
-            raise SpecError(f"unknown key {key!r}{where}: {advice}")
+            raise SpecError(f"unknown key {_shown(key)}{where}: {advice}")
 
     tables = _TABLES.keys() - {""}
     for key, value in values.items():
         check(key, _TABLES[""] | tables, "")
         if key in tables:
             if not isinstance(value, dict):
-                raise SpecError(f"{key} = {value!r} cannot be used: [{key}] is a table of keys")
+                raise SpecError(
+                    f"{key} = {_shown(value)} cannot be used: [{key}] is a table of keys"
+                )
             for inner in value:
                 check(inner, _TABLES[key], f" in [{key}]")
 
@@ -278,7 +293,8 @@ def _config(name: str, core: _Table, clock: _Table, base: Config | None) -> tupl
         base = Config(clk_hz=48_000_000, baud=DEFAULT_BAUD)
         if "clk_hz" not in core and clock_hz is not None:
             numbers["clk_hz"] = clock_hz
-    return (config := replace(base, name=name, **numbers)), clock_hz or config.clk_hz
+    config = replace(base, name=name, **numbers)
+    return config, config.clk_hz if clock_hz is None else clock_hz
 
 
 def _check_pins(board: Board) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hw.boards.configs import BOARDS_HELP, board_name, config_by_name
+from hw.boards.configs import CONFIGS_HELP, board_name, config_by_name
 from hw.spec import SpecError
 from sw.cli.commands import (
     EXIT_BAD_INPUT,
@@ -147,7 +147,7 @@ exit codes: {EXIT_OK} written, {EXIT_NO} does not fit the board (nothing is writ
     parser.add_argument(
         "--board",
         default=BOARD,
-        help=f"board to compile for: sim, {BOARDS_HELP} (default: {BOARD})",
+        help=f"board to compile for: sim, {CONFIGS_HELP} (default: {BOARD})",
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument(

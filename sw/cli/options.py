@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from hw.boards.configs import BOARDS, CONFIGS, board_name, config_by_name
+from hw.boards.configs import BOARDS, CONFIGS, CONFIGS_HELP, board_name, config_by_name
 from hw.protocol import spec_hash
 from hw.spec import Config, SpecError
 from sw.data import catalogue, inputs
@@ -29,7 +29,7 @@ from sw.shipped import NETWORK
 VIRTUAL = "sim"
 """Value of ``--board`` for the virtual board, a simulation of the gateware."""
 FIND = "auto"
-"""Value of ``--board`` given without a port, which means: search all USB serial ports."""
+"""Value of ``--board`` given without a port: search the USB serial ports of known boards."""
 
 
 def add_network(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +52,8 @@ def add_board(parser: argparse.ArgumentParser, *, several: bool = True) -> None:
         default=VIRTUAL,
         metavar="PORT",
         help="serial port; sim, or sim:BOARD for the configuration of another board "
-        f"({', '.join(BOARDS)}); {joined}without a value all USB ports are searched (default: sim)",
+        f"({CONFIGS_HELP}); {joined}without a value the USB ports of known boards are searched "
+        "(default: sim)",
     )
     parser.add_argument(
         "--baud", type=int, help="fastest rate to use, in bits per second (the board's own)"
@@ -95,7 +96,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> Any:
 def port_of(board: str, config: Config | None) -> str | None:
     """Return the ports to give :func:`sw.driver.group.open_boards` for a value of ``--board``.
 
-    If ``--board`` was given without a port, the result is None: all USB ports are searched. Plain
+    If ``--board`` was given without a port, the result is None: USB ports are searched. Plain
     ``sim`` becomes ``sim:BOARD`` if ``config``, the configuration that the network was exported
     for, is that of a known board (:mod:`hw.boards.configs`) and differs from that of ``sim``.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hw.boards.configs import BOARDS, config_by_name
+from hw.boards.configs import CONFIGS_HELP, config_by_name
 from hw.spec import Config, SpecError
 from sw.cli.commands import (
     EXIT_BAD_INPUT,
@@ -133,7 +133,7 @@ exit codes: {EXIT_OK} written, {EXIT_BAD_INPUT} bad input, {EXIT_DEVICE} no devi
         "--for",
         dest="target",
         metavar="BOARD",
-        help=f"show costs on this board: {', '.join(BOARDS)} (the one that it was exported for)",
+        help=f"show costs on this board: {CONFIGS_HELP} (the one that it was exported for)",
     )
     parser.add_argument(
         "--board",

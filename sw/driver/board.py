@@ -62,7 +62,7 @@ class Board(AnyBoard):
         Parameters
         ----------
         port : port as in :meth:`sw.driver.device.Device.open`, such as ``"/dev/ttyUSB0"`` for a
-            real board or ``"sim"`` for a virtual one; None looks for a board on all USB serial
+            real board or ``"sim"`` for a virtual one; None looks for a board on the USB serial
             ports.
         baud : fastest rate of the serial line to use, in bits per second; None means the rate that
             the board reports.

@@ -85,7 +85,7 @@ class Device:
         Parameters
         ----------
         port : path or name of a serial port. ``sim`` starts a virtual board, and ``sim:NAME`` one
-            with a configuration of :mod:`hw.boards.configs`. None looks for a board on all USB
+            with a configuration of :mod:`hw.boards.configs`. None looks for a board on the USB
             serial ports. A suffix such as ``?faults=1e-2`` injects transmission errors, see
             :mod:`sw.driver.faults`.
         baud : fastest rate of the serial line to use, in bits per second; None means the rate that

@@ -75,9 +75,10 @@ def self_test(
     )
     before = device.status()
     limit = config.baud if baud is None else baud
+    others = [pair for pair in rates(config, limit) if pair[0] != DEFAULT_BAUD]
     parts: list[tuple[str, Callable[[], tuple[bool | None, str]]]] = [
         (f"rate {rate}", partial(_rate, device, rng, rate, divisor))
-        for rate, divisor in ((DEFAULT_BAUD, 0), *reversed([*rates(config, limit)]))
+        for rate, divisor in ((DEFAULT_BAUD, 0), *reversed(others))
     ]
     parts.append(("rate in use", partial(_agree, device, limit)))
     parts += [

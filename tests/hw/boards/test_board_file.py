@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from hw.boards import configs
 from hw.boards.board_file import SHIPPED, Board, BoardFileError, Pin, load, memory_bits
 from hw.boards.configs import CONFIGS, board_name, config_by_name, load_board
 from hw.spec import SpecError
+from hw.tools.folders import ROOT
 
 MINE = """
 name = "mine"
@@ -123,6 +126,14 @@ def test_a_file_for_verilog_only_needs_no_more_than_a_name(tmp_path: Path) -> No
             "lanes = 512\nbanks = 8",
             r"max_payload_bytes = 512 cannot hold a row of the memory",
         ),
+        ("lanes = 16", f"lanes = 0x{'f' * 5000}", r"lanes = a number of 20000 bits cannot be used"),
+        (
+            "lanes = 16",
+            f"lanes = [{'0x' + 'f' * 5000}]",
+            r"\[core\] lanes = .{1,60} cannot be used",
+        ),
+        ("lanes = 16", f"{'x' * 500} = 1", r"unknown key 'x{56}\.\.\. in \[core\]"),
+        ('pin = "U18"', "", r"\[reset\] pin is missing: add it, or leave \[reset\] out"),
         ("lanes = 16", "baud = 0", r"\[core\] baud = 0 cannot be used: write a whole number from"),
         ("lanes = 16", "baud = 30_000_000", r"\[core\] baud = 30000000 is not supported: use at"),
         ("lanes = 16", "baud = 21_000_000", r"does not give the \[core\] baud of 21000000 baud"),
@@ -194,3 +205,19 @@ def test_any_bytes_are_used_or_refused(tmp_path_factory, content: bytes) -> None
     path.write_bytes(content)
     with pytest.raises(BoardFileError):
         load(path)
+
+
+DOCUMENT = (ROOT / "docs" / "any-fpga.md").read_text()
+
+
+def test_the_document_has_every_key_and_an_example_that_works(tmp_path: Path) -> None:
+    (example,) = re.findall(r"^```toml\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
+    board = load_board(str(written(tmp_path, example)))
+    assert board.tool == "vivado" and set(board.pins) == {"clk", "rst", "uart_rx", "uart_tx"}
+    rows = "".join(re.findall(r"^\| `.*$", DOCUMENT, re.MULTILINE))
+    tables = tomllib.loads(MINE.replace("[io]", '[led]\npin = "U16"\n[io]'))
+    for table, keys in tables.items():
+        if isinstance(keys, dict):
+            assert f"`[{table}]" in rows
+        assert all(f"{key}`" in rows for key in (keys if isinstance(keys, dict) else [table]))
+    assert all(f"`{name}`" in DOCUMENT for name in SHIPPED)

@@ -224,7 +224,7 @@ def test_own_folders_of_recordings_and_images(tmp_path: Path) -> None:
         place.write_bytes(bytes([5, 6, 0, 0, 1]))  # a recording that does not reach the margins
     found = catalogue.load(name=str(tmp_path / "events"), timesteps=3)
     assert found.test.images.shape == (6, 3, 2, 34, 34)
-    assert found.form.startswith("folders with 12 recordings, .bin of N-MNIST: sensor of a size that")
+    assert found.form.startswith("folders with 12 recordings, .bin of N-MNIST: sensor of a size")
     image = pytest.importorskip("PIL.Image")
     for part in ("train", "test"):
         for value, label in enumerate(("cat", "dog")):

@@ -75,6 +75,14 @@ def test_a_sound_board_passes() -> None:
     assert steps["memory WEIGHT"].detail == f"{size:,} bits, each with 6 patterns"
 
 
+def test_a_board_with_the_default_rate_only() -> None:
+    gateware = FakeGateware(replace(SMALL, baud=1_000_000))
+    identity = BoardIdentity(gateware.config, PROTOCOL_VERSION, spec_hash(gateware.config))
+    device = Device(Transport(FakePort(gateware)), identity)
+    names = [step.name for step in self_test(device, n_networks=0)]
+    assert names[:3] == ["identity", "rate 1000000", "rate in use"]
+
+
 def stuck_high(memory: bytearray) -> None:
     memory[35] |= 0x04
 
