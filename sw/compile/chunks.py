@@ -6,9 +6,9 @@ spikes and the weights of some of the input channels. A *chunk* is ``Config.chun
 a bank reads from its spike memory in one cycle. It consists of *pieces* of 16 bits each
 (:data:`hw.spec.PIECE_BITS`). A *granule* is 8 bits. :mod:`sw.compile.levels` explains levels.
 
-A *run* is the bits of one kernel row in one bank, which are contiguous in spike memory. Successive
-bits have successive rows of weights. If kernel columns share their weights, each position of the
-kernel row is a run of its own, because its rows of weights are the same as those of its neighbour.
+A *run* is the bits of one kernel row in one bank, which are contiguous in spike memory. Their rows
+of weights follow one another in the same order. If kernel columns share their weights, each
+position of the kernel row is a run of its own, because the weights of all begin at the same row.
 """
 
 from __future__ import annotations
