@@ -33,7 +33,7 @@ GATEWARE = Path(__file__).resolve().parents[1] / "hw"
 
 
 def _fingerprint(config: Config) -> str:
-    """Return a text that determines the gateware: all of its sources, and the configuration."""
+    """Return a text that determines the gateware: the configuration, and all of its sources."""
     sources = sorted(GATEWARE.rglob("*.py"))
     return "\0".join([repr(config), *(f"{path.name}\0{path.read_text()}" for path in sources)])
 

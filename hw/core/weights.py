@@ -1,4 +1,8 @@
-"""Weight memory: one row of ``lanes`` weights per cycle, which bounds the core's throughput."""
+"""Weight memory: one row of ``lanes`` weights per cycle, which bounds the core's throughput.
+
+A *job* is the computation of one output position of ``lanes`` channels at one timestep. An *event*
+(:mod:`hw.core.scan`) is one active input of a job, for which a row of weights is read.
+"""
 
 from collections.abc import Sequence
 
@@ -20,17 +24,18 @@ from hw.parts.pipeline import delayed, unreset
 from hw.spec import Config, SpecError
 
 GROUP_BITS = 72
-"""Bits of a row whose block RAMs share a set of address registers, so that the registers can be
-placed near them; a multiple of every column width."""
+"""Number of neighbouring bits of a row that are stored in block RAMs with a common set of address
+registers, which can be placed near them (:class:`BlockRows`). It is a multiple of every width that
+a block RAM can have."""
 
 
 def row_layout(config: Config) -> data.StructLayout:
-    """Return the layout of a row of weights on its way to the lanes.
+    """Return the layout of a row of weights on its way to the lanes, with its event's flags.
 
     ``weights`` has lane 0 in the lowest bits. ``add`` and ``last`` are as in
     :func:`hw.core.scan.event_layout`. If ``add`` is 0, the event only ends its job; ``weights`` is
-    then 0, too. With SPRAM and without a queue of sums, ``weights`` may have any value then, as the
-    lanes add only if ``add`` is set.
+    then 0, too. There is one exception: with SPRAM and without a queue of sums, ``weights`` may
+    then have any value, because the lanes add only if ``add`` is set.
     """
     return data.StructLayout(
         {
@@ -48,7 +53,7 @@ def word_layout(config: Config) -> data.StructLayout:
 
 
 def row_write_layout(config: Config) -> data.StructLayout:
-    """Return the layout of a row to write."""
+    """Return the layout of a row of weights to write: its index and its contents."""
     return data.StructLayout(
         {"row": range(config.weight_depth), "data": config.lanes * config.weight_bits}
     )
@@ -160,7 +165,7 @@ class WeightMemory(wiring.Component):
 
 
 def _ports(depth: int, row_bits: int) -> dict[str, wiring.Member]:
-    """Return the members of :class:`BlockRows`."""
+    """Return the members of :class:`BlockRows` for ``depth`` rows of ``row_bits`` bits, by name."""
     return {
         "move": In(1),
         "read_row": In(range(depth)),

@@ -53,7 +53,7 @@ class LayerReport:
 
 
 def _n_uses(n_in: int, kernel: int, stride: int, padding: int, n_out: int) -> NDArray[np.int64]:
-    """Return how often each of ``n_in`` inputs along one axis is read by ``n_out`` outputs.
+    """Return by how many of ``n_out`` outputs each of ``n_in`` inputs along one axis is read.
 
     The result has one number per input. The other arguments are those of the convolution.
     """

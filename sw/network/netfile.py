@@ -93,7 +93,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def _encode(value: Any, name: str, arrays: dict[str, NDArray] | None) -> Any:
-    """Convert a value to JSON, and collect the arrays in it in ``arrays``.
+    """Return a value as JSON, in which arrays are replaced by their names, and collect the arrays.
 
     Parameters
     ----------
@@ -312,6 +312,10 @@ def from_bytes(raw: bytes, program_type: type | None = None) -> NetworkFile:
     program_type : class of the compiled program (:class:`sw.compile.program.Program`); None leaves
         the program unread.
 
+    Returns
+    -------
+    The network, the program if it was read, and the checksum and size of the file.
+
     Raises
     ------
     NetworkFileError
@@ -446,6 +450,10 @@ def load(path: str | Path, program_type: type | None = None) -> NetworkFile:
     ----------
     program_type : class of the compiled program (:class:`sw.compile.program.Program`); None leaves
         the program unread.
+
+    Returns
+    -------
+    The network, the program if it was read, and the checksum and size of the file.
 
     Raises
     ------
