@@ -250,7 +250,11 @@ def session(
 def run_session(
     path: str, pid: int, kind: str, seed: int, expected: list[Inference], campaign: Campaign
 ) -> None:
-    """Run one session with faults of the given kind, and count in ``campaign`` how it ended."""
+    """Run one session with faults of the given kind, and count in ``campaign`` how it ended.
+
+    ``kind`` is one of :data:`SESSIONS`, and ``seed`` determines the faults. The other parameters
+    are those of :func:`session`.
+    """
     tally = campaign.tallies[kind]
     tally.n_sessions += 1
     kinds = (kind,) if kind in faults.KINDS else faults.KINDS

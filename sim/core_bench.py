@@ -1,4 +1,8 @@
-"""Test bench under cocotb that drives the core through its bus and reads back all results."""
+"""Test bench under cocotb that drives the core through its bus, and reads all results.
+
+The bus has several *streams*, such as "write" and "done", each of which carries *payloads*. The
+device's memories are read and written in *rows* (:class:`hw.protocol.Space`).
+"""
 
 from __future__ import annotations
 

@@ -191,9 +191,10 @@ class Banks(wiring.Component):
         m.d.comb += self.room.eq(room)
 
     def _collect(self, m: Module, banks: list[Bank]) -> None:
-        """Connect, from bank to bank, what the banks have read, and add up their counts of reads.
+        """Connect, from bank to bank, what was read for the host or the loader of descriptors.
 
-        The last bank's output is that of the chain.
+        Along the same chain, the numbers of rows of weights that the banks read are added up. The
+        last bank's output is that of the chain.
         """
         read, valid = banks[0].read.p, banks[0].read.valid
         n_real, n_tail = banks[0].reads.real, banks[0].reads.tail

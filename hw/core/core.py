@@ -86,14 +86,14 @@ class Core(wiring.Component):
         return m
 
     def _host_writes(self, space: Space) -> Value:
-        """Return whether the host writes a row of ``space`` in this cycle.
+        """Return whether the host writes a row of the memory ``space`` in this cycle.
 
-        It writes spikes at any time, and other spaces only while the core is idle.
+        It writes spikes at any time, and other memories only while the core is idle.
         """
         return self.bus.write.valid & (self.bus.write.p.address.space == space)
 
     def _abort(self, m: Module) -> Signal:
-        """Return a signal that resets everything that holds state of a run, when it is aborted.
+        """Return a signal that resets, if a run is aborted, everything that holds its state.
 
         It comes from a register, because it fans out across the core. It is high until nothing is
         left that one bank still has to hand on to another. The core counts as busy until then, and

@@ -110,9 +110,10 @@ class Merger(wiring.Component):
 class Fetch(wiring.Component):
     """Read what each slot asks for from spike memory, and queue the chunks with active inputs.
 
-    Of a chunk's window, only the first bits of each piece are inputs of the job: as many as the
-    layer's ``body_bits`` or ``tail_bits`` say (:class:`hw.protocol.Header`). The others are masked,
-    which means set to 0. The pipeline never stalls. ::
+    A read returns a window of ``chunk_bits`` bits. If it is a chunk, only the first bits of each
+    piece are inputs of the job: as many as the layer's ``body_bits`` or ``tail_bits`` say
+    (:class:`hw.protocol.Header`). The others are masked, which means set to 0. The pipeline never
+    stalls. ::
 
         F0 slot    F1-F6 spike memory    F7 masked    F8 silent chunks dropped    queue
 

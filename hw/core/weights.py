@@ -206,18 +206,10 @@ class BlockRows(wiring.Component):
     Such a part is a *group* of :data:`GROUP_BITS` neighbouring bits; a weight memory has a
     component of this class for each group.
 
-    Members
-    -------
-    move : the pipeline that contains this memory advances in this cycle.
-    read_row, read_en : row to read.
-    read_data : the row, :attr:`WeightMemory.LATENCY` cycles after it was asked for, counting only
-        cycles with ``move``; 0 if none was asked for.
-    write_row, write_data, write_en : row to write.
-
     With ``shapes``, the rows are divided into a few deep banks of narrow columns, see
     :func:`banks`. So the data of a column go to few block RAMs, one in each bank, and the
     multiplexer between the banks is small. Left to itself, synthesis would choose many shallow and
-    wide block RAMs; these need more wires than a device has that is full of them.
+    wide block RAMs; a device that is full of them does not have enough wires for that.
 
     Each group has address registers of its own, which can be placed near its block RAMs. Synthesis
     would merge the registers of two groups if both their reset values and their inputs were the
@@ -232,6 +224,15 @@ class BlockRows(wiring.Component):
     shapes : (depth, width in bits) that a block RAM can have, the deepest first; None leaves the
         shape to synthesis.
     number : index of the group in its row.
+
+    Members
+    -------
+    move : the pipeline that contains this memory advances in this cycle.
+    read_row, read_en : row to read, and whether to read in this cycle.
+    read_data : the row, :attr:`WeightMemory.LATENCY` cycles after it was asked for, counting only
+        cycles with ``move``; 0 if none was asked for.
+    write_row, write_data, write_en : row to write, its contents, and whether to write in this
+        cycle.
     """
 
     def __init__(
@@ -307,9 +308,10 @@ class BlockRows(wiring.Component):
 
 
 def spram_grid(config: Config) -> tuple[int, int]:
-    """Return how many SPRAMs weight memory takes: side by side for the bits of a row, and in depth.
+    """Return two numbers of SPRAMs of weight memory: those side by side, and those in depth.
 
-    The memory takes the product of both numbers.
+    SPRAMs lie side by side to hold all bits of a row, and in depth to hold all rows. The memory
+    takes the product of both numbers.
 
     Raises
     ------

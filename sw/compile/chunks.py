@@ -46,8 +46,9 @@ class Chunks:
     def pieces(self, config: Config) -> tuple[tuple[int, int, int], ...]:
         """Return three numbers for each piece of a chunk that ever holds inputs of the job.
 
-        They are the offset in bits of its first bit from that of the chunk, the number of its bits
-        that are inputs, and that number in the last iteration of the innermost loop.
+        They are the distance in bits from the chunk's first bit to the piece's first bit, the
+        number of the piece's bits that are inputs, and that number in the last iteration of the
+        innermost loop.
         """
         return tuple(
             (k * PIECE_BITS + self.piece_rows[k] * config.chunk_bits, body, tail)
@@ -90,7 +91,7 @@ def _gather_rows(
     """Return chunks that hold several short kernel rows each, one row in each piece.
 
     Return None if this is not possible: if a kernel row is not one run or does not fit a piece, if
-    a chunk could hold only one row, or if an offset exceeds its field of the header.
+    a chunk could hold only one row, or if an offset exceeds its field of the layer's descriptor.
 
     ``missing`` is 0 if every run begins at a granule (a multiple of 8 bits), else 8. In the latter
     case, up to 7 bits at the end of each piece cannot be used, because a piece is read from the

@@ -9,7 +9,7 @@ channels of a position lie side by side (T, H, W, C). The zero padding around a 
 neighbouring rows share it, and so do neighbouring timesteps. It is cleared once and never written.
 
 A layer is one pass through a nest of loops, its *levels*, here with the innermost first. A channel
-group is ``Config.lanes`` output channels, which are computed side by side::
+group is ``Config.lanes`` output channels, which are computed side by side, each in one *lane*::
 
     chunk of a run | kernel column, if shared | kernel row | pooling x | pooling y |
     interleaved positions and groups | timestep | channel group | x | y
@@ -32,8 +32,8 @@ The map that the host writes has two regions if there is room, so that the host 
 the device reads the other. Each region has descriptors of its own.
 
 A device that takes pixels (``Config.pixels``) runs the network's encoder as its first layer, on the
-bit-planes of the image. Each bank then has some of the planes, with all channels, and a copy of all
-weights of the encoder.
+bit-planes of the image, each of which is one bit of all pixels. Each bank then has some of the
+planes, with all channels, and a copy of all weights of the encoder.
 """
 
 from __future__ import annotations

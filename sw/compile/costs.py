@@ -122,8 +122,9 @@ def device_maps(network: Network, images: NDArray[np.uint8], spikes: Maps) -> li
     Parameters
     ----------
     images : uint8 images (C, H, W), at least as many as ``spikes`` has; any further ones are
-        ignored. If the network has an encoder, the bit-planes of each image are added to its maps,
-        under the name :data:`sw.compile.program.PIXELS`. Otherwise the images are not used.
+        ignored. If the network has an encoder, each image's bit-planes (one bit of all pixels each)
+        are added to its maps, under the name :data:`sw.compile.program.PIXELS`. Otherwise the
+        images are not used.
     spikes : spikes (N, T, C, H, W) of every map by name, for N images.
     """
     n_images = len(next(iter(spikes.values())))

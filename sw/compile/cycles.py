@@ -230,7 +230,7 @@ class _Bank:
 
 
 def layer_cycles(plan: LayerPlan, active: NDArray[np.int64], config: Config) -> int:
-    """Return the number of cycles that a layer takes, with the loading of its descriptor.
+    """Return the number of cycles that a layer takes, including the loading of its descriptor.
 
     Parameters
     ----------

@@ -144,7 +144,7 @@ def _too_large(network: Network, config: Config) -> str:
 
 
 def board_report(network: Network, config: Config) -> BoardReport:
-    """Return whether ``network`` fits a device built with ``config``, and how full it would be.
+    """Return whether ``network`` fits a device built with ``config``, and how full that would be.
 
     If it does not fit, the report says why, and which changes would make it fit.
     """
@@ -163,7 +163,7 @@ def board_report(network: Network, config: Config) -> BoardReport:
 
 
 def all_boards(network: Network) -> list[BoardReport]:
-    """Return a report for every known board, each built for the network's width of weights."""
+    """Return a report for every known board, with gateware for the network's width of weights."""
     return [
         board_report(network, CONFIGS[name].with_weight_bits(network.weight_bits))
         for name in BOARDS

@@ -156,7 +156,7 @@ def interleaved(
     column, row, group : loops over all output columns, rows and channel groups.
     time : the loop over timesteps.
     turns : numbers of columns, rows and groups whose jobs are interleaved.
-    n_children : number of positions of a pooling window.
+    n_children : number of positions of a pooling window, each of which needs a membrane slot.
     """
 
     def in_turns(level: Level, n: int, slot: int) -> Level:

@@ -1,7 +1,8 @@
 """Compilation of one layer: its loop nest, and its rows of weights and parameters.
 
 :mod:`sw.compile.levels` explains levels and jobs, :mod:`sw.compile.chunks` chunks, pieces and runs,
-:mod:`sw.compile.rows` rows, channel groups and lanes. The *fire unit* of the core updates neurons.
+:mod:`sw.compile.rows` rows, channel groups and lanes. The *fire unit* of the core updates neurons;
+a *membrane slot* keeps the membranes of one job's neurons until their next timestep.
 """
 
 from __future__ import annotations

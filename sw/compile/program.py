@@ -75,7 +75,7 @@ class Placement:
 
     @property
     def bank_channels(self) -> int:
-        """Largest number of channels of the map that a bank has."""
+        """Number of channels of the map in the bank that has most of them."""
         return len(self.order) if self.by_plane else -(-len(self.order) // self.banks)
 
     @property
@@ -119,7 +119,7 @@ class Placement:
 
     @property
     def bank_inputs(self) -> tuple[tuple[int, ...], ...]:
-        """Channels of the map whose weights a bank has, for each bank."""
+        """For each bank, the channels of the map whose weights this bank has."""
         if self.by_plane:
             return (self.order,) * self.banks
         return tuple(self.order[bank :: self.banks] for bank in range(self.banks))
@@ -138,9 +138,9 @@ class Placement:
         return bank, self.base + step * self.plane + y * self.row + x * self.pixel + bit
 
     def bank_bits(self, spikes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the bits (banks, n_bits) of the region that holds ``spikes`` (T, C, H, W).
+        """Return the contents of the map's region if the map is ``spikes`` (T, C, H, W).
 
-        All of them are 0 or 1.
+        The result is an array (banks, n_bits) of 0 and 1, like ``spikes``.
 
         Raises
         ------
@@ -227,7 +227,7 @@ class Program:
         (:class:`hw.protocol.Space`).
     placements : regions of spike memory by name of the map.
     inputs : regions that the host writes before a run, one per buffer; the first is in
-        ``placements``.
+        ``placements``. With two, the host can fill one while the device reads the other.
     entries : for each of ``inputs``, the row of :attr:`hw.protocol.Space.WEIGHT` at which the
         descriptors begin that a run on this input uses.
     layers : how each layer runs; the first one is the encoder if ``pixels`` is true.

@@ -184,9 +184,9 @@ def proved_bounds(network: Network) -> dict[str, Bounds]:
     """Return bounds of each layer's accumulators, membranes and logits, by name of the layer.
 
     A layer has one lower and one upper bound, for all of these values together. No input makes a
-    value exceed them (:mod:`sw.network.bounds`). The encoder, the layer that
-    reads pixels, is left out: the host computes it in 64 bits. For a device that computes the
-    encoder itself, :mod:`sw.compile.compiler` determines the bounds.
+    value exceed them (:mod:`sw.network.bounds`). The encoder, the layer that reads pixels, is left
+    out: the host computes it in 64 bits. For a device that computes the encoder itself,
+    :mod:`sw.compile.compiler` determines the bounds.
     """
     return {layer.name: layer_bounds(layer, network.timesteps) for layer in network.layers}
 
@@ -302,10 +302,9 @@ def _integer_thresholds(
 def _output_scale(weight: Float, bias: Float, low: int, high: int, param_max: int) -> float:
     """Choose the scale of an output layer, one number for all classes.
 
-    It is the one of several candidates with the least squared error of the layer's weights.
-
-    ``low`` and ``high`` are the least and largest integer weight, and ``param_max`` is the largest
-    integer bias.
+    It is the one of several candidates with the least squared error of the layer's weights. ``low``
+    and ``high`` are the least and largest integer weight, and ``param_max`` is the largest integer
+    bias.
     """
     largest = float(np.abs(weight).max()) or 1.0
     floor = float(np.abs(bias).max()) / param_max

@@ -377,6 +377,10 @@ def _decode_document(
     program_type : class of the compiled program; None leaves the program unread.
     sha256, n_bytes : checksum and size of the file, passed on to the result.
 
+    Returns
+    -------
+    The network, the program if it was read, and the checksum and size of the file.
+
     Raises
     ------
     ContentError
