@@ -41,6 +41,10 @@ def run_network(
     stall : probability per cycle that a stream of the core's bus waits.
     seed : seed of these stalls; random by default.
 
+    Returns
+    -------
+    Paths of the simulation's log and waveform. Everything that was compared is equal.
+
     Raises
     ------
     sim.runner.CocotbError

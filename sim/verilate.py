@@ -88,7 +88,7 @@ def compiler() -> str:
 
 
 def environment(**make_variables: str) -> dict[str, str]:
-    """Return environment variables for ``verilator`` and the make files that it writes.
+    """Return all environment variables for ``verilator`` and the make files that it writes.
 
     The wheel's executable comes before any other Verilator on the path, because cocotb needs a
     newer one than distributions ship. Variables for make correct two faults of the wheel's make

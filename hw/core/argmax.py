@@ -14,7 +14,7 @@ class Argmax(wiring.Component):
     """Find the index of the largest logit, the first if several are equal.
 
     The logits are in parameter memory, ``fire_lanes`` of them per row. The search takes two
-    cycles per logit, and :attr:`hw.spec.Config.param_latency` cycles per row.
+    cycles per logit, and another :attr:`hw.spec.Config.param_latency` cycles per row.
 
     Members
     -------

@@ -1,4 +1,9 @@
-"""The fire unit, which updates neurons: leak, threshold, reset, residual gate and OR-pooling."""
+"""The fire unit, which updates neurons: leak, threshold, reset, residual gate and OR-pooling.
+
+A *job* is the computation of one output position of one group of ``lanes`` output channels at one
+timestep (:class:`hw.core.core.Core`). A *beat* is ``fire_lanes`` of its neurons, which are updated
+in the same cycle. A *bit-plane* is one bit of every pixel of an image.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +25,10 @@ from hw.spec import GRANULE_BITS, Config, Gate, Leak, Reset
 
 @dataclass(frozen=True, kw_only=True)
 class _Beat:
-    """A beat (``fire_lanes`` neurons of a job) at stage B0 of the :class:`FireUnit`.
+    """A beat (``fire_lanes`` neurons of a job) at stage B0 of the :class:`FireUnit`'s pipeline.
 
-    ``index`` is its index in the job; ``begins`` and ``last`` mark the job's first and last beat.
+    ``valid`` is high if there is a beat in this cycle, and ``index`` is its index in ``job``.
+    ``begins`` and ``last`` mark the job's first and last beat.
     """
 
     job: Any
@@ -31,7 +37,7 @@ class _Beat:
     begins: Value
     last: Value
     read_job: Any
-    """The job, at the stage in which the membrane is read; see :class:`FireUnit`."""
+    """The job, at the stage in which the membrane is read: BR, or B0 if not ``full_neurons``."""
     read_index: Value
     """The beat's index in the job, at that stage."""
 
@@ -52,7 +58,7 @@ class FireUnit(wiring.Component):
 
     The neurons that are updated in one cycle are a *beat* of their job. Jobs begin in order, when
     their sums are complete, and at least ``header.spacing`` cycles apart. The arithmetic of a
-    neuron is defined in :mod:`hw.spec`. ::
+    neuron is defined in :mod:`hw.spec`. The stages of the pipeline, of one cycle each, are::
 
         A   parameters and sums asked for
         BR  membrane read (in B0 if not full_neurons); it arrives a cycle later
@@ -80,7 +86,8 @@ class FireUnit(wiring.Component):
     sums : sums of jobs, beat by beat, with the spikes of the residual block's shortcut (identity
         spikes).
     jobs : jobs; each is taken with its last beat.
-    param_row, param_en, params : row of parameter memory to read, and its biases and thresholds.
+    param_row, param_en, params : row of parameter memory to read, whether it is read in this cycle,
+        and its biases and thresholds, :attr:`hw.spec.Config.param_latency` cycles later.
     spikes : spikes to write into the banks.
     result_index, result, result_en : logits of an output layer; the index counts rows from the
         first result.
@@ -123,10 +130,10 @@ class FireUnit(wiring.Component):
         return m
 
     def _begin_jobs(self, m: Module) -> Signal:
-        """Return a signal that is high in the cycle in which a job begins.
+        """Return a signal that is high in each cycle in which a job begins.
 
-        A job begins when its sums are complete and at least ``spacing`` cycles have passed since
-        the job before it began.
+        A job begins when its sums are complete and at least ``header.spacing`` cycles have passed
+        since the job before it began.
         """
         h = self.header
         free, begin = Signal(init=1), Signal()
@@ -144,7 +151,10 @@ class FireUnit(wiring.Component):
         return begin
 
     def _ask(self, m: Module, begin: Value) -> _Beat:
-        """Ask for parameters and sums beat by beat (stage A); return the beat at stage B0."""
+        """Ask for parameters and sums beat by beat, at stage A; return the beat at stage B0.
+
+        ``begin`` is high in each cycle in which a job begins.
+        """
         config, head = self._config, self.jobs.p
         index = Signal(range(max(config.fire_beats, 2)))
         continues, active, last = Signal(), Signal(), Signal()
@@ -176,10 +186,11 @@ class FireUnit(wiring.Component):
         )
 
     def _outcomes(self, m: Module, beat: _Beat) -> tuple[Value, Value]:
-        """Return the output bits of a beat at stage B3: if the neurons are quiet, and if they fire.
+        """Return a beat's output bits at stage B3, in two versions of one bit per neuron.
 
-        They are computed for both cases in advance, so that only a choice is left when it is known
-        which neurons fire. Gate and mask (which clears lanes without a channel) are applied.
+        The first holds if the neuron is quiet, the second if it fires. Both are computed in
+        advance, so that only a choice is left when it is known which neurons fire. The gate is
+        applied, and bits of lanes without a channel are 0.
         """
         config, h = self._config, self.header
         n_lanes = config.fire_lanes
@@ -209,8 +220,9 @@ class FireUnit(wiring.Component):
     ) -> tuple[memory.ReadPort, memory.WritePort]:
         """Add a memory with one value for each neuron whose membrane is kept; return its ports.
 
-        It has a row per beat of every membrane slot (:attr:`hw.spec.Config.membrane_slots`). The
-        read port reads ``row``.
+        It has a row for each beat of every job whose membranes are kept
+        (:attr:`hw.spec.Config.membrane_slots`). Beside the values, a row has ``n_flags`` flags,
+        which tell whether the neurons fired. The read port reads ``row``.
         """
         config = self._config
         layout = data.StructLayout(
@@ -227,9 +239,9 @@ class FireUnit(wiring.Component):
         return read, write
 
     def _update(self, m: Module, beat: _Beat, plane1: Value) -> Value:
-        """Update the membranes of a beat; return which of its neurons fire, at stage B3.
+        """Update the membranes of a beat; return one bit per neuron at stage B3: whether it fires.
 
-        ``plane1`` tells, at stage B1, whether the job adds up bit-planes.
+        ``plane1`` tells, at stage B1, whether the job adds up bit-planes; then nothing fires.
         """
         config, h = self._config, self.header
         membrane_shape = signed(config.membrane_bits)
@@ -342,7 +354,7 @@ class FireUnit(wiring.Component):
         return fires
 
     def _write_logits(self, m: Module, beat: _Beat) -> None:
-        """Write the logits of an output layer, at stage B2."""
+        """Write the logits of a beat, in an output layer, at stage B2."""
         index = (beat.job.target + beat.index)[: len(self.result_index)]
         m.d.comb += [
             self.result_en.eq(delayed(m, beat.valid, 2, reset=True) & self.header.output),

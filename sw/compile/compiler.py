@@ -1,14 +1,15 @@
 """Compilation of an integer network into the contents of a device's memories. NumPy only.
 
-The device has several banks (:class:`hw.spec.Config`). Each bank stores and processes some of the
-channels of every map of spikes; :mod:`sw.compile.deal` decides which. All banks run the same loops
-and use the same addresses.
+A *map* is the spikes (T, C, H, W) that one layer writes or the host sends. The device has several
+*banks* (:class:`hw.spec.Config`). Each bank stores and processes some of the channels of every map;
+:mod:`sw.compile.deal` decides which. All banks run the same loops and use the same addresses.
 
 Every map of spikes has a region of spike memory. In it, all timesteps follow one another, and the
 channels of a position lie side by side (T, H, W, C). The zero padding around a map is stored, too:
 neighbouring rows share it, and so do neighbouring timesteps. It is cleared once and never written.
 
-A layer is one pass through a loop nest, innermost level first::
+A layer is one pass through a nest of loops, its *levels*, here with the innermost first. A channel
+group is ``Config.lanes`` output channels, which are computed side by side, each in one *lane*::
 
     chunk of a run | kernel column, if shared | kernel row | pooling x | pooling y |
     interleaved positions and groups | timestep | channel group | x | y
@@ -17,6 +18,9 @@ A run is all the bits of a kernel row, which are contiguous; if kernel columns s
 one position of the row. A chunk is what a bank reads in one cycle (:mod:`sw.compile.chunks`). If
 the map that the host writes has few channels, its rows are placed at such a distance that one chunk
 holds several short runs, one below the other.
+
+The jobs (one position, group and timestep each) of some positions and groups are interleaved, see
+:class:`sw.compile.levels.Turns`.
 
 Weights are stored in the order in which they are used: (y, x, group, timestep, kernel row, kernel
 column, channel). Each entry is one row of ``lanes`` weights, for as many output channels. If
@@ -28,8 +32,8 @@ The map that the host writes has two regions if there is room, so that the host 
 the device reads the other. Each region has descriptors of its own.
 
 A device that takes pixels (``Config.pixels``) runs the network's encoder as its first layer, on the
-bit-planes of the image. Each bank then has some of the planes, with all channels, and a copy of all
-weights of the encoder.
+bit-planes of the image, each of which is one bit of all pixels. Each bank then has some of the
+planes, with all channels, and a copy of all weights of the encoder.
 """
 
 from __future__ import annotations
@@ -59,6 +63,10 @@ def compile_network(network: Network, config: Config, *, pixels: bool = True) ->
     pixels : let the device compute the encoder, the layer that turns pixels into spikes, if the
         device takes pixels and the encoder fits it. Otherwise the host computes the encoder and
         sends spikes.
+
+    Returns
+    -------
+    The bytes of the device's memories, and what the driver needs to know to use them.
 
     Raises
     ------
@@ -98,7 +106,10 @@ def _can_run_encoder(network: Network, config: Config) -> bool:
 
 
 class _Compiler:
-    """Compilation of one network for one device configuration, and the memories so far."""
+    """Compilation of one network for one device configuration.
+
+    It collects the contents of the device's memories, to which each compiled layer adds its own.
+    """
 
     def __init__(self, network: Network, config: Config, *, pixels: bool):
         self.network = network
@@ -165,7 +176,7 @@ class _Compiler:
         )
 
     def _compile_layer(self, n: int) -> LayerPlan:
-        """Compile layer ``n`` and return its plan.
+        """Compile layer ``n``, counted from 0, and return how the core runs it.
 
         Its rows of weights and parameters are appended to the memories, and what its descriptors
         hold to ``descriptors``.

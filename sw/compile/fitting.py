@@ -10,6 +10,7 @@ import numpy as np
 from hw.boards.configs import BOARDS, CONFIGS, board_name, is_known
 from hw.spec import Config, signed_range
 from sw.compile.compiler import compile_network
+from sw.compile.nest import lacking_neurons
 from sw.compile.program import FitError
 from sw.network.network import Layer, Network
 
@@ -19,12 +20,15 @@ class BoardReport:
     """Result of checking whether a network fits a board, with remedies if it does not fit."""
 
     board: str
+    """Name of the board, as the option ``--board`` takes it."""
     fits: bool
     usage: dict[str, tuple[int, int]]
     """(needed, available) for each memory; if the network does not fit, only for what is too small.
     """
     problem: str | None = None
+    """Why the network does not fit; None if it fits."""
     remedies: tuple[str, ...] = ()
+    """Changes as texts, each of which would make it fit (:func:`remedies`)."""
 
 
 def _with_layers(network: Network, layers: Iterable[Layer], bits: int) -> Network:
@@ -81,8 +85,8 @@ def _coarser(layer: Layer) -> Iterator[tuple[str, Layer]]:
 def _coarser_fit(network: Network, config: Config) -> str | None:
     """Return a text that says which layers must share weights so that the network fits.
 
-    Layers are taken in the order of their size, the largest first, until the network fits. Return
-    None if it does not fit even with shared weights in all layers.
+    Layers are taken in the order of their number of weights, the largest first, until the network
+    fits. Return None if it does not fit even with shared weights in all layers.
     """
     layers = {layer.name: layer for layer in network.layers}
     changes: list[str] = []  # the coarsest granularity of each layer before this one
@@ -133,6 +137,9 @@ def remedies(network: Network, config: Config) -> tuple[str, ...]:
     again with narrower weights if necessary. If nothing helps, the only text says that the network
     must be smaller, and where.
     """
+    lacking = [text for layer in network.layers if (text := lacking_neurons(layer, config))]
+    if lacking:
+        return (lacking[0].split("; ")[1],)
     found = []
     present = min(network.weight_bits, config.weight_bits)
     configs = {bits: config.with_weight_bits(bits) for bits in (8, 4, 2) if bits <= present}
@@ -223,7 +230,10 @@ def _needs(network: Network, config: Config) -> list[str]:
 
 
 def board_report(network: Network, config: Config) -> BoardReport:
-    """Check whether ``network`` fits a device built with ``config``, and find remedies if not."""
+    """Return whether ``network`` fits a device built with ``config``, and how full that would be.
+
+    If it does not fit, the report says why, and which changes would make it fit.
+    """
     board = board_name(config)
     try:
         program = compile_network(network, config)

@@ -170,7 +170,7 @@ def simulate(
     keep_spikes: bool = False,
     batch: int = 100,
 ) -> FloatTrace:
-    """Run a folded network on images in float64, and return its logits.
+    """Run a folded network on images in float64, and return its logits, and its spikes if wanted.
 
     The result is the same on any machine, because all weighted sums are exact (:func:`exact`).
 

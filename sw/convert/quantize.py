@@ -183,11 +183,12 @@ def measure(network: Network, split: Split) -> Network:
 
 
 def proved_bounds(network: Network) -> dict[str, Bounds]:
-    """Return the bounds of every layer's accumulators, membranes and logits, by name of the layer.
+    """Return bounds of each layer's accumulators, membranes and logits, by name of the layer.
 
-    No input makes a value exceed the bounds (:mod:`sw.network.bounds`). The encoder, the layer that
-    reads pixels, is left out: the host computes it in 64 bits. For a device that computes the
-    encoder itself, :mod:`sw.compile.compiler` determines the bounds.
+    A layer has one lower and one upper bound, for all of these values together. No input makes a
+    value exceed them (:mod:`sw.network.bounds`). The encoder, the layer that reads pixels, is left
+    out: the host computes it in 64 bits. For a device that computes the encoder itself,
+    :mod:`sw.compile.compiler` determines the bounds.
     """
     return {layer.name: layer_bounds(layer, network.timesteps) for layer in network.layers}
 
@@ -303,10 +304,11 @@ def _integer_thresholds(
 
 
 def _output_scale(weight: Float, bias: Float, low: int, high: int, param_max: int) -> float:
-    """Choose the scale of an output layer: the one with the least squared error of its weights.
+    """Choose the scale of an output layer, one number for all classes.
 
-    ``low`` and ``high`` are the least and largest integer weight, and ``param_max`` is the largest
-    integer bias.
+    It is the one of several candidates with the least squared error of the layer's weights. ``low``
+    and ``high`` are the least and largest integer weight, and ``param_max`` is the largest integer
+    bias.
     """
     largest = float(np.abs(weight).max()) or 1.0
     floor = float(np.abs(bias).max()) / param_max
@@ -318,7 +320,8 @@ def _output_scale(weight: Float, bias: Float, low: int, high: int, param_max: in
 def _squared_error(weight: Float, scale: Float, low: int, high: int) -> Float:
     """Return the squared error of weights quantised with ``scale``, summed over the last axis.
 
-    The integer weights are clipped to the range from ``low`` to ``high``.
+    The result has one number for each of the other axes' entries. ``scale`` can be broadcast to
+    ``weight``. The integer weights are clipped to the range from ``low`` to ``high``.
     """
     return ((np.rint(weight / scale).clip(low, high) * scale - weight) ** 2).sum(axis=-1)
 

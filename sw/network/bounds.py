@@ -22,7 +22,10 @@ from sw.network.network import Layer
 
 @dataclass(frozen=True)
 class Bounds:
-    """Smallest and largest value of a set of registers; the function that returns it says which."""
+    """Bounds of the values of a set of registers: all lie from ``low`` to ``high``.
+
+    The function that returns the bounds says which registers they are.
+    """
 
     low: int
     high: int
@@ -34,10 +37,11 @@ class Bounds:
 
 
 def drive_bounds(layer: Layer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the smallest and the largest weighted sum of every neuron's inputs, without bias.
+    """Return, for every neuron, the smallest and the largest weighted sum of its inputs.
 
-    The inputs are 0 or 1. Both arrays have the axes (t, y, x, o); those of t, y and x have length 1
-    where weights are shared.
+    The inputs are 0 or 1, and the bias is not included. Both results are arrays with the axes
+    (t, y, x, o): timestep, position and output channel. Those of t, y and x have length 1 where
+    weights are shared.
     """
     repeats = 1
     for axis, length in ((5, layer.kernel[0]), (6, layer.kernel[1])):
@@ -50,17 +54,17 @@ def drive_bounds(layer: Layer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def bank_bounds(layer: Layer, timesteps: int, inputs: Sequence[Sequence[int]]) -> Bounds:
-    """Return bounds of the sums that any bank of a device accumulates by itself.
+    """Return one pair of bounds, for all banks of a device, of the sums that they accumulate.
 
     A bank (:class:`hw.spec.Config`) adds up the weights of its own input channels, for one neuron
     and one timestep; in an output layer, for all timesteps. The inputs are 0 or 1, even in a layer
-    that reads pixels: a bank adds up one bit-plane at a time, and the sums of several planes are
-    combined behind the banks.
+    that reads pixels: a bank adds up one bit-plane (one bit of every pixel) at a time, and the sums
+    of several planes are combined behind the banks.
 
     Parameters
     ----------
     timesteps : number of timesteps of the network.
-    inputs : input channels of each bank.
+    inputs : for each bank, its input channels.
     """
     least = most = 0
     for channels in inputs:
@@ -74,7 +78,7 @@ def bank_bounds(layer: Layer, timesteps: int, inputs: Sequence[Sequence[int]]) -
 
 
 def layer_bounds(layer: Layer, timesteps: int, input_max: int = 1) -> Bounds:
-    """Return bounds of all values that a register can hold while the device computes a layer.
+    """Return one pair of bounds, for all neurons of a layer, of the values that registers can hold.
 
     The values are the accumulators (sums of some of the weights), the membranes before and after
     the reset, their differences from the threshold, and the logits. The inputs are any integers
@@ -115,7 +119,10 @@ def layer_bounds(layer: Layer, timesteps: int, input_max: int = 1) -> Bounds:
 
 
 def _carried_over(layer: Layer, membrane: NDArray[np.int64], fired: int) -> NDArray[np.int64]:
-    """Return what membranes, after the reset, contribute to the next timestep of a layer."""
+    """Return what membranes, after the reset, contribute to the next timestep of a layer.
+
+    ``fired`` is 1 if all these neurons have just fired, 0 if none has.
+    """
     assert layer.threshold is not None
     threshold = layer.threshold.astype(np.int64)
     return carried_over(membrane, fired, threshold, layer.reset, layer.leak, *layer.leak_shifts)
@@ -128,10 +135,12 @@ def _interval(
     quiet: Callable[[NDArray[np.int64]], NDArray[np.int64]],
     fired: Callable[[NDArray[np.int64]], NDArray[np.int64]],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the interval of the values to which membranes from ``low`` to ``high`` change.
+    """Return, for each neuron, the interval to which its membranes from ``low`` to ``high`` change.
 
     A membrane ``u`` changes to ``quiet(u)`` below the threshold, and to ``fired(u)`` from there on.
-    Both functions are monotone.
+    Both functions are monotone, so that the ends of the interval follow from the ends of the old
+    one and the values at the threshold. The result is the array of the intervals' lower ends, and
+    that of the upper ends.
     """
     may_fire, may_rest = high >= threshold, low < threshold
     quiet_low, quiet_high = quiet(low), quiet(np.minimum(high, threshold - 1))
