@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hw.boards.configs import BOARDS, CONFIGS, board_name, config_by_name
-from hw.spec import N_PLANES, Config, Gate
+from hw.spec import N_PLANES, Config, Gate, Leak, Reset
 from sw.compile import costs, fitting
 from sw.compile.compiler import compile_network
 from sw.compile.program import PIXELS, FitError
@@ -256,3 +258,19 @@ def test_a_board_built_for_narrower_weights_is_a_remedy() -> None:
     rows = compile_network(network, ROOMY.with_weight_bits(4)).usage()["weight"][0]
     config = dataclasses.replace(ROOMY.with_weight_bits(8), weight_depth=rows * 3 // 4)
     assert fitting.board_report(network, config).remedies[0] == "--bits 4 --board sim/w4"
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        ({"reset": Reset.DELAYED}, "train with reset = 'SOFT'"),
+        ({"leak": Leak.SUBTRACT, "leak_shift": 3, "finer_shifts": (5,)}, "finer_shifts = ()"),
+    ],
+)
+def test_neurons_that_a_small_board_lacks(change: dict[str, Any], remedy: str) -> None:
+    network = random_network(5, encoder=False, n_layers=2, weight_bits=4, full_neurons=False)
+    network = replace(network, layers=(replace(network.layers[0], **change), *network.layers[1:]))
+    assert compile_network(network, CONFIGS["ulx3s-25f"].with_weight_bits(4)).layers
+    report = fitting.board_report(network, CONFIGS["icebreaker"])
+    assert report.problem is not None and network.layers[0].name in report.problem
+    assert len(report.remedies) == 1 and report.remedies[0].endswith(remedy)
