@@ -102,20 +102,22 @@ def _require(ok: bool, problem: str) -> None:
 
 
 def _axes(values: Any, n_axes: int) -> list[int]:
-    """Return a module's size, stride or padding as [vertical, horizontal].
-
-    ``n_axes`` is 2, or 1 for a module of one axis, whose maps have height 1. A vertical number that
-    a module of one axis lacks is that of a kernel of height 1, and is set by the caller.
-    """
+    """Return a module's size, stride or padding as a list with a number for each of its axes."""
     numbers = list(values) if isinstance(values, Sequence) else [values] * n_axes
     return [int(n) for n in numbers]
 
 
 def _sizes(values: Any, n_axes: int, fill: int) -> list[int]:
+    """Return a module's size, stride or padding as [vertical, horizontal].
+
+    Maps of modules of one axis have height 1; ``fill`` is the vertical number of these.
+    """
     return [fill] * (2 - n_axes) + _axes(values, n_axes)
 
 
 def _convolution(n_axes: int) -> Callable[[Any, str], list[Entry]]:
+    """Return the converter of convolutions with ``n_axes`` axes."""
+
     def convert(module: Any, name: str) -> list[Entry]:
         _require(
             module.padding_mode == "zeros",
@@ -149,6 +151,8 @@ def _norm(module: Any, name: str) -> list[Entry]:
 
 
 def _max_pool(n_axes: int) -> Callable[[Any, str], list[Entry]]:
+    """Return the converter of max pooling with ``n_axes`` axes."""
+
     def convert(module: Any, name: str) -> list[Entry]:
         _require(
             all(d == 1 for d in _axes(module.dilation, n_axes)),
@@ -161,6 +165,8 @@ def _max_pool(n_axes: int) -> Callable[[Any, str], list[Entry]]:
 
 
 def _average_pool(n_axes: int) -> Callable[[Any, str], list[Entry]]:
+    """Return the converter of average pooling with ``n_axes`` axes."""
+
     def convert(module: Any, name: str) -> list[Entry]:
         entry = _pool("average", module, name, n_axes)
         divisor = getattr(module, "divisor_override", None)
@@ -187,11 +193,13 @@ def _pool(kind: str, module: Any, name: str, n_axes: int) -> Entry:
 
 
 def _adaptive_pool(kind: str, n_axes: int) -> Callable[[Any, str], list[Entry]]:
+    """Return the converter of adaptive ``"max"`` or ``"average"`` pooling with ``n_axes`` axes."""
+
     def convert(module: Any, name: str) -> list[Entry]:
         _require(not getattr(module, "return_indices", False), "return_indices cannot be mapped")
         output = module.output_size
         sizes = list(output) if isinstance(output, Sequence) else [output] * n_axes
-        # None stands for the size of the input, which 0 says in a topology.
+        # PyTorch's None, the size of the input, is 0 in a topology.
         return [
             {"pool": kind, "name": name, "output": [1] * (2 - n_axes) + [n or 0 for n in sizes]}
         ]
@@ -219,6 +227,8 @@ def _is_step(function: Any, fires_at_zero: bool) -> bool:
 
 
 def _jelly(kind: str) -> Callable[[Any, str], list[Entry]]:
+    """Return the converter of SpikingJelly's neurons of a kind in topologies, such as ``"LIF"``."""
+
     def convert(module: Any, name: str) -> list[Entry]:
         _require(
             _is_step(module.surrogate_function, True),
@@ -249,6 +259,7 @@ def _jelly(kind: str) -> Callable[[Any, str], list[Entry]]:
 
 
 def _snn_leaky(module: Any, name: str) -> list[Entry]:
+    """Convert snnTorch's ``Leaky``, whose threshold, beta and reset are in the state dict."""
     _require(
         not module.inhibition,
         "inhibition=True lets only one neuron fire; the device's neurons do not inhibit each other",

@@ -47,6 +47,8 @@ from sw.network.network import IMAGE
 
 NESTED = ("state_dict", "model", "net", "model_state_dict")
 """Keys under which training scripts store the state dict in their checkpoints."""
+NEURON_ENTRIES = {"IF": set(), "LIF": {"tau", "decay_input"}, "PLIF": {"decay_input"}}
+"""Entries that a layer of SpikingJelly's neurons may have besides threshold and reset, by kind."""
 MAX_FLOAT = float(np.finfo(np.float64).max)
 """Largest finite float64."""
 
@@ -316,6 +318,8 @@ class _Builder:
         divisor, ceil = layer.get("divisor"), layer.get("ceil", False)
         if divisor is not None and (type(divisor) is not int or divisor < 1):
             raise ExchangeError(f"divisor {divisor!r} must be a whole number of at least 1")
+        if divisor is not None and layer["pool"] != "average":
+            raise ExchangeError("only average pooling takes a divisor")
         if type(ceil) is not bool:
             raise ExchangeError(f"ceil {ceil!r} must be true or false")
         return Pool(
@@ -366,6 +370,9 @@ class _Builder:
             gain = 1 / tau if layer.get("decay_input", True) else 1.0
         elif kind != "IF":
             raise ExchangeError(f"neuron {kind!r} is not supported; the device has IF and LIF")
+        extra = set(layer) & {"tau", "decay_input"} - NEURON_ENTRIES[kind]
+        if extra:
+            raise ExchangeError(f"{kind} neurons take no {', '.join(sorted(extra))}")
         threshold = (_number(layer, "threshold", 1.0) - rest) / gain
         return neurons(threshold, decay, soft=soft, strict=False, nearest=self.nearest_leak)
 
@@ -377,6 +384,11 @@ class _Builder:
         and ``"subtract"`` subtracts the threshold after the leak.
         """
         name = str(layer["neuron"])
+        extra = set(layer) - {"neuron", "name"}
+        if extra:
+            raise ExchangeError(
+                f"snnTorch's neurons take no {', '.join(sorted(extra))}: the file has their numbers"
+            )
         threshold, beta = (
             np.atleast_1d(self.state[f"{name}.{n}"].detach().to(torch.float64).numpy())
             if f"{name}.{n}" in self.state

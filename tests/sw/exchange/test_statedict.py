@@ -462,6 +462,8 @@ def test_modules_that_cannot_be_described() -> None:
         ({"pool": "max", "kernel": 2, "output": [1, 1]}, "an output size excludes kernel"),
         ({"pool": "average", "divisor": 0.5}, "divisor 0.5 must be a whole number"),
         ({"pool": "max", "ceil": 1}, "ceil 1 must be true or false"),
+        ({"pool": "max", "divisor": 2}, "pool 0: only average pooling takes a divisor"),
+        ({"neuron": "IF", "tau": 2.0}, "neuron 0: IF neurons take no tau"),
         ({"pool": "median"}, "pool 0: pool 'median' is not supported; use max or average"),
         ({"vote": 3}, "vote 0: 8 neurons cannot be divided into groups of 3"),
         ({"neuron": "Izhikevich"}, "neuron 0: neuron 'Izhikevich' is not supported"),
@@ -491,3 +493,6 @@ def test_snntorch_neurons_that_are_not_there() -> None:
         with pytest.raises(ExchangeError) as error:
             from_state_dict(given, values)
         assert message in str(error.value)
+    values["layers"][1]["threshold"] = 0.5
+    with pytest.raises(ExchangeError, match="lif1: snnTorch's neurons take no threshold: the file"):
+        from_state_dict(state, values)
