@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hw.boards.configs import CONFIGS_HELP, board_name, config_by_name
-from hw.spec import SpecError
+from hw.spec import N_LEAK_SHIFTS, SpecError
 from sw.cli.commands import (
     EXIT_BAD_INPUT,
     EXIT_INTERRUPTED,
@@ -197,9 +197,14 @@ exit codes: {EXIT_OK} written, {EXIT_NO} does not fit the board (nothing is writ
     )
     other.add_argument(
         "--nearest-leak",
-        action="store_true",
-        help="take the nearest leak, and order of leak and reset, if the device lacks a neuron's, "
-        "and report what it changes",
+        type=int,
+        nargs="?",
+        const=N_LEAK_SHIFTS,
+        default=0,
+        choices=range(1, N_LEAK_SHIFTS + 1),
+        metavar="N",
+        help="for a leak that the device lacks, take the nearest one of up to N shifts (default: "
+        f"{N_LEAK_SHIFTS}; the iCE40 boards have one), and report what that changes",
     )
     return parser
 

@@ -141,7 +141,7 @@ class _Assembly:
         labels = self.source.labels or tuple(f"class {n}" for n in range(n_classes))
         if self.near:
             near = {
-                name: {"decay": np.unique(step.decay).tolist(), "late_reset": step.late_reset}
+                name: {"decay": np.unique(step.decay).tolist()}
                 for name, step in self.near.items()
                 if step.decay is not None
             }
@@ -271,7 +271,8 @@ class _Assembly:
                 weight=layer.weight * members[None, ..., None, None, None],
                 bias=layer.bias * members[None],
                 leak=group.leak,
-                leak_shift=group.leak_shift,
+                leak_shift=group.shifts[0],
+                finer_shifts=group.shifts[1:],
                 gate=Gate.NONE if previous is None else Gate.OR,
                 identity=previous,
             )

@@ -105,7 +105,7 @@ class LeakGroup:
     """The neurons of a map that have one leak; ``members`` broadcasts to (C, H, W)."""
 
     leak: Leak
-    leak_shift: int
+    shifts: tuple[int, ...]
     members: NDArray[np.bool_]
 
 
@@ -113,8 +113,8 @@ class LeakGroup:
 class FireNode:
     """A map of spiking neurons, which share one kind of reset.
 
-    At every timestep, the leak multiplies membranes by ``1 - 2**-leak_shift`` if ``leak`` is
-    ``Leak.SUBTRACT``, and by ``2**-leak_shift`` if it is ``Leak.KEEP``.
+    The leak is that of a layer of a network (:class:`sw.network.network.AnyLayer`): its kind, and
+    its shifts.
     """
 
     threshold: Float
@@ -137,9 +137,7 @@ class FireNode:
     """Neurons by their leak, if they do not all have ``leak``; empty if they do."""
     decay: Float | None = None
     """Factors by which the framework multiplies membranes at every timestep, if the leaks only come
-    near to them, or ``late_reset`` is set; None if the step is exact."""
-    late_reset: bool = False
-    """Whether the framework subtracts the threshold after the next leak, not before it."""
+    near to them; None if the step is exact."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -127,7 +127,7 @@ def _integers(
     neuron; y and x have length 1 if all positions share their factors. The result is None if the
     layer's spikes would change; see :func:`as_integers`.
     """
-    if layer.threshold is not None and layer.reset == Reset.SOFT:
+    if layer.threshold is not None and layer.reset != Reset.HARD:
         scaled = layer.threshold * multiplier
         nearest = np.rint(scaled)
         if (np.abs(nearest - scaled) > TOLERANCE * np.maximum(1, scaled)).any():

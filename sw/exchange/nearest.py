@@ -39,7 +39,6 @@ class LayerChange:
     layer: str
     decays: tuple[float, ...]
     nearest: float
-    late_reset: bool
     n_spikes: int
     n_nearest: int
     n_changed: int
@@ -60,10 +59,9 @@ class Change:
         for layer in self.layers:
             leaks = ", ".join(f"{value:.4g}" for value in layer.decays[:4])
             leaks += ", ..." if len(layer.decays) > 4 else ""
-            late = "; threshold subtracted before the leak, not after it" * layer.late_reset
             share = layer.n_changed / max(1, layer.n_spikes + layer.n_nearest)
             lines.append(
-                f"nearest    {layer.layer}: leak {leaks} becomes {layer.nearest:.4g}{late}; "
+                f"nearest    {layer.layer}: leak {leaks} becomes {layer.nearest:.4g}; "
                 f"{layer.n_spikes:,} spikes become {layer.n_nearest:,}, and {share:.2%} of both "
                 "have no counterpart at the same timestep"
             )
@@ -110,8 +108,7 @@ def measure(imported: Imported, samples: NDArray[np.uint8] | None = None) -> Cha
             LayerChange(
                 layer=layer.name,
                 decays=tuple(map(float, np.unique(step.decay))),
-                nearest=decay(layer.leak, layer.leak_shift),
-                late_reset=step.late_reset,
+                nearest=decay(layer.leak, *layer.leak_shifts),
                 n_spikes=int(spikes[key].sum()),
                 n_nearest=int(found.spikes[key].sum()),
                 n_changed=int((spikes[key] != found.spikes[key]).sum()),
@@ -176,7 +173,7 @@ def _fire(layer: FoldedLayer, step: FireNode, drives: Tensor, timesteps: int) ->
         membrane = charged
         if layer.reset == Reset.HARD:
             membrane = torch.where(fired, torch.zeros_like(charged), charged)
-        elif step.late_reset:
+        elif layer.reset == Reset.DELAYED:
             late = fired * threshold
         else:
             membrane = charged - fired * threshold

@@ -1,8 +1,8 @@
 """Leaks and resets of other frameworks' neurons, in the device's terms.
 
 A framework's leak multiplies the membrane by a factor at every timestep, its *decay*. The device's
-leaks are shifts, so a decay of another value has no exact leak; on request, the nearest one is
-taken. :mod:`sw.exchange.nearest` measures what that changes.
+leaks are sums of up to three shifts (:class:`hw.spec.Leak`), so most decays have no exact leak; on
+request, the nearest one is taken. :mod:`sw.exchange.nearest` measures what that changes.
 """
 
 from __future__ import annotations
@@ -12,41 +12,47 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec import Leak, Reset, decay
+from hw.spec import N_LEAK_SHIFTS, Leak, Reset, decay, leak_shifts
 from sw.exchange.graph import TOLERANCE, ExchangeError, FireNode, Float, LeakGroup
 
-MAX_SHIFT = 15
-"""Largest shift of a leak."""
-LEAKS: tuple[tuple[Leak, int], ...] = (
-    (Leak.NONE, 0),
-    *((kind, shift) for shift in range(1, MAX_SHIFT + 1) for kind in (Leak.SUBTRACT, Leak.KEEP)),
+LeakShifts = tuple[Leak, tuple[int, ...]]
+"""A leak of the device: its kind and its shifts."""
+
+LEAKS: tuple[LeakShifts, ...] = (
+    (Leak.NONE, (0,)),
+    *((kind, shifts) for shifts in leak_shifts() for kind in (Leak.SUBTRACT, Leak.KEEP)),
 )
-"""All leaks of the device: kind and shift."""
+"""All leaks of the device, those with the fewest shifts first."""
 
 
-def leak_of(factor: float) -> tuple[Leak, int] | None:
-    """Return the device's leak that multiplies membranes by ``factor`` at every timestep.
+def leak_of(factor: float) -> LeakShifts | None:
+    """Return the leak that multiplies membranes by ``factor`` at every timestep; None without one.
 
-    The result is the kind of leak and its shift ``k``: a factor of 1 is no leak, ``1 - 2**-k`` is
-    ``Leak.SUBTRACT``, and ``2**-k`` is ``Leak.KEEP``. It is None for any other factor.
+    Of several, it is the one with the fewest shifts, since small devices have leaks of one shift.
     """
-    leak = nearest_leak(factor)
-    return leak if abs(decay(*leak) - factor) <= TOLERANCE else None
+    exact = (leak for leak in LEAKS if abs(_decay(leak) - factor) <= TOLERANCE)
+    return next(exact, None)
 
 
-def nearest_leak(factor: float) -> tuple[Leak, int]:
-    """Return the device's leak whose factor is nearest to ``factor``: its kind and its shift."""
-    return min(LEAKS, key=lambda leak: abs(decay(*leak) - factor))
+def nearest_leak(factor: float, n_shifts: int = N_LEAK_SHIFTS) -> LeakShifts:
+    """Return the leak of up to ``n_shifts`` shifts whose factor is nearest to ``factor``."""
+    candidates = [leak for leak in LEAKS if len(leak[1]) <= n_shifts]
+    return min(candidates, key=lambda leak: abs(_decay(leak) - factor))
+
+
+def _decay(leak: LeakShifts) -> float:
+    kind, shifts = leak
+    return decay(kind, *shifts)
 
 
 def decay_error(factors: Sequence[float]) -> str:
     """Return the error message for decays that no leak of the device has."""
     said = ", ".join(f"{factor:.4g}" for factor in sorted(set(factors))[:6])
-    near = ", ".join(f"{decay(*nearest_leak(f)):.4g}" for f in sorted(set(factors))[:6])
+    near = ", ".join(f"{_decay(nearest_leak(f)):.4g}" for f in sorted(set(factors))[:6])
     return (
-        f"its membrane is multiplied by {said} at every timestep; the device's leaks are shifts, "
-        "which multiply it by 1 - 2**-k or 2**-k (0.5, 0.75, 0.875, ... or 0.25, 0.125, ...): "
-        f"train with one of these, or take the nearest, {near}, with --nearest-leak"
+        f"its membrane is multiplied by {said} at every timestep; the device's leaks are sums of "
+        "shifts, which multiply it by 1 - 2**-a + 2**-b - 2**-c or 2**-a - 2**-b + 2**-c: train "
+        f"with one of these, or take the nearest, {near}, with --nearest-leak"
     )
 
 
@@ -57,7 +63,7 @@ def neurons(
     soft: bool,
     strict: bool,
     late: bool = False,
-    nearest: bool = False,
+    nearest: int = 0,
     drive: float | Float = 0.0,
     integer_threshold: NDArray[np.int64] | None = None,
 ) -> FireNode:
@@ -70,14 +76,14 @@ def neurons(
     soft : whether a spike subtracts the threshold; otherwise it clears the membrane.
     strict : whether neurons fire only above their threshold; otherwise they also fire at it.
     late : whether the threshold is subtracted after the next leak, not before it.
-    nearest : take the nearest leak and order of reset instead of raising an error.
+    nearest : take the nearest leak of up to so many shifts instead of raising an error; 0: never.
     drive : constant input of the neurons at every timestep.
     integer_threshold : thresholds of the integer network that the file was exported from.
 
     Raises
     ------
     ExchangeError
-        The device has no such leak or order of reset, and ``nearest`` is not set.
+        The device has no such leak, and ``nearest`` is 0.
     """
     factors = np.asarray(factor, np.float64)
     values = np.unique(factors)
@@ -89,25 +95,23 @@ def neurons(
     other = [float(v) for v in values if leak_of(v) is None]
     if other and not nearest:
         raise ExchangeError(decay_error(other))
-    late = late and soft and bool((factors != 1).any())
-    if late and not nearest:
-        raise ExchangeError(
-            "it subtracts the threshold after the next leak, the device before it: train with a "
-            "reset to 0, without a leak, or take the device's order with --nearest-leak"
-        )
-    leaks: dict[tuple[Leak, int], list[float]] = {}
-    for value in values:
-        leaks.setdefault(nearest_leak(float(value)), []).append(float(value))
+    # Without a leak, it makes no difference when the threshold is subtracted.
+    late = late and bool((factors != 1).any())
+    leaks: dict[LeakShifts, list[float]] = {}
+    for value in map(float, values):
+        leak = leak_of(value) or nearest_leak(value, nearest)
+        leaks.setdefault(leak, []).append(value)
     groups = [LeakGroup(*leak, np.isin(factors, members)) for leak, members in leaks.items()]
+    shift, *finer = groups[0].shifts
     return FireNode(
         threshold=np.asarray(threshold, np.float64),
         strict=strict,
         leak=groups[0].leak,
-        leak_shift=groups[0].leak_shift,
+        leak_shift=shift,
+        finer_shifts=tuple(finer),
         drive=drive,
         groups=tuple(groups) if len(groups) > 1 else (),
-        reset=Reset.SOFT if soft else Reset.HARD,
+        reset=(Reset.DELAYED if late else Reset.SOFT) if soft else Reset.HARD,
         integer_threshold=integer_threshold,
-        decay=factors if other or late else None,
-        late_reset=late,
+        decay=factors if other else None,
     )

@@ -68,8 +68,9 @@ class NirOptions:
     reset: str | None = None
     """``"subtract"`` if a spike subtracts the threshold, ``"zero"`` if it sets the membrane to the
     file's ``v_reset``, or to 0 without one. None takes what the file says."""
-    nearest_leak: bool = False
-    """Whether the nearest leak is taken for a leak that the device does not have."""
+    nearest_leak: int = 0
+    """Largest number of shifts of the leaks that are taken for leaks that the device does not have;
+    0 if none are taken."""
     labels: tuple[str, ...] = ()
 
 

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hw.spec import Gate, Leak
+from hw.spec import Gate, Leak, decay
 from sw.convert import fold
 from sw.convert.folded import FoldedNetwork
 from sw.exchange.graph import ExchangeError, report_problems
@@ -251,8 +251,7 @@ class _Writer:
         }
         if layer.leak == Leak.NONE:
             return self.node(name, self.nir.IF(r=np.full(size, 1 / self.dt), **common), source)
-        kept = 2.0**-layer.leak_shift
-        tau = 1 / (kept if layer.leak == Leak.SUBTRACT else 1 - kept)
+        tau = 1 / (1 - decay(layer.leak, *layer.leak_shifts))
         lif = self.nir.LIF(
             tau=np.full(size, tau * self.dt),
             r=np.full(size, tau),

@@ -31,7 +31,7 @@ class ReadOptions:
     dt: float | None = None
     fires_at_threshold: bool = False
     reset: str | None = None
-    nearest_leak: bool = False
+    nearest_leak: int = 0
 
     def given(self) -> set[str]:
         """Return the names of the options that the user gave, as field names."""

@@ -63,7 +63,7 @@ def read(
     path: Path,
     topology: Mapping[str, Any],
     timesteps: int | None = None,
-    nearest_leak: bool = False,
+    nearest_leak: int = 0,
 ) -> Imported:
     """Read a file with a state dict, and return its network, folded.
 
@@ -72,7 +72,7 @@ def read(
     topology : description of the network's steps, from
         :func:`sw.exchange.topology.load_topology`.
     timesteps : number of timesteps to run; None takes the number in the topology.
-    nearest_leak : take the nearest leak and order of reset that the device has.
+    nearest_leak : take the nearest leaks of up to so many shifts; 0: exact leaks only.
 
     Raises
     ------
@@ -138,7 +138,7 @@ def from_state_dict(
     values: Mapping[str, Any],
     timesteps: int | None = None,
     origin: str = "state dict",
-    nearest_leak: bool = False,
+    nearest_leak: int = 0,
 ) -> Imported:
     """Return the folded network of a state dict that is already loaded.
 
@@ -169,7 +169,7 @@ class _Builder:
 
     state: Mapping[str, Tensor]
     framework: str
-    nearest_leak: bool
+    nearest_leak: int
     nodes: list[Node] = field(default_factory=list)
     problems: dict[str, str] = field(default_factory=dict)
     """Reasons why layers cannot be converted, by name of the node."""
