@@ -84,7 +84,7 @@ def describe(
         "layers": [entry for part in traces for entry in part.entries],
     }
     if labels:
-        values["labels"] = list(labels)
+        values["labels"] = list(labels) if isinstance(labels, tuple) else labels
     check_topology(values)
     return values
 
@@ -111,6 +111,17 @@ def _framework(traces: Sequence[Trace]) -> str:
 
 
 def _map_shape(shape: Sequence[int]) -> list[int]:
-    """Return the shape of an input as [channels, height, width]."""
-    sizes = [int(n) for n in shape]
+    """Return the shape of an input as [channels, height, width].
+
+    Raises
+    ------
+    ExchangeError
+        It holds something else than whole numbers.
+    """
+    try:
+        sizes = [int(n) for n in shape]
+    except (TypeError, ValueError):
+        raise ExchangeError(
+            f"image_shape {shape!r} must be (channels, height, width), or (channels, positions)"
+        ) from None
     return [sizes[0], *[1] * (3 - len(sizes)), *sizes[1:]] if sizes else sizes

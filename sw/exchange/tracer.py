@@ -7,7 +7,8 @@ of a library and every operation that is applied to them. Loops over timesteps a
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import fx, nn
@@ -87,25 +88,58 @@ class NetworkTracer(fx.Tracer):
             mode = "m" if self.multi_step else str(m.step_mode)  # type: ignore[union-attr]
             self.modes[self.full_name(name)] = mode
         if kind in CONTAINERS and kind != "Sequential" and len(args) == 1:
-            loops = kind == "MultiStepContainer"
-            self.multi_step += loops
-            x = args[0]
-            for child in m.children():
-                if kind == "SeqToANNContainer" and hasattr(child, "v_threshold"):
-                    self.problems[self.full_name(self.path_of_module(child))] = (
-                        "a neuron in a SeqToANNContainer takes timesteps for samples: take it out "
-                        "of the container"
-                    )
-                x = child(x)
-            self.multi_step -= loops
-            return x
+            return self.in_sequence(args[0], m.children(), kind == "MultiStepContainer", kind)
         return super().call_module(m, forward, args, kwargs)
+
+    def in_sequence(self, x: Any, modules: Iterable[Any], loops: bool, where: str) -> Any:
+        """Return the symbol of what modules compute one after another for all timesteps of ``x``.
+
+        ``loops`` says that they run timestep by timestep; otherwise, timesteps are taken for
+        samples, which neurons do not allow. ``where`` names the container or function.
+        """
+        self.multi_step += loops
+        for module in modules:
+            if not loops and any(hasattr(part, "v_threshold") for part in _parts(module)):
+                name = self.path_of_module(module)
+                self.problems[self.full_name(name)] = (
+                    f"a neuron in a {where} takes timesteps for samples: take it out"
+                )
+            x = module(x)
+        self.multi_step -= loops
+        return x
+
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        """Trace a module, in which SpikingJelly's functions for sequences are containers."""
+        functional = sys.modules.get("spikingjelly.activation_based.functional")
+        names = ("multi_step_forward", "seq_to_ann_forward")
+        own = {name: getattr(functional, name) for name in names if hasattr(functional, name)}
+
+        def replacement(name: str) -> Callable[[Any, Any], Any]:
+            def run(x_seq: Any, modules: Any) -> Any:
+                several = isinstance(modules, tuple | list)
+                parts = modules if several else (modules,)
+                return self.in_sequence(x_seq, parts, name == names[0], name)
+
+            return run
+
+        try:
+            for name in own:
+                setattr(functional, name, replacement(name))
+            return super().trace(root, concrete_args)
+        finally:
+            for name, function in own.items():
+                setattr(functional, name, function)
 
     def check(self, module: nn.Module, name: str) -> None:
         try:
             check_unchanged(module)
         except ExchangeError as error:
             self.problems[self.full_name(name) or "the network"] = str(error)
+
+
+def _parts(module: Any) -> list[nn.Module]:
+    """Return a module and all modules in it; none for a function."""
+    return list(module.modules()) if isinstance(module, nn.Module) else []
 
 
 def _kind(module: nn.Module) -> str | None:

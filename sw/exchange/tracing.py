@@ -249,10 +249,8 @@ class _Reader:
                 entries = self.steps.path(0, found[-1])
         self.check_calls(problems)
         frames = self.operations.frames
-        if (frames and frames != sorted(frames)) or set(frames) not in (
-            set(),
-            set(range(self.timesteps)),
-        ):
+        every = sorted(frames) == frames and set(frames) == set(range(self.timesteps))
+        if frames and not every and not problems:
             problems["input"] = (
                 f"the forward method takes the frames {', '.join(map(str, frames[:8]))} instead of "
                 f"one for each of the {self.timesteps} timesteps, in their order"

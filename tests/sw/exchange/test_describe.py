@@ -172,6 +172,43 @@ def test_loops_and_sequences_of_timesteps(mode: str, way: Any) -> None:
     same(net.float(), expected)
 
 
+def test_functions_for_sequences() -> None:
+    def way(n: Any, x: Tensor) -> Tensor:
+        x_seq = functional.seq_to_ann_forward(x.unsqueeze(0).repeat(T, 1, 1, 1, 1), n.conv)
+        x_seq = functional.multi_step_forward(x_seq, [n.sn, n.pool])
+        return functional.seq_to_ann_forward(x_seq, (n.flat, n.fc)).mean(0)
+
+    net = Net(way, 6)
+    net.pool, net.flat = layer.MaxPool2d(2), nn.Flatten()
+    net = lived_in(net, 1).double()
+    with torch.no_grad():
+        expected = net(torch.from_numpy(IMAGES).double() / 255).numpy()
+    functional.reset_net(net)
+    original = functional.multi_step_forward
+    same(net.float(), expected)
+    assert functional.multi_step_forward is original
+    net.way = lambda n, x: functional.seq_to_ann_forward(x, nn.Sequential(n.conv, n.sn))
+    with pytest.raises(ExchangeError, match="give order="):
+        describe(net, T, SHAPE)
+    net.way = lambda n, x: head(n, functional.seq_to_ann_forward(x, (n.conv, n.sn)))
+    with pytest.raises(ExchangeError, match="sn: a neuron in a seq_to_ann_forward takes timesteps"):
+        describe(net, T, SHAPE)
+
+
+def test_arguments_that_are_no_shapes_or_labels() -> None:
+    net = Net(WAYS["flatten"][1])
+    for options, message in (
+        ({"image_shape": "abc"}, "image_shape 'abc' must be"),
+        ({"image_shape": 5}, "image_shape 5 must be"),
+        ({"image_shape": (1, 2, 3, 4)}, '"image_shape" must be'),
+        ({"timesteps": 0}, '"timesteps" must be'),
+        ({"labels": 3}, '"labels" must be'),
+    ):
+        given: dict[str, Any] = {"timesteps": T, "image_shape": SHAPE} | options
+        with pytest.raises(ExchangeError, match=message):
+            describe(net, **given)
+
+
 def test_containers_of_sequences() -> None:
     """SpikingJelly's containers apply single-step modules to all timesteps."""
     part = layer.SeqToANNContainer(nn.Conv2d(1, 3, 3, padding=1), nn.AvgPool2d(2))
