@@ -211,6 +211,6 @@ def decode(hint: Any, value: Any, name: str, arrays: dict[str, NDArray]) -> Any:
             raise DocumentError(f"{name} lacks fields: {', '.join(missing)}")
         fields = {n: decode(h, value[n], f"{name}.{n}", arrays) for n, h in known.items()}
         return typing.cast(type, hint)(**fields)
-    if type(value) is not hint and not (hint is float and type(value) is int):
+    if type(value) is not hint:
         raise fail(f"a value of type {hint.__name__}")
     return value

@@ -113,10 +113,12 @@ def faults(hint: Any, value: Any, name: str) -> Iterator[str]:
             (inner,) = (arg for arg in args if arg is not type(None))
             yield from faults(inner, value, name)
     elif origin is tuple:
-        if len(args) == 2 and args[1] is Ellipsis and isinstance(value, tuple):
+        of_any_length = len(args) == 2 and args[1] is Ellipsis
+        if of_any_length and isinstance(value, tuple):
             args = (args[0],) * len(value)
         if not isinstance(value, tuple) or len(value) != len(args):
-            yield f"{name} is {short(value)}, expected a tuple of {len(args)}"
+            expected = "a tuple" if of_any_length else f"a tuple of {len(args)}"
+            yield f"{name} is {short(value)}, expected {expected}"
             return
         for n, (arg, item) in enumerate(zip(args, value, strict=True)):
             yield from faults(arg, item, f"{name}.{n}")
@@ -133,8 +135,6 @@ def _is_of_type(hint: Any, plain: Any, value: Any) -> bool:
         return True
     if plain is int:
         return isinstance(value, int | np.integer) and not isinstance(value, bool | enum.Enum)
-    if plain is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
     return isinstance(value, plain)
 
 

@@ -161,6 +161,10 @@ def test_names_and_labels_are_printable(text: Any) -> None:
             replace(NETWORK, layers=(replace(CONV, **changes), FC))
     with pytest.raises(NetworkError, match=rf"^network\.labels\.2 is .*{expected}"):
         replace(NETWORK, labels=("a", "b", text))
+    with pytest.raises(
+        NetworkError, match=r'^network\.labels is \["a", "b", "c"\], expected a tuple$'
+    ):
+        replace(NETWORK, labels=["a", "b", "c"])
     replace(NETWORK, labels=("T-shirt/top", "Äpfel 🍎", " "))
 
 
