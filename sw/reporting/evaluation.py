@@ -77,7 +77,7 @@ def accuracy_steps(
             if percent is not None
         ]
     else:
-        with contextlib.suppress(KeyError, TypeError):
+        with contextlib.suppress(KeyError, TypeError, ValueError):
             test = network.provenance["results"]["test"]
             on = f"whole test set, when trained{_balanced(network.provenance.get('data'))}"
             for key, name in (
@@ -85,7 +85,7 @@ def accuracy_steps(
                 ("spike", "full-spike, float"),
             ):
                 steps.append(AccuracyStep(name=name, percent=float(test[key]), on=on))
-        with contextlib.suppress(KeyError, TypeError):
+        with contextlib.suppress(KeyError, TypeError, ValueError):
             exported = network.provenance["export"]
             for key, name in (("folded", "folded, float"), ("quantised", "integers")):
                 steps.append(
@@ -93,7 +93,7 @@ def accuracy_steps(
                         name=name,
                         percent=100 * float(exported["accuracy"][key]),
                         on=f"{exported['measured_on']}, when exported",
-                        n_images=_leading_number(exported["measured_on"]),
+                        n_images=_leading_number(str(exported["measured_on"])),
                     )
                 )
     if observation is not None and observation.labels is not None:
@@ -133,8 +133,8 @@ def _balanced(record: Any) -> str:
 
 def _leading_number(text: str) -> int | None:
     """Return the number at the start of a text such as ``500 test images``; None if it has none."""
-    first = text.split()[0]
-    return int(first) if first.isdigit() else None
+    first = text.partition(" ")[0]
+    return int(first) if first.isdecimal() and first.isascii() else None
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:
@@ -155,4 +155,19 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     needed = {"n_images", "training_with_aap", "full_spike", "folded", "quantised"}
     if not isinstance(values, dict) or not needed <= set(values):
         raise EvaluationError(f"{path} is no evaluation; {hint}")
+    widths = values["quantised"]
+    percents = [values["full_spike"], values["folded"]]
+    percents += [] if values["training_with_aap"] is None else [values["training_with_aap"]]
+    if (
+        not isinstance(widths, dict)
+        or not all(bits.isdecimal() for bits in widths)
+        or not all(_is_percent(value) for value in (*percents, *widths.values()))
+        or type(values["n_images"]) is not int
+        or values["n_images"] < 1
+    ):
+        raise EvaluationError(f"{path} is no evaluation: some of its values are none; {hint}")
     return values
+
+
+def _is_percent(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 100

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from serial.tools import list_ports
 
+from hw.boards.configs import config_by_name
 from sw import shipped
 from sw.cli import boards
 from sw.cli.commands import EXIT_BAD_INPUT, EXIT_NO, EXIT_OK
+from sw.compile import fitting
+from sw.network import netfile
+from tests.networks import random_network
 from tests.sw.fake_board import FakeBoard
 
 
@@ -38,7 +43,17 @@ def test_networks_that_fit(capsys) -> None:
     assert boards.main([network, "--config", "ulx3s-85f"]) == EXIT_OK
     assert f"{network}: fits (" in capsys.readouterr().out
     assert boards.main([network, "--config", "icebreaker"]) == EXIT_OK
-    assert f"{network}: does not fit: " in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert f"{network}: does not fit: " in text and "\n    would fit with " in text
+
+
+def test_the_export_reports_the_same_on_every_board(tmp_path: Path) -> None:
+    network, path = random_network(18, weight_bits=8), tmp_path / "net.spikefold"
+    netfile.save(path, network)
+    for report in fitting.all_boards(network):
+        found = boards.fit(path, config_by_name(report.board))
+        assert (found["fits"], found["usage"]) == (report.fits, report.usage), report.board
+        assert (found["why"], found["remedies"]) == (report.problem, list(report.remedies))
 
 
 def test_no_board(monkeypatch: pytest.MonkeyPatch, capsys) -> None:

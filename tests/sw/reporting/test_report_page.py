@@ -12,6 +12,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from sw.network import netfile, reference
 from sw.network.network import Network
 from sw.reporting import charts, observe, screenshot
 from sw.reporting.diagram import diagram, places
-from sw.reporting.evaluation import accuracy_steps
+from sw.reporting.evaluation import EvaluationError, accuracy_steps, read_evaluation
 from sw.reporting.observe import ImageSet
 from sw.shipped import NETWORK
 from tests.networks import random_input, random_network
@@ -380,18 +381,66 @@ def test_chosen_neurons_are_shown(tmp_path: Path) -> None:
     assert "channel 0, row 2, column 3" in words and "channel 0, row 3, column 0" in words
 
 
+EVALUATION = {
+    "n_images": 100,
+    "training_with_aap": None,
+    "full_spike": 90.0,
+    "folded": 90.0,
+    "quantised": {"8": 89.5},
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"quantised": 3},
+        {"quantised": {"8": None}},
+        {"quantised": {"eight": 89.0}},
+        {"n_images": "many"},
+        {"n_images": 0},
+        {"full_spike": "high"},
+        {"folded": float("nan")},
+        {"training_with_aap": []},
+    ],
+)
+def test_odd_evaluations_are_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "eval.json"
+    path.write_text(json.dumps(EVALUATION))
+    assert read_evaluation(path) == EVALUATION
+    path.write_text(json.dumps(EVALUATION | change))
+    with pytest.raises(EvaluationError, match="is no evaluation"):
+        read_evaluation(path)
+
+
+@pytest.mark.parametrize(
+    "provenance",
+    [
+        {"export": {"measured_on": "", "accuracy": {"folded": 0.5, "quantised": 0.5}}},
+        {"export": {"measured_on": 7, "accuracy": {"folded": "high", "quantised": 0.5}}},
+        {"export": {"measured_on": "² images", "accuracy": None}, "results": {"test": "all"}},
+        {"export": None, "results": {"test": {"spike": "high", "both": []}}},
+    ],
+)
+def test_odd_provenance_shows_no_accuracy(provenance: dict[str, Any]) -> None:
+    network = replace(random_network(18), provenance=provenance)
+    assert len(accuracy_steps(network, None, None)) in (0, 2)
+
+
 def test_errors_say_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     network = random_network(18)
     damaged = tmp_path / "damaged.json"
     damaged.write_text("{")
     other = tmp_path / "other.json"
     other.write_text("[]")
+    odd = tmp_path / "odd.json"
+    odd.write_text(json.dumps(EVALUATION | {"quantised": {"eight": "high"}}))
     for options, message in (
         (["--neuron", "layer1"], "write it as layer:channel,row,column, for example"),
         (["--neuron", "fc:0,0,0"], "no firing layer 'fc': use one of layer1, layer2"),
         (["--neuron", "layer1:0,99,0"], "no neuron (0, 99, 0): channel, row and column are below"),
         (["--evaluation", str(damaged)], "damaged.json is no JSON file"),
         (["--evaluation", str(other)], "is no evaluation; python -m sw.evaluate --json > FILE"),
+        (["--evaluation", str(odd)], "odd.json is no evaluation: some of its values are none"),
         (["--evaluation", str(tmp_path / "none")], "none cannot be read: No such file"),
         (["--for", "de10"], "unknown board 'de10': known are sim"),
         (["--data-dir", "nowhere"], "--data-dir nowhere: name the data set in it with --data"),
