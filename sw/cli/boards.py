@@ -62,7 +62,8 @@ def fit(path: Path, config: Config) -> dict[str, Any]:
     """Return whether the network in a file fits a device built with ``config``, as JSON values.
 
     ``fits`` is the answer, and ``network`` the path of the file. ``usage`` has the needed and the
-    available size of each memory; ``why`` says what is too small, if anything is.
+    available size of each memory; ``why`` says what is too small, if anything is, and ``remedies``
+    what would make the network fit. The report of ``python -m sw.export`` says the same.
 
     Raises
     ------
@@ -70,7 +71,13 @@ def fit(path: Path, config: Config) -> dict[str, Any]:
         The file is missing, damaged or no network file.
     """
     found = fitting.board_report(netfile.load(path).network, config)
-    return {"network": str(path), "fits": found.fits, "usage": found.usage, "why": found.problem}
+    return {
+        "network": str(path),
+        "fits": found.fits,
+        "usage": found.usage,
+        "why": found.problem,
+        "remedies": list(found.remedies),
+    }
 
 
 def as_text(board: dict[str, Any]) -> str:
@@ -88,6 +95,7 @@ def as_text(board: dict[str, Any]) -> str:
             lines.append(f"  {network['network']}: fits ({used})")
         else:
             lines.append(f"  {network['network']}: does not fit: {network['why']}")
+            lines += [f"    would fit with {remedy}" for remedy in network["remedies"]]
     return "\n".join(lines)
 
 

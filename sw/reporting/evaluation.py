@@ -99,7 +99,7 @@ def accuracy_steps(
                         name=name,
                         percent=100 * float(exported["accuracy"][key]),
                         on=f"{exported['measured_on']}, when exported",
-                        n_images=_leading_number(exported["measured_on"]),
+                        n_images=_leading_number(str(exported["measured_on"])),
                     )
                 )
     if observation is not None and observation.labels is not None:
@@ -139,8 +139,8 @@ def _balanced(record: Any) -> str:
 
 def _leading_number(text: str) -> int | None:
     """Return the number at the start of a text such as ``500 test images``; None if it has none."""
-    first = text.split()[0]
-    return int(first) if first.isdigit() else None
+    first = text.partition(" ")[0]
+    return int(first) if first.isdecimal() and first.isascii() else None
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:

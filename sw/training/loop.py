@@ -310,8 +310,10 @@ def train(
         model.load_state_dict(values["model"])
         values["results"] = _results(net, history, dataset, device)
         checkpoint.save(out, values)
-    if n_processes > 1:
-        dist.barrier()
+    if n_processes > 1:  # the others wait for rank 0, and return the same
+        shared: list[Any] = [values["results"], values["history"], values["model"]]
+        dist.broadcast_object_list(shared, src=0)
+        values["results"], values["history"], values["model"] = shared
     return values
 
 

@@ -32,7 +32,7 @@ def progress(
         yield from batches
         return
     if sys.stderr.isatty():
-        yield from tqdm(batches, what, n_batches, leave=False)
+        yield from tqdm(batches, what, n_batches, leave=False, disable=None)
         return
     started = time.monotonic()
     due = started + FIRST_S

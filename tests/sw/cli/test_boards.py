@@ -14,9 +14,9 @@ from sw import shipped
 from sw.cli import boards, options
 from sw.cli.commands import EXIT_BAD_INPUT, EXIT_NO, EXIT_OK
 from sw.compile import fitting
-from sw.compile.program import Program
 from sw.network import netfile
 from sw.network.encoder import InputError
+from tests.networks import random_network
 from tests.sw.fake_board import FakeBoard
 
 
@@ -51,7 +51,17 @@ def test_networks_that_fit(capsys) -> None:
     assert boards.main([network, "--config", "ulx3s-85f"]) == EXIT_OK
     assert f"{network}: fits (" in capsys.readouterr().out
     assert boards.main([network, "--config", "icebreaker"]) == EXIT_OK
-    assert f"{network}: does not fit: " in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert f"{network}: does not fit: " in text and "\n    would fit with " in text
+
+
+def test_the_export_reports_the_same_on_every_board(tmp_path: Path) -> None:
+    network, path = random_network(18, weight_bits=8), tmp_path / "net.spikefold"
+    netfile.save(path, network)
+    for report in fitting.all_boards(network):
+        found = boards.fit(path, config_by_name(report.board))
+        assert (found["fits"], found["usage"]) == (report.fits, report.usage), report.board
+        assert (found["why"], found["remedies"]) == (report.problem, list(report.remedies))
 
 
 def test_a_board_file_is_a_configuration(tmp_path: Path, capsys) -> None:
@@ -68,9 +78,7 @@ def test_a_board_file_is_a_configuration(tmp_path: Path, capsys) -> None:
     path.write_text('name = "mine"\ncore = {weight_depth = 9216}')
     assert boards.main([network, "--config", str(path)]) == EXIT_OK
     assert f"{network}: does not fit: " in capsys.readouterr().out
-    report = fitting.board_report(
-        netfile.load(shipped.NETWORK, Program).network, config_by_name(str(path))
-    )
+    report = fitting.board_report(netfile.load(shipped.NETWORK).network, config_by_name(str(path)))
     assert (
         "--bits 4, and a board file and bitstream with weight_bits = 4, weight_depth = 18432"
         in (report.remedies)

@@ -126,7 +126,10 @@ def naive_step(node: Node, inputs: list[Tensor], membranes: dict[str, Tensor]) -
         Leak.SUBTRACT: 1 - 2.0**-step.leak_shift,
         Leak.KEEP: 2.0**-step.leak_shift,
     }
-    v = membranes.get(node.name, torch.zeros_like(x)) * kept[step.leak] + x
+    before = membranes.get(node.name, torch.zeros_like(x))
+    v = before * kept[step.leak] + x
+    if step.reset == Reset.DELAYED:
+        v = v - threshold * (before > threshold if step.strict else before >= threshold)
     spikes = v > threshold if step.strict else v >= threshold
     after = after_spike(v, threshold, step.reset)
     membranes[node.name] = torch.where(spikes, after, v)
@@ -565,15 +568,19 @@ def test_errors_of_the_stem() -> None:
 
 
 def test_leaks() -> None:
-    assert neurons.leak_of(1.0) == (Leak.NONE, 0)
-    assert neurons.leak_of(0.5) == (Leak.SUBTRACT, 1)
-    assert neurons.leak_of(0.875) == (Leak.SUBTRACT, 3)
-    assert neurons.leak_of(0.25) == (Leak.KEEP, 2)
+    assert neurons.leak_of(1.0) == (Leak.NONE, (0,))
+    assert neurons.leak_of(0.5) == (Leak.SUBTRACT, (1,))
+    assert neurons.leak_of(0.875) == (Leak.SUBTRACT, (3,))
+    assert neurons.leak_of(0.25) == (Leak.KEEP, (2,))
+    assert neurons.leak_of(0.90625) == (Leak.SUBTRACT, (3, 5))
+    assert neurons.leak_of(0.6875) == (Leak.SUBTRACT, (1, 2, 4))
     assert neurons.leak_of(float(np.float32(1) - np.float32(1 / 3))) is None
-    assert neurons.nearest_leak(0.9) == (Leak.SUBTRACT, 3)
-    assert neurons.nearest_leak(0.3) == (Leak.KEEP, 2)
-    assert neurons.nearest_leak(0.0) == (Leak.KEEP, 15)
-    assert neurons.nearest_leak(1 - 2**-17) == (Leak.NONE, 0)
+    assert neurons.nearest_leak(0.9, 1) == (Leak.SUBTRACT, (3,))
+    assert neurons.nearest_leak(0.9, 2) == (Leak.SUBTRACT, (3, 5))
+    assert neurons.nearest_leak(0.9) == (Leak.SUBTRACT, (3, 5, 7))
+    assert neurons.nearest_leak(0.3, 1) == (Leak.KEEP, (2,))
+    assert neurons.nearest_leak(0.0, 1) == (Leak.KEEP, (15,))
+    assert neurons.nearest_leak(1 - 2**-17) == (Leak.NONE, (0,))
     said = neurons.decay_error([2 / 3])
     assert "multiplied by 0.6667 at every timestep" in said
-    assert "take the nearest, 0.75, with --nearest-leak" in said
+    assert "take the nearest, 0.6875, with --nearest-leak" in said

@@ -22,7 +22,6 @@ import pytest
 import snntorch
 import torch
 from numpy.typing import NDArray
-from snntorch import utils as snn_utils
 from snntorch.export_nir import export_to_nir as from_snntorch
 from spikingjelly.activation_based import functional, layer, neuron
 from spikingjelly.activation_based.model import parametric_lif_net, spikformer
@@ -30,6 +29,7 @@ from spikingjelly.activation_based.nir_exchange import export_to_nir as from_spi
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hw.spec import Reset
 from sw.convert.folded import simulate
 from sw.exchange import nearest
 from sw.exchange.assembly import Imported
@@ -176,7 +176,7 @@ def near(net: nn.Module, shape: Shape, frames: bool, is_neuron: Any, reset: Any)
     inputs = samples(shape, frames)
     expected = recorded(net, inputs, is_neuron)
     reset(net)
-    imported = from_state_dict(net.state_dict(), values, nearest_leak=True)
+    imported = from_state_dict(net.state_dict(), values, nearest_leak=3)
     logits, _ = nearest.in_framework(imported, inputs)
     np.testing.assert_allclose(logits, expected.output, atol=1e-5)
     change = nearest.measure(imported, inputs)
@@ -276,17 +276,16 @@ def test_tutorial_5() -> None:
     imported = from_state_dict(exact.state_dict(), describe(exact, T, (1, 28, 28)))
     check_spikes(imported, expected, inputs)
     stock = lived_in(Tutorial5(threshold=0.3), 3)
-    with pytest.raises(ExchangeError, match=r"multiplied by 0\.95.*0\.9375, with --nearest-leak"):
+    with pytest.raises(ExchangeError, match=r"multiplied by 0\.95.*0\.9492, with --nearest-leak"):
         from_state_dict(stock.state_dict(), describe(stock, T, (1, 28, 28)))
-    imported = from_state_dict(
-        stock.state_dict(), describe(stock, T, (1, 28, 28)), nearest_leak=True
-    )
+    imported = from_state_dict(stock.state_dict(), describe(stock, T, (1, 28, 28)), nearest_leak=3)
     np.testing.assert_allclose(
         nearest.in_framework(imported, inputs)[0], loops(stock).output, atol=1e-5
     )
     change = nearest.measure(imported, inputs)
-    assert all(x.late_reset and x.nearest == 0.9375 for x in change.layers)
-    assert "0.95 becomes 0.9375; threshold subtracted before the leak" in change.as_text()
+    assert all(x.nearest == 0.94921875 for x in change.layers)
+    assert all(layer.reset == Reset.DELAYED for layer in imported.folded.layers[:-1])
+    assert "0.95 becomes 0.9492; " in change.as_text()
 
 
 def tutorial(channels: tuple[int, int, int], size: int, pool_first: bool, **options: Any) -> Any:
@@ -313,15 +312,16 @@ def test_tutorials_6_and_7(
     stock = tutorial(channels, size, True)
     values = describe(stock, T, shape, pixel_max=None if frames else 1.0)
     with pytest.raises(ExchangeError, match="the maximum of sums is not linear: pool the spikes"):
-        from_state_dict(stock.state_dict(), values, nearest_leak=True)
-    behind = lived_in(tutorial(channels, size, False), 4)
-    change = near(behind, shape, frames, snntorch.SpikingNeuron, snn_utils.reset)
-    assert all(x.late_reset and x.nearest == 0.5 for x in change.layers)
-    zero = lived_in(tutorial(channels, size, False, reset_mechanism="zero"), 4)
+        from_state_dict(stock.state_dict(), values, nearest_leak=3)
     inputs = samples(shape, frames)
-    expected = recorded(zero, inputs, snntorch.SpikingNeuron)
-    values = describe(zero, T, shape, pixel_max=None if frames else 1.0)
-    check_spikes(from_state_dict(zero.state_dict(), values), expected, inputs)
+    for options in ({}, {"reset_mechanism": "zero"}):
+        behind = lived_in(tutorial(channels, size, False, **options), 4)
+        expected = recorded(behind, inputs, snntorch.SpikingNeuron)
+        values = describe(behind, T, shape, pixel_max=None if frames else 1.0)
+        imported = from_state_dict(behind.state_dict(), values)
+        check_spikes(imported, expected, inputs)
+        delayed = {layer.reset == Reset.DELAYED for layer in imported.folded.layers[:-1]}
+        assert delayed == {not options}
 
 
 def old_file(path: Path, graph: Any) -> Path:
@@ -344,9 +344,9 @@ def test_the_lif_graph_of_nir(tmp_path: Path) -> None:
     graph = nir.NIRGraph(every, [*zip(names, names[1:], strict=False)])  # noqa: RUF007
     path = old_file(tmp_path / "lif_norse.nir", graph)
     options = {"timesteps": 60, "pixel_max": None, "reset": "subtract"}
-    with pytest.raises(ExchangeError, match=r"by 0\.96 at every timestep.*0\.9688, with --near"):
+    with pytest.raises(ExchangeError, match=r"by 0\.96 at every timestep.*0\.9609, with --near"):
         read(path, NirOptions(**options))
-    imported = read(path, NirOptions(**options, nearest_leak=True))
+    imported = read(path, NirOptions(**options, nearest_leak=3))
     frames = np.ones((1, 60, 1, 1, 1), np.uint8)
     logits, spikes = nearest.in_framework(imported, frames)
     np.testing.assert_allclose(logits, simulated(nodes, frames, soft=True), atol=1e-12)

@@ -406,6 +406,20 @@ def test_edited_evaluations_are_refused(
         read_evaluation(path)
 
 
+@pytest.mark.parametrize(
+    "provenance",
+    [
+        {"export": {"measured_on": "", "accuracy": {"folded": 0.5, "quantised": 0.5}}},
+        {"export": {"measured_on": 7, "accuracy": {"folded": "high", "quantised": 0.5}}},
+        {"export": {"measured_on": "² images", "accuracy": None}, "results": {"test": "all"}},
+        {"export": None, "results": {"test": {"spike": "high", "both": []}}},
+    ],
+)
+def test_odd_provenance_shows_no_accuracy(provenance: dict[str, Any]) -> None:
+    network = replace(random_network(18), provenance=provenance)
+    assert len(accuracy_steps(network, None, None)) in (0, 2)
+
+
 def test_errors_say_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     network = random_network(18)
     damaged = tmp_path / "damaged.json"

@@ -406,7 +406,10 @@ def worker(rank: int, port: int, folder: str) -> None:
     dist.init_process_group("gloo", rank=rank, world_size=2)
     try:
         gradients(Path(folder) / "two.pt" if rank == 0 else None)
-        loop.train(wide_config(), TWO, easy_data(), Path(folder) / "trained.pt")
+        values = loop.train(wide_config(), TWO, easy_data(), Path(folder) / "trained.pt")
+        saved = checkpoint.load(Path(folder) / "trained.pt")
+        assert values["results"]["best_epoch"] == 1, "every process returns the results"
+        assert (values["results"], values["history"]) == (saved["results"], saved["history"])
     finally:
         dist.destroy_process_group()
 
