@@ -39,6 +39,10 @@ from sw.network import netfile
 from sw.network.encoder import InputError
 from sw.network.netfile import NetworkFileError
 
+PATIENCE_S = 60.0
+"""How many seconds a virtual board may take to answer in the self-test, so that the line of a slow
+simulation does not look like one that loses requests."""
+
 
 def describe(port: str, identity: BoardIdentity, files: list[Path]) -> dict[str, Any]:
     """Return what a board is and how each network file fits it, as JSON values.
@@ -141,6 +145,8 @@ def _self_test(arguments: argparse.Namespace) -> int:
     steps: list[Step] = []
     with Device.open(options.port_of(arguments.self_test, None), arguments.baud) as device:
         port = device.port
+        if device.virtual:
+            device.transport.timeout_s = PATIENCE_S
         for step in self_test(
             device,
             n_networks=arguments.n_networks,
