@@ -51,7 +51,7 @@ from amaranth import signed
 from amaranth.lib import data
 
 from hw.spec import (
-    MEMBRANE_LATENCY,
+    N_LEAK_SHIFTS,
     N_LEVELS,
     N_PLANES,
     PARAM_BITS,
@@ -89,7 +89,8 @@ CRC_BYTES = 4
 STATUS_BYTES = 1
 """Bytes of the status at the beginning of a reply's payload."""
 DEFAULT_BAUD = 1_000_000
-"""Rate after a reset, which the USB bridges of all known boards produce exactly."""
+"""Rate after a reset, in bits per second. The USB bridges of the known boards produce it exactly,
+except for some firmware of the Tang Nano 20K's BL616."""
 BREAK_BAUD = 9600
 """Rate at which the host sends a zero byte to produce a break."""
 TRIAL_CYCLES = 1 << 24
@@ -327,6 +328,7 @@ class Header(data.Struct):
     spacing: 8
     """Smallest number of cycles between the starts of two jobs in the fire unit, at least 1."""
     leak_shift: 4
+    """First shift of the leak (:class:`hw.spec.Leak`)."""
     identity: 16
     no_slot: 6
     """Initial membrane slot, always 0."""
@@ -342,13 +344,17 @@ class Header(data.Struct):
     are the bit-planes of a pixel map (:data:`hw.spec.N_PLANES`), one per bank, the highest in bank
     0 of the first iteration. The iterations after them are the timesteps, all of which use the sum
     of the planes."""
-    reset: Reset
+    reserved: 1
     weight: 20
     gate: Gate
     granule_rows: 2
     """Logarithm (base 2) of the number of weight rows of a granule: 3 if each of its bits is an
     input, less if only the lowest 1, 2 or 4 of them are and the others are always 0."""
-    reserved: 7
+    reset: Reset
+    leak_shift2: 4
+    """Second shift of the leak, or 0 if it has only one. A device without
+    :attr:`hw.spec.Config.full_neurons` ignores this shift and the third."""
+    reserved2: 1
     target: 16
     """First granule of the output map; 0 in an output layer, whose result rows count from it."""
     param: 16
@@ -364,7 +370,9 @@ class Header(data.Struct):
     tail_lanes: 8
     last_beat: 8
     """Number of beats of a job in the fire unit, less one."""
-    n_classes: 16
+    n_classes: 12
+    leak_shift3: 4
+    """Third shift of the leak, or 0 if it has only two."""
     body_bits: data.ArrayLayout(8, N_PIECES)
     """Number of valid bits of each piece of a chunk, at most :data:`hw.spec.PIECE_BITS`."""
     tail_bits: data.ArrayLayout(8, N_PIECES)
@@ -522,7 +530,7 @@ def spec_hash(config: Config) -> int:
         "enums": [_describe(e) for e in (Opcode, Status, Space, Gate, Leak, Reset, RunState)],
         "layouts": {layout.__name__: _describe(layout) for layout in layouts},
         "neuron": _describe(Neuron),
-        "constants": [MEMBRANE_LATENCY, N_PLANES, PIECE_BITS],
+        "constants": [N_LEAK_SHIFTS, N_PLANES, PIECE_BITS],
         "crc": [CRC_POLYNOMIAL, CRC_INIT, CRC_XOR_OUT],
         "stuffing": [END, ESCAPE, ESCAPE_XOR],
         "rates": [DEFAULT_BAUD, TRIAL_CYCLES],

@@ -6,13 +6,14 @@ either here (numbers) or in :mod:`hw.protocol` (bytes), and nowhere else.
 Integer semantics, for one neuron at one timestep (all values are exact integers)::
 
     drive     = sum(weight of every active synapse) + bias
-    membrane' = leaked(membrane) + drive                # membrane = 0 before the first timestep
+    membrane' = carried_over(membrane, spike) + drive   # 0 + drive in the first timestep
     spike     = membrane' >= threshold
     membrane  = after_spike(membrane')  if spike
                 membrane'               otherwise
 
-:func:`leaked` applies a :class:`Leak`, and :func:`after_spike` a :class:`Reset`. :func:`fire`
-computes ``spike`` and the final ``membrane``. A gated layer, which ends a residual block, then
+:func:`carried_over` applies a :class:`Leak`, and :func:`after_spike` a :class:`Reset`; a delayed
+reset takes place in :func:`carried_over`, after the leak. :func:`fire` computes ``spike`` and the
+final ``membrane``. A gated layer, which ends a residual block, then
 combines ``spike`` with the spike of the block's shortcut, the identity spike (:func:`joined`). A
 pooled layer ORs the spikes of each pooling window. An output layer has no neuron: its logits are
 ``drive`` summed over all timesteps (the bias is added once), and the predicted class is the first
@@ -24,8 +25,11 @@ in :mod:`hw.core.fire`.
 
 from __future__ import annotations
 
+import difflib
 import enum
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import combinations, pairwise
 from typing import Any, Protocol, TypeVar
 
 N_LEVELS = 8
@@ -43,10 +47,6 @@ PARAM_BITS = 16
 
 N_PLANES = 8
 """Number of bit-planes of a pixel; the highest is processed first."""
-
-MEMBRANE_LATENCY = 4
-"""Cycles from reading a membrane until its new value can be read: the least distance between two
-jobs of the same neurons. Part of the schedule that the compiler makes for the fire unit."""
 
 SPIKE_LATENCY = 6
 """Cycles from an address of spike memory to its window of spikes."""
@@ -79,6 +79,10 @@ LANES_LATENCY = 7
 """Cycles from a job's last active input in the scanner until its sums are available to the fire
 unit."""
 
+FIRE_LATENCY = 4
+"""Cycles from a beat's parameters and sums, less one, until its membranes are written and can be
+read again."""
+
 SUMS_IN_FLIGHT = 5
 """Number of jobs that may still end, one a cycle, before the scanner stops for a full queue of
 sums."""
@@ -86,6 +90,18 @@ sums."""
 
 class SpecError(ValueError):
     """Raised if a configuration cannot be built; the message has the field and accepted values."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a hint for a message about an unknown name: the known one that is most like it.
+
+    >>> did_you_mean("icebraker", ["icebreaker", "ulx3s-85f"])
+    "did you mean 'icebreaker'? "
+    >>> did_you_mean("de10", ["icebreaker", "ulx3s-85f"])
+    ''
+    """
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]!r}? " if close else ""
 
 
 class Gate(enum.IntEnum):
@@ -101,15 +117,29 @@ class Gate(enum.IntEnum):
     XOR = 4
 
 
+N_LEAK_SHIFTS = 3
+"""Largest number of shifts in the formula of a leak."""
+
+MAX_LEAK_SHIFT = 15
+"""Largest shift in the formula of a leak, in bits."""
+
+
 class Leak(enum.IntEnum):
-    """Kind of leak: what remains of a membrane ``v`` after a timestep; ``k`` is a shift in bits."""
+    """Kind of leak: what remains of a membrane ``v`` after a timestep.
+
+    ``a < b < c`` are shifts in bits; of these, ``b`` and ``c`` may be missing, and then their terms
+    are, too. Since the shifts increase and the signs alternate, what remains never falls when ``v``
+    rises: the proof that nothing overflows (:mod:`sw.network.bounds`) relies on it.
+    """
 
     NONE = 0
     """IF: ``v`` remains."""
     SUBTRACT = 1
-    """LIF: ``v - (v >> k)`` remains, a decay of ``1 - 2**-k``."""
+    """LIF: ``v - (v >> a) + (v >> b) - (v >> c)`` remains: ``1 - 2**-a + 2**-b - 2**-c`` times
+    ``v``, but for rounding."""
     KEEP = 2
-    """LIF: ``v >> k`` remains, a decay of ``2**-k``."""
+    """LIF: ``(v >> a) - (v >> b) + (v >> c)`` remains: ``2**-a - 2**-b + 2**-c`` times ``v``, but
+    for rounding."""
 
 
 class Reset(enum.IntEnum):
@@ -119,6 +149,8 @@ class Reset(enum.IntEnum):
     """0 remains."""
     SOFT = 1
     """``v - threshold`` remains."""
+    DELAYED = 2
+    """``v`` remains, and ``threshold`` is subtracted in the next timestep, after the leak."""
 
 
 class Numbers(Protocol):
@@ -156,27 +188,77 @@ AnyIntegers = TypeVar("AnyIntegers", bound=Integers)
 AnyBits = TypeVar("AnyBits", bound=Bits)
 
 
-def leaked(membrane: AnyIntegers, leak: Leak, leak_shift: int) -> AnyIntegers:
+def valid_shifts(shifts: Sequence[int]) -> bool:
+    """Return whether a leak other than ``NONE`` may have these shifts (:class:`Leak`)."""
+    in_range = all(type(shift) is int and 1 <= shift <= MAX_LEAK_SHIFT for shift in shifts)
+    rising = in_range and all(a < b for a, b in pairwise(shifts))
+    return rising and 1 <= len(shifts) <= N_LEAK_SHIFTS
+
+
+def leak_shifts(n_shifts: int = N_LEAK_SHIFTS) -> list[tuple[int, ...]]:
+    """Return all shifts that a leak other than ``NONE`` may have, up to ``n_shifts`` of them."""
+    return [
+        shifts
+        for n in range(1, n_shifts + 1)
+        for shifts in combinations(range(1, MAX_LEAK_SHIFT + 1), n)
+    ]
+
+
+def leak_terms(leak: Leak, whole: Any, terms: Sequence[Any]) -> Any:
+    """Return the sum in the formula of a leak, of the whole membrane and of its shifted values."""
+    if leak == Leak.NONE:
+        return whole
+    first, *finer = terms
+    total = first if leak == Leak.KEEP else whole - first
+    for i, term in enumerate(finer):
+        total = total + term if (leak == Leak.SUBTRACT) == (i % 2 == 0) else total - term
+    return total
+
+
+def leaked(membrane: AnyIntegers, leak: Leak, *shifts: int) -> AnyIntegers:
     """Return what remains of integer membranes after the leak of one timestep.
 
     :class:`Leak` has the formulas; their shift ``>>`` is arithmetic and rounds towards minus
     infinity. Floating-point membranes are multiplied by :func:`decay` instead.
 
-    >>> [leaked(membrane, Leak.SUBTRACT, leak_shift=2) for membrane in (100, 3, -3)]
+    >>> [leaked(membrane, Leak.SUBTRACT, 2) for membrane in (100, 3, -3)]
     [75, 3, -2]
-    >>> leaked(100, Leak.KEEP, leak_shift=2)
-    25
+    >>> leaked(100, Leak.KEEP, 2), leaked(100, Leak.SUBTRACT, 3, 5)
+    (25, 91)
     """
-    if leak == Leak.NONE:
-        return membrane
-    kept = membrane >> leak_shift
-    return kept if leak == Leak.KEEP else membrane - kept
+    return leak_terms(leak, membrane, [membrane >> shift for shift in shifts])
 
 
-def decay(leak: Leak, leak_shift: int) -> float:
-    """Return the factor by which the leak multiplies a membrane per timestep, without rounding."""
-    kept = 2.0**-leak_shift
-    return {Leak.NONE: 1.0, Leak.SUBTRACT: 1.0 - kept, Leak.KEEP: kept}[leak]
+def decay(leak: Leak, *shifts: int) -> float:
+    """Return the factor by which the leak multiplies a membrane per timestep, without rounding.
+
+    >>> decay(Leak.SUBTRACT, 3, 5)
+    0.90625
+    """
+    return leak_terms(leak, 1.0, [2.0**-shift for shift in shifts])
+
+
+def after_leak(remains: AnyNumbers, fired: Any, threshold: Any, reset: Reset) -> AnyNumbers:
+    """Return what a leak left of membranes, less the threshold where a delayed reset is due.
+
+    ``fired`` says which neurons fired in the timestep before.
+    """
+    return remains - fired * threshold if reset == Reset.DELAYED else remains
+
+
+def carried_over(
+    membrane: AnyIntegers, fired: Any, threshold: Any, reset: Reset, leak: Leak, *shifts: int
+) -> AnyIntegers:
+    """Return what integer membranes contribute to the next timestep, after leak and delayed reset.
+
+    Parameters
+    ----------
+    membrane, fired : what :func:`fire` returned in the timestep before.
+
+    >>> carried_over(130, True, 100, Reset.DELAYED, Leak.SUBTRACT, 1)
+    -35
+    """
+    return after_leak(leaked(membrane, leak, *shifts), fired, threshold, reset)
 
 
 def after_spike(membrane: AnyNumbers, threshold: Any, reset: Reset) -> AnyNumbers:
@@ -186,6 +268,8 @@ def after_spike(membrane: AnyNumbers, threshold: Any, reset: Reset) -> AnyNumber
     leave a value from 0 to the membrane: the proof that nothing overflows
     (:mod:`sw.network.bounds`) relies on it.
     """
+    if reset == Reset.DELAYED:
+        return membrane
     if reset == Reset.SOFT:
         return membrane - threshold
     return membrane * 0
@@ -299,12 +383,22 @@ class Config:
                     f"Config.{field} = {getattr(self, field)!r} is not supported: {accepted}"
                 )
 
+        for field in fields(self):
+            if field.name != "name":
+                value = getattr(self, field.name)
+                ok = isinstance(value, int) and 0 <= value < 1 << 32
+                check(ok, field.name, "use a whole number from 0 to 4294967295")
+        check(
+            isinstance(self.name, str) and self.name.isascii() and self.name.isprintable(),
+            "name",
+            "use printable ASCII characters",
+        )
         check(self.weight_bits in (2, 4, 8), "weight_bits", "use 2, 4 or 8")
         check(self.banks in (1, 2, 4, 8), "banks", "use 1, 2, 4 or 8")
         check(
-            self.lanes >= GRANULE_BITS * self.banks and self.lanes & (self.lanes - 1) == 0,
+            GRANULE_BITS * self.banks <= self.lanes <= 128 and self.lanes & (self.lanes - 1) == 0,
             "lanes",
-            f"use a power of two of at least {GRANULE_BITS} for each bank",
+            f"use a power of two of at least {GRANULE_BITS} for each bank, at most 128",
         )
         check(
             self.fire_lanes >= 1
@@ -325,17 +419,18 @@ class Config:
             "use more than weight_bits, at most 32",
         )
         check(
-            self.membrane_slots >= 2 and self.membrane_slots & (self.membrane_slots - 1) == 0,
+            2 <= self.membrane_slots <= 128
+            and self.membrane_slots & (self.membrane_slots - 1) == 0,
             "membrane_slots",
-            "use a power of two of at least 2",
+            "use a power of two from 2 to 128",
         )
         check(
-            self.spike_bytes % (self.chunk_bits // 8) == 0 and self.spike_bytes <= 65536,
+            self.spike_bytes % (self.chunk_bits // 8) == 0 and 0 < self.spike_bytes <= 65536,
             "spike_bytes",
-            "use a multiple of chunk_bits / 8, at most 65536",
+            "use a multiple of chunk_bits / 8, from that to 65536",
         )
-        for field in ("weight_depth", "max_layers", "result_rows"):
-            check(getattr(self, field) >= 2, field, "use at least 2")
+        for name, most in (("weight_depth", 1 << 20), ("max_layers", 255), ("result_rows", 255)):
+            check(2 <= getattr(self, name) <= most, name, f"use 2 to {most}")
         check(self.pixels in (0, 1), "pixels", "use 0 or 1")
         check(1 <= self.count_bits <= 12, "count_bits", "use 1 to 12")
         check(
@@ -344,23 +439,25 @@ class Config:
             "use less than 256 rows of counters",
         )
         check(
-            (self.sum_queue == 0 and self.banks == 1) or self.sum_queue >= SUMS_IN_FLIGHT,
+            (self.sum_queue == 0 and self.banks == 1) or SUMS_IN_FLIGHT <= self.sum_queue <= 255,
             "sum_queue",
-            f"use 0 with a single bank, or at least {SUMS_IN_FLIGHT}",
+            f"use 0 with a single bank, or {SUMS_IN_FLIGHT} to 255",
         )
-        check(self.weight_depth <= 1 << 20, "weight_depth", "use at most 1048576")
         check(
             self.lanes * self.weight_bits >= 32,
             "lanes",
             "use lanes * weight_bits of at least 32 bits, the length of a descriptor's word",
         )
         check(
-            self.param_depth % (2 * self.page_rows) == 0 and self.n_param_rows > 0,
+            self.param_depth % (2 * self.page_rows) == 0
+            and self.n_param_rows > 0
+            and self.param_depth <= 1 << 20,
             "param_depth",
-            f"use a multiple of {2 * self.page_rows}, at least {4 * self.page_rows}: results and "
-            "counters take the end of parameter memory",
+            f"use a multiple of {2 * self.page_rows}, at least {4 * self.page_rows}, at most "
+            "1048576: results and counters take the end of parameter memory",
         )
-        check(self.clk_hz // self.baud >= 4, "baud", "use at most clk_hz / 4")
+        check(1 <= self.baud <= self.clk_hz // 4, "baud", "use 1 to clk_hz / 4")
+        check(self.rx_buffer_bytes < 1 << 16, "rx_buffer_bytes", "use at most 65535")
         check(
             64 <= self.max_payload_bytes < self.rx_buffer_bytes,
             "max_payload_bytes",
@@ -386,6 +483,28 @@ class Config:
     def fire_beats(self) -> int:
         """Number of beats, and so of cycles, that the fire unit needs for one job."""
         return self.lanes // self.fire_lanes
+
+    @property
+    def full_neurons(self) -> bool:
+        """Whether a leak may have :data:`N_LEAK_SHIFTS` shifts and a reset may be delayed.
+
+        Only small devices, which have no queue of sums (:attr:`sum_queue` is 0), lack that logic.
+        """
+        return self.sum_queue > 0
+
+    @property
+    def n_leak_shifts(self) -> int:
+        """Largest number of shifts in the formula of a leak on this device."""
+        return N_LEAK_SHIFTS if self.full_neurons else 1
+
+    @property
+    def membrane_latency(self) -> int:
+        """Number of cycles from reading a membrane until its new value can be read.
+
+        It is the least distance between two jobs of the same neurons, a part of the schedule that
+        the compiler makes for the fire unit.
+        """
+        return FIRE_LATENCY + 2 * self.full_neurons
 
     @property
     def param_latency(self) -> int:

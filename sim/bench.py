@@ -136,10 +136,10 @@ def network(case: Case, rng: np.random.Generator) -> Network:
 
 
 def measure(case: Case, board: Board) -> dict[str, object]:
-    """Run a case on the board, and return its row of the results.
+    """Run a case on the board, and return its row of the table of results, as values by name.
 
-    The row has the measured cycles and rows read, the port use, and the cycles that the compiler
-    predicts.
+    They include the measured cycles and rows read, the port use (see :mod:`sim.bench`), and the
+    cycles that the compiler predicts.
     """
     rng = np.random.default_rng(0)
     net = network(case, rng)
@@ -165,9 +165,9 @@ def measure(case: Case, board: Board) -> dict[str, object]:
 
 
 def measure_all(config: Config, *, quiet: bool) -> list[dict[str, object]]:
-    """Run every case, and return their rows of the results.
+    """Run every case on the virtual board, and return what :func:`measure` returns for each.
 
-    Each row is printed at once, unless ``quiet``.
+    Each row is printed as soon as it is there, unless ``quiet``.
     """
     rows = []
     if not quiet:

@@ -151,8 +151,11 @@ class Tally:
 
 @dataclass
 class Campaign:
-    """Results of many sessions with faults: counts of events for each kind of session, and of the
-    driver's errors by class."""
+    """Results of many sessions with faults.
+
+    ``tallies`` counts events for each kind of session, and ``errors`` the driver's errors by name
+    of their class. ``seconds`` is the duration of all sessions together.
+    """
 
     tallies: dict[str, Tally] = field(default_factory=lambda: {kind: Tally() for kind in SESSIONS})
     errors: Counter[str] = field(default_factory=Counter)
@@ -189,7 +192,7 @@ def session(
     check: Callable[[Inference, Inference], object],
     halfway: Callable[[Port], object] = lambda port: None,
 ) -> tuple[LinkCounters, Counter[str]]:
-    """Open the board, load the network, run samples and read maps back.
+    """Open the board, load the network, run samples, and read the spike maps of some of them back.
 
     Parameters
     ----------
@@ -202,7 +205,7 @@ def session(
 
     Returns
     -------
-    Traffic and errors of the link, and the number of faults by kind.
+    Counts of the link's traffic and errors, and the number of injected faults by kind.
 
     Raises
     ------
@@ -247,7 +250,11 @@ def session(
 def run_session(
     path: str, pid: int, kind: str, seed: int, expected: list[Inference], campaign: Campaign
 ) -> None:
-    """Run one session with faults of the given kind, and count in ``campaign`` how it ended."""
+    """Run one session with faults of the given kind, and count in ``campaign`` how it ended.
+
+    ``kind`` is one of :data:`SESSIONS`, and ``seed`` determines the faults. The other parameters
+    are those of :func:`session`.
+    """
     tally = campaign.tallies[kind]
     tally.n_sessions += 1
     kinds = (kind,) if kind in faults.KINDS else faults.KINDS
@@ -326,10 +333,11 @@ def _kill_host(path: str, pid: int, seed: int, phase: str) -> bool:
 
 
 def run_campaign(n_faults: int, seed: int, *, progress: bool = True) -> Campaign:
-    """Inject at least ``n_faults`` faults, and return what they led to.
+    """Inject at least ``n_faults`` faults, and return counts of what they led to.
 
     One session of every kind is run, in the order of :data:`SESSIONS`. This is repeated until there
-    were enough faults. Ctrl-C ends it earlier, with the results so far.
+    were enough faults. Ctrl-C ends it earlier, with the counts so far. ``seed`` determines the
+    faults.
     """
     rng = random.Random(seed)
     campaign = Campaign()

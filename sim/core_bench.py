@@ -1,4 +1,8 @@
-"""Test bench under cocotb that drives the core through its bus and reads back all results."""
+"""Test bench under cocotb that drives the core through its bus, and reads all results.
+
+The bus has several *streams*, such as "write" and "done", each of which carries *payloads*. The
+device's memories are read and written in *rows* (:class:`hw.protocol.Space`).
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,8 @@ class CoreRun:
     argmax : predicted class.
     n_cycles : duration in clock cycles.
     logits : int64 (n_classes,).
-    spikes : spikes of every feature map by its name, uint8 (T, C, H, W).
+    spikes : spikes of every feature map by its name, uint8 (T, C, H, W). If the device takes
+        pixels, also the image's bit-planes, under :data:`sw.compile.program.PIXELS`.
     counters : counters of every layer by its name.
     """
 
@@ -43,7 +48,7 @@ class CoreBench:
     Parameters
     ----------
     dut : Verilog of :class:`hw.core.core.Core` with the program's configuration.
-    program : compiled program to load and run.
+    program : compiled program to load and run. A run is one inference.
     stall : probability per cycle that the test bench keeps a stream of the bus waiting.
     """
 
@@ -71,7 +76,10 @@ class CoreBench:
             await RisingEdge(self.dut.clk)
 
     async def put(self, stream: str, payloads: Iterable[int]) -> None:
-        """Send payloads on the stream of the bus with this name, for example ``"write"``."""
+        """Send payloads on the stream of the bus with this name, for example ``"write"``.
+
+        A payload is given as an integer that has its bits.
+        """
         valid, ready, payload = (
             getattr(self.dut, f"bus__{stream}__{wire}") for wire in ("valid", "ready", "payload")
         )
@@ -87,7 +95,10 @@ class CoreBench:
             valid.value = 0
 
     async def get(self, stream: str) -> int:
-        """Take one payload from the stream of the bus with this name, for example ``"done"``."""
+        """Take one payload from the stream of the bus with this name, for example ``"done"``.
+
+        Return the payload's bits as an unsigned integer.
+        """
         valid, ready, payload = (
             getattr(self.dut, f"bus__{stream}__{wire}", None)
             for wire in ("valid", "ready", "payload")
@@ -106,7 +117,10 @@ class CoreBench:
         return value
 
     async def write(self, space: Space, row: int, image: bytes) -> None:
-        """Write ``image``, which consists of whole rows, into a memory from ``row`` on."""
+        """Write the bytes ``image`` into the memory ``space``, from its row ``row`` on.
+
+        The bytes are those of whole rows; :func:`hw.protocol.row_bytes` says how long a row is.
+        """
         size = row_bytes(space, self.program.config)
         assert len(image) % size == 0
         await self.put(
@@ -123,7 +137,7 @@ class CoreBench:
         )
 
     async def read(self, space: Space, row: int, n_rows: int) -> bytes:
-        """Return the bytes of ``n_rows`` rows of a memory, from ``row`` on."""
+        """Return the bytes of ``n_rows`` rows of the memory ``space``, from its row ``row`` on."""
         size = row_bytes(space, self.program.config)
         rows = []
         for i in range(n_rows):
@@ -140,12 +154,17 @@ class CoreBench:
         await self.write(Space.SPIKE, 0, bytes(self.program.spike_bytes))
 
     async def infer(self, sample: NDArray[np.uint8], *, tag: int = 0) -> CoreRun:
-        """Run the program on a sample, and read everything back.
+        """Run the program once, on one sample, and read its results from the device's memories.
 
         Parameters
         ----------
-        sample : input as :meth:`sw.compile.program.Program.pack_input` takes it.
-        tag : number that identifies the run.
+        sample : image or spikes, as :meth:`sw.compile.program.Program.pack_input` takes them.
+        tag : number from 0 to 255 that identifies the run; the device reports it with the result.
+
+        Returns
+        -------
+        The predicted class, the duration in cycles, the logits, the spikes of every map, and the
+        counters of every layer.
         """
         program = self.program
         place = program.inputs[0]

@@ -39,19 +39,27 @@ LINK_CONFIG = Config(
 def simulate_network(path: Path, n_images: int, seed: int) -> str:
     """Run a network file on sample images, and compare every spike and logit with the reference.
 
-    Return a line about the comparison. A network without an encoder takes random spikes.
+    A network without an encoder, which takes spikes instead of images, is run on random spikes.
+
+    Returns
+    -------
+    One line of text for the user, with the numbers of images, spikes and logits that were compared.
+
+    Raises
+    ------
+    sim.runner.CocotbError
+        A result differs, or the simulation could not be built.
     """
     import numpy as np
 
     from sim.vectors import run_network
     from sw.compile.compiler import compile_network
-    from sw.compile.program import Program
     from sw.data import catalogue
     from sw.network import encoder, netfile, reference
 
-    file = netfile.load(path, Program)
+    file = netfile.load(path)
     network = file.network
-    program = file.program or compile_network(network, Config())
+    program = compile_network(network, file.config or Config())
     if network.encoder is None:
         rng = np.random.default_rng(seed)
         shape = (n_images, network.timesteps, *network.image_shape)
@@ -78,7 +86,17 @@ def simulate_network(path: Path, n_images: int, seed: int) -> str:
 
 
 def simulate_link(seed: int, config: Config = LINK_CONFIG) -> str:
-    """Run the tests of the link at a device's serial pins, and return a line about them."""
+    """Run the tests of the link at a device's serial pins.
+
+    Returns
+    -------
+    One line of text for the user, with the number of tests.
+
+    Raises
+    ------
+    sim.runner.CocotbError
+        A test failed, or the simulation could not be built.
+    """
     from hw.top import Top
     from sim.link_tests import CONFIG_VARIABLE
     from sim.runner import run_cocotb

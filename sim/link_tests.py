@@ -59,7 +59,10 @@ class Bench:
 
     @classmethod
     async def start(cls, dut: Any) -> Bench:
-        """Reset the device, and change the line to the highest rate of its configuration."""
+        """Return a bench for a device that it has reset, at the highest rate of the configuration.
+
+        The reset has been acknowledged, so that the device takes all requests.
+        """
         bench = cls(dut, Config(**json.loads(os.environ[CONFIG_VARIABLE])))
         await bench.reset()
         await bench.set_rate(bench.config.clk_hz // bench.config.baud)
@@ -83,7 +86,10 @@ class Bench:
         await self.source.send(encode_frame(bytes([self.seq, opcode]) + payload))
 
     async def receive(self) -> bytes:
-        """Return the next packet from the device, whose frame must be undamaged."""
+        """Return the next packet from the device, the content of an undamaged frame.
+
+        A damaged frame fails the test.
+        """
         raw = await with_timeout(self.sink.read_until(END), REPLY_TIMEOUT_NS, "ns")
         packet = decode_frame(raw)
         assert packet is not None, f"the device sent a damaged frame: {raw.hex(' ')}"

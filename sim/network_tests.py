@@ -2,8 +2,9 @@
 
 The environment variable ``SPIKEFOLD_NETWORK`` names a network file, ``SPIKEFOLD_VECTORS`` an .npz
 file with these arrays: for each image ``i`` the input ``i.sample``, and the expected ``i.logits``
-and ``i.spikes.<map>`` (T, C, H, W); and ``stall``, the probability per cycle that a stream of the
-core's bus waits. :mod:`sim.vectors` writes both files.
+and ``i.spikes.<map>`` (T, C, H, W); ``stall``, the probability per cycle that a stream of the
+core's bus waits; and ``pixels``, whether the device computes the encoder. :mod:`sim.vectors` writes
+both files.
 """
 
 from __future__ import annotations
@@ -14,17 +15,18 @@ import cocotb
 import numpy as np
 
 from sim.core_bench import CoreBench
-from sw.compile.program import PIXELS, Program
+from sw.compile.compiler import compile_network
+from sw.compile.program import PIXELS
 from sw.network import netfile
 
 
 @cocotb.test()
 async def every_spike_and_logit(dut) -> None:
     """All spikes of all feature maps, all logits, the class and the counters are as expected."""
-    file = netfile.load(os.environ["SPIKEFOLD_NETWORK"], Program)
+    file = netfile.load(os.environ["SPIKEFOLD_NETWORK"])
     vectors = np.load(os.environ["SPIKEFOLD_VECTORS"])
-    program = file.program
-    assert program is not None, file.stale
+    assert file.config is not None, file.unknown
+    program = compile_network(file.network, file.config, pixels=bool(vectors["pixels"]))
     bench = CoreBench(dut, program, stall=float(vectors["stall"]))
     await bench.reset()
     await bench.load()

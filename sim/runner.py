@@ -127,6 +127,10 @@ def run_cocotb(
     seed : seed of ``random`` inside the tests; by default random, and logged.
     env : environment variables for the tests, such as their parameters.
 
+    Returns
+    -------
+    The number of tests, all of which passed, and the paths of the log and the waveform.
+
     Raises
     ------
     CocotbError

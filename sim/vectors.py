@@ -32,13 +32,18 @@ def run_network(
 
     Parameters
     ----------
-    network : network from which ``program`` was compiled.
+    network : network from which ``program`` was compiled. The simulation compiles it again for the
+        program's configuration.
     expected : expected spikes and logits of each inference.
     samples : input of each inference; by default the expected spikes of the input map.
     name : name of a folder under ``build/cocotb``. Programs for one configuration may share it, so
         that Verilator compiles the core only once.
     stall : probability per cycle that a stream of the core's bus waits.
     seed : seed of these stalls; random by default.
+
+    Returns
+    -------
+    Paths of the simulation's log and waveform. Everything that was compared is equal.
 
     Raises
     ------
@@ -49,8 +54,11 @@ def run_network(
     folder: Path = BUILD_DIR / name
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"network{netfile.SUFFIX}"
-    netfile.save(file, network, program)
-    vectors: dict[str, NDArray] = {"stall": np.float64(stall)}
+    netfile.save(file, network, program.config)
+    vectors: dict[str, NDArray] = {
+        "stall": np.float64(stall),
+        "pixels": np.bool_(program.pixels),
+    }
     for i, (maps, logits) in enumerate(expected):
         vectors[f"{i}.sample"] = maps[INPUT] if samples is None else samples[i]
         vectors[f"{i}.logits"] = logits

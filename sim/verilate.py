@@ -14,7 +14,6 @@ import hashlib
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -22,15 +21,11 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from amaranth import Const, Value
-from amaranth.back import rtlil
 from amaranth.lib import wiring
 
 from hw.tools.folders import cache_dir
-from hw.tools.netlist import COLLISIONS, no_garbage_collection
-
-TOP = "top"
-"""Name of the top module; the C++ class is ``Vtop``."""
+from hw.tools.netlist import COLLISIONS
+from hw.tools.verilog import TOP, ToolError, run_program, to_rtlil, verilog_of
 
 BASE_ARGS = (
     *("--x-assign", "fast", "--x-initial", "fast", "--noassert", "-O3"),
@@ -56,10 +51,6 @@ opt_clean
 """Yosys passes for a model that runs about a quarter faster."""
 
 _FAST_ARGS = ("--output-split-cfuncs", "2000")
-
-
-class ToolError(RuntimeError):
-    """Raised if a tool is missing or fails; the message has its output or says what to install."""
 
 
 def verilator_root() -> Path:
@@ -97,7 +88,7 @@ def compiler() -> str:
 
 
 def environment(**make_variables: str) -> dict[str, str]:
-    """Return environment variables for ``verilator`` and the make files that it writes.
+    """Return all environment variables for ``verilator`` and the make files that it writes.
 
     The wheel's executable comes before any other Verilator on the path, because cocotb needs a
     newer one than distributions ship. Variables for make correct two faults of the wheel's make
@@ -125,65 +116,6 @@ def environment(**make_variables: str) -> dict[str, str]:
     }
 
 
-def _run(command: Sequence[str | Path], what: str, **kwargs) -> None:
-    try:
-        done = subprocess.run(
-            [str(word) for word in command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            **kwargs,
-        )
-    except OSError as error:
-        raise ToolError(f"{what}: cannot start {command[0]}: {error}") from error
-    if done.returncode != 0:
-        raise ToolError(f"{what} failed with exit code {done.returncode}:\n{done.stdout[-4000:]}")
-
-
-def _without_zero_contents(text: str) -> str:
-    """Return the RTLIL ``text`` without those initial contents of memories that are all zero.
-
-    Verilator starts memories at zero by itself (``--x-initial fast``). From initial contents it
-    would make a statement per row, which takes long to compile.
-    """
-    kept: list[str] = []
-    cell: list[str] = []
-    for line in text.splitlines(keepends=True):
-        if cell or line.lstrip().startswith("cell $meminit_v2 "):
-            cell.append(line)
-            if line.strip() == "end":
-                data = next(word for word in cell if word.lstrip().startswith("connect \\DATA "))
-                if data.rstrip().rpartition("'")[2].strip("0"):
-                    kept.extend(cell)
-                cell = []
-        else:
-            kept.append(line)
-    return "".join(kept)
-
-
-@no_garbage_collection()
-def to_rtlil(component: wiring.Component, *, emit_src: bool = False) -> str:
-    """Return a component as RTLIL, the intermediate language of Yosys.
-
-    The ports are the members of the component's signature, such as ``i__payload``, and ``clk`` and
-    ``rst``. Memories that start at zero have no initial contents, because Verilator starts them at
-    zero by itself (:data:`BASE_ARGS`).
-
-    Parameters
-    ----------
-    emit_src : include positions in the Python sources; the text then depends on their folder.
-    """
-    ports = {
-        "__".join(map(str, path)): (Value.cast(value), None)
-        for path, _, value in component.signature.flatten(component)
-        if not isinstance(value, Const)  # the `ready` of a stream that never waits
-    }
-    text = rtlil.convert(component, name=TOP, ports=ports, emit_src=emit_src)
-    return _without_zero_contents(text)
-
-
 def to_verilog(
     design: wiring.Component | str, *, emit_src: bool = False, fast: bool = False
 ) -> str:
@@ -195,22 +127,7 @@ def to_verilog(
     fast : make the Verilog flat and fast to simulate; by default it is readable.
     """
     text = design if isinstance(design, str) else to_rtlil(design, emit_src=emit_src)
-    with tempfile.TemporaryDirectory(prefix="spikefold-") as folder:
-        rtlil_path, verilog_path, script = (
-            Path(folder, name) for name in ("top.il", "top.v", "top.ys")
-        )
-        rtlil_path.write_text(text)
-        passes = _FAST if fast else _READABLE
-        script.write_text(
-            f"read_rtlil {rtlil_path}\n{passes}\nwrite_verilog -norename {verilog_path}\n"
-        )
-        # In a separate process, because Yosys keeps global state and prints to descriptor 1.
-        program = (
-            "import sys; from pyosys import libyosys as ys;"
-            "ys.run_pass('script ' + sys.argv[1], ys.Design())"
-        )
-        _run([sys.executable, "-c", program, script], "conversion to Verilog (pyosys)")
-        return verilog_path.read_text()
+    return verilog_of(text, _FAST if fast else _READABLE)
 
 
 def _machine() -> str:
@@ -226,11 +143,12 @@ def _machine() -> str:
 
 
 def build_executable(
-    design: Callable[[], wiring.Component],
+    design: Callable[[], wiring.Component] | str,
     main: Path,
     *,
     name: str,
     fingerprint: str | None = None,
+    top: str = TOP,
     defines: Mapping[str, int] | None = None,
     verilator_args: Sequence[str] = (),
     compile_args: Sequence[str] = ("-O3", "-march=native"),
@@ -242,11 +160,12 @@ def build_executable(
     Parameters
     ----------
     design : function that makes the component. With ``fingerprint`` it is called only if the
-        executable is not in the cache.
+        executable is not in the cache. Or the Verilog of a design, which is simulated as it is.
     main : C++ source, which includes ``Vtop.h``.
     name : readable part of the file name in the cache.
     fingerprint : text that determines the design, such as the sources of its modules and its
         parameters. By default the RTLIL of the design, which takes longer.
+    top : name of the top module.
     defines : preprocessor macros for ``main``, by name.
     verilator_args, compile_args : further options of Verilator, and options of the C++ compiler.
 
@@ -255,7 +174,9 @@ def build_executable(
     ToolError
         Yosys, Verilator or the compiler is missing or failed.
     """
-    text = to_rtlil(design()) if fingerprint is None else ""
+    if isinstance(design, str):
+        fingerprint = design
+    text = "" if fingerprint is not None or isinstance(design, str) else to_rtlil(design())
     macros = [f"-D{key}={value}" for key, value in sorted((defines or {}).items())]
     versions = [metadata.version(package) for package in ("amaranth", "pyosys", "verilator")]
     key = hashlib.sha256()
@@ -286,10 +207,12 @@ def build_executable(
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="build-", dir=target.parent) as folder:
         verilog = Path(folder, "top.v")
-        verilog.write_text(to_verilog(text or design(), fast=True))
+        verilog.write_text(
+            design if isinstance(design, str) else to_verilog(text or design(), fast=True)
+        )
         objects = Path(folder, "obj")
         optimise = " ".join(compile_args)
-        _run(
+        run_program(
             [
                 # The binary itself: the wrapper needs Perl.
                 verilator_root() / "bin" / "verilator_bin",
@@ -297,7 +220,7 @@ def build_executable(
                 *BASE_ARGS,
                 *_FAST_ARGS,
                 *verilator_args,
-                *("--top-module", TOP, "--prefix", "Vtop", "--Mdir", objects, "-o", "model"),
+                *("--top-module", top, "--prefix", "Vtop", "--Mdir", objects, "-o", "model"),
                 *(word for macro in macros for word in ("-CFLAGS", macro)),
                 *(verilog, main.resolve()),
             ],

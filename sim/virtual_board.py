@@ -21,47 +21,69 @@ from pathlib import Path
 
 from amaranth.lib import wiring
 
-from hw.boards.configs import BOARDS_HELP, config_by_name
+from hw.boards.configs import CONFIGS_HELP, config_by_name
 from hw.core.core import Core
 from hw.spec import Config, SpecError
+from hw.tools.portable import MODULE
 from sim.verilate import ToolError, build_executable
 from sim.virtual_top import VirtualTop
 from sw.cli.commands import CommandParser, command
 
 MAIN = Path(__file__).with_suffix(".cpp")
 GATEWARE = Path(__file__).resolve().parents[1] / "hw"
+NOT_SIMULATED = frozenset({"boards", "tools"})
+"""Rooms of ``hw`` that the gateware does not import."""
 
 
 def _fingerprint(config: Config) -> str:
     """Return a text that determines the gateware: all of its sources, and the configuration."""
-    sources = sorted(GATEWARE.rglob("*.py"))
+    sources = [
+        *sorted(path for path in GATEWARE.rglob("*.py") if path.parent.name not in NOT_SIMULATED),
+        Path(__file__).with_name("virtual_top.py"),
+    ]
     return "\0".join([repr(config), *(f"{path.name}\0{path.read_text()}" for path in sources)])
 
 
-def executable(config: Config, *, core: Callable[[], wiring.Component] | None = None) -> Path:
+def executable(
+    config: Config,
+    *,
+    core: Callable[[], wiring.Component] | None = None,
+    verilog: str | None = None,
+) -> Path:
     """Return the path of the program that simulates a board, compiled unless it is in the cache.
 
     Parameters
     ----------
     core : function that makes a component to use in place of the core, for tests of the link.
+    verilog : portable Verilog of the board (:mod:`hw.tools.portable`), which is simulated in place
+        of the sources. This takes about twice as long per cycle.
 
     Raises
     ------
     sim.verilate.ToolError
         Yosys, Verilator or the C++ compiler is missing or failed.
     """
+    name = f"board-{config.name.replace('/', '-')}"
+    defines = {"CLK_HZ": config.clk_hz}
+    if verilog is not None:
+        return build_executable(
+            verilog, MAIN, name=name, top=MODULE, defines=defines | {"PORTABLE": 1}
+        )
     return build_executable(
         lambda: VirtualTop(config, Core(config) if core is None else core()),
         MAIN,
-        name=f"board-{config.name.replace('/', '-')}",
+        name=name,
         fingerprint=_fingerprint(config) if core is None else None,
-        defines={"CLK_HZ": config.clk_hz},
+        defines=defines,
     )
 
 
 @contextmanager
 def virtual_board(
-    config: Config, *, core: Callable[[], wiring.Component] | None = None
+    config: Config,
+    *,
+    core: Callable[[], wiring.Component] | None = None,
+    verilog: str | None = None,
 ) -> Iterator[str]:
     """Run a virtual board within a ``with`` block, which gets the path of the board's serial port.
 
@@ -73,7 +95,10 @@ def virtual_board(
         Yosys, Verilator or the C++ compiler is missing or failed.
     """
     with subprocess.Popen(
-        [executable(config, core=core)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [executable(config, core=core, verilog=verilog)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as board:
         assert board.stdout is not None
         try:
@@ -89,13 +114,21 @@ def _parser() -> CommandParser:
         "the\nprogram that started it ends.",
         epilog="examples:\n"
         "  python -m sim.virtual_board\n"
-        "  python -m sim.virtual_board --config ulx3s-85f --link ttyV0 --stats",
+        "  python -m sim.virtual_board --config ulx3s-85f --link ttyV0 --stats\n"
+        "  python -m sim.virtual_board --config mine.toml --verilog mine/mine.v",
     )
     parser.add_argument(
         "--config",
         default="sim",
         metavar="NAME",
-        help=f"one of sim, {BOARDS_HELP} (default: %(default)s)",
+        help=f"one of sim, {CONFIGS_HELP} (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--verilog",
+        type=Path,
+        metavar="FILE",
+        help="simulate this Verilog, which 'python -m hw.build --verilog' wrote for the same "
+        "configuration",
     )
     parser.add_argument("--link", type=Path, metavar="PATH", help="make PATH a link to the port")
     parser.add_argument(
@@ -120,7 +153,8 @@ def main(argv: list[str] | None = None) -> int:
     config = config_by_name(arguments.config)
     if link is not None and os.path.lexists(link) and not link.is_symlink():
         raise FileExistsError(f"{link} exists and is no link: name a different path")
-    program = executable(config)
+    verilog = None if arguments.verilog is None else arguments.verilog.read_text()
+    program = executable(config, verilog=verilog)
     options = [f"--latency={arguments.latency / 1e3}", *["--stats"] * arguments.stats]
     if link is None:
         os.execv(program, [str(program), *options])

@@ -36,16 +36,22 @@ def run_layer(layer: Layer, source: np.ndarray, identity: np.ndarray | None) -> 
                     logits = logits + drive
                     continue
                 drive = drive + _pick(layer.bias, t, y, x)
-                kept = membrane >> layer.leak_shift
-                membrane = {
-                    Leak.NONE: membrane,
-                    Leak.SUBTRACT: membrane - kept,
-                    Leak.KEEP: kept,
-                }[layer.leak] + drive
                 assert layer.threshold is not None
                 threshold = _pick(layer.threshold, y, x)
+                sign = {Leak.NONE: 0, Leak.SUBTRACT: -1, Leak.KEEP: 1}[layer.leak]
+                kept = 0 if layer.leak == Leak.KEEP else membrane
+                for shift in (layer.leak_shift, *layer.finer_shifts):
+                    kept = kept + sign * (membrane >> shift)
+                    sign = -sign
+                if layer.reset == Reset.DELAYED and t:
+                    kept = kept - threshold * spikes[t - 1, :, y, x]
+                membrane = kept + drive
                 fires = membrane >= threshold
-                after = membrane - threshold if layer.reset == Reset.SOFT else 0 * membrane
+                after = {
+                    Reset.HARD: 0 * membrane,
+                    Reset.SOFT: membrane - threshold,
+                    Reset.DELAYED: membrane,
+                }[layer.reset]
                 membrane = np.where(fires, after, membrane)
                 spikes[t, :, y, x] = fires
     if layer.output:

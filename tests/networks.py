@@ -13,7 +13,7 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from hw.spec import Gate, Leak, Reset, fire, joined, leaked, signed_range
+from hw.spec import N_LEAK_SHIFTS, Gate, Leak, Reset, carried_over, fire, joined, signed_range
 from sw.network.network import IMAGE, INPUT, Layer, Network, Shape, conv_size
 
 CHANNELS = (1, 2, 3, 8, 12, 16, 24)
@@ -49,9 +49,11 @@ def random_network(
     leak: Leak | None = None,
     reset: Reset | None = None,
     channels: Sequence[int] = CHANNELS,
+    full_neurons: bool = True,
 ) -> Network:
     """Return a valid network of one to five layers with odd shapes; options left out are drawn.
 
+    Without ``full_neurons``, leaks have one shift and no reset is delayed, as on small devices.
     Thresholds and biases are set so that about 5 to 50 % of a layer's neurons fire.
     """
     rng = np.random.default_rng(seed)
@@ -61,7 +63,7 @@ def random_network(
     n_layers = int(rng.integers(1, 6)) if n_layers is None else n_layers
     height, width = (int(n) for n in rng.integers(3, 10, 2))
     image_shape: Shape = (int(rng.choice(CHANNELS[:3] if encoder else channels)), height, width)
-    maker = _Maker(rng, timesteps, weight_bits, granularity, leak, reset, channels)
+    maker = _Maker(rng, timesteps, weight_bits, granularity, leak, reset, channels, full_neurons)
 
     stem = None
     if encoder:
@@ -111,8 +113,11 @@ class _Maker:
         leak: Leak | None,
         reset: Reset | None,
         channels: Sequence[int],
+        full_neurons: bool,
     ):
         self.channels = channels
+        self.full_neurons = full_neurons
+        self.full_rng = np.random.default_rng(rng.bit_generator.seed_seq.spawn(1)[0])  # type: ignore[attr-defined]
         self.rng = rng
         self.timesteps = timesteps
         self.weight_bits = weight_bits
@@ -142,7 +147,16 @@ class _Maker:
         pool = tuple(2 if n >= 2 and rng.random() < 0.25 else 1 for n in conv)
         weight = self._weight(conv, n_out, shape[0], kernel, encoder)
         leak = Leak(rng.integers(3)) if self.leak is None else self.leak
-        reset = Reset(rng.integers(len(Reset))) if self.reset is None else self.reset
+        reset = Reset(rng.integers(2)) if self.reset is None else self.reset
+        shifts = [0 if leak == Leak.NONE else int(rng.integers(1, 5))]
+        if self.full_neurons:
+            full = self.full_rng
+            if self.reset is None and full.random() < 0.3:
+                reset = Reset.DELAYED
+            if leak != Leak.NONE:
+                n_finer = int(full.integers(N_LEAK_SHIFTS))
+                finer = full.choice(range(shifts[0] + 1, 9), n_finer, replace=False)
+                shifts += sorted(int(shift) for shift in finer)
         drive = _drive(weight, source, kernel, stride, padding)
         silent = drive.max(axis=(0, 1, 2, 3)) <= 0
         if silent.any():  # these channels could never fire: negate their weights, roughly
@@ -168,7 +182,8 @@ class _Maker:
             bias=bias.clip(-MAX_PARAM, MAX_PARAM).astype(np.int32),
             threshold=np.ones((*threshold_shape, n_out), np.int32),
             leak=leak,
-            leak_shift=0 if leak == Leak.NONE else int(rng.integers(1, 5)),
+            leak_shift=shifts[0],
+            finer_shifts=tuple(shifts[1:]),
             reset=reset,
             gate=Gate.NONE if identity is None else Gate(rng.integers(1, 5)),
             identity=identity,
@@ -272,11 +287,13 @@ def _drive(
 def _fire(layer: Layer, drive: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return spikes (N, T, O, H', W') before gate and pooling; ``drive`` includes the bias."""
     assert layer.threshold is not None
-    membrane = np.zeros_like(drive[:, 0])
+    left = np.zeros_like(drive[:, 0])
     spikes = np.zeros_like(drive)
     for t in range(drive.shape[1]):
-        membrane = leaked(membrane, layer.leak, layer.leak_shift) + drive[:, t]
-        spikes[:, t], membrane = fire(membrane, layer.threshold, layer.reset)
+        spikes[:, t], membrane = fire(left + drive[:, t], layer.threshold, layer.reset)
+        left = carried_over(
+            membrane, spikes[:, t], layer.threshold, layer.reset, layer.leak, *layer.leak_shifts
+        )
     return spikes.transpose(0, 1, 4, 2, 3)
 
 

@@ -28,7 +28,6 @@ from sw.cli.commands import (
     command,
     exit_codes,
 )
-from sw.compile.compiler import compile_network
 from sw.data import catalogue, dataset
 from sw.driver.board import Board
 from sw.driver.errors import LinkTimeout
@@ -126,7 +125,7 @@ def test_simulators_without_their_tools_say_what_to_install(
 def with_a_board(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Make arguments that run a network on a board in Python."""
     network = random_network(11, n_layers=4, timesteps=3, weight_bits=4, encoder=True)
-    netfile.save(folder / "net.spikefold", network, compile_network(network, CONFIGS["sim"]))
+    netfile.save(folder / "net.spikefold", network, CONFIGS["sim"])
     np.save(folder / "images.npy", random_input(network, np.random.default_rng(3), 3))
     monkeypatch.setattr(Board, "open", lambda *_: Board(FakeDevice(network, CONFIGS["sim"])))
     return [str(folder / "net.spikefold"), "--input", str(folder / "images.npy")]

@@ -33,7 +33,13 @@ REQUIREMENTS = {
     ]
     for requirement in [Requirement(text)]
 }
-OPTIONAL = {"tensorboard": "tensorboard", "pillow": "PIL"}
+OPTIONAL = {
+    "tensorboard": "tensorboard",
+    "pillow": "PIL",
+    "lz4": "lz4",
+    "zstandard": "zstandard",
+    "hdf5plugin": "hdf5plugin",
+}
 """Modules of optional packages, which a command imports only when it needs them."""
 EXTRAS = PYPROJECT["project"]["optional-dependencies"]
 TOOLS = {
@@ -43,7 +49,13 @@ TOOLS = {
 }
 """Programs that only `make lint`, `make bitstreams` and `make docs` install."""
 BUILT = {"__pycache__", ".venv", "build", ".git", ".hypothesis", ".pytest_cache", ".ruff_cache"}
-SW_MAY_IMPORT = ("hw.spec", "hw.protocol", "hw.boards.configs", "hw.tools.command")
+SW_MAY_IMPORT = (
+    "hw.spec",
+    "hw.protocol",
+    "hw.boards.configs",
+    "hw.boards.usb",
+    "hw.tools.command",
+)
 HOST_COMMANDS = ("sw.run", "sw.boards", "sw.monitor", "sw.throughput", "hw.flash")
 """Commands that must run after `make host`."""
 
@@ -87,7 +99,7 @@ def test_every_import_is_a_declared_dependency() -> None:
         for top in {name.partition(".")[0] for name in imported(path)}:
             if top in FOLDERS or top in sys.stdlib_module_names:
                 continue
-            if top == "packaging":  # pytest's own dependency
+            if top in ("packaging", "jschon"):  # dependencies of pytest and of Amaranth
                 continue
             dists = {canonicalize_name(d) for d in owners.get(top, [])}
             assert dists & set(REQUIREMENTS), f"{path.relative_to(ROOT)} imports {top}"

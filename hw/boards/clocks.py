@@ -52,18 +52,27 @@ class Clocks(Elaboratable):
             m.submodules.clk_buf = buffer = io.Buffer("i", port)
             m.submodules.pll = instance(buffer.i, clk, locked)
 
-        n_cycles = round(RESET_SECONDS * self._clk_hz)
-        timer = Signal(range(n_cycles + 1))
-        reset = Signal(init=1)
-        locked_here = Signal()
-        m.submodules.locked = FFSynchronizer(locked, locked_here, o_domain="unreset")
-        m.d.comb += [ClockSignal("unreset").eq(clk), ResetSignal("sync").eq(reset)]
-        m.d.unreset += reset.eq(timer != n_cycles)
-        with m.If(~locked_here):
-            m.d.unreset += timer.eq(0)
-        with m.Elif(timer != n_cycles):
-            m.d.unreset += timer.eq(timer + 1)
+        hold_reset(m, self._clk_hz, clk, locked)
         return m
+
+
+def hold_reset(m: Module, clk_hz: int, clk: Value, locked: Value) -> None:
+    """Keep the domain ``sync`` in reset until ``locked`` has been high for :data:`RESET_SECONDS`.
+
+    ``m`` needs a local clock domain ``unreset`` without reset, which this function connects to
+    ``clk``, the clock of ``sync``. ``locked`` may change at any time.
+    """
+    n_cycles = round(RESET_SECONDS * clk_hz)
+    timer = Signal(range(n_cycles + 1))
+    reset = Signal(init=1)
+    locked_here = Signal()
+    m.submodules.locked = FFSynchronizer(locked, locked_here, o_domain="unreset")
+    m.d.comb += [ClockSignal("unreset").eq(clk), ResetSignal("sync").eq(reset)]
+    m.d.unreset += reset.eq(timer != n_cycles)
+    with m.If(~locked_here):
+        m.d.unreset += timer.eq(0)
+    with m.Elif(timer != n_cycles):
+        m.d.unreset += timer.eq(timer + 1)
 
 
 def pll(clk_hz: int, platform: Platform) -> Callable[..., Instance]:

@@ -12,11 +12,17 @@ The suffix ``/w2``, ``/w4`` or ``/w8`` of a name stands for the same board built
 width, with the same number of bits of weight memory. The ULX3S-85F has two entries: ``ulx3s-85f``
 has one bank (:class:`hw.spec.Config`) and 8-bit weights, ``ulx3s-85f-wide`` four banks and 4-bit
 weights.
+
+Boards whose bitstream a vendor's tool makes have board files instead (:mod:`hw.boards.board_file`):
+those that come with Spikefold are known by their names, others by the paths of their files.
 """
 
 from __future__ import annotations
 
-from hw.spec import Config, SpecError
+from pathlib import Path
+
+from hw.boards.board_file import FILES, SHIPPED, SUFFIX, Board, BoardFileError, load
+from hw.spec import Config, SpecError, did_you_mean
 
 _60_MHZ = {"clk_hz": 60_000_000, "baud": 3_000_000}
 _75_MHZ = {"clk_hz": 75_000_000, "baud": 3_000_000}
@@ -100,30 +106,71 @@ BOARDS: tuple[str, ...] = tuple(name for name in CONFIGS if name != "sim")
 """Names of the real boards."""
 BOARDS_HELP = f"{', '.join(BOARDS)}, each also with /w2, /w4 or /w8 for another weight width"
 """List of board names for help texts."""
+CONFIGS_HELP = f"{', '.join(BOARDS)}, {', '.join(SHIPPED)} (also with /w2, /w4, /w8), a board file"
+"""List of what :func:`config_by_name` takes besides ``sim``, for help texts."""
+
+
+def load_board(name: str, base: Config | None = None) -> Board:
+    """Return the board of a board file: a path that ends with ``.toml``, or a name of ``SHIPPED``.
+
+    Parameters
+    ----------
+    base : configuration that the file changes, see :func:`hw.boards.board_file.load`.
+
+    Raises
+    ------
+    hw.boards.board_file.BoardFileError
+        There is no such file, it cannot be used, or it has the name of a board of
+        :data:`CONFIGS`.
+    """
+    path = FILES / f"{name}{SUFFIX}" if name in SHIPPED else Path(name)
+    board = load(path, base)
+    if board.name in CONFIGS:
+        raise BoardFileError(
+            f"{path}: the name {board.name!r} is that of another board: choose one of your own"
+        )
+    return board
 
 
 def config_by_name(name: str) -> Config:
     """Return the configuration with this name, for example ``"ulx3s-85f"`` or ``"ulx3s-85f/w4"``.
 
+    A name that ends with ``.toml`` is the path of a board file.
+
     Raises
     ------
     SpecError
-        The board or weight width is unknown; the message lists the known ones.
+        The board or weight width is unknown, and the message lists the known ones; or the board
+        file cannot be used.
     """
+    if name.endswith(SUFFIX):
+        return load_board(name).config
     board, _, width = name.partition("/")
-    if board not in CONFIGS or width not in ("", "w2", "w4", "w8"):
+    if board not in (*CONFIGS, *SHIPPED) or width not in ("", "w2", "w4", "w8"):
         raise SpecError(
-            f"unknown board {name!r}: known are {', '.join(CONFIGS)}, each also with /w2, /w4, /w8"
+            f"unknown board {name!r}: {did_you_mean(board, (*CONFIGS, *SHIPPED))}known are "
+            f"{', '.join((*CONFIGS, *SHIPPED))}, each also with /w2, /w4, /w8. For another board "
+            "write a board file (docs/any-fpga.md) and give its path, which ends with .toml"
         )
-    config = CONFIGS[board]
+    config = CONFIGS[board] if board in CONFIGS else load_board(board).config
     return config.with_weight_bits(int(width[1:])) if width else config
+
+
+def is_known(config: Config) -> bool:
+    """Return whether the configuration has a name that :func:`config_by_name` knows, in any width
+    of weights. That of a user's board file has none."""
+    return config.name in CONFIGS or config.name in SHIPPED
 
 
 def board_name(config: Config) -> str:
     """Return the name of a configuration, for example ``"ulx3s-85f"`` or ``"ulx3s-85f/w4"``.
 
-    :func:`config_by_name` finds the configuration by this name.
+    :func:`config_by_name` finds the configuration by this name, unless it is that of a user's board
+    file.
     """
-    usual = CONFIGS.get(config.name)
-    plain = usual is not None and usual.weight_bits == config.weight_bits
+    if config.name in SHIPPED:
+        usual = load_board(config.name).config
+    else:
+        usual = CONFIGS.get(config.name, config)
+    plain = usual.weight_bits == config.weight_bits
     return config.name if plain else f"{config.name}/w{config.weight_bits}"

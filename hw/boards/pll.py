@@ -8,9 +8,10 @@ jitter.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TypeVar
 
 from hw.spec import SpecError
 
@@ -57,23 +58,68 @@ class GowinPll:
     odiv_sel: int
 
 
+@dataclass(frozen=True)
+class XilinxPll:
+    """Settings of a PLL of Xilinx' 7 series (primitive PLLE2_BASE)::
+
+    vco = input / divclk_divide * clkfbout_mult     output = vco / clkout0_divide
+    """
+
+    divclk_divide: int
+    clkfbout_mult: int
+    clkout0_divide: int
+
+
+@dataclass(frozen=True)
+class CycloneVPll:
+    """Settings of a Cyclone V's PLL in integer mode::
+
+    vco = input / n * m                             output = vco / c
+    """
+
+    n: int
+    m: int
+    c: int
+
+
+Settings = TypeVar("Settings")
+
+
+def _within(low: float, hz: Fraction, high: float) -> bool:
+    """Return whether a frequency is in a range whose ends are in MHz."""
+    return low * MHZ <= hz <= high * MHZ
+
+
 def _factors(frequency: Fraction, low: int, high: int, allowed: Sequence[int]) -> Iterator[int]:
     """Return each of the ``allowed`` numbers for which ``frequency`` times it is in a range.
 
     ``frequency`` is in Hz; the range is from ``low`` to ``high`` MHz.
     """
-    return (n for n in allowed if low * MHZ <= frequency * n <= high * MHZ)
+    return (n for n in allowed if _within(low, frequency * n, high))
 
 
-def _refuse(input_hz: int, output_hz: int, reachable: set[Fraction]) -> SpecError:
-    """Return the error for an output frequency that the PLL cannot make from its input.
+def _choose(
+    candidates: Iterable[tuple[Fraction, Settings]], input_hz: int, output_hz: int
+) -> Settings:
+    """Return the first of the ``candidates`` whose output frequency is exactly ``output_hz``.
 
-    The message names the two nearest of the ``reachable`` frequencies.
+    Raises
+    ------
+    SpecError
+        No candidate has this frequency. The message names the two nearest frequencies that the PLL
+        can make and that ``Config.clk_hz`` can have, which is a whole number of Hz.
     """
-    near = sorted(reachable, key=lambda hz: abs(hz - output_hz))[:2]
-    return SpecError(
+    reachable = set()
+    for hz, settings in candidates:
+        if hz == output_hz:
+            return settings
+        if hz.denominator == 1:
+            reachable.add(int(hz))
+    near = sorted(sorted(reachable, key=lambda hz: abs(hz - output_hz))[:2])
+    advice = f"use {' or '.join(map(str, near))}" if near else "it cannot make any other, either"
+    raise SpecError(
         f"Config.clk_hz = {output_hz} is not supported: this board's PLL cannot make it "
-        f"from {input_hz} Hz; use {' or '.join(f'{float(hz):.0f}' for hz in sorted(near))}"
+        f"from {input_hz} Hz; {advice}"
     )
 
 
@@ -88,18 +134,19 @@ def ecp5_pll(input_hz: int, output_hz: int) -> Ecp5Pll:
     SpecError
         No settings give exactly this frequency.
     """
-    reachable = set()
-    for clki_div in range(1, 41):
-        detector = Fraction(input_hz, clki_div)
-        if not 10 * MHZ <= detector <= 400 * MHZ:
-            continue
-        for clkop_div in _factors(detector, 400, 800, range(1, 129)):
-            for clkos_div in range(2, 129):
-                hz = detector * clkop_div / clkos_div
-                if hz == output_hz:
-                    return Ecp5Pll(clki_div, clkop_div, clkos_div)
-                reachable.add(hz)
-    raise _refuse(input_hz, output_hz, reachable)
+
+    def candidates() -> Iterator[tuple[Fraction, Ecp5Pll]]:
+        for clki_div in range(1, 41):
+            detector = Fraction(input_hz, clki_div)
+            if not _within(10, detector, 400):
+                continue
+            for clkop_div in _factors(detector, 400, 800, range(1, 129)):
+                for clkos_div in range(2, 129):
+                    hz = detector * clkop_div / clkos_div
+                    if _within(3.125, hz, 400):
+                        yield hz, Ecp5Pll(clki_div, clkop_div, clkos_div)
+
+    return _choose(candidates(), input_hz, output_hz)
 
 
 def ice40_pll(input_hz: int, output_hz: int) -> Ice40Pll:
@@ -113,42 +160,97 @@ def ice40_pll(input_hz: int, output_hz: int) -> Ice40Pll:
     SpecError
         No settings give exactly this frequency.
     """
-    reachable = set()
-    for divr in range(16):
-        detector = Fraction(input_hz, divr + 1)
-        if not 10 * MHZ <= detector <= 133 * MHZ:
-            continue
-        for factor in _factors(detector, 533, 1066, range(1, 129)):
-            for divq in range(1, 7):
-                hz = detector * factor / (1 << divq)
-                if hz == output_hz and 16 * MHZ <= hz <= 275 * MHZ:
-                    limits = (17, 26, 44, 66, 101)  # MHz, ends of filter ranges 1 to 5 as in icepll
-                    filter_range = 1 + sum(detector >= limit * MHZ for limit in limits)
-                    return Ice40Pll(divr, factor - 1, divq, filter_range)
-                reachable.add(hz)
-    raise _refuse(input_hz, output_hz, reachable)
+
+    def candidates() -> Iterator[tuple[Fraction, Ice40Pll]]:
+        for divr in range(16):
+            detector = Fraction(input_hz, divr + 1)
+            if not _within(10, detector, 133):
+                continue
+            limits = (17, 26, 44, 66, 101)  # MHz, ends of filter ranges 1 to 5 as in icepll
+            filter_range = 1 + sum(detector >= limit * MHZ for limit in limits)
+            for factor in _factors(detector, 533, 1066, range(1, 129)):
+                for divq in range(1, 7):
+                    hz = detector * factor / (1 << divq)
+                    if _within(16, hz, 275):
+                        yield hz, Ice40Pll(divr, factor - 1, divq, filter_range)
+
+    return _choose(candidates(), input_hz, output_hz)
 
 
 def gowin_pll(input_hz: int, output_hz: int) -> GowinPll:
     """Return settings of a Gowin device's PLL that make ``output_hz`` from ``input_hz``.
 
-    The ranges are those that GW1NR-9 (C6/I5, Gowin DS117) and GW2AR-18 (C8/I7, DS226) share: phase
-    detector 3 to 400 MHz, VCO 500 to 1,200 MHz.
+    The ranges are those of a GW2AR-18 (C8/I7, Gowin DS226): phase detector 3 to 400 MHz, VCO 500 to
+    1,200 MHz.
 
     Raises
     ------
     SpecError
         No settings give exactly this frequency.
     """
-    reachable = set()
-    for divider in range(1, 65):
-        detector = Fraction(input_hz, divider)
-        if not 3 * MHZ <= detector <= 400 * MHZ:
-            continue
-        for factor in range(1, 65):
-            hz = detector * factor
-            for odiv_sel in _factors(hz, 500, 1200, (2, 4, 8, *range(16, 129, 16))):
-                if hz == output_hz:
-                    return GowinPll(divider - 1, factor - 1, odiv_sel)
-                reachable.add(hz)
-    raise _refuse(input_hz, output_hz, reachable)
+
+    def candidates() -> Iterator[tuple[Fraction, GowinPll]]:
+        for divider in range(1, 65):
+            detector = Fraction(input_hz, divider)
+            if not _within(3, detector, 400):
+                continue
+            for factor in range(1, 65):
+                hz = detector * factor
+                for odiv_sel in _factors(hz, 500, 1200, (2, 4, 8, *range(16, 129, 16))):
+                    yield hz, GowinPll(divider - 1, factor - 1, odiv_sel)
+
+    return _choose(candidates(), input_hz, output_hz)
+
+
+def xilinx_pll(input_hz: int, output_hz: int) -> XilinxPll:
+    """Return settings of a PLL of Xilinx' 7 series that make ``output_hz`` from ``input_hz``.
+
+    The ranges are those of Artix-7 in speed grade -1 (Xilinx DS181, PLL switching characteristics),
+    which all 7-series devices reach: input 19 to 800 MHz, phase detector 19 to 450 MHz, VCO 800 to
+    1,600 MHz, output 6.25 to 464 MHz.
+
+    Raises
+    ------
+    SpecError
+        No settings give exactly this frequency.
+    """
+
+    def candidates() -> Iterator[tuple[Fraction, XilinxPll]]:
+        for divclk_divide in range(1, 57):
+            detector = Fraction(input_hz, divclk_divide)
+            if not _within(19, detector, 450):
+                continue
+            for clkfbout_mult in _factors(detector, 800, 1600, range(2, 65)):
+                for clkout0_divide in range(1, 129):
+                    hz = detector * clkfbout_mult / clkout0_divide
+                    if _within(6.25, hz, 464):
+                        yield hz, XilinxPll(divclk_divide, clkfbout_mult, clkout0_divide)
+
+    return _choose(candidates(), input_hz, output_hz)
+
+
+def cyclone_v_pll(input_hz: int, output_hz: int) -> CycloneVPll:
+    """Return settings of a Cyclone V's integer PLL that make ``output_hz`` from ``input_hz``.
+
+    The ranges are those of the slowest speed grade (Intel CV-51002, PLL specifications): input 5 to
+    525 MHz, phase detector 5 to 325 MHz, VCO 600 to 1,300 MHz, output to 460 MHz. Quartus chooses
+    the counters itself; the settings prove that the frequency can be made exactly.
+
+    Raises
+    ------
+    SpecError
+        No settings give exactly this frequency.
+    """
+
+    def candidates() -> Iterator[tuple[Fraction, CycloneVPll]]:
+        for n in range(1, 65):
+            detector = Fraction(input_hz, n)
+            if not _within(5, detector, 325):
+                continue
+            for m in _factors(detector, 600, 1300, range(1, 257)):
+                for c in range(1, 257):
+                    hz = detector * m / c
+                    if _within(5, hz, 460):
+                        yield hz, CycloneVPll(n, m, c)
+
+    return _choose(candidates(), input_hz, output_hz)

@@ -14,7 +14,7 @@ class Argmax(wiring.Component):
     """Find the index of the largest logit, the first if several are equal.
 
     The logits are in parameter memory, ``fire_lanes`` of them per row. The search takes two
-    cycles per logit, and :attr:`hw.spec.Config.param_latency` cycles per row.
+    cycles per logit, and another :attr:`hw.spec.Config.param_latency` cycles per row.
 
     Members
     -------
@@ -33,7 +33,7 @@ class Argmax(wiring.Component):
         super().__init__(
             {
                 "start": In(1),
-                "n_classes": In(16),
+                "n_classes": In(12),
                 "row": Out(range(config.result_rows)),
                 "logits": In(data.ArrayLayout(signed(32), config.fire_lanes)),
                 "busy": Out(1),

@@ -1,7 +1,8 @@
 """A bank, which stores the spikes and weights of its own input channels, and computes their sums.
 
-Jobs are explained at :class:`hw.core.core.Core`, slots at :class:`hw.core.walk.Walk`, chunks at
-:func:`hw.core.fetch.chunk_layout`.
+A *job* is the computation of one output position of one group of ``lanes`` output channels at one
+timestep. A *chunk* is the part of a job's input spikes that a bank reads in one cycle. A *slot* is
+one cycle's read of spike memory, of a chunk or of something else (:class:`hw.core.walk.Walk`).
 """
 
 from amaranth import Cat, Module, Mux, ResetInserter, Signal
@@ -19,12 +20,13 @@ from hw.core.weights import WeightMemory, row_write_layout, word_layout
 from hw.spec import Config
 
 READS = data.StructLayout({"real": 1, "tail": 1})
-"""Rows of weights (0 or 1) that a bank reads in a cycle. ``real`` counts those for full groups of
-output channels, ``tail`` those for the last group, which may have fewer than ``lanes`` channels."""
+"""Number of rows of weights, 0 or 1, that a bank reads in a cycle. ``real`` counts those for full
+groups of output channels, ``tail`` those for the last group, which may have fewer than ``lanes``
+channels."""
 
 
 class Bank(wiring.Component):
-    """Add up the weights of the active inputs among one bank's channels.
+    """Add up the weights of each job's active inputs (spikes) among one bank's channels.
 
     ::
 
@@ -48,7 +50,7 @@ class Bank(wiring.Component):
         granule (byte) of spike memory. At most one arrives per cycle.
     complete : high for one cycle per job, when the job's sums have become complete. It is driven
         only if ``sum_queue > 0`` (:class:`hw.spec.Config`).
-    sums : sums of the jobs, in order.
+    sums : sums of the jobs, in order, beat by beat (:mod:`hw.core.sums`).
     reads : whether a row of weights is read in this cycle, for the counters; see :data:`READS`.
     aborted : while high, everything that is under way is dropped.
     """

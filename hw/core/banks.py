@@ -1,7 +1,9 @@
 """The chain of banks. All banks compute the same jobs, each over its own input channels.
 
-A job is one output position, group of output channels and timestep; see
-:class:`hw.core.core.Core`.
+A *job* is the computation of one output position of one group of ``lanes`` output channels at one
+timestep (:class:`hw.core.core.Core`). Its *sums* are one number for each of the ``lanes`` channels.
+A *beat* is ``fire_lanes`` of them, which the fire unit takes in one cycle. A *slot* is one cycle's
+read of spike memory (:class:`hw.core.walk.Walk`).
 """
 
 from amaranth import Cat, Module, Mux, ResetInserter, Signal, Value
@@ -36,14 +38,18 @@ def spikes_layout(config: Config) -> data.StructLayout:
 
 
 def of_one_bank(bits: Value, config: Config, bank: int) -> Value:
-    """Return those of ``bits``, which has one bit per lane, that bank number ``bank`` stores."""
+    """Return the bits that bank number ``bank`` stores, out of ``bits`` with one bit per lane.
+
+    They are those of the lanes ``bank``, ``bank + banks``, ``bank + 2 * banks`` and so on.
+    """
     return Cat(bits[bank :: config.banks])
 
 
 class Join(wiring.Component):
-    """Tell when the sums of a job are complete in two banks, or groups of banks.
+    """Tell when the sums of a job are complete in both of two banks.
 
-    Either may be ahead of the other by several jobs; both complete jobs in the same order.
+    Either bank may be ahead of the other by several jobs; both complete jobs in the same order. In
+    place of the first bank, there may be several that have been joined before.
 
     Members
     -------
@@ -74,9 +80,9 @@ class Banks(wiring.Component):
 
     Bank 0 gets the slots (:class:`hw.core.walk.Walk`), writes and requests to read; each bank hands
     them on to the next, one cycle later. So signals only run between neighbours, never across the
-    whole device. A *beat* is the part of a job's sums that the fire unit takes in one cycle; it
-    passes along the chain, and each bank adds its own sums. Whether all banks have room for another
-    chunk is handed on in the opposite direction. ::
+    whole device. A beat passes along the chain, and each bank adds its own sums. Whether all banks
+    have room for another chunk, the inputs that a bank reads in one cycle, is handed on in the
+    opposite direction. ::
 
         slot, writes, requests -> bank 0 ------> bank 1 ------> bank 2 ...
                                     |  beat n      |  beat n      |
@@ -92,8 +98,9 @@ class Banks(wiring.Component):
     read : words of weight memory and granules of spike memory that were read, in the order in which
         they were asked for.
     sums : for each job, in order, its sums over all banks.
-    n_real, n_tail : numbers of rows of weights read by all banks, for full groups of output
-        channels and for the last group, which may have fewer than ``lanes`` channels.
+    n_real, n_tail : numbers of rows of weights read in a cycle by all banks together, for full
+        groups of output channels and for the last group, which may have fewer than ``lanes``
+        channels.
     aborted : while high, everything that is under way is dropped.
     """
 
@@ -135,7 +142,7 @@ class Banks(wiring.Component):
     def _hand_on(self, m: Module, banks: list[Bank]) -> None:
         """Connect slots, writes and requests to bank 0, and from each bank to the next.
 
-        ``room`` goes the other way, from the last bank to bank 0.
+        ``room``, whether the banks can take another chunk, goes from the last bank to bank 0.
         """
         config = self._config
         slot, layer, aborted = self.slot, self.layer, self.aborted
@@ -184,9 +191,10 @@ class Banks(wiring.Component):
         m.d.comb += self.room.eq(room)
 
     def _collect(self, m: Module, banks: list[Bank]) -> None:
-        """Connect, from bank to bank, what the banks have read, and add up their counts of reads.
+        """Connect, from bank to bank, what was read for the host or the loader of descriptors.
 
-        The last bank's output is that of the chain.
+        Along the same chain, the numbers of rows of weights that the banks read are added up. The
+        last bank's output is that of the chain.
         """
         read, valid = banks[0].read.p, banks[0].read.valid
         n_real, n_tail = banks[0].reads.real, banks[0].reads.tail
@@ -222,9 +230,10 @@ class Banks(wiring.Component):
         ]
 
     def _merge_sums(self, m: Module, banks: list[Bank]) -> None:
-        """Read each beat from one bank after another, and add them up.
+        """Read each beat (``fire_lanes`` sums) from one bank after another, and add them up.
 
-        The sums of a bit-plane are doubled before those of the next bank are added
+        If each bank has a bit-plane of the pixels, the total so far is doubled before the sums of
+        the next bank are added, because its plane weighs half as much
         (:class:`hw.core.sums.BeatSignature`).
         """
         config, sums = self._config, self.sums

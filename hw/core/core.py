@@ -1,4 +1,8 @@
-"""One core, which computes the layers of a network by adding weights, without multipliers."""
+"""One core, which computes the layers of a network by adding weights, without multipliers.
+
+A *run* is one inference. :class:`Core` explains jobs and banks, :mod:`hw.core.walk` slots. A
+*descriptor*, stored in weight memory, tells the core how to run a layer.
+"""
 
 from __future__ import annotations
 
@@ -82,19 +86,19 @@ class Core(wiring.Component):
         return m
 
     def _host_writes(self, space: Space) -> Value:
-        """Return whether the host writes a row of ``space`` in this cycle.
+        """Return whether the host writes a row of the memory ``space`` in this cycle.
 
-        It writes spikes at any time, and other spaces only while the core is idle.
+        It writes spikes at any time, and other memories only while the core is idle.
         """
         return self.bus.write.valid & (self.bus.write.p.address.space == space)
 
     def _abort(self, m: Module) -> Signal:
-        """Return the reset of everything that holds state of a run.
+        """Return a signal that resets, if a run is aborted, everything that holds its state.
 
-        The reset comes from a register, because it fans out across the core. It lasts until nothing
-        is left that one bank still has to hand on to another. The core counts as busy until the
-        reset has ended, and the link holds ``bus.abort`` until the core is idle. So only the rising
-        edge of ``bus.abort`` starts a reset.
+        It comes from a register, because it fans out across the core. It is high until nothing is
+        left that one bank still has to hand on to another. The core counts as busy until then, and
+        the link holds ``bus.abort`` until the core is idle. So only the rising edge of
+        ``bus.abort`` starts a reset.
         """
         n_cycles = 1 if self._config.banks == 1 else 2 * self._config.banks + 4
         left = Signal(range(n_cycles + 1))
@@ -136,7 +140,10 @@ class Core(wiring.Component):
         )
 
     def _connect_runs(self, m: Module, u: _Units, aborted: Value) -> None:
-        """Connect runs to the sequencer, and the sequencer to what it starts and counts."""
+        """Connect the bus's runs to the sequencer, and that to the units that it starts or reads.
+
+        These are the loader of descriptors, the loop nest, the counters and the argmax.
+        """
         bus, sequencer, loader, nest = self.bus, u.sequencer, u.loader, u.nest
         connect(m, sequencer.done, flipped(bus.done))
         m.d.comb += [
@@ -195,7 +202,10 @@ class Core(wiring.Component):
             m.d.comb += [layer[name][k].eq(header[name][k]) for k in range(n_pieces)]
 
     def _connect_words(self, m: Module, u: _Units) -> None:
-        """Read words of weight memory: for the descriptor loader in a run, else for the host."""
+        """Connect the reads of 32-bit words of weight memory.
+
+        During a run they are for the loader of descriptors, otherwise for the host.
+        """
         request = u.banks.word
         m.d.comb += [
             u.loader.words.p.eq(u.banks.read.p),

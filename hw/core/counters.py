@@ -16,8 +16,8 @@ class Counters(wiring.Component):
     -------
     clear : begin to count from 0.
     counting : high in each cycle of the layer; nothing is counted while it is low.
-    n_real, n_tail : numbers of rows of weights read in this cycle, for full groups of output
-        channels and for the last group.
+    n_real, n_tail : numbers of rows of weights read in this cycle by all banks together, for full
+        groups of ``lanes`` output channels and for the last group.
     tail_lanes : number of output channels in the last group.
     n_spikes : number of spikes written in this cycle.
     counters : the counts since ``clear``.

@@ -23,8 +23,8 @@ class DescriptorLoader(wiring.Component):
     """Read descriptors one after another, and give their words to the loop nest.
 
     A descriptor is a header and the levels of a loop nest (:class:`hw.protocol.Descriptor`); the
-    header says how many levels there are. One 32-bit word is asked for per cycle, until the last
-    level has arrived. Successive rows of words are in successive banks.
+    header says how many levels (nested loops) there are. One 32-bit word is asked for per cycle,
+    until the last level has arrived. Successive rows of words are in successive banks.
 
     Members
     -------

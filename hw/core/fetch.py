@@ -1,4 +1,10 @@
-"""The fetch unit of a bank, which queues the chunks of input spikes that are not silent."""
+"""The fetch unit of a bank, which queues the chunks of input spikes that are not silent.
+
+A *job* is the computation of one output position of one group of output channels at one timestep. A
+*chunk* is the part of its inputs that a bank reads from spike memory in one cycle; it is silent if
+none of them is a spike. It consists of *pieces* of :data:`hw.spec.PIECE_BITS` bits. A *slot* is one
+cycle's read of spike memory, of a chunk or of something else (:class:`hw.core.walk.Walk`).
+"""
 
 from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
@@ -22,8 +28,8 @@ from hw.spec import (
 def window_layout(config: Config) -> data.StructLayout:
     """Return the layout of what the banks need to know of the layer that runs.
 
-    The fields are those of :class:`hw.protocol.Header` with the same names. Arrays have an entry
-    for each piece of this device's chunks, of :data:`hw.spec.PIECE_BITS` bits each.
+    The fields are those of :class:`hw.protocol.Header` with the same names. Arrays have one number
+    for each piece of this device's chunks.
     """
     n_pieces = config.chunk_bits // PIECE_BITS
     pieces = data.ArrayLayout(8, n_pieces)
@@ -42,8 +48,8 @@ def window_layout(config: Config) -> data.StructLayout:
 def chunk_layout(config: Config) -> data.StructLayout:
     """Return the layout of a chunk: up to ``chunk_bits`` input spikes of one job.
 
-    ``bits`` are the spikes; the first one's row of weights is row ``weight``. ``last`` marks the
-    last chunk of a job; ``tail`` is as in :func:`hw.core.nest.step_layout`.
+    ``bits`` are the spikes; the row of weights of the first bit is row ``weight``. ``last`` marks
+    the last chunk of a job; ``tail`` is as in :func:`hw.core.nest.step_layout`.
     """
     return data.StructLayout(
         {
@@ -104,9 +110,10 @@ class Merger(wiring.Component):
 class Fetch(wiring.Component):
     """Read what each slot asks for from spike memory, and queue the chunks with active inputs.
 
-    Of a chunk's window, only the first bits of each piece are inputs of the job: as many as the
-    layer's ``body_bits`` or ``tail_bits`` say (:class:`hw.protocol.Header`). The others are masked,
-    which means set to 0. The pipeline never stalls. ::
+    A read returns a window of ``chunk_bits`` bits. If it is a chunk, only the first bits of each
+    piece are inputs of the job: as many as the layer's ``body_bits`` or ``tail_bits`` say
+    (:class:`hw.protocol.Header`). The others are masked, which means set to 0. The pipeline never
+    stalls. ::
 
         F0 slot    F1-F6 spike memory    F7 masked    F8 silent chunks dropped    queue
 
@@ -121,7 +128,7 @@ class Fetch(wiring.Component):
     layer : what the bank needs to know of the layer that runs. It is stable while the layer runs.
     read_bit, gather, window : to and from spike memory, see :class:`hw.core.spikes.SpikeMemory`.
     granule : granules (bytes of spikes) that were read for the host.
-    chunks : chunks for the scanner.
+    chunks : chunks for the scanner, which goes through their active inputs.
     identities : the identity spikes (:class:`hw.core.walk.Walk`) that this bank has of each job;
         meaningless in a layer without a gate.
     room : the queue has room for another chunk, and for all that are under way.

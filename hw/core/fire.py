@@ -1,11 +1,16 @@
-"""The fire unit, which updates neurons: leak, threshold, reset, residual gate and OR-pooling."""
+"""The fire unit, which updates neurons: leak, threshold, reset, residual gate and OR-pooling.
+
+A *job* is the computation of one output position of one group of ``lanes`` output channels at one
+timestep (:class:`hw.core.core.Core`). A *beat* is ``fire_lanes`` of its neurons, which are updated
+in the same cycle. A *bit-plane* is one bit of every pixel of an image.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from amaranth import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth import Cat, Const, Module, Mux, Shape, Signal, Value, signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -15,14 +20,15 @@ from hw.core.sums import merged_beats
 from hw.core.walk import job_layout
 from hw.parts.pipeline import delayed, popcount, unreset
 from hw.protocol import Header, Neuron
-from hw.spec import GRANULE_BITS, MEMBRANE_LATENCY, Config, Gate, Leak, Reset
+from hw.spec import GRANULE_BITS, Config, Gate, Leak, Reset
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Beat:
-    """A beat (``fire_lanes`` neurons of a job) at stage B0 of the :class:`FireUnit`.
+    """A beat (``fire_lanes`` neurons of a job) at stage B0 of the :class:`FireUnit`'s pipeline.
 
-    ``index`` is its index in the job; ``begins`` and ``last`` mark the job's first and last beat.
+    ``valid`` is high if there is a beat in this cycle, and ``index`` is its index in ``job``.
+    ``begins`` and ``last`` mark the job's first and last beat.
     """
 
     job: Any
@@ -30,6 +36,21 @@ class _Beat:
     valid: Value
     begins: Value
     last: Value
+    read_job: Any
+    """The job, at the stage in which the membrane is read: BR, or B0 if not ``full_neurons``."""
+    read_index: Value
+    """The beat's index in the job, at that stage."""
+
+
+def _sum(m: Module, a: Value, b: Value, carry: Value, shape: Shape) -> Signal:
+    """Return ``a + b + carry`` (``carry`` is one bit) from one adder, truncated to ``shape``."""
+    first, second, total = (Signal(shape, name=name) for name in ("first", "second", "total"))
+    m.d.comb += [
+        first.eq(a),
+        second.eq(b),
+        total.eq((Cat(Const(1), first) + Cat(carry, second)) >> 1),
+    ]
+    return total
 
 
 class FireUnit(wiring.Component):
@@ -37,17 +58,20 @@ class FireUnit(wiring.Component):
 
     The neurons that are updated in one cycle are a *beat* of their job. Jobs begin in order, when
     their sums are complete, and at least ``header.spacing`` cycles apart. The arithmetic of a
-    neuron is defined in :mod:`hw.spec`. ::
+    neuron is defined in :mod:`hw.spec`. The stages of the pipeline, of one cycle each, are::
 
         A   parameters and sums asked for
-        B0  membrane read
-        B1  sum + bias added; old membrane shifted for the leak
+        BR  membrane read (in B0 if not full_neurons); it arrives a cycle later
+        B0  old membrane shifted for the leak (in B1 if not full_neurons)
+        B1  sum + bias added; terms of the leak added up
         B2  membrane added up
         B3  membrane compared, reset and written; spikes gated, masked and ORed into the window
         B4  spikes of a complete pooling window written
 
     Parameters and sums arrive at B1, :attr:`hw.spec.Config.param_latency` cycles after A. If that
-    is 1, A and B0 are the same cycle.
+    is 1, A and B0 are the same cycle. With :attr:`hw.spec.Config.full_neurons` it is at least 3, so
+    that BR can be two cycles before B0. The cycle between them has a register behind the memory,
+    which would otherwise be the slowest path, together with the shift.
 
     A layer that takes pixels reads their :data:`hw.spec.N_PLANES` bits as bit-planes, each of which
     is a map of binary inputs. Before its first timestep, a neuron has ``N_PLANES / banks``
@@ -62,7 +86,8 @@ class FireUnit(wiring.Component):
     sums : sums of jobs, beat by beat, with the spikes of the residual block's shortcut (identity
         spikes).
     jobs : jobs; each is taken with its last beat.
-    param_row, param_en, params : row of parameter memory to read, and its biases and thresholds.
+    param_row, param_en, params : row of parameter memory to read, whether it is read in this cycle,
+        and its biases and thresholds, :attr:`hw.spec.Config.param_latency` cycles later.
     spikes : spikes to write into the banks.
     result_index, result, result_en : logits of an output layer; the index counts rows from the
         first result.
@@ -105,14 +130,14 @@ class FireUnit(wiring.Component):
         return m
 
     def _begin_jobs(self, m: Module) -> Signal:
-        """Return a signal that is high in the cycle in which a job begins.
+        """Return a signal that is high in each cycle in which a job begins.
 
-        A job begins when its sums are complete and at least ``spacing`` cycles have passed since
-        the job before it began.
+        A job begins when its sums are complete and at least ``header.spacing`` cycles have passed
+        since the job before it began.
         """
         h = self.header
         free, begin = Signal(init=1), Signal()
-        wait = Signal(range(max(self._config.fire_beats, MEMBRANE_LATENCY)))
+        wait = Signal(range(max(self._config.fire_beats, self._config.membrane_latency)))
         next_free = Signal()
         m.d.sync += next_free.eq(h.spacing <= 1)
         m.d.comb += [
@@ -126,7 +151,10 @@ class FireUnit(wiring.Component):
         return begin
 
     def _ask(self, m: Module, begin: Value) -> _Beat:
-        """Ask for parameters and sums beat by beat (stage A); return the beat at stage B0."""
+        """Ask for parameters and sums beat by beat, at stage A; return the beat at stage B0.
+
+        ``begin`` is high in each cycle in which a job begins.
+        """
         config, head = self._config, self.jobs.p
         index = Signal(range(max(config.fire_beats, 2)))
         continues, active, last = Signal(), Signal(), Signal()
@@ -144,19 +172,25 @@ class FireUnit(wiring.Component):
             m.d.sync += [continues.eq(~last), index.eq(Mux(last, 0, index + 1))]
         n_later = config.param_latency - 1
         flags = delayed(m, Cat(begin, active, last), n_later, reset=True)
+        n_read = n_later - 2 * config.full_neurons
+        read_job, read_index = delayed(m, head, n_read), delayed(m, index, n_read)
+        n_wait = n_later - n_read
         return _Beat(
-            job=data.View(job_layout(config), delayed(m, head, n_later)),
-            index=delayed(m, index, n_later),
+            job=data.View(job_layout(config), delayed(m, read_job, n_wait)),
+            index=delayed(m, read_index, n_wait),
+            read_job=data.View(job_layout(config), read_job),
+            read_index=read_index,
             begins=flags[0],
             valid=flags[1],
             last=flags[2],
         )
 
     def _outcomes(self, m: Module, beat: _Beat) -> tuple[Value, Value]:
-        """Return the output bits of a beat at stage B3: if the neurons are quiet, and if they fire.
+        """Return a beat's output bits at stage B3, in two versions of one bit per neuron.
 
-        They are computed for both cases in advance, so that only a choice is left when it is known
-        which neurons fire. Gate and mask (which clears lanes without a channel) are applied.
+        The first holds if the neuron is quiet, the second if it fires. Both are computed in
+        advance, so that only a choice is left when it is known which neurons fire. The gate is
+        applied, and bits of lanes without a channel are 0.
         """
         config, h = self._config, self.header
         n_lanes = config.fire_lanes
@@ -181,100 +215,146 @@ class FireUnit(wiring.Component):
             m.d.sync += [quiet2[j].eq(quiet & is_real), firing2[j].eq(fired & is_real)]
         return delayed(m, quiet2, 1), delayed(m, firing2, 1)
 
-    def _state(self, m: Module, name: str, row: Value) -> tuple[memory.ReadPort, memory.WritePort]:
+    def _state(
+        self, m: Module, name: str, row: Value, n_flags: int = 0
+    ) -> tuple[memory.ReadPort, memory.WritePort]:
         """Add a memory with one value for each neuron whose membrane is kept; return its ports.
 
-        It has a row per beat of every membrane slot (:attr:`hw.spec.Config.membrane_slots`). The
-        read port reads ``row``.
+        It has a row for each beat of every job whose membranes are kept
+        (:attr:`hw.spec.Config.membrane_slots`). Beside the values, a row has ``n_flags`` flags,
+        which tell whether the neurons fired. The read port reads ``row``.
         """
         config = self._config
+        layout = data.StructLayout(
+            {
+                "values": data.ArrayLayout(signed(config.membrane_bits), config.fire_lanes),
+                "fired": n_flags,
+            }
+        )
         m.submodules[name] = rows = memory.Memory(
-            shape=data.ArrayLayout(signed(config.membrane_bits), config.fire_lanes),
-            depth=config.membrane_slots * config.fire_beats,
-            init=[],
+            shape=layout, depth=config.membrane_slots * config.fire_beats, init=[]
         )
         read, write = rows.read_port(), rows.write_port()
         m.d.comb += read.addr.eq(row)
         return read, write
 
     def _update(self, m: Module, beat: _Beat, plane1: Value) -> Value:
-        """Update the membranes of a beat; return which of its neurons fire, at stage B3.
+        """Update the membranes of a beat; return one bit per neuron at stage B3: whether it fires.
 
-        ``plane1`` tells, at stage B1, whether the job adds up bit-planes.
+        ``plane1`` tells, at stage B1, whether the job adds up bit-planes; then nothing fires.
         """
-        config, h, job = self._config, self.header, beat.job
+        config, h = self._config, self.header
+        membrane_shape = signed(config.membrane_bits)
+        # Names with a number are of stage B0, B1, ...; those with "r" are of
+        # the stage of the read, and those with "d" of the stage of the old membrane.
+        to_old = 1 + config.full_neurons  # cycles from the read to the old membrane
+        to_b1 = to_old + config.full_neurons  # cycles from the read to B1
         beat_bits = (config.fire_beats - 1).bit_length()
-        row = Cat(beat.index[:beat_bits], job.slot)
-        read, write = self._state(m, "membranes", row)
+        jobr = beat.read_job
+        rowr = Cat(beat.read_index[:beat_bits], jobr.slot)
+        n_flags = config.fire_lanes if config.full_neurons else 0
+        read, write = self._state(m, "membranes", rowr, n_flags)
         active1 = delayed(m, beat.valid, 1, reset=True)
 
-        # B1: the sums of pixels are stored or used again. The old membrane contributes as a whole,
-        # shifted, or both, depending on the leak.
-        sums1 = [
-            Signal(signed(config.membrane_bits), name=f"sum{j}") for j in range(config.fire_lanes)
-        ]
+        # The sums of pixels are stored at B1, or used again.
+        sums1 = [Signal(membrane_shape, name=f"sum{j}") for j in range(config.fire_lanes)]
         m.d.comb += [sum1.eq(self.sums.p.sums[j]) for j, sum1 in enumerate(sums1)]
-        keep, subtract = h.leak == Leak.KEEP, h.leak == Leak.SUBTRACT
-        starts0, plane0 = job.fresh, Const(0)
+        startsr, planer = jobr.fresh, Const(0)
         if config.pixels:
-            first0, plane0 = job.phase == Phase.FIRST, job.phase == Phase.PLANE
-            starts0 = job.fresh | first0
-            pixel_read, pixel_write = self._state(m, "pixel_sums", row)
-            first1, later1 = delayed(m, first0, 1), delayed(m, job.phase == Phase.LATER, 1)
+            firstr, planer = jobr.phase == Phase.FIRST, jobr.phase == Phase.PLANE
+            startsr = jobr.fresh | firstr
+            pixel_read, pixel_write = self._state(m, "pixel_sums", rowr)
+            first1 = delayed(m, firstr, to_b1)
+            later1 = delayed(m, jobr.phase == Phase.LATER, to_b1)
+            old1 = delayed(m, read.data["values"], to_b1 - 1)
+            pixels1 = delayed(m, pixel_read.data["values"], to_b1 - 1)
             m.d.comb += [
-                pixel_write.addr.eq(delayed(m, row, 1)),
-                pixel_write.data.eq(read.data),
+                pixel_write.addr.eq(delayed(m, rowr, to_b1)),
+                Value.cast(pixel_write.data).eq(old1),
                 pixel_write.en.eq(active1 & first1),
             ]
             for j, sum1 in enumerate(sums1):
                 with m.If(first1):
-                    m.d.comb += sum1.eq(read.data[j])
+                    m.d.comb += sum1.eq(old1.word_select(j, config.membrane_bits))
                 with m.Elif(later1):
-                    m.d.comb += sum1.eq(pixel_read.data[j])
-        no_whole1 = delayed(m, starts0 | (keep & ~plane0), 1)
-        no_change1 = delayed(m, starts0 | plane0 | ~(keep | subtract), 1)
-        subtract2 = delayed(m, subtract & ~no_change1, 1)
+                    m.d.comb += sum1.eq(pixels1.word_select(j, config.membrane_bits))
+
+        # The old membrane contributes as a whole, shifted, or both. Of the shifted terms, those at
+        # even or at odd places are subtracted: the complement is added, and 1 more.
+        n_terms = config.n_leak_shifts
+        places = (h.leak_shift, h.leak_shift2, h.leak_shift3)[:n_terms]
+        subtract, keep = h.leak == Leak.SUBTRACT, h.leak == Leak.KEEP
+        no_wholed = delayed(m, startsr | (keep & ~planer), to_old)
+        no_changed = delayed(m, startsr | planer | ~(keep | subtract), to_old)
+        planed = delayed(m, planer, to_old)
+        oldd = delayed(m, read.data["values"], to_old - 1)
+        absent = [no_changed, *(no_changed | (place == 0) for place in places[1:])]
+        negative = [subtract, keep, subtract][:n_terms]
+        carries = [
+            delayed(m, is_negative & ~is_absent, 1)
+            for is_negative, is_absent in zip(negative, absent, strict=True)
+        ]
         plane3 = delayed(m, plane1, 2)
+        delays = h.reset == Reset.DELAYED if config.full_neurons else Const(0)
+        no_reset1 = delayed(m, startsr | planer, to_b1)
+        fired1 = delayed(m, read.data.fired, to_b1 - 1)
         fires = Signal(config.fire_lanes)
         for j, sum1 in enumerate(sums1):
 
             def lane(name: str, j: int = j) -> Signal:
-                return unreset(signed(config.membrane_bits), f"{name}{j}")
+                return unreset(membrane_shape, f"{name}{j}")
 
-            # B1, B2: membrane = drive + old - (old >> k), or drive + (old >> k).
-            drive, whole, change, membrane = map(lane, ("drive", "whole", "change", "membrane"))
-            old = read.data[j]
-            shifted = old >> h.leak_shift
-            m.d.sync += [
-                drive.eq(sum1 + Mux(plane1, 0, self.params[j].bias)),
-                whole.eq(Mux(plane1, old << config.banks, old)),
-                change.eq(Mux(subtract, ~shifted, shifted)),
-            ]
-            with m.If(no_whole1):
+            old = oldd.word_select(j, config.membrane_bits).as_signed()
+            whole, drive, membrane = lane("whole"), lane("drive"), lane("membrane")
+            m.d.sync += whole.eq(Mux(planed, old << config.banks, old))
+            with m.If(no_wholed):
                 m.d.sync += whole.eq(0)
-            with m.If(no_change1):
-                m.d.sync += change.eq(0)
-            base = Signal(signed(config.membrane_bits), name=f"base{j}")
-            m.d.comb += [base.eq(drive + whole), self.result[j].eq(drive)]
-            m.d.sync += membrane.eq(
-                (Cat(Const(1), base) + Cat(subtract2, change)) >> 1
-            )  # one adder
+            terms = []
+            for i, (place, is_negative) in enumerate(zip(places, negative, strict=True)):
+                term = lane(f"change{i}_")
+                shifted = old >> place
+                m.d.sync += term.eq(Mux(is_negative, ~shifted, shifted))
+                with m.If(absent[i]):
+                    m.d.sync += term.eq(0)
+                terms.append(term)
+            threshold1 = self.params[j].threshold
+            bias = Mux(plane1, 0, self.params[j].bias)
+            if config.full_neurons:
+                due = Signal(name=f"due{j}")  # a delayed reset takes place
+                m.d.comb += due.eq(delays & fired1[j] & ~no_reset1)
+                left = lane("left")
+                first = _sum(m, whole, terms[0], carries[0], membrane_shape)
+                finer = _sum(m, terms[1], terms[2], carries[1] | carries[2], membrane_shape)
+                lost = Mux(due, ~threshold1, 0).as_signed()
+                m.d.sync += [
+                    drive.eq(_sum(m, sum1 + bias, lost, due, membrane_shape)),
+                    left.eq(first + finer),
+                    membrane.eq(drive + left),
+                ]
+            else:
+                m.d.sync += [
+                    drive.eq(sum1 + bias),
+                    membrane.eq(_sum(m, drive + whole, terms[0], carries[0], membrane_shape)),
+                ]
+            m.d.comb += self.result[j].eq(drive)
             # B3
-            threshold = delayed(m, self.params[j].threshold, 2).as_signed()
-            excess = Signal(signed(config.membrane_bits), name=f"excess{j}")
+            threshold = delayed(m, threshold1, 2).as_signed()
+            excess = Signal(membrane_shape, name=f"excess{j}")
+            rest = Mux(delays, membrane, Mux(h.reset == Reset.SOFT, excess, 0))
             m.d.comb += [
                 excess.eq(membrane - threshold),
                 fires[j].eq(~excess[-1] & ~plane3),
-                write.data[j].eq(Mux(fires[j], Mux(h.reset == Reset.SOFT, excess, 0), membrane)),
+                write.data["values"][j].eq(Mux(fires[j], rest, membrane)),
             ]
         m.d.comb += [
-            write.addr.eq(delayed(m, row, 3)),
+            write.data.fired.eq(fires),
+            write.addr.eq(delayed(m, rowr, to_b1 + 2)),
             write.en.eq(delayed(m, active1, 2, reset=True)),
         ]
         return fires
 
     def _write_logits(self, m: Module, beat: _Beat) -> None:
-        """Write the logits of an output layer, at stage B2."""
+        """Write the logits of a beat, in an output layer, at stage B2."""
         index = (beat.job.target + beat.index)[: len(self.result_index)]
         m.d.comb += [
             self.result_en.eq(delayed(m, beat.valid, 2, reset=True) & self.header.output),

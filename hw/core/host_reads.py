@@ -15,7 +15,7 @@ from hw.spec import Config
 
 
 class HostReads(wiring.Component):
-    """Read rows for the host.
+    """Read rows for the host; a row is the unit in which the host addresses a memory.
 
     A row of weights comes from a bank in 32-bit words, a row of spikes as one granule (byte). All
     other rows come from parameter memory, as a whole.

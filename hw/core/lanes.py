@@ -1,4 +1,8 @@
-"""The accumulators of a bank, which add ``lanes`` weights per cycle."""
+"""The accumulators of a bank, which add ``lanes`` weights per cycle.
+
+A *job* is the computation of one output position of one group of ``lanes`` output channels at one
+timestep (:class:`hw.core.core.Core`). Its *sums* are one number per lane.
+"""
 
 from amaranth import Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
@@ -26,7 +30,7 @@ class Lanes(wiring.Component):
     rows : rows of weights, in order, with gaps of any length between them. With a queue of sums
         they are always taken; without one, they wait while the sums of a job wait.
     clear : reset the sums of the current job.
-    sums : the bank's sums of each job, when all weights have been added.
+    sums : for each job, the bank's sums, one per lane, when all weights have been added.
     """
 
     def __init__(self, config: Config):

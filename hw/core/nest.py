@@ -1,4 +1,9 @@
-"""The loop nest: nested counters that generate all memory addresses of a layer."""
+"""The loop nest: nested counters that generate all memory addresses of a layer.
+
+A *level* is one of the nested loops. A *job* is the computation of one output position of one group
+of ``lanes`` output channels at one timestep (:class:`hw.core.core.Core`). A *chunk* is the part of
+a job's inputs that a bank reads in one cycle.
+"""
 
 import enum
 
@@ -36,7 +41,7 @@ class Phase(enum.IntEnum):
 
 
 def address_widths(config: Config) -> dict[str, int]:
-    """Return the width in bits of each memory address that the loop nest generates, by its name.
+    """Return the width in bits of every memory address that the loop nest generates, by its name.
 
     Addresses wrap at these widths. :class:`hw.protocol.Level` has the same names.
     """
@@ -52,7 +57,10 @@ def address_widths(config: Config) -> dict[str, int]:
 
 
 def word_of(layout: type[data.Struct], field: str) -> tuple[int, slice]:
-    """Return the index of the 32-bit word that holds ``field``, and its bits in that word."""
+    """Return where a field of a structure is: in which 32-bit word, and in which of its bits.
+
+    The word is given by its index in the structure.
+    """
     place = data.Layout.cast(layout)[field]
     word, start = divmod(place.offset, WORD_BITS)
     return word, slice(start, start + place.width)
@@ -61,8 +69,8 @@ def word_of(layout: type[data.Struct], field: str) -> tuple[int, slice]:
 def step_layout(config: Config) -> data.StructLayout:
     """Return the layout of a step: one iteration of the loop nest, which reads one chunk of inputs.
 
-    The chunks of a job (one output position, group of output channels, and timestep) are
-    consecutive steps. Beside the addresses, a step has these fields:
+    The chunks of a job are consecutive steps. A step has the addresses of
+    :func:`address_widths` and these fields:
 
     - ``last``: the chunk is the last of its job
     - ``end``: the job is the last of the layer
@@ -80,8 +88,8 @@ def step_layout(config: Config) -> data.StructLayout:
 class LoopNest(wiring.Component):
     """Generate the addresses of a layer with ``N_LEVELS`` nested loops, one iteration per cycle.
 
-    Level 0 is the innermost loop. Each address is affine in the loop indices: when level ``l``
-    advances and all inner levels start again, it moves by
+    Level 0 is the innermost loop. Each address is affine in the loop indices, with one stride per
+    level. When level ``l`` advances and all inner levels start again, the address moves by
     ``stride[l] - sum((count[i] - 1) * stride[i] for i < l)``. The host computes these increments,
     so that one adder per address is enough. A level with a stride of 0 uses the same address in all
     of its iterations. The first words of the header have the layout of a level; they hold the

@@ -1,4 +1,8 @@
-"""Parameter memory: biases and thresholds, and the results and counters of two runs."""
+"""Parameter memory: biases and thresholds, and the results and counters of two runs.
+
+A *run* is one inference. A *row* has ``fire_lanes`` pairs of bias and threshold, or as many logits,
+or counters of a layer.
+"""
 
 from amaranth import Cat, Const, Module, Signal, Value
 from amaranth.lib import data, memory, stream, wiring
@@ -15,7 +19,7 @@ def row_bits(config: Config) -> int:
 
 
 class ParamMemory(wiring.Component):
-    """Memory of ``param_depth`` rows, with one write and one read port.
+    """Memory of ``param_depth`` rows of :func:`row_bits` bits, with one write and one read port.
 
     The rows at its end hold results and counters. They form two pages: one for the run in progress,
     one for the run that was reported last; see :attr:`hw.spec.Config.page_rows`. On a large device
@@ -69,9 +73,10 @@ class ParamMemory(wiring.Component):
 
 
 def result_row(m: Module, config: Config, index: Value, page: Value) -> Value:
-    """Return the index of a row in a page of results and counters (:class:`ParamMemory`).
+    """Return the index in parameter memory of a row of results or counters.
 
-    ``index`` counts from the row with the page's first result; ``page`` is 0 or 1.
+    ``page``, 0 or 1, is the page that has the row (:class:`ParamMemory`), and ``index`` counts from
+    the row with the page's first result.
     """
     page_bits = (config.page_rows - 1).bit_length()
     above_pages = config.n_param_rows >> (page_bits + 1)

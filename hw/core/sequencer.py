@@ -1,4 +1,8 @@
-"""The sequencer, which runs layer after layer from descriptors in weight memory."""
+"""The sequencer, which runs layer after layer from descriptors in weight memory.
+
+A *descriptor* tells the core how to run a layer. A *run* is one inference. A layer consists of
+*jobs* (:class:`hw.core.core.Core`).
+"""
 
 from amaranth import Module, Signal
 from amaranth.lib import stream, wiring

@@ -1,7 +1,7 @@
 """Spike memory, which holds the spikes of all feature maps, one bit each.
 
-It is read in windows of ``chunk_bits`` bits from any bit address on, and written in granules of
-8 bits.
+It is read in windows of ``chunk_bits`` bits from any bit address on, and written in *granules* of 8
+bits. A window consists of *pieces* of :data:`hw.spec.PIECE_BITS` bits.
 """
 
 from amaranth import Cat, Module, Mux, Signal
@@ -33,12 +33,12 @@ class SpikeMemory(wiring.Component):
     Neighbouring granules (bytes of spikes) lie in neighbouring columns, so that several
     consecutive granules can be read or written at any granule address in one cycle.
 
-    A window is ``chunk_bits`` bits from any bit address on, in pieces of :data:`hw.spec.PIECE_BITS`
-    bits. Usually the pieces are contiguous. To gather inputs from several rows of a feature map
-    instead, piece ``k`` is read ``piece_rows[k]`` memory rows behind its place in a contiguous
-    window. No two pieces may use the same column; the compiler chooses the distance between rows of
-    the feature map (their pitch) accordingly. If the address is not a multiple of 8, the last
-    ``address % 8`` bits of the window, or of each piece if they are gathered, are not valid.
+    Usually the pieces of a window are contiguous. To gather inputs from several rows of a feature
+    map instead, piece ``k`` is read ``piece_rows[k]`` memory rows behind its place in a contiguous
+    window. A column delivers one byte per cycle, so no two pieces may use the same column; the
+    compiler chooses the distance between rows of the feature map accordingly. If the address is not
+    a multiple of 8, the last ``address % 8`` bits of the window, or of each piece if they are
+    gathered, are not valid: the granules that are read end before them.
 
     A read takes :attr:`LATENCY` cycles. One window per cycle can be read, and reads never stall::
 
@@ -48,8 +48,8 @@ class SpikeMemory(wiring.Component):
     Members
     -------
     read_bit : address of the window's first bit.
-    gather, piece_rows : while ``gather`` is high, the pieces are offset by ``piece_rows``; while it
-        is low, the window is contiguous.
+    gather, piece_rows : while ``gather`` is high, the pieces are offset by ``piece_rows``, one
+        number per piece; while it is low, the window is contiguous.
     window : the window, :attr:`LATENCY` cycles after its address.
     write : granules to store; always ready. A window that is read less than three cycles after a
         write to its granules may return their old values.

@@ -1,9 +1,10 @@
 """Storage for a bank's sums until the fire unit takes them, ``fire_lanes`` per cycle.
 
-A *job* is the work on one group of up to ``lanes`` output channels, at one position and timestep: a
-bank adds up its sums, one per lane, before it begins the next job. The sums of ``fire_lanes``
-lanes, taken in one cycle, are a *beat*. Identity spikes are those of a
-residual block's shortcut; they accompany the sums on their way to the fire unit.
+A *job* is the work on one group of up to ``lanes`` output channels, at one position and timestep. A
+*bank* has the spikes and weights of some of the input channels; it adds up its sums of a job, one
+per lane, before it begins the next job. The sums of ``fire_lanes`` lanes, taken in one cycle, are a
+*beat*. *Identity spikes* are those of a residual block's shortcut; they accompany the sums on their
+way to the fire unit.
 """
 
 from amaranth import Module, Signal, Value, signed
@@ -22,7 +23,7 @@ def sums_layout(config: Config) -> data.ArrayLayout:
 def beat_layout(config: Config, sum_bits: int, n_identity: int) -> data.StructLayout:
     """Return the layout of a beat: the sums of ``fire_lanes`` lanes, and identity spikes.
 
-    ``sum_bits`` is the width of a sum, ``n_identity`` the number of identity spikes.
+    ``sum_bits`` is the width of each sum in bits, ``n_identity`` the number of identity spikes.
     """
     return data.StructLayout(
         {
@@ -35,16 +36,17 @@ def beat_layout(config: Config, sum_bits: int, n_identity: int) -> data.StructLa
 class BeatSignature(wiring.Signature):
     """Interface through which the fire unit reads the sums of jobs in order, beat by beat.
 
-    The reader drives ``begin``, ``last``, ``beat`` and ``plane``. ``p`` follows a fixed number of
-    cycles later, see :func:`bank_beats` and :func:`merged_beats`.
+    The reader drives ``begin``, ``last``, ``beat`` and ``plane``. ``p``, the payload, follows a
+    fixed number of cycles later, see :func:`bank_beats` and :func:`merged_beats`.
 
     Members
     -------
     available : the sums of the next job are complete.
     begin, last : the first or the last beat of a job is asked for in this cycle.
     beat : index in the job of the beat that is asked for.
-    plane : the job adds up bit-planes of pixels, one per bank. Then the sums of the banks before a
-        bank are doubled before its own are added. A single bank ignores it.
+    plane : the job adds up bit-planes of pixels, one per bank, the highest in bank 0. So the total
+        of the banks so far is doubled before the next bank's sums are added. A single bank has
+        nothing to double, and ignores it.
     p : sums and identity spikes of the beat.
 
     Parameters
@@ -67,24 +69,30 @@ class BeatSignature(wiring.Signature):
 
 
 def bank_beats(config: Config) -> BeatSignature:
-    """Return the interface to one bank's sums; ``p`` follows one cycle after ``beat``."""
+    """Return the interface through which one bank's sums of a job are read, beat by beat.
+
+    A beat is the sums of ``fire_lanes`` lanes. They are on the member ``p`` one cycle after the
+    beat was asked for (:class:`BeatSignature`).
+    """
     return BeatSignature(config, config.sum_bits, config.fire_lanes // config.banks)
 
 
 def merged_beats(config: Config) -> BeatSignature:
-    """Return the interface to the sums over all banks.
+    """Return the interface through which a job's sums over all banks are read, beat by beat.
 
-    ``p`` follows :attr:`hw.spec.Config.param_latency` cycles after ``beat``.
+    A beat is the sums of ``fire_lanes`` lanes. They are on the member ``p``
+    :attr:`hw.spec.Config.param_latency` cycles after the beat was asked for
+    (:class:`BeatSignature`).
     """
     return BeatSignature(config, config.membrane_bits, config.fire_lanes)
 
 
 class SumQueue(wiring.Component):
-    """Queue for the sums of up to ``sum_queue`` jobs; the module's docstring says what a job is.
+    """Queue for a bank's sums of up to ``sum_queue`` jobs (each a position, group and timestep).
 
-    A place for a job's sums is reserved before they are complete: when the job's last event leaves
-    the scanner (:mod:`hw.core.scan`). So no stage after the scanner ever stalls, and no stall
-    signal has to reach the weight memory, which is spread across the device.
+    A place for a job's sums is reserved before they are complete: when the job's last event, which
+    is an active input, leaves the scanner (:mod:`hw.core.scan`). So no stage after the scanner ever
+    stalls, and no stall signal has to reach the weight memory, which is spread across the device.
 
     Members
     -------
@@ -156,13 +164,15 @@ class SumQueue(wiring.Component):
 
 
 class SumRegister(wiring.Component):
-    """Register for the sums of one job, on devices without memory for a queue.
+    """Register for a bank's sums of one job, on devices without memory for a queue.
 
-    The lanes, which hold the sums of the next job, stall until the fire unit begins with that job.
+    It gives the job's sums to the fire unit, beat by beat. Meanwhile the lanes may complete the
+    sums of the next job; they then hold these, and stall until the fire unit begins with that job.
 
     Members
     -------
-    i : sums from the lanes, taken in the cycle in which the fire unit asks for their first beat.
+    i : a job's sums from the lanes, taken in the cycle in which the fire unit asks for their first
+        beat.
     identities : identity spikes of the same jobs.
     o : the same sums, for the fire unit.
     """

@@ -1,6 +1,10 @@
 """The walk through a layer, which gives reads of spikes to the banks and jobs to the fire unit.
 
-A *slot* is one cycle's read of spike memory, at the same address in all banks.
+A *slot* is one cycle's read of spike memory, at the same address in all banks. What is read is a
+*window* of ``chunk_bits`` bits, in *pieces* of :data:`hw.spec.PIECE_BITS` bits. A *job* is the
+computation of one output position of one group of output channels at one timestep
+(:class:`hw.core.core.Core`). A *chunk* is the part of its inputs that each bank reads in one slot.
+A *granule* is 8 bits of spike memory.
 """
 
 from amaranth import Cat, Const, Module, Signal
@@ -47,8 +51,10 @@ def slot_layout(config: Config) -> data.StructLayout:
 
 
 def job_layout(config: Config) -> data.StructLayout:
-    """Return the layout of a job as the fire unit needs it; the fields are those of
-    :func:`hw.core.nest.step_layout`."""
+    """Return the layout of what the fire unit needs to know of a job.
+
+    The fields are some of those of :func:`hw.core.nest.step_layout`.
+    """
     fields = dict(step_layout(config))
     return data.StructLayout({name: fields[name].shape for name in (*_JOB_FIELDS, "pool_last")})
 
@@ -69,7 +75,8 @@ class Walk(wiring.Component):
     the queue of jobs have room for everything that is under way.
 
     Identity spikes are those of a residual block's shortcut, which the gate at the end of the block
-    needs. In a layer with a gate, each job takes one more slot to read them.
+    needs. In a layer with a gate, each job takes one more slot to read them: the one after its last
+    chunk.
 
     Members
     -------

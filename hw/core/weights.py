@@ -1,4 +1,8 @@
-"""Weight memory: one row of ``lanes`` weights per cycle, which bounds the core's throughput."""
+"""Weight memory: one row of ``lanes`` weights per cycle, which bounds the core's throughput.
+
+A *job* is the computation of one output position of ``lanes`` channels at one timestep. An *event*
+(:mod:`hw.core.scan`) is one active input of a job, for which a row of weights is read.
+"""
 
 from collections.abc import Sequence
 
@@ -20,17 +24,18 @@ from hw.parts.pipeline import delayed, unreset
 from hw.spec import Config, SpecError
 
 GROUP_BITS = 72
-"""Bits of a row whose block RAMs share a set of address registers, so that the registers can be
-placed near them; a multiple of every column width."""
+"""Number of neighbouring bits of a row that are stored in block RAMs with a common set of address
+registers, which can be placed near them (:class:`BlockRows`). It is a multiple of every width that
+a block RAM can have."""
 
 
 def row_layout(config: Config) -> data.StructLayout:
-    """Return the layout of a row of weights on its way to the lanes.
+    """Return the layout of a row of weights on its way to the lanes, with its event's flags.
 
     ``weights`` has lane 0 in the lowest bits. ``add`` and ``last`` are as in
     :func:`hw.core.scan.event_layout`. If ``add`` is 0, the event only ends its job; ``weights`` is
-    then 0, too. With SPRAM and without a queue of sums, ``weights`` may have any value then, as the
-    lanes add only if ``add`` is set.
+    then 0, too. There is one exception: with SPRAM and without a queue of sums, ``weights`` may
+    then have any value, because the lanes add only if ``add`` is set.
     """
     return data.StructLayout(
         {
@@ -48,7 +53,7 @@ def word_layout(config: Config) -> data.StructLayout:
 
 
 def row_write_layout(config: Config) -> data.StructLayout:
-    """Return the layout of a row to write."""
+    """Return the layout of a row of weights to write: its index and its contents."""
     return data.StructLayout(
         {"row": range(config.weight_depth), "data": config.lanes * config.weight_bits}
     )
@@ -160,7 +165,7 @@ class WeightMemory(wiring.Component):
 
 
 def _ports(depth: int, row_bits: int) -> dict[str, wiring.Member]:
-    """Return the members of :class:`BlockRows`."""
+    """Return the members of :class:`BlockRows` for ``depth`` rows of ``row_bits`` bits, by name."""
     return {
         "move": In(1),
         "read_row": In(range(depth)),
@@ -201,18 +206,10 @@ class BlockRows(wiring.Component):
     Such a part is a *group* of :data:`GROUP_BITS` neighbouring bits; a weight memory has a
     component of this class for each group.
 
-    Members
-    -------
-    move : the pipeline that contains this memory advances in this cycle.
-    read_row, read_en : row to read.
-    read_data : the row, :attr:`WeightMemory.LATENCY` cycles after it was asked for, counting only
-        cycles with ``move``; 0 if none was asked for.
-    write_row, write_data, write_en : row to write.
-
     With ``shapes``, the rows are divided into a few deep banks of narrow columns, see
     :func:`banks`. So the data of a column go to few block RAMs, one in each bank, and the
     multiplexer between the banks is small. Left to itself, synthesis would choose many shallow and
-    wide block RAMs; these need more wires than a device has that is full of them.
+    wide block RAMs; a device that is full of them does not have enough wires for that.
 
     Each group has address registers of its own, which can be placed near its block RAMs. Synthesis
     would merge the registers of two groups if both their reset values and their inputs were the
@@ -227,6 +224,15 @@ class BlockRows(wiring.Component):
     shapes : (depth, width in bits) that a block RAM can have, the deepest first; None leaves the
         shape to synthesis.
     number : index of the group in its row.
+
+    Members
+    -------
+    move : the pipeline that contains this memory advances in this cycle.
+    read_row, read_en : row to read, and whether to read in this cycle.
+    read_data : the row, :attr:`WeightMemory.LATENCY` cycles after it was asked for, counting only
+        cycles with ``move``; 0 if none was asked for.
+    write_row, write_data, write_en : row to write, its contents, and whether to write in this
+        cycle.
     """
 
     def __init__(
@@ -302,9 +308,10 @@ class BlockRows(wiring.Component):
 
 
 def spram_grid(config: Config) -> tuple[int, int]:
-    """Return how many SPRAMs weight memory takes: side by side for the bits of a row, and in depth.
+    """Return two numbers of SPRAMs of weight memory: those side by side, and those in depth.
 
-    The memory takes the product of both numbers.
+    SPRAMs lie side by side to hold all bits of a row, and in depth to hold all rows. The memory
+    takes the product of both numbers.
 
     Raises
     ------

@@ -16,14 +16,16 @@ import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
+from pathlib import Path
 
 from tqdm import tqdm
 
-from hw.boards.configs import BOARDS, BOARDS_HELP
+from hw.boards.configs import BOARDS, BOARDS_HELP, CONFIGS_HELP
 from hw.spec import SpecError
+from hw.tools import portable
 from hw.tools.command import EXIT_OK, CommandParser, ending, exit_codes
 from hw.tools.manifest import check_current, table, write_manifest
-from hw.tools.netlist import BuildError, StaleError, netlist
+from hw.tools.netlist import WORK, BuildError, StaleError, netlist
 from hw.tools.place import check_routed, route, synthesised
 
 
@@ -89,8 +91,10 @@ def _parser() -> argparse.ArgumentParser:
         "  python -m hw.build ulx3s-85f --seeds 8 --jobs 4\n"
         "  python -m hw.build --all\n"
         "  python -m hw.build --check           # were all built from the present sources?\n"
-        "  python -m hw.build --table           # all boards as a table\n\n"
-        + exit_codes("a bitstream is stale"),
+        "  python -m hw.build --table           # all boards as a table\n"
+        "  python -m hw.build --verilog basys3 --fit           # for the vendor's tool\n"
+        "  python -m hw.build --verilog mine.toml --out mine   # a board of your own\n\n"
+        + exit_codes("a bitstream is stale, or a design does not fit its device"),
     )
     parser.add_argument("boards", nargs="*", metavar="BOARD", help=f"any of {BOARDS_HELP}")
     parser.add_argument("--all", action="store_true", help="build all boards")
@@ -112,14 +116,36 @@ def _parser() -> argparse.ArgumentParser:
         "--check", action="store_true", help="build nothing; fail if a bitstream is stale"
     )
     parser.add_argument("--table", action="store_true", help="print the table of all manifests")
-    parser.add_argument("--json", action="store_true", help="print the manifests as JSON")
+    vendor = parser.add_argument_group(
+        "for the tool of a vendor (docs/any-fpga.md)",
+        "Write one portable Verilog file and, for boards with a board file, constraints and "
+        "scripts.",
+    )
+    vendor.add_argument("--verilog", metavar="NAME", help=f"one of {CONFIGS_HELP}")
+    vendor.add_argument(
+        "--board", type=Path, metavar="FILE", help="board file that changes the configuration NAME"
+    )
+    vendor.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder to write to (build/verilog/NAME)"
+    )
+    vendor.add_argument(
+        "--fit",
+        action="store_true",
+        help="let Yosys estimate the resources, and compare them with the device (minutes)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 
 
-@ending(BuildError, SpecError, OSError, negative=(StaleError,))
+@ending(BuildError, SpecError, OSError, negative=(StaleError, portable.UnfitError))
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``python -m hw.build`` with the arguments ``argv``, and return its exit code."""
     args = _parser().parse_args(argv)
+    if args.verilog is not None:
+        return _write_verilog(args)
+    for option in ("board", "out", "fit"):
+        if getattr(args, option):
+            raise BuildError(f"--{option} is for Verilog: name a configuration with --verilog")
     if args.table:
         print(table(), end="")
         return EXIT_OK
@@ -139,6 +165,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(summary(manifest))
     if args.json:
         print(json.dumps(manifests, indent=2))
+    return EXIT_OK
+
+
+def _write_verilog(args: argparse.Namespace) -> int:
+    """Write the files for a vendor's tool, and print their paths and the next step."""
+    if args.boards or args.all or args.check or args.table:
+        raise BuildError("--verilog takes one configuration, and goes with --board, --out, --fit")
+    values = portable.deliver(
+        args.verilog, args.board, args.out, default=WORK / "verilog", fit=args.fit
+    )
+    if args.json:
+        print(json.dumps(values, indent=2))
+        return EXIT_OK
+    for path in values["files"]:
+        print(path)
+    if values["fit"]:
+        print(values["fit"])
+    print(f"next: {values['next']}")
     return EXIT_OK
 
 

@@ -12,9 +12,11 @@ from collections.abc import Sequence
 
 import serial
 from amaranth.lib import data
+from serial.tools import list_ports
 
 from hw.boards.configs import BOARDS_HELP
-from hw.boards.platforms import target
+from hw.boards.platforms import OPEN_FPGA_LOADER, target
+from hw.boards.usb import bridge_of, port_advice
 from hw.protocol import (
     BREAK_BAUD,
     DEFAULT_BAUD,
@@ -35,74 +37,159 @@ from hw.tools.command import EXIT_OK, CommandParser, ending, exit_codes
 from hw.tools.manifest import load_manifest, manifest_path
 from hw.tools.netlist import BuildError
 
-START_S = 3.0
-"""Longest time that a board may take to load its bitstream and answer."""
+START_S = 10.0
+"""Longest time that a board may take until its serial port is back and its device answers."""
 
 SETTLE_S = 0.005
 """Time for a serial adapter to send what it still holds when the operating system has sent all."""
 
+RETRY_S = 0.2
+"""Time between two attempts to open a port that is not back yet."""
+
 _STDERR = 2
 """File descriptor for the programmer's output, since standard output is for ``--json``."""
+
+KEPT = {"sram": "which is lost at power-off", "flash": "which is kept at power-off"}
+"""Memories that hold a bitstream, and what becomes of it in each."""
+
+_ALIASES = {OPEN_FPGA_LOADER: (OPEN_FPGA_LOADER, "openfpgaloader-cli")}
+"""Names under which a program may be installed, if it has several."""
 
 
 class FlashError(RuntimeError):
     """Raised if the board does not run the bitstream; the message says what to do."""
 
 
-def programmer(board: str) -> list[str]:
-    """Return the command that programs a board, without the file name of the bitstream.
+def _installed(name: str) -> str | None:
+    """Return the name under which a program is installed, or None if it is not."""
+    return next((alias for alias in _ALIASES.get(name, (name,)) if shutil.which(alias)), None)
+
+
+def programmer(board: str, memory: str | None = None) -> tuple[list[str], str]:
+    """Return the command that programs a board, without the bitstream's name, and the memory.
 
     Of the board's programmers, the first that is installed is used.
+
+    Parameters
+    ----------
+    memory : ``"sram"`` or ``"flash"``; None means SRAM if the board can be programmed in this way.
 
     Raises
     ------
     FlashError
-        None of the board's programmers is installed.
+        None of the board's programmers is installed or can write this memory, or the one that is
+        installed does not know the board.
     """
-    commands = target(board).programmers
-    for command in commands:
-        if shutil.which(command[0]):
-            return list(command)
-    names = " or ".join(command[0] for command in commands)
+    programmers = target(board).programmers
+    wanted = memory or ("sram" if any(p.sram is not None for p in programmers) else "flash")
+    able = [p for p in programmers if getattr(p, wanted) is not None]
+    if not able:
+        raise FlashError(
+            f"{board} cannot be programmed into its {wanted} as it is delivered: leave out --to"
+        )
+    for one in able:
+        name = _installed(one.name)
+        if name is not None:
+            _check_known(name, one.board)
+            return [name, *getattr(one, wanted)], wanted
+    names = " or ".join(p.name for p in able)
     raise FlashError(
         f"no programmer for {board} is installed: install {names} (distributions have them as "
         f"packages), or load bitstreams/{load_manifest(board)['bitstream']} by other means"
     )
 
 
-def identify(port: str) -> tuple[str, int]:
+def _check_known(name: str, board: str | None) -> None:
+    """Check that an installed openFPGALoader has a board in its list.
+
+    Raises
+    ------
+    FlashError
+        It has a list of boards, and this board is not among them.
+    """
+    if board is None:
+        return
+    try:
+        listed = subprocess.run(
+            [name, "--list-boards"], capture_output=True, text=True, check=False
+        )
+        version = subprocess.run([name, "-V"], capture_output=True, text=True, check=False)
+    except OSError:
+        return  # the attempt to program the board will tell
+    boards = {line.split()[0] for line in listed.stdout.splitlines() if line.strip()}
+    if listed.returncode == 0 and "ice40_generic" in boards and board not in boards:
+        known = " ".join((version.stdout or version.stderr).split()) or name
+        raise FlashError(
+            f"the installed {known} does not know the board {board}: install a newer one. Debian "
+            "12 has 0.10, the Tang Nano 20K needs 0.11; the newest is in the Python package "
+            "openfpgaloader"
+        )
+
+
+def identify(port: str, wait_s: float | None = None) -> tuple[str, int]:
     """Return the name of the board on a serial port, and the hash of its gateware's interface.
 
-    The hash is that of :func:`hw.protocol.spec_hash`.
+    The hash is that of :func:`hw.protocol.spec_hash`. The port may be missing at first: some boards
+    leave the bus while they are programmed.
+
+    Parameters
+    ----------
+    wait_s : longest time to wait for the port and the answer, in seconds; None means
+        :data:`START_S`.
 
     Raises
     ------
     FlashError
         The port cannot be opened, or no board answers on it.
     """
-    end = bytes([END])
-    # The leading end byte ends whatever the device may have taken for the start of a frame.
-    frame = end + encode_frame(bytes([0, Opcode.IDENTIFY]))
-    try:
-        with serial.Serial(port, DEFAULT_BAUD, timeout=0.3, exclusive=True) as line:
-            deadline = time.monotonic() + START_S
-            while time.monotonic() < deadline:
-                line.baudrate = BREAK_BAUD
-                line.write(b"\0")  # brings a running board back to the default rate
-                line.flush()
-                time.sleep(SETTLE_S)
-                line.baudrate = DEFAULT_BAUD
-                line.write(frame)
-                while raw := line.read_until(end):
-                    if (identity := _parse(raw.rstrip(end))) is not None:
-                        name = int(identity.name).to_bytes(16, "little").rstrip(b"\0")
-                        return name.decode("ascii", "replace"), int(identity.spec_hash)
-    except (OSError, ValueError) as error:
-        raise FlashError(f"cannot use {port}: {error}") from error
+    deadline = time.monotonic() + (START_S if wait_s is None else wait_s)
+    problem: Exception | None = None
+    while True:
+        try:
+            with serial.Serial(port, DEFAULT_BAUD, timeout=0.3, exclusive=True) as line:
+                problem = None
+                while time.monotonic() < deadline:
+                    if (found := _ask(line)) is not None:
+                        return found
+        except (OSError, ValueError) as error:
+            problem = error
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(RETRY_S)
+    if problem is not None:
+        raise FlashError(f"cannot use {port}: {problem}") from problem
     raise FlashError(
         f"no board answers on {port}. Is it the port of this board? Some boards load a new "
-        "bitstream only after they have been unplugged"
+        f"bitstream only after they have been unplugged.{port_advice(port)}"
     )
+
+
+def _ask(line: serial.Serial) -> tuple[str, int] | None:
+    """Ask the board on an open port once for its name and hash; None means no answer."""
+    end = bytes([END])
+    line.baudrate = BREAK_BAUD
+    line.write(b"\0")  # brings a running board back to the default rate
+    line.flush()
+    time.sleep(SETTLE_S)
+    line.baudrate = DEFAULT_BAUD
+    # The leading end byte ends whatever the device may have taken for the start of a frame.
+    line.write(end + encode_frame(bytes([0, Opcode.IDENTIFY])))
+    while raw := line.read_until(end):
+        if (identity := _parse(raw.rstrip(end))) is not None:
+            name = int(identity.name).to_bytes(16, "little").rstrip(b"\0")
+            return name.decode("ascii", "replace"), int(identity.spec_hash)
+    return None
+
+
+def board_ports(board: str) -> list[str]:
+    """Return the serial ports that may be those of a board, by their USB bridges."""
+    name = board.partition("/")[0]
+    ports = []
+    for info in list_ports.comports():
+        bridge = bridge_of(info.vid, info.pid, info.location)
+        if bridge is not None and name in bridge.boards:
+            ports.append(info.device)
+    return sorted(ports)
 
 
 def _parse(raw: bytes) -> data.Const | None:
@@ -117,12 +204,18 @@ def _parse(raw: bytes) -> data.Const | None:
     return identity if identity.magic == MAGIC else None
 
 
-def flash(board: str, *, port: str | None = None) -> dict:
-    """Program a board with its bitstream, and check its identity if ``port`` is given.
+def flash(board: str, *, port: str | None = None, memory: str | None = None) -> dict:
+    """Program a board with its bitstream, and check the identity of the device that then runs.
+
+    Parameters
+    ----------
+    port : serial port of the board; None means to look at all ports with the board's USB bridge.
+    memory : see :func:`programmer`.
 
     Returns
     -------
-    The bitstream's manifest.
+    The bitstream's manifest, with ``memory``, the memory that was written, and ``port``, the port
+    on which the device answered; None if the board has no port that could be found.
 
     Raises
     ------
@@ -134,40 +227,72 @@ def flash(board: str, *, port: str | None = None) -> dict:
     """
     target(board)
     manifest = load_manifest(board)
-    command = [*programmer(board), str(manifest_path(board).with_name(manifest["bitstream"]))]
+    options, memory = programmer(board, memory)
+    command = [*options, str(manifest_path(board).with_name(manifest["bitstream"]))]
     print(" ".join(command), file=sys.stderr)
     try:
         done = subprocess.run(command, check=False, stdout=_STDERR)
     except OSError as error:
         raise FlashError(f"cannot start {command[0]}: {error}") from error
     if done.returncode != 0:
+        advice = "".join(port_advice(found) for found in board_ports(board)[:1])
         raise FlashError(
             f"{command[0]} failed with exit code {done.returncode}. Is the board plugged in, and "
-            "may your user access it (udev rules)?"
+            f"may your user access it (udev rules)?{advice}"
         )
-    if port is not None:
-        config = manifest["config"]
-        name, spec_hash = identify(port)
-        if (name, f"{spec_hash:016x}") != (config["name"], manifest["gateware_hash"]):
-            raise FlashError(
-                f"the board on {port} is {name!r} with gateware {spec_hash:016x}, not "
-                f"{config['name']!r} with {manifest['gateware_hash']}: it runs another bitstream"
-            )
-    return manifest
+    return manifest | {"memory": memory, "port": _verified(manifest, port)}
+
+
+def _verified(manifest: dict, port: str | None) -> str | None:
+    """Return the port on which a device answers that was built as the manifest says.
+
+    Raises
+    ------
+    FlashError
+        No device answers, or only others do.
+    """
+    deadline = time.monotonic() + START_S
+    ports = [port] if port is not None else board_ports(manifest["board"])
+    expected = manifest["config"]["name"], manifest["gateware_hash"]
+    problem = None
+    for candidate in ports:
+        try:
+            name, spec_hash = identify(candidate, max(deadline - time.monotonic(), 0.5))
+        except FlashError as error:
+            problem = problem or error
+            continue
+        if (name, f"{spec_hash:016x}") == expected:
+            return candidate
+        problem = FlashError(
+            f"the board on {candidate} is {name!r} with gateware {spec_hash:016x}, not "
+            f"{expected[0]!r} with {expected[1]}: it runs another bitstream"
+        )
+    if problem is not None:
+        raise problem
+    return None
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="python -m hw.flash",
         description="Program a board with its bitstream from bitstreams/, through openFPGALoader "
-        "or the board's own programmer.",
+        "or the board's own\nprogrammer, and check that the device answers on its serial port.",
         epilog="examples:\n"
         "  python -m hw.flash ulx3s-85f\n"
-        "  python -m hw.flash icebreaker --port /dev/ttyUSB1    # and check its identity\n\n"
+        "  python -m hw.flash ulx3s-85f --to flash              # kept at power-off\n"
+        "  python -m hw.flash icebreaker --port /dev/ttyUSB1    # if several are plugged in\n\n"
         + exit_codes(device=True),
     )
     parser.add_argument("board", metavar="BOARD", help=f"one of {BOARDS_HELP}")
-    parser.add_argument("--port", help="serial port of the board, to check its identity afterwards")
+    parser.add_argument(
+        "--to",
+        choices=tuple(KEPT),
+        help="memory to write: sram is lost at power-off, flash is kept (sram, or flash for boards "
+        "that only start from it)",
+    )
+    parser.add_argument(
+        "--port", help="serial port on which the device must answer afterwards (found by itself)"
+    )
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
     return parser
 
@@ -176,10 +301,16 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``python -m hw.flash`` with the arguments ``argv``, and return its exit code."""
     args = _parser().parse_args(argv)
-    manifest = flash(args.board, port=args.port)
+    done = flash(args.board, port=args.port, memory=args.to)
     if args.json:
-        print(json.dumps(manifest, indent=2))
+        print(json.dumps(done, indent=2))
+        return EXIT_OK
+    print(
+        f"{args.board}: gateware {done['gateware_hash']} is in {done['memory']}, "
+        f"{KEPT[done['memory']]}"
+    )
+    if done["port"] is not None:
+        print(f"the device answers on {done['port']}")
     else:
-        answered = f", answers on {args.port}" if args.port else ""
-        print(f"{args.board}: gateware {manifest['gateware_hash']} is loaded{answered}")
+        print("not checked: the board's serial port was not found; name it with --port")
     return EXIT_OK

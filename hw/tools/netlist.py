@@ -125,7 +125,7 @@ def netlist(board: str, config: Config | None = None) -> Netlist:
     synthesis = next(name for family, name in SYNTHESIS.items() if isinstance(platform, family))
     options = _mapping_options(platform)
     plan = platform.build(
-        BoardTop(config),
+        BoardTop(config, target(board).idle),
         TOP,
         do_build=False,
         emit_src=False,
@@ -145,7 +145,7 @@ def netlist(board: str, config: Config | None = None) -> Netlist:
     }
     if isinstance(platform, GowinPlatform):
         # The platform's own commands are for nextpnr-gowin, which nextpnr-himbaechel replaced.
-        family = platform.family.replace("NR-", "N-").replace("AR-", "A-")
+        family = platform.family.replace("AR-", "A-")
         files[f"{TOP}.ys"] += f"\nwrite_json {TOP}.json\n"
         place = (
             *("nextpnr-himbaechel-gowin", "--device", platform.part),

@@ -1,23 +1,47 @@
-"""List the boards that are attached, and say which network files fit them.
+"""List the boards that are attached, and say which network files fit them; or test a board.
 
-Each serial port is opened for a moment. What a board holds or computes is not disturbed.
+The serial port of each board is opened for a moment. What a board holds or computes is not
+disturbed, except by --self-test, which overwrites its memories.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from serial.tools import list_ports
 
 from hw.boards.configs import board_name, config_by_name
 from hw.protocol import PROTOCOL_VERSION, spec_hash
 from hw.spec import Config, SpecError
-from sw.cli.commands import EXIT_NO, EXIT_OK, CommandParser, command, exit_codes
+from sw.cli import options
+from sw.cli.commands import (
+    EXIT_NO,
+    EXIT_OK,
+    CommandParser,
+    check_output,
+    command,
+    exit_codes,
+)
 from sw.compile import fitting
-from sw.compile.program import Program
+from sw.driver.device import Device
 from sw.driver.discovery import BoardIdentity, find_boards
+from sw.driver.selftest import N_NETWORKS, Step, self_test
+from sw.files import write_output
 from sw.network import netfile
+from sw.network.encoder import InputError
 from sw.network.netfile import NetworkFileError
+
+PATIENCE_S = 60.0
+"""How many seconds a virtual board may take to answer in the self-test, so that the line of a slow
+simulation does not look like one that loses requests."""
 
 
 def describe(port: str, identity: BoardIdentity, files: list[Path]) -> dict[str, Any]:
@@ -42,15 +66,22 @@ def fit(path: Path, config: Config) -> dict[str, Any]:
     """Return whether the network in a file fits a device built with ``config``, as JSON values.
 
     ``fits`` is the answer, and ``network`` the path of the file. ``usage`` has the needed and the
-    available size of each memory; ``why`` says what is too small, if anything is.
+    available size of each memory; ``why`` says what is too small, if anything is, and ``remedies``
+    what would make the network fit. The report of ``python -m sw.export`` says the same.
 
     Raises
     ------
     sw.network.netfile.NetworkFileError
         The file is missing, damaged or no network file.
     """
-    found = fitting.board_report(netfile.load(path, Program).network, config)
-    return {"network": str(path), "fits": found.fits, "usage": found.usage, "why": found.problem}
+    found = fitting.board_report(netfile.load(path).network, config)
+    return {
+        "network": str(path),
+        "fits": found.fits,
+        "usage": found.usage,
+        "why": found.problem,
+        "remedies": list(found.remedies),
+    }
 
 
 def as_text(board: dict[str, Any]) -> str:
@@ -68,10 +99,76 @@ def as_text(board: dict[str, Any]) -> str:
             lines.append(f"  {network['network']}: fits ({used})")
         else:
             lines.append(f"  {network['network']}: does not fit: {network['why']}")
+            lines += [f"    would fit with {remedy}" for remedy in network["remedies"]]
     return "\n".join(lines)
 
 
-@command(NetworkFileError, SpecError)
+def step_line(step: Step) -> str:
+    """Return one line about a part of the self-test."""
+    word = {True: "passed", False: "FAILED", None: "left out"}[step.passed]
+    return f"{word:<8}  {step.name:<14}  {step.seconds:5.1f} s  {step.detail}"
+
+
+def report_text(port: str, steps: Sequence[Step]) -> str:
+    """Return the report of a self-test: the machine, the port's USB bridge, and every part."""
+    usb = "no USB device"
+    for info in list_ports.comports():
+        if info.device == port and info.vid is not None:
+            usb = (
+                f"USB {info.vid:04x}:{info.pid:04x}, location {info.location}, serial number "
+                f"{info.serial_number}, {info.manufacturer} {info.product}"
+            )
+    failed = [step.name for step in steps if step.passed is False]
+    lines = [
+        f"Self-test of a Spikefold board: {'FAILED: ' + ', '.join(failed) if failed else 'passed'}",
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, Spikefold {metadata.version('spikefold')}, "
+        f"Python {platform.python_version()}, {platform.platform()}",
+        f"port {port}: {usb}",
+        "",
+        *map(step_line, steps),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _self_test(arguments: argparse.Namespace) -> int:
+    """Test a board, print each part as its result is known, and write the report."""
+    if arguments.networks or arguments.config:
+        raise InputError(
+            "--self-test takes a port, and neither network files nor --config: to test the virtual "
+            "board of a configuration, use --self-test sim:BOARD"
+        )
+    if arguments.n_networks < 0 or arguments.seed < 0:
+        raise InputError("--n-networks and --seed take 0 or more")
+    if arguments.baud is not None and arguments.baud < 1:
+        raise InputError("--baud takes at least 1")
+    check_output(arguments.report)
+    steps: list[Step] = []
+    with Device.open(options.port_of(arguments.self_test, None), arguments.baud) as device:
+        port = device.port
+        if device.virtual:
+            device.transport.timeout_s = PATIENCE_S
+        for step in self_test(
+            device,
+            n_networks=arguments.n_networks,
+            seed=arguments.seed,
+            baud=arguments.baud,
+        ):
+            steps.append(step)
+            if not arguments.json:
+                print(step_line(step), flush=True)
+    passed = all(step.passed is not False for step in steps)
+    write_output(arguments.report, report_text(port, steps).encode())
+    if arguments.json:
+        print(json.dumps({"passed": passed, "port": port, "steps": [asdict(s) for s in steps]}))
+    else:
+        print(
+            f"{'passed' if passed else 'FAILED: attach the report to an issue'}; the report is in "
+            f"{arguments.report}"
+        )
+    return EXIT_OK if passed else EXIT_NO
+
+
+@command(NetworkFileError, SpecError, InputError)
 def main(argv: list[str] | None = None) -> int:
     """Run ``python -m sw.boards`` with the arguments ``argv`` and return its exit code."""
     parser = CommandParser(
@@ -81,13 +178,45 @@ def main(argv: list[str] | None = None) -> int:
   python -m sw.boards
   python -m sw.boards net.spikefold other.spikefold --json
   python -m sw.boards net.spikefold --config icebreaker    a board that is not attached
+  python -m sw.boards --self-test                     test the board that is attached
+  python -m sw.boards --self-test sim:icebreaker      try that on the virtual board
 
-{exit_codes("no board is attached")}""",
+{exit_codes("no board is attached, or the self-test failed", device=True)}""",
     )
     parser.add_argument("networks", nargs="*", type=Path, help="network files to fit")
     parser.add_argument("--config", metavar="BOARD", help="a known board, attached or not")
+    test = parser.add_argument_group(
+        "self-test",
+        "Test identity, every rate of the line, every bit of the memories, and random networks "
+        "against the integer reference. This takes up to two minutes and overwrites the memories.",
+    )
+    test.add_argument(
+        "--self-test",
+        nargs="?",
+        const=options.FIND,
+        metavar="PORT",
+        help="port of the board, as --board of sw.run takes it (the board that is attached)",
+    )
+    test.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE",
+        default=Path("self-test.txt"),
+        help="file for the report, to attach to an issue (default: %(default)s)",
+    )
+    test.add_argument(
+        "--n-networks",
+        type=int,
+        metavar="N",
+        default=N_NETWORKS,
+        help="number of random networks (default: %(default)s)",
+    )
+    test.add_argument("--seed", type=int, default=0, help="seed of random contents and networks")
+    test.add_argument("--baud", type=int, help="fastest rate of the line (the board's own)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args(argv)
+    if arguments.self_test is not None:
+        return _self_test(arguments)
     others: list[str] = []
     if arguments.config:
         config = config_by_name(arguments.config)

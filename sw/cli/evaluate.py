@@ -18,6 +18,7 @@ from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, CommandPa
 from sw.convert import fold, quantize
 from sw.convert.folded import FoldedNetwork, simulate
 from sw.convert.quantize import WEIGHT_BITS, QuantizeError
+from sw.data import catalogue
 from sw.data.dataset import DataError, Split
 from sw.data.metrics import detail
 from sw.model import checkpoint, datasets
@@ -119,6 +120,7 @@ def evaluate(
     *,
     metric: str = "accuracy",
     note: str = "",
+    data: str | None = None,
 ) -> Evaluation:
     """Measure the checkpoint at ``path`` on the test samples ``split``.
 
@@ -126,6 +128,7 @@ def evaluate(
     ----------
     weight_bits : widths of weights in bits to quantise the network to.
     metric, note : fields of the result; see :class:`Evaluation`.
+    data : name of the data set that the samples are from; None for the checkpoint's.
 
     Raises
     ------
@@ -152,7 +155,7 @@ def evaluate(
         }
     return Evaluation(
         checkpoint=path.name,
-        data=values["data"].get("name", "fashion-mnist"),
+        data=data or values["data"].get("name", catalogue.DEFAULT),
         note=note,
         metric=metric,
         n_images=len(split),
@@ -235,6 +238,7 @@ exit codes: {EXIT_OK} done, {EXIT_BAD_INPUT} bad input (the message says what to
         args.bits or WEIGHT_BITS,
         metric=dataset.metric,
         note=dataset.note,
+        data=dataset.name,
     )
     print(json.dumps(asdict(result)) if args.json else as_text(result))
     return EXIT_OK

@@ -67,7 +67,7 @@ exit codes: {EXIT_OK} done, {EXIT_BAD_INPUT} bad input (the message says what to
         p.error("--threads takes a number of at least 1")
     torch.set_num_threads(args.threads)
     backend = compiled() if args.compile else EAGER
-    args.out.mkdir(exist_ok=True)
+    args.out.mkdir(parents=True, exist_ok=True)
     dataset = catalogue.load(args.data_dir, N_VALIDATION)
     if args.experiment == "frontier":
         points = run_frontier(args.out, dataset, backend=backend)

@@ -6,11 +6,12 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hw.boards.configs import BOARDS_HELP, board_name, config_by_name
-from hw.spec import SpecError
+from hw.boards.configs import CONFIGS_HELP, board_name, config_by_name
+from hw.spec import N_LEAK_SHIFTS, SpecError
 from sw.cli.commands import (
     EXIT_BAD_INPUT,
     EXIT_INTERRUPTED,
@@ -19,13 +20,15 @@ from sw.cli.commands import (
     CommandParser,
     command,
 )
+from sw.convert import fold
 from sw.convert.quantize import QuantizeError
+from sw.data import inputs
 from sw.data.dataset import DataError
-from sw.exchange import topology
+from sw.exchange import nearest, topology
 from sw.exchange.assembly import Imported
-from sw.exchange.export import Export, export_network, find_images, read_images
+from sw.exchange.export import Export, Images, export_network, find_images
 from sw.exchange.graph import ExchangeError
-from sw.exchange.readers import ReadOptions, find_reader, unused_option
+from sw.exchange.readers import ReadOptions, find_reader, missing_topology, unused_option
 from sw.model import checkpoint
 from sw.model.checkpoint import CheckpointError
 from sw.model.config import ModelError
@@ -50,19 +53,56 @@ def _data_values(imported: Imported) -> dict[str, Any]:
     return {"model_config": shape, "data": {}}
 
 
-def _is_unusual(imported: Imported) -> bool:
-    """Return whether the network takes other input than images of shape (1, 28, 28)."""
-    return imported.folded.encoder is None or imported.folded.image_shape != (1, 28, 28)
+def _images(
+    arguments: argparse.Namespace, imported: Imported | None, say: Callable[[str], None]
+) -> Images:
+    """Return the images to measure the network on, as the options say.
+
+    Networks of other frameworks come with no data: without ``--data`` and ``--input``, there are no
+    images for them.
+    """
+    if arguments.input:
+        folded = imported.folded if imported else fold.fold(arguments.checkpoint)
+        images, labels = inputs.read_images(arguments.input, folded)
+        if not len(images):
+            raise InputError(f"{arguments.input} holds no images to measure on")
+        images = images[: arguments.measure]
+        return Images(
+            images=images,
+            labels=None if labels is None else labels[: arguments.measure],
+            what=f"{len(images)} images of {arguments.input.name}",
+            calibration=images if labels is None else None,
+        )
+    if imported and arguments.data is None:
+        if arguments.data_dir:
+            raise InputError(
+                f"--data-dir {arguments.data_dir}: name the data set in it with --data"
+            )
+        say("measuring nothing: name samples with --data or --input to measure the network on")
+        return Images()
+    values = _data_values(imported) if imported else checkpoint.load(arguments.checkpoint)
+    return find_images(values, arguments.data_dir, arguments.data, arguments.measure, say)
+
+
+def _measured(exported: Export) -> str:
+    """Return the line of the report that says how well the integer network does."""
+    accuracy = exported.accuracy
+    if accuracy is None:
+        return "measured   nothing: no accuracy, spikes or cycles, because there are no samples"
+    text = f"measured   on {exported.measured_on}: "
+    if accuracy.folded is not None and accuracy.quantised is not None:
+        text += f"folded {accuracy.folded:.2%}, quantised {accuracy.quantised:.2%}, "
+    text += f"same class in {accuracy.agreement:.2%}"
+    return text if accuracy.folded is not None else f"{text}; no accuracy, because of no labels"
 
 
 def as_text(exported: Export) -> str:
     """Return the report on an exported network as text for a terminal."""
-    network, config, accuracy = exported.network, exported.config, exported.accuracy
+    network, config = exported.network, exported.config
     lines = [
         tables.as_text(exported.layers, network.weight_bits, config),
         "",
-        f"measured   on {exported.measured_on}: folded {accuracy.folded:.2%}, quantised "
-        f"{accuracy.quantised:.2%}, same class in {accuracy.agreement:.2%}",
+        _measured(exported),
         "membranes  proved wide enough for any input: no overflow can occur",
     ]
     if exported.n_cycles is not None:
@@ -92,7 +132,7 @@ exit codes: {EXIT_OK} written, {EXIT_NO} does not fit the board (nothing is writ
     parser.add_argument(
         "checkpoint",
         type=Path,
-        help="checkpoint of sw.train, .nir file, or, with --topology, state dict",
+        help="checkpoint of sw.train, NIR file (.nir, .h5), or, with --topology, state dict",
     )
     parser.add_argument(
         "-o",
@@ -107,7 +147,7 @@ exit codes: {EXIT_OK} written, {EXIT_NO} does not fit the board (nothing is writ
     parser.add_argument(
         "--board",
         default=BOARD,
-        help=f"board to compile for: sim, {BOARDS_HELP} (default: {BOARD})",
+        help=f"board to compile for: sim, {CONFIGS_HELP} (default: {BOARD})",
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
@@ -125,7 +165,8 @@ exit codes: {EXIT_OK} written, {EXIT_NO} does not fit the board (nothing is writ
         "--input",
         type=Path,
         metavar="FILE",
-        help="measure on the images and labels of an .npz file",
+        help="measure on the samples of an .npy file, or an .npz file's images and, if it has any, "
+        "labels",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     other = parser.add_argument_group("networks of other frameworks")
@@ -147,6 +188,23 @@ exit codes: {EXIT_OK} written, {EXIT_NO} does not fit the board (nothing is writ
         "--fires-at-threshold",
         action="store_true",
         help="NIR: neurons fire at v >= threshold, as in SpikingJelly (NIR says v > threshold)",
+    )
+    other.add_argument(
+        "--reset",
+        choices=("subtract", "zero"),
+        help="NIR: a spike subtracts the threshold, or sets the membrane to the file's v_reset or "
+        "0; needed for files without v_reset (nir 1.0.4 and earlier)",
+    )
+    other.add_argument(
+        "--nearest-leak",
+        type=int,
+        nargs="?",
+        const=N_LEAK_SHIFTS,
+        default=0,
+        choices=range(1, N_LEAK_SHIFTS + 1),
+        metavar="N",
+        help="for a leak that the device lacks, take the nearest one of up to N shifts (default: "
+        f"{N_LEAK_SHIFTS}; the iCE40 boards have one), and report what that changes",
     )
     return parser
 
@@ -191,25 +249,26 @@ def main(argv: list[str] | None = None) -> int:
     if "/" not in arguments.board:
         config = config.with_weight_bits(weight_bits)
     imported = reader.read(arguments.checkpoint, options) if reader else None
-    if arguments.input:
-        images = read_images(arguments.input, arguments.measure)
-    else:
-        values = _data_values(imported) if imported else checkpoint.load(arguments.checkpoint)
-        if imported and arguments.data is None and _is_unusual(imported):
-            raise InputError(
-                f"the network takes inputs of shape {imported.folded.image_shape}: give --data or "
-                "--input to measure it on"
-            )
-        images = find_images(values, arguments.data_dir, arguments.data, arguments.measure, say)
+    if reader is None and (problem := missing_topology(arguments.checkpoint)):
+        raise ExchangeError(problem)
+    images = _images(arguments, imported, say)
+    what = images.what or "no images"
+    say(f"quantising to {weight_bits} bits, compiling for {arguments.board}, measuring on {what}")
+    change = None
+    if imported and imported.near:
+        change = nearest.measure(imported, images.images)
     exported = export_network(arguments.checkpoint, config, weight_bits, images, imported)
     path = arguments.out or arguments.checkpoint.with_suffix(netfile.SUFFIX)
     n_bytes = 0
     if exported.program is not None:
-        n_bytes = netfile.save(path, exported.network, exported.program)
+        n_bytes = netfile.save(path, exported.network, exported.program.config)
     if arguments.json:
-        print(json.dumps(exported.to_dict(), indent=1))
+        more = {} if change is None else {"nearest_leak": dataclasses.asdict(change)}
+        print(json.dumps(exported.to_dict() | more, indent=1))
     else:
         print(as_text(exported))
+        if change is not None:
+            print(change.as_text())
     if exported.program is None:
         target = exported.boards[0]
         print(f"error: {target.problem}; nothing was written", file=sys.stderr)

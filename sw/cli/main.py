@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib
 import re
 import shutil
@@ -13,6 +12,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+from hw.spec import did_you_mean
 from sw.cli.commands import EXIT_OK, CommandParser, called_through
 
 GROUPS = {
@@ -87,8 +87,7 @@ def _parser(prog: str) -> CommandParser:
 
 
 def _unknown(name: str, prog: str) -> str:
-    close = difflib.get_close_matches(name, NAMES, n=1)
-    advice = f"did you mean {close[0]!r}?" if close else f"{prog} --help lists the commands"
+    advice = did_you_mean(name, NAMES).strip() or f"{prog} --help lists the commands"
     return f"unknown command {name!r}: {advice}"
 
 

@@ -24,11 +24,10 @@ from rich.live import Live
 from hw.boards.configs import board_name
 from sw.cli import options
 from sw.cli.commands import EXIT_OK, CommandParser, as_called, command, exit_codes
-from sw.compile.program import FitError, Program
+from sw.compile.program import FitError
 from sw.data.dataset import DataError
 from sw.driver import session
 from sw.driver.group import open_boards
-from sw.driver.loading import program_for
 from sw.files import write_output
 from sw.network import netfile
 from sw.network.encoder import InputError
@@ -153,12 +152,11 @@ def main(argv: list[str] | None = None) -> int:
     ):
         parser.error("-n and --seconds take numbers above 0")
     console = Console(highlight=False)
-    file = netfile.load(arguments.network, Program)
+    file = netfile.load(arguments.network)
     samples, labels = options.find_inputs(arguments, file.network)
-    port = options.port_of(arguments.board, file.program)
+    port = options.port_of(arguments.board, file.config)
     with open_boards(port, arguments.baud) as board:
-        program, _ = program_for(file.network, file.program, board.config)
-        options.load(board, program)
+        options.load(board, file)
         monitor = Monitor(board, file.network, labels)
         watched = _watch(arguments, monitor, samples, console)
         simulated = board.virtual

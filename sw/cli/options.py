@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from hw.boards.configs import BOARDS, CONFIGS, board_name, config_by_name
+from hw.boards.configs import BOARDS, CONFIGS, CONFIGS_HELP, board_name, config_by_name
 from hw.protocol import spec_hash
-from hw.spec import SpecError
-from sw.compile.program import Program
+from hw.spec import Config, SpecError
 from sw.data import catalogue, inputs
 from sw.data.catalogue import NAMES
-from sw.driver.any_board import AnyBoard
+from sw.data.dataset import Dataset, Split
+from sw.data.labels import as_named
+from sw.driver.any_board import AnyBoard, Loadable
 from sw.driver.loading import Loaded, load_bytes
 from sw.network import encoder
 from sw.network.encoder import InputError
@@ -27,7 +29,7 @@ from sw.shipped import NETWORK
 VIRTUAL = "sim"
 """Value of ``--board`` for the virtual board, a simulation of the gateware."""
 FIND = "auto"
-"""Value of ``--board`` given without a port, which means: search all USB serial ports."""
+"""Value of ``--board`` given without a port: search the USB serial ports of known boards."""
 
 
 def add_network(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +52,8 @@ def add_board(parser: argparse.ArgumentParser, *, several: bool = True) -> None:
         default=VIRTUAL,
         metavar="PORT",
         help="serial port; sim, or sim:BOARD for the configuration of another board "
-        f"({', '.join(BOARDS)}); {joined}without a value all USB ports are searched (default: sim)",
+        f"({CONFIGS_HELP}); {joined}without a value the USB ports of known boards are searched "
+        "(default: sim)",
     )
     parser.add_argument(
         "--baud", type=int, help="fastest rate to use, in bits per second (the board's own)"
@@ -66,16 +69,17 @@ def add_inputs(parser: argparse.ArgumentParser) -> Any:
     source.add_argument(
         "--data",
         metavar="NAME",
-        help=f"test samples of a data set: {', '.join(NAMES)}, or the path of your own data (the "
-        "shipped Fashion-MNIST images)",
+        help=f"test samples of a data set: {', '.join(NAMES)}, or the path of your own data (for "
+        "networks of Fashion-MNIST: its shipped images)",
     )
     source.add_argument(
         "--input",
         type=Path,
         nargs="+",
         metavar="FILE",
-        help=".npy or .npz files of samples, images (PNG, JPEG, ...), event recordings (.bin, "
-        ".aedat, or .npy and .npz with t, x, y, p)",
+        help=".npy or .npz files of samples, images (PNG, JPEG, ...), event recordings (AEDAT 1.0, "
+        "2.0, 3.1, 4.0; Prophesee's .dat and .raw; HDF5; .npy and .npz with t, x, y, p; N-MNIST's "
+        ".bin)",
     )
     parser.add_argument("--data-dir", type=Path, help="folder that has the data set of --data")
     parser.add_argument(
@@ -83,17 +87,18 @@ def add_inputs(parser: argparse.ArgumentParser) -> Any:
         type=int,
         nargs=2,
         metavar=("H", "W"),
-        help="height and width of the sensor of event recordings (those of the network's input)",
+        help="height and width of the sensor of event recordings (those that the file names, else "
+        "those of the network's input)",
     )
     return source
 
 
-def port_of(board: str, program: Program | None) -> str | None:
+def port_of(board: str, config: Config | None) -> str | None:
     """Return the ports to give :func:`sw.driver.group.open_boards` for a value of ``--board``.
 
-    If ``--board`` was given without a port, the result is None: all USB ports are searched. Plain
-    ``sim`` becomes ``sim:BOARD`` if ``program`` was compiled for a known board
-    (:mod:`hw.boards.configs`) whose configuration is not that of ``sim``.
+    If ``--board`` was given without a port, the result is None: USB ports are searched. Plain
+    ``sim`` becomes ``sim:BOARD`` if ``config``, the configuration that the network was exported
+    for, is that of a known board (:mod:`hw.boards.configs`) and differs from that of ``sim``.
 
     Raises
     ------
@@ -105,11 +110,11 @@ def port_of(board: str, program: Program | None) -> str | None:
     name, question, options = board.partition("?")
     for port in name.split(","):
         _check_port(port.strip())
-    if name == VIRTUAL and program is not None:
-        kind = board_name(program.config)
+    if name == VIRTUAL and config is not None:
+        kind = board_name(config)
         with contextlib.suppress(SpecError):
             wanted, usual = spec_hash(config_by_name(kind)), spec_hash(CONFIGS[VIRTUAL])
-            if wanted == spec_hash(program.config) and wanted != usual:
+            if wanted == spec_hash(config) and wanted != usual:
                 return f"{VIRTUAL}:{kind}{question}{options}"
     return board
 
@@ -127,6 +132,11 @@ def _check_port(port: str) -> None:
             f"--board {port}: that is a board's name, not a serial port. Use --board "
             f"{VIRTUAL}:{port} for the virtual board, or --board alone to find the one plugged in"
         )
+
+
+def _tell(text: str) -> None:
+    """Print a remark that is no part of a command's results."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def find_inputs(
@@ -148,22 +158,85 @@ def find_inputs(
     check_data_dir(arguments)
     if arguments.input:
         sensor = None if arguments.sensor is None else tuple(arguments.sensor)
-        return inputs.read(arguments.input, network, sensor)
+        return inputs.read(arguments.input, network, sensor, tell=_tell)
     if arguments.sensor is not None:
         raise InputError("--sensor is the size of recordings: name the recordings with --input")
-    if arguments.data:
-        found = catalogue.load(arguments.data_dir, name=arguments.data, timesteps=network.timesteps)
-        split, what = found.test, f"the samples of {found.name}"
+    if not arguments.data:
+        split = shipped_samples(network)
+        return split.images, split.labels
+    found = catalogue.load(arguments.data_dir, name=arguments.data, timesteps=network.timesteps)
+    split = as_classified(found, network)
+    return split.images, split.labels
+
+
+def shipped_samples(network: Network) -> Split:
+    """Return the shipped test images of Fashion-MNIST, if the network was made for this data set.
+
+    Raises
+    ------
+    InputError
+        The network was made for other data, or its file does not say for which.
+    """
+    name, own = data_of(network)
+    if name == catalogue.DEFAULT and not own:
+        split = catalogue.load_samples()
+        _check_samples(network, split, f"shipped samples of {name}")
+        return split
+    if name is None:
+        what, place = "the network file does not say which data the network is for", "NAME_OR_PATH"
     else:
-        split, what = catalogue.load_samples(), "the shipped samples of Fashion-MNIST"
+        what = f"the network is for {'own data called ' if own else ''}{name!r}"
+        place = "PATH" if own else name
+    raise InputError(
+        f"{what}, and only samples of {catalogue.DEFAULT} are shipped: name test samples with "
+        f"--data {place} or --input FILE"
+    )
+
+
+def data_of(network: Network) -> tuple[str | None, bool]:
+    """Return the name of the data set that a network is for, and whether it is a user's own data.
+
+    It is the one that the network was trained on, or measured on when it was exported. The name is
+    None if the network's provenance has none; but a network with the classes of Fashion-MNIST is
+    for this data set.
+    """
+    for record in (
+        network.provenance.get("data"),
+        (network.provenance.get("export") or {}).get("data"),
+    ):
+        if isinstance(record, dict) and isinstance(record.get("name"), str):
+            return record["name"], bool(record.get("own"))
+    known = network.labels == catalogue.SOURCES[catalogue.DEFAULT].labels
+    return catalogue.DEFAULT if known else None, False
+
+
+def as_classified(dataset: Dataset, network: Network) -> Split:
+    """Return the test samples of a data set, with labels that count in the network's classes.
+
+    Raises
+    ------
+    InputError
+        The network does not take the samples, or has other classes.
+    """
+    split = dataset.test
+    _check_samples(network, split, f"samples of {dataset.name}")
+    numbers = as_named(split.labels, dataset.labels, network.labels)
+    if numbers is None:
+        raise InputError(
+            f"{dataset.name} has the classes {', '.join(dataset.labels)}, the network "
+            f"{', '.join(network.labels)}; choose others with --data or --input"
+        )
+    return Split(images=split.images, labels=numbers)
+
+
+def _check_samples(network: Network, split: Split, what: str) -> None:
+    """Raise :class:`InputError` unless the network takes the samples, which are ``what``."""
     try:
         encoder.check_input(network, split.images)
-        inputs.check_labels(split.labels, network.n_classes, "the data set")
     except InputError as error:
         raise InputError(
-            f"{error}. These are {what}; choose others with --data or --input"
+            f"{error}. These are the {what}; choose others with --data or --input"
         ) from error
-    return split.images, split.labels
 
 
 def check_data_dir(arguments: argparse.Namespace) -> None:
@@ -172,11 +245,12 @@ def check_data_dir(arguments: argparse.Namespace) -> None:
         raise InputError(f"--data-dir {arguments.data_dir}: name the data set in it with --data")
 
 
-def load(board: AnyBoard, program: Program) -> Loaded:
-    """Write a compiled network to a board's memories, with a progress bar on a terminal.
+def load(board: AnyBoard, network: Loadable) -> Loaded:
+    """Compile a network for a board and write it to its memories, showing progress.
 
-    Return how much was written, and how long that took.
+    Return how much was written, and how long that took. Exceptions are those of
+    :meth:`sw.driver.any_board.AnyBoard.load`.
     """
-    n_bytes = load_bytes(program) * len(board.devices)
+    n_bytes = sum(map(load_bytes, board.compiled(network)))
     with tqdm(total=n_bytes, unit="B", unit_scale=True, desc="loading", disable=None) as bar:
-        return board.load(program, bar.update)
+        return board.load(network, bar.update)

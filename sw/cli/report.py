@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hw.boards.configs import BOARDS, config_by_name
+from hw.boards.configs import CONFIGS_HELP, config_by_name
 from hw.spec import Config, SpecError
 from sw.cli.commands import (
     EXIT_BAD_INPUT,
@@ -21,19 +21,26 @@ from sw.cli.commands import (
     CommandParser,
     command,
 )
-from sw.cli.options import FIND, VIRTUAL, check_data_dir, load, port_of
+from sw.cli.options import (
+    FIND,
+    VIRTUAL,
+    as_classified,
+    check_data_dir,
+    load,
+    port_of,
+    shipped_samples,
+)
 from sw.compile import fitting
 from sw.compile.compiler import compile_network
 from sw.compile.program import FitError, Program
 from sw.data import catalogue
 from sw.data.dataset import DataError
-from sw.data.inputs import check_labels, read_images
+from sw.data.inputs import read_images
 from sw.driver.any_board import AnyBoard
 from sw.driver.group import open_boards
-from sw.driver.loading import program_for
 from sw.files import write_output
 from sw.network import netfile
-from sw.network.encoder import InputError, check_input
+from sw.network.encoder import InputError
 from sw.network.network import Network
 from sw.reporting import page
 from sw.reporting.evaluation import EvaluationError, accuracy_steps, read_evaluation
@@ -49,8 +56,8 @@ DEFAULT_BOARD = "ulx3s-85f"
 def find_images(arguments: argparse.Namespace, network: Network) -> ImageSet | None:
     """Read the images to observe the network on, as the options say.
 
-    They are those of ``--input`` or ``--data``; by default the shipped Fashion-MNIST images, or
-    None if the network does not take these.
+    They are those of ``--input`` or ``--data``; by default the shipped Fashion-MNIST images for a
+    network of this data set. For other networks the result is then None, and a message says so.
 
     Raises
     ------
@@ -61,23 +68,17 @@ def find_images(arguments: argparse.Namespace, network: Network) -> ImageSet | N
     if arguments.input:
         images, labels = read_images(arguments.input, network)
         what = f"images of {arguments.input.name}"
-    else:
-        if arguments.data:
-            found = catalogue.load(
-                arguments.data_dir, name=arguments.data, timesteps=network.timesteps
-            )
-            split, what = found.test, f"test samples of {found.name}"
-        else:
-            split, what = catalogue.load_samples(), "shipped Fashion-MNIST test images"
+    elif arguments.data:
+        found = catalogue.load(arguments.data_dir, name=arguments.data, timesteps=network.timesteps)
+        split, what = as_classified(found, network), f"test samples of {found.name}"
         images, labels = split.images, split.labels
-    try:
-        check_input(network, images)
-        if labels is not None:
-            check_labels(labels, network.n_classes, what)
-    except InputError:
-        if arguments.input or arguments.data:
-            raise
-        return None
+    else:
+        try:
+            split, what = shipped_samples(network), "shipped Fashion-MNIST test images"
+        except InputError as error:
+            print(f"note: without spikes and accuracy, because {error}", file=sys.stderr)
+            return None
+        images, labels = split.images, split.labels
     if not len(images):
         raise InputError(f"there are no {what}: give at least one image")
     images = images[: arguments.n]
@@ -132,7 +133,7 @@ exit codes: {EXIT_OK} written, {EXIT_BAD_INPUT} bad input, {EXIT_DEVICE} no devi
         "--for",
         dest="target",
         metavar="BOARD",
-        help=f"show costs on this board: {', '.join(BOARDS)} (the one that it was exported for)",
+        help=f"show costs on this board: {CONFIGS_HELP} (the one that it was exported for)",
     )
     parser.add_argument(
         "--board",
@@ -178,15 +179,16 @@ exit codes: {EXIT_OK} written, {EXIT_BAD_INPUT} bad input, {EXIT_DEVICE} no devi
 def _program(file: netfile.NetworkFile, target: str | None) -> tuple[Program | None, Config]:
     """Return the compiled network for the report, and the configuration of its board.
 
-    The board is ``target``, by default the one that the file was compiled for, or else
+    The board is ``target``, by default the one that the file was exported for, or else
     :data:`DEFAULT_BOARD`. The program is None if the network does not fit.
     """
     network = file.network
-    if target is None and file.program is not None:
-        return file.program, file.program.config
-    config = config_by_name(target or DEFAULT_BOARD)
-    if target is None or "/" not in target:
-        config = config.with_weight_bits(network.weight_bits)
+    if target is None and file.config is not None:
+        config = file.config
+    else:
+        config = config_by_name(target or DEFAULT_BOARD)
+        if target is None or "/" not in target:
+            config = config.with_weight_bits(network.weight_bits)
     try:
         return compile_network(network, config), config
     except FitError:
@@ -195,24 +197,21 @@ def _program(file: netfile.NetworkFile, target: str | None) -> tuple[Program | N
 
 @contextlib.contextmanager
 def _board(
-    arguments: argparse.Namespace, network: Network, program: Program | None
+    arguments: argparse.Namespace, network: Network, config: Config | None
 ) -> Iterator[AnyBoard | None]:
     """Open the board of ``--board``, load the network into it, and yield the board.
 
-    Yield None without this option.
+    Yield None without this option. ``config`` is the configuration for which the virtual board is
+    started if the option names none; None means its usual one.
     """
     if arguments.board is None:
         yield None
         return
-    port = port_of(arguments.board, program)
+    port = port_of(arguments.board, config)
     if port is not None and port.startswith(VIRTUAL):
-        print(
-            f"starting the virtual board {port} (compiled once, which takes a minute or two)",
-            file=sys.stderr,
-        )
+        print(f"starting the virtual board {port}", file=sys.stderr)
     with open_boards(port) as board:
-        fitting = program_for(network, program, board.config)[0]
-        load(board, fitting)
+        load(board, network)
         yield board
 
 
@@ -236,7 +235,7 @@ def main(argv: list[str] | None = None) -> int:
     quiet = arguments.json or arguments.text
     if arguments.screenshot and quiet and not arguments.out:
         parser.error("--screenshot needs the page: give -o, or leave --json and --text out")
-    file = netfile.load(arguments.network, Program)
+    file = netfile.load(arguments.network)
     path = arguments.out or (None if quiet else Path(arguments.network.with_suffix(".html").name))
     network = file.network
     program, config = _program(file, arguments.target)
@@ -245,7 +244,7 @@ def main(argv: list[str] | None = None) -> int:
     images = find_images(arguments, network)
     observation = None
     if images is not None:
-        with _board(arguments, network, program) as board:
+        with _board(arguments, network, config if program else None) as board:
             observation = observe(network, program, images, board, neurons)
     target = fitting.board_report(network, config)
     report = Report(

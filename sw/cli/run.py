@@ -30,12 +30,12 @@ from sw.cli.commands import (
     exit_codes,
 )
 from sw.compile import costs
-from sw.compile.program import FitError, Program
+from sw.compile.program import FitError
 from sw.data import inputs, metrics
 from sw.data.dataset import DataError
 from sw.driver.group import open_boards
 from sw.driver.inference import Inference
-from sw.driver.loading import program_for
+from sw.driver.loading import exported_for_another
 from sw.driver.results import INTERRUPTED, LayerMeans, Results, percentiles_ms
 from sw.driver.session import CHECKS, classify, classify_live
 from sw.files import write_output
@@ -256,20 +256,20 @@ def main(argv: list[str] | None = None) -> int:
 
     check_output(arguments.out)
     images, labels = np.zeros(0, np.uint8), None
-    file = netfile.load(arguments.network, Program)
+    file = netfile.load(arguments.network)
     network = file.network
     if not arguments.live:
         images, labels = options.find_inputs(arguments, network)
         images = images[: arguments.n]
         labels = None if labels is None else labels[: arguments.n]
-    port = options.port_of(arguments.board, file.program)
+    port = options.port_of(arguments.board, file.config)
     if port is not None and port.startswith(options.VIRTUAL):
-        say(f"starting the virtual board {port} (compiled once, which takes a minute or two)")
+        say(f"starting the virtual board {port}")
     with open_boards(port, arguments.baud) as board:
-        program, note = program_for(network, file.program, board.config)
+        note = exported_for_another(file, board.config)
         if note:
-            say(f"{note}; {file.stale}" if file.stale else note)
-        loaded = options.load(board, program)
+            say(note)
+        loaded = options.load(board, file)
         if loaded.n_written < loaded.n_bytes // 2:
             say("the board already held the network")
         results = Results(

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hw.spec import N_LEAK_SHIFTS, did_you_mean
 from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, CommandParser, command
 from sw.convert.quantize import WEIGHT_BITS, QuantizeError
 from sw.data import catalogue
@@ -25,12 +26,18 @@ from sw.model import checkpoint, datasets
 from sw.model.checkpoint import CheckpointError
 from sw.model.config import ModelConfig, ModelError
 from sw.model.functional import EAGER, compiled
+from sw.model.presets import fashion_mnist
 from sw.model.resnet import SpikingResNet, round_leaks
-from sw.training.loop import TrainError, train
+from sw.training.loop import TrainError, processes, train
 from sw.training.recipes import RECIPES, Recipe, TrainConfig, for_own_data
+from sw.training.summary import batch_size, summary
 
 NO_LIMIT = 10**9
 """Upper bound in the checks of options that have no limit."""
+PATH_OPTIONS = frozenset(
+    ("--data", "--data-dir", "--out", "--init", "--model-config", "--teacher", "--log-dir")
+)
+"""Options whose values are paths; that of ``--data`` may be a data set's name instead."""
 ERRORS = (CheckpointError, DataError, ModelError, QuantizeError)
 
 
@@ -47,22 +54,40 @@ def override(config: ModelConfig, settings: Sequence[str]) -> ModelConfig:
     values = config.to_dict()
     for setting in settings:
         path, equals, text = setting.partition("=")
+        if not equals:
+            raise ModelError(f"--set {setting}: write it as name=value")
         try:
             value = json.loads(text)
         except json.JSONDecodeError:
             value = text
         *parents, last = path.split(".")
         place: Any = values
-        try:
-            for key in parents:
+        for n, key in enumerate([*parents, last]):
+            if not _has(place, key):
+                where = ".".join(parents[:n])
+                raise ModelError(f"--set {setting}: {_no_setting(place, key, where)}")
+            if n < len(parents):
                 place = place[_key(place, key)]
-            place[_key(place, last)]  # raises if the setting does not exist
-            place[_key(place, last)] = value
-        except (KeyError, IndexError, ValueError, TypeError) as error:
-            raise ModelError(f"--set {setting}: there is no such setting") from error
-        if not equals:
-            raise ModelError(f"--set {setting}: write it as name=value")
+        place[_key(place, last)] = value
     return ModelConfig.from_dict(values)
+
+
+def _has(place: Any, key: str) -> bool:
+    """Return whether a part of a configuration, as JSON values, has a setting called ``key``."""
+    if isinstance(place, list):
+        return key.isdecimal() and int(key) < len(place)
+    return isinstance(place, dict) and key in place
+
+
+def _no_setting(place: Any, key: str, where: str) -> str:
+    """Return a message that ``place``, called ``where``, has no setting ``key``; it lists those."""
+    there = f" in {where}" if where else ""
+    if isinstance(place, list):
+        return f"there is no such setting: {where} is a list, numbered from 0 to {len(place) - 1}"
+    if not isinstance(place, dict):
+        return f"there is no such setting: {where} is the single value {place!r}"
+    hint = did_you_mean(key, place)
+    return f"there is no such setting: {hint}the settings{there} are {', '.join(place)}"
 
 
 def _key(place: Any, key: str) -> Any:
@@ -141,8 +166,13 @@ examples:
     )
     p.add_argument(
         "--round-leaks",
-        action="store_true",
-        help="round trained leaks of --init to shifts",
+        type=int,
+        nargs="?",
+        const=N_LEAK_SHIFTS,
+        choices=range(1, N_LEAK_SHIFTS + 1),
+        metavar="N",
+        help="round trained leaks of --init to sums of up to N shifts (default: "
+        f"{N_LEAK_SHIFTS}; the iCE40 boards have one)",
     )
     for name, kind, text in (
         ("epochs", int, "passes over the training data"),
@@ -175,34 +205,43 @@ examples:
 
 
 def _given(
-    args: argparse.Namespace, recipe: Recipe | None
-) -> tuple[ModelConfig | None, dict[str, Tensor] | None]:
-    """Find the network that ``--model-config``, ``--init`` or the recipe names.
+    args: argparse.Namespace, recipe: Recipe | None, init: dict[str, Any] | None
+) -> ModelConfig | None:
+    """Return the network that ``--model-config``, ``--init`` or the recipe names.
 
-    ``recipe`` is None for data that no recipe is for.
+    The changes of ``--set`` are not made yet. The result is None if nothing names a network.
 
-    Returns
-    -------
-    config : configuration of the network, without the changes of ``--set``; None if nothing names a
-        network.
-    parameters : initial parameters, which are those of ``--init``; None without this option.
+    Parameters
+    ----------
+    recipe : the recipe; None for data that no recipe is for.
+    init : the checkpoint of ``--init``; None without this option.
     """
     if args.round_leaks and args.model_config:
         raise TrainError("--round-leaks and --model-config both name the network: use one of them")
-    init = checkpoint.load(args.init) if args.init else None
     if init is None and (args.weight_bits or args.round_leaks):
         raise TrainError("--bits and --round-leaks tune a trained network: name it with --init")
-    parameters = None if init is None else init["model"]
     if args.model_config:
         try:
-            config = ModelConfig.from_dict(json.loads(args.model_config.read_text()))
+            return ModelConfig.from_dict(json.loads(args.model_config.read_text()))
         except (OSError, ValueError, AttributeError) as error:
             raise TrainError(f"--model-config {args.model_config}: {error}") from error
-        return config, parameters
     if init is not None:
-        rounded = round_leaks(checkpoint.build(init)) if args.round_leaks else None
-        return rounded or ModelConfig.from_dict(init["model_config"]), parameters
-    return None if recipe is None else recipe.model, None
+        n_shifts = args.round_leaks
+        rounded = round_leaks(checkpoint.build(init), n_shifts) if n_shifts else None
+        return rounded or ModelConfig.from_dict(init["model_config"])
+    return None if recipe is None else recipe.model
+
+
+def _data_name(args: argparse.Namespace, init: dict[str, Any] | None) -> str:
+    """Return the name or path of the data set to train on.
+
+    It is that of ``--data``, of the recipe, of the checkpoint of ``--init``, or the default one.
+    """
+    if args.data:
+        return args.data
+    if args.recipe:
+        return RECIPES[args.recipe].data
+    return catalogue.DEFAULT if init is None else datasets.place_of(init["data"])
 
 
 def _choose(
@@ -210,27 +249,32 @@ def _choose(
 ) -> tuple[Recipe, Dataset, ModelConfig, dict[str, Tensor] | None]:
     """Return the recipe, data set, network and initial parameters that the command line asks for.
 
-    The initial parameters are None without ``--init``.
+    The initial parameters are None without ``--init``. Everything that can be checked without the
+    data set is checked before it is read.
     """
-    name = args.data or (RECIPES[args.recipe].data if args.recipe else "fashion-mnist")
+    init = checkpoint.load(args.init) if args.init else None
+    name = _data_name(args, init)
     recipe = RECIPES.get(args.recipe or name)
-    model_config, init = _given(args, recipe)
-    times = [setting for setting in args.set if setting.startswith("timesteps=")]
-    timesteps = override(model_config or ModelConfig(), times).timesteps
-    dataset = catalogue.load(args.data_dir, name=name, timesteps=timesteps)
+    given = _given(args, recipe, init)
+    early = override(given or fashion_mnist(), args.set)
+    dataset = catalogue.load(args.data_dir, name=name, timesteps=early.timesteps)
     if recipe is None:
         shape = dataset.train.images.shape
         image_shape = (int(shape[-3]), int(shape[-2]), int(shape[-1]))
         recipe = for_own_data(
             dataset.name, image_shape, len(dataset.labels), shape[1] if len(shape) == 5 else None
         )
-    model_config = override(model_config or recipe.model, args.set)
+    model_config = override(given or recipe.model, args.set)
     datasets.require_fit(model_config, dataset)
-    return recipe, dataset, model_config, init
+    return recipe, dataset, model_config, None if init is None else init["model"]
 
 
-def _configure(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> TrainConfig:
+def _configure(
+    args: argparse.Namespace, recipe: Recipe, device: torch.device, n_images: int
+) -> TrainConfig:
     """Return the recipe's training settings with the changes that the command line asks for.
+
+    If there are few training images, of which there are ``n_images``, batches are smaller.
 
     Raises
     ------
@@ -240,6 +284,10 @@ def _configure(args: argparse.Namespace, recipe: Recipe, device: torch.device) -
     known = {field.name for field in fields(TrainConfig)} - {"teacher"}
     chosen = {k: v for k, v in vars(args).items() if k in known and v is not None}
     config = replace(recipe.train, **chosen)
+    if args.batch_size is None:
+        n_images = min(config.max_images, n_images) if config.max_images > 0 else n_images
+        size = batch_size(config.batch_size, n_images, processes()[1])
+        config = replace(config, batch_size=size)
     if args.teacher:
         config = replace(config, teacher=hashlib.sha256(args.teacher.read_bytes()).hexdigest())
     elif args.teacher_weight is not None or args.temperature is not None:
@@ -349,9 +397,10 @@ def _train(args: argparse.Namespace, words: Sequence[str], distributed: bool) ->
     if distributed:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     recipe, dataset, model_config, init = _choose(args)
-    config = _configure(args, recipe, device)
-    if not model_config.exportable:
-        print("note: the network is not full-spike and cannot be exported", file=sys.stderr)
+    config = _configure(args, recipe, device, len(dataset.train))
+    if processes()[0] == 0:
+        for line in summary(dataset, model_config, config, device):
+            print(line, file=sys.stderr, flush=True)
     return train(
         model_config,
         config,
@@ -360,7 +409,7 @@ def _train(args: argparse.Namespace, words: Sequence[str], distributed: bool) ->
         resume=args.resume,
         init=init,
         teacher=_teacher(args.teacher, model_config) if args.teacher else None,
-        command=f"python -m sw.train {shlex.join(_public(words))}",
+        command=_recorded(words),
         device=device,
         backend=compiled() if args.compile else EAGER,
         log_dir=args.log_dir,
@@ -377,17 +426,25 @@ def _print_results(args: argparse.Namespace, results: dict[str, Any]) -> None:
         print(f"{part:>10}: {scores}")
 
 
-def _public(words: Sequence[str]) -> list[str]:
-    """Return the arguments to record in the checkpoint, without the folders of this machine.
+def _recorded(words: Sequence[str]) -> str:
+    """Return the command line that repeats a run, for its checkpoint.
 
-    ``--data-dir`` is left out, and of an absolute path only the last part is kept.
+    Paths are absolute, so that the command may be given in any folder. ``words`` are the arguments.
     """
     kept: list[str] = []
-    skip = False
+    option = ""
     for word in words:
-        if skip or word.startswith("--data-dir"):
-            skip = word == "--data-dir"
-            continue
-        option, equals, value = word.rpartition("=") if word.startswith("--") else ("", "", word)
-        kept.append(option + equals + (Path(value).name if Path(value).is_absolute() else value))
-    return kept
+        if word.startswith("--"):
+            option, equals, value = word.partition("=")
+            kept.append(f"{option}={_absolute(option, value)}" if equals else word)
+        else:
+            kept.append(_absolute(option, word))
+            option = ""
+    return f"python -m sw.train {shlex.join(kept)}"
+
+
+def _absolute(option: str, value: str) -> str:
+    """Return the value of an option, made absolute if it is a path."""
+    if option not in PATH_OPTIONS or (option == "--data" and value in catalogue.NAMES):
+        return value
+    return str(Path(value).expanduser().absolute())

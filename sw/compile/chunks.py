@@ -1,11 +1,14 @@
-"""Division of a job's input window into chunks, the units in which banks read spike memory.
+"""Division of a job's inputs into chunks, the units in which a bank reads its spike memory.
 
 A *job* is the computation of one output position of ``lanes`` channels at one timestep. Its *input
-window* is what the kernel covers there. A *chunk* is ``Config.chunk_bits`` bits, which a bank reads
-from its spike memory in one cycle. Its *pieces* are 16 bits each (:data:`hw.spec.PIECE_BITS`).
+window* is the part of the input map that the kernel covers there. Each *bank* of the core has the
+spikes and the weights of some of the input channels. A *chunk* is ``Config.chunk_bits`` bits, which
+a bank reads from its spike memory in one cycle. It consists of *pieces* of 16 bits each
+(:data:`hw.spec.PIECE_BITS`). A *granule* is 8 bits. :mod:`sw.compile.levels` explains levels.
 
-A *run* is the bits of one kernel row, which are contiguous in spike memory. If kernel columns share
-their weights, each position of the kernel row is a run of its own.
+A *run* is the bits of one kernel row in one bank, which are contiguous in spike memory. Their rows
+of weights follow one another in the same order. If kernel columns share their weights, each
+position of the kernel row is a run of its own, because the weights of all begin at the same row.
 """
 
 from __future__ import annotations
@@ -30,8 +33,8 @@ class Chunks:
     """How the input window of a job is divided into chunks; it is the same for all jobs of a layer.
 
     ``levels`` are the loops over the chunks of a job, innermost first. Each other field has one
-    value for every piece of a chunk. Fields of the same names in :class:`hw.protocol.Header` say
-    what they mean.
+    number for every piece of a chunk; the field of the same name in :class:`hw.protocol.Header`
+    says what it means.
     """
 
     levels: tuple[Level, ...]
@@ -41,9 +44,11 @@ class Chunks:
     piece_weights: tuple[int, ...]
 
     def pieces(self, config: Config) -> tuple[tuple[int, int, int], ...]:
-        """Return three numbers for each piece that has valid bits.
+        """Return three numbers for each piece of a chunk that ever holds inputs of the job.
 
-        :attr:`sw.compile.program.LayerPlan.pieces` says what they are.
+        They are the distance in bits from the chunk's first bit to the piece's first bit, the
+        number of the piece's bits that are inputs, and that number in the last iteration of the
+        innermost loop.
         """
         return tuple(
             (k * PIECE_BITS + self.piece_rows[k] * config.chunk_bits, body, tail)
@@ -55,13 +60,13 @@ class Chunks:
 def cut_window(
     layer: Layer, source: Placement, weight_pitch: int, aligned: bool, config: Config
 ) -> Chunks:
-    """Divide the input window of a job into chunks, in the same way for all jobs of a layer.
+    """Return how the input window of a job is divided into chunks, for all jobs of a layer.
 
     Parameters
     ----------
     source : place in spike memory of the map that the layer reads.
-    weight_pitch : number of rows of weight memory from the weights of one kernel row to those of
-        the next.
+    weight_pitch : number of rows of a bank's weight memory from the weights of one kernel row to
+        those of the next.
     aligned : whether every run begins at a multiple of 8 bits, the first bit of a granule. If not,
         up to 7 bits at the end of each chunk cannot be used. The reason is that a chunk is read as
         whole granules, from the one on that holds its first bit.
@@ -72,9 +77,10 @@ def cut_window(
 
 
 def _merges_columns(layer: Layer) -> bool:
-    """Return whether a whole kernel row is one run: its columns have weights of their own.
+    """Return whether a whole kernel row is one run.
 
-    If its columns share weights, each position of the row is a run of its own.
+    It is, if kernel columns have weights of their own. If they share them, each position of the row
+    is a run of its own.
     """
     return layer.weight.shape[6] == layer.kernel[1]
 
@@ -84,9 +90,12 @@ def _gather_rows(
 ) -> Chunks | None:
     """Return chunks that hold several short kernel rows each, one row in each piece.
 
-    Return None if a chunk could hold only one row, or if an offset exceeds its field of the header.
+    Return None if this is not possible: if a kernel row is not one run or does not fit a piece, if
+    a chunk could hold only one row, or if an offset exceeds its field of the layer's descriptor.
+
     ``missing`` is 0 if every run begins at a granule (a multiple of 8 bits), else 8. In the latter
-    case, up to 7 bits at the end of each piece cannot be used.
+    case, up to 7 bits at the end of each piece cannot be used, because a piece is read from the
+    granule on that holds its first bit.
     """
     kernel_y, kernel_x = layer.kernel
     run = (kernel_x - 1) * source.pixel + source.bank_channels
@@ -122,7 +131,8 @@ def _split_runs(
     """Return chunks that each hold one run, or a part of a run that is longer than a chunk.
 
     ``missing`` is the number of bits at the end of a chunk that are not used: 0 if every run begins
-    at a granule (a multiple of 8 bits), else 8.
+    at a granule (a multiple of 8 bits), else 8. In the latter case up to 7 bits cannot be used; 8
+    are left out, so that the next chunk begins at the same bit of a granule.
     """
     kernel_y, kernel_x = layer.kernel
     merged = _merges_columns(layer)
@@ -138,12 +148,17 @@ def _split_runs(
     depth = source.bank_channels
 
     def valid(n_bits: int) -> tuple[int, ...]:
-        """Return the valid bits of each piece of a chunk that has ``n_bits`` of a run."""
+        """Return, for each piece of a chunk, how many of its bits are inputs of the job.
+
+        The chunk holds ``n_bits`` bits of a run, which fill its pieces one after another. A piece
+        that is one position with fewer than 16 channels has only as many inputs as channels. Pieces
+        that this device's chunks lack have 0.
+        """
         pieces = [min(max(n_bits - k * PIECE_BITS, 0), PIECE_BITS) for k in range(n_pieces)]
         return tuple(min(n, depth) if source.is_piece else n for n in pieces) + unused
 
     def rows(n_bits: int) -> int:
-        """Return the number of weight rows for ``n_bits`` of a run.
+        """Return the number of rows of weights that a bank has for ``n_bits`` bits of a run.
 
         These bits are whole granules or whole positions.
         """

@@ -1,14 +1,15 @@
 """Compilation of an integer network into the contents of a device's memories. NumPy only.
 
-The device has several banks (:class:`hw.spec.Config`). Each bank stores and processes some of the
-channels of every map of spikes; :mod:`sw.compile.deal` decides which. All banks run the same loops
-and use the same addresses.
+A *map* is the spikes (T, C, H, W) that one layer writes or the host sends. The device has several
+*banks* (:class:`hw.spec.Config`). Each bank stores and processes some of the channels of every map;
+:mod:`sw.compile.deal` decides which. All banks run the same loops and use the same addresses.
 
 Every map of spikes has a region of spike memory. In it, all timesteps follow one another, and the
 channels of a position lie side by side (T, H, W, C). The zero padding around a map is stored, too:
 neighbouring rows share it, and so do neighbouring timesteps. It is cleared once and never written.
 
-A layer is one pass through a loop nest, innermost level first::
+A layer is one pass through a nest of loops, its *levels*, here with the innermost first. A channel
+group is ``Config.lanes`` output channels, which are computed side by side, each in one *lane*::
 
     chunk of a run | kernel column, if shared | kernel row | pooling x | pooling y |
     interleaved positions and groups | timestep | channel group | x | y
@@ -17,6 +18,9 @@ A run is all the bits of a kernel row, which are contiguous; if kernel columns s
 one position of the row. A chunk is what a bank reads in one cycle (:mod:`sw.compile.chunks`). If
 the map that the host writes has few channels, its rows are placed at such a distance that one chunk
 holds several short runs, one below the other.
+
+The jobs (one position, group and timestep each) of some positions and groups are interleaved, see
+:class:`sw.compile.levels.Turns`.
 
 Weights are stored in the order in which they are used: (y, x, group, timestep, kernel row, kernel
 column, channel). Each entry is one row of ``lanes`` weights, for as many output channels. If
@@ -28,13 +32,14 @@ The map that the host writes has two regions if there is room, so that the host 
 the device reads the other. Each region has descriptors of its own.
 
 A device that takes pixels (``Config.pixels``) runs the network's encoder as its first layer, on the
-bit-planes of the image. Each bank then has some of the planes, with all channels, and a copy of all
-weights of the encoder.
+bit-planes of the image, each of which is one bit of all pixels. Each bank then has some of the
+planes, with all channels, and a copy of all weights of the encoder.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -58,6 +63,10 @@ def compile_network(network: Network, config: Config, *, pixels: bool = True) ->
     pixels : let the device compute the encoder, the layer that turns pixels into spikes, if the
         device takes pixels and the encoder fits it. Otherwise the host computes the encoder and
         sends spikes.
+
+    Returns
+    -------
+    The bytes of the device's memories, and what the driver needs to know to use them.
 
     Raises
     ------
@@ -97,7 +106,10 @@ def _can_run_encoder(network: Network, config: Config) -> bool:
 
 
 class _Compiler:
-    """Compilation of one network for one device configuration, and the memories so far."""
+    """Compilation of one network for one device configuration.
+
+    It collects the contents of the device's memories, to which each compiled layer adds its own.
+    """
 
     def __init__(self, network: Network, config: Config, *, pixels: bool):
         self.network = network
@@ -115,8 +127,10 @@ class _Compiler:
         self.spike_bits = n_bits + sum(place.n_bits for place in self.inputs[1:])
         self.weights = bytearray()
         self.params = bytearray()
-        self.descriptors = [bytearray() for _ in self.inputs]
-        """One sequence of descriptors per input buffer."""
+        self.descriptors: list[list[tuple[str, dict[str, Any], list[dict[str, int]]]]] = [
+            [] for _ in self.inputs
+        ]
+        """For each input buffer, the arguments of :func:`descriptor_bytes` for every layer."""
 
     def compile(self) -> Program:
         """Compile all layers and return the program.
@@ -130,10 +144,26 @@ class _Compiler:
         config = self.config
         first_descriptor = len(self.weights) // row_bytes(Space.WEIGHT, config)
         rows_per_run = len(self.layers) * descriptor_rows(config)
-        program = Program(
-            config=config,
+        # Sizes are checked first: an address beyond a memory may not fit a descriptor's field.
+        n_bytes = rows_per_run * len(self.inputs) * row_bytes(Space.WEIGHT, config)
+        sized = self._program(plans, first_descriptor, rows_per_run, bytes(n_bytes))
+        _check_fits(sized)
+        descriptors = b"".join(
+            descriptor_bytes(*layer, config) for layers in self.descriptors for layer in layers
+        )
+        return self._program(plans, first_descriptor, rows_per_run, descriptors)
+
+    def _program(
+        self,
+        plans: tuple[LayerPlan, ...],
+        first_descriptor: int,
+        rows_per_run: int,
+        descriptors: bytes,
+    ) -> Program:
+        return Program(
+            config=self.config,
             images={
-                Space.WEIGHT: bytes(self.weights) + b"".join(self.descriptors),
+                Space.WEIGHT: bytes(self.weights) + descriptors,
                 Space.PARAM: bytes(self.params),
             },
             placements=self.placements,
@@ -141,16 +171,15 @@ class _Compiler:
             entries=tuple(first_descriptor + i * rows_per_run for i in range(len(self.inputs))),
             layers=plans,
             n_classes=self.network.n_classes,
-            spike_bytes=self.spike_bits // GRANULE_BITS * config.banks,
+            spike_bytes=self.spike_bits // GRANULE_BITS * self.config.banks,
             pixels=self.pixels,
         )
-        _check_fits(program)
-        return program
 
     def _compile_layer(self, n: int) -> LayerPlan:
-        """Compile layer ``n`` and return its plan.
+        """Compile layer ``n``, counted from 0, and return how the core runs it.
 
-        Its rows of weights and parameters, and its descriptors, are appended to the memories.
+        Its rows of weights and parameters are appended to the memories, and what its descriptors
+        hold to ``descriptors``.
 
         Raises
         ------
@@ -182,7 +211,7 @@ class _Compiler:
                 header["source"] += offset
             if layer.identity == self.host_map:
                 header["identity"] += offset // GRANULE_BITS
-            descriptors += descriptor_bytes(layer.name, header, compiled.levels, config)
+            descriptors.append((layer.name, header, compiled.levels))
         return compiled.plan
 
 

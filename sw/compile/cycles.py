@@ -1,9 +1,10 @@
 """Prediction of the exact number of cycles that a program takes on given spikes. NumPy only.
 
 The predicted numbers equal those of the device's counters. A *job* is the computation of one
-output position of ``lanes`` channels at one timestep. A *chunk* is the part of a job's inputs that
-a bank reads in one cycle. The prediction follows jobs and chunks through the pipeline of
-:class:`hw.core.core.Core`:
+output position of ``lanes`` channels at one timestep. A *bank* of the core has the spikes and
+weights of some of the input channels. A *chunk* is the part of a job's inputs that a bank reads in
+one cycle; an input is active if it is a spike. The prediction follows jobs and chunks through the
+pipeline of :class:`hw.core.core.Core`:
 
 - The walk (:mod:`hw.core.walk`) gives out at most one *slot* per cycle. In a slot, every bank reads
   its spike memory once. Each chunk takes a slot. In a gated layer, each job takes one more, to read
@@ -14,8 +15,9 @@ a bank reads in one cycle. The prediction follows jobs and chunks through the pi
 - The sums of a finished job wait for the fire unit, which updates the neurons. If a bank has a
   queue of sums (``Config.sum_queue``), its scanner waits while this queue is full. Without a queue,
   scanner and lanes stall as long as any sums wait.
-- The fire unit begins jobs in order, at least ``spacing`` cycles apart. It begins a job when the
-  sums of all banks are available.
+- The fire unit begins jobs in order, at least :attr:`LayerPlan.spacing` cycles apart. It begins a
+  job when the sums of all banks are available. It takes one cycle for each *beat*, which is the
+  sums of ``fire_lanes`` channels.
 """
 
 from __future__ import annotations
@@ -28,9 +30,9 @@ from numpy.typing import NDArray
 from hw.protocol import HEADER_WORDS, LEVEL_WORDS
 from hw.spec import (
     FETCH_LATENCY,
+    FIRE_LATENCY,
     JOB_ROOM,
     LANES_LATENCY,
-    MEMBRANE_LATENCY,
     QUEUE_LATENCY,
     ROOM_LATENCY,
     SUMS_IN_FLIGHT,
@@ -51,11 +53,12 @@ def active_inputs(
     ----------
     plan : how the core runs the layer.
     source : place in spike memory of the map that the layer reads.
-    spikes : that map (T, C, H, W), or the bit-planes of an image.
+    spikes : that map (T, C, H, W), or the bit-planes (N_PLANES, C, H, W) of an image.
 
     Returns
     -------
-    int64 array (banks, n_jobs, n_chunks), where n_chunks is the number of chunks of a job.
+    int64 array (banks, n_jobs, n_chunks), where n_jobs is the number of jobs of the layer, and
+    n_chunks the number of chunks of a job.
     """
     bits = source.bank_bits(spikes)
     before = np.pad(np.cumsum(bits, axis=1, dtype=np.int64), ((0, 0), (1, 0)))
@@ -91,9 +94,9 @@ class _Queue:
         self._n_came = self._n_went = 0
 
     def ready(self, cycle: int) -> int:
-        """Return the first cycle from ``cycle`` on that ends with at most ``room`` entries queued.
+        """Return the first cycle at whose end at most ``room`` entries are in the queue.
 
-        Only the entries recorded so far count.
+        Cycles before ``cycle`` are not considered. Only the entries recorded so far count.
         """
         while True:
             while self._n_came < len(self.came) and self.came[self._n_came] <= cycle:
@@ -136,7 +139,7 @@ class _Moves:
         return move
 
     def forget(self, move: int) -> None:
-        """Replace the records of all stalls before ``move`` by their sum.
+        """Replace the records of all stalls before ``move`` by their sum, to keep the list short.
 
         Later calls must not ask about earlier moves.
         """
@@ -155,12 +158,14 @@ class _Bank:
         self._sums = _Queue(config.sum_queue - SUMS_IN_FLIGHT)
         self._moves = _Moves()
         self._scanned = NEVER
-        """Move of the last event so far."""
+        """Move in which the last event so far leaves the scanner. An event is an active input, or
+        the end of a job without any."""
         self._held = 0
         """Active inputs of the chunk that is held until the next one, or the job's end."""
         self._queued = config.sum_queue > 0
         self._released = 1 + (number + 1 if config.banks > 1 else 0)
-        """Cycles from a job's last beat in the fire unit until its place for sums is free."""
+        """Number of cycles from a job's last beat in the fire unit until the job's place in the
+        bank's queue of sums is free."""
 
     def chunk(self, n_active: int, known: int) -> None:
         """Process a chunk with ``n_active`` active inputs.
@@ -188,7 +193,7 @@ class _Bank:
         return self._moves.cycle(arrives - 1) + 1
 
     def taken(self, begins: int, summed: int, n_beats: int) -> None:
-        """Note that the fire unit begins, in cycle ``begins``, with the job that ended last.
+        """Record that the fire unit begins, in cycle ``begins``, with the job that ended last.
 
         The job's sums were available in all banks in cycle ``summed``. The fire unit takes
         ``n_beats`` cycles for it.
@@ -225,12 +230,12 @@ class _Bank:
 
 
 def layer_cycles(plan: LayerPlan, active: NDArray[np.int64], config: Config) -> int:
-    """Return the number of cycles that a layer takes.
+    """Return the number of cycles that a layer takes, including the loading of its descriptor.
 
     Parameters
     ----------
     plan : how the core runs the layer.
-    active : number of active inputs of every chunk, as :func:`active_inputs` returns it.
+    active : numbers of active inputs, one for every chunk, as :func:`active_inputs` returns them.
     """
     banks = [_Bank(number, config) for number in range(config.banks)]
     jobs = _Queue(JOB_ROOM)
@@ -262,16 +267,16 @@ def layer_cycles(plan: LayerPlan, active: NDArray[np.int64], config: Config) -> 
         began = begins
         jobs.went.append(began + plan.n_beats - 1)
     n_words = HEADER_WORDS + LEVEL_WORDS * len(plan.counts)
-    last_job = config.param_latency + plan.n_beats + MEMBRANE_LATENCY
+    last_job = config.param_latency + plan.n_beats + FIRE_LATENCY
     return began + last_job + config.layer_cycles + n_words
 
 
 def predict_cycles(program: Program, maps: dict[str, NDArray[np.uint8]]) -> dict[str, int]:
-    """Return the number of cycles of each layer, by name of the layer.
+    """Return the number of cycles that each layer takes for one image, by name of the layer.
 
     Parameters
     ----------
-    maps : the maps (T, C, H, W) of one image by name, including the one that the host writes
+    maps : all maps (T, C, H, W) of the image by name, including the one that the host writes
         (:func:`sw.compile.costs.device_maps`).
     """
     return {

@@ -24,15 +24,20 @@ RATES = "channel_rates"
 
 
 def channel_rates(network: Network) -> dict[str, NDArray[np.float64]]:
-    """Return the spike rates (C,) of the channels of each map, from the network's statistics.
+    """Return, for each map by name, the spike rates (C,) of its channels.
 
-    A map whose statistics do not have a number for each of its channels is left out.
+    They are taken from the network's statistics. A map is left out if these do not have a number
+    for each of its channels.
     """
     found = {}
     for name, (channels, _, _) in network.map_shapes().items():
         of_map = network.statistics.get(name)
         rates = of_map.get(RATES) if isinstance(of_map, Mapping) else None
-        if isinstance(rates, Sequence) and len(rates) == channels:
+        if (
+            isinstance(rates, Sequence)
+            and len(rates) == channels
+            and all(isinstance(rate, int | float) for rate in rates)
+        ):
             found[name] = np.array(rates, np.float64)
     return found
 
@@ -66,7 +71,8 @@ def deal(rates: NDArray[np.float64], banks: int) -> tuple[int, ...]:
     """Return an order of dealing in which the summed rates of all banks are about even.
 
     The result holds the channels by rank: entry ``q`` goes to bank ``q % banks``. To find it, each
-    channel, from the highest rate on, is given to the bank with the lowest sum that has room.
+    channel, from the highest rate on, is given to the bank with the lowest sum that has room. A
+    bank has room until it has its share of the channels, which dealing in turn fixes.
 
     >>> deal(np.array([8.0, 4.0, 3.0, 1.0, 1.0]), banks=2)
     (0, 1, 3, 2, 4)
@@ -84,9 +90,9 @@ def deal(rates: NDArray[np.float64], banks: int) -> tuple[int, ...]:
 
 
 def _joined_maps(layers: Sequence[Layer], shapes: Mapping[str, Shape]) -> list[list[str]]:
-    """Return the names of all maps in groups.
+    """Return lists of names that together have every map once.
 
-    Maps that gates join, directly or through other maps, are in the same group.
+    Maps that gates join, directly or through other maps, are in the same list.
     """
     groups = {name: [name] for name in shapes}
     for layer in layers:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hw.boards.configs import BOARDS, CONFIGS, board_name
+from hw.boards.configs import BOARDS, CONFIGS, board_name, is_known
 from hw.spec import Config, signed_range
 from sw.compile.compiler import compile_network
+from sw.compile.nest import lacking_neurons
 from sw.compile.program import FitError
 from sw.network.network import Layer, Network
 
@@ -19,12 +20,15 @@ class BoardReport:
     """Result of checking whether a network fits a board, with remedies if it does not fit."""
 
     board: str
+    """Name of the board, as the option ``--board`` takes it."""
     fits: bool
     usage: dict[str, tuple[int, int]]
     """(needed, available) for each memory; if the network does not fit, only for what is too small.
     """
     problem: str | None = None
+    """Why the network does not fit; None if it fits."""
     remedies: tuple[str, ...] = ()
+    """Changes as texts, each of which would make it fit (:func:`remedies`)."""
 
 
 def _with_layers(network: Network, layers: Iterable[Layer], bits: int) -> Network:
@@ -81,8 +85,8 @@ def _coarser(layer: Layer) -> Iterator[tuple[str, Layer]]:
 def _coarser_fit(network: Network, config: Config) -> str | None:
     """Return a text that says which layers must share weights so that the network fits.
 
-    Layers are taken in the order of their size, the largest first, until the network fits. Return
-    None if it does not fit even with shared weights in all layers.
+    Layers are taken in the order of their number of weights, the largest first, until the network
+    fits. Return None if it does not fit even with shared weights in all layers.
     """
     layers = {layer.name: layer for layer in network.layers}
     changes: list[str] = []  # the coarsest granularity of each layer before this one
@@ -98,50 +102,138 @@ def _coarser_fit(network: Network, config: Config) -> str | None:
     return None
 
 
+def _with_timesteps(network: Network, timesteps: int) -> Network:
+    """Return a copy of the network that runs only its first timesteps."""
+
+    def cut(layer: Layer) -> Layer:
+        return replace(layer, weight=layer.weight[:timesteps], bias=layer.bias[:timesteps])
+
+    return replace(network, timesteps=timesteps, layers=tuple(map(cut, network.layers)))
+
+
+def _fewer_timesteps(network: Network, config: Config) -> int | None:
+    """Return the largest number of timesteps, below the present one, with which the network fits.
+
+    Return None if it does not fit even with one timestep.
+    """
+    if network.timesteps == 1 or not _fits(_with_timesteps(network, 1), config):
+        return None
+    fits, too_many = 1, network.timesteps
+    while too_many - fits > 1:
+        middle = (fits + too_many) // 2
+        if _fits(_with_timesteps(network, middle), config):
+            fits = middle
+        else:
+            too_many = middle
+    return fits
+
+
 def remedies(network: Network, config: Config) -> tuple[str, ...]:
     """Return changes to a network as texts, each of which would make it fit the device.
 
-    One is narrower weights, of the largest width that fits. The other is sharing of weights in as
-    few of the largest layers as possible: with weights of the present width if this suffices, else
-    with narrower ones. If nothing helps, the only text says that the network must be smaller.
+    One is narrower weights, of the largest width that fits, or the same board built for the present
+    width. Another is sharing of weights in as few of the largest layers as possible: with weights
+    of the present width if this suffices, else with narrower ones. The third is fewer timesteps,
+    again with narrower weights if necessary. If nothing helps, the only text says that the network
+    must be smaller, and where.
     """
+    lacking = [text for layer in network.layers if (text := lacking_neurons(layer, config))]
+    if lacking:
+        return (lacking[0].split("; ")[1],)
     found = []
     present = min(network.weight_bits, config.weight_bits)
     configs = {bits: config.with_weight_bits(bits) for bits in (8, 4, 2) if bits <= present}
+    clipped = {bits: _with_layers(network, network.layers, bits) for bits in configs}
     for bits, narrower in configs.items():
-        if bits < network.weight_bits and _fits(
-            _with_layers(network, network.layers, bits), narrower
-        ):
-            found.append(f"--bits {bits} --board {board_name(narrower)}")
+        changed = bits < network.weight_bits or narrower.weight_bits != config.weight_bits
+        if changed and _fits(clipped[bits], narrower):
+            found.append(f"--bits {bits}{_narrower_board(narrower)}")
             break
-    for bits, narrower in configs.items():
+    # With narrower weights only if these alone do not suffice.
+    widths = {b: c for b, c in configs.items() if b == network.weight_bits or not found}
+    for bits, narrower in widths.items():
         change = _coarser_fit(network, narrower)
         if change:
-            width = "" if bits == network.weight_bits else f", and --bits {bits}"
-            found.append(f"{change}{width} (train with this coarser granularity)")
+            found.append(f"{change}{_width(bits, network)} (train with this coarser granularity)")
             break
-    return tuple(found) or (_too_large(network, configs[min(configs)]),)
+    for bits, narrower in widths.items():
+        timesteps = _fewer_timesteps(clipped[bits], narrower)
+        if timesteps:
+            times = f"{timesteps} of {network.timesteps} timesteps"
+            found.append(f"{times}{_width(bits, network)} (train with fewer)")
+            break
+    return tuple(found) or (_everything(network, configs),)
 
 
-def _too_large(network: Network, config: Config) -> str:
-    """Return the remedy for a network that does not fit even with all weights shared.
+def _width(bits: int, network: Network) -> str:
+    """Return the part of a remedy that names the width of weights, empty if that is the present."""
+    return "" if bits == network.weight_bits else f", and --bits {bits}"
 
-    This is to make it smaller; the text names the memories that are too small.
+
+SMALLER = {
+    "weight": ("channels", "blocks"),
+    "param": ("channels", "layers"),
+    "spike": ("channels", "rows and columns (more stride or pooling in the first layers)"),
+    "layers": ("blocks",),
+    "result": ("classes",),
+    "membrane_bits": ("inputs of a neuron (channels or kernel)",),
+    "sum_bits": ("inputs of a neuron (channels or kernel)",),
+}
+"""What a network must have less of to need less of a resource, by the names that
+:attr:`sw.compile.program.FitError.needs` has for resources."""
+
+
+def _narrower_board(config: Config) -> str:
+    """Return how to choose a configuration that differs from a board's in its width of weights."""
+    if is_known(config):
+        return f" --board {board_name(config)}"
+    sizes = f"weight_bits = {config.weight_bits}, weight_depth = {config.weight_depth}"
+    if not config.sum_queue:
+        sizes += f", lanes = {config.lanes}"
+    return f", and a board file and bitstream with {sizes}"
+
+
+def _everything(network: Network, configs: dict[int, Config]) -> str:
+    """Return the remedy for a network that no single change makes fit.
+
+    All weights are shared and timesteps are left out. If that does not suffice in any width of
+    ``configs``, which has the device by width, the network must be smaller; the text then names the
+    memories that are too small nevertheless, and what would need less of them.
     """
     coarsest = [[layer, *(c for _, c in _coarser(layer))][-1] for layer in network.layers]
+    for bits, config in configs.items():
+        timesteps = _fewer_timesteps(_with_layers(network, coarsest, bits), config)
+        if timesteps:
+            times = f"{timesteps} of {network.timesteps} timesteps"
+            return f"all weights shared and {times}{_width(bits, network)} (train with both)"
+    short = {bits: _needs(_smallest(network, coarsest, bits), c) for bits, c in configs.items()}
+    bits = min(short, key=lambda bits: len(short[bits]))
+    advice = dict.fromkeys(text for name in short[bits] for text in SMALLER.get(name, ()))
+    times = " and one timestep" if network.timesteps > 1 else ""
+    return (
+        f"only a smaller network: short of {' and '.join(short[bits])} even with all weights "
+        f"shared in {bits} bits{times}" + (f"; use less of: {', '.join(advice)}" if advice else "")
+    )
+
+
+def _smallest(network: Network, coarsest: list[Layer], bits: int) -> Network:
+    return _with_timesteps(_with_layers(network, coarsest, bits), 1)
+
+
+def _needs(network: Network, config: Config) -> list[str]:
+    """Return the names of what is too small for a network that does not fit a device."""
     try:
-        compile_network(_with_layers(network, coarsest, config.weight_bits), config)
+        compile_network(network, config)
     except FitError as error:
-        short = " and ".join(error.needs) or str(error)
-        return (
-            f"only a smaller network: short of {short} even with all weights shared in "
-            f"{config.weight_bits} bits"
-        )
-    raise AssertionError("_coarser_fit would have found this granularity")
+        return [*error.needs] or [str(error)]
+    raise AssertionError("a coarser granularity would have been found to fit")
 
 
 def board_report(network: Network, config: Config) -> BoardReport:
-    """Check whether ``network`` fits a device built with ``config``, and find remedies if not."""
+    """Return whether ``network`` fits a device built with ``config``, and how full that would be.
+
+    If it does not fit, the report says why, and which changes would make it fit.
+    """
     board = board_name(config)
     try:
         program = compile_network(network, config)
@@ -157,8 +249,9 @@ def board_report(network: Network, config: Config) -> BoardReport:
 
 
 def all_boards(network: Network) -> list[BoardReport]:
-    """Return a report for every known board, each built for the network's width of weights."""
-    return [
-        board_report(network, CONFIGS[name].with_weight_bits(network.weight_bits))
-        for name in BOARDS
-    ]
+    """Return a report for every known board as it is built, with its own width of weights.
+
+    A network with narrower weights may fit better if the board is built for these; a report says
+    so as a remedy.
+    """
+    return [board_report(network, CONFIGS[name]) for name in BOARDS]

@@ -1,8 +1,9 @@
 """Levels of the loop nest that runs a layer: trip counts, strides, and the order of its jobs.
 
-A *level* is one of the nested loops by which the core computes a layer; each iteration moves the
-addresses of the core's memories by the level's strides. A *job* is the computation of one output
-position of one channel group (``lanes`` output channels) at one timestep.
+A *level* is one of the nested loops by which the core computes a layer. Each iteration moves the
+addresses of the core's memories by the level's strides. A *channel group* is ``Config.lanes``
+output channels, which the core computes side by side. A *job* is the computation of one output
+position of one channel group at one timestep.
 """
 
 from __future__ import annotations
@@ -12,18 +13,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields, replace
 
-from hw.spec import MEMBRANE_LATENCY, Config
+from hw.spec import Config
 
 
 @dataclass(frozen=True, kw_only=True)
 class Strides:
-    """Distances by which the core's addresses move in one iteration of a loop.
+    """Distances by which the core's addresses move in one iteration of a loop, one per address.
 
-    ``source`` (the map that the layer reads) is in bits of spike memory. ``identity`` (the map that
-    its gate joins) and ``target`` (the map that it writes) are in granules of 8 bits. An output
-    layer writes logits instead: its ``target`` is in rows of :attr:`hw.protocol.Space.RESULT`.
-    ``weight`` and ``param`` are in rows of weight and parameter memory. ``slot`` counts membrane
-    slots, each of which keeps the membranes of one job's neurons until their next timestep.
+    ``source`` (the map that the layer reads) is in bits of a bank's spike memory. ``identity`` (the
+    map that its gate joins) and ``target`` (the map that it writes) are in granules of 8 bits. An
+    output layer writes logits instead: its ``target`` is in rows of
+    :attr:`hw.protocol.Space.RESULT`. ``weight`` is in rows of a bank's weight memory, ``param`` in
+    rows of parameter memory. ``slot`` counts membrane slots, each of which keeps the membranes of
+    one job's neurons until their next timestep.
     """
 
     source: int = 0
@@ -55,10 +57,20 @@ class Level:
 
 
 def increments(levels: Sequence[Level]) -> list[Strides]:
-    """Return, for each level, how far the addresses move when it advances by one iteration.
+    """Return, for each loop of a nest, how far it moves every address when it advances.
 
-    At that moment all inner levels go back to their first iteration, so that the way back is part
-    of the distance. ``levels`` and the result are both innermost first.
+    When a loop advances by one iteration, all loops inside it go back to their first iteration. So
+    an address moves by the loop's own stride, less the way that the inner loops have moved it since
+    then. For example, if a loop of 3 iterations with a stride of 8 lies in one with a stride of
+    100, the outer one moves the address by ``100 - 2 * 8 = 84``.
+
+    Parameters
+    ----------
+    levels : the loops of the nest, innermost first.
+
+    Returns
+    -------
+    For each loop, innermost first, one distance per address, which may be negative.
     """
     moves = []
     span = (0,) * len(fields(Strides))
@@ -95,12 +107,13 @@ class Turns:
 def interleavings(
     height: int, width: int, groups: int, n_children: int, n_beats: int, config: Config
 ) -> list[tuple[int, Turns]]:
-    """Return (spacing, turns) for every possible interleaving of a layer's jobs, the best first.
+    """Return every possible interleaving of a layer's jobs as (spacing, turns), the best first.
 
     A neuron's next timestep must not begin before its membrane of the timestep before is written.
     The jobs of other neurons fill this time; ``turns`` says which (:class:`Turns`). Each of these
-    jobs needs a membrane slot. The spacing is the smallest number of cycles between the starts of
-    two jobs in the fire unit.
+    jobs needs a membrane slot, which keeps the membranes of its neurons. The spacing is the
+    smallest number of cycles between the starts of two jobs in the fire unit, which updates the
+    neurons.
 
     The best interleaving has the smallest spacing; among equals, the fewest loop levels, and then
     the fewest slots. The list is empty if the pooling window alone needs more slots than the device
@@ -108,15 +121,17 @@ def interleavings(
 
     Parameters
     ----------
-    height, width, groups : positions and channel groups of the layer.
-    n_children : positions of a pooling window, which are always computed one after another.
-    n_beats : cycles that a job takes in the fire unit.
+    height, width, groups : numbers of rows and columns of the layer's output after pooling, and of
+        its channel groups.
+    n_children : number of positions of a pooling window, which are always computed one after
+        another.
+    n_beats : number of cycles that a job takes in the fire unit.
     """
     ways = []
     for turns in itertools.product(_divisors(width), _divisors(height), _divisors(groups)):
         slots = math.prod(turns) * n_children
         if slots <= config.membrane_slots:
-            spacing = max(n_beats, -(-MEMBRANE_LATENCY // slots))
+            spacing = max(n_beats, -(-config.membrane_latency // slots))
             n_levels = sum(n > 1 for n in turns)
             ways.append((spacing, n_levels, slots, turns))
     return [(spacing, Turns(*turns)) for spacing, _, _, turns in sorted(ways)]
@@ -131,16 +146,17 @@ def interleaved(
 ) -> list[Level]:
     """Return the outer levels of a layer's loop nest, innermost first, with interleaved jobs.
 
-    They lie around the levels of a pooling window. The innermost ones run over the interleaved
-    columns, rows and channel groups. Around them is the loop over timesteps. The outermost ones run
-    over the remaining groups, columns and rows.
+    They lie around the loops over the positions of a pooling window. The innermost three run over
+    the interleaved columns, rows and channel groups. Around them is the loop over timesteps. The
+    outermost three run over the remaining groups, columns and rows. A level may have a single
+    iteration.
 
     Parameters
     ----------
     column, row, group : loops over all output columns, rows and channel groups.
     time : the loop over timesteps.
     turns : numbers of columns, rows and groups whose jobs are interleaved.
-    n_children : number of positions of a pooling window.
+    n_children : number of positions of a pooling window, each of which needs a membrane slot.
     """
 
     def in_turns(level: Level, n: int, slot: int) -> Level:

@@ -1,7 +1,8 @@
 """Compilation of one layer: its loop nest, and its rows of weights and parameters.
 
-:mod:`sw.compile.levels` explains levels and jobs, :mod:`sw.compile.chunks` chunks and runs,
-:mod:`sw.compile.rows` rows and channel groups.
+:mod:`sw.compile.levels` explains levels and jobs, :mod:`sw.compile.chunks` chunks, pieces and runs,
+:mod:`sw.compile.rows` rows, channel groups and lanes. The *fire unit* of the core updates neurons;
+a *membrane slot* keeps the membranes of one job's neurons until their next timestep.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec import GRANULE_BITS, N_LEVELS, N_PLANES, PARAM_BITS, Config
+from hw.spec import GRANULE_BITS, N_LEVELS, N_PLANES, PARAM_BITS, Config, Reset
 from sw.compile.chunks import Chunks, cut_window
 from sw.compile.levels import Level, Strides, Turns, increments, interleaved, interleavings
 from sw.compile.program import FitError, LayerPlan, Placement
@@ -34,7 +35,7 @@ class LayerContext:
     placements: Mapping[str, Placement]
     config: Config
     final: bool
-    """Whether the layer is the last one of a run."""
+    """Whether the layer is the last one of the network."""
     pixels: bool
     """Whether the layer reads the bit-planes of an image."""
 
@@ -69,14 +70,15 @@ class LayerContext:
     def n_plane_steps(self) -> int:
         """Number of iterations of the time loop that come before the first timestep.
 
-        In a layer that reads pixels, every bank processes one bit-plane in each of them. 0 in other
-        layers.
+        A layer that reads pixels first processes their bits, one after another. A bit-plane is one
+        bit of all pixels; in each of these iterations, every bank processes one plane. The number
+        is 0 in other layers.
         """
         return N_PLANES // self.config.banks if self.pixels else 0
 
     @property
     def lane_order(self) -> tuple[int, ...]:
-        """Output channels in the order of the lanes.
+        """Output channels in the order of the lanes that compute them, group after group.
 
         This is the order in which the output map's channels are dealt to the banks
         (:mod:`sw.compile.deal`). In an output layer, it is the order of the classes.
@@ -90,9 +92,10 @@ class CompiledLayer:
 
     plan: LayerPlan
     header: dict[str, Any]
-    """Values of :class:`hw.protocol.Header`."""
+    """Values of the fields of :class:`hw.protocol.Header`, by name."""
     levels: list[dict[str, int]]
-    """Values of :class:`hw.protocol.Level`, innermost first."""
+    """Values of the fields of :class:`hw.protocol.Level` by name, for each level, innermost first.
+    """
     weights: bytes
     """Rows of weight memory of all banks; row ``r`` is for bank ``r % banks``."""
     params: bytes
@@ -112,39 +115,57 @@ class _Geometry:
     ``target`` is 0, because spikes are written after pooling."""
     target_column: int
     target_row: int
-    """Strides from one position after pooling to the next, in granules of the map written."""
+    """Strides from one position after pooling to the next, in granules (8 bits) of the map that the
+    layer writes; 0 in an output layer."""
     group: Strides
+    """Strides from one channel group to the next."""
     time: Strides
+    """Strides from one timestep to the next."""
     weight_pitch: int
-    """Number of rows of weight memory from the weights of one kernel row to those of the next."""
+    """Number of rows of a bank's weight memory from the weights of one kernel row to those of the
+    next."""
     source_base: int
+    """Address of the first job's input window, in bits."""
     identity_base: int
+    """Address of the first job's identity spikes, those that the gate joins, in granules."""
     target_base: int
+    """Address in the map written at which the time loop begins, in granules."""
 
 
 def compile_layer(context: LayerContext, *, weight_base: int, param_base: int) -> CompiledLayer:
-    """Compile a layer.
+    """Compile a layer: choose the order of its jobs, and lay out its weights and parameters.
 
     Parameters
     ----------
     weight_base : row of every bank's weight memory at which the layer's rows will begin.
     param_base : row of parameter memory at which the layer's rows will begin.
 
+    Returns
+    -------
+    The contents of the layer's descriptor, and its rows of weights and parameters.
+
     Raises
     ------
     FitError
-        The device has too few membrane slots, loop levels or iterations for the layer.
+        The device has too few membrane slots, loop levels or iterations for the layer, or lacks the
+        logic for its leak or reset; or a bias or threshold has too many bits.
     """
     layer, config = context.layer, context.config
+    lacking = lacking_neurons(layer, config)
+    if lacking is not None:
+        raise FitError(lacking)
     weights, params = _weights_of(context), _params_of(context)
     geometry = _geometry(context, weights, params)
     chunks = _chunks(context, geometry)
     spacing, levels = _order_jobs(context, geometry, chunks)
     time = _time_level(context, geometry)
+    shifts = (*layer.leak_shifts, 0, 0, 0)
     header = {
         "source": geometry.source_base,
         "spacing": spacing,
-        "leak_shift": layer.leak_shift,
+        "leak_shift": shifts[0],
+        "leak_shift2": shifts[1],
+        "leak_shift3": shifts[2],
         "weight": weight_base,
         "job_levels": _mask(levels, "in_job"),
         "gate": layer.gate,
@@ -197,11 +218,29 @@ def compile_layer(context: LayerContext, *, weight_base: int, param_base: int) -
     )
 
 
+def lacking_neurons(layer: Layer, config: Config) -> str | None:
+    """Return why the device cannot run a layer's neurons, and what to do; None if it can."""
+    if config.full_neurons:
+        return None
+    remedy = "choose a board with an ECP5 or Gowin device"
+    if layer.finer_shifts:
+        return (
+            f"layer {layer.name!r}: its leak has {len(layer.leak_shifts)} shifts, those of this "
+            f"device have one; {remedy}, or train with finer_shifts = ()"
+        )
+    if layer.reset == Reset.DELAYED:
+        return (
+            f"layer {layer.name!r}: this device has no delayed reset; {remedy}, or train with "
+            "reset = 'SOFT'"
+        )
+    return None
+
+
 # ---- shapes and strides
 
 
 def _kept(context: LayerContext) -> tuple[int, int]:
-    """Return how many rows and columns of the convolution's output are pooled.
+    """Return how many rows, and how many columns, of the convolution's output are pooled.
 
     Pooling drops those at the end that lie in no complete window.
     """
@@ -211,9 +250,10 @@ def _kept(context: LayerContext) -> tuple[int, int]:
 
 
 def _weights_of(context: LayerContext) -> NDArray[np.int8]:
-    """Return the weights (y, x, group, t, ky, run, bank, lanes), ordered by :func:`weight_rows`.
+    """Return the weights (y, x, group, t, ky, run, bank, lanes) in the order of weight memory.
 
-    Output positions that lie in no complete pooling window are left out.
+    :func:`sw.compile.rows.weight_rows` explains the axes. Output positions that lie in no complete
+    pooling window are left out, because the core does not compute them.
     """
     layer, source = context.layer, context.source
     rows = weight_rows(layer, context.config, source, context.lane_order, source.position_rows)
@@ -228,10 +268,11 @@ def _weights_of(context: LayerContext) -> NDArray[np.int8]:
 
 
 def _params_of(context: LayerContext) -> NDArray[np.int16]:
-    """Return the biases and thresholds (y, x, group, t, lanes, 2), ordered by :func:`param_rows`.
+    """Return the biases and thresholds (y, x, group, t, lanes, 2) in the order of parameter memory.
 
-    Output positions in no complete pooling window are left out, and so are lanes that the fire unit
-    never processes, because the layer has few channels.
+    :func:`sw.compile.rows.param_rows` explains the axes. Output positions in no complete pooling
+    window are left out, and so are lanes that the fire unit never processes, because the layer has
+    few channels.
     """
     layer, config = context.layer, context.config
     _, conv_height, conv_width = layer.conv_shape(context.source.shape)
@@ -293,7 +334,7 @@ def _geometry(
 
 
 def _tail_lanes(context: LayerContext) -> int:
-    """Return how many lanes the last channel group uses."""
+    """Return how many lanes the last channel group uses, one for each of its output channels."""
     return context.layer.n_out - (context.n_groups - 1) * context.config.lanes
 
 
@@ -336,8 +377,8 @@ def _order_jobs(
 
     The spacing is the smallest number of cycles between the starts of two jobs in the fire unit.
     The order is the first of :func:`sw.compile.levels.interleavings` for which the core has enough
-    loop levels. Levels are innermost first. Those of one iteration are left out, except level 0, a
-    loop over chunks.
+    loop levels. Levels are innermost first. Those of one iteration are left out, because they move
+    no address; only level 0 is always there, because the core takes it for the loop over chunks.
 
     Raises
     ------
@@ -396,5 +437,5 @@ def _check_counts(context: LayerContext, levels: list[Level]) -> None:
 
 
 def _mask(levels: list[Level], flag: str) -> int:
-    """Return a mask whose bit ``i`` is set if the field ``flag`` of level ``i`` is true."""
+    """Return a mask with one bit per level: bit ``i`` is the field ``flag`` of level ``i``."""
     return sum(1 << i for i, level in enumerate(levels) if getattr(level, flag))

@@ -1,9 +1,10 @@
 """Placement of spike maps in spike memory.
 
-A *map* is the spikes (T, C, H, W) that one layer writes or the host sends. Each bank of the core
-reads one *chunk* of its spike memory per cycle, which has ``Config.chunk_bits`` bits. A chunk
-consists of *pieces* of :data:`hw.spec.PIECE_BITS` bits. The pieces may come from different rows of
-a map, so that one chunk can hold several rows of a small kernel.
+A *map* is the spikes (T, C, H, W) that one layer writes or the host sends. Each *bank* of the core
+has the spikes of some of its channels. A bank reads one *chunk* of its spike memory per cycle,
+which has ``Config.chunk_bits`` bits. A chunk consists of *pieces* of :data:`hw.spec.PIECE_BITS`
+bits. The pieces may come from different rows of a map, so that one chunk can hold several rows of a
+small kernel. A *granule* is 8 bits, the unit in which the core writes spikes.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from sw.network.network import Layer, Shape
 def rows_per_chunk(pitch_bytes: int, kernel_y: int, config: Config) -> int:
     """Return how many rows of a kernel one chunk can hold, with one piece for each row.
 
-    The rows of the map are ``pitch_bytes`` bytes apart. A bank's spike memory consists of several
-    byte-wide memories, called columns (:mod:`hw.core.spikes`). Each column delivers one byte per
-    cycle. Therefore no two pieces of a chunk may lie in the same column.
+    The rows of the map are ``pitch_bytes`` bytes apart, and the kernel has ``kernel_y`` rows. A
+    bank's spike memory consists of several byte-wide memories, called columns
+    (:mod:`hw.core.spikes`). Each column delivers one byte per cycle. Therefore no two pieces of a
+    chunk may lie in the same column.
     """
     n_pieces = config.chunk_bits // PIECE_BITS
     if pitch_bytes * GRANULE_BITS % PIECE_BITS:
@@ -34,9 +36,9 @@ def rows_per_chunk(pitch_bytes: int, kernel_y: int, config: Config) -> int:
 def _input_pitch(row: int, kernel_y: int, config: Config) -> int:
     """Return the distance in bits from one row of the host's map to the next.
 
-    ``row`` is the number of bits that a row needs. The distance may be up to one and a half times
-    this number, if a chunk can then hold more rows of the kernel. Every row of the kernel must fit
-    a piece (:func:`_is_short`).
+    ``row`` is the number of bits that a row needs in a bank. The distance may be up to one and a
+    half times this number, if a chunk can then hold more rows of the kernel. Every row of the
+    kernel must fit a piece (:func:`_is_short`).
     """
     smallest = -(-row // GRANULE_BITS)
     pitches = [n for n in range(smallest, smallest + N_PIECES * 2 + 1) if 2 * n <= 3 * smallest]
@@ -51,10 +53,9 @@ def place_maps(
     orders: dict[str, tuple[int, ...]],
     config: Config,
 ) -> tuple[dict[str, Placement], int]:
-    """Give every map a region of spike memory; return the regions and the number of bits in use.
+    """Give every map a region of spike memory, with room for the padding around the map.
 
-    A map gets the largest padding that one of the layers that read it needs. The number of bits
-    counts those of one bank.
+    The padding is the largest that a layer that reads the map needs.
 
     Parameters
     ----------
@@ -63,6 +64,10 @@ def place_maps(
     orders : for each map, its channels in the order in which they are dealt to the banks
         (:mod:`sw.compile.deal`). The map :data:`sw.compile.program.PIXELS` has no entry, because
         its bit-planes are dealt and not its channels.
+
+    Returns
+    -------
+    The region of each map by name, and the number of bits of each bank that all of them take.
     """
     placements: dict[str, Placement] = {}
     start = 0

@@ -3,9 +3,12 @@
 A *map* is the spikes (T, C, H, W) that one layer writes or the host sends. The core has several
 *banks*, among which the channels of a map are divided; each bank has a spike memory and a weight
 memory of its own (:class:`hw.spec.Config`). A *row* of a memory is what is read from it at once:
-``lanes`` weights, or ``fire_lanes`` pairs of bias and threshold. A *job* is the computation of one
-output position of ``lanes`` channels at one timestep. The core runs the jobs of a layer in nested
-loops, the layer's *levels*.
+``lanes`` weights, or ``fire_lanes`` pairs of bias and threshold. A *granule* is 8 bits of spike
+memory. A *job* is the computation of one output position of ``lanes`` channels at one timestep. The
+core runs the jobs of a layer in nested loops, the layer's *levels*. A *run* is one inference.
+
+A device that takes pixels splits an image into *bit-planes*. Each is a map of single bits: one bit
+of every pixel.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from numpy.typing import NDArray
 
 from hw.protocol import LayerCounters, Space, n_bytes, n_rows, row_bytes, unpack
 from hw.spec import GRANULE_BITS, N_PLANES, PIECE_BITS, Config
+from sw.network.encoder import InputError
 from sw.network.network import IMAGE, INPUT, Layer, Network, Shape
 
 PIXELS = IMAGE
@@ -72,7 +76,7 @@ class Placement:
 
     @property
     def bank_channels(self) -> int:
-        """Largest number of channels of the map that a bank has."""
+        """Number of channels of the map in the bank that has most of them."""
         return len(self.order) if self.by_plane else -(-len(self.order) // self.banks)
 
     @property
@@ -80,7 +84,7 @@ class Placement:
         """Logarithm (base 2) of the number of weight rows that belong to a granule of 8 bits.
 
         There are 8 rows, one for each bit. If a granule holds just one position with few channels,
-        there are only 1, 2 or 4 rows.
+        there are only 1, 2 or 4 rows, because its other bits are never spikes.
         """
         if self.pixel == GRANULE_BITS:
             return (self.bank_channels - 1).bit_length()
@@ -96,14 +100,17 @@ class Placement:
 
     @property
     def position_rows(self) -> int:
-        """Number of weight rows in a bank from one position of a kernel row to the next."""
+        """Number of rows of weights in a bank from one position of a kernel row to the next."""
         if self.is_piece:
             return self.bank_channels
         return self.pixel * (1 << self.granule_rows) // GRANULE_BITS
 
     @property
     def first_row(self) -> int:
-        """Row of :attr:`hw.protocol.Space.SPIKE` at which the region begins for the host."""
+        """Row of :attr:`hw.protocol.Space.SPIKE` at which the region begins.
+
+        The host addresses the spike memories of all banks together by such rows.
+        """
         return self.start // GRANULE_BITS * self.banks
 
     @property
@@ -113,13 +120,13 @@ class Placement:
 
     @property
     def bank_inputs(self) -> tuple[tuple[int, ...], ...]:
-        """For each bank, the channels of the map whose weights it has."""
+        """For each bank, the channels of the map whose weights this bank has."""
         if self.by_plane:
             return (self.order,) * self.banks
         return tuple(self.order[bank :: self.banks] for bank in range(self.banks))
 
     def index(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the bank and the bit address of every spike.
+        """Return the bank of every spike of the map, and its bit address in that bank.
 
         Both are arrays that can be broadcast to the shape (T, C, H, W) of the map.
         """
@@ -132,7 +139,9 @@ class Placement:
         return bank, self.base + step * self.plane + y * self.row + x * self.pixel + bit
 
     def bank_bits(self, spikes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the region's bits (banks, n_bits) for ``spikes`` (T, C, H, W) of 0 and 1.
+        """Return the contents of the map's region if the map is ``spikes`` (T, C, H, W).
+
+        The result is an array (banks, n_bits) of 0 and 1, like ``spikes``.
 
         Raises
         ------
@@ -166,9 +175,9 @@ class Placement:
 class LayerPlan:
     """How the core runs one layer, for the prediction of its cycles and for reports.
 
-    ``counts`` and ``source_strides`` have one value for each level of the loop nest, innermost
-    first: its number of iterations, and the distance in bits that they are apart in the map that
-    the layer reads.
+    ``counts`` and ``source_strides`` have one number for each level of the loop nest, innermost
+    first. A count is the level's number of iterations. A stride is the distance in bits between the
+    inputs of two successive iterations, in a bank's spike memory.
     """
 
     name: str
@@ -182,8 +191,8 @@ class LayerPlan:
     source_strides: tuple[int, ...]
     pieces: tuple[tuple[int, int, int], ...]
     """Three numbers for each piece of a chunk (:mod:`sw.compile.chunks`): its offset in bits from
-    the chunk's first bit, its number of valid bits, and this number in the last iteration of level
-    0."""
+    the chunk's first bit, the number of its bits that are inputs of the job, and this number in the
+    last iteration of level 0, the innermost."""
     source_base: int
     """Bit address in each bank of the input window of the first job."""
     gated: bool
@@ -194,8 +203,9 @@ class LayerPlan:
     time_level: int
     """Index of the level that runs over timesteps; 0 if there is only one timestep."""
     weight_rows: int
-    """Rows of weights in all banks together."""
+    """Number of rows of weights in all banks together."""
     param_rows: int
+    """Number of rows of parameters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +228,7 @@ class Program:
         (:class:`hw.protocol.Space`).
     placements : regions of spike memory by name of the map.
     inputs : regions that the host writes before a run, one per buffer; the first is in
-        ``placements``.
+        ``placements``. With two, the host can fill one while the device reads the other.
     entries : for each of ``inputs``, the row of :attr:`hw.protocol.Space.WEIGHT` at which the
         descriptors begin that a run on this input uses.
     layers : how each layer runs; the first one is the encoder if ``pixels`` is true.
@@ -239,7 +249,10 @@ class Program:
     pixels: bool
 
     def usage(self) -> dict[str, tuple[int, int]]:
-        """Return (rows used, rows available) by name of the memory; a row of "spike" is a byte."""
+        """Return how full the memories "weight", "param" and "spike" are, by these names.
+
+        There are two numbers for each: rows used, and rows available. A row of "spike" is a byte.
+        """
         available = {
             Space.WEIGHT: n_rows(Space.WEIGHT, self.config),
             Space.PARAM: n_rows(Space.PARAM, self.config),
@@ -254,22 +267,30 @@ class Program:
         """Return the bytes that the host writes to the region ``inputs[buffer]`` for one sample.
 
         The sample is an image (C, H, W) of uint8 if the program takes ``pixels``, else spikes
-        (T, C, H, W) of 0 and 1.
+        (T, C, H, W) of uint8, 0 and 1.
 
         Raises
         ------
-        ValueError
-            The sample has another shape.
+        sw.network.encoder.InputError
+            The sample has another type or shape, or spikes have other values.
         """
         place = self.inputs[buffer]
-        if self.pixels and sample.shape != place.shape:
-            raise ValueError(f"the image has shape {sample.shape}, the device takes {place.shape}")
+        what = "an image" if self.pixels else "spikes of 0 and 1"
+        shape = place.shape if self.pixels else (place.timesteps, *place.shape)
+        if sample.dtype != np.uint8 or sample.shape != shape:
+            raise InputError(
+                f"the device takes {what} of type uint8 and shape {shape}, not {sample.dtype} "
+                f"{sample.shape}"
+            )
+        if not self.pixels and sample.max() > 1:
+            raise InputError(f"the device takes {what}, the largest value is {sample.max()}")
         return place.pack(bit_planes(sample) if self.pixels else sample)
 
     def logits(self, raw: bytes) -> NDArray[np.int64]:
-        """Decode the logits (n_classes,), given the bytes of the device's results.
+        """Return the logits (n_classes,) of a run.
 
-        These are the first ``n_result_rows`` rows of the space :attr:`hw.protocol.Space.RESULT`.
+        ``raw`` is the bytes of the first ``n_result_rows`` rows of
+        :attr:`hw.protocol.Space.RESULT`.
         """
         return np.frombuffer(raw, "<i4")[: self.n_classes].astype(np.int64)
 
@@ -284,9 +305,10 @@ class Program:
         return len(self.layers) * self.config.counter_rows
 
     def counters(self, raw: bytes) -> dict[str, Counters]:
-        """Decode the counters of every layer, by name of the layer.
+        """Return the counters of every layer in a run, by name of the layer.
 
-        ``raw`` is the first ``n_counter_rows`` rows of :attr:`hw.protocol.Space.COUNTER`.
+        ``raw`` is the bytes of the first ``n_counter_rows`` rows of
+        :attr:`hw.protocol.Space.COUNTER`.
         """
         size = n_bytes(LayerCounters)
         names = [f.name for f in fields(Counters)]

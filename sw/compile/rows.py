@@ -2,9 +2,10 @@
 
 A *row* is what is read at once: ``lanes`` weights from the weight memory of a bank, or
 ``fire_lanes`` parameters, which are pairs of bias and threshold, from parameter memory. A *group*
-is ``lanes`` output channels, which the core computes side by side. A *descriptor* tells the core
-how to run a layer; it is stored in rows of weight memory. :mod:`sw.compile.deal` says which bank
-has which channels.
+is ``lanes`` output channels, which the core computes side by side, each in one *lane*. A *bank* has
+the spikes and weights of some of the input channels; :mod:`sw.compile.deal` says of which. A
+*descriptor* tells the core how to run a layer; it is stored in rows of weight memory. *Levels* are
+the nested loops that run a layer.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from sw.network.network import Layer
 
 
 def pack_rows(values: NDArray[np.integer[Any]], bits: int) -> bytes:
-    """Pack integers into two's complement fields of ``bits`` bits, the first in the lowest bits.
+    """Return the bytes of integers in two's complement of ``bits`` bits each.
 
-    ``bits`` is 2, 4, 8 or 16. The last axis of ``values`` must fill whole bytes.
+    Several that share a byte are packed with the first in the lowest bits; one of 16 bits takes two
+    bytes, the low one first. ``bits`` is 2, 4, 8 or 16. The last axis of ``values`` must fill whole
+    bytes.
     """
     if bits in (8, 16):
         return values.astype(f"<i{bits // 8}").tobytes()
@@ -38,20 +41,23 @@ def weight_rows(
 ) -> NDArray[np.int8]:
     """Return a layer's weights in the order of weight memory.
 
-    The axes are (y, x, group, t, ky, run, bank, lanes): output row, output column, group of output
-    channels, timestep, kernel row, input in a kernel row of one bank, bank, and output channel in
-    its group. An axis along which weights are shared has length 1.
-
     Each bank has the weights of its own input channels. If the banks divide the bit-planes of an
-    image instead, each has the weights of all channels. Rows without an input channel and lanes
-    without an output channel have weights of 0.
+    image among them instead, each has the weights of all channels. Rows without an input channel
+    and lanes without an output channel have weights of 0.
 
     Parameters
     ----------
     source : place of the map that the layer reads.
-    target : output channels in the order of the lanes.
-    n_rows : number of rows in a bank from one position of a kernel row to the next. The last
-        position has only as many rows as a bank has channels.
+    target : output channels in the order of the lanes. A lane computes one channel of a group.
+    n_rows : number of rows in a bank for one position of a kernel row. They may be more than the
+        channels of a bank, as a position is padded to whole bytes in spike memory. The rows of the
+        padding are left out at the last position, because nothing follows it.
+
+    Returns
+    -------
+    Array with the axes (y, x, group, t, ky, run, bank, lanes): output row and column, group of
+    output channels, timestep, kernel row, row of weights for that kernel row in a bank, bank, and
+    output channel in the group. An axis along which weights are shared has length 1.
     """
     t, y, x, n_out, n_in, ky, kx = layer.weight.shape
     depth, banks = source.bank_channels, config.banks
@@ -77,16 +83,18 @@ def param_rows(
 ) -> NDArray[np.int16]:
     """Return a layer's biases and thresholds in the order of parameter memory.
 
-    The axes are (y, x, group, t, lanes, 2): output row, output column, group of output channels,
-    timestep, output channel in its group, and bias or threshold. An axis along which both are
-    shared has length 1.
-
     Parameters
     ----------
     target : output channels in the order of the lanes.
     conv : number of rows and of columns of the layer's output before pooling.
-    kept : how many of these rows and columns lie in complete pooling windows; the others get no
-        parameters.
+    kept : how many of these rows and columns lie in complete pooling windows. The others get no
+        parameters, because the core does not compute them.
+
+    Returns
+    -------
+    Array with the axes (y, x, group, t, lanes, 2): output row and column, group of output channels,
+    timestep, output channel in the group, and bias or threshold. An axis along which both are
+    shared has length 1.
 
     Raises
     ------
@@ -157,7 +165,9 @@ def descriptor_bytes(
                 kept = tuple(kept[i] for i in range(len(value)))
             if kept != value:  # packing has truncated it
                 raise FitError(
-                    f"layer {name!r}: {field} of {value} does not fit its descriptor field"
+                    f"layer {name!r} is too large for the device's addresses ({field} {value} does "
+                    "not fit its descriptor field): use fewer channels, smaller maps or fewer "
+                    "timesteps"
                 )
     n_bytes = descriptor_rows(config) * row_bytes(Space.WEIGHT, config)
     return packed.ljust(n_bytes, b"\0")

@@ -21,6 +21,7 @@ shared along it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,7 +40,10 @@ from sw.model.config import LEARNED, ModelError, NeuronConfig
 from sw.model.modules import Coefficient, Norm
 from sw.model.resnet import SpikingResNet
 from sw.network.encoder import PIXEL_MAX
-from sw.network.network import IMAGE, INPUT, Shape
+from sw.network.network import IMAGE, INPUT, Shape, conv_size
+
+MAX_WEIGHTS = 1 << 27
+"""Largest number of weights of a folded network: those that the largest device can hold."""
 
 
 def fold(values: Mapping[str, Any] | str | Path) -> FoldedNetwork:
@@ -60,10 +64,11 @@ def fold(values: Mapping[str, Any] | str | Path) -> FoldedNetwork:
     """
     if isinstance(values, str | Path):
         values = checkpoint.load(values)
+    public = checkpoint.public(values)
     provenance = {
-        key: values[key]
+        key: public[key]
         for key in ("model_config", "train_config", "command", "code", "data", "results")
-        if key in values
+        if key in public
     }
     model = checkpoint.build(dict(values))
     n_classes = model.config.n_classes
@@ -98,7 +103,14 @@ def fold_model(
         The device cannot run the network; see :func:`check`.
     """
     check(model)
-    layers = tuple(trained.layer() for trained in trained_layers(model))
+    trained = trained_layers(model)
+    largest = max(trained, key=lambda layer: layer.n_folded)
+    if sum(layer.n_folded for layer in trained) > MAX_WEIGHTS:
+        raise ModelError(
+            f"the folded network has more than {MAX_WEIGHTS} weights, layer {largest.name!r} alone "
+            f"{largest.n_folded}: no device holds as many. Train with a coarser granularity"
+        )
+    layers = tuple(layer.layer() for layer in trained)
     config = model.config
     return FoldedNetwork(
         timesteps=config.timesteps,
@@ -141,6 +153,22 @@ class TrainedLayer:
     def reads_image(self) -> bool:
         """Whether the layer's input is pixels instead of spikes."""
         return self.source == IMAGE
+
+    @property
+    def n_folded(self) -> int:
+        """Number of weights that the layer has after folding; see :meth:`folded`."""
+        value = None if self.coefficient is None else self.coefficient.value
+        n_times = max(
+            1 if value is None else value.shape[0], 1 if self.norm is None else self.norm.timesteps
+        )
+        n_positions = 1
+        if value is not None and value.shape[2:] != (1, 1):
+            n_positions = math.prod(self.shape[1:])
+            if isinstance(self.module, nn.Conv2d):
+                kernel, stride = pair(self.module.kernel_size), pair(self.module.stride)
+                padding = pair(self.module.padding)
+                n_positions = math.prod(conv_size(self.shape[1:], kernel, stride, padding))
+        return n_times * n_positions * self.module.weight.numel()
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """Return the layer's weight and bias with batch-norm and coefficient folded in.
@@ -221,6 +249,7 @@ class TrainedLayer:
             threshold=np.full((1, 1, weight.shape[3]), neuron.threshold),
             leak=Leak[neuron.leak],
             leak_shift=neuron.leak_shift,
+            finer_shifts=neuron.finer_shifts,
             reset=Reset[neuron.reset],
             gate=self.gate,
             identity=self.identity,
@@ -240,7 +269,7 @@ def check(model: SpikingResNet) -> None:
     ------
     sw.model.config.ModelError
         The network has ReLUs instead of spiking neurons; or leaks that were learned, while the
-        device can only multiply membranes by ``2**-k`` or ``1 - 2**-k``; or ``ADD`` gates, whose
+        device's leaks are sums of shifts (:class:`hw.spec.Leak`); or ``ADD`` gates, whose
         blocks exchange integers instead of spikes.
     """
     if not model.config.spiking:

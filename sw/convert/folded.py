@@ -8,7 +8,8 @@ integers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sw.model.checkpoint import CheckpointError
-from sw.network.encoder import InputError
+from sw.network.encoder import PIXEL_MAX, InputError
 from sw.network.engine import drive, fire, join_and_pool, summed
 from sw.network.network import INPUT, AnyLayer, Shape
 
@@ -136,6 +137,31 @@ class FloatTrace:
         return self.logits.argmax(axis=1)
 
 
+def exact(weight: Float, n_repeats: int, most: float) -> Float:
+    """Round weights so finely that float64 holds all sums of weighted inputs exactly.
+
+    Sums are then the same in any order. So results depend neither on the number of threads nor on
+    the matrix library, whose order of summation differs. Weights are rounded to multiples of a
+    power of two, which is about 2**-52 of the largest possible sum.
+
+    Parameters
+    ----------
+    weight : weights (t, y, x, o, c, ky, kx), as in :class:`sw.network.network.AnyLayer`.
+    n_repeats : number of times that a weight may be used in a sum.
+    most : largest input, a whole number like all inputs.
+    """
+    largest = float(np.abs(weight).sum(axis=(4, 5, 6)).max(initial=0)) * n_repeats * most
+    step = 2.0 ** (math.frexp(largest)[1] - 52)
+    return weight if largest == 0 else np.rint(weight / step) * step
+
+
+def _exact_layer(layer: FoldedLayer, timesteps: int, most: int) -> FoldedLayer:
+    """Return a layer with weights as :func:`exact` rounds them, for inputs from 0 to ``most``."""
+    n_repeats = math.prod(layer.kernel) // math.prod(layer.weight.shape[5:])
+    n_repeats *= timesteps if layer.output else 1
+    return replace(layer, weight=exact(layer.weight, n_repeats, most))
+
+
 @torch.no_grad()
 def simulate(
     network: FoldedNetwork,
@@ -144,7 +170,9 @@ def simulate(
     keep_spikes: bool = False,
     batch: int = 100,
 ) -> FloatTrace:
-    """Run a folded network on images in float64, and return its logits.
+    """Run a folded network on images in float64, and return its logits, and its spikes if wanted.
+
+    The result is the same on any machine, because all weighted sums are exact (:func:`exact`).
 
     Parameters
     ----------
@@ -165,17 +193,18 @@ def simulate(
             f"the network takes uint8 {'frames' if times else 'images'} "
             f"(N, {', '.join(map(str, shape))}), not {images.dtype} {images.shape}"
         )
+    encoder = network.encoder and _exact_layer(network.encoder, network.timesteps, PIXEL_MAX)
+    *layers, last = (_exact_layer(layer, network.timesteps, 1) for layer in network.layers)
     logits: list[Float] = []
     kept: dict[str, list[NDArray[np.uint8]]] = {}
     for start in tqdm(range(0, len(images), batch), "folded", leave=False, disable=None):
         part = torch.from_numpy(images[start : start + batch])
         maps = {INPUT: part}
-        if network.encoder is not None:
-            maps[INPUT] = _run_layer(network.encoder, part[:, None], network.timesteps, None)
-        for layer in network.layers[:-1]:
+        if encoder is not None:
+            maps[INPUT] = _run_layer(encoder, part[:, None], network.timesteps, None)
+        for layer in layers:
             identity = None if layer.identity is None else maps[layer.identity]
             maps[layer.name] = _run_layer(layer, maps[layer.source], network.timesteps, identity)
-        last = network.layers[-1]
         sums = drive(last, maps[last.source], DOUBLE)[..., 0, 0].sum(1)
         logits.append((sums + summed(last.bias, DOUBLE)).numpy())
         if keep_spikes:

@@ -10,12 +10,14 @@ each other. The encoder, which is the first layer of a network for images, alway
 
 Rounding changes a layer's weights, and also the spikes that the layer reads. So it changes the mean
 of a channel's weighted sums. With calibration images, this change is measured and subtracted from
-the channel's bias, before the bias is rounded. A network that was fine-tuned with quantised weights
+the channel's bias, before the bias is rounded. All these sums are exact, so that the result depends
+on the network and the images alone. A network that was fine-tuned with quantised weights
 (:mod:`sw.training.finetune`) keeps the scales that it was tuned with, and is not calibrated.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hw.spec import PARAM_BITS, signed_range
-from sw.convert.folded import FoldedLayer, FoldedNetwork, Scales, simulate
+from sw.convert.folded import FoldedLayer, FoldedNetwork, Scales, exact, simulate
 from sw.data.dataset import Split
 from sw.network import reference
 from sw.network.bounds import Bounds, layer_bounds
@@ -120,13 +122,13 @@ def quantize_with_scales(
         source = maps.get(layer.source)
         if images is not None:
             source = torch.from_numpy(images[:, None]) if is_encoder else maps[layer.source]
-            after = source.mean(0, dtype=torch.float64).numpy()
+            after = source.sum(0, dtype=torch.float64).numpy()
             before = (
                 after
                 if is_encoder or layer.source not in float_maps
-                else float_maps[layer.source].mean(axis=0, dtype=np.float64)
+                else float_maps[layer.source].sum(axis=0, dtype=np.float64)
             )
-            rates = before, after
+            rates = before, after, len(images)
         result, scale, shifts[layer.name] = _quantize_layer(
             layer, weight_bits, param_bits, rates, fixed
         )
@@ -181,11 +183,12 @@ def measure(network: Network, split: Split) -> Network:
 
 
 def proved_bounds(network: Network) -> dict[str, Bounds]:
-    """Return the bounds of every layer's accumulators, membranes and logits, by name of the layer.
+    """Return bounds of each layer's accumulators, membranes and logits, by name of the layer.
 
-    No input makes a value exceed the bounds (:mod:`sw.network.bounds`). The encoder, the layer that
-    reads pixels, is left out: the host computes it in 64 bits. For a device that computes the
-    encoder itself, :mod:`sw.compile.compiler` determines the bounds.
+    A layer has one lower and one upper bound, for all of these values together. No input makes a
+    value exceed them (:mod:`sw.network.bounds`). The encoder, the layer that reads pixels, is left
+    out: the host computes it in 64 bits. For a device that computes the encoder itself,
+    :mod:`sw.compile.compiler` determines the bounds.
     """
     return {layer.name: layer_bounds(layer, network.timesteps) for layer in network.layers}
 
@@ -194,15 +197,16 @@ def _quantize_layer(
     layer: FoldedLayer,
     weight_bits: int,
     param_bits: int,
-    rates: tuple[Float, Float] | None,
+    rates: tuple[Float, Float, int] | None,
     fixed: Scales | None,
 ) -> tuple[Layer, float, Float]:
     """Quantise one layer, and calibrate its biases if ``rates`` are given.
 
     Parameters
     ----------
-    rates : the layer's input in the float network, and its input in the integer network. Both are
-        arrays (T|1, C, H, W), averaged over the calibration images. None without calibration.
+    rates : the layer's input in the float network, its input in the integer network, both arrays
+        (T|1, C, H, W) of whole numbers, summed over the calibration images; and the number of these
+        images. None without calibration.
     fixed : scales that the network was fine-tuned with; None to choose them.
 
     Returns
@@ -235,8 +239,9 @@ def _quantize_layer(
     quantised = np.rint(weight / per_weight).clip(low, high)
     shift = np.zeros(bias.shape[-1:])
     if rates is not None:
-        moved = _mean_drive(layer, weight, rates[0])
-        moved = moved - _mean_drive(layer, quantised * per_weight, rates[1])
+        before, after, n_images = rates
+        moved = _mean_drive(layer, weight, before, n_images)
+        moved = moved - _mean_drive(layer, quantised * per_weight, after, n_images)
         bias = bias + moved
         shift = moved[0, 0, 0]
     integer_bias = np.rint(bias / divisor[None])
@@ -299,10 +304,11 @@ def _integer_thresholds(
 
 
 def _output_scale(weight: Float, bias: Float, low: int, high: int, param_max: int) -> float:
-    """Choose the scale of an output layer: the one with the least squared error of its weights.
+    """Choose the scale of an output layer, one number for all classes.
 
-    ``low`` and ``high`` are the least and largest integer weight, and ``param_max`` is the largest
-    integer bias.
+    It is the one of several candidates with the least squared error of the layer's weights. ``low``
+    and ``high`` are the least and largest integer weight, and ``param_max`` is the largest integer
+    bias.
     """
     largest = float(np.abs(weight).max()) or 1.0
     floor = float(np.abs(bias).max()) / param_max
@@ -314,26 +320,30 @@ def _output_scale(weight: Float, bias: Float, low: int, high: int, param_max: in
 def _squared_error(weight: Float, scale: Float, low: int, high: int) -> Float:
     """Return the squared error of weights quantised with ``scale``, summed over the last axis.
 
-    The integer weights are clipped to the range from ``low`` to ``high``.
+    The result has one number for each of the other axes' entries. ``scale`` can be broadcast to
+    ``weight``. The integer weights are clipped to the range from ``low`` to ``high``.
     """
     return ((np.rint(weight / scale).clip(low, high) * scale - weight) ** 2).sum(axis=-1)
 
 
-def _mean_drive(layer: FoldedLayer, weight: Float, rates: Float) -> Float:
+def _mean_drive(layer: FoldedLayer, weight: Float, inputs: Float, n_images: int) -> Float:
     """Return every channel's mean weighted sum (1, 1, 1, o) of its inputs, without the bias.
 
-    ``rates`` (t|1, C, H, W) are the inputs, averaged over images. The result is the mean over
-    positions and timesteps; in an output layer, it is the sum over timesteps.
+    ``inputs`` (t|1, C, H, W) are whole numbers: the inputs, summed over ``n_images`` images. The
+    result is the mean over images, positions and timesteps; in an output layer, it is the sum over
+    timesteps. It is the same in any order of summation (:func:`sw.convert.folded.exact`).
     """
     (pad_y, pad_x), (stride_y, stride_x) = layer.padding, layer.stride
-    padded = np.pad(rates, ((0, 0), (0, 0), (pad_y, pad_y), (pad_x, pad_x)))
+    padded = np.pad(inputs, ((0, 0), (0, 0), (pad_y, pad_y), (pad_x, pad_x)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, layer.kernel, axis=(2, 3))
     windows = windows[:, :, ::stride_y, ::stride_x].transpose(0, 2, 3, 1, 4, 5)
     times = max(len(windows), len(weight))
-    drive = np.einsum(
-        "tyxcij,tyxocij->tyxo",
+    height, width = windows.shape[1:3]
+    n_repeats = math.prod(layer.kernel) // math.prod(weight.shape[5:]) * times * height * width
+    weight = exact(weight, n_repeats, float(inputs.max(initial=0)))
+    total = np.einsum(
+        "tyxcij,tyxocij->o",
         np.broadcast_to(windows, (times, *windows.shape[1:])),
-        np.broadcast_to(weight, (times, *windows.shape[1:3], *weight.shape[3:5], *layer.kernel)),
-    )
-    total = drive.sum(axis=0, keepdims=True)
-    return total if layer.output else total.mean(axis=(1, 2), keepdims=True) / times
+        np.broadcast_to(weight, (times, height, width, *weight.shape[3:5], *layer.kernel)),
+    )[None, None, None]
+    return total / n_images if layer.output else total / (n_images * height * width * times)

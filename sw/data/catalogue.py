@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from hw.spec import did_you_mean
 from sw import shipped
 from sw.data import cifar10, cifar10_dvs, dvs_gesture, fashion_mnist, mitbih, nmnist, own
 from sw.data.dataset import DataError, Dataset, Split, assemble
 from sw.data.events import EventError
+from sw.data.labels import default_names
 from sw.data.source import DATA_DIR_VARIABLE, Source, find
 
 SOURCES: dict[str, Source] = {
@@ -76,13 +78,13 @@ def load(
     else:
         place = Path(name).expanduser()
         if not place.exists():
-            raise DataError(
-                f"no data set {name!r}: use one of {', '.join(NAMES)}, or the path of your own data"
-            )
+            raise DataError(_not_found(name))
     try:
         if source is None:
             parts, labels = own.read(place, timesteps)
-            return assemble(parts, place.stem, labels, str(place), n_validation=n_validation)
+            return assemble(
+                parts, place.resolve().stem, labels, str(place), n_validation=n_validation, own=True
+            )
         return assemble(
             source.read(place, timesteps),
             source.name,
@@ -99,6 +101,19 @@ def load(
         raise DataError(f"{place} is incomplete or damaged: {error}") from error
 
 
+def _not_found(name: str) -> str:
+    """Return the message about a name that is neither a known data set's nor an existing path's."""
+    path = Path(name).expanduser()
+    if len(path.parts) > 1 or path.suffix or name.startswith((".", "~")):
+        nearby = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        hint = did_you_mean(path.name, nearby)
+        return f"{name}: no such file or folder{f'; {hint}'.rstrip() if hint else ''}"
+    hint = did_you_mean(name, NAMES)
+    return (
+        f"no data set {name!r}: {hint}use one of {', '.join(NAMES)}, or the path of your own data"
+    )
+
+
 def class_names(name: object, n_classes: int) -> tuple[str, ...]:
     """Return names for ``n_classes`` classes, without loading any data.
 
@@ -108,7 +123,7 @@ def class_names(name: object, n_classes: int) -> tuple[str, ...]:
     source = SOURCES.get(name) if isinstance(name, str) else None
     if source is not None and len(source.labels) == n_classes:
         return source.labels
-    return tuple(f"class {n}" for n in range(n_classes))
+    return default_names(n_classes)
 
 
 def describe() -> str:

@@ -6,8 +6,10 @@ A sample is an image, or a sequence of binary frames, one per timestep. It needs
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,6 +59,7 @@ class Parts:
     n_validation : number of these samples, a multiple of the number of classes. It is not used if
         ``validation`` is given.
     note : remark to print with every result on this data, such as that it is a subset.
+    form : form of the files, and what was converted to read them, in words.
     """
 
     train: Split
@@ -64,6 +67,7 @@ class Parts:
     validation: Split | None = None
     n_validation: int = 0
     note: str = ""
+    form: str = ""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -78,6 +82,8 @@ class Dataset:
     note : remark to print with every result on this data, such as that it is a subset.
     metric : metric by which training chooses the best model: ``accuracy``, or ``balanced``
         accuracy, which is the mean over classes of the recall.
+    own : whether it is a user's own data, which is found by its path and not by its name.
+    form : form of the files, and what was converted to read them, in words.
     """
 
     name: str
@@ -89,6 +95,25 @@ class Dataset:
     place: str
     note: str = ""
     metric: str = "accuracy"
+    own: bool = False
+    form: str = ""
+
+    def record(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of the data set that a network was trained on.
+
+        The values are JSON values. ``path``, the absolute path of a user's own data, says where to
+        find it again; data sets that are known by name have none.
+        """
+        found: dict[str, Any] = {
+            "name": self.name,
+            "sha256": self.sha256,
+            "labels": list(self.labels),
+            "note": self.note,
+            "metric": self.metric,
+        }
+        if self.own:
+            found |= {"own": True, "form": self.form, "path": str(Path(self.place).resolve())}
+        return found
 
 
 def spread(n: int, most: int) -> NDArray[np.int64]:
@@ -148,6 +173,7 @@ def assemble(
     *,
     metric: str = "accuracy",
     n_validation: int | None = None,
+    own: bool = False,
 ) -> Dataset:
     """Make a :class:`Dataset` of what was read from files, after checking it.
 
@@ -157,33 +183,36 @@ def assemble(
     ----------
     labels : names of the classes.
     place : path at which the data was found.
-    metric : metric by which training chooses the best model, as in :class:`Dataset`.
+    metric, own : as in :class:`Dataset`.
     n_validation : number of training samples to take for validation; None for
         ``parts.n_validation``.
 
     Raises
     ------
     DataError
-        The training or test data has no samples, not as many labels as samples, or a label that is
-        no class; or the shapes of training and test samples differ; or the validation split cannot
-        be made; or ``n_validation`` is given although ``parts`` has validation data.
+        A part has no samples, not as many labels as samples, or a label that is no class; or the
+        samples of two parts differ in shape; or the validation split cannot be made, for example
+        because a class has no training samples; or ``n_validation`` is given although ``parts``
+        has validation data.
     """
-    given = [parts.train, *([parts.validation] if parts.validation else []), parts.test]
-    for what, part in (("training", parts.train), ("test", parts.test)):
-        n, targets = len(part.images), part.labels
-        if not n or n != len(targets):
-            raise DataError(f"{name}: {n} {what} samples, {len(targets)} labels")
-        if targets.min() < 0 or targets.max() >= len(labels):
-            raise DataError(
-                f"{name}: {what} labels from {targets.min()} to {targets.max()}, expected 0 to "
-                f"{len(labels) - 1}"
-            )
-    shapes = parts.train.images.shape[1:], parts.test.images.shape[1:]
-    if shapes[0] != shapes[1]:
-        raise DataError(f"{name}: training samples are {shapes[0]}, test samples {shapes[1]}")
-    train, validation = parts.train, parts.validation
+    validation = parts.validation
+    given = {"training": parts.train}
+    given |= {} if validation is None else {"validation": validation}
+    given["test"] = parts.test
+    for what, part in given.items():
+        _check_part(part, name, what, len(labels))
+        shapes = parts.train.images.shape[1:], part.images.shape[1:]
+        if shapes[0] != shapes[1]:
+            raise DataError(f"{name}: training samples are {shapes[0]}, {what} samples {shapes[1]}")
+    train = parts.train
     if validation is None:
         n = parts.n_validation if n_validation is None else n_validation
+        missing = sorted(set(range(len(labels))) - set(train.labels.tolist()))
+        if missing:
+            raise DataError(
+                f"{name}: there are no training samples of "
+                f"{', '.join(repr(labels[n]) for n in missing[:5])}: every class needs some"
+            )
         train, validation = (
             Split(images=train.images[chosen], labels=train.labels[chosen])
             for chosen in split(train.labels, n)
@@ -199,11 +228,26 @@ def assemble(
         train=train,
         validation=validation,
         test=parts.test,
-        sha256=_digest(given),
+        sha256=_digest(given.values()),
         place=place,
         note=parts.note,
         metric=metric,
+        own=own,
+        form=parts.form,
     )
+
+
+def _check_part(part: Split, name: str, what: str, n_classes: int) -> None:
+    """Raise :class:`DataError` unless a part has samples, and a label that is a class for each."""
+    n, targets = len(part.images), part.labels
+    if targets.ndim != 1 or not n or n != len(targets):
+        labels = f"{len(targets)} labels" if targets.ndim == 1 else f"labels {targets.shape}"
+        raise DataError(f"{name}: {n} {what} samples, {labels}")
+    if targets.min() < 0 or targets.max() >= n_classes:
+        raise DataError(
+            f"{name}: {what} labels from {targets.min()} to {targets.max()}, expected 0 to "
+            f"{n_classes - 1}"
+        )
 
 
 def _digest(splits: Iterable[Split]) -> str:
@@ -243,10 +287,8 @@ def from_objects(
     ------
     DataError
         A sample is neither a recording nor frames; frames differ in shape; a class is not from 0
-        to ``len(labels)`` - 1; a sample is a recording, but ``sensor`` is None; or the validation
-        data cannot be taken.
-    sw.data.events.EventError
-        An event of a recording lies outside the sensor.
+        to ``len(labels)`` - 1; a sample is a recording, but ``sensor`` is None or its events do not
+        suit the sensor; or the validation data cannot be taken.
     """
 
     def collect(pairs: Iterable[tuple[Any, int]]) -> Split:
@@ -256,14 +298,23 @@ def from_objects(
             if array.dtype.names is not None:
                 if sensor is None:
                     raise DataError(f"{name}: samples are recordings; say the sensor's size")
-                array = events.frames(array, timesteps, sensor)
-            if array.ndim != 4 or len(array) != timesteps:
+                try:
+                    array = events.frames(array, timesteps, sensor)
+                except events.EventError as error:
+                    raise DataError(f"{name}: sample {len(samples)}: {error}") from error
+            if array.ndim != 4 or len(array) != timesteps or array.dtype.kind not in "biuf":
                 raise DataError(
-                    f"{name}: a sample has shape {array.shape}, expected a recording with fields "
-                    f"t, x, y, p or frames ({timesteps}, C, H, W)"
+                    f"{name}: sample {len(samples)} is {array.dtype} {array.shape}, expected a "
+                    f"recording with fields t, x, y, p or frames ({timesteps}, C, H, W) of numbers"
                 )
             samples.append((array > 0).astype(np.uint8))
-            targets.append(int(target))
+            try:
+                targets.append(operator.index(target))
+            except TypeError as error:
+                raise DataError(
+                    f"{name}: the class of sample {len(samples) - 1} is {target!r}: number the "
+                    "classes from 0"
+                ) from error
         if not samples:
             raise DataError(f"{name}: there are no samples")
         if len({array.shape for array in samples}) > 1:

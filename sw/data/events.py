@@ -1,43 +1,86 @@
-"""Read recordings of event cameras, and bin them into binary frames. It needs only NumPy.
+"""Read recordings of event cameras, and bin them into binary frames.
 
-A recording is a structured array of dtype :data:`EVENT`, in order of time. The formats are AEDAT
-2.0 of the 128 x 128 sensor DVS128, AEDAT 3.1, the ``.bin`` files of N-MNIST (Orchard et al. 2015),
-and NumPy files with ``t, x, y, p`` as fields (``.npy``) or as arrays (``.npz``).
+A recording is a structured array of dtype :data:`EVENT`. The first bytes of a file tell its format:
+AEDAT 1.0, 2.0, 3.1 and 4.0; Prophesee's ``.dat`` and ``.raw``; HDF5; and NumPy files with ``t``,
+``x``, ``y`` and ``p`` as fields (``.npy``) or as arrays (``.npz``). Only the ``.bin`` files of
+N-MNIST and N-Caltech101 (Orchard et al. 2015) have no such bytes. They are known by their name and
+by the order of their times.
+
+NumPy is enough for all formats but HDF5 and compressed AEDAT 4.0.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import re
+import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sw.data import events_aedat, events_aedat4, events_hdf5, events_prophesee
+from sw.data.events_base import (
+    EVENT,
+    FIELDS,
+    MAX_DURATION_US,
+    MAX_EVENTS,
+    EventError,
+    Events,
+    Info,
+    Recording,
+    make,
+    microseconds,
+    polarities,
+    positions,
+)
 from sw.files import ARRAY_ERRORS
 
-EVENT = np.dtype([("t", np.int64), ("x", np.int16), ("y", np.int16), ("p", np.bool_)])
-"""Type of an event: time in microseconds, column, row, and polarity (True: brighter)."""
-SUFFIXES = (".bin", ".aedat", ".npy", ".npz")
-"""Suffixes of the names of recordings' files."""
+__all__ = [
+    "EVENT",
+    "SUFFIXES",
+    "EventError",
+    "Events",
+    "Info",
+    "Recording",
+    "binned",
+    "frames",
+    "has_header",
+    "is_named",
+    "load",
+    "make",
+    "read",
+    "summary",
+]
 
-Events = NDArray[Any]
+FILE_SUFFIXES = (".aedat", ".aedat4", ".bin", ".dat", ".raw", ".h5", ".hdf5")
+"""Endings, in lower case, of the names of files that always hold a recording."""
+SUFFIXES = (*FILE_SUFFIXES, ".npy", ".npz")
+"""Endings, in lower case, of the names of recordings' files. They tell which files of a folder are
+recordings, and nothing about the format."""
+MAX_BYTES = 1 << 32
+"""Size of the largest file that is read."""
+_ATIS_OVERFLOW_ROW, _ATIS_OVERFLOW_US = 240, 1 << 13
+"""Row of the events in a ``.bin`` file that are none: each says that 8192 microseconds more have
+passed."""
+_NUMPY, _ZIP, _HDF5, _AEDAT, _PROPHESEE = b"\x93NUMPY", b"PK\3\4", b"\x89HDF\r\n\x1a\n", b"#!", b"%"
 
 
-class EventError(ValueError):
-    """Raised for a file that is no recording, or for events that do not suit the sensor.
-
-    The message says what is wrong.
-    """
+def is_named(path: Path) -> bool:
+    """Return whether a file's name ends as those of recordings do (:data:`SUFFIXES`)."""
+    return path.suffix.lower() in SUFFIXES
 
 
-def make(t: Any, x: Any, y: Any, p: Any) -> Events:
-    """Make a recording from arrays of times, columns, rows and polarities, all of the same length.
-
-    Polarities above 0 mean brighter, so they may be 0 and 1, or -1 and 1.
-    """
-    events = np.empty(len(t), EVENT)
-    events["t"], events["x"], events["y"], events["p"] = t, x, y, np.asarray(p) > 0
-    return events
+def has_header(path: Path) -> bool:
+    """Return whether a file begins as the formats do that hold nothing but recordings."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError:
+        return False
+    return start.startswith((b"#!AER-DAT", _HDF5, _PROPHESEE + b" "))
 
 
 def frames(
@@ -50,8 +93,8 @@ def frames(
 
     Parameters
     ----------
-    events : structured array with fields ``t, x, y, p`` of any numeric types; polarities above 0
-        count as 1.
+    events : structured array with fields ``t, x, y, p`` of any numeric types. Times are whole
+        microseconds, or seconds if any has a fraction; polarities above 0 count as 1.
     shape : (height, width) of a frame.
     sensor : (height, width) of the sensor, whose positions are scaled to ``shape``; None if it is
         as large as a frame.
@@ -63,116 +106,216 @@ def frames(
     Raises
     ------
     EventError
-        An event lies outside the sensor.
+        An event lies outside the sensor, a field is missing, or its values are no times, positions
+        or polarities.
     """
+    missing = [name for name in FIELDS if name not in (events.dtype.names or ())]
+    if missing or events.ndim != 1:
+        raise EventError(
+            f"a recording is an array (N,) with fields t, x, y, p; this one is {events.shape} and "
+            f"lacks {', '.join(missing) or 'none'}"
+        )
     result = np.zeros((timesteps, 2, *shape), np.uint8)
     if not len(events):
         return result
     height, width = sensor or shape
-    t = events["t"].astype(np.int64)
-    y, x = events["y"].astype(np.int64), events["x"].astype(np.int64)
-    if min(y.min(), x.min()) < 0 or y.max() >= height or x.max() >= width:
+    t, _ = microseconds(events["t"])
+    y, x = positions(events["y"], "y"), positions(events["x"], "x")
+    if y.max() >= height or x.max() >= width:
         raise EventError(
             f"events lie at rows {y.min()} to {y.max()} and columns {x.min()} to {x.max()}, the "
             f"sensor is {height} x {width}"
         )
     t = t - t.min()
-    step = t * timesteps // (t.max() + 1)
+    duration = int(t.max()) + 1
+    _check_duration(duration)
+    step = t * timesteps // duration
     row, column = y * shape[0] // height, x * shape[1] // width
-    result[step, (events["p"] > 0).astype(np.int64), row, column] = 1
+    result[step, polarities(events["p"]).astype(np.int64), row, column] = 1
     return result
 
 
-def read(path: Path) -> Events:
-    """Read a recording from a file. Its suffix and its header tell the format.
+def _check_duration(duration_us: int) -> None:
+    if duration_us > MAX_DURATION_US:
+        raise EventError(
+            f"the recording takes {duration_us} microseconds: its times are damaged, or in a unit "
+            "smaller than microseconds"
+        )
+
+
+def binned(
+    path: Path, timesteps: int, shape: tuple[int, int], sensor: tuple[int, int] | None = None
+) -> tuple[NDArray[np.uint8], Info]:
+    """Read a recording and bin it into frames (:func:`frames`); return its description, too.
+
+    ``sensor`` is the (height, width) of the sensor; None for the one that the file names, or else
+    ``shape``.
 
     Raises
     ------
     EventError
-        The file cannot be read, is damaged, or its suffix is not one of :data:`SUFFIXES`.
+        As for :func:`load` and :func:`frames`; the message begins with the path.
+    """
+    found = load(path)
+    try:
+        return frames(found.events, timesteps, shape, sensor or found.info.sensor), found.info
+    except EventError as error:
+        raise EventError(f"{path}: {error}") from error
+
+
+def read(path: Path) -> Events:
+    """Read the events of a recording (:func:`load`)."""
+    return load(path).events
+
+
+def load(path: Path) -> Recording:
+    """Read a recording and its description from a file.
+
+    Raises
+    ------
+    EventError
+        The file cannot be read, is damaged, or is in an unknown format.
     """
     try:
-        if path.suffix == ".bin":
-            return _read_bin(path.read_bytes())
-        if path.suffix == ".aedat":
-            raw = path.read_bytes()
-            return _read_aedat3(raw) if raw.startswith(b"#!AER-DAT3") else _read_aedat2(raw)
-        if path.suffix in (".npy", ".npz"):
-            with path.open("rb") as file:
-                return _from_arrays(np.load(file))
-    except (KeyError, IndexError, TypeError, *ARRAY_ERRORS) as error:
-        raise EventError(f"{path} is damaged or no recording: {error}") from error
-    raise EventError(f"{path}: recordings end in {', '.join(SUFFIXES)}")
+        if path.stat().st_size > MAX_BYTES:
+            raise EventError(f"more than {MAX_BYTES} bytes: cut the recording to a part")
+        with path.open("rb") as file:
+            start = file.read(16)
+        found = _load(path, start)
+        return _completed(found)
+    except (KeyError, IndexError, TypeError, *ARRAY_ERRORS) as error:  # EventError is a ValueError
+        raise EventError(f"{path} cannot be read as a recording: {_printable(error)}") from error
 
 
-def _read_bin(raw: bytes) -> Events:
-    """Decode a ``.bin`` file of N-MNIST.
+def _printable(text: object) -> str:
+    """Return a text that a file may have a part in, with ``?`` for characters that could control a
+    terminal."""
+    return "".join(c if c.isprintable() else "?" for c in str(text))
+
+
+def _load(path: Path, start: bytes) -> Recording:
+    """Decode a file by its first bytes, ``start``."""
+    if not start:
+        raise EventError("the file is empty")
+    if start.startswith(_HDF5):
+        return events_hdf5.read(path)
+    if start.startswith((_NUMPY, _ZIP)):
+        return _read_arrays(path)
+    raw = path.read_bytes()
+    if start.startswith(_AEDAT):
+        match = re.match(rb"#!AER-DAT(\d\.\d)\r?\n", raw)
+        version = match[1].decode() if match else ""
+        if version == "4.0":
+            return events_aedat4.read(raw)
+        if version in ("1.0", "2.0", "3.1"):
+            return events_aedat.read(raw, version)
+        line = raw[:40].partition(b"\n")[0].decode("latin-1").strip()
+        raise EventError(
+            f"its first line is {line!r}, expected #!AER-DAT and 1.0, 2.0, 3.1 or 4.0: convert it "
+            "to AEDAT 4 with iniVation's DV"
+        )
+    if start.startswith(_PROPHESEE):
+        return events_prophesee.read(raw)
+    if path.suffix.lower() == ".bin":
+        return _read_bin(raw)
+    raise EventError(
+        f"its first bytes {start[:8].hex(' ')} are those of no known format. Recordings are AEDAT "
+        "1.0, 2.0, 3.1 or 4.0, Prophesee's .dat or .raw, HDF5, .npy or .npz with t, x, y, p, or "
+        ".bin files of N-MNIST"
+    )
+
+
+def _completed(found: Recording) -> Recording:
+    """Add to a recording's description what its events show. Raise :class:`EventError` if they lie
+    outside the sensor."""
+    events, info = found.events, found.info
+    if info.sensor is not None and len(events):
+        height, width = info.sensor
+        last = int(events["y"].max()), int(events["x"].max())
+        if last[0] >= height or last[1] >= width:
+            raise EventError(
+                f"events reach row {last[0]} and column {last[1]}, but the file says that the "
+                f"sensor is {height} x {width}"
+            )
+    duration = int(events["t"].max()) - int(events["t"].min()) if len(events) else 0
+    _check_duration(duration)
+    return dataclasses.replace(
+        found,
+        info=dataclasses.replace(
+            info, form=_printable(info.form), n_events=len(events), duration_us=duration
+        ),
+    )
+
+
+def _read_bin(raw: bytes) -> Recording:
+    """Decode a ``.bin`` file of N-MNIST or N-Caltech101.
 
     An event has five bytes: column, row, and a 24-bit big-endian number whose top bit is the
-    polarity, and whose other 23 bits are the time in microseconds.
+    polarity, and whose other 23 bits are the time in microseconds. Times never go back, which tells
+    the format from others.
     """
     if len(raw) % 5:
         raise EventError(f"{len(raw)} bytes are not whole events of 5")
     data = np.frombuffer(raw, np.uint8).reshape(-1, 5).astype(np.int64)
     t = (data[:, 2] & 0x7F) << 16 | data[:, 3] << 8 | data[:, 4]
-    return make(t, data[:, 0], data[:, 1], data[:, 2] >> 7)
+    is_overflow = data[:, 1] == _ATIS_OVERFLOW_ROW
+    t = t + np.cumsum(is_overflow) * _ATIS_OVERFLOW_US
+    kept = ~is_overflow
+    if (np.diff(t[kept]) < 0).any():
+        raise EventError("its times go back, unlike those in a .bin file of N-MNIST")
+    events = make(t[kept], data[kept, 0], data[kept, 1], data[kept, 2] >> 7)
+    return Recording(events=events, info=Info(form=".bin of N-MNIST"))
 
 
-def _read_aedat2(raw: bytes) -> Events:
-    """Decode an AEDAT 2.0 file of a DVS128 sensor.
-
-    An event is two big-endian 32-bit words: an address, which holds position and polarity, and the
-    time in microseconds. The file counts columns and rows from the opposite edges, and its polarity
-    1 means darker; both are converted.
-    """
-    start = _header_end(raw)
-    if (len(raw) - start) % 8:
-        raise EventError("the file ends within an event")
-    words = np.frombuffer(raw, ">u4", offset=start).reshape(-1, 2).astype(np.int64)
-    address = words[:, 0]
-    x, y = 127 - (address >> 1 & 0x7F), 127 - (address >> 8 & 0x7F)
-    return make(words[:, 1], x, y, 1 - (address & 1))
-
-
-def _read_aedat3(raw: bytes) -> Events:
-    """Decode an AEDAT 3.1 file.
-
-    It consists of packets, each with a header of 28 bytes. Packets of type 1 hold the camera's
-    events, of 8 bytes each; other packets are skipped.
-    """
-    marker = b"#!END-HEADER\r\n"
-    place = raw.find(marker)
-    if place < 0:
-        raise EventError("the header does not end")
-    place += len(marker)
-    parts = []
-    while place < len(raw):
-        if place + 28 > len(raw):
-            raise EventError("the file ends within a packet's header")
-        kind, _source = np.frombuffer(raw, "<u2", 2, place)
-        size, _, overflow, _, number, _ = np.frombuffer(raw, "<u4", 6, place + 4).astype(np.int64)
-        place += 28
-        if place + size * number > len(raw):
-            raise EventError("the file ends within a packet")
-        if kind == 1:
-            words = np.frombuffer(raw, "<u4", 2 * number, place).reshape(-1, 2).astype(np.int64)
-            data = words[words[:, 0] & 1 == 1]  # bit 0: valid
-            address, t = data[:, 0], data[:, 1] + (overflow << 31)
-            parts.append(make(t, address >> 17 & 0x7FFF, address >> 2 & 0x7FFF, address >> 1 & 1))
-        place += int(size * number)
-    return np.concatenate(parts) if parts else np.empty(0, EVENT)
+def _read_arrays(path: Path) -> Recording:
+    """Read a NumPy file that has the events as fields or as arrays."""
+    if path.stat().st_size and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            n_bytes = sum(entry.file_size for entry in archive.infolist())
+        if n_bytes > MAX_BYTES:
+            raise EventError(f"more than {MAX_BYTES} bytes of arrays: cut the recording to a part")
+    with path.open("rb") as file:
+        found: Any = np.load(file)
+        arrays = {}
+        for name in FIELDS:
+            try:
+                arrays[name] = np.asarray(found[name])
+            except (KeyError, IndexError, ValueError) as error:
+                raise EventError(
+                    f"it has no {name}: t, x, y and p are needed, as fields of an .npy file or as "
+                    "arrays of an .npz file"
+                ) from error
+    if arrays["t"].size > MAX_EVENTS:
+        raise EventError(f"more than {MAX_EVENTS} events: cut the recording to a part")
+    times, unit = microseconds(arrays["t"])
+    events = make(times, arrays["x"], arrays["y"], arrays["p"])
+    return Recording(events=events, info=Info(form="NumPy arrays", time_unit=unit))
 
 
-def _header_end(raw: bytes) -> int:
-    """Return the offset of the first byte after the header, whose lines begin with ``#``."""
-    place = 0
-    while raw[place : place + 1] == b"#":
-        end = raw.find(b"\n", place)
-        if end < 0:
-            raise EventError("the header does not end")
-        place = end + 1
-    return place
+def summary(infos: Iterable[Info]) -> list[str]:
+    """Describe recordings for the user, with one line for each format, camera and sensor."""
+    groups: dict[tuple[Any, ...], list[Info]] = {}
+    for info in infos:
+        groups.setdefault((info.form, info.sensor, info.time_unit), []).append(info)
+    return [_line(group) for group in groups.values()]
 
 
-def _from_arrays(found: Any) -> Events:
-    return make(found["t"], found["x"], found["y"], found["p"])
+def _line(group: list[Info]) -> str:
+    first = group[0]
+    counts = sorted(info.n_events for info in group)
+    seconds = [f"{us / 1e6:.3g}" for us in sorted(info.duration_us for info in group)]
+    sensor = "of a size that the file does not say"
+    if first.sensor is not None:
+        sensor = f"{first.sensor[0]} x {first.sensor[1]} (height x width)"
+    n_outside = sum(info.n_outside for info in group)
+    return (
+        f"{len(group)} recording{'s' * (len(group) > 1)}, {first.form}: sensor {sensor}, "
+        f"{_span([f'{n:,}' for n in counts])} event{'s' * (counts[-1] != 1)} in "
+        f"{_span(seconds)} s, times in {first.time_unit}"
+        + (f"; left out because they lie outside the sensor: {n_outside:,}" * bool(n_outside))
+    )
+
+
+def _span(values: list[str]) -> str:
+    """Return the first and last of sorted values, or one of them if they are equal."""
+    return values[0] if values[0] == values[-1] else f"{values[0]} to {values[-1]}"

@@ -21,10 +21,13 @@ from tqdm import tqdm
 
 from sw.data import events
 from sw.data.dataset import DataError, Split
+from sw.data.pixels import OPAQUE
 from sw.files import ARRAY_ERRORS
 
 TIMEOUT_S = 60
 """Longest wait for a download's next bytes."""
+MAX_16_BIT = (1 << 16) - 1
+"""Largest pixel of an image with 16 bits per channel."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm")
 """Suffixes of the image files that :func:`decode` is used for."""
 
@@ -90,20 +93,48 @@ def decode(raw: bytes, mode: str, size: tuple[int, int] | None = None) -> NDArra
     Raises
     ------
     DataError
-        Pillow is not installed, or the bytes are no image.
+        Pillow is not installed; or the bytes are no image, or one that is transparent in places, or
+        one with pixels of more than 16 bits.
     """
     try:
         image = importlib.import_module("PIL.Image")
     except ImportError as error:
         raise DataError("image files need Pillow: pip install pillow") from error
     try:
-        found = image.open(io.BytesIO(raw)).convert(mode)
+        found = _plain_image(image, image.open(io.BytesIO(raw))).convert(mode)
         pixels = np.asarray(found if size is None else found.resize(size), np.uint8)
     except image.UnidentifiedImageError as error:  # Pillow's message names an object in memory
         raise DataError("no image, or a damaged one") from error
     except (OSError, SyntaxError, ValueError, image.DecompressionBombError) as error:
         raise DataError(f"no image: {error}") from error
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _plain_image(library: Any, image: Any) -> Any:
+    """Return a Pillow image with 8-bit pixels and without transparency.
+
+    Pillow's own conversion would clip 16-bit pixels, and show what is behind transparent ones.
+
+    Raises
+    ------
+    DataError
+        The image is transparent in places, or its pixels are neither of 8 nor of 16 bits.
+    """
+    if image.mode.startswith("I"):  # 16 bits; older versions of Pillow hold them in 32
+        wide = np.asarray(image).astype(np.int64)
+        if wide.min() < 0 or wide.max() > MAX_16_BIT:
+            raise DataError("its pixels have more than 16 bits: save it with 8 bits per channel")
+        return library.fromarray(np.rint(wide * (255 / MAX_16_BIT)).astype(np.uint8))
+    if image.mode == "F":
+        raise DataError("its pixels are floats: save it with 8 bits per channel")
+    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        if image.getchannel("A").getextrema()[0] < OPAQUE:
+            raise DataError(
+                "it is transparent in places: flatten it onto a background, for example with "
+                "'magick IN.png -background white -flatten OUT.png'"
+            )
+    return image
 
 
 def open_arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -118,6 +149,11 @@ def open_arrays(path: Path) -> dict[str, NDArray[Any]]:
         with path.open("rb") as raw, np.load(raw) as file:
             return dict(file)
     except (TypeError, *ARRAY_ERRORS) as error:  # TypeError: an .npy file, which is a single array
+        if "Object arrays" in str(error):
+            raise DataError(
+                f"{path} holds an array of Python objects, which is not read: save images as "
+                "numbers and labels as numbers or text, such as labels.astype(str)"
+            ) from error
         raise DataError(f"{path} is damaged or something else: {error}") from error
 
 
@@ -145,11 +181,11 @@ def recordings_by_class(
         (path, n)
         for n, name in enumerate(classes)
         for path in sorted((folder / name).iterdir())
-        if path.suffix in events.SUFFIXES
+        if events.is_named(path)
     ]
     if not paths:
         raise DataError(f"{folder} holds no recordings ({', '.join(events.SUFFIXES)})")
     found = np.empty((len(paths), timesteps, 2, *sensor), np.uint8)
     for n, (path, _) in enumerate(tqdm(paths, folder.name, leave=False, disable=None)):
-        found[n] = events.frames(events.read(path), timesteps, sensor)
+        found[n] = events.binned(path, timesteps, sensor, sensor)[0]
     return Split(images=found, labels=np.array([label for _, label in paths]))

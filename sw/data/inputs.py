@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,17 +17,16 @@ from numpy.typing import NDArray
 
 from sw.data import events
 from sw.data.dataset import DataError
-from sw.data.events import EventError
+from sw.data.events import FILE_SUFFIXES, EventError, Info
 from sw.data.files import IMAGE_SUFFIXES, decode
+from sw.data.samples import as_classes, as_input
 from sw.files import ARRAY_ERRORS
 from sw.network import encoder
-from sw.network.encoder import InputError
+from sw.network.encoder import InputError, Takes
 from sw.network.network import Network
 
 ARRAY_SUFFIXES = (".npy", ".npz")
 """Suffixes of NumPy files. They hold an array of samples, or an event recording."""
-RECORDING_SUFFIXES = (".bin", ".aedat")
-"""Suffixes of files that always hold an event recording."""
 MODES = {1: "L", 3: "RGB"}
 """Pillow's name of an image's colours, by the number of channels."""
 POLL_S = 0.01
@@ -35,7 +34,10 @@ POLL_S = 0.01
 
 
 def read(
-    paths: Iterable[str | Path], network: Network, sensor: tuple[int, int] | None = None
+    paths: Iterable[str | Path],
+    network: Network,
+    sensor: tuple[int, int] | None = None,
+    tell: Callable[[str], object] | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[Any] | None]:
     """Read the samples of all files, in the order of ``paths``, and their labels.
 
@@ -44,8 +46,10 @@ def read(
     paths : files of any of these kinds: ``.npy`` with an array of samples; ``.npz`` with an array
         ``images`` and perhaps ``labels``; PNG, JPEG and other images, which are scaled to the
         network's input size; event recordings (:mod:`sw.data.events`).
-    sensor : (height, width) of the sensor of the recordings; None if it is as large as the
-        network's input.
+    sensor : (height, width) of the sensor of the recordings; None for the one that a recording's
+        file names, or else the network's input size.
+    tell : function that is called with each line that describes recordings: their format, sensor,
+        duration and unit of time.
 
     Returns
     -------
@@ -59,35 +63,50 @@ def read(
     """
     parts: list[NDArray[np.uint8]] = []
     labels: list[NDArray[Any]] = []
+    infos: list[Info] = []
     for path in map(Path, paths):
-        found, classes = _read(path, network, sensor)
+        if _holds_recording(path):
+            found, info = _recording(path, network, sensor)
+            infos.append(info)
+            classes = None
+        else:
+            found, classes = _read(path, network)
         parts.append(found)
         if classes is not None:
             labels.append(classes)
     if not parts:
         raise InputError("no file was named")
+    if tell is not None:
+        for line in events.summary(infos):
+            tell(line)
     return np.concatenate(parts), np.concatenate(labels) if len(labels) == len(parts) else None
 
 
-def _read(
-    path: Path, network: Network, sensor: tuple[int, int] | None
-) -> tuple[NDArray[np.uint8], NDArray[Any] | None]:
+def _holds_recording(path: Path) -> bool:
+    """Return whether a file holds a recording, by its first bytes or, if they are those of no
+    known format, by its name."""
+    suffix = path.suffix.lower()
+    if suffix in ARRAY_SUFFIXES and _holds_events(path):
+        return True
+    return suffix in FILE_SUFFIXES or events.has_header(path)
+
+
+def _read(path: Path, network: Network) -> tuple[NDArray[np.uint8], NDArray[Any] | None]:
     suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
         return _image(path, network), None
-    if suffix in RECORDING_SUFFIXES or (suffix in ARRAY_SUFFIXES and _holds_events(path)):
-        return _recording(path, network, sensor), None
     if suffix not in ARRAY_SUFFIXES:
-        known = (*ARRAY_SUFFIXES, *IMAGE_SUFFIXES, *RECORDING_SUFFIXES)
+        known = (*ARRAY_SUFFIXES, *IMAGE_SUFFIXES, *FILE_SUFFIXES)
         raise InputError(f"{path}: inputs end in {', '.join(known)}")
     return read_images(path, network)
 
 
-def read_images(path: str | Path, network: Network) -> tuple[NDArray[Any], NDArray[Any] | None]:
+def read_images(path: str | Path, network: Takes) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """Read samples from a NumPy file, and their labels if it has them.
 
     An ``.npy`` file is an array of samples. An ``.npz`` file has an array ``images`` and perhaps
-    ``labels``. Images of one channel may be (N, H, W) or (N, 1, H, W).
+    ``labels``. Their shapes and types may be others than the network's if they can only mean one
+    thing (:func:`sw.data.samples.as_input`). Labels may be names of the network's classes.
 
     Raises
     ------
@@ -113,16 +132,20 @@ def read_images(path: str | Path, network: Network) -> tuple[NDArray[Any], NDArr
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} is no .npy or .npz file of plain arrays: {error}") from error
-    if network.encoder is not None and network.image_shape[0] == 1 and images.ndim == 3:
-        images = images[:, None]
     try:
+        frames = network.encoder is None
+        images = as_input(images, sample_shape(network), str(path), frames=frames)
         encoder.check_input(network, images)
+    except DataError as error:
+        raise InputError(str(error)) from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    if labels is not None:
+        labels = as_classes(labels, network.labels)
     if labels is not None and labels.shape != images.shape[:1]:
         raise InputError(f"{path}: {len(images)} images but labels of shape {labels.shape}")
     if labels is not None:
-        check_labels(labels, network.n_classes, str(path))
+        check_labels(labels, len(network.labels), str(path))
     return images, labels
 
 
@@ -167,7 +190,9 @@ def _holds_events(path: Path) -> bool:
         return False  # read_images fails, too, and its message says why
 
 
-def _recording(path: Path, network: Network, sensor: tuple[int, int] | None) -> NDArray[np.uint8]:
+def _recording(
+    path: Path, network: Network, sensor: tuple[int, int] | None
+) -> tuple[NDArray[np.uint8], Info]:
     n_channels, height, width = network.image_shape
     if network.encoder is not None or n_channels != 2:
         raise InputError(
@@ -176,14 +201,14 @@ def _recording(path: Path, network: Network, sensor: tuple[int, int] | None) -> 
             f"{network.image_shape}"
         )
     try:
-        found = events.frames(events.read(path), network.timesteps, (height, width), sensor)
+        frames, info = events.binned(path, network.timesteps, (height, width), sensor)
     except EventError as error:
         advice = ". Name its height and width with --sensor" if "sensor is" in str(error) else ""
-        raise InputError(f"{path}: {error}{advice}") from error
-    return found[None]
+        raise InputError(f"{error}{advice}") from error
+    return frames[None], info
 
 
-def sample_shape(network: Network) -> tuple[int, ...]:
+def sample_shape(network: Takes) -> tuple[int, ...]:
     """Return the shape of one input sample of the network: (C, H, W) of an image if it has an
     encoder, else (T, C, H, W) of frames."""
     frames = () if network.encoder is not None else (network.timesteps,)

@@ -3,123 +3,320 @@ event recordings for every class."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sw.data import events
-from sw.data.dataset import DataError, Parts, Split
+from sw.data import events, labels, pixels
+from sw.data.dataset import SPLIT_SEED, DataError, Parts, Split
 from sw.data.files import IMAGE_SUFFIXES, decode, find_idx, open_arrays, read_idx
 
 FILES = (
-    "an .npz file with x_train, y_train, x_test, y_test: uint8 images (N, H, W) or (N, C, H, W), "
-    "or frames of 0 and 1 (N, T, C, H, W); or a folder with the four IDX files, named as "
-    "Fashion-MNIST's; or a folder with train and test, each with a folder of image files "
-    f"({', '.join(IMAGE_SUFFIXES)}) or event recordings ({', '.join(events.SUFFIXES)}) for every "
-    "class"
+    "an .npz file with the arrays x_train and y_train (or train_images and train_labels, or x and "
+    "y), and if there are any x_val, y_val, x_test, y_test. Samples: images (N, H, W), (N, C, H, "
+    "W) or (N, H, W, C), in uint8 from 0 to 255 or in floats from 0 to 1; or frames of 0 and 1, "
+    "(N, T, C, H, W). Labels: whole numbers, text, or one-hot rows; or a folder with the four IDX "
+    "files, named as Fashion-MNIST's; or a folder with train and, if there are any, val and test, "
+    f"each with a folder of image files ({', '.join(IMAGE_SUFFIXES)}) or event recordings "
+    f"({', '.join(events.SUFFIXES)}) for every class; or one folder with the folders of the "
+    "classes. A fifth of every class is for testing, and a tenth for validation, where these parts "
+    "are missing"
 )
 """Forms that a user's own data may have, in words."""
+TEST_SHARE = 5
+"""One of so many samples of every class is for testing, if the data has no test part."""
+VALIDATION_SHARE = 10
+"""About one of so many training samples is for validation, if the data has no such part."""
+PARTS = {
+    "training": ("train", "training"),
+    "validation": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+"""Names of the parts of a data set in folders and arrays, in lower case."""
+IGNORED = ("thumbs.db", "desktop.ini")
+"""Files of operating systems that may lie between a user's own, in lower case."""
+
+Labels = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Raw:
+    """Samples of one part of the data as they were read: of any type, with labels of any kind."""
+
+    images: NDArray[Any]
+    labels: Labels
 
 
 def read(path: Path, timesteps: int) -> tuple[Parts, tuple[str, ...]]:
     """Read a user's own data set, in any of the forms in :data:`FILES`.
 
-    About a tenth of the training data will be held back for validation, equally many samples of
-    every class. Event recordings are binned into ``timesteps`` frames.
+    Without a test part, a fifth of the samples of every class become test data; which ones follows
+    from their order alone. Without a validation part, about a tenth of the training data will be
+    held back for it, equally many samples of every class. Event recordings are binned into
+    ``timesteps`` frames.
 
     Returns
     -------
-    The data, and the names of the classes: those of the folders, or else ``class 0`` and so on.
+    The data, and the names of the classes: those of the folders, or the labels themselves, with
+    ``class`` before numbers.
 
     Raises
     ------
     DataError
-        The path has none of these forms, or its files are damaged.
+        The path has none of these forms; its files are damaged; or its samples or labels cannot be
+        understood.
     """
-    classes: tuple[str, ...] | None = None
-    if path.suffix == ".npz":
-        train, test = _arrays(path)
-    elif (path / "train").is_dir():
-        classes = tuple(sorted(p.name for p in (path / "train").iterdir() if p.is_dir()))
-        train, test = _folders(path, classes, timesteps)
-    else:
-        train, test = (_idx(path, part) for part in ("train", "t10k"))
-    train, test = (_checked(part, path) for part in (train, test))
-    if classes is None:
-        classes = tuple(f"class {n}" for n in range(int(train.labels.max(initial=0)) + 1))
-    per_class = max(1, int(np.bincount(train.labels, minlength=len(classes)).min()) // 10)
-    return Parts(train=train, test=test, n_validation=per_class * len(classes)), classes
+    raw, form = _read(path, timesteps)
+    numbers, names = labels.numbered({part: r.labels for part, r in raw.items()}, str(path))
+    images, converted = pixels.samples([r.images for r in raw.values()], str(path))
+    split = {
+        part: Split(images=samples, labels=numbers[part])
+        for part, samples in zip(raw, images, strict=True)
+    }
+    for part, found in split.items():
+        if len(found.images) != len(found.labels):
+            n_images, n_labels = len(found.images), len(found.labels)
+            raise DataError(f"{path}: {n_images} {part} samples, {n_labels} labels")
+    forms = [form, *([converted] if converted else [])]
+    if "test" not in split:
+        split["training"], split["test"] = _split_off(split["training"], names, path)
+        forms.append("a fifth of each class for testing")
+    counts = np.bincount(split["training"].labels, minlength=len(names))
+    per_class = 0
+    if "validation" not in split:
+        _require(counts, 2, "one for training and one for validation", names, path)
+        per_class = max(1, int(counts.min()) // VALIDATION_SHARE)
+    parts = Parts(
+        train=split["training"],
+        test=split["test"],
+        validation=split.get("validation"),
+        n_validation=per_class * len(names),
+        form=", ".join(forms),
+    )
+    return parts, names
 
 
-def _checked(part: Split, path: Path) -> Split:
-    """Raise :class:`DataError` unless the samples are uint8 images, or frames of 0 and 1.
+def _read(path: Path, timesteps: int) -> tuple[dict[str, _Raw], str]:
+    """Return the parts of a data set by name, training data first, and their form in words."""
+    if path.is_file():
+        if path.suffix.lower() != ".npz":
+            raise DataError(f"{path} is no .npz file and no folder; your own data is {FILES}")
+        return _arrays(path), ".npz file"
+    parts = {
+        part: folder
+        for part, wanted in PARTS.items()
+        for folder in sorted(_folders(path))
+        if folder.name.lower() in wanted
+    }
+    if "training" in parts:
+        return _by_class(parts, timesteps)
+    if any(find_idx(path, f"{part}-images-idx3-ubyte") for part in ("train", "t10k")):
+        return {
+            part: _idx(path, stem) for part, stem in (("training", "train"), ("test", "t10k"))
+        }, "IDX files"
+    if _folders(path):
+        return _by_class({"training": path}, timesteps)
+    raise DataError(
+        f"{path} holds neither train-images-idx3-ubyte nor a folder train, nor folders of classes; "
+        f"your own data is {FILES}"
+    )
 
-    Return them with a channel axis: images (N, H, W) become (N, 1, H, W).
-    """
-    images = part.images[:, None] if part.images.ndim == 3 else part.images
-    if images.dtype != np.uint8 or images.ndim not in (4, 5):
+
+def _require(
+    counts: NDArray[np.int64], least: int, why: str, names: Sequence[str], path: Path
+) -> None:
+    """Raise :class:`DataError` unless every class has ``least`` samples; ``counts`` has them."""
+    if len(counts) and counts.min() < least:
+        rare = int(counts.argmin())
         raise DataError(
-            f"{path}: images are {images.dtype} {images.shape}, expected uint8 (N, H, W), "
-            f"(N, C, H, W) or frames (N, T, C, H, W)"
+            f"{path}: {names[rare]!r} has {counts[rare]} training samples; every class needs at "
+            f"least {least}, {why}"
         )
-    if images.ndim == 5 and images.max(initial=0) > 1:
-        raise DataError(f"{path}: frames hold values up to {images.max()}, expected 0 and 1")
-    return Split(images=images, labels=part.labels.astype(np.int64))
 
 
-def _arrays(path: Path) -> list[Split]:
+def _split_off(split: Split, names: Sequence[str], path: Path) -> tuple[Split, Split]:
+    """Divide samples into training and test data; the latter has a fifth of every class.
+
+    The choice is random, but depends only on the order of the samples.
+    """
+    counts = np.bincount(split.labels, minlength=len(names))
+    _require(counts, 3, "for training, validation and test", names, path)
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(split.labels))
+    taken = np.zeros(len(order), np.bool_)
+    for n, count in enumerate(counts):
+        taken[order[split.labels[order] == n][: max(1, count // TEST_SHARE)]] = True
+    train, test = (
+        Split(images=split.images[chosen], labels=split.labels[chosen])
+        for chosen in (~taken, taken)
+    )
+    return train, test
+
+
+# ---- arrays and IDX files
+
+
+def _arrays(path: Path) -> dict[str, _Raw]:
+    """Read an ``.npz`` file with an array of samples and one of labels for every part."""
     arrays = open_arrays(path)
-    try:
-        return [Split(images=arrays[f"x_{s}"], labels=arrays[f"y_{s}"]) for s in ("train", "test")]
-    except KeyError as error:
+    found: dict[tuple[str, bool], NDArray[Any]] = {}
+    for name, array in arrays.items():
+        key = _key(name)
+        if key in found:
+            raise DataError(f"{path} has several arrays that could be {name!r}: rename one")
+        if key is not None:
+            found[key] = array
+    parts = [part for part in PARTS if (part, False) in found]
+    lacking = [f"y of {part}" for part in parts if (part, True) not in found]
+    if "training" not in parts or lacking:
         raise DataError(
-            f"{path} lacks {error}: it needs x_train, y_train, x_test, y_test"
-        ) from error
+            f"{path} holds {', '.join(arrays) or 'nothing'}; it needs x_train and y_train, and "
+            "x_test and y_test if the test data is chosen already"
+        )
+    return {part: _Raw(images=found[part, False], labels=found[part, True]) for part in parts}
 
 
-def _folders(path: Path, classes: Sequence[str], timesteps: int) -> list[Split]:
-    files = [_files_by_class(path / part, classes) for part in ("train", "test")]
-    paths = [paths for paths, _ in files]
-    if paths[0][0].suffix in events.SUFFIXES:
-        samples = _recordings(paths, timesteps)
+def _key(name: str) -> tuple[str, bool] | None:
+    """Return which part an array is of by its name, and whether it is labels; None if neither."""
+    words = [word for word in re.split(r"[^a-z]+", name.lower()) if word]
+    kinds = {"x": False, "images": False, "data": False, "y": True, "labels": True, "targets": True}
+    kind = [kinds[word] for word in words if word in kinds]
+    part = [part for part, names in PARTS.items() for word in words if word in names]
+    if len(kind) != 1 or len(part) > 1 or len(kind) + len(part) != len(words):
+        return None
+    return (part[0] if part else "training"), kind[0]
+
+
+def _idx(folder: Path, part: str) -> _Raw:
+    images, numbers = (
+        _idx_file(folder, f"{part}-{what}") for what in ("images-idx3-ubyte", "labels-idx1-ubyte")
+    )
+    return _Raw(images=images, labels=numbers)
+
+
+def _idx_file(folder: Path, name: str) -> NDArray[np.uint8]:
+    path = find_idx(folder, name)
+    if path is None:
+        raise DataError(f"{folder} lacks {name}; it needs all four IDX files of MNIST's form")
+    return read_idx(path)
+
+
+# ---- folders of classes
+
+
+def _folders(path: Path) -> list[Path]:
+    """Return the sub-folders of a folder, except hidden ones."""
+    return [p for p in path.iterdir() if p.is_dir() and not p.name.startswith((".", "__"))]
+
+
+def _by_class(parts: dict[str, Path], timesteps: int) -> tuple[dict[str, _Raw], str]:
+    """Read the parts of a data set, each a folder with a folder for every class."""
+    files: dict[str, list[Path]] = {}
+    names: dict[str, list[str]] = {}
+    for part, folder in parts.items():
+        found = [(p, place.name) for place in sorted(_folders(folder)) for p in _files(place)]
+        if not found:
+            classes = ", ".join(sorted(p.name for p in _folders(folder))) or "of classes"
+            raise DataError(f"{folder} holds no files in folders {classes}")
+        files[part] = [path for path, _ in found]
+        names[part] = [name for _, name in found]
+    paths = [path for part in files.values() for path in part]
+    if _kind(paths) == "recordings":
+        samples, note = _recordings(list(files.values()), timesteps)
+        form = f"folders with {note}"
     else:
-        samples = [_images(part) for part in paths]
+        samples, form = _images(list(files.values())), "folders of images"
+    return {
+        part: _Raw(images=images, labels=np.array(names[part]))
+        for part, images in zip(files, samples, strict=True)
+    }, form
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the files in the folder of a class, except hidden ones and :data:`IGNORED`."""
     return [
-        Split(images=images, labels=labels)
-        for images, (_, labels) in zip(samples, files, strict=True)
+        path
+        for path in sorted(folder.iterdir())
+        if not path.name.startswith(".") and path.name.lower() not in IGNORED
     ]
 
 
-def _files_by_class(folder: Path, classes: Sequence[str]) -> tuple[list[Path], NDArray[np.int64]]:
-    """Return the files in the sub-folders of all classes, and the class (N,) of each file."""
-    found = [(p, n) for n, name in enumerate(classes) for p in sorted((folder / name).glob("*"))]
-    if not found:
-        raise DataError(f"{folder} holds no files in folders {', '.join(classes)}")
-    return [path for path, _ in found], np.array([n for _, n in found])
+def _kind(paths: Sequence[Path]) -> str:
+    """Return whether files are ``images`` or ``recordings``, by their suffixes or first bytes.
+
+    Raises
+    ------
+    DataError
+        A file is neither, or there are both.
+    """
+    first: dict[str, Path] = {}
+    for path in paths:
+        kind = None
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            kind = "images"
+        elif path.is_file() and (events.is_named(path) or events.has_header(path)):
+            kind = "recordings"
+        if kind is None or path.is_dir():
+            raise DataError(
+                f"{path} is neither an image file ({', '.join(IMAGE_SUFFIXES)}) nor an event "
+                f"recording ({', '.join(events.SUFFIXES)}): move it out of the folder of its class"
+            )
+        first.setdefault(kind, path)
+    if len(first) > 1:
+        raise DataError(
+            f"{first['images']} is an image, {first['recordings']} a recording: a data set has "
+            "files of one kind"
+        )
+    return next(iter(first))
 
 
-def _recordings(parts: Sequence[Sequence[Path]], timesteps: int) -> list[NDArray[np.uint8]]:
+def _recordings(
+    parts: Sequence[Sequence[Path]], timesteps: int
+) -> tuple[list[NDArray[np.uint8]], str]:
     """Read and bin the recordings of both parts, which are training and test data.
 
-    The size of the sensor is unknown, so frames are just large enough for the events of both parts.
+    Frames are as large as the sensor. If the files do not say its size, frames are just large
+    enough for the events of both parts.
+
+    Returns
+    -------
+    Frames of both parts, and a description of the recordings.
     """
-    read = [[events.read(path) for path in paths] for paths in parts]
-    height, width = (
-        1 + max(int(r[axis].max(initial=0)) for part in read for r in part) for axis in ("y", "x")
-    )
-    return [np.stack([events.frames(r, timesteps, (height, width)) for r in part]) for part in read]
-
-
-def _images(paths: Sequence[Path]) -> NDArray[np.uint8]:
-    images = [_image(p) for p in paths if p.suffix.lower() in IMAGE_SUFFIXES]
-    if len({image.shape for image in images}) != 1 or len(images) != len(paths):
-        raise DataError(
-            f"{paths[0].parents[1]}: image files ({', '.join(IMAGE_SUFFIXES)}) of one size are "
-            f"expected"
+    read = [[events.load(path) for path in paths] for paths in parts]
+    infos = [r.info for part in read for r in part]
+    note = "; ".join(events.summary(infos))
+    sensors = {info.sensor for info in infos}
+    size = sensors.pop()
+    if sensors:
+        raise DataError(f"{parts[0][0].parents[2]}: recordings are of several sensors: {note}")
+    if size is None:
+        found = [r.events for part in read for r in part]
+        size = (
+            1 + max(int(events_["y"].max(initial=0)) for events_ in found),
+            1 + max(int(events_["x"].max(initial=0)) for events_ in found),
         )
-    return np.stack(images)
+    return [
+        np.stack([events.frames(r.events, timesteps, size) for r in part]) for part in read
+    ], note
+
+
+def _images(parts: Sequence[Sequence[Path]]) -> list[NDArray[np.uint8]]:
+    """Read the images of all parts as RGB; all must have the same size."""
+    read = [[_image(path) for path in paths] for paths in parts]
+    first, size = parts[0][0], read[0][0].shape
+    for paths, images in zip(parts, read, strict=True):
+        for path, image in zip(paths, images, strict=True):
+            if image.shape != size:
+                raise DataError(
+                    f"{path} has {image.shape[2]} x {image.shape[1]} pixels, {first} has "
+                    f"{size[2]} x {size[1]}: image files of one size are expected; scale them, for "
+                    f"example with 'magick mogrify -resize {size[2]}x{size[1]}! *.png'"
+                )
+    return [np.stack(images) for images in read]
 
 
 def _image(path: Path) -> NDArray[np.uint8]:
@@ -127,19 +324,3 @@ def _image(path: Path) -> NDArray[np.uint8]:
         return decode(path.read_bytes(), "RGB")
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-
-
-def _idx(folder: Path, part: str) -> Split:
-    images, labels = (
-        _idx_file(folder, f"{part}-{what}") for what in ("images-idx3-ubyte", "labels-idx1-ubyte")
-    )
-    return Split(images=images, labels=labels)
-
-
-def _idx_file(folder: Path, name: str) -> NDArray[np.uint8]:
-    path = find_idx(folder, name)
-    if path is None:
-        raise DataError(
-            f"{folder} holds neither {name} nor a folder train; your own data is {FILES}"
-        )
-    return read_idx(path)

@@ -85,6 +85,13 @@ class AnyBoard(ABC):
         return time.monotonic()
 
     @abstractmethod
+    def compiled(self, network: Loadable) -> list[Program]:
+        """Return what :meth:`load` would write, and write nothing: a program per board in use.
+
+        Parameters and exceptions are those of :meth:`load`.
+        """
+
+    @abstractmethod
     def load(self, network: Loadable, on_progress: Progress | None = None) -> Loaded:
         """Load a network, and return how much was written and how long it took.
 
@@ -98,15 +105,15 @@ class AnyBoard(ABC):
             compiled for this board's configuration). If it is a program, :meth:`stream` takes
             samples in the form that :meth:`sw.compile.program.Program.pack_input` takes.
         on_progress : called repeatedly, with the number of bytes that were written, or found to be
-            equal, since the previous call. For each board these numbers add up to
-            :func:`sw.driver.loading.load_bytes`, unless the board had to be recovered meanwhile.
+            equal, since the previous call. For each board that does not fail, these numbers add up
+            to :func:`sw.driver.loading.load_bytes`.
 
         Raises
         ------
         ValueError
             The program was compiled for a different configuration.
         sw.compile.program.FitError
-            The network does not fit the board.
+            The network does not fit the board. Of a group, all boards then keep what they hold.
         sw.network.netfile.NetworkFileError
             The file cannot be read, or is no network file.
         MemoryFault
@@ -142,12 +149,12 @@ class AnyBoard(ABC):
         ------
         sw.network.encoder.InputError
             A sample has a type, shape or value that the network does not take.
-        ValueError
-            A sample that the host passes on as it is (an image for an encoder on the board, or
-            spikes that an encoder made) has the wrong shape.
-        LinkTimeout
-            The board does not answer, even after :data:`sw.driver.loading.MAX_RECOVERIES` attempts
-            to recover it.
+        LinkTimeout, RunLost
+            The board does not answer, or loses runs that it had started, even after
+            :data:`sw.driver.loading.MAX_RECOVERIES` attempts to recover it.
+        InvalidMessage
+            The board sends a message that its protocol does not allow, or a class that is not that
+            of its largest logit.
         LinkLost
             The board has been disconnected.
         RequestRefused

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from hw.protocol import DEFAULT_BAUD, Opcode, Rate, pack
 from hw.spec import Config
 from sw.driver.discovery import identify, timeouts
@@ -42,18 +44,26 @@ def agree_on_rate(transport: Transport, config: Config, limit_baud: int | None) 
     LinkLost
         The port has vanished.
     """
-    fastest = config.baud if limit_baud is None else limit_baud
-    for baud in (fastest, *(b for b in BAUDS if DEFAULT_BAUD < b < fastest)):
-        divisor = round(config.clk_hz / baud)
-        error = abs(config.clk_hz / max(divisor, 1) / baud - 1)
-        if not MIN_DIVISOR <= divisor <= MAX_DIVISOR or error > MAX_BAUD_ERROR:
-            continue
-        if _try_rate(transport, baud, divisor):
+    for baud, divisor in rates(config, config.baud if limit_baud is None else limit_baud):
+        if try_rate(transport, baud, divisor):
             return
         transport.resync()
 
 
-def _try_rate(transport: Transport, baud: int, divisor: int) -> bool:
+def rates(config: Config, fastest: int) -> Iterator[tuple[int, int]]:
+    """Yield the rates above the default one that the device can make, the fastest first, each with
+    the number of the device's clock cycles per bit.
+
+    They are ``fastest`` and the slower ones of :data:`BAUDS`.
+    """
+    for baud in (fastest, *(b for b in BAUDS if DEFAULT_BAUD < b < fastest)):
+        divisor = round(config.clk_hz / baud)
+        error = abs(config.clk_hz / max(divisor, 1) / baud - 1)
+        if MIN_DIVISOR <= divisor <= MAX_DIVISOR and error <= MAX_BAUD_ERROR:
+            yield baud, divisor
+
+
+def try_rate(transport: Transport, baud: int, divisor: int) -> bool:
     """Ask the device to change to a rate, change the host's rate, and return whether the device
     answers. ``divisor`` is the number of the device's clock cycles per bit."""
     request = Request(Opcode.RATE, pack(Rate, {"divisor_less_1": divisor - 1}))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hw.protocol import spec_hash
@@ -20,13 +20,24 @@ from sw.driver.any_board import AnyBoard, Loadable
 from sw.driver.device import Device
 from sw.driver.errors import LinkTimeout, RequestRefused
 from sw.driver.inference import Inference, StreamItem
-from sw.driver.loading import Loaded, load_bytes, program_for, recover, write_program
+from sw.driver.loading import Loaded, LoadProgress, load_bytes, recover, write_program
 from sw.driver.memory import Progress
 from sw.driver.pipeline import Pipeline
 from sw.driver.transport import LinkCounters
 from sw.network import netfile
 from sw.network.netfile import NetworkFile
 from sw.network.network import Network
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A network that has been compiled for a board, but not written to it.
+
+    ``network`` is None if only a program was given.
+    """
+
+    program: Program
+    network: Network | None
 
 
 class Board(AnyBoard):
@@ -51,7 +62,7 @@ class Board(AnyBoard):
         Parameters
         ----------
         port : port as in :meth:`sw.driver.device.Device.open`, such as ``"/dev/ttyUSB0"`` for a
-            real board or ``"sim"`` for a virtual one; None looks for a board on all USB serial
+            real board or ``"sim"`` for a virtual one; None looks for a board on the USB serial
             ports.
         baud : fastest rate of the serial line to use, in bits per second; None means the rate that
             the board reports.
@@ -92,49 +103,69 @@ class Board(AnyBoard):
         n_cycles = self.device.clock_cycles()
         return super().clock_s() if n_cycles is None else n_cycles / self.config.clk_hz
 
+    def compiled(self, network: Loadable) -> list[Program]:
+        return [self.prepare(network).program]
+
     def load(self, network: Loadable, on_progress: Progress | None = None) -> Loaded:
-        program, source = self._compiled(network)
-        if spec_hash(program.config) != spec_hash(self.config):
+        return self.write(self.prepare(network), on_progress)
+
+    def prepare(self, network: Loadable, *, pixels: bool = True) -> Prepared:
+        """Compile a network for this board, and write nothing. A program is returned as it is.
+
+        Parameters
+        ----------
+        network : see :meth:`load`.
+        pixels : let the board compute the encoder, if it can
+            (:func:`sw.compile.compiler.compile_network`).
+
+        Raises
+        ------
+        ValueError
+            The program was compiled for a different configuration.
+        sw.compile.program.FitError
+            The network does not fit the board.
+        sw.network.netfile.NetworkFileError
+            The file cannot be read, or is no network file.
+        """
+        if isinstance(network, str | Path):
+            network = netfile.load(network)
+        if isinstance(network, NetworkFile):
+            network = network.network
+        if isinstance(network, Network):
+            return Prepared(compile_network(network, self.config, pixels=pixels), network)
+        if spec_hash(network.config) != spec_hash(self.config):
             raise ValueError(
-                f"the program is for {program.config.name!r}, the device is "
+                f"the program is for {network.config.name!r}, the device is "
                 f"{self.config.name!r}; compile it again, for example by loading "
                 "its network in place of the program"
             )
+        return Prepared(network, None)
+
+    def write(self, prepared: Prepared, on_progress: Progress | None = None) -> Loaded:
+        """Write what :meth:`prepare` has returned into the board's memories.
+
+        If the link fails, the board is recovered and all is written again; no byte is reported
+        twice to ``on_progress``. Exceptions are those of :meth:`load`.
+        """
         started = time.perf_counter()
         self._program = None
-        n_written = self._write(program, on_progress)
-        self._program, self._network = program, source
-        return Loaded(
-            n_bytes=load_bytes(program),
-            n_written=n_written,
-            seconds=time.perf_counter() - started,
-        )
-
-    def _compiled(self, network: Loadable) -> tuple[Program, Network | None]:
-        """Compile a network for this board unless it has been compiled for it already, and return
-        the program and the network. The network is None if only a program was given."""
-        if isinstance(network, str | Path):
-            network = netfile.load(network, Program)
-        if isinstance(network, NetworkFile):
-            program, _ = program_for(network.network, network.program, self.config)
-            return program, network.network
-        if isinstance(network, Network):
-            return compile_network(network, self.config), network
-        return network, None
-
-    def _write(self, program: Program, on_progress: Progress | None) -> int:
-        """Write a program into the board's memories and return the number of bytes written.
-
-        If the link fails, the board is recovered and all is written again. ``on_progress`` is
-        called during the first attempt only.
-        """
+        progress = None if on_progress is None else LoadProgress(on_progress)
         n_failures = 0
         while True:
+            if progress is not None:
+                progress.start()
             try:
-                return write_program(self.device, program, None if n_failures else on_progress)
+                n_written = write_program(self.device, prepared.program, progress)
+                break
             except (LinkTimeout, RequestRefused) as error:
                 n_failures += 1
                 recover(self.device, error, n_failures)
+        self._program, self._network = prepared.program, prepared.network
+        return Loaded(
+            n_bytes=load_bytes(prepared.program),
+            n_written=n_written,
+            seconds=time.perf_counter() - started,
+        )
 
     def stream(
         self, samples: Iterable[StreamItem], *, maps: bool = False

@@ -11,7 +11,7 @@ import contextlib
 import time
 from collections.abc import Callable
 
-from hw.protocol import DeviceStatus, Opcode, Run, RunState, n_bytes, pack
+from hw.protocol import DeviceStatus, Opcode, Result, Run, RunState, n_bytes, pack
 from hw.spec import Config
 from sw.driver import faults
 from sw.driver.baud import agree_on_rate
@@ -22,10 +22,11 @@ from sw.driver.errors import (
     LinkLost,
     LinkTimeout,
     RequestRefused,
+    RunLost,
     SpecMismatch,
 )
 from sw.driver.memory import Memory
-from sw.driver.status import BoardStatus, RunResult, parse_result, parse_status
+from sw.driver.status import BoardStatus, RunResult, parse_done, parse_status
 from sw.driver.transport import SETTLE_S, Port, Request, Transport
 from sw.driver.virtual_board import VirtualBoard, is_virtual
 
@@ -84,7 +85,7 @@ class Device:
         Parameters
         ----------
         port : path or name of a serial port. ``sim`` starts a virtual board, and ``sim:NAME`` one
-            with a configuration of :mod:`hw.boards.configs`. None looks for a board on all USB
+            with a configuration of :mod:`hw.boards.configs`. None looks for a board on the USB
             serial ports. A suffix such as ``?faults=1e-2`` injects transmission errors, see
             :mod:`sw.driver.faults`.
         baud : fastest rate of the serial line to use, in bits per second; None means the rate that
@@ -276,15 +277,17 @@ class Device:
             The board refused to start the run.
         LinkLost
             The board has been disconnected.
-        DeviceError
+        RunLost
             The board lost the run, for example because it was reset.
+        InvalidMessage
+            The board announced the end of the run in a way that its protocol does not allow.
         """
         tag = self.next_tag()
         results: list[RunResult] = []
 
         def on_done(done: int, data: bytes) -> None:
             if done == tag:
-                results.append(parse_result(data))
+                results.append(parse_done(data, n_bytes(Result)))
 
         transport = self.transport
         transport.on_done = on_done
@@ -303,7 +306,7 @@ class Device:
                 if status.state == RunState.DONE:
                     results.append(status.result)
                 elif status.state == RunState.IDLE:
-                    raise DeviceError(
+                    raise RunLost(
                         "the board lost the run that it had started: was it reset? Load the "
                         "program again, and repeat the run"
                     )

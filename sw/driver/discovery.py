@@ -10,6 +10,7 @@ from typing import Any
 import serial
 from serial.tools import list_ports
 
+from hw.boards.usb import bridge_of, port_advice
 from hw.protocol import (
     DEFAULT_BAUD,
     MAGIC,
@@ -22,6 +23,7 @@ from hw.protocol import (
 )
 from hw.spec import Config, SpecError
 from sw.driver.errors import (
+    PORT_ERRORS,
     DeviceError,
     DeviceNotFound,
     LinkTimeout,
@@ -65,17 +67,22 @@ def _parse_identity(raw: bytes, port: str) -> BoardIdentity:
     SpecMismatch
         The board's gateware and this software were built from different definitions.
     """
-    if raw[:4] != MAGIC.to_bytes(4, "little"):
+    if len(raw) < 6 or raw[:4] != MAGIC.to_bytes(4, "little"):
         raise NotABoard(f"the device on {port} answers, but is no Spikefold board")
     advice = (
         "Load a bitstream of this release onto the board ('python -m hw.flash BOARD'), or use the "
         "software of its release"
     )
     version = int.from_bytes(raw[4:6], "little")
-    if version != PROTOCOL_VERSION or len(raw) != n_bytes(Identity):
+    if version != PROTOCOL_VERSION:
         raise SpecMismatch(
             f"the board on {port} speaks protocol version {version}, this software version "
             f"{PROTOCOL_VERSION}. {advice}."
+        )
+    if len(raw) != n_bytes(Identity):
+        raise SpecMismatch(
+            f"the board on {port} describes itself in {len(raw)} bytes, not {n_bytes(Identity)}, "
+            f"although it speaks protocol version {version}. {advice}."
         )
     identity: Any = unpack(Identity, raw)
     name = raw[-16:].rstrip(b"\0").decode("ascii", "replace")
@@ -118,9 +125,9 @@ def open_port(port: str) -> serial.Serial:
             write_timeout=VIRTUAL_WRITE_TIMEOUT_S if is_virtual(port) else WRITE_TIMEOUT_S,
             exclusive=True,
         )
-    except (OSError, ValueError) as error:
+    except (*PORT_ERRORS, ValueError) as error:
         raise DeviceNotFound(f"cannot open {port}: {_open_error(error)}") from error
-    with contextlib.suppress(OSError, AttributeError, NotImplementedError, ValueError):
+    with contextlib.suppress(*PORT_ERRORS, AttributeError, NotImplementedError, ValueError):
         opened.set_low_latency_mode(True)  # or USB adapters hold bytes back for 16 ms
     return opened
 
@@ -203,7 +210,7 @@ def connect(
         transport.close()
         raise NotABoard(
             f"nothing on {transport.port.port} answers like a Spikefold board. Is its bitstream "
-            "loaded?"
+            f"loaded?{port_advice(str(transport.port.port))}"
         ) from error
     except BaseException:
         transport.close()
@@ -219,8 +226,8 @@ class _Probe:
     path : path or name of the port.
     description : sentence for the user that names the port and says what is on it.
     board : open transport and identity of the board, or None if no board answered.
-    error : why no board answered. None if one did, or if the port was skipped because it is not on
-        USB.
+    error : why no board answered. None if one did, or if the port was skipped because no known
+        board has such a port.
     """
 
     path: str
@@ -230,12 +237,19 @@ class _Probe:
 
 
 def _probe_ports() -> Iterator[_Probe]:
-    """Search the serial ports for boards, in the order of their names. A port is opened only when
-    the iterator reaches it."""
+    """Search the serial ports for boards, in the order of their names. A port is opened only if it
+    may be that of a known board (:mod:`hw.boards.usb`), and when the iterator reaches it."""
     for info in sorted(list_ports.comports(), key=lambda info: info.device):
         label = f"{info.device} ({info.description})"
         if info.vid is None:
             yield _Probe(info.device, f"{label}: not USB, not tried")
+            continue
+        if bridge_of(info.vid, info.pid, info.location) is None:
+            yield _Probe(
+                info.device,
+                f"{label}: not the serial port of a known board, not tried. If your board is "
+                f"there, name it: --board {info.device}",
+            )
             continue
         try:
             board = connect(Transport(open_port(info.device)), PROBE_TIMEOUT_S, n_retries=1)
@@ -246,7 +260,7 @@ def _probe_ports() -> Iterator[_Probe]:
 
 
 def find_boards() -> tuple[list[tuple[str, BoardIdentity]], list[str]]:
-    """Identify the boards on all USB serial ports, and close the ports again.
+    """Identify the boards on all USB serial ports of known boards, and close the ports again.
 
     Returns
     -------
@@ -264,7 +278,8 @@ def find_boards() -> tuple[list[tuple[str, BoardIdentity]], list[str]]:
 
 
 def find_board() -> tuple[Transport, BoardIdentity]:
-    """Search the USB serial ports, and return the open transport and identity of the first board.
+    """Search the USB serial ports of known boards, and return the open transport and identity of
+    the first board.
 
     Raises
     ------

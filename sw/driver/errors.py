@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+
+import serial
+
 from hw.protocol import Status
+
+PORT_ERRORS: tuple[type[Exception], ...] = (OSError, TypeError, serial.SerialException)
+"""Exceptions of a serial port that fails. A port that another thread has closed, or that vanished
+while its rate was changed, raises a TypeError; one that hangs up while it is opened or flushed
+raises an exception of the module termios, which only Unix has."""
+with contextlib.suppress(ImportError):
+    import termios
+
+    PORT_ERRORS = (*PORT_ERRORS, termios.error)
 
 _REASONS = {
     Status.BAD_OPCODE: "the board does not know this request",
@@ -37,6 +50,20 @@ class SpecMismatch(DeviceError):
 class LinkTimeout(DeviceError):
     """Raised when a request is not answered in time, even after it was sent again. Also raised when
     a run does not end in time, and when the serial port accepts no data."""
+
+
+class RunLost(DeviceError):
+    """Raised when a board has lost a run that it had started, for example because it was reset."""
+
+
+class InvalidMessage(DeviceError):
+    """Raised when a board sends an undamaged message that its protocol does not allow."""
+
+    def __init__(self, message: str):
+        super().__init__(
+            f"{message}. Its bitstream may be of another release: load one of this release "
+            "('python -m hw.flash BOARD')"
+        )
 
 
 class LinkLost(DeviceError):

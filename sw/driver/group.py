@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from hw.spec import Config
 from sw.compile.program import Program
 from sw.driver.any_board import AnyBoard, Loadable
-from sw.driver.board import Board
+from sw.driver.board import Board, Prepared
 from sw.driver.device import Device
 from sw.driver.errors import DeviceError
 from sw.driver.inference import Inference, StreamItem
@@ -67,15 +67,35 @@ class BoardGroup(AnyBoard):
 
     @property
     def program(self) -> Program:
+        if not self.boards:
+            raise self.all_failed()
         return self.boards[0].program
 
     def close(self) -> None:
         for board in self._all:
             board.close()
 
-    def load(self, network: Loadable, on_progress: Progress | None = None) -> Loaded:
+    def _prepared(self, network: Loadable) -> list[tuple[Board, Prepared]]:
+        """Compile a network for each board in use; return the boards with what they will hold.
+
+        If not all of them can compute the encoder, none does: all take the same samples, and count
+        in the same layers.
+        """
         if isinstance(network, str | Path):
-            network = netfile.load(network, Program)
+            network = netfile.load(network)
+        if not self.boards:
+            raise self.all_failed()
+        prepared = [board.prepare(network) for board in self.boards]
+        if not all(one.program.pixels for one in prepared):
+            prepared = [board.prepare(network, pixels=False) for board in self.boards]
+        return list(zip(self.boards, prepared, strict=True))
+
+    def compiled(self, network: Loadable) -> list[Program]:
+        return [prepared.program for _, prepared in self._prepared(network)]
+
+    def load(self, network: Loadable, on_progress: Progress | None = None) -> Loaded:
+        # First for all boards: if the network does not fit one of them, all keep what they have.
+        prepared = self._prepared(network)
         loaded: list[Loaded] = []
         errors: list[BaseException] = []
         lock = threading.Lock()
@@ -85,15 +105,15 @@ class BoardGroup(AnyBoard):
                 if on_progress is not None:
                     on_progress(n)
 
-        def work(board: Board) -> None:
+        def work(board: Board, network: Prepared) -> None:
             try:
-                loaded.append(board.load(network, progress))
+                loaded.append(board.write(network, progress))
             except DeviceError as error:
                 self.fail(board, error)
             except BaseException as error:
                 errors.append(error)
 
-        threads = [threading.Thread(target=work, args=(board,)) for board in self.boards]
+        threads = [threading.Thread(target=work, args=pair) for pair in prepared]
         for thread in threads:
             thread.start()
         for thread in threads:

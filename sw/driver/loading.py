@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 from hw.protocol import Space, Status, spec_hash
 from hw.spec import Config
-from sw.compile.compiler import compile_network
 from sw.compile.program import Program
 from sw.driver.device import Device
 from sw.driver.errors import DeviceError, LinkTimeout, RequestRefused
 from sw.driver.memory import Progress
-from sw.network.network import Network
+from sw.network.netfile import NetworkFile
 
 MAX_RECOVERIES = 3
 """Number of failures of a board in a row, without a result between them, that are answered by
@@ -40,33 +39,47 @@ class Loaded:
     seconds: float
 
 
-def program_for(
-    network: Network, program: Program | None, config: Config
-) -> tuple[Program, str | None]:
-    """Return a program that runs ``network`` on a device with configuration ``config``.
+def exported_for_another(file: NetworkFile, config: Config) -> str | None:
+    """Return a sentence that says that a file was exported for another device, or None if not.
 
-    ``program`` is returned if it was compiled for this configuration; otherwise, or if it is None,
-    the network is compiled.
-
-    Returns
-    -------
-    The program; and a sentence that says why the network was compiled, or None if it was not.
-
-    Raises
-    ------
-    sw.compile.program.FitError
-        The network does not fit the device.
+    ``config`` is the configuration of the device that the network is compiled for now.
     """
-    if program is not None and spec_hash(program.config) == spec_hash(config):
-        return program, None
-    why = "there was no program" if program is None else f"it was made for {program.config.name!r}"
-    return compile_network(network, config), f"compiled again for {config.name!r}: {why}"
+    if file.config is None:
+        return None if file.unknown is None else f"compiled for {config.name!r}; {file.unknown}"
+    if spec_hash(file.config) == spec_hash(config):
+        return None
+    return f"compiled for {config.name!r}; the file was exported for {file.config.name!r}"
 
 
 def load_bytes(program: Program) -> int:
     """Return the number of bytes that are counted as progress while a program is loaded: weights,
     layer descriptors, parameters, and the part of spike memory that is set to 0."""
     return sum(map(len, program.images.values())) + program.spike_bytes
+
+
+class LoadProgress:
+    """Progress of loading, which does not count bytes again when loading starts again.
+
+    Parameters
+    ----------
+    on_progress : called with the number of bytes that are done since its previous call.
+    """
+
+    def __init__(self, on_progress: Progress):
+        self._on_progress = on_progress
+        self._n_done = self._n_reported = 0
+
+    def start(self) -> None:
+        """Note that loading starts, for the first time or again."""
+        self._n_done = 0
+
+    def __call__(self, n_bytes: int) -> None:
+        """Note that ``n_bytes`` further bytes are done since loading started last."""
+        self._n_done += n_bytes
+        if self._n_done > self._n_reported:
+            n_new = self._n_done - self._n_reported
+            self._n_reported = self._n_done
+            self._on_progress(n_new)
 
 
 def write_program(device: Device, program: Program, on_progress: Progress | None = None) -> int:

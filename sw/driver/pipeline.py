@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from hw.protocol import Result, RunState, Space, n_bytes, row_bytes
 from sw.compile.program import Program
 from sw.driver.device import Device
-from sw.driver.errors import DeviceError, LinkTimeout, RequestRefused
+from sw.driver.errors import DeviceError, InvalidMessage, LinkTimeout, RequestRefused, RunLost
 from sw.driver.inference import Inference, StreamItem
 from sw.driver.loading import recover, write_program
-from sw.driver.status import parse_result, parse_status
+from sw.driver.status import RunResult, parse_done, parse_status
 from sw.driver.transport import Reply, Request
 from sw.network import encoder
 from sw.network.network import Network
@@ -157,7 +157,7 @@ class Pipeline:
                     continue
                 try:
                     self._advance()
-                except (LinkTimeout, RequestRefused) as error:
+                except (LinkTimeout, RequestRefused, RunLost) as error:
                     n_failures = self._restart(error, n_failures)
         finally:
             if self.jobs or not self.transport.idle:
@@ -320,7 +320,10 @@ class Pipeline:
                 # A repeated RUN is not run again, but its end is announced again.
                 self.transport.submit(job.run, self._checked(lambda _: None))
             elif status.state != RunState.RUNNING:
-                self.error = LinkTimeout("the board lost the run that it had started")
+                self.error = RunLost(
+                    "the board lost the run that it had started, and lost it again when it was "
+                    "repeated. Is its supply sound? Load its bitstream again, or use another board"
+                )
 
         self.transport.submit(self.device.status_request(), self._checked(take))
 
@@ -333,8 +336,9 @@ class Pipeline:
 
     def _on_done(self, tag: int, data: bytes) -> None:
         job = next((job for job in self.jobs if job.tag == tag and not job.ended_s), None)
-        if job is None or len(data) != self.n_done_bytes:
+        if job is None:
             return  # announced twice, or a run that was discarded
+        parse_done(data, self.n_done_bytes)  # of another length, if the bitstream is wrong
         # Announcements come in order: the board no longer has the results of earlier runs.
         for earlier in self.jobs:
             if earlier.run and not earlier.ended_s and earlier.n_runs_before < job.n_runs_before:
@@ -359,14 +363,16 @@ class Pipeline:
         """Compute a sample's result, now that all its data have arrived."""
         now_s = time.perf_counter()
         size = n_bytes(Result)
-        result = parse_result(job.done)
+        result = parse_done(job.done, self.n_done_bytes)
+        logits = self.program.logits(job.done[size : size + self.n_logit_bytes])
+        self._check_class(result, logits)
         # An acknowledgement that was lost and repeated may come after the run.
         started_s = min(max(job.running_s, job.written_s, self.last_end_s), job.ended_s)
         self.last_end_s = job.ended_s
         job.outcome = Inference(
             prediction=result.argmax,
             n_cycles=result.n_cycles,
-            logits=self.program.logits(job.done[size : size + self.n_logit_bytes]),
+            logits=logits,
             counters=self.program.counters(job.done[size + self.n_logit_bytes :]),
             maps={
                 name: self.program.placements[name].unpack(b"".join(parts))
@@ -376,3 +382,12 @@ class Pipeline:
             compute_s=job.ended_s - started_s,
             latency_s=now_s - job.taken_s,
         )
+
+    def _check_class(self, result: RunResult, logits: NDArray[np.int64]) -> None:
+        """Raise :class:`InvalidMessage` unless the predicted class has the first largest logit."""
+        largest = int(np.argmax(logits))
+        if result.argmax != largest:
+            raise InvalidMessage(
+                f"the board on {self.device.port} predicts class {result.argmax}, but of its "
+                f"{len(logits)} logits that of class {largest} is the largest"
+            )

@@ -48,8 +48,8 @@ class Results:
     load_s : duration of loading the network in seconds.
     baud : rate of the serial line in bits per second.
     n_bytes_out, n_bytes_in : bytes sent and received by the host during the session.
-    n_repeated : number of requests sent again since the board was opened.
-    n_recoveries : number of times that the link was restarted since the board was opened.
+    n_repeated : number of requests sent again during the session.
+    n_recoveries : number of times that the link was restarted during the session.
     check : what was compared with the integer reference (:mod:`sw.network.reference`): one of
         :data:`sw.driver.session.CHECKS`, or None if nothing was.
     n_checked : number of images compared.

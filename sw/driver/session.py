@@ -173,8 +173,8 @@ class _Recorder:
     def _summarise(self, seconds: float) -> None:
         results, link = self.results, self.board.counters
         results.wall_s += seconds
-        results.n_repeated = link.n_repeated
-        results.n_recoveries = link.n_recoveries
+        results.n_repeated = link.n_repeated - self.before.n_repeated
+        results.n_recoveries = link.n_recoveries - self.before.n_recoveries
         results.n_bytes_out = link.n_bytes_out - self.before.n_bytes_out
         results.n_bytes_in = link.n_bytes_in - self.before.n_bytes_in
         if results.n_done:

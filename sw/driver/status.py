@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hw.protocol import DeviceStatus, Result, RunState, n_bytes, unpack
+from sw.driver.errors import InvalidMessage
 
 
 @dataclass(frozen=True)
@@ -35,15 +36,41 @@ class BoardStatus:
 
 def parse_status(raw: bytes) -> BoardStatus:
     """Decode a board's reply to a STATUS request. ``raw`` is the reply's data without its status
-    byte."""
+    byte.
+
+    Raises
+    ------
+    InvalidMessage
+        The board reports a state that does not exist.
+    """
     status: Any = unpack(DeviceStatus, raw)
+    state = int(status.state)
+    if state not in set(RunState):
+        raise InvalidMessage(f"the board reports the unknown state {state}")
     return BoardStatus(
-        state=RunState(int(status.state)),
+        state=RunState(state),
         tag=int(status.result.tag),
         result=parse_result(raw),
         n_bad_frames=int(status.n_bad_frames),
         n_overruns=int(status.n_overruns),
     )
+
+
+def parse_done(raw: bytes, n_expected: int) -> RunResult:
+    """Decode the data of the announcement that a run has ended, which begin with its result.
+
+    ``n_expected`` is the number of bytes that the announcement must have.
+
+    Raises
+    ------
+    InvalidMessage
+        It has another number of bytes.
+    """
+    if len(raw) != n_expected:
+        raise InvalidMessage(
+            f"the board announced the end of a run with {len(raw)} bytes, not {n_expected}"
+        )
+    return parse_result(raw)
 
 
 def parse_result(raw: bytes) -> RunResult:

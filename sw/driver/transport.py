@@ -31,7 +31,14 @@ from hw.protocol import (
     decode_frame,
     encode_frame,
 )
-from sw.driver.errors import DeviceError, LinkLost, LinkTimeout, RequestRefused
+from sw.driver.errors import (
+    PORT_ERRORS,
+    DeviceError,
+    InvalidMessage,
+    LinkLost,
+    LinkTimeout,
+    RequestRefused,
+)
 
 MAX_IN_FLIGHT = 64
 """Largest number of unanswered requests; far fewer than there are sequence numbers."""
@@ -197,7 +204,7 @@ class Transport:
 
     def close(self) -> None:
         """Close the serial port. A second call does nothing."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(*PORT_ERRORS):
             self.port.close()
 
     @property
@@ -254,9 +261,7 @@ class Transport:
             yield
         except serial.SerialTimeoutException as error:
             raise LinkTimeout(f"{self.port.port} accepts no data: {error}") from error
-        except (OSError, TypeError) as error:
-            # serial.SerialException is an OSError. A port that another thread has closed, or that
-            # vanished while its rate was changed, raises a TypeError.
+        except PORT_ERRORS as error:
             raise LinkLost(
                 f"lost the board on {self.port.port}: {error}. Was it unplugged or switched off?"
             ) from error
@@ -413,6 +418,11 @@ class Transport:
                 return False
         seq, opcode, reply = packet[0], packet[1], packet[HEADER_BYTES:]
         if opcode == Opcode.DONE | REPLY and reply:
+            if reply[0] != Status.OK:
+                raise InvalidMessage(
+                    f"the board on {self.port.port} announced the end of a run with the status "
+                    f"{reply[0]}"
+                )
             self.on_done(seq, reply[STATUS_BYTES:])
             return True
         entry = self._in_flight.get(seq)
@@ -444,17 +454,16 @@ class Transport:
         invalid, return an exception instead."""
         status, data = reply[0], reply[STATUS_BYTES:]
         if status not in set(Status):
-            return DeviceError(
-                f"the board answered {request} with the unknown status {status}. "
-                "Was its bitstream built from this release?"
+            return InvalidMessage(
+                f"the board on {self.port.port} answered {request} with the unknown status {status}"
             )
         if status != Status.OK:
             return RequestRefused(str(request), Status(status))
         # The Identity of a different version may have a different length.
         if len(data) != request.n_reply_bytes and request.opcode != Opcode.IDENTIFY:
-            return DeviceError(
+            return InvalidMessage(
                 f"the reply of {self.port.port} to {request} has {len(data)} bytes, not "
-                f"{request.n_reply_bytes}. Was the board's bitstream built from this release?"
+                f"{request.n_reply_bytes}"
             )
         return data
 

@@ -3,8 +3,14 @@
 Readers such as :mod:`sw.exchange.nir_read` and :mod:`sw.exchange.statedict` turn a file into a list
 of :class:`sw.exchange.graph.Node`, the steps of the network. :func:`assemble` turns this list into
 layers of weights and spiking neurons. Linear steps are folded into weights: batch-norm into the
-weights before it, and scaling and average or sum pooling of spikes into the weights after it. A
-step that the device cannot run raises an error that names the node and, if possible, a remedy.
+weights before it, average or sum pooling into the weights before it if there are any since the
+neurons, and otherwise, like scaling, into the weights after it. A step that the device cannot run
+raises an error that names the node and, if possible, a remedy.
+
+Pooling of spikes by their maximum, and gates, become part of the layer that fires the spikes. If
+that layer cannot take them, because other nodes read its spikes or its windows overlap, a *layer of
+ORs* does: neurons with weights of 1 that one spike makes fire. It is exact and costs one more layer
+with as many weights as pairs of channels.
 
 On the device, membranes start at 0 and inputs are not scaled. So readers convert thresholds: a
 neuron with threshold ``t``, input gain ``g`` and reset to ``r`` gets the threshold ``(t - r) / g``.
@@ -21,7 +27,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +35,7 @@ import numpy as np
 from hw.spec import Gate
 from sw.convert.folded import FoldedLayer, FoldedNetwork
 from sw.exchange.graph import (
+    AdaptivePool,
     Connect,
     Convolve,
     ExchangeError,
@@ -42,14 +49,19 @@ from sw.exchange.graph import (
 )
 from sw.exchange.linear import (
     Spikes,
+    Sums,
     Value,
     acts_as_or,
+    pool_for,
+    pooled_sums,
     require_spikes,
     scaled,
+    summed_again,
     to_rows,
     weighted,
+    window_of,
 )
-from sw.network.network import IMAGE, INPUT, Shape
+from sw.network.network import IMAGE, INPUT, Shape, conv_size
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -68,6 +80,9 @@ class Imported:
     become integers again, by name of the layer. They are 1 if the original thresholds are unknown.
     The output layer's are the number by which its logits were divided. The key of the encoder is
     :data:`sw.network.network.IMAGE`."""
+    near: dict[str, FireNode] = field(default_factory=dict)
+    """Neurons whose leak or reset only comes near to the framework's, by name of their layer; the
+    encoder's key is that of ``multipliers``."""
 
 
 def assemble(nodes: Sequence[Node], source: Source, provenance: dict[str, Any]) -> Imported:
@@ -101,10 +116,13 @@ class _Assembly:
         self.frames = source.pixel_max is None
         self.readers = Counter(name for node in nodes for name in node.sources)
         first = INPUT if self.frames else IMAGE
-        self.values: dict[str, Value] = {IMAGE: Spikes(first, source.image_shape, IMAGE)}
+        self.values: dict[str, Value] = {
+            IMAGE: Spikes(first, source.image_shape, self.readers[IMAGE] > 1)
+        }
         self.encoder: FoldedLayer | None = None
         self.layers: dict[str, FoldedLayer] = {}
         self.multipliers: dict[str, Float] = {}
+        self.near: dict[str, FireNode] = {}
 
     def run(self, provenance: dict[str, Any]) -> Imported:
         if not self.nodes:
@@ -112,12 +130,22 @@ class _Assembly:
         for node in self.nodes:
             inputs = [self.values[name] for name in node.sources]
             try:
-                self.values[node.name] = self.step(node, inputs)
+                value = self.step(node, inputs)
             except ExchangeError as error:
                 raise ExchangeError(f"node {node.name!r}: {error}") from None
+            if isinstance(value, Spikes) and self.readers[node.name] > 1:
+                value = replace(value, shared=True)
+            self.values[node.name] = value
         self.finish(self.nodes[-1].name)
         n_classes = list(self.layers.values())[-1].weight.shape[3]
         labels = self.source.labels or tuple(f"class {n}" for n in range(n_classes))
+        if self.near:
+            near = {
+                name: {"decay": np.unique(step.decay).tolist()}
+                for name, step in self.near.items()
+                if step.decay is not None
+            }
+            provenance = {**provenance, "nearest_leak": near}
         folded = FoldedNetwork(
             timesteps=self.source.timesteps,
             image_shape=self.source.image_shape,
@@ -126,7 +154,7 @@ class _Assembly:
             labels=labels,
             provenance=provenance,
         )
-        return Imported(folded=folded, multipliers=self.multipliers)
+        return Imported(folded=folded, multipliers=self.multipliers, near=self.near)
 
     def step(self, node: Node, inputs: list[Value]) -> Value:
         """Fold one node, whose sources gave ``inputs``, and return the node's output."""
@@ -151,15 +179,14 @@ class _Assembly:
             )
         (value,) = inputs
         if isinstance(step, Convolve | Connect):
-            return weighted(
-                node.name, step, require_spikes(value, "weights follow weights: merge them")
-            )
+            if isinstance(value, Sums):
+                return summed_again(step, value)
+            return weighted(node.name, step, value)
         if isinstance(step, FireNode):
             return self.fire(step, value, node)
-        if isinstance(step, Pool):
-            return self.pool(
-                step, require_spikes(value, "pooling of sums: pool the spikes instead"), node
-            )
+        if isinstance(step, Pool | AdaptivePool):
+            shape = value.pooled if isinstance(value, Spikes) else value.shape
+            return self.pool(pool_for(step, shape), value, node)
         if isinstance(step, Flatten):
             return value
         return scaled(step, value)
@@ -173,11 +200,13 @@ class _Assembly:
         compute the OR of pooled spikes: their pooling is then added to the layer before them.
         """
         if isinstance(value, Spikes):
-            if value.pool is not None and value.factor is None and value.name != IMAGE:
-                # One spike in a window adds this much to the pooled value.
-                one = 1.0 if value.pool.kind == "sum" else 1 / np.prod(value.pool.kernel)
-                if acts_as_or(step, float(one)):
-                    return self.or_pool(value.pool, replace(value, pool=None), node)
+            window = value.window
+            plain = window is not None and value.factor is None and value.name != IMAGE
+            # One spike in a window adds at least the smallest tap to the pooled value.
+            if plain and window and acts_as_or(step, float(window.taps.min())):
+                kernel, stride, padding = window.kernel, window.stride, window.padding
+                pool = Pool(kind="max", kernel=kernel, stride=stride, padding=padding)
+                return self.or_pool(pool, replace(value, window=None), node)
             # Neurons without weights: each reads its own channel with a weight of 1.
             eye = np.eye(value.shape[0])[:, :, None, None]
             value = weighted(node.name, Convolve(weight=eye), value)
@@ -189,20 +218,29 @@ class _Assembly:
         if step.integer_threshold is not None:
             multiplier = to_rows(step.integer_threshold.astype(np.float64), value.shape)
         layer = FoldedLayer(
-            name=value.name,
+            name=node.name if value.name in self.layers else value.name,
             source=value.source,
             kernel=value.kernel,
             stride=value.stride,
             padding=value.padding,
             weight=value.weight,
-            bias=value.bias,
+            bias=value.bias + to_rows(np.asarray(step.drive, np.float64), value.shape)[None],
             threshold=np.nextafter(threshold, np.inf) if step.strict else threshold,
             leak=step.leak,
             leak_shift=step.leak_shift,
+            finer_shifts=step.finer_shifts,
             reset=step.reset,
         )
+        if step.decay is not None:
+            self.near[layer.name if value.source != IMAGE else IMAGE] = step
         if value.source != IMAGE:
-            return self.add(layer, value.shape, multiplier, node)
+            if step.groups:
+                return self.grouped(step, layer, value.shape, multiplier)
+            return self.add(layer, value.shape, multiplier)
+        if step.groups:
+            raise ExchangeError(
+                "neurons that read the image have several leaks: train the first layer with one"
+            )
         if self.encoder is not None:
             raise ExchangeError("a second layer reads the image; only the first layer can")
         if max(layer.weight.shape[:3]) > 1:
@@ -213,102 +251,141 @@ class _Assembly:
         gain = self.source.pixel_max / 255
         self.encoder = replace(layer, weight=layer.weight * gain)
         self.multipliers[IMAGE] = multiplier
-        return Spikes(INPUT, value.shape, node.name)
+        return Spikes(INPUT, value.shape)
 
-    def add(self, layer: FoldedLayer, shape: Shape, multiplier: Float, node: Node) -> Spikes:
+    def grouped(
+        self, step: FireNode, layer: FoldedLayer, shape: Shape, multiplier: Float
+    ) -> Spikes:
+        """Append one layer for every leak of a map's neurons, and return the spikes of all.
+
+        The layers have the weights and biases of their own neurons, and 0 for all others, which
+        therefore never fire. OR gates join their spikes.
+        """
+        previous: str | None = None
+        for n, group in enumerate(step.groups):
+            members = to_rows(group.members.astype(np.float64), shape)
+            name = layer.name if n == 0 else f"{layer.name}.leak{n + 1}"
+            part = replace(
+                layer,
+                name=name,
+                weight=layer.weight * members[None, ..., None, None, None],
+                bias=layer.bias * members[None],
+                leak=group.leak,
+                leak_shift=group.shifts[0],
+                finer_shifts=group.shifts[1:],
+                gate=Gate.NONE if previous is None else Gate.OR,
+                identity=previous,
+            )
+            self.add(part, shape, multiplier)
+            if layer.name in self.near:
+                self.near[name] = step
+            previous = name
+        assert previous is not None
+        return Spikes(previous, shape)
+
+    def add(self, layer: FoldedLayer, shape: Shape, multiplier: Float) -> Spikes:
         """Append ``layer`` to the network, and return its spikes, a map of shape ``shape``.
 
-        ``multiplier`` becomes the layer's entry in :attr:`Imported.multipliers`. ``node`` is the
-        node of the layer's neurons.
+        ``multiplier`` becomes the layer's entry in :attr:`Imported.multipliers`.
         """
         if layer.name in self.layers or layer.name == INPUT:
             raise ExchangeError(f"another layer is already named {layer.name!r}")
         self.layers[layer.name] = layer
         self.multipliers[layer.name] = multiplier
-        return Spikes(layer.name, shape, node.name)
+        return Spikes(layer.name, shape)
 
     # -- pooling and gates
 
-    def pool(self, step: Pool, value: Spikes, node: Node) -> Spikes:
-        """Apply a pooling to spikes, and return the pooled spikes.
+    def pool(self, step: Pool, value: Value, node: Node) -> Value:
+        """Apply a pooling to spikes or sums, and return the pooled values.
 
         Max pooling of spikes is an OR, and becomes part of the layer that fires the spikes. Average
-        and sum pooling are kept in the returned value. They are later folded into the weights that
-        read it.
+        and sum pooling of sums change their weights; those of spikes are kept in the returned
+        value, and later folded into the weights that read it.
         """
         if step.kind == "max":
-            if value.name == IMAGE:
+            spikes = require_spikes(
+                value, "the maximum of sums is not linear: pool the spikes behind the neurons"
+            )
+            if spikes.name == IMAGE:
                 raise ExchangeError(
                     "max pooling of the image: pool the data set, or the spikes of the first layer"
                 )
-            return self.or_pool(step, value, node)
-        if value.pool is not None or value.factor is not None:
-            raise ExchangeError("two steps of pooling or scaling before the weights: merge them")
-        if step.padding != (0, 0):
-            raise ExchangeError("pooling with padding: use padding in the convolution after it")
-        if min(replace(value, pool=step).pooled) < 1:
-            raise ExchangeError(f"its window {step.kernel} is larger than the map {value.shape}")
-        return replace(value, pool=step)
+            return self.or_pool(step, spikes, node)
+        if isinstance(value, Sums):
+            return pooled_sums(step, value)
+        window = window_of(step)
+        return replace(value, window=window if value.window is None else window.after(value.window))
 
     def or_pool(self, step: Pool, value: Spikes, node: Node) -> Spikes:
-        """Add OR-pooling to the layer that fires ``value``, and return the pooled spikes.
+        """Return spikes of which each is 1 if any spike in its window is 1.
 
-        A pooled spike is 1 if any spike in its window is 1.
+        The pooling is added to the layer that fires ``value`` if its windows do not overlap and
+        nothing else reads that layer's spikes. Otherwise, a layer of ORs computes it.
         """
-        if step.kernel != step.stride or step.padding != (0, 0):
-            raise ExchangeError(
-                f"max pooling of {step.kernel} with stride {step.stride} and padding "
-                f"{step.padding}: the stride must equal the window, and the padding must be 0"
-            )
+        if value.factor is not None or value.window is not None:
+            raise ExchangeError("max pooling must follow neurons, without scaling or other pooling")
         layer = self.encoder if value.name == INPUT else self.layers[value.name]
-        if layer is None or layer.pool != (1, 1) or value.factor is not None:
-            raise ExchangeError("max pooling must directly follow a layer's neurons, and only once")
-        if self.readers[value.node] > 1:
-            raise ExchangeError(f"another node reads {value.node!r} without pooling")
+        tiles = step.kernel == step.stride and step.padding == (0, 0)
+        if layer is None or layer.pool != (1, 1) or value.shared or not tiles:
+            return self.ors(step, value, node)
         layer = replace(layer, pool=step.kernel)
         if value.name == INPUT:
             self.encoder = layer
         else:
             self.layers[value.name] = layer
         channels, height, width = value.shape
-        shape = channels, height // step.kernel[0], width // step.kernel[1]
-        if min(shape) < 1:
-            raise ExchangeError(f"its window {step.kernel} is larger than the map {value.shape}")
-        return Spikes(value.name, shape, node.name)
+        return Spikes(value.name, (channels, height // step.kernel[0], width // step.kernel[1]))
+
+    def ors(self, step: Pool, value: Spikes, node: Node) -> Spikes:
+        """Add a layer of ORs, and return its spikes: each is 1 if any spike in its window is.
+
+        Padding adds no spikes. Windows of one spike copy the map.
+        """
+        channels = value.shape[0]
+        layer = FoldedLayer(
+            name=node.name,
+            source=value.name,
+            kernel=step.kernel,
+            stride=step.stride,
+            padding=step.padding,
+            weight=np.eye(channels)[None, None, None, :, :, None, None],
+            bias=np.zeros((1, 1, 1, channels)),
+            threshold=np.full((1, 1, channels), 0.5),  # any above 0, up to the weight
+        )
+        size = conv_size(value.shape[1:], step.kernel, step.stride, step.padding)
+        return self.add(layer, (channels, *size), np.ones((1, 1, channels)))
 
     def join(self, gate: Gate, branch: Spikes, identity: Spikes, node: Node) -> Spikes:
         """Add a gate to the layer that fires the branch, and return the joined spikes.
 
         A layer can take the gate if it has no gate and no pooling yet, and no other node reads its
-        spikes. If the branch's layer cannot, the layer that fires the identity takes the gate. The
-        result is the same for AND, OR and XOR, which are symmetric. IAND is not: if the branch's
-        layer cannot take it, :class:`sw.exchange.graph.ExchangeError` is raised.
+        spikes. If the branch's layer cannot, the layer that fires the identity takes a gate whose
+        inputs can be exchanged, as those of AND, OR and XOR. Otherwise, a copy of the branch takes
+        it.
         """
         if branch.shape != identity.shape:
             raise ExchangeError(
                 f"a map {branch.shape} cannot be joined with one of shape {identity.shape}"
             )
-        if any(v.factor is not None or v.pool is not None for v in (branch, identity)):
+        if any(v.factor is not None or v.window is not None for v in (branch, identity)):
             raise ExchangeError(
                 "its inputs are scaled or pooled; a gate joins spikes, which are 0 or 1"
             )
 
         def can_take_gate(value: Spikes) -> bool:
             layer = self.layers.get(value.name)
-            alone = self.readers[value.node] == 1
-            return alone and layer is not None and (layer.gate, layer.pool) == (Gate.NONE, (1, 1))
+            free = layer is not None and (layer.gate, layer.pool) == (Gate.NONE, (1, 1))
+            return free and not value.shared
 
-        if gate != Gate.IAND and not can_take_gate(branch):
+        if gate != Gate.IAND and not can_take_gate(branch) and can_take_gate(identity):
             branch, identity = identity, branch
         if not can_take_gate(branch):
-            raise ExchangeError(
-                "none of its inputs comes directly from a layer's neurons that no other node "
-                "reads; a gate must follow such a layer"
-            )
+            branch = self.ors(Pool(kind="max", kernel=(1, 1), stride=(1, 1)), branch, node)
         # The layer is moved to the end, because its identity may have been added after it.
         layer = self.layers.pop(branch.name)
         self.layers[branch.name] = replace(layer, gate=gate, identity=identity.name)
-        return Spikes(branch.name, branch.shape, node.name)
+        return Spikes(branch.name, branch.shape)
 
     # -- the end
 

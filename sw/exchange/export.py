@@ -27,23 +27,25 @@ from sw.compile.program import FitError, Program
 from sw.convert import fold, quantize
 from sw.convert.folded import FoldedNetwork, simulate
 from sw.data import catalogue
-from sw.data.dataset import DataError, Split, calibration_samples, spread
+from sw.data.dataset import DataError, calibration_samples, spread
 from sw.data.inputs import check_labels
 from sw.exchange import integers
 from sw.exchange.assembly import Imported
-from sw.files import ARRAY_ERRORS
-from sw.model import datasets
+from sw.model import checkpoint, datasets
 from sw.network import reference
-from sw.network.encoder import InputError
+from sw.network.encoder import check_input
 from sw.network.network import Network
 
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """Accuracies before and after quantisation, as fractions (0 to 1) of the measured images."""
+    """Accuracies before and after quantisation, as fractions (0 to 1) of the measured images.
 
-    folded: float
-    quantised: float
+    The first two are None if the images have no labels.
+    """
+
+    folded: float | None
+    quantised: float | None
     agreement: float
     """Fraction of images that are given the same class before and after quantisation."""
 
@@ -55,7 +57,7 @@ class Export:
     ``program`` is the network compiled for ``config``, a configuration of the gateware. It is None
     if the network does not fit. ``layers`` has the costs of each layer. ``boards`` says for each
     supported board how the network fits it. ``measured_on`` describes the images on which accuracy
-    and costs were measured.
+    and costs were measured; it is empty, and ``accuracy`` None, if there were none.
     """
 
     network: Network
@@ -63,7 +65,7 @@ class Export:
     config: Config
     layers: list[LayerReport]
     boards: list[BoardReport]
-    accuracy: Accuracy
+    accuracy: Accuracy | None
     measured_on: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -74,7 +76,7 @@ class Export:
             "fits": self.program is not None,
             "weight_bits": self.network.weight_bits,
             "measured_on": self.measured_on,
-            "accuracy": asdict(self.accuracy),
+            "accuracy": None if self.accuracy is None else asdict(self.accuracy),
             "layers": [asdict(layer) for layer in self.layers],
             "n_cycles": n_cycles,
             "latency_s": None if n_cycles is None else n_cycles / self.config.clk_hz,
@@ -83,20 +85,29 @@ class Export:
 
     @property
     def n_cycles(self) -> float | None:
-        """Predicted clock cycles per image; None if the network does not fit the configuration."""
-        return sum(layer.n_cycles or 0.0 for layer in self.layers) if self.program else None
+        """Predicted clock cycles per image; None if the network does not fit the configuration, or
+        there were no images."""
+        if self.program is None or self.accuracy is None:
+            return None
+        return sum(layer.n_cycles or 0.0 for layer in self.layers)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Images:
-    """Labelled images to measure a network's accuracy on, and images to calibrate it with."""
+    """Images to measure a network on, and others to calibrate it with; there may be none."""
 
-    split: Split
-    what: str
+    images: NDArray[np.uint8] | None = None
+    """Images or frames to measure on; None if there are none."""
+    labels: NDArray[Any] | None = None
+    """Their classes (N,); None if they are not known, and then no accuracy can be measured."""
+    what: str = ""
     """Description of the images for reports and messages."""
-    calibration: NDArray[np.uint8] | None
-    """Training images to correct biases with (:mod:`sw.convert.quantize`); None if there is no data
-    set."""
+    calibration: NDArray[np.uint8] | None = None
+    """Images to correct biases with (:mod:`sw.convert.quantize`), if the network's file has none;
+    None if there are none."""
+    data: dict[str, Any] | None = None
+    """Name of the data set that the images are from, and whether it is own data; None if they are
+    from a file."""
 
 
 def find_images(
@@ -108,8 +119,9 @@ def find_images(
 ) -> Images:
     """Return validation images of the data set that a checkpoint was trained on.
 
-    If the default data set, Fashion-MNIST, cannot be loaded, a small sample of its test images that
-    comes with this repository is used instead, and ``say`` is called with a message about it.
+    If it cannot be loaded, the best there is takes its place, and ``say`` is called with a message
+    about it: for Fashion-MNIST, the small sample of its test images that comes with this
+    repository; else the training samples in the checkpoint, which have no labels; else nothing.
 
     Parameters
     ----------
@@ -121,34 +133,58 @@ def find_images(
     Raises
     ------
     sw.data.dataset.DataError
-        The data set cannot be loaded, and ``folder`` or ``name`` was given or the data set is not
-        Fashion-MNIST.
+        The data set cannot be loaded, and ``folder`` or ``name`` was given.
     """
-    calibration = None
     try:
         dataset = datasets.load_for(values, folder, name)
-        what = "Fashion-MNIST" if dataset.name == "fashion-mnist" else dataset.name
-        split, what = dataset.validation, f"validation images of {what}"
-        calibration = calibration_samples(dataset)
     except DataError as error:
-        is_shipped = values["data"].get("name", "fashion-mnist") == "fashion-mnist"
-        if folder is not None or name is not None or not is_shipped:
+        if folder is not None or name is not None:
             raise
-        say(f"measuring on the shipped sample of test images, without the data set: {error}")
-        split, what = catalogue.load_samples(), "shipped test images of Fashion-MNIST"
-    chosen = spread(len(split), n_images)
+        return _substitute(values, n_images, error, say)
+    what = "Fashion-MNIST" if dataset.name == catalogue.DEFAULT else dataset.name
+    chosen = spread(len(dataset.validation), n_images)
     return Images(
-        split=Split(images=split.images[chosen], labels=split.labels[chosen]),
-        what=f"{len(chosen)} {what}",
-        calibration=calibration,
+        images=dataset.validation.images[chosen],
+        labels=dataset.validation.labels[chosen],
+        what=f"{len(chosen)} validation images of {what}"
+        + (f" ({dataset.note})" if dataset.own and dataset.note else ""),
+        calibration=calibration_samples(dataset),
+        data={"name": dataset.name, "own": dataset.own},
     )
+
+
+def _substitute(
+    values: dict[str, Any], n_images: int, error: DataError, say: Callable[[str], None]
+) -> Images:
+    """Return other images than those of a checkpoint's data set, which cannot be loaded.
+
+    ``error`` says why; see :func:`find_images`.
+    """
+    record = values["data"]
+    if record.get("name", catalogue.DEFAULT) == catalogue.DEFAULT and not record.get("own"):
+        say(f"measuring on the shipped sample of test images, without the data set: {error}")
+        split = catalogue.load_samples()
+        chosen = spread(len(split), n_images)
+        return Images(
+            images=split.images[chosen],
+            labels=split.labels[chosen],
+            what=f"{len(chosen)} shipped test images of Fashion-MNIST",
+        )
+    samples = checkpoint.calibration(values)
+    if samples is None:
+        say(f"measuring nothing, because the checkpoint holds no samples: {error}")
+        return Images()
+    say(f"measuring without labels, on the training samples in the checkpoint: {error}")
+    chosen = spread(len(samples), n_images)
+    return Images(images=samples[chosen], what=f"{len(chosen)} training samples of the checkpoint")
 
 
 def measure(
     folded: FoldedNetwork,
     network: Network,
     program: Program | None,
-    split: Split,
+    images: NDArray[np.uint8],
+    labels: NDArray[Any] | None,
     trace: reference.Trace,
 ) -> tuple[list[LayerReport], Accuracy]:
     """Return a report on each layer, and the accuracies before and after quantisation.
@@ -162,52 +198,21 @@ def measure(
     network : the integer network.
     program : the integer network, compiled; None if it does not fit, and then no cycles are
         predicted.
-    split : labelled images to measure on.
+    images, labels : images to measure on, and their classes, or None if these are not known.
     trace : spikes and predictions of ``network`` for these images.
     """
-    before = simulate(folded, split.images).predictions
-    maps = costs.device_maps(network, split.images, trace.spikes)
+    before = simulate(folded, images).predictions
+    maps = costs.device_maps(network, images, trace.spikes)
     layers = costs.measured(network, program, maps)
-
-    def share(right: NDArray[np.bool_]) -> float:
-        return float(np.mean(right))
-
     return layers, Accuracy(
-        folded=share(before == split.labels),
-        quantised=share(trace.predictions == split.labels),
-        agreement=share(before == trace.predictions),
-    )
-
-
-def read_images(path: Path, n_images: int) -> Images:
-    """Return the first ``n_images`` of an .npz file's arrays ``images`` and ``labels``.
-
-    ``images`` holds images (N, C, H, W) or binary frames (N, T, C, H, W).
-
-    Raises
-    ------
-    sw.network.encoder.InputError
-        The file is no .npz file with both arrays, holds no labels, or does not hold as many images
-        as labels.
-    """
-    try:
-        with path.open("rb") as raw, np.load(raw) as file:
-            images, labels = file["images"][:n_images], file["labels"][:n_images]
-    except (AttributeError, KeyError, TypeError, *ARRAY_ERRORS) as error:
-        raise InputError(
-            f"{path} is no .npz file with 'images' and 'labels' to measure on: {error}"
-        ) from error
-    if len(images) != len(labels) or not len(labels):
-        raise InputError(f"{path} holds {len(images)} images and {len(labels)} labels")
-    return Images(
-        split=Split(images=images, labels=labels),
-        what=f"{len(labels)} images of {path.name}",
-        calibration=None,
+        folded=None if labels is None else float(np.mean(before == labels)),
+        quantised=None if labels is None else float(np.mean(trace.predictions == labels)),
+        agreement=float(np.mean(before == trace.predictions)),
     )
 
 
 def export_network(
-    checkpoint: Path,
+    path: Path,
     config: Config,
     weight_bits: int,
     images: Images,
@@ -217,11 +222,11 @@ def export_network(
 
     Parameters
     ----------
-    checkpoint : file that the network comes from; its checksum goes into the provenance.
+    path : file that the network comes from; its checksum goes into the provenance.
     config : configuration of the gateware to compile for.
     weight_bits : width of the weights in bits.
-    images : images to measure on, and to correct biases with.
-    imported : the network in ``checkpoint`` if that is another framework's file; None if it is a
+    images : images to measure on, and to correct biases with; there may be none.
+    imported : the network in ``path`` if that is another framework's file; None if it is a
         checkpoint of ``sw.train``.
 
     Raises
@@ -235,31 +240,40 @@ def export_network(
     sw.network.encoder.InputError
         The network does not take these images, or a label is not one of its classes.
     """
+    folded = fold.fold(path) if imported is None else imported.folded
+    # The samples in a checkpoint come first, so that the result depends on the checkpoint alone.
+    calibration = images.calibration if folded.calibration is None else folded.calibration
     if imported is None:
-        folded = fold.fold(checkpoint)
-        network = quantize.quantize(folded, weight_bits, calibration=images.calibration)
+        network = quantize.quantize(folded, weight_bits, calibration=calibration)
     else:
-        folded = imported.folded
-        network = integers.quantised(imported, weight_bits, calibration=images.calibration)
-    check_labels(images.split.labels, network.n_classes, images.what)
-    trace = reference.run(network, images.split.images)
+        network = integers.quantised(imported, weight_bits, calibration=calibration)
+    trace = None
+    if images.images is not None:
+        check_input(network, images.images)
+        if images.labels is not None:
+            check_labels(images.labels, network.n_classes, images.what)
+        trace = reference.run(network, images.images)
     # The compiler divides channels between banks by how often they spike.
-    rates = {name: {RATES: values} for name, values in reference.channel_rates(trace).items()}
+    rates = _channel_rates(network, folded.calibration, trace)
     network = replace(network, statistics=rates)
     try:
         program = compile_network(network, config)
     except FitError:
         program = None
-    layers, accuracy = measure(folded, network, program, images.split, trace)
+    layers, accuracy = costs.layer_reports(network, program), None
+    if images.images is not None and trace is not None:
+        found = images.images, images.labels
+        layers, accuracy = measure(folded, network, program, *found, trace)
     network = replace(
         network,
         provenance=network.provenance
         | {
             "export": {
-                "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+                "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
                 "measured_on": images.what,
-                "accuracy": asdict(accuracy),
+                "accuracy": None if accuracy is None else asdict(accuracy),
             }
+            | ({} if images.data is None else {"data": images.data})
         },
         statistics=rates
         | {
@@ -268,7 +282,7 @@ def export_network(
                 "input_density": layer.input_density,
                 "n_synaptic_ops": layer.n_synaptic_ops,
             }
-            for layer in layers
+            for layer in (layers if accuracy is not None else [])
         },
     )
     target = fitting.board_report(network, config)
@@ -282,3 +296,18 @@ def export_network(
         accuracy=accuracy,
         measured_on=images.what,
     )
+
+
+def _channel_rates(
+    network: Network, samples: NDArray[np.uint8] | None, trace: reference.Trace | None
+) -> dict[str, Any]:
+    """Return the statistics of an integer network by which the compiler deals its channels.
+
+    They are those on the ``samples`` in the checkpoint if there are any, so that the program
+    follows from the checkpoint alone, or else those of ``trace``; empty if both are None.
+    """
+    if samples is not None:
+        trace = reference.run(network, samples)
+    if trace is None:
+        return {}
+    return {name: {RATES: values} for name, values in reference.channel_rates(trace).items()}

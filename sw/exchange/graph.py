@@ -71,13 +71,28 @@ class Scale:
 class Pool:
     """A 2-D pooling with (vertical, horizontal) window, stride and padding.
 
-    ``kind`` is ``"max"``, ``"average"`` or ``"sum"``.
+    ``kind`` is ``"max"``, ``"average"`` or ``"sum"``. Padding adds zeros that count in averages.
     """
 
     kind: str
     kernel: Pair
     stride: Pair
     padding: Pair = (0, 0)
+    ceil: bool = False
+    """Whether a rest of the map that is smaller than a window gets a window of its own."""
+    divisor: int | None = None
+    """Number by which an average divides sums; None for the number of values in a window."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptivePool:
+    """A 2-D pooling to maps of the size ``output`` (height, width), whatever the input's size.
+
+    ``kind`` is ``"max"`` or ``"average"``. A height or width of 0 stands for that of the input.
+    """
+
+    kind: str
+    output: Pair
 
 
 @dataclass(frozen=True)
@@ -85,12 +100,21 @@ class Flatten:
     """A step that flattens a map (C, H, W) to one axis, and leaves its values as they are."""
 
 
+@dataclass(frozen=True, eq=False)
+class LeakGroup:
+    """The neurons of a map that have one leak; ``members`` broadcasts to (C, H, W)."""
+
+    leak: Leak
+    shifts: tuple[int, ...]
+    members: NDArray[np.bool_]
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FireNode:
-    """A map of spiking neurons, which share one kind of leak and reset.
+    """A map of spiking neurons, which share one kind of reset.
 
-    At every timestep, the leak multiplies membranes by ``1 - 2**-leak_shift`` if ``leak`` is
-    ``Leak.SUBTRACT``, and by ``2**-leak_shift`` if it is ``Leak.KEEP``.
+    The leak is that of a layer of a network (:class:`sw.network.network.AnyLayer`): its kind, and
+    its shifts.
     """
 
     threshold: Float
@@ -101,10 +125,19 @@ class FireNode:
     """Whether neurons fire only above their threshold; otherwise they also fire at it."""
     leak: Leak = Leak.NONE
     leak_shift: int = 0
+    finer_shifts: tuple[int, ...] = ()
     reset: Reset = Reset.HARD
     integer_threshold: NDArray[np.int64] | None = None
     """Thresholds of the integer network that the file was exported from; None if the file does not
     hold any."""
+    drive: Float | float = 0.0
+    """Constant that is added to membranes at every timestep, in units of the input; its shape
+    broadcasts to (C, H, W)."""
+    groups: tuple[LeakGroup, ...] = ()
+    """Neurons by their leak, if they do not all have ``leak``; empty if they do."""
+    decay: Float | None = None
+    """Factors by which the framework multiplies membranes at every timestep, if the leaks only come
+    near to them; None if the step is exact."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +152,7 @@ class Join:
     gate: Gate
 
 
-Step = Convolve | Connect | Normalise | Scale | Pool | Flatten | FireNode | Join
+Step = Convolve | Connect | Normalise | Scale | Pool | AdaptivePool | Flatten | FireNode | Join
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,37 +185,47 @@ class Source:
     """Whether logits are means over the timesteps; otherwise they are sums."""
 
 
-def leak_of(decay: float) -> tuple[Leak, int] | None:
-    """Return the device's leak that multiplies membranes by ``decay`` at every timestep.
+def plain_kernel(weight: Float, groups: int, dilation: Pair) -> Float:
+    """Return the weights of a plain convolution that computes a grouped or dilated one.
 
-    The result is the kind of leak and its shift ``k``: a factor of 1 is no leak, ``1 - 2**-k`` is
-    ``Leak.SUBTRACT``, and ``2**-k`` is ``Leak.KEEP``. It is None for any other factor.
+    The result is (output channels, input channels, kernel height, kernel width), with weights of 0
+    for the channels of other groups and for the places between dilated taps. ``weight`` has only
+    the input channels of one group.
+
+    Raises
+    ------
+    ExchangeError
+        The output channels cannot be divided into ``groups``.
     """
-    if abs(decay - 1) <= TOLERANCE:
-        return Leak.NONE, 0
-    for shift in range(1, 16):
-        if abs(decay - (1 - 2.0**-shift)) <= TOLERANCE:
-            return Leak.SUBTRACT, shift
-        if abs(decay - 2.0**-shift) <= TOLERANCE:
-            return Leak.KEEP, shift
-    return None
+    n_out, n_in, height, width = weight.shape
+    if groups < 1 or n_out % groups:
+        raise ExchangeError(f"{n_out} output channels cannot be divided into {groups} groups")
+    rows, columns = (height - 1) * dilation[0] + 1, (width - 1) * dilation[1] + 1
+    plain = np.zeros((n_out, n_in * groups, rows, columns))
+    size = n_out // groups
+    for g in range(groups):
+        outputs, inputs = slice(g * size, (g + 1) * size), slice(g * n_in, (g + 1) * n_in)
+        plain[outputs, inputs, :: dilation[0], :: dilation[1]] = weight[outputs]
+    return plain
 
 
-def decay_error(decay: float) -> str:
-    """Return the error message for a decay that no leak of the device has."""
-    return (
-        f"its membrane is multiplied by {decay:.4g} at every timestep; the device's leaks are "
-        "shifts, which multiply it by 1 - 2**-k or 2**-k (0.5, 0.75, 0.875, ... or 0.25, 0.125, "
-        "...): train with one of these"
-    )
+MANY_NAMES = 3
+"""Number of nodes up to which a reason that they share is repeated for each of them."""
 
 
 def report_problems(problems: Mapping[str, str], where: str) -> None:
     """Raise an :class:`ExchangeError` that lists all ``problems``; do nothing without problems.
 
-    ``problems`` holds the reason why a node cannot be mapped, by the node's name. The message
-    begins with ``where``, for example "the graph".
+    ``problems`` holds the reason why a node cannot be mapped, by the node's name. A reason that
+    many nodes share is given once, with all their names. The message begins with ``where``, for
+    example "the graph".
     """
-    if problems:
-        lines = [f"  {name}: {why}" for name, why in problems.items()]
+    names: dict[str, list[str]] = {}
+    for name, why in problems.items():
+        names.setdefault(why, []).append(name)
+    lines = []
+    for why, members in names.items():
+        groups = [members] if len(members) > MANY_NAMES else [[name] for name in members]
+        lines += [f"  {', '.join(group)}: {why}" for group in groups]
+    if lines:
         raise ExchangeError("\n".join([f"{where} has parts that cannot be mapped:", *lines]))

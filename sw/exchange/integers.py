@@ -6,10 +6,12 @@ quantised, which rounds its numbers.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec import PARAM_BITS, Leak, signed_range
+from hw.spec import PARAM_BITS, Leak, Reset, signed_range
 from sw.convert import quantize
 from sw.convert.folded import FoldedLayer
 from sw.exchange.assembly import Imported
@@ -43,8 +45,36 @@ def quantised(
     exact = as_integers(imported, weight_bits, param_bits)
     if exact is not None:
         return exact
-    return quantize.quantize(
+    network = quantize.quantize(
         imported.folded, weight_bits, param_bits=param_bits, calibration=calibration
+    )
+    ors = {layer.name for layer in imported.folded.layers if _is_or(layer)}
+    layers = [_or_layer(layer) if layer.name in ors else layer for layer in network.layers]
+    return replace(network, layers=tuple(layers))
+
+
+def _is_or(layer: FoldedLayer) -> bool:
+    """Return whether every neuron of a layer fires exactly if a spike is in its window."""
+    n_out, n_in = layer.weight.shape[3:5]
+    return (
+        layer.threshold is not None
+        and n_out == n_in
+        and bool((layer.weight == np.eye(n_out)[:, :, None, None]).all())
+        and not layer.bias.any()
+        and bool(((layer.threshold > 0) & (layer.threshold <= 1)).all())
+        and (layer.leak, layer.reset) == (Leak.NONE, Reset.HARD)
+    )
+
+
+def _or_layer(layer: Layer) -> Layer:
+    """Return a layer of ORs with weights and thresholds of 1, which calibration did not change."""
+    weight = np.broadcast_to(np.eye(layer.n_out)[:, :, None, None], layer.weight.shape)
+    assert layer.threshold is not None
+    return replace(
+        layer,
+        weight=weight.astype(np.int8),
+        bias=np.zeros_like(layer.bias),
+        threshold=np.ones_like(layer.threshold),
     )
 
 
@@ -65,12 +95,15 @@ def as_integers(imported: Imported, weight_bits: int, param_bits: int) -> Networ
             multipliers[IMAGE],
             quantize.ENCODER_WEIGHT_BITS,
             quantize.HOST_PARAM_BITS,
+            folded.timesteps,
         )
         if encoder is None:
             return None
     layers = []
     for layer in folded.layers:
-        integers = _integers(layer, multipliers[layer.name], weight_bits, param_bits)
+        integers = _integers(
+            layer, multipliers[layer.name], weight_bits, param_bits, folded.timesteps
+        )
         if integers is None:
             return None
         layers.append(integers)
@@ -86,7 +119,7 @@ def as_integers(imported: Imported, weight_bits: int, param_bits: int) -> Networ
 
 
 def _integers(
-    layer: FoldedLayer, multiplier: Float, weight_bits: int, param_bits: int
+    layer: FoldedLayer, multiplier: Float, weight_bits: int, param_bits: int, timesteps: int
 ) -> Layer | None:
     """Return a layer in integers, with weights, biases and thresholds times ``multiplier``.
 
@@ -94,6 +127,15 @@ def _integers(
     neuron; y and x have length 1 if all positions share their factors. The result is None if the
     layer's spikes would change; see :func:`as_integers`.
     """
+    if layer.threshold is not None and layer.reset != Reset.HARD:
+        scaled = layer.threshold * multiplier
+        nearest = np.rint(scaled)
+        if (np.abs(nearest - scaled) > TOLERANCE * np.maximum(1, scaled)).any():
+            return None
+        if (scaled > nearest).any():
+            # The neurons fire only above an integer, and subtract that integer. With all numbers
+            # ``timesteps + 1`` times as large, subtracting 1 more at each spike changes no spike.
+            multiplier = multiplier * (timesteps + 1)
     weight = layer.weight * multiplier[None, :, :, :, None, None, None]
     bias = layer.bias * multiplier[None]
     low, high = signed_range(weight_bits)

@@ -1,9 +1,9 @@
 """Folding of an imported graph's linear steps into the weights before or after them.
 
 A value in the graph is either :class:`Spikes`, the output of neurons, or :class:`Sums`, the
-weighted sums that neurons will receive. Batch-norm and scaling of sums change the weights that
-computed them. Scaling and average or sum pooling of spikes are kept with the spikes, and folded
-into the weights that read them.
+weighted sums that neurons will receive. Batch-norm, scaling and average or sum pooling of sums
+change the weights that computed them. Scaling and average or sum pooling of spikes are kept with
+the spikes, and folded into the weights that read them.
 
 Weights have the axes (t|1, y|1, x|1, o, c, ky|1, kx|1): the timestep t, the row y and column x of
 the neuron, the output channel o, the input channel c, and the row ky and column kx in the kernel.
@@ -15,9 +15,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hw.spec import Leak, Reset
 from sw.exchange.graph import (
+    AdaptivePool,
     Connect,
     Convolve,
     ExchangeError,
@@ -32,29 +34,60 @@ from sw.network.network import Shape, conv_size
 
 
 @dataclass(frozen=True, eq=False)
+class Window:
+    """A pooling as a convolution of every channel by itself.
+
+    ``taps`` holds the weights (ky, kx) of a window's values: 1 for a sum, 1 / n for an average.
+    """
+
+    taps: Float
+    stride: Pair
+    padding: Pair = (0, 0)
+
+    @property
+    def kernel(self) -> Pair:
+        """Height and width of the windows."""
+        return self.taps.shape[0], self.taps.shape[1]
+
+    def after(self, first: Window) -> Window:
+        """Return one window that does what ``first`` and then this one do."""
+        if self.padding != (0, 0):
+            raise ExchangeError("pooling with padding follows another pooling: pool once")
+        sizes = [(n - 1) * s for n, s in zip(self.kernel, first.stride, strict=True)]
+        taps = np.zeros((sizes[0] + first.kernel[0], sizes[1] + first.kernel[1]))
+        for (y, x), tap in np.ndenumerate(self.taps):
+            top, left = y * first.stride[0], x * first.stride[1]
+            taps[top : top + first.kernel[0], left : left + first.kernel[1]] += tap * first.taps
+        stride = (self.stride[0] * first.stride[0], self.stride[1] * first.stride[1])
+        return Window(taps, stride, first.padding)
+
+
+@dataclass(frozen=True, eq=False)
 class Spikes:
     """A map of spikes, or the image, with a scaling or pooling that is not folded in yet.
 
-    ``factor`` or ``pool`` will be folded into the weights that read the map.
+    ``factor`` and ``window`` will be folded into the weights that read the map.
     """
 
     name: str
     """Name of the map in the folded network."""
     shape: Shape
-    """Shape (C, H, W) before ``pool``."""
-    node: str
-    """Name of the graph's node that outputs the map."""
+    """Shape (C, H, W) before ``window``."""
+    shared: bool = False
+    """Whether several nodes of the graph read the map, so that its layer must not be changed."""
     factor: Float | None = None
     """Factor (c, H|1, W|1) by which the spikes are multiplied; None if they are not."""
-    pool: Pool | None = None
-    """Average or sum pooling of the spikes; None if they are not pooled."""
+    window: Window | None = None
+    """Average or sum pooling of the multiplied spikes; None if they are not pooled."""
 
     @property
     def pooled(self) -> Shape:
-        """Shape (C, H, W) of the map after ``pool``."""
-        if self.pool is None:
+        """Shape (C, H, W) of the map after ``window``."""
+        if self.window is None:
             return self.shape
-        return self.shape[0], *conv_size(self.shape[1:], self.pool.kernel, self.pool.stride)
+        window = self.window
+        size = conv_size(self.shape[1:], window.kernel, window.stride, window.padding)
+        return self.shape[0], *size
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,19 +130,32 @@ def acts_as_or(step: FireNode, least: float) -> bool:
     """
     threshold = step.threshold
     reached = threshold < least if step.strict else threshold <= least
-    fires = bool(((threshold > 0) & reached).all())
+    fires = bool(((threshold > 0) & reached).all()) and not (step.groups or np.any(step.drive))
     return fires and step.leak == Leak.NONE and step.reset == Reset.HARD
 
 
 def to_rows(values: Float, shape: Shape) -> Float:
     """Return a map's parameters, such as thresholds, in the layout (y|1, x|1, o) of a layer.
 
-    ``values`` must broadcast to the map's ``shape`` (C, H, W), or have one number per channel. The
-    axes y and x have length 1 if all positions share their numbers.
+    ``values`` must broadcast to the map's ``shape`` (C, H, W), apart from leading axes of length 1,
+    or have one number per channel. The axes y and x have length 1 if all positions share their
+    numbers.
     """
+    while values.ndim > 3 and values.shape[0] == 1:
+        values = values[0]
+    channels, height, width = shape
     if values.size == np.prod(shape):
         values = values.reshape(shape)
-    elif values.size == shape[0] and values.ndim <= 1:
+    elif values.ndim == 2 and height == 1:
+        values = values[:, None]
+    elif values.ndim == 1 and values.size > 1 and (values == values[0]).all():
+        values = values[:1]
+    elif values.ndim == 1 and values.size == channels == width:
+        raise ExchangeError(
+            f"{channels} parameters could be those of the channels or of the columns of a map "
+            f"{shape}: give them the shape ({channels}, 1, 1) or (1, 1, {channels})"
+        )
+    elif values.ndim == 1 and values.size == channels:
         values = values.reshape(-1, 1, 1)
     try:
         full = np.broadcast_to(values, shape)
@@ -122,6 +168,102 @@ def to_rows(values: Float, shape: Shape) -> Float:
     return np.ascontiguousarray(full.transpose(1, 2, 0)).astype(np.float64)
 
 
+def pool_for(step: Pool | AdaptivePool, shape: Shape) -> Pool:
+    """Return the pooling of a map of the given ``shape`` with windows of a known size.
+
+    Raises
+    ------
+    ExchangeError
+        The windows of an adaptive pooling would differ in size, those of one with ``ceil`` would
+        leave the map, or a window is larger than the map.
+    """
+    if isinstance(step, AdaptivePool):
+        height, width = (out or n for out, n in zip(step.output, shape[1:], strict=True))
+        if shape[1] % height or shape[2] % width:
+            raise ExchangeError(
+                f"adaptive pooling of a map {shape} to {height} x {width} has windows of different "
+                "sizes: use a size that divides the map's"
+            )
+        kernel = (shape[1] // height, shape[2] // width)
+        step = Pool(kind=step.kind, kernel=kernel, stride=kernel)
+    sizes = zip(shape[1:], step.padding, step.kernel, step.stride, strict=True)
+    rests = [(n + 2 * p - k) % s for n, p, k, s in sizes]
+    if step.ceil and any(rests):
+        raise ExchangeError(
+            f"ceil_mode: windows {step.kernel} with stride {step.stride} leave a rest of the map "
+            f"{shape}, which would get smaller windows: use ceil_mode=False or a map that they "
+            "divide"
+        )
+    if min(conv_size(shape[1:], step.kernel, step.stride, step.padding)) < 1:
+        raise ExchangeError(f"its window {step.kernel} is larger than the map {shape}")
+    return replace(step, ceil=False)
+
+
+def window_of(pool: Pool) -> Window:
+    """Return the window of an average or sum pooling."""
+    divisor = pool.divisor or np.prod(pool.kernel)
+    taps = np.full(pool.kernel, 1.0 if pool.kind == "sum" else 1 / divisor)
+    return Window(taps, pool.stride, pool.padding)
+
+
+def pooled_sums(pool: Pool, value: Sums) -> Sums:
+    """Apply an average or sum pooling to weighted sums, through their weights and bias."""
+    window = window_of(pool)
+    weight = np.eye(value.shape[0])[:, :, None, None] * window.taps
+    return summed_again(Convolve(weight=weight, stride=pool.stride, padding=pool.padding), value)
+
+
+def summed_again(step: Convolve | Connect, value: Sums) -> Sums:
+    """Apply a convolution or fully connected step to sums, through their weights and bias.
+
+    Weights that follow weights are one layer of weights, whose kernel covers both.
+    """
+    step = _as_convolution(step, value.shape)
+    if step.padding != (0, 0):
+        raise ExchangeError("padding of sums: put neurons before it, or use no padding")
+    if max(value.weight.shape[1:3]) > 1 or max(value.bias.shape[1:3]) > 1:
+        raise ExchangeError("the weights before it differ by position: put neurons before it")
+    inner = np.broadcast_to(value.weight[0, 0, 0], (*value.weight.shape[3:5], *value.kernel))
+    rows, columns = (
+        (n - 1) * s + k
+        for n, s, k in zip(step.weight.shape[2:], value.stride, value.kernel, strict=True)
+    )
+    whole = np.zeros((len(step.weight), inner.shape[1], rows, columns))
+    for y, x in np.ndindex(*step.weight.shape[2:]):
+        top, left = y * value.stride[0], x * value.stride[1]
+        whole[:, :, top : top + value.kernel[0], left : left + value.kernel[1]] += np.tensordot(
+            step.weight[:, :, y, x], inner, axes=1
+        )
+    bias = value.bias @ step.weight.sum(axis=(2, 3)).T
+    return replace(
+        value,
+        weight=whole[None, None, None],
+        bias=bias if step.bias is None else bias + step.bias,
+        kernel=(rows, columns),
+        stride=(value.stride[0] * step.stride[0], value.stride[1] * step.stride[1]),
+        shape=(len(step.weight), *conv_size(value.shape[1:], step.weight.shape[2:], step.stride)),
+    )
+
+
+def _as_convolution(step: Convolve | Connect, shape: Shape) -> Convolve:
+    """Return a step as a convolution of a map of the given shape; check that it takes the map."""
+    if isinstance(step, Connect):
+        if step.weight.shape[1] != np.prod(shape):
+            raise ExchangeError(
+                f"it takes {step.weight.shape[1]} inputs, but the map {shape} before it has "
+                f"{np.prod(shape)}"
+            )
+        step = Convolve(weight=step.weight.reshape(-1, *shape), bias=step.bias)
+    if step.weight.shape[1] != shape[0]:
+        raise ExchangeError(
+            f"it takes {step.weight.shape[1]} channels, but the map before it has {shape[0]}"
+        )
+    kernel: Pair = (step.weight.shape[2], step.weight.shape[3])
+    if min(conv_size(shape[1:], kernel, step.stride, step.padding)) < 1:
+        raise ExchangeError(f"its kernel {kernel} is larger than the map {shape}")
+    return step
+
+
 def scaled(step: Normalise | Scale, value: Value) -> Value:
     """Apply batch-norm or a scaling to a value, and return the result.
 
@@ -130,9 +272,10 @@ def scaled(step: Normalise | Scale, value: Value) -> Value:
     if isinstance(value, Spikes):
         if isinstance(step, Normalise):
             raise ExchangeError("batch-norm of spikes: apply it to weighted sums instead")
-        if value.pool is not None or value.factor is not None:
-            raise ExchangeError("two steps of pooling or scaling before the weights: merge them")
-        return replace(value, factor=to_rows(step.factor, value.shape).transpose(2, 0, 1))
+        factor = to_rows(step.factor, value.pooled).transpose(2, 0, 1)
+        if value.window is not None and factor.shape[1:] != (1, 1):
+            raise ExchangeError("pooled spikes are scaled by position: scale them before pooling")
+        return replace(value, factor=factor if value.factor is None else value.factor * factor)
     if isinstance(step, Scale):
         rows = to_rows(step.factor, value.shape)
         if rows.shape[:2] != (1, 1):
@@ -153,29 +296,17 @@ def weighted(name: str, step: Convolve | Connect, value: Spikes) -> Sums:
     the name of the layer that will hold the weights.
     """
     shape = value.pooled
-    if isinstance(step, Connect):
-        if step.weight.shape[1] != np.prod(shape):
-            raise ExchangeError(
-                f"it takes {step.weight.shape[1]} inputs, but the map {shape} before it has "
-                f"{np.prod(shape)}"
-            )
-        weight = step.weight.reshape(-1, *shape)
-        step = Convolve(weight=weight, bias=step.bias)
-    if step.weight.shape[1] != shape[0]:
-        raise ExchangeError(
-            f"it takes {step.weight.shape[1]} channels, but the map before it has {shape[0]}"
-        )
+    step = _as_convolution(step, shape)
     weight = step.weight.astype(np.float64)
     kernel: Pair = (weight.shape[2], weight.shape[3])
     stride, padding = step.stride, step.padding
     height, width = conv_size(shape[1:], kernel, stride, padding)
-    if min(height, width) < 1:
-        raise ExchangeError(f"its kernel {kernel} is larger than the map {shape}")
-    if value.pool is not None:
-        weight, kernel, stride, padding = _composed(weight, stride, padding, value)
-    full = weight[None, None, None]
+    full = weight[None, None]
+    if value.window is not None:
+        full, kernel, stride, padding = _composed(weight, stride, padding, value, value.window)
     if value.factor is not None:
-        full = _with_factor(weight, value.factor, kernel, stride, padding)
+        full = _with_factor(full, value.factor, kernel, stride, padding)
+    full = full[None]
     n_out = weight.shape[0]
     bias = np.zeros(n_out) if step.bias is None else step.bias.astype(np.float64)
     return Sums(
@@ -191,57 +322,70 @@ def weighted(name: str, step: Convolve | Connect, value: Spikes) -> Sums:
 
 
 def _composed(
-    weight: Float, stride: Pair, padding: Pair, value: Spikes
+    weight: Float, stride: Pair, padding: Pair, value: Spikes, window: Window
 ) -> tuple[Float, Pair, Pair, Pair]:
     """Combine the pooling of ``value`` with the convolution after it into one convolution.
 
-    Returns its weight (o, c, ky|1, kx|1), kernel, stride and padding.
+    Returns its weight (y|1, x|1, o, c, ky|1, kx|1), kernel, stride and padding. The weights differ
+    from position to position if the convolution's padding would otherwise be pooled values that do
+    not exist, because windows overlap or leave a rest of the map.
     """
-    pool = value.pool
-    assert pool is not None
-    overlaps = pool.kernel != pool.stride
-    left_over = any(
-        (n - k) % s for n, k, s in zip(value.shape[1:], pool.kernel, pool.stride, strict=True)
-    )
-    if padding != (0, 0) and (overlaps or left_over):
-        raise ExchangeError(
-            "a convolution with padding follows a pooling whose windows overlap or leave a rest of "
-            "the map, and cannot be folded; use windows that divide the map"
-        )
-    rows, columns = (
-        (k - 1) * s + w for k, s, w in zip(weight.shape[2:], pool.stride, pool.kernel, strict=True)
-    )
-    whole = np.zeros((*weight.shape[:2], rows, columns))
+    height, width = window.kernel
+    rows = (weight.shape[2] - 1) * window.stride[0] + height
+    columns = (weight.shape[3] - 1) * window.stride[1] + width
+    size = conv_size(value.pooled[1:], weight.shape[2:], stride, padding)
+    inside = [
+        _inside(value.shape[axis + 1], n_taps, n, stride[axis], padding[axis], window, axis)
+        for axis, (n_taps, n) in enumerate(zip(weight.shape[2:], size, strict=True))
+    ]
+    whole = np.zeros((len(inside[0]), len(inside[1]), *weight.shape[:2], rows, columns))
     for y in range(weight.shape[2]):
         for x in range(weight.shape[3]):
-            top, left = y * pool.stride[0], x * pool.stride[1]
-            whole[:, :, top : top + pool.kernel[0], left : left + pool.kernel[1]] += weight[
-                :, :, y : y + 1, x : x + 1
-            ]
-    if pool.kind == "average":
-        whole /= np.prod(pool.kernel)
+            top, left = y * window.stride[0], x * window.stride[1]
+            used = inside[0][:, None, y] & inside[1][None, :, x]
+            tap = weight[:, :, y, x, None, None] * window.taps
+            whole[..., top : top + height, left : left + width] += (
+                used[:, :, None, None, None, None] * tap
+            )
     # If a pooling covers the whole map, all kernel positions share one weight.
-    if (whole == whole[:, :, :1]).all():
-        whole = whole[:, :, :1]
-    if (whole == whole[:, :, :, :1]).all():
-        whole = whole[:, :, :, :1]
+    if (whole == whole[..., :1, :]).all():
+        whole = whole[..., :1, :]
+    if (whole == whole[..., :1]).all():
+        whole = whole[..., :1]
     return (
         whole,
         (rows, columns),
-        (stride[0] * pool.stride[0], stride[1] * pool.stride[1]),
-        (padding[0] * pool.stride[0], padding[1] * pool.stride[1]),
+        (stride[0] * window.stride[0], stride[1] * window.stride[1]),
+        tuple(p * s + q for p, s, q in zip(padding, window.stride, window.padding, strict=True)),  # type: ignore[return-value]
     )
 
 
-def _with_factor(weight: Float, factor: Float, kernel: Pair, stride: Pair, padding: Pair) -> Float:
-    """Multiply weights (o, c, ky, kx) by the scaling ``factor`` (c, H|1, W|1) of their input.
+def _inside(
+    length: int, n_taps: int, n: int, stride: int, padding: int, window: Window, axis: int
+) -> NDArray[np.bool_]:
+    """Return which taps of a convolution read pooled values that exist, along one axis.
 
-    The result is (1, y|1, x|1, o, c, ky, kx): if the factor differs from position to position, each
-    neuron has weights of its own.
+    The result is (n, n_taps), or (1, n_taps) if the taps in the padding read nothing but zeros.
+    ``length`` is the length of the map before pooling, and ``n`` that of the result.
+    """
+    size, step, border = window.kernel[axis], window.stride[axis], window.padding[axis]
+    tiled = border == 0 and size == step and length % step == 0
+    if padding == 0 or tiled:
+        return np.ones((1, n_taps), bool)
+    n_pooled = (length + 2 * border - size) // step + 1
+    index = np.arange(n)[:, None] * stride - padding + np.arange(n_taps)
+    return (index >= 0) & (index < n_pooled)
+
+
+def _with_factor(full: Float, factor: Float, kernel: Pair, stride: Pair, padding: Pair) -> Float:
+    """Multiply weights (y|1, x|1, o, c, ky, kx) by the scaling ``factor`` of their input.
+
+    ``factor`` is (c, H|1, W|1). If it differs from position to position, each neuron of the result
+    has weights of its own.
     """
     if factor.shape[1:] == (1, 1):
-        return (weight * factor[None])[None, None, None]
+        return full * factor
     padded = np.pad(factor, ((0, 0), (padding[0],) * 2, (padding[1],) * 2))
     windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=(1, 2))
     windows = windows[:, :: stride[0], :: stride[1]].transpose(1, 2, 0, 3, 4)
-    return (weight * windows[:, :, None])[None]
+    return full * windows[:, :, None]

@@ -107,22 +107,31 @@ def graph_metadata(graph: Any) -> dict[str, Any] | None:
     return values if values and {"timesteps", "input", "labels"} <= set(values) else None
 
 
-def shape_of(values: Any) -> Shape:
+def shape_of(values: Any, one_axis: bool = False) -> Shape:
     """Return the input shape in a NIR file as (channels, height, width).
 
-    A shape with one axis has height and width 1.
+    A leading axis of length 1 before three others is the batch's. A shape with one axis has height
+    and width 1, and one with two axes, channels and positions, has height 1. Without convolutions
+    of ``one_axis``, a first axis of length 1 is the batch's in a shape with two axes, too.
 
     Raises
     ------
     ExchangeError
-        The shape has neither 1 nor 3 axes.
+        The file states no shape, or one with other axes.
     """
+    if values is None:
+        raise ExchangeError("its Input node has no shape: write (channels, height, width)")
     shape = tuple(int(n) for n in np.atleast_1d(np.asarray(values)))
+    given = shape
+    if len(shape) == 4 or (len(shape) == 3 and one_axis) or (len(shape) == 2 and not one_axis):
+        shape = shape[1:] if shape[0] == 1 else shape
     if len(shape) == 1:
-        return shape[0], 1, 1
-    if len(shape) != 3:
-        raise ExchangeError(f"its input has shape {shape}; use (channels, height, width)")
-    return shape  # type: ignore[return-value]
+        shape = (shape[0], 1, 1)
+    elif len(shape) == 2:
+        shape = (shape[0], 1, shape[1])
+    if len(shape) != 3 or min(shape) < 1:
+        raise ExchangeError(f"its input has shape {given}; use (channels, height, width)")
+    return shape[0], shape[1], shape[2]
 
 
 def pair_of(values: Any) -> tuple[int, int]:

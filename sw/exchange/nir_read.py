@@ -8,6 +8,7 @@ layers. :mod:`sw.exchange.nir_write` exports networks to NIR.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from types import ModuleType
@@ -27,10 +28,10 @@ from sw.exchange.graph import (
     Scale,
     Source,
     Step,
-    decay_error,
-    leak_of,
+    plain_kernel,
     report_problems,
 )
+from sw.exchange.neurons import neurons
 from sw.exchange.nir_common import (
     DT_S,
     KEY,
@@ -41,31 +42,40 @@ from sw.exchange.nir_common import (
     pair_of,
     shape_of,
 )
+from sw.exchange.nir_file import flattened, read_graph
 from sw.network.network import IMAGE
 
 
-def read(
-    path: Path,
-    timesteps: int | None,
-    *,
-    pixel_max: float | None = 1.0,
-    dt_s: float | None = None,
-    fires_at_threshold: bool = False,
-    labels: tuple[str, ...] = (),
-) -> Imported:
-    """Read a NIR file and return its network, folded.
+@dataclass(frozen=True, kw_only=True)
+class NirOptions:
+    """What a NIR file does not say about its network.
 
-    Parameters
-    ----------
-    timesteps : number of timesteps to run. None takes the number that the file states, which only
-        files of :mod:`sw.exchange.nir_write` do.
-    pixel_max : value that a pixel of 255 had in training; None if the input is binary frames.
-        Ignored for files of :mod:`sw.exchange.nir_write`, which say what their input is.
-    dt_s : timestep in seconds. None takes 1 s if all IF neurons have ``r = 1`` and all LIF neurons
-        ``tau >= 1``, otherwise :data:`sw.exchange.nir_common.DT_S`.
-    fires_at_threshold : neurons fire at ``v >= threshold``, as in SpikingJelly, instead of only at
-        ``v > threshold``, as NIR defines.
-    labels : names of the classes; if empty, those in the file.
+    ``labels`` are the names of the classes; if empty, those in the file.
+    """
+
+    timesteps: int | None = None
+    """Number of timesteps to run. None takes the number that the file states, which only files of
+    :mod:`sw.exchange.nir_write` do."""
+    pixel_max: float | None = 1.0
+    """Value that a pixel of 255 had in training; None if the input is binary frames. Ignored for
+    files of :mod:`sw.exchange.nir_write`, which say what their input is."""
+    dt_s: float | None = None
+    """Timestep in seconds. None takes 1 s if all IF neurons have ``r = 1`` and all LIF neurons
+    ``tau >= 1``, otherwise :data:`sw.exchange.nir_common.DT_S`."""
+    fires_at_threshold: bool = False
+    """Whether neurons fire at ``v >= threshold``, as in SpikingJelly, instead of only at
+    ``v > threshold``, as NIR defines."""
+    reset: str | None = None
+    """``"subtract"`` if a spike subtracts the threshold, ``"zero"`` if it sets the membrane to the
+    file's ``v_reset``, or to 0 without one. None takes what the file says."""
+    nearest_leak: int = 0
+    """Largest number of shifts of the leaks that are taken for leaks that the device does not have;
+    0 if none are taken."""
+    labels: tuple[str, ...] = ()
+
+
+def read(path: Path, options: NirOptions) -> Imported:
+    """Read a NIR file and return its network, folded.
 
     Raises
     ------
@@ -73,52 +83,28 @@ def read(
         The file is no NIR file, or the device cannot run its network. The message names all nodes
         of unsupported types or parameters.
     """
-    nir = library()
+    graph = read_graph(path)
     try:
-        graph = nir.read(path)
-    except FileNotFoundError:
-        raise ExchangeError(f"{path}: no such file") from None
-    except Exception as error:  # h5py's and nir's own, of many kinds
-        raise ExchangeError(f"{path} is damaged or no NIR file: {error}") from error
-    try:
-        return from_graph(
-            graph,
-            timesteps,
-            pixel_max=pixel_max,
-            dt_s=dt_s,
-            fires_at_threshold=fires_at_threshold,
-            labels=labels,
-            origin=path.name,
-        )
+        return from_graph(graph, options, origin=path.name)
     except ExchangeError as error:
         raise ExchangeError(f"{path}: {error}") from None
 
 
-def from_graph(
-    graph: Any,
-    timesteps: int | None,
-    *,
-    pixel_max: float | None = 1.0,
-    dt_s: float | None = None,
-    fires_at_threshold: bool = False,
-    labels: tuple[str, ...] = (),
-    origin: str = "graph",
-) -> Imported:
+def from_graph(graph: Any, options: NirOptions, origin: str = "graph") -> Imported:
     """Return the folded network of a NIR graph in memory; ``origin`` names it in the provenance.
 
-    See :func:`read` for the other parameters and the errors.
+    See :func:`read` for the errors. A neuron whose ``v_reset`` is None needs ``options.reset``.
     """
     nir = library()
     known = graph_metadata(graph)
     if known:
-        timesteps = timesteps or int(known["timesteps"])
-        pixel_max = None if known["input"] == "binary frames" else 255.0
-        labels = labels or tuple(map(str, known["labels"]))
-    if timesteps is None:
-        raise ExchangeError("NIR does not say how many timesteps to run: give --timesteps")
-    inputs = [name for name, node in graph.nodes.items() if isinstance(node, nir.Input)]
-    if len(inputs) != 1:
-        raise ExchangeError(f"a network has one Input node, this graph has {len(inputs)}")
+        options = replace(
+            options,
+            timesteps=options.timesteps or int(known["timesteps"]),
+            pixel_max=None if known["input"] == "binary frames" else 255.0,
+            labels=options.labels or tuple(map(str, known["labels"])),
+        )
+    graph = flattened(graph)
     sources: dict[str, list[str]] = {name: [] for name in graph.nodes}
     for start, end in graph.edges:
         if start not in sources or end not in sources:
@@ -129,42 +115,73 @@ def from_graph(
         sources[name] = list(reads)
         for part in parts:
             sources.pop(part, None)
-    try:
-        order = list(TopologicalSorter(sources).static_order())
-    except CycleError as error:
-        loop = " -> ".join(map(str, error.args[1]))
-        raise ExchangeError(f"it is recurrent, which the device does not support: {loop}") from None
-    if dt_s is None:
-        dt_s = _guess_dt(graph, nir)
-    reader = _Reader(nir, dt_s, not fires_at_threshold)
+    dt_s = _guess_dt(graph, nir) if options.dt_s is None else options.dt_s
+    reader = _Reader(nir, dt_s, options)
     problems: dict[str, str] = {}
-    nodes: list[Node] = []
-    for name in order:
+    steps: dict[str, Step] = {}
+    for name in sources:
         node = graph.nodes[name]
         if isinstance(node, nir.Input | nir.Output):
             continue
         try:
-            step = gates[name][0] if name in gates else reader.step(node)
+            steps[name] = gates[name][0] if name in gates else reader.step(node)
         except ExchangeError as error:
             problems[f"{name} ({type(node).__name__})"] = str(error)
-            continue
-        reads = tuple(IMAGE if s == inputs[0] else s for s in sources[name])
-        if not reads:
-            problems[name] = "no edge leads to it"
-        nodes.append(Node(name=name, step=step, sources=reads))
+        if not sources[name]:
+            problems.setdefault(name, "no edge leads to it")
+    for name in _recurrent(sources):
+        kind = f"{name} ({type(graph.nodes[name]).__name__})"
+        loop = "it is part of a loop, which the device does not support"
+        problems[kind] = f"{loop}; {problems[kind]}" if kind in problems else loop
     report_problems(problems, "the graph")
-    outputs = [s for n in graph.nodes if isinstance(graph.nodes[n], nir.Output) for s in sources[n]]
+    inputs = [name for name in sources if isinstance(graph.nodes[name], nir.Input)]
+    if len(inputs) != 1:
+        raise ExchangeError(f"a network has one Input node, this graph has {len(inputs)}")
+    outputs = [s for n in sources if isinstance(graph.nodes[n], nir.Output) for s in sources[n]]
     if len(outputs) != 1:
         raise ExchangeError(f"a network has one output, this graph has {len(outputs)}")
+    if options.timesteps is None:
+        raise ExchangeError("NIR does not say how many timesteps to run: give --timesteps")
+    nodes = [
+        Node(
+            name=name,
+            step=steps[name],
+            sources=tuple(IMAGE if s == inputs[0] else s for s in sources[name]),
+        )
+        for name in TopologicalSorter(sources).static_order()
+        if name in steps
+    ]
     nodes.sort(key=lambda node: node.name == outputs[0])  # the output comes last
+    conv1d = any(isinstance(node, nir.Conv1d) for node in graph.nodes.values())
     network = Source(
-        timesteps=timesteps,
-        image_shape=shape_of(graph.nodes[inputs[0]].input_type["input"]),
-        pixel_max=pixel_max,
-        labels=labels,
+        timesteps=options.timesteps,
+        image_shape=shape_of(graph.nodes[inputs[0]].input_type["input"], conv1d),
+        pixel_max=options.pixel_max,
+        labels=options.labels,
         averaged=known is None,
     )
     return assemble(nodes, network, {"imported": {"from": "NIR", "file": origin, "dt_s": dt_s}})
+
+
+def _recurrent(sources: dict[str, list[str]]) -> list[str]:
+    """Return the names of all nodes that are part of a loop; ``sources`` holds what each reads."""
+    try:
+        TopologicalSorter(sources).prepare()
+    except CycleError:
+        return [name for name in sources if name in _ancestors(sources, name)]
+    return []
+
+
+def _ancestors(sources: dict[str, list[str]], name: str) -> set[str]:
+    """Return the names of all nodes that a node reads, directly or through others."""
+    found: set[str] = set()
+    waiting = list(sources[name])
+    while waiting:
+        new = waiting.pop()
+        if new not in found:
+            found.add(new)
+            waiting += sources.get(new, [])
+    return found
 
 
 def _guess_dt(graph: Any, nir: ModuleType) -> float:
@@ -184,18 +201,18 @@ def _guess_dt(graph: Any, nir: ModuleType) -> float:
 class _Reader:
     """Conversion of NIR nodes to the steps of :mod:`sw.exchange.graph`.
 
-    ``dt`` is the timestep in seconds. If ``strict`` is set, neurons fire only above their
-    threshold, otherwise also at it. ``known`` maps each supported type of node to its converter.
+    ``dt`` is the timestep in seconds. ``known`` maps each supported type of node to its converter.
     """
 
-    def __init__(self, nir: ModuleType, dt: float, strict: bool):
+    def __init__(self, nir: ModuleType, dt: float, options: NirOptions):
         self.dt = dt
-        self.strict = strict
+        self.options = options
         self.known: dict[type, Callable[[Any], Step]] = {
-            nir.Conv2d: self.conv2d,
+            nir.Conv1d: self.convolution,
+            nir.Conv2d: self.convolution,
             nir.Linear: lambda node: Connect(weight=_matrix(node.weight)),
             nir.Affine: lambda node: Connect(
-                weight=_matrix(node.weight), bias=np.asarray(node.bias, np.float64)
+                weight=_matrix(node.weight), bias=_bias(node.bias, np.shape(node.weight)[-2])
             ),
             nir.Scale: lambda node: Scale(factor=np.asarray(node.scale, np.float64)),
             nir.Flatten: lambda node: Flatten(),
@@ -209,15 +226,24 @@ class _Reader:
         """Convert a NIR node to a step; raise :class:`ExchangeError` if it is not supported."""
         if type(node) not in self.known:
             names = ", ".join(sorted(kind.__name__ for kind in self.known))
-            raise ExchangeError(f"this type of node is not supported; supported are {names}")
-        return self.known[type(node)](node)
+            why = UNSUPPORTED.get(type(node).__name__, "this type of node is not supported")
+            raise ExchangeError(f"{why}; supported are {names}")
+        try:
+            return self.known[type(node)](node)
+        except (ValueError, TypeError, IndexError, OverflowError) as error:
+            if isinstance(error, ExchangeError):
+                raise
+            raise ExchangeError(f"its parameters cannot be read: {error}") from error
 
-    def conv2d(self, node: Any) -> Convolve:
+    def convolution(self, node: Any) -> Convolve:
+        """Convert Conv2d, or Conv1d as a convolution of maps of height 1."""
+        n_axes = 1 if type(node).__name__ == "Conv1d" else 2
         weight = np.asarray(node.weight, np.float64)
-        if weight.ndim != 4:
-            raise ExchangeError(f"its weight has {weight.ndim} axes instead of 4")
-        if int(np.asarray(node.groups)) != 1 or pair_of(node.dilation) != (1, 1):
-            raise ExchangeError("groups or dilation: use a plain convolution with weights of 0")
+        if weight.ndim != n_axes + 2:
+            raise ExchangeError(f"its weight has {weight.ndim} axes instead of {n_axes + 2}")
+        dilation, stride = _sizes(node.dilation, n_axes, 1), _sizes(node.stride, n_axes, 1)
+        weight = weight.reshape(*weight.shape[:2], *[1] * (2 - n_axes), *weight.shape[2:])
+        weight = plain_kernel(weight, int(np.asarray(node.groups)), dilation)
         kernel = weight.shape[2:]
         padding = node.padding.decode() if isinstance(node.padding, bytes) else node.padding
         if isinstance(padding, str):
@@ -225,12 +251,11 @@ class _Reader:
                 raise ExchangeError(
                     "padding 'same' with an even kernel is not symmetric; use an odd one"
                 )
-            padding = tuple(k // 2 for k in kernel) if padding == "same" else (0, 0)
+            border = (kernel[0] // 2, kernel[1] // 2) if padding == "same" else (0, 0)
+        else:
+            border = _sizes(padding, n_axes, 0)
         return Convolve(
-            weight=weight,
-            bias=np.asarray(node.bias, np.float64).reshape(-1),
-            stride=pair_of(node.stride),
-            padding=pair_of(padding),
+            weight=weight, bias=_bias(node.bias, len(weight)), stride=stride, padding=border
         )
 
     def pool(self, node: Any, kind: str) -> Pool:
@@ -242,43 +267,73 @@ class _Reader:
         )
 
     def integrate(self, node: Any) -> FireNode:
-        return self.neuron(node, np.asarray(node.r, np.float64) * self.dt, 1.0)
+        return self.neuron(node, np.asarray(node.r, np.float64) * self.dt, np.ones(()), 0.0)
 
     def leaky(self, node: Any) -> FireNode:
         share = self.dt / np.asarray(node.tau, np.float64)
-        if np.ptp(share) > 1e-9 * np.max(share):
-            raise ExchangeError("its time constants differ from neuron to neuron")
-        v_reset = np.zeros(()) if node.v_reset is None else np.asarray(node.v_reset)
-        if np.any(np.asarray(node.v_leak) != v_reset):
-            raise ExchangeError("its v_leak differs from its v_reset; use the same value for both")
-        return self.neuron(node, np.asarray(node.r, np.float64) * share, 1 - float(share.flat[0]))
+        rest = np.asarray(node.v_leak, np.float64)
+        return self.neuron(node, np.asarray(node.r, np.float64) * share, 1 - share, rest)
 
-    def neuron(self, node: Any, gain: Float, decay: float) -> FireNode:
+    def neuron(self, node: Any, gain: Float, factor: Float, rest: Float | float) -> FireNode:
         """Convert IF or LIF neurons to a step, given their constants per timestep.
 
-        At every timestep, the membrane is multiplied by ``decay``, and the input times ``gain`` is
-        added to it.
+        At every timestep, the difference between membrane and ``rest`` is multiplied by ``factor``,
+        and the input times ``gain`` is added to the membrane. Membranes start at ``v_reset``, or at
+        0 if a spike subtracts the threshold. If they start elsewhere than at ``rest``, the leak
+        drives them towards it.
         """
-        leak = leak_of(decay)
-        if leak is None:
-            raise ExchangeError(decay_error(decay))
         if np.any(gain <= 0):
             raise ExchangeError("its r must be positive")
-        v_reset = np.zeros(()) if node.v_reset is None else np.asarray(node.v_reset, np.float64)
+        reset = self.options.reset
+        if node.v_reset is None and reset is None:
+            raise ExchangeError(
+                "it has no v_reset, as files of nir 1.0.4 and earlier, in which a spike subtracts "
+                "the threshold: give --reset subtract, or --reset zero if it clears the membrane"
+            )
+        soft = reset == "subtract"
+        start = 0.0 if soft or node.v_reset is None else np.asarray(node.v_reset, np.float64)
         integers = (node.metadata or {}).get(KEY)
         if isinstance(integers, str | bytes):
             integers = None
-        return FireNode(
-            threshold=(np.asarray(node.v_threshold, np.float64) - v_reset) / gain,
-            strict=self.strict,
-            leak=leak[0],
-            leak_shift=leak[1],
+        return neurons(
+            (np.asarray(node.v_threshold, np.float64) - start) / gain,
+            factor,
+            soft=soft,
+            strict=not self.options.fires_at_threshold,
+            nearest=self.options.nearest_leak,
+            drive=(1 - factor) * (rest - start) / gain,
             integer_threshold=None if integers is None else np.asarray(integers, np.int64),
         )
 
 
+UNSUPPORTED = {
+    "CubaLIF": "its synapses have a state of their own, which the device's do not",
+    "CubaLI": "its membranes are its output, and its synapses have a state of their own",
+    "LI": "its membranes are its output, and the device's neurons have spikes only",
+    "I": "its membranes are its output, and the device's neurons have spikes only",
+    "Delay": "the device has no delays",
+    "Threshold": "it fires without a membrane; use IF or LIF neurons",
+}
+"""Reasons why nodes are not supported, by their type."""
+
+
+def _sizes(values: Any, n_axes: int, fill: int) -> tuple[int, int]:
+    """Return a size as a pair (vertical, horizontal); for one axis, ``fill`` is the vertical."""
+    return pair_of(values) if n_axes == 2 else (fill, pair_of(values)[1])
+
+
 def _matrix(values: Any) -> Float:
     weight = np.asarray(values, np.float64)
+    while weight.ndim > 2 and weight.shape[0] == 1:
+        weight = weight[0]
     if weight.ndim != 2:
         raise ExchangeError(f"its weight has {weight.ndim} axes instead of 2")
     return weight
+
+
+def _bias(values: Any, n_out: int) -> Float:
+    """Return a bias (n_out,) from one number, or one per output."""
+    bias = np.asarray(0.0 if values is None else values, np.float64).reshape(-1)
+    if bias.size not in (1, n_out):
+        raise ExchangeError(f"its bias has {bias.size} numbers for {n_out} outputs")
+    return np.broadcast_to(bias, n_out).copy()

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hw.spec import Gate, Leak, Reset
+from hw.spec import Gate, Leak, decay
 from sw.convert import fold
 from sw.convert.folded import FoldedNetwork
 from sw.exchange.graph import ExchangeError, report_problems
@@ -44,6 +44,7 @@ from sw.exchange.nir_common import (
     NirNetwork,
     library,
 )
+from sw.exchange.nir_limits import Dense, unsupported, why_dense
 from sw.files import write_whole
 from sw.model import checkpoint
 from sw.network.engine import drive
@@ -75,7 +76,7 @@ def to_nir(
     problems = {
         layer.name: why
         for layer in ([network.encoder] if network.encoder else []) + list(network.layers)
-        if (why := _unsupported(layer, isinstance(network, Network)))
+        if (why := unsupported(layer, isinstance(network, Network)))
     }
     problems |= {
         name: "its coefficients differ from timestep to timestep"
@@ -84,23 +85,6 @@ def to_nir(
     }
     report_problems(problems, "the network")
     return _Writer(nir, network, scales or {}, dt_s).graph()
-
-
-def _unsupported(layer: NirLayer, integers: bool) -> str | None:
-    """Return the reason why NIR cannot express a layer; None if NIR can express it.
-
-    ``integers`` says whether the layer's network is in integers.
-    """
-    if layer.weight.shape[0] > 1 or layer.bias.shape[0] > 1:
-        return "its weights differ from timestep to timestep, which NIR cannot express"
-    if layer.reset != Reset.HARD and not layer.output:
-        return f"a {layer.reset.name.lower()} reset; NIR has only resets to a fixed value"
-    if integers and layer.leak != Leak.NONE:
-        return (
-            "its leak rounds to integers, which NIR's does not; convert the checkpoint instead of "
-            "the network file"
-        )
-    return None
 
 
 class _Writer:
@@ -119,9 +103,9 @@ class _Writer:
         self.dt = dt
         self.nodes: dict[str, Any] = {}
         self.edges: list[tuple[str, str]] = []
-        self.maps: dict[str, tuple[str, Shape, bool]] = {}
-        """For every map, by name: the node that outputs it, its shape (C, H, W), and whether the
-        node's output is a flat vector."""
+        self.maps: dict[str, tuple[str, Shape, Dense | None]] = {}
+        """For every map, by name: the node that outputs it, its shape (C, H, W), and why the node's
+        output is a flat vector; None if it is no flat vector."""
 
     def node(self, name: str, node: Any, *sources: str) -> str:
         """Add a node, and edges from the nodes ``sources`` to it; return its name."""
@@ -136,10 +120,10 @@ class _Writer:
         shape = network.image_shape
         self.node("input", nir.Input(input_type={"input": np.array(shape)}))
         if network.encoder is not None:
-            self.maps[IMAGE] = ("input", shape, False)
+            self.maps[IMAGE] = ("input", shape, None)
             self.layer(replace(network.encoder, source=IMAGE), INPUT)  # type: ignore[type-var]
         else:
-            self.maps[INPUT] = ("input", shape, False)
+            self.maps[INPUT] = ("input", shape, None)
         live = _live(network)  # a layer that nothing reads would count as another output
         for layer in network.layers:
             if layer.name in live:
@@ -168,17 +152,14 @@ class _Writer:
             source = self.node(f"{layer.name}.scale", self.nir.Scale(np.array(scale)), source)
         identity = None if layer.identity is None else self.maps[layer.identity]
         divisor = self.divisor(layer)
-        unshared = max(*layer.weight.shape[1:3], *layer.bias.shape[1:3], *divisor.shape[:2]) > 1
-        dense = flat or layer.output or unshared
-        # The shape check of nir 1.0.8 assumes square kernels.
-        dense = dense or layer.kernel[0] != layer.kernel[1]
-        dense = dense or (identity is not None and identity[2])
-        weights = self.weights(layer, shape, divisor, dense)
+        why = flat or why_dense(layer, divisor) or (identity[2] if identity else None)
+        dense = why is not None
+        weights = self.weights(layer, shape, divisor, why)
         if dense and not flat:
             source = self.flattened(source, shape)
         place = self.node(layer.name, weights, source)
         if layer.output:
-            self.maps[target] = (place, out_shape, True)
+            self.maps[target] = (place, out_shape, why)
             return
         place = self.neurons(layer, f"{layer.name}.neuron", out_shape, dense, place)
         if identity is not None:
@@ -188,7 +169,7 @@ class _Writer:
             place = self.gate(layer, place, other, out_shape, dense)
         if layer.pool != (1, 1):
             place, out_shape = self.pool(layer, place, out_shape, dense)
-        self.maps[target] = (place, out_shape, dense)
+        self.maps[target] = (place, out_shape, why)
 
     def flattened(self, place: str, shape: Shape) -> str:
         """Return the name of a Flatten node that reads the node ``place``; add it if necessary.
@@ -213,17 +194,17 @@ class _Writer:
         assert layer.threshold is not None
         return layer.threshold.astype(np.float64)
 
-    def weights(self, layer: NirLayer, shape: Shape, divisor: Float, dense: bool) -> Any:
+    def weights(self, layer: NirLayer, shape: Shape, divisor: Float, dense: Dense | None) -> Any:
         """Return a NIR node with a layer's weights and biases, divided by ``divisor``.
 
-        It is a dense matrix (``Affine``) if ``dense`` is set, otherwise a convolution. ``shape`` is
-        the shape (C, H, W) of the layer's input.
+        It is a dense matrix (``Affine``) if ``dense`` says why, otherwise a convolution. ``shape``
+        is the shape (C, H, W) of the layer's input.
         """
         timesteps = self.network.timesteps
         bias = layer.bias.astype(np.float64) / divisor[None]
         if layer.output:  # NIR adds the bias at every timestep
             bias = bias / timesteps
-        if not dense:
+        if dense is None:
             weight = layer.weight[0, 0, 0] / divisor[0, 0, :, None, None, None]
             weight = np.broadcast_to(weight, (*weight.shape[:2], *layer.kernel))
             return self.nir.Conv2d(
@@ -239,9 +220,9 @@ class _Writer:
         out_shape = layer.conv_shape(shape)
         if n_in * int(np.prod(out_shape)) > MAX_DENSE:
             raise ExchangeError(
-                f"layer {layer.name!r}: its weights are not shared, so it becomes a matrix of "
-                f"{n_in:,} x {int(np.prod(out_shape)):,}, too large to write; use --unfolded, or "
-                "train with a coarser granularity in this layer"
+                f"layer {layer.name!r} becomes a matrix of {n_in:,} x {int(np.prod(out_shape)):,} "
+                f"numbers, more than the {MAX_DENSE:,} that are written, because {dense.reason}; "
+                f"{dense.remedy}"
             )
         basis = torch.eye(n_in).reshape(n_in, 1, *shape)
         matrix = drive(_as_double(layer), basis, torch.float64)[:, 0]  # (in, o, y, x)
@@ -270,8 +251,7 @@ class _Writer:
         }
         if layer.leak == Leak.NONE:
             return self.node(name, self.nir.IF(r=np.full(size, 1 / self.dt), **common), source)
-        kept = 2.0**-layer.leak_shift
-        tau = 1 / (kept if layer.leak == Leak.SUBTRACT else 1 - kept)
+        tau = 1 / (1 - decay(layer.leak, *layer.leak_shifts))
         lif = self.nir.LIF(
             tau=np.full(size, tau * self.dt),
             r=np.full(size, tau),

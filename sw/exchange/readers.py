@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sw.exchange import nir_common, nir_read, statedict
+from sw.exchange import nir_common, nir_file, nir_read, statedict
 from sw.exchange.assembly import Imported
-from sw.exchange.topology import load_topology
+from sw.exchange.graph import ExchangeError
+from sw.exchange.topology import TOPOLOGIES, load_topology
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +21,7 @@ class ReadOptions:
 
     ``topology`` is the name or file of a description of the network (:mod:`sw.exchange.topology`),
     ``frames`` says that the input is binary frames, and ``dt`` is the timestep in seconds.
-    :func:`sw.exchange.nir_read.read` explains ``timesteps``, ``pixel_max`` and
-    ``fires_at_threshold``.
+    :class:`sw.exchange.nir_read.NirOptions` explains the others.
     """
 
     timesteps: int | None = None
@@ -30,6 +30,8 @@ class ReadOptions:
     frames: bool = False
     dt: float | None = None
     fires_at_threshold: bool = False
+    reset: str | None = None
+    nearest_leak: int = 0
 
     def given(self) -> set[str]:
         """Return the names of the options that the user gave, as field names."""
@@ -54,30 +56,45 @@ class Reader:
 def _read_nir(path: Path, options: ReadOptions) -> Imported:
     return nir_read.read(
         path,
-        options.timesteps,
-        pixel_max=None if options.frames else options.pixel_max or 1.0,
-        dt_s=options.dt,
-        fires_at_threshold=options.fires_at_threshold,
+        nir_read.NirOptions(
+            timesteps=options.timesteps,
+            pixel_max=None if options.frames else options.pixel_max or 1.0,
+            dt_s=options.dt,
+            fires_at_threshold=options.fires_at_threshold,
+            reset=options.reset,
+            nearest_leak=options.nearest_leak,
+        ),
     )
 
 
 def _read_state_dict(path: Path, options: ReadOptions) -> Imported:
     assert options.topology is not None
-    return statedict.read(path, load_topology(options.topology), options.timesteps)
+    topology = load_topology(options.topology)
+    return statedict.read(path, topology, options.timesteps, options.nearest_leak)
 
 
 READERS = (
     Reader(
         files=f"{nir_common.SUFFIX} files",
-        matches=lambda path, options: path.suffix == nir_common.SUFFIX,
+        matches=lambda path, options: nir_file.is_hdf5(path),
         read=_read_nir,
-        options=frozenset({"timesteps", "pixel_max", "frames", "dt", "fires_at_threshold"}),
+        options=frozenset(
+            {
+                "timesteps",
+                "pixel_max",
+                "frames",
+                "dt",
+                "fires_at_threshold",
+                "reset",
+                "nearest_leak",
+            }
+        ),
     ),
     Reader(
         files="state dicts",
         matches=lambda path, options: options.topology is not None,
         read=_read_state_dict,
-        options=frozenset({"timesteps", "topology"}),
+        options=frozenset({"timesteps", "topology", "nearest_leak"}),
     ),
 )
 """All readers; the first one that matches reads a file."""
@@ -89,6 +106,28 @@ def find_reader(path: Path, options: ReadOptions) -> Reader | None:
     The result is None if none does: the file is then taken for a checkpoint of ``sw.train``.
     """
     return next((reader for reader in READERS if reader.matches(path, options)), None)
+
+
+def missing_topology(path: Path) -> str | None:
+    """Return an error message if a file needs a topology, which was not given; otherwise None.
+
+    These are files that hold a state dict of another framework, or a whole network.
+    """
+    ways = (
+        "give --topology FILE, a JSON file that sw.exchange.describe makes from the network, or "
+        f"--topology {' or '.join(TOPOLOGIES)}"
+    )
+    try:
+        state = statedict.load(path)
+    except statedict.ForeignObjects as error:
+        return f"{error}; then {ways}"
+    except ExchangeError:
+        return None
+    names = ", ".join(list(state)[:3])
+    return (
+        f"{path} is a state dict of another framework ({names}, ...), which does not say how the "
+        f"network uses its tensors: {ways}"
+    )
 
 
 def unused_option(reader: Reader | None, options: ReadOptions) -> str | None:

@@ -9,6 +9,7 @@ Only tensors and plain values are unpickled, so that a hostile file cannot run c
 
 from __future__ import annotations
 
+import itertools
 import math
 import pickle
 import zipfile
@@ -22,13 +23,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hw.spec import Gate, Leak, Reset
+from hw.spec import Gate
 from sw.exchange.assembly import Imported, assemble
 from sw.exchange.graph import (
+    AdaptivePool,
     Connect,
     Convolve,
     ExchangeError,
-    FireNode,
     Flatten,
     Join,
     Node,
@@ -36,23 +37,34 @@ from sw.exchange.graph import (
     Pool,
     Source,
     Step,
-    decay_error,
-    leak_of,
+    plain_kernel,
     report_problems,
 )
+from sw.exchange.neurons import neurons
 from sw.exchange.topology import KINDS
 from sw.model import checkpoint
 from sw.network.network import IMAGE
 
 NESTED = ("state_dict", "model", "net", "model_state_dict")
 """Keys under which training scripts store the state dict in their checkpoints."""
+NEURON_ENTRIES = {"IF": set(), "LIF": {"tau", "decay_input"}, "PLIF": {"decay_input"}}
+"""Entries that a layer of SpikingJelly's neurons may have besides threshold and reset, by kind."""
 MAX_FLOAT = float(np.finfo(np.float64).max)
 """Largest finite float64."""
 
 Float = NDArray[np.float64]
 
 
-def read(path: Path, topology: Mapping[str, Any], timesteps: int | None = None) -> Imported:
+class ForeignObjects(ExchangeError):
+    """Error that a file holds objects other than tensors and plain values, such as a network."""
+
+
+def read(
+    path: Path,
+    topology: Mapping[str, Any],
+    timesteps: int | None = None,
+    nearest_leak: int = 0,
+) -> Imported:
     """Read a file with a state dict, and return its network, folded.
 
     Parameters
@@ -60,6 +72,7 @@ def read(path: Path, topology: Mapping[str, Any], timesteps: int | None = None) 
     topology : description of the network's steps, from
         :func:`sw.exchange.topology.load_topology`.
     timesteps : number of timesteps to run; None takes the number in the topology.
+    nearest_leak : take the nearest leaks of up to so many shifts; 0: exact leaks only.
 
     Raises
     ------
@@ -69,7 +82,7 @@ def read(path: Path, topology: Mapping[str, Any], timesteps: int | None = None) 
     """
     state = load(path)
     try:
-        return from_state_dict(state, topology, timesteps, origin=path.name)
+        return from_state_dict(state, topology, timesteps, path.name, nearest_leak)
     except ExchangeError as error:
         raise ExchangeError(f"{path}: {error}") from None
 
@@ -92,7 +105,7 @@ def load(path: Path) -> dict[str, Tensor]:
                 raise ValueError("torch.save did not write it")
         values = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ExchangeError(
+        raise ForeignObjects(
             f"{path} holds more than tensors and plain values, which could run code when it is "
             "read; save only the state dict: torch.save(net.state_dict(), path)"
         ) from error
@@ -114,7 +127,10 @@ def load(path: Path) -> dict[str, Tensor]:
             f"{path} holds {', '.join(others[:5])} besides tensors; save only the state dict, or "
             f"store it under one of the keys {', '.join(NESTED)}"
         )
-    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    return {
+        name.removeprefix("module.").removeprefix("_orig_mod."): tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def from_state_dict(
@@ -122,13 +138,14 @@ def from_state_dict(
     values: Mapping[str, Any],
     timesteps: int | None = None,
     origin: str = "state dict",
+    nearest_leak: int = 0,
 ) -> Imported:
     """Return the folded network of a state dict that is already loaded.
 
     ``values`` is its topology, and ``origin`` names the state dict in the provenance. See
     :func:`read` for the other parameters and the errors.
     """
-    builder = _Builder(state, values["framework"])
+    builder = _Builder(state, values["framework"], nearest_leak)
     builder.sequence(values["layers"], IMAGE)
     report_problems(builder.problems, "the network")
     builder.check_all_used()
@@ -152,6 +169,7 @@ class _Builder:
 
     state: Mapping[str, Tensor]
     framework: str
+    nearest_leak: int
     nodes: list[Node] = field(default_factory=list)
     problems: dict[str, str] = field(default_factory=dict)
     """Reasons why layers cannot be converted, by name of the node."""
@@ -172,7 +190,9 @@ class _Builder:
                 continue
             kind = next(k for k in KINDS if k in layer)
             name = layer[kind] if kind in ("conv", "linear", "norm") else layer.get("name")
-            name = str(name or f"{kind} {place}{n}")
+            if kind == "neuron" and self.framework == "snntorch":
+                name = layer[kind]
+            name = self.unused_name(str(name or f"{kind} {place}{n}"))
             try:
                 step = getattr(self, kind)(layer)
             except ExchangeError as error:
@@ -182,13 +202,22 @@ class _Builder:
             source = name
         return source
 
+    def unused_name(self, name: str) -> str:
+        """Return ``name``, or with a number behind it if a node already has that name.
+
+        A module without membranes may run at several places, with the same weights.
+        """
+        names = {node.name for node in self.nodes}
+        others = (f"{name}.{n}" for n in itertools.count(2))
+        return next(n for n in itertools.chain([name], others) if n not in names)
+
     def block(self, layer: Mapping[str, Any], source: str, place: str) -> str:
         """Add the layers of a residual block and the gate that joins them; return the gate's name.
 
         The gate joins the spikes of the block's branch (its convolutions) and identity (its
         shortcut). Both read the node ``source``.
         """
-        name = str(layer["block"])
+        name = self.unused_name(str(layer["block"]))
         gate = str(layer.get("gate"))
         if gate not in Gate.__members__ or gate == "NONE":
             self.problems[name] = (
@@ -202,11 +231,11 @@ class _Builder:
             self.nodes.append(Node(name=name, step=step, sources=(branch, identity)))
         return name
 
-    def tensor(self, name: str, n_axes: int, optional: bool = False) -> Float | None:
+    def tensor(self, name: str, *n_axes: int, optional: bool = False) -> Float | None:
         """Return a tensor of the state dict in float64; None if it is optional and missing.
 
         Raises :class:`ExchangeError` if a tensor that is not optional is missing, or if the tensor
-        does not have ``n_axes`` axes.
+        does not have one of ``n_axes`` axes.
         """
         if name not in self.state:
             if optional:
@@ -217,16 +246,17 @@ class _Builder:
             )
         self.used.add(name)
         tensor = self.state[name]
-        if tensor.ndim != n_axes:
-            raise ExchangeError(f"{name!r} has {tensor.ndim} axes instead of {n_axes}")
+        if tensor.ndim not in n_axes:
+            expected = " or ".join(map(str, n_axes))
+            raise ExchangeError(f"{name!r} has {tensor.ndim} axes instead of {expected}")
         return tensor.detach().to(torch.float64).numpy()
 
-    def required(self, name: str, n_axes: int) -> Float:
+    def required(self, name: str, *n_axes: int) -> Float:
         """Return a tensor of the state dict in float64.
 
-        Raises :class:`ExchangeError` if it is missing, or does not have ``n_axes`` axes.
+        Raises :class:`ExchangeError` if it is missing, or does not have one of ``n_axes`` axes.
         """
-        values = self.tensor(name, n_axes)
+        values = self.tensor(name, *n_axes)
         assert values is not None
         return values
 
@@ -244,12 +274,16 @@ class _Builder:
     # -- one method per kind
 
     def conv(self, layer: Mapping[str, Any]) -> Step:
-        if pair_of(layer, "dilation", 1) != (1, 1) or layer.get("groups", 1) != 1:
-            raise ExchangeError("groups or dilation: use a plain convolution with weights of 0")
-        weight = self.required(f"{layer['conv']}.weight", 4)
+        """Convert a convolution; a kernel of one axis becomes one of height 1."""
+        weight = self.required(f"{layer['conv']}.weight", 3, 4)
+        if weight.ndim == 3:
+            weight = weight[:, :, None]
+        groups = layer.get("groups", 1)
+        if type(groups) is not int:
+            raise ExchangeError(f"groups {groups!r} must be a whole number of at least 1")
         self.width = len(weight)
         return Convolve(
-            weight=weight,
+            weight=plain_kernel(weight, groups, pair_of(layer, "dilation", 1, least=1)),
             bias=self.tensor(f"{layer['conv']}.bias", 1, optional=True),
             stride=pair_of(layer, "stride", 1, least=1),
             padding=pair_of(layer, "padding", 0),
@@ -274,13 +308,27 @@ class _Builder:
     def pool(self, layer: Mapping[str, Any]) -> Step:
         if layer["pool"] not in ("max", "average"):
             raise ExchangeError(f"pool {layer['pool']!r} is not supported; use max or average")
+        if "output" in layer:
+            extra = sorted(set(layer) & {"kernel", "stride", "padding", "ceil", "divisor"})
+            if extra:
+                raise ExchangeError(f"an output size excludes {', '.join(extra)}")
+            return AdaptivePool(kind=layer["pool"], output=pair_of(layer, "output"))
         kernel = pair_of(layer, "kernel", 2, least=1)
         strides = layer if layer.get("stride") is not None else {"stride": list(kernel)}
+        divisor, ceil = layer.get("divisor"), layer.get("ceil", False)
+        if divisor is not None and (type(divisor) is not int or divisor < 1):
+            raise ExchangeError(f"divisor {divisor!r} must be a whole number of at least 1")
+        if divisor is not None and layer["pool"] != "average":
+            raise ExchangeError("only average pooling takes a divisor")
+        if type(ceil) is not bool:
+            raise ExchangeError(f"ceil {ceil!r} must be true or false")
         return Pool(
             kind=layer["pool"],
             kernel=kernel,
             stride=pair_of(strides, "stride", least=1),
             padding=pair_of(layer, "padding", 0),
+            ceil=ceil,
+            divisor=divisor,
         )
 
     def vote(self, layer: Mapping[str, Any]) -> Step:
@@ -322,7 +370,11 @@ class _Builder:
             gain = 1 / tau if layer.get("decay_input", True) else 1.0
         elif kind != "IF":
             raise ExchangeError(f"neuron {kind!r} is not supported; the device has IF and LIF")
-        return _fire(_number(layer, "threshold", 1.0) - rest, gain, decay, soft, False)
+        extra = set(layer) & {"tau", "decay_input"} - NEURON_ENTRIES[kind]
+        if extra:
+            raise ExchangeError(f"{kind} neurons take no {', '.join(sorted(extra))}")
+        threshold = (_number(layer, "threshold", 1.0) - rest) / gain
+        return neurons(threshold, decay, soft=soft, strict=False, nearest=self.nearest_leak)
 
     def leaky(self, layer: Mapping[str, Any]) -> Step:
         """Convert a layer of snnTorch's ``Leaky`` neurons.
@@ -332,6 +384,11 @@ class _Builder:
         and ``"subtract"`` subtracts the threshold after the leak.
         """
         name = str(layer["neuron"])
+        extra = set(layer) - {"neuron", "name"}
+        if extra:
+            raise ExchangeError(
+                f"snnTorch's neurons take no {', '.join(sorted(extra))}: the file has their numbers"
+            )
         threshold, beta = (
             np.atleast_1d(self.state[f"{name}.{n}"].detach().to(torch.float64).numpy())
             if f"{name}.{n}" in self.state
@@ -343,42 +400,21 @@ class _Builder:
             raise ExchangeError(f"the file has no {name}.threshold or no {name}.beta")
         if f"{name}.alpha" in self.state or f"{name}.V" in self.state:
             raise ExchangeError("synaptic and recurrent neurons are not supported; use Leaky")
-        if len(set(beta.tolist())) > 1:
-            raise ExchangeError("its beta differs from neuron to neuron")
         spike = self.state.get(f"{name}.graded_spikes_factor")
         if spike is not None and bool((spike != 1).any()):
             raise ExchangeError("graded spikes are not supported; the device's are 0 and 1")
         mechanism = int(self.state.get(f"{name}.reset_mechanism_val", torch.tensor(0)).item())
-        decay = float(np.clip(beta[0], 0, 1))
+        decay = np.clip(beta, 0, 1)
         if mechanism == 2:
             raise ExchangeError("reset_mechanism='none' is not supported; train with 'zero'")
-        if mechanism == 0 and decay != 1:
-            raise ExchangeError(
-                "reset_mechanism='subtract' with beta below 1 subtracts the threshold after the "
-                "leak, the device before it; train with reset_mechanism='zero'"
-            )
-        return _fire(threshold, 1.0, decay, mechanism == 0, True)
-
-
-def _fire(
-    threshold: float | Float, gain: float, decay: float, soft: bool, strict: bool
-) -> FireNode:
-    """Return the step (:class:`sw.exchange.graph.FireNode`) of neurons with these constants.
-
-    At every timestep, the membrane is multiplied by ``decay``, and the input times ``gain`` is
-    added to it. A spike subtracts the threshold if ``soft`` is set, and otherwise clears the
-    membrane. Neurons fire only above their threshold if ``strict`` is set, otherwise also at it.
-    """
-    leak = leak_of(decay)
-    if leak is None:
-        raise ExchangeError(decay_error(decay))
-    return FireNode(
-        threshold=np.asarray(threshold, np.float64) / gain,
-        strict=strict,
-        leak=Leak(leak[0]),
-        leak_shift=leak[1],
-        reset=Reset.SOFT if soft else Reset.HARD,
-    )
+        return neurons(
+            threshold,
+            decay,
+            soft=mechanism == 0,
+            strict=True,
+            late=True,
+            nearest=self.nearest_leak,
+        )
 
 
 def _number(layer: Mapping[str, Any], key: str, default: float, least: float = -math.inf) -> float:

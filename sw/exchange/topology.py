@@ -10,6 +10,12 @@ network's steps in order. A step with tensors gives the common prefix of their n
                 {"neuron": "IF", "threshold": 1.0, "reset": 0.0}, {"pool": "max", "kernel": 2},
                 ..., {"flatten": true}, {"linear": "conv_fc.9"}, {"neuron": "IF"}]}
 
+A ``pool`` is ``"max"`` or ``"average"``, and has a ``kernel``, ``stride`` (the kernel by default)
+and ``padding``; or, if it is adaptive, an ``output`` size, in which 0 stands for the size of the
+input. ``ceil`` is PyTorch's ``ceil_mode`` and ``divisor`` its ``divisor_override``. ``name`` names
+a step without tensors in messages. The kernels, strides and paddings are numbers, or pairs
+(vertical, horizontal); those of networks of one axis are pairs, too, for maps of height 1.
+
 Some topologies are built in, by name (:data:`TOPOLOGIES`). :func:`sw.exchange.describe.describe`
 derives the topology of a PyTorch module.
 """
@@ -59,9 +65,9 @@ KINDS = {
     "linear": set(),
     "norm": {"eps"},
     "neuron": {"threshold", "reset", "tau", "decay_input", "name"},
-    "pool": {"kernel", "stride", "padding"},
-    "flatten": set(),
-    "vote": set(),
+    "pool": {"kernel", "stride", "padding", "ceil", "divisor", "output", "name"},
+    "flatten": {"name"},
+    "vote": {"name"},
     "block": {"gate", "branch", "identity"},
 }
 """Kinds of layers in a topology, and the other entries that each may have."""

@@ -6,9 +6,10 @@ A checkpoint's keys are:
 - ``model_config``: see :class:`sw.model.config.ModelConfig`;
 - ``model``: state dict of the epoch with the best validation accuracy;
 - ``train_config``: see :class:`sw.training.recipes.TrainConfig`;
-- ``command`` and ``code``: command line of the training, and version of the code that ran it;
-- ``data``: name, SHA-256, labels, note and metric of the data set, as in
-  :class:`sw.data.dataset.Dataset`;
+- ``command`` and ``code``: command line of the training, with absolute paths, and version of the
+  code that ran it;
+- ``data``: what :meth:`sw.data.dataset.Dataset.record` returns: name, SHA-256, labels, note and
+  metric of the data set, and the path and form of a user's own data;
 - ``history``: a list with one entry per epoch;
 - ``results``: accuracies in percent; empty until training has ended;
 - ``calibration``: some training samples, with which :func:`sw.convert.quantize.quantize` corrects
@@ -26,8 +27,10 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import shlex
 import subprocess
 import zipfile
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -35,8 +38,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sw.files import write_whole
+from sw.model import archive
 from sw.model.config import ModelConfig
 from sw.model.resnet import SpikingResNet
 
@@ -73,17 +78,13 @@ def load(path: str | Path) -> dict[str, Any]:
     if not zipfile.is_zipfile(path):
         raise CheckpointError(f"{path} is damaged or no checkpoint: python -m sw.train makes them")
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch.load ignores checksums
-        if damaged is not None:
-            raise ValueError(f"{damaged} has a wrong checksum")
-        values = torch.load(path, map_location="cpu", weights_only=True)
+        values = archive.read(path)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds more than tensors and plain values (a whole pickled module?). Save a "
             f"dictionary with the state dict and the configuration instead, as sw.train does"
         ) from error
-    except Exception as error:  # a damaged pickle raises errors of many types
+    except (archive.ArchiveError, OSError) as error:
         raise CheckpointError(f"{path} is damaged or no checkpoint: {error}") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no {FORMAT}; python -m sw.train makes one")
@@ -119,15 +120,45 @@ def save(path: str | Path, values: dict[str, Any]) -> None:
 def slim(values: dict[str, Any]) -> dict[str, Any]:
     """Return a smaller copy of a checkpoint's dictionary, for publishing.
 
-    The copy lacks the key ``training``, so the training cannot be resumed from it. Calibration
-    frames are packed, eight bits to a byte.
+    The copy lacks the key ``training``, so the training cannot be resumed from it, and the paths of
+    this machine (:func:`public`). Calibration frames are packed, eight bits to a byte.
     """
-    kept = {key: value for key, value in values.items() if key != "training"}
+    kept = {key: value for key, value in public(values).items() if key != "training"}
     samples = kept.get("calibration")
     if samples is not None and samples.ndim == 5:
         kept["calibration"] = torch.from_numpy(np.packbits(samples.numpy(), axis=None))
         kept["calibration_shape"] = list(samples.shape)
     return kept
+
+
+def public(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of a checkpoint's dictionary without the folders of this machine.
+
+    Of an absolute path in ``command``, only the last part is kept, and ``--data-dir`` is left out.
+    ``data`` loses its ``path``.
+    """
+    kept = dict(values)
+    if isinstance(kept.get("command"), str):
+        kept["command"] = _public_command(kept["command"])
+    if isinstance(kept.get("data"), dict):
+        kept["data"] = {key: value for key, value in kept["data"].items() if key != "path"}
+    return kept
+
+
+def _public_command(command: str) -> str:
+    try:
+        words = shlex.split(command)
+    except ValueError:  # a damaged checkpoint
+        return command
+    kept: list[str] = []
+    skip = False
+    for word in words:
+        if skip or word.startswith("--data-dir"):
+            skip = word == "--data-dir"
+            continue
+        option, equals, value = word.rpartition("=") if word.startswith("--") else ("", "", word)
+        kept.append(option + equals + (Path(value).name if Path(value).is_absolute() else value))
+    return shlex.join(kept)
 
 
 def calibration(values: dict[str, Any]) -> NDArray[np.uint8] | None:
@@ -146,7 +177,9 @@ def calibration(values: dict[str, Any]) -> NDArray[np.uint8] | None:
         return None
     config = ModelConfig.from_dict(values["model_config"])
     wanted = ((config.timesteps,) if config.frames else ()) + config.image_shape
-    found: NDArray[Any] = samples.numpy() if isinstance(samples, torch.Tensor) else np.zeros(0)
+    found: NDArray[Any] = (
+        samples.detach().numpy() if isinstance(samples, torch.Tensor) else np.zeros(0)
+    )
     if isinstance(shape, list) and shape[1:] == list(wanted) and isinstance(shape[0], int):
         n_bits = math.prod(shape)
         if found.dtype == np.uint8 and found.size == -(-n_bits // 8):
@@ -170,22 +203,62 @@ def build(values: dict[str, Any]) -> SpikingResNet:
         The configuration is not supported.
     """
     config, state = ModelConfig.from_dict(values["model_config"]), values["model"]
+    _check_blocks(config, state)
     try:
         # First without memory (the meta device): a damaged configuration may describe a network
         # of any size.
         with torch.device("meta"):
-            SpikingResNet(config).load_state_dict(state, assign=True)
+            plan = SpikingResNet(config)
+            types = {name: tensor.dtype for name, tensor in plan.state_dict().items()}
+            plan.load_state_dict(state, assign=True)
+        _check_numbers(state, types)
         model = SpikingResNet(config)
         model.load_state_dict(state)
     except (AttributeError, RuntimeError) as error:
         raise CheckpointError(f"the state dict does not fit model_config: {error}") from error
-    broken = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
+    return model.eval()
+
+
+def _check_blocks(config: ModelConfig, state: Mapping[str, Any]) -> None:
+    """Check that a state dict has an entry for each block of a configuration.
+
+    Building a block takes time, so that this is checked before any is built.
+    """
+    for n, stage in enumerate(config.stages, 1):
+        for index in range(len(stage.blocks)):
+            if f"layer{n}.{index}.conv1.weight" not in state:
+                raise CheckpointError(
+                    f"the state dict does not fit model_config: it has no layer{n}.{index}, a "
+                    "block of the configuration"
+                )
+
+
+def _check_numbers(state: Mapping[str, Tensor], types: Mapping[str, torch.dtype]) -> None:
+    """Check the numbers of a state dict, whose tensors must have the given types.
+
+    All must be finite, and variances at least 0: that of a channel that is always silent is 0.
+    """
+    broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
     if broken:
         raise CheckpointError(
             f"{', '.join(broken)}: some values are not finite; the training diverged, or the file "
             f"is damaged"
         )
-    return model.eval()
+    wrong = [name for name, tensor in state.items() if tensor.dtype != types[name]]
+    if wrong:
+        raise CheckpointError(
+            f"{wrong[0]} has numbers of type {state[wrong[0]].dtype}, not {types[wrong[0]]}: save "
+            "the state dict of the network that was trained"
+        )
+    negative = [
+        name
+        for name, tensor in state.items()
+        if name.endswith(".running_var") and bool((tensor < 0).any())
+    ]
+    if negative:
+        raise CheckpointError(
+            f"{', '.join(negative)}: some variances are negative; the file is damaged"
+        )
 
 
 def code_version() -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, cast
 
-from hw.spec import Gate, Leak, Reset
+from hw.spec import MAX_LEAK_SHIFT, N_LEAK_SHIFTS, Gate, Leak, Reset, decay, valid_shifts
 from sw.network.network import Shape
 
 GRANULARITIES = ("none", "layer", "channel", "element")
@@ -37,6 +37,8 @@ EXPANSION = 4
 """Ratio of a bottleneck's output channels to those of its 3x3 convolution."""
 MAX_NUMBER = 1 << 20
 """Exclusive upper bound on the absolute value of any number in a configuration."""
+MAX_BLOCKS = 1000
+"""Largest number of blocks of a network."""
 LEARNED = "LEARNED"
 """Name of the leak that is trained (PLIF neurons, Fang et al., arXiv 2007.05785).
 
@@ -88,17 +90,25 @@ class NeuronConfig:
     """Name of a :class:`hw.spec.Leak`; or ``LEARNED``: a leak that is trained, and starts out as
     ``SUBTRACT``."""
     leak_shift: int = 0
-    """Shift ``k`` of the leak (:class:`hw.spec.Leak`), 1 to 15 bits; 0 if the leak is ``NONE``."""
+    """First shift of the leak (:class:`hw.spec.Leak`), in bits; 0 if the leak is ``NONE``."""
+    finer_shifts: tuple[int, ...] = ()
+    """Further shifts of the leak, which bring the decay nearer to the one that is wanted."""
     reset: str = "HARD"
     """Name of a :class:`hw.spec.Reset`: ``HARD`` sets the membrane to 0, ``SOFT`` subtracts the
-    threshold."""
+    threshold at once, ``DELAYED`` in the next timestep, after the leak."""
     surrogate: str = "sigmoid"
     """Name of the surrogate gradient, one of :data:`SURROGATES`."""
     surrogate_slope: float = 4.0
     """Steepness of the surrogate; positive."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.finer_shifts, list):  # as in JSON
+            object.__setattr__(self, "finer_shifts", tuple(self.finer_shifts))
         _check_types(self)
+        require(
+            isinstance(self.finer_shifts, tuple),
+            f"finer_shifts = {self.finer_shifts!r}: use a list of integers",
+        )
         for name in ("threshold", "surrogate_slope"):
             number = getattr(self, name)
             require(number > 0, f"{name} = {number}: use a positive number")
@@ -111,8 +121,10 @@ class NeuronConfig:
             f"reset = {self.reset!r}: use {list(Reset.__members__)}",
         )
         require(
-            (0 < self.leak_shift <= 15) == (self.leak != "NONE") and 0 <= self.leak_shift <= 15,
-            f"leak_shift = {self.leak_shift} with leak {self.leak}: use 1 to 15, and 0 for NONE",
+            self.leak_shifts == (0,) if self.leak == "NONE" else valid_shifts(self.leak_shifts),
+            f"leak_shift = {self.leak_shift} and finer_shifts = {self.finer_shifts} with leak "
+            f"{self.leak}: use 0 and none for NONE, otherwise up to {N_LEAK_SHIFTS} rising shifts "
+            f"from 1 to {MAX_LEAK_SHIFT}",
         )
         require(self.surrogate in SURROGATES, f"surrogate = {self.surrogate!r}: use {SURROGATES}")
 
@@ -120,12 +132,16 @@ class NeuronConfig:
     def decay(self) -> float:
         """Factor by which the leak multiplies a membrane in one timestep.
 
-        It depends on the kind of leak: 1 for ``NONE``, ``2 ** -leak_shift`` for ``KEEP``,
-        and ``1 - 2 ** -leak_shift`` for ``SUBTRACT``. For ``LEARNED`` it is the value at the start
-        of training, the same as for ``SUBTRACT``.
+        It is that of :func:`hw.spec.decay`. For ``LEARNED`` it is the value at the start of
+        training, the same as for ``SUBTRACT``.
         """
-        kept = 2.0**-self.leak_shift
-        return {"NONE": 1.0, "SUBTRACT": 1.0 - kept, "KEEP": kept, LEARNED: 1.0 - kept}[self.leak]
+        kind = Leak.SUBTRACT if self.leak == LEARNED else Leak[self.leak]
+        return decay(kind, *self.leak_shifts)
+
+    @property
+    def leak_shifts(self) -> tuple[int, ...]:
+        """Shifts of the leak in the order of its formula (:class:`hw.spec.Leak`)."""
+        return (self.leak_shift, *self.finer_shifts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +255,8 @@ class ModelConfig:
             f"image_shape = {self.image_shape}: use three positive numbers",
         )
         require(len(self.stages) >= 1, "stages: use at least one")
+        n_blocks = sum(len(stage.blocks) for stage in self.stages)
+        require(n_blocks <= MAX_BLOCKS, f"{n_blocks} blocks: use at most {MAX_BLOCKS}")
         require(
             self.stem_kernel % 2 == 1 and self.stem_kernel > 0,
             f"stem_kernel = {self.stem_kernel}: use an odd number",
@@ -259,8 +277,14 @@ class ModelConfig:
 
     @property
     def exportable(self) -> bool:
-        """Whether every tensor between layers is binary, as the device needs it."""
-        return all(block.gate != "ADD" for stage in self.stages for block in stage.blocks)
+        """Whether a device can run the network: its neurons spike, every map is binary, and no leak
+        is still to be rounded."""
+        neurons = (self.neuron, *self.neurons.values())
+        return (
+            self.spiking
+            and all(block.gate != "ADD" for stage in self.stages for block in stage.blocks)
+            and all(neuron.leak != LEARNED for neuron in neurons)
+        )
 
     def neuron_of(self, layer: str) -> NeuronConfig:
         """Return the settings of the neurons of the layer called ``layer``."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sw.data import catalogue
-from sw.data.dataset import DataError, Dataset
+from sw.data.dataset import DataError, Dataset, Split
+from sw.data.labels import as_named
 from sw.model.config import ModelConfig
 
 
@@ -37,8 +39,16 @@ def load_for(
 ) -> Dataset:
     """Load the data set that a checkpoint's network was trained on, or the one called ``name``.
 
-    ``values`` is the checkpoint's dictionary (:mod:`sw.model.checkpoint`). Event recordings are
-    divided into as many frames as the network has timesteps.
+    Own data is looked for at the path that the checkpoint keeps (:meth:`Dataset.record`). If the
+    samples are not those that the network was trained on, the result's ``note`` says so. Event
+    recordings are divided into as many frames as the network has timesteps. If both name their
+    classes, labels count in the order of the network's.
+
+    Parameters
+    ----------
+    values : the checkpoint's dictionary (:mod:`sw.model.checkpoint`).
+    data_dir : folder of a data set that is known by name.
+    name : name of another data set, or path of own data; None for the checkpoint's.
 
     Raises
     ------
@@ -46,11 +56,63 @@ def load_for(
         The data set is not found, or does not fit the network (:func:`require_fit`); the
         checkpoint's configuration is not supported.
     """
-    config = values["model_config"]
+    config, record = values["model_config"], values["data"]
     found = catalogue.load(
         data_dir,
-        name=name or values["data"].get("name", "fashion-mnist"),
+        name=place_of(record) if name is None else name,
         timesteps=int(config["timesteps"]),
     )
     require_fit(ModelConfig.from_dict(config), found)
+    found = _renumbered(found, record.get("labels"))
+    if found.own and name is None and record.get("sha256") not in (None, found.sha256):
+        changed = "the files have changed since the training"
+        found = replace(found, note="; ".join(filter(None, [found.note, changed])))
     return found
+
+
+def place_of(record: dict[str, Any]) -> str:
+    """Return the name of the data set that a checkpoint's ``data`` names, or the path of own data.
+
+    Raises
+    ------
+    sw.data.dataset.DataError
+        It is own data, and not at the path that is recorded, or none is.
+    """
+    name, path = record.get("name", catalogue.DEFAULT), record.get("path")
+    if name in catalogue.NAMES and not record.get("own"):
+        return str(name)
+    what = f"the network was trained on own data called {name!r}"
+    if not isinstance(path, str):
+        raise DataError(f"{what}, of which the checkpoint holds no path: name it with --data PATH")
+    if not Path(path).exists():
+        form, digest = record.get("form"), str(record.get("sha256"))[:12]
+        raise DataError(
+            f"{what} ({form}; its samples have SHA-256 {digest}...), which is no longer at {path}: "
+            "name it with --data PATH"
+        )
+    return path
+
+
+def _renumbered(dataset: Dataset, names: Any) -> Dataset:
+    """Return a data set whose labels count in the order of the classes' ``names`` of a network.
+
+    ``names`` are None, or anything else in a damaged checkpoint, if they are not known.
+
+    Raises
+    ------
+    sw.data.dataset.DataError
+        The classes have other names.
+    """
+    if not isinstance(names, list | tuple) or tuple(names) == tuple(dataset.labels):
+        return dataset
+    splits = {}
+    for part in ("train", "validation", "test"):
+        split: Split = getattr(dataset, part)
+        numbers = as_named(split.labels, dataset.labels, [str(name) for name in names])
+        if numbers is None:
+            raise DataError(
+                f"{dataset.name} has the classes {', '.join(dataset.labels)}, the network "
+                f"{', '.join(map(str, names))}: choose a data set or a network that fits"
+            )
+        splits[part] = replace(split, labels=numbers)
+    return replace(dataset, **splits)

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hw.spec import Reset, fire
-from sw.model.config import NeuronConfig
+from hw.spec import Leak, Reset, after_leak, fire, leak_terms
+from sw.model.config import ModelError, NeuronConfig
 
 
 def widened(x: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def _run(
     decay: float | Tensor,
     threshold: float | Tensor,
     reset: Reset,
-    shift: int = 0,
+    integer_leak: tuple[Leak, tuple[int, ...]] | None = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Run neurons on the drives of all timesteps; see :func:`neuron_forward` for the parameters.
 
@@ -38,15 +38,16 @@ def _run(
     spikes, membranes = [], []
     left = torch.zeros_like(drives[0])
     for drive in drives:
-        if shift:
-            shifted = torch.floor(left * 2.0 ** -abs(shift))
-            left = shifted if shift > 0 else left - shifted
-        else:
-            left = decay * left
         membrane = left + drive
         fires, left = fire(membrane, threshold, reset)
         spikes.append(fires.to(drive.dtype))
         membranes.append(membrane)
+        if integer_leak is None:
+            left = decay * left
+        else:
+            leak, shifts = integer_leak
+            left = leak_terms(leak, left, [torch.floor(left * 2.0**-shift) for shift in shifts])
+        left = after_leak(left, spikes[-1], threshold, reset)
     return spikes, membranes
 
 
@@ -96,7 +97,7 @@ def neuron_forward(
     decay: float | Tensor,
     threshold: float | Tensor,
     reset: Reset,
-    shift: int = 0,
+    integer_leak: tuple[Leak, tuple[int, ...]] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run IF or LIF neurons over all timesteps, from membranes of 0.
 
@@ -105,12 +106,11 @@ def neuron_forward(
     ``drive`` is ``(T, ...)``, or ``(1, ...)`` if it is the same at every timestep. A neuron fires
     where ``membrane >= threshold``; its membrane is then reset as ``reset`` says.
 
-    At the start of a timestep, every membrane leaks. With ``shift = 0`` it is multiplied by
-    ``decay``. Any other ``shift`` is for membranes that are integers and leak as the device's do
-    (:func:`hw.spec.leaked`); ``decay`` is then not used. A membrane ``v`` becomes ``v >> shift`` if
-    ``shift`` is positive, and ``v - (v >> -shift)`` if it is negative.
+    Between two timesteps, every membrane leaks: it is multiplied by ``decay``. ``integer_leak``, a
+    leak and its shifts, is for membranes that are integers (in a floating-point type) and leak as
+    the device's do (:func:`hw.spec.leaked`); ``decay`` is then not used.
     """
-    spikes, membranes = _run(_by_time(drive, timesteps), decay, threshold, reset, shift)
+    spikes, membranes = _run(_by_time(drive, timesteps), decay, threshold, reset, integer_leak)
     return torch.stack(spikes), torch.stack(membranes)
 
 
@@ -213,6 +213,11 @@ def join(gate: str, branch: Tensor, identity: Tensor) -> Tensor:
 
     ``gate`` is the name of a :class:`hw.spec.Gate` other than ``NONE``; or ``ADD``, which sums the
     spikes to integers. Gates are computed as polynomials, through which gradients pass.
+
+    Raises
+    ------
+    sw.model.config.ModelError
+        There is no such gate.
     """
     if gate == "AND":
         return identity * branch
@@ -222,7 +227,9 @@ def join(gate: str, branch: Tensor, identity: Tensor) -> Tensor:
         return identity + branch - identity * branch
     if gate == "ADD":
         return identity + branch
-    return identity + branch - 2 * identity * branch
+    if gate == "XOR":
+        return identity + branch - 2 * identity * branch
+    raise ModelError(f"unknown gate {gate!r}: use AND, IAND, OR, XOR or ADD")
 
 
 @dataclass(frozen=True)
@@ -271,7 +278,7 @@ class NeuronFunction(torch.autograd.Function):
         timesteps: int,
         config: NeuronConfig,
         threshold: float | Tensor,
-        shift: int,
+        integer_leak: tuple[Leak, tuple[int, ...]] | None,
         backend: Backend,
     ) -> Tensor:
         """Return the spikes (T, ...) for a drive (T|1, ...); see :func:`neuron_forward`.
@@ -285,7 +292,9 @@ class NeuronFunction(torch.autograd.Function):
         """
         reset = Reset[config.reset]
         wide = widened(drive)
-        spikes, membranes = backend.neuron_forward(wide, timesteps, decay, threshold, reset, shift)
+        spikes, membranes = backend.neuron_forward(
+            wide, timesteps, decay, threshold, reset, integer_leak
+        )
         learned = decay if isinstance(decay, Tensor) else None
         unit = threshold if isinstance(threshold, Tensor) else None
         ctx.save_for_backward(membranes, learned, unit)

@@ -58,7 +58,7 @@ class NeuronLayer(nn.Module):
             )
         else:
             fired = NeuronFunction.apply(
-                timed, decay, self.timesteps, config, config.threshold, 0, self.backend
+                timed, decay, self.timesteps, config, config.threshold, None, self.backend
             )
         spikes = cast(Tensor, fired)
         if channels_last:

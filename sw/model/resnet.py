@@ -24,6 +24,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from hw.spec import N_LEAK_SHIFTS, leak_shifts
 from sw.model.config import EXPANSION, ModelConfig, StageConfig, require
 from sw.model.functional import EAGER, Backend
 from sw.model.modules import Coefficient, NeuronLayer, Norm, Rectifier
@@ -347,20 +348,26 @@ def to_input(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return images.to(dtype).div_(255).to(memory_format=torch.channels_last)
 
 
-def round_leaks(model: SpikingResNet) -> ModelConfig:
+def round_leaks(model: SpikingResNet, n_shifts: int = N_LEAK_SHIFTS) -> ModelConfig:
     """Return a network's configuration with every trained leak replaced by one that a device has.
 
     Trained leaks are those called ``LEARNED``. Neurons of a device do not leak at all, or leak by
-    a shift (:class:`hw.spec.Leak`). Of these leaks, the one with the nearest decay is chosen. The
-    weights can stay as they are, but some more training with the new leaks improves accuracy.
+    shifts (:class:`hw.spec.Leak`). Of the leaks with up to ``n_shifts`` shifts, the one with the
+    nearest decay is chosen; small devices have leaks with one shift only. The weights can stay as
+    they are, but some more training with the new leaks improves accuracy.
     """
-    available = [("NONE", 0)] + [(leak, k) for leak in ("SUBTRACT", "KEEP") for k in range(1, 16)]
+    available = [("NONE", (0,))] + [
+        (leak, shifts) for leak in ("SUBTRACT", "KEEP") for shifts in leak_shifts(n_shifts)
+    ]
     neurons = {}
     for name, neuron in model.neurons().items():
         config = neuron.config
         if neuron.decay_logit is not None:
             decay = float(torch.sigmoid(neuron.decay_logit.detach()))
-            candidates = [replace(config, leak=leak, leak_shift=k) for leak, k in available]
+            candidates = [
+                replace(config, leak=leak, leak_shift=first, finer_shifts=tuple(finer))
+                for leak, (first, *finer) in available
+            ]
             config = min(candidates, key=lambda c: abs(c.decay - decay))
         neurons[name] = config
     return replace(model.config, neurons=neurons)

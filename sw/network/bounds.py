@@ -1,28 +1,31 @@
 """Worst-case bounds: the proof that no accumulator, membrane or logit can overflow. NumPy only.
 
 The proof computes, for every neuron and timestep, the interval of values that the membrane can
-have. Every input may be silent or active, in any combination. Leak and reset are monotone in the
-membrane, both for a neuron that spikes and for one that does not. Therefore the ends of an interval
-follow from those of the timestep before. The bounds are tight if the inputs of all timesteps are
-independent.
+have. Every input may be silent or active, in any combination. Leak and reset together are monotone
+in the membrane, both for a neuron that spikes and for one that does not. Therefore the ends of an
+interval follow from those of the timestep before. The bounds are tight if the inputs of all
+timesteps are independent.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec import after_spike, leaked
+from hw.spec import after_spike, carried_over
 from sw.network.network import Layer
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Smallest and largest value of a set of registers; the function that returns it says which."""
+    """Bounds of the values of a set of registers: all lie from ``low`` to ``high``.
+
+    The function that returns the bounds says which registers they are.
+    """
 
     low: int
     high: int
@@ -34,10 +37,11 @@ class Bounds:
 
 
 def drive_bounds(layer: Layer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the smallest and the largest weighted sum of every neuron's inputs, without bias.
+    """Return, for every neuron, the smallest and the largest weighted sum of its inputs.
 
-    The inputs are 0 or 1. Both arrays have the axes (t, y, x, o); those of t, y and x have length 1
-    where weights are shared.
+    The inputs are 0 or 1, and the bias is not included. Both results are arrays with the axes
+    (t, y, x, o): timestep, position and output channel. Those of t, y and x have length 1 where
+    weights are shared.
     """
     repeats = 1
     for axis, length in ((5, layer.kernel[0]), (6, layer.kernel[1])):
@@ -50,17 +54,17 @@ def drive_bounds(layer: Layer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def bank_bounds(layer: Layer, timesteps: int, inputs: Sequence[Sequence[int]]) -> Bounds:
-    """Return bounds of the sums that any bank of a device accumulates by itself.
+    """Return one pair of bounds, for all banks of a device, of the sums that they accumulate.
 
     A bank (:class:`hw.spec.Config`) adds up the weights of its own input channels, for one neuron
     and one timestep; in an output layer, for all timesteps. The inputs are 0 or 1, even in a layer
-    that reads pixels: a bank adds up one bit-plane at a time, and the sums of several planes are
-    combined behind the banks.
+    that reads pixels: a bank adds up one bit-plane (one bit of every pixel) at a time, and the sums
+    of several planes are combined behind the banks.
 
     Parameters
     ----------
     timesteps : number of timesteps of the network.
-    inputs : input channels of each bank.
+    inputs : for each bank, its input channels.
     """
     least = most = 0
     for channels in inputs:
@@ -74,7 +78,7 @@ def bank_bounds(layer: Layer, timesteps: int, inputs: Sequence[Sequence[int]]) -
 
 
 def layer_bounds(layer: Layer, timesteps: int, input_max: int = 1) -> Bounds:
-    """Return bounds of all values that a register can hold while the device computes a layer.
+    """Return one pair of bounds, for all neurons of a layer, of the values that registers can hold.
 
     The values are the accumulators (sums of some of the weights), the membranes before and after
     the reset, their differences from the threshold, and the logits. The inputs are any integers
@@ -92,25 +96,59 @@ def layer_bounds(layer: Layer, timesteps: int, input_max: int = 1) -> Bounds:
         )
     assert layer.threshold is not None
     threshold = layer.threshold.astype(np.int64)
-    v_low = v_high = np.zeros((1, 1, 1), np.int64)
+    left_low = left_high = np.zeros((1, 1, 1), np.int64)
     for t in range(timesteps):
         drive_low = low[min(t, len(low) - 1)] + bias[min(t, len(bias) - 1)]
         drive_high = high[min(t, len(high) - 1)] + bias[min(t, len(bias) - 1)]
-        leak_low, leak_high = (leaked(v, layer.leak, layer.leak_shift) for v in (v_low, v_high))
-        u_low, u_high = leak_low + drive_low, leak_high + drive_high
+        u_low, u_high = left_low + drive_low, left_high + drive_high
         least = min(least, int(drive_low.min()), int(u_low.min()), int((u_low - threshold).min()))
         most = max(most, int(drive_high.max()), int(u_high.max()))
-        fires, quiet = u_high >= threshold, u_low < threshold
-        after_low = after_spike(np.maximum(u_low, threshold), threshold, layer.reset)
-        after_high = after_spike(u_high, threshold, layer.reset)
-        quiet_high = np.minimum(u_high, threshold - 1)
-        v_low = np.where(
-            fires & quiet, np.minimum(u_low, after_low), np.where(quiet, u_low, after_low)
+        v_low, v_high = _interval(
+            u_low, u_high, threshold, lambda u: u, lambda u: after_spike(u, threshold, layer.reset)
         )
-        v_high = np.where(
-            fires & quiet,
-            np.maximum(quiet_high, after_high),
-            np.where(quiet, quiet_high, after_high),
+        left_low, left_high = _interval(
+            u_low,
+            u_high,
+            threshold,
+            lambda u: _carried_over(layer, u, 0),
+            lambda u: _carried_over(layer, after_spike(u, threshold, layer.reset), 1),
         )
-        least, most = min(least, int(v_low.min())), max(most, int(v_high.max()))
+        for low_now, high_now in ((v_low, v_high), (left_low, left_high)):
+            least, most = min(least, int(low_now.min())), max(most, int(high_now.max()))
     return Bounds(least, most)
+
+
+def _carried_over(layer: Layer, membrane: NDArray[np.int64], fired: int) -> NDArray[np.int64]:
+    """Return what membranes, after the reset, contribute to the next timestep of a layer.
+
+    ``fired`` is 1 if all these neurons have just fired, 0 if none has.
+    """
+    assert layer.threshold is not None
+    threshold = layer.threshold.astype(np.int64)
+    return carried_over(membrane, fired, threshold, layer.reset, layer.leak, *layer.leak_shifts)
+
+
+def _interval(
+    low: NDArray[np.int64],
+    high: NDArray[np.int64],
+    threshold: NDArray[np.int64],
+    quiet: Callable[[NDArray[np.int64]], NDArray[np.int64]],
+    fired: Callable[[NDArray[np.int64]], NDArray[np.int64]],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return, for each neuron, the interval to which its membranes from ``low`` to ``high`` change.
+
+    A membrane ``u`` changes to ``quiet(u)`` below the threshold, and to ``fired(u)`` from there on.
+    Both functions are monotone, so that the ends of the interval follow from the ends of the old
+    one and the values at the threshold. The result is the array of the intervals' lower ends, and
+    that of the upper ends.
+    """
+    may_fire, may_rest = high >= threshold, low < threshold
+    quiet_low, quiet_high = quiet(low), quiet(np.minimum(high, threshold - 1))
+    fired_low, fired_high = fired(np.maximum(low, threshold)), fired(high)
+    both = may_fire & may_rest
+    return (
+        np.where(both, np.minimum(quiet_low, fired_low), np.where(may_rest, quiet_low, fired_low)),
+        np.where(
+            both, np.maximum(quiet_high, fired_high), np.where(may_rest, quiet_high, fired_high)
+        ),
+    )

@@ -6,11 +6,13 @@ other layers process.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec import N_PLANES, fire, leaked
-from sw.network.network import Layer, Network
+from hw.spec import N_PLANES, carried_over, fire
+from sw.network.network import Layer, Network, Shape
 
 PIXEL_MAX = (1 << N_PLANES) - 1
 """Largest value of a pixel."""
@@ -26,7 +28,21 @@ class InputError(ValueError):
     """
 
 
-def check_input(network: Network, images: NDArray[np.uint8]) -> None:
+class Takes(Protocol):
+    """What a network takes, and the names of its classes: fields as those of
+    :class:`sw.network.network.Network`."""
+
+    @property
+    def timesteps(self) -> int: ...
+    @property
+    def image_shape(self) -> Shape: ...
+    @property
+    def encoder(self) -> object | None: ...
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+
+
+def check_input(network: Takes, images: NDArray[np.uint8]) -> None:
     """Check that a network's input has the right type, shape and values.
 
     Parameters
@@ -107,11 +123,13 @@ def _encode(layer: Layer, timesteps: int, images: NDArray[np.uint8]) -> NDArray[
     assert layer.threshold is not None
     drive = _drive(layer, images) + layer.bias[0, 0, 0].astype(np.int64)
     threshold = layer.threshold.astype(np.int64)
-    membrane = np.zeros_like(drive)
+    left = np.zeros_like(drive)
     spikes = np.empty((timesteps, *drive.shape), np.bool_)  # (T, N, H, W, C)
     for t in range(timesteps):
-        membrane = leaked(membrane, layer.leak, layer.leak_shift) + drive
-        spikes[t], membrane = fire(membrane, threshold, layer.reset)
+        spikes[t], membrane = fire(left + drive, threshold, layer.reset)
+        left = carried_over(
+            membrane, spikes[t], threshold, layer.reset, layer.leak, *layer.leak_shifts
+        )
     pool_y, pool_x = layer.pool
     _, height, width = layer.map_shape(images.shape[1:])  # type: ignore[arg-type]
     pooled = np.zeros((timesteps, len(images), height, width, layer.n_out), np.bool_)

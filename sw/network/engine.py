@@ -91,18 +91,19 @@ def fire(
     assert layer.threshold is not None
     bias = _to_map(layer.bias, dtype)
     threshold = _to_map(layer.threshold[None], dtype)[0]
-    membrane = torch.zeros_like(drives[:, 0], dtype=dtype)
+    left = torch.zeros_like(drives[:, 0], dtype=dtype)
     spikes = torch.empty((len(drives), timesteps, *drives.shape[2:]), dtype=torch.uint8)
     for t in range(timesteps):
         here = drives[:, min(t, drives.shape[1] - 1)].to(dtype)
-        if dtype.is_floating_point:
-            left = membrane * spec.decay(layer.leak, layer.leak_shift)
-        else:
-            left = spec.leaked(membrane, layer.leak, layer.leak_shift)
         charged = left + here + bias[min(t, len(bias) - 1)]
         if membranes is not None:
             membranes[:, t] = charged
         spikes[:, t], membrane = spec.fire(charged, threshold, layer.reset)
+        if dtype.is_floating_point:
+            remains = membrane * spec.decay(layer.leak, *layer.leak_shifts)
+        else:
+            remains = spec.leaked(membrane, layer.leak, *layer.leak_shifts)
+        left = spec.after_leak(remains, spikes[:, t], threshold, layer.reset)
     return spikes
 
 

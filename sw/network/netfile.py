@@ -1,25 +1,24 @@
-"""The network file: one safetensors file with a network, its compiled program and a checksum.
+"""The network file: one safetensors file with a network, and a checksum.
 
 Layout (see docs/network-file.md): the tensors are the arrays of a
-:class:`sw.network.network.Network`, and of a compiled program if there is one, under their dotted
-names (``network.layers.0.weight``). The only metadata entry, ``spikefold``, is a JSON document with
-the same structure. In it ``{"tensor": name}`` stands for an array, and null for None. The tensor
-``checksum`` is the SHA-256 of the whole file with its own 32 bytes taken as zero, so that every
-changed byte is detected (safetensors itself loads a flipped bit silently).
+:class:`sw.network.network.Network` under their dotted names (``network.layers.0.weight``). The only
+metadata entry, ``spikefold``, is a JSON document with the same structure. In it
+``{"tensor": name}`` stands for an array, and null for None. The tensor ``checksum`` is the SHA-256
+of the whole file with its own 32 bytes taken as zero, so that every changed byte is detected
+(safetensors itself loads a flipped bit silently).
+
+The file names the device that the network was exported for, but holds no compiled program: a
+program that does not match its network would give wrong answers, and compiling takes only a tenth
+of a second. Files of version 1 also hold a program, which is not read.
 
 This module does not import torch.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import enum
 import hashlib
 import json
-import math
-import types
-import typing
+import operator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,14 +27,15 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from hw.protocol import spec_hash
-from hw.spec import SpecError
+from hw.spec import Config, SpecError
 from sw.files import write_whole
+from sw.network.document import DocumentError, decode, encode, parse
 from sw.network.network import INPUT, Network, NetworkError
+from sw.network.schema import short
 
 FORMAT = "spikefold-network"
-VERSION = 1
-READABLE_VERSIONS = (1,)
+VERSION = 2
+READABLE_VERSIONS = (1, 2)
 SUFFIX = ".spikefold"
 METADATA_KEY = "spikefold"
 CHECKSUM = "checksum"
@@ -71,163 +71,28 @@ class ContentError(NetworkFileError):
 class NetworkFile:
     """Content of a network file.
 
-    ``program`` is the compiled program (:class:`sw.compile.program.Program`). It is None if the
-    file has none, if the program was left unread, or if it was compiled for another version of the
-    gateware; in the last case ``stale`` is a text that says so. ``sha256`` is the file's checksum
-    in hexadecimal, and ``n_bytes`` the size of the file.
+    ``config`` is the configuration of the device that the network was exported for. It is None if
+    the file names none, or one that this version of Spikefold does not know; in that case
+    ``unknown`` is a text that says why. ``sha256`` is the file's checksum in hexadecimal, and
+    ``n_bytes`` the size of the file.
     """
 
     network: Network
-    program: Any = None
-    stale: str | None = None
+    config: Config | None = None
+    unknown: str | None = None
     sha256: str = ""
     n_bytes: int = 0
-
-
-# ---- values to JSON and arrays, and back, by the annotations of the dataclasses ------------------
-
-
-def _hints(cls: type) -> dict[str, Any]:
-    """Return the types of the fields of the dataclass ``cls``, by name of the field."""
-    return typing.get_type_hints(cls)
-
-
-def _encode(value: Any, name: str, arrays: dict[str, NDArray] | None) -> Any:
-    """Convert a value to JSON, and collect the arrays in it in ``arrays``.
-
-    Parameters
-    ----------
-    value : dataclass, array, bytes, enum, number, text, None, or a container of these.
-    name : dotted name of the value, such as ``network.layers``; names of arrays and messages begin
-        with it.
-    arrays : dictionary to which arrays are added by dotted name. If it is None, arrays and
-        dataclasses are not accepted.
-
-    Raises
-    ------
-    TypeError
-        A value has an unsupported type; the message says where.
-    ValueError
-        A number is not finite; the message says where.
-    """
-    if arrays is not None:
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            hints = _hints(type(value))
-            return {
-                f.name: _encode(
-                    getattr(value, f.name),
-                    f"{name}.{f.name}",
-                    None if Any in typing.get_args(hints[f.name]) else arrays,
-                )
-                for f in dataclasses.fields(value)
-            }
-        if isinstance(value, np.ndarray | bytes):
-            array = np.frombuffer(value, np.uint8) if isinstance(value, bytes) else value
-            arrays[name] = np.ascontiguousarray(array)
-            return {"tensor": name}
-    if isinstance(value, enum.Enum):
-        return value.name
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, dict):
-        keys = {k: k.name if isinstance(k, enum.Enum) else str(k) for k in value}
-        return {keys[k]: _encode(v, f"{name}.{keys[k]}", arrays) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_encode(v, f"{name}.{i}", arrays) for i, v in enumerate(value)]
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{name} is {value}, which JSON does not have")
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"{name} is of type {type(value).__name__}, which JSON does not have")
-
-
-def _decode(hint: Any, value: Any, name: str, arrays: dict[str, NDArray]) -> Any:
-    """Return the value of type ``hint`` from which :func:`_encode` made the JSON value ``value``.
-
-    Parameters
-    ----------
-    name : dotted name of the value, as in :func:`_encode`.
-    arrays : arrays of the file by dotted name; those that belong to the value are removed.
-
-    Raises
-    ------
-    ContentError
-        ``value`` is not of type ``hint``; the message says where.
-    """
-
-    def fail(expected: str) -> ContentError:
-        return ContentError(f"{name} is {_short(value)}, expected {expected}")
-
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return value
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        (inner,) = (a for a in args if a is not type(None))
-        return _decode(inner, value, name, arrays)
-    if hint is bytes or origin is np.ndarray:
-        if value != {"tensor": name} or name not in arrays:
-            raise fail(f'the tensor of that name, {{"tensor": "{name}"}}')
-        array = arrays.pop(name)
-        return array.tobytes() if hint is bytes else array
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise fail("a list")
-        if len(args) == 2 and args[1] is Ellipsis:
-            args = (args[0],) * len(value)
-        if len(args) != len(value):
-            raise fail(f"a list of {len(args)}")
-        return tuple(
-            _decode(a, v, f"{name}.{i}", arrays)
-            for i, (a, v) in enumerate(zip(args, value, strict=True))
-        )
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise fail("an object")
-        return {
-            _decode(args[0], k, f"a key of {name}", arrays): _decode(
-                args[1], v, f"{name}.{k}", arrays
-            )
-            for k, v in value.items()
-        }
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        if value not in hint.__members__:
-            raise fail("one of " + ", ".join(hint.__members__))
-        return hint[value]
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise fail("an object")
-        hints = _hints(typing.cast(type, hint))
-        names = [f.name for f in dataclasses.fields(hint)]
-        unknown, missing = sorted(set(value) - set(names)), sorted(set(names) - set(value))
-        if unknown:
-            raise ContentError(f"{name} has unknown fields: {', '.join(unknown)}")
-        if missing:
-            raise ContentError(f"{name} lacks fields: {', '.join(missing)}")
-        fields = {n: _decode(hints[n], value[n], f"{name}.{n}", arrays) for n in names}
-        return typing.cast(type, hint)(**fields)
-    if type(value) is not hint and not (hint is float and type(value) is int):
-        raise fail(f"a value of type {hint.__name__}")
-    return value
-
-
-def _short(value: Any) -> str:
-    """Return a JSON value as text for a message, cut to at most 60 characters."""
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 # ---- bytes ---------------------------------------------------------------------------------------
 
 
-def to_bytes(network: Network, program: Any = None) -> bytes:
-    """Return the bytes of a network file. Equal networks and programs always give equal bytes.
+def to_bytes(network: Network, config: Config | None = None) -> bytes:
+    """Return the bytes of a network file. Equal arguments always give equal bytes.
 
     Parameters
     ----------
-    program : the network's compiled program (:class:`sw.compile.program.Program`); None to write
-        none.
+    config : configuration of the device that the network is exported for; None to name none.
 
     Raises
     ------
@@ -235,16 +100,15 @@ def to_bytes(network: Network, program: Any = None) -> bytes:
         The network's provenance or statistics hold a value that JSON cannot represent.
     """
     arrays: dict[str, NDArray] = {}
-    document: dict[str, Any] = {"format": FORMAT, "version": VERSION}
     try:
-        document["network"] = _encode(network, "network", arrays)
-        document["compiled"] = None
-        if program is not None:
-            document["compiled"] = {
-                "spec_hash": f"{spec_hash(program.config):016x}",
-                "program": _encode(program, "program", arrays),
-            }
+        document = {
+            "format": FORMAT,
+            "version": VERSION,
+            "network": encode(network, "network", arrays),
+            "config": encode(config, "config", arrays),
+        }
         text = json.dumps(document, allow_nan=False)
+        parse(text)
     except (TypeError, ValueError) as error:
         raise NetworkFileError(f"this network cannot be written to a file: {error}") from error
     arrays[CHECKSUM] = np.zeros(hashlib.sha256().digest_size, np.uint8)
@@ -264,12 +128,12 @@ def _header(raw: bytes | bytearray) -> tuple[int, dict[str, Any]]:
     TruncatedError
         The file ends inside the header.
     """
-    foreign = NotANetworkFileError("this is not a network file; make one with python -m sw.export")
+    remedy = "make one with python -m sw.export"
     if not raw:
         raise TruncatedError("the file is empty; copy or export it again")
     n_header = int.from_bytes(raw[:8], "little")
     if (len(raw) > 8 and raw[8:9] != b"{") or not 2 <= n_header <= _MAX_HEADER_BYTES:
-        raise foreign
+        raise NotANetworkFileError(f"this is not a network file; {remedy}")
     data_start = 8 + n_header
     if len(raw) < data_start:
         raise TruncatedError(
@@ -277,11 +141,9 @@ def _header(raw: bytes | bytearray) -> tuple[int, dict[str, Any]]:
             "copy or export it again"
         )
     try:
-        header = json.loads(raw[8:data_start].decode())
-    except (ValueError, RecursionError):
-        raise foreign from None
-    if not isinstance(header, dict):
-        raise foreign
+        header = parse(raw[8:data_start].decode())
+    except ValueError as error:
+        raise NotANetworkFileError(f"this is not a network file: {error}; {remedy}") from error
     return data_start, header
 
 
@@ -295,20 +157,16 @@ def _checksum_span(data_start: int, header: dict[str, Any]) -> tuple[int, int]:
     """
     try:
         start, end = header[CHECKSUM]["data_offsets"]
-        if end - start == hashlib.sha256().digest_size and start >= 0:
+        whole = type(start) is int and type(end) is int
+        if whole and end - start == hashlib.sha256().digest_size and start >= 0:
             return data_start + start, data_start + end
     except (KeyError, TypeError, ValueError):
         pass
     raise ContentError("the file has no checksum; export the network again")
 
 
-def from_bytes(raw: bytes, program_type: type | None = None) -> NetworkFile:
+def from_bytes(raw: bytes) -> NetworkFile:
     """Check and decode the bytes of a network file, as :func:`to_bytes` returns them.
-
-    Parameters
-    ----------
-    program_type : class of the compiled program (:class:`sw.compile.program.Program`); None leaves
-        the program unread.
 
     Raises
     ------
@@ -316,25 +174,18 @@ def from_bytes(raw: bytes, program_type: type | None = None) -> NetworkFile:
         The file cannot be used; the subclass tells the kind of fault.
     """
     data_start, header = _header(raw)
-    metadata = header.get("__metadata__")
-    document = None
-    with contextlib.suppress(KeyError, TypeError, ValueError, RecursionError):
-        document = json.loads(metadata[METADATA_KEY])  # type: ignore[index]
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise NotANetworkFileError(
-            "this is a safetensors file, but not a network file; make one with python -m sw.export"
-        )
+    document = _document(header)
     version = document.get("version")
-    if version not in READABLE_VERSIONS:
+    if type(version) is not int or version not in READABLE_VERSIONS:
         readable = ", ".join(map(str, READABLE_VERSIONS))
         raise VersionError(
-            f"the file has format version {version}; this program reads version {readable}. "
+            f"the file has format version {short(version)}; this program reads version {readable}. "
             "Export the network again, or use a newer release"
         )
     start, end = _checksum_span(data_start, header)
     try:
         n_data = max(t["data_offsets"][1] for k, t in header.items() if k != "__metadata__")
-        n_expected = data_start + n_data
+        n_expected = data_start + operator.index(n_data)
     except (KeyError, IndexError, TypeError) as error:
         raise ContentError(
             "its header does not describe tensors; export the network again"
@@ -353,71 +204,99 @@ def from_bytes(raw: bytes, program_type: type | None = None) -> NetworkFile:
     except Exception as error:  # safetensors' exceptions, and NumPy's for odd shapes
         raise ContentError(f"its tensors cannot be read: {error}") from error
     del arrays[CHECKSUM]
-    return _decode_document(document, arrays, program_type, digest.hexdigest(), len(raw))
+    network = _network(document, arrays)
+    config, unknown = _config(document)
+    return NetworkFile(
+        network=network,
+        config=config,
+        unknown=unknown,
+        sha256=digest.hexdigest(),
+        n_bytes=len(raw),
+    )
 
 
-def _decode_document(
-    document: dict[str, Any],
-    arrays: dict[str, NDArray],
-    program_type: type | None,
-    sha256: str,
-    n_bytes: int,
-) -> NetworkFile:
-    """Decode the content of a network file from its JSON document and its tensors.
+def _document(header: dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON document in the metadata of a safetensors header.
 
-    Parameters
-    ----------
-    arrays : tensors by name, without the checksum.
-    program_type : class of the compiled program; None leaves the program unread.
-    sha256, n_bytes : checksum and size of the file, passed on to the result.
+    Raises
+    ------
+    NotANetworkFileError
+        There is none, so that this is another kind of file.
+    ContentError
+        The document is no valid JSON.
+    """
+    kind = "this is a safetensors file, but not a network file"
+    remedy = "make one with python -m sw.export"
+    metadata = header.get("__metadata__")
+    text = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
+    if not isinstance(text, str):
+        raise NotANetworkFileError(f"{kind}; {remedy}")
+    try:
+        document = parse(text)
+    except DocumentError as error:
+        if FORMAT in text:
+            raise ContentError(f"its document is damaged: {error}; export it again") from error
+        raise NotANetworkFileError(f"{kind}: {error}; {remedy}") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise NotANetworkFileError(f"{kind}; {remedy}")
+    return document
+
+
+def _network(document: dict[str, Any], arrays: dict[str, NDArray]) -> Network:
+    """Return the network that a document and its arrays by name, without the checksum, describe.
 
     Raises
     ------
     ContentError
-        Document and tensors do not describe a network.
+        They do not describe a network.
     """
-    unknown = sorted(set(document) - {"format", "version", "network", "compiled"})
+    last = "compiled" if document["version"] == 1 else "config"
+    unknown = sorted(set(document) - {"format", "version", "network", last})
     if unknown:
         raise ContentError(f"the document has unknown fields: {', '.join(unknown)}")
-    compiled = document.get("compiled")
-    program_arrays = {n: arrays.pop(n) for n in list(arrays) if n.startswith("program.")}
+    if document["version"] == 1:  # whose program is not read
+        arrays = {name: a for name, a in arrays.items() if not name.startswith("program.")}
     try:
-        network = _decode(Network, document.get("network"), "network", arrays)
-    except NetworkFileError:
-        raise
+        network = decode(Network, document.get("network"), "network", arrays)
+    except DocumentError as error:
+        raise ContentError(str(error)) from error
     except NetworkError as error:
         raise ContentError(f"the network in it is not consistent: {error}") from error
-    except (ArithmeticError, AttributeError, IndexError, TypeError, ValueError) as error:
-        raise ContentError(f"the network in it cannot be read: {error}") from error
     if arrays:
         raise ContentError(
             f"it holds tensors that the document does not name: {', '.join(sorted(arrays))}"
         )
-    program, stale = None, None
-    if compiled is not None and program_type is not None:
-        # A program for another version of the gateware is not an error: the network can be
-        # compiled again.
-        try:
-            program = _decode(program_type, compiled["program"], "program", program_arrays)
-            if f"{spec_hash(program.config):016x}" != compiled["spec_hash"]:
-                program, stale = None, "it was compiled for another version of the gateware"
-        except (NetworkFileError, SpecError, AttributeError, KeyError, TypeError) as error:
-            stale = f"its program is from another version: {error}"
-    return NetworkFile(
-        network=network, program=program, stale=stale, sha256=sha256, n_bytes=n_bytes
-    )
+    return network
+
+
+def _config(document: dict[str, Any]) -> tuple[Config | None, str | None]:
+    """Return the configuration that a document names, or None and a text that says why not.
+
+    A configuration of another version of the gateware is no error: the network can be compiled for
+    any other device.
+    """
+    value = document.get("config")
+    if document["version"] == 1:
+        compiled = document.get("compiled")
+        program = compiled.get("program") if isinstance(compiled, dict) else None
+        value = program.get("config") if isinstance(program, dict) else None
+    if value is None:
+        return None, None
+    try:
+        return decode(Config, value, "config", {}), None
+    except (DocumentError, SpecError) as error:
+        return None, f"it was exported for a device that this version does not know: {error}"
 
 
 # ---- files ---------------------------------------------------------------------------------------
 
 
-def save(path: str | Path, network: Network, program: Any = None) -> int:
+def save(path: str | Path, network: Network, config: Config | None = None) -> int:
     """Write a network file atomically: an existing file is replaced only by a complete one.
 
     Parameters
     ----------
-    program : the network's compiled program (:class:`sw.compile.program.Program`); None to write
-        none.
+    config : configuration of the device that the network is exported for; None to name none.
 
     Returns
     -------
@@ -429,7 +308,7 @@ def save(path: str | Path, network: Network, program: Any = None) -> int:
         The network cannot be represented (see :func:`to_bytes`), or the file cannot be written.
     """
     path = Path(path)
-    raw = to_bytes(network, program)
+    raw = to_bytes(network, config)
     try:
         write_whole(path, raw)
     except OSError as error:
@@ -437,13 +316,8 @@ def save(path: str | Path, network: Network, program: Any = None) -> int:
     return len(raw)
 
 
-def load(path: str | Path, program_type: type | None = None) -> NetworkFile:
+def load(path: str | Path) -> NetworkFile:
     """Read a network file and check all of its content.
-
-    Parameters
-    ----------
-    program_type : class of the compiled program (:class:`sw.compile.program.Program`); None leaves
-        the program unread.
 
     Raises
     ------
@@ -457,7 +331,7 @@ def load(path: str | Path, program_type: type | None = None) -> NetworkFile:
     except OSError as error:
         raise NetworkFileError(f"{path} cannot be read: {error.strerror}") from error
     try:
-        return from_bytes(raw, program_type)
+        return from_bytes(raw)
     except NetworkFileError as error:
         raise type(error)(f"{path}: {error}") from error
 
@@ -483,8 +357,8 @@ def describe(file: NetworkFile) -> str:
             f"  {layer.name:<16}{'x'.join(map(str, shape)):>12}  reads {layer.source}{gate}; "
             f"{layer.weight.size} weights, {weights}, {time}"
         )
-    if file.program is not None:
-        lines.append(f"compiled for {file.program.config.name}")
-    elif file.stale:
-        lines.append(f"must be compiled again: {file.stale}")
+    if file.config is not None:
+        lines.append(f"exported for {file.config.name}")
+    elif file.unknown:
+        lines.append(file.unknown)
     return "\n".join(lines)

@@ -12,14 +12,29 @@ A *map* is the spikes (T, C, H, W) that a layer writes, and that other layers re
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec import Gate, Leak, Reset, signed_range
+from hw.spec import MAX_LEAK_SHIFT, N_LEAK_SHIFTS, Gate, Leak, Reset, signed_range, valid_shifts
+from sw.network.schema import Label, Length, Range, faults
+
+MAX_SIZE = 1 << 20
+"""Largest size of a map, kernel, stride or pooling window along an axis."""
+
+MAX_TIMESTEPS = 1 << 12
+"""Largest number of timesteps: that of the iterations of a device's loop."""
+
+MAX_LAYERS = 255
+"""Largest number of layers without the encoder: that of any device
+(:attr:`hw.spec.Config.max_layers`)."""
+
+MAX_MAP = 1 << 30
+"""Largest number of spikes of a map over all timesteps, and of pixels of an image."""
 
 IMAGE = "image"
 """Name of the map of pixels that the encoder reads."""
@@ -27,7 +42,13 @@ IMAGE = "image"
 INPUT = "input"
 """Name of the first map of spikes, written by the encoder, or by the user if there is none."""
 
-Shape = tuple[int, int, int]
+Size = Annotated[int, Range(1, MAX_SIZE)]
+"""Size along an axis."""
+
+Padding = Annotated[int, Range(0, MAX_SIZE)]
+"""Number of zeros around a map on each side of an axis."""
+
+Shape = tuple[Size, Size, Size]
 """(channels, height, width)"""
 
 Weight = TypeVar("Weight", bound=np.generic)
@@ -73,13 +94,13 @@ class AnyLayer(Generic[Weight, Param]):
     (:mod:`sw.network.netfile`).
     """
 
-    name: str
-    source: str
+    name: Label
+    source: Label
     """Name of the map that the layer reads: :data:`INPUT`, the name of an earlier layer, or, in an
     encoder, :data:`IMAGE`."""
-    kernel: tuple[int, int]
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
+    kernel: tuple[Size, Size]
+    stride: tuple[Size, Size] = (1, 1)
+    padding: tuple[Padding, Padding] = (0, 0)
     weight: NDArray[Weight]
     """Weights (t|1, y|1, x|1, o, c, ky|1, kx|1)."""
     bias: NDArray[Param]
@@ -87,15 +108,25 @@ class AnyLayer(Generic[Weight, Param]):
     threshold: NDArray[Param] | None = None
     """Positive thresholds (y|1, x|1, o); None in an output layer."""
     leak: Leak = Leak.NONE
-    leak_shift: int = 0
+    leak_shift: Annotated[int, Range(0, MAX_LEAK_SHIFT)] = 0
+    """First shift of the leak (:class:`hw.spec.Leak`); 0 without a leak."""
+    finer_shifts: Annotated[
+        tuple[Annotated[int, Range(1, MAX_LEAK_SHIFT)], ...], Length(0, N_LEAK_SHIFTS - 1)
+    ] = field(default=(), metadata={"since": 2})
+    """Further shifts of the leak, which bring the decay nearer to the one that is wanted."""
     reset: Reset = Reset.HARD
     gate: Gate = Gate.NONE
-    identity: str | None = None
+    identity: Label | None = None
     """Name of the map with which the gate joins the layer's spikes; it has the shape of the output
     before pooling. None without a gate."""
-    pool: tuple[int, int] = (1, 1)
+    pool: tuple[Size, Size] = (1, 1)
     """Size of the windows over which spikes are ORed, after the gate."""
     output: bool = False
+
+    @property
+    def leak_shifts(self) -> tuple[int, ...]:
+        """Shifts of the leak in the order of its formula (:class:`hw.spec.Leak`)."""
+        return (self.leak_shift, *self.finer_shifts)
 
     @property
     def n_out(self) -> int:
@@ -161,12 +192,12 @@ class Network:
         map (JSON values).
     """
 
-    timesteps: int
+    timesteps: Annotated[int, Range(1, MAX_TIMESTEPS)]
     image_shape: Shape
     encoder: Layer | None
-    layers: tuple[Layer, ...]
-    weight_bits: int
-    labels: tuple[str, ...]
+    layers: Annotated[tuple[Layer, ...], Length(1, MAX_LAYERS)]
+    weight_bits: Annotated[int, Range(2, 8)]
+    labels: tuple[Label, ...]
     provenance: dict[str, Any] = field(default_factory=dict)
     statistics: dict[str, Any] = field(default_factory=dict)
 
@@ -191,128 +222,180 @@ class Network:
 
 
 def validate(network: Network) -> None:
-    """Check that the shapes, types, values and names in a network agree with each other.
+    """Check that the types, ranges, shapes, values and names in a network agree with each other.
 
     Raises
     ------
     NetworkError
         They do not; the message names the layer, what is wrong and what is expected.
     """
-
-    def require(ok: bool, where: str, message: str) -> None:
-        if not ok:
-            raise NetworkError(f"layer {where!r}: {message}" if where else message)
-
-    require(network.timesteps >= 1, "", f"{network.timesteps} timesteps: a network has at least 1")
-    require(len(network.layers) >= 1, "", "a network has at least one layer, this one has none")
-    low, high = signed_range(network.weight_bits)
-    shapes: dict[str, Shape] = {}
-
-    def check_layer(layer: Layer, source: Shape) -> None:
-        where = layer.name
-        channels, height, width = layer.conv_shape(source)
-        require(height >= 1 and width >= 1, where, f"kernel {layer.kernel} exceeds map {source}")
-        expected = (network.timesteps, height, width, channels, source[0], *layer.kernel)
-        require(
-            layer.weight.ndim == 7
-            and layer.weight.shape[3:5] == expected[3:5]
-            and all(n in (1, e) for n, e in zip(layer.weight.shape, expected, strict=True)),
-            where,
-            f"weight has shape {layer.weight.shape}, expected {expected} or 1 where shared",
-        )
-        require(layer.weight.dtype == np.int8, where, f"weight is {layer.weight.dtype}, not int8")
-        require(layer.bias.dtype == np.int32, where, f"bias is {layer.bias.dtype}, not int32")
-        full = (1, 1, 1) if layer.output else (network.timesteps, height, width)
-        require(
-            layer.bias.ndim == 4
-            and layer.bias.shape[3] == channels
-            and all(n in (1, e) for n, e in zip(layer.bias.shape[:3], full, strict=True)),
-            where,
-            f"bias has shape {layer.bias.shape}, expected {(*full, channels)} or 1 where shared",
-        )
-        if layer.output:
-            require(
-                layer.threshold is None and layer.gate == Gate.NONE and layer.pool == (1, 1),
-                where,
-                "an output layer has no threshold, gate or pooling",
-            )
-            require(
-                (height, width) == (1, 1),
-                where,
-                f"an output layer's kernel covers its whole map; it has {height} x {width} outputs",
-            )
-            return
-        threshold = layer.threshold
-        require(threshold is not None, where, "a firing layer needs thresholds")
-        assert threshold is not None
-        require(
-            threshold.dtype == np.int32
-            and threshold.ndim == 3
-            and threshold.shape[2] == channels
-            and all(n in (1, e) for n, e in zip(threshold.shape[:2], full[1:], strict=True)),
-            where,
-            f"threshold has shape {threshold.shape}, expected {(*full[1:], channels)}",
-        )
-        require(bool((threshold > 0).all()), where, "thresholds must be positive")
-        require(
-            (layer.leak_shift > 0) == (layer.leak != Leak.NONE) and 0 <= layer.leak_shift <= 15,
-            where,
-            f"leak_shift {layer.leak_shift} is not valid with leak {layer.leak.name}",
-        )
-
+    for fault in faults(Network, network, "network"):
+        raise NetworkError(fault)
+    _check_map("input", network.image_shape, network.timesteps if network.encoder is None else 1)
+    shapes = {INPUT: network.image_shape}
     if network.encoder is not None:
-        encoder = network.encoder
-        require(
-            not encoder.output
-            and encoder.gate == Gate.NONE
-            and encoder.weight.shape[:3] == (1, 1, 1)
-            and encoder.bias.shape[:3] == (1, 1, 1),
-            encoder.name,
-            "an encoder fires, shares weights over time and positions, and has no gate",
-        )
-        check_layer(encoder, network.image_shape)
-        shapes[INPUT] = encoder.map_shape(network.image_shape)
-    else:
-        shapes[INPUT] = network.image_shape
+        _check_encoder(network.encoder)
+        _check_arrays(network.encoder, network.image_shape, network.timesteps)
+        shapes[INPUT] = network.encoder.map_shape(network.image_shape)
+        _check_map(network.encoder.name, shapes[INPUT], network.timesteps)
+    names = {IMAGE, INPUT} if network.encoder is None else {IMAGE, INPUT, network.encoder.name}
     for n, layer in enumerate(network.layers):
-        where = layer.name
-        require(where not in shapes, where, "the name is used twice")
-        require(
-            layer.source in shapes, where, f"reads {layer.source!r}, which no earlier layer writes"
+        _require(
+            layer.name not in names,
+            layer.name,
+            f"the name is used twice, or stands for the input ({IMAGE!r}, {INPUT!r})",
         )
-        require(
+        names.add(layer.name)
+        _require(
             layer.output == (n == len(network.layers) - 1),
-            where,
+            layer.name,
             "the last layer, and no other, must be an output layer",
         )
+        _check_sources(layer, shapes)
         source = shapes[layer.source]
-        check_layer(layer, source)
-        require(
-            int(layer.weight.min()) >= low and int(layer.weight.max()) <= high,
-            where,
-            f"weights exceed {network.weight_bits} bits: they must lie between {low} and {high}",
-        )
-        require(
-            (layer.identity is None) == (layer.gate == Gate.NONE),
-            where,
-            "a layer must have an identity map if it has a gate, and only then",
-        )
-        if layer.identity is not None:
-            require(
-                layer.identity in shapes,
-                where,
-                f"no earlier layer writes its identity {layer.identity!r}",
-            )
-            require(
-                shapes[layer.identity] == layer.conv_shape(source),
-                where,
-                f"identity {layer.identity!r} has shape {shapes[layer.identity]}, the branch "
-                f"{layer.conv_shape(source)}",
-            )
+        _check_arrays(layer, source, network.timesteps)
+        _check_weights(layer, network.weight_bits)
+        _check_gate(layer, shapes)
         if not layer.output:
             shapes[layer.name] = layer.map_shape(source)
-    require(
+            _check_map(layer.name, shapes[layer.name], network.timesteps)
+    _require(
         len(network.labels) == network.n_classes,
         network.layers[-1].name,
         f"{network.n_classes} classes but {len(network.labels)} labels",
     )
+
+
+def _require(ok: bool, layer: str, message: str) -> None:
+    """Raise :class:`NetworkError` with the name of a layer and a message unless ``ok``."""
+    if not ok:
+        raise NetworkError(f"layer {layer!r}: {message}")
+
+
+def _check_map(layer: str, shape: Shape, timesteps: int) -> None:
+    """Check that a map, which ``layer`` writes, has a position, and not more than it may have."""
+    _require(min(shape) >= 1, layer, f"the map that it writes is empty: {shape}")
+    _require(
+        timesteps * math.prod(shape) <= MAX_MAP,
+        layer,
+        f"the map that it writes, {timesteps} timesteps of {shape}, has more than {MAX_MAP} spikes",
+    )
+
+
+def _check_encoder(encoder: Layer) -> None:
+    """Check what holds for an encoder, and not for every layer."""
+    _require(
+        encoder.source == IMAGE, encoder.name, f"an encoder reads {IMAGE!r}, not {encoder.source!r}"
+    )
+    _require(
+        not encoder.output
+        and encoder.gate == Gate.NONE
+        and encoder.identity is None
+        and encoder.weight.shape[:3] == (1, 1, 1)
+        and encoder.bias.shape[:3] == (1, 1, 1),
+        encoder.name,
+        "an encoder fires, shares weights over time and positions, and has no gate",
+    )
+
+
+def _check_sources(layer: Layer, shapes: dict[str, Shape]) -> None:
+    """Check that earlier layers write the maps that a layer reads; ``shapes`` has these maps."""
+    _require(
+        layer.source in shapes,
+        layer.name,
+        f"reads {layer.source!r}, which no earlier layer writes",
+    )
+    _require(
+        (layer.identity is None) == (layer.gate == Gate.NONE),
+        layer.name,
+        "a layer must have an identity map if it has a gate, and only then",
+    )
+    _require(
+        layer.identity is None or layer.identity in shapes,
+        layer.name,
+        f"no earlier layer writes its identity {layer.identity!r}",
+    )
+
+
+def _check_gate(layer: Layer, shapes: dict[str, Shape]) -> None:
+    """Check that the map that a gate joins with a layer's spikes has their shape."""
+    if layer.identity is not None:
+        identity, branch = shapes[layer.identity], layer.conv_shape(shapes[layer.source])
+        _require(
+            identity == branch,
+            layer.name,
+            f"identity {layer.identity!r} has shape {identity}, the branch {branch}",
+        )
+
+
+def _check_weights(layer: Layer, weight_bits: int) -> None:
+    """Check that all weights of a layer have at most ``weight_bits`` bits."""
+    low, high = signed_range(weight_bits)
+    _require(
+        int(layer.weight.min()) >= low and int(layer.weight.max()) <= high,
+        layer.name,
+        f"weights exceed {weight_bits} bits: they must lie between {low} and {high}",
+    )
+
+
+def _check_arrays(layer: Layer, source: Shape, timesteps: int) -> None:
+    """Check shapes and types of a layer's arrays, its thresholds and its leak.
+
+    ``source`` is the shape of the map that the layer reads.
+    """
+    where, weight, bias = layer.name, layer.weight, layer.bias
+    _require(weight.ndim == 7, where, f"weight has shape {weight.shape}, expected 7 axes")
+    channels, height, width = layer.conv_shape(source)
+    _require(channels >= 1, where, "it has no output channel")
+    _require(height >= 1 and width >= 1, where, f"kernel {layer.kernel} exceeds map {source}")
+    expected = (timesteps, height, width, channels, source[0], *layer.kernel)
+    _require(
+        weight.shape[3:5] == expected[3:5] and _shared(weight.shape, expected),
+        where,
+        f"weight has shape {weight.shape}, expected {expected} or 1 where shared",
+    )
+    _require(weight.dtype == np.int8, where, f"weight is {weight.dtype}, not int8")
+    _require(bias.dtype == np.int32, where, f"bias is {bias.dtype}, not int32")
+    full = (1, 1, 1) if layer.output else (timesteps, height, width)
+    _require(
+        bias.ndim == 4 and bias.shape[3] == channels and _shared(bias.shape[:3], full),
+        where,
+        f"bias has shape {bias.shape}, expected {(*full, channels)} or 1 where shared",
+    )
+    if layer.output:
+        _require(
+            layer.threshold is None and layer.gate == Gate.NONE and layer.pool == (1, 1),
+            where,
+            "an output layer has no threshold, gate or pooling",
+        )
+        _require(
+            (height, width) == (1, 1),
+            where,
+            f"an output layer's kernel covers its whole map; it has {height} x {width} outputs",
+        )
+        return
+    _require(layer.threshold is not None, where, "a firing layer needs thresholds")
+    threshold = layer.threshold
+    assert threshold is not None
+    _require(
+        threshold.dtype == np.int32
+        and threshold.ndim == 3
+        and threshold.shape[2] == channels
+        and _shared(threshold.shape[:2], full[1:]),
+        where,
+        f"threshold has shape {threshold.shape}, expected {(*full[1:], channels)}",
+    )
+    _require(bool((threshold > 0).all()), where, "thresholds must be positive")
+    shifts = layer.leak_shifts
+    _require(
+        shifts == (0,) if layer.leak == Leak.NONE else valid_shifts(shifts),
+        where,
+        f"leak_shift {layer.leak_shift} and finer_shifts {list(layer.finer_shifts)} are not "
+        f"valid with leak {layer.leak.name}: use 0 and none with NONE, otherwise up to "
+        f"{N_LEAK_SHIFTS} rising shifts from 1 to {MAX_LEAK_SHIFT}",
+    )
+
+
+def _shared(shape: tuple[int, ...], full: tuple[int, ...]) -> bool:
+    """Return whether an array of this shape has the length ``full`` or 1 along each axis."""
+    return all(n in (1, length) for n, length in zip(shape, full, strict=True))

@@ -56,6 +56,10 @@ def run(
     keep_spikes : keep the spikes of all maps (about 140 kB per image for the shipped network).
     batch : number of images that are computed at once.
 
+    Returns
+    -------
+    The spikes of every map, if they are kept, their numbers, and the logits and predictions.
+
     Raises
     ------
     sw.network.encoder.InputError
@@ -88,7 +92,7 @@ def run(
 
 
 def densities(network: Network, trace: Trace) -> dict[str, float]:
-    """Return the spike density of every map by name.
+    """Return the spike density of every map by name, one number per map.
 
     It is the mean number of spikes per neuron, timestep and image of a trace.
     """
@@ -192,7 +196,7 @@ def _fire(
 
 
 def _worst_sum(layer: Layer, input_max: int) -> int:
-    """Return a bound on the magnitude of every partial sum in a neuron's weighted sum.
+    """Return one bound on the magnitude of the partial weighted sums of all neurons of a layer.
 
     The inputs are from 0 to ``input_max``. The bound is the sum of the weights' magnitudes times
     ``input_max``, for the neuron in which it is largest.

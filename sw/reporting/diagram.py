@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 from html import escape
 
-from hw.spec import Gate, Leak, Reset
+from hw.spec import Gate, Leak, Reset, decay
 from sw.network.network import INPUT, Layer, Network, Shape
 from sw.reporting.markup import N_COLOURS, colour
 
@@ -90,6 +90,8 @@ def neuron_text(layer: Layer) -> str:
         Leak.SUBTRACT: f"LIF, loses 1/{1 << layer.leak_shift}",
         Leak.KEEP: f"LIF, keeps 1/{1 << layer.leak_shift}",
     }[layer.leak]
+    if layer.finer_shifts:
+        kind = f"LIF, keeps {decay(layer.leak, *layer.leak_shifts):.4g}"
     return kind + (f", {layer.reset.name.lower()} reset" if layer.reset != Reset.HARD else "")
 
 

@@ -8,15 +8,20 @@ these forms except the last, the device.
 from __future__ import annotations
 
 import contextlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sw.network.document import parse
 from sw.network.network import Network
+from sw.network.schema import short
 from sw.reporting.observe import Observation
+
+ACCURACIES = ("training_with_aap", "full_spike", "folded")
+"""Accuracies of an evaluation in percent, besides those of the quantised networks; each may be
+null."""
 
 
 class EvaluationError(ValueError):
@@ -77,7 +82,8 @@ def accuracy_steps(
             if percent is not None
         ]
     else:
-        with contextlib.suppress(KeyError, TypeError):
+        damaged = AttributeError, LookupError, OverflowError, TypeError, ValueError
+        with contextlib.suppress(*damaged):
             test = network.provenance["results"]["test"]
             on = f"whole test set, when trained{_balanced(network.provenance.get('data'))}"
             for key, name in (
@@ -85,7 +91,7 @@ def accuracy_steps(
                 ("spike", "full-spike, float"),
             ):
                 steps.append(AccuracyStep(name=name, percent=float(test[key]), on=on))
-        with contextlib.suppress(KeyError, TypeError):
+        with contextlib.suppress(*damaged):
             exported = network.provenance["export"]
             for key, name in (("folded", "folded, float"), ("quantised", "integers")):
                 steps.append(
@@ -93,7 +99,7 @@ def accuracy_steps(
                         name=name,
                         percent=100 * float(exported["accuracy"][key]),
                         on=f"{exported['measured_on']}, when exported",
-                        n_images=_leading_number(exported["measured_on"]),
+                        n_images=_leading_number(str(exported["measured_on"])),
                     )
                 )
     if observation is not None and observation.labels is not None:
@@ -133,8 +139,8 @@ def _balanced(record: Any) -> str:
 
 def _leading_number(text: str) -> int | None:
     """Return the number at the start of a text such as ``500 test images``; None if it has none."""
-    first = text.split()[0]
-    return int(first) if first.isdigit() else None
+    first = text.partition(" ")[0]
+    return int(first) if first.isdecimal() and first.isascii() else None
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:
@@ -147,12 +153,33 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     """
     hint = "python -m sw.evaluate --json > FILE makes one"
     try:
-        values = json.loads(path.read_text())
+        values = parse(path.read_text())
     except OSError as error:
         raise EvaluationError(f"{path} cannot be read: {error.strerror}; {hint}") from error
     except ValueError as error:
         raise EvaluationError(f"{path} is no JSON file: {error}; {hint}") from error
-    needed = {"n_images", "training_with_aap", "full_spike", "folded", "quantised"}
-    if not isinstance(values, dict) or not needed <= set(values):
-        raise EvaluationError(f"{path} is no evaluation; {hint}")
+    fault = _fault(values)
+    if fault:
+        raise EvaluationError(f"{path} is no evaluation: {fault}; {hint}")
     return values
+
+
+def _fault(values: Any) -> str | None:
+    """Return what is wrong with the contents of an evaluation; None if nothing is."""
+    if not isinstance(values, dict):
+        return "it is no JSON object"
+    missing = {"n_images", *ACCURACIES, "quantised"} - set(values)
+    if missing:
+        return f"it lacks {', '.join(sorted(missing))}"
+    if type(values["n_images"]) is not int or values["n_images"] < 1:
+        return f"n_images is {short(values['n_images'])}, expected a positive number"
+    quantised = values["quantised"]
+    if not isinstance(quantised, dict) or any(bits not in ("2", "4", "8") for bits in quantised):
+        return f"quantised is {short(quantised)}, expected accuracies by width: 2, 4 or 8"
+    accuracies = {name: values[name] for name in ACCURACIES if values[name] is not None}
+    for name, percent in {**accuracies, **quantised}.items():
+        if isinstance(percent, bool) or not isinstance(percent, int | float):
+            return f"the accuracy {name} is {short(percent)}, expected a number"
+        if not 0 <= percent <= 100:
+            return f"the accuracy {name} is {percent}, expected 0 to 100 percent"
+    return None

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hw.spec import PARAM_BITS, signed_range
+from hw.spec import PARAM_BITS, Leak, signed_range
 from sw.convert import fold, quantize
 from sw.convert.fold import TrainedLayer
 from sw.convert.folded import Scales
@@ -150,10 +150,10 @@ class IntegerNet(nn.Module):
         sums = _weighted_sums(trained, source.to(dtype), weight.to(dtype), n_times)
         drive = rounded(sums) + bias.to(dtype).permute(0, 3, 1, 2)[:, None]
         neuron = trained.neuron
-        shift = {"NONE": 0, "KEEP": neuron.leak_shift, "SUBTRACT": -neuron.leak_shift}[neuron.leak]
+        leak = Leak[neuron.leak], neuron.leak_shifts
         limit = threshold.to(dtype).permute(2, 0, 1)
         spikes = NeuronFunction.apply(
-            drive, neuron.decay, timesteps, neuron, limit, shift, self.model.backend
+            drive, neuron.decay, timesteps, neuron, limit, leak, self.model.backend
         )
         return cast(Tensor, spikes).to(source.dtype).flatten(0, 1)
 

@@ -36,14 +36,12 @@ from sw.model.resnet import SpikingResNet, to_input
 from sw.training import finetune
 from sw.training.augment import batches
 from sw.training.loss import class_weights, loss_of, rows_per_spike
+from sw.training.progress import progress
 from sw.training.recipes import TrainConfig
+from sw.training.resume import TrainError, resumable
 
 EVAL_BATCH = 100
 """Number of samples per batch in validation and test."""
-
-
-class TrainError(RuntimeError):
-    """Error: training cannot start or continue; the message says what to do."""
 
 
 def learning_rate(config: TrainConfig, epochs_done: float) -> float:
@@ -166,14 +164,13 @@ def train_epoch(
     weights = class_weights(split, config.class_power).to(device) if config.class_power else None
     rank, n_processes = processes()
     total = torch.zeros((), device=device)
-    progress = tqdm(
+    shown = progress(
         batches(split, config, epoch, device, rank, n_processes),
-        f"epoch {epoch + 1}",
+        f"epoch {epoch + 1}/{config.epochs}",
         n_batches,
-        leave=False,
-        disable=True if rank else None,
+        quiet=rank > 0,
     )
-    for n, (images, labels) in enumerate(progress):
+    for n, (images, labels) in enumerate(shown):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, epoch + n / n_batches) * group["rate"]
         loss = loss_of(net, images, labels, config, rows or {}, weights, teacher)
@@ -261,7 +258,7 @@ def train(
         model_config = replace(model_config, aap=False)
     torch.manual_seed(config.seed)
     values = _new_checkpoint(model_config, config, dataset, command)
-    found = _resumable(out, values) if resume and out.exists() else {}
+    found = resumable(out, values) if resume and out.exists() else {}
     scales = Scales.from_dict(found["quantisation"]) if "quantisation" in found else None
     model, integers = build(model_config, config, dataset, init, scales)
     model.set_backend(backend)
@@ -313,8 +310,10 @@ def train(
         model.load_state_dict(values["model"])
         values["results"] = _results(net, history, dataset, device)
         checkpoint.save(out, values)
-    if n_processes > 1:
-        dist.barrier()
+    if n_processes > 1:  # the others wait for rank 0, and return the same
+        shared: list[Any] = [values["results"], values["history"], values["model"]]
+        dist.broadcast_object_list(shared, src=0)
+        values["results"], values["history"], values["model"] = shared
     return values
 
 
@@ -327,13 +326,7 @@ def _new_checkpoint(
         "train_config": asdict(config),
         "command": command,
         "code": checkpoint.code_version(),
-        "data": {
-            "name": dataset.name,
-            "sha256": dataset.sha256,
-            "labels": list(dataset.labels),
-            "note": dataset.note,
-            "metric": dataset.metric,
-        },
+        "data": dataset.record(),
         "history": [],
         "results": {},
         "model": {},
@@ -356,29 +349,6 @@ def _results(
         "test": accuracies(found, dataset.test, dataset.metric),
         "test_detail": detail(found["spike"], dataset.test.labels),
     }
-
-
-def _resumable(out: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """Return the checkpoint at ``out`` if the run that ``values`` describes can continue from it.
-
-    Raises
-    ------
-    TrainError
-        The checkpoint belongs to another run, or is a published one, which lacks ``training``.
-    """
-    found = checkpoint.load(out)
-    # Settings that an earlier version did not know have their defaults.
-    found["model_config"] = ModelConfig.from_dict(found["model_config"]).to_dict()
-    found["train_config"] = asdict(TrainConfig()) | found["train_config"]
-    for key in ("model_config", "train_config", "data"):
-        if found[key] != values[key]:
-            raise TrainError(
-                f"{out} is of another run: its {key} is {found[key]}, this run's is "
-                f"{values[key]}. Use the same options, or another --out"
-            )
-    if "training" not in found:
-        raise TrainError(f"{out} is a published checkpoint, which cannot be resumed: use --init")
-    return found
 
 
 def _report(

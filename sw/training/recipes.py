@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from hw.boards.configs import BOARDS
 from sw.model.config import ModelConfig
 from sw.model.presets import (
     cifar10,
@@ -17,6 +18,7 @@ from sw.model.presets import (
     mitbih,
     nmnist,
 )
+from sw.training.sizing import first_that_fits, smaller
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +163,8 @@ def _recipes() -> dict[str, Recipe]:
     }
 
 
+OWN_BOARD = "ulx3s-85f"
+"""Board that the default network for a user's own data should fit."""
 RECIPES = _recipes()
 """Recipes by name."""
 
@@ -170,6 +174,9 @@ def for_own_data(
 ) -> Recipe:
     """Return a recipe with a small network for the user's own data set, called ``data``.
 
+    The network is that of Fashion-MNIST or N-MNIST, or a smaller one if it would fit no board: the
+    largest that fits :data:`OWN_BOARD`, or else any other board.
+
     ``n_frames`` is the number of frames of a sample if samples are event recordings; None if they
     are images. ``image_shape`` is the shape (C, H, W) of an image or frame.
     """
@@ -178,9 +185,10 @@ def for_own_data(
         image_shape=image_shape,
         n_classes=n_classes,
     )
+    boards = (OWN_BOARD, *(board for board in BOARDS if board != OWN_BOARD))
     return Recipe(
         data=data,
-        model=model,
+        model=first_that_fits(smaller(model), boards),
         train=TrainConfig(preset=data, flip=False),
         why="own data",
     )

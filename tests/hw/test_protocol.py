@@ -155,6 +155,31 @@ def test_identity_holds_the_configuration() -> None:
     assert told.spec_hash == spec_hash(config)
 
 
+def test_identity_holds_the_largest_configuration() -> None:
+    config = Config(
+        lanes=128,
+        fire_lanes=128,
+        banks=8,
+        membrane_bits=32,
+        sum_bits=32,
+        membrane_slots=128,
+        max_layers=255,
+        weight_depth=1 << 20,
+        param_depth=1 << 20,
+        spike_bytes=65536,
+        result_rows=255,
+        sum_queue=255,
+        rx_buffer_bytes=65535,
+        max_payload_bytes=65534,
+        clk_hz=(1 << 32) - 1,
+        baud=(1 << 30) - 1,
+        name="n" * 16,
+    )
+    told = unpack(Identity, pack(Identity, identity(config)))
+    values = {name: getattr(told, name) for name in vars(config) if name != "name"}
+    assert values == {name: value for name, value in vars(config).items() if name != "name"}
+
+
 def test_hash_depends_on_what_must_agree() -> None:
     config = Config()
     same = replace(config, name="other", clk_hz=60_000_000, baud=3_000_000)

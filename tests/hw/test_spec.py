@@ -10,17 +10,21 @@ import torch
 
 from hw.spec import (
     CHUNK_DEPTH,
+    MAX_LEAK_SHIFT,
     Config,
     Gate,
     Leak,
     Reset,
     SpecError,
     after_spike,
+    carried_over,
     decay,
     fire,
     joined,
+    leak_shifts,
     leaked,
     signed_range,
+    valid_shifts,
 )
 
 KINDS: dict[str, Callable[[Any], Any]] = {"numpy": np.array, "torch": torch.tensor}
@@ -66,6 +70,18 @@ KINDS: dict[str, Callable[[Any], Any]] = {"numpy": np.array, "torch": torch.tens
         ("sum_bits", 33),
         ("max_layers", 256),
         ("sum_queue", 1),
+        ("baud", 0),
+        ("baud", -1),
+        ("baud", 12_000_001),
+        ("clk_hz", 1 << 32),
+        ("lanes", 256),
+        ("membrane_slots", 256),
+        ("spike_bytes", 0),
+        ("spike_bytes", -8),
+        ("param_depth", 1 << 21),
+        ("result_rows", 256),
+        ("rx_buffer_bytes", 1 << 16),
+        ("sum_queue", 256),
     ],
 )
 def test_unsupported_values_are_refused(field: str, value: int) -> None:
@@ -83,6 +99,12 @@ def test_unsupported_values_are_refused(field: str, value: int) -> None:
         ({"banks": 2, "fire_lanes": 1}, "Config.fire_lanes = 1 .* from banks to lanes"),
         ({"lanes": 64, "chunk_bits": 32}, "Config.chunk_bits = 32 .* at least lanes / banks"),
         ({"banks": 2, "sum_queue": 0}, "Config.sum_queue = 0 .* with a single bank"),
+        ({"clk_hz": 0}, "Config.baud = 12000000 .* use 1 to clk_hz / 4"),
+        ({"baud": "1"}, "Config.baud = '1' .* a whole number from 0"),
+        ({"weight_depth": 20480.0}, "Config.weight_depth = 20480.0 .* a whole number from 0"),
+        ({"name": "a\x1b[2J"}, r"Config.name = 'a\\x1b\[2J' .* printable ASCII"),
+        ({"name": "Zürich"}, "Config.name = 'Zürich' .* printable ASCII"),
+        ({"name": 7}, "Config.name = 7 .* printable ASCII"),
     ],
 )
 def test_values_that_do_not_fit_one_another_are_refused(fields: dict, message: str) -> None:
@@ -153,11 +175,54 @@ def test_leaks_round_towards_minus_infinity(membrane: int, shift: int) -> None:
     assert leaked(np.array([membrane]), Leak.KEEP, shift).tolist() == [kept]
 
 
-@pytest.mark.parametrize("shift", [1, 3, 15])
+@pytest.mark.parametrize("shifts", [(1,), (3,), (15,), (3, 5), (1, 2), (1, 3, 4), (2, 9, 15)])
 @pytest.mark.parametrize("leak", Leak)
-def test_decay_is_the_leak_without_rounding(leak: Leak, shift: int) -> None:
+def test_decay_is_the_leak_without_rounding(leak: Leak, shifts: tuple[int, ...]) -> None:
     membrane = 1 << 20
-    assert decay(leak, shift) * membrane == leaked(membrane, leak, shift)
+    assert decay(leak, *shifts) * membrane == leaked(membrane, leak, *shifts)
+
+
+def test_leaks_of_several_shifts() -> None:
+    """The signs alternate, and every term rounds by itself."""
+    assert leaked(1000, Leak.SUBTRACT, 3, 5) == 1000 - 125 + 31
+    assert leaked(1000, Leak.SUBTRACT, 1, 2, 4) == 1000 - 500 + 250 - 62
+    assert leaked(-1000, Leak.KEEP, 1, 3, 5) == -500 + 125 - 32
+    assert decay(Leak.SUBTRACT, 3, 5) == 0.90625
+
+
+def test_every_leak_is_monotone() -> None:
+    """The proof that nothing overflows relies on it, see :mod:`sw.network.bounds`."""
+    # A period of the largest shift, and both sides of 0.
+    membranes = np.arange(-(1 << MAX_LEAK_SHIFT) - 9, (1 << MAX_LEAK_SHIFT) + 9)
+    for shifts in leak_shifts():
+        assert valid_shifts(shifts)
+        for leak in (Leak.SUBTRACT, Leak.KEEP):
+            remains = leaked(membranes, leak, *shifts)
+            assert (np.diff(remains) >= 0).all(), (leak, shifts)
+            assert (np.abs(remains) <= np.abs(membranes)).all(), (leak, shifts)
+
+
+@pytest.mark.parametrize("shifts", [(), (0,), (16,), (2, 2), (3, 1), (1, 2, 3, 4), (1.0,), (True,)])
+def test_shifts_that_no_leak_has(shifts: tuple) -> None:
+    assert not valid_shifts(shifts)
+
+
+def test_a_leak_of_any_decay_is_near() -> None:
+    """Three shifts bring the decay within 1/32 of any that is wanted."""
+    available = {decay(Leak.NONE)}
+    available |= {decay(leak, *s) for leak in (Leak.SUBTRACT, Leak.KEEP) for s in leak_shifts()}
+    wanted = np.linspace(0, 1, 1001)
+    nearest = np.abs(wanted[:, None] - np.array(sorted(available))).min(axis=1)
+    assert nearest.max() <= 1 / 32
+
+
+def test_a_delayed_reset_follows_the_leak() -> None:
+    """What snnTorch computes with ``reset_mechanism="subtract"``: beta * U - threshold."""
+    spike, membrane = fire(130, 100, Reset.DELAYED)
+    assert (spike, membrane) == (True, 130)
+    assert carried_over(membrane, spike, 100, Reset.DELAYED, Leak.SUBTRACT, 1) == 65 - 100
+    assert carried_over(90, False, 100, Reset.DELAYED, Leak.SUBTRACT, 1) == 45
+    assert carried_over(30, True, 100, Reset.SOFT, Leak.SUBTRACT, 1) == 15
 
 
 @pytest.mark.parametrize(

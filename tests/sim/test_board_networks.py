@@ -112,7 +112,10 @@ def check(board: Board, network: Network, seed: int, n_images: int = 2) -> None:
 @given(seed=st.integers(0, 2**32 - 1))
 def test_random_networks(board: Board, seed: int) -> None:
     bits = [b for b in (2, 4, 8) if b <= board.config.weight_bits]
-    check(board, random_network(seed, weight_bits=bits[seed % len(bits)]), seed)
+    network = random_network(
+        seed, weight_bits=bits[seed % len(bits)], full_neurons=board.config.full_neurons
+    )
+    check(board, network, seed)
 
 
 @pytest.mark.parametrize("leak", Leak)
@@ -129,6 +132,7 @@ def test_every_granularity_and_neuron(board: Board, granularity: str, leak: Leak
             weight_bits=board.config.weight_bits,
             n_layers=3,
             timesteps=3,
+            full_neurons=board.config.full_neurons,
         )
         try:
             compile_network(network, board.config)

@@ -57,7 +57,7 @@ def test_the_command_runs_a_network_file(tmp_path, capsys) -> None:
     """The command of ``make sim`` compares a network file with the PyTorch reference."""
     network = random_network(2, encoder=False)
     path = tmp_path / "small.spikefold"
-    netfile.save(path, network, compile_network(network, CONFIG, pixels=False))
+    netfile.save(path, network, CONFIG)
     assert sim.cosim.main(["--network", str(path), "--only", "network", "-n", "1"]) == 0
     assert "1 images on sim" in capsys.readouterr().out
 

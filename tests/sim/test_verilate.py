@@ -7,9 +7,9 @@ from amaranth import Module
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.tools.verilog import run_program
 from sim.verilate import (
     ToolError,
-    _run,
     build_executable,
     compiler,
     environment,
@@ -82,7 +82,7 @@ def test_executable_is_built_once(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise AssertionError("compiled again")
 
-    monkeypatch.setattr("sim.verilate._run", fail)
+    monkeypatch.setattr("sim.verilate.run_program", fail)
     assert build_executable(TwoMemories, main, name="table") == program
     with pytest.raises(AssertionError, match="compiled again"):
         build_executable(TwoMemories, main, name="table", defines={"X": 1})
@@ -111,9 +111,9 @@ def test_missing_package_is_named(monkeypatch):
 
 def test_tool_that_fails_or_does_not_start_is_named(tmp_path):
     with pytest.raises(ToolError, match=rf"make: cannot start {tmp_path}/none: .*No such file"):
-        _run([tmp_path / "none"], "make")
+        run_program([tmp_path / "none"], "make")
     with pytest.raises(ToolError, match="make failed with exit code 3:\nno rule"):
-        _run(["sh", "-c", "echo no rule; exit 3"], "make")
+        run_program(["sh", "-c", "echo no rule; exit 3"], "make")
 
 
 def test_chosen_compiler_reaches_make(monkeypatch):

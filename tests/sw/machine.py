@@ -17,8 +17,8 @@ from hw.spec import (
     Leak,
     Reset,
     after_spike,
+    carried_over,
     joined,
-    leaked,
     signed_range,
 )
 from sw.compile.program import Program
@@ -95,7 +95,7 @@ class Machine:
         sums = self._sums(done)
         n_lanes = config.fire_lanes * (header.last_beat + 1)
         membranes = np.zeros((config.membrane_slots, n_lanes), np.int64)
-        totals = membranes.copy()
+        totals, fired = membranes.copy(), membranes.astype(bool)
         window = np.zeros(n_lanes, np.int64)
         n_plane_steps = N_PLANES // config.banks if header.pixels else 0
         weight_of_bank = 1 << np.arange(config.banks)[::-1, None]
@@ -115,11 +115,22 @@ class Machine:
                 continue
             first = at["fresh"][job] or (header.pixels and time == n_plane_steps)
             membrane = 0 * drive if first else membranes[slot]
-            membrane = leaked(membrane, Leak(header.leak), header.leak_shift)
-            membrane = membrane + drive + params[:, 0]
+            shifts = (header.leak_shift, header.leak_shift2, header.leak_shift3)
+            membrane = (
+                drive
+                + params[:, 0]
+                + carried_over(
+                    membrane,
+                    0 if first else fired[slot],
+                    params[:, 1],
+                    Reset(header.reset),
+                    Leak(header.leak),
+                    *(shift for shift in shifts if shift),
+                )
+            )
             low, high = signed_range(config.membrane_bits)
             assert low <= membrane.min() and membrane.max() <= high, "a membrane overflows"
-            fires = membrane >= params[:, 1]
+            fires = fired[slot] = membrane >= params[:, 1]
             after = after_spike(membrane, params[:, 1], Reset(header.reset))
             membranes[slot] = np.where(fires, after, membrane)
             identity = self._lanes(at["identity"][job], n_lanes)

@@ -1,12 +1,14 @@
 """Tests that PLL settings give the exact frequency and stay within the data sheets' ranges."""
 
+import re
+from collections.abc import Callable
 from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hw.boards.pll import MHZ, ecp5_pll, gowin_pll, ice40_pll
+from hw.boards.pll import MHZ, cyclone_v_pll, ecp5_pll, gowin_pll, ice40_pll, xilinx_pll
 from hw.spec import SpecError
 
 
@@ -59,6 +61,61 @@ def test_gowin(mhz: int) -> None:
     assert within(3, detector, 400) and within(500, mhz * MHZ * s.odiv_sel, 1200)
     assert s.idiv_sel < 64 and s.fbdiv_sel < 64
     assert s.odiv_sel in {2, 4, 8, 16, 32, 48, 64, 80, 96, 112, 128}
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from([50, 100, 125]), st.integers(5, 500 * 4))
+def test_xilinx(input_mhz: int, quarters: int) -> None:
+    output = quarters * MHZ // 4
+    try:
+        s = xilinx_pll(input_mhz * MHZ, output)
+    except SpecError:
+        return
+    detector = Fraction(input_mhz * MHZ, s.divclk_divide)
+    vco = detector * s.clkfbout_mult
+    assert vco / s.clkout0_divide == output
+    assert within(19, detector, 450) and within(800, vco, 1600) and within(6.25, output, 464)
+    assert s.divclk_divide <= 56 and 2 <= s.clkfbout_mult <= 64 and s.clkout0_divide <= 128
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from([25, 50]), st.integers(5, 500 * 4))
+def test_cyclone_v(input_mhz: int, quarters: int) -> None:
+    output = quarters * MHZ // 4
+    try:
+        s = cyclone_v_pll(input_mhz * MHZ, output)
+    except SpecError:
+        return
+    detector = Fraction(input_mhz * MHZ, s.n)
+    assert detector * s.m / s.c == output
+    assert within(5, detector, 325) and within(600, detector * s.m, 1300) and output <= 460 * MHZ
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from(
+        [
+            (ecp5_pll, 25),
+            (ecp5_pll, 48),
+            (ice40_pll, 12),
+            (gowin_pll, 27),
+            (xilinx_pll, 100),
+            (cyclone_v_pll, 50),
+        ]
+    ),
+    st.integers(1, 700_000_000),
+)
+def test_frequencies_that_a_message_suggests_can_be_made(
+    pll: tuple[Callable[[int, int], object], int], output_hz: int
+) -> None:
+    make, input_mhz = pll
+    try:
+        make(input_mhz * MHZ, output_hz)
+    except SpecError as error:
+        _, _, suggested = str(error).partition("; use ")
+        assert suggested
+        for hz in re.findall(r"\d+", suggested):
+            make(input_mhz * MHZ, int(hz))
 
 
 def test_known_settings() -> None:

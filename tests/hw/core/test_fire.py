@@ -11,14 +11,13 @@ from hw.core.fire import FireUnit
 from hw.core.nest import Phase, address_widths
 from hw.spec import (
     GRANULE_BITS,
-    MEMBRANE_LATENCY,
     N_PLANES,
     Config,
     Gate,
     Leak,
     Reset,
+    carried_over,
     fire,
-    leaked,
 )
 from tests.streams import simulate, wait_until
 
@@ -78,6 +77,11 @@ class LayerCase:
     results: dict[int, list[int]] = field(default_factory=dict)
 
 
+def resets(config: Config) -> list[Reset]:
+    """Return the kinds of reset that a device has."""
+    return [reset for reset in Reset if config.full_neurons or reset != Reset.DELAYED]
+
+
 def firing_layer(
     rng: random.Random,
     config: Config,
@@ -97,18 +101,19 @@ def firing_layer(
     Loops over jobs, innermost first: positions of a pooling window, interleaved slots, timesteps
     (after bit-planes if ``pixels``), channel groups. The last group is the tail.
     """
-    shift = 0 if leak == Leak.NONE else rng.randrange(1, 5)
+    n_shifts = rng.randint(1, config.n_leak_shifts)
+    shifts = sorted(rng.sample(range(1, 7), n_shifts)) if leak != Leak.NONE else [0]
     n_beats = config.fire_beats if n_groups > 1 else -(-tail_lanes // config.fire_lanes)
     n_planes = N_PLANES // config.banks if pixels else 0
     case = LayerCase(
         header={
             "gate": gate,
             "leak": leak,
-            "leak_shift": shift,
+            **dict(zip(("leak_shift", "leak_shift2", "leak_shift3"), shifts, strict=False)),
             "reset": reset,
             "tail_lanes": tail_lanes,
             "last_beat": n_beats - 1,
-            "spacing": max(n_beats, -(-MEMBRANE_LATENCY // n_slots)),
+            "spacing": max(n_beats, -(-config.membrane_latency // n_slots)),
             "pixels": int(pixels),
         }
     )
@@ -129,6 +134,7 @@ def firing_layer(
             for j, values in enumerate(case.params[row]):
                 params[slot, beat * config.fire_lanes + j] = values
         membranes: dict[tuple[int, int], int] = defaultdict(int)
+        fired: dict[tuple[int, int], bool] = defaultdict(bool)
         weighted: dict[tuple[int, int], int] = defaultdict(int)
         tail = g == n_groups - 1
         n_real = tail_lanes if tail else config.lanes
@@ -151,8 +157,20 @@ def firing_layer(
                         continue
                     bias, threshold = params[slot, lane]
                     total = weighted[slot, lane] if pixels else drive[lane]
-                    membrane = leaked(membranes[slot, lane], leak, shift) + total + bias
+                    membrane = (
+                        total
+                        + bias
+                        + carried_over(
+                            membranes[slot, lane],
+                            fired[slot, lane],
+                            threshold,
+                            reset,
+                            leak,
+                            *shifts,
+                        )
+                    )
                     spike, membranes[slot, lane] = fire(membrane, threshold, reset)
+                    fired[slot, lane] = spike
                     if lane < n_real:
                         pooled[lane] |= join(gate, spike, identity >> lane & 1)
                 target = rng.getrandbits(widths["target"])
@@ -363,7 +381,7 @@ def test_equals_the_neuron(gate: Gate, fire_lanes: int, sum_queue: int, banks: i
     seed = 100 * gate + 10 * fire_lanes
     rng = random.Random(seed)
     cases = []
-    for leak, reset in itertools.product(Leak, Reset):
+    for leak, reset in itertools.product(Leak, resets(config)):
         n_slots, pool = rng.choice([(4, 1), (4, 2), (4, 4), (2, 2), (1, 1), (2, 1)])
         n_groups = rng.choice((1, 2))
         cases.append(
@@ -392,7 +410,7 @@ def test_pixels(fire_lanes: int, sum_queue: int, banks: int) -> None:
     seed = 1000 + 10 * fire_lanes
     rng = random.Random(seed)
     cases = []
-    for leak, reset in itertools.product(Leak, Reset):
+    for leak, reset in itertools.product(Leak, resets(config)):
         n_slots, pool = rng.choice([(4, 1), (4, 4), (2, 2), (1, 1)])
         for pixels in (True, False):
             cases.append(
@@ -450,7 +468,7 @@ def test_a_job_per_cycle() -> None:
 @pytest.mark.parametrize("kind", ["spikes", "pixels"])
 @pytest.mark.parametrize("fire_lanes", [8, 16])
 def test_membrane_latency_is_tight(fire_lanes: int, kind: str) -> None:
-    """A neuron's next job finds its membrane after MEMBRANE_LATENCY cycles, and not earlier."""
+    """A neuron's next job finds its membrane after membrane_latency cycles, and not earlier."""
     config = build(fire_lanes, pixels=True)
     n_beats = config.fire_beats
     phases = [Phase.SPIKES] * 2
@@ -458,7 +476,7 @@ def test_membrane_latency_is_tight(fire_lanes: int, kind: str) -> None:
         phases = [Phase.PLANE] * N_PLANES + [Phase.FIRST]
     totals = {}
 
-    for spacing in (MEMBRANE_LATENCY, MEMBRANE_LATENCY - 1):
+    for spacing in (config.membrane_latency, config.membrane_latency - 1):
         dut = FireUnit(config)
         spikes = []
 
@@ -494,8 +512,8 @@ def test_membrane_latency_is_tight(fire_lanes: int, kind: str) -> None:
         simulate(dut, bench, background=[watch])
         totals[spacing] = spikes
     right = [0] * (len(phases) - 1) + [0xFFFF]
-    assert totals[MEMBRANE_LATENCY] == right
-    assert totals[MEMBRANE_LATENCY - 1] != right
+    assert totals[config.membrane_latency] == right
+    assert totals[config.membrane_latency - 1] != right
 
 
 def test_a_job_begins_when_its_sums_are_available() -> None:

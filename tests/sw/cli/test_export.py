@@ -18,7 +18,6 @@ from sw.cli import export
 from sw.compile.compiler import compile_network
 from sw.compile.costs import device_maps
 from sw.compile.cycles import predict_cycles
-from sw.compile.program import Program
 from sw.convert.fold import fold
 from sw.convert.folded import simulate
 from sw.convert.quantize import quantize
@@ -29,7 +28,6 @@ from sw.exchange import export as exporting
 from sw.model.config import ModelConfig, StageConfig
 from sw.model.resnet import SpikingResNet
 from sw.network import netfile
-from sw.network.encoder import InputError
 from sw.network.reference import run
 from tests.damage import damaged_arrays
 from tests.trained import a_checkpoint
@@ -67,13 +65,12 @@ def test_file_and_report_agree(
     path = a_checkpoint(tmp_path / "ckpt.pt")
     assert export.main([str(path), "--bits", str(bits), "--json"]) == export.EXIT_OK
     found = json.loads(capsys.readouterr().out)
-    file = netfile.load(tmp_path / "ckpt.spikefold", Program)
+    file = netfile.load(tmp_path / "ckpt.spikefold")
     network = file.network
-    assert network.weight_bits == bits and file.stale is None
-    assert file.program is not None
-    assert file.program.config == config_by_name(found["board"])
+    assert network.weight_bits == bits
+    assert file.config == config_by_name(found["board"])
+    program = compile_network(network, file.config)
     assert found["board"] == ("ulx3s-85f" if bits == 8 else f"ulx3s-85f/w{bits}")
-    assert file.program.images == compile_network(network, file.program.config).images
     assert network.provenance["results"] == {"full_spike": 12.5}
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert network.provenance["export"]["checkpoint_sha256"] == digest
@@ -93,9 +90,9 @@ def test_file_and_report_agree(
         "agreement": np.mean(before == trace.predictions),
     }
     maps = device_maps(network, dataset.validation.images, trace.spikes)
-    cycles = [sum(predict_cycles(file.program, maps[n]).values()) for n in range(N_IMAGES)]
+    cycles = [sum(predict_cycles(program, maps[n]).values()) for n in range(N_IMAGES)]
     assert found["n_cycles"] == pytest.approx(np.mean(cycles))
-    assert found["latency_s"] == pytest.approx(np.mean(cycles) / file.program.config.clk_hz)
+    assert found["latency_s"] == pytest.approx(np.mean(cycles) / file.config.clk_hz)
     for layer in found["layers"]:
         density = np.mean([images[layer["source"]].mean() for images in maps])
         assert layer["input_density"] == pytest.approx(density)
@@ -105,7 +102,7 @@ def test_file_and_report_agree(
         if layer["name"] == "input":  # the stem, which is no layer of the network
             continue
         assert network.statistics[layer["name"]]["input_density"] == layer["input_density"]
-        assert layer["membrane_bits"] <= file.program.config.membrane_bits
+        assert layer["membrane_bits"] <= file.config.membrane_bits
     by_name = {layer["name"]: layer for layer in found["layers"]}
     assert by_name["layer2.0.conv2"]["unshared"] and not by_name["layer1.0.conv2"]["unshared"]
     assert by_name["fc"]["per_timestep"] and by_name["fc"]["unshared"]
@@ -123,7 +120,8 @@ def test_accuracy_before_and_after_is_not_confused(tmp_path: Path, dataset: Data
         images=dataset.test.images,
         labels=run(turned, dataset.test.images).predictions.astype(np.uint8),
     )
-    _, accuracy = exporting.measure(folded, turned, None, split, run(turned, split.images))
+    trace = run(turned, split.images)
+    _, accuracy = exporting.measure(folded, turned, None, split.images, split.labels, trace)
     assert accuracy.quantised == 1.0
     assert accuracy.folded == accuracy.agreement < 1.0
 
@@ -146,10 +144,9 @@ def test_text_names_every_layer_and_board(
 def test_a_named_width_of_the_board_may_be_wider(tmp_path: Path, dataset: Dataset) -> None:
     path = a_checkpoint(tmp_path / "ckpt.pt")
     assert export.main([str(path), "--bits", "4", "--board", "ulx3s-25f/w8"]) == export.EXIT_OK
-    file = netfile.load(path.with_suffix(".spikefold"), Program)
+    file = netfile.load(path.with_suffix(".spikefold"))
     assert file.network.weight_bits == 4
-    assert file.program is not None
-    assert file.program.config == config_by_name("ulx3s-25f")
+    assert file.config == config_by_name("ulx3s-25f")
 
 
 def test_without_data_the_sample_is_used_and_said(
@@ -268,15 +265,82 @@ def test_labels_to_measure_on_that_are_no_classes(
     path = a_checkpoint(tmp_path / "ckpt.pt")
     code = export.main([str(path), "--input", str(tmp_path / "in.npz")])
     assert code == export.EXIT_BAD_INPUT and not path.with_suffix(".spikefold").exists()
-    assert "images of in.npz: labels are whole numbers from 0 to 9" in capsys.readouterr().err
+    assert "in.npz: labels are whole numbers from 0 to 9" in capsys.readouterr().err
 
 
-def test_files_to_measure_on_that_are_none(tmp_path: Path) -> None:
-    path = tmp_path / "in.npz"
+def test_files_to_measure_on_that_are_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, ckpt = tmp_path / "in.npz", a_checkpoint(tmp_path / "ckpt.pt")
+
+    def refused(message: str) -> None:
+        assert export.main([str(ckpt), "--input", str(path)]) == export.EXIT_BAD_INPUT
+        assert message in capsys.readouterr().err
+
     np.savez(path, images=np.zeros((2, 1, 12, 12), np.uint8), labels=np.zeros(3))
-    with pytest.raises(InputError, match=r"in\.npz holds 2 images and 3 labels"):
-        exporting.read_images(path, 10)
+    refused("in.npz: 2 images but labels of shape (3,)")
+    np.savez(path, images=np.zeros((0, 1, 12, 12), np.uint8))
+    refused("in.npz holds no images to measure on")
+    np.savez(path, images=np.zeros((2, 1, 12, 13), np.uint8))
+    refused("(2, 1, 12, 13)")
     for raw in damaged_arrays():
         path.write_bytes(raw)
-        with pytest.raises(InputError, match=r"is no \.npz file with 'images' and 'labels' to mea"):
-            exporting.read_images(path, 10)
+        refused("is no .npy or .npz file of plain arrays")
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_measuring_on_a_file_with_or_without_labels(
+    labelled: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flat = np.random.default_rng(1).integers(0, 256, (9, 144), np.uint8)
+    arrays = {"images": flat} | ({"labels": np.arange(9)} if labelled else {})
+    np.savez(tmp_path / "in.npz", **arrays)
+    words = [str(a_checkpoint(tmp_path / "ckpt.pt")), "--input", str(tmp_path / "in.npz")]
+    assert export.main(words) == export.EXIT_OK
+    text = capsys.readouterr().out
+    assert "on 9 images of in.npz: " in text
+    assert ("folded " in text) is labelled and ("because of no labels" in text) is not labelled
+    assert export.main([*words, "--json"]) == export.EXIT_OK
+    accuracy = json.loads(capsys.readouterr().out)["accuracy"]
+    assert (accuracy["folded"] is not None) is labelled and 0 <= accuracy["agreement"] <= 1
+
+
+def test_an_export_needs_no_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The samples in the checkpoint do, and even those may be absent."""
+    own = {"data": {"name": "mine", "own": True, "path": str(tmp_path / "gone.npz")}}
+    samples = np.random.default_rng(1).integers(0, 256, (20, 1, 12, 12), np.uint8)
+    ckpt = a_checkpoint(tmp_path / "ckpt.pt", calibration=torch.from_numpy(samples), **own)
+    assert export.main([str(ckpt)]) == export.EXIT_OK
+    text = capsys.readouterr().out
+    assert "on the training samples in the checkpoint: the network was trained on own data" in text
+    assert "measured   on 20 training samples of the checkpoint: same class in" in text
+    bare = a_checkpoint(tmp_path / "bare.pt", **own)
+    assert export.main([str(bare)]) == export.EXIT_OK
+    text = capsys.readouterr().out
+    assert "measuring nothing, because the checkpoint holds no samples" in text
+    assert "measured   nothing: no accuracy, spikes or cycles" in text and "latency" not in text
+    assert netfile.load(bare.with_suffix(".spikefold")).config is not None
+    assert export.main([str(bare), "--json"]) == export.EXIT_OK
+    found = json.loads(capsys.readouterr().out)
+    assert found["accuracy"] is found["n_cycles"] is None and found["layers"][0]["n_weights"]
+
+
+def test_an_export_depends_on_the_checkpoint_alone(
+    tmp_path: Path, dataset: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither the threads of the machine, nor the samples to measure on, make a difference."""
+    samples = np.random.default_rng(1).integers(0, 256, (20, 1, 12, 12), np.uint8)
+    ckpt = a_checkpoint(tmp_path / "ckpt.pt", calibration=torch.from_numpy(samples))
+    np.savez(tmp_path / "in.npz", images=samples[:3])
+    files = []
+    n_threads = torch.get_num_threads()
+    for threads, options in ((1, []), (4, ["--input", str(tmp_path / "in.npz")])):
+        torch.set_num_threads(threads)
+        try:
+            assert export.main([str(ckpt), *options]) == export.EXIT_OK
+        finally:
+            torch.set_num_threads(n_threads)
+        files.append(netfile.load(ckpt.with_suffix(".spikefold")))
+    programs = [compile_network(file.network, config_by_name("ulx3s-85f")) for file in files]
+    assert programs[0].images == programs[1].images
+    assert programs[0].placements == programs[1].placements

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import fcntl
 import io
@@ -26,7 +27,7 @@ from sw import shipped
 from sw.cli import options, run
 from sw.cli.commands import EXIT_BAD_INPUT, EXIT_DEVICE, EXIT_INTERRUPTED, EXIT_NO, EXIT_OK
 from sw.compile.compiler import compile_network
-from sw.data import catalogue, metrics
+from sw.data import catalogue, events, metrics
 from sw.data.dataset import Split
 from sw.data.fashion_mnist import LABELS
 from sw.driver import check, results, session
@@ -36,6 +37,7 @@ from sw.driver.errors import DeviceNotFound, LinkLost
 from sw.driver.inference import Inference
 from sw.network import encoder, netfile
 from sw.network.network import Network
+from tests import recordings
 from tests.networks import random_input, random_network
 from tests.sw.fake_device import FakeDevice
 
@@ -68,7 +70,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Use:
 def files(tmp_path: Path) -> tuple[Path, Path, Network]:
     """Write a network file and images with labels for it."""
     network = a_network()
-    netfile.save(tmp_path / "net.spikefold", network, compile_network(network, CONFIG))
+    netfile.save(tmp_path / "net.spikefold", network, CONFIG)
     rng = np.random.default_rng(3)
     images = random_input(network, rng, N_IMAGES)
     labels = rng.integers(0, network.n_classes, N_IMAGES)
@@ -243,6 +245,22 @@ def test_a_sensor_without_recordings(
     assert "--sensor is the size of recordings: name" in capsys.readouterr().err
 
 
+def test_recordings_are_described_beside_the_results(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = events.make([0, 2_000_000], [1, 33], [2, 30], [0, 1])
+    (tmp_path / "a.AEDAT").write_bytes(recordings.aedat3(found, "DVS128"))
+    given = argparse.Namespace(input=[tmp_path / "a.AEDAT"], sensor=None, data=None, data_dir=None)
+    network = random_network(1, encoder=False, channels=(2,), timesteps=3)
+    samples, labels = options.find_inputs(given, network)
+    assert samples.shape == (1, 3, *network.image_shape) and labels is None
+    printed = capsys.readouterr()
+    assert not printed.out and printed.err == (
+        "1 recording, AEDAT 3.1 of a DVS128: sensor 128 x 128 (height x width), 2 events in 2 s, "
+        "times in microseconds\n"
+    )
+
+
 def test_invalid_number_of_images(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         run.main(["-n", "0"])
@@ -274,10 +292,10 @@ def test_a_network_for_another_device_is_compiled_again(
     use: Use, files: tuple[Path, Path, Network], capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = dataclasses.replace(CONFIG, name="other", lanes=16)
-    netfile.save(files[0], files[2], compile_network(files[2], other))
+    netfile.save(files[0], files[2], other)
     use(files[2])
     assert run.main(arguments(files, "--check")) == EXIT_OK
-    assert "compiled again for 'sim': it was made for 'other'" in capsys.readouterr().out
+    assert "compiled for 'sim'; the file was exported for 'other'" in capsys.readouterr().out
 
 
 def test_a_network_that_does_not_fit(
@@ -301,7 +319,7 @@ def test_wrong_files(
     shape = network.image_shape
     wrong_shape = np.zeros((2, shape[0], shape[1] + 1, shape[2]), np.uint8)
     np.save(tmp_path / "shape.npy", wrong_shape)
-    np.save(tmp_path / "float.npy", np.zeros((2, *shape), np.float32))
+    np.save(tmp_path / "float.npy", np.full((2, *shape), -1, np.float32))
     np.savez(tmp_path / "names.npz", x=wrong_shape)
     np.savez(tmp_path / "labels.npz", images=np.zeros((2, *shape), np.uint8), labels=np.zeros(3))
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object))
@@ -323,32 +341,79 @@ def test_wrong_files(
         assert message in capsys.readouterr().err
 
 
-def test_the_shipped_samples_do_not_suit_every_network(
-    use: Use, files: tuple[Path, Path, Network], capsys: pytest.CaptureFixture[str]
+def test_control_characters_of_a_file_are_not_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    use(files[2])
-    assert run.main([str(files[0])]) == EXIT_BAD_INPUT
-    assert "choose others with --data or --input" in capsys.readouterr().err
+    (tmp_path / "a\x1b[2J").write_bytes(b"no network")
+    assert run.main([str(tmp_path / "a\x1b[2J")]) == EXIT_BAD_INPUT
+    assert r"a\x1b[2J: this is not a network file" in capsys.readouterr().err
 
 
-def test_a_data_set_of_more_classes(
+@pytest.mark.parametrize(
+    ("provenance", "message"),
+    [
+        ({}, "the network file does not say which data the network is for, and only samples of"),
+        ({"data": {"name": "cifar10"}}, "for 'cifar10', and only samples of fashion-mnist are"),
+        ({"data": {"name": "cifar10"}}, "name test samples with --data cifar10 or --input FILE"),
+        ({"data": {"name": "fashion-mnist", "own": True}}, "for own data called 'fashion-mnist'"),
+        ({"data": {"name": "fashion-mnist", "own": True}}, "--data PATH or --input FILE"),
+        ({"export": {"data": {"name": "mnist", "own": True}}}, "for own data called 'mnist', and"),
+        ({"data": {"name": "fashion-mnist"}}, "shipped samples of fashion-mnist; choose others wi"),
+        ({"data": 3, "export": None}, "does not say which data the network is for"),
+    ],
+)
+def test_the_shipped_samples_are_for_networks_of_their_data_only(
+    provenance: dict[str, Any],
+    message: str,
+    use: Use,
+    files: tuple[Path, Path, Network],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    network = dataclasses.replace(files[2], provenance=provenance)
+    use(network)
+    path = tmp_path / "made.spikefold"
+    netfile.save(path, network, None)
+    assert run.main([str(path)]) == EXIT_BAD_INPUT
+    assert message in capsys.readouterr().err
+
+
+def test_the_shape_alone_does_not_make_the_shipped_samples_suit() -> None:
+    network = netfile.load(shipped.NETWORK).network
+    assert len(options.shipped_samples(network)) >= 100
+    assert len(options.shipped_samples(dataclasses.replace(network, provenance={}))) >= 100
+    unnamed = tuple(f"class {n}" for n in range(10))
+    for provenance in ({"data": {"name": "mnist", "own": True}}, {"imported": {"from": "NIR"}}):
+        other = dataclasses.replace(network, provenance=provenance, labels=unnamed)
+        with pytest.raises(encoder.InputError, match="name test samples with --data"):
+            options.shipped_samples(other)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("cat", "dog"), "own has the classes cat, dog, the network "),
+        (tuple(f"class {n}" for n in range(99)), "own has the classes class 0, class 1, "),
+    ],
+)
+def test_a_data_set_of_other_classes(
+    names: tuple[str, ...],
+    message: str,
     files: tuple[Path, Path, Network],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     images = np.load(files[1])["images"]
-    split = Split(images=images, labels=np.full(len(images), files[2].n_classes))
-    monkeypatch.setattr(catalogue, "load", lambda *_, **__: SimpleNamespace(test=split, name="own"))
+    split = Split(images=images, labels=np.zeros(len(images), np.int64))
+    made = SimpleNamespace(test=split, name="own", labels=names)
+    monkeypatch.setattr(catalogue, "load", lambda *_, **__: made)
     assert run.main([str(files[0]), "--data", "own"]) == EXIT_BAD_INPUT
-    assert f"not {files[2].n_classes}. These are the samples of own" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_the_virtual_board_is_of_the_kind_that_the_network_was_compiled_for() -> None:
-    network = a_network()
-
     def port(name: str | None, board: str) -> str | None:
-        program = None if name is None else compile_network(network, config_by_name(name))
-        return options.port_of(board, program)
+        return options.port_of(board, None if name is None else config_by_name(name))
 
     assert port("ulx3s-85f", "sim") == "sim", "the same memories under another name"
     assert port("ulx3s-85f/w4", "sim") == "sim:ulx3s-85f/w4"
@@ -356,7 +421,7 @@ def test_the_virtual_board_is_of_the_kind_that_the_network_was_compiled_for() ->
     assert port("ulx3s-85f/w4", "/dev/ttyUSB0") == "/dev/ttyUSB0"
     assert port("ulx3s-85f/w4", options.FIND) is None
     assert port(None, "sim") == "sim"
-    odd = compile_network(network, dataclasses.replace(CONFIG, name="odd", lanes=32))
+    odd = dataclasses.replace(CONFIG, name="odd", lanes=64)
     assert options.port_of("sim", odd) == "sim", "a device without a name cannot be started"
 
 
@@ -521,7 +586,7 @@ def port_is_in_use(port: str) -> bool:
 @pytest.mark.parametrize(
     ("board", "message"),
     [
-        ("sim:icebraker", "--board sim:icebraker: unknown board 'icebraker': known are"),
+        ("sim:icebraker", "--board sim:icebraker: unknown board 'icebraker': did you mean 'icebre"),
         ("sim:", "--board sim:: unknown board ''"),
         ("sim,sim:odd", "--board sim:odd: unknown board 'odd'"),
         ("icebreaker", "--board icebreaker: that is a board's name, not a serial port"),

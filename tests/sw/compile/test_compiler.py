@@ -8,10 +8,10 @@ import pytest
 from numpy.typing import NDArray
 
 from hw.protocol import Descriptor, Space, descriptor_rows, n_bytes, row_bytes
-from hw.spec import GRANULE_BITS, MEMBRANE_LATENCY, N_PLANES, PIECE_BITS, Config, Gate
+from hw.spec import GRANULE_BITS, N_PLANES, PIECE_BITS, Config, Gate
 from sw.compile.compiler import compile_network
 from sw.compile.program import PIXELS, FitError, Placement, Program
-from sw.network.encoder import encode
+from sw.network.encoder import InputError, encode
 from sw.network.network import INPUT, Layer, Network
 from tests.networks import random_network
 from tests.sw.walk import Walk, descriptors, params_of, rows_of, walk, weights_of
@@ -219,7 +219,9 @@ def check_sums(program: Program, layer: Layer, done: Walk, places: dict[str, Pla
         assert fields["fresh"].all()
         return
     assert not header.output and not header.final
-    assert (header.leak, header.leak_shift) == (layer.leak, layer.leak_shift)
+    shifts = (header.leak_shift, header.leak_shift2, header.leak_shift3)
+    assert header.leak == layer.leak
+    assert shifts == (*layer.leak_shifts, 0, 0)[:3]
     assert (header.reset, header.gate) == (layer.reset, layer.gate)
     assert (fields["fresh"] == (fields["time"] == 0)).all()
     for slot in np.unique(fields["slot"]):
@@ -227,7 +229,7 @@ def check_sums(program: Program, layer: Layer, done: Walk, places: dict[str, Pla
         assert (fields["time"][turns] == np.arange(n_times)).all()
         for name in "yxg":
             assert (at[name][turns] == at[name][turns[:, :1]]).all(), "two neurons share a slot"
-        assert (np.diff(turns, axis=1) * header.spacing >= MEMBRANE_LATENCY).all()
+        assert (np.diff(turns, axis=1) * header.spacing >= config.membrane_latency).all()
     written = np.flatnonzero(fields["pool_last"] & (at["t"] >= 0))
     own_place = places[layer.name]
     for g in range(n_groups):
@@ -434,10 +436,11 @@ def test_jobs_take_turns() -> None:
         header = descriptors(compile_network(net, CONFIG), 0)[0].header
         assert header.spacing == 1, shape
     few = network(conv((1, 1, 1, 16, 16, 1, 1), 1), (16, 1, 1))
-    assert descriptors(compile_network(few, CONFIG), 0)[0].header.spacing == MEMBRANE_LATENCY
+    assert descriptors(compile_network(few, CONFIG), 0)[0].header.spacing == CONFIG.membrane_latency
     slots = replace(CONFIG, membrane_slots=2)
     net = network(conv((1, 1, 1, 16, 16, 3, 3)), (16, 8, 8))
-    assert descriptors(compile_network(net, slots), 0)[0].header.spacing == 2
+    spacing = -(-CONFIG.membrane_latency // 2)
+    assert descriptors(compile_network(net, slots), 0)[0].header.spacing == spacing
 
 
 @pytest.mark.parametrize("pixels", [False, True])
@@ -568,7 +571,7 @@ def test_what_does_not_fit_is_said(config: Config, options: dict, message: str) 
             replace(CONFIG, fire_lanes=1, param_depth=1 << 17, result_rows=32),
             conv((1, 1, 1, 16, 16, 3, 3), bias=np.zeros((4, 3, 400, 16), np.int32)),
             (16, 3, 400),
-            "layer 'fc': param of 76800 does not fit its descriptor field",
+            r"layer 'fc' is too large for the device's addresses \(param 76800 does not fit its",
         ),
     ],
 )
@@ -581,11 +584,19 @@ def test_layers_that_the_device_cannot_loop_over_or_reach_are_said(
 
 def test_samples_of_another_shape_are_refused() -> None:
     program = compile_network(network(conv((1, 1, 1, 16, 16, 3, 3))), CONFIG)
-    with pytest.raises(ValueError, match=r"spikes have shape \(1, 2\), the map is \(4, 16, 8, 8\)"):
+    with pytest.raises(InputError, match=r"uint8 and shape \(4, 16, 8, 8\), not uint8 \(1, 2\)$"):
         program.pack_input(np.zeros((1, 2), np.uint8))
+    with pytest.raises(ValueError, match=r"spikes have shape \(1, 2\), the map is \(4, 16, 8, 8\)"):
+        program.inputs[0].pack(np.zeros((1, 2), np.uint8))
+    with pytest.raises(InputError, match=r"spikes of 0 and 1, the largest value is 2$"):
+        program.pack_input(np.full((4, 16, 8, 8), 2, np.uint8))
+    with pytest.raises(InputError, match=r"not float32 \(4, 16, 8, 8\)$"):
+        program.pack_input(np.zeros((4, 16, 8, 8), np.float32))  # type: ignore[arg-type]
     pixels = replace(program, pixels=True)
-    with pytest.raises(ValueError, match=r"image has shape \(1, 2\), the device takes \(16, 8,"):
+    with pytest.raises(InputError, match=r"an image of type uint8 and shape \(16, 8, .*\(1, 2\)"):
         pixels.pack_input(np.zeros((1, 2), np.uint8))
+    with pytest.raises(InputError, match=r"not float64 \(16, 8, 8\)$"):
+        pixels.pack_input(np.zeros((16, 8, 8)))  # type: ignore[arg-type]
 
 
 def test_too_many_layers_are_said() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hw.boards.configs import BOARDS, CONFIGS, board_name, config_by_name
-from hw.spec import N_PLANES, Config
+from hw.spec import N_PLANES, Config, Gate, Leak, Reset
 from sw.compile import costs, fitting
 from sw.compile.compiler import compile_network
 from sw.compile.program import PIXELS, FitError
-from sw.network.network import Layer, Network
+from sw.network.network import INPUT, Layer, Network
 from sw.reporting import tables
 from tests.networks import random_network
 
@@ -119,7 +121,20 @@ def apply(network: Network, config: Config, remedy: str) -> tuple[Network, Confi
             )
         )
     bits_now = min(network.weight_bits, config.weight_bits)
-    return dataclasses.replace(network, layers=tuple(layers), weight_bits=bits_now), config
+    changed = dataclasses.replace(network, layers=tuple(layers), weight_bits=bits_now)
+    times = re.search(r"(\d+) of (\d+) timesteps", remedy)
+    if times is None:
+        return changed, config
+    assert int(times[2]) == network.timesteps
+    return first_timesteps(changed, int(times[1])), config
+
+
+def first_timesteps(network: Network, n: int) -> Network:
+    layers = (
+        dataclasses.replace(layer, weight=layer.weight[:n], bias=layer.bias[:n])
+        for layer in network.layers
+    )
+    return dataclasses.replace(network, timesteps=n, layers=tuple(layers))
 
 
 def test_remedies_help_and_are_needed() -> None:
@@ -143,11 +158,66 @@ def test_remedies_help_and_are_needed() -> None:
             if remedy.startswith("only"):
                 kinds.add("smaller")
                 continue
-            kinds.add("bits" if remedy.startswith("--bits") else "coarser")
+            kinds |= {kind for kind in ("--bits", "timesteps", "shared over") if kind in remedy}
             compile_network(*apply(network, config, remedy))
             with pytest.raises(FitError):
                 compile_network(network, config)
-    assert {"bits", "coarser"} <= kinds, "the sample must have tried both"
+    assert {"--bits", "timesteps", "shared over"} <= kinds, "the sample must have tried all"
+
+
+def test_fewer_timesteps_are_named_where_they_suffice() -> None:
+    """Spike memory is proportional to timesteps; sharing weights does not help there."""
+    network = random_network(2, timesteps=8)
+    full = compile_network(network, ROOMY).usage()["spike"][0]
+    config = dataclasses.replace(ROOMY, spike_bytes=full // 16 * 8)
+    (remedy,) = fitting.board_report(network, config).remedies
+    timesteps = int(remedy.split()[0])
+    assert remedy == f"{timesteps} of 8 timesteps (train with fewer)" and 1 < timesteps < 8
+    compile_network(first_timesteps(network, timesteps), config)
+    with pytest.raises(FitError):
+        compile_network(first_timesteps(network, timesteps + 1), config)
+
+
+def test_sizes_are_named_before_addresses() -> None:
+    """Maps that lie beyond what a descriptor can address are too large for the memory first."""
+    network = random_network(2)
+    huge = conv_network((64, 120, 120))
+    for config in map(config_by_name, BOARDS):
+        with pytest.raises(FitError) as error:
+            compile_network(huge, config.with_weight_bits(8))
+        assert "spike needs" in str(error.value) and error.value.needs["spike"]
+    assert fitting.board_report(network, CONFIGS["sim"]).problem is None
+
+
+def conv_network(shape: tuple[int, int, int]) -> Network:
+    """Return a network for frames of this shape: a convolution with a gate, and a classifier."""
+    n = shape[0]
+    conv = Layer(
+        name="conv",
+        source=INPUT,
+        kernel=(3, 3),
+        padding=(1, 1),
+        weight=np.zeros((1, 1, 1, n, n, 3, 3), np.int8),
+        bias=np.zeros((1, 1, 1, n), np.int32),
+        threshold=np.ones((1, 1, n), np.int32),
+    )
+    gated = dataclasses.replace(conv, name="gated", source="conv", gate=Gate.OR, identity="conv")
+    fc = Layer(
+        name="fc",
+        source="gated",
+        kernel=shape[1:],
+        weight=np.zeros((1, 1, 1, 2, n, 1, 1), np.int8),
+        bias=np.zeros((1, 1, 1, 2), np.int32),
+        output=True,
+    )
+    return Network(
+        timesteps=4,
+        image_shape=shape,
+        encoder=None,
+        layers=(conv, gated, fc),
+        weight_bits=8,
+        labels=("a", "b"),
+    )
 
 
 def test_sharing_weights_shares_thresholds_and_biases() -> None:
@@ -165,11 +235,12 @@ def test_sharing_weights_shares_thresholds_and_biases() -> None:
 
 
 def test_a_network_that_nothing_helps_is_told_so() -> None:
-    network = random_network(2)
     config = dataclasses.replace(CONFIGS["sim"], spike_bytes=16)
+    network = conv_network((8, 9, 9))
     board = fitting.board_report(network, config)
     (remedy,) = board.remedies
     assert remedy.startswith("only a smaller network: short of spike even with all weights shared")
+    assert " and one timestep; use less of: channels, rows and columns (more stride" in remedy
     assert "spike" in tables.board_text(board) and "would fit with only" in tables.board_text(board)
 
 
@@ -179,5 +250,27 @@ def test_all_boards_are_named_so_that_they_can_be_chosen() -> None:
     assert len(boards) == len(BOARDS)
     for board in boards:
         config = config_by_name(board.board)
-        assert config.weight_bits == network.weight_bits
-        assert board_name(config) == board.board
+        assert config == CONFIGS[board.board] and board_name(config) == board.board
+
+
+def test_a_board_built_for_narrower_weights_is_a_remedy() -> None:
+    network = random_network(4, weight_bits=4, granularity="element")
+    rows = compile_network(network, ROOMY.with_weight_bits(4)).usage()["weight"][0]
+    config = dataclasses.replace(ROOMY.with_weight_bits(8), weight_depth=rows * 3 // 4)
+    assert fitting.board_report(network, config).remedies[0] == "--bits 4 --board sim/w4"
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        ({"reset": Reset.DELAYED}, "train with reset = 'SOFT'"),
+        ({"leak": Leak.SUBTRACT, "leak_shift": 3, "finer_shifts": (5,)}, "finer_shifts = ()"),
+    ],
+)
+def test_neurons_that_a_small_board_lacks(change: dict[str, Any], remedy: str) -> None:
+    network = random_network(5, encoder=False, n_layers=2, weight_bits=4, full_neurons=False)
+    network = replace(network, layers=(replace(network.layers[0], **change), *network.layers[1:]))
+    assert compile_network(network, CONFIGS["ulx3s-25f"].with_weight_bits(4)).layers
+    report = fitting.board_report(network, CONFIGS["icebreaker"])
+    assert report.problem is not None and network.layers[0].name in report.problem
+    assert len(report.remedies) == 1 and report.remedies[0].endswith(remedy)

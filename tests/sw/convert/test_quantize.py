@@ -10,7 +10,7 @@ import torch
 
 from hw.spec import Leak, Reset, after_spike
 from sw.convert import fold, quantize
-from sw.convert.folded import FoldedLayer, FoldedNetwork, simulate
+from sw.convert.folded import FoldedLayer, FoldedNetwork, exact, simulate
 from sw.data.dataset import Split
 from sw.network import reference
 from sw.network.engine import drive
@@ -218,6 +218,7 @@ def one_neuron(rng: np.random.Generator, leak: Leak, reset: Reset, n_in: int) ->
             "threshold": rng.integers(1, 9, (1, 1, 1), np.int32),
             "leak": leak,
             "leak_shift": 0 if leak == Leak.NONE else 1,
+            "finer_shifts": () if leak == Leak.NONE else (3,),
             "reset": reset,
         }
         return Layer(**{**values, **changes})
@@ -228,6 +229,7 @@ def one_neuron(rng: np.random.Generator, leak: Leak, reset: Reset, n_in: int) ->
         threshold=None,
         leak=Leak.NONE,
         leak_shift=0,
+        finer_shifts=(),
         output=True,
     )
     return Network(
@@ -254,14 +256,16 @@ def test_bounds_are_what_the_worst_inputs_reach(leak: Leak, reset: Reset) -> Non
         for bits in itertools.product((0, 1), repeat=9):
             frames = np.array(bits, np.uint8).reshape(3, 3, 1, 1)
             logits.append(int(golden.run_layer(output, frames, None)[0]))
-            v = 0
+            v = last = 0
+            threshold = int(neuron.threshold[0, 0, 0])
             for t in range(3):
-                kept = v >> 1
+                kept = (v >> 1) - (v >> 3)
                 v = {Leak.NONE: v, Leak.SUBTRACT: v - kept, Leak.KEEP: kept}[leak]
+                v -= threshold * (reset == Reset.DELAYED and last >= threshold)
                 v += int((frames[t].ravel() * neuron.weight[t].ravel()).sum())
                 v += int(neuron.bias[t, 0, 0, 0])
                 membranes.append(v)
-                threshold = int(neuron.threshold[0, 0, 0])
+                last = v
                 if v >= threshold:
                     v = after_spike(v, threshold, reset)
         assert bounds["neuron"].low <= min(membranes), f"seed {seed}"
@@ -292,3 +296,62 @@ def test_a_network_tuned_for_wider_parameters_is_refused() -> None:
     message = r"'layer1\.0\.conv2': its threshold 32768.*--bits 4"
     with pytest.raises(quantize.QuantizeError, match=message):
         quantize.quantize(dataclasses.replace(folded, scales=scales), 4)
+
+
+def reordered(folded: FoldedNetwork, seed: int) -> FoldedNetwork:
+    """Return the same network with the channels of every map that no gate joins in another order.
+
+    Every sum over these channels then has its summands in another order.
+    """
+    rng = np.random.default_rng(seed)
+    joined = {layer.identity for layer in folded.layers} | {
+        layer.name for layer in folded.layers if layer.identity is not None
+    }
+    orders = {
+        layer.name: rng.permutation(layer.n_out)
+        for layer in folded.layers
+        if layer.name not in joined and not layer.output
+    }
+    layers = []
+    for layer in folded.layers:
+        if layer.name in orders:
+            order = orders[layer.name]
+            assert layer.threshold is not None
+            layer = dataclasses.replace(
+                layer,
+                weight=layer.weight[:, :, :, order],
+                bias=layer.bias[..., order],
+                threshold=layer.threshold[..., order],
+            )
+        if layer.source in orders:
+            layer = dataclasses.replace(
+                layer, weight=layer.weight[:, :, :, :, orders[layer.source]]
+            )
+        layers.append(layer)
+    return dataclasses.replace(folded, layers=tuple(layers))
+
+
+def test_sums_do_not_depend_on_their_order() -> None:
+    """A machine may sum in any order, for example by the number of threads that are free."""
+    folded, pixels = folded_network(), images(40)
+    others = [reordered(folded, seed) for seed in range(3)]
+    logits = simulate(folded, pixels).logits
+    _, _, shifts = quantize.quantize_with_scales(folded, 4, calibration=pixels)
+    for other in others:
+        assert any(
+            not np.array_equal(a.weight, b.weight)
+            for a, b in zip(folded.layers, other.layers, strict=True)
+        )
+        np.testing.assert_array_equal(simulate(other, pixels).logits, logits)
+        _, _, found = quantize.quantize_with_scales(other, 4, calibration=pixels)
+        np.testing.assert_array_equal(found["fc"], shifts["fc"])
+        for name, shift in shifts.items():
+            np.testing.assert_array_equal(np.sort(found[name]), np.sort(shift))
+
+
+def test_exact_weights_are_almost_the_same() -> None:
+    weight = np.random.default_rng(1).normal(size=(1, 1, 1, 4, 64, 3, 3))
+    rounded = exact(weight, 1, 255)
+    np.testing.assert_allclose(rounded, weight, rtol=0, atol=2.0**-36)
+    assert not np.array_equal(rounded, weight)
+    assert exact(0 * weight, 1, 1).max() == 0

@@ -12,6 +12,7 @@ import pytest
 
 from sw.data import catalogue, cifar10, dataset, events, source
 from sw.data.dataset import DataError, split
+from tests import recordings
 
 
 def recording(rng: np.random.Generator, n: int = 40, size: int = 34) -> np.ndarray:
@@ -89,7 +90,16 @@ def test_cifar10_dvs_tests_with_the_last_tenth(tmp_path: Path) -> None:
             np.save(tmp_path / name / f"{n:03}.npy", recording(rng, 5, 128))
     found = catalogue.load(tmp_path, name="cifar10-dvs", timesteps=2)
     assert [len(s) for s in (found.train, found.validation, found.test)] == [170, 10, 20]
-    last = events.frames(events.read(tmp_path / "airplane" / "019.npy"), 2, (128, 128))
+    far = recording(rng, 5, 128)
+    far["x"][2] = 130
+    np.save(tmp_path / "airplane" / "020.npy", far)
+    with pytest.raises(DataError, match=r"airplane/020\.npy: events lie at rows .* is 128 x 128"):
+        catalogue.load(tmp_path, name="cifar10-dvs", timesteps=2)
+    (tmp_path / "airplane" / "020.npy").unlink()
+    (tmp_path / "airplane" / "019.npy").rename(tmp_path / "airplane" / "019.NPY")
+    again = catalogue.load(tmp_path, name="cifar10-dvs", timesteps=2)
+    assert again.sha256 == found.sha256
+    last = events.frames(events.read(tmp_path / "airplane" / "019.NPY"), 2, (128, 128))
     np.testing.assert_array_equal(found.test.images[1], last)
 
 
@@ -174,11 +184,17 @@ def test_own_arrays(tmp_path: Path) -> None:
     np.savez(path, x_train=images + 1, y_train=labels, x_test=images, y_test=labels)
     with pytest.raises(DataError, match="expected 0 and 1"):
         catalogue.load(name=str(path))
-    np.savez(path, x_train=images, y_train=labels)
-    with pytest.raises(DataError, match="it needs x_train"):
+    np.savez(path, x_test=images, y_test=labels)
+    with pytest.raises(DataError, match=r"holds x_test, y_test; it needs x_train and y_train"):
         catalogue.load(name=str(path))
-    with pytest.raises(DataError, match="no data set 'mnsit': use one of fashion-mnist, nmnist"):
+    with pytest.raises(DataError, match="no data set 'kitten': use one of fashion-mnist, nmnist"):
+        catalogue.load(name="kitten")
+    with pytest.raises(DataError, match=r"no data set 'mnsit': did you mean 'nmnist'\? use one of"):
         catalogue.load(name="mnsit")
+    with pytest.raises(
+        DataError, match=r"mime\.npz: no such file or folder; did you mean 'mine.npz'"
+    ):
+        catalogue.load(name=str(tmp_path / "mime.npz"))
 
 
 def test_own_idx_files(tmp_path: Path) -> None:
@@ -208,6 +224,7 @@ def test_own_folders_of_recordings_and_images(tmp_path: Path) -> None:
         place.write_bytes(bytes([5, 6, 0, 0, 1]))  # a recording that does not reach the margins
     found = catalogue.load(name=str(tmp_path / "events"), timesteps=3)
     assert found.test.images.shape == (6, 3, 2, 34, 34)
+    assert found.form.startswith("folders with 12 recordings, .bin of N-MNIST: sensor of a size")
     image = pytest.importorskip("PIL.Image")
     for part in ("train", "test"):
         for value, label in enumerate(("cat", "dog")):
@@ -221,6 +238,22 @@ def test_own_folders_of_recordings_and_images(tmp_path: Path) -> None:
     (tmp_path / "images" / "test" / "cat" / "0.png").write_text("hello")
     with pytest.raises(DataError, match=r"test/cat/0\.png: no image"):
         catalogue.load(name=str(tmp_path / "images"))
+
+
+def test_own_recordings_have_frames_as_large_as_their_sensor(tmp_path: Path) -> None:
+    few = events.make([1, 2], [3, 4], [5, 6], [0, 1])
+    davis, dvs = (recordings.aedat2(few, chip) for chip in list(recordings.CHIPS)[1::-1])
+    two_classes(tmp_path, davis, ".AEDAT")
+    for part in ("train", "test"):
+        for label in ("cat", "dog"):
+            for n in range(1, 3):
+                put(tmp_path / part / label / f"{n}.Aedat", davis)
+    found = catalogue.load(name=str(tmp_path), timesteps=3)
+    assert found.test.images.shape == (6, 3, 2, 180, 240)
+    assert "AEDAT 2.0 of a DAVIS240: sensor 180 x 240" in found.note
+    put(tmp_path / "test/dog/2.Aedat", dvs)
+    with pytest.raises(DataError, match=r"recordings are of several sensors: .*DVS128: sensor"):
+        catalogue.load(name=str(tmp_path), timesteps=3)
 
 
 def put(path: Path, raw: bytes = b"") -> None:
@@ -246,10 +279,10 @@ def two_classes(place: Path, raw: bytes, suffix: str) -> None:
          "place is incomplete or damaged: [Errno 2] No such file"),
         ("cifar10-dvs", lambda place: [(place / c).mkdir(parents=True)
                                        for c in cifar10.LABELS],
-         "place holds no recordings (.bin, .aedat, .npy, .npz)"),
+         "place holds no recordings (.aedat, .aedat4, .bin, .dat, .raw, .h5, .hdf5, .npy, .npz)"),
         ("cifar10-dvs", lambda place: [put(place / c / "0.bin", b"odd")
                                        for c in cifar10.LABELS],
-         "airplane/0.bin is damaged or no recording: 3 bytes are not whole events of 5"),
+         "airplane/0.bin cannot be read as a recording: 3 bytes are not whole events of 5"),
         ("cifar10", lambda place: put(place / "data_batch_1.bin"), "data_batch_2.bin"),
         ("cifar10", lambda place: [put(place / n, bytes(3000)) for n in cifar10.TRAIN_FILES],
          "place is incomplete or damaged: cannot reshape"),
@@ -276,18 +309,18 @@ def own_arrays(place: Path, dtype: str = "uint8", n_labels: int = 40) -> None:
     ("name", "make", "message"),
     [
         ("mine.npz", lambda place: put(place / "mine.npz", b"PK"), "mine.npz is damaged or some"),
-        ("mine.npz", lambda place: own_arrays(place, "float32"),
-         "mine.npz: images are float32 (40, 1, 5, 5), expected uint8 (N, H, W), (N, C, H, W) or"),
+        ("mine.npz", lambda place: own_arrays(place, "complex64"),
+         "mine.npz: images are complex64: use uint8 pixels from 0 to 255"),
         ("mine.npz", lambda place: own_arrays(place, n_labels=39),
-         "mine: 40 training samples, 39 labels"),
+         "mine.npz: 40 training samples, 39 labels"),
         ("", lambda place: [(place / "train" / c).mkdir(parents=True) for c in ("cat", "dog")],
          "train holds no files in folders cat, dog"),
         ("", lambda place: put(place / "train-images-idx3-ubyte", b"odd"), "is no IDX file"),
         ("", lambda place: place.mkdir(), "neither train-images-idx3-ubyte nor a folder train"),
         ("", lambda place: two_classes(place, b"text", ".txt"),
-         "image files (.png, .jpg, .jpeg, .bmp, .pgm, .ppm) of one size are expected"),
+         "cat/0.txt is neither an image file (.png, .jpg, .jpeg, .bmp, .pgm, .ppm) nor an event"),
         ("", lambda place: two_classes(place, b"odd", ".bin"),
-         "0.bin is damaged or no recording: 3 bytes are not whole events of 5"),
+         "0.bin cannot be read as a recording: 3 bytes are not whole events of 5"),
     ],
 )  # fmt: skip
 def test_own_data_that_cannot_be_used_is_named(
@@ -338,8 +371,24 @@ def test_objects_such_as_tonics(tmp_path: Path) -> None:
         ([*counted, (np.zeros((4, 2, 5, 7)), 0)], "differ in shape"),
         ([*counted, (np.zeros((4, 2, 5, 6)), 2)], "expected 0 to 1"),
         ([], "no samples"),
+        (
+            [(np.full((4, 2, 5, 6), "a"), 0)],
+            r"sample 0 is <U1 \(4, 2, 5, 6\), expected a rec",
+        ),
+        (
+            [(np.zeros((4, 2, 5, 6)), "cat")],
+            "class of sample 0 is 'cat': number the classes",
+        ),
+        ([*counted, (np.zeros((4, 2, 5, 6)), 0.5)], "the class of sample 12 is 0.5: number the"),
     ):
         with pytest.raises(DataError, match=message):
             dataset.from_objects("own", bad, counted, **options)
     with pytest.raises(DataError, match="sensor's size"):
         dataset.from_objects("own", pairs, pairs, **options)
+    nameless = np.zeros(3, [("t", float), ("x", int), ("y", int)])
+    for bad, message in (
+        ([*pairs, (recording(rng, size=90), 1)], "own: sample 12: events lie at rows"),
+        ([(nameless, 1)], "own: sample 0: a recording is an array .* lacks p"),
+    ):
+        with pytest.raises(DataError, match=message):
+            dataset.from_objects("own", bad, pairs, sensor=(34, 34), **options)

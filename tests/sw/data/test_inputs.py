@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 
 from sw.data import events, inputs
+from sw.data.labels import default_names
+from sw.data.samples import as_classes, as_input
 from sw.network.encoder import InputError
+from tests import recordings
 from tests.damage import damaged_arrays
 
 
@@ -25,7 +28,8 @@ def image() -> Any:
 def of_images(n_channels: int = 1) -> Any:
     """Return the properties of a network for images that reading samples uses."""
     shape = (n_channels, 6, 8)
-    return SimpleNamespace(encoder="a layer", image_shape=shape, timesteps=3, n_classes=10)
+    names = default_names(10)
+    return SimpleNamespace(encoder="a layer", image_shape=shape, timesteps=3, labels=names)
 
 
 def of_events(shape: tuple[int, int, int] = (2, 6, 8)) -> Any:
@@ -62,6 +66,22 @@ def test_recordings_become_frames(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found[0], events.frames(events_, 3, (3, 4), (6, 8)))
 
 
+def test_recordings_are_known_by_their_first_bytes_and_described(tmp_path: Path) -> None:
+    few = events.make([0, 1_500_000], [2, 7], [5, 0], [1, 0])
+    chip = "eu.seebetter.ini.chips.davis.DAVIS240C"
+    (tmp_path / "a.rec").write_bytes(recordings.aedat2(few, chip))
+    told: list[str] = []
+    found, _ = inputs.read([tmp_path / "a.rec"], of_events(), tell=told.append)
+    # The file says how large the sensor is, so that positions are scaled to the network's input.
+    np.testing.assert_array_equal(found[0], events.frames(few, 3, (6, 8), (180, 240)))
+    assert told == [
+        "1 recording, AEDAT 2.0 of a DAVIS240: sensor 180 x 240 (height x width), 2 events in "
+        "1.5 s, times in microseconds"
+    ]
+    given, _ = inputs.read([tmp_path / "a.rec"], of_events(), (6, 8))
+    np.testing.assert_array_equal(given[0], events.frames(few, 3, (6, 8)))
+
+
 def test_labels_of_some_files_are_none(tmp_path: Path) -> None:
     images = np.zeros((2, 1, 6, 8), np.uint8)
     np.savez(tmp_path / "with.npz", images=images, labels=[1, 2])
@@ -83,6 +103,61 @@ def test_labels_that_are_no_classes(labels: list[Any], wrong: str, tmp_path: Pat
         inputs.read([tmp_path / "in.npz"], of_images())
     assert "in.npz: labels are whole numbers from 0 to 9, the net" in str(caught.value)
     assert str(caught.value).endswith(f"not {wrong}")
+
+
+PIXELS = np.random.default_rng(1).integers(0, 256, (2, 3, 6, 8), np.uint8)
+GREY = PIXELS[:, :1]
+FRAMES = np.random.default_rng(1).integers(0, 2, (2, 3, 2, 6, 8), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (PIXELS, PIXELS),
+        (PIXELS[0], PIXELS[:1]),
+        (PIXELS.transpose(0, 2, 3, 1), PIXELS),
+        (PIXELS[0].transpose(1, 2, 0), PIXELS[:1]),
+        (PIXELS.reshape(2, -1), PIXELS),
+        (PIXELS[0].reshape(-1), PIXELS[:1]),
+        (PIXELS / np.float32(255), PIXELS),
+        (GREY, GREY),
+        (GREY[:, 0], GREY),
+        (GREY[0, 0], GREY[:1]),
+        (GREY[..., None], GREY),
+        (GREY.reshape(2, 48), GREY),
+        (FRAMES, FRAMES),
+        (FRAMES[0], FRAMES[:1]),
+        (FRAMES.reshape(2, -1).astype(bool), FRAMES),
+        (FRAMES.transpose(0, 1, 3, 4, 2).astype(float), FRAMES),
+    ],
+)
+def test_samples_of_any_shape_that_means_one_thing(given: Any, expected: Any) -> None:
+    frames = expected.ndim == 5
+    found = as_input(given, expected.shape[1:], "x", frames=frames)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 6), (2, 6, 8), (2, 143), (144, 2), (1, 2, 3, 6, 8)])
+def test_samples_of_shapes_that_mean_something_else(shape: tuple[int, ...]) -> None:
+    given = np.zeros(shape, np.uint8)
+    assert as_input(given, (3, 6, 8), "x", frames=False) is given
+
+
+def test_samples_may_be_flat_and_labels_may_be_names(tmp_path: Path) -> None:
+    network = of_images()
+    network.labels = ("cat", "class 7")
+    np.savez(tmp_path / "in.npz", images=GREY.reshape(2, 48), labels=["class 7", "cat"])
+    found, labels = inputs.read([tmp_path / "in.npz"], network)
+    np.testing.assert_array_equal(found, GREY)
+    assert labels is not None and labels.tolist() == [1, 0]
+    assert as_classes(np.array([7, 7]), network.labels).tolist() == [1, 1]
+    assert as_classes(np.array([0, 1]), network.labels).tolist() == [0, 1]
+    assert as_classes(np.array([1, 0]), default_names(2)).tolist() == [1, 0]
+    for values, message in ((GREY / 100, "scale them to uint8 pixels"), (-1.0 * GREY, "from -2")):
+        np.save(tmp_path / "in.npy", values)
+        with pytest.raises(InputError, match=message):
+            inputs.read([tmp_path / "in.npy"], network)
 
 
 def test_unsuitable_files_are_named(image: Any, tmp_path: Path) -> None:

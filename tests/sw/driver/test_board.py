@@ -15,10 +15,21 @@ from hw.protocol import REPLY, Opcode, Space
 from sw.compile.compiler import compile_network
 from sw.compile.program import PIXELS, FitError
 from sw.driver.board import Board
-from sw.driver.errors import DeviceError, LinkLost, LinkTimeout, MemoryFault
+from sw.driver.errors import (
+    DeviceError,
+    InvalidMessage,
+    LinkLost,
+    LinkTimeout,
+    MemoryFault,
+    RunLost,
+)
 from sw.driver.group import BoardGroup
-from sw.driver.loading import load_bytes, program_for
+from sw.driver.loading import exported_for_another, load_bytes
+from sw.driver.results import Results
+from sw.driver.session import classify
 from sw.network import encoder
+from sw.network.encoder import InputError
+from sw.network.netfile import NetworkFile
 from sw.network.network import INPUT, Network
 from tests.golden import run_network
 from tests.networks import random_input, random_network
@@ -54,7 +65,7 @@ def test_outcomes_are_those_of_the_device(seed: int) -> None:
             assert inference.counters[layer.name].n_spikes == maps[layer.name].sum()
 
 
-def test_a_program_for_another_device_is_refused_and_compiled_again() -> None:
+def test_a_program_for_another_device_is_refused() -> None:
     network = random_network(5)
     board = Board(FakeDevice(network, CONFIG))
     other = compile_network(network, dataclasses.replace(CONFIG, name="other", lanes=16))
@@ -62,16 +73,18 @@ def test_a_program_for_another_device_is_refused_and_compiled_again() -> None:
         board.load(other)
     with pytest.raises(RuntimeError, match="no program is loaded: call load first"):
         board.infer([np.zeros(1, np.uint8)])
-    program, note = program_for(network, other, CONFIG)
-    assert program.config == CONFIG and note and "made for 'other'" in note
-    assert program_for(network, None, CONFIG)[1] is not None
 
 
-def test_a_program_for_an_equal_device_of_another_name_is_kept() -> None:
+def test_a_file_that_was_exported_for_another_device_is_named() -> None:
     network = random_network(5)
-    program = compile_network(network, CONFIG)
+    other = dataclasses.replace(CONFIG, name="other", lanes=16)
+    note = exported_for_another(NetworkFile(network=network, config=other), CONFIG)
+    assert note == "compiled for 'sim'; the file was exported for 'other'"
     twin = dataclasses.replace(CONFIG, name="twin", clk_hz=25_000_000, baud=115200)
-    assert program_for(network, program, twin) == (program, None)
+    assert exported_for_another(NetworkFile(network=network, config=twin), CONFIG) is None
+    assert exported_for_another(NetworkFile(network=network), CONFIG) is None
+    note = exported_for_another(NetworkFile(network=network, unknown="why"), CONFIG)
+    assert note == "compiled for 'sim'; why"
 
 
 def loaded(network: Network, **options: Any) -> Board:
@@ -217,6 +230,121 @@ def test_wrong_program_for_several_boards_is_no_failure_of_a_board() -> None:
     assert not boards.failures
 
 
+def test_network_that_does_not_fit_one_of_several_boards_changes_none() -> None:
+    network, larger = random_network(5, n_layers=1), random_network(5, n_layers=3)
+    n_rows = compile_network(network, CONFIG).usage()["weight"][0]
+    small = dataclasses.replace(CONFIG, weight_depth=n_rows)
+    devices = [FakeDevice(network, config) for config in (CONFIG, small)]
+    boards = BoardGroup([Board(device) for device in devices])
+    boards.load(network)
+    assert [program.config for program in boards.compiled(network)] == [CONFIG, small]
+    before = [bytes(device.memories[Space.WEIGHT]) for device in devices]
+    programs = [board.program for board in boards.boards]
+    with pytest.raises(FitError, match="weight needs"):
+        boards.load(larger)
+    assert [bytes(device.memories[Space.WEIGHT]) for device in devices] == before
+    assert [board.program for board in boards.boards] == programs and not boards.failures
+
+
+def test_boards_of_different_kinds_take_the_same_samples() -> None:
+    network = random_network(11, n_layers=3, encoder=True)
+    configs = [CONFIG, dataclasses.replace(CONFIG, pixels=0), CONFIG]
+    spikes_only = compile_network(network, CONFIG, pixels=False)
+    assert compile_network(network, CONFIG).pixels
+    devices = [
+        FakeDevice(network, config, program=compile_network(network, config, pixels=False))
+        for config in configs
+    ]
+    images = random_input(network, np.random.default_rng(4), 9)
+    expected = loaded(network).infer(images)
+    with BoardGroup([Board(device) for device in devices]) as boards:
+        boards.load(network)
+        assert not boards.program.pixels and boards.program.images == spikes_only.images
+        results = Results(network="", sha256="", board="", clk_hz=1, n_requested=9)
+        classify(boards, network, images, results)
+        assert results.n_done == 9 and results.stopped is None
+        assert results.layers.keys() == {layer.name for layer in network.layers}
+        np.testing.assert_array_equal(results.logits, expected)
+
+
+def test_progress_adds_up_over_a_reset() -> None:
+    network = random_network(5)
+    device = FakeDevice(network, CONFIG)
+    n_writes = 0
+
+    def answer(seq: int, opcode: int, payload: bytes) -> list[bytes]:
+        nonlocal n_writes
+        n_writes += opcode == Opcode.WRITE
+        if opcode == Opcode.WRITE and n_writes in (5, 60):
+            device.gateware.reset()
+        return FakeGateware.answer(device.gateware, seq, opcode, payload)
+
+    device.gateware.answer = answer  # type: ignore[method-assign]
+    written: list[int] = []
+    board = Board(device)
+    board.load(network, written.append)
+    assert device.transport.counters.n_recoveries == 2
+    assert sum(written) == load_bytes(board.program) and min(written) > 0
+
+
+@pytest.mark.parametrize("encoder", [True, False])
+def test_samples_that_the_network_does_not_take_are_refused(encoder: bool) -> None:
+    network = random_network(13, encoder=encoder)
+    board = loaded(network)
+    shape = network.image_shape if encoder else (network.timesteps, *network.image_shape)
+    wrong = [
+        np.zeros(shape, np.float32),
+        np.zeros((1, *shape), np.uint8),
+        np.zeros(shape[1:], np.uint8),
+        np.zeros(shape, np.int64),
+    ]
+    if not encoder:
+        wrong.append(np.full(shape, 2, np.uint8))
+    for sample in wrong:
+        with pytest.raises(InputError, match=r"of type uint8 and shape|must be 0 or 1"):
+            board.infer([sample])
+    assert len(board.infer([np.zeros(shape, np.uint8)])) == 1
+
+
+@pytest.mark.parametrize("argmax", [1, 2, 1000, 65535])
+def test_class_that_is_not_that_of_the_largest_logit_is_refused(argmax: int) -> None:
+    network = random_network(5)
+    board = loaded(network)
+    device = board.device
+    assert isinstance(device, FakeDevice)
+    shape = (1, network.timesteps, *network.map_shapes()[INPUT])
+    samples = np.zeros(shape, np.uint8)
+    right = int(np.argmax(board.infer(samples)[0]))
+    compute = device.gateware._compute
+    device.gateware._compute = lambda entry: (
+        compute(entry)
+        | {  # type: ignore[method-assign]
+            "argmax": (right + argmax) % 65536
+        }
+    )
+    message = rf"predicts class {(right + argmax) % 65536}, but of its {network.n_classes} logits"
+    with pytest.raises(InvalidMessage, match=message):
+        board.infer(samples)
+
+
+@pytest.mark.parametrize("more", [-1, -20, 4])
+def test_announcement_of_another_length_is_no_lost_run(more: int) -> None:
+    network = random_network(5)
+    board = loaded(network)
+    device = board.device
+    assert isinstance(device, FakeDevice)
+
+    def run(request: Any) -> list[bytes]:
+        (done,) = FakeGateware._run(device.gateware, request)
+        return [(done + bytes(4))[: len(done) + more]]
+
+    device.gateware._run = run  # type: ignore[method-assign]
+    shape = (1, network.timesteps, *network.map_shapes()[INPUT])
+    with pytest.raises(InvalidMessage, match=r"the end of a run with \d+ bytes, not \d+\. Its bit"):
+        board.infer(np.zeros(shape, np.uint8))
+    assert device.transport.counters.n_recoveries == 0
+
+
 def test_errors_of_samples_for_several_boards_are_raised() -> None:
     network = random_network(5)
     shape = (network.timesteps, *network.map_shapes()[INPUT])
@@ -251,7 +379,7 @@ def test_run_that_the_board_loses_is_run_again() -> None:
             np.testing.assert_array_equal(board.infer(samples), expected)
             assert device.transport.counters.n_recoveries
         else:
-            with pytest.raises(LinkTimeout, match="the board lost the run that it had started"):
+            with pytest.raises(RunLost, match="the board lost the run that it had started, and"):
                 board.infer(samples)
 
 

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import random
+import termios
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -23,20 +24,25 @@ from hw.protocol import (
     decode_frame,
     encode_frame,
     identity,
+    n_bytes,
     pack,
 )
 from sw.driver.device import Device
 from sw.driver.errors import (
     DeviceError,
     DeviceNotFound,
+    InvalidMessage,
     LinkLost,
     LinkTimeout,
     NotABoard,
     RequestRefused,
+    RunLost,
     SpecMismatch,
 )
 from sw.driver.memory import CHECK_FRAMES
 from tests.sw.fake_board import CONFIG, FakeBoard
+
+REMEDY = r"Load a bitstream of this release onto the board \('python -m hw\.flash BOARD'\)"
 
 
 @pytest.fixture
@@ -316,7 +322,7 @@ def test_other_version_is_refused(fake, more):
     fake.identity = raw[:4] + (PROTOCOL_VERSION + 1).to_bytes(2, "little") + raw[6:] + more
     with pytest.raises(
         SpecMismatch,
-        match=f"version {PROTOCOL_VERSION + 1}, this software version {PROTOCOL_VERSION}",
+        match=f"version {PROTOCOL_VERSION + 1}, this software version {PROTOCOL_VERSION}. {REMEDY}",
     ):
         Device.open(fake.port)
 
@@ -331,13 +337,89 @@ def test_other_definitions_are_refused(fake):
         Device.open(fake.port)
 
 
-def test_impossible_configuration_is_refused(fake):
-    fake.identity = pack(Identity, identity(CONFIG) | {"weight_bits": 5})
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weight_bits": 5}, "Config.weight_bits = 5 "),
+        ({"baud": 0}, "Config.baud = 0 "),
+        ({"clk_hz": 0}, "Config.baud = 12000000 "),
+        ({"banks": 0}, "Config.banks = 0 "),
+        ({"max_payload_bytes": 0}, "Config.max_payload_bytes = 0 "),
+        ({"name": int.from_bytes(b"\x1b[2J", "little")}, r"Config.name = '\\x1b\[2J' "),
+    ],
+)
+def test_impossible_configuration_is_refused(fake, changes, message):
+    fake.identity = pack(Identity, identity(CONFIG) | changes)
+    with pytest.raises(SpecMismatch, match=f"does not support: {message}.*{REMEDY}") as refused:
+        Device.open(fake.port)
+    assert "\x1b" not in str(refused.value)
+
+
+@pytest.mark.parametrize("n", [6, 50, -1])
+def test_identity_of_another_length_is_refused(fake, n):
+    fake.identity = fake.identity[:n]
     message = (
-        "does not support: Config.weight_bits = 5 .* Load a bitstream of this release onto the"
+        f"describes itself in {len(fake.identity)} bytes, not {n_bytes(Identity)}, although it "
+        f"speaks protocol version {PROTOCOL_VERSION}. {REMEDY}"
     )
     with pytest.raises(SpecMismatch, match=message):
         Device.open(fake.port)
+
+
+@pytest.mark.parametrize("n", [0, 3, 5])
+def test_what_is_too_short_for_an_identity_is_no_board(fake, n):
+    fake.identity = fake.identity[:n]
+    with pytest.raises(NotABoard, match="answers, but is no Spikefold board"):
+        Device.open(fake.port)
+
+
+@pytest.mark.parametrize("call", ["tcsetattr", "tcflush", "tcdrain"])
+def test_port_that_hangs_up_while_it_is_opened(fake, monkeypatch, call):
+    def hang_up(*_):
+        raise termios.error(5, "Input/output error")
+
+    monkeypatch.setattr(termios, call, hang_up)
+    found = (DeviceNotFound, LinkLost)
+    with pytest.raises(
+        found, match=rf"(cannot open|lost the board on) {fake.port}: .*Input/output"
+    ):
+        Device.open(fake.port)
+    monkeypatch.setattr(list_ports, "comports", lambda: [usb(fake.port)])
+    with pytest.raises(DeviceNotFound, match=rf"{fake.port} \(USB serial\): .*Input/output error"):
+        Device.open()
+
+
+@pytest.mark.parametrize("more", [-8, -1, 1, 500])
+def test_announcement_of_another_length_is_described(fake, monkeypatch, more):
+    def run(request):
+        (done,) = FakeBoard._run(fake, request)
+        return [(done + bytes(500))[: len(done) + more]]
+
+    with opened(fake) as board:
+        monkeypatch.setattr(fake, "_run", run)
+        message = f"the end of a run with {8 + more} bytes, not 8. .*python -m hw.flash BOARD"
+        with pytest.raises(InvalidMessage, match=message):
+            board.run(3)
+        monkeypatch.undo()
+        assert board.run(3).argmax == 4
+
+
+def test_announcement_of_a_failure_is_described(fake, monkeypatch):
+    def run(request):
+        (done,) = FakeBoard._run(fake, request)
+        return [done[:2] + bytes([5]) + done[3:]]
+
+    with opened(fake) as board:
+        monkeypatch.setattr(fake, "_run", run)
+        with pytest.raises(InvalidMessage, match="announced the end of a run with the status 5"):
+            board.run(3)
+
+
+def test_unknown_state_is_described(fake):
+    with opened(fake) as board:
+        fake._state = 9
+        with pytest.raises(InvalidMessage, match=r"the unknown state 9\. .* hw\.flash BOARD"):
+            board.status()
 
 
 def test_port_in_use_is_refused(fake):
@@ -389,22 +471,31 @@ def test_port_that_takes_no_data(fake, monkeypatch):
 def test_invalid_replies_are_described(fake, monkeypatch):
     with opened(fake) as board:
         monkeypatch.setattr(fake, "_execute", lambda *_: (77, b"", []))
-        with pytest.raises(DeviceError, match="answered STATUS with the unknown status 77"):
+        with pytest.raises(InvalidMessage, match="answered STATUS with the unknown status 77"):
             board.status()
         monkeypatch.setattr(fake, "_execute", lambda *_: (Status.OK, b"", []))
-        with pytest.raises(DeviceError, match="to READ of 1 rows of SPIKE from row 0 has 0 bytes"):
+        message = "to READ of 1 rows of SPIKE from row 0 has 0 bytes, not 1. .* hw.flash BOARD"
+        with pytest.raises(InvalidMessage, match=message):
             board.memory.read(Space.SPIKE, 0, 1)
 
 
 def test_run_that_the_board_has_lost(fake, monkeypatch):
     with opened(fake) as board:
         monkeypatch.setattr(fake, "_run", lambda *_: [])
-        with pytest.raises(DeviceError, match="lost the run that it had started: was it reset"):
+        with pytest.raises(RunLost, match="lost the run that it had started: was it reset"):
             board.run()
 
 
-def usb(port: str) -> SimpleNamespace:
-    return SimpleNamespace(device=port, description="USB serial", vid=0x0403)
+def usb(port: str, pid: int = 0x6015, location: str = "1-2", serial: str = "") -> SimpleNamespace:
+    """Return a USB serial port as the operating system lists it, of an FT231X unless said."""
+    return SimpleNamespace(
+        device=port,
+        description="USB serial",
+        vid=0x0403,
+        pid=pid,
+        location=location,
+        serial_number=serial,
+    )
 
 
 def test_board_is_found_among_other_ports(fake, monkeypatch):
@@ -419,9 +510,32 @@ def test_board_is_found_among_other_ports(fake, monkeypatch):
         other.close()
 
 
+def test_ports_of_other_devices_are_not_opened(fake, monkeypatch):
+    """Among them is the channel of an FT2232H that leads to a board's SPI flash."""
+    others = [usb(fake.port, 0x6001), usb(fake.port, 0x6010, "1-2:1.0")]
+    monkeypatch.setattr(list_ports, "comports", lambda: others)
+    with pytest.raises(DeviceNotFound, match=f"not tried.* name it: --board {fake.port}"):
+        Device.open()
+    assert fake.requests == []
+    monkeypatch.setattr(list_ports, "comports", lambda: [usb(fake.port, 0x6010, "1-2:1.1")])
+    with Device.open() as board:
+        assert board.port == fake.port
+
+
+def test_known_firmware_of_a_silent_bridge_is_said(fake, monkeypatch):
+    fake.silent = True
+    info = usb(fake.port, 0x6010, "1-2:1.1", "2024122312")
+    monkeypatch.setattr(list_ports, "comports", lambda: [info])
+    for port in (None, fake.port):
+        with pytest.raises(DeviceError, match="firmware 2024122312, which runs the line at a quar"):
+            Device.open(port)
+
+
 def test_ports_seen_are_listed_when_there_is_no_board(fake, monkeypatch):
     fake.silent = True
-    builtin = SimpleNamespace(device="/dev/ttyS0", description="n/a", vid=None)
+    builtin = SimpleNamespace(
+        device="/dev/ttyS0", description="n/a", vid=None, pid=None, location=None, serial_number=""
+    )
     monkeypatch.setattr(list_ports, "comports", lambda: [builtin, usb(fake.port)])
     with pytest.raises(DeviceNotFound) as error:
         Device.open()

@@ -15,9 +15,10 @@ from hw.boards.configs import CONFIGS
 from hw.spec import PARAM_BITS, Gate, Leak, Reset, after_spike
 from sw.compile.compiler import compile_network
 from sw.convert.folded import FoldedNetwork, simulate
-from sw.exchange import graph, integers
+from sw.exchange import graph, integers, neurons
 from sw.exchange.assembly import assemble
 from sw.exchange.graph import (
+    AdaptivePool,
     Connect,
     Convolve,
     ExchangeError,
@@ -32,7 +33,7 @@ from sw.exchange.graph import (
 )
 from sw.exchange.integers import as_integers
 from sw.network import reference
-from sw.network.network import IMAGE, INPUT
+from sw.network.network import IMAGE, INPUT, conv_size
 
 T = 4
 SHAPE = (2, 9, 8)
@@ -99,11 +100,18 @@ def naive_step(node: Node, inputs: list[Tensor], membranes: dict[str, Tensor]) -
         return x * gain + shift
     if isinstance(step, Scale):
         return x * torch.from_numpy(step.factor)
+    if isinstance(step, AdaptivePool):
+        height, width = (n or None for n in step.output)
+        pool = F.adaptive_max_pool2d if step.kind == "max" else F.adaptive_avg_pool2d
+        result = pool(x, (height, width))
+        assert isinstance(result, Tensor)
+        return result
     if isinstance(step, Pool):
+        sizes = (step.kernel, step.stride, step.padding)
         if step.kind == "max":
-            return F.max_pool2d(x, step.kernel, step.stride)
-        pooled = F.avg_pool2d(x, step.kernel, step.stride)
-        return pooled * float(np.prod(step.kernel)) if step.kind == "sum" else pooled
+            return F.max_pool2d(x, *sizes, ceil_mode=step.ceil)
+        divisor = 1 if step.kind == "sum" else step.divisor
+        return F.avg_pool2d(x, *sizes, step.ceil, True, divisor)
     if isinstance(step, Flatten):
         return x
     if isinstance(step, Join):
@@ -118,7 +126,10 @@ def naive_step(node: Node, inputs: list[Tensor], membranes: dict[str, Tensor]) -
         Leak.SUBTRACT: 1 - 2.0**-step.leak_shift,
         Leak.KEEP: 2.0**-step.leak_shift,
     }
-    v = membranes.get(node.name, torch.zeros_like(x)) * kept[step.leak] + x
+    before = membranes.get(node.name, torch.zeros_like(x))
+    v = before * kept[step.leak] + x
+    if step.reset == Reset.DELAYED:
+        v = v - threshold * (before > threshold if step.strict else before >= threshold)
     spikes = v > threshold if step.strict else v >= threshold
     after = after_spike(v, threshold, step.reset)
     membranes[node.name] = torch.where(spikes, after, v)
@@ -136,7 +147,7 @@ def images(n: int = 6) -> np.ndarray:
 
 def check(nodes: list[Node], source: Source) -> FoldedNetwork:
     """Check that the folded network has the steps' logits; return it for further checks."""
-    given = frames() if source.pixel_max is None else images()
+    given = some(source)
     folded = assemble(nodes, source, {}).folded
     expected = naive(nodes, source, given)
     np.testing.assert_allclose(simulate(folded, given).logits, expected, atol=1e-9)
@@ -148,7 +159,21 @@ def pooling(kind: str, height: int, width: int, *stride: int) -> Pool:
     return Pool(kind=kind, kernel=(height, width), stride=stride or (height, width))  # type: ignore[arg-type]
 
 
+def stem(*steps: Any) -> list[Node]:
+    return chain(conv(3, 2, padding=(1, 1)), fire(), *steps)
+
+
+def two(name: str, step: Any, *sources: str) -> Node:
+    return Node(name=name, step=step, sources=sources)
+
+
+def some(source: Source) -> np.ndarray:
+    """Return frames or images that a network of this source takes."""
+    return frames() if source.pixel_max is None else images()
+
+
 TAIL = (Flatten(), connect(5, 3 * 9 * 8))
+TALL = (Flatten(), connect(5, 4 * 3 * 2))
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -184,11 +209,150 @@ def test_a_pixel_of_255_is_what_the_source_says() -> None:
         (pooling("", 9, 8), (Flatten(), connect(5, 3))),
         (pooling("", 2, 2), (Flatten(), connect(5, 48))),
         (pooling("", 4, 4), (fire(0.4), Flatten(), connect(5, 12))),
+        (pooling("", 3, 3, 2, 2), (conv(4, 3, padding=(1, 1)), fire(), Flatten(), connect(5, 48))),
+        (pooling("", 2, 3), (conv(4, 3, stride=(2, 1), padding=(2, 1)), fire(), *TALL)),
+        (
+            replace(pooling("", 3, 3), padding=(1, 1)),
+            (conv(4, 3), fire(), Flatten(), connect(5, 4)),
+        ),
+        (replace(pooling("", 3, 3, 2, 2), padding=(1, 1)), (Flatten(), connect(5, 60))),
+        (
+            replace(pooling("", 3, 3, 2, 2), padding=(1, 1)),
+            (conv(4, 3, padding=(1, 1)), fire(), Flatten(), connect(5, 80)),
+        ),
+        (replace(pooling("", 2, 2), divisor=3), (Flatten(), connect(5, 48))),
+        (pooling("", 2, 2), (pooling("average", 2, 2), Flatten(), connect(5, 12))),
+        (pooling("", 3, 3, 2, 2), (pooling("sum", 2, 2, 1, 1), Flatten(), connect(5, 18))),
+        (AdaptivePool(kind="average", output=(3, 2)), (Flatten(), connect(5, 18))),
+        (AdaptivePool(kind="average", output=(1, 0)), (Flatten(), connect(5, 24))),
     ],
 )
 def test_linear_pooling_folds_into_what_follows(pool: Pool, after: tuple, kind: str) -> None:
-    steps = (conv(3, 2, padding=(1, 1)), fire(), replace(pool, kind=kind))
-    check(chain(*steps, *after), FRAMES)
+    if isinstance(pool, Pool):
+        pool = replace(pool, kind=kind)
+    check(chain(conv(3, 2, padding=(1, 1)), fire(), pool, *after), FRAMES)
+
+
+@pytest.mark.parametrize("kind", ["average", "sum"])
+@pytest.mark.parametrize(
+    "pool",
+    [
+        pooling("", 2, 2),
+        pooling("", 3, 2, 2, 1),
+        pooling("", 9, 8),
+        replace(pooling("", 3, 4), divisor=5),
+    ],
+)
+@pytest.mark.parametrize("source", [FRAMES, IMAGES], ids=["frames", "images"])
+def test_pooling_before_neurons_folds_into_the_weights_before_it(
+    pool: Pool, source: Source, kind: str
+) -> None:
+    size = conv_size(SHAPE[1:], pool.kernel, pool.stride)
+    level = 0.3 * (np.prod(pool.kernel) if kind == "sum" else 1)
+    norm = Normalise(gain=rng().uniform(0.5, 2, 3), shift=rng().normal(0, 0.3, 3))
+    steps = (conv(3, 2, padding=(1, 1)), replace(pool, kind=kind), norm, fire(level), Flatten())
+    folded = check(chain(*steps, connect(5, 3 * int(np.prod(size)))), source)
+    assert len(folded.layers) == 2 - (folded.encoder is not None)
+    strided = (conv(3, 2, stride=(2, 1)), pooling(kind, 2, 2), fire(0.3), Flatten(), connect(5, 18))
+    check(chain(*strided), source)
+
+
+def test_weights_that_follow_weights_are_one_layer() -> None:
+    """Depthwise and pointwise convolutions, and a classifier of two matrices, have no neurons in
+    between."""
+    depthwise = Convolve(
+        weight=graph.plain_kernel(rng().normal(0, 0.6, (3, 1, 3, 3)), 3, (1, 1)),
+        bias=rng().normal(0, 0.1, 3),
+        padding=(1, 1),
+        stride=(2, 1),
+    )
+    norm = Normalise(gain=rng().uniform(0.5, 2, 3), shift=rng().normal(0, 0.3, 3))
+    steps = (conv(3, 2, padding=(1, 1)), fire(), depthwise, norm, conv(4, 3, 1), conv(4, 4, 2))
+    steps += (fire(0.4), Flatten(), connect(7, 112), connect(5, 7))
+    folded = check(chain(*steps), FRAMES)
+    assert [x.kernel for x in folded.layers] == [(3, 3), (5, 4), (4, 7)]
+    assert [x.stride for x in folded.layers] == [(1, 1), (2, 1), (1, 1)]
+
+
+def test_classes_can_be_means_of_sums() -> None:
+    """The last convolution of an all-convolutional network gives one map for every class."""
+    steps = (conv(3, 2, padding=(1, 1)), fire(), conv(5, 3), pooling("average", 7, 6), Flatten())
+    folded = check(chain(*steps), FRAMES)
+    assert len(folded.layers) == 2 and folded.layers[-1].output
+
+
+@pytest.mark.parametrize("source", [FRAMES, IMAGES], ids=["frames", "images"])
+@pytest.mark.parametrize(
+    ("pool", "size"),
+    [
+        (replace(pooling("max", 3, 3, 2, 2), padding=(1, 1)), 20),
+        (pooling("max", 2, 3, 1, 2), 24),
+        (replace(pooling("max", 2, 2), padding=(1, 1)), 25),
+    ],
+)
+def test_overlapping_max_pooling_is_a_layer_of_ors(pool: Pool, size: int, source: Source) -> None:
+    steps = (conv(3, 2, padding=(1, 1)), fire(), pool, Flatten(), connect(5, 3 * size))
+    folded = check(chain(*steps), source)
+    ors = folded.layers[-2]
+    assert (ors.name, ors.weight.size, ors.kernel) == ("n2", 9, pool.kernel)
+    trace = reference.run(integers.quantised(assemble(chain(*steps), source, {}), 8), some(source))
+    spikes = trace.spikes
+    before = torch.from_numpy(spikes[ors.source]).flatten(0, 1).double()
+    pooled = F.max_pool2d(before, pool.kernel, pool.stride, pool.padding)
+    np.testing.assert_array_equal(spikes["n2"].reshape(pooled.shape), pooled.numpy())
+    assert 0 < pooled.mean() < 1, "some windows must be empty"
+
+
+def test_calibration_changes_no_layer_of_ors() -> None:
+    steps = (conv(3, 2, padding=(1, 1)), fire(), pooling("max", 3, 3, 2, 2), Flatten())
+    imported = assemble(chain(*steps, connect(5, 36)), FRAMES, {})
+    network = integers.quantised(imported, 4, calibration=frames(20))
+    ors = network.layers[1]
+    assert ors.threshold is not None and (ors.threshold == 1).all() and not ors.bias.any()
+    np.testing.assert_array_equal(ors.weight.reshape(3, 3), np.eye(3))
+    assert network.layers[0].bias.any()
+
+
+def test_max_pooling_of_what_cannot_take_it_is_a_layer_of_ors() -> None:
+    """Frames, and spikes that are pooled already or that another node reads unpooled."""
+    check(chain(pooling("max", 2, 2), conv(3, 2), fire(), Flatten(), connect(5, 12)), FRAMES)
+    twice = (conv(3, 2, padding=(1, 1)), fire(), pooling("max", 2, 2), pooling("max", 2, 2))
+    check(chain(*twice, Flatten(), connect(5, 12)), FRAMES)
+    nodes = [*stem(pooling("max", 2, 2)), two("q", conv(3, 3, padding=(1, 1)), "n1")]
+    nodes += [two("f", fire(), "q"), two("p", pooling("max", 2, 2), "f")]
+    nodes += [two("join", Join(gate=Gate.XOR), "n2", "p"), two("fc", connect(5, 48), "join")]
+    folded = check(nodes, FRAMES)
+    assert [x.name for x in folded.layers] == ["n0", "q", "n2", "fc"]
+    assert [x.pool for x in folded.layers[:3]] == [(1, 1), (2, 2), (1, 1)]
+
+
+@pytest.mark.parametrize("gate", [g for g in Gate if g != Gate.NONE])
+@pytest.mark.parametrize("through", ["n1", "flat"])
+def test_a_gate_of_spikes_that_others_read_takes_a_copy(gate: Gate, through: str) -> None:
+    """No gate and no pooling changes a layer whose spikes another node reads, even if it reads
+    them through a Flatten node that it shares."""
+    nodes = [*stem(), two("flat", Flatten(), "n1")]
+    nodes += [two("c", conv(3, 3, padding=(1, 1), seed=3), "n1"), two("d", fire(0.5), "c")]
+    nodes += [two("join", Join(gate=gate), through, "d"), two("again", conv(3, 3, 1), "d")]
+    nodes += [two("e", fire(0.4), "again"), two("last", Join(gate=Gate.OR), "e", "join")]
+    nodes += [two("more", Join(gate=Gate.XOR), through, "last")]
+    check([*nodes, two("fc", connect(5, 216), "more")], FRAMES)
+
+
+def test_a_convolution_that_two_nodes_read() -> None:
+    nodes = [*stem(), two("c", conv(3, 3, padding=(1, 1)), "n1"), two("a", fire(0.5), "c")]
+    nodes += [two("b", fire(1.5), "c"), two("join", Join(gate=Gate.XOR), "a", "b")]
+    check([*nodes, two("fc", connect(5, 216), "join")], FRAMES)
+
+
+@pytest.mark.parametrize(("groups", "dilation"), [(1, (2, 1)), (3, (1, 1)), (3, (1, 2))])
+def test_groups_and_dilation_become_weights_of_0(groups: int, dilation: tuple[int, int]) -> None:
+    weight = rng().normal(0, 1, (6, 6 // groups, 3, 2))
+    plain = graph.plain_kernel(weight, groups, dilation)
+    x = torch.from_numpy(rng().normal(0, 1, (2, 6, 9, 8)))
+    expected = F.conv2d(x, torch.from_numpy(weight), dilation=dilation, groups=groups)
+    found = F.conv2d(x, torch.from_numpy(plain))
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-12)
 
 
 def test_a_mean_over_the_whole_map_has_one_weight_for_all_of_it() -> None:
@@ -307,14 +471,6 @@ def test_wide_integers_of_a_stem_stay_what_they_are() -> None:
     assert not compile_network(network, config).pixels
 
 
-def stem(*steps: Any) -> list[Node]:
-    return chain(conv(3, 2, padding=(1, 1)), fire(), *steps)
-
-
-def two(name: str, step: Any, *sources: str) -> Node:
-    return Node(name=name, step=step, sources=sources)
-
-
 @pytest.mark.parametrize(
     ("nodes", "message"),
     [
@@ -322,22 +478,34 @@ def two(name: str, step: Any, *sources: str) -> Node:
         (stem(conv(4, 5)), "node 'n2': it takes 5 channels, but the map before it has 3"),
         (stem(Flatten(), connect(5, 7)), "it takes 7 inputs, but the map (3, 9, 8)"),
         (stem(conv(4, 3, 11)), "node 'n2': its kernel (11, 11) is larger than the map"),
-        (stem(conv(4, 3), conv(4, 4)), "node 'n3': no neurons come before it (wei"),
+        (stem(conv(4, 3), conv(4, 4, padding=(1, 1))), "node 'n3': padding of sums: put neurons"),
+        (stem(conv(4, 3), conv(4, 5)), "node 'n3': it takes 5 channels, but the map before it"),
         (stem(conv(4, 3), fire(0.0)), "node 'n3': its threshold is not above its reset"),
         (stem(conv(4, 3)), "node 'n2': the output is a map (4, 7, 6); classes need"),
         (stem(), "node 'n1': the output is a map (3, 9, 8); classes need"),
-        (stem(pooling("max", 3, 3, 2, 2)), "the stride must equal the window"),
         (
-            stem(pooling("average", 2, 2), pooling("average", 2, 2)),
-            "two steps of pooling or scaling",
+            stem(pooling("sum", 2, 2), replace(pooling("sum", 2, 2), padding=(1, 1))),
+            "pooling with padding follows another pooling",
         ),
         (
-            stem(pooling("average", 2, 2), conv(4, 3, padding=(1, 1))),
-            "a convolution with padding follows a pooling whose windows overlap or leave a rest",
+            stem(conv(4, 3), replace(pooling("sum", 2, 2), padding=(1, 1)), fire()),
+            "padding of sums: put neurons before it",
         ),
         (
-            stem(Pool(kind="sum", kernel=(2, 2), stride=(2, 2), padding=(1, 1))),
-            "pooling with padding",
+            stem(Scale(factor=rng().random(SHAPE[1:])), conv(4, 3), pooling("sum", 2, 2)),
+            "the weights before it differ by position",
+        ),
+        (
+            stem(pooling("sum", 2, 2), Scale(factor=rng().random((4, 4)))),
+            "pooled spikes are scaled by position",
+        ),
+        (
+            stem(AdaptivePool(kind="average", output=(2, 2))),
+            "adaptive pooling of a map (3, 9, 8) to 2 x 2 has windows of different sizes",
+        ),
+        (
+            stem(replace(pooling("max", 2, 2), ceil=True)),
+            "ceil_mode: windows (2, 2) with stride (2, 2) leave a rest of the map (3, 9, 8)",
         ),
         (stem(Normalise(gain=np.ones(3), shift=np.ones(3))), "batch-norm of spikes"),
         (
@@ -350,15 +518,13 @@ def two(name: str, step: Any, *sources: str) -> Node:
         ([*stem(), two("add", fire(1.5), "n1", IMAGE)], "node 'add': it adds two inputs, and the"),
         ([*stem(), two("j", Join(gate=Gate.OR), "n1", IMAGE)], "a map (3, 9, 8) cannot be joined"),
         ([*stem(), two("j", Join(gate=Gate.OR), "n1")], "branch and identity; it has 1"),
-        ([*stem(), two("j", Join(gate=Gate.OR), "n1", "n1")], "none of its inputs comes"),
-        (
-            [*stem(), two("p", pooling("max", 2, 2), "n1"), two("q", conv(3, 3), "n1")],
-            "node 'p': another node reads 'n1' without pooling",
-        ),
         (stem(pooling("average", 20, 20)), "node 'n2': its window (20, 20) is larger than the map"),
         (stem(pooling("max", 20, 20)), "node 'n2': its window (20, 20) is larger than the map"),
-        (stem(pooling("max", 2, 2), pooling("max", 2, 2)), "max pooling must directly follow"),
-        (stem(conv(4, 3), pooling("max", 2, 2)), "no neurons come before it (pooling of sums"),
+        (stem(pooling("sum", 2, 2), pooling("max", 2, 2)), "max pooling must follow neurons"),
+        (
+            stem(conv(4, 3), pooling("max", 2, 2)),
+            "no neurons come before it (the maximum of sums is not linear: pool the spikes behind",
+        ),
         (
             [
                 *stem(),
@@ -402,9 +568,19 @@ def test_errors_of_the_stem() -> None:
 
 
 def test_leaks() -> None:
-    assert graph.leak_of(1.0) == (Leak.NONE, 0)
-    assert graph.leak_of(0.5) == (Leak.SUBTRACT, 1)
-    assert graph.leak_of(0.875) == (Leak.SUBTRACT, 3)
-    assert graph.leak_of(0.25) == (Leak.KEEP, 2)
-    assert graph.leak_of(float(np.float32(1) - np.float32(1 / 3))) is None
-    assert "multiplied by 0.6667 at every timestep" in graph.decay_error(2 / 3)
+    assert neurons.leak_of(1.0) == (Leak.NONE, (0,))
+    assert neurons.leak_of(0.5) == (Leak.SUBTRACT, (1,))
+    assert neurons.leak_of(0.875) == (Leak.SUBTRACT, (3,))
+    assert neurons.leak_of(0.25) == (Leak.KEEP, (2,))
+    assert neurons.leak_of(0.90625) == (Leak.SUBTRACT, (3, 5))
+    assert neurons.leak_of(0.6875) == (Leak.SUBTRACT, (1, 2, 4))
+    assert neurons.leak_of(float(np.float32(1) - np.float32(1 / 3))) is None
+    assert neurons.nearest_leak(0.9, 1) == (Leak.SUBTRACT, (3,))
+    assert neurons.nearest_leak(0.9, 2) == (Leak.SUBTRACT, (3, 5))
+    assert neurons.nearest_leak(0.9) == (Leak.SUBTRACT, (3, 5, 7))
+    assert neurons.nearest_leak(0.3, 1) == (Leak.KEEP, (2,))
+    assert neurons.nearest_leak(0.0, 1) == (Leak.KEEP, (15,))
+    assert neurons.nearest_leak(1 - 2**-17) == (Leak.NONE, (0,))
+    said = neurons.decay_error([2 / 3])
+    assert "multiplied by 0.6667 at every timestep" in said
+    assert "take the nearest, 0.6875, with --nearest-leak" in said

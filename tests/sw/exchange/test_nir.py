@@ -23,13 +23,14 @@ from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED
 from sw.convert import fold, quantize
 from sw.convert.folded import FoldedNetwork, simulate
 from sw.exchange import integers, nir_common, nir_write
-from sw.exchange.graph import ExchangeError
-from sw.exchange.nir_read import from_graph
+from sw.exchange.assembly import assemble
+from sw.exchange.graph import Connect, Convolve, ExchangeError, FireNode, Node, Scale, Source
+from sw.exchange.nir_read import NirOptions, from_graph
 from sw.exchange.nir_write import to_nir
 from sw.model import checkpoint
 from sw.model.config import BlockConfig, StageConfig
 from sw.network import netfile, reference
-from sw.network.network import Network
+from sw.network.network import IMAGE, Network
 from tests import trained
 from tests.networks import random_input, random_network
 from tests.trained import a_checkpoint
@@ -106,7 +107,7 @@ def test_damaged_gates_are_named() -> None:
     ):
         graph.nodes[name].metadata = {nir_common.KEY: json.dumps(text)}
         with pytest.raises(ExchangeError, match="the metadata of its gate is damaged") as error:
-            from_graph(graph, None)
+            from_graph(graph, NirOptions(timesteps=None))
         assert message in str(error.value)
 
 
@@ -127,7 +128,7 @@ def test_out_and_in_again_are_the_same_integers(gate: str, bits: int) -> None:
     network = quantize.quantize(small(stem_coefficient="channel", stages=stages), bits)
     file = io.BytesIO()
     nir.write(file, to_nir(network))
-    imported = from_graph(nir.read(file), None)
+    imported = from_graph(nir.read(file), NirOptions(timesteps=None))
     assert (imported.multipliers["fc"] == 1).all(), "logits are sums over the timesteps"
     again = integers.quantised(imported, bits)
     pairs = zip((network.encoder, *network.layers), (again.encoder, *again.layers), strict=True)
@@ -165,7 +166,7 @@ def test_folded_networks_leak_as_they_do_here() -> None:
     expected = simulate(network, images)
     found = in_spikingjelly(to_nir(network), images, network.timesteps)
     np.testing.assert_allclose(found, expected.logits, atol=1e-4)
-    imported = from_graph(to_nir(network, dt_s=1e-3), None, dt_s=1e-3).folded
+    imported = from_graph(to_nir(network, dt_s=1e-3), NirOptions(dt_s=1e-3)).folded
     assert imported.encoder is not None
     assert (imported.encoder.leak, imported.encoder.leak_shift) == (Leak.SUBTRACT, 2)
 
@@ -188,7 +189,7 @@ def test_unfolded_networks_have_their_coefficients_as_scale_nodes(
     assert scales["layer1.0.conv2"].shape[1:] == (6, 7, 5)
     assert isinstance(graph.nodes["layer1.0.conv2"], nir.Conv2d), "unshared only by its scale"
     images = trained.images(5)
-    imported = from_graph(graph, None).folded
+    imported = from_graph(graph, NirOptions(timesteps=None)).folded
     expected = simulate(fold.fold(values), images)
     np.testing.assert_allclose(simulate(imported, images).logits, expected.logits, atol=1e-6)
     path = tmp_path / "ckpt.pt"
@@ -205,9 +206,9 @@ def test_unfolded_networks_have_their_coefficients_as_scale_nodes(
         (lambda: random_network(3, granularity="per-timestep", leak=Leak.NONE, reset=Reset.HARD),
          ["its weights differ from timestep to timestep"]),
         (lambda: random_network(4, granularity="shared", leak=Leak.SUBTRACT, reset=Reset.HARD),
-         ["layer1: its leak rounds to integers", "layer2: its leak rounds"]),
+         ["layer1, layer2, layer3, layer4: its leak rounds to integers"]),
         (lambda: random_network(4, granularity="shared", leak=Leak.NONE, reset=Reset.SOFT),
-         ["layer1: a soft reset; NIR has only resets to a fixed value", "layer4: a soft reset"]),
+         ["layer1, layer2, layer3, layer4: a soft reset; NIR has only resets to a"]),
     ],
 )  # fmt: skip
 def test_what_nir_cannot_say_is_named_layer_by_layer(network: Any, messages: list[str]) -> None:
@@ -217,10 +218,37 @@ def test_what_nir_cannot_say_is_named_layer_by_layer(network: Any, messages: lis
         assert message in str(error.value)
 
 
-def test_too_large_a_matrix_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("kernel", "scale", "message"),
+    [
+        ((3, 3), 1.0, r"'fc' becomes .*because the output layer has a weight .*; pool the map"),
+        ((1, 3), 1.0, r"'conv' becomes .*kernel \(1, 3\) of layer 'conv' is not square"),
+        (
+            (3, 3),
+            np.arange(60.0).reshape(2, 6, 5),
+            r"'conv' becomes .*layer 'conv' differ .*convert the ch",
+        ),
+    ],
+)
+def test_too_large_a_matrix_is_refused_for_its_reason(
+    kernel: tuple[int, int], scale: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(nir_write, "MAX_DENSE", 100)
-    with pytest.raises(ExchangeError, match=r"a matrix of [\d,]+ x [\d,]+, too large to write"):
-        to_nir(plain(5))
+    height, width = 7 - kernel[0], 6 - kernel[1]
+    steps: dict[str, Any] = {
+        "scale": Scale(factor=np.asarray(scale)),
+        "conv": Convolve(weight=np.ones((4, 2, *kernel))),
+        "if": FireNode(threshold=np.ones(()), strict=False),
+        "fc": Connect(weight=np.ones((3, 4 * height * width))),
+    }
+    names = [IMAGE, *steps]
+    nodes = [
+        Node(name=name, step=step, sources=(source,))
+        for (name, step), source in zip(steps.items(), names, strict=False)
+    ]
+    source = Source(timesteps=2, image_shape=(2, 6, 5), pixel_max=None)
+    with pytest.raises(ExchangeError, match=r"layer " + message):
+        to_nir(assemble(nodes, source, {}).folded)
 
 
 def neuron_graph(**changes: Any) -> Any:
@@ -253,14 +281,18 @@ def test_units_of_other_writers() -> None:
         neuron_graph(**{"if": nir.IF(r=1e4 * full, v_threshold=full)}),
         neuron_graph(**{"if": nir.IF(r=full, v_threshold=3 * full, v_reset=2 * full)}),
     ]
-    logits = [simulate(from_graph(g, 4).folded, images).logits for g in same]
+    logits = [simulate(from_graph(g, NirOptions(timesteps=4)).folded, images).logits for g in same]
     np.testing.assert_allclose(logits[1], logits[0], atol=1e-12)
     np.testing.assert_allclose(logits[2], logits[0], atol=1e-12)
-    assert (from_graph(same[0], 4).multipliers["fc"] == 4).all(), "logits are means of timesteps"
+    assert (from_graph(same[0], NirOptions(timesteps=4)).multipliers["fc"] == 4).all(), (
+        "logits are means of timesteps"
+    )
     half = neuron_graph(**{"if": nir.IF(r=full, v_threshold=2 * full)})
-    assert not np.allclose(simulate(from_graph(half, 4).folded, images).logits, logits[0])
+    assert not np.allclose(
+        simulate(from_graph(half, NirOptions(timesteps=4)).folded, images).logits, logits[0]
+    )
     lif = nir.LIF(tau=4e-4 * full, r=4 * full, v_leak=0 * full, v_threshold=full)
-    layer = from_graph(neuron_graph(**{"if": lif}), 4).folded.encoder
+    layer = from_graph(neuron_graph(**{"if": lif}), NirOptions(timesteps=4)).folded.encoder
     assert layer is not None and (layer.leak, layer.leak_shift) == (Leak.SUBTRACT, 2)
     np.testing.assert_allclose(layer.threshold, 1)
 
@@ -273,7 +305,7 @@ def test_the_comparator_is_what_is_asked_for() -> None:
     flat = nir.Flatten(input_type={"input": np.array([1, 3, 3])}, start_dim=0, end_dim=-1)
     graph = neuron_graph(conv=conv, flat=flat, fc=nir.Linear(np.eye(9)[:3]), **{"if": neuron})
     for at, threshold in ((True, 4), (False, 5)):
-        imported = from_graph(graph, 4, pixel_max=None, fires_at_threshold=at)
+        imported = from_graph(graph, NirOptions(timesteps=4, pixel_max=None, fires_at_threshold=at))
         network = integers.quantised(imported, 8)
         assert network.layers[0].threshold is not None
         assert network.layers[0].threshold.tolist() == [[[threshold]]]
@@ -298,42 +330,44 @@ FULL = np.ones((4, 6, 6))
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"if": nir.Threshold(FULL)}, "if (Threshold): this type of node is not supported"),
-        ({"if": nir.CubaLIF(FULL, FULL, FULL, FULL, FULL)}, "if (CubaLIF): this type of"),
-        ({"conv": conv_of(groups=2)}, "conv (Conv2d): groups or dilation"),
+        ({"if": nir.Threshold(FULL)}, "if (Threshold): it fires without a membrane; use"),
+        ({"if": nir.CubaLIF(FULL, FULL, FULL, FULL, FULL)}, "if (CubaLIF): its synapses have"),
+        ({"conv": conv_of(groups=3)}, "conv (Conv2d): 4 output channels cannot be divided into 3"),
         ({"conv": conv_of(weight=np.ones((4, 1, 3, 3, 2)))}, "weight has 5 axes instead of 4"),
         ({"conv": conv_of(weight=np.ones((4, 1, 2, 2)), padding="same")}, "'same' with an even"),
         ({"fc": nir.Affine(np.ones((2, 3, 36)), np.ones((2, 3)))}, "weight has 3 axes instead"),
         ({"if": nir.IF(r=-FULL, v_threshold=FULL)}, "if (IF): its r must be positive"),
         ({"if": nir.LIF(3e-4 * FULL, FULL, 0 * FULL, FULL)}, "is multiplied by 0.6667"),
-        ({"if": nir.LIF(2e-4 * FULL, FULL, FULL, FULL)}, "its v_leak differs from its v_reset"),
         ({"if": nir.LIF(np.arange(1, 145).reshape(4, 6, 6) * 1e-4, FULL, 0 * FULL, FULL)},
-         "its time constants differ from neuron to neuron"),
+         "multiplied by 0, 0.6667, 0.8, 0.8333"),
         ({"in": nir.Input(input_type={"input": np.array([2, 3, 4, 5])})}, "has shape (2, 3, 4, 5)"),
         ({"extra": nir.Input(input_type={"input": np.array([1, 6, 6])})}, "this graph has 2"),
     ],
 )  # fmt: skip
 def test_what_the_device_cannot_do_is_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ExchangeError) as error:
-        from_graph(neuron_graph(**changes), 4)
+        from_graph(neuron_graph(**changes), NirOptions(timesteps=4))
     assert message in str(error.value)
 
 
 def test_all_problems_are_named_at_once() -> None:
     with pytest.raises(ExchangeError) as error:
-        from_graph(neuron_graph(**{"if": nir.Threshold(FULL), "conv": conv_of(groups=2)}), 4)
+        from_graph(
+            neuron_graph(**{"if": nir.Threshold(FULL), "conv": conv_of(groups=3)}),
+            NirOptions(timesteps=4),
+        )
     assert "if (Threshold): " in str(error.value) and "conv (Conv2d): " in str(error.value)
 
 
 def test_graphs_that_are_no_networks() -> None:
     with pytest.raises(ExchangeError, match="NIR does not say how many timesteps"):
-        from_graph(neuron_graph(), None)
-    with pytest.raises(ExchangeError, match=r"it is recurrent, which the .*: .*if"):
-        from_graph(edges(neuron_graph(), ("if", "conv")), 4)
+        from_graph(neuron_graph(), NirOptions(timesteps=None))
+    with pytest.raises(ExchangeError, match=r"(?s)conv .*it is part of a loop.*if "):
+        from_graph(edges(neuron_graph(), ("if", "conv")), NirOptions(timesteps=4))
     with pytest.raises(ExchangeError, match="names a node that does not exist"):
-        from_graph(edges(neuron_graph(), ("if", "nowhere")), 4)
+        from_graph(edges(neuron_graph(), ("if", "nowhere")), NirOptions(timesteps=4))
     with pytest.raises(ExchangeError, match="one output, this graph has 2"):
-        from_graph(edges(neuron_graph(), ("if", "out")), 4)
+        from_graph(edges(neuron_graph(), ("if", "out")), NirOptions(timesteps=4))
 
 
 def run_export(path: Path, folder: Path, *options: str) -> int:
@@ -372,13 +406,15 @@ def test_export_errors_say_what_to_do(
             ["--timesteps", "2", "--frames"],
             "of type uint8 and shape (N, 2, 1, 6, 6), not",
         ),
-        (good, ["--timesteps", "2", "--input", str(images)], "'images' and 'labels' to measure on"),
+        (good, ["--timesteps", "2", "--input", str(images)], "(N, 1, 6, 6), not float64 (3,)"),
     ):
         assert run_export(path, tmp_path, *options) == export.EXIT_BAD_INPUT, message
         assert message in capsys.readouterr().err
         assert not path.with_suffix(".spikefold").exists()
-    assert export.main([str(good), "--timesteps", "2"]) == export.EXIT_BAD_INPUT
-    assert "the network takes inputs of shape (1, 6, 6): give --data" in capsys.readouterr().err
+    assert export.main([str(good), "--timesteps", "2"]) == export.EXIT_OK
+    text = capsys.readouterr().out
+    assert "measuring nothing: name samples with --data or --input" in text
+    assert "measured   nothing: no accuracy, spikes or cycles" in text
     monkeypatch.setitem(sys.modules, "nir", None)
     assert run_export(good, tmp_path, "--timesteps", "2") == export.EXIT_BAD_INPUT
     assert "NIR files need the package 'nir'" in (said := capsys.readouterr().err)
@@ -392,7 +428,7 @@ def test_command_errors_say_what_to_do(tmp_path: Path, capsys: pytest.CaptureFix
     netfile.save(fine, plain(8))
     timed = a_checkpoint(tmp_path / "timed.pt")
     for options, message in (
-        ([str(net)], "layer1: a soft reset"),
+        ([str(net)], "layer1, layer2, layer3, layer4: a soft reset"),
         ([str(fine), "--unfolded"], "a network file is already folded: give its checkpoint"),
         ([str(fine), "-o", str(tmp_path / "no" / "net.nir")], "net.nir cannot be written"),
         ([str(timed), "--unfolded"], "fc: its coefficients differ from timestep to timestep"),
@@ -424,8 +460,8 @@ def test_interrupted(
 def test_nodes_that_are_not_whole() -> None:
     conv = conv_of(stride=np.array([1, 2, 3]))
     with pytest.raises(ExchangeError, match=r"conv \(Conv2d\): .*is neither one number nor two"):
-        from_graph(neuron_graph(conv=conv), 4)
+        from_graph(neuron_graph(conv=conv), NirOptions(timesteps=4))
     graph = neuron_graph()
     loose = nir.NIRGraph(graph.nodes, graph.edges[:1] + graph.edges[2:], type_check=False)
     with pytest.raises(ExchangeError, match="if: no edge leads to it"):
-        from_graph(loose, 4)
+        from_graph(loose, NirOptions(timesteps=4))

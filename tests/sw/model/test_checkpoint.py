@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import re
+import warnings
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +27,7 @@ from sw.model.config import ModelError
 from sw.model.resnet import SpikingResNet
 from sw.training import finetune
 from tests.damage import empty_pickle
+from tests.fuzz import places
 from tests.trained import images, lived_in, small_config
 
 
@@ -142,6 +143,19 @@ def test_what_does_not_fit_its_configuration_is_refused() -> None:
     broken["model"]["bn1.running_var"][2] = float("nan")
     with pytest.raises(CheckpointError, match=r"bn1\.running_var: some values are not finite"):
         checkpoint.build(broken)
+    broken["model"]["bn1.running_var"] = torch.full((6,), -0.5)
+    with pytest.raises(CheckpointError, match=r"bn1\.running_var: some variances are negative"):
+        checkpoint.build(broken)
+    silent = values()
+    silent["model"]["bn1.running_var"][2] = 0.0  # of a channel that is always silent
+    checkpoint.build(silent)
+    for dtype in (torch.complex64, torch.float64, torch.float16, torch.bfloat16):
+        broken = values()
+        broken["model"]["fc.bias"] = broken["model"]["fc.bias"].to(dtype)
+        with pytest.raises(
+            CheckpointError, match=rf"fc\.bias has numbers of type {dtype}, not tor"
+        ):
+            checkpoint.build(broken)
     broken = values()
     broken["model_config"]["stages"][0]["channels"] = 1_000_000
     with pytest.raises(CheckpointError, match="size mismatch"):  # before any allocation
@@ -174,6 +188,117 @@ def test_published_frames_are_kept_as_bits(tmp_path: Path) -> None:
     assert checkpoint.calibration({}) is None
 
 
+def block(n: int) -> list[dict[str, Any]]:
+    return values()["model_config"]["stages"][0]["blocks"][:1] * n
+
+
+def test_blocks_without_weights_are_refused_before_they_are_built(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broken = values()
+    monkeypatch.setattr(checkpoint, "SpikingResNet", None)
+    for n, message in ((900, "it has no layer1.2, a block"), (20_000, "20000 blocks: use at most")):
+        broken["model_config"]["stages"][:] = [{"channels": 8, "stride": 1, "blocks": block(n)}]
+        with pytest.raises((CheckpointError, ModelError), match=message):
+            checkpoint.build(broken)
+
+
+def test_a_network_that_folds_to_more_than_a_device_holds_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = lived_in(small_config())
+    layers = fold.trained_layers(model)
+    n_weights = [layer.n_folded for layer in layers]
+    assert n_weights == [layer.folded()[0].numel() for layer in layers]
+    monkeypatch.setattr(fold, "MAX_WEIGHTS", sum(n_weights))
+    fold.fold_model(model, LABELS, {})
+    monkeypatch.setattr(fold, "MAX_WEIGHTS", sum(n_weights) - 1)
+    with pytest.raises(ModelError, match=rf"alone {max(n_weights)}: no device holds as many"):
+        fold.fold_model(model, LABELS, {})
+
+
+def claims(name: str) -> dict[str, Any]:
+    """Return contents of a checkpoint that are larger than its file, or no plain tensors."""
+    one, loop = torch.zeros(1, dtype=torch.uint8), []
+    loop.append(loop)
+    shared = torch.zeros(1000)
+    if name == "sparse":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, about checks that it leaves out
+            return {"calibration": torch.sparse_coo_tensor(size=(10**6, 10**6))}
+    return {
+        "stride 0": {"calibration": one.expand(10**6, 10**6)},
+        "stride 0 in the network": {
+            "model": {"conv1.weight": torch.zeros(1).expand(10**6, 1, 3, 3)}
+        },
+        "overlapping windows": {"calibration": torch.zeros(10**4).unfold(0, 5000, 1)},
+        "many copies": {"history": [shared.view(1000) for _ in range(200)]},
+        "no storage": {"calibration": torch.zeros(10**6, 10**6, device="meta")},
+        "complex": {"model": {"fc.bias": torch.zeros(10, dtype=torch.complex64)}},
+        "a loop": {"history": loop},
+        "a billion": {"history": doubled(30)},
+    }[name]
+
+
+def doubled(n: int) -> list[Any]:
+    """Return a list of 2 ** n entries that takes little memory."""
+    value: list[Any] = [0]
+    for _ in range(n):
+        value = [value, value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("stride 0", r"tensor 'calibration' has shape \(1000000, 1000000\), but fewer numbers of"),
+        ("stride 0 in the network", r"'model\.conv1\.weight' has shape .* but fewer numbers"),
+        ("overlapping windows", "but fewer numbers of its own"),
+        ("many copies", "claim more than 4 times the size of the file"),
+        ("no storage", "is sparse, quantised or empty"),
+        ("sparse", "is sparse, quantised or empty"),
+        ("complex", r"'model\.fc\.bias' has complex numbers"),
+        ("a loop", "more values, or more deeply nested ones"),
+        ("a billion", "more values, or more deeply nested ones"),
+    ],
+)
+def test_contents_larger_than_the_file_are_refused(name: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.pt"
+    checkpoint.save(path, {**values(), **claims(name)})
+    assert path.stat().st_size < 1 << 18
+    with pytest.raises(CheckpointError, match=f"{path} is damaged or no checkpoint: .*{message}"):
+        checkpoint.load(path)
+
+
+def test_archives_that_unpack_to_more_than_the_file_are_refused(tmp_path: Path) -> None:
+    path, bomb = tmp_path / "good.pt", tmp_path / "bomb.pt"
+    checkpoint.save(path, values())
+
+    def refused(match: str) -> None:
+        with pytest.raises(CheckpointError, match=match):
+            checkpoint.load(bomb)
+
+    with zipfile.ZipFile(path) as good, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as bad:
+        for entry in good.infolist():
+            bad.writestr(entry.filename, good.read(entry))
+        bad.writestr("archive/data/99", bytes(1 << 26))
+    assert bomb.stat().st_size < 1 << 18
+    refused("its contents are compressed, which torch never does")
+    raw = path.read_bytes()
+    start = raw.index(b"PK\1\2")  # the central directory
+    n_entries = raw.count(b"PK\1\2")
+    end = raw.rindex(b"PK\5\6") if b"PK\6\6" not in raw else raw.rindex(b"PK\6\6")
+    # Every entry twenty times, each with the same bytes of the file.
+    directory = raw[start:end] * 20
+    tail = b"PK\5\6" + bytes(4) + (20 * n_entries).to_bytes(2, "little") * 2
+    tail += len(directory).to_bytes(4, "little") + start.to_bytes(4, "little") + bytes(2)
+    bomb.write_bytes(raw[:start] + directory + tail)
+    assert len(zipfile.ZipFile(bomb).infolist()) == 20 * n_entries
+    refused("its contents are larger than the file")
+    bomb.write_bytes(raw[:start] + raw[start:end] * 2 + tail[:8] + bytes(0))
+    refused("damaged")
+
+
 class Hostile:
     """Object whose unpickling writes a file."""
 
@@ -192,14 +317,6 @@ def test_a_hostile_checkpoint_is_refused_and_runs_nothing(tmp_path: Path) -> Non
     assert not target.exists()
     torch.load(path, weights_only=False)
     assert target.exists(), "the checkpoint is not hostile"
-
-
-def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
-    """Yield the path of keys and indices to every value in nested dictionaries and lists."""
-    yield path
-    if isinstance(value, dict | list):
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from places(item, (*path, key))
 
 
 @pytest.mark.parametrize("key", ["model_config", "model", "quantisation", "calibration", "data"])

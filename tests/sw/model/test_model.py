@@ -50,22 +50,31 @@ def test_gates_have_the_papers_truth_tables(gate: str) -> None:
         assert join(gate, torch.tensor(s), torch.tensor(o)).item() == float(expected(o, s))
 
 
-@pytest.mark.parametrize("neuron", [NeuronConfig(), LIF, KEEP_SOFT])
+FINE_DELAYED = NeuronConfig(leak="SUBTRACT", leak_shift=3, finer_shifts=(5,), reset="DELAYED")
+
+
+@pytest.mark.parametrize("neuron", [NeuronConfig(), LIF, KEEP_SOFT, FINE_DELAYED])
 def test_neuron_follows_its_equation(neuron: NeuronConfig) -> None:
     torch.manual_seed(3)
     drive = torch.randn(5, 40) + 0.3
     spikes = NeuronLayer(neuron, 5)(drive.flatten()[:, None]).view(5, 40)
-    decay = {"NONE": 1.0, "SUBTRACT": 1 - 2.0**-neuron.leak_shift, "KEEP": 2.0**-neuron.leak_shift}
-    membrane = torch.zeros(40)
+    kept = 2.0**-neuron.leak_shift - sum(2.0**-shift for shift in neuron.finer_shifts)
+    decay = {"NONE": 1.0, "SUBTRACT": 1 - kept, "KEEP": kept}
+    membrane, late = torch.zeros(40), torch.zeros(40)
     fired = 0
     for t in range(5):
-        membrane = decay[neuron.leak] * membrane + drive[t]
+        membrane = decay[neuron.leak] * membrane + drive[t] - late
+        late = torch.zeros(40)
         for i in range(40):
             expected = membrane[i] >= neuron.threshold
             assert bool(spikes[t, i]) == bool(expected)
             if expected:
                 fired += 1
-                membrane[i] = membrane[i] - neuron.threshold if neuron.reset == "SOFT" else 0.0
+                if neuron.reset == "DELAYED":
+                    late[i] = neuron.threshold
+                else:
+                    soft = neuron.reset == "SOFT"
+                    membrane[i] = membrane[i] - neuron.threshold if soft else 0.0
     assert 20 < fired < 180
 
 
@@ -421,9 +430,11 @@ def test_learned_leaks_get_the_gradient_and_are_rounded_to_shifts() -> None:
         for neuron, decay in zip(neurons.values(), decays, strict=False):
             assert neuron.decay_logit is not None
             neuron.decay_logit.copy_(torch.logit(torch.tensor(decay)))
-    rounded = round_leaks(model)
+    rounded = round_leaks(model, 1)
     for name, leak in zip(neurons, wanted, strict=False):
         assert (rounded.neurons[name].leak, rounded.neurons[name].leak_shift) == leak
+    for name, decay in zip(neurons, decays, strict=False):  # with three shifts
+        assert abs(round_leaks(model).neurons[name].decay - decay) <= 1 / 64
     again = SpikingResNet(rounded)
     again.load_state_dict(
         {k: v for k, v in model.state_dict().items() if not k.endswith("decay_logit")}
@@ -441,14 +452,18 @@ def test_surrogates_have_area_1(kind: str) -> None:
 
 def test_integer_leaks_are_the_devices() -> None:
     drive = torch.randint(-90, 100, (5, 200), generator=torch.Generator().manual_seed(1))
-    for shift, leak in ((2, Leak.KEEP), (-2, Leak.SUBTRACT), (1, Leak.KEEP), (-1, Leak.SUBTRACT)):
-        decay = 2.0 ** -abs(shift) if shift > 0 else 1 - 2.0 ** -abs(shift)
-        _, membranes = neuron_forward(drive.double(), 5, decay, 70.0, Reset.SOFT, shift)
-        v = torch.zeros(200, dtype=torch.int64)
+    kinds = itertools.product(
+        (Leak.KEEP, Leak.SUBTRACT), ((2,), (1,), (3, 5), (1, 2, 4)), (Reset.SOFT, Reset.DELAYED)
+    )
+    for leak, shifts, reset in kinds:
+        _, membranes = neuron_forward(drive.double(), 5, 1.0, 70.0, reset, (leak, shifts))
+        v = last = torch.zeros(200, dtype=torch.int64)
         for t in range(5):
-            v = leaked(v, leak, abs(shift)) + drive[t]  # type: ignore[arg-type]
+            v = leaked(v, leak, *shifts) + drive[t]  # type: ignore[arg-type]
+            v = v - 70 * (last >= 70) if reset == Reset.DELAYED else v
             assert torch.equal(membranes[t].long(), v)
-            v = torch.where(v >= 70, v - 70, v)
+            last = v
+            v = torch.where(v >= 70, v - 70, v) if reset == Reset.SOFT else v
 
 
 @pytest.mark.parametrize(

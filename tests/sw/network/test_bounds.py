@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from hw.spec import Leak, Reset, fire, leaked
+from hw.spec import Leak, Reset, carried_over, fire, leaked
 from sw.network.bounds import Bounds, bank_bounds, layer_bounds
 from sw.network.network import INPUT, Layer
 
@@ -23,6 +23,7 @@ def tiny_layer(rng: np.random.Generator, leak: Leak, reset: Reset, per_timestep:
         threshold=rng.integers(1, 15, (1, 1, 1)).astype(np.int32),
         leak=leak,
         leak_shift=0 if leak == Leak.NONE else 1,
+        finer_shifts=() if leak == Leak.NONE else ((), (2,), (2, 4))[rng.integers(3)],
         reset=reset,
     )
 
@@ -33,17 +34,20 @@ def extremes(layer: Layer) -> tuple[int, int]:
     assert layer.threshold is not None
     threshold = int(layer.threshold[0, 0, 0])
     for bits in itertools.product((0, 1), repeat=FAN_IN * TIMESTEPS):
-        membrane = 0
+        left = 0
         for t in range(TIMESTEPS):
             weights = layer.weight[t % len(layer.weight)].reshape(FAN_IN)
             active = np.array(bits[t * FAN_IN : (t + 1) * FAN_IN])
             total = int(weights @ active)
             values.add(total)
             drive = total + int(layer.bias[t % len(layer.bias)].item())
-            membrane = leaked(membrane, layer.leak, layer.leak_shift) + drive
+            membrane = left + drive
             values |= {drive, membrane, membrane - threshold}
-            _, membrane = fire(membrane, threshold, layer.reset)
-            values.add(membrane)
+            spike, membrane = fire(membrane, threshold, layer.reset)
+            left = carried_over(
+                membrane, spike, threshold, layer.reset, layer.leak, *layer.leak_shifts
+            )
+            values |= {membrane, left}
     return min(values), max(values)
 
 

@@ -7,10 +7,10 @@ import json
 
 import pytest
 
+from hw.boards.configs import config_by_name
 from sw import shipped
 from sw.cli import run
 from sw.compile.compiler import compile_network
-from sw.compile.program import Program
 from sw.data import catalogue, fashion_mnist
 from sw.network import encoder, netfile
 
@@ -27,18 +27,10 @@ def test_network_is_the_checkpoint() -> None:
     assert "validation images" in provenance["export"]["measured_on"], REMEDY
 
 
-def test_program_is_this_compilers() -> None:
-    file = netfile.load(shipped.NETWORK, Program)
-    assert file.program is not None, f"{file.stale}; {REMEDY}"
-    again = compile_network(file.network, file.program.config)
-    assert again.images == file.program.images, REMEDY
-    assert again.placements == file.program.placements, REMEDY
-
-
 def test_network_has_an_unshared_and_a_per_timestep_layer_and_fits() -> None:
-    file = netfile.load(shipped.NETWORK, Program)
-    assert file.program is not None
-    assert file.program.config.name == "ulx3s-85f"
+    file = netfile.load(shipped.NETWORK)
+    assert file.config == config_by_name("ulx3s-85f"), f"{file.unknown}; {REMEDY}"
+    assert compile_network(file.network, file.config).pixels
     shapes = [layer.weight.shape for layer in file.network.layers]
     assert any(shape[0] > 1 for shape in shapes), "per-timestep weights"
     assert any(shape[1] * shape[2] > 1 for shape in shapes), "weights per position"

@@ -14,7 +14,6 @@ from rich.console import Console
 from hw.boards.configs import CONFIGS
 from sw.cli import monitor
 from sw.cli.commands import EXIT_BAD_INPUT, EXIT_DEVICE, EXIT_INTERRUPTED, EXIT_OK
-from sw.compile.compiler import compile_network
 from sw.driver.board import Board
 from sw.driver.errors import LinkLost
 from sw.network import netfile
@@ -31,7 +30,7 @@ def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     network = random_network(
         11, n_layers=4, timesteps=3, weight_bits=4, encoder=True, granularity="shared"
     )
-    netfile.save(tmp_path / "net.spikefold", network, compile_network(network, CONFIG))
+    netfile.save(tmp_path / "net.spikefold", network, CONFIG)
     images = random_input(network, np.random.default_rng(3), 3)
     np.savez(tmp_path / "images.npz", images=images, labels=np.zeros(3, int))
     options: dict[str, Any] = {}

@@ -12,6 +12,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from sw.network import netfile, reference
 from sw.network.network import Network
 from sw.reporting import charts, observe, screenshot
 from sw.reporting.diagram import diagram, places
-from sw.reporting.evaluation import accuracy_steps
+from sw.reporting.evaluation import EvaluationError, accuracy_steps, read_evaluation
 from sw.reporting.observe import ImageSet
 from sw.shipped import NETWORK
 from tests.networks import random_input, random_network
@@ -197,7 +198,7 @@ def test_rasters_show_every_spike() -> None:
 def test_memory_map_adds_up(tmp_path: Path) -> None:
     network = random_network(27)
     program = compile_network(network, config_by_name("sim").with_weight_bits(network.weight_bits))
-    netfile.save(tmp_path / "net.spikefold", network, program)
+    netfile.save(tmp_path / "net.spikefold", network, program.config)
     assert main([str(tmp_path / "net.spikefold"), "-o", str(tmp_path / "net.html")]) == 0
     html = (tmp_path / "net.html").read_text()
     bars = re.findall(r'<div class="stack">(.*?)</div>', html)
@@ -324,7 +325,7 @@ def test_a_network_that_does_not_fit_is_told_why(tmp_path: Path) -> None:
     run = [str(tmp_path / "net.spikefold"), "-o", str(page)]
     assert main([*run, "--for", "icebreaker"]) == command.EXIT_OK
     words = Page(page.read_text()).words
-    assert "the network does not fit 'icebreaker': " in words and "it fits ulx3s-85f/w4" in words
+    assert "the network does not fit 'icebreaker': " in words and "it fits ulx3s-85f" in words
     assert "There were no images that this network takes" in words
     assert main(run) == command.EXIT_OK
     assert "✓ fits ulx3s-85f/w4; every membrane" in Page(page.read_text()).words
@@ -380,6 +381,45 @@ def test_chosen_neurons_are_shown(tmp_path: Path) -> None:
     assert "channel 0, row 2, column 3" in words and "channel 0, row 3, column 0" in words
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_images": "5"}, 'n_images is "5", expected a positive number'),
+        ({"n_images": -1}, "n_images is -1, expected a positive number"),
+        ({"quantised": None}, "quantised is null, expected accuracies by width"),
+        ({"quantised": {"x": 1.0}}, "expected accuracies by width: 2, 4 or 8"),
+        ({"quantised": {"8": None}}, "the accuracy 8 is null, expected a number"),
+        ({"folded": "9"}, 'the accuracy folded is "9", expected a number'),
+        ({"full_spike": 1e300}, "the accuracy full_spike is 1e+300, expected 0 to 100 percent"),
+        ({"folded": float("nan")}, "is no JSON file: the number NaN is not finite"),
+    ],
+)
+def test_edited_evaluations_are_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "eval.json"
+    good = {"n_images": 5, "training_with_aap": None, "full_spike": 9, "folded": 9.5}
+    path.write_text(json.dumps({**good, "quantised": {"8": 90.0}}))
+    read_evaluation(path)
+    path.write_text(json.dumps({**good, "quantised": {"8": 90.0}, **changes}))
+    with pytest.raises(EvaluationError, match=re.escape(message)):
+        read_evaluation(path)
+
+
+@pytest.mark.parametrize(
+    "provenance",
+    [
+        {"export": {"measured_on": "", "accuracy": {"folded": 0.5, "quantised": 0.5}}},
+        {"export": {"measured_on": 7, "accuracy": {"folded": "high", "quantised": 0.5}}},
+        {"export": {"measured_on": "² images", "accuracy": None}, "results": {"test": "all"}},
+        {"export": None, "results": {"test": {"spike": "high", "both": []}}},
+    ],
+)
+def test_odd_provenance_shows_no_accuracy(provenance: dict[str, Any]) -> None:
+    network = replace(random_network(18), provenance=provenance)
+    assert len(accuracy_steps(network, None, None)) in (0, 2)
+
+
 def test_errors_say_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     network = random_network(18)
     damaged = tmp_path / "damaged.json"
@@ -391,7 +431,10 @@ def test_errors_say_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["--neuron", "fc:0,0,0"], "no firing layer 'fc': use one of layer1, layer2"),
         (["--neuron", "layer1:0,99,0"], "no neuron (0, 99, 0): channel, row and column are below"),
         (["--evaluation", str(damaged)], "damaged.json is no JSON file"),
-        (["--evaluation", str(other)], "is no evaluation; python -m sw.evaluate --json > FILE"),
+        (
+            ["--evaluation", str(other)],
+            "is no evaluation: it is no JSON object; python -m sw.evaluate --json > F",
+        ),
         (["--evaluation", str(tmp_path / "none")], "none cannot be read: No such file"),
         (["--for", "de10"], "unknown board 'de10': known are sim"),
         (["--data-dir", "nowhere"], "--data-dir nowhere: name the data set in it with --data"),
@@ -427,11 +470,11 @@ def test_samples_that_cannot_be_shown(
     assert code == command.EXIT_BAD_INPUT and not path.exists()
     assert "there are no images of in.npz" in capsys.readouterr().err
     images = random_input(network, np.random.default_rng(0), 1)
-    split = Split(images=images, labels=np.array([network.n_classes]))
-    own = SimpleNamespace(test=split, name="own")
+    split = Split(images=images, labels=np.array([0]))
+    own = SimpleNamespace(test=split, name="own", labels=("cat", "dog"))
     monkeypatch.setattr(catalogue, "load", lambda *_, **__: own)
     assert main([str(tmp_path / "net.spikefold"), "--data", "own"]) == command.EXIT_BAD_INPUT
-    assert "test samples of own: labels are whole numbers from 0" in capsys.readouterr().err
+    assert "error: own has the classes cat, dog, the network " in capsys.readouterr().err
 
 
 def test_a_board_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,81 @@
+"""A network's outline: its layers without trained numbers, to see which boards it fits.
+
+Which memories a network fills follows from its configuration alone. Only whether its membranes are
+wide enough depends on the weights, which are 0 in an outline.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from hw.spec import Leak, Reset
+from sw.convert.fold import TrainedLayer, check, pair, trained_layers
+from sw.data.labels import default_names
+from sw.model.config import LEARNED, ModelConfig, NeuronConfig
+from sw.model.resnet import SpikingResNet
+from sw.network.network import Layer, Network
+
+
+def outline(config: ModelConfig, weight_bits: int) -> Network:
+    """Return the integer network that a configuration leads to, with weights and biases of 0.
+
+    Leaks that are trained count as the shifts that they are rounded to later.
+
+    Raises
+    ------
+    sw.model.config.ModelError
+        No device can run such a network (:func:`sw.convert.fold.check`).
+    """
+    neurons = {name: _rounded(neuron) for name, neuron in config.neurons.items()}
+    with torch.device("meta"):  # without memory for parameters
+        model = SpikingResNet(replace(config, neuron=_rounded(config.neuron), neurons=neurons))
+    check(model)
+    layers = tuple(map(_layer, trained_layers(model)))
+    return Network(
+        timesteps=config.timesteps,
+        image_shape=config.image_shape,
+        encoder=None if config.frames else layers[0],
+        layers=layers if config.frames else layers[1:],
+        weight_bits=weight_bits,
+        labels=default_names(config.n_classes),
+        provenance={},
+    )
+
+
+def _rounded(neuron: NeuronConfig) -> NeuronConfig:
+    return replace(neuron, leak="SUBTRACT") if neuron.leak == LEARNED else neuron
+
+
+@torch.no_grad()
+def _layer(trained: TrainedLayer) -> Layer:
+    weight, bias = trained.folded()
+    found = Layer(
+        name=trained.name,
+        source=trained.source,
+        kernel=trained.shape[1:],
+        weight=np.zeros(tuple(weight.shape), np.int8),
+        bias=np.zeros(tuple(bias.shape), np.int32),
+        output=trained.neuron is None,
+    )
+    if trained.neuron is None:
+        return found
+    conv, neuron = trained.module, trained.neuron
+    assert isinstance(conv, nn.Conv2d)
+    return replace(
+        found,
+        kernel=pair(conv.kernel_size),
+        stride=pair(conv.stride),
+        padding=pair(conv.padding),
+        # One scale per neuron: neurons with weights of their own have thresholds of their own.
+        threshold=np.ones(tuple(weight.shape[1:4]), np.int32),
+        leak=Leak[neuron.leak],
+        leak_shift=neuron.leak_shift,
+        reset=Reset[neuron.reset],
+        gate=trained.gate,
+        identity=trained.identity,
+        pool=trained.pool,
+    )

@@ -1,0 +1,163 @@
+"""Read recordings in HDF5 files, as DSEC, TUM-VIE and the caches of tonic have them.
+
+The events are either four arrays ``x``, ``y``, ``t``, ``p`` (or ``xs`` and so on) in one group, or
+one array with fields of these names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sw.data.events_base import (
+    FIELDS,
+    MAX_EVENTS,
+    SECONDS,
+    EventError,
+    Info,
+    Recording,
+    make,
+    microseconds,
+)
+
+_MAX_OBJECTS = 10_000
+"""Largest number of groups and arrays that are looked at."""
+_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError, MemoryError)
+"""Exceptions that h5py raises for damaged files."""
+
+
+def read(path: Path) -> Recording:
+    """Read the events of an HDF5 file.
+
+    Raises
+    ------
+    EventError
+        h5py, or the package for the file's compression, is not installed; or the file is damaged,
+        or does not have exactly one set of events.
+    """
+    try:
+        library: Any = importlib.import_module("h5py")
+    except ImportError as error:
+        raise EventError("HDF5 files need h5py: pip install 'spikefold[events]'") from error
+    with contextlib.suppress(ImportError):  # registers the compressions that it has
+        importlib.import_module("hdf5plugin")
+    try:
+        with library.File(path, "r") as file:
+            return _read(library, file)
+    except EventError:
+        raise
+    except _ERRORS as error:
+        text = str(error)
+        if "filter" in text or "plugin" in text:
+            raise EventError(
+                "its compression needs hdf5plugin: pip install 'spikefold[events]' (files of "
+                f"Metavision need Prophesee's plugin for HDF5 as well): {text[:200]}"
+            ) from error
+        raise EventError(f"HDF5 cannot read it: {text[:200]}") from error
+
+
+def _read(library: Any, file: Any) -> Recording:
+    found = _find(library, file)
+    if len(found) != 1:
+        raise EventError(
+            f"it has {len(found)} sets of events"
+            + (f" ({', '.join(list(found)[:6])})" if found else "")
+            + ": one is needed, as arrays x, y, t, p in one group or as an array of these fields; "
+            "store one in a file of its own"
+        )
+    ((name, columns),) = found.items()
+    n = {np.shape(column) for column in columns.values()}
+    if len(n) != 1 or len(next(iter(n))) != 1:
+        raise EventError(f"the arrays of {name} have shapes {', '.join(map(str, n))}, not (N,)")
+    if next(iter(n))[0] > MAX_EVENTS:
+        raise EventError(f"{name} has more than {MAX_EVENTS} events: cut it to a part")
+    values = {key: np.asarray(column[()]) for key, column in columns.items()}
+    times, unit = microseconds(values["t"])
+    events = make(times, values["x"], values["y"], values["p"])
+    offset = _own(library, file, "t_offset")
+    if offset is not None and unit != SECONDS and offset.shape == ():
+        events["t"] += microseconds(np.asarray(offset[()]).reshape(1))[0]
+    return Recording(
+        events=events,
+        info=Info(form=f"HDF5 ({name})", sensor=_sensor(file, name), time_unit=unit),
+    )
+
+
+def _find(library: Any, file: Any) -> dict[str, dict[str, Any]]:
+    """Return the columns ``t, x, y, p`` of every set of events, by the name of its group or
+    array."""
+    found: dict[str, dict[str, Any]] = {}
+    seen = 0
+
+    def visit(name: str, item: Any) -> None:
+        nonlocal seen
+        seen += 1
+        if seen > _MAX_OBJECTS:
+            raise EventError(f"it has more than {_MAX_OBJECTS} arrays: it is no recording")
+        if isinstance(item, library.Dataset):
+            _check_stored(name, item)
+            if set(FIELDS) <= set(item.dtype.names or ()):
+                if item.ndim != 1 or item.shape[0] > MAX_EVENTS:
+                    raise EventError(f"{name} has shape {item.shape}, not (N,) of few events")
+                found[name] = {key: _Field(item, key) for key in FIELDS}
+            return
+        for ending in ("", "s"):
+            names = {key: key + ending for key in FIELDS}
+            columns = {key: _own(library, item, n) for key, n in names.items()}
+            if all(column is not None for column in columns.values()):
+                found[name] = columns
+
+    visit("/", file)
+    file.visititems(visit)
+    return found
+
+
+def _own(library: Any, group: Any, name: str) -> Any:
+    """Return a group's array, or None if it has none of that name. Links to other files and to
+    other places do not count."""
+    if not isinstance(group.get(name, getlink=True), library.HardLink):
+        return None
+    item = group[name]
+    return item if isinstance(item, library.Dataset) else None
+
+
+class _Field:
+    """One field of an array with fields; it is read like an array of its own."""
+
+    def __init__(self, item: Any, key: str) -> None:
+        self.item, self.key, self.shape = item, key, item.shape
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.item.fields(self.key)[place]
+
+
+def _check_stored(name: str, item: Any) -> None:
+    """Refuse arrays whose values are in other files."""
+    if item.is_virtual or item.external:
+        raise EventError(f"{name} refers to other files: store its values in the file itself")
+
+
+def _sensor(file: Any, name: str) -> tuple[int, int] | None:
+    """Return the (height, width) in the attributes of the events or of the groups around them."""
+    place = file[name]
+    while True:
+        found = _sensor_of(place.attrs)
+        if found is not None or place.name == "/":
+            return found
+        place = place.parent
+
+
+def _sensor_of(attributes: Any) -> tuple[int, int] | None:
+    values = {key: attributes.get(key) for key in ("height", "width", "geometry")}
+    if isinstance(values["geometry"], str):
+        width, _, height = values["geometry"].partition("x")
+        values |= {"height": height, "width": width}
+    with contextlib.suppress(TypeError, ValueError):
+        size = int(values["height"]), int(values["width"])
+        if min(size) > 0:
+            return size
+    return None

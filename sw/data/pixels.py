@@ -1,0 +1,172 @@
+"""Bring arrays of samples to the form of a network's input: uint8, channels before rows.
+
+Images are (N, C, H, W) with pixels from 0 to 255, frames (N, T, C, H, W) of 0 and 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sw.data.dataset import DataError
+
+MOST_CHANNELS = 4
+"""Largest length of a last axis that is taken for channels, as those of RGBA images."""
+OPAQUE = 255
+"""Value of an opaque pixel's alpha channel."""
+
+
+def channels_last(shape: Sequence[int]) -> bool:
+    """Return whether a sample's last three axes are rows, columns and channels.
+
+    They are taken for these if the last one has at most :data:`MOST_CHANNELS` entries and both
+    others have more. Otherwise they are channels, rows and columns.
+    """
+    first, second, last = shape[-3:]
+    return last <= MOST_CHANNELS < min(first, second)
+
+
+def arranged(samples: NDArray[Any], what: str) -> NDArray[Any]:
+    """Return samples as images (N, C, H, W) or frames (N, T, C, H, W).
+
+    Parameters
+    ----------
+    samples : images (N, H, W), (N, C, H, W) or (N, H, W, C); or frames (N, T, C, H, W) or
+        (N, T, H, W, C). :func:`channels_last` tells which.
+    what : what the samples are of, with which messages begin.
+
+    Raises
+    ------
+    DataError
+        The samples have another number of axes.
+    """
+    if samples.ndim == 2:
+        raise DataError(
+            f"{what}: samples are flat, {samples.shape}: reshape them to images (N, H, W) or "
+            "(N, C, H, W), or signals to (N, C, 1, length)"
+        )
+    if samples.ndim not in (3, 4, 5):
+        raise DataError(
+            f"{what}: samples of shape {samples.shape}, expected (N, H, W), (N, C, H, W) or "
+            "frames (N, T, C, H, W)"
+        )
+    if samples.ndim == 3:
+        return samples[:, None]
+    return np.moveaxis(samples, -1, -3) if channels_last(samples.shape) else samples
+
+
+def as_pixels(parts: Sequence[NDArray[Any]], what: str) -> tuple[list[NDArray[np.uint8]], str]:
+    """Return images of any numeric type as uint8 pixels, and what was done in words.
+
+    Images in uint8 stay as they are. Others are converted if they can only mean one thing: truth
+    values, floats from 0 to 1, and whole numbers from 0 to 255.
+
+    Parameters
+    ----------
+    parts : images of all parts of the data, which have the same unit.
+    what : name of the data, with which messages begin.
+
+    Raises
+    ------
+    DataError
+        The values have another range, are not finite, or are no numbers.
+    """
+    kinds = {part.dtype.kind for part in parts}
+    if all(part.dtype == np.uint8 for part in parts):
+        return [part.astype(np.uint8, copy=False) for part in parts], ""
+    if not kinds <= set("biuf") or len(kinds) > 1:
+        types = ", ".join(sorted({str(part.dtype) for part in parts}))
+        raise DataError(f"{what}: images are {types}: use uint8 pixels from 0 to 255")
+    if kinds == {"b"}:
+        return [np.where(part, OPAQUE, 0).astype(np.uint8) for part in parts], "truth values"
+    filled = [part for part in parts if part.size]
+    low = min((float(part.min()) for part in filled), default=0.0)
+    high = max((float(part.max()) for part in filled), default=0.0)
+    dtype = parts[0].dtype
+    if not low >= 0 or not np.isfinite(high):
+        raise DataError(
+            f"{what}: images of type {dtype} have values from {low:g} to {high:g}; use pixels from "
+            "0 to 255, or from 0 to 1 in floats, without subtracting a mean"
+        )
+    if kinds == {"f"} and high <= 1:
+        return [np.rint(part * 255).astype(np.uint8) for part in parts], "floats from 0 to 1"
+    if high > 255 or any((part != np.floor(part)).any() for part in filled):
+        raise DataError(
+            f"{what}: images of type {dtype} have values up to {high:g}; scale them to uint8 "
+            f"pixels from 0 to 255, for example (x / {_full_scale(high):g} * 255).astype('uint8')"
+        )
+    return [part.astype(np.uint8) for part in parts], f"{dtype} from 0 to 255"
+
+
+def _full_scale(high: float) -> int:
+    """Return the largest number with as many bits as ``high`` needs, such as 4095 for 3000."""
+    return (1 << max(8, int(high).bit_length())) - 1
+
+
+def as_frames(parts: Sequence[NDArray[Any]], what: str) -> list[NDArray[np.uint8]]:
+    """Return binary frames of any numeric type as uint8.
+
+    Raises
+    ------
+    DataError
+        A value is neither 0 nor 1.
+    """
+    for part in parts:
+        if part.dtype.kind not in "biuf" or not np.isin(part, (0, 1)).all():
+            found = f"values up to {part.max()}" if part.dtype.kind in "iuf" else str(part.dtype)
+            raise DataError(
+                f"{what}: frames hold {found}, expected 0 and 1 only (for example x > 0)"
+            )
+    return [part.astype(np.uint8, copy=False) for part in parts]
+
+
+def without_alpha(images: NDArray[np.uint8], what: str) -> NDArray[np.uint8]:
+    """Return images (N, 4, H, W) that were RGBA without their opaque fourth channel.
+
+    Raises
+    ------
+    DataError
+        The fourth channel is not opaque everywhere.
+    """
+    if (images[:, 3] != OPAQUE).any():
+        raise DataError(
+            f"{what}: images have four channels, of which the last is not {OPAQUE} everywhere: if "
+            "it is transparency, flatten the images onto a background; if all are data, give them "
+            "as (N, 4, H, W)"
+        )
+    return images[:, :3]
+
+
+def samples(parts: Sequence[NDArray[Any]], what: str) -> tuple[list[NDArray[np.uint8]], str]:
+    """Return the samples of all parts of a data set in the form of a network's input.
+
+    The second result says in words what was converted; it is empty if nothing was.
+
+    Parameters
+    ----------
+    parts : images or frames as :func:`arranged` takes them, of the types that :func:`as_pixels` or
+        :func:`as_frames` takes.
+    what : name of the data, with which messages begin.
+
+    Raises
+    ------
+    DataError
+        The samples have another shape, type or range.
+    """
+    placed = [arranged(part, what) for part in parts]
+    if len({part.ndim for part in placed}) > 1:
+        raise DataError(f"{what}: samples are {' and '.join(str(p.shape[1:]) for p in placed)}")
+    turned = (
+        ["channels last"] if any(p is not q for p, q in zip(placed, parts, strict=True)) else []
+    )
+    turned = turned if parts[0].ndim > 3 else []
+    if placed[0].ndim == 5:
+        return as_frames(placed, what), ", ".join(turned)
+    found, scaled = as_pixels(placed, what)
+    if turned and found[0].shape[1] == MOST_CHANNELS:
+        found = [without_alpha(part, what) for part in found]
+        turned = ["RGBA"]
+    return found, ", ".join([*turned, *([scaled] if scaled else [])])

@@ -1,0 +1,334 @@
+"""Self-test of a board: identity, rates of the line, every bit of the memories, random networks.
+
+It is for the first power-up of a board, and for reports of faults. It needs a few seconds to two
+minutes, and overwrites all memories of the device.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.protocol import DEFAULT_BAUD, WRITABLE, Space, n_rows, row_bytes
+from hw.spec import Gate, Leak, Reset, signed_range
+from sw.compile.compiler import compile_network
+from sw.compile.program import FitError
+from sw.driver import check
+from sw.driver.baud import agree_on_rate, rates, try_rate
+from sw.driver.board import Board
+from sw.driver.device import Device
+from sw.driver.discovery import identify
+from sw.driver.errors import DeviceError, LinkLost
+from sw.network import encoder
+from sw.network.network import INPUT, Layer, Network
+
+N_RATE_BYTES = 4096
+"""Number of bytes that are written and read back at each rate of the line, at most."""
+N_SHOWN = 3
+"""Largest number of differences that are described in each part of the test."""
+N_NETWORKS = 20
+"""Default number of random networks."""
+N_SAMPLES = 2
+"""Number of samples with which each random network is run."""
+MAX_DRAWS = 20
+"""Number of random networks in a row that do not fit a device before no more are tried."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One part of the self-test and its result."""
+
+    name: str
+    passed: bool | None
+    """None if this part was left out."""
+    detail: str
+    """What was tested, or what is wrong."""
+    seconds: float = 0.0
+
+
+def self_test(
+    device: Device, *, n_networks: int = N_NETWORKS, seed: int = 0, baud: int | None = None
+) -> Iterator[Step]:
+    """Test a board, and yield the result of each part as soon as it is known.
+
+    A part that fails does not keep the others from being tried, unless the port has vanished.
+
+    Parameters
+    ----------
+    device : open board. Its memories are overwritten.
+    n_networks : number of random networks to run.
+    seed : seed of the random contents and networks, at least 0.
+    baud : fastest rate to try, in bits per second; None means the rate that the board reports.
+    """
+    config, rng = device.config, np.random.default_rng(seed)
+    yield Step(
+        name="identity",
+        passed=True,
+        detail=f"{config.name}, gateware {device.identity.spec_hash:016x}, protocol "
+        f"{device.identity.protocol_version}, {config.clk_hz} Hz",
+    )
+    before = device.status()
+    limit = config.baud if baud is None else baud
+    others = [pair for pair in rates(config, limit) if pair[0] != DEFAULT_BAUD]
+    parts: list[tuple[str, Callable[[], tuple[bool | None, str]]]] = [
+        (f"rate {rate}", partial(_rate, device, rng, rate, divisor))
+        for rate, divisor in ((DEFAULT_BAUD, 0), *reversed(others))
+    ]
+    parts.append(("rate in use", partial(_agree, device, limit)))
+    parts += [
+        (f"memory {space.name}", partial(_memory, device, space, rng)) for space in sorted(WRITABLE)
+    ]
+    parts.append(("networks", partial(_networks, device, n_networks, seed)))
+    for name, part in parts:
+        started = time.perf_counter()
+        try:
+            passed, detail = part()
+        except DeviceError as error:
+            passed, detail = False, str(error)
+            lost = isinstance(error, LinkLost) or not _recovered(device)
+        else:
+            lost = False
+        yield Step(name=name, passed=passed, detail=detail, seconds=time.perf_counter() - started)
+        if lost:
+            return
+    yield _line(device, before.n_bad_frames, before.n_overruns)
+
+
+def _recovered(device: Device) -> bool:
+    """Restart the link after a failure, and return whether the board answers again."""
+    try:
+        device.recover()
+    except DeviceError:
+        return False
+    return True
+
+
+def _line(device: Device, n_bad_frames: int, n_overruns: int) -> Step:
+    """Return the errors of the line since the given counts of the device."""
+    try:
+        status = device.status()
+    except DeviceError as error:
+        return Step(name="line", passed=False, detail=str(error))
+    counters = device.transport.counters
+    errors = {
+        "damaged frames at the device": status.n_bad_frames - n_bad_frames,
+        "bytes lost at the device": status.n_overruns - n_overruns,
+        "damaged frames at the host": counters.n_bad_frames,
+        "requests sent again": counters.n_repeated,
+    }
+    found = ", ".join(f"{n} {what}" for what, n in errors.items() if n)
+    traffic = f"{counters.n_bytes_out + counters.n_bytes_in:,} bytes, {device.transport.baud} baud"
+    return Step(name="line", passed=not found, detail=f"{traffic}: {found or 'no errors'}")
+
+
+def _rate(device: Device, rng: np.random.Generator, baud: int, divisor: int) -> tuple[bool, str]:
+    """Write and read random bytes at one rate of the line, and return to the default rate.
+
+    ``divisor`` is the device's number of clock cycles per bit, or 0 for the default rate.
+    """
+    transport = device.transport
+    transport.resync()
+    identify(transport)
+    n_repeated = transport.counters.n_repeated
+    try:
+        if divisor and not try_rate(transport, baud, divisor):
+            return False, "the device does not answer at this rate"
+        n = min(N_RATE_BYTES, n_rows(Space.SPIKE, device.config))
+        data = rng.bytes(n)
+        started = time.perf_counter()
+        device.memory.write(Space.SPIKE, 0, data)
+        found = device.memory.read(Space.SPIKE, 0, n)
+        seconds = time.perf_counter() - started
+        if found != data:
+            return False, f"{_n_wrong_bits(found, data)} of {8 * n} bits were changed"
+        if repeats := transport.counters.n_repeated - n_repeated:
+            return False, f"{repeats} requests had to be sent again"
+        return True, f"{n} bytes there and back in {1e3 * seconds:.0f} ms"
+    finally:
+        transport.resync()
+        identify(transport)
+
+
+def _agree(device: Device, limit_baud: int) -> tuple[bool, str]:
+    """Choose the rate for the rest of the test as the driver does, at most ``limit_baud``."""
+    agree_on_rate(device.transport, device.config, limit_baud)
+    return True, f"{device.transport.baud} baud"
+
+
+def _n_wrong_bits(found: bytes, expected: bytes) -> int:
+    pair = (np.frombuffer(raw, np.uint8) for raw in (found, expected))
+    return int(np.bitwise_count(np.bitwise_xor(*pair)).sum())
+
+
+def patterns(n_bytes: int, rng: np.random.Generator) -> Iterator[tuple[str, bytes]]:
+    """Yield contents for a memory that find bits that are stuck, joined or addressed twice.
+
+    Every bit takes both values; random contents differ from row to row, and their complement
+    changes every bit once more.
+    """
+    for value in (0x00, 0xFF, 0x55, 0xAA):
+        yield f"0x{value:02x}", bytes([value]) * n_bytes
+    content = rng.bytes(n_bytes)
+    yield "random", content
+    yield "complement", bytes(np.invert(np.frombuffer(content, np.uint8)))
+
+
+def _memory(device: Device, space: Space, rng: np.random.Generator) -> tuple[bool, str]:
+    """Write and read every bit of a memory, with each of :func:`patterns`."""
+    size = row_bytes(space, device.config)
+    rows = n_rows(space, device.config)
+    problems: list[str] = []
+    for name, content in patterns(size * rows, rng):
+        device.memory.write(space, 0, content)
+        found = device.memory.read(space, 0, rows)
+        if found == content:
+            continue
+        wrong = np.flatnonzero(
+            np.unpackbits(np.frombuffer(found, np.uint8), bitorder="little")
+            != np.unpackbits(np.frombuffer(content, np.uint8), bitorder="little")
+        )
+        places = [
+            f"row {at // (8 * size)} bit {at % (8 * size)} is {found[at // 8] >> at % 8 & 1}"
+            for at in wrong[:N_SHOWN].tolist()
+        ]
+        more = ", ..." if len(wrong) > N_SHOWN else ""
+        problems.append(f"{name}: {len(wrong)} bits differ: {', '.join(places)}{more}")
+    if problems:
+        return False, "; ".join(problems)
+    return True, f"{8 * size * rows:,} bits, each with 6 patterns"
+
+
+def _networks(device: Device, n_networks: int, seed: int) -> tuple[bool | None, str]:
+    """Run random networks, and compare every spike, logit and counter with the reference."""
+    if not n_networks:
+        return None, "not wanted"
+    if find_spec("torch") is None:
+        return None, "not tried: the integer reference needs PyTorch ('pip install torch')"
+    board = Board(device)
+    n_done = n_draws = n_spikes = 0
+    while n_done < n_networks and n_draws < MAX_DRAWS:
+        rng = np.random.default_rng((seed, n_done, n_draws))
+        network = random_network(rng, device.config.weight_bits, small=n_draws > 0)
+        try:
+            program = compile_network(network, device.config)
+        except FitError:
+            n_draws += 1
+            continue
+        images = _samples(network, rng)
+        board.load(program)
+        frames = encoder.inputs(network, images, program.pixels)
+        found = list(board.stream(frames, maps=True))
+        differences = check.against_reference(network, images, found, 0)
+        if differences:
+            which = f"random network {n_done} (seed {seed}, draw {n_draws})"
+            return False, f"{which}: {'; '.join(differences[:N_SHOWN])}"
+        n_spikes += sum(int(spikes.sum()) for one in found for spikes in one.maps.values())
+        n_done, n_draws = n_done + 1, 0
+    if not n_done:
+        return None, "not tried: no random network fits the device"
+    return True, f"{n_done} random networks, {n_spikes:,} spikes, all as the reference computes"
+
+
+def _samples(network: Network, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Return random input of a network: images (N, C, H, W) or frames (N, T, C, H, W)."""
+    if network.encoder is not None:
+        return rng.integers(0, 256, (N_SAMPLES, *network.image_shape), np.uint8)
+    shape = (N_SAMPLES, network.timesteps, *network.image_shape)
+    return (rng.random(shape) < 0.3).astype(np.uint8)
+
+
+def random_network(rng: np.random.Generator, max_bits: int, *, small: bool = False) -> Network:
+    """Return a small random network: two firing layers, one with a gate, and an output layer.
+
+    Parameters
+    ----------
+    max_bits : largest width of a weight in bits.
+    small : make a network for a small device, whose positions and timesteps share their weights.
+    """
+    bits = int(rng.choice([bits for bits in (2, 4, 8) if bits <= max_bits]))
+    timesteps = int(rng.integers(1, 5))
+    channels, height, width = (int(n) for n in rng.integers((1, 4, 4), (9, 9, 9)))
+    n_out = int(rng.choice((8, 12, 16)))
+    if small:
+        height, width, n_out = min(height, 5), min(width, 5), 8
+    stem, shape = None, (channels, height, width)
+    if rng.random() < 0.3:
+        stem = _firing(rng, "stem", "image", (n_out, channels), timesteps=1, bits=8, scale=128)
+        shape = (n_out, height, width)
+    own_times = 1 if small else timesteps
+    positions = None if small else (height, width)
+    first = _firing(rng, "first", INPUT, (n_out, shape[0]), own_times, bits, positions=positions)
+    gated = _firing(rng, "gated", "first", (n_out, n_out), own_times, bits, identity="first")
+    size = height // gated.pool[0], width // gated.pool[1]
+    low, high = signed_range(bits)
+    n_classes = int(rng.integers(2, 11))
+    output = Layer(
+        name="output",
+        source="gated",
+        kernel=size,
+        weight=rng.integers(low, high, (1, 1, 1, n_classes, n_out, *size), np.int8, True),
+        bias=rng.integers(low, high, (1, 1, 1, n_classes), np.int32, True),
+        output=True,
+    )
+    return Network(
+        timesteps=timesteps,
+        image_shape=(channels, height, width),
+        encoder=stem,
+        layers=(first, gated, output),
+        weight_bits=bits,
+        labels=tuple(map(str, range(n_classes))),
+    )
+
+
+def _firing(
+    rng: np.random.Generator,
+    name: str,
+    source: str,
+    channels: tuple[int, int],
+    timesteps: int,
+    bits: int,
+    *,
+    positions: tuple[int, int] | None = None,
+    identity: str | None = None,
+    scale: int = 1,
+) -> Layer:
+    """Return a random 3 x 3 layer that keeps the size of its map.
+
+    Parameters
+    ----------
+    channels : numbers of output and input channels.
+    timesteps : number of timesteps that may have weights of their own.
+    positions : height and width, if every position may have weights of its own.
+    identity : map that a gate joins with the spikes, if there is a gate.
+    scale : size of an input; 1 for spikes.
+    """
+    low, high = signed_range(bits)
+    times = timesteps if timesteps > 1 and rng.random() < 0.3 else 1
+    rows, columns = positions if positions and rng.random() < 0.3 else (1, 1)
+    n_out, n_in = channels
+    shape = (times, rows, columns, n_out, n_in, 3, 3)
+    spread = max(1, round(high * scale * (9 * n_in * 0.3) ** 0.5 / 2))
+    leak = Leak(rng.integers(len(Leak)))
+    return Layer(
+        name=name,
+        source=source,
+        kernel=(3, 3),
+        padding=(1, 1),
+        weight=rng.integers(low, high, shape, np.int8, True),
+        bias=rng.integers(0, max(spread // 4, 1), (1, 1, 1, n_out), np.int32, True),
+        threshold=rng.integers(
+            max(spread // 3, 1), max(spread, 2), (1, 1, n_out), np.int32, True
+        ).clip(1, 32767),
+        leak=leak,
+        leak_shift=0 if leak == Leak.NONE else int(rng.integers(1, 4)),
+        reset=Reset(rng.integers(len(Reset))),
+        gate=Gate.NONE if identity is None else Gate(rng.integers(1, 5)),
+        identity=identity,
+        pool=(2, 2) if identity is not None and rng.random() < 0.5 else (1, 1),
+    )

@@ -1,0 +1,353 @@
+"""Conversion of single PyTorch, SpikingJelly and snnTorch modules to a topology's entries.
+
+An entry is a step of a topology (:mod:`sw.exchange.topology`), such as ``{"conv": "conv1"}``. Only
+classes in :data:`MODULES` are converted, and every attribute that changes their result is checked.
+The class of a module must be the library's own: a subclass may compute anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from sw.exchange.graph import ExchangeError
+
+LIBRARIES = ("torch", "spikingjelly", "snntorch")
+"""Packages whose classes are known by name."""
+HARMLESS = {"extra_repr", "reset_parameters", "supported_backends"}
+"""Methods that a subclass may define, besides those with two underscores, without changing what the
+module computes."""
+N_PROBES = 257
+"""Number of values on which a neuron's surrogate function is compared with a step function."""
+
+Entry = dict[str, Any]
+
+
+def library_class(module: nn.Module) -> type | None:
+    """Return the class of a module if it is one of :data:`LIBRARIES`, otherwise None.
+
+    A user's subclass that defines nothing but a constructor counts as the class it derives from.
+
+    Raises
+    ------
+    ExchangeError
+        The module's class derives from a library's class other than ``nn.Module``, and overrides
+        some of its methods.
+    """
+    changed: set[str] = set()
+    for kind in type(module).__mro__:
+        if kind.__module__.partition(".")[0] in LIBRARIES and ".model." not in kind.__module__:
+            if kind is nn.Module:
+                return None
+            changed |= {"forward"} & set(vars(module))
+            if changed and kind is not nn.Sequential:
+                raise ExchangeError(
+                    f"its class {type(module).__name__} is a {kind.__name__} with its own "
+                    f"{', '.join(sorted(changed))}, which may compute something else: use the "
+                    f"library's {kind.__name__}"
+                )
+            return None if changed else kind
+        methods = {name for name, value in vars(kind).items() if callable(value)}
+        changed |= {name for name in methods - HARMLESS if not name.startswith("__")}
+    return None
+
+
+def module_entries(module: nn.Module, kind: type, name: str) -> list[Entry]:
+    """Return the entries for a module whose class is the library's class ``kind``.
+
+    The result is empty if the module does nothing in a trained network, as dropout does. ``name``
+    is the module's name in the network.
+
+    Raises
+    ------
+    ExchangeError
+        The module cannot be mapped; the message does not name the module.
+    """
+    convert = MODULES.get((kind.__module__.partition(".")[0], kind.__name__))
+    if convert is None:
+        names = ", ".join(sorted({known for _, known in MODULES}))
+        remedy = REMEDIES.get(kind.__name__, f"modules that can be mapped are {names}")
+        raise ExchangeError(f"a {kind.__name__} cannot be mapped: {remedy}")
+    return convert(module, name)
+
+
+def check_unchanged(module: nn.Module) -> None:
+    """Check that nothing outside its class changes what a module computes.
+
+    Raises
+    ------
+    ExchangeError
+        The module has hooks, or a tensor of it is parametrised.
+    """
+    if hasattr(module, "parametrizations"):
+        raise ExchangeError(
+            f"its {', '.join(module.parametrizations)} is parametrised: call "  # type: ignore[arg-type]
+            "torch.nn.utils.parametrize.remove_parametrizations before the state dict is saved"
+        )
+    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    if hooks:
+        kinds = {getattr(hook, "__name__", type(hook).__name__) for hook in hooks}
+        raise ExchangeError(
+            f"it has forward hooks ({', '.join(sorted(kinds))}), which may change its result: "
+            "remove them (torch.nn.utils.remove_weight_norm removes those of weight_norm)"
+        )
+
+
+def _require(ok: bool, problem: str) -> None:
+    if not ok:
+        raise ExchangeError(problem)
+
+
+def _axes(values: Any, n_axes: int) -> list[int]:
+    """Return a module's size, stride or padding as a list with a number for each of its axes."""
+    numbers = list(values) if isinstance(values, Sequence) else [values] * n_axes
+    return [int(n) for n in numbers]
+
+
+def _sizes(values: Any, n_axes: int, fill: int) -> list[int]:
+    """Return a module's size, stride or padding as [vertical, horizontal].
+
+    Maps of modules of one axis have height 1; ``fill`` is the vertical number of these.
+    """
+    return [fill] * (2 - n_axes) + _axes(values, n_axes)
+
+
+def _convolution(n_axes: int) -> Callable[[Any, str], list[Entry]]:
+    """Return the converter of convolutions with ``n_axes`` axes."""
+
+    def convert(module: Any, name: str) -> list[Entry]:
+        _require(
+            module.padding_mode == "zeros",
+            f"padding_mode={module.padding_mode!r} cannot be mapped: train with 'zeros'",
+        )
+        padding = module.padding
+        if isinstance(padding, str):
+            reach = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+            _require(
+                padding == "valid" or all(n % 2 == 0 for n in reach),
+                "padding 'same' with an even kernel is not symmetric: use an odd one",
+            )
+            padding = [n // 2 if padding == "same" else 0 for n in reach]
+        entry: Entry = {"conv": name, "stride": _sizes(module.stride, n_axes, 1)}
+        entry["padding"] = _sizes(padding, n_axes, 0)
+        dilation = _sizes(module.dilation, n_axes, 1)
+        if module.groups != 1 or dilation != [1, 1]:
+            entry |= {"groups": module.groups, "dilation": dilation}
+        return [entry]
+
+    return convert
+
+
+def _norm(module: Any, name: str) -> list[Entry]:
+    _require(
+        module.running_mean is not None and module.running_var is not None,
+        "it has no running statistics, so its result depends on the batch: train with "
+        "track_running_stats=True",
+    )
+    return [{"norm": name, "eps": float(module.eps)}]
+
+
+def _max_pool(n_axes: int) -> Callable[[Any, str], list[Entry]]:
+    """Return the converter of max pooling with ``n_axes`` axes."""
+
+    def convert(module: Any, name: str) -> list[Entry]:
+        _require(
+            all(d == 1 for d in _axes(module.dilation, n_axes)),
+            f"dilation={module.dilation} cannot be mapped: pool neighbouring spikes",
+        )
+        _require(not module.return_indices, "return_indices cannot be mapped: pool without it")
+        return [_pool("max", module, name, n_axes)]
+
+    return convert
+
+
+def _average_pool(n_axes: int) -> Callable[[Any, str], list[Entry]]:
+    """Return the converter of average pooling with ``n_axes`` axes."""
+
+    def convert(module: Any, name: str) -> list[Entry]:
+        entry = _pool("average", module, name, n_axes)
+        divisor = getattr(module, "divisor_override", None)
+        if divisor is not None:
+            entry["divisor"] = divisor
+        elif any(entry["padding"]):
+            _require(
+                module.count_include_pad,
+                "padding with count_include_pad=False divides by another number at the border: "
+                "set count_include_pad=True",
+            )
+        return [entry]
+
+    return convert
+
+
+def _pool(kind: str, module: Any, name: str, n_axes: int) -> Entry:
+    stride = module.kernel_size if module.stride is None else module.stride
+    entry = {"pool": kind, "name": name, "kernel": _sizes(module.kernel_size, n_axes, 1)}
+    entry |= {"stride": _sizes(stride, n_axes, 1), "padding": _sizes(module.padding, n_axes, 0)}
+    if module.ceil_mode:
+        entry["ceil"] = True
+    return entry
+
+
+def _adaptive_pool(kind: str, n_axes: int) -> Callable[[Any, str], list[Entry]]:
+    """Return the converter of adaptive ``"max"`` or ``"average"`` pooling with ``n_axes`` axes."""
+
+    def convert(module: Any, name: str) -> list[Entry]:
+        _require(not getattr(module, "return_indices", False), "return_indices cannot be mapped")
+        output = module.output_size
+        sizes = list(output) if isinstance(output, Sequence) else [output] * n_axes
+        # PyTorch's None, the size of the input, is 0 in a topology.
+        return [
+            {"pool": kind, "name": name, "output": [1] * (2 - n_axes) + [n or 0 for n in sizes]}
+        ]
+
+    return convert
+
+
+def _flatten(module: Any, name: str) -> list[Entry]:
+    _require(
+        (module.start_dim, module.end_dim) in ((1, -1), (2, -1)),
+        f"start_dim={module.start_dim}, end_dim={module.end_dim} does not flatten a whole map: use "
+        "start_dim=1",
+    )
+    return [{"flatten": True, "name": name}]
+
+
+def _is_step(function: Any, fires_at_zero: bool) -> bool:
+    """Return whether a neuron's surrogate function computes spikes of exactly 0 and 1."""
+    values = torch.linspace(-2, 2, N_PROBES)  # contains 0
+    values = torch.cat([values, torch.tensor([-1e-6, 1e-6])]).repeat(4)
+    with torch.no_grad():
+        spikes = function(values)
+    expected = values >= 0 if fires_at_zero else values > 0
+    return bool((spikes == expected.to(spikes.dtype)).all())
+
+
+def _jelly(kind: str) -> Callable[[Any, str], list[Entry]]:
+    """Return the converter of SpikingJelly's neurons of a kind in topologies, such as ``"LIF"``."""
+
+    def convert(module: Any, name: str) -> list[Entry]:
+        _require(
+            _is_step(module.surrogate_function, True),
+            "its surrogate function does not give spikes of 0 and 1: call "
+            "set_spiking_mode(True) of the surrogate, or use one of the library's",
+        )
+        _require(
+            getattr(module, "_neuron_precision", None) is None,
+            "its membrane is computed with reduced precision: convert the neuron back",
+        )
+        rest = 0.0 if module.v_reset is None else float(module.v_reset)
+        memories = getattr(module, "_memories_rv", {})
+        start = memories.get("v", 0.0)
+        _require(
+            isinstance(start, int | float) and start == rest,
+            f"its membrane starts at {start}: the device's start at the reset value, here {rest:g}",
+        )
+        threshold = float(module.v_threshold)
+        entry: Entry = {"neuron": kind, "name": name, "threshold": threshold}
+        entry["reset"] = None if module.v_reset is None else rest
+        if kind == "LIF":
+            entry["tau"] = float(module.tau)
+        if kind != "IF":
+            entry["decay_input"] = bool(module.decay_input)
+        return [entry]
+
+    return convert
+
+
+def _snn_leaky(module: Any, name: str) -> list[Entry]:
+    """Convert snnTorch's ``Leaky``, whose threshold, beta and reset are in the state dict."""
+    _require(
+        not module.inhibition,
+        "inhibition=True lets only one neuron fire; the device's neurons do not inhibit each other",
+    )
+    _require(
+        not module.state_quant,
+        "state_quant rounds membranes in another way than the device: train without it",
+    )
+    _require(
+        bool(module.reset_delay) or module.reset_mechanism == "zero",
+        "reset_delay=False with reset_mechanism='subtract' cannot be mapped: train with 'zero'",
+    )
+    _require(
+        _is_step(module.spike_grad, False),
+        "its spike_grad does not give spikes of 0 and 1: use one of snntorch.surrogate",
+    )
+    return [{"neuron": name}]
+
+
+def _vote(module: Any, name: str) -> list[Entry]:
+    return [{"vote": int(module.voting_size), "name": name}]
+
+
+def _nothing(module: Any, name: str) -> list[Entry]:
+    return []
+
+
+def _both(**converters: Callable[[Any, str], list[Entry]]) -> dict[tuple[str, str], Any]:
+    """Return entries of :data:`MODULES` for classes that PyTorch and SpikingJelly both have."""
+    return {
+        (library, name): convert
+        for name, convert in converters.items()
+        for library in ("torch", "spikingjelly")
+    }
+
+
+MODULES: dict[tuple[str, str], Callable[[Any, str], list[Entry]]] = {
+    **_both(
+        Conv1d=_convolution(1),
+        Conv2d=_convolution(2),
+        Linear=lambda module, name: [{"linear": name}],
+        BatchNorm1d=_norm,
+        BatchNorm2d=_norm,
+        MaxPool1d=_max_pool(1),
+        MaxPool2d=_max_pool(2),
+        AvgPool1d=_average_pool(1),
+        AvgPool2d=_average_pool(2),
+        AdaptiveAvgPool1d=_adaptive_pool("average", 1),
+        AdaptiveAvgPool2d=_adaptive_pool("average", 2),
+        AdaptiveMaxPool1d=_adaptive_pool("max", 1),
+        AdaptiveMaxPool2d=_adaptive_pool("max", 2),
+        Flatten=_flatten,
+        Dropout=_nothing,
+        Dropout1d=_nothing,
+        Dropout2d=_nothing,
+        AlphaDropout=_nothing,
+        Identity=_nothing,
+    ),
+    ("spikingjelly", "ThresholdDependentBatchNorm1d"): _norm,
+    ("spikingjelly", "ThresholdDependentBatchNorm2d"): _norm,
+    ("spikingjelly", "IFNode"): _jelly("IF"),
+    ("spikingjelly", "SimpleIFNode"): _jelly("IF"),
+    ("spikingjelly", "LIFNode"): _jelly("LIF"),
+    ("spikingjelly", "SimpleLIFNode"): _jelly("LIF"),
+    ("spikingjelly", "ParametricLIFNode"): _jelly("PLIF"),
+    ("spikingjelly", "VotingLayer"): _vote,
+    ("snntorch", "Leaky"): _snn_leaky,
+}
+"""Functions that convert a module of a library's class to entries, by library and class."""
+
+ACTIVATION = "its output is numbers instead of spikes: use spiking neurons"
+RECURRENT = "it is recurrent, and the device's networks are not: use feed-forward neurons"
+SYNAPTIC = "its synapses have a state of their own: use neurons with a membrane only"
+REMEDIES = {
+    **dict.fromkeys(
+        ("ReLU", "LeakyReLU", "GELU", "SiLU", "Sigmoid", "Tanh", "Softmax"), ACTIVATION
+    ),
+    **dict.fromkeys(("LinearRecurrentContainer", "ElementWiseRecurrentContainer"), RECURRENT),
+    **dict.fromkeys(
+        ("RLeaky", "RSynaptic", "SLSTM", "SConv2dLSTM", "LSTM", "GRU", "RNN"), RECURRENT
+    ),
+    **dict.fromkeys(("Synaptic", "Alpha", "SynapseFilter"), SYNAPTIC),
+    "WSConv2d": "it scales its weights when it runs: store the scaled weights in a Conv2d",
+    "WSLinear": "it scales its weights when it runs: store the scaled weights in a Linear",
+    "LayerNorm": "it divides by statistics of its input: use batch-norm",
+    "GroupNorm": "it divides by statistics of its input: use batch-norm",
+    "InstanceNorm2d": "it divides by statistics of its input: use batch-norm",
+    "MultiheadAttention": "it multiplies activations by each other, which the device cannot",
+    "SpikingSelfAttention": "it multiplies spikes by each other, which the device cannot",
+}
+"""What to do instead, by name of a class that cannot be mapped."""

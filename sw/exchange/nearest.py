@@ -1,0 +1,180 @@
+"""Measurement of what the nearest leak and order of reset change, compared with the framework's.
+
+:func:`measure` runs an imported network twice in float64: as it was imported, and with the decays
+and resets that the framework's neurons have (:attr:`sw.exchange.assembly.Imported.near`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hw.spec import Reset, decay
+from sw.convert.folded import DOUBLE, FoldedLayer, FoldedNetwork, simulate
+from sw.exchange.assembly import Imported
+from sw.exchange.graph import FireNode, Float
+from sw.exchange.linear import to_rows
+from sw.network.engine import drive, fire, join_and_pool, summed
+from sw.network.network import IMAGE, INPUT
+
+N_RANDOM = 64
+"""Number of random samples to measure on if there are no others."""
+RANDOM_DENSITY = 0.1
+"""Fraction of spikes in random frames."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerChange:
+    """What the nearest leak changes in one layer, whose framework's decays are ``decays``.
+
+    ``n_spikes`` is the number of spikes in the framework, ``n_nearest`` that with the nearest leak,
+    and ``n_changed`` that of spikes that only one of both has, at the same timestep of the same
+    neuron. They count all samples, timesteps and neurons.
+    """
+
+    layer: str
+    decays: tuple[float, ...]
+    nearest: float
+    n_spikes: int
+    n_nearest: int
+    n_changed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What the nearest leaks of a network change, measured on ``n_samples`` samples."""
+
+    layers: tuple[LayerChange, ...]
+    same_class: float
+    """Fraction of samples that are given the same class."""
+    n_samples: int
+
+    def as_text(self) -> str:
+        """Return the report as lines for a terminal."""
+        lines = []
+        for layer in self.layers:
+            leaks = ", ".join(f"{value:.4g}" for value in layer.decays[:4])
+            leaks += ", ..." if len(layer.decays) > 4 else ""
+            share = layer.n_changed / max(1, layer.n_spikes + layer.n_nearest)
+            lines.append(
+                f"nearest    {layer.layer}: leak {leaks} becomes {layer.nearest:.4g}; "
+                f"{layer.n_spikes:,} spikes become {layer.n_nearest:,}, and {share:.2%} of both "
+                "have no counterpart at the same timestep"
+            )
+        lines.append(
+            f"nearest    same class as in the framework in {self.same_class:.2%} of "
+            f"{self.n_samples} samples; train the network further with these leaks to win back "
+            "what is lost"
+        )
+        return "\n".join(lines)
+
+
+def random_samples(network: FoldedNetwork, n_samples: int = N_RANDOM) -> NDArray[np.uint8]:
+    """Return random images or frames that the network takes, which are the same at every call.
+
+    Images are of different brightness.
+    """
+    rng = np.random.default_rng(0)
+    if network.encoder is None:
+        shape = (n_samples, network.timesteps, *network.image_shape)
+        return (rng.random(shape) < RANDOM_DENSITY).astype(np.uint8)
+    brightness = np.linspace(0.2, 1, n_samples)[:, None, None, None]
+    pixels = rng.integers(0, 256, (n_samples, *network.image_shape))
+    return (brightness * pixels).astype(np.uint8)
+
+
+def measure(imported: Imported, samples: NDArray[np.uint8] | None = None) -> Change:
+    """Return what the nearest leaks of an imported network change.
+
+    Parameters
+    ----------
+    samples : images or frames that the network takes; None for random ones.
+    """
+    network = imported.folded
+    samples = random_samples(network) if samples is None else samples
+    found = simulate(network, samples, keep_spikes=True)
+    logits, spikes = in_framework(imported, samples)
+    layers = {layer.name: layer for layer in network.layers}
+    changes = []
+    for name, step in imported.near.items():
+        layer = network.encoder if name == IMAGE else layers[name]
+        assert layer is not None and step.decay is not None
+        key = INPUT if name == IMAGE else name
+        changes.append(
+            LayerChange(
+                layer=layer.name,
+                decays=tuple(map(float, np.unique(step.decay))),
+                nearest=decay(layer.leak, *layer.leak_shifts),
+                n_spikes=int(spikes[key].sum()),
+                n_nearest=int(found.spikes[key].sum()),
+                n_changed=int((spikes[key] != found.spikes[key]).sum()),
+            )
+        )
+    same = float(np.mean(logits.argmax(axis=1) == found.predictions)) if len(samples) else 1.0
+    return Change(layers=tuple(changes), same_class=same, n_samples=len(samples))
+
+
+@torch.no_grad()
+def in_framework(
+    imported: Imported, samples: NDArray[np.uint8]
+) -> tuple[Float, dict[str, NDArray[np.uint8]]]:
+    """Run a network with the framework's own leaks and resets, in float64.
+
+    Returns
+    -------
+    The logits (N, n_classes), and the spikes (N, T, C, H, W) by name of the map.
+    """
+    network = imported.folded
+    maps = {INPUT: torch.from_numpy(samples)}
+
+    def run(layer: FoldedLayer, source: Tensor, step: FireNode | None) -> Tensor:
+        identity = None if layer.identity is None else maps[layer.identity]
+        drives = drive(layer, source, DOUBLE)
+        if step is None:
+            spikes = fire(layer, drives, network.timesteps, DOUBLE)
+        else:
+            spikes = _fire(layer, step, drives, network.timesteps)
+        return join_and_pool(layer, spikes, identity)
+
+    if network.encoder is not None:
+        maps[INPUT] = run(network.encoder, maps[INPUT][:, None], imported.near.get(IMAGE))
+    for layer in network.layers[:-1]:
+        maps[layer.name] = run(layer, maps[layer.source], imported.near.get(layer.name))
+    last = network.layers[-1]
+    sums = drive(last, maps[last.source], DOUBLE)[..., 0, 0].sum(1) + summed(last.bias, DOUBLE)
+    return sums.numpy(), {name: spikes.numpy() for name, spikes in maps.items()}
+
+
+def _fire(layer: FoldedLayer, step: FireNode, drives: Tensor, timesteps: int) -> Tensor:
+    """Return the spikes (N, T, O, H, W) of neurons as the framework has them.
+
+    ``drives`` (N, T|1, O, H, W) are their weighted sums, without bias.
+    """
+    assert layer.threshold is not None and step.decay is not None
+    _, _, channels, height, width = drives.shape
+
+    def to_map(rows: Float) -> Tensor:
+        return torch.from_numpy(rows).permute(2, 0, 1)
+
+    factor = to_map(to_rows(step.decay, (channels, height, width)))
+    threshold, bias = to_map(layer.threshold), to_map(layer.bias[0])
+    membrane = torch.zeros_like(drives[:, 0])
+    late = torch.zeros_like(membrane)
+    spikes = torch.empty((len(drives), timesteps, *drives.shape[2:]), dtype=torch.uint8)
+    for t in range(timesteps):
+        now = drives[:, min(t, drives.shape[1] - 1)] + bias
+        charged = membrane * factor + now - late
+        fired = charged >= threshold
+        spikes[:, t] = fired
+        membrane = charged
+        if layer.reset == Reset.HARD:
+            membrane = torch.where(fired, torch.zeros_like(charged), charged)
+        elif layer.reset == Reset.DELAYED:
+            late = fired * threshold
+        else:
+            membrane = charged - fired * threshold
+    return spikes

@@ -1,0 +1,279 @@
+"""Mapping of operations in a network's forward method, such as ``x.flatten(1)`` or ``a * (1 - b)``.
+
+An operation is mapped only if it keeps spikes and sums as they are, or becomes an entry of a
+topology or a gate. Every other operation on them raises an error, whatever its arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from sw.exchange.graph import ExchangeError
+from sw.exchange.modules import Entry, module_entries
+from sw.exchange.steps import OTHER, Ref, State, Steps, flat
+
+SHAPES = ("getattr", "size", "dim", "eq", "ne", "_assert", "_assert_is_none")
+"""Operations whose result is no map, as long as it is used in no other operation on maps."""
+UNCHANGED = ("to", "float", "double", "contiguous", "clone", "detach", "detach_", "squeeze")
+"""Operations that keep the values of maps and membranes."""
+EXACT_TYPES = (torch.float32, torch.float64)
+"""Types to which maps may be converted."""
+SUMS = ("add", "iadd", "add_")
+DIFFERENCES = ("sub", "isub", "sub_", "rsub", "__rsub__")
+PRODUCTS = ("mul", "imul", "mul_", "logical_and", "and_")
+IN_PLACE = ("iadd", "isub", "imul", "add_", "sub_", "mul_")
+"""Operations that change the tensor of their first argument."""
+POOLS: dict[str, type[nn.Module]] = {
+    "avg_pool1d": nn.AvgPool1d,
+    "avg_pool2d": nn.AvgPool2d,
+    "max_pool1d": nn.MaxPool1d,
+    "max_pool2d": nn.MaxPool2d,
+    "adaptive_avg_pool1d": nn.AdaptiveAvgPool1d,
+    "adaptive_avg_pool2d": nn.AdaptiveAvgPool2d,
+}
+"""Modules with the arguments of functional poolings, by name of the function."""
+N_POOL_ARGUMENTS = 4
+"""Number of positional arguments that functional poolings and their modules have in common."""
+
+
+@dataclass
+class Operations:
+    """Mapping of the operations of one network, whose steps are collected in ``steps``.
+
+    ``sequences`` says that maps have a first axis of timesteps, as in SpikingJelly's step mode "m".
+    """
+
+    steps: Steps
+    timesteps: int
+    sequences: bool
+    frames: list[int] = field(default_factory=list)
+    """Timesteps whose frames the forward method took from its input, in this order."""
+    repeats: bool = False
+    """Whether the forward method repeats its input for every timestep."""
+
+    def apply(
+        self, node: fx.Node, arguments: list[Any], options: dict[str, Any], where: str
+    ) -> Any:
+        """Return the value of an operation.
+
+        Parameters
+        ----------
+        node : the operation in the traced graph.
+        arguments, options : values of its arguments: :class:`~sw.exchange.steps.Ref`,
+            :class:`~sw.exchange.steps.State`, :data:`~sw.exchange.steps.OTHER` or constants.
+        where : name of the module whose forward method applies it.
+
+        Raises
+        ------
+        ExchangeError
+            The operation cannot be mapped.
+        """
+        name = operation_name(node)
+        given = flat([*arguments, *options.values()])
+        maps = [value for value in given if isinstance(value, Ref)]
+        first, rest = (arguments[0], arguments[1:]) if arguments else (None, [])
+        if name == "getitem":
+            return self.item(first, rest[0])
+        if name in SHAPES:
+            return OTHER
+        if name in ("zeros", "zeros_like", "new_zeros"):
+            return State(None)
+        if not maps:
+            return _without_maps(name, first)
+        if name == "stack":
+            return self.stacked(maps)
+        if name in SUMS + DIFFERENCES + PRODUCTS:
+            return self.arithmetic(name, node, arguments, options, where)
+        if not isinstance(first, Ref):
+            raise ExchangeError("it cannot be mapped")
+        if name in UNCHANGED:
+            return self.unchanged(first, given)
+        if name in ("truediv", "div", "itruediv") and first.total and not options:
+            return first
+        if name in ("mean", "sum"):
+            return self.reduced(name, first, rest, options, where)
+        if name == "dropout":
+            if options.get("training", rest[1] if rest[1:] else True):
+                raise ExchangeError("it drops out at all times: pass training=self.training")
+            return first
+        if first.total or first.negated:
+            raise ExchangeError("it cannot be mapped")
+        if first.index == 0 and name in ("unsqueeze", "repeat", "expand"):
+            return self.repeated(name, rest, options)
+        if name in ("flatten", "view", "reshape"):
+            _check_flattens(name, rest, options)
+            return self.steps.plain(first, where, [{"flatten": True}])
+        if name in POOLS and len(rest) <= N_POOL_ARGUMENTS:
+            module = POOLS[name](*rest, **{k: v for k, v in options.items() if k != "input"})
+            entries = module_entries(module, POOLS[name], where)
+            return self.steps.plain(first, where, _unnamed(entries))
+        if first.index == 0:
+            raise ExchangeError(
+                "it changes the input: do that before the network, and say with pixel_max which "
+                "value a pixel of 255 has"
+            )
+        raise ExchangeError("it cannot be mapped: use modules and gates that can")
+
+    def item(self, value: Any, index: Any) -> Any:
+        """Return an item of a tuple, or the input if that is the frame of one timestep."""
+        if isinstance(value, tuple | list):
+            return value[index]
+        if value is OTHER or isinstance(value, State):
+            return OTHER
+        if isinstance(value, Ref) and value.index == 0:
+            numbers: list[Any] = list(index) if isinstance(index, tuple) else [index]
+            whole = all(part == slice(None) for part in numbers[:-1])
+            if len(numbers) <= 2 and whole and type(numbers[-1]) is int:
+                self.frames.append(numbers[-1])
+                return value
+        raise ExchangeError("a part of a map cannot be taken: split channels by weights of 0")
+
+    def stacked(self, maps: Sequence[Ref]) -> Ref:
+        if len(set(maps)) != 1 or maps[0].negated:
+            raise ExchangeError("different maps cannot be stacked")
+        return Ref(maps[0].index, total=True)
+
+    def unchanged(self, value: Ref, given: Sequence[Any]) -> Ref:
+        types = [x for x in given if isinstance(x, torch.dtype)]
+        if any(kind not in EXACT_TYPES for kind in types):
+            raise ExchangeError(f"a conversion to {types[0]} rounds: use float32")
+        return value
+
+    def arithmetic(
+        self,
+        name: str,
+        node: fx.Node,
+        arguments: list[Any],
+        options: dict[str, Any],
+        where: str,
+    ) -> Ref:
+        """Return the value of a sum, difference or product of two values."""
+        if options or len(arguments) != 2:
+            raise ExchangeError(f"its arguments {', '.join(options)} cannot be mapped")
+        a, b = arguments
+        if name in DIFFERENCES:
+            one, x = (b, a) if "rsub" in name else (a, b)
+            if isinstance(x, Ref) and type(one) in (int, float) and one == 1 and not x.total:
+                return Ref(x.index, not x.negated)
+            raise ExchangeError("only 1 - spikes can be mapped, as a part of a gate")
+        result = self.sum(node, a, b, where) if name in SUMS else self.product(a, b, where)
+        changed = node.args[0]
+        if name not in IN_PLACE or result.total or not isinstance(changed, fx.Node):
+            return result
+        if any(later in changed.users for later in _after(node)):
+            raise ExchangeError("it changes a map in place that is used again later: copy it")
+        return result
+
+    def sum(self, node: fx.Node, a: Any, b: Any, where: str) -> Ref:
+        """Return the sum of two maps, or of one map and those of earlier timesteps."""
+        for total, x in ((a, b), (b, a)):
+            empty = (
+                (isinstance(total, Tensor) and not total.any())
+                or (type(total) in (int, float) and total == 0)
+                or total == State(None)
+            )
+            if (
+                isinstance(x, Ref)
+                and not x.negated
+                and (empty or total == Ref(x.index, total=True))
+            ):
+                return Ref(x.index, total=True)
+        if not (isinstance(a, Ref) and isinstance(b, Ref)):
+            raise ExchangeError("a number cannot be added to a map: use a bias")
+        if a == b and node.args[0] is not node.args[1]:
+            return Ref(a.index, total=True)  # spikes of two timesteps
+        return self.steps.gate("ADD", a, b, where)
+
+    def product(self, a: Any, b: Any, where: str) -> Ref:
+        if not (isinstance(a, Ref) and isinstance(b, Ref)):
+            if isinstance(a, Ref) and a.total:
+                return a
+            raise ExchangeError(
+                "a map cannot be multiplied by a number: scale the weights after it"
+            )
+        if a.negated and b.negated:  # neither a nor b
+            either = self.steps.gate("OR", Ref(a.index), Ref(b.index), where)
+            return Ref(either.index, negated=True)
+        if a.negated:
+            a, b = b, a
+        if b.negated:  # a and not b; the negated map is the branch
+            return self.steps.gate("IAND", Ref(b.index), a, where)
+        return self.steps.gate("AND", b, a, where)
+
+    def reduced(
+        self, name: str, first: Ref, rest: list[Any], options: dict[str, Any], where: str
+    ) -> Ref:
+        """Return a map's mean over its positions, or its mean or sum over timesteps."""
+        axes = options.get("dim", rest[0] if rest else None)
+        axes = axes if isinstance(axes, list | tuple) else [axes]
+        if list(axes) == [0] and not first.negated:
+            return Ref(first.index, total=True)
+        positions = ["3", "4"] if self.sequences else ["2", "3"]
+        if sorted(map(str, axes)) in (positions, ["-1", "-2"]) and name == "mean":
+            return self.steps.plain(first, where, [{"pool": "average", "output": [1, 1]}])
+        raise ExchangeError(f"axes {axes} cannot be mapped: only those of positions or timesteps")
+
+    def repeated(self, name: str, rest: list[Any], options: dict[str, Any]) -> Ref:
+        """Check that an operation repeats the image for every timestep."""
+        numbers = [n for n in flat(rest) if isinstance(n, int)] if name != "unsqueeze" else []
+        if name == "unsqueeze":
+            if [*rest, *options.values()] != [0]:
+                raise ExchangeError("only a first axis, of timesteps, can be added to the image")
+        elif numbers and (
+            numbers[0] != self.timesteps or any(n not in (1, -1) for n in numbers[1:])
+        ):
+            raise ExchangeError(
+                f"the image is repeated {numbers[0]} times instead of once for each of the "
+                f"{self.timesteps} timesteps"
+            )
+        self.repeats = True
+        return Ref(0)
+
+
+def _check_flattens(name: str, rest: list[Any], options: dict[str, Any]) -> None:
+    """Check that an operation flattens maps and keeps samples (and timesteps) apart."""
+    sizes = flat(rest)
+    if name == "flatten":
+        start = options.get("start_dim", sizes[0] if sizes else 0)
+        end = options.get("end_dim", sizes[1] if sizes[1:] else -1)
+        ok = (start, end) in ((1, -1), (2, -1))
+    else:
+        ok = len(sizes) in (2, 3) and isinstance(sizes[-1], int) and not options
+        ok &= sizes[0] is OTHER or (sizes[0] == -1 and len(sizes) == 2)
+    if not ok:
+        raise ExchangeError("it does not flatten a whole map: use torch.flatten(x, 1)")
+
+
+def operation_name(node: fx.Node) -> str:
+    """Return the name of an operation in a traced graph."""
+    if node.target in (F.max_pool2d, torch.max_pool2d):
+        return "max_pool2d"
+    if isinstance(node.target, str):
+        return node.target
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def _after(node: fx.Node) -> Iterator[fx.Node]:
+    """Yield the nodes that run after ``node``."""
+    later = node.next
+    while later.op != "root":
+        yield later
+        later = later.next
+
+
+def _without_maps(name: str, first: Any) -> Any:
+    """Return the value of an operation on shapes, membranes and constants.
+
+    Membranes that an operation changes are no longer those of their neurons.
+    """
+    return first if isinstance(first, State) and name in UNCHANGED else OTHER
+
+
+def _unnamed(entries: list[Entry]) -> list[Entry]:
+    return [{k: v for k, v in entry.items() if k != "name"} for entry in entries]

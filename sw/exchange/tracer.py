@@ -1,0 +1,150 @@
+"""Symbolic tracer for networks of spiking neurons, built on :class:`torch.fx.Tracer`.
+
+It runs a network's own forward methods with symbols instead of tensors, and records every module
+of a library and every operation that is applied to them. Loops over timesteps are unrolled by that.
+"""
+
+from __future__ import annotations
+
+import operator
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import fx, nn
+
+from sw.exchange.graph import ExchangeError
+from sw.exchange.modules import check_unchanged, library_class
+
+CONTAINERS = ("Sequential", "MultiStepContainer", "SeqToANNContainer", "StepModeContainer")
+"""Library classes that run their children one after another."""
+
+
+class _Proxy(fx.Proxy):
+    """Symbol for a tensor, which tells ``x += y``, a change in place, from ``x = x + y``."""
+
+    def _in_place(self, operation: Callable[..., Any], other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operation, (self, other), {})
+
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self._in_place(operator.iadd, other)
+
+    def __isub__(self, other: Any) -> fx.Proxy:
+        return self._in_place(operator.isub, other)
+
+    def __imul__(self, other: Any) -> fx.Proxy:
+        return self._in_place(operator.imul, other)
+
+    def __itruediv__(self, other: Any) -> fx.Proxy:
+        return self._in_place(operator.itruediv, other)
+
+
+class NetworkTracer(fx.Tracer):
+    """Tracer that goes into the user's modules and known containers, and no further.
+
+    ``kinds`` holds the library's class of every other module, by its name in the traced module.
+    """
+
+    def __init__(self, prefix: str):
+        super().__init__()
+        self.prefix = prefix
+        self.kinds: dict[str, type | None] = {}
+        self.problems: dict[str, str] = {}
+        self.multi_step = 0
+        """Number of containers around the current module that run their children in a loop."""
+        self.modes: dict[str, str] = {}
+        """SpikingJelly's step mode of every neuron, by name of the neuron's module."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+    def full_name(self, name: str) -> str:
+        """Return the name of a module in the whole network."""
+        return ".".join(filter(None, (self.prefix, name)))
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        name = self.full_name(module_qualified_name)
+        try:
+            kind = library_class(m)
+        except ExchangeError as error:
+            self.problems[name] = str(error)
+            kind = type(m)
+        if kind is not None and kind.__name__ in CONTAINERS:
+            return False
+        self.kinds[module_qualified_name] = kind
+        return kind is not None
+
+    def call_module(
+        self,
+        m: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        name = self.path_of_module(m)
+        self.check(m, name)
+        kind = None if self.full_name(name) in self.problems else _kind(m)
+        if hasattr(m, "step_mode") and hasattr(m, "v_threshold"):
+            mode = "m" if self.multi_step else str(m.step_mode)  # type: ignore[union-attr]
+            self.modes[self.full_name(name)] = mode
+        if kind in CONTAINERS and kind != "Sequential" and len(args) == 1:
+            return self.in_sequence(args[0], m.children(), kind == "MultiStepContainer", kind)
+        return super().call_module(m, forward, args, kwargs)
+
+    def in_sequence(self, x: Any, modules: Iterable[Any], loops: bool, where: str) -> Any:
+        """Return the symbol of what modules compute one after another for all timesteps of ``x``.
+
+        ``loops`` says that they run timestep by timestep; otherwise, timesteps are taken for
+        samples, which neurons do not allow. ``where`` names the container or function.
+        """
+        self.multi_step += loops
+        for module in modules:
+            if not loops and any(hasattr(part, "v_threshold") for part in _parts(module)):
+                name = self.path_of_module(module)
+                self.problems[self.full_name(name)] = (
+                    f"a neuron in a {where} takes timesteps for samples: take it out"
+                )
+            x = module(x)
+        self.multi_step -= loops
+        return x
+
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        """Trace a module, in which SpikingJelly's functions for sequences are containers."""
+        functional = sys.modules.get("spikingjelly.activation_based.functional")
+        names = ("multi_step_forward", "seq_to_ann_forward")
+        own = {name: getattr(functional, name) for name in names if hasattr(functional, name)}
+
+        def replacement(name: str) -> Callable[[Any, Any], Any]:
+            def run(x_seq: Any, modules: Any) -> Any:
+                several = isinstance(modules, tuple | list)
+                parts = modules if several else (modules,)
+                return self.in_sequence(x_seq, parts, name == names[0], name)
+
+            return run
+
+        try:
+            for name in own:
+                setattr(functional, name, replacement(name))
+            return super().trace(root, concrete_args)
+        finally:
+            for name, function in own.items():
+                setattr(functional, name, function)
+
+    def check(self, module: nn.Module, name: str) -> None:
+        try:
+            check_unchanged(module)
+        except ExchangeError as error:
+            self.problems[self.full_name(name) or "the network"] = str(error)
+
+
+def _parts(module: Any) -> list[nn.Module]:
+    """Return a module and all modules in it; none for a function."""
+    return list(module.modules()) if isinstance(module, nn.Module) else []
+
+
+def _kind(module: nn.Module) -> str | None:
+    try:
+        kind = library_class(module)
+    except ExchangeError:
+        return None
+    return None if kind is None else kind.__name__

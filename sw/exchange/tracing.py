@@ -1,0 +1,280 @@
+"""Order in which a PyTorch network runs its modules, from a symbolic trace of its forward methods.
+
+:mod:`sw.exchange.tracer` records what the forward methods do, and :mod:`sw.exchange.modules` and
+:mod:`sw.exchange.operations` say what becomes of each part. Whatever is not known to keep the
+result is reported as a problem, by its name.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from sw.exchange.graph import ExchangeError, report_problems
+from sw.exchange.modules import Entry, check_unchanged, library_class, module_entries
+from sw.exchange.operations import Operations, operation_name
+from sw.exchange.steps import OTHER, Ref, State, Steps, flat
+from sw.exchange.tracer import CONTAINERS, NetworkTracer
+
+
+@dataclass
+class Trace:
+    """The steps of a traced network, and what is wrong with it."""
+
+    entries: list[Entry]
+    """The network's entries, in the order in which they run."""
+    problems: dict[str, str]
+    """Reasons why parts cannot be mapped, by name of the module."""
+    frameworks: dict[str, str]
+    """Library that defines each neuron, by name of the neuron's module."""
+    frames: bool = False
+    """Whether the forward method takes another frame at every timestep from its input."""
+    repeats: bool = False
+    """Whether the forward method gives the same input to all timesteps."""
+
+
+def trace(root: nn.Module, prefix: str, timesteps: int) -> Trace:
+    """Trace a module and return its entries and problems.
+
+    Parameters
+    ----------
+    prefix : name of ``root`` in the network; empty for the network itself.
+    timesteps : number of timesteps; loops in a forward method must run as many.
+
+    Raises
+    ------
+    ExchangeError
+        The forward method cannot be traced, for example because it depends on values of tensors.
+    """
+    tracer = NetworkTracer(prefix)
+    if tracer.is_leaf_module(root, ""):
+        reader = _Reader(tracer, timesteps)
+        result = reader.leaf(root, "", Ref(0), None)
+        return reader.finish([result])
+    training = {module: module.training for module in root.modules()}
+    root.eval()
+    try:
+        graph = tracer.trace(root, _defaults(root))
+    except Exception as error:  # a forward method can raise anything
+        problems = _unmapped(root, prefix)
+        report_problems(problems, "the network")
+        children = ", ".join(name for name, _ in root.named_children()) or "no modules"
+        raise ExchangeError(
+            f"{prefix or 'the network'} ({type(root).__name__}): the order in which its forward "
+            f"method runs its modules cannot be found ({error}): give order=, the names of the "
+            f"modules in the order in which they run; it has {children}"
+        ) from error
+    finally:
+        for module, was in training.items():
+            module.training = was
+    return _Reader(tracer, timesteps).run(graph)
+
+
+def _unmapped(root: nn.Module, prefix: str) -> dict[str, str]:
+    """Return the reasons why modules in a network cannot be mapped, wherever they run, by name."""
+    problems: dict[str, str] = {}
+    leaves: list[str] = []
+    for name, module in root.named_modules():
+        if not name or any(name.startswith(f"{leaf}.") for leaf in leaves):
+            continue
+        full = ".".join(filter(None, (prefix, name)))
+        try:
+            kind = library_class(module)
+            if kind is None or kind.__name__ in CONTAINERS or isinstance(module, nn.ModuleList):
+                continue
+            leaves.append(name)
+            module_entries(module, kind, full)
+        except ExchangeError as error:
+            problems[full] = str(error)
+    return problems
+
+
+def _defaults(root: nn.Module) -> dict[str, Any] | None:
+    """Return the default values of the arguments of a module's forward method after the first."""
+    parameters = list(inspect.signature(root.forward).parameters.values())[1:]
+    found = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+    return found or None
+
+
+@dataclass
+class _Reader:
+    """Conversion of a traced graph to entries.
+
+    ``values`` holds the value of every node of the graph (:mod:`sw.exchange.steps`).
+    """
+
+    tracer: NetworkTracer
+    timesteps: int
+    steps: Steps = field(default_factory=Steps)
+    calls: dict[int, int] = field(default_factory=dict)
+    """Number of calls of the neurons of every step, by the step's index."""
+    neurons: dict[str, int] = field(default_factory=dict)
+    """Index of the step of every neuron, by name of the neuron's module."""
+    frameworks: dict[str, str] = field(default_factory=dict)
+    values: dict[fx.Node, Any] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        sequences = "m" in self.tracer.modes.values()
+        self.operations = Operations(self.steps, self.timesteps, sequences)
+
+    def run(self, graph: fx.Graph) -> Trace:
+        """Return the entries and problems of a traced graph."""
+        self.tracer.check(self.tracer.root, "")
+        outputs: list[Any] = []
+        first = True
+        for node in graph.nodes:
+            if node.op == "placeholder":
+                self.values[node] = Ref(0) if first else State(None)
+                first = False
+            elif node.op == "output":
+                outputs = flat(self.resolved(node.args))
+            else:
+                self.values[node] = self.step(node)
+        return self.finish(outputs)
+
+    def resolved(self, argument: Any) -> Any:
+        """Return an argument of a node with all nodes in it replaced by their values."""
+        if isinstance(argument, fx.Node):
+            return self.values[argument]
+        if isinstance(argument, tuple | list):
+            return type(argument)(self.resolved(part) for part in argument)
+        return argument
+
+    def step(self, node: fx.Node) -> Any:
+        """Return the value of a node, and note a problem if it cannot be mapped."""
+        where = self.place(node)
+        if node.op == "get_attr":
+            tensor: Any = self.tracer.root
+            for part in str(node.target).split("."):
+                tensor = getattr(tensor, part)
+            return tensor
+        arguments = [self.resolved(argument) for argument in node.args]
+        options = {key: self.resolved(value) for key, value in node.kwargs.items()}
+        if node.op == "call_module":
+            module = self.tracer.root.get_submodule(str(node.target))
+            given = [*arguments, *options.values()]
+            if not given or not isinstance(given[0], Ref):
+                self.problems[self.tracer.full_name(str(node.target))] = (
+                    "its input is no map of spikes or sums"
+                )
+                return OTHER
+            return self.leaf(module, str(node.target), given[0], given[1] if given[1:] else None)
+        try:
+            return self.operations.apply(node, arguments, options, where)
+        except ExchangeError as error:
+            self.problems[f"{where or 'the network'}, operation {operation_name(node)}"] = str(
+                error
+            )
+            return next((a for a in flat(arguments) if isinstance(a, Ref)), OTHER)
+
+    def place(self, node: fx.Node) -> str:
+        """Return the name of the module whose forward method a node belongs to."""
+        stack = node.meta.get("nn_module_stack") or {}
+        names = [self.tracer.full_name(name) for name in stack]
+        return names[-1] if names else self.tracer.prefix
+
+    # -- modules
+
+    def leaf(self, module: nn.Module, target: str, source: Ref, state: Any) -> Any:
+        """Return the value of a library's module that is applied to ``source``.
+
+        ``state`` is the second argument of the call, the membranes of snnTorch's neurons.
+        """
+        name = self.tracer.full_name(target)
+        kind = self.tracer.kinds.get(target)
+        try:
+            check_unchanged(module)
+            if source.total or source.negated:
+                raise ExchangeError("its input is no map of spikes or sums, but computed from one")
+            if kind is None or name in self.tracer.problems:
+                return source
+            entries = module_entries(module, kind, name)
+        except ExchangeError as error:
+            self.problems[name] = str(error)
+            return source
+        if not entries:
+            return source
+        result = self.steps.plain(source, name, entries)
+        if "neuron" not in entries[0]:
+            return result
+        self.frameworks[name] = kind.__module__.partition(".")[0]
+        if self.neurons.setdefault(name, result.index) != result.index:
+            self.problems[name] = (
+                "it is used at two places of the network, which share its membranes: use a neuron "
+                "of its own at each"
+            )
+        self.calls[result.index] = self.calls.get(result.index, 0) + 1
+        if self.frameworks[name] != "snntorch":
+            return result
+        self.check_state(name, self.calls[result.index], state)
+        returns_state = module.output or not module.init_hidden
+        return (result, State(name)) if returns_state else result
+
+    def check_state(self, name: str, n_calls: int, state: Any) -> None:
+        """Note a problem unless the membranes given to a neuron are those that it left."""
+        if isinstance(state, Tensor):
+            starts = not bool(state.any())
+        else:
+            starts = isinstance(state, State) and state.name is None
+        goes_on = state is None or (isinstance(state, State) and state.name == name)
+        if not (goes_on or (starts and n_calls == 1)):
+            self.problems[name] = (
+                "its membranes are set by the forward method: pass on those that it returned, and "
+                "0 at first"
+            )
+
+    # -- the end
+
+    def finish(self, outputs: list[Any]) -> Trace:
+        """Return the entries of the steps that lead to the output."""
+        problems = {**self.tracer.problems, **self.problems}
+        found = sorted({o.index for o in flat(outputs) if isinstance(o, Ref)})
+        states = {o.name for o in flat(outputs) if isinstance(o, State)}
+        entries: list[Entry] = []
+        if not found:
+            said = f", but the membranes of {', '.join(map(str, states))}" if states else ""
+            problems["output"] = f"it returns no spikes or sums{said}: return the last layer's"
+        elif any(Ref(found[-1], negated=True) == o for o in flat(outputs)):
+            problems["output"] = "it returns 1 minus spikes: return the spikes"
+        else:
+            others = [n for n in found if n not in self.steps.ancestors(found[-1])]
+            if others:
+                names = ", ".join(self.steps.steps[n].name for n in (*others, found[-1]))
+                problems["output"] = f"a network has one output, this one has several: {names}"
+            elif not problems:
+                entries = self.steps.path(0, found[-1])
+        self.check_calls(problems)
+        frames = self.operations.frames
+        every = sorted(frames) == frames and set(frames) == set(range(self.timesteps))
+        if frames and not every and not problems:
+            problems["input"] = (
+                f"the forward method takes the frames {', '.join(map(str, frames[:8]))} instead of "
+                f"one for each of the {self.timesteps} timesteps, in their order"
+            )
+        repeats = self.operations.repeats or (
+            not frames and max(self.calls.values(), default=0) > 1
+        )
+        return Trace(entries, problems, self.frameworks, bool(frames), repeats)
+
+    def check_calls(self, problems: dict[str, str]) -> None:
+        """Note problems of neurons that do not run once at every timestep."""
+        for name, index in self.neurons.items():
+            n = self.calls[index]
+            if n not in (1, self.timesteps):
+                problems[name] = (
+                    f"the forward method runs it {n} times, but there are {self.timesteps} "
+                    "timesteps: pass the same number to describe"
+                )
+            elif n != max(self.calls.values()):
+                problems[name] = f"it runs {n} times, but others run {max(self.calls.values())}"
+        modes = self.tracer.modes
+        if len(set(modes.values())) > 1:
+            for name in (name for name, mode in modes.items() if mode == "s"):
+                problems[name] = (
+                    "its step_mode is 's', but that of others is 'm': call "
+                    "functional.set_step_mode for the whole network"
+                )

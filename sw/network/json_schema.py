@@ -1,0 +1,121 @@
+"""Describe the JSON document of a network file as a JSON Schema (draft 2020-12).
+
+The schema follows from the annotations of :class:`sw.network.network.Network` and its layers.
+docs/network-file.schema.json is what ``python -m sw.network.json_schema`` prints. Relations between
+fields, such as shapes, are not in it; :func:`sw.network.network.validate` checks them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import types
+import typing
+from typing import Annotated, Any
+
+import numpy as np
+
+from sw.network.netfile import FORMAT, VERSION
+from sw.network.network import Network
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_LIMITS = {
+    "string": ("minLength", "maxLength"),
+    "array": ("minItems", "maxItems"),
+    "integer": ("minimum", "maximum"),
+}
+"""Keywords for the least and greatest length or value, by type."""
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of the document."""
+    return {
+        "$schema": _DIALECT,
+        "title": f"The document in a Spikefold network file of version {VERSION}",
+        "type": "object",
+        "properties": {
+            "format": {"const": FORMAT},
+            "version": {"const": VERSION},
+            "network": {"$ref": "#/$defs/Network"},
+            "config": {"type": ["object", "null"]},
+        },
+        "required": ["format", "version", "network", "config"],
+        "additionalProperties": False,
+        "$defs": _definitions(Network),
+    }
+
+
+def _definitions(cls: type) -> dict[str, Any]:
+    """Return the schemas of a dataclass, and of those that it contains, by name."""
+    found: dict[str, Any] = {}
+
+    def add(cls: type) -> None:
+        if cls.__name__ in found:
+            return
+        found[cls.__name__] = {}
+        hints = typing.get_type_hints(cls, include_extras=True)
+        names = [field.name for field in dataclasses.fields(cls)]
+        found[cls.__name__] = {
+            "type": "object",
+            "properties": {name: schema_of(hints[name], add) for name in names},
+            "required": names,
+            "additionalProperties": False,
+        }
+
+    add(cls)
+    return found
+
+
+def schema_of(hint: Any, add: Any) -> dict[str, Any]:
+    """Return the schema of the annotation ``hint``; ``add`` is called with every dataclass in
+    it."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _limited(schema_of(args[0], add), args[1:])
+    if origin in (typing.Union, types.UnionType):
+        return {"anyOf": [schema_of(arg, add) for arg in args]}
+    if origin is tuple and args[1:] == (Ellipsis,):
+        return {"type": "array", "items": schema_of(args[0], add)}
+    if origin is tuple:
+        items = [schema_of(arg, add) for arg in args]
+        return {"type": "array", "prefixItems": items, "minItems": len(items), "items": False}
+    if origin is np.ndarray:
+        name = {"type": "string", "pattern": r"^network\."}
+        return {
+            "type": "object",
+            "properties": {"tensor": name},
+            "required": ["tensor"],
+            "additionalProperties": False,
+        }
+    if dataclasses.is_dataclass(hint):
+        cls = typing.cast(type, hint)
+        add(cls)
+        return {"$ref": f"#/$defs/{cls.__name__}"}
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return {"enum": list(hint.__members__)}
+    if hint is Any:
+        return {}
+    plain = {int: "integer", str: "string", bool: "boolean", dict: "object", type(None): "null"}
+    return {"type": plain[origin or hint]}
+
+
+def _limited(schema: dict[str, Any], rules: tuple[Any, ...]) -> dict[str, Any]:
+    """Add the rules that an annotation declares: the attributes ``low`` and ``high`` or ``most`` of
+    a rule bound a number or a length."""
+    least, greatest = _LIMITS[schema["type"]]
+    for rule in rules:
+        schema = schema | {
+            least: getattr(rule, "low", 1),
+            greatest: getattr(rule, "high", None) or rule.most,
+        }
+    return schema
+
+
+def text() -> str:
+    """Return the schema as the text of docs/network-file.schema.json."""
+    return json.dumps(schema(), indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    print(text(), end="")

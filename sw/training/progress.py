@@ -1,0 +1,60 @@
+"""Progress of an epoch: a bar on a terminal, and otherwise a line from time to time."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+FIRST_S = 5.0
+"""Seconds after which the first line is printed, if the output is no terminal."""
+EVERY_S = 60.0
+"""Seconds between the other lines."""
+
+T = TypeVar("T")
+
+
+def progress(
+    batches: Iterable[T], what: str, n_batches: int, *, quiet: bool = False
+) -> Iterator[T]:
+    """Yield the batches, and show on standard error how many are done and how long the rest takes.
+
+    Parameters
+    ----------
+    what : name of the whole, such as ``epoch 1/13``.
+    n_batches : number of batches.
+    quiet : show nothing, as in all but one of several processes.
+    """
+    if quiet:
+        yield from batches
+        return
+    if sys.stderr.isatty():
+        yield from tqdm(batches, what, n_batches, leave=False, disable=None)
+        return
+    started = time.monotonic()
+    due = started + FIRST_S
+    for n, batch in enumerate(batches):
+        yield batch
+        now = time.monotonic()
+        if now >= due and n + 1 < n_batches:
+            left = (now - started) / (n + 1) * (n_batches - n - 1)
+            print(
+                f"{what}: {n + 1} of {n_batches} batches, about {duration(left)} to go",
+                file=sys.stderr,
+                flush=True,
+            )
+            due = now + EVERY_S
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in words.
+
+    >>> duration(42.4), duration(600), duration(9000)
+    ('42 s', '10 min', '2.5 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,66 @@
+"""Decide whether a checkpoint is of the run that shall continue from it, and say what differs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sw.model import checkpoint
+from sw.model.config import ModelConfig
+from sw.training.recipes import TrainConfig
+
+MOST_LISTED = 8
+"""Largest number of differing settings that a message lists."""
+MOVABLE = frozenset({"own", "path", "form"})
+"""Fields of a checkpoint's ``data`` that do not count: the same samples may have been moved."""
+
+
+class TrainError(RuntimeError):
+    """Error: training cannot start or continue; the message says what to do."""
+
+
+def resumable(out: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the checkpoint at ``out`` if the run that ``values`` describes can continue from it.
+
+    Raises
+    ------
+    TrainError
+        The checkpoint belongs to another run, or is a published one, which lacks ``training``.
+    """
+    found = checkpoint.load(out)
+    # Settings that an earlier version did not know have their defaults.
+    found["model_config"] = ModelConfig.from_dict(found["model_config"]).to_dict()
+    found["train_config"] = asdict(TrainConfig()) | found["train_config"]
+    differing = [
+        f"{where} {old!r}, here {new!r}"
+        for key in ("model_config", "train_config", "data")
+        for where, old, new in differences(found[key], values[key])
+        if key != "data" or where not in MOVABLE
+    ]
+    if differing:
+        more = f" and {len(differing) - MOST_LISTED} more" if len(differing) > MOST_LISTED else ""
+        raise TrainError(
+            f"{out} is of another run, which had {'; '.join(differing[:MOST_LISTED])}{more}. Use "
+            "the same options, or another --out"
+        )
+    if "training" not in found:
+        raise TrainError(f"{out} is a published checkpoint, which cannot be resumed: use --init")
+    return found
+
+
+def differences(old: Any, new: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield (name, old value, new value) of every setting in which two JSON values differ.
+
+    Names are as those of ``--set``, such as ``stages.0.channels``. A value that one side lacks is
+    None. ``where`` is the name of the values themselves.
+    """
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        old, new = dict(enumerate(old)), dict(enumerate(new))
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in dict.fromkeys([*old, *new]):
+            name = f"{where}.{key}" if where else str(key)
+            yield from differences(old.get(key), new.get(key), name)
+    elif old != new:
+        yield where, old, new

@@ -1,0 +1,111 @@
+"""Which boards a network will fit, known before it is trained; and a default network that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from hw.boards.configs import BOARDS, CONFIGS
+from hw.spec import Config
+from sw.compile import fitting
+from sw.compile.compiler import compile_network
+from sw.compile.program import FitError
+from sw.convert.outline import outline
+from sw.model.config import ModelConfig, ModelError, with_granularity
+from sw.network.network import Network
+
+MAX_MAP = 16
+"""Largest height and width of the stem's map in a default network, in positions. The map of a
+one-dimensional signal may be as wide as its square."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoardFit:
+    """Whether a network will fit a board as it is built, exported with the board's own width."""
+
+    board: str
+    problem: str
+    """What is too small, in words; empty if the network fits."""
+
+
+def board_fits(config: ModelConfig) -> list[BoardFit]:
+    """Return for every known board whether a network of this configuration will fit it.
+
+    Raises
+    ------
+    sw.model.config.ModelError
+        No device can run such a network.
+    """
+    return [
+        BoardFit(board=name, problem=_problem(_outline(config, CONFIGS[name]), CONFIGS[name]))
+        for name in BOARDS
+    ]
+
+
+def _outline(config: ModelConfig, board: Config) -> Network:
+    return outline(config, board.weight_bits)
+
+
+def _problem(network: Network, board: Config) -> str:
+    """Return what is too small on a board for a network, or an empty text if it fits."""
+    n_weights = sum(layer.weight.size for layer in network.layers)
+    room = board.weight_depth * board.lanes * board.banks
+    if n_weights > room:  # quicker than compiling a network that is much too large
+        return f"{n_weights:,} weights, room for {room:,}"
+    try:
+        compile_network(network, board)
+    except FitError as error:
+        needs = (f"{what} {a:,} of {b:,}" for what, (a, b) in error.needs.items())
+        return ", ".join(needs) or str(error)
+    return ""
+
+
+def remedies(config: ModelConfig, board: str) -> tuple[str, ...]:
+    """Return changes by which a network of this configuration would fit a board.
+
+    They are those of :func:`sw.compile.fitting.remedies`.
+    """
+    return fitting.remedies(_outline(config, CONFIGS[board]), CONFIGS[board])
+
+
+def first_that_fits(candidates: Iterable[ModelConfig], boards: Iterable[str]) -> ModelConfig:
+    """Return the first configuration that fits one of ``boards``, or else the last one.
+
+    All candidates are tried on the first board before the second one.
+    """
+    tried = list(candidates)
+    for board in boards:
+        for config in tried:
+            try:
+                if not _problem(_outline(config, CONFIGS[board]), CONFIGS[board]):
+                    return config
+            except ModelError:
+                continue
+    return tried[-1]
+
+
+def smaller(config: ModelConfig) -> Iterator[ModelConfig]:
+    """Yield a configuration, and then ever smaller ones with the same stages.
+
+    First, the stem is given so much stride and pooling that its map is small. Then weights are
+    shared over timesteps and positions, and the channels of all stages are halved, twice.
+    """
+    _, height, width = config.image_shape
+    reduction = -(-width // MAX_MAP**2) if height == 1 else -(-max(height, width) // MAX_MAP)
+    if reduction > config.stem_stride * config.stem_pool:
+        pool = 4 if reduction > 8 else 2
+        stride = -(-reduction // pool)
+        config = replace(
+            config, stem_pool=pool, stem_stride=stride, stem_kernel=max(3, stride + 1 - stride % 2)
+        )
+    yield config
+    for divisor in (1, 2, 4):
+        shared = with_granularity(config, "channel")
+        yield replace(
+            shared,
+            stem_channels=max(1, config.stem_channels // divisor),
+            stages=tuple(
+                replace(stage, channels=max(1, stage.channels // divisor))
+                for stage in shared.stages
+            ),
+        )

@@ -1,0 +1,109 @@
+"""Random edits of files and messages, for tests that only exceptions of ours come of them.
+
+Each round has a seed of its own, which is printed if the round fails. ``FUZZ_SEED=N`` makes the
+first round of every fuzzer that of seed N, and so repeats it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import random
+import time
+from collections.abc import Iterator
+from typing import Any
+
+ROUND_S = 20.0
+"""Longest time in seconds that a round may take; most take a few milliseconds."""
+
+STRANGE: tuple[Any, ...] = (
+    *(
+        None,
+        True,
+        False,
+        "",
+        "x",
+        "input",
+        "image",
+        "NONE",
+        "\x1b[2J",
+        "\x00",
+        "\ud800",
+        "é" * 2000,
+    ),
+    *(0, 1, 2, 3, 7, 8, 255, -1, 1 << 15, 1 << 20, 1 << 31, 1 << 36, 1 << 40, 1 << 62, -(1 << 63)),
+    *(0.5, -1.0, 1e308, 1e-320, float("nan"), float("inf"), 10**400),
+    *([], {}, [0], [1, 1], [-1, 1], [[]], {"": None}, {"tensor": "x"}, [1] * 3000),
+)
+"""Values that take the place of others; JSON cannot hold all of them."""
+
+
+def rounds(n: int, seed: int | None = 0) -> Iterator[tuple[random.Random, contextlib.ExitStack]]:
+    """Yield a generator of random numbers for each of ``n`` rounds, and a context to run it in.
+
+    An exception in the context gets a note with the seed, and so does a round that takes longer
+    than :data:`ROUND_S`. The seeds begin at ``seed``; None stands for a different one every time.
+    """
+    first = int(os.environ.get("FUZZ_SEED", random.SystemRandom().randrange(1 << 32)))
+    if seed is not None and "FUZZ_SEED" not in os.environ:
+        first = seed
+    print(f"seeds {first} to {first + n - 1}")
+    for one in range(first, first + n):
+        stack = contextlib.ExitStack()
+        stack.enter_context(_noted(one))
+        yield random.Random(one), stack
+
+
+@contextlib.contextmanager
+def _noted(seed: int) -> Iterator[None]:
+    started = time.monotonic()
+    try:
+        yield
+        assert time.monotonic() - started < ROUND_S, "the round took too long"
+    except BaseException as error:
+        error.add_note(f"seed {seed}: repeat it with FUZZ_SEED={seed}")
+        raise
+
+
+def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
+    """Yield the path of keys and indices to every value in nested dictionaries and lists."""
+    yield path
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from places(item, (*path, key))
+
+
+def edited(value: Any, rng: random.Random, strange: tuple[Any, ...] = STRANGE) -> Any:
+    """Return a copy of nested dictionaries and lists with one to three random edits.
+
+    An edit replaces a value by a strange one or by one from elsewhere, moves a number a little, or
+    removes, doubles or renames an entry.
+    """
+    value = copy.deepcopy(value)
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        found = [path for path in places(value) if path]
+        if not found:
+            return value
+        *parents, last = rng.choice(found)
+        place = value
+        for key in parents:
+            place = place[key]
+        old = place[last]
+        kind = rng.randrange(6)
+        if kind == 0:
+            del place[last]
+        elif kind == 1 and isinstance(place, list):
+            place.insert(last, copy.deepcopy(old))
+        elif kind == 1:
+            place[rng.choice(("new", f"{last}2", "name"))] = place.pop(last)
+        elif kind == 2:
+            other = value
+            for key in rng.choice(found):
+                other = other[key]
+            place[last] = copy.deepcopy(other)
+        elif kind == 3 and isinstance(old, int | float):
+            place[last] = old + rng.choice((-2, -1, 1, 2, 8))
+        else:
+            place[last] = copy.deepcopy(rng.choice(strange))
+    return value

@@ -1,0 +1,216 @@
+"""A fuzzer of the link: whatever a board sends, there is a result or a DeviceError.
+
+No message is believed that the protocol does not allow, and nothing waits forever.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import random
+import termios
+
+import numpy as np
+import pytest
+import serial
+
+from hw.boards.configs import CONFIGS
+from hw.protocol import (
+    END,
+    REPLY,
+    Identity,
+    Opcode,
+    encode_frame,
+    identity,
+    n_bytes,
+    pack,
+    spec_hash,
+)
+from hw.spec import Config
+from sw.compile.compiler import compile_network
+from sw.compile.program import FitError
+from sw.driver import pipeline
+from sw.driver.board import Board
+from sw.driver.device import Device
+from sw.driver.discovery import connect
+from sw.driver.errors import DeviceError
+from sw.driver.transport import Transport
+from sw.network.network import Network
+from tests.fuzz import STRANGE, rounds
+from tests.networks import random_input, random_network
+from tests.sw.fake_device import FakeDevice, FakeGateware, FakePort
+
+CONFIG = CONFIGS["sim"]
+N_SAMPLES = 3
+TIMEOUT_S = 0.004
+HANG_UPS = (
+    OSError(5, "Input/output error"),
+    serial.SerialException("device disconnected"),
+    serial.SerialTimeoutException("Write timeout"),
+    termios.error(5, "Input/output error"),
+    TypeError("'NoneType' object cannot be interpreted as an integer"),
+)
+
+
+def edited_packet(packet: bytes, rng: random.Random) -> list[bytes]:
+    """Return what a faulty board sends in place of a packet (sequence number, opcode, payload)."""
+    at = rng.randrange(len(packet))
+    return [
+        [packet[:at] + bytes([rng.randrange(256)]) + packet[at + 1 :]],
+        [packet[:at]],
+        [packet[: rng.choice((2, 3, 4))]],
+        [packet + rng.randbytes(rng.choice((1, 4, 16, 600)))],
+        [packet, packet],
+        [],
+        [bytes([packet[0], Opcode.DONE | REPLY, 0]) + rng.randbytes(rng.randrange(40)), packet],
+        [packet[:2] + bytes([rng.randrange(12)]) + packet[3:]],
+        [bytes([rng.randrange(256)]) + packet[1:]],
+        [packet[:1] + bytes([rng.choice(list(Opcode)) | REPLY]) + packet[2:]],
+        [packet[:2] + rng.randbytes(len(packet) - 2)],
+        [packet[:3] + rng.randbytes(len(packet) - 3)],
+        [packet[:3] + bytes([packet[0]]) + rng.randbytes(len(packet) - 4)] if packet[3:] else [],
+        [packet[:4] + rng.randbytes(2) + packet[6:]] if packet[6:] else [],  # the class, in a DONE
+    ][rng.randrange(14)]
+
+
+class FaultyPort(FakePort):
+    """Port to a gateware that replies wrongly, each time with probability ``rate``, or hangs up."""
+
+    def __init__(self, gateware: FakeGateware, rng: random.Random, rate: float):
+        super().__init__(gateware)
+        self.rng, self.rate = rng, rate
+        self.n_left = rng.randrange(300) if rng.random() < 0.2 else -1
+        """Number of calls until the port hangs up; negative if it never does."""
+        answer = gateware.answer
+        gateware.answer = lambda *request: [  # type: ignore[method-assign]
+            sent
+            for packet in answer(*request)
+            for sent in (edited_packet(packet, rng) if rng.random() < self.rate else [packet])
+        ]
+
+    def _call(self) -> None:
+        self.n_left -= 1
+        if self.n_left == 0:
+            raise self.rng.choice(HANG_UPS)
+
+    def read(self, size: int, /) -> bytes:
+        self._call()
+        if self.rng.random() < 0.02 * (self.rate > 0):
+            self._replies += self.rng.randbytes(self.rng.randrange(50)) + bytes([END])
+        return super().read(size)
+
+    def write(self, raw: bytes, /) -> int:
+        self._call()
+        return super().write(raw)
+
+    def flush(self) -> None:
+        self._call()
+
+
+def transport_to(port: FakePort) -> Transport:
+    return Transport(port, timeout_s=TIMEOUT_S, n_retries=1, settle_s=0)
+
+
+@functools.cache
+def a_network() -> Network:
+    return random_network(11, n_layers=3, channels=(1, 3, 8), timesteps=2, encoder=True)
+
+
+def claimed(rng: random.Random) -> bytes:
+    """Return an identity with edits, often one whose hash is right for what it claims."""
+    values = dataclasses.asdict(rng.choice(list(CONFIGS.values())))
+    for name in rng.sample(sorted(values), rng.choice((0, 1, 2))):
+        numbers = [n for n in STRANGE if type(n) is int and 0 <= n < 1 << 32]
+        values[name] = rng.choice(numbers) if name != "name" else rng.choice(("\x1b[2J", "a" * 20))
+    config = object.__new__(Config)  # without its checks, as a faulty device has none
+    for name, value in values.items():
+        object.__setattr__(config, name, value)
+    raw = bytearray(pack(Identity, identity(config) | {"spec_hash": spec_hash(config)}))
+    for _ in range(rng.choice((0, 0, 0, 1))):
+        raw[rng.randrange(len(raw))] = rng.randrange(256)
+    return bytes(raw)[: rng.randrange(n_bytes(Identity)) if rng.random() < 0.1 else None]
+
+
+def fuzz_identities(n: int, seed: int | None) -> tuple[int, int]:
+    """Run rounds, and return how many boards were refused and how many accepted."""
+    n_refused = n_accepted = 0
+    for rng, noted in rounds(n, seed):
+        with noted:
+            gateware = FakeGateware(CONFIG)
+            gateware.identity = claimed(rng)
+            try:
+                link, found = connect(transport_to(FakePort(gateware)), TIMEOUT_S, 1)
+                Device(link, found)
+            except DeviceError as error:
+                assert str(error).isprintable()
+                n_refused += 1
+                continue
+            n_accepted += 1
+            assert found.config.name.isprintable()
+            try:
+                compile_network(a_network(), found.config)
+            except FitError as error:
+                assert str(error).isprintable()
+    return n_refused, n_accepted
+
+
+def fuzz_messages(n: int, seed: int | None) -> tuple[int, int]:
+    """Run rounds, and return how many sessions failed and how many had all results."""
+    n_failed = n_done = 0
+    network = a_network()
+    program = compile_network(network, CONFIG)
+    images = random_input(network, np.random.default_rng(3), N_SAMPLES)
+    for rng, noted in rounds(n, seed):
+        with noted:
+            gateware = FakeDevice(network, CONFIG, program=program).gateware
+            gateware.reset()
+            gateware.n_done_lost = rng.choice((0, 0, 1, 2))
+            rate = rng.choice((0.0, 0.02, 0.1, 0.3))
+            port = FaultyPort(gateware, rng, rate * rng.randrange(2))  # from the start, or later
+            try:
+                link, found = connect(transport_to(port), TIMEOUT_S, 1)
+                board = Board(Device(link, found))
+                board.load(program)
+                port.rate = rate
+                for inference in board.stream(images, maps=rng.random() < 0.3):
+                    assert inference.prediction == np.argmax(inference.logits)
+                    assert inference.logits.shape == (network.n_classes,)
+            except DeviceError as error:
+                assert str(error).isprintable()
+                n_failed += 1
+            else:
+                n_done += 1
+    return n_failed, n_done
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give up a run soon."""
+    monkeypatch.setattr(pipeline, "RUN_TIMEOUT_S", 0.05)
+
+
+def test_boards_that_claim_anything() -> None:
+    n_refused, n_accepted = fuzz_identities(150, 0)
+    assert n_refused > 30 and n_accepted > 30
+
+
+def test_boards_that_send_anything() -> None:
+    n_failed, n_done = fuzz_messages(80, 0)
+    assert n_failed > 15 and n_done > 15
+
+
+@pytest.mark.slow
+def test_many_boards_that_claim_or_send_anything() -> None:
+    assert min(fuzz_identities(10_000, None)) > 1000
+    assert min(fuzz_messages(2000, None)) > 200
+
+
+def test_frames_of_the_fuzzer_are_undamaged() -> None:
+    """The faulty port frames what it sends, so that the driver decodes it."""
+    gateware = FakeGateware(CONFIG)
+    port = FaultyPort(gateware, random.Random(1), 0.0)
+    port.n_left = -1
+    port.write(encode_frame(bytes([3, Opcode.IDENTIFY])))
+    assert port.read(1000) == encode_frame(
+        bytes([3, Opcode.IDENTIFY | REPLY, 0]) + gateware.identity
+    )

@@ -1,0 +1,484 @@
+"""Tests of the table of public networks in docs/exchange.md, against their own frameworks.
+
+Networks are built with fewer channels where their classes allow it, and get random weights. Every
+spike of the imported network must be the framework's, or the network must be refused for the reason
+that the table gives.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import h5py
+import nir
+import numpy as np
+import pytest
+import snntorch
+import torch
+from numpy.typing import NDArray
+from snntorch.export_nir import export_to_nir as from_snntorch
+from spikingjelly.activation_based import functional, layer, neuron
+from spikingjelly.activation_based.model import parametric_lif_net, spikformer
+from spikingjelly.activation_based.nir_exchange import export_to_nir as from_spikingjelly
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hw.spec import Reset
+from sw.convert.folded import simulate
+from sw.exchange import nearest
+from sw.exchange.assembly import Imported
+from sw.exchange.describe import describe
+from sw.exchange.graph import ExchangeError
+from sw.exchange.nir_read import NirOptions, from_graph, read
+from sw.exchange.statedict import from_state_dict
+from tests.sw.csnn import CSNN
+from tests.sw.exchange.test_nir_files import simulated
+from tests.sw.exchange.test_statedict import lived_in
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning"
+)
+DOCUMENT = (Path(__file__).parents[3] / "docs" / "exchange.md").read_text()
+T = 3
+LIF = {"spiking_neuron": neuron.LIFNode, "v_threshold": 0.3}
+
+Shape = tuple[int, int, int]
+
+
+@pytest.fixture
+def resnets(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ModuleType, ModuleType]]:
+    """SpikingJelly's residual networks; they import torchvision only to download weights."""
+    name = "torchvision._internally_replaced_utils"
+    stub = ModuleType(name)
+    stub.load_state_dict_from_url = None  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torchvision", ModuleType("torchvision"))
+    monkeypatch.setitem(sys.modules, name, stub)
+    from spikingjelly.activation_based.model import sew_resnet, spiking_resnet
+
+    yield sew_resnet, spiking_resnet
+
+
+@dataclass
+class Recorded:
+    """Output of a network: its mean over the timesteps, and the spikes of all neurons."""
+
+    output: NDArray[np.float64]
+    spikes: dict[str, NDArray[np.uint8]]
+    """Spikes (N, T, ...) of all neurons, by name of their module, in their order."""
+
+
+def samples(shape: Shape, frames: bool, n: int = 2) -> NDArray[np.uint8]:
+    rng = np.random.default_rng(9)
+    if frames:
+        return (rng.random((n, T, *shape)) < 0.3).astype(np.uint8)
+    return rng.integers(0, 256, (n, *shape), np.uint8)
+
+
+def recorded(net: nn.Module, inputs: NDArray[np.uint8], is_neuron: Any) -> Recorded:
+    """Run a network in its framework, in float64 and timestep by timestep."""
+    net = net.double().eval()
+    spikes: dict[str, list[Tensor]] = {}
+    hooks = []
+    for name, module in net.named_modules():
+        if not isinstance(module, is_neuron):
+            continue
+
+        def keep(module: nn.Module, given: Any, result: Any, name: str = name) -> Any:
+            now = result[0] if isinstance(result, tuple) else result
+            spikes.setdefault(name, []).append(now)
+            doubled = now.double()  # snnTorch's spikes are float32
+            return (doubled, *result[1:]) if isinstance(result, tuple) else doubled
+
+        hooks.append(module.register_forward_hook(keep))
+    total: Any = 0
+    with torch.no_grad():
+        for t in range(T):
+            now = inputs[:, t] if inputs.ndim == 5 else inputs / 255
+            result = net(torch.from_numpy(now).double())
+            total = total + (result[0] if isinstance(result, tuple) else result)
+    for hook in hooks:
+        hook.remove()
+    net.float()
+    found = {name: torch.stack(parts, 1).numpy().astype(np.uint8) for name, parts in spikes.items()}
+    return Recorded(np.asarray(total) / T, found)
+
+
+def check_spikes(imported: Imported, expected: Recorded, inputs: NDArray[np.uint8]) -> None:
+    """Check that the layers of a network without gates fire the spikes of the neurons."""
+    trace = simulate(imported.folded, inputs, keep_spikes=True)
+    np.testing.assert_allclose(trace.logits, expected.output, atol=1e-9)
+    folded = imported.folded
+    names = (["input"] if folded.encoder else []) + [x.name for x in folded.layers[:-1]]
+    assert len(names) == len(expected.spikes)
+    for name, spikes in zip(names, expected.spikes.values(), strict=True):
+        found = trace.spikes[name]
+        layer = (
+            folded.encoder if name == "input" else next(x for x in folded.layers if x.name == name)
+        )
+        assert layer is not None
+        own = (
+            torch.from_numpy(spikes)
+            .double()
+            .reshape(*spikes.shape[:3], *(spikes.shape[3:] or (1, 1)))
+        )
+        pooled = F.max_pool2d(own.flatten(0, 1), layer.pool)
+        np.testing.assert_array_equal(found.reshape(pooled.shape), pooled.numpy())
+        assert 0 < spikes.mean() < 1, f"{name} must fire, but not always"
+
+
+def jelly(net: nn.Module, shape: Shape, frames: bool) -> None:
+    """Check a network of SpikingJelly spike by spike."""
+    net = lived_in(net, 2)
+    functional.set_step_mode(net, "s")
+    values = describe(net, T, shape, pixel_max=None if frames else 1.0)
+    inputs = samples(shape, frames)
+    expected = recorded(net, inputs, neuron.BaseNode)
+    functional.reset_net(net)
+    check_spikes(from_state_dict(net.state_dict(), values), expected, inputs)
+
+
+PARAMETRIC: dict[str, tuple[Any, Shape, bool]] = {
+    "MNISTNet": (parametric_lif_net.MNISTNet, (1, 28, 28), False),
+    "FashionMNISTNet": (parametric_lif_net.FashionMNISTNet, (1, 28, 28), False),
+    "NMNISTNet": (parametric_lif_net.NMNISTNet, (2, 34, 34), True),
+    "CIFAR10Net": (parametric_lif_net.CIFAR10Net, (3, 32, 32), False),
+    "CIFAR10DVSNet": (parametric_lif_net.CIFAR10DVSNet, (2, 128, 128), True),
+    "DVSGestureNet": (parametric_lif_net.DVSGestureNet, (2, 128, 128), True),
+}
+
+
+@pytest.mark.parametrize(("make", "shape", "frames"), PARAMETRIC.values(), ids=PARAMETRIC.keys())
+def test_networks_of_parametric_lif_net(make: Any, shape: Shape, frames: bool) -> None:
+    jelly(make(channels=2, **LIF), shape, frames)
+
+
+def test_parametric_neurons_of_other_time_constants_take_the_nearest() -> None:
+    """Trained time constants are arbitrary: here 1.8, a decay of 0.44."""
+    make, shape, frames = PARAMETRIC["MNISTNet"]
+    net = make(channels=2, spiking_neuron=neuron.ParametricLIFNode, v_threshold=0.3, init_tau=1.8)
+    near(lived_in(net, 2), shape, frames, neuron.BaseNode, functional.reset_net)
+
+
+def near(net: nn.Module, shape: Shape, frames: bool, is_neuron: Any, reset: Any) -> nearest.Change:
+    """Check that a network takes the nearest leaks on request only, and that the change is known.
+
+    The framework's own spikes must be those that the report compares with.
+    """
+    values = describe(net, T, shape, pixel_max=None if frames else 1.0)
+    with pytest.raises(ExchangeError, match="--nearest-leak"):
+        from_state_dict(net.state_dict(), values)
+    inputs = samples(shape, frames)
+    expected = recorded(net, inputs, is_neuron)
+    reset(net)
+    imported = from_state_dict(net.state_dict(), values, nearest_leak=3)
+    logits, _ = nearest.in_framework(imported, inputs)
+    np.testing.assert_allclose(logits, expected.output, atol=1e-5)
+    change = nearest.measure(imported, inputs)
+    assert len(change.layers) == len(expected.spikes)
+    assert sum(x.n_spikes for x in change.layers) > 0
+    return change
+
+
+def test_spikingjelly_examples() -> None:
+    jelly(CSNN(3, 28), (1, 28, 28), False)
+    lif = neuron.LIFNode(tau=2.0, v_threshold=0.2)
+    mlp = nn.Sequential(layer.Flatten(), layer.Linear(784, 10, bias=False), lif)
+    jelly(mlp, (1, 28, 28), True)
+
+
+@pytest.mark.parametrize("gate", ["AND", "IAND"])
+def test_sew_resnet18(gate: str, resnets: tuple[ModuleType, ModuleType]) -> None:
+    net = resnets[0].sew_resnet18(cnf=gate, spiking_neuron=neuron.IFNode, num_classes=4)
+    net = lived_in(net, 1)
+    values = describe(net, T, (3, 32, 32))
+    folded = from_state_dict(net.state_dict(), values).folded
+    inputs = samples((3, 32, 32), False, 1)
+    expected = recorded(net, inputs, neuron.BaseNode)
+    trace = simulate(folded, inputs, keep_spikes=True)
+    np.testing.assert_allclose(trace.logits, expected.output, atol=1e-6)
+    for name in ("layer1.0", "layer2.0", "layer4.1"):  # the first convolution's neurons
+        own = expected.spikes[f"{name}.sn1"]
+        np.testing.assert_array_equal(trace.spikes[f"{name}.conv1"], own)
+    assert trace.spikes["layer1.0.conv1"].any()
+
+
+def test_residual_networks_that_add_are_refused(resnets: tuple[ModuleType, ModuleType]) -> None:
+    blocks = "layer1.0, layer1.1, layer2.0, layer2.1"
+    for net in (
+        resnets[0].sew_resnet18(cnf="ADD", spiking_neuron=neuron.IFNode, num_classes=4),
+        resnets[1].spiking_resnet18(spiking_neuron=neuron.IFNode, num_classes=4),
+    ):
+        with pytest.raises(ExchangeError) as error:
+            from_state_dict(net.state_dict(), describe(net, T, (3, 32, 32)))
+        assert f"{blocks}, layer3.0, layer3.1, layer4.0, layer4.1: gate ADD" in str(error.value)
+
+
+def test_transformers_are_refused_by_what_they_contain() -> None:
+    net = spikformer.spikformer_ti(num_classes=4)
+    with pytest.raises(ExchangeError, match=r"blocks\.0\.attn, .*SpikingSelfAttention cannot be"):
+        describe(net, T, (3, 32, 32))
+
+
+class Tutorial5(nn.Module):
+    """The fully connected network of snnTorch's tutorial 5, which loops over the timesteps."""
+
+    def __init__(self, beta: float = 0.95, **options: Any):
+        super().__init__()
+        self.fc1 = nn.Linear(784, 40)
+        self.lif1 = snntorch.Leaky(beta=beta, **options)
+        self.fc2 = nn.Linear(40, 10)
+        self.lif2 = snntorch.Leaky(beta=beta, **options)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mem1 = self.lif1.init_leaky()
+        mem2 = self.lif2.init_leaky()
+        spikes, membranes = [], []
+        for _ in range(T):
+            spk1, mem1 = self.lif1(self.fc1(x.flatten(1)), mem1)
+            spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
+            spikes.append(spk2)
+            membranes.append(mem2)
+        return torch.stack(spikes, dim=0), torch.stack(membranes, dim=0)
+
+
+class Once(nn.Module):
+    """A network whose forward method runs all timesteps, as one that runs a T-th of them."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+        self.t = -1
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.t < 0:
+            self.outputs = self.net(x)[0]
+        self.t += 1
+        return self.outputs[self.t]
+
+
+def loops(net: nn.Module) -> Recorded:
+    """Run a network that loops over the timesteps itself."""
+    inputs = samples((1, 28, 28), False)
+    found = recorded(Once(net), inputs, snntorch.SpikingNeuron)
+    return Recorded(found.output, {k.removeprefix("net."): v for k, v in found.spikes.items()})
+
+
+def test_tutorial_5() -> None:
+    exact = lived_in(Tutorial5(0.9375, reset_mechanism="zero", threshold=0.3), 3)
+    inputs = samples((1, 28, 28), False)
+    expected = loops(exact)
+    imported = from_state_dict(exact.state_dict(), describe(exact, T, (1, 28, 28)))
+    check_spikes(imported, expected, inputs)
+    stock = lived_in(Tutorial5(threshold=0.3), 3)
+    with pytest.raises(ExchangeError, match=r"multiplied by 0\.95.*0\.9492, with --nearest-leak"):
+        from_state_dict(stock.state_dict(), describe(stock, T, (1, 28, 28)))
+    imported = from_state_dict(stock.state_dict(), describe(stock, T, (1, 28, 28)), nearest_leak=3)
+    np.testing.assert_allclose(
+        nearest.in_framework(imported, inputs)[0], loops(stock).output, atol=1e-5
+    )
+    change = nearest.measure(imported, inputs)
+    assert all(x.nearest == 0.94921875 for x in change.layers)
+    assert all(layer.reset == Reset.DELAYED for layer in imported.folded.layers[:-1])
+    assert "0.95 becomes 0.9492; " in change.as_text()
+
+
+def tutorial(channels: tuple[int, int, int], size: int, pool_first: bool, **options: Any) -> Any:
+    """Return the convolutional network of snnTorch's tutorials 6 and 7, with beta 0.5."""
+
+    def stage(n_in: int, n_out: int) -> list[nn.Module]:
+        fire = snntorch.Leaky(beta=0.5, init_hidden=True, threshold=0.3, **options)
+        parts: list[nn.Module] = [nn.MaxPool2d(2), fire]
+        return [nn.Conv2d(n_in, n_out, 5), *(parts if pool_first else parts[::-1])]
+
+    stages = [*stage(*channels[:2]), *stage(*channels[1:])]
+    last = snntorch.Leaky(beta=0.5, init_hidden=True, output=True, threshold=0.3, **options)
+    return nn.Sequential(*stages, nn.Flatten(), nn.Linear(channels[2] * size**2, 10), last)
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels", "size", "frames"),
+    [((1, 28, 28), (1, 4, 6), 4, False), ((2, 34, 34), (2, 4, 6), 5, True)],
+    ids=["tutorial 6", "tutorial 7"],
+)
+def test_tutorials_6_and_7(
+    shape: Shape, channels: tuple[int, int, int], size: int, frames: bool
+) -> None:
+    stock = tutorial(channels, size, True)
+    values = describe(stock, T, shape, pixel_max=None if frames else 1.0)
+    with pytest.raises(ExchangeError, match="the maximum of sums is not linear: pool the spikes"):
+        from_state_dict(stock.state_dict(), values, nearest_leak=3)
+    inputs = samples(shape, frames)
+    for options in ({}, {"reset_mechanism": "zero"}):
+        behind = lived_in(tutorial(channels, size, False, **options), 4)
+        expected = recorded(behind, inputs, snntorch.SpikingNeuron)
+        values = describe(behind, T, shape, pixel_max=None if frames else 1.0)
+        imported = from_state_dict(behind.state_dict(), values)
+        check_spikes(imported, expected, inputs)
+        delayed = {layer.reset == Reset.DELAYED for layer in imported.folded.layers[:-1]}
+        assert delayed == {not options}
+
+
+def old_file(path: Path, graph: Any) -> Path:
+    """Write a graph as nir 0.2 did, whose neurons have no ``v_reset``."""
+    nir.write(path, graph)
+    with h5py.File(path, "a") as file:
+        for node in file["node/nodes"].values():
+            node.pop("v_reset", None)
+    return path
+
+
+def test_the_lif_graph_of_nir(tmp_path: Path) -> None:
+    """lif_norse.nir has one neuron with a time constant of 2.5 ms, at timesteps of 0.1 ms."""
+    one = np.ones(1)
+    nodes = {"0": nir.Affine(np.ones((1, 1)), 0 * one)}
+    nodes["1"] = nir.LIF(2.5e-3 * one, one, 0 * one, 0.1 * one)
+    ends = nir.Input({"input": one}), nir.Output({"output": one})
+    every = {"input": ends[0], **nodes, "output": ends[1]}
+    names = list(every)
+    graph = nir.NIRGraph(every, [*zip(names, names[1:], strict=False)])  # noqa: RUF007
+    path = old_file(tmp_path / "lif_norse.nir", graph)
+    options = {"timesteps": 60, "pixel_max": None, "reset": "subtract"}
+    with pytest.raises(ExchangeError, match=r"by 0\.96 at every timestep.*0\.9609, with --near"):
+        read(path, NirOptions(**options))
+    imported = read(path, NirOptions(**options, nearest_leak=3))
+    frames = np.ones((1, 60, 1, 1, 1), np.uint8)
+    logits, spikes = nearest.in_framework(imported, frames)
+    np.testing.assert_allclose(logits, simulated(nodes, frames, soft=True), atol=1e-12)
+    assert spikes["0"].sum() == nearest.measure(imported, frames).layers[0].n_spikes > 5
+
+
+def test_the_cnn_graph_of_nir(tmp_path: Path) -> None:
+    """cnn_sinabs.nir has IF neurons, sum pooling and no resets, which subtract."""
+    rng = np.random.default_rng(7)
+
+    def conv(size: int, n_out: int, n_in: int, kernel: int, stride: int) -> Any:
+        weight = rng.normal(0, 1 / n_in, (n_out, n_in, kernel, kernel))
+        two = np.array([1, 1])
+        return nir.Conv2d((size, size), weight, stride * two, two, two, 1, np.zeros(n_out))
+
+    def fire(*shape: int) -> Any:
+        return nir.IF(r=np.ones(shape), v_threshold=np.ones(shape))
+
+    def pool() -> Any:
+        return nir.SumPool2d(np.array([2, 2]), np.array([2, 2]), np.array([0, 0]))
+
+    nodes = {
+        "0": conv(34, 16, 2, 5, 2), "1": fire(16, 16, 16), "2": conv(16, 16, 16, 3, 1),
+        "3": fire(16, 16, 16), "4": pool(), "5": conv(8, 8, 16, 3, 1), "6": fire(8, 8, 8),
+        "7": pool(), "8": nir.Flatten({"input": np.array([8, 4, 4])}, 0, -1),
+        "9": nir.Affine(rng.normal(0, 0.2, (256, 128)), np.zeros(256)), "10": fire(256),
+        "11": nir.Affine(rng.normal(0, 0.2, (10, 256)), np.zeros(10)), "12": fire(10),
+    }  # fmt: skip
+    every = {"input": nir.Input({"input": np.array([2, 34, 34])}), **nodes}
+    every["output"] = nir.Output({"output": np.array([10])})
+    names = list(every)
+    graph = nir.NIRGraph(every, [*zip(names, names[1:], strict=False)])  # noqa: RUF007
+    path = old_file(tmp_path / "cnn_sinabs.nir", graph)
+    with pytest.raises(ExchangeError, match=r"1 \(IF\), .*12 \(IF\).*: it has no v_reset"):
+        read(path, NirOptions(timesteps=T))
+    imported = read(path, NirOptions(timesteps=T, pixel_max=None, reset="subtract"))
+    frames = samples((2, 34, 34), True)
+    found = simulate(imported.folded, frames).logits
+    np.testing.assert_allclose(found, simulated(nodes, frames, True, dt=1.0), atol=1e-9)
+    assert np.ptp(found) > 0
+
+
+def test_the_recurrent_graph_of_nir() -> None:
+    """braille.nir has CubaLIF neurons in a loop."""
+    size = np.ones(4)
+    neurons = [nir.CubaLIF(*[size] * 5) for _ in range(2)]
+    nodes = {"input": nir.Input({"input": np.array([4])}), "fc1": nir.Linear(np.eye(4))}
+    nodes |= {"lif1.lif": neurons[0], "lif1.w_rec": nir.Linear(np.eye(4)), "lif2": neurons[1]}
+    nodes["output"] = nir.Output({"output": np.array([4])})
+    edges = [("input", "fc1"), ("fc1", "lif1.lif"), ("lif1.lif", "lif1.w_rec")]
+    edges += [("lif1.w_rec", "lif1.lif"), ("lif1.lif", "lif2"), ("lif2", "output")]
+    with pytest.raises(ExchangeError) as error:
+        from_graph(nir.NIRGraph(nodes, edges), NirOptions(timesteps=T))
+    for name in ("lif1.lif (CubaLIF): it is part of a loop", "lif1.w_rec (Linear): it is part"):
+        assert name in str(error.value)
+    assert "lif2 (CubaLIF): its synapses have a state" in str(error.value)
+
+
+def test_graphs_that_snntorch_exports() -> None:
+    """snnTorch writes a reset to 0 whatever the neurons' mechanism is."""
+
+    def leaky(beta: float, size: int, **options: Any) -> nn.Module:
+        beta_of_each, threshold = torch.full((size,), beta), torch.full((size,), 0.2)
+        options |= {"init_hidden": True, "reset_mechanism": "zero"}
+        return snntorch.Leaky(beta_of_each, threshold=threshold, **options)
+
+    parts = (nn.Linear(20, 12), leaky(0.5, 12), nn.Linear(12, 5), leaky(0.75, 5, output=True))
+    net = lived_in(nn.Sequential(*parts), 6)
+    graph = from_snntorch(net, torch.rand(20))
+    inputs = samples((20, 1, 1), True, 6)
+    expected = recorded(nn.Sequential(nn.Flatten(), net), inputs, snntorch.SpikingNeuron)
+    imported = from_graph(graph, NirOptions(timesteps=T, pixel_max=None))
+    np.testing.assert_allclose(simulate(imported.folded, inputs).logits, expected.output, atol=1e-5)
+    assert np.ptp(expected.output) > 0
+
+
+def test_graphs_that_spikingjelly_exports() -> None:
+    net = nn.Sequential(
+        layer.Conv2d(1, 3, 3, padding=1), neuron.IFNode(v_threshold=0.4), layer.AvgPool2d(2),
+        layer.Flatten(), layer.Linear(48, 5), neuron.LIFNode(tau=2.0, v_threshold=0.2),
+    )  # fmt: skip
+    net = lived_in(net, 6)
+    graph = from_spikingjelly(net, torch.rand(1, 1, 8, 8), dt=1e-4)
+    functional.reset_net(net)
+    inputs = samples((1, 8, 8), False, 6)
+    expected = recorded(net, inputs, neuron.BaseNode)
+    imported = from_graph(graph, NirOptions(timesteps=T, fires_at_threshold=True))
+    np.testing.assert_allclose(simulate(imported.folded, inputs).logits, expected.output, atol=1e-5)
+    assert np.ptp(expected.output) > 0
+
+
+EXACT = (
+    test_spikingjelly_examples,
+    test_networks_of_parametric_lif_net,
+    test_sew_resnet18,
+    test_graphs_that_snntorch_exports,
+    test_graphs_that_spikingjelly_exports,
+    test_the_cnn_graph_of_nir,
+)
+NEAREST = (
+    test_tutorial_5,
+    test_the_lif_graph_of_nir,
+    test_parametric_neurons_of_other_time_constants_take_the_nearest,
+)
+HELD_BY: dict[str, Any] = {
+    "SpikingJelly `lif_fc_mnist.py`": test_spikingjelly_examples,
+    "SpikingJelly CSNN (`conv_fashion_mnist.py`)": test_spikingjelly_examples,
+    **{f"SpikingJelly `{name}`": test_networks_of_parametric_lif_net for name in PARAMETRIC},
+    "SpikingJelly SEW-ResNet18 with AND": test_sew_resnet18,
+    "SpikingJelly SEW-ResNet18 with IAND": test_sew_resnet18,
+    "SpikingJelly SEW-ResNet18 with ADD": test_residual_networks_that_add_are_refused,
+    "SpikingJelly Spiking-ResNet18": test_residual_networks_that_add_are_refused,
+    "SpikingJelly Spikformer": test_transformers_are_refused_by_what_they_contain,
+    "snnTorch tutorial 5": test_tutorial_5,
+    "snnTorch tutorial 6": test_tutorials_6_and_7,
+    "snnTorch tutorial 7": test_tutorials_6_and_7,
+    "snnTorch networks exported to NIR": test_graphs_that_snntorch_exports,
+    "SpikingJelly networks exported to NIR": test_graphs_that_spikingjelly_exports,
+    "NIR's LIF graph (`lif_norse.nir`)": test_the_lif_graph_of_nir,
+    "NIR's CNN graph (`cnn_sinabs.nir`)": test_the_cnn_graph_of_nir,
+    "NIR's RNN graph (`braille.nir`)": test_the_recurrent_graph_of_nir,
+}
+"""Tests by the rows of the table of public networks."""
+
+
+def test_the_table_says_what_these_tests_hold() -> None:
+    """sinabs and norse are not at hand; they exchange networks as NIR's graphs, which are."""
+    table = DOCUMENT.partition("## Public networks")[2]
+    rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|", table, re.MULTILINE))
+    through = [name for name, result in rows.items() if result.startswith("through NIR, as the ")]
+    assert {name.split()[0] for name in through} == {"sinabs", "norse"}
+    assert [name for name in rows if name not in ("network", *through)] == list(HELD_BY)
+    for name, test in HELD_BY.items():
+        word = "exact" if test in EXACT else "nearest" if test in NEAREST else "refused"
+        assert rows[name].startswith((word, "as `MNISTNet`" if word == "exact" else word)), name
