@@ -5,7 +5,7 @@ the device equals bit for bit, gives them. Run ``python examples/observe.py``.
 
 It prints a line for every map::
 
-    class Ankle boot, 158,069 cycles
+    class Ankle boot, 158,057 cycles
     image                (8, 1, 28, 28): 1,034 spikes, 16.5%
     ...
     layer1.0.conv1       (4, 32, 14, 14): 3,522 spikes, 14.0%

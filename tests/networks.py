@@ -148,15 +148,6 @@ class _Maker:
         weight = self._weight(conv, n_out, shape[0], kernel, encoder)
         leak = Leak(rng.integers(3)) if self.leak is None else self.leak
         reset = Reset(rng.integers(2)) if self.reset is None else self.reset
-        shifts = [0 if leak == Leak.NONE else int(rng.integers(1, 5))]
-        if self.full_neurons:
-            full = self.full_rng
-            if self.reset is None and full.random() < 0.3:
-                reset = Reset.DELAYED
-            if leak != Leak.NONE:
-                n_finer = int(full.integers(N_LEAK_SHIFTS))
-                finer = full.choice(range(shifts[0] + 1, 9), n_finer, replace=False)
-                shifts += sorted(int(shift) for shift in finer)
         drive = _drive(weight, source, kernel, stride, padding)
         silent = drive.max(axis=(0, 1, 2, 3)) <= 0
         if silent.any():  # these channels could never fire: negate their weights, roughly
@@ -172,6 +163,15 @@ class _Maker:
             bias = np.zeros((1, 1, 1, n_out), np.int64)
         threshold_shape = [n if rng.random() < 0.5 and not encoder else 1 for n in conv]
         jitter = rng.uniform(0.6, 1.5, (*threshold_shape, n_out))
+        shifts = [0 if leak == Leak.NONE else int(rng.integers(1, 5))]
+        if self.full_neurons:
+            full = self.full_rng
+            if self.reset is None and full.random() < 0.3:
+                reset = Reset.DELAYED
+            if leak != Leak.NONE:
+                n_finer = int(full.integers(N_LEAK_SHIFTS))
+                finer = full.choice(range(shifts[0] + 1, 9), n_finer, replace=False)
+                shifts += sorted(int(shift) for shift in finer)
         layer = Layer(
             name=name,
             source=source_name,

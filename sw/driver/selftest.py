@@ -24,7 +24,7 @@ from sw.driver.baud import agree_on_rate, rates, try_rate
 from sw.driver.board import Board
 from sw.driver.device import Device
 from sw.driver.discovery import identify
-from sw.driver.errors import DeviceError, LinkLost
+from sw.driver.errors import DeviceError, InvalidMessage, LinkLost
 from sw.network import encoder
 from sw.network.network import INPUT, Layer, Network
 
@@ -223,10 +223,13 @@ def _networks(device: Device, n_networks: int, seed: int) -> tuple[bool | None, 
         images = _samples(network, rng)
         board.load(program)
         frames = encoder.inputs(network, images, program.pixels)
-        found = list(board.stream(frames, maps=True))
+        which = f"random network {n_done} (seed {seed}, draw {n_draws})"
+        try:
+            found = list(board.stream(frames, maps=True))
+        except InvalidMessage as error:
+            return False, f"{which}: {error}"
         differences = check.against_reference(network, images, found, 0)
         if differences:
-            which = f"random network {n_done} (seed {seed}, draw {n_draws})"
             return False, f"{which}: {'; '.join(differences[:N_SHOWN])}"
         n_spikes += sum(int(spikes.sum()) for one in found for spikes in one.maps.values())
         n_done, n_draws = n_done + 1, 0

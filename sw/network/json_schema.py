@@ -7,9 +7,11 @@ fields, such as shapes, are not in it; :func:`sw.network.network.validate` check
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import enum
 import json
+import sys
 import types
 import typing
 from typing import Annotated, Any
@@ -117,5 +119,19 @@ def text() -> str:
     return json.dumps(schema(), indent=2) + "\n"
 
 
-if __name__ == "__main__":
+def main(argv: list[str] | None = None) -> int:
+    """Run ``python -m sw.network.json_schema`` with the arguments ``argv``; return 0."""
+    argparse.ArgumentParser(
+        prog="python -m sw.network.json_schema",
+        description="Print the JSON Schema of the document in a network file.",
+        epilog="example:\n"
+        "  python -m sw.network.json_schema > docs/network-file.schema.json\n\n"
+        "exit codes: 0 printed; 2 bad input",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args(argv)
     print(text(), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -136,7 +136,7 @@ def test_a_programmer_that_does_not_know_the_board(tmp_path: Path, monkeypatch) 
 def test_board_names_with_weight_widths_and_unknown_boards(bitstream: Path, capsys) -> None:
     for name, message in (
         (f"{BOARD}/w2", f"there is no bitstream for {BOARD}/w2: build it with 'python -m hw.build"),
-        ("de10", "unknown board 'de10': known are sim, ulx3s-85f"),
+        ("de10", "unknown board 'de10': did you mean 'de10-nano'? known are sim, ulx3s-85f"),
         ("sim", "sim is the virtual board: bitstreams are for ulx3s-85f"),
     ):
         assert flash.main([name]) == EXIT_BAD_INPUT

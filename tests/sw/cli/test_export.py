@@ -229,7 +229,7 @@ def test_other_bad_arguments(
 ) -> None:
     path = a_checkpoint(tmp_path / "ckpt.pt")
     assert export.main([str(path), "--board", "de10"]) == export.EXIT_BAD_INPUT
-    assert "unknown board 'de10': known are sim, ulx3s-85f" in capsys.readouterr().err
+    assert "unknown board 'de10': did you mean 'de10-nano'? " in capsys.readouterr().err
     assert export.main([str(path), "-o", str(tmp_path / "no" / "net")]) == export.EXIT_BAD_INPUT
     assert "cannot be written" in capsys.readouterr().err
     for options, message in (

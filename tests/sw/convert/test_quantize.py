@@ -14,7 +14,7 @@ from sw.convert.folded import FoldedLayer, FoldedNetwork, exact, simulate
 from sw.data.dataset import Split
 from sw.network import reference
 from sw.network.engine import drive
-from sw.network.network import AnyLayer, Layer, Network
+from sw.network.network import IMAGE, AnyLayer, Layer, Network
 from tests import golden
 from tests.networks import random_input, random_network
 from tests.trained import KEEP_SOFT, LIF, images, lived_in, small_config
@@ -149,6 +149,7 @@ def test_clipping_pays_for_outliers() -> None:
             image_shape=(1, 1, 1),
             encoder=dataclasses.replace(
                 encoder,
+                source=IMAGE,
                 weight=np.ones((1, 1, 1, 500, 1, 1, 1)),
                 bias=np.zeros((1, 1, 1, 500)),
                 threshold=np.ones((1, 1, 500)),

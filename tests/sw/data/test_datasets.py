@@ -250,7 +250,7 @@ def test_own_recordings_have_frames_as_large_as_their_sensor(tmp_path: Path) -> 
                 put(tmp_path / part / label / f"{n}.Aedat", davis)
     found = catalogue.load(name=str(tmp_path), timesteps=3)
     assert found.test.images.shape == (6, 3, 2, 180, 240)
-    assert "AEDAT 2.0 of a DAVIS240: sensor 180 x 240" in found.note
+    assert "AEDAT 2.0 of a DAVIS240: sensor 180 x 240" in found.form
     put(tmp_path / "test/dog/2.Aedat", dvs)
     with pytest.raises(DataError, match=r"recordings are of several sensors: .*DVS128: sensor"):
         catalogue.load(name=str(tmp_path), timesteps=3)

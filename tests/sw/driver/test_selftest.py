@@ -127,7 +127,7 @@ def test_wrong_results_of_networks_are_found() -> None:
     steps = steps_of(FakeGateware(CONFIG), n_networks=1)
     assert failed(steps) == {"networks"}
     assert "random network 0 (seed 0, draw " in steps["networks"].detail
-    assert "the reference says" in steps["networks"].detail
+    assert "predicts class" in steps["networks"].detail
 
 
 class Cable(FakePort):

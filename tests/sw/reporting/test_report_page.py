@@ -436,7 +436,7 @@ def test_errors_say_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str
             "is no evaluation: it is no JSON object; python -m sw.evaluate --json > F",
         ),
         (["--evaluation", str(tmp_path / "none")], "none cannot be read: No such file"),
-        (["--for", "de10"], "unknown board 'de10': known are sim"),
+        (["--for", "de10"], "unknown board 'de10': did you mean 'de10-nano'?"),
         (["--data-dir", "nowhere"], "--data-dir nowhere: name the data set in it with --data"),
         (["-o", str(tmp_path / "no" / "page.html")], "page.html cannot be written"),
     ):

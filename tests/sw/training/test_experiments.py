@@ -152,8 +152,9 @@ def test_command_line(
     assert command.main([*words, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in rows] == ["plain", "AND"]
+    (tmp_path / "no").write_text("a file, not a folder")
     assert command.main(["ablation", "--out", str(tmp_path / "no" / "new")]) == EXIT_BAD_INPUT
-    assert "error: [Errno 2] No such file or directory" in capsys.readouterr().err
+    assert "error: [Errno 20] Not a directory" in capsys.readouterr().err
     for option in (["--seeds", "9"], ["--threads", "0"]):
         with pytest.raises(SystemExit):
             command.main([*words, *option])

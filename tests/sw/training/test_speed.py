@@ -25,7 +25,7 @@ def test_a_peer_is_the_same_network() -> None:
         def forward(self, drives: torch.Tensor) -> torch.Tensor:
             neuron = NeuronConfig()
             return functional.NeuronFunction.apply(  # type: ignore
-                drives, 1.0, len(drives), neuron, 1.0, 0, functional.EAGER
+                drives, 1.0, len(drives), neuron, 1.0, None, functional.EAGER
             )
 
     model_config = speed.network(3, 12, 4)
