@@ -69,7 +69,7 @@ class Export:
     measured_on: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON values, without the network and the program."""
+        """Return the report as a dict of JSON values, without the network and the program."""
         n_cycles = self.n_cycles
         return {
             "board": board_name(self.config),
@@ -301,10 +301,12 @@ def export_network(
 def _channel_rates(
     network: Network, samples: NDArray[np.uint8] | None, trace: reference.Trace | None
 ) -> dict[str, Any]:
-    """Return the statistics of an integer network by which the compiler deals its channels.
+    """Return how often the channels of each map spike, by name of the map.
 
-    They are those on the ``samples`` in the checkpoint if there are any, so that the program
-    follows from the checkpoint alone, or else those of ``trace``; empty if both are None.
+    The compiler distributes channels to memory banks by these rates (:mod:`sw.compile.deal`). They
+    are measured on the ``samples`` in the checkpoint if there are any, so that the program follows
+    from the checkpoint alone. Otherwise they are those of ``trace``, a recorded run. The result is
+    empty if both are None.
     """
     if samples is not None:
         trace = reference.run(network, samples)
