@@ -172,8 +172,7 @@ def to_rows(values: Float, shape: Shape) -> Float:
 
 
 def pool_for(step: Pool | AdaptivePool, shape: Shape) -> Pool:
-    """Return a pooling with windows of a known size, as it is applied to a map of ``shape`` (C, H,
-    W).
+    """Return a pooling of a map with windows of a known size; ``shape`` is the map's (C, H, W).
 
     An adaptive pooling gives only the size of its output, so that its windows depend on the map.
 
@@ -340,10 +339,10 @@ def _composed(
 ) -> tuple[Float, Pair, Pair, Pair]:
     """Combine the pooling of ``value`` with the convolution after it into one convolution.
 
-    Returns the weight (y|1, x|1, o, c, ky|1, kx|1) of the new convolution, and its kernel, stride
-    and padding as (vertical, horizontal) pairs. If windows overlap or leave out an edge of the map,
-    the padding of ``value`` would give pooled values where the second convolution must read zeros.
-    Then the weights differ from position to position.
+    Returns the new convolution's weight (y|1, x|1, o, c, ky|1, kx|1), and its kernel, stride and
+    padding as (vertical, horizontal) pairs. Where the second convolution reads its own padding, it
+    must read zeros. With windows that overlap, or that leave out an edge of the map, the new
+    convolution would read spikes there. Positions at the edge then get weights of their own.
     """
     height, width = window.kernel
     rows = (weight.shape[2] - 1) * window.stride[0] + height

@@ -1,7 +1,8 @@
 """Mapping of operations in a network's forward method, such as ``x.flatten(1)`` or ``a * (1 - b)``.
 
-An operation is mapped only if it keeps spikes and sums as they are, or becomes an entry of a
-topology or a gate. Every other operation on them raises an error, whatever its arguments.
+An operation is mapped only in three cases: it keeps spikes and sums as they are, it becomes an
+entry of a topology (:mod:`sw.exchange.topology`), or it is a part of a gate. Every other operation
+on spikes or sums raises an error, whatever its arguments.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ N_POOL_ARGUMENTS = 4
 
 @dataclass
 class Operations:
-    """Mapping of the operations of one network, whose steps are collected in ``steps``.
+    """Mapping of the operations of one network to steps, which are collected in ``steps``.
 
     ``sequences`` says that maps have a first axis of timesteps, as in SpikingJelly's step mode "m".
     """
@@ -60,13 +61,16 @@ class Operations:
     def apply(
         self, node: fx.Node, arguments: list[Any], options: dict[str, Any], where: str
     ) -> Any:
-        """Return the value of an operation.
+        """Map an operation, and return what stands for its result in :mod:`sw.exchange.steps`.
+
+        That is a :class:`~sw.exchange.steps.Ref` for spikes or sums, a
+        :class:`~sw.exchange.steps.State` for membranes, :data:`~sw.exchange.steps.OTHER`, or a
+        constant.
 
         Parameters
         ----------
         node : the operation in the traced graph.
-        arguments, options : values of its arguments: :class:`~sw.exchange.steps.Ref`,
-            :class:`~sw.exchange.steps.State`, :data:`~sw.exchange.steps.OTHER` or constants.
+        arguments, options : its positional and keyword arguments, as such values.
         where : name of the module whose forward method applies it.
 
         Raises
@@ -121,7 +125,16 @@ class Operations:
         raise ExchangeError("it cannot be mapped: use modules and gates that can")
 
     def item(self, value: Any, index: Any) -> Any:
-        """Return an item of a tuple, or the input if that is the frame of one timestep."""
+        """Map ``value[index]``, and return what stands for the result.
+
+        An item can be taken from a tuple. From the network's input, the frame of one timestep can
+        be taken; it is noted in ``frames``, and the input itself stands for it.
+
+        Raises
+        ------
+        ExchangeError
+            A part of a map is taken, which the device cannot do.
+        """
         if isinstance(value, tuple | list):
             return value[index]
         if value is OTHER or isinstance(value, State):
@@ -153,7 +166,16 @@ class Operations:
         options: dict[str, Any],
         where: str,
     ) -> Ref:
-        """Return the value of a sum, difference or product of two values."""
+        """Map a sum, difference or product of two values, and return what stands for the result.
+
+        ``name`` is the operation's name; see :meth:`apply` for the others.
+
+        Raises
+        ------
+        ExchangeError
+            The result is no gate, no sum over timesteps and not ``1 - spikes``; or a map is changed
+            in place and used again.
+        """
         if options or len(arguments) != 2:
             raise ExchangeError(f"its arguments {', '.join(options)} cannot be mapped")
         a, b = arguments
@@ -171,7 +193,15 @@ class Operations:
         return result
 
     def sum(self, node: fx.Node, a: Any, b: Any, where: str) -> Ref:
-        """Return the sum of two maps, or of one map and those of earlier timesteps."""
+        """Map the sum ``a + b``, and return what stands for it.
+
+        It is either the sum of one map over timesteps, as a loop collects it, or an ``ADD`` gate.
+
+        Raises
+        ------
+        ExchangeError
+            A number is added to a map, which only a bias can do.
+        """
         for total, x in ((a, b), (b, a)):
             empty = (
                 (isinstance(total, Tensor) and not total.any())
@@ -209,7 +239,16 @@ class Operations:
     def reduced(
         self, name: str, first: Ref, rest: list[Any], options: dict[str, Any], where: str
     ) -> Ref:
-        """Return a map's mean over its positions, or its mean or sum over timesteps."""
+        """Map a mean or sum along axes of ``first``, and return what stands for the result.
+
+        A mean over positions becomes an average pooling. A mean or sum over timesteps is noted in
+        the result, since logits are summed over timesteps anyway.
+
+        Raises
+        ------
+        ExchangeError
+            The axes are others than those of timesteps or positions.
+        """
         axes = options.get("dim", rest[0] if rest else None)
         axes = axes if isinstance(axes, list | tuple) else [axes]
         if list(axes) == [0] and not first.negated:
@@ -220,7 +259,13 @@ class Operations:
         raise ExchangeError(f"axes {axes} cannot be mapped: only those of positions or timesteps")
 
     def repeated(self, name: str, rest: list[Any], options: dict[str, Any]) -> Ref:
-        """Check that an operation repeats the image for every timestep."""
+        """Check that an operation repeats the image for every timestep, and return the image.
+
+        Raises
+        ------
+        ExchangeError
+            It does anything else, such as repeating the image another number of times.
+        """
         numbers = [n for n in flat(rest) if isinstance(n, int)] if name != "unsqueeze" else []
         if name == "unsqueeze":
             if [*rest, *options.values()] != [0]:
@@ -237,7 +282,13 @@ class Operations:
 
 
 def _check_flattens(name: str, rest: list[Any], options: dict[str, Any]) -> None:
-    """Check that an operation flattens maps and keeps samples (and timesteps) apart."""
+    """Check that an operation flattens whole maps, but not the axes of samples and timesteps.
+
+    Raises
+    ------
+    ExchangeError
+        It flattens other axes, so that it cannot be mapped.
+    """
     sizes = flat(rest)
     if name == "flatten":
         start = options.get("start_dim", sizes[0] if sizes else 0)
@@ -251,7 +302,7 @@ def _check_flattens(name: str, rest: list[Any], options: dict[str, Any]) -> None
 
 
 def operation_name(node: fx.Node) -> str:
-    """Return the name of an operation in a traced graph."""
+    """Return the name of the operation of a node in a traced graph, such as ``"flatten"``."""
     if node.target in (F.max_pool2d, torch.max_pool2d):
         return "max_pool2d"
     if isinstance(node.target, str):
@@ -260,7 +311,7 @@ def operation_name(node: fx.Node) -> str:
 
 
 def _after(node: fx.Node) -> Iterator[fx.Node]:
-    """Yield the nodes that run after ``node``."""
+    """Yield the nodes that come after ``node`` in its graph, and so run later."""
     later = node.next
     while later.op != "root":
         yield later
@@ -268,9 +319,10 @@ def _after(node: fx.Node) -> Iterator[fx.Node]:
 
 
 def _without_maps(name: str, first: Any) -> Any:
-    """Return the value of an operation on shapes, membranes and constants.
+    """Return what stands for the result of an operation that has no map among its arguments.
 
-    Membranes that an operation changes are no longer those of their neurons.
+    Membranes stay membranes if the operation keeps their values. Everything else is
+    :data:`~sw.exchange.steps.OTHER`.
     """
     return first if isinstance(first, State) and name in UNCHANGED else OTHER
 
