@@ -74,9 +74,9 @@ def is_named(path: Path) -> bool:
 
 
 def has_header(path: Path) -> bool:
-    """Return whether a file is a recording by its first bytes: AEDAT or one of Prophesee's formats.
+    """Return whether a file has the first bytes of AEDAT, of Prophesee's formats or of HDF5.
 
-    NumPy and HDF5 files do not count, because they may hold anything.
+    Such files are taken for recordings. NumPy files are not, because they hold many other things.
     """
     try:
         with path.open("rb") as file:
@@ -335,6 +335,8 @@ def _line(group: list[Info]) -> str:
 
 
 def _span(values: list[str]) -> str:
-    """Return a text with the first and last of sorted values, such as ``"3 to 7"``, or with one if
-    they are equal."""
+    """Return the first and the last of sorted values as a text, such as ``3 to 7``.
+
+    If they are equal, the text is that one value.
+    """
     return values[0] if values[0] == values[-1] else f"{values[0]} to {values[-1]}"

@@ -102,7 +102,8 @@ def read(path: Path, timesteps: int) -> tuple[Parts, tuple[str, ...]]:
 
 
 def _read(path: Path, timesteps: int) -> tuple[dict[str, _Raw], str]:
-    """Return the parts of a data set by name, training data first, and their form in words."""
+    """Return the parts of a data set by name, training data first, and what kind of files they are
+    from."""
     if path.is_file():
         if path.suffix.lower() != ".npz":
             raise DataError(f"{path} is no .npz file and no folder; your own data is {FILES}")
@@ -130,7 +131,13 @@ def _read(path: Path, timesteps: int) -> tuple[dict[str, _Raw], str]:
 def _require(
     counts: NDArray[np.int64], least: int, why: str, names: Sequence[str], path: Path
 ) -> None:
-    """Raise :class:`DataError` unless every class has ``least`` samples; ``counts`` has them."""
+    """Check that every class has at least ``least`` samples; ``counts`` are the numbers of samples.
+
+    Raises
+    ------
+    DataError
+        A class has fewer; the message says ``why`` so many are needed.
+    """
     if len(counts) and counts.min() < least:
         rare = int(counts.argmin())
         raise DataError(
@@ -181,7 +188,10 @@ def _arrays(path: Path) -> dict[str, _Raw]:
 
 
 def _key(name: str) -> tuple[str, bool] | None:
-    """Return which part an array is of by its name, and whether it is labels; None if neither."""
+    """Return to which part an array belongs, as its name tells, and whether it holds the labels.
+
+    The result is None if the name is that of no part.
+    """
     words = [word for word in re.split(r"[^a-z]+", name.lower()) if word]
     kinds = {"x": False, "images": False, "data": False, "y": True, "labels": True, "targets": True}
     kind = [kinds[word] for word in words if word in kinds]

@@ -59,10 +59,10 @@ def arranged(samples: NDArray[Any], what: str) -> NDArray[Any]:
 
 
 def as_pixels(parts: Sequence[NDArray[Any]], what: str) -> tuple[list[NDArray[np.uint8]], str]:
-    """Return images of any numeric type as uint8 pixels, and what was done in words.
+    """Return images of any numeric type as uint8 pixels, and a text that says what was converted.
 
-    Images in uint8 stay as they are. Others are converted if they can only mean one thing: truth
-    values, floats from 0 to 1, and whole numbers from 0 to 255.
+    Images in uint8 stay as they are, and the text is then empty. Others are converted if they can
+    only mean one thing: truth values, floats from 0 to 1, and whole numbers from 0 to 255.
 
     Parameters
     ----------

@@ -31,9 +31,9 @@ from sw.network.network import Network
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A network that has been compiled for a board, but not written to it.
+    """A network that has been compiled for a board, but not written to it yet.
 
-    ``network`` is None if only a program was given.
+    ``network`` is None if only its compiled form, a program, was given.
     """
 
     program: Program

@@ -40,7 +40,7 @@ class Loaded:
 
 
 def exported_for_another(file: NetworkFile, config: Config) -> str | None:
-    """Return a sentence that says that a file was exported for another device, or None if not.
+    """Return a sentence that says that a file was exported for another device; None if it was not.
 
     ``config`` is the configuration of the device that the network is compiled for now.
     """

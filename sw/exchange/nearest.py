@@ -158,7 +158,7 @@ def in_framework(
 
 
 def _fire(layer: FoldedLayer, step: FireNode, drives: Tensor, timesteps: int) -> Tensor:
-    """Return the spikes (N, T, O, H, W) of a layer's neurons with the framework's decay and reset.
+    """Return the spikes (N, T, O, H, W) of neurons with the framework's decay and reset.
 
     ``drives`` (N, T|1, O, H, W) are the neurons' weighted sums, without bias. ``step`` holds the
     decay.

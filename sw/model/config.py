@@ -47,7 +47,7 @@ trained leak by the nearest of those."""
 
 
 class ModelError(ValueError):
-    """Error: a configuration is not supported; the message says what is wrong."""
+    """Raised if a configuration is not supported; the message says what is wrong."""
 
 
 def require(ok: bool, message: str) -> None:
@@ -57,10 +57,15 @@ def require(ok: bool, message: str) -> None:
 
 
 def _check_types(config: Any) -> None:
-    """Check that scalar fields have their declared types, and numbers are below :data:`MAX_NUMBER`.
+    """Check that scalar fields have their declared types, and that numbers are not too large.
 
-    The bound applies to a number's absolute value. The check is needed because configurations may
-    come from untrusted files.
+    The absolute value of a number must be below :data:`MAX_NUMBER`. Configurations may come from
+    untrusted files, so types cannot be relied on.
+
+    Raises
+    ------
+    ModelError
+        A field has another type, or a number is too large.
     """
     kinds = {"int": int, "float": int | float, "str": str, "bool": bool}
     for known in fields(config):
@@ -277,8 +282,12 @@ class ModelConfig:
 
     @property
     def exportable(self) -> bool:
-        """Whether a device can run the network: its neurons spike, every map is binary, and no leak
-        is still to be rounded."""
+        """Whether a device can run the network.
+
+        It can if the network has neurons instead of ReLUs, every map is binary, and every leak is
+        one that the device has. Trained leaks must first be rounded
+        (:func:`sw.model.resnet.round_leaks`).
+        """
         neurons = (self.neuron, *self.neurons.values())
         return (
             self.spiking

@@ -154,7 +154,10 @@ def fashion_mnist_large() -> ModelConfig:
 
 
 def nmnist() -> ModelConfig:
-    """Return a network for N-MNIST: event frames of 34x34, which the first layer halves twice."""
+    """Return a network for N-MNIST, whose samples are event frames of 34x34.
+
+    The first layer halves their height and width twice.
+    """
     last = BlockConfig(gate="OR", inner="channel", outer="element")
     return ModelConfig(
         image_shape=(2, 34, 34),
