@@ -81,7 +81,8 @@ class Board:
     block_ram_kbit: int | None = None
     """Total size of the FPGA's block RAM in units of 1,024 bits, if the file says so."""
     clock_hz: int
-    """Frequency at the clock pin. If it is not ``config.clk_hz``, the wrapper contains a PLL."""
+    """Frequency in Hz at the clock pin. If it is not ``config.clk_hz``, the top module that is
+    written for the board contains a PLL."""
     clock: Pin | None = None
     reset: Pin | None = None
     """Button that resets the device; None if the board has none."""

@@ -145,7 +145,10 @@ class Dispatcher(wiring.Component):
         return m
 
     def _watch_core(self, m: Module, r: Registers) -> _CoreState:
-        """Register the state of the core, whose signals come from far away on a large device."""
+        """Return the state of the core, with a register for each of the core's signals.
+
+        The registers are needed because these signals come from far away on a large device.
+        """
         bus = self.bus
         in_core, is_done = Signal(), Signal()
         stays_done = bus.done.valid & ~bus.done.ready

@@ -384,7 +384,13 @@ class Pipeline:
         )
 
     def _check_class(self, result: RunResult, logits: NDArray[np.int64]) -> None:
-        """Raise :class:`InvalidMessage` unless the predicted class has the first largest logit."""
+        """Check that the predicted class of a result is the index of the first largest logit.
+
+        Raises
+        ------
+        InvalidMessage
+            It is not, so the board's message contradicts itself.
+        """
         largest = int(np.argmax(logits))
         if result.argmax != largest:
             raise InvalidMessage(

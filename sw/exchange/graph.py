@@ -79,7 +79,8 @@ class Pool:
     stride: Pair
     padding: Pair = (0, 0)
     ceil: bool = False
-    """Whether a rest of the map that is smaller than a window gets a window of its own."""
+    """Whether positions at the edge of the map that do not fill a window get one of their own, as
+    with PyTorch's ``ceil_mode``."""
     divisor: int | None = None
     """Number by which an average divides sums; None for the number of values in a window."""
 

@@ -69,8 +69,8 @@ class NirOptions:
     """``"subtract"`` if a spike subtracts the threshold, ``"zero"`` if it sets the membrane to the
     file's ``v_reset``, or to 0 without one. None takes what the file says."""
     nearest_leak: int = 0
-    """Largest number of shifts of the leaks that are taken for leaks that the device does not have;
-    0 if none are taken."""
+    """Largest number of shifts of a leak that may replace one the device does not have; 0 means
+    that such a leak is an error."""
     labels: tuple[str, ...] = ()
 
 

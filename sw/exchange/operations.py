@@ -20,7 +20,7 @@ from sw.exchange.modules import Entry, module_entries
 from sw.exchange.steps import OTHER, Ref, State, Steps, flat
 
 SHAPES = ("getattr", "size", "dim", "eq", "ne", "_assert", "_assert_is_none")
-"""Operations whose result is no map, as long as it is used in no other operation on maps."""
+"""Operations whose result is no map. It must not be used in other operations on maps."""
 UNCHANGED = ("to", "float", "double", "contiguous", "clone", "detach", "detach_", "squeeze")
 """Operations that keep the values of maps and membranes."""
 EXACT_TYPES = (torch.float32, torch.float64)
@@ -38,7 +38,8 @@ POOLS: dict[str, type[nn.Module]] = {
     "adaptive_avg_pool1d": nn.AdaptiveAvgPool1d,
     "adaptive_avg_pool2d": nn.AdaptiveAvgPool2d,
 }
-"""Modules with the arguments of functional poolings, by name of the function."""
+"""Module that does the same as a functional pooling with the same arguments, by the function's
+name."""
 N_POOL_ARGUMENTS = 4
 """Number of positional arguments that functional poolings and their modules have in common."""
 
@@ -173,8 +174,9 @@ class Operations:
         Raises
         ------
         ExchangeError
-            The result is no gate, no sum over timesteps and not ``1 - spikes``; or a map is changed
-            in place and used again.
+            The result is none that the device can compute: a gate, a part of a gate such as ``1 -
+            spikes``, or a sum or mean over timesteps. Or the operation changes a map in place that
+            is used again.
         """
         if options or len(arguments) != 2:
             raise ExchangeError(f"its arguments {', '.join(options)} cannot be mapped")

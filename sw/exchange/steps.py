@@ -26,9 +26,9 @@ class Ref:
 
     index: int
     negated: bool = False
-    """Whether the value is 1 minus that of the step."""
+    """Whether the value is 1 minus what the step computes."""
     total: bool = False
-    """Whether the value is a sum, mean or stack over timesteps."""
+    """Whether the value is the sum, mean or stack over timesteps of what the step computes."""
 
 
 @dataclass(frozen=True)

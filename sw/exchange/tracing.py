@@ -115,9 +115,9 @@ class _Reader:
     timesteps: int
     steps: Steps = field(default_factory=Steps)
     calls: dict[int, int] = field(default_factory=dict)
-    """Number of calls of the neurons of every step, by the step's index."""
+    """How often the neurons of a step are called, by the step's index."""
     neurons: dict[str, int] = field(default_factory=dict)
-    """Index of the step of every neuron, by name of the neuron's module."""
+    """Index of each neuron's step, by name of the neuron's module."""
     frameworks: dict[str, str] = field(default_factory=dict)
     values: dict[fx.Node, Any] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
@@ -195,7 +195,8 @@ class _Reader:
 
         ``target`` is the module's name in the traced module. ``state`` is the second argument of
         the call, which gives snnTorch's neurons their membranes; None without one. If the module
-        cannot be mapped, a problem is noted, and ``source`` is returned.
+        changes nothing, such as dropout, ``source`` is returned. It is also returned if the module
+        cannot be mapped, and a problem is noted.
         """
         name = self.tracer.full_name(target)
         kind = self.tracer.kinds.get(target)
@@ -249,8 +250,8 @@ class _Reader:
     def finish(self, outputs: list[Any]) -> Trace:
         """Return the topology entries of the steps that lead to ``outputs``, and all problems.
 
-        ``outputs`` stand for what the forward method returns. There are no entries if there are
-        problems.
+        ``outputs`` stand for what the forward method returns. The entries are complete only if
+        there are no problems.
         """
         problems = {**self.tracer.problems, **self.problems}
         found = sorted({o.index for o in flat(outputs) if isinstance(o, Ref)})
