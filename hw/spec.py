@@ -207,8 +207,8 @@ def leak_shifts(n_shifts: int = N_LEAK_SHIFTS) -> list[tuple[int, ...]]:
 def leak_terms(leak: Leak, whole: Any, terms: Sequence[Any]) -> Any:
     """Return the value of a leak's formula (:class:`Leak`).
 
-    ``whole`` stands for ``v`` in the formula, and ``terms`` for ``v >> a``, ``v >> b`` and ``v >>
-    c``, as many as the leak has shifts.
+    ``whole`` stands for ``v`` in the formula, and ``terms`` for ``v`` shifted by each of the leak's
+    shifts ``a``, ``b`` and ``c``, as many as it has.
     """
     if leak == Leak.NONE:
         return whole
@@ -525,11 +525,11 @@ class Config:
     def param_latency(self) -> int:
         """Number of cycles from a request for a row of parameter memory until the row arrives.
 
-        The sums that a job has accumulated take as long. It is 1 without a queue of sums
-        (:attr:`sum_queue` is 0). Devices with such a queue are large and have registers before and
-        after the memory, so that it is 3. With several banks (:mod:`hw.core.banks`) the sums are
-        added up from one bank to the next, a cycle each, and parameters are delayed to arrive
-        together with them.
+        The sums that a job has accumulated take as long. Both take one cycle without a queue of
+        sums (:attr:`sum_queue` is 0). Devices with such a queue are large and have registers before
+        and after the memory, which makes three cycles. With several banks (:mod:`hw.core.banks`)
+        the sums are added up from one bank to the next, a cycle each, and parameters are delayed to
+        arrive together with them.
         """
         if not self.sum_queue:
             return 1

@@ -68,8 +68,7 @@ def interface_of(location: str | None) -> int | None:
 
 
 def bridge_of(vid: int | None, pid: int | None, location: str | None) -> Bridge | None:
-    """Return the USB bridge of a known board that a serial port may belong to; None if there is
-    none.
+    """Return the USB bridge of a known board to which a serial port may belong, or None.
 
     ``vid`` and ``pid`` are the port's USB vendor and product ID. Of a bridge with several
     interfaces, only the one with the serial line counts; a port whose interface is not known is

@@ -129,7 +129,7 @@ def run_layout(config: Config) -> data.StructLayout:
 
 
 def make_registers(config: Config) -> Registers:
-    """Create the registers of a dispatcher, as wide as the configuration needs."""
+    """Return new registers for a dispatcher, as wide as the configuration needs."""
     seq, opcode = unreset(8), unreset(8)
     args = unreset(8 * ARGUMENT_BYTES)
     n_missing = unreset(range(ARGUMENT_BYTES + 1))

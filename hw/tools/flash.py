@@ -165,7 +165,10 @@ def identify(port: str, wait_s: float | None = None) -> tuple[str, int]:
 
 
 def _ask(line: serial.Serial) -> tuple[str, int] | None:
-    """Ask the board on an open port once for its name and hash; None means no answer."""
+    """Ask the board on an open port once for its name and the hash of its gateware's interface.
+
+    Returns both, or None if no valid answer arrives.
+    """
     end = bytes([END])
     line.baudrate = BREAK_BAUD
     line.write(b"\0")  # brings a running board back to the default rate

@@ -131,7 +131,10 @@ def report_text(port: str, steps: Sequence[Step]) -> str:
 
 
 def _self_test(arguments: argparse.Namespace) -> int:
-    """Test a board, print each part as its result is known, and write the report."""
+    """Test a board, print each part as its result is known, and write the report.
+
+    Returns the command's exit code.
+    """
     if arguments.networks or arguments.config:
         raise InputError(
             "--self-test takes a port, and neither network files nor --config: to test the virtual "

@@ -122,7 +122,8 @@ def evaluate(
     note: str = "",
     data: str | None = None,
 ) -> Evaluation:
-    """Measure the checkpoint at ``path`` on the test samples ``split``.
+    """Measure the checkpoint at ``path`` on the test samples ``split``, and return the
+    measurements.
 
     Parameters
     ----------

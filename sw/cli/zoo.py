@@ -161,7 +161,7 @@ def weight_bits(folded: FoldedNetwork) -> int:
 
 
 def measure(path: Path, data_root: Path | None = None, accuracies: Entry | None = None) -> Entry:
-    """Measure the checkpoint at ``path`` on the test set of its data set.
+    """Measure the checkpoint at ``path`` on the test set of its data set, and return the figures.
 
     Parameters
     ----------

@@ -175,7 +175,7 @@ def assemble(
     n_validation: int | None = None,
     own: bool = False,
 ) -> Dataset:
-    """Make a :class:`Dataset` of what was read from files, after checking it.
+    """Check what was read from files, and return it as a :class:`Dataset`.
 
     If ``parts`` has no validation data, it is taken from the training data (:func:`split`).
 

@@ -42,7 +42,7 @@ def _read(folder: Path, timesteps: int) -> Parts:
 
 
 def _gestures(folder: Path, list_name: str, timesteps: int) -> Split:
-    """Read the gestures of the recordings that the file ``list_name`` names, and bin each into
+    """Return the gestures in the recordings that the file ``list_name`` names, each binned into
     frames.
 
     A recording contains several gestures. The file ``_labels.csv`` beside it has the class, start

@@ -172,7 +172,7 @@ def read(path: Path) -> Events:
 
 
 def load(path: Path) -> Recording:
-    """Read a recording and its description from a file.
+    """Return the events of a recording in a file, and its description.
 
     Raises
     ------
@@ -258,7 +258,7 @@ def _completed(found: Recording) -> Recording:
 
 
 def _read_bin(raw: bytes) -> Recording:
-    """Decode a ``.bin`` file of N-MNIST or N-Caltech101.
+    """Return the recording in a ``.bin`` file of N-MNIST or N-Caltech101.
 
     An event has five bytes: column, row, and a 24-bit big-endian number whose top bit is the
     polarity, and whose other 23 bits are the time in microseconds.
@@ -283,7 +283,13 @@ def _read_bin(raw: bytes) -> Recording:
 
 
 def _read_arrays(path: Path) -> Recording:
-    """Read a NumPy file that has the events as fields or as arrays."""
+    """Return the recording in a NumPy file, which has the events as fields or as arrays.
+
+    Raises
+    ------
+    EventError
+        An array is missing, the arrays are too large, or their values are no events.
+    """
     if path.stat().st_size and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             n_bytes = sum(entry.file_size for entry in archive.infolist())

@@ -57,7 +57,7 @@ def camera(name: str) -> str | None:
 
 
 def read(raw: bytes, version: str) -> Recording:
-    """Decode an AEDAT file of version 1.0, 2.0 or 3.1.
+    """Return the recording in an AEDAT file of version 1.0, 2.0 or 3.1, whose bytes are ``raw``.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def read(raw: bytes, version: str) -> Recording:
 
 
 def _read_1_or_2(raw: bytes, version: str) -> Recording:
-    """Decode AEDAT 1.0 or 2.0.
+    """Return the recording in a file of AEDAT 1.0 or 2.0.
 
     After the header, each event is big-endian: an address of 16 bits (1.0) or 32 bits (2.0), and 32
     bits of time in microseconds. The header line ``AEChip`` names the camera. Without this line,
@@ -158,7 +158,7 @@ def _header(raw: bytes) -> tuple[list[str], int]:
 
 
 def _read_3(raw: bytes) -> Recording:
-    """Decode an AEDAT 3.1 file.
+    """Return the recording in a file of AEDAT 3.1.
 
     It consists of packets, each with a header of 28 bytes. Packets of type 1 hold the camera's
     events, of 8 bytes each; other packets are skipped.

@@ -55,7 +55,7 @@ class _Header:
 
 
 def read(raw: bytes) -> Recording:
-    """Decode an AEDAT 4.0 file with one stream of events. Other streams are skipped.
+    """Return the events of an AEDAT 4.0 file as a recording, without its other streams.
 
     Raises
     ------

@@ -31,7 +31,7 @@ _ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeErro
 
 
 def read(path: Path) -> Recording:
-    """Read the events of an HDF5 file.
+    """Return the events of an HDF5 file as a recording.
 
     Raises
     ------

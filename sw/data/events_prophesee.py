@@ -28,7 +28,7 @@ _MAX_OUTSIDE = 0.01
 
 
 def read(raw: bytes) -> Recording:
-    """Decode a ``.dat`` or ``.raw`` file, whose header tells the format.
+    """Return the recording in a ``.dat`` or ``.raw`` file, whose header tells the format.
 
     Raises
     ------
@@ -146,7 +146,7 @@ def _sensor(header: dict[str, str], options: dict[str, str]) -> tuple[int, int] 
 
 
 def _read_dat(raw: bytes, header: dict[str, str], start: int) -> Recording:
-    """Decode a ``.dat`` file, of which ``start`` bytes are lines of text.
+    """Return the recording in a ``.dat`` file, of which ``start`` bytes are lines of text.
 
     After these, two bytes hold the type and the size of an event. Then each event has two
     little-endian words of 32 bits: the time in microseconds; and 14 bits of column, 14 bits of row,

@@ -102,7 +102,7 @@ def _read(path: Path, network: Network) -> tuple[NDArray[np.uint8], NDArray[Any]
 
 
 def read_images(path: str | Path, network: Takes) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """Read samples from a NumPy file, and their labels if it has them.
+    """Return the samples in a NumPy file, and their labels or None if it has none.
 
     An ``.npy`` file is an array of samples. An ``.npz`` file has an array ``images`` and perhaps
     ``labels``. Their shapes and types may be others than the network's if they can only mean one

@@ -44,7 +44,7 @@ def _read(folder: Path, timesteps: int) -> Parts:
 
 
 def _joined_recordings(arrays: dict[str, NDArray[Any]], part: str, timesteps: int) -> Split:
-    """Bin N recordings into frames; the events of all recordings are concatenated in arrays.
+    """Return N recordings, binned into frames, whose events are concatenated in arrays.
 
     ``part`` is ``train`` or ``test``. The arrays ``{part}_x``, ``{part}_y`` and ``{part}_p`` have
     the column, row and polarity of every event, and ``{part}_dt`` the microseconds since the

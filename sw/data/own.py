@@ -147,7 +147,8 @@ def _require(
 
 
 def _split_off(split: Split, names: Sequence[str], path: Path) -> tuple[Split, Split]:
-    """Divide samples into training and test data; the latter has a fifth of every class.
+    """Divide samples into training and test data, and return both; a fifth of every class is for
+    testing.
 
     The choice is random, but depends only on the order of the samples.
     """
@@ -168,7 +169,15 @@ def _split_off(split: Split, names: Sequence[str], path: Path) -> tuple[Split, S
 
 
 def _arrays(path: Path) -> dict[str, _Raw]:
-    """Read an ``.npz`` file with an array of samples and one of labels for every part."""
+    """Return the parts of a data set, by name, from an ``.npz`` file.
+
+    The file has an array of samples and one of labels for every part.
+
+    Raises
+    ------
+    DataError
+        An array is missing.
+    """
     arrays = open_arrays(path)
     found: dict[tuple[str, bool], NDArray[Any]] = {}
     for name, array in arrays.items():
@@ -224,7 +233,10 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _by_class(parts: dict[str, Path], timesteps: int) -> tuple[dict[str, _Raw], str]:
-    """Read the parts of a data set, each a folder with a folder for every class."""
+    """Return the parts of a data set, by name, and a text on the files they are from.
+
+    Each part is a folder with a folder for every class.
+    """
     files: dict[str, list[Path]] = {}
     names: dict[str, list[str]] = {}
     for part, folder in parts.items():
@@ -315,7 +327,7 @@ def _recordings(
 
 
 def _images(parts: Sequence[Sequence[Path]]) -> list[NDArray[np.uint8]]:
-    """Read the images of all parts as RGB; all must have the same size."""
+    """Return the images of all parts as RGB, uint8 (N, 3, H, W); all must have the same size."""
     read = [[_image(path) for path in paths] for paths in parts]
     first, size = parts[0][0], read[0][0].shape
     for paths, images in zip(parts, read, strict=True):

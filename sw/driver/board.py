@@ -56,7 +56,7 @@ class Board(AnyBoard):
 
     @classmethod
     def open(cls, port: str | None = None, baud: int | None = None) -> Board:
-        """Open one board on a serial port. To use several as one, call
+        """Open one board on a serial port, and return it. To use several as one, call
         :func:`sw.driver.group.open_boards`.
 
         Parameters

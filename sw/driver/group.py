@@ -266,7 +266,7 @@ class _Distribution:
 
 
 def open_boards(ports: str | None = None, baud: int | None = None) -> AnyBoard:
-    """Open one board, or several that are used as one.
+    """Open one board, or several that are used as one, and return it or their group.
 
     Parameters
     ----------

@@ -165,9 +165,9 @@ class Memory:
         return _Fill(self, images, on_progress).run()
 
     def sections(self, space: Space, image: bytes) -> Iterator[Section]:
-        """Cut the image of a memory (the bytes that it shall hold, from row 0 on) into sections. A
-        section is as long as the rows that :data:`CHECK_FRAMES` WRITE requests can carry, and the
-        board compares it by one CHECK request. The last section may be shorter.
+        """Yield the sections of the image of a memory (the bytes that it shall hold, from row 0
+        on). A section is as long as the rows that :data:`CHECK_FRAMES` WRITE requests can carry,
+        and the board compares it by one CHECK request. The last section may be shorter.
 
         Raises
         ------

@@ -393,7 +393,7 @@ def _inside(
 
 
 def _with_factor(full: Float, factor: Float, kernel: Pair, stride: Pair, padding: Pair) -> Float:
-    """Multiply weights (y|1, x|1, o, c, ky, kx) by the scaling ``factor`` of their input.
+    """Return weights (y|1, x|1, o, c, ky, kx) multiplied by the scaling ``factor`` of their input.
 
     ``factor`` is (c, H|1, W|1). If it differs from position to position, each neuron of the result
     has weights of its own.

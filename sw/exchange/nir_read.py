@@ -282,7 +282,7 @@ class _Reader:
         return self.neuron(node, np.asarray(node.r, np.float64) * share, 1 - share, rest)
 
     def neuron(self, node: Any, gain: Float, factor: Float, rest: Float | float) -> FireNode:
-        """Convert IF or LIF neurons to a step, given their constants per timestep.
+        """Return IF or LIF neurons as a step, given their constants per timestep.
 
         At every timestep, the difference between membrane and ``rest`` is multiplied by ``factor``,
         and the input times ``gain`` is added to the membrane. Membranes start at ``v_reset``, or at

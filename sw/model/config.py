@@ -51,7 +51,13 @@ class ModelError(ValueError):
 
 
 def require(ok: bool, message: str) -> None:
-    """Raise :class:`ModelError` with this message unless ``ok``."""
+    """Check a condition on a configuration.
+
+    Raises
+    ------
+    ModelError
+        ``ok`` is False, so the configuration is not supported; the error has this ``message``.
+    """
     if not ok:
         raise ModelError(message)
 

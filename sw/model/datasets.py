@@ -37,7 +37,7 @@ def require_fit(config: ModelConfig, dataset: Dataset) -> None:
 def load_for(
     values: dict[str, Any], data_dir: str | Path | None = None, name: str | None = None
 ) -> Dataset:
-    """Load the data set that a checkpoint's network was trained on, or the one called ``name``.
+    """Return the data set that a checkpoint's network was trained on, or the one called ``name``.
 
     A user's own data is looked for at the path that the checkpoint keeps (:meth:`Dataset.record`).
     If the samples are not those that the network was trained on, the result's ``note`` says so.

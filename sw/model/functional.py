@@ -135,7 +135,7 @@ def neuron_backward(
 
 
 def _windows(maps: Tensor, pool: tuple[int, int], axis: int) -> list[Tensor]:
-    """Split maps into one view for each position in a pooling window.
+    """Return one view of maps for each position in a pooling window.
 
     The first view has the first element of every window, and so on. Windows are ``pool`` (rows,
     columns) large; the maps' rows lie along ``axis``, their columns along the next axis. Rows and

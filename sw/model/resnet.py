@@ -338,7 +338,7 @@ class SpikingResNet(nn.Module):
 
 
 def to_input(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Convert uint8 images ``(N, C, H, W)`` or binary frames ``(N, T, C, H, W)`` to network input.
+    """Return uint8 images ``(N, C, H, W)`` or binary frames ``(N, T, C, H, W)`` as network input.
 
     Pixels are divided by 255. They are not shifted to mean 0, so that zero padding means black both
     here and in the integer network. Frames are only converted to ``dtype``.

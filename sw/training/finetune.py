@@ -53,7 +53,8 @@ class _Round(torch.autograd.Function):
 
 
 def rounded(x: Tensor) -> Tensor:
-    """Round ``x`` to the nearest integers, ties to even; gradients pass through unchanged."""
+    """Return ``x`` rounded to the nearest integers, ties to even; gradients pass through
+    unchanged."""
     return cast(Tensor, _Round.apply(x))
 
 
