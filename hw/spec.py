@@ -300,7 +300,8 @@ def fire(membrane: AnyNumbers, threshold: Any, reset: Reset) -> tuple[Any, AnyNu
 
 
 def joined(gate: Gate, branch: AnyBits, identity: AnyBits) -> AnyBits:
-    """Return the spikes of a gated layer, from those of the residual branch and of the shortcut.
+    """Return the spikes of a layer with a gate, from those of the residual branch and of the
+    shortcut.
 
     All spikes are 0 or 1.
 

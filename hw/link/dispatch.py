@@ -297,9 +297,10 @@ class Dispatcher(wiring.Component):
     def _decide(
         self, m: Module, r: Registers, checks: Checks, core: _CoreState, is_check: Signal
     ) -> None:
-        """Refuse the request, or choose the state that executes it.
+        """Add the state that refuses the request, or chooses the state that executes it.
 
-        If neither happens, the state machine goes on to reply OK.
+        If neither happens, the state machine goes on to reply OK. ``is_check`` tells later states
+        that the request is a CHECK.
         """
         with m.Switch(r.opcode):
             with m.Case(*BARE):
@@ -319,7 +320,10 @@ class Dispatcher(wiring.Component):
     def _decide_rows(
         self, m: Module, r: Registers, checks: Checks, core: _CoreState, is_check: Signal
     ) -> None:
-        """Decide whether a WRITE, READ or CHECK is executed or refused."""
+        """Decide whether a WRITE, READ or CHECK is executed or refused.
+
+        It is refused if the checks of :mod:`hw.link.checks` fail, or if it would disturb a run.
+        """
         is_write = r.opcode == Opcode.WRITE
         bad_length = ~checks.few_rows | Mux(
             is_check, ~checks.has_crc, ~checks.is_whole | ~checks.fits

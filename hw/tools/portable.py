@@ -287,7 +287,7 @@ write_bitstream -force {{{name}.bit}}
 
 
 def _family(part: str) -> str | None:
-    """Return the family of one of Intel's devices, or None if it is not known here."""
+    """Return the family of the Intel device called ``part``, or None if it is not known here."""
     starts = (start for start in _FAMILIES if part.upper().startswith(start))
     return _FAMILIES.get(next(starts, ""))
 

@@ -110,7 +110,8 @@ def step_line(step: Step) -> str:
 
 
 def report_text(port: str, steps: Sequence[Step]) -> str:
-    """Return the report of a self-test: the machine, the port's USB bridge, and every part."""
+    """Return the report of a self-test as text: the machine, the port's USB bridge, and every
+    part."""
     usb = "no USB device"
     for info in list_ports.comports():
         if info.device == port and info.vid is not None:

@@ -75,9 +75,9 @@ class Recording:
 def make(t: Any, x: Any, y: Any, p: Any) -> Events:
     """Return a recording's events, made of arrays of times, columns, rows and polarities.
 
-    The arrays must have the same length. Times are in microseconds or seconds, as
-    :func:`microseconds` tells. Polarities above 0 mean brighter, so they may be 0 and 1, or -1 and
-    1.
+    The arrays ``t``, ``x``, ``y`` and ``p`` must have the same length. Times are in microseconds or
+    seconds, as :func:`microseconds` tells. Polarities above 0 mean brighter, so they may be 0 and
+    1, or -1 and 1.
 
     Raises
     ------

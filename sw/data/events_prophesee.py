@@ -77,8 +77,8 @@ def _recording(
 ) -> Recording:
     """Return a recording of the events inside the sensor.
 
-    ``form`` is the file's format, and ``sensor`` the (height, width), or None if unknown. The other
-    arguments are the events' times, columns, rows and polarities.
+    ``form`` is the file's format, and ``sensor`` the (height, width), or None if unknown. ``t``,
+    ``x``, ``y`` and ``p`` are the events' times, columns, rows and polarities.
 
     Raises
     ------

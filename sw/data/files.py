@@ -65,14 +65,14 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
 
 
 def fetch(url: str, md5: str) -> bytes:
-    """Download a file, check its MD5 checksum, and return its bytes.
+    """Download the file at ``url``, check its MD5 checksum, and return its bytes.
 
     Raises
     ------
     OSError
         The download failed.
     DataError
-        The file has another checksum.
+        The file has another checksum than ``md5``, so it is damaged or another version.
     """
     with urllib.request.urlopen(url, timeout=TIMEOUT_S) as reply:
         raw = reply.read()

@@ -235,7 +235,8 @@ def _folders(path: Path) -> list[Path]:
 def _by_class(parts: dict[str, Path], timesteps: int) -> tuple[dict[str, _Raw], str]:
     """Return the parts of a data set, by name, and a text on the files they are from.
 
-    Each part is a folder with a folder for every class.
+    Each part is a folder with a folder for every class. Event recordings are binned into
+    ``timesteps`` binary frames.
     """
     files: dict[str, list[Path]] = {}
     names: dict[str, list[str]] = {}

@@ -20,7 +20,7 @@ OPAQUE = 255
 
 
 def channels_last(shape: Sequence[int]) -> bool:
-    """Return whether a sample's last three axes are rows, columns and channels.
+    """Return whether the last three axes of a sample of this shape are rows, columns and channels.
 
     They are taken for these if the last one has at most :data:`MOST_CHANNELS` entries and both
     others have more. Otherwise they are channels, rows and columns.
@@ -107,7 +107,9 @@ def _full_scale(high: float) -> int:
 
 
 def as_frames(parts: Sequence[NDArray[Any]], what: str) -> list[NDArray[np.uint8]]:
-    """Return binary frames of any numeric type as uint8.
+    """Return the binary frames of all parts of a data set, of any numeric type, as uint8.
+
+    ``what`` is the name of the data, with which the error's message begins.
 
     Raises
     ------
@@ -124,7 +126,10 @@ def as_frames(parts: Sequence[NDArray[Any]], what: str) -> list[NDArray[np.uint8
 
 
 def without_alpha(images: NDArray[np.uint8], what: str) -> NDArray[np.uint8]:
-    """Return images (N, 4, H, W) that were RGBA without their opaque fourth channel.
+    """Return images (N, 4, H, W) that were RGBA without their opaque fourth channel, as (N, 3, H,
+    W).
+
+    ``what`` is the name of the data, with which the error's message begins.
 
     Raises
     ------

@@ -213,8 +213,8 @@ class Transport:
         return self.port.baudrate
 
     def set_baud(self, baud: int) -> None:
-        """Change the rate of the host's end of the line, after all bytes have been sent at the old
-        rate.
+        """Change the rate of the host's end of the line to ``baud`` bits per second, after all
+        bytes have been sent at the old rate.
 
         Raises
         ------

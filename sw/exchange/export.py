@@ -156,9 +156,10 @@ def find_images(
 def _substitute(
     values: dict[str, Any], n_images: int, error: DataError, say: Callable[[str], None]
 ) -> Images:
-    """Return other images than those of a checkpoint's data set, which cannot be loaded.
+    """Return images to use in place of a checkpoint's data set, which cannot be loaded.
 
-    ``error`` says why; see :func:`find_images`.
+    ``error`` says why it cannot, and ``say`` is called with a message about the substitute; see
+    :func:`find_images`.
     """
     record = values["data"]
     if record.get("name", catalogue.DEFAULT) == catalogue.DEFAULT and not record.get("own"):

@@ -195,7 +195,7 @@ def plain_kernel(weight: Float, groups: int, dilation: Pair) -> Float:
 
     The result is (output channels, input channels, kernel height, kernel width), with weights of 0
     for the channels of other groups and for the places between dilated taps. ``weight`` has only
-    the input channels of one group.
+    the input channels of one group. ``dilation`` is (vertical, horizontal).
 
     Raises
     ------

@@ -128,8 +128,8 @@ def _integers(
     """Return a layer in integers, with weights, biases and thresholds times ``multiplier``.
 
     ``multiplier`` (y|1, x|1, o) has one factor for every output channel o and position (y, x) of a
-    neuron; y and x have length 1 if all positions share their factors. The result is None if the
-    layer's spikes would change; see :func:`as_integers`.
+    neuron; y and x have length 1 if all positions share their factors. The widths are in bits. The
+    result is None if the layer's spikes would change; see :func:`as_integers`.
     """
     if layer.threshold is not None and layer.reset != Reset.HARD:
         scaled = layer.threshold * multiplier

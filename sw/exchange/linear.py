@@ -205,7 +205,7 @@ def pool_for(step: Pool | AdaptivePool, shape: Shape) -> Pool:
 
 
 def window_of(pool: Pool) -> Window:
-    """Return the window of an average or sum pooling."""
+    """Return an average or sum pooling as a :class:`Window`, with the weights of its values."""
     divisor = pool.divisor or np.prod(pool.kernel)
     taps = np.full(pool.kernel, 1.0 if pool.kind == "sum" else 1 / divisor)
     return Window(taps, pool.stride, pool.padding)
@@ -380,8 +380,10 @@ def _inside(
     """Return, along one axis, which taps of a convolution read pooled values that exist.
 
     The other taps lie in the convolution's padding. The result is a mask (n, n_taps), or (1,
-    n_taps) if those taps read only zeros anyway. ``length`` is the length of the map before
-    pooling, and ``n`` that of the convolution's result.
+    n_taps) if those taps read only zeros anyway. ``length`` is the length of the map before the
+    pooling ``window``, and ``n`` that of the convolution's result. ``stride`` and ``padding`` are
+    those of the convolution along ``axis``, which is 0 for the vertical axis and 1 for the
+    horizontal one.
     """
     size, step, border = window.kernel[axis], window.stride[axis], window.padding[axis]
     tiled = border == 0 and size == step and length % step == 0
@@ -393,10 +395,11 @@ def _inside(
 
 
 def _with_factor(full: Float, factor: Float, kernel: Pair, stride: Pair, padding: Pair) -> Float:
-    """Return weights (y|1, x|1, o, c, ky, kx) multiplied by the scaling ``factor`` of their input.
+    """Return convolution weights multiplied by the scaling ``factor`` of the convolution's input.
 
-    ``factor`` is (c, H|1, W|1). If it differs from position to position, each neuron of the result
-    has weights of its own.
+    ``full`` are the weights (y|1, x|1, o, c, ky, kx), and ``factor`` is (c, H|1, W|1). If the
+    factor differs from position to position, each neuron of the result has weights of its own.
+    Kernel, stride and padding are (vertical, horizontal).
     """
     if factor.shape[1:] == (1, 1):
         return full * factor

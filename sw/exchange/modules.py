@@ -103,7 +103,10 @@ def _require(ok: bool, problem: str) -> None:
 
 
 def _axes(values: Any, n_axes: int) -> list[int]:
-    """Return a module's size, stride or padding as a list with a number for each of its axes."""
+    """Return a module's size, stride or padding as a list with a number for each of its axes.
+
+    ``values`` is one number for all ``n_axes`` axes, or one for each.
+    """
     numbers = list(values) if isinstance(values, Sequence) else [values] * n_axes
     return [int(n) for n in numbers]
 

@@ -133,6 +133,8 @@ def in_framework(
 ) -> tuple[Float, dict[str, NDArray[np.uint8]]]:
     """Run a network with the framework's own leaks and resets, in float64.
 
+    ``samples`` are images or binary frames that the network takes.
+
     Returns
     -------
     The logits (N, n_classes), and the spikes (N, T, C, H, W) by name of the map.

@@ -47,7 +47,10 @@ def _decay(leak: LeakShifts) -> float:
 
 
 def decay_error(factors: Sequence[float]) -> str:
-    """Return the error message for decays that no leak of the device has."""
+    """Return the error message for decays ``factors`` that no leak of the device has.
+
+    A decay is the factor by which a membrane is multiplied at every timestep.
+    """
     said = ", ".join(f"{factor:.4g}" for factor in sorted(set(factors))[:6])
     near = ", ".join(f"{_decay(nearest_leak(f)):.4g}" for f in sorted(set(factors))[:6])
     return (

@@ -173,7 +173,10 @@ def _recurrent(sources: dict[str, list[str]]) -> list[str]:
 
 
 def _ancestors(sources: dict[str, list[str]], name: str) -> set[str]:
-    """Return the names of all nodes that a node reads, directly or through others."""
+    """Return the names of all nodes that the node ``name`` reads, directly or through others.
+
+    ``sources`` holds the names of the nodes that each node reads.
+    """
     found: set[str] = set()
     waiting = list(sources[name])
     while waiting:

@@ -143,7 +143,8 @@ def from_state_dict(
     origin: str = "state dict",
     nearest_leak: int = 0,
 ) -> Imported:
-    """Return the folded network of a state dict that is already loaded.
+    """Return the folded network of a state dict that is already loaded, as :func:`read` does of a
+    file.
 
     ``values`` is its topology, and ``origin`` names the state dict in the provenance. See
     :func:`read` for the other parameters and the errors.

@@ -75,7 +75,7 @@ def trace(root: nn.Module, prefix: str, timesteps: int) -> Trace:
 
 
 def _unmapped(root: nn.Module, prefix: str) -> dict[str, str]:
-    """Return why modules in a network cannot be mapped, by their names.
+    """Return why modules in the network ``root`` cannot be mapped, by their full names.
 
     Every module is checked by itself, wherever and whether or not the forward method runs it.
     """

@@ -194,7 +194,7 @@ class StageConfig:
     channels: int
     """Output channels of every block; a multiple of 4 if there are bottlenecks."""
     stride: int = 1
-    """Stride of the first block."""
+    """Stride of the first block, the same vertically and horizontally; that of all others is 1."""
     blocks: tuple[BlockConfig, ...] = (BlockConfig(),)
     """Blocks in order, at least one."""
 
@@ -233,7 +233,7 @@ class ModelConfig:
     stem_kernel: int = 3
     """Height and width of the stem's kernel; odd."""
     stem_stride: int = 1
-    """Stride of the stem's convolution."""
+    """Stride of the stem's convolution, the same vertically and horizontally."""
     stem_pool: int = 2
     """Height and width of the windows that OR-pool the stem's spikes; 1: no pooling."""
     stem_coefficient: str = "channel"

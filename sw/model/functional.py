@@ -60,7 +60,8 @@ def _run_back(
     surrogate: str,
     slope: float | Tensor,
 ) -> list[Tensor]:
-    """Return the gradients of the drives, given those of the spikes, ``grad``.
+    """Return the gradients of the drives, given those of the spikes, ``grad``; it is the reverse of
+    :func:`_run`.
 
     Both are lists over timesteps. ``membranes`` are those that :func:`_run` returned. In place of
     the spike's derivative, the surrogate gradient with the name ``surrogate`` and the steepness
@@ -87,7 +88,7 @@ def _run_back(
 
 
 def _by_time(drive: Tensor, timesteps: int) -> list[Tensor]:
-    """Return a list with the drive of every timestep; a drive (1, ...) is repeated."""
+    """Return a list with the drive of each of the ``timesteps``; a drive (1, ...) is repeated."""
     return [drive[t if len(drive) > 1 else 0] for t in range(timesteps)]
 
 

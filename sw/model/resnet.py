@@ -140,7 +140,8 @@ def _conv(
 ) -> nn.Conv2d:
     """Return a convolution without bias, padded so that stride 1 keeps the size of the map.
 
-    For one-dimensional signals, kernel and stride extend along the columns only.
+    Kernel and stride are the same vertically and horizontally. For one-dimensional signals, they
+    extend along the columns only.
     """
     size, step = config.along(kernel), config.along(stride)
     padding = (size[0] // 2, size[1] // 2)
