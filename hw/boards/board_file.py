@@ -330,7 +330,8 @@ def _check_pins(board: Board) -> None:
     Raises
     ------
     SpecError
-        It does not; or no tool is given, but the core's clock needs a PLL, which is the tool's.
+        A pin is missing or used twice. Or no tool is given, but the core's clock needs a PLL, for
+        which the tool must be known.
     """
     if board.tool is None:
         if board.clock_hz != board.config.clk_hz:
@@ -397,13 +398,14 @@ def _check_rows(config: Config) -> None:
 
 
 def _check_memories(board: Board) -> None:
-    """Check that the FPGA has enough block RAM for the large memories, if the board file says how
-    much.
+    """Check that the FPGA has enough block RAM for the core's large memories.
+
+    Nothing is checked if the board file does not say how much the FPGA has.
 
     Raises
     ------
     SpecError
-        It has not; the message suggests smaller memories.
+        The memories take more than that; the message suggests smaller ones.
     """
     if board.block_ram_kbit is None:
         return

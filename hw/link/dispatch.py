@@ -299,8 +299,7 @@ class Dispatcher(wiring.Component):
     ) -> None:
         """Add the state that refuses the request, or chooses the state that executes it.
 
-        If neither happens, the state machine goes on to reply OK. ``is_check`` tells later states
-        that the request is a CHECK.
+        If neither happens, the state machine goes on to reply OK. ``is_check`` is high for a CHECK.
         """
         with m.Switch(r.opcode):
             with m.Case(*BARE):

@@ -135,8 +135,10 @@ def evaluate(
     ------
     sw.model.checkpoint.CheckpointError
         The file is no checkpoint, or is damaged.
-    sw.model.config.ModelError, sw.convert.quantize.QuantizeError
-        The network is not supported, or cannot be quantised.
+    sw.model.config.ModelError
+        A device cannot run the network, such as one with ``ADD`` gates.
+    sw.convert.quantize.QuantizeError
+        A bias or a threshold does not fit the device's width of parameters.
     """
     values = checkpoint.load(path)
     folded = fold.fold(values)

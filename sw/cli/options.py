@@ -253,13 +253,12 @@ def _check_samples(network: Network, split: Split, what: str) -> None:
 
 
 def check_data_dir(arguments: argparse.Namespace) -> None:
-    """Check that ``--data-dir`` is not given without ``--data``, which names the data set in the
-    folder.
+    """Check that ``--data-dir`` is given only together with ``--data``.
 
     Raises
     ------
     InputError
-        It is.
+        ``--data`` is missing, so it is not known which data set is in the folder.
     """
     if arguments.data_dir and not arguments.data:
         raise InputError(f"--data-dir {arguments.data_dir}: name the data set in it with --data")

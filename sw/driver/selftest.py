@@ -164,10 +164,10 @@ def _rate(device: Device, rng: np.random.Generator, baud: int, divisor: int) -> 
 
 
 def _agree(device: Device, limit_baud: int) -> tuple[bool, str]:
-    """Choose the rate for the rest of the test as the driver does, at most ``limit_baud`` bits per
-    second.
+    """Choose the rate of the line for the rest of the test, in the same way as the driver does.
 
-    Returns True, and the rate as a text.
+    ``limit_baud`` is the fastest rate to try, in bits per second. Returns True, and the rate as a
+    text.
     """
     agree_on_rate(device.transport, device.config, limit_baud)
     return True, f"{device.transport.baud} baud"
@@ -179,8 +179,8 @@ def _n_wrong_bits(found: bytes, expected: bytes) -> int:
 
 
 def patterns(n_bytes: int, rng: np.random.Generator) -> Iterator[tuple[str, bytes]]:
-    """Yield contents of ``n_bytes`` bytes with which a test finds faults of a memory, and their
-    names.
+    """Yield names and contents, each of ``n_bytes`` bytes, with which a test finds faults of a
+    memory.
 
     The first four set every bit to both values, and so find bits that are stuck or joined. Random
     contents differ from row to row, and so find rows that share an address. Their complement
@@ -256,8 +256,10 @@ def _networks(device: Device, n_networks: int, seed: int) -> tuple[bool | None, 
 
 
 def _samples(network: Network, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Return random uint8 input of a network: images (N, C, H, W) or binary frames (N, T, C, H,
-    W)."""
+    """Return random input of a network, uint8.
+
+    It is either images (N, C, H, W) or binary frames (N, T, C, H, W).
+    """
     if network.encoder is not None:
         return rng.integers(0, 256, (N_SAMPLES, *network.image_shape), np.uint8)
     shape = (N_SAMPLES, network.timesteps, *network.image_shape)

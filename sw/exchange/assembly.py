@@ -292,8 +292,7 @@ class _Assembly:
         return Spikes(previous, shape)
 
     def add(self, layer: FoldedLayer, shape: Shape, multiplier: Float) -> Spikes:
-        """Append ``layer`` to the network, and return its spikes, a map of shape ``shape`` (C, H,
-        W).
+        """Append ``layer`` to the network, and return its spikes, a map whose shape is ``shape``.
 
         ``multiplier`` becomes the layer's entry in :attr:`Imported.multipliers`.
         """

@@ -141,8 +141,8 @@ def to_rows(values: Float, shape: Shape) -> Float:
     """Return a map's parameters, such as thresholds, in a layer's layout (y|1, x|1, o).
 
     o is the channel, and (y, x) the position; y and x have length 1 if all positions share their
-    numbers. ``values`` must have one number per channel, or broadcast to the map's ``shape`` (C, H,
-    W), apart from leading axes of length 1.
+    numbers. ``values`` must either have one number per channel, or broadcast to the map's ``shape``
+    (C, H, W), apart from leading axes of length 1.
     """
     while values.ndim > 3 and values.shape[0] == 1:
         values = values[0]
@@ -252,8 +252,8 @@ def summed_again(step: Convolve | Connect, value: Sums) -> Sums:
 
 
 def _as_convolution(step: Convolve | Connect, shape: Shape) -> Convolve:
-    """Return a convolution or fully connected step as a convolution of a map of ``shape`` (C, H,
-    W).
+    """Return a convolution or fully connected step as a convolution of a map; ``shape`` is the
+    map's.
 
     Raises
     ------
@@ -341,8 +341,8 @@ def _composed(
 
     Returns the new convolution's weight (y|1, x|1, o, c, ky|1, kx|1), and its kernel, stride and
     padding as (vertical, horizontal) pairs. Where the second convolution reads its own padding, it
-    must read zeros. With windows that overlap, or that leave out an edge of the map, the new
-    convolution would read spikes there. Positions at the edge then get weights of their own.
+    must read zeros. With windows that overlap, have padding or leave out an edge of the map, the
+    new convolution would read spikes there. Positions at the edge then get weights of their own.
     """
     height, width = window.kernel
     rows = (weight.shape[2] - 1) * window.stride[0] + height
@@ -379,8 +379,8 @@ def _inside(
 ) -> NDArray[np.bool_]:
     """Return, along one axis, which taps of a convolution read pooled values that exist.
 
-    The other taps lie in the convolution's padding. The result is a mask (n, n_taps), or (1,
-    n_taps) if those taps read only zeros anyway. ``length`` is the length of the map before the
+    The other taps lie in the convolution's padding. The result is a mask (n, n_taps); if those taps
+    read only zeros anyway, it is (1, n_taps). ``length`` is the length of the map before the
     pooling ``window``, and ``n`` that of the convolution's result. ``stride`` and ``padding`` are
     those of the convolution along ``axis``, which is 0 for the vertical axis and 1 for the
     horizontal one.

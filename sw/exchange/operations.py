@@ -20,7 +20,7 @@ from sw.exchange.modules import Entry, module_entries
 from sw.exchange.steps import OTHER, Ref, State, Steps, flat
 
 SHAPES = ("getattr", "size", "dim", "eq", "ne", "_assert", "_assert_is_none")
-"""Operations whose result is no map. It must not be used in other operations on maps."""
+"""Operations whose result is no map. Other operations on maps must not use the result."""
 UNCHANGED = ("to", "float", "double", "contiguous", "clone", "detach", "detach_", "squeeze")
 """Operations that keep the values of maps and membranes."""
 EXACT_TYPES = (torch.float32, torch.float64)
@@ -71,13 +71,13 @@ class Operations:
         Parameters
         ----------
         node : the operation in the traced graph.
-        arguments, options : its positional and keyword arguments, as such values.
+        arguments, options : what stands for its positional and keyword arguments.
         where : name of the module whose forward method applies it.
 
         Raises
         ------
         ExchangeError
-            The operation cannot be mapped.
+            The operation may change spikes or sums in a way that the device cannot.
         """
         name = operation_name(node)
         given = flat([*arguments, *options.values()])
@@ -126,7 +126,7 @@ class Operations:
         raise ExchangeError("it cannot be mapped: use modules and gates that can")
 
     def item(self, value: Any, index: Any) -> Any:
-        """Map ``value[index]``, and return what stands for the result.
+        """Map ``value[index]``, and return what stands for the result (:mod:`sw.exchange.steps`).
 
         An item can be taken from a tuple. From the network's input, the frame of one timestep can
         be taken; it is noted in ``frames``, and the input itself stands for it.
@@ -174,9 +174,8 @@ class Operations:
         Raises
         ------
         ExchangeError
-            The result is none that the device can compute: a gate, a part of a gate such as ``1 -
-            spikes``, or a sum or mean over timesteps. Or the operation changes a map in place that
-            is used again.
+            The operation is neither a gate, nor a part of a gate such as ``1 - spikes``, nor a sum
+            or mean over timesteps. Or it changes a map in place that is used again.
         """
         if options or len(arguments) != 2:
             raise ExchangeError(f"its arguments {', '.join(options)} cannot be mapped")
@@ -195,7 +194,7 @@ class Operations:
         return result
 
     def sum(self, node: fx.Node, a: Any, b: Any, where: str) -> Ref:
-        """Map the sum ``a + b``, and return what stands for it.
+        """Map the sum ``a + b``, and return what stands for it (:mod:`sw.exchange.steps`).
 
         It is either the sum of one map over timesteps, as a loop collects it, or an ``ADD`` gate.
 

@@ -75,10 +75,11 @@ class Steps:
         return Ref(self.known[key])
 
     def plain(self, source: Ref, name: str, entries: list[Entry]) -> Ref:
-        """Add a step that applies ``entries`` to the result of ``source``, and return a reference
-        to it.
+        """Add a step that applies ``entries`` to the result of ``source``; return a reference to
+        the step.
 
-        ``name`` is that of the module or operation.
+        ``entries`` are those of a topology (:mod:`sw.exchange.topology`), and ``name`` is that of
+        the module or operation.
         """
         key = ("entries", repr(entries), source.index, name)
         return self.add(key, Step(entries, (source.index,), name=name))
@@ -107,8 +108,9 @@ class Steps:
         return found
 
     def path(self, start: int, end: int) -> list[Entry]:
-        """Return the topology entries of the steps after the step ``start``, up to and with
-        ``end``.
+        """Return the topology entries of the steps after ``start``, up to and including ``end``.
+
+        ``start`` and ``end`` are indices of steps.
 
         A gate becomes a block, an entry that holds the entries of both paths that the gate joins.
 

@@ -22,10 +22,10 @@ CONTAINERS = ("Sequential", "MultiStepContainer", "SeqToANNContainer", "StepMode
 
 
 class _Proxy(fx.Proxy):
-    """Symbol for a tensor that records ``x += y``, a change in place, as another operation than ``x
-    + y``.
+    """Symbol for a tensor that records changes in place, such as ``x += y``, as operations of their
+    own.
 
-    torch's own symbol records both alike.
+    torch's symbol records ``x += y`` in the same way as ``x + y``.
     """
 
     def _in_place(self, operation: Callable[..., Any], other: Any) -> fx.Proxy:

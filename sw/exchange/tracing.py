@@ -77,7 +77,7 @@ def trace(root: nn.Module, prefix: str, timesteps: int) -> Trace:
 def _unmapped(root: nn.Module, prefix: str) -> dict[str, str]:
     """Return why modules in the network ``root`` cannot be mapped, by their full names.
 
-    Every module is checked by itself, wherever and whether or not the forward method runs it.
+    Every module is checked by itself, even if the forward method does not run it.
     """
     problems: dict[str, str] = {}
     leaves: list[str] = []
@@ -283,8 +283,11 @@ class _Reader:
         return Trace(entries, problems, self.frameworks, bool(frames), repeats)
 
     def check_calls(self, problems: dict[str, str]) -> None:
-        """Add to ``problems`` the neurons that do not run once at every timestep, or in mixed step
-        modes."""
+        """Add problems of neurons to ``problems``, by name of the neuron's module.
+
+        Neurons must run exactly once at every timestep, and all of SpikingJelly's must have the
+        same step mode.
+        """
         for name, index in self.neurons.items():
             n = self.calls[index]
             if n not in (1, self.timesteps):

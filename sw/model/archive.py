@@ -1,9 +1,8 @@
-"""Safe reading of files that ``torch.save`` has written: no code in them runs, and memory is
-bounded.
+"""Safe reading of files that ``torch.save`` has written.
 
-Such a file is a zip archive, without compression, of a pickle and of the bytes of all tensors. A
-file is refused if its contents would take much more memory than the file itself: if an entry is
-compressed, or if tensors claim more numbers than the file holds.
+No code in the files runs, and they cannot take much more memory than their size. Such a file is a
+zip archive, without compression, of a pickle and of the bytes of all tensors. A file is refused if
+an entry is compressed, or if tensors claim more numbers than the file holds.
 """
 
 from __future__ import annotations
@@ -29,8 +28,7 @@ their bytes, for example the weights of the best and of the last epoch."""
 
 
 class ArchiveError(ValueError):
-    """Raised for a file that is not what ``torch.save`` writes, or whose contents exceed its
-    size."""
+    """Raised if a file is not what ``torch.save`` writes, or describes more data than it holds."""
 
 
 def read(path: Path) -> Any:

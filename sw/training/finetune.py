@@ -205,13 +205,14 @@ def prepare(
 ) -> IntegerNet:
     """Return the integer network that fine-tuning starts from, without changing ``model``.
 
-    Its scales and biases are those that :func:`sw.convert.quantize.quantize` determines for the
-    training samples ``calibration``, uint8 images or frames.
+    Its weights have ``weight_bits`` bits, and its biases and thresholds ``param_bits``. Its scales
+    and biases are those that :func:`sw.convert.quantize.quantize` determines for the training
+    samples ``calibration``, uint8 images or frames.
 
     Raises
     ------
     sw.model.config.ModelError
-        No device can run the model.
+        No device can run the model, for example because of ``ADD`` gates.
     sw.convert.quantize.QuantizeError
         The widths are not supported, or too small for the model.
     """

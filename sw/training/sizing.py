@@ -37,7 +37,7 @@ def board_fits(config: ModelConfig) -> list[BoardFit]:
     Raises
     ------
     sw.model.config.ModelError
-        No device can run such a network.
+        No device can run such a network, for example because of ``ADD`` gates.
     """
     return [
         BoardFit(board=name, problem=_problem(_outline(config, CONFIGS[name]), CONFIGS[name]))
