@@ -46,10 +46,11 @@ from hw.spec import Config
 
 @dataclass(frozen=True, kw_only=True)
 class _CoreState:
-    """State of the core, and whether the tag of a RUN request is that of a run known already.
+    """State of the core, and whether the run that a RUN request asks for is known already.
 
-    Known are the waiting run, the one in progress, and the one that ended last. A request with the
-    tag of one of these is a repetition, which does not start the run again.
+    A run is the computation of one sample, and its tag is its number. Known are the tags of the
+    waiting run, of the one in progress, and of the one that ended last. A request with one of these
+    tags is a repetition, which does not start the run again.
     """
 
     in_core: Signal

@@ -76,9 +76,10 @@ def compare_folding(
 ) -> dict[str, Any]:
     """Compare the training network ``model`` with the folded one, both in float64, on all samples.
 
-    Return the fields of :class:`Evaluation` that this comparison yields, by name: accuracies of
-    both networks, and how much their predicted classes, spikes and logits differ. ``model`` itself
-    is converted to float64.
+    In the folded network, batch-norms and coefficients are part of the weights. Return the fields
+    of :class:`Evaluation` that this comparison yields, by name: accuracies of both networks, and
+    how much their predicted classes, spikes and logits differ. ``metric`` is that of the
+    accuracies, as in :class:`Evaluation`. ``model`` itself is converted to float64.
     """
     model = model.to(torch.float64)
     predicted: dict[str, list[NDArray[np.int64]]] = {"both": [], "spike": [], "folded": []}

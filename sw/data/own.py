@@ -300,7 +300,8 @@ def _kind(paths: Sequence[Path]) -> str:
 def _recordings(
     parts: Sequence[Sequence[Path]], timesteps: int
 ) -> tuple[list[NDArray[np.uint8]], str]:
-    """Read and bin the recordings of both parts, which are training and test data.
+    """Return the recordings of both parts, training and test data, binned into ``timesteps``
+    frames.
 
     Frames are as large as the sensor. If the files do not say its size, frames are just large
     enough for the events of both parts.

@@ -165,7 +165,10 @@ def identify(transport: Transport) -> BoardIdentity:
 
 @contextlib.contextmanager
 def timeouts(transport: Transport, timeout_s: float, n_retries: int) -> Iterator[None]:
-    """Change a transport's timeout (in seconds) and number of retries within a ``with`` block."""
+    """Give a transport another timeout (in seconds) and number of retries within a ``with`` block.
+
+    At the end of the block, it has its own again.
+    """
     before = transport.timeout_s, transport.n_retries
     transport.timeout_s, transport.n_retries = timeout_s, n_retries
     try:

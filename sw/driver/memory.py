@@ -106,12 +106,15 @@ class Memory:
     ) -> None:
         """Write ``data`` to a memory, from row ``row`` on.
 
+        ``on_progress`` is called with the number of bytes written since the previous call.
+
         Raises
         ------
         ValueError
             ``data`` does not consist of whole rows.
         RequestRefused
-            The board refused a request; the rows of other requests may have been written.
+            The board refused a request, for example because a row does not exist or a run is in
+            progress. The rows of other requests may have been written.
         LinkTimeout, LinkLost
             The board does not answer, or has been disconnected.
         """
@@ -128,10 +131,13 @@ class Memory:
     ) -> bytes:
         """Read ``n_rows`` rows of a memory, from row ``row`` on, and return their bytes.
 
+        ``on_progress`` is called with the number of bytes read since the previous call.
+
         Raises
         ------
         RequestRefused
-            The board refused a request.
+            The board refused a request, for example because a row does not exist or a run is in
+            progress.
         LinkTimeout, LinkLost
             The board does not answer, or has been disconnected.
         """

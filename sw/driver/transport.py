@@ -371,8 +371,8 @@ class Transport:
         self._n_slow += sign * (request.opcode not in _FAST)
 
     def _repeat(self, seqs: list[int]) -> None:
-        """Send the unanswered requests with these sequence numbers again. They count as sent last
-        from now on."""
+        """Send the unanswered requests with the sequence numbers ``seqs`` again. They count as sent
+        last from now on."""
         self.counters.n_repeated += len(seqs)
         for seq in seqs:
             self._in_flight[seq] = self._in_flight.pop(seq)

@@ -85,7 +85,7 @@ class Imported:
     unknown. The output layer's are the number by which its logits were divided. The encoder, which
     reads the image, has the key :data:`sw.network.network.IMAGE`."""
     near: dict[str, FireNode] = field(default_factory=dict)
-    """Neurons whose leak or reset only comes near to the framework's, by name of their layer. The
+    """Neurons whose leak is only the nearest to the framework's, by name of their layer. The
     encoder has the same key as in ``multipliers``."""
 
 

@@ -1,9 +1,8 @@
 """Measurement of what changes when an imported network gets leaks that are not exactly its own.
 
 A leak multiplies membranes by a factor, the *decay*, at every timestep. The device has only some
-decays, so an import may take the nearest of them (:mod:`sw.exchange.neurons`); it may also reset
-membranes before the leak instead of after it. :func:`measure` runs the network twice in float64: as
-it was imported, and with the decays and resets of the framework's neurons
+decays, so an import may take the nearest of them (:mod:`sw.exchange.neurons`). :func:`measure` runs
+the network twice in float64: as it was imported, and with the decays of the framework's neurons
 (:attr:`sw.exchange.assembly.Imported.near`).
 """
 
@@ -131,7 +130,7 @@ def measure(imported: Imported, samples: NDArray[np.uint8] | None = None) -> Cha
 def in_framework(
     imported: Imported, samples: NDArray[np.uint8]
 ) -> tuple[Float, dict[str, NDArray[np.uint8]]]:
-    """Run a network with the framework's own leaks and resets, in float64.
+    """Run a network with the framework's own leaks instead of the nearest ones, in float64.
 
     ``samples`` are images or binary frames that the network takes.
 
@@ -161,10 +160,10 @@ def in_framework(
 
 
 def _fire(layer: FoldedLayer, step: FireNode, drives: Tensor, timesteps: int) -> Tensor:
-    """Return the spikes (N, T, O, H, W) of neurons with the framework's decay and reset.
+    """Return the spikes (N, T, O, H, W) of neurons with the framework's decay, which ``step``
+    holds.
 
-    ``drives`` (N, T|1, O, H, W) are the neurons' weighted sums, without bias. ``step`` holds the
-    decay.
+    ``drives`` (N, T|1, O, H, W) are the neurons' weighted sums, without bias.
     """
     assert layer.threshold is not None and step.decay is not None
     _, _, channels, height, width = drives.shape

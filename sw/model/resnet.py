@@ -181,7 +181,7 @@ class Carry(nn.Module):
 
 
 class Logits(NamedTuple):
-    """Class scores ``(N, n_classes)`` of the two streams of a network.
+    """Class scores ``(N, n_classes)`` of a network.
 
     ``spike`` are those from the spikes. ``aap`` are those from the auxiliary pathway, or None if
     the network has no auxiliary pathway.
@@ -330,7 +330,8 @@ class SpikingResNet(nn.Module):
         return head(timed.mean(0))
 
     def detach_aap(self) -> SpikingResNet:
-        """Return a copy of the network without the auxiliary pathway, which a device cannot run."""
+        """Return a copy of the network without the auxiliary pathway, which is for training
+        only."""
         plain = SpikingResNet(replace(self.config, aap=False)).to(self.fc.weight.dtype)
         plain.load_state_dict(
             {k: v for k, v in self.state_dict().items() if not k.startswith("aap.")}

@@ -63,12 +63,14 @@ class IntegerNet(nn.Module):
 
     Input and output are those of :class:`sw.model.resnet.SpikingResNet`; class scores are in the
     float network's units. ``model`` must not have an auxiliary pathway;
-    :meth:`sw.model.resnet.SpikingResNet.detach_aap` removes it.
+    :meth:`sw.model.resnet.SpikingResNet.detach_aap` removes it. ``scales`` are the float values
+    that the integer 1 stands for.
 
     Raises
     ------
     sw.model.config.ModelError
-        No device can run the model (:func:`sw.convert.fold.check`).
+        No device can run the model, for example because of ``ADD`` gates
+        (:func:`sw.convert.fold.check`).
     """
 
     def __init__(self, model: SpikingResNet, scales: Scales):
