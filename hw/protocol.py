@@ -387,7 +387,8 @@ class Header(data.Struct):
 class Descriptor(data.Struct):
     """Description of a layer for the core: a header and the levels of a loop nest.
 
-    It is stored in rows of :attr:`Space.WEIGHT`, low word first.
+    The loop nest (:class:`hw.core.nest.LoopNest`) generates all memory addresses of the layer. A
+    descriptor is stored in rows of :attr:`Space.WEIGHT`, low word first.
     """
 
     header: Header

@@ -104,12 +104,13 @@ class Registers:
 
     @property
     def as_rows(self) -> data.View:
-        """Argument bytes of a WRITE, READ or CHECK, as a view with the fields of ``Rows``."""
+        """Argument bytes of a WRITE, READ or CHECK, as a view with the fields of
+        :class:`hw.protocol.Rows`."""
         return data.View(Rows, self.args)
 
     @property
     def as_run(self) -> data.View:
-        """Argument bytes of a RUN, as a view with the fields of ``Run``."""
+        """Argument bytes of a RUN, as a view with the fields of :class:`hw.protocol.Run`."""
         return data.View(Run, self.args)
 
 

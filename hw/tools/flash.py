@@ -66,7 +66,9 @@ def _installed(name: str) -> str | None:
 
 
 def programmer(board: str, memory: str | None = None) -> tuple[list[str], str]:
-    """Return the command that programs a board, without the bitstream's name, and the memory.
+    """Return the command that programs a board, and the memory that it writes.
+
+    The name of the bitstream's file must be appended to the command.
 
     Of the board's programmers, the first that is installed is used.
 
@@ -249,10 +251,13 @@ def flash(board: str, *, port: str | None = None, memory: str | None = None) -> 
 def _verified(manifest: dict, port: str | None) -> str | None:
     """Return the port on which a device answers that was built as the manifest says.
 
+    ``port`` is the only port to try; None tries all that may be the board's. The result is None if
+    there is no such port.
+
     Raises
     ------
     FlashError
-        No device answers, or only others do.
+        No device answers, or only devices with other gateware do.
     """
     deadline = time.monotonic() + START_S
     ports = [port] if port is not None else board_ports(manifest["board"])

@@ -144,7 +144,10 @@ def module_name(board: Board) -> str:
 
 
 def _wrapper(board: Board) -> str:
-    """Return Verilog that connects the portable module to the board's clock and pins."""
+    """Return the Verilog of the board's top module, called the wrapper.
+
+    It connects the portable module to the board's clock and pins.
+    """
     clock, locked = "clk", "1'b1"
     pll = ""
     if board.clock_hz != board.config.clk_hz:

@@ -159,7 +159,8 @@ def _check_stored(name: str, item: Any) -> None:
 def _sensor(file: Any, name: str) -> tuple[int, int] | None:
     """Return the sensor's (height, width); None if the file does not state it.
 
-    It is taken from the attributes of the events ``name``, or else of a group around them.
+    It is taken from the attributes of the group or array ``name``, which holds the events, or else
+    of a group around it.
     """
     place = file[name]
     while True:

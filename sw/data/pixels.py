@@ -126,15 +126,14 @@ def as_frames(parts: Sequence[NDArray[Any]], what: str) -> list[NDArray[np.uint8
 
 
 def without_alpha(images: NDArray[np.uint8], what: str) -> NDArray[np.uint8]:
-    """Return images (N, 4, H, W) that were RGBA without their opaque fourth channel, as (N, 3, H,
-    W).
+    """Return RGBA images (N, 4, H, W) without their fourth channel, as RGB images (N, 3, H, W).
 
     ``what`` is the name of the data, with which the error's message begins.
 
     Raises
     ------
     DataError
-        The fourth channel is not opaque everywhere.
+        The fourth channel is not opaque everywhere, so that data would be lost.
     """
     if (images[:, 3] != OPAQUE).any():
         raise DataError(

@@ -41,7 +41,8 @@ from sw.network.network import Network
 class Accuracy:
     """Accuracies before and after quantisation, as fractions (0 to 1) of the measured images.
 
-    The first two are None if the images have no labels.
+    ``folded`` is that of the float64 network before quantisation, and ``quantised`` that of the
+    integer network. Both are None if the images have no labels.
     """
 
     folded: float | None
@@ -189,6 +190,8 @@ def measure(
     trace: reference.Trace,
 ) -> tuple[list[LayerReport], Accuracy]:
     """Return a report on each layer, and the accuracies before and after quantisation.
+
+    A synaptic operation is the addition of one weight to one neuron.
 
     A layer's report has its size. It also has its input density (the fraction of its inputs that
     are spikes), its synaptic operations and its predicted clock cycles, as means over the images.

@@ -88,7 +88,7 @@ def composite_gates(graph: Any) -> dict[str, tuple[Join, tuple[str, str], list[s
 
 
 def _json(text: Any) -> dict[str, Any] | None:
-    """Parse an entry of metadata as a JSON object; return None if it is anything else."""
+    """Return an entry of metadata, parsed as a JSON object; None if it is anything else."""
     if isinstance(text, bytes):
         text = text.decode(errors="replace")
     try:

@@ -134,7 +134,7 @@ class Operations:
         Raises
         ------
         ExchangeError
-            A part of a map is taken, which the device cannot do.
+            A part of a map is taken, for which the device has no operation.
         """
         if isinstance(value, tuple | list):
             return value[index]

@@ -281,8 +281,9 @@ def _threshold(layer: Layer, neuron: NeuronIndex) -> int:
 def _informative(spikes: NDArray[np.uint8]) -> list[NeuronIndex]:
     """Return up to :data:`N_NEURONS` neurons of a layer to be plotted, no two of one channel.
 
-    ``spikes`` are those of the layer, (N, T, C, H, W). Neurons are chosen whose firing rate is
-    closest to one half, because the plot of a neuron that fires always or never shows little.
+    A neuron is its (channel, row, column). ``spikes`` are those of the layer, (N, T, C, H, W).
+    Neurons are chosen whose firing rate is closest to one half, because the plot of a neuron that
+    fires always or never shows little.
     """
     rate = spikes.mean(axis=(0, 1))
     spread = rate * (1 - rate)

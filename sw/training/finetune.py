@@ -161,7 +161,10 @@ class IntegerNet(nn.Module):
         return cast(Tensor, spikes).to(source.dtype).flatten(0, 1)
 
     def _logits(self, trained: TrainedLayer, source: Tensor, timesteps: int) -> Tensor:
-        """Return the output layer's class scores (N, n_classes), in the float network's units."""
+        """Return the output layer's class scores (N, n_classes), in the float network's units.
+
+        ``source`` holds the spikes (T * N, C, H, W) that the layer reads.
+        """
         weight, bias, _ = self.integers(trained)
         weight = weight[:, 0, 0].to(source.dtype)  # (t|1, o, c, ky|1, kx|1)
         timed = source.unflatten(0, (timesteps, -1))
