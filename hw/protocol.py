@@ -387,7 +387,8 @@ class Header(data.Struct):
 class Descriptor(data.Struct):
     """Description of a layer for the core: a header and the levels of a loop nest.
 
-    It is stored in rows of :attr:`Space.WEIGHT`, low word first.
+    The loop nest (:class:`hw.core.nest.LoopNest`) generates all memory addresses of the layer. A
+    descriptor is stored in rows of :attr:`Space.WEIGHT`, low word first.
     """
 
     header: Header
@@ -402,7 +403,8 @@ class Neuron(data.Struct):
 
 
 def n_bytes(layout: type[data.Struct]) -> int:
-    """Return the number of bytes of a structure, whose size must be a multiple of 8 bits."""
+    """Return the number of bytes of the structure ``layout``, whose size must be a multiple of 8
+    bits."""
     n_bits = data.Layout.cast(layout).size
     assert n_bits % 8 == 0, f"{layout.__name__} has {n_bits} bits"
     return n_bits // 8
@@ -445,7 +447,7 @@ def descriptor_rows(config: Config) -> int:
 
 
 def pack(layout: type[data.Struct], values: dict) -> bytes:
-    """Return a structure as little-endian bytes.
+    """Return a structure of type ``layout`` as little-endian bytes.
 
     Parameters
     ----------

@@ -205,7 +205,11 @@ def leak_shifts(n_shifts: int = N_LEAK_SHIFTS) -> list[tuple[int, ...]]:
 
 
 def leak_terms(leak: Leak, whole: Any, terms: Sequence[Any]) -> Any:
-    """Return the sum in the formula of a leak, of the whole membrane and of its shifted values."""
+    """Return the value of a leak's formula (:class:`Leak`).
+
+    ``whole`` stands for ``v`` in the formula, and ``terms`` for ``v`` shifted by each of the leak's
+    shifts ``a``, ``b`` and ``c``, as many as it has.
+    """
     if leak == Leak.NONE:
         return whole
     first, *finer = terms
@@ -239,9 +243,11 @@ def decay(leak: Leak, *shifts: int) -> float:
 
 
 def after_leak(remains: AnyNumbers, fired: Any, threshold: Any, reset: Reset) -> AnyNumbers:
-    """Return what a leak left of membranes, less the threshold where a delayed reset is due.
+    """Return membranes after a leak, with a delayed reset if that is their reset.
 
-    ``fired`` says which neurons fired in the timestep before.
+    A delayed reset subtracts the threshold in the timestep after a spike, and after the leak.
+    ``remains`` is what the leak left of the membranes, and ``fired`` says which neurons fired in
+    the timestep before.
     """
     return remains - fired * threshold if reset == Reset.DELAYED else remains
 
@@ -294,7 +300,8 @@ def fire(membrane: AnyNumbers, threshold: Any, reset: Reset) -> tuple[Any, AnyNu
 
 
 def joined(gate: Gate, branch: AnyBits, identity: AnyBits) -> AnyBits:
-    """Return the spikes of a gated layer, from those of the residual branch and of the shortcut.
+    """Return the spikes of a layer with a gate, from those of the residual branch and of the
+    shortcut.
 
     All spikes are 0 or 1.
 
@@ -465,23 +472,32 @@ class Config:
         )
 
     def chunk_room(self, bank: int) -> int:
-        """Return the number of queued chunks up to which a bank has room for another chunk.
+        """Return how many chunks a bank's queue may hold while the bank still fetches further
+        chunks.
 
-        It is less than :data:`CHUNK_DEPTH`. The margin is for the chunks that still arrive when
-        there is no more room: those in the pipeline of the fetch unit, the one that it holds back,
-        and those read before the signal takes effect. The signal, from a register, takes ``bank``
-        cycles to bank 0, and slots take as many cycles from there.
+        A chunk is the input spikes that a bank reads in one cycle (:mod:`hw.core.fetch`). The
+        number is less than :data:`CHUNK_DEPTH`, because some chunks still arrive after the bank is
+        told to stop: those in the pipeline of the fetch unit, the one that it holds back, and those
+        read before the signal to stop takes effect. This signal takes ``bank`` cycles from this
+        bank to bank 0, and the commands to read take as many from there.
         """
         return CHUNK_DEPTH - FETCH_LATENCY - 5 - 2 * bank
 
     @property
     def bank_lanes(self) -> int:
-        """Number of output channels of a job, out of ``lanes``, whose spikes one bank stores."""
+        """Number of output channels of a job whose spikes one bank stores.
+
+        A job (:mod:`hw.core.fire`) computes ``lanes`` output channels, which are divided among the
+        banks.
+        """
         return self.lanes // self.banks
 
     @property
     def fire_beats(self) -> int:
-        """Number of beats, and so of cycles, that the fire unit needs for one job."""
+        """Number of cycles that the fire unit needs for a job, that is, for ``lanes`` neurons.
+
+        In each cycle, called a beat, it updates ``fire_lanes`` of them (:mod:`hw.core.fire`).
+        """
         return self.lanes // self.fire_lanes
 
     @property
@@ -501,20 +517,20 @@ class Config:
     def membrane_latency(self) -> int:
         """Number of cycles from reading a membrane until its new value can be read.
 
-        It is the least distance between two jobs of the same neurons, a part of the schedule that
-        the compiler makes for the fire unit.
+        Two jobs of the same neurons must start at least this far apart in the fire unit
+        (:mod:`hw.core.fire`). The compiler schedules them accordingly.
         """
         return FIRE_LATENCY + 2 * self.full_neurons
 
     @property
     def param_latency(self) -> int:
-        """Number of cycles from a request for a row of parameter memory, or for the accumulated
-        sums of a job, until it arrives.
+        """Number of cycles from a request for a row of parameter memory until the row arrives.
 
-        It is 1 without a queue of sums (:attr:`sum_queue` is 0). Devices with such a queue are
-        large and have registers before and after the memory, so that it is 3. With several banks
-        (:mod:`hw.core.banks`) the sums are added up from one bank to the next, a cycle each, and
-        parameters are delayed to arrive together with them.
+        The sums that a job has accumulated take as long. Both take one cycle without a queue of
+        sums (:attr:`sum_queue` is 0). Devices with such a queue are large and have registers before
+        and after the memory, which makes three cycles. With several banks (:mod:`hw.core.banks`)
+        the sums are added up from one bank to the next, a cycle each, and parameters are delayed to
+        arrive together with them.
         """
         if not self.sum_queue:
             return 1
@@ -522,9 +538,10 @@ class Config:
 
     @property
     def layer_cycles(self) -> int:
-        """Number of cycles that every layer takes, whatever its size.
+        """Number of cycles that a layer takes in addition to its jobs and its descriptor.
 
-        The cycles of its jobs, and one for each word of its descriptor, are added to it.
+        It is the same for every layer. A descriptor (:class:`hw.protocol.Descriptor`) takes a cycle
+        for each of its words.
         """
         return 15 if self.banks == 1 else 15 + 2 * self.banks
 

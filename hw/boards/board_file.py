@@ -1,4 +1,4 @@
-"""Board files: descriptions, in TOML, of boards whose bitstream a vendor's tool makes.
+"""Board files: descriptions, in TOML, of boards whose bitstream is made by the FPGA vendor's tool.
 
 A board file names the board, its pins and clock, and the configuration of the core. A user can
 write one for any board with an FPGA; those of :data:`SHIPPED` come with Spikefold. docs/any-fpga.md
@@ -57,7 +57,10 @@ class BoardFileError(SpecError):
 
 @dataclass(frozen=True, kw_only=True)
 class Pin:
-    """A pin of the FPGA, and whether a low level there means "on"."""
+    """A pin of the FPGA, by its name in the vendor's tool.
+
+    ``active_low`` says that a low level means "on", for example that a button is pressed.
+    """
 
     name: str
     active_low: bool = False
@@ -78,7 +81,8 @@ class Board:
     block_ram_kbit: int | None = None
     """Total size of the FPGA's block RAM in units of 1,024 bits, if the file says so."""
     clock_hz: int
-    """Frequency at the clock pin. If it is not ``config.clk_hz``, the wrapper contains a PLL."""
+    """Frequency in Hz at the clock pin. If it is not ``config.clk_hz``, the top module that is
+    written for the board contains a PLL."""
     clock: Pin | None = None
     reset: Pin | None = None
     """Button that resets the device; None if the board has none."""
@@ -98,7 +102,7 @@ class Board:
 
     @property
     def pins(self) -> dict[str, Pin]:
-        """Pins that the board has, by the name of the wrapper's port."""
+        """Pins that the board has, by port name of the top module, such as ``uart_rx``."""
         every = {
             "clk": self.clock,
             "rst": self.reset,
@@ -110,7 +114,10 @@ class Board:
 
 
 def memory_bits(config: Config) -> dict[str, int]:
-    """Return the sizes in bits of the large memories, which must be in block RAM."""
+    """Return the sizes in bits of the core's large memories, by their names.
+
+    On the FPGA, these memories must be in block RAM.
+    """
     return {
         "weights": config.banks * config.weight_depth * config.lanes * config.weight_bits,
         "spikes": config.banks * config.spike_bytes * 8,
@@ -128,7 +135,7 @@ def load(path: Path, base: Config | None = None) -> Board:
     Raises
     ------
     BoardFileError
-        The file cannot be read, is no TOML, has unknown keys or values that cannot be used.
+        The file cannot be read, is no TOML, or has unknown keys or values that cannot be used.
     """
     try:
         with path.open("rb") as file:
@@ -186,7 +193,7 @@ def _board(values: dict[str, Any], base: Config | None) -> Board:
 
 
 def _shown(value: object) -> str:
-    """Return a value of a board file for a message, shortened if it is long."""
+    """Return a value of a board file as a text for a message, shortened if it is long."""
     if isinstance(value, int) and value.bit_length() > 100:
         return f"a number of {value.bit_length()} bits"
     try:
@@ -197,7 +204,11 @@ def _shown(value: object) -> str:
 
 
 class _Table:
-    """Table of a board file, from which values are taken with a check of their type."""
+    """Table of a board file, whose methods return its values after checking them.
+
+    They raise :class:`hw.spec.SpecError` for a value that cannot be used; the message names the
+    key.
+    """
 
     def __init__(self, name: str, values: dict[str, Any]):
         self._name = name
@@ -205,7 +216,10 @@ class _Table:
 
     @classmethod
     def of(cls, values: dict[str, Any], name: str) -> _Table:
-        """Return the table with this name, which is empty if the file does not have it."""
+        """Return the table ``name`` of a board file with these ``values``.
+
+        The table is empty if the file does not have it.
+        """
         return cls(name, values.get(name, {}))
 
     def _where(self, key: str) -> str:
@@ -220,7 +234,11 @@ class _Table:
     def text(
         self, key: str, pattern: re.Pattern[str] | None = None, accepted: str = ""
     ) -> str | None:
-        """Return the text of a key, or None if the file does not have the key."""
+        """Return the text of a key, or None if the file does not have the key.
+
+        ``pattern`` must match the whole text; ``accepted`` describes it in the message of the
+        error.
+        """
         value = self._values.get(key)
         if value is None:
             return None
@@ -232,7 +250,7 @@ class _Table:
     def number(self, key: str, limit: int = 1 << 32) -> int | None:
         """Return the whole number of a key, or None if the file does not have the key.
 
-        ``limit`` is the exclusive upper bound. Only keys of :data:`_MAY_BE_ZERO` may be 0.
+        The number must be less than ``limit``. Only keys of :data:`_MAY_BE_ZERO` may be 0.
         """
         value = self._values.get(key)
         if value is None:
@@ -248,9 +266,9 @@ class _Table:
         return value
 
     def pin(self, key: str, *, polarity: bool = False) -> Pin | None:
-        """Return the pin of a key, or None if the file does not have the key.
+        """Return the pin that a key names, or None if the file does not have the key.
 
-        With ``polarity``, the key ``active`` of the same table is "high" or "low".
+        With ``polarity``, the table may also have the key ``active``, which is "high" or "low".
         """
         name = self.text(key, _PIN, "the name of a pin, such as W5")
         active = self.text("active") if polarity else None
@@ -264,7 +282,13 @@ class _Table:
 
 
 def _check_keys(values: dict[str, Any]) -> None:
-    """Check that every key of a board file is known, and suggest the one that may be meant."""
+    """Check that every key of a board file is known.
+
+    Raises
+    ------
+    SpecError
+        A key is unknown; the message suggests the key that may be meant.
+    """
 
     def check(key: str, known: Iterable[str], where: str) -> None:
         if key not in known:
@@ -285,7 +309,10 @@ def _check_keys(values: dict[str, Any]) -> None:
 
 
 def _config(name: str, core: _Table, clock: _Table, base: Config | None) -> tuple[Config, int]:
-    """Return the configuration of the core, and the frequency at the clock pin."""
+    """Return the configuration of the core, and the frequency in Hz at the clock pin.
+
+    ``core`` and ``clock`` are the tables of these names; for ``base``, see :func:`load`.
+    """
     widths = {key: data.Layout.cast(Identity)[key].width for key in _CORE}
     numbers = {key: core.number(key, 1 << widths[key]) for key in core}
     clock_hz = clock.number("hz")
@@ -298,7 +325,14 @@ def _config(name: str, core: _Table, clock: _Table, base: Config | None) -> tupl
 
 
 def _check_pins(board: Board) -> None:
-    """Check that a board whose tool is known has every pin, and that no pin is used twice."""
+    """Check that a board has every pin that its tool needs, and that no pin is used twice.
+
+    Raises
+    ------
+    SpecError
+        A pin is missing or used twice. Or no tool is given, but the core's clock needs a PLL, for
+        which the tool must be known.
+    """
     if board.tool is None:
         if board.clock_hz != board.config.clk_hz:
             raise SpecError(
@@ -326,7 +360,14 @@ def _check_pins(board: Board) -> None:
 
 
 def _check_baud(config: Config) -> None:
-    """Check that the device can make the rates of the serial line by dividing its clock."""
+    """Check that the device can make the rates of the serial line by dividing its clock.
+
+    Raises
+    ------
+    SpecError
+        No whole divisor gives the default or the configured rate nearly enough
+        (:data:`MAX_BAUD_ERROR`).
+    """
     for what, baud in (("default rate", DEFAULT_BAUD), ("[core] baud", config.baud)):
         divisor = max(round(config.clk_hz / baud), 1)
         error = abs(config.clk_hz / divisor / baud - 1)
@@ -339,7 +380,13 @@ def _check_baud(config: Config) -> None:
 
 
 def _check_rows(config: Config) -> None:
-    """Check that a frame of the serial line can carry a row of each memory."""
+    """Check that a frame of the serial line can carry a row of each memory.
+
+    Raises
+    ------
+    SpecError
+        A row is too long, so that the host could not write it.
+    """
     longest = max((row_bytes(space, config), space.name) for space in Space)
     needed = longest[0] + ARGUMENT_BYTES
     if needed > config.max_payload_bytes:
@@ -351,7 +398,15 @@ def _check_rows(config: Config) -> None:
 
 
 def _check_memories(board: Board) -> None:
-    """Check that the device has enough block RAM for the large memories."""
+    """Check that the FPGA has enough block RAM for the core's large memories.
+
+    Nothing is checked if the board file does not say how much the FPGA has.
+
+    Raises
+    ------
+    SpecError
+        The memories take more than that; the message suggests smaller ones.
+    """
     if board.block_ram_kbit is None:
         return
     bits = memory_bits(board.config)

@@ -157,8 +157,11 @@ def config_by_name(name: str) -> Config:
 
 
 def is_known(config: Config) -> bool:
-    """Return whether the configuration has a name that :func:`config_by_name` knows, in any width
-    of weights. That of a user's board file has none."""
+    """Return whether :func:`config_by_name` knows the name of a configuration, whatever its weight
+    width.
+
+    It does not know the name of a user's board file.
+    """
     return config.name in CONFIGS or config.name in SHIPPED
 
 

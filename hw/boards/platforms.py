@@ -224,7 +224,7 @@ def check_device(config: Config, platform: Platform) -> None:
 
 
 def _with_pull_up(resource: Resource, name: str) -> None:
-    """Give a pin of an ECP5, the subsignal ``name`` of a resource, a pull-up."""
+    """Give one pin of an ECP5 a pull-up: the subsignal ``name`` of a platform's resource."""
     for subsignal in resource.ios:
         if subsignal.name == name:
             subsignal.attrs["PULLMODE"] = "UP"

@@ -86,7 +86,7 @@ Settings = TypeVar("Settings")
 
 
 def _within(low: float, hz: Fraction, high: float) -> bool:
-    """Return whether a frequency is in a range whose ends are in MHz."""
+    """Return whether the frequency ``hz`` is in the range from ``low`` to ``high`` MHz."""
     return low * MHZ <= hz <= high * MHZ
 
 
@@ -102,6 +102,9 @@ def _choose(
     candidates: Iterable[tuple[Fraction, Settings]], input_hz: int, output_hz: int
 ) -> Settings:
     """Return the first of the ``candidates`` whose output frequency is exactly ``output_hz``.
+
+    A candidate is a pair of its output frequency in Hz and the PLL's settings. ``input_hz`` is for
+    the message of the error.
 
     Raises
     ------

@@ -68,9 +68,11 @@ def interface_of(location: str | None) -> int | None:
 
 
 def bridge_of(vid: int | None, pid: int | None, location: str | None) -> Bridge | None:
-    """Return the bridge of a known board that a port may be, or None if it is none.
+    """Return the USB bridge of a known board to which a serial port may belong, or None.
 
-    A port whose interface is not known counts as that of the serial line.
+    ``vid`` and ``pid`` are the port's USB vendor and product ID. Of a bridge with several
+    interfaces, only the one with the serial line counts; a port whose interface is not known is
+    taken for that.
     """
     interface = interface_of(location)
     for bridge in BRIDGES:
@@ -82,11 +84,12 @@ def bridge_of(vid: int | None, pid: int | None, location: str | None) -> Bridge 
 
 
 def firmware_advice(vid: int | None, pid: int | None, serial_number: str | None) -> str:
-    """Return what to know about a bridge's firmware that may keep its board from answering.
+    """Return advice on a USB bridge whose firmware may keep its board from answering.
 
-    The text is empty, or begins with a space. The BL616 of a Tang Nano 20K reports the date of its
-    firmware as serial number, such as 2024122312. That version runs the line at a quarter of the
-    rate (github.com/trabucayre/openFPGALoader/issues/511); others damage bytes.
+    The text begins with a space; it is empty if nothing is known. The BL616 of a Tang Nano 20K
+    reports the date of its firmware as serial number, such as 2024122312. That version runs the
+    line at a quarter of the rate (github.com/trabucayre/openFPGALoader/issues/511); others damage
+    bytes.
     """
     version = serial_number or ""
     if (vid, pid) != (0x0403, 0x6010) or not re.fullmatch(r"20\d{8}", version):

@@ -104,12 +104,13 @@ class Registers:
 
     @property
     def as_rows(self) -> data.View:
-        """Argument bytes of a WRITE, READ or CHECK, as a view with the fields of ``Rows``."""
+        """Argument bytes of a WRITE, READ or CHECK, as a view with the fields of
+        :class:`hw.protocol.Rows`."""
         return data.View(Rows, self.args)
 
     @property
     def as_run(self) -> data.View:
-        """Argument bytes of a RUN, as a view with the fields of ``Run``."""
+        """Argument bytes of a RUN, as a view with the fields of :class:`hw.protocol.Run`."""
         return data.View(Run, self.args)
 
 
@@ -129,7 +130,7 @@ def run_layout(config: Config) -> data.StructLayout:
 
 
 def make_registers(config: Config) -> Registers:
-    """Create the registers of a dispatcher, as wide as the configuration needs."""
+    """Return new registers for a dispatcher, as wide as the configuration needs."""
     seq, opcode = unreset(8), unreset(8)
     args = unreset(8 * ARGUMENT_BYTES)
     n_missing = unreset(range(ARGUMENT_BYTES + 1))

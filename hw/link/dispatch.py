@@ -46,10 +46,11 @@ from hw.spec import Config
 
 @dataclass(frozen=True, kw_only=True)
 class _CoreState:
-    """State of the core, and whether the tag of a RUN request is that of a run known already.
+    """State of the core, and whether the run that a RUN request asks for is known already.
 
-    Known are the waiting run, the one in progress, and the one that ended last. A request with the
-    tag of one of these is a repetition, which does not start the run again.
+    A run is the computation of one sample, and its tag is its number. Known are the tags of the
+    waiting run, of the one in progress, and of the one that ended last. A request with one of these
+    tags is a repetition, which does not start the run again.
     """
 
     in_core: Signal
@@ -145,7 +146,10 @@ class Dispatcher(wiring.Component):
         return m
 
     def _watch_core(self, m: Module, r: Registers) -> _CoreState:
-        """Register the state of the core, whose signals come from far away on a large device."""
+        """Return the state of the core, with a register for each of the core's signals.
+
+        The registers are needed because these signals come from far away on a large device.
+        """
         bus = self.bus
         in_core, is_done = Signal(), Signal()
         stays_done = bus.done.valid & ~bus.done.ready
@@ -294,9 +298,9 @@ class Dispatcher(wiring.Component):
     def _decide(
         self, m: Module, r: Registers, checks: Checks, core: _CoreState, is_check: Signal
     ) -> None:
-        """Refuse the request, or choose the state that executes it.
+        """Add the state that refuses the request, or chooses the state that executes it.
 
-        If neither happens, the state machine goes on to reply OK.
+        If neither happens, the state machine goes on to reply OK. ``is_check`` is high for a CHECK.
         """
         with m.Switch(r.opcode):
             with m.Case(*BARE):
@@ -316,7 +320,10 @@ class Dispatcher(wiring.Component):
     def _decide_rows(
         self, m: Module, r: Registers, checks: Checks, core: _CoreState, is_check: Signal
     ) -> None:
-        """Decide whether a WRITE, READ or CHECK is executed or refused."""
+        """Decide whether a WRITE, READ or CHECK is executed or refused.
+
+        It is refused if the checks of :mod:`hw.link.checks` fail, or if it would disturb a run.
+        """
         is_write = r.opcode == Opcode.WRITE
         bad_length = ~checks.few_rows | Mux(
             is_check, ~checks.has_crc, ~checks.is_whole | ~checks.fits

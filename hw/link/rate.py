@@ -1,6 +1,7 @@
 """Rate of the serial line: it is changed after a RATE request, and tried before it is kept.
 
-If nothing intelligible arrives at the new rate, the device falls back to the default rate.
+:mod:`hw.protocol` defines the request. If nothing intelligible arrives at the new rate, the device
+falls back to the default rate.
 """
 
 from amaranth import Module, Mux, Signal

@@ -98,7 +98,8 @@ def _block(name: str) -> str:
 
 
 def total(taken: dict[str, Counter[str]]) -> Counter[str]:
-    """Return the resources of all blocks together."""
+    """Return the resources of all blocks together, where ``taken`` has those of each block by
+    name."""
     return sum(taken.values(), Counter())
 
 

@@ -169,7 +169,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _write_verilog(args: argparse.Namespace) -> int:
-    """Write the files for a vendor's tool, and print their paths and the next step."""
+    """Write the files for a vendor's tool, and print their paths and the next step.
+
+    Returns the command's exit code.
+    """
     if args.boards or args.all or args.check or args.table:
         raise BuildError("--verilog takes one configuration, and goes with --board, --out, --fit")
     values = portable.deliver(

@@ -66,7 +66,9 @@ def _installed(name: str) -> str | None:
 
 
 def programmer(board: str, memory: str | None = None) -> tuple[list[str], str]:
-    """Return the command that programs a board, without the bitstream's name, and the memory.
+    """Return the command that programs a board, and the memory that it writes.
+
+    The name of the bitstream's file must be appended to the command.
 
     Of the board's programmers, the first that is installed is used.
 
@@ -165,7 +167,10 @@ def identify(port: str, wait_s: float | None = None) -> tuple[str, int]:
 
 
 def _ask(line: serial.Serial) -> tuple[str, int] | None:
-    """Ask the board on an open port once for its name and hash; None means no answer."""
+    """Ask the board on an open port once for its name and the hash of its gateware's interface.
+
+    Returns both, or None if no valid answer arrives.
+    """
     end = bytes([END])
     line.baudrate = BREAK_BAUD
     line.write(b"\0")  # brings a running board back to the default rate
@@ -246,10 +251,13 @@ def flash(board: str, *, port: str | None = None, memory: str | None = None) -> 
 def _verified(manifest: dict, port: str | None) -> str | None:
     """Return the port on which a device answers that was built as the manifest says.
 
+    ``port`` is the only port to try; None tries all that may be the board's. The result is None if
+    there is no such port.
+
     Raises
     ------
     FlashError
-        No device answers, or only others do.
+        No device answers, or only devices with other gateware do.
     """
     deadline = time.monotonic() + START_S
     ports = [port] if port is not None else board_ports(manifest["board"])

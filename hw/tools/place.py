@@ -128,7 +128,9 @@ def _new_folder(target: Path) -> Iterator[Path]:
 
 
 def route(source: Netlist, synthesis: Path, seed: int) -> Routed:
-    """Place, route and pack a synthesised netlist with one seed, unless an earlier call did.
+    """Place, route and pack a synthesised netlist with one seed, and return the result.
+
+    Nothing is done if an earlier call with the same netlist and seed has left its result.
 
     Raises
     ------

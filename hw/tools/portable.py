@@ -42,7 +42,8 @@ _FAMILIES = {
 
 
 class UnfitError(BuildError):
-    """Raised if a design needs more of a device than it has; the message says of what."""
+    """Raised if a design needs more of a resource than the device has; the message names the
+    resource."""
 
 
 def board_for(name: str, file: Path | None = None) -> Board:
@@ -143,7 +144,10 @@ def module_name(board: Board) -> str:
 
 
 def _wrapper(board: Board) -> str:
-    """Return Verilog that connects the portable module to the board's clock and pins."""
+    """Return the Verilog of the board's top module, called the wrapper.
+
+    It connects the portable module to the board's clock and pins.
+    """
     clock, locked = "clk", "1'b1"
     pll = ""
     if board.clock_hz != board.config.clk_hz:
@@ -286,7 +290,7 @@ write_bitstream -force {{{name}.bit}}
 
 
 def _family(part: str) -> str | None:
-    """Return the family of one of Intel's devices, or None if it is not known here."""
+    """Return the family of the Intel device called ``part``, or None if it is not known here."""
     starts = (start for start in _FAMILIES if part.upper().startswith(start))
     return _FAMILIES.get(next(starts, ""))
 
@@ -343,7 +347,10 @@ class Fit:
 
 
 def _xilinx_fit(cells: Mapping[str, int]) -> Fit:
-    """Count the cells of ``synth_xilinx`` (Xilinx UG953)."""
+    """Return the resources that the cells of Yosys' ``synth_xilinx`` take (Xilinx UG953).
+
+    ``cells`` is the number of cells by type.
+    """
     lut_ram = {"RAM32M": 4, "RAM64M": 4, "RAM32X1D": 2, "RAM64X1D": 2, "RAM128X1D": 4}
     luts = sum(n for cell, n in cells.items() if re.fullmatch("LUT[1-6]|SRL.*|INV", cell))
     luts += sum(cells.get(cell, 0) * n for cell, n in lut_ram.items())
@@ -356,9 +363,11 @@ def _xilinx_fit(cells: Mapping[str, int]) -> Fit:
 
 
 def _cyclone_v_fit(cells: Mapping[str, int]) -> Fit:
-    """Count the cells of ``synth_intel_alm``; an ALM holds at least one ALUT, and two small ones.
+    """Return the resources that the cells of Yosys' ``synth_intel_alm`` take.
 
-    A memory cell of 32 words by one bit takes one of an ALM's two halves (Intel CV-52001).
+    ``cells`` is the number of cells by type. An ALM holds one ALUT of more than four inputs, or two
+    of up to four. A memory cell of 32 words by one bit takes one of an ALM's two halves (Intel
+    CV-52001).
     """
     aluts = {int(c[-1]): n for c, n in cells.items() if re.fullmatch("MISTRAL_ALUT[2-6]", c)}
     whole = sum(n for width, n in aluts.items() if width > 4)
@@ -381,12 +390,12 @@ _SYNTHESIS: dict[str, tuple[str, Callable[[Mapping[str, int]], Fit]]] = {
 
 
 def estimate(board: Board, paths: list[Path]) -> Fit:
-    """Synthesise a board's Verilog files with Yosys, and return the resources that it takes.
+    """Return the resources that a board's Verilog files take, as Yosys estimates them.
 
     Raises
     ------
     BuildError
-        Yosys has no synthesis for the board's tool, or failed.
+        The board file names no tool, so that the kind of FPGA is not known; or Yosys failed.
     """
     if board.tool is None:
         raise BuildError(
@@ -412,12 +421,12 @@ def estimate(board: Board, paths: list[Path]) -> Fit:
 
 
 def check_fit(board: Board, fit: Fit) -> str:
-    """Return a line with the resources that a design takes, and how many the device has.
+    """Return a line on the resources that a design takes, and how many the device has.
 
     Raises
     ------
     UnfitError
-        The device does not have as many.
+        The device does not have as many, or the design uses DSP blocks, which it should not need.
     """
     unit = "ALMs" if board.tool == "quartus" else "LUTs"
     parts, short = [], []

@@ -27,6 +27,7 @@ def run_program(command: Sequence[str | Path], what: str, **kwargs) -> str:
 
     Parameters
     ----------
+    command : the program and its arguments.
     what : name of this step in messages.
     kwargs : further arguments of :func:`subprocess.run`.
 
@@ -55,7 +56,8 @@ def run_program(command: Sequence[str | Path], what: str, **kwargs) -> str:
 def run_yosys(script: Path, what: str) -> str:
     """Run a Yosys script in a process of its own, and return what it printed.
 
-    Yosys keeps global state and prints to descriptor 1, so that it cannot share this process.
+    Yosys keeps global state and prints to file descriptor 1, so it cannot run in this process.
+    ``what`` names this step in messages.
 
     Raises
     ------
@@ -70,10 +72,10 @@ def run_yosys(script: Path, what: str) -> str:
 
 
 def _without_zero_contents(text: str) -> str:
-    """Return the RTLIL ``text`` without those initial contents of memories that are all zero.
+    """Return the RTLIL ``text`` without the initial contents of memories that start at zero.
 
-    Verilator, and every FPGA's block RAM, starts at zero by itself. Initial contents would become
-    a statement per row, which takes long to compile.
+    Verilator, and every FPGA's block RAM, starts at zero by itself. The initial contents would
+    become a statement per row, which takes long to compile.
     """
     kept: list[str] = []
     cell: list[str] = []
@@ -113,11 +115,11 @@ def to_rtlil(component: wiring.Component, *, emit_src: bool = False, name: str =
 
 
 def verilog_of(text: str, passes: str) -> str:
-    """Return a design in RTLIL as Verilog, after Yosys passes.
+    """Run Yosys passes on a design in RTLIL, and return the result as Verilog.
 
     Parameters
     ----------
-    text : design in RTLIL.
+    text : the design in RTLIL, the intermediate language of Yosys.
     passes : Yosys commands, one per line, which must turn processes into cells.
 
     Raises

@@ -110,7 +110,8 @@ def step_line(step: Step) -> str:
 
 
 def report_text(port: str, steps: Sequence[Step]) -> str:
-    """Return the report of a self-test: the machine, the port's USB bridge, and every part."""
+    """Return the report of a self-test as text: the machine, the port's USB bridge, and every
+    part."""
     usb = "no USB device"
     for info in list_ports.comports():
         if info.device == port and info.vid is not None:
@@ -131,7 +132,10 @@ def report_text(port: str, steps: Sequence[Step]) -> str:
 
 
 def _self_test(arguments: argparse.Namespace) -> int:
-    """Test a board, print each part as its result is known, and write the report."""
+    """Test a board, print each part as its result is known, and write the report.
+
+    Returns the command's exit code.
+    """
     if arguments.networks or arguments.config:
         raise InputError(
             "--self-test takes a port, and neither network files nor --config: to test the virtual "

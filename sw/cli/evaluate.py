@@ -76,9 +76,10 @@ def compare_folding(
 ) -> dict[str, Any]:
     """Compare the training network ``model`` with the folded one, both in float64, on all samples.
 
-    Return the fields of :class:`Evaluation` that this comparison yields, by name: accuracies of
-    both networks, and how much their predicted classes, spikes and logits differ. ``model`` itself
-    is converted to float64.
+    In the folded network, batch-norms and coefficients are part of the weights. Return the fields
+    of :class:`Evaluation` that this comparison yields, by name: accuracies of both networks, and
+    how much their predicted classes, spikes and logits differ. ``metric`` is that of the
+    accuracies, as in :class:`Evaluation`. ``model`` itself is converted to float64.
     """
     model = model.to(torch.float64)
     predicted: dict[str, list[NDArray[np.int64]]] = {"both": [], "spike": [], "folded": []}
@@ -122,7 +123,8 @@ def evaluate(
     note: str = "",
     data: str | None = None,
 ) -> Evaluation:
-    """Measure the checkpoint at ``path`` on the test samples ``split``.
+    """Measure the checkpoint at ``path`` on the test samples ``split``, and return the
+    measurements.
 
     Parameters
     ----------
@@ -134,8 +136,10 @@ def evaluate(
     ------
     sw.model.checkpoint.CheckpointError
         The file is no checkpoint, or is damaged.
-    sw.model.config.ModelError, sw.convert.quantize.QuantizeError
-        The network is not supported, or cannot be quantised.
+    sw.model.config.ModelError
+        A device cannot run the network, such as one with ``ADD`` gates.
+    sw.convert.quantize.QuantizeError
+        A bias or a threshold does not fit the device's width of parameters.
     """
     values = checkpoint.load(path)
     folded = fold.fold(values)

@@ -136,7 +136,10 @@ def _watch(
 
 
 def _draw(path: Path, watched: _Watched, simulated: bool) -> None:
-    """Draw the last view of the monitor as an SVG file at ``path``."""
+    """Draw the last view of the monitor as an SVG file at ``path``.
+
+    ``simulated`` says that its speeds are those of a simulated clock.
+    """
     paper = Console(record=True, width=SCREENSHOT_WIDTH, file=io.StringIO(), force_terminal=True)
     paper.print(view(watched.last, watched.title, watched.history, simulated))
     write_output(path, paper.export_svg(title=as_called("python -m sw.monitor")).encode())

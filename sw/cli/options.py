@@ -120,7 +120,14 @@ def port_of(board: str, config: Config | None) -> str | None:
 
 
 def _check_port(port: str) -> None:
-    """Raise :class:`InputError` if ``port`` is a board's name, or ``sim:`` and an unknown one."""
+    """Check that the value of ``--board`` can be a serial port or a virtual board.
+
+    Raises
+    ------
+    InputError
+        It is the name of a board, where the board's port is needed; or it is ``sim:`` and an
+        unknown board.
+    """
     kind, colon, config = port.partition(":")
     if kind == VIRTUAL and colon:
         try:
@@ -230,7 +237,13 @@ def as_classified(dataset: Dataset, network: Network) -> Split:
 
 
 def _check_samples(network: Network, split: Split, what: str) -> None:
-    """Raise :class:`InputError` unless the network takes the samples, which are ``what``."""
+    """Check that the network takes the samples; the error calls them ``what``.
+
+    Raises
+    ------
+    InputError
+        The network takes samples of another shape or other values.
+    """
     try:
         encoder.check_input(network, split.images)
     except InputError as error:
@@ -240,7 +253,13 @@ def _check_samples(network: Network, split: Split, what: str) -> None:
 
 
 def check_data_dir(arguments: argparse.Namespace) -> None:
-    """Raise :class:`InputError` if ``--data-dir`` is given without ``--data``."""
+    """Check that ``--data-dir`` is given only together with ``--data``.
+
+    Raises
+    ------
+    InputError
+        ``--data`` is missing, so it is not known which data set is in the folder.
+    """
     if arguments.data_dir and not arguments.data:
         raise InputError(f"--data-dir {arguments.data_dir}: name the data set in it with --data")
 

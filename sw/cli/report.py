@@ -54,7 +54,7 @@ DEFAULT_BOARD = "ulx3s-85f"
 
 
 def find_images(arguments: argparse.Namespace, network: Network) -> ImageSet | None:
-    """Read the images to observe the network on, as the options say.
+    """Return the images to observe the network on, as the options say.
 
     They are those of ``--input`` or ``--data``; by default the shipped Fashion-MNIST images for a
     network of this data set. For other networks the result is then None, and a message says so.

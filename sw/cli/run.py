@@ -232,7 +232,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    """Parse the command line, and end the program if options exclude each other."""
+    """Return the parsed command line; end the program if options exclude each other."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.n is not None and arguments.n < 1:

@@ -161,7 +161,7 @@ def weight_bits(folded: FoldedNetwork) -> int:
 
 
 def measure(path: Path, data_root: Path | None = None, accuracies: Entry | None = None) -> Entry:
-    """Measure the checkpoint at ``path`` on the test set of its data set.
+    """Measure the checkpoint at ``path`` on the test set of its data set, and return the figures.
 
     Parameters
     ----------
@@ -174,8 +174,10 @@ def measure(path: Path, data_root: Path | None = None, accuracies: Entry | None 
     ------
     sw.model.checkpoint.CheckpointError, sw.data.dataset.DataError
         The checkpoint or its data set cannot be read.
-    sw.model.config.ModelError, sw.convert.quantize.QuantizeError
-        The network is not supported, or cannot be quantised.
+    sw.model.config.ModelError
+        A device cannot run the network, such as one with ``ADD`` gates.
+    sw.convert.quantize.QuantizeError
+        A bias or a threshold does not fit the device's width of parameters.
     """
     values = checkpoint.load(path)
     folded = fold.fold(values)

@@ -37,7 +37,7 @@ DEFAULT = fashion_mnist.SOURCE.name
 
 
 def load_samples() -> Split:
-    """Load the few test images of Fashion-MNIST, with labels, that are part of Spikefold."""
+    """Return the few test images of Fashion-MNIST that are part of Spikefold, with their labels."""
     with np.load(shipped.SAMPLES) as arrays:
         return Split(images=arrays["images"], labels=arrays["labels"])
 
@@ -49,7 +49,7 @@ def load(
     name: str = DEFAULT,
     timesteps: int = 4,
 ) -> Dataset:
-    """Load a data set as training, validation and test data.
+    """Load a data set, and return it divided into training, validation and test data.
 
     If it has no validation split, one is taken from the training data, with an equal number of
     samples of every class.

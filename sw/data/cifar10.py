@@ -56,8 +56,10 @@ def _read(folder: Path, timesteps: int) -> Parts:
 
 
 def _binary(paths: Sequence[Path]) -> Split:
-    """Read files of CIFAR-10's binary version, in which a sample is one byte of label and 3 x 32 x
-    32 bytes of pixels."""
+    """Return the samples in files of CIFAR-10's binary version, one file after another.
+
+    There, a sample is one byte of label and 3 x 32 x 32 bytes of pixels.
+    """
     raw = b"".join(path.read_bytes() for path in paths)
     records = np.frombuffer(raw, np.uint8).reshape(-1, 1 + 3 * 32 * 32)
     images = records[:, 1:].reshape(-1, 3, 32, 32)
@@ -65,7 +67,7 @@ def _binary(paths: Sequence[Path]) -> Split:
 
 
 def _encoded_images(arrays: dict[str, NDArray[Any]], part: str) -> Split:
-    """Decode N JPEG images whose files are concatenated in one array of bytes.
+    """Return N samples whose images are JPEG files, concatenated in one array of bytes.
 
     ``part`` is ``train`` or ``test``. The array ``{part}_jpeg`` has the bytes of all files. The
     array ``{part}_offsets`` (N + 1) has the position where each file begins, and at last the

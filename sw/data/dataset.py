@@ -175,7 +175,7 @@ def assemble(
     n_validation: int | None = None,
     own: bool = False,
 ) -> Dataset:
-    """Make a :class:`Dataset` of what was read from files, after checking it.
+    """Check what was read from files, and return it as a :class:`Dataset`.
 
     If ``parts`` has no validation data, it is taken from the training data (:func:`split`).
 
@@ -238,7 +238,16 @@ def assemble(
 
 
 def _check_part(part: Split, name: str, what: str, n_classes: int) -> None:
-    """Raise :class:`DataError` unless a part has samples, and a label that is a class for each."""
+    """Check that a part of a data set has samples, and a valid label for each.
+
+    ``name`` is the data set's, ``what`` the part's, and a label is valid if it is from 0 to
+    ``n_classes`` - 1.
+
+    Raises
+    ------
+    DataError
+        It has none, or labels are missing or invalid.
+    """
     n, targets = len(part.images), part.labels
     if targets.ndim != 1 or not n or n != len(targets):
         labels = f"{len(targets)} labels" if targets.ndim == 1 else f"labels {targets.shape}"

@@ -42,11 +42,10 @@ def _read(folder: Path, timesteps: int) -> Parts:
 
 
 def _gestures(folder: Path, list_name: str, timesteps: int) -> Split:
-    """Read the gestures of the recordings that the file ``list_name`` names, and bin each into
-    frames.
+    """Return the gestures in the recordings that the file ``list_name`` names.
 
     A recording contains several gestures. The file ``_labels.csv`` beside it has the class, start
-    and end of each.
+    and end of each. A gesture is binned into ``timesteps`` binary frames.
     """
     found: list[NDArray[np.uint8]] = []
     labels: list[int] = []

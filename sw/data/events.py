@@ -1,10 +1,10 @@
 """Read recordings of event cameras, and bin them into binary frames.
 
-A recording is a structured array of dtype :data:`EVENT`. The first bytes of a file tell its format:
-AEDAT 1.0, 2.0, 3.1 and 4.0; Prophesee's ``.dat`` and ``.raw``; HDF5; and NumPy files with ``t``,
-``x``, ``y`` and ``p`` as fields (``.npy``) or as arrays (``.npz``). Only the ``.bin`` files of
-N-MNIST and N-Caltech101 (Orchard et al. 2015) have no such bytes. They are known by their name and
-by the order of their times.
+A recording in memory is a structured array of dtype :data:`EVENT`. The first bytes of a file tell
+its format: AEDAT 1.0, 2.0, 3.1 and 4.0; Prophesee's ``.dat`` and ``.raw``; HDF5; and NumPy files
+with ``t``, ``x``, ``y`` and ``p`` as fields (``.npy``) or as arrays (``.npz``). Only the ``.bin``
+files of N-MNIST and N-Caltech101 (Orchard et al. 2015) have no such bytes. They are recognised by
+their name, and because their times never go back.
 
 NumPy is enough for all formats but HDF5 and compressed AEDAT 4.0.
 """
@@ -63,8 +63,8 @@ recordings, and nothing about the format."""
 MAX_BYTES = 1 << 32
 """Size of the largest file that is read."""
 _ATIS_OVERFLOW_ROW, _ATIS_OVERFLOW_US = 240, 1 << 13
-"""Row of the events in a ``.bin`` file that are none: each says that 8192 microseconds more have
-passed."""
+"""Row of those entries in a ``.bin`` file that are no events: each says that 8192 microseconds more
+have passed."""
 _NUMPY, _ZIP, _HDF5, _AEDAT, _PROPHESEE = b"\x93NUMPY", b"PK\3\4", b"\x89HDF\r\n\x1a\n", b"#!", b"%"
 
 
@@ -74,7 +74,10 @@ def is_named(path: Path) -> bool:
 
 
 def has_header(path: Path) -> bool:
-    """Return whether a file begins as the formats do that hold nothing but recordings."""
+    """Return whether a file has the first bytes of AEDAT, of Prophesee's formats or of HDF5.
+
+    Such files are taken for recordings. NumPy files are not, because they hold many other things.
+    """
     try:
         with path.open("rb") as file:
             start = file.read(9)
@@ -146,10 +149,10 @@ def _check_duration(duration_us: int) -> None:
 def binned(
     path: Path, timesteps: int, shape: tuple[int, int], sensor: tuple[int, int] | None = None
 ) -> tuple[NDArray[np.uint8], Info]:
-    """Read a recording and bin it into frames (:func:`frames`); return its description, too.
+    """Read a recording, and return it as binary frames (:func:`frames`), with its description.
 
-    ``sensor`` is the (height, width) of the sensor; None for the one that the file names, or else
-    ``shape``.
+    ``sensor`` is the (height, width) of the sensor; None takes that which the file states, or else
+    ``shape``, the (height, width) of a frame.
 
     Raises
     ------
@@ -164,12 +167,12 @@ def binned(
 
 
 def read(path: Path) -> Events:
-    """Read the events of a recording (:func:`load`)."""
+    """Return the events of a recording in a file; see :func:`load` for errors."""
     return load(path).events
 
 
 def load(path: Path) -> Recording:
-    """Read a recording and its description from a file.
+    """Return the events of a recording in a file, and its description.
 
     Raises
     ------
@@ -188,13 +191,15 @@ def load(path: Path) -> Recording:
 
 
 def _printable(text: object) -> str:
-    """Return a text that a file may have a part in, with ``?`` for characters that could control a
-    terminal."""
+    """Return a text with ``?`` for characters that are not printable.
+
+    Messages may quote a file, whose characters could otherwise control the user's terminal.
+    """
     return "".join(c if c.isprintable() else "?" for c in str(text))
 
 
 def _load(path: Path, start: bytes) -> Recording:
-    """Decode a file by its first bytes, ``start``."""
+    """Return the recording in a file, whose first bytes ``start`` tell the format."""
     if not start:
         raise EventError("the file is empty")
     if start.startswith(_HDF5):
@@ -226,8 +231,13 @@ def _load(path: Path, start: bytes) -> Recording:
 
 
 def _completed(found: Recording) -> Recording:
-    """Add to a recording's description what its events show. Raise :class:`EventError` if they lie
-    outside the sensor."""
+    """Return a recording whose description also has the number and the duration of its events.
+
+    Raises
+    ------
+    EventError
+        Events lie outside the sensor that the file states, or the recording is too long.
+    """
     events, info = found.events, found.info
     if info.sensor is not None and len(events):
         height, width = info.sensor
@@ -248,11 +258,16 @@ def _completed(found: Recording) -> Recording:
 
 
 def _read_bin(raw: bytes) -> Recording:
-    """Decode a ``.bin`` file of N-MNIST or N-Caltech101.
+    """Return the recording in a ``.bin`` file of N-MNIST or N-Caltech101.
 
     An event has five bytes: column, row, and a 24-bit big-endian number whose top bit is the
-    polarity, and whose other 23 bits are the time in microseconds. Times never go back, which tells
-    the format from others.
+    polarity, and whose other 23 bits are the time in microseconds.
+
+    Raises
+    ------
+    EventError
+        The times go back or the last event is cut, so that the file is another kind of ``.bin``
+        file.
     """
     if len(raw) % 5:
         raise EventError(f"{len(raw)} bytes are not whole events of 5")
@@ -268,7 +283,13 @@ def _read_bin(raw: bytes) -> Recording:
 
 
 def _read_arrays(path: Path) -> Recording:
-    """Read a NumPy file that has the events as fields or as arrays."""
+    """Return the recording in a NumPy file, which has the events as fields or as arrays.
+
+    Raises
+    ------
+    EventError
+        An array is missing, the arrays are too large, or their values are no events.
+    """
     if path.stat().st_size and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             n_bytes = sum(entry.file_size for entry in archive.infolist())
@@ -293,7 +314,10 @@ def _read_arrays(path: Path) -> Recording:
 
 
 def summary(infos: Iterable[Info]) -> list[str]:
-    """Describe recordings for the user, with one line for each format, camera and sensor."""
+    """Return a description of recordings for the user.
+
+    It has one line for each combination of format with camera, sensor size and unit of time.
+    """
     groups: dict[tuple[Any, ...], list[Info]] = {}
     for info in infos:
         groups.setdefault((info.form, info.sensor, info.time_unit), []).append(info)
@@ -317,5 +341,8 @@ def _line(group: list[Info]) -> str:
 
 
 def _span(values: list[str]) -> str:
-    """Return the first and last of sorted values, or one of them if they are equal."""
+    """Return the first and the last of sorted values as a text, such as ``3 to 7``.
+
+    If they are equal, the text is that one value.
+    """
     return values[0] if values[0] == values[-1] else f"{values[0]} to {values[-1]}"

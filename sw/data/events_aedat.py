@@ -1,8 +1,9 @@
-"""Decode the AEDAT formats 1.0, 2.0 and 3.1 of iniVation's and INI's cameras.
+"""Decode the AEDAT formats 1.0, 2.0 and 3.1, which cameras of iniVation and INI write.
 
-Format 4.0 is in :mod:`sw.data.events_aedat4`. iniVation's pages on AEDAT specify the formats. The
-bits of an address, and the directions of columns and rows, are those of the event extractors of
-jAER, which wrote most files of the formats 1.0 and 2.0.
+Format 4.0 is in :mod:`sw.data.events_aedat4`. iniVation's pages on AEDAT specify the formats. They
+leave open what the bits of an address mean and from which corner columns and rows count. These are
+taken from the event extractors of jAER, the program that wrote most files of the formats 1.0 and
+2.0.
 """
 
 from __future__ import annotations
@@ -44,8 +45,9 @@ _TEXT = re.compile(rb"#[^\x00-\x08\x0a-\x0c\x0e-\x1f]*")
 
 
 def camera(name: str) -> str | None:
-    """Return the key in :data:`SENSORS` of a camera that a file calls ``name``, which may be the
-    name of a Java class; None if it is unknown.
+    """Return the key in :data:`SENSORS` of the camera that a file names; None if it is unknown.
+
+    Files of jAER name the Java class of the camera.
 
     >>> camera("eu.seebetter.ini.chips.davis.Davis346red"), camera("CDAVIS")
     ('DAVIS346', None)
@@ -55,7 +57,7 @@ def camera(name: str) -> str | None:
 
 
 def read(raw: bytes, version: str) -> Recording:
-    """Decode an AEDAT file of version 1.0, 2.0 or 3.1.
+    """Return the recording in an AEDAT file of version 1.0, 2.0 or 3.1, whose bytes are ``raw``.
 
     Raises
     ------
@@ -66,11 +68,12 @@ def read(raw: bytes, version: str) -> Recording:
 
 
 def _read_1_or_2(raw: bytes, version: str) -> Recording:
-    """Decode AEDAT 1.0 or 2.0: big-endian pairs of an address, of 16 or 32 bits, and 32 bits of
-    time in microseconds.
+    """Return the recording in a file of AEDAT 1.0 or 2.0.
 
-    The header line ``AEChip`` names the camera. Files without it are of the time before other
-    cameras than the DVS128; their addresses must fit it.
+    After the header, each event is big-endian: an address of 16 bits (1.0) or 32 bits (2.0), and 32
+    bits of time in microseconds. The header line ``AEChip`` names the camera. Without this line,
+    the camera is a DVS128, which was the only one at first; :class:`EventError` is raised if the
+    addresses are not those of a DVS128.
     """
     lines, start = _header(raw)
     chip = next((n.partition(":")[2] for n in lines if re.match("# ?AEChip:", n)), "")
@@ -93,10 +96,16 @@ def _read_1_or_2(raw: bytes, version: str) -> Recording:
 
 
 def _addresses(address: NDArray[np.int64], t: NDArray[np.int64], name: str, named: bool) -> Events:
-    """Decode addresses (N,) of the camera ``name`` at times ``t``.
+    """Return the events with the addresses (N,) of the camera ``name`` and the times ``t``.
 
-    Columns and rows count from the opposite edges. Words other than the pixels' events (triggers,
-    samples of images and of motion) are left out.
+    In an address, columns and rows count from the opposite edges. Words that are no events of
+    pixels (triggers, and samples of images and of motion) are left out. ``named`` says that the
+    file names the camera; without a name, addresses must have no unknown bits.
+
+    Raises
+    ------
+    EventError
+        The addresses are not those of this camera.
     """
     height, width = SENSORS[name]
     if name == DVS128:
@@ -124,8 +133,13 @@ def _addresses(address: NDArray[np.int64], t: NDArray[np.int64], name: str, name
 def _header(raw: bytes) -> tuple[list[str], int]:
     """Return the header's lines, and the offset of the first byte after them.
 
-    A header line begins with ``#`` and is text. An event may begin with the same byte; it is told
-    by its control characters.
+    A header line begins with ``#`` and is text. The first event may begin with the same byte, but
+    unlike text, it contains control characters.
+
+    Raises
+    ------
+    EventError
+        The header does not end, because the file is cut.
     """
     lines: list[str] = []
     place = 0
@@ -144,7 +158,7 @@ def _header(raw: bytes) -> tuple[list[str], int]:
 
 
 def _read_3(raw: bytes) -> Recording:
-    """Decode an AEDAT 3.1 file.
+    """Return the recording in a file of AEDAT 3.1.
 
     It consists of packets, each with a header of 28 bytes. Packets of type 1 hold the camera's
     events, of 8 bytes each; other packets are skipped.

@@ -1,9 +1,11 @@
-"""Decode AEDAT 4.0, the format of iniVation's DV.
+"""Decode AEDAT 4.0, the format of iniVation's program DV.
 
 The file is a header line, a FlatBuffer that says what the file contains, and packets. Each packet
 is a FlatBuffer of one stream, such as events or images, and may be compressed with LZ4 or
-Zstandard. iniVation's page on AEDAT 4.0 and its FlatBuffers schemas specify the format. The
-libraries that read it end the whole process at some damaged files, so that it is decoded here.
+Zstandard. iniVation's page on AEDAT 4.0 and its FlatBuffers schemas specify the format.
+
+No library for the format is used, because the existing ones crash the whole process on some damaged
+files.
 """
 
 from __future__ import annotations
@@ -39,8 +41,12 @@ _CUT = "the file is cut or damaged: copy it again"
 
 @dataclass(frozen=True, kw_only=True)
 class _Header:
-    """Fields of the file's header. ``table_at`` is the offset of the table of packets that ends the
-    file, or -1 if it has none; ``start`` the offset of the first packet."""
+    """Fields of the file's header.
+
+    ``compression`` is the number of the packets' compression, and ``description`` the XML text on
+    the streams. ``table_at`` is the offset of the table of packets at the end of the file, or -1
+    without one. ``start`` is the offset of the first packet.
+    """
 
     compression: int
     table_at: int
@@ -49,7 +55,7 @@ class _Header:
 
 
 def read(raw: bytes) -> Recording:
-    """Decode an AEDAT 4.0 file with one stream of events. Other streams are skipped.
+    """Return the events of an AEDAT 4.0 file as a recording, without its other streams.
 
     Raises
     ------
@@ -98,8 +104,19 @@ def _header(raw: bytes) -> _Header:
 
 
 def _stream(description: str) -> tuple[int, str, tuple[int, int] | None]:
-    """Return the number of the stream of events, the recording's form, and the (height, width) of
-    the sensor if the XML ``description`` of the streams has it."""
+    """Return what the XML ``description`` of the streams says about the only stream of events.
+
+    Returns
+    -------
+    The stream's number; the file's format with the camera if it is named, for
+    :attr:`sw.data.events_base.Info.form`; and the sensor's (height, width), or None if it is not
+    stated.
+
+    Raises
+    ------
+    EventError
+        The description is damaged, or has no or several streams of events.
+    """
     if "<!DOCTYPE" in description:
         raise EventError(f"its description of streams declares entities: {_CUT}")
     try:
@@ -128,7 +145,13 @@ def _stream(description: str) -> tuple[int, str, tuple[int, int] | None]:
 
 
 def _packets(raw: bytes, header: _Header) -> Iterator[tuple[int, bytes]]:
-    """Yield the stream and the content of every packet."""
+    """Yield the stream's number and the content, maybe compressed, of every packet in a file.
+
+    Raises
+    ------
+    EventError
+        The file ends within a packet.
+    """
     place = header.start
     end = len(raw) if header.table_at == -1 else header.table_at
     while place < end:
@@ -141,8 +164,14 @@ def _packets(raw: bytes, header: _Header) -> Iterator[tuple[int, bytes]]:
 
 
 def _decompressed(content: bytes, compression: int) -> bytes:
-    """Return the content of a packet. It is decompressed in parts, up to
-    :data:`MAX_PACKET_BYTES`."""
+    """Return the decompressed content of a packet; ``compression`` is its number in the header.
+
+    Raises
+    ------
+    EventError
+        The content is damaged, larger than :data:`MAX_PACKET_BYTES`, or the package for its
+        compression is not installed.
+    """
     if compression in _NONE:
         return content
     if compression not in _LZ4 + _ZSTD:
@@ -173,7 +202,13 @@ def _decompressed(content: bytes, compression: int) -> bytes:
 
 
 def _events(packet: bytes) -> Events:
-    """Decode a FlatBuffer of events that begins with its size."""
+    """Return the events in a packet, which is a FlatBuffer with its size in front.
+
+    Raises
+    ------
+    EventError
+        The packet is damaged.
+    """
     buffer = packet[4:]
     if _number(packet, "<I", 0) != len(buffer):
         raise EventError(f"a packet of events has another size than it says: {_CUT}")
@@ -191,21 +226,36 @@ def _events(packet: bytes) -> Events:
 
 
 def _number(buffer: bytes, form: str, at: int) -> int:
-    """Return the integer of :mod:`struct`'s format ``form`` at an offset."""
+    """Return the integer at the offset ``at``; ``form`` is its format for :mod:`struct`.
+
+    Raises
+    ------
+    EventError
+        The offset lies outside the buffer, because the file is damaged.
+    """
     if not 0 <= at <= len(buffer) - struct.calcsize(form):
         raise EventError(f"an offset leaves its packet: {_CUT}")
     return struct.unpack_from(form, buffer, at)[0]
 
 
 def _root(buffer: bytes, identifier: bytes) -> int:
-    """Return the offset of the FlatBuffer's table, after checking what the buffer contains."""
+    """Return the offset of the main table of a FlatBuffer.
+
+    Raises
+    ------
+    EventError
+        The buffer does not contain what ``identifier`` says, such as events.
+    """
     if buffer[4:8] != identifier:
         raise EventError(f"a packet of {identifier.decode()} was expected: {_CUT}")
     return _number(buffer, "<I", 0)
 
 
 def _field(buffer: bytes, table: int, number: int) -> int:
-    """Return the offset of a table's field, or 0 if the field has its default value."""
+    """Return the offset of field ``number`` of the FlatBuffers table at the offset ``table``.
+
+    It is 0 if the field is not stored, because it has its default value.
+    """
     fields = table - _number(buffer, "<i", table)
     at = 4 + 2 * number
     if at >= _number(buffer, "<H", fields):
@@ -215,7 +265,9 @@ def _field(buffer: bytes, table: int, number: int) -> int:
 
 
 def _reference(buffer: bytes, table: int, number: int) -> int:
-    """Return the offset of a text or vector that a table's field refers to, or 0 if there is
-    none."""
+    """Return the offset of the text or vector that a table's field refers to.
+
+    It is 0 if there is none. For ``table`` and ``number``, see :func:`_field`.
+    """
     at = _field(buffer, table, number)
     return at + _number(buffer, "<I", at) if at else 0

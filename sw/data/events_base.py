@@ -1,5 +1,7 @@
-"""Define recordings of event cameras in memory, and check the numbers that they are made of. It
-needs only NumPy."""
+"""Recordings of event cameras in memory, and checks of the numbers that they are made of.
+
+Only NumPy is needed.
+"""
 
 from __future__ import annotations
 
@@ -61,18 +63,21 @@ class Info:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Recording:
-    """Events of a recording (an array of dtype :data:`EVENT`, as ordered in the file), and its
-    description."""
+    """Events of a recording, and its description.
+
+    The events are an array of dtype :data:`EVENT`, in the order of the file.
+    """
 
     events: Events
     info: Info
 
 
 def make(t: Any, x: Any, y: Any, p: Any) -> Events:
-    """Make a recording from arrays of times, columns, rows and polarities, all of the same length.
+    """Return a recording's events, made of arrays of times, columns, rows and polarities.
 
-    :func:`microseconds` says which times are taken. Polarities above 0 mean brighter, so they may
-    be 0 and 1, or -1 and 1.
+    The arrays ``t``, ``x``, ``y`` and ``p`` must have the same length. Times are in microseconds or
+    seconds, as :func:`microseconds` tells. Polarities above 0 mean brighter, so they may be 0 and
+    1, or -1 and 1.
 
     Raises
     ------
@@ -95,7 +100,7 @@ def make(t: Any, x: Any, y: Any, p: Any) -> Events:
 
 
 def microseconds(times: NDArray[Any]) -> tuple[NDArray[np.int64], str]:
-    """Convert times to whole microseconds, and return the unit that they were in.
+    """Return times as whole microseconds, and the unit that they were in.
 
     Whole numbers are microseconds, even if their type is floating-point. If any time has a
     fraction, all are seconds.
@@ -122,7 +127,7 @@ def microseconds(times: NDArray[Any]) -> tuple[NDArray[np.int64], str]:
 
 
 def positions(values: NDArray[Any], name: str) -> NDArray[np.int64]:
-    """Convert columns or rows to integers.
+    """Return columns or rows as integers.
 
     Raises
     ------
@@ -142,7 +147,7 @@ def positions(values: NDArray[Any], name: str) -> NDArray[np.int64]:
 
 
 def polarities(values: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return True for polarities above 0.
+    """Return polarities as booleans: True, brighter, for numbers above 0.
 
     Raises
     ------
@@ -161,7 +166,7 @@ def _check_numbers(values: NDArray[Any], name: str) -> None:
 
 
 def unwrapped(counts: NDArray[np.int64], n_bits: int) -> NDArray[np.int64]:
-    """Undo the overflows of a counter of ``n_bits``.
+    """Return the values of a counter of ``n_bits`` as if it had never overflowed.
 
     Wherever the count falls by more than half of its range, the counter has started again from 0.
 
@@ -174,8 +179,9 @@ def unwrapped(counts: NDArray[np.int64], n_bits: int) -> NDArray[np.int64]:
 
 
 def latest(chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return, for every index, the last one up to and including it that is chosen; -1 before the
-    first.
+    """Return, for every index, the last index up to and including it at which ``chosen`` is True.
+
+    It is -1 before the first.
 
     >>> latest(np.array([False, True, False, True])).tolist()
     [-1, 1, 1, 3]

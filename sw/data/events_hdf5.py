@@ -1,7 +1,7 @@
-"""Read recordings in HDF5 files, as DSEC, TUM-VIE and the caches of tonic have them.
+"""Read recordings in HDF5 files, such as those of DSEC and TUM-VIE and the caches of tonic.
 
 The events are either four arrays ``x``, ``y``, ``t``, ``p`` (or ``xs`` and so on) in one group, or
-one array with fields of these names.
+one array with fields ``x``, ``y``, ``t``, ``p``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeErro
 
 
 def read(path: Path) -> Recording:
-    """Read the events of an HDF5 file.
+    """Return the events of an HDF5 file as a recording.
 
     Raises
     ------
@@ -88,8 +88,15 @@ def _read(library: Any, file: Any) -> Recording:
 
 
 def _find(library: Any, file: Any) -> dict[str, dict[str, Any]]:
-    """Return the columns ``t, x, y, p`` of every set of events, by the name of its group or
-    array."""
+    """Return every set of events in a file, by the name of its group or array.
+
+    A set is a dict of its columns ``t``, ``x``, ``y`` and ``p``. ``library`` is the module h5py.
+
+    Raises
+    ------
+    EventError
+        The file has too many arrays, too large ones, or ones whose values are in other files.
+    """
     found: dict[str, dict[str, Any]] = {}
     seen = 0
 
@@ -117,8 +124,10 @@ def _find(library: Any, file: Any) -> dict[str, dict[str, Any]]:
 
 
 def _own(library: Any, group: Any, name: str) -> Any:
-    """Return a group's array, or None if it has none of that name. Links to other files and to
-    other places do not count."""
+    """Return the array ``name`` of a group, or None if the group itself has no such array.
+
+    Links to other files and to other places in the file are not followed.
+    """
     if not isinstance(group.get(name, getlink=True), library.HardLink):
         return None
     item = group[name]
@@ -126,7 +135,7 @@ def _own(library: Any, group: Any, name: str) -> Any:
 
 
 class _Field:
-    """One field of an array with fields; it is read like an array of its own."""
+    """One field of a structured array in a file, which can be read like an array."""
 
     def __init__(self, item: Any, key: str) -> None:
         self.item, self.key, self.shape = item, key, item.shape
@@ -136,13 +145,23 @@ class _Field:
 
 
 def _check_stored(name: str, item: Any) -> None:
-    """Refuse arrays whose values are in other files."""
+    """Check that the values of an array are in the file itself.
+
+    Raises
+    ------
+    EventError
+        They are in other files, which a recording must not make the reader open.
+    """
     if item.is_virtual or item.external:
         raise EventError(f"{name} refers to other files: store its values in the file itself")
 
 
 def _sensor(file: Any, name: str) -> tuple[int, int] | None:
-    """Return the (height, width) in the attributes of the events or of the groups around them."""
+    """Return the sensor's (height, width); None if the file does not state it.
+
+    It is taken from the attributes of the group or array ``name``, which holds the events, or else
+    of a group around it.
+    """
     place = file[name]
     while True:
         found = _sensor_of(place.attrs)

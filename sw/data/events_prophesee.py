@@ -1,7 +1,7 @@
 """Decode Prophesee's recordings: ``.dat`` files, and ``.raw`` files with EVT 2.0, 2.1 or 3.0.
 
-Prophesee's pages on file and encoding formats specify them. All begin with lines of text, each of
-which begins with ``%``.
+All files begin with a header of lines of text, each of which begins with ``%``. Prophesee's pages
+on file and encoding formats specify the files.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MAX_OUTSIDE = 0.01
 
 
 def read(raw: bytes) -> Recording:
-    """Decode a recording whose header tells the format.
+    """Return the recording in a ``.dat`` or ``.raw`` file, whose header tells the format.
 
     Raises
     ------
@@ -75,7 +75,16 @@ def _recording(
     y: NDArray[np.int64],
     p: NDArray[np.int64],
 ) -> Recording:
-    """Make a recording of the events inside the sensor."""
+    """Return a recording of the events inside the sensor.
+
+    ``form`` is the file's format, and ``sensor`` the (height, width), or None if unknown. ``t``,
+    ``x``, ``y`` and ``p`` are the events' times, columns, rows and polarities.
+
+    Raises
+    ------
+    EventError
+        So many events lie outside the sensor that the file must be damaged.
+    """
     kept = np.ones(len(t), np.bool_)
     if sensor is not None:
         kept = (x < sensor[1]) & (y < sensor[0])
@@ -108,7 +117,8 @@ def _header(raw: bytes) -> tuple[dict[str, str], int]:
 
 
 def _encoding(header: dict[str, str]) -> tuple[str, dict[str, str]]:
-    """Return the encoding, such as ``3.0``, and the options after it in the line ``format``."""
+    """Return the encoding that a header states, such as ``3.0``, and the options of its line
+    ``format``."""
     name, *rest = header.get("format", "").split(";")
     options = {key.strip(): value.strip() for key, _, value in (r.partition("=") for r in rest)}
     names = {"EVT2": "2.0", "EVT21": "2.1", "EVT3": "3.0"}
@@ -116,7 +126,10 @@ def _encoding(header: dict[str, str]) -> tuple[str, dict[str, str]]:
 
 
 def _sensor(header: dict[str, str], options: dict[str, str]) -> tuple[int, int] | None:
-    """Return the (height, width) that the header has, or that of the camera it names."""
+    """Return the sensor's (height, width) as stated in the header or in ``options``.
+
+    If it is not stated, it is that of the camera the header names; None if that is unknown, too.
+    """
     width, _, height = header.get("geometry", "").partition("x")
     sizes = [
         (height, width),
@@ -133,9 +146,17 @@ def _sensor(header: dict[str, str], options: dict[str, str]) -> tuple[int, int] 
 
 
 def _read_dat(raw: bytes, header: dict[str, str], start: int) -> Recording:
-    """Decode a ``.dat`` file: after the header two bytes with type and size of an event, and then
-    little-endian pairs of 32 bits: the time in microseconds; 14 bits of column, 14 bits of row, and
-    the polarity."""
+    """Return the recording in a ``.dat`` file, of which ``start`` bytes are lines of text.
+
+    After these, two bytes hold the type and the size of an event. Then each event has two
+    little-endian words of 32 bits: the time in microseconds; and 14 bits of column, 14 bits of row,
+    and the polarity.
+
+    Raises
+    ------
+    EventError
+        The version or the type of events is not supported, or the file is damaged.
+    """
     version = header.get("Version", "")
     if version != "2":
         raise EventError(
@@ -165,10 +186,10 @@ Columns = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray
 
 
 def _decode_evt2(words: NDArray[np.uint32]) -> Columns:
-    """Decode EVT 2.0, and return times, columns, rows and polarities.
+    """Decode words of EVT 2.0, and return times, columns, rows and polarities.
 
-    The highest four bits of a word are its type. Words of type 8 have the upper 28 bits of the
-    time; events, of type 0 (darker) or 1, have the lower 6.
+    The highest four bits of a word are its type. Words of type 8 hold the upper 28 bits of the time
+    in microseconds. Words of type 0 (darker) and 1 (brighter) are events and hold the lower 6 bits.
     """
     data = words.astype(np.int64)
     high, seen = _high_times(data, data >> 28 == 8, 28)
@@ -178,10 +199,10 @@ def _decode_evt2(words: NDArray[np.uint32]) -> Columns:
 
 
 def _decode_evt21(words: NDArray[np.uint64]) -> Columns:
-    """Decode EVT 2.1, and return times, columns, rows and polarities.
+    """Decode words of EVT 2.1, and return times, columns, rows and polarities.
 
-    A word is that of EVT 2.0 with 32 more bits, which say at which of 32 columns from the given one
-    an event took place.
+    The upper 32 bits are a word of EVT 2.0. The lower 32 bits stand for 32 neighbouring columns,
+    beginning at the column in the upper half; a bit of 1 is an event in its column.
     """
     upper, valid = (words >> np.uint64(32)).astype(np.int64), words & np.uint64(0xFFFFFFFF)
     high, seen = _high_times(upper, upper >> 28 == 8, 28)
@@ -195,9 +216,11 @@ def _decode_evt21(words: NDArray[np.uint64]) -> Columns:
 def _high_times(
     data: NDArray[np.int64], is_high: NDArray[np.bool_], n_bits: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return the upper part of the time at every word, and where it is known.
+    """Return the upper part of the time at every word, and a mask of the words at which it is
+    known.
 
-    It is in the lowest ``n_bits`` of the words chosen by ``is_high``, and holds until the next one.
+    Words chosen by ``is_high`` hold it in their lowest ``n_bits``. It is valid until the next such
+    word. Overflows are undone.
     """
     places = np.flatnonzero(is_high)
     counts = unwrapped(data[places] & ((1 << n_bits) - 1), n_bits)
@@ -209,11 +232,12 @@ def _high_times(
 
 
 def _decode_evt3(words: NDArray[np.uint16]) -> Columns:
-    """Decode EVT 3.0, and return times, columns, rows and polarities.
+    """Decode words of EVT 3.0, and return times, columns, rows and polarities.
 
-    A word has four bits of type and 12 bits of data. Words set the row, the upper or the lower 12
-    bits of the time, or the first column of a vector. A single event has its column; a vector word
-    has 12 or 8 bits, one for each column from where the vector has arrived.
+    A word has four bits of type and 12 bits of data. Most words only set a part of what follows:
+    the row, the upper or the lower 12 bits of the time, or the first column of a series of vectors.
+    A word for a single event holds its column. A vector word holds one bit for each of 12 or 8
+    neighbouring columns, which follow those of the vector word before.
     """
     data = words.astype(np.int64)
     kind, value = data >> 12, data & 0xFFF

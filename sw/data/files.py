@@ -40,7 +40,7 @@ def find_idx(folder: Path, name: str) -> Path | None:
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
-    """Read an array from an IDX file of unsigned bytes, compressed (``.gz``) or not.
+    """Return the array in an IDX file of unsigned bytes, compressed (``.gz``) or not.
 
     Its header is two zero bytes, the type 8, the number of axes, and the length of each axis as a
     big-endian 32-bit number. The data follow.
@@ -65,14 +65,14 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
 
 
 def fetch(url: str, md5: str) -> bytes:
-    """Download a file and check its MD5 checksum.
+    """Download the file at ``url``, check its MD5 checksum, and return its bytes.
 
     Raises
     ------
     OSError
         The download failed.
     DataError
-        The file has another checksum.
+        The file has another checksum than ``md5``, so it is damaged or another version.
     """
     with urllib.request.urlopen(url, timeout=TIMEOUT_S) as reply:
         raw = reply.read()
@@ -83,7 +83,9 @@ def fetch(url: str, md5: str) -> bytes:
 
 
 def decode(raw: bytes, mode: str, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """Decode the bytes of an image file, such as PNG or JPEG, into uint8 pixels (C, H, W).
+    """Return the pixels of an image file, such as PNG or JPEG, as uint8 (C, H, W).
+
+    ``raw`` is the contents of the file.
 
     Parameters
     ----------
@@ -138,7 +140,7 @@ def _plain_image(library: Any, image: Any) -> Any:
 
 
 def open_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Read all arrays of an ``.npz`` file, by name.
+    """Return all arrays of an ``.npz`` file, by name.
 
     Raises
     ------
@@ -160,7 +162,7 @@ def open_arrays(path: Path) -> dict[str, NDArray[Any]]:
 def recordings_by_class(
     folder: Path, classes: Sequence[str], timesteps: int, sensor: tuple[int, int]
 ) -> Split:
-    """Read all event recordings in a folder that has a sub-folder for every class.
+    """Return all event recordings in a folder that has a sub-folder for every class, as frames.
 
     Samples are in the order of ``classes``, and within a class in the order of file names.
 

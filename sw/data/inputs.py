@@ -102,7 +102,7 @@ def _read(path: Path, network: Network) -> tuple[NDArray[np.uint8], NDArray[Any]
 
 
 def read_images(path: str | Path, network: Takes) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """Read samples from a NumPy file, and their labels if it has them.
+    """Return the samples in a NumPy file, and their labels or None if it has none.
 
     An ``.npy`` file is an array of samples. An ``.npz`` file has an array ``images`` and perhaps
     ``labels``. Their shapes and types may be others than the network's if they can only mean one
@@ -150,9 +150,14 @@ def read_images(path: str | Path, network: Takes) -> tuple[NDArray[Any], NDArray
 
 
 def check_labels(labels: NDArray[Any], n_classes: int, what: str) -> None:
-    """Raise :class:`InputError` unless all labels are whole numbers from 0 to ``n_classes`` - 1.
+    """Check that all labels are whole numbers from 0 to ``n_classes`` - 1.
 
-    ``what`` is the name of the input, with which the message begins.
+    ``what`` is the name of the input.
+
+    Raises
+    ------
+    InputError
+        A label is none of these, so it is no class; the message begins with ``what``.
     """
     is_class = np.zeros(labels.shape, np.bool_)
     if labels.dtype.kind in "biuf":

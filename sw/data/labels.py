@@ -19,7 +19,8 @@ def class_name(value: Any) -> str:
 
 
 def default_names(n_classes: int) -> tuple[str, ...]:
-    """Return ``class 0``, ``class 1`` and so on, for classes without other names."""
+    """Return names for ``n_classes`` classes that have no other names: ``class 0``, ``class 1``,
+    ..."""
     return tuple(map(class_name, range(n_classes)))
 
 

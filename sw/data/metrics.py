@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 def detail(predicted: NDArray[np.int64], labels: NDArray[np.integer]) -> dict[str, Any]:
-    """Return the metrics of N predictions, in percent.
+    """Return the metrics of N predicted classes, in percent.
 
     ``accuracy`` is the share of correct predictions. ``balanced`` is the mean over classes of the
     recall. ``f1`` lists, for each class, the harmonic mean of recall and precision.

@@ -86,7 +86,7 @@ def known(beats: Beats) -> Beats:
 
 
 def as_images(beats: Beats) -> NDArray[np.uint8]:
-    """Make an image of each beat, uint8 (N, 4, 1, 128), of one row and 128 columns of time.
+    """Return an image of each beat, uint8 (N, 4, 1, 128): 4 channels, one row, 128 columns of time.
 
     Channel 0 is the signal of the beat. The beat's median is subtracted, and the result is divided
     by the median height (maximum minus minimum) of the record's beats. Channel 1 is the difference
@@ -113,7 +113,8 @@ def as_images(beats: Beats) -> NDArray[np.uint8]:
 
 
 def _relative_intervals(intervals: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Divide the intervals (N, 2) of a record by the median interval of the beats around each.
+    """Return the intervals (N, 2) of a record, divided by the median interval of the beats around
+    each.
 
     An interval of 0, at the ends of a record, becomes 1.
     """
@@ -125,7 +126,7 @@ def _relative_intervals(intervals: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def read_records(folder: Path, records: Sequence[int]) -> Beats:
-    """Read the first lead of all beats of some records from the database's own files.
+    """Return the first lead of all beats of some records, from the database's own files.
 
     A beat is 128 samples at 180 Hz around the annotated R peak, its main peak. Each of these
     samples is the mean of two samples at 360 Hz. Beats too near to an end of the record are left
@@ -167,7 +168,7 @@ def read_records(folder: Path, records: Sequence[int]) -> Beats:
 
 
 def read_212(raw: bytes) -> NDArray[np.int64]:
-    """Decode the first of the two signals of a ``.dat`` file in WFDB's format 212.
+    """Return the first of the two signals in a ``.dat`` file in WFDB's format 212.
 
     Three bytes hold one 12-bit sample of each signal.
     """
@@ -179,7 +180,8 @@ def read_212(raw: bytes) -> NDArray[np.int64]:
 
 
 def read_annotations(raw: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Decode an ``.atr`` file, in the MIT annotation format, into sample numbers and codes.
+    """Return the annotations in an ``.atr`` file, in the MIT format: their sample numbers and
+    codes.
 
     A 16-bit word is one annotation: its upper 6 bits are the code, and its lower 10 bits are the
     number of samples since the previous annotation. Words with codes from 59 on are no annotations.

@@ -44,13 +44,13 @@ def _read(folder: Path, timesteps: int) -> Parts:
 
 
 def _joined_recordings(arrays: dict[str, NDArray[Any]], part: str, timesteps: int) -> Split:
-    """Bin N recordings into frames; the events of all recordings are concatenated in arrays.
+    """Return N recordings, binned into ``timesteps`` frames each, whose events are in ``arrays``.
 
     ``part`` is ``train`` or ``test``. The arrays ``{part}_x``, ``{part}_y`` and ``{part}_p`` have
     the column, row and polarity of every event, and ``{part}_dt`` the microseconds since the
-    previous event of its recording. ``{part}_offsets`` (N + 1) has the position where each
-    recording begins, and at last the position where the last one ends. ``{part}_labels`` (N) has
-    the classes.
+    previous event of its recording. All recordings' events follow one another. ``{part}_offsets``
+    (N + 1) has the position where each recording begins, and at last the position where the last
+    one ends. ``{part}_labels`` (N) has the classes.
     """
     x, y, p, dt = (arrays[f"{part}_{key}"] for key in ("x", "y", "p", "dt"))
     bounds = arrays[f"{part}_offsets"].astype(np.int64)

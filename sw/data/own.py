@@ -102,7 +102,8 @@ def read(path: Path, timesteps: int) -> tuple[Parts, tuple[str, ...]]:
 
 
 def _read(path: Path, timesteps: int) -> tuple[dict[str, _Raw], str]:
-    """Return the parts of a data set by name, training data first, and their form in words."""
+    """Return the parts of a data set by name, training data first, and what kind of files they are
+    from."""
     if path.is_file():
         if path.suffix.lower() != ".npz":
             raise DataError(f"{path} is no .npz file and no folder; your own data is {FILES}")
@@ -130,7 +131,13 @@ def _read(path: Path, timesteps: int) -> tuple[dict[str, _Raw], str]:
 def _require(
     counts: NDArray[np.int64], least: int, why: str, names: Sequence[str], path: Path
 ) -> None:
-    """Raise :class:`DataError` unless every class has ``least`` samples; ``counts`` has them."""
+    """Check that every class has at least ``least`` samples; ``counts`` are the numbers of samples.
+
+    Raises
+    ------
+    DataError
+        A class has fewer; the message says ``why`` so many are needed.
+    """
     if len(counts) and counts.min() < least:
         rare = int(counts.argmin())
         raise DataError(
@@ -140,7 +147,8 @@ def _require(
 
 
 def _split_off(split: Split, names: Sequence[str], path: Path) -> tuple[Split, Split]:
-    """Divide samples into training and test data; the latter has a fifth of every class.
+    """Divide samples into training and test data, and return both; a fifth of every class is for
+    testing.
 
     The choice is random, but depends only on the order of the samples.
     """
@@ -161,7 +169,15 @@ def _split_off(split: Split, names: Sequence[str], path: Path) -> tuple[Split, S
 
 
 def _arrays(path: Path) -> dict[str, _Raw]:
-    """Read an ``.npz`` file with an array of samples and one of labels for every part."""
+    """Return the parts of a data set, by name, from an ``.npz`` file.
+
+    The file has an array of samples and one of labels for every part.
+
+    Raises
+    ------
+    DataError
+        An array is missing.
+    """
     arrays = open_arrays(path)
     found: dict[tuple[str, bool], NDArray[Any]] = {}
     for name, array in arrays.items():
@@ -181,7 +197,10 @@ def _arrays(path: Path) -> dict[str, _Raw]:
 
 
 def _key(name: str) -> tuple[str, bool] | None:
-    """Return which part an array is of by its name, and whether it is labels; None if neither."""
+    """Return to which part an array belongs, as its name tells, and whether it holds the labels.
+
+    The result is None if the name is that of no part.
+    """
     words = [word for word in re.split(r"[^a-z]+", name.lower()) if word]
     kinds = {"x": False, "images": False, "data": False, "y": True, "labels": True, "targets": True}
     kind = [kinds[word] for word in words if word in kinds]
@@ -214,7 +233,11 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _by_class(parts: dict[str, Path], timesteps: int) -> tuple[dict[str, _Raw], str]:
-    """Read the parts of a data set, each a folder with a folder for every class."""
+    """Return the parts of a data set, by name, and a text on the files they are from.
+
+    Each part is a folder with a folder for every class. Event recordings are binned into
+    ``timesteps`` binary frames.
+    """
     files: dict[str, list[Path]] = {}
     names: dict[str, list[str]] = {}
     for part, folder in parts.items():
@@ -277,7 +300,8 @@ def _kind(paths: Sequence[Path]) -> str:
 def _recordings(
     parts: Sequence[Sequence[Path]], timesteps: int
 ) -> tuple[list[NDArray[np.uint8]], str]:
-    """Read and bin the recordings of both parts, which are training and test data.
+    """Return the recordings of both parts, training and test data, binned into ``timesteps``
+    frames.
 
     Frames are as large as the sensor. If the files do not say its size, frames are just large
     enough for the events of both parts.
@@ -305,7 +329,7 @@ def _recordings(
 
 
 def _images(parts: Sequence[Sequence[Path]]) -> list[NDArray[np.uint8]]:
-    """Read the images of all parts as RGB; all must have the same size."""
+    """Return the images of all parts as RGB, uint8 (N, 3, H, W); all must have the same size."""
     read = [[_image(path) for path in paths] for paths in parts]
     first, size = parts[0][0], read[0][0].shape
     for paths, images in zip(parts, read, strict=True):

@@ -20,7 +20,7 @@ OPAQUE = 255
 
 
 def channels_last(shape: Sequence[int]) -> bool:
-    """Return whether a sample's last three axes are rows, columns and channels.
+    """Return whether the last three axes of a sample of this shape are rows, columns and channels.
 
     They are taken for these if the last one has at most :data:`MOST_CHANNELS` entries and both
     others have more. Otherwise they are channels, rows and columns.
@@ -59,10 +59,10 @@ def arranged(samples: NDArray[Any], what: str) -> NDArray[Any]:
 
 
 def as_pixels(parts: Sequence[NDArray[Any]], what: str) -> tuple[list[NDArray[np.uint8]], str]:
-    """Return images of any numeric type as uint8 pixels, and what was done in words.
+    """Return images of any numeric type as uint8 pixels, and a text that says what was converted.
 
-    Images in uint8 stay as they are. Others are converted if they can only mean one thing: truth
-    values, floats from 0 to 1, and whole numbers from 0 to 255.
+    Images in uint8 stay as they are, and the text is then empty. Others are converted if they can
+    only mean one thing: truth values, floats from 0 to 1, and whole numbers from 0 to 255.
 
     Parameters
     ----------
@@ -107,7 +107,9 @@ def _full_scale(high: float) -> int:
 
 
 def as_frames(parts: Sequence[NDArray[Any]], what: str) -> list[NDArray[np.uint8]]:
-    """Return binary frames of any numeric type as uint8.
+    """Return the binary frames of all parts of a data set, of any numeric type, as uint8.
+
+    ``what`` is the name of the data, with which the error's message begins.
 
     Raises
     ------
@@ -124,12 +126,14 @@ def as_frames(parts: Sequence[NDArray[Any]], what: str) -> list[NDArray[np.uint8
 
 
 def without_alpha(images: NDArray[np.uint8], what: str) -> NDArray[np.uint8]:
-    """Return images (N, 4, H, W) that were RGBA without their opaque fourth channel.
+    """Return RGBA images (N, 4, H, W) without their fourth channel, as RGB images (N, 3, H, W).
+
+    ``what`` is the name of the data, with which the error's message begins.
 
     Raises
     ------
     DataError
-        The fourth channel is not opaque everywhere.
+        The fourth channel is not opaque everywhere, so that data would be lost.
     """
     if (images[:, 3] != OPAQUE).any():
         raise DataError(

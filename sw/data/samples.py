@@ -1,4 +1,5 @@
-"""Bring samples of a user to the shape and type of a network's input, where they mean one thing."""
+"""Bring a user's samples to the shape and type of a network's input, if these can be told for
+sure."""
 
 from __future__ import annotations
 
@@ -41,7 +42,10 @@ def as_input(
 
 
 def _placed(samples: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any] | None:
-    """Return samples in the shape (N, ...), or None if their shape means something else."""
+    """Return samples in the shape (N, ...), or None if their shape cannot be understood as that.
+
+    ``shape`` is that of one sample.
+    """
     if samples.shape[1:] == shape:
         return samples
     for batch in (samples, samples[None]):
@@ -65,10 +69,11 @@ def _squeezed(shape: Sequence[int]) -> list[int]:
 
 
 def as_classes(labels: NDArray[Any], names: Sequence[str]) -> NDArray[Any]:
-    """Return labels (N,) that are names of classes as their numbers; others as they are.
+    """Return labels (N,) that are names of classes as the numbers of these classes.
 
-    ``names`` are the classes of a network. ``class 5`` is also the name of the class with label 5
-    (:func:`sw.data.labels.class_name`), unless the classes are numbered from 0.
+    Other labels are returned as they are. ``names`` are the names of a network's classes, in order.
+    If these are not numbered from 0, ``class 5`` also stands for the label 5
+    (:func:`sw.data.labels.class_name`).
     """
     if labels.ndim != 1 or labels.dtype.kind not in "iuU" or not len(labels):
         return labels

@@ -86,9 +86,10 @@ class AnyBoard(ABC):
 
     @abstractmethod
     def compiled(self, network: Loadable) -> list[Program]:
-        """Return what :meth:`load` would write, and write nothing: a program per board in use.
+        """Return what :meth:`load` would write, and write nothing.
 
-        Parameters and exceptions are those of :meth:`load`.
+        That is a list with a program, a compiled network, for each board in use. Parameters and
+        exceptions are those of :meth:`load`.
         """
 
     @abstractmethod

@@ -64,8 +64,10 @@ def rates(config: Config, fastest: int) -> Iterator[tuple[int, int]]:
 
 
 def try_rate(transport: Transport, baud: int, divisor: int) -> bool:
-    """Ask the device to change to a rate, change the host's rate, and return whether the device
-    answers. ``divisor`` is the number of the device's clock cycles per bit."""
+    """Change device and host to the rate ``baud``, and return whether the device answers at it.
+
+    ``divisor`` is the number of the device's clock cycles per bit.
+    """
     request = Request(Opcode.RATE, pack(Rate, {"divisor_less_1": divisor - 1}))
     try:
         # No repetition: it would reach a device that may have changed to the new rate already.

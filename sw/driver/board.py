@@ -31,9 +31,9 @@ from sw.network.network import Network
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A network that has been compiled for a board, but not written to it.
+    """A network that has been compiled for a board, but not written to it yet.
 
-    ``network`` is None if only a program was given.
+    ``network`` is None if only its compiled form, a program, was given.
     """
 
     program: Program
@@ -56,7 +56,7 @@ class Board(AnyBoard):
 
     @classmethod
     def open(cls, port: str | None = None, baud: int | None = None) -> Board:
-        """Open one board on a serial port. To use several as one, call
+        """Open one board on a serial port, and return it. To use several as one, call
         :func:`sw.driver.group.open_boards`.
 
         Parameters

@@ -80,7 +80,7 @@ class Device:
 
     @classmethod
     def open(cls, port: str | None = None, baud: int | None = None) -> Device:
-        """Open a board. No other process can use its port until it is closed.
+        """Open a board, and return it. No other process can use its port until it is closed.
 
         Parameters
         ----------

@@ -57,8 +57,8 @@ class BoardIdentity:
 
 
 def _parse_identity(raw: bytes, port: str) -> BoardIdentity:
-    """Decode a board's reply to IDENTIFY, after checking its magic number, protocol version and
-    hash of the definitions.
+    """Return the identity in a board's reply to IDENTIFY, after checking its magic number, protocol
+    version and hash of the definitions.
 
     Raises
     ------
@@ -109,8 +109,8 @@ def _parse_identity(raw: bytes, port: str) -> BoardIdentity:
 
 
 def open_port(port: str) -> serial.Serial:
-    """Open a serial port at the default rate (:data:`hw.protocol.DEFAULT_BAUD`), locked against
-    other processes.
+    """Open a serial port at the default rate (:data:`hw.protocol.DEFAULT_BAUD`), and return it. It
+    is locked against other processes.
 
     Raises
     ------
@@ -142,7 +142,8 @@ def _open_error(error: Exception) -> str:
 
 
 def identify(transport: Transport) -> BoardIdentity:
-    """Ask the device on an open port for its identity, and check that this software can drive it.
+    """Ask the device on an open port for its identity, check that this software can drive it, and
+    return the identity.
 
     Raises
     ------
@@ -164,7 +165,10 @@ def identify(transport: Transport) -> BoardIdentity:
 
 @contextlib.contextmanager
 def timeouts(transport: Transport, timeout_s: float, n_retries: int) -> Iterator[None]:
-    """Change a transport's timeout (in seconds) and number of retries within a ``with`` block."""
+    """Give a transport another timeout (in seconds) and number of retries within a ``with`` block.
+
+    At the end of the block, it has its own again.
+    """
     before = transport.timeout_s, transport.n_retries
     transport.timeout_s, transport.n_retries = timeout_s, n_retries
     try:
@@ -237,8 +241,9 @@ class _Probe:
 
 
 def _probe_ports() -> Iterator[_Probe]:
-    """Search the serial ports for boards, in the order of their names. A port is opened only if it
-    may be that of a known board (:mod:`hw.boards.usb`), and when the iterator reaches it."""
+    """Search the serial ports for boards, in the order of their names, and yield what each has. A
+    port is opened only if it may be that of a known board (:mod:`hw.boards.usb`), and when the
+    iterator reaches it."""
     for info in sorted(list_ports.comports(), key=lambda info: info.device):
         label = f"{info.device} ({info.description})"
         if info.vid is None:

@@ -114,7 +114,8 @@ which resets a virtual board."""
 
 
 def parse(spec: str) -> Plan:
-    """Parse the options behind ``?`` in a port's name, such as ``faults=1e-2&seed=7``.
+    """Return the plan of faults that the options behind ``?`` in a port's name describe, such as
+    ``faults=1e-2&seed=7``.
 
     Raises
     ------

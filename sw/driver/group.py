@@ -76,10 +76,11 @@ class BoardGroup(AnyBoard):
             board.close()
 
     def _prepared(self, network: Loadable) -> list[tuple[Board, Prepared]]:
-        """Compile a network for each board in use; return the boards with what they will hold.
+        """Compile a network for each board in use; return the boards with their compiled networks.
 
-        If not all of them can compute the encoder, none does: all take the same samples, and count
-        in the same layers.
+        The encoder, a first layer that turns pixels into spikes, is computed by all boards or, if
+        some cannot, by the host. So all boards take samples of the same form, and their counters
+        are of the same layers.
         """
         if isinstance(network, str | Path):
             network = netfile.load(network)
@@ -265,7 +266,7 @@ class _Distribution:
 
 
 def open_boards(ports: str | None = None, baud: int | None = None) -> AnyBoard:
-    """Open one board, or several that are used as one.
+    """Open one board, or several that are used as one, and return it or their group.
 
     Parameters
     ----------

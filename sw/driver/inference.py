@@ -23,16 +23,16 @@ class Inference:
         equal).
     n_cycles : clock cycles that the computation took on the board.
     logits : int64 array (n_classes,).
-    counters : what the board counted in each layer, by the layer's name: clock cycles, weight
-        reads, synaptic operations and spikes (:class:`hw.protocol.LayerCounters`). In the order in
-        which the layers ran.
+    counters : what the board counted in each layer, by the layer's name and in the order in which
+        the layers ran: clock cycles, weight reads, synaptic operations and spikes
+        (:class:`hw.protocol.LayerCounters`).
     maps : spikes of each layer and of the input, by name, as uint8 arrays (T, C, H, W) of 0 and 1.
-        If the board takes pixels, the image is among them, as bit-planes in place of timesteps.
-        Empty if the spikes were not read back.
+        If the board takes pixels, the image is among them: in place of timesteps, it has the eight
+        bits of the pixels as bit-planes. Empty if the spikes were not read back.
     link_s : seconds from queueing the input for the serial line until the board acknowledged the
         last of it, plus the time for reading spikes back.
-    compute_s : seconds from the start of the computation, as estimated by the host, until the
-        board announced its end.
+    compute_s : seconds from the start of the computation, as estimated by the host, until the board
+        announced its end.
     latency_s : seconds from taking the sample until its result was complete, including the time
         that it waited for earlier samples.
     """

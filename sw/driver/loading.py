@@ -40,7 +40,7 @@ class Loaded:
 
 
 def exported_for_another(file: NetworkFile, config: Config) -> str | None:
-    """Return a sentence that says that a file was exported for another device, or None if not.
+    """Return a sentence that says that a file was exported for another device; None if it was not.
 
     ``config`` is the configuration of the device that the network is compiled for now.
     """
@@ -83,8 +83,10 @@ class LoadProgress:
 
 
 def write_program(device: Device, program: Program, on_progress: Progress | None = None) -> int:
-    """Write a program into a device's memories wherever they differ from it, and set the part of
-    spike memory that the program uses to 0.
+    """Write a program into a device's memories wherever they differ from it.
+
+    The part of spike memory that the program uses is set to 0. ``on_progress`` is called with the
+    numbers of bytes that are done.
 
     Returns
     -------
@@ -95,7 +97,7 @@ def write_program(device: Device, program: Program, on_progress: Progress | None
     MemoryFault
         The board does not hold what was written to it.
     RequestRefused
-        The board refused a request.
+        The board refused a request, for example because it was reset meanwhile.
     LinkTimeout, LinkLost
         The board does not answer, or has been disconnected.
     """

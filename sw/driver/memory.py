@@ -106,12 +106,15 @@ class Memory:
     ) -> None:
         """Write ``data`` to a memory, from row ``row`` on.
 
+        ``on_progress`` is called with the number of bytes written since the previous call.
+
         Raises
         ------
         ValueError
             ``data`` does not consist of whole rows.
         RequestRefused
-            The board refused a request; the rows of other requests may have been written.
+            The board refused a request, for example because a row does not exist or a run is in
+            progress. The rows of other requests may have been written.
         LinkTimeout, LinkLost
             The board does not answer, or has been disconnected.
         """
@@ -128,10 +131,13 @@ class Memory:
     ) -> bytes:
         """Read ``n_rows`` rows of a memory, from row ``row`` on, and return their bytes.
 
+        ``on_progress`` is called with the number of bytes read since the previous call.
+
         Raises
         ------
         RequestRefused
-            The board refused a request.
+            The board refused a request, for example because a row does not exist or a run is in
+            progress.
         LinkTimeout, LinkLost
             The board does not answer, or has been disconnected.
         """
@@ -165,9 +171,9 @@ class Memory:
         return _Fill(self, images, on_progress).run()
 
     def sections(self, space: Space, image: bytes) -> Iterator[Section]:
-        """Cut the image of a memory (the bytes that it shall hold, from row 0 on) into sections. A
-        section is as long as the rows that :data:`CHECK_FRAMES` WRITE requests can carry, and the
-        board compares it by one CHECK request. The last section may be shorter.
+        """Yield the sections of the image of a memory (the bytes that it shall hold, from row 0
+        on). A section is as long as the rows that :data:`CHECK_FRAMES` WRITE requests can carry,
+        and the board compares it by one CHECK request. The last section may be shorter.
 
         Raises
         ------

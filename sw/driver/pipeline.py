@@ -183,8 +183,11 @@ class Pipeline:
             self.jobs.append(_Job(self._packed(sample, buffer), buffer, time.perf_counter()))
 
     def _packed(self, sample: NDArray[np.uint8], buffer: int) -> bytes:
-        """Return a sample's bytes for spike memory. An image is encoded into spikes first, unless
-        the board takes pixels."""
+        """Return a sample as the bytes to write to spike memory.
+
+        ``buffer`` says to which region of it (:attr:`sw.compile.program.Program.inputs`). An image
+        is first turned into spikes by the encoder, unless the board takes pixels.
+        """
         network = self.network
         if network is not None and not self.program.pixels:
             is_image = network.encoder is not None and sample.ndim == len(network.image_shape)
@@ -360,7 +363,8 @@ class Pipeline:
             self._finish(job)
 
     def _finish(self, job: _Job) -> None:
-        """Compute a sample's result, now that all its data have arrived."""
+        """Compute the sample's :class:`Inference`, now that all its data have arrived, and keep it
+        in ``job``."""
         now_s = time.perf_counter()
         size = n_bytes(Result)
         result = parse_done(job.done, self.n_done_bytes)
@@ -384,7 +388,13 @@ class Pipeline:
         )
 
     def _check_class(self, result: RunResult, logits: NDArray[np.int64]) -> None:
-        """Raise :class:`InvalidMessage` unless the predicted class has the first largest logit."""
+        """Check that the predicted class of a result is the index of the first largest logit.
+
+        Raises
+        ------
+        InvalidMessage
+            It is not, so the board's message contradicts itself.
+        """
         largest = int(np.argmax(logits))
         if result.argmax != largest:
             raise InvalidMessage(

@@ -1,7 +1,8 @@
-"""Self-test of a board: identity, rates of the line, every bit of the memories, random networks.
+"""Self-test of a board: identity, rates of the serial line, memories, random networks.
 
-It is for the first power-up of a board, and for reports of faults. It needs a few seconds to two
-minutes, and overwrites all memories of the device.
+It is for the first power-up of a board, and for reports of faults. It checks every bit of the
+memories, and compares random networks with the integer reference. It takes between a few seconds
+and two minutes, and overwrites all memories of the device.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def self_test(
 ) -> Iterator[Step]:
     """Test a board, and yield the result of each part as soon as it is known.
 
-    A part that fails does not keep the others from being tried, unless the port has vanished.
+    If a part fails, the others are still tried, unless the port has vanished or the board no longer
+    answers.
 
     Parameters
     ----------
@@ -110,7 +112,11 @@ def _recovered(device: Device) -> bool:
 
 
 def _line(device: Device, n_bad_frames: int, n_overruns: int) -> Step:
-    """Return the errors of the line since the given counts of the device."""
+    """Return the last part of the test: the errors of the serial line during all others.
+
+    ``n_bad_frames`` and ``n_overruns`` are the device's counters at the start of the test, of
+    damaged frames and of lost bytes.
+    """
     try:
         status = device.status()
     except DeviceError as error:
@@ -130,7 +136,9 @@ def _line(device: Device, n_bad_frames: int, n_overruns: int) -> Step:
 def _rate(device: Device, rng: np.random.Generator, baud: int, divisor: int) -> tuple[bool, str]:
     """Write and read random bytes at one rate of the line, and return to the default rate.
 
-    ``divisor`` is the device's number of clock cycles per bit, or 0 for the default rate.
+    ``baud`` is the rate in bits per second, and ``divisor`` the device's number of clock cycles per
+    bit, or 0 for the default rate. Returns whether the part passed, and what was tested or is
+    wrong.
     """
     transport = device.transport
     transport.resync()
@@ -156,7 +164,11 @@ def _rate(device: Device, rng: np.random.Generator, baud: int, divisor: int) -> 
 
 
 def _agree(device: Device, limit_baud: int) -> tuple[bool, str]:
-    """Choose the rate for the rest of the test as the driver does, at most ``limit_baud``."""
+    """Choose the rate of the line for the rest of the test, in the same way as the driver does.
+
+    ``limit_baud`` is the fastest rate to try, in bits per second. Returns True, and the rate as a
+    text.
+    """
     agree_on_rate(device.transport, device.config, limit_baud)
     return True, f"{device.transport.baud} baud"
 
@@ -167,9 +179,11 @@ def _n_wrong_bits(found: bytes, expected: bytes) -> int:
 
 
 def patterns(n_bytes: int, rng: np.random.Generator) -> Iterator[tuple[str, bytes]]:
-    """Yield contents for a memory that find bits that are stuck, joined or addressed twice.
+    """Yield names and contents, each of ``n_bytes`` bytes, with which a test finds faults of a
+    memory.
 
-    Every bit takes both values; random contents differ from row to row, and their complement
+    The first four set every bit to both values, and so find bits that are stuck or joined. Random
+    contents differ from row to row, and so find rows that share an address. Their complement
     changes every bit once more.
     """
     for value in (0x00, 0xFF, 0x55, 0xAA):
@@ -180,7 +194,10 @@ def patterns(n_bytes: int, rng: np.random.Generator) -> Iterator[tuple[str, byte
 
 
 def _memory(device: Device, space: Space, rng: np.random.Generator) -> tuple[bool, str]:
-    """Write and read every bit of a memory, with each of :func:`patterns`."""
+    """Write and read every bit of a memory, with each of :func:`patterns`.
+
+    Returns whether the part passed, and what was tested or is wrong.
+    """
     size = row_bytes(space, device.config)
     rows = n_rows(space, device.config)
     problems: list[str] = []
@@ -205,7 +222,10 @@ def _memory(device: Device, space: Space, rng: np.random.Generator) -> tuple[boo
 
 
 def _networks(device: Device, n_networks: int, seed: int) -> tuple[bool | None, str]:
-    """Run random networks, and compare every spike, logit and counter with the reference."""
+    """Run random networks, and compare every spike, logit and counter with the integer reference.
+
+    Returns whether the part passed, or None if it was left out, and what was tested or is wrong.
+    """
     if not n_networks:
         return None, "not wanted"
     if find_spec("torch") is None:
@@ -239,7 +259,10 @@ def _networks(device: Device, n_networks: int, seed: int) -> tuple[bool | None, 
 
 
 def _samples(network: Network, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Return random input of a network: images (N, C, H, W) or frames (N, T, C, H, W)."""
+    """Return random input of a network, uint8.
+
+    It is either images (N, C, H, W) or binary frames (N, T, C, H, W).
+    """
     if network.encoder is not None:
         return rng.integers(0, 256, (N_SAMPLES, *network.image_shape), np.uint8)
     shape = (N_SAMPLES, network.timesteps, *network.image_shape)
@@ -248,6 +271,8 @@ def _samples(network: Network, rng: np.random.Generator) -> NDArray[np.uint8]:
 
 def random_network(rng: np.random.Generator, max_bits: int, *, small: bool = False) -> Network:
     """Return a small random network: two firing layers, one with a gate, and an output layer.
+
+    Some networks also have a stem, a layer that reads the image.
 
     Parameters
     ----------
@@ -301,15 +326,18 @@ def _firing(
     identity: str | None = None,
     scale: int = 1,
 ) -> Layer:
-    """Return a random 3 x 3 layer that keeps the size of its map.
+    """Return a random layer of neurons with 3 x 3 kernels, which keeps the (height, width) of its
+    map.
 
     Parameters
     ----------
+    name, source : names of the layer and of the map that it reads.
     channels : numbers of output and input channels.
-    timesteps : number of timesteps that may have weights of their own.
-    positions : height and width, if every position may have weights of its own.
-    identity : map that a gate joins with the spikes, if there is a gate.
-    scale : size of an input; 1 for spikes.
+    timesteps : number of timesteps, which have weights of their own in some layers; 1: never.
+    bits : width of a weight in bits.
+    positions : (height, width), if positions have weights of their own in some layers.
+    identity : map that a gate joins with the layer's spikes; None for no gate.
+    scale : typical size of an input, by which the thresholds are chosen; 1 for spikes.
     """
     low, high = signed_range(bits)
     times = timesteps if timesteps > 1 and rng.random() < 0.3 else 1

@@ -35,8 +35,8 @@ class BoardStatus:
 
 
 def parse_status(raw: bytes) -> BoardStatus:
-    """Decode a board's reply to a STATUS request. ``raw`` is the reply's data without its status
-    byte.
+    """Return the state in a board's reply to a STATUS request. ``raw`` is the reply's data without
+    its status byte.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def parse_status(raw: bytes) -> BoardStatus:
 
 
 def parse_done(raw: bytes, n_expected: int) -> RunResult:
-    """Decode the data of the announcement that a run has ended, which begin with its result.
+    """Return the result of a run, from the data of the announcement that it has ended.
 
     ``n_expected`` is the number of bytes that the announcement must have.
 
@@ -74,6 +74,7 @@ def parse_done(raw: bytes, n_expected: int) -> RunResult:
 
 
 def parse_result(raw: bytes) -> RunResult:
-    """Decode the result of a run, a :class:`hw.protocol.Result` at the beginning of ``raw``."""
+    """Return the result of a run, which is a :class:`hw.protocol.Result` at the beginning of
+    ``raw``."""
     result: Any = unpack(Result, raw[: n_bytes(Result)])
     return RunResult(int(result.argmax), int(result.n_cycles))

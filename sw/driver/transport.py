@@ -213,8 +213,8 @@ class Transport:
         return self.port.baudrate
 
     def set_baud(self, baud: int) -> None:
-        """Change the rate of the host's end of the line, after all bytes have been sent at the old
-        rate.
+        """Change the rate of the host's end of the line to ``baud`` bits per second, after all
+        bytes have been sent at the old rate.
 
         Raises
         ------
@@ -371,8 +371,8 @@ class Transport:
         self._n_slow += sign * (request.opcode not in _FAST)
 
     def _repeat(self, seqs: list[int]) -> None:
-        """Send the unanswered requests with these sequence numbers again. They count as sent last
-        from now on."""
+        """Send the unanswered requests with the sequence numbers ``seqs`` again. They count as sent
+        last from now on."""
         self.counters.n_repeated += len(seqs)
         for seq in seqs:
             self._in_flight[seq] = self._in_flight.pop(seq)

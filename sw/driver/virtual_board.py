@@ -36,7 +36,8 @@ class VirtualBoard:
 
     @classmethod
     def start(cls, config_name: str, latency_ms: float = 0.0) -> VirtualBoard:
-        """Start a virtual board. Its process ends when :meth:`stop` is called or this process ends.
+        """Start a virtual board, and return it. Its process ends when :meth:`stop` is called or
+        this process ends.
 
         Parameters
         ----------

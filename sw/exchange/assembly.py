@@ -2,15 +2,18 @@
 
 Readers such as :mod:`sw.exchange.nir_read` and :mod:`sw.exchange.statedict` turn a file into a list
 of :class:`sw.exchange.graph.Node`, the steps of the network. :func:`assemble` turns this list into
-layers of weights and spiking neurons. Linear steps are folded into weights: batch-norm into the
-weights before it, average or sum pooling into the weights before it if there are any since the
-neurons, and otherwise, like scaling, into the weights after it. A step that the device cannot run
-raises an error that names the node and, if possible, a remedy.
+layers of weights and spiking neurons. A step that the device cannot run raises an error that names
+the node and, if possible, a remedy.
 
-Pooling of spikes by their maximum, and gates, become part of the layer that fires the spikes. If
-that layer cannot take them, because other nodes read its spikes or its windows overlap, a *layer of
-ORs* does: neurons with weights of 1 that one spike makes fire. It is exact and costs one more layer
-with as many weights as pairs of channels.
+Linear steps are folded into weights. Batch-norm, scaling and average or sum pooling that follow
+weights change these weights. Scaling and average or sum pooling of spikes change the weights that
+come after.
+
+Pooling of spikes by their maximum, and gates, become part of the layer that fires the spikes. That
+layer cannot take them if other nodes read its spikes, or if the pooling's windows overlap. Then a
+*layer of ORs* is added to take them: each of its neurons fires if any spike is in its window. It
+computes the same, but costs one more layer, with weights of 1 from each channel to itself and of 0
+between channels.
 
 On the device, membranes start at 0 and inputs are not scaled. So readers convert thresholds: a
 neuron with threshold ``t``, input gain ``g`` and reset to ``r`` gets the threshold ``(t - r) / g``.
@@ -66,7 +69,7 @@ from sw.network.network import IMAGE, INPUT, Shape, conv_size
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Imported:
-    """An imported network in float64.
+    """A network from another framework, folded into layers of float64 numbers.
 
     When :func:`sw.exchange.nir_write.to_nir` exports an integer network, it divides every neuron's
     weights and bias by the neuron's threshold. After the import of such a file, ``multipliers``
@@ -76,17 +79,18 @@ class Imported:
 
     folded: FoldedNetwork
     multipliers: dict[str, Float]
-    """Factors (y|1, x|1, o) by which a layer's weights, biases and thresholds are multiplied to
-    become integers again, by name of the layer. They are 1 if the original thresholds are unknown.
-    The output layer's are the number by which its logits were divided. The key of the encoder is
-    :data:`sw.network.network.IMAGE`."""
+    """Factors by which a layer's weights, biases and thresholds are multiplied to become integers
+    again, by name of the layer. An array (y|1, x|1, o) has one factor for each output channel o,
+    and for each position (y, x) if they differ. The factors are 1 if the original thresholds are
+    unknown. The output layer's are the number by which its logits were divided. The encoder, which
+    reads the image, has the key :data:`sw.network.network.IMAGE`."""
     near: dict[str, FireNode] = field(default_factory=dict)
-    """Neurons whose leak or reset only comes near to the framework's, by name of their layer; the
-    encoder's key is that of ``multipliers``."""
+    """Neurons whose leak is only the nearest to the framework's, by name of their layer. The
+    encoder has the same key as in ``multipliers``."""
 
 
 def assemble(nodes: Sequence[Node], source: Source, provenance: dict[str, Any]) -> Imported:
-    """Turn a graph of steps into a folded network, whose layers the device can run.
+    """Fold a graph of steps into layers that the device can run, and return the network.
 
     Parameters
     ----------
@@ -256,10 +260,14 @@ class _Assembly:
     def grouped(
         self, step: FireNode, layer: FoldedLayer, shape: Shape, multiplier: Float
     ) -> Spikes:
-        """Append one layer for every leak of a map's neurons, and return the spikes of all.
+        """Append one layer for each different leak of a map's neurons, and return the spikes of
+        all.
 
-        The layers have the weights and biases of their own neurons, and 0 for all others, which
-        therefore never fire. OR gates join their spikes.
+        All neurons of one layer of the device have the same leak. So each appended layer has the
+        weights and biases of the neurons with its leak, and 0 for all others, which therefore never
+        fire. Each layer but the first joins its spikes by an OR gate with those before it.
+        ``layer`` has the weights and biases of all neurons, and ``shape`` (C, H, W) is that of
+        their map; for ``multiplier``, see :meth:`add`.
         """
         previous: str | None = None
         for n, group in enumerate(step.groups):
@@ -284,7 +292,7 @@ class _Assembly:
         return Spikes(previous, shape)
 
     def add(self, layer: FoldedLayer, shape: Shape, multiplier: Float) -> Spikes:
-        """Append ``layer`` to the network, and return its spikes, a map of shape ``shape``.
+        """Append ``layer`` to the network, and return its spikes, a map whose shape is ``shape``.
 
         ``multiplier`` becomes the layer's entry in :attr:`Imported.multipliers`.
         """
@@ -297,11 +305,11 @@ class _Assembly:
     # -- pooling and gates
 
     def pool(self, step: Pool, value: Value, node: Node) -> Value:
-        """Apply a pooling to spikes or sums, and return the pooled values.
+        """Apply a pooling to spikes or weighted sums, and return the pooled values.
 
         Max pooling of spikes is an OR, and becomes part of the layer that fires the spikes. Average
-        and sum pooling of sums change their weights; those of spikes are kept in the returned
-        value, and later folded into the weights that read it.
+        and sum pooling of sums change the weights of the sums. Average and sum pooling of spikes
+        are noted in the returned value, and later folded into the weights that read it.
         """
         if step.kind == "max":
             spikes = require_spikes(
@@ -318,10 +326,12 @@ class _Assembly:
         return replace(value, window=window if value.window is None else window.after(value.window))
 
     def or_pool(self, step: Pool, value: Spikes, node: Node) -> Spikes:
-        """Return spikes of which each is 1 if any spike in its window is 1.
+        """Apply max pooling to spikes, and return the pooled spikes: 1 if any spike in the window
+        is 1.
 
         The pooling is added to the layer that fires ``value`` if its windows do not overlap and
-        nothing else reads that layer's spikes. Otherwise, a layer of ORs computes it.
+        nothing else reads that layer's spikes. Otherwise, an added layer of ORs (:meth:`ors`)
+        computes it.
         """
         if value.factor is not None or value.window is not None:
             raise ExchangeError("max pooling must follow neurons, without scaling or other pooling")
@@ -338,9 +348,10 @@ class _Assembly:
         return Spikes(value.name, (channels, height // step.kernel[0], width // step.kernel[1]))
 
     def ors(self, step: Pool, value: Spikes, node: Node) -> Spikes:
-        """Add a layer of ORs, and return its spikes: each is 1 if any spike in its window is.
+        """Add a layer of ORs, and return its spikes: each is 1 if any spike in its window is 1.
 
-        Padding adds no spikes. Windows of one spike copy the map.
+        ``step`` gives the windows. Padding adds no spikes. If a window is a single position, the
+        layer copies the map.
         """
         channels = value.shape[0]
         layer = FoldedLayer(
@@ -357,12 +368,13 @@ class _Assembly:
         return self.add(layer, (channels, *size), np.ones((1, 1, channels)))
 
     def join(self, gate: Gate, branch: Spikes, identity: Spikes, node: Node) -> Spikes:
-        """Add a gate to the layer that fires the branch, and return the joined spikes.
+        """Join two maps by a gate, and return the joined spikes.
 
-        A layer can take the gate if it has no gate and no pooling yet, and no other node reads its
-        spikes. If the branch's layer cannot, the layer that fires the identity takes a gate whose
-        inputs can be exchanged, as those of AND, OR and XOR. Otherwise, a copy of the branch takes
-        it.
+        The gate is added to the layer that fires the branch if that layer has no gate and no
+        pooling yet, and no other node reads its spikes. Otherwise, if the gate's inputs can be
+        exchanged, as those of AND, OR and XOR can, it is added to the layer that fires the
+        identity, under the same conditions. Otherwise, it is added to a copy of the branch, a layer
+        of ORs.
         """
         if branch.shape != identity.shape:
             raise ExchangeError(

@@ -100,7 +100,14 @@ def _child(network: nn.Module, name: str) -> nn.Module:
 
 
 def _framework(traces: Sequence[Trace]) -> str:
-    """Return the library that defines the neurons; raise ExchangeError if there are several."""
+    """Return the name of the library that defines the neurons, or ``"spikingjelly"`` without
+    neurons.
+
+    Raises
+    ------
+    ExchangeError
+        The neurons are from several libraries, but a topology has one.
+    """
     by_library = {library: name for part in traces for name, library in part.frameworks.items()}
     if len(by_library) > 1:
         raise ExchangeError(
@@ -113,10 +120,13 @@ def _framework(traces: Sequence[Trace]) -> str:
 def _map_shape(shape: Sequence[int]) -> list[int]:
     """Return the shape of an input as [channels, height, width].
 
+    The input (channels, positions) of a network of one axis gets the height 1. Whether the number
+    of axes is valid is not checked here.
+
     Raises
     ------
     ExchangeError
-        It holds something else than whole numbers.
+        The shape holds something other than whole numbers.
     """
     try:
         sizes = [int(n) for n in shape]

@@ -41,7 +41,8 @@ from sw.network.network import Network
 class Accuracy:
     """Accuracies before and after quantisation, as fractions (0 to 1) of the measured images.
 
-    The first two are None if the images have no labels.
+    ``folded`` is that of the float64 network before quantisation, and ``quantised`` that of the
+    integer network. Both are None if the images have no labels.
     """
 
     folded: float | None
@@ -69,7 +70,7 @@ class Export:
     measured_on: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON values, without the network and the program."""
+        """Return the report as a dict of JSON values, without the network and the program."""
         n_cycles = self.n_cycles
         return {
             "board": board_name(self.config),
@@ -156,9 +157,10 @@ def find_images(
 def _substitute(
     values: dict[str, Any], n_images: int, error: DataError, say: Callable[[str], None]
 ) -> Images:
-    """Return other images than those of a checkpoint's data set, which cannot be loaded.
+    """Return images to use in place of a checkpoint's data set, which cannot be loaded.
 
-    ``error`` says why; see :func:`find_images`.
+    ``error`` says why it cannot, and ``say`` is called with a message about the substitute; see
+    :func:`find_images`.
     """
     record = values["data"]
     if record.get("name", catalogue.DEFAULT) == catalogue.DEFAULT and not record.get("own"):
@@ -188,6 +190,8 @@ def measure(
     trace: reference.Trace,
 ) -> tuple[list[LayerReport], Accuracy]:
     """Return a report on each layer, and the accuracies before and after quantisation.
+
+    A synaptic operation is the addition of one weight to one neuron.
 
     A layer's report has its size. It also has its input density (the fraction of its inputs that
     are spikes), its synaptic operations and its predicted clock cycles, as means over the images.
@@ -301,10 +305,12 @@ def export_network(
 def _channel_rates(
     network: Network, samples: NDArray[np.uint8] | None, trace: reference.Trace | None
 ) -> dict[str, Any]:
-    """Return the statistics of an integer network by which the compiler deals its channels.
+    """Return how often the channels of each map spike, by name of the map.
 
-    They are those on the ``samples`` in the checkpoint if there are any, so that the program
-    follows from the checkpoint alone, or else those of ``trace``; empty if both are None.
+    The compiler distributes channels to memory banks by these rates (:mod:`sw.compile.deal`). They
+    are measured on the ``samples`` in the checkpoint if there are any, so that the program follows
+    from the checkpoint alone. Otherwise they are those of ``trace``, a recorded run. The result is
+    empty if both are None.
     """
     if samples is not None:
         trace = reference.run(network, samples)

@@ -79,7 +79,8 @@ class Pool:
     stride: Pair
     padding: Pair = (0, 0)
     ceil: bool = False
-    """Whether a rest of the map that is smaller than a window gets a window of its own."""
+    """Whether positions at the edge of the map that do not fill a window get one of their own, as
+    with PyTorch's ``ceil_mode``."""
     divisor: int | None = None
     """Number by which an average divides sums; None for the number of values in a window."""
 
@@ -102,7 +103,11 @@ class Flatten:
 
 @dataclass(frozen=True, eq=False)
 class LeakGroup:
-    """The neurons of a map that have one leak; ``members`` broadcasts to (C, H, W)."""
+    """The neurons of a map that have one leak, with its kind and its shifts
+    (:class:`hw.spec.Leak`).
+
+    ``members`` is True for these neurons; its shape broadcasts to that of the map, (C, H, W).
+    """
 
     leak: Leak
     shifts: tuple[int, ...]
@@ -111,10 +116,10 @@ class LeakGroup:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FireNode:
-    """A map of spiking neurons, which share one kind of reset.
+    """A map of spiking neurons, which all have the same kind of reset.
 
-    The leak is that of a layer of a network (:class:`sw.network.network.AnyLayer`): its kind, and
-    its shifts.
+    ``leak`` is the kind of their leak (:class:`hw.spec.Leak`); ``leak_shift`` and ``finer_shifts``
+    are its shifts, as in :class:`sw.network.network.AnyLayer`.
     """
 
     threshold: Float
@@ -171,7 +176,7 @@ class Node:
 class Source:
     """Facts about an imported network that its file may not hold.
 
-    ``labels`` are the names of the classes; without any, they are named ``class 0``, ``class 1``
+    ``labels`` are the names of the classes; if it is empty, they are named ``class 0``, ``class 1``
     and so on.
     """
 
@@ -190,7 +195,7 @@ def plain_kernel(weight: Float, groups: int, dilation: Pair) -> Float:
 
     The result is (output channels, input channels, kernel height, kernel width), with weights of 0
     for the channels of other groups and for the places between dilated taps. ``weight`` has only
-    the input channels of one group.
+    the input channels of one group. ``dilation`` is (vertical, horizontal).
 
     Raises
     ------
@@ -214,11 +219,11 @@ MANY_NAMES = 3
 
 
 def report_problems(problems: Mapping[str, str], where: str) -> None:
-    """Raise an :class:`ExchangeError` that lists all ``problems``; do nothing without problems.
+    """Raise an :class:`ExchangeError` that lists all ``problems``; do nothing if there are none.
 
-    ``problems`` holds the reason why a node cannot be mapped, by the node's name. A reason that
-    many nodes share is given once, with all their names. The message begins with ``where``, for
-    example "the graph".
+    ``problems`` says why a node cannot be mapped, by the node's name. A reason that many nodes
+    share is given once, with all their names. The message begins with ``where``, for example "the
+    graph".
     """
     names: dict[str, list[str]] = {}
     for name, why in problems.items():

@@ -40,7 +40,7 @@ def quantised(
     Raises
     ------
     sw.convert.quantize.QuantizeError
-        The network cannot be quantised to these widths.
+        A bias or a threshold does not fit its width, whichever quantisation scale is chosen.
     """
     exact = as_integers(imported, weight_bits, param_bits)
     if exact is not None:
@@ -54,7 +54,8 @@ def quantised(
 
 
 def _is_or(layer: FoldedLayer) -> bool:
-    """Return whether every neuron of a layer fires exactly if a spike is in its window."""
+    """Return whether a layer only computes ORs: a neuron fires if and only if a spike is in its
+    window."""
     n_out, n_in = layer.weight.shape[3:5]
     return (
         layer.threshold is not None
@@ -67,7 +68,10 @@ def _is_or(layer: FoldedLayer) -> bool:
 
 
 def _or_layer(layer: Layer) -> Layer:
-    """Return a layer of ORs with weights and thresholds of 1, which calibration did not change."""
+    """Return a quantised layer of ORs with weights and thresholds of 1 and biases of 0 again.
+
+    Quantisation may have scaled its numbers and corrected its biases; an OR needs neither.
+    """
     weight = np.broadcast_to(np.eye(layer.n_out)[:, :, None, None], layer.weight.shape)
     assert layer.threshold is not None
     return replace(
@@ -82,10 +86,10 @@ def as_integers(imported: Imported, weight_bits: int, param_bits: int) -> Networ
     """Return an imported network in integers if its spikes do not change; otherwise None.
 
     Each layer's weights, biases and thresholds are multiplied by the layer's entry in
-    ``imported.multipliers``. The result is None if a weight or bias is then no integer, if any
-    number exceeds its width in bits, or if the output layer's biases differ from position to
-    position. It is also None for a network with a leak, because the device rounds a leaking
-    membrane to an integer.
+    ``imported.multipliers``. The result is None in any of these cases: a weight or bias is then no
+    integer; a number exceeds its width, ``weight_bits`` or ``param_bits``; the output layer's
+    biases differ from position to position; or the network has a leak, because the device rounds a
+    leaking membrane to an integer.
     """
     folded, multipliers = imported.folded, imported.multipliers
     encoder = None
@@ -124,8 +128,8 @@ def _integers(
     """Return a layer in integers, with weights, biases and thresholds times ``multiplier``.
 
     ``multiplier`` (y|1, x|1, o) has one factor for every output channel o and position (y, x) of a
-    neuron; y and x have length 1 if all positions share their factors. The result is None if the
-    layer's spikes would change; see :func:`as_integers`.
+    neuron; y and x have length 1 if all positions share their factors. The widths are in bits. The
+    result is None if the layer's spikes would change; see :func:`as_integers`.
     """
     if layer.threshold is not None and layer.reset != Reset.HARD:
         scaled = layer.threshold * multiplier

@@ -35,7 +35,7 @@ from sw.network.network import Shape, conv_size
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """A pooling as a convolution of every channel by itself.
+    """A pooling, described as a convolution that treats every channel by itself.
 
     ``taps`` holds the weights (ky, kx) of a window's values: 1 for a sum, 1 / n for an average.
     """
@@ -46,11 +46,11 @@ class Window:
 
     @property
     def kernel(self) -> Pair:
-        """Height and width of the windows."""
+        """The (height, width) of a window."""
         return self.taps.shape[0], self.taps.shape[1]
 
     def after(self, first: Window) -> Window:
-        """Return one window that does what ``first`` and then this one do."""
+        """Return one window that has the same effect as ``first`` and then this one."""
         if self.padding != (0, 0):
             raise ExchangeError("pooling with padding follows another pooling: pool once")
         sizes = [(n - 1) * s for n, s in zip(self.kernel, first.stride, strict=True)]
@@ -64,9 +64,9 @@ class Window:
 
 @dataclass(frozen=True, eq=False)
 class Spikes:
-    """A map of spikes, or the image, with a scaling or pooling that is not folded in yet.
+    """A map of spikes, or the image, with a scaling and a pooling that no weights contain yet.
 
-    ``factor`` and ``window`` will be folded into the weights that read the map.
+    ``factor`` and ``window`` will be folded into the weights that read the map; both may be None.
     """
 
     name: str
@@ -92,7 +92,7 @@ class Spikes:
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """Weighted sums of spikes: the input of neurons that come later in the graph.
+    """Weighted sums of spikes, which neurons later in the graph will receive.
 
     ``shape`` is the sums' shape (C, H, W). The other fields are those of
     :class:`sw.convert.folded.FoldedLayer`.
@@ -112,9 +112,12 @@ Value = Spikes | Sums
 
 
 def require_spikes(value: Value, reason: str = "a gate joins spikes only") -> Spikes:
-    """Return ``value`` if it is spikes; if it is sums, raise :class:`ExchangeError`.
+    """Return ``value`` if it is spikes.
 
-    ``reason`` becomes part of the message.
+    Raises
+    ------
+    ExchangeError
+        ``value`` is weighted sums; the message gives ``reason``, why spikes are needed.
     """
     if isinstance(value, Sums):
         raise ExchangeError(f"no neurons come before it ({reason})")
@@ -135,11 +138,11 @@ def acts_as_or(step: FireNode, least: float) -> bool:
 
 
 def to_rows(values: Float, shape: Shape) -> Float:
-    """Return a map's parameters, such as thresholds, in the layout (y|1, x|1, o) of a layer.
+    """Return a map's parameters, such as thresholds, in a layer's layout (y|1, x|1, o).
 
-    ``values`` must broadcast to the map's ``shape`` (C, H, W), apart from leading axes of length 1,
-    or have one number per channel. The axes y and x have length 1 if all positions share their
-    numbers.
+    o is the channel, and (y, x) the position; y and x have length 1 if all positions share their
+    numbers. ``values`` must either have one number per channel, or broadcast to the map's ``shape``
+    (C, H, W), apart from leading axes of length 1.
     """
     while values.ndim > 3 and values.shape[0] == 1:
         values = values[0]
@@ -169,13 +172,15 @@ def to_rows(values: Float, shape: Shape) -> Float:
 
 
 def pool_for(step: Pool | AdaptivePool, shape: Shape) -> Pool:
-    """Return the pooling of a map of the given ``shape`` with windows of a known size.
+    """Return a pooling of a map with windows of a known size; ``shape`` is the map's (C, H, W).
+
+    An adaptive pooling gives only the size of its output, so that its windows depend on the map.
 
     Raises
     ------
     ExchangeError
-        The windows of an adaptive pooling would differ in size, those of one with ``ceil`` would
-        leave the map, or a window is larger than the map.
+        The device cannot run the pooling: the windows of an adaptive pooling would differ in size,
+        those of one with ``ceil`` would leave the map, or a window is larger than the map.
     """
     if isinstance(step, AdaptivePool):
         height, width = (out or n for out, n in zip(step.output, shape[1:], strict=True))
@@ -200,23 +205,24 @@ def pool_for(step: Pool | AdaptivePool, shape: Shape) -> Pool:
 
 
 def window_of(pool: Pool) -> Window:
-    """Return the window of an average or sum pooling."""
+    """Return an average or sum pooling as a :class:`Window`, with the weights of its values."""
     divisor = pool.divisor or np.prod(pool.kernel)
     taps = np.full(pool.kernel, 1.0 if pool.kind == "sum" else 1 / divisor)
     return Window(taps, pool.stride, pool.padding)
 
 
 def pooled_sums(pool: Pool, value: Sums) -> Sums:
-    """Apply an average or sum pooling to weighted sums, through their weights and bias."""
+    """Apply an average or sum pooling to weighted sums, and return the sums with changed
+    weights."""
     window = window_of(pool)
     weight = np.eye(value.shape[0])[:, :, None, None] * window.taps
     return summed_again(Convolve(weight=weight, stride=pool.stride, padding=pool.padding), value)
 
 
 def summed_again(step: Convolve | Connect, value: Sums) -> Sums:
-    """Apply a convolution or fully connected step to sums, through their weights and bias.
+    """Apply a convolution or fully connected step to weighted sums, and return the new sums.
 
-    Weights that follow weights are one layer of weights, whose kernel covers both.
+    Weights that directly follow weights become one layer of weights, whose kernel covers both.
     """
     step = _as_convolution(step, value.shape)
     if step.padding != (0, 0):
@@ -246,7 +252,14 @@ def summed_again(step: Convolve | Connect, value: Sums) -> Sums:
 
 
 def _as_convolution(step: Convolve | Connect, shape: Shape) -> Convolve:
-    """Return a step as a convolution of a map of the given shape; check that it takes the map."""
+    """Return a convolution or fully connected step as a convolution of a map; ``shape`` is the
+    map's.
+
+    Raises
+    ------
+    ExchangeError
+        The step takes maps of another shape.
+    """
     if isinstance(step, Connect):
         if step.weight.shape[1] != np.prod(shape):
             raise ExchangeError(
@@ -265,9 +278,9 @@ def _as_convolution(step: Convolve | Connect, shape: Shape) -> Convolve:
 
 
 def scaled(step: Normalise | Scale, value: Value) -> Value:
-    """Apply batch-norm or a scaling to a value, and return the result.
+    """Apply batch-norm or a scaling to spikes or weighted sums, and return the result.
 
-    Sums are changed through their weights and bias. A scaling of spikes is stored in ``factor``.
+    The weights and bias of sums are changed. A scaling of spikes is noted in their ``factor``.
     """
     if isinstance(value, Spikes):
         if isinstance(step, Normalise):
@@ -326,9 +339,10 @@ def _composed(
 ) -> tuple[Float, Pair, Pair, Pair]:
     """Combine the pooling of ``value`` with the convolution after it into one convolution.
 
-    Returns its weight (y|1, x|1, o, c, ky|1, kx|1), kernel, stride and padding. The weights differ
-    from position to position if the convolution's padding would otherwise be pooled values that do
-    not exist, because windows overlap or leave a rest of the map.
+    Returns the new convolution's weight (y|1, x|1, o, c, ky|1, kx|1), and its kernel, stride and
+    padding as (vertical, horizontal) pairs. Where the second convolution reads its own padding, it
+    must read zeros. With windows that overlap, have padding or leave out an edge of the map, the
+    new convolution would read spikes there. Positions at the edge then get weights of their own.
     """
     height, width = window.kernel
     rows = (weight.shape[2] - 1) * window.stride[0] + height
@@ -363,10 +377,13 @@ def _composed(
 def _inside(
     length: int, n_taps: int, n: int, stride: int, padding: int, window: Window, axis: int
 ) -> NDArray[np.bool_]:
-    """Return which taps of a convolution read pooled values that exist, along one axis.
+    """Return, along one axis, which taps of a convolution read pooled values that exist.
 
-    The result is (n, n_taps), or (1, n_taps) if the taps in the padding read nothing but zeros.
-    ``length`` is the length of the map before pooling, and ``n`` that of the result.
+    The other taps lie in the convolution's padding. The result is a mask (n, n_taps); if those taps
+    read only zeros anyway, it is (1, n_taps). ``length`` is the length of the map before the
+    pooling ``window``, and ``n`` that of the convolution's result. ``stride`` and ``padding`` are
+    those of the convolution along ``axis``, which is 0 for the vertical axis and 1 for the
+    horizontal one.
     """
     size, step, border = window.kernel[axis], window.stride[axis], window.padding[axis]
     tiled = border == 0 and size == step and length % step == 0
@@ -378,10 +395,11 @@ def _inside(
 
 
 def _with_factor(full: Float, factor: Float, kernel: Pair, stride: Pair, padding: Pair) -> Float:
-    """Multiply weights (y|1, x|1, o, c, ky, kx) by the scaling ``factor`` of their input.
+    """Return convolution weights multiplied by the scaling ``factor`` of the convolution's input.
 
-    ``factor`` is (c, H|1, W|1). If it differs from position to position, each neuron of the result
-    has weights of its own.
+    ``full`` are the weights (y|1, x|1, o, c, ky, kx), and ``factor`` is (c, H|1, W|1). If the
+    factor differs from position to position, each neuron of the result has weights of its own.
+    Kernel, stride and padding are (vertical, horizontal).
     """
     if factor.shape[1:] == (1, 1):
         return full * factor

@@ -1,8 +1,9 @@
-"""Conversion of single PyTorch, SpikingJelly and snnTorch modules to a topology's entries.
+"""Conversion of single PyTorch, SpikingJelly and snnTorch modules to entries of a topology.
 
-An entry is a step of a topology (:mod:`sw.exchange.topology`), such as ``{"conv": "conv1"}``. Only
-classes in :data:`MODULES` are converted, and every attribute that changes their result is checked.
-The class of a module must be the library's own: a subclass may compute anything.
+A topology is a JSON list of a network's steps (:mod:`sw.exchange.topology`), and an entry is one of
+these steps, such as ``{"conv": "conv1"}``. Only classes in :data:`MODULES` are converted, and every
+attribute that changes their result is checked. The class of a module must be the library's own,
+because a subclass may compute anything.
 """
 
 from __future__ import annotations
@@ -75,12 +76,12 @@ def module_entries(module: nn.Module, kind: type, name: str) -> list[Entry]:
 
 
 def check_unchanged(module: nn.Module) -> None:
-    """Check that nothing outside its class changes what a module computes.
+    """Check that a module computes what its class says.
 
     Raises
     ------
     ExchangeError
-        The module has hooks, or a tensor of it is parametrised.
+        The module has hooks, or a parametrised tensor, which change its result.
     """
     if hasattr(module, "parametrizations"):
         raise ExchangeError(
@@ -102,7 +103,10 @@ def _require(ok: bool, problem: str) -> None:
 
 
 def _axes(values: Any, n_axes: int) -> list[int]:
-    """Return a module's size, stride or padding as a list with a number for each of its axes."""
+    """Return a module's size, stride or padding as a list with a number for each of its axes.
+
+    ``values`` is one number for all ``n_axes`` axes, or one for each.
+    """
     numbers = list(values) if isinstance(values, Sequence) else [values] * n_axes
     return [int(n) for n in numbers]
 
@@ -110,13 +114,13 @@ def _axes(values: Any, n_axes: int) -> list[int]:
 def _sizes(values: Any, n_axes: int, fill: int) -> list[int]:
     """Return a module's size, stride or padding as [vertical, horizontal].
 
-    Maps of modules of one axis have height 1; ``fill`` is the vertical number of these.
+    A module of one axis works on maps of height 1; ``fill`` is then the vertical number.
     """
     return [fill] * (2 - n_axes) + _axes(values, n_axes)
 
 
 def _convolution(n_axes: int) -> Callable[[Any, str], list[Entry]]:
-    """Return the converter of convolutions with ``n_axes`` axes."""
+    """Return the function that converts convolutions with ``n_axes`` axes to topology entries."""
 
     def convert(module: Any, name: str) -> list[Entry]:
         _require(
@@ -151,7 +155,7 @@ def _norm(module: Any, name: str) -> list[Entry]:
 
 
 def _max_pool(n_axes: int) -> Callable[[Any, str], list[Entry]]:
-    """Return the converter of max pooling with ``n_axes`` axes."""
+    """Return the function that converts max pooling with ``n_axes`` axes to topology entries."""
 
     def convert(module: Any, name: str) -> list[Entry]:
         _require(
@@ -165,7 +169,8 @@ def _max_pool(n_axes: int) -> Callable[[Any, str], list[Entry]]:
 
 
 def _average_pool(n_axes: int) -> Callable[[Any, str], list[Entry]]:
-    """Return the converter of average pooling with ``n_axes`` axes."""
+    """Return the function that converts average pooling with ``n_axes`` axes to topology
+    entries."""
 
     def convert(module: Any, name: str) -> list[Entry]:
         entry = _pool("average", module, name, n_axes)
@@ -193,7 +198,10 @@ def _pool(kind: str, module: Any, name: str, n_axes: int) -> Entry:
 
 
 def _adaptive_pool(kind: str, n_axes: int) -> Callable[[Any, str], list[Entry]]:
-    """Return the converter of adaptive ``"max"`` or ``"average"`` pooling with ``n_axes`` axes."""
+    """Return the function that converts adaptive pooling with ``n_axes`` axes to topology entries.
+
+    ``kind`` is ``"max"`` or ``"average"``.
+    """
 
     def convert(module: Any, name: str) -> list[Entry]:
         _require(not getattr(module, "return_indices", False), "return_indices cannot be mapped")
@@ -217,7 +225,10 @@ def _flatten(module: Any, name: str) -> list[Entry]:
 
 
 def _is_step(function: Any, fires_at_zero: bool) -> bool:
-    """Return whether a neuron's surrogate function computes spikes of exactly 0 and 1."""
+    """Return whether a surrogate function computes spikes of exactly 0 and 1 in the forward pass.
+
+    It must give 1 for positive values, and for 0 if ``fires_at_zero`` is set; otherwise 0.
+    """
     values = torch.linspace(-2, 2, N_PROBES)  # contains 0
     values = torch.cat([values, torch.tensor([-1e-6, 1e-6])]).repeat(4)
     with torch.no_grad():
@@ -227,7 +238,10 @@ def _is_step(function: Any, fires_at_zero: bool) -> bool:
 
 
 def _jelly(kind: str) -> Callable[[Any, str], list[Entry]]:
-    """Return the converter of SpikingJelly's neurons of a kind in topologies, such as ``"LIF"``."""
+    """Return the function that converts one class of SpikingJelly's neurons to topology entries.
+
+    ``kind`` is the name of the class in a topology, such as ``"LIF"``.
+    """
 
     def convert(module: Any, name: str) -> list[Entry]:
         _require(
@@ -259,7 +273,10 @@ def _jelly(kind: str) -> Callable[[Any, str], list[Entry]]:
 
 
 def _snn_leaky(module: Any, name: str) -> list[Entry]:
-    """Convert snnTorch's ``Leaky``, whose threshold, beta and reset are in the state dict."""
+    """Return the topology entry of snnTorch's ``Leaky``, checked to be one that can be mapped.
+
+    Threshold, beta and reset are not in the entry, because the state dict holds them.
+    """
     _require(
         not module.inhibition,
         "inhibition=True lets only one neuron fire; the device's neurons do not inhibit each other",
@@ -288,7 +305,10 @@ def _nothing(module: Any, name: str) -> list[Entry]:
 
 
 def _both(**converters: Callable[[Any, str], list[Entry]]) -> dict[tuple[str, str], Any]:
-    """Return entries of :data:`MODULES` for classes that PyTorch and SpikingJelly both have."""
+    """Return items of :data:`MODULES` for classes that PyTorch and SpikingJelly both have.
+
+    The arguments are the functions that convert these classes, by the classes' names.
+    """
     return {
         (library, name): convert
         for name, convert in converters.items()

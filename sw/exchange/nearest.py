@@ -1,7 +1,9 @@
-"""Measurement of what the nearest leak and order of reset change, compared with the framework's.
+"""Measurement of what changes when an imported network gets leaks that are not exactly its own.
 
-:func:`measure` runs an imported network twice in float64: as it was imported, and with the decays
-and resets that the framework's neurons have (:attr:`sw.exchange.assembly.Imported.near`).
+A leak multiplies membranes by a factor, the *decay*, at every timestep. The device has only some
+decays, so an import may take the nearest of them (:mod:`sw.exchange.neurons`). :func:`measure` runs
+the network twice in float64: as it was imported, and with the decays of the framework's neurons
+(:attr:`sw.exchange.assembly.Imported.near`).
 """
 
 from __future__ import annotations
@@ -29,11 +31,12 @@ RANDOM_DENSITY = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class LayerChange:
-    """What the nearest leak changes in one layer, whose framework's decays are ``decays``.
+    """What the nearest leak changes in one layer.
 
-    ``n_spikes`` is the number of spikes in the framework, ``n_nearest`` that with the nearest leak,
-    and ``n_changed`` that of spikes that only one of both has, at the same timestep of the same
-    neuron. They count all samples, timesteps and neurons.
+    ``decays`` are the factors by which the framework multiplies membranes at every timestep, and
+    ``nearest`` is the device's factor. The other fields count spikes over all samples, timesteps
+    and neurons: ``n_spikes`` with the framework's decays; ``n_nearest`` with the nearest; and
+    ``n_changed`` those that occur in only one of the two runs, at that timestep of that neuron.
     """
 
     layer: str
@@ -46,11 +49,14 @@ class LayerChange:
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What the nearest leaks of a network change, measured on ``n_samples`` samples."""
+    """What the nearest leaks of a network change, measured on ``n_samples`` samples.
+
+    ``layers`` has an entry for each layer whose leak is not exactly the framework's.
+    """
 
     layers: tuple[LayerChange, ...]
     same_class: float
-    """Fraction of samples that are given the same class."""
+    """Fraction of samples that get the same class with both leaks."""
     n_samples: int
 
     def as_text(self) -> str:
@@ -74,9 +80,10 @@ class Change:
 
 
 def random_samples(network: FoldedNetwork, n_samples: int = N_RANDOM) -> NDArray[np.uint8]:
-    """Return random images or frames that the network takes, which are the same at every call.
+    """Return random images or binary frames that the network takes, the same at every call.
 
-    Images are of different brightness.
+    The result is uint8 (N, C, H, W) for images, whose brightness increases from first to last, and
+    (N, T, C, H, W) for frames.
     """
     rng = np.random.default_rng(0)
     if network.encoder is None:
@@ -88,7 +95,8 @@ def random_samples(network: FoldedNetwork, n_samples: int = N_RANDOM) -> NDArray
 
 
 def measure(imported: Imported, samples: NDArray[np.uint8] | None = None) -> Change:
-    """Return what the nearest leaks of an imported network change.
+    """Run an imported network with its nearest and with the framework's leaks, and return what
+    differs.
 
     Parameters
     ----------
@@ -122,7 +130,9 @@ def measure(imported: Imported, samples: NDArray[np.uint8] | None = None) -> Cha
 def in_framework(
     imported: Imported, samples: NDArray[np.uint8]
 ) -> tuple[Float, dict[str, NDArray[np.uint8]]]:
-    """Run a network with the framework's own leaks and resets, in float64.
+    """Run a network with the framework's own leaks instead of the nearest ones, in float64.
+
+    ``samples`` are images or binary frames that the network takes.
 
     Returns
     -------
@@ -150,9 +160,10 @@ def in_framework(
 
 
 def _fire(layer: FoldedLayer, step: FireNode, drives: Tensor, timesteps: int) -> Tensor:
-    """Return the spikes (N, T, O, H, W) of neurons as the framework has them.
+    """Return the spikes (N, T, O, H, W) of neurons with the framework's decay, which ``step``
+    holds.
 
-    ``drives`` (N, T|1, O, H, W) are their weighted sums, without bias.
+    ``drives`` (N, T|1, O, H, W) are the neurons' weighted sums, without bias.
     """
     assert layer.threshold is not None and step.decay is not None
     _, _, channels, height, width = drives.shape

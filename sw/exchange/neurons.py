@@ -26,9 +26,10 @@ LEAKS: tuple[LeakShifts, ...] = (
 
 
 def leak_of(factor: float) -> LeakShifts | None:
-    """Return the leak that multiplies membranes by ``factor`` at every timestep; None without one.
+    """Return the device's leak that multiplies membranes by ``factor`` at every timestep.
 
-    Of several, it is the one with the fewest shifts, since small devices have leaks of one shift.
+    The result is None if the device has no such leak. If several have this factor, it is the one
+    with the fewest shifts, since small devices have only leaks of one shift.
     """
     exact = (leak for leak in LEAKS if abs(_decay(leak) - factor) <= TOLERANCE)
     return next(exact, None)
@@ -46,7 +47,10 @@ def _decay(leak: LeakShifts) -> float:
 
 
 def decay_error(factors: Sequence[float]) -> str:
-    """Return the error message for decays that no leak of the device has."""
+    """Return the error message for decays ``factors`` that no leak of the device has.
+
+    A decay is the factor by which a membrane is multiplied at every timestep.
+    """
     said = ", ".join(f"{factor:.4g}" for factor in sorted(set(factors))[:6])
     near = ", ".join(f"{_decay(nearest_leak(f)):.4g}" for f in sorted(set(factors))[:6])
     return (
@@ -67,23 +71,27 @@ def neurons(
     drive: float | Float = 0.0,
     integer_threshold: NDArray[np.int64] | None = None,
 ) -> FireNode:
-    """Return the step of neurons whose membranes decay by ``factor`` at every timestep.
+    """Return the step of neurons whose membranes are multiplied by ``factor`` at every timestep.
 
     Parameters
     ----------
-    threshold : thresholds of neurons whose input is not scaled, and whose membranes start at 0.
-    factor : one decay, or one for every neuron; the shape must broadcast to that of the neurons.
+    threshold : one threshold, or an array that broadcasts to the neurons (C, H, W), for inputs that
+        are not scaled and membranes that start at 0.
+    factor : one decay, or an array of decays that broadcasts to the neurons.
     soft : whether a spike subtracts the threshold; otherwise it clears the membrane.
     strict : whether neurons fire only above their threshold; otherwise they also fire at it.
     late : whether the threshold is subtracted after the next leak, not before it.
-    nearest : take the nearest leak of up to so many shifts instead of raising an error; 0: never.
-    drive : constant input of the neurons at every timestep.
-    integer_threshold : thresholds of the integer network that the file was exported from.
+    nearest : largest number of shifts of a leak that may replace one the device does not have; 0
+        means that such a leak raises an error.
+    drive : constant that is added to the membranes at every timestep; one number, or an array that
+        broadcasts to the neurons.
+    integer_threshold : thresholds of the integer network that the file was exported from; None if
+        they are unknown.
 
     Raises
     ------
     ExchangeError
-        The device has no such leak, and ``nearest`` is 0.
+        The device has no such leak, and ``nearest`` is 0; or a factor is not between 0 and 1.
     """
     factors = np.asarray(factor, np.float64)
     values = np.unique(factors)

@@ -88,7 +88,7 @@ def composite_gates(graph: Any) -> dict[str, tuple[Join, tuple[str, str], list[s
 
 
 def _json(text: Any) -> dict[str, Any] | None:
-    """Parse an entry of metadata as a JSON object; return None if it is anything else."""
+    """Return an entry of metadata, parsed as a JSON object; None if it is anything else."""
     if isinstance(text, bytes):
         text = text.decode(errors="replace")
     try:
@@ -99,9 +99,10 @@ def _json(text: Any) -> dict[str, Any] | None:
 
 
 def graph_metadata(graph: Any) -> dict[str, Any] | None:
-    """Return this project's metadata of a graph: its timesteps, input and labels.
+    """Return what :func:`sw.exchange.nir_write.to_nir` noted about a graph: timesteps, input,
+    labels.
 
-    The result is None if :func:`sw.exchange.nir_write.to_nir` did not write the graph.
+    The result is None if it did not write the graph.
     """
     values = _json((graph.metadata or {}).get(KEY))
     return values if values and {"timesteps", "input", "labels"} <= set(values) else None
@@ -110,14 +111,16 @@ def graph_metadata(graph: Any) -> dict[str, Any] | None:
 def shape_of(values: Any, one_axis: bool = False) -> Shape:
     """Return the input shape in a NIR file as (channels, height, width).
 
-    A leading axis of length 1 before three others is the batch's. A shape with one axis has height
-    and width 1, and one with two axes, channels and positions, has height 1. Without convolutions
-    of ``one_axis``, a first axis of length 1 is the batch's in a shape with two axes, too.
+    A file may state fewer axes: height and width are 1 if it has only channels, and the height is 1
+    if it has channels and positions. It may also state a batch axis of length 1 in front. Whether a
+    first axis of length 1 is the batch's can depend on ``one_axis``, which says that the graph has
+    convolutions of one axis: with them, (1, a, b) is a batch of (channels, positions); without
+    them, (1, a) is a batch of channels.
 
     Raises
     ------
     ExchangeError
-        The file states no shape, or one with other axes.
+        The file states no shape, or one that cannot be read as (channels, height, width).
     """
     if values is None:
         raise ExchangeError("its Input node has no shape: write (channels, height, width)")

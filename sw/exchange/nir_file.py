@@ -1,8 +1,8 @@
-"""Reading of NIR files as NIR graphs, as they are in the world.
+"""Reading of NIR files, including those that the package ``nir`` does not read by itself.
 
-The package ``nir`` reads only files whose parameters all have full shapes, and takes a missing
-``v_reset`` for 0. Here, a node's parameters may be scalars or have shapes that broadcast, and
-neurons without ``v_reset``, as nir 1.0.4 and earlier write them, have None.
+That package reads only files whose parameters all have full shapes, and takes a missing ``v_reset``
+for 0. Here, a node's parameters may be scalars or have shapes that broadcast. Neurons without
+``v_reset``, as nir 1.0.4 and earlier write them, get None, because their reset is not known.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OPTIONAL = {"Conv1d": ("input_shape",), "Conv2d": ("input_shape",)}
 
 
 def is_hdf5(path: Path) -> bool:
-    """Return whether a file is in HDF5, by its name or its first bytes."""
+    """Return whether a file is an HDF5 file, as its name or its first bytes say."""
     if path.suffix.lower() in SUFFIXES:
         return True
     try:
@@ -45,14 +45,15 @@ def is_hdf5(path: Path) -> bool:
 
 
 def read_graph(path: Path) -> Any:
-    """Return the NIR graph in a file, whose subgraphs are not flattened.
+    """Return the NIR graph in a file. Its subgraphs stay as they are (see :func:`flattened`).
 
-    Neurons that have no ``v_reset`` in the file have None.
+    The ``v_reset`` of neurons that have none in the file is None.
 
     Raises
     ------
     ExchangeError
-        There is no such file, or it is no NIR file.
+        There is no such file, it is damaged or no NIR file, or the package ``nir`` is not
+        installed.
     """
     nir = library()
     import h5py  # a dependency of nir
@@ -83,7 +84,15 @@ def read_graph(path: Path) -> Any:
 
 
 def _values(group: Any, left: list[int]) -> dict[str, Any]:
-    """Return a group of an HDF5 file as nested dicts; ``left`` is how many numbers may follow."""
+    """Return the contents of a group in an HDF5 file as nested dicts.
+
+    ``left`` is a list of one number, which is reduced: how many more numbers may be read.
+
+    Raises
+    ------
+    ExchangeError
+        The file holds more numbers than that, which a real graph does not.
+    """
     values: dict[str, Any] = {}
     for name, item in group.items():
         if hasattr(item, "items"):
@@ -98,9 +107,10 @@ def _values(group: Any, left: list[int]) -> dict[str, Any]:
 
 
 def _repair(values: dict[str, Any], place: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """Make a node's entries, and those of the nodes in it, what the package ``nir`` takes.
+    """Change a node's entries, and those of the nodes in it, to what the package ``nir`` accepts.
 
-    Returns the names, from the outermost graph on, of all neurons without ``v_reset``.
+    ``place`` holds the names of the node and of the graphs around it, from the outermost on.
+    Returns a list with such names for every neuron without ``v_reset``.
     """
     kind = values.get("type")
     if kind == "NIRGraph":
@@ -117,12 +127,12 @@ def _repair(values: dict[str, Any], place: tuple[str, ...] = ()) -> list[tuple[s
 
 
 def flattened(graph: Any) -> Any:
-    """Return a graph without subgraphs, whose nodes are named ``subgraph.node``.
+    """Return a graph whose subgraphs are replaced by their nodes, named ``subgraph.node``.
 
     Raises
     ------
     ExchangeError
-        A subgraph has not exactly one input and one output.
+        A subgraph has not exactly one input and one output, so that it cannot be connected.
     """
     nir = library()
     nodes: dict[str, Any] = {}
@@ -157,10 +167,14 @@ def _joined(
     full: dict[str, str],
     ends: list[str],
 ) -> list[tuple[str, str]]:
-    """Return the edges of a graph in which the subgraph ``name`` is replaced by its own edges.
+    """Return the edges of a graph after the subgraph ``name`` is replaced by its nodes.
 
-    ``inner`` are these edges, and ``ends`` the names of the subgraph's input and output, which are
-    left out; ``full`` holds the names of its nodes in the graph.
+    Parameters
+    ----------
+    edges : edges of the graph, as pairs (source, target) of names.
+    inner : edges of the subgraph, whose nodes have their new names.
+    full : new names of the subgraph's nodes, by their names in the subgraph.
+    ends : names of the subgraph's input and output, which are left out of the result.
     """
     start, end = (full[n] for n in ends)
     before = [a for a, b in edges if b == name]

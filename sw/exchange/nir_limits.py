@@ -9,9 +9,9 @@ from sw.exchange.nir_common import Float, NirLayer
 
 
 def unsupported(layer: NirLayer, integers: bool) -> str | None:
-    """Return the reason why NIR cannot express a layer; None if NIR can express it.
+    """Return the reason why NIR cannot express a layer; None if it can.
 
-    ``integers`` says whether the layer's network is in integers.
+    ``integers`` says whether the layer's network is in integers; only then are its leaks rounded.
     """
     if layer.weight.shape[0] > 1 or layer.bias.shape[0] > 1:
         return "its weights differ from timestep to timestep, which NIR cannot express"
@@ -27,16 +27,18 @@ def unsupported(layer: NirLayer, integers: bool) -> str | None:
 
 @dataclass(frozen=True)
 class Dense:
-    """Reason why layers are written as matrices on flat vectors, and how to avoid it."""
+    """Reason why layers must be written as dense matrices on flat vectors, and how to avoid
+    that."""
 
     reason: str
     remedy: str
 
 
 def why_dense(layer: NirLayer, divisor: Float) -> Dense | None:
-    """Return why a layer on maps is written as a matrix; None if it is written as a convolution.
+    """Return why a layer must be written as a dense matrix; None if a convolution can express it.
 
-    ``divisor`` (y|1, x|1, o) are the numbers by which its weights are divided.
+    ``divisor`` (y|1, x|1, o) holds the numbers by which its weights are divided, one for each
+    output channel o, and for each position (y, x) if they differ.
     """
     if max(*layer.weight.shape[1:3], *layer.bias.shape[1:3], *divisor.shape[:2]) > 1:
         return Dense(

@@ -69,8 +69,8 @@ class NirOptions:
     """``"subtract"`` if a spike subtracts the threshold, ``"zero"`` if it sets the membrane to the
     file's ``v_reset``, or to 0 without one. None takes what the file says."""
     nearest_leak: int = 0
-    """Largest number of shifts of the leaks that are taken for leaks that the device does not have;
-    0 if none are taken."""
+    """Largest number of shifts of a leak that may replace one the device does not have; 0 means
+    that such a leak is an error."""
     labels: tuple[str, ...] = ()
 
 
@@ -173,7 +173,10 @@ def _recurrent(sources: dict[str, list[str]]) -> list[str]:
 
 
 def _ancestors(sources: dict[str, list[str]], name: str) -> set[str]:
-    """Return the names of all nodes that a node reads, directly or through others."""
+    """Return the names of all nodes that the node ``name`` reads, directly or through others.
+
+    ``sources`` holds the names of the nodes that each node reads.
+    """
     found: set[str] = set()
     waiting = list(sources[name])
     while waiting:
@@ -199,7 +202,7 @@ def _guess_dt(graph: Any, nir: ModuleType) -> float:
 
 
 class _Reader:
-    """Conversion of NIR nodes to the steps of :mod:`sw.exchange.graph`.
+    """Converter of NIR nodes to the steps of :mod:`sw.exchange.graph`.
 
     ``dt`` is the timestep in seconds. ``known`` maps each supported type of node to its converter.
     """
@@ -223,7 +226,13 @@ class _Reader:
         }
 
     def step(self, node: Any) -> Step:
-        """Convert a NIR node to a step; raise :class:`ExchangeError` if it is not supported."""
+        """Return a NIR node as a step.
+
+        Raises
+        ------
+        ExchangeError
+            Its type or one of its parameters is not supported.
+        """
         if type(node) not in self.known:
             names = ", ".join(sorted(kind.__name__ for kind in self.known))
             why = UNSUPPORTED.get(type(node).__name__, "this type of node is not supported")
@@ -236,7 +245,8 @@ class _Reader:
             raise ExchangeError(f"its parameters cannot be read: {error}") from error
 
     def convolution(self, node: Any) -> Convolve:
-        """Convert Conv2d, or Conv1d as a convolution of maps of height 1."""
+        """Return a NIR node Conv2d as a step. A Conv1d becomes a convolution of maps of height
+        1."""
         n_axes = 1 if type(node).__name__ == "Conv1d" else 2
         weight = np.asarray(node.weight, np.float64)
         if weight.ndim != n_axes + 2:
@@ -275,7 +285,7 @@ class _Reader:
         return self.neuron(node, np.asarray(node.r, np.float64) * share, 1 - share, rest)
 
     def neuron(self, node: Any, gain: Float, factor: Float, rest: Float | float) -> FireNode:
-        """Convert IF or LIF neurons to a step, given their constants per timestep.
+        """Return IF or LIF neurons as a step, given their constants per timestep.
 
         At every timestep, the difference between membrane and ``rest`` is multiplied by ``factor``,
         and the input times ``gain`` is added to the membrane. Membranes start at ``v_reset``, or at
@@ -318,7 +328,10 @@ UNSUPPORTED = {
 
 
 def _sizes(values: Any, n_axes: int, fill: int) -> tuple[int, int]:
-    """Return a size as a pair (vertical, horizontal); for one axis, ``fill`` is the vertical."""
+    """Return a stride, padding or size of a NIR node as a pair (vertical, horizontal).
+
+    For nodes of one axis, ``fill`` is the vertical number.
+    """
     return pair_of(values) if n_axes == 2 else (fill, pair_of(values)[1])
 
 
@@ -332,7 +345,8 @@ def _matrix(values: Any) -> Float:
 
 
 def _bias(values: Any, n_out: int) -> Float:
-    """Return a bias (n_out,) from one number, or one per output."""
+    """Return a bias as an array (n_out,). ``values`` is one number for all outputs, or one for
+    each."""
     bias = np.asarray(0.0 if values is None else values, np.float64).reshape(-1)
     if bias.size not in (1, n_out):
         raise ExchangeError(f"its bias has {bias.size} numbers for {n_out} outputs")

@@ -88,7 +88,7 @@ def to_nir(
 
 
 class _Writer:
-    """Construction of one NIR graph, layer by layer.
+    """Writer of one NIR graph, layer by layer.
 
     In the methods, ``dense`` says that a layer is written as a matrix on flat vectors instead of a
     convolution on maps (C, H, W), and ``shape`` is a map's (C, H, W) even if it is flat.
@@ -352,7 +352,8 @@ class _Writer:
 
 
 def _live(network: NirNetwork) -> set[str]:
-    """Return the names of all maps that the logits depend on: of layers, and of the input."""
+    """Return the names of all maps that the logits depend on, each a layer's spikes or the
+    input."""
     live = {network.layers[-1].name}
     for layer in reversed(network.layers):
         if layer.name in live:

@@ -1,7 +1,8 @@
 """Mapping of operations in a network's forward method, such as ``x.flatten(1)`` or ``a * (1 - b)``.
 
-An operation is mapped only if it keeps spikes and sums as they are, or becomes an entry of a
-topology or a gate. Every other operation on them raises an error, whatever its arguments.
+An operation is mapped only in three cases: it keeps spikes and sums as they are, it becomes an
+entry of a topology (:mod:`sw.exchange.topology`), or it is a part of a gate. Every other operation
+on spikes or sums raises an error, whatever its arguments.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from sw.exchange.modules import Entry, module_entries
 from sw.exchange.steps import OTHER, Ref, State, Steps, flat
 
 SHAPES = ("getattr", "size", "dim", "eq", "ne", "_assert", "_assert_is_none")
-"""Operations whose result is no map, as long as it is used in no other operation on maps."""
+"""Operations whose result is no map. Other operations on maps must not use the result."""
 UNCHANGED = ("to", "float", "double", "contiguous", "clone", "detach", "detach_", "squeeze")
 """Operations that keep the values of maps and membranes."""
 EXACT_TYPES = (torch.float32, torch.float64)
@@ -37,14 +38,15 @@ POOLS: dict[str, type[nn.Module]] = {
     "adaptive_avg_pool1d": nn.AdaptiveAvgPool1d,
     "adaptive_avg_pool2d": nn.AdaptiveAvgPool2d,
 }
-"""Modules with the arguments of functional poolings, by name of the function."""
+"""Module that does the same as a functional pooling with the same arguments, by the function's
+name."""
 N_POOL_ARGUMENTS = 4
 """Number of positional arguments that functional poolings and their modules have in common."""
 
 
 @dataclass
 class Operations:
-    """Mapping of the operations of one network, whose steps are collected in ``steps``.
+    """Mapping of the operations of one network to steps, which are collected in ``steps``.
 
     ``sequences`` says that maps have a first axis of timesteps, as in SpikingJelly's step mode "m".
     """
@@ -60,19 +62,22 @@ class Operations:
     def apply(
         self, node: fx.Node, arguments: list[Any], options: dict[str, Any], where: str
     ) -> Any:
-        """Return the value of an operation.
+        """Map an operation, and return what stands for its result in :mod:`sw.exchange.steps`.
+
+        That is a :class:`~sw.exchange.steps.Ref` for spikes or sums, a
+        :class:`~sw.exchange.steps.State` for membranes, :data:`~sw.exchange.steps.OTHER`, or a
+        constant.
 
         Parameters
         ----------
         node : the operation in the traced graph.
-        arguments, options : values of its arguments: :class:`~sw.exchange.steps.Ref`,
-            :class:`~sw.exchange.steps.State`, :data:`~sw.exchange.steps.OTHER` or constants.
+        arguments, options : what stands for its positional and keyword arguments.
         where : name of the module whose forward method applies it.
 
         Raises
         ------
         ExchangeError
-            The operation cannot be mapped.
+            The operation may change spikes or sums in a way that the device cannot.
         """
         name = operation_name(node)
         given = flat([*arguments, *options.values()])
@@ -121,7 +126,16 @@ class Operations:
         raise ExchangeError("it cannot be mapped: use modules and gates that can")
 
     def item(self, value: Any, index: Any) -> Any:
-        """Return an item of a tuple, or the input if that is the frame of one timestep."""
+        """Map ``value[index]``, and return what stands for the result (:mod:`sw.exchange.steps`).
+
+        An item can be taken from a tuple. From the network's input, the frame of one timestep can
+        be taken; it is noted in ``frames``, and the input itself stands for it.
+
+        Raises
+        ------
+        ExchangeError
+            A part of a map is taken, for which the device has no operation.
+        """
         if isinstance(value, tuple | list):
             return value[index]
         if value is OTHER or isinstance(value, State):
@@ -153,7 +167,16 @@ class Operations:
         options: dict[str, Any],
         where: str,
     ) -> Ref:
-        """Return the value of a sum, difference or product of two values."""
+        """Map a sum, difference or product of two values, and return what stands for the result.
+
+        ``name`` is the operation's name; see :meth:`apply` for the others.
+
+        Raises
+        ------
+        ExchangeError
+            The operation is neither a gate, nor a part of a gate such as ``1 - spikes``, nor a sum
+            or mean over timesteps. Or it changes a map in place that is used again.
+        """
         if options or len(arguments) != 2:
             raise ExchangeError(f"its arguments {', '.join(options)} cannot be mapped")
         a, b = arguments
@@ -171,7 +194,15 @@ class Operations:
         return result
 
     def sum(self, node: fx.Node, a: Any, b: Any, where: str) -> Ref:
-        """Return the sum of two maps, or of one map and those of earlier timesteps."""
+        """Map the sum ``a + b``, and return what stands for it (:mod:`sw.exchange.steps`).
+
+        It is either the sum of one map over timesteps, as a loop collects it, or an ``ADD`` gate.
+
+        Raises
+        ------
+        ExchangeError
+            A number is added to a map, which only a bias can do.
+        """
         for total, x in ((a, b), (b, a)):
             empty = (
                 (isinstance(total, Tensor) and not total.any())
@@ -209,7 +240,16 @@ class Operations:
     def reduced(
         self, name: str, first: Ref, rest: list[Any], options: dict[str, Any], where: str
     ) -> Ref:
-        """Return a map's mean over its positions, or its mean or sum over timesteps."""
+        """Map a mean or sum along axes of ``first``, and return what stands for the result.
+
+        A mean over positions becomes an average pooling. A mean or sum over timesteps is noted in
+        the result, since logits are summed over timesteps anyway.
+
+        Raises
+        ------
+        ExchangeError
+            The axes are others than those of timesteps or positions.
+        """
         axes = options.get("dim", rest[0] if rest else None)
         axes = axes if isinstance(axes, list | tuple) else [axes]
         if list(axes) == [0] and not first.negated:
@@ -220,7 +260,13 @@ class Operations:
         raise ExchangeError(f"axes {axes} cannot be mapped: only those of positions or timesteps")
 
     def repeated(self, name: str, rest: list[Any], options: dict[str, Any]) -> Ref:
-        """Check that an operation repeats the image for every timestep."""
+        """Check that an operation repeats the image for every timestep, and return the image.
+
+        Raises
+        ------
+        ExchangeError
+            It does anything else, such as repeating the image another number of times.
+        """
         numbers = [n for n in flat(rest) if isinstance(n, int)] if name != "unsqueeze" else []
         if name == "unsqueeze":
             if [*rest, *options.values()] != [0]:
@@ -237,7 +283,13 @@ class Operations:
 
 
 def _check_flattens(name: str, rest: list[Any], options: dict[str, Any]) -> None:
-    """Check that an operation flattens maps and keeps samples (and timesteps) apart."""
+    """Check that an operation flattens whole maps, but not the axes of samples and timesteps.
+
+    Raises
+    ------
+    ExchangeError
+        It flattens other axes, so that it cannot be mapped.
+    """
     sizes = flat(rest)
     if name == "flatten":
         start = options.get("start_dim", sizes[0] if sizes else 0)
@@ -251,7 +303,7 @@ def _check_flattens(name: str, rest: list[Any], options: dict[str, Any]) -> None
 
 
 def operation_name(node: fx.Node) -> str:
-    """Return the name of an operation in a traced graph."""
+    """Return the name of the operation of a node in a traced graph, such as ``"flatten"``."""
     if node.target in (F.max_pool2d, torch.max_pool2d):
         return "max_pool2d"
     if isinstance(node.target, str):
@@ -260,7 +312,7 @@ def operation_name(node: fx.Node) -> str:
 
 
 def _after(node: fx.Node) -> Iterator[fx.Node]:
-    """Yield the nodes that run after ``node``."""
+    """Yield the nodes that come after ``node`` in its graph, and so run later."""
     later = node.next
     while later.op != "root":
         yield later
@@ -268,9 +320,10 @@ def _after(node: fx.Node) -> Iterator[fx.Node]:
 
 
 def _without_maps(name: str, first: Any) -> Any:
-    """Return the value of an operation on shapes, membranes and constants.
+    """Return what stands for the result of an operation that has no map among its arguments.
 
-    Membranes that an operation changes are no longer those of their neurons.
+    Membranes stay membranes if the operation keeps their values. Everything else is
+    :data:`~sw.exchange.steps.OTHER`.
     """
     return first if isinstance(first, State) and name in UNCHANGED else OTHER
 

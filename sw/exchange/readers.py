@@ -109,9 +109,10 @@ def find_reader(path: Path, options: ReadOptions) -> Reader | None:
 
 
 def missing_topology(path: Path) -> str | None:
-    """Return an error message if a file needs a topology, which was not given; otherwise None.
+    """Return an error message if a topology must be given to import a file; otherwise None.
 
-    These are files that hold a state dict of another framework, or a whole network.
+    A topology lists the steps of a network (:mod:`sw.exchange.topology`). Files that hold a state
+    dict of another framework, or a whole network, need one.
     """
     ways = (
         "give --topology FILE, a JSON file that sw.exchange.describe makes from the network, or "
@@ -134,7 +135,7 @@ def unused_option(reader: Reader | None, options: ReadOptions) -> str | None:
     """Return an error message if an option was given that does not apply to the file's format.
 
     The message names the first such option; the result is None if all options apply. ``reader`` is
-    None for a checkpoint of ``sw.train``, to which none apply.
+    that of the format, or None for a checkpoint of ``sw.train``, to which no option applies.
     """
     taken = reader.options if reader else frozenset()
     for name in (name for name in vars(options) if name in options.given() - taken):

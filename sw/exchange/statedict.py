@@ -56,7 +56,10 @@ Float = NDArray[np.float64]
 
 
 class ForeignObjects(ExchangeError):
-    """Error that a file holds objects other than tensors and plain values, such as a network."""
+    """Raised if a file holds objects other than tensors and plain values, such as a whole network.
+
+    They are not loaded, because loading them could run code in the file.
+    """
 
 
 def read(
@@ -69,10 +72,10 @@ def read(
 
     Parameters
     ----------
-    topology : description of the network's steps, from
-        :func:`sw.exchange.topology.load_topology`.
+    topology : description of the network's steps, from :func:`sw.exchange.topology.load_topology`.
     timesteps : number of timesteps to run; None takes the number in the topology.
-    nearest_leak : take the nearest leaks of up to so many shifts; 0: exact leaks only.
+    nearest_leak : largest number of shifts of a leak that may replace one the device does not have
+        (:mod:`sw.exchange.neurons`); 0 allows exact leaks only.
 
     Raises
     ------
@@ -140,7 +143,8 @@ def from_state_dict(
     origin: str = "state dict",
     nearest_leak: int = 0,
 ) -> Imported:
-    """Return the folded network of a state dict that is already loaded.
+    """Return the folded network of a state dict that is already loaded, as :func:`read` does of a
+    file.
 
     ``values`` is its topology, and ``origin`` names the state dict in the provenance. See
     :func:`read` for the other parameters and the errors.
@@ -161,7 +165,7 @@ def from_state_dict(
 
 @dataclass
 class _Builder:
-    """Conversion of a topology's layers to the nodes of :mod:`sw.exchange.graph`.
+    """Converter of a topology's layers to the nodes of :mod:`sw.exchange.graph`.
 
     A layer is an entry of the topology, such as ``{"conv": "conv1", "padding": 1}``. Its kind is
     the key that says what it does, here ``conv``; one method per kind converts it.
@@ -203,9 +207,9 @@ class _Builder:
         return source
 
     def unused_name(self, name: str) -> str:
-        """Return ``name``, or with a number behind it if a node already has that name.
+        """Return ``name``, with a number appended if a node already has that name.
 
-        A module without membranes may run at several places, with the same weights.
+        The same module may run at several places of a network, if it has no membranes.
         """
         names = {node.name for node in self.nodes}
         others = (f"{name}.{n}" for n in itertools.count(2))
@@ -234,8 +238,12 @@ class _Builder:
     def tensor(self, name: str, *n_axes: int, optional: bool = False) -> Float | None:
         """Return a tensor of the state dict in float64; None if it is optional and missing.
 
-        Raises :class:`ExchangeError` if a tensor that is not optional is missing, or if the tensor
-        does not have one of ``n_axes`` axes.
+        ``n_axes`` are the numbers of axes that the tensor may have.
+
+        Raises
+        ------
+        ExchangeError
+            A tensor that is not optional is missing, or the tensor has another number of axes.
         """
         if name not in self.state:
             if optional:
@@ -254,14 +262,25 @@ class _Builder:
     def required(self, name: str, *n_axes: int) -> Float:
         """Return a tensor of the state dict in float64.
 
-        Raises :class:`ExchangeError` if it is missing, or does not have one of ``n_axes`` axes.
+        ``n_axes`` are the numbers of axes that the tensor may have.
+
+        Raises
+        ------
+        ExchangeError
+            The tensor is missing, or has another number of axes.
         """
         values = self.tensor(name, *n_axes)
         assert values is not None
         return values
 
     def check_all_used(self) -> None:
-        """Raise :class:`ExchangeError` if the state dict has parameters that no layer uses."""
+        """Check that the topology's layers use all parameters of the state dict.
+
+        Raises
+        ------
+        ExchangeError
+            Some are not used, so that the topology does not describe the whole network.
+        """
         buffers = ("num_batches_tracked", "graded_spikes_factor", "reset_mechanism_val")
         left = [k for k in self.state if k not in self.used and not k.endswith(buffers)]
         if left:
@@ -274,7 +293,7 @@ class _Builder:
     # -- one method per kind
 
     def conv(self, layer: Mapping[str, Any]) -> Step:
-        """Convert a convolution; a kernel of one axis becomes one of height 1."""
+        """Return a convolution as a step; a kernel of one axis becomes one of height 1."""
         weight = self.required(f"{layer['conv']}.weight", 3, 4)
         if weight.ndim == 3:
             weight = weight[:, :, None]
@@ -332,7 +351,7 @@ class _Builder:
         )
 
     def vote(self, layer: Mapping[str, Any]) -> Step:
-        """Convert a voting layer: fully connected weights that average groups of neurons.
+        """Return a voting layer as a fully connected step that averages groups of neurons.
 
         A group is ``layer["vote"]`` neighbouring neurons that vote for the same class.
         """
@@ -348,7 +367,7 @@ class _Builder:
         return self.leaky(layer) if self.framework == "snntorch" else self.jelly(layer)
 
     def jelly(self, layer: Mapping[str, Any]) -> Step:
-        """Convert a layer of SpikingJelly's IF, LIF or PLIF neurons.
+        """Return a layer of SpikingJelly's IF, LIF or PLIF neurons as a step.
 
         The neurons compute ``v += x`` (IF) or ``v += (x - (v - v_reset)) / tau`` (LIF, PLIF), and
         fire at ``v >= v_threshold``. A spike sets ``v = v_reset``, or subtracts ``v_threshold`` if
@@ -377,7 +396,7 @@ class _Builder:
         return neurons(threshold, decay, soft=soft, strict=False, nearest=self.nearest_leak)
 
     def leaky(self, layer: Mapping[str, Any]) -> Step:
-        """Convert a layer of snnTorch's ``Leaky`` neurons.
+        """Return a layer of snnTorch's ``Leaky`` neurons as a step.
 
         The neurons compute ``mem = beta * mem + x`` and fire at ``mem > threshold``. A spike resets
         the membrane in the next timestep: the reset mechanism ``"zero"`` clears it before the leak,
@@ -418,10 +437,13 @@ class _Builder:
 
 
 def _number(layer: Mapping[str, Any], key: str, default: float, least: float = -math.inf) -> float:
-    """Return the entry ``key`` of a topology's layer, which must be a finite number.
+    """Return the number in the entry ``key`` of a topology's layer, or ``default`` without this
+    entry.
 
-    If the layer has no such entry, ``default`` is returned. Raises :class:`ExchangeError` if the
-    entry is no finite number, or is below ``least``.
+    Raises
+    ------
+    ExchangeError
+        The entry is no finite number, or is below ``least``.
     """
     value = layer.get(key, default)
     if type(value) not in (int, float) or not max(least, -MAX_FLOAT) <= value <= MAX_FLOAT:

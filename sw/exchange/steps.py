@@ -1,7 +1,11 @@
 """Steps of a traced network, and the blocks that its gates form.
 
-A step is a module, an operation or a gate. Equal steps are kept once: the same module with the same
-input is the same step, at whichever timestep the network's loop calls it.
+A step is a module, an operation or a gate. Each step is kept once, although the network's loop over
+timesteps runs it many times: if the same module is applied to the same input, that is the same
+step.
+
+In the traced graph, a value is one of four things: :class:`Ref`, spikes or sums; :class:`State`,
+the membranes of neurons; :data:`OTHER`; or a constant.
 """
 
 from __future__ import annotations
@@ -18,25 +22,33 @@ OTHER = object()
 
 @dataclass(frozen=True)
 class Ref:
-    """The spikes or sums that a step computes; ``index`` is that of the step in :class:`Steps`."""
+    """The spikes or sums that a step computes; ``index`` is the step's place in :class:`Steps`."""
 
     index: int
     negated: bool = False
-    """Whether the value is 1 minus that of the step."""
+    """Whether the value is 1 minus what the step computes."""
     total: bool = False
-    """Whether the value is a sum, mean or stack over timesteps."""
+    """Whether the value is the sum, mean or stack over timesteps of what the step computes."""
 
 
 @dataclass(frozen=True)
 class State:
-    """Membranes of the neurons ``name``; zeros with which neurons start if that is None."""
+    """The membranes of neurons, as the forward method passes them on between timesteps.
+
+    ``name`` is that of the neurons' module; None for the zeros with which membranes start.
+    """
 
     name: str | None
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """A step with its entries in a topology, or a gate, and the indices of the steps it reads."""
+    """A step of a network, which reads the results of other steps.
+
+    ``entries`` describe it in a topology (:mod:`sw.exchange.topology`). For a gate, they are empty,
+    and ``gate`` is its name, such as ``"IAND"``. ``sources`` are the indices of the steps it reads;
+    those of a gate are branch and identity, the two paths of a residual block.
+    """
 
     entries: list[Entry]
     sources: tuple[int, ...]
@@ -48,22 +60,27 @@ class Step:
 class Steps:
     """All steps of a network, in an order in which each comes after those it reads.
 
-    The first is the network's input.
+    The first step stands for the network's input.
     """
 
     steps: list[Step] = field(default_factory=lambda: [Step([], ())])
     known: dict[Any, int] = field(default_factory=dict)
-    """Index of every step by what identifies it."""
+    """Index of every step, by a key that is the same only for equal steps."""
 
     def add(self, key: Any, step: Step) -> Ref:
-        """Return the reference of a step, which is added unless it is known."""
+        """Add a step unless one with the same ``key`` is known, and return a reference to it."""
         if key not in self.known:
             self.known[key] = len(self.steps)
             self.steps.append(step)
         return Ref(self.known[key])
 
     def plain(self, source: Ref, name: str, entries: list[Entry]) -> Ref:
-        """Return the reference of a step that applies ``entries`` to the value of ``source``."""
+        """Add a step that applies ``entries`` to the result of ``source``; return a reference to
+        the step.
+
+        ``entries`` are those of a topology (:mod:`sw.exchange.topology`), and ``name`` is that of
+        the module or operation.
+        """
         key = ("entries", repr(entries), source.index, name)
         return self.add(key, Step(entries, (source.index,), name=name))
 
@@ -81,7 +98,8 @@ class Steps:
         return self.add(key, Step([], (branch.index, identity.index), gate, name))
 
     def ancestors(self, index: int) -> set[int]:
-        """Return the indices of all steps that a step depends on, and its own."""
+        """Return the index of a step and of all steps that it depends on, directly or through
+        others."""
         found, waiting = {index}, [index]
         while waiting:
             new = set(self.steps[waiting.pop()].sources) - found
@@ -90,7 +108,17 @@ class Steps:
         return found
 
     def path(self, start: int, end: int) -> list[Entry]:
-        """Return the entries of the steps after ``start`` up to ``end``, with blocks for gates."""
+        """Return the topology entries of the steps after ``start``, up to and including ``end``.
+
+        ``start`` and ``end`` are indices of steps.
+
+        A gate becomes a block, an entry that holds the entries of both paths that the gate joins.
+
+        Raises
+        ------
+        ExchangeError
+            The paths cross, so that the gates' blocks are not nested in each other.
+        """
         entries: list[Entry] = []
         while end != start:
             if end < start:
@@ -113,7 +141,7 @@ class Steps:
 
 
 def flat(values: Any) -> list[Any]:
-    """Return all values in nested tuples and lists."""
+    """Return the values in nested tuples and lists as one list."""
     if isinstance(values, tuple | list):
         return [value for part in values for value in flat(part)]
     return [values]

@@ -97,10 +97,15 @@ def load_topology(name: str) -> dict[str, Any]:
 
 
 def check_topology(values: Any, where: str = "topology") -> None:
-    """Raise :class:`ExchangeError` unless ``values`` is a valid topology.
+    """Check that ``values`` is a valid topology, a JSON object that lists a network's steps.
 
-    The message begins with ``where``, the name of the topology. Whether the state dict has the
-    tensors that the topology names is not checked.
+    Whether the state dict has the tensors that the topology names is not checked.
+
+    Raises
+    ------
+    ExchangeError
+        An entry is unknown, missing or has an invalid value. The message begins with ``where``, the
+        name of the topology.
     """
 
     def require(ok: bool, message: str) -> None:

@@ -1,7 +1,8 @@
 """Symbolic tracer for networks of spiking neurons, built on :class:`torch.fx.Tracer`.
 
-It runs a network's own forward methods with symbols instead of tensors, and records every module
-of a library and every operation that is applied to them. Loops over timesteps are unrolled by that.
+It runs a network's own forward methods with symbols instead of tensors. It records every call of a
+library's module, and every operation on the symbols. Loops over timesteps run as usual, so that
+each pass is recorded.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ CONTAINERS = ("Sequential", "MultiStepContainer", "SeqToANNContainer", "StepMode
 
 
 class _Proxy(fx.Proxy):
-    """Symbol for a tensor, which tells ``x += y``, a change in place, from ``x = x + y``."""
+    """Symbol for a tensor that records changes in place, such as ``x += y``, as operations of their
+    own.
+
+    torch's symbol records ``x += y`` in the same way as ``x + y``.
+    """
 
     def _in_place(self, operation: Callable[..., Any], other: Any) -> fx.Proxy:
         return self.tracer.create_proxy("call_function", operation, (self, other), {})
@@ -40,9 +45,12 @@ class _Proxy(fx.Proxy):
 
 
 class NetworkTracer(fx.Tracer):
-    """Tracer that goes into the user's modules and known containers, and no further.
+    """Tracer that records what runs inside the user's modules and the libraries' containers.
 
-    ``kinds`` holds the library's class of every other module, by its name in the traced module.
+    Containers run other modules one after another (:data:`CONTAINERS`). Any other module of a
+    library is recorded as one call. ``kinds`` holds the library's class of each such module, by its
+    name in the traced module, and ``problems`` the reasons why modules cannot be mapped, by full
+    name.
     """
 
     def __init__(self, prefix: str):
@@ -59,7 +67,7 @@ class NetworkTracer(fx.Tracer):
         return _Proxy(node, self)
 
     def full_name(self, name: str) -> str:
-        """Return the name of a module in the whole network."""
+        """Return the name in the whole network of a module, given its name in the traced module."""
         return ".".join(filter(None, (self.prefix, name)))
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -92,10 +100,12 @@ class NetworkTracer(fx.Tracer):
         return super().call_module(m, forward, args, kwargs)
 
     def in_sequence(self, x: Any, modules: Iterable[Any], loops: bool, where: str) -> Any:
-        """Return the symbol of what modules compute one after another for all timesteps of ``x``.
+        """Run modules one after another on ``x``, which has an axis of timesteps; return their
+        output.
 
-        ``loops`` says that they run timestep by timestep; otherwise, timesteps are taken for
-        samples, which neurons do not allow. ``where`` names the container or function.
+        ``x`` and the output are symbols. ``loops`` says that the modules run timestep by timestep.
+        Otherwise, timesteps are treated like samples. Neurons do not allow that, which is noted in
+        ``problems``. ``where`` names the container or function that runs the modules.
         """
         self.multi_step += loops
         for module in modules:
@@ -109,7 +119,10 @@ class NetworkTracer(fx.Tracer):
         return x
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
-        """Trace a module, in which SpikingJelly's functions for sequences are containers."""
+        """Trace a module, and return the graph of what it does.
+
+        SpikingJelly's functions that apply modules to all timesteps are treated like containers.
+        """
         functional = sys.modules.get("spikingjelly.activation_based.functional")
         names = ("multi_step_forward", "seq_to_ann_forward")
         own = {name: getattr(functional, name) for name in names if hasattr(functional, name)}
@@ -138,7 +151,7 @@ class NetworkTracer(fx.Tracer):
 
 
 def _parts(module: Any) -> list[nn.Module]:
-    """Return a module and all modules in it; none for a function."""
+    """Return a module and all modules in it; an empty list for a function."""
     return list(module.modules()) if isinstance(module, nn.Module) else []
 
 

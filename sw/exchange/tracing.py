@@ -1,8 +1,9 @@
-"""Order in which a PyTorch network runs its modules, from a symbolic trace of its forward methods.
+"""Derivation of the steps of a PyTorch network from a symbolic trace of its forward methods.
 
-:mod:`sw.exchange.tracer` records what the forward methods do, and :mod:`sw.exchange.modules` and
-:mod:`sw.exchange.operations` say what becomes of each part. Whatever is not known to keep the
-result is reported as a problem, by its name.
+:mod:`sw.exchange.tracer` records what the forward methods do. :mod:`sw.exchange.modules` and
+:mod:`sw.exchange.operations` convert each module and operation to entries of a topology
+(:mod:`sw.exchange.topology`). A part that may change the result and cannot be converted is reported
+as a problem, with its name.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from sw.exchange.tracer import CONTAINERS, NetworkTracer
 
 @dataclass
 class Trace:
-    """The steps of a traced network, and what is wrong with it."""
+    """The steps of a traced network as topology entries, and the parts that cannot be mapped."""
 
     entries: list[Entry]
     """The network's entries, in the order in which they run."""
@@ -37,7 +38,7 @@ class Trace:
 
 
 def trace(root: nn.Module, prefix: str, timesteps: int) -> Trace:
-    """Trace a module and return its entries and problems.
+    """Trace a module, and return its topology entries and the parts that cannot be mapped.
 
     Parameters
     ----------
@@ -74,7 +75,10 @@ def trace(root: nn.Module, prefix: str, timesteps: int) -> Trace:
 
 
 def _unmapped(root: nn.Module, prefix: str) -> dict[str, str]:
-    """Return the reasons why modules in a network cannot be mapped, wherever they run, by name."""
+    """Return why modules in the network ``root`` cannot be mapped, by their full names.
+
+    Every module is checked by itself, even if the forward method does not run it.
+    """
     problems: dict[str, str] = {}
     leaves: list[str] = []
     for name, module in root.named_modules():
@@ -93,7 +97,7 @@ def _unmapped(root: nn.Module, prefix: str) -> dict[str, str]:
 
 
 def _defaults(root: nn.Module) -> dict[str, Any] | None:
-    """Return the default values of the arguments of a module's forward method after the first."""
+    """Return the default values of all arguments of a module's forward method but the first."""
     parameters = list(inspect.signature(root.forward).parameters.values())[1:]
     found = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
     return found or None
@@ -101,18 +105,19 @@ def _defaults(root: nn.Module) -> dict[str, Any] | None:
 
 @dataclass
 class _Reader:
-    """Conversion of a traced graph to entries.
+    """Converter of a traced graph to topology entries.
 
-    ``values`` holds the value of every node of the graph (:mod:`sw.exchange.steps`).
+    ``values`` holds what stands for the result of each node of the graph
+    (:mod:`sw.exchange.steps`).
     """
 
     tracer: NetworkTracer
     timesteps: int
     steps: Steps = field(default_factory=Steps)
     calls: dict[int, int] = field(default_factory=dict)
-    """Number of calls of the neurons of every step, by the step's index."""
+    """How often the neurons of a step are called, by the step's index."""
     neurons: dict[str, int] = field(default_factory=dict)
-    """Index of the step of every neuron, by name of the neuron's module."""
+    """Index of each neuron's step, by name of the neuron's module."""
     frameworks: dict[str, str] = field(default_factory=dict)
     values: dict[fx.Node, Any] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
@@ -122,7 +127,7 @@ class _Reader:
         self.operations = Operations(self.steps, self.timesteps, sequences)
 
     def run(self, graph: fx.Graph) -> Trace:
-        """Return the entries and problems of a traced graph."""
+        """Convert a traced graph, and return its entries and problems."""
         self.tracer.check(self.tracer.root, "")
         outputs: list[Any] = []
         first = True
@@ -137,7 +142,8 @@ class _Reader:
         return self.finish(outputs)
 
     def resolved(self, argument: Any) -> Any:
-        """Return an argument of a node with all nodes in it replaced by their values."""
+        """Return an argument of a node, with all nodes in it replaced by what stands for their
+        results."""
         if isinstance(argument, fx.Node):
             return self.values[argument]
         if isinstance(argument, tuple | list):
@@ -145,7 +151,11 @@ class _Reader:
         return argument
 
     def step(self, node: fx.Node) -> Any:
-        """Return the value of a node, and note a problem if it cannot be mapped."""
+        """Convert a node, and return what stands for its result (:mod:`sw.exchange.steps`).
+
+        If the node cannot be mapped, a problem is noted, and the result is a stand-in: the first
+        map among the arguments if there is one.
+        """
         where = self.place(node)
         if node.op == "get_attr":
             tensor: Any = self.tracer.root
@@ -172,7 +182,7 @@ class _Reader:
             return next((a for a in flat(arguments) if isinstance(a, Ref)), OTHER)
 
     def place(self, node: fx.Node) -> str:
-        """Return the name of the module whose forward method a node belongs to."""
+        """Return the full name of the module in whose forward method a node was recorded."""
         stack = node.meta.get("nn_module_stack") or {}
         names = [self.tracer.full_name(name) for name in stack]
         return names[-1] if names else self.tracer.prefix
@@ -180,9 +190,13 @@ class _Reader:
     # -- modules
 
     def leaf(self, module: nn.Module, target: str, source: Ref, state: Any) -> Any:
-        """Return the value of a library's module that is applied to ``source``.
+        """Convert a library's module that is applied to ``source``, and return what stands for its
+        result.
 
-        ``state`` is the second argument of the call, the membranes of snnTorch's neurons.
+        ``target`` is the module's name in the traced module. ``state`` is the second argument of
+        the call, which gives snnTorch's neurons their membranes; None without one. If the module
+        changes nothing, such as dropout, ``source`` is returned. It is also returned if the module
+        cannot be mapped, and a problem is noted.
         """
         name = self.tracer.full_name(target)
         kind = self.tracer.kinds.get(target)
@@ -215,7 +229,11 @@ class _Reader:
         return (result, State(name)) if returns_state else result
 
     def check_state(self, name: str, n_calls: int, state: Any) -> None:
-        """Note a problem unless the membranes given to a neuron are those that it left."""
+        """Note a problem if the forward method sets the membranes of snnTorch's neurons.
+
+        They must be those that the neurons ``name`` returned from the call before, or zeros in the
+        first call. ``n_calls`` counts the calls up to this one.
+        """
         if isinstance(state, Tensor):
             starts = not bool(state.any())
         else:
@@ -230,7 +248,11 @@ class _Reader:
     # -- the end
 
     def finish(self, outputs: list[Any]) -> Trace:
-        """Return the entries of the steps that lead to the output."""
+        """Return the topology entries of the steps that lead to ``outputs``, and all problems.
+
+        ``outputs`` stand for what the forward method returns. The entries are complete only if
+        there are no problems.
+        """
         problems = {**self.tracer.problems, **self.problems}
         found = sorted({o.index for o in flat(outputs) if isinstance(o, Ref)})
         states = {o.name for o in flat(outputs) if isinstance(o, State)}
@@ -261,7 +283,11 @@ class _Reader:
         return Trace(entries, problems, self.frameworks, bool(frames), repeats)
 
     def check_calls(self, problems: dict[str, str]) -> None:
-        """Note problems of neurons that do not run once at every timestep."""
+        """Add problems of neurons to ``problems``, by name of the neuron's module.
+
+        Neurons must run exactly once at every timestep, and all of SpikingJelly's must have the
+        same step mode.
+        """
         for name, index in self.neurons.items():
             n = self.calls[index]
             if n not in (1, self.timesteps):

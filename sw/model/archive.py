@@ -1,8 +1,8 @@
-"""Reading of files that torch has saved, without running code in them, and bounded in size.
+"""Safe reading of files that ``torch.save`` has written.
 
-Such a file is a zip archive of a pickle and of the bytes of all tensors, none of them compressed.
-What a file describes is never much larger than the file: nothing is unpacked, and no tensor claims
-more numbers than the file holds.
+No code in the files runs, and they cannot take much more memory than their size. Such a file is a
+zip archive, without compression, of a pickle and of the bytes of all tensors. A file is refused if
+an entry is compressed, or if tensors claim more numbers than the file holds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ their bytes, for example the weights of the best and of the last epoch."""
 
 
 class ArchiveError(ValueError):
-    """A file is not what torch saves, or its contents are larger than the file."""
+    """Raised if a file is not what ``torch.save`` writes, or describes more data than it holds."""
 
 
 def read(path: Path) -> Any:
@@ -37,9 +37,9 @@ def read(path: Path) -> Any:
     Raises
     ------
     pickle.UnpicklingError
-        The file holds more than tensors and plain values.
+        The file holds more than tensors and plain values, and loading it could run code.
     ArchiveError
-        The file is damaged, or no such file.
+        The file is damaged, is not what ``torch.save`` writes, or would take too much memory.
     OSError
         The file cannot be read.
     """
@@ -55,10 +55,18 @@ def read(path: Path) -> Any:
 
 
 def _copied(path: Path, n_bytes: int) -> io.BytesIO:
-    """Return a copy of a zip archive, after checking that its ``n_bytes`` bytes are all it holds.
+    """Return a copy of a zip archive in memory, after checking that its entries are plain and
+    intact.
 
-    torch reads the copy: another reader of zip archives may find other contents in a damaged file,
-    and torch ignores checksums.
+    ``n_bytes`` is the size of the file. torch then reads the copy instead of the file, for two
+    reasons: torch ignores checksums, and in a damaged file its reader may find other entries than
+    those checked here.
+
+    Raises
+    ------
+    ArchiveError
+        The archive is damaged, or its entries are compressed, larger than the file, or of equal
+        names.
     """
     copy = io.BytesIO()
     try:
@@ -85,13 +93,16 @@ def _copied(path: Path, n_bytes: int) -> io.BytesIO:
 
 
 def check(values: Any, n_bytes: int) -> None:
-    """Check that nested values, read from a file of ``n_bytes`` bytes, are bounded in size.
+    """Check that values read from a file of ``n_bytes`` bytes do not take too much memory.
+
+    ``values`` may be nested dicts, lists, tuples and sets.
 
     Raises
     ------
     ArchiveError
-        There are too many values, or they are nested too deeply; or a tensor is sparse, quantised,
-        complex, or without numbers of its own, such as a tensor whose numbers are one and the same.
+        There are too many values, they are nested too deeply, or their tensors claim too many
+        bytes. Or a tensor is sparse, quantised or complex, or repeats the same numbers in memory,
+        as those of ``Tensor.expand`` do.
     """
     left = [(values, 0, "")]
     n_values = n_claimed = 0
@@ -114,7 +125,15 @@ def check(values: Any, n_bytes: int) -> None:
 
 
 def _size(tensor: Tensor, name: str) -> int:
-    """Return the number of bytes of a tensor, after checking that it has as many of its own."""
+    """Return the number of bytes of a tensor, after checking that its memory holds as many.
+
+    ``name`` is for messages.
+
+    Raises
+    ------
+    ArchiveError
+        The tensor claims more bytes than its memory holds, or is sparse, quantised or complex.
+    """
     what = f"its tensor {name.lstrip('.')!r}"
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
         raise ArchiveError(f"{what} is sparse, quantised or empty: save a plain tensor")

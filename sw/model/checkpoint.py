@@ -61,7 +61,7 @@ REQUIRED = {
 
 
 class CheckpointError(RuntimeError):
-    """Error: a file is no checkpoint, or is damaged; the message says what to do."""
+    """Raised if a file is no checkpoint or is damaged; the message says what to do."""
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -222,7 +222,13 @@ def build(values: dict[str, Any]) -> SpikingResNet:
 def _check_blocks(config: ModelConfig, state: Mapping[str, Any]) -> None:
     """Check that a state dict has an entry for each block of a configuration.
 
-    Building a block takes time, so that this is checked before any is built.
+    It is checked before any block is built, because building the very many blocks that a damaged
+    configuration may ask for would take long.
+
+    Raises
+    ------
+    CheckpointError
+        A block has no entry.
     """
     for n, stage in enumerate(config.stages, 1):
         for index in range(len(stage.blocks)):
@@ -234,9 +240,15 @@ def _check_blocks(config: ModelConfig, state: Mapping[str, Any]) -> None:
 
 
 def _check_numbers(state: Mapping[str, Tensor], types: Mapping[str, torch.dtype]) -> None:
-    """Check the numbers of a state dict, whose tensors must have the given types.
+    """Check the types and the numbers of a state dict's tensors.
 
-    All must be finite, and variances at least 0: that of a channel that is always silent is 0.
+    ``types`` are the types that they must have, by name.
+
+    Raises
+    ------
+    CheckpointError
+        A tensor has another type, a number is not finite, or a variance is negative. (A variance of
+        0 is valid: a channel that is always silent has it.)
     """
     broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
     if broken:

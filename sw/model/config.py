@@ -47,20 +47,31 @@ trained leak by the nearest of those."""
 
 
 class ModelError(ValueError):
-    """Error: a configuration is not supported; the message says what is wrong."""
+    """Raised if a configuration is not supported; the message says what is wrong."""
 
 
 def require(ok: bool, message: str) -> None:
-    """Raise :class:`ModelError` with this message unless ``ok``."""
+    """Check a condition on a configuration.
+
+    Raises
+    ------
+    ModelError
+        ``ok`` is False, so the configuration is not supported; the error has this ``message``.
+    """
     if not ok:
         raise ModelError(message)
 
 
 def _check_types(config: Any) -> None:
-    """Check that scalar fields have their declared types, and numbers are below :data:`MAX_NUMBER`.
+    """Check that scalar fields have their declared types, and that numbers are not too large.
 
-    The bound applies to a number's absolute value. The check is needed because configurations may
-    come from untrusted files.
+    The absolute value of a number must be below :data:`MAX_NUMBER`. Configurations may come from
+    untrusted files, so types cannot be relied on.
+
+    Raises
+    ------
+    ModelError
+        A field has another type, or a number is too large.
     """
     kinds = {"int": int, "float": int | float, "str": str, "bool": bool}
     for known in fields(config):
@@ -183,7 +194,7 @@ class StageConfig:
     channels: int
     """Output channels of every block; a multiple of 4 if there are bottlenecks."""
     stride: int = 1
-    """Stride of the first block."""
+    """Stride of the first block, the same vertically and horizontally; that of all others is 1."""
     blocks: tuple[BlockConfig, ...] = (BlockConfig(),)
     """Blocks in order, at least one."""
 
@@ -222,7 +233,7 @@ class ModelConfig:
     stem_kernel: int = 3
     """Height and width of the stem's kernel; odd."""
     stem_stride: int = 1
-    """Stride of the stem's convolution."""
+    """Stride of the stem's convolution, the same vertically and horizontally."""
     stem_pool: int = 2
     """Height and width of the windows that OR-pool the stem's spikes; 1: no pooling."""
     stem_coefficient: str = "channel"
@@ -277,8 +288,12 @@ class ModelConfig:
 
     @property
     def exportable(self) -> bool:
-        """Whether a device can run the network: its neurons spike, every map is binary, and no leak
-        is still to be rounded."""
+        """Whether a device can run the network.
+
+        It can if the network has neurons instead of ReLUs, every map is binary, and every leak is
+        one that the device has. Trained leaks must first be rounded
+        (:func:`sw.model.resnet.round_leaks`).
+        """
         neurons = (self.neuron, *self.neurons.values())
         return (
             self.spiking

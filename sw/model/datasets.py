@@ -37,12 +37,13 @@ def require_fit(config: ModelConfig, dataset: Dataset) -> None:
 def load_for(
     values: dict[str, Any], data_dir: str | Path | None = None, name: str | None = None
 ) -> Dataset:
-    """Load the data set that a checkpoint's network was trained on, or the one called ``name``.
+    """Return the data set that a checkpoint's network was trained on, or the one called ``name``.
 
-    Own data is looked for at the path that the checkpoint keeps (:meth:`Dataset.record`). If the
-    samples are not those that the network was trained on, the result's ``note`` says so. Event
-    recordings are divided into as many frames as the network has timesteps. If both name their
-    classes, labels count in the order of the network's.
+    A user's own data is looked for at the path that the checkpoint keeps (:meth:`Dataset.record`).
+    If the samples are not those that the network was trained on, the result's ``note`` says so.
+    Event recordings are divided into as many frames as the network has timesteps. If data set and
+    network name the same classes in another order, the labels are renumbered to the network's
+    order.
 
     Parameters
     ----------
@@ -71,12 +72,13 @@ def load_for(
 
 
 def place_of(record: dict[str, Any]) -> str:
-    """Return the name of the data set that a checkpoint's ``data`` names, or the path of own data.
+    """Return the name of the data set that a checkpoint's ``data`` records, or the path of own
+    data.
 
     Raises
     ------
     sw.data.dataset.DataError
-        It is own data, and not at the path that is recorded, or none is.
+        It is a user's own data, and no path is recorded or nothing is there.
     """
     name, path = record.get("name", catalogue.DEFAULT), record.get("path")
     if name in catalogue.NAMES and not record.get("own"):
@@ -94,14 +96,15 @@ def place_of(record: dict[str, Any]) -> str:
 
 
 def _renumbered(dataset: Dataset, names: Any) -> Dataset:
-    """Return a data set whose labels count in the order of the classes' ``names`` of a network.
+    """Return a data set whose labels are numbered in the order of a network's classes.
 
-    ``names`` are None, or anything else in a damaged checkpoint, if they are not known.
+    ``names`` are the names of these classes. If they are not known, ``names`` is None, or any other
+    value in a damaged checkpoint, and the labels stay as they are.
 
     Raises
     ------
     sw.data.dataset.DataError
-        The classes have other names.
+        The data set's classes have other names than the network's.
     """
     if not isinstance(names, list | tuple) or tuple(names) == tuple(dataset.labels):
         return dataset

@@ -60,7 +60,8 @@ def _run_back(
     surrogate: str,
     slope: float | Tensor,
 ) -> list[Tensor]:
-    """Return the gradients of the drives, given those of the spikes, ``grad``.
+    """Return the gradients of the drives, given those of the spikes, ``grad``; it is the reverse of
+    :func:`_run`.
 
     Both are lists over timesteps. ``membranes`` are those that :func:`_run` returned. In place of
     the spike's derivative, the surrogate gradient with the name ``surrogate`` and the steepness
@@ -87,7 +88,7 @@ def _run_back(
 
 
 def _by_time(drive: Tensor, timesteps: int) -> list[Tensor]:
-    """Return a list with the drive of every timestep; a drive (1, ...) is repeated."""
+    """Return a list with the drive of each of the ``timesteps``; a drive (1, ...) is repeated."""
     return [drive[t if len(drive) > 1 else 0] for t in range(timesteps)]
 
 
@@ -135,7 +136,7 @@ def neuron_backward(
 
 
 def _windows(maps: Tensor, pool: tuple[int, int], axis: int) -> list[Tensor]:
-    """Split maps into one view for each position in a pooling window.
+    """Return one view of maps for each position in a pooling window.
 
     The first view has the first element of every window, and so on. Windows are ``pool`` (rows,
     columns) large; the maps' rows lie along ``axis``, their columns along the next axis. Rows and

@@ -124,7 +124,7 @@ class Norm(nn.BatchNorm2d):
         return torch.cat(done)
 
     def _synchronised(self, input: Tensor) -> Tensor:
-        """Normalise by the mean and variance over the batches of all processes.
+        """Return ``input`` normalised by the mean and variance over the batches of all processes.
 
         The batches must have the same size. Gradients pass through mean and variance.
         """

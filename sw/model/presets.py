@@ -45,7 +45,8 @@ def resnet(depth: int, *, gate: str = "IAND", granularity: str = "channel") -> M
     """Return a ResNet for ImageNet-shaped input (He et al., arXiv 1512.03385).
 
     ``depth`` is 18 or 34, with basic blocks, or 50, 101 or 152, with bottlenecks. The stem pools
-    over windows of 2x2, as the device does, instead of the paper's 3x3.
+    over windows of 2x2, as the device does, instead of the paper's 3x3. All blocks have the
+    ``gate``, and coefficients of the ``granularity`` (:class:`sw.model.config.BlockConfig`).
 
     Raises
     ------
@@ -154,7 +155,10 @@ def fashion_mnist_large() -> ModelConfig:
 
 
 def nmnist() -> ModelConfig:
-    """Return a network for N-MNIST: event frames of 34x34, which the first layer halves twice."""
+    """Return a network for N-MNIST, whose samples are event frames of 34x34.
+
+    The first layer halves their height and width twice.
+    """
     last = BlockConfig(gate="OR", inner="channel", outer="element")
     return ModelConfig(
         image_shape=(2, 34, 34),
@@ -216,7 +220,10 @@ def cifar10_85f() -> ModelConfig:
 
 
 def events_128(n_classes: int, timesteps: int) -> ModelConfig:
-    """Return a network of four stages of two blocks for frames of 128x128 from an event camera."""
+    """Return a network of four stages of two blocks for binary frames of an event camera.
+
+    The frames are 128 pixels high and wide, one for each of ``timesteps``.
+    """
     return ModelConfig(
         timesteps=timesteps,
         image_shape=(2, 128, 128),

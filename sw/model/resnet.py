@@ -140,7 +140,8 @@ def _conv(
 ) -> nn.Conv2d:
     """Return a convolution without bias, padded so that stride 1 keeps the size of the map.
 
-    For one-dimensional signals, kernel and stride extend along the columns only.
+    Kernel and stride are the same vertically and horizontally. For one-dimensional signals, they
+    extend along the columns only.
     """
     size, step = config.along(kernel), config.along(stride)
     padding = (size[0] // 2, size[1] // 2)
@@ -180,7 +181,7 @@ class Carry(nn.Module):
 
 
 class Logits(NamedTuple):
-    """Class scores ``(N, n_classes)`` of the two streams of a network.
+    """Class scores ``(N, n_classes)`` of a network.
 
     ``spike`` are those from the spikes. ``aap`` are those from the auxiliary pathway, or None if
     the network has no auxiliary pathway.
@@ -329,7 +330,8 @@ class SpikingResNet(nn.Module):
         return head(timed.mean(0))
 
     def detach_aap(self) -> SpikingResNet:
-        """Return a copy of the network without the auxiliary pathway, which a device cannot run."""
+        """Return a copy of the network without the auxiliary pathway, which is for training
+        only."""
         plain = SpikingResNet(replace(self.config, aap=False)).to(self.fc.weight.dtype)
         plain.load_state_dict(
             {k: v for k, v in self.state_dict().items() if not k.startswith("aap.")}
@@ -338,7 +340,7 @@ class SpikingResNet(nn.Module):
 
 
 def to_input(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Convert uint8 images ``(N, C, H, W)`` or binary frames ``(N, T, C, H, W)`` to network input.
+    """Return uint8 images ``(N, C, H, W)`` or binary frames ``(N, T, C, H, W)`` as network input.
 
     Pixels are divided by 255. They are not shifted to mean 0, so that zero padding means black both
     here and in the integer network. Frames are only converted to ``dtype``.

@@ -96,7 +96,7 @@ def neuron_text(layer: Layer) -> str:
 
 
 def granularity(layer: Layer) -> str:
-    """Say over what a layer's weights vary.
+    """Return a text that says over what a layer's weights vary.
 
     The result is ``"per position"``, ``"per timestep"``, ``"per position and per timestep"``, or
     ``"shared"`` if all positions and timesteps have the same weights. In an output layer, every
@@ -221,8 +221,10 @@ class _Drawing:
         self.text(x + 10, top + 37, detail, "detail", "start")
 
     def prism(self, row: int, shape: Shape) -> None:
-        """Draw a map's shape (C, H, W) in the left margin, as a prism whose face stands for height
-        and width, and whose depth stands for the channels."""
+        """Draw a map's shape (C, H, W) in the left margin, as a prism.
+
+        Its face stands for height and width, and its depth for the channels.
+        """
         largest = max(max(s[1:]) for s in [*self.shapes.values(), self.network.image_shape])
         most = max(s[0] for s in [*self.shapes.values(), self.network.image_shape])
         height, width = (5 + 27 * math.sqrt(n / largest) for n in shape[1:])

@@ -53,7 +53,7 @@ class AccuracyStep:
 def accuracy_steps(
     network: Network, evaluation: dict[str, Any] | None, observation: Observation | None
 ) -> list[AccuracyStep]:
-    """List all known accuracies of a network, from the trained form to the device.
+    """Return all known accuracies of a network, from the trained form to the device.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ def _leading_number(text: str) -> int | None:
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:
-    """Read a file with the output of ``python -m sw.evaluate --json``.
+    """Return the contents of a file with the output of ``python -m sw.evaluate --json``.
 
     Raises
     ------

@@ -126,7 +126,7 @@ class Monitor:
         return _Moment(self.board.clock_s(), self.board.counters, self.n_images)
 
     def add(self, inference: Inference) -> None:
-        """Count the result of one image, which must be added in the order of the labels."""
+        """Count the result of one image. Results must be added in the order of the labels."""
         if self.labels is not None:
             label = self.labels[self.n_images % len(self.labels)]
             self.n_correct += int(inference.prediction == label)

@@ -162,7 +162,8 @@ def observe(
     board: AnyBoard | None = None,
     neurons: Mapping[str, list[NeuronIndex]] | None = None,
 ) -> Observation:
-    """Run all images through the integer reference, and the first :data:`N_TRACED` through a board.
+    """Run all images through the integer reference, the first :data:`N_TRACED` also through a
+    board, and return all measurements.
 
     Parameters
     ----------
@@ -222,7 +223,7 @@ def _check_neurons(network: Network, name: str, neurons: list[NeuronIndex]) -> N
 def _shown_images(
     network: Network, given: ImageSet, predictions: NDArray[np.int64]
 ) -> list[ShownImage]:
-    """Choose up to :data:`N_SHOWN` images for the report, and run them through the reference.
+    """Return up to :data:`N_SHOWN` images for the report, with the spikes that they cause.
 
     The last place is for the first image that is classified wrongly, if there is one. The other
     places are for images of different classes: of each class, the first image that is classified
@@ -278,10 +279,11 @@ def _threshold(layer: Layer, neuron: NeuronIndex) -> int:
 
 
 def _informative(spikes: NDArray[np.uint8]) -> list[NeuronIndex]:
-    """Choose up to :data:`N_NEURONS` neurons of a layer to be plotted, no two of one channel.
+    """Return up to :data:`N_NEURONS` neurons of a layer to be plotted, no two of one channel.
 
-    ``spikes`` are those of the layer, (N, T, C, H, W). Neurons are chosen whose firing rate is
-    closest to one half, because the plot of a neuron that fires always or never shows little.
+    A neuron is its (channel, row, column). ``spikes`` are those of the layer, (N, T, C, H, W).
+    Neurons are chosen whose firing rate is closest to one half, because the plot of a neuron that
+    fires always or never shows little.
     """
     rate = spikes.mean(axis=(0, 1))
     spread = rate * (1 - rate)

@@ -183,8 +183,10 @@ def origin(report: Report) -> str:
 
 
 def _flattened(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Flatten nested dictionaries into pairs of key and text; keys are joined with dots, such as
-    ``export.date``."""
+    """Return the entries of nested dictionaries as pairs of key and text.
+
+    Keys are joined with dots, such as ``export.date``.
+    """
     rows = []
     for key, value in values.items():
         if isinstance(value, dict):

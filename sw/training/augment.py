@@ -52,8 +52,9 @@ def batches(
     """Yield the shuffled and augmented batches of an epoch: pairs of network input and labels.
 
     Everything random depends on ``config.seed`` and ``epoch`` alone, so that a resumed run
-    continues identically. If several processes train together, each gets an equal part of every
-    batch, chosen by its ``rank``. The last batch is dropped if it is incomplete.
+    continues identically. If several processes (``n_processes``) train together, each gets an equal
+    part of every batch, chosen by its ``rank``, a number from 0. The last batch is dropped if it is
+    incomplete.
     """
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
     images = torch.from_numpy(split.images).to(device)

@@ -316,7 +316,7 @@ def run_frontier(
     training: TrainConfig | None = None,
     backend: Backend = EAGER,
 ) -> list[dict[str, float]]:
-    """Train a network with each penalty on spikes, and return accuracy and cycles of each run.
+    """Train a network once for each penalty on spikes, and return accuracy and cycles of each run.
 
     Results are written to ``results.json`` and ``table.md`` in ``folder``; penalties whose results
     are there already are not trained again. Accuracy is that of the integer network;

@@ -53,7 +53,8 @@ class _Round(torch.autograd.Function):
 
 
 def rounded(x: Tensor) -> Tensor:
-    """Round ``x`` to the nearest integers, ties to even; gradients pass through unchanged."""
+    """Return ``x`` rounded to the nearest integers, ties to even; gradients pass through
+    unchanged."""
     return cast(Tensor, _Round.apply(x))
 
 
@@ -62,12 +63,14 @@ class IntegerNet(nn.Module):
 
     Input and output are those of :class:`sw.model.resnet.SpikingResNet`; class scores are in the
     float network's units. ``model`` must not have an auxiliary pathway;
-    :meth:`sw.model.resnet.SpikingResNet.detach_aap` removes it.
+    :meth:`sw.model.resnet.SpikingResNet.detach_aap` removes it. ``scales`` are the float values
+    that the integer 1 stands for.
 
     Raises
     ------
     sw.model.config.ModelError
-        No device can run the model (:func:`sw.convert.fold.check`).
+        No device can run the model, for example because of ``ADD`` gates
+        (:func:`sw.convert.fold.check`).
     """
 
     def __init__(self, model: SpikingResNet, scales: Scales):
@@ -158,7 +161,10 @@ class IntegerNet(nn.Module):
         return cast(Tensor, spikes).to(source.dtype).flatten(0, 1)
 
     def _logits(self, trained: TrainedLayer, source: Tensor, timesteps: int) -> Tensor:
-        """Return the output layer's class scores (N, n_classes), in the float network's units."""
+        """Return the output layer's class scores (N, n_classes), in the float network's units.
+
+        ``source`` holds the spikes (T * N, C, H, W) that the layer reads.
+        """
         weight, bias, _ = self.integers(trained)
         weight = weight[:, 0, 0].to(source.dtype)  # (t|1, o, c, ky|1, kx|1)
         timed = source.unflatten(0, (timesteps, -1))
@@ -204,13 +210,14 @@ def prepare(
 ) -> IntegerNet:
     """Return the integer network that fine-tuning starts from, without changing ``model``.
 
-    Its scales and biases are those that :func:`sw.convert.quantize.quantize` determines for the
-    training samples ``calibration``, uint8 images or frames.
+    Its weights have ``weight_bits`` bits, and its biases and thresholds ``param_bits``. Its scales
+    and biases are those that :func:`sw.convert.quantize.quantize` determines for the training
+    samples ``calibration``, uint8 images or frames.
 
     Raises
     ------
     sw.model.config.ModelError
-        No device can run the model.
+        No device can run the model, for example because of ``ADD`` gates.
     sw.convert.quantize.QuantizeError
         The widths are not supported, or too small for the model.
     """

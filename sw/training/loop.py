@@ -138,7 +138,7 @@ def train_epoch(
     rows: dict[str, float] | None = None,
     teacher: SpikingResNet | None = None,
 ) -> float:
-    """Train for one epoch and return the mean loss.
+    """Train the network ``net`` for one epoch, and return the mean loss.
 
     ``rows`` is the result of :func:`sw.training.loss.rows_per_spike`. It is needed if
     ``config.spike_penalty`` is not 0. If there is a ``teacher``, the network also learns from the
@@ -227,7 +227,8 @@ def train(
     backend: Backend = EAGER,
     log_dir: Path | None = None,
 ) -> dict[str, Any]:
-    """Train a network, write a checkpoint to ``out`` after every epoch, and return the last one.
+    """Train a network, write a checkpoint to ``out`` after every epoch, and return the last
+    checkpoint's dictionary.
 
     Parameters
     ----------
@@ -354,7 +355,10 @@ def _results(
 def _report(
     entry: dict[str, Any], config: TrainConfig, metric: str, log: Callable[..., None] | None
 ) -> None:
-    """Print loss, accuracies and duration of an epoch, and pass them to ``log`` if there is one."""
+    """Print loss, accuracies and duration of an epoch, and pass them to ``log`` if there is one.
+
+    ``entry`` is the epoch's entry in the checkpoint's ``history``.
+    """
     scores = ", ".join(f"{k} {v:.2f} %" for k, v in entry["validation"].items())
     print(
         f"epoch {entry['epoch']}/{config.epochs}: loss {entry['loss']:.4f}, validation {scores}, "

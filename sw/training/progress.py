@@ -50,7 +50,7 @@ def progress(
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in words.
+    """Return a duration, given in seconds, in words.
 
     >>> duration(42.4), duration(600), duration(9000)
     ('42 s', '10 min', '2.5 h')

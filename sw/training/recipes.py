@@ -55,7 +55,7 @@ class TrainConfig:
     weight_bits: int = 0
     """Width in bits of integer weights to train with (:mod:`sw.training.finetune`); 0: floats."""
     shift_px: int = 2
-    """Largest random shift of a sample in pixels."""
+    """Largest random shift of a sample along each axis, in pixels."""
     flip: bool = True
     """Whether samples are mirrored at random."""
     amp: bool = False

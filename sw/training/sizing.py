@@ -21,7 +21,10 @@ one-dimensional signal may be as wide as its square."""
 
 @dataclass(frozen=True, kw_only=True)
 class BoardFit:
-    """Whether a network will fit a board as it is built, exported with the board's own width."""
+    """Whether a network will fit a board.
+
+    The network has weights of the width, in bits, for which the board's gateware is built.
+    """
 
     board: str
     problem: str
@@ -29,12 +32,12 @@ class BoardFit:
 
 
 def board_fits(config: ModelConfig) -> list[BoardFit]:
-    """Return for every known board whether a network of this configuration will fit it.
+    """Return, for every known board, whether a network of this configuration will fit it.
 
     Raises
     ------
     sw.model.config.ModelError
-        No device can run such a network.
+        No device can run such a network, for example because of ``ADD`` gates.
     """
     return [
         BoardFit(board=name, problem=_problem(_outline(config, CONFIGS[name]), CONFIGS[name]))

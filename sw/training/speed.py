@@ -46,9 +46,9 @@ class SpeedError(RuntimeError):
 def network(timesteps: int, image_size: int, channels: int) -> ModelConfig:
     """Return the configuration of the network to time, which peers can build as well.
 
-    It has neither auxiliary pathway nor Real-Spike coefficients (:mod:`sw.model.resnet`).
-    ``channels`` is the number of channels of the stem and of the first block; the second block has
-    twice as many.
+    Its images are ``image_size`` pixels high and wide, with one channel. It has neither auxiliary
+    pathway nor Real-Spike coefficients (:mod:`sw.model.resnet`). ``channels`` is the number of
+    channels of the stem and of the first block; the second block has twice as many.
     """
     block = (BlockConfig(gate="OR", inner="none", outer="none"),)
     return ModelConfig(
