@@ -90,14 +90,14 @@ def accuracy_steps(
                 ("both", "training network, with auxiliary pathway"),
                 ("spike", "full-spike, float"),
             ):
-                steps.append(AccuracyStep(name=name, percent=float(test[key]), on=on))
+                steps.append(AccuracyStep(name=name, percent=_percent(test[key]), on=on))
         with contextlib.suppress(*damaged):
             exported = network.provenance["export"]
             for key, name in (("folded", "folded, float"), ("quantised", "integers")):
                 steps.append(
                     AccuracyStep(
                         name=name,
-                        percent=100 * float(exported["accuracy"][key]),
+                        percent=_percent(100 * float(exported["accuracy"][key])),
                         on=f"{exported['measured_on']}, when exported",
                         n_images=_leading_number(str(exported["measured_on"])),
                     )
@@ -124,6 +124,20 @@ def accuracy_steps(
                 )
             )
     return steps
+
+
+def _percent(value: Any) -> float:
+    """Return an accuracy in percent as a float.
+
+    Raises
+    ------
+    ValueError
+        It is not a number from 0 to 100.
+    """
+    percent = float(value)
+    if not 0 <= percent <= 100:
+        raise ValueError(f"the accuracy is {percent} percent")
+    return percent
 
 
 def _balanced(record: Any) -> str:

@@ -320,7 +320,7 @@ def test_a_board_that_does_not_compute_the_stem_is_shown_beside_one_that_does(
 
 
 def test_a_network_that_does_not_fit_is_told_why(tmp_path: Path) -> None:
-    netfile.save(tmp_path / "net.spikefold", random_network(33))
+    netfile.save(tmp_path / "net.spikefold", random_network(33, full_neurons=False))
     page = tmp_path / "net.html"
     run = [str(tmp_path / "net.spikefold"), "-o", str(page)]
     assert main([*run, "--for", "icebreaker"]) == command.EXIT_OK
@@ -410,6 +410,7 @@ def test_edited_evaluations_are_refused(
     "provenance",
     [
         {"export": {"measured_on": "", "accuracy": {"folded": 0.5, "quantised": 0.5}}},
+        {"export": {"measured_on": "5 images", "accuracy": {"folded": 2.8, "quantised": -1}}},
         {"export": {"measured_on": 7, "accuracy": {"folded": "high", "quantised": 0.5}}},
         {"export": {"measured_on": "² images", "accuracy": None}, "results": {"test": "all"}},
         {"export": None, "results": {"test": {"spike": "high", "both": []}}},
