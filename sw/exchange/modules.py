@@ -198,9 +198,10 @@ def _pool(kind: str, module: Any, name: str, n_axes: int) -> Entry:
 
 
 def _adaptive_pool(kind: str, n_axes: int) -> Callable[[Any, str], list[Entry]]:
-    """Return the function that converts adaptive pooling with ``n_axes`` axes to topology entries.
+    """Return the function that converts an adaptive pooling module with ``n_axes`` spatial axes.
 
-    ``kind`` is ``"max"`` or ``"average"``.
+    That function takes the module and its name, and returns entries of a topology (see the module's
+    docstring). ``kind`` is ``"max"`` or ``"average"``.
     """
 
     def convert(module: Any, name: str) -> list[Entry]:

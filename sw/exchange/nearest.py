@@ -130,9 +130,10 @@ def measure(imported: Imported, samples: NDArray[np.uint8] | None = None) -> Cha
 def in_framework(
     imported: Imported, samples: NDArray[np.uint8]
 ) -> tuple[Float, dict[str, NDArray[np.uint8]]]:
-    """Run a network with the framework's own leaks instead of the nearest ones, in float64.
+    """Run a network in float64, with the leaks that it had in the framework it was imported from.
 
-    ``samples`` are images or binary frames that the network takes.
+    The imported network itself has the nearest leaks that the device can compute. ``samples`` are
+    images or binary frames that the network takes.
 
     Returns
     -------
