@@ -86,7 +86,7 @@ OPEN_FPGA_LOADER = "openFPGALoader"
 
 
 def _loader(board: str, *, sram: bool = True, unprotect: bool = False) -> Programmer:
-    """Return openFPGALoader for a board that it knows by the name ``board``.
+    """Return the commands of the program openFPGALoader for the board that it calls ``board``.
 
     It is told where to write, because the default depends on the board: SRAM over JTAG, flash over
     SPI. Options as in versions 0.10 (Debian 12) to 1.1.

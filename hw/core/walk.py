@@ -53,7 +53,8 @@ def slot_layout(config: Config) -> data.StructLayout:
 def job_layout(config: Config) -> data.StructLayout:
     """Return the layout of what the fire unit needs to know of a job.
 
-    The fields are some of those of :func:`hw.core.nest.step_layout`.
+    A job is one output position, group of output channels, and timestep. The fields are some of
+    those of :func:`hw.core.nest.step_layout`.
     """
     fields = dict(step_layout(config))
     return data.StructLayout({name: fields[name].shape for name in (*_JOB_FIELDS, "pool_last")})

@@ -299,7 +299,10 @@ def inserted(text: str, name: str, part: str) -> str:
 
 
 def pages(entries: Sequence[Entry]) -> dict[Path, str]:
-    """Return the new texts of the documents that contain tables of the entries, by path."""
+    """Return the documents with tables of the shipped networks, their tables made anew, by path.
+
+    ``entries`` describe the networks, one each. Nothing is written.
+    """
     parts = {RESULTS: ("zoo", as_markdown), FOLDER / "README.md": ("commands", commands)}
     return {
         path: inserted(path.read_text(), name, make(entries))

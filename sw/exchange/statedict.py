@@ -42,7 +42,7 @@ from sw.exchange.graph import (
 )
 from sw.exchange.neurons import neurons
 from sw.exchange.topology import KINDS
-from sw.model import checkpoint
+from sw.model import archive, checkpoint
 from sw.network.network import IMAGE
 
 NESTED = ("state_dict", "model", "net", "model_state_dict")
@@ -106,7 +106,7 @@ def load(path: Path) -> dict[str, Tensor]:
         with path.open("rb") as file:
             if file.read(1) != pickle.PROTO and not zipfile.is_zipfile(file):
                 raise ValueError("torch.save did not write it")
-        values = torch.load(path, map_location="cpu", weights_only=True)
+        values = archive.read(path)
     except pickle.UnpicklingError as error:
         raise ForeignObjects(
             f"{path} holds more than tensors and plain values, which could run code when it is "

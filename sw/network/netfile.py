@@ -243,7 +243,9 @@ def _document(header: dict[str, Any]) -> dict[str, Any]:
 
 
 def _network(document: dict[str, Any], arrays: dict[str, NDArray]) -> Network:
-    """Return the network that a document and its arrays by name, without the checksum, describe.
+    """Return the network that the JSON document of a file describes.
+
+    ``arrays`` are the file's tensors by dotted name, all but that of the checksum.
 
     Raises
     ------
