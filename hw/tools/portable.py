@@ -395,11 +395,17 @@ def estimate(board: Board, paths: list[Path]) -> Fit:
     Raises
     ------
     BuildError
-        The board file names no tool, so that the kind of FPGA is not known; or Yosys failed.
+        The board file names no tool, so that the kind of FPGA is not known; the device is one of
+        Intel's other than Cyclone V; or Yosys failed.
     """
     if board.tool is None:
         raise BuildError(
             "--fit needs the key 'tool' of the board file, which says whose FPGA it is"
+        )
+    if board.tool == "quartus" and _family(board.part) != "Cyclone V":
+        raise BuildError(
+            f"--fit knows Cyclone V among Intel's devices, not {board.part!r}: leave it out, and "
+            "let Quartus say what the design takes"
         )
     synthesis, count = _SYNTHESIS[board.tool]
     with tempfile.TemporaryDirectory(prefix="spikefold-") as folder:

@@ -14,6 +14,7 @@ from hw.boards.configs import config_by_name, load_board
 from hw.spec import Config, SpecError
 from hw.tools import build, portable
 from hw.tools.command import EXIT_BAD_INPUT, EXIT_NO, EXIT_OK
+from hw.tools.netlist import BuildError
 from hw.tools.portable import Fit, UnfitError, board_for, check_fit, files_for, module_name
 from tests.hw.boards.test_board_file import MINE, written
 from tests.hw.boards.test_platforms import SMALL
@@ -160,6 +161,12 @@ def test_command(no_verilog: None, tmp_path: Path, capsys: pytest.CaptureFixture
     ):
         assert build.main(arguments) == EXIT_BAD_INPUT
         assert message in capsys.readouterr().err
+
+
+def test_fit_knows_one_family_of_intel(tmp_path: Path) -> None:
+    board = replace(load_board("de10-nano"), part="10CL025YU256C8G")
+    with pytest.raises(BuildError, match="--fit knows Cyclone V among Intel's devices, not '10CL"):
+        portable.estimate(board, [tmp_path / "x.v"])
 
 
 def test_a_device_that_is_too_small_is_said(
