@@ -144,7 +144,7 @@ def _too_large(network: Network, config: Config) -> str:
 
 
 def board_report(network: Network, config: Config) -> BoardReport:
-    """Return whether ``network`` fits a device built with ``config``, and how full that would be.
+    """Return whether ``network`` fits a device built with ``config``, and how full the device gets.
 
     If it does not fit, the report says why, and which changes would make it fit.
     """
