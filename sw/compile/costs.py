@@ -48,7 +48,7 @@ class LayerReport:
     membrane_bits: int
     """Width of membranes that is proved sufficient for any input."""
     input_density: float | None = None
-    """Share of the bits of the map that the layer reads that are 1."""
+    """Share of ones among the bits of the map that the layer reads."""
     n_synaptic_ops: float | None = None
     """Number of additions of one weight to one neuron, for an image."""
     n_cycles: float | None = None

@@ -230,7 +230,7 @@ def _needs(network: Network, config: Config) -> list[str]:
 
 
 def board_report(network: Network, config: Config) -> BoardReport:
-    """Return whether ``network`` fits a device built with ``config``, and how full that would be.
+    """Return whether ``network`` fits a device built with ``config``, and how full the device gets.
 
     If it does not fit, the report says why, and which changes would make it fit.
     """

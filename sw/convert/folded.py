@@ -104,9 +104,9 @@ class Scales:
 class FoldedNetwork:
     """A network in float64, before quantisation.
 
-    Fields that are not described here are those of :class:`sw.network.network.Network`.
     ``encoder`` is the first layer of a network for images, and takes pixels from 0 to 255. It is
-    None if the input is binary frames.
+    None if the input is binary frames. Fields that are not described here are as in
+    :class:`sw.network.network.Network`.
     """
 
     timesteps: int

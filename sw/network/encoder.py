@@ -119,7 +119,10 @@ def inputs(network: Network, images: NDArray[np.uint8], pixels: bool) -> NDArray
 
 
 def _encode(layer: Layer, timesteps: int, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the spikes (N, T, O, H', W') of the encoder ``layer`` for images (N, C, H, W)."""
+    """Return the spikes (N, T, O, H', W') of the encoder ``layer`` for images (N, C, H, W).
+
+    H' and W' are the height and width of the map that it writes, after pooling.
+    """
     assert layer.threshold is not None
     drive = _drive(layer, images) + layer.bias[0, 0, 0].astype(np.int64)
     threshold = layer.threshold.astype(np.int64)
@@ -142,7 +145,8 @@ def _encode(layer: Layer, timesteps: int, images: NDArray[np.uint8]) -> NDArray[
 def _drive(layer: Layer, images: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Return the weighted sums (N, H', W', O) of the pixels that each neuron reads, without bias.
 
-    They are computed as a matrix product, in the fastest type that holds every partial sum exactly.
+    H' and W' are the height and width of the output before pooling. The sums are computed as a
+    matrix product, in the fastest type that holds every partial sum exactly.
     """
     weight = np.broadcast_to(
         layer.weight[0, 0, 0], (*layer.weight.shape[3:5], *layer.kernel)

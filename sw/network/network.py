@@ -141,23 +141,24 @@ class AnyLayer(Generic[Weight, Param]):
     def conv_shape(self, source: Shape) -> Shape:
         """Return the shape (O, H', W') of the layer's output before pooling.
 
-        ``source`` is the shape (C, H, W) of the map that the layer reads.
+        O is the number of output channels. ``source`` is the shape (C, H, W) of the map that the
+        layer reads.
         """
         return self.n_out, *conv_size(source[1:], self.kernel, self.stride, self.padding)
 
     def map_shape(self, source: Shape) -> Shape:
         """Return the shape (O, H', W') of the map that the layer writes, after pooling.
 
-        ``source`` is the shape (C, H, W) of the map that the layer reads. Pooling drops incomplete
-        windows.
+        O is the number of output channels. ``source`` is the shape (C, H, W) of the map that the
+        layer reads. Pooling drops incomplete windows.
         """
         _, height, width = self.conv_shape(source)
         return self.n_out, height // self.pool[0], width // self.pool[1]
 
     def structure(self) -> dict[str, Any]:
-        """Return the layer's fields by name, except weight, bias and threshold.
+        """Return the values of the layer's fields by name, except weight, bias and threshold.
 
-        They serve to make a layer of the same structure with other numbers.
+        They serve to make a layer of the same structure with other weights, biases and thresholds.
         """
         numbers = ("weight", "bias", "threshold")
         return {

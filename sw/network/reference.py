@@ -3,7 +3,9 @@
 All results are exact integers. Weighted sums are computed in floating point, which is faster, only
 where a worst-case bound proves that the type holds every partial sum exactly.
 
-A *map* is the spikes (T, C, H, W) that a layer writes, and that other layers read by its name.
+A *map* is the spikes (T, C, H, W) that a layer writes, and that other layers read by its name. In
+shapes, N is the number of images and T that of timesteps. C and O are input and output channels,
+and H' and W' the height and width of a layer's output.
 """
 
 from __future__ import annotations
@@ -149,7 +151,7 @@ def run_layer(
 
     Returns
     -------
-    uint8 tensor (N, T, O, H', W') of 0 and 1.
+    uint8 tensor (N, T, O, H', W') of 0 and 1, where H' and W' are the size after pooling.
     """
     return join_and_pool(layer, _fire(layer, source, timesteps, input_max), identity)
 
@@ -169,7 +171,8 @@ def membranes(
 
     Returns
     -------
-    Arrays of int64 and of uint8, both (N, T, O, H', W').
+    Two arrays (N, T, O, H', W'): the membranes in int64, and the spikes in uint8. H' and W' are the
+    size before pooling.
     """
     channels, height, width = layer.conv_shape(source.shape[2:])  # type: ignore[arg-type]
     values = torch.empty((*source.shape[:2], channels, height, width), dtype=torch.int64)
