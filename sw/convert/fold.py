@@ -222,39 +222,37 @@ class TrainedLayer:
         a = self.coefficient.value.to(DOUBLE)
         return a.expand(a.shape[0], self.shape[0], *a.shape[2:])
 
+    def structure(self) -> dict[str, Any]:
+        """Return the fields of a network's layer by name, except weight, bias and threshold.
+
+        See :meth:`sw.network.network.AnyLayer.structure`.
+        """
+        where = {"name": self.name, "source": self.source}
+        if isinstance(self.module, nn.Linear):
+            return where | {"kernel": self.shape[1:], "output": True}
+        conv, neuron = self.module, self.neuron
+        assert neuron is not None
+        return where | {
+            "kernel": pair(conv.kernel_size),
+            "stride": pair(conv.stride),
+            "padding": pair(conv.padding),
+            "leak": Leak[neuron.leak],
+            "leak_shift": neuron.leak_shift,
+            "finer_shifts": neuron.finer_shifts,
+            "reset": Reset[neuron.reset],
+            "gate": self.gate,
+            "identity": self.identity,
+            "pool": self.pool,
+        }
+
     @torch.no_grad()
     def layer(self) -> FoldedLayer:
         """Return the folded layer, with NumPy arrays and without gradients."""
         weight, bias = (tensor.cpu().contiguous().numpy() for tensor in self.folded())
-        if isinstance(self.module, nn.Linear):
-            kernel = self.shape[1:]
-            return FoldedLayer(
-                name=self.name,
-                source=self.source,
-                kernel=kernel,
-                weight=weight,
-                bias=bias,
-                output=True,
-            )
-        conv, neuron = self.module, self.neuron
-        assert neuron is not None
-        return FoldedLayer(
-            name=self.name,
-            source=self.source,
-            kernel=pair(conv.kernel_size),
-            stride=pair(conv.stride),
-            padding=pair(conv.padding),
-            weight=weight,
-            bias=bias,
-            threshold=np.full((1, 1, weight.shape[3]), neuron.threshold),
-            leak=Leak[neuron.leak],
-            leak_shift=neuron.leak_shift,
-            finer_shifts=neuron.finer_shifts,
-            reset=Reset[neuron.reset],
-            gate=self.gate,
-            identity=self.identity,
-            pool=self.pool,
-        )
+        threshold = None
+        if self.neuron is not None:
+            threshold = np.full((1, 1, weight.shape[3]), self.neuron.threshold)
+        return FoldedLayer(weight=weight, bias=bias, threshold=threshold, **self.structure())
 
 
 def pair(values: Any) -> tuple[int, int]:

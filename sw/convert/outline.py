@@ -10,10 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import nn
 
-from hw.spec import Leak, Reset
-from sw.convert.fold import TrainedLayer, check, pair, trained_layers
+from sw.convert.fold import TrainedLayer, check, trained_layers
 from sw.data.labels import default_names
 from sw.model.config import LEARNED, ModelConfig, NeuronConfig
 from sw.model.resnet import SpikingResNet
@@ -53,29 +51,11 @@ def _rounded(neuron: NeuronConfig) -> NeuronConfig:
 @torch.no_grad()
 def _layer(trained: TrainedLayer) -> Layer:
     weight, bias = trained.folded()
-    found = Layer(
-        name=trained.name,
-        source=trained.source,
-        kernel=trained.shape[1:],
+    # One scale per neuron: neurons with weights of their own have thresholds of their own.
+    threshold = None if trained.neuron is None else np.ones(tuple(weight.shape[1:4]), np.int32)
+    return Layer(
         weight=np.zeros(tuple(weight.shape), np.int8),
         bias=np.zeros(tuple(bias.shape), np.int32),
-        output=trained.neuron is None,
-    )
-    if trained.neuron is None:
-        return found
-    conv, neuron = trained.module, trained.neuron
-    assert isinstance(conv, nn.Conv2d)
-    return replace(
-        found,
-        kernel=pair(conv.kernel_size),
-        stride=pair(conv.stride),
-        padding=pair(conv.padding),
-        # One scale per neuron: neurons with weights of their own have thresholds of their own.
-        threshold=np.ones(tuple(weight.shape[1:4]), np.int32),
-        leak=Leak[neuron.leak],
-        leak_shift=neuron.leak_shift,
-        reset=Reset[neuron.reset],
-        gate=trained.gate,
-        identity=trained.identity,
-        pool=trained.pool,
+        threshold=threshold,
+        **trained.structure(),
     )

@@ -39,14 +39,12 @@ def board_fits(config: ModelConfig) -> list[BoardFit]:
     sw.model.config.ModelError
         No device can run such a network, for example because of ``ADD`` gates.
     """
+    widths = {CONFIGS[name].weight_bits for name in BOARDS}
+    networks = {bits: outline(config, bits) for bits in widths}
     return [
-        BoardFit(board=name, problem=_problem(_outline(config, CONFIGS[name]), CONFIGS[name]))
-        for name in BOARDS
+        BoardFit(board=name, problem=_problem(networks[board.weight_bits], board))
+        for name, board in ((name, CONFIGS[name]) for name in BOARDS)
     ]
-
-
-def _outline(config: ModelConfig, board: Config) -> Network:
-    return outline(config, board.weight_bits)
 
 
 def _problem(network: Network, board: Config) -> str:
@@ -68,7 +66,7 @@ def remedies(config: ModelConfig, board: str) -> tuple[str, ...]:
 
     They are those of :func:`sw.compile.fitting.remedies`.
     """
-    return fitting.remedies(_outline(config, CONFIGS[board]), CONFIGS[board])
+    return fitting.remedies(outline(config, CONFIGS[board].weight_bits), CONFIGS[board])
 
 
 def first_that_fits(candidates: Iterable[ModelConfig], boards: Iterable[str]) -> ModelConfig:
@@ -80,7 +78,7 @@ def first_that_fits(candidates: Iterable[ModelConfig], boards: Iterable[str]) ->
     for board in boards:
         for config in tried:
             try:
-                if not _problem(_outline(config, CONFIGS[board]), CONFIGS[board]):
+                if not _problem(outline(config, CONFIGS[board].weight_bits), CONFIGS[board]):
                     return config
             except ModelError:
                 continue

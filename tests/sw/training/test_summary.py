@@ -17,6 +17,7 @@ from sw.convert.outline import outline
 from sw.data.dataset import Dataset, Split
 from sw.model.config import ModelConfig, ModelError, NeuronConfig, StageConfig, with_blocks
 from sw.model.functional import join
+from sw.model.resnet import SpikingResNet
 from sw.training import progress, sizing, summary
 from sw.training.recipes import RECIPES, TrainConfig, for_own_data
 from tests.datasets import easy_data
@@ -69,6 +70,19 @@ def test_an_outline_fills_memories_as_the_network_will(frames: bool) -> None:
     board = CONFIGS["ulx3s-85f"]
     sizes = compile_network(network, board, pixels=False).usage()
     assert compile_network(outline(model, 8), board, pixels=False).usage() == sizes
+
+
+def test_an_outline_has_the_neurons_of_the_network() -> None:
+    neuron = NeuronConfig(leak="SUBTRACT", leak_shift=3, finer_shifts=(5,), reset="DELAYED")
+    model = small_config(neuron=neuron)
+    folded = fold.fold_model(SpikingResNet(model).eval(), tuple("abcdefghij"), {})
+    found = outline(model, 8)
+    assert [layer.structure() for layer in found.layers] == [
+        layer.structure() for layer in folded.layers
+    ]
+    assert found.layers[0].leak_shifts == (3, 5)
+    problems = {fit.board: fit.problem for fit in sizing.board_fits(model)}
+    assert "its leak has 2 shifts" in problems["icebreaker"] and not problems["ulx3s-85f"]
 
 
 def test_what_no_device_runs_has_no_outline() -> None:
