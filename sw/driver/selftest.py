@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw.protocol import DEFAULT_BAUD, WRITABLE, Space, n_rows, row_bytes
-from hw.spec import Gate, Leak, Reset, signed_range
+from hw.spec import Config, Gate, Leak, Reset, signed_range
 from sw.compile.compiler import compile_network
 from sw.compile.program import FitError
 from sw.driver import check
@@ -234,7 +234,7 @@ def _networks(device: Device, n_networks: int, seed: int) -> tuple[bool | None, 
     n_done = n_draws = n_spikes = 0
     while n_done < n_networks and n_draws < MAX_DRAWS:
         rng = np.random.default_rng((seed, n_done, n_draws))
-        network = random_network(rng, device.config.weight_bits, small=n_draws > 0)
+        network = random_network(rng, device.config, small=n_draws > 0)
         try:
             program = compile_network(network, device.config)
         except FitError:
@@ -269,30 +269,33 @@ def _samples(network: Network, rng: np.random.Generator) -> NDArray[np.uint8]:
     return (rng.random(shape) < 0.3).astype(np.uint8)
 
 
-def random_network(rng: np.random.Generator, max_bits: int, *, small: bool = False) -> Network:
+def random_network(rng: np.random.Generator, config: Config, *, small: bool = False) -> Network:
     """Return a small random network: two firing layers, one with a gate, and an output layer.
 
     Some networks also have a stem, a layer that reads the image.
 
     Parameters
     ----------
-    max_bits : largest width of a weight in bits.
+    config : configuration of the device, which limits the width of weights, leaks and resets. The
+        network may still be too large for the device's memories.
     small : make a network for a small device, whose positions and timesteps share their weights.
     """
-    bits = int(rng.choice([bits for bits in (2, 4, 8) if bits <= max_bits]))
+    bits = int(rng.choice([bits for bits in (2, 4, 8) if bits <= config.weight_bits]))
     timesteps = int(rng.integers(1, 5))
     channels, height, width = (int(n) for n in rng.integers((1, 4, 4), (9, 9, 9)))
     n_out = int(rng.choice((8, 12, 16)))
     if small:
         height, width, n_out = min(height, 5), min(width, 5), 8
     stem, shape = None, (channels, height, width)
+    n_shifts = config.n_leak_shifts
     if rng.random() < 0.3:
-        stem = _firing(rng, "stem", "image", (n_out, channels), timesteps=1, bits=8, scale=128)
+        stem = _firing(rng, "stem", "image", (n_out, channels), 1, 8, n_shifts, scale=128)
         shape = (n_out, height, width)
     own_times = 1 if small else timesteps
     positions = None if small else (height, width)
-    first = _firing(rng, "first", INPUT, (n_out, shape[0]), own_times, bits, positions=positions)
-    gated = _firing(rng, "gated", "first", (n_out, n_out), own_times, bits, identity="first")
+    own = (own_times, bits, n_shifts)
+    first = _firing(rng, "first", INPUT, (n_out, shape[0]), *own, positions=positions)
+    gated = _firing(rng, "gated", "first", (n_out, n_out), *own, identity="first")
     size = height // gated.pool[0], width // gated.pool[1]
     low, high = signed_range(bits)
     n_classes = int(rng.integers(2, 11))
@@ -321,6 +324,7 @@ def _firing(
     channels: tuple[int, int],
     timesteps: int,
     bits: int,
+    n_shifts: int,
     *,
     positions: tuple[int, int] | None = None,
     identity: str | None = None,
@@ -335,6 +339,7 @@ def _firing(
     channels : numbers of output and input channels.
     timesteps : number of timesteps, which have weights of their own in some layers; 1: never.
     bits : width of a weight in bits.
+    n_shifts : largest number of shifts of a leak; 1 also means that no reset is delayed.
     positions : (height, width), if positions have weights of their own in some layers.
     identity : map that a gate joins with the layer's spikes; None for no gate.
     scale : typical size of an input, by which the thresholds are chosen; 1 for spikes.
@@ -346,6 +351,9 @@ def _firing(
     shape = (times, rows, columns, n_out, n_in, 3, 3)
     spread = max(1, round(high * scale * (9 * n_in * 0.3) ** 0.5 / 2))
     leak = Leak(rng.integers(len(Leak)))
+    shifts = np.sort(rng.permutation(np.arange(1, 7))[: rng.integers(1, n_shifts + 1)]).tolist()
+    shift, *finer = [0] if leak == Leak.NONE else shifts
+    resets = [reset for reset in Reset if n_shifts > 1 or reset != Reset.DELAYED]
     return Layer(
         name=name,
         source=source,
@@ -357,8 +365,9 @@ def _firing(
             max(spread // 3, 1), max(spread, 2), (1, 1, n_out), np.int32, True
         ).clip(1, 32767),
         leak=leak,
-        leak_shift=0 if leak == Leak.NONE else int(rng.integers(1, 4)),
-        reset=Reset(rng.integers(len(Reset))),
+        leak_shift=shift,
+        finer_shifts=tuple(finer),
+        reset=resets[rng.integers(len(resets))],
         gate=Gate.NONE if identity is None else Gate(rng.integers(1, 5)),
         identity=identity,
         pool=(2, 2) if identity is not None and rng.random() < 0.5 else (1, 1),

@@ -216,7 +216,7 @@ def test_random_networks_fit_every_board_and_spike() -> None:
         config, n_fits = config_by_name(name), 0
         for draw in range(6):
             rng = np.random.default_rng((1, draw))
-            network = random_network(rng, config.weight_bits, small=name == "ice40-hx8k")
+            network = random_network(rng, config, small=name == "ice40-hx8k")
             try:
                 compile_network(network, config)
             except FitError:
