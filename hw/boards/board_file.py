@@ -7,7 +7,6 @@ explains every key. This module checks a file completely before anything is made
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections.abc import Iterable, Iterator
@@ -18,7 +17,7 @@ from typing import Any
 from amaranth.lib import data
 
 from hw.protocol import ARGUMENT_BYTES, DEFAULT_BAUD, Identity, Space, row_bytes
-from hw.spec import PARAM_BITS, Config, SpecError
+from hw.spec import PARAM_BITS, Config, SpecError, did_you_mean
 
 SUFFIX = ".toml"
 """Suffix of a board file's name."""
@@ -292,8 +291,7 @@ def _check_keys(values: dict[str, Any]) -> None:
 
     def check(key: str, known: Iterable[str], where: str) -> None:
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            advice = f"did you mean {close[0]!r}?" if close else f"use {', '.join(sorted(known))}"
+            advice = did_you_mean(key, known).strip() or f"use {', '.join(sorted(known))}"
             raise SpecError(f"unknown key {_shown(key)}{where}: {advice}")
 
     tables = _TABLES.keys() - {""}

@@ -90,12 +90,42 @@ def _within(low: float, hz: Fraction, high: float) -> bool:
     return low * MHZ <= hz <= high * MHZ
 
 
-def _factors(frequency: Fraction, low: int, high: int, allowed: Sequence[int]) -> Iterator[int]:
+def _factors(frequency: Fraction, low: float, high: float, allowed: Sequence[int]) -> Iterator[int]:
     """Return each of the ``allowed`` numbers for which ``frequency`` times it is in a range.
 
     ``frequency`` is in Hz; the range is from ``low`` to ``high`` MHz.
     """
     return (n for n in allowed if _within(low, frequency * n, high))
+
+
+FrequencyRange = tuple[float, float]
+"""Lowest and highest frequency in MHz."""
+
+
+def _settings(
+    input_hz: int,
+    dividers: Sequence[int],
+    detector_range: FrequencyRange,
+    factors: Sequence[int],
+    vco_range: FrequencyRange,
+    output_dividers: Sequence[int],
+    output_range: FrequencyRange,
+) -> Iterator[tuple[Fraction, tuple[int, int, int]]]:
+    """Yield all settings of a PLL whose frequencies are in their ranges.
+
+    The input is divided for the phase detector, whose frequency the VCO multiplies by a factor; the
+    VCO's frequency is divided for the output. The result is the output frequency in Hz, and the
+    divider, the factor and the output divider.
+    """
+    for divider in dividers:
+        detector = Fraction(input_hz, divider)
+        if not _within(detector_range[0], detector, detector_range[1]):
+            continue
+        for factor in _factors(detector, *vco_range, factors):
+            for output_divider in output_dividers:
+                hz = detector * factor / output_divider
+                if _within(output_range[0], hz, output_range[1]):
+                    yield hz, (divider, factor, output_divider)
 
 
 def _choose(
@@ -137,19 +167,8 @@ def ecp5_pll(input_hz: int, output_hz: int) -> Ecp5Pll:
     SpecError
         No settings give exactly this frequency.
     """
-
-    def candidates() -> Iterator[tuple[Fraction, Ecp5Pll]]:
-        for clki_div in range(1, 41):
-            detector = Fraction(input_hz, clki_div)
-            if not _within(10, detector, 400):
-                continue
-            for clkop_div in _factors(detector, 400, 800, range(1, 129)):
-                for clkos_div in range(2, 129):
-                    hz = detector * clkop_div / clkos_div
-                    if _within(3.125, hz, 400):
-                        yield hz, Ecp5Pll(clki_div, clkop_div, clkos_div)
-
-    return _choose(candidates(), input_hz, output_hz)
+    limits = range(1, 41), (10, 400), range(1, 129), (400, 800), range(2, 129), (3.125, 400)
+    return Ecp5Pll(*_choose(_settings(input_hz, *limits), input_hz, output_hz))
 
 
 def ice40_pll(input_hz: int, output_hz: int) -> Ice40Pll:
@@ -163,21 +182,12 @@ def ice40_pll(input_hz: int, output_hz: int) -> Ice40Pll:
     SpecError
         No settings give exactly this frequency.
     """
-
-    def candidates() -> Iterator[tuple[Fraction, Ice40Pll]]:
-        for divr in range(16):
-            detector = Fraction(input_hz, divr + 1)
-            if not _within(10, detector, 133):
-                continue
-            limits = (17, 26, 44, 66, 101)  # MHz, ends of filter ranges 1 to 5 as in icepll
-            filter_range = 1 + sum(detector >= limit * MHZ for limit in limits)
-            for factor in _factors(detector, 533, 1066, range(1, 129)):
-                for divq in range(1, 7):
-                    hz = detector * factor / (1 << divq)
-                    if _within(16, hz, 275):
-                        yield hz, Ice40Pll(divr, factor - 1, divq, filter_range)
-
-    return _choose(candidates(), input_hz, output_hz)
+    filter_ends = (17, 26, 44, 66, 101)  # MHz, ends of filter ranges 1 to 5 as in icepll
+    outputs = [1 << divq for divq in range(1, 7)]
+    limits = range(1, 17), (10, 133), range(1, 129), (533, 1066), outputs, (16, 275)
+    divider, factor, output = _choose(_settings(input_hz, *limits), input_hz, output_hz)
+    filter_range = 1 + sum(input_hz >= end * MHZ * divider for end in filter_ends)
+    return Ice40Pll(divider - 1, factor - 1, output.bit_length() - 1, filter_range)
 
 
 def gowin_pll(input_hz: int, output_hz: int) -> GowinPll:
@@ -217,19 +227,8 @@ def xilinx_pll(input_hz: int, output_hz: int) -> XilinxPll:
     SpecError
         No settings give exactly this frequency.
     """
-
-    def candidates() -> Iterator[tuple[Fraction, XilinxPll]]:
-        for divclk_divide in range(1, 57):
-            detector = Fraction(input_hz, divclk_divide)
-            if not _within(19, detector, 450):
-                continue
-            for clkfbout_mult in _factors(detector, 800, 1600, range(2, 65)):
-                for clkout0_divide in range(1, 129):
-                    hz = detector * clkfbout_mult / clkout0_divide
-                    if _within(6.25, hz, 464):
-                        yield hz, XilinxPll(divclk_divide, clkfbout_mult, clkout0_divide)
-
-    return _choose(candidates(), input_hz, output_hz)
+    limits = range(1, 57), (19, 450), range(2, 65), (800, 1600), range(1, 129), (6.25, 464)
+    return XilinxPll(*_choose(_settings(input_hz, *limits), input_hz, output_hz))
 
 
 def cyclone_v_pll(input_hz: int, output_hz: int) -> CycloneVPll:
@@ -244,16 +243,5 @@ def cyclone_v_pll(input_hz: int, output_hz: int) -> CycloneVPll:
     SpecError
         No settings give exactly this frequency.
     """
-
-    def candidates() -> Iterator[tuple[Fraction, CycloneVPll]]:
-        for n in range(1, 65):
-            detector = Fraction(input_hz, n)
-            if not _within(5, detector, 325):
-                continue
-            for m in _factors(detector, 600, 1300, range(1, 257)):
-                for c in range(1, 257):
-                    hz = detector * m / c
-                    if _within(5, hz, 460):
-                        yield hz, CycloneVPll(n, m, c)
-
-    return _choose(candidates(), input_hz, output_hz)
+    limits = range(1, 65), (5, 325), range(1, 257), (600, 1300), range(1, 257), (5, 460)
+    return CycloneVPll(*_choose(_settings(input_hz, *limits), input_hz, output_hz))

@@ -37,6 +37,7 @@ import numpy as np
 
 from hw.spec import Gate
 from sw.convert.folded import FoldedLayer, FoldedNetwork
+from sw.data.labels import default_names
 from sw.exchange.graph import (
     AdaptivePool,
     Connect,
@@ -142,7 +143,7 @@ class _Assembly:
             self.values[node.name] = value
         self.finish(self.nodes[-1].name)
         n_classes = list(self.layers.values())[-1].weight.shape[3]
-        labels = self.source.labels or tuple(f"class {n}" for n in range(n_classes))
+        labels = self.source.labels or default_names(n_classes)
         if self.near:
             near = {
                 name: {"decay": np.unique(step.decay).tolist()}
