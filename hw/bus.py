@@ -8,13 +8,13 @@ inference, whose result the core reports at its end.
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.protocol import Address, Result, Run, Space, row_bytes
+from hw.protocol import Address, Result, Run, Space, row_bytes, spaces
 from hw.spec import Config
 
 
 def max_row_bytes(config: Config) -> int:
     """Return the length in bytes of the longest row among all memories that the host can access."""
-    return max(row_bytes(space, config) for space in Space)
+    return max(row_bytes(space, config) for space in spaces(config))
 
 
 def row_write_layout(config: Config) -> data.StructLayout:
@@ -23,6 +23,60 @@ def row_write_layout(config: Config) -> data.StructLayout:
     ``data`` is as wide as the longest row of any memory; a shorter row is in its low bits.
     """
     return data.StructLayout({"address": Address, "data": 8 * max_row_bytes(config)})
+
+
+class OffchipPort(wiring.Signature):
+    """Signals by which one bank reads rows of its memory outside the FPGA.
+
+    ``Out`` flows from the bank to the memory. Rows arrive in the order in which they were asked
+    for, after at least four cycles, and are taken at once. A row that was written before it is
+    asked for has its new contents.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__(
+            {
+                "requests": Out(stream.Signature(range(config.offchip_depth))),
+                "rows": In(stream.Signature(offchip_row_bits(config), always_ready=True)),
+            }
+        )
+
+
+def offchip_row_bits(config: Config) -> int:
+    """Return the width in bits of a row of memory outside the FPGA."""
+    return 8 * row_bytes(Space.OFFCHIP, config)
+
+
+def offchip_write_layout(config: Config) -> data.StructLayout:
+    """Return the layout of a row to write into the memory outside the FPGA.
+
+    ``bank`` is the bank that has the row, ``row`` its index in that bank, ``data`` its contents.
+    """
+    return data.StructLayout(
+        {
+            "bank": range(max(config.banks, 2)),
+            "row": range(config.offchip_depth),
+            "data": offchip_row_bits(config),
+        }
+    )
+
+
+class OffchipMemory(wiring.Signature):
+    """Signals between the core and the memory outside the FPGA; ``Out`` flows to the memory.
+
+    Members
+    -------
+    ports : one :class:`OffchipPort` for each bank.
+    write : rows to write.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__(
+            {
+                "ports": Out(OffchipPort(config)).array(config.banks),
+                "write": Out(stream.Signature(offchip_write_layout(config))),
+            }
+        )
 
 
 class CoreBus(wiring.Signature):

@@ -164,10 +164,19 @@ class Space(enum.IntEnum):
     COUNTER = 4
     """:class:`LayerCounters` of the run that ended last, in the order in which the layers ran, each
     in ``Config.counter_rows`` rows. Read-only."""
+    OFFCHIP = 5
+    """Rows as long as those of WEIGHT, in memory outside the FPGA, on devices that have it
+    (:func:`spaces`). Row ``r`` is row ``r // banks`` of bank ``r % banks``. It holds rows of
+    weights, or rows of parameters, each of which takes ``Config.param_chunks`` rows."""
 
 
-WRITABLE = frozenset({Space.WEIGHT, Space.PARAM, Space.SPIKE})
+WRITABLE = frozenset({Space.WEIGHT, Space.PARAM, Space.SPIKE, Space.OFFCHIP})
 """Spaces that the host can write."""
+
+
+def spaces(config: Config) -> tuple[Space, ...]:
+    """Return the memories that a device built with ``config`` has."""
+    return tuple(space for space in Space if space != Space.OFFCHIP or config.offchip_depth)
 
 
 class Address(data.Struct):
@@ -273,6 +282,17 @@ class Identity(data.Struct):
     baud: 32
     name: 128
     """ASCII, padded with zero bytes."""
+
+
+class Extension(data.Struct):
+    """Second part of the reply to IDENTIFY, which a device sends only if it has any of this.
+
+    The fields are those of :class:`hw.spec.Config` with the same names. A device that does not send
+    it has 0 in all of them.
+    """
+
+    offchip_depth: 32
+    reserved: 96
 
 
 class LayerCounters(data.Struct):
@@ -410,6 +430,8 @@ def n_bytes(layout: type[data.Struct]) -> int:
     return n_bits // 8
 
 
+IDENTITY_BYTES = n_bytes(Identity) + n_bytes(Extension)
+"""Largest number of bytes in which a device describes itself (:func:`identity_bytes`)."""
 WORD_BYTES = 4
 """Bytes of a word of a descriptor."""
 RESULT_BYTES = 4
@@ -427,6 +449,7 @@ def row_bytes(space: Space, config: Config) -> int:
         Space.SPIKE: 1,
         Space.RESULT: config.fire_lanes * RESULT_BYTES,
         Space.COUNTER: n_bytes(LayerCounters) // config.counter_rows,
+        Space.OFFCHIP: config.lanes * config.weight_bits // 8,
     }[space]
 
 
@@ -438,6 +461,7 @@ def n_rows(space: Space, config: Config) -> int:
         Space.SPIKE: config.banks * config.spike_bytes,
         Space.RESULT: config.result_rows,
         Space.COUNTER: config.max_layers * config.counter_rows,
+        Space.OFFCHIP: config.banks * config.offchip_depth,
     }[space]
 
 
@@ -501,6 +525,15 @@ def decode_frame(raw: bytes) -> bytes | None:
     return body[:-CRC_BYTES]
 
 
+def is_extended(config: Config) -> bool:
+    """Return whether a device describes itself with an :class:`Extension`."""
+    return any(getattr(config, name) for name in _extended_fields())
+
+
+def _extended_fields() -> list[str]:
+    return [key for key, _ in data.Layout.cast(Extension) if key != "reserved"]
+
+
 def _describe(layout: object) -> object:
     """Return a layout or an enumeration as dictionaries, lists and numbers.
 
@@ -526,10 +559,18 @@ def spec_hash(config: Config) -> int:
     for free in ("name", "clk_hz", "baud"):
         del numbers[free]
     layouts = (Rows, Run, Rate, Result, DeviceStatus, Identity, LayerCounters, Descriptor)
+    if is_extended(config):
+        layouts += (Extension,)
+    else:  # so that the hash of devices without an extension is that of older releases
+        for name in _extended_fields():
+            del numbers[name]
     agreed = {
         "version": PROTOCOL_VERSION,
         "config": numbers,
-        "enums": [_describe(e) for e in (Opcode, Status, Space, Gate, Leak, Reset, RunState)],
+        "enums": [
+            _describe(e) if e is not Space else {s.name: s.value for s in spaces(config)}
+            for e in (Opcode, Status, Space, Gate, Leak, Reset, RunState)
+        ],
         "layouts": {layout.__name__: _describe(layout) for layout in layouts},
         "neuron": _describe(Neuron),
         "constants": [N_LEAK_SHIFTS, N_PLANES, PIECE_BITS],
@@ -541,15 +582,55 @@ def spec_hash(config: Config) -> int:
     return int.from_bytes(digest[:8], "little")
 
 
+def _values_of(layout: type[data.Struct], config: Config) -> dict[str, int]:
+    """Return the values of those fields of a structure that are fields of ``config``, by name."""
+    return {
+        key: getattr(config, key) for key, _ in data.Layout.cast(layout) if hasattr(config, key)
+    }
+
+
 def identity(config: Config) -> dict[str, int]:
     """Return the fields of :class:`Identity` for a device built with ``config``."""
-    values = {
-        key: getattr(config, key) for key, _ in data.Layout.cast(Identity) if hasattr(config, key)
-    }
-    values |= {
+    return _values_of(Identity, config) | {
         "magic": MAGIC,
         "protocol_version": PROTOCOL_VERSION,
         "spec_hash": spec_hash(config),
         "name": int.from_bytes(config.name.encode("ascii")[:16], "little"),
     }
-    return values
+
+
+def identity_bytes(config: Config) -> bytes:
+    """Return how a device built with ``config`` describes itself in its reply to IDENTIFY.
+
+    It is an :class:`Identity` and, if the device has any of what it describes, an
+    :class:`Extension`.
+    """
+    raw = pack(Identity, identity(config))
+    return raw + (pack(Extension, _values_of(Extension, config)) if is_extended(config) else b"")
+
+
+def parse_identity(raw: bytes) -> dict[str, int] | None:
+    """Return the fields of a device's :class:`Identity` and :class:`Extension`, by name.
+
+    Fields of a missing extension are 0. Return None if ``raw`` has the length of neither.
+    """
+    fields: dict[str, int] = dict.fromkeys(_extended_fields(), 0)
+    sizes = n_bytes(Identity), n_bytes(Extension)
+    if len(raw) not in (sizes[0], sum(sizes)):
+        return None
+    parts: list[tuple[type[data.Struct], bytes]] = [(Identity, raw[: sizes[0]])]
+    if len(raw) > sizes[0]:
+        parts.append((Extension, raw[sizes[0] :]))
+    for layout, part in parts:
+        found = unpack(layout, part)
+        fields |= {
+            key: int(getattr(found, key))
+            for key, _ in data.Layout.cast(layout)
+            if key != "reserved"
+        }
+    return fields
+
+
+def identity_name(fields: dict[str, int]) -> str:
+    """Return the name of a device, from the fields that :func:`parse_identity` returns."""
+    return fields["name"].to_bytes(16, "little").rstrip(b"\0").decode("ascii", "replace")

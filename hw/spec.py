@@ -45,6 +45,11 @@ feature map."""
 PARAM_BITS = 16
 """Width of a bias and of a threshold, signed."""
 
+OFFCHIP_WEIGHT_BITS, OFFCHIP_PARAM_BITS = 20, 16
+"""Width of the address of a row of weights, and of a row of parameters, on a device with memory
+outside the FPGA. The highest bit tells that the row is there. These are the widths of the addresses
+in a layer's descriptor."""
+
 N_PLANES = 8
 """Number of bit-planes of a pixel; the highest is processed first."""
 
@@ -359,6 +364,9 @@ class Config:
     """Number of input spikes that a bank fetches per cycle."""
     spike_bytes: int = 32768
     """Size of a bank's spike memory in bytes."""
+    offchip_depth: int = 0
+    """Number of rows of weights and parameters that a bank has in memory outside the FPGA, or 0 if
+    there is no such memory."""
     membrane_slots: int = 32
     """Number of jobs (interleaved positions or channel groups) whose membranes are kept at once."""
     count_bits: int = 12
@@ -438,6 +446,21 @@ class Config:
         )
         for name, most in (("weight_depth", 1 << 20), ("max_layers", 255), ("result_rows", 255)):
             check(2 <= getattr(self, name) <= most, name, f"use 2 to {most}")
+        largest = 1 << (OFFCHIP_WEIGHT_BITS - 1)
+        check(
+            self.offchip_depth == 0
+            or (
+                self.sum_queue > 0
+                and 256 <= self.offchip_depth <= largest
+                and self.offchip_depth & (self.offchip_depth - 1) == 0
+                and self.weight_depth <= largest
+                and self.param_depth <= 1 << (OFFCHIP_PARAM_BITS - 1)
+                and self.fire_beats <= 8
+            ),
+            "offchip_depth",
+            f"use 0, or a power of two from 256 to {largest} on a device with a queue of sums and "
+            "at most 8 beats a job",
+        )
         check(self.pixels in (0, 1), "pixels", "use 0 or 1")
         check(1 <= self.count_bits <= 12, "count_bits", "use 1 to 12")
         check(
@@ -544,6 +567,24 @@ class Config:
         for each of its words.
         """
         return 15 if self.banks == 1 else 15 + 2 * self.banks
+
+    @property
+    def identity_depth(self) -> int:
+        """Number of jobs whose identity spikes a bank holds.
+
+        It is more than a bank has chunks queued and scanned and, if weights come from outside the
+        FPGA, events that wait for their weights.
+        """
+        return IDENTITY_DEPTH << (self.offchip_depth > 0)
+
+    @property
+    def param_chunks(self) -> int:
+        """Number of rows of memory outside the FPGA that a row of parameters takes there.
+
+        The first row of parameters begins at the first of these rows, and each one follows the one
+        before it.
+        """
+        return max(1, 2 * PARAM_BITS * self.fire_lanes // (self.lanes * self.weight_bits))
 
     @property
     def counter_rows(self) -> int:

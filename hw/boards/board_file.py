@@ -16,7 +16,7 @@ from typing import Any
 
 from amaranth.lib import data
 
-from hw.protocol import ARGUMENT_BYTES, DEFAULT_BAUD, Identity, Space, row_bytes
+from hw.protocol import ARGUMENT_BYTES, DEFAULT_BAUD, Identity, row_bytes, spaces
 from hw.spec import PARAM_BITS, Config, SpecError, did_you_mean
 
 SUFFIX = ".toml"
@@ -33,7 +33,7 @@ UART with 8 data bits tolerates about twice this."""
 TOOLS = ("vivado", "quartus")
 """Tools of vendors for which constraints and scripts can be written."""
 
-_CORE = {field.name for field in fields(Config)} - {"name"}
+_CORE = {field.name for field in fields(Config)} - {"name", "offchip_depth"}
 _TABLES = {
     "": {"name", "tool", "part", "luts", "block_ram_kbit"},
     "clock": {"pin", "hz"},
@@ -385,7 +385,7 @@ def _check_rows(config: Config) -> None:
     SpecError
         A row is too long, so that the host could not write it.
     """
-    longest = max((row_bytes(space, config), space.name) for space in Space)
+    longest = max((row_bytes(space, config), space.name) for space in spaces(config))
     needed = longest[0] + ARGUMENT_BYTES
     if needed > config.max_payload_bytes:
         raise SpecError(

@@ -5,13 +5,15 @@ timestep. A *chunk* is the part of a job's input spikes that a bank reads in one
 one cycle's read of spike memory, of a chunk or of something else (:class:`hw.core.walk.Walk`).
 """
 
-from amaranth import Cat, Module, Mux, ResetInserter, Signal
+from amaranth import Cat, Const, Module, Mux, ResetInserter, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
+from hw.bus import OffchipPort
 from hw.core.fetch import Fetch, window_layout
 from hw.core.lanes import Lanes
 from hw.core.nest import WORD_BITS
+from hw.core.offchip import RowFetch
 from hw.core.scan import Scanner
 from hw.core.spikes import SpikeMemory, granule_write_layout
 from hw.core.sums import SumQueue, SumRegister, bank_beats
@@ -52,13 +54,16 @@ class Bank(wiring.Component):
         only if ``sum_queue > 0`` (:class:`hw.spec.Config`).
     sums : sums of the jobs, in order, beat by beat (:mod:`hw.core.sums`).
     reads : whether a row of weights is read in this cycle, for the counters; see :data:`READS`.
+    offchip : the bank's part of the memory outside the FPGA, on devices that have it.
     aborted : while high, everything that is under way is dropped.
     """
 
     def __init__(self, config: Config, number: int = 0):
         self._config, self._number = config, number
+        offchip = {"offchip": Out(OffchipPort(config))} if config.offchip_depth else {}
         super().__init__(
-            {
+            offchip
+            | {
                 "slot": In(slot_layout(config)),
                 "layer": In(window_layout(config)),
                 "room": Out(1),
@@ -86,7 +91,7 @@ class Bank(wiring.Component):
 
         connect(m, flipped(self.spikes), spikes.write)
         connect(m, fetch.chunks, scanner.chunks)
-        connect(m, scanner.event, weights.events)
+        room = self._connect_events(m, scanner, weights, sums)
         connect(m, weights.rows, lanes.rows)
         connect(m, lanes.sums, sums.i)
         connect(m, fetch.identities, sums.identities)
@@ -109,7 +114,7 @@ class Bank(wiring.Component):
         if isinstance(sums, SumQueue):
             m.d.comb += [
                 sums.ends.eq(event.valid & event.p.last),
-                scanner.room.eq(sums.room),
+                scanner.room.eq(room),
                 self.complete.eq(sums.complete),
             ]
         else:
@@ -129,3 +134,29 @@ class Bank(wiring.Component):
             self.read.p.eq(Mux(fetch.granule.valid, fetch.granule.p, weights.word_data)),
         ]
         return m
+
+    def _connect_events(
+        self, m: Module, scanner: Scanner, weights: WeightMemory, sums: SumQueue | SumRegister
+    ) -> Value:
+        """Connect the scanner's events to where their rows of weights are.
+
+        Return whether there is room for further events. A register for sums needs no such signal,
+        because it stalls the events.
+        """
+        room = sums.room if isinstance(sums, SumQueue) else Const(1)
+        if not self._config.offchip_depth:
+            connect(m, scanner.event, weights.events)
+            return room
+        event = scanner.event
+        m.submodules.fetch_rows = rows = ResetInserter(self.aborted)(RowFetch(self._config))
+        connect(m, rows.rows, weights.offchip)
+        connect(m, rows.port, flipped(self.offchip))
+        is_outside = event.p.weight[-1]
+        m.d.comb += [
+            event.ready.eq(weights.events.ready),
+            weights.events.valid.eq(event.valid & ~is_outside),
+            weights.events.p.eq(event.p),
+            rows.events.valid.eq(event.valid & is_outside),
+            rows.events.p.eq(event.p),
+        ]
+        return room & rows.room

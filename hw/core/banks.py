@@ -8,8 +8,9 @@ read of spike memory (:class:`hw.core.walk.Walk`).
 
 from amaranth import Cat, Module, Mux, ResetInserter, Signal, Value
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 
+from hw.bus import OffchipPort
 from hw.core.bank import Bank
 from hw.core.fetch import window_layout
 from hw.core.nest import WORD_BITS
@@ -101,14 +102,19 @@ class Banks(wiring.Component):
     n_real, n_tail : numbers of rows of weights read in a cycle by all banks together, for full
         groups of output channels and for the last group, which may have fewer than ``lanes``
         channels.
+    offchip : the banks' parts of the memory outside the FPGA, on devices that have it.
     aborted : while high, everything that is under way is dropped.
     """
 
     def __init__(self, config: Config):
         self._config = config
         count = range(config.banks + 1)
+        offchip: dict[str, wiring.Member] = {}
+        if config.offchip_depth:
+            offchip = {"offchip": Out(OffchipPort(config)).array(config.banks)}
         super().__init__(
-            {
+            offchip
+            | {
                 "slot": In(slot_layout(config)),
                 "layer": In(window_layout(config)),
                 "room": Out(1),
@@ -131,6 +137,8 @@ class Banks(wiring.Component):
         banks = [Bank(config, number) for number in range(config.banks)]
         for number, bank in enumerate(banks):
             m.submodules[f"bank{number}"] = bank
+            if config.offchip_depth:
+                connect(m, bank.offchip, flipped(self.offchip[number]))
         self._hand_on(m, banks)
         self._collect(m, banks)
         if config.banks == 1:

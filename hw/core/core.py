@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from amaranth import Cat, Module, Mux, ResetInserter, Signal, Value
+from amaranth import Cat, Const, Module, Mux, ResetInserter, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out, connect, flipped
 
-from hw.bus import CoreBus
+from hw.bus import CoreBus, OffchipMemory
 from hw.core.argmax import Argmax
 from hw.core.banks import Banks
 from hw.core.counters import Counters
@@ -20,9 +20,11 @@ from hw.core.descriptor import DescriptorLoader
 from hw.core.fire import FireUnit
 from hw.core.host_reads import HostReads
 from hw.core.nest import LoopNest
+from hw.core.offchip import Client, ParamFetch, Port
 from hw.core.params import ParamMemory, result_row
 from hw.core.sequencer import Sequencer
 from hw.core.walk import Walk
+from hw.parts.pipeline import delayed
 from hw.protocol import RESULT_BYTES, Space
 from hw.spec import GRANULE_BITS, Config
 
@@ -67,11 +69,13 @@ class Core(wiring.Component):
     Members
     -------
     bus : see :class:`hw.bus.CoreBus`.
+    offchip : see :class:`hw.bus.OffchipMemory`, on devices that have such memory.
     """
 
     def __init__(self, config: Config):
         self._config = config
-        super().__init__({"bus": Out(CoreBus(config))})
+        offchip = {"offchip": Out(OffchipMemory(config))} if config.offchip_depth else {}
+        super().__init__({"bus": Out(CoreBus(config))} | offchip)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -83,6 +87,8 @@ class Core(wiring.Component):
         self._read_params(m, u)
         self._write_params(m, u)
         self._write_banks(m, u)
+        if self._config.offchip_depth:
+            self._connect_offchip(m, u, aborted)
         return m
 
     def _host_writes(self, space: Space) -> Value:
@@ -287,7 +293,7 @@ class Core(wiring.Component):
         row = write.address.row[index_bits:]
         m.d.comb += [
             *(bank[n].eq(write.address.row[:index_bits] == n) for n in range(config.banks)),
-            self.bus.write.ready.eq(~((write.address.space == Space.SPIKE) & u.fire.spikes.valid)),
+            self.bus.write.ready.eq(~self._write_waits(u)),
             banks.weights.valid.eq(self._host_writes(Space.WEIGHT)),
             banks.weights.p.row.eq(row),
             banks.weights.p.data.eq(write.data),
@@ -304,3 +310,54 @@ class Core(wiring.Component):
                 banks.spikes.p.count.eq(1),
                 banks.spikes.p.bits.eq(Cat(bit.replicate(config.banks) for bit in granule)),
             ]
+
+    def _write_waits(self, u: _Units) -> Value:
+        """Return whether the host's write has to wait.
+
+        It waits while the fire unit writes spikes in the same cycle, or while memory outside the
+        FPGA is not ready for a row.
+        """
+        space = self.bus.write.p.address.space
+        waits = (space == Space.SPIKE) & u.fire.spikes.valid
+        if self._config.offchip_depth:
+            waits |= (space == Space.OFFCHIP) & ~self.offchip.write.ready
+        return waits
+
+    def _connect_offchip(self, m: Module, u: _Units, aborted: Value) -> None:
+        """Connect the readers of memory outside the FPGA, and the host's writes."""
+        config, memory, write = self._config, self.offchip, self.bus.write.p
+        index_bits = (config.banks - 1).bit_length()
+        m.submodules.param_fetch = fetch = ResetInserter(aborted)(ParamFetch(config))
+        host_requests = u.host.offchip.requests
+        host_row, host_valid, host_ready = memory.ports[0].rows.p, Const(0), Const(0)
+        for n, outside in enumerate(memory.ports):
+            m.submodules[f"port{n}"] = port = Port(config)
+            connect(m, port.port, flipped(outside))
+            connect(m, port.clients[Client.WEIGHTS], u.banks.offchip[n])
+            connect(m, port.clients[Client.PARAMS], fetch.ports[n])
+            host, here = port.clients[Client.HOST], u.host.offchip_bank[n]
+            m.d.comb += [
+                port.aborted.eq(aborted),
+                host.requests.valid.eq(host_requests.valid & here),
+                host.requests.p.eq(host_requests.p),
+            ]
+            host_row = Mux(host.rows.valid, host.rows.p, host_row)
+            host_valid |= host.rows.valid
+            host_ready |= host.requests.ready & here
+        takes = u.fire.param_en & u.fire.param_row[-1]
+        m.d.comb += [
+            host_requests.ready.eq(host_ready),
+            u.host.offchip.rows.valid.eq(host_valid),
+            u.host.offchip.rows.p.eq(host_row),
+            fetch.last_beat.eq(u.loader.header.last_beat),
+            fetch.begin.eq(u.fire.sums.begin & u.walk.jobs.p.param[-1]),
+            u.fire.params_ready.eq(fetch.ready),
+            fetch.take.eq(delayed(m, takes, config.param_latency - 1, reset=True)),
+            u.params.other.eq(fetch.row),
+            u.params.other_en.eq(fetch.take),
+            memory.write.valid.eq(self._host_writes(Space.OFFCHIP)),
+            memory.write.p.bank.eq(write.address.row[:index_bits]),
+            memory.write.p.row.eq(write.address.row[index_bits:]),
+            memory.write.p.data.eq(write.data),
+        ]
+        connect(m, u.walk.params_ahead, fetch.jobs)

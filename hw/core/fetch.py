@@ -19,7 +19,6 @@ from hw.spec import (
     CHUNK_DEPTH,
     FETCH_LATENCY,
     GRANULE_BITS,
-    IDENTITY_DEPTH,
     PIECE_BITS,
     Config,
 )
@@ -160,7 +159,7 @@ class Fetch(wiring.Component):
         m.submodules.chunks = chunks = Queue(chunk_layout(config), CHUNK_DEPTH, always_ready=True)
         wiring.connect(m, chunks.o, wiring.flipped(self.chunks))
         m.submodules.identities = identities = Queue(
-            config.bank_lanes, IDENTITY_DEPTH, always_ready=True
+            config.bank_lanes, config.identity_depth, always_ready=True
         )
         wiring.connect(m, identities.o, wiring.flipped(self.identities))
         m.d.sync += self.room.eq(chunks.level <= config.chunk_room(self._number))

@@ -15,7 +15,7 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.core.banks import spikes_layout
-from hw.core.nest import Phase
+from hw.core.nest import Phase, address_widths
 from hw.core.sums import merged_beats
 from hw.core.walk import job_layout
 from hw.parts.pipeline import delayed, popcount, unreset
@@ -88,6 +88,8 @@ class FireUnit(wiring.Component):
     jobs : jobs; each is taken with its last beat.
     param_row, param_en, params : row of parameter memory to read, whether it is read in this cycle,
         and its biases and thresholds, :attr:`hw.spec.Config.param_latency` cycles later.
+    params_ready : on devices with memory outside the FPGA, the next job that has its parameters
+        there can begin.
     spikes : spikes to write into the banks.
     result_index, result, result_en : logits of an output layer; the index counts rows from the
         first result.
@@ -100,11 +102,12 @@ class FireUnit(wiring.Component):
         self._config = config
         membrane = signed(config.membrane_bits)
         super().__init__(
-            {
+            ({"params_ready": In(1)} if config.offchip_depth else {})
+            | {
                 "header": In(Header),
                 "sums": In(merged_beats(config)),
                 "jobs": In(stream.Signature(job_layout(config))),
-                "param_row": Out(range(config.param_depth)),
+                "param_row": Out(address_widths(config)["param"]),
                 "param_en": Out(1),
                 "params": In(data.ArrayLayout(Neuron, config.fire_lanes)),
                 "spikes": Out(stream.Signature(spikes_layout(config), always_ready=True)),
@@ -140,10 +143,10 @@ class FireUnit(wiring.Component):
         wait = Signal(range(max(self._config.fire_beats, self._config.membrane_latency)))
         next_free = Signal()
         m.d.sync += next_free.eq(h.spacing <= 1)
-        m.d.comb += [
-            begin.eq(free & self.jobs.valid & self.sums.available),
-            self.sums.begin.eq(begin),
-        ]
+        may_begin = free & self.jobs.valid & self.sums.available
+        if self._config.offchip_depth:
+            may_begin &= self.params_ready | ~self.jobs.p.param[-1]
+        m.d.comb += [begin.eq(may_begin), self.sums.begin.eq(begin)]
         with m.If(begin):
             m.d.sync += [free.eq(next_free), wait.eq(h.spacing - 2)]
         with m.Elif(~free):

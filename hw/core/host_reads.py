@@ -4,7 +4,7 @@ from amaranth import Cat, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.bus import max_row_bytes
+from hw.bus import OffchipPort, max_row_bytes
 from hw.core.descriptor import word_request_layout
 from hw.core.nest import WORD_BITS
 from hw.core.params import row_bits
@@ -29,14 +29,20 @@ class HostReads(wiring.Component):
         weights only while the core is idle.
     banks_read : the word or granule that has been read from a bank.
     row, space : address of the row that is being read.
+    offchip, offchip_bank : on devices with memory outside the FPGA, row to read there, the row that
+        arrives, and the bank that has it (one-hot).
     params_free : parameter memory reads ``row`` of ``space`` in this cycle.
     params : the row, :attr:`hw.spec.Config.param_latency` cycles later.
     """
 
     def __init__(self, config: Config):
         self._config = config
+        offchip: dict[str, wiring.Member] = {}
+        if config.offchip_depth:
+            offchip = {"offchip": Out(OffchipPort(config)), "offchip_bank": Out(config.banks)}
         super().__init__(
-            {
+            offchip
+            | {
                 "read": In(stream.Signature(Address)),
                 "read_data": Out(stream.Signature(8 * max_row_bytes(config), always_ready=True)),
                 "granules": Out(stream.Signature(granule_layout(config))),
@@ -98,6 +104,11 @@ class HostReads(wiring.Component):
                     m.d.sync += n_asked.eq(n_asked + 1)
                     with m.If(n_asked == n_words - 1):
                         m.next = "WORDS"
+                if config.offchip_depth:
+                    with m.Case(Space.OFFCHIP):
+                        m.d.comb += self.offchip.requests.valid.eq(1)
+                        with m.If(self.offchip.requests.ready):
+                            m.next = "OFFCHIP"
                 with m.Default(), m.If(self.params_free):
                     m.next = "PARAM0"
             with m.State("GRANULE"), m.If(~granule_due):  # until then, the words of a descriptor
@@ -108,6 +119,14 @@ class HostReads(wiring.Component):
             with m.State("WORDS"), m.If(self.banks_read.valid & (n_arrived == n_words - 1)):
                 m.d.comb += self.read_data.valid.eq(1)
                 m.next = "IDLE"
+            if config.offchip_depth:
+                m.d.comb += [
+                    self.offchip.requests.p.eq(self.row[index_bits:]),
+                    self.offchip_bank.eq(bank),
+                ]
+                with m.State("OFFCHIP"), m.If(self.offchip.rows.valid):
+                    m.d.comb += self.read_data.valid.eq(1)
+                    m.next = "IDLE"
             for n in range(n_param - 1):
                 with m.State(f"PARAM{n}"):
                     m.next = f"PARAM{n + 1}"
@@ -119,6 +138,9 @@ class HostReads(wiring.Component):
                 m.d.comb += self.read_data.p.eq(self.banks_read.p)
             with m.Case(Space.WEIGHT):
                 m.d.comb += self.read_data.p.eq(row)
+            if config.offchip_depth:
+                with m.Case(Space.OFFCHIP):
+                    m.d.comb += self.read_data.p.eq(self.offchip.rows.p)
             with m.Default():
                 m.d.comb += self.read_data.p.eq(self.params)
         return m

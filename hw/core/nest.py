@@ -13,7 +13,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.parts.pipeline import encode_one_hot, unreset
 from hw.protocol import LEVEL_WORDS, WORD_BYTES, Header, Level
-from hw.spec import N_LEVELS, N_PLANES, Config
+from hw.spec import N_LEVELS, N_PLANES, OFFCHIP_PARAM_BITS, OFFCHIP_WEIGHT_BITS, Config
 
 WORD_BITS = 8 * WORD_BYTES
 """Bits of a word of a descriptor."""
@@ -46,12 +46,15 @@ def address_widths(config: Config) -> dict[str, int]:
     Addresses wrap at these widths. :class:`hw.protocol.Level` has the same names.
     """
     granule = (config.spike_bytes - 1).bit_length()
+    weight, param = (config.weight_depth - 1).bit_length(), (config.param_depth - 1).bit_length()
+    if config.offchip_depth:
+        weight, param = OFFCHIP_WEIGHT_BITS, OFFCHIP_PARAM_BITS
     return {
         "source": (8 * config.spike_bytes - 1).bit_length(),
         "identity": granule,
-        "weight": (config.weight_depth - 1).bit_length(),
+        "weight": weight,
         "target": granule,
-        "param": (config.param_depth - 1).bit_length(),
+        "param": param,
         "slot": (config.membrane_slots - 1).bit_length(),
     }
 

@@ -6,7 +6,7 @@ results, it has ``fire_lanes`` logits instead; in those for counters, numbers of
 reads, operations and spikes of a layer (:class:`hw.protocol.LayerCounters`).
 """
 
-from amaranth import Cat, Const, Module, Signal, Value
+from amaranth import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -32,14 +32,18 @@ class ParamMemory(wiring.Component):
     read_row, read_data : index of the row to read; its contents follow
         :attr:`hw.spec.Config.param_latency` cycles later.
     write : rows to write.
+    other, other_en : on devices with memory outside the FPGA, a row from there, which arrives in
+        the next cycle in place of one of this memory if ``other_en`` is high.
     """
 
     def __init__(self, config: Config):
         self._config = config
         row = range(config.param_depth)
+        other = {"other": In(row_bits(config)), "other_en": In(1)} if config.offchip_depth else {}
         write = data.StructLayout({"row": row, "data": row_bits(config)})
         super().__init__(
-            {
+            other
+            | {
                 "read_row": In(row),
                 "read_data": Out(data.ArrayLayout(Neuron, config.fire_lanes)),
                 "write": In(stream.Signature(write, always_ready=True)),
@@ -55,9 +59,12 @@ class ParamMemory(wiring.Component):
         read, write = rows.read_port(), rows.write_port()
         n_after = min(config.param_latency - 1, 1)
         n_before = config.param_latency - 1 - n_after
+        found = Value.cast(read.data)
+        if config.offchip_depth:
+            found = Mux(self.other_en, self.other, found)
         m.d.comb += [
             read.addr.eq(delayed(m, self.read_row, n_before)),
-            Value.cast(self.read_data).eq(delayed(m, read.data, n_after)),
+            Value.cast(self.read_data).eq(delayed(m, found, n_after)),
         ]
         write_row, write_data = unreset(write.addr.shape()), unreset(row_bits(config))
         write_en = Signal()

@@ -87,12 +87,16 @@ class Walk(wiring.Component):
     granules : the host's reads.
     slot : what the banks read in this cycle.
     jobs : all jobs, for the fire unit.
+    params_ahead : first row of parameters of each job whose parameters are outside the FPGA, as
+        soon as the job is queued; on devices that have such memory.
     """
 
     def __init__(self, config: Config):
         self._config = config
+        param = stream.Signature(address_widths(config)["param"], always_ready=True)
         super().__init__(
-            {
+            ({"params_ahead": Out(param)} if config.offchip_depth else {})
+            | {
                 "steps": In(stream.Signature(step_layout(config))),
                 "gated": In(1),
                 "room": In(1),
@@ -140,4 +144,9 @@ class Walk(wiring.Component):
             # A bit-plane writes no spikes.
             job.pool_last.eq(step.pool_last & (step.phase != Phase.PLANE)),
         ]
+        if self._config.offchip_depth:
+            m.d.comb += [
+                self.params_ahead.valid.eq(jobs.i.valid & job.param[-1]),
+                self.params_ahead.p.eq(job.param),
+            ]
         return m

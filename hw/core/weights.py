@@ -81,6 +81,9 @@ class WeightMemory(wiring.Component):
     word : word to read for the descriptor loader or the host, while there are no events.
     word_data : the word that was asked for :attr:`LATENCY` cycles before.
     write : rows to write.
+    offchip : rows of weights from outside the FPGA, on devices that have such memory. They take the
+        place of the memory's own from the last stage on; no event may be under way meanwhile. All
+        payload bits are 0 while there is none.
     aborted : drop the events that are under way.
     """
 
@@ -89,16 +92,17 @@ class WeightMemory(wiring.Component):
 
     def __init__(self, config: Config):
         self._config = config
-        super().__init__(
-            {
-                "events": In(stream.Signature(event_layout(config))),
-                "rows": Out(stream.Signature(row_layout(config))),
-                "word": In(stream.Signature(word_layout(config), always_ready=True)),
-                "word_data": Out(WORD_BITS),
-                "write": In(stream.Signature(row_write_layout(config), always_ready=True)),
-                "aborted": In(1),
-            }
-        )
+        members: dict[str, wiring.Member] = {
+            "events": In(stream.Signature(event_layout(config))),
+            "rows": Out(stream.Signature(row_layout(config))),
+            "word": In(stream.Signature(word_layout(config), always_ready=True)),
+            "word_data": Out(WORD_BITS),
+            "write": In(stream.Signature(row_write_layout(config), always_ready=True)),
+            "aborted": In(1),
+        }
+        if config.offchip_depth:
+            members["offchip"] = In(stream.Signature(row_layout(config), always_ready=True))
+        super().__init__(members)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -120,10 +124,13 @@ class WeightMemory(wiring.Component):
         flags = delayed(
             under_way,
             Cat(self.events.valid, adds, event.last & self.events.valid),
-            self.LATENCY,
+            self.LATENCY - 1,
             move,
             reset=True,
         )
+        if config.offchip_depth:
+            flags |= Cat(self.offchip.valid, self.offchip.p.add, self.offchip.p.last)
+        flags = delayed(under_way, flags, 1, move, reset=True)
         m.d.comb += [
             Cat(self.rows.valid, self.rows.p.add, self.rows.p.last).eq(flags),
         ]
@@ -150,8 +157,16 @@ class WeightMemory(wiring.Component):
         width = GROUP_BITS if shapes else row_bits
         for first in range(0, row_bits, width):
             bits = slice(first, first + width)
-            group = BlockRows(config.weight_depth, len(row[bits]), shapes, first // width)
+            group = BlockRows(
+                config.weight_depth,
+                len(row[bits]),
+                shapes,
+                first // width,
+                joined=config.offchip_depth > 0,
+            )
             m.submodules[f"rows{first}"] = group
+            if config.offchip_depth:
+                m.d.comb += group.other.eq(self.offchip.p.weights[bits])
             m.d.comb += [
                 group.move.eq(move),
                 group.read_row.eq(read_row),
@@ -224,6 +239,7 @@ class BlockRows(wiring.Component):
     shapes : (depth, width in bits) that a block RAM can have, the deepest first; None leaves the
         shape to synthesis.
     number : index of the group in its row.
+    joined : rows from elsewhere take the place of the memory's.
 
     Members
     -------
@@ -233,6 +249,8 @@ class BlockRows(wiring.Component):
         cycles with ``move``; 0 if none was asked for.
     write_row, write_data, write_en : row to write, its contents, and whether to write in this
         cycle.
+    other : what ``read_data`` becomes in the next cycle in place of 0, if no row was asked for;
+        only if ``joined``.
     """
 
     def __init__(
@@ -241,10 +259,13 @@ class BlockRows(wiring.Component):
         row_bits: int,
         shapes: Sequence[tuple[int, int]] | None = None,
         number: int = 0,
+        *,
+        joined: bool = False,
     ):
         self._depth, self._row_bits, self._number = depth, row_bits, number
         self._banks = banks(depth, shapes) if shapes else [(depth, row_bits)]
-        super().__init__(_ports(depth, row_bits))
+        self._joined = joined
+        super().__init__(_ports(depth, row_bits) | ({"other": In(row_bits)} if joined else {}))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -303,7 +324,7 @@ class BlockRows(wiring.Component):
         with m.If(self.move):
             m.d.sync += self.read_data.eq(row)
             with m.If(~reads2):
-                m.d.sync += self.read_data.eq(0)
+                m.d.sync += self.read_data.eq(self.other if self._joined else 0)
         return m
 
 

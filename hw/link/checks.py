@@ -14,16 +14,17 @@ from hw.protocol import (
     CRC_BYTES,
     STATUS_BYTES,
     WRITABLE,
-    Identity,
     Opcode,
     Result,
     Rows,
     Run,
     Space,
     Status,
+    identity_bytes,
     n_bytes,
     n_rows,
     row_bytes,
+    spaces,
 )
 from hw.spec import Config, SpecError
 
@@ -40,7 +41,7 @@ def check_row_sizes(config: Config) -> None:
         A row with the arguments of its request (:class:`hw.protocol.Rows`) is longer than
         ``max_payload_bytes``.
     """
-    for space in Space:
+    for space in spaces(config):
         size = row_bytes(space, config)
         assert size & (size - 1) == 0, f"{space.name} has rows of {size} bytes"
         if size + n_bytes(Rows) > config.max_payload_bytes:
@@ -52,7 +53,7 @@ def check_row_sizes(config: Config) -> None:
 
 def _n_row_bits(config: Config) -> int:
     """Return the width in bits of the index of a row, or of a number of rows, of any memory."""
-    return max(n_rows(space, config) for space in Space).bit_length()
+    return max(n_rows(space, config) for space in spaces(config)).bit_length()
 
 
 def _rows_left_bits(config: Config) -> int:
@@ -137,11 +138,11 @@ def make_registers(config: Config) -> Registers:
     request_ended = unreset(1)
     status = unreset(Status)
 
-    space = unreset(range(max(Space) + 2))
+    space = unreset(range(max(spaces(config)) + 2))
     row = unreset(_n_row_bits(config))
     rows_left = unreset(_rows_left_bits(config))
     row_data = unreset(8 * max_row_bytes(config))
-    at = unreset(range(n_bytes(Identity)))
+    at = unreset(range(len(identity_bytes(config))))
 
     waiting, current, ended = (unreset(run_layout(config)) for _ in range(3))
     result = unreset(Result)
@@ -212,7 +213,7 @@ def check_request(m: Module, config: Config, r: Registers, n_data_bytes: Value) 
     last_row_byte = Signal(range(max_row_bytes(config)))
     n_row_data_bytes = Signal(range((1 << _rows_left_bits(config)) * max_row_bytes(config)))
     with m.Switch(r.space):
-        for known in Space:
+        for known in spaces(config):
             size = row_bytes(known, config)
             with m.Case(known):
                 m.d.comb += [

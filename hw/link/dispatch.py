@@ -28,18 +28,17 @@ from hw.protocol import (
     REPLY,
     WRITABLE,
     DeviceStatus,
-    Identity,
     Opcode,
     Rate,
     Result,
     RunState,
     Space,
     Status,
-    identity,
+    identity_bytes,
     n_bytes,
     n_rows,
-    pack,
     row_bytes,
+    spaces,
 )
 from hw.spec import Config
 
@@ -203,14 +202,14 @@ class Dispatcher(wiring.Component):
         ]
 
     def _identity_byte(self, m: Module, r: Registers) -> Value:
-        """Return the byte of the device's :class:`hw.protocol.Identity` at the index ``r.at``.
+        """Return the byte of what :func:`hw.protocol.identity_bytes` returns at the index ``r.at``.
 
         It comes from a ROM, one cycle after the index.
         """
         m.submodules.identity = rom = memory.Memory(
             shape=8,
-            depth=n_bytes(Identity),
-            init=pack(Identity, identity(self.config)),
+            depth=len(identity_bytes(self.config)),
+            init=identity_bytes(self.config),
         )
         described = rom.read_port()
         m.d.comb += [described.addr.eq(r.at), described.en.eq(1)]
@@ -286,7 +285,7 @@ class Dispatcher(wiring.Component):
             address = r.as_rows.address
             m.d.sync += [
                 r.row.eq(address.row),
-                r.space.eq(Mux(address.space > max(Space), -1, address.space)),
+                r.space.eq(Mux(address.space > max(spaces(self.config)), -1, address.space)),
                 r.rows_left.eq(r.as_rows.n_rows),
             ]
             m.next = "PREPARE"
@@ -437,7 +436,10 @@ class Dispatcher(wiring.Component):
         m.d.sync += settled.eq(~(self.o.valid & self.o.ready))
         m.d.comb += self.o.valid.eq(settled)
         with m.If(r.opcode == Opcode.IDENTIFY):
-            m.d.comb += [self.o.p.byte.eq(identity_byte), n_report_bytes.eq(n_bytes(Identity))]
+            m.d.comb += [
+                self.o.p.byte.eq(identity_byte),
+                n_report_bytes.eq(len(identity_bytes(self.config))),
+            ]
         with m.Else():
             m.d.comb += [
                 self.o.p.byte.eq(_byte_of(report, r.at)),

@@ -11,7 +11,6 @@ import time
 from collections.abc import Sequence
 
 import serial
-from amaranth.lib import data
 from serial.tools import list_ports
 
 from hw.boards.configs import BOARDS_HELP
@@ -25,12 +24,11 @@ from hw.protocol import (
     MAGIC,
     REPLY,
     STATUS_BYTES,
-    Identity,
     Opcode,
     decode_frame,
     encode_frame,
-    n_bytes,
-    unpack,
+    identity_name,
+    parse_identity,
 )
 from hw.spec import SpecError
 from hw.tools.command import EXIT_OK, CommandParser, ending, exit_codes
@@ -181,8 +179,7 @@ def _ask(line: serial.Serial) -> tuple[str, int] | None:
     line.write(end + encode_frame(bytes([0, Opcode.IDENTIFY])))
     while raw := line.read_until(end):
         if (identity := _parse(raw.rstrip(end))) is not None:
-            name = int(identity.name).to_bytes(16, "little").rstrip(b"\0")
-            return name.decode("ascii", "replace"), int(identity.spec_hash)
+            return identity_name(identity), identity["spec_hash"]
     return None
 
 
@@ -197,16 +194,14 @@ def board_ports(board: str) -> list[str]:
     return sorted(ports)
 
 
-def _parse(raw: bytes) -> data.Const | None:
-    """Return the :class:`hw.protocol.Identity` in a frame, or None if it has none or is damaged."""
+def _parse(raw: bytes) -> dict[str, int] | None:
+    """Return the identity in a frame (:func:`hw.protocol.parse_identity`), or None if it has none
+    or is damaged."""
     packet = decode_frame(raw)
     if packet is None or packet[1] != Opcode.IDENTIFY | REPLY:
         return None
-    payload = packet[HEADER_BYTES + STATUS_BYTES :]
-    if len(payload) != n_bytes(Identity):
-        return None
-    identity = unpack(Identity, payload)
-    return identity if identity.magic == MAGIC else None
+    identity = parse_identity(packet[HEADER_BYTES + STATUS_BYTES :])
+    return identity if identity is not None and identity["magic"] == MAGIC else None
 
 
 def flash(board: str, *, port: str | None = None, memory: str | None = None) -> dict:

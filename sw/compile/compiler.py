@@ -31,6 +31,9 @@ descriptor for each layer, which tells the core how to run it, follows the weigh
 The map that the host writes has two regions if there is room, so that the host can fill one while
 the device reads the other. Each region has descriptors of its own.
 
+On a device with memory outside the FPGA, the rows of weights and of parameters that do not fit into
+the memories on it are there (:mod:`sw.compile.allocation`).
+
 A device that takes pixels (``Config.pixels``) runs the network's encoder as its first layer, on the
 bit-planes of the image, each of which is one bit of all pixels. Each bank then has some of the
 planes, with all channels, and a copy of all weights of the encoder.
@@ -39,16 +42,16 @@ planes, with all channels, and a copy of all weights of the encoder.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from hw.protocol import Space, descriptor_rows, row_bytes
 from hw.spec import GRANULE_BITS, PARAM_BITS, Config, signed_range
+from sw.compile.allocation import allocate
 from sw.compile.deal import channel_rates, orders
-from sw.compile.nest import LayerContext, compile_layer
+from sw.compile.nest import CompiledLayer, LayerContext, compile_layer
 from sw.compile.placement import place_maps
-from sw.compile.program import PIXELS, FitError, LayerPlan, Placement, Program, device_layers
+from sw.compile.program import PIXELS, FitError, Placement, Program, device_layers
 from sw.compile.rows import descriptor_bytes
 from sw.network.bounds import bank_bounds, layer_bounds
 from sw.network.encoder import PIXEL_MAX
@@ -125,12 +128,6 @@ class _Compiler:
         """Name of the map that the host writes."""
         self.inputs = _input_buffers(self.placements[self.host_map], n_bits, config)
         self.spike_bits = n_bits + sum(place.n_bits for place in self.inputs[1:])
-        self.weights = bytearray()
-        self.params = bytearray()
-        self.descriptors: list[list[tuple[str, dict[str, Any], list[dict[str, int]]]]] = [
-            [] for _ in self.inputs
-        ]
-        """For each input buffer, the arguments of :func:`descriptor_bytes` for every layer."""
 
     def compile(self) -> Program:
         """Compile all layers and return the program.
@@ -140,79 +137,66 @@ class _Compiler:
         FitError
             The network does not fit the device.
         """
-        plans = tuple(self._compile_layer(n) for n in range(len(self.layers)))
         config = self.config
-        first_descriptor = len(self.weights) // row_bytes(Space.WEIGHT, config)
+        compiled = [self._compile_layer(n) for n in range(len(self.layers))]
         rows_per_run = len(self.layers) * descriptor_rows(config)
-        # Sizes are checked first: an address beyond a memory may not fit a descriptor's field.
-        n_bytes = rows_per_run * len(self.inputs) * row_bytes(Space.WEIGHT, config)
-        sized = self._program(plans, first_descriptor, rows_per_run, bytes(n_bytes))
-        _check_fits(sized)
-        descriptors = b"".join(
-            descriptor_bytes(*layer, config) for layers in self.descriptors for layer in layers
-        )
-        return self._program(plans, first_descriptor, rows_per_run, descriptors)
-
-    def _program(
-        self,
-        plans: tuple[LayerPlan, ...],
-        first_descriptor: int,
-        rows_per_run: int,
-        descriptors: bytes,
-    ) -> Program:
-        return Program(
-            config=self.config,
-            images={
-                Space.WEIGHT: bytes(self.weights) + descriptors,
-                Space.PARAM: bytes(self.params),
+        n_descriptors = rows_per_run * len(self.inputs)
+        images, layers = allocate(compiled, n_descriptors, config)
+        first_descriptor = len(images[Space.WEIGHT]) // row_bytes(Space.WEIGHT, config)
+        program = Program(
+            config=config,
+            images=images
+            | {
+                Space.WEIGHT: images[Space.WEIGHT].ljust(
+                    (first_descriptor + n_descriptors) * row_bytes(Space.WEIGHT, config), b"\0"
+                )
             },
             placements=self.placements,
             inputs=self.inputs,
             entries=tuple(first_descriptor + i * rows_per_run for i in range(len(self.inputs))),
-            layers=plans,
+            layers=tuple(layer.plan for layer in layers),
             n_classes=self.network.n_classes,
-            spike_bytes=self.spike_bits // GRANULE_BITS * self.config.banks,
+            spike_bytes=self.spike_bits // GRANULE_BITS * config.banks,
             pixels=self.pixels,
         )
+        # Sizes are checked first: an address beyond a memory may not fit a descriptor's field.
+        _check_fits(program)
+        weights = images[Space.WEIGHT] + self._descriptors(layers)
+        return replace(program, images=program.images | {Space.WEIGHT: weights})
 
-    def _compile_layer(self, n: int) -> LayerPlan:
-        """Compile layer ``n``, counted from 0, and return how the core runs it.
-
-        Its rows of weights and parameters are appended to the memories, and what its descriptors
-        hold to ``descriptors``.
+    def _compile_layer(self, n: int) -> CompiledLayer:
+        """Compile layer ``n``, counted from 0.
 
         Raises
         ------
         FitError
             The layer does not fit the device.
         """
-        layer, config = self.layers[n], self.config
         context = LayerContext(
-            layer=layer,
+            layer=self.layers[n],
             timesteps=self.network.timesteps,
             placements=self.placements,
-            config=config,
+            config=self.config,
             final=n == len(self.layers) - 1,
             pixels=self.pixels and n == 0,
         )
         _check_numbers(context)
-        compiled = compile_layer(
-            context,
-            weight_base=len(self.weights) // row_bytes(Space.WEIGHT, config) // config.banks,
-            param_base=len(self.params) // row_bytes(Space.PARAM, config),
-        )
-        self.weights += compiled.weights
-        self.params += compiled.params
-        for place, descriptors in zip(self.inputs, self.descriptors, strict=True):
+        return compile_layer(context)
+
+    def _descriptors(self, compiled: list[CompiledLayer]) -> bytes:
+        """Return the descriptors of all layers, once for each input buffer."""
+        raw = b""
+        for place in self.inputs:
             # A run on another buffer differs only in where it reads the host's map.
             offset = place.start - self.inputs[0].start
-            header = dict(compiled.header)
-            if layer.source == self.host_map:
-                header["source"] += offset
-            if layer.identity == self.host_map:
-                header["identity"] += offset // GRANULE_BITS
-            descriptors.append((layer.name, header, compiled.levels))
-        return compiled.plan
+            for layer, result in zip(self.layers, compiled, strict=True):
+                header = dict(result.header)
+                if layer.source == self.host_map:
+                    header["source"] += offset
+                if layer.identity == self.host_map:
+                    header["identity"] += offset // GRANULE_BITS
+                raw += descriptor_bytes(layer.name, header, result.levels, self.config)
+        return raw
 
 
 def _input_buffers(first: Placement, n_bits: int, config: Config) -> tuple[Placement, ...]:

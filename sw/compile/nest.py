@@ -100,6 +100,8 @@ class CompiledLayer:
     """Rows of weight memory of all banks; row ``r`` is for bank ``r % banks``."""
     params: bytes
     """Rows of parameter memory."""
+    job_rows: int
+    """Number of rows of weights that a job reads if all its inputs are active, in all banks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,17 +134,13 @@ class _Geometry:
     """Address in the map written at which the time loop begins, in granules."""
 
 
-def compile_layer(context: LayerContext, *, weight_base: int, param_base: int) -> CompiledLayer:
+def compile_layer(context: LayerContext) -> CompiledLayer:
     """Compile a layer: choose the order of its jobs, and lay out its weights and parameters.
-
-    Parameters
-    ----------
-    weight_base : row of every bank's weight memory at which the layer's rows will begin.
-    param_base : row of parameter memory at which the layer's rows will begin.
 
     Returns
     -------
-    The contents of the layer's descriptor, and its rows of weights and parameters.
+    The contents of the layer's descriptor, and its rows of weights and parameters. In the
+    descriptor, the addresses of both count from the layer's first row.
 
     Raises
     ------
@@ -166,13 +164,11 @@ def compile_layer(context: LayerContext, *, weight_base: int, param_base: int) -
         "leak_shift": shifts[0],
         "leak_shift2": shifts[1],
         "leak_shift3": shifts[2],
-        "weight": weight_base,
         "job_levels": _mask(levels, "in_job"),
         "gate": layer.gate,
         "reset": layer.reset,
         "identity": geometry.identity_base,
         "target": geometry.target_base,
-        "param": param_base,
         "time_levels": _mask(levels, "is_time"),
         "pool_levels": _mask(levels, "is_pool"),
         "tail_levels": _mask(levels, "is_group"),
@@ -215,6 +211,7 @@ def compile_layer(context: LayerContext, *, weight_base: int, param_base: int) -
         ],
         weights=pack_rows(weights, config.weight_bits),
         params=pack_rows(params, PARAM_BITS),
+        job_rows=layer.kernel[0] * layer.kernel[1] * len(context.source.order),
     )
 
 

@@ -206,6 +206,10 @@ class LayerPlan:
     """Number of rows of weights in all banks together."""
     param_rows: int
     """Number of rows of parameters."""
+    weights_offchip: bool = False
+    """Whether the rows of weights are outside the FPGA, instead of in weight memory."""
+    params_offchip: bool = False
+    """Whether the rows of parameters are outside the FPGA, instead of in parameter memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,8 +228,8 @@ class Program:
 
     Attributes
     ----------
-    images : for weight and parameter memory, the bytes to write from row 0 on
-        (:class:`hw.protocol.Space`).
+    images : for weight and parameter memory and, if the device has it, memory outside the FPGA, the
+        bytes to write from row 0 on (:class:`hw.protocol.Space`).
     placements : regions of spike memory by name of the map.
     inputs : regions that the host writes before a run, one per buffer; the first is in
         ``placements``. With two, the host can fill one while the device reads the other.
@@ -249,16 +253,16 @@ class Program:
     pixels: bool
 
     def usage(self) -> dict[str, tuple[int, int]]:
-        """Return how full the memories "weight", "param" and "spike" are, by these names.
+        """Return how full the memories "weight", "param", "spike" and, if there is memory outside
+        the FPGA, "offchip" are, by these names.
 
         There are two numbers for each: rows used, and rows available. A row of "spike" is a byte.
         """
-        available = {
-            Space.WEIGHT: n_rows(Space.WEIGHT, self.config),
-            Space.PARAM: n_rows(Space.PARAM, self.config),
-        }
         used = {
-            space.name.lower(): (len(image) // row_bytes(space, self.config), available[space])
+            space.name.lower(): (
+                len(image) // row_bytes(space, self.config),
+                n_rows(space, self.config),
+            )
             for space, image in self.images.items()
         }
         return used | {"spike": (self.spike_bytes, n_rows(Space.SPIKE, self.config))}

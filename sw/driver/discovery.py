@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any
 
 import serial
 from serial.tools import list_ports
@@ -13,13 +12,13 @@ from serial.tools import list_ports
 from hw.boards.usb import bridge_of, port_advice
 from hw.protocol import (
     DEFAULT_BAUD,
+    IDENTITY_BYTES,
     MAGIC,
     PROTOCOL_VERSION,
-    Identity,
     Opcode,
-    n_bytes,
+    identity_name,
+    parse_identity,
     spec_hash,
-    unpack,
 )
 from hw.spec import Config, SpecError
 from sw.driver.errors import (
@@ -79,18 +78,14 @@ def _parse_identity(raw: bytes, port: str) -> BoardIdentity:
             f"the board on {port} speaks protocol version {version}, this software version "
             f"{PROTOCOL_VERSION}. {advice}."
         )
-    if len(raw) != n_bytes(Identity):
+    identity = parse_identity(raw)
+    if identity is None:
         raise SpecMismatch(
-            f"the board on {port} describes itself in {len(raw)} bytes, not {n_bytes(Identity)}, "
-            f"although it speaks protocol version {version}. {advice}."
+            f"the board on {port} describes itself in {len(raw)} bytes, which this software does "
+            f"not expect, although the board speaks protocol version {version}. {advice}."
         )
-    identity: Any = unpack(Identity, raw)
-    name = raw[-16:].rstrip(b"\0").decode("ascii", "replace")
-    values = {
-        field.name: int(getattr(identity, field.name))
-        for field in fields(Config)
-        if field.name != "name"
-    }
+    name = identity_name(identity)
+    values = {field.name: identity[field.name] for field in fields(Config) if field.name != "name"}
     try:
         config = Config(name=name, **values)
     except SpecError as error:
@@ -98,14 +93,14 @@ def _parse_identity(raw: bytes, port: str) -> BoardIdentity:
             f"the board {name!r} on {port} has a configuration that this software does not "
             f"support: {error}. {advice}."
         ) from error
-    if spec_hash(config) != identity.spec_hash:
+    if spec_hash(config) != identity["spec_hash"]:
         raise SpecMismatch(
             f"the board {name!r} on {port} was built from different definitions: the hash of its "
-            f"protocol and number formats is {identity.spec_hash:016x}, this software's is "
+            f"protocol and number formats is {identity['spec_hash']:016x}, this software's is "
             f"{spec_hash(config):016x}, although both call themselves protocol version {version}. "
             f"{advice}."
         )
-    return BoardIdentity(config, version, int(identity.spec_hash))
+    return BoardIdentity(config, version, identity["spec_hash"])
 
 
 def open_port(port: str) -> serial.Serial:
@@ -155,7 +150,7 @@ def identify(transport: Transport) -> BoardIdentity:
         The device does not answer, or has been disconnected.
     """
     port = str(transport.port.port)
-    request = Request(Opcode.IDENTIFY, n_reply_bytes=n_bytes(Identity))
+    request = Request(Opcode.IDENTIFY, n_reply_bytes=IDENTITY_BYTES)
     try:
         (raw,) = transport.exchange([request])
     except RequestRefused as error:

@@ -1,0 +1,123 @@
+"""Choice of the memory that holds each layer's weights and parameters, on the FPGA or outside it.
+
+A *row* is what is read from a memory at once: ``lanes`` weights, or ``fire_lanes`` pairs of bias
+and threshold (:class:`hw.spec.Config`). Memory outside the FPGA is larger but slower, so the layers
+whose rows are read most often per row stay on the FPGA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from hw.protocol import Space, n_rows, row_bytes
+from hw.spec import OFFCHIP_PARAM_BITS, OFFCHIP_WEIGHT_BITS, Config
+from sw.compile.nest import CompiledLayer
+
+
+def allocate(
+    compiled: list[CompiledLayer], n_descriptors: int, config: Config
+) -> tuple[dict[Space, bytes], list[CompiledLayer]]:
+    """Give every layer's rows a place; return the contents of the memories, and the layers.
+
+    Parameters
+    ----------
+    compiled : layers whose addresses count from their own first rows.
+    n_descriptors : number of rows of weight memory to leave free for descriptors.
+
+    Returns
+    -------
+    The bytes of weight memory, without the descriptors, of parameter memory and, if the device has
+    it, of memory outside the FPGA; and the layers with their final addresses. More may be allocated
+    than a memory has if the network does not fit.
+    """
+    weights_inside = _kept(
+        compiled,
+        n_rows(Space.WEIGHT, config) - n_descriptors,
+        lambda layer: layer.plan.weight_rows,
+        lambda layer: layer.plan.n_jobs * layer.job_rows,
+        config,
+    )
+    params_inside = _kept(
+        compiled,
+        n_rows(Space.PARAM, config),
+        lambda layer: layer.plan.param_rows,
+        lambda layer: layer.plan.n_jobs * layer.plan.n_beats,
+        config,
+    )
+    weights, params, outside = bytearray(), bytearray(), bytearray()
+    size = row_bytes(Space.WEIGHT, config)
+    starts = []
+    # Parameters come first outside the FPGA, because their addresses have fewer bits.
+    for n, layer in enumerate(compiled):
+        memory = params if n in params_inside else outside
+        rows_before = len(memory) // row_bytes(Space.PARAM, config)
+        if n not in params_inside:
+            rows_before = len(memory) // (size * config.param_chunks)
+            rows_before += 1 << (OFFCHIP_PARAM_BITS - 1)
+        starts.append(rows_before)
+        memory += _padded(layer.params, n not in params_inside, size * config.param_chunks, config)
+    outside += bytes(-len(outside) % (size * config.banks))
+    placed = []
+    for n, layer in enumerate(compiled):
+        inside = n in weights_inside
+        memory = weights if inside else outside
+        first = len(memory) // (size * config.banks)
+        memory += layer.weights
+        placed.append(
+            replace(
+                layer,
+                header=layer.header
+                | {
+                    "weight": first if inside else first + (1 << (OFFCHIP_WEIGHT_BITS - 1)),
+                    "param": starts[n],
+                },
+                plan=replace(
+                    layer.plan, weights_offchip=not inside, params_offchip=n not in params_inside
+                ),
+            )
+        )
+    images = {Space.WEIGHT: bytes(weights), Space.PARAM: bytes(params)}
+    if config.offchip_depth:
+        images[Space.OFFCHIP] = bytes(outside)
+    return images, placed
+
+
+def _padded(params: bytes, offchip: bool, stored_bytes: int, config: Config) -> bytes:
+    """Return rows of parameters as they are stored.
+
+    Outside the FPGA each takes a whole number of that memory's rows, ``stored_bytes`` together.
+    """
+    size = row_bytes(Space.PARAM, config)
+    if not offchip or stored_bytes == size:
+        return params
+    rows = (params[i : i + size] for i in range(0, len(params), size))
+    return b"".join(row.ljust(stored_bytes, b"\0") for row in rows)
+
+
+def _kept(
+    compiled: list[CompiledLayer],
+    available: int,
+    needed: Callable[[CompiledLayer], int],
+    reads: Callable[[CompiledLayer], float],
+    config: Config,
+) -> set[int]:
+    """Return the indices of the layers whose rows are kept on the FPGA.
+
+    These are all layers if the device has no other memory or if all fit, else those with the most
+    reads per row, as far as there is room.
+
+    Parameters
+    ----------
+    available : number of rows of the memory on the FPGA.
+    needed, reads : number of a layer's rows, and how many of them it reads in a run.
+    """
+    everything = set(range(len(compiled)))
+    if not config.offchip_depth or sum(map(needed, compiled)) <= available:
+        return everything
+    kept = set()
+    for n in sorted(everything, key=lambda n: -reads(compiled[n]) / max(needed(compiled[n]), 1)):
+        if needed(compiled[n]) <= available:
+            available -= needed(compiled[n])
+            kept.add(n)
+    return kept
