@@ -292,7 +292,8 @@ class Extension(data.Struct):
     """
 
     offchip_depth: 32
-    reserved: 96
+    offchip_row_cycles: 8
+    reserved: 88
 
 
 class LayerCounters(data.Struct):

@@ -367,6 +367,8 @@ class Config:
     offchip_depth: int = 0
     """Number of rows of weights and parameters that a bank has in memory outside the FPGA, or 0 if
     there is no such memory."""
+    offchip_row_cycles: int = 0
+    """Number of cycles for which a row occupies the bus of the memory outside the FPGA."""
     membrane_slots: int = 32
     """Number of jobs (interleaved positions or channel groups) whose membranes are kept at once."""
     count_bits: int = 12
@@ -456,10 +458,11 @@ class Config:
                 and self.weight_depth <= largest
                 and self.param_depth <= 1 << (OFFCHIP_PARAM_BITS - 1)
                 and self.fire_beats <= 8
+                and 1 <= self.offchip_row_cycles < 256
             ),
             "offchip_depth",
             f"use 0, or a power of two from 256 to {largest} on a device with a queue of sums and "
-            "at most 8 beats a job",
+            "at most 8 beats a job, with offchip_row_cycles of 1 to 255",
         )
         check(self.pixels in (0, 1), "pixels", "use 0 or 1")
         check(1 <= self.count_bits <= 12, "count_bits", "use 1 to 12")

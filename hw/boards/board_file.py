@@ -33,7 +33,7 @@ UART with 8 data bits tolerates about twice this."""
 TOOLS = ("vivado", "quartus")
 """Tools of vendors for which constraints and scripts can be written."""
 
-_CORE = {field.name for field in fields(Config)} - {"name", "offchip_depth"}
+_CORE = {field.name for field in fields(Config)} - {"name", "offchip_depth", "offchip_row_cycles"}
 _TABLES = {
     "": {"name", "tool", "part", "luts", "block_ram_kbit"},
     "clock": {"pin", "hz"},

@@ -40,6 +40,13 @@ from hw.spec import (
 )
 from sw.compile.program import LayerPlan, Placement, Program
 
+OFFCHIP_LATENCY = 24
+"""Estimate of the cycles from a request for a row outside the FPGA until it is added up."""
+
+OFFCHIP_OVERHEAD = 1.02
+"""Cycles of the bus of the memory outside the FPGA for each cycle in which it brings data: the rest
+is for refresh and for changes of page that are not hidden."""
+
 NEVER = -(1 << 60)
 """Number that stands for the cycle of an event that has not taken place: earlier than any cycle."""
 
@@ -229,6 +236,33 @@ class _Bank:
         self._scanned = scanned
 
 
+class _Bus:
+    """Time that the bus of the memory outside the FPGA takes for the rows of a layer.
+
+    All banks share the bus. It is busy without gaps as long as requests wait, except for the cycles
+    in which the memory refreshes itself, so this part of the prediction is an estimate.
+    """
+
+    def __init__(self, plan: LayerPlan, config: Config):
+        self._row_cycles = config.offchip_row_cycles * OFFCHIP_OVERHEAD
+        self._weights = plan.weights_offchip
+        self._n_params = plan.n_beats * config.param_chunks if plan.params_offchip else 0
+        self._free = 0.0
+
+    def job(self, n_active: int, summed: int) -> int:
+        """Return the cycle in which all rows of a job have been added up; 0 if none is outside.
+
+        ``n_active`` is the number of its active inputs, and ``summed`` the cycle in which its sums
+        would be available if the rows were on the FPGA.
+        """
+        n_rows = n_active * self._weights + self._n_params
+        if not n_rows:
+            return 0
+        start = max(self._free, summed - n_active)
+        self._free = start + n_rows * self._row_cycles
+        return round(self._free) + OFFCHIP_LATENCY
+
+
 def layer_cycles(plan: LayerPlan, active: NDArray[np.int64], config: Config) -> int:
     """Return the number of cycles that a layer takes, including the loading of its descriptor.
 
@@ -238,6 +272,7 @@ def layer_cycles(plan: LayerPlan, active: NDArray[np.int64], config: Config) -> 
     active : numbers of active inputs, one for every chunk, as :func:`active_inputs` returns them.
     """
     banks = [_Bank(number, config) for number in range(config.banks)]
+    bus = _Bus(plan, config) if plan.weights_offchip or plan.params_offchip else None
     jobs = _Queue(JOB_ROOM)
     rooms = [(jobs, ROOM_LATENCY)]
     rooms += [(bank.chunks, ROOM_LATENCY + number) for number, bank in enumerate(banks)]
@@ -261,6 +296,8 @@ def layer_cycles(plan: LayerPlan, active: NDArray[np.int64], config: Config) -> 
         )
         jobs.came.append(slot)
         slot += plan.gated
+        if bus is not None:
+            summed = max(summed, bus.job(sum(map(sum, job)), summed))
         begins = max(began + plan.spacing, summed)
         for bank in banks:
             bank.taken(begins, summed, plan.n_beats)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from amaranth.lib import data
 
+from hw.boards.configs import CONFIGS
 from hw.core.nest import address_widths, word_of
 from hw.protocol import (
     DESCRIPTOR_WORDS,
@@ -24,9 +25,12 @@ from hw.protocol import (
     Space,
     descriptor_rows,
     identity,
+    identity_bytes,
+    identity_name,
     n_bytes,
     n_rows,
     pack,
+    parse_identity,
     row_bytes,
     spec_hash,
     unpack,
@@ -175,9 +179,26 @@ def test_identity_holds_the_largest_configuration() -> None:
         baud=(1 << 30) - 1,
         name="n" * 16,
     )
-    told = unpack(Identity, pack(Identity, identity(config)))
-    values = {name: getattr(told, name) for name in vars(config) if name != "name"}
-    assert values == {name: value for name, value in vars(config).items() if name != "name"}
+    outside = replace(
+        config,
+        weight_depth=1 << 19,
+        param_depth=1 << 15,
+        fire_lanes=16,
+        offchip_depth=1 << 19,
+        offchip_row_cycles=255,
+    )
+    for expected in (config, outside):
+        told = parse_identity(identity_bytes(expected))
+        assert told is not None
+        values = {name: told[name] for name in vars(expected) if name != "name"}
+        assert values == {n: value for n, value in vars(expected).items() if n != "name"}
+        assert identity_name(told) == expected.name
+    assert parse_identity(identity_bytes(outside)[:-1]) is None
+
+
+def test_devices_without_an_extension_have_the_hash_of_older_releases() -> None:
+    assert spec_hash(CONFIGS["ulx3s-85f"]) == 0xF5DA7A077B945175
+    assert len(identity_bytes(CONFIGS["ulx3s-85f"])) == n_bytes(Identity)
 
 
 def test_hash_depends_on_what_must_agree() -> None:

@@ -14,7 +14,7 @@ from hw.spec import Config
 from sw.compile.compiler import compile_network
 from sw.network.network import Network
 from tests import golden
-from tests.hw.core.test_core import Bench, random_frames
+from tests.hw.core.test_core import Bench
 from tests.networks import random_input, random_network
 from tests.streams import simulate
 
@@ -27,6 +27,7 @@ CONFIG = Config(
     max_layers=8,
     result_rows=8,
     offchip_depth=1 << 12,
+    offchip_row_cycles=4,
 )
 
 
@@ -54,9 +55,7 @@ class Memory:
         async def serve(ctx):
             due: list[tuple[int, int]] = []
             cycle = last = 0
-            asked = ctx.tick().sample(
-                port.requests.valid, port.requests.ready, port.requests.p
-            )
+            asked = ctx.tick().sample(port.requests.valid, port.requests.ready, port.requests.p)
             while True:
                 _, _, valid, ready, row = await asked
                 cycle += 1
@@ -87,6 +86,7 @@ class Memory:
 def run(net: Network, frames: np.ndarray, config: Config, seed: int, longest: int = 20) -> Memory:
     """Run one inference, check every spike and logit, and return the memory."""
     program = compile_network(net, config)
+    image = program.images[Space.OFFCHIP]
     dut = Core(config)
     memory = Memory(dut, config, seed, longest)
     out = []
@@ -94,9 +94,8 @@ def run(net: Network, frames: np.ndarray, config: Config, seed: int, longest: in
     async def bench(ctx):
         bus = Bench(dut, program, ctx)
         await bus.load()
-        n_rows = min(len(program.images[Space.OFFCHIP]) // (config.lanes * config.weight_bits // 8), 9)
-        found = await bus.read(Space.OFFCHIP, 0, n_rows)
-        assert found == program.images[Space.OFFCHIP][: len(found)]
+        found = await bus.read(Space.OFFCHIP, 0, 9)
+        assert found[: len(image)] == image[: len(found)]
         memory.n_reads = 0
         await bus.start(frames)
         out.extend([await bus.done(), *await bus.results()])
