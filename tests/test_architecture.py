@@ -15,6 +15,7 @@ FLOORS = (
     ("hw.spec",),
     ("hw.protocol",),
     ("hw.parts", "hw.bus"),
+    ("hw.offchip",),
     ("hw.core", "hw.link"),
     ("hw.top",),
     ("hw.boards",),

@@ -1,0 +1,87 @@
+"""The first request of a port, with the knowledge whether its page is open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from amaranth import Array, Module, ShapeLike, Signal, Value
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.offchip.layout import RowLayout
+from hw.offchip.timing import N_BANKS
+from hw.parts.pipeline import unreset
+
+
+class RequestHead(wiring.Component):
+    """Hold a port's first request and compare its page with that of its bank.
+
+    A second request waits behind the first one, so that ``requests.ready`` is a register. A request
+    can be taken every second cycle.
+
+    Parameters
+    ----------
+    shape : shape of a request.
+    fields : function from a request to its ``bank``, ``page`` and ``slot``.
+
+    Members
+    -------
+    requests : requests in the order in which they are to be served.
+    pages : page of each bank that is open or about to be opened.
+    request, bank, page, slot : the first request, and the position of its row.
+    known : there is a first request, and ``hit`` is about it.
+    hit : the request's page was that of its bank one cycle before.
+    take : the request is taken from here in this cycle; allowed only if ``known``.
+    drop : drop all requests.
+    busy : there is a request.
+    """
+
+    def __init__(
+        self,
+        layout: RowLayout,
+        shape: ShapeLike,
+        fields: Callable[[Value], dict[str, Value]],
+    ):
+        self._fields = fields
+        page_bits = (layout.chip.rows - 1).bit_length()
+        super().__init__(
+            {
+                "requests": In(stream.Signature(shape)),
+                "pages": In(page_bits).array(N_BANKS),
+                "request": Out(shape),
+                "bank": Out(range(N_BANKS)),
+                "page": Out(page_bits),
+                "slot": Out(range(layout.slots)),
+                "known": Out(1),
+                "hit": Out(1),
+                "take": In(1),
+                "drop": In(1),
+                "busy": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        waits, first = Signal(), Signal()
+        waiting, request = unreset(self.request.shape()), unreset(self.request.shape())
+        moves = Signal()
+        m.d.comb += [
+            self.requests.ready.eq(~waits),
+            moves.eq(~first | self.take),
+            self.request.eq(request),
+            self.busy.eq(waits | first),
+            *(getattr(self, name).eq(v) for name, v in self._fields(self.request).items()),
+        ]
+        with m.If(moves):
+            m.d.sync += [first.eq(waits), request.eq(waiting)]
+        with m.If(self.requests.ready):
+            m.d.sync += [waits.eq(self.requests.valid), waiting.eq(self.requests.p)]
+        with m.Elif(moves):
+            m.d.sync += waits.eq(0)
+        with m.If(self.drop):
+            m.d.sync += [waits.eq(0), first.eq(0)]
+        m.d.sync += [
+            self.known.eq(first & ~self.take & ~self.drop),
+            self.hit.eq(Array(self.pages)[self.bank] == self.page),
+        ]
+        return m

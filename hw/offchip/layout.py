@@ -1,0 +1,125 @@
+"""Placement of rows of weights in an SDRAM: which words of which page hold a row.
+
+Each *port* reads the rows of a region of its own. With 1 or 2 ports, neighbouring pages of a region
+are in different banks of the SDRAM. With 4 ports, each has a bank of its own. With 8, ports ``p``
+and ``p + 4`` share a bank: their rows with the same index are in the same page, because they are
+read at nearly the same time. So the page that is needed next is never in the bank that is being
+read, and can be opened meanwhile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from amaranth import Cat, Const, Value
+
+from hw.offchip.timing import N_BANKS, SdramChip
+from hw.spec import SpecError
+
+PORTS = (1, 2, 4, 8)
+"""Supported numbers of ports."""
+MAX_BURST = 8
+"""Largest number of words that one read or write command transfers."""
+
+
+class Place(NamedTuple):
+    """Position of a row in an SDRAM."""
+
+    bank: int
+    page: int
+    column: int
+    """First word of the row in its page."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowLayout:
+    """Placement of the rows of ``n_ports`` ports, of ``row_bits`` bits each, in ``chip``."""
+
+    chip: SdramChip
+    n_ports: int
+    row_bits: int
+
+    def __post_init__(self) -> None:
+        if self.n_ports not in PORTS:
+            raise SpecError(f"{self.n_ports!r} ports are not supported: use one of {PORTS}")
+        least = 2 * self.chip.data_bits
+        most = self.chip.columns * self.chip.data_bits // (self.n_ports // N_BANKS or 1)
+        bits = self.row_bits
+        if bits & (bits - 1) or not least <= bits <= most:
+            raise SpecError(
+                f"rows of {bits} bits are not supported with {self.chip.name}: use a power of two "
+                f"from {least} to {most}"
+            )
+
+    @property
+    def row_words(self) -> int:
+        """Number of words in a row."""
+        return self.row_bits // self.chip.data_bits
+
+    @property
+    def burst(self) -> int:
+        """Number of words that one read or write command transfers: the chip's burst length."""
+        return min(self.row_words, MAX_BURST)
+
+    @property
+    def slots(self) -> int:
+        """Number of rows in a page."""
+        return self.chip.columns // self.row_words
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows of each port."""
+        return N_BANKS * self.chip.rows * self.slots // self.n_ports
+
+    @property
+    def _widths(self) -> tuple[int, int, int, int]:
+        """Widths of four fields: a port's bank, its share of a page, slots of it, its banks."""
+        port_bits = (self.n_ports - 1).bit_length()
+        bank_bits = (N_BANKS - 1).bit_length()
+        own_bits = min(port_bits, bank_bits)
+        share_bits = port_bits - own_bits
+        slot_bits = (self.slots - 1).bit_length() - share_bits
+        return own_bits, share_bits, slot_bits, bank_bits - own_bits
+
+    def place(self, port: int, row: int) -> Place:
+        """Return where row ``row`` of port ``port`` is.
+
+        Raises
+        ------
+        SpecError
+            There is no such port or row.
+        """
+        if not (0 <= port < self.n_ports and 0 <= row < self.n_rows):
+            raise SpecError(
+                f"row {row} of port {port} does not exist: there are {self.n_rows} rows in each of "
+                f"{self.n_ports} ports"
+            )
+        own_bits, _, slot_bits, turn_bits = self._widths
+        slot, rest = row & (1 << slot_bits) - 1, row >> slot_bits
+        turn, page = rest & (1 << turn_bits) - 1, rest >> turn_bits
+        share = port >> own_bits
+        return Place(
+            bank=port & (1 << own_bits) - 1 | turn << own_bits,
+            page=page,
+            column=(share << slot_bits | slot) * self.row_words,
+        )
+
+    def fields(self, port: Value | int, row: Value) -> dict[str, Value]:
+        """Return ``bank``, ``page`` and ``slot`` (``column / row_words``) of a row, as gateware.
+
+        ``row`` must have just the bits that :attr:`n_rows` takes.
+        """
+        port_bits = (self.n_ports - 1).bit_length()
+        own_bits, share_bits, slot_bits, turn_bits = self._widths
+        whole = Const(port, port_bits) if isinstance(port, int) else port
+        return {
+            "bank": Cat(whole[:own_bits], row[slot_bits : slot_bits + turn_bits]),
+            "page": row[slot_bits + turn_bits :],
+            "slot": Cat(row[:slot_bits], whole[own_bits : own_bits + share_bits]),
+        }
+
+    def word_address(self, port: int, row: int) -> int:
+        """Return the index of a row's first word in the chip, counted by page, bank and column."""
+        at = self.place(port, row)
+        return (at.page * N_BANKS + at.bank) * self.chip.columns + at.column
