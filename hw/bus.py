@@ -5,6 +5,8 @@ which a memory is addressed (:class:`hw.protocol.Space`). It also starts *runs*:
 inference, whose result the core reports at its end.
 """
 
+from typing import Any
+
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -66,17 +68,18 @@ class OffchipMemory(wiring.Signature):
 
     Members
     -------
-    ports : one :class:`OffchipPort` for each bank.
+    port0, port1, ... : one :class:`OffchipPort` for each bank.
     write : rows to write.
     """
 
     def __init__(self, config: Config):
-        super().__init__(
-            {
-                "ports": Out(OffchipPort(config)).array(config.banks),
-                "write": Out(stream.Signature(offchip_write_layout(config))),
-            }
-        )
+        ports = {f"port{n}": Out(OffchipPort(config)) for n in range(config.banks)}
+        super().__init__(ports | {"write": Out(stream.Signature(offchip_write_layout(config)))})
+
+
+def offchip_ports(memory: Any, config: Config) -> list[Any]:
+    """Return the ports of an interface with the signature :class:`OffchipMemory`, by bank."""
+    return [getattr(memory, f"port{n}") for n in range(config.banks)]
 
 
 class CoreBus(wiring.Signature):

@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.core.core import Core
 from hw.link.link import Link
+from hw.offchip.memory import SdramMemory
 from hw.spec import Config
 
 
@@ -17,6 +18,7 @@ class Top(wiring.Component):
     config : configuration of the device.
     core : component with a member ``bus: Out(CoreBus(config))`` that takes the place of
         :class:`hw.core.core.Core`, for tests.
+    sdram : the memory outside the FPGA, if ``config`` has one.
 
     Members
     -------
@@ -26,20 +28,27 @@ class Top(wiring.Component):
         device waits for a request and nothing that the host can observe changes.
     """
 
-    rx: In(1)
-    tx: Out(1)
-    activity: Out(1)
-
-    def __init__(self, config: Config, *, core: wiring.Component | None = None):
+    def __init__(
+        self,
+        config: Config,
+        *,
+        core: wiring.Component | None = None,
+        sdram: SdramMemory | None = None,
+    ):
         self.config = config
         self.core = core
-        super().__init__()
+        self.sdram = sdram
+        super().__init__({"rx": In(1), "tx": Out(1), "activity": Out(1)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.core = core = Core(self.config) if self.core is None else self.core
         m.submodules.link = link = Link(self.config)
         wiring.connect(m, link.bus, core.bus)
+        if self.config.offchip_depth:
+            assert self.sdram is not None, "a device with memory outside the FPGA needs it"
+            m.submodules.sdram = self.sdram
+            wiring.connect(m, core.offchip, self.sdram.memory)
         m.d.comb += [
             link.rx.eq(self.rx),
             self.tx.eq(link.tx),

@@ -5,7 +5,7 @@ from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import Out
 
 from hw.bus import CoreBus, max_row_bytes
-from hw.protocol import Result, Run, Space, n_rows, row_bytes
+from hw.protocol import Result, Run, Space, n_rows, row_bytes, spaces
 from hw.spec import Config
 
 
@@ -30,7 +30,7 @@ class StubCore(wiring.Component):
             space.name.lower(): memory.Memory(
                 shape=8 * row_bytes(space, config), depth=n_rows(space, config), init=[]
             )
-            for space in Space
+            for space in spaces(config)
         }
         super().__init__({"bus": Out(CoreBus(config))})
 
@@ -47,7 +47,7 @@ class StubCore(wiring.Component):
         m.d.sync += bus.read_data.valid.eq(bus.read.valid & bus.read.ready)
         with m.If(bus.read.valid & bus.read.ready):
             m.d.sync += was_read.eq(bus.read.p.space)
-        for space in Space:
+        for space in spaces(config):
             name = space.name.lower()
             m.submodules[name] = rows = self.rows[name]
             write, read = rows.write_port(), rows.read_port()

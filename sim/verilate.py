@@ -222,6 +222,7 @@ def build_executable(
                 *verilator_args,
                 *("--top-module", top, "--prefix", "Vtop", "--Mdir", objects, "-o", "model"),
                 *(word for macro in macros for word in ("-CFLAGS", macro)),
+                *("-CFLAGS", f"-I{main.resolve().parent}"),
                 *(verilog, main.resolve()),
             ],
             "Verilator",

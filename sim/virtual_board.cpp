@@ -24,6 +24,9 @@
 #include <vector>
 
 #include "Vtop.h"
+#ifdef SDRAM_DATA_BITS
+#include "sdram.hpp"
+#endif
 #ifndef PORTABLE
 #include "Vtop___024root.h"
 #endif
@@ -206,14 +209,29 @@ int main(int argc, char** argv) {
     device.eval();
     device.clk = device.core_clk = 1;
     int n_core_cycles = 0;  // that the core's clock still has to run
-    const auto tick = [&device, &last_clk, &last_core_clk, &n_core_cycles] {
+#ifdef SDRAM_DATA_BITS
+    Sdram sdram;  // its clock stands still with the core's
+#endif
+    const auto tick = [&] {
         last_clk = 0;
         if (device.core_wanted || device.core_rst) n_core_cycles = kSettleCycles;
-        if (n_core_cycles != 0) {
-            n_core_cycles--;
-            last_core_clk = 0;
+        if (n_core_cycles == 0) {
+            device.eval();
+            return;
         }
+        n_core_cycles--;
+        last_core_clk = 0;
+#ifdef SDRAM_DATA_BITS
+        const Sdram::Word word = sdram.tick(
+            {!!device.sdram___05Fclk_en, !!device.sdram___05Fcs_n, !!device.sdram___05Fras_n,
+             !!device.sdram___05Fcas_n, !!device.sdram___05Fwe_n, device.sdram___05Fba,
+             device.sdram___05Fa, device.sdram___05Fdq_o, !!device.sdram___05Fdq_oe,
+             device.sdram___05Fdqm});
         device.eval();
+        device.sdram___05Fdq_i = word;
+#else
+        device.eval();
+#endif
     };
     const auto reset = [&device, &tick] {
         device.rx = 1;

@@ -22,6 +22,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hw.boards.board_file import FILES, SHIPPED, SUFFIX, Board, BoardFileError, load
+from hw.offchip.timing import CHIPS, SdramChip
 from hw.spec import Config, SpecError, did_you_mean
 
 _60_MHZ = {"clk_hz": 60_000_000, "baud": 3_000_000}
@@ -59,6 +60,22 @@ CONFIGS: dict[str, Config] = {
             membrane_bits=18,
             membrane_slots=16,
             spike_bytes=8192,
+            **_60_MHZ,
+        ),
+        Config(
+            name="ulx3s-85f-sdram",
+            banks=4,
+            lanes=32,
+            weight_bits=4,
+            weight_depth=3072,
+            chunk_bits=32,
+            fire_lanes=8,
+            sum_bits=14,
+            membrane_bits=18,
+            membrane_slots=16,
+            spike_bytes=16384,
+            offchip_depth=1 << 19,
+            offchip_row_cycles=8,
             **_60_MHZ,
         ),
         Config(name="ulx3s-45f", **_TWO_BANKS, weight_depth=4608, spike_bytes=16384, **_75_MHZ),
@@ -154,6 +171,20 @@ def config_by_name(name: str) -> Config:
         )
     config = CONFIGS[board] if board in CONFIGS else load_board(board).config
     return config.with_weight_bits(int(width[1:])) if width else config
+
+
+def sdram_of(config: Config) -> SdramChip:
+    """Return the SDRAM chip of a board.
+
+    Raises
+    ------
+    SpecError
+        The board has none.
+    """
+    for board, chip in CHIPS.items():
+        if config.name.startswith(board):
+            return chip
+    raise SpecError(f"{config.name!r} has no SDRAM: use Config.offchip_depth = 0")
 
 
 def is_known(config: Config) -> bool:

@@ -154,6 +154,7 @@ _ICE40_PROGRAMMERS = (
 TARGETS: dict[str, Target] = {
     "ulx3s-85f": _ulx3s(ULX3S_85F_Platform, 208),
     "ulx3s-85f-wide": _ulx3s(ULX3S_85F_Platform, 208),
+    "ulx3s-85f-sdram": _ulx3s(ULX3S_85F_Platform, 208),
     "ulx3s-45f": _ulx3s(ULX3S_45F_Platform, 108),
     "ulx3s-25f": _ulx3s(ULX3S_25F_Platform, 56),
     "ulx3s-12f": _ulx3s(ULX3S_12F_Platform, 56),  # the 25F's die

@@ -12,7 +12,7 @@ from amaranth import Cat, Const, Module, Mux, ResetInserter, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out, connect, flipped
 
-from hw.bus import CoreBus, OffchipMemory
+from hw.bus import CoreBus, OffchipMemory, offchip_ports
 from hw.core.argmax import Argmax
 from hw.core.banks import Banks
 from hw.core.counters import Counters
@@ -329,8 +329,9 @@ class Core(wiring.Component):
         index_bits = (config.banks - 1).bit_length()
         m.submodules.param_fetch = fetch = ResetInserter(aborted)(ParamFetch(config))
         host_requests = u.host.offchip.requests
-        host_row, host_valid, host_ready = memory.ports[0].rows.p, Const(0), Const(0)
-        for n, outside in enumerate(memory.ports):
+        ports = offchip_ports(memory, config)
+        host_row, host_valid, host_ready = ports[0].rows.p, Const(0), Const(0)
+        for n, outside in enumerate(ports):
             m.submodules[f"port{n}"] = port = Port(config)
             connect(m, port.port, flipped(outside))
             connect(m, port.clients[Client.WEIGHTS], u.banks.offchip[n])

@@ -31,6 +31,7 @@ from hw.protocol import (
     n_rows,
     pack,
     row_bytes,
+    spaces,
     spec_hash,
     unpack,
 )
@@ -60,7 +61,9 @@ class FakeGateware:
 
     def __init__(self, config: Config, compute: Callable[[int], dict[str, int]] | None = None):
         self.config = config
-        self.memories = {s: bytearray(row_bytes(s, config) * n_rows(s, config)) for s in Space}
+        self.memories = {
+            s: bytearray(row_bytes(s, config) * n_rows(s, config)) for s in spaces(config)
+        }
         self.identity = pack(Identity, identity(config))
         self.requests: list[tuple[int, int]] = []
         self.n_runs = 0

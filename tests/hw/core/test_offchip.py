@@ -50,7 +50,7 @@ class Memory:
         return [*(self._port(n) for n in range(len(self.rows))), self._writer]
 
     def _port(self, number: int):
-        port, rows, rng = self.dut.offchip.ports[number], self.rows[number], self.rng
+        port, rows, rng = getattr(self.dut.offchip, f"port{number}"), self.rows[number], self.rng
 
         async def serve(ctx):
             due: list[tuple[int, int]] = []

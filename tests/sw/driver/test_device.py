@@ -24,7 +24,6 @@ from hw.protocol import (
     decode_frame,
     encode_frame,
     identity,
-    n_bytes,
     pack,
 )
 from sw.driver.device import Device
@@ -359,8 +358,8 @@ def test_impossible_configuration_is_refused(fake, changes, message):
 def test_identity_of_another_length_is_refused(fake, n):
     fake.identity = fake.identity[:n]
     message = (
-        f"describes itself in {len(fake.identity)} bytes, not {n_bytes(Identity)}, although it "
-        f"speaks protocol version {PROTOCOL_VERSION}. {REMEDY}"
+        f"describes itself in {len(fake.identity)} bytes, which this software does not expect, "
+        f"although the board speaks protocol version {PROTOCOL_VERSION}. {REMEDY}"
     )
     with pytest.raises(SpecMismatch, match=message):
         Device.open(fake.port)
