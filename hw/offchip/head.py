@@ -14,7 +14,7 @@ from hw.parts.pipeline import unreset
 
 
 class RequestHead(wiring.Component):
-    """Hold a port's first request and compare its page with that of its bank.
+    """Hold a port's first request, and tell whether its page is open.
 
     A second request waits behind the first one, so that ``requests.ready`` is a register. A request
     can be taken every second cycle.
@@ -27,11 +27,13 @@ class RequestHead(wiring.Component):
     Members
     -------
     requests : requests in the order in which they are to be served.
-    pages : page of each bank that is open or about to be opened.
+    pages, active, usable : for each bank, the page that is open or about to be opened; whether
+        there is one; and whether it can be used by now.
+    may : the next request may be served.
     request, bank, page, slot : the first request, and the position of its row.
-    known : there is a first request, and ``hit`` is about it.
-    hit : the request's page was that of its bank one cycle before.
-    take : the request is taken from here in this cycle; allowed only if ``known``.
+    hits : the request can be served, because its page could be used in the cycle before.
+    misses : the request's page was not to be opened in the cycle before.
+    take : the request is taken from here in this cycle; allowed only if ``hits``.
     drop : drop all requests.
     busy : there is a request.
     """
@@ -48,12 +50,15 @@ class RequestHead(wiring.Component):
             {
                 "requests": In(stream.Signature(shape)),
                 "pages": In(page_bits).array(N_BANKS),
+                "active": In(N_BANKS),
+                "usable": In(N_BANKS),
+                "may": In(1),
                 "request": Out(shape),
                 "bank": Out(range(N_BANKS)),
                 "page": Out(page_bits),
                 "slot": Out(range(layout.slots)),
-                "known": Out(1),
-                "hit": Out(1),
+                "hits": Out(1),
+                "misses": Out(1),
                 "take": In(1),
                 "drop": In(1),
                 "busy": Out(1),
@@ -80,8 +85,13 @@ class RequestHead(wiring.Component):
             m.d.sync += waits.eq(0)
         with m.If(self.drop):
             m.d.sync += [waits.eq(0), first.eq(0)]
+        same, stays = Signal(), Signal()
+        m.d.comb += [
+            same.eq(Array(self.pages)[self.bank] == self.page),
+            stays.eq(first & self.may & ~self.take & ~self.drop),
+        ]
         m.d.sync += [
-            self.known.eq(first & ~self.take & ~self.drop),
-            self.hit.eq(Array(self.pages)[self.bank] == self.page),
+            self.hits.eq(stays & same & Array(self.usable)[self.bank]),
+            self.misses.eq(stays & ~(same & Array(self.active)[self.bank])),
         ]
         return m

@@ -158,7 +158,7 @@ class SdramRows(wiring.Component):
         # Cycles until the next read or write. The bank of the last one is closed after them, too.
         column = _Timer(m, layout.burst - 1 + t.wr, "column")
         pending = [Signal(range(COLUMN_DEPTH + 2), name=f"pending{b}") for b in range(N_BANKS)]
-        usable_banks = Cat(opened[b] & ~stale[b] & ~waits[b].runs for b in range(N_BANKS))
+        opening = Signal(N_BANKS)  # another page is to be opened from the next cycle on
 
         # Column queue.
         running = Signal()
@@ -172,16 +172,22 @@ class SdramRows(wiring.Component):
         )
         m.submodules.columns = columns = Queue(entry, COLUMN_DEPTH, always_ready=True)
         held = Signal(COLUMN_DEPTH + 1)  # thermometer code of the number of requests in the queue
-        usable, push = Signal(n_users), Signal()
+        hits, push = Signal(n_users), Signal()
+        usable_banks = Cat(
+            opened[b] & ~stale[b] & ~waits[b].runs & ~opening[b] for b in range(N_BANKS)
+        )
         for user, head in enumerate(heads):
-            may = Const(1) if user == host else ~outstanding[user][-1]
+            may = 1 if user == host else ~outstanding[user][-1]
             m.d.comb += [
                 *(page_in.eq(page) for page_in, page in zip(head.pages, pages, strict=True)),
-                usable[user].eq(head.known & head.hit & may & Array(usable_banks)[head.bank]),
+                head.active.eq(Cat(active)),
+                head.usable.eq(usable_banks),
+                head.may.eq(may),
+                hits[user].eq(head.hits),
             ]
-        grant = _round_robin(m, usable, push)
+        grant = _round_robin(m, hits, push)
         m.d.comb += [
-            push.eq(usable.any() & running & ~held[-1]),
+            push.eq(hits.any() & running & ~held[-1]),
             columns.i.valid.eq(push),
             columns.i.p.bank.eq(select_one_hot(grant, [head.bank for head in heads])),
             columns.i.p.slot.eq(select_one_hot(grant, [head.slot for head in heads])),
@@ -202,19 +208,19 @@ class SdramRows(wiring.Component):
         with m.Switch(turn):
             for user, head in enumerate(heads):
                 with m.Case(user):
-                    may = Const(1) if user == host else ~outstanding[user][-1]
-                    known = head.known & may & running
                     m.d.sync += [
-                        missed.eq(known & ~(head.hit & Array(active)[head.bank])),
+                        missed.eq(head.misses & running),
                         bank.eq(head.bank),
                         page.eq(head.page),
                     ]
+        joined, joined_bank = Signal(), unreset(range(N_BANKS))
+        m.d.sync += [joined.eq(push), joined_bank.eq(columns.i.p.bank)]
         wanted = Signal(N_BANKS)
         m.d.sync += wanted.eq(
-            Cat(
-                Cat(usable[u] & (head.bank == b) for u, head in enumerate(heads)).any()
-                for b in range(N_BANKS)
-            )
+            Cat(Cat(head.hits & (head.bank == b) for head in heads).any() for b in range(N_BANKS))
+        )
+        m.d.comb += opening.eq(
+            Cat(missed & running & (bank == b) & ~unused[b] & ~wanted[b] for b in range(N_BANKS))
         )
 
         # Commands.
@@ -231,6 +237,8 @@ class SdramRows(wiring.Component):
             column.start(layout.burst, ~write)
             column.start(layout.burst - 1 + t.wr, write)
         may_open, may_close = Signal(N_BANKS), Signal(N_BANKS)
+        was_stale = Signal(N_BANKS)  # by now, `pending` counts all requests of the open page
+        m.d.sync += was_stale.eq(Cat(stale))
         m.d.comb += [
             may_open.eq(
                 Cat(
@@ -241,6 +249,7 @@ class SdramRows(wiring.Component):
             may_close.eq(
                 Cat(
                     stale[b]
+                    & was_stale[b]
                     & (pending[b] == 0)
                     & ~ras[b].runs
                     & ~(column.runs & (last_write | (last_bank == b)))
@@ -253,7 +262,7 @@ class SdramRows(wiring.Component):
         closes = may_close & -may_close & ~(column_goes | may_open.any()).replicate(N_BANKS)
         close_all = Signal()
         for b in range(N_BANKS):
-            joins = push & (columns.i.p.bank == b)
+            joins = joined & (joined_bank == b)
             leaves = pop & (first.bank == b)
             m.d.sync += pending[b].eq(pending[b] + joins - leaves)
             with m.If(joins):
@@ -267,7 +276,7 @@ class SdramRows(wiring.Component):
             with m.If(closes[b]):
                 m.d.sync += [opened[b].eq(0), stale[b].eq(0)]
                 waits[b].start(t.rp)
-            with m.If(missed & running & (bank == b) & ~unused[b] & ~wanted[b]):
+            with m.If(opening[b]):
                 m.d.sync += [
                     pages[b].eq(page),
                     active[b].eq(1),
