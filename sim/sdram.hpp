@@ -5,12 +5,14 @@
 // ends the program with a message, because no answer of the board could be trusted after it.
 #pragma once
 
+#include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <type_traits>
-#include <vector>
 
 struct Sdram {
     static constexpr int kBanks = 4;
@@ -27,7 +29,8 @@ struct Sdram {
         int64_t burst_end = -1, write_end = -100;          // cycles
     };
 
-    std::vector<Word> words = std::vector<Word>(size_t{kBanks} * SDRAM_ROWS * SDRAM_COLUMNS);
+    static constexpr size_t kWords = size_t{kBanks} * SDRAM_ROWS * SDRAM_COLUMNS;
+    Word* words;  // by page, bank and column
     Bank banks[kBanks];
     int64_t cycle = 0, n_words = 0, n_refreshes = 0;
     int64_t refreshed = kNever, first_refresh = kNever, activated = kNever, powered = kNever;
@@ -37,8 +40,15 @@ struct Sdram {
     int64_t outputs[kLine], inputs[kLine];  // address of the word on the bus, by cycle; or -1
     const char* command = "";
 
-    Sdram() {
-        for (Word& word : words) word = next_junk();
+    // With `path`, the words are those of this file, which another process may write, too.
+    explicit Sdram(const char* path) {
+        const int file = path ? open(path, O_RDWR | O_CREAT, 0600) : -1;
+        if (path && (file < 0 || ftruncate(file, kWords * sizeof(Word)) < 0)) fail(path);
+        void* place = mmap(nullptr, kWords * sizeof(Word), PROT_READ | PROT_WRITE,
+                           path ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS, file, 0);
+        if (place == MAP_FAILED) fail("memory of the SDRAM");
+        words = static_cast<Word*>(place);
+        for (size_t i = 0; i < kWords; i++) words[i] = next_junk();
         for (int i = 0; i < kLine; i++) outputs[i] = inputs[i] = -1;
     }
 
@@ -51,6 +61,10 @@ struct Sdram {
 
     int64_t now() const { return static_cast<int64_t>(cycle * (1e12 / CLK_HZ)); }
 
+    [[noreturn]] static void fail(const char* what) {
+        perror(what);
+        exit(1);
+    }
     void require(bool condition, const char* rule) {
         if (condition) return;
         fprintf(stderr, "SDRAM: %s in cycle %ld: %s\n", command, static_cast<long>(cycle), rule);

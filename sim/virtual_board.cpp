@@ -163,9 +163,11 @@ struct Uart {
 
 int main(int argc, char** argv) {
     bool stats = false;
+    [[maybe_unused]] const char* sdram_path = nullptr;  // file of the SDRAM's contents
     unsigned long n_latency_cycles = 0;  // of the adapter between client and line, each way
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--stats") == 0) stats = true;
+        if (strncmp(argv[i], "--sdram=", 8) == 0) sdram_path = argv[i] + 8;
         if (strncmp(argv[i], "--latency=", 10) == 0) n_latency_cycles = atof(argv[i] + 10) * kClkHz;
     }
     struct sigaction action = {};
@@ -210,7 +212,7 @@ int main(int argc, char** argv) {
     device.clk = device.core_clk = 1;
     int n_core_cycles = 0;  // that the core's clock still has to run
 #ifdef SDRAM_DATA_BITS
-    Sdram sdram;  // its clock stands still with the core's
+    Sdram sdram(sdram_path);  // its clock stands still with the core's
 #endif
     const auto tick = [&] {
         last_clk = 0;

@@ -158,6 +158,13 @@ def _parser() -> CommandParser:
         "time (default: 0)",
     )
     parser.add_argument(
+        "--sdram",
+        type=Path,
+        metavar="FILE",
+        help="keep the contents of the board's SDRAM in this file, which other processes may "
+        "write while the board is idle",
+    )
+    parser.add_argument(
         "--stats", action="store_true", help="print cycles, bytes and speed as JSON at the end"
     )
     return parser
@@ -174,6 +181,8 @@ def main(argv: list[str] | None = None) -> int:
     verilog = None if arguments.verilog is None else arguments.verilog.read_text()
     program = executable(config, verilog=verilog)
     options = [f"--latency={arguments.latency / 1e3}", *["--stats"] * arguments.stats]
+    if arguments.sdram is not None:
+        options.append(f"--sdram={arguments.sdram}")
     if link is None:
         os.execv(program, [str(program), *options])
     with subprocess.Popen([program, *options], stdout=subprocess.PIPE, text=True) as board:

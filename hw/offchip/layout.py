@@ -10,7 +10,7 @@ read, and can be opened meanwhile.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from amaranth import Cat, Const, Value
 
@@ -95,6 +95,10 @@ class RowLayout:
                 f"row {row} of port {port} does not exist: there are {self.n_rows} rows in each of "
                 f"{self.n_ports} ports"
             )
+        return self._place(port, row)
+
+    def _place(self, port: Any, row: Any) -> Place:
+        """Return where rows are; ``port`` and ``row`` may be arrays of integers."""
         own_bits, _, slot_bits, turn_bits = self._widths
         slot, rest = row & (1 << slot_bits) - 1, row >> slot_bits
         turn, page = rest & (1 << turn_bits) - 1, rest >> turn_bits
@@ -121,5 +125,10 @@ class RowLayout:
 
     def word_address(self, port: int, row: int) -> int:
         """Return the index of a row's first word in the chip, counted by page, bank and column."""
-        at = self.place(port, row)
+        self.place(port, row)  # raises if there is no such row
+        return self.word_addresses(port, row)
+
+    def word_addresses(self, port: Any, row: Any) -> Any:
+        """Return :meth:`word_address` of rows that exist; both may be arrays of integers."""
+        at = self._place(port, row)
         return (at.page * N_BANKS + at.bank) * self.chip.columns + at.column

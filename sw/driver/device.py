@@ -70,7 +70,8 @@ class Device:
     ):
         self.transport = transport
         self.identity = identity
-        self.memory = Memory(transport, identity.config)
+        sdram = None if virtual_board is None else virtual_board.sdram
+        self.memory = Memory(transport, identity.config, None if sdram is None else sdram.write)
         self._virtual_board = virtual_board
         self._limit_baud = baud
         self._tag = 0

@@ -9,9 +9,13 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+from hw.boards.configs import config_by_name
+from hw.spec import SpecError
 from sw.driver.errors import DeviceNotFound
+from sw.driver.sdram_file import SdramFile
 
 
 def is_virtual(path: str) -> bool:
@@ -28,11 +32,13 @@ class VirtualBoard:
     Attributes
     ----------
     port : path of the serial port that the process provides.
+    sdram : contents of the board's memory outside the FPGA; None if it has none.
     """
 
-    def __init__(self, process: subprocess.Popen[str], port: str):
+    def __init__(self, process: subprocess.Popen[str], port: str, sdram: SdramFile | None = None):
         self._process = process
         self.port = port
+        self.sdram = sdram
 
     @classmethod
     def start(cls, config_name: str, latency_ms: float = 0.0) -> VirtualBoard:
@@ -53,10 +59,14 @@ class VirtualBoard:
         """
         root = Path(__file__).resolve().parents[2]
         path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+        sdram, options = _sdram_file(config_name), []
+        if sdram is not None:
+            options = ["--sdram", str(sdram.path)]
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "sim.virtual_board"),
                 *("--config", config_name, "--latency", str(latency_ms)),
+                *options,
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -65,7 +75,7 @@ class VirtualBoard:
             # Ctrl-C is for this process, which then closes the port and ends the board in order.
             start_new_session=True,
         )
-        board = cls(process, "")
+        board = cls(process, "", sdram)
         try:
             board.port = board._read_line()
         except BaseException:
@@ -98,3 +108,18 @@ class VirtualBoard:
         """End the virtual board's process, and wait until it has ended."""
         with self._process, contextlib.suppress(ProcessLookupError):  # closes the pipes and waits
             os.killpg(self._process.pid, signal.SIGTERM)  # the group may include a compiler
+        if self.sdram is not None:
+            self.sdram.path.unlink(missing_ok=True)
+
+
+def _sdram_file(config_name: str) -> SdramFile | None:
+    """Return a file for the SDRAM of a virtual board; None if the board has none, or is unknown."""
+    try:
+        config = config_by_name(config_name)
+    except SpecError:
+        return None  # the board's process says what is wrong
+    if not config.offchip_depth:
+        return None
+    handle, path = tempfile.mkstemp(prefix="spikefold-", suffix=".sdram")
+    os.close(handle)
+    return SdramFile(Path(path), config)

@@ -1,0 +1,44 @@
+"""The file that holds the contents of a virtual board's SDRAM.
+
+Tens of megabytes would take an hour through simulated pins. So the driver writes them into this
+file, while the board is idle, and the board then compares all of its memory with what it should
+hold, through its serial port, as it does before each load.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from hw.boards.configs import sdram_of
+from hw.bus import offchip_row_bits
+from hw.offchip.layout import RowLayout
+from hw.spec import Config
+
+
+class SdramFile:
+    """Contents of the SDRAM of a virtual board, in a file that the board's process maps, too.
+
+    Parameters
+    ----------
+    path : file; the board's process creates it.
+    config : configuration of the board, with memory outside the FPGA.
+    """
+
+    def __init__(self, path: Path, config: Config):
+        self.path = path
+        self._banks = config.banks
+        self._layout = RowLayout(
+            chip=sdram_of(config), n_ports=config.banks, row_bits=offchip_row_bits(config)
+        )
+
+    def write(self, image: bytes) -> None:
+        """Write rows of :attr:`hw.protocol.Space.OFFCHIP`, from row 0 on, given by their bytes."""
+        layout = self._layout
+        dtype = np.dtype("<u2" if layout.chip.data_bits == 16 else "<u4")
+        words = np.memmap(self.path, dtype, "r+").reshape(-1, layout.row_words)
+        rows = np.frombuffer(image, dtype).reshape(-1, layout.row_words)
+        index = np.arange(len(rows))
+        first = layout.word_addresses(index % self._banks, index // self._banks)
+        words[first // layout.row_words] = rows
