@@ -22,6 +22,7 @@ from amaranth.lib.cdc import FFSynchronizer
 from amaranth.vendor import GowinPlatform, LatticeECP5Platform
 
 from hw.boards.pll import MHZ, Ecp5Pll, GowinPll, Ice40Pll, ecp5_pll, gowin_pll, ice40_pll
+from hw.spec import SpecError
 
 RESET_SECONDS = 20e-6
 """Length of the reset, from the moment at which the PLL has locked. The block RAM of
@@ -33,10 +34,17 @@ class Clocks(Elaboratable):
     """Drive the clock domain ``sync`` at ``clk_hz`` from the platform's default clock.
 
     The domain is held in reset until the device's PLL has been locked for :data:`RESET_SECONDS`.
+
+    Parameters
+    ----------
+    late_domain, phase : name of a domain without reset for a second clock of the same frequency, or
+        None; and the fraction of a period by which it is late. Only on an ECP5.
     """
 
-    def __init__(self, clk_hz: int):
+    def __init__(self, clk_hz: int, late_domain: str | None = None, phase: float = 0):
         self._clk_hz = clk_hz
+        self._late_domain = late_domain
+        self._phase = phase
 
     def elaborate(self, platform: Platform) -> Module:
         m = Module()
@@ -45,6 +53,15 @@ class Clocks(Elaboratable):
         m.domains += ClockDomain("unreset", reset_less=True, local=True)
         clk = ClockSignal("sync")
         instance = pll(self._clk_hz, platform)
+        if self._late_domain is not None:
+            if not isinstance(platform, LatticeECP5Platform):
+                raise SpecError(
+                    "memory outside the FPGA is supported on ECP5 devices only: use "
+                    "Config.offchip_depth = 0"
+                )
+            late = ClockDomain(self._late_domain, reset_less=True)
+            m.domains += late
+            instance = partial(instance, late=(late.clk, self._phase))
         if getattr(platform, "package", None) == "SG48":
             # The clock arrives on the PLL's own pad, which leaves no place for an input buffer.
             m.submodules.pll = instance(port.io, clk, locked, pad=True)
@@ -93,8 +110,25 @@ def pll(clk_hz: int, platform: Platform) -> Callable[..., Instance]:
     return partial(_ice40_instance, ice40_pll(input_hz, clk_hz))
 
 
-def _ecp5_instance(settings: Ecp5Pll, i: Value, o: Value, locked: Value) -> Instance:
+def _ecp5_instance(
+    settings: Ecp5Pll,
+    i: Value,
+    o: Value,
+    locked: Value,
+    late: tuple[Value, float] | None = None,
+) -> Instance:
     feedback = Signal()
+    second = {}
+    if late is not None:
+        # A phase is set in eighths of the oscillator's period.
+        whole, eighths = divmod(round(8 * settings.clkos_div * late[1]), 8)
+        second = {
+            "p_CLKOS2_ENABLE": "ENABLED",
+            "p_CLKOS2_DIV": settings.clkos_div,
+            "p_CLKOS2_CPHASE": settings.clkos_div - 1 + whole,
+            "p_CLKOS2_FPHASE": eighths,
+            "o_CLKOS2": late[0],
+        }
     return Instance(
         "EHXPLLL",
         # The values that Lattice's tool sets for every frequency, from Project Trellis' ecppll.
@@ -128,6 +162,7 @@ def _ecp5_instance(settings: Ecp5Pll, i: Value, o: Value, locked: Value) -> Inst
         o_CLKOP=feedback,
         o_CLKOS=o,
         o_LOCK=locked,
+        **second,
     )
 
 

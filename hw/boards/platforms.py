@@ -28,6 +28,7 @@ from amaranth_boards.ulx3s import (
 from hw.boards.board_file import SUFFIX
 from hw.boards.clocks import Clocks, pll
 from hw.boards.configs import config_by_name
+from hw.boards.sdram import CLOCK_DOMAIN, CLOCK_PHASE, connect_sdram, sdram_memory
 from hw.core.weights import spram_grid
 from hw.parts.memories import has_spram
 from hw.spec import Config, SpecError
@@ -245,8 +246,13 @@ class BoardTop(Elaboratable):
     def elaborate(self, platform: Platform) -> Module:
         m = Module()
         m.domains += ClockDomain("sync")
-        m.submodules.clocks = Clocks(self._config.clk_hz)
-        m.submodules.top = top = Top(self._config)
+        sdram = sdram_memory(self._config)
+        if sdram is None:
+            m.submodules.clocks = Clocks(self._config.clk_hz)
+        else:
+            m.submodules.clocks = Clocks(self._config.clk_hz, CLOCK_DOMAIN, CLOCK_PHASE)
+            connect_sdram(m, platform, sdram)
+        m.submodules.top = top = Top(self._config, sdram=sdram)
 
         if isinstance(platform, LatticeECP5Platform):
             _with_pull_up(platform.lookup("uart", 0), "rx")
@@ -256,6 +262,8 @@ class BoardTop(Elaboratable):
         m.submodules.led = led = io.Buffer("o", platform.request("led", 0, dir="-"))
         m.d.comb += [top.rx.eq(rx.i), tx.o.eq(top.tx), led.o.eq(top.activity)]
         for resource, levels in self._idle.items():
+            if resource == "sdram" and sdram is not None:
+                continue
             pins = self._request(platform, resource)
             for name, level in levels.items():
                 buffer = io.Buffer("o", getattr(pins, name))
