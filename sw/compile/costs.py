@@ -45,6 +45,8 @@ class LayerReport:
     """Whether every position has weights of its own."""
     per_timestep: bool
     """Whether every timestep has weights of its own."""
+    offchip: bool
+    """Whether the weights are in memory outside the FPGA."""
     membrane_bits: int
     """Width of membranes that is proved sufficient for any input."""
     input_density: float | None = None
@@ -97,6 +99,8 @@ def layer_reports(network: Network, program: Program | None = None) -> list[Laye
     turns pixels into spikes, is one of the layers only if the program takes pixels.
     """
     shapes = network.map_shapes() | {PIXELS: network.image_shape}
+    plans = () if program is None else program.layers
+    offchip = {plan.name for plan in plans if plan.weights_offchip}
     reports = []
     for layer in device_layers(network, program is not None and program.pixels):
         source = shapes[layer.source]
@@ -111,6 +115,7 @@ def layer_reports(network: Network, program: Program | None = None) -> list[Laye
                 n_weights=layer.weight.size,
                 unshared=y * x * (ky * kx if layer.output else 1) > 1,
                 per_timestep=t > 1,
+                offchip=layer.name in offchip,
                 membrane_bits=layer_bounds(
                     layer, network.timesteps, PIXEL_MAX if layer.source == PIXELS else 1
                 ).n_bits,

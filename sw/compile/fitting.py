@@ -173,6 +173,7 @@ def _width(bits: int, network: Network) -> str:
 SMALLER = {
     "weight": ("channels", "blocks"),
     "param": ("channels", "layers"),
+    "offchip": ("channels", "timesteps", "rows and columns"),
     "spike": ("channels", "rows and columns (more stride or pooling in the first layers)"),
     "layers": ("blocks",),
     "result": ("classes",),

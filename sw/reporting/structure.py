@@ -80,19 +80,26 @@ def _layer_amounts(report: Report, program: Program) -> dict[Space, list[tuple[s
         label = f"in {name}" if number is None else f"{number} {name}"
         return label, "data" if number is None else colour(number), amount
 
+    layers = program.layers
     n_descriptors = len(program.images[Space.WEIGHT]) // row_bytes(Space.WEIGHT, config)
-    n_descriptors -= sum(p.weight_rows for p in program.layers)
-    return {
+    n_descriptors -= sum(p.weight_rows for p in layers if not p.weights_offchip)
+    amounts = {
         Space.WEIGHT: [
-            *(part(p.name, p.weight_rows) for p in program.layers),
+            *(part(p.name, p.weight_rows) for p in layers if not p.weights_offchip),
             ("descriptors", "data", n_descriptors),
         ],
-        Space.PARAM: [part(p.name, p.param_rows) for p in program.layers],
+        Space.PARAM: [part(p.name, p.param_rows) for p in layers if not p.params_offchip],
         Space.SPIKE: [
             *(part(n, p.n_rows) for n, p in program.placements.items()),
             *(("second input", "data", p.n_rows) for p in program.inputs[1:]),
         ],
     }
+    if config.offchip_depth:
+        amounts[Space.OFFCHIP] = [
+            *(part(p.name, p.param_rows * config.param_chunks) for p in layers if p.params_offchip),
+            *(part(p.name, p.weight_rows) for p in layers if p.weights_offchip),
+        ]
+    return amounts
 
 
 def memory(report: Report) -> str:
@@ -107,6 +114,7 @@ def memory(report: Report) -> str:
         Space.WEIGHT: f"rows of {config.lanes} weights of {config.weight_bits} bit",
         Space.PARAM: f"rows of {config.fire_lanes} biases and thresholds",
         Space.SPIKE: "bytes of spike maps, padding included",
+        Space.OFFCHIP: f"rows of {config.lanes} weights in the board's SDRAM; parameters first",
     }
     rows = []
     for space, parts in _layer_amounts(report, program).items():

@@ -40,6 +40,7 @@ def as_text(layers: list[LayerReport], weight_bits: int, config: Config) -> str:
         granularity = ("unshared" if layer.unshared else "shared") + (
             ", per timestep" if layer.per_timestep else ", static"
         )
+        granularity += ", off chip" if layer.offchip else ""
         rows.append(
             (
                 layer.name,

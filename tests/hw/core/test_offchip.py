@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from amaranth import Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import Out, connect, flipped
 
 from hw.core.core import Core
+from hw.offchip.memory import SdramMemory
+from hw.offchip.pins import SdramPins
+from hw.offchip.timing import CHIPS, SdramChip
 from hw.protocol import Space, descriptor_rows
 from hw.spec import Config
+from sim.sdram_model import SdramModel, sdram_bench
 from sw.compile.compiler import compile_network
+from sw.compile.program import Program
 from sw.network.network import Network
 from tests import golden
 from tests.hw.core.test_core import Bench
 from tests.networks import random_input, random_network
-from tests.streams import simulate
+from tests.streams import put, simulate
 
 CONFIG = Config(
     lanes=8,
@@ -44,7 +53,6 @@ class Memory:
             [self.rng.getrandbits(n_bits) for _ in range(config.offchip_depth)]
             for _ in range(config.banks)
         ]
-        self.n_reads = 0
 
     def benches(self):
         return [*(self._port(n) for n in range(len(self.rows))), self._writer]
@@ -62,7 +70,6 @@ class Memory:
                 if valid and ready:
                     last = max(last + 1, cycle + 3 + rng.randrange(self.longest))
                     due.append((last, rows[row]))
-                    self.n_reads += 1
                 arrives = bool(due) and due[0][0] <= cycle
                 ctx.set(port.rows.valid, arrives)
                 ctx.set(port.rows.p, due.pop(0)[1] if arrives else rng.getrandbits(8))
@@ -83,47 +90,136 @@ class Memory:
         del layout
 
 
-def run(net: Network, frames: np.ndarray, config: Config, seed: int, longest: int = 20) -> Memory:
-    """Run one inference, check every spike and logit, and return the memory."""
+def run(
+    net: Network,
+    frames: np.ndarray,
+    config: Config,
+    attach: Callable[[Core], tuple[wiring.Component, list]],
+    *,
+    aborts: tuple[int, ...] = (),
+) -> Program:
+    """Run one inference, check every spike and logit, and return the program.
+
+    Parameters
+    ----------
+    attach : function that connects a core to its memory outside; it returns the component to
+        simulate and the benches that serve it.
+    aborts : numbers of cycles after which runs before that are aborted.
+    """
     program = compile_network(net, config)
     image = program.images[Space.OFFCHIP]
-    dut = Core(config)
-    memory = Memory(dut, config, seed, longest)
+    core = Core(config)
+    dut, benches = attach(core)
     out = []
 
     async def bench(ctx):
-        bus = Bench(dut, program, ctx)
+        bus = Bench(core, program, ctx)
         await bus.load()
         found = await bus.read(Space.OFFCHIP, 0, 9)
         assert found[: len(image)] == image[: len(found)]
-        memory.n_reads = 0
         await bus.start(frames)
+        for n_cycles in aborts:
+            await ctx.tick().repeat(n_cycles)
+            ctx.set(core.bus.abort, 1)
+            await ctx.tick()
+            ctx.set(core.bus.abort, 0)
+            start = {"tag": 1, "entry": program.entries[0]}
+            await put(ctx, core.bus.run, [start], rng=bus.rng, stall=0)
         out.extend([await bus.done(), *await bus.results()])
 
-    simulate(dut, bench, background=memory.benches(), max_ticks=400_000)
-    result, maps, logits, counters = out
+    simulate(dut, bench, background=benches, max_ticks=200_000)
+    result, maps, logits, _ = out
     expected_maps, expected_logits = golden.run_network(net, frames)
     for name, spikes in expected_maps.items():
         assert (maps[name] == spikes).all(), name
     assert (logits == expected_logits).all()
     assert result.argmax == np.argmax(expected_logits)
-    outside = [plan.name for plan in program.layers if plan.weights_offchip]
-    assert memory.n_reads >= sum(counters[name].n_weight_reads for name in outside)
-    return memory
+    return program
 
 
-def depth_for(net: Network, config: Config, n_more: int) -> int:
-    """Return a depth of weight memory that has room for the descriptors and ``n_more`` rows."""
-    rows = 2 * (len(net.layers) + 1) * descriptor_rows(config)
-    return -(-rows // config.banks) + n_more
+def junk_memory(config: Config, seed: int, longest: int):
+    """Return a function for :func:`run` that connects a :class:`Memory`."""
+
+    def attach(core: Core) -> tuple[wiring.Component, list]:
+        return core, Memory(core, config, seed, longest).benches()
+
+    return attach
 
 
-@pytest.mark.parametrize("banks", [1, 2])
-@pytest.mark.parametrize("seed", range(6))
-def test_random_networks_outside(banks: int, seed: int) -> None:
-    config = replace(CONFIG, banks=banks, lanes=8 * banks, chunk_bits=32, param_depth=256)
-    net = random_network(seed, encoder=False, weight_bits=8, timesteps=2, n_layers=3)
-    config = replace(config, weight_depth=depth_for(net, config, 0 if seed % 2 else 40))
+def outside(seed: int, config: Config, *, n_rows: int = 0) -> tuple[Network, np.ndarray, Config]:
+    """Return a random network, an input, and a configuration in which few of its rows fit inside.
+
+    ``n_rows`` is the number of rows of a bank's weight memory behind the descriptors.
+    """
+    bits = config.weight_bits
+    net = random_network(seed, encoder=False, weight_bits=bits, timesteps=2, n_layers=3)
+    n_descriptors = 2 * (len(net.layers) + 1) * descriptor_rows(config)
+    depth = -(-n_descriptors // config.banks) + n_rows
     frames = random_input(net, np.random.default_rng(seed), 1)[0]
-    memory = run(net, frames, config, seed, longest=(1, 20, 60)[seed % 3])
-    assert memory.n_reads > 0 or not frames.any()
+    return net, frames, replace(config, weight_depth=depth)
+
+
+@pytest.mark.parametrize(
+    ("seed", "banks", "longest", "aborts"),
+    [
+        (2, 1, 400, (150, 163, 180, 200, 220)),
+        (3, 2, 20, ()),
+        *(
+            pytest.param(seed, banks, longest, (300,), marks=pytest.mark.slow)
+            for seed, longest in enumerate((20, 1, 60, 20, 1, 60, 20, 1))
+            for banks in (1, 2)
+        ),
+    ],
+)
+def test_random_networks(seed: int, banks: int, longest: int, aborts: tuple[int, ...]) -> None:
+    """Rows arrive after any number of cycles; those of an aborted run are dropped."""
+    config = replace(CONFIG, banks=banks, lanes=8 * banks, chunk_bits=32, param_depth=256)
+    net, frames, config = outside(seed, config, n_rows=40 * (seed % 2))
+    program = run(net, frames, config, junk_memory(config, seed, longest), aborts=aborts)
+    assert any(plan.weights_offchip for plan in program.layers)
+
+
+def test_parameters_outside() -> None:
+    net, frames, config = outside(2, replace(CONFIG, param_depth=64))
+    program = run(net, frames, config, junk_memory(config, 1, 30))
+    assert any(plan.params_offchip for plan in program.layers)
+
+
+class WithSdram(wiring.Component):
+    """A core with an SDRAM, whose pins are outside."""
+
+    def __init__(self, config: Config, core: Core, chip: SdramChip):
+        self._core = core
+        self._sdram = SdramMemory(config, chip)
+        super().__init__({"pins": Out(SdramPins(chip))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.core, m.submodules.sdram = self._core, self._sdram
+        connect(m, self._core.offchip, self._sdram.memory)
+        connect(m, self._sdram.pins, flipped(self.pins))
+        return m
+
+
+@pytest.mark.slow
+def test_sdram() -> None:
+    """The controller and a model that checks every timing rule, in place of a random latency."""
+    chip = replace(CHIPS["ulx3s"], rows=64, power_up=500)
+    config = replace(
+        CONFIG,
+        banks=4,
+        lanes=32,
+        weight_bits=4,
+        chunk_bits=32,
+        param_depth=256,
+        clk_hz=60_000_000,
+        baud=3_000_000,
+    )
+    net, frames, config = outside(2, config)
+
+    def attach(core: Core) -> tuple[wiring.Component, list]:
+        dut = WithSdram(config, core, chip)
+        return dut, [sdram_bench(SdramModel(chip, config.clk_hz), dut.pins)]
+
+    program = run(net, frames, config, attach)
+    assert any(plan.weights_offchip for plan in program.layers)
