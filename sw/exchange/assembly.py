@@ -15,6 +15,8 @@ layer cannot take them if other nodes read its spikes, or if the pooling's windo
 computes the same, but costs one more layer, with weights of 1 from each channel to itself and of 0
 between channels.
 
+Values that are added stay apart: a layer reads several maps (:mod:`sw.exchange.terms`).
+
 On the device, membranes start at 0 and inputs are not scaled. So readers convert thresholds: a
 neuron with threshold ``t``, input gain ``g`` and reset to ``r`` gets the threshold ``(t - r) / g``.
 The device's neurons fire at ``v >= threshold``, so a neuron that fires only at ``v > threshold``
@@ -28,6 +30,7 @@ and the branch has none.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -38,8 +41,10 @@ import numpy as np
 from hw.spec import Gate
 from sw.convert.folded import FoldedLayer, FoldedNetwork
 from sw.data.labels import default_names
+from sw.exchange import terms as terms_module
 from sw.exchange.graph import (
     AdaptivePool,
+    Add,
     Connect,
     Convolve,
     ExchangeError,
@@ -52,18 +57,26 @@ from sw.exchange.graph import (
     Source,
 )
 from sw.exchange.linear import (
-    Spikes,
-    Sums,
-    Value,
     acts_as_or,
+    as_sums,
     pool_for,
     pooled_sums,
-    require_spikes,
     scaled,
     summed_again,
     to_rows,
     weighted,
     window_of,
+)
+from sw.exchange.values import (
+    Spikes,
+    SpikeSum,
+    Sums,
+    Term,
+    Value,
+    added,
+    require_spikes,
+    size_of,
+    spikes_of,
 )
 from sw.network.network import IMAGE, INPUT, Shape, conv_size
 
@@ -138,8 +151,8 @@ class _Assembly:
                 value = self.step(node, inputs)
             except ExchangeError as error:
                 raise ExchangeError(f"node {node.name!r}: {error}") from None
-            if isinstance(value, Spikes) and self.readers[node.name] > 1:
-                value = replace(value, shared=True)
+            if self.readers[node.name] > 1:
+                value = _shared(value)
             self.values[node.name] = value
         self.finish(self.nodes[-1].name)
         n_classes = list(self.layers.values())[-1].weight.shape[3]
@@ -170,19 +183,12 @@ class _Assembly:
                     f"a gate needs two inputs, branch and identity; it has {len(inputs)}"
                 )
             return self.join(step.gate, *map(require_spikes, inputs), node=node)
-        if isinstance(step, FireNode) and len(inputs) == 2:
-            branch, identity = map(require_spikes, inputs)
-            if acts_as_or(step, 1.0):
-                return self.join(Gate.OR, branch, identity, node=node)
-            raise ExchangeError(
-                "it adds two inputs, and the device joins spikes by gates only; the sum becomes an "
-                "OR gate if the neuron is IF with a hard reset and one spike reaches its threshold"
-            )
-        if len(inputs) != 1:
-            raise ExchangeError(
-                f"it adds {len(inputs)} inputs; join their spikes by gates (AND, IAND, OR or XOR)"
-            )
-        (value,) = inputs
+        if len(inputs) > 1 and any(isinstance(value, Sums) for value in inputs):
+            inputs = [as_sums(node.name, value) for value in inputs]
+            inputs.sort(key=lambda value: -value.terms[0].weight.size)
+        value = inputs[0] if len(inputs) == 1 else added(inputs)
+        if isinstance(step, Add):
+            return value
         if isinstance(step, Convolve | Connect):
             if isinstance(value, Sums):
                 return summed_again(step, value)
@@ -190,8 +196,7 @@ class _Assembly:
         if isinstance(step, FireNode):
             return self.fire(step, value, node)
         if isinstance(step, Pool | AdaptivePool):
-            shape = value.pooled if isinstance(value, Spikes) else value.shape
-            return self.pool(pool_for(step, shape), value, node)
+            return self.pool(pool_for(step, size_of(value)), value, node)
         if isinstance(step, Flatten):
             return value
         return scaled(step, value)
@@ -212,9 +217,11 @@ class _Assembly:
                 kernel, stride, padding = window.kernel, window.stride, window.padding
                 pool = Pool(kind="max", kernel=kernel, stride=stride, padding=padding)
                 return self.or_pool(pool, replace(value, window=None), node)
-            # Neurons without weights: each reads its own channel with a weight of 1.
-            eye = np.eye(value.shape[0])[:, :, None, None]
-            value = weighted(node.name, Convolve(weight=eye), value)
+        elif isinstance(value, SpikeSum) and len(value.parts) == 2 and acts_as_or(step, 1.0):
+            branch, identity = value.parts
+            if all(part.factor is None and part.window is None for part in value.parts):
+                return self.join(Gate.OR, branch, identity, node=node)
+        value = as_sums(node.name, value)
         n_out = value.shape[0]
         threshold = to_rows(step.threshold, value.shape)
         if not (threshold > 0).all():
@@ -222,13 +229,11 @@ class _Assembly:
         multiplier = np.ones((1, 1, n_out))
         if step.integer_threshold is not None:
             multiplier = to_rows(step.integer_threshold.astype(np.float64), value.shape)
+        reads = self.reads(value)
+        from_image = reads["source"] == IMAGE
         layer = FoldedLayer(
             name=node.name if value.name in self.layers else value.name,
-            source=value.source,
-            kernel=value.kernel,
-            stride=value.stride,
-            padding=value.padding,
-            weight=value.weight,
+            **reads,
             bias=value.bias + to_rows(np.asarray(step.drive, np.float64), value.shape)[None],
             threshold=np.nextafter(threshold, np.inf) if step.strict else threshold,
             leak=step.leak,
@@ -237,8 +242,8 @@ class _Assembly:
             reset=step.reset,
         )
         if step.decay is not None:
-            self.near[layer.name if value.source != IMAGE else IMAGE] = step
-        if value.source != IMAGE:
+            self.near[IMAGE if from_image else layer.name] = step
+        if not from_image:
             if step.groups:
                 return self.grouped(step, layer, value.shape, multiplier)
             return self.add(layer, value.shape, multiplier)
@@ -257,6 +262,46 @@ class _Assembly:
         self.encoder = replace(layer, weight=layer.weight * gain)
         self.multipliers[IMAGE] = multiplier
         return Spikes(INPUT, value.shape)
+
+    def reads(self, value: Sums) -> dict[str, Any]:
+        """Return the fields of a layer that say how it computes weighted sums, without the bias.
+
+        If a term has to read copies of its map, their layers are added.
+        """
+        size = value.shape[1:]
+        terms = terms_module.merged(value.terms, size)
+        if len(terms) > 1 and any(term.source == IMAGE for term in terms):
+            raise ExchangeError(
+                "it adds the image to spikes, or reads it with several strides: only one layer can "
+                "read the image"
+            )
+        copied, n_channels = terms_module.to_copy(terms, size)
+        parts: list[Term] = []
+        for term in terms:
+            if all(term is not other for other in copied):
+                parts.append(term)
+                continue
+            for copy in terms_module.copies(term, n_channels, size):
+                name = self.unused_name(f"{value.name}.copy")
+                layer = _repeater(name, term, copy.taps)
+                self.add(layer, copy.term.shape, np.ones((1, 1, n_channels)))
+                parts.append(replace(copy.term, source=name))
+        parts = terms_module.with_one_kernel(parts, size)
+        weight, stacked = terms_module.stacked(parts)
+        first = parts[0]
+        return {
+            "source": first.source,
+            "addends": tuple(part.source for part in parts[1:]),
+            "stacked": stacked,
+            "kernel": first.kernel,
+            "stride": first.stride,
+            "padding": first.padding,
+            "weight": weight,
+        }
+
+    def unused_name(self, base: str) -> str:
+        """Return ``base`` with the lowest number that no layer's name has yet."""
+        return next(name for n in itertools.count(1) if (name := f"{base}{n}") not in self.layers)
 
     def grouped(
         self, step: FireNode, layer: FoldedLayer, shape: Shape, multiplier: Float
@@ -324,6 +369,8 @@ class _Assembly:
         if isinstance(value, Sums):
             return pooled_sums(step, value)
         window = window_of(step)
+        if isinstance(value, SpikeSum):
+            return added([self.pool(step, part, node) for part in value.parts])
         return replace(value, window=window if value.window is None else window.after(value.window))
 
     def or_pool(self, step: Pool, value: Spikes, node: Node) -> Spikes:
@@ -355,16 +402,15 @@ class _Assembly:
         layer copies the map.
         """
         channels = value.shape[0]
-        layer = FoldedLayer(
-            name=node.name,
+        window = Term(
             source=value.name,
+            shape=value.shape,
+            weight=np.zeros(0),
             kernel=step.kernel,
             stride=step.stride,
             padding=step.padding,
-            weight=np.eye(channels)[None, None, None, :, :, None, None],
-            bias=np.zeros((1, 1, 1, channels)),
-            threshold=np.full((1, 1, channels), 0.5),  # any above 0, up to the weight
         )
+        layer = _repeater(node.name, window, np.eye(channels)[:, :, None, None])
         size = conv_size(value.shape[1:], step.kernel, step.stride, step.padding)
         return self.add(layer, (channels, *size), np.ones((1, 1, channels)))
 
@@ -409,17 +455,16 @@ class _Assembly:
         timesteps if ``source.averaged`` is set.
         """
         value = self.values[name]
-        if isinstance(value, Spikes):
-            if value.name in (IMAGE, INPUT):
+        if not isinstance(value, Sums):
+            if any(part.name in (IMAGE, INPUT) for part in spikes_of(value)):
                 raise ExchangeError(f"node {name!r}: the network has no layer before its output")
             shape = value.pooled
             if shape[1:] != (1, 1):
                 raise ExchangeError(
                     f"node {name!r}: the output is a map {shape}; classes need height and width 1"
                 )
-            eye = Convolve(weight=np.eye(shape[0])[:, :, None, None])
-            value = weighted("count" if "count" not in self.layers else "counts", eye, value)
-        if value.source == IMAGE:
+            value = as_sums("count" if "count" not in self.layers else "counts", value)
+        if any(term.source == IMAGE for term in value.terms):
             raise ExchangeError(f"node {name!r}: there are no neurons between image and output")
         if value.shape[1:] != (1, 1):
             raise ExchangeError(
@@ -428,14 +473,37 @@ class _Assembly:
         if value.name in self.layers:
             raise ExchangeError(f"node {name!r}: another layer is already named {value.name!r}")
         divisor = self.source.timesteps if self.source.averaged else 1
+        reads = self.reads(value)
         self.layers[value.name] = FoldedLayer(
             name=value.name,
-            source=value.source,
-            kernel=value.kernel,
-            stride=value.stride,
-            padding=value.padding,
-            weight=value.weight / divisor,
+            **reads | {"weight": reads["weight"] / divisor},
             bias=value.bias * self.source.timesteps / divisor,
             output=True,
         )
         self.multipliers[value.name] = np.full((1, 1, value.shape[0]), float(divisor))
+
+
+def _shared(value: Value) -> Value:
+    """Return a value whose spikes several nodes of the graph read."""
+    if isinstance(value, SpikeSum):
+        return SpikeSum(tuple(replace(part, shared=True) for part in value.parts))
+    return replace(value, shared=True) if isinstance(value, Spikes) else value
+
+
+def _repeater(name: str, window: Term, taps: Float) -> FoldedLayer:
+    """Return a layer of ORs: a neuron fires if one of the inputs with a weight of 1 is a spike.
+
+    ``window`` says what the layer reads, except the weights, which are ``taps``
+    (channels, c, ky|1, kx|1).
+    """
+    channels = len(taps)
+    return FoldedLayer(
+        name=name,
+        source=window.source,
+        kernel=window.kernel,
+        stride=window.stride,
+        padding=window.padding,
+        weight=taps[None, None, None],
+        bias=np.zeros((1, 1, 1, channels)),
+        threshold=np.full((1, 1, channels), 0.5),  # any above 0, up to the weight
+    )
