@@ -30,7 +30,6 @@ and the branch has none.
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -41,7 +40,7 @@ import numpy as np
 from hw.spec import Gate
 from sw.convert.folded import FoldedLayer, FoldedNetwork
 from sw.data.labels import default_names
-from sw.exchange import terms as terms_module
+from sw.exchange.building import LayerBuilder
 from sw.exchange.graph import (
     AdaptivePool,
     Add,
@@ -71,14 +70,13 @@ from sw.exchange.values import (
     Spikes,
     SpikeSum,
     Sums,
-    Term,
     Value,
     added,
     require_spikes,
     size_of,
     spikes_of,
 )
-from sw.network.network import IMAGE, INPUT, Shape, conv_size
+from sw.network.network import IMAGE, INPUT, Shape
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -120,15 +118,15 @@ def assemble(nodes: Sequence[Node], source: Source, provenance: dict[str, Any]) 
     return _Assembly(nodes, source).run(provenance)
 
 
-class _Assembly:
+class _Assembly(LayerBuilder):
     """Folding of one graph, node by node, into the layers of a network.
 
-    ``encoder`` is the layer that reads the image, and ``layers`` holds all others by name.
     ``values`` holds the output of every node so far, by the node's name: either spikes, or weighted
     sums that no neurons have received yet.
     """
 
     def __init__(self, nodes: Sequence[Node], source: Source):
+        super().__init__()
         self.nodes = nodes
         self.source = source
         self.frames = source.pixel_max is None
@@ -137,9 +135,6 @@ class _Assembly:
         self.values: dict[str, Value] = {
             IMAGE: Spikes(first, source.image_shape, self.readers[IMAGE] > 1)
         }
-        self.encoder: FoldedLayer | None = None
-        self.layers: dict[str, FoldedLayer] = {}
-        self.multipliers: dict[str, Float] = {}
         self.near: dict[str, FireNode] = {}
 
     def run(self, provenance: dict[str, Any]) -> Imported:
@@ -263,46 +258,6 @@ class _Assembly:
         self.multipliers[IMAGE] = multiplier
         return Spikes(INPUT, value.shape)
 
-    def reads(self, value: Sums) -> dict[str, Any]:
-        """Return the fields of a layer that say how it computes weighted sums, without the bias.
-
-        If a term has to read copies of its map, their layers are added.
-        """
-        size = value.shape[1:]
-        terms = terms_module.merged(value.terms, size)
-        if len(terms) > 1 and any(term.source == IMAGE for term in terms):
-            raise ExchangeError(
-                "it adds the image to spikes, or reads it with several strides: only one layer can "
-                "read the image"
-            )
-        copied, n_channels = terms_module.to_copy(terms, size)
-        parts: list[Term] = []
-        for term in terms:
-            if all(term is not other for other in copied):
-                parts.append(term)
-                continue
-            for copy in terms_module.copies(term, n_channels, size):
-                name = self.unused_name(f"{value.name}.copy")
-                layer = _repeater(name, term, copy.taps)
-                self.add(layer, copy.term.shape, np.ones((1, 1, n_channels)))
-                parts.append(replace(copy.term, source=name))
-        parts = terms_module.with_one_kernel(parts, size)
-        weight, stacked = terms_module.stacked(parts)
-        first = parts[0]
-        return {
-            "source": first.source,
-            "addends": tuple(part.source for part in parts[1:]),
-            "stacked": stacked,
-            "kernel": first.kernel,
-            "stride": first.stride,
-            "padding": first.padding,
-            "weight": weight,
-        }
-
-    def unused_name(self, base: str) -> str:
-        """Return ``base`` with the lowest number that no layer's name has yet."""
-        return next(name for n in itertools.count(1) if (name := f"{base}{n}") not in self.layers)
-
     def grouped(
         self, step: FireNode, layer: FoldedLayer, shape: Shape, multiplier: Float
     ) -> Spikes:
@@ -337,18 +292,7 @@ class _Assembly:
         assert previous is not None
         return Spikes(previous, shape)
 
-    def add(self, layer: FoldedLayer, shape: Shape, multiplier: Float) -> Spikes:
-        """Append ``layer`` to the network, and return its spikes, a map whose shape is ``shape``.
-
-        ``multiplier`` becomes the layer's entry in :attr:`Imported.multipliers`.
-        """
-        if layer.name in self.layers or layer.name == INPUT:
-            raise ExchangeError(f"another layer is already named {layer.name!r}")
-        self.layers[layer.name] = layer
-        self.multipliers[layer.name] = multiplier
-        return Spikes(layer.name, shape)
-
-    # -- pooling and gates
+    # -- pooling
 
     def pool(self, step: Pool, value: Value, node: Node) -> Value:
         """Apply a pooling to spikes or weighted sums, and return the pooled values.
@@ -372,79 +316,6 @@ class _Assembly:
         if isinstance(value, SpikeSum):
             return added([self.pool(step, part, node) for part in value.parts])
         return replace(value, window=window if value.window is None else window.after(value.window))
-
-    def or_pool(self, step: Pool, value: Spikes, node: Node) -> Spikes:
-        """Apply max pooling to spikes, and return the pooled spikes: 1 if any spike in the window
-        is 1.
-
-        The pooling is added to the layer that fires ``value`` if its windows do not overlap and
-        nothing else reads that layer's spikes. Otherwise, an added layer of ORs (:meth:`ors`)
-        computes it.
-        """
-        if value.factor is not None or value.window is not None:
-            raise ExchangeError("max pooling must follow neurons, without scaling or other pooling")
-        layer = self.encoder if value.name == INPUT else self.layers[value.name]
-        tiles = step.kernel == step.stride and step.padding == (0, 0)
-        if layer is None or layer.pool != (1, 1) or value.shared or not tiles:
-            return self.ors(step, value, node)
-        layer = replace(layer, pool=step.kernel)
-        if value.name == INPUT:
-            self.encoder = layer
-        else:
-            self.layers[value.name] = layer
-        channels, height, width = value.shape
-        return Spikes(value.name, (channels, height // step.kernel[0], width // step.kernel[1]))
-
-    def ors(self, step: Pool, value: Spikes, node: Node) -> Spikes:
-        """Add a layer of ORs, and return its spikes: each is 1 if any spike in its window is 1.
-
-        ``step`` gives the windows. Padding adds no spikes. If a window is a single position, the
-        layer copies the map.
-        """
-        channels = value.shape[0]
-        window = Term(
-            source=value.name,
-            shape=value.shape,
-            weight=np.zeros(0),
-            kernel=step.kernel,
-            stride=step.stride,
-            padding=step.padding,
-        )
-        layer = _repeater(node.name, window, np.eye(channels)[:, :, None, None])
-        size = conv_size(value.shape[1:], step.kernel, step.stride, step.padding)
-        return self.add(layer, (channels, *size), np.ones((1, 1, channels)))
-
-    def join(self, gate: Gate, branch: Spikes, identity: Spikes, node: Node) -> Spikes:
-        """Join two maps by a gate, and return the joined spikes.
-
-        The gate is added to the layer that fires the branch if that layer has no gate and no
-        pooling yet, and no other node reads its spikes. Otherwise, if the gate's inputs can be
-        exchanged, as those of AND, OR and XOR can, it is added to the layer that fires the
-        identity, under the same conditions. Otherwise, it is added to a copy of the branch, a layer
-        of ORs.
-        """
-        if branch.shape != identity.shape:
-            raise ExchangeError(
-                f"a map {branch.shape} cannot be joined with one of shape {identity.shape}"
-            )
-        if any(v.factor is not None or v.window is not None for v in (branch, identity)):
-            raise ExchangeError(
-                "its inputs are scaled or pooled; a gate joins spikes, which are 0 or 1"
-            )
-
-        def can_take_gate(value: Spikes) -> bool:
-            layer = self.layers.get(value.name)
-            free = layer is not None and (layer.gate, layer.pool) == (Gate.NONE, (1, 1))
-            return free and not value.shared
-
-        if gate != Gate.IAND and not can_take_gate(branch) and can_take_gate(identity):
-            branch, identity = identity, branch
-        if not can_take_gate(branch):
-            branch = self.ors(Pool(kind="max", kernel=(1, 1), stride=(1, 1)), branch, node)
-        # The layer is moved to the end, because its identity may have been added after it.
-        layer = self.layers.pop(branch.name)
-        self.layers[branch.name] = replace(layer, gate=gate, identity=identity.name)
-        return Spikes(branch.name, branch.shape)
 
     # -- the end
 
@@ -488,22 +359,3 @@ def _shared(value: Value) -> Value:
     if isinstance(value, SpikeSum):
         return SpikeSum(tuple(replace(part, shared=True) for part in value.parts))
     return replace(value, shared=True) if isinstance(value, Spikes) else value
-
-
-def _repeater(name: str, window: Term, taps: Float) -> FoldedLayer:
-    """Return a layer of ORs: a neuron fires if one of the inputs with a weight of 1 is a spike.
-
-    ``window`` says what the layer reads, except the weights, which are ``taps``
-    (channels, c, ky|1, kx|1).
-    """
-    channels = len(taps)
-    return FoldedLayer(
-        name=name,
-        source=window.source,
-        kernel=window.kernel,
-        stride=window.stride,
-        padding=window.padding,
-        weight=taps[None, None, None],
-        bias=np.zeros((1, 1, 1, channels)),
-        threshold=np.full((1, 1, channels), 0.5),  # any above 0, up to the weight
-    )

@@ -100,6 +100,8 @@ def copies(term: Term, n_channels: int, size: Pair) -> list[Copy]:
     """
     weight = np.broadcast_to(term.weight, (*term.weight.shape[:5], *term.kernel))
     used = np.argwhere(weight.any(axis=(0, 1, 2, 3)))
+    if not len(used):
+        used = np.zeros((1, 3), np.int64)  # a term of zeros reads any input
     found = []
     for start in range(0, len(used), n_channels):
         chosen = used[start : start + n_channels]

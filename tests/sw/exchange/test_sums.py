@@ -11,7 +11,7 @@ from hw.spec import Gate, Leak, Reset
 from sw.compile.compiler import compile_network
 from sw.convert.folded import FoldedNetwork
 from sw.exchange.assembly import assemble
-from sw.exchange.graph import Add, ExchangeError, Flatten, Join, Node, Scale
+from sw.exchange.graph import Add, Convolve, ExchangeError, Flatten, Join, Node, Scale
 from sw.exchange.integers import quantised
 from sw.network import reference
 from sw.network.network import IMAGE, INPUT
@@ -195,6 +195,21 @@ def test_the_image_is_read_by_one_layer() -> None:
     nodes[1] = two("d", conv(3, 2, 1, seed=1, stride=(2, 2)), IMAGE)
     with pytest.raises(ExchangeError, match="adds maps of different shapes"):
         assemble(nodes, IMAGES, {})
+
+
+def test_extreme_copies() -> None:
+    """A shortcut of zeros may read anything; one that would need a hundred copies is refused."""
+    none = Convolve(weight=np.zeros((4, 3, 1, 1)), stride=(2, 2))
+    nodes = [*stem(), two("c1", conv(4, 3, seed=1, stride=(2, 2), **SAME), "n1")]
+    nodes += [two("s1", fire(0.5), "c1"), two("c2", conv(4, 4, **SAME), "s1")]
+    nodes += [two("d", none, "n1"), two("s2", fire(), "c2", "d"), two("fc", connect(5, 80), "s2")]
+    check(nodes, FRAMES)
+    nodes = [*stem(), two("c1", conv(1, 3, 1, stride=(4, 4)), "n1"), two("s1", fire(), "c1")]
+    nodes += [two("c2", conv(4, 1, 5, padding=(2, 2)), "s1")]
+    nodes += [two("d", conv(4, 3, 7, padding=(3, 3), stride=(4, 4)), "n1")]
+    nodes += [two("s2", fire(), "c2", "d"), two("fc", connect(5, 24), "s2")]
+    with pytest.raises(ExchangeError, match="reads 148 maps, and a layer reads at most 64: put"):
+        assemble(nodes, FRAMES, {})
 
 
 def test_biases_and_norms_of_both_sums_count() -> None:
