@@ -403,7 +403,9 @@ def _order_jobs(
     The spacing is the smallest number of cycles between the starts of two jobs in the fire unit.
     The order is the first of :func:`sw.compile.levels.interleavings` for which the core has enough
     loop levels. Levels are innermost first. Those of one iteration are left out, because they move
-    no address; only level 0 is always there, because the core takes it for the loop over chunks.
+    no address. Level 0 is the loop over chunks even if there is only one, unless its place is
+    needed: the core takes the last iteration of level 0 for the last chunk, whose number of inputs
+    may differ.
 
     Raises
     ------
@@ -442,6 +444,8 @@ def _order_jobs(
         outer = interleaved(column, row, group, time, turns, n_children)
         others = [*chunks.levels[1:], maps, *in_window, *outer]
         levels = [chunks.levels[0], *(level for level in others if level.count > 1)]
+        if len(levels) > N_LEVELS and chunks.levels[0].count == 1:
+            del levels[0]
         if len(levels) <= N_LEVELS:
             _check_counts(context, levels)
             return spacing, levels

@@ -21,6 +21,7 @@ from sw.driver.device import Device
 from sw.network import encoder, reference
 from sw.network.network import INPUT, Network
 from tests.networks import random_input, random_network
+from tests.sw.compile.test_sums import full_nest
 
 # Small memories load faster; networks that do not fit are left out.
 SIZES = {"spike_bytes": 2048, "param_depth": 1024}
@@ -121,6 +122,8 @@ def test_random_networks(board: Board, seed: int) -> None:
 def test_sums(board: Board) -> None:
     """Networks in which layers read several maps, also that of the host, run from both of its
     regions."""
+    if board.config.weight_bits >= 4:
+        check(board, full_nest(), 0)
     ways: set[object] = set()
     for seed in range(1000):
         network = random_network(

@@ -578,8 +578,8 @@ def test_what_does_not_fit_is_said(config: Config, options: dict, message: str) 
     [
         (
             CONFIG,
-            conv((1, 1, 1, 32, 16, 3, 1), pool=(2, 2)),
-            (16, 10, 10),
+            conv((1, 1, 1, 32, 80, 3, 1), pool=(2, 2)),
+            (80, 10, 10),
             "layer 'conv' needs more than the 8 loop levels of the device; drop its pooling",
         ),
         (
