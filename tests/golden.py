@@ -70,10 +70,16 @@ def run_layer(layer: Layer, source: np.ndarray, identity: np.ndarray | None) -> 
     )
 
 
+def inputs_of(layer: Layer, maps: dict[str, np.ndarray]) -> np.ndarray:
+    """Return the sum of the maps (T, C, H, W) that a layer reads, or all of their channels."""
+    parts = [maps[name] for name in (layer.source, *layer.addends)]
+    return np.concatenate(parts, axis=1) if layer.stacked else sum(parts[1:], parts[0])
+
+
 def run_network(network: Network, frames: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Return every map's spikes (T, C, H, W) by name, and the logits, for the input's spikes."""
     maps = {INPUT: frames}
     for layer in network.layers:
         identity = maps[layer.identity] if layer.identity else None
-        maps[layer.name] = run_layer(layer, maps[layer.source], identity)
+        maps[layer.name] = run_layer(layer, inputs_of(layer, maps), identity)
     return maps, maps.pop(network.layers[-1].name)

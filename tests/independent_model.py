@@ -51,7 +51,7 @@ def classify(file: File, sample: Array) -> Outcome:
         maps[layer["name"]] = spikes(file, layer, maps)
     last = network["layers"][-1]
     assert last["output"]
-    sums = weighted_sums(file, last, maps[last["source"]])
+    sums = weighted_sums(file, last, given(last, maps))
     assert sums.shape[2:] == (1, 1)
     logits = sums.sum(axis=0)[:, 0, 0] + tensor(file, last["bias"])[0, 0, 0]
     best = [o for o in range(len(logits)) if logits[o] == max(logits)]
@@ -61,6 +61,17 @@ def classify(file: File, sample: Array) -> Outcome:
 def tensor(file: File, reference: dict[str, str]) -> Array:
     """Return the array that the document refers to."""
     return file.tensors[reference["tensor"]].astype(np.int64)
+
+
+def given(layer: dict[str, Any], maps: dict[str, Array]) -> Array:
+    """Return the input (T, C, H, W) of a layer, from all maps that it reads."""
+    read = [maps[name] for name in [layer["source"], *layer.get("addends", [])]]
+    if layer.get("stacked", False):
+        return np.concatenate(read, axis=1)
+    total = read[0]
+    for addend in read[1:]:
+        total = total + addend
+    return total
 
 
 def weighted_sums(file: File, layer: dict[str, Any], source: Array) -> Array:
@@ -103,7 +114,7 @@ def reset(v: Any, spike: Any, threshold: Any, kind: str) -> Any:
 
 def spikes(file: File, layer: dict[str, Any], maps: dict[str, Array]) -> Array:
     """Return the map that a layer writes."""
-    sums = weighted_sums(file, layer, maps[layer["source"]])
+    sums = weighted_sums(file, layer, given(layer, maps))
     n_times, _, height, width = sums.shape
     bias = tensor(file, layer["bias"]).transpose(0, 3, 1, 2)
     bias = np.broadcast_to(bias, sums.shape)

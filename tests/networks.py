@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
@@ -50,9 +51,11 @@ def random_network(
     reset: Reset | None = None,
     channels: Sequence[int] = CHANNELS,
     full_neurons: bool = True,
+    sums: float = 0.3,
 ) -> Network:
     """Return a valid network of one to five layers with odd shapes; options left out are drawn.
 
+    ``sums`` is the probability that a layer reads several maps, if there are several of one shape.
     Without ``full_neurons``, leaks have one shift and no reset is delayed, as on small devices.
     Thresholds and biases are set so that about 5 to 50 % of a layer's neurons fire.
     """
@@ -63,13 +66,15 @@ def random_network(
     n_layers = int(rng.integers(1, 6)) if n_layers is None else n_layers
     height, width = (int(n) for n in rng.integers(3, 10, 2))
     image_shape: Shape = (int(rng.choice(CHANNELS[:3] if encoder else channels)), height, width)
-    maker = _Maker(rng, timesteps, weight_bits, granularity, leak, reset, channels, full_neurons)
+    maker = _Maker(
+        rng, timesteps, weight_bits, granularity, leak, reset, channels, full_neurons, sums
+    )
 
     stem = None
     if encoder:
         images = rng.integers(0, 255, (4, *image_shape), np.int64, endpoint=True)
         source = np.repeat(images[:, None], timesteps, axis=1)
-        stem, spikes = maker.firing("stem", IMAGE, source, {}, encoder=True)
+        stem, spikes = maker.firing("stem", Reads((IMAGE,)), {IMAGE: source}, encoder=True)
     else:
         spikes = (rng.random((4, timesteps, *image_shape)) < CALIBRATION_DENSITY).astype(np.int64)
     maps = {INPUT: spikes}
@@ -77,11 +82,11 @@ def random_network(
     for n in range(n_layers - 1):
         names = list(maps)
         source_name = names[-1] if rng.random() < 0.75 else str(rng.choice(names))
-        layer, spikes = maker.firing(f"layer{n + 1}", source_name, maps[source_name], maps)
+        layer, spikes = maker.firing(f"layer{n + 1}", maker.reads(source_name, maps), maps)
         layers.append(layer)
         maps[layer.name] = spikes
     names = list(maps)
-    layers.append(maker.output("fc", names[-1], maps[names[-1]].shape[2:]))
+    layers.append(maker.output("fc", maker.reads(names[-1], maps), maps))
     return Network(
         timesteps=timesteps,
         image_shape=image_shape,
@@ -101,6 +106,23 @@ def networks(**options: object) -> st.SearchStrategy[Network]:
     )
 
 
+@dataclass(frozen=True)
+class Reads:
+    """Names of the maps that a layer reads, and whether each has weights of its own."""
+
+    names: tuple[str, ...]
+    stacked: bool = False
+
+    def input(self, maps: dict[str, NDArray[np.int64]]) -> NDArray[np.int64]:
+        """Return what the layer multiplies by its weights (N, T, C, H, W)."""
+        parts = [maps[name] for name in self.names]
+        return np.concatenate(parts, axis=2) if self.stacked else np.sum(parts, axis=0)
+
+    def fields(self) -> dict[str, Any]:
+        """Return the fields of a layer that say what it reads."""
+        return {"source": self.names[0], "addends": self.names[1:], "stacked": self.stacked}
+
+
 class _Maker:
     """Draws layers, and sets their thresholds by example spikes (N, T, C, H, W) of their inputs."""
 
@@ -114,10 +136,14 @@ class _Maker:
         reset: Reset | None,
         channels: Sequence[int],
         full_neurons: bool,
+        sums: float,
     ):
         self.channels = channels
+        self.sums = sums
         self.full_neurons = full_neurons
-        self.full_rng = np.random.default_rng(rng.bit_generator.seed_seq.spawn(1)[0])  # type: ignore[attr-defined]
+        # With generators of their own, these features leave all others of a seed as they are.
+        seeds = rng.bit_generator.seed_seq.spawn(2)  # type: ignore[attr-defined]
+        self.full_rng, self.sum_rng = map(np.random.default_rng, seeds)
         self.rng = rng
         self.timesteps = timesteps
         self.weight_bits = weight_bits
@@ -128,24 +154,28 @@ class _Maker:
     def firing(
         self,
         name: str,
-        source_name: str,
-        source: NDArray[np.int64],
+        reads: Reads,
         maps: dict[str, NDArray[np.int64]],
         encoder: bool = False,
     ) -> tuple[Layer, NDArray[np.int64]]:
-        """Return a firing layer, and the spikes that it computes from ``source``."""
+        """Return a firing layer, and the spikes that it computes from the maps that it reads."""
         rng = self.rng
-        shape: Shape = source.shape[2:]  # type: ignore[assignment]
+        source = reads.input(maps)
+        shape: Shape = maps[reads.names[0]].shape[2:]  # type: ignore[assignment]
         same = (
-            bool(maps) and rng.random() < 0.6
+            not encoder and rng.random() < 0.6
         )  # the layer keeps the shape, so that a gate can join it
         kernel, stride, padding = zip(*(self._axis(n, same) for n in shape[1:]), strict=True)
         n_out = shape[0] if same else int(rng.choice(self.channels))
         conv = conv_size(shape[1:], kernel, stride, padding)
-        partners = [key for key, spikes in maps.items() if spikes.shape[2:] == (n_out, *conv)]
+        partners = (
+            []
+            if encoder
+            else [key for key, spikes in maps.items() if spikes.shape[2:] == (n_out, *conv)]
+        )
         identity = str(rng.choice(partners)) if partners and rng.random() < 0.8 else None
         pool = tuple(2 if n >= 2 and rng.random() < 0.25 else 1 for n in conv)
-        weight = self._weight(conv, n_out, shape[0], kernel, encoder)
+        weight = self._weight(conv, n_out, source.shape[2], kernel, encoder)
         leak = Leak(rng.integers(3)) if self.leak is None else self.leak
         reset = Reset(rng.integers(2)) if self.reset is None else self.reset
         drive = _drive(weight, source, kernel, stride, padding)
@@ -174,7 +204,7 @@ class _Maker:
                 shifts += sorted(int(shift) for shift in finer)
         layer = Layer(
             name=name,
-            source=source_name,
+            **reads.fields(),
             kernel=kernel,  # type: ignore[arg-type]
             stride=stride,  # type: ignore[arg-type]
             padding=padding,  # type: ignore[arg-type]
@@ -203,17 +233,28 @@ class _Maker:
                 break
         return layer, _join(layer, spikes, maps)
 
-    def output(self, name: str, source_name: str, shape: Shape) -> Layer:
+    def reads(self, name: str, maps: dict[str, NDArray[np.int64]]) -> Reads:
+        """Draw what a layer reads: the map ``name``, or several of its shape."""
+        rng = self.sum_rng
+        others = [n for n, x in maps.items() if n != name and x.shape == maps[name].shape]
+        if not others or rng.random() >= self.sums:
+            return Reads((name,))
+        n_others = int(rng.integers(1, min(3, len(others)), endpoint=True))
+        addends = (str(n) for n in rng.choice(others, n_others, replace=False))
+        return Reads((name, *addends), bool(rng.random() < 0.4))
+
+    def output(self, name: str, reads: Reads, maps: dict[str, NDArray[np.int64]]) -> Layer:
         """Return an output layer whose kernel covers the whole map, sometimes with padding."""
         rng = self.rng
+        n_in, *shape = reads.input(maps).shape[2:]
         around = int(rng.random() < 0.2)
-        kernel = (shape[1] + 2 * around, shape[2] + 2 * around)
+        kernel = (shape[0] + 2 * around, shape[1] + 2 * around)
         n_classes = int(rng.choice((2, 3, 5, 10, 12, 17)))
-        weight = self._weight((1, 1), n_classes, shape[0], kernel, False)
+        weight = self._weight((1, 1), n_classes, n_in, kernel, False)
         spread = signed_range(self.weight_bits)[1] + 1
         return Layer(
             name=name,
-            source=source_name,
+            **reads.fields(),
             kernel=kernel,
             padding=(around, around),
             weight=weight,

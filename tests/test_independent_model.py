@@ -76,8 +76,9 @@ def test_random_networks_have_every_feature() -> None:
                 seen |= {layer.gate, ("pool", layer.pool), ("stride", layer.stride)}
                 seen |= {("padded", max(layer.padding) > 0), ("first", layer.source == INPUT)}
                 seen |= {("joins", layer.identity in (None, INPUT))}
+                seen |= {("added", layer.n_summed > 1), ("stacked", layer.stacked)}
                 seen |= {("shared kernel", layer.weight.shape[5:] != layer.kernel)}
-    for name in ("padded", "first", "joins", "shared kernel"):
+    for name in ("padded", "first", "joins", "shared kernel", "added", "stacked"):
         assert seen >= {(name, False), (name, True)}, name
     assert seen >= {*Gate, ("pool", (2, 1)), ("pool", (1, 2)), ("stride", (2, 1))}
 

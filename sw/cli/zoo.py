@@ -175,7 +175,7 @@ def measure(path: Path, data_root: Path | None = None, accuracies: Entry | None 
     sw.model.checkpoint.CheckpointError, sw.data.dataset.DataError
         The checkpoint or its data set cannot be read.
     sw.model.config.ModelError
-        A device cannot run the network, such as one with ``ADD`` gates.
+        A device cannot run the network, such as one with leaks that were learned.
     sw.convert.quantize.QuantizeError
         A bias or a threshold does not fit the device's width of parameters.
     """
@@ -201,7 +201,7 @@ def measure(path: Path, data_root: Path | None = None, accuracies: Entry | None 
     layers = device_layers(network, takes_pixels)
     ops, cycles, spikes = [], [], []
     for maps in costs.device_maps(network, few.images, trace.spikes):
-        ops.append(sum(costs.n_synaptic_ops(la, maps[la.source]) for la in layers))
+        ops.append(sum(costs.n_synaptic_ops(la, maps) for la in layers))
         spikes.append(sum(int(maps[name].sum()) for name in trace.spikes))
         if program is not None:
             cycles.append(sum(predict_cycles(program, maps).values()))

@@ -13,7 +13,7 @@ position of the kernel row is a run of its own, because the weights of all begin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -73,7 +73,10 @@ def cut_window(
     """
     missing = 0 if aligned else GRANULE_BITS
     gathered = _gather_rows(layer, source, weight_pitch, missing, config)
-    return gathered or _split_runs(layer, source, weight_pitch, missing, config)
+    chunks = gathered or _split_runs(layer, source, weight_pitch, missing, config)
+    if chunks.levels[0].count == 1:  # every chunk is a last one
+        chunks = replace(chunks, body_bits=chunks.tail_bits)
+    return chunks
 
 
 def _merges_columns(layer: Layer) -> bool:

@@ -11,8 +11,8 @@ neighbouring rows share it, and so do neighbouring timesteps. It is cleared once
 A layer is one pass through a nest of loops, its *levels*, here with the innermost first. A channel
 group is ``Config.lanes`` output channels, which are computed side by side, each in one *lane*::
 
-    chunk of a run | kernel column, if shared | kernel row | pooling x | pooling y |
-    interleaved positions and groups | timestep | channel group | x | y
+    chunk of a run | kernel column, if shared | kernel row | map, if several | pooling x |
+    pooling y | interleaved positions and groups | timestep | channel group | x | y
 
 A run is all the bits of a kernel row, which are contiguous; if kernel columns share weights, it is
 one position of the row. A chunk is what a bank reads in one cycle (:mod:`sw.compile.chunks`). If
@@ -22,14 +22,15 @@ holds several short runs, one below the other.
 The jobs (one position, group and timestep each) of some positions and groups are interleaved, see
 :class:`sw.compile.levels.Turns`.
 
-Weights are stored in the order in which they are used: (y, x, group, timestep, kernel row, kernel
-column, channel). Each entry is one row of ``lanes`` weights, for as many output channels. If
+Weights are stored in the order in which they are used: (y, x, group, timestep, map, kernel row,
+kernel column, channel). Each entry is one row of ``lanes`` weights, for as many output channels. If
 weights are shared along an axis, that axis is left out, and the weight address does not move at its
 level. The lanes have the output channels in the order in which these are dealt to the banks. A
 descriptor for each layer, which tells the core how to run it, follows the weights.
 
 The map that the host writes has two regions if there is room, so that the host can fill one while
-the device reads the other. Each region has descriptors of its own.
+the device reads the other. Each region has descriptors of its own. Maps that layers read together
+with this map have two regions as well, because they have to lie beside it.
 
 On a device with memory outside the FPGA, the rows of weights and of parameters that do not fit into
 the memories on it are there (:mod:`sw.compile.allocation`).
@@ -49,8 +50,8 @@ from hw.protocol import Space, descriptor_rows, row_bytes
 from hw.spec import GRANULE_BITS, PARAM_BITS, Config, signed_range
 from sw.compile.allocation import allocate
 from sw.compile.deal import channel_rates, orders
-from sw.compile.nest import CompiledLayer, LayerContext, compile_layer
-from sw.compile.placement import place_maps
+from sw.compile.nest import N_ADDRESS_VALUES, CompiledLayer, LayerContext, compile_layer
+from sw.compile.placement import place_maps, rows_of_maps
 from sw.compile.program import PIXELS, FitError, Placement, Program, device_layers
 from sw.compile.rows import descriptor_bytes
 from sw.network.bounds import bank_bounds, layer_bounds
@@ -126,8 +127,18 @@ class _Compiler:
         self.placements, n_bits = place_maps(shapes, self.layers, network.timesteps, order, config)
         self.host_map = next(iter(shapes))
         """Name of the map that the host writes."""
-        self.inputs = _input_buffers(self.placements[self.host_map], n_bits, config)
-        self.spike_bits = n_bits + sum(place.n_bits for place in self.inputs[1:])
+        rows = rows_of_maps(shapes, self.layers)
+        self.moved = next(row for row in rows if self.host_map in row)
+        """Names of the maps that have a second region beside that of the host's map."""
+        n_moved = sum(self.placements[name].n_bits for name in self.moved)
+        first = self.placements[self.host_map]
+        self.inputs: tuple[Placement, ...] = (first,)
+        self.spike_bits = n_bits
+        """Number of bits in use in the spike memory of a bank."""
+        if n_bits + n_moved <= GRANULE_BITS * config.spike_bytes:
+            start = min(self.placements[name].start for name in self.moved)
+            self.inputs = first, first.moved(n_bits - start)
+            self.spike_bits += n_moved
 
     def compile(self) -> Program:
         """Compile all layers and return the program.
@@ -153,6 +164,7 @@ class _Compiler:
             },
             placements=self.placements,
             inputs=self.inputs,
+            moved=self.moved,
             entries=tuple(first_descriptor + i * rows_per_run for i in range(len(self.inputs))),
             layers=tuple(layer.plan for layer in layers),
             n_classes=self.network.n_classes,
@@ -187,27 +199,19 @@ class _Compiler:
         """Return the descriptors of all layers, once for each input buffer."""
         raw = b""
         for place in self.inputs:
-            # A run on another buffer differs only in where it reads the host's map.
+            # A run on another buffer differs only in where the maps ``moved`` lie.
             offset = place.start - self.inputs[0].start
             for layer, result in zip(self.layers, compiled, strict=True):
                 header = dict(result.header)
-                if layer.source == self.host_map:
+                if layer.source in self.moved:
                     header["source"] += offset
-                if layer.identity == self.host_map:
+                if layer.identity in self.moved:
                     header["identity"] += offset // GRANULE_BITS
+                if layer.name in self.moved:
+                    target = header["target"] + offset // GRANULE_BITS
+                    header["target"] = target % N_ADDRESS_VALUES
                 raw += descriptor_bytes(layer.name, header, result.levels, self.config)
         return raw
-
-
-def _input_buffers(first: Placement, n_bits: int, config: Config) -> tuple[Placement, ...]:
-    """Return the regions of spike memory into which the host may write its map.
-
-    They are ``first`` and, if there is room, a second one with the same layout behind all maps.
-    ``n_bits`` is the number of bits that all maps together take in a bank.
-    """
-    if n_bits + first.n_bits > GRANULE_BITS * config.spike_bytes:
-        return (first,)
-    return first, replace(first, base=first.base + n_bits, start=n_bits)
 
 
 def _check_numbers(context: LayerContext) -> None:
@@ -224,7 +228,14 @@ def _check_numbers(context: LayerContext) -> None:
             f"has {config.membrane_bits}; quantise it to fewer bits",
             {"membrane_bits": (bounds.n_bits, config.membrane_bits)},
         )
-    sums = bank_bounds(layer, context.timesteps, context.source.bank_inputs)
+    # The channels of a bank, among the input channels of the weights.
+    n_stacked = len(layer.sources) if layer.stacked else 1
+    n_in = len(context.source.order)
+    inputs = [
+        [n * n_in + channel for n in range(n_stacked) for channel in channels]
+        for channels in context.source.bank_inputs
+    ]
+    sums = bank_bounds(layer, context.timesteps, inputs)
     if sums.n_bits > config.sum_bits:
         raise FitError(
             f"layer {layer.name!r} needs sums of {sums.n_bits} bits in a bank, "

@@ -35,6 +35,8 @@ class LayerReport:
 
     name: str
     source: str
+    addends: tuple[str, ...]
+    """Further maps that the layer reads."""
     n_neurons: int
     fan_in: int
     """Number of inputs of a neuron whose window lies inside the map."""
@@ -50,7 +52,7 @@ class LayerReport:
     membrane_bits: int
     """Width of membranes that is proved sufficient for any input."""
     input_density: float | None = None
-    """Share of ones among the bits of the map that the layer reads."""
+    """Share of ones among the bits of the maps that the layer reads."""
     n_synaptic_ops: float | None = None
     """Number of additions of one weight to one neuron, for an image."""
     n_cycles: float | None = None
@@ -83,13 +85,14 @@ def fan_out(layer: Layer, source: Shape) -> NDArray[np.int64]:
     return layer.n_out * rows[:, None] * columns
 
 
-def n_synaptic_ops(layer: Layer, spikes: NDArray[np.uint8]) -> int:
+def n_synaptic_ops(layer: Layer, maps: Maps) -> int:
     """Count the synaptic operations of a layer: additions of one weight to one neuron.
 
-    ``spikes`` is the map (T, C, H, W) that the layer reads; each of its spikes causes as many
-    operations as its fan-out.
+    Each spike of the maps that the layer reads causes as many operations as its fan-out.
     """
-    return int((spikes.sum(axis=(0, 1), dtype=np.int64) * fan_out(layer, spikes.shape[1:])).sum())
+    used = fan_out(layer, maps[layer.source].shape[1:])
+    spikes = sum(maps[name].sum(axis=(0, 1), dtype=np.int64) for name in layer.sources)
+    return int((spikes * used).sum())
 
 
 def layer_reports(network: Network, program: Program | None = None) -> list[LayerReport]:
@@ -109,9 +112,13 @@ def layer_reports(network: Network, program: Program | None = None) -> list[Laye
             LayerReport(
                 name=layer.name,
                 source=layer.source,
+                addends=layer.addends,
                 n_neurons=int(np.prod(layer.conv_shape(source))),
-                fan_in=source[0] * layer.kernel[0] * layer.kernel[1],
-                n_synapses=network.timesteps * source[0] * int(fan_out(layer, source).sum()),
+                fan_in=layer.fan_in,
+                n_synapses=network.timesteps
+                * source[0]
+                * len(layer.sources)
+                * int(fan_out(layer, source).sum()),
                 n_weights=layer.weight.size,
                 unshared=y * x * (ky * kx if layer.output else 1) > 1,
                 per_timestep=t > 1,
@@ -163,10 +170,10 @@ def measured(network: Network, program: Program | None, images: list[Maps]) -> l
     return [
         replace(
             report,
-            input_density=float(np.mean([maps[layer.source].mean() for maps in images])),
-            n_synaptic_ops=float(
-                np.mean([n_synaptic_ops(layer, maps[layer.source]) for maps in images])
+            input_density=float(
+                np.mean([maps[name].mean() for maps in images for name in layer.sources])
             ),
+            n_synaptic_ops=float(np.mean([n_synaptic_ops(layer, maps) for maps in images])),
             n_cycles=float(np.mean([c[layer.name] for c in cycles])) if cycles else None,
         )
         for report, layer in zip(

@@ -23,6 +23,7 @@ pipeline of :class:`hw.core.core.Core`:
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,22 +53,28 @@ NEVER = -(1 << 60)
 
 
 def active_inputs(
-    plan: LayerPlan, source: Placement, spikes: NDArray[np.uint8]
+    plan: LayerPlan, places: Mapping[str, Placement], maps: Mapping[str, NDArray[np.uint8]]
 ) -> NDArray[np.int64]:
     """Count the active inputs of every chunk, in the order in which the banks read them.
 
     Parameters
     ----------
     plan : how the core runs the layer.
-    source : place in spike memory of the map that the layer reads.
-    spikes : that map (T, C, H, W), or the bit-planes (N_PLANES, C, H, W) of an image.
+    places : regions of spike memory by name of the map.
+    maps : all maps (T, C, H, W) that the layer reads by name, or the bit-planes (N_PLANES, C, H, W)
+        of an image.
 
     Returns
     -------
     int64 array (banks, n_jobs, n_chunks), where n_jobs is the number of jobs of the layer, and
     n_chunks the number of chunks of a job.
     """
-    bits = source.bank_bits(spikes)
+    source, last = places[plan.sources[0]], places[plan.sources[-1]]
+    bits = np.zeros((source.banks, last.start + last.n_bits - source.start), np.uint8)
+    for name in plan.sources:
+        place = places[name]
+        start = place.start - source.start
+        bits[:, start : start + place.n_bits] = place.bank_bits(maps[name])
     before = np.pad(np.cumsum(bits, axis=1, dtype=np.int64), ((0, 0), (1, 0)))
     n_bits = bits.shape[1]
     starts = np.array([plan.source_base - source.start])
@@ -319,7 +326,7 @@ def predict_cycles(program: Program, maps: dict[str, NDArray[np.uint8]]) -> dict
     return {
         plan.name: layer_cycles(
             plan,
-            active_inputs(plan, program.placements[plan.source], maps[plan.source]),
+            active_inputs(plan, program.placements, maps),
             program.config,
         )
         for plan in program.layers

@@ -50,13 +50,14 @@ def orders(
 ) -> dict[str, tuple[int, ...]]:
     """Return, for each map, its channels in the order in which they are dealt to the banks.
 
-    Maps that a gate joins have the same order, because their spikes are joined bit by bit.
+    Maps that a gate joins have the same order, because their spikes are joined bit by bit; so have
+    maps that a layer reads together, because their weights lie in the same banks.
 
     Parameters
     ----------
     layers, shapes : the network's layers, and the shapes (C, H, W) of its maps by name.
     rates : spike rates (C,) by map. A map without rates keeps its order of channels, unless a gate
-        joins it with a map that has rates.
+        or a layer joins it with a map that has rates.
     """
     result: dict[str, tuple[int, ...]] = {}
     for group in _joined_maps(layers, shapes):
@@ -92,15 +93,18 @@ def deal(rates: NDArray[np.float64], banks: int) -> tuple[int, ...]:
 def _joined_maps(layers: Sequence[Layer], shapes: Mapping[str, Shape]) -> list[list[str]]:
     """Return lists of names that together have every map once.
 
-    Maps that gates join, directly or through other maps, are in the same list.
+    Maps that a gate joins or a layer reads together, directly or through other maps, are in the
+    same list.
     """
     groups = {name: [name] for name in shapes}
     for layer in layers:
-        if layer.identity is None:
-            continue
-        ours, theirs = groups[layer.name], groups[layer.identity]
-        if ours is not theirs:
-            ours += theirs
-            groups |= dict.fromkeys(theirs, ours)
+        pairs = [(layer.source, name) for name in layer.addends]
+        if layer.identity is not None:
+            pairs.append((layer.name, layer.identity))
+        for one, other in pairs:
+            ours, theirs = groups[one], groups[other]
+            if ours is not theirs:
+                ours += theirs
+                groups |= dict.fromkeys(theirs, ours)
     unique = {id(group): group for group in groups.values()}
     return list(unique.values())

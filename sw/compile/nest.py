@@ -41,8 +41,23 @@ class LayerContext:
 
     @property
     def source(self) -> Placement:
-        """Place in spike memory of the map that the layer reads."""
-        return self.placements[self.layer.source]
+        """Place in spike memory of the map that the layer reads; of several maps, the first one.
+
+        All maps that a layer reads have the same layout.
+        """
+        return self.placements[self.sources[0]]
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the maps that the layer reads, in the order of their addresses."""
+        return tuple(sorted(self.layer.sources, key=lambda name: self.placements[name].start))
+
+    @property
+    def map_pitch(self) -> int:
+        """Distance in bits from one of the maps that the layer reads to the next; 0 if there is
+        one."""
+        starts = [self.placements[name].start for name in self.sources]
+        return starts[1] - starts[0] if len(starts) > 1 else 0
 
     @property
     def identity(self) -> Placement | None:
@@ -126,6 +141,9 @@ class _Geometry:
     weight_pitch: int
     """Number of rows of a bank's weight memory from the weights of one kernel row to those of the
     next."""
+    map: Strides
+    """Strides from one of the maps that the layer reads to the next. That of weights is 0 if the
+    maps share their weights."""
     source_base: int
     """Address of the first job's input window, in bits."""
     identity_base: int
@@ -188,7 +206,7 @@ def compile_layer(context: LayerContext) -> CompiledLayer:
     }
     plan = LayerPlan(
         name=layer.name,
-        source=layer.source,
+        sources=context.sources,
         n_jobs=math.prod(level.count for level in levels if not level.in_job),
         spacing=spacing,
         n_beats=context.n_beats,
@@ -247,13 +265,16 @@ def _kept(context: LayerContext) -> tuple[int, int]:
 
 
 def _weights_of(context: LayerContext) -> NDArray[np.int8]:
-    """Return the weights (y, x, group, t, ky, run, bank, lanes) in the order of weight memory.
+    """Return the weights (y, x, group, t, map, ky, run, bank, lanes) in the order of weight memory.
 
     :func:`sw.compile.rows.weight_rows` explains the axes. Output positions that lie in no complete
     pooling window are left out, because the core does not compute them.
     """
     layer, source = context.layer, context.source
-    rows = weight_rows(layer, context.config, source, context.lane_order, source.position_rows)
+    maps = [layer.sources.index(name) for name in context.sources]
+    rows = weight_rows(
+        layer, context.config, source, maps, context.lane_order, source.position_rows
+    )
     if layer.output:
         return rows
     _, conv_height, conv_width = layer.conv_shape(source.shape)
@@ -282,7 +303,9 @@ def _geometry(
 ) -> _Geometry:
     layer, config = context.layer, context.config
     source, identity, target = context.source, context.identity, context.target
-    weight_y, weight_x, weight_g, weight_t, weight_pitch, _ = row_strides(weights.shape[:6], 1)
+    weight_y, weight_x, weight_g, weight_t, weight_map, weight_pitch, _ = row_strides(
+        weights.shape[:7], 1
+    )
     param_y, param_x, param_g, param_t = row_strides(params.shape[:4], context.n_beats)
     source_y, source_x = layer.stride[0] * source.row, layer.stride[1] * source.pixel
     group_granules = config.bank_lanes // GRANULE_BITS
@@ -324,6 +347,7 @@ def _geometry(
             param=param_t,
         ),
         weight_pitch=weight_pitch,
+        map=Strides(source=context.map_pitch, weight=weight_map),
         source_base=source.base - pad_y * source.row - pad_x * source.pixel,
         identity_base=identity_base,
         target_base=target_base,
@@ -344,6 +368,7 @@ def _chunks(context: LayerContext, geometry: _Geometry) -> Chunks:
         geometry.source_base,
         geometry.row.source,
         geometry.column.source,
+        geometry.map.source,
         source.row,
         source.pixel,
         source.plane,
@@ -375,7 +400,9 @@ def _order_jobs(
     The spacing is the smallest number of cycles between the starts of two jobs in the fire unit.
     The order is the first of :func:`sw.compile.levels.interleavings` for which the core has enough
     loop levels. Levels are innermost first. Those of one iteration are left out, because they move
-    no address; only level 0 is always there, because the core takes it for the loop over chunks.
+    no address. Level 0 is the loop over chunks even if there is only one, unless its place is
+    needed: the core takes the last iteration of level 0 for the last chunk, whose number of inputs
+    may differ.
 
     Raises
     ------
@@ -385,6 +412,7 @@ def _order_jobs(
     layer, config = context.layer, context.config
     pool_y, pool_x = layer.pool
     n_children = pool_y * pool_x
+    maps = Level(count=len(layer.sources), strides=geometry.map, in_job=True)
     if n_children > config.membrane_slots:
         raise FitError(
             f"layer {layer.name!r}: pooling {layer.pool} needs {n_children} membrane slots; the "
@@ -411,14 +439,21 @@ def _order_jobs(
         )
     for spacing, turns in ways:
         outer = interleaved(column, row, group, time, turns, n_children)
-        others = [*chunks.levels[1:], *in_window, *outer]
+        others = [*chunks.levels[1:], maps, *in_window, *outer]
         levels = [chunks.levels[0], *(level for level in others if level.count > 1)]
+        if len(levels) > N_LEVELS and chunks.levels[0].count == 1:
+            del levels[0]
         if len(levels) <= N_LEVELS:
             _check_counts(context, levels)
             return spacing, levels
+    remedies = ["do not share its kernel columns"]
+    if n_children > 1:
+        remedies.insert(0, "drop its pooling")
+    if layer.addends:
+        remedies.insert(0, "let it read one map, by a gate in place of a sum")
     raise FitError(
-        f"layer {layer.name!r} needs more than the {N_LEVELS} loop levels of the device; drop its "
-        "pooling or do not share its kernel columns"
+        f"layer {layer.name!r} needs more than the {N_LEVELS} loop levels of the device; "
+        + " or ".join(remedies)
     )
 
 

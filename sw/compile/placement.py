@@ -5,13 +5,20 @@ has the spikes of some of its channels. A bank reads one *chunk* of its spike me
 which has ``Config.chunk_bits`` bits. A chunk consists of *pieces* of :data:`hw.spec.PIECE_BITS`
 bits. The pieces may come from different rows of a map, so that one chunk can hold several rows of a
 small kernel. A *granule* is 8 bits, the unit in which the core writes spikes.
+
+A layer may read several maps, one after another, in one of its loops. So these maps have the same
+layout, and lie at equal distances. Maps that layers read together, directly or through other maps,
+form a *row of maps*, which lie side by side.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Sequence
+
 from hw.protocol import N_PIECES
 from hw.spec import GRANULE_BITS, N_PLANES, PIECE_BITS, Config
-from sw.compile.program import PIXELS, Placement
+from sw.compile.program import PIXELS, FitError, Placement
 from sw.network.network import Layer, Shape
 
 
@@ -46,6 +53,63 @@ def _input_pitch(row: int, kernel_y: int, config: Config) -> int:
     return best * GRANULE_BITS if best and rows_per_chunk(best, kernel_y, config) > 1 else row
 
 
+N_ORDERED = 7
+"""Largest number of maps in a row for which all of their orders are tried."""
+
+
+def rows_of_maps(names: Iterable[str], layers: Sequence[Layer]) -> list[tuple[str, ...]]:
+    """Return the names of all maps, in rows of maps that lie side by side.
+
+    A map that no layer reads together with another one is a row by itself. The rows, and the maps
+    in each, have the order of ``names`` if the layers can then read them at equal distances.
+
+    Raises
+    ------
+    FitError
+        There is no order in which each layer reads its maps at equal distances.
+    """
+    rows = {name: [name] for name in names}
+    for layer in layers:
+        for name in layer.addends:
+            ours, theirs = rows[layer.source], rows[name]
+            if ours is not theirs:
+                ours += theirs
+                rows |= dict.fromkeys(theirs, ours)
+    found: dict[str, tuple[str, ...]] = {}
+    for name, row in rows.items():
+        if name not in found:
+            order = _even_order([other for other in rows if other in row], layers)
+            found |= dict.fromkeys(row, order)
+    return list(dict.fromkeys(found.values()))
+
+
+def _even_order(row: list[str], layers: Sequence[Layer]) -> tuple[str, ...]:
+    """Return the maps of a row in an order in which each layer reads its maps at equal distances.
+
+    Raises
+    ------
+    FitError
+        None was found.
+    """
+    read = [layer.sources for layer in layers if layer.addends and layer.source in row]
+    orders = itertools.permutations(row) if len(row) <= N_ORDERED else iter([tuple(row)])
+    for order in orders:
+        places = {name: n for n, name in enumerate(order)}
+        if all(_is_even(places, names) for names in read):
+            return order
+    layer = next(layer for layer in layers if layer.addends and layer.source in row)
+    raise FitError(
+        f"layer {layer.name!r} and others read sums of {', '.join(row)}, and these maps cannot all "
+        "lie at equal distances in spike memory; join some of them by a gate instead"
+    )
+
+
+def _is_even(places: dict[str, int], names: Sequence[str]) -> bool:
+    """Return whether maps lie at equal distances; ``places`` are those in their row."""
+    at = sorted(places[name] for name in names)
+    return len({b - a for a, b in itertools.pairwise(at)}) <= 1
+
+
 def place_maps(
     shapes: dict[str, Shape],
     layers: tuple[Layer, ...],
@@ -55,7 +119,7 @@ def place_maps(
 ) -> tuple[dict[str, Placement], int]:
     """Give every map a region of spike memory, with room for the padding around the map.
 
-    The padding is the largest that a layer that reads the map needs.
+    The padding is the largest that a layer that reads a map of the same row needs.
 
     Parameters
     ----------
@@ -68,15 +132,26 @@ def place_maps(
     Returns
     -------
     The region of each map by name, and the number of bits of each bank that all of them take.
+
+    Raises
+    ------
+    FitError
+        Layers read sums of maps that cannot lie at equal distances.
     """
     placements: dict[str, Placement] = {}
     start = 0
-    for n, (name, (channels, height, width)) in enumerate(shapes.items()):
-        readers = [layer for layer in layers if layer.source == name]
+    rows = rows_of_maps(shapes, layers)
+    for name, row_of_maps in ((name, row) for row in rows for name in row):
+        channels, height, width = shapes[name]
+        readers = [layer for layer in layers if layer.source in row_of_maps]
         pad_y = max((layer.padding[0] for layer in readers), default=0)
         pad_x = max((layer.padding[1] for layer in readers), default=0)
         # The host can pack bits; the device writes whole granules, and reads identities so.
-        by_bit = n == 0 and all(layer.identity != name for layer in layers)
+        by_bit = (
+            name == next(iter(shapes))
+            and row_of_maps == (name,)
+            and all(layer.identity != name for layer in layers)
+        )
         by_plane = name == PIXELS
         n_planes = N_PLANES if by_plane else timesteps
         n_steps = N_PLANES // config.banks if by_plane else timesteps
@@ -102,7 +177,7 @@ def place_maps(
             plane=plane,
         )
         start += n_bits
-    return placements, start
+    return {name: placements[name] for name in shapes}, start
 
 
 def _is_short(layer: Layer, depth: int) -> bool:

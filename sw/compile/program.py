@@ -125,6 +125,10 @@ class Placement:
             return (self.order,) * self.banks
         return tuple(self.order[bank :: self.banks] for bank in range(self.banks))
 
+    def moved(self, n_bits: int) -> Placement:
+        """Return a region of the same layout whose addresses are ``n_bits`` higher."""
+        return replace(self, base=self.base + n_bits, start=self.start + n_bits)
+
     def index(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the bank of every spike of the map, and its bit address in that bank.
 
@@ -181,7 +185,8 @@ class LayerPlan:
     """
 
     name: str
-    source: str
+    sources: tuple[str, ...]
+    """Names of the maps that the layer reads, in the order of their addresses."""
     n_jobs: int
     spacing: int
     """Smallest number of cycles between the starts of two jobs in the fire unit."""
@@ -233,6 +238,8 @@ class Program:
     placements : regions of spike memory by name of the map.
     inputs : regions that the host writes before a run, one per buffer; the first is in
         ``placements``. With two, the host can fill one while the device reads the other.
+    moved : names of the maps that lie elsewhere in a run on the second of ``inputs``: the one that
+        the host writes, and those that layers read together with it (:meth:`places`).
     entries : for each of ``inputs``, the row of :attr:`hw.protocol.Space.WEIGHT` at which the
         descriptors begin that a run on this input uses.
     layers : how each layer runs; the first one is the encoder if ``pixels`` is true.
@@ -246,11 +253,23 @@ class Program:
     images: dict[Space, bytes]
     placements: dict[str, Placement]
     inputs: tuple[Placement, ...]
+    moved: tuple[str, ...]
     entries: tuple[int, ...]
     layers: tuple[LayerPlan, ...]
     n_classes: int
     spike_bytes: int
     pixels: bool
+
+    def places(self, buffer: int) -> dict[str, Placement]:
+        """Return the regions of spike memory, by name of the map, in a run on ``inputs[buffer]``.
+
+        They are ``placements``, but for the maps ``moved``.
+        """
+        offset = self.inputs[buffer].start - self.inputs[0].start
+        return {
+            name: place.moved(offset) if name in self.moved else place
+            for name, place in self.placements.items()
+        }
 
     def usage(self) -> dict[str, tuple[int, int]]:
         """Return how full the memories "weight", "param", "spike" and, if there is memory outside

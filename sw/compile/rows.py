@@ -37,17 +37,25 @@ def pack_rows(values: NDArray[np.integer[Any]], bits: int) -> bytes:
 
 
 def weight_rows(
-    layer: Layer, config: Config, source: Placement, target: Sequence[int], n_rows: int
+    layer: Layer,
+    config: Config,
+    source: Placement,
+    maps: Sequence[int],
+    target: Sequence[int],
+    n_rows: int,
 ) -> NDArray[np.int8]:
     """Return a layer's weights in the order of weight memory.
 
     Each bank has the weights of its own input channels. If the banks divide the bit-planes of an
     image among them instead, each has the weights of all channels. Rows without an input channel
-    and lanes without an output channel have weights of 0.
+    and lanes without an output channel have weights of 0. If the layer reads several maps, each
+    with weights of its own, the weights of each map follow those of the one before it.
 
     Parameters
     ----------
-    source : place of the map that the layer reads.
+    source : place of the map that the layer reads, or of one of several.
+    maps : indices of these maps in :attr:`sw.network.network.AnyLayer.sources`, in the order in
+        which their weights are used.
     target : output channels in the order of the lanes. A lane computes one channel of a group.
     n_rows : number of rows in a bank for one position of a kernel row. They may be more than the
         channels of a bank, as a position is padded to whole bytes in spike memory. The rows of the
@@ -55,23 +63,27 @@ def weight_rows(
 
     Returns
     -------
-    Array with the axes (y, x, group, t, ky, run, bank, lanes): output row and column, group of
-    output channels, timestep, kernel row, row of weights for that kernel row in a bank, bank, and
-    output channel in the group. An axis along which weights are shared has length 1.
+    Array with the axes (y, x, group, t, map, ky, run, bank, lanes): output row and column, group of
+    output channels, timestep, map, kernel row, row of weights for that kernel row in a bank, bank,
+    and output channel in the group. An axis along which weights are shared has length 1.
     """
-    t, y, x, n_out, n_in, ky, kx = layer.weight.shape
+    t, y, x, n_out, _, ky, kx = layer.weight.shape
     depth, banks = source.bank_channels, config.banks
     groups = -(-n_out // config.lanes)
-    weight = layer.weight[:, :, :, list(target)][:, :, :, :, list(source.order)]
-    by_bank = np.zeros((t, y, x, n_out, depth * (1 if source.by_plane else banks), ky, kx), np.int8)
-    by_bank[:, :, :, :, :n_in] = weight
-    padded = np.zeros((t, y, x, groups * config.lanes, banks, ky, kx, n_rows), np.int8)
+    n_maps, n_in = len(maps) if layer.stacked else 1, len(source.order)
+    weight = layer.weight[:, :, :, list(target)].reshape(t, y, x, n_out, n_maps, n_in, ky, kx)
+    if layer.stacked:
+        weight = weight[:, :, :, :, list(maps)]
+    n_slots = depth * (1 if source.by_plane else banks)
+    by_bank = np.zeros((t, y, x, n_out, n_maps, n_slots, ky, kx), np.int8)
+    by_bank[..., :n_in, :, :] = weight[..., list(source.order), :, :]
+    padded = np.zeros((t, y, x, groups * config.lanes, n_maps, banks, ky, kx, n_rows), np.int8)
     padded[:, :, :, :n_out, ..., :depth] = by_bank.reshape(
-        t, y, x, n_out, depth, -1, ky, kx
-    ).transpose(0, 1, 2, 3, 5, 6, 7, 4)
+        t, y, x, n_out, n_maps, depth, -1, ky, kx
+    ).transpose(0, 1, 2, 3, 4, 6, 7, 8, 5)
     run = (kx - 1) * n_rows + depth
-    flat = padded.reshape(t, y, x, groups, config.lanes, banks, ky, kx * n_rows)[..., :run]
-    return np.ascontiguousarray(flat.transpose(1, 2, 3, 0, 6, 7, 5, 4))
+    flat = padded.reshape(t, y, x, groups, config.lanes, n_maps, banks, ky, kx * n_rows)
+    return np.ascontiguousarray(flat[..., :run].transpose(1, 2, 3, 0, 5, 7, 8, 6, 4))
 
 
 def param_rows(

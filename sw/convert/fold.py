@@ -36,11 +36,11 @@ from sw.convert.folded import DOUBLE, FoldedLayer, FoldedNetwork, Scales
 from sw.data import catalogue
 from sw.model import checkpoint
 from sw.model.checkpoint import CheckpointError
-from sw.model.config import LEARNED, ModelError, NeuronConfig
+from sw.model.config import ADD, LEARNED, ModelError, NeuronConfig
 from sw.model.modules import Coefficient, Norm
 from sw.model.resnet import SpikingResNet
 from sw.network.encoder import PIXEL_MAX
-from sw.network.network import IMAGE, INPUT, Shape, conv_size
+from sw.network.network import IMAGE, INPUT, MAX_ADDENDS, Shape, conv_size
 
 MAX_WEIGHTS = 1 << 27
 """Largest number of weights of a folded network: those that the largest device can hold."""
@@ -60,7 +60,7 @@ def fold(values: Mapping[str, Any] | str | Path) -> FoldedNetwork:
     sw.model.checkpoint.CheckpointError
         The file is no checkpoint, or is damaged.
     sw.model.config.ModelError
-        The device cannot run the network, for example because of an ``ADD`` gate.
+        The device cannot run the network; see :func:`check`.
     """
     if isinstance(values, str | Path):
         values = checkpoint.load(values)
@@ -131,6 +131,7 @@ class TrainedLayer:
 
     name: str
     source: str
+    addends: tuple[str, ...] = ()
     shape: Shape
     """Shape (C, H, W) of the layer's input."""
     module: nn.Conv2d | nn.Linear
@@ -148,6 +149,11 @@ class TrainedLayer:
     """Number of timesteps over which an output layer averages."""
     input_max: int = 1
     """Integer input of the folded layer that corresponds to 1.0 in training: 255 for pixels."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of all maps whose sum the layer reads."""
+        return (self.source, *self.addends)
 
     @property
     def reads_image(self) -> bool:
@@ -227,7 +233,7 @@ class TrainedLayer:
 
         See :meth:`sw.network.network.AnyLayer.structure`.
         """
-        where = {"name": self.name, "source": self.source}
+        where = {"name": self.name, "source": self.source, "addends": self.addends}
         if isinstance(self.module, nn.Linear):
             return where | {"kernel": self.shape[1:], "output": True}
         conv, neuron = self.module, self.neuron
@@ -267,8 +273,8 @@ def check(model: SpikingResNet) -> None:
     ------
     sw.model.config.ModelError
         The network has ReLUs instead of spiking neurons; or leaks that were learned, while the
-        device's leaks are sums of shifts (:class:`hw.spec.Leak`); or ``ADD`` gates, whose
-        blocks exchange integers instead of spikes.
+        device's leaks are sums of shifts (:class:`hw.spec.Leak`); or a gate joins spikes with the
+        sum of an ``ADD`` block; or a sum has too many maps.
     """
     if not model.config.spiking:
         raise ModelError(
@@ -281,19 +287,30 @@ def check(model: SpikingResNet) -> None:
                 f"layer {name!r}: its leak is {LEARNED}, the device's are shifts; round it and "
                 f"fine-tune: python -m sw.train --init CHECKPOINT --round-leaks --out OUT"
             )
+    before: str | None = None  # the last block, if its output is a sum of spikes
+    n_maps = 1
     for name in model.block_names:
-        gate = model.block(name).gate
-        if gate not in Gate.__members__:
+        block = model.block(name)
+        if block.gate == ADD:
+            n_maps = 1 + (n_maps if block.downsample is None else 1)
+            if n_maps > MAX_ADDENDS + 1:
+                raise ModelError(
+                    f"block {name!r}: its output is the sum of {n_maps} maps, and at most "
+                    f"{MAX_ADDENDS + 1} can be added: use another gate in some blocks of the stage"
+                )
+        elif before is not None and block.downsample is None:
             raise ModelError(
-                f"block {name!r}: gate {gate} is not full-spike: it sends integers from block to "
-                f"block. Such a network is a reference only; train one with AND, IAND, OR or XOR "
-                f"to export it"
+                f"block {name!r}: its gate {block.gate} would join spikes with the sums of block "
+                f"{before!r}: use ADD in both, or a stride or another number of channels in "
+                f"{name!r}, which lead the sums through neurons"
             )
+        before, n_maps = (name, n_maps) if block.gate == ADD else (None, 1)
 
 
 def trained_layers(model: SpikingResNet) -> list[TrainedLayer]:
     """Return a network's layers in the order they run; the last one is the classifier.
 
+    An ``ADD`` gate adds no layer: the layers that read its sum read all of its maps.
     The auxiliary pathway, extra layers that only help training, is left out.
     """
     config = model.config
@@ -308,20 +325,18 @@ def trained_layers(model: SpikingResNet) -> list[TrainedLayer]:
         input_max=1 if config.frames else PIXEL_MAX,
     )
     found = [stem]
-    source, coefficient, shape = (
-        "conv1" if config.frames else INPUT,
-        model.coefficient,
-        model.map_shape,
-    )
+    sources = ("conv1" if config.frames else INPUT,)
+    coefficient, shape = model.coefficient, model.map_shape
     for name in model.block_names:
         block = model.block(name)
-        identity = source
-        branch, inner = source, coefficient
+        identity = sources
+        branch, inner = sources, coefficient
         for n in range(1, block.n_convs):
             found.append(
                 TrainedLayer(
                     name=f"{name}.conv{n}",
-                    source=branch,
+                    source=branch[0],
+                    addends=branch[1:],
                     shape=block.shapes[n - 1],
                     module=block.conv(n),
                     norm=block.norm(n),
@@ -329,40 +344,46 @@ def trained_layers(model: SpikingResNet) -> list[TrainedLayer]:
                     neuron=block.neuron(n).config,
                 )
             )
-            branch, inner = f"{name}.conv{n}", block.coefficient(n)
+            branch, inner = (f"{name}.conv{n}",), block.coefficient(n)
         if block.downsample is not None:
-            identity = f"{name}.downsample"
+            identity = (f"{name}.downsample",)
             conv, norm = block.downsample[0], block.downsample[1]
             assert isinstance(conv, nn.Conv2d) and isinstance(norm, Norm)
             found.append(
                 TrainedLayer(
-                    name=identity,
-                    source=source,
+                    name=identity[0],
+                    source=sources[0],
+                    addends=sources[1:],
                     shape=shape,
                     module=conv,
                     norm=norm,
                     coefficient=coefficient,
-                    neuron=model.neurons()[identity].config,
+                    neuron=model.neurons()[identity[0]].config,
                 )
             )
         last = block.n_convs
         found.append(
             TrainedLayer(
                 name=f"{name}.conv{last}",
-                source=branch,
+                source=branch[0],
+                addends=branch[1:],
                 shape=block.shapes[last - 1],
                 module=block.conv(last),
                 norm=block.norm(last),
                 coefficient=inner,
                 neuron=block.neuron(last).config,
-                gate=Gate.__members__.get(block.gate, Gate.NONE),
-                identity=identity,
+                gate=Gate.NONE if block.gate == ADD else Gate[block.gate],
+                identity=None if block.gate == ADD else identity[0],
             )
         )
-        source, coefficient, shape = f"{name}.conv{last}", block.coefficient(last), block.shape
+        sources = (f"{name}.conv{last}",)
+        if block.gate == ADD:
+            sources = (*identity, *sources)
+        coefficient, shape = block.coefficient(last), block.shape
     classifier = TrainedLayer(
         name="fc",
-        source=source,
+        source=sources[0],
+        addends=sources[1:],
         shape=shape,
         module=model.fc,
         coefficient=coefficient,

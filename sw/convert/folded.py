@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from sw.model.checkpoint import CheckpointError
 from sw.network.encoder import PIXEL_MAX, InputError
-from sw.network.engine import drive, fire, join_and_pool, summed
+from sw.network.engine import drive, fire, inputs_of, join_and_pool, summed
 from sw.network.network import INPUT, AnyLayer, Shape
 
 Float = NDArray[np.float64]
@@ -156,10 +156,10 @@ def exact(weight: Float, n_repeats: int, most: float) -> Float:
 
 
 def _exact_layer(layer: FoldedLayer, timesteps: int, most: int) -> FoldedLayer:
-    """Return a layer with weights as :func:`exact` rounds them, for inputs from 0 to ``most``."""
+    """Return a layer with weights as :func:`exact` rounds them, if maps have at most ``most``."""
     n_repeats = math.prod(layer.kernel) // math.prod(layer.weight.shape[5:])
     n_repeats *= timesteps if layer.output else 1
-    return replace(layer, weight=exact(layer.weight, n_repeats, most))
+    return replace(layer, weight=exact(layer.weight, n_repeats, most * layer.n_summed))
 
 
 @torch.no_grad()
@@ -204,8 +204,10 @@ def simulate(
             maps[INPUT] = _run_layer(encoder, part[:, None], network.timesteps, None)
         for layer in layers:
             identity = None if layer.identity is None else maps[layer.identity]
-            maps[layer.name] = _run_layer(layer, maps[layer.source], network.timesteps, identity)
-        sums = drive(last, maps[last.source], DOUBLE)[..., 0, 0].sum(1)
+            maps[layer.name] = _run_layer(
+                layer, inputs_of(layer, maps), network.timesteps, identity
+            )
+        sums = drive(last, inputs_of(last, maps), DOUBLE)[..., 0, 0].sum(1)
         logits.append((sums + summed(last.bias, DOUBLE)).numpy())
         if keep_spikes:
             for name, spikes in maps.items():

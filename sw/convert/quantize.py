@@ -32,6 +32,7 @@ from sw.data.dataset import Split
 from sw.network import reference
 from sw.network.bounds import Bounds, layer_bounds
 from sw.network.encoder import PIXEL_MAX
+from sw.network.engine import inputs_of
 from sw.network.network import INPUT, Layer, Network
 
 WEIGHT_BITS = (2, 4, 8)
@@ -119,15 +120,14 @@ def quantize_with_scales(
         nonlocal output
         is_encoder = layer is folded.encoder
         rates = None
-        source = maps.get(layer.source)
+        source = None
         if images is not None:
-            source = torch.from_numpy(images[:, None]) if is_encoder else maps[layer.source]
+            source = torch.from_numpy(images[:, None]) if is_encoder else inputs_of(layer, maps)
             after = source.sum(0, dtype=torch.float64).numpy()
-            before = (
-                after
-                if is_encoder or layer.source not in float_maps
-                else float_maps[layer.source].sum(axis=0, dtype=np.float64)
-            )
+            before = after
+            if not is_encoder:
+                exact_maps = {name: torch.from_numpy(float_maps[name]) for name in layer.sources}
+                before = inputs_of(layer, exact_maps).sum(0, dtype=torch.float64).numpy()
             rates = before, after, len(images)
         result, scale, shifts[layer.name] = _quantize_layer(
             layer, weight_bits, param_bits, rates, fixed
@@ -171,7 +171,8 @@ def measure(network: Network, split: Split) -> Network:
     density = reference.densities(network, trace)
     statistics: dict[str, Any] = {INPUT: {"output_density": density[INPUT]}}
     for layer in network.layers:
-        statistics[layer.name] = {"input_density": density[layer.source]}
+        read = [density[name] for name in layer.sources]
+        statistics[layer.name] = {"input_density": sum(read) / len(read)}
         if not layer.output:
             statistics[layer.name]["output_density"] = density[layer.name]
     accuracy = 100 * float((trace.predictions == split.labels).mean())

@@ -87,7 +87,7 @@ def _counters(
         counters = inference.counters.get(layer.name)
         if counters is None:
             continue
-        expected = costs.n_synaptic_ops(layer, maps[layer.source])
+        expected = costs.n_synaptic_ops(layer, maps)
         if counters.n_synaptic_ops != expected:
             yield (
                 f", layer {layer.name}: {counters.n_synaptic_ops} synaptic operations, the "

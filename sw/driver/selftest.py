@@ -272,7 +272,8 @@ def _samples(network: Network, rng: np.random.Generator) -> NDArray[np.uint8]:
 def random_network(rng: np.random.Generator, config: Config, *, small: bool = False) -> Network:
     """Return a small random network: two firing layers, one with a gate, and an output layer.
 
-    Some networks also have a stem, a layer that reads the image.
+    Some networks also have a stem, a layer that reads the image. In some, the output layer reads
+    the maps of both firing layers, with the same weights or with weights for each.
 
     Parameters
     ----------
@@ -299,11 +300,16 @@ def random_network(rng: np.random.Generator, config: Config, *, small: bool = Fa
     size = height // gated.pool[0], width // gated.pool[1]
     low, high = signed_range(bits)
     n_classes = int(rng.integers(2, 11))
+    both = gated.pool == (1, 1) and rng.random() < 0.5
+    stacked = both and rng.random() < 0.5
+    n_in = n_out * (2 if stacked else 1)
     output = Layer(
         name="output",
         source="gated",
+        addends=("first",) if both else (),
+        stacked=stacked,
         kernel=size,
-        weight=rng.integers(low, high, (1, 1, 1, n_classes, n_out, *size), np.int8, True),
+        weight=rng.integers(low, high, (1, 1, 1, n_classes, n_in, *size), np.int8, True),
         bias=rng.integers(low, high, (1, 1, 1, n_classes), np.int32, True),
         output=True,
     )

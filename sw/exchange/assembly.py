@@ -15,6 +15,8 @@ layer cannot take them if other nodes read its spikes, or if the pooling's windo
 computes the same, but costs one more layer, with weights of 1 from each channel to itself and of 0
 between channels.
 
+Values that are added stay apart: a layer reads several maps (:mod:`sw.exchange.terms`).
+
 On the device, membranes start at 0 and inputs are not scaled. So readers convert thresholds: a
 neuron with threshold ``t``, input gain ``g`` and reset to ``r`` gets the threshold ``(t - r) / g``.
 The device's neurons fire at ``v >= threshold``, so a neuron that fires only at ``v > threshold``
@@ -38,8 +40,10 @@ import numpy as np
 from hw.spec import Gate
 from sw.convert.folded import FoldedLayer, FoldedNetwork
 from sw.data.labels import default_names
+from sw.exchange.building import LayerBuilder
 from sw.exchange.graph import (
     AdaptivePool,
+    Add,
     Connect,
     Convolve,
     ExchangeError,
@@ -52,20 +56,27 @@ from sw.exchange.graph import (
     Source,
 )
 from sw.exchange.linear import (
-    Spikes,
-    Sums,
-    Value,
     acts_as_or,
+    as_sums,
     pool_for,
     pooled_sums,
-    require_spikes,
     scaled,
     summed_again,
     to_rows,
     weighted,
     window_of,
 )
-from sw.network.network import IMAGE, INPUT, Shape, conv_size
+from sw.exchange.values import (
+    Spikes,
+    SpikeSum,
+    Sums,
+    Value,
+    added,
+    require_spikes,
+    size_of,
+    spikes_of,
+)
+from sw.network.network import IMAGE, INPUT, Shape
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -107,15 +118,15 @@ def assemble(nodes: Sequence[Node], source: Source, provenance: dict[str, Any]) 
     return _Assembly(nodes, source).run(provenance)
 
 
-class _Assembly:
+class _Assembly(LayerBuilder):
     """Folding of one graph, node by node, into the layers of a network.
 
-    ``encoder`` is the layer that reads the image, and ``layers`` holds all others by name.
     ``values`` holds the output of every node so far, by the node's name: either spikes, or weighted
     sums that no neurons have received yet.
     """
 
     def __init__(self, nodes: Sequence[Node], source: Source):
+        super().__init__()
         self.nodes = nodes
         self.source = source
         self.frames = source.pixel_max is None
@@ -124,9 +135,6 @@ class _Assembly:
         self.values: dict[str, Value] = {
             IMAGE: Spikes(first, source.image_shape, self.readers[IMAGE] > 1)
         }
-        self.encoder: FoldedLayer | None = None
-        self.layers: dict[str, FoldedLayer] = {}
-        self.multipliers: dict[str, Float] = {}
         self.near: dict[str, FireNode] = {}
 
     def run(self, provenance: dict[str, Any]) -> Imported:
@@ -138,8 +146,8 @@ class _Assembly:
                 value = self.step(node, inputs)
             except ExchangeError as error:
                 raise ExchangeError(f"node {node.name!r}: {error}") from None
-            if isinstance(value, Spikes) and self.readers[node.name] > 1:
-                value = replace(value, shared=True)
+            if self.readers[node.name] > 1:
+                value = _shared(value)
             self.values[node.name] = value
         self.finish(self.nodes[-1].name)
         n_classes = list(self.layers.values())[-1].weight.shape[3]
@@ -170,19 +178,12 @@ class _Assembly:
                     f"a gate needs two inputs, branch and identity; it has {len(inputs)}"
                 )
             return self.join(step.gate, *map(require_spikes, inputs), node=node)
-        if isinstance(step, FireNode) and len(inputs) == 2:
-            branch, identity = map(require_spikes, inputs)
-            if acts_as_or(step, 1.0):
-                return self.join(Gate.OR, branch, identity, node=node)
-            raise ExchangeError(
-                "it adds two inputs, and the device joins spikes by gates only; the sum becomes an "
-                "OR gate if the neuron is IF with a hard reset and one spike reaches its threshold"
-            )
-        if len(inputs) != 1:
-            raise ExchangeError(
-                f"it adds {len(inputs)} inputs; join their spikes by gates (AND, IAND, OR or XOR)"
-            )
-        (value,) = inputs
+        if len(inputs) > 1 and any(isinstance(value, Sums) for value in inputs):
+            inputs = [as_sums(node.name, value) for value in inputs]
+            inputs.sort(key=lambda value: -value.terms[0].weight.size)
+        value = inputs[0] if len(inputs) == 1 else added(inputs)
+        if isinstance(step, Add):
+            return value
         if isinstance(step, Convolve | Connect):
             if isinstance(value, Sums):
                 return summed_again(step, value)
@@ -190,8 +191,7 @@ class _Assembly:
         if isinstance(step, FireNode):
             return self.fire(step, value, node)
         if isinstance(step, Pool | AdaptivePool):
-            shape = value.pooled if isinstance(value, Spikes) else value.shape
-            return self.pool(pool_for(step, shape), value, node)
+            return self.pool(pool_for(step, size_of(value)), value, node)
         if isinstance(step, Flatten):
             return value
         return scaled(step, value)
@@ -212,9 +212,11 @@ class _Assembly:
                 kernel, stride, padding = window.kernel, window.stride, window.padding
                 pool = Pool(kind="max", kernel=kernel, stride=stride, padding=padding)
                 return self.or_pool(pool, replace(value, window=None), node)
-            # Neurons without weights: each reads its own channel with a weight of 1.
-            eye = np.eye(value.shape[0])[:, :, None, None]
-            value = weighted(node.name, Convolve(weight=eye), value)
+        elif isinstance(value, SpikeSum) and len(value.parts) == 2 and acts_as_or(step, 1.0):
+            branch, identity = value.parts
+            if all(part.factor is None and part.window is None for part in value.parts):
+                return self.join(Gate.OR, branch, identity, node=node)
+        value = as_sums(node.name, value)
         n_out = value.shape[0]
         threshold = to_rows(step.threshold, value.shape)
         if not (threshold > 0).all():
@@ -222,13 +224,11 @@ class _Assembly:
         multiplier = np.ones((1, 1, n_out))
         if step.integer_threshold is not None:
             multiplier = to_rows(step.integer_threshold.astype(np.float64), value.shape)
+        reads = self.reads(value)
+        from_image = reads["source"] == IMAGE
         layer = FoldedLayer(
             name=node.name if value.name in self.layers else value.name,
-            source=value.source,
-            kernel=value.kernel,
-            stride=value.stride,
-            padding=value.padding,
-            weight=value.weight,
+            **reads,
             bias=value.bias + to_rows(np.asarray(step.drive, np.float64), value.shape)[None],
             threshold=np.nextafter(threshold, np.inf) if step.strict else threshold,
             leak=step.leak,
@@ -237,8 +237,8 @@ class _Assembly:
             reset=step.reset,
         )
         if step.decay is not None:
-            self.near[layer.name if value.source != IMAGE else IMAGE] = step
-        if value.source != IMAGE:
+            self.near[IMAGE if from_image else layer.name] = step
+        if not from_image:
             if step.groups:
                 return self.grouped(step, layer, value.shape, multiplier)
             return self.add(layer, value.shape, multiplier)
@@ -292,18 +292,7 @@ class _Assembly:
         assert previous is not None
         return Spikes(previous, shape)
 
-    def add(self, layer: FoldedLayer, shape: Shape, multiplier: Float) -> Spikes:
-        """Append ``layer`` to the network, and return its spikes, a map whose shape is ``shape``.
-
-        ``multiplier`` becomes the layer's entry in :attr:`Imported.multipliers`.
-        """
-        if layer.name in self.layers or layer.name == INPUT:
-            raise ExchangeError(f"another layer is already named {layer.name!r}")
-        self.layers[layer.name] = layer
-        self.multipliers[layer.name] = multiplier
-        return Spikes(layer.name, shape)
-
-    # -- pooling and gates
+    # -- pooling
 
     def pool(self, step: Pool, value: Value, node: Node) -> Value:
         """Apply a pooling to spikes or weighted sums, and return the pooled values.
@@ -324,81 +313,9 @@ class _Assembly:
         if isinstance(value, Sums):
             return pooled_sums(step, value)
         window = window_of(step)
+        if isinstance(value, SpikeSum):
+            return added([self.pool(step, part, node) for part in value.parts])
         return replace(value, window=window if value.window is None else window.after(value.window))
-
-    def or_pool(self, step: Pool, value: Spikes, node: Node) -> Spikes:
-        """Apply max pooling to spikes, and return the pooled spikes: 1 if any spike in the window
-        is 1.
-
-        The pooling is added to the layer that fires ``value`` if its windows do not overlap and
-        nothing else reads that layer's spikes. Otherwise, an added layer of ORs (:meth:`ors`)
-        computes it.
-        """
-        if value.factor is not None or value.window is not None:
-            raise ExchangeError("max pooling must follow neurons, without scaling or other pooling")
-        layer = self.encoder if value.name == INPUT else self.layers[value.name]
-        tiles = step.kernel == step.stride and step.padding == (0, 0)
-        if layer is None or layer.pool != (1, 1) or value.shared or not tiles:
-            return self.ors(step, value, node)
-        layer = replace(layer, pool=step.kernel)
-        if value.name == INPUT:
-            self.encoder = layer
-        else:
-            self.layers[value.name] = layer
-        channels, height, width = value.shape
-        return Spikes(value.name, (channels, height // step.kernel[0], width // step.kernel[1]))
-
-    def ors(self, step: Pool, value: Spikes, node: Node) -> Spikes:
-        """Add a layer of ORs, and return its spikes: each is 1 if any spike in its window is 1.
-
-        ``step`` gives the windows. Padding adds no spikes. If a window is a single position, the
-        layer copies the map.
-        """
-        channels = value.shape[0]
-        layer = FoldedLayer(
-            name=node.name,
-            source=value.name,
-            kernel=step.kernel,
-            stride=step.stride,
-            padding=step.padding,
-            weight=np.eye(channels)[None, None, None, :, :, None, None],
-            bias=np.zeros((1, 1, 1, channels)),
-            threshold=np.full((1, 1, channels), 0.5),  # any above 0, up to the weight
-        )
-        size = conv_size(value.shape[1:], step.kernel, step.stride, step.padding)
-        return self.add(layer, (channels, *size), np.ones((1, 1, channels)))
-
-    def join(self, gate: Gate, branch: Spikes, identity: Spikes, node: Node) -> Spikes:
-        """Join two maps by a gate, and return the joined spikes.
-
-        The gate is added to the layer that fires the branch if that layer has no gate and no
-        pooling yet, and no other node reads its spikes. Otherwise, if the gate's inputs can be
-        exchanged, as those of AND, OR and XOR can, it is added to the layer that fires the
-        identity, under the same conditions. Otherwise, it is added to a copy of the branch, a layer
-        of ORs.
-        """
-        if branch.shape != identity.shape:
-            raise ExchangeError(
-                f"a map {branch.shape} cannot be joined with one of shape {identity.shape}"
-            )
-        if any(v.factor is not None or v.window is not None for v in (branch, identity)):
-            raise ExchangeError(
-                "its inputs are scaled or pooled; a gate joins spikes, which are 0 or 1"
-            )
-
-        def can_take_gate(value: Spikes) -> bool:
-            layer = self.layers.get(value.name)
-            free = layer is not None and (layer.gate, layer.pool) == (Gate.NONE, (1, 1))
-            return free and not value.shared
-
-        if gate != Gate.IAND and not can_take_gate(branch) and can_take_gate(identity):
-            branch, identity = identity, branch
-        if not can_take_gate(branch):
-            branch = self.ors(Pool(kind="max", kernel=(1, 1), stride=(1, 1)), branch, node)
-        # The layer is moved to the end, because its identity may have been added after it.
-        layer = self.layers.pop(branch.name)
-        self.layers[branch.name] = replace(layer, gate=gate, identity=identity.name)
-        return Spikes(branch.name, branch.shape)
 
     # -- the end
 
@@ -409,17 +326,16 @@ class _Assembly:
         timesteps if ``source.averaged`` is set.
         """
         value = self.values[name]
-        if isinstance(value, Spikes):
-            if value.name in (IMAGE, INPUT):
+        if not isinstance(value, Sums):
+            if any(part.name in (IMAGE, INPUT) for part in spikes_of(value)):
                 raise ExchangeError(f"node {name!r}: the network has no layer before its output")
             shape = value.pooled
             if shape[1:] != (1, 1):
                 raise ExchangeError(
                     f"node {name!r}: the output is a map {shape}; classes need height and width 1"
                 )
-            eye = Convolve(weight=np.eye(shape[0])[:, :, None, None])
-            value = weighted("count" if "count" not in self.layers else "counts", eye, value)
-        if value.source == IMAGE:
+            value = as_sums("count" if "count" not in self.layers else "counts", value)
+        if any(term.source == IMAGE for term in value.terms):
             raise ExchangeError(f"node {name!r}: there are no neurons between image and output")
         if value.shape[1:] != (1, 1):
             raise ExchangeError(
@@ -428,14 +344,18 @@ class _Assembly:
         if value.name in self.layers:
             raise ExchangeError(f"node {name!r}: another layer is already named {value.name!r}")
         divisor = self.source.timesteps if self.source.averaged else 1
+        reads = self.reads(value)
         self.layers[value.name] = FoldedLayer(
             name=value.name,
-            source=value.source,
-            kernel=value.kernel,
-            stride=value.stride,
-            padding=value.padding,
-            weight=value.weight / divisor,
+            **reads | {"weight": reads["weight"] / divisor},
             bias=value.bias * self.source.timesteps / divisor,
             output=True,
         )
         self.multipliers[value.name] = np.full((1, 1, value.shape[0]), float(divisor))
+
+
+def _shared(value: Value) -> Value:
+    """Return a value whose spikes several nodes of the graph read."""
+    if isinstance(value, SpikeSum):
+        return SpikeSum(tuple(replace(part, shared=True) for part in value.parts))
+    return replace(value, shared=True) if isinstance(value, Spikes) else value

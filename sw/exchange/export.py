@@ -236,8 +236,8 @@ def export_network(
     Raises
     ------
     sw.model.checkpoint.CheckpointError, sw.model.config.ModelError
-        The file is no checkpoint; or the device cannot run the network, such as one with ``ADD``
-        gates, whose blocks exchange integers instead of spikes.
+        The file is no checkpoint; or the device cannot run the network
+        (:func:`sw.convert.fold.check`).
     sw.convert.quantize.QuantizeError
         A bias or a threshold does not fit the device's width of parameters, whichever quantisation
         scale is chosen.

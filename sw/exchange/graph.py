@@ -157,12 +157,21 @@ class Join:
     gate: Gate
 
 
-Step = Convolve | Connect | Normalise | Scale | Pool | AdaptivePool | Flatten | FireNode | Join
+@dataclass(frozen=True)
+class Add:
+    """A sum of all maps that the node reads: of spikes, of weighted sums, or of both."""
+
+
+Step = (
+    Convolve | Connect | Normalise | Scale | Pool | AdaptivePool | Flatten | FireNode | Join | Add
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
     """A step of a graph, with its name and the names of the nodes that it reads.
+
+    If it is no gate and reads several nodes, it reads their sum.
 
     The name :data:`sw.network.network.IMAGE` in ``sources`` stands for the network's input.
     """

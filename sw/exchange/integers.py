@@ -48,31 +48,31 @@ def quantised(
     network = quantize.quantize(
         imported.folded, weight_bits, param_bits=param_bits, calibration=calibration
     )
-    ors = {layer.name for layer in imported.folded.layers if _is_or(layer)}
-    layers = [_or_layer(layer) if layer.name in ors else layer for layer in network.layers]
+    ors = {layer.name: layer.weight for layer in imported.folded.layers if _is_or(layer)}
+    layers = [
+        _or_layer(layer, ors[layer.name]) if layer.name in ors else layer
+        for layer in network.layers
+    ]
     return replace(network, layers=tuple(layers))
 
 
 def _is_or(layer: FoldedLayer) -> bool:
-    """Return whether a layer only computes ORs: a neuron fires if and only if a spike is in its
-    window."""
-    n_out, n_in = layer.weight.shape[3:5]
+    """Return whether a layer only computes ORs: a neuron fires if and only if one of the inputs
+    with a weight of 1 is a spike."""
     return (
         layer.threshold is not None
-        and n_out == n_in
-        and bool((layer.weight == np.eye(n_out)[:, :, None, None]).all())
+        and bool(((layer.weight == 0) | (layer.weight == 1)).all())
         and not layer.bias.any()
         and bool(((layer.threshold > 0) & (layer.threshold <= 1)).all())
         and (layer.leak, layer.reset) == (Leak.NONE, Reset.HARD)
     )
 
 
-def _or_layer(layer: Layer) -> Layer:
-    """Return a quantised layer of ORs with weights and thresholds of 1 and biases of 0 again.
+def _or_layer(layer: Layer, weight: Float) -> Layer:
+    """Return a quantised layer of ORs with its weights of 0 and 1, thresholds of 1 and biases of 0.
 
     Quantisation may have scaled its numbers and corrected its biases; an OR needs neither.
     """
-    weight = np.broadcast_to(np.eye(layer.n_out)[:, :, None, None], layer.weight.shape)
     assert layer.threshold is not None
     return replace(
         layer,

@@ -1,9 +1,9 @@
 """Folding of an imported graph's linear steps into the weights before or after them.
 
-A value in the graph is either :class:`Spikes`, the output of neurons, or :class:`Sums`, the
-weighted sums that neurons will receive. Batch-norm, scaling and average or sum pooling of sums
-change the weights that computed them. Scaling and average or sum pooling of spikes are kept with
-the spikes, and folded into the weights that read them.
+A value in the graph (:mod:`sw.exchange.values`) is either spikes, the output of neurons, or a sum
+of spikes, or weighted sums, which neurons will receive. Batch-norm, scaling and average or sum
+pooling of weighted sums change the weights that computed them. Scaling and average or sum pooling
+of spikes are kept with the spikes, and folded into the weights that read them.
 
 Weights have the axes (t|1, y|1, x|1, o, c, ky|1, kx|1): the timestep t, the row y and column x of
 the neuron, the output channel o, the input channel c, and the row ky and column kx in the kernel.
@@ -12,7 +12,7 @@ the neuron, the output channel o, the input channel c, and the row ky and column
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,98 +30,8 @@ from sw.exchange.graph import (
     Pool,
     Scale,
 )
+from sw.exchange.values import Spikes, SpikeSum, Sums, Term, Value, Window, added, spikes_of
 from sw.network.network import Shape, conv_size
-
-
-@dataclass(frozen=True, eq=False)
-class Window:
-    """A pooling, described as a convolution that treats every channel by itself.
-
-    ``taps`` holds the weights (ky, kx) of a window's values: 1 for a sum, 1 / n for an average.
-    """
-
-    taps: Float
-    stride: Pair
-    padding: Pair = (0, 0)
-
-    @property
-    def kernel(self) -> Pair:
-        """The (height, width) of a window."""
-        return self.taps.shape[0], self.taps.shape[1]
-
-    def after(self, first: Window) -> Window:
-        """Return one window that has the same effect as ``first`` and then this one."""
-        if self.padding != (0, 0):
-            raise ExchangeError("pooling with padding follows another pooling: pool once")
-        sizes = [(n - 1) * s for n, s in zip(self.kernel, first.stride, strict=True)]
-        taps = np.zeros((sizes[0] + first.kernel[0], sizes[1] + first.kernel[1]))
-        for (y, x), tap in np.ndenumerate(self.taps):
-            top, left = y * first.stride[0], x * first.stride[1]
-            taps[top : top + first.kernel[0], left : left + first.kernel[1]] += tap * first.taps
-        stride = (self.stride[0] * first.stride[0], self.stride[1] * first.stride[1])
-        return Window(taps, stride, first.padding)
-
-
-@dataclass(frozen=True, eq=False)
-class Spikes:
-    """A map of spikes, or the image, with a scaling and a pooling that no weights contain yet.
-
-    ``factor`` and ``window`` will be folded into the weights that read the map; both may be None.
-    """
-
-    name: str
-    """Name of the map in the folded network."""
-    shape: Shape
-    """Shape (C, H, W) before ``window``."""
-    shared: bool = False
-    """Whether several nodes of the graph read the map, so that its layer must not be changed."""
-    factor: Float | None = None
-    """Factor (c, H|1, W|1) by which the spikes are multiplied; None if they are not."""
-    window: Window | None = None
-    """Average or sum pooling of the multiplied spikes; None if they are not pooled."""
-
-    @property
-    def pooled(self) -> Shape:
-        """Shape (C, H, W) of the map after ``window``."""
-        if self.window is None:
-            return self.shape
-        window = self.window
-        size = conv_size(self.shape[1:], window.kernel, window.stride, window.padding)
-        return self.shape[0], *size
-
-
-@dataclass(frozen=True, eq=False)
-class Sums:
-    """Weighted sums of spikes, which neurons later in the graph will receive.
-
-    ``shape`` is the sums' shape (C, H, W). The other fields are those of
-    :class:`sw.convert.folded.FoldedLayer`.
-    """
-
-    name: str
-    source: str
-    weight: Float
-    bias: Float
-    kernel: Pair
-    stride: Pair
-    padding: Pair
-    shape: Shape
-
-
-Value = Spikes | Sums
-
-
-def require_spikes(value: Value, reason: str = "a gate joins spikes only") -> Spikes:
-    """Return ``value`` if it is spikes.
-
-    Raises
-    ------
-    ExchangeError
-        ``value`` is weighted sums; the message gives ``reason``, why spikes are needed.
-    """
-    if isinstance(value, Sums):
-        raise ExchangeError(f"no neurons come before it ({reason})")
-    return value
 
 
 def acts_as_or(step: FireNode, least: float) -> bool:
@@ -227,27 +137,36 @@ def summed_again(step: Convolve | Connect, value: Sums) -> Sums:
     step = _as_convolution(step, value.shape)
     if step.padding != (0, 0):
         raise ExchangeError("padding of sums: put neurons before it, or use no padding")
-    if max(value.weight.shape[1:3]) > 1 or max(value.bias.shape[1:3]) > 1:
-        raise ExchangeError("the weights before it differ by position: put neurons before it")
-    inner = np.broadcast_to(value.weight[0, 0, 0], (*value.weight.shape[3:5], *value.kernel))
-    rows, columns = (
-        (n - 1) * s + k
-        for n, s, k in zip(step.weight.shape[2:], value.stride, value.kernel, strict=True)
-    )
-    whole = np.zeros((len(step.weight), inner.shape[1], rows, columns))
-    for y, x in np.ndindex(*step.weight.shape[2:]):
-        top, left = y * value.stride[0], x * value.stride[1]
-        whole[:, :, top : top + value.kernel[0], left : left + value.kernel[1]] += np.tensordot(
-            step.weight[:, :, y, x], inner, axes=1
-        )
+    if max(value.bias.shape[1:3]) > 1:
+        raise ExchangeError("the biases before it differ by position: put neurons before it")
     bias = value.bias @ step.weight.sum(axis=(2, 3)).T
     return replace(
         value,
-        weight=whole[None, None, None],
+        terms=tuple(_summed_again(step, term) for term in value.terms),
         bias=bias if step.bias is None else bias + step.bias,
-        kernel=(rows, columns),
-        stride=(value.stride[0] * step.stride[0], value.stride[1] * step.stride[1]),
         shape=(len(step.weight), *conv_size(value.shape[1:], step.weight.shape[2:], step.stride)),
+    )
+
+
+def _summed_again(step: Convolve, term: Term) -> Term:
+    if max(term.weight.shape[1:3]) > 1:
+        raise ExchangeError("the weights before it differ by position: put neurons before it")
+    inner = np.broadcast_to(term.weight[0, 0, 0], (*term.weight.shape[3:5], *term.kernel))
+    rows, columns = (
+        (n - 1) * s + k
+        for n, s, k in zip(step.weight.shape[2:], term.stride, term.kernel, strict=True)
+    )
+    whole = np.zeros((len(step.weight), inner.shape[1], rows, columns))
+    for y, x in np.ndindex(*step.weight.shape[2:]):
+        top, left = y * term.stride[0], x * term.stride[1]
+        whole[:, :, top : top + term.kernel[0], left : left + term.kernel[1]] += np.tensordot(
+            step.weight[:, :, y, x], inner, axes=1
+        )
+    return replace(
+        term,
+        weight=whole[None, None, None],
+        kernel=(rows, columns),
+        stride=(term.stride[0] * step.stride[0], term.stride[1] * step.stride[1]),
     )
 
 
@@ -282,6 +201,8 @@ def scaled(step: Normalise | Scale, value: Value) -> Value:
 
     The weights and bias of sums are changed. A scaling of spikes is noted in their ``factor``.
     """
+    if isinstance(value, SpikeSum):
+        return added([scaled(step, part) for part in value.parts])
     if isinstance(value, Spikes):
         if isinstance(step, Normalise):
             raise ExchangeError("batch-norm of spikes: apply it to weighted sums instead")
@@ -299,10 +220,11 @@ def scaled(step: Normalise | Scale, value: Value) -> Value:
             f"its {step.gain.size} channels do not match the {value.shape[0]} before it"
         )
     gain = step.gain[:, None, None, None]
-    return replace(value, weight=value.weight * gain, bias=value.bias * step.gain + step.shift)
+    terms = tuple(replace(term, weight=term.weight * gain) for term in value.terms)
+    return replace(value, terms=terms, bias=value.bias * step.gain + step.shift)
 
 
-def weighted(name: str, step: Convolve | Connect, value: Spikes) -> Sums:
+def weighted(name: str, step: Convolve | Connect, value: Spikes | SpikeSum) -> Sums:
     """Apply a convolution or fully connected step to spikes, and return the weighted sums.
 
     The pooling and scaling that ``value`` still carries are folded into the weights. ``name`` is
@@ -310,27 +232,41 @@ def weighted(name: str, step: Convolve | Connect, value: Spikes) -> Sums:
     """
     shape = value.pooled
     step = _as_convolution(step, shape)
+    n_out = len(step.weight)
+    bias = np.zeros(n_out) if step.bias is None else step.bias.astype(np.float64)
+    size = conv_size(shape[1:], step.weight.shape[2:], step.stride, step.padding)
+    terms = tuple(_term(step, part) for part in spikes_of(value))
+    return Sums(name=name, terms=terms, bias=bias[None, None, None], shape=(n_out, *size))
+
+
+def as_sums(name: str, value: Value) -> Sums:
+    """Return a value as weighted sums: each neuron reads its own channel, with a weight of 1.
+
+    ``name`` is the name of the layer that will hold the weights.
+    """
+    if isinstance(value, Sums):
+        return value
+    eye = np.eye(value.pooled[0])[:, :, None, None]
+    return weighted(name, Convolve(weight=eye), value)
+
+
+def _term(step: Convolve, value: Spikes) -> Term:
+    """Return the weighted sums of one map, without the bias; see :func:`weighted`."""
     weight = step.weight.astype(np.float64)
     kernel: Pair = (weight.shape[2], weight.shape[3])
     stride, padding = step.stride, step.padding
-    height, width = conv_size(shape[1:], kernel, stride, padding)
     full = weight[None, None]
     if value.window is not None:
         full, kernel, stride, padding = _composed(weight, stride, padding, value, value.window)
     if value.factor is not None:
         full = _with_factor(full, value.factor, kernel, stride, padding)
-    full = full[None]
-    n_out = weight.shape[0]
-    bias = np.zeros(n_out) if step.bias is None else step.bias.astype(np.float64)
-    return Sums(
-        name=name,
+    return Term(
         source=value.name,
-        weight=np.ascontiguousarray(full),
-        bias=bias[None, None, None],
+        shape=value.shape,
+        weight=np.ascontiguousarray(full[None]),
         kernel=kernel,
         stride=stride,
         padding=padding,
-        shape=(n_out, height, width),
     )
 
 

@@ -20,7 +20,7 @@ from sw.convert.folded import DOUBLE, FoldedLayer, FoldedNetwork, simulate
 from sw.exchange.assembly import Imported
 from sw.exchange.graph import FireNode, Float
 from sw.exchange.linear import to_rows
-from sw.network.engine import drive, fire, join_and_pool, summed
+from sw.network.engine import drive, fire, inputs_of, join_and_pool, summed
 from sw.network.network import IMAGE, INPUT
 
 N_RANDOM = 64
@@ -154,9 +154,9 @@ def in_framework(
     if network.encoder is not None:
         maps[INPUT] = run(network.encoder, maps[INPUT][:, None], imported.near.get(IMAGE))
     for layer in network.layers[:-1]:
-        maps[layer.name] = run(layer, maps[layer.source], imported.near.get(layer.name))
+        maps[layer.name] = run(layer, inputs_of(layer, maps), imported.near.get(layer.name))
     last = network.layers[-1]
-    sums = drive(last, maps[last.source], DOUBLE)[..., 0, 0].sum(1) + summed(last.bias, DOUBLE)
+    sums = drive(last, inputs_of(last, maps), DOUBLE)[..., 0, 0].sum(1) + summed(last.bias, DOUBLE)
     return sums.numpy(), {name: spikes.numpy() for name, spikes in maps.items()}
 
 

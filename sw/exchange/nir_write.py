@@ -143,25 +143,36 @@ class _Writer:
 
         ``target`` is the name of the map that the layer writes.
         """
-        source, shape, flat = self.maps[layer.source]
+        reads = [self.maps[name] for name in layer.sources]
+        shape = reads[0][1]
+        flat = next((why for _, _, why in reads if why), None)
         out_shape = layer.conv_shape(shape)
+        sources = [place for place, _, _ in reads]
         if layer.name in self.scales:
-            scale = np.broadcast_to(self.scales[layer.name][0], shape).reshape(
-                -1 if flat else shape
-            )
-            source = self.node(f"{layer.name}.scale", self.nir.Scale(np.array(scale)), source)
+            sources = [self.scaled(layer.name, n, *read) for n, read in enumerate(reads)]
         identity = None if layer.identity is None else self.maps[layer.identity]
         divisor = self.divisor(layer)
         why = flat or why_dense(layer, divisor) or (identity[2] if identity else None)
         dense = why is not None
-        weights = self.weights(layer, shape, divisor, why)
-        if dense and not flat:
-            source = self.flattened(source, shape)
-        place = self.node(layer.name, weights, source)
+        if dense:
+            sources = [
+                source if why_flat else self.flattened(source, shape)
+                for source, (_, _, why_flat) in zip(sources, reads, strict=True)
+            ]
+        # A node computes the sum of what it reads.
+        parts = [layer] if not layer.stacked else _unstacked(layer)
+        groups = [sources] if not layer.stacked else [[source] for source in sources]
+        places = [
+            self.node(part.name, self.weights(part, shape, divisor, why), *group)
+            for part, group in zip(parts, groups, strict=True)
+        ]
         if layer.output:
+            place = places[0]
+            if len(places) > 1:
+                place = self.affine(f"{layer.name}.sum", out_shape, dense, 1, 0, *places)
             self.maps[target] = (place, out_shape, why)
             return
-        place = self.neurons(layer, f"{layer.name}.neuron", out_shape, dense, place)
+        place = self.neurons(layer, f"{layer.name}.neuron", out_shape, dense, *places)
         if identity is not None:
             other = identity[0]
             if dense and not identity[2]:
@@ -170,6 +181,13 @@ class _Writer:
         if layer.pool != (1, 1):
             place, out_shape = self.pool(layer, place, out_shape, dense)
         self.maps[target] = (place, out_shape, why)
+
+    def scaled(self, layer: str, n: int, place: str, shape: Shape, flat: Dense | None) -> str:
+        """Add a node that multiplies map ``n`` of those that a layer reads by its coefficients;
+        return the node's name. ``place`` is the node that outputs the map."""
+        scale = np.broadcast_to(self.scales[layer][0], shape).reshape(-1 if flat else shape)
+        name = f"{layer}.scale" if n == 0 else f"{layer}.scale{n + 1}"
+        return self.node(name, self.nir.Scale(np.array(scale)), place)
 
     def flattened(self, place: str, shape: Shape) -> str:
         """Return the name of a Flatten node that reads the node ``place``; add it if necessary.
@@ -232,8 +250,8 @@ class _Writer:
             weight=np.ascontiguousarray(divided.reshape(n_in, -1).T), bias=full.reshape(-1).copy()
         )
 
-    def neurons(self, layer: NirLayer, name: str, shape: Shape, dense: bool, source: str) -> str:
-        """Add the neurons of a layer as a node ``name`` that reads ``source``; return the name."""
+    def neurons(self, layer: NirLayer, name: str, shape: Shape, dense: bool, *sources: str) -> str:
+        """Add the neurons of a layer as a node ``name`` that reads ``sources``; return the name."""
         assert layer.threshold is not None
         size = (int(np.prod(shape)),) if dense else shape
         # Divided by an integer threshold, the largest membrane that must not fire is
@@ -250,7 +268,7 @@ class _Writer:
             "metadata": metadata,
         }
         if layer.leak == Leak.NONE:
-            return self.node(name, self.nir.IF(r=np.full(size, 1 / self.dt), **common), source)
+            return self.node(name, self.nir.IF(r=np.full(size, 1 / self.dt), **common), *sources)
         tau = 1 / (1 - decay(layer.leak, *layer.leak_shifts))
         lif = self.nir.LIF(
             tau=np.full(size, tau * self.dt),
@@ -258,7 +276,7 @@ class _Writer:
             v_leak=np.zeros(size),
             **common,
         )
-        return self.node(name, lif, source)
+        return self.node(name, lif, *sources)
 
     def any_of(self, name: str, shape: Shape, dense: bool, least: float, *sources: str) -> str:
         """Add IF neurons that fire when any of their input spikes arrives; return their name.
@@ -357,8 +375,28 @@ def _live(network: NirNetwork) -> set[str]:
     live = {network.layers[-1].name}
     for layer in reversed(network.layers):
         if layer.name in live:
-            live |= {layer.source} | ({layer.identity} if layer.identity else set())
+            live |= {*layer.sources} | ({layer.identity} if layer.identity else set())
     return live
+
+
+def _unstacked(layer: NirLayer) -> list[Any]:
+    """Return a layer for each map that a stacked layer reads, with the weights of this map.
+
+    The first one has the biases.
+    """
+    n_in = layer.weight.shape[4] // len(layer.sources)
+    return [
+        replace(
+            layer,
+            name=layer.name if n == 0 else f"{layer.name}.map{n + 1}",
+            source=source,
+            addends=(),
+            stacked=False,
+            weight=layer.weight[:, :, :, :, n * n_in : (n + 1) * n_in],
+            bias=layer.bias if n == 0 else np.zeros_like(layer.bias),
+        )
+        for n, source in enumerate(layer.sources)
+    ]
 
 
 def _as_double(layer: NirLayer) -> Any:

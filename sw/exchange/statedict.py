@@ -27,6 +27,7 @@ from hw.spec import Gate
 from sw.exchange.assembly import Imported, assemble
 from sw.exchange.graph import (
     AdaptivePool,
+    Add,
     Connect,
     Convolve,
     ExchangeError,
@@ -219,20 +220,18 @@ class _Builder:
         """Add the layers of a residual block and the gate that joins them; return the gate's name.
 
         The gate joins the spikes of the block's branch (its convolutions) and identity (its
-        shortcut). Both read the node ``source``.
+        shortcut). Both read the node ``source``. The gate ``ADD`` adds spikes or weighted sums.
         """
         name = self.unused_name(str(layer["block"]))
         gate = str(layer.get("gate"))
-        if gate not in Gate.__members__ or gate == "NONE":
-            self.problems[name] = (
-                f"gate {gate} is not full-spike: blocks exchange numbers instead of spikes; train "
-                "with AND, IAND, OR or XOR"
-            )
+        gates: dict[str, Step] = {"ADD": Add()}
+        gates |= {known.name: Join(gate=known) for known in Gate if known != Gate.NONE}
+        if gate not in gates:
+            self.problems[name] = f"gate {gate} is not known: use one of {', '.join(gates)}"
         identity = self.sequence(layer.get("identity", []), source, f"{place}identity ")
         branch = self.sequence(layer["branch"], source, f"{place}branch ")
         if name not in self.problems:
-            step = Join(gate=Gate[gate])
-            self.nodes.append(Node(name=name, step=step, sources=(branch, identity)))
+            self.nodes.append(Node(name=name, step=gates[gate], sources=(branch, identity)))
         return name
 
     def tensor(self, name: str, *n_axes: int, optional: bool = False) -> Float | None:

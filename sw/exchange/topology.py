@@ -16,6 +16,10 @@ input. ``ceil`` is PyTorch's ``ceil_mode`` and ``divisor`` its ``divisor_overrid
 a step without tensors in messages. The kernels, strides and paddings are numbers, or pairs
 (vertical, horizontal); those of networks of one axis are pairs, too, for maps of height 1.
 
+A ``block`` is a residual block. It has the layers of its ``branch`` and of its ``identity`` (none
+for the block's input itself), and a ``gate`` that joins the spikes of both: ``"AND"``, ``"IAND"``,
+``"OR"`` or ``"XOR"``; or ``"ADD"``, which adds their spikes or weighted sums.
+
 Some topologies are built in, by name (:data:`TOPOLOGIES`). :func:`sw.exchange.describe.describe`
 derives the topology of a PyTorch module.
 """

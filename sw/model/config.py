@@ -39,6 +39,8 @@ MAX_NUMBER = 1 << 20
 """Exclusive upper bound on the absolute value of any number in a configuration."""
 MAX_BLOCKS = 1000
 """Largest number of blocks of a network."""
+ADD = "ADD"
+"""Name of the gate that sums spikes to integers, which the next layers read as several maps."""
 LEARNED = "LEARNED"
 """Name of the leak that is trained (PLIF neurons, Fang et al., arXiv 2007.05785).
 
@@ -168,7 +170,7 @@ class BlockConfig:
 
     gate: str = "IAND"
     """``AND``, ``IAND``, ``OR`` or ``XOR`` (:class:`hw.spec.Gate`); or ``ADD``, which sums spikes
-    to integers: a reference that cannot be exported."""
+    to integers, so that layers behind it read several maps."""
     inner: str = "channel"
     """Granularity of the coefficients between the block's convolutions."""
     outer: str = "channel"
@@ -179,8 +181,8 @@ class BlockConfig:
     def __post_init__(self) -> None:
         _check_types(self)
         require(
-            (self.gate in Gate.__members__ and self.gate != "NONE") or self.gate == "ADD",
-            f"gate = {self.gate!r}: use AND, IAND, OR or XOR (or ADD, which cannot be exported)",
+            (self.gate in Gate.__members__ and self.gate != "NONE") or self.gate == ADD,
+            f"gate = {self.gate!r}: use AND, IAND, OR, XOR or ADD",
         )
         require(self.kind in KINDS, f"kind = {self.kind!r}: use one of {KINDS}")
         for granularity in (self.inner, self.outer):
@@ -281,7 +283,7 @@ class ModelConfig:
             f"timesteps = {self.timesteps} of equal images are all the same without spikes: use 1",
         )
         require(
-            self.spiking or all(b.gate == "ADD" for s in self.stages for b in s.blocks),
+            self.spiking or all(b.gate == ADD for s in self.stages for b in s.blocks),
             "gates are for spikes: without them (spiking = false) use ADD",
         )
         _check_granularity(self.stem_coefficient)
@@ -290,16 +292,11 @@ class ModelConfig:
     def exportable(self) -> bool:
         """Whether a device can run the network.
 
-        It can if the network has neurons instead of ReLUs, every map is binary, and every leak is
-        one that the device has. Trained leaks must first be rounded
-        (:func:`sw.model.resnet.round_leaks`).
+        It can if the network has neurons instead of ReLUs, and every leak is one that the device
+        has. Trained leaks must first be rounded (:func:`sw.model.resnet.round_leaks`).
         """
         neurons = (self.neuron, *self.neurons.values())
-        return (
-            self.spiking
-            and all(block.gate != "ADD" for stage in self.stages for block in stage.blocks)
-            and all(neuron.leak != LEARNED for neuron in neurons)
-        )
+        return self.spiking and all(neuron.leak != LEARNED for neuron in neurons)
 
     def neuron_of(self, layer: str) -> NeuronConfig:
         """Return the settings of the neurons of the layer called ``layer``."""

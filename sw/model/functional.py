@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hw.spec import Leak, Reset, after_leak, fire, leak_terms
-from sw.model.config import ModelError, NeuronConfig
+from sw.model.config import ADD, ModelError, NeuronConfig
 
 
 def widened(x: Tensor) -> Tensor:
@@ -226,7 +226,7 @@ def join(gate: str, branch: Tensor, identity: Tensor) -> Tensor:
         return identity * (1 - branch)
     if gate == "OR":
         return identity + branch - identity * branch
-    if gate == "ADD":
+    if gate == ADD:
         return identity + branch
     if gate == "XOR":
         return identity + branch - 2 * identity * branch

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from hw.spec import N_LEAK_SHIFTS, leak_shifts
-from sw.model.config import EXPANSION, ModelConfig, StageConfig, require
+from sw.model.config import ADD, EXPANSION, ModelConfig, StageConfig, require
 from sw.model.functional import EAGER, Backend
 from sw.model.modules import Coefficient, NeuronLayer, Norm, Rectifier
 from sw.network.network import INPUT, Shape, conv_size
@@ -113,12 +113,14 @@ class Block(nn.Module):
         ----------
         spikes : the input as binary spikes.
         scaled : the same spikes multiplied by their coefficient; the convolutions read these.
-        record : function to call with name and binary spikes of every map, such as ``conv1``.
+        record : function to call with name and binary spikes of every map, such as ``conv1``. With
+            an ``ADD`` gate, the map of the last convolution has the spikes before the gate.
 
         Returns
         -------
-        Three tensors ``(T * N, C, H, W)``: the block's output as binary spikes; the same spikes
-        multiplied by the output's coefficient; and the residual branch's spikes before the gate.
+        Three tensors ``(T * N, C, H, W)``: the block's output as binary spikes, or their sums with
+        an ``ADD`` gate; the same multiplied by the output's coefficient; and the residual branch's
+        spikes before the gate.
         """
         branch, inner = spikes, scaled
         for n in range(1, self.n_convs + 1):
@@ -131,7 +133,8 @@ class Block(nn.Module):
             identity = self.downsample(scaled)
             record("downsample", identity)
         joined = self.backend.join(self.gate, branch, identity)
-        record(f"conv{self.n_convs}", joined)
+        # A sum is no map of spikes: the layers that read it read its parts.
+        record(f"conv{self.n_convs}", branch if self.gate == ADD else joined)
         return joined, self.coefficient(self.n_convs)(joined), branch
 
 

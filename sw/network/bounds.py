@@ -39,11 +39,11 @@ class Bounds:
 def drive_bounds(layer: Layer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return, for every neuron, the smallest and the largest weighted sum of its inputs.
 
-    The inputs are 0 or 1, and the bias is not included. Both results are arrays with the axes
-    (t, y, x, o): timestep, position and output channel. Those of t, y and x have length 1 where
-    weights are shared.
+    The inputs are 0 or 1, or sums of as many spikes as maps share the weights; the bias is not
+    included. Both results are arrays with the axes (t, y, x, o): timestep, position and output
+    channel. Those of t, y and x have length 1 where weights are shared.
     """
-    repeats = 1
+    repeats = layer.n_summed
     for axis, length in ((5, layer.kernel[0]), (6, layer.kernel[1])):
         if layer.weight.shape[axis] == 1:
             repeats *= length
@@ -64,7 +64,7 @@ def bank_bounds(layer: Layer, timesteps: int, inputs: Sequence[Sequence[int]]) -
     Parameters
     ----------
     timesteps : number of timesteps of the network.
-    inputs : for each bank, its input channels.
+    inputs : for each bank, its channels of the axis of input channels of ``layer.weight``.
     """
     least = most = 0
     for channels in inputs:
@@ -82,7 +82,7 @@ def layer_bounds(layer: Layer, timesteps: int, input_max: int = 1) -> Bounds:
 
     The values are the accumulators (sums of some of the weights), the membranes before and after
     the reset, their differences from the threshold, and the logits. The inputs are any integers
-    from 0 to ``input_max``.
+    from 0 to ``input_max``; in a layer with addends, the spikes of all maps are independent.
     """
     low, high = (bound * input_max for bound in drive_bounds(layer))
     bias = layer.bias.astype(np.int64)

@@ -12,6 +12,7 @@ or of length 1 if all timesteps have the same values.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,13 +25,33 @@ from hw import spec
 from sw.network.network import AnyLayer
 
 
+def inputs_of(layer: AnyLayer[Any, Any], maps: Mapping[str, Tensor]) -> Tensor:
+    """Return what a layer multiplies by its weights: its source, or its source and its addends.
+
+    Maps that share their weights are added, so that the result has integers from 0 to the number of
+    maps. Maps with weights of their own are joined along the axis of channels.
+
+    Parameters
+    ----------
+    maps : uint8 tensors (N, T, C, H, W) of 0 and 1 by name.
+
+    Returns
+    -------
+    uint8 tensor (N, T, C', H, W), where C' is the number of input channels of the layer's weights.
+    """
+    parts = [maps[name] for name in layer.sources]
+    if layer.stacked:
+        return torch.cat(parts, 2)
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0, dtype=torch.uint8)
+
+
 def drive(layer: AnyLayer[Any, Any], source: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the weighted sums of the inputs of every neuron of a layer, without bias.
 
     Parameters
     ----------
-    source : tensor (N, T|1, C, H, W) of any type, the layer's input. It has one timestep if both
-        the input and the weights are the same at all of them.
+    source : tensor (N, T|1, C, H, W) of any type, the layer's input (:func:`inputs_of`). It has
+        one timestep if both the input and the weights are the same at all of them.
     dtype : type of the computation and of the result.
 
     Returns
@@ -46,7 +67,7 @@ def drive(layer: AnyLayer[Any, Any], source: Tensor, dtype: torch.dtype) -> Tens
     weight = torch.from_numpy(layer.weight).to(dtype)
     times, rows, columns, n_out, n_in = weight.shape[:5]
     weight = weight.expand(times, rows, columns, n_out, n_in, kernel_y, kernel_x)
-    n_taps = layer.fan_in
+    n_taps = n_in * kernel_y * kernel_x
     sums = []
     for t in range(times):
         part = windows if times == 1 else windows[:, t : t + 1]

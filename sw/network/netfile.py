@@ -34,8 +34,8 @@ from sw.network.network import INPUT, Network, NetworkError
 from sw.network.schema import short
 
 FORMAT = "spikefold-network"
-VERSION = 2
-READABLE_VERSIONS = (1, 2)
+VERSION = 3
+READABLE_VERSIONS = (1, 2, 3)
 SUFFIX = ".spikefold"
 METADATA_KEY = "spikefold"
 CHECKSUM = "checksum"
@@ -354,9 +354,10 @@ def describe(file: NetworkFile) -> str:
         t, y, x, *_ = layer.weight.shape
         weights = "unshared" if y * x > 1 else "shared"
         time = "per-timestep" if t > 1 else "static"
+        reads = (" and " if layer.stacked else " + ").join(layer.sources)
         gate = "" if layer.identity is None else f", {layer.gate.name} with {layer.identity}"
         lines.append(
-            f"  {layer.name:<16}{'x'.join(map(str, shape)):>12}  reads {layer.source}{gate}; "
+            f"  {layer.name:<16}{'x'.join(map(str, shape)):>12}  reads {reads}{gate}; "
             f"{layer.weight.size} weights, {weights}, {time}"
         )
     if file.config is not None:

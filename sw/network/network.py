@@ -33,6 +33,9 @@ MAX_LAYERS = 255
 """Largest number of layers without the encoder: that of any device
 (:attr:`hw.spec.Config.max_layers`)."""
 
+MAX_ADDENDS = 63
+"""Largest number of maps that a layer adds to its source."""
+
 MAX_MAP = 1 << 30
 """Largest number of spikes of a map over all timesteps, and of pixels of an image."""
 
@@ -98,6 +101,14 @@ class AnyLayer(Generic[Weight, Param]):
     source: Label
     """Name of the map that the layer reads: :data:`INPUT`, the name of an earlier layer, or, in an
     encoder, :data:`IMAGE`."""
+    addends: Annotated[tuple[Label, ...], Length(0, MAX_ADDENDS)] = field(
+        default=(), metadata={"since": 3}
+    )
+    """Names of further maps that the layer reads. All have the shape of ``source``."""
+    stacked: bool = field(default=False, metadata={"since": 3})
+    """Whether each of the maps has weights of its own. Then the input channels of ``weight`` are
+    those of all maps, one map after another. Otherwise the maps share their weights, so that the
+    layer's input is the sum of the maps."""
     kernel: tuple[Size, Size]
     stride: tuple[Size, Size] = (1, 1)
     padding: tuple[Padding, Padding] = (0, 0)
@@ -129,6 +140,16 @@ class AnyLayer(Generic[Weight, Param]):
         return (self.leak_shift, *self.finer_shifts)
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of all maps whose spikes the layer weighs: ``source``, then ``addends``."""
+        return (self.source, *self.addends)
+
+    @property
+    def n_summed(self) -> int:
+        """Number of maps that share their weights, which is the largest sum of their spikes."""
+        return 1 if self.stacked else len(self.sources)
+
+    @property
     def n_out(self) -> int:
         """Number of output channels; in an output layer, the number of classes."""
         return self.weight.shape[3]
@@ -136,7 +157,7 @@ class AnyLayer(Generic[Weight, Param]):
     @property
     def fan_in(self) -> int:
         """Number of synapses of a neuron at one timestep, including those in the padding."""
-        return self.weight.shape[4] * self.kernel[0] * self.kernel[1]
+        return self.n_summed * self.weight.shape[4] * self.kernel[0] * self.kernel[1]
 
     def conv_shape(self, source: Shape) -> Shape:
         """Return the shape (O, H', W') of the layer's output before pooling.
@@ -292,19 +313,34 @@ def _check_encoder(encoder: Layer) -> None:
         not encoder.output
         and encoder.gate == Gate.NONE
         and encoder.identity is None
+        and not encoder.addends
+        and not encoder.stacked
         and encoder.weight.shape[:3] == (1, 1, 1)
         and encoder.bias.shape[:3] == (1, 1, 1),
         encoder.name,
-        "an encoder fires, shares weights over time and positions, and has no gate",
+        "an encoder fires, shares weights over time and positions, and has no addends or gate",
     )
 
 
 def _check_sources(layer: Layer, shapes: dict[str, Shape]) -> None:
     """Check that earlier layers write the maps that a layer reads; ``shapes`` has these maps."""
+    for name in layer.sources:
+        _require(name in shapes, layer.name, f"reads {name!r}, which no earlier layer writes")
+        _require(
+            shapes[name] == shapes[layer.source],
+            layer.name,
+            f"adds {name!r} of shape {shapes[name]} to {layer.source!r} of shape "
+            f"{shapes[layer.source]}: both must have the same shape",
+        )
     _require(
-        layer.source in shapes,
+        len(set(layer.sources)) == len(layer.sources),
         layer.name,
-        f"reads {layer.source!r}, which no earlier layer writes",
+        f"reads a map twice ({', '.join(layer.sources)}): double its weights instead",
+    )
+    _require(
+        bool(layer.addends) or not layer.stacked,
+        layer.name,
+        "it cannot be stacked without addends",
     )
     _require(
         (layer.identity is None) == (layer.gate == Gate.NONE),
@@ -349,7 +385,8 @@ def _check_arrays(layer: Layer, source: Shape, timesteps: int) -> None:
     channels, height, width = layer.conv_shape(source)
     _require(channels >= 1, where, "it has no output channel")
     _require(height >= 1 and width >= 1, where, f"kernel {layer.kernel} exceeds map {source}")
-    expected = (timesteps, height, width, channels, source[0], *layer.kernel)
+    n_in = source[0] * (len(layer.sources) if layer.stacked else 1)
+    expected = (timesteps, height, width, channels, n_in, *layer.kernel)
     _require(
         weight.shape[3:5] == expected[3:5] and _shared(weight.shape, expected),
         where,

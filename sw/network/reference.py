@@ -10,6 +10,7 @@ and H' and W' the height and width of a layer's output.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sw.network.encoder import PIXEL_MAX, check_input
-from sw.network.engine import drive, fire, join_and_pool, summed
+from sw.network.engine import drive, fire, inputs_of, join_and_pool, summed
 from sw.network.network import INPUT, Layer, Network
 
 BATCH = 100
@@ -130,9 +131,9 @@ def _run(network: Network, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         maps[INPUT] = run_layer(network.encoder, images[:, None], timesteps, PIXEL_MAX, None)
     for layer in network.layers[:-1]:
         identity = None if layer.identity is None else maps[layer.identity]
-        maps[layer.name] = run_layer(layer, maps[layer.source], timesteps, 1, identity)
+        maps[layer.name] = run_layer(layer, inputs_of(layer, maps), timesteps, 1, identity)
     last = network.layers[-1]
-    sums = drive(last, maps[last.source], exact_type(_worst_sum(last, 1)))
+    sums = drive(last, inputs_of(last, maps), exact_type(_worst_sum(last, 1)))
     logits = sums[..., 0, 0].to(torch.int64).sum(1) + summed(last.bias, torch.int64)
     return maps, logits
 
@@ -144,8 +145,9 @@ def run_layer(
 
     Parameters
     ----------
-    source : tensor (N, T, C, H, W) of integers from 0 to ``input_max``, the layer's input. It has
+    source : tensor (N, T, C, H, W), the layer's input (:func:`sw.network.engine.inputs_of`). It has
         one timestep instead of T if the input is the same at all of them.
+    input_max : largest value of a map that the layer reads: 1, or that of a pixel.
     identity : map (N, T, O, H, W) with which the layer's gate joins the spikes of its neurons; None
         if the layer has no gate.
 
@@ -158,7 +160,7 @@ def run_layer(
 
 @torch.no_grad()
 def membranes(
-    layer: Layer, source: NDArray[np.uint8]
+    layer: Layer, maps: Mapping[str, NDArray[np.uint8]]
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
     """Return the membranes of a layer at every timestep, and its spikes before gate and pooling.
 
@@ -167,16 +169,17 @@ def membranes(
 
     Parameters
     ----------
-    source : map (N, T, C, H, W) of 0 and 1 that the layer reads.
+    maps : maps (N, T, C, H, W) of 0 and 1 by name, at least those that the layer reads.
 
     Returns
     -------
     Two arrays (N, T, O, H', W'): the membranes in int64, and the spikes in uint8. H' and W' are the
     size before pooling.
     """
+    source = inputs_of(layer, {name: torch.from_numpy(maps[name]) for name in layer.sources})
     channels, height, width = layer.conv_shape(source.shape[2:])  # type: ignore[arg-type]
     values = torch.empty((*source.shape[:2], channels, height, width), dtype=torch.int64)
-    spikes = _fire(layer, torch.from_numpy(source), source.shape[1], 1, values)
+    spikes = _fire(layer, source, source.shape[1], 1, values)
     return values.numpy(), spikes.numpy()
 
 
@@ -201,12 +204,12 @@ def _fire(
 def _worst_sum(layer: Layer, input_max: int) -> int:
     """Return one bound on the magnitude of the partial weighted sums of all neurons of a layer.
 
-    The inputs are from 0 to ``input_max``. The bound is the sum of the weights' magnitudes times
-    ``input_max``, for the neuron in which it is largest.
+    The layer's maps have values from 0 to ``input_max``. The bound is the sum of the weights'
+    magnitudes times the largest input, for the neuron in which it is largest.
     """
     taps = np.abs(layer.weight.astype(np.int64)).sum(axis=(4, 5, 6))
     repeats = int(np.prod(layer.kernel)) // int(np.prod(layer.weight.shape[5:]))
-    return input_max * repeats * int(taps.max())
+    return input_max * layer.n_summed * repeats * int(taps.max())
 
 
 def exact_type(worst: int) -> torch.dtype:

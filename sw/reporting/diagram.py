@@ -40,13 +40,14 @@ def places(network: Network) -> dict[str, Place]:
     """Return the position of each layer, and of the input, by name.
 
     A layer lies one row below the lowest of the maps that it reads. Column 0 holds the main path:
-    the last layer, the layer whose spikes it convolves, and so on back to the input.
+    the last layer, the layer whose spikes it convolves, and so on back to the input. Of several
+    layers whose spikes a layer convolves, it is the lowest one.
     """
     rows = {INPUT: 1 if network.encoder is not None else 0}
     for layer in network.layers:
-        reads = [layer.source, *([layer.identity] if layer.identity else [])]
+        reads = [*layer.sources, *([layer.identity] if layer.identity else [])]
         rows[layer.name] = 1 + max(rows[name] for name in reads)
-    sources = {layer.name: layer.source for layer in network.layers}
+    sources = {la.name: max(la.sources, key=lambda name: rows[name]) for la in network.layers}
     main, name = set(), network.layers[-1].name
     while name != INPUT:
         main.add(name)
@@ -70,11 +71,13 @@ def layer_numbers(network: Network) -> dict[str, int]:
 
 def conv_text(layer: Layer, source: Shape) -> str:
     """Return the layer's kernel, stride and channels as a short text, such as ``3×3 conv /2 ·
-    16→32``. ``source`` is the shape (C, H, W) of the map that the layer reads."""
+    16→32``. If the layer reads several maps, the text says how many. ``source`` is the shape
+    (C, H, W) of each."""
+    maps = f", {len(layer.sources)} maps" if layer.addends else ""
     if layer.kernel == source[1:] and layer.padding == (0, 0):
-        return f"fully connected · {math.prod(source):,}→{layer.n_out}"
+        return f"fully connected · {math.prod(source):,}→{layer.n_out}{maps}"
     stride = "" if layer.stride == (1, 1) else f" /{_pair(layer.stride)}"
-    return f"{layer.kernel[0]}×{layer.kernel[1]} conv{stride} · {source[0]}→{layer.n_out}"
+    return f"{layer.kernel[0]}×{layer.kernel[1]} conv{stride} · {source[0]}→{layer.n_out}{maps}"
 
 
 def neuron_text(layer: Layer) -> str:
@@ -321,29 +324,30 @@ class _Drawing:
     def wires(self, layer: Layer) -> None:
         """Draw the lines that end at a layer.
 
-        One line leads from the map that the layer convolves to its box. If the layer has a
+        One line leads from each map that the layer convolves to its box. If the layer has a
         shortcut (``layer.identity``), another leads from the shortcut's map to the layer's gate.
         """
         place = self.places[layer.name]
-        source = self.places[layer.source]
-        sx, sy = self.out(layer.source)
         x, top = self.x(place.column), self.y(place.row)
-        if source.column == place.column and source.row + 1 == place.row:
-            self.line((sx, sy), (x, top), arrow=True)
-        elif source.row + 1 == place.row:
-            self.line((sx, sy), (sx, sy + 10), (x, sy + 10), (x, top), arrow=True)
-        else:
-            lx = self.x(self.lane(source, place.row - 1))
-            above = top - ROW + BOX_HEIGHT + 42
-            self.line(
-                (sx, sy),
-                (sx, sy + 10),
-                (lx, sy + 10),
-                (lx, above),
-                (x, above),
-                (x, top),
-                arrow=True,
-            )
+        for name in layer.sources:
+            source = self.places[name]
+            sx, sy = self.out(name)
+            if source.column == place.column and source.row + 1 == place.row:
+                self.line((sx, sy), (x, top), arrow=True)
+            elif source.row + 1 == place.row:
+                self.line((sx, sy), (sx, sy + 10), (x, sy + 10), (x, top), arrow=True)
+            else:
+                lx = self.x(self.lane(source, place.row - 1))
+                above = top - ROW + BOX_HEIGHT + 42
+                self.line(
+                    (sx, sy),
+                    (sx, sy + 10),
+                    (lx, sy + 10),
+                    (lx, above),
+                    (x, above),
+                    (x, top),
+                    arrow=True,
+                )
         if layer.identity is None:
             return
         identity = self.places[layer.identity]

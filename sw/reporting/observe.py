@@ -258,7 +258,7 @@ def _membranes(
     stacked = {name: np.stack([image.maps[name] for image in shown]) for name in shown[0].maps}
     result = {}
     for layer in network.layers[:-1]:
-        values, spikes = reference.membranes(layer, stacked[layer.source])
+        values, spikes = reference.membranes(layer, stacked)
         result[layer.name] = [
             Membranes(
                 neuron=neuron,

@@ -91,7 +91,10 @@ def _layer_amounts(report: Report, program: Program) -> dict[Space, list[tuple[s
         Space.PARAM: [part(p.name, p.param_rows) for p in layers if not p.params_offchip],
         Space.SPIKE: [
             *(part(n, p.n_rows) for n, p in program.placements.items()),
-            *(("second input", "data", p.n_rows) for p in program.inputs[1:]),
+            *(
+                ("second input", "data", sum(program.placements[n].n_rows for n in program.moved))
+                for _ in program.inputs[1:]
+            ),
         ],
     }
     if config.offchip_depth:

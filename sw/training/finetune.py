@@ -69,8 +69,7 @@ class IntegerNet(nn.Module):
     Raises
     ------
     sw.model.config.ModelError
-        No device can run the model, for example because of ``ADD`` gates
-        (:func:`sw.convert.fold.check`).
+        No device can run the model (:func:`sw.convert.fold.check`).
     """
 
     def __init__(self, model: SpikingResNet, scales: Scales):
@@ -124,7 +123,7 @@ class IntegerNet(nn.Module):
         *firing, classifier = fold.trained_layers(self.model)
         for trained in firing:
             name = INPUT if trained.reads_image else trained.name
-            spikes = self._layer(trained, maps[trained.source], timesteps)
+            spikes = self._layer(trained, _input_of(trained, maps), timesteps)
             if trained.identity is not None:
                 spikes = join(trained.gate.name, spikes, maps[trained.identity])
             if max(trained.pool) > 1:
@@ -134,17 +133,17 @@ class IntegerNet(nn.Module):
             for name, spikes in maps.items():
                 if name != IMAGE:
                     record(name, spikes.unflatten(0, (timesteps, len(images))))
-        return Logits(self._logits(classifier, maps[classifier.source], timesteps), None)
+        return Logits(self._logits(classifier, _input_of(classifier, maps), timesteps), None)
 
     def _layer(self, trained: TrainedLayer, source: Tensor, timesteps: int) -> Tensor:
-        """Run a layer on the spikes or pixels (T * N, C, H, W) that it reads.
+        """Run a layer on the spikes, sums of spikes or pixels (T * N, C, H, W) that it reads.
 
         Return its spikes (T * N, O, H', W'), before gate and pooling.
         """
         assert trained.neuron is not None
         weight, bias, threshold = self.integers(trained)
         assert threshold is not None
-        input_max = PIXEL_MAX if trained.reads_image else 1
+        input_max = PIXEL_MAX if trained.reads_image else len(trained.sources)
         with torch.no_grad():
             most = input_max * weight.abs().sum((4, 5, 6)).max() + bias.abs().max()
             exact = bool(timesteps * most + threshold.max() < EXACT)
@@ -163,7 +162,7 @@ class IntegerNet(nn.Module):
     def _logits(self, trained: TrainedLayer, source: Tensor, timesteps: int) -> Tensor:
         """Return the output layer's class scores (N, n_classes), in the float network's units.
 
-        ``source`` holds the spikes (T * N, C, H, W) that the layer reads.
+        ``source`` holds the spikes (T * N, C, H, W) that the layer reads, or their sums.
         """
         weight, bias, _ = self.integers(trained)
         weight = weight[:, 0, 0].to(source.dtype)  # (t|1, o, c, ky|1, kx|1)
@@ -173,6 +172,12 @@ class IntegerNet(nn.Module):
         flat, taps = timed.flatten(2), weight.flatten(2).transpose(1, 2)
         sums = rounded(flat @ taps).to(torch.float64).sum(0)
         return ((sums + bias[0, 0, 0]) * self.scales.output).to(source.dtype)
+
+
+def _input_of(trained: TrainedLayer, maps: dict[str, Tensor]) -> Tensor:
+    """Return the sum of the maps (T * N, C, H, W) that a layer reads."""
+    first, *others = (maps[name] for name in trained.sources)
+    return sum(others, first)
 
 
 def _buffer(layer: str) -> str:
@@ -217,7 +222,7 @@ def prepare(
     Raises
     ------
     sw.model.config.ModelError
-        No device can run the model, for example because of ``ADD`` gates.
+        No device can run the model (:func:`sw.convert.fold.check`).
     sw.convert.quantize.QuantizeError
         The widths are not supported, or too small for the model.
     """

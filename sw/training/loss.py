@@ -44,7 +44,8 @@ def rows_per_spike(model: SpikingResNet) -> dict[str, float]:
             windows = math.prod(part.module.kernel_size) / math.prod(part.module.stride)
         if not part.reads_image:
             groups = -(-n_out // COST_LANES)
-            rows[part.source] = rows.get(part.source, 0.0) + windows * groups
+            for name in part.sources:
+                rows[name] = rows.get(name, 0.0) + windows * groups
     return rows
 
 

@@ -37,7 +37,7 @@ def board_fits(config: ModelConfig) -> list[BoardFit]:
     Raises
     ------
     sw.model.config.ModelError
-        No device can run such a network, for example because of ``ADD`` gates.
+        No device can run such a network (:func:`sw.convert.fold.check`).
     """
     widths = {CONFIGS[name].weight_bits for name in BOARDS}
     networks = {bits: outline(config, bits) for bits in widths}

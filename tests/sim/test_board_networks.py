@@ -19,8 +19,9 @@ from sw.compile.program import FitError
 from sw.driver.board import Board
 from sw.driver.device import Device
 from sw.network import encoder, reference
-from sw.network.network import Network
+from sw.network.network import INPUT, Network
 from tests.networks import random_input, random_network
+from tests.sw.compile.test_sums import full_nest
 
 # Small memories load faster; networks that do not fit are left out.
 SIZES = {"spike_bytes": 2048, "param_depth": 1024}
@@ -116,6 +117,42 @@ def test_random_networks(board: Board, seed: int) -> None:
         seed, weight_bits=bits[seed % len(bits)], full_neurons=board.config.full_neurons
     )
     check(board, network, seed)
+
+
+def test_sums(board: Board) -> None:
+    """Networks in which layers read several maps, also that of the host, run from both of its
+    regions."""
+    if board.config.weight_bits >= 4:
+        check(board, full_nest(), 0)
+    ways: set[object] = set()
+    for seed in range(1000):
+        network = random_network(
+            seed,
+            n_layers=4,
+            weight_bits=board.config.weight_bits,
+            full_neurons=board.config.full_neurons,
+            sums=1.0,
+        )
+        own = {
+            (layer.output, layer.stacked, INPUT in layer.sources, len(layer.sources) > 2)
+            for layer in network.layers
+            if layer.addends
+        }
+        if own <= ways:
+            continue
+        try:
+            program = compile_network(network, board.config)
+        except FitError:
+            continue
+        check(board, network, seed)
+        images = random_input(network, np.random.default_rng(seed), 4)
+        frames = encoder.inputs(network, images, program.pixels)
+        logits = [result.logits for result in board.stream(frames)]
+        assert np.array_equal(logits, reference.run(network, images).logits)
+        ways |= own
+        if len(ways) >= 10:
+            return
+    raise AssertionError(f"only {len(ways)} kinds of sums were run")
 
 
 @pytest.mark.parametrize("leak", Leak)

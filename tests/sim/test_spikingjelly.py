@@ -1,4 +1,4 @@
-"""Test of a network from training in SpikingJelly to the virtual board."""
+"""Tests of networks from training in SpikingJelly to the virtual board."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from spikingjelly.activation_based import functional
+from spikingjelly.activation_based import functional, layer, neuron
+from torch import nn
 from torch.nn import functional as F
 
 from hw.boards.configs import config_by_name
 from sim.virtual_board import virtual_board
 from sw.cli import export
 from sw.compile.compiler import compile_network
+from sw.compile.cycles import predict_cycles
+from sw.convert.folded import simulate
+from sw.convert.quantize import quantize
 from sw.data import catalogue
 from sw.driver.board import Board
 from sw.driver.device import Device
 from sw.exchange.describe import describe
+from sw.exchange.statedict import from_state_dict
 from sw.network import encoder, netfile, reference
 from tests.sw.csnn import CSNN, T
+from tests.sw.exchange.test_statedict import BasicBlock, lived_in
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 
@@ -99,3 +105,60 @@ def test_from_training_to_the_board(tmp_path: Path, capsys: pytest.CaptureFixtur
             np.testing.assert_array_equal(result.logits, trace.logits[n])
             for name, spikes in trace.spikes.items():
                 np.testing.assert_array_equal(result.maps[name], spikes[n], err_msg=name)
+
+
+class AddingBlock(nn.Module):
+    """Block of SpikingJelly's ``spiking_resnet``, whose last neurons receive a sum."""
+
+    def __init__(self, n_in: int, n_out: int, stride: int):
+        super().__init__()
+        self.conv1 = layer.Conv2d(n_in, n_out, 3, stride, 1, bias=False)
+        self.sn1 = neuron.IFNode()
+        self.conv2 = layer.Conv2d(n_out, n_out, 3, 1, 1, bias=False)
+        self.downsample = layer.Conv2d(n_in, n_out, 1, stride) if stride > 1 else nn.Identity()
+        self.sn2 = neuron.IFNode()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.sn2(self.conv2(self.sn1(self.conv1(x))) + self.downsample(x))
+
+
+class Adding(nn.Module):
+    """Network with blocks that add spikes, and blocks that add in the membranes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = layer.Conv2d(1, 4, 3, padding=1)
+        self.sn1 = neuron.IFNode()
+        self.spiking = nn.Sequential(AddingBlock(4, 4, 1), AddingBlock(4, 6, 2))
+        self.sew = nn.Sequential(BasicBlock(6, 6, 1, "ADD"), BasicBlock(6, 6, 1, "ADD"))
+        self.fc = layer.Linear(6, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.sew(self.spiking(self.sn1(self.conv1(x)))).mean((2, 3)))
+
+
+def test_sums_on_the_board() -> None:
+    """Every spike and cycle of a network of sums, with a board's both input regions."""
+    net = lived_in(Adding(), 3)
+    images, _ = small_images()
+    folded = from_state_dict(net.state_dict(), describe(net, T, (1, SIZE, SIZE))).folded
+    theirs = sum(net(torch.from_numpy(images[:20]).float() / 255) for _ in range(T)).detach() / T
+    functional.reset_net(net)
+    np.testing.assert_allclose(simulate(folded, images[:20]).logits, theirs.numpy(), atol=1e-4)
+    network = quantize(folded)
+    assert {layer.n_summed for layer in network.layers} == {1, 2, 3}
+    assert any(layer.stacked for layer in network.layers)
+    trace = reference.run(network, images[:N_ON_BOARD])
+    with virtual_board(config_by_name("sim/w8")) as port, Board(Device.open(port)) as board:
+        for pixels in (False, True):
+            program = compile_network(network, board.config, pixels=pixels)
+            assert len(program.inputs) == 2
+            board.load(program)
+            frames = encoder.inputs(network, images[:N_ON_BOARD], pixels)
+            for n, result in enumerate(board.stream(frames)):
+                np.testing.assert_array_equal(result.logits, trace.logits[n])
+            result = board.observe(frames[0], maps=True)
+            for name, spikes in trace.spikes.items():
+                np.testing.assert_array_equal(result.maps[name], spikes[0], err_msg=name)
+            for name, n_cycles in predict_cycles(program, result.maps).items():
+                assert result.counters[name].n_cycles == n_cycles

@@ -245,14 +245,14 @@ class FakeDevice(Device):
         counters = b""
         for layer in device_layers(self.network, program.pixels):
             if not layer.output:
-                place = program.placements[layer.name]
+                place = program.places(program.entries.index(entry))[layer.name]
                 self._store(Space.SPIKE, place.first_row, place.pack(maps[layer.name]))
             counters += pack(
                 LayerCounters,
                 {
                     "n_cycles": 100,
                     "n_weight_reads": 50,
-                    "n_synaptic_ops": n_synaptic_ops(layer, maps[layer.source]),
+                    "n_synaptic_ops": n_synaptic_ops(layer, maps),
                     "n_spikes": 0 if layer.output else int(maps[layer.name].sum()),
                 },
             ).ljust(config.counter_rows * row_bytes(Space.COUNTER, config), b"\0")

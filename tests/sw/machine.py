@@ -70,7 +70,7 @@ class Machine:
             self._run_layer(walk(descriptor, self.config))
         maps = {
             name: place.unpack(self.read(place.first_row, place.n_rows))
-            for name, place in program.placements.items()
+            for name, place in program.places(buffer).items()
         }
         return maps, self.results.reshape(-1)[: program.n_classes]
 

@@ -206,9 +206,11 @@ def test_bad_checkpoints_are_refused(
     text.write_text("hello")
     cut = tmp_path / "cut.pt"
     cut.write_bytes(a_checkpoint(tmp_path / "good.pt").read_bytes()[:3000])
-    add = with_gate("ADD")
-    add["model"] = SpikingResNet(ModelConfig.from_dict(add["model_config"])).state_dict()
-    add = a_checkpoint(tmp_path / "add.pt", **add)
+    mixed = with_gate("ADD")
+    blocks = mixed["model_config"]["stages"][0]["blocks"]
+    blocks += [blocks[0], {**blocks[0], "gate": "OR"}]
+    mixed["model"] = SpikingResNet(ModelConfig.from_dict(mixed["model_config"])).state_dict()
+    mixed = a_checkpoint(tmp_path / "mixed.pt", **mixed)
     wrong = a_checkpoint(tmp_path / "wrong.pt", **with_gate("OR"))
     for path, message in (
         (whole, "more than tensors and plain values"),
@@ -216,7 +218,7 @@ def test_bad_checkpoints_are_refused(
         (cut, "cut.pt is damaged or no checkpoint"),
         (tmp_path / "missing.pt", "missing.pt: no such file"),
         (Path(), ".: no such file"),
-        (add, "gate ADD is not full-spike"),
+        (mixed, "block 'layer1.2': its gate OR would join spikes with the sums of block"),
         (wrong, "does not fit model_config"),
     ):
         assert export.main([str(path)]) == export.EXIT_BAD_INPUT, message

@@ -52,8 +52,10 @@ def test_an_entry_is_what_the_network_does(
     # With 8 bits the device computes the stem: a weight is added for each bit set in a pixel.
     stem = network.encoder
     assert stem is not None
-    n_ops = sum(costs.n_synaptic_ops(stem, bit_planes(image)) for image in test.images) + sum(
-        costs.n_synaptic_ops(layer, spikes)
+    n_ops = sum(
+        costs.n_synaptic_ops(stem, {stem.source: bit_planes(image)}) for image in test.images
+    ) + sum(
+        costs.n_synaptic_ops(layer, {layer.source: spikes})
         for layer in network.layers
         for spikes in trace.spikes[layer.source]
     )

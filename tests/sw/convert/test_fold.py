@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hw.spec import Leak
+from hw.spec import Gate, Leak
 from sw.convert import fold
 from sw.convert.folded import FoldedNetwork, simulate
 from sw.model import checkpoint
@@ -24,6 +24,7 @@ from sw.model.config import (
 from sw.model.presets import fashion_mnist
 from sw.model.resnet import to_input
 from sw.network.encoder import InputError
+from sw.network.network import INPUT
 from sw.training import finetune
 from tests.trained import KEEP_SOFT, LIF, images, lived_in, small_config
 
@@ -107,9 +108,48 @@ def test_frames_signals_and_bottlenecks_fold(kind: str, batch_norm: str) -> None
         assert times["layer1.0.conv2"] == (3 if batch_norm == "per-timestep" else 1)
 
 
+@pytest.mark.parametrize("frames", [False, True])
+def test_add_gates_become_maps_that_later_layers_read(frames: bool) -> None:
+    """The sum grows from block to block until a stride leads it through neurons."""
+    config = with_blocks(small_config(frames=frames), gate="ADD")
+    given = None
+    if frames:
+        shape = (N_IMAGES, config.timesteps, *config.image_shape)
+        given = (np.random.default_rng(1).random(shape) < 0.4).astype(np.uint8)
+    folded = assert_folds_exactly(config, 3, given)
+    layers = {layer.name: layer for layer in folded.layers}
+    stem, sums = "conv1" if frames else INPUT, ("layer1.0.conv2", "layer1.1.conv2")
+    assert layers["layer1.0.conv1"].sources == (stem,)
+    assert layers["layer1.1.conv1"].sources == (stem, sums[0])
+    assert layers["layer2.0.conv1"].sources == layers["layer2.0.downsample"].sources
+    assert layers["layer2.0.downsample"].sources == (stem, *sums)
+    assert layers["fc"].sources == ("layer2.0.downsample", "layer2.0.conv2")
+    assert all(layer.gate == Gate.NONE and not layer.stacked for layer in folded.layers)
+
+
+def with_gates(*gates: str, stride: int = 1) -> ModelConfig:
+    """Return a network of two stages; the last gate is that of the second stage."""
+    blocks = tuple(BlockConfig(gate=gate) for gate in gates)
+    last = StageConfig(channels=6, stride=stride, blocks=blocks[-1:])
+    return small_config(stages=(StageConfig(channels=6, blocks=blocks[:-1]), last))
+
+
+def test_gates_join_sums_only_behind_neurons() -> None:
+    folded = assert_folds_exactly(with_gates("ADD", "IAND", stride=2), 4)
+    last = folded.layers[-2]
+    assert (last.gate, last.identity, last.addends) == (Gate.IAND, "layer2.0.downsample", ())
+    assert folded.layers[-3].sources == (INPUT, "layer1.0.conv2")
+    assert_folds_exactly(with_gates("OR", "ADD", "ADD"), 2)
+    assert_folds_exactly(with_gates("ADD", "ADD", "XOR", stride=2), 1)
+
+
 def test_what_the_device_cannot_do_is_not_folded() -> None:
     for config, message in (
-        (with_blocks(small_config(), gate="ADD"), "block 'layer1.0': gate ADD is not full-spike"),
+        (
+            with_gates("ADD", "IAND"),
+            "block 'layer2.0': its gate IAND would join spikes with the sums of block 'layer1.0'",
+        ),
+        (with_gates(*["ADD"] * 64), "block 'layer2.0': its output is the sum of 65 maps"),
         (
             small_config(neuron=NeuronConfig(leak="LEARNED", leak_shift=1)),
             "layer 'conv1': its leak is LEARNED",

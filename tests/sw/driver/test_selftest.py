@@ -212,6 +212,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_random_networks_fit_every_board_and_spike() -> None:
     shares = []
+    ways = set()
     for name in (*BOARDS, *SHIPPED):
         config, n_fits = config_by_name(name), 0
         for draw in range(6):
@@ -222,8 +223,10 @@ def test_random_networks_fit_every_board_and_spike() -> None:
             except FitError:
                 continue
             n_fits += 1
+            ways.add((len(network.layers[-1].sources), network.layers[-1].stacked))
             if name == "icebreaker":
                 trace = reference.run(network, _samples(network, rng))
                 shares += [float(spikes.mean()) for spikes in trace.spikes.values()]
         assert n_fits, f"no network fits {name}"
+    assert ways == {(1, False), (2, False), (2, True)}
     assert 0.1 < np.mean(shares) < 0.6 and np.mean([share > 0 for share in shares]) > 0.7

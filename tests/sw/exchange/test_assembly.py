@@ -19,6 +19,7 @@ from sw.exchange import graph, integers, neurons
 from sw.exchange.assembly import assemble
 from sw.exchange.graph import (
     AdaptivePool,
+    Add,
     Connect,
     Convolve,
     ExchangeError,
@@ -112,7 +113,7 @@ def naive_step(node: Node, inputs: list[Tensor], membranes: dict[str, Tensor]) -
             return F.max_pool2d(x, *sizes, ceil_mode=step.ceil)
         divisor = 1 if step.kind == "sum" else step.divisor
         return F.avg_pool2d(x, *sizes, step.ceil, True, divisor)
-    if isinstance(step, Flatten):
+    if isinstance(step, Flatten | Add):
         return x
     if isinstance(step, Join):
         s, o = inputs[0].bool(), inputs[1].bool()
@@ -514,8 +515,18 @@ def test_wide_integers_of_a_stem_stay_what_they_are() -> None:
         ),
         (stem(conv(4, 3), Scale(factor=np.arange(42.0).reshape(1, 7, 6))), "sums are scaled by"),
         (stem(conv(4, 3), fire(np.ones((5, 1)))), "shape (5, 1) do not fit a map (4, 7, 6)"),
-        ([*stem(), two("add", conv(4, 3), "n1", IMAGE)], "node 'add': it adds 2 inputs"),
-        ([*stem(), two("add", fire(1.5), "n1", IMAGE)], "node 'add': it adds two inputs, and the"),
+        (
+            [*stem(), two("add", conv(4, 3), "n1", IMAGE)],
+            "node 'add': it adds maps of different shapes: (3, 9, 8), (2, 9, 8)",
+        ),
+        (
+            [*stem(), two("add", Add(), "n1", "n1"), two("j", Join(gate=Gate.OR), "n1", "add")],
+            "node 'j': a sum of spikes comes before it (a gate joins spikes only); lead the sum",
+        ),
+        (
+            [*stem(), two("add", Add(), "n1", "n1"), two("p", pooling("max", 2, 2), "add")],
+            "node 'p': a sum of spikes comes before it (the maximum of sums is not linear",
+        ),
         ([*stem(), two("j", Join(gate=Gate.OR), "n1", IMAGE)], "a map (3, 9, 8) cannot be joined"),
         ([*stem(), two("j", Join(gate=Gate.OR), "n1")], "branch and identity; it has 1"),
         (stem(pooling("average", 20, 20)), "node 'n2': its window (20, 20) is larger than the map"),

@@ -42,10 +42,10 @@ SEEDS = range(24)
 def plain(seed: int) -> Network:
     """Return a random integer network that NIR can express.
 
-    Weights are shared or not, and there may be gates, pooling and an encoder.
+    Weights are shared or not, and there may be gates, sums, pooling and an encoder.
     """
     granularity = ("shared", "element")[seed % 2]
-    return random_network(seed, leak=Leak.NONE, reset=Reset.HARD, granularity=granularity)
+    return random_network(seed, leak=Leak.NONE, reset=Reset.HARD, granularity=granularity, sums=0.7)
 
 
 def in_spikingjelly(graph: Any, inputs: np.ndarray, timesteps: int) -> np.ndarray:
@@ -80,6 +80,8 @@ def test_the_sample_has_tried_everything() -> None:
     layers = [layer for network in networks for layer in network.layers]
     assert {layer.gate for layer in layers} == set(Gate)
     assert {layer.pool != (1, 1) for layer in layers} == {True, False}
+    assert {layer.n_summed > 1 for layer in layers} == {True, False}
+    assert {(layer.output, layer.stacked) for layer in layers} >= {(False, True), (True, True)}
     assert {layer.weight.shape[1] > 1 for layer in layers} == {True, False}
     assert {network.encoder is None for network in networks} == {True, False}
 
@@ -116,7 +118,7 @@ def small(**changes: Any) -> FoldedNetwork:
     return fold.fold_model(model, tuple("0123456789"), {})
 
 
-@pytest.mark.parametrize("gate", ["AND", "IAND", "OR", "XOR"])
+@pytest.mark.parametrize("gate", ["AND", "IAND", "OR", "XOR", "ADD"])
 @pytest.mark.parametrize("bits", [8, 4])
 def test_out_and_in_again_are_the_same_integers(gate: str, bits: int) -> None:
     """Residual networks with both kinds of shortcut survive a round trip through a file."""
@@ -134,7 +136,7 @@ def test_out_and_in_again_are_the_same_integers(gate: str, bits: int) -> None:
     pairs = zip((network.encoder, *network.layers), (again.encoder, *again.layers), strict=True)
     for one, other in pairs:
         assert one is not None and other is not None
-        for field in ("name", "source", "kernel", "stride", "padding", "gate", "identity", "pool"):
+        for field in one.structure():
             expected = getattr(one, field)
             if field == "source" and one is network.encoder:
                 continue

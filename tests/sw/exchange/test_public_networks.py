@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hw.spec import Reset
-from sw.convert.folded import simulate
+from sw.convert.folded import FoldedNetwork, simulate
 from sw.exchange import nearest
 from sw.exchange.assembly import Imported
 from sw.exchange.describe import describe
@@ -192,9 +192,12 @@ def test_spikingjelly_examples() -> None:
     jelly(mlp, (1, 28, 28), True)
 
 
-@pytest.mark.parametrize("gate", ["AND", "IAND"])
-def test_sew_resnet18(gate: str, resnets: tuple[ModuleType, ModuleType]) -> None:
-    net = resnets[0].sew_resnet18(cnf=gate, spiking_neuron=neuron.IFNode, num_classes=4)
+def resnet(net: nn.Module, layers: dict[str, str]) -> FoldedNetwork:
+    """Check an 18-layer network of SpikingJelly; return what it becomes.
+
+    The spikes of the neurons that are the keys of ``layers``, in every block, must be those of the
+    layers that are the values.
+    """
     net = lived_in(net, 1)
     values = describe(net, T, (3, 32, 32))
     folded = from_state_dict(net.state_dict(), values).folded
@@ -202,21 +205,33 @@ def test_sew_resnet18(gate: str, resnets: tuple[ModuleType, ModuleType]) -> None
     expected = recorded(net, inputs, neuron.BaseNode)
     trace = simulate(folded, inputs, keep_spikes=True)
     np.testing.assert_allclose(trace.logits, expected.output, atol=1e-6)
-    for name in ("layer1.0", "layer2.0", "layer4.1"):  # the first convolution's neurons
-        own = expected.spikes[f"{name}.sn1"]
-        np.testing.assert_array_equal(trace.spikes[f"{name}.conv1"], own)
-    assert trace.spikes["layer1.0.conv1"].any()
+    active = 0
+    for name in (f"layer{stage}.{n}" for stage in (1, 2, 3, 4) for n in (0, 1)):
+        for neurons, own in layers.items():
+            spikes = trace.spikes[f"{name}.{own}"]
+            np.testing.assert_array_equal(spikes, expected.spikes[f"{name}.{neurons}"])
+            active += bool(spikes.any()) and not bool(spikes.all())
+    assert active > 4
+    return folded
 
 
-def test_residual_networks_that_add_are_refused(resnets: tuple[ModuleType, ModuleType]) -> None:
-    blocks = "layer1.0, layer1.1, layer2.0, layer2.1"
-    for net in (
-        resnets[0].sew_resnet18(cnf="ADD", spiking_neuron=neuron.IFNode, num_classes=4),
-        resnets[1].spiking_resnet18(spiking_neuron=neuron.IFNode, num_classes=4),
-    ):
-        with pytest.raises(ExchangeError) as error:
-            from_state_dict(net.state_dict(), describe(net, T, (3, 32, 32)))
-        assert f"{blocks}, layer3.0, layer3.1, layer4.0, layer4.1: gate ADD" in str(error.value)
+@pytest.mark.parametrize("gate", ["AND", "IAND", "ADD"])
+def test_sew_resnet18(gate: str, resnets: tuple[ModuleType, ModuleType]) -> None:
+    net = resnets[0].sew_resnet18(cnf=gate, spiking_neuron=neuron.IFNode, num_classes=4)
+    layers = {"sn1": "conv1"} | ({"sn2": "conv2"} if gate == "ADD" else {})
+    folded = resnet(net, layers)
+    sums = {layer.name: layer.addends for layer in folded.layers if layer.addends}
+    assert (gate == "ADD") == (sums.get("layer2.1.conv1") == ("layer2.0.conv2",))
+
+
+def test_spiking_resnet18(resnets: tuple[ModuleType, ModuleType]) -> None:
+    """Its blocks add two weighted maps, or a weighted map and spikes, in the membranes."""
+    net = resnets[1].spiking_resnet18(spiking_neuron=neuron.IFNode, num_classes=4)
+    folded = resnet(net, {"sn1": "conv1", "sn2": "conv2"})
+    added = [layer for layer in folded.layers if layer.addends]
+    assert len(added) == 8 and all(layer.stacked for layer in added)
+    copies = [layer.name for layer in folded.layers if ".copy" in layer.name]
+    assert copies == [f"layer{n}.0.conv2.copy1" for n in (2, 3, 4)]
 
 
 def test_transformers_are_refused_by_what_they_contain() -> None:
@@ -442,6 +457,7 @@ EXACT = (
     test_spikingjelly_examples,
     test_networks_of_parametric_lif_net,
     test_sew_resnet18,
+    test_spiking_resnet18,
     test_graphs_that_snntorch_exports,
     test_graphs_that_spikingjelly_exports,
     test_the_cnn_graph_of_nir,
@@ -457,8 +473,8 @@ HELD_BY: dict[str, Any] = {
     **{f"SpikingJelly `{name}`": test_networks_of_parametric_lif_net for name in PARAMETRIC},
     "SpikingJelly SEW-ResNet18 with AND": test_sew_resnet18,
     "SpikingJelly SEW-ResNet18 with IAND": test_sew_resnet18,
-    "SpikingJelly SEW-ResNet18 with ADD": test_residual_networks_that_add_are_refused,
-    "SpikingJelly Spiking-ResNet18": test_residual_networks_that_add_are_refused,
+    "SpikingJelly SEW-ResNet18 with ADD": test_sew_resnet18,
+    "SpikingJelly Spiking-ResNet18": test_spiking_resnet18,
     "SpikingJelly Spikformer": test_transformers_are_refused_by_what_they_contain,
     "snnTorch tutorial 5": test_tutorial_5,
     "snnTorch tutorial 6": test_tutorials_6_and_7,

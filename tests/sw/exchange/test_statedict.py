@@ -161,13 +161,26 @@ def test_residual_blocks(gate: str) -> None:
     assert np.ptp(jelly(net)) > 0
 
 
-def test_add_blocks_are_named() -> None:
+def test_blocks_that_add() -> None:
+    net = lived_in(Residual("ADD"), 3)
+    description = describe(net, T, SHAPE)
+    folded = from_state_dict(net.state_dict(), description).folded
+    np.testing.assert_allclose(simulate(folded, IMAGES).logits, jelly(net), atol=1e-9)
+    sums = [{"input", "layer1.0.conv2"}] * 2 + [{"layer1.1.downsample.0", "layer1.1.conv2"}]
+    assert [set(layer.sources) for layer in folded.layers if layer.addends] == sums
+    assert np.ptp(jelly(net)) > 0
+
+
+def test_unknown_gates_are_named() -> None:
     net = Residual("ADD")
     description = describe(net, T, SHAPE)
+    for n, entry in enumerate(e for e in description["layers"] if "block" in e):
+        entry["gate"] = ("NAND", "NONE")[n]
     with pytest.raises(ExchangeError) as error:
         from_state_dict(net.state_dict(), description)
-    assert "layer1.0: gate ADD is not full-spike" in str(error.value)
-    assert "layer1.1: gate ADD is not full-spike" in str(error.value)
+    gates = "use one of ADD, AND, IAND, OR, XOR"
+    assert f"layer1.0: gate NAND is not known: {gates}" in str(error.value)
+    assert f"layer1.1: gate NONE is not known: {gates}" in str(error.value)
 
 
 def test_votes_are_means_of_groups() -> None:

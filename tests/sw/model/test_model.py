@@ -302,10 +302,16 @@ def test_configuration_survives_json() -> None:
 
 def test_add_trains_and_sends_integers() -> None:
     config = with_blocks(small_config(), gate="ADD")
-    logits, maps = lived_in(config).spike_maps(pixels(5))
+    model = lived_in(config)
+    logits, maps = model.spike_maps(pixels(5))
     assert logits.spike.shape == (5, 10)
-    assert maps["layer1.1.conv2"].max() > 1
-    assert "ADD" not in Gate.__members__
+    assert all(set(spikes.unique().tolist()) <= {0, 1} for spikes in maps.values())
+    sums: list[torch.Tensor] = []
+    model.block("layer1.1").register_forward_hook(lambda *given: sums.append(given[2][0]))
+    model(pixels(5))
+    parts = [maps[name] for name in (INPUT, "layer1.0.conv2", "layer1.1.conv2")]
+    torch.testing.assert_close(sums[0].unflatten(0, (3, 5)), sum(parts[1:], parts[0]))
+    assert sums[0].max() > 1 and "ADD" not in Gate.__members__
 
 
 def test_without_spikes_every_neuron_is_a_relu() -> None:
@@ -314,7 +320,7 @@ def test_without_spikes_every_neuron_is_a_relu() -> None:
     with pytest.raises(ModelError, match=r"timesteps = 3 of equal images .* use 1"):
         dataclasses.replace(add, spiking=False)
     config = dataclasses.replace(add, spiking=False, timesteps=1)
-    assert add.exportable is config.exportable is False and small_config().exportable
+    assert add.exportable and small_config().exportable and not config.exportable
     with pytest.raises(ModelError, match=r"without them .* use ADD"):
         dataclasses.replace(small_config(), timesteps=1, spiking=False)
     model, x = lived_in(config), pixels(5)

@@ -1,6 +1,7 @@
 """Tests of bounds against every possible input of tiny layers: no value exceeds them."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -112,6 +113,32 @@ def test_bounds_of_bit_planes() -> None:
     # The input is the same at every timestep, so the ends are reached.
     assert (bounds.low, bounds.high) == (min(values), max(values))
     assert layer_bounds(layer, 3).high < bounds.high // 100
+
+
+@pytest.mark.parametrize("output", [False, True])
+def test_every_summand_counts(output: bool) -> None:
+    """Maps that share weights may all spike at once; stacked maps have inputs of their own."""
+    weight = np.array([7, -3], np.int8).reshape(1, 1, 1, 1, 2, 1, 1)
+    layer = Layer(
+        name="sum",
+        source=INPUT,
+        addends=("one", "two"),
+        kernel=(1, 1),
+        weight=weight,
+        bias=np.zeros((1, 1, 1, 1), np.int32),
+        threshold=None if output else np.array([1000], np.int32).reshape(1, 1, 1),
+        output=output,
+    )
+    assert layer.fan_in == 6
+    n_times = 4
+    low, high = (-1000 - 36 if not output else -36), 84
+    assert layer_bounds(layer, n_times) == Bounds(low, high)
+    sums = (-36, 84) if output else (-9, 21)
+    assert bank_bounds(layer, n_times, [(0, 1)]) == Bounds(*sums)
+    stacked = replace(layer, weight=weight.repeat(3, axis=4), stacked=True)
+    assert stacked.fan_in == 6
+    assert layer_bounds(stacked, n_times) == Bounds(low, high)
+    assert bank_bounds(stacked, n_times, [range(6)]) == Bounds(*sums)
 
 
 @pytest.mark.parametrize("output", [False, True])

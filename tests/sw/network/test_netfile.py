@@ -153,7 +153,9 @@ def test_other_files_are_told_apart(raw: bytes) -> None:
 def test_a_later_version_names_what_is_readable() -> None:
     document, arrays = document_of(netfile.to_bytes(random_network(SEED)))
     document["version"] = 99
-    with pytest.raises(netfile.VersionError, match="version 99; this program reads version 1, 2"):
+    with pytest.raises(
+        netfile.VersionError, match="version 99; this program reads version 1, 2, 3"
+    ):
         netfile.from_bytes(rewritten(document, arrays))
 
 
@@ -271,11 +273,20 @@ def test_the_program_of_a_file_of_version_1_is_not_read() -> None:
         netfile.from_bytes(rewritten({**document, "compiled": None}, arrays))
 
 
+def test_a_file_of_version_2_has_no_sums() -> None:
+    network = random_network(SEED, sums=0)
+    document, arrays = document_of(netfile.to_bytes(network))
+    document["version"] = 2
+    for layer in filter(None, (document["network"]["encoder"], *document["network"]["layers"])):
+        assert (layer.pop("addends"), layer.pop("stacked")) == ([], False)
+    assert_equal(netfile.from_bytes(rewritten(document, arrays)).network, network)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         ('"timesteps": ', '"timesteps": 1, "timesteps": ', 'the key "timesteps" occurs twice'),
-        ('"version": 2', '"version": 2, "version": 2', 'the key "version" occurs twice'),
+        ('"version": 3', '"version": 3, "version": 3', 'the key "version" occurs twice'),
         ('"seed": 7', '"seed": NaN', "the number NaN is not finite"),
         ('"seed": 7', '"seed": -Infinity', "the number -Infinity is not finite"),
         ('"seed": 7', '"seed": 1e999', "the number 1e999 is not finite"),
@@ -363,11 +374,11 @@ def test_describe_names_every_layer() -> None:
 
 def test_fields_of_the_format_are_pinned() -> None:
     """A new field of Network or Layer changes the format: raise netfile.VERSION and this list."""
-    assert netfile.VERSION == 2
+    assert netfile.VERSION == 3
     assert " ".join(f.name for f in dataclasses.fields(Network)) == (
         "timesteps image_shape encoder layers weight_bits labels provenance statistics"
     )
     assert " ".join(f.name for f in dataclasses.fields(Layer)) == (
-        "name source kernel stride padding weight bias threshold leak leak_shift finer_shifts "
-        "reset gate identity pool output"
+        "name source addends stacked kernel stride padding weight bias threshold leak leak_shift "
+        "finer_shifts reset gate identity pool output"
     )

@@ -72,6 +72,9 @@ def assert_refused(message: str, **changes: Any) -> None:
         ({"weight": CONV.weight[:, :, :, :0]}, "it has no output channel"),
         ({"pool": (7, 1)}, "the map that it writes is empty: (4, 0, 5)"),
         ({"source": "later"}, "reads 'later', which no earlier layer writes"),
+        ({"addends": ("later",)}, "reads 'later', which no earlier layer writes"),
+        ({"addends": (INPUT,)}, "reads a map twice (input, input): double its weights instead"),
+        ({"stacked": True}, "it cannot be stacked without addends"),
         ({"gate": Gate.OR}, "a layer must have an identity map if it has a gate"),
         ({"identity": INPUT}, "a layer must have an identity map if it has a gate"),
         ({"identity": "later", "gate": Gate.OR}, "no earlier layer writes its identity 'later'"),
@@ -100,6 +103,20 @@ def test_an_output_layer_that_is_wrong_is_named(changes: dict[str, Any], message
     assert_refused(f"layer 'fc': {message}", layers=(CONV, replace(FC, **changes)))
 
 
+def test_added_maps_have_one_shape() -> None:
+    wide = replace(FC, addends=(INPUT,))
+    message = "layer 'fc': adds 'input' of shape (2, 6, 5) to 'conv' of shape (4, 6, 5): both must"
+    assert_refused(message, layers=(CONV, wide))
+    other = replace(CONV, name="other")
+    wider = FC.weight.repeat(2, axis=4)
+    for stacked, right, wrong, n_in in ((True, wider, FC.weight, 8), (False, FC.weight, wider, 4)):
+        both = replace(FC, addends=("other",), stacked=stacked)
+        replace(NETWORK, layers=(CONV, other, replace(both, weight=right)))
+        message = f"weight has shape {wrong.shape}, expected (2, 1, 1, 3, {n_in}, 6, 5) or 1 where"
+        layers = (CONV, other, replace(both, weight=wrong))
+        assert_refused(f"layer 'fc': {message}", layers=layers)
+
+
 def test_a_network_that_is_wrong_says_where() -> None:
     assert_refused("network.timesteps is 0, expected a whole number from 1 to 4096", timesteps=0)
     assert_refused("network.layers has 0, expected 1 to 255 entries", layers=())
@@ -111,11 +128,13 @@ def test_a_network_that_is_wrong_says_where() -> None:
     assert_refused("layer 'fc': 3 classes but 2 labels", labels=("a", "b"))
     replace(NETWORK, encoder=STEM)
     message = (
-        "layer 'stem': an encoder fires, shares weights over time and positions, and has no gate"
+        "layer 'stem': an encoder fires, shares weights over time and positions, and has no "
+        "addends or gate"
     )
     for changes in ({"gate": Gate.AND}, {"output": True}, {"weight": STEM.weight.repeat(2, 0)}):
         assert_refused(message, encoder=replace(STEM, **changes))
     assert_refused(message, encoder=replace(STEM, identity=INPUT))
+    assert_refused(message, encoder=replace(STEM, addends=(INPUT,)))
     assert_refused(
         "layer 'stem': an encoder reads 'image', not 'conv'", encoder=replace(STEM, source="conv")
     )

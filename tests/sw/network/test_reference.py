@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hw.spec import Gate, Leak, Reset
 from sw.network import reference
 from sw.network.encoder import InputError
-from sw.network.network import Layer, Network
+from sw.network.network import INPUT, Layer, Network
 from tests import golden
 from tests.networks import GRANULARITIES, random_input, random_network
 
@@ -68,8 +68,10 @@ def test_random_networks_use_everything_and_spike() -> None:
         densities += [s.mean() for name, s in trace.spikes.items() if name != "input"]
         for layer in network.layers:
             seen |= {layer.gate, layer.leak, layer.reset, layer.stride[0], layer.pool[1]}
+            seen |= {("maps", layer.n_summed > 1), ("stacked", layer.stacked)}
             seen |= {(axis, n > 1) for axis, n in enumerate(layer.weight.shape[:3])}
     wanted = {*Gate, *Leak, *Reset, *((axis, full) for axis in range(3) for full in (True, False))}
+    wanted |= {("maps", True), ("stacked", True)}
     assert wanted <= seen
     assert np.mean([0.02 < d < 0.7 for d in densities]) > 0.5
 
@@ -177,7 +179,7 @@ def test_membranes_by_hand() -> None:
         leak_shift=2,
         reset=Reset.SOFT,
     )
-    values, spikes = reference.membranes(layer, np.ones((1, 6, 1, 1, 1), np.uint8))
+    values, spikes = reference.membranes(layer, {INPUT: np.ones((1, 6, 1, 1, 1), np.uint8)})
     assert values.dtype == np.int64 and spikes.dtype == np.uint8
     assert values.reshape(-1).tolist() == [4, 7, 10, 5, 8, 10]
     assert spikes.reshape(-1).tolist() == [0, 0, 1, 0, 0, 1]
@@ -189,7 +191,7 @@ def test_membranes_go_with_the_spikes(seed: int) -> None:
     network = random_network(seed)
     trace = reference.run(network, random_input(network, np.random.default_rng(seed), 2))
     for layer in network.layers[:-1]:
-        values, spikes = reference.membranes(layer, trace.spikes[layer.source])
+        values, spikes = reference.membranes(layer, trace.spikes)
         assert layer.threshold is not None
         threshold = np.broadcast_to(layer.threshold, (*spikes.shape[3:], layer.n_out))
         np.testing.assert_array_equal(values >= threshold.transpose(2, 0, 1), spikes)

@@ -9,7 +9,7 @@ import pytest
 
 from hw.spec import Leak, Reset
 from sw.network.network import Layer
-from sw.reporting.diagram import neuron_text
+from sw.reporting.diagram import conv_text, neuron_text
 
 LAYER = Layer(
     name="conv",
@@ -19,6 +19,13 @@ LAYER = Layer(
     bias=np.zeros((1, 1, 1, 1), np.int32),
     threshold=np.ones((1, 1, 1), np.int32),
 )
+
+
+def test_several_maps_are_counted() -> None:
+    three = replace(LAYER, addends=("one", "two"), stride=(2, 2))
+    assert conv_text(three, (16, 4, 4)) == "1×1 conv /2 · 16→1, 3 maps"
+    assert conv_text(three, (16, 1, 1)) == "fully connected · 16→1, 3 maps"
+    assert conv_text(LAYER, (16, 4, 4)) == "1×1 conv · 16→1"
 
 
 @pytest.mark.parametrize(

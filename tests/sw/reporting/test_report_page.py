@@ -153,7 +153,7 @@ def test_boxes_and_lines_of_the_diagram_do_not_meet(seed: int) -> None:
     found = places(network)
     assert len({(p.row, p.column) for p in found.values()}) == len(found)
     for layer in network.layers:
-        for name in filter(None, (layer.source, layer.identity)):
+        for name in filter(None, (*layer.sources, layer.identity)):
             assert found[name].row < found[layer.name].row
     svg = diagram(network)
     # A line runs down in a column: no box of that column may be in between.

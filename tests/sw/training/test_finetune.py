@@ -9,7 +9,7 @@ import torch
 from sw.convert import fold, quantize
 from sw.convert.folded import FoldedNetwork
 from sw.model import checkpoint
-from sw.model.config import BlockConfig, ModelConfig, NeuronConfig, StageConfig
+from sw.model.config import BlockConfig, ModelConfig, NeuronConfig, StageConfig, with_blocks
 from sw.model.resnet import to_input
 from sw.network import reference
 from sw.training import finetune
@@ -27,6 +27,7 @@ def configurations() -> Iterator[tuple[str, ModelConfig]]:
     yield "per-timestep statistics", small_config(batch_norm="per-timestep")
     frames = {"image_shape": (2, 12, 10), "frames": True}
     yield "frames", small_config(**frames, neurons={"layer1.0.conv1": LIF})
+    yield "sums", with_blocks(small_config(), gate="ADD")
     stages = (StageConfig(channels=8, stride=2, blocks=(BOTTLENECK, BOTTLENECK)),)
     yield "signal", small_config(image_shape=(1, 1, 64), stages=stages)
 

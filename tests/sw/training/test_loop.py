@@ -26,6 +26,7 @@ from sw.cli import evaluate, train
 from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK
 from sw.compile.compiler import compile_network
 from sw.convert import fold, quantize
+from sw.convert.folded import simulate
 from sw.data import catalogue, metrics
 from sw.data import dataset as dataset_module
 from sw.data.dataset import DataError, Split
@@ -609,12 +610,14 @@ def test_tensorboard_gets_every_epoch(tmp_path: Path) -> None:
     assert [event.step for event in log.Scalars("loss")] == [1, 2]
 
 
-def test_an_add_network_trains_as_a_reference(tmp_path: Path) -> None:
+def test_an_add_network_trains_and_folds(tmp_path: Path) -> None:
     config = with_blocks(small_config(), gate="ADD")
     values = loop.train(config, CONFIG, easy_data(), tmp_path / "add.pt")
     assert values["results"]["test"]["spike"] >= 60
-    with pytest.raises(ModelError, match="not full-spike"):
-        fold.fold(tmp_path / "add.pt")
+    folded = fold.fold(tmp_path / "add.pt")
+    test = easy_data().test
+    accuracy = 100 * (simulate(folded, test.images).predictions == test.labels).mean()
+    assert accuracy == pytest.approx(values["results"]["test"]["spike"], abs=2)
 
 
 def test_recipes_are_networks_for_their_boards() -> None:

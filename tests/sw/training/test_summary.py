@@ -15,7 +15,14 @@ from sw.compile.compiler import compile_network
 from sw.convert import fold, quantize
 from sw.convert.outline import outline
 from sw.data.dataset import Dataset, Split
-from sw.model.config import ModelConfig, ModelError, NeuronConfig, StageConfig, with_blocks
+from sw.model.config import (
+    BlockConfig,
+    ModelConfig,
+    ModelError,
+    NeuronConfig,
+    StageConfig,
+    with_blocks,
+)
 from sw.model.functional import join
 from sw.model.resnet import SpikingResNet
 from sw.training import progress, sizing, summary
@@ -43,8 +50,12 @@ def test_training_says_what_it_does() -> None:
 
 
 def test_training_warns_of_what_cannot_run_and_of_dark_images() -> None:
+    block = BlockConfig(gate="ADD")
+    stage = StageConfig(channels=6, blocks=(block, BlockConfig()))
+    mixed = replace(small_config(), stages=(stage,))
+    assert "boards    none: block 'layer1.1': its gate IAND would join spikes" in lines(mixed)
     add = with_blocks(small_config(), gate="ADD")
-    assert "boards    none: block 'layer1.0': gate ADD is not full-spike" in lines(add)
+    assert "boards    will fit ulx3s-85f" in lines(add)
     learned = replace(small_config(), neuron=NeuronConfig(leak="LEARNED", leak_shift=2))
     assert not learned.exportable and "once its leaks are rounded" in lines(learned)
     large = replace(small_config(), stages=(StageConfig(channels=512),))
@@ -62,9 +73,11 @@ def test_a_network_that_needs_fewer_timesteps_is_told_so() -> None:
     assert re.search(r"would fit ulx3s-85f with \d+ of 64 timesteps", lines(model))
 
 
+@pytest.mark.parametrize("gate", [None, "ADD"])
 @pytest.mark.parametrize("frames", [False, True])
-def test_an_outline_fills_memories_as_the_network_will(frames: bool) -> None:
+def test_an_outline_fills_memories_as_the_network_will(frames: bool, gate: str | None) -> None:
     model = small_config(frames=frames)
+    model = with_blocks(model, gate=gate) if gate else model
     folded = fold.fold_model(lived_in(model), tuple("abcdefghij"), {})
     network = quantize.quantize(folded, 8)
     board = CONFIGS["ulx3s-85f"]
@@ -86,8 +99,9 @@ def test_an_outline_has_the_neurons_of_the_network() -> None:
 
 
 def test_what_no_device_runs_has_no_outline() -> None:
-    with pytest.raises(ModelError, match="gate ADD"):
-        outline(with_blocks(small_config(), gate="ADD"), 8)
+    relus = replace(with_blocks(small_config(), gate="ADD"), timesteps=1, spiking=False)
+    with pytest.raises(ModelError, match="a network of ReLUs"):
+        outline(relus, 8)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,135 @@
+"""Preparation of a sum of several weighted maps for one layer of the device.
+
+A layer reads several maps with one kernel, one stride and one padding, and all of these maps have
+the same shape (:class:`sw.network.network.AnyLayer`). The terms of a sum are brought to this form:
+
+- Terms that read the same map with the same stride are one term, whose weights are added.
+- Kernels and paddings are made equal with weights of 0, which changes no sum.
+- Terms whose maps have other shapes or strides read *copies*: layers of neurons that each repeat
+  one input spike, so that the copied map has the size of the sums and is read with stride 1. A term
+  with a larger kernel gets a channel for each of its inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sw.exchange.graph import Float, Pair
+from sw.exchange.values import Term
+
+
+@dataclass(frozen=True, eq=False)
+class Copy:
+    """A layer that repeats some of the spikes that a term reads, and the term that reads the copy.
+
+    ``taps`` (channels, c, ky, kx) are the layer's weights, in which each channel has at most one 1.
+    """
+
+    taps: Float
+    term: Term
+
+
+def merged(terms: Sequence[Term], size: Pair) -> list[Term]:
+    """Return terms, no two of which read the same map with the same stride.
+
+    ``size`` is the height and width of the sums.
+    """
+    groups: dict[tuple[str, Pair], list[Term]] = {}
+    for term in terms:
+        groups.setdefault((term.source, term.stride), []).append(term)
+    result = []
+    for group in groups.values():
+        alike = with_one_kernel(group, size)
+        total = alike[0].weight
+        for term in alike[1:]:
+            total = total + term.weight
+        result.append(replace(alike[0], weight=total))
+    return result
+
+
+def with_one_kernel(terms: Sequence[Term], size: Pair) -> list[Term]:
+    """Return terms with the same kernel and padding that compute the same sums.
+
+    The terms must read maps of one size with one stride. ``size`` is the height and width of the
+    sums.
+    """
+    first = terms[0]
+    if len({(term.kernel, term.padding, term.weight.shape[5:]) for term in terms}) == 1:
+        return list(terms)
+    padding = tuple(max(term.padding[axis] for term in terms) for axis in (0, 1))
+    kernel = []
+    for axis in (0, 1):
+        reach = max(padding[axis] - t.padding[axis] + t.kernel[axis] for t in terms)
+        # A kernel that is too small would give a position more.
+        padded = first.shape[1 + axis] + 2 * padding[axis]
+        kernel.append(max(reach, padded - size[axis] * first.stride[axis] + 1))
+    return [_in_kernel(term, (kernel[0], kernel[1]), (padding[0], padding[1])) for term in terms]
+
+
+def _in_kernel(term: Term, kernel: Pair, padding: Pair) -> Term:
+    """Return a term with a larger kernel and padding, whose further weights are 0."""
+    weight = np.zeros((*term.weight.shape[:5], *kernel))
+    top, left = (p - q for p, q in zip(padding, term.padding, strict=True))
+    weight[..., top : top + term.kernel[0], left : left + term.kernel[1]] = term.weight
+    return replace(term, weight=weight, kernel=kernel, padding=padding)
+
+
+def to_copy(terms: Sequence[Term], size: Pair) -> tuple[list[Term], int]:
+    """Return those terms that must read copies, and the number of channels of each copy.
+
+    All terms can be read by one layer if their maps have one shape and one stride. Otherwise, a
+    term stays as it is if its map has the size of the sums, is read with stride 1, and has as many
+    channels as that of the largest such term.
+    """
+    if len({(term.shape, term.stride) for term in terms}) == 1:
+        return [], 0
+    fitting = [t for t in terms if (t.shape[1:], t.stride) == (size, (1, 1))]
+    n_channels = max(fitting or terms, key=lambda term: term.weight.size).shape[0]
+    kept = [term for term in fitting if term.shape[0] == n_channels]
+    return [term for term in terms if all(term is not other for other in kept)], n_channels
+
+
+def copies(term: Term, n_channels: int, size: Pair) -> list[Copy]:
+    """Return layers that copy what a term reads, and the terms that read these copies in its place.
+
+    Each copy has ``n_channels`` channels, of which the last may be silent. Inputs that have no
+    weights are left out.
+    """
+    weight = np.broadcast_to(term.weight, (*term.weight.shape[:5], *term.kernel))
+    used = np.argwhere(weight.any(axis=(0, 1, 2, 3)))
+    if not len(used):
+        used = np.zeros((1, 3), np.int64)  # a term of zeros reads any input
+    found = []
+    for start in range(0, len(used), n_channels):
+        chosen = used[start : start + n_channels]
+        taps = np.zeros((n_channels, *weight.shape[4:]))
+        taps[np.arange(len(chosen)), *chosen.T] = 1
+        own = np.zeros((*weight.shape[:4], n_channels, 1, 1))
+        own[..., : len(chosen), 0, 0] = weight[..., *chosen.T]
+        part = Term(
+            source=term.source,
+            shape=(n_channels, *size),
+            weight=own,
+            kernel=(1, 1),
+            stride=(1, 1),
+            padding=(0, 0),
+        )
+        found.append(Copy(taps, part))
+    return found
+
+
+def stacked(terms: Sequence[Term]) -> tuple[Float, bool]:
+    """Return the weights of terms that read different maps with one kernel, and whether each map
+    has weights of its own.
+
+    If the weights of all maps are equal, they are returned once.
+    """
+    first = terms[0].weight
+    if all(np.array_equal(term.weight, first) for term in terms[1:]):
+        return first, False
+    lead = np.broadcast_shapes(*(term.weight.shape[:3] for term in terms))
+    weights = [np.broadcast_to(t.weight, (*lead, *t.weight.shape[3:])) for t in terms]
+    return np.concatenate(weights, axis=4), True

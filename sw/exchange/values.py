@@ -1,0 +1,168 @@
+"""Values in an imported graph: spikes, sums of spikes, and weighted sums of spikes.
+
+Steps that the device does not have are kept with these values until weights can hold them: scaling
+and pooling of spikes, and the terms of a sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sw.exchange.graph import ExchangeError, Float, Pair
+from sw.network.network import Shape, conv_size
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """A pooling, described as a convolution that treats every channel by itself.
+
+    ``taps`` holds the weights (ky, kx) of a window's values: 1 for a sum, 1 / n for an average.
+    """
+
+    taps: Float
+    stride: Pair
+    padding: Pair = (0, 0)
+
+    @property
+    def kernel(self) -> Pair:
+        """The (height, width) of a window."""
+        return self.taps.shape[0], self.taps.shape[1]
+
+    def after(self, first: Window) -> Window:
+        """Return one window that has the same effect as ``first`` and then this one."""
+        if self.padding != (0, 0):
+            raise ExchangeError("pooling with padding follows another pooling: pool once")
+        sizes = [(n - 1) * s for n, s in zip(self.kernel, first.stride, strict=True)]
+        taps = np.zeros((sizes[0] + first.kernel[0], sizes[1] + first.kernel[1]))
+        for (y, x), tap in np.ndenumerate(self.taps):
+            top, left = y * first.stride[0], x * first.stride[1]
+            taps[top : top + first.kernel[0], left : left + first.kernel[1]] += tap * first.taps
+        stride = (self.stride[0] * first.stride[0], self.stride[1] * first.stride[1])
+        return Window(taps, stride, first.padding)
+
+
+@dataclass(frozen=True, eq=False)
+class Spikes:
+    """A map of spikes, or the image, with a scaling and a pooling that no weights contain yet.
+
+    ``factor`` and ``window`` will be folded into the weights that read the map; both may be None.
+    """
+
+    name: str
+    """Name of the map in the folded network."""
+    shape: Shape
+    """Shape (C, H, W) before ``window``."""
+    shared: bool = False
+    """Whether several nodes of the graph read the map, so that its layer must not be changed."""
+    factor: Float | None = None
+    """Factor (c, H|1, W|1) by which the spikes are multiplied; None if they are not."""
+    window: Window | None = None
+    """Average or sum pooling of the multiplied spikes; None if they are not pooled."""
+
+    @property
+    def pooled(self) -> Shape:
+        """Shape (C, H, W) of the map after ``window``."""
+        if self.window is None:
+            return self.shape
+        window = self.window
+        size = conv_size(self.shape[1:], window.kernel, window.stride, window.padding)
+        return self.shape[0], *size
+
+
+@dataclass(frozen=True, eq=False)
+class SpikeSum:
+    """The sum of several maps of spikes, which are scaled and pooled one by one."""
+
+    parts: tuple[Spikes, ...]
+
+    @property
+    def pooled(self) -> Shape:
+        """Shape (C, H, W) of the sum."""
+        return self.parts[0].pooled
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """Weighted sums of the spikes of one map.
+
+    Fields that are not described here are those of :class:`sw.network.network.AnyLayer`.
+    """
+
+    source: str
+    shape: Shape
+    """Shape (C, H, W) of the map."""
+    weight: Float
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """Weighted sums of spikes, which neurons later in the graph will receive."""
+
+    name: str
+    """Name of the layer that will hold the weights."""
+    terms: tuple[Term, ...]
+    """Parts of the sums, one for each map and convolution."""
+    bias: Float
+    shape: Shape
+    """Shape (C, H, W) of the sums."""
+
+
+Value = Spikes | SpikeSum | Sums
+
+
+def size_of(value: Value) -> Shape:
+    """Return the shape (C, H, W) of a value."""
+    return value.shape if isinstance(value, Sums) else value.pooled
+
+
+def require_spikes(value: Value, reason: str = "a gate joins spikes only") -> Spikes:
+    """Return ``value`` if it is spikes.
+
+    Raises
+    ------
+    ExchangeError
+        ``value`` is a sum; the message gives ``reason``, why spikes are needed.
+    """
+    if isinstance(value, Sums):
+        raise ExchangeError(f"no neurons come before it ({reason})")
+    if isinstance(value, SpikeSum):
+        raise ExchangeError(
+            f"a sum of spikes comes before it ({reason}); lead the sum through neurons first, or "
+            "use a gate in place of the sum"
+        )
+    return value
+
+
+def spikes_of(value: Spikes | SpikeSum) -> tuple[Spikes, ...]:
+    """Return the maps whose sum the value is."""
+    return (value,) if isinstance(value, Spikes) else value.parts
+
+
+def added(values: Sequence[Value]) -> SpikeSum | Sums:
+    """Return the sum of several values; :func:`sw.exchange.linear.as_sums` converts spikes that are
+    added to weighted sums before.
+
+    Raises
+    ------
+    ExchangeError
+        The values have different shapes.
+    """
+    shapes = list(dict.fromkeys(map(size_of, values)))
+    if len(shapes) > 1:
+        raise ExchangeError(f"it adds maps of different shapes: {', '.join(map(str, shapes))}")
+    spikes = [value for value in values if not isinstance(value, Sums)]
+    if len(spikes) == len(values):
+        return SpikeSum(tuple(part for value in spikes for part in spikes_of(value)))
+    sums = [value for value in values if isinstance(value, Sums)]
+    assert len(sums) == len(values)
+    bias = sums[0].bias
+    for value in sums[1:]:
+        bias = bias + value.bias
+    terms = tuple(term for value in sums for term in value.terms)
+    return replace(sums[0], terms=terms, bias=bias)

@@ -1,0 +1,121 @@
+"""Tests of the placement of maps that layers read together, and of the loops that read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hw.spec import N_LEVELS
+from sw.compile.compiler import compile_network
+from sw.compile.placement import rows_of_maps
+from sw.compile.program import FitError
+from sw.network.network import INPUT, Layer, Network
+from tests.sw.compile.test_banks import build, check, with_rates
+from tests.sw.compile.test_compiler import CONFIG, classifier, conv
+
+SHAPE = (8, 6, 6)
+
+
+def reader(*names: str) -> Layer:
+    return replace(conv((1, 1, 1, 8, 8, 3, 3)), source=names[0], addends=names[1:])
+
+
+def residual(n_blocks: int, *, stacked: bool = False, pool: tuple[int, int] = (1, 1)) -> Network:
+    """Return a network of blocks whose shortcuts are added, the first of which is the input."""
+    layers: list[Layer] = []
+    names = [INPUT]
+    for n in range(n_blocks):
+        n_in = SHAPE[0] * (len(names) if stacked else 1)
+        layer = replace(conv((1, 1, 1, 8, n_in, 3, 3), name=f"c{n}"), addends=tuple(names[1:]))
+        layers.append(replace(layer, stacked=stacked and n > 0))
+        names.append(layer.name)
+    n_in = SHAPE[0] * (len(names) if stacked else 1)
+    last = replace(conv((1, 1, 1, 8, n_in, 3, 3), name="last"), addends=tuple(names[1:]), pool=pool)
+    layers.append(replace(last, stacked=stacked))
+    layers.append(classifier("last", last.map_shape(SHAPE)))
+    return Network(
+        timesteps=2,
+        image_shape=SHAPE,
+        encoder=None,
+        layers=tuple(layers),
+        weight_bits=8,
+        labels=tuple("0123456789"),
+    )
+
+
+def full_nest() -> Network:
+    """Return a network with a layer that has as many loops as the device, but for one chunk."""
+    net = residual(1)
+    wide = conv((1, 1, 1, 40, 8, 3, 3), name="last", pool=(2, 2), addends=("c0",))
+    layers = (net.layers[0], wide, classifier("last", (40, 3, 3)))
+    return replace(net, layers=layers, weight_bits=4)
+
+
+@pytest.mark.parametrize(
+    ("reads", "rows"),
+    [
+        ([("a",), ("b",)], [("a",), ("b",), ("c",), ("d",)]),
+        ([("a", "b"), ("a", "b", "c")], [("a", "b", "c"), ("d",)]),
+        ([("d", "a")], [("a", "d"), ("b",), ("c",)]),
+        # A pair always lies at an equal distance, of one or more regions.
+        ([("a", "b"), ("b", "c"), ("a", "c"), ("a", "d")], [("a", "b", "c", "d")]),
+        ([("a", "b", "d"), ("b", "d", "c")], [("a", "b", "d", "c")]),
+        ([("a", "c"), ("b", "d")], [("a", "c"), ("b", "d")]),
+    ],
+)
+def test_maps_that_are_read_together_lie_side_by_side(
+    reads: Sequence[tuple[str, ...]], rows: list[tuple[str, ...]]
+) -> None:
+    assert rows_of_maps("abcd", [reader(*names) for names in reads]) == rows
+
+
+def test_sums_without_an_even_order_are_refused() -> None:
+    reads = [("a", "b", "c"), ("a", "b", "d"), ("a", "c", "d"), ("b", "c", "d")]
+    with pytest.raises(FitError, match="sums of a, b, c, d, and these maps cannot all"):
+        rows_of_maps("abcd", [reader(*names) for names in reads])
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_a_stage_of_sums_runs_from_both_inputs(stacked: bool) -> None:
+    """The maps of a sum with the host's map have a second region beside that of the host's map."""
+    net = residual(3, stacked=stacked)
+    (one, two) = check(with_rates(net, 1), [build(1), build(4)])
+    for program in (one, two):
+        assert program.moved == (INPUT, "c0", "c1", "c2")
+        first, second = program.places(0), program.places(1)
+        starts = [first[name].start for name in program.moved]
+        assert set(np.diff(starts)) == {first[INPUT].n_bits}
+        assert all(second[n].start - first[n].start == 4 * first[n].n_bits + first["last"].n_bits
+                   for n in program.moved)  # fmt: skip
+        assert second["last"] == first["last"]
+
+
+def test_one_region_where_there_is_no_room_for_two_sums() -> None:
+    net = residual(3)
+    spike_bytes = compile_network(net, CONFIG).spike_bytes
+    config = replace(CONFIG, spike_bytes=-(-spike_bytes // 8) * 8 - 8)
+    (program,) = check(net, [config])
+    assert len(program.inputs) == 1
+
+
+def test_a_sum_takes_one_level() -> None:
+    """What needs more than all levels has a loop over a single chunk less, or is refused."""
+    counts = [len(compile_network(residual(n), CONFIG).layers[-2].counts) for n in (0, 1)]
+    assert counts[1] == counts[0] + 1
+    net = full_nest()
+    layers, wide = net.layers, net.layers[1]
+    for program in check(net, [build(1), build(2)]):
+        assert len(program.layers[1].counts) == N_LEVELS
+        assert program.layers[1].counts[:2] == (3, 2), "kernel rows, then maps"
+    message = f"more than the {N_LEVELS} loop levels of the device; let it read one map, by a gate"
+    shared = replace(wide, weight=wide.weight[..., :1])
+    for layer, fits in ((shared, False), (replace(shared, addends=()), True)):
+        layers = (layers[0], layer, layers[2])
+        if fits:
+            check(replace(net, layers=layers), [build(1)])
+            continue
+        with pytest.raises(FitError, match=message):
+            compile_network(replace(net, layers=layers), CONFIG)
