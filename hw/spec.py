@@ -28,7 +28,7 @@ from __future__ import annotations
 import difflib
 import enum
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import combinations, pairwise
 from typing import Any, Protocol, TypeVar
 
@@ -364,10 +364,10 @@ class Config:
     """Number of input spikes that a bank fetches per cycle."""
     spike_bytes: int = 32768
     """Size of a bank's spike memory in bytes."""
-    offchip_depth: int = 0
+    offchip_depth: int = field(default=0, metadata={"since": 3})
     """Number of rows of weights and parameters that a bank has in memory outside the FPGA, or 0 if
     there is no such memory."""
-    offchip_row_cycles: int = 0
+    offchip_row_cycles: int = field(default=0, metadata={"since": 3})
     """Number of cycles for which a row occupies the bus of the memory outside the FPGA."""
     membrane_slots: int = 32
     """Number of jobs (interleaved positions or channel groups) whose membranes are kept at once."""
@@ -400,11 +400,11 @@ class Config:
                     f"Config.{field} = {getattr(self, field)!r} is not supported: {accepted}"
                 )
 
-        for field in fields(self):
-            if field.name != "name":
-                value = getattr(self, field.name)
+        for each in fields(self):
+            if each.name != "name":
+                value = getattr(self, each.name)
                 ok = isinstance(value, int) and 0 <= value < 1 << 32
-                check(ok, field.name, "use a whole number from 0 to 4294967295")
+                check(ok, each.name, "use a whole number from 0 to 4294967295")
         check(
             isinstance(self.name, str) and self.name.isascii() and self.name.isprintable(),
             "name",

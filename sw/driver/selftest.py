@@ -16,7 +16,7 @@ from importlib.util import find_spec
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.protocol import DEFAULT_BAUD, WRITABLE, Space, n_rows, row_bytes
+from hw.protocol import DEFAULT_BAUD, WRITABLE, Space, n_rows, row_bytes, spaces
 from hw.spec import Config, Gate, Leak, Reset, signed_range
 from sw.compile.compiler import compile_network
 from sw.compile.program import FitError
@@ -84,7 +84,8 @@ def self_test(
     ]
     parts.append(("rate in use", partial(_agree, device, limit)))
     parts += [
-        (f"memory {space.name}", partial(_memory, device, space, rng)) for space in sorted(WRITABLE)
+        (f"memory {space.name}", partial(_memory, device, space, rng))
+        for space in sorted(WRITABLE & set(spaces(device.config)))
     ]
     parts.append(("networks", partial(_networks, device, n_networks, seed)))
     for name, part in parts:
