@@ -623,4 +623,12 @@ class Config:
             lanes = self.lanes * self.weight_bits // weight_bits
             return replace(self, weight_bits=weight_bits, lanes=lanes, sum_bits=sum_bits)
         weight_depth = self.weight_depth * self.weight_bits // weight_bits
-        return replace(self, weight_bits=weight_bits, weight_depth=weight_depth, sum_bits=sum_bits)
+        most = 1 << (OFFCHIP_WEIGHT_BITS - 1)
+        return replace(
+            self,
+            weight_bits=weight_bits,
+            weight_depth=weight_depth,
+            sum_bits=sum_bits,
+            offchip_depth=min(self.offchip_depth * self.weight_bits // weight_bits, most),
+            offchip_row_cycles=self.offchip_row_cycles * weight_bits // self.weight_bits,
+        )

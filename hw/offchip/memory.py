@@ -29,7 +29,7 @@ class SdramMemory(wiring.Component):
     Raises
     ------
     SpecError
-        The chip has another number of rows than ``config``, or the clock is too fast for it.
+        The chip has fewer rows than ``config``, or the clock is too fast for it.
     """
 
     def __init__(self, config: Config, chip: SdramChip, *, read_latency: int = 0):
@@ -41,10 +41,10 @@ class SdramMemory(wiring.Component):
             row_bits=offchip_row_bits(config),
             read_latency=read_latency,
         )
-        if rows.layout.n_rows != config.offchip_depth:
+        if rows.layout.n_rows < config.offchip_depth:
             raise SpecError(
                 f"Config.offchip_depth = {config.offchip_depth} is not supported with {chip.name}: "
-                f"use {rows.layout.n_rows}"
+                f"use at most {rows.layout.n_rows}"
             )
         super().__init__(
             {
@@ -59,8 +59,10 @@ class SdramMemory(wiring.Component):
         m.submodules.rows = rows = self._rows
         ports = offchip_ports(self.memory, self._config)
         for port, requests, found in zip(ports, rows.requests, rows.rows, strict=True):
-            connect(m, flipped(port.requests), requests)
             m.d.comb += [
+                requests.valid.eq(port.requests.valid),
+                requests.p.eq(port.requests.p),
+                port.requests.ready.eq(requests.ready),
                 port.rows.valid.eq(found.valid),
                 port.rows.p.eq(found.p),
                 found.ready.eq(1),

@@ -22,6 +22,7 @@ from sw.cli.commands import (
 )
 from sw.convert import fold
 from sw.convert.quantize import QuantizeError
+from sw.convert.unshare import UNSHARED
 from sw.data import inputs
 from sw.data.dataset import DataError
 from sw.exchange import nearest, topology
@@ -123,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
   python -m sw.export ckpt.pt                           -> ckpt{netfile.SUFFIX} and a report
   python -m sw.export ckpt.pt --bits 4 -o net{netfile.SUFFIX}
   python -m sw.export ckpt.pt --board icebreaker --json > report.json
+  python -m sw.export ckpt.pt --board ulx3s-85f-sdram --unshare element/per-timestep
   python -m sw.export net.nir --timesteps 4             a NIR graph
   python -m sw.export csnn.pt --topology csnn.json      a SpikingJelly or snnTorch state dict
 
@@ -167,6 +169,12 @@ exit codes: {EXIT_OK} written, {EXIT_NO} does not fit the board (nothing is writ
         metavar="FILE",
         help="measure on the samples of an .npy file, or an .npz file's images and, if it has any, "
         "labels",
+    )
+    parser.add_argument(
+        "--unshare",
+        choices=UNSHARED,
+        help="copy shared weights, so that every position, or position and timestep, has its own: "
+        "shows what training with such coefficients would cost",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     other = parser.add_argument_group("networks of other frameworks")
@@ -257,7 +265,9 @@ def main(argv: list[str] | None = None) -> int:
     change = None
     if imported and imported.near:
         change = nearest.measure(imported, images.images)
-    exported = export_network(arguments.checkpoint, config, weight_bits, images, imported)
+    exported = export_network(
+        arguments.checkpoint, config, weight_bits, images, imported, arguments.unshare
+    )
     path = arguments.out or arguments.checkpoint.with_suffix(netfile.SUFFIX)
     n_bytes = 0
     if exported.program is not None:

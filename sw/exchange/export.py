@@ -26,6 +26,7 @@ from sw.compile.fitting import BoardReport
 from sw.compile.program import FitError, Program
 from sw.convert import fold, quantize
 from sw.convert.folded import FoldedNetwork, simulate
+from sw.convert.unshare import unshare
 from sw.data import catalogue
 from sw.data.dataset import DataError, calibration_samples, spread
 from sw.data.inputs import check_labels
@@ -221,6 +222,7 @@ def export_network(
     weight_bits: int,
     images: Images,
     imported: Imported | None = None,
+    unshared: str | None = None,
 ) -> Export:
     """Fold, quantise, compile and measure a network, and return the result; no file is written.
 
@@ -232,6 +234,8 @@ def export_network(
     images : images to measure on, and to correct biases with; there may be none.
     imported : the network in ``path`` if that is another framework's file; None if it is a
         checkpoint of ``sw.train``.
+    unshared : give every position, or position and timestep, a copy of the shared weights
+        (:func:`sw.convert.unshare.unshare`); None keeps them shared.
 
     Raises
     ------
@@ -251,6 +255,8 @@ def export_network(
         network = quantize.quantize(folded, weight_bits, calibration=calibration)
     else:
         network = integers.quantised(imported, weight_bits, calibration=calibration)
+    if unshared is not None:
+        network = unshare(network, unshared)
     trace = None
     if images.images is not None:
         check_input(network, images.images)
