@@ -179,8 +179,10 @@ class _Assembly(LayerBuilder):
                 )
             return self.join(step.gate, *map(require_spikes, inputs), node=node)
         if len(inputs) > 1 and any(isinstance(value, Sums) for value in inputs):
-            inputs = [as_sums(node.name, value) for value in inputs]
-            inputs.sort(key=lambda value: -value.terms[0].weight.size)
+            # The layer has the name of the largest part.
+            sums = [as_sums(node.name, value) for value in inputs]
+            sums.sort(key=lambda part: -part.terms[0].weight.size)
+            inputs = [*sums]
         value = inputs[0] if len(inputs) == 1 else added(inputs)
         if isinstance(step, Add):
             return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ from tests.sw.exchange.test_assembly import (
 )
 from tests.sw.machine import Machine
 
-SAME = {"padding": (1, 1)}
+SAME: Any = {"padding": (1, 1)}
 
 
 def layers_of(folded: FoldedNetwork) -> dict[str, tuple[tuple[str, ...], bool]]:
