@@ -420,6 +420,13 @@ class SdramRows(wiring.Component):
             m.d.sync += busy.eq(0)
         return m
 
+    def _ticks(self, m: Module) -> Signal:
+        """Return a signal that is high once in each interval in which a refresh falls due."""
+        tick, timer = Signal(), Signal(range(self.cycles.refresh_interval))
+        m.d.comb += tick.eq(timer == 0)
+        m.d.sync += timer.eq(Mux(tick, self.cycles.refresh_interval - 1, timer - 1))
+        return tick
+
     def _sequence(
         self,
         m: Module,
@@ -442,9 +449,7 @@ class SdramRows(wiring.Component):
         close_all, refresh, mode : outputs, the commands.
         """
         t = self.cycles
-        tick, timer = Signal(), Signal(range(t.refresh_interval))
-        m.d.comb += tick.eq(timer == 0)
-        m.d.sync += timer.eq(Mux(tick, t.refresh_interval - 1, timer - 1))
+        tick = self._ticks(m)
         owed = Signal(range(2 * REFRESH_BATCH), init=REFRESH_BATCH)  # refreshes that are due
         n_ticks = -(-t.power_up // t.refresh_interval)
         left = Signal(range(n_ticks + 1), init=n_ticks)
