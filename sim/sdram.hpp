@@ -1,8 +1,9 @@
-// Model of an SDRAM that checks every timing rule of the chip's data sheet, for the virtual board.
+// Model of an SDRAM for simulations with Verilator: checks every timing rule, and counts violations.
 //
-// It is the same model as sim/sdram_model.py; geometry and times come as macros from the chip's
-// definition (hw/offchip/timing.py). Words that were never written are junk. A violation of a rule
-// ends the program with a message, because no answer of the board could be trusted after it.
+// The chip and the clock are macros, which sim.sdram_model.defines() makes: SDRAM_ROWS, SDRAM_COLUMNS,
+// SDRAM_DATA_BITS, times such as SDRAM_T_RCD in picoseconds, and SDRAM_PERIOD, the clock's period.
+// The rules are those of sim/sdram_model.py. Contents start as junk; `words` is open to the simulation,
+// which may load it directly or flip bits.
 #pragma once
 
 #include <fcntl.h>
@@ -12,196 +13,216 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
+#include <deque>
 #include <type_traits>
 
-struct Sdram {
-    static constexpr int kBanks = 4;
-    static constexpr int kMaxPostponed = 8;  // refreshes, JEDEC 79 and successors
-    static constexpr int kInitRefreshes = 8;
-    static constexpr int kAllBanks = 1 << 10;
-    static constexpr int64_t kNever = INT64_MIN / 4;
-    static constexpr int kLine = 64;  // cycles of the data bus that are known in advance
-    using Word = std::conditional_t<(SDRAM_DATA_BITS > 16), uint32_t, uint16_t>;
+class Sdram {
+   public:
+    using Word = std::conditional_t<(SDRAM_DATA_BITS <= 16), uint16_t, uint32_t>;
 
-    struct Bank {
-        int page = -1;
-        int64_t activated = kNever, precharged = kNever;  // times in ps
-        int64_t burst_end = -1, write_end = -100;          // cycles
+    // Levels of the pins in a cycle.
+    struct Pins {
+        bool clk_en, cs_n, ras_n, cas_n, we_n;
+        uint32_t ba, a;
+        Word dq_o;
+        bool dq_oe;
+        uint32_t dqm;
     };
 
-    static constexpr size_t kWords = size_t{kBanks} * SDRAM_ROWS * SDRAM_COLUMNS;
-    Word* words;  // by page, bank and column
-    Bank banks[kBanks];
-    int64_t cycle = 0, n_words = 0, n_refreshes = 0;
-    int64_t refreshed = kNever, first_refresh = kNever, activated = kNever, powered = kNever;
-    int64_t mode_cycle = -100;
-    int mode = -1;
-    uint64_t junk = 0x9e3779b97f4a7c15;
-    int64_t outputs[kLine], inputs[kLine];  // address of the word on the bus, by cycle; or -1
-    const char* command = "";
+    Word* words;                  // by address: page, bank, column
+    uint64_t n_violations = 0;    // of the rules
+    uint64_t n_refreshes = 0;
+    uint64_t n_words = 0;         // that were read or written
+    bool fails_to_refresh = false;  // each refresh flips a bit in every page that it is about
 
-    // With `path`, the words are those of this file, which another process may write, too.
-    explicit Sdram(const char* path) {
+    // With `path`, the words are those of this file, which other processes may change, too.
+    explicit Sdram(uint32_t seed = 1, const char* path = nullptr) {
+        constexpr size_t n = size_t(kBanks) * SDRAM_ROWS * SDRAM_COLUMNS;
         const int file = path ? open(path, O_RDWR | O_CREAT, 0600) : -1;
-        if (path && (file < 0 || ftruncate(file, kWords * sizeof(Word)) < 0)) fail(path);
-        void* place = mmap(nullptr, kWords * sizeof(Word), PROT_READ | PROT_WRITE,
+        if (path && (file < 0 || ftruncate(file, n * sizeof(Word)) < 0)) fail(path);
+        void* place = mmap(nullptr, n * sizeof(Word), PROT_READ | PROT_WRITE,
                            path ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS, file, 0);
         if (place == MAP_FAILED) fail("memory of the SDRAM");
         words = static_cast<Word*>(place);
-        for (size_t i = 0; i < kWords; i++) words[i] = next_junk();
-        for (int i = 0; i < kLine; i++) outputs[i] = inputs[i] = -1;
+        for (size_t i = 0; i < n; i++) words[i] = junk(seed);
+        junk_state_ = seed;
     }
 
-    Word next_junk() {
-        junk ^= junk << 13;
-        junk ^= junk >> 7;
-        junk ^= junk << 17;
-        return junk >> 20;
+    // Takes the pins at a rising clock edge, and returns the data bus as it is in the next cycle.
+    Word tick(const Pins& pins) {
+        if (pins.clk_en && powered_ == kNever) powered_ = now_;
+        if (pins.clk_en && !pins.cs_n) {
+            switch (pins.ras_n | pins.cas_n << 1 | pins.we_n << 2) {
+                case 0b110: activate(pins); break;
+                case 0b101: read(pins); break;
+                case 0b001: write(pins); break;
+                case 0b010: precharge(pins); break;
+                case 0b100: refresh(); break;
+                case 0b000: set_mode(pins); break;
+                case 0b011: require(false, "burst stop is not supported"); break;
+            }
+        }
+        move_words(pins);
+        if (mode_ >= 0) {
+            const double due = double(now_ - first_refresh_) / kRefreshInterval;
+            require(due - n_refreshes <= kMaxPostponed + 1, "a refresh is late");
+        }
+        now_ += SDRAM_PERIOD;
+        cycle_++;
+        if (!outputs_.empty() && outputs_.front().cycle == cycle_) return words[outputs_.front().address];
+        return junk(junk_state_);  // of the floating bus
     }
 
-    int64_t now() const { return static_cast<int64_t>(cycle * (1e12 / CLK_HZ)); }
+   private:
+    static constexpr int kBanks = 4;
+    static constexpr int kMaxPostponed = 8;
+    static constexpr int kInitRefreshes = 8;
+    static constexpr int64_t kNever = -1'000'000'000'000;  // ps
+    static constexpr double kRefreshInterval = double(SDRAM_REFRESH_PERIOD) / SDRAM_N_REFRESHES;
+
+    struct Bank {
+        int64_t page = -1;
+        int64_t activated = kNever, closed = kNever;
+        int64_t burst_end = 0;       // cycle after its last word
+        int64_t last_write = -1000;  // cycle of the last word that is written
+    };
+    struct Transfer {
+        int64_t cycle;
+        size_t address;
+    };
+
+    std::array<Bank, kBanks> banks_;
+    std::deque<Transfer> outputs_, inputs_;  // words by the cycle in which they are on the bus
+    int64_t now_ = 0, cycle_ = 0;            // ps, cycles
+    int64_t powered_ = kNever, activated_ = kNever, refreshed_ = kNever, first_refresh_ = kNever;
+    int64_t mode_cycle_ = -1000, last_output_ = -1000;
+    int mode_ = -1;
+    size_t refresh_page_ = 0;
+    uint32_t junk_state_ = 1;
 
     [[noreturn]] static void fail(const char* what) {
         perror(what);
         exit(1);
     }
-    void require(bool condition, const char* rule) {
-        if (condition) return;
-        fprintf(stderr, "SDRAM: %s in cycle %ld: %s\n", command, static_cast<long>(cycle), rule);
-        exit(3);
-    }
-    void after(int64_t event, int64_t least, const char* rule) {
-        require(now() - event >= least - 1, rule);
+
+    static Word junk(uint32_t& state) {
+        state = state * 1664525 + 1013904223;
+        return Word(state >> (SDRAM_DATA_BITS <= 16 ? 16 : 0) ^ state >> 13);
     }
 
-    struct Pins {
-        bool clk_en, cs_n, ras_n, cas_n, we_n;
-        int ba, a;
-        Word dq_o;
-        bool dq_oe;
-        int dqm;
-    };
+    void require(bool holds, const char* rule) {
+        if (holds) return;
+        if (n_violations++ < 10) fprintf(stderr, "SDRAM, cycle %lld: %s\n", (long long)cycle_, rule);
+    }
+    void after(int64_t event, int64_t least, const char* rule) { require(now_ - event >= least, rule); }
 
-    // Takes the pins at a clock edge, and returns the data bus as it is in the next cycle.
-    Word tick(const Pins& p) {
-        const int code = p.cs_n || !p.clk_en ? 7 : p.ras_n | p.cas_n << 1 | p.we_n << 2;
-        if (p.clk_en && powered == kNever) powered = now();
-        if (code != 7) {
-            check_common();
-            switch (code) {
-                case 0: set_mode(p.a); break;
-                case 4: refresh(); break;
-                case 2: precharge(p.ba, p.a); break;
-                case 6: activate(p.ba, p.a); break;
-                case 1: transfer(p.ba, p.a, true); break;
-                case 5: transfer(p.ba, p.a, false); break;
-                default: command = "unknown"; require(false, "no such command");
-            }
-        }
-        command = "data bus";
-        int64_t& in = inputs[cycle % kLine];
-        if (in >= 0) {
-            require(p.dq_oe, "the bus is not driven while a word is written");
-            require(p.dqm == 0, "a written word is masked");
-            words[in] = p.dq_o;
-            in = -1;
-            n_words++;
-        } else if (p.dq_oe) {
-            require(false, "the bus is driven although no word is written");
-        }
-        int64_t& out = outputs[cycle % kLine];
-        int64_t& before = outputs[(cycle + kLine - 1) % kLine];
-        if (p.dq_oe) require(out < 0 && before < 0, "the bus is driven by both sides");
-        if (out >= 0) {
-            require(p.dqm == 0, "a word that is read is masked");
-            n_words++;
-        }
-        if (first_refresh != kNever && mode >= 0) {
-            const double interval = double{SDRAM_REFRESH_PERIOD_PS} / SDRAM_N_REFRESHES;
-            require((now() - first_refresh) / interval - n_refreshes <= kMaxPostponed + 1,
-                    "too few refreshes");
-        }
-        before = -1;
-        cycle++;
-        const int64_t next = outputs[cycle % kLine];
-        return next >= 0 ? words[next] : next_junk();
+    void check_any() {
+        after(powered_ == kNever ? now_ : powered_, SDRAM_POWER_UP, "a command before power-up has ended");
+        after(refreshed_, SDRAM_T_RFC, "tRFC is violated");
+        require(cycle_ - mode_cycle_ >= SDRAM_T_MRD_CYCLES, "a command too soon after the mode was set");
     }
 
-    void check_common() {
-        command = "command";
-        require(powered != kNever, "the clock was not enabled");
-        after(powered, SDRAM_POWER_UP_PS, "power-up time");
-        after(refreshed, SDRAM_RFC_PS, "tRFC");
-        require(cycle - mode_cycle >= SDRAM_MRD_CYCLES, "too soon after the mode was set");
+    void activate(const Pins& pins) {
+        check_any();
+        Bank& bank = banks_[pins.ba];
+        require(mode_ >= 0, "the mode was not set");
+        require(bank.page < 0, "an open bank is opened");
+        require(pins.a < SDRAM_ROWS, "the page does not exist");
+        after(bank.closed, SDRAM_T_RP, "tRP is violated");
+        after(bank.activated, SDRAM_T_RC, "tRC is violated");
+        after(activated_, SDRAM_T_RRD, "tRRD is violated");
+        bank.page = pins.a % SDRAM_ROWS;
+        bank.activated = activated_ = now_;
     }
 
-    void activate(int ba, int a) {
-        command = "ACTIVATE";
-        Bank& bank = banks[ba];
-        require(mode >= 0, "the mode was not set");
-        require(bank.page < 0, "the bank is open");
-        require(a < SDRAM_ROWS, "there is no such page");
-        after(bank.precharged, SDRAM_RP_PS, "tRP");
-        after(bank.activated, SDRAM_RC_PS, "tRC");
-        after(activated, SDRAM_RRD_PS, "tRRD");
-        bank.page = a;
-        bank.activated = activated = now();
-    }
-
-    void precharge(int ba, int a) {
-        command = "PRECHARGE";
-        for (int number = 0; number < kBanks; number++) {
-            Bank& bank = banks[number];
-            if ((!(a & kAllBanks) && number != ba) || bank.page < 0) continue;
-            after(bank.activated, SDRAM_RAS_PS, "tRAS");
-            require((cycle - bank.write_end) * (1e12 / CLK_HZ) >= SDRAM_WR_PS - 1, "tWR");
-            require(cycle >= bank.write_end + 2, "two cycles after the last word");
-            require(cycle >= bank.burst_end, "a burst would end early");
+    void precharge(const Pins& pins) {
+        check_any();
+        for (uint32_t b = 0; b < kBanks; b++) {
+            Bank& bank = banks_[b];
+            if ((b != pins.ba && !(pins.a >> 10 & 1)) || bank.page < 0) continue;
+            after(bank.activated, SDRAM_T_RAS, "tRAS is violated");
+            const int64_t since_write = cycle_ - bank.last_write;
+            require(since_write >= 2 && since_write * SDRAM_PERIOD >= SDRAM_T_WR, "tWR is violated");
+            require(cycle_ >= bank.burst_end, "a page is closed during a burst");
             bank.page = -1;
-            bank.precharged = now();
+            bank.closed = now_;
         }
     }
 
-    void transfer(int ba, int a, bool is_write) {
-        command = is_write ? "WRITE" : "READ";
-        Bank& bank = banks[ba];
-        require(bank.page >= 0, "the bank is closed");
-        require(!(a & kAllBanks), "bit 10 would close the bank");
-        require(a < SDRAM_COLUMNS, "there is no such column");
-        after(bank.activated, SDRAM_RCD_PS, "tRCD");
-        const int burst = 1 << (mode & 7);
-        for (const Bank& other : banks)
-            require(cycle >= other.burst_end, "the burst before would end early");
-        bank.burst_end = cycle + burst;
-        const int64_t page = (int64_t{bank.page} * kBanks + ba) * SDRAM_COLUMNS;
-        const int64_t start = is_write ? cycle : cycle + (mode >> 4 & 7);
-        for (int n = 0; n < burst; n++)
-            (is_write ? inputs : outputs)[(start + n) % kLine] =
-                page + ((a & -burst) | ((a + n) & (burst - 1)));
-        if (is_write) bank.write_end = cycle + burst - 1;
+    // Checks a read or write; adds its words, of which the first one is on the bus after `latency`.
+    void transfer(const Pins& pins, std::deque<Transfer>& queue, int latency) {
+        check_any();
+        Bank& bank = banks_[pins.ba];
+        require(bank.page >= 0, "a closed bank is read or written");
+        require(!(pins.a >> 10 & 1) && pins.a < SDRAM_COLUMNS, "the column does not exist");
+        after(bank.activated, SDRAM_T_RCD, "tRCD is violated");
+        for (const Bank& other : banks_) require(cycle_ >= other.burst_end, "a burst is cut short");
+        const uint32_t burst = 1 << (mode_ & 7);
+        bank.burst_end = cycle_ + burst;
+        const size_t page = (std::max<int64_t>(bank.page, 0) * kBanks + pins.ba) * SDRAM_COLUMNS;
+        for (uint32_t n = 0; n < burst; n++) {
+            const uint32_t column = (pins.a & ~(burst - 1)) | ((pins.a + n) & (burst - 1));
+            queue.push_back({cycle_ + latency + n, page + column % SDRAM_COLUMNS});
+        }
+    }
+    void read(const Pins& pins) { transfer(pins, outputs_, mode_ >> 4 & 7); }
+    void write(const Pins& pins) {
+        transfer(pins, inputs_, 0);
+        banks_[pins.ba].last_write = banks_[pins.ba].burst_end - 1;
+    }
+
+    void check_closed() {
+        for (const Bank& bank : banks_) {
+            require(bank.page < 0, "a bank is open");
+            after(bank.closed, SDRAM_T_RP, "tRP is violated");
+        }
     }
 
     void refresh() {
-        command = "REFRESH";
-        for (const Bank& bank : banks) {
-            require(bank.page < 0, "a bank is open");
-            after(bank.precharged, SDRAM_RP_PS, "tRP");
-            after(bank.activated, SDRAM_RC_PS, "tRC");
-        }
-        if (first_refresh == kNever) first_refresh = now();
-        refreshed = now();
+        check_any();
+        check_closed();
+        for (const Bank& bank : banks_) after(bank.activated, SDRAM_T_RC, "tRC is violated");
+        if (first_refresh_ == kNever) first_refresh_ = now_;
+        refreshed_ = now_;
         n_refreshes++;
+        if (fails_to_refresh && mode_ >= 0) {
+            for (size_t b = 0; b < kBanks; b++) {
+                words[(refresh_page_ * kBanks + b) * SDRAM_COLUMNS + refresh_page_ % SDRAM_COLUMNS] ^= 1;
+            }
+        }
+        refresh_page_ = (refresh_page_ + 1) % SDRAM_ROWS;
     }
 
-    void set_mode(int a) {
-        command = "MODE";
-        for (const Bank& bank : banks) {
-            require(bank.page < 0, "a bank is open");
-            after(bank.precharged, SDRAM_RP_PS, "tRP");
+    void set_mode(const Pins& pins) {
+        check_any();
+        check_closed();
+        require(n_refreshes >= kInitRefreshes, "too few refreshes before the mode is set");
+        const int latency = pins.a >> 4 & 7;
+        require(latency == 2 || latency == 3, "the CAS latency is not supported");
+        require(SDRAM_PERIOD >= (latency == 2 ? SDRAM_T_CK_2 : SDRAM_T_CK_3), "the clock is too fast");
+        require((pins.a & ~0x77) == 0 && (pins.a & 7) <= 3 && pins.ba == 0, "the mode is not supported");
+        mode_ = pins.a & 0x77;
+        mode_cycle_ = cycle_;
+    }
+
+    void move_words(const Pins& pins) {
+        if (!inputs_.empty() && inputs_.front().cycle == cycle_) {
+            require(pins.dq_oe, "the bus is not driven while a word is written");
+            require(pins.dqm == 0, "a word that is written is masked");
+            words[inputs_.front().address] = pins.dq_o;
+            inputs_.pop_front();
+            n_words++;
+        } else {
+            require(!pins.dq_oe, "the bus is driven although no word is written");
         }
-        require(n_refreshes >= kInitRefreshes, "too few refreshes before");
-        require((a & ~0x77) == 0 && (a & 7) <= 3, "this mode is not supported");
-        mode = a;
-        mode_cycle = cycle;
+        if (!outputs_.empty() && outputs_.front().cycle == cycle_) {
+            require(pins.dqm == 0, "a word that is read is masked");
+            outputs_.pop_front();
+            last_output_ = cycle_;
+            n_words++;
+        }
+        require(!pins.dq_oe || cycle_ - last_output_ > 1, "the bus is driven by both sides");
     }
 };

@@ -6,6 +6,7 @@ is in cycles (:func:`hw.offchip.timing.timing_cycles`). Words that were never wr
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -256,3 +257,24 @@ def sdram_bench(
             ctx.set(pins.dq_i, under_way.popleft())
 
     return bench
+
+
+def defines(chip: SdramChip, clk_hz: int) -> dict[str, int]:
+    """Return the macros with which ``sdram.hpp`` is a model of ``chip`` at ``clk_hz``, by name."""
+
+    def ps(time_ns: float) -> int:
+        return round(1000 * time_ns)
+
+    times = ("t_rcd", "t_rp", "t_ras", "t_rc", "t_rrd", "t_rfc", "t_wr", "power_up")
+    return {
+        "SDRAM_ROWS": chip.rows,
+        "SDRAM_COLUMNS": chip.columns,
+        "SDRAM_DATA_BITS": chip.data_bits,
+        "SDRAM_PERIOD": math.ceil(1e12 / clk_hz),
+        "SDRAM_T_CK_2": ps(chip.t_ck.get(2, NEVER / -1e6)),
+        "SDRAM_T_CK_3": ps(chip.t_ck.get(3, NEVER / -1e6)),
+        "SDRAM_T_MRD_CYCLES": chip.t_mrd_cycles,
+        "SDRAM_REFRESH_PERIOD": ps(chip.refresh_period),
+        "SDRAM_N_REFRESHES": chip.n_refreshes,
+        **{f"SDRAM_{name.upper()}": ps(getattr(chip, name)) for name in times},
+    }

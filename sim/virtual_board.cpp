@@ -212,7 +212,7 @@ int main(int argc, char** argv) {
     device.clk = device.core_clk = 1;
     int n_core_cycles = 0;  // that the core's clock still has to run
 #ifdef SDRAM_DATA_BITS
-    Sdram sdram(sdram_path);  // its clock stands still with the core's
+    Sdram sdram(1, sdram_path);  // its clock stands still with the core's
 #endif
     const auto tick = [&] {
         last_clk = 0;
@@ -229,6 +229,7 @@ int main(int argc, char** argv) {
              !!device.sdram___05Fcas_n, !!device.sdram___05Fwe_n, device.sdram___05Fba,
              device.sdram___05Fa, device.sdram___05Fdq_o, !!device.sdram___05Fdq_oe,
              device.sdram___05Fdqm});
+        if (sdram.n_violations) exit(3);  // no answer could be trusted any more
         device.eval();
         device.sdram___05Fdq_i = word;
 #else

@@ -25,6 +25,7 @@ from hw.boards.configs import CONFIGS_HELP, config_by_name, sdram_of
 from hw.core.core import Core
 from hw.spec import Config, SpecError
 from hw.tools.portable import MODULE
+from sim import sdram_model
 from sim.verilate import ToolError, build_executable
 from sim.virtual_top import VirtualTop
 from sw.cli.commands import CommandParser, command
@@ -40,26 +41,8 @@ def _fingerprint(config: Config) -> str:
     sources = [
         *sorted(path for path in GATEWARE.rglob("*.py") if path.parent.name not in NOT_SIMULATED),
         Path(__file__).with_name("virtual_top.py"),
-        Path(__file__).with_name("sdram.hpp"),
     ]
     return "\0".join([repr(config), *(f"{path.name}\0{path.read_text()}" for path in sources)])
-
-
-def _sdram_macros(config: Config) -> dict[str, int]:
-    """Return the geometry and the times, in ps, of a board's SDRAM, as macros for the model."""
-    if not config.offchip_depth:
-        return {}
-    chip = sdram_of(config)
-    times = {"rcd", "rp", "ras", "rc", "rrd", "rfc", "wr"}
-    return {
-        "SDRAM_ROWS": chip.rows,
-        "SDRAM_COLUMNS": chip.columns,
-        "SDRAM_DATA_BITS": chip.data_bits,
-        "SDRAM_MRD_CYCLES": chip.t_mrd_cycles,
-        "SDRAM_N_REFRESHES": chip.n_refreshes,
-        "SDRAM_POWER_UP_PS": round(1e3 * chip.power_up),
-        "SDRAM_REFRESH_PERIOD_PS": round(1e3 * chip.refresh_period),
-    } | {f"SDRAM_{name.upper()}_PS": round(1e3 * getattr(chip, f"t_{name}")) for name in times}
 
 
 def executable(
@@ -82,7 +65,9 @@ def executable(
         Yosys, Verilator or the C++ compiler is missing or failed.
     """
     name = f"board-{config.name.replace('/', '-')}"
-    defines = {"CLK_HZ": config.clk_hz} | _sdram_macros(config)
+    defines = {"CLK_HZ": config.clk_hz}
+    if config.offchip_depth:
+        defines |= sdram_model.defines(sdram_of(config), config.clk_hz)
     if verilog is not None:
         return build_executable(
             verilog, MAIN, name=name, top=MODULE, defines=defines | {"PORTABLE": 1}

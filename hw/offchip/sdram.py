@@ -22,7 +22,7 @@ from hw.offchip.head import RequestHead
 from hw.offchip.layout import RowLayout
 from hw.offchip.pins import ALL_BANKS, Command, SdramPins
 from hw.offchip.timing import N_BANKS, REFRESH_BATCH, SdramChip, SdramCycles, timing_cycles
-from hw.parts.pipeline import delayed, encode_one_hot, select_one_hot, unreset
+from hw.parts.pipeline import delayed, encode_one_hot, first_one, select_one_hot, unreset
 from hw.parts.queue import Queue
 
 COLUMN_DEPTH = 4
@@ -239,27 +239,28 @@ class SdramRows(wiring.Component):
         may_open, may_close = Signal(N_BANKS), Signal(N_BANKS)
         was_stale = Signal(N_BANKS)  # by now, `pending` counts all requests of the open page
         m.d.sync += was_stale.eq(Cat(stale))
-        m.d.comb += [
-            may_open.eq(
-                Cat(
-                    active[b] & ~opened[b] & ~waits[b].runs & ~rrd.runs & running
-                    for b in range(N_BANKS)
-                )
-            ),
-            may_close.eq(
-                Cat(
-                    stale[b]
-                    & was_stale[b]
-                    & (pending[b] == 0)
-                    & ~ras[b].runs
-                    & ~(column.runs & (last_write | (last_bank == b)))
-                    & running
-                    for b in range(N_BANKS)
-                )
-            ),
-        ]
-        opens = may_open & -may_open & ~column_goes.replicate(N_BANKS)
-        closes = may_close & -may_close & ~(column_goes | may_open.any()).replicate(N_BANKS)
+        m.d.comb += may_open.eq(
+            Cat(
+                active[b] & ~opened[b] & ~waits[b].runs & ~rrd.runs & running
+                for b in range(N_BANKS)
+            )
+        )
+        opens = first_one(may_open) & ~column_goes.replicate(N_BANKS)
+        blocked = column_goes | may_open.any() | ~running
+        closes = first_one(may_close) & ~blocked.replicate(N_BANKS)
+        # A bank that may be closed still may one cycle later, because nothing uses its page.
+        m.d.sync += may_close.eq(
+            Cat(
+                stale[b]
+                & was_stale[b]
+                & (pending[b] == 0)
+                & ~ras[b].runs
+                & ~(column.runs & (last_write | (last_bank == b)))
+                & ~closes[b]
+                & running
+                for b in range(N_BANKS)
+            )
+        )
         close_all = Signal()
         for b in range(N_BANKS):
             joins = joined & (joined_bank == b)
@@ -419,6 +420,13 @@ class SdramRows(wiring.Component):
             m.d.sync += busy.eq(0)
         return m
 
+    def _ticks(self, m: Module) -> Signal:
+        """Return a signal that is high once in each interval in which a refresh falls due."""
+        tick, timer = Signal(), Signal(range(self.cycles.refresh_interval))
+        m.d.comb += tick.eq(timer == 0)
+        m.d.sync += timer.eq(Mux(tick, self.cycles.refresh_interval - 1, timer - 1))
+        return tick
+
     def _sequence(
         self,
         m: Module,
@@ -441,9 +449,7 @@ class SdramRows(wiring.Component):
         close_all, refresh, mode : outputs, the commands.
         """
         t = self.cycles
-        tick, timer = Signal(), Signal(range(t.refresh_interval))
-        m.d.comb += tick.eq(timer == 0)
-        m.d.sync += timer.eq(Mux(tick, t.refresh_interval - 1, timer - 1))
+        tick = self._ticks(m)
         owed = Signal(range(2 * REFRESH_BATCH), init=REFRESH_BATCH)  # refreshes that are due
         n_ticks = -(-t.power_up // t.refresh_interval)
         left = Signal(range(n_ticks + 1), init=n_ticks)
@@ -509,7 +515,7 @@ def _round_robin(m: Module, wants: Value, advances: Value) -> Value:
     behind = Signal(len(wants))  # those who come first
     grant = Signal(len(wants))
     favoured = wants & behind
-    m.d.comb += grant.eq(Mux(favoured.any(), favoured & -favoured, wants & -wants))
+    m.d.comb += grant.eq(Mux(favoured.any(), first_one(favoured), first_one(wants)))
     with m.If(advances):
-        m.d.sync += behind.eq(~(grant | (grant - 1)))
+        m.d.sync += behind.eq(Cat(grant[:user].any() for user in range(len(wants))))
     return grant

@@ -81,6 +81,14 @@ def more_than_one(bits: Value) -> Value:
     return Cat(map(more_than_one, fours)).any() | more_than_one(Cat(four.any() for four in fours))
 
 
+def first_one(bits: Value) -> Value:
+    """Return ``bits`` with only the lowest one left.
+
+    The logic has no carry chain, which ``bits & -bits`` would have.
+    """
+    return Cat(bits[i] & ~bits[:i].any() for i in range(len(bits)))
+
+
 def encode_one_hot(one_hot: Value) -> Value:
     """Return the index of the bit that is set in ``one_hot``, from OR trees; 0 if none is set."""
     n_bits = (len(one_hot) - 1).bit_length()
