@@ -31,15 +31,15 @@ class OffchipPort(wiring.Signature):
     """Signals by which one bank reads rows of its memory outside the FPGA.
 
     ``Out`` flows from the bank to the memory. Rows arrive in the order in which they were asked
-    for, after at least four cycles, and are taken at once. A row that was written before it is
-    asked for has its new contents.
+    for, after any number of cycles. A row that was written before it is asked for has its new
+    contents.
     """
 
     def __init__(self, config: Config):
         super().__init__(
             {
                 "requests": Out(stream.Signature(range(config.offchip_depth))),
-                "rows": In(stream.Signature(offchip_row_bits(config), always_ready=True)),
+                "rows": In(stream.Signature(offchip_row_bits(config))),
             }
         )
 

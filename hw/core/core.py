@@ -341,6 +341,7 @@ class Core(wiring.Component):
                 port.aborted.eq(aborted),
                 host.requests.valid.eq(host_requests.valid & here),
                 host.requests.p.eq(host_requests.p),
+                host.rows.ready.eq(1),
             ]
             host_row = Mux(host.rows.valid, host.rows.p, host_row)
             host_valid |= host.rows.valid

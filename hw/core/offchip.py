@@ -19,7 +19,7 @@ from amaranth import Array, Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.bus import OffchipPort, offchip_row_bits
+from hw.bus import OffchipPort
 from hw.core.nest import address_widths
 from hw.core.params import row_bits
 from hw.core.scan import event_layout
@@ -73,9 +73,6 @@ class RowFetch(wiring.Component):
         entry = data.StructLayout({"row": range(config.offchip_depth), "add": 1, "last": 1})
         m.submodules.waiting = waiting = Queue(entry, N_EVENTS, always_ready=True)
         m.submodules.asked = asked = Queue(flags, N_ROWS)
-        m.submodules.arrived = arrived = Queue(
-            offchip_row_bits(config), N_ROWS * 2, always_ready=True
-        )
         event, head, port = self.events.p, waiting.o.p, self.port
         issued = Signal()
         m.d.comb += [
@@ -83,7 +80,7 @@ class RowFetch(wiring.Component):
             waiting.i.p.row.eq(event.weight),
             waiting.i.p.add.eq(event.add),
             waiting.i.p.last.eq(event.last),
-            # A request is made only if there is a place for its row.
+            # A request is made only if there is a place to remember it.
             port.requests.valid.eq(waiting.o.valid & head.add & asked.i.ready),
             port.requests.p.eq(head.row),
             issued.eq(waiting.o.valid & asked.i.ready & (~head.add | port.requests.ready)),
@@ -91,18 +88,16 @@ class RowFetch(wiring.Component):
             asked.i.valid.eq(issued),
             asked.i.p.add.eq(head.add),
             asked.i.p.last.eq(head.last),
-            arrived.i.valid.eq(port.rows.valid),
-            arrived.i.p.eq(port.rows.p),
         ]
         m.d.sync += self.room.eq(waiting.level <= N_EVENTS - EVENTS_IN_FLIGHT)
 
         emit = Signal()
         adds = asked.o.p.add
-        row = Mux(emit & adds, arrived.o.p, 0)
+        row = Mux(emit & adds, port.rows.p, 0)
         m.d.comb += [
-            emit.eq(asked.o.valid & (~adds | arrived.o.valid)),
+            emit.eq(asked.o.valid & (~adds | port.rows.valid)),
             asked.o.ready.eq(emit),
-            arrived.o.ready.eq(emit & adds),
+            port.rows.ready.eq(emit & adds),
         ]
         m.d.comb += [
             self.rows.valid.eq(emit),
@@ -116,8 +111,7 @@ class RowFetch(wiring.Component):
 class ParamFetch(wiring.Component):
     """Ask for the parameters of jobs in advance, and give them to the fire unit row by row.
 
-    A row of parameters takes ``param_chunks`` rows of memory, which lie in successive banks. At
-    most one of them is asked for in each bank at a time.
+    A row of parameters takes ``param_chunks`` rows of memory, which lie in successive banks.
 
     Members
     -------
@@ -128,7 +122,7 @@ class ParamFetch(wiring.Component):
     ready : all parameters of the next job are held.
     begin : the fire unit begins with that job.
     take : the fire unit takes the next row of parameters.
-    row : that row; 0 while ``take`` is low.
+    row : that row.
     """
 
     def __init__(self, config: Config):
@@ -150,7 +144,6 @@ class ParamFetch(wiring.Component):
         config, banks = self._config, self._config.banks
         bank_bits = (banks - 1).bit_length()
         chunk_bits = (config.param_chunks - 1).bit_length()
-        n_bits = offchip_row_bits(config)
         m.submodules.jobs = jobs = Queue(self.jobs.p.shape(), N_PARAM_JOBS, always_ready=True)
         m.submodules.order = order = Queue(max(bank_bits, 1), N_ROWS)
         m.submodules.beats = beats = Queue(row_bits(config), N_BEATS, always_ready=True)
@@ -163,11 +156,10 @@ class ParamFetch(wiring.Component):
         m.d.comb += address.eq(jobs.o.p + beat)
         place = Cat(chunk[:chunk_bits], address)  # counts memory rows over all banks
         bank = place[:bank_bits]
-        busy = Signal(banks)  # a row is asked for, or has arrived and not been used
         may_ask, asks = Signal(), Signal()
-        bank_free, bank_ready = Array(~busy), Array(port.requests.ready for port in self.ports)
+        bank_ready = Array(port.requests.ready for port in self.ports)
         m.d.comb += [
-            may_ask.eq(jobs.o.valid & order.i.ready & (n_reserved != N_BEATS) & bank_free[bank]),
+            may_ask.eq(jobs.o.valid & order.i.ready & (n_reserved != N_BEATS)),
             asks.eq(may_ask & bank_ready[bank]),
             order.i.valid.eq(asks),
             order.i.p.eq(bank),
@@ -180,39 +172,28 @@ class ParamFetch(wiring.Component):
                 m.d.sync += beat.eq(Mux(last_beat, 0, beat + 1))
         m.d.sync += n_reserved.eq(n_reserved + (asks & last_chunk) - self.take)
 
-        # Rows that arrive, one register for each bank.
-        have, used = Signal(banks), Signal(banks)
-        held = [unreset(n_bits, f"held{n}") for n in range(banks)]
+        # Rows that arrive are put together, the first one in the lowest bits.
+        used = Signal(banks)
         for n, port in enumerate(self.ports):
-            is_here = Signal(name=f"is_here{n}")
             m.d.comb += [
-                is_here.eq(bank == n),
-                port.requests.valid.eq(may_ask & is_here),
+                port.requests.valid.eq(may_ask & (bank == n)),
                 port.requests.p.eq(place[bank_bits:]),
-                used[n].eq(order.o.valid & (order.o.p == n) & have[n]),
+                used[n].eq(order.o.valid & (order.o.p == n) & port.rows.valid),
+                port.rows.ready.eq(order.o.valid & (order.o.p == n)),
             ]
-            m.d.sync += [
-                busy[n].eq((busy[n] | (asks & is_here)) & ~used[n]),
-                have[n].eq((have[n] | port.rows.valid) & ~used[n]),
-            ]
-            with m.If(port.rows.valid):
-                m.d.sync += held[n].eq(port.rows.p)
-        # They are put together, the first one in the lowest bits.
         m.d.comb += order.o.ready.eq(used.any())
+        arrived = Array(port.rows.p for port in self.ports)
         parts = unreset(row_bits(config))
         n_parts = Signal.like(chunk)
         complete = Signal()
         m.d.sync += complete.eq(used.any() & (n_parts == config.param_chunks - 1))
         with m.If(used.any()):
             m.d.sync += [
-                parts.eq(Cat(parts, Array(held)[order.o.p])[-len(parts) :]),
+                parts.eq(Cat(parts, arrived[order.o.p])[-len(parts) :]),
                 n_parts.eq(Mux(n_parts == config.param_chunks - 1, 0, n_parts + 1)),
             ]
         m.d.comb += [beats.i.valid.eq(complete), beats.i.p.eq(parts)]
-        m.d.comb += [
-            beats.o.ready.eq(self.take),
-            self.row.eq(Mux(self.take, beats.o.p, 0)),
-        ]
+        m.d.comb += [beats.o.ready.eq(self.take), self.row.eq(beats.o.p)]
 
         # Jobs of which all rows are held.
         n_held_beats, n_ready = Signal(8), Signal(range(N_BEATS + 1))
@@ -247,7 +228,7 @@ class Port(wiring.Component):
     aborted : drop all rows that are still to arrive; no client asks for any meanwhile.
     """
 
-    N_UNDER_WAY = 64
+    N_UNDER_WAY = 32
     """Largest number of rows that are asked for and have not arrived."""
 
     def __init__(self, config: Config):
@@ -279,20 +260,26 @@ class Port(wiring.Component):
             askers.i.p.eq(asker),
         ]
         n_under_way, n_stale = (Signal(range(self.N_UNDER_WAY + 3)) for _ in range(2))
-        left = Signal.like(n_under_way)
-        m.d.comb += left.eq(n_under_way + asked - port.rows.valid)
+        left, takes = Signal.like(n_under_way), Signal()
+        drops = self.aborted | (n_stale != 0)
+        m.d.comb += left.eq(n_under_way + asked - takes)
         m.d.sync += n_under_way.eq(left)
         with m.If(self.aborted):
             m.d.sync += n_stale.eq(left)
-        with m.Elif(port.rows.valid & (n_stale != 0)):
+        with m.Elif(takes & (n_stale != 0)):
             m.d.sync += n_stale.eq(n_stale - 1)
-        m.d.comb += askers.o.ready.eq(port.rows.valid)
+        wanted = Array(clients[client].rows.ready for client in Client)
+        m.d.comb += [
+            port.rows.ready.eq(askers.o.valid & (drops | wanted[askers.o.p])),
+            takes.eq(port.rows.valid & port.rows.ready),
+            askers.o.ready.eq(takes),
+        ]
         for client in Client:
             reader = clients[client]
             m.d.comb += [
                 reader.requests.ready.eq(may_ask & port.requests.ready & (asker == client)),
                 reader.rows.valid.eq(
-                    port.rows.valid & (n_stale == 0) & ~self.aborted & (askers.o.p == client)
+                    port.rows.valid & askers.o.valid & ~drops & (askers.o.p == client)
                 ),
                 reader.rows.p.eq(port.rows.p),
             ]

@@ -65,7 +65,7 @@ class SdramMemory(wiring.Component):
                 port.requests.ready.eq(requests.ready),
                 port.rows.valid.eq(found.valid),
                 port.rows.p.eq(found.p),
-                found.ready.eq(1),
+                found.ready.eq(port.rows.ready),
             ]
         write = self.memory.write
         m.d.comb += [

@@ -63,16 +63,24 @@ class Memory:
         async def serve(ctx):
             due: list[tuple[int, int]] = []
             cycle = last = 0
-            asked = ctx.tick().sample(port.requests.valid, port.requests.ready, port.requests.p)
+            asked = ctx.tick().sample(
+                port.requests.valid,
+                port.requests.ready,
+                port.requests.p,
+                port.rows.valid,
+                port.rows.ready,
+            )
             while True:
-                _, _, valid, ready, row = await asked
+                _, _, valid, ready, row, arrived, taken = await asked
                 cycle += 1
+                if arrived and taken:
+                    due.pop(0)
                 if valid and ready:
-                    last = max(last + 1, cycle + 3 + rng.randrange(self.longest))
+                    last = max(last + 1, cycle + 1 + rng.randrange(self.longest))
                     due.append((last, rows[row]))
                 arrives = bool(due) and due[0][0] <= cycle
                 ctx.set(port.rows.valid, arrives)
-                ctx.set(port.rows.p, due.pop(0)[1] if arrives else rng.getrandbits(8))
+                ctx.set(port.rows.p, due[0][1] if arrives else rng.getrandbits(8))
                 ctx.set(port.requests.ready, rng.random() < 0.7)
 
         return serve
