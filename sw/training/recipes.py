@@ -29,6 +29,9 @@ class TrainConfig:
     """Name of the recipe, one of :data:`RECIPES`; for the user's own data, name of the data set."""
     epochs: int = 13
     """Number of passes over the training data."""
+    timestep_schedule: str = ""
+    """Numbers of timesteps to train with, one after the other (:mod:`sw.training.schedule`); empty:
+    those of the network throughout."""
     batch_size: int = 100
     """Number of samples per step; several processes divide them among themselves."""
     learning_rate: float = 5e-3
@@ -50,6 +53,8 @@ class TrainConfig:
     """SHA-256 of the teacher's checkpoint, see :func:`sw.training.loss.loss_of`; empty: none."""
     teacher_weight: float = 0.9
     """Share of the loss, 0 to 1, that compares with the teacher instead of the labels."""
+    teacher_from: int = 1
+    """First epoch, counted from 1, in which the network learns from the teacher."""
     temperature: float = 2.0
     """Divisor of student's and teacher's logits in the loss that compares them."""
     weight_bits: int = 0
@@ -58,6 +63,8 @@ class TrainConfig:
     """Largest random shift of a sample along each axis, in pixels."""
     flip: bool = True
     """Whether samples are mirrored at random."""
+    erase: float = 0.0
+    """Probability that a random rectangle of a sample is erased (:mod:`sw.training.augment`)."""
     amp: bool = False
     """Whether convolutions use bfloat16; not with ``weight_bits``, whose integers need float32."""
     seed: int = 1

@@ -268,7 +268,9 @@ def test_command_line(
         ("seed", "99999999999999999999", "0 to"),
     ):
         fails([f"--{option}", value], f"--{option} {value}: use a number from {limits}")
-    fails(["--temperature", "2"], "--teacher-weight and --temperature need a --teacher")
+    for option in ("temperature", "teacher-from", "teacher-weight"):
+        fails([f"--{option}", "1"], f"--{option} needs a --teacher")
+    fails(["--erase", "1.5"], "--erase 1.5: use a number from 0 to 1")
     fails(["--set", "timesteps=four"], "timesteps = 'four': use a value of type int")
     fails(["--set", "image_shape=[3,14,10]"], "(1, 14, 10), the network takes (3, 14, 10)")
     fails(["--round-leaks"], "--round-leaks and --model-config both name the network: use one")
