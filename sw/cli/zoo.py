@@ -276,8 +276,8 @@ def as_markdown(entries: Sequence[Entry]) -> str:
         )
     lines += [
         "",
-        "Intervals are of the accuracy on the device. They take test samples to be independent, which "
-        "the heartbeats of one patient are not, and say nothing about the spread over seeds.",
+        "Intervals are of the accuracy on the device. They take test samples to be independent, "
+        "which the heartbeats of one patient are not, and say nothing about the spread over seeds.",
     ]
     for e in entries:
         if e.note:

@@ -119,22 +119,22 @@ def fashion_mnist_85f() -> ModelConfig:
 def fashion_mnist_teacher() -> ModelConfig:
     """Return a network of ReLUs instead of spikes for Fashion-MNIST, from which spiking ones learn.
 
-    Its maps are larger than those of its students. It needs 1.4 times as many
-    multiply-accumulations as the network :func:`fashion_mnist_85f` would need additions if every
-    neuron always fired.
+    It is like the ResNet-20 for CIFAR-10 of He et al., arXiv 1512.03385: three stages of three
+    blocks, with 16, 32 and 64 channels. The first stage sees the images in full resolution, since
+    the stem does not pool. It has 0.27 million parameters.
     """
-    block = BlockConfig(gate="ADD", inner="none", outer="none")
+    blocks = (BlockConfig(gate="ADD", inner="none", outer="none"),) * 3
     return ModelConfig(
         timesteps=1,
         spiking=False,
         aap=False,
-        stem_channels=48,
-        stem_kernel=5,
+        stem_channels=16,
+        stem_pool=1,
         stem_coefficient="none",
         stages=(
-            StageConfig(channels=64, blocks=(block,)),
-            StageConfig(channels=128, stride=2, blocks=(block,) * 2),
-            StageConfig(channels=192, stride=2, blocks=(block,)),
+            StageConfig(channels=16, blocks=blocks),
+            StageConfig(channels=32, stride=2, blocks=blocks),
+            StageConfig(channels=64, stride=2, blocks=blocks),
         ),
     )
 
