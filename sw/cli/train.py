@@ -137,6 +137,7 @@ examples:
         ("temperature", float, "divisor of the logits in the comparison with the teacher"),
         ("seed", int, "seed of everything random"),
         ("max-images", int, "train on the first images only (0: all)"),
+        ("max-per-class", int, "samples of a class in an epoch at most, drawn anew (0: all)"),
     ):
         p.add_argument(f"--{name}", type=kind, metavar="N", help=text)
     p.add_argument(
@@ -264,6 +265,7 @@ def _configure(
         ("epochs", 1, NO_LIMIT),
         ("batch_size", 1, NO_LIMIT),
         ("max_images", 0, NO_LIMIT),
+        ("max_per_class", 0, NO_LIMIT),
         ("seed", 0, NO_LIMIT),
         ("learning_rate", 1e-12, 1e6),
         ("teacher_weight", 0, 1),

@@ -85,6 +85,18 @@ def erased(
     return torch.where(inside[:, None].to(images.device), noise.to(images.device), images)
 
 
+def capped(order: Tensor, labels: Tensor, most: int) -> Tensor:
+    """Return the indices in ``order`` without those beyond the first ``most`` of every class.
+
+    ``labels`` are the classes (N,) of all samples.
+    """
+    own = labels[order]
+    kept = torch.zeros(len(order), dtype=torch.bool)
+    for label in own.unique():
+        kept[(own == label).nonzero()[:most, 0]] = True
+    return order[kept]
+
+
 def batches(
     split: Split,
     config: TrainConfig,
@@ -96,14 +108,17 @@ def batches(
     """Yield the shuffled and augmented batches of an epoch: pairs of network input and labels.
 
     Everything random depends on ``config.seed`` and ``epoch`` alone, so that a resumed run
-    continues identically. If several processes (``n_processes``) train together, each gets an equal
-    part of every batch, chosen by its ``rank``, a number from 0. The last batch is dropped if it is
-    incomplete.
+    continues identically. If classes have more than ``config.max_per_class`` samples, others of
+    these are drawn in every epoch. If several processes (``n_processes``) train together, each gets
+    an equal part of every batch, chosen by its ``rank``, a number from 0. The last batch is dropped
+    if it is incomplete.
     """
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
     images = torch.from_numpy(split.images).to(device)
     labels = torch.from_numpy(split.labels.astype(np.int64)).to(device)
     order = torch.randperm(len(labels), generator=generator)
+    if config.max_per_class:
+        order = capped(order, labels.cpu(), config.max_per_class)
     share = config.batch_size // n_processes
     own = slice(rank * share, (rank + 1) * share)
     for chosen in order.to(device).split(config.batch_size):

@@ -35,7 +35,7 @@ from sw.model.functional import EAGER, Backend
 from sw.model.resnet import SpikingResNet, to_input
 from sw.training import finetune, schedule
 from sw.training.augment import batches
-from sw.training.loss import class_weights, loss_of, rows_per_spike
+from sw.training.loss import class_counts, class_weights, loss_of, rows_per_spike
 from sw.training.progress import progress
 from sw.training.recipes import TrainConfig
 from sw.training.resume import TrainError, resumable
@@ -155,13 +155,15 @@ def train_epoch(
         split = Split(
             images=split.images[: config.max_images], labels=split.labels[: config.max_images]
         )
-    n_batches = len(split) // config.batch_size
+    n_samples = int(class_counts(split, config.max_per_class).sum())
+    n_batches = n_samples // config.batch_size
     if not n_batches:
         raise TrainError(
-            f"{len(split)} training images do not fill a batch of {config.batch_size}: use a "
+            f"{n_samples} training images do not fill a batch of {config.batch_size}: use a "
             f"smaller --batch-size"
         )
-    weights = class_weights(split, config.class_power).to(device) if config.class_power else None
+    power, most = config.class_power, config.max_per_class
+    weights = class_weights(split, power, most).to(device) if power else None
     rank, n_processes = processes()
     total = torch.zeros((), device=device)
     shown = progress(

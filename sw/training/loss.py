@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -62,13 +63,22 @@ def spike_cost(maps: dict[str, Tensor], rows: dict[str, float]) -> Tensor:
     return torch.stack(read).sum() / total
 
 
-def class_weights(split: Split, power: float) -> Tensor:
-    """Return weights (n_classes,) of the classes in the loss, larger for rarer classes.
+def class_counts(split: Split, most: int) -> NDArray[np.int64]:
+    """Return how many samples (n_classes,) of each class an epoch has.
 
-    A weight is proportional to the class's number of samples to the power of ``-power``. The mean
-    weight of the samples is 1.
+    ``most`` is the largest number, ``max_per_class`` of the training's settings; 0: no limit.
     """
     counts = np.bincount(split.labels.astype(np.int64))
+    return np.minimum(counts, most) if most else counts
+
+
+def class_weights(split: Split, power: float, most: int = 0) -> Tensor:
+    """Return weights (n_classes,) of the classes in the loss, larger for rarer classes.
+
+    A weight is proportional to the class's number of samples in an epoch (:func:`class_counts`) to
+    the power of ``-power``. The mean weight of these samples is 1.
+    """
+    counts = class_counts(split, most)
     weights = np.maximum(1, counts) ** -power
     return torch.from_numpy(weights * counts.sum() / (weights * counts).sum()).float()
 

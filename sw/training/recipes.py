@@ -47,6 +47,8 @@ class TrainConfig:
     class_power: float = 0.0
     """Exponent p: a sample's weight in the loss is its class's number of samples to the power -p,
     times a constant. 0: all samples have equal weights."""
+    max_per_class: int = 0
+    """Largest number of samples of a class in an epoch, drawn anew for each epoch; 0: all."""
     spike_penalty: float = 0.0
     """Weight of :func:`sw.training.loss.spike_cost` in the loss."""
     teacher: str = ""

@@ -524,6 +524,20 @@ def test_rare_classes_weigh_more_and_figures_say_how_they_are_found() -> None:
         weights = loss.class_weights(split, power)
         assert float(weights[1] / weights[0]) == pytest.approx(ratio)
         assert float(weights[labels].mean()) == pytest.approx(1)
+    # At most 30 samples of a class: an epoch has 30 and 10.
+    weights = loss.class_weights(split, 1.0, 30)
+    assert float(weights[1] / weights[0]) == pytest.approx(3)
+    config = TrainConfig(batch_size=8, max_per_class=30)
+    seen = []
+    for epoch in (0, 1):
+        found = [label for _, part in augment.batches(split, config, epoch) for label in part]
+        assert len(found) == 40 and sum(found) == 10
+        numbered = Split(images=np.arange(100, dtype=np.uint8).reshape(-1, 1, 1, 1), labels=labels)
+        still = replace(config, shift_px=0)
+        seen.append(
+            {round(float(x) * 255) for x, _ in augment.batches(numbered, still, epoch) for x in x}
+        )
+    assert len(seen[0]) == 40 and seen[0] != seen[1], "others are drawn in the next epoch"
     predicted = np.array([0] * 85 + [1] * 5 + [1] * 4 + [0] * 6)
     found = metrics.detail(predicted, labels)
     assert found["accuracy"] == pytest.approx(89)
