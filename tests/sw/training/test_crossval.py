@@ -16,6 +16,7 @@ from sw.training.recipes import RECIPES, TrainConfig
 from tests.datasets import easy_data
 from tests.trained import small_config
 
+MODEL = small_config(timesteps=1, stages=small_config().stages[:1], aap=False)
 CONFIG = TrainConfig(epochs=1, batch_size=16, max_images=32, flip=False, shift_px=1)
 
 
@@ -51,20 +52,20 @@ def test_finished_runs_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(crossval, "train", watched)
     with pytest.raises(KeyboardInterrupt):
-        crossval.run(tmp_path, parts(), small_config(), CONFIG, seeds=(1, 2))
-    scores = crossval.run(tmp_path, parts(), small_config(), CONFIG, seeds=(1, 2))
+        crossval.run(tmp_path, parts(), MODEL, CONFIG, seeds=(1, 2))
+    scores = crossval.run(tmp_path, parts(), MODEL, CONFIG, seeds=(1, 2))
     assert runs == [(1, "0"), (1, "1"), (2, "0"), (0, ""), (2, "1")]
     text = (tmp_path / "table.md").read_text()
     assert f"| 2 | {scores[1].balanced:.2f} | {scores[1].accuracy:.2f} | " in text
     assert "95 % interval, balanced accuracy" in text and "standard deviation" in text
     with pytest.raises(experiments.ExperimentError, match="holds results of another setting"):
-        crossval.run(tmp_path, parts(), small_config(timesteps=2), CONFIG, seeds=(1,))
+        crossval.run(tmp_path, parts(), small_config(), CONFIG, seeds=(1,))
 
 
 def test_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = replace(RECIPES["mitbih"], model=small_config(), train=CONFIG)
+    recipe = replace(RECIPES["mitbih"], model=MODEL, train=CONFIG)
     monkeypatch.setattr(command, "RECIPES", {"mitbih": recipe})
     monkeypatch.setattr(catalogue, "load_parts", lambda folder, name: parts())
     words = ["cross-validation", "--seeds", "1", "--out", str(tmp_path / "a")]
