@@ -1,5 +1,8 @@
 """Functions that return the configurations of named networks, for recipes and shipped checkpoints.
 
+The networks for small boards are trained without the auxiliary pathway (:mod:`sw.model.resnet`),
+which costs time and does not help networks of a few blocks (docs/measurements/learning.md).
+
 Boards are described in :mod:`hw.boards.configs`. A board has 8 to 32 lanes, each of which computes
 one output channel at a time. A row is one word of a board's weight memory, with one weight for each
 lane.
@@ -91,6 +94,7 @@ def fashion_mnist_icebreaker() -> ModelConfig:
     """
     last = BlockConfig(gate="OR", inner="channel", outer="element" + PER_TIMESTEP)
     return ModelConfig(
+        aap=False,
         timesteps=3,
         stem_channels=40,
         stem_kernel=5,
@@ -107,6 +111,7 @@ def fashion_mnist_85f() -> ModelConfig:
     """
     last = BlockConfig(gate="OR", inner="channel", outer="element")
     return ModelConfig(
+        aap=False,
         stem_channels=32,
         stem_kernel=5,
         stages=(
@@ -176,6 +181,7 @@ def mitbih() -> ModelConfig:
     """Return a network for the heartbeats of :mod:`sw.data.mitbih`, which are 1-D signals."""
     last = BlockConfig(gate="OR", inner="channel", outer="element" + PER_TIMESTEP)
     return ModelConfig(
+        aap=False,
         image_shape=(N_CHANNELS, 1, N_SAMPLES),
         n_classes=4,
         stem_channels=24,
@@ -210,6 +216,7 @@ def cifar10_85f() -> ModelConfig:
     """
     last = BlockConfig(gate="OR", inner="channel", outer="element")
     return ModelConfig(
+        aap=False,
         image_shape=(3, 32, 32),
         stem_channels=48,
         stages=(
