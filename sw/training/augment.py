@@ -85,16 +85,15 @@ def erased(
     return torch.where(inside[:, None].to(images.device), noise.to(images.device), images)
 
 
-def capped(order: Tensor, labels: Tensor, most: int) -> Tensor:
-    """Return the indices in ``order`` without those beyond the first ``most`` of every class.
+def capped(order: Tensor, labels: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """Return up to ``most`` indices of every class from the random ``order``, shuffled.
 
     ``labels`` are the classes (N,) of all samples.
     """
     own = labels[order]
-    kept = torch.zeros(len(order), dtype=torch.bool)
-    for label in own.unique():
-        kept[(own == label).nonzero()[:most, 0]] = True
-    return order[kept]
+    kept = [order[(own == label).nonzero()[:most, 0]] for label in own.unique()]
+    chosen = torch.cat(kept)
+    return chosen[torch.randperm(len(chosen), generator=generator)]
 
 
 def batches(
@@ -118,7 +117,7 @@ def batches(
     labels = torch.from_numpy(split.labels.astype(np.int64)).to(device)
     order = torch.randperm(len(labels), generator=generator)
     if config.max_per_class:
-        order = capped(order, labels.cpu(), config.max_per_class)
+        order = capped(order, labels.cpu(), config.max_per_class, generator)
     share = config.batch_size // n_processes
     own = slice(rank * share, (rank + 1) * share)
     for chosen in order.to(device).split(config.batch_size):

@@ -532,6 +532,7 @@ def test_rare_classes_weigh_more_and_figures_say_how_they_are_found() -> None:
     for epoch in (0, 1):
         found = [label for _, part in augment.batches(split, config, epoch) for label in part]
         assert len(found) == 40 and sum(found) == 10
+        assert 2 <= sum(found[:20]) <= 8, "the classes are mixed in the whole epoch"
         numbered = Split(images=np.arange(100, dtype=np.uint8).reshape(-1, 1, 1, 1), labels=labels)
         still = replace(config, shift_px=0)
         seen.append(
