@@ -20,7 +20,7 @@ from sw.convert.folded import FoldedNetwork, simulate
 from sw.convert.quantize import WEIGHT_BITS, QuantizeError
 from sw.data import catalogue
 from sw.data.dataset import DataError, Split
-from sw.data.metrics import detail
+from sw.data.metrics import detail, interval, with_interval
 from sw.model import checkpoint, datasets
 from sw.model.checkpoint import CheckpointError
 from sw.model.config import ModelError
@@ -29,6 +29,9 @@ from sw.network import reference
 
 BATCH = 100
 """Number of samples that are simulated at a time."""
+
+FLOATS = {"training_with_aap": "both", "full_spike": "spike", "folded": "folded"}
+"""Fields of :class:`Evaluation` with accuracies of float networks, and what these predict with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +67,9 @@ class Evaluation:
     """Number of spikes that differ between training and folded network, over all layers."""
     max_logit_difference: float
     """Largest difference between the logits of training and folded network."""
+    intervals: dict[str, tuple[float, float]]
+    """95 % confidence interval of each accuracy, in percent (:func:`sw.data.metrics.interval`), by
+    the accuracy's name: that of its field or, for integers, the width of the weights in bits."""
     density: dict[str, list[float]]
     """Share of neurons that fire, by layer and timestep, in the network with the widest weights."""
     membrane_bits: dict[str, int]
@@ -99,15 +105,14 @@ def compare_folding(
         predicted["folded"].append(trace.predictions)
         if heads.aap is not None:
             predicted["both"].append((heads.spike + heads.aap).numpy().argmax(axis=1))
-    share = {
-        name: detail(np.concatenate(parts), split.labels)[metric]
-        for name, parts in predicted.items()
-        if parts
+    found = {
+        name: detail(np.concatenate(predicted[key]), split.labels)
+        for name, key in FLOATS.items()
+        if predicted[key]
     }
     return {
-        "training_with_aap": share.get("both"),
-        "full_spike": share["spike"],
-        "folded": share["folded"],
+        **{name: found[name][metric] if name in found else None for name in FLOATS},
+        "intervals": {name: interval(scores, metric) for name, scores in found.items()},
         "n_argmax_differences": n_argmax,
         "n_spike_differences": n_spikes,
         "max_logit_difference": worst,
@@ -144,13 +149,16 @@ def evaluate(
     values = checkpoint.load(path)
     folded = fold.fold(values)
     compared = compare_folding(checkpoint.build(values), folded, split, metric)
+    intervals: dict[str, tuple[float, float]] = compared.pop("intervals")
     accuracy: dict[str, float] = {}
     membrane_bits: dict[str, int] = {}
     density: dict[str, list[float]] = {}
     for bits in sorted(weight_bits):
         network = quantize.quantize(folded, bits)
         trace = reference.run(network, split.images, keep_spikes=False)
-        accuracy[str(bits)] = detail(trace.predictions, split.labels)[metric]
+        scores = detail(trace.predictions, split.labels)
+        accuracy[str(bits)] = scores[metric]
+        intervals[str(bits)] = interval(scores, metric)
         bounds = quantize.proved_bounds(network)
         membrane_bits[str(bits)] = max(bound.n_bits for bound in bounds.values())
         density = {
@@ -164,6 +172,7 @@ def evaluate(
         metric=metric,
         n_images=len(split),
         quantised=accuracy,
+        intervals=intervals,
         density=density,
         membrane_bits=membrane_bits,
         **compared,
@@ -175,19 +184,23 @@ def as_text(result: Evaluation) -> str:
     what = "balanced accuracy" if result.metric == "balanced" else "accuracy"
     note = f" ({result.note})" if result.note else ""
     lines = [
-        f"{result.checkpoint}: {what} on {result.n_images:,} test images of {result.data}{note}"
+        f"{result.checkpoint}: {what} on {result.n_images:,} test images of {result.data}{note}",
+        f"  {'':<26} with 95 % interval",
     ]
+
+    def line(form: str, name: str, percent: float, more: str = "") -> str:
+        return f"  {form:<26} {with_interval(percent, result.intervals[name])}{more}"
+
     if result.training_with_aap is not None:
-        lines.append(f"  training network with AAP  {result.training_with_aap:6.2f} %")
+        name = "training_with_aap"
+        lines.append(line("training network with AAP", name, result.training_with_aap))
     lines += [
-        f"  full-spike, float          {result.full_spike:6.2f} %",
-        f"  folded, float              {result.folded:6.2f} %",
+        line("full-spike, float", "full_spike", result.full_spike),
+        line("folded, float", "folded", result.folded),
     ]
     for bits, accuracy in sorted(result.quantised.items(), key=lambda item: -int(item[0])):
-        lines.append(
-            f"  integers, {bits}-bit weights    {accuracy:6.2f} %   "
-            f"({result.membrane_bits[bits]}-bit membranes proved enough)"
-        )
+        proved = f"   ({result.membrane_bits[bits]}-bit membranes proved enough)"
+        lines.append(line(f"integers, {bits}-bit weights", bits, accuracy, proved))
     lines += [
         f"folded against training network in float64: {result.n_argmax_differences} classes, "
         f"{result.n_spike_differences} spikes differ; logits by {result.max_logit_difference:.1e}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,6 +15,8 @@ from sw.data import catalogue
 from sw.data.dataset import DataError
 from sw.model.checkpoint import CheckpointError
 from sw.model.functional import EAGER, compiled
+from sw.training import crossval
+from sw.training.crossval import Score
 from sw.training.experiments import (
     EXPERIMENTS,
     MAX_SEEDS,
@@ -25,6 +28,13 @@ from sw.training.experiments import (
     run_frontier,
 )
 from sw.training.loop import TrainError
+from sw.training.recipes import RECIPES
+from sw.training.significance import Row
+
+OTHERS = ("frontier", "cross-validation")
+"""Experiments besides :data:`sw.training.experiments.EXPERIMENTS`."""
+CROSS_VALIDATED = "mitbih"
+"""Recipe that is cross-validated unless ``--recipe`` names another."""
 
 
 @command(
@@ -35,17 +45,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``python -m sw.experiments`` with the arguments ``argv`` and return its exit code."""
     p = CommandParser(
         prog="python -m sw.experiments",
-        description="Train variants of one small network over several seeds, and compare them.",
+        description="Train variants of one small network over several seeds, and compare them;\n"
+        "or cross-validate a recipe on its training data.",
         epilog=f"""examples:
   python -m sw.experiments ablation --compile --out ablation    (about an hour of one core)
   python -m sw.experiments ablation --compile --out ablation    continues where it was interrupted
   python -m sw.experiments depth --compile --seeds 3 --out depth
   python -m sw.experiments frontier --compile --out frontier    (about 5 minutes)
+  python -m sw.experiments cross-validation --seeds 3 --compile --out heartbeats
 
 exit codes: {EXIT_OK} done, {EXIT_BAD_INPUT} bad input (the message says what to do),
 {EXIT_INTERRUPTED} interrupted""",
     )
-    p.add_argument("experiment", choices=[*EXPERIMENTS, "frontier"], help="experiment to run")
+    p.add_argument("experiment", choices=[*EXPERIMENTS, *OTHERS], help="experiment to run")
     p.add_argument(
         "--out",
         type=Path,
@@ -54,7 +66,12 @@ exit codes: {EXIT_OK} done, {EXIT_BAD_INPUT} bad input (the message says what to
     )
     p.add_argument(
         "--data-dir",
-        help="folder of Fashion-MNIST (default: searched, see sw.train --help)",
+        help="folder of the data set (default: searched, see sw.train --help)",
+    )
+    p.add_argument(
+        "--recipe",
+        choices=sorted(RECIPES),
+        help=f"recipe to cross-validate (default: {CROSS_VALIDATED})",
     )
     p.add_argument("--seeds", type=int, default=N_SEEDS, help=f"runs of each variant ({N_SEEDS})")
     p.add_argument("--threads", type=int, default=1, help="CPU threads (1)")
@@ -67,15 +84,29 @@ exit codes: {EXIT_OK} done, {EXIT_BAD_INPUT} bad input (the message says what to
         p.error("--threads takes a number of at least 1")
     torch.set_num_threads(args.threads)
     backend = compiled() if args.compile else EAGER
+    if args.recipe and args.experiment != "cross-validation":
+        p.error(f"--recipe is for cross-validation: {args.experiment} has networks of its own")
     args.out.mkdir(parents=True, exist_ok=True)
+    seeds = range(1, args.seeds + 1)
+    if args.experiment == "cross-validation":
+        recipe = RECIPES[args.recipe or CROSS_VALIDATED]
+        parts = catalogue.load_parts(args.data_dir, recipe.data)
+        scores = crossval.run(
+            args.out, parts, recipe.model, recipe.train, seeds=seeds, backend=backend
+        )
+        return _shown(args, scores)
     dataset = catalogue.load(args.data_dir, N_VALIDATION)
     if args.experiment == "frontier":
         points = run_frontier(args.out, dataset, backend=backend)
         print(json.dumps(points) if args.json else frontier_markdown(points), end="")
         return EXIT_OK
-    seeds = range(1, args.seeds + 1)
     variants = EXPERIMENTS[args.experiment]()
     rows = run_ablation(args.out, dataset, seeds=seeds, variants=variants, backend=backend)
+    return _shown(args, rows)
+
+
+def _shown(args: argparse.Namespace, rows: Sequence[Row | Score]) -> int:
+    """Print the rows as JSON or the table that was written, and return the exit code."""
     if args.json:
         print(json.dumps([asdict(row) for row in rows]))
     else:

@@ -17,8 +17,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hw.spec import N_LEAK_SHIFTS, did_you_mean
+from hw.spec import N_LEAK_SHIFTS
 from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, CommandParser, command
+from sw.cli.settings import override
 from sw.convert.quantize import WEIGHT_BITS, QuantizeError
 from sw.data import catalogue
 from sw.data.dataset import DataError, Dataset
@@ -28,6 +29,7 @@ from sw.model.config import ModelConfig, ModelError
 from sw.model.functional import EAGER, compiled
 from sw.model.presets import fashion_mnist
 from sw.model.resnet import SpikingResNet, round_leaks
+from sw.training import schedule
 from sw.training.loop import TrainError, processes, train
 from sw.training.recipes import RECIPES, Recipe, TrainConfig, for_own_data
 from sw.training.summary import batch_size, summary
@@ -39,59 +41,6 @@ PATH_OPTIONS = frozenset(
 )
 """Options whose values are paths; that of ``--data`` may be a data set's name instead."""
 ERRORS = (CheckpointError, DataError, ModelError, QuantizeError)
-
-
-def override(config: ModelConfig, settings: Sequence[str]) -> ModelConfig:
-    """Return a changed ``config``: ``settings`` are texts such as ``stages.0.blocks.0.gate=XOR``.
-
-    The value after ``=`` is read as JSON, or as a string if it is not JSON.
-
-    Raises
-    ------
-    ModelError
-        A setting does not exist, or its value is not supported.
-    """
-    values = config.to_dict()
-    for setting in settings:
-        path, equals, text = setting.partition("=")
-        if not equals:
-            raise ModelError(f"--set {setting}: write it as name=value")
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError:
-            value = text
-        *parents, last = path.split(".")
-        place: Any = values
-        for n, key in enumerate([*parents, last]):
-            if not _has(place, key):
-                where = ".".join(parents[:n])
-                raise ModelError(f"--set {setting}: {_no_setting(place, key, where)}")
-            if n < len(parents):
-                place = place[_key(place, key)]
-        place[_key(place, last)] = value
-    return ModelConfig.from_dict(values)
-
-
-def _has(place: Any, key: str) -> bool:
-    """Return whether a part of a configuration, as JSON values, has a setting called ``key``."""
-    if isinstance(place, list):
-        return key.isdecimal() and int(key) < len(place)
-    return isinstance(place, dict) and key in place
-
-
-def _no_setting(place: Any, key: str, where: str) -> str:
-    """Return a message that ``place``, called ``where``, has no setting ``key``; it lists those."""
-    there = f" in {where}" if where else ""
-    if isinstance(place, list):
-        return f"there is no such setting: {where} is a list, numbered from 0 to {len(place) - 1}"
-    if not isinstance(place, dict):
-        return f"there is no such setting: {where} is the single value {place!r}"
-    hint = did_you_mean(key, place)
-    return f"there is no such setting: {hint}the settings{there} are {', '.join(place)}"
-
-
-def _key(place: Any, key: str) -> Any:
-    return int(key) if isinstance(place, list) else key
 
 
 def parser() -> argparse.ArgumentParser:
@@ -117,6 +66,7 @@ examples:
   torchrun --nproc-per-node 4 -m sw.train --recipe cifar10 --device cuda --out cifar10.pt
   python -m sw.train --recipe fashion-mnist-teacher --out teacher.pt
   python -m sw.train --teacher teacher.pt --out taught.pt
+  python -m sw.train --timestep-schedule 1x60,2x15,4x20 --out fast.pt
   python -m sw.train --data my-images/ --out mine.pt --set timesteps=6
   python -m sw.train --out plif.pt --set neuron.leak=LEARNED --set neuron.leak_shift=2
   python -m sw.train --init plif.pt --round-leaks --epochs 2 --out lif.pt
@@ -175,18 +125,27 @@ examples:
         f"{N_LEAK_SHIFTS}; the iCE40 boards have one)",
     )
     for name, kind, text in (
-        ("epochs", int, "passes over the training data"),
+        ("epochs", int, "passes over the training data, all with the network's timesteps"),
         ("batch-size", int, "images per step, of all processes together"),
         ("learning-rate", float, "learning rate after warm-up"),
         ("coefficient-rate", float, "learning rate of coefficients, relative to --learning-rate"),
         ("weight-decay", float, "decay of convolutions' and classifier's weights"),
         ("spike-penalty", float, "weight of the spikes in the loss: fewer spikes, fewer cycles"),
         ("teacher-weight", float, "share of the teacher in the loss, 0 to 1"),
+        ("teacher-from", int, "first epoch with the teacher, counted from 1"),
+        ("erase", float, "probability that a random rectangle of a sample is erased"),
         ("temperature", float, "divisor of the logits in the comparison with the teacher"),
         ("seed", int, "seed of everything random"),
         ("max-images", int, "train on the first images only (0: all)"),
+        ("max-per-class", int, "samples of a class in an epoch at most, drawn anew (0: all)"),
     ):
         p.add_argument(f"--{name}", type=kind, metavar="N", help=text)
+    p.add_argument(
+        "--timestep-schedule",
+        metavar="TxN,...",
+        help="train N epochs with T timesteps, and so on, such as 1x60,2x15,4x20; instead of "
+        "--epochs",
+    )
     p.add_argument(
         "--amp",
         action=argparse.BooleanOptionalAction,
@@ -284,14 +243,20 @@ def _configure(
     known = {field.name for field in fields(TrainConfig)} - {"teacher"}
     chosen = {k: v for k, v in vars(args).items() if k in known and v is not None}
     config = replace(recipe.train, **chosen)
+    if args.epochs is not None and args.timestep_schedule is None:
+        config = replace(config, timestep_schedule="")
+    if args.epochs is None and args.timestep_schedule:
+        config = replace(config, epochs=schedule.n_epochs(args.timestep_schedule))
     if args.batch_size is None:
         n_images = min(config.max_images, n_images) if config.max_images > 0 else n_images
         size = batch_size(config.batch_size, n_images, processes()[1])
         config = replace(config, batch_size=size)
     if args.teacher:
         config = replace(config, teacher=hashlib.sha256(args.teacher.read_bytes()).hexdigest())
-    elif args.teacher_weight is not None or args.temperature is not None:
-        raise TrainError("--teacher-weight and --temperature need a --teacher")
+    else:
+        for name in ("teacher_weight", "teacher_from", "temperature"):
+            if getattr(args, name) is not None:
+                raise TrainError(f"--{name.replace('_', '-')} needs a --teacher")
     if args.amp and config.weight_bits:
         raise TrainError("--amp cannot be used with --bits, whose integers need float32")
     if config.weight_bits or (args.amp is None and device.type == "cpu"):
@@ -300,10 +265,13 @@ def _configure(
         ("epochs", 1, NO_LIMIT),
         ("batch_size", 1, NO_LIMIT),
         ("max_images", 0, NO_LIMIT),
+        ("max_per_class", 0, NO_LIMIT),
         ("seed", 0, NO_LIMIT),
         ("learning_rate", 1e-12, 1e6),
         ("teacher_weight", 0, 1),
+        ("teacher_from", 1, config.epochs),
         ("temperature", 1e-3, 1e3),
+        ("erase", 0, 1),
     ):
         value = getattr(config, name)
         if not low <= value <= high:

@@ -33,7 +33,7 @@ from sw.convert import fold, quantize
 from sw.convert.folded import FoldedNetwork
 from sw.convert.quantize import QuantizeError
 from sw.data.dataset import DataError, Split, spread
-from sw.data.metrics import detail
+from sw.data.metrics import detail, interval
 from sw.files import write_whole
 from sw.model import checkpoint, datasets
 from sw.model.checkpoint import CheckpointError
@@ -87,6 +87,8 @@ class Entry:
     """Accuracy of the float network without the pathway; None if trained as integers."""
     on_device: float
     """Accuracy of the integer network, which the device reproduces."""
+    interval: tuple[float, float]
+    """95 % confidence interval of ``on_device`` (:func:`sw.data.metrics.interval`)."""
     f1: tuple[float, ...]
     """F1 scores in percent, by class."""
     n_spikes: float
@@ -192,8 +194,9 @@ def measure(path: Path, data_root: Path | None = None, accuracies: Entry | None 
         predicted = reference.run(network, test.images, keep_spikes=False).predictions
         scores = detail(predicted, test.labels)
         on_device, f1 = scores[dataset.metric], tuple(scores["f1"])
+        ends = interval(scores, dataset.metric)
     else:
-        on_device, f1 = accuracies.on_device, accuracies.f1
+        on_device, f1, ends = accuracies.on_device, accuracies.f1, accuracies.interval
     chosen = spread(len(test), N_MEASURED)
     few = Split(images=test.images[chosen], labels=test.labels[chosen])
     trace = reference.run(network, few.images)
@@ -218,6 +221,7 @@ def measure(path: Path, data_root: Path | None = None, accuracies: Entry | None 
         metric=dataset.metric,
         n_test=len(test),
         on_device=on_device,
+        interval=ends,
         f1=f1,
         n_spikes=float(np.mean(spikes)),
         n_synaptic_ops=float(np.mean(ops)),
@@ -230,7 +234,10 @@ def measure(path: Path, data_root: Path | None = None, accuracies: Entry | None 
 def load(path: Path | None = None) -> list[Entry]:
     """Return the entries stored in a JSON file, by default in ``checkpoints/zoo.json``."""
     entries = json.loads((path or TABLE).read_text())
-    return [Entry(**{**entry, "f1": tuple(entry["f1"])}) for entry in entries]
+    return [
+        Entry(**{**entry, **{name: tuple(entry[name]) for name in ("f1", "interval")}})
+        for entry in entries
+    ]
 
 
 def as_json(entries: Sequence[Entry]) -> str:
@@ -255,18 +262,23 @@ def as_markdown(entries: Sequence[Entry]) -> str:
     ]
     lines += [
         "",
-        "| network | training, with AAP | full-spike | **on the device** | spikes | synaptic "
-        "operations | cycles | energy |",
-        "|---|---|---|---|---|---|---|---|",
+        "| network | training, with AAP | full-spike | **on the device** | 95 % interval | spikes "
+        "| synaptic operations | cycles | energy |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for e in entries:
         cycles = "" if e.n_cycles is None else f"{e.n_cycles:,.0f}"
         lines.append(
             f"| `{e.name}` | {percent(e.with_aap)} | {percent(e.full_spike)} | "
-            f"**{percent(e.on_device)}** | {e.n_spikes:,.0f} | {e.n_synaptic_ops:,.0f} | "
+            f"**{percent(e.on_device)}** | {e.interval[0]:.2f} to {e.interval[1]:.2f} | "
+            f"{e.n_spikes:,.0f} | {e.n_synaptic_ops:,.0f} | "
             f"{cycles} | {e.energy_nj / 1000:.2f} uJ |"
         )
-    lines.append("")
+    lines += [
+        "",
+        "Intervals are of the accuracy on the device. They take test samples to be independent, "
+        "which the heartbeats of one patient are not, and say nothing about the spread over seeds.",
+    ]
     for e in entries:
         if e.note:
             lines.append(f"`{e.name}`: {e.note}; {e.n_test:,} test samples.")

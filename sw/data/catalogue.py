@@ -5,7 +5,9 @@ It needs only NumPy, and Pillow for image files.
 
 from __future__ import annotations
 
+import contextlib
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +81,7 @@ def load(
         place = Path(name).expanduser()
         if not place.exists():
             raise DataError(_not_found(name))
-    try:
+    with _damage(place):
         if source is None:
             parts, labels = own.read(place, timesteps)
             return assemble(
@@ -93,12 +95,47 @@ def load(
             metric=source.metric,
             n_validation=n_validation,
         )
+
+
+@contextlib.contextmanager
+def _damage(place: Path) -> Iterator[None]:
+    """Raise DataError in place of the errors that reading damaged data at ``place`` causes."""
+    try:
+        yield
     except EventError as error:
         raise DataError(str(error)) from error
     except KeyError as error:
         raise DataError(f"{place} is incomplete: it lacks {error}") from error
     except (IndexError, OSError, ValueError) as error:
         raise DataError(f"{place} is incomplete or damaged: {error}") from error
+
+
+def load_parts(data_dir: str | Path | None, name: str) -> list[Dataset]:
+    """Return the training data of a data set for cross-validation, once for each of its parts.
+
+    In each result, one part is the test data, another the validation data, and the rest the
+    training data. The data set's own test data is not read.
+
+    Parameters
+    ----------
+    data_dir : as in :func:`load`.
+    name : one of :data:`NAMES`.
+
+    Raises
+    ------
+    DataError
+        The data set defines no parts; or its data is not found, incomplete or damaged.
+    """
+    source = SOURCES.get(name)
+    if source is None or source.read_parts is None:
+        able = ", ".join(known.name for known in SOURCES.values() if known.read_parts)
+        raise DataError(f"{name} defines no parts for cross-validation: use {able}")
+    place = find(source, data_dir)
+    with _damage(place):
+        return [
+            assemble(parts, source.name, source.labels, str(place), metric=source.metric)
+            for parts in source.read_parts(place)
+        ]
 
 
 def _not_found(name: str) -> str:

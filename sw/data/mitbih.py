@@ -30,6 +30,15 @@ DS2 = (100, 103, 105, 111, 113, 117, 121, 123, 200, 202, 210, 212, 213, 214, 219
 DS2 = (*DS2, 231, 232, 233, 234)
 VALIDATION = (101, 118, 205, 223)
 """Records of DS1 that are held back for validation; together they have beats of all classes."""
+FOLDS = (
+    (101, 118, 122, 208, 230),
+    (106, 116, 205, 207),
+    (108, 112, 114, 203, 209),
+    (109, 115, 201, 223),
+    (119, 124, 215, 220),
+)
+"""Records of DS1 in the parts of a cross-validation (:mod:`sw.training.crossval`). Each part has S
+and V beats; nine tenths of the F beats are from one record."""
 N_SAMPLES = 128
 """Number of samples of a beat, at 180 Hz."""
 N_CHANNELS = 4
@@ -211,29 +220,49 @@ def _holds(folder: Path) -> bool:
     return (folder / NPZ_NAME).is_file() or (folder / "100.atr").is_file()
 
 
-def _read(folder: Path, timesteps: int) -> Parts:
+def _beats(folder: Path, what: str) -> Beats:
+    """Return the beats of the records for training (``what`` is ``train``) or for testing
+    (``test``)."""
     packed = folder / NPZ_NAME
-    if packed.is_file():
-        arrays = open_arrays(packed)
-        parts = [
-            Beats(
-                samples=arrays[f"x_{part}"],
-                labels=arrays[f"y_{part}"],
-                records=arrays[f"rec_{part}"],
-                intervals=arrays[f"rr_{part}"],
-            )
-            for part in ("train", "test")
-        ]
-    else:
-        parts = [read_records(folder, part) for part in (DS1, DS2)]
-    train, test = (known(part) for part in parts)
+    if not packed.is_file():
+        return known(read_records(folder, DS1 if what == "train" else DS2))
+    arrays = open_arrays(packed)
+    return known(
+        Beats(
+            samples=arrays[f"x_{what}"],
+            labels=arrays[f"y_{what}"],
+            records=arrays[f"rec_{what}"],
+            intervals=arrays[f"rr_{what}"],
+        )
+    )
+
+
+def _read(folder: Path, timesteps: int) -> Parts:
+    train = _beats(folder, "train")
     held = np.isin(train.records, VALIDATION)
     return Parts(
         train=_split(train.chosen(~held)),
         validation=_split(train.chosen(held)),
-        test=_split(test),
+        test=_split(_beats(folder, "test")),
         note="inter-patient (DS1/DS2); classes N, S, V, F, without the unclassifiable beats",
     )
+
+
+def _read_parts(folder: Path) -> list[Parts]:
+    train = _beats(folder, "train")
+    found = []
+    for n, records in enumerate(FOLDS):
+        held = np.isin(train.records, records)
+        next_held = np.isin(train.records, FOLDS[(n + 1) % len(FOLDS)])
+        found.append(
+            Parts(
+                train=_split(train.chosen(~(held | next_held))),
+                validation=_split(train.chosen(next_held)),
+                test=_split(train.chosen(held)),
+                note=f"part {n + 1} of {len(FOLDS)} of DS1, by patient",
+            )
+        )
+    return found
 
 
 def _split(beats: Beats) -> Split:
@@ -249,4 +278,5 @@ SOURCE = Source(
     read=_read,
     url="https://physionet.org/content/mitdb/1.0.0/",
     metric="balanced",
+    read_parts=_read_parts,
 )

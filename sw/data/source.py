@@ -39,6 +39,9 @@ class Source:
         They are searched before the cache.
     metric : metric by which training chooses the best model, as in
         :class:`sw.data.dataset.Dataset`.
+    read_parts : function of a folder that reads the training data for cross-validation, as in
+        :func:`sw.data.catalogue.load_parts`, and raises the same errors as ``read``; None if the
+        data set defines no parts.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Source:
     download: Callable[[Path], None] | None = None
     places: tuple[tuple[Path, str], ...] = ()
     metric: str = "accuracy"
+    read_parts: Callable[[Path], list[Parts]] | None = None
 
 
 def cache_dir(name: str) -> Path:

@@ -156,6 +156,8 @@ class Coefficient(nn.Module):
     ``(T|1, C|1, H|1, W|1)``. Along an axis of size 1, all spikes share a factor; the granularity
     says which axes these are (:class:`sw.model.config.BlockConfig`). All factors start at 1. With
     the granularity ``none``, ``value`` is None and the spikes are not changed.
+
+    A layer reads scaled spikes through :class:`Scaled`.
     """
 
     def __init__(self, granularity: str, timesteps: int, shape: Shape):
@@ -172,6 +174,19 @@ class Coefficient(nn.Module):
             None if spatial == "none" else nn.Parameter(torch.ones(n_times, *axes[spatial]))
         )
 
+    @property
+    def by_channel(self) -> bool:
+        """Whether all spikes of a channel have the same factor at all positions and timesteps."""
+        return self.value is None or (len(self.value) == 1 and self.value.shape[2:] == (1, 1))
+
+    def scaled(self, conv: nn.Conv2d) -> Tensor:
+        """Return the weights of a convolution times the factors of the channels that it reads.
+
+        Applied to spikes, they give what ``conv`` gives for spikes that are scaled themselves
+        (:attr:`by_channel` must be true), with fewer products, since maps are larger than weights.
+        """
+        return conv.weight if self.value is None else conv.weight * self.value
+
     def forward(self, spikes: Tensor) -> Tensor:
         """Return the scaled spikes ``(T * N, C, H, W)``."""
         if self.value is None:
@@ -181,3 +196,32 @@ class Coefficient(nn.Module):
         n_times = len(self.value)
         timed = spikes.unflatten(0, (n_times, len(spikes) // n_times))
         return (timed * self.value[:, None]).flatten(0, 1)
+
+
+class Scaled:
+    """Spikes ``(T * N, C, H, W)`` of a layer, together with the coefficient that scales them.
+
+    If each channel has one factor, the factors go into the weights of the convolutions that read
+    the spikes. Otherwise the spikes are multiplied once, for all layers that read them.
+    """
+
+    def __init__(self, spikes: Tensor, coefficient: Coefficient):
+        self.coefficient = coefficient
+        self.values = spikes if coefficient.by_channel else coefficient(spikes)
+        """The spikes, already multiplied by their factors if these differ within a channel."""
+
+    def through(self, conv: nn.Conv2d) -> Tensor:
+        """Return the output of a convolution (without bias) that reads the scaled spikes."""
+        if not self.coefficient.by_channel:
+            return conv(self.values)
+        padding = cast(tuple[int, int], conv.padding)
+        weight = self.coefficient.scaled(conv)
+        return F.conv2d(self.values, weight, None, conv.stride, padding)
+
+    def means(self) -> Tensor:
+        """Return the means ``(T * N, C)`` of the scaled spikes over all positions."""
+        means = self.values.mean((2, 3))
+        value = self.coefficient.value
+        return (
+            means * value.flatten() if value is not None and self.coefficient.by_channel else means
+        )

@@ -1,5 +1,8 @@
 """Functions that return the configurations of named networks, for recipes and shipped checkpoints.
 
+The networks for small boards are trained without the auxiliary pathway (:mod:`sw.model.resnet`),
+which costs time and does not help networks of a few blocks (docs/measurements/learning.md).
+
 Boards are described in :mod:`hw.boards.configs`. A board has 8 to 32 lanes, each of which computes
 one output channel at a time. A row is one word of a board's weight memory, with one weight for each
 lane.
@@ -91,6 +94,7 @@ def fashion_mnist_icebreaker() -> ModelConfig:
     """
     last = BlockConfig(gate="OR", inner="channel", outer="element" + PER_TIMESTEP)
     return ModelConfig(
+        aap=False,
         timesteps=3,
         stem_channels=40,
         stem_kernel=5,
@@ -107,6 +111,7 @@ def fashion_mnist_85f() -> ModelConfig:
     """
     last = BlockConfig(gate="OR", inner="channel", outer="element")
     return ModelConfig(
+        aap=False,
         stem_channels=32,
         stem_kernel=5,
         stages=(
@@ -119,22 +124,22 @@ def fashion_mnist_85f() -> ModelConfig:
 def fashion_mnist_teacher() -> ModelConfig:
     """Return a network of ReLUs instead of spikes for Fashion-MNIST, from which spiking ones learn.
 
-    Its maps are larger than those of its students. It needs 1.4 times as many
-    multiply-accumulations as the network :func:`fashion_mnist_85f` would need additions if every
-    neuron always fired.
+    It is like the ResNet-20 for CIFAR-10 of He et al., arXiv 1512.03385: three stages of three
+    blocks, with 16, 32 and 64 channels. The first stage sees the images in full resolution, since
+    the stem does not pool. It has 0.27 million parameters.
     """
-    block = BlockConfig(gate="ADD", inner="none", outer="none")
+    blocks = (BlockConfig(gate="ADD", inner="none", outer="none"),) * 3
     return ModelConfig(
         timesteps=1,
         spiking=False,
         aap=False,
-        stem_channels=48,
-        stem_kernel=5,
+        stem_channels=16,
+        stem_pool=1,
         stem_coefficient="none",
         stages=(
-            StageConfig(channels=64, blocks=(block,)),
-            StageConfig(channels=128, stride=2, blocks=(block,) * 2),
-            StageConfig(channels=192, stride=2, blocks=(block,)),
+            StageConfig(channels=16, blocks=blocks),
+            StageConfig(channels=32, stride=2, blocks=blocks),
+            StageConfig(channels=64, stride=2, blocks=blocks),
         ),
     )
 
@@ -176,6 +181,7 @@ def mitbih() -> ModelConfig:
     """Return a network for the heartbeats of :mod:`sw.data.mitbih`, which are 1-D signals."""
     last = BlockConfig(gate="OR", inner="channel", outer="element" + PER_TIMESTEP)
     return ModelConfig(
+        aap=False,
         image_shape=(N_CHANNELS, 1, N_SAMPLES),
         n_classes=4,
         stem_channels=24,
@@ -210,6 +216,7 @@ def cifar10_85f() -> ModelConfig:
     """
     last = BlockConfig(gate="OR", inner="channel", outer="element")
     return ModelConfig(
+        aap=False,
         image_shape=(3, 32, 32),
         stem_channels=48,
         stages=(

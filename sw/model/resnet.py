@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from hw.spec import N_LEAK_SHIFTS, leak_shifts
 from sw.model.config import ADD, EXPANSION, ModelConfig, StageConfig, require
 from sw.model.functional import EAGER, Backend
-from sw.model.modules import Coefficient, NeuronLayer, Norm, Rectifier
+from sw.model.modules import Coefficient, NeuronLayer, Norm, Rectifier, Scaled
 from sw.network.network import INPUT, Shape, conv_size
 
 
@@ -105,37 +105,38 @@ class Block(nn.Module):
         return self.shapes[-1]
 
     def forward(
-        self, spikes: Tensor, scaled: Tensor, record: Callable[[str, Tensor], None]
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, spikes: Tensor, scaled: Scaled, record: Callable[[str, Tensor], None]
+    ) -> tuple[Tensor, Scaled, Tensor]:
         """Run the block on its input.
 
         Parameters
         ----------
         spikes : the input as binary spikes.
-        scaled : the same spikes multiplied by their coefficient; the convolutions read these.
+        scaled : the same spikes with their coefficient; the convolutions read these.
         record : function to call with name and binary spikes of every map, such as ``conv1``. With
             an ``ADD`` gate, the map of the last convolution has the spikes before the gate.
 
         Returns
         -------
-        Three tensors ``(T * N, C, H, W)``: the block's output as binary spikes, or their sums with
-        an ``ADD`` gate; the same multiplied by the output's coefficient; and the residual branch's
-        spikes before the gate.
+        The block's output as binary spikes ``(T * N, C, H, W)``, or their sums with an ``ADD``
+        gate; the same with the output's coefficient; and the residual branch's spikes before the
+        gate.
         """
         branch, inner = spikes, scaled
         for n in range(1, self.n_convs + 1):
-            branch = self.neuron(n)(self.norm(n)(self.conv(n)(inner)))
+            branch = self.neuron(n)(self.norm(n)(inner.through(self.conv(n))))
             if n < self.n_convs:
                 record(f"conv{n}", branch)
-                inner = self.coefficient(n)(branch)
+                inner = Scaled(branch, self.coefficient(n))
         identity = spikes
         if self.downsample is not None:
-            identity = self.downsample(scaled)
+            conv, norm, neuron = self.downsample
+            identity = neuron(norm(scaled.through(cast(nn.Conv2d, conv))))
             record("downsample", identity)
         joined = self.backend.join(self.gate, branch, identity)
         # A sum is no map of spikes: the layers that read it read its parts.
         record(f"conv{self.n_convs}", branch if self.gate == ADD else joined)
-        return joined, self.coefficient(self.n_convs)(joined), branch
+        return joined, Scaled(joined, self.coefficient(self.n_convs)), branch
 
 
 def _conv(
@@ -299,7 +300,7 @@ class SpikingResNet(nn.Module):
             drive = self.bn1(self.conv1(images))
             spikes = self.neuron(drive, repeated=True, pool=self.stem_pool)
         note("conv1" if self.config.frames else INPUT, spikes)
-        scaled = self.coefficient(spikes)
+        scaled = Scaled(spikes, self.coefficient)
         sums = spikes
         for name in self.block_names:
             spikes, scaled, branch = self.block(name)(
@@ -309,9 +310,10 @@ class SpikingResNet(nn.Module):
                 carry = name.replace(".", "_")
                 sums = (self.aap[carry](sums) if carry in self.aap else sums) + branch
         if self.aap is None:
-            return Logits(self._classify(self.fc, scaled), None)
+            return Logits(self._classify(self.fc, scaled.means()), None)
         head = self.fc if self.config.shared_classifier else self.aap["fc"]
-        return Logits(self._classify(self.fc, scaled), self._classify(head, sums))
+        aap = self._classify(head, sums.mean((2, 3)))
+        return Logits(self._classify(self.fc, scaled.means()), aap)
 
     def spike_maps(self, images: Tensor) -> tuple[Logits, dict[str, Tensor]]:
         """Return the class scores, and the spikes ``(T, N, C, H, W)`` of every map by its name.
@@ -323,12 +325,12 @@ class SpikingResNet(nn.Module):
         maps: dict[str, Tensor] = {}
         return self(images, maps.__setitem__), maps
 
-    def _classify(self, head: nn.Module, features: Tensor) -> Tensor:
-        """Return the class scores ``(N, n_classes)`` of features ``(T * N, C, H, W)``.
+    def _classify(self, head: nn.Module, pooled: Tensor) -> Tensor:
+        """Return the class scores ``(N, n_classes)`` of a map's means over positions
+        ``(T * N, C)``.
 
-        The linear layer ``head`` is applied to their means over positions and timesteps.
+        The linear layer ``head`` is applied to the means of these over timesteps.
         """
-        pooled = features.mean((2, 3))
         timed = pooled.unflatten(0, (self.config.timesteps, len(pooled) // self.config.timesteps))
         return head(timed.mean(0))
 

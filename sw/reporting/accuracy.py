@@ -6,7 +6,6 @@ from html import escape
 
 import numpy as np
 
-from sw.data import metrics
 from sw.reporting import charts
 from sw.reporting.evaluation import AccuracyStep
 from sw.reporting.markup import note
@@ -36,7 +35,7 @@ def accuracy(report: Report) -> str:
             )
             whisker = (
                 f'<i class="whisker" style="left:{left:.2f}%;width:{right - left:.2f}%"></i>'
-                if step.n_images
+                if step.interval
                 else ""
             )
             rows.append(
@@ -52,7 +51,7 @@ def accuracy(report: Report) -> str:
         parts.append(
             '<h3>From float to the device</h3><table class="steps"><tbody>'
             f"{''.join(rows)}</tbody></table>"
-            + (note(words) if any(step.n_images for step in report.steps) else "")
+            + (note(words) if any(step.interval for step in report.steps) else "")
         )
     matrix = None if seen is None else seen.confusion(network.n_classes)
     if matrix is not None and seen is not None:
@@ -67,9 +66,6 @@ def accuracy(report: Report) -> str:
 def _ends(step: AccuracyStep) -> tuple[float, float]:
     """Return the lower and upper end of an accuracy's 95 % confidence interval, in percent.
 
-    If the number of images is unknown, there is no interval, and both ends are the accuracy.
+    If it has no interval, both ends are the accuracy itself.
     """
-    if not step.n_images:
-        return step.percent, step.percent
-    low, high = metrics.wilson(step.percent / 100 * step.n_images, step.n_images)
-    return 100 * low, 100 * high
+    return step.interval or (step.percent, step.percent)

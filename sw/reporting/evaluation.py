@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from sw.data import metrics
 from sw.network.document import parse
 from sw.network.network import Network
 from sw.network.schema import short
@@ -22,6 +23,8 @@ from sw.reporting.observe import Observation
 ACCURACIES = ("training_with_aap", "full_spike", "folded")
 """Accuracies of an evaluation in percent, besides those of the quantised networks; each may be
 null."""
+ACCURACY_NAMES = ("training network, with auxiliary pathway", "full-spike, float", "folded, float")
+"""Names of :data:`ACCURACIES` in the report."""
 
 
 class EvaluationError(ValueError):
@@ -42,12 +45,20 @@ class AccuracyStep:
     on : the images that it was measured on, in words.
     n_images : number of these images. None if the number is unknown, or if the accuracy is a mean
         over classes and so not a share of the images.
+    interval : 95 % confidence interval in percent. If it is not given, it is Wilson's interval of a
+        share of ``n_images``; or None if this number is None.
     """
 
     name: str
     percent: float
     on: str
     n_images: int | None = None
+    interval: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.interval is None and self.n_images:
+            low, high = metrics.wilson(self.percent / 100 * self.n_images, self.n_images)
+            object.__setattr__(self, "interval", (100 * low, 100 * high))
 
 
 def accuracy_steps(
@@ -69,17 +80,21 @@ def accuracy_steps(
         balanced = _balanced(evaluation)
         on = f"{evaluation['n_images']:,} test images{balanced}"
         n = None if balanced else evaluation["n_images"]
-        named = [
-            ("training network, with auxiliary pathway", evaluation["training_with_aap"]),
-            ("full-spike, float", evaluation["full_spike"]),
-            ("folded, float", evaluation["folded"]),
-        ]
-        widths = sorted(evaluation["quantised"].items(), key=lambda item: -int(item[0]))
-        named += [(f"integers, {bits}-bit weights", percent) for bits, percent in widths]
+        figures = {name: evaluation[name] for name in ACCURACIES} | evaluation["quantised"]
+        names = dict(zip(ACCURACIES, ACCURACY_NAMES, strict=True))
+        widths = sorted(evaluation["quantised"], key=lambda bits: -int(bits))
+        names |= {bits: f"integers, {bits}-bit weights" for bits in widths}
+        ends = evaluation.get("intervals", {})
         steps += [
-            AccuracyStep(name=name, percent=percent, on=on, n_images=n)
-            for name, percent in named
-            if percent is not None
+            AccuracyStep(
+                name=name,
+                percent=figures[key],
+                on=on,
+                n_images=n,
+                interval=tuple(ends[key]) if key in ends else None,
+            )
+            for key, name in names.items()
+            if figures[key] is not None
         ]
     else:
         damaged = AttributeError, LookupError, OverflowError, TypeError, ValueError
@@ -144,8 +159,8 @@ def _balanced(record: Any) -> str:
     """Return ``", balanced"`` if accuracies are balanced, else an empty string.
 
     ``record`` is a dictionary whose ``metric`` says so: an evaluation, or ``data`` of a network's
-    provenance. A balanced accuracy is a mean over classes. It is not a share of the images, so it
-    has no confidence interval.
+    provenance. A balanced accuracy is a mean over classes. It is not a share of the images, so its
+    confidence interval does not follow from their number alone.
     """
     balanced = isinstance(record, dict) and record.get("metric") == "balanced"
     return ", balanced" if balanced else ""
@@ -196,4 +211,17 @@ def _fault(values: Any) -> str | None:
             return f"the accuracy {name} is {short(percent)}, expected a number"
         if not 0 <= percent <= 100:
             return f"the accuracy {name} is {percent}, expected 0 to 100 percent"
+    intervals = values.get("intervals", {})
+    if not isinstance(intervals, dict) or not all(map(_is_interval, intervals.values())):
+        return f"intervals is {short(intervals)}, expected two percentages for each accuracy"
     return None
+
+
+def _is_interval(value: Any) -> bool:
+    """Return whether a JSON value is an interval: two numbers from 0 to 100 that do not fall."""
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
+        and 0 <= value[0] <= value[1] <= 100
+    )

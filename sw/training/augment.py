@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,16 +14,29 @@ from sw.data.dataset import Split
 from sw.model.resnet import to_input
 from sw.training.recipes import TrainConfig
 
+ERASED_AREA = (0.02, 0.4)
+"""Smallest and largest share of a sample's area that is erased."""
+ERASED_RATIO = (0.3, 1 / 0.3)
+"""Smallest and largest ratio of height to width of an erased rectangle."""
 
-def augment(images: Tensor, shift_px: int, flip: bool, generator: torch.Generator) -> Tensor:
+
+def augment(
+    images: Tensor,
+    shift_px: int,
+    flip: bool,
+    generator: torch.Generator,
+    erase: float = 0.0,
+) -> Tensor:
     """Return samples that are shifted at random and, with ``flip``, mirrored at random.
 
     Samples are uint8 images ``(N, C, H, W)`` or frames ``(N, T, C, H, W)``. Each is shifted by up
     to ``shift_px`` pixels along both axes, or along the columns only if its height is 1; pixels
-    that enter are 0. All frames of a sample are changed alike.
+    that enter are 0. ``erase`` is the probability that a random rectangle of a sample is erased
+    (:func:`erased`). All frames of a sample are changed alike.
     """
     if images.ndim == 5:
         moved = augment(images.flatten(1, 2), shift_px, flip, generator)
+        moved = erased(moved, erase, generator, filling=0) if erase else moved
         return moved.unflatten(1, images.shape[1:3])
     n_images, _, height, width = images.shape
     if shift_px:
@@ -38,7 +52,48 @@ def augment(images: Tensor, shift_px: int, flip: bool, generator: torch.Generato
         mirrored = torch.rand(n_images, generator=generator) < 0.5
         mirrored = mirrored.to(images.device)[:, None, None, None]
         images = torch.where(mirrored, images.flip(3), images)
-    return images
+    return erased(images, erase, generator) if erase else images
+
+
+def erased(
+    images: Tensor, probability: float, generator: torch.Generator, filling: int | None = None
+) -> Tensor:
+    """Return uint8 images ``(N, C, H, W)``, in some of which a random rectangle is erased.
+
+    Each image is chosen with the given ``probability``. Its rectangle has a share of the area in
+    :data:`ERASED_AREA` and a ratio of the sides in :data:`ERASED_RATIO`; it is cut off at the
+    image's size. Its pixels become random numbers from 0 to 255, or ``filling`` if that is given.
+    Of a signal of height 1, a range of columns is erased. Source: Zhong et al., arXiv 1708.04896.
+    """
+    n_images, _, height, width = images.shape
+    chosen, area, ratio, *place = torch.rand(5, n_images, generator=generator)
+    area = height * width * (ERASED_AREA[0] + area * (ERASED_AREA[1] - ERASED_AREA[0]))
+    low, high = map(math.log, ERASED_RATIO)
+    ratio = torch.exp(low + ratio * (high - low)) if height > 1 else 1 / area
+    inside = (chosen < probability)[:, None, None]
+    for axis, (size, side) in enumerate(((height, area * ratio), (width, area / ratio))):
+        n_erased = side.sqrt().round().clamp(1, size)
+        start = (place[axis] * (size - n_erased + 1)).floor()
+        at = torch.arange(size) - start[:, None]
+        within = (at >= 0) & (at < n_erased[:, None])
+        inside = inside & (within[:, :, None] if axis == 0 else within[:, None, :])
+    noise = (
+        torch.randint(0, 256, images.shape, generator=generator, dtype=torch.uint8)
+        if filling is None
+        else torch.full((1, 1, 1, 1), filling, dtype=torch.uint8)
+    )
+    return torch.where(inside[:, None].to(images.device), noise.to(images.device), images)
+
+
+def capped(order: Tensor, labels: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """Return up to ``most`` indices of every class from the random ``order``, shuffled.
+
+    ``labels`` are the classes (N,) of all samples.
+    """
+    own = labels[order]
+    kept = [order[(own == label).nonzero()[:most, 0]] for label in own.unique()]
+    chosen = torch.cat(kept)
+    return chosen[torch.randperm(len(chosen), generator=generator)]
 
 
 def batches(
@@ -52,17 +107,20 @@ def batches(
     """Yield the shuffled and augmented batches of an epoch: pairs of network input and labels.
 
     Everything random depends on ``config.seed`` and ``epoch`` alone, so that a resumed run
-    continues identically. If several processes (``n_processes``) train together, each gets an equal
-    part of every batch, chosen by its ``rank``, a number from 0. The last batch is dropped if it is
-    incomplete.
+    continues identically. If classes have more than ``config.max_per_class`` samples, others of
+    these are drawn in every epoch. If several processes (``n_processes``) train together, each gets
+    an equal part of every batch, chosen by its ``rank``, a number from 0. The last batch is dropped
+    if it is incomplete.
     """
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
     images = torch.from_numpy(split.images).to(device)
     labels = torch.from_numpy(split.labels.astype(np.int64)).to(device)
     order = torch.randperm(len(labels), generator=generator)
+    if config.max_per_class:
+        order = capped(order, labels.cpu(), config.max_per_class, generator)
     share = config.batch_size // n_processes
     own = slice(rank * share, (rank + 1) * share)
     for chosen in order.to(device).split(config.batch_size):
         if len(chosen) == config.batch_size:
-            picked = augment(images[chosen], config.shift_px, config.flip, generator)
+            picked = augment(images[chosen], config.shift_px, config.flip, generator, config.erase)
             yield to_input(picked[own]), labels[chosen[own]]

@@ -214,7 +214,7 @@ def coefficient_sd(state: Mapping[str, torch.Tensor]) -> float | None:
     return float((torch.cat(found) - 1).square().mean().sqrt()) if found else None
 
 
-def _load_results(path: Path, setting: dict[str, Any]) -> dict[str, Any]:
+def load_results(path: Path, setting: dict[str, Any]) -> dict[str, Any]:
     """Return the results of earlier runs from the file at ``path``.
 
     If the file is missing, return results without runs. ``setting`` describes the experiment's
@@ -272,7 +272,7 @@ def run_ablation(
         },
     }
     path = folder / "results.json"
-    done = _load_results(path, setting)
+    done = load_results(path, setting)
     for seed in seeds:  # in the outer loop, so that finished runs can be compared at any time
         for name, variant in variants.items():
             key = f"{name}, seed {seed}"
@@ -336,7 +336,7 @@ def run_frontier(
         "board": FRONTIER_BOARD,
     }
     path = folder / "results.json"
-    done = _load_results(path, setting)
+    done = load_results(path, setting)
     images = dataset.validation.images[:: max(1, len(dataset.validation) // N_CYCLES)][:N_CYCLES]
     for penalty in penalties:
         if str(penalty) in done["runs"]:

@@ -33,9 +33,9 @@ from sw.model import checkpoint
 from sw.model.config import ModelConfig
 from sw.model.functional import EAGER, Backend
 from sw.model.resnet import SpikingResNet, to_input
-from sw.training import finetune
+from sw.training import finetune, schedule
 from sw.training.augment import batches
-from sw.training.loss import class_weights, loss_of, rows_per_spike
+from sw.training.loss import class_counts, class_weights, loss_of, rows_per_spike
 from sw.training.progress import progress
 from sw.training.recipes import TrainConfig
 from sw.training.resume import TrainError, resumable
@@ -155,13 +155,15 @@ def train_epoch(
         split = Split(
             images=split.images[: config.max_images], labels=split.labels[: config.max_images]
         )
-    n_batches = len(split) // config.batch_size
+    n_samples = int(class_counts(split, config.max_per_class).sum())
+    n_batches = n_samples // config.batch_size
     if not n_batches:
         raise TrainError(
-            f"{len(split)} training images do not fill a batch of {config.batch_size}: use a "
+            f"{n_samples} training images do not fill a batch of {config.batch_size}: use a "
             f"smaller --batch-size"
         )
-    weights = class_weights(split, config.class_power).to(device) if config.class_power else None
+    power, most = config.class_power, config.max_per_class
+    weights = class_weights(split, power, most).to(device) if power else None
     rank, n_processes = processes()
     total = torch.zeros((), device=device)
     shown = progress(
@@ -184,6 +186,21 @@ def train_epoch(
     return mean
 
 
+def extended(
+    model: SpikingResNet, optimizer: torch.optim.Optimizer, timesteps: int, config: TrainConfig
+) -> tuple[SpikingResNet, torch.optim.AdamW]:
+    """Return a network with another number of timesteps, and its optimiser, that continue from the
+    given ones (:mod:`sw.training.schedule`)."""
+    with torch.random.fork_rng(devices=[]):  # the initial parameters are replaced at once
+        longer = SpikingResNet(schedule.at_timesteps(model.config, timesteps))
+    longer.load_state_dict(schedule.fitted_state(model.state_dict(), longer))
+    longer.set_backend(model.backend)
+    longer.to(device=model.fc.weight.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    continued = make_optimizer(longer, config)
+    continued.load_state_dict(schedule.fitted_optimizer(optimizer.state_dict(), continued))
+    return longer, continued
+
+
 def build(
     model_config: ModelConfig,
     config: TrainConfig,
@@ -201,7 +218,7 @@ def build(
     """
     model = SpikingResNet(model_config)
     if init is not None:
-        own = model.state_dict()
+        init, own = schedule.fitted_state(init, model), model.state_dict()
         model.load_state_dict(
             own | {k: v for k, v in init.items() if k in own and v.shape == own[k].shape}
         )
@@ -246,6 +263,7 @@ def train(
     ------
     TrainError
         ``out`` cannot be resumed, because it belongs to another run or is a published checkpoint;
+        the network cannot be trained by ``config.timestep_schedule`` (:mod:`sw.training.schedule`);
         the batch size is no multiple of the number of processes; TensorBoard is not installed;
         there are fewer training images than a batch needs; or the loss is not finite.
     """
@@ -257,11 +275,17 @@ def train(
         )
     if config.weight_bits:
         model_config = replace(model_config, aap=False)
+    steps, last = config.timestep_schedule, model_config.timesteps
+    schedule.check(steps, config.epochs, config.weight_bits, model_config)
     torch.manual_seed(config.seed)
     values = _new_checkpoint(model_config, config, dataset, command)
     found = resumable(out, values) if resume and out.exists() else {}
     scales = Scales.from_dict(found["quantisation"]) if "quantisation" in found else None
-    model, integers = build(model_config, config, dataset, init, scales)
+    epochs_done = len(found.get("history", []))
+    first = schedule.timesteps_in(steps, max(0, epochs_done - 1), last)
+    model, integers = build(
+        schedule.at_timesteps(model_config, first), config, dataset, init, scales
+    )
     model.set_backend(backend)
     if integers is not None:
         values["quantisation"] = integers.scales.to_dict()
@@ -274,27 +298,31 @@ def train(
         optimizer.load_state_dict(found["training"]["optimizer"])
         torch.set_rng_state(found["training"]["rng"])
     rows = rows_per_spike(model) if config.spike_penalty else {}
-    wrapped = net
-    if n_processes > 1:
-        # A 1x1 convolution's weight has two equivalent layouts; DDP warns about this one.
-        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-        wrapped = DistributedDataParallel(net)
+    wrapped = _shared(net)
     if teacher is not None:
         teacher.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         teacher.set_backend(backend).eval()
+    with torch.device("meta"):
+        whole = SpikingResNet(model_config)  # the network of the file, with all timesteps
     history: list[dict[str, Any]] = values["history"]
     log = _logger(log_dir) if log_dir is not None and rank == 0 else None
     for epoch in range(len(history), config.epochs):
         started = time.monotonic()
-        loss = train_epoch(wrapped, optimizer, dataset, config, epoch, device, rows, teacher)
+        timesteps = schedule.timesteps_in(steps, epoch, last)
+        if timesteps != model.config.timesteps:
+            model, optimizer = extended(model, optimizer, timesteps, config)
+            net, wrapped = model, _shared(model)
+        taught_by = teacher if epoch + 1 >= config.teacher_from else None
+        loss = train_epoch(wrapped, optimizer, dataset, config, epoch, device, rows, taught_by)
         entry: dict[str, Any] = {"epoch": epoch + 1, "loss": loss, "validation": {}}
         if rank == 0:
             guesses = predictions(net, dataset.validation, "validation", device)
             entry["validation"] = accuracies(guesses, dataset.validation, dataset.metric)
-            best = max((entry["validation"]["spike"] for entry in history), default=-1.0)
+            rivals = schedule.of_phase(history, steps, timesteps, last)
+            best = max((entry["validation"]["spike"] for entry in rivals), default=-1.0)
             state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
             if entry["validation"]["spike"] > best:
-                values["model"] = state
+                values["model"] = schedule.fitted_state(state, whole)
             values["training"] = {
                 "model": state,
                 "optimizer": optimizer.state_dict(),
@@ -304,18 +332,29 @@ def train(
         history.append(entry)
         if rank == 0:
             checkpoint.save(out, values)
-            _report(entry, config, dataset.metric, log)
+            _report(entry, config, timesteps, dataset.metric, log)
         if n_processes > 1:
             dist.barrier()
     if rank == 0 and not values["results"]:
         model.load_state_dict(values["model"])
-        values["results"] = _results(net, history, dataset, device)
+        rivals = schedule.of_phase(history, steps, last, last)
+        values["results"] = _results(net, rivals, dataset, device)
         checkpoint.save(out, values)
     if n_processes > 1:  # the others wait for rank 0, and return the same
         shared: list[Any] = [values["results"], values["history"], values["model"]]
         dist.broadcast_object_list(shared, src=0)
         values["results"], values["history"], values["model"] = shared
     return values
+
+
+def _shared(net: nn.Module) -> nn.Module:
+    """Return the network to train: ``net`` or, in several processes, one that averages their
+    gradients."""
+    if processes()[1] == 1:
+        return net
+    # A 1x1 convolution's weight has two equivalent layouts; DDP warns about this one.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+    return DistributedDataParallel(net)
 
 
 def _new_checkpoint(
@@ -340,7 +379,8 @@ def _results(
 ) -> dict[str, Any]:
     """Evaluate ``net`` on the test set, and return the ``results`` for its checkpoint.
 
-    ``net`` must have the parameters of the best epoch in ``history``.
+    ``net`` must have the parameters of the best epoch in ``history``, whose entries are those of
+    epochs with all timesteps.
     """
     best = max(history, key=lambda entry: entry["validation"]["spike"])
     found = predictions(net, dataset.test, "test", device)
@@ -353,16 +393,22 @@ def _results(
 
 
 def _report(
-    entry: dict[str, Any], config: TrainConfig, metric: str, log: Callable[..., None] | None
+    entry: dict[str, Any],
+    config: TrainConfig,
+    timesteps: int,
+    metric: str,
+    log: Callable[..., None] | None,
 ) -> None:
     """Print loss, accuracies and duration of an epoch, and pass them to ``log`` if there is one.
 
     ``entry`` is the epoch's entry in the checkpoint's ``history``.
     """
+    unit = "timestep" if timesteps == 1 else "timesteps"
+    what = f" ({timesteps} {unit})" if config.timestep_schedule else ""
     scores = ", ".join(f"{k} {v:.2f} %" for k, v in entry["validation"].items())
     print(
-        f"epoch {entry['epoch']}/{config.epochs}: loss {entry['loss']:.4f}, validation {scores}, "
-        f"{entry['seconds']:.0f} s",
+        f"epoch {entry['epoch']}/{config.epochs}{what}: loss {entry['loss']:.4f}, "
+        f"validation {scores}, {entry['seconds']:.0f} s",
         file=sys.stderr,
         flush=True,
     )

@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -63,13 +64,22 @@ def spike_cost(maps: dict[str, Tensor], rows: dict[str, float]) -> Tensor:
     return torch.stack(read).sum() / total
 
 
-def class_weights(split: Split, power: float) -> Tensor:
-    """Return weights (n_classes,) of the classes in the loss, larger for rarer classes.
+def class_counts(split: Split, most: int) -> NDArray[np.int64]:
+    """Return how many samples (n_classes,) of each class an epoch has.
 
-    A weight is proportional to the class's number of samples to the power of ``-power``. The mean
-    weight of the samples is 1.
+    ``most`` is the largest number, ``max_per_class`` of the training's settings; 0: no limit.
     """
     counts = np.bincount(split.labels.astype(np.int64))
+    return np.minimum(counts, most) if most else counts
+
+
+def class_weights(split: Split, power: float, most: int = 0) -> Tensor:
+    """Return weights (n_classes,) of the classes in the loss, larger for rarer classes.
+
+    A weight is proportional to the class's number of samples in an epoch (:func:`class_counts`) to
+    the power of ``-power``. The mean weight of these samples is 1.
+    """
+    counts = class_counts(split, most)
     weights = np.maximum(1, counts) ** -power
     return torch.from_numpy(weights * counts.sum() / (weights * counts).sum()).float()
 
@@ -79,11 +89,10 @@ def answers(teacher: SpikingResNet, images: Tensor, temperature: float) -> Tenso
     """Return the class probabilities (N, n_classes) that the teacher assigns to ``images``.
 
     The teacher's logits are divided by ``temperature``: values above 1 bring the probabilities
-    closer to each other. Logits are computed in bfloat16 where the hardware is fast at it; that is
-    precise enough to learn from.
+    closer to each other. Logits are computed in bfloat16 on a GPU, which is precise enough to learn
+    from, and in float32 on a CPU, where bfloat16 is slower.
     """
-    fast = images.is_cuda or torch.cpu._is_avx512_bf16_supported()
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=fast):
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
         logits = teacher(images).spike
     return F.softmax(widened(logits) / temperature, 1)
 

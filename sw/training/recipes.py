@@ -29,6 +29,9 @@ class TrainConfig:
     """Name of the recipe, one of :data:`RECIPES`; for the user's own data, name of the data set."""
     epochs: int = 13
     """Number of passes over the training data."""
+    timestep_schedule: str = ""
+    """Numbers of timesteps to train with, one after the other (:mod:`sw.training.schedule`); empty:
+    those of the network throughout."""
     batch_size: int = 100
     """Number of samples per step; several processes divide them among themselves."""
     learning_rate: float = 5e-3
@@ -44,12 +47,16 @@ class TrainConfig:
     class_power: float = 0.0
     """Exponent p: a sample's weight in the loss is its class's number of samples to the power -p,
     times a constant. 0: all samples have equal weights."""
+    max_per_class: int = 0
+    """Largest number of samples of a class in an epoch, drawn anew for each epoch; 0: all."""
     spike_penalty: float = 0.0
     """Weight of :func:`sw.training.loss.spike_cost` in the loss."""
     teacher: str = ""
     """SHA-256 of the teacher's checkpoint, see :func:`sw.training.loss.loss_of`; empty: none."""
     teacher_weight: float = 0.9
     """Share of the loss, 0 to 1, that compares with the teacher instead of the labels."""
+    teacher_from: int = 1
+    """First epoch, counted from 1, in which the network learns from the teacher."""
     temperature: float = 2.0
     """Divisor of student's and teacher's logits in the loss that compares them."""
     weight_bits: int = 0
@@ -58,6 +65,8 @@ class TrainConfig:
     """Largest random shift of a sample along each axis, in pixels."""
     flip: bool = True
     """Whether samples are mirrored at random."""
+    erase: float = 0.0
+    """Probability that a random rectangle of a sample is erased (:mod:`sw.training.augment`)."""
     amp: bool = False
     """Whether convolutions use bfloat16; not with ``weight_bits``, whose integers need float32."""
     seed: int = 1
@@ -104,8 +113,8 @@ def _recipes() -> dict[str, Recipe]:
         "fashion-mnist-teacher": Recipe(
             data="fashion-mnist",
             model=fashion_mnist_teacher(),
-            train=TrainConfig(epochs=20, label_smoothing=0.0, weight_decay=0.05),
-            why="teaches the others (--teacher); an hour of one CPU core",
+            train=TrainConfig(epochs=60, label_smoothing=0.0, weight_decay=0.05, erase=0.5),
+            why="teaches the others (--teacher); two to three hours of one CPU core",
         ),
         "fashion-mnist-large": Recipe(
             data="fashion-mnist",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from sw.cli import evaluate
 from sw.cli.commands import EXIT_BAD_INPUT
 from sw.convert import fold
-from sw.data import catalogue
+from sw.data import catalogue, metrics
 from sw.data.dataset import Dataset, Split
 from sw.model import checkpoint
 from tests.trained import images, lived_in, small_config
@@ -70,9 +71,18 @@ def test_command_line(
     assert set(figures["quantised"]) == {"2", "4", "8"}
     assert figures["membrane_bits"]["2"] < figures["membrane_bits"]["8"]
     assert len(figures["density"]["layer2.0.conv2"]) == 3
+    right = round(figures["folded"] / 100 * 30)
+    low, high = metrics.wilson(right, 30)
+    assert figures["intervals"]["folded"] == pytest.approx([100 * low, 100 * high])
+    accuracies = {"full_spike", "folded", "2", "4", "8"}
+    assert set(figures["intervals"]) == accuracies | {"training_with_aap"}
+    for name, (low, high) in figures["intervals"].items():
+        percent = figures["quantised"].get(name, figures.get(name))
+        assert 0 <= low <= percent <= high <= 100
     assert evaluate.main([str(path), "--n-images", "10", "--bits", "4"]) == 0
     text = capsys.readouterr().out
-    assert "4-bit weights" in text and "8-bit" not in text
+    assert re.search(r"integers, 4-bit weights +[0-9.]+ % \([0-9.]+ to [0-9.]+\)", text)
+    assert "8-bit" not in text
     with pytest.raises(SystemExit):
         evaluate.main([str(path), "--n-images", "-1"])
     path.write_bytes(b"broken")

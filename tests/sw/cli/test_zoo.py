@@ -15,6 +15,7 @@ from sw.compile import costs
 from sw.compile.program import bit_planes
 from sw.convert import fold, quantize
 from sw.data import catalogue
+from sw.data.metrics import wilson
 from sw.model import checkpoint
 from sw.network import reference
 from sw.training import loop
@@ -42,6 +43,8 @@ def test_an_entry_is_what_the_network_does(
     test = easy_data().test
     trace = reference.run(network, test.images)
     assert entry["on_device"] == pytest.approx(100 * np.mean(trace.predictions == test.labels))
+    right = int((trace.predictions == test.labels).sum())
+    assert entry["interval"] == pytest.approx([100 * v for v in wilson(right, len(test))])
     assert entry["full_spike"] == values["results"]["test"]["spike"]
     n_spikes = sum(int(maps.sum()) for maps in trace.spikes.values())
     assert entry["n_spikes"] == pytest.approx(n_spikes / len(test))

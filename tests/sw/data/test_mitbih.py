@@ -78,6 +78,7 @@ def test_intervals_are_relative_to_those_around() -> None:
 def test_patients_are_disjoint() -> None:
     assert len(mitbih.DS1) == len(mitbih.DS2) == 22 and not set(mitbih.DS1) & set(mitbih.DS2)
     assert set(mitbih.VALIDATION) < set(mitbih.DS1)
+    assert sorted(sum(mitbih.FOLDS, ())) == sorted(mitbih.DS1)
 
 
 def test_heartbeats_keep_patients_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,3 +93,24 @@ def test_heartbeats_keep_patients_apart(tmp_path: Path, monkeypatch: pytest.Monk
     assert [len(s) for s in (found.train, found.validation, found.test)] == [7, 4, 5]
     assert found.metric == "balanced" and found.labels == ("N", "S", "V", "F")
     assert found.train.labels.tolist() == [0, 1, 2, 3, 0, 0, 0]
+
+
+def test_every_patient_is_held_out_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In cross-validation, a part is tested, the next one validates, and the others train."""
+    monkeypatch.setattr(mitbih, "DS1", (101, 106, 108))
+    monkeypatch.setattr(mitbih, "FOLDS", ((101,), (106,), (108,)))
+    rng = np.random.default_rng(1)
+    n_beats = {101: 5, 106: 6, 108: 7}
+    for record, n in n_beats.items():
+        places = [(400 * (i + 1), 1 if i else 5) for i in range(n)]
+        write_record(tmp_path, record, rng.integers(900, 1100, 4000), places)
+    (tmp_path / "100.atr").touch()  # the records of DS2 are not read
+    parts = catalogue.load_parts(tmp_path, "mitbih")
+    sizes = [[len(s) for s in (d.train, d.validation, d.test)] for d in parts]
+    assert sizes == [[7, 6, 5], [5, 7, 6], [6, 5, 7]]
+    assert len({d.sha256 for d in parts}) == 3 and parts[0].metric == "balanced"
+    with pytest.raises(DataError, match="nmnist defines no parts for cross-validation: use mitbih"):
+        catalogue.load_parts(tmp_path, "nmnist")
+    (tmp_path / "108.dat").write_bytes(b"1234")
+    with pytest.raises(DataError, match="record 108 in"):
+        catalogue.load_parts(tmp_path, "mitbih")

@@ -355,12 +355,17 @@ def test_json_and_text_say_the_same(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(("metric", "said"), [("balanced", ", balanced"), ("accuracy", "")])
-def test_balanced_accuracies_are_called_so_and_have_no_interval(metric: str, said: str) -> None:
+def test_balanced_accuracies_are_called_so(metric: str, said: str) -> None:
+    """Their intervals do not follow from the number of images: the evaluation has them."""
     figures = {"n_images": 1000, "training_with_aap": None, "full_spike": 91.5, "folded": 91.25}
     evaluation = {**figures, "quantised": {"8": 91.0}, "metric": metric}
     n = None if said else 1000
     steps = accuracy_steps(random_network(18), evaluation, None)
     assert {(s.on, s.n_images) for s in steps} == {(f"1,000 test images{said}", n)}
+    assert all((s.interval is None) == bool(said) for s in steps)
+    known = {"folded": [80.25, 99.5], "8": [79.0, 98.0]}
+    steps = accuracy_steps(random_network(18), {**evaluation, "intervals": known}, None)
+    assert [s.interval for s in steps[1:]] == [(80.25, 99.5), (79.0, 98.0)]
     provenance = {
         "data": {"metric": metric},
         "results": {"test": {"both": 57.5, "spike": 56.92}},
@@ -391,6 +396,8 @@ def test_chosen_neurons_are_shown(tmp_path: Path) -> None:
         ({"quantised": {"8": None}}, "the accuracy 8 is null, expected a number"),
         ({"folded": "9"}, 'the accuracy folded is "9", expected a number'),
         ({"full_spike": 1e300}, "the accuracy full_spike is 1e+300, expected 0 to 100 percent"),
+        ({"intervals": [1]}, "intervals is [1], expected two percentages for each accuracy"),
+        ({"intervals": {"8": [91.0, 80.0]}}, "expected two percentages for each accuracy"),
         ({"folded": float("nan")}, "is no JSON file: the number NaN is not finite"),
     ],
 )

@@ -269,7 +269,9 @@ def test_command_line(
         ("seed", "99999999999999999999", "0 to"),
     ):
         fails([f"--{option}", value], f"--{option} {value}: use a number from {limits}")
-    fails(["--temperature", "2"], "--teacher-weight and --temperature need a --teacher")
+    for option in ("temperature", "teacher-from", "teacher-weight"):
+        fails([f"--{option}", "1"], f"--{option} needs a --teacher")
+    fails(["--erase", "1.5"], "--erase 1.5: use a number from 0 to 1")
     fails(["--set", "timesteps=four"], "timesteps = 'four': use a value of type int")
     fails(["--set", "image_shape=[3,14,10]"], "(1, 14, 10), the network takes (3, 14, 10)")
     fails(["--round-leaks"], "--round-leaks and --model-config both name the network: use one")
@@ -523,6 +525,21 @@ def test_rare_classes_weigh_more_and_figures_say_how_they_are_found() -> None:
         weights = loss.class_weights(split, power)
         assert float(weights[1] / weights[0]) == pytest.approx(ratio)
         assert float(weights[labels].mean()) == pytest.approx(1)
+    # At most 30 samples of a class: an epoch has 30 and 10.
+    weights = loss.class_weights(split, 1.0, 30)
+    assert float(weights[1] / weights[0]) == pytest.approx(3)
+    config = TrainConfig(batch_size=8, max_per_class=30)
+    seen = []
+    for epoch in (0, 1):
+        found = [label for _, part in augment.batches(split, config, epoch) for label in part]
+        assert len(found) == 40 and sum(found) == 10
+        assert 2 <= sum(found[:20]) <= 8, "the classes are mixed in the whole epoch"
+        numbered = Split(images=np.arange(100, dtype=np.uint8).reshape(-1, 1, 1, 1), labels=labels)
+        still = replace(config, shift_px=0)
+        seen.append(
+            {round(float(x) * 255) for x, _ in augment.batches(numbered, still, epoch) for x in x}
+        )
+    assert len(seen[0]) == 40 and seen[0] != seen[1], "others are drawn in the next epoch"
     predicted = np.array([0] * 85 + [1] * 5 + [1] * 4 + [0] * 6)
     found = metrics.detail(predicted, labels)
     assert found["accuracy"] == pytest.approx(89)

@@ -1,0 +1,63 @@
+"""Change single settings of a network's configuration by name, as the option ``--set`` does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from hw.spec import did_you_mean
+from sw.model.config import ModelConfig, ModelError
+
+
+def override(config: ModelConfig, settings: Sequence[str]) -> ModelConfig:
+    """Return a changed ``config``: ``settings`` are texts such as ``stages.0.blocks.0.gate=XOR``.
+
+    The value after ``=`` is read as JSON, or as a string if it is not JSON.
+
+    Raises
+    ------
+    ModelError
+        A setting does not exist, or its value is not supported.
+    """
+    values = config.to_dict()
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals:
+            raise ModelError(f"--set {setting}: write it as name=value")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        *parents, last = path.split(".")
+        place: Any = values
+        for n, key in enumerate([*parents, last]):
+            if not _has(place, key):
+                where = ".".join(parents[:n])
+                raise ModelError(f"--set {setting}: {_no_setting(place, key, where)}")
+            if n < len(parents):
+                place = place[_key(place, key)]
+        place[_key(place, last)] = value
+    return ModelConfig.from_dict(values)
+
+
+def _has(place: Any, key: str) -> bool:
+    """Return whether a part of a configuration, as JSON values, has a setting called ``key``."""
+    if isinstance(place, list):
+        return key.isdecimal() and int(key) < len(place)
+    return isinstance(place, dict) and key in place
+
+
+def _no_setting(place: Any, key: str, where: str) -> str:
+    """Return a message that ``place``, called ``where``, has no setting ``key``; it lists those."""
+    there = f" in {where}" if where else ""
+    if isinstance(place, list):
+        return f"there is no such setting: {where} is a list, numbered from 0 to {len(place) - 1}"
+    if not isinstance(place, dict):
+        return f"there is no such setting: {where} is the single value {place!r}"
+    hint = did_you_mean(key, place)
+    return f"there is no such setting: {hint}the settings{there} are {', '.join(place)}"
+
+
+def _key(place: Any, key: str) -> Any:
+    return int(key) if isinstance(place, list) else key
