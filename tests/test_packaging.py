@@ -38,7 +38,7 @@ OPTIONAL = {
     "pillow": "PIL",
     "lz4": "lz4",
     "zstandard": "zstandard",
-    "hdf5plugin": "hdf5plugin",
+    "blosc": "blosc",
 }
 """Modules of optional packages, which a command imports only when it needs them."""
 EXTRAS = PYPROJECT["project"]["optional-dependencies"]
