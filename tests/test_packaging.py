@@ -52,6 +52,7 @@ BUILT = {"__pycache__", ".venv", "build", ".git", ".hypothesis", ".pytest_cache"
 SW_MAY_IMPORT = (
     "hw.spec",
     "hw.protocol",
+    "hw.text",
     "hw.boards.configs",
     "hw.boards.usb",
     "hw.tools.command",

@@ -17,7 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hw.spec import N_LEAK_SHIFTS, did_you_mean
+from hw.spec import N_LEAK_SHIFTS
+from hw.text import did_you_mean
 from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, CommandParser, command
 from sw.convert.quantize import WEIGHT_BITS, QuantizeError
 from sw.data import catalogue
