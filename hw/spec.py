@@ -25,9 +25,8 @@ in :mod:`hw.core.fire`.
 
 from __future__ import annotations
 
-import difflib
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import combinations, pairwise
 from typing import Any, Protocol, TypeVar
@@ -95,18 +94,6 @@ sums."""
 
 class SpecError(ValueError):
     """Raised if a configuration cannot be built; the message has the field and accepted values."""
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a hint for a message about an unknown name: the known one that is most like it.
-
-    >>> did_you_mean("icebraker", ["icebreaker", "ulx3s-85f"])
-    "did you mean 'icebreaker'? "
-    >>> did_you_mean("de10", ["icebreaker", "ulx3s-85f"])
-    ''
-    """
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {close[0]!r}? " if close else ""
 
 
 class Gate(enum.IntEnum):

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    ("hw.spec",),
+    ("hw.spec", "hw.text"),
     ("hw.protocol",),
     ("hw.parts", "hw.bus"),
     ("hw.offchip",),

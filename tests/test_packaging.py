@@ -38,7 +38,7 @@ OPTIONAL = {
     "pillow": "PIL",
     "lz4": "lz4",
     "zstandard": "zstandard",
-    "hdf5plugin": "hdf5plugin",
+    "blosc": "blosc",
 }
 """Modules of optional packages, which a command imports only when it needs them."""
 EXTRAS = PYPROJECT["project"]["optional-dependencies"]
@@ -52,6 +52,7 @@ BUILT = {"__pycache__", ".venv", "build", ".git", ".hypothesis", ".pytest_cache"
 SW_MAY_IMPORT = (
     "hw.spec",
     "hw.protocol",
+    "hw.text",
     "hw.boards.configs",
     "hw.boards.usb",
     "hw.tools.command",

@@ -17,7 +17,8 @@ from typing import Any
 from amaranth.lib import data
 
 from hw.protocol import ARGUMENT_BYTES, DEFAULT_BAUD, Identity, row_bytes, spaces
-from hw.spec import PARAM_BITS, Config, SpecError, did_you_mean
+from hw.spec import PARAM_BITS, Config, SpecError
+from hw.text import did_you_mean
 
 SUFFIX = ".toml"
 """Suffix of a board file's name."""

@@ -23,7 +23,8 @@ from pathlib import Path
 
 from hw.boards.board_file import FILES, SHIPPED, SUFFIX, Board, BoardFileError, load
 from hw.offchip.timing import CHIPS, SdramChip
-from hw.spec import Config, SpecError, did_you_mean
+from hw.spec import Config, SpecError
+from hw.text import did_you_mean
 
 _60_MHZ = {"clk_hz": 60_000_000, "baud": 3_000_000}
 _75_MHZ = {"clk_hz": 75_000_000, "baud": 3_000_000}

@@ -12,10 +12,11 @@ import functools
 import re
 import sys
 import textwrap
-import unicodedata
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, ParamSpec
+
+from hw.text import printable
 
 EXIT_OK = 0
 """Exit code of a command that did what it was asked to do."""
@@ -69,20 +70,6 @@ class CommandParser(argparse.ArgumentParser):
         self.epilog = as_called(self.epilog or "")
 
 
-def printable(text: str) -> str:
-    """Return ``text`` with control characters but line feeds, and lone surrogates, as escapes.
-
-    Names in files, and those that a device reports, may hold characters that would change the
-    terminal on which a message is printed, or that cannot be printed at all.
-
-    >>> printable("line 1\\nbell: \\a")
-    'line 1\\nbell: \\\\x07'
-    """
-    return "".join(
-        ascii(c)[1:-1] if c != "\n" and unicodedata.category(c) in ("Cc", "Cs") else c for c in text
-    )
-
-
 def exit_codes(no: str | None = None, *, done: str = "done", device: bool = False) -> str:
     """Return the paragraph of a command's help that explains its exit codes.
 
@@ -129,7 +116,8 @@ def ending(
             try:
                 return main(*args, **kwargs)
             except tuple(codes) as error:
-                print(f"error: {printable(as_called(str(error)))}", file=sys.stderr)
+                message = printable(as_called(str(error)), allowed="\n")
+                print(f"error: {message}", file=sys.stderr)
                 return next(codes[kind] for kind in type(error).__mro__ if kind in codes)
             except KeyboardInterrupt:
                 print(interrupted, file=sys.stderr)

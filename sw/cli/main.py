@@ -12,7 +12,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from hw.spec import did_you_mean
+from hw.text import did_you_mean
 from sw.cli.commands import EXIT_OK, CommandParser, called_through
 
 GROUPS = {

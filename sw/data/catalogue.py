@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hw.spec import did_you_mean
+from hw.text import did_you_mean
 from sw import shipped
 from sw.data import cifar10, cifar10_dvs, dvs_gesture, fashion_mnist, mitbih, nmnist, own
 from sw.data.dataset import DataError, Dataset, Split, assemble

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hw.text import printable
 from sw.data import events_aedat, events_aedat4, events_hdf5, events_prophesee
 from sw.data.events_base import (
     EVENT,
@@ -187,15 +188,9 @@ def load(path: Path) -> Recording:
         found = _load(path, start)
         return _completed(found)
     except (KeyError, IndexError, TypeError, *ARRAY_ERRORS) as error:  # EventError is a ValueError
-        raise EventError(f"{path} cannot be read as a recording: {_printable(error)}") from error
-
-
-def _printable(text: object) -> str:
-    """Return a text with ``?`` for characters that are not printable.
-
-    Messages may quote a file, whose characters could otherwise control the user's terminal.
-    """
-    return "".join(c if c.isprintable() else "?" for c in str(text))
+        raise EventError(
+            f"{path} cannot be read as a recording: {printable(str(error))}"
+        ) from error
 
 
 def _load(path: Path, start: bytes) -> Recording:
@@ -252,7 +247,7 @@ def _completed(found: Recording) -> Recording:
     return dataclasses.replace(
         found,
         info=dataclasses.replace(
-            info, form=_printable(info.form), n_events=len(events), duration_us=duration
+            info, form=printable(info.form), n_events=len(events), duration_us=duration
         ),
     )
 

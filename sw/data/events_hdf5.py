@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from sw.data import hdf5_filters
 from sw.data.events_base import (
     FIELDS,
     MAX_EVENTS,
@@ -43,7 +46,7 @@ def read(path: Path) -> Recording:
         library: Any = importlib.import_module("h5py")
     except ImportError as error:
         raise EventError("HDF5 files need h5py: pip install 'spikefold[events]'") from error
-    with contextlib.suppress(ImportError):  # registers the compressions that it has
+    with contextlib.suppress(ImportError):  # adds rare compressions, if it is installed
         importlib.import_module("hdf5plugin")
     try:
         with library.File(path, "r") as file:
@@ -51,13 +54,7 @@ def read(path: Path) -> Recording:
     except EventError:
         raise
     except _ERRORS as error:
-        text = str(error)
-        if "filter" in text or "plugin" in text:
-            raise EventError(
-                "its compression needs hdf5plugin: pip install 'spikefold[events]' (files of "
-                f"Metavision need Prophesee's plugin for HDF5 as well): {text[:200]}"
-            ) from error
-        raise EventError(f"HDF5 cannot read it: {text[:200]}") from error
+        raise EventError(f"HDF5 cannot read it: {str(error)[:200]}") from error
 
 
 def _read(library: Any, file: Any) -> Recording:
@@ -70,12 +67,12 @@ def _read(library: Any, file: Any) -> Recording:
             "store one in a file of its own"
         )
     ((name, columns),) = found.items()
-    n = {np.shape(column) for column in columns.values()}
+    n = {column.shape for column in columns.values()}
     if len(n) != 1 or len(next(iter(n))) != 1:
         raise EventError(f"the arrays of {name} have shapes {', '.join(map(str, n))}, not (N,)")
     if next(iter(n))[0] > MAX_EVENTS:
         raise EventError(f"{name} has more than {MAX_EVENTS} events: cut it to a part")
-    values = {key: np.asarray(column[()]) for key, column in columns.items()}
+    values = {key: column.values for key, column in columns.items()}
     times, unit = microseconds(values["t"])
     events = make(times, values["x"], values["y"], values["p"])
     offset = _own(library, file, "t_offset")
@@ -87,7 +84,7 @@ def _read(library: Any, file: Any) -> Recording:
     )
 
 
-def _find(library: Any, file: Any) -> dict[str, dict[str, Any]]:
+def _find(library: Any, file: Any) -> dict[str, dict[str, _Column | _Field]]:
     """Return every set of events in a file, by the name of its group or array.
 
     A set is a dict of its columns ``t``, ``x``, ``y`` and ``p``. ``library`` is the module h5py.
@@ -97,7 +94,7 @@ def _find(library: Any, file: Any) -> dict[str, dict[str, Any]]:
     EventError
         The file has too many arrays, too large ones, or ones whose values are in other files.
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, _Column | _Field]] = {}
     seen = 0
 
     def visit(name: str, item: Any) -> None:
@@ -110,13 +107,14 @@ def _find(library: Any, file: Any) -> dict[str, dict[str, Any]]:
             if set(FIELDS) <= set(item.dtype.names or ()):
                 if item.ndim != 1 or item.shape[0] > MAX_EVENTS:
                     raise EventError(f"{name} has shape {item.shape}, not (N,) of few events")
-                found[name] = {key: _Field(item, key) for key in FIELDS}
+                table = _Column(library, item)
+                found[name] = {key: _Field(table, key) for key in FIELDS}
             return
         for ending in ("", "s"):
             names = {key: key + ending for key in FIELDS}
             columns = {key: _own(library, item, n) for key, n in names.items()}
             if all(column is not None for column in columns.values()):
-                found[name] = columns
+                found[name] = {key: _Column(library, columns[key]) for key in FIELDS}
 
     visit("/", file)
     file.visititems(visit)
@@ -134,14 +132,26 @@ def _own(library: Any, group: Any, name: str) -> Any:
     return item if isinstance(item, library.Dataset) else None
 
 
+class _Column:
+    """An array (N,) in a file, which is read when its values are first needed."""
+
+    def __init__(self, library: Any, array: Any) -> None:
+        self._library, self._array, self.shape = library, array, array.shape
+
+    @cached_property
+    def values(self) -> NDArray[Any]:
+        return hdf5_filters.read(self._library, self._array)
+
+
 class _Field:
-    """One field of a structured array in a file, which can be read like an array."""
+    """One field of a structured array (N,) in a file."""
 
-    def __init__(self, item: Any, key: str) -> None:
-        self.item, self.key, self.shape = item, key, item.shape
+    def __init__(self, table: _Column, key: str) -> None:
+        self._table, self._key, self.shape = table, key, table.shape
 
-    def __getitem__(self, place: Any) -> Any:
-        return self.item.fields(self.key)[place]
+    @property
+    def values(self) -> NDArray[Any]:
+        return self._table.values[self._key]
 
 
 def _check_stored(name: str, item: Any) -> None:

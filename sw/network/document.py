@@ -12,12 +12,12 @@ import json
 import math
 import types
 import typing
-import unicodedata
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hw.text import unprintable
 from sw.network.schema import hints, short
 
 MAX_DEPTH = 32
@@ -91,11 +91,9 @@ def parse(text: str) -> Any:
 
 def _check_text(text: str) -> None:
     """Raise :class:`DocumentError` if a text has a character that a terminal cannot print."""
-    if text.isprintable():
-        return
-    for character in text:
-        if unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t":
-            raise DocumentError(f"a text has the character {character!a}, which cannot be printed")
+    character = unprintable(text, allowed="\n\t")
+    if character is not None:
+        raise DocumentError(f"a text has the character {character!a}, which cannot be printed")
 
 
 def encode(value: Any, name: str, arrays: dict[str, NDArray] | None) -> Any:

@@ -13,12 +13,13 @@ import functools
 import json
 import types
 import typing
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
+
+from hw.text import unprintable
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,7 @@ class Text:
 
     def accepts(self, value: Any) -> bool:
         """Return whether ``value`` is such a text; its type is checked elsewhere."""
-        unprintable = ("Cc", "Cs", "Zl", "Zp")
-        return 1 <= len(value) <= self.most and not any(
-            unicodedata.category(character) in unprintable for character in value
-        )
+        return 1 <= len(value) <= self.most and unprintable(value) is None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,14 @@ from sw.model.resnet import SpikingResNet, to_input
 from sw.training import finetune, schedule
 from sw.training.augment import batches
 from sw.training.loss import class_counts, class_weights, loss_of, rows_per_spike
-from sw.training.progress import progress
+from sw.training.progress import duration, progress
 from sw.training.recipes import TrainConfig
 from sw.training.resume import TrainError, resumable
 
 EVAL_BATCH = 100
 """Number of samples per batch in validation and test."""
+FORWARD_SHARE = 1 / 3
+"""Share of a training step's time that the network takes without gradients and update."""
 
 
 def learning_rate(config: TrainConfig, epochs_done: float) -> float:
@@ -137,12 +140,14 @@ def train_epoch(
     device: torch.device | str = "cpu",
     rows: dict[str, float] | None = None,
     teacher: SpikingResNet | None = None,
+    on_speed: Callable[[float], object] | None = None,
 ) -> float:
     """Train the network ``net`` for one epoch, and return the mean loss.
 
     ``rows`` is the result of :func:`sw.training.loss.rows_per_spike`. It is needed if
     ``config.spike_penalty`` is not 0. If there is a ``teacher``, the network also learns from the
-    teacher's predictions (:func:`sw.training.loss.loss_of`).
+    teacher's predictions (:func:`sw.training.loss.loss_of`). ``on_speed`` is called once with the
+    seconds that a batch takes.
 
     Raises
     ------
@@ -171,6 +176,7 @@ def train_epoch(
         f"epoch {epoch + 1}/{config.epochs}",
         n_batches,
         quiet=rank > 0,
+        on_speed=on_speed,
     )
     for n, (images, labels) in enumerate(shown):
         for group in optimizer.param_groups:
@@ -199,6 +205,29 @@ def extended(
     continued = make_optimizer(longer, config)
     continued.load_state_dict(schedule.fitted_optimizer(optimizer.state_dict(), continued))
     return longer, continued
+
+
+def _say_time(
+    dataset: Dataset, config: TrainConfig, epoch: int, timesteps: list[int], batch_s: float
+) -> None:
+    """Print how long a run's first epoch and all of its epochs will take.
+
+    Parameters
+    ----------
+    epoch : number of the first epoch, counted from 0; it is above 0 if the run is resumed.
+    timesteps : number of timesteps of that epoch and of each one after it.
+    batch_s : seconds that a training batch takes.
+    """
+    n_train = min(config.max_images or len(dataset.train), len(dataset.train))
+    sample_s = batch_s / config.batch_size * FORWARD_SHARE
+    epoch_s = n_train // config.batch_size * batch_s + len(dataset.validation) * sample_s
+    run_s = sum(timesteps) / timesteps[0] * epoch_s
+    run_s += len(dataset.test) * sample_s * timesteps[-1] / timesteps[0]
+    tqdm.write(
+        f"time      about {duration(epoch_s)} to the end of epoch {epoch + 1}, "
+        f"{duration(run_s)} to the end of epoch {config.epochs} and the test",
+        file=sys.stderr,
+    )
 
 
 def build(
@@ -306,14 +335,21 @@ def train(
         whole = SpikingResNet(model_config)  # the network of the file, with all timesteps
     history: list[dict[str, Any]] = values["history"]
     log = _logger(log_dir) if log_dir is not None and rank == 0 else None
-    for epoch in range(len(history), config.epochs):
+    n_before = len(history)
+    for epoch in range(n_before, config.epochs):
         started = time.monotonic()
         timesteps = schedule.timesteps_in(steps, epoch, last)
         if timesteps != model.config.timesteps:
             model, optimizer = extended(model, optimizer, timesteps, config)
             net, wrapped = model, _shared(model)
         taught_by = teacher if epoch + 1 >= config.teacher_from else None
-        loss = train_epoch(wrapped, optimizer, dataset, config, epoch, device, rows, taught_by)
+        on_speed = None
+        if epoch == n_before:
+            lengths = [schedule.timesteps_in(steps, n, last) for n in range(epoch, config.epochs)]
+            on_speed = partial(_say_time, dataset, config, epoch, lengths)
+        loss = train_epoch(
+            wrapped, optimizer, dataset, config, epoch, device, rows, taught_by, on_speed
+        )
         entry: dict[str, Any] = {"epoch": epoch + 1, "loss": loss, "validation": {}}
         if rank == 0:
             guesses = predictions(net, dataset.validation, "validation", device)

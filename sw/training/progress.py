@@ -1,10 +1,13 @@
-"""Progress of an epoch: a bar on a terminal, and otherwise a line from time to time."""
+"""Progress of an epoch: a bar on a terminal, and otherwise a line from time to time.
+
+The first batches also tell how long the whole run will take.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -14,11 +17,20 @@ FIRST_S = 5.0
 EVERY_S = 60.0
 """Seconds between the other lines."""
 
+N_TIMED = 3
+"""Number of batches by which the speed is measured. The first batch, which takes longer, is not
+one of them."""
+
 T = TypeVar("T")
 
 
 def progress(
-    batches: Iterable[T], what: str, n_batches: int, *, quiet: bool = False
+    batches: Iterable[T],
+    what: str,
+    n_batches: int,
+    *,
+    quiet: bool = False,
+    on_speed: Callable[[float], object] | None = None,
 ) -> Iterator[T]:
     """Yield the batches, and show on standard error how many are done and how long the rest takes.
 
@@ -27,10 +39,13 @@ def progress(
     what : name of the whole, such as ``epoch 1/13``.
     n_batches : number of batches.
     quiet : show nothing, as in all but one of several processes.
+    on_speed : called once with the seconds that a batch takes, as soon as they are known.
     """
     if quiet:
         yield from batches
         return
+    if on_speed is not None:
+        batches = _measured(batches, n_batches, on_speed)
     if sys.stderr.isatty():
         yield from tqdm(batches, what, n_batches, leave=False, disable=None)
         return
@@ -47,6 +62,28 @@ def progress(
                 flush=True,
             )
             due = now + EVERY_S
+
+
+def _measured(
+    batches: Iterable[T], n_batches: int, on_speed: Callable[[float], object]
+) -> Iterator[T]:
+    """Yield the batches, and call ``on_speed`` with the seconds that a batch takes.
+
+    They are the mean of the :data:`N_TIMED` batches behind the first one, or of fewer if these have
+    taken :data:`FIRST_S` seconds or there are no more.
+    """
+    known = False
+    started = time.monotonic()
+    for n, batch in enumerate(batches):
+        yield batch
+        if known:
+            continue
+        now = time.monotonic()
+        if n == 0 and n_batches > 1:
+            started = now
+        elif n >= N_TIMED or n + 1 == n_batches or now - started >= FIRST_S:
+            known = True
+            on_speed((now - started) / max(n, 1))
 
 
 def duration(seconds: float) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 import zlib
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -188,6 +190,51 @@ class FakePort:
         pass
 
 
+class TimedPort(FakePort):
+    """A fake port with a clock of its own, which counts the time that the bytes take on the line.
+
+    A byte takes ten bits in its direction, and an adapter delays each direction by ``LATENCY_S``;
+    the gateware answers at once. The clock moves only when the driver looks for replies and none
+    has arrived yet: it is that of a host which is never busy with anything else.
+
+    Attributes
+    ----------
+    now_s : the clock, in seconds.
+    """
+
+    LATENCY_S = 1e-4
+
+    def __init__(self, gateware: FakeGateware):
+        super().__init__(gateware)
+        self.now_s = self._sent_s = self._returned_s = 0.0
+        self._arrivals: deque[tuple[float, bytes]] = deque()
+
+    @property
+    def in_waiting(self) -> int:
+        if not self._replies and self._arrivals:
+            self.now_s = max(self.now_s, self._arrivals[0][0])
+        while self._arrivals and self._arrivals[0][0] <= self.now_s:
+            self._replies += self._arrivals.popleft()[1]
+        return len(self._replies)
+
+    def write(self, raw: bytes, /) -> int:
+        arrived, self._replies = self._replies, bytearray()
+        self._sent_s = max(self._sent_s, self.now_s)
+        for part in re.findall(rb"[^\x7e]*\x7e|[^\x7e]+$", raw):  # up to the end of each frame
+            self._sent_s += self._bits_s(part)
+            super().write(part)
+            if self._replies:
+                self._returned_s = max(self._returned_s, self._sent_s + self.LATENCY_S)
+                self._returned_s += self._bits_s(self._replies)
+                self._arrivals.append((self._returned_s + self.LATENCY_S, bytes(self._replies)))
+                self._replies.clear()
+        self._replies = arrived
+        return len(raw)
+
+    def _bits_s(self, raw: bytes | bytearray) -> float:
+        return 10 * len(raw) / self.baudrate
+
+
 class FakeDevice(Device):
     """Device that computes ``network``, and checks that ``program`` has been written to it.
 
@@ -195,6 +242,7 @@ class FakeDevice(Device):
     ----------
     program : by default the network's, compiled for ``config``.
     fails_at : number of the run, counted from 0, at which ``error`` is raised.
+    port : kind of the port behind which the device is.
     """
 
     def __init__(
@@ -204,6 +252,7 @@ class FakeDevice(Device):
         fails_at: int | None = None,
         error: BaseException | None = None,
         program: Program | None = None,
+        port: type[FakePort] = FakePort,
     ):
         self.network = network
         self.expected = program or compile_network(network, config)
@@ -212,13 +261,17 @@ class FakeDevice(Device):
         self.memories[Space.SPIKE][:] = b"\xff" * n_rows(Space.SPIKE, config)
         self.n_computed = 0
         super().__init__(
-            Transport(FakePort(self.gateware)),
+            Transport(port(self.gateware)),
             BoardIdentity(config, PROTOCOL_VERSION, spec_hash(config)),
         )
 
     @property
     def memories(self) -> dict[Space, bytearray]:
         return self.gateware.memories
+
+    def clock_cycles(self) -> int | None:
+        port = self.transport.port
+        return round(port.now_s * self.config.clk_hz) if isinstance(port, TimedPort) else None
 
     def _compute(self, entry: int) -> dict[str, int]:
         if self.n_computed == self.fails_at and self.error is not None:

@@ -356,6 +356,19 @@ def test_the_family_has_its_layers_and_parameters(depth: int) -> None:
     assert model.block(model.block_names[-1]).shape[1:] == (7, 7)
 
 
+def test_a_plan_without_numbers_draws_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise torch would load its compiler, which takes every command two seconds."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("weights are drawn")
+
+    monkeypatch.setattr(torch.nn.init, "kaiming_normal_", fail)
+    with torch.device("meta"):
+        SpikingResNet(ModelConfig())
+    with pytest.raises(AssertionError, match="weights are drawn"):
+        SpikingResNet(ModelConfig())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_description_makes_images_frames_and_signals(kind: str) -> None:
     block = BlockConfig(gate="OR", kind=kind, outer="element")

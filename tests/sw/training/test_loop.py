@@ -79,6 +79,30 @@ def test_a_network_learns_and_the_checkpoint_says_how_well(tmp_path: Path) -> No
     assert "8-bit weights" in text and "layer2.0.conv2" in text
 
 
+def test_the_run_says_its_time_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A training batch takes 2 s here, and the network's forward pass a third of that."""
+
+    def epoch(*arguments: object) -> float:
+        on_speed = arguments[-1]
+        if callable(on_speed):
+            on_speed(2.0)
+        return 0.0
+
+    monkeypatch.setattr(loop, "train_epoch", epoch)
+    data, config = easy_data(), replace(CONFIG, epochs=2)
+    loop.train(small_config(), config, data, tmp_path / "a.pt")
+    epoch_s = 2 * (len(data.train) // config.batch_size)
+    epoch_s += 2 / config.batch_size / 3 * len(data.validation)
+    run_s = 2 * epoch_s + 2 / config.batch_size / 3 * len(data.test)
+    (line,) = (x for x in capsys.readouterr().err.splitlines() if x.startswith("time"))
+    assert line == (
+        f"time      about {epoch_s:.0f} s to the end of epoch 1, {run_s:.0f} s to the end of "
+        "epoch 2 and the test"
+    )
+
+
 def test_the_best_validation_epoch_is_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

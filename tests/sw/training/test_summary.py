@@ -151,6 +151,36 @@ def test_progress_is_told_where_there_is_no_terminal(
     assert not capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("n_batches", "durations_s", "speed_s", "known_at"),
+    [
+        (40, [60, 3, 1, 2], 2, 3),  # the first batch is slow and does not count
+        (40, [60, 6], 6, 1),  # slow batches: it is said as soon as possible
+        (2, [9, 1], 1, 1),
+        (1, [9], 9, 0),
+    ],
+)
+def test_the_first_batches_tell_the_speed(
+    n_batches: int,
+    durations_s: list[float],
+    speed_s: float,
+    known_at: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock)
+    said: list[tuple[int, float]] = []
+    n_done = 0
+
+    def on_speed(batch_s: float) -> None:
+        said.append((n_done, batch_s))
+
+    for n in progress.progress(range(n_batches), "", n_batches, on_speed=on_speed):
+        n_done = n
+        clock += durations_s[min(n, len(durations_s) - 1)]
+    assert said == [(known_at, speed_s)]
+
+
 def test_an_unknown_gate_is_refused() -> None:
     spikes = torch.tensor([0.0, 1.0])
     for gate in Gate.__members__:
