@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from hw.spec import did_you_mean
+from hw.text import did_you_mean
 from sw.model.config import ModelConfig, ModelError
 
 
