@@ -51,7 +51,7 @@ from hw.spec import GRANULE_BITS, PARAM_BITS, Config, signed_range
 from sw.compile.allocation import allocate
 from sw.compile.deal import channel_rates, orders
 from sw.compile.nest import N_ADDRESS_VALUES, CompiledLayer, LayerContext, compile_layer
-from sw.compile.placement import place_maps, rows_of_maps
+from sw.compile.placement import place_maps, series_of_maps
 from sw.compile.program import PIXELS, FitError, Placement, Program, device_layers
 from sw.compile.rows import descriptor_bytes
 from sw.network.bounds import bank_bounds, layer_bounds
@@ -127,8 +127,8 @@ class _Compiler:
         self.placements, n_bits = place_maps(shapes, self.layers, network.timesteps, order, config)
         self.host_map = next(iter(shapes))
         """Name of the map that the host writes."""
-        rows = rows_of_maps(shapes, self.layers)
-        self.moved = next(row for row in rows if self.host_map in row)
+        everything = series_of_maps(shapes, self.layers)
+        self.moved = next(series for series in everything if self.host_map in series)
         """Names of the maps that have a second region beside that of the host's map."""
         n_moved = sum(self.placements[name].n_bits for name in self.moved)
         first = self.placements[self.host_map]

@@ -8,7 +8,7 @@ small kernel. A *granule* is 8 bits, the unit in which the core writes spikes.
 
 A layer may read several maps, one after another, in one of its loops. So these maps have the same
 layout, and lie at equal distances. Maps that layers read together, directly or through other maps,
-form a *row of maps*, which lie side by side.
+form a *series*. The maps of a series lie side by side.
 """
 
 from __future__ import annotations
@@ -54,58 +54,59 @@ def _input_pitch(row: int, kernel_y: int, config: Config) -> int:
 
 
 N_ORDERED = 7
-"""Largest number of maps in a row for which all of their orders are tried."""
+"""Largest number of maps in a series for which all of their orders are tried."""
 
 
-def rows_of_maps(names: Iterable[str], layers: Sequence[Layer]) -> list[tuple[str, ...]]:
-    """Return the names of all maps, in rows of maps that lie side by side.
+def series_of_maps(names: Iterable[str], layers: Sequence[Layer]) -> list[tuple[str, ...]]:
+    """Return the names of all maps, series by series.
 
-    A map that no layer reads together with another one is a row by itself. The rows, and the maps
-    in each, have the order of ``names`` if the layers can then read them at equal distances.
+    A map that no layer reads together with another one is a series by itself. The series, and the
+    maps in each, have the order of ``names`` if the layers can then read them at equal distances.
 
     Raises
     ------
     FitError
         There is no order in which each layer reads its maps at equal distances.
     """
-    rows = {name: [name] for name in names}
+    series = {name: [name] for name in names}
     for layer in layers:
         for name in layer.addends:
-            ours, theirs = rows[layer.source], rows[name]
+            ours, theirs = series[layer.source], series[name]
             if ours is not theirs:
                 ours += theirs
-                rows |= dict.fromkeys(theirs, ours)
+                series |= dict.fromkeys(theirs, ours)
     found: dict[str, tuple[str, ...]] = {}
-    for name, row in rows.items():
+    for name, members in series.items():
         if name not in found:
-            order = _even_order([other for other in rows if other in row], layers)
-            found |= dict.fromkeys(row, order)
+            order = _even_order([other for other in series if other in members], layers)
+            found |= dict.fromkeys(members, order)
     return list(dict.fromkeys(found.values()))
 
 
-def _even_order(row: list[str], layers: Sequence[Layer]) -> tuple[str, ...]:
-    """Return the maps of a row in an order in which each layer reads its maps at equal distances.
+def _even_order(members: list[str], layers: Sequence[Layer]) -> tuple[str, ...]:
+    """Return the maps of a series in an order in which layers read them at equal distances.
 
     Raises
     ------
     FitError
         None was found.
     """
-    read = [layer.sources for layer in layers if layer.addends and layer.source in row]
-    orders = itertools.permutations(row) if len(row) <= N_ORDERED else iter([tuple(row)])
+    read = [layer.sources for layer in layers if layer.addends and layer.source in members]
+    all_orders = len(members) <= N_ORDERED
+    orders = itertools.permutations(members) if all_orders else iter([tuple(members)])
     for order in orders:
         places = {name: n for n, name in enumerate(order)}
         if all(_is_even(places, names) for names in read):
             return order
-    layer = next(layer for layer in layers if layer.addends and layer.source in row)
+    layer = next(layer for layer in layers if layer.addends and layer.source in members)
     raise FitError(
-        f"layer {layer.name!r} and others read sums of {', '.join(row)}, and these maps cannot all "
-        "lie at equal distances in spike memory; join some of them by a gate instead"
+        f"layer {layer.name!r} and others read sums of {', '.join(members)}, and these maps cannot "
+        "all lie at equal distances in spike memory; join some of them by a gate instead"
     )
 
 
 def _is_even(places: dict[str, int], names: Sequence[str]) -> bool:
-    """Return whether maps lie at equal distances; ``places`` are those in their row."""
+    """Return whether maps lie at equal distances; ``places`` are those in their series."""
     at = sorted(places[name] for name in names)
     return len({b - a for a, b in itertools.pairwise(at)}) <= 1
 
@@ -119,7 +120,7 @@ def place_maps(
 ) -> tuple[dict[str, Placement], int]:
     """Give every map a region of spike memory, with room for the padding around the map.
 
-    The padding is the largest that a layer that reads a map of the same row needs.
+    The padding is the largest that a layer that reads a map of the same series needs.
 
     Parameters
     ----------
@@ -140,16 +141,16 @@ def place_maps(
     """
     placements: dict[str, Placement] = {}
     start = 0
-    rows = rows_of_maps(shapes, layers)
-    for name, row_of_maps in ((name, row) for row in rows for name in row):
+    everything = series_of_maps(shapes, layers)
+    for name, series in ((name, members) for members in everything for name in members):
         channels, height, width = shapes[name]
-        readers = [layer for layer in layers if layer.source in row_of_maps]
+        readers = [layer for layer in layers if layer.source in series]
         pad_y = max((layer.padding[0] for layer in readers), default=0)
         pad_x = max((layer.padding[1] for layer in readers), default=0)
         # The host can pack bits; the device writes whole granules, and reads identities so.
         by_bit = (
             name == next(iter(shapes))
-            and row_of_maps == (name,)
+            and series == (name,)
             and all(layer.identity != name for layer in layers)
         )
         by_plane = name == PIXELS

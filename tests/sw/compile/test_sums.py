@@ -10,7 +10,7 @@ import pytest
 
 from hw.spec import N_LEVELS
 from sw.compile.compiler import compile_network
-from sw.compile.placement import rows_of_maps
+from sw.compile.placement import series_of_maps
 from sw.compile.program import FitError
 from sw.network.network import INPUT, Layer, Network
 from tests.sw.compile.test_banks import build, check, with_rates
@@ -69,13 +69,13 @@ def full_nest() -> Network:
 def test_maps_that_are_read_together_lie_side_by_side(
     reads: Sequence[tuple[str, ...]], rows: list[tuple[str, ...]]
 ) -> None:
-    assert rows_of_maps("abcd", [reader(*names) for names in reads]) == rows
+    assert series_of_maps("abcd", [reader(*names) for names in reads]) == rows
 
 
 def test_sums_without_an_even_order_are_refused() -> None:
     reads = [("a", "b", "c"), ("a", "b", "d"), ("a", "c", "d"), ("b", "c", "d")]
     with pytest.raises(FitError, match="sums of a, b, c, d, and these maps cannot all"):
-        rows_of_maps("abcd", [reader(*names) for names in reads])
+        series_of_maps("abcd", [reader(*names) for names in reads])
 
 
 @pytest.mark.parametrize("stacked", [False, True])
