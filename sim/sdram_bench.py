@@ -24,7 +24,7 @@ from amaranth.lib.wiring import In, Out
 from hw.offchip.layout import RowLayout
 from hw.offchip.pins import SdramPins
 from hw.offchip.sdram import SdramRows
-from hw.offchip.timing import CHIPS
+from hw.offchip.timing import CHIPS, SdramChip
 from sim.sdram_model import defines
 from sim.verilate import build_executable
 
@@ -101,12 +101,18 @@ class BusUse:
         return self.words / self.cycles
 
 
-def measure(layout: RowLayout, clk_hz: int, sequences: Sequence[Sequence[int]]) -> BusUse:
+def measure(
+    layout: RowLayout,
+    clk_hz: int,
+    sequences: Sequence[Sequence[int]],
+    model: SdramChip | None = None,
+) -> BusUse:
     """Read rows through the controller, and return the use of the bus.
 
     Parameters
     ----------
     sequences : for each port, the indices of the rows that it reads.
+    model : chip that is simulated, if it is not that of ``layout``.
 
     Raises
     ------
@@ -119,7 +125,7 @@ def measure(layout: RowLayout, clk_hz: int, sequences: Sequence[Sequence[int]]) 
         MAIN,
         name="sdram-bench",
         defines={
-            **defines(chip, clk_hz),
+            **defines(replace(model or chip, power_up=1000), clk_hz),
             "N_PORTS": layout.n_ports,
             "ROW_BITS": (layout.n_rows - 1).bit_length(),
             "ROW_WORDS": layout.row_words,

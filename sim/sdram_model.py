@@ -135,8 +135,12 @@ class SdramModel:
         self._check_refreshes()
         self._outputs.pop(self.cycle - 1, None)
         self.cycle += 1
-        junk = self._junk.getrandbits(self.chip.data_bits)  # of the floating bus
-        return self._outputs.get(self.cycle, junk)
+        return self.bus()
+
+    def bus(self, ahead: int = 0) -> int:
+        """Return what the chip drives in the next cycle, or ``ahead`` cycles later; else junk."""
+        junk = self._junk.getrandbits(self.chip.data_bits)
+        return self._outputs.get(self.cycle + ahead, junk)
 
     def _check_common(self) -> None:
         self._require(self._powered is not None, "the clock was not enabled")
@@ -233,9 +237,10 @@ def sdram_bench(
     Parameters
     ----------
     pins : :class:`hw.offchip.pins.SdramPins` of the controller.
-    read_latency : additional cycles from the chip to the controller.
+    read_latency : additional cycles from the chip to the controller; -1 if the chip's clock is so
+        much earlier than the controller's that a word comes in the cycle before.
     """
-    under_way = deque([0] * read_latency)
+    under_way = deque([0] * max(read_latency, 0))
 
     async def bench(ctx) -> None:
         outputs = (pins.clk_en, pins.cs_n, pins.ras_n, pins.cas_n, pins.we_n, pins.ba, pins.a)
@@ -253,7 +258,7 @@ def sdram_bench(
                 dq_oe=dq_oe,
                 dqm=dqm,
             )
-            under_way.append(word)
+            under_way.append(model.bus(1) if read_latency < 0 else word)
             ctx.set(pins.dq_i, under_way.popleft())
 
     return bench

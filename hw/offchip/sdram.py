@@ -24,6 +24,7 @@ from hw.offchip.pins import ALL_BANKS, Command, SdramPins
 from hw.offchip.timing import N_BANKS, REFRESH_BATCH, SdramChip, SdramCycles, timing_cycles
 from hw.parts.pipeline import delayed, encode_one_hot, first_one, select_one_hot, unreset
 from hw.parts.queue import Queue
+from hw.spec import SpecError
 
 COLUMN_DEPTH = 4
 """Number of requests in the column queue. While they are served, the page of the request behind
@@ -58,9 +59,9 @@ class SdramRows(wiring.Component):
     row_bits : number of bits in a row, a power of two of at least two words.
     cas_latency : CAS latency that is set in the chip.
     read_latency : additional cycles from the pins to the chip and back, such as those of registers
-        in the device's I/O cells. 0 means: the chip samples a command at the edge that ends the
-        cycle in which the command is on :attr:`pins`, and ``dq_i`` is sampled ``cas_latency`` edges
-        later.
+        in the device's I/O cells; at least -1. 0 means: the chip samples a command at the edge that
+        ends the cycle in which the command is on :attr:`pins`, and ``dq_i`` is sampled
+        ``cas_latency`` edges later.
 
     Members
     -------
@@ -90,6 +91,10 @@ class SdramRows(wiring.Component):
     ):
         self.layout = layout = RowLayout(chip=chip, n_ports=n_ports, row_bits=row_bits)
         self.cycles: SdramCycles = timing_cycles(chip, clk_hz, cas_latency)
+        if read_latency < -1:
+            raise SpecError(
+                f"a read latency of {read_latency} cycles is not possible: use -1 or more"
+            )
         self._read_latency = read_latency
         super().__init__(
             {

@@ -15,7 +15,7 @@ from hw.offchip.timing import N_BANKS, REFRESH_BATCH, SdramCycles
 
 
 class Since:
-    """Count the cycles since an event, up to ``most``; at first the event is ``most`` cycles ago."""
+    """Cycles since an event, counted up to ``most``, which is also the count at first."""
 
     def __init__(self, m: Module, event: Value, most: int):
         # In the cycle after the event the count is 1.
@@ -32,15 +32,12 @@ class Since:
 class TimingRules(wiring.Component):
     """Watch the pins of a controller for commands that violate a rule.
 
-    Parameters
-    ----------
-    max_late : largest number of refreshes that may be owed.
-
     Members
     -------
     pins : the controller's pins.
-    bad : the rules by name; high in a cycle in which the rule is violated.
-    seen : what can happen, by name; high in a cycle in which it does.
+    bad : a bit for each of :attr:`RULES`, high in a cycle in which the rule is violated.
+    late : more refreshes are owed than may be postponed.
+    seen : a bit for each of :attr:`EVENTS`, high in a cycle in which it happens.
     """
 
     RULES = (
@@ -57,9 +54,6 @@ class TimingRules(wiring.Component):
                 "bad": Out(len(self.RULES)),
                 "seen": Out(len(self.EVENTS)),
                 "late": Out(1),
-                "open": Out(N_BANKS),
-                "page": Out((layout.chip.rows - 1).bit_length()).array(N_BANKS),
-                "reads": Out(1),
             }
         )
 
@@ -88,7 +82,6 @@ class TimingRules(wiring.Component):
             ),
         )
         column = read | write
-        m.d.comb += self.reads.eq(read)
 
         powered = Signal(range(t.power_up + 1))
         with m.If(pins.clk_en & (powered != t.power_up)):
@@ -103,7 +96,6 @@ class TimingRules(wiring.Component):
         since_mode = Since(m, mode, t.mrd)
         since_activate = Since(m, activate, t.rrd)
         since_column = Since(m, column, burst)
-        since_read = Since(m, read, t.cas_latency + burst + 1)
         since_write = Since(m, write, burst)
         expected_mode = (burst - 1).bit_length() | t.cas_latency << 4
         m.d.comb += [
@@ -135,15 +127,13 @@ class TimingRules(wiring.Component):
             | ((pins.dq_oe | chip_drives) & pins.dqm.any())
         )
         one_bad = {name: [] for name in ("bank_state", "rcd", "rp", "ras", "rc", "wr", "cut")}
-        opens = []
         for b in range(N_BANKS):
             this = pins.ba == b
             opened = Signal(name=f"open{b}")
-            opens.append(opened)
             activates = activate & this
             closes = close & (this | pins.a[10]) & opened
             with m.If(activates):
-                m.d.sync += [opened.eq(1), self.page[b].eq(pins.a)]
+                m.d.sync += opened.eq(1)
             with m.Elif(closes):
                 m.d.sync += opened.eq(0)
             activated = Since(m, activates, max(t.rcd, t.ras, t.rc))
@@ -165,7 +155,6 @@ class TimingRules(wiring.Component):
                 m.d.comb += bad[name].eq(Cat(terms).any())
         with m.If(Cat(one_bad["cut"]).any()):
             m.d.comb += bad["burst"].eq(1)
-        m.d.comb += self.open.eq(Cat(opens))
 
         # Refreshes that are owed, counted from the first one on.
         owed, timer = Signal(range(REFRESH_BATCH + 3)), Signal(range(t.refresh_interval))

@@ -1,0 +1,58 @@
+"""Proofs that the controller keeps every rule of the chip, and that it does what the rules allow.
+
+The proofs are bounded: no inputs, and no times at which refreshes fall due, lead to a violation
+within some cycles from reset on. The initialisation takes two refreshes here, and batches of two
+follow, so that the bound reaches well into the operation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import hw.offchip.sdram
+import tests.hw.offchip.rules
+from tests.hw.offchip.proof import Proof, small
+from tests.hw.offchip.rules import TimingRules
+
+N_REFRESHES = 2
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch) -> None:
+    for module in (hw.offchip.sdram, tests.hw.offchip.rules):
+        monkeypatch.setattr(module, "REFRESH_BATCH", N_REFRESHES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n_ports", "row_words", "n_cycles"), [(1, 2, 50), (2, 4, 45), (4, 2, 45)])
+def test_no_rule_is_violated(n_ports: int, row_words: int, n_cycles: int, tmp_path: Path) -> None:
+    proof = Proof(small(n_ports, row_words), lambda rules: rules.bad.any())
+    assert proof.search(tmp_path, n_cycles, 600) == (n_cycles, False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("event", TimingRules.EVENTS)
+def test_every_command_is_reached(event: str, tmp_path: Path) -> None:
+    index = TimingRules.EVENTS.index(event)
+    _, found = Proof(small(1, 2), lambda rules: rules.seen[index]).search(tmp_path, 60, 60)
+    assert found
+
+
+@pytest.mark.parametrize(
+    ("rule", "too_few"),
+    [
+        pytest.param("rp", {"rp": 2}, marks=pytest.mark.slow),
+        ("ras", {"ras": 3}),
+        pytest.param("rfc", {"rfc": 7}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_planted_bug_is_found(rule: str, too_few: dict[str, int], tmp_path: Path) -> None:
+    dut = small(1, 2)
+    index = TimingRules.RULES.index(rule)
+    proof = Proof(dut, lambda rules: rules.bad[index])  # has the right timing
+    dut.cycles = replace(dut.cycles, **too_few)
+    _, found = proof.search(tmp_path, 60, 60)
+    assert found
