@@ -52,7 +52,8 @@ def add_board(parser: argparse.ArgumentParser, *, several: bool = True) -> None:
         default=VIRTUAL,
         metavar="PORT",
         help="serial port; sim, or sim:BOARD for the configuration of another board "
-        f"({CONFIGS_HELP}); {joined}without a value the USB ports of known boards are searched "
+        f"({CONFIGS_HELP}); rfc2217://HOST:PORT or socket://HOST:PORT for a port of another "
+        f"machine; {joined}without a value the USB ports of known boards are searched "
         "(default: sim)",
     )
     parser.add_argument(
@@ -96,7 +97,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> Any:
 def port_of(board: str, config: Config | None) -> str | None:
     """Return the ports to give :func:`sw.driver.group.open_boards` for a value of ``--board``.
 
-    If ``--board`` was given without a port, the result is None: USB ports are searched. Plain
+    If ``--board`` was given without a port, the result is None: USB ports are searched. Each plain
     ``sim`` becomes ``sim:BOARD`` if ``config``, the configuration that the network was exported
     for, is that of a known board (:mod:`hw.boards.configs`) and differs from that of ``sim``.
 
@@ -107,16 +108,20 @@ def port_of(board: str, config: Config | None) -> str | None:
     """
     if board == FIND:
         return None
-    name, question, options = board.partition("?")
-    for port in name.split(","):
-        _check_port(port.strip())
+    return ",".join(_port_of(port.strip(), config) for port in board.split(","))
+
+
+def _port_of(port: str, config: Config | None) -> str:
+    """Return what :func:`port_of` makes of a single port."""
+    name, question, options = port.partition("?")
+    _check_port(name)
     if name == VIRTUAL and config is not None:
         kind = board_name(config)
         with contextlib.suppress(SpecError):
             wanted, usual = spec_hash(config_by_name(kind)), spec_hash(CONFIGS[VIRTUAL])
             if wanted == spec_hash(config) and wanted != usual:
                 return f"{VIRTUAL}:{kind}{question}{options}"
-    return board
+    return port
 
 
 def _check_port(port: str) -> None:

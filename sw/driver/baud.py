@@ -29,7 +29,7 @@ def agree_on_rate(transport: Transport, config: Config, limit_baud: int | None) 
     """Change host and device from the default rate to the fastest rate at which the device answers.
 
     The rates tried are ``limit_baud`` and the slower ones of :data:`BAUDS`. Host and device stay at
-    :data:`hw.protocol.DEFAULT_BAUD` if none of them works.
+    :data:`hw.protocol.DEFAULT_BAUD` if none of them works, or if the port has a fixed rate.
 
     Parameters
     ----------
@@ -44,6 +44,8 @@ def agree_on_rate(transport: Transport, config: Config, limit_baud: int | None) 
     LinkLost
         The port has vanished.
     """
+    if transport.fixed_rate:
+        return
     for baud, divisor in rates(config, config.baud if limit_baud is None else limit_baud):
         if try_rate(transport, baud, divisor):
             return

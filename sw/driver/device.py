@@ -11,13 +11,14 @@ import contextlib
 import time
 from collections.abc import Callable
 
-from hw.protocol import DeviceStatus, Opcode, Result, Run, RunState, n_bytes, pack
+from hw.protocol import DEFAULT_BAUD, DeviceStatus, Opcode, Result, Run, RunState, n_bytes, pack
 from hw.spec import Config
 from sw.driver import faults
 from sw.driver.baud import agree_on_rate
-from sw.driver.discovery import BoardIdentity, connect, find_board, identify, open_port
+from sw.driver.discovery import BoardIdentity, connect, find_board, identify, open_transport
 from sw.driver.errors import (
     DeviceError,
+    DeviceNotFound,
     FaultSpecError,
     LinkLost,
     LinkTimeout,
@@ -26,21 +27,10 @@ from sw.driver.errors import (
     SpecMismatch,
 )
 from sw.driver.memory import Memory
+from sw.driver.ports import kind_of
 from sw.driver.status import BoardStatus, RunResult, parse_done, parse_status
-from sw.driver.transport import SETTLE_S, Port, Request, Transport
-from sw.driver.virtual_board import VirtualBoard, is_virtual
-
-IDENTIFY_TIMEOUT_S = 0.4
-"""How many seconds a port may take to answer while it is not known what is on it."""
-
-TIMEOUT_S = 0.3
-"""How many seconds a real board may take to answer."""
-
-VIRTUAL_TIMEOUT_S = 2.0
-"""How many seconds a virtual board may take to answer; enough on a busy machine."""
-
-VIRTUAL_SETTLE_S = 0.05
-"""How many seconds a virtual board may take to read what was written; enough on a busy machine."""
+from sw.driver.transport import Port, Request, Transport
+from sw.driver.virtual_board import VirtualBoard
 
 
 class Device:
@@ -85,9 +75,10 @@ class Device:
 
         Parameters
         ----------
-        port : path or name of a serial port. ``sim`` starts a virtual board, and ``sim:NAME`` one
-            with a configuration of :mod:`hw.boards.configs`. None looks for a board on the USB
-            serial ports. A suffix such as ``?faults=1e-2`` injects transmission errors, see
+        port : path or name of a serial port, or the address of one at another machine
+            (:mod:`sw.driver.ports`). ``sim`` starts a virtual board, and ``sim:NAME`` one with a
+            configuration of :mod:`hw.boards.configs`. None looks for a board on the USB serial
+            ports. A suffix such as ``?faults=1e-2`` injects transmission errors, see
             :mod:`sw.driver.faults`.
         baud : fastest rate of the serial line to use, in bits per second; None means the rate that
             the board reports.
@@ -103,7 +94,7 @@ class Device:
         FaultSpecError
             The fault options behind ``?`` are invalid.
         """
-        path, _, spec = (port or "").partition("?")
+        path, spec = faults.split_options(port or "")
         plan = faults.parse(spec) if spec else faults.Plan(rate=0.0, kinds=faults.KINDS)
         if not path:
             return cls._ready(*find_board(), baud=baud)
@@ -151,13 +142,18 @@ class Device:
         DeviceNotFound, NotABoard, SpecMismatch
             See :meth:`open`.
         """
-        virtual = is_virtual(path)
-        timeout_s = timeout_s or (VIRTUAL_TIMEOUT_S if virtual else None)
-        settle_s = VIRTUAL_SETTLE_S if virtual else SETTLE_S
+        kind = kind_of(path)
+        if kind.fixed_rate and baud not in (None, DEFAULT_BAUD):
+            raise DeviceNotFound(
+                f"{path} cannot be used at {baud} bits per second: the machine that it names "
+                f"determines the rate, and must use {DEFAULT_BAUD}. Leave the rate out, or use an "
+                "rfc2217:// address"
+            )
         transport, identity = connect(
-            Transport(wrap(open_port(path)), settle_s=settle_s), timeout_s or IDENTIFY_TIMEOUT_S, 2
+            open_transport(path, wrap), timeout_s or kind.identify_timeout_s, 2
         )
-        return cls._ready(transport, identity, virtual_board, baud, timeout_s)
+        transport.timeout_s = timeout_s or kind.timeout_s
+        return cls._ready(transport, identity, virtual_board, baud)
 
     @classmethod
     def _ready(
@@ -166,12 +162,9 @@ class Device:
         identity: BoardIdentity,
         virtual_board: VirtualBoard | None = None,
         baud: int | None = None,
-        timeout_s: float | None = None,
     ) -> Device:
         """Return a :class:`Device` for an open board that has been identified. If its construction
         fails, the port is closed."""
-        default_s = VIRTUAL_TIMEOUT_S if is_virtual(str(transport.port.port)) else TIMEOUT_S
-        transport.timeout_s = timeout_s or default_s
         try:
             return cls(transport, identity, virtual_board, baud)
         except BaseException:

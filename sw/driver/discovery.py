@@ -1,12 +1,11 @@
-"""Search for boards: open serial ports, and identify the device on each."""
+"""Search for boards: identify the device on each serial port."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
-import serial
 from serial.tools import list_ports
 
 from hw.boards.usb import bridge_of, port_advice
@@ -22,7 +21,6 @@ from hw.protocol import (
 )
 from hw.spec import Config, SpecError
 from sw.driver.errors import (
-    PORT_ERRORS,
     DeviceError,
     DeviceNotFound,
     LinkTimeout,
@@ -30,16 +28,13 @@ from sw.driver.errors import (
     RequestRefused,
     SpecMismatch,
 )
-from sw.driver.transport import POLL_S, Request, Transport
-from sw.driver.virtual_board import is_virtual
+from sw.driver.ports import kind_of, open_port
+from sw.driver.transport import Port, Request, Transport
 
 N_BREAKS = 2
 """Number of breaks (bytes that return a device to the default rate) to send before concluding that
 a port has no board on it. A break may be lost like any other byte, and a board that missed it still
 listens at a different rate."""
-
-WRITE_TIMEOUT_S, VIRTUAL_WRITE_TIMEOUT_S = 30.0, 300.0
-"""How many seconds a write may block on the port of a real and of a virtual board."""
 
 PROBE_TIMEOUT_S = 0.15
 """How many seconds a port may take to answer while all ports are searched."""
@@ -103,37 +98,22 @@ def _parse_identity(raw: bytes, port: str) -> BoardIdentity:
     return BoardIdentity(config, version, identity["spec_hash"])
 
 
-def open_port(port: str) -> serial.Serial:
-    """Open a serial port at the default rate (:data:`hw.protocol.DEFAULT_BAUD`), and return it. It
-    is locked against other processes.
+def open_transport(port: str, wrap: Callable[[Port], Port] = lambda port: port) -> Transport:
+    """Open a port at the default rate (:data:`hw.protocol.DEFAULT_BAUD`), and return a transport
+    over it. ``wrap`` takes the open port and returns the one that the transport uses in its place.
 
     Raises
     ------
     DeviceNotFound
-        The port does not exist, is in use, or this user may not open it.
+        The port cannot be opened, see :func:`sw.driver.ports.open_port`.
     """
-    try:
-        opened = serial.Serial(
-            port,
-            DEFAULT_BAUD,
-            timeout=POLL_S,
-            write_timeout=VIRTUAL_WRITE_TIMEOUT_S if is_virtual(port) else WRITE_TIMEOUT_S,
-            exclusive=True,
-        )
-    except (*PORT_ERRORS, ValueError) as error:
-        raise DeviceNotFound(f"cannot open {port}: {_open_error(error)}") from error
-    with contextlib.suppress(*PORT_ERRORS, AttributeError, NotImplementedError, ValueError):
-        opened.set_low_latency_mode(True)  # or USB adapters hold bytes back for 16 ms
-    return opened
-
-
-def _open_error(error: Exception) -> str:
-    text = str(error)
-    if "Permission denied" in text:
-        return f"{text}. Is your user in the group of serial ports (dialout, uucp)?"
-    if "lock" in text or "busy" in text:
-        return f"{text}. Another program is using it: end that program first"
-    return text
+    kind = kind_of(port)
+    return Transport(
+        wrap(open_port(port)),
+        timeout_s=kind.timeout_s,
+        settle_s=kind.settle_s,
+        fixed_rate=kind.fixed_rate,
+    )
 
 
 def identify(transport: Transport) -> BoardIdentity:
@@ -207,9 +187,16 @@ def connect(
             return transport, identify(transport)
     except LinkTimeout as error:
         transport.close()
+        port = str(transport.port.port)
+        advice = port_advice(port)
+        if transport.fixed_rate:
+            advice = (
+                f" This address passes only bytes: run the port at the other machine at "
+                f"{DEFAULT_BAUD} bits per second, and reset a board that was used at another rate, "
+                "or use rfc2217://"
+            )
         raise NotABoard(
-            f"nothing on {transport.port.port} answers like a Spikefold board. Is its bitstream "
-            f"loaded?{port_advice(str(transport.port.port))}"
+            f"nothing on {port} answers like a Spikefold board. Is its bitstream loaded?{advice}"
         ) from error
     except BaseException:
         transport.close()
@@ -252,7 +239,7 @@ def _probe_ports() -> Iterator[_Probe]:
             )
             continue
         try:
-            board = connect(Transport(open_port(info.device)), PROBE_TIMEOUT_S, n_retries=1)
+            board = connect(open_transport(info.device), PROBE_TIMEOUT_S, n_retries=1)
         except DeviceError as error:
             yield _Probe(info.device, f"{label}: {error}", error=error)
         else:

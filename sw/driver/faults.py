@@ -113,6 +113,29 @@ KINDS = (*ON_BYTES, "stall", "reset")
 which resets a virtual board."""
 
 
+OPTIONS = ("faults", "kinds", "seed", "latency")
+"""Names of the options of fault injection in a port's name."""
+
+
+def split_options(port: str) -> tuple[str, str]:
+    """Split the name of a port into the port and the options of fault injection behind its ``?``.
+
+    The address of a port at another machine keeps its other options, which are pyserial's.
+
+    >>> split_options("sim?faults=1e-2&seed=7")
+    ('sim', 'faults=1e-2&seed=7')
+    >>> split_options("rfc2217://localhost:2217?ign_set_control&faults=1e-2")
+    ('rfc2217://localhost:2217?ign_set_control', 'faults=1e-2')
+    """
+    path, _, query = port.partition("?")
+    if "://" not in path:
+        return path, query
+    options = [option for option in query.split("&") if option]
+    ours = [option for option in options if option.partition("=")[0] in OPTIONS]
+    theirs = "&".join(option for option in options if option not in ours)
+    return path + (f"?{theirs}" if theirs else ""), "&".join(ours)
+
+
 def parse(spec: str) -> Plan:
     """Return the plan of faults that the options behind ``?`` in a port's name describe, such as
     ``faults=1e-2&seed=7``.

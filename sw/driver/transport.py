@@ -58,10 +58,6 @@ more than a frame has."""
 POLL_S = 0.02
 """Longest time in seconds that a single read of the port blocks."""
 
-SETTLE_S = 0.005
-"""How many seconds a USB adapter may still be sending after the operating system reports that all
-is sent."""
-
 _END = bytes([END])
 _FAST = frozenset({Opcode.WRITE, Opcode.RUN})
 """Requests that the device executes faster than they arrive."""
@@ -162,6 +158,7 @@ class Transport:
         raised.
     settle_s : seconds for which the USB adapter may still be sending after the operating system
         reports that all bytes are sent.
+    fixed_rate : whether the port can neither change its rate nor send a break.
 
     Attributes
     ----------
@@ -180,10 +177,12 @@ class Transport:
         *,
         timeout_s: float = 0.3,
         n_retries: int = 4,
-        settle_s: float = SETTLE_S,
+        settle_s: float = 0.005,
+        fixed_rate: bool = False,
     ):
         self.port = port
         self._settle_s = settle_s
+        self.fixed_rate = fixed_rate
         self.timeout_s = timeout_s
         self.n_retries = n_retries
         self.window_bytes = 0
@@ -233,7 +232,8 @@ class Transport:
     def resync(self) -> None:
         """Discard all requests, and return host and device to the default rate
         (:data:`hw.protocol.DEFAULT_BAUD`). To make the device do so, send a break (see
-        :mod:`hw.protocol`). The device does not answer it.
+        :mod:`hw.protocol`). The device does not answer it. A port of a fixed rate sends no break:
+        its device is never taken from the default rate.
 
         Raises
         ------
@@ -245,9 +245,11 @@ class Transport:
         self.cancel()
         with self._line():
             self.port.reset_output_buffer()  # at the slow rate of a break, sending them takes long
-            self.port.baudrate = BREAK_BAUD
-            self.port.write(b"\0")  # at any higher rate this is a break
-        self.set_baud(DEFAULT_BAUD)
+            if not self.fixed_rate:
+                self.port.baudrate = BREAK_BAUD
+                self.port.write(b"\0")  # at any higher rate this is a break
+        if not self.fixed_rate:
+            self.set_baud(DEFAULT_BAUD)
         with self._line():
             self.port.reset_input_buffer()
             self._received.clear()

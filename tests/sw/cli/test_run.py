@@ -418,6 +418,11 @@ def test_the_virtual_board_is_of_the_kind_that_the_network_was_compiled_for() ->
     assert port("ulx3s-85f", "sim") == "sim", "the same memories under another name"
     assert port("ulx3s-85f/w4", "sim") == "sim:ulx3s-85f/w4"
     assert port("ulx3s-85f/w4", "sim:icebreaker") == "sim:icebreaker"
+    assert (
+        port("ulx3s-85f/w4", "sim?faults=1e-2, sim")
+        == "sim:ulx3s-85f/w4?faults=1e-2,sim:ulx3s-85f/w4"
+    )
+    assert port("ulx3s-85f/w4", "sim,rfc2217://a:1?b") == "sim:ulx3s-85f/w4,rfc2217://a:1?b"
     assert port("ulx3s-85f/w4", "/dev/ttyUSB0") == "/dev/ttyUSB0"
     assert port("ulx3s-85f/w4", options.FIND) is None
     assert port(None, "sim") == "sim"

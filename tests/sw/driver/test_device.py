@@ -112,7 +112,7 @@ def test_long_transfers_are_split_pipelined_and_reported(fake):
 
 @pytest.mark.parametrize("works_at", [12_000_000, 3_000_000, 2_000_000, 7])
 def test_fastest_rate_that_works_is_agreed_on(fake, works_at, monkeypatch):
-    monkeypatch.setattr("sw.driver.device.is_virtual", lambda path: False)
+    monkeypatch.setattr("sw.driver.ports.is_virtual", lambda path: False)
     fake.works_at = works_at
     with opened(fake) as board:
         assert board.transport.baud == (DEFAULT_BAUD if works_at == 7 else works_at)
@@ -292,7 +292,7 @@ def test_foreign_device_is_no_board(fake):
 
 
 def test_silent_port_is_no_board(fake, monkeypatch):
-    monkeypatch.setattr("sw.driver.device.is_virtual", lambda path: False)
+    monkeypatch.setattr("sw.driver.ports.is_virtual", lambda path: False)
     fake.silent = True
     with pytest.raises(NotABoard, match=r"Is its bitstream loaded\?"):
         Device.open(fake.port)
@@ -300,7 +300,7 @@ def test_silent_port_is_no_board(fake, monkeypatch):
 
 def test_lost_break_is_repeated(fake, monkeypatch):
     """The board may listen at a rate that an earlier program has set."""
-    monkeypatch.setattr("sw.driver.device.is_virtual", lambda path: False)
+    monkeypatch.setattr("sw.driver.ports.is_virtual", lambda path: False)
     fake.works_at, fake.divisor, fake.n_breaks_lost = 12_000_000, 7, 1
     with Device.open(fake.port) as board:
         assert board.config == CONFIG
