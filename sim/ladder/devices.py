@@ -1,0 +1,121 @@
+"""Simulations of a board's device: from its generated Verilog to the file that is flashed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hw.spec import Config
+from hw.tools.manifest import check_current, manifest_path
+from hw.tools.netlist import Netlist, netlist
+from hw.tools.place import routed_netlist, synthesised
+from sim.ladder import ecp5_cells, ice40_bits, ice40_cells
+from sim.ladder.boundary import Boundary, boundary
+from sim.ladder.netlist import LadderError, read_json
+from sim.ladder.netlist import Netlist as Cells
+
+FAMILIES: dict[str, Callable[[Cells, Boundary], str]] = {
+    "nextpnr-ice40": ice40_cells.verilog,
+    "nextpnr-ecp5": ecp5_cells.verilog,
+}
+"""For each tool that places devices, the function that writes the Verilog of its cells."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """A shipped bitstream, and the netlist from which it was built.
+
+    Raises
+    ------
+    StaleError
+        The bitstream was built from other sources.
+    """
+
+    source: Netlist
+    manifest: dict
+
+    @classmethod
+    def of(cls, board: str) -> Build:
+        """Return the shipped build of a board.
+
+        Raises
+        ------
+        BuildError
+            The board has no bitstream, or it is damaged or was built from other sources.
+        """
+        source = netlist(board)
+        return cls(source=source, manifest=check_current(source))
+
+    @property
+    def config(self) -> Config:
+        return self.source.config
+
+    @property
+    def bitstream(self) -> Path:
+        """Path of the bitstream's file."""
+        return manifest_path(self.source.board).with_name(self.manifest["bitstream"])
+
+    @property
+    def family(self) -> str:
+        """Name of the tool that places this device."""
+        return self.source.place[0]
+
+    def verilog(self, path: Path) -> str:
+        """Return the Verilog of the netlist in a JSON file.
+
+        Raises
+        ------
+        LadderError
+            The simulation does not support the family or something in the netlist.
+        """
+        if self.family not in FAMILIES:
+            raise LadderError(f"netlists of {self.source.device} cannot be simulated")
+        pins = boundary(self.source.board, self.config.clk_hz)
+        return FAMILIES[self.family](read_json(path), pins)
+
+
+def after_synthesis(build: Build) -> str:
+    """Return the Verilog of the netlist after synthesis, which is done if it has to be."""
+    folder = synthesised(build.source, build.source.folder)
+    return build.verilog(folder / "top.json")
+
+
+def after_routing(build: Build) -> str:
+    """Return the Verilog of the netlist after place and route.
+
+    Raises
+    ------
+    LadderError
+        Place and route, done again, yields another file than the shipped one.
+    """
+    folder, path = _routed(build)
+    again = (folder / build.source.product).read_bytes()
+    if again != build.bitstream.read_bytes():
+        raise LadderError(f"built again, {build.bitstream.name} has other bytes")
+    return build.verilog(path)
+
+
+def _routed(build: Build) -> tuple[Path, Path]:
+    """Place and route again as for the shipped bitstream, and return the folder and the netlist."""
+    source = build.source
+    return routed_netlist(source, synthesised(source, source.folder), build.manifest["seed"])
+
+
+def of_bitstream(build: Build) -> str:
+    """Return the Verilog of what the bits in the shipped file configure.
+
+    Raises
+    ------
+    LadderError
+        There is no way from the bits of this family to a netlist.
+    """
+    if build.family != "nextpnr-ice40":
+        raise LadderError(f"bitstreams of {build.source.device} cannot be turned into a netlist")
+    options = build.source.place
+    package = options[options.index("--package") + 1]
+    constraints = build.source.files["top.pcf"]
+    pins = dict(re.findall(r"^set_io (\S+) (\S+)$", constraints, re.MULTILINE))
+    cells = ice40_bits.netlist(ice40_bits.unpack(build.bitstream), package, pins)
+    return FAMILIES[build.family](cells, boundary(build.source.board, build.config.clk_hz))

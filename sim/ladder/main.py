@@ -1,0 +1,202 @@
+"""Climb the ladder from the trained network to the bitstreams that are flashed.
+
+Each rung compares one form of a board's network or device with the integer reference, exactly. The
+manifest of the bitstream records which rungs it has climbed; a new bitstream has climbed none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+from tqdm import tqdm
+
+from hw.boards.configs import BOARDS, BOARDS_HELP
+from hw.spec import SpecError
+from hw.tools.command import EXIT_NO, EXIT_OK, CommandParser, ending, exit_codes
+from hw.tools.manifest import climbed, load_manifest, manifest_path, record_rung
+from hw.tools.netlist import BuildError
+from sim.ladder.devices import Build
+from sim.ladder.netlist import LadderError
+from sim.ladder.rungs import RUNGS, Climb, Options, Rung
+from sim.runner import CocotbError
+from sim.verilate import ToolError
+from sw.driver.errors import DeviceError
+
+NAMES = tuple(rung.name for rung in RUNGS)
+PASSED, FAILED, KEPT = "passed", "FAILED", "climbed before"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """Result of one rung of one board."""
+
+    board: str
+    rung: str
+    state: str
+    """One of :data:`PASSED`, :data:`FAILED` and :data:`KEPT`."""
+    detail: str
+    seconds: float = 0.0
+
+
+def climb_board(
+    board: str,
+    rungs: Sequence[Rung],
+    options: Options,
+    *,
+    again: bool,
+    record: str | None,
+) -> Iterable[Outcome]:
+    """Climb rungs with one board, and yield their outcomes. The first failure ends the climb.
+
+    Parameters
+    ----------
+    again : climb rungs, too, that the bitstream has climbed before.
+    record : command that the manifest records with each rung; None records nothing.
+
+    Raises
+    ------
+    BuildError
+        The board has no bitstream, or it was built from other sources.
+    ToolError
+        A tool is missing.
+    """
+    build = Build.of(board)
+    before = climbed(build.manifest)
+    climb = Climb(build, options)
+    for rung in rungs:
+        if not again and rung.name in before:
+            yield Outcome(
+                board=board, rung=rung.name, state=KEPT, detail=before[rung.name]["compared"]
+            )
+            continue
+        started = time.monotonic()
+        try:
+            detail, state = rung.run(climb), PASSED
+        except (LadderError, DeviceError, CocotbError) as error:
+            detail, state = str(error), FAILED
+        seconds = round(time.monotonic() - started, 1)
+        if record is not None:
+            values = {
+                "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+                "command": record,
+                "compared": detail,
+                "seconds": seconds,
+            }
+            record_rung(board, rung.name, values if state == PASSED else None)
+        yield Outcome(board=board, rung=rung.name, state=state, detail=detail, seconds=seconds)
+        if state == FAILED:
+            return
+
+
+def table(boards: Sequence[str]) -> str:
+    """Return a Markdown table of the rungs that the bitstreams of boards have climbed."""
+    rows = [f"| bitstream | {' | '.join(NAMES)} |", "|---" * (1 + len(NAMES)) + "|"]
+    for board in boards:
+        done = climbed(load_manifest(board))
+        cells = [done[name]["date"] if name in done else "–" for name in NAMES]
+        rows.append(f"| `{board}` | {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def missing(boards: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return a line for each board whose bitstream has not climbed some of the rungs."""
+    lines = []
+    for board in boards:
+        done = climbed(load_manifest(board))
+        if lacking := [name for name in names if name not in done]:
+            lines.append(
+                f"{board} has not climbed {', '.join(lacking)}: python -m sim.ladder {board}"
+            )
+    return lines
+
+
+def _parser() -> CommandParser:
+    rungs = "\n".join(f"  {rung.name:10} {rung.compares}" for rung in RUNGS)
+    parser = CommandParser(
+        prog="python -m sim.ladder",
+        description=f"{__doc__}\nrungs:\n{rungs}",
+        epilog="examples:\n"
+        "  python -m sim.ladder icebreaker                  # the rungs that are missing\n"
+        "  python -m sim.ladder icebreaker --rung bitstream --again\n"
+        "  python -m sim.ladder --table                     # what has been climbed, and when\n"
+        "  python -m sim.ladder --check                     # has everything been climbed?\n\n"
+        + exit_codes("a rung failed or, with --check, is missing", done="all passed"),
+    )
+    parser.add_argument(
+        "boards", nargs="*", metavar="BOARD", help=f"any of {BOARDS_HELP} (default: all)"
+    )
+    parser.add_argument(
+        "--rung",
+        action="append",
+        choices=NAMES,
+        help="climb only this rung; can be given several times",
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="climb rungs, too, that have been climbed before"
+    )
+    parser.add_argument("--no-record", action="store_true", help="leave the manifests as they are")
+    defaults = Options()
+    for option, default, what in (
+        ("networks", defaults.n_random, "random networks"),
+        ("samples", defaults.n_samples, "samples of each network, at least 2"),
+        ("seed", defaults.seed, "seed of the random networks"),
+    ):
+        parser.add_argument(
+            f"--{option}", type=int, default=default, metavar="N", help=f"{what} (%(default)s)"
+        )
+    parser.add_argument("--table", action="store_true", help="print a table of all records")
+    parser.add_argument("--check", action="store_true", help="fail if a rung is missing")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser
+
+
+@ending(BuildError, SpecError, ToolError, OSError)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``python -m sim.ladder`` with the arguments ``argv``, and return its exit code."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.networks < 1 or args.samples < 2 or args.seed < 0:
+        parser.error("--networks takes at least 1, --samples at least 2, --seed at least 0")
+    shipped = [board for board in BOARDS if manifest_path(board).exists()]
+    boards = args.boards or shipped
+    rungs = [rung for rung in RUNGS if args.rung is None or rung.name in args.rung]
+    if args.table:
+        print(table(boards), end="")
+        return EXIT_OK
+    if args.check:
+        lines = missing(boards, [rung.name for rung in rungs])
+        print("\n".join(lines) or "all rungs have been climbed")
+        return EXIT_NO if lines else EXIT_OK
+    return _climb_all(args, boards, rungs)
+
+
+def _climb_all(args: argparse.Namespace, boards: Sequence[str], rungs: Sequence[Rung]) -> int:
+    """Climb rungs with all boards, print the outcomes, and return the command's exit code."""
+    options = Options(n_random=args.networks, n_samples=args.samples, seed=args.seed)
+    outcomes: list[Outcome] = []
+    with tqdm(total=len(boards) * len(rungs), unit="rung", disable=None) as bar:
+        for board in boards:
+            words = ["python", "-m", "sim.ladder", board, "--networks", str(options.n_random)]
+            words += ["--samples", str(options.n_samples), "--seed", str(options.seed)]
+            command = None if args.no_record else shlex.join(words)
+            bar.set_description(board)
+            for outcome in climb_board(board, rungs, options, again=args.again, record=command):
+                outcomes.append(outcome)
+                bar.update()
+                if not args.json:
+                    bar.write(
+                        f"{board} {outcome.rung:10} {outcome.state}  {outcome.detail} "
+                        f"({outcome.seconds:.0f} s)",
+                        file=sys.stdout,
+                    )
+    failed = any(outcome.state == FAILED for outcome in outcomes)
+    if args.json:
+        print(json.dumps([asdict(outcome) for outcome in outcomes], indent=2))
+    return EXIT_NO if failed else EXIT_OK
