@@ -11,7 +11,7 @@ from hw.spec import Config
 from hw.tools.manifest import check_current, manifest_path
 from hw.tools.netlist import Netlist, netlist
 from hw.tools.place import routed_netlist, synthesised
-from sim.ladder import ecp5_cells, ice40_bits, ice40_cells
+from sim.ladder import ecp5_bits, ecp5_cells, gowin_cells, ice40_bits, ice40_cells
 from sim.ladder.boundary import Boundary, boundary
 from sim.ladder.netlist import LadderError, read_json
 from sim.ladder.netlist import Netlist as Cells
@@ -19,8 +19,19 @@ from sim.ladder.netlist import Netlist as Cells
 FAMILIES: dict[str, Callable[[Cells, Boundary], str]] = {
     "nextpnr-ice40": ice40_cells.verilog,
     "nextpnr-ecp5": ecp5_cells.verilog,
+    "nextpnr-himbaechel-gowin": gowin_cells.verilog,
 }
 """For each tool that places devices, the function that writes the Verilog of its cells."""
+
+
+ICE40, ECP5, GOWIN = FAMILIES
+
+
+def family_of(manifest: dict) -> str:
+    """Return the name of the tool that placed a bitstream, from its manifest."""
+    return next(
+        (name.removeprefix("yowasp-") for name in manifest["tools"] if "nextpnr" in name), ""
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,16 +114,29 @@ def _routed(build: Build) -> tuple[Path, Path]:
     return routed_netlist(source, synthesised(source, source.folder), build.manifest["seed"])
 
 
-def of_bitstream(build: Build) -> str:
-    """Return the Verilog of what the bits in the shipped file configure.
+def compared_bits(build: Build) -> str:
+    """Compare the bits in the shipped file with the routed design, and return what was compared.
+
+    This is for ECP5 devices, whose bits are not turned into a netlist.
 
     Raises
     ------
     LadderError
-        There is no way from the bits of this family to a netlist.
+        A setting differs.
     """
-    if build.family != "nextpnr-ice40":
-        raise LadderError(f"bitstreams of {build.source.device} cannot be turned into a netlist")
+    folder, _ = _routed(build)
+    routed = (folder / "top.config").read_text()
+    return ecp5_bits.compare(routed, ecp5_bits.unpack(build.bitstream))
+
+
+def of_bitstream(build: Build) -> str:
+    """Return the Verilog of what the bits in the shipped file of an iCE40 configure.
+
+    Raises
+    ------
+    LadderError
+        The bits use something of the device that is not supported.
+    """
     options = build.source.place
     package = options[options.index("--package") + 1]
     constraints = build.source.files["top.pcf"]

@@ -22,7 +22,7 @@ from hw.spec import SpecError
 from hw.tools.command import EXIT_NO, EXIT_OK, CommandParser, ending, exit_codes
 from hw.tools.manifest import climbed, load_manifest, manifest_path, record_rung
 from hw.tools.netlist import BuildError
-from sim.ladder.devices import Build
+from sim.ladder.devices import Build, family_of
 from sim.ladder.netlist import LadderError
 from sim.ladder.rungs import RUNGS, Climb, Options, Rung
 from sim.runner import CocotbError
@@ -30,7 +30,7 @@ from sim.verilate import ToolError
 from sw.driver.errors import DeviceError
 
 NAMES = tuple(rung.name for rung in RUNGS)
-PASSED, FAILED, KEPT = "passed", "FAILED", "climbed before"
+PASSED, FAILED, KEPT, LACKING = "passed", "FAILED", "climbed before", "not possible"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Outcome:
     board: str
     rung: str
     state: str
-    """One of :data:`PASSED`, :data:`FAILED` and :data:`KEPT`."""
+    """One of :data:`PASSED`, :data:`FAILED`, :data:`KEPT` and :data:`LACKING`."""
     detail: str
     seconds: float = 0.0
 
@@ -71,6 +71,11 @@ def climb_board(
     before = climbed(build.manifest)
     climb = Climb(build, options)
     for rung in rungs:
+        if build.family in rung.lacking:
+            yield Outcome(
+                board=board, rung=rung.name, state=LACKING, detail="no tool supports this device"
+            )
+            continue
         if not again and rung.name in before:
             yield Outcome(
                 board=board, rung=rung.name, state=KEPT, detail=before[rung.name]["compared"]
@@ -99,18 +104,26 @@ def table(boards: Sequence[str]) -> str:
     """Return a Markdown table of the rungs that the bitstreams of boards have climbed."""
     rows = [f"| bitstream | {' | '.join(NAMES)} |", "|---" * (1 + len(NAMES)) + "|"]
     for board in boards:
-        done = climbed(load_manifest(board))
-        cells = [done[name]["date"] if name in done else "–" for name in NAMES]
+        manifest = load_manifest(board)
+        done, family = climbed(manifest), family_of(manifest)
+        cells = [
+            done[rung.name]["date"]
+            if rung.name in done
+            else ("not possible" if family in rung.lacking else "–")
+            for rung in RUNGS
+        ]
         rows.append(f"| `{board}` | {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
 
 
-def missing(boards: Sequence[str], names: Sequence[str]) -> list[str]:
+def missing(boards: Sequence[str], rungs: Sequence[Rung]) -> list[str]:
     """Return a line for each board whose bitstream has not climbed some of the rungs."""
     lines = []
     for board in boards:
-        done = climbed(load_manifest(board))
-        if lacking := [name for name in names if name not in done]:
+        manifest = load_manifest(board)
+        done, family = climbed(manifest), family_of(manifest)
+        lacking = [r.name for r in rungs if r.name not in done and family not in r.lacking]
+        if lacking:
             lines.append(
                 f"{board} has not climbed {', '.join(lacking)}: python -m sim.ladder {board}"
             )
@@ -171,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(table(boards), end="")
         return EXIT_OK
     if args.check:
-        lines = missing(boards, [rung.name for rung in rungs])
+        lines = missing(boards, rungs)
         print("\n".join(lines) or "all rungs have been climbed")
         return EXIT_NO if lines else EXIT_OK
     return _climb_all(args, boards, rungs)

@@ -13,7 +13,7 @@ from functools import cached_property
 
 from hw.spec import Config
 from sim.ladder import devices, integers, pins
-from sim.ladder.devices import Build
+from sim.ladder.devices import ECP5, GOWIN, Build
 from sim.ladder.vectors import Vector, vectors
 from sim.vectors import run_network
 from sim.virtual_board import executable
@@ -65,6 +65,8 @@ class Rung:
     catches: str
     """Faults that this rung is the first to see."""
     run: Callable[[Climb], str]
+    lacking: tuple[str, ...] = ()
+    """Families of devices, by the tool that places them, for which no tool makes this possible."""
 
 
 def _at_pins(climb: Climb, verilog: str | None) -> str:
@@ -72,6 +74,13 @@ def _at_pins(climb: Climb, verilog: str | None) -> str:
     config: Config = climb.build.config
     program = executable(config, verilog=verilog)
     return str(pins.climb(program, config, climb.vectors))
+
+
+def _bits(climb: Climb) -> str:
+    """Compare what the bits of the shipped file configure."""
+    if climb.build.family == ECP5:
+        return devices.compared_bits(climb.build)
+    return _at_pins(climb, devices.of_bitstream(climb.build))
 
 
 def _cocotb(climb: Climb) -> str:
@@ -130,12 +139,14 @@ RUNGS = (
         compares="netlist after place and route, which yields the shipped file byte for byte",
         catches="packing into cells, carry chains, promotion to global networks",
         run=lambda climb: _at_pins(climb, devices.after_routing(climb.build)),
+        lacking=(GOWIN,),
     ),
     Rung(
         name="bitstream",
-        compares="netlist that the bits of the shipped file configure",
+        compares="netlist that the bits of the shipped file configure; ECP5: its settings",
         catches="routing, contents of tables and memories, pins, PLL settings",
-        run=lambda climb: _at_pins(climb, devices.of_bitstream(climb.build)),
+        run=_bits,
+        lacking=(GOWIN,),
     ),
 )
 """All rungs, from the top to the bottom."""
