@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hw.spec import Config
 from hw.tools.manifest import check_current, manifest_path
-from hw.tools.netlist import Netlist, netlist
+from hw.tools.netlist import BuildError, Netlist, netlist
 from hw.tools.place import routed_netlist, synthesised
 from sim.ladder import ecp5_bits, ecp5_cells, gowin_cells, ice40_bits, ice40_cells
 from sim.ladder.boundary import Boundary, boundary
@@ -36,28 +36,42 @@ def family_of(manifest: dict) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Build:
-    """A shipped bitstream, and the netlist from which it was built.
-
-    Raises
-    ------
-    StaleError
-        The bitstream was built from other sources.
-    """
+    """Sources of a board's gateware, and the bitstream that was built from them."""
 
     source: Netlist
-    manifest: dict
+    shipped: dict | None
+    """Manifest of the bitstream; None if it was built from other sources, or does not exist."""
+    stale: BuildError | None = None
+    """Why there is no such bitstream."""
 
     @classmethod
     def of(cls, board: str) -> Build:
-        """Return the shipped build of a board.
+        """Return the build of a board from the present sources.
+
+        Raises
+        ------
+        SpecError
+            The board is unknown, or has no bitstream.
+        """
+        source = netlist(board)
+        try:
+            return cls(source=source, shipped=check_current(source))
+        except BuildError as error:
+            return cls(source=source, shipped=None, stale=error)
+
+    @property
+    def manifest(self) -> dict:
+        """Manifest of the bitstream.
 
         Raises
         ------
         BuildError
             The board has no bitstream, or it is damaged or was built from other sources.
         """
-        source = netlist(board)
-        return cls(source=source, manifest=check_current(source))
+        if self.shipped is None:
+            assert self.stale is not None
+            raise self.stale
+        return self.shipped
 
     @property
     def config(self) -> Config:
@@ -88,7 +102,14 @@ class Build:
 
 
 def after_synthesis(build: Build) -> str:
-    """Return the Verilog of the netlist after synthesis, which is done if it has to be."""
+    """Return the Verilog of the netlist after synthesis, which is done if it has to be.
+
+    Raises
+    ------
+    BuildError
+        The bitstream was built from another netlist.
+    """
+    assert build.manifest
     folder = synthesised(build.source, build.source.folder)
     return build.verilog(folder / "top.json")
 

@@ -2,6 +2,7 @@
 
 Each rung compares one form of a board's network or device with the integer reference, exactly. The
 manifest of the bitstream records which rungs it has climbed; a new bitstream has climbed none.
+Rungs above the synthesis need no bitstream: they also check sources that have not been built yet.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from hw.boards.configs import BOARDS, BOARDS_HELP
 from hw.spec import SpecError
 from hw.tools.command import EXIT_NO, EXIT_OK, CommandParser, ending, exit_codes
 from hw.tools.manifest import climbed, load_manifest, manifest_path, record_rung
-from hw.tools.netlist import BuildError
+from hw.tools.netlist import BuildError, StaleError
 from sim.ladder.devices import Build, family_of
 from sim.ladder.netlist import LadderError
 from sim.ladder.rungs import RUNGS, Climb, Options, Rung
@@ -63,12 +64,10 @@ def climb_board(
     Raises
     ------
     BuildError
-        The board has no bitstream, or it was built from other sources.
-    ToolError
-        A tool is missing.
+        The board has no bitstream, or a tool is missing.
     """
     build = Build.of(board)
-    before = climbed(build.manifest)
+    before = {} if build.shipped is None else climbed(build.shipped)
     climb = Climb(build, options)
     for rung in rungs:
         if build.family in rung.lacking:
@@ -84,10 +83,10 @@ def climb_board(
         started = time.monotonic()
         try:
             detail, state = rung.run(climb), PASSED
-        except (LadderError, DeviceError, CocotbError) as error:
+        except (LadderError, StaleError, DeviceError, CocotbError) as error:
             detail, state = str(error), FAILED
         seconds = round(time.monotonic() - started, 1)
-        if record is not None:
+        if record is not None and build.shipped is not None:
             values = {
                 "date": datetime.now(UTC).strftime("%Y-%m-%d"),
                 "command": record,
