@@ -25,6 +25,8 @@ LUT_ORDER = (4, 14, 15, 5, 6, 16, 17, 7, 3, 13, 12, 2, 1, 11, 10, 0)
 """Place of each bit of a look-up table among the bits of a logic cell (Project IceStorm)."""
 CARRY_ENABLE, DFF_ENABLE, SET_NORESET, ASYNC_SR = 8, 9, 18, 19
 """Places of the other bits of a logic cell."""
+LOGIC = 1
+"""Type of tiles of logic."""
 MAX_TILE = (16, 54)
 """Largest number of rows and columns of bits in a tile."""
 

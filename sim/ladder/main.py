@@ -23,13 +23,16 @@ from hw.spec import SpecError
 from hw.tools.command import EXIT_NO, EXIT_OK, CommandParser, ending, exit_codes
 from hw.tools.manifest import climbed, load_manifest, manifest_path, record_rung
 from hw.tools.netlist import BuildError, StaleError
-from sim.ladder.devices import Build, family_of
+from sim.ladder import plants
+from sim.ladder.devices import ICE40, Build, family_of
 from sim.ladder.netlist import LadderError
 from sim.ladder.rungs import RUNGS, Climb, Options, Rung
 from sim.runner import CocotbError
 from sim.verilate import ToolError
 from sw.driver.errors import DeviceError
 
+PLANT_BOARD = "ice40-hx8k"
+"""Board in which bugs are planted if none is named: its netlists are built and run fastest."""
 NAMES = tuple(rung.name for rung in RUNGS)
 PASSED, FAILED, KEPT, LACKING = "passed", "FAILED", "climbed before", "not possible"
 
@@ -138,8 +141,9 @@ def _parser() -> CommandParser:
         "  python -m sim.ladder icebreaker                  # the rungs that are missing\n"
         "  python -m sim.ladder icebreaker --rung bitstream --again\n"
         "  python -m sim.ladder --table                     # what has been climbed, and when\n"
-        "  python -m sim.ladder --check                     # has everything been climbed?\n\n"
-        + exit_codes("a rung failed or, with --check, is missing", done="all passed"),
+        "  python -m sim.ladder --check                     # has everything been climbed?\n"
+        "  python -m sim.ladder --plant                     # is every planted bug caught?\n\n"
+        + exit_codes("a rung failed or is missing; a bug was not caught", done="all passed"),
     )
     parser.add_argument(
         "boards", nargs="*", metavar="BOARD", help=f"any of {BOARDS_HELP} (default: all)"
@@ -165,6 +169,14 @@ def _parser() -> CommandParser:
         )
     parser.add_argument("--table", action="store_true", help="print a table of all records")
     parser.add_argument("--check", action="store_true", help="fail if a rung is missing")
+    parser.add_argument(
+        "--plant",
+        metavar="WORD",
+        nargs="?",
+        const="",
+        help="plant bugs in all layers (those whose names contain WORD) of an iCE40 board, and "
+        "show which rung catches each",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 
@@ -186,7 +198,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         lines = missing(boards, rungs)
         print("\n".join(lines) or "all rungs have been climbed")
         return EXIT_NO if lines else EXIT_OK
+    if args.plant is not None:
+        return _plant(args, boards)
     return _climb_all(args, boards, rungs)
+
+
+def _plant(args: argparse.Namespace, boards: Sequence[str]) -> int:
+    """Plant all bugs whose names contain a word, and print which rungs catch them."""
+    board = boards[0] if args.boards else PLANT_BOARD
+    bugs = [bug for bug in (*plants.SOURCE_BUGS, *plants.TOOL_BUGS) if args.plant in bug.name]
+    climb = Climb(Build.of(board), Options(n_random=1))
+    if climb.build.family != ICE40:
+        raise LadderError(f"bugs are planted in boards with an iCE40, such as {PLANT_BOARD}")
+    outcomes = []
+    for bug in tqdm(bugs, unit="bug", disable=None):
+        if isinstance(bug, plants.SourceBug):
+            outcomes.append(plants.plant_in_sources(bug, board))
+        else:
+            outcomes.append(plants.plant_in_tools(bug, climb))
+        if not args.json:
+            print(plants.row(outcomes[-1]), flush=True)
+    if args.json:
+        print(json.dumps([asdict(outcome) for outcome in outcomes], indent=2))
+    return EXIT_OK if all(outcome.as_expected for outcome in outcomes) else EXIT_NO
 
 
 def _climb_all(args: argparse.Namespace, boards: Sequence[str], rungs: Sequence[Rung]) -> int:
