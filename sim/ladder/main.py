@@ -167,6 +167,13 @@ def _parser() -> CommandParser:
         parser.add_argument(
             f"--{option}", type=int, default=default, metavar="N", help=f"{what} (%(default)s)"
         )
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=defaults.patience_s,
+        metavar="S",
+        help="seconds that the driver waits for a reply of a simulated device (%(default)g)",
+    )
     parser.add_argument("--table", action="store_true", help="print a table of all records")
     parser.add_argument("--check", action="store_true", help="fail if a rung is missing")
     parser.add_argument(
@@ -207,7 +214,7 @@ def _plant(args: argparse.Namespace, boards: Sequence[str]) -> int:
     """Plant all bugs whose names contain a word, and print which rungs catch them."""
     board = boards[0] if args.boards else PLANT_BOARD
     bugs = [bug for bug in (*plants.SOURCE_BUGS, *plants.TOOL_BUGS) if args.plant in bug.name]
-    climb = Climb(Build.of(board), Options(n_random=1))
+    climb = Climb(Build.of(board), Options(n_random=1, patience_s=plants.PATIENCE_S))
     if climb.build.family != ICE40:
         raise LadderError(f"bugs are planted in boards with an iCE40, such as {PLANT_BOARD}")
     outcomes = []
@@ -225,7 +232,12 @@ def _plant(args: argparse.Namespace, boards: Sequence[str]) -> int:
 
 def _climb_all(args: argparse.Namespace, boards: Sequence[str], rungs: Sequence[Rung]) -> int:
     """Climb rungs with all boards, print the outcomes, and return the command's exit code."""
-    options = Options(n_random=args.networks, n_samples=args.samples, seed=args.seed)
+    options = Options(
+        n_random=args.networks,
+        n_samples=args.samples,
+        seed=args.seed,
+        patience_s=args.patience,
+    )
     outcomes: list[Outcome] = []
     with tqdm(total=len(boards) * len(rungs), unit="rung", disable=None) as bar:
         for board in boards:

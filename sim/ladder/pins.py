@@ -22,8 +22,6 @@ from sw.driver.board import Board
 from sw.driver.device import Device
 from sw.network import encoder
 
-PATIENCE_S = 600.0
-"""How many seconds the driver waits for a reply of a model that simulates every gate."""
 MAX_READ_BACK = 64
 """Number of rows of each memory that are read back after a network is loaded."""
 N_SHOWN = 3
@@ -84,7 +82,7 @@ def running(program: Path) -> Iterator[Model]:
             process.terminate()
 
 
-def climb(program: Path, config: Config, vectors: Sequence[Vector]) -> Tally:
+def climb(program: Path, config: Config, vectors: Sequence[Vector], *, patience_s: float) -> Tally:
     """Do with a simulated device what is done with a board, and compare everything it answers.
 
     The driver identifies the device and agrees on the fastest rate. It loads each network, reads
@@ -96,6 +94,7 @@ def climb(program: Path, config: Config, vectors: Sequence[Vector]) -> Tally:
     ----------
     program : executable model of the device.
     vectors : networks and samples; the first has at least two samples.
+    patience_s : how many seconds the driver waits for a reply. A model of every gate is slow.
 
     Raises
     ------
@@ -107,7 +106,7 @@ def climb(program: Path, config: Config, vectors: Sequence[Vector]) -> Tally:
     tally = Tally()
     with (
         running(program) as model,
-        Device.open_with(model.port, lambda port: port, timeout_s=PATIENCE_S) as device,
+        Device.open_with(model.port, lambda port: port, timeout_s=patience_s) as device,
     ):
         if device.config != config:
             raise LadderError(f"the device says that it is {device.config}, not {config}")

@@ -28,6 +28,9 @@ from sw.driver.errors import DeviceError
 OF_SOURCES = ("folded", "integers", "cocotb", "verilog", "synthesis")
 """Rungs that a bug in the sources is tried on; the last one refuses a stale bitstream."""
 
+PATIENCE_S = 30.0
+"""How many seconds the driver waits for a reply: a device with a bug may never give one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SourceBug:
@@ -320,7 +323,8 @@ def plant_in_sources(bug: SourceBug, board: str) -> Caught:
     """Plant a bug in a copy of the sources, climb, and return which rung caught it."""
     with _copy_of_project(bug) as folder:
         words = [sys.executable, "-m", "sim.ladder", board, "--no-record", "--again", "--json"]
-        words += ["--networks", "4", *(w for rung in OF_SOURCES for w in ("--rung", rung))]
+        words += ["--networks", "4", "--patience", str(PATIENCE_S)]
+        words += [*(w for rung in OF_SOURCES for w in ("--rung", rung))]
         done = subprocess.run(
             words,
             cwd=folder,

@@ -31,6 +31,8 @@ class Options:
     n_samples: int = 2
     """Number of samples of each network, at least 2."""
     seed: int = 0
+    patience_s: float = 300.0
+    """How many seconds the driver waits for a reply of a simulated device."""
 
 
 class Climb:
@@ -38,12 +40,12 @@ class Climb:
 
     def __init__(self, build: Build, options: Options):
         self.build = build
-        self._options = options
+        self.options = options
 
     @cached_property
     def vectors(self) -> list[Vector]:
         """Networks, samples and expected results."""
-        options = self._options
+        options = self.options
         return vectors(
             self.build.config,
             n_random=options.n_random,
@@ -73,7 +75,8 @@ def _at_pins(climb: Climb, verilog: str | None) -> str:
     """Let the driver compare everything at the serial pins of a simulated device."""
     config: Config = climb.build.config
     program = executable(config, verilog=verilog)
-    return str(pins.climb(program, config, climb.vectors))
+    patience_s = climb.options.patience_s
+    return str(pins.climb(program, config, climb.vectors, patience_s=patience_s))
 
 
 def _bits(climb: Climb) -> str:
