@@ -189,6 +189,14 @@ class Chip:
         raise LadderError(f"the database has no package {name}")
 
     @cached_property
+    def input_enables(self) -> dict[tuple[int, ...], tuple[int, ...]]:
+        """For each pad (x, y, z), the tile (x, y) and the number of the bit that enables its input
+        buffer."""
+        start, n = self._slice(self._bits + 16)
+        rows = np.frombuffer(self._raw, "i1", 6 * n, start).reshape(-1, 6).tolist()
+        return {tuple(row[:3]): tuple(row[3:]) for row in rows}
+
+    @cached_property
     def global_pads(self) -> list[tuple[tuple[int, int, int], tuple[int, int, int]]]:
         """For each global network, the pad (x, y, z) that can drive it, and the extra bit
         (bank, x, y) that makes it do so."""

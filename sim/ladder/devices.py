@@ -23,8 +23,8 @@ FAMILIES: dict[str, Callable[[Cells, Boundary], str]] = {
 }
 """For each tool that places devices, the function that writes the Verilog of its cells."""
 
-
 ICE40, ECP5, GOWIN = FAMILIES
+"""Names of the families of devices, which are those of the tools."""
 
 
 def family_of(manifest: dict) -> str:
@@ -109,9 +109,7 @@ def after_synthesis(build: Build) -> str:
     BuildError
         The bitstream was built from another netlist.
     """
-    assert build.manifest
-    folder = synthesised(build.source, build.source.folder)
-    return build.verilog(folder / "top.json")
+    return build.verilog(_synthesised(build) / "top.json")
 
 
 def after_routing(build: Build) -> str:
@@ -129,10 +127,16 @@ def after_routing(build: Build) -> str:
     return build.verilog(path)
 
 
+def _synthesised(build: Build) -> Path:
+    """Return the folder with the netlist after synthesis, if the bitstream was built from it."""
+    if build.stale is not None:
+        raise build.stale
+    return synthesised(build.source, build.source.folder)
+
+
 def _routed(build: Build) -> tuple[Path, Path]:
     """Place and route again as for the shipped bitstream, and return the folder and the netlist."""
-    source = build.source
-    return routed_netlist(source, synthesised(source, source.folder), build.manifest["seed"])
+    return routed_netlist(build.source, _synthesised(build), build.manifest["seed"])
 
 
 def compared_bits(build: Build) -> str:

@@ -240,6 +240,10 @@ class _Extraction:
             if kind >> 2:
                 raise LadderError(f"a pin that the board does not name is driven: {bel}")
             return []
+        if not kind >> 2:  # no output
+            x, y, number = self._chip.input_enables[bel.x, bel.y, bel.z]
+            if not self._setting(x, y, f"IoCtrl.IE_{number}"):
+                raise LadderError(f"the input buffer of the pin {name} is off")
         pins = self._pins(bel) | {"PACKAGE_PIN": self._ports[name]}
         pins.pop("GLOBAL_BUFFER_OUTPUT", None)  # of :meth:`_gb`
         if self._pll_at(bel):

@@ -15,6 +15,7 @@ from hw.tools.manifest import load_manifest, manifest_path
 from hw.tools.netlist import BuildError
 from sim.ladder import ecp5_bits, ice40_bits, ice40_cells
 from sim.ladder.boundary import boundary
+from sim.ladder.chipdb import Chip
 from sim.ladder.ice40_bits import Bits
 from sim.ladder.netlist import Cell, LadderError
 
@@ -50,10 +51,17 @@ def test_a_bitstream_has_the_cells_of_its_manifest(bits: Bits) -> None:
 
 def test_wrong_pins_and_bits_are_seen(bits: Bits) -> None:
     with pytest.raises(LadderError, match="a pin that the board does not name is driven"):
-        ice40_bits.netlist(bits, PACKAGE, PINS | {"led_0__io": "10"})
+        ice40_bits.netlist(bits, PACKAGE, {k: v for k, v in PINS.items() if k != "led_0__io"})
     with pytest.raises(LadderError, match="has no package qfn"):
         ice40_bits.netlist(bits, "qfn", PINS)
     tiles = bits.tiles.copy()
+    chip = Chip(bits.device)
+    rx = chip.bels[chip.package(PACKAGE)[PINS["uart_0__rx__io"]]]
+    x, y, number = chip.input_enables[rx.x, rx.y, rx.z]
+    ((row, column),) = chip.tile_bits[chip.tile_types[y, x]][f"IoCtrl.IE_{number}"]
+    tiles[y, x, row, column] = 0
+    with pytest.raises(LadderError, match="the input buffer of the pin uart_0__rx__io is off"):
+        ice40_bits.netlist(replace(bits, tiles=tiles), PACKAGE, PINS)
     tiles[:, :, :, :] = 1
     with pytest.raises(LadderError, match=r"is connected to two sources|in a circle"):
         ice40_bits.netlist(replace(bits, tiles=tiles), PACKAGE, PINS)
