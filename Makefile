@@ -16,12 +16,14 @@ PYTEST := $(PY) -m pytest -n auto --dist loadscope --no-loadscope-reorder
 # Packages that the tests compare with, installed without dependencies: SpikingJelly would install
 # torchvision and more, but the parts used here need only nirtorch and loguru.
 PEERS := $(call pinned,spikingjelly snntorch) nirtorch==2.6 loguru==0.7.3
+# Boards whose bitstreams `make ladder` checks: a netlist of an ECP5 takes minutes to route again.
+BOARDS ?= icebreaker ice40-hx8k
 # Packages of pyproject.toml that a machine needs to run networks on a board.
 HOST := amaranth amaranth-boards numpy pyserial rich safetensors tqdm
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo host test sim bitstreams verify lint format docs clean
+.PHONY: help demo host test sim bitstreams ladder verify lint format docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,7 +47,10 @@ sim: $(INSTALLED) ## cocotb: the exported network on the generated Verilog again
 bitstreams: $(PLACERS) ## build all bitstreams that are missing or out of date (an hour or two)
 	$(PY) -m hw.build --all $(ARGS)
 
-verify: lint sim ## everything: static checks, simulation, all tests, the slow ones too
+ladder: $(PLACERS) ## compare the iCE40 boards' bitstreams with the network, rung by rung (BOARDS='...')
+	$(PY) -m sim.ladder $(BOARDS) --again --no-record $(ARGS)
+
+verify: lint sim ladder ## everything: static checks, simulation, bitstreams, all tests, the slow ones too
 	$(PYTEST) -m "not board" $(ARGS)
 
 lint: $(LINTERS) ## static checks: ruff and pyright

@@ -135,7 +135,7 @@ def headings(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=document_id)
 def test_commands_and_their_options_exist(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for module, words in commands(read(path)):
-        place = "sw.__main__" if module == "sw" else module
+        place = f"{module}.__main__" if (ROOT / module.replace(".", "/")).is_dir() else module
         assert hasattr(importlib.import_module(place), "main"), f"python -m {module}"
         if used := set(OPTION.findall(words)):
             assert used <= options(place, capsys), f"{module}{words}"

@@ -24,7 +24,7 @@ from hw.boards.configs import BOARDS, BOARDS_HELP, CONFIGS_HELP
 from hw.spec import SpecError
 from hw.tools import portable
 from hw.tools.command import EXIT_OK, CommandParser, ending, exit_codes
-from hw.tools.manifest import check_current, table, write_manifest
+from hw.tools.manifest import check_current, climbed, table, write_manifest
 from hw.tools.netlist import WORK, BuildError, StaleError, netlist
 from hw.tools.place import check_routed, route, synthesised
 
@@ -190,9 +190,11 @@ def _write_verilog(args: argparse.Namespace) -> int:
 
 
 def summary(manifest: dict) -> str:
-    """Return one line about a bitstream: its clocks, the device's utilization, and the seed."""
+    """Return one line about a bitstream: clocks, utilization, seed, and checks that it passed."""
     clocks = ", ".join(
         f"{c['fmax_mhz']} MHz of {c['constraint_mhz']}" for c in manifest["clocks"].values()
     )
     used = ", ".join(f"{key} {n}/{total}" for key, (n, total) in manifest["utilization"].items())
-    return f"{manifest['bitstream']}: {clocks}; {used}; seed {manifest['seed']}"
+    passed = ", ".join(climbed(manifest))
+    ladder = f"passed {passed}" if passed else f"check it: python -m sim.ladder {manifest['board']}"
+    return f"{manifest['bitstream']}: {clocks}; {used}; seed {manifest['seed']}; {ladder}"

@@ -20,6 +20,8 @@ BITSTREAMS = bitstream_dir()
 """Folder of bitstreams and manifests."""
 VERSION = 1
 """Version of the manifest's format."""
+LADDER = "ladder"
+"""Key of the checks that a bitstream has passed (``sim.ladder``), by name of the rung."""
 
 
 def manifest_path(board: str) -> Path:
@@ -125,14 +127,54 @@ def write_manifest(source: Netlist, best: Routed, tried: dict[int, float]) -> di
         "sha256": hashlib.sha256(content).hexdigest(),
     }
     path.parent.mkdir(exist_ok=True)
-    for place, data in (
-        (bitstream, content),
-        (path, (json.dumps(manifest, indent=2) + "\n").encode()),
-    ):
-        part = place.with_name(place.name + ".part")
-        part.write_bytes(data)
-        part.replace(place)
+    _write(bitstream, content)
+    _write(path, _json(manifest))
     return manifest
+
+
+def climbed(manifest: dict) -> dict[str, dict]:
+    """Return the records of the checks that a bitstream has passed, by name of the rung.
+
+    Records of another netlist or another bitstream are left out.
+    """
+    return {
+        rung: record
+        for rung, record in manifest.get(LADDER, {}).items()
+        if all(record[key] == manifest[key] for key in ("netlist", "sha256"))
+    }
+
+
+def record_rung(board: str, rung: str, values: dict | None) -> None:
+    """Add the record of a check that a bitstream has passed to its manifest.
+
+    Parameters
+    ----------
+    rung : name of the check.
+    values : JSON values that describe it; None removes the record, since the check failed.
+
+    Raises
+    ------
+    BuildError
+        The board has no bitstream, or it is damaged.
+    """
+    manifest = load_manifest(board)
+    records = climbed(manifest)
+    records.pop(rung, None)
+    if values is not None:
+        same = {key: manifest[key] for key in ("netlist", "sha256")}
+        records[rung] = values | {"source_commit": _commit()} | same
+    _write(manifest_path(board), _json(manifest | {LADDER: records}))
+
+
+def _json(manifest: dict) -> bytes:
+    return (json.dumps(manifest, indent=2) + "\n").encode()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file so that it is never seen half written."""
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content)
+    part.replace(path)
 
 
 def table() -> str:

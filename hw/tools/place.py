@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hw.tools.netlist import TOP, BuildError, Netlist
@@ -127,17 +127,18 @@ def _new_folder(target: Path) -> Iterator[Path]:
     work.rename(target)
 
 
-def route(source: Netlist, synthesis: Path, seed: int) -> Routed:
+def route(source: Netlist, synthesis: Path, seed: int, *, prefix: str = "seed") -> Routed:
     """Place, route and pack a synthesised netlist with one seed, and return the result.
 
-    Nothing is done if an earlier call with the same netlist and seed has left its result.
+    Nothing is done if an earlier call with the same netlist and seed has left its result, in a
+    folder whose name is ``prefix`` and the seed.
 
     Raises
     ------
     BuildError
         A tool is missing or failed.
     """
-    target = synthesis.parent / f"seed-{seed}"
+    target = synthesis.parent / f"{prefix}-{seed}"
     if not target.exists():
         with _new_folder(target) as work:
             for path in synthesis.iterdir():
@@ -168,6 +169,26 @@ def route(source: Netlist, synthesis: Path, seed: int) -> Routed:
             if (names := [name for name in all_names if name in report["utilization"]])
         },
     )
+
+
+def routed_netlist(source: Netlist, synthesis: Path, seed: int) -> tuple[Path, Path]:
+    """Place, route and pack once more, as :func:`route` does, and let nextpnr write its netlist.
+
+    Returns
+    -------
+    The folder with the bitstream, and the JSON file with the netlist after routing. Nothing is done
+    if an earlier call has left both.
+
+    Raises
+    ------
+    BuildError
+        A tool is missing or failed.
+    """
+    place = source.place
+    if "--write" not in place:
+        place = (*place, "--write", "routed.json")
+    folder = route(replace(source, place=place), synthesis, seed, prefix="netlist").folder
+    return folder, folder / place[place.index("--write") + 1]
 
 
 def check_routed(routed: Routed, clk_hz: int) -> None:

@@ -1,0 +1,92 @@
+"""Netlists of cells of an FPGA, as the tools write them to JSON files, with single bits as pins."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hw.tools.netlist import BuildError
+
+Bit = int | str
+"""Number of a net, or a constant ``"0"``, ``"1"`` or ``"x"``."""
+
+
+class LadderError(BuildError):
+    """Raised if a netlist or bitstream has something that its simulation does not support."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One cell of an FPGA.
+
+    Attributes
+    ----------
+    pins : net of each connected pin. The bits of a pin ``A`` with several bits are ``A_0``,
+        ``A_1`` and so on.
+    """
+
+    name: str
+    type: str
+    parameters: dict[str, str] = field(default_factory=dict)
+    pins: dict[str, Bit] = field(default_factory=dict)
+
+    def number(self, parameter: str, default: int = 0) -> int:
+        """Return the value of a parameter that is written as a binary number; an ``x`` counts 0."""
+        text = self.parameters.get(parameter, "").strip().replace("x", "0")
+        return int(text, 2) if text else default
+
+    def text(self, parameter: str, default: str = "") -> str:
+        """Return the value of a parameter that is a text."""
+        return self.parameters.get(parameter, default).strip()
+
+    def bus(self, pin: str, width: int, separator: str = "_") -> list[Bit | None]:
+        """Return the nets of the bits of a pin, the lowest bit first; None for open ones.
+
+        ``separator`` stands between the pin's name and the number of a bit: it is empty where the
+        tools call the bits pins of their own, such as ``DOA3``.
+        """
+        return [self.pins.get(f"{pin}{separator}{i}") for i in range(width)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Netlist:
+    """Cells of a whole device, and the net of each pin of the device by the pin's name."""
+
+    cells: list[Cell]
+    ports: dict[str, Bit]
+
+
+def read_json(path: Path) -> Netlist:
+    """Read the netlist that Yosys or nextpnr wrote to a JSON file.
+
+    Raises
+    ------
+    LadderError
+        The file has no module named ``top``.
+    """
+    module = json.loads(path.read_text())["modules"].get("top")
+    if module is None:
+        raise LadderError(f"{path} has no module 'top': build it again")
+    return Netlist(
+        cells=[
+            Cell(
+                name=name,
+                type=cell["type"],
+                parameters={key: str(value) for key, value in cell["parameters"].items()},
+                pins=_single_bits(cell["connections"]),
+            )
+            for name, cell in module["cells"].items()
+            if cell["type"] != "$scopeinfo"
+        ],
+        ports=_single_bits({name: port["bits"] for name, port in module["ports"].items()}),
+    )
+
+
+def _single_bits(connections: dict[str, list[Bit]]) -> dict[str, Bit]:
+    """Return the nets of single bits, from lists of the nets of whole pins."""
+    return {
+        name if len(bits) == 1 else f"{name}_{i}": bit
+        for name, bits in connections.items()
+        for i, bit in enumerate(bits)
+    }

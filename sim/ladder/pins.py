@@ -1,0 +1,170 @@
+"""One rung of the ladder: the project's own driver at the serial pins of a simulated device."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hw.protocol import Space, row_bytes
+from hw.spec import Config
+from sim.ladder.netlist import LadderError
+from sim.ladder.vectors import Vector
+from sw.compile.cycles import predict_cycles
+from sw.driver import check
+from sw.driver.board import Board
+from sw.driver.device import Device
+from sw.network import encoder
+
+MAX_READ_BACK = 64
+"""Number of rows of each memory that are read back after a network is loaded."""
+N_SHOWN = 3
+"""Largest number of differences in an error message."""
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """What was compared at the pins of a device, all of it equal."""
+
+    n_networks: int = 0
+    n_samples: int = 0
+    n_spikes: int = 0
+    n_logits: int = 0
+    n_counters: int = 0
+    n_rows: int = 0
+    baud: int = 0
+    n_cycles: int = 0
+    largest_fill: float = 0.0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.n_networks} networks (one takes {self.largest_fill:.0%} of the weights), "
+            f"{self.n_samples} samples, {self.n_spikes:,} spikes, {self.n_logits} logits, "
+            f"{self.n_counters} counters, {self.n_rows} rows read back, {self.baud} baud, 1 lost "
+            f"lock, {self.n_cycles / 1e6:.1f} M cycles"
+        )
+
+
+class Model:
+    """Running process of a simulated device."""
+
+    def __init__(self, process: subprocess.Popen[str]):
+        self._process = process
+        assert process.stdout is not None
+        self._lines = process.stdout
+        self.port = self._lines.readline().strip()
+
+    def lose_lock(self) -> None:
+        """Let the device's PLL lose its lock for some cycles."""
+        self._process.send_signal(signal.SIGUSR1)
+
+    def n_cycles(self) -> int:
+        """Return the number of clock cycles so far."""
+        self._process.send_signal(signal.SIGUSR2)
+        return int(json.loads(self._lines.readline())["n_cycles"])
+
+
+@contextmanager
+def running(program: Path) -> Iterator[Model]:
+    """Run the model of a device (:mod:`sim.virtual_board`) within a ``with`` block."""
+    with subprocess.Popen(
+        [program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield Model(process)
+        finally:
+            process.terminate()
+
+
+def climb(program: Path, config: Config, vectors: Sequence[Vector], *, patience_s: float) -> Tally:
+    """Do with a simulated device what is done with a board, and compare everything it answers.
+
+    The driver identifies the device and agrees on the fastest rate. It loads each network, reads
+    rows of the memories back, and runs the samples; before the last sample of the first network,
+    the PLL loses its lock. Compared with the integer reference are all spikes, logits, predictions
+    and counters of operations, and the cycles of each layer with the prediction.
+
+    Parameters
+    ----------
+    program : executable model of the device.
+    vectors : networks and samples; the first has at least two samples.
+    patience_s : how many seconds the driver waits for a reply. A model of every gate is slow.
+
+    Raises
+    ------
+    LadderError
+        Something differs; the message says what.
+    DeviceError
+        The device does not answer.
+    """
+    tally = Tally()
+    with (
+        running(program) as model,
+        Device.open_with(model.port, lambda port: port, timeout_s=patience_s) as device,
+    ):
+        if device.config != config:
+            raise LadderError(f"the device says that it is {device.config}, not {config}")
+        tally.baud = device.transport.baud
+        if tally.baud != config.baud:
+            raise LadderError(f"the line runs at {tally.baud} baud, not at {config.baud}")
+        board = Board(device)
+        for number, vector in enumerate(vectors):
+            board.load(vector.program)
+            _read_back(device, vector, tally)
+            for index in range(len(vector.samples)):
+                if number == 0 and index == len(vector.samples) - 1:
+                    model.lose_lock()
+                _run(board, vector, index, tally)
+            tally.n_networks += 1
+            tally.largest_fill = max(tally.largest_fill, vector.fill)
+        # The lost lock costs one recovery; any other error of the line is a fault of the device.
+        counters = device.transport.counters
+        if counters.n_recoveries > 1 or counters.n_bad_frames:
+            raise LadderError(f"the line had errors: {counters}")
+        tally.n_cycles = model.n_cycles()
+    return tally
+
+
+def _read_back(device: Device, vector: Vector, tally: Tally) -> None:
+    """Compare rows of the memories with what was loaded: the first and the last of them."""
+    for space, image in vector.program.images.items():
+        size = row_bytes(Space(space), device.config)
+        n_loaded = len(image) // size
+        n = min(n_loaded, MAX_READ_BACK // 2)
+        for first in sorted({0, n_loaded - n}):
+            found = device.memory.read(Space(space), first, n)
+            if found != image[first * size : (first + n) * size]:
+                raise LadderError(
+                    f"{vector.name}: rows {first} to {first + n - 1} of {Space(space).name} differ "
+                    "from those that were loaded"
+                )
+            tally.n_rows += n
+
+
+def _run(board: Board, vector: Vector, index: int, tally: Tally) -> None:
+    """Run one sample, and compare everything with the reference."""
+    images = vector.samples[index : index + 1]
+    frames = encoder.inputs(vector.network, images, vector.program.pixels)
+    (found,) = board.stream(frames, maps=True)
+    maps = {name: spikes[index] for name, spikes in vector.trace.spikes.items()}
+    problems = list(
+        check.differences(index, vector.network, found, vector.trace.logits[index], maps)
+    )
+    if missing := set(maps) - set(found.maps):
+        problems.append(f"image {index}: the maps {', '.join(sorted(missing))} were not read")
+    for name, n_cycles in predict_cycles(vector.program, found.maps).items():
+        counted = found.counters[name].n_cycles
+        tally.n_counters += 3
+        if counted != n_cycles:
+            problems.append(f"image {index}, layer {name}: {counted} cycles, predicted {n_cycles}")
+    if problems:
+        raise LadderError(f"{vector.name}: {'; '.join(problems[:N_SHOWN])}")
+    tally.n_samples += 1
+    tally.n_spikes += sum(int(np.size(spikes)) for spikes in maps.values())
+    tally.n_logits += len(found.logits)

@@ -1,0 +1,373 @@
+"""Planted bugs, one for each layer from folding to pins, and the rungs that must catch them.
+
+A bug in the sources is planted in a copy of the project. A bug of a tool, such as a router that
+connects the wrong wire, is planted in the netlist or in the bits that the tool has written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from unittest import mock
+
+from hw.tools.folders import ROOT
+from sim.ladder import devices, ice40_bits
+from sim.ladder.ice40_bits import LUT_ORDER, Bits
+from sim.ladder.netlist import Cell, LadderError, Netlist
+from sim.ladder.rungs import RUNGS, Climb
+from sw.driver.errors import DeviceError
+
+OF_SOURCES = ("folded", "integers", "cocotb", "verilog", "synthesis")
+"""Rungs that a bug in the sources is tried on; the last one refuses a stale bitstream."""
+
+PATIENCE_S = 30.0
+"""How many seconds the driver waits for a reply: a device with a bug may never give one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceBug:
+    """Bug in a file of the project: ``old`` is replaced by ``new``, once."""
+
+    name: str
+    caught_by: str
+    """First rung that must fail."""
+    file: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolBug:
+    """Bug of a tool: a change of the netlist or of the bits that it has written."""
+
+    name: str
+    caught_by: str
+    """Rung that reads the result of the tool."""
+    cells: Callable[[Netlist], Netlist] | None = None
+    bits: Callable[[Bits], Bits] | None = None
+
+
+SOURCE_BUGS = (
+    SourceBug(
+        name="folding: the epsilon of batch-norm is left out",
+        caught_by="folded",
+        file="sw/convert/fold.py",
+        old="(var + norm.eps).sqrt()",
+        new="var.sqrt()",
+    ),
+    SourceBug(
+        name="folding: the classifier averages over timesteps only",
+        caught_by="folded",
+        file="sw/convert/fold.py",
+        old="divisor = self.timesteps * height * width",
+        new="divisor = self.timesteps",
+    ),
+    SourceBug(
+        name="integers: leaks round up",
+        caught_by="integers",
+        file="hw/spec.py",
+        old="[membrane >> shift for shift in shifts]",
+        new="[-(-membrane >> shift) for shift in shifts]",
+    ),
+    SourceBug(
+        name="integers: the output's bias is added at every timestep",
+        caught_by="integers",
+        file="sw/network/reference.py",
+        old="+ summed(last.bias, torch.int64)",
+        new="+ timesteps * summed(last.bias, torch.int64)",
+    ),
+    SourceBug(
+        name="compiler: kernels are mirrored",
+        caught_by="cocotb",
+        file="sw/compile/rows.py",
+        old="by_bank[:, :, :, :, :n_in] = weight",
+        new="by_bank[:, :, :, :, :n_in] = weight[..., ::-1]",
+    ),
+    SourceBug(
+        name="core: the first weight is added to the last job's sum",
+        caught_by="cocotb",
+        file="hw/core/lanes.py",
+        old="Mux(begins, weight, total + weight)",
+        new="total + weight",
+    ),
+    SourceBug(
+        name="core: a neuron fires only above its threshold",
+        caught_by="cocotb",
+        file="hw/core/fire.py",
+        old="fires[j].eq(~excess[-1] & ~plane3)",
+        new="fires[j].eq((excess > 0) & ~plane3)",
+    ),
+    SourceBug(
+        name="link: the start bits of the device are twice as long",
+        caught_by="verilog",
+        file="hw/link/uart.py",
+        old="timer.eq(self.divisor_less_1),\n                bits_left.eq(N_DATA_BITS + 1)",
+        new="timer.eq(self.divisor_less_1 << 1),\n                bits_left.eq(N_DATA_BITS + 1)",
+    ),
+    SourceBug(
+        name="driver: parts of a long read overlap",
+        caught_by="verilog",
+        file="sw/driver/memory.py",
+        old="self._rows(Opcode.READ, space, row + at, min(step, n_rows - at))",
+        new="self._rows(Opcode.READ, space, row + at - (at > 0), min(step, n_rows - at))",
+    ),
+    SourceBug(
+        name="prediction: one word of a descriptor is not counted",
+        caught_by="verilog",
+        file="sw/compile/cycles.py",
+        old="n_words = HEADER_WORDS + LEVEL_WORDS * len(plan.counts)",
+        new="n_words = HEADER_WORDS + LEVEL_WORDS * len(plan.counts) - 1",
+    ),
+    SourceBug(
+        name="board: the reset is shorter than the block RAM needs",
+        caught_by="synthesis",
+        file="hw/boards/clocks.py",
+        old="RESET_SECONDS = 20e-6",
+        new="RESET_SECONDS = 1e-6",
+    ),
+)
+
+
+SUM_TABLE = 0xC66C
+"""Contents of a table that adds one bit of a weight to that of a lane's total."""
+
+
+def _changed(
+    netlist: Netlist, wanted: Callable[[Cell], bool], change: Callable[[Cell], Cell]
+) -> Netlist:
+    """Return a netlist with a change of the first cell that ``wanted`` chooses."""
+    index = next(i for i, cell in enumerate(netlist.cells) if wanted(cell))
+    cells = list(netlist.cells)
+    cells[index] = change(cells[index])
+    return replace(netlist, cells=cells)
+
+
+def _with_parameter(cell: Cell, name: str, bits: int) -> Cell:
+    """Return a cell in which ``bits`` of a binary parameter are inverted."""
+    width = len(cell.parameters[name])
+    value = f"{cell.number(name) ^ bits:0{width}b}"
+    return replace(cell, parameters=cell.parameters | {name: value})
+
+
+def _is_sum(cell: Cell) -> bool:
+    """Return whether a cell adds one bit of a lane's total and a weight."""
+    return (
+        cell.type in ("SB_LUT4", "ICESTORM_LC")
+        and cell.number("LUT_INIT") == SUM_TABLE
+        and ".lanes." in cell.name
+    )
+
+
+def _swapped(cell: Cell, one: str, other: str) -> Cell:
+    pins = cell.pins | {one: cell.pins[other], other: cell.pins[one]}
+    return replace(cell, pins=pins)
+
+
+def _bit(bits: Bits, change: Callable[[Bits], None]) -> Bits:
+    """Return a copy of the bits with a change."""
+    copy = replace(bits, tiles=bits.tiles.copy(), extra=set(bits.extra))
+    change(copy)
+    return copy
+
+
+def _flip_table(bits: Bits) -> None:
+    """Invert a bit of every table in the first tile of logic with eight flip-flops and carries."""
+    chip = ice40_bits.Chip(bits.device)
+    for y, x in zip(*(chip.tile_types == ice40_bits.LOGIC).nonzero(), strict=True):
+        places = chip.tile_bits[ice40_bits.LOGIC]
+        tables = [places[f"LC_{i}"] for i in range(8)]
+        tile = bits.tiles[y, x]
+        if all(tile[tuple(t[8])] and tile[tuple(t[9])] for t in tables):
+            for table in tables:
+                tile[tuple(table[LUT_ORDER[6]])] ^= 1
+            return
+    raise LadderError("no tile of logic has eight sums")
+
+
+def _set(bits: Bits, kind: str, name: str, value: int) -> None:
+    """Set the bits of a setting in the first place of a cell of this kind that uses it."""
+    chip = ice40_bits.Chip(bits.device)
+    for index, bel in enumerate(chip.bels):
+        if bel.kind == kind:
+            x, y, bit = chip.settings.get(index, {}).get(name, (bel.x, bel.y, name))
+            places = chip.tile_bits[chip.tile_types[y, x]]
+            found = next((places[k] for k in places if k.endswith(bit)), None)
+            if found is not None and bits.tiles[y, x][tuple(found[0])] != value:
+                bits.tiles[y, x][tuple(found[0])] = value
+                return
+    raise LadderError(f"no {kind} has {name}")
+
+
+def _open_switches(bits: Bits) -> None:
+    """Open the switches of one tile of logic in the middle of the device."""
+    chip = ice40_bits.Chip(bits.device)
+    switches = chip.switches
+    y, x = chip.height // 2, chip.width // 2
+    here = switches[(switches["x"] == x) & (switches["y"] == y) & (switches["n"] > 0)]
+    for switch in here:
+        for row, column in switch["bits"][: switch["n"]]:
+            bits.tiles[y, x, row, column] = 0
+
+
+TOOL_BUGS = (
+    ToolBug(
+        name="synthesis: one bit of an adder is wrong",
+        caught_by="synthesis",
+        cells=lambda n: _changed(n, _is_sum, lambda cell: _with_parameter(cell, "LUT_INIT", 4)),
+    ),
+    ToolBug(
+        name="synthesis: flip-flops with a set are reset",
+        caught_by="synthesis",
+        cells=lambda n: replace(
+            n,
+            cells=[
+                replace(c, type=c.type[:-2] + "SR", pins=c.pins | {"R": c.pins["S"]})
+                if c.type.endswith("SS")
+                else c
+                for c in n.cells
+            ],
+        ),
+    ),
+    ToolBug(
+        name="packing: the inputs of a table are swapped",
+        caught_by="routed",
+        cells=lambda n: _changed(
+            n,
+            lambda cell: _is_sum(cell) and {"I0", "I1"} <= cell.pins.keys(),
+            lambda c: _swapped(c, "I0", "I1"),
+        ),
+    ),
+    ToolBug(
+        name="packing: carry chains begin with a 0",
+        caught_by="routed",
+        cells=lambda n: replace(
+            n,
+            cells=[_with_parameter(c, "CIN_SET", 1) if c.number("CIN_SET") else c for c in n.cells],
+        ),
+    ),
+    ToolBug(
+        name="bits: a bit of a row of tables is wrong",
+        caught_by="bitstream",
+        bits=lambda bits: _bit(bits, _flip_table),
+    ),
+    ToolBug(
+        name="bits: the switches of a tile are open",
+        caught_by="bitstream",
+        bits=lambda bits: _bit(bits, _open_switches),
+    ),
+    ToolBug(
+        name="bits: the PLL divides by another number",
+        caught_by="bitstream",
+        bits=lambda bits: _bit(bits, lambda b: _set(b, "pll", "DIVF_0", 0)),
+    ),
+    ToolBug(
+        name="bits: a block RAM has no power",
+        caught_by="bitstream",
+        bits=lambda bits: _bit(bits, lambda b: _set(b, "ram", "RamConfig.PowerUp", 0)),
+    ),
+    ToolBug(
+        name="bits: a clock does not reach its global network",
+        caught_by="bitstream",
+        bits=lambda bits: replace(bits, extra=set()),
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caught:
+    """What happened to a planted bug: the rung that failed, or None, and its message."""
+
+    name: str
+    expected: str
+    rung: str | None
+    message: str
+
+    @property
+    def as_expected(self) -> bool:
+        """Whether the bug was caught by the rung that must catch it."""
+        return self.rung == self.expected
+
+
+@contextmanager
+def _copy_of_project(bug: SourceBug) -> Iterator[Path]:
+    """Copy the project to a temporary folder, and plant a bug in the copy.
+
+    Raises
+    ------
+    LadderError
+        The text that the bug replaces is not there exactly once.
+    """
+    with tempfile.TemporaryDirectory(prefix="spikefold-") as name:
+        folder = Path(name)
+        ignored = shutil.ignore_patterns("__pycache__")
+        for part in ("hw", "sw", "sim", "bitstreams"):
+            shutil.copytree(ROOT / part, folder / part, ignore=ignored)
+        shutil.copy(ROOT / "pyproject.toml", folder)
+        path = folder / bug.file
+        text = path.read_text()
+        if text.count(bug.old) != 1:
+            raise LadderError(f"{bug.file} has {bug.old!r} {text.count(bug.old)} times, not once")
+        path.write_text(text.replace(bug.old, bug.new))
+        yield folder
+
+
+def plant_in_sources(bug: SourceBug, board: str) -> Caught:
+    """Plant a bug in a copy of the sources, climb, and return which rung caught it."""
+    with _copy_of_project(bug) as folder:
+        words = [sys.executable, "-m", "sim.ladder", board, "--no-record", "--again", "--json"]
+        words += ["--networks", "4", "--patience", str(PATIENCE_S)]
+        words += [*(w for rung in OF_SOURCES for w in ("--rung", rung))]
+        done = subprocess.run(
+            words,
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": str(folder)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    try:
+        last = json.loads(done.stdout)[-1]
+    except (ValueError, IndexError):
+        raise LadderError(f"{bug.name}: the ladder ended with {done.stderr[-500:]}") from None
+    failed = last["state"] == "FAILED"
+    return Caught(
+        name=bug.name,
+        expected=bug.caught_by,
+        rung=last["rung"] if failed else None,
+        message=last["detail"] if failed else "",
+    )
+
+
+def plant_in_tools(bug: ToolBug, climb: Climb) -> Caught:
+    """Change what a tool has written, climb the rung that reads it, and return what it says."""
+    rung = next(rung for rung in RUNGS if rung.name == bug.caught_by)
+    read, unpack = devices.read_json, ice40_bits.unpack
+    cells, bits = bug.cells, bug.bits
+    with (
+        mock.patch.object(
+            devices, "read_json", lambda path: read(path) if cells is None else cells(read(path))
+        ),
+        mock.patch.object(
+            ice40_bits, "unpack", lambda path: unpack(path) if bits is None else bits(unpack(path))
+        ),
+    ):
+        try:
+            rung.run(climb)
+        except (LadderError, DeviceError) as error:
+            return Caught(name=bug.name, expected=rung.name, rung=rung.name, message=str(error))
+    return Caught(name=bug.name, expected=rung.name, rung=None, message="")
+
+
+def row(one: Caught) -> str:
+    """Return a row of a Markdown table: the bug, the rung that caught it, and its message."""
+    message = one.message.splitlines()[0][:100] if one.message else ""
+    mark = "" if one.as_expected else f" (expected: {one.expected})"
+    return f"| {one.name} | {one.rung or 'nothing'}{mark} | {message} |"

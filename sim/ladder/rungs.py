@@ -1,0 +1,155 @@
+"""The rungs of the ladder, from the trained network to the bitstream that is flashed.
+
+Each rung compares the results of one form of the device, or of the network, with the integer
+reference, for exact equality and on the same networks and samples. A bitstream that has climbed all
+of them computes what the trained network does after rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from hw.spec import Config
+from sim.ladder import devices, integers, pins
+from sim.ladder.devices import ECP5, GOWIN, Build
+from sim.ladder.vectors import Vector, vectors
+from sim.vectors import run_network
+from sim.virtual_board import executable
+from sw.compile.compiler import compile_network
+from sw.driver.loading import load_bytes
+from sw.network import encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How much each rung compares."""
+
+    n_random: int = 4
+    """Number of random networks."""
+    n_samples: int = 2
+    """Number of samples of each network, at least 2."""
+    seed: int = 0
+    patience_s: float = 300.0
+    """How many seconds the driver waits for a reply of a simulated device."""
+
+
+class Climb:
+    """A board on the ladder: its build and the networks that all rungs run."""
+
+    def __init__(self, build: Build, options: Options):
+        self.build = build
+        self.options = options
+
+    @cached_property
+    def vectors(self) -> list[Vector]:
+        """Networks, samples and expected results."""
+        options = self.options
+        return vectors(
+            self.build.config,
+            n_random=options.n_random,
+            n_samples=options.n_samples,
+            seed=options.seed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung:
+    """One comparison: a name, what it adds to the rungs above it, and the function that does it.
+
+    The function returns what was compared, and raises a :class:`sim.ladder.netlist.LadderError` if
+    something differs.
+    """
+
+    name: str
+    compares: str
+    catches: str
+    """Faults that this rung is the first to see."""
+    run: Callable[[Climb], str]
+    lacking: tuple[str, ...] = ()
+    """Families of devices, by the tool that places them, for which no tool makes this possible."""
+
+
+def _at_pins(climb: Climb, verilog: str | None) -> str:
+    """Let the driver compare everything at the serial pins of a simulated device."""
+    config: Config = climb.build.config
+    program = executable(config, verilog=verilog)
+    patience_s = climb.options.patience_s
+    return str(pins.climb(program, config, climb.vectors, patience_s=patience_s))
+
+
+def _bits(climb: Climb) -> str:
+    """Compare what the bits of the shipped file configure."""
+    if climb.build.family == ECP5:
+        return devices.compared_bits(climb.build)
+    return _at_pins(climb, devices.of_bitstream(climb.build))
+
+
+def _cocotb(climb: Climb) -> str:
+    """Run the smallest network on the generated Verilog of the core, under cocotb."""
+    vector = min(climb.vectors, key=lambda one: load_bytes(one.program))
+    program = compile_network(vector.network, climb.build.config)
+    frames = encoder.encode(vector.network, vector.samples)
+    expected = [
+        (
+            {name: spikes[i] for name, spikes in vector.trace.spikes.items()}
+            | {"input": frames[i]},
+            vector.trace.logits[i],
+        )
+        for i in range(len(vector.samples))
+    ]
+    samples = encoder.inputs(vector.network, vector.samples, program.pixels)
+    name = f"ladder-{climb.build.source.board.replace('/', '-')}"
+    run_network(vector.network, program, expected, samples=samples, name=name, stall=0.2, seed=1)
+    n_spikes = sum(maps[name].size for maps, _ in expected for name in maps)
+    return f"{vector.name}, {len(expected)} samples, {n_spikes:,} spikes, streams that wait"
+
+
+RUNGS = (
+    Rung(
+        name="folded",
+        compares="folded network in float64 = trained network in PyTorch",
+        catches="folding of batch-norm and coefficients, granularities",
+        run=lambda climb: integers.folded_equals_trained(climb.vectors),
+    ),
+    Rung(
+        name="integers",
+        compares="integer model written from the file format = integer reference in PyTorch",
+        catches="semantics of neurons, gates and layers; the network file",
+        run=lambda climb: integers.model_equals_reference(climb.vectors),
+    ),
+    Rung(
+        name="cocotb",
+        compares="generated Verilog of the core, at its bus, under cocotb",
+        catches="the core, the compiler; streams that wait",
+        run=_cocotb,
+    ),
+    Rung(
+        name="verilog",
+        compares="generated Verilog of the device, at its serial pins",
+        catches="link, driver, loading, predicted cycles",
+        run=lambda climb: _at_pins(climb, None),
+    ),
+    Rung(
+        name="synthesis",
+        compares="netlist after synthesis, with its PLL and pins",
+        catches="synthesis, memories that start or collide differently, clock and reset",
+        run=lambda climb: _at_pins(climb, devices.after_synthesis(climb.build)),
+    ),
+    Rung(
+        name="routed",
+        compares="netlist after place and route, which yields the shipped file byte for byte",
+        catches="packing into cells, carry chains, promotion to global networks",
+        run=lambda climb: _at_pins(climb, devices.after_routing(climb.build)),
+        lacking=(GOWIN,),
+    ),
+    Rung(
+        name="bitstream",
+        compares="netlist that the bits of the shipped file configure; ECP5: its settings",
+        catches="routing, contents of tables and memories, pins, PLL settings",
+        run=_bits,
+        lacking=(GOWIN,),
+    ),
+)
+"""All rungs, from the top to the bottom."""
