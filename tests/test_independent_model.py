@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from hw.spec import Gate, Leak, Reset
+from sim.ladder import independent_model
 from sw import shipped
 from sw.data import catalogue
 from sw.network import netfile, reference
 from sw.network.network import INPUT, Network
-from sim.ladder import independent_model
 from tests.networks import GRANULARITIES, random_input, random_network
 
 PAGE = (Path(__file__).parents[1] / "docs/network-file.md").read_text()
