@@ -159,7 +159,7 @@ def _layers(results: Results) -> Iterator[str]:
     width = max(len("layer"), *map(len, results.layers))
     yield (
         f"{'layer':<{width}}  {'cycles':>10}  {'weight reads':>12}  {'synaptic ops':>12}  "
-        f"{'spikes':>9}   (means per image)"
+        f"{'spikes':>9}   (means per image)" + ("   SDRAM bus" if results.bus_use else "")
     )
     total = LayerMeans(
         **{
@@ -171,6 +171,7 @@ def _layers(results: Results) -> Iterator[str]:
         yield (
             f"{name:<{width}}  {row.n_cycles:>10,.0f}  {row.n_weight_reads:>12,.0f}  "
             f"{row.n_synaptic_ops:>12,.0f}  {row.n_spikes:>9,.0f}"
+            + (f"{results.bus_use[name]:>32.1%}" if name in results.bus_use else "")
         )
 
 

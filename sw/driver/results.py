@@ -42,6 +42,8 @@ class Results:
         classified.
     labels : true class of each image; None if unknown.
     layers : mean counters of each layer by its name.
+    bus_use : for each layer that reads rows from memory outside the FPGA, the share of its cycles
+        in which that memory's bus brings rows.
     link_s, compute_s, latency_s : times for each image in seconds, see
         :class:`sw.driver.inference.Inference`.
     wall_s : duration of the session in seconds, without loading the network.
@@ -67,6 +69,7 @@ class Results:
     n_cycles: list[int] = field(default_factory=list)
     logits: list[list[int]] = field(default_factory=list)
     layers: dict[str, LayerMeans] = field(default_factory=dict)
+    bus_use: dict[str, float] = field(default_factory=dict)
     link_s: list[float] = field(default_factory=list)
     compute_s: list[float] = field(default_factory=list)
     latency_s: list[float] = field(default_factory=list)

@@ -183,3 +183,9 @@ class _Recorder:
                 name: LayerMeans(**dict(zip(self.counted, row, strict=True)))
                 for name, row in zip(self.layers, means, strict=True)
             }
+            config = self.board.config
+            for plan in self.board.program.layers:
+                counted = results.layers[plan.name]
+                n_cycles = plan.bus_cycles(counted.n_weight_reads, config)
+                if n_cycles:
+                    results.bus_use[plan.name] = n_cycles / counted.n_cycles
