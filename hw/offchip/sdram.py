@@ -289,6 +289,8 @@ class SdramRows(wiring.Component):
                     unused[b].eq(1),
                     stale[b].eq(opened[b]),
                 ]
+            with m.If(draining):  # the request for which the page was opened may be gone
+                m.d.sync += unused[b].eq(0)
             with m.If(close_all):
                 m.d.sync += Cat(active[b], opened[b], stale[b], unused[b]).eq(0)
 
