@@ -250,9 +250,8 @@ class SdramRows(wiring.Component):
                 for b in range(N_BANKS)
             )
         )
-        opens = first_one(may_open) & ~column_goes.replicate(N_BANKS)
-        blocked = column_goes | may_open.any() | ~running
-        closes = first_one(may_close) & ~blocked.replicate(N_BANKS)
+        closes = first_one(may_close) & ~(column_goes | ~running).replicate(N_BANKS)
+        opens = first_one(may_open) & ~(column_goes | may_close.any()).replicate(N_BANKS)
         # A bank that may be closed still may one cycle later, because nothing uses its page.
         m.d.sync += may_close.eq(
             Cat(
@@ -316,7 +315,7 @@ class SdramRows(wiring.Component):
             refreshes.eq(refresh),
             modes.eq(mode),
             all_banks.eq(close_all),
-            open_bank.eq(encode_one_hot(Mux(may_open.any(), opens, closes))),
+            open_bank.eq(encode_one_hot(Mux(may_close.any(), closes, opens))),
             column_bank.eq(first.bank),
             column_address.eq(Cat(Const(0, burst_bits), part, first.slot)),
         ]
@@ -450,7 +449,7 @@ class SdramRows(wiring.Component):
 
         Parameters
         ----------
-        running : output; requests may be served.
+        running : register that is set here: requests may be served.
         quiet : all banks may be closed.
         at_rest : no request waits.
         close_all, refresh, mode : outputs, the commands.
@@ -467,10 +466,10 @@ class SdramRows(wiring.Component):
                 with m.If(left == 0):
                     m.next = "CLOSE"
             with m.State("RUN"):
-                m.d.comb += running.eq(1)
                 m.d.sync += self.ready.eq(1)
                 # Half a batch is enough if nothing waits.
                 with m.If((owed >= REFRESH_BATCH) | ((owed >= REFRESH_BATCH // 2) & at_rest)):
+                    m.d.sync += running.eq(0)
                     m.next = "CLOSE"
             with m.State("CLOSE"), m.If(quiet):
                 m.d.comb += close_all.eq(1)
@@ -485,6 +484,7 @@ class SdramRows(wiring.Component):
                     pause.start(t.mrd)
                     m.next = "MODE"
             with m.State("MODE"), m.If(~pause.runs):
+                m.d.sync += running.eq(1)
                 m.next = "RUN"
         # Ticks count from the first time on at which the chip is ready.
         m.d.sync += owed.eq(owed + (tick & self.ready) - refresh)
