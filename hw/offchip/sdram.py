@@ -14,13 +14,14 @@ burst never stalls.
 
 from __future__ import annotations
 
-from amaranth import Array, Cat, Const, Module, Mux, Signal, Value
+from amaranth import Array, Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.offchip.head import RequestHead
 from hw.offchip.layout import RowLayout
 from hw.offchip.pins import ALL_BANKS, Command, SdramPins
+from hw.offchip.timer import Timer, round_robin
 from hw.offchip.timing import N_BANKS, REFRESH_BATCH, SdramChip, SdramCycles, timing_cycles
 from hw.parts.pipeline import delayed, encode_one_hot, first_one, select_one_hot, unreset
 from hw.parts.queue import Queue
@@ -157,11 +158,11 @@ class SdramRows(wiring.Component):
             [Signal(name=f"{name}{b}") for b in range(N_BANKS)]
             for name in ("active", "opened", "stale", "unused")
         )
-        waits = [_Timer(m, max(t.rp, t.rcd), f"wait{b}") for b in range(N_BANKS)]
-        ras = [_Timer(m, t.ras, f"ras{b}") for b in range(N_BANKS)]
-        rrd = _Timer(m, t.rrd, "rrd")
+        waits = [Timer(m, max(t.rp, t.rcd), f"wait{b}") for b in range(N_BANKS)]
+        ras = [Timer(m, t.ras, f"ras{b}") for b in range(N_BANKS)]
+        rrd = Timer(m, t.rrd, "rrd")
         # Cycles until the next read or write. The bank of the last one is closed after them, too.
-        column = _Timer(m, layout.burst - 1 + t.wr, "column")
+        column = Timer(m, layout.burst - 1 + t.wr, "column")
         pending = [Signal(range(COLUMN_DEPTH + 2), name=f"pending{b}") for b in range(N_BANKS)]
         opening = Signal(N_BANKS)  # another page is to be opened from the next cycle on
 
@@ -190,7 +191,7 @@ class SdramRows(wiring.Component):
                 head.may.eq(may),
                 hits[user].eq(head.hits),
             ]
-        grant = _round_robin(m, hits, push)
+        grant = round_robin(m, hits, push)
         m.d.comb += [
             push.eq(hits.any() & running & ~held[-1]),
             columns.i.valid.eq(push),
@@ -250,9 +251,8 @@ class SdramRows(wiring.Component):
                 for b in range(N_BANKS)
             )
         )
-        opens = first_one(may_open) & ~column_goes.replicate(N_BANKS)
-        blocked = column_goes | may_open.any() | ~running
-        closes = first_one(may_close) & ~blocked.replicate(N_BANKS)
+        closes = first_one(may_close) & ~(column_goes | ~running).replicate(N_BANKS)
+        opens = first_one(may_open) & ~(column_goes | may_close.any()).replicate(N_BANKS)
         # A bank that may be closed still may one cycle later, because nothing uses its page.
         m.d.sync += may_close.eq(
             Cat(
@@ -289,6 +289,8 @@ class SdramRows(wiring.Component):
                     unused[b].eq(1),
                     stale[b].eq(opened[b]),
                 ]
+            with m.If(draining):  # the request for which the page was opened may be gone
+                m.d.sync += unused[b].eq(0)
             with m.If(close_all):
                 m.d.sync += Cat(active[b], opened[b], stale[b], unused[b]).eq(0)
 
@@ -314,7 +316,7 @@ class SdramRows(wiring.Component):
             refreshes.eq(refresh),
             modes.eq(mode),
             all_banks.eq(close_all),
-            open_bank.eq(encode_one_hot(Mux(may_open.any(), opens, closes))),
+            open_bank.eq(encode_one_hot(Mux(may_close.any(), closes, opens))),
             column_bank.eq(first.bank),
             column_address.eq(Cat(Const(0, burst_bits), part, first.slot)),
         ]
@@ -348,7 +350,7 @@ class SdramRows(wiring.Component):
             m.d.sync += [command.eq(Command.MODE), pins.a.eq(mode_bits), pins.ba.eq(0)]
 
         # Words to write.
-        write_beats = _Timer(m, layout.burst + 1, "write_beats")
+        write_beats = Timer(m, layout.burst + 1, "write_beats")
         with m.If(column_goes & write):
             write_beats.start(layout.burst + 1)
         written, word = Signal(range(layout.row_words)), self.write.p.data
@@ -360,7 +362,7 @@ class SdramRows(wiring.Component):
         m.d.comb += self.write.ready.eq(write_beats.runs & (written == layout.row_words - 1))
 
         # Words that were read.
-        read_beats = _Timer(m, layout.burst + 1, "read_beats")
+        read_beats = Timer(m, layout.burst + 1, "read_beats")
         user = unreset(range(n_users))
         with m.If(column_goes & ~write):
             read_beats.start(layout.burst + 1)
@@ -448,7 +450,7 @@ class SdramRows(wiring.Component):
 
         Parameters
         ----------
-        running : output; requests may be served.
+        running : register that is set here: requests may be served.
         quiet : all banks may be closed.
         at_rest : no request waits.
         close_all, refresh, mode : outputs, the commands.
@@ -458,17 +460,17 @@ class SdramRows(wiring.Component):
         owed = Signal(range(2 * REFRESH_BATCH), init=REFRESH_BATCH)  # refreshes that are due
         n_ticks = -(-t.power_up // t.refresh_interval)
         left = Signal(range(n_ticks + 1), init=n_ticks)
-        pause = _Timer(m, max(t.rp, t.rfc, t.mrd), "pause")
+        pause = Timer(m, max(t.rp, t.rfc, t.mrd), "pause")
         with m.FSM():
             with m.State("POWER_UP"), m.If(tick):
                 m.d.sync += left.eq(left - 1)
                 with m.If(left == 0):
                     m.next = "CLOSE"
             with m.State("RUN"):
-                m.d.comb += running.eq(1)
                 m.d.sync += self.ready.eq(1)
                 # Half a batch is enough if nothing waits.
                 with m.If((owed >= REFRESH_BATCH) | ((owed >= REFRESH_BATCH // 2) & at_rest)):
+                    m.d.sync += running.eq(0)
                     m.next = "CLOSE"
             with m.State("CLOSE"), m.If(quiet):
                 m.d.comb += close_all.eq(1)
@@ -483,44 +485,7 @@ class SdramRows(wiring.Component):
                     pause.start(t.mrd)
                     m.next = "MODE"
             with m.State("MODE"), m.If(~pause.runs):
+                m.d.sync += running.eq(1)
                 m.next = "RUN"
         # Ticks count from the first time on at which the chip is ready.
         m.d.sync += owed.eq(owed + (tick & self.ready) - refresh)
-
-
-class _Timer:
-    """Count a few cycles in a shift register, of which each bit is a cycle that is left.
-
-    Parameters
-    ----------
-    n_cycles : largest number of cycles that it counts.
-    """
-
-    def __init__(self, m: Module, n_cycles: int, name: str):
-        self._m = m
-        self._bits = Signal(max(n_cycles - 1, 1), name=name)
-        m.d.sync += self._bits.eq(self._bits >> 1)
-
-    @property
-    def runs(self) -> Value:
-        """High in the cycles between the one with :meth:`start` and ``n_cycles`` cycles later."""
-        return self._bits[0]
-
-    def start(self, n_cycles: int, condition: Value | None = None) -> None:
-        """Make it run for ``n_cycles - 1`` cycles from the next one on, if ``condition``."""
-        with self._m.If(Const(1) if condition is None else condition):
-            self._m.d.sync += self._bits.eq((1 << n_cycles - 1) - 1)
-
-
-def _round_robin(m: Module, wants: Value, advances: Value) -> Value:
-    """Return a one-hot code of who is next among ``wants``.
-
-    If ``advances`` is high, those behind it come first in the next cycle.
-    """
-    behind = Signal(len(wants))  # those who come first
-    grant = Signal(len(wants))
-    favoured = wants & behind
-    m.d.comb += grant.eq(Mux(favoured.any(), first_one(favoured), first_one(wants)))
-    with m.If(advances):
-        m.d.sync += behind.eq(Cat(grant[:user].any() for user in range(len(wants))))
-    return grant
