@@ -7,7 +7,7 @@ import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,8 @@ from sw.driver.board import Board
 from sw.driver.device import Device
 from sw.network import encoder
 
+RECOVERY_TIMEOUT_S = 2.0
+"""How many seconds the driver waits for a reply of a device that has lost its lock."""
 MAX_READ_BACK = 64
 """Number of rows of each memory that are read back after a network is loaded."""
 N_SHOWN = 3
@@ -119,16 +121,34 @@ def climb(program: Path, config: Config, vectors: Sequence[Vector], *, patience_
             _read_back(device, vector, tally)
             for index in range(len(vector.samples)):
                 if number == 0 and index == len(vector.samples) - 1:
-                    model.lose_lock()
-                _run(board, vector, index, tally)
+                    _without_lock(model, board, vector, index, tally)
+                else:
+                    _run(board, vector, index, tally)
             tally.n_networks += 1
             tally.largest_fill = max(tally.largest_fill, vector.fill)
-        # The lost lock costs one recovery; any other error of the line is a fault of the device.
-        counters = device.transport.counters
-        if counters.n_recoveries > 1 or counters.n_bad_frames:
-            raise LadderError(f"the line had errors: {counters}")
         tally.n_cycles = model.n_cycles()
     return tally
+
+
+def _without_lock(model: Model, board: Board, vector: Vector, index: int, tally: Tally) -> None:
+    """Let the PLL lose its lock, and run one sample, for which the driver must recover the device.
+
+    Raises
+    ------
+    LadderError
+        The result differs, the driver noticed nothing, or the line had errors before.
+    """
+    transport = board.device.transport
+    before, patience_s = replace(transport.counters), transport.timeout_s
+    if before.n_bad_frames or before.n_recoveries:
+        raise LadderError(f"the line had errors: {before}")
+    model.lose_lock()
+    # The device answers at another rate now: no patience helps until the driver has recovered it.
+    transport.timeout_s = min(RECOVERY_TIMEOUT_S, patience_s)
+    _run(board, vector, index, tally)
+    transport.timeout_s = patience_s
+    if transport.counters.n_recoveries == before.n_recoveries:
+        raise LadderError("the driver did not notice that the PLL lost its lock")
 
 
 def _read_back(device: Device, vector: Vector, tally: Tally) -> None:
