@@ -31,8 +31,9 @@ class OffchipPort(wiring.Signature):
     """Signals by which one bank reads rows of its memory outside the FPGA.
 
     ``Out`` flows from the bank to the memory. Rows arrive in the order in which they were asked
-    for, after any number of cycles. A row that was written before it is asked for has its new
-    contents.
+    for, after any number of cycles. A row that is not taken may hold up those of other banks, so a
+    bank takes each within a bounded time, whatever the other banks do. A row that was written
+    before it is asked for has its new contents.
     """
 
     def __init__(self, config: Config):

@@ -19,7 +19,7 @@ from amaranth import Array, Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.bus import OffchipPort
+from hw.bus import OffchipPort, offchip_row_bits
 from hw.core.nest import address_widths
 from hw.core.params import row_bits
 from hw.core.scan import event_layout
@@ -111,7 +111,8 @@ class RowFetch(wiring.Component):
 class ParamFetch(wiring.Component):
     """Ask for the parameters of jobs in advance, and give them to the fire unit row by row.
 
-    A row of parameters takes ``param_chunks`` rows of memory, which lie in successive banks.
+    A row of parameters takes ``param_chunks`` rows of memory, which lie in successive banks. At
+    most one of them is asked for in each bank at a time.
 
     Members
     -------
@@ -156,10 +157,11 @@ class ParamFetch(wiring.Component):
         m.d.comb += address.eq(jobs.o.p + beat)
         place = Cat(chunk[:chunk_bits], address)  # counts memory rows over all banks
         bank = place[:bank_bits]
+        busy = Signal(banks)  # a row is asked for, or has arrived and not been used
         may_ask, asks = Signal(), Signal()
-        bank_ready = Array(port.requests.ready for port in self.ports)
+        bank_free, bank_ready = Array(~busy), Array(port.requests.ready for port in self.ports)
         m.d.comb += [
-            may_ask.eq(jobs.o.valid & order.i.ready & (n_reserved != N_BEATS)),
+            may_ask.eq(jobs.o.valid & order.i.ready & (n_reserved != N_BEATS) & bank_free[bank]),
             asks.eq(may_ask & bank_ready[bank]),
             order.i.valid.eq(asks),
             order.i.p.eq(bank),
@@ -172,24 +174,31 @@ class ParamFetch(wiring.Component):
                 m.d.sync += beat.eq(Mux(last_beat, 0, beat + 1))
         m.d.sync += n_reserved.eq(n_reserved + (asks & last_chunk) - self.take)
 
-        # Rows that arrive are put together, the first one in the lowest bits.
-        used = Signal(banks)
+        # Rows that arrive are held for each bank, since those of one may overtake another's.
+        have, used = Signal(banks), Signal(banks)
+        held = [unreset(offchip_row_bits(config), f"held{n}") for n in range(banks)]
         for n, port in enumerate(self.ports):
             m.d.comb += [
                 port.requests.valid.eq(may_ask & (bank == n)),
                 port.requests.p.eq(place[bank_bits:]),
-                used[n].eq(order.o.valid & (order.o.p == n) & port.rows.valid),
-                port.rows.ready.eq(order.o.valid & (order.o.p == n)),
+                port.rows.ready.eq(1),
+                used[n].eq(order.o.valid & (order.o.p == n) & have[n]),
             ]
+            m.d.sync += [
+                busy[n].eq((busy[n] | (asks & (bank == n))) & ~used[n]),
+                have[n].eq((have[n] | port.rows.valid) & ~used[n]),
+            ]
+            with m.If(port.rows.valid):
+                m.d.sync += held[n].eq(port.rows.p)
+        # They are put together, the first one in the lowest bits.
         m.d.comb += order.o.ready.eq(used.any())
-        arrived = Array(port.rows.p for port in self.ports)
         parts = unreset(row_bits(config))
         n_parts = Signal.like(chunk)
         complete = Signal()
         m.d.sync += complete.eq(used.any() & (n_parts == config.param_chunks - 1))
         with m.If(used.any()):
             m.d.sync += [
-                parts.eq(Cat(parts, arrived[order.o.p])[-len(parts) :]),
+                parts.eq(Cat(parts, Array(held)[order.o.p])[-len(parts) :]),
                 n_parts.eq(Mux(n_parts == config.param_chunks - 1, 0, n_parts + 1)),
             ]
         m.d.comb += [beats.i.valid.eq(complete), beats.i.p.eq(parts)]

@@ -133,11 +133,11 @@ class SdramRows(wiring.Component):
                 layout, host_shape, lambda request: layout.fields(request.port, request.row)
             )
         )
-        outstanding = [Signal(range(ROW_DEPTH + 1), name=f"outstanding{p}") for p in range(n_ports)]
+        outstanding = Signal(range(ROW_DEPTH + 1))
         draining = Signal()  # the rows that are under way are dropped
         with m.If(self.aborted):
             m.d.sync += draining.eq(1)
-        with m.Elif(~Cat(outstanding).any()):
+        with m.Elif(outstanding == 0):
             m.d.sync += draining.eq(0)
         for port, (head, requests) in enumerate(zip(heads, self.requests, strict=False)):
             m.submodules[f"head{port}"] = head
@@ -183,7 +183,7 @@ class SdramRows(wiring.Component):
             opened[b] & ~stale[b] & ~waits[b].runs & ~opening[b] for b in range(N_BANKS)
         )
         for user, head in enumerate(heads):
-            may = 1 if user == host else ~outstanding[user][-1]
+            may = 1 if user == host else ~outstanding[-1]
             m.d.comb += [
                 *(page_in.eq(page) for page_in, page in zip(head.pages, pages, strict=True)),
                 head.active.eq(Cat(active)),
@@ -388,20 +388,24 @@ class SdramRows(wiring.Component):
         with m.If(arrives & (n_words == layout.row_words - 1)):
             m.d.sync += complete.eq(1 << arriving_user)
 
+        # One queue for all ports: a single bus of rows leads to them.
+        entry = data.StructLayout({"row": layout.row_bits, "port": range(max(n_ports, 2))})
+        m.submodules.rows = queue = Queue(entry, ROW_DEPTH, always_ready=True)
+        taken = Signal()
+        m.d.comb += [
+            queue.i.valid.eq(Cat(complete[port] for port in range(n_ports)).any()),
+            queue.i.p.row.eq(row),
+            queue.i.p.port.eq(encode_one_hot(Cat(complete[port] for port in range(n_ports)))),
+            queue.o.ready.eq(Array(rows.ready for rows in self.rows)[queue.o.p.port] | draining),
+            taken.eq(queue.o.valid & queue.o.ready),
+        ]
+        takes = Cat(heads[port].take for port in range(n_ports)).any()
+        m.d.sync += outstanding.eq(outstanding + takes - taken)
         for port, rows in enumerate(self.rows):
-            m.submodules[f"rows{port}"] = queue = Queue(
-                layout.row_bits, ROW_DEPTH, always_ready=True
-            )
-            taken = Signal(name=f"taken{port}")
             m.d.comb += [
-                queue.i.valid.eq(complete[port]),
-                queue.i.p.eq(row),
-                rows.valid.eq(queue.o.valid & ~draining),
-                rows.p.eq(queue.o.p),
-                queue.o.ready.eq(rows.ready | draining),
-                taken.eq(queue.o.valid & queue.o.ready),
+                rows.valid.eq(queue.o.valid & (queue.o.p.port == port) & ~draining),
+                rows.p.eq(queue.o.p.row),
             ]
-            m.d.sync += outstanding[port].eq(outstanding[port] + heads[port].take - taken)
         with m.If(complete[host]):
             m.d.sync += [self.read_row.p.eq(row), self.read_row.valid.eq(1)]
         with m.Elif(self.read_row.ready):
