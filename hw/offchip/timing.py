@@ -81,8 +81,9 @@ class SdramChip:
 
 ULX3S_SDRAM = SdramChip(
     name="ULX3S: MT48LC16M16A2, W9825G6KH or AS4C32M16SB",
-    # MT48LC16M16A2-75 (Micron), W9825G6KH-6 (Winbond) and AS4C32M16SB-7 (Alliance) are found on boards of different revisions and sizes. Each
-    # value is that of the slowest of them. AS4C32M16SB has 1024 columns, of which half are used.
+    # MT48LC16M16A2-75 (Micron), W9825G6KH-6 (Winbond) and AS4C32M16SB-7 (Alliance) are found on
+    # boards of different revisions and sizes. Each value is that of the slowest of them.
+    # AS4C32M16SB has 1024 columns, of which half are used.
     rows=8192,
     columns=512,
     data_bits=16,
