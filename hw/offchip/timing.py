@@ -81,9 +81,9 @@ class SdramChip:
 
 ULX3S_SDRAM = SdramChip(
     name="ULX3S: MT48LC16M16A2, W9825G6KH or AS4C32M16SB",
-    # MT48LC16M16A2-75 (Micron 256Mb SDR SDRAM, rev. W), W9825G6KH-6 (Winbond, A01-003) and
-    # AS4C32M16SB-7 (Alliance, rev. 3.0) are found on boards of different revisions and sizes. Each
-    # value is that of the slowest of them. AS4C32M16SB has 1024 columns, of which half are used.
+    # MT48LC16M16A2-75 (Micron), W9825G6KH-6 (Winbond) and AS4C32M16SB-7 (Alliance) are found on
+    # boards of different revisions and sizes. Each value is that of the slowest of them.
+    # AS4C32M16SB has 1024 columns, of which half are used.
     rows=8192,
     columns=512,
     data_bits=16,
@@ -100,7 +100,7 @@ ULX3S_SDRAM = SdramChip(
 TANG_NANO_20K_SDRAM = SdramChip(
     name="Tang Nano 20K: SDRAM inside the GW2AR-18",
     # Gowin names no chip. LiteX drives it as an M12L64322A or EM638325; the values are the slowest
-    # ones of M12L64322A-7T (ESMT, rev. 1.6) and EM638325-7 (Etron, rev. 1.6).
+    # ones of M12L64322A-7T (ESMT) and EM638325-7 (Etron).
     rows=2048,
     columns=256,
     data_bits=32,
@@ -116,7 +116,7 @@ TANG_NANO_20K_SDRAM = SdramChip(
 )
 COLORLIGHT_I5_SDRAM = SdramChip(
     name="Colorlight i5: EM638325BK-6H or M12L64322A",
-    # EM638325-6 (Etron, rev. 1.6) and M12L64322A-7T (ESMT, rev. 1.6): the slower value of each.
+    # EM638325-6 (Etron) and M12L64322A-7T (ESMT): the slower value of each.
     rows=2048,
     columns=256,
     data_bits=32,

@@ -27,7 +27,7 @@ def small_batches(monkeypatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("n_ports", "row_words", "n_cycles"), [(1, 2, 50), (2, 4, 45), (4, 2, 45)])
+@pytest.mark.parametrize(("n_ports", "row_words", "n_cycles"), [(1, 2, 40), (2, 4, 40), (4, 2, 40)])
 def test_no_rule_is_violated(n_ports: int, row_words: int, n_cycles: int, tmp_path: Path) -> None:
     proof = Proof(small(n_ports, row_words), lambda rules: rules.bad.any())
     assert proof.search(tmp_path, n_cycles, 600) == (n_cycles, False)
