@@ -25,7 +25,7 @@ from sw.convert import fold
 from sw.convert.quantize import QuantizeError
 from sw.data import inputs
 from sw.data.dataset import DataError
-from sw.exchange import integers, nearest, topology
+from sw.exchange import nearest, topology
 from sw.exchange.assembly import Imported
 from sw.exchange.export import Export, Images, export_network, find_images
 from sw.exchange.graph import ExchangeError
@@ -34,7 +34,7 @@ from sw.model import checkpoint, datasets
 from sw.model.checkpoint import CheckpointError
 from sw.model.config import ModelConfig, ModelError
 from sw.network import netfile
-from sw.network.encoder import InputError, check_input
+from sw.network.encoder import InputError
 from sw.network.network import NetworkError
 from sw.reporting import tables
 from sw.training.resume import TrainError
@@ -282,23 +282,13 @@ def main(argv: list[str] | None = None) -> int:
     change = None
     if imported and imported.near:
         change = nearest.measure(imported, images.images)
-    before = None
-    if imported and arguments.fine_tune:
-        network = integers.quantised(imported, weight_bits, calibration=images.calibration)
-        check_input(network, images.images)
-        before = fine_tuning.measure(network, images)
-        dataset = datasets.load_for(_data_values(imported), arguments.data_dir, arguments.data)
-        imported = fine_tuning.fine_tuned(imported, dataset, weight_bits, arguments.fine_tune, say)
-    exported = export_network(arguments.checkpoint, config, weight_bits, images, imported)
     tuning = None
-    if before is not None:
-        tuning = fine_tuning.Tuning(
-            n_epochs=arguments.fine_tune,
-            n_samples=len(dataset.train),
-            before=before,
-            after=fine_tuning.measure(exported.network, images),
-            measured_on=images.what,
+    if imported and arguments.fine_tune:
+        dataset = datasets.load_for(_data_values(imported), arguments.data_dir, arguments.data)
+        imported, tuning = fine_tuning.fine_tuned(
+            imported, dataset, weight_bits, arguments.fine_tune, images, say
         )
+    exported = export_network(arguments.checkpoint, config, weight_bits, images, imported)
     path = arguments.out or arguments.checkpoint.with_suffix(netfile.SUFFIX)
     n_bytes = 0
     if exported.program is not None:

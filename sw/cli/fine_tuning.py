@@ -59,9 +59,16 @@ def fine_tuned(
     dataset: Dataset,
     weight_bits: int,
     n_epochs: int,
+    images: Images,
     say: Callable[[str], None],
-) -> Imported:
-    """Return an imported network that was trained in integers on the user's data.
+) -> tuple[Imported, Tuning]:
+    """Train an imported network in integers on the user's data; return it and what that changed.
+
+    Parameters
+    ----------
+    weight_bits : width of the weights in bits.
+    images : images to measure on before and after, of which there must be some.
+    say : called with lines about the progress.
 
     Raises
     ------
@@ -73,6 +80,9 @@ def fine_tuned(
         There are too few samples, or the loss is not finite.
     """
     folded = imported.folded
+    before = measure(
+        integers.quantised(imported, weight_bits, calibration=images.calibration), images
+    )
     check_labels(dataset.train.labels, len(folded.labels), f"the training data of {dataset.name}")
     n_samples = len(dataset.train)
     config = TrainConfig(
@@ -98,7 +108,14 @@ def fine_tuned(
     network = replace(network, provenance=network.provenance | {"fine_tuned": record})
     # The scales are the network's own from now on, not those of the file.
     ones = {name: np.ones_like(values) for name, values in imported.multipliers.items()}
-    return replace(imported, folded=network, multipliers=ones)
+    tuned = replace(imported, folded=network, multipliers=ones)
+    return tuned, Tuning(
+        n_epochs=n_epochs,
+        n_samples=n_samples,
+        before=before,
+        after=measure(integers.quantised(tuned, weight_bits), images),
+        measured_on=images.what,
+    )
 
 
 def measure(network: Network, images: Images) -> Measured:
