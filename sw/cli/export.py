@@ -12,6 +12,7 @@ from typing import Any
 
 from hw.boards.configs import CONFIGS_HELP, board_name, config_by_name
 from hw.spec import N_LEAK_SHIFTS, SpecError
+from sw.cli import fine_tuning
 from sw.cli.commands import (
     EXIT_BAD_INPUT,
     EXIT_INTERRUPTED,
@@ -30,13 +31,14 @@ from sw.exchange.assembly import Imported
 from sw.exchange.export import Export, Images, export_network, find_images
 from sw.exchange.graph import ExchangeError
 from sw.exchange.readers import ReadOptions, find_reader, missing_topology, unused_option
-from sw.model import checkpoint
+from sw.model import checkpoint, datasets
 from sw.model.checkpoint import CheckpointError
-from sw.model.config import ModelError
+from sw.model.config import ModelConfig, ModelError
 from sw.network import netfile
 from sw.network.encoder import InputError
 from sw.network.network import NetworkError
 from sw.reporting import tables
+from sw.training.resume import TrainError
 
 BOARD = "ulx3s-85f"
 """Default board to compile for."""
@@ -48,10 +50,17 @@ def _data_values(imported: Imported) -> dict[str, Any]:
     """Return the values of a checkpoint that :func:`sw.exchange.export.find_images` needs.
 
     A network imported from another framework has no checkpoint. The result has the number of
-    timesteps and the shape of the network's input, in the places where a checkpoint has them.
+    timesteps, the kind and shape of the network's input, and the number of classes, in the places
+    where a checkpoint has them.
     """
-    shape = {"timesteps": imported.folded.timesteps, "image_shape": imported.folded.image_shape}
-    return {"model_config": shape, "data": {}}
+    folded = imported.folded
+    config = ModelConfig(
+        timesteps=folded.timesteps,
+        image_shape=folded.image_shape,
+        n_classes=len(folded.labels),
+        frames=folded.encoder is None,
+    )
+    return {"model_config": config.to_dict(), "data": {}}
 
 
 def _images(
@@ -126,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
   python -m sw.export ckpt.pt --board icebreaker --json > report.json
   python -m sw.export ckpt.pt --board ulx3s-85f-sdram --unshare element/per-timestep
   python -m sw.export net.nir --timesteps 4             a NIR graph
+  python -m sw.export net.nir --nearest-leak --data my-data --fine-tune 3
   python -m sw.export csnn.pt --topology csnn.json      a SpikingJelly or snnTorch state dict
 
 exit codes: {EXIT_OK} written, {EXIT_NO} does not fit the board (nothing is written),
@@ -214,6 +224,13 @@ exit codes: {EXIT_OK} written, {EXIT_NO} does not fit the board (nothing is writ
         help="for a leak that the device lacks, take the nearest one of up to N shifts (default: "
         f"{N_LEAK_SHIFTS}; the iCE40 boards have one), and report what that changes",
     )
+    other.add_argument(
+        "--fine-tune",
+        type=int,
+        metavar="EPOCHS",
+        help="train the network's integers on the training samples of --data, and report how "
+        "accuracy and spikes change",
+    )
     return parser
 
 
@@ -226,6 +243,7 @@ exit codes: {EXIT_OK} written, {EXIT_NO} does not fit the board (nothing is writ
     NetworkError,
     QuantizeError,
     SpecError,
+    TrainError,
     netfile.NetworkFileError,
     interrupted="interrupted, nothing was written",
 )
@@ -241,6 +259,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--pixel-max and --dt take positive numbers")
     if arguments.input and arguments.data_dir:
         parser.error("--data-dir is the folder of a data set, and cannot be used with --input")
+    if arguments.fine_tune is not None and (arguments.fine_tune < 1 or arguments.data is None):
+        parser.error("--fine-tune takes a number of at least 1, and needs --data to train on")
     options = ReadOptions(
         **{f.name: getattr(arguments, f.name) for f in dataclasses.fields(ReadOptions)}
     )
@@ -259,12 +279,23 @@ def main(argv: list[str] | None = None) -> int:
     imported = reader.read(arguments.checkpoint, options) if reader else None
     if reader is None and (problem := missing_topology(arguments.checkpoint)):
         raise ExchangeError(problem)
+    if arguments.fine_tune and imported is None:
+        parser.error(
+            "--fine-tune is for networks of other frameworks: train a checkpoint further with "
+            f"python -m sw.train --init {arguments.checkpoint} --bits {weight_bits}"
+        )
     images = _images(arguments, imported, say)
     what = images.what or "no images"
     say(f"quantising to {weight_bits} bits, compiling for {arguments.board}, measuring on {what}")
     change = None
     if imported and imported.near:
         change = nearest.measure(imported, images.images)
+    tuning = None
+    if imported and arguments.fine_tune:
+        dataset = datasets.load_for(_data_values(imported), arguments.data_dir, arguments.data)
+        imported, tuning = fine_tuning.fine_tuned(
+            imported, dataset, weight_bits, arguments.fine_tune, images, say
+        )
     exported = export_network(
         arguments.checkpoint, config, weight_bits, images, imported, arguments.unshare
     )
@@ -274,11 +305,14 @@ def main(argv: list[str] | None = None) -> int:
         n_bytes = netfile.save(path, exported.network, exported.program.config)
     if arguments.json:
         more = {} if change is None else {"nearest_leak": dataclasses.asdict(change)}
+        more |= {} if tuning is None else {"fine_tuning": dataclasses.asdict(tuning)}
         print(json.dumps(exported.to_dict() | more, indent=1))
     else:
         print(as_text(exported))
         if change is not None:
             print(change.as_text())
+        if tuning is not None:
+            print(tuning.as_text())
     if exported.program is None:
         target = exported.boards[0]
         print(f"error: {target.problem}; nothing was written", file=sys.stderr)

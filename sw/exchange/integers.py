@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hw.spec import PARAM_BITS, Leak, Reset, signed_range
 from sw.convert import quantize
-from sw.convert.folded import FoldedLayer
+from sw.convert.folded import FoldedLayer, FoldedNetwork
 from sw.exchange.assembly import Imported
 from sw.exchange.graph import TOLERANCE, Float
 from sw.network.network import IMAGE, Layer, Network
@@ -48,12 +48,18 @@ def quantised(
     network = quantize.quantize(
         imported.folded, weight_bits, param_bits=param_bits, calibration=calibration
     )
-    ors = {layer.name: layer.weight for layer in imported.folded.layers if _is_or(layer)}
+    weights = {layer.name: layer.weight for layer in imported.folded.layers}
+    ors = or_layers(imported.folded)
     layers = [
-        _or_layer(layer, ors[layer.name]) if layer.name in ors else layer
+        _or_layer(layer, weights[layer.name]) if layer.name in ors else layer
         for layer in network.layers
     ]
     return replace(network, layers=tuple(layers))
+
+
+def or_layers(network: FoldedNetwork) -> set[str]:
+    """Return the names of a network's layers of ORs, whose numbers are not to be changed."""
+    return {layer.name for layer in network.layers if _is_or(layer)}
 
 
 def _is_or(layer: FoldedLayer) -> bool:

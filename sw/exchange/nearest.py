@@ -73,8 +73,8 @@ class Change:
             )
         lines.append(
             f"nearest    same class as in the framework in {self.same_class:.2%} of "
-            f"{self.n_samples} samples; train the network further with these leaks to win back "
-            "what is lost"
+            f"{self.n_samples} samples; --data DATA --fine-tune 3 trains its integers with these "
+            "leaks, to win back what is lost"
         )
         return "\n".join(lines)
 

@@ -248,7 +248,7 @@ class SpikingResNet(nn.Module):
         unknown = set(config.neurons) - set(self.neurons())
         require(not unknown, f"neurons: there are no layers {', '.join(sorted(unknown))}")
         for module in self.modules():
-            # On the meta device are no numbers, and torch would load its compiler to draw them.
+            # The meta device has no numbers, and torch would load its compiler to draw them.
             if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 

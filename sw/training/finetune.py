@@ -18,20 +18,21 @@ rounded, because torch's convolution may use an algorithm whose result is not ex
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
+import abc
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hw.spec import PARAM_BITS, Leak, signed_range
+from hw.spec import PARAM_BITS, Gate, Leak, signed_range
 from sw.convert import fold, quantize
-from sw.convert.fold import TrainedLayer
 from sw.convert.folded import Scales
 from sw.convert.quantize import ENCODER_PARAM_BITS, ENCODER_WEIGHT_BITS
-from sw.model.functional import NeuronFunction, join
+from sw.model.config import NeuronConfig
+from sw.model.functional import EAGER, Backend, NeuronFunction, join
 from sw.model.resnet import Logits, SpikingResNet
 from sw.network.encoder import PIXEL_MAX
 from sw.network.network import IMAGE, INPUT
@@ -58,29 +59,60 @@ def rounded(x: Tensor) -> Tensor:
     return cast(Tensor, _Round.apply(x))
 
 
-class IntegerNet(nn.Module):
-    """Integer network made from the float network ``model``, whose parameters it trains.
+class FloatLayer(Protocol):
+    """Layer with float parameters, from which an :class:`IntegerLayers` makes integers.
 
-    Input and output are those of :class:`sw.model.resnet.SpikingResNet`; class scores are in the
-    float network's units. ``model`` must not have an auxiliary pathway;
-    :meth:`sw.model.resnet.SpikingResNet.detach_aap` removes it. ``scales`` are the float values
-    that the integer 1 stands for.
-
-    Raises
-    ------
-    sw.model.config.ModelError
-        No device can run the model (:func:`sw.convert.fold.check`).
+    The attributes are those of :class:`sw.convert.fold.TrainedLayer`, which is one.
     """
 
-    def __init__(self, model: SpikingResNet, scales: Scales):
+    @property
+    def name(self) -> str: ...
+    @property
+    def sources(self) -> tuple[str, ...]: ...
+    @property
+    def reads_image(self) -> bool: ...
+    @property
+    def neuron(self) -> NeuronConfig | None: ...
+    @property
+    def gate(self) -> Gate: ...
+    @property
+    def identity(self) -> str | None: ...
+    @property
+    def pool(self) -> tuple[int, int]: ...
+    def folded(self) -> tuple[Tensor, Tensor]: ...
+    def structure(self) -> dict[str, Any]: ...
+
+
+class IntegerLayers(nn.Module, abc.ABC):
+    """Network of integer layers that are made from float layers, whose parameters it trains.
+
+    Input and output are those of :class:`sw.model.resnet.SpikingResNet`; class scores are in the
+    float network's units.
+
+    Parameters
+    ----------
+    scales : the float values that the integer 1 stands for.
+    timesteps : number of timesteps.
+    frames : whether the input is binary frames in place of images.
+    """
+
+    def __init__(self, scales: Scales, timesteps: int, frames: bool):
         super().__init__()
-        assert model.aap is None, "detach the auxiliary pathway first"
-        self.model = model
         self.scales = scales
-        fold.check(model)
+        self.timesteps = timesteps
+        self.frames = frames
         for name, integers in scales.thresholds.items():
             thresholds = torch.from_numpy(integers.astype(np.float64))
             self.register_buffer(_buffer(name), thresholds, persistent=False)
+
+    @property
+    def backend(self) -> Backend:
+        """Functions that compute the neurons."""
+        return EAGER
+
+    @abc.abstractmethod
+    def layers(self) -> Sequence[FloatLayer]:
+        """Return all layers in order; the last one is the output layer."""
 
     def forward(
         self, images: Tensor, record: Callable[[str, Tensor], None] | None = None
@@ -93,7 +125,7 @@ class IntegerNet(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             return self._run(images, record)
 
-    def integers(self, trained: TrainedLayer) -> tuple[Tensor, Tensor, Tensor | None]:
+    def integers(self, trained: FloatLayer) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the integer weight, bias and threshold of a layer, as float64 tensors.
 
         Their shapes are those of :class:`sw.network.network.AnyLayer`. Gradients of weight and bias
@@ -113,14 +145,13 @@ class IntegerNet(nn.Module):
         return weight, rounded(bias / divisor[None]).clamp(-most, most), threshold
 
     def _run(self, images: Tensor, record: Callable[[str, Tensor], None] | None) -> Logits:
-        config = self.model.config
-        timesteps = config.timesteps
+        timesteps = self.timesteps
         maps: dict[str, Tensor] = {}  # (T * N, C, H, W)
-        if config.frames:
+        if self.frames:
             maps[INPUT] = images.transpose(0, 1).flatten(0, 1)
         else:
             maps[IMAGE] = torch.round(images * PIXEL_MAX)
-        *firing, classifier = fold.trained_layers(self.model)
+        *firing, classifier = self.layers()
         for trained in firing:
             name = INPUT if trained.reads_image else trained.name
             spikes = self._layer(trained, _input_of(trained, maps), timesteps)
@@ -135,7 +166,7 @@ class IntegerNet(nn.Module):
                     record(name, spikes.unflatten(0, (timesteps, len(images))))
         return Logits(self._logits(classifier, _input_of(classifier, maps), timesteps), None)
 
-    def _layer(self, trained: TrainedLayer, source: Tensor, timesteps: int) -> Tensor:
+    def _layer(self, trained: FloatLayer, source: Tensor, timesteps: int) -> Tensor:
         """Run a layer on the spikes, sums of spikes or pixels (T * N, C, H, W) that it reads.
 
         Return its spikes (T * N, O, H', W'), before gate and pooling.
@@ -143,6 +174,7 @@ class IntegerNet(nn.Module):
         assert trained.neuron is not None
         weight, bias, threshold = self.integers(trained)
         assert threshold is not None
+        weight = weight.expand(*weight.shape[:5], *trained.structure()["kernel"])
         input_max = PIXEL_MAX if trained.reads_image else len(trained.sources)
         with torch.no_grad():
             most = input_max * weight.abs().sum((4, 5, 6)).max() + bias.abs().max()
@@ -155,17 +187,19 @@ class IntegerNet(nn.Module):
         leak = Leak[neuron.leak], neuron.leak_shifts
         limit = threshold.to(dtype).permute(2, 0, 1)
         spikes = NeuronFunction.apply(
-            drive, neuron.decay, timesteps, neuron, limit, leak, self.model.backend
+            drive, neuron.decay, timesteps, neuron, limit, leak, self.backend
         )
         return cast(Tensor, spikes).to(source.dtype).flatten(0, 1)
 
-    def _logits(self, trained: TrainedLayer, source: Tensor, timesteps: int) -> Tensor:
+    def _logits(self, trained: FloatLayer, source: Tensor, timesteps: int) -> Tensor:
         """Return the output layer's class scores (N, n_classes), in the float network's units.
 
         ``source`` holds the spikes (T * N, C, H, W) that the layer reads, or their sums.
         """
         weight, bias, _ = self.integers(trained)
         weight = weight[:, 0, 0].to(source.dtype)  # (t|1, o, c, ky|1, kx|1)
+        if weight.shape[3:] != (1, 1):
+            weight = weight.expand(*weight.shape[:3], *source.shape[2:])
         timed = source.unflatten(0, (timesteps, -1))
         if weight.shape[3:] == (1, 1):
             timed = timed.sum((3, 4), keepdim=True)
@@ -174,10 +208,39 @@ class IntegerNet(nn.Module):
         return ((sums + bias[0, 0, 0]) * self.scales.output).to(source.dtype)
 
 
-def _input_of(trained: TrainedLayer, maps: dict[str, Tensor]) -> Tensor:
-    """Return the sum of the maps (T * N, C, H, W) that a layer reads."""
-    first, *others = (maps[name] for name in trained.sources)
-    return sum(others, first)
+def _input_of(trained: FloatLayer, maps: dict[str, Tensor]) -> Tensor:
+    """Return what a layer reads: the sum of its maps (T * N, C, H, W), or all their channels."""
+    found = [maps[name] for name in trained.sources]
+    if trained.structure().get("stacked"):
+        return torch.cat(found, 1)
+    return sum(found[1:], found[0])
+
+
+class IntegerNet(IntegerLayers):
+    """Integer network made from the float network ``model``, whose parameters it trains.
+
+    ``model`` must not have an auxiliary pathway;
+    :meth:`sw.model.resnet.SpikingResNet.detach_aap` removes it. ``scales`` are the float values
+    that the integer 1 stands for.
+
+    Raises
+    ------
+    sw.model.config.ModelError
+        No device can run the model (:func:`sw.convert.fold.check`).
+    """
+
+    def __init__(self, model: SpikingResNet, scales: Scales):
+        assert model.aap is None, "detach the auxiliary pathway first"
+        fold.check(model)
+        super().__init__(scales, model.config.timesteps, model.config.frames)
+        self.model = model
+
+    @property
+    def backend(self) -> Backend:
+        return self.model.backend
+
+    def layers(self) -> Sequence[FloatLayer]:
+        return fold.trained_layers(self.model)
 
 
 def _buffer(layer: str) -> str:
@@ -185,16 +248,16 @@ def _buffer(layer: str) -> str:
     return "threshold_" + layer.replace(".", "_")
 
 
-def _weighted_sums(trained: TrainedLayer, source: Tensor, weight: Tensor, n_times: int) -> Tensor:
+def _weighted_sums(trained: FloatLayer, source: Tensor, weight: Tensor, n_times: int) -> Tensor:
     """Return a layer's weighted input sums (T|1, N, O, H', W'), without bias.
 
     ``source`` is the layer's input (T * N, C, H, W); ``weight`` may differ between positions and
     timesteps, as in :class:`sw.network.network.AnyLayer`. ``n_times`` is T, or 1 for an image.
     """
-    conv = trained.module
-    assert isinstance(conv, nn.Conv2d)
-    stride, padding = fold.pair(conv.stride), fold.pair(conv.padding)
-    times, rows, columns, n_out, _, kernel_y, kernel_x = weight.shape
+    structure = trained.structure()
+    stride, padding = structure.get("stride", (1, 1)), structure.get("padding", (0, 0))
+    kernel = structure["kernel"]
+    times, rows, columns, n_out = weight.shape[:4]
     timed = source.unflatten(0, (n_times, -1))
     if rows == columns == 1:
         sums = [
@@ -203,7 +266,7 @@ def _weighted_sums(trained: TrainedLayer, source: Tensor, weight: Tensor, n_time
         ]
         return torch.cat(sums).unflatten(0, (n_times, -1))
     # One matrix product for each position (and timestep, if weights differ between timesteps).
-    windows = F.unfold(source, (kernel_y, kernel_x), 1, padding, stride)  # (T * N, taps, positions)
+    windows = F.unfold(source, kernel, 1, padding, stride)  # (T * N, taps, positions)
     windows = windows.unflatten(0, (times, -1)).permute(0, 3, 1, 2)  # (t, positions, N', taps)
     taps = weight.reshape(times, rows * columns, n_out, -1).transpose(2, 3)
     product = (windows @ taps).permute(0, 2, 3, 1)  # (t, N', O, positions)

@@ -49,8 +49,7 @@ def test_checkpoint(path: Path) -> None:
         return
     samples = catalogue.load_samples()
     bits = folded.scales.weight_bits if folded.scales else 8
-    predictions = reference.run(
-        quantize.quantize(folded, bits), samples.images, keep_spikes=False
-    ).predictions
+    network = quantize.quantize(folded, bits, calibration=images[:50])
+    predictions = reference.run(network, samples.images, keep_spikes=False).predictions
     accuracy = 100 * float(np.mean(predictions == samples.labels))
     assert accuracy == pytest.approx(values["results"]["test"]["spike"], abs=6)

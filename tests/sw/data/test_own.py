@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from sw.data import catalogue, labels
+from sw.data import catalogue, labels, own
 from sw.data.dataset import DataError, Dataset, Parts, Split, assemble
+from sw.data.files import IMAGE_SUFFIXES
 
 N = 40
 CLASSES = np.arange(N) % 4
@@ -251,3 +253,11 @@ def test_classes_are_matched_by_their_names() -> None:
     assert found is not None and found.tolist() == [0, 1]
     assert labels.as_named(np.array([0, 1]), ("dog", "cow"), ("cat", "dog")) is None
     assert labels.as_named(np.array([0, 1]), ("class 0", "class 1"), ("a", "b", "c")) is None
+
+
+def test_the_document_lists_what_is_read() -> None:
+    document = (Path(__file__).parents[3] / "docs" / "learning.md").read_text()
+    arrays = set(re.findall(r"\b[xy]_\w+|\btrain_\w+", own.FILES))
+    assert {"x_train", "y_test", "train_labels"} <= arrays
+    for name in (*arrays, *IMAGE_SUFFIXES, "val/CLASS/", "test/CLASS/", "(N, H, W, C)"):
+        assert name in document

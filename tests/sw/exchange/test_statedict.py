@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from sw.exchange.graph import ExchangeError
 from sw.exchange.statedict import from_state_dict
 from sw.network import netfile, reference
 from tests.damage import empty_pickle
+from tests.datasets import easy_split
 from tests.sw.csnn import CSNN, T
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
@@ -292,7 +294,7 @@ def test_the_nearest_leak_is_reported(tmp_path: Path, capsys: pytest.CaptureFixt
     assert export.main([*options, "--nearest-leak"]) == export.EXIT_OK
     said = capsys.readouterr().out
     assert "nearest    conv_fc.0: leak 0.6667 becomes 0.6875; " in said
-    assert "of 20 samples; train the network further with these leaks" in said
+    assert "of 20 samples; --data DATA --fine-tune 3 trains its integers with these leaks" in said
     assert export.main([*options, "--nearest-leak", "--json"]) == export.EXIT_OK
     change = json.loads(capsys.readouterr().out)["nearest_leak"]
     assert change["n_samples"] == 20 and len(change["layers"]) == 4
@@ -300,6 +302,47 @@ def test_the_nearest_leak_is_reported(tmp_path: Path, capsys: pytest.CaptureFixt
     network = netfile.load(tmp_path / "csnn.spikefold").network
     recorded = network.provenance["nearest_leak"]["conv_fc.4"]
     assert recorded == {"decay": [pytest.approx(2 / 3)]}
+
+
+def test_an_imported_network_is_fine_tuned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The leaks are only the nearest ones; training in integers makes up for more than that."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        neuron.LIFNode(tau=3.0, v_threshold=0.3),
+        nn.Flatten(),
+        nn.Linear(4 * 12 * 8, 2),
+    )
+    torch.save(net.state_dict(), tmp_path / "net.pt")
+    (tmp_path / "net.json").write_text(json.dumps(describe(net, T, (1, 14, 10))))
+    arrays = {}
+    for n_images, seed, part in ((200, 1, "train"), (60, 2, "test")):
+        split = easy_split(n_images, seed)
+        arrays |= {f"x_{part}": split.images, f"y_{part}": split.labels}
+    np.savez(tmp_path / "mine.npz", **arrays)
+    command = [str(tmp_path / "net.pt"), "--topology", str(tmp_path / "net.json")]
+    command += ["--nearest-leak", "--fine-tune", "4"]
+    with pytest.raises(SystemExit):
+        export.main(command)
+    assert "and needs --data to train on" in capsys.readouterr().err
+    command += ["--data", str(tmp_path / "mine.npz")]
+    assert export.main(command) == export.EXIT_OK
+    said = capsys.readouterr().out
+    assert "epoch 4/4: loss " in said and "nearest    0: leak 0.6667 becomes 0.6875" in said
+    assert re.search(
+        r"fine-tuned 4 epochs of 180 samples: accuracy \d+\.\d\d% becomes 100\.00%, [\d,]+ spikes "
+        r"a sample become [\d,]+ \(in integers, on 20 validation images of mine",
+        said,
+    )
+    assert export.main([*command, "--json"]) == export.EXIT_OK
+    report = json.loads(capsys.readouterr().out)
+    tuning = report["fine_tuning"]
+    assert tuning["after"]["accuracy"] == report["accuracy"]["quantised"] == 1
+    assert tuning["before"]["accuracy"] < 0.8
+    network = netfile.load(tmp_path / "net.spikefold").network
+    assert network.provenance["fine_tuned"] == {"data": "mine", "epochs": 4, "n_samples": 180}
 
 
 def test_a_tensor_that_claims_more_than_the_file_holds_is_refused(tmp_path: Path) -> None:
