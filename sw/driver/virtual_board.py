@@ -7,11 +7,12 @@ import contextlib
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
-from sw.driver.errors import DeviceNotFound
+from sw.driver.errors import DeviceNotFound, LinkLost
 
 
 def is_virtual(path: str) -> bool:
@@ -56,7 +57,7 @@ class VirtualBoard:
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "sim.virtual_board"),
-                *("--config", config_name, "--latency", str(latency_ms)),
+                *("--config", config_name, "--latency", str(latency_ms), "--direct"),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -89,6 +90,31 @@ class VirtualBoard:
         while the board is idle."""
         self._process.send_signal(signal.SIGUSR2)
         return int(json.loads(self._read_line())["n_cycles"])
+
+    def write_rows(self, space: int, row: int, n_row_bytes: int, rows: bytes) -> None:
+        """Write rows to a memory of the simulated device past its serial line, while it is idle.
+
+        This takes no simulated time. The rows are not verified, like those of a WRITE request.
+
+        Parameters
+        ----------
+        space, row : memory (:class:`hw.protocol.Space`), and index of the first row.
+        n_row_bytes : number of bytes of a row, see :func:`hw.protocol.row_bytes`.
+        rows : the rows, as a WRITE request carries them.
+
+        Raises
+        ------
+        LinkLost
+            The process has ended.
+        """
+        assert self._process.stdin is not None
+        pipe = self._process.stdin.buffer
+        header = struct.pack("=4I", space, row, len(rows) // n_row_bytes, n_row_bytes)
+        with contextlib.suppress(OSError):  # a pipe without a reader, which then answers nothing
+            pipe.write(header + rows)
+            pipe.flush()
+        if self._read_line() != "ok":
+            raise LinkLost(f"the virtual board on {self.port} has ended. Open it again")
 
     def _read_line(self) -> str:
         assert self._process.stdout is not None
