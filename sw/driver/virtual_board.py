@@ -108,11 +108,12 @@ class VirtualBoard:
             The process has ended.
         """
         assert self._process.stdin is not None
-        pipe = self._process.stdin.buffer
+        pipe = self._process.stdin.fileno()
         header = struct.pack("=4I", space, row, len(rows) // n_row_bytes, n_row_bytes)
         with contextlib.suppress(OSError):  # a pipe without a reader, which then answers nothing
-            pipe.write(header + rows)
-            pipe.flush()
+            left = memoryview(header + rows)
+            while left:
+                left = left[os.write(pipe, left) :]
         if self._read_line() != "ok":
             raise LinkLost(f"the virtual board on {self.port} has ended. Open it again")
 
