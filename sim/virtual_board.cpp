@@ -4,8 +4,14 @@
 // by bit at the rate that the terminal is set to. Ends when its standard input is closed, or with a
 // signal (SIGUSR1 resets the device, SIGUSR2 prints the statistics). While the device reports no
 // activity and no byte is on its way, the simulated time stands still and the process sleeps.
-// While only the link is at work, as it is for most of the time that loading takes, the core's clock
-// stands still. With the macro PORTABLE the device is the portable Verilog, which has one clock and a
+// While only the link is at work, the core's clock stands still.
+//
+// With the option --direct, standard input carries rows to write to the memories past the serial line:
+// a RowsHeader, then the rows as on the line. They are written in cycles that are not counted, while
+// the device is idle; then "ok" is printed. Nothing else of the device is bypassed: the host can have
+// it check the rows over the line.
+//
+// With the macro PORTABLE the device is the portable Verilog, which has one clock and a
 // reset that it prolongs itself.
 #include <asm/termbits.h>  // for rates of any value, which <termios.h> does not know
 #include <fcntl.h>
@@ -15,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <stdint.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -36,7 +43,7 @@ namespace {
 
 constexpr double kClkHz = CLK_HZ;
 constexpr double kResetSeconds = 30e-6;  // more than the portable device prolongs its reset
-constexpr int kSettleCycles = 64;  // core clocks after `core_wanted` falls; fewer than 12 suffice
+constexpr int kSettleCycles = 16;  // core clocks after `core_wanted` falls; fewer than 12 suffice
 constexpr int kSliceCycles = 1024;  // simulated between two checks of the terminal
 constexpr size_t kMaxUnsent = 1 << 16;  // bytes that a client has not read yet
 constexpr size_t kMaxToSend = 4096;  // bytes of a client that wait for the line
@@ -85,6 +92,11 @@ struct Terminal {
         if (ioctl(slave, TCGETS2, &settings) < 0 || settings.c_ospeed == 0) return kClkHz;
         return std::max(1.0, kClkHz / settings.c_ospeed);
     }
+};
+
+// What precedes rows on standard input, in this machine's byte order.
+struct RowsHeader {
+    uint32_t space, row, n_rows, n_row_bytes;
 };
 
 // Bytes of a client, which are sent from cycle `due` on at the rate at which they were written.
@@ -163,10 +175,12 @@ struct Uart {
 
 int main(int argc, char** argv) {
     bool stats = false;
+    bool direct = false;
     [[maybe_unused]] const char* sdram_path = nullptr;  // file of the SDRAM's contents
     unsigned long n_latency_cycles = 0;  // of the adapter between client and line, each way
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--stats") == 0) stats = true;
+        if (strcmp(argv[i], "--direct") == 0) direct = true;
         if (strncmp(argv[i], "--sdram=", 8) == 0) sdram_path = argv[i] + 8;
         if (strncmp(argv[i], "--latency=", 10) == 0) n_latency_cycles = atof(argv[i] + 10) * kClkHz;
     }
@@ -246,6 +260,32 @@ int main(int argc, char** argv) {
 #endif
     reset();
 
+    std::vector<unsigned char> input;  // of --direct, incomplete
+    // Writes the rows of the first complete message in `input`; false if there is none.
+    const auto write_rows = [&] {
+        RowsHeader header;
+        if (input.size() < sizeof header) return false;
+        memcpy(&header, input.data(), sizeof header);
+        const size_t n_bytes = size_t{header.n_rows} * header.n_row_bytes;
+        if (input.size() - sizeof header < n_bytes) return false;
+#ifndef PORTABLE
+        const unsigned char* row = input.data() + sizeof header;
+        device.direct_valid = 1;
+        device.direct_space = header.space;
+        for (uint32_t i = 0; i < header.n_rows; i++, row += header.n_row_bytes) {
+            device.direct_row = header.row + i;
+            memcpy(&device.direct_data, row,
+                   std::min(sizeof device.direct_data, size_t{header.n_row_bytes}));
+            n_core_cycles = kSettleCycles;
+            tick();
+        }
+        device.direct_valid = 0;
+        for (int i = 0; i < kSettleCycles; i++) tick();
+#endif
+        input.erase(input.begin(), input.begin() + sizeof header + n_bytes);
+        return true;
+    };
+
     Uart uart;
     std::deque<std::pair<unsigned long, unsigned char>> unsent;  // each with the cycle it is due at
     unsigned long n_cycles = 0, n_bytes_in = 0, n_bytes_out = 0;
@@ -260,7 +300,8 @@ int main(int argc, char** argv) {
     };
 
     while (!stopped) {
-        pollfd watched[] = {{STDIN_FILENO, 0, 0}, {terminal.master, 0, 0}};
+        pollfd watched[] = {{STDIN_FILENO, short(direct ? POLLIN : 0), 0},
+                            {terminal.master, 0, 0}};
         const bool room = unsent.size() < kMaxUnsent;
         const bool waiting = !unsent.empty() && unsent.front().first > n_cycles;
         const bool active =
@@ -284,7 +325,18 @@ int main(int argc, char** argv) {
             print_stats(stdout);
         }
         if (n_ready < 0) continue;
-        if (watched[0].revents & (POLLHUP | POLLERR)) break;
+        if (watched[0].revents & POLLIN) {
+            unsigned char bytes[1 << 16];
+            const ssize_t n = read(STDIN_FILENO, bytes, sizeof bytes);
+            if (n > 0) input.insert(input.end(), bytes, bytes + n);
+            if (n == 0) break;
+        } else if (watched[0].revents & (POLLHUP | POLLERR)) {
+            break;
+        }
+        if (!active && write_rows()) {
+            printf("ok\n");
+            fflush(stdout);
+        }
         uart.receive_divisor = terminal.divisor();
         if (watched[1].revents & POLLIN) {
             // These bytes were written at the current rate: a client waits until all bytes are
@@ -306,7 +358,7 @@ int main(int argc, char** argv) {
             const ssize_t n_written = write(terminal.master, chunk, n);
             if (n_written > 0) unsent.erase(unsent.begin(), unsent.begin() + n_written);
         }
-        if (!room) continue;
+        if (!room || !(active || uart.sending())) continue;
 
         for (int i = 0; i < kSliceCycles; i++) {
             device.rx = uart.drive(n_cycles + i);

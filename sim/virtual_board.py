@@ -143,6 +143,11 @@ def _parser() -> CommandParser:
         "time (default: 0)",
     )
     parser.add_argument(
+        "--direct",
+        action="store_true",
+        help="take rows to write past the serial line from standard input, for the driver",
+    )
+    parser.add_argument(
         "--sdram",
         type=Path,
         metavar="FILE",
@@ -165,7 +170,11 @@ def main(argv: list[str] | None = None) -> int:
         raise FileExistsError(f"{link} exists and is no link: name a different path")
     verilog = None if arguments.verilog is None else arguments.verilog.read_text()
     program = executable(config, verilog=verilog)
-    options = [f"--latency={arguments.latency / 1e3}", *["--stats"] * arguments.stats]
+    options = [
+        f"--latency={arguments.latency / 1e3}",
+        *["--stats"] * arguments.stats,
+        *["--direct"] * arguments.direct,
+    ]
     if arguments.sdram is not None:
         options.append(f"--sdram={arguments.sdram}")
     if link is None:

@@ -1,19 +1,72 @@
-"""The device as the virtual board simulates it: the clock of an idle core can be stopped.
+"""The device as the virtual board simulates it: the clock of an idle core can be stopped, and rows
+can be written past the serial line.
 
 Evaluating the core takes about three quarters of the simulator's time. While a network is being
 loaded, the core is idle for all but a few cycles per row of weights. Therefore the simulator stops
 the clock of an idle core. The link cannot see that, since an idle core only waits for its bus.
+
+The bits of the serial line take most of the time that remains in loading. Therefore the simulator
+can also give rows to the core itself, in a cycle in which the link does not use the bus.
 """
 
-from amaranth import Cat, DomainRenamer, Module
+from amaranth import Cat, DomainRenamer, Module, Mux
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw.boards.configs import sdram_of
+from hw.bus import CoreBus, OffchipMemory, row_write_layout
 from hw.offchip.memory import SdramMemory
 from hw.offchip.pins import SdramPins
 from hw.spec import Config
 from hw.top import Top
+
+
+class DirectCore(wiring.Component):
+    """A core to which rows can be written past the link.
+
+    Parameters
+    ----------
+    config : configuration of the device.
+    core : the core, or another component with a member ``bus: Out(CoreBus(config))``.
+
+    Members
+    -------
+    bus : bus for the link.
+    direct_valid, direct : a row to write and its address. Only while the link does not use the bus,
+        and not of memory outside the FPGA.
+    offchip : memory outside the FPGA, if the device has it.
+    """
+
+    def __init__(self, config: Config, core: wiring.Component):
+        self.core = core
+        self._config = config
+        super().__init__(
+            ({"offchip": Out(OffchipMemory(config))} if config.offchip_depth else {})
+            | {
+                "bus": Out(CoreBus(config)),
+                "direct_valid": In(1),
+                "direct": In(row_write_layout(config)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.core = self.core
+        outer, inner = self.bus, self.core.bus
+        m.d.comb += [
+            inner.write.valid.eq(outer.write.valid | self.direct_valid),
+            inner.write.payload.eq(Mux(self.direct_valid, self.direct, outer.write.payload)),
+            outer.write.ready.eq(inner.write.ready),
+            inner.abort.eq(outer.abort),
+            outer.busy.eq(inner.busy),
+        ]
+        for name in ("read", "run"):
+            wiring.connect(m, wiring.flipped(getattr(outer, name)), getattr(inner, name))
+        for name in ("read_data", "done"):
+            wiring.connect(m, getattr(inner, name), wiring.flipped(getattr(outer, name)))
+        if self._config.offchip_depth:
+            wiring.connect(m, self.core.offchip, wiring.flipped(self.offchip))
+        return m
 
 
 class VirtualTop(wiring.Component):
@@ -30,6 +83,8 @@ class VirtualTop(wiring.Component):
     sdram : pins of the SDRAM, if the device has one. It is in the core's clock domain.
     core_wanted : high while the core is busy or its bus is in use. The core's clock must run while
         it is high, and for some more cycles, until the core's pipelines are empty.
+    direct_valid, direct_row, direct_space, direct_data : a row to write past the link, see
+        :class:`DirectCore`.
     """
 
     def __init__(self, config: Config, core: wiring.Component):
@@ -40,6 +95,10 @@ class VirtualTop(wiring.Component):
             "tx": Out(1),
             "activity": Out(1),
             "core_wanted": Out(1),
+            "direct_valid": In(1),
+            "direct_row": In(24),
+            "direct_space": In(8),
+            "direct_data": In(row_write_layout(config)["data"].width),
         }
         if config.offchip_depth:
             members["sdram"] = Out(SdramPins(sdram_of(config)))
@@ -47,8 +106,8 @@ class VirtualTop(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        core = DomainRenamer("core")(self._core)
-        bus = core.bus
+        core = DirectCore(self._config, DomainRenamer("core")(self._core))
+        bus = self._core.bus
         in_use = [bus.write.valid, bus.read.valid, bus.run.valid, bus.done.valid, bus.abort]
         sdram = None
         if self._config.offchip_depth:
@@ -61,5 +120,9 @@ class VirtualTop(wiring.Component):
             self.tx.eq(top.tx),
             self.activity.eq(top.activity),
             self.core_wanted.eq(Cat(*in_use, bus.busy).any()),
+            core.direct_valid.eq(self.direct_valid),
+            core.direct.address.row.eq(self.direct_row),
+            core.direct.address.space.eq(self.direct_space),
+            core.direct.data.eq(self.direct_data),
         ]
         return m

@@ -111,6 +111,7 @@ def measure(board: Board, n_samples: int = N_SAMPLES) -> list[Transfer]:
         The board was lost, or does not answer as it should.
     """
     device = board.device
+    device.direct = False  # the serial line is what is measured
     program = compile_network(network(board.config), board.config)
     counters = device.transport.counters
     figures = []

@@ -9,9 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from hw.protocol import DEFAULT_BAUD, DeviceStatus, Opcode, Result, Run, RunState, n_bytes, pack
+from hw.protocol import (
+    DEFAULT_BAUD,
+    DeviceStatus,
+    Opcode,
+    Result,
+    Run,
+    RunState,
+    Space,
+    n_bytes,
+    pack,
+    row_bytes,
+)
 from hw.spec import Config
 from sw.driver import faults
 from sw.driver.baud import agree_on_rate
@@ -49,6 +60,8 @@ class Device:
     Attributes
     ----------
     memory : reads, writes and checks the device's memories.
+    direct : whether loading writes rows into a virtual board's memories past its serial line, and
+        only verifies them over the line. A board without faults and latency is opened so.
     """
 
     def __init__(
@@ -60,9 +73,9 @@ class Device:
     ):
         self.transport = transport
         self.identity = identity
-        sdram = None if virtual_board is None else virtual_board.sdram
-        self.memory = Memory(transport, identity.config, None if sdram is None else sdram.write)
+        self.memory = Memory(transport, identity.config)
         self._virtual_board = virtual_board
+        self.direct = False
         self._limit_baud = baud
         self._tag = 0
         transport.window_bytes = self.config.rx_buffer_bytes
@@ -110,9 +123,11 @@ class Device:
     def _open_virtual(cls, config_name: str, plan: faults.Plan, baud: int | None) -> Device:
         board = VirtualBoard.start(config_name, plan.latency_ms)
         try:
-            return cls.open_with(
+            device = cls.open_with(
                 board.port, lambda opened: faults.inject(opened, plan, board.pid), board, baud
             )
+            device.direct = not plan.rate and not plan.latency_ms
+            return device
         except BaseException:
             board.stop()
             raise
@@ -205,6 +220,19 @@ class Device:
         """Return the number of clock cycles that a virtual board has simulated so far, or None for
         a real board. The simulated clock stands still while the board is idle."""
         return None if self._virtual_board is None else self._virtual_board.n_cycles()
+
+    def preload(self, images: Mapping[Space, bytes]) -> None:
+        """Write images of memories (the bytes that they shall hold, from row 0 on) into a virtual
+        board if it is :attr:`direct`; else do nothing. Nothing is verified.
+
+        Raises
+        ------
+        LinkLost
+            The process of the virtual board has ended.
+        """
+        if self.direct and self._virtual_board is not None:
+            for space, image in images.items():
+                self._virtual_board.write_rows(space, 0, row_bytes(space, self.config), image)
 
     def recover(self) -> None:
         """Restart the link to a board that no longer answers, or that was reset.

@@ -85,8 +85,11 @@ class LoadProgress:
 def write_program(device: Device, program: Program, on_progress: Progress | None = None) -> int:
     """Write a program into a device's memories wherever they differ from it.
 
-    The part of spike memory that the program uses is set to 0. ``on_progress`` is called with the
-    numbers of bytes that are done.
+    The part of spike memory that the program uses is set to 0. A virtual board that is
+    :attr:`sw.driver.device.Device.direct` gets weights and parameters past its serial line; it
+    compares them with the CRCs that it receives over the line like any other board, and what
+    differs is written again, over the line. ``on_progress`` is called with the numbers of bytes
+    that are done.
 
     Returns
     -------
@@ -101,8 +104,12 @@ def write_program(device: Device, program: Program, on_progress: Progress | None
     LinkTimeout, LinkLost
         The board does not answer, or has been disconnected.
     """
+    if device.direct:
+        device.preload(program.images)
     n_written = device.memory.fill(program.images, on_progress)
     device.memory.write(Space.SPIKE, 0, bytes(program.spike_bytes), on_progress)
+    if device.direct:
+        n_written = sum(map(len, program.images.values()))
     return n_written + program.spike_bytes
 
 

@@ -45,19 +45,11 @@ class Memory:
     ----------
     transport : connection that carries the requests.
     config : configuration of the device, which determines the sizes of rows and frames.
-    preload : on a virtual board, function that writes the image of the memory outside the FPGA in
-        a faster way, before it is compared through the link.
     """
 
-    def __init__(
-        self,
-        transport: Transport,
-        config: Config,
-        preload: Callable[[bytes], None] | None = None,
-    ):
+    def __init__(self, transport: Transport, config: Config):
         self.transport = transport
         self.config = config
-        self.preload = preload
 
     def _rows(self, opcode: Opcode, space: Space, row: int, n: int, data: bytes = b"") -> Request:
         payload = pack(Rows, {"address": {"space": space, "row": row}, "n_rows": n}) + data
@@ -176,8 +168,6 @@ class Memory:
         LinkTimeout, LinkLost
             The board does not answer, or has been disconnected.
         """
-        if self.preload is not None and Space.OFFCHIP in images:
-            self.preload(images[Space.OFFCHIP])
         return _Fill(self, images, on_progress).run()
 
     def sections(self, space: Space, image: bytes) -> Iterator[Section]:

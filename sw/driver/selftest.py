@@ -231,6 +231,7 @@ def _networks(device: Device, n_networks: int, seed: int) -> tuple[bool | None, 
         return None, "not wanted"
     if find_spec("torch") is None:
         return None, "not tried: the integer reference needs PyTorch ('pip install torch')"
+    device.direct = False  # the serial line is tested, too
     board = Board(device)
     n_done = n_draws = n_spikes = 0
     while n_done < n_networks and n_draws < MAX_DRAWS:

@@ -7,14 +7,16 @@ import contextlib
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from hw.boards.configs import config_by_name
+from hw.protocol import Space
 from hw.spec import SpecError
-from sw.driver.errors import DeviceNotFound
+from sw.driver.errors import DeviceNotFound, LinkLost
 from sw.driver.sdram_file import SdramFile
 
 
@@ -65,7 +67,7 @@ class VirtualBoard:
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "sim.virtual_board"),
-                *("--config", config_name, "--latency", str(latency_ms)),
+                *("--config", config_name, "--latency", str(latency_ms), "--direct"),
                 *options,
             ],
             stdin=subprocess.PIPE,
@@ -99,6 +101,36 @@ class VirtualBoard:
         while the board is idle."""
         self._process.send_signal(signal.SIGUSR2)
         return int(json.loads(self._read_line())["n_cycles"])
+
+    def write_rows(self, space: int, row: int, n_row_bytes: int, rows: bytes) -> None:
+        """Write rows to a memory of the simulated device past its serial line, while it is idle.
+
+        This takes no simulated time. The rows are not verified, like those of a WRITE request.
+
+        Parameters
+        ----------
+        space, row : memory (:class:`hw.protocol.Space`), and index of the first row.
+        n_row_bytes : number of bytes of a row, see :func:`hw.protocol.row_bytes`.
+        rows : the rows, as a WRITE request carries them.
+
+        Raises
+        ------
+        LinkLost
+            The process has ended.
+        """
+        if space == Space.OFFCHIP:
+            assert row == 0 and self.sdram is not None
+            self.sdram.write(rows)
+            return
+        assert self._process.stdin is not None
+        pipe = self._process.stdin.fileno()
+        header = struct.pack("=4I", space, row, len(rows) // n_row_bytes, n_row_bytes)
+        with contextlib.suppress(OSError):  # a pipe without a reader, which then answers nothing
+            left = memoryview(header + rows)
+            while left:
+                left = left[os.write(pipe, left) :]
+        if self._read_line() != "ok":
+            raise LinkLost(f"the virtual board on {self.port} has ended. Open it again")
 
     def _read_line(self) -> str:
         assert self._process.stdout is not None

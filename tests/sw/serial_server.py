@@ -18,7 +18,21 @@ from hw.protocol import DEFAULT_BAUD
 class _Line(serial.Serial):
     """Serial port on a pseudo terminal, which has no modem lines."""
 
-    cts = dsr = ri = cd = False
+    @property
+    def cts(self) -> bool:
+        return False
+
+    @property
+    def dsr(self) -> bool:
+        return False
+
+    @property
+    def ri(self) -> bool:
+        return False
+
+    @property
+    def cd(self) -> bool:
+        return False
 
     def _update_rts_state(self) -> None:
         pass
@@ -83,8 +97,8 @@ class SerialServer:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         manager: Any = None
         if self._scheme == "rfc2217":
-            observed = _Observed(line, self)
-            connection = SimpleNamespace(write=client.sendall)
+            observed: Any = _Observed(line, self)
+            connection: Any = SimpleNamespace(write=client.sendall)
             manager = serial.rfc2217.PortManager(observed, connection)
         while not self._stop:
             ready, _, _ = select.select([client, line.fileno()], [], [], 0.02)
