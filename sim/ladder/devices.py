@@ -149,7 +149,13 @@ def compared_bits(build: Build) -> str:
     LadderError
         A setting differs.
     """
-    folder, _ = _routed(build)
+    # The build has left the configuration, unless its intermediate files were removed.
+    source = build.source
+    folder = source.folder / f"seed-{build.manifest['seed']}"
+    if not folder.exists():
+        folder, _ = _routed(build)
+    if (folder / source.product).read_bytes() != build.bitstream.read_bytes():
+        raise LadderError(f"{folder} is the result of another build than {build.bitstream.name}")
     routed = (folder / "top.config").read_text()
     return ecp5_bits.compare(routed, ecp5_bits.unpack(build.bitstream))
 
