@@ -9,7 +9,7 @@ The bits of the serial line take most of the time that remains in loading. There
 can also give rows to the core itself, in a cycle in which the link does not use the bus.
 """
 
-from amaranth import Cat, DomainRenamer, Module, Mux
+from amaranth import Cat, DomainRenamer, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -113,7 +113,12 @@ class VirtualTop(wiring.Component):
         if self._config.offchip_depth:
             sdram = DomainRenamer("core")(SdramMemory(self._config, sdram_of(self._config)))
             connect(m, sdram.pins, flipped(self.sdram))
-            in_use.append(~sdram.ready)
+            reads = Signal()  # the host waits for a row, which may take long to arrive
+            with m.If(bus.read.valid & bus.read.ready):
+                m.d.core += reads.eq(1)
+            with m.Elif(bus.read_data.valid):
+                m.d.core += reads.eq(0)
+            in_use += [~sdram.ready, reads]
         m.submodules.top = top = Top(self._config, core=core, sdram=sdram)
         m.d.comb += [
             top.rx.eq(self.rx),
