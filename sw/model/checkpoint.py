@@ -88,9 +88,10 @@ def load(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is damaged or no checkpoint: {error}") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no {FORMAT}; python -m sw.train makes one")
-    if values.get("version") != VERSION:
+    version = values.get("version")
+    if isinstance(version, Tensor) or version != VERSION:
         raise CheckpointError(
-            f"{path} has version {values.get('version')!r}, this program reads {VERSION}: "
+            f"{path} has version {version!r}, this program reads {VERSION}: "
             f"use the release that wrote it, or train again"
         )
     missing = [key for key in REQUIRED if key not in values]

@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from sw.model import checkpoint
 from sw.model.config import ModelConfig
 from sw.training.recipes import TrainConfig
@@ -54,7 +56,8 @@ def differences(old: Any, new: Any, where: str = "") -> Iterator[tuple[str, Any,
     """Yield (name, old value, new value) of every setting in which two JSON values differ.
 
     Names are as those of ``--set``, such as ``stages.0.channels``. A value that one side lacks is
-    None. ``where`` is the name of the values themselves.
+    None. ``where`` is the name of the values themselves. A damaged file may have tensors as old
+    values, which differ from all JSON values.
     """
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         old, new = dict(enumerate(old)), dict(enumerate(new))
@@ -62,5 +65,5 @@ def differences(old: Any, new: Any, where: str = "") -> Iterator[tuple[str, Any,
         for key in dict.fromkeys([*old, *new]):
             name = f"{where}.{key}" if where else str(key)
             yield from differences(old.get(key), new.get(key), name)
-    elif old != new:
+    elif isinstance(old, Tensor) or old != new:
         yield where, old, new

@@ -103,6 +103,8 @@ def test_every_damage_has_a_message(tmp_path: Path) -> None:
     refused("is damaged or no checkpoint: pop from empty list")
     checkpoint.save(path, {**values(), "version": 99})
     refused("has version 99, this program reads 1: use the release that wrote it, or train again")
+    checkpoint.save(path, {**values(), "version": torch.zeros(0)})
+    refused("has version tensor")
     checkpoint.save(path, {key: value for key, value in values().items() if key != "history"})
     refused("lacks history; it is incomplete")
     checkpoint.save(path, {**values(), "history": "none"})

@@ -180,6 +180,11 @@ def test_another_run_is_not_resumed(tmp_path: Path) -> None:
         loop.train(small_config(), CONFIG, easy_data(), out, resume=True)
     with pytest.raises(loop.TrainError, match=r"which had timesteps 3, here 2\. Use the"):
         loop.train(small_config(timesteps=2), quick, easy_data(), out, resume=True)
+    damaged = checkpoint.load(out)
+    damaged["train_config"]["epochs"] = torch.zeros(2)
+    checkpoint.save(tmp_path / "damaged.pt", damaged)
+    with pytest.raises(loop.TrainError, match=r"had epochs tensor\("):
+        loop.train(small_config(), quick, easy_data(), tmp_path / "damaged.pt", resume=True)
     earlier = checkpoint.load(out)  # as written by a version without these settings
     del earlier["model_config"]["spiking"], earlier["train_config"]["teacher"]
     checkpoint.save(out, earlier)
