@@ -38,7 +38,7 @@ def main(port: str = "sim") -> None:
     for name, spikes in trace.spikes.items():
         np.testing.assert_array_equal(outcome.maps[name], spikes[0], err_msg=name)
     layer = network.layers[0]
-    values, _ = reference.membranes(layer, outcome.maps[layer.source][None])
+    values, _ = reference.membranes(layer, {name: m[None] for name, m in outcome.maps.items()})
     print(f"{layer.name}: membranes of neuron (0, 7, 7):", *values[0, :, 0, 7, 7])
 
 

@@ -35,6 +35,7 @@ from hw.protocol import (
     n_rows,
     pack,
     row_bytes,
+    spaces,
     unpack,
 )
 from hw.spec import Config
@@ -132,7 +133,7 @@ async def stores_rows(dut, pauses):
     bench = await Bench.start(dut)
     config = bench.config
     bench.source.set_pauses(pauses, bench.rng)
-    for space in sorted(WRITABLE):
+    for space in sorted(WRITABLE & set(spaces(config))):
         size = row_bytes(space, config)
         count = min(n_rows(space, config), (config.max_payload_bytes - ARGUMENT_BYTES) // size)
         first = bench.rng.randrange(n_rows(space, config) - count + 1)

@@ -6,7 +6,6 @@ for the rows of active inputs, in ascending order, as fast as the controller tak
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import struct
@@ -27,6 +26,7 @@ from hw.offchip.sdram import SdramRows
 from hw.offchip.timing import CHIPS, SdramChip
 from sim.sdram_model import defines
 from sim.verilate import build_executable
+from sw.cli.commands import CommandParser
 
 MAIN = Path(__file__).with_suffix(".cpp")
 
@@ -157,7 +157,13 @@ def active_rows(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``python -m sim.sdram_bench`` with the arguments ``argv``, and return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m sim.sdram_bench", description=__doc__)
+    parser = CommandParser(
+        prog="python -m sim.sdram_bench",
+        description=__doc__,
+        epilog="examples:\n"
+        "  python -m sim.sdram_bench\n"
+        "  python -m sim.sdram_bench --ports 4 --row-bits 128 --clk-hz 60000000 --density 0.2",
+    )
     parser.add_argument("--chip", choices=list(CHIPS), default="ulx3s")
     parser.add_argument("--ports", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--row-bits", type=int, nargs="+", default=[64, 128, 256])

@@ -55,6 +55,7 @@ SW_MAY_IMPORT = (
     "hw.text",
     "hw.boards.configs",
     "hw.boards.usb",
+    "hw.offchip.layout",
     "hw.tools.command",
 )
 HOST_COMMANDS = ("sw.run", "sw.boards", "sw.monitor", "sw.throughput", "hw.flash")

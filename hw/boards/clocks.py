@@ -37,8 +37,9 @@ class Clocks(Elaboratable):
 
     Parameters
     ----------
-    late_domain, phase : name of a domain without reset for a second clock of the same frequency, or
-        None; and the fraction of a period by which it is late. Only on an ECP5.
+    late_domain, phase : name of a domain without reset for a second clock of the same frequency,
+        which the caller defines, or None; and the fraction of a period by which it is late. Only on
+        an ECP5.
     """
 
     def __init__(self, clk_hz: int, late_domain: str | None = None, phase: float = 0):
@@ -59,9 +60,7 @@ class Clocks(Elaboratable):
                     "memory outside the FPGA is supported on ECP5 devices only: use "
                     "Config.offchip_depth = 0"
                 )
-            late = ClockDomain(self._late_domain, reset_less=True)
-            m.domains += late
-            instance = partial(instance, late=(late.clk, self._phase))
+            instance = partial(instance, late=(ClockSignal(self._late_domain), self._phase))
         if getattr(platform, "package", None) == "SG48":
             # The clock arrives on the PLL's own pad, which leaves no place for an input buffer.
             m.submodules.pll = instance(port.io, clk, locked, pad=True)

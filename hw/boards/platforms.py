@@ -250,6 +250,7 @@ class BoardTop(Elaboratable):
         if sdram is None:
             m.submodules.clocks = Clocks(self._config.clk_hz)
         else:
+            m.domains += ClockDomain(CLOCK_DOMAIN, reset_less=True)
             m.submodules.clocks = Clocks(self._config.clk_hz, CLOCK_DOMAIN, CLOCK_PHASE)
             connect_sdram(m, platform, sdram)
         m.submodules.top = top = Top(self._config, sdram=sdram)

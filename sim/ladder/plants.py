@@ -88,8 +88,8 @@ SOURCE_BUGS = (
         name="compiler: kernels are mirrored",
         caught_by="cocotb",
         file="sw/compile/rows.py",
-        old="by_bank[:, :, :, :, :n_in] = weight",
-        new="by_bank[:, :, :, :, :n_in] = weight[..., ::-1]",
+        old="by_bank[..., :n_in, :, :] = weight[..., list(source.order), :, :]",
+        new="by_bank[..., :n_in, :, :] = weight[..., list(source.order), :, ::-1]",
     ),
     SourceBug(
         name="core: the first weight is added to the last job's sum",

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from hw.boards.configs import BOARDS, board_name, config_by_name
+from hw.spec import Config
 from sw import shipped
 from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, CommandParser, command
 from sw.compile import costs
@@ -117,10 +118,16 @@ def granularities(config: ModelConfig) -> str:
 def smallest_board(network: Network) -> tuple[str | None, Program | None]:
     """Return the name of the board with the least weight memory that the network fits.
 
+    Boards with memory outside the FPGA come last.
     The network compiled for this board comes second. Both are None if the network fits no board.
     """
     configs = [config_by_name(name).with_weight_bits(network.weight_bits) for name in BOARDS]
-    for config in sorted(configs, key=lambda c: c.banks * c.weight_depth * c.lanes * c.weight_bits):
+
+    def size(config: Config) -> tuple[bool, int]:
+        row_bits = config.lanes * config.weight_bits
+        return config.offchip_depth > 0, config.banks * config.weight_depth * row_bits
+
+    for config in sorted(configs, key=size):
         try:
             return board_name(config), compile_network(network, config)
         except FitError:

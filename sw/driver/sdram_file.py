@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from hw.boards.configs import sdram_of
-from hw.bus import offchip_row_bits
 from hw.offchip.layout import RowLayout
+from hw.protocol import Space, row_bytes
 from hw.spec import Config
 
 
@@ -29,9 +29,8 @@ class SdramFile:
     def __init__(self, path: Path, config: Config):
         self.path = path
         self._banks = config.banks
-        self._layout = RowLayout(
-            chip=sdram_of(config), n_ports=config.banks, row_bits=offchip_row_bits(config)
-        )
+        row_bits = 8 * row_bytes(Space.OFFCHIP, config)
+        self._layout = RowLayout(chip=sdram_of(config), n_ports=config.banks, row_bits=row_bits)
 
     def write(self, image: bytes) -> None:
         """Write rows of :attr:`hw.protocol.Space.OFFCHIP`, from row 0 on, given by their bytes."""

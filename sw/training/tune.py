@@ -243,4 +243,4 @@ def _neuron(layer: FoldedLayer) -> NeuronConfig:
 
 def _key(name: str) -> str:
     """Return the name of a layer's parameter; parameters' names have no dots."""
-    return name.replace(".", "_")
+    return name.replace("_", "__").replace(".", "_")

@@ -473,7 +473,7 @@ def test_errors_say_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_samples_that_cannot_be_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    network = random_network(18)
+    network = random_network(18, sums=0)
     code, path = written(tmp_path, network, n=0)
     assert code == command.EXIT_BAD_INPUT and not path.exists()
     assert "there are no images of in.npz" in capsys.readouterr().err
