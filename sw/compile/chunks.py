@@ -68,8 +68,8 @@ def cut_window(
     weight_pitch : number of rows of a bank's weight memory from the weights of one kernel row to
         those of the next.
     aligned : whether every run begins at a multiple of 8 bits, the first bit of a granule. If not,
-        up to 7 bits at the end of each chunk cannot be used. The reason is that a chunk is read as
-        whole granules, from the one on that holds its first bit.
+        up to 7 bits at the end of each chunk cannot be used, because a chunk is read as whole
+        granules. The first of these also holds bits that come before the chunk's own.
     """
     missing = 0 if aligned else GRANULE_BITS
     gathered = _gather_rows(layer, source, weight_pitch, missing, config)
@@ -82,8 +82,8 @@ def cut_window(
 def _merges_columns(layer: Layer) -> bool:
     """Return whether a whole kernel row is one run.
 
-    It is, if kernel columns have weights of their own. If they share them, each position of the row
-    is a run of its own.
+    It is, if each kernel column has weights of its own. If kernel columns share their weights, each
+    position of the row is a run.
     """
     return layer.weight.shape[6] == layer.kernel[1]
 
@@ -97,8 +97,8 @@ def _gather_rows(
     a chunk could hold only one row, or if an offset exceeds its field of the layer's descriptor.
 
     ``missing`` is 0 if every run begins at a granule (a multiple of 8 bits), else 8. In the latter
-    case, up to 7 bits at the end of each piece cannot be used, because a piece is read from the
-    granule on that holds its first bit.
+    case, up to 7 bits at the end of each piece cannot be used: a piece is read as whole granules,
+    and the first of these also holds bits that come before the piece's own.
     """
     kernel_y, kernel_x = layer.kernel
     run = (kernel_x - 1) * source.pixel + source.bank_channels
@@ -134,8 +134,9 @@ def _split_runs(
     """Return chunks that each hold one run, or a part of a run that is longer than a chunk.
 
     ``missing`` is the number of bits at the end of a chunk that are not used: 0 if every run begins
-    at a granule (a multiple of 8 bits), else 8. In the latter case up to 7 bits cannot be used; 8
-    are left out, so that the next chunk begins at the same bit of a granule.
+    at a granule (a multiple of 8 bits), else 8. In the latter case up to 7 bits cannot be used, as
+    in :func:`cut_window`. 8 are left out, so that all chunks of a run begin at the same bit of
+    their first granules.
     """
     kernel_y, kernel_x = layer.kernel
     merged = _merges_columns(layer)

@@ -60,9 +60,10 @@ def increments(levels: Sequence[Level]) -> list[Strides]:
     """Return, for each loop of a nest, how far it moves every address when it advances.
 
     When a loop advances by one iteration, all loops inside it go back to their first iteration. So
-    an address moves by the loop's own stride, less the way that the inner loops have moved it since
-    then. For example, if a loop of 3 iterations with a stride of 8 lies in one with a stride of
-    100, the outer one moves the address by ``100 - 2 * 8 = 84``.
+    an address moves by the loop's own stride, less the distance by which the inner loops have moved
+    it from their first to their last iteration. For example, if a loop of 3 iterations with a
+    stride of 8 lies in one with a stride of 100, the outer one moves the address by
+    ``100 - 2 * 8 = 84``.
 
     Parameters
     ----------

@@ -400,9 +400,11 @@ def _order_jobs(
     The spacing is the smallest number of cycles between the starts of two jobs in the fire unit.
     The order is the first of :func:`sw.compile.levels.interleavings` for which the core has enough
     loop levels. Levels are innermost first. Those of one iteration are left out, because they move
-    no address. Level 0 is the loop over chunks even if there is only one, unless its place is
-    needed: the core takes the last iteration of level 0 for the last chunk, whose number of inputs
-    may differ.
+    no address.
+
+    Level 0 is the loop over chunks, because the last chunk of a job may have fewer inputs: the core
+    takes the chunk in the last iteration of level 0 for the last one. If a job has only one chunk,
+    this loop stays as well, unless the device has too few levels otherwise.
 
     Raises
     ------

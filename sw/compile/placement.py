@@ -89,7 +89,8 @@ def _even_order(members: list[str], layers: Sequence[Layer]) -> tuple[str, ...]:
     Raises
     ------
     FitError
-        None was found.
+        No such order was found. If the series has more than :data:`N_ORDERED` maps, only the given
+        order is tried.
     """
     read = [layer.sources for layer in layers if layer.addends and layer.source in members]
     all_orders = len(members) <= N_ORDERED
@@ -106,7 +107,10 @@ def _even_order(members: list[str], layers: Sequence[Layer]) -> tuple[str, ...]:
 
 
 def _is_even(places: dict[str, int], names: Sequence[str]) -> bool:
-    """Return whether maps lie at equal distances; ``places`` are those in their series."""
+    """Return whether the maps ``names`` lie at equal distances.
+
+    ``places`` has, for every map, its index in the order of the series.
+    """
     at = sorted(places[name] for name in names)
     return len({b - a for a, b in itertools.pairwise(at)}) <= 1
 

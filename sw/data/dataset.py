@@ -1,6 +1,7 @@
 """Hold data sets in memory, check them, and split them into training, validation and test data.
 
-A sample is an image, or a sequence of binary frames, one per timestep. It needs only NumPy.
+A sample is an image, or a sequence of binary frames, one per timestep. This module needs only
+NumPy.
 """
 
 from __future__ import annotations

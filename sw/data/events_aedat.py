@@ -98,9 +98,10 @@ def _read_1_or_2(raw: bytes, version: str) -> Recording:
 def _addresses(address: NDArray[np.int64], t: NDArray[np.int64], name: str, named: bool) -> Events:
     """Return the events with the addresses (N,) of the camera ``name`` and the times ``t``.
 
-    In an address, columns and rows count from the opposite edges. Words that are no events of
-    pixels (triggers, and samples of images and of motion) are left out. ``named`` says that the
-    file names the camera; without a name, addresses must have no unknown bits.
+    Addresses count columns from the right and rows from the bottom; the events returned count them
+    from the left and from the top. Words that are no events of pixels (triggers, and samples of
+    images and of motion) are left out. ``named`` says whether the file names the camera. If not,
+    the camera may be another one, so that addresses with unknown bits are an error.
 
     Raises
     ------

@@ -216,11 +216,12 @@ def _decode_evt21(words: NDArray[np.uint64]) -> Columns:
 def _high_times(
     data: NDArray[np.int64], is_high: NDArray[np.bool_], n_bits: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return the upper part of the time at every word, and a mask of the words at which it is
-    known.
+    """Return the upper part of the time for every word of a file.
 
-    Words chosen by ``is_high`` hold it in their lowest ``n_bits``. It is valid until the next such
-    word. Overflows are undone.
+    Words for which ``is_high`` is True hold it in their lowest ``n_bits`` bits; it is valid until
+    the next such word. It counts on where the file's number overflows and starts again from 0. The
+    second result is a mask of the words for which it is known, which are all from the first such
+    word on.
     """
     places = np.flatnonzero(is_high)
     counts = unwrapped(data[places] & ((1 << n_bits) - 1), n_bits)

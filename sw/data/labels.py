@@ -103,11 +103,17 @@ def numbered(
 
 
 def as_named(labels: NDArray[Any], names: Sequence[str], wanted: Sequence[str]) -> Numbers | None:
-    """Return class numbers (N,) that count in ``names`` as numbers that count in ``wanted``.
+    """Renumber the classes of samples, from one list of class names to another.
 
-    Both are names of classes. Classes of the same name are the same; where one side has names only
-    by number (:func:`default_names`) and there are as many classes on both, their order counts. The
-    result is None if the classes cannot be matched.
+    Parameters
+    ----------
+    labels : integers (N,), indices into ``names``.
+
+    Returns
+    -------
+    Integers (N,), the indices of the same classes in ``wanted``. Classes of the same name are the
+    same. If a list has only the names of :func:`default_names`, and both lists are equally long,
+    classes at the same index are the same. None if neither rule applies.
     """
     if set(names) <= set(wanted):
         return np.array([wanted.index(name) for name in names], np.int64)[labels]

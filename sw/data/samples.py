@@ -1,5 +1,4 @@
-"""Bring a user's samples to the shape and type of a network's input, if these can be told for
-sure."""
+"""Bring a user's samples to the shape and type of a network's input, if there is only one way."""
 
 from __future__ import annotations
 

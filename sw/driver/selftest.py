@@ -345,10 +345,13 @@ def _firing(
     ----------
     name, source : names of the layer and of the map that it reads.
     channels : numbers of output and input channels.
-    timesteps : number of timesteps, which have weights of their own in some layers; 1: never.
+    timesteps : number of timesteps. In some random layers each has weights of its own; with 1, all
+        timesteps always share their weights.
     bits : width of a weight in bits.
-    n_shifts : largest number of shifts of a leak; 1 also means that no reset is delayed.
-    positions : (height, width), if positions have weights of their own in some layers.
+    n_shifts : largest number of shifts of a leak (:class:`hw.spec.Leak`). If it is 1, the reset is
+        never :attr:`hw.spec.Reset.DELAYED`.
+    positions : (height, width) of the map. In some random layers each position has weights of its
+        own. If None, positions always share their weights.
     identity : map that a gate joins with the layer's spikes; None for no gate.
     scale : typical size of an input, by which the thresholds are chosen; 1 for spikes.
     """

@@ -105,7 +105,8 @@ class VirtualBoard:
     def write_rows(self, space: int, row: int, n_row_bytes: int, rows: bytes) -> None:
         """Write rows to a memory of the simulated device past its serial line, while it is idle.
 
-        This takes no simulated time. The rows are not verified, like those of a WRITE request.
+        This takes no simulated time. As after a WRITE request, the caller must verify the rows
+        itself, for example by a CHECK request.
 
         Parameters
         ----------

@@ -295,7 +295,7 @@ def _require(ok: bool, layer: str, message: str) -> None:
 
 
 def _check_map(layer: str, shape: Shape, timesteps: int) -> None:
-    """Check that a map, which ``layer`` writes, has a position, and not more than it may have."""
+    """Check that the map that ``layer`` writes is neither empty nor larger than :data:`MAX_MAP`."""
     _require(min(shape) >= 1, layer, f"the map that it writes is empty: {shape}")
     _require(
         timesteps * math.prod(shape) <= MAX_MAP,
@@ -305,7 +305,7 @@ def _check_map(layer: str, shape: Shape, timesteps: int) -> None:
 
 
 def _check_encoder(encoder: Layer) -> None:
-    """Check what holds for an encoder, and not for every layer."""
+    """Check the restrictions on an encoder that other layers do not have."""
     _require(
         encoder.source == IMAGE, encoder.name, f"an encoder reads {IMAGE!r}, not {encoder.source!r}"
     )
@@ -376,8 +376,9 @@ def _check_weights(layer: Layer, weight_bits: int) -> None:
 
 
 def _check_arrays(layer: Layer, source: Shape, timesteps: int) -> None:
-    """Check shapes and types of a layer's arrays, its thresholds and its leak.
+    """Check the shapes and types of a layer's arrays, that thresholds are positive, and its leak.
 
+    An output layer must have neither thresholds nor gate nor pooling, and only one position.
     ``source`` is the shape of the map that the layer reads.
     """
     where, weight, bias = layer.name, layer.weight, layer.bias
