@@ -29,9 +29,9 @@ FILES = (
 )
 """Forms that a user's own data may have, in words."""
 TEST_SHARE = 5
-"""One of so many samples of every class is for testing, if the data has no test part."""
+"""If the data has no test part, one in this number of samples of every class is for testing."""
 VALIDATION_SHARE = 10
-"""About one of so many training samples is for validation, if the data has no such part."""
+"""If the data has no validation part, about one in this number of training samples is for it."""
 PARTS = {
     "training": ("train", "training"),
     "validation": ("val", "valid", "validation"),
@@ -39,7 +39,7 @@ PARTS = {
 }
 """Names of the parts of a data set in folders and arrays, in lower case."""
 IGNORED = ("thumbs.db", "desktop.ini")
-"""Files of operating systems that may lie between a user's own, in lower case."""
+"""Names, in lower case, of files that operating systems put into a user's folders."""
 
 Labels = NDArray[Any]
 

@@ -52,8 +52,11 @@ def exported_for_another(file: NetworkFile, config: Config) -> str | None:
 
 
 def load_bytes(program: Program) -> int:
-    """Return the number of bytes that are counted as progress while a program is loaded: weights,
-    layer descriptors, parameters, and the part of spike memory that is set to 0."""
+    """Return the number of bytes that are counted as progress while a program is loaded.
+
+    These are the weights, layer descriptors and parameters in all memories, and the part of spike
+    memory that is set to 0.
+    """
     return sum(map(len, program.images.values())) + program.spike_bytes
 
 

@@ -38,7 +38,8 @@ N_NETWORKS = 20
 N_SAMPLES = 2
 """Number of samples with which each random network is run."""
 MAX_DRAWS = 20
-"""Number of random networks in a row that do not fit a device before no more are tried."""
+"""Number of random networks to draw until one fits the device. If none of so many in a row fits, no
+more are tried."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,7 +224,10 @@ def _memory(device: Device, space: Space, rng: np.random.Generator) -> tuple[boo
 
 
 def _networks(device: Device, n_networks: int, seed: int) -> tuple[bool | None, str]:
-    """Run random networks, and compare every spike, logit and counter with the integer reference.
+    """Run random networks, and compare their results with the integer reference.
+
+    Every spike and logit is compared, and for each layer the numbers of spikes and of synaptic
+    operations (:func:`sw.driver.check.differences`).
 
     Returns whether the part passed, or None if it was left out, and what was tested or is wrong.
     """

@@ -27,7 +27,7 @@ MAX_SIZE = 1 << 20
 """Largest size of a map, kernel, stride or pooling window along an axis."""
 
 MAX_TIMESTEPS = 1 << 12
-"""Largest number of timesteps: that of the iterations of a device's loop."""
+"""Largest number of timesteps: as many iterations as a loop of a device can have."""
 
 MAX_LAYERS = 255
 """Largest number of layers without the encoder: that of any device
@@ -366,7 +366,6 @@ def _check_gate(layer: Layer, shapes: dict[str, Shape]) -> None:
 
 
 def _check_weights(layer: Layer, weight_bits: int) -> None:
-    """Check that all weights of a layer have at most ``weight_bits`` bits."""
     low, high = signed_range(weight_bits)
     _require(
         int(layer.weight.min()) >= low and int(layer.weight.max()) <= high,
