@@ -179,7 +179,8 @@ class _Bank:
         """Move in which the last event so far leaves the scanner. An event is an active input, or
         the end of a job without any."""
         self._held = 0
-        """Active inputs of the chunk that is held until the next one, or the job's end."""
+        """Number of active inputs of the chunk that is held until the next one, or the job's end. It
+        is 0 if no chunk is held."""
         self._queued = config.sum_queue > 0
         self._released = 1 + (number + 1 if config.banks > 1 else 0)
         """Number of cycles from a job's last beat in the fire unit until the job's place in the
@@ -189,7 +190,7 @@ class _Bank:
         """Process a chunk with ``n_active`` active inputs.
 
         If it has none, it is dropped. Otherwise it is held until the next active chunk of the job,
-        or the job's end. ``known`` is the cycle in which the bank knows whether it has any.
+        or the job's end. ``known`` is the cycle in which the bank knows whether the chunk has any.
         """
         if n_active:
             if self._held:

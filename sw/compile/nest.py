@@ -54,8 +54,10 @@ class LayerContext:
 
     @property
     def map_pitch(self) -> int:
-        """Distance in bits from one of the maps that the layer reads to the next; 0 if there is
-        one."""
+        """Distance in bits from one of the maps that the layer reads to the next.
+
+        It is 0 if the layer reads only one map.
+        """
         starts = [self.placements[name].start for name in self.sources]
         return starts[1] - starts[0] if len(starts) > 1 else 0
 
@@ -147,9 +149,10 @@ class _Geometry:
     source_base: int
     """Address of the first job's input window, in bits."""
     identity_base: int
-    """Address of the first job's identity spikes, those that the gate joins, in granules."""
+    """Address of the first job's identity spikes, which are those that the gate joins. It is in
+    granules (8 bits)."""
     target_base: int
-    """Address in the map written at which the time loop begins, in granules."""
+    """Address in the written map at which the time loop begins. It is in granules (8 bits)."""
 
 
 def compile_layer(context: LayerContext) -> CompiledLayer:

@@ -151,7 +151,8 @@ def place_maps(
         readers = [layer for layer in layers if layer.source in series]
         pad_y = max((layer.padding[0] for layer in readers), default=0)
         pad_x = max((layer.padding[1] for layer in readers), default=0)
-        # The host can pack bits; the device writes whole granules, and reads identities so.
+        # The host can pack positions bit by bit. The device writes whole granules, and reads the
+        # identity of a gate in whole granules, too.
         by_bit = (
             name == next(iter(shapes))
             and series == (name,)

@@ -22,7 +22,7 @@ class SdramFile:
 
     Parameters
     ----------
-    path : file; the board's process creates it.
+    path : path of the file. The board's process gives the file its size.
     config : configuration of the board, with memory outside the FPGA.
     """
 
