@@ -114,7 +114,8 @@ def _kept(
     ----------
     available : number of rows of the memory on the FPGA.
     needed : returns the number of rows that a layer has.
-    reads : returns how many times a layer reads a row in an inference with all inputs active.
+    reads : returns the total number of row reads of a layer, in an inference in which all of its
+        inputs are active.
     """
     everything = set(range(len(compiled)))
     if not config.offchip_depth or sum(map(needed, compiled)) <= available:

@@ -155,8 +155,8 @@ def _split_runs(
         """Return, for each piece of a chunk, how many of its bits are inputs of the job.
 
         The chunk holds ``n_bits`` bits of a run, which fill its pieces one after another. A piece
-        that is one position with fewer than 16 channels has only as many inputs as channels. Pieces
-        that this device's chunks lack have 0.
+        that is one position with fewer than 16 channels has only as many inputs as channels. There
+        are always :data:`hw.protocol.N_PIECES` numbers; those beyond the device's chunk are 0.
         """
         pieces = [min(max(n_bits - k * PIECE_BITS, 0), PIECE_BITS) for k in range(n_pieces)]
         return tuple(min(n, depth) if source.is_piece else n for n in pieces) + unused

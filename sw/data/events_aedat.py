@@ -72,8 +72,13 @@ def _read_1_or_2(raw: bytes, version: str) -> Recording:
 
     After the header, each event is big-endian: an address of 16 bits (1.0) or 32 bits (2.0), and 32
     bits of time in microseconds. The header line ``AEChip`` names the camera. Without this line,
-    the camera is a DVS128, which was the only one at first; :class:`EventError` is raised if the
-    addresses are not those of a DVS128.
+    the camera must be a DVS128, which was the only one at first.
+
+    Raises
+    ------
+    EventError
+        The file is damaged, its camera is not known, or it names no camera and the addresses are
+        not those of a DVS128.
     """
     lines, start = _header(raw)
     chip = next((n.partition(":")[2] for n in lines if re.match("# ?AEChip:", n)), "")

@@ -218,10 +218,10 @@ def _high_times(
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Return the upper part of the time for every word of a file.
 
-    Words for which ``is_high`` is True hold it in their lowest ``n_bits`` bits; it is valid until
-    the next such word. It counts on where the file's number overflows and starts again from 0. The
-    second result is a mask of the words for which it is known, which are all from the first such
-    word on.
+    Words for which ``is_high`` is True hold it in their lowest ``n_bits`` bits, and it is valid
+    until the next such word. In the file, the number overflows and starts again from 0; in the
+    result, it counts on. The second result is a mask of the words for which it is known, which are
+    all from the first word that holds it.
     """
     places = np.flatnonzero(is_high)
     counts = unwrapped(data[places] & ((1 << n_bits) - 1), n_bits)

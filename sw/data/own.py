@@ -199,9 +199,10 @@ def _arrays(path: Path) -> dict[str, _Raw]:
 
 
 def _key(name: str) -> tuple[str, bool] | None:
-    """Return to which part an array belongs, as its name tells, and whether it holds the labels.
+    """Return the part of the data set that an array of this name belongs to.
 
-    The result is None if the name is that of no part.
+    The second result says whether the array holds labels. The result is None if the name is not one
+    of an array of any part.
     """
     words = [word for word in re.split(r"[^a-z]+", name.lower()) if word]
     kinds = {"x": False, "images": False, "data": False, "y": True, "labels": True, "targets": True}

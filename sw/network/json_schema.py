@@ -49,7 +49,7 @@ def schema() -> dict[str, Any]:
 
 
 def _definitions(cls: type) -> dict[str, Any]:
-    """Return the schemas of a dataclass, and of those that it contains, by name."""
+    """Return the schemas of a dataclass and of all dataclasses in its fields, by name."""
     found: dict[str, Any] = {}
 
     def add(cls: type) -> None:

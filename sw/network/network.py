@@ -323,7 +323,11 @@ def _check_encoder(encoder: Layer) -> None:
 
 
 def _check_sources(layer: Layer, shapes: dict[str, Shape]) -> None:
-    """Check that earlier layers write the maps that a layer reads; ``shapes`` has these maps."""
+    """Check the names of the maps that a layer reads, and of the one that its gate joins.
+
+    Earlier layers must write them; ``shapes`` has the shapes of these layers' maps by name. The
+    maps that the layer reads must be different ones of the same shape.
+    """
     for name in layer.sources:
         _require(name in shapes, layer.name, f"reads {name!r}, which no earlier layer writes")
         _require(
