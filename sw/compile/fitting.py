@@ -131,12 +131,17 @@ def _fewer_timesteps(network: Network, config: Config) -> int | None:
 def remedies(network: Network, config: Config) -> tuple[str, ...]:
     """Return changes to a network as texts, each of which would make it fit the device.
 
-    One is narrower weights, of the largest width that fits, or the same board built for the present
-    width. Another is sharing of weights in as few of the largest layers as possible: with weights
-    of the present width if this suffices, else with narrower ones. The third is fewer timesteps,
-    again with narrower weights if necessary. If none of these is enough, the only text says which
-    of them help together, or that the network must be smaller, and where. If the device cannot run
-    the neurons of a layer, the only text says how to change them.
+    There is at most one text of each of these kinds:
+
+    - weights of the largest width with which the network fits, on the same board built for that
+      width. If the board has wider weights than the network, this may be the present width;
+    - sharing of weights in as few of the largest layers as possible;
+    - fewer timesteps.
+
+    The last two may also ask for narrower weights, but only if narrower weights alone do not help.
+    If no kind helps, the only text asks for several of them together, or says that the network must
+    be smaller, and where. If the device cannot run the neurons of a layer, the only text says how
+    to change them.
     """
     lacking = [text for layer in network.layers if (text := lacking_neurons(layer, config))]
     if lacking:

@@ -189,7 +189,8 @@ def _decode_evt2(words: NDArray[np.uint32]) -> Columns:
     """Decode words of EVT 2.0, and return times, columns, rows and polarities.
 
     The highest four bits of a word are its type. Words of type 8 hold the upper 28 bits of the time
-    in microseconds. Words of type 0 (darker) and 1 (brighter) are events and hold the lower 6 bits.
+    in microseconds. Words of type 0 (darker) and 1 (brighter) are events. They hold the lower 6
+    bits of the time, the column and the row.
     """
     data = words.astype(np.int64)
     high, seen = _high_times(data, data >> 28 == 8, 28)

@@ -1,4 +1,7 @@
-"""Number the classes of labels, which may be numbers, names, truth values or one-hot rows."""
+"""Turn labels into class numbers from 0.
+
+Labels may be numbers, names, truth values or one-hot rows.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ Numbers = NDArray[np.int64]
 
 
 def class_name(value: Any) -> str:
-    """Return the name of the class with this label: a text itself, else ``class 3`` for 3."""
+    """Return the name of the class with this label.
+
+    A text is its own name. The name for the number 3 is ``class 3``.
+    """
     return value if isinstance(value, str) else f"class {value}"
 
 
@@ -63,7 +69,7 @@ def plain(labels: NDArray[Any], what: str) -> NDArray[Any]:
 def numbered(
     labels: Mapping[str, NDArray[Any]], what: str
 ) -> tuple[dict[str, Numbers], tuple[str, ...]]:
-    """Number the classes of a data set from 0, in the order of their labels.
+    """Give each class of a data set a number, from 0 on, in the order of their labels.
 
     Parameters
     ----------

@@ -39,8 +39,8 @@ class Bounds:
 def drive_bounds(layer: Layer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return, for every neuron, the smallest and the largest weighted sum of its inputs.
 
-    The inputs are 0 or 1, or sums of as many spikes as maps share the weights; the bias is not
-    included. Both results are arrays with the axes (t, y, x, o): timestep, position and output
+    The inputs are 0 or 1; if several maps share their weights, each input is the sum of one spike
+    from each map. The bias is not included. Both results are arrays with the axes (t, y, x, o): timestep, position and output
     channel. Those of t, y and x have length 1 where weights are shared.
     """
     repeats = layer.n_summed
