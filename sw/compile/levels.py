@@ -110,7 +110,7 @@ def interleavings(
 ) -> list[tuple[int, Turns]]:
     """Return every possible interleaving of a layer's jobs as (spacing, turns), the best first.
 
-    A neuron's next timestep must not begin before its membrane of the timestep before is written.
+    A neuron's next timestep must not begin before the core has written the neuron's new membrane.
     The jobs of other neurons fill this time; ``turns`` says which (:class:`Turns`). Each of these
     jobs needs a membrane slot, which keeps the membranes of its neurons. The spacing is the
     smallest number of cycles between the starts of two jobs in the fire unit, which updates the
