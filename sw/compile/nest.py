@@ -161,7 +161,7 @@ def compile_layer(context: LayerContext) -> CompiledLayer:
     Returns
     -------
     The contents of the layer's descriptor, and its rows of weights and parameters. In the
-    descriptor, the addresses of both count from the layer's first row.
+    descriptor, the addresses of weights and parameters count from the layer's own first rows.
 
     Raises
     ------

@@ -42,7 +42,8 @@ def drive_bounds(layer: Layer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     The inputs are 0 or 1; if several maps share their weights, each input is the sum of one spike
     from each map. The bias is not included.
 
-    Both results are arrays with the axes (t, y, x, o): timestep, position and output channel. Those of t, y and x have length 1 where weights are shared.
+    Both results are arrays with the axes (t, y, x, o): timestep, position and output channel. Those
+    of t, y and x have length 1 where weights are shared.
     """
     repeats = layer.n_summed
     for axis, length in ((5, layer.kernel[0]), (6, layer.kernel[1])):
