@@ -66,7 +66,7 @@ def series_of_maps(names: Iterable[str], layers: Sequence[Layer]) -> list[tuple[
     Raises
     ------
     FitError
-        There is no order in which each layer reads its maps at equal distances.
+        No order was found in which each layer reads its maps at equal distances.
     """
     series = {name: [name] for name in names}
     for layer in layers:
@@ -124,7 +124,7 @@ def place_maps(
 ) -> tuple[dict[str, Placement], int]:
     """Give every map a region of spike memory, with room for the padding around the map.
 
-    The padding is the largest that a layer that reads a map of the same series needs.
+    All maps of a series get the same padding: the largest that any layer that reads them needs.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def place_maps(
     Raises
     ------
     FitError
-        Layers read sums of maps that cannot lie at equal distances.
+        A layer reads several maps, and no order was found in which they lie at equal distances.
     """
     placements: dict[str, Placement] = {}
     start = 0
