@@ -1,4 +1,4 @@
-"""Paths of the files that are installed with Spikefold: checkpoints, compiled networks, sample
+"""Paths of the files that are installed with Spikefold: checkpoints, a network file, sample
 images."""
 
 from pathlib import Path

@@ -1,8 +1,9 @@
 """Choice of the memory that holds each layer's weights and parameters, on the FPGA or outside it.
 
 A *row* is what is read from a memory at once: ``lanes`` weights, or ``fire_lanes`` pairs of bias
-and threshold (:class:`hw.spec.Config`). Memory outside the FPGA is larger but slower, so the layers
-whose rows are read most often per row stay on the FPGA.
+and threshold (:class:`hw.spec.Config`). Memory outside the FPGA is larger but slower. So the rows
+of those layers stay on the FPGA that read each of their rows most often in an inference. Weights
+and parameters are chosen separately.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ def allocate(
 
     Parameters
     ----------
-    compiled : layers whose addresses count from their own first rows.
-    n_descriptors : number of rows of weight memory to leave free for descriptors.
+    compiled : layers, each with addresses that count from its own first row.
+    n_descriptors : number of rows of weight memory to leave free for the layers' descriptors
+        (:mod:`sw.compile.rows`).
 
     Returns
     -------
-    The bytes of weight memory, without the descriptors, of parameter memory and, if the device has
-    it, of memory outside the FPGA; and the layers with their final addresses. More may be allocated
-    than a memory has if the network does not fit.
+    The bytes of each memory: weight memory (without the descriptors), parameter memory and, if the
+    device has it, memory outside the FPGA. If the network does not fit, they may be more than the
+    memory has. The second result is the layers with their final addresses.
     """
     weights_inside = _kept(
         compiled,
@@ -84,9 +86,10 @@ def allocate(
 
 
 def _padded(params: bytes, offchip: bool, stored_bytes: int, config: Config) -> bytes:
-    """Return rows of parameters as they are stored.
+    """Return rows of parameters as they are stored, on the FPGA or outside it (``offchip``).
 
-    Outside the FPGA each takes a whole number of that memory's rows, ``stored_bytes`` together.
+    On the FPGA they are unchanged. Outside it, each row is padded with zeros to ``stored_bytes``
+    bytes, which are a whole number of that memory's rows.
     """
     size = row_bytes(Space.PARAM, config)
     if not offchip or stored_bytes == size:
@@ -104,13 +107,15 @@ def _kept(
 ) -> set[int]:
     """Return the indices of the layers whose rows are kept on the FPGA.
 
-    These are all layers if the device has no other memory or if all fit, else those with the most
-    reads per row, as far as there is room.
+    These are all layers if the device has no other memory or if all fit. Otherwise layers are kept
+    as far as there is room, beginning with those that read each of their rows most often.
 
     Parameters
     ----------
     available : number of rows of the memory on the FPGA.
-    needed, reads : number of a layer's rows, and how many of them it reads in a run.
+    needed : returns the number of rows that a layer has.
+    reads : returns the total number of row reads of a layer, in an inference in which all of its
+        inputs are active.
     """
     everything = set(range(len(compiled)))
     if not config.offchip_depth or sum(map(needed, compiled)) <= available:

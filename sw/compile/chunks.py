@@ -68,8 +68,8 @@ def cut_window(
     weight_pitch : number of rows of a bank's weight memory from the weights of one kernel row to
         those of the next.
     aligned : whether every run begins at a multiple of 8 bits, the first bit of a granule. If not,
-        up to 7 bits at the end of each chunk cannot be used. The reason is that a chunk is read as
-        whole granules, from the one on that holds its first bit.
+        up to 7 bits at the end of each chunk cannot be used, because a chunk is read as whole
+        granules. The first of these also holds bits that come before the chunk's own.
     """
     missing = 0 if aligned else GRANULE_BITS
     gathered = _gather_rows(layer, source, weight_pitch, missing, config)
@@ -82,8 +82,8 @@ def cut_window(
 def _merges_columns(layer: Layer) -> bool:
     """Return whether a whole kernel row is one run.
 
-    It is, if kernel columns have weights of their own. If they share them, each position of the row
-    is a run of its own.
+    It is, if each kernel column has weights of its own. If kernel columns share their weights, each
+    position of the row is a run.
     """
     return layer.weight.shape[6] == layer.kernel[1]
 
@@ -97,8 +97,8 @@ def _gather_rows(
     a chunk could hold only one row, or if an offset exceeds its field of the layer's descriptor.
 
     ``missing`` is 0 if every run begins at a granule (a multiple of 8 bits), else 8. In the latter
-    case, up to 7 bits at the end of each piece cannot be used, because a piece is read from the
-    granule on that holds its first bit.
+    case, up to 7 bits at the end of each piece cannot be used: a piece is read as whole granules,
+    and the first of these also holds bits that come before the piece's own.
     """
     kernel_y, kernel_x = layer.kernel
     run = (kernel_x - 1) * source.pixel + source.bank_channels
@@ -134,8 +134,9 @@ def _split_runs(
     """Return chunks that each hold one run, or a part of a run that is longer than a chunk.
 
     ``missing`` is the number of bits at the end of a chunk that are not used: 0 if every run begins
-    at a granule (a multiple of 8 bits), else 8. In the latter case up to 7 bits cannot be used; 8
-    are left out, so that the next chunk begins at the same bit of a granule.
+    at a granule (a multiple of 8 bits), else 8. In the latter case up to 7 bits cannot be used, as
+    in :func:`cut_window`. 8 are left out, so that all chunks of a run begin at the same bit of
+    their first granules.
     """
     kernel_y, kernel_x = layer.kernel
     merged = _merges_columns(layer)
@@ -154,8 +155,8 @@ def _split_runs(
         """Return, for each piece of a chunk, how many of its bits are inputs of the job.
 
         The chunk holds ``n_bits`` bits of a run, which fill its pieces one after another. A piece
-        that is one position with fewer than 16 channels has only as many inputs as channels. Pieces
-        that this device's chunks lack have 0.
+        that is one position with fewer than 16 channels has only as many inputs as channels. There
+        are always :data:`hw.protocol.N_PIECES` numbers; those beyond the device's chunk are 0.
         """
         pieces = [min(max(n_bits - k * PIECE_BITS, 0), PIECE_BITS) for k in range(n_pieces)]
         return tuple(min(n, depth) if source.is_piece else n for n in pieces) + unused

@@ -153,9 +153,9 @@ def device_maps(network: Network, images: NDArray[np.uint8], spikes: Maps) -> li
 def measured(network: Network, program: Program | None, images: list[Maps]) -> list[LayerReport]:
     """Return the reports of all layers, including the costs that depend on the input.
 
-    These are ``input_density``, ``n_synaptic_ops`` and the predicted ``n_cycles``. They are
-    computed from the spikes of some images, as means over these images; the cycles, which take
-    long to predict, over up to :data:`N_PREDICTED` of them, evenly spaced.
+    These are ``input_density``, ``n_synaptic_ops`` and the predicted ``n_cycles``, as means over
+    some images. Cycles take long to predict. They are therefore predicted for at most
+    :data:`N_PREDICTED` of the images, evenly spaced.
 
     Parameters
     ----------

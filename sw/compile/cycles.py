@@ -1,6 +1,9 @@
-"""Prediction of the exact number of cycles that a program takes on given spikes. NumPy only.
+"""Prediction of the number of cycles that a program takes on given spikes. NumPy only.
 
-The predicted numbers equal those of the device's counters. A *job* is the computation of one
+The predicted numbers equal those of the device's counters. Only for layers with weights or
+parameters in memory outside the FPGA are they estimates (:class:`_Bus`).
+
+A *job* is the computation of one
 output position of ``lanes`` channels at one timestep. A *bank* of the core has the spikes and
 weights of some of the input channels. A *chunk* is the part of a job's inputs that a bank reads in
 one cycle; an input is active if it is a spike. The prediction follows jobs and chunks through the
@@ -45,8 +48,9 @@ OFFCHIP_LATENCY = 24
 """Estimate of the cycles from a request for a row outside the FPGA until it is added up."""
 
 OFFCHIP_OVERHEAD = 1.02
-"""Cycles of the bus of the memory outside the FPGA for each cycle in which it brings data: the rest
-is for refresh and for changes of page that are not hidden."""
+"""Estimate for the bus of the memory outside the FPGA: how many cycles it is busy for each cycle in
+which it brings data. The additional cycles are for refresh, and for those changes of the memory's
+open page that delay data."""
 
 NEVER = -(1 << 60)
 """Number that stands for the cycle of an event that has not taken place: earlier than any cycle."""
@@ -175,7 +179,8 @@ class _Bank:
         """Move in which the last event so far leaves the scanner. An event is an active input, or
         the end of a job without any."""
         self._held = 0
-        """Active inputs of the chunk that is held until the next one, or the job's end."""
+        """Number of active inputs of the chunk that is held until the next active one, or until the
+        job's end; 0 if none is held."""
         self._queued = config.sum_queue > 0
         self._released = 1 + (number + 1 if config.banks > 1 else 0)
         """Number of cycles from a job's last beat in the fire unit until the job's place in the
@@ -185,7 +190,7 @@ class _Bank:
         """Process a chunk with ``n_active`` active inputs.
 
         If it has none, it is dropped. Otherwise it is held until the next active chunk of the job,
-        or the job's end. ``known`` is the cycle in which the bank knows whether it has any.
+        or the job's end. ``known`` is the cycle in which the bank knows whether the chunk has any.
         """
         if n_active:
             if self._held:
@@ -246,8 +251,9 @@ class _Bank:
 class _Bus:
     """Time that the bus of the memory outside the FPGA takes for the rows of a layer.
 
-    All banks share the bus. It is busy without gaps as long as requests wait, except for the cycles
-    in which the memory refreshes itself, so this part of the prediction is an estimate.
+    All banks share the bus. As long as requests wait, it is taken to bring rows without gaps, at
+    :data:`OFFCHIP_OVERHEAD` cycles for each cycle of data. In reality gaps come at certain times,
+    for example when the memory refreshes itself. So this part of the prediction is an estimate.
     """
 
     def __init__(self, plan: LayerPlan, config: Config):

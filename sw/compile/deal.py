@@ -71,9 +71,10 @@ def orders(
 def deal(rates: NDArray[np.float64], banks: int) -> tuple[int, ...]:
     """Return an order of dealing in which the summed rates of all banks are about even.
 
-    The result holds the channels by rank: entry ``q`` goes to bank ``q % banks``. To find it, each
-    channel, from the highest rate on, is given to the bank with the lowest sum that has room. A
-    bank has room until it has its share of the channels, which dealing in turn fixes.
+    The result holds the channels by rank: entry ``q`` goes to bank ``q % banks``. This fixes how
+    many channels each bank gets. To find the order, the channels are taken from the highest rate to
+    the lowest. Each is given to the bank with the lowest sum of rates, among those that do not have
+    all their channels yet.
 
     >>> deal(np.array([8.0, 4.0, 3.0, 1.0, 1.0]), banks=2)
     (0, 1, 3, 2, 4)
@@ -91,7 +92,7 @@ def deal(rates: NDArray[np.float64], banks: int) -> tuple[int, ...]:
 
 
 def _joined_maps(layers: Sequence[Layer], shapes: Mapping[str, Shape]) -> list[list[str]]:
-    """Return lists of names that together have every map once.
+    """Divide the names of all maps into lists; every name is in one of them.
 
     Maps that a gate joins or a layer reads together, directly or through other maps, are in the
     same list.

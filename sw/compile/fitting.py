@@ -131,11 +131,17 @@ def _fewer_timesteps(network: Network, config: Config) -> int | None:
 def remedies(network: Network, config: Config) -> tuple[str, ...]:
     """Return changes to a network as texts, each of which would make it fit the device.
 
-    One is narrower weights, of the largest width that fits, or the same board built for the present
-    width. Another is sharing of weights in as few of the largest layers as possible: with weights
-    of the present width if this suffices, else with narrower ones. The third is fewer timesteps,
-    again with narrower weights if necessary. If nothing helps, the only text says that the network
-    must be smaller, and where.
+    There is at most one text of each of these kinds:
+
+    - weights of the largest width with which the network fits, on the same board built for that
+      width. If the board has wider weights than the network, this may be the present width;
+    - sharing of weights in as few of the largest layers as possible;
+    - fewer timesteps.
+
+    The last two may also ask for narrower weights, but only if narrower weights alone do not help.
+    If no kind helps, the only text asks for several of them together, or says that the network must
+    be smaller, and where. If the device cannot run the neurons of a layer, the only text says how
+    to change them.
     """
     lacking = [text for layer in network.layers if (text := lacking_neurons(layer, config))]
     if lacking:
@@ -166,7 +172,10 @@ def remedies(network: Network, config: Config) -> tuple[str, ...]:
 
 
 def _width(bits: int, network: Network) -> str:
-    """Return the part of a remedy that names the width of weights, empty if that is the present."""
+    """Return the part of a remedy that asks for ``bits``-bit weights.
+
+    It is empty if the network has this width already.
+    """
     return "" if bits == network.weight_bits else f", and --bits {bits}"
 
 
@@ -180,12 +189,15 @@ SMALLER = {
     "membrane_bits": ("inputs of a neuron (channels or kernel)",),
     "sum_bits": ("inputs of a neuron (channels or kernel)",),
 }
-"""What a network must have less of to need less of a resource, by the names that
-:attr:`sw.compile.program.FitError.needs` has for resources."""
+"""What to reduce in a network that needs too much of a resource, by the resource's name in
+:attr:`sw.compile.program.FitError.needs`."""
 
 
 def _narrower_board(config: Config) -> str:
-    """Return how to choose a configuration that differs from a board's in its width of weights."""
+    """Return the part of a remedy that says how to get a device with this configuration.
+
+    ``config`` is that of a board, changed to another width of weights.
+    """
     if is_known(config):
         return f" --board {board_name(config)}"
     sizes = f"weight_bits = {config.weight_bits}, weight_depth = {config.weight_depth}"
@@ -197,9 +209,11 @@ def _narrower_board(config: Config) -> str:
 def _everything(network: Network, configs: dict[int, Config]) -> str:
     """Return the remedy for a network that no single change makes fit.
 
-    All weights are shared and timesteps are left out. If that does not suffice in any width of
-    ``configs``, which has the device by width, the network must be smaller; the text then names the
-    memories that are too small nevertheless, and what would need less of them.
+    First, all weights are shared and timesteps are left out together. If the network then fits,
+    that is the remedy. If it does not fit with any width of weights, it must be smaller: the text
+    names the resources that are still too small, and what to reduce (:data:`SMALLER`).
+
+    ``configs`` has the device's configuration for each width of weights in bits.
     """
     coarsest = [[layer, *(c for _, c in _coarser(layer))][-1] for layer in network.layers]
     for bits, config in configs.items():
@@ -222,7 +236,10 @@ def _smallest(network: Network, coarsest: list[Layer], bits: int) -> Network:
 
 
 def _needs(network: Network, config: Config) -> list[str]:
-    """Return the names of what is too small for a network that does not fit a device."""
+    """Return the names of the resources that are too small for a network that does not fit.
+
+    If it does not fit for another reason, the result is that reason as a text.
+    """
     try:
         compile_network(network, config)
     except FitError as error:

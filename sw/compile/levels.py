@@ -60,9 +60,10 @@ def increments(levels: Sequence[Level]) -> list[Strides]:
     """Return, for each loop of a nest, how far it moves every address when it advances.
 
     When a loop advances by one iteration, all loops inside it go back to their first iteration. So
-    an address moves by the loop's own stride, less the way that the inner loops have moved it since
-    then. For example, if a loop of 3 iterations with a stride of 8 lies in one with a stride of
-    100, the outer one moves the address by ``100 - 2 * 8 = 84``.
+    an address moves by the loop's own stride, less the distance by which the inner loops have moved
+    it from their first to their last iteration. For example, if a loop of 3 iterations with a
+    stride of 8 lies in one with a stride of 100, the outer one moves the address by
+    ``100 - 2 * 8 = 84``.
 
     Parameters
     ----------
@@ -109,7 +110,7 @@ def interleavings(
 ) -> list[tuple[int, Turns]]:
     """Return every possible interleaving of a layer's jobs as (spacing, turns), the best first.
 
-    A neuron's next timestep must not begin before its membrane of the timestep before is written.
+    A neuron's next timestep must not begin before the core has written the neuron's new membrane.
     The jobs of other neurons fill this time; ``turns`` says which (:class:`Turns`). Each of these
     jobs needs a membrane slot, which keeps the membranes of its neurons. The spacing is the
     smallest number of cycles between the starts of two jobs in the fire unit, which updates the

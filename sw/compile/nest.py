@@ -54,8 +54,10 @@ class LayerContext:
 
     @property
     def map_pitch(self) -> int:
-        """Distance in bits from one of the maps that the layer reads to the next; 0 if there is
-        one."""
+        """Distance in bits from one of the maps that the layer reads to the next.
+
+        It is 0 if the layer reads only one map.
+        """
         starts = [self.placements[name].start for name in self.sources]
         return starts[1] - starts[0] if len(starts) > 1 else 0
 
@@ -147,9 +149,10 @@ class _Geometry:
     source_base: int
     """Address of the first job's input window, in bits."""
     identity_base: int
-    """Address of the first job's identity spikes, those that the gate joins, in granules."""
+    """Address of the first job's identity spikes, which are those that the gate joins. It is in
+    granules (8 bits)."""
     target_base: int
-    """Address in the map written at which the time loop begins, in granules."""
+    """Address in the written map at which the time loop begins. It is in granules (8 bits)."""
 
 
 def compile_layer(context: LayerContext) -> CompiledLayer:
@@ -158,7 +161,7 @@ def compile_layer(context: LayerContext) -> CompiledLayer:
     Returns
     -------
     The contents of the layer's descriptor, and its rows of weights and parameters. In the
-    descriptor, the addresses of both count from the layer's first row.
+    descriptor, the addresses of weights and parameters count from the layer's own first rows.
 
     Raises
     ------
@@ -400,9 +403,11 @@ def _order_jobs(
     The spacing is the smallest number of cycles between the starts of two jobs in the fire unit.
     The order is the first of :func:`sw.compile.levels.interleavings` for which the core has enough
     loop levels. Levels are innermost first. Those of one iteration are left out, because they move
-    no address. Level 0 is the loop over chunks even if there is only one, unless its place is
-    needed: the core takes the last iteration of level 0 for the last chunk, whose number of inputs
-    may differ.
+    no address.
+
+    Level 0 is the loop over chunks, because the last chunk of a job may have fewer inputs: the core
+    takes the chunk in the last iteration of level 0 for the last one. If a job has only one chunk,
+    this loop stays as well, unless the device has too few levels otherwise.
 
     Raises
     ------

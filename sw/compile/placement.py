@@ -66,7 +66,7 @@ def series_of_maps(names: Iterable[str], layers: Sequence[Layer]) -> list[tuple[
     Raises
     ------
     FitError
-        There is no order in which each layer reads its maps at equal distances.
+        No order was found in which each layer reads its maps at equal distances.
     """
     series = {name: [name] for name in names}
     for layer in layers:
@@ -89,7 +89,8 @@ def _even_order(members: list[str], layers: Sequence[Layer]) -> tuple[str, ...]:
     Raises
     ------
     FitError
-        None was found.
+        No such order was found. If the series has more than :data:`N_ORDERED` maps, only the given
+        order is tried.
     """
     read = [layer.sources for layer in layers if layer.addends and layer.source in members]
     all_orders = len(members) <= N_ORDERED
@@ -106,7 +107,10 @@ def _even_order(members: list[str], layers: Sequence[Layer]) -> tuple[str, ...]:
 
 
 def _is_even(places: dict[str, int], names: Sequence[str]) -> bool:
-    """Return whether maps lie at equal distances; ``places`` are those in their series."""
+    """Return whether the maps ``names`` lie at equal distances.
+
+    ``places`` has, for every map, its index in the order of the series.
+    """
     at = sorted(places[name] for name in names)
     return len({b - a for a, b in itertools.pairwise(at)}) <= 1
 
@@ -120,7 +124,7 @@ def place_maps(
 ) -> tuple[dict[str, Placement], int]:
     """Give every map a region of spike memory, with room for the padding around the map.
 
-    The padding is the largest that a layer that reads a map of the same series needs.
+    All maps of a series get the same padding: the largest that any layer that reads them needs.
 
     Parameters
     ----------
@@ -137,7 +141,7 @@ def place_maps(
     Raises
     ------
     FitError
-        Layers read sums of maps that cannot lie at equal distances.
+        A layer reads several maps, and no order was found in which they lie at equal distances.
     """
     placements: dict[str, Placement] = {}
     start = 0
@@ -147,7 +151,8 @@ def place_maps(
         readers = [layer for layer in layers if layer.source in series]
         pad_y = max((layer.padding[0] for layer in readers), default=0)
         pad_x = max((layer.padding[1] for layer in readers), default=0)
-        # The host can pack bits; the device writes whole granules, and reads identities so.
+        # The host can pack positions bit by bit. The device writes whole granules, and reads the
+        # identity of a gate in whole granules, too.
         by_bit = (
             name == next(iter(shapes))
             and series == (name,)

@@ -273,7 +273,7 @@ class Program:
     def places(self, buffer: int) -> dict[str, Placement]:
         """Return the regions of spike memory, by name of the map, in a run on ``inputs[buffer]``.
 
-        They are ``placements``, but for the maps ``moved``.
+        They are ``placements``, except that the maps ``moved`` lie elsewhere with buffer 1.
         """
         offset = self.inputs[buffer].start - self.inputs[0].start
         return {
@@ -282,10 +282,10 @@ class Program:
         }
 
     def usage(self) -> dict[str, tuple[int, int]]:
-        """Return how full the memories "weight", "param", "spike" and, if there is memory outside
-        the FPGA, "offchip" are, by these names.
+        """Return for each memory, by its name, the number of rows used and of rows available.
 
-        There are two numbers for each: rows used, and rows available. A row of "spike" is a byte.
+        The names are "weight", "param" and "spike", and "offchip" if the device has memory outside
+        the FPGA. A row of "spike" is a byte.
         """
         used = {
             space.name.lower(): (

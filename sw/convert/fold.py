@@ -179,10 +179,11 @@ class TrainedLayer:
     def folded(self) -> tuple[Tensor, Tensor]:
         """Return the layer's weight and bias with batch-norm and coefficient folded in.
 
-        The weight has the axes (timestep, y, x, output channel, input channel, kernel y, kernel x);
-        timestep, y, x have length 1 where all timesteps or positions share their weights, and a
-        classifier's kernel is (1, 1). The bias has the axes (timestep or 1, 1, 1, output channel).
-        Both are float64, and gradients flow through them to the module's parameters.
+        The weight has the axes (timestep, y, x, output channel, input channel, kernel y, kernel x).
+        Those of timestep, y and x have length 1 where all timesteps or positions share their
+        weights. In a classifier, whose kernel is as large as the map, this also holds for kernel y
+        and kernel x. The bias has the axes (timestep or 1, 1, 1, output channel). Both are float64,
+        and gradients flow through them to the module's parameters.
         """
         a = self._spread()
         if isinstance(self.module, nn.Linear):
@@ -272,9 +273,10 @@ def check(model: SpikingResNet) -> None:
     Raises
     ------
     sw.model.config.ModelError
-        The network has ReLUs instead of spiking neurons; or leaks that were learned, while the
-        device's leaks are sums of shifts (:class:`hw.spec.Leak`); or a gate joins spikes with the
-        sum of an ``ADD`` block; or a sum has too many maps.
+        One of these is true. The network has ReLUs instead of spiking neurons. It has learned
+        leaks, while a device's leaks are sums of shifts (:class:`hw.spec.Leak`). A gate joins
+        spikes with a sum of spikes, which the gate ``ADD`` (:data:`sw.model.config.ADD`) of the
+        block before has made. A sum has too many maps.
     """
     if not model.config.spiking:
         raise ModelError(
@@ -310,8 +312,8 @@ def check(model: SpikingResNet) -> None:
 def trained_layers(model: SpikingResNet) -> list[TrainedLayer]:
     """Return a network's layers in the order they run; the last one is the classifier.
 
-    An ``ADD`` gate adds no layer: the layers that read its sum read all of its maps.
-    The auxiliary pathway, extra layers that only help training, is left out.
+    A gate ``ADD``, which sums maps of spikes, adds no layer: the layers that read its sum read all
+    of these maps. The auxiliary pathway, extra layers that only help training, is left out.
     """
     config = model.config
     stem = TrainedLayer(

@@ -138,11 +138,11 @@ class FloatTrace:
 
 
 def exact(weight: Float, n_repeats: int, most: float) -> Float:
-    """Round weights so finely that float64 holds all sums of weighted inputs exactly.
+    """Round weights slightly, so that float64 holds every sum of weighted inputs exactly.
 
     Sums are then the same in any order. So results depend neither on the number of threads nor on
-    the matrix library, whose order of summation differs. Weights are rounded to multiples of a
-    power of two, which is about 2**-52 of the largest possible sum.
+    the matrix library, both of which change the order of summation. Weights are rounded to
+    multiples of a power of two, which is about 2**-52 of the largest possible sum.
 
     Parameters
     ----------

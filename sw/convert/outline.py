@@ -1,7 +1,8 @@
 """A network's outline: its layers without trained numbers, to see which boards it fits.
 
-Which memories a network fills follows from its configuration alone. Only whether its membranes are
-wide enough depends on the weights, which are 0 in an outline.
+How much of each memory a network needs follows from its configuration alone. Only one check depends
+on the weights: whether the device has enough bits for membranes and for the sums of its banks. In
+an outline all weights are 0, so this check always passes.
 """
 
 from __future__ import annotations

@@ -205,9 +205,9 @@ def _quantize_layer(
 
     Parameters
     ----------
-    rates : the layer's input in the float network, its input in the integer network, both arrays
-        (T|1, C, H, W) of whole numbers, summed over the calibration images; and the number of these
-        images. None without calibration.
+    rates : three things: the layer's input in the float network; its input in the integer network;
+        and the number of calibration images. Both inputs are summed over these images, and are
+        arrays (T|1, C, H, W) of whole numbers. None without calibration.
     fixed : scales that the network was fine-tuned with; None to choose them.
 
     Returns

@@ -1,9 +1,12 @@
-"""Copies of shared weights: what finer coefficients would cost, before a network is trained so.
+"""Copy shared weights, to measure what finer spike coefficients would cost, without training.
 
-A Real-Spike coefficient of its own for every element, or for every element and timestep, becomes a
-weight of its own for every position, or position and timestep, when it is folded. The functions
-here give an integer network such weights by copying those that it has. It computes the same, but
-takes the memory, the cycles and the bandwidth of a network that was trained with such coefficients.
+A Real-Spike coefficient (:mod:`sw.convert.fold`) is a trained factor of spikes. If every element of
+a map has a coefficient of its own, the weights of every position differ once the coefficients are
+folded into them. If the coefficients also differ between timesteps, so do the weights.
+
+The functions here give an integer network such weights, by copying those that it has. It still
+computes the same. But it takes the memory, the cycles and the bandwidth of a network that was
+trained with such coefficients.
 """
 
 from __future__ import annotations
@@ -21,14 +24,14 @@ UNSHARED = ("element", "element/per-timestep")
 
 
 def unshare(network: Network, over: str) -> Network:
-    """Return a network with weights of their own for every position of every layer but the last.
+    """Return a copy of a network in which positions no longer share weights.
+
+    This holds for biases and thresholds, too. The encoder and the output layer stay as they are.
 
     Parameters
     ----------
-    over : one of :data:`UNSHARED`; with ``element/per-timestep``, every timestep has weights of its
-        own, too.
-
-    The encoder and the output layer stay as they are.
+    over : one of :data:`UNSHARED`. With ``element``, every position has weights of its own. With
+        ``element/per-timestep``, every position has weights of its own at every timestep.
     """
     shapes = network.map_shapes()
     timesteps = network.timesteps if over == UNSHARED[1] else 1

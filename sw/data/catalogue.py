@@ -111,10 +111,11 @@ def _damage(place: Path) -> Iterator[None]:
 
 
 def load_parts(data_dir: str | Path | None, name: str) -> list[Dataset]:
-    """Return the training data of a data set for cross-validation, once for each of its parts.
+    """Return the training data of a data set, divided in several ways for cross-validation.
 
-    In each result, one part is the test data, another the validation data, and the rest the
-    training data. The data set's own test data is not read.
+    The data set defines parts of its training data, and there are as many results as parts. In each
+    result, one part is the test data, another the validation data, and the rest the training data.
+    The data set's own test data is not read.
 
     Parameters
     ----------
@@ -139,7 +140,7 @@ def load_parts(data_dir: str | Path | None, name: str) -> list[Dataset]:
 
 
 def _not_found(name: str) -> str:
-    """Return the message about a name that is neither a known data set's nor an existing path's."""
+    """Return the message for a name that is neither a known data set nor an existing path."""
     path = Path(name).expanduser()
     if len(path.parts) > 1 or path.suffix or name.startswith((".", "~")):
         nearby = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []

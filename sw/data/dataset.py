@@ -1,6 +1,7 @@
 """Hold data sets in memory, check them, and split them into training, validation and test data.
 
-A sample is an image, or a sequence of binary frames, one per timestep. It needs only NumPy.
+A sample is an image, or a sequence of binary frames, one per timestep. This module needs only
+NumPy.
 """
 
 from __future__ import annotations
@@ -240,8 +241,8 @@ def assemble(
 def _check_part(part: Split, name: str, what: str, n_classes: int) -> None:
     """Check that a part of a data set has samples, and a valid label for each.
 
-    ``name`` is the data set's, ``what`` the part's, and a label is valid if it is from 0 to
-    ``n_classes`` - 1.
+    A label is valid if it is from 0 to ``n_classes`` - 1. For messages, ``name`` is the name of the
+    data set, and ``what`` that of the part.
 
     Raises
     ------

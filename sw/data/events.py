@@ -152,8 +152,8 @@ def binned(
 ) -> tuple[NDArray[np.uint8], Info]:
     """Read a recording, and return it as binary frames (:func:`frames`), with its description.
 
-    ``sensor`` is the (height, width) of the sensor; None takes that which the file states, or else
-    ``shape``, the (height, width) of a frame.
+    ``shape`` is the (height, width) of a frame, and ``sensor`` that of the sensor. If ``sensor`` is
+    None, it is taken from the file. If the file does not state it, it is ``shape``.
 
     Raises
     ------

@@ -72,8 +72,13 @@ def _read_1_or_2(raw: bytes, version: str) -> Recording:
 
     After the header, each event is big-endian: an address of 16 bits (1.0) or 32 bits (2.0), and 32
     bits of time in microseconds. The header line ``AEChip`` names the camera. Without this line,
-    the camera is a DVS128, which was the only one at first; :class:`EventError` is raised if the
-    addresses are not those of a DVS128.
+    the camera must be a DVS128, which was the only one at first.
+
+    Raises
+    ------
+    EventError
+        The file is damaged, its camera is not known, or it names no camera and the addresses are
+        not those of a DVS128.
     """
     lines, start = _header(raw)
     chip = next((n.partition(":")[2] for n in lines if re.match("# ?AEChip:", n)), "")
@@ -98,9 +103,10 @@ def _read_1_or_2(raw: bytes, version: str) -> Recording:
 def _addresses(address: NDArray[np.int64], t: NDArray[np.int64], name: str, named: bool) -> Events:
     """Return the events with the addresses (N,) of the camera ``name`` and the times ``t``.
 
-    In an address, columns and rows count from the opposite edges. Words that are no events of
-    pixels (triggers, and samples of images and of motion) are left out. ``named`` says that the
-    file names the camera; without a name, addresses must have no unknown bits.
+    Addresses count columns from the right and rows from the bottom; the events returned count them
+    from the left and from the top. Words that are no events of pixels (triggers, and samples of
+    images and of motion) are left out. ``named`` says whether the file names the camera. If not,
+    the camera may be another one, so that addresses with unknown bits are an error.
 
     Raises
     ------

@@ -43,9 +43,9 @@ _CUT = "the file is cut or damaged: copy it again"
 class _Header:
     """Fields of the file's header.
 
-    ``compression`` is the number of the packets' compression, and ``description`` the XML text on
-    the streams. ``table_at`` is the offset of the table of packets at the end of the file, or -1
-    without one. ``start`` is the offset of the first packet.
+    ``compression`` is a number for the method by which packets are compressed, and ``description``
+    an XML text that describes the streams. ``table_at`` is the offset of the table of packets at
+    the end of the file, or -1 without one. ``start`` is the offset of the first packet.
     """
 
     compression: int

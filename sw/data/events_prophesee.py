@@ -189,7 +189,8 @@ def _decode_evt2(words: NDArray[np.uint32]) -> Columns:
     """Decode words of EVT 2.0, and return times, columns, rows and polarities.
 
     The highest four bits of a word are its type. Words of type 8 hold the upper 28 bits of the time
-    in microseconds. Words of type 0 (darker) and 1 (brighter) are events and hold the lower 6 bits.
+    in microseconds. Words of type 0 (darker) and 1 (brighter) are events. They hold the lower 6
+    bits of the time, the column and the row.
     """
     data = words.astype(np.int64)
     high, seen = _high_times(data, data >> 28 == 8, 28)
@@ -216,11 +217,12 @@ def _decode_evt21(words: NDArray[np.uint64]) -> Columns:
 def _high_times(
     data: NDArray[np.int64], is_high: NDArray[np.bool_], n_bits: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return the upper part of the time at every word, and a mask of the words at which it is
-    known.
+    """Return the upper part of the time for every word of a file.
 
-    Words chosen by ``is_high`` hold it in their lowest ``n_bits``. It is valid until the next such
-    word. Overflows are undone.
+    Words for which ``is_high`` is True hold it in their lowest ``n_bits`` bits, and it is valid
+    until the next such word. In the file, the number overflows and starts again from 0; in the
+    result, it counts on. The second result is a mask of the words for which it is known, which are
+    all from the first word that holds it.
     """
     places = np.flatnonzero(is_high)
     counts = unwrapped(data[places] & ((1 << n_bits) - 1), n_bits)

@@ -90,7 +90,11 @@ def _deflate(raw: bytes, settings: tuple[int, ...], limit: int) -> bytes:
 
 
 def _shuffle(raw: bytes, settings: tuple[int, ...], limit: int) -> bytes:
-    """Put the bytes of each value together again, which are stored as all first bytes and so on."""
+    """Put the bytes of each value side by side again.
+
+    The first bytes of all values are stored first, then all second bytes, and so on.
+    ``settings[0]`` is the number of bytes of a value.
+    """
     size = settings[0] if settings else 0
     if size < 1:
         raise EventError(f"a filter's settings are missing: {_DAMAGED}")
@@ -104,7 +108,10 @@ def _fletcher32(raw: bytes, settings: tuple[int, ...], limit: int) -> bytes:
 
 
 def _blosc(raw: bytes, settings: tuple[int, ...], limit: int) -> bytes:
-    """Decompress Blosc, whose header has the sizes of the decoded and the encoded chunk."""
+    """Decompress a chunk in Blosc's format.
+
+    Its header has the numbers of bytes that the chunk has decoded and encoded.
+    """
     blosc = _package("blosc")
     sizes = [int.from_bytes(raw[at : at + 4], "little") for at in (4, 12)]
     if len(raw) < _BLOSC_HEADER_BYTES or sizes[0] > limit or sizes[1] != len(raw):
@@ -116,7 +123,11 @@ def _blosc(raw: bytes, settings: tuple[int, ...], limit: int) -> bytes:
 
 
 def _lz4(raw: bytes, settings: tuple[int, ...], limit: int) -> bytes:
-    """Decompress LZ4: the decoded size, the size of a block, and blocks behind their sizes."""
+    """Decompress a chunk of LZ4 blocks.
+
+    It begins with the number of decoded bytes of the chunk (64 bits) and of a block (32 bits). Each
+    block has its number of stored bytes (32 bits) in front. All numbers are big-endian.
+    """
     block = _package("lz4.block")
     size, block_bytes = int.from_bytes(raw[:8], "big"), int.from_bytes(raw[8:12], "big")
     if len(raw) < 12 or size > limit or not block_bytes:

@@ -1,4 +1,7 @@
-"""Number the classes of labels, which may be numbers, names, truth values or one-hot rows."""
+"""Turn labels into class numbers from 0.
+
+Labels may be numbers, names, truth values or one-hot rows.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ Numbers = NDArray[np.int64]
 
 
 def class_name(value: Any) -> str:
-    """Return the name of the class with this label: a text itself, else ``class 3`` for 3."""
+    """Return the name of the class with this label.
+
+    A text is its own name. The name for the number 3 is ``class 3``.
+    """
     return value if isinstance(value, str) else f"class {value}"
 
 
@@ -63,7 +69,7 @@ def plain(labels: NDArray[Any], what: str) -> NDArray[Any]:
 def numbered(
     labels: Mapping[str, NDArray[Any]], what: str
 ) -> tuple[dict[str, Numbers], tuple[str, ...]]:
-    """Number the classes of a data set from 0, in the order of their labels.
+    """Give each class of a data set a number, from 0 on, in the order of their labels.
 
     Parameters
     ----------
@@ -103,11 +109,17 @@ def numbered(
 
 
 def as_named(labels: NDArray[Any], names: Sequence[str], wanted: Sequence[str]) -> Numbers | None:
-    """Return class numbers (N,) that count in ``names`` as numbers that count in ``wanted``.
+    """Renumber the classes of samples, from one list of class names to another.
 
-    Both are names of classes. Classes of the same name are the same; where one side has names only
-    by number (:func:`default_names`) and there are as many classes on both, their order counts. The
-    result is None if the classes cannot be matched.
+    Parameters
+    ----------
+    labels : integers (N,), indices into ``names``.
+
+    Returns
+    -------
+    Integers (N,), the indices of the same classes in ``wanted``. Classes of the same name are the
+    same. If a list has only the names of :func:`default_names`, and both lists are equally long,
+    classes at the same index are the same. None if neither rule applies.
     """
     if set(names) <= set(wanted):
         return np.array([wanted.index(name) for name in names], np.int64)[labels]

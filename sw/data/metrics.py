@@ -42,13 +42,16 @@ def detail(predicted: NDArray[np.int64], labels: NDArray[np.integer]) -> dict[st
 def interval(found: Mapping[str, Any], metric: str) -> tuple[float, float]:
     """Return the 95 % confidence interval (low, high) of an accuracy, in percent.
 
-    ``found`` is the result of :func:`detail`, and ``metric`` is ``accuracy`` or ``balanced``. The
-    interval of a share is Wilson's. That of a mean over classes combines the Wilson intervals of
-    the classes' recalls: its distances from the mean are the root of the sum of the squares of
-    theirs, each divided by the number of classes (Zou and Donner, Statistics in Medicine 27, 2008).
+    ``found`` is the result of :func:`detail`, and ``metric`` is ``accuracy`` or ``balanced``.
 
-    The samples are taken to be independent, and the network to be given. So the interval says
-    nothing about the spread over seeds, and it is too narrow if samples come in groups, such as the
+    For ``accuracy``, the interval is Wilson's (:func:`wilson`). For ``balanced``, the mean of the
+    classes' recalls, the Wilson intervals of these recalls are combined (Zou and Donner, Statistics
+    in Medicine 27, 2008). The lower end then lies below the mean by the root of the sum of squares
+    of the recalls' distances from their own lower ends, divided by the number of classes. The upper
+    end is found likewise.
+
+    The interval describes one trained network, so it says nothing about the spread over seeds. The
+    samples are taken to be independent: it is too narrow if they come in groups, such as the
     heartbeats of one patient.
 
     >>> low, high = interval({"balanced": 75.0, "recall": [100.0, 50.0], "n_samples": [40, 10]},

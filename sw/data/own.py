@@ -29,9 +29,9 @@ FILES = (
 )
 """Forms that a user's own data may have, in words."""
 TEST_SHARE = 5
-"""One of so many samples of every class is for testing, if the data has no test part."""
+"""If the data has no test part, one in this number of samples of every class is for testing."""
 VALIDATION_SHARE = 10
-"""About one of so many training samples is for validation, if the data has no such part."""
+"""If the data has no validation part, about one in this number of training samples is for it."""
 PARTS = {
     "training": ("train", "training"),
     "validation": ("val", "valid", "validation"),
@@ -39,7 +39,7 @@ PARTS = {
 }
 """Names of the parts of a data set in folders and arrays, in lower case."""
 IGNORED = ("thumbs.db", "desktop.ini")
-"""Files of operating systems that may lie between a user's own, in lower case."""
+"""Names, in lower case, of files that operating systems put into a user's folders."""
 
 Labels = NDArray[Any]
 
@@ -55,10 +55,10 @@ class _Raw:
 def read(path: Path, timesteps: int) -> tuple[Parts, tuple[str, ...]]:
     """Read a user's own data set, in any of the forms in :data:`FILES`.
 
-    Without a test part, a fifth of the samples of every class become test data; which ones follows
-    from their order alone. Without a validation part, about a tenth of the training data will be
-    held back for it, equally many samples of every class. Event recordings are binned into
-    ``timesteps`` frames.
+    Without a test part, a fifth of the samples of every class become test data. They are chosen at
+    random, but the same ones every time. Without a validation part, about a tenth of the training
+    data will be held back for it, equally many samples of every class. Event recordings are binned
+    into ``timesteps`` frames.
 
     Returns
     -------
@@ -131,12 +131,14 @@ def _read(path: Path, timesteps: int) -> tuple[dict[str, _Raw], str]:
 def _require(
     counts: NDArray[np.int64], least: int, why: str, names: Sequence[str], path: Path
 ) -> None:
-    """Check that every class has at least ``least`` samples; ``counts`` are the numbers of samples.
+    """Check that every class has at least ``least`` training samples.
+
+    ``counts`` has the number of samples of each class, and ``names`` the names of the classes.
 
     Raises
     ------
     DataError
-        A class has fewer; the message says ``why`` so many are needed.
+        A class has fewer. The message ends with ``why``, which says why so many are needed.
     """
     if len(counts) and counts.min() < least:
         rare = int(counts.argmin())
@@ -147,10 +149,10 @@ def _require(
 
 
 def _split_off(split: Split, names: Sequence[str], path: Path) -> tuple[Split, Split]:
-    """Divide samples into training and test data, and return both; a fifth of every class is for
-    testing.
+    """Divide samples into training and test data, and return both.
 
-    The choice is random, but depends only on the order of the samples.
+    A fifth of every class is for testing. The choice is random, but the same samples in the same
+    order are always divided in the same way.
     """
     counts = np.bincount(split.labels, minlength=len(names))
     _require(counts, 3, "for training, validation and test", names, path)
@@ -197,9 +199,10 @@ def _arrays(path: Path) -> dict[str, _Raw]:
 
 
 def _key(name: str) -> tuple[str, bool] | None:
-    """Return to which part an array belongs, as its name tells, and whether it holds the labels.
+    """Return the part of the data set that an array of this name belongs to.
 
-    The result is None if the name is that of no part.
+    The second result says whether the array holds labels. The result is None if the name is not one
+    of an array of any part.
     """
     words = [word for word in re.split(r"[^a-z]+", name.lower()) if word]
     kinds = {"x": False, "images": False, "data": False, "y": True, "labels": True, "targets": True}
@@ -300,15 +303,19 @@ def _kind(paths: Sequence[Path]) -> str:
 def _recordings(
     parts: Sequence[Sequence[Path]], timesteps: int
 ) -> tuple[list[NDArray[np.uint8]], str]:
-    """Return the recordings of both parts, training and test data, binned into ``timesteps``
-    frames.
+    """Return the event recordings of all parts, binned into ``timesteps`` frames each.
 
     Frames are as large as the sensor. If the files do not say its size, frames are just large
-    enough for the events of both parts.
+    enough for the events of all parts.
 
     Returns
     -------
-    Frames of both parts, and a description of the recordings.
+    Frames of each part, uint8 (N, T, C, H, W), and a text that describes the recordings.
+
+    Raises
+    ------
+    DataError
+        The recordings are of sensors of different sizes.
     """
     read = [[events.load(path) for path in paths] for paths in parts]
     infos = [r.info for part in read for r in part]

@@ -1,5 +1,4 @@
-"""Bring a user's samples to the shape and type of a network's input, if these can be told for
-sure."""
+"""Bring a user's samples to the shape and type of a network's input, if there is only one way."""
 
 from __future__ import annotations
 
@@ -42,9 +41,9 @@ def as_input(
 
 
 def _placed(samples: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any] | None:
-    """Return samples in the shape (N, ...), or None if their shape cannot be understood as that.
+    """Return samples rearranged as an array (N, ...), where ``shape`` is the shape of one sample.
 
-    ``shape`` is that of one sample.
+    Return None if their present shape does not tell how to rearrange them.
     """
     if samples.shape[1:] == shape:
         return samples
@@ -60,7 +59,7 @@ def _placed(samples: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any] | Non
 
 
 def _last_first(shape: Sequence[int]) -> tuple[int, ...]:
-    """Return a sample's shape after its last axis, the channels, was moved before the rows."""
+    """Return a sample's shape with its last axis, the channels, moved before the rows."""
     return (*shape[:-3], shape[-1], *shape[-3:-1])
 
 

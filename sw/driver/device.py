@@ -61,7 +61,8 @@ class Device:
     ----------
     memory : reads, writes and checks the device's memories.
     direct : whether loading writes rows into a virtual board's memories past its serial line, and
-        only verifies them over the line. A board without faults and latency is opened so.
+        uses the line only to verify them. :meth:`open` sets it for a virtual board without injected
+        faults (:mod:`sw.driver.faults`) and without simulated latency.
     """
 
     def __init__(

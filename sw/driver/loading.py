@@ -52,8 +52,11 @@ def exported_for_another(file: NetworkFile, config: Config) -> str | None:
 
 
 def load_bytes(program: Program) -> int:
-    """Return the number of bytes that are counted as progress while a program is loaded: weights,
-    layer descriptors, parameters, and the part of spike memory that is set to 0."""
+    """Return the number of bytes that are counted as progress while a program is loaded.
+
+    These are the weights, layer descriptors and parameters in all memories, and the part of spike
+    memory that is set to 0.
+    """
     return sum(map(len, program.images.values())) + program.spike_bytes
 
 
@@ -85,11 +88,12 @@ class LoadProgress:
 def write_program(device: Device, program: Program, on_progress: Progress | None = None) -> int:
     """Write a program into a device's memories wherever they differ from it.
 
-    The part of spike memory that the program uses is set to 0. A virtual board that is
-    :attr:`sw.driver.device.Device.direct` gets weights and parameters past its serial line; it
-    compares them with the CRCs that it receives over the line like any other board, and what
-    differs is written again, over the line. ``on_progress`` is called with the numbers of bytes
-    that are done.
+    The part of spike memory that the program uses is set to 0. ``on_progress`` is called with the
+    number of bytes that were written, or found to be equal, since its previous call.
+
+    A virtual board that is :attr:`sw.driver.device.Device.direct` first gets weights and parameters
+    past its serial line. Then it is treated like any other board: it compares its memories with
+    CRCs that are sent over the line, and what differs is written over the line.
 
     Returns
     -------

@@ -46,7 +46,8 @@ class _Job:
         :attr:`sw.compile.program.Program.inputs`.
     taken_s, writing_s, written_s, running_s, ended_s : times by :func:`time.perf_counter` at which
         the sample was taken, the requests that write it were queued, the latest of them was
-        acknowledged, its run was requested, and the end of its run was announced. Each is 0 before.
+        acknowledged, its run was requested, and the end of its run was announced. Each is 0 until
+        then.
     writes : requests that write the input; empty until they are queued.
     n_writes_left : number of those requests that are not acknowledged yet.
     tag, run : number of the run in the board's messages, and the request that starts the run; None

@@ -1,9 +1,10 @@
 """Serial ports by name: those of this machine, of virtual boards, and of other machines.
 
-The port of another machine has an address: ``rfc2217://HOST:PORT`` if a server of RFC 2217 passes
-settings on, too, and ``socket://HOST:PORT`` if only bytes pass. Neither protocol has a password or
-encryption, so the server should listen on a loopback interface only and be reached through a tunnel
-of SSH.
+The port of another machine has an address. It is ``rfc2217://HOST:PORT`` if a server there speaks
+the protocol RFC 2217, which carries both bytes and settings of the port, such as its rate. It is
+``socket://HOST:PORT`` if the server passes on bytes only. Neither protocol has a password or
+encryption. So the server should listen on a loopback interface only, and be reached through an SSH
+tunnel.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Kind:
     identify_timeout_s : how many seconds a board may take to answer while it is not known what is
         on the port.
     timeout_s : how many seconds an identified board may take to answer.
-    settle_s : how many seconds bytes may still be on their way to the line after ``flush``.
+    settle_s : how many seconds after ``flush`` bytes may still be on their way to the line.
     write_timeout_s : how many seconds a write may block. None means that the port does not take
         this setting.
     fixed_rate : whether the other end determines the rate of the line. Such a port cannot change it

@@ -1,8 +1,8 @@
 """The file that holds the contents of a virtual board's SDRAM.
 
-Tens of megabytes would take an hour through simulated pins. So the driver writes them into this
-file, while the board is idle, and the board then compares all of its memory with what it should
-hold, through its serial port, as it does before each load.
+Tens of megabytes would take an hour over the simulated serial line. So the driver writes them into
+this file, while the board is idle. They are verified over the line, as on any other board: the
+driver sends CRCs, and the board compares them with those of its memory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class SdramFile:
 
     Parameters
     ----------
-    path : file; the board's process creates it.
+    path : path of the file. The board's process gives the file its size.
     config : configuration of the board, with memory outside the FPGA.
     """
 

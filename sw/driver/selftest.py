@@ -38,7 +38,8 @@ N_NETWORKS = 20
 N_SAMPLES = 2
 """Number of samples with which each random network is run."""
 MAX_DRAWS = 20
-"""Number of random networks in a row that do not fit a device before no more are tried."""
+"""Number of random networks to draw until one fits the device. If none of so many in a row fits, no
+more are tried."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,7 +224,10 @@ def _memory(device: Device, space: Space, rng: np.random.Generator) -> tuple[boo
 
 
 def _networks(device: Device, n_networks: int, seed: int) -> tuple[bool | None, str]:
-    """Run random networks, and compare every spike, logit and counter with the integer reference.
+    """Run random networks, and compare their results with the integer reference.
+
+    Every spike and logit is compared, and for each layer the numbers of spikes and of synaptic
+    operations (:func:`sw.driver.check.differences`).
 
     Returns whether the part passed, or None if it was left out, and what was tested or is wrong.
     """
@@ -345,10 +349,13 @@ def _firing(
     ----------
     name, source : names of the layer and of the map that it reads.
     channels : numbers of output and input channels.
-    timesteps : number of timesteps, which have weights of their own in some layers; 1: never.
+    timesteps : number of timesteps. In some random layers each has weights of its own; with 1, all
+        timesteps always share their weights.
     bits : width of a weight in bits.
-    n_shifts : largest number of shifts of a leak; 1 also means that no reset is delayed.
-    positions : (height, width), if positions have weights of their own in some layers.
+    n_shifts : largest number of shifts of a leak (:class:`hw.spec.Leak`). If it is 1, the reset is
+        never :attr:`hw.spec.Reset.DELAYED`.
+    positions : (height, width) of the map. In some random layers each position has weights of its
+        own. If None, positions always share their weights.
     identity : map that a gate joins with the layer's spikes; None for no gate.
     scale : typical size of an input, by which the thresholds are chosen; 1 for spikes.
     """

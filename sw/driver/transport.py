@@ -231,9 +231,11 @@ class Transport:
 
     def resync(self) -> None:
         """Discard all requests, and return host and device to the default rate
-        (:data:`hw.protocol.DEFAULT_BAUD`). To make the device do so, send a break (see
-        :mod:`hw.protocol`). The device does not answer it. A port of a fixed rate sends no break:
-        its device is never taken from the default rate.
+        (:data:`hw.protocol.DEFAULT_BAUD`).
+
+        This method sends a break (see :mod:`hw.protocol`), which makes the device return to that
+        rate, and which the device does not answer. To a port of a fixed rate, no break is sent: the
+        rate of its device is never changed.
 
         Raises
         ------
@@ -373,8 +375,8 @@ class Transport:
         self._n_slow += sign * (request.opcode not in _FAST)
 
     def _repeat(self, seqs: list[int]) -> None:
-        """Send the unanswered requests with the sequence numbers ``seqs`` again. They count as sent
-        last from now on."""
+        """Send the unanswered requests with the sequence numbers ``seqs`` again. They are
+        now behind all others in the order of sending."""
         self.counters.n_repeated += len(seqs)
         for seq in seqs:
             self._in_flight[seq] = self._in_flight.pop(seq)

@@ -105,11 +105,13 @@ class VirtualBoard:
     def write_rows(self, space: int, row: int, n_row_bytes: int, rows: bytes) -> None:
         """Write rows to a memory of the simulated device past its serial line, while it is idle.
 
-        This takes no simulated time. The rows are not verified, like those of a WRITE request.
+        This takes no simulated time. As after a WRITE request, the caller must verify the rows
+        itself, for example by a CHECK request.
 
         Parameters
         ----------
-        space, row : memory (:class:`hw.protocol.Space`), and index of the first row.
+        space, row : memory (:class:`hw.protocol.Space`), and index of the first row; this is 0 for
+            memory outside the FPGA.
         n_row_bytes : number of bytes of a row, see :func:`hw.protocol.row_bytes`.
         rows : the rows, as a WRITE request carries them.
 
@@ -145,7 +147,10 @@ class VirtualBoard:
 
 
 def _sdram_file(config_name: str) -> SdramFile | None:
-    """Return a file for the SDRAM of a virtual board; None if the board has none, or is unknown."""
+    """Return a new file for the SDRAM of a virtual board.
+
+    Return None if the configuration has no SDRAM, or if there is none of this name.
+    """
     try:
         config = config_by_name(config_name)
     except SpecError:

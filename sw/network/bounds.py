@@ -39,9 +39,11 @@ class Bounds:
 def drive_bounds(layer: Layer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return, for every neuron, the smallest and the largest weighted sum of its inputs.
 
-    The inputs are 0 or 1, or sums of as many spikes as maps share the weights; the bias is not
-    included. Both results are arrays with the axes (t, y, x, o): timestep, position and output
-    channel. Those of t, y and x have length 1 where weights are shared.
+    The inputs are 0 or 1; if several maps share their weights, each input is the sum of one spike
+    from each map. The bias is not included.
+
+    Both results are arrays with the axes (t, y, x, o): timestep, position and output channel. Those
+    of t, y and x have length 1 where weights are shared.
     """
     repeats = layer.n_summed
     for axis, length in ((5, layer.kernel[0]), (6, layer.kernel[1])):
@@ -64,7 +66,7 @@ def bank_bounds(layer: Layer, timesteps: int, inputs: Sequence[Sequence[int]]) -
     Parameters
     ----------
     timesteps : number of timesteps of the network.
-    inputs : for each bank, its channels of the axis of input channels of ``layer.weight``.
+    inputs : for each bank, the indices of its input channels on their axis of ``layer.weight``.
     """
     least = most = 0
     for channels in inputs:
@@ -82,7 +84,8 @@ def layer_bounds(layer: Layer, timesteps: int, input_max: int = 1) -> Bounds:
 
     The values are the accumulators (sums of some of the weights), the membranes before and after
     the reset, their differences from the threshold, and the logits. The inputs are any integers
-    from 0 to ``input_max``; in a layer with addends, the spikes of all maps are independent.
+    from 0 to ``input_max``. If a layer reads several maps, their spikes may come in any
+    combination.
     """
     low, high = (bound * input_max for bound in drive_bounds(layer))
     bias = layer.bias.astype(np.int64)
@@ -135,12 +138,12 @@ def _interval(
     quiet: Callable[[NDArray[np.int64]], NDArray[np.int64]],
     fired: Callable[[NDArray[np.int64]], NDArray[np.int64]],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return, for each neuron, the interval to which its membranes from ``low`` to ``high`` change.
+    """Return, for each neuron, in which interval its membrane lies after a step.
 
-    A membrane ``u`` changes to ``quiet(u)`` below the threshold, and to ``fired(u)`` from there on.
-    Both functions are monotone, so that the ends of the interval follow from the ends of the old
-    one and the values at the threshold. The result is the array of the intervals' lower ends, and
-    that of the upper ends.
+    Before the step, it lies between ``low`` and ``high``. The step turns a membrane ``u`` below the
+    threshold into ``quiet(u)``, and any other into ``fired(u)``. Both functions are monotone, so
+    the ends of the new interval follow from the ends of the old one and the values at the
+    threshold. The result is two arrays: the lower ends and the upper ends of all intervals.
     """
     may_fire, may_rest = high >= threshold, low < threshold
     quiet_low, quiet_high = quiet(low), quiet(np.minimum(high, threshold - 1))

@@ -31,10 +31,13 @@ class DocumentError(ValueError):
 def parse(text: str) -> Any:
     """Return the value of a JSON document, more strictly than :func:`json.loads`.
 
-    Refused are: an object with the same key twice, because the reader would choose one of its
-    values; numbers that are not finite or have more than 64 bits; control characters (but tabs and
-    line feeds) and lone surrogates in texts, which a terminal cannot print; and more than
-    :data:`MAX_DEPTH` nested lists and objects.
+    These are refused:
+
+    - an object with the same key twice, because the reader would choose one of its values;
+    - numbers that are not finite, or have more than 64 bits;
+    - texts with characters that a terminal cannot print: control characters except tabs and line
+      feeds, and lone surrogates;
+    - more than :data:`MAX_DEPTH` nested lists and objects.
 
     Raises
     ------

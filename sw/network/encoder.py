@@ -29,8 +29,11 @@ class InputError(ValueError):
 
 
 class Takes(Protocol):
-    """What a network takes, and the names of its classes: fields as those of
-    :class:`sw.network.network.Network`."""
+    """Fields of :class:`sw.network.network.Network` that say which input a network takes, and which
+    classes it tells apart.
+
+    Functions that only check or read input take any object that has these fields.
+    """
 
     @property
     def timesteps(self) -> int: ...

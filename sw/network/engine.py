@@ -26,10 +26,11 @@ from sw.network.network import AnyLayer
 
 
 def inputs_of(layer: AnyLayer[Any, Any], maps: Mapping[str, Tensor]) -> Tensor:
-    """Return what a layer multiplies by its weights: its source, or its source and its addends.
+    """Return what a layer multiplies by its weights: the map, or all the maps, that it reads.
 
-    Maps that share their weights are added, so that the result has integers from 0 to the number of
-    maps. Maps with weights of their own are joined along the axis of channels.
+    If several maps share their weights, they are added, so that the result has integers from 0 to
+    the number of maps. If each has weights of its own (``layer.stacked``), they are joined along
+    the axis of channels.
 
     Parameters
     ----------

@@ -49,7 +49,7 @@ def schema() -> dict[str, Any]:
 
 
 def _definitions(cls: type) -> dict[str, Any]:
-    """Return the schemas of a dataclass, and of those that it contains, by name."""
+    """Return the schemas of a dataclass and of all dataclasses in its fields, by name."""
     found: dict[str, Any] = {}
 
     def add(cls: type) -> None:
@@ -103,8 +103,10 @@ def schema_of(hint: Any, add: Any) -> dict[str, Any]:
 
 
 def _limited(schema: dict[str, Any], rules: tuple[Any, ...]) -> dict[str, Any]:
-    """Add the rules that an annotation declares: the attributes ``low`` and ``high`` or ``most`` of
-    a rule bound a number or a length."""
+    """Return a schema with the limits that an annotation's ``rules`` set.
+
+    ``rules`` are objects of :mod:`sw.network.schema`: ``Range``, ``Length`` or ``Text``.
+    """
     least, greatest = _LIMITS[schema["type"]]
     for rule in rules:
         schema = schema | {

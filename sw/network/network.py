@@ -27,7 +27,7 @@ MAX_SIZE = 1 << 20
 """Largest size of a map, kernel, stride or pooling window along an axis."""
 
 MAX_TIMESTEPS = 1 << 12
-"""Largest number of timesteps: that of the iterations of a device's loop."""
+"""Largest number of timesteps: as many iterations as a loop of a device can have."""
 
 MAX_LAYERS = 255
 """Largest number of layers without the encoder: that of any device
@@ -295,7 +295,7 @@ def _require(ok: bool, layer: str, message: str) -> None:
 
 
 def _check_map(layer: str, shape: Shape, timesteps: int) -> None:
-    """Check that a map, which ``layer`` writes, has a position, and not more than it may have."""
+    """Check that the map that ``layer`` writes is neither empty nor larger than :data:`MAX_MAP`."""
     _require(min(shape) >= 1, layer, f"the map that it writes is empty: {shape}")
     _require(
         timesteps * math.prod(shape) <= MAX_MAP,
@@ -305,7 +305,7 @@ def _check_map(layer: str, shape: Shape, timesteps: int) -> None:
 
 
 def _check_encoder(encoder: Layer) -> None:
-    """Check what holds for an encoder, and not for every layer."""
+    """Check the restrictions on an encoder that other layers do not have."""
     _require(
         encoder.source == IMAGE, encoder.name, f"an encoder reads {IMAGE!r}, not {encoder.source!r}"
     )
@@ -323,7 +323,11 @@ def _check_encoder(encoder: Layer) -> None:
 
 
 def _check_sources(layer: Layer, shapes: dict[str, Shape]) -> None:
-    """Check that earlier layers write the maps that a layer reads; ``shapes`` has these maps."""
+    """Check the names of the maps that a layer reads, and of the one that its gate joins.
+
+    Earlier layers must write them; ``shapes`` has the shapes of these layers' maps by name. The
+    maps that the layer reads must be different ones of the same shape.
+    """
     for name in layer.sources:
         _require(name in shapes, layer.name, f"reads {name!r}, which no earlier layer writes")
         _require(
@@ -366,7 +370,6 @@ def _check_gate(layer: Layer, shapes: dict[str, Shape]) -> None:
 
 
 def _check_weights(layer: Layer, weight_bits: int) -> None:
-    """Check that all weights of a layer have at most ``weight_bits`` bits."""
     low, high = signed_range(weight_bits)
     _require(
         int(layer.weight.min()) >= low and int(layer.weight.max()) <= high,
@@ -376,8 +379,9 @@ def _check_weights(layer: Layer, weight_bits: int) -> None:
 
 
 def _check_arrays(layer: Layer, source: Shape, timesteps: int) -> None:
-    """Check shapes and types of a layer's arrays, its thresholds and its leak.
+    """Check the shapes and types of a layer's arrays, that thresholds are positive, and its leak.
 
+    An output layer must have neither thresholds nor gate nor pooling, and only one position.
     ``source`` is the shape of the map that the layer reads.
     """
     where, weight, bias = layer.name, layer.weight, layer.bias

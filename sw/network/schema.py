@@ -128,7 +128,10 @@ def faults(hint: Any, value: Any, name: str) -> Iterator[str]:
 
 
 def _is_of_type(hint: Any, plain: Any, value: Any) -> bool:
-    """Return whether ``value`` has the type ``hint``, whose unsubscripted form is ``plain``."""
+    """Return whether ``value`` has the type ``hint``.
+
+    ``plain`` is this type without its parameters, such as ``dict`` for ``dict[str, Any]``.
+    """
     if hint is Any:
         return True
     if plain is int:
