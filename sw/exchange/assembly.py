@@ -203,8 +203,11 @@ class _Assembly(LayerBuilder):
     def fire(self, step: FireNode, value: Value, node: Node) -> Value:
         """Add a layer whose neurons receive ``value``, and return the spikes that they fire.
 
-        If the layer reads the image, it becomes the encoder. Neurons add no layer if they only
-        compute the OR of pooled spikes: their pooling is then added to the layer before them.
+        If the layer reads the image, it becomes the encoder.
+
+        Neurons that only compute an OR get no layer of their own. An OR of the spikes in each
+        pooling window becomes OR-pooling (:meth:`or_pool`), and an OR of two maps becomes a gate
+        (:meth:`join`).
         """
         if isinstance(value, Spikes):
             window = value.window
@@ -357,7 +360,7 @@ class _Assembly(LayerBuilder):
 
 
 def _shared(value: Value) -> Value:
-    """Return a value whose spikes several nodes of the graph read."""
+    """Return a copy of a value, marked as read by several nodes if it is spikes."""
     if isinstance(value, SpikeSum):
         return SpikeSum(tuple(replace(part, shared=True) for part in value.parts))
     return replace(value, shared=True) if isinstance(value, Spikes) else value

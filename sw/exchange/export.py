@@ -121,9 +121,10 @@ def find_images(
 ) -> Images:
     """Return validation images of the data set that a checkpoint was trained on.
 
-    If it cannot be loaded, the best there is takes its place, and ``say`` is called with a message
-    about it: for Fashion-MNIST, the small sample of its test images that comes with this
-    repository; else the training samples in the checkpoint, which have no labels; else nothing.
+    If the data set cannot be loaded, other images take its place, and ``say`` is called with a
+    message about them. For Fashion-MNIST, they are the shipped sample of its test images. For other
+    data sets, they are the training samples in the checkpoint, which have no labels. If the
+    checkpoint has none, the result holds no images.
 
     Parameters
     ----------

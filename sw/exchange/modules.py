@@ -228,7 +228,8 @@ def _flatten(module: Any, name: str) -> list[Entry]:
 def _is_step(function: Any, fires_at_zero: bool) -> bool:
     """Return whether a surrogate function computes spikes of exactly 0 and 1 in the forward pass.
 
-    It must give 1 for positive values, and for 0 if ``fires_at_zero`` is set; otherwise 0.
+    It must give 1 for positive values and 0 for negative ones. For the value 0 it must give 1 if
+    ``fires_at_zero`` is set, and 0 otherwise.
     """
     values = torch.linspace(-2, 2, N_PROBES)  # contains 0
     values = torch.cat([values, torch.tensor([-1e-6, 1e-6])]).repeat(4)

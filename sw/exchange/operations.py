@@ -169,13 +169,13 @@ class Operations:
     ) -> Ref:
         """Map a sum, difference or product of two values, and return what stands for the result.
 
-        ``name`` is the operation's name; see :meth:`apply` for the others.
+        ``name`` is the operation's name; see :meth:`apply` for the other parameters.
 
         Raises
         ------
         ExchangeError
             The operation is neither a gate, nor a part of a gate such as ``1 - spikes``, nor a sum
-            or mean over timesteps. Or it changes a map in place that is used again.
+            or mean over timesteps. Or it changes a map in place, and later operations use the map.
         """
         if options or len(arguments) != 2:
             raise ExchangeError(f"its arguments {', '.join(options)} cannot be mapped")

@@ -210,7 +210,7 @@ class _Builder:
     def unused_name(self, name: str) -> str:
         """Return ``name``, with a number appended if a node already has that name.
 
-        The same module may run at several places of a network, if it has no membranes.
+        A name occurs again if a module without membranes runs at several places of a network.
         """
         names = {node.name for node in self.nodes}
         others = (f"{name}.{n}" for n in itertools.count(2))

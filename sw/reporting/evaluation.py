@@ -218,7 +218,7 @@ def _fault(values: Any) -> str | None:
 
 
 def _is_interval(value: Any) -> bool:
-    """Return whether a JSON value is an interval: two numbers from 0 to 100 that do not fall."""
+    """Return whether a JSON value is an interval in percent: a list of its lower and upper end."""
     return (
         isinstance(value, list)
         and len(value) == 2

@@ -62,7 +62,7 @@ def rounded(x: Tensor) -> Tensor:
 class FloatLayer(Protocol):
     """Layer with float parameters, from which an :class:`IntegerLayers` makes integers.
 
-    The attributes are those of :class:`sw.convert.fold.TrainedLayer`, which is one.
+    The attributes are explained in :class:`sw.convert.fold.TrainedLayer`, one class of such layers.
     """
 
     @property

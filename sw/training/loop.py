@@ -195,8 +195,11 @@ def train_epoch(
 def extended(
     model: SpikingResNet, optimizer: torch.optim.Optimizer, timesteps: int, config: TrainConfig
 ) -> tuple[SpikingResNet, torch.optim.AdamW]:
-    """Return a network with another number of timesteps, and its optimiser, that continue from the
-    given ones (:mod:`sw.training.schedule`)."""
+    """Return a copy of a network with another number of timesteps, and an optimiser for the copy.
+
+    Parameters and the state of ``optimizer`` are taken over, extended to the new timesteps as
+    :mod:`sw.training.schedule` says.
+    """
     with torch.random.fork_rng(devices=[]):  # the initial parameters are replaced at once
         longer = SpikingResNet(schedule.at_timesteps(model.config, timesteps))
     longer.load_state_dict(schedule.fitted_state(model.state_dict(), longer))
