@@ -31,7 +31,8 @@ BATCH = 100
 """Number of samples that are simulated at a time."""
 
 FLOATS = {"training_with_aap": "both", "full_spike": "spike", "folded": "folded"}
-"""Fields of :class:`Evaluation` with accuracies of float networks, and what these predict with."""
+"""Fields of :class:`Evaluation` with accuracies of float networks, and the predictions that each is
+the accuracy of: a kind of class score (:func:`sw.training.loop.predictions`), or ``folded``."""
 
 
 @dataclass(frozen=True, kw_only=True)

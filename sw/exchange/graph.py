@@ -224,7 +224,7 @@ def plain_kernel(weight: Float, groups: int, dilation: Pair) -> Float:
 
 
 MANY_NAMES = 3
-"""Number of nodes up to which a reason that they share is repeated for each of them."""
+"""Up to this number of nodes with the same problem get a line each; more share one line."""
 
 
 def report_problems(problems: Mapping[str, str], where: str) -> None:

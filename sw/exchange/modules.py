@@ -17,7 +17,7 @@ from torch import nn
 from sw.exchange.graph import ExchangeError
 
 LIBRARIES = ("torch", "spikingjelly", "snntorch")
-"""Packages whose classes are known by name."""
+"""Packages whose classes count as a library's own."""
 HARMLESS = {"extra_repr", "reset_parameters", "supported_backends"}
 """Methods that a subclass may define, besides those with two underscores, without changing what the
 module computes."""

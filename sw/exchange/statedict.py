@@ -75,8 +75,8 @@ def read(
     ----------
     topology : description of the network's steps, from :func:`sw.exchange.topology.load_topology`.
     timesteps : number of timesteps to run; None takes the number in the topology.
-    nearest_leak : largest number of shifts of a leak that may replace one the device does not have
-        (:mod:`sw.exchange.neurons`); 0 allows exact leaks only.
+    nearest_leak : if the device does not have a leak, take the nearest one with up to this number
+        of shifts (:mod:`sw.exchange.neurons`); 0 raises an error instead.
 
     Raises
     ------

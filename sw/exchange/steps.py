@@ -110,9 +110,8 @@ class Steps:
     def path(self, start: int, end: int) -> list[Entry]:
         """Return the topology entries of the steps after ``start``, up to and including ``end``.
 
-        ``start`` and ``end`` are indices of steps.
-
-        A gate becomes a block, an entry that holds the entries of both paths that the gate joins.
+        ``start`` and ``end`` are indices of steps. A gate becomes a block: an entry that holds the
+        entries of both paths that the gate joins.
 
         Raises
         ------

@@ -418,8 +418,8 @@ def _results(
 ) -> dict[str, Any]:
     """Evaluate ``net`` on the test set, and return the ``results`` for its checkpoint.
 
-    ``net`` must have the parameters of the best epoch in ``history``, whose entries are those of
-    epochs with all timesteps.
+    ``history`` must hold only entries of epochs with all timesteps, and ``net`` the parameters of
+    the best of these epochs.
     """
     best = max(history, key=lambda entry: entry["validation"]["spike"])
     found = predictions(net, dataset.test, "test", device)

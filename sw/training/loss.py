@@ -77,7 +77,7 @@ def class_weights(split: Split, power: float, most: int = 0) -> Tensor:
     """Return weights (n_classes,) of the classes in the loss, larger for rarer classes.
 
     A weight is proportional to the class's number of samples in an epoch (:func:`class_counts`) to
-    the power of ``-power``. The mean weight of these samples is 1.
+    the power of ``-power``. Over all samples of an epoch, the mean weight is 1.
     """
     counts = class_counts(split, most)
     weights = np.maximum(1, counts) ** -power
