@@ -143,7 +143,7 @@ def evaluate(
     sw.model.checkpoint.CheckpointError
         The file is no checkpoint, or is damaged.
     sw.model.config.ModelError
-        A device cannot run the network, such as one with leaks that were learned.
+        No device can run the network, for example because its leaks were learned.
     sw.convert.quantize.QuantizeError
         A bias or a threshold does not fit the device's width of parameters.
     """

@@ -179,7 +179,7 @@ class _Assembly(LayerBuilder):
                 )
             return self.join(step.gate, *map(require_spikes, inputs), node=node)
         if len(inputs) > 1 and any(isinstance(value, Sums) for value in inputs):
-            # The layer has the name of the largest part.
+            # The layer gets its name from the first sum: the one with the most weights.
             sums = [as_sums(node.name, value) for value in inputs]
             sums.sort(key=lambda part: -part.terms[0].weight.size)
             inputs = [*sums]

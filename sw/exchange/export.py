@@ -193,10 +193,9 @@ def measure(
 ) -> tuple[list[LayerReport], Accuracy]:
     """Return a report on each layer, and the accuracies before and after quantisation.
 
-    A synaptic operation is the addition of one weight to one neuron.
-
     A layer's report has its size. It also has its input density (the fraction of its inputs that
-    are spikes), its synaptic operations and its predicted clock cycles, as means over the images.
+    are spikes), its synaptic operations (additions of a weight to a neuron) and its predicted clock
+    cycles. These are means over the images.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Folding of an imported graph's linear steps into the weights before or after them.
 
-A value in the graph (:mod:`sw.exchange.values`) is either spikes, the output of neurons, or a sum
-of spikes, or weighted sums, which neurons will receive. Batch-norm, scaling and average or sum
+A value in the graph (:mod:`sw.exchange.values`) is one of three: spikes, which neurons output; a
+sum of spikes; or weighted sums, which neurons will receive. Batch-norm, scaling and average or sum
 pooling of weighted sums change the weights that computed them. Scaling and average or sum pooling
 of spikes are kept with the spikes, and folded into the weights that read them.
 
@@ -94,8 +94,9 @@ def pool_for(step: Pool | AdaptivePool, shape: Shape) -> Pool:
     Raises
     ------
     ExchangeError
-        The device cannot run the pooling: the windows of an adaptive pooling would differ in size,
-        those of one with ``ceil`` would leave the map, or a window is larger than the map.
+        The device cannot run the pooling: it is adaptive, and its windows would differ in size; or
+        it has ``ceil``, and a window would reach beyond the map; or its window is larger than the
+        map.
     """
     if isinstance(step, AdaptivePool):
         height, width = (out or n for out, n in zip(step.output, shape[1:], strict=True))

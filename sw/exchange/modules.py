@@ -198,10 +198,9 @@ def _pool(kind: str, module: Any, name: str, n_axes: int) -> Entry:
 
 
 def _adaptive_pool(kind: str, n_axes: int) -> Callable[[Any, str], list[Entry]]:
-    """Return the function that converts an adaptive pooling module with ``n_axes`` spatial axes.
+    """Return the function that converts adaptive pooling with ``n_axes`` axes to topology entries.
 
-    That function takes the module and its name, and returns entries of a topology (see the module's
-    docstring). ``kind`` is ``"max"`` or ``"average"``.
+    ``kind`` is ``"max"`` or ``"average"``.
     """
 
     def convert(module: Any, name: str) -> list[Entry]:
@@ -275,9 +274,14 @@ def _jelly(kind: str) -> Callable[[Any, str], list[Entry]]:
 
 
 def _snn_leaky(module: Any, name: str) -> list[Entry]:
-    """Return the topology entry of snnTorch's ``Leaky``, checked to be one that can be mapped.
+    """Return the topology entry of a module of snnTorch's class ``Leaky``.
 
     Threshold, beta and reset are not in the entry, because the state dict holds them.
+
+    Raises
+    ------
+    ExchangeError
+        The module has a setting that cannot be mapped.
     """
     _require(
         not module.inhibition,

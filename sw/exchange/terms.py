@@ -65,14 +65,14 @@ def with_one_kernel(terms: Sequence[Term], size: Pair) -> list[Term]:
     kernel = []
     for axis in (0, 1):
         reach = max(padding[axis] - t.padding[axis] + t.kernel[axis] for t in terms)
-        # A kernel that is too small would give a position more.
+        # With the larger padding, a smaller kernel would fit at more positions than the sums have.
         padded = first.shape[1 + axis] + 2 * padding[axis]
         kernel.append(max(reach, padded - size[axis] * first.stride[axis] + 1))
     return [_in_kernel(term, (kernel[0], kernel[1]), (padding[0], padding[1])) for term in terms]
 
 
 def _in_kernel(term: Term, kernel: Pair, padding: Pair) -> Term:
-    """Return a term with a larger kernel and padding, whose further weights are 0."""
+    """Return a term with a larger kernel and padding, whose added weights are 0."""
     weight = np.zeros((*term.weight.shape[:5], *kernel))
     top, left = (p - q for p, q in zip(padding, term.padding, strict=True))
     weight[..., top : top + term.kernel[0], left : left + term.kernel[1]] = term.weight

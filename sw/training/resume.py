@@ -1,4 +1,4 @@
-"""Decide whether a checkpoint is of the run that shall continue from it, and say what differs."""
+"""Check that a checkpoint belongs to the run that is to continue from it, or say what differs."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ may have any unit; far larger or smaller ones would give no useful gradients."""
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Layer:
-    """Layer whose weight and bias are parameters, in units of its neurons' thresholds."""
+    """Layer whose weight and bias are trained, in units of its neurons' thresholds."""
 
     folded_layer: FoldedLayer
     weight: Tensor
@@ -250,5 +250,5 @@ def _neuron(layer: FoldedLayer) -> NeuronConfig:
 
 
 def _key(name: str) -> str:
-    """Return the name of a layer's parameter; parameters' names have no dots."""
+    """Return the key of a layer's parameters; torch allows no dots in their names."""
     return name.replace(".", "_")
