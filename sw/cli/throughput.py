@@ -1,15 +1,11 @@
 """Measure how much of a serial line's bit rate carries payload.
 
 The result is a share: payload bytes per second over the bytes per second that the line can carry in
-one direction, at ten bits per byte. Three transfers are measured, and each has another payload:
-
-- loading a network: the memory rows that are written;
-- streaming samples: their input spikes;
-- reading memory back: the rows that are read.
-
-The rest is framing, addresses, CRCs, byte stuffing, acknowledgements, checks and waiting. Times of
-a virtual board are exact, because they are those of its simulated clock. The network that the board
-holds is overwritten.
+one direction, at ten bits per byte. Three transfers are measured. When a network is loaded, the
+payload is the memory rows that are written; when samples are streamed, it is their input spikes;
+when memory is read back, it is the rows that are read. The rest is framing, addresses, CRCs, byte
+stuffing, acknowledgements, checks and waiting. Times of a virtual board are exact, because they are
+those of its simulated clock. The network that the board holds is overwritten.
 """
 
 from __future__ import annotations
