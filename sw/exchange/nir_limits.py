@@ -1,6 +1,6 @@
 """What NIR graphs cannot express, and what they can express as dense matrices only.
 
-:mod:`sw.exchange.nir_write` checks networks by these functions.
+:mod:`sw.exchange.nir_write` checks layers by these functions.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class _Writer:
     """Writer of one NIR graph, layer by layer.
 
     In the methods, ``dense`` says that a layer is written as a matrix on flat vectors instead of a
-    convolution on maps (C, H, W), and ``shape`` is a map's (C, H, W) even if it is flat.
+    convolution on maps (C, H, W). ``shape`` is always a map's (C, H, W), even if the map is flat.
     """
 
     def __init__(

@@ -294,10 +294,10 @@ def train(
     Raises
     ------
     TrainError
-        ``out`` cannot be resumed, because it belongs to another run or is a published checkpoint;
-        the network cannot be trained by ``config.timestep_schedule`` (:mod:`sw.training.schedule`);
-        the batch size is no multiple of the number of processes; TensorBoard is not installed;
-        there are fewer training images than a batch needs; or the loss is not finite.
+        ``out`` cannot be resumed, because it belongs to another run or is a published checkpoint.
+        The network cannot be trained by ``config.timestep_schedule`` (:mod:`sw.training.schedule`).
+        The batch size is no multiple of the number of processes. TensorBoard is not installed.
+        There are fewer training images than a batch needs. Or the loss is not finite.
     """
     rank, n_processes = processes()
     if config.batch_size % n_processes:

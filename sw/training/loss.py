@@ -115,9 +115,9 @@ def loss_of(
     :func:`rows_per_spike`.
 
     With a ``teacher``, each cross-entropy ``CE`` is replaced by ``(1 - w) CE + w t^2 KL``, where
-    ``w = config.teacher_weight``, ``t = config.temperature``, and ``KL`` is the Kullback-Leibler
-    divergence from the teacher's class probabilities for the same images to the network's, all
-    logits divided by ``t`` (Hinton et al., arXiv 1503.02531).
+    ``w = config.teacher_weight`` and ``t = config.temperature`` (Hinton et al., arXiv 1503.02531).
+    ``KL`` is the Kullback-Leibler divergence of the network's class probabilities from those of the
+    teacher for the same images. For both, logits are first divided by ``t``.
     """
     maps: dict[str, Tensor] = {}
     taught = None if teacher is None else answers(teacher, images, config.temperature)
