@@ -94,8 +94,8 @@ class Imported:
     """Factors by which a layer's weights, biases and thresholds are multiplied to become integers
     again, by name of the layer. An array (y|1, x|1, o) has one factor for each output channel o,
     and for each position (y, x) if they differ. The factors are 1 if the original thresholds are
-    unknown. The output layer's are the number by which its logits were divided. The encoder, which
-    reads the image, has the key :data:`sw.network.network.IMAGE`."""
+    unknown. For the output layer, they are the number by which its logits were divided. The
+    encoder, which reads the image, has the key :data:`sw.network.network.IMAGE`."""
     near: dict[str, FireNode] = field(default_factory=dict)
     """Neurons whose leak is only the nearest to the framework's, by name of their layer. The
     encoder has the same key as in ``multipliers``."""

@@ -79,8 +79,8 @@ class Pool:
     stride: Pair
     padding: Pair = (0, 0)
     ceil: bool = False
-    """Whether positions at the edge of the map that do not fill a window get one of their own, as
-    with PyTorch's ``ceil_mode``."""
+    """PyTorch's ``ceil_mode``: whether positions at the end of an axis that do not fill a window
+    still get one."""
     divisor: int | None = None
     """Number by which an average divides sums; None for the number of values in a window."""
 

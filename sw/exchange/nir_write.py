@@ -225,7 +225,7 @@ class _Writer:
         Raises
         ------
         ExchangeError
-            The matrix would have more than :data:`MAX_DENSE` numbers.
+            The matrix would have more than :data:`sw.exchange.nir_common.MAX_DENSE` numbers.
         """
         timesteps = self.network.timesteps
         bias = layer.bias.astype(np.float64) / divisor[None]

@@ -14,7 +14,7 @@ from sw.training.recipes import TrainConfig
 MOST_LISTED = 8
 """Largest number of differing settings that a message lists."""
 MOVABLE = frozenset({"own", "path", "form"})
-"""Fields of a checkpoint's ``data`` that do not count: the same samples may have been moved."""
+"""Fields of a checkpoint's ``data`` that are not compared: the samples may have been moved."""
 
 
 class TrainError(RuntimeError):
