@@ -40,8 +40,8 @@ from sw.network.encoder import InputError
 from sw.network.netfile import NetworkFileError
 
 PATIENCE_S = 60.0
-"""How many seconds a virtual board may take to answer in the self-test, so that the line of a slow
-simulation does not look like one that loses requests."""
+"""Seconds that a virtual board may take to answer in the self-test. With a shorter limit, a slow
+simulation would count as a line that loses requests."""
 
 
 def describe(port: str, identity: BoardIdentity, files: list[Path]) -> dict[str, Any]:

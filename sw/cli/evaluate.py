@@ -31,7 +31,8 @@ BATCH = 100
 """Number of samples that are simulated at a time."""
 
 FLOATS = {"training_with_aap": "both", "full_spike": "spike", "folded": "folded"}
-"""Fields of :class:`Evaluation` with accuracies of float networks, and what these predict with."""
+"""Fields of :class:`Evaluation` with accuracies of float networks, and the predictions that each is
+the accuracy of: a kind of class score (:func:`sw.training.loop.predictions`), or ``folded``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +143,7 @@ def evaluate(
     sw.model.checkpoint.CheckpointError
         The file is no checkpoint, or is damaged.
     sw.model.config.ModelError
-        A device cannot run the network, such as one with leaks that were learned.
+        No device can run the network, for example because its leaks were learned.
     sw.convert.quantize.QuantizeError
         A bias or a threshold does not fit the device's width of parameters.
     """

@@ -106,7 +106,7 @@ exit codes: {EXIT_OK} done, {EXIT_BAD_INPUT} bad input (the message says what to
 
 
 def _shown(args: argparse.Namespace, rows: Sequence[Row | Score]) -> int:
-    """Print the rows as JSON or the table that was written, and return the exit code."""
+    """Print the rows as JSON, or else the table in ``table.md``; return the exit code."""
     if args.json:
         print(json.dumps([asdict(row) for row in rows]))
     else:

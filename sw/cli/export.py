@@ -47,11 +47,10 @@ N_MEASURED = 500
 
 
 def _data_values(imported: Imported) -> dict[str, Any]:
-    """Return the values of a checkpoint that :func:`sw.exchange.export.find_images` needs.
+    """Return a stand-in for an imported network's checkpoint, which does not exist.
 
-    A network imported from another framework has no checkpoint. The result has the number of
-    timesteps, the kind and shape of the network's input, and the number of classes, in the places
-    where a checkpoint has them.
+    It is for :func:`sw.exchange.export.find_images`, and has only what that reads: the number of
+    timesteps, the kind and shape of the network's input, and the number of classes.
     """
     folded = imported.folded
     config = ModelConfig(

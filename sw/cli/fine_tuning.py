@@ -33,7 +33,10 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """What fine-tuning changed, measured on ``measured_on``."""
+    """Measurements of a network before and after fine-tuning.
+
+    ``measured_on`` describes the samples that they were made on.
+    """
 
     n_epochs: int
     n_samples: int
@@ -62,7 +65,9 @@ def fine_tuned(
     images: Images,
     say: Callable[[str], None],
 ) -> tuple[Imported, Tuning]:
-    """Train an imported network in integers on the user's data; return it and what that changed.
+    """Train an imported network in integers on the user's data.
+
+    Returns the trained network, and measurements before and after the training.
 
     Parameters
     ----------

@@ -97,9 +97,10 @@ def add_inputs(parser: argparse.ArgumentParser) -> Any:
 def port_of(board: str, config: Config | None) -> str | None:
     """Return the ports to give :func:`sw.driver.group.open_boards` for a value of ``--board``.
 
-    If ``--board`` was given without a port, the result is None: USB ports are searched. Each plain
-    ``sim`` becomes ``sim:BOARD`` if ``config``, the configuration that the network was exported
-    for, is that of a known board (:mod:`hw.boards.configs`) and differs from that of ``sim``.
+    If ``--board`` was given without a port, the result is None: USB ports are searched. ``config``
+    is the configuration that the network was exported for. If it is that of a known board
+    (:mod:`hw.boards.configs`) other than the one that ``sim`` simulates, each plain ``sim`` becomes
+    ``sim:BOARD`` with this board's name.
 
     Raises
     ------
@@ -208,9 +209,9 @@ def shipped_samples(network: Network) -> Split:
 def data_of(network: Network) -> tuple[str | None, bool]:
     """Return the name of the data set that a network is for, and whether it is a user's own data.
 
-    It is the one that the network was trained on, or measured on when it was exported. The name is
-    None if the network's provenance has none; but a network with the classes of Fashion-MNIST is
-    for this data set.
+    It is the one that the network was trained on, or measured on when it was exported. If the
+    network's provenance names none, a network with the classes of Fashion-MNIST is for this data
+    set; for all other networks, the name is None.
     """
     for record in (
         network.provenance.get("data"),

@@ -49,7 +49,10 @@ def _has(place: Any, key: str) -> bool:
 
 
 def _no_setting(place: Any, key: str, where: str) -> str:
-    """Return a message that ``place``, called ``where``, has no setting ``key``; it lists those."""
+    """Return the message that ``place`` has no setting ``key``, with those that it has.
+
+    ``place`` is a part of a configuration, as JSON values, and ``where`` its name.
+    """
     there = f" in {where}" if where else ""
     if isinstance(place, list):
         return f"there is no such setting: {where} is a list, numbered from 0 to {len(place) - 1}"

@@ -1,11 +1,11 @@
 """Measure how much of a serial line's bit rate carries payload.
 
 The result is a share: payload bytes per second over the bytes per second that the line can carry in
-one direction, at ten bits per byte. Three transfers are measured. Loading a network has the memory
-rows that differ as payload, streaming has the input spikes of every sample, and reading back has
-the memory rows read. The rest is framing, addresses, CRCs, byte stuffing, acknowledgements, checks
-and waiting. Times of a virtual board are exact, because they are those of its simulated clock. The
-network that the board holds is overwritten.
+one direction, at ten bits per byte. Three transfers are measured. When a network is loaded, the
+payload is the memory rows that are written; when samples are streamed, it is their input spikes;
+when memory is read back, it is the rows that are read. The rest is framing, addresses, CRCs, byte
+stuffing, acknowledgements, checks and waiting. Times of a virtual board are exact, because they are
+those of its simulated clock. The network that the board holds is overwritten.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class Transfer:
     n_payload_bytes : number of bytes of payload: memory rows or input spikes, without framing and
         addresses. :mod:`sw.cli.throughput` says what counts.
     n_bytes_out, n_bytes_in : all bytes on the line towards and from the board.
+    seconds : duration; that of a virtual board is in the time of its simulated clock.
     baud : bits per second of the line.
     """
 

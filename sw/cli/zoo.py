@@ -184,7 +184,7 @@ def measure(path: Path, data_root: Path | None = None, accuracies: Entry | None 
     sw.model.checkpoint.CheckpointError, sw.data.dataset.DataError
         The checkpoint or its data set cannot be read.
     sw.model.config.ModelError
-        A device cannot run the network, such as one with leaks that were learned.
+        No device can run the network, for example because its leaks were learned.
     sw.convert.quantize.QuantizeError
         A bias or a threshold does not fit the device's width of parameters.
     """
@@ -318,9 +318,9 @@ def inserted(text: str, name: str, part: str) -> str:
 
 
 def pages(entries: Sequence[Entry]) -> dict[Path, str]:
-    """Return the documents with tables of the shipped networks, their tables made anew, by path.
+    """Return the new text of each document that has tables of the shipped networks, by its path.
 
-    ``entries`` describe the networks, one each. Nothing is written.
+    The tables are made from ``entries``, one for each network. Nothing is written.
     """
     parts = {RESULTS: ("zoo", as_markdown), FOLDER / "README.md": ("commands", commands)}
     return {

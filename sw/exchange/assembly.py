@@ -94,8 +94,8 @@ class Imported:
     """Factors by which a layer's weights, biases and thresholds are multiplied to become integers
     again, by name of the layer. An array (y|1, x|1, o) has one factor for each output channel o,
     and for each position (y, x) if they differ. The factors are 1 if the original thresholds are
-    unknown. The output layer's are the number by which its logits were divided. The encoder, which
-    reads the image, has the key :data:`sw.network.network.IMAGE`."""
+    unknown. For the output layer, they are the number by which its logits were divided. The
+    encoder, which reads the image, has the key :data:`sw.network.network.IMAGE`."""
     near: dict[str, FireNode] = field(default_factory=dict)
     """Neurons whose leak is only the nearest to the framework's, by name of their layer. The
     encoder has the same key as in ``multipliers``."""
@@ -179,7 +179,7 @@ class _Assembly(LayerBuilder):
                 )
             return self.join(step.gate, *map(require_spikes, inputs), node=node)
         if len(inputs) > 1 and any(isinstance(value, Sums) for value in inputs):
-            # The layer has the name of the largest part.
+            # The layer gets its name from the first sum: the one with the most weights.
             sums = [as_sums(node.name, value) for value in inputs]
             sums.sort(key=lambda part: -part.terms[0].weight.size)
             inputs = [*sums]
@@ -203,8 +203,11 @@ class _Assembly(LayerBuilder):
     def fire(self, step: FireNode, value: Value, node: Node) -> Value:
         """Add a layer whose neurons receive ``value``, and return the spikes that they fire.
 
-        If the layer reads the image, it becomes the encoder. Neurons add no layer if they only
-        compute the OR of pooled spikes: their pooling is then added to the layer before them.
+        If the layer reads the image, it becomes the encoder.
+
+        Neurons that only compute an OR get no layer of their own. An OR of the spikes in each
+        pooling window becomes OR-pooling (:meth:`or_pool`), and an OR of two maps becomes a gate
+        (:meth:`join`).
         """
         if isinstance(value, Spikes):
             window = value.window
@@ -357,7 +360,7 @@ class _Assembly(LayerBuilder):
 
 
 def _shared(value: Value) -> Value:
-    """Return a value whose spikes several nodes of the graph read."""
+    """Return a copy of a value, marked as read by several nodes if it is spikes."""
     if isinstance(value, SpikeSum):
         return SpikeSum(tuple(replace(part, shared=True) for part in value.parts))
     return replace(value, shared=True) if isinstance(value, Spikes) else value

@@ -46,7 +46,13 @@ class LayerBuilder:
     def reads(self, value: Sums) -> dict[str, Any]:
         """Return the fields of a layer that say how it computes weighted sums, without the bias.
 
-        If a term has to read copies of its map, their layers are added.
+        The sums have a term for each map that they read. If a term has to read a copy of its map
+        (:mod:`sw.exchange.terms`), the layers that make the copy are added.
+
+        Raises
+        ------
+        ExchangeError
+            The sums read too many maps, or the image and other maps.
         """
         size = value.shape[1:]
         terms = merged(value.terms, size)
@@ -127,11 +133,18 @@ class LayerBuilder:
     def join(self, gate: Gate, branch: Spikes, identity: Spikes, node: Node) -> Spikes:
         """Join two maps by a gate, and return the joined spikes.
 
-        The gate is added to the layer that fires the branch if that layer has no gate and no
-        pooling yet, and no other node reads its spikes. Otherwise, if the gate's inputs can be
-        exchanged, as those of AND, OR and XOR can, it is added to the layer that fires the
-        identity, under the same conditions. Otherwise, it is added to a copy of the branch, a layer
-        of ORs.
+        The gate is added to a layer. A layer can take it if it has no gate and no pooling yet, and
+        no other node reads its spikes. The first of these that can take the gate gets it:
+
+        - the layer that fires the branch;
+        - the layer that fires the identity, unless the gate is IAND, whose inputs cannot be
+          exchanged;
+        - a layer of ORs, added for this, that copies the branch.
+
+        Raises
+        ------
+        ExchangeError
+            The maps differ in shape, or are scaled or pooled.
         """
         if branch.shape != identity.shape:
             raise ExchangeError(

@@ -121,9 +121,10 @@ def find_images(
 ) -> Images:
     """Return validation images of the data set that a checkpoint was trained on.
 
-    If it cannot be loaded, the best there is takes its place, and ``say`` is called with a message
-    about it: for Fashion-MNIST, the small sample of its test images that comes with this
-    repository; else the training samples in the checkpoint, which have no labels; else nothing.
+    If the data set cannot be loaded, other images take its place, and ``say`` is called with a
+    message about them. For Fashion-MNIST, they are the shipped sample of its test images. For other
+    data sets, they are the training samples in the checkpoint, which have no labels. If the
+    checkpoint has none, the result holds no images.
 
     Parameters
     ----------
@@ -192,10 +193,9 @@ def measure(
 ) -> tuple[list[LayerReport], Accuracy]:
     """Return a report on each layer, and the accuracies before and after quantisation.
 
-    A synaptic operation is the addition of one weight to one neuron.
-
     A layer's report has its size. It also has its input density (the fraction of its inputs that
-    are spikes), its synaptic operations and its predicted clock cycles, as means over the images.
+    are spikes), its synaptic operations (additions of a weight to a neuron) and its predicted clock
+    cycles. These are means over the images.
 
     Parameters
     ----------

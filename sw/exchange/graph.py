@@ -79,8 +79,8 @@ class Pool:
     stride: Pair
     padding: Pair = (0, 0)
     ceil: bool = False
-    """Whether positions at the edge of the map that do not fill a window get one of their own, as
-    with PyTorch's ``ceil_mode``."""
+    """PyTorch's ``ceil_mode``: whether positions at the end of an axis that do not fill a window
+    still get one."""
     divisor: int | None = None
     """Number by which an average divides sums; None for the number of values in a window."""
 
@@ -103,9 +103,9 @@ class Flatten:
 
 @dataclass(frozen=True, eq=False)
 class LeakGroup:
-    """The neurons of a map that have one leak, with its kind and its shifts
-    (:class:`hw.spec.Leak`).
+    """Those neurons of a map that have the same leak.
 
+    ``leak`` is the kind of the leak, and ``shifts`` are its shifts (:class:`hw.spec.Leak`).
     ``members`` is True for these neurons; its shape broadcasts to that of the map, (C, H, W).
     """
 
@@ -224,7 +224,7 @@ def plain_kernel(weight: Float, groups: int, dilation: Pair) -> Float:
 
 
 MANY_NAMES = 3
-"""Number of nodes up to which a reason that they share is repeated for each of them."""
+"""Up to this number of nodes with the same problem get a line each; more share one line."""
 
 
 def report_problems(problems: Mapping[str, str], where: str) -> None:

@@ -92,10 +92,12 @@ def as_integers(imported: Imported, weight_bits: int, param_bits: int) -> Networ
     """Return an imported network in integers if its spikes do not change; otherwise None.
 
     Each layer's weights, biases and thresholds are multiplied by the layer's entry in
-    ``imported.multipliers``. The result is None in any of these cases: a weight or bias is then no
-    integer; a number exceeds its width, ``weight_bits`` or ``param_bits``; the output layer's
-    biases differ from position to position; or the network has a leak, because the device rounds a
-    leaking membrane to an integer.
+    ``imported.multipliers``. The result is None in any of these cases:
+
+    - a weight or bias is then no integer;
+    - a number exceeds its width, ``weight_bits`` or ``param_bits``;
+    - the output layer's biases differ from position to position;
+    - the network has a leak, because the device rounds a leaking membrane to an integer.
     """
     folded, multipliers = imported.folded, imported.multipliers
     encoder = None

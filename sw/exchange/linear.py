@@ -1,7 +1,7 @@
 """Folding of an imported graph's linear steps into the weights before or after them.
 
-A value in the graph (:mod:`sw.exchange.values`) is either spikes, the output of neurons, or a sum
-of spikes, or weighted sums, which neurons will receive. Batch-norm, scaling and average or sum
+A value in the graph (:mod:`sw.exchange.values`) is one of three: spikes, which neurons output; a
+sum of spikes; or weighted sums, which neurons will receive. Batch-norm, scaling and average or sum
 pooling of weighted sums change the weights that computed them. Scaling and average or sum pooling
 of spikes are kept with the spikes, and folded into the weights that read them.
 
@@ -52,7 +52,12 @@ def to_rows(values: Float, shape: Shape) -> Float:
 
     o is the channel, and (y, x) the position; y and x have length 1 if all positions share their
     numbers. ``values`` must either have one number per channel, or broadcast to the map's ``shape``
-    (C, H, W), apart from leading axes of length 1.
+    (C, H, W). It may have more axes in front if their length is 1.
+
+    Raises
+    ------
+    ExchangeError
+        ``values`` does not fit the map, or could belong to its channels as well as to its columns.
     """
     while values.ndim > 3 and values.shape[0] == 1:
         values = values[0]
@@ -89,8 +94,9 @@ def pool_for(step: Pool | AdaptivePool, shape: Shape) -> Pool:
     Raises
     ------
     ExchangeError
-        The device cannot run the pooling: the windows of an adaptive pooling would differ in size,
-        those of one with ``ceil`` would leave the map, or a window is larger than the map.
+        The device cannot run the pooling: it is adaptive, and its windows would differ in size; or
+        it has ``ceil``, and a window would reach beyond the map; or its window is larger than the
+        map.
     """
     if isinstance(step, AdaptivePool):
         height, width = (out or n for out, n in zip(step.output, shape[1:], strict=True))
@@ -115,7 +121,7 @@ def pool_for(step: Pool | AdaptivePool, shape: Shape) -> Pool:
 
 
 def window_of(pool: Pool) -> Window:
-    """Return an average or sum pooling as a :class:`Window`, with the weights of its values."""
+    """Return an average or sum pooling as a :class:`Window`, whose weights compute it."""
     divisor = pool.divisor or np.prod(pool.kernel)
     taps = np.full(pool.kernel, 1.0 if pool.kind == "sum" else 1 / divisor)
     return Window(taps, pool.stride, pool.padding)
@@ -276,9 +282,11 @@ def _composed(
     """Combine the pooling of ``value`` with the convolution after it into one convolution.
 
     Returns the new convolution's weight (y|1, x|1, o, c, ky|1, kx|1), and its kernel, stride and
-    padding as (vertical, horizontal) pairs. Where the second convolution reads its own padding, it
-    must read zeros. With windows that overlap, have padding or leave out an edge of the map, the
-    new convolution would read spikes there. Positions at the edge then get weights of their own.
+    padding as (vertical, horizontal) pairs.
+
+    A tap of the old convolution that lies in its padding reads a zero. The new taps in its place
+    may lie on spikes, if pooling windows overlap, have padding or leave out an edge of the map.
+    These taps must then be 0, so that positions at the edge get weights of their own.
     """
     height, width = window.kernel
     rows = (weight.shape[2] - 1) * window.stride[0] + height

@@ -17,7 +17,7 @@ from torch import nn
 from sw.exchange.graph import ExchangeError
 
 LIBRARIES = ("torch", "spikingjelly", "snntorch")
-"""Packages whose classes are known by name."""
+"""Packages whose classes count as a library's own."""
 HARMLESS = {"extra_repr", "reset_parameters", "supported_backends"}
 """Methods that a subclass may define, besides those with two underscores, without changing what the
 module computes."""
@@ -198,10 +198,9 @@ def _pool(kind: str, module: Any, name: str, n_axes: int) -> Entry:
 
 
 def _adaptive_pool(kind: str, n_axes: int) -> Callable[[Any, str], list[Entry]]:
-    """Return the function that converts an adaptive pooling module with ``n_axes`` spatial axes.
+    """Return the function that converts adaptive pooling with ``n_axes`` axes to topology entries.
 
-    That function takes the module and its name, and returns entries of a topology (see the module's
-    docstring). ``kind`` is ``"max"`` or ``"average"``.
+    ``kind`` is ``"max"`` or ``"average"``.
     """
 
     def convert(module: Any, name: str) -> list[Entry]:
@@ -228,7 +227,8 @@ def _flatten(module: Any, name: str) -> list[Entry]:
 def _is_step(function: Any, fires_at_zero: bool) -> bool:
     """Return whether a surrogate function computes spikes of exactly 0 and 1 in the forward pass.
 
-    It must give 1 for positive values, and for 0 if ``fires_at_zero`` is set; otherwise 0.
+    It must give 1 for positive values and 0 for negative ones. For the value 0 it must give 1 if
+    ``fires_at_zero`` is set, and 0 otherwise.
     """
     values = torch.linspace(-2, 2, N_PROBES)  # contains 0
     values = torch.cat([values, torch.tensor([-1e-6, 1e-6])]).repeat(4)
@@ -274,9 +274,14 @@ def _jelly(kind: str) -> Callable[[Any, str], list[Entry]]:
 
 
 def _snn_leaky(module: Any, name: str) -> list[Entry]:
-    """Return the topology entry of snnTorch's ``Leaky``, checked to be one that can be mapped.
+    """Return the topology entry of a module of snnTorch's class ``Leaky``.
 
     Threshold, beta and reset are not in the entry, because the state dict holds them.
+
+    Raises
+    ------
+    ExchangeError
+        The module has a setting that cannot be mapped.
     """
     _require(
         not module.inhibition,

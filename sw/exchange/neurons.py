@@ -75,14 +75,15 @@ def neurons(
 
     Parameters
     ----------
-    threshold : one threshold, or an array that broadcasts to the neurons (C, H, W), for inputs that
-        are not scaled and membranes that start at 0.
+    threshold : one threshold, or an array that broadcasts to the neurons (C, H, W). It must be that
+        of neurons whose inputs are not scaled and whose membranes start at 0;
+        :mod:`sw.exchange.assembly` says how others are converted.
     factor : one decay, or an array of decays that broadcasts to the neurons.
     soft : whether a spike subtracts the threshold; otherwise it clears the membrane.
     strict : whether neurons fire only above their threshold; otherwise they also fire at it.
     late : whether the threshold is subtracted after the next leak, not before it.
-    nearest : largest number of shifts of a leak that may replace one the device does not have; 0
-        means that such a leak raises an error.
+    nearest : if the device does not have the leak, take the nearest one with up to this number of
+        shifts; 0 raises an error instead.
     drive : constant that is added to the membranes at every timestep; one number, or an array that
         broadcasts to the neurons.
     integer_threshold : thresholds of the integer network that the file was exported from; None if

@@ -111,11 +111,12 @@ def graph_metadata(graph: Any) -> dict[str, Any] | None:
 def shape_of(values: Any, one_axis: bool = False) -> Shape:
     """Return the input shape in a NIR file as (channels, height, width).
 
-    A file may state fewer axes: height and width are 1 if it has only channels, and the height is 1
-    if it has channels and positions. It may also state a batch axis of length 1 in front. Whether a
-    first axis of length 1 is the batch's can depend on ``one_axis``, which says that the graph has
-    convolutions of one axis: with them, (1, a, b) is a batch of (channels, positions); without
-    them, (1, a) is a batch of channels.
+    A file may state fewer axes. (channels,) gets the height and width 1, and (channels, positions)
+    the height 1. A file may also state a batch axis of length 1 in front.
+
+    ``one_axis`` says that the graph has convolutions of one axis. It decides whether an axis of
+    length 1 in front is that of the batch. With ``one_axis``, (1, a, b) is a batch of (channels,
+    positions). Without it, (1, a) is a batch of (channels,).
 
     Raises
     ------

@@ -86,12 +86,12 @@ def read_graph(path: Path) -> Any:
 def _values(group: Any, left: list[int]) -> dict[str, Any]:
     """Return the contents of a group in an HDF5 file as nested dicts.
 
-    ``left`` is a list of one number, which is reduced: how many more numbers may be read.
+    ``left[0]`` says how many numbers may still be read; it is reduced by those that are read.
 
     Raises
     ------
     ExchangeError
-        The file holds more numbers than that, which a real graph does not.
+        The group holds more numbers than that. No real graph does.
     """
     values: dict[str, Any] = {}
     for name, item in group.items():
@@ -109,8 +109,8 @@ def _values(group: Any, left: list[int]) -> dict[str, Any]:
 def _repair(values: dict[str, Any], place: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     """Change a node's entries, and those of the nodes in it, to what the package ``nir`` accepts.
 
-    ``place`` holds the names of the node and of the graphs around it, from the outermost on.
-    Returns a list with such names for every neuron without ``v_reset``.
+    ``place`` is the node's path: the names of the graphs around it, from the outermost on, and its
+    own name last. Returns the paths of all neurons without ``v_reset``.
     """
     kind = values.get("type")
     if kind == "NIRGraph":

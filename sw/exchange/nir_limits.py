@@ -1,4 +1,7 @@
-"""What NIR graphs cannot express, or only as dense matrices, for :mod:`sw.exchange.nir_write`."""
+"""What NIR graphs cannot express, and what they can express as dense matrices only.
+
+:mod:`sw.exchange.nir_write` checks layers by these functions.
+"""
 
 from __future__ import annotations
 

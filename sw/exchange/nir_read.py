@@ -69,8 +69,8 @@ class NirOptions:
     """``"subtract"`` if a spike subtracts the threshold, ``"zero"`` if it sets the membrane to the
     file's ``v_reset``, or to 0 without one. None takes what the file says."""
     nearest_leak: int = 0
-    """Largest number of shifts of a leak that may replace one the device does not have; 0 means
-    that such a leak is an error."""
+    """If the device does not have a leak, the nearest one with up to this number of shifts replaces
+    it; 0 raises an error instead."""
     labels: tuple[str, ...] = ()
 
 
@@ -289,8 +289,13 @@ class _Reader:
 
         At every timestep, the difference between membrane and ``rest`` is multiplied by ``factor``,
         and the input times ``gain`` is added to the membrane. Membranes start at ``v_reset``, or at
-        0 if a spike subtracts the threshold. If they start elsewhere than at ``rest``, the leak
-        drives them towards it.
+        0 if a spike subtracts the threshold. If that is not ``rest``, the leak adds a constant at
+        every timestep, which becomes the step's ``drive``.
+
+        Raises
+        ------
+        ExchangeError
+            A gain is not positive, the reset is not known, or the device does not have the leak.
         """
         if np.any(gain <= 0):
             raise ExchangeError("its r must be positive")

@@ -91,7 +91,7 @@ class _Writer:
     """Writer of one NIR graph, layer by layer.
 
     In the methods, ``dense`` says that a layer is written as a matrix on flat vectors instead of a
-    convolution on maps (C, H, W), and ``shape`` is a map's (C, H, W) even if it is flat.
+    convolution on maps (C, H, W). ``shape`` is always a map's (C, H, W), even if the map is flat.
     """
 
     def __init__(
@@ -183,8 +183,12 @@ class _Writer:
         self.maps[target] = (place, out_shape, why)
 
     def scaled(self, layer: str, n: int, place: str, shape: Shape, flat: Dense | None) -> str:
-        """Add a node that multiplies map ``n`` of those that a layer reads by its coefficients;
-        return the node's name. ``place`` is the node that outputs the map."""
+        """Add a node that multiplies an input of a layer by the layer's coefficients.
+
+        The input is the output of the node ``place``, with the shape (C, H, W). It is the map
+        number ``n`` of those that the layer reads, counted from 0. With ``flat``, it is a flat
+        vector. Returns the name of the new node.
+        """
         scale = np.broadcast_to(self.scales[layer][0], shape).reshape(-1 if flat else shape)
         name = f"{layer}.scale" if n == 0 else f"{layer}.scale{n + 1}"
         return self.node(name, self.nir.Scale(np.array(scale)), place)
@@ -215,8 +219,13 @@ class _Writer:
     def weights(self, layer: NirLayer, shape: Shape, divisor: Float, dense: Dense | None) -> Any:
         """Return a NIR node with a layer's weights and biases, divided by ``divisor``.
 
-        It is a dense matrix (``Affine``) if ``dense`` says why, otherwise a convolution. ``shape``
-        is the shape (C, H, W) of the layer's input.
+        The node is a convolution if ``dense`` is None. Otherwise it is a dense matrix (``Affine``),
+        and ``dense`` holds the reason. ``shape`` is the shape (C, H, W) of the layer's input.
+
+        Raises
+        ------
+        ExchangeError
+            The matrix would have more than :data:`sw.exchange.nir_common.MAX_DENSE` numbers.
         """
         timesteps = self.network.timesteps
         bias = layer.bias.astype(np.float64) / divisor[None]
@@ -370,8 +379,7 @@ class _Writer:
 
 
 def _live(network: NirNetwork) -> set[str]:
-    """Return the names of all maps that the logits depend on, each a layer's spikes or the
-    input."""
+    """Return the names of all layers that the logits depend on, and of the input if they do."""
     live = {network.layers[-1].name}
     for layer in reversed(network.layers):
         if layer.name in live:
@@ -380,9 +388,11 @@ def _live(network: NirNetwork) -> set[str]:
 
 
 def _unstacked(layer: NirLayer) -> list[Any]:
-    """Return a layer for each map that a stacked layer reads, with the weights of this map.
+    """Return a stacked layer as several layers, each of which reads one of its maps.
 
-    The first one has the biases.
+    A stacked layer has weights of its own for every map that it reads
+    (:class:`sw.network.network.AnyLayer`). The layers' sums add up to those of the stacked layer;
+    the first layer has its biases, the others have none.
     """
     n_in = layer.weight.shape[4] // len(layer.sources)
     return [
@@ -400,7 +410,6 @@ def _unstacked(layer: NirLayer) -> list[Any]:
 
 
 def _as_double(layer: NirLayer) -> Any:
-    """Return a copy of a layer with its weights converted to float64."""
     return replace(layer, weight=layer.weight.astype(np.float64))  # type: ignore[arg-type]
 
 

@@ -20,7 +20,8 @@ from sw.exchange.modules import Entry, module_entries
 from sw.exchange.steps import OTHER, Ref, State, Steps, flat
 
 SHAPES = ("getattr", "size", "dim", "eq", "ne", "_assert", "_assert_is_none")
-"""Operations whose result is no map. Other operations on maps must not use the result."""
+"""Operations whose result is no map, but for example a shape. No operation that changes maps may
+depend on the result."""
 UNCHANGED = ("to", "float", "double", "contiguous", "clone", "detach", "detach_", "squeeze")
 """Operations that keep the values of maps and membranes."""
 EXACT_TYPES = (torch.float32, torch.float64)
@@ -128,8 +129,9 @@ class Operations:
     def item(self, value: Any, index: Any) -> Any:
         """Map ``value[index]``, and return what stands for the result (:mod:`sw.exchange.steps`).
 
-        An item can be taken from a tuple. From the network's input, the frame of one timestep can
-        be taken; it is noted in ``frames``, and the input itself stands for it.
+        ``value`` may be a tuple. It may also be the network's input, of which ``index`` takes the
+        frame of one timestep. The timestep is then added to ``frames``, and the result is the
+        reference to the input.
 
         Raises
         ------
@@ -169,13 +171,13 @@ class Operations:
     ) -> Ref:
         """Map a sum, difference or product of two values, and return what stands for the result.
 
-        ``name`` is the operation's name; see :meth:`apply` for the others.
+        ``name`` is the operation's name; see :meth:`apply` for the other parameters.
 
         Raises
         ------
         ExchangeError
             The operation is neither a gate, nor a part of a gate such as ``1 - spikes``, nor a sum
-            or mean over timesteps. Or it changes a map in place that is used again.
+            or mean over timesteps. Or it changes a map in place, and later operations use the map.
         """
         if options or len(arguments) != 2:
             raise ExchangeError(f"its arguments {', '.join(options)} cannot be mapped")
@@ -196,7 +198,8 @@ class Operations:
     def sum(self, node: fx.Node, a: Any, b: Any, where: str) -> Ref:
         """Map the sum ``a + b``, and return what stands for it (:mod:`sw.exchange.steps`).
 
-        It is either the sum of one map over timesteps, as a loop collects it, or an ``ADD`` gate.
+        A sum of one map over timesteps, such as a loop collects, is noted in the result. Any other
+        sum of two maps is an ``ADD`` gate.
 
         Raises
         ------

@@ -75,8 +75,8 @@ def read(
     ----------
     topology : description of the network's steps, from :func:`sw.exchange.topology.load_topology`.
     timesteps : number of timesteps to run; None takes the number in the topology.
-    nearest_leak : largest number of shifts of a leak that may replace one the device does not have
-        (:mod:`sw.exchange.neurons`); 0 allows exact leaks only.
+    nearest_leak : if the device does not have a leak, take the nearest one with up to this number
+        of shifts (:mod:`sw.exchange.neurons`); 0 raises an error instead.
 
     Raises
     ------
@@ -210,7 +210,7 @@ class _Builder:
     def unused_name(self, name: str) -> str:
         """Return ``name``, with a number appended if a node already has that name.
 
-        The same module may run at several places of a network, if it has no membranes.
+        A name occurs again if a module without membranes runs at several places of a network.
         """
         names = {node.name for node in self.nodes}
         others = (f"{name}.{n}" for n in itertools.count(2))

@@ -4,8 +4,12 @@ A step is a module, an operation or a gate. Each step is kept once, although the
 timesteps runs it many times: if the same module is applied to the same input, that is the same
 step.
 
-In the traced graph, a value is one of four things: :class:`Ref`, spikes or sums; :class:`State`,
-the membranes of neurons; :data:`OTHER`; or a constant.
+A value in the traced graph is one of four things:
+
+- a :class:`Ref`, which stands for the spikes or sums that a step computes;
+- a :class:`State`, which stands for membranes;
+- :data:`OTHER`, which stands for values that cannot become a map, such as shapes;
+- a constant.
 """
 
 from __future__ import annotations
@@ -110,9 +114,8 @@ class Steps:
     def path(self, start: int, end: int) -> list[Entry]:
         """Return the topology entries of the steps after ``start``, up to and including ``end``.
 
-        ``start`` and ``end`` are indices of steps.
-
-        A gate becomes a block, an entry that holds the entries of both paths that the gate joins.
+        ``start`` and ``end`` are indices of steps. A gate becomes a block: an entry that holds the
+        entries of both paths that the gate joins.
 
         Raises
         ------

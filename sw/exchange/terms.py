@@ -6,8 +6,9 @@ the same shape (:class:`sw.network.network.AnyLayer`). The terms of a sum are br
 - Terms that read the same map with the same stride are one term, whose weights are added.
 - Kernels and paddings are made equal with weights of 0, which changes no sum.
 - Terms whose maps have other shapes or strides read *copies*: layers of neurons that each repeat
-  one input spike, so that the copied map has the size of the sums and is read with stride 1. A term
-  with a larger kernel gets a channel for each of its inputs.
+  one input spike. The copied map has the size of the sums, and is read with a 1x1 kernel and stride
+  1. So a copy has one channel for each input channel and kernel position that the term has weights
+  for.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from sw.exchange.values import Term
 
 @dataclass(frozen=True, eq=False)
 class Copy:
-    """A layer that repeats some of the spikes that a term reads, and the term that reads the copy.
+    """A layer that repeats some of the spikes that a term reads, and the term that reads it.
 
     ``taps`` (channels, c, ky, kx) are the layer's weights, in which each channel has at most one 1.
+    The ``source`` of ``term`` still names the original map; it is replaced when the layer is added.
     """
 
     taps: Float
@@ -63,14 +65,14 @@ def with_one_kernel(terms: Sequence[Term], size: Pair) -> list[Term]:
     kernel = []
     for axis in (0, 1):
         reach = max(padding[axis] - t.padding[axis] + t.kernel[axis] for t in terms)
-        # A kernel that is too small would give a position more.
+        # With the larger padding, a smaller kernel would fit at more positions than the sums have.
         padded = first.shape[1 + axis] + 2 * padding[axis]
         kernel.append(max(reach, padded - size[axis] * first.stride[axis] + 1))
     return [_in_kernel(term, (kernel[0], kernel[1]), (padding[0], padding[1])) for term in terms]
 
 
 def _in_kernel(term: Term, kernel: Pair, padding: Pair) -> Term:
-    """Return a term with a larger kernel and padding, whose further weights are 0."""
+    """Return a term with a larger kernel and padding, whose added weights are 0."""
     weight = np.zeros((*term.weight.shape[:5], *kernel))
     top, left = (p - q for p, q in zip(padding, term.padding, strict=True))
     weight[..., top : top + term.kernel[0], left : left + term.kernel[1]] = term.weight
@@ -80,9 +82,11 @@ def _in_kernel(term: Term, kernel: Pair, padding: Pair) -> Term:
 def to_copy(terms: Sequence[Term], size: Pair) -> tuple[list[Term], int]:
     """Return those terms that must read copies, and the number of channels of each copy.
 
-    All terms can be read by one layer if their maps have one shape and one stride. Otherwise, a
-    term stays as it is if its map has the size of the sums, is read with stride 1, and has as many
-    channels as that of the largest such term.
+    If all maps have the same shape and are read with the same stride, no term needs a copy.
+    Otherwise, a term fits if its map has the height and width ``size``, that of the sums, and is
+    read with stride 1. Copies get as many channels as the map of the fitting term with the most
+    weights or, if none fits, of any term with the most weights. Fitting terms whose maps have this
+    number of channels stay as they are; all others must read copies.
     """
     if len({(term.shape, term.stride) for term in terms}) == 1:
         return [], 0
@@ -95,8 +99,8 @@ def to_copy(terms: Sequence[Term], size: Pair) -> tuple[list[Term], int]:
 def copies(term: Term, n_channels: int, size: Pair) -> list[Copy]:
     """Return layers that copy what a term reads, and the terms that read these copies in its place.
 
-    Each copy has ``n_channels`` channels, of which the last may be silent. Inputs that have no
-    weights are left out.
+    Each copy has ``n_channels`` channels and the height and width ``size``; channels at the end may
+    be unused, and never spike. Inputs of which all weights are 0 are not copied.
     """
     weight = np.broadcast_to(term.weight, (*term.weight.shape[:5], *term.kernel))
     used = np.argwhere(weight.any(axis=(0, 1, 2, 3)))

@@ -10,11 +10,11 @@ network's steps in order. A step with tensors gives the common prefix of their n
                 {"neuron": "IF", "threshold": 1.0, "reset": 0.0}, {"pool": "max", "kernel": 2},
                 ..., {"flatten": true}, {"linear": "conv_fc.9"}, {"neuron": "IF"}]}
 
-A ``pool`` is ``"max"`` or ``"average"``, and has a ``kernel``, ``stride`` (the kernel by default)
-and ``padding``; or, if it is adaptive, an ``output`` size, in which 0 stands for the size of the
-input. ``ceil`` is PyTorch's ``ceil_mode`` and ``divisor`` its ``divisor_override``. ``name`` names
-a step without tensors in messages. The kernels, strides and paddings are numbers, or pairs
-(vertical, horizontal); those of networks of one axis are pairs, too, for maps of height 1.
+A ``pool`` is ``"max"`` or ``"average"``. It has a ``kernel``, a ``stride`` (the kernel by default)
+and a ``padding``. An adaptive one has an ``output`` size instead, in which 0 stands for the size of
+the input. ``ceil`` is PyTorch's ``ceil_mode`` and ``divisor`` its ``divisor_override``. ``name`` is
+the name in messages of a step without tensors. The kernels, strides and paddings are numbers, or
+pairs (vertical, horizontal). Those of networks of one axis are pairs, too, for maps of height 1.
 
 A ``block`` is a residual block. It has the layers of its ``branch`` and of its ``identity`` (none
 for the block's input itself), and a ``gate`` that joins the spikes of both: ``"AND"``, ``"IAND"``,

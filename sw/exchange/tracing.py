@@ -97,7 +97,10 @@ def _unmapped(root: nn.Module, prefix: str) -> dict[str, str]:
 
 
 def _defaults(root: nn.Module) -> dict[str, Any] | None:
-    """Return the default values of all arguments of a module's forward method but the first."""
+    """Return the default values of a forward method's arguments by name, without the first one.
+
+    The result is None if there are no default values.
+    """
     parameters = list(inspect.signature(root.forward).parameters.values())[1:]
     found = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
     return found or None

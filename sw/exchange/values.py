@@ -140,13 +140,15 @@ def require_spikes(value: Value, reason: str = "a gate joins spikes only") -> Sp
 
 
 def spikes_of(value: Spikes | SpikeSum) -> tuple[Spikes, ...]:
-    """Return the maps whose sum the value is."""
+    """Return the maps of a sum, or a single map in a tuple of one."""
     return (value,) if isinstance(value, Spikes) else value.parts
 
 
 def added(values: Sequence[Value]) -> SpikeSum | Sums:
-    """Return the sum of several values; :func:`sw.exchange.linear.as_sums` converts spikes that are
-    added to weighted sums before.
+    """Return the sum of several values.
+
+    Either all of them or none must be weighted sums. If spikes are to be added to weighted sums,
+    convert the spikes first, by :func:`sw.exchange.linear.as_sums`.
 
     Raises
     ------

@@ -65,8 +65,8 @@ def _copied(path: Path, n_bytes: int) -> io.BytesIO:
     Raises
     ------
     ArchiveError
-        The archive is damaged, or its entries are compressed, larger than the file, or of equal
-        names.
+        The archive is damaged, its entries are compressed or larger than the file, or two entries
+        have the same name.
     """
     copy = io.BytesIO()
     try:

@@ -121,8 +121,8 @@ def save(path: str | Path, values: dict[str, Any]) -> None:
 def slim(values: dict[str, Any]) -> dict[str, Any]:
     """Return a smaller copy of a checkpoint's dictionary, for publishing.
 
-    The copy lacks the key ``training``, so the training cannot be resumed from it, and the paths of
-    this machine (:func:`public`). Calibration frames are packed, eight bits to a byte.
+    The copy lacks the key ``training``, so the training cannot be resumed from it. It also lacks
+    the paths of this machine (:func:`public`). Calibration frames are packed, eight bits to a byte.
     """
     kept = {key: value for key, value in public(values).items() if key != "training"}
     samples = kept.get("calibration")

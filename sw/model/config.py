@@ -145,8 +145,8 @@ class NeuronConfig:
     def decay(self) -> float:
         """Factor by which the leak multiplies a membrane in one timestep.
 
-        It is that of :func:`hw.spec.decay`. For ``LEARNED`` it is the value at the start of
-        training, the same as for ``SUBTRACT``.
+        :func:`hw.spec.decay` computes it from the shifts. For ``LEARNED`` it is the value at the
+        start of training, the same as for ``SUBTRACT``.
         """
         kind = Leak.SUBTRACT if self.leak == LEARNED else Leak[self.leak]
         return decay(kind, *self.leak_shifts)

@@ -41,9 +41,8 @@ def load_for(
 
     A user's own data is looked for at the path that the checkpoint keeps (:meth:`Dataset.record`).
     If the samples are not those that the network was trained on, the result's ``note`` says so.
-    Event recordings are divided into as many frames as the network has timesteps. If data set and
-    network name the same classes in another order, the labels are renumbered to the network's
-    order.
+    Event recordings are divided into as many frames as the network has timesteps. Labels are
+    renumbered if the data set has the network's classes in another order.
 
     Parameters
     ----------
@@ -54,8 +53,8 @@ def load_for(
     Raises
     ------
     sw.data.dataset.DataError, sw.model.config.ModelError
-        The data set is not found, or does not fit the network (:func:`require_fit`); the
-        checkpoint's configuration is not supported.
+        The data set is not found, does not fit the network (:func:`require_fit`) or has other
+        classes; or the checkpoint's configuration is not supported.
     """
     config, record = values["model_config"], values["data"]
     found = catalogue.load(
@@ -98,8 +97,8 @@ def place_of(record: dict[str, Any]) -> str:
 def _renumbered(dataset: Dataset, names: Any) -> Dataset:
     """Return a data set whose labels are numbered in the order of a network's classes.
 
-    ``names`` are the names of these classes. If they are not known, ``names`` is None, or any other
-    value in a damaged checkpoint, and the labels stay as they are.
+    ``names`` are the names of these classes. If it is not a list or tuple, because they are not
+    known or the checkpoint is damaged, the labels stay as they are.
 
     Raises
     ------

@@ -60,11 +60,10 @@ def _run_back(
     surrogate: str,
     slope: float | Tensor,
 ) -> list[Tensor]:
-    """Return the gradients of the drives, given those of the spikes, ``grad``; it is the reverse of
-    :func:`_run`.
+    """Return the gradients of the drives of :func:`_run`; ``grad`` has those of its spikes.
 
-    Both are lists over timesteps. ``membranes`` are those that :func:`_run` returned. In place of
-    the spike's derivative, the surrogate gradient with the name ``surrogate`` and the steepness
+    The gradients and ``membranes``, which :func:`_run` returned, are lists over timesteps. In place
+    of the spike's derivative, the surrogate gradient with the name ``surrogate`` and the steepness
     ``slope`` is used (:data:`sw.model.config.SURROGATES`).
     """
     grads: list[Tensor] = []
@@ -107,9 +106,9 @@ def neuron_forward(
     ``drive`` is ``(T, ...)``, or ``(1, ...)`` if it is the same at every timestep. A neuron fires
     where ``membrane >= threshold``; its membrane is then reset as ``reset`` says.
 
-    Between two timesteps, every membrane leaks: it is multiplied by ``decay``. ``integer_leak``, a
-    leak and its shifts, is for membranes that are integers (in a floating-point type) and leak as
-    the device's do (:func:`hw.spec.leaked`); ``decay`` is then not used.
+    Between two timesteps, every membrane leaks: it is multiplied by ``decay``. If ``integer_leak``
+    is given, membranes leak as those of the device instead (:func:`hw.spec.leaked`). They must then
+    be integers, in a floating-point type. ``integer_leak`` is the kind of leak and its shifts.
     """
     spikes, membranes = _run(_by_time(drive, timesteps), decay, threshold, reset, integer_leak)
     return torch.stack(spikes), torch.stack(membranes)
@@ -125,7 +124,7 @@ def neuron_backward(
     slope: float | Tensor,
     total: bool = False,
 ) -> Tensor:
-    """Return the gradient of the drive, given that of the spikes, ``grad``; both ``(T, ...)``.
+    """Return the gradient ``(T, ...)`` of the drive; ``grad`` is that of the spikes.
 
     ``membranes`` are those that :func:`neuron_forward` returned. No gradient passes through the
     reset's dependence on the spike (Chen et al., arXiv 2301.11929). If the drive was the same at
@@ -183,11 +182,11 @@ def pooled_backward(
     pool: tuple[int, int],
     axis: int,
 ) -> list[Tensor]:
-    """Return the gradient of the drive, given that of the pooled spikes, ``grad``.
+    """Return the gradient of the drive, in parts; ``grad`` is that of the pooled spikes.
 
-    The gradient comes in parts, one tensor for each position in a pooling window, as
-    :func:`_windows` would split it. Within a window, the gradient of the pooled spike goes to the
-    first neuron that fired, or to the first neuron if none did, as in max-pooling.
+    There is a part for each position in a pooling window, in the order of :func:`_windows`. Within
+    a window, the gradient of the pooled spike goes to the first neuron that fired, or to the first
+    neuron if none did, as in max-pooling.
 
     The neurons run again here, which is faster than storing their membranes in the forward pass.
     """

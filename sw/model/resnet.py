@@ -118,9 +118,9 @@ class Block(nn.Module):
 
         Returns
         -------
-        The block's output as binary spikes ``(T * N, C, H, W)``, or their sums with an ``ADD``
-        gate; the same with the output's coefficient; and the residual branch's spikes before the
-        gate.
+        Three values: the block's output; the same together with its coefficient; and the residual
+        branch's spikes before the gate. The output is binary spikes ``(T * N, C, H, W)``, or sums
+        of spikes with an ``ADD`` gate.
         """
         branch, inner = spikes, scaled
         for n in range(1, self.n_convs + 1):
@@ -327,10 +327,10 @@ class SpikingResNet(nn.Module):
         return self(images, maps.__setitem__), maps
 
     def _classify(self, head: nn.Module, pooled: Tensor) -> Tensor:
-        """Return the class scores ``(N, n_classes)`` of a map's means over positions
-        ``(T * N, C)``.
+        """Return the class scores ``(N, n_classes)`` that the linear layer ``head`` computes.
 
-        The linear layer ``head`` is applied to the means of these over timesteps.
+        ``pooled`` ``(T * N, C)`` holds the means of a map over positions. The layer reads the means
+        of these over timesteps.
         """
         timed = pooled.unflatten(0, (self.config.timesteps, len(pooled) // self.config.timesteps))
         return head(timed.mean(0))

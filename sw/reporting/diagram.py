@@ -40,8 +40,8 @@ def places(network: Network) -> dict[str, Place]:
     """Return the position of each layer, and of the input, by name.
 
     A layer lies one row below the lowest of the maps that it reads. Column 0 holds the main path:
-    the last layer, the layer whose spikes it convolves, and so on back to the input. Of several
-    layers whose spikes a layer convolves, it is the lowest one.
+    the last layer, the layer whose spikes it convolves, and so on back to the input. If a layer on
+    this path convolves the spikes of several layers, the path goes on with the lowest of them.
     """
     rows = {INPUT: 1 if network.encoder is not None else 0}
     for layer in network.layers:

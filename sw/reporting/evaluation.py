@@ -45,8 +45,8 @@ class AccuracyStep:
     on : the images that it was measured on, in words.
     n_images : number of these images. None if the number is unknown, or if the accuracy is a mean
         over classes and so not a share of the images.
-    interval : 95 % confidence interval in percent. If it is not given, it is Wilson's interval of a
-        share of ``n_images``; or None if this number is None.
+    interval : 95 % confidence interval in percent. By default, it is computed from ``n_images``, as
+        Wilson's interval of a share; it is None if this number is None.
     """
 
     name: str
@@ -218,7 +218,7 @@ def _fault(values: Any) -> str | None:
 
 
 def _is_interval(value: Any) -> bool:
-    """Return whether a JSON value is an interval: two numbers from 0 to 100 that do not fall."""
+    """Return whether a JSON value is an interval in percent: a list of its lower and upper end."""
     return (
         isinstance(value, list)
         and len(value) == 2

@@ -60,10 +60,11 @@ def erased(
 ) -> Tensor:
     """Return uint8 images ``(N, C, H, W)``, in some of which a random rectangle is erased.
 
-    Each image is chosen with the given ``probability``. Its rectangle has a share of the area in
-    :data:`ERASED_AREA` and a ratio of the sides in :data:`ERASED_RATIO`; it is cut off at the
-    image's size. Its pixels become random numbers from 0 to 255, or ``filling`` if that is given.
-    Of a signal of height 1, a range of columns is erased. Source: Zhong et al., arXiv 1708.04896.
+    Each image is chosen with the given ``probability``. The rectangle takes a random share of the
+    image's area, in the range :data:`ERASED_AREA`. The ratio of its sides is random, too, in the
+    range :data:`ERASED_RATIO`. A side that would be longer than the image is shortened to fit. The
+    erased pixels become random numbers from 0 to 255, or ``filling`` if that is given. Of a signal
+    of height 1, a range of columns is erased. Source: Zhong et al., arXiv 1708.04896.
     """
     n_images, _, height, width = images.shape
     chosen, area, ratio, *place = torch.rand(5, n_images, generator=generator)
@@ -86,9 +87,10 @@ def erased(
 
 
 def capped(order: Tensor, labels: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """Return up to ``most`` indices of every class from the random ``order``, shuffled.
+    """Return sample indices from the random ``order``, at most ``most`` of each class, shuffled.
 
-    ``labels`` are the classes (N,) of all samples.
+    ``labels`` are the classes (N,) of all samples. Of a class with more samples, those that come
+    first in ``order`` are taken.
     """
     own = labels[order]
     kept = [order[(own == label).nonzero()[:most, 0]] for label in own.unique()]
@@ -107,10 +109,10 @@ def batches(
     """Yield the shuffled and augmented batches of an epoch: pairs of network input and labels.
 
     Everything random depends on ``config.seed`` and ``epoch`` alone, so that a resumed run
-    continues identically. If classes have more than ``config.max_per_class`` samples, others of
-    these are drawn in every epoch. If several processes (``n_processes``) train together, each gets
-    an equal part of every batch, chosen by its ``rank``, a number from 0. The last batch is dropped
-    if it is incomplete.
+    continues identically. Of a class with more than ``config.max_per_class`` samples, that many are
+    drawn anew for each epoch. If several processes (``n_processes``) train together, each gets an
+    equal part of every batch, chosen by its ``rank``, a number from 0. The last batch is dropped if
+    it is incomplete.
     """
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
     images = torch.from_numpy(split.images).to(device)

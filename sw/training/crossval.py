@@ -1,11 +1,13 @@
 """Cross-validation: each part of the training data is held out once, and predicted by a network
 that was trained on the others.
 
-If one split has too few samples or patients, its accuracy says little about new ones. Here every
-sample of the training data counts, and recipes can be compared without the test set. In the run of
-a part, the part after it is the validation data, on which the best epoch is selected; the held-out
-part is predicted once, at the end. Results of finished runs are kept in the experiment's folder, so
-that an interrupted experiment continues where it stopped.
+The accuracy on one small split, of few samples or patients, says little about new ones. Here every
+sample of the training data is predicted once, and recipes can be compared without the test set.
+
+There is one run of training for each part and seed. The held-out part is predicted at the end of
+the run. The part after it is the validation data, on which the best epoch is selected. Results of
+finished runs are kept in the experiment's folder, so that an interrupted experiment continues where
+it stopped.
 """
 
 from __future__ import annotations
@@ -30,7 +32,10 @@ from sw.training.recipes import TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """Accuracies of the networks of one seed, which predict all parts of the data together."""
+    """Accuracies of the predictions that the networks of one seed make, all parts together.
+
+    Each of the networks predicts the part of the data that was held out in its training.
+    """
 
     seed: int
     accuracy: float

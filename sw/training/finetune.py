@@ -62,7 +62,7 @@ def rounded(x: Tensor) -> Tensor:
 class FloatLayer(Protocol):
     """Layer with float parameters, from which an :class:`IntegerLayers` makes integers.
 
-    The attributes are those of :class:`sw.convert.fold.TrainedLayer`, which is one.
+    The attributes are explained in :class:`sw.convert.fold.TrainedLayer`, one class of such layers.
     """
 
     @property
@@ -209,7 +209,10 @@ class IntegerLayers(nn.Module, abc.ABC):
 
 
 def _input_of(trained: FloatLayer, maps: dict[str, Tensor]) -> Tensor:
-    """Return what a layer reads: the sum of its maps (T * N, C, H, W), or all their channels."""
+    """Return what a layer reads: the sum of its maps (T * N, C, H, W).
+
+    A stacked layer has weights for each map; it reads the channels of all its maps instead.
+    """
     found = [maps[name] for name in trained.sources]
     if trained.structure().get("stacked"):
         return torch.cat(found, 1)

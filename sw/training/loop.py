@@ -195,8 +195,11 @@ def train_epoch(
 def extended(
     model: SpikingResNet, optimizer: torch.optim.Optimizer, timesteps: int, config: TrainConfig
 ) -> tuple[SpikingResNet, torch.optim.AdamW]:
-    """Return a network with another number of timesteps, and its optimiser, that continue from the
-    given ones (:mod:`sw.training.schedule`)."""
+    """Return a copy of a network with another number of timesteps, and an optimiser for the copy.
+
+    Parameters and the state of ``optimizer`` are taken over, extended to the new timesteps as
+    :mod:`sw.training.schedule` says.
+    """
     with torch.random.fork_rng(devices=[]):  # the initial parameters are replaced at once
         longer = SpikingResNet(schedule.at_timesteps(model.config, timesteps))
     longer.load_state_dict(schedule.fitted_state(model.state_dict(), longer))
@@ -291,10 +294,10 @@ def train(
     Raises
     ------
     TrainError
-        ``out`` cannot be resumed, because it belongs to another run or is a published checkpoint;
-        the network cannot be trained by ``config.timestep_schedule`` (:mod:`sw.training.schedule`);
-        the batch size is no multiple of the number of processes; TensorBoard is not installed;
-        there are fewer training images than a batch needs; or the loss is not finite.
+        ``out`` cannot be resumed, because it belongs to another run or is a published checkpoint.
+        The network cannot be trained by ``config.timestep_schedule`` (:mod:`sw.training.schedule`).
+        The batch size is no multiple of the number of processes. TensorBoard is not installed.
+        There are fewer training images than a batch needs. Or the loss is not finite.
     """
     rank, n_processes = processes()
     if config.batch_size % n_processes:
@@ -415,8 +418,8 @@ def _results(
 ) -> dict[str, Any]:
     """Evaluate ``net`` on the test set, and return the ``results`` for its checkpoint.
 
-    ``net`` must have the parameters of the best epoch in ``history``, whose entries are those of
-    epochs with all timesteps.
+    ``history`` must hold only entries of epochs with all timesteps, and ``net`` the parameters of
+    the best of these epochs.
     """
     best = max(history, key=lambda entry: entry["validation"]["spike"])
     found = predictions(net, dataset.test, "test", device)

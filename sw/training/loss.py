@@ -77,7 +77,7 @@ def class_weights(split: Split, power: float, most: int = 0) -> Tensor:
     """Return weights (n_classes,) of the classes in the loss, larger for rarer classes.
 
     A weight is proportional to the class's number of samples in an epoch (:func:`class_counts`) to
-    the power of ``-power``. The mean weight of these samples is 1.
+    the power of ``-power``. Over all samples of an epoch, the mean weight is 1.
     """
     counts = class_counts(split, most)
     weights = np.maximum(1, counts) ** -power
@@ -115,9 +115,9 @@ def loss_of(
     :func:`rows_per_spike`.
 
     With a ``teacher``, each cross-entropy ``CE`` is replaced by ``(1 - w) CE + w t^2 KL``, where
-    ``w = config.teacher_weight``, ``t = config.temperature``, and ``KL`` is the Kullback-Leibler
-    divergence from the teacher's class probabilities for the same images to the network's, all
-    logits divided by ``t`` (Hinton et al., arXiv 1503.02531).
+    ``w = config.teacher_weight`` and ``t = config.temperature`` (Hinton et al., arXiv 1503.02531).
+    ``KL`` is the Kullback-Leibler divergence of the network's class probabilities from those of the
+    teacher for the same images. For both, logits are first divided by ``t``.
     """
     maps: dict[str, Tensor] = {}
     taught = None if teacher is None else answers(teacher, images, config.temperature)

@@ -69,8 +69,8 @@ def _measured(
 ) -> Iterator[T]:
     """Yield the batches, and call ``on_speed`` with the seconds that a batch takes.
 
-    They are the mean of the :data:`N_TIMED` batches behind the first one, or of fewer if these have
-    taken :data:`FIRST_S` seconds or there are no more.
+    These seconds are a mean over the :data:`N_TIMED` batches that follow the first one. The mean is
+    over fewer batches if these have taken :data:`FIRST_S` seconds, or if there are no more.
     """
     known = False
     started = time.monotonic()

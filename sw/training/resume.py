@@ -1,4 +1,4 @@
-"""Decide whether a checkpoint is of the run that shall continue from it, and say what differs."""
+"""Check that a checkpoint belongs to the run that is to continue from it, or say what differs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sw.training.recipes import TrainConfig
 MOST_LISTED = 8
 """Largest number of differing settings that a message lists."""
 MOVABLE = frozenset({"own", "path", "form"})
-"""Fields of a checkpoint's ``data`` that do not count: the same samples may have been moved."""
+"""Fields of a checkpoint's ``data`` that are not compared: the samples may have been moved."""
 
 
 class TrainError(RuntimeError):

@@ -16,7 +16,7 @@ from sw.network.network import Network
 
 MAX_MAP = 16
 """Largest height and width of the stem's map in a default network, in positions. The map of a
-one-dimensional signal may be as wide as its square."""
+one-dimensional signal may be as wide as the square of this number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +86,11 @@ def first_that_fits(candidates: Iterable[ModelConfig], boards: Iterable[str]) ->
 
 
 def smaller(config: ModelConfig) -> Iterator[ModelConfig]:
-    """Yield a configuration, and then ever smaller ones with the same stages.
+    """Yield a configuration, and then ever smaller ones with as many stages and blocks.
 
-    First, the stem is given so much stride and pooling that its map is small. Then weights are
-    shared over timesteps and positions, and the channels of all stages are halved, twice.
+    For a large input, the stem of all of them gets so much stride and pooling that its map is no
+    larger than :data:`MAX_MAP` allows. From the second configuration on, weights are shared over
+    timesteps and positions. In the third one, the channels are halved, and in the fourth again.
     """
     _, height, width = config.image_shape
     reduction = -(-width // MAX_MAP**2) if height == 1 else -(-max(height, width) // MAX_MAP)

@@ -13,7 +13,7 @@ from sw.training.recipes import OWN_BOARD, TrainConfig
 from sw.training.sizing import board_fits, remedies
 
 DARK = 1
-"""Largest pixel of images that are suspected to hold truth values instead of pixels."""
+"""If no pixel is above this number, the images are suspected to hold truth values instead."""
 FEW_BATCHES = 4
 """Number of batches that an epoch has at least, unless the user chose the size of a batch."""
 MOST_CLASSES = 6

@@ -37,7 +37,7 @@ may have any unit; far larger or smaller ones would give no useful gradients."""
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Layer:
-    """Layer whose weight and bias are parameters, in units of its neurons' thresholds."""
+    """Layer whose weight and bias are trained, in units of its neurons' thresholds."""
 
     folded_layer: FoldedLayer
     weight: Tensor
@@ -120,7 +120,7 @@ class FoldedNet(IntegerLayers):
         return logits._replace(spike=logits.spike / self.logit_unit)
 
     def tuned(self) -> FoldedNetwork:
-        """Return the folded network with the parameters as they are now, and its scales."""
+        """Return the folded network with its present weights and biases, and its scales set."""
         layers = [
             replace(
                 layer,
@@ -160,7 +160,8 @@ def fine_tune(
     config : epochs, size of a batch, learning rate and so on; the learning rate is relative to the
         size of a layer's weights.
     calibration : training samples by which the scales are chosen and the first biases corrected.
-    frozen : names of layers that are kept as they are, with integers in units of the threshold.
+    frozen : names of layers that are neither trained nor scaled. Their weights, biases and
+        thresholds must be integers already.
     on_epoch : called after each epoch with its number, counted from 1, and its mean loss.
 
     Raises
@@ -193,7 +194,11 @@ def fine_tune(
 
 
 def _groups(net: FoldedNet) -> list[dict[str, Any]]:
-    """Return the optimiser's groups, one for each layer, with its learning rate's factor."""
+    """Return the optimiser's groups of parameters, one for each layer that is trained.
+
+    A group's ``rate``, the factor of its learning rate, is the root mean square of the layer's
+    weights. So the weights of all layers change by about the same share.
+    """
     groups = []
     for name, weight in net.weights.items():
         if weight.requires_grad:
@@ -208,7 +213,10 @@ def all_layers(network: FoldedNetwork) -> tuple[FoldedLayer, ...]:
 
 
 def in_thresholds(network: FoldedNetwork, frozen: Collection[str] = ()) -> FoldedNetwork:
-    """Return a network that computes the same, with all thresholds 1 but those of ``frozen``."""
+    """Return a network that computes the same with thresholds of 1.
+
+    Weights and biases are divided by the thresholds. Layers named in ``frozen`` stay as they are.
+    """
 
     def convert(layer: FoldedLayer) -> FoldedLayer:
         if layer.threshold is None or layer.name in frozen:
@@ -242,5 +250,5 @@ def _neuron(layer: FoldedLayer) -> NeuronConfig:
 
 
 def _key(name: str) -> str:
-    """Return the name of a layer's parameter; parameters' names have no dots."""
+    """Return the name of a layer's parameters in a ParameterDict, whose keys have no dots."""
     return name.replace("_", "__").replace(".", "_")
