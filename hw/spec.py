@@ -562,17 +562,18 @@ class Config:
     def identity_depth(self) -> int:
         """Number of jobs whose identity spikes a bank holds.
 
-        It is more than a bank has chunks queued and scanned and, if weights come from outside the
-        FPGA, events that wait for their weights.
+        It is larger than the number of jobs that can be under way in a bank between reading their
+        input spikes and adding their weights. Weights from outside the FPGA arrive later, so that
+        more jobs are then under way.
         """
         return IDENTITY_DEPTH << (self.offchip_depth > 0)
 
     @property
     def param_chunks(self) -> int:
-        """Number of rows of memory outside the FPGA that a row of parameters takes there.
+        """Number of rows of memory outside the FPGA that one row of parameters takes there.
 
-        The first row of parameters begins at the first of these rows, and each one follows the one
-        before it.
+        Row ``i`` of the parameters outside the FPGA begins at row ``i * param_chunks`` there, as
+        counted over all banks (:attr:`hw.protocol.Space.OFFCHIP`).
         """
         return max(1, 2 * PARAM_BITS * self.fire_lanes // (self.lanes * self.weight_bits))
 

@@ -37,8 +37,9 @@ class Clocks(Elaboratable):
 
     Parameters
     ----------
-    late_domain, phase : name of a domain without reset for a second clock of the same frequency, or
-        None; and the fraction of a period by which it is late. Only on an ECP5.
+    late_domain : name of a second clock domain to drive at the same frequency, later than ``sync``.
+        It has no reset. None for no such domain, which is only supported on an ECP5.
+    phase : how much later its clock rises, as a fraction of a period.
     """
 
     def __init__(self, clk_hz: int, late_domain: str | None = None, phase: float = 0):

@@ -450,14 +450,16 @@ class SdramRows(wiring.Component):
     ) -> None:
         """Add the state machine that initialises and refreshes the chip.
 
-        Both are the same: all banks are closed, refreshes follow, then the mode is set.
+        The steps are the same for both: close all banks, refresh a few times, and set the mode.
+        Before it initialises the chip, the state machine waits as long as the chip demands after
+        power-on.
 
         Parameters
         ----------
-        running : register that is set here: requests may be served.
-        quiet : all banks may be closed.
-        at_rest : no request waits.
-        close_all, refresh, mode : outputs, the commands.
+        running : output, a register: requests may be served.
+        quiet : input: all banks may be closed.
+        at_rest : input: no request waits.
+        close_all, refresh, mode : outputs: the command is issued in this cycle.
         """
         t = self.cycles
         tick = self._ticks(m)

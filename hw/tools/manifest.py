@@ -133,9 +133,10 @@ def write_manifest(source: Netlist, best: Routed, tried: dict[int, float]) -> di
 
 
 def climbed(manifest: dict) -> dict[str, dict]:
-    """Return the records of the checks that a bitstream has passed, by name of the rung.
+    """Return the records of the checks that a bitstream has passed, by their names.
 
-    Records of another netlist or another bitstream are left out.
+    Such a check is called a rung (:mod:`sim.ladder.rungs`). Records of another netlist or another
+    bitstream are left out.
     """
     return {
         rung: record
@@ -149,7 +150,7 @@ def record_rung(board: str, rung: str, values: dict | None) -> None:
 
     Parameters
     ----------
-    rung : name of the check.
+    rung : name of the check, a rung of :mod:`sim.ladder.rungs`.
     values : JSON values that describe it; None removes the record, since the check failed.
 
     Raises
