@@ -76,7 +76,7 @@ class SdramModel:
         self._powered: float | None = None
 
     def peek(self, address: int) -> int:
-        """Return the word at an address; it is junk, but always the same, if never written."""
+        """Return the word at an address; if it was never written, junk that stays the same."""
         if address not in self.words:
             self.words[address] = self._junk.getrandbits(self.chip.data_bits)
         return self.words[address]
@@ -106,7 +106,9 @@ class SdramModel:
         dq_oe: int,
         dqm: int,
     ) -> int:
-        """Take the pins at a clock edge, and return the data bus as it is in the next cycle.
+        """Simulate a rising clock edge, with these levels at the pins.
+
+        Return the word on the data bus in the next cycle; it is junk if the chip does not drive it.
 
         Raises
         ------
@@ -138,7 +140,10 @@ class SdramModel:
         return self.bus()
 
     def bus(self, ahead: int = 0) -> int:
-        """Return what the chip drives in the next cycle, or ``ahead`` cycles later; else junk."""
+        """Return the word on the data bus in the coming cycle, or ``ahead`` cycles after that.
+
+        It is junk if the chip does not drive the bus then.
+        """
         junk = self._junk.getrandbits(self.chip.data_bits)
         return self._outputs.get(self.cycle + ahead, junk)
 
