@@ -64,7 +64,8 @@ CHUNK_DEPTH = 32
 """Number of active chunks that the queue between fetch unit and scanner holds."""
 
 IDENTITY_DEPTH = 64
-"""Number of jobs whose identity spikes a bank holds: more than it has chunks queued and scanned."""
+"""Number of jobs whose identity spikes a bank holds, if all its weights are on chip
+(:attr:`Config.identity_depth`)."""
 
 JOB_DEPTH = 64
 """Number of jobs that the queue between fetch and fire unit holds."""
@@ -84,8 +85,8 @@ LANES_LATENCY = 7
 unit."""
 
 FIRE_LATENCY = 4
-"""Cycles from a beat's parameters and sums, less one, until its membranes are written and can be
-read again."""
+"""Cycles from the one before a beat's parameters and sums arrive, until its new membranes can be
+read (:class:`hw.core.fire.FireUnit`). A beat is what the fire unit updates in one cycle."""
 
 SUMS_IN_FLIGHT = 5
 """Number of jobs that may still end, one a cycle, before the scanner stops for a full queue of

@@ -38,9 +38,9 @@ class _Bank:
     precharged: float = NEVER
     """When the bank was closed last."""
     burst_end: int = -1
-    """Cycle after the last word that a read or write of this bank transfers."""
+    """First cycle in which a command does not cut the last read or write of this bank short."""
     write_end: int = -100
-    """Cycle in which its last word is written."""
+    """Cycle in which the last word of a write to this bank is taken."""
 
 
 @dataclass
@@ -57,7 +57,8 @@ class SdramModel:
     clk_hz: float
     seed: int = 0
     words: dict[int, int] = field(default_factory=dict)
-    """Contents by word address, counted by page, bank and column."""
+    """Contents by the index of a word in the chip, as that of
+    :meth:`hw.offchip.layout.RowLayout.word_address`. Words that were not used yet are missing."""
     cycle: int = 0
     n_words: int = 0
     """Number of words read and written."""

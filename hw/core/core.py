@@ -31,8 +31,6 @@ from hw.spec import GRANULE_BITS, Config
 
 @dataclass(frozen=True, kw_only=True)
 class _Units:
-    """Components of a core."""
-
     sequencer: Sequencer
     loader: DescriptorLoader
     counters: Counters

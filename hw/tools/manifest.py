@@ -21,7 +21,8 @@ BITSTREAMS = bitstream_dir()
 VERSION = 1
 """Version of the manifest's format."""
 LADDER = "ladder"
-"""Key of the checks that a bitstream has passed (``sim.ladder``), by name of the rung."""
+"""Key of the manifest under which the checks that a bitstream has passed are recorded, by name
+(:mod:`sim.ladder.rungs`)."""
 
 
 def manifest_path(board: str) -> Path:

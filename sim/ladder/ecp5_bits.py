@@ -30,7 +30,7 @@ DEFAULTS = {
 }
 """Values of the enums of logic tiles whose bits are all 0, by the last part of the enum's name."""
 FIXED_ARCS = re.compile(r"arc: (\w*JECLK\d \w*SYNCECLK\d|JDI[A-D] JPADDI[A-D]_PIO)")
-"""Arcs outside of logic tiles whose bits are all 0: edge clocks, which are not used, and inputs."""
+"""Arcs outside of logic tiles that need no bits: those of unused edge clocks, and of input pins."""
 LOGIC_TILE = "PLC2"
 TABLE_DEFAULT = "1" * 16
 """Contents of a table whose bits in the file are all 0."""
