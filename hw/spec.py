@@ -540,11 +540,11 @@ class Config:
     def param_latency(self) -> int:
         """Number of cycles from a request for a row of parameter memory until the row arrives.
 
-        The sums that a job has accumulated take as long. Both take one cycle without a queue of
-        sums (:attr:`sum_queue` is 0). Devices with such a queue are large and have registers before
-        and after the memory, which makes three cycles. With several banks (:mod:`hw.core.banks`)
-        the sums are added up from one bank to the next, a cycle each, and parameters are delayed to
-        arrive together with them.
+        A request for a job's sums takes as long. It is one cycle without a queue of sums
+        (:attr:`sum_queue` is 0). Devices with such a queue are large, and have registers before and
+        after the memory, which makes three cycles. With several banks (:mod:`hw.core.banks`), the
+        sums are added up from one bank to the next, which takes further cycles. Parameters are
+        delayed to arrive together with the sums.
         """
         if not self.sum_queue:
             return 1

@@ -115,9 +115,10 @@ class RowLayout:
         )
 
     def fields(self, port: Value | int, row: Value) -> dict[str, Value]:
-        """Return ``bank``, ``page`` and ``slot`` (``column / row_words``) of a row, as gateware.
+        """Return Amaranth values for the ``bank``, ``page`` and ``slot`` of a row.
 
-        ``row`` must have just the bits that :attr:`n_rows` takes.
+        The slot is the index of the row in its page. ``row`` must have exactly as many bits as an
+        index below :attr:`n_rows` needs.
         """
         port_bits = (self.n_ports - 1).bit_length()
         own_bits, share_bits, slot_bits, turn_bits = self._widths

@@ -7,9 +7,9 @@
     rows[p] <─ Queue <── row <── words of dq_i
 
 A request joins the column queue as soon as its page is open, so that the commands of that queue
-never wait for a bank. While they are issued, one every burst, the pages of other requests are
-opened in the cycles between them. A place in the port's queue of rows is reserved before, so that a
-burst never stalls.
+never wait for a bank. They are issued once per burst; in the cycles between them, the pages of
+other requests are opened. Before a request joins the queue, a place for its row is reserved in the
+port's queue of rows, so that a burst never stalls.
 """
 
 from __future__ import annotations

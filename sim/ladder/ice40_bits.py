@@ -271,9 +271,9 @@ class _Extraction:
         return [self._cell("SB_IO", bel, {"PIN_TYPE": f"{kind:06b}"}, pins)]
 
     def _pll_at(self, pad: Bel) -> Bel | None:
-        """Return the PLL that is in use in place of this pad's input, or None.
+        """Return the PLL whose output replaces the input of this pad, or None.
 
-        The output of a PLL takes the wires of the input of a certain pad.
+        An output of a PLL has no wire of its own, but uses that of the input of a certain pad.
         """
         for index, bel in enumerate(self._chip.bels):
             if bel.kind == "pll" and bel.wires["PLLOUT_A"] == pad.wires["D_IN_0"]:

@@ -85,8 +85,8 @@ def _at_pins(climb: Climb, verilog: str | None) -> str:
 def _bits(climb: Climb) -> str:
     """Check the bits of the shipped file.
 
-    An ECP5's are compared with the routed design. Of an iCE40's, the netlist that they configure is
-    simulated.
+    The bits for an ECP5 are compared with the routed design. From the bits for an iCE40, the netlist
+    that they configure is made and simulated.
     """
     if climb.build.family == ECP5:
         return devices.compared_bits(climb.build)

@@ -93,8 +93,8 @@ class Writer:
     def same(self, one: Bit | None, other: Bit) -> bool:
         """Return whether two nets always have the same value.
 
-        They are one wire, or the first one is assigned the second one, such as by a look-up table
-        that only passes its input on.
+        They are one wire, or ``one`` is made from ``other`` by look-up tables that only pass their
+        input on.
         """
         seen = set()
         while one is not None and one not in seen:
