@@ -163,7 +163,7 @@ def compared_bits(build: Build) -> str:
     Raises
     ------
     LadderError
-        A setting differs.
+        A setting differs, or the routed design is not that of the shipped file.
     """
     # The build has left the configuration, unless its intermediate files were removed.
     source = build.source

@@ -45,7 +45,7 @@ def unpack(bitstream: Path) -> str:
     Raises
     ------
     BuildError
-        ``ecpunpack`` is missing or failed: the file is damaged.
+        ``ecpunpack`` is missing, or it failed because the file is damaged.
     """
     with tempfile.TemporaryDirectory(prefix="spikefold-") as folder:
         copy, text = Path(folder, "bits.bit"), Path(folder, "bits.config")
@@ -56,7 +56,10 @@ def unpack(bitstream: Path) -> str:
 
 
 def parse(text: str) -> tuple[Settings, dict[str, list[str]]]:
-    """Return the settings of single tiles, and the contents of the block RAMs by their number."""
+    """Read a configuration in text form: return the settings of each tile, and block RAM contents.
+
+    The contents of a block RAM are a list of words in hexadecimal, by the number of the block RAM.
+    """
     tiles: Settings = defaultdict(set)
     memories: dict[str, list[str]] = {}
     for block in re.split(r"^\.", text, flags=re.MULTILINE)[1:]:

@@ -56,7 +56,7 @@ def unpack(bitstream: Path) -> Bits:
     Raises
     ------
     BuildError
-        ``iceunpack`` is missing or failed: the file is damaged.
+        ``iceunpack`` is missing, or it failed because the file is damaged.
     """
     with tempfile.TemporaryDirectory(prefix="spikefold-") as folder:
         # The tool runs in a sandbox, which sees files beside each other only.

@@ -85,8 +85,8 @@ def _at_pins(climb: Climb, verilog: str | None) -> str:
 def _bits(climb: Climb) -> str:
     """Check the bits of the shipped file.
 
-    The bits for an ECP5 are compared with the routed design. From the bits for an iCE40, the netlist
-    that they configure is made and simulated.
+    The bits for an ECP5 are compared with the routed design. The bits for an iCE40 are turned into
+    the netlist that they configure, which is simulated.
     """
     if climb.build.family == ECP5:
         return devices.compared_bits(climb.build)
@@ -94,7 +94,7 @@ def _bits(climb: Climb) -> str:
 
 
 def _cocotb(climb: Climb) -> str:
-    """Run the smallest network on the generated Verilog of the core, under cocotb."""
+    """Run the smallest of the networks on the generated Verilog of the core, under cocotb."""
     vector = min(climb.vectors, key=lambda one: load_bytes(one.program))
     program = compile_network(vector.network, climb.build.config)
     frames = encoder.encode(vector.network, vector.samples)
