@@ -64,7 +64,7 @@ def classify(file: File, sample: Array) -> Outcome:
 
 
 def tensor(file: File, reference: dict[str, str]) -> Array:
-    """Return the array that the document refers to."""
+    """Return the array to which a ``reference`` in the document points."""
     return file.tensors[reference["tensor"]].astype(np.int64)
 
 
@@ -144,7 +144,7 @@ def spikes(file: File, layer: dict[str, Any], maps: dict[str, Array]) -> Array:
 
 
 def joined(gate: str, s: Any, i: Any) -> Any:
-    """Join the spikes of a layer with those of its identity map."""
+    """Return the spikes of a layer with a gate: ``s`` from its neurons, ``i`` from the shortcut."""
     return {
         "AND": s * i,
         "IAND": i * (1 - s),

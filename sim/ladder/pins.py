@@ -1,4 +1,7 @@
-"""One rung of the ladder: the project's own driver at the serial pins of a simulated device."""
+"""Comparison at the serial pins of a simulated device, which Spikefold's own driver controls.
+
+Several rungs of the ladder use it, each with another form of the device (:mod:`sim.ladder.rungs`).
+"""
 
 from __future__ import annotations
 
@@ -132,12 +135,14 @@ def climb(program: Path, config: Config, vectors: Sequence[Vector], *, patience_
 
 
 def _without_lock(model: Model, board: Board, vector: Vector, index: int, tally: Tally) -> None:
-    """Let the PLL lose its lock, and run one sample, for which the driver must recover the device.
+    """Let the PLL lose its lock, which resets the device, and run sample number ``index``.
+
+    The driver must notice the reset and recover the device by itself.
 
     Raises
     ------
     LadderError
-        The result differs, the driver noticed nothing, or the line had errors before.
+        The result differs, the driver did not notice the reset, or the line had errors before.
     """
     transport = board.device.transport
     before, patience_s = replace(transport.counters), transport.timeout_s

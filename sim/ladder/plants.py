@@ -1,6 +1,6 @@
 """Planted bugs, some on each level from folding to pins, and the rungs that must catch them.
 
-The rungs are comparisons with the integer reference (:mod:`sim.ladder.rungs`).
+A rung is one check of a network or of a device (:mod:`sim.ladder.rungs`).
 
 A bug in the sources is planted in a copy of the project. A bug of a tool, such as a router that
 connects the wrong wire, is planted in the netlist or in the bits that the tool has written.
