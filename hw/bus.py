@@ -79,7 +79,7 @@ class OffchipMemory(wiring.Signature):
 
 
 def offchip_ports(memory: Any, config: Config) -> list[Any]:
-    """Return the ports of an interface with the signature :class:`OffchipMemory`, by bank."""
+    """Return the ports of an interface with the signature :class:`OffchipMemory`, bank 0 first."""
     return [getattr(memory, f"port{n}") for n in range(config.banks)]
 
 

@@ -285,10 +285,9 @@ class Identity(data.Struct):
 
 
 class Extension(data.Struct):
-    """Second part of the reply to IDENTIFY, which a device sends only if it has any of this.
+    """Second part of the reply to IDENTIFY, which a device sends only if a field is not 0.
 
-    The fields are those of :class:`hw.spec.Config` with the same names. A device that does not send
-    it has 0 in all of them.
+    The fields are those of :class:`hw.spec.Config` with the same names.
     """
 
     offchip_depth: 32
@@ -527,7 +526,7 @@ def decode_frame(raw: bytes) -> bytes | None:
 
 
 def is_extended(config: Config) -> bool:
-    """Return whether a device describes itself with an :class:`Extension`."""
+    """Return whether a device built with ``config`` sends an :class:`Extension`."""
     return any(getattr(config, name) for name in _extended_fields())
 
 
@@ -603,8 +602,7 @@ def identity(config: Config) -> dict[str, int]:
 def identity_bytes(config: Config) -> bytes:
     """Return how a device built with ``config`` describes itself in its reply to IDENTIFY.
 
-    It is an :class:`Identity` and, if the device has any of what it describes, an
-    :class:`Extension`.
+    It is an :class:`Identity`, followed by an :class:`Extension` if that has a field that is not 0.
     """
     raw = pack(Identity, identity(config))
     return raw + (pack(Extension, _values_of(Extension, config)) if is_extended(config) else b"")

@@ -64,7 +64,8 @@ CHUNK_DEPTH = 32
 """Number of active chunks that the queue between fetch unit and scanner holds."""
 
 IDENTITY_DEPTH = 64
-"""Number of jobs whose identity spikes a bank holds: more than it has chunks queued and scanned."""
+"""Number of jobs whose identity spikes a bank holds, if all its weights are on chip
+(:attr:`Config.identity_depth`)."""
 
 JOB_DEPTH = 64
 """Number of jobs that the queue between fetch and fire unit holds."""
@@ -84,8 +85,8 @@ LANES_LATENCY = 7
 unit."""
 
 FIRE_LATENCY = 4
-"""Cycles from a beat's parameters and sums, less one, until its membranes are written and can be
-read again."""
+"""Cycles from the one before a beat's parameters and sums arrive, until its new membranes can be
+read (:class:`hw.core.fire.FireUnit`). A beat is what the fire unit updates in one cycle."""
 
 SUMS_IN_FLIGHT = 5
 """Number of jobs that may still end, one a cycle, before the scanner stops for a full queue of
@@ -539,11 +540,11 @@ class Config:
     def param_latency(self) -> int:
         """Number of cycles from a request for a row of parameter memory until the row arrives.
 
-        The sums that a job has accumulated take as long. Both take one cycle without a queue of
-        sums (:attr:`sum_queue` is 0). Devices with such a queue are large and have registers before
-        and after the memory, which makes three cycles. With several banks (:mod:`hw.core.banks`)
-        the sums are added up from one bank to the next, a cycle each, and parameters are delayed to
-        arrive together with them.
+        A request for a job's sums takes as long. It is one cycle without a queue of sums
+        (:attr:`sum_queue` is 0). Devices with such a queue are large, and have registers before and
+        after the memory, which makes three cycles. With several banks (:mod:`hw.core.banks`), the
+        sums are added up from one bank to the next, which takes further cycles. Parameters are
+        delayed to arrive together with the sums.
         """
         if not self.sum_queue:
             return 1
@@ -562,17 +563,18 @@ class Config:
     def identity_depth(self) -> int:
         """Number of jobs whose identity spikes a bank holds.
 
-        It is more than a bank has chunks queued and scanned and, if weights come from outside the
-        FPGA, events that wait for their weights.
+        It is larger than the number of jobs that can be under way in a bank between reading their
+        input spikes and adding their weights. Weights from outside the FPGA arrive later, so that
+        more jobs are then under way.
         """
         return IDENTITY_DEPTH << (self.offchip_depth > 0)
 
     @property
     def param_chunks(self) -> int:
-        """Number of rows of memory outside the FPGA that a row of parameters takes there.
+        """Number of rows of memory outside the FPGA that one row of parameters takes there.
 
-        The first row of parameters begins at the first of these rows, and each one follows the one
-        before it.
+        Row ``i`` of the parameters outside the FPGA begins at row ``i * param_chunks`` there, as
+        counted over all banks (:attr:`hw.protocol.Space.OFFCHIP`).
         """
         return max(1, 2 * PARAM_BITS * self.fire_lanes // (self.lanes * self.weight_bits))
 

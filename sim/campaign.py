@@ -57,7 +57,8 @@ RATE = 0.1
 """Probability of a fault per frame."""
 
 RESET_RATE = 0.02
-"""Probability of a reset per frame. With :data:`RATE`, no network could be loaded."""
+"""Probability of a reset per frame. With :data:`RATE`, the device would be reset too often to load
+a network."""
 
 KILLED = {f"host killed in {phase}": phase for phase in ("loading", "running", "reading back")}
 """Kinds of sessions in which the host is killed, each with the name of the phase."""

@@ -32,7 +32,10 @@ MAIN = Path(__file__).with_suffix(".cpp")
 
 
 class BenchTop(wiring.Component):
-    """A controller whose ports are joined to vectors, so that one C++ program fits all numbers."""
+    """SDRAM controller whose ports are combined: each signal has the bits of all ports.
+
+    So the same C++ program fits any number of ports.
+    """
 
     def __init__(self, sdram: SdramRows):
         self._sdram = sdram
@@ -85,14 +88,14 @@ class BusUse:
     done: bool
     """All requests were answered."""
     cycles: int
-    """From the first request to the last row."""
+    """Number of cycles from the first request to the last row."""
     words: int
-    """Words of all rows."""
+    """Number of words of all rows that were read."""
     transfers: int
-    """Words that the controller counted."""
+    """Number of words that the controller reported as transferred."""
     wrong_words: int
     violations: int
-    """Violations of the chip's rules."""
+    """Number of violations of the chip's rules."""
     refreshes: int
 
     @property
@@ -146,9 +149,10 @@ def measure(
 def active_rows(
     density: float, n_rows: int, n_jobs: int, rng: random.Random, first: int = 0
 ) -> Iterator[int]:
-    """Yield the rows of active inputs of ``n_jobs`` jobs in a row, of ``n_rows`` inputs each.
+    """Yield the index of the row of weights of each active input, over ``n_jobs`` jobs.
 
-    Each input is active with probability ``density``.
+    Each job has ``n_rows`` inputs, and rows of its own behind those of the job before; the first
+    job's begin at ``first``. An input is active with probability ``density``.
     """
     for row in range(first, first + n_rows * n_jobs):
         if rng.random() < density:

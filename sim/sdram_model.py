@@ -38,9 +38,9 @@ class _Bank:
     precharged: float = NEVER
     """When the bank was closed last."""
     burst_end: int = -1
-    """Cycle after the last word that a read or write of this bank transfers."""
+    """First cycle in which a command does not cut the last read or write of this bank short."""
     write_end: int = -100
-    """Cycle in which its last word is written."""
+    """Cycle in which the last word of a write to this bank is taken."""
 
 
 @dataclass
@@ -57,7 +57,8 @@ class SdramModel:
     clk_hz: float
     seed: int = 0
     words: dict[int, int] = field(default_factory=dict)
-    """Contents by word address, counted by page, bank and column."""
+    """Contents by the index of a word in the chip, as that of
+    :meth:`hw.offchip.layout.RowLayout.word_address`. Words that were not used yet are missing."""
     cycle: int = 0
     n_words: int = 0
     """Number of words read and written."""
@@ -76,7 +77,7 @@ class SdramModel:
         self._powered: float | None = None
 
     def peek(self, address: int) -> int:
-        """Return the word at an address; it is junk, but always the same, if never written."""
+        """Return the word at an address; if it was never written, junk that stays the same."""
         if address not in self.words:
             self.words[address] = self._junk.getrandbits(self.chip.data_bits)
         return self.words[address]
@@ -106,7 +107,9 @@ class SdramModel:
         dq_oe: int,
         dqm: int,
     ) -> int:
-        """Take the pins at a clock edge, and return the data bus as it is in the next cycle.
+        """Simulate a rising clock edge, with these levels at the pins.
+
+        Return the word on the data bus in the next cycle; it is junk if the chip does not drive it.
 
         Raises
         ------
@@ -138,7 +141,10 @@ class SdramModel:
         return self.bus()
 
     def bus(self, ahead: int = 0) -> int:
-        """Return what the chip drives in the next cycle, or ``ahead`` cycles later; else junk."""
+        """Return the word on the data bus in the coming cycle, or ``ahead`` cycles after that.
+
+        It is junk if the chip does not drive the bus then.
+        """
         junk = self._junk.getrandbits(self.chip.data_bits)
         return self._outputs.get(self.cycle + ahead, junk)
 

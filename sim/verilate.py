@@ -97,8 +97,8 @@ def environment(**make_variables: str) -> dict[str, str]:
 
     Parameters
     ----------
-    make_variables : further variables for make, by name; they replace variables for the two
-        corrections that have the same name.
+    make_variables : further variables for make, by name. They take precedence over the variables
+        that correct the faults.
     """
     root = verilator_root()
     cxx = compiler()
@@ -159,8 +159,8 @@ def build_executable(
 
     Parameters
     ----------
-    design : function that makes the component. With ``fingerprint`` it is called only if the
-        executable is not in the cache. Or the Verilog of a design, which is simulated as it is.
+    design : function that makes the component; or the Verilog of a design, which is simulated as it
+        is. With ``fingerprint`` the function is only called if the executable is not in the cache.
     main : C++ source, which includes ``Vtop.h``, and perhaps headers (``*.hpp``) of its folder.
     name : readable part of the file name in the cache.
     fingerprint : text that determines the design, such as the sources of its modules and its

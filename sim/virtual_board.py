@@ -33,11 +33,11 @@ from sw.cli.commands import CommandParser, command
 MAIN = Path(__file__).with_suffix(".cpp")
 GATEWARE = Path(__file__).resolve().parents[1] / "hw"
 NOT_SIMULATED = frozenset({"boards", "tools"})
-"""Rooms of ``hw`` that the gateware does not import."""
+"""Packages of ``hw`` that are no part of the simulated gateware."""
 
 
 def _fingerprint(config: Config) -> str:
-    """Return a text that determines the gateware: all of its sources, and the configuration."""
+    """Return a text that changes whenever the gateware does: its sources and the configuration."""
     sources = [
         *sorted(path for path in GATEWARE.rglob("*.py") if path.parent.name not in NOT_SIMULATED),
         Path(__file__).with_name("virtual_top.py"),

@@ -32,8 +32,8 @@ class DirectCore(wiring.Component):
     Members
     -------
     bus : bus for the link.
-    direct_valid, direct : a row to write and its address. Only while the link does not use the bus,
-        and not of memory outside the FPGA.
+    direct : a row to write, and its address. It must not be in memory outside the FPGA.
+    direct_valid : write ``direct`` in this cycle. Allowed only while the link does not use the bus.
     offchip : memory outside the FPGA, if the device has it.
     """
 

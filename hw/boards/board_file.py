@@ -404,7 +404,7 @@ def _check_memories(board: Board) -> None:
     Raises
     ------
     SpecError
-        The memories take more than that; the message suggests smaller ones.
+        The memories do not fit into the block RAM; the message suggests smaller ones.
     """
     if board.block_ram_kbit is None:
         return

@@ -69,7 +69,10 @@ class TangNano20kPlatform(GowinPlatform):
 
 @dataclass(frozen=True, kw_only=True)
 class Programmer:
-    """Program that puts a bitstream onto a board; the file's name follows its options."""
+    """Program that puts a bitstream onto a board, with its options for each kind of memory.
+
+    The name of the bitstream's file must be appended to the options.
+    """
 
     name: str
     """Name of the program."""
@@ -87,15 +90,15 @@ OPEN_FPGA_LOADER = "openFPGALoader"
 
 
 def _loader(board: str, *, sram: bool = True, unprotect: bool = False) -> Programmer:
-    """Return the commands of the program openFPGALoader for the board that it calls ``board``.
+    """Return the :class:`Programmer` for openFPGALoader, which calls the board ``board``.
 
-    It is told where to write, because the default depends on the board: SRAM over JTAG, flash over
-    SPI. Options as in versions 0.10 (Debian 12) to 1.1.
+    The options always say which memory to write, because without that openFPGALoader writes SRAM
+    on some boards and flash on others. They work with its versions 0.10 (Debian 12) to 1.1.
 
     Parameters
     ----------
     sram : the board can be programmed without its flash.
-    unprotect : the flash is delivered with write protection, which is taken off.
+    unprotect : the flash is delivered with write protection, which must be taken off.
     """
     protection = ("--unprotect-flash",) if unprotect else ()
     return Programmer(
@@ -226,7 +229,7 @@ def check_device(config: Config, platform: Platform) -> None:
 
 
 def _with_pull_up(resource: Resource, name: str) -> None:
-    """Give one pin of an ECP5 a pull-up: the subsignal ``name`` of a platform's resource."""
+    """Give a pull-up to the pins of an ECP5 that are the subsignal ``name`` of a resource."""
     for subsignal in resource.ios:
         if subsignal.name == name:
             subsignal.attrs["PULLMODE"] = "UP"

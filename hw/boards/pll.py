@@ -91,9 +91,9 @@ def _within(low: float, hz: Fraction, high: float) -> bool:
 
 
 def _factors(frequency: Fraction, low: float, high: float, allowed: Sequence[int]) -> Iterator[int]:
-    """Return each of the ``allowed`` numbers for which ``frequency`` times it is in a range.
+    """Yield those of the ``allowed`` factors that bring a frequency into a range.
 
-    ``frequency`` is in Hz; the range is from ``low`` to ``high`` MHz.
+    ``frequency``, in Hz, times such a factor is from ``low`` to ``high`` MHz.
     """
     return (n for n in allowed if _within(low, frequency * n, high))
 

@@ -138,10 +138,12 @@ class Bank(wiring.Component):
     def _connect_events(
         self, m: Module, scanner: Scanner, weights: WeightMemory, sums: SumQueue | SumRegister
     ) -> Value:
-        """Connect the scanner's events to where their rows of weights are.
+        """Send each event of the scanner to the memory that has its row of weights.
 
-        Return whether there is room for further events. A register for sums needs no such signal,
-        because it stalls the events.
+        This is the bank's weight memory or the memory outside the FPGA.
+
+        Return whether the scanner may emit further events. A :class:`hw.core.sums.SumRegister` sets
+        no limit here: if it cannot take sums, the events wait in front of it.
         """
         room = sums.room if isinstance(sums, SumQueue) else Const(1)
         if not self._config.offchip_depth:

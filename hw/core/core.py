@@ -31,8 +31,6 @@ from hw.spec import GRANULE_BITS, Config
 
 @dataclass(frozen=True, kw_only=True)
 class _Units:
-    """Components of a core."""
-
     sequencer: Sequencer
     loader: DescriptorLoader
     counters: Counters
@@ -99,12 +97,12 @@ class Core(wiring.Component):
         return self.bus.write.valid & (self.bus.write.p.address.space == space)
 
     def _abort(self, m: Module) -> Signal:
-        """Return a signal that resets, if a run is aborted, everything that holds its state.
+        """Return a signal that resets everything that holds state of a run that is aborted.
 
-        It comes from a register, because it fans out across the core. It is high until nothing is
-        left that one bank still has to hand on to another. The core counts as busy until then, and
-        the link holds ``bus.abort`` until the core is idle. So only the rising edge of
-        ``bus.abort`` starts a reset.
+        The signal comes from a register, because it fans out across the core. It stays high until
+        the banks have handed on to each other everything that was under way. The core is busy until
+        then. The link holds ``bus.abort`` even longer, until it sees that the core is idle.
+        Therefore only the rising edge of ``bus.abort`` starts a reset.
         """
         n_cycles = 1 if self._config.banks == 1 else 2 * self._config.banks + 4
         left = Signal(range(n_cycles + 1))
@@ -146,9 +144,9 @@ class Core(wiring.Component):
         )
 
     def _connect_runs(self, m: Module, u: _Units, aborted: Value) -> None:
-        """Connect the bus's runs to the sequencer, and that to the units that it starts or reads.
+        """Connect the sequencer to the bus, which starts runs, and to the units that it controls.
 
-        These are the loader of descriptors, the loop nest, the counters and the argmax.
+        These units are the loader of descriptors, the loop nest, the counters and the argmax.
         """
         bus, sequencer, loader, nest = self.bus, u.sequencer, u.loader, u.nest
         connect(m, sequencer.done, flipped(bus.done))

@@ -189,11 +189,11 @@ class FireUnit(wiring.Component):
         )
 
     def _outcomes(self, m: Module, beat: _Beat) -> tuple[Value, Value]:
-        """Return a beat's output bits at stage B3, in two versions of one bit per neuron.
+        """Return what each neuron of a beat outputs if it does not fire, and what if it does.
 
-        The first holds if the neuron is quiet, the second if it fires. Both are computed in
-        advance, so that only a choice is left when it is known which neurons fire. The gate is
-        applied, and bits of lanes without a channel are 0.
+        Both values have one bit per neuron, and are ready at stage B3. They already include the
+        gate, and are 0 in lanes without a channel. So when it is known which neurons fire, only a
+        choice between the two bits is left.
         """
         config, h = self._config, self.header
         n_lanes = config.fire_lanes
@@ -221,11 +221,11 @@ class FireUnit(wiring.Component):
     def _state(
         self, m: Module, name: str, row: Value, n_flags: int = 0
     ) -> tuple[memory.ReadPort, memory.WritePort]:
-        """Add a memory with one value for each neuron whose membrane is kept; return its ports.
+        """Add a memory with a number for each neuron, and return its read and its write port.
 
-        It has a row for each beat of every job whose membranes are kept
-        (:attr:`hw.spec.Config.membrane_slots`). Beside the values, a row has ``n_flags`` flags,
-        which tell whether the neurons fired. The read port reads ``row``.
+        It has a row for each beat of :attr:`hw.spec.Config.membrane_slots` jobs. A row holds a
+        number of ``membrane_bits`` bits for each neuron of the beat, and ``n_flags`` flags, which
+        tell which of them fired. The read port reads ``row``.
         """
         config = self._config
         layout = data.StructLayout(

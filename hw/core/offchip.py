@@ -33,7 +33,8 @@ N_ROWS = 16
 N_EVENTS = 16
 """Number of events that may wait until their rows can be asked for."""
 EVENTS_IN_FLIGHT = 6
-"""Number of events that may still arrive after ``room`` has fallen, and the queue's own delay."""
+"""Number of places in the queue of events that are left when ``room`` falls. They are for events
+that still arrive then, and for the delay of the queue itself."""
 N_BEATS = 16
 """Number of rows of parameters that are held before the fire unit takes them."""
 N_PARAM_JOBS = 64

@@ -26,8 +26,9 @@ class Sequencer(wiring.Component):
     go_to, load : to the loader of descriptors: the run's ``entry`` is the row of the next
         descriptor; load the next descriptor.
     loaded : from the loader: the descriptor has been loaded.
-    granule_under_way : the host reads spikes, so that loading has to wait.
-    loading : the host may not begin to read spikes.
+    granule_under_way : the host is reading spikes, so that loading a descriptor has to wait.
+    loading : a descriptor is being loaded or is about to be, so that the host may not begin to read
+        spikes.
     clear, start : to the loop nest, see :class:`hw.core.nest.LoopNest`.
     final : from the descriptor: the layer is the last one of the run.
     finished : the fire unit has written the layer's last job.

@@ -87,8 +87,9 @@ class Walk(wiring.Component):
     granules : the host's reads.
     slot : what the banks read in this cycle.
     jobs : all jobs, for the fire unit.
-    params_ahead : first row of parameters of each job whose parameters are outside the FPGA, as
-        soon as the job is queued; on devices that have such memory.
+    params_ahead : on devices with memory outside the FPGA, for each job whose parameters are there,
+        the index of their first row. It is given when the job is queued, so that the parameters can
+        be fetched in advance.
     """
 
     def __init__(self, config: Config):

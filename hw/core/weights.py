@@ -81,9 +81,9 @@ class WeightMemory(wiring.Component):
     word : word to read for the descriptor loader or the host, while there are no events.
     word_data : the word that was asked for :attr:`LATENCY` cycles before.
     write : rows to write.
-    offchip : rows of weights from outside the FPGA, on devices that have such memory. They take the
-        place of the memory's own from the last stage on; no event may be under way meanwhile. All
-        payload bits are 0 while there is none.
+    offchip : rows of weights from memory outside the FPGA, on devices that have it. They replace
+        the output of the last stage; while one arrives, no event may be in the pipeline. Without
+        a row, all payload bits are 0.
     aborted : drop the events that are under way.
     """
 

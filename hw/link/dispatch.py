@@ -45,11 +45,11 @@ from hw.spec import Config
 
 @dataclass(frozen=True, kw_only=True)
 class _CoreState:
-    """State of the core, and whether the run that a RUN request asks for is known already.
+    """State of the core, and whether a RUN request repeats an earlier one.
 
-    A run is the computation of one sample, and its tag is its number. Known are the tags of the
-    waiting run, of the one in progress, and of the one that ended last. A request with one of these
-    tags is a repetition, which does not start the run again.
+    A run is the computation of one sample, and has a number, its tag. The device knows the tags of
+    three runs: the one that waits, the one in progress, and the one that ended last. A RUN with one
+    of these tags is a repetition, which does not start the run again.
     """
 
     in_core: Signal
@@ -59,6 +59,7 @@ class _CoreState:
     is_running: Signal
     """A run is in progress or waits."""
     same_as_waiting: Value
+    """The request has the tag of the waiting run; the next two compare it with the others."""
     same_as_current: Value
     same_as_ended: Value
 
@@ -165,9 +166,10 @@ class Dispatcher(wiring.Component):
         )
 
     def _report(self, m: Module, r: Registers, core: _CoreState) -> Signal:
-        """Return the :class:`hw.protocol.DeviceStatus` of the device, the reply to STATUS.
+        """Return a signal with the reply to STATUS, a :class:`hw.protocol.DeviceStatus`.
 
-        Its first field, the result of the run that ended last, is also sent in a DONE frame.
+        The first field of this structure is the result of the run that ended last. A DONE frame
+        sends that field alone.
         """
         report = Signal(DeviceStatus)
         m.d.comb += [
@@ -202,9 +204,9 @@ class Dispatcher(wiring.Component):
         ]
 
     def _identity_byte(self, m: Module, r: Registers) -> Value:
-        """Return the byte of what :func:`hw.protocol.identity_bytes` returns at the index ``r.at``.
+        """Return byte number ``r.at`` of what :func:`hw.protocol.identity_bytes` returns.
 
-        It comes from a ROM, one cycle after the index.
+        These bytes are in a ROM, which gives one of them a cycle after its number.
         """
         m.submodules.identity = rom = memory.Memory(
             shape=8,

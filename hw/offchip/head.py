@@ -16,6 +16,7 @@ from hw.parts.pipeline import unreset
 class RequestHead(wiring.Component):
     """Hold a port's first request, and tell whether its page is open.
 
+    A page is a row of one bank of the SDRAM, which must be opened before it can be read or written.
     A second request waits behind the first one, so that ``requests.ready`` is a register. A request
     can be taken every second cycle.
 
@@ -27,12 +28,14 @@ class RequestHead(wiring.Component):
     Members
     -------
     requests : requests in the order in which they are to be served.
-    pages, active, usable : for each bank, the page that is open or about to be opened; whether
-        there is one; and whether it can be used by now.
+    pages : for each bank of the SDRAM, the page that is open or being opened.
+    active : for each bank, whether there is such a page.
+    usable : for each bank, whether this page can be read and written by now.
     may : the next request may be served.
-    request, bank, page, slot : the first request, and the position of its row.
-    hits : the request can be served, because its page could be used in the cycle before.
-    misses : the request's page was not to be opened in the cycle before.
+    request : the first request.
+    bank, page, slot : position of its row; the slot counts the rows of a page.
+    hits : the request can be served, because its page was usable in the cycle before.
+    misses : in the cycle before, the request's page was neither open nor being opened.
     take : the request is taken from here in this cycle; allowed only if ``hits``.
     drop : drop all requests.
     busy : there is a request.

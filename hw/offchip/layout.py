@@ -74,7 +74,12 @@ class RowLayout:
 
     @property
     def _widths(self) -> tuple[int, int, int, int]:
-        """Widths of four fields: a port's bank, its share of a page, slots of it, its banks."""
+        """Widths in bits of the four fields of a port and the index of a row.
+
+        The low bits of the port's number are the low bits of the bank's number. Its other bits
+        choose the port's share of each page. The low bits of the row's index choose a row in that
+        share, and the next ones are the high bits of the bank's number.
+        """
         port_bits = (self.n_ports - 1).bit_length()
         bank_bits = (N_BANKS - 1).bit_length()
         own_bits = min(port_bits, bank_bits)
@@ -110,9 +115,10 @@ class RowLayout:
         )
 
     def fields(self, port: Value | int, row: Value) -> dict[str, Value]:
-        """Return ``bank``, ``page`` and ``slot`` (``column / row_words``) of a row, as gateware.
+        """Return Amaranth values for the ``bank``, ``page`` and ``slot`` of a row.
 
-        ``row`` must have just the bits that :attr:`n_rows` takes.
+        The slot is the index of the row in its page. ``row`` must have exactly as many bits as an
+        index below :attr:`n_rows` needs.
         """
         port_bits = (self.n_ports - 1).bit_length()
         own_bits, share_bits, slot_bits, turn_bits = self._widths
@@ -124,11 +130,19 @@ class RowLayout:
         }
 
     def word_address(self, port: int, row: int) -> int:
-        """Return the index of a row's first word in the chip, counted by page, bank and column."""
+        """Return the index in the chip of a row's first word.
+
+        The words are numbered column by column, then bank by bank, then page by page.
+
+        Raises
+        ------
+        SpecError
+            There is no such port or row.
+        """
         self.place(port, row)  # raises if there is no such row
         return self.word_addresses(port, row)
 
     def word_addresses(self, port: Any, row: Any) -> Any:
-        """Return :meth:`word_address` of rows that exist; both may be arrays of integers."""
+        """Return :meth:`word_address` of integers or arrays of integers, without its checks."""
         at = self._place(port, row)
         return (at.page * N_BANKS + at.bank) * self.chip.columns + at.column

@@ -7,9 +7,9 @@
     rows[p] <─ Queue <── row <── words of dq_i
 
 A request joins the column queue as soon as its page is open, so that the commands of that queue
-never wait for a bank. While they are issued, one every burst, the pages of other requests are
-opened in the cycles between them. A place in the port's queue of rows is reserved before, so that a
-burst never stalls.
+never wait for a bank. They are issued once per burst; in the cycles between them, the pages of
+other requests are opened. Before a request joins the queue, a place for its row is reserved in the
+port's queue of rows, so that a burst never stalls.
 """
 
 from __future__ import annotations
@@ -450,14 +450,16 @@ class SdramRows(wiring.Component):
     ) -> None:
         """Add the state machine that initialises and refreshes the chip.
 
-        Both are the same: all banks are closed, refreshes follow, then the mode is set.
+        The steps are the same for both: close all banks, refresh a few times, and set the mode.
+        Before it initialises the chip, the state machine waits as long as the chip demands after
+        power-on.
 
         Parameters
         ----------
-        running : register that is set here: requests may be served.
-        quiet : all banks may be closed.
-        at_rest : no request waits.
-        close_all, refresh, mode : outputs, the commands.
+        running : output, a register: requests may be served.
+        quiet : input: all banks may be closed.
+        at_rest : input: no request waits.
+        close_all, refresh, mode : outputs: the command is issued in this cycle.
         """
         t = self.cycles
         tick = self._ticks(m)

@@ -8,11 +8,12 @@ from hw.parts.pipeline import first_one
 
 
 class Timer:
-    """Count a few cycles in a shift register, of which each bit is a cycle that is left.
+    """Timer for a few cycles: a shift register with a one for each cycle that is left.
 
     Parameters
     ----------
-    n_cycles : largest number of cycles that it counts.
+    m : module to which the register is added.
+    n_cycles : largest number of cycles for which the timer can be started.
     """
 
     def __init__(self, m: Module, n_cycles: int, name: str):
@@ -22,21 +23,25 @@ class Timer:
 
     @property
     def runs(self) -> Value:
-        """High in the cycles between the one with :meth:`start` and ``n_cycles`` cycles later."""
+        """High from the cycle after :meth:`start`; low again ``n_cycles`` cycles after it."""
         return self._bits[0]
 
     def start(self, n_cycles: int, condition: Value | None = None) -> None:
-        """Make it run for ``n_cycles - 1`` cycles from the next one on, if ``condition``."""
+        """Start the timer in this cycle if ``condition`` holds; it ends ``n_cycles`` cycles later.
+
+        So :attr:`runs` is high in the ``n_cycles - 1`` cycles between.
+        """
         with self._m.If(Const(1) if condition is None else condition):
             self._m.d.sync += self._bits.eq((1 << n_cycles - 1) - 1)
 
 
 def round_robin(m: Module, wants: Value, advances: Value) -> Value:
-    """Return a one-hot code of who is next among ``wants``.
+    """Return which of the requesters with a bit set in ``wants`` is served next, one-hot.
 
-    If ``advances`` is high, those behind it come first in the next cycle.
+    ``advances`` says that it is served in this cycle. From then on, the requesters with higher bits
+    than its own come first.
     """
-    behind = Signal(len(wants))  # those who come first
+    behind = Signal(len(wants))  # those with higher bits than the one that was served last
     grant = Signal(len(wants))
     favoured = wants & behind
     m.d.comb += grant.eq(Mux(favoured.any(), first_one(favoured), first_one(wants)))

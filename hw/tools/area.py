@@ -116,7 +116,8 @@ def areas(
 
     Parameters
     ----------
-    membrane_bits : width of membranes, and the largest of a bank's sums; by default the board's.
+    membrane_bits : width of membranes in bits, by default the board's. A bank's sums are not made
+        wider than this.
 
     Yields
     ------

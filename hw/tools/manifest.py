@@ -21,7 +21,8 @@ BITSTREAMS = bitstream_dir()
 VERSION = 1
 """Version of the manifest's format."""
 LADDER = "ladder"
-"""Key of the checks that a bitstream has passed (``sim.ladder``), by name of the rung."""
+"""Key of the manifest under which the checks that a bitstream has passed are recorded, by name
+(:mod:`sim.ladder.rungs`)."""
 
 
 def manifest_path(board: str) -> Path:
@@ -133,9 +134,10 @@ def write_manifest(source: Netlist, best: Routed, tried: dict[int, float]) -> di
 
 
 def climbed(manifest: dict) -> dict[str, dict]:
-    """Return the records of the checks that a bitstream has passed, by name of the rung.
+    """Return the records of the checks that a bitstream has passed, by their names.
 
-    Records of another netlist or another bitstream are left out.
+    Such a check is called a rung (:mod:`sim.ladder.rungs`). Records of another netlist or another
+    bitstream are left out.
     """
     return {
         rung: record
@@ -149,7 +151,7 @@ def record_rung(board: str, rung: str, values: dict | None) -> None:
 
     Parameters
     ----------
-    rung : name of the check.
+    rung : name of the check, a rung of :mod:`sim.ladder.rungs`.
     values : JSON values that describe it; None removes the record, since the check failed.
 
     Raises

@@ -174,10 +174,11 @@ def route(source: Netlist, synthesis: Path, seed: int, *, prefix: str = "seed") 
 def routed_netlist(source: Netlist, synthesis: Path, seed: int) -> tuple[Path, Path]:
     """Place, route and pack once more, as :func:`route` does, and let nextpnr write its netlist.
 
+    Nothing is done if an earlier call has left the results.
+
     Returns
     -------
-    The folder with the bitstream, and the JSON file with the netlist after routing. Nothing is done
-    if an earlier call has left both.
+    The folder with the bitstream, and the JSON file with the netlist after routing.
 
     Raises
     ------

@@ -243,7 +243,7 @@ def _inputs_outputs(board: Board) -> tuple[str, str]:
 
 
 def _vivado(board: Board) -> dict[str, str]:
-    """Return constraints (XDC) and the script of a build without a project, for Vivado."""
+    """Return files for Vivado, by name: constraints (XDC) and the script of a build."""
     name, (inputs, outputs) = board.name, _inputs_outputs(board)
     lines = [
         f"set_property -dict {{ PACKAGE_PIN {pin.name} IOSTANDARD {board.io_standard} }} "
@@ -296,7 +296,7 @@ def _family(part: str) -> str | None:
 
 
 def _quartus(board: Board) -> dict[str, str]:
-    """Return the project (QPF, QSF) and the timing constraints (SDC), for Quartus."""
+    """Return files for Quartus, by name: the project (QPF, QSF) and timing constraints (SDC)."""
     name, (inputs, outputs) = board.name, _inputs_outputs(board)
     family = _family(board.part)
     settings = [

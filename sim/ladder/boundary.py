@@ -1,4 +1,4 @@
-"""The pins and the clock of a board, at which the simulation of its netlist begins."""
+"""Pins and clock of a board, which connect the netlist of its device to the simulation's ports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CLOCK_TOLERANCE = Fraction(1, 1000)
 
 @dataclass(frozen=True, kw_only=True)
 class Boundary:
-    """Names of a board's pins in its netlists, and its frequencies."""
+    """Names that a board's netlists give to its pins, and frequencies of its clocks."""
 
     clock: str
     """Name of the pin with the clock of the board."""
@@ -26,12 +26,14 @@ class Boundary:
     led_inverted: bool
     """Whether the LED lights while its pin is 0."""
     input_hz: int
-    """Frequency of the board's clock."""
+    """Frequency of the board's clock in Hz."""
     clk_hz: int
-    """Frequency that the PLL must make."""
+    """Frequency in Hz that the PLL must make."""
 
     def join(self, writer: Writer, ports: Mapping[str, Bit]) -> None:
-        """Join the serial input and the clock with their pins.
+        """Connect the pins for the serial input and the board's clock to the Verilog's inputs.
+
+        ``ports`` are the pins of the netlist, with their nets.
 
         Raises
         ------
@@ -59,7 +61,7 @@ class Boundary:
             )
 
     def text(self, writer: Writer, ports: Mapping[str, Bit]) -> str:
-        """Return the Verilog of everything that was written, with the outputs of the board."""
+        """Return the Verilog of all cells in ``writer``, with the serial output and the LED."""
         inverted = "~" if self.led_inverted else ""
         return writer.text(writer.read(ports[self.tx]), inverted + writer.read(ports[self.led]))
 

@@ -1,7 +1,8 @@
-"""Database of an iCE40 device, which nextpnr's Python package has: wires, switches, bits and pins.
+"""Reader of nextpnr's database of an iCE40 device: its places of cells, wires, switches and bits.
 
-The format is that of ``ice40/arch.h`` in nextpnr 0.11; numbers of pins of cells are given there by
-the order of ``ice40/constids.inc``. The database itself comes from Project IceStorm.
+The file is part of nextpnr's Python package; its contents come from Project IceStorm. Its format is
+defined by ``ice40/arch.h`` of nextpnr 0.11. The file gives pins of cells by number, in the order in
+which ``ice40/constids.inc`` names them; :data:`PINS` has these names.
 """
 
 from __future__ import annotations
@@ -64,15 +65,19 @@ PINS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Bel:
-    """Place for a cell: its kind, as in :data:`PINS` or another, its tile and number in the tile,
-    the wires of its pins, and the names of those pins that are outputs."""
+    """Place on the device for one cell (nextpnr calls it a bel)."""
 
     kind: str
+    """Kind of the cell, a key of :data:`PINS` or another."""
     x: int
     y: int
+    """Tile that has the place."""
     z: int
+    """Number of the place in its tile."""
     wires: dict[str, int]
+    """Wire of each pin; empty if the kind is not in :data:`PINS`."""
     outputs: frozenset[str]
+    """Names of the pins that are outputs."""
 
 
 class Chip:
@@ -81,10 +86,11 @@ class Chip:
     Attributes
     ----------
     bels : all places of cells.
-    pips : all programmable connections, a structured array with the fields ``src``, ``dst``,
-        ``mask`` and ``switch``.
-    switches : bits of each switch: their number ``n``, tile ``x``, ``y`` and places ``bits`` in
-        the tile as (row, column), the highest first.
+    pips : all connections, a structured array. Each connects the wire ``src`` to the wire ``dst``
+        if the bits of its ``switch`` have the value ``mask``. A connection with ``mask`` 0 is not
+        programmable.
+    switches : for each switch, the number ``n`` of its bits, their tile (``x``, ``y``), and their
+        places ``bits`` in the tile as (row, column), the highest bit first.
     """
 
     def __init__(self, device: str):
@@ -110,7 +116,7 @@ class Chip:
         return at + self._ints(at, 1)[0]
 
     def _slice(self, at: int) -> tuple[int, int]:
-        """Return the offset and the number of items of an array to which ``at`` refers."""
+        """Return offset and length of the array to which the entry at offset ``at`` refers."""
         offset, n = self._ints(at, 2)
         return at + offset, n
 
@@ -138,12 +144,18 @@ class Chip:
         return Bel(kind=kind, x=x, y=y, z=z, wires=wires, outputs=frozenset(outputs))
 
     def wire_name(self, wire: int) -> str:
-        """Return the name of a wire in its first tile, such as ``lutff_3:in_1``."""
+        """Return the name of a wire, such as ``lutff_3:in_1``.
+
+        A wire has a name in each tile that it passes; this is the one in the first of them.
+        """
         return self._text(self._wires + 52 * wire)
 
     @cached_property
     def tile_bits(self) -> list[dict[str, NDArray[np.int8]]]:
-        """Places of the bits of each setting, as (n, 2) rows and columns, for each type of tile."""
+        """Where the bits of settings are: for each type of tile, an array for each setting by name.
+
+        The array has a row and a column of the tile for each of the ``n`` bits, int8 (n, 2).
+        """
         types, n_types = self._slice(self._bits)
         found = []
         for i in range(n_types):
@@ -158,8 +170,11 @@ class Chip:
 
     @cached_property
     def settings(self) -> dict[int, dict[str, tuple[int, int, str]]]:
-        """Settings of cells in other tiles than their own: for the index of a place of a cell, the
-        tile (x, y) and name of the bit of each parameter."""
+        """Settings of cells whose bits lie in other tiles than the cell.
+
+        By the index of the cell's place in ``bels`` and the name of the parameter, this is the tile
+        and the name of the bit in that tile: (x, y, name).
+        """
         found = {}
         start, n = self._configs
         for at in range(start, start + 12 * n, 12):
@@ -190,16 +205,21 @@ class Chip:
 
     @cached_property
     def input_enables(self) -> dict[tuple[int, ...], tuple[int, ...]]:
-        """For each pad (x, y, z), the tile (x, y) and the number of the bit that enables its input
-        buffer."""
+        """For each pad (x, y, z), the bit that enables its input buffer.
+
+        The bit is given by its tile and its number there: (x, y, number).
+        """
         start, n = self._slice(self._bits + 16)
         rows = np.frombuffer(self._raw, "i1", 6 * n, start).reshape(-1, 6).tolist()
         return {tuple(row[:3]): tuple(row[3:]) for row in rows}
 
     @cached_property
     def global_pads(self) -> list[tuple[tuple[int, int, int], tuple[int, int, int]]]:
-        """For each global network, the pad (x, y, z) that can drive it, and the extra bit
-        (bank, x, y) that makes it do so."""
+        """For each global network, the pad that can drive it, and the bit that makes the pad do so.
+
+        The pad is given as (x, y, z). The bit lies outside of the tiles, and is given as
+        (bank, x, y).
+        """
         start, n = self._globals
         found = []
         for at in range(start, start + 12 * n, 12):

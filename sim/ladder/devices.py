@@ -1,4 +1,9 @@
-"""Simulations of a board's device: from its generated Verilog to the file that is flashed."""
+"""What the lower rungs of the ladder check: netlists and bits of a board's device.
+
+A netlist after synthesis or routing, and that of an iCE40's bits, become Verilog, which is
+simulated. The bits of an ECP5 are compared with the routed design. :mod:`sim.ladder.rungs` explains
+the ladder.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +33,10 @@ ICE40, ECP5, GOWIN = FAMILIES
 
 
 def family_of(manifest: dict) -> str:
-    """Return the name of the tool that placed a bitstream, from its manifest."""
+    """Return the family of devices of a bitstream, from its manifest.
+
+    It is the name of the tool that placed the bitstream, such as ``"nextpnr-ecp5"``.
+    """
     return next(
         (name.removeprefix("yowasp-") for name in manifest["tools"] if "nextpnr" in name), ""
     )
@@ -42,7 +50,7 @@ class Build:
     shipped: dict | None
     """Manifest of the bitstream; None if it was built from other sources, or does not exist."""
     stale: BuildError | None = None
-    """Why there is no such bitstream."""
+    """Why :attr:`shipped` is None."""
 
     @classmethod
     def of(cls, board: str) -> Build:
@@ -51,7 +59,7 @@ class Build:
         Raises
         ------
         SpecError
-            The board is unknown, or has no bitstream.
+            The board is unknown, or is one for which Spikefold makes no bitstream.
         """
         source = netlist(board)
         try:
@@ -84,11 +92,11 @@ class Build:
 
     @property
     def family(self) -> str:
-        """Name of the tool that places this device."""
+        """Family of the device: the name of the tool that places it, see :data:`FAMILIES`."""
         return self.source.place[0]
 
     def verilog(self, path: Path) -> str:
-        """Return the Verilog of the netlist in a JSON file.
+        """Return the Verilog of the netlist in the JSON file ``path``.
 
         Raises
         ------
@@ -102,7 +110,9 @@ class Build:
 
 
 def after_synthesis(build: Build) -> str:
-    """Return the Verilog of the netlist after synthesis, which is done if it has to be.
+    """Return the Verilog of the netlist after synthesis.
+
+    The gateware is synthesised unless an earlier build has left the result.
 
     Raises
     ------
@@ -128,7 +138,13 @@ def after_routing(build: Build) -> str:
 
 
 def _synthesised(build: Build) -> Path:
-    """Return the folder with the netlist after synthesis, if the bitstream was built from it."""
+    """Return the folder with the netlist after synthesis.
+
+    Raises
+    ------
+    BuildError
+        The bitstream was built from another netlist.
+    """
     if build.stale is not None:
         raise build.stale
     return synthesised(build.source, build.source.folder)
@@ -147,7 +163,7 @@ def compared_bits(build: Build) -> str:
     Raises
     ------
     LadderError
-        A setting differs.
+        A setting differs, or the routed design is not that of the shipped file.
     """
     # The build has left the configuration, unless its intermediate files were removed.
     source = build.source
@@ -161,7 +177,7 @@ def compared_bits(build: Build) -> str:
 
 
 def of_bitstream(build: Build) -> str:
-    """Return the Verilog of what the bits in the shipped file of an iCE40 configure.
+    """Return the Verilog of the netlist that the bits of an iCE40's shipped file configure.
 
     Raises
     ------

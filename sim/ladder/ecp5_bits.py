@@ -1,9 +1,9 @@
 """Comparison of an ECP5 bitstream with the configuration that was routed.
 
 ``ecpunpack`` of Project Trellis turns the file into settings of tiles: *arcs*, which connect wires,
-*words*, such as the contents of tables, and *enums*, which choose a mode. nextpnr's configuration
-says the same before packing. A setting whose bits are all 0 is the default of its tile: the file
-does not tell whether it was chosen, so that it may be missing in either.
+*words*, such as the contents of tables, and *enums*, which choose a mode. nextpnr writes the same
+settings as text before they are packed into bits. A setting whose bits are all 0 is the default of
+its tile. The bits do not tell whether it was chosen, so that it may be missing in either text.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DEFAULTS = {
 }
 """Values of the enums of logic tiles whose bits are all 0, by the last part of the enum's name."""
 FIXED_ARCS = re.compile(r"arc: (\w*JECLK\d \w*SYNCECLK\d|JDI[A-D] JPADDI[A-D]_PIO)")
-"""Arcs outside of logic tiles whose bits are all 0: edge clocks, which are not used, and inputs."""
+"""Arcs outside of logic tiles that need no bits: those of unused edge clocks, and of input pins."""
 LOGIC_TILE = "PLC2"
 TABLE_DEFAULT = "1" * 16
 """Contents of a table whose bits in the file are all 0."""
@@ -45,7 +45,7 @@ def unpack(bitstream: Path) -> str:
     Raises
     ------
     BuildError
-        ``ecpunpack`` is missing or failed: the file is damaged.
+        ``ecpunpack`` is missing, or it failed because the file is damaged.
     """
     with tempfile.TemporaryDirectory(prefix="spikefold-") as folder:
         copy, text = Path(folder, "bits.bit"), Path(folder, "bits.config")
@@ -56,7 +56,10 @@ def unpack(bitstream: Path) -> str:
 
 
 def parse(text: str) -> tuple[Settings, dict[str, list[str]]]:
-    """Return the settings of single tiles, and the contents of the block RAMs by their number."""
+    """Read a configuration in text form: return the settings of each tile, and block RAM contents.
+
+    The contents of a block RAM are a list of words in hexadecimal, by the number of the block RAM.
+    """
     tiles: Settings = defaultdict(set)
     memories: dict[str, list[str]] = {}
     for block in re.split(r"^\.", text, flags=re.MULTILINE)[1:]:
@@ -117,14 +120,17 @@ def _side(in_routed: bool) -> str:
 
 
 def _nonzero(words: list[str] | None) -> list[str]:
-    """Return the contents of a memory; a memory of zeros is the same as none."""
+    """Return the contents of a block RAM, or an empty list if there are none or all are 0."""
     return [] if words is None or not any(int(word, 16) for word in words) else words
 
 
 def _explained(line: str, ours: set[str], theirs: set[str]) -> bool:
-    """Return whether a setting may be on one side only, because its bits are those of a default.
+    """Return whether a setting may be in one text only, although both stand for the same bits.
 
-    In carry cells, the bit that lets the carry into the sum is that of a multiplexer, too.
+    ``line`` is the setting, ``ours`` has the settings of its tile in the routed design, and
+    ``theirs`` those in the bitstream. The setting is explained if its bits are those of a default.
+    Or it is one of two settings of a carry cell that share a bit: one lets the carry into the sum,
+    the other sets a multiplexer.
     """
     kind, name, *values = line.split()
     if FIXED_ARCS.fullmatch(line):

@@ -18,7 +18,8 @@ from sim.ladder.verilog import CLOCK, PLL_LOCK, Writer, lut
 MODELS = Path(__file__).with_name("ecp5.v")
 """Models of the memories."""
 N_INIT_WORDS, BITS_OF_INIT_PAIR = 64, 20
-"""Parameters with the contents of a block RAM, and their bits for each pair of 9-bit bytes."""
+"""Number of parameters with the contents of a block RAM, and the number of their bits that hold a
+pair of 9-bit bytes."""
 WIDTHS = (1, 2, 4, 9, 18, 36)
 """Widths of a port of a block RAM."""
 
@@ -52,7 +53,10 @@ def verilog(netlist: Netlist, boundary: Boundary) -> str:
 
 
 def _read(writer: Writer, cell: Cell, pin: str) -> str:
-    """Return the expression of an input, after its multiplexer."""
+    """Return the Verilog expression of an input of a cell.
+
+    The parameter ``CEMUX`` of the input ``CE``, for example, may invert it or make it a constant.
+    """
     mode = cell.text(f"{pin}MUX", pin)
     if mode in ("0", "1"):
         return f"1'b{mode}"
@@ -63,7 +67,7 @@ def _read(writer: Writer, cell: Cell, pin: str) -> str:
 
 
 def _io(writer: Writer, cell: Cell) -> None:
-    """Drive a pin of the device. A pin that nobody drives has a pull-up."""
+    """Write the driver of an output pin. While its output is off, a pull-up makes the pin 1."""
     direction = cell.text("DIR")
     if direction == "OUTPUT":
         off, level = writer.read(cell.pins.get("T"), 0), writer.read(cell.pins.get("I"))
@@ -73,7 +77,7 @@ def _io(writer: Writer, cell: Cell) -> None:
 
 
 def _pll(writer: Writer, cell: Cell, netlist: Netlist, boundary: Boundary) -> None:
-    """Check the PLL's input and frequency, and drive its lock."""
+    """Check the PLL's input, feedback and frequency, and write the driver of its lock signal."""
     if not writer.same(cell.pins.get("CLKI"), netlist.ports[boundary.clock]):
         raise LadderError(f"the reference of {cell.name} is not the clock of the board")
     feedback = cell.text("FEEDBK_PATH"), cell.pins.get("CLKFB")
@@ -94,9 +98,11 @@ def _table(writer: Writer, cell: Cell, suffix: str = "", init: str = "INIT") -> 
 def _carry(
     writer: Writer, cell: Cell, carry: str, suffix: str, init: str, inject: str
 ) -> tuple[str, str]:
-    """Return the sum and the carry of half a carry cell.
+    """Return the expressions of the sum and the carry of half a carry cell.
 
-    ``inject`` is the name of the parameter that keeps the carry out of the sum.
+    ``carry`` is the expression of the carry that comes in; the names of the cell's inputs end with
+    ``suffix``. ``init`` names the parameter with the table's contents, and ``inject`` the parameter
+    that can keep the incoming carry out of the sum.
     """
     table = _table(writer, cell, suffix, init)
     if cell.text(inject, "YES") == "YES":
@@ -121,7 +127,7 @@ def _ccu2c(writer: Writer, cell: Cell) -> None:
 
 
 def _mux(select: str, high: str, low: str) -> Callable[[Writer, Cell], None]:
-    """Return the function that writes a multiplexer with these names of its pins."""
+    """Return a function that writes a multiplexer whose inputs have these names."""
 
     def write(writer: Writer, cell: Cell) -> None:
         s, one, zero = (writer.read(cell.pins.get(pin), 1) for pin in (select, high, low))
@@ -131,7 +137,10 @@ def _mux(select: str, high: str, low: str) -> Callable[[Writer, Cell], None]:
 
 
 def _comb(writer: Writer, cell: Cell) -> None:
-    """Write half a slice after routing: a table, half a carry cell, or a bit of a table RAM."""
+    """Write a combinational cell, as there are two in a slice after routing.
+
+    It is a look-up table, half of a carry cell, or one bit of a RAM made of look-up tables.
+    """
     mode = cell.text("MODE", "LOGIC")
     if mode == "RAMW_BLOCK":
         return
@@ -173,7 +182,7 @@ def _dpr16x4(writer: Writer, cell: Cell) -> None:
 
 
 def _ram_write(writer: Writer, cell: Cell) -> None:
-    """Pass the address and data of a write through the slice that has them."""
+    """Connect address and data of a write to the RAM's cells, through a cell that has no logic."""
     outputs = ("WADO0", "WADO1", "WADO2", "WADO3", "WDO0", "WDO1", "WDO2", "WDO3")
     for output, pin in zip(outputs, ["D0", "B0", "C0", "A0", "C1", "A1", "D1", "B1"], strict=True):
         writer.assign(cell.pins.get(output), writer.read(cell.pins.get(pin), 1), cell.name)
@@ -231,7 +240,10 @@ def _block_ram(writer: Writer, cell: Cell) -> None:
 
 
 def _contents(cell: Cell) -> int:
-    """Return the initial contents of a block RAM, 2048 bytes of 9 bits, the first one lowest."""
+    """Return the initial contents of a block RAM as one number.
+
+    The RAM has 2048 bytes of 9 bits. The first byte is in the lowest bits of the number.
+    """
     found = 0
     for word in range(N_INIT_WORDS):
         value = cell.number(f"INITVAL_{word:02X}")

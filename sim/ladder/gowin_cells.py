@@ -60,7 +60,7 @@ def verilog(netlist: Netlist, boundary: Boundary) -> str:
 
 
 def _pll(writer: Writer, cell: Cell, netlist: Netlist, boundary: Boundary) -> None:
-    """Check the PLL's input and frequency, and drive its lock."""
+    """Check the PLL's input, feedback and frequency, and write the driver of its lock signal."""
     if not writer.same(cell.pins.get("CLKIN"), netlist.ports[boundary.clock]):
         raise LadderError(f"the reference of {cell.name} is not the clock of the board")
     if cell.text("CLKFB_SEL") != "internal":
@@ -94,7 +94,7 @@ def _adder(writer: Writer, cell: Cell) -> None:
 
 
 def _output(writer: Writer, cell: Cell) -> None:
-    """Drive a pin of the device. A pin that nobody drives has a pull-up."""
+    """Write the driver of an output pin. While its output is off, a pull-up makes the pin 1."""
     off, level = writer.read(cell.pins.get("OEN")), writer.read(cell.pins.get("I"))
     writer.assign(cell.pins["O"], f"{off} ? 1'b1 : {level}", cell.name)
 
@@ -111,7 +111,18 @@ def _table_ram(writer: Writer, cell: Cell) -> None:
 
 
 def _port(writer: Writer, cell: Cell, port: str, width: int) -> dict[str, str]:
-    """Return the inputs of one port of a block RAM, after checks of what is not supported."""
+    """Return the expressions of one port's inputs, by the names in the model of the block RAM.
+
+    Parameters
+    ----------
+    port : letter of the port, or nothing if the block RAM has a single port.
+    width : number of bits of the port's data input.
+
+    Raises
+    ------
+    LadderError
+        The port uses a reset, or another clock than the PLL's output.
+    """
     if writer.read(cell.pins.get(f"RESET{port}")) != "1'b0":
         raise LadderError(f"{cell.name} resets the output of its port {port}")
     clock = writer.read(cell.pins.get(f"CLK{port}"))
@@ -130,7 +141,14 @@ def _port(writer: Writer, cell: Cell, port: str, width: int) -> dict[str, str]:
 
 
 def _check_ram(cell: Cell, widths: tuple[int, ...]) -> None:
-    """Check that a block RAM has no output registers, block selection or initial contents."""
+    """Check that a block RAM uses only what the models support.
+
+    Raises
+    ------
+    LadderError
+        The block RAM has output registers, block selection or initial contents, or a port whose
+        width is not in ``widths``.
+    """
     for name, text in cell.parameters.items():
         if name.startswith(("READ_MODE", "BLK_SEL", "INIT")) and cell.number(name):
             raise LadderError(f"{cell.name} has {name} = {text}")

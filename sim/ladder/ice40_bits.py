@@ -38,9 +38,10 @@ class Bits:
     Attributes
     ----------
     device : kind of the device, such as ``"5k"``.
-    tiles : bits by tile and place in it, uint8 (y, x, row, column).
-    extra : bits outside of tiles, as (bank, x, y).
-    ram : initial contents of the block RAM at (x, y), one number for each 16 rows.
+    tiles : bits of the tile at (x, y), by row and column in the tile: uint8 (y, x, row, column).
+    extra : places (bank, x, y) of the bits outside of tiles that are 1.
+    ram : initial contents of the block RAM in the tile (x, y): 16 numbers of 256 bits, the lowest
+        addresses first.
     """
 
     device: str
@@ -55,7 +56,7 @@ def unpack(bitstream: Path) -> Bits:
     Raises
     ------
     BuildError
-        ``iceunpack`` is missing or failed: the file is damaged.
+        ``iceunpack`` is missing, or it failed because the file is damaged.
     """
     with tempfile.TemporaryDirectory(prefix="spikefold-") as folder:
         # The tool runs in a sandbox, which sees files beside each other only.
@@ -93,7 +94,7 @@ def netlist(bits: Bits, package: str, pins: dict[str, str]) -> Netlist:
     Parameters
     ----------
     package : package of the device, such as ``"sg48"``.
-    pins : pin of the package for each name of a pin of the board.
+    pins : for each signal of the board's top module, the pin of the package to which it goes.
 
     Raises
     ------
@@ -104,7 +105,12 @@ def netlist(bits: Bits, package: str, pins: dict[str, str]) -> Netlist:
 
 
 class _Extraction:
-    """Netlist of a bitstream, in the making."""
+    """Extraction of the netlist from the bits of a bitstream.
+
+    For each kind of cell, a method with the name of the kind returns the cells at one place
+    (:class:`sim.ladder.chipdb.Bel`): ``_lc`` for logic cells, ``_io`` for pins and so on. Its
+    result is empty if the bitstream does not use the place.
+    """
 
     def __init__(self, bits: Bits, chip: Chip, package: str, pins: dict[str, str]):
         self._bits, self._chip = bits, chip
@@ -124,7 +130,13 @@ class _Extraction:
         }
 
     def _routes(self) -> NDArray[np.int64]:
-        """Return for each wire the wire from which its signal comes, through closed switches."""
+        """Follow the closed switches: return, for each wire, the wire at which its signal begins.
+
+        Raises
+        ------
+        LadderError
+            A wire is connected to two sources, or wires are connected in a circle.
+        """
         switches, pips = self._chip.switches, self._chip.pips
         value = np.zeros(len(switches), np.int64)
         for i in range(5):
@@ -146,13 +158,21 @@ class _Extraction:
         return roots
 
     def _setting(self, x: int, y: int, name: str) -> int:
-        """Return the bits of a setting of a tile as a number, the first one lowest."""
+        """Return a setting of the tile (x, y) as a number, whose lowest bit is the first one."""
         places = self._chip.tile_bits[self._chip.tile_types[y, x]][name]
         found = self._bits.tiles[y, x, places[:, 0], places[:, 1]].tolist()
         return sum(bit << i for i, bit in enumerate(found))
 
     def _pins(self, bel: Bel) -> dict[str, Bit]:
-        """Return the nets of the connected pins of a place of a cell."""
+        """Return the nets of the pins that are connected, of the cell at this place.
+
+        A net has the number of the wire at which it begins.
+
+        Raises
+        ------
+        LadderError
+            A pin is routed to a wire that no cell drives.
+        """
         found: dict[str, Bit] = {}
         for pin, wire in bel.wires.items():
             wire = self._inputs.get(wire, wire)
@@ -178,7 +198,7 @@ class _Extraction:
         return Netlist(cells=cells, ports=self._ports)
 
     def _others_used(self, index: int) -> bool:
-        """Return whether a setting of a cell is on that no function here knows."""
+        """Return whether the bitstream sets any bit of this cell, whose kind has no method here."""
         for x, y, name in self._chip.settings.get(index, {}).values():
             full = next((k for k in self._tile(x, y) if k.endswith(f".{name}")), None)
             if full is not None and self._setting(x, y, full):
@@ -251,14 +271,17 @@ class _Extraction:
         return [self._cell("SB_IO", bel, {"PIN_TYPE": f"{kind:06b}"}, pins)]
 
     def _pll_at(self, pad: Bel) -> Bel | None:
-        """Return the PLL that is in use and sends its output through this place of a pad."""
+        """Return the PLL whose output replaces the input of this pad, or None.
+
+        An output of a PLL has no wire of its own, but uses that of the input of a certain pad.
+        """
         for index, bel in enumerate(self._chip.bels):
             if bel.kind == "pll" and bel.wires["PLLOUT_A"] == pad.wires["D_IN_0"]:
                 return bel if any(self._pll_parameters(index)["PLLTYPE"]) else None
         return None
 
     def _pll_parameters(self, index: int) -> dict[str, list[int]]:
-        """Return the bits of each parameter of a PLL, the lowest first."""
+        """Return the bits of each parameter of the PLL at this place, the lowest bit first."""
         found: dict[str, list[int]] = {}
         for name, (x, y, bit) in sorted(self._chip.settings[index].items()):
             if f"PLL.{bit}" in self._tile(x, y):
@@ -287,7 +310,7 @@ class _Extraction:
         return [self._cell("ICESTORM_PLL", bel, parameters, pins)]
 
     def _of_pad(self, pad: Bel) -> bool:
-        """Return whether the extra bit is set that makes a pad drive its global network."""
+        """Return whether a pad drives its global network, which a bit outside of tiles decides."""
         return any(
             place == (pad.x, pad.y, pad.z) and bit in self._bits.extra
             for place, bit in self._chip.global_pads

@@ -63,7 +63,13 @@ def verilog(netlist: Netlist, boundary: Boundary) -> str:
 
 
 def _io(writer: Writer, cell: Cell) -> None:
-    """Connect a pin of the device with the fabric. A pin that nobody drives has a pull-up."""
+    """Write the driver of a pin, if it is an output. While that is off, a pull-up makes the pin 1.
+
+    Raises
+    ------
+    LadderError
+        The output has a register or an open drain.
+    """
     kind, pad = cell.number("PIN_TYPE"), cell.pins["PACKAGE_PIN"]
     if kind >> 2 in (0b0110, 0b1010):
         level = writer.read(cell.pins["D_OUT_0"])
@@ -75,7 +81,13 @@ def _io(writer: Writer, cell: Cell) -> None:
 
 
 def _join_inputs(writer: Writer, cell: Cell) -> None:
-    """Join the outputs of an input buffer with its pin."""
+    """Make the outputs of a pin's input buffer the same nets as the pin itself.
+
+    Raises
+    ------
+    LadderError
+        The input has a register.
+    """
     for pin in ("D_IN_0", "GLOBAL_BUFFER_OUTPUT"):
         if pin in cell.pins:
             if cell.number("PIN_TYPE") & 3 != 1:
@@ -84,9 +96,10 @@ def _join_inputs(writer: Writer, cell: Cell) -> None:
 
 
 def _buffered(cell: Cell, pll: Cell, netlist: Netlist, boundary: Boundary) -> Bit:
-    """Return the net behind a buffer of a global network.
+    """Return the net that a buffer ``cell`` drives into a global network of the device.
 
-    nextpnr shows the PLL's output and the board's clock as buffers without an input.
+    In nextpnr's netlist after routing, the buffers of the PLL's output and of the board's clock
+    have no input. They are recognised by what the PLL is connected to.
     """
     source = cell.pins.get("USER_SIGNAL_TO_GLOBAL_BUFFER")
     if source is not None:
@@ -99,7 +112,7 @@ def _buffered(cell: Cell, pll: Cell, netlist: Netlist, boundary: Boundary) -> Bi
 
 
 def _pll(writer: Writer, cell: Cell, netlist: Netlist, boundary: Boundary) -> None:
-    """Check the PLL's input and frequency, and drive its lock."""
+    """Check the PLL's input, feedback and frequency, and write the driver of its lock signal."""
     reference = cell.pins.get("PACKAGEPIN", cell.pins.get("REFERENCECLK"))
     # nextpnr shows no net between a PLL and its own pad.
     of_pad = cell.number("PLLTYPE") == PLLTYPE_PAD and reference is None

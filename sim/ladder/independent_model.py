@@ -1,8 +1,8 @@
 """An integer model of a network file, written from docs/network-file.md alone.
 
-It imports nothing of Spikefold, so that the page is what it tests: if the page leaves something out
-or says it wrongly, this model computes other results than the product. Write it anew from the page
-if the page changes; do not copy from the product.
+It imports nothing of Spikefold, and so tests that page: if the page leaves something out or says it
+wrongly, this model computes other results than Spikefold. If the page changes, write the model anew
+from the page; do not copy from Spikefold.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ Outcome = tuple[dict[str, Array], Array, int]
 
 @dataclass(frozen=True)
 class File:
-    """A network's part of the document, and the tensors by dotted name."""
+    """Contents of a network file."""
 
     network: dict[str, Any]
+    """Value of ``network`` in the file's JSON document."""
     tensors: dict[str, Array]
+    """The arrays by name, to which the document refers."""
 
 
 def read(path: Path) -> File:
@@ -37,7 +39,10 @@ def read(path: Path) -> File:
 
 
 def classify(file: File, sample: Array) -> Outcome:
-    """Compute one sample: an image (C, H, W), or frames (T, C, H, W) if there is no encoder."""
+    """Compute the spikes of all maps, the logits and the class of one sample.
+
+    The sample is an image (C, H, W), or frames of spikes (T, C, H, W) if there is no encoder.
+    """
     network, maps = file.network, {}
     sample = sample.astype(np.int64)
     if network["encoder"] is None:
@@ -59,7 +64,7 @@ def classify(file: File, sample: Array) -> Outcome:
 
 
 def tensor(file: File, reference: dict[str, str]) -> Array:
-    """Return the array that the document refers to."""
+    """Return the array to which a ``reference`` in the document points."""
     return file.tensors[reference["tensor"]].astype(np.int64)
 
 
@@ -139,7 +144,7 @@ def spikes(file: File, layer: dict[str, Any], maps: dict[str, Array]) -> Array:
 
 
 def joined(gate: str, s: Any, i: Any) -> Any:
-    """Join the spikes of a layer with those of its identity map."""
+    """Return the spikes of a layer with a gate: ``s`` from its neurons, ``i`` from the shortcut."""
     return {
         "AND": s * i,
         "IAND": i * (1 - s),

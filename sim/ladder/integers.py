@@ -1,4 +1,7 @@
-"""The rungs of the ladder above the gateware: from the trained network to its integers."""
+"""Rungs of the ladder (:mod:`sim.ladder.rungs`) that check networks, without any gateware.
+
+One compares the trained network with the folded one, the other checks the integer reference.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +31,9 @@ LOGIT_TOLERANCE = 1e-9
 def folded_equals_trained(vectors: Sequence[Vector]) -> str:
     """Compare the trained network in PyTorch with the folded one, both in float64.
 
-    The network is the shipped one of the vectors, or the default one if none of them is shipped.
-    All spikes and classes must be equal, and logits up to :data:`LOGIT_TOLERANCE`.
+    This is done with the shipped network among ``vectors``, or with the default shipped network if
+    there is none. All spikes and classes must be equal. Logits may differ by up to
+    :data:`LOGIT_TOLERANCE`.
 
     Returns
     -------
@@ -64,7 +68,7 @@ def folded_equals_trained(vectors: Sequence[Vector]) -> str:
 def model_equals_reference(vectors: Sequence[Vector]) -> str:
     """Compare the integer reference in PyTorch with :mod:`sim.ladder.independent_model`.
 
-    The model reads the network file, and shares no code with the rest of the project.
+    The model gets each network of ``vectors`` as a file, and shares no code with the reference.
 
     Returns
     -------

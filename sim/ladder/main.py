@@ -57,11 +57,13 @@ def climb_board(
     again: bool,
     record: str | None,
 ) -> Iterable[Outcome]:
-    """Climb rungs with one board, and yield their outcomes. The first failure ends the climb.
+    """Run rungs (:mod:`sim.ladder.rungs`) for one board, and yield the outcome of each.
+
+    The first failure ends this.
 
     Parameters
     ----------
-    again : climb rungs, too, that the bitstream has climbed before.
+    again : also run the rungs that the bitstream has passed before.
     record : command that the manifest records with each rung; None records nothing.
 
     Raises
@@ -211,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _plant(args: argparse.Namespace, boards: Sequence[str]) -> int:
-    """Plant all bugs whose names contain a word, and print which rungs catch them."""
+    """Plant the bugs that the option ``--plant`` selects, and print which rungs catch them."""
     board = boards[0] if args.boards else PLANT_BOARD
     bugs = [bug for bug in (*plants.SOURCE_BUGS, *plants.TOOL_BUGS) if args.plant in bug.name]
     climb = Climb(Build.of(board), Options(n_random=1, patience_s=plants.PATIENCE_S))
@@ -231,7 +233,7 @@ def _plant(args: argparse.Namespace, boards: Sequence[str]) -> int:
 
 
 def _climb_all(args: argparse.Namespace, boards: Sequence[str], rungs: Sequence[Rung]) -> int:
-    """Climb rungs with all boards, print the outcomes, and return the command's exit code."""
+    """Run rungs for all boards, print the outcomes, and return the command's exit code."""
     options = Options(
         n_random=args.networks,
         n_samples=args.samples,

@@ -1,4 +1,7 @@
-"""Netlists of cells of an FPGA, as the tools write them to JSON files, with single bits as pins."""
+"""Netlists of the cells of an FPGA, read from the JSON files that Yosys and nextpnr write.
+
+A pin with several bits is divided into pins of one bit each.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ from pathlib import Path
 from hw.tools.netlist import BuildError
 
 Bit = int | str
-"""Number of a net, or a constant ``"0"``, ``"1"`` or ``"x"``."""
+"""What a pin of one bit is connected to: the number of a net, or a constant ``"0"``, ``"1"`` or
+``"x"``."""
 
 
 class LadderError(BuildError):
@@ -32,7 +36,7 @@ class Cell:
     pins: dict[str, Bit] = field(default_factory=dict)
 
     def number(self, parameter: str, default: int = 0) -> int:
-        """Return the value of a parameter that is written as a binary number; an ``x`` counts 0."""
+        """Return the value of a parameter that is written in binary; a bit ``x`` counts as 0."""
         text = self.parameters.get(parameter, "").strip().replace("x", "0")
         return int(text, 2) if text else default
 
@@ -41,20 +45,21 @@ class Cell:
         return self.parameters.get(parameter, default).strip()
 
     def bus(self, pin: str, width: int, separator: str = "_") -> list[Bit | None]:
-        """Return the nets of the bits of a pin, the lowest bit first; None for open ones.
+        """Return the nets of the bits of a pin, the lowest bit first; None for an open bit.
 
-        ``separator`` stands between the pin's name and the number of a bit: it is empty where the
-        tools call the bits pins of their own, such as ``DOA3``.
+        ``separator`` stands between the pin's name and the number of a bit. It is empty for cells
+        whose data sheet already names single bits as pins, such as ``DOA3``.
         """
         return [self.pins.get(f"{pin}{separator}{i}") for i in range(width)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Netlist:
-    """Cells of a whole device, and the net of each pin of the device by the pin's name."""
+    """Netlist of a whole device."""
 
     cells: list[Cell]
     ports: dict[str, Bit]
+    """Net of each pin of the device, by the pin's name."""
 
 
 def read_json(path: Path) -> Netlist:
@@ -84,7 +89,7 @@ def read_json(path: Path) -> Netlist:
 
 
 def _single_bits(connections: dict[str, list[Bit]]) -> dict[str, Bit]:
-    """Return the nets of single bits, from lists of the nets of whole pins."""
+    """Return the net of each bit by its name, from the nets of all bits of each pin."""
     return {
         name if len(bits) == 1 else f"{name}_{i}": bit
         for name, bits in connections.items()

@@ -1,4 +1,7 @@
-"""One rung of the ladder: the project's own driver at the serial pins of a simulated device."""
+"""Comparison at the serial pins of a simulated device, which Spikefold's own driver controls.
+
+Several rungs of the ladder use it, each with another form of the device (:mod:`sim.ladder.rungs`).
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ N_SHOWN = 3
 
 @dataclass(kw_only=True)
 class Tally:
-    """What was compared at the pins of a device, all of it equal."""
+    """Numbers of things that were compared at the pins of a device, and found equal."""
 
     n_networks: int = 0
     n_samples: int = 0
@@ -54,7 +57,7 @@ class Tally:
 
 
 class Model:
-    """Running process of a simulated device."""
+    """Process that simulates a device."""
 
     def __init__(self, process: subprocess.Popen[str]):
         self._process = process
@@ -88,9 +91,10 @@ def climb(program: Path, config: Config, vectors: Sequence[Vector], *, patience_
     """Do with a simulated device what is done with a board, and compare everything it answers.
 
     The driver identifies the device and agrees on the fastest rate. It loads each network, reads
-    rows of the memories back, and runs the samples; before the last sample of the first network,
-    the PLL loses its lock. Compared with the integer reference are all spikes, logits, predictions
-    and counters of operations, and the cycles of each layer with the prediction.
+    rows of the memories back, and runs the samples. Before the last sample of the first network,
+    the PLL loses its lock. All spikes, logits, classes and counters of operations are compared with
+    the integer reference. The cycles of each layer are compared with those that the compiler
+    predicts.
 
     Parameters
     ----------
@@ -131,12 +135,14 @@ def climb(program: Path, config: Config, vectors: Sequence[Vector], *, patience_
 
 
 def _without_lock(model: Model, board: Board, vector: Vector, index: int, tally: Tally) -> None:
-    """Let the PLL lose its lock, and run one sample, for which the driver must recover the device.
+    """Let the PLL lose its lock, which resets the device, and run sample number ``index``.
+
+    The driver must notice the reset and recover the device by itself.
 
     Raises
     ------
     LadderError
-        The result differs, the driver noticed nothing, or the line had errors before.
+        The result differs, the driver did not notice the reset, or the line had errors before.
     """
     transport = board.device.transport
     before, patience_s = replace(transport.counters), transport.timeout_s
@@ -152,7 +158,7 @@ def _without_lock(model: Model, board: Board, vector: Vector, index: int, tally:
 
 
 def _read_back(device: Device, vector: Vector, tally: Tally) -> None:
-    """Compare rows of the memories with what was loaded: the first and the last of them."""
+    """Read the first and the last rows of each memory, and compare them with what was loaded."""
     for space, image in vector.program.images.items():
         size = row_bytes(Space(space), device.config)
         n_loaded = len(image) // size
@@ -168,7 +174,13 @@ def _read_back(device: Device, vector: Vector, tally: Tally) -> None:
 
 
 def _run(board: Board, vector: Vector, index: int, tally: Tally) -> None:
-    """Run one sample, and compare everything with the reference."""
+    """Run sample number ``index``, and compare everything that the device reports.
+
+    Raises
+    ------
+    LadderError
+        Something differs.
+    """
     images = vector.samples[index : index + 1]
     frames = encoder.inputs(vector.network, images, vector.program.pixels)
     (found,) = board.stream(frames, maps=True)

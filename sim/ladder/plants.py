@@ -1,4 +1,6 @@
-"""Planted bugs, one for each layer from folding to pins, and the rungs that must catch them.
+"""Planted bugs, some on each level from folding to pins, and the rungs that must catch them.
+
+A rung is one check of a network or of a device (:mod:`sim.ladder.rungs`).
 
 A bug in the sources is planted in a copy of the project. A bug of a tool, such as a router that
 connects the wrong wire, is planted in the netlist or in the bits that the tool has written.
@@ -46,7 +48,7 @@ class SourceBug:
 
 @dataclass(frozen=True, kw_only=True)
 class ToolBug:
-    """Bug of a tool: a change of the netlist or of the bits that it has written."""
+    """Bug of a tool: a change of what it has written, either the netlist or the bits."""
 
     name: str
     caught_by: str
@@ -143,7 +145,7 @@ SUM_TABLE = 0xC66C
 def _changed(
     netlist: Netlist, wanted: Callable[[Cell], bool], change: Callable[[Cell], Cell]
 ) -> Netlist:
-    """Return a netlist with a change of the first cell that ``wanted`` chooses."""
+    """Return a copy of a netlist in which the first cell that is ``wanted`` has been changed."""
     index = next(i for i, cell in enumerate(netlist.cells) if wanted(cell))
     cells = list(netlist.cells)
     cells[index] = change(cells[index])
@@ -151,14 +153,14 @@ def _changed(
 
 
 def _with_parameter(cell: Cell, name: str, bits: int) -> Cell:
-    """Return a cell in which ``bits`` of a binary parameter are inverted."""
+    """Return a copy of a cell in which a parameter is XORed with ``bits``."""
     width = len(cell.parameters[name])
     value = f"{cell.number(name) ^ bits:0{width}b}"
     return replace(cell, parameters=cell.parameters | {name: value})
 
 
 def _is_sum(cell: Cell) -> bool:
-    """Return whether a cell adds one bit of a lane's total and a weight."""
+    """Return whether an iCE40 cell adds a bit of a weight to the same bit of a lane's total."""
     return (
         cell.type in ("SB_LUT4", "ICESTORM_LC")
         and cell.number("LUT_INIT") == SUM_TABLE
@@ -172,14 +174,17 @@ def _swapped(cell: Cell, one: str, other: str) -> Cell:
 
 
 def _bit(bits: Bits, change: Callable[[Bits], None]) -> Bits:
-    """Return a copy of the bits with a change."""
+    """Return a copy of the bits to which ``change`` has been applied."""
     copy = replace(bits, tiles=bits.tiles.copy(), extra=set(bits.extra))
     change(copy)
     return copy
 
 
 def _flip_table(bits: Bits) -> None:
-    """Invert a bit of every table in the first tile of logic with eight flip-flops and carries."""
+    """Invert one bit of all eight look-up tables of a logic tile.
+
+    It is the first tile whose eight cells all use their carry and their flip-flop, as sums do.
+    """
     chip = ice40_bits.Chip(bits.device)
     for y, x in zip(*(chip.tile_types == ice40_bits.LOGIC).nonzero(), strict=True):
         places = chip.tile_bits[ice40_bits.LOGIC]
@@ -193,7 +198,10 @@ def _flip_table(bits: Bits) -> None:
 
 
 def _set(bits: Bits, kind: str, name: str, value: int) -> None:
-    """Set the bits of a setting in the first place of a cell of this kind that uses it."""
+    """Give a setting of one bit another value, in one cell.
+
+    It is the first cell of this kind in which the bit does not have that value yet.
+    """
     chip = ice40_bits.Chip(bits.device)
     for index, bel in enumerate(chip.bels):
         if bel.kind == kind:
@@ -207,7 +215,7 @@ def _set(bits: Bits, kind: str, name: str, value: int) -> None:
 
 
 def _open_switches(bits: Bits) -> None:
-    """Open the switches of one tile of logic in the middle of the device."""
+    """Open all switches of the tile in the middle of the device, so that its wires are cut."""
     chip = ice40_bits.Chip(bits.device)
     switches = chip.switches
     y, x = chip.height // 2, chip.width // 2
@@ -283,12 +291,15 @@ TOOL_BUGS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Caught:
-    """What happened to a planted bug: the rung that failed, or None, and its message."""
+    """What happened to a planted bug."""
 
     name: str
     expected: str
+    """Rung that must catch the bug."""
     rung: str | None
+    """Rung that failed, or None."""
     message: str
+    """Message of that rung; empty if none failed."""
 
     @property
     def as_expected(self) -> bool:
@@ -320,7 +331,7 @@ def _copy_of_project(bug: SourceBug) -> Iterator[Path]:
 
 
 def plant_in_sources(bug: SourceBug, board: str) -> Caught:
-    """Plant a bug in a copy of the sources, climb, and return which rung caught it."""
+    """Plant a bug in a copy of the project, run the rungs on it, and return which one caught it."""
     with _copy_of_project(bug) as folder:
         words = [sys.executable, "-m", "sim.ladder", board, "--no-record", "--again", "--json"]
         words += ["--networks", "4", "--patience", str(PATIENCE_S)]
@@ -347,7 +358,7 @@ def plant_in_sources(bug: SourceBug, board: str) -> Caught:
 
 
 def plant_in_tools(bug: ToolBug, climb: Climb) -> Caught:
-    """Change what a tool has written, climb the rung that reads it, and return what it says."""
+    """Plant a bug in what a tool has written, and return whether the rung that reads it fails."""
     rung = next(rung for rung in RUNGS if rung.name == bug.caught_by)
     read, unpack = devices.read_json, ice40_bits.unpack
     cells, bits = bug.cells, bug.bits

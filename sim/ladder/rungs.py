@@ -1,8 +1,9 @@
-"""The rungs of the ladder, from the trained network to the bitstream that is flashed.
+"""The rungs of the ladder, a series of checks from the trained network to the flashed bitstream.
 
-Each rung compares the results of one form of the device, or of the network, with the integer
-reference, for exact equality and on the same networks and samples. A bitstream that has climbed all
-of them computes what the trained network does after rounding.
+Each rung checks one form of the network or of the device. Most rungs compare what that form
+computes with the integer reference: all results must be exactly equal, on the same networks and
+samples. A bitstream that has climbed all rungs computes what the trained network does after
+rounding.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Options:
 
 
 class Climb:
-    """A board on the ladder: its build and the networks that all rungs run."""
+    """What the rungs of one board check: its build, and the networks that they run."""
 
     def __init__(self, build: Build, options: Options):
         self.build = build
@@ -56,23 +57,25 @@ class Climb:
 
 @dataclass(frozen=True, kw_only=True)
 class Rung:
-    """One comparison: a name, what it adds to the rungs above it, and the function that does it.
-
-    The function returns what was compared, and raises a :class:`sim.ladder.netlist.LadderError` if
-    something differs.
-    """
+    """One check of the ladder."""
 
     name: str
     compares: str
+    """What the rung compares."""
     catches: str
     """Faults that this rung is the first to see."""
     run: Callable[[Climb], str]
+    """Function that does the check. It returns what was compared, and raises a
+    :class:`sim.ladder.netlist.LadderError` if something differs."""
     lacking: tuple[str, ...] = ()
-    """Families of devices, by the tool that places them, for which no tool makes this possible."""
+    """Families of devices for which this rung is not possible, because a tool is lacking."""
 
 
 def _at_pins(climb: Climb, verilog: str | None) -> str:
-    """Let the driver compare everything at the serial pins of a simulated device."""
+    """Simulate the device and compare everything at its serial pins (:mod:`sim.ladder.pins`).
+
+    ``verilog`` is the Verilog of the device; None means that of the sources.
+    """
     config: Config = climb.build.config
     program = executable(config, verilog=verilog)
     patience_s = climb.options.patience_s
@@ -80,14 +83,18 @@ def _at_pins(climb: Climb, verilog: str | None) -> str:
 
 
 def _bits(climb: Climb) -> str:
-    """Compare what the bits of the shipped file configure."""
+    """Check the bits of the shipped file.
+
+    The bits for an ECP5 are compared with the routed design. The bits for an iCE40 are turned into
+    the netlist that they configure, which is simulated.
+    """
     if climb.build.family == ECP5:
         return devices.compared_bits(climb.build)
     return _at_pins(climb, devices.of_bitstream(climb.build))
 
 
 def _cocotb(climb: Climb) -> str:
-    """Run the smallest network on the generated Verilog of the core, under cocotb."""
+    """Run the smallest of the networks on the generated Verilog of the core, under cocotb."""
     vector = min(climb.vectors, key=lambda one: load_bytes(one.program))
     program = compile_network(vector.network, climb.build.config)
     frames = encoder.encode(vector.network, vector.samples)

@@ -1,4 +1,6 @@
-"""The networks and samples with which a board climbs the ladder, and their expected results.
+"""The networks and samples on which a board is checked, and their expected results.
+
+The checks are the rungs of the ladder (:mod:`sim.ladder.rungs`).
 
 All rungs of a board use the same ones: random networks with every feature that the device has, one
 that fills its memory of weights, and the largest shipped network that it can run, on real samples.
@@ -59,7 +61,7 @@ class Vector:
 
     @property
     def fill(self) -> float:
-        """Part of the device's memory of weights that the network takes."""
+        """Share of the device's weight memory that the network takes, from 0 to 1."""
         config = self.program.config
         available = n_rows(Space.WEIGHT, config) * row_bytes(Space.WEIGHT, config)
         return len(self.program.images[Space.WEIGHT]) / available
@@ -137,10 +139,10 @@ def filling_vector(config: Config, n_samples: int, seed: int) -> Vector:
 
 
 def _sized(config: Config, size: int, rng: np.random.Generator) -> Network:
-    """Return a network of two layers whose weights grow with ``size``.
+    """Return a network of two layers whose number of weights grows with ``size``.
 
-    The first layer has weights of its own at each position of a row, and ``size`` is the number of
-    weights of one neuron of it, in steps of one channel.
+    The input has ``1 + size`` channels and is one row high. The first layer has weights of its own
+    at each position of that row, so that each further channel adds weights at every position.
     """
     n_out, width = config.lanes, 4
     channels = 1 + size

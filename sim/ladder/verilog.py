@@ -76,7 +76,13 @@ class Writer:
         return bit
 
     def join(self, net: Bit, source: Bit) -> None:
-        """Make ``net`` the same wire as ``source``, which is a net, a constant or an input."""
+        """Make ``net`` the same wire as ``source``, which is a net, a constant or an input.
+
+        Raises
+        ------
+        LadderError
+            ``net`` is not a net, but a constant or an input.
+        """
         net, source = self._root(net), self._root(source)
         if net == source:
             return
@@ -85,7 +91,11 @@ class Writer:
         self._joined[net] = source
 
     def same(self, one: Bit | None, other: Bit) -> bool:
-        """Return whether two nets are one wire, perhaps through tables that only pass it on."""
+        """Return whether two nets always have the same value.
+
+        They are one wire, or ``one`` is made from ``other`` by look-up tables that only pass their
+        input on.
+        """
         seen = set()
         while one is not None and one not in seen:
             seen.add(one := self._root(one))
@@ -95,7 +105,11 @@ class Writer:
         return False
 
     def read(self, bit: Bit | None, default: int = 0) -> str:
-        """Return the expression of a net, or of ``default`` for a pin that is not connected."""
+        """Return the Verilog expression of what a pin reads.
+
+        ``bit`` is the net of the pin; if it is None, the pin is not connected and reads
+        ``default``.
+        """
         bit = str(default) if bit is None else self._root(bit)
         if isinstance(bit, int):
             self._used.add(bit)
@@ -103,16 +117,18 @@ class Writer:
         return {"0": "1'b0", "1": "1'b1", "x": "1'b0"}.get(bit, bit)
 
     def read_bus(self, bits: Iterable[Bit | None], default: int = 0) -> str:
-        """Return the expression of several nets, which are given with the lowest bit first."""
+        """Return the expression of a pin of several bits, see :meth:`read`; lowest bit first."""
         return "{" + ", ".join([self.read(bit, default) for bit in bits][::-1]) + "}"
 
     def drive(self, bit: Bit, by: str) -> str:
-        """Return the name of a net as the target of an assignment.
+        """Return the name of a net that is going to be assigned.
+
+        ``by`` is the name of the cell that drives the net, for messages.
 
         Raises
         ------
         LadderError
-            The net has another driver already. ``by`` names the drivers in the message.
+            The net has another driver already, or is a constant or an input.
         """
         bit = self._root(bit)
         if isinstance(bit, str) or bit in self._drivers:
@@ -127,7 +143,7 @@ class Writer:
         return name
 
     def assign(self, bit: Bit | None, expression: str, by: str) -> None:
-        """Drive a net, unless it is None, with an expression."""
+        """Assign an expression to a net, unless the net is None; ``by`` is as in :meth:`drive`."""
         if bit is not None:
             self._lines.append(f"assign {self.drive(bit, by)} = {expression};")
             if re.fullmatch(r"n\d+", expression):
@@ -149,16 +165,22 @@ class Writer:
         enabled_reset: bool = False,
         falling: bool = False,
     ) -> None:
-        """Drive a net with a flip-flop.
+        """Add a flip-flop, unless its output is None, because it is not connected.
 
         Parameters
         ----------
+        q : net of the output.
         d, clock, enable, reset : expressions of the inputs.
         by : name of the cell.
         value : value after a reset.
         init : value at power-up.
         enabled_reset : the synchronous reset takes place only in cycles with ``enable``.
         falling : the flip-flop takes its input at the falling edge.
+
+        Raises
+        ------
+        LadderError
+            The flip-flop takes its input at another edge than the rising one of the PLL's output.
         """
         if q is None:
             return
@@ -186,9 +208,14 @@ class Writer:
         inputs: Mapping[str, str],
         outputs: Mapping[str, Sequence[Bit | None]],
     ) -> None:
-        """Add an instance of a module of the models, with expressions of its parameters and inputs.
+        """Add an instance of a module, such as the model of a block RAM.
 
-        The bits of the outputs are given with the lowest first; None leaves a bit open.
+        Parameters
+        ----------
+        module : name of the module.
+        by : name of the cell, for messages.
+        parameters, inputs : their expressions, by name.
+        outputs : nets of each output by its name, the lowest bit first; None leaves a bit open.
         """
         n = len(self._lines)
         pins = dict(inputs)
@@ -203,14 +230,18 @@ class Writer:
         self._lines.append(f"{module} #({values}) u{n} ({connections});")
 
     def lock(self, bit: Bit | None, off: str, by: str) -> None:
-        """Drive a net with the lock of the PLL, which ``off`` holds out of lock as ``rst`` does."""
+        """Add the lock signal of the PLL, unless its net is None.
+
+        The signal is low while ``rst`` or the expression ``off`` is high, and for some cycles
+        afterwards.
+        """
         if bit is not None:
             self.instance(
                 "pll_lock", by, {}, {"clk": CLOCK, "off": f"{UNLOCKED} | {off}"}, {"lock": [bit]}
             )
 
     def text(self, tx: str, activity: str) -> str:
-        """Return the module with these expressions of its outputs.
+        """Return the Verilog of the whole module; ``tx`` and ``activity`` are output expressions.
 
         Raises
         ------
