@@ -33,14 +33,15 @@ an iCE40 reads as zero for the first 3 us, see Amaranth's
 class Clocks(Elaboratable):
     """Drive the clock domain ``sync`` at ``clk_hz`` from the platform's default clock.
 
-        The domain is held in reset until the device's PLL has been locked for :data:`RESET_SECONDS`.
+    The domain is held in reset until the device's PLL has been locked for :data:`RESET_SECONDS`.
 
-        Parameters
-        ----------
-            late_domain, phase : name of a domain without reset for a second clock of the same frequency,
-            which the caller defines, or None; and the fraction of a period by which it is late. Only on
-            an ECP5.
-        """
+    Parameters
+    ----------
+    late_domain : name of a second clock domain to drive at the same frequency, later than ``sync``.
+        It has no reset, and the caller defines it. None for no such domain, which is only supported
+        on an ECP5.
+    phase : how much later its clock rises, as a fraction of a period.
+    """
 
     def __init__(self, clk_hz: int, late_domain: str | None = None, phase: float = 0):
         self._clk_hz = clk_hz
