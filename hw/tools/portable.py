@@ -482,7 +482,7 @@ def deliver(
 
 
 def _next_step(board: Board) -> str:
-    """Return the command or step that makes a bitstream of the files."""
+    """Return the command or step that makes a bitstream from the written Verilog and scripts."""
     if board.tool == "vivado":
         return f"vivado -mode batch -source {board.name}.tcl"
     if board.tool == "quartus":

@@ -1,4 +1,4 @@
-"""Verilog of the cells of Gowin devices after synthesis.
+"""Write a Gowin device's netlist of cells, as synthesis makes it, as Verilog for simulation.
 
 Semantics from Gowin's "Gowin BSRAM & SSRAM User Guide" (UG285), "Gowin Configurable Function Unit
 User Guide" (UG288) and Yosys' ``cells_sim.v``. Inputs that are not connected are 0.

@@ -63,7 +63,9 @@ def verilog(netlist: Netlist, boundary: Boundary) -> str:
 
 
 def _io(writer: Writer, cell: Cell) -> None:
-    """Write the driver of a pin, if it is an output. While that is off, a pull-up makes the pin 1.
+    """Write the Verilog that drives a pin, if the pin is an output.
+
+    While its output enable is 0, a pull-up makes the pin 1.
 
     Raises
     ------

@@ -37,7 +37,7 @@ class Options:
 
 
 class Climb:
-    """What the rungs of one board check: its build, and the networks that they run."""
+    """What all rungs of the ladder check for one board: its build, and networks with samples."""
 
     def __init__(self, build: Build, options: Options):
         self.build = build

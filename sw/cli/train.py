@@ -166,7 +166,7 @@ examples:
 def _given(
     args: argparse.Namespace, recipe: Recipe | None, init: dict[str, Any] | None
 ) -> ModelConfig | None:
-    """Return the network that ``--model-config``, ``--init`` or the recipe names.
+    """Return the network's configuration that ``--model-config``, ``--init`` or the recipe names.
 
     The changes of ``--set`` are not made yet. The result is None if nothing names a network.
 

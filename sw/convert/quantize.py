@@ -268,7 +268,10 @@ def integer_layer(
 def _integer_thresholds(
     layer: FoldedLayer, low: int, high: int, param_max: int
 ) -> NDArray[np.int32]:
-    """Choose the integer thresholds (y|1, x|1, o) of a layer, and with them its scales.
+    """Choose the integer thresholds of a layer, and with them its scales.
+
+    The result has the shape (rows, columns, output channels), with one row or column if all
+    positions share their thresholds.
 
     A neuron's scale is its float threshold divided by its integer threshold. :data:`CLIP_RATIOS`
     gives the candidates, and the one with the least squared error of the neuron's weights is taken.

@@ -303,8 +303,9 @@ def _kind(paths: Sequence[Path]) -> str:
 def _recordings(
     parts: Sequence[Sequence[Path]], timesteps: int
 ) -> tuple[list[NDArray[np.uint8]], str]:
-    """Return the event recordings of all parts, binned into ``timesteps`` frames each.
+    """Return the event recordings of a data set, binned into ``timesteps`` frames each.
 
+    ``parts`` are the files of its parts: training, validation and test.
     Frames are as large as the sensor. If the files do not say its size, frames are just large
     enough for the events of all parts.
 

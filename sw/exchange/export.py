@@ -96,7 +96,7 @@ class Export:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Images:
-    """Images to measure a network on, and others to calibrate it with; there may be none."""
+    """Images to measure a network on, and others to calibrate it with; either may be missing."""
 
     images: NDArray[np.uint8] | None = None
     """Images or frames to measure on; None if there are none."""
