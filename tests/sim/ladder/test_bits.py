@@ -1,6 +1,6 @@
 """Tests of reading bitstreams: the shipped ones of iCE40 boards, and settings of ECP5 tiles.
 
-They need the packages that build bitstreams, and are skipped without them.
+Those that need the packages that build bitstreams are slow tests: `make verify` installs these.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ def bits() -> Bits:
     return ice40_bits.unpack(manifest_path(BOARD).with_suffix(".bin"))
 
 
+@pytest.mark.slow
 def test_a_bitstream_has_the_cells_of_its_manifest(bits: Bits) -> None:
     manifest = load_manifest(BOARD)
     found = ice40_bits.netlist(bits, PACKAGE, PINS)
@@ -49,6 +50,7 @@ def test_a_bitstream_has_the_cells_of_its_manifest(bits: Bits) -> None:
         ice40_cells.verilog(found, boundary(BOARD, 31_000_000))
 
 
+@pytest.mark.slow
 def test_wrong_pins_and_bits_are_seen(bits: Bits) -> None:
     with pytest.raises(LadderError, match="a pin that the board does not name is driven"):
         ice40_bits.netlist(bits, PACKAGE, {k: v for k, v in PINS.items() if k != "led_0__io"})
@@ -69,6 +71,7 @@ def test_wrong_pins_and_bits_are_seen(bits: Bits) -> None:
         ice40_bits.netlist(replace(bits, device="1k"), PACKAGE, PINS)
 
 
+@pytest.mark.slow
 def test_a_damaged_bitstream_is_refused(tmp_path, bits: Bits) -> None:
     path = tmp_path / "damaged.bin"
     content = bytearray(manifest_path(BOARD).with_suffix(".bin").read_bytes())
