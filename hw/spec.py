@@ -49,6 +49,10 @@ OFFCHIP_WEIGHT_BITS, OFFCHIP_PARAM_BITS = 20, 16
 outside the FPGA. The highest bit tells that the row is there. These are the widths of the addresses
 in a layer's descriptor."""
 
+OFFCHIP_WEIGHT, OFFCHIP_PARAM = 1 << (OFFCHIP_WEIGHT_BITS - 1), 1 << (OFFCHIP_PARAM_BITS - 1)
+"""Highest bit of these addresses, and so also the largest numbers of rows that they can tell apart
+in one of the two memories."""
+
 N_PLANES = 8
 """Number of bit-planes of a pixel; the highest is processed first."""
 
@@ -436,21 +440,20 @@ class Config:
         )
         for name, most in (("weight_depth", 1 << 20), ("max_layers", 255), ("result_rows", 255)):
             check(2 <= getattr(self, name) <= most, name, f"use 2 to {most}")
-        largest = 1 << (OFFCHIP_WEIGHT_BITS - 1)
         check(
             self.offchip_depth == 0
             or (
                 self.sum_queue > 0
-                and 256 <= self.offchip_depth <= largest
+                and 256 <= self.offchip_depth <= OFFCHIP_WEIGHT
                 and self.offchip_depth & (self.offchip_depth - 1) == 0
-                and self.weight_depth <= largest
-                and self.param_depth <= 1 << (OFFCHIP_PARAM_BITS - 1)
+                and self.weight_depth <= OFFCHIP_WEIGHT
+                and self.param_depth <= OFFCHIP_PARAM
                 and self.fire_beats <= 8
                 and 1 <= self.offchip_row_cycles < 256
             ),
             "offchip_depth",
-            f"use 0, or a power of two from 256 to {largest} on a device with a queue of sums and "
-            "at most 8 beats a job, with offchip_row_cycles of 1 to 255",
+            f"use 0, or a power of two from 256 to {OFFCHIP_WEIGHT} on a device with a queue of "
+            "sums and at most 8 beats a job, with offchip_row_cycles of 1 to 255",
         )
         check(self.pixels in (0, 1), "pixels", "use 0 or 1")
         check(1 <= self.count_bits <= 12, "count_bits", "use 1 to 12")
@@ -612,12 +615,11 @@ class Config:
             lanes = self.lanes * self.weight_bits // weight_bits
             return replace(self, weight_bits=weight_bits, lanes=lanes, sum_bits=sum_bits)
         weight_depth = self.weight_depth * self.weight_bits // weight_bits
-        most = 1 << (OFFCHIP_WEIGHT_BITS - 1)
         return replace(
             self,
             weight_bits=weight_bits,
             weight_depth=weight_depth,
             sum_bits=sum_bits,
-            offchip_depth=min(self.offchip_depth * self.weight_bits // weight_bits, most),
+            offchip_depth=min(self.offchip_depth * self.weight_bits // weight_bits, OFFCHIP_WEIGHT),
             offchip_row_cycles=self.offchip_row_cycles * weight_bits // self.weight_bits,
         )

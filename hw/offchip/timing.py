@@ -7,7 +7,7 @@ nanoseconds and are converted to whole cycles of the controller's clock by :func
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hw.spec import SpecError
 
@@ -114,21 +114,9 @@ TANG_NANO_20K_SDRAM = SdramChip(
     t_wr=14,
     n_refreshes=4096,
 )
-COLORLIGHT_I5_SDRAM = SdramChip(
-    name="Colorlight i5: EM638325BK-6H or M12L64322A",
-    # EM638325-6 (Etron) and M12L64322A-7T (ESMT): the slower value of each.
-    rows=2048,
-    columns=256,
-    data_bits=32,
-    t_ck={2: 10, 3: 7},
-    t_rcd=20,
-    t_rp=20,
-    t_ras=49,
-    t_rc=70,
-    t_rrd=14,
-    t_rfc=70,
-    t_wr=14,
-    n_refreshes=4096,
+# EM638325-6 (Etron) and M12L64322A-7T (ESMT): the slower value of each, which are the same again.
+COLORLIGHT_I5_SDRAM = replace(
+    TANG_NANO_20K_SDRAM, name="Colorlight i5: EM638325BK-6H or M12L64322A"
 )
 CHIPS: dict[str, SdramChip] = {
     "ulx3s": ULX3S_SDRAM,

@@ -9,13 +9,11 @@ its tile. The bits do not tell whether it was chosen, so that it may be missing 
 from __future__ import annotations
 
 import re
-import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from hw.tools.place import tool_command
-from hw.tools.verilog import run_program
 from sim.ladder.netlist import LadderError
+from sim.ladder.unpacking import FILE, TEXT, unpacked
 
 DEFAULTS = {
     "LSRMODE": {"LSR"},
@@ -47,12 +45,7 @@ def unpack(bitstream: Path) -> str:
     BuildError
         ``ecpunpack`` is missing, or it failed because the file is damaged.
     """
-    with tempfile.TemporaryDirectory(prefix="spikefold-") as folder:
-        copy, text = Path(folder, "bits.bit"), Path(folder, "bits.config")
-        copy.write_bytes(bitstream.read_bytes())
-        command = [*tool_command("ecpunpack"), "--input", copy.name, "--textcfg", text.name]
-        run_program(command, f"unpacking {bitstream.name}", cwd=folder)
-        return text.read_text()
+    return unpacked(bitstream, "ecpunpack", "--input", FILE, "--textcfg", TEXT)
 
 
 def parse(text: str) -> tuple[Settings, dict[str, list[str]]]:

@@ -8,18 +8,16 @@ on), although nothing of nextpnr's result is read.
 from __future__ import annotations
 
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.tools.place import tool_command
-from hw.tools.verilog import run_program
 from sim.ladder.chipdb import Bel, Chip
 from sim.ladder.ice40_cells import PLLTYPE_PAD
 from sim.ladder.netlist import Bit, Cell, LadderError, Netlist
+from sim.ladder.unpacking import FILE, TEXT, unpacked
 
 LUT_ORDER = (4, 14, 15, 5, 6, 16, 17, 7, 3, 13, 12, 2, 1, 11, 10, 0)
 """Place of each bit of a look-up table among the bits of a logic cell (Project IceStorm)."""
@@ -58,13 +56,7 @@ def unpack(bitstream: Path) -> Bits:
     BuildError
         ``iceunpack`` is missing, or it failed because the file is damaged.
     """
-    with tempfile.TemporaryDirectory(prefix="spikefold-") as folder:
-        # The tool runs in a sandbox, which sees files beside each other only.
-        copy, text = Path(folder, "bits.bin"), Path(folder, "bits.asc")
-        copy.write_bytes(bitstream.read_bytes())
-        command = [*tool_command("iceunpack"), copy.name, text.name]
-        run_program(command, f"unpacking {bitstream.name}", cwd=folder)
-        return parse(text.read_text())
+    return parse(unpacked(bitstream, "iceunpack", FILE, TEXT))
 
 
 def parse(text: str) -> Bits:

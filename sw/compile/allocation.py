@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from hw.protocol import Space, n_rows, row_bytes
-from hw.spec import OFFCHIP_PARAM_BITS, OFFCHIP_WEIGHT_BITS, Config
+from hw.spec import OFFCHIP_PARAM, OFFCHIP_WEIGHT, Config
 from sw.compile.nest import CompiledLayer
 
 
@@ -51,14 +51,14 @@ def allocate(
     size = row_bytes(Space.WEIGHT, config)
     starts = []
     # Parameters come first outside the FPGA, because their addresses have fewer bits.
+    param_bytes, stored_bytes = row_bytes(Space.PARAM, config), size * config.param_chunks
     for n, layer in enumerate(compiled):
-        memory = params if n in params_inside else outside
-        rows_before = len(memory) // row_bytes(Space.PARAM, config)
-        if n not in params_inside:
-            rows_before = len(memory) // (size * config.param_chunks)
-            rows_before += 1 << (OFFCHIP_PARAM_BITS - 1)
-        starts.append(rows_before)
-        memory += _padded(layer.params, n not in params_inside, size * config.param_chunks, config)
+        if n in params_inside:
+            starts.append(len(params) // param_bytes)
+            params += layer.params
+        else:
+            starts.append(OFFCHIP_PARAM + len(outside) // stored_bytes)
+            outside += _padded(layer.params, param_bytes, stored_bytes)
     outside += bytes(-len(outside) % (size * config.banks))
     placed = []
     for n, layer in enumerate(compiled):
@@ -71,7 +71,7 @@ def allocate(
                 layer,
                 header=layer.header
                 | {
-                    "weight": first if inside else first + (1 << (OFFCHIP_WEIGHT_BITS - 1)),
+                    "weight": first if inside else OFFCHIP_WEIGHT + first,
                     "param": starts[n],
                 },
                 plan=replace(
@@ -85,17 +85,10 @@ def allocate(
     return images, placed
 
 
-def _padded(params: bytes, offchip: bool, stored_bytes: int, config: Config) -> bytes:
-    """Return rows of parameters as they are stored, on the FPGA or outside it (``offchip``).
-
-    On the FPGA they are unchanged. Outside it, each row is padded with zeros to ``stored_bytes``
-    bytes, which are a whole number of that memory's rows.
-    """
-    size = row_bytes(Space.PARAM, config)
-    if not offchip or stored_bytes == size:
-        return params
-    rows = (params[i : i + size] for i in range(0, len(params), size))
-    return b"".join(row.ljust(stored_bytes, b"\0") for row in rows)
+def _padded(rows: bytes, size: int, stored_bytes: int) -> bytes:
+    """Return rows of ``size`` bytes, each padded with zeros to ``stored_bytes`` bytes."""
+    split = (rows[i : i + size] for i in range(0, len(rows), size))
+    return b"".join(row.ljust(stored_bytes, b"\0") for row in split)
 
 
 def _kept(

@@ -257,9 +257,8 @@ class _Bus:
     """
 
     def __init__(self, plan: LayerPlan, config: Config):
+        self._plan, self._config = plan, config
         self._row_cycles = config.offchip_row_cycles * OFFCHIP_OVERHEAD
-        self._weights = plan.weights_offchip
-        self._n_params = plan.n_beats * config.param_chunks if plan.params_offchip else 0
         self._free = 0.0
 
     def job(self, n_active: int, summed: int) -> int:
@@ -268,7 +267,7 @@ class _Bus:
         ``n_active`` is the number of its active inputs, and ``summed`` the cycle in which its sums
         would be available if the rows were on the FPGA.
         """
-        n_rows = n_active * self._weights + self._n_params
+        n_rows = self._plan.bus_rows(n_active, 1, self._config)
         if not n_rows:
             return 0
         start = max(self._free, summed - n_active)

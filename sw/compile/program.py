@@ -216,15 +216,15 @@ class LayerPlan:
     params_offchip: bool = False
     """Whether the rows of parameters are outside the FPGA, instead of in parameter memory."""
 
-    def bus_cycles(self, n_weight_reads: float, config: Config) -> float:
-        """Return for how many cycles the bus of the memory outside the FPGA brings rows.
+    def bus_rows(self, n_weight_reads: float, n_jobs: int, config: Config) -> float:
+        """Return the number of rows that ``n_jobs`` jobs read from memory outside the FPGA.
 
-        ``n_weight_reads`` is the number of rows of weights that the layer reads for an image.
+        ``n_weight_reads`` is the number of rows of weights that they read, wherever these are.
         """
         n_rows = n_weight_reads if self.weights_offchip else 0
         if self.params_offchip:
-            n_rows += self.n_jobs * self.n_beats * config.param_chunks
-        return n_rows * config.offchip_row_cycles
+            n_rows += n_jobs * self.n_beats * config.param_chunks
+        return n_rows
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -108,8 +108,7 @@ def write_program(device: Device, program: Program, on_progress: Progress | None
     LinkTimeout, LinkLost
         The board does not answer, or has been disconnected.
     """
-    if device.direct:
-        device.preload(program.images)
+    device.preload(program.images)
     n_written = device.memory.fill(program.images, on_progress)
     device.memory.write(Space.SPIKE, 0, bytes(program.spike_bytes), on_progress)
     if device.direct:

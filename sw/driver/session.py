@@ -186,6 +186,7 @@ class _Recorder:
             config = self.board.config
             for plan in self.board.program.layers:
                 counted = results.layers[plan.name]
-                n_cycles = plan.bus_cycles(counted.n_weight_reads, config)
-                if n_cycles:
+                n_rows = plan.bus_rows(counted.n_weight_reads, plan.n_jobs, config)
+                if n_rows:
+                    n_cycles = n_rows * config.offchip_row_cycles
                     results.bus_use[plan.name] = n_cycles / counted.n_cycles

@@ -13,21 +13,16 @@ import termios
 import numpy as np
 import pytest
 import serial
-from amaranth.lib import data
 
 from hw.boards.configs import CONFIGS
 from hw.protocol import (
     END,
     REPLY,
-    Extension,
     Identity,
     Opcode,
     encode_frame,
-    identity,
-    is_extended,
+    identity_bytes,
     n_bytes,
-    pack,
-    spec_hash,
 )
 from hw.spec import Config
 from sw.compile.compiler import compile_network
@@ -119,15 +114,6 @@ def a_network() -> Network:
     return random_network(11, n_layers=3, channels=(1, 3, 8), timesteps=2, encoder=True)
 
 
-def claim(config: Config) -> bytes:
-    """Return how a device describes itself; values that do not fit their fields are cut off."""
-    raw = pack(Identity, identity(config) | {"spec_hash": spec_hash(config)})
-    if not is_extended(config):
-        return raw
-    fields = [key for key, _ in data.Layout.cast(Extension) if key != "reserved"]
-    return raw + pack(Extension, {key: getattr(config, key) for key in fields})
-
-
 def claimed(rng: random.Random) -> bytes:
     """Return an identity with edits, often one whose hash is right for what it claims."""
     values = dataclasses.asdict(rng.choice(list(CONFIGS.values())))
@@ -137,7 +123,7 @@ def claimed(rng: random.Random) -> bytes:
     config = object.__new__(Config)  # without its checks, as a faulty device has none
     for name, value in values.items():
         object.__setattr__(config, name, value)
-    raw = bytearray(claim(config))
+    raw = bytearray(identity_bytes(config))
     for _ in range(rng.choice((0, 0, 0, 1))):
         raw[rng.randrange(len(raw))] = rng.randrange(256)
     return bytes(raw)[: rng.randrange(n_bytes(Identity)) if rng.random() < 0.1 else None]
