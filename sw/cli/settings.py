@@ -13,7 +13,8 @@ from sw.model.config import ModelConfig, ModelError
 def override(config: ModelConfig, settings: Sequence[str]) -> ModelConfig:
     """Return a changed ``config``: ``settings`` are texts such as ``stages.0.blocks.0.gate=XOR``.
 
-    The value after ``=`` is read as JSON, or as a string if it is not JSON.
+    The value after ``=`` is read as JSON, or as a string if it is not JSON. A ``*`` instead of a
+    number stands for every entry of a list, as in ``stages.*.blocks.*.gate=XOR``.
 
     Raises
     ------
@@ -29,16 +30,36 @@ def override(config: ModelConfig, settings: Sequence[str]) -> ModelConfig:
             value = json.loads(text)
         except json.JSONDecodeError:
             value = text
-        *parents, last = path.split(".")
-        place: Any = values
-        for n, key in enumerate([*parents, last]):
-            if not _has(place, key):
-                where = ".".join(parents[:n])
-                raise ModelError(f"--set {setting}: {_no_setting(place, key, where)}")
-            if n < len(parents):
-                place = place[_key(place, key)]
-        place[_key(place, last)] = value
+        try:
+            _assign(values, path.split("."), value)
+        except _NoSettingError as error:
+            raise ModelError(f"--set {setting}: {error}") from error
     return ModelConfig.from_dict(values)
+
+
+class _NoSettingError(Exception):
+    """A configuration has no setting of the name that was given."""
+
+
+def _assign(place: Any, keys: Sequence[str], value: Any, where: str = "") -> None:
+    """Set the value at the path ``keys`` below ``place``, a configuration's part called ``where``.
+
+    Raises
+    ------
+    _NoSettingError
+        The path does not exist; the message says which settings do.
+    """
+    key, *rest = keys
+    if key == "*" and isinstance(place, list):
+        for n in range(len(place)):
+            _assign(place, [str(n), *rest], value, where)
+        return
+    if not _has(place, key):
+        raise _NoSettingError(_no_setting(place, key, where))
+    if rest:
+        _assign(place[_key(place, key)], rest, value, f"{where}.{key}" if where else key)
+    else:
+        place[_key(place, key)] = value
 
 
 def _has(place: Any, key: str) -> bool:
@@ -55,7 +76,8 @@ def _no_setting(place: Any, key: str, where: str) -> str:
     """
     there = f" in {where}" if where else ""
     if isinstance(place, list):
-        return f"there is no such setting: {where} is a list, numbered from 0 to {len(place) - 1}"
+        numbers = f"numbered from 0 to {len(place) - 1}; * stands for all"
+        return f"there is no such setting: {where} is a list, {numbers}"
     if not isinstance(place, dict):
         return f"there is no such setting: {where} is the single value {place!r}"
     hint = did_you_mean(key, place)

@@ -30,7 +30,7 @@ from sw.model.functional import EAGER, compiled
 from sw.model.presets import fashion_mnist
 from sw.model.resnet import SpikingResNet, round_leaks
 from sw.training import schedule
-from sw.training.loop import TrainError, processes, train
+from sw.training.loop import TrainError, initial, processes, train
 from sw.training.recipes import RECIPES, Recipe, TrainConfig, for_own_data
 from sw.training.summary import batch_size, summary
 
@@ -369,6 +369,8 @@ def _train(args: argparse.Namespace, words: Sequence[str], distributed: bool) ->
     if processes()[0] == 0:
         for line in summary(dataset, model_config, config, device):
             print(line, file=sys.stderr, flush=True)
+        if args.init and init is not None:
+            print(_taken_over(args.init, init, model_config), file=sys.stderr, flush=True)
     return train(
         model_config,
         config,
@@ -382,6 +384,18 @@ def _train(args: argparse.Namespace, words: Sequence[str], distributed: bool) ->
         backend=compiled() if args.compile else EAGER,
         log_dir=args.log_dir,
     )
+
+
+def _taken_over(path: Path, init: dict[str, Tensor], model_config: ModelConfig) -> str:
+    """Return a line that says how much of the checkpoint of ``--init`` fits the network."""
+    with torch.device("meta"):
+        model = SpikingResNet(model_config)
+    _, missing = initial(init, model)
+    line = f"init      {path}: {len(model.state_dict()) - len(missing)} tensors taken over"
+    if not missing:
+        return line
+    names = ", ".join(missing[:4]) + (", ..." if len(missing) > 4 else "")
+    return f"{line}; {len(missing)} start anew, because the file has none that fit: {names}"
 
 
 def _print_results(args: argparse.Namespace, results: dict[str, Any]) -> None:

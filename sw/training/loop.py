@@ -233,6 +233,20 @@ def _say_time(
     )
 
 
+def initial(
+    state: dict[str, Tensor], model: SpikingResNet
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Return what ``model`` can take over from the state dict of another network.
+
+    Coefficients and statistics are repeated where ``model`` has finer ones
+    (:func:`sw.training.schedule.fitted`). The second part of the result names the parameters and
+    buffers of ``model`` for which ``state`` has no tensor of the same name and shape.
+    """
+    own, fitted = model.state_dict(), schedule.fitted_state(state, model)
+    usable = {k: v for k, v in fitted.items() if k in own and v.shape == own[k].shape}
+    return usable, tuple(k for k in own if k not in usable)
+
+
 def build(
     model_config: ModelConfig,
     config: TrainConfig,
@@ -244,16 +258,14 @@ def build(
 
     Parameters
     ----------
-    init : initial parameters, used where name and shape agree.
+    init : initial parameters, used as far as they fit (:func:`initial`).
     scales : scales of the integer network (:class:`sw.convert.folded.Scales`), known if a run is
         resumed; None: determine them by calibration on training samples.
     """
     model = SpikingResNet(model_config)
     if init is not None:
-        init, own = schedule.fitted_state(init, model), model.state_dict()
-        model.load_state_dict(
-            own | {k: v for k, v in init.items() if k in own and v.shape == own[k].shape}
-        )
+        usable, _ = initial(init, model)
+        model.load_state_dict(model.state_dict() | usable)
     if not config.weight_bits:
         return model, None
     if scales is not None:
@@ -283,7 +295,7 @@ def train(
     ----------
     resume : continue the run whose checkpoint is ``out``, as if it had not been interrupted; start
         a new one if the file does not exist.
-    init : parameters to start from, used where name and shape agree.
+    init : parameters to start from, used as far as they fit (:func:`initial`).
     teacher : network to learn from besides the labels; ``config.teacher`` is the SHA-256 of its
         checkpoint.
     command : command line to store in the checkpoint.

@@ -145,17 +145,22 @@ def at_timesteps(config: ModelConfig, timesteps: int) -> ModelConfig:
 
 
 def fitted(value: Tensor, shape: torch.Size) -> Tensor:
-    """Return a coefficient or a batch-norm statistic with as many timesteps as ``shape`` has.
+    """Return a coefficient or a batch-norm statistic, repeated until it has the ``shape``.
 
-    Timesteps that are missing repeat the last one; surplus timesteps are left out. Coefficients are
-    (T, C, H, W); statistics are (T, C), or (C,) for a single timestep. If ``shape`` differs in
-    more than the timesteps, ``value`` is returned as it is.
+    Coefficients are (T, C, H, W); statistics are (T, C), or (C,) for a single timestep. Timesteps
+    that are missing repeat the last one; surplus timesteps are left out. A coefficient that all
+    channels, rows or columns share is repeated for each of them. If ``shape`` differs in any other
+    way, ``value`` is returned as it is.
     """
     timed = value if value.ndim in TIMED_NDIM else value[None]
     n_times, *rest = shape if len(shape) in TIMED_NDIM else (1, *shape)
-    if value.shape == shape or list(timed.shape[1:]) != rest:
+    repeats = timed.ndim - 1 == len(rest) and all(
+        old in (1, new) for old, new in zip(timed.shape[1:], rest, strict=True)
+    )
+    if value.shape == shape or not repeats:
         return value
-    return timed[torch.arange(n_times).clamp(max=len(timed) - 1)].reshape(shape)
+    times = timed[torch.arange(n_times).clamp(max=len(timed) - 1)]
+    return times.expand(n_times, *rest).reshape(shape).clone()
 
 
 def is_timed(name: str) -> bool:

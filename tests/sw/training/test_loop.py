@@ -249,7 +249,12 @@ def test_settings_are_overridden_by_name() -> None:
     assert config.timesteps == 6
     assert config.stages[1].blocks[0].gate == "XOR"
     assert config.neuron.surrogate == "arctan"
+    every = train.override(config, ["stages.*.blocks.*.outer=element"])
+    blocks = [block for stage in every.stages for block in stage.blocks]
+    assert {block.outer for block in blocks} == {"element"}
+    assert blocks[1].gate == "XOR"
     for setting, message in (
+        ("stages.*.chanels=3", "did you mean 'channels'"),
         ("stages.7.channels=3", "no such setting: stages is a list, numbered from 0 to 2"),
         ("colour=3", "no such setting: the settings are timesteps, image_shape"),
         ("stem_chanels=3", "no such setting: did you mean 'stem_channels'[?] the settings are"),

@@ -13,6 +13,7 @@ from sw.cli import train
 from sw.cli.commands import EXIT_BAD_INPUT
 from sw.data import catalogue
 from sw.model import checkpoint
+from sw.model.config import with_granularity
 from sw.model.resnet import SpikingResNet, to_input
 from sw.training import augment, loop, schedule
 from sw.training.recipes import TrainConfig
@@ -101,6 +102,32 @@ def test_a_network_with_more_timesteps_begins_like_the_one_before() -> None:
     assert isinstance(mean, torch.Tensor) and mean.shape == (4, 6)
     back = schedule.fitted_state(after.state_dict(), before)
     torch.testing.assert_close(back, dict(before.state_dict()), rtol=0, atol=0)
+
+
+def test_finer_coefficients_start_from_coarser_ones() -> None:
+    """Check that a network with a coefficient per element and timestep, started from one with
+    coefficients per channel, gives the same spikes."""
+    coarse = with_granularity(small_config(), "channel")
+    model = SpikingResNet(coarse).eval()
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "coefficient" in name:
+                value.uniform_(0.5, 1.5)
+    fine, _ = loop.build(
+        with_granularity(coarse, "element/per-timestep"),
+        CONFIG,
+        easy_data(),
+        dict(model.state_dict()),
+    )
+    pixels = to_input(torch.from_numpy(images(6)))
+    _, before = model.spike_maps(pixels)
+    _, after = fine.eval().spike_maps(pixels)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    _, missing = loop.initial(dict(model.state_dict()), fine)
+    assert missing == ()
+    _, missing = loop.initial(dict(fine.state_dict()), model)
+    assert missing and all("coefficient" in name for name in missing)
 
 
 @pytest.mark.parametrize(
