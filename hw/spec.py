@@ -582,6 +582,11 @@ class Config:
         return max(1, 2 * PARAM_BITS * self.fire_lanes // (self.lanes * self.weight_bits))
 
     @property
+    def n_weights(self) -> int:
+        """Number of weights that the device can hold, inside and outside the FPGA."""
+        return self.banks * self.lanes * (self.weight_depth + self.offchip_depth)
+
+    @property
     def counter_rows(self) -> int:
         """Number of rows of parameter memory that a layer's four counters take."""
         return max(1, 4 // self.fire_lanes)

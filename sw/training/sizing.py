@@ -50,7 +50,7 @@ def board_fits(config: ModelConfig) -> list[BoardFit]:
 def _problem(network: Network, board: Config) -> str:
     """Return what is too small on a board for a network, or an empty text if it fits."""
     n_weights = sum(layer.weight.size for layer in network.layers)
-    room = board.weight_depth * board.lanes * board.banks
+    room = board.n_weights
     if n_weights > room:  # quicker than compiling a network that is much too large
         return f"{n_weights:,} weights, room for {room:,}"
     try:

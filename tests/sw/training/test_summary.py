@@ -22,6 +22,7 @@ from sw.model.config import (
     NeuronConfig,
     StageConfig,
     with_blocks,
+    with_granularity,
 )
 from sw.model.functional import join
 from sw.model.resnet import SpikingResNet
@@ -96,6 +97,13 @@ def test_an_outline_has_the_neurons_of_the_network() -> None:
     assert found.layers[0].leak_shifts == (3, 5)
     problems = {fit.board: fit.problem for fit in sizing.board_fits(model)}
     assert "its leak has 2 shifts" in problems["icebreaker"] and not problems["ulx3s-85f"]
+
+
+def test_weights_outside_the_fpga_count_as_room() -> None:
+    model = with_granularity(RECIPES["fashion-mnist-85f"].model, "element/per-timestep")
+    problems = {fit.board: fit.problem for fit in sizing.board_fits(model)}
+    assert [board for board, problem in problems.items() if not problem] == ["ulx3s-85f-sdram"]
+    assert problems["ulx3s-85f"] == "34,992,128 weights, room for 360,448"
 
 
 def test_what_no_device_runs_has_no_outline() -> None:
