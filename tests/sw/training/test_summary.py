@@ -50,7 +50,9 @@ def test_training_says_what_it_does() -> None:
     assert f"{n_parameters:,} parameters" in text
 
 
-def test_training_warns_of_what_cannot_run_and_of_dark_images() -> None:
+def test_training_warns_of_what_cannot_run_and_of_dark_images(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     block = BlockConfig(gate="ADD")
     stage = StageConfig(channels=6, blocks=(block, BlockConfig()))
     mixed = replace(small_config(), stages=(stage,))
@@ -60,6 +62,8 @@ def test_training_warns_of_what_cannot_run_and_of_dark_images() -> None:
     learned = replace(small_config(), neuron=NeuronConfig(leak="LEARNED", leak_shift=2))
     assert not learned.exportable and "once its leaks are rounded" in lines(learned)
     large = replace(small_config(), stages=(StageConfig(channels=512),))
+    assert "boards    will fit ulx3s-85f-sdram; too large for" in lines(large)
+    monkeypatch.setattr(sizing, "BOARDS", ("ulx3s-85f", "ice40-hx8k"))
     text = lines(large)
     assert (
         "boards    will fit none: ulx3s-85f (" in text and "would fit ulx3s-85f with only" in text
