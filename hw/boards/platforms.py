@@ -17,7 +17,7 @@ from amaranth.lib import io
 from amaranth.vendor import GowinPlatform, LatticeECP5Platform
 from amaranth_boards.ice40_hx8k_b_evn import ICE40HX8KBEVNPlatform
 from amaranth_boards.icebreaker import ICEBreakerPlatform
-from amaranth_boards.resources import LEDResources, UARTResource
+from amaranth_boards.resources import LEDResources, SDRAMResource, UARTResource
 from amaranth_boards.ulx3s import (
     ULX3S_12F_Platform,
     ULX3S_25F_Platform,
@@ -38,7 +38,9 @@ from hw.top import Top
 class ColorlightI5Platform(LatticeECP5Platform):
     """Colorlight i5 v7.0 on its extension board, whose USB bridge has a serial port.
 
-    Pins from github.com/wuxx/Colorlight-FPGA-Projects.
+    Pins from github.com/wuxx/Colorlight-FPGA-Projects; those of the SDRAM were found by Sylvain
+    Munaut and are also those of litex-boards. The SDRAM is always selected and clocked, and its
+    byte masks are always low.
     """
 
     device = "LFE5U-25F"
@@ -49,6 +51,18 @@ class ColorlightI5Platform(LatticeECP5Platform):
         Resource("clk25", 0, Pins("P3", dir="i"), Clock(25e6), Attrs(IO_TYPE="LVCMOS33")),
         *LEDResources(pins="U16", invert=True, attrs=Attrs(IO_TYPE="LVCMOS33")),
         UARTResource(0, rx="H18", tx="J17", attrs=Attrs(IO_TYPE="LVCMOS33", PULLMODE="UP")),
+        SDRAMResource(
+            0,
+            clk="B9",
+            we_n="A10",
+            ras_n="B10",
+            cas_n="A9",
+            ba="B11 C8",
+            a="B13 C14 A16 A17 B16 B15 A14 A13 A12 A11 B12",
+            dq="D15 E14 E13 D12 E12 D11 C10 B17 B8 A8 C7 A7 A6 B6 A5 B5 "
+            "D5 C5 D6 C6 E7 D7 E8 D8 E9 D9 E11 C11 C12 D13 D14 C15",
+            attrs=Attrs(IO_TYPE="LVCMOS33", SLEWRATE="FAST"),
+        ),
     ]
     connectors = []
 
@@ -148,6 +162,14 @@ def _ulx3s(platform: type[Platform], n_block_rams: int) -> Target:
     )
 
 
+COLORLIGHT_I5 = Target(
+    platform=ColorlightI5Platform,
+    port_bits=36 * 56,
+    programmers=(
+        _loader("colorlight-i5", unprotect=True),
+        Programmer(name="ecpdap", sram=("program",), flash=("flash", "write")),
+    ),
+)
 # Without moving jumpers, the FPGA of these boards starts from flash only.
 _ICE40_PROGRAMMERS = (
     Programmer(name="iceprog", flash=()),
@@ -162,14 +184,8 @@ TARGETS: dict[str, Target] = {
     "ulx3s-45f": _ulx3s(ULX3S_45F_Platform, 108),
     "ulx3s-25f": _ulx3s(ULX3S_25F_Platform, 56),
     "ulx3s-12f": _ulx3s(ULX3S_12F_Platform, 56),  # the 25F's die
-    "colorlight-i5": Target(
-        platform=ColorlightI5Platform,
-        port_bits=36 * 56,
-        programmers=(
-            _loader("colorlight-i5", unprotect=True),
-            Programmer(name="ecpdap", sram=("program",), flash=("flash", "write")),
-        ),
-    ),
+    "colorlight-i5": COLORLIGHT_I5,
+    "colorlight-i5-sdram": COLORLIGHT_I5,
     "icebreaker": Target(
         platform=ICEBreakerPlatform,
         port_bits=16 * 4,

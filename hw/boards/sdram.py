@@ -24,6 +24,8 @@ CLOCK_PHASE = 0.75
 """Fraction of a period by which the chip's clock is late."""
 CLOCK_DOMAIN = "sdram"
 """Domain of the chip's clock. It is reset-less, and has no logic but the cell that puts it out."""
+FIXED = ("clk_en", "cs", "dqm")
+"""Pins of a chip that a board may have wired to a fixed level."""
 READ_LATENCY = 2
 """Additional cycles from the controller to the chip and back: a register in each direction."""
 
@@ -36,7 +38,12 @@ def sdram_memory(config: Config) -> SdramMemory | None:
 
 
 def connect_sdram(m: Module, platform: Platform, sdram: SdramMemory) -> None:
-    """Connect the controller of an SDRAM to the pins of the platform's resource ``sdram``."""
+    """Connect the controller of an SDRAM to the pins of the platform's resource ``sdram``.
+
+    A board may have wired the pins ``clk_en``, ``cs`` and ``dqm`` of the chip to a fixed level, at
+    which the chip takes every command. The resource then lacks them. The controller works all the
+    same, because it gives the command NOP when it has nothing to do.
+    """
     names = [sub.name for sub in platform.lookup("sdram", 0).ios]
     ports: Any = platform.request("sdram", 0, dir=dict.fromkeys(names, "-"))
     pins = sdram.pins
@@ -51,6 +58,8 @@ def connect_sdram(m: Module, platform: Platform, sdram: SdramMemory) -> None:
         "a": pins.a,
         "dqm": pins.dqm,
     }.items():
+        if name in FIXED and name not in names:
+            continue
         m.submodules[f"sdram_{name}"] = buffer = io.FFBuffer("o", getattr(ports, name))
         m.d.comb += buffer.o.eq(value)
     m.submodules.sdram_clk = clock = io.DDRBuffer("o", ports.clk, o_domain=CLOCK_DOMAIN)
