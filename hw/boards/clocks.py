@@ -38,8 +38,8 @@ class Clocks(Elaboratable):
     Parameters
     ----------
     late_domain : name of a second clock domain to drive at the same frequency, later than ``sync``.
-        It has no reset, and the caller defines it. None for no such domain, which is only supported
-        on an ECP5.
+        It has no reset, and the caller defines it. None for no such domain, which an ECP5 and a
+        Gowin device support.
     phase : how much later its clock rises, as a fraction of a period.
     """
 
@@ -56,9 +56,9 @@ class Clocks(Elaboratable):
         clk = ClockSignal("sync")
         instance = pll(self._clk_hz, platform)
         if self._late_domain is not None:
-            if not isinstance(platform, LatticeECP5Platform):
+            if not isinstance(platform, LatticeECP5Platform | GowinPlatform):
                 raise SpecError(
-                    "memory outside the FPGA is supported on ECP5 devices only: use "
+                    "memory outside the FPGA is supported on ECP5 and Gowin devices only: use "
                     "Config.offchip_depth = 0"
                 )
             instance = partial(instance, late=(ClockSignal(self._late_domain), self._phase))
@@ -185,8 +185,18 @@ def _ice40_instance(
 
 
 def _gowin_instance(
-    settings: GowinPll, input_hz: int, i: Value, o: Value, locked: Value
+    settings: GowinPll,
+    input_hz: int,
+    i: Value,
+    o: Value,
+    locked: Value,
+    late: tuple[Value, float] | None = None,
 ) -> Instance:
+    second = {}
+    if late is not None:
+        # A phase is set in sixteenths of the output's period.
+        phase = f"{round(16 * late[1]):04b}"
+        second = {"p_PSDA_SEL": phase, "o_CLKOUTP": late[0]}
     return Instance(
         "rPLL",
         p_FCLKIN=f"{input_hz / MHZ:g}",
@@ -202,4 +212,5 @@ def _gowin_instance(
         i_CLKIN=i,
         o_CLKOUT=o,
         o_LOCK=locked,
+        **second,
     )

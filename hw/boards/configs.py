@@ -84,7 +84,7 @@ CONFIGS: dict[str, Config] = {
         Config(name="ulx3s-12f", **_ECP5_25F, **_75_MHZ),
         Config(name="colorlight-i5", **_ECP5_25F, clk_hz=75_000_000, baud=1_000_000),
         Config(
-            name="colorlight-i5-sdram",
+            name="colorlight-sdram",
             banks=2,
             lanes=32,
             weight_bits=4,
@@ -104,6 +104,22 @@ CONFIGS: dict[str, Config] = {
             weight_depth=3072,
             fire_lanes=4,
             spike_bytes=16384,
+            clk_hz=48_600_000,
+            baud=1_000_000,
+        ),
+        Config(
+            name="tang-20k-sdram",
+            banks=2,
+            lanes=32,
+            weight_bits=4,
+            weight_depth=1024,
+            chunk_bits=32,
+            fire_lanes=4,
+            sum_bits=14,
+            membrane_bits=18,
+            spike_bytes=8192,
+            offchip_depth=1 << 18,
+            offchip_row_cycles=4,
             clk_hz=48_600_000,
             baud=1_000_000,
         ),
@@ -198,9 +214,9 @@ def sdram_of(config: Config) -> SdramChip:
     SpecError
         The board has none.
     """
-    for board, chip in CHIPS.items():
-        if config.name.startswith(board):
-            return chip
+    chip = CHIPS.get(config.name.partition("-")[0])
+    if chip is not None:
+        return chip
     raise SpecError(f"{config.name!r} has no SDRAM: use Config.offchip_depth = 0")
 
 

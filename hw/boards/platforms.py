@@ -68,7 +68,11 @@ class ColorlightI5Platform(LatticeECP5Platform):
 
 
 class TangNano20kPlatform(GowinPlatform):
-    """Sipeed Tang Nano 20K, with pins from its schematic (Tang_Nano_20K_3921)."""
+    """Sipeed Tang Nano 20K, with pins from its schematic (Tang_Nano_20K_3921).
+
+    The SDRAM is a second die in the FPGA's package, on pads without pins. They are named by their
+    places, which are those of Project Apicula's database (``sip_cst`` of the GW2A-18C).
+    """
 
     part = "GW2AR-LV18QN88C8/I7"
     family = "GW2AR-18C"
@@ -77,6 +81,23 @@ class TangNano20kPlatform(GowinPlatform):
         Resource("clk27", 0, Pins("4", dir="i"), Clock(27e6), Attrs(IO_TYPE="LVCMOS33")),
         Resource("led", 0, PinsN("15", dir="o"), Attrs(IO_TYPE="LVCMOS33")),
         UARTResource(0, rx="70", tx="69", attrs=Attrs(IO_TYPE="LVCMOS33")),
+        SDRAMResource(
+            0,
+            clk="IOR11B",
+            cke="IOL13A",
+            cs_n="IOL14B",
+            we_n="IOL12B",
+            ras_n="IOL13B",
+            cas_n="IOL14A",
+            ba="IOR13A IOR12A",
+            a="IOR14A IOR13B IOR14B IOR15A IOL16B IOL17B IOL16A IOL17A IOL15B IOL15A IOR12B",
+            dq="IOL3A IOL3B IOL8A IOL8B IOL9A IOL9B IOL11A IOL11B "
+            "IOR9B IOR9A IOR5B IOR6A IOR5A IOR4B IOR3B IOR3A "
+            "IOL39B IOL39A IOL35B IOL35A IOL30B IOL30A IOL20A IOL18B "
+            "IOR17A IOR16A IOR16B IOR17B IOR18A IOR18B IOR44A IOR44B",
+            dqm="IOL12A IOR11A IOL18A IOR15B",
+            attrs=Attrs(IO_TYPE="LVCMOS33"),
+        ),
     ]
     connectors = []
 
@@ -170,6 +191,11 @@ COLORLIGHT_I5 = Target(
         Programmer(name="ecpdap", sram=("program",), flash=("flash", "write")),
     ),
 )
+TANG_NANO_20K = Target(
+    platform=TangNano20kPlatform,
+    port_bits=36 * 46,
+    programmers=(_loader("tangnano20k"),),
+)
 # Without moving jumpers, the FPGA of these boards starts from flash only.
 _ICE40_PROGRAMMERS = (
     Programmer(name="iceprog", flash=()),
@@ -185,7 +211,7 @@ TARGETS: dict[str, Target] = {
     "ulx3s-25f": _ulx3s(ULX3S_25F_Platform, 56),
     "ulx3s-12f": _ulx3s(ULX3S_12F_Platform, 56),  # the 25F's die
     "colorlight-i5": COLORLIGHT_I5,
-    "colorlight-i5-sdram": COLORLIGHT_I5,
+    "colorlight-sdram": COLORLIGHT_I5,
     "icebreaker": Target(
         platform=ICEBreakerPlatform,
         port_bits=16 * 4,
@@ -196,11 +222,8 @@ TARGETS: dict[str, Target] = {
         port_bits=16 * 32,
         programmers=_ICE40_PROGRAMMERS,
     ),
-    "tang-nano-20k": Target(
-        platform=TangNano20kPlatform,
-        port_bits=36 * 46,
-        programmers=(_loader("tangnano20k"),),
-    ),
+    "tang-nano-20k": TANG_NANO_20K,
+    "tang-20k-sdram": TANG_NANO_20K,
 }
 """Target of every board, by its name in :data:`hw.boards.configs.BOARDS`."""
 

@@ -120,10 +120,10 @@ COLORLIGHT_I5_SDRAM = replace(
 )
 CHIPS: dict[str, SdramChip] = {
     "ulx3s": ULX3S_SDRAM,
-    "tang-nano-20k": TANG_NANO_20K_SDRAM,
-    "colorlight-i5": COLORLIGHT_I5_SDRAM,
+    "tang": TANG_NANO_20K_SDRAM,
+    "colorlight": COLORLIGHT_I5_SDRAM,
 }
-"""SDRAM chip of each kind of board that has one."""
+"""SDRAM chip of each kind of board that has one, by the first word of the names of its boards."""
 
 
 @dataclass(frozen=True, kw_only=True)

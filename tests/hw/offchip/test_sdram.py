@@ -44,9 +44,9 @@ def stored(model: SdramModel, dut: SdramRows, port: int, row: int) -> int:
         ("ulx3s", 1, 256, 75e6, 0),
         ("ulx3s", 4, 64, 133e6, 1),
         ("tang-nano-20k", 1, 64, 48.6e6, -1),
-        pytest.param("colorlight-i5", 2, 128, 142e6, 2, marks=pytest.mark.slow),
+        pytest.param("colorlight", 2, 128, 142e6, 2, marks=pytest.mark.slow),
         pytest.param("ulx3s", 8, 256, 120e6, 0, marks=pytest.mark.slow),
-        pytest.param("colorlight-i5", 8, 64, 75e6, 3, marks=pytest.mark.slow),
+        pytest.param("colorlight", 8, 64, 75e6, 3, marks=pytest.mark.slow),
     ],
 )
 def test_ports_and_host_get_what_was_written(
@@ -182,7 +182,7 @@ def test_abort_drops_rows_and_nothing_else() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "n_ports", "row_bits"),
-    [("ulx3s", 1, 256), ("ulx3s", 4, 128), ("ulx3s", 8, 64), ("colorlight-i5", 2, 128)],
+    [("ulx3s", 1, 256), ("ulx3s", 4, 128), ("ulx3s", 8, 64), ("colorlight", 2, 128)],
 )
 def test_bus_brings_rows_97_percent_of_the_time(name: str, n_ports: int, row_bits: int) -> None:
     layout = RowLayout(chip=CHIPS[name], n_ports=n_ports, row_bits=row_bits)

@@ -64,7 +64,7 @@ def test_clocks_and_latencies_that_the_chip_lacks_are_refused() -> None:
 
 @pytest.mark.parametrize("n_ports", PORTS)
 @pytest.mark.parametrize("row_bits", [64, 128, 256])
-@pytest.mark.parametrize("name", ["ulx3s", "colorlight-i5"])
+@pytest.mark.parametrize("name", ["ulx3s", "colorlight"])
 def test_rows_fill_the_chip_and_gateware_agrees(name: str, n_ports: int, row_bits: int) -> None:
     chip = replace(CHIPS[name], rows=8)
     layout = RowLayout(chip=chip, n_ports=n_ports, row_bits=row_bits)
