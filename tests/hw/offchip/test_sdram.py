@@ -43,7 +43,7 @@ def stored(model: SdramModel, dut: SdramRows, port: int, row: int) -> int:
     [
         ("ulx3s", 1, 256, 75e6, 0),
         ("ulx3s", 4, 64, 133e6, 1),
-        ("tang-nano-20k", 1, 64, 48.6e6, -1),
+        ("tang", 1, 64, 48.6e6, -1),
         pytest.param("colorlight", 2, 128, 142e6, 2, marks=pytest.mark.slow),
         pytest.param("ulx3s", 8, 256, 120e6, 0, marks=pytest.mark.slow),
         pytest.param("colorlight", 8, 64, 75e6, 3, marks=pytest.mark.slow),
