@@ -1,4 +1,4 @@
-"""Small networks and checkpoints for tests, with random parameters that resemble trained ones."""
+"""Small networks and checkpoints for tests; their random parameters resemble trained ones."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ CHECKPOINT_SEED = 5
 
 
 def small_config(**changes: object) -> ModelConfig:
-    """Return a small network that uses many features.
+    """Return the configuration of a small network that uses many features.
 
-    It has all three spatial granularities, static and per timestep, an unshared strided
+    It has all three spatial granularities of weights, static and per timestep, an unshared strided
     convolution, three gates, and maps that are not square.
     """
     values: dict = {
@@ -51,7 +51,8 @@ def small_config(**changes: object) -> ModelConfig:
 
 
 def lived_in(config: ModelConfig, seed: int = 0) -> SpikingResNet:
-    """Return a network in eval mode with random coefficients, gains, biases and statistics.
+    """Return a network in eval mode with random coefficients, gains, biases and batch-norm
+    statistics.
 
     Some gains and coefficients are negative.
     """

@@ -64,7 +64,8 @@ def join(gate: Gate, spike: int, identity: int) -> int:
 
 @dataclass(kw_only=True)
 class LayerCase:
-    """Jobs of one layer, and the spikes or logits expected from them."""
+    """Jobs of one layer (each an output position, channel group and timestep), and the spikes or
+    logits expected from them."""
 
     header: dict[str, int]
     jobs: list[dict[str, int]] = field(default_factory=list)
@@ -96,10 +97,11 @@ def firing_layer(
     timesteps: int = 3,
     pixels: bool = False,
 ) -> LayerCase:
-    """Return a layer of random jobs that fires, with its expected spikes.
+    """Return a layer of random jobs with spikes as output, together with the expected spikes.
 
-    Loops over jobs, innermost first: positions of a pooling window, interleaved slots, timesteps
-    (after bit-planes if ``pixels``), channel groups. The last group is the tail.
+    The order of jobs is that of nested loops, innermost first: positions of a pooling window,
+    ``n_slots`` interleaved output positions, timesteps (after bit-planes if ``pixels``), groups of
+    output channels. The last group has only ``tail_lanes`` channels.
     """
     n_shifts = rng.randint(1, config.n_leak_shifts)
     shifts = sorted(rng.sample(range(1, 7), n_shifts)) if leak != Leak.NONE else [0]
@@ -287,7 +289,7 @@ def run(config: Config, cases: list[LayerCase], *, seed: int) -> None:
     sums: dict = {}
 
     async def sum_queue(ctx):
-        """Complete the sums of jobs, sometimes late, and deliver them beat by beat."""
+        """Offer the sums of jobs, sometimes late, and deliver them beat by beat."""
         n = config.fire_lanes
 
         def garbage() -> tuple[list[int], int]:
@@ -376,7 +378,10 @@ def shuffled(rng: random.Random, cases: list[LayerCase]) -> list[LayerCase]:
 @BUILDS
 @pytest.mark.parametrize("gate", Gate)
 def test_equals_the_neuron(gate: Gate, fire_lanes: int, sum_queue: int, banks: int) -> None:
-    """Layers with all leaks and resets run in turn, with random pooling, slots and tails."""
+    """Check random layers with all kinds of leak and reset, one after another, against ``hw.spec``.
+
+    Pooling, the number of interleaved positions and the size of the last channel group are random.
+    """
     config = build(fire_lanes, sum_queue, banks)
     seed = 100 * gate + 10 * fire_lanes
     rng = random.Random(seed)
@@ -405,7 +410,8 @@ def test_equals_the_neuron(gate: Gate, fire_lanes: int, sum_queue: int, banks: i
 
 @BUILDS
 def test_pixels(fire_lanes: int, sum_queue: int, banks: int) -> None:
-    """Layers of pixels (bit-planes, then timesteps) are mixed with layers of spikes."""
+    """Check layers that take pixels, as bit-planes before the timesteps, in turn with layers of
+    spikes."""
     config = build(fire_lanes, sum_queue, banks, pixels=True)
     seed = 1000 + 10 * fire_lanes
     rng = random.Random(seed)
@@ -448,7 +454,10 @@ def test_output_layers(fire_lanes: int, sum_queue: int, banks: int) -> None:
 
 
 def test_a_job_per_cycle() -> None:
-    """A job begins in each cycle if there are as many fire lanes as lanes and enough slots."""
+    """Check that a job can begin in every cycle, if ``fire_lanes`` equals ``lanes``.
+
+    There are as many interleaved output positions as the latency of the membranes requires.
+    """
     config = Config(**{**build(16).__dict__, "membrane_slots": 8})
     case = firing_layer(
         random.Random(3),
@@ -468,7 +477,11 @@ def test_a_job_per_cycle() -> None:
 @pytest.mark.parametrize("kind", ["spikes", "pixels"])
 @pytest.mark.parametrize("fire_lanes", [8, 16])
 def test_membrane_latency_is_tight(fire_lanes: int, kind: str) -> None:
-    """A neuron's next job finds its membrane after membrane_latency cycles, and not earlier."""
+    """Check that a neuron's next job may begin ``membrane_latency`` cycles later, but not one
+    earlier.
+
+    One cycle earlier it reads the old membrane.
+    """
     config = build(fire_lanes, pixels=True)
     n_beats = config.fire_beats
     phases = [Phase.SPIKES] * 2
@@ -517,7 +530,7 @@ def test_membrane_latency_is_tight(fire_lanes: int, kind: str) -> None:
 
 
 def test_a_job_begins_when_its_sums_are_available() -> None:
-    """Neither a job without its sums nor sums without their job begin."""
+    """Check that a job begins only when both the job and its sums are available."""
     config = build(4)
     dut = FireUnit(config)
 
