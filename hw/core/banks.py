@@ -47,10 +47,11 @@ def of_one_bank(bits: Value, config: Config, bank: int) -> Value:
 
 
 class Join(wiring.Component):
-    """Tell when the sums of a job are complete in both of two banks.
+    """Report when a job (output position, channel group and timestep) is complete in both of two
+    banks.
 
-    Either bank may be ahead of the other by several jobs; both complete jobs in the same order. In
-    place of the first bank, there may be several that have been joined before.
+    Both banks complete the same jobs in the same order, but either may be several jobs ahead. The
+    inputs may also come from groups of banks that have been joined before.
 
     Members
     -------
@@ -79,11 +80,12 @@ class Join(wiring.Component):
 class Banks(wiring.Component):
     """Connect the banks as a chain, and add up their sums.
 
-    Bank 0 gets the slots (:class:`hw.core.walk.Walk`), writes and requests to read; each bank hands
-    them on to the next, one cycle later. So signals only run between neighbours, never across the
-    whole device. A beat passes along the chain, and each bank adds its own sums. Whether all banks
-    have room for another chunk, the inputs that a bank reads in one cycle, is handed on in the
-    opposite direction. ::
+    Bank 0 gets the slots (one cycle's read of spike memory each, :class:`hw.core.walk.Walk`),
+    writes and requests to read; each bank hands them on to the next, one cycle later. So signals
+    only run between neighbours, never across the whole device. A beat (``fire_lanes`` sums of a
+    job) passes along the chain, and each bank adds its own sums. Whether all banks have room for
+    another chunk, the inputs that a bank reads in one cycle, is handed on in the opposite
+    direction. ::
 
         slot, writes, requests -> bank 0 ------> bank 1 ------> bank 2 ...
                                     |  beat n      |  beat n      |
@@ -199,7 +201,7 @@ class Banks(wiring.Component):
         m.d.comb += self.room.eq(room)
 
     def _collect(self, m: Module, banks: list[Bank]) -> None:
-        """Connect, from bank to bank, what was read for the host or the loader of descriptors.
+        """Pass what was read for the host or the descriptor loader from bank to bank.
 
         Along the same chain, the numbers of rows of weights that the banks read are added up. The
         last bank's output is that of the chain.
@@ -224,7 +226,7 @@ class Banks(wiring.Component):
         ]
 
     def _connect_sums(self, m: Module, bank: Bank) -> None:
-        """Connect the sums of the only bank to the output; there is nothing to add."""
+        """Connect the sums of the only bank directly to the output."""
         config, sums = self._config, self.sums
         p = Signal(sums.p.shape())
         m.d.comb += [

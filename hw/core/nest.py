@@ -16,10 +16,10 @@ from hw.protocol import LEVEL_WORDS, WORD_BYTES, Header, Level
 from hw.spec import N_LEVELS, N_PLANES, OFFCHIP_PARAM_BITS, OFFCHIP_WEIGHT_BITS, Config
 
 WORD_BITS = 8 * WORD_BYTES
-"""Bits of a word of a descriptor."""
+"""Number of bits of a word of a descriptor."""
 
 FLAGS = ("last", "end", "cut", "fresh", "pool_first", "pool_last", "tail")
-"""One-bit fields of a step."""
+"""Names of the one-bit fields of a step (:func:`step_layout`)."""
 
 
 class Phase(enum.IntEnum):
@@ -33,7 +33,8 @@ class Phase(enum.IntEnum):
     SPIKES = 0
     """A timestep of a layer that takes spikes."""
     PLANE = 1
-    """Bit-planes of a layer that takes pixels; each weighs half as much as the one before it."""
+    """Bit-planes of a layer that takes pixels; each plane weighs half as much as the one before
+    it."""
     FIRST = 2
     """The first timestep of a layer that takes pixels; the membranes hold the sums of planes."""
     LATER = 3

@@ -84,8 +84,8 @@ class ParamMemory(wiring.Component):
 def result_row(m: Module, config: Config, index: Value, page: Value) -> Value:
     """Return the index in parameter memory of a row of results or counters.
 
-    ``page``, 0 or 1, is the page that has the row (:class:`ParamMemory`), and ``index`` counts from
-    the row with the page's first result.
+    Results are stored in two pages (:class:`ParamMemory`). ``page`` is 0 or 1; ``index`` counts
+    rows from the page's first row, which has results.
     """
     page_bits = (config.page_rows - 1).bit_length()
     above_pages = config.n_param_rows >> (page_bits + 1)

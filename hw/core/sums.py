@@ -16,7 +16,7 @@ from hw.spec import SUMS_IN_FLIGHT, Config
 
 
 def sums_layout(config: Config) -> data.ArrayLayout:
-    """Return the layout of the sums that one bank computes for a job, one per lane."""
+    """Return the layout of the sums that one bank computes for a job: one number per lane."""
     return data.ArrayLayout(signed(config.sum_bits), config.lanes)
 
 
@@ -34,16 +34,18 @@ def beat_layout(config: Config, sum_bits: int, n_identity: int) -> data.StructLa
 
 
 class BeatSignature(wiring.Signature):
-    """Interface through which the fire unit reads the sums of jobs in order, beat by beat.
+    """Interface through which the fire unit reads the sums of jobs in order, ``fire_lanes`` at a
+    time.
 
-    The reader drives ``begin``, ``last``, ``beat`` and ``plane``. ``p``, the payload, follows a
-    fixed number of cycles later, see :func:`bank_beats` and :func:`merged_beats`.
+    These ``fire_lanes`` sums are a beat. The reader drives ``begin``, ``last``, ``beat`` and
+    ``plane``. ``p``, the payload, follows a fixed number of cycles later, see :func:`bank_beats`
+    and :func:`merged_beats`.
 
     Members
     -------
     available : the sums of the next job are complete.
-    begin, last : the first or the last beat of a job is asked for in this cycle.
-    beat : index in the job of the beat that is asked for.
+    begin, last : the first or the last beat of a job is requested in this cycle.
+    beat : index in the job of the beat that is requested.
     plane : the job adds up bit-planes of pixels, one per bank, the highest in bank 0. So the total
         of the banks so far is doubled before the next bank's sums are added. A single bank has
         nothing to double, and ignores it.

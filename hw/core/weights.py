@@ -88,7 +88,8 @@ class WeightMemory(wiring.Component):
     """
 
     LATENCY = 3
-    """Cycles, without stalls, from an event to its row."""
+    """Number of cycles from an event (an active input) to its row of weights, if the pipeline does
+    not stall."""
 
     def __init__(self, config: Config):
         self._config = config
@@ -329,10 +330,10 @@ class BlockRows(wiring.Component):
 
 
 def spram_grid(config: Config) -> tuple[int, int]:
-    """Return two numbers of SPRAMs of weight memory: those side by side, and those in depth.
+    """Return how many SPRAMs weight memory has side by side, and how many in depth.
 
-    SPRAMs lie side by side to hold all bits of a row, and in depth to hold all rows. The memory
-    takes the product of both numbers.
+    SPRAMs side by side hold all bits of a row, and SPRAMs in depth hold all rows. The memory takes
+    the product of both numbers.
 
     Raises
     ------
