@@ -1,4 +1,4 @@
-"""The whole device: link and core behind two serial pins."""
+"""The whole device: link and core, connected to the outside by two serial pins."""
 
 from amaranth import Module
 from amaranth.lib import wiring

@@ -9,7 +9,7 @@ SPRAM_DEVICES = frozenset({"iCE40UP5K", "iCE40UP3K"})
 SPRAM_BITS = 16
 """Width of an SPRAM in bits."""
 SPRAM_DEPTH = 16384
-"""Words of an SPRAM."""
+"""Number of words of an SPRAM."""
 N_SPRAMS = 4
 """Number of SPRAMs of a device."""
 

@@ -5,7 +5,7 @@ from amaranth.lib import memory
 
 
 def unreset(shape: ShapeLike, name: str | None = None) -> Signal:
-    """Return a signal for a register without reset, whose value is written before it is read.
+    """Return a signal for a register without reset; it must be written before it is read.
 
     A reset would have to be routed to the register, and takes logic on some devices.
 
@@ -82,7 +82,7 @@ def more_than_one(bits: Value) -> Value:
 
 
 def first_one(bits: Value) -> Value:
-    """Return ``bits`` with only the lowest one left.
+    """Return ``bits`` with only the lowest bit that is one kept, and all others cleared.
 
     The logic has no carry chain, which ``bits & -bits`` would have.
     """

@@ -36,7 +36,7 @@ CELL_COSTS = {
     "SB_RAM40_4K": {"block_ram": 1},
     "SB_SPRAM256KA": {"spram": 1},
 }
-"""Resources that each type of cell takes."""
+"""Resources that each type of cell takes, by type and name of the resource."""
 
 COUNTED = ("lut", "ff", "block_ram", "spram")
 """Resources in the report, in the order of its columns."""
@@ -87,7 +87,7 @@ def blocks(design: dict) -> dict[str, Counter[str]]:
 
 
 def _block(name: str) -> str:
-    """Return the block in which a cell lies.
+    """Return the name of the block (component) to which a cell belongs.
 
     For the cell ``top.core.banks.bank0.fetch.merger.holds`` it is ``core.banks.bank0.fetch``.
     """
@@ -98,8 +98,7 @@ def _block(name: str) -> str:
 
 
 def total(taken: dict[str, Counter[str]]) -> Counter[str]:
-    """Return the resources of all blocks together, where ``taken`` has those of each block by
-    name."""
+    """Return the sum of the resources of all blocks; ``taken`` has those of each block by name."""
     return sum(taken.values(), Counter())
 
 

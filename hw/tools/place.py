@@ -26,7 +26,8 @@ RESOURCES = {
         *("MULTADDALU18X18", "ALU54D"),
     ),
 }
-"""Names of resources in the manifest, and the names that nextpnr uses for them."""
+"""Names of resources in the manifest, each with the names that nextpnr has for it on different
+devices."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +36,15 @@ class Routed:
 
     seed: int
     folder: Path
-    """Folder with the bitstream and the logs."""
+    """Folder that contains the bitstream and the logs."""
     clocks: dict[str, dict]
-    """For each clock: ``fmax_mhz``, ``constraint_mhz``, ``met``."""
+    """Results for each clock by name: ``fmax_mhz``, ``constraint_mhz``, ``met``."""
     utilization: dict[str, list[int]]
-    """For each resource of :data:`RESOURCES` that the device has: used, available."""
+    """Numbers (used, available) of each resource of :data:`RESOURCES` that the device has."""
 
     @property
     def met(self) -> bool:
-        """Whether all clocks reach the frequencies to which they are constrained."""
+        """Whether all clocks reach the frequencies that the constraints require."""
         return all(clock["met"] for clock in self.clocks.values())
 
     @property
@@ -53,9 +54,9 @@ class Routed:
 
 
 def tool_command(name: str) -> list[str]:
-    """Return the command that starts a tool of the optional dependencies ``build``.
+    """Return the command that starts a tool from the optional dependencies ``build``.
 
-    It must be installed beside this Python interpreter.
+    The tool must be installed in the same environment as this Python interpreter.
 
     Raises
     ------
