@@ -90,7 +90,8 @@ def with_banks(banks: int) -> Config:
 
     Raises
     ------
-    hw.spec.SpecError The number of banks is not supported.
+    hw.spec.SpecError
+        The number of banks is not supported.
     """
     return replace(CONFIG, banks=banks, lanes=max(CONFIG.lanes, GRANULE_BITS * banks))
 

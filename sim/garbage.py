@@ -62,7 +62,8 @@ def run(n_seconds: int, seed: int = 0, n_second_bytes: int = BYTES_PER_S) -> Out
 
     Raises
     ------
-    sim.verilate.ToolError Yosys, Verilator or the C++ compiler is missing or failed.
+    sim.verilate.ToolError
+        Yosys, Verilator or the C++ compiler is missing or failed.
     """
     program = build_executable(
         lambda: FrameReceiver(CONFIGS["sim"].max_payload_bytes), MAIN, name="garbage"

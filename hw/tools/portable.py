@@ -106,8 +106,8 @@ def write(board: Board, folder: Path) -> list[Path]:
 
     Raises
     ------
-    SpecError, hw.tools.verilog.ToolError, OSError See :func:`files_for`; or the folder cannot be
-        written.
+    SpecError, hw.tools.verilog.ToolError, OSError
+        See :func:`files_for`; or the folder cannot be written.
     """
     files = files_for(board)
     folder.mkdir(parents=True, exist_ok=True)
@@ -472,7 +472,8 @@ def deliver(
 
     Raises
     ------
-    SpecError, BuildError, OSError See :func:`board_for`, :func:`write` and :func:`check_fit`.
+    SpecError, BuildError, OSError
+        See :func:`board_for`, :func:`write` and :func:`check_fit`.
     """
     board = board_for(name, file)
     paths = write(board, folder or default / board.name)
