@@ -1,25 +1,22 @@
 """Wire format shared by host and device: frames, opcodes, memories, descriptors, counters.
 
-A frame on the wire is ``stuffed(seq, opcode, payload..., crc) END``. It is byte-stuffed as in PPP
-(RFC 1662, section 4.2): before the :data:`END`, a byte that equals :data:`END` or :data:`ESCAPE` is
-sent as :data:`ESCAPE`, followed by the byte XOR :data:`ESCAPE_XOR`. So :data:`END` occurs only at
-the end of a frame. The CRC is CRC-32 (``zlib.crc32``; check value 0xCBF43926 for ``b"123456789"``)
-over ``seq``, opcode and payload. It is sent low byte first; the CRC over everything, the CRC
-itself included, is then :data:`CRC_RESIDUE`. Fields of payloads are little-endian and packed as in
-the structures below. A reply carries the request's ``seq`` and its ``opcode | REPLY``; its payload
-starts with a :class:`Status` byte. A frame that is damaged, truncated or too long is dropped and
-counted; it has no effect and is not answered.
+A frame on the wire is ``stuffed(seq, opcode, payload..., crc) END``, where ``seq`` is a sequence
+number. It is byte-stuffed as in PPP (RFC 1662, section 4.2): before the :data:`END`, a byte that
+equals :data:`END` or :data:`ESCAPE` is sent as :data:`ESCAPE`, followed by the byte XOR
+:data:`ESCAPE_XOR`. So :data:`END` occurs only at the end of a frame. The CRC is CRC-32
+(``zlib.crc32``; check value 0xCBF43926 for ``b"123456789"``) over ``seq``, opcode and payload. It
+is sent low byte first; the CRC over everything, the CRC itself included, is then
+:data:`CRC_RESIDUE`. Fields of payloads are little-endian and packed as in the structures below. A
+reply carries the request's ``seq`` and its ``opcode | REPLY``; its payload starts with a
+:class:`Status` byte. A frame that is damaged, truncated or too long is dropped and counted; it has
+no effect and is not answered.
 
-| request | payload | reply payload after the status byte |
-|---|---|---|
-| IDENTIFY | none | :class:`Identity` |
-| WRITE | :class:`Rows`, the rows | none |
-| READ | :class:`Rows` | the rows |
-| RUN | :class:`Run` | none; later one DONE frame |
-| STATUS | none | :class:`DeviceStatus` |
-| ABORT | none | none; the core stops and is idle |
-| CHECK | :class:`Rows`, CRC-32 of the rows (u32) | none; status MISMATCH if that CRC is wrong |
-| RATE | :class:`Rate` | none, at the old rate; then the device changes to the new one |
+| request | payload | reply payload after the status byte | |---|---|---| | IDENTIFY | none |
+:class:`Identity` | | WRITE | :class:`Rows`, the rows | none | | READ | :class:`Rows` | the rows | |
+RUN | :class:`Run` | none; later one DONE frame | | STATUS | none | :class:`DeviceStatus` | | ABORT
+| none | none; the core stops and is idle | | CHECK | :class:`Rows`, CRC-32 of the rows (u32) |
+none; status MISMATCH if that CRC is wrong | | RATE | :class:`Rate` | none, at the old rate; then
+the device changes to the new one |
 
 A RUN that arrives during a run waits for the end of that run and starts immediately after it; one
 RUN can wait. A DONE frame consists of the run's ``tag`` in place of ``seq``, ``DONE | REPLY``, a
@@ -35,9 +32,9 @@ reset has changed without the host's knowledge.
 
 The device starts at :data:`DEFAULT_BAUD`. After a RATE it falls back to the default rate unless an
 undamaged frame arrives at the new rate within :data:`TRIAL_CYCLES`. It also falls back whenever it
-receives a break: a byte whose data bits and stop bit are all low. A zero byte at
-:data:`BREAK_BAUD` is a break to a device at any higher rate. A break also drops the bytes that have
-been received but not yet decoded.
+receives a break: a byte whose data bits and stop bit are all low. A zero byte at :data:`BREAK_BAUD`
+is a break to a device at any higher rate. A break also drops the bytes that have been received but
+not yet decoded.
 """
 
 # No `from __future__ import annotations` here: data.Struct reads its annotations as values.
@@ -532,7 +529,7 @@ def encode_frame(packet: bytes) -> bytes:
 def decode_frame(raw: bytes) -> bytes | None:
     """Return the packet (``seq``, opcode, payload) of a frame, or None if the frame is damaged.
 
-    ``raw`` is what was received before an :data:`END`.
+    ``raw`` has the bytes of the frame without the :data:`END`.
 
     >>> frame = encode_frame(b"packet").removesuffix(bytes([END]))
     >>> decode_frame(frame)

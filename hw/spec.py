@@ -35,11 +35,11 @@ N_LEVELS = 8
 """Number of nested loops that generate every memory address."""
 
 GRANULE_BITS = 8
-"""Number of bits in a granule, the unit in which spike memory is written and addressed."""
+"""Number of bits in a granule, which is the unit in which spike memory is written and addressed."""
 
 PIECE_BITS = 16
-"""Number of bits in a piece. A chunk consists of pieces, which may come from different rows of a
-feature map."""
+"""Number of bits in a piece. A chunk (the inputs that a bank reads in one cycle) consists of
+pieces, which may come from different rows of a feature map."""
 
 PARAM_BITS = 16
 """Width of a bias and of a threshold, signed."""
@@ -112,7 +112,8 @@ class SpecError(ValueError):
 class Gate(enum.IntEnum):
     """Gate that combines the spike ``s`` of a residual block with the spike ``o`` of its shortcut.
 
-    All results are 0 or 1. ``IAND`` is ``o * (1 - s)``, as in Chen et al., arXiv 2301.11929.
+    All results are 0 or 1. The other gates have their usual meaning; ``IAND`` is ``o * (1 - s)``,
+    as in Chen et al., arXiv 2301.11929.
     """
 
     NONE = 0
@@ -390,7 +391,7 @@ class Config:
     result_rows: int = 16
     """Number of rows for results in parameter memory, each of ``fire_lanes`` logits."""
     pixels: int = 1
-    """1 if layers may read pixels, as bit-planes, instead of spikes; 0 leaves that logic out."""
+    """1 if layers may read pixels (as bit-planes) instead of spikes; 0 omits the logic for this."""
     rx_buffer_bytes: int = 2048
     """Number of bytes that the device buffers while it is busy; the driver never has more bytes of
     requests without an answer.
@@ -528,9 +529,9 @@ class Config:
 
     @property
     def fire_beats(self) -> int:
-        """Number of cycles that the fire unit needs for a job, that is, for ``lanes`` neurons.
+        """Number of cycles (beats) that the fire unit needs for a job, which has ``lanes`` neurons.
 
-        In each cycle, called a beat, it updates ``fire_lanes`` of them (:mod:`hw.core.fire`).
+        In each cycle it updates ``fire_lanes`` neurons (:mod:`hw.core.fire`).
         """
         return self.lanes // self.fire_lanes
 
@@ -560,7 +561,7 @@ class Config:
     def param_latency(self) -> int:
         """Number of cycles from a request for a row of parameter memory until the row arrives.
 
-        A request for a job's sums takes as long. It is one cycle without a queue of sums
+        A request for a job's sums takes as long. The latency is one cycle without a queue of sums
         (:attr:`sum_queue` is 0). Devices with such a queue are large, and have registers before and
         after the memory, which makes three cycles. With several banks (:mod:`hw.core.banks`), the
         sums are added up from one bank to the next, which takes further cycles. Parameters are

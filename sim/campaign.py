@@ -9,8 +9,8 @@ spikes, and reads its spike maps back at the end. Each session has one of these 
 - a second host tries to open the port;
 - a long burst of noise is sent between two requests.
 
-Every inference is compared with that of the same network on an undisturbed link: logits, counters,
-prediction and maps.
+The result of every inference (logits, counters, prediction and maps) is compared with that of the
+same network on an undisturbed link.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Stuck(BaseException):
 
 
 def network(rng: np.random.Generator) -> Network:
-    """Make a network of two layers and a few hundred weights."""
+    """Return a random network of two layers and a few hundred weights."""
 
     def layer(name: str, source: str, n_out: int, n_in: int, size: int, *, output: bool) -> Layer:
         return Layer(

@@ -46,12 +46,12 @@ class _Bank:
 
 @dataclass
 class SdramModel:
-    """An SDRAM; :meth:`tick` is one cycle of its clock.
+    """Model of an SDRAM; :meth:`tick` simulates one cycle of its clock.
 
     Parameters
     ----------
     chip, clk_hz : the chip and the frequency of its clock.
-    seed : seed of the junk in words that were never written.
+    seed : seed of the random contents of words that were never written.
     """
 
     chip: SdramChip

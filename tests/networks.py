@@ -102,7 +102,8 @@ def random_network(
 
 
 def networks(**options: object) -> st.SearchStrategy[Network]:
-    """Return a strategy of random networks; ``options`` are those of :func:`random_network`."""
+    """Return a hypothesis strategy for random networks; ``options`` are those of
+    :func:`random_network`."""
     return st.integers(0, 2**32 - 1).map(
         lambda seed: random_network(seed, **options)  # type: ignore[arg-type]
     )

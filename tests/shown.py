@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 NUMBER = re.compile(r"[-−]?\d[\d,.]*")
 SHORTENED = "..."
-"""Line of a document that stands for any number of lines of the output."""
+"""Line of a document that stands for any number of lines that are left out."""
 
 
 def masked(line: str) -> str:

@@ -163,7 +163,8 @@ def with_tools(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def printed_on_a_terminal(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> str:
-    """Return what a terminal receives while ``do`` has it as standard output and error."""
+    """Call ``do`` with a pseudo-terminal as standard output and error, and return what it
+    printed."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 90))
     sent: list[bytes] = []

@@ -16,7 +16,8 @@ from sw.model.resnet import SpikingResNet
 
 IMAGE_SHAPE = (1, 14, 10)
 CHECKPOINT_SEED = 5
-"""Seed of the network in :func:`a_checkpoint`, which its ``train_config`` names."""
+"""Seed with which :func:`a_checkpoint` makes its network; the checkpoint's ``train_config``
+contains it."""
 
 
 def small_config(**changes: object) -> ModelConfig:

@@ -92,13 +92,14 @@ OPEN_FPGA_LOADER = "openFPGALoader"
 def _loader(board: str, *, sram: bool = True, unprotect: bool = False) -> Programmer:
     """Return the :class:`Programmer` for openFPGALoader, which calls the board ``board``.
 
-    The options always say which memory to write, because without that openFPGALoader writes SRAM
-    on some boards and flash on others. They work with its versions 0.10 (Debian 12) to 1.1.
+    The options always say which memory to write, because without that openFPGALoader writes SRAM on
+    some boards and flash on others. They work with its versions 0.10 (Debian 12) to 1.1.
 
     Parameters
     ----------
     sram : the board can be programmed without its flash.
-    unprotect : the flash is delivered with write protection, which must be taken off.
+    unprotect : the board is delivered with a write-protected flash, so the protection must be
+        removed.
     """
     protection = ("--unprotect-flash",) if unprotect else ()
     return Programmer(

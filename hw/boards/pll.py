@@ -133,8 +133,8 @@ def _choose(
 ) -> Settings:
     """Return the first of the ``candidates`` whose output frequency is exactly ``output_hz``.
 
-    A candidate is a pair of its output frequency in Hz and the PLL's settings. ``input_hz`` is for
-    the message of the error.
+    A candidate is a pair of its output frequency in Hz and the PLL's settings. ``input_hz`` is only
+    used in the error message.
 
     Raises
     ------

@@ -50,7 +50,7 @@ BRIDGES = (
     # DAPLink on the extension board of the Colorlight i5.
     Bridge(vid=0x0D28, pid=0x0204, interface=None, boards=("colorlight-i5",)),
 )
-"""Bridges of all known boards with a serial port of their own."""
+"""USB bridges of all known boards that have a USB serial port."""
 
 
 def interface_of(location: str | None) -> int | None:
@@ -84,12 +84,12 @@ def bridge_of(vid: int | None, pid: int | None, location: str | None) -> Bridge 
 
 
 def firmware_advice(vid: int | None, pid: int | None, serial_number: str | None) -> str:
-    """Return advice on a USB bridge whose firmware may keep its board from answering.
+    """Return advice for the user if a USB bridge has firmware with known faults on the serial line.
 
     The text begins with a space; it is empty if nothing is known. The BL616 of a Tang Nano 20K
-    reports the date of its firmware as serial number, such as 2024122312. That version runs the
-    line at a quarter of the rate (github.com/trabucayre/openFPGALoader/issues/511); others damage
-    bytes.
+    reports the date of its firmware as serial number, such as 2024122312. The version of that date
+    runs the line at a quarter of the rate (github.com/trabucayre/openFPGALoader/issues/511); others
+    damage bytes.
     """
     version = serial_number or ""
     if (vid, pid) != (0x0403, 0x6010) or not re.fullmatch(r"20\d{8}", version):

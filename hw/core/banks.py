@@ -41,7 +41,8 @@ def spikes_layout(config: Config) -> data.StructLayout:
 def of_one_bank(bits: Value, config: Config, bank: int) -> Value:
     """Return the bits that bank number ``bank`` stores, out of ``bits`` with one bit per lane.
 
-    They are those of the lanes ``bank``, ``bank + banks``, ``bank + 2 * banks`` and so on.
+    Bank ``bank`` stores the bits of the lanes ``bank``, ``bank + banks``, ``bank + 2 * banks`` and
+    so on.
     """
     return Cat(bits[bank :: config.banks])
 
@@ -150,9 +151,11 @@ class Banks(wiring.Component):
         return m
 
     def _hand_on(self, m: Module, banks: list[Bank]) -> None:
-        """Connect slots, writes and requests to bank 0, and from each bank to the next.
+        """Connect reads of spike memory (slots), writes and requests to bank 0, and from each bank
+        to the next.
 
-        ``room``, whether the banks can take another chunk, goes from the last bank to bank 0.
+        ``room``, which says whether the banks can take more input spikes, goes from the last bank
+        to bank 0.
         """
         config = self._config
         slot, layer, aborted = self.slot, self.layer, self.aborted

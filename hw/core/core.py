@@ -1,7 +1,7 @@
 """One core, which computes the layers of a network by adding weights, without multipliers.
 
-A *run* is one inference. :class:`Core` explains jobs and banks, :mod:`hw.core.walk` slots. A
-*descriptor*, stored in weight memory, tells the core how to run a layer.
+A *run* is one inference. :class:`Core` explains *jobs* and *banks*, and :mod:`hw.core.walk`
+explains *slots*. A *descriptor*, stored in weight memory, tells the core how to run a layer.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class Core(wiring.Component):
     The input channels are divided among the banks. A bank's spike memory holds the spikes of its
     own channels; there, the inputs of a job are a few contiguous stretches of bits. Every active
     input takes one cycle of its bank, in which a row of weights is read and added to ``lanes``
-    accumulators; silent inputs take none. Timesteps are an inner loop, so that membranes fit into a
-    small memory. ::
+    accumulators; silent inputs take none. Timesteps are an inner loop, so that only the membranes
+    of a few output positions must be stored at a time. ::
 
         Sequencer -> LoopNest -> Walk =slots=> Banks =sums of jobs=> FireUnit
                                    |             ^                   ^   |
@@ -284,9 +284,9 @@ class Core(wiring.Component):
         )
 
     def _write_banks(self, m: Module, u: _Units) -> None:
-        """Connect what is written into the banks: spikes, and the host's rows of weights.
+        """Connect what is written into the banks: spikes, and rows of weights from the host.
 
-        The fire unit's spikes come first; the host waits if it writes spikes in the same cycle.
+        The fire unit's spikes have priority; the host waits if it writes spikes in the same cycle.
         """
         config, write, banks = self._config, self.bus.write.p, u.banks
         index_bits = (config.banks - 1).bit_length()

@@ -61,7 +61,7 @@ class FireUnit(wiring.Component):
     their sums are complete, and at least ``header.spacing`` cycles apart. The arithmetic of a
     neuron is defined in :mod:`hw.spec`. The stages of the pipeline, of one cycle each, are::
 
-        A   parameters and sums asked for
+        A   parameters and sums requested
         BR  membrane read (in B0 if not full_neurons); it arrives a cycle later
         B0  old membrane shifted for the leak (in B1 if not full_neurons)
         B1  sum + bias added; terms of the leak added up
@@ -71,8 +71,8 @@ class FireUnit(wiring.Component):
 
     Parameters and sums arrive at B1, :attr:`hw.spec.Config.param_latency` cycles after A. If that
     is 1, A and B0 are the same cycle. With :attr:`hw.spec.Config.full_neurons` it is at least 3, so
-    that BR can be two cycles before B0. The cycle between them has a register behind the memory,
-    which would otherwise be the slowest path, together with the shift.
+    that BR can be two cycles before B0. The cycle between them is for a register after the memory;
+    without it, memory and shift together would be the slowest path.
 
     A layer that takes pixels reads their :data:`hw.spec.N_PLANES` bits as bit-planes, each of which
     is a map of binary inputs. Before its first timestep, a neuron has ``N_PLANES / banks``
@@ -136,8 +136,9 @@ class FireUnit(wiring.Component):
     def _begin_jobs(self, m: Module) -> Signal:
         """Return a signal that is high in each cycle in which a job begins.
 
-        A job begins when its sums are complete and at least ``header.spacing`` cycles have passed
-        since the job before it began.
+        A job is one output position, group of output channels and timestep. It begins when its sums
+        are complete and at least ``header.spacing`` cycles have passed since the job before it
+        began.
         """
         h = self.header
         free, begin = Signal(init=1), Signal()

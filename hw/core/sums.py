@@ -74,7 +74,7 @@ def bank_beats(config: Config) -> BeatSignature:
     """Return the interface through which one bank's sums of a job are read, beat by beat.
 
     A beat is the sums of ``fire_lanes`` lanes. They are on the member ``p`` one cycle after the
-    beat was asked for (:class:`BeatSignature`).
+    beat was requested (:class:`BeatSignature`).
     """
     return BeatSignature(config, config.sum_bits, config.fire_lanes // config.banks)
 
@@ -83,7 +83,7 @@ def merged_beats(config: Config) -> BeatSignature:
     """Return the interface through which a job's sums over all banks are read, beat by beat.
 
     A beat is the sums of ``fire_lanes`` lanes. They are on the member ``p``
-    :attr:`hw.spec.Config.param_latency` cycles after the beat was asked for
+    :attr:`hw.spec.Config.param_latency` cycles after the beat was requested
     (:class:`BeatSignature`).
     """
     return BeatSignature(config, config.membrane_bits, config.fire_lanes)
@@ -169,12 +169,13 @@ class SumQueue(wiring.Component):
 class SumRegister(wiring.Component):
     """Register for a bank's sums of one job, on devices without memory for a queue.
 
-    It gives the job's sums to the fire unit, beat by beat. Meanwhile the lanes may complete the
-    sums of the next job; they then hold these, and stall until the fire unit begins with that job.
+    A job is one output position, channel group and timestep. The register gives its sums to the
+    fire unit, ``fire_lanes`` at a time (a beat). Meanwhile the lanes may complete the sums of the
+    next job; they then hold these, and stall until the fire unit begins with that job.
 
     Members
     -------
-    i : a job's sums from the lanes, taken in the cycle in which the fire unit asks for their first
+    i : a job's sums from the lanes, taken in the cycle in which the fire unit requests their first
         beat.
     identities : identity spikes of the same jobs.
     o : the same sums, for the fire unit.

@@ -1,4 +1,5 @@
-"""The walk through a layer, which gives reads of spikes to the banks and jobs to the fire unit.
+"""The walk, which turns the steps of a layer's loop nest into reads for the banks and jobs for the
+fire unit.
 
 A *slot* is one cycle's read of spike memory, at the same address in all banks. What is read is a
 *window* of ``chunk_bits`` bits, in *pieces* of :data:`hw.spec.PIECE_BITS` bits. A *job* is the

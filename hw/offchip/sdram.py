@@ -68,15 +68,15 @@ class SdramRows(wiring.Component):
     Members
     -------
     requests : for each port, indices of rows in its region.
-    rows : for each port, the rows that were asked for, in order.
-    aborted : drop all requests and rows of the ports. While the rows that are under way arrive, no
-        further requests are taken.
-    write : row to write. It is taken once all of it is on the pins, so that a request that comes
-        after that reads the new row.
+    rows : for each port, the rows that were requested, in order.
+    aborted : drop all requests and rows of the ports. No further requests are taken until the rows
+        that have already been requested from the chip have arrived.
+    write : row to write. It is taken when its last word is on the pins, so that any later request
+        reads the new row.
     read, read_row : row to read for the host, in order with ``write``. While a row is being read,
         ``write`` and ``read`` wait.
     idle : no row is being read or written for the host.
-    ready : the chip is initialised. Requests that come before wait.
+    ready : the chip is initialised. Earlier requests wait until then.
     transfers : in this cycle, a word was read or written. Its average is the used share of the bus.
     pins : pins of the SDRAM; the outputs are registers, and ``dq_i`` goes directly to one.
     """

@@ -32,7 +32,8 @@ LUT_RAM_DEPTH = 64
 
 
 def shallow(depth: int, platform: object) -> dict[str, str]:
-    """Return attributes of an Amaranth memory that put it into logic cells in place of block RAM.
+    """Return attributes that make synthesis put an Amaranth memory into logic cells instead of
+    block RAM.
 
     They are empty if the memory has more than :data:`LUT_RAM_DEPTH` rows or the device is no ECP5.
     The output of a block RAM comes too late in a cycle to be followed by much logic, and the block

@@ -73,7 +73,8 @@ def popcount(bits: Value) -> Value:
 def more_than_one(bits: Value) -> Value:
     """Return whether ``bits`` has at least two ones.
 
-    This is so if one of its groups of four bits has at least two ones, or if two groups have one.
+    The logic divides ``bits`` into groups of four: one group has at least two ones, or two groups
+    have one each.
     """
     if len(bits) <= 4:
         return Cat(bits[i] & bits[:i].any() for i in range(1, len(bits))).any()

@@ -59,8 +59,8 @@ def blocks(design: dict) -> dict[str, Counter[str]]:
     def rank(name: str) -> tuple[bool, int, int]:
         """Return a key that sorts the names of the same wire, so that the best name comes first.
 
-        Names from the sources come before those that Yosys made (``$...``). Of these, the name in
-        the most deeply nested component comes first, then the shortest.
+        Names from the sources come before those that Yosys generated (``$...``). Within each of
+        these two kinds, names in more deeply nested components come first, then shorter names.
         """
         return name.startswith("$"), -name.count("."), len(name)
 
@@ -146,7 +146,7 @@ def table(results: dict[int, dict[str, Counter[str]]]) -> str:
     """Return the resources as a Markdown table with a row per block, the largest block first.
 
     Each number of lanes has a column for each resource. If there are several numbers of lanes, a
-    line with the cost of one lane follows.
+    row with the cost of one lane follows.
     """
     totals = {n: total(taken) for n, taken in results.items()}
     columns = [(n, r) for n in results for r in COUNTED if totals[n][r]]

@@ -26,7 +26,7 @@ stale."""
 EXIT_BAD_INPUT = 2
 """Exit code if an argument or a file is invalid, or a program that is needed is missing."""
 EXIT_DEVICE = 3
-"""Exit code if there is no device, or it failed."""
+"""Exit code if no device is found, or the device failed."""
 EXIT_INTERRUPTED = 130
 """Exit code after an interrupt by Ctrl-C."""
 

@@ -134,7 +134,7 @@ def identify(port: str, wait_s: float | None = None) -> tuple[str, int]:
     """Return the name of the board on a serial port, and the hash of its gateware's interface.
 
     The hash is that of :func:`hw.protocol.spec_hash`. The port may be missing at first: some boards
-    leave the bus while they are programmed.
+    disconnect from USB while they are programmed.
 
     Parameters
     ----------

@@ -147,7 +147,7 @@ def climbed(manifest: dict) -> dict[str, dict]:
 
 
 def record_rung(board: str, rung: str, values: dict | None) -> None:
-    """Add the record of a check that a bitstream has passed to its manifest.
+    """Add a record to a bitstream's manifest: it has passed a check.
 
     Parameters
     ----------

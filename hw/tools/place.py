@@ -116,7 +116,8 @@ def synthesised(source: Netlist, folder: Path) -> Path:
 
 @contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
-    """Make a folder with a temporary name, and rename it to ``target`` after the ``with`` block.
+    """Yield a new folder with a temporary name, and rename it to ``target`` after the ``with``
+    block.
 
     If the block raises an exception, the folder is not renamed. So a folder named ``target`` is
     always complete.
@@ -131,8 +132,8 @@ def _new_folder(target: Path) -> Iterator[Path]:
 def route(source: Netlist, synthesis: Path, seed: int, *, prefix: str = "seed") -> Routed:
     """Place, route and pack a synthesised netlist with one seed, and return the result.
 
-    Nothing is done if an earlier call with the same netlist and seed has left its result, in a
-    folder whose name is ``prefix`` and the seed.
+    The result is kept in a folder whose name consists of ``prefix`` and the seed. If it is there
+    from an earlier call with the same netlist and seed, no tool is run.
 
     Raises
     ------
@@ -173,9 +174,9 @@ def route(source: Netlist, synthesis: Path, seed: int, *, prefix: str = "seed") 
 
 
 def routed_netlist(source: Netlist, synthesis: Path, seed: int) -> tuple[Path, Path]:
-    """Place, route and pack once more, as :func:`route` does, and let nextpnr write its netlist.
+    """Place, route and pack as :func:`route` does, and also let nextpnr write the routed netlist.
 
-    Nothing is done if an earlier call has left the results.
+    No tool is run if the results of an earlier call are still there.
 
     Returns
     -------

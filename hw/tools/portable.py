@@ -20,7 +20,8 @@ from hw.tools.netlist import BuildError
 from hw.tools.verilog import run_yosys, to_rtlil, verilog_of
 
 MODULE = "spikefold"
-"""Name of the portable module, whose ports are those of :class:`hw.boards.portable.PortableTop`."""
+"""Name of the top module of the portable Verilog; its ports are those of
+:class:`hw.boards.portable.PortableTop`."""
 
 _PASSES = """
 proc -nomux -norom
@@ -176,7 +177,7 @@ def _wrapper(board: Board) -> str:
 
 
 def _pll(board: Board) -> str:
-    """Return the instance of the PLL that makes ``core_clk`` and ``locked`` from ``clk``.
+    """Return the Verilog of a PLL that generates ``core_clk`` and ``locked`` from ``clk``.
 
     Raises
     ------

@@ -149,7 +149,7 @@ class Chip:
     def wire_name(self, wire: int) -> str:
         """Return the name of a wire, such as ``lutff_3:in_1``.
 
-        A wire has a name in each tile that it passes; this is the one in the first of them.
+        A wire has a name in each tile through which it passes; this is its name in the first one.
         """
         return self._text(self._wires + 52 * wire)
 

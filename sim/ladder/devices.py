@@ -56,7 +56,8 @@ class Build:
 
     @classmethod
     def of(cls, board: str) -> Build:
-        """Return the build of a board from the present sources.
+        """Return the sources of a board's gateware, with the bitstream built from them, if there is
+        one.
 
         Raises
         ------
@@ -127,10 +128,12 @@ def after_synthesis(build: Build) -> str:
 def after_routing(build: Build) -> str:
     """Return the Verilog of the netlist after place and route.
 
+    Place and route are repeated for this, because the shipped files do not contain that netlist.
+
     Raises
     ------
     LadderError
-        Place and route, done again, yields another file than the shipped one.
+        The repeated place and route yields another bitstream than the shipped one.
     """
     folder, path = _routed(build)
     again = (folder / build.source.product).read_bytes()
@@ -180,7 +183,7 @@ def compared_bits(build: Build) -> str:
 
 
 def of_bitstream(build: Build) -> str:
-    """Return the Verilog of the netlist that the bits of an iCE40's shipped file configure.
+    """Return the Verilog of the netlist that the bits of an iCE40's shipped bitstream configure.
 
     Raises
     ------

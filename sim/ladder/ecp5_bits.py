@@ -3,7 +3,8 @@
 ``ecpunpack`` of Project Trellis turns the file into settings of tiles: *arcs*, which connect wires,
 *words*, such as the contents of tables, and *enums*, which choose a mode. nextpnr writes the same
 settings as text before they are packed into bits. A setting whose bits are all 0 is the default of
-its tile. The bits do not tell whether it was chosen, so that it may be missing in either text.
+its tile. The bits do not show whether the design chose that default explicitly, so that the setting
+may be missing in either text.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ DEFAULTS = {
     "WREMUX": {"WRE"},
     "REGSET": {"SET"},
 }
-"""Values of the enums (choices of a mode) of logic tiles that are encoded as all bits 0, by the
-last part of the enum's name."""
+"""Default values, whose bits are all 0, of the mode settings (enums) of logic tiles, by the last
+part of the setting's name."""
 FIXED_ARCS = re.compile(r"arc: (\w*JECLK\d \w*SYNCECLK\d|JDI[A-D] JPADDI[A-D]_PIO)")
 """Pattern of arcs (connections) outside of logic tiles that have no bits: those of unused edge
 clocks, and of input pins."""

@@ -57,7 +57,8 @@ def verilog(netlist: Netlist, boundary: Boundary) -> str:
 def _read(writer: Writer, cell: Cell, pin: str) -> str:
     """Return the Verilog expression of an input of a cell.
 
-    The parameter ``CEMUX`` of the input ``CE``, for example, may invert it or make it a constant.
+    The parameter ``CEMUX`` of the input ``CE``, for example, may invert the input or replace it by
+    a constant.
     """
     mode = cell.text(f"{pin}MUX", pin)
     if mode in ("0", "1"):

@@ -267,7 +267,7 @@ class _Extraction:
     def _pll_at(self, pad: Bel) -> Bel | None:
         """Return the PLL whose output replaces the input of this pad, or None.
 
-        An output of a PLL has no wire of its own, but uses that of the input of a certain pad.
+        The output of a PLL has no wire of its own; it uses the wire of a certain pad's input.
         """
         for index, bel in enumerate(self._chip.bels):
             if bel.kind == "pll" and bel.wires["PLLOUT_A"] == pad.wires["D_IN_0"]:

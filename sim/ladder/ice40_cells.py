@@ -84,7 +84,7 @@ def _io(writer: Writer, cell: Cell) -> None:
 
 
 def _join_inputs(writer: Writer, cell: Cell) -> None:
-    """Make the outputs of a pin's input buffer the same nets as the pin itself.
+    """Join the outputs of a pin's input buffer with the net of the pin itself.
 
     Raises
     ------

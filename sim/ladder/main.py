@@ -1,8 +1,9 @@
-"""Climb the ladder from the trained network to the bitstreams that are flashed.
+"""Check the whole chain from the trained network to the bitstreams that are flashed: the ladder.
 
-Each rung compares one form of a board's network or device with the integer reference, exactly. The
-manifest of the bitstream records which rungs it has climbed; a new bitstream has climbed none.
-Rungs above the synthesis need no bitstream: they also check sources that have not been built yet.
+Each check, called a rung, compares one form of a board's network or device with the integer
+reference, exactly. The manifest of the bitstream records which rungs it has passed; a new bitstream
+has passed none. Rungs above the synthesis need no bitstream: they also check sources that have not
+been built yet.
 """
 
 from __future__ import annotations

@@ -45,7 +45,8 @@ class Cell:
         return self.parameters.get(parameter, default).strip()
 
     def bus(self, pin: str, width: int, separator: str = "_") -> list[Bit | None]:
-        """Return the nets of the bits of a pin, the lowest bit first; None for an open bit.
+        """Return the nets of the bits of a pin, the lowest bit first; None for a bit that is not
+        connected.
 
         ``separator`` stands between the pin's name and the number of a bit. It is empty for cells
         whose data sheet already names single bits as pins, such as ``DOA3``.

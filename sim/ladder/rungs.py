@@ -26,7 +26,8 @@ from sw.network import encoder
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Number of networks and samples that each rung (check) uses, and the driver's patience."""
+    """Amount of work of each rung (check): numbers of networks and samples, and the driver's
+    timeout."""
 
     n_random: int = 4
     """Number of random networks."""
@@ -74,9 +75,10 @@ class Rung:
 
 
 def _at_pins(climb: Climb, verilog: str | None) -> str:
-    """Simulate the device and compare everything at its serial pins (:mod:`sim.ladder.pins`).
+    """Simulate the device, and compare all that it answers at its serial pins
+    (:mod:`sim.ladder.pins`).
 
-    ``verilog`` is the Verilog of the device; None means that of the sources.
+    ``verilog`` is the Verilog of the device; None means to generate it from the sources.
     """
     config: Config = climb.build.config
     program = executable(config, verilog=verilog)

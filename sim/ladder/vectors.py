@@ -141,8 +141,9 @@ def filling_vector(config: Config, n_samples: int, seed: int) -> Vector:
 def _sized(config: Config, size: int, rng: np.random.Generator) -> Network:
     """Return a network of two layers whose number of weights grows with ``size``.
 
-    The input has ``1 + size`` channels and is one row high. The first layer has weights of its own
-    at each position of that row, so that each further channel adds weights at every position.
+    The input has ``1 + size`` channels and is one row high. The weights of the first layer are
+    different at each position of that row, so that each further channel adds weights at every
+    position.
     """
     n_out, width = config.lanes, 4
     channels = 1 + size

@@ -225,7 +225,8 @@ class Writer:
         module : name of the module.
         by : name of the cell, for messages.
         parameters, inputs : their expressions, by name.
-        outputs : nets of each output by its name, the lowest bit first; None leaves a bit open.
+        outputs : nets of each output by its name, the lowest bit first; None leaves a bit
+            unconnected.
         """
         n = len(self._lines)
         pins = dict(inputs)

@@ -24,7 +24,7 @@ from tests.sw.fake_device import FakeDevice
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make sessions take a second or less."""
+    """Fixture that makes the campaign's sessions so short that each takes a second or less."""
     for name, value in {"N_SAMPLES": 6, "N_READ_BACK": 2, "NOISE_BYTES": 5000}.items():
         monkeypatch.setattr(campaign, name, value)
 

@@ -70,11 +70,12 @@ class LayerCase:
     header: dict[str, int]
     jobs: list[dict[str, int]] = field(default_factory=list)
     sums: list[tuple[list[int], int]] = field(default_factory=list)
-    """Sums over all banks and identity spikes of each job, by lanes."""
+    """Pair of sums over all banks (one per lane) and identity spikes (one bit per lane), for each
+    job."""
     params: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     """Bias and threshold of each neuron, for every row of parameter memory that is used."""
     spikes: list[tuple[int, int, int]] = field(default_factory=list)
-    """Expected writes to spike memory: (granule, count, bits)."""
+    """Expected writes to spike memory: (address of the first byte, number of bytes, bits)."""
     results: dict[int, list[int]] = field(default_factory=dict)
 
 
@@ -199,7 +200,7 @@ def firing_layer(
 
 
 def output_layer(rng: random.Random, config: Config, n_groups: int, tail_lanes: int) -> LayerCase:
-    """Return an output layer of random jobs, some of them silent, with its expected logits."""
+    """Return an output layer of random jobs with its expected logits; some jobs have all sums 0."""
     n_beats = config.fire_beats if n_groups > 1 else -(-tail_lanes // config.fire_lanes)
     case = LayerCase(
         header={
@@ -237,10 +238,12 @@ def output_layer(rng: random.Random, config: Config, n_groups: int, tail_lanes: 
 
 
 def run(config: Config, cases: list[LayerCase], *, seed: int) -> None:
-    """Run the layers on one fire unit, one after another, and compare all that it writes.
+    """Run layers on one fire unit, one after another, and compare all spikes and logits that it
+    writes.
 
     Running them on the same unit shows that no layer depends on the state that an earlier one left.
-    Jobs and sums of every second layer arrive without gaps, those of the others with stalls.
+    Jobs and sums of every second layer arrive without gaps, those of the other layers with random
+    pauses.
     """
     dut = FireUnit(config)
     rng = random.Random(seed)

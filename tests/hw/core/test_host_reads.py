@@ -54,7 +54,8 @@ def test_rows_of_all_spaces(config: Config, stall: float) -> None:
         return value_of("params", int(space), row) & (1 << row_bits) - 1
 
     async def banks(ctx):
-        """Answer requests for words and granules, each kind after its own number of cycles."""
+        """Answer requests for words of weights and bytes of spikes, with a fixed latency for each
+        kind."""
         due: deque[tuple[int, int]] = deque()
         cycle = 0
         trigger = ctx.tick().sample(

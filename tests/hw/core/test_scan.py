@@ -31,10 +31,10 @@ def random_chunks(
     granule_rows: int = ALL_ROWS,
     silent: float = 0.2,
 ) -> list[Chunk]:
-    """Return sparse, dense and full chunks of ``n_jobs`` jobs.
+    """Return the chunks (groups of inputs) of ``n_jobs`` random jobs: sparse, dense and full ones.
 
-    A job is silent with probability ``silent``: it has one chunk, which is empty. Only the bits of
-    a granule that have a row of weights are set.
+    A job has no active input with probability ``silent``; it then has one chunk, which is empty.
+    Bits of a granule (byte) that have no row of weights are never set.
     """
     n_bits = config.chunk_bits
     used = [i for i in range(n_bits) if i % GRANULE_BITS < 1 << granule_rows]

@@ -47,7 +47,7 @@ def identity_spikes(job: int, config: Config) -> int:
 
 
 def beats_of(job: int, config: Config) -> list[tuple[list[int], int]]:
-    """Return the sums and identity spikes of each beat of a job."""
+    """Return the sums and identity spikes of each beat (``fire_lanes`` lanes) of a job."""
     sums, identity, n_sums = job_sums(job, config), identity_spikes(job, config), config.fire_lanes
     n_identity = n_sums // config.banks
     return [
