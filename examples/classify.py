@@ -1,4 +1,4 @@
-"""Classify images from an array on a board, here the virtual one.
+"""Classify images from an array on a board; by default this is the virtual board.
 
 Run ``python examples/classify.py`` or ``python examples/classify.py /dev/ttyUSB0``. It prints::
 

@@ -19,7 +19,8 @@ CLASSES = ("circle", "cross", "square", "triangle")
 
 
 def draw(name: str, random: np.random.Generator) -> Image.Image:
-    """Return one image: a shape of random size, place and shade, on a dark, noisy ground."""
+    """Return one image: a shape of random size, position and brightness, on a dark, noisy
+    background."""
     r = int(random.integers(4, 7))
     x, y = (int(v) for v in random.integers(r, SIZE - r, 2))
     shade = int(random.integers(150, 256))
@@ -39,7 +40,7 @@ def draw(name: str, random: np.random.Generator) -> Image.Image:
 
 
 def main(folder: Path) -> None:
-    """Write the images."""
+    """Draw all images and write them to ``folder``, with a folder for each class."""
     random = np.random.default_rng(1)
     n_images = {"train": 100, "test": 25}
     for part, n in n_images.items():

@@ -1,8 +1,8 @@
-"""Import a network of SpikingJelly's from its state dict, and compare it with the library.
+"""Import a SpikingJelly network from its state dict, and compare its classes with SpikingJelly's.
 
-A state dict holds tensors only; a topology, which ``describe`` makes of the network, says the rest.
-Needs SpikingJelly (``make test`` installs it). Run ``python examples/import_spikingjelly.py``. It
-prints::
+A state dict has only tensors. How the layers are connected is described by a topology, which
+``describe`` derives from the network. Needs SpikingJelly (``make test`` installs it). Run ``python
+examples/import_spikingjelly.py``. It prints::
 
     same class in floats:   100.0%
     same class in integers: 99.5%
@@ -27,13 +27,14 @@ T = 4
 
 
 def outputs(net: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
-    """Return the mean outputs (N, 10) over all timesteps."""
+    """Run a network for ``T`` timesteps on images, and return its outputs (N, 10) averaged over
+    them."""
     functional.reset_net(net)
     return net(pixels.expand(T, *pixels.shape)).mean(0)
 
 
 def main() -> None:
-    """Train a little, save the state dict, import it, and compare the classes."""
+    """Train a small network, save its state dict, import it, and compare the classes."""
     torch.manual_seed(1)
     net = nn.Sequential(
         *(layer.Conv2d(1, 8, 3, padding=1, bias=False), layer.BatchNorm2d(8)),

@@ -1,7 +1,7 @@
-"""Read the spikes of every map from a board, and compute the membranes behind them.
+"""Read the spikes of every feature map from a board, and compute the membranes that led to them.
 
-A device sends spikes, logits and counters. Membranes stay in the core; the integer reference, which
-the device equals bit for bit, gives them. Run ``python examples/observe.py``.
+A board sends spikes, logits and counters, but no membranes. These come from the integer reference,
+whose results equal the board's bit for bit. Run ``python examples/observe.py``.
 
 It prints a line for every map::
 
@@ -25,7 +25,7 @@ from sw.shipped import NETWORK
 
 
 def main(port: str = "sim") -> None:
-    """Run one image, and print what happened inside the network."""
+    """Run one image, and print its class, the number of spikes in each map, and some membranes."""
     network = netfile.load(NETWORK).network
     image = load_samples().images[0]
     with Board.open(port) as board:

@@ -24,7 +24,7 @@ from sw.shipped import NETWORK
 
 
 def main(port: str = "sim", source: BinaryIO = sys.stdin.buffer) -> None:
-    """Print a line for every frame, as soon as the board has its class."""
+    """Print a line for every frame, as soon as the board has returned its class."""
     network = netfile.load(NETWORK).network
     with Board.open(port) as board:
         board.load(network)

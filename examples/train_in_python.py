@@ -1,6 +1,6 @@
-"""Train a network in Python, turn it into integers, and run those, without a command line.
+"""Train a network from Python code, quantise it to integers, and run the integer network.
 
-The data are arrays, here noisy stripes in three directions. Run ``python
+The data are images of noisy stripes in three directions. Run ``python
 examples/train_in_python.py``. It reports every epoch on standard error, and prints::
 
     test accuracy in floats:   100.0%
@@ -35,7 +35,10 @@ def stripes(n_images: int, seed: int) -> Split:
 
 
 def main() -> None:
-    """Train, fold, quantise and run. (``netfile.save`` writes the file that a board loads.)"""
+    """Train a network, fold and quantise it, and run it with integers.
+
+    To run it on a board, write it to a file with ``netfile.save``.
+    """
     torch.set_num_threads(1)  # enough for a network this small
     parts = Parts(train=stripes(300, 1), validation=stripes(60, 2), test=stripes(90, 3))
     data = assemble(parts, "stripes", LABELS, "memory")

@@ -1,6 +1,6 @@
 """Bus between the serial link and the core.
 
-Over it, the link reads and writes the device's memories for the host, in *rows*, the units in
+Over this bus, the link reads and writes the device's memories for the host, in *rows*, the units in
 which a memory is addressed (:class:`hw.protocol.Space`). It also starts *runs*: one run is one
 inference, whose result the core reports at its end.
 """
@@ -30,10 +30,10 @@ def row_write_layout(config: Config) -> data.StructLayout:
 class OffchipPort(wiring.Signature):
     """Signals by which one bank reads rows of its memory outside the FPGA.
 
-    ``Out`` flows from the bank to the memory. Rows arrive in the order in which they were asked
-    for, after any number of cycles. A row that is not taken may hold up those of other banks, so a
-    bank takes each within a bounded time, whatever the other banks do. A row that was written
-    before it is asked for has its new contents.
+    ``Out`` flows from the bank to the memory. Rows arrive in the order of the requests, after any
+    number of cycles. A bank must take each row within a bounded time, even if other banks wait,
+    because a row that is not taken can block those of other banks. A request returns what was
+    written to its row before.
     """
 
     def __init__(self, config: Config):
@@ -51,9 +51,10 @@ def offchip_row_bits(config: Config) -> int:
 
 
 def offchip_write_layout(config: Config) -> data.StructLayout:
-    """Return the layout of a row to write into the memory outside the FPGA.
+    """Return the layout of a write to the memory outside the FPGA.
 
-    ``bank`` is the bank that has the row, ``row`` its index in that bank, ``data`` its contents.
+    ``bank`` is the bank to which the row belongs, ``row`` its index in that bank, ``data`` its
+    contents.
     """
     return data.StructLayout(
         {

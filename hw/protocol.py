@@ -1,25 +1,22 @@
 """Wire format shared by host and device: frames, opcodes, memories, descriptors, counters.
 
-A frame on the wire is ``stuffed(seq, opcode, payload..., crc) END``. It is byte-stuffed as in PPP
-(RFC 1662, section 4.2): before the :data:`END`, a byte that equals :data:`END` or :data:`ESCAPE` is
-sent as :data:`ESCAPE`, followed by the byte XOR :data:`ESCAPE_XOR`. So :data:`END` occurs only at
-the end of a frame. The CRC is CRC-32 (``zlib.crc32``; check value 0xCBF43926 for ``b"123456789"``)
-over ``seq``, opcode and payload. It is sent low byte first; the CRC over everything, the CRC
-itself included, is then :data:`CRC_RESIDUE`. Fields of payloads are little-endian and packed as in
-the structures below. A reply carries the request's ``seq`` and its ``opcode | REPLY``; its payload
-starts with a :class:`Status` byte. A frame that is damaged, truncated or too long is dropped and
-counted; it has no effect and is not answered.
+A frame on the wire is ``stuffed(seq, opcode, payload..., crc) END``, where ``seq`` is a sequence
+number. It is byte-stuffed as in PPP (RFC 1662, section 4.2): before the :data:`END`, a byte that
+equals :data:`END` or :data:`ESCAPE` is sent as :data:`ESCAPE`, followed by the byte XOR
+:data:`ESCAPE_XOR`. So :data:`END` occurs only at the end of a frame. The CRC is CRC-32
+(``zlib.crc32``; check value 0xCBF43926 for ``b"123456789"``) over ``seq``, opcode and payload. It
+is sent low byte first; the CRC over everything, the CRC itself included, is then
+:data:`CRC_RESIDUE`. Fields of payloads are little-endian and packed as in the structures below. A
+reply carries the request's ``seq`` and its ``opcode | REPLY``; its payload starts with a
+:class:`Status` byte. A frame that is damaged, truncated or too long is dropped and counted; it has
+no effect and is not answered.
 
-| request | payload | reply payload after the status byte |
-|---|---|---|
-| IDENTIFY | none | :class:`Identity` |
-| WRITE | :class:`Rows`, the rows | none |
-| READ | :class:`Rows` | the rows |
-| RUN | :class:`Run` | none; later one DONE frame |
-| STATUS | none | :class:`DeviceStatus` |
-| ABORT | none | none; the core stops and is idle |
-| CHECK | :class:`Rows`, CRC-32 of the rows (u32) | none; status MISMATCH if that CRC is wrong |
-| RATE | :class:`Rate` | none, at the old rate; then the device changes to the new one |
+| request | payload | reply payload after the status byte | |---|---|---| | IDENTIFY | none |
+:class:`Identity` | | WRITE | :class:`Rows`, the rows | none | | READ | :class:`Rows` | the rows | |
+RUN | :class:`Run` | none; later one DONE frame | | STATUS | none | :class:`DeviceStatus` | | ABORT
+| none | none; the core stops and is idle | | CHECK | :class:`Rows`, CRC-32 of the rows (u32) |
+none; status MISMATCH if that CRC is wrong | | RATE | :class:`Rate` | none, at the old rate; then
+the device changes to the new one |
 
 A RUN that arrives during a run waits for the end of that run and starts immediately after it; one
 RUN can wait. A DONE frame consists of the run's ``tag`` in place of ``seq``, ``DONE | REPLY``, a
@@ -35,9 +32,9 @@ reset has changed without the host's knowledge.
 
 The device starts at :data:`DEFAULT_BAUD`. After a RATE it falls back to the default rate unless an
 undamaged frame arrives at the new rate within :data:`TRIAL_CYCLES`. It also falls back whenever it
-receives a break: a byte whose data bits and stop bit are all low. A zero byte at
-:data:`BREAK_BAUD` is a break to a device at any higher rate. A break also drops the bytes that have
-been received but not yet decoded.
+receives a break: a byte whose data bits and stop bit are all low. A zero byte at :data:`BREAK_BAUD`
+is a break to a device at any higher rate. A break also drops the bytes that have been received but
+not yet decoded.
 """
 
 # No `from __future__ import annotations` here: data.Struct reads its annotations as values.
@@ -65,36 +62,39 @@ from hw.spec import (
 PROTOCOL_VERSION = 3
 """Version of this wire format, reported in :class:`Identity`."""
 MAGIC = int.from_bytes(b"SPKF", "little")
-"""First field of :class:`Identity`, by which the host recognises a device."""
+"""Value of the first field of :class:`Identity`, by which the host recognises a device."""
 REPLY = 0x80
 """Bit of an opcode that marks a reply."""
 END = 0x7E
 """Byte that ends a frame."""
 ESCAPE = 0x7D
-"""Byte that announces an escaped byte."""
+"""Byte that precedes an escaped byte."""
 ESCAPE_XOR = 0x20
-"""Mask by which an escaped byte is changed."""
+"""Mask with which an escaped byte is XORed."""
 CRC_POLYNOMIAL = 0xEDB88320
-"""Polynomial of the CRC-32 of Ethernet and zlib, lowest bit first."""
+"""Polynomial of the CRC-32 of Ethernet and zlib, in bit-reversed notation."""
 CRC_INIT = CRC_XOR_OUT = 0xFFFFFFFF
 """Initial value of the CRC, and mask applied to its final value."""
 CRC_RESIDUE = 0x2144DF1C
-"""CRC of any packet followed by its CRC."""
+"""CRC over a packet and the packet's own CRC, if there is no error."""
 HEADER_BYTES = 2
-"""Bytes of a packet's header: ``seq`` and ``opcode``."""
+"""Number of bytes of a packet's header: ``seq`` and ``opcode``."""
 ARGUMENT_BYTES = 6
-"""Bytes of the arguments of a request that has any: :class:`Rows`, :class:`Run`, :class:`Rate`."""
+"""Number of bytes of the arguments (:class:`Rows`, :class:`Run`, :class:`Rate`) of a request that
+has arguments."""
 CRC_BYTES = 4
-"""Bytes of the CRC behind a packet."""
+"""Number of bytes of the CRC after a packet."""
 STATUS_BYTES = 1
-"""Bytes of the status at the beginning of a reply's payload."""
+"""Number of bytes of the status, with which a reply's payload begins."""
 DEFAULT_BAUD = 1_000_000
-"""Rate after a reset, in bits per second. The USB bridges of the known boards produce it exactly,
-except for some firmware of the Tang Nano 20K's BL616."""
+"""Rate of the serial line after a reset, in bits per second. The USB bridges of the known boards
+produce it exactly, except for some firmware of the Tang Nano 20K's BL616."""
 BREAK_BAUD = 9600
-"""Rate at which the host sends a zero byte to produce a break."""
+"""Rate in bits per second at which the host sends a zero byte, which the device receives as a
+break."""
 TRIAL_CYCLES = 1 << 24
-"""Length of the trial of a new rate in clock cycles; 0.4 s at 40 MHz."""
+"""Number of clock cycles within which an undamaged frame must arrive at a new rate; 0.4 s at 40
+MHz."""
 
 _END = bytes([END])
 _ESCAPE = bytes([ESCAPE])
@@ -115,7 +115,7 @@ class Opcode(enum.IntEnum):
     STATUS = 0x05
     ABORT = 0x06
     DONE = 0x07
-    """Announcement of a run's end, sent by the device only."""
+    """Message that a run has ended; only the device sends it."""
     CHECK = 0x08
     RATE = 0x09
 
@@ -130,14 +130,15 @@ class Status(enum.IntEnum):
     OK = 0
     BAD_OPCODE = 1
     BAD_LENGTH = 2
-    """The payload has the wrong length for its opcode or for the rows that it names, or the reply
-    would not fit into a frame."""
+    """The payload has the wrong length for its opcode or for the rows that it addresses, or the
+    reply would be longer than a frame may be."""
     BAD_SPACE = 3
     """The space does not exist, or it is read-only and the request is a WRITE."""
     BAD_ADDRESS = 4
     """A row, or a number of rows, lies outside its space."""
     BUSY = 5
-    """The request would disturb a run in progress or a waiting run, or another RUN waits."""
+    """The request would disturb a run in progress or a waiting run, or it is a RUN while another
+    one waits."""
     WAS_RESET = 6
     """The device was reset since the last ABORT, so that its memories may have changed."""
     MISMATCH = 7
@@ -145,19 +146,20 @@ class Status(enum.IntEnum):
 
 
 class Space(enum.IntEnum):
-    """Memories of the device that the host can access.
+    """Memories of the device that the host can read or write.
 
-    Each is addressed by rows; the contents of a row are described at each member.
+    A memory is addressed by rows; the text under each member says what a row contains.
     """
 
     WEIGHT = 0
-    """Rows of ``lanes`` weights, lane 0 in the lowest bits; or of descriptors, low word first. Row
-    ``r`` is row ``r // banks`` of bank ``r % banks``."""
+    """Rows of ``lanes`` weights, lane 0 in the lowest bits; or parts of the layers' descriptors,
+    low word first. Row ``r`` is row ``r // banks`` of bank ``r % banks``."""
     PARAM = 1
     """Rows of ``fire_lanes`` entries of :class:`Neuron`."""
     SPIKE = 2
-    """Rows of one byte. Row ``r`` is granule ``r // banks`` of bank ``r % banks``; granule ``i``
-    holds bits ``8*i`` to ``8*i+7`` of the bank's spikes. Writable during a run."""
+    """Rows of one byte of spikes, called a granule. Row ``r`` is granule ``r // banks`` of bank ``r
+    % banks``; granule ``i`` holds bits ``8*i`` to ``8*i+7`` of the bank's spikes. Writable during a
+    run."""
     RESULT = 3
     """Rows of ``fire_lanes`` logits of the run that ended last, each sign-extended to 32 bits.
     Read-only."""
@@ -218,11 +220,11 @@ class Rate(data.Struct):
 
 
 class RunState(enum.IntEnum):
-    """State of the device in :class:`DeviceStatus`: idle, running, or done with a result."""
+    """State of the device, as reported in :class:`DeviceStatus`."""
 
     IDLE = 0
     RUNNING = 1
-    """A run is in progress or waits."""
+    """A run is in progress, or waits to start."""
     DONE = 2
     """No run is in progress, and the result of the last one is available."""
 
@@ -245,14 +247,15 @@ class DeviceStatus(data.Struct):
     result: Result
     """Result of the run that ended last; undefined if none has ended since the last ABORT."""
     n_bad_frames: 16
-    """Number of frames dropped because of a bad CRC or a bad length. Wraps."""
+    """Number of frames dropped because of a wrong CRC or length, modulo 2**16."""
     n_overruns: 16
-    """Number of bytes lost because the receive buffer was full or a stop bit was missing. Wraps."""
+    """Number of bytes lost because the receive buffer was full or a stop bit was missing, modulo
+    2**16."""
     state: 8
 
 
 class Identity(data.Struct):
-    """Reply to IDENTIFY: what device this is, with every field of :class:`hw.spec.Config`.
+    """Reply to IDENTIFY: name and hash of the device, and fields of its :class:`hw.spec.Config`.
 
     ``spec_hash`` is the hash of everything that host and device must agree on.
     """
@@ -281,7 +284,7 @@ class Identity(data.Struct):
     clk_hz: 32
     baud: 32
     name: 128
-    """ASCII, padded with zero bytes."""
+    """Name of the configuration in ASCII, padded with zero bytes to 16 bytes."""
 
 
 class Extension(data.Struct):
@@ -298,8 +301,8 @@ class Extension(data.Struct):
 class LayerCounters(data.Struct):
     """Counters of one layer in one run: clock cycles, rows of weights read, operations and spikes.
 
-    ``n_synaptic_ops`` counts additions of one weight to one output neuron, without those of lanes
-    that are padding; ``n_spikes`` counts the spikes written to the layer's output map.
+    ``n_synaptic_ops`` is the number of times that a weight was added for an output neuron; unused
+    lanes do not count. ``n_spikes`` is the number of spikes written to the layer's output map.
     """
 
     n_cycles: 32
@@ -309,99 +312,113 @@ class LayerCounters(data.Struct):
 
 
 class Level(data.Struct):
-    """One level of the loop nest: its trip count, and an increment for each memory address.
+    """One loop of a layer's loop nest: its number of iterations, and an increment for each memory
+    address.
 
-    The nest (:class:`hw.core.nest.LoopNest`) generates all memory addresses of a layer. An address
-    moves by its increment when this level advances and all inner levels start again. Increments
-    wrap at the width of the address. No field crosses a 32-bit word.
+    The nest (:class:`hw.core.nest.LoopNest`) generates all memory addresses of a layer. When this
+    loop advances and all inner loops start again, each increment is added to its address, modulo
+    the width of the address. No field crosses a 32-bit word.
     """
 
     source: signed(20)
-    """Increment in bits of spike memory."""
+    """Increment of the address of input spikes, in bits."""
     last: 12
-    """Trip count less one."""
+    """Number of iterations, less one."""
     identity: signed(16)
-    """Increment in granules of spike memory."""
+    """Increment of the address of identity spikes (those of the shortcut), in granules (bytes of
+    spikes)."""
     slot: signed(6)
     reserved: 10
     weight: signed(20)
     reserved2: 12
     target: signed(16)
-    """Increment in granules of spike memory."""
+    """Increment of the address of output spikes, in granules (bytes of spikes)."""
     param: signed(16)
 
 
 N_PIECES = 4
-"""Number of pieces per chunk in a descriptor; a device with shorter chunks uses the first ones."""
+"""Number of pieces (:data:`hw.spec.PIECE_BITS`) per chunk of inputs in a descriptor. A device with
+shorter chunks uses the first ones."""
 
 
 class Header(data.Struct):
-    """Fixed part of a layer's descriptor; the levels of the layer's loop nest follow it.
+    """Fixed part of a layer's descriptor; the levels (loops) of the layer's loop nest follow it.
 
-    Fields whose names end in ``_levels`` are masks, in which bit ``i`` stands for level ``i``. No
-    field crosses a 32-bit word. The initial addresses lie at the same offsets as the increments in
+    A field whose name ends in ``_levels`` is a mask, in which bit ``i`` stands for level ``i``. No
+    field crosses a 32-bit word. The initial addresses are at the same offsets as the increments in
     a :class:`Level`.
     """
 
     source: 20
-    """Bit address of the first window."""
+    """Address of the first window of input spikes, in bits."""
     spacing: 8
-    """Smallest number of cycles between the starts of two jobs in the fire unit, at least 1."""
+    """Smallest number of cycles between the starts of two successive jobs (output positions,
+    channel groups and timesteps) in the fire unit, at least 1."""
     leak_shift: 4
     """First shift of the leak (:class:`hw.spec.Leak`)."""
     identity: 16
     no_slot: 6
-    """Initial membrane slot, always 0."""
+    """Initial index of the place for membranes, always 0."""
     n_levels: 4
-    """Number of levels that follow; the other levels have one iteration."""
+    """Number of levels that follow. The levels that are missing have one iteration each."""
     leak: Leak
     output: 1
-    """The layer does not fire: its logits are written to the results; ``target`` counts rows."""
+    """Whether this is the output layer: its logits are written to the results, and ``target``
+    counts their rows."""
     final: 1
-    """Last layer of the run; the argmax of the results follows."""
+    """Whether this is the last layer of the run, after which the argmax of the logits is
+    computed."""
     pixels: 1
-    """The layer takes pixels: the first ``N_PLANES / banks`` iterations of the level of timesteps
-    are the bit-planes of a pixel map (:data:`hw.spec.N_PLANES`), one per bank, the highest in bank
-    0 of the first iteration. The iterations after them are the timesteps, all of which use the sum
-    of the planes."""
+    """Whether the layer takes pixels. If it does, the first ``N_PLANES / banks`` iterations of the
+    level of timesteps process the bit-planes of a pixel map (:data:`hw.spec.N_PLANES`), one per
+    bank; the highest plane is in bank 0 in the first iteration. The iterations after them are the
+    timesteps, all of which use the sum of the planes."""
     reserved: 1
     weight: 20
     gate: Gate
     granule_rows: 2
-    """Logarithm (base 2) of the number of weight rows of a granule: 3 if each of its bits is an
-    input, less if only the lowest 1, 2 or 4 of them are and the others are always 0."""
+    """Base-2 logarithm of the number of rows of weights per granule (byte of spikes): 3 if all bits
+    of a granule are inputs, less if only the lowest 1, 2 or 4 bits are inputs and the others always
+    0."""
     reset: Reset
     leak_shift2: 4
     """Second shift of the leak, or 0 if it has only one. A device without
     :attr:`hw.spec.Config.full_neurons` ignores this shift and the third."""
     reserved2: 1
     target: 16
-    """First granule of the output map; 0 in an output layer, whose result rows count from it."""
+    """Address of the first granule (byte of spikes) of the output map; 0 in an output layer, which
+    counts rows of results."""
     param: 16
     job_levels: 8
-    """Levels inside a job, over which inputs are accumulated."""
+    """Mask of the levels within a job, over which inputs are accumulated."""
     time_levels: 8
-    """Level of timesteps; membranes start from 0 in its first iteration."""
+    """Mask of the level that loops over timesteps; membranes start from 0 in its first
+    iteration."""
     pool_levels: 8
-    """Levels of a pooling window, whose jobs are ORed."""
+    """Mask of the levels that loop over a pooling window. The spikes of all their iterations are
+    ORed."""
     tail_levels: 8
-    """Levels of channel groups. In their last iteration (always, if there are none) the group has
-    only ``tail_lanes`` real lanes."""
+    """Mask of the levels that loop over groups of output channels. In their last iteration (always,
+    if there are none), the group has only ``tail_lanes`` channels."""
     tail_lanes: 8
     last_beat: 8
-    """Number of beats of a job in the fire unit, less one."""
+    """Number of beats of a job, less one. A beat is ``fire_lanes`` neurons, which the fire unit
+    updates in one cycle."""
     n_classes: 12
     leak_shift3: 4
     """Third shift of the leak, or 0 if it has only two."""
     body_bits: data.ArrayLayout(8, N_PIECES)
-    """Number of valid bits of each piece of a chunk, at most :data:`hw.spec.PIECE_BITS`."""
+    """Number of inputs in each piece of a chunk, at most :data:`hw.spec.PIECE_BITS`; further bits
+    are ignored."""
     tail_bits: data.ArrayLayout(8, N_PIECES)
-    """``body_bits`` of the last chunk of a contiguous stretch of inputs, which is read in the last
-    iteration of level 0."""
+    """The same as ``body_bits``, for the last chunk of a contiguous stretch of inputs. That chunk
+    is read in the last iteration of level 0."""
     piece_rows: data.ArrayLayout(8, N_PIECES)
-    """Rows of spike memory between a piece and its place in a contiguous window."""
+    """For each piece of a window, the number of rows of spike memory from its place in a contiguous
+    window to where it is read."""
     piece_weights: data.ArrayLayout(8, N_PIECES)
-    """Offset from the chunk's weight row to that of the first bit of each piece."""
+    """For each piece of a chunk, the index of its first bit's row of weights, relative to that of
+    the chunk."""
 
 
 class Descriptor(data.Struct):
@@ -431,11 +448,12 @@ def n_bytes(layout: type[data.Struct]) -> int:
 
 
 IDENTITY_BYTES = n_bytes(Identity) + n_bytes(Extension)
-"""Largest number of bytes in which a device describes itself (:func:`identity_bytes`)."""
+"""Largest number of bytes of the reply in which a device describes itself
+(:func:`identity_bytes`)."""
 WORD_BYTES = 4
-"""Bytes of a word of a descriptor."""
+"""Number of bytes of a word of a descriptor."""
 RESULT_BYTES = 4
-"""Bytes of a logit on the wire."""
+"""Number of bytes of a logit, as sent to the host."""
 DESCRIPTOR_WORDS = n_bytes(Descriptor) // WORD_BYTES
 HEADER_WORDS = n_bytes(Header) // WORD_BYTES
 LEVEL_WORDS = n_bytes(Level) // WORD_BYTES
@@ -511,7 +529,7 @@ def encode_frame(packet: bytes) -> bytes:
 def decode_frame(raw: bytes) -> bytes | None:
     """Return the packet (``seq``, opcode, payload) of a frame, or None if the frame is damaged.
 
-    ``raw`` is what was received before an :data:`END`.
+    ``raw`` has the bytes of the frame without the :data:`END`.
 
     >>> frame = encode_frame(b"packet").removesuffix(bytes([END]))
     >>> decode_frame(frame)
@@ -535,9 +553,8 @@ def _extended_fields() -> list[str]:
 
 
 def _describe(layout: object) -> object:
-    """Return a layout or an enumeration as dictionaries, lists and numbers.
-
-    From these :func:`spec_hash` computes its hash.
+    """Return a layout or an enumeration as nested dictionaries, lists and numbers, for
+    :func:`spec_hash`.
     """
     if isinstance(layout, type) and issubclass(layout, enum.Enum):
         return {member.name: member.value for member in layout}
@@ -583,7 +600,7 @@ def spec_hash(config: Config) -> int:
 
 
 def _values_of(layout: type[data.Struct], config: Config) -> dict[str, int]:
-    """Return the values of those fields of a structure that are fields of ``config``, by name."""
+    """Return the values of ``config`` for those fields of a structure that it has, by name."""
     return {
         key: getattr(config, key) for key, _ in data.Layout.cast(layout) if hasattr(config, key)
     }
@@ -600,9 +617,9 @@ def identity(config: Config) -> dict[str, int]:
 
 
 def identity_bytes(config: Config) -> bytes:
-    """Return how a device built with ``config`` describes itself in its reply to IDENTIFY.
+    """Return the bytes with which a device built with ``config`` describes itself to the host.
 
-    It is an :class:`Identity`, followed by an :class:`Extension` if that has a field that is not 0.
+    They are an :class:`Identity`, followed by an :class:`Extension` if one of its fields is not 0.
     """
     raw = pack(Identity, identity(config))
     return raw + (pack(Extension, _values_of(Extension, config)) if is_extended(config) else b"")
@@ -611,7 +628,8 @@ def identity_bytes(config: Config) -> bytes:
 def parse_identity(raw: bytes) -> dict[str, int] | None:
     """Return the fields of a device's :class:`Identity` and :class:`Extension`, by name.
 
-    Fields of a missing extension are 0. Return None if ``raw`` has the length of neither.
+    If there is no extension, its fields are 0. Return None if the length of ``raw`` fits neither
+    case.
     """
     fields: dict[str, int] = dict.fromkeys(_extended_fields(), 0)
     sizes = n_bytes(Identity), n_bytes(Extension)

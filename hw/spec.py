@@ -35,76 +35,85 @@ N_LEVELS = 8
 """Number of nested loops that generate every memory address."""
 
 GRANULE_BITS = 8
-"""Number of bits in a granule, the unit in which spike memory is written and addressed."""
+"""Number of bits in a granule, which is the unit in which spike memory is written and addressed."""
 
 PIECE_BITS = 16
-"""Number of bits in a piece. A chunk consists of pieces, which may come from different rows of a
-feature map."""
+"""Number of bits in a piece. A chunk (the inputs that a bank reads in one cycle) consists of
+pieces, which may come from different rows of a feature map."""
 
 PARAM_BITS = 16
 """Width of a bias and of a threshold, signed."""
 
 OFFCHIP_WEIGHT_BITS, OFFCHIP_PARAM_BITS = 20, 16
 """Width of the address of a row of weights, and of a row of parameters, on a device with memory
-outside the FPGA. The highest bit tells that the row is there. These are the widths of the addresses
-in a layer's descriptor."""
+outside the FPGA. An address with its highest bit set is that of a row outside the FPGA. These are
+the widths of the addresses in a layer's descriptor."""
 
 OFFCHIP_WEIGHT, OFFCHIP_PARAM = 1 << (OFFCHIP_WEIGHT_BITS - 1), 1 << (OFFCHIP_PARAM_BITS - 1)
-"""Highest bit of these addresses, and so also the largest numbers of rows that they can tell apart
-in one of the two memories."""
+"""Highest bit of an address of a row of weights or of parameters; it is set if the row is outside
+the FPGA. It is also the largest number of rows on the FPGA, and of rows outside, that addresses can
+distinguish."""
 
 N_PLANES = 8
 """Number of bit-planes of a pixel; the highest is processed first."""
 
 SPIKE_LATENCY = 6
-"""Cycles from an address of spike memory to its window of spikes."""
+"""Number of cycles from an address of spike memory until the window of spikes at that address
+arrives."""
 
 FETCH_LATENCY = SPIKE_LATENCY + 1
-"""Cycles from a slot, which reads a chunk, until it is known whether the chunk has an active input.
-If it has, the chunk of the same job that was held back moves on into the queue. A job's last chunk
-moves on one cycle later."""
+"""Number of cycles from a slot (one cycle's read of spike memory) until it is known whether the
+chunk that was read has an active input. If it has, the active chunk before it, which was held back,
+enters the queue. The last chunk of a job enters one cycle later. A chunk is the inputs of a job
+that a bank reads in one cycle."""
 
 CHUNK_DEPTH = 32
-"""Number of active chunks that the queue between fetch unit and scanner holds."""
+"""Number of chunks (:data:`FETCH_LATENCY`) with a spike that the queue between fetch unit and
+scanner holds."""
 
 IDENTITY_DEPTH = 64
-"""Number of jobs whose identity spikes a bank holds, if all its weights are on chip
-(:attr:`Config.identity_depth`)."""
+"""Number of jobs whose identity spikes a bank holds, if all its weights are on the FPGA
+(:attr:`Config.identity_depth`). A job is one output position, group of output channels and
+timestep; its identity spikes are those of the residual block's shortcut."""
 
 JOB_DEPTH = 64
-"""Number of jobs that the queue between fetch and fire unit holds."""
+"""Number of jobs that the queue in front of the fire unit holds. A job is one output position,
+group of output channels and timestep."""
 
 JOB_ROOM = JOB_DEPTH - 3
-"""Largest number of queued jobs at which slots for chunks are still used. The margin is for what is
-under way, and for the registered signal."""
+"""Largest number of jobs in their queue at which banks still read inputs of further jobs. The
+margin to :data:`JOB_DEPTH` is for jobs that are added before a full queue stops the reads."""
 
 ROOM_LATENCY = 2
-"""Cycles from a change of a queue's level to the slot that it allows or forbids."""
+"""Number of cycles from a change of a queue's level until it allows or forbids reads of spike
+memory."""
 
 QUEUE_LATENCY = 2
 """Cycles from writing to an empty queue until the entry can be read."""
 
 LANES_LATENCY = 7
-"""Cycles from a job's last active input in the scanner until its sums are available to the fire
-unit."""
+"""Number of cycles from a job's last active input in the scanner until its sums are available to
+the fire unit."""
 
 FIRE_LATENCY = 4
-"""Cycles from the one before a beat's parameters and sums arrive, until its new membranes can be
-read (:class:`hw.core.fire.FireUnit`). A beat is what the fire unit updates in one cycle."""
+"""Number of cycles that the fire unit needs for new membranes: from the cycle before parameters and
+sums arrive until the new membranes can be read (:class:`hw.core.fire.FireUnit`)."""
 
 SUMS_IN_FLIGHT = 5
-"""Number of jobs that may still end, one a cycle, before the scanner stops for a full queue of
-sums."""
+"""Number of jobs that may still end, one per cycle, after the queue of sums has told the scanner to
+stop."""
 
 
 class SpecError(ValueError):
-    """Raised if a configuration cannot be built; the message has the field and accepted values."""
+    """Raised if a configuration cannot be built; the message names the field and the accepted
+    values."""
 
 
 class Gate(enum.IntEnum):
     """Gate that combines the spike ``s`` of a residual block with the spike ``o`` of its shortcut.
 
-    All results are 0 or 1. ``IAND`` is ``o * (1 - s)``, as in Chen et al., arXiv 2301.11929.
+    All results are 0 or 1. The other gates have their usual meaning; ``IAND`` is ``o * (1 - s)``,
+    as in Chen et al., arXiv 2301.11929.
     """
 
     NONE = 0
@@ -124,34 +133,36 @@ MAX_LEAK_SHIFT = 15
 class Leak(enum.IntEnum):
     """Kind of leak: what remains of a membrane ``v`` after a timestep.
 
-    ``a < b < c`` are shifts in bits; of these, ``b`` and ``c`` may be missing, and then their terms
-    are, too. Since the shifts increase and the signs alternate, what remains never falls when ``v``
-    rises: the proof that nothing overflows (:mod:`sw.network.bounds`) relies on it.
+    ``a < b < c`` are shifts in bits; ``b`` and ``c``, or only ``c``, may be missing; then the
+    formulas end before their terms. Since the shifts increase and the signs alternate, what remains
+    never falls when ``v`` rises: the proof that nothing overflows (:mod:`sw.network.bounds`) relies
+    on it.
     """
 
     NONE = 0
-    """IF: ``v`` remains."""
+    """No leak (IF neuron): ``v`` remains."""
     SUBTRACT = 1
     """LIF: ``v - (v >> a) + (v >> b) - (v >> c)`` remains: ``1 - 2**-a + 2**-b - 2**-c`` times
-    ``v``, but for rounding."""
+    ``v``, apart from rounding."""
     KEEP = 2
-    """LIF: ``(v >> a) - (v >> b) + (v >> c)`` remains: ``2**-a - 2**-b + 2**-c`` times ``v``, but
-    for rounding."""
+    """LIF: ``(v >> a) - (v >> b) + (v >> c)`` remains: ``2**-a - 2**-b + 2**-c`` times ``v``, apart
+    from rounding."""
 
 
 class Reset(enum.IntEnum):
     """Kind of reset: what remains of a membrane ``v`` after it has fired."""
 
     HARD = 0
-    """0 remains."""
+    """Reset to zero: 0 remains."""
     SOFT = 1
-    """``v - threshold`` remains."""
+    """Reset by subtraction: ``v - threshold`` remains."""
     DELAYED = 2
-    """``v`` remains, and ``threshold`` is subtracted in the next timestep, after the leak."""
+    """Delayed reset by subtraction: ``v`` remains, and ``threshold`` is subtracted in the next
+    timestep, after the leak."""
 
 
 class Numbers(Protocol):
-    """Type of a number, or of an array of NumPy or torch."""
+    """Number, or array of NumPy or torch, that supports the arithmetic operators used here."""
 
     def __add__(self, other: Any, /) -> Any: ...
 
@@ -163,13 +174,13 @@ class Numbers(Protocol):
 
 
 class Integers(Numbers, Protocol):
-    """Type of an int, or of an integer array of NumPy or torch."""
+    """Integer, or integer array of NumPy or torch, that also supports shifts."""
 
     def __rshift__(self, other: Any, /) -> Any: ...
 
 
 class Bits(Protocol):
-    """Type of an int or bool, or of an array of these of NumPy or torch."""
+    """Integer or bool, or array of these of NumPy or torch, that supports bitwise operators."""
 
     def __and__(self, other: Any, /) -> Any: ...
 
@@ -186,7 +197,8 @@ AnyBits = TypeVar("AnyBits", bound=Bits)
 
 
 def valid_shifts(shifts: Sequence[int]) -> bool:
-    """Return whether a leak other than ``NONE`` may have these shifts (:class:`Leak`)."""
+    """Return whether ``shifts`` can be those of a leak: 1 to ``N_LEAK_SHIFTS`` increasing integers
+    from 1 to ``MAX_LEAK_SHIFT``."""
     in_range = all(type(shift) is int and 1 <= shift <= MAX_LEAK_SHIFT for shift in shifts)
     rising = in_range and all(a < b for a, b in pairwise(shifts))
     return rising and 1 <= len(shifts) <= N_LEAK_SHIFTS
@@ -202,10 +214,10 @@ def leak_shifts(n_shifts: int = N_LEAK_SHIFTS) -> list[tuple[int, ...]]:
 
 
 def leak_terms(leak: Leak, whole: Any, terms: Sequence[Any]) -> Any:
-    """Return the value of a leak's formula (:class:`Leak`).
+    """Return the value of a leak's formula (:class:`Leak`) for a membrane ``v``.
 
-    ``whole`` stands for ``v`` in the formula, and ``terms`` for ``v`` shifted by each of the leak's
-    shifts ``a``, ``b`` and ``c``, as many as it has.
+    ``whole`` is ``v`` itself, and ``terms`` are ``v`` shifted by each of the leak's one to three
+    shifts.
     """
     if leak == Leak.NONE:
         return whole
@@ -240,11 +252,11 @@ def decay(leak: Leak, *shifts: int) -> float:
 
 
 def after_leak(remains: AnyNumbers, fired: Any, threshold: Any, reset: Reset) -> AnyNumbers:
-    """Return membranes after a leak, with a delayed reset if that is their reset.
+    """Return membranes after a leak, minus the threshold where a delayed reset is due.
 
-    A delayed reset subtracts the threshold in the timestep after a spike, and after the leak.
-    ``remains`` is what the leak left of the membranes, and ``fired`` says which neurons fired in
-    the timestep before.
+    A reset is due if ``reset`` is delayed and the neuron fired in the timestep before. ``remains``
+    is what the leak left of the membranes, and ``fired`` says which neurons fired in the timestep
+    before.
     """
     return remains - fired * threshold if reset == Reset.DELAYED else remains
 
@@ -297,8 +309,7 @@ def fire(membrane: AnyNumbers, threshold: Any, reset: Reset) -> tuple[Any, AnyNu
 
 
 def joined(gate: Gate, branch: AnyBits, identity: AnyBits) -> AnyBits:
-    """Return the spikes of a layer with a gate, from those of the residual branch and of the
-    shortcut.
+    """Return the output spikes of a gate for spikes of the residual branch and of the shortcut.
 
     All spikes are 0 or 1.
 
@@ -338,7 +349,8 @@ class Config:
 
     name: str = "sim"
     lanes: int = 16
-    """Number of weights that a bank adds per cycle, and of output channels of one job."""
+    """Number of weights that a bank adds per cycle, and of output channels that are computed
+    together."""
     banks: int = 1
     """Number of banks, among which a layer's input channels are divided."""
     weight_bits: int = 8
@@ -347,9 +359,10 @@ class Config:
     fire_lanes: int = 16
     """Number of neurons that the fire unit updates per cycle; divides ``lanes``."""
     sum_bits: int = 20
-    """Width of a bank's accumulators, which hold the sums of its own input channels."""
+    """Width in bits of a bank's accumulators, which hold the sums over the bank's own input
+    channels."""
     membrane_bits: int = 24
-    """Width of sums over all banks, of membranes and of logits."""
+    """Width in bits of sums over all banks, of membranes and of logits."""
     param_depth: int = 512
     """Number of rows of parameter memory."""
     chunk_bits: int = 64
@@ -360,28 +373,33 @@ class Config:
     """Number of rows of weights and parameters that a bank has in memory outside the FPGA, or 0 if
     there is no such memory."""
     offchip_row_cycles: int = field(default=0, metadata={"since": 3})
-    """Number of cycles for which a row occupies the bus of the memory outside the FPGA."""
+    """Number of cycles for which reading a row occupies the data bus of the memory outside the
+    FPGA."""
     membrane_slots: int = 32
-    """Number of jobs (interleaved positions or channel groups) whose membranes are kept at once."""
+    """Number of output positions (or groups of channels) that can be computed in turn, with their
+    membranes kept on the FPGA. One such place for membranes is a slot."""
     count_bits: int = 12
-    """Width of a loop counter: each of the nested loops has at most ``1 << count_bits`` iterations.
+    """Width in bits of a loop counter: each of the nested loops has at most ``1 << count_bits``
+    iterations.
     """
     sum_queue: int = 16
-    """Number of jobs whose sums may wait in a bank for the fire unit. With 0, which is for a single
-    bank, only one job's sums are kept, and the lanes stall until the fire unit takes them."""
+    """Number of jobs whose sums may wait in a bank for the fire unit. A job is one output position,
+    group of channels and timestep. With 0, which is only possible with a single bank, one job's
+    sums are kept, and the accumulators stall until the fire unit takes them."""
     max_layers: int = 32
     """Largest number of layers of a network; each has counters in parameter memory."""
     result_rows: int = 16
-    """Number of rows of ``fire_lanes`` logits."""
+    """Number of rows for results in parameter memory, each of ``fire_lanes`` logits."""
     pixels: int = 1
-    """1 if layers may read pixels, as bit-planes, instead of spikes; 0 leaves that logic out."""
+    """1 if layers may read pixels (as bit-planes) instead of spikes; 0 omits the logic for this."""
     rx_buffer_bytes: int = 2048
-    """Number of bytes that the device buffers while it is busy; the driver never sends more ahead.
+    """Number of bytes that the device buffers while it is busy; the driver never has more bytes of
+    requests without an answer.
     """
     max_payload_bytes: int = 512
     """Longest payload of a frame in either direction."""
     clk_hz: int = 48_000_000
-    """Frequency of the gateware's clock."""
+    """Frequency of the gateware's clock in Hz."""
     baud: int = 12_000_000
     """Highest rate of the serial link, in bits per second."""
 
@@ -489,31 +507,31 @@ class Config:
         )
 
     def chunk_room(self, bank: int) -> int:
-        """Return how many chunks a bank's queue may hold while the bank still fetches further
-        chunks.
+        """Return the number of chunks in a bank's queue up to which the bank still fetches further
+        ones.
 
         A chunk is the input spikes that a bank reads in one cycle (:mod:`hw.core.fetch`). The
-        number is less than :data:`CHUNK_DEPTH`, because some chunks still arrive after the bank is
-        told to stop: those in the pipeline of the fetch unit, the one that it holds back, and those
-        read before the signal to stop takes effect. This signal takes ``bank`` cycles from this
-        bank to bank 0, and the commands to read take as many from there.
+        number is less than :data:`CHUNK_DEPTH`, because some chunks still arrive after the bank has
+        asked to stop: those in the pipeline of the fetch unit, the one that it holds back, and
+        those read before the request takes effect. The request takes ``bank`` cycles to bank 0, and
+        the commands to read take as many from there to this bank.
         """
         return CHUNK_DEPTH - FETCH_LATENCY - 5 - 2 * bank
 
     @property
     def bank_lanes(self) -> int:
-        """Number of output channels of a job whose spikes one bank stores.
+        """Number of a job's output channels whose spikes one bank stores: ``lanes`` divided by
+        ``banks``.
 
-        A job (:mod:`hw.core.fire`) computes ``lanes`` output channels, which are divided among the
-        banks.
+        A job (:mod:`hw.core.fire`) computes ``lanes`` output channels at one position and timestep.
         """
         return self.lanes // self.banks
 
     @property
     def fire_beats(self) -> int:
-        """Number of cycles that the fire unit needs for a job, that is, for ``lanes`` neurons.
+        """Number of cycles (beats) that the fire unit needs for a job, which has ``lanes`` neurons.
 
-        In each cycle, called a beat, it updates ``fire_lanes`` of them (:mod:`hw.core.fire`).
+        In each cycle it updates ``fire_lanes`` neurons (:mod:`hw.core.fire`).
         """
         return self.lanes // self.fire_lanes
 
@@ -534,7 +552,7 @@ class Config:
     def membrane_latency(self) -> int:
         """Number of cycles from reading a membrane until its new value can be read.
 
-        Two jobs of the same neurons must start at least this far apart in the fire unit
+        Two jobs (timesteps) of the same neurons must start at least this far apart in the fire unit
         (:mod:`hw.core.fire`). The compiler schedules them accordingly.
         """
         return FIRE_LATENCY + 2 * self.full_neurons
@@ -543,7 +561,7 @@ class Config:
     def param_latency(self) -> int:
         """Number of cycles from a request for a row of parameter memory until the row arrives.
 
-        A request for a job's sums takes as long. It is one cycle without a queue of sums
+        A request for a job's sums takes as long. The latency is one cycle without a queue of sums
         (:attr:`sum_queue` is 0). Devices with such a queue are large, and have registers before and
         after the memory, which makes three cycles. With several banks (:mod:`hw.core.banks`), the
         sums are added up from one bank to the next, which takes further cycles. Parameters are
@@ -555,7 +573,8 @@ class Config:
 
     @property
     def layer_cycles(self) -> int:
-        """Number of cycles that a layer takes in addition to its jobs and its descriptor.
+        """Number of cycles that a layer takes in addition to those for its jobs and for loading its
+        descriptor.
 
         It is the same for every layer. A descriptor (:class:`hw.protocol.Descriptor`) takes a cycle
         for each of its words.
@@ -564,20 +583,20 @@ class Config:
 
     @property
     def identity_depth(self) -> int:
-        """Number of jobs whose identity spikes a bank holds.
+        """Number of jobs whose identity spikes (those of a residual block's shortcut) a bank holds.
 
-        It is larger than the number of jobs that can be under way in a bank between reading their
-        input spikes and adding their weights. Weights from outside the FPGA arrive later, so that
-        more jobs are then under way.
+        It is larger than the number of jobs that can be in progress in a bank, after their inputs
+        have been read and before their weights have been added. Weights from outside the FPGA
+        arrive later, so that more jobs are then in progress.
         """
         return IDENTITY_DEPTH << (self.offchip_depth > 0)
 
     @property
     def param_chunks(self) -> int:
-        """Number of rows of memory outside the FPGA that one row of parameters takes there.
+        """Number of rows of memory outside the FPGA that hold one row of parameters.
 
-        Row ``i`` of the parameters outside the FPGA begins at row ``i * param_chunks`` there, as
-        counted over all banks (:attr:`hw.protocol.Space.OFFCHIP`).
+        Row ``i`` of parameters begins at row ``i * param_chunks`` of that memory, counted over all
+        banks (:attr:`hw.protocol.Space.OFFCHIP`).
         """
         return max(1, 2 * PARAM_BITS * self.fire_lanes // (self.lanes * self.weight_bits))
 

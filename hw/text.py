@@ -25,8 +25,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def unprintable(text: str, allowed: str = "") -> str | None:
     """Return the first character of a text that a terminal cannot print on a line, or None.
 
-    Such characters are control characters, separators of lines and lone surrogates. Those in
-    ``allowed`` are left out.
+    Such characters are control characters, separators of lines and lone surrogates. Characters in
+    ``allowed`` do not count.
 
     >>> unprintable("bell: \\a"), unprintable("two\\nlines", allowed="\\n")
     ('\\x07', None)
@@ -39,9 +39,9 @@ def unprintable(text: str, allowed: str = "") -> str | None:
 
 
 def printable(text: str, allowed: str = "") -> str:
-    """Return a text with its unprintable characters (:func:`unprintable`) as escapes.
+    """Return a text with escapes in place of unprintable characters (:func:`unprintable`).
 
-    Names in files, and those that a device reports, may have characters that would change the
+    Names in files, and those that a device reports, may have characters that would control the
     terminal on which a message is printed, or that cannot be printed at all.
 
     >>> printable("line 1\\nbell: \\a", allowed="\\n")

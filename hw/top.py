@@ -1,4 +1,4 @@
-"""The whole device: link and core behind two serial pins."""
+"""The whole device: link and core, connected to the outside by two serial pins."""
 
 from amaranth import Module
 from amaranth.lib import wiring
@@ -16,16 +16,16 @@ class Top(wiring.Component):
     Parameters
     ----------
     config : configuration of the device.
-    core : component with a member ``bus: Out(CoreBus(config))`` that takes the place of
-        :class:`hw.core.core.Core`, for tests.
+    core : component to use instead of :class:`hw.core.core.Core`, for tests. It has a member ``bus:
+        Out(CoreBus(config))``.
     sdram : the memory outside the FPGA, if ``config`` has one.
 
     Members
     -------
     rx, tx : serial line, 8 data bits, no parity, 1 stop bit; see :class:`hw.link.rate.RateControl`
         for its rate.
-    activity : the link or the core is busy; for an LED. While it is low and ``rx`` is high, the
-        device waits for a request and nothing that the host can observe changes.
+    activity : high while the link or the core is busy; for an LED. While it is low and ``rx`` is
+        high, the device waits for a request and nothing that the host can observe changes.
     """
 
     def __init__(

@@ -2,9 +2,10 @@
 
 Each case is one layer with random weights on random spikes. It runs on the virtual board, and the
 device's own counters measure it. The weight memory of a bank can deliver one row of weights per
-cycle. The port use is the share of this: the number of rows that were read for active inputs, over
-the number of cycles and banks. The cycles are all that the layer takes. They include loading its
-descriptor, and filling and draining the pipeline. They do not depend on the machine that runs this.
+cycle. The port use is the share of this rate that is reached: the number of rows read, divided by
+the number of cycles and by the number of banks. The cycles are all that the layer takes, with
+loading its descriptor and filling and draining the pipeline. They do not depend on the machine that
+runs this program.
 """
 
 from __future__ import annotations
@@ -83,9 +84,9 @@ CASES = (
 
 
 def with_banks(banks: int) -> Config:
-    """Return the configuration to measure, with ``banks`` banks.
+    """Return the configuration with ``banks`` banks that is measured.
 
-    It has at least 8 lanes for each bank, which a device needs.
+    It has at least 8 lanes for each bank, because spikes are stored in bytes.
 
     Raises
     ------
@@ -96,7 +97,7 @@ def with_banks(banks: int) -> Config:
 
 
 def network(case: Case, rng: np.random.Generator) -> Network:
-    """Make a network of the layer to measure and a small output layer behind it."""
+    """Return a network of the layer to measure and a small output layer after it."""
     size = case.size if case.unshared else 1
     padding = case.kernel // 2 if case.padded else 0
     n_out_size = case.size + 2 * padding - case.kernel + 1
@@ -167,7 +168,7 @@ def measure(case: Case, board: Board) -> dict[str, object]:
 def measure_all(config: Config, *, quiet: bool) -> list[dict[str, object]]:
     """Run every case on the virtual board, and return what :func:`measure` returns for each.
 
-    Each row is printed as soon as it is there, unless ``quiet``.
+    Each row of the table is printed as soon as it has been measured, unless ``quiet``.
     """
     rows = []
     if not quiet:

@@ -9,8 +9,8 @@ spikes, and reads its spike maps back at the end. Each session has one of these 
 - a second host tries to open the port;
 - a long burst of noise is sent between two requests.
 
-Every inference is compared with that of the same network on an undisturbed link: logits, counters,
-prediction and maps.
+The result of every inference (logits, counters, prediction and maps) is compared with that of the
+same network on an undisturbed link.
 """
 
 from __future__ import annotations
@@ -45,20 +45,21 @@ from sw.network.network import Layer, Network
 
 CONFIG = CONFIGS["sim"]
 TIMEOUT_S = 0.1
-"""How long the driver waits for a reply; short, because most faults cost this time."""
+"""Time in seconds that the driver waits for a reply; short, because most faults make it wait that
+long."""
 
 N_SAMPLES = 60
-"""Number of samples of a session whose spike maps are not read back."""
+"""Number of samples that a session runs without reading spike maps back."""
 
 N_READ_BACK = 4
-"""Number of further samples of a session, whose spike maps are all read back."""
+"""Number of samples that a session then runs and whose spike maps it reads back."""
 
 RATE = 0.1
 """Probability of a fault per frame."""
 
 RESET_RATE = 0.02
-"""Probability of a reset per frame. With :data:`RATE`, the device would be reset too often to load
-a network."""
+"""Probability of a device reset per frame. It is lower than :data:`RATE`, because with that one the
+device would be reset too often to load a network."""
 
 KILLED = {f"host killed in {phase}": phase for phase in ("loading", "running", "reading back")}
 """Kinds of sessions in which the host is killed, each with the name of the phase."""
@@ -66,27 +67,29 @@ SECOND_HOST = "second host"
 NOISE = "noise"
 ALL = "all kinds"
 SESSIONS = (*faults.KINDS, ALL, *KILLED, SECOND_HOST, NOISE)
-"""Kinds of sessions, in the order in which they are run again and again."""
+"""Kinds of sessions, in the order in which they are run; after the last one the first follows
+again."""
 
 NOISE_BYTES = 100_000
 """Number of random bytes in a burst of noise: fifty times the board's receive buffer."""
 
 PART_BYTES = 5000
-"""Bytes of noise in one write; a longer write could exceed the port's time limit."""
+"""Number of bytes of noise in one write; a longer write could take longer than the port's time
+limit."""
 
 STUCK_S = 120.0
-"""Duration after which a session is taken to be stuck."""
+"""Time in seconds after which a session that has not ended is counted as stuck."""
 
 
 class Stuck(BaseException):
-    """Raised if a session does not end in time.
+    """Raised if a session has not ended within :data:`STUCK_S`.
 
-    It is no :class:`Exception`, so that the driver does not handle it.
+    It is not derived from :class:`Exception`, so that the driver does not catch it.
     """
 
 
 def network(rng: np.random.Generator) -> Network:
-    """Make a network of two layers and a few hundred weights."""
+    """Return a random network of two layers and a few hundred weights."""
 
     def layer(name: str, source: str, n_out: int, n_in: int, size: int, *, output: bool) -> Layer:
         return Layer(
@@ -169,10 +172,10 @@ class Campaign:
 
 
 def same_outcome(one: Inference, other: Inference) -> bool:
-    """Return whether two inferences are the same, apart from the time that they took on the host.
+    """Return whether two inferences have the same results, whatever time they took on the host.
 
-    They have the same logits, prediction, counters and cycles, and ``other`` has the same spike
-    maps as ``one``, if ``one`` has any.
+    They have the same logits, prediction, counters and cycles. If ``one`` has spike maps, ``other``
+    has the same maps.
     """
     return (
         np.array_equal(one.logits, other.logits)
@@ -251,7 +254,8 @@ def session(
 def run_session(
     path: str, pid: int, kind: str, seed: int, expected: list[Inference], campaign: Campaign
 ) -> None:
-    """Run one session with faults of the given kind, and count in ``campaign`` how it ended.
+    """Run one session with faults of the given kind, and add its outcome to the counts in
+    ``campaign``.
 
     ``kind`` is one of :data:`SESSIONS`, and ``seed`` determines the faults. The other parameters
     are those of :func:`session`.
@@ -334,7 +338,7 @@ def _kill_host(path: str, pid: int, seed: int, phase: str) -> bool:
 
 
 def run_campaign(n_faults: int, seed: int, *, progress: bool = True) -> Campaign:
-    """Inject at least ``n_faults`` faults, and return counts of what they led to.
+    """Inject at least ``n_faults`` faults, and return counts of their consequences.
 
     One session of every kind is run, in the order of :data:`SESSIONS`. This is repeated until there
     were enough faults. Ctrl-C ends it earlier, with the counts so far. ``seed`` determines the
@@ -383,10 +387,10 @@ COLUMNS = {
 
 
 def as_table(campaign: Campaign) -> str:
-    """Return a Markdown table of what the injected faults led to.
+    """Return a Markdown table of the consequences of the injected faults.
 
-    There is a row of counts for each kind of session and one for all of them, and below the table
-    the driver's errors.
+    It has a row of counts for each kind of session and one for all sessions. Below it are the
+    driver's errors.
     """
     total = campaign.total
     rows = [*campaign.tallies.items(), ("**together**", total)]
@@ -430,9 +434,10 @@ def _parser() -> CommandParser:
 
 
 def _run_host(path: str, pid: int, seed: int) -> None:
-    """Run a session without faults and print the name of each phase, as a host to be killed.
+    """Run a session without faults, and print the name of each phase when it begins.
 
-    :func:`_kill_host` starts this process, and kills it in one of the phases.
+    :func:`_kill_host` starts this function in a process, and kills the process in one of the
+    phases.
     """
     expected = [Inference(prediction=0, n_cycles=0, logits=np.zeros(10), counters={})] * N_SAMPLES
     session(

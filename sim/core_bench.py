@@ -23,7 +23,7 @@ from sw.compile.program import Counters, Program
 
 @dataclass(frozen=True)
 class CoreRun:
-    """Result of one inference, with everything that it leaves in the device's memories.
+    """Result of one inference, read from the device's memories.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class CoreRun:
 
 
 class CoreBench:
-    """Host at the bus of the core (:class:`hw.bus.CoreBus`), which loads and runs a program.
+    """Host model that loads and runs a program through the core's bus (:class:`hw.bus.CoreBus`).
 
     Parameters
     ----------
@@ -117,9 +117,9 @@ class CoreBench:
         return value
 
     async def write(self, space: Space, row: int, image: bytes) -> None:
-        """Write the bytes ``image`` into the memory ``space``, from its row ``row`` on.
+        """Write the bytes ``image`` into the memory ``space``, beginning at its row ``row``.
 
-        The bytes are those of whole rows; :func:`hw.protocol.row_bytes` says how long a row is.
+        The bytes must fill whole rows; :func:`hw.protocol.row_bytes` says how long a row is.
         """
         size = row_bytes(space, self.program.config)
         assert len(image) % size == 0
@@ -137,7 +137,8 @@ class CoreBench:
         )
 
     async def read(self, space: Space, row: int, n_rows: int) -> bytes:
-        """Return the bytes of ``n_rows`` rows of the memory ``space``, from its row ``row`` on."""
+        """Return the bytes of ``n_rows`` rows of the memory ``space``, the first of them being row
+        ``row``."""
         size = row_bytes(space, self.program.config)
         rows = []
         for i in range(n_rows):
@@ -148,7 +149,7 @@ class CoreBench:
         return b"".join(rows)
 
     async def load(self) -> None:
-        """Write the program's contents of all memories, and clear spike memory."""
+        """Write the program into all memories of the device, and clear spike memory."""
         for space, image in self.program.images.items():
             await self.write(space, 0, image)
         await self.write(Space.SPIKE, 0, bytes(self.program.spike_bytes))

@@ -1,4 +1,4 @@
-"""Feed the gateware's frame decoder with an hour of garbage.
+"""Feed the gateware's frame decoder with random bytes, as many as fit into an hour on the line.
 
 At 1 Mbaud, the rate that a board starts with, an hour is 360 million bytes. Verilator simulates the
 decoder alone; with the UART in front of it, this would take a day. The kind of garbage changes
@@ -31,7 +31,7 @@ PACKET = bytes([0x7D, Opcode.IDENTIFY])
 
 @dataclass(frozen=True)
 class Outcome:
-    """Counts of what the decoder took, dropped and passed on.
+    """Counts of bytes and frames that the decoder received, dropped and passed on.
 
     Attributes
     ----------
@@ -52,9 +52,9 @@ class Outcome:
 
 
 def run(n_seconds: int, seed: int = 0, n_second_bytes: int = BYTES_PER_S) -> Outcome:
-    """Feed the decoder with garbage, ``n_seconds`` times ``n_second_bytes`` bytes.
+    """Feed the decoder with ``n_seconds`` parts of ``n_second_bytes`` garbage bytes each.
 
-    An undamaged frame follows each time. ``seed`` determines the garbage.
+    An undamaged frame follows each part. ``seed`` determines the garbage.
 
     Returns
     -------

@@ -47,7 +47,7 @@ REPLY_TIMEOUT_NS = 2_000_000
 
 
 class Bench:
-    """Host at the other end of the device's serial line, which sends requests and takes replies."""
+    """Host side of the serial line in a cocotb test, which sends requests and receives replies."""
 
     def __init__(self, dut: Any, config: Config):
         self.dut, self.config = dut, config
@@ -60,9 +60,9 @@ class Bench:
 
     @classmethod
     async def start(cls, dut: Any) -> Bench:
-        """Return a bench for a device that it has reset, at the highest rate of the configuration.
+        """Reset a device and return a bench for it, at the highest rate of the configuration.
 
-        The reset has been acknowledged, so that the device takes all requests.
+        The reset has been acknowledged by an ABORT, so that the device takes all requests.
         """
         bench = cls(dut, Config(**json.loads(os.environ[CONFIG_VARIABLE])))
         await bench.reset()
@@ -77,7 +77,7 @@ class Bench:
         await ClockCycles(self.dut.clk, 4)
 
     async def set_rate(self, divisor: int) -> None:
-        """Change device and host to ``divisor`` clock cycles per bit."""
+        """Change the rate of device and host to ``divisor`` clock cycles per bit."""
         assert await self.ask(Opcode.RATE, pack(Rate, {"divisor_less_1": divisor - 1})) == b""
         await ClockCycles(self.dut.clk, 2 * self.source.divisor)  # until after the stop bit
         self.source.divisor = self.sink.divisor = divisor
@@ -87,7 +87,7 @@ class Bench:
         await self.source.send(encode_frame(bytes([self.seq, opcode]) + payload))
 
     async def receive(self) -> bytes:
-        """Return the next packet from the device, the content of an undamaged frame.
+        """Return the next packet from the device: the content of its next frame, without CRC.
 
         A damaged frame fails the test.
         """
@@ -129,7 +129,8 @@ async def identifies_itself(dut):
 @cocotb.test(timeout_time=200, timeout_unit="ms")
 @cocotb.parametrize(pauses=[0.0, 0.2])
 async def stores_rows(dut, pauses):
-    """The longest WRITE and READ of every memory work, at full rate and with gaps between bytes."""
+    """Check the longest WRITE and READ of every memory, at full rate and with gaps between
+    bytes."""
     bench = await Bench.start(dut)
     config = bench.config
     bench.source.set_pauses(pauses, bench.rng)
@@ -144,7 +145,8 @@ async def stores_rows(dut, pauses):
 
 @cocotb.test(timeout_time=100, timeout_unit="ms")
 async def takes_requests_back_to_back(dut):
-    """The device executes requests that arrive while it is busy, as many as its buffer holds."""
+    """Check that the device executes requests that arrive while it is busy, as many as its buffer
+    holds."""
     bench = await Bench.start(dut)
     rows = bench.rng.randbytes(40)
     requests = [
@@ -160,7 +162,8 @@ async def takes_requests_back_to_back(dut):
 
 @cocotb.test(timeout_time=200, timeout_unit="ms")
 async def drops_damaged_frames(dut):
-    """Frames with flipped bits, lost ends or line errors are counted, and have no other effect."""
+    """Check that frames with flipped bits, missing ends or line errors are counted and have no
+    other effect."""
     bench = await Bench.start(dut)
     rng = bench.rng
     await bench.write(Space.SPIKE, 0, b"\x11\x22\x33")

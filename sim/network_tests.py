@@ -22,7 +22,8 @@ from sw.network import netfile
 
 @cocotb.test()
 async def every_spike_and_logit(dut) -> None:
-    """All spikes of all feature maps, all logits, the class and the counters are as expected."""
+    """Check that all spikes of all feature maps, all logits, the class and the counters are as
+    expected."""
     file = netfile.load(os.environ["SPIKEFOLD_NETWORK"])
     vectors = np.load(os.environ["SPIKEFOLD_VECTORS"])
     assert file.config is not None, file.unknown

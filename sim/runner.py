@@ -20,7 +20,7 @@ from hw.tools.folders import work_dir
 from sim import verilate
 
 BUILD_DIR = work_dir() / "cocotb"
-"""Folder of all simulations under cocotb, which have a folder each in it."""
+"""Folder that contains a folder for each simulation under cocotb."""
 
 
 class CocotbError(RuntimeError):

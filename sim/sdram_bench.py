@@ -1,4 +1,4 @@
-"""``python -m sim.sdram_bench``: measure which share of an SDRAM's bus brings rows of weights.
+"""``python -m sim.sdram_bench``: measure how much of an SDRAM's bandwidth rows of weights use.
 
 The controller is simulated by Verilator with the model of ``sdram.hpp`` at its pins. The ports ask
 for the rows of active inputs, in ascending order, as fast as the controller takes them.
@@ -32,9 +32,9 @@ MAIN = Path(__file__).with_suffix(".cpp")
 
 
 class BenchTop(wiring.Component):
-    """SDRAM controller whose ports are combined: each signal has the bits of all ports.
+    """SDRAM controller whose ports are combined: each of its signals has the bits of all ports.
 
-    So the same C++ program fits any number of ports.
+    So the same C++ program can simulate any number of ports.
     """
 
     def __init__(self, sdram: SdramRows):
@@ -86,21 +86,22 @@ class BusUse:
     """Result of a measurement."""
 
     done: bool
-    """All requests were answered."""
+    """Whether all requests were answered."""
     cycles: int
     """Number of cycles from the first request to the last row."""
     words: int
     """Number of words of all rows that were read."""
     transfers: int
-    """Number of words that the controller reported as transferred."""
+    """Number of words that were transferred, as counted by the controller."""
     wrong_words: int
     violations: int
-    """Number of violations of the chip's rules."""
+    """Number of violations of the chip's timing rules."""
     refreshes: int
 
     @property
     def share(self) -> float:
-        """Share of the cycles in which the bus brought a word of a row."""
+        """Share of the cycles in which the data bus carried a word of a requested row, from 0 to
+        1."""
         return self.words / self.cycles
 
 
@@ -149,10 +150,10 @@ def measure(
 def active_rows(
     density: float, n_rows: int, n_jobs: int, rng: random.Random, first: int = 0
 ) -> Iterator[int]:
-    """Yield the index of the row of weights of each active input, over ``n_jobs`` jobs.
+    """Yield the index of the row of weights of each active input, for ``n_jobs`` jobs.
 
-    Each job has ``n_rows`` inputs, and rows of its own behind those of the job before; the first
-    job's begin at ``first``. An input is active with probability ``density``.
+    A job has ``n_rows`` inputs with a row of weights each; the rows of each job follow those of the
+    job before, beginning with row ``first``. An input is active with probability ``density``.
     """
     for row in range(first, first + n_rows * n_jobs):
         if rng.random() < density:

@@ -1,7 +1,8 @@
 """Model of an SDRAM in Python, which checks every timing rule of the chip's data sheet.
 
 It compares times in nanoseconds, so that it shares no arithmetic with the controller, whose timing
-is in cycles (:func:`hw.offchip.timing.timing_cycles`). Words that were never written are junk.
+is in cycles (:func:`hw.offchip.timing.timing_cycles`). Words that were never written have random
+contents (*junk*).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ MAX_POSTPONED = 8
 N_INIT_REFRESHES = 8
 """Number of refreshes before the chip may be used; some chips need only two."""
 NEVER = -1e12
-"""Time of an event that has not happened, in ns."""
+"""Time in ns that stands for an event that has not happened: long ago."""
 
 
 class SdramError(AssertionError):
@@ -31,37 +32,37 @@ class SdramError(AssertionError):
 
 @dataclass
 class _Bank:
-    """State of a bank; times are in ns."""
+    """State of one bank of the SDRAM, with the times of past commands in ns."""
 
     page: int | None = None
     activated: float = NEVER
     precharged: float = NEVER
-    """When the bank was closed last."""
+    """Time in ns at which the bank was last closed."""
     burst_end: int = -1
-    """First cycle in which a command does not cut the last read or write of this bank short."""
+    """First cycle in which a command no longer interrupts the last read or write of this bank."""
     write_end: int = -100
-    """Cycle in which the last word of a write to this bank is taken."""
+    """Cycle in which the chip takes the last word of a write to this bank."""
 
 
 @dataclass
 class SdramModel:
-    """An SDRAM; :meth:`tick` is one cycle of its clock.
+    """Model of an SDRAM; :meth:`tick` simulates one cycle of its clock.
 
     Parameters
     ----------
     chip, clk_hz : the chip and the frequency of its clock.
-    seed : seed of the junk in words that were never written.
+    seed : seed of the random contents of words that were never written.
     """
 
     chip: SdramChip
     clk_hz: float
     seed: int = 0
     words: dict[int, int] = field(default_factory=dict)
-    """Contents by the index of a word in the chip, as that of
-    :meth:`hw.offchip.layout.RowLayout.word_address`. Words that were not used yet are missing."""
+    """Words stored in the chip, by their index (:meth:`hw.offchip.layout.RowLayout.word_address`).
+    Words that have not been used yet are missing."""
     cycle: int = 0
     n_words: int = 0
-    """Number of words read and written."""
+    """Number of words read and written so far."""
     n_refreshes: int = 0
 
     def __post_init__(self) -> None:
@@ -77,7 +78,8 @@ class SdramModel:
         self._powered: float | None = None
 
     def peek(self, address: int) -> int:
-        """Return the word at an address; if it was never written, junk that stays the same."""
+        """Return the word at an address; if it was never written, a random word that stays the
+        same."""
         if address not in self.words:
             self.words[address] = self._junk.getrandbits(self.chip.data_bits)
         return self.words[address]
@@ -109,7 +111,8 @@ class SdramModel:
     ) -> int:
         """Simulate a rising clock edge, with these levels at the pins.
 
-        Return the word on the data bus in the next cycle; it is junk if the chip does not drive it.
+        Return the word on the data bus in the next cycle; it is random if the chip does not drive
+        the bus.
 
         Raises
         ------
@@ -141,9 +144,9 @@ class SdramModel:
         return self.bus()
 
     def bus(self, ahead: int = 0) -> int:
-        """Return the word on the data bus in the coming cycle, or ``ahead`` cycles after that.
+        """Return the word on the data bus in the next cycle, or ``ahead`` cycles after that.
 
-        It is junk if the chip does not drive the bus then.
+        It is random if the chip does not drive the bus then.
         """
         junk = self._junk.getrandbits(self.chip.data_bits)
         return self._outputs.get(self.cycle + ahead, junk)

@@ -10,11 +10,11 @@ from hw.spec import Config
 
 
 class StubCore(wiring.Component):
-    """Stand-in for the core with the same bus, whose memories only store rows.
+    """Replacement of the core with the same bus, whose memories only store rows.
 
-    Results and counters are such memories, too, and a run (an inference) does not change them. A
-    run lasts ``run_cycles`` cycles. Its result has the ``entry`` of :class:`hw.protocol.Run` as the
-    predicted class ``argmax``, and ``n_cycles = run_cycles``.
+    Results and counters are stored rows, too, which a run (an inference) does not change. A run
+    lasts ``run_cycles`` cycles. Its reported class ``argmax`` is the ``entry`` of
+    :class:`hw.protocol.Run`, and its reported duration is ``run_cycles``.
 
     Attributes
     ----------

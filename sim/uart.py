@@ -28,7 +28,8 @@ class UartSource:
         line.value = 1
 
     def set_pauses(self, probability: float, rng: random.Random) -> None:
-        """Make the sender pause after a byte with this probability, for up to three byte times."""
+        """Make the sender pause after each byte with this probability, for up to three byte
+        times."""
         self._pause, self._rng = probability, rng
 
     async def send_bits(self, bits: Iterable[int]) -> None:

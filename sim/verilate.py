@@ -38,7 +38,8 @@ proc -nomux -norom
 {COLLISIONS}
 memory_collect
 """
-"""Yosys passes that keep the hierarchy and the names, for waveforms and test benches."""
+"""Yosys passes for Verilog that keeps the hierarchy and the names, for waveforms and test
+benches."""
 
 _FAST = f"""
 proc
@@ -48,7 +49,7 @@ opt
 memory_collect
 opt_clean
 """
-"""Yosys passes for a model that runs about a quarter faster."""
+"""Yosys passes for Verilog that simulates about a quarter faster, without hierarchy."""
 
 _FAST_ARGS = ("--output-split-cfuncs", "2000")
 
@@ -131,9 +132,10 @@ def to_verilog(
 
 
 def _machine() -> str:
-    """Return a text that identifies the features of this machine's processor.
+    """Return a text that identifies the instruction set of this machine's processor.
 
-    Executables compiled with ``-march=native`` depend on them, and machines may share a cache.
+    Executables compiled with ``-march=native`` need the same processor features, and machines may
+    share a cache.
     """
     try:
         cpuinfo = Path("/proc/cpuinfo").read_text()

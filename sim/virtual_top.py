@@ -1,9 +1,10 @@
-"""The device as the virtual board simulates it: the clock of an idle core can be stopped, and rows
-can be written past the serial line.
+"""The device as the virtual board simulates it, with additions that make loading a network faster.
+
+The clock of an idle core can be stopped, and rows can be written without the serial line.
 
 Evaluating the core takes about three quarters of the simulator's time. While a network is being
 loaded, the core is idle for all but a few cycles per row of weights. Therefore the simulator stops
-the clock of an idle core. The link cannot see that, since an idle core only waits for its bus.
+the clock of an idle core. The link does not notice, since an idle core only waits for its bus.
 
 The bits of the serial line take most of the time that remains in loading. Therefore the simulator
 can also give rows to the core itself, in a cycle in which the link does not use the bus.
@@ -22,7 +23,7 @@ from hw.top import Top
 
 
 class DirectCore(wiring.Component):
-    """A core to which rows can be written past the link.
+    """Core with an additional input, through which the simulator can write rows without the link.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Settings shared by all tests."""
+"""Configuration of pytest for all tests."""
 
 from __future__ import annotations
 

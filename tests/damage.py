@@ -1,4 +1,4 @@
-"""Damaged files, one for each exception that reading may raise."""
+"""Contents of damaged files, for tests of the errors that readers raise."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import numpy as np
 
 
 def damaged_arrays() -> list[bytes]:
-    """Return contents of damaged ``.npz`` and ``.npy`` files.
+    """Return contents of damaged ``.npz`` and ``.npy`` files, one for each way in which NumPy
+    fails.
 
     They are an empty file, text, a truncated archive, an archive of an unknown version, one that is
-    marked as encrypted, one with broken data, and arrays whose header is no Python or claims more
-    than any memory holds.
+    marked as encrypted, one with broken data, and arrays whose header is not Python or claims a
+    size beyond any memory.
     """
     archive = io.BytesIO()
     np.savez_compressed(archive, images=np.arange(1000))

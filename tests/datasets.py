@@ -37,7 +37,8 @@ def easy_data() -> Dataset:
 def write_record(folder: Path, record: int, signal: np.ndarray, beats_at: list[tuple[int, int]]):
     """Write a record in the MIT-BIH database's format 212, and its annotations.
 
-    The second signal is zero everywhere; ``beats_at`` holds pairs of sample number and code.
+    The second signal is zero everywhere; ``beats_at`` holds pairs of a heartbeat's sample number
+    and its annotation code.
     """
     raw = bytearray()
     for value in signal:

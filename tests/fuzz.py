@@ -1,7 +1,7 @@
-"""Random edits of files and messages, for tests that only exceptions of ours come of them.
+"""Random edits of files and messages, for tests that readers raise only Spikefold's own exceptions.
 
 Each round has a seed of its own, which is printed if the round fails. ``FUZZ_SEED=N`` makes the
-first round of every fuzzer that of seed N, and so repeats it.
+first round of every fuzzer use seed N, and so repeats it.
 """
 
 from __future__ import annotations
@@ -36,14 +36,15 @@ STRANGE: tuple[Any, ...] = (
     *(0.5, -1.0, 1e308, 1e-320, float("nan"), float("inf"), 10**400),
     *([], {}, [0], [1, 1], [-1, 1], [[]], {"": None}, {"tensor": "x"}, [1] * 3000),
 )
-"""Values that take the place of others; JSON cannot hold all of them."""
+"""Unusual values that edits put in place of others; some of them cannot be written as JSON."""
 
 
 def rounds(n: int, seed: int | None = 0) -> Iterator[tuple[random.Random, contextlib.ExitStack]]:
-    """Yield a generator of random numbers for each of ``n`` rounds, and a context to run it in.
+    """Yield a random generator for each of ``n`` rounds, and a context in which to run the round.
 
-    An exception in the context gets a note with the seed, and so does a round that takes longer
-    than :data:`ROUND_S`. The seeds begin at ``seed``; None stands for a different one every time.
+    An exception in the context gets a note with the seed. A round that takes longer than
+    :data:`ROUND_S` raises one. The first seed is ``seed``; None stands for a different one every
+    time.
     """
     first = int(os.environ.get("FUZZ_SEED", random.SystemRandom().randrange(1 << 32)))
     if seed is not None and "FUZZ_SEED" not in os.environ:
@@ -67,7 +68,7 @@ def _noted(seed: int) -> Iterator[None]:
 
 
 def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
-    """Yield the path of keys and indices to every value in nested dictionaries and lists."""
+    """Yield the path (keys and indices) of every value in nested dictionaries and lists."""
     yield path
     if isinstance(value, dict | list):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
@@ -77,8 +78,8 @@ def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
 def edited(value: Any, rng: random.Random, strange: tuple[Any, ...] = STRANGE) -> Any:
     """Return a copy of nested dictionaries and lists with one to three random edits.
 
-    An edit replaces a value by a strange one or by one from elsewhere, moves a number a little, or
-    removes, doubles or renames an entry.
+    An edit replaces a value by one of ``strange`` or by another value of the same structure,
+    changes a number slightly, or removes, duplicates or renames an entry.
     """
     value = copy.deepcopy(value)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):

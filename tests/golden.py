@@ -1,4 +1,5 @@
-"""Golden model: the semantics of :mod:`hw.spec` in plain loops, independent of the product."""
+"""Golden model: the arithmetic of :mod:`hw.spec` as plain loops, which share no code with what they
+check."""
 
 from __future__ import annotations
 
@@ -16,7 +17,11 @@ def _pick(array: np.ndarray, *indices: int) -> np.ndarray:
 
 
 def run_layer(layer: Layer, source: np.ndarray, identity: np.ndarray | None) -> np.ndarray:
-    """Return a layer's spikes (T, O, H', W'), or logits (O,), for its source (T, C, H, W)."""
+    """Return the spikes (T, O, H', W') of a layer, or the logits (O,) of an output layer.
+
+    ``source`` is the layer's input (T, C, H, W), and ``identity`` the shortcut's spikes, if it has
+    a gate.
+    """
     timesteps, _, _, _ = source.shape
     pad_y, pad_x = layer.padding
     padded = np.pad(source.astype(np.int64), ((0, 0), (0, 0), (pad_y, pad_y), (pad_x, pad_x)))
@@ -71,13 +76,17 @@ def run_layer(layer: Layer, source: np.ndarray, identity: np.ndarray | None) -> 
 
 
 def inputs_of(layer: Layer, maps: dict[str, np.ndarray]) -> np.ndarray:
-    """Return the sum of the maps (T, C, H, W) that a layer reads, or all of their channels."""
+    """Return the input (T, C, H, W) of a layer that reads one or several maps.
+
+    Several maps are added up, or their channels are concatenated.
+    """
     parts = [maps[name] for name in (layer.source, *layer.addends)]
     return np.concatenate(parts, axis=1) if layer.stacked else sum(parts[1:], parts[0])
 
 
 def run_network(network: Network, frames: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Return every map's spikes (T, C, H, W) by name, and the logits, for the input's spikes."""
+    """Run a network on input spikes; return the spikes (T, C, H, W) of every map by name, and the
+    logits."""
     maps = {INPUT: frames}
     for layer in network.layers:
         identity = maps[layer.identity] if layer.identity else None

@@ -19,17 +19,19 @@ from sw.network.network import IMAGE, INPUT, Layer, Network, Shape, conv_size
 
 CHANNELS = (1, 2, 3, 8, 12, 16, 24)
 GRANULARITIES = ("shared", "element", "per-timestep", "element per-timestep", "mixed")
-"""Choices of the axes along which weights and biases differ; "mixed" draws each axis, also those
-of the kernel, by itself."""
+"""Choices for the axes along which weights and biases differ. "mixed" decides for each axis
+separately, also for those of the kernel."""
 MAX_WEIGHTS = 40_000
-"""Largest number of weights in a layer; axes are shared until it holds."""
+"""Largest number of weights in a layer. With more, weights are shared along further axes."""
 MAX_PARAM = signed_range(16)[1]
 CALIBRATION_DENSITY = 0.3
 
 
 def random_input(network: Network, rng: np.random.Generator, n_images: int) -> NDArray[np.uint8]:
-    """Return random images (N, C, H, W), or, without an encoder, frames (N, T, C, H, W) of random
-    densities, some of them all 0 or all 1."""
+    """Return random input for a network: images (N, C, H, W), or frames of spikes (N, T, C, H, W).
+
+    Frames are for networks without an encoder. They have random densities; some are all 0 or all 1.
+    """
     if network.encoder is not None:
         return rng.integers(0, 255, (n_images, *network.image_shape), np.uint8, endpoint=True)
     shape = (n_images, network.timesteps, *network.image_shape)
@@ -53,11 +55,11 @@ def random_network(
     full_neurons: bool = True,
     sums: float = 0.3,
 ) -> Network:
-    """Return a valid network of one to five layers with odd shapes; options left out are drawn.
+    """Return a random valid network of one to five layers; every option that is None is drawn, too.
 
-    ``sums`` is the probability that a layer reads several maps, if there are several of one shape.
-    Without ``full_neurons``, leaks have one shift and no reset is delayed, as on small devices.
-    Thresholds and biases are set so that about 5 to 50 % of a layer's neurons fire.
+    ``sums`` is the probability that a layer reads the sum of several maps, if there are several of
+    one shape. Without ``full_neurons``, leaks have one shift and no reset is delayed, as on small
+    devices. Thresholds and biases are set so that about 5 to 50 % of a layer's neurons fire.
     """
     rng = np.random.default_rng(seed)
     timesteps = int(rng.integers(1, 6)) if timesteps is None else timesteps
@@ -100,7 +102,8 @@ def random_network(
 
 
 def networks(**options: object) -> st.SearchStrategy[Network]:
-    """Return a strategy of random networks; ``options`` are those of :func:`random_network`."""
+    """Return a hypothesis strategy for random networks; ``options`` are those of
+    :func:`random_network`."""
     return st.integers(0, 2**32 - 1).map(
         lambda seed: random_network(seed, **options)  # type: ignore[arg-type]
     )
@@ -108,23 +111,25 @@ def networks(**options: object) -> st.SearchStrategy[Network]:
 
 @dataclass(frozen=True)
 class Reads:
-    """Names of the maps that a layer reads, and whether each has weights of its own."""
+    """Names of the maps that a layer reads. If ``stacked``, their channels are concatenated, so
+    that each map has weights of its own; otherwise the maps are added up."""
 
     names: tuple[str, ...]
     stacked: bool = False
 
     def input(self, maps: dict[str, NDArray[np.int64]]) -> NDArray[np.int64]:
-        """Return what the layer multiplies by its weights (N, T, C, H, W)."""
+        """Return the input (N, T, C, H, W) that the layer multiplies by its weights."""
         parts = [maps[name] for name in self.names]
         return np.concatenate(parts, axis=2) if self.stacked else np.sum(parts, axis=0)
 
     def fields(self) -> dict[str, Any]:
-        """Return the fields of a layer that say what it reads."""
+        """Return the values of those fields of a ``Layer`` that name the maps it reads."""
         return {"source": self.names[0], "addends": self.names[1:], "stacked": self.stacked}
 
 
 class _Maker:
-    """Draws layers, and sets their thresholds by example spikes (N, T, C, H, W) of their inputs."""
+    """Generator of random layers; it chooses thresholds so that neurons fire on example spikes (N,
+    T, C, H, W)."""
 
     def __init__(
         self,
@@ -158,7 +163,8 @@ class _Maker:
         maps: dict[str, NDArray[np.int64]],
         encoder: bool = False,
     ) -> tuple[Layer, NDArray[np.int64]]:
-        """Return a firing layer, and the spikes that it computes from the maps that it reads."""
+        """Return a random layer of spiking neurons, and the spikes that it computes from
+        ``maps``."""
         rng = self.rng
         source = reads.input(maps)
         shape: Shape = maps[reads.names[0]].shape[2:]  # type: ignore[assignment]
@@ -234,7 +240,8 @@ class _Maker:
         return layer, _join(layer, spikes, maps)
 
     def reads(self, name: str, maps: dict[str, NDArray[np.int64]]) -> Reads:
-        """Draw what a layer reads: the map ``name``, or several of its shape."""
+        """Choose at random what a layer reads: the map ``name`` alone, or several maps of its
+        shape."""
         rng = self.sum_rng
         others = [n for n, x in maps.items() if n != name and x.shape == maps[name].shape]
         if not others or rng.random() >= self.sums:
@@ -263,7 +270,8 @@ class _Maker:
         )
 
     def _axis(self, size: int, same: bool) -> tuple[int, int, int]:
-        """Draw kernel, stride and padding of one axis; ``same`` keeps the axis's size."""
+        """Choose kernel size, stride and padding of one axis at random; ``same`` keeps the axis's
+        size."""
         rng = self.rng
         kernel = int(rng.choice((1, 3, 5), p=(0.25, 0.6, 0.15)))
         if same:
@@ -275,7 +283,7 @@ class _Maker:
         return kernel, int(rng.choice((1, 2), p=(0.6, 0.4))), padding
 
     def _axes(self) -> tuple[bool, bool, bool]:
-        """Draw whether weights differ along timesteps, rows and columns."""
+        """Choose at random whether weights differ along timesteps, rows and columns."""
         granularity = self.granularity or str(self.rng.choice(GRANULARITIES))
         if granularity == "mixed":
             t, y, x = (bool(b) for b in self.rng.random(3) < 0.5)

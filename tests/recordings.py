@@ -1,5 +1,8 @@
-"""Encoders of recordings, written from the specifications of the formats and not from the decoders
-that they test; and random recordings."""
+"""Encoders of event recordings in all supported formats, and random recordings.
+
+The encoders were written from the specifications of the formats, not from the decoders that they
+test.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +23,19 @@ CHIPS = {
     "eu.seebetter.ini.chips.davis.Davis346red": (260, 346),
     "eu.seebetter.ini.chips.davis.Davis640": (480, 640),
 }
-"""Java classes that jAER names as the camera, and the (height, width) of each."""
+"""Names of camera chips (Java classes) in jAER's files, with the (height, width) of each."""
 END = "#!END-HEADER\r\n"
 
 
 def load(path: Path, raw: bytes) -> events.Recording:
-    """Write a file, and read it as a recording."""
+    """Write the bytes ``raw`` to a file, and return the recording that is read from it."""
     path.write_bytes(raw)
     return events.load(path)
 
 
 def columns(n: int, size: tuple[int, int], end: int) -> st.SearchStrategy[np.ndarray]:
-    """Return a strategy for recordings of up to ``n`` events, in order of time."""
+    """Return a hypothesis strategy for recordings of up to ``n`` events before time ``end``, in
+    order of time."""
     gaps = st.integers(0, max(1, (end - 1) // 200))
     rows = st.tuples(gaps, st.integers(0, size[1] - 1), st.integers(0, size[0] - 1), st.booleans())
 
@@ -48,7 +52,10 @@ def rows_of(found: np.ndarray) -> list[tuple[int, int, int, int]]:
 
 
 def aedat2(found: np.ndarray, chip: str = "", version: str = "2.0") -> bytes:
-    """Encode as jAER does: AEDAT 2.0 or 1.0, with the camera in the header unless it is empty."""
+    """Encode events as jAER does, in AEDAT 2.0 or 1.0.
+
+    The header names the camera ``chip``, unless that is empty.
+    """
     header = f"#!AER-DAT{version}\r\n# This is a raw AE data file - do not edit\r\n"
     header += f"# AEChip: {chip}\r\n" if chip else ""
     height, width = CHIPS.get(chip, (128, 128))
@@ -61,7 +68,10 @@ def aedat2(found: np.ndarray, chip: str = "", version: str = "2.0") -> bytes:
 
 
 def aedat3(found: np.ndarray, camera: str = "DAVIS240C", per_packet: int = 7) -> bytes:
-    """Encode as cAER does: AEDAT 3.1, with a packet of another kind before each of events."""
+    """Encode events as cAER does, in AEDAT 3.1, with ``per_packet`` events in a packet.
+
+    A packet of another kind of data precedes each packet of events.
+    """
     header = f"#!AER-DAT3.1\r\n#Format: RAW\r\n#Source 1: {camera}\r\n" + END
     raw = header.encode()
     for start in range(0, len(found), per_packet):
@@ -78,7 +88,7 @@ def aedat3(found: np.ndarray, camera: str = "DAVIS240C", per_packet: int = 7) ->
 
 
 def streams(*kinds: str, size: tuple[int, int] = (260, 346)) -> str:
-    """Return the description of an AEDAT 4.0 file's streams, numbered from 0."""
+    """Return the XML description of the streams in an AEDAT 4.0 file, numbered from 0."""
     nodes = "".join(
         f'<node name="{n}" path="/mainloop/Recorder/outInfo/{n}/">'
         f'<attr key="typeIdentifier" type="string">{kind}</attr>'
@@ -92,8 +102,11 @@ def streams(*kinds: str, size: tuple[int, int] = (260, 346)) -> str:
 
 
 def aedat4_header(description: str, compression: int = 0, table_at: int = -1) -> bytes:
-    """Encode the header of an AEDAT 4.0 file: a FlatBuffer of compression, table's position and
-    description of the streams."""
+    """Encode the header of an AEDAT 4.0 file, a FlatBuffer.
+
+    It has the kind of compression, the position of the table of packets, and the description of the
+    streams.
+    """
     text = description.encode()
     # 0 root, 4 identifier, 8 offsets of fields, 20 table: offsets, text, position, compression; 40
     body = struct.pack("<I4s5H2x", 20, b"IOHE", 10, 20, 16, 8, 4)
@@ -105,7 +118,8 @@ def aedat4_header(description: str, compression: int = 0, table_at: int = -1) ->
 def aedat4_packet(
     found: np.ndarray, stream: int = 0, compress: Callable[[bytes], bytes] = bytes
 ) -> bytes:
-    """Encode events as a packet of an AEDAT 4.0 file: stream, size, and a FlatBuffer."""
+    """Encode events as a packet of an AEDAT 4.0 file: number of the stream, size, and a
+    FlatBuffer."""
     data = b"".join(struct.pack("<qhhB3x", *row) for row in rows_of(found))
     # 0 root, 4 identifier, 8 offsets of fields, 16 table: offsets, vector; 24 length, 28 events
     body = struct.pack("<I4s3H2xiII", 16, b"EVTS", 6, 8, 4, 8, 24 - 20, len(found)) + data
@@ -114,7 +128,8 @@ def aedat4_packet(
 
 
 def aedat4(found: np.ndarray, compression: int = 0, per_packet: int = 9) -> bytes:
-    """Encode as iniVation's DV does, with streams of events and of motion."""
+    """Encode events as iniVation's DV does, in AEDAT 4.0, with a stream of events and one of motion
+    data."""
     compress: Callable[[bytes], bytes] = bytes
     if compression in (1, 2):
         compress = importlib.import_module("lz4.frame").compress
@@ -128,7 +143,8 @@ def aedat4(found: np.ndarray, compression: int = 0, per_packet: int = 9) -> byte
 
 
 def dat(found: np.ndarray, size: tuple[int, int] | None = (480, 640), version: int = 2) -> bytes:
-    """Encode as Prophesee's ``.dat`` file."""
+    """Encode events as a ``.dat`` file of Prophesee; ``size`` is (height, width), None for no
+    size."""
     header = f"% Data file containing CD events\n% Version {version}\n"
     header += f"% Width {size[1]}\n% Height {size[0]}\n" if size else ""
     body = b"".join(
@@ -152,7 +168,7 @@ def raw_header(encoding: str, size: tuple[int, int] = (720, 1280), order: str = 
 
 
 def evt2(found: np.ndarray) -> bytes:
-    """Encode as EVT 2.0."""
+    """Encode events in Prophesee's format EVT 2.0, as a ``.raw`` file."""
     words, high = [], None
     for t, x, y, p in rows_of(found):
         if high != t >> 6:
@@ -163,8 +179,10 @@ def evt2(found: np.ndarray) -> bytes:
 
 
 def evt21(found: np.ndarray, order: str = "little") -> bytes:
-    """Encode as EVT 2.1 with one event in a word, in the order of bytes of the sensor GenX320
-    (``little``) or IMX636 (``legacy``)."""
+    """Encode events in Prophesee's format EVT 2.1 (a ``.raw`` file), one event per 64-bit word.
+
+    ``order`` is the byte order of the sensor: ``little`` for GenX320, ``legacy`` for IMX636.
+    """
     words, high = [], None
     for t, x, y, p in rows_of(found):
         if high != t >> 6:
@@ -178,7 +196,10 @@ def evt21(found: np.ndarray, order: str = "little") -> bytes:
 
 
 def evt3(found: np.ndarray, vectors: bool = False) -> bytes:
-    """Encode as EVT 3.0, with single events or with vectors of one event each."""
+    """Encode events in Prophesee's format EVT 3.0, as a ``.raw`` file.
+
+    With ``vectors``, each event is a vector of one event.
+    """
     words: list[int] = []
     time = None
     for t, x, y, p in rows_of(found):
@@ -205,29 +226,32 @@ def evt3(found: np.ndarray, vectors: bool = False) -> bytes:
 
 
 def atis_bin(found: np.ndarray) -> bytes:
-    """Encode as N-MNIST's ``.bin`` file."""
+    """Encode events as a ``.bin`` file of N-MNIST."""
     return b"".join(
         struct.pack(">BBI", x, y, p << 31 | t << 8)[:5] for t, x, y, p in rows_of(found)
     )
 
 
 def npy(found: np.ndarray) -> bytes:
-    """Encode as a NumPy file of an array with fields."""
+    """Encode events as an ``.npy`` file with a structured array."""
     file = io.BytesIO()
     np.save(file, found)
     return file.getvalue()
 
 
 def npz(found: np.ndarray) -> bytes:
-    """Encode as a NumPy file of four arrays."""
+    """Encode events as an ``.npz`` file with an array each for t, x, y and p."""
     file = io.BytesIO()
     np.savez(file, **{name: found[name] for name in "txyp"})
     return file.getvalue()
 
 
 def write_hdf5(path: Path, found: np.ndarray, form: str = "dsec") -> None:
-    """Write an HDF5 file as DSEC (``dsec``), as tonic's caches (``tonic``) or with times in seconds
-    (``seconds``) has it."""
+    """Write events to an HDF5 file with the layout ``form``.
+
+    Layouts are those of DSEC (``dsec``) and of tonic's caches (``tonic``), and one with times in
+    seconds (``seconds``).
+    """
     import h5py
 
     with h5py.File(path, "w") as file:

@@ -1,4 +1,4 @@
-"""Comparison of output with what a document shows of it."""
+"""Comparison of a program's output with the output that a document shows."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from collections.abc import Sequence
 
 NUMBER = re.compile(r"[-−]?\d[\d,.]*")
 SHORTENED = "..."
-"""Line of a document that stands for any number of lines of the output."""
+"""Line of a document that stands for any number of lines that are left out."""
 
 
 def masked(line: str) -> str:
-    """Return a line with ``#`` for every number, and without alignment."""
+    """Return a line with ``#`` in place of every number, and with single spaces."""
     return " ".join(NUMBER.sub("#", line).split())
 
 
 def require_shown(shown: Sequence[str], printed: Sequence[str], *, mask: bool) -> None:
-    """Check that output is as shown; a line ``...`` stands for any lines, or none.
+    """Check that printed lines are as a document shows them; a line ``...`` stands for any lines,
+    or none.
 
     Parameters
     ----------
-    mask : compare lines without their numbers and alignment.
+    mask : do not compare numbers and alignment.
     """
     shown, printed = (
         [masked(line) if mask and line.strip() != SHORTENED else line.rstrip() for line in lines]

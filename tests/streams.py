@@ -1,4 +1,5 @@
-"""Helpers of Amaranth test benches: streams with random stalls, and a simulation with a limit."""
+"""Helpers of Amaranth test benches: streams with random stalls, and a simulation with a limit of
+cycles."""
 
 from __future__ import annotations
 
@@ -38,8 +39,11 @@ async def wait_until(ctx, condition, value=0):
 async def put(
     ctx, target: stream.Interface, items: Iterable, *, rng: random.Random, stall: float = 0.3
 ) -> None:
-    """Send ``items`` to a component; before each item, wait a cycle with probability ``stall``,
-    repeatedly."""
+    """Send ``items`` to a component's input stream.
+
+    Before each item, further cycles are waited as long as a random number says so, each with
+    probability ``stall``.
+    """
     for item in items:
         while rng.random() < stall:
             await ctx.tick()
@@ -50,8 +54,11 @@ async def put(
 
 
 async def get(ctx, source: stream.Interface, *, rng: random.Random, stall: float = 0.3):
-    """Return the next item of a component; before it, stall a cycle with probability ``stall``,
-    repeatedly."""
+    """Take and return the next item of a component's output stream.
+
+    Before it, further cycles are waited as long as a random number says so, each with probability
+    ``stall``.
+    """
     while rng.random() < stall:
         await ctx.tick()
     ctx.set(source.ready, 1)

@@ -1,4 +1,8 @@
-"""Imports only go down: a room may import the rooms below it, and never in a circle."""
+"""Check that imports between rooms only go down, and that the documented table of rooms is right.
+
+A *room* is a package or module with one task, and a *floor* is a set of rooms that do not import
+each other (docs/architecture.md).
+"""
 
 from __future__ import annotations
 
@@ -29,8 +33,8 @@ FLOORS = (
     ("sw.cli",),
     ("sim",),
 )
-"""The rooms from the ground up; docs/architecture.md says what each is for. A file may import what
-is in its own room, and in rooms on floors below."""
+"""Rooms of each floor, the lowest floor first. A file may import from its own room, and from rooms
+on lower floors."""
 HEIGHT = {room: n for n, floor in enumerate(FLOORS) for room in floor}
 
 
@@ -44,7 +48,8 @@ MODULES = {
 
 
 def room_of(module: str) -> str | None:
-    """The room that a module is in; None for the entry points of commands (``python -m ...``)."""
+    """Return the room that contains a module; None for entry points of commands (``python -m
+    ...``)."""
     return max(
         (room for room in HEIGHT if module == room or module.startswith(room + ".")),
         key=len,
@@ -53,7 +58,8 @@ def room_of(module: str) -> str | None:
 
 
 def imports(module: str) -> set[str]:
-    """Modules of ours that a module imports, anywhere in it: in functions, too, and for types."""
+    """Return the project's modules that a module imports, also inside functions and only for
+    types."""
     found = set()
     for node in ast.walk(ast.parse(MODULES[module].read_text())):
         if isinstance(node, ast.Import):
@@ -91,7 +97,7 @@ TABLE = re.findall(
     (ROOT / "docs" / "architecture.md").read_text(),
     re.MULTILINE,
 )
-"""Rows of the document's table of rooms: floor, room, most important files."""
+"""Rows of the table of rooms in docs/architecture.md: floor, room, most important files."""
 
 
 def test_document_lists_the_rooms_floor_by_floor() -> None:

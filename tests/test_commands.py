@@ -1,5 +1,4 @@
-"""Tests of what all commands share: help with examples, progress and colours only where they are
-wanted, exit codes and messages."""
+"""Tests of what all commands share: help, progress bars, colours, exit codes and messages."""
 
 from __future__ import annotations
 
@@ -52,7 +51,8 @@ COMMANDS = [
     for path in SOURCES
     if '__name__ == "__main__"' in path.read_text() and path.name != "__main__.py"
 ]
-"""Modules that are commands; tests/sw/cli/test_main.py tests those that call others."""
+"""Names of the modules that are commands, except ``__main__`` modules, which
+tests/sw/cli/test_main.py covers."""
 
 
 def test_commands_are_found() -> None:
@@ -75,8 +75,12 @@ def test_help_shows_examples(name: str, capsys: pytest.CaptureFixture[str]) -> N
 def test_progress_is_quiet_without_a_terminal_and_nothing_has_a_colour_of_its_own(
     path: Path,
 ) -> None:
-    """tqdm with ``disable=None`` shows nothing unless the stream is a terminal. Only rich draws
-    colours, and it draws none if NO_COLOR is set."""
+    """Check the sources: progress bars use ``disable=None``, and no escape codes for colours are
+    written.
+
+    tqdm with ``disable=None`` shows nothing unless the stream is a terminal. Only rich draws
+    colours, and it draws none if NO_COLOR is set.
+    """
     text = path.read_text()
     assert "\\x1b[" not in text and "\\033[" not in text
     for node in ast.walk(ast.parse(text)):
@@ -123,7 +127,7 @@ def test_simulators_without_their_tools_say_what_to_install(
 
 
 def with_a_board(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Make arguments that run a network on a board in Python."""
+    """Return arguments that run a network, and let ``Board.open`` return a fake board."""
     network = random_network(11, n_layers=4, timesteps=3, weight_bits=4, encoder=True)
     netfile.save(folder / "net.spikefold", network, CONFIGS["sim"])
     np.save(folder / "images.npy", random_input(network, np.random.default_rng(3), 3))
@@ -159,7 +163,8 @@ def with_tools(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def printed_on_a_terminal(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> str:
-    """Return what a terminal receives while ``do`` has it as standard output and error."""
+    """Call ``do`` with a pseudo-terminal as standard output and error, and return what it
+    printed."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 90))
     sent: list[bytes] = []

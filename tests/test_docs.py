@@ -1,4 +1,4 @@
-"""The documents say what the code does."""
+"""Check that the documents agree with the code: tables, commands, options, links and names."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STRUCTURES = (
 
 
 def structure_row(layout: type[data.Struct]) -> str:
-    """A structure's row of the table in docs/link.md."""
+    """Return the row for a structure in the table of docs/link.md."""
     fields, end = [], 0
     for name, field in data.Layout.cast(layout):
         assert field.offset == end, f"{layout.__name__} has a gap before {name}"
@@ -92,14 +92,15 @@ def document_id(path: Path) -> str:
 
 
 def read(path: Path) -> str:
-    """The text of a document, with every command on one line."""
+    """Return the text of a document, with commands that continue on further lines joined to one
+    line."""
     text = path.read_text().replace("\\\n", " ")
     return re.sub(r"(?<!`)`([^`]+)`(?!`)", lambda code: code[0].replace("\n", " "), text)
 
 
 def commands(text: str) -> list[tuple[str, str]]:
-    """The module of every command in a text, as ``python -m`` or ``spikefold`` calls it, and its
-    arguments."""
+    """Return (module, arguments) of every command in a text, called by ``python -m`` or
+    ``spikefold``."""
     found = [(module.rstrip("."), words) for module, words in MODULE_COMMAND.findall(text)]
     for name, words in SPIKEFOLD_COMMAND.findall(text):
         if name != "completion":
@@ -109,7 +110,7 @@ def commands(text: str) -> list[tuple[str, str]]:
 
 
 def options(module: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
-    """The options that the help of a command lists."""
+    """Return the options that a command's help lists."""
     with pytest.raises(SystemExit) as end:
         importlib.import_module(module).main(["--help"])
     assert end.value.code == 0
@@ -127,7 +128,7 @@ def test_links_lead_to_files(path: Path) -> None:
 
 
 def headings(path: Path) -> set[str]:
-    """The headings of a document in the form in which links name them."""
+    """Return the headings of a document as anchors, as they are used in links."""
     found = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", text).lower().replace(" ", "-") for text in found}
 
@@ -146,8 +147,10 @@ def test_commands_and_their_options_exist(path: Path, capsys: pytest.CaptureFixt
     "path", [path for path in DOCUMENTS if path.name != "CHANGELOG.md"], ids=document_id
 )
 def test_files_and_modules_exist(path: Path) -> None:
-    """Paths of files, and dotted names of modules, classes and functions, where they are code. A
-    path with a word in capitals, such as sw/checkpoints/NAME.pt, stands for any."""
+    """Check that the files, modules, classes and functions that a document names as code exist.
+
+    A word in capitals in a path, such as sw/checkpoints/NAME.pt, matches any text.
+    """
     for code in re.findall(r"(?<!`)`([^`]+)`(?!`)", path.read_text()):
         for name in FILE.findall(code):
             assert re.search(r"[A-Z]{2}", name) or (ROOT / name.rstrip(".")).exists(), name
@@ -156,7 +159,7 @@ def test_files_and_modules_exist(path: Path) -> None:
 
 
 def exists(name: str) -> bool:
-    """Whether a dotted name is a module, or is defined in one."""
+    """Return whether a dotted name is a module, or something that a module defines."""
     value: object = importlib.import_module(name.partition(".")[0])
     module = True
     for n in range(2, name.count(".") + 2):

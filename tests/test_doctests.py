@@ -1,4 +1,4 @@
-"""The examples in docstrings give what they show."""
+"""Check that the examples in docstrings give the output that they show."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WITH_EXAMPLES = sorted(
 
 
 def load(path: Path) -> ModuleType:
-    """Import a module, or a program that belongs to no package."""
+    """Import the module in a file, also if the file is a script in no package."""
     if path.parts[0] != "docs":
         return importlib.import_module(".".join(path.with_suffix("").parts))
     spec = importlib.util.spec_from_file_location(path.stem, ROOT / path)

@@ -1,4 +1,4 @@
-"""Every example in examples/ runs, and prints what its docstring says."""
+"""Check that every program in examples/ runs, and prints what its docstring shows."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tests.shown import require_shown
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 WITH_PORT = ("classify", "observe", "stream")
-"""Examples whose first argument is a port."""
+"""Examples whose first argument is the serial port of a board."""
 ARGUMENTS = {"draw_shapes": ["shapes"], "stream": ["demo"]}
-"""Arguments that the docstrings name, behind the port."""
+"""Further arguments of examples, after the port, as in their docstrings."""
 TRAINED = ("train_in_python", "import_spikingjelly")
-"""Examples that train, so that their figures differ from machine to machine."""
+"""Examples that train a network, so that their numbers differ from machine to machine."""
 
 
 @pytest.fixture(scope="module")

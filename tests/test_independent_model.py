@@ -1,4 +1,5 @@
-"""The page on network files suffices: a model that was written from it alone computes the same."""
+"""Check that the independent model, written from docs/network-file.md alone, computes the exact
+results."""
 
 from __future__ import annotations
 
@@ -45,7 +46,10 @@ CASES = [
 
 
 def some_networks(case: tuple[str, Leak, Reset]) -> list[Network]:
-    """Return small networks with a granularity, leak and reset; the first has an encoder."""
+    """Return small random networks with a granularity of weights, a leak and a reset.
+
+    The first network has an encoder.
+    """
     granularity, leak, reset = case
     return [
         random_network(

@@ -1,4 +1,5 @@
-"""A wheel installed outside the checkout: its commands work, and find all files they need."""
+"""Check that a wheel, installed outside the checkout, has working commands and all files they
+need."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ SOURCES = ("hw", "sw", "sim", "bitstreams", "pyproject.toml", "setup.py", "READM
 
 
 class Installed:
-    """An environment with the wheel; all other packages are those of the tests' environment."""
+    """Virtual environment with the wheel installed; other packages come from the tests'
+    environment."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -28,7 +30,8 @@ class Installed:
         self.site /= "site-packages"
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run a program of the environment in an empty folder, without the checkout's paths."""
+        """Run a program of the environment in an empty folder, without the checkout on Python's
+        path."""
         env = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
         work = self.folder / "work"
         work.mkdir(exist_ok=True)
@@ -37,7 +40,8 @@ class Installed:
 
 
 def built_wheel(folder: Path) -> Path:
-    """Build the wheel from a copy of the sources, so that nothing is left in the checkout."""
+    """Build the wheel from a copy of the sources, so that no build files are left in the
+    checkout."""
     copy = folder / "source"
     copy.mkdir()
     for name in SOURCES:

@@ -40,7 +40,7 @@ OPTIONAL = {
     "zstandard": "zstandard",
     "blosc": "blosc",
 }
-"""Modules of optional packages, which a command imports only when it needs them."""
+"""Packages that a command imports only when it needs them, and the names of their modules."""
 EXTRAS = PYPROJECT["project"]["optional-dependencies"]
 TOOLS = {
     canonicalize_name(Requirement(text).name)
@@ -59,7 +59,7 @@ SW_MAY_IMPORT = (
     "hw.tools.command",
 )
 HOST_COMMANDS = ("sw.run", "sw.boards", "sw.monitor", "sw.throughput", "hw.flash")
-"""Commands that must run after `make host`."""
+"""Commands that must run with the packages that `make host` installs."""
 
 
 def sources(*folders: str) -> Iterator[Path]:
@@ -141,7 +141,8 @@ def test_model_and_driver_import_only_allowed_modules_of_the_gateware() -> None:
 
 @pytest.mark.parametrize("module", HOST_COMMANDS)
 def test_a_host_needs_no_more_than_it_installs(module: str) -> None:
-    """Of the declared dependencies, the command imports only those that `make host` installs."""
+    """Check that a command for the host imports no declared dependency that `make host` does not
+    install."""
     (line,) = re.findall(r"^HOST := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     installed = {canonicalize_name(name) for name in line.split()}
     assert installed < set(REQUIREMENTS)
@@ -180,7 +181,10 @@ def text_files() -> Iterator[Path]:
 
 
 def test_no_file_chooses_where_packages_come_from() -> None:
-    """Package indexes, such as one for CPU builds of torch, are left to the user's pip settings."""
+    """Check that no file of the project sets a package index.
+
+    This is left to the user's pip settings, for example to get CPU builds of torch.
+    """
     forbidden = ["index-" + "url", "find-" + "links", "pypi" + ".org", "download." + "pytorch"]
     for path in text_files():
         text = path.read_text()

@@ -1,4 +1,4 @@
-"""Tests that the helpers of test benches notice the faults that they are meant to notice."""
+"""Tests that the helpers for test benches detect faulty streams."""
 
 import random
 
@@ -11,7 +11,8 @@ from tests.streams import get, put, simulate, stays_valid
 
 
 class Fickle(wiring.Component):
-    """Component that changes the item that it offers in every cycle, whether taken or not."""
+    """Faulty component that changes the item on its output in every cycle, whether it is taken or
+    not."""
 
     i: In(stream.Signature(8))
     o: Out(stream.Signature(8))

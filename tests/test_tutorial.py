@@ -1,4 +1,4 @@
-"""The commands of docs/tutorial.md work in their order, and print what it shows."""
+"""Check that the commands of docs/tutorial.md work in their order, and print what it shows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from tests.shown import require_shown
 ROOT = Path(__file__).parents[1]
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()
 SHAPES = re.compile(r"\b(?:circle|cross|square|triangle) *")
-"""Names of classes, which a network that was trained on another machine may confuse."""
+"""Pattern of class names in output; a network that was trained on another machine may choose
+others."""
 
 
 def steps() -> list[tuple[str, list[str]]]:
@@ -28,14 +29,14 @@ def steps() -> list[tuple[str, list[str]]]:
 
 
 def library_use() -> str:
-    """Return the document's Python code as a program that classifies two images."""
+    """Return the Python code of docs/tutorial.md as a program that classifies two images."""
     (code,) = re.findall(r"^```python\n(.*?)^```$", TUTORIAL, re.MULTILINE | re.DOTALL)
     before = "import numpy as np\nimages = np.zeros((2, 3, 16, 16), np.uint8)\n"
     return f"{before}{code}assert logits.shape == (2, 4) and logits.dtype == np.int64\n"
 
 
 def lines(text: list[str]) -> list[str]:
-    """Return lines of output without the classes that a network chose."""
+    """Return lines of output without class names and without numbers that depend on training."""
     return [SHAPES.sub("shape ", line) if line.startswith("device:") else line for line in text]
 
 

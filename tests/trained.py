@@ -1,4 +1,4 @@
-"""Small networks and checkpoints for tests, with random parameters that resemble trained ones."""
+"""Small networks and checkpoints for tests; their random parameters resemble trained ones."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from sw.model.resnet import SpikingResNet
 
 IMAGE_SHAPE = (1, 14, 10)
 CHECKPOINT_SEED = 5
-"""Seed of the network in :func:`a_checkpoint`, which its ``train_config`` names."""
+"""Seed with which :func:`a_checkpoint` makes its network; the checkpoint's ``train_config``
+contains it."""
 
 
 def small_config(**changes: object) -> ModelConfig:
-    """Return a small network that uses many features.
+    """Return the configuration of a small network that uses many features.
 
-    It has all three spatial granularities, static and per timestep, an unshared strided
+    It has all three spatial granularities of weights, static and per timestep, an unshared strided
     convolution, three gates, and maps that are not square.
     """
     values: dict = {
@@ -51,7 +52,8 @@ def small_config(**changes: object) -> ModelConfig:
 
 
 def lived_in(config: ModelConfig, seed: int = 0) -> SpikingResNet:
-    """Return a network in eval mode with random coefficients, gains, biases and statistics.
+    """Return a network in eval mode with random coefficients, gains, biases and batch-norm
+    statistics.
 
     Some gains and coefficients are negative.
     """

@@ -2,7 +2,7 @@
 
 A board file names the board, its pins and clock, and the configuration of the core. A user can
 write one for any board with an FPGA; those of :data:`SHIPPED` come with Spikefold. docs/any-fpga.md
-explains every key. This module checks a file completely before anything is made of it.
+explains every key. This module checks a file completely before anything is generated from it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_BAUD_ERROR = 0.02
 """Largest relative error of the serial line's rate. The device divides its clock by an integer; a
 UART with 8 data bits tolerates about twice this."""
 TOOLS = ("vivado", "quartus")
-"""Tools of vendors for which constraints and scripts can be written."""
+"""Vendor tools for which constraints and scripts can be generated."""
 
 _CORE = {field.name for field in fields(Config)} - {"name", "offchip_depth", "offchip_row_cycles"}
 _TABLES = {
@@ -44,7 +44,8 @@ _TABLES = {
     "io": {"standard"},
     "core": _CORE,
 }
-"""Keys of a board file by table; those outside tables have the name ``""``."""
+"""Keys that each table of a board file may have, by the table's name. The name ``""`` stands for
+keys outside tables."""
 _MAY_BE_ZERO = {"sum_queue", "pixels"}
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,15}")
 _PIN = re.compile(r"[A-Za-z0-9_]{1,16}")

@@ -37,10 +37,10 @@ class Clocks(Elaboratable):
 
     Parameters
     ----------
-    late_domain : name of a second clock domain to drive at the same frequency, later than ``sync``.
-        It has no reset, and the caller defines it. None for no such domain, which an ECP5 and a
-        Gowin device support.
-    phase : how much later its clock rises, as a fraction of a period.
+    late_domain : name of a second clock domain with the same frequency, whose clock is delayed
+        against that of ``sync``. It has no reset, and the caller defines it. Only supported on ECP5
+        and Gowin devices; None means that there is no second domain.
+    phase : delay of the second domain's clock, as a fraction of a period.
     """
 
     def __init__(self, clk_hz: int, late_domain: str | None = None, phase: float = 0):

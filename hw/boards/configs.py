@@ -157,7 +157,7 @@ BOARDS: tuple[str, ...] = tuple(name for name in CONFIGS if name != "sim")
 BOARDS_HELP = f"{', '.join(BOARDS)}, each also with /w2, /w4 or /w8 for another weight width"
 """List of board names for help texts."""
 CONFIGS_HELP = f"{', '.join(BOARDS)}, {', '.join(SHIPPED)} (also with /w2, /w4, /w8), a board file"
-"""List of what :func:`config_by_name` takes besides ``sim``, for help texts."""
+"""List of the names that :func:`config_by_name` accepts besides ``sim``, for help texts."""
 
 
 def load_board(name: str, base: Config | None = None) -> Board:

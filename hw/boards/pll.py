@@ -91,9 +91,9 @@ def _within(low: float, hz: Fraction, high: float) -> bool:
 
 
 def _factors(frequency: Fraction, low: float, high: float, allowed: Sequence[int]) -> Iterator[int]:
-    """Yield those of the ``allowed`` factors that bring a frequency into a range.
+    """Yield the ``allowed`` factors that bring a frequency into a range.
 
-    ``frequency``, in Hz, times such a factor is from ``low`` to ``high`` MHz.
+    ``frequency`` is in Hz. Its product with the factor must be between ``low`` and ``high`` MHz.
     """
     return (n for n in allowed if _within(low, frequency * n, high))
 
@@ -111,11 +111,11 @@ def _settings(
     output_dividers: Sequence[int],
     output_range: FrequencyRange,
 ) -> Iterator[tuple[Fraction, tuple[int, int, int]]]:
-    """Yield all settings of a PLL whose frequencies are in their ranges.
+    """Yield all settings of a PLL that keep every frequency within its range.
 
-    The input is divided for the phase detector, whose frequency the VCO multiplies by a factor; the
-    VCO's frequency is divided for the output. The result is the output frequency in Hz, and the
-    divider, the factor and the output divider.
+    The input frequency is divided for the phase detector and multiplied by a factor for the VCO;
+    the VCO's frequency is divided for the output. Each result is the output frequency in Hz, and a
+    tuple of the divider, the factor and the output divider.
     """
     for divider in dividers:
         detector = Fraction(input_hz, divider)
@@ -133,8 +133,8 @@ def _choose(
 ) -> Settings:
     """Return the first of the ``candidates`` whose output frequency is exactly ``output_hz``.
 
-    A candidate is a pair of its output frequency in Hz and the PLL's settings. ``input_hz`` is for
-    the message of the error.
+    A candidate is a pair of its output frequency in Hz and the PLL's settings. ``input_hz`` is only
+    used in the error message.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The whole device without anything that belongs to one vendor, for FPGAs of any kind."""
+"""The whole device as a component without parts of a certain FPGA vendor, for any FPGA."""
 
 from amaranth import ClockDomain, ClockSignal, Module
 from amaranth.lib import wiring

@@ -1,11 +1,11 @@
 """The SDRAM of a board: its pins, and a clock for the chip that is shifted against the design's.
 
-All pins have registers in the device's I/O cells, so their timing does not depend on placement.
-The chip's clock comes out of such a cell, too, but rises :data:`CLOCK_PHASE` of a period later than
-the pins change. With a period of T, the chip then sees its pins change 3/4 T before and 1/4 T after
-its rising edge. Its answers are valid from 5.4 ns after that edge (t_AC) until 3 ns after the next
-one (t_OH); they are sampled 5/4 T after the edge, less the delays of both cells, about 4 ns. This
-leaves several nanoseconds on both sides at 60 to 75 MHz.
+All pins have registers in the device's I/O cells, so their timing does not depend on placement. The
+chip's clock comes out of such a cell, too, but rises :data:`CLOCK_PHASE` of a period later than the
+pins change. With a period of T, the chip then sees its pins change 3/4 T before and 1/4 T after its
+rising edge. The data that it sends are valid from 5.4 ns after that edge (t_AC) until 3 ns after
+the next one (t_OH); they are sampled 5/4 T after the edge, less about 4 ns for the delays of both
+cells. This leaves several nanoseconds on both sides at 60 to 75 MHz.
 """
 
 from __future__ import annotations
@@ -21,17 +21,19 @@ from hw.offchip.memory import SdramMemory
 from hw.spec import Config
 
 CLOCK_PHASE = 0.75
-"""Fraction of a period by which the chip's clock is late."""
+"""Delay of the chip's clock against the design's clock, as a fraction of a period."""
 CLOCK_DOMAIN = "sdram"
-"""Domain of the chip's clock. It is reset-less, and has no logic but the cell that puts it out."""
+"""Clock domain of the chip's clock. It has no reset, and drives only the I/O cell that outputs the
+clock."""
 FIXED = ("clk_en", "cs", "dqm")
 """Pins of a chip that a board may have wired to a fixed level."""
 READ_LATENCY = 2
-"""Additional cycles from the controller to the chip and back: a register in each direction."""
+"""Number of cycles by which registers in the I/O cells delay commands to the chip and data from it,
+together."""
 
 
 def sdram_memory(config: Config) -> SdramMemory | None:
-    """Return the controller of a board's SDRAM; None if the configuration does not use it."""
+    """Return an SDRAM controller for a configuration; None if the configuration uses no SDRAM."""
     if not config.offchip_depth:
         return None
     return SdramMemory(config, sdram_of(config), read_latency=READ_LATENCY)

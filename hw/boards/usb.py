@@ -1,6 +1,6 @@
-"""USB bridges of the known boards, by which a board's serial port is found among others.
+"""USB bridges of the known boards, by which their serial ports are recognised among all ports.
 
-Nothing is sent to ports of other devices, such as printers and modems, when boards are searched.
+When boards are searched, nothing is sent to ports of other devices, such as printers and modems.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from hw.boards.board_file import SHIPPED
 from hw.boards.configs import BOARDS
 
 _GOOD_FIRMWARE = "2025012315"
-"""Version of the BL616's firmware with which users report a serial line without damage
-(github.com/sipeed/sipeed_wiki/issues/763)."""
+"""Firmware version of the BL616, the USB bridge of the Tang Nano 20K, with which users report no
+damaged bytes (github.com/sipeed/sipeed_wiki/issues/763)."""
 _ULX3S = tuple(board for board in BOARDS if board.startswith("ulx3s"))
 
 
@@ -28,8 +28,8 @@ class Bridge:
     pid: int
     """USB product ID."""
     interface: int | None
-    """Number of the USB interface with the serial line. The other one of an FT2232H programs the
-    board. None means any."""
+    """Number of the USB interface that carries the serial line; None if any interface may. For
+    example, one of the two interfaces of an FT2232H is used to program the board."""
     boards: tuple[str, ...]
     """Names of the boards that have this bridge."""
 
@@ -50,7 +50,7 @@ BRIDGES = (
     # DAPLink on the extension board of the Colorlight i5.
     Bridge(vid=0x0D28, pid=0x0204, interface=None, boards=("colorlight-i5",)),
 )
-"""Bridges of all known boards with a serial port of their own."""
+"""USB bridges of all known boards that have a USB serial port."""
 
 
 def interface_of(location: str | None) -> int | None:
@@ -70,9 +70,9 @@ def interface_of(location: str | None) -> int | None:
 def bridge_of(vid: int | None, pid: int | None, location: str | None) -> Bridge | None:
     """Return the USB bridge of a known board to which a serial port may belong, or None.
 
-    ``vid`` and ``pid`` are the port's USB vendor and product ID. Of a bridge with several
-    interfaces, only the one with the serial line counts; a port whose interface is not known is
-    taken for that.
+    ``vid`` and ``pid`` are the port's USB vendor and product ID. If the bridge has several USB
+    interfaces, the port must be the one with the serial line. A port whose interface is not known
+    is accepted.
     """
     interface = interface_of(location)
     for bridge in BRIDGES:
@@ -84,12 +84,12 @@ def bridge_of(vid: int | None, pid: int | None, location: str | None) -> Bridge 
 
 
 def firmware_advice(vid: int | None, pid: int | None, serial_number: str | None) -> str:
-    """Return advice on a USB bridge whose firmware may keep its board from answering.
+    """Return advice for the user if a USB bridge has firmware with known faults on the serial line.
 
     The text begins with a space; it is empty if nothing is known. The BL616 of a Tang Nano 20K
-    reports the date of its firmware as serial number, such as 2024122312. That version runs the
-    line at a quarter of the rate (github.com/trabucayre/openFPGALoader/issues/511); others damage
-    bytes.
+    reports the date of its firmware as serial number, such as 2024122312. The version of that date
+    runs the line at a quarter of the rate (github.com/trabucayre/openFPGALoader/issues/511); others
+    damage bytes.
     """
     version = serial_number or ""
     if (vid, pid) != (0x0403, 0x6010) or not re.fullmatch(r"20\d{8}", version):

@@ -30,7 +30,8 @@ channels."""
 class Bank(wiring.Component):
     """Add up the weights of each job's active inputs (spikes) among one bank's channels.
 
-    ::
+    A *job* is one output position, group of ``lanes`` output channels and timestep. A *chunk* is
+    its inputs that the bank reads in one cycle; a *slot* is one cycle's read of spike memory. ::
 
         slot -> Fetch -> Scanner -> WeightMemory -> Lanes -> SumQueue -> sums
                  |  ^
@@ -43,11 +44,13 @@ class Bank(wiring.Component):
     Members
     -------
     slot : what to read from spike memory in this cycle.
-    layer : what the bank needs to know of the layer that runs. It is stable while the layer runs.
+    layer : fields of the running layer's descriptor that the bank needs, stable while the layer
+        runs.
     room : the bank has room for another chunk.
     spikes : spikes to write.
     weights : row of weights to write.
-    word : 32-bit word of weight memory to read. Words are read only while no job is under way.
+    word : 32-bit word of weight memory to read, for the host or for a descriptor. Words are read
+        only while no job is in progress.
     read : what was read for the host or the descriptor loader: a word of weight memory, or a
         granule (byte) of spike memory. At most one arrives per cycle.
     complete : high for one cycle per job, when the job's sums have become complete. It is driven
@@ -55,7 +58,7 @@ class Bank(wiring.Component):
     sums : sums of the jobs, in order, beat by beat (:mod:`hw.core.sums`).
     reads : whether a row of weights is read in this cycle, for the counters; see :data:`READS`.
     offchip : the bank's part of the memory outside the FPGA, on devices that have it.
-    aborted : while high, everything that is under way is dropped.
+    aborted : while high, all jobs in progress are dropped.
     """
 
     def __init__(self, config: Config, number: int = 0):
@@ -140,10 +143,11 @@ class Bank(wiring.Component):
     ) -> Value:
         """Send each event of the scanner to the memory that has its row of weights.
 
-        This is the bank's weight memory or the memory outside the FPGA.
+        An event is one active input, which needs one row of weights. The row is in the bank's
+        weight memory or in memory outside the FPGA.
 
-        Return whether the scanner may emit further events. A :class:`hw.core.sums.SumRegister` sets
-        no limit here: if it cannot take sums, the events wait in front of it.
+        Return whether the scanner may emit further events. :class:`hw.core.sums.SumRegister` sets
+        no limit here: while it cannot take sums, events wait in front of it.
         """
         room = sums.room if isinstance(sums, SumQueue) else Const(1)
         if not self._config.offchip_depth:

@@ -41,16 +41,18 @@ def spikes_layout(config: Config) -> data.StructLayout:
 def of_one_bank(bits: Value, config: Config, bank: int) -> Value:
     """Return the bits that bank number ``bank`` stores, out of ``bits`` with one bit per lane.
 
-    They are those of the lanes ``bank``, ``bank + banks``, ``bank + 2 * banks`` and so on.
+    Bank ``bank`` stores the bits of the lanes ``bank``, ``bank + banks``, ``bank + 2 * banks`` and
+    so on.
     """
     return Cat(bits[bank :: config.banks])
 
 
 class Join(wiring.Component):
-    """Tell when the sums of a job are complete in both of two banks.
+    """Report when a job (output position, channel group and timestep) is complete in both of two
+    banks.
 
-    Either bank may be ahead of the other by several jobs; both complete jobs in the same order. In
-    place of the first bank, there may be several that have been joined before.
+    Both banks complete the same jobs in the same order, but either may be several jobs ahead. The
+    inputs may also come from groups of banks that have been joined before.
 
     Members
     -------
@@ -79,11 +81,12 @@ class Join(wiring.Component):
 class Banks(wiring.Component):
     """Connect the banks as a chain, and add up their sums.
 
-    Bank 0 gets the slots (:class:`hw.core.walk.Walk`), writes and requests to read; each bank hands
-    them on to the next, one cycle later. So signals only run between neighbours, never across the
-    whole device. A beat passes along the chain, and each bank adds its own sums. Whether all banks
-    have room for another chunk, the inputs that a bank reads in one cycle, is handed on in the
-    opposite direction. ::
+    Bank 0 gets the slots (one cycle's read of spike memory each, :class:`hw.core.walk.Walk`),
+    writes and requests to read; each bank hands them on to the next, one cycle later. So signals
+    only run between neighbours, never across the whole device. A beat (``fire_lanes`` sums of a
+    job) passes along the chain, and each bank adds its own sums. Whether all banks have room for
+    another chunk, the inputs that a bank reads in one cycle, is handed on in the opposite
+    direction. ::
 
         slot, writes, requests -> bank 0 ------> bank 1 ------> bank 2 ...
                                     |  beat n      |  beat n      |
@@ -148,9 +151,11 @@ class Banks(wiring.Component):
         return m
 
     def _hand_on(self, m: Module, banks: list[Bank]) -> None:
-        """Connect slots, writes and requests to bank 0, and from each bank to the next.
+        """Connect reads of spike memory (slots), writes and requests to bank 0, and from each bank
+        to the next.
 
-        ``room``, whether the banks can take another chunk, goes from the last bank to bank 0.
+        ``room``, which says whether the banks can take more input spikes, goes from the last bank
+        to bank 0.
         """
         config = self._config
         slot, layer, aborted = self.slot, self.layer, self.aborted
@@ -199,7 +204,7 @@ class Banks(wiring.Component):
         m.d.comb += self.room.eq(room)
 
     def _collect(self, m: Module, banks: list[Bank]) -> None:
-        """Connect, from bank to bank, what was read for the host or the loader of descriptors.
+        """Pass what was read for the host or the descriptor loader from bank to bank.
 
         Along the same chain, the numbers of rows of weights that the banks read are added up. The
         last bank's output is that of the chain.
@@ -224,7 +229,7 @@ class Banks(wiring.Component):
         ]
 
     def _connect_sums(self, m: Module, bank: Bank) -> None:
-        """Connect the sums of the only bank to the output; there is nothing to add."""
+        """Connect the sums of the only bank directly to the output."""
         config, sums = self._config, self.sums
         p = Signal(sums.p.shape())
         m.d.comb += [

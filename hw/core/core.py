@@ -1,7 +1,7 @@
 """One core, which computes the layers of a network by adding weights, without multipliers.
 
-A *run* is one inference. :class:`Core` explains jobs and banks, :mod:`hw.core.walk` slots. A
-*descriptor*, stored in weight memory, tells the core how to run a layer.
+A *run* is one inference. :class:`Core` explains *jobs* and *banks*, and :mod:`hw.core.walk`
+explains *slots*. A *descriptor*, stored in weight memory, tells the core how to run a layer.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class Core(wiring.Component):
     The input channels are divided among the banks. A bank's spike memory holds the spikes of its
     own channels; there, the inputs of a job are a few contiguous stretches of bits. Every active
     input takes one cycle of its bank, in which a row of weights is read and added to ``lanes``
-    accumulators; silent inputs take none. Timesteps are an inner loop, so that membranes fit into a
-    small memory. ::
+    accumulators; silent inputs take none. Timesteps are an inner loop, so that only the membranes
+    of a few output positions must be stored at a time. ::
 
         Sequencer -> LoopNest -> Walk =slots=> Banks =sums of jobs=> FireUnit
                                    |             ^                   ^   |
@@ -97,7 +97,7 @@ class Core(wiring.Component):
         return self.bus.write.valid & (self.bus.write.p.address.space == space)
 
     def _abort(self, m: Module) -> Signal:
-        """Return a signal that resets everything that holds state of a run that is aborted.
+        """Return a signal that resets all state of a run in progress after an abort.
 
         The signal comes from a register, because it fans out across the core. It stays high until
         the banks have handed on to each other everything that was under way. The core is busy until
@@ -184,7 +184,10 @@ class Core(wiring.Component):
         ]
 
     def _connect_jobs(self, m: Module, u: _Units, aborted: Value) -> None:
-        """Connect the units that a job passes: loop nest, walk, banks and fire unit."""
+        """Connect the units that process jobs: loop nest, walk, banks and fire unit.
+
+        A job is one output position, group of output channels and timestep.
+        """
         header, layer = u.loader.header, u.banks.layer
         connect(m, u.nest.steps, u.walk.steps)
         connect(m, u.walk.jobs, u.fire.jobs)
@@ -281,9 +284,9 @@ class Core(wiring.Component):
         )
 
     def _write_banks(self, m: Module, u: _Units) -> None:
-        """Connect what is written into the banks: spikes, and the host's rows of weights.
+        """Connect what is written into the banks: spikes, and rows of weights from the host.
 
-        The fire unit's spikes come first; the host waits if it writes spikes in the same cycle.
+        The fire unit's spikes have priority; the host waits if it writes spikes in the same cycle.
         """
         config, write, banks = self._config, self.bus.write.p, u.banks
         index_bits = (config.banks - 1).bit_length()
@@ -310,10 +313,10 @@ class Core(wiring.Component):
             ]
 
     def _write_waits(self, u: _Units) -> Value:
-        """Return whether the host's write has to wait.
+        """Return whether the host's write has to wait in this cycle.
 
-        It waits while the fire unit writes spikes in the same cycle, or while memory outside the
-        FPGA is not ready for a row.
+        It waits while the fire unit writes spikes, or while the memory outside the FPGA is not
+        ready for a row.
         """
         space = self.bus.write.p.address.space
         waits = (space == Space.SPIKE) & u.fire.spikes.valid
@@ -322,7 +325,8 @@ class Core(wiring.Component):
         return waits
 
     def _connect_offchip(self, m: Module, u: _Units, aborted: Value) -> None:
-        """Connect the readers of memory outside the FPGA, and the host's writes."""
+        """Connect the memory outside the FPGA to the units that read it, and to the host's
+        writes."""
         config, memory, write = self._config, self.offchip, self.bus.write.p
         index_bits = (config.banks - 1).bit_length()
         m.submodules.param_fetch = fetch = ResetInserter(aborted)(ParamFetch(config))

@@ -20,10 +20,10 @@ def word_request_layout(config: Config) -> data.StructLayout:
 
 
 class DescriptorLoader(wiring.Component):
-    """Read descriptors one after another, and give their words to the loop nest.
+    """Read layers' descriptors one after another, and give their words to the loop nest.
 
     A descriptor is a header and the levels of a loop nest (:class:`hw.protocol.Descriptor`); the
-    header says how many levels (nested loops) there are. One 32-bit word is asked for per cycle,
+    header says how many levels (nested loops) there are. One 32-bit word is requested per cycle,
     until the last level has arrived. Successive rows of words are in successive banks.
 
     Members
@@ -35,8 +35,7 @@ class DescriptorLoader(wiring.Component):
     words : the words, in order.
     loaded : all words of the descriptor have arrived and been passed on.
     header : header of the layer.
-    word, header_en, header_word, level_en, level, level_word : see
-        :class:`hw.core.nest.LoopNest`.
+    word, header_en, header_word, level_en, level, level_word : see :class:`hw.core.nest.LoopNest`.
     """
 
     def __init__(self, config: Config):

@@ -25,10 +25,10 @@ from hw.spec import (
 
 
 def window_layout(config: Config) -> data.StructLayout:
-    """Return the layout of what the banks need to know of the layer that runs.
+    """Return the layout of those fields of the running layer's descriptor that the banks need.
 
-    The fields are those of :class:`hw.protocol.Header` with the same names. Arrays have one number
-    for each piece of this device's chunks.
+    The fields are those of :class:`hw.protocol.Header` with the same names. Fields that are arrays
+    have one number for each piece (:data:`hw.spec.PIECE_BITS`) of this device's chunks.
     """
     n_pieces = config.chunk_bits // PIECE_BITS
     pieces = data.ArrayLayout(8, n_pieces)
@@ -61,7 +61,8 @@ def chunk_layout(config: Config) -> data.StructLayout:
 
 
 class Merger(wiring.Component):
-    """Drop silent chunks (those without a spike), and mark the last active chunk of each job.
+    """Drop silent chunks (groups of inputs without a spike), and mark the last active chunk of each
+    job.
 
     An active chunk is held back until the next active chunk of its job, or the job's last chunk,
     arrives; only then is it known whether it is the last active one. A job without any spike keeps
@@ -107,12 +108,13 @@ class Merger(wiring.Component):
 
 
 class Fetch(wiring.Component):
-    """Read what each slot asks for from spike memory, and queue the chunks with active inputs.
+    """Read what each slot requests from spike memory, and queue the chunks with active inputs.
 
-    A read returns a window of ``chunk_bits`` bits. If it is a chunk, only the first bits of each
-    piece are inputs of the job: as many as the layer's ``body_bits`` or ``tail_bits`` say
-    (:class:`hw.protocol.Header`). The others are masked, which means set to 0. The pipeline never
-    stalls. ::
+    A chunk is the inputs of a job (output position, channel group and timestep) that the bank reads
+    in one cycle. A read returns a window of ``chunk_bits`` bits. If it is a chunk, only the first
+    bits of each piece are inputs of the job: as many as the layer's ``body_bits`` or ``tail_bits``
+    say (:class:`hw.protocol.Header`). The others are masked, which means set to 0. The pipeline
+    never stalls. ::
 
         F0 slot    F1-F6 spike memory    F7 masked    F8 silent chunks dropped    queue
 
@@ -124,17 +126,19 @@ class Fetch(wiring.Component):
     Members
     -------
     slot : what to read in this cycle, see :func:`hw.core.walk.slot_layout`.
-    layer : what the bank needs to know of the layer that runs. It is stable while the layer runs.
+    layer : fields of the running layer's descriptor, stable while the layer runs.
     read_bit, gather, window : to and from spike memory, see :class:`hw.core.spikes.SpikeMemory`.
     granule : granules (bytes of spikes) that were read for the host.
     chunks : chunks for the scanner, which goes through their active inputs.
     identities : the identity spikes (:class:`hw.core.walk.Walk`) that this bank has of each job;
         meaningless in a layer without a gate.
-    room : the queue has room for another chunk, and for all that are under way.
+    room : the queue has room for another chunk, in addition to those that are still in the
+        pipeline.
     """
 
     LATENCY = FETCH_LATENCY
-    """Cycles from a slot until its chunk is masked and known to be active or silent."""
+    """Number of cycles from a slot (read of spike memory) until its chunk is masked and known to be
+    active or silent."""
 
     def __init__(self, config: Config, number: int = 0):
         self._config, self._number = config, number

@@ -37,9 +37,10 @@ class _Beat:
     begins: Value
     last: Value
     read_job: Any
-    """The job, at the stage in which the membrane is read: BR, or B0 if not ``full_neurons``."""
+    """The beat's job, at the stage in which the membrane is read: BR, or B0 if not
+    ``full_neurons``."""
     read_index: Value
-    """The beat's index in the job, at that stage."""
+    """Index of the beat in its job, at the same stage as ``read_job``."""
 
 
 def _sum(m: Module, a: Value, b: Value, carry: Value, shape: Shape) -> Signal:
@@ -60,7 +61,7 @@ class FireUnit(wiring.Component):
     their sums are complete, and at least ``header.spacing`` cycles apart. The arithmetic of a
     neuron is defined in :mod:`hw.spec`. The stages of the pipeline, of one cycle each, are::
 
-        A   parameters and sums asked for
+        A   parameters and sums requested
         BR  membrane read (in B0 if not full_neurons); it arrives a cycle later
         B0  old membrane shifted for the leak (in B1 if not full_neurons)
         B1  sum + bias added; terms of the leak added up
@@ -70,8 +71,8 @@ class FireUnit(wiring.Component):
 
     Parameters and sums arrive at B1, :attr:`hw.spec.Config.param_latency` cycles after A. If that
     is 1, A and B0 are the same cycle. With :attr:`hw.spec.Config.full_neurons` it is at least 3, so
-    that BR can be two cycles before B0. The cycle between them has a register behind the memory,
-    which would otherwise be the slowest path, together with the shift.
+    that BR can be two cycles before B0. The cycle between them is for a register after the memory;
+    without it, memory and shift together would be the slowest path.
 
     A layer that takes pixels reads their :data:`hw.spec.N_PLANES` bits as bit-planes, each of which
     is a map of binary inputs. Before its first timestep, a neuron has ``N_PLANES / banks``
@@ -135,8 +136,9 @@ class FireUnit(wiring.Component):
     def _begin_jobs(self, m: Module) -> Signal:
         """Return a signal that is high in each cycle in which a job begins.
 
-        A job begins when its sums are complete and at least ``header.spacing`` cycles have passed
-        since the job before it began.
+        A job is one output position, group of output channels and timestep. It begins when its sums
+        are complete and at least ``header.spacing`` cycles have passed since the job before it
+        began.
         """
         h = self.header
         free, begin = Signal(init=1), Signal()
@@ -154,9 +156,10 @@ class FireUnit(wiring.Component):
         return begin
 
     def _ask(self, m: Module, begin: Value) -> _Beat:
-        """Ask for parameters and sums beat by beat, at stage A; return the beat at stage B0.
+        """Request parameters and sums beat by beat, at stage A; return the beat at stage B0.
 
-        ``begin`` is high in each cycle in which a job begins.
+        A beat is ``fire_lanes`` neurons of a job. ``begin`` is high in each cycle in which a job
+        begins.
         """
         config, head = self._config, self.jobs.p
         index = Signal(range(max(config.fire_beats, 2)))
@@ -189,11 +192,11 @@ class FireUnit(wiring.Component):
         )
 
     def _outcomes(self, m: Module, beat: _Beat) -> tuple[Value, Value]:
-        """Return what each neuron of a beat outputs if it does not fire, and what if it does.
+        """Return the output of each neuron of a beat for both cases: it does not fire, or it fires.
 
-        Both values have one bit per neuron, and are ready at stage B3. They already include the
-        gate, and are 0 in lanes without a channel. So when it is known which neurons fire, only a
-        choice between the two bits is left.
+        A beat is the ``fire_lanes`` neurons of a cycle. Both results have one bit per neuron, and
+        are ready at stage B3. They already include the gate, and are 0 in lanes without a channel.
+        So when it is known which neurons fire, only a choice between the two bits is left.
         """
         config, h = self._config, self.header
         n_lanes = config.fire_lanes
@@ -221,11 +224,12 @@ class FireUnit(wiring.Component):
     def _state(
         self, m: Module, name: str, row: Value, n_flags: int = 0
     ) -> tuple[memory.ReadPort, memory.WritePort]:
-        """Add a memory with a number for each neuron, and return its read and its write port.
+        """Add a memory with a number and some flags per neuron, and return its read and its write
+        port.
 
-        It has a row for each beat of :attr:`hw.spec.Config.membrane_slots` jobs. A row holds a
-        number of ``membrane_bits`` bits for each neuron of the beat, and ``n_flags`` flags, which
-        tell which of them fired. The read port reads ``row``.
+        It has a row for each beat (``fire_lanes`` neurons) of :attr:`hw.spec.Config.membrane_slots`
+        jobs. A row holds a number of ``membrane_bits`` bits for each neuron of the beat, and
+        ``n_flags`` bits, which say which of the neurons fired. The read port reads ``row``.
         """
         config = self._config
         layout = data.StructLayout(
@@ -242,9 +246,10 @@ class FireUnit(wiring.Component):
         return read, write
 
     def _update(self, m: Module, beat: _Beat, plane1: Value) -> Value:
-        """Update the membranes of a beat; return one bit per neuron at stage B3: whether it fires.
+        """Update the membranes of a beat (``fire_lanes`` neurons); return which neurons fire.
 
-        ``plane1`` tells, at stage B1, whether the job adds up bit-planes; then nothing fires.
+        The result has one bit per neuron, at stage B3. ``plane1`` says, at stage B1, that the job
+        adds up bit-planes of pixels; then no neuron fires.
         """
         config, h = self._config, self.header
         membrane_shape = signed(config.membrane_bits)
@@ -357,7 +362,7 @@ class FireUnit(wiring.Component):
         return fires
 
     def _write_logits(self, m: Module, beat: _Beat) -> None:
-        """Write the logits of a beat, in an output layer, at stage B2."""
+        """Write the logits of a beat (``fire_lanes`` neurons) of an output layer, at stage B2."""
         index = (beat.job.target + beat.index)[: len(self.result_index)]
         m.d.comb += [
             self.result_en.eq(delayed(m, beat.valid, 2, reset=True) & self.header.output),
@@ -365,9 +370,10 @@ class FireUnit(wiring.Component):
         ]
 
     def _write_spikes(self, m: Module, beat: _Beat, bits3: Value) -> None:
-        """OR the spikes of a pooling window (stage B3); write and count them at its end (B4).
+        """OR the spikes of a pooling window at stage B3; write and count them at the window's end,
+        at stage B4.
 
-        ``bits3`` are the spikes of the beat at stage B3.
+        ``bits3`` are the spikes of the ``fire_lanes`` neurons of a beat at stage B3.
         """
         config, h, job = self._config, self.header, beat.job
         pooled = unreset(config.lanes)

@@ -24,13 +24,13 @@ class HostReads(wiring.Component):
     -------
     read, read_data : as in :class:`hw.bus.CoreBus`.
     granules : granules of spike memory to read.
-    granule_under_way : a granule has been asked for and has not arrived.
+    granule_under_way : a granule has been requested and has not arrived.
     words : words of weight memory to read. They are always taken at once, because the host reads
         weights only while the core is idle.
     banks_read : the word or granule that has been read from a bank.
     row, space : address of the row that is being read.
-    offchip, offchip_bank : on devices with memory outside the FPGA, row to read there, the row that
-        arrives, and the bank that has it (one-hot).
+    offchip, offchip_bank : on devices with memory outside the FPGA, requests for rows of that
+        memory and the rows that arrive, and the bank to which the row belongs (one-hot).
     params_free : parameter memory reads ``row`` of ``space`` in this cycle.
     params : the row, :attr:`hw.spec.Config.param_latency` cycles later.
     """

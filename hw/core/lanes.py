@@ -17,8 +17,10 @@ from hw.spec import Config
 class Lanes(wiring.Component):
     """Add rows of weights to the accumulators, one weight per lane, until the job ends.
 
+    A job is one output position, group of ``lanes`` output channels and timestep.
+
     With a queue of sums (``sum_queue > 0``), the result of a job's last addition goes directly into
-    the queue and the accumulators are cleared for the next job: clearing a register is free on an
+    the queue, and the accumulators are cleared for the next job. Clearing a register is free on an
     ECP5, whereas a multiplexer between a sum and a weight takes as much logic as the adder.
 
     Without a queue, the sums stay in the accumulators until they are taken, and the first addition

@@ -16,14 +16,15 @@ from hw.protocol import LEVEL_WORDS, WORD_BYTES, Header, Level
 from hw.spec import N_LEVELS, N_PLANES, OFFCHIP_PARAM_BITS, OFFCHIP_WEIGHT_BITS, Config
 
 WORD_BITS = 8 * WORD_BYTES
-"""Bits of a word of a descriptor."""
+"""Number of bits of a word of a descriptor."""
 
 FLAGS = ("last", "end", "cut", "fresh", "pool_first", "pool_last", "tail")
-"""One-bit fields of a step."""
+"""Names of the one-bit fields of a step (:func:`step_layout`)."""
 
 
 class Phase(enum.IntEnum):
-    """Kind of a job: it computes a timestep, or adds up bit-planes of an image.
+    """Kind of a job (the work on one output position and channel group): a timestep, or bit-planes
+    of an image.
 
     A layer that takes the pixels of an image processes their bits before its timesteps. Each bit is
     a plane of binary inputs, and each job takes one plane per bank; see
@@ -31,13 +32,16 @@ class Phase(enum.IntEnum):
     """
 
     SPIKES = 0
-    """A timestep of a layer that takes spikes."""
+    """Job of a timestep in a layer that takes spikes."""
     PLANE = 1
-    """Bit-planes of a layer that takes pixels; each weighs half as much as the one before it."""
+    """Job that adds up bit-planes of pixels; each plane weighs half as much as the one before
+    it."""
     FIRST = 2
-    """The first timestep of a layer that takes pixels; the membranes hold the sums of planes."""
+    """First timestep of a layer that takes pixels; the membranes hold the weighted sums of all
+    bit-planes."""
     LATER = 3
-    """A later timestep of a layer that takes pixels, with the same sums as the first."""
+    """Later timestep of a layer that takes pixels, with the same weighted sums as input as in the
+    first."""
 
 
 def address_widths(config: Config) -> dict[str, int]:

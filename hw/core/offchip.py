@@ -29,31 +29,34 @@ from hw.parts.queue import Queue
 from hw.spec import Config
 
 N_ROWS = 16
-"""Number of rows that a bank may have asked for and not yet added up."""
+"""Largest number of rows that a bank has requested and not yet added up."""
 N_EVENTS = 16
-"""Number of events that may wait until their rows can be asked for."""
+"""Number of events (active inputs, each of which needs a row of weights) that may wait until their
+rows can be requested."""
 EVENTS_IN_FLIGHT = 6
-"""Number of places in the queue of events that are left when ``room`` falls. They are for events
-that still arrive then, and for the delay of the queue itself."""
+"""Number of free places in the queue of events when ``room`` falls. They are for events that still
+arrive afterwards, and for the delay of the queue itself."""
 N_BEATS = 16
-"""Number of rows of parameters that are held before the fire unit takes them."""
+"""Number of rows of parameters that are stored until the fire unit takes them."""
 N_PARAM_JOBS = 64
-"""Number of jobs whose parameters may still have to be asked for."""
+"""Number of jobs (output positions, channel groups and timesteps) whose parameters may wait to be
+requested."""
 
 
 class RowFetch(wiring.Component):
-    """Ask for the rows of weights of a bank's events, and give them to the lanes in order.
+    """Request the rows of weights for a bank's events, and give them to the accumulators in order.
 
-    Silent events (those without ``add``, which only end a job) need no row, but keep their place
-    among the others. Nothing here refuses an event: the scanner stops while ``room`` is low.
+    An event is an active input, which adds a row of weights, or the end of a job. An event that
+    only ends a job (without ``add``) needs no row, but keeps its place among the others. Events are
+    never refused; instead, the scanner stops while ``room`` is low.
 
     Members
     -------
     events : events whose rows are outside the FPGA.
     room : the scanner may emit events.
-    port : requests, and the rows that arrive.
-    rows : the same events with their weights, which are 0 in silent events. All payload bits are 0
-        while ``valid`` is low.
+    port : requests for rows, and the rows that arrive.
+    rows : the same events with their weights, which are 0 in events without ``add``. All payload
+        bits are 0 while ``valid`` is low.
     """
 
     def __init__(self, config: Config):
@@ -110,18 +113,19 @@ class RowFetch(wiring.Component):
 
 
 class ParamFetch(wiring.Component):
-    """Ask for the parameters of jobs in advance, and give them to the fire unit row by row.
+    """Request the parameters of jobs in advance, and give them to the fire unit row by row.
 
-    A row of parameters takes ``param_chunks`` rows of memory, which lie in successive banks. At
-    most one of them is asked for in each bank at a time.
+    A job is one output position, group of ``lanes`` output channels and timestep. A row of
+    parameters takes ``param_chunks`` rows of memory, which lie in successive banks. In each bank,
+    at most one of them has been requested and not yet arrived.
 
     Members
     -------
-    jobs : first row of parameters of each job whose parameters are outside the FPGA, in order.
-        Never more than :data:`N_PARAM_JOBS` wait.
-    last_beat : number of rows of parameters of each job, less one.
+    jobs : index of the first row of parameters of each job whose parameters are outside the FPGA,
+        in order. Never more than :data:`N_PARAM_JOBS` wait.
+    last_beat : number of rows of parameters per job, less one.
     ports : requests in every bank, and the rows that arrive.
-    ready : all parameters of the next job are held.
+    ready : all parameters of the next job have arrived.
     begin : the fire unit begins with that job.
     take : the fire unit takes the next row of parameters.
     row : that row.
@@ -219,7 +223,7 @@ class ParamFetch(wiring.Component):
 
 
 class Client(enum.IntEnum):
-    """Readers of a bank's memory outside the FPGA, in the order of their precedence."""
+    """Units that read a bank's memory outside the FPGA, the one with the highest priority first."""
 
     HOST = 0
     PARAMS = 1
@@ -227,19 +231,19 @@ class Client(enum.IntEnum):
 
 
 class Port(wiring.Component):
-    """Share one bank's memory outside the FPGA among its readers, one request per cycle.
+    """Share one bank's memory outside the FPGA among the units that read it, one request per cycle.
 
-    Rows that were asked for by a run that has been aborted are dropped when they arrive.
+    Rows that were requested by an aborted run are dropped when they arrive.
 
     Members
     -------
-    clients : readers, by :class:`Client`.
+    clients : units that read, by :class:`Client`.
     port : the memory.
-    aborted : drop all rows that are still to arrive; no client asks for any meanwhile.
+    aborted : drop all rows that are still to arrive; no unit requests rows meanwhile.
     """
 
     N_UNDER_WAY = 32
-    """Largest number of rows that are asked for and have not arrived."""
+    """Largest number of rows that have been requested and have not arrived."""
 
     def __init__(self, config: Config):
         super().__init__(

@@ -23,17 +23,19 @@ def row_bits(config: Config) -> int:
 class ParamMemory(wiring.Component):
     """Memory of ``param_depth`` rows of :func:`row_bits` bits, with one write and one read port.
 
-    The rows at its end hold results and counters. They form two pages: one for the run in progress,
-    one for the run that was reported last; see :attr:`hw.spec.Config.page_rows`. On a large device
-    the memory may be far from the logic that uses it; there, it has registers before and after it.
+    Most rows hold biases and thresholds; the rows at its end hold results and counters. They form
+    two pages: one for the run in progress, one for the run that was reported last; see
+    :attr:`hw.spec.Config.page_rows`. On a large device the memory may be far from the logic that
+    uses it; in that case it has registers at its inputs and outputs.
 
     Members
     -------
     read_row, read_data : index of the row to read; its contents follow
         :attr:`hw.spec.Config.param_latency` cycles later.
     write : rows to write.
-    other, other_en : on devices with memory outside the FPGA, a row from there, which arrives in
-        the next cycle in place of one of this memory if ``other_en`` is high.
+    other, other_en : on devices with memory outside the FPGA, a row of parameters from that memory.
+        If ``other_en`` is high, it appears on ``read_data`` in the next cycle, in place of a row of
+        this memory.
     """
 
     def __init__(self, config: Config):
@@ -84,8 +86,8 @@ class ParamMemory(wiring.Component):
 def result_row(m: Module, config: Config, index: Value, page: Value) -> Value:
     """Return the index in parameter memory of a row of results or counters.
 
-    ``page``, 0 or 1, is the page that has the row (:class:`ParamMemory`), and ``index`` counts from
-    the row with the page's first result.
+    Results are stored in two pages (:class:`ParamMemory`). ``page`` is 0 or 1; ``index`` counts
+    rows from the page's first row, which has results.
     """
     page_bits = (config.page_rows - 1).bit_length()
     above_pages = config.n_param_rows >> (page_bits + 1)

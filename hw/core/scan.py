@@ -33,8 +33,9 @@ def event_layout(config: Config) -> data.StructLayout:
 
 
 class Scanner(wiring.Component):
-    """Emit an event for each set bit of a chunk, one per cycle, lowest bit first.
+    """Emit an event for each set bit (active input) of a chunk, one per cycle, lowest bit first.
 
+    A chunk is up to ``chunk_bits`` inputs of a job (output position, channel group and timestep).
     There are no idle cycles between chunks or jobs. A job without active inputs has one chunk,
     which is empty; it takes one cycle, too, for the event that ends the job. ::
 
@@ -44,7 +45,7 @@ class Scanner(wiring.Component):
     Members
     -------
     chunks : chunks from the fetch unit.
-    layer : what the bank needs to know of the layer that runs. It is stable while the layer runs.
+    layer : fields of the running layer's descriptor, stable while the layer runs.
     room : an event may enter the pipeline in this cycle.
     event : events; the pipeline advances in each cycle in which the next stage is ready.
     """

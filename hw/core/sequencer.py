@@ -23,8 +23,8 @@ class Sequencer(wiring.Component):
     Members
     -------
     run, done, busy : as in :class:`hw.bus.CoreBus`.
-    go_to, load : to the loader of descriptors: the run's ``entry`` is the row of the next
-        descriptor; load the next descriptor.
+    go_to, load : to the loader of descriptors. ``go_to``: the next descriptor begins at the row
+        ``entry`` of the run; ``load``: load the next descriptor.
     loaded : from the loader: the descriptor has been loaded.
     granule_under_way : the host is reading spikes, so that loading a descriptor has to wait.
     loading : a descriptor is being loaded or is about to be, so that the host may not begin to read
@@ -33,8 +33,8 @@ class Sequencer(wiring.Component):
     final : from the descriptor: the layer is the last one of the run.
     finished : the fire unit has written the layer's last job.
     counting, clear_counters, counters : to and from the counters.
-    page : page of parameter memory for the results and counters of the run in progress. The other
-        page has those of the run that was reported on ``done`` last.
+    page : page (half of the result rows) of parameter memory to which results and counters of the
+        run in progress are written. The other page has those of the run that was reported last.
     counter_data, counter_index, counter_en : a row of counters for parameter memory, and its index
         from the first row of the first layer.
     argmax_start, argmax_done, argmax_index : to and from the argmax unit.

@@ -30,15 +30,15 @@ def granule_write_layout(config: Config) -> data.StructLayout:
 class SpikeMemory(wiring.Component):
     """Store spikes as bits, in ``chunk_bits / 8`` byte-wide memories, called columns.
 
-    Neighbouring granules (bytes of spikes) lie in neighbouring columns, so that several
-    consecutive granules can be read or written at any granule address in one cycle.
+    Neighbouring granules (bytes of spikes) lie in neighbouring columns, so that several consecutive
+    granules can be read or written at any granule address in one cycle.
 
     Usually the pieces of a window are contiguous. To gather inputs from several rows of a feature
-    map instead, piece ``k`` is read ``piece_rows[k]`` memory rows behind its place in a contiguous
-    window. A column delivers one byte per cycle, so no two pieces may use the same column; the
-    compiler chooses the distance between rows of the feature map accordingly. If the address is not
-    a multiple of 8, the last ``address % 8`` bits of the window, or of each piece if they are
-    gathered, are not valid: the granules that are read end before them.
+    map instead, piece ``k`` is read at an address that is ``piece_rows[k]`` memory rows higher than
+    in a contiguous window. A column delivers one byte per cycle, so no two pieces may use the same
+    column; the compiler chooses the distance between rows of the feature map accordingly. If the
+    address is not a multiple of 8, the last ``address % 8`` bits of the window, or of each piece if
+    they are gathered, are not valid, because the bytes that are read end before them.
 
     A read takes :attr:`LATENCY` cycles. One window per cycle can be read, and reads never stall::
 

@@ -16,7 +16,7 @@ from hw.spec import SUMS_IN_FLIGHT, Config
 
 
 def sums_layout(config: Config) -> data.ArrayLayout:
-    """Return the layout of the sums that one bank computes for a job, one per lane."""
+    """Return the layout of the sums that one bank computes for a job: one number per lane."""
     return data.ArrayLayout(signed(config.sum_bits), config.lanes)
 
 
@@ -34,16 +34,18 @@ def beat_layout(config: Config, sum_bits: int, n_identity: int) -> data.StructLa
 
 
 class BeatSignature(wiring.Signature):
-    """Interface through which the fire unit reads the sums of jobs in order, beat by beat.
+    """Interface through which the fire unit reads the sums of jobs in order, ``fire_lanes`` at a
+    time.
 
-    The reader drives ``begin``, ``last``, ``beat`` and ``plane``. ``p``, the payload, follows a
-    fixed number of cycles later, see :func:`bank_beats` and :func:`merged_beats`.
+    These ``fire_lanes`` sums are a beat. The reader drives ``begin``, ``last``, ``beat`` and
+    ``plane``. ``p``, the payload, follows a fixed number of cycles later, see :func:`bank_beats`
+    and :func:`merged_beats`.
 
     Members
     -------
     available : the sums of the next job are complete.
-    begin, last : the first or the last beat of a job is asked for in this cycle.
-    beat : index in the job of the beat that is asked for.
+    begin, last : the first or the last beat of a job is requested in this cycle.
+    beat : index in the job of the beat that is requested.
     plane : the job adds up bit-planes of pixels, one per bank, the highest in bank 0. So the total
         of the banks so far is doubled before the next bank's sums are added. A single bank has
         nothing to double, and ignores it.
@@ -72,7 +74,7 @@ def bank_beats(config: Config) -> BeatSignature:
     """Return the interface through which one bank's sums of a job are read, beat by beat.
 
     A beat is the sums of ``fire_lanes`` lanes. They are on the member ``p`` one cycle after the
-    beat was asked for (:class:`BeatSignature`).
+    beat was requested (:class:`BeatSignature`).
     """
     return BeatSignature(config, config.sum_bits, config.fire_lanes // config.banks)
 
@@ -81,7 +83,7 @@ def merged_beats(config: Config) -> BeatSignature:
     """Return the interface through which a job's sums over all banks are read, beat by beat.
 
     A beat is the sums of ``fire_lanes`` lanes. They are on the member ``p``
-    :attr:`hw.spec.Config.param_latency` cycles after the beat was asked for
+    :attr:`hw.spec.Config.param_latency` cycles after the beat was requested
     (:class:`BeatSignature`).
     """
     return BeatSignature(config, config.membrane_bits, config.fire_lanes)
@@ -167,12 +169,13 @@ class SumQueue(wiring.Component):
 class SumRegister(wiring.Component):
     """Register for a bank's sums of one job, on devices without memory for a queue.
 
-    It gives the job's sums to the fire unit, beat by beat. Meanwhile the lanes may complete the
-    sums of the next job; they then hold these, and stall until the fire unit begins with that job.
+    A job is one output position, channel group and timestep. The register gives its sums to the
+    fire unit, ``fire_lanes`` at a time (a beat). Meanwhile the lanes may complete the sums of the
+    next job; they then hold these, and stall until the fire unit begins with that job.
 
     Members
     -------
-    i : a job's sums from the lanes, taken in the cycle in which the fire unit asks for their first
+    i : a job's sums from the lanes, taken in the cycle in which the fire unit requests their first
         beat.
     identities : identity spikes of the same jobs.
     o : the same sums, for the fire unit.

@@ -1,4 +1,5 @@
-"""The walk through a layer, which gives reads of spikes to the banks and jobs to the fire unit.
+"""The walk, which turns the steps of a layer's loop nest into reads for the banks and jobs for the
+fire unit.
 
 A *slot* is one cycle's read of spike memory, at the same address in all banks. What is read is a
 *window* of ``chunk_bits`` bits, in *pieces* of :data:`hw.spec.PIECE_BITS` bits. A *job* is the
@@ -51,29 +52,31 @@ def slot_layout(config: Config) -> data.StructLayout:
 
 
 def job_layout(config: Config) -> data.StructLayout:
-    """Return the layout of what the fire unit needs to know of a job.
+    """Return the layout of a job, with what the fire unit needs.
 
-    A job is one output position, group of output channels, and timestep. The fields are some of
-    those of :func:`hw.core.nest.step_layout`.
+    A job is one output position, group of output channels, and timestep. The fields are described
+    at :func:`hw.core.nest.step_layout`.
     """
     fields = dict(step_layout(config))
     return data.StructLayout({name: fields[name].shape for name in (*_JOB_FIELDS, "pool_last")})
 
 
 def granule_layout(config: Config) -> data.StructLayout:
-    """Return the layout of a read by the host.
+    """Return the layout of the host's request to read spikes.
 
-    Each bank whose bit in ``banks`` is set reads the granule (byte) at address ``granule``.
+    Each bank whose bit in ``banks`` is set reads the granule (byte of spikes) at address
+    ``granule``.
     """
     return data.StructLayout({"granule": address_widths(config)["target"], "banks": config.banks})
 
 
 class Walk(wiring.Component):
-    """Turn the steps of the loop nest into slots for the banks and jobs for the fire unit.
+    """Turn the steps of the loop nest into reads for the banks (slots) and jobs for the fire unit.
 
-    Each cycle has one slot. It reads the chunk of a step, the identity spikes of a job, a granule
-    for the host, or nothing. Banks never refuse a slot: chunks are only read while the banks and
-    the queue of jobs have room for everything that is under way.
+    Each cycle has one slot, in which the banks read the chunk of inputs of a step, the identity
+    spikes of a job, a granule (byte) for the host, or nothing. Banks never refuse a slot: chunks
+    are only read while the banks and the queue of jobs have room for everything that has already
+    been read.
 
     Identity spikes are those of a residual block's shortcut, which the gate at the end of the block
     needs. In a layer with a gate, each job takes one more slot to read them: the one after its last

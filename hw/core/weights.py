@@ -30,12 +30,13 @@ a block RAM can have."""
 
 
 def row_layout(config: Config) -> data.StructLayout:
-    """Return the layout of a row of weights on its way to the lanes, with its event's flags.
+    """Return the layout of a row of weights as it is sent to the accumulators, with flags of its
+    event (active input).
 
     ``weights`` has lane 0 in the lowest bits. ``add`` and ``last`` are as in
     :func:`hw.core.scan.event_layout`. If ``add`` is 0, the event only ends its job; ``weights`` is
     then 0, too. There is one exception: with SPRAM and without a queue of sums, ``weights`` may
-    then have any value, because the lanes add only if ``add`` is set.
+    then have any value, because the accumulators add only if ``add`` is set.
     """
     return data.StructLayout(
         {
@@ -60,7 +61,7 @@ def row_write_layout(config: Config) -> data.StructLayout:
 
 
 class WeightMemory(wiring.Component):
-    """Read the row of weights of each event, from a memory of ``weight_depth`` rows.
+    """Read the row of weights of each event (active input), from a memory of ``weight_depth`` rows.
 
     The memory is in SPRAM on an iCE40 UltraPlus, and in block RAM on other devices. Addresses are
     registered, because the block RAMs of a large device are spread across it. The output is
@@ -79,16 +80,17 @@ class WeightMemory(wiring.Component):
     rows : the same events, with their weights, in order. The pipeline advances in each cycle in
         which ``rows.ready`` is high.
     word : word to read for the descriptor loader or the host, while there are no events.
-    word_data : the word that was asked for :attr:`LATENCY` cycles before.
+    word_data : the word that was requested :attr:`LATENCY` cycles before.
     write : rows to write.
     offchip : rows of weights from memory outside the FPGA, on devices that have it. They replace
-        the output of the last stage; while one arrives, no event may be in the pipeline. Without
-        a row, all payload bits are 0.
-    aborted : drop the events that are under way.
+        the output of the last stage; while one arrives, no event may be in the pipeline. Without a
+        row, all payload bits are 0.
+    aborted : drop the events in the pipeline.
     """
 
     LATENCY = 3
-    """Cycles, without stalls, from an event to its row."""
+    """Number of cycles from an event (an active input) to its row of weights, if the pipeline does
+    not stall."""
 
     def __init__(self, config: Config):
         self._config = config
@@ -223,14 +225,14 @@ class BlockRows(wiring.Component):
 
     With ``shapes``, the rows are divided into a few deep banks of narrow columns, see
     :func:`banks`. So the data of a column go to few block RAMs, one in each bank, and the
-    multiplexer between the banks is small. Left to itself, synthesis would choose many shallow and
-    wide block RAMs; a device that is full of them does not have enough wires for that.
+    multiplexer between the banks is small. Without ``shapes``, synthesis would choose many shallow
+    and wide block RAMs, for which a full device does not have enough wires.
 
     Each group has address registers of its own, which can be placed near its block RAMs. Synthesis
     would merge the registers of two groups if both their reset values and their inputs were the
-    same. So these differ, depending on ``number``: the registers start with zeros or with ones,
-    and hold the address or its complement, which only permutes the rows of a block RAM. There are
-    four combinations, so that at most four groups have registers of their own.
+    same. So these differ, depending on ``number``: the registers start with zeros or with ones, and
+    hold the address or its complement, which only permutes the rows of a block RAM. There are four
+    combinations, so that at most four groups have registers of their own.
 
     Parameters
     ----------
@@ -239,18 +241,19 @@ class BlockRows(wiring.Component):
     shapes : (depth, width in bits) that a block RAM can have, the deepest first; None leaves the
         shape to synthesis.
     number : index of the group in its row.
-    joined : rows from elsewhere take the place of the memory's.
+    joined : add the input ``other``, through which rows from memory outside the FPGA reach the
+        output.
 
     Members
     -------
     move : the pipeline that contains this memory advances in this cycle.
     read_row, read_en : row to read, and whether to read in this cycle.
-    read_data : the row, :attr:`WeightMemory.LATENCY` cycles after it was asked for, counting only
-        cycles with ``move``; 0 if none was asked for.
+    read_data : the row, :attr:`WeightMemory.LATENCY` cycles after the request, counting only cycles
+        with ``move``; 0 if there was no request.
     write_row, write_data, write_en : row to write, its contents, and whether to write in this
         cycle.
-    other : what ``read_data`` becomes in the next cycle in place of 0, if no row was asked for;
-        only if ``joined``.
+    other : only if ``joined``: value that ``read_data`` takes in the next cycle instead of 0 if
+        there was no request.
     """
 
     def __init__(
@@ -329,10 +332,10 @@ class BlockRows(wiring.Component):
 
 
 def spram_grid(config: Config) -> tuple[int, int]:
-    """Return two numbers of SPRAMs of weight memory: those side by side, and those in depth.
+    """Return how many SPRAMs weight memory has side by side, and how many in depth.
 
-    SPRAMs lie side by side to hold all bits of a row, and in depth to hold all rows. The memory
-    takes the product of both numbers.
+    SPRAMs side by side hold all bits of a row, and SPRAMs in depth hold all rows. The memory takes
+    the product of both numbers.
 
     Raises
     ------

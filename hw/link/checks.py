@@ -52,7 +52,7 @@ def check_row_sizes(config: Config) -> None:
 
 
 def _n_row_bits(config: Config) -> int:
-    """Return the width in bits of the index of a row, or of a number of rows, of any memory."""
+    """Return the width in bits of the index of a row, or of a number of rows, in any memory."""
     return max(n_rows(space, config) for space in spaces(config)).bit_length()
 
 
@@ -72,51 +72,53 @@ class Registers:
     seq: Signal
     opcode: Signal
     args: Signal
-    """Argument bytes, shifted in from the top."""
+    """Bytes of the request's arguments; each new byte is shifted in at the high end."""
     n_missing: Signal
-    """Argument bytes still to come."""
+    """Number of argument bytes that have not arrived yet."""
     request_ended: Signal
-    """The request's last byte has been taken."""
+    """Whether the request's last byte has been taken."""
     status: Signal
 
     space: Signal
-    """Space being read or written; all ones if the request names none that exists."""
+    """Memory (:class:`hw.protocol.Space`) being read or written; all bits are 1 if the request
+    names none that exists."""
     row: Signal
     rows_left: Signal
     row_data: Signal
-    """Row being received or sent, lowest byte first."""
+    """Row that is being received or sent, lowest byte first."""
     at: Signal
-    """Index of the current byte in a row or in a report."""
+    """Index of the byte that is next in a row, or in the contents of a reply."""
 
     waiting: Signal
-    """Run to start when the core is free."""
+    """Parameters of the run (inference) that starts when the core becomes free."""
     current: Signal
-    """Run in progress."""
+    """Parameters of the run (inference) in progress."""
     ended: Signal
-    """Run that ended last; the core keeps its results until those of the next run are taken."""
+    """Parameters of the run that ended last. The core keeps its results until those of the next run
+    are taken."""
     result: Signal
-    """:class:`hw.protocol.Result` of the run that ended last."""
+    """Result of the run that ended last, with the layout :class:`hw.protocol.Result`."""
     is_waiting: Signal
     has_ended: Signal
     to_announce: Signal
-    """A DONE frame is to be sent."""
+    """Whether a DONE frame, which reports the end of a run, must still be sent."""
     was_reset: Signal
-    """No ABORT has arrived since the last reset."""
+    """Whether the host has not yet sent an ABORT since the last reset."""
 
     @property
     def as_rows(self) -> data.View:
-        """Argument bytes of a WRITE, READ or CHECK, as a view with the fields of
+        """View of the argument bytes of a WRITE, READ or CHECK, with the layout
         :class:`hw.protocol.Rows`."""
         return data.View(Rows, self.args)
 
     @property
     def as_run(self) -> data.View:
-        """Argument bytes of a RUN, as a view with the fields of :class:`hw.protocol.Run`."""
+        """View of the argument bytes of a RUN, with the layout :class:`hw.protocol.Run`."""
         return data.View(Run, self.args)
 
 
 def run_layout(config: Config) -> data.StructLayout:
-    """Return the layout of a run in the dispatcher's registers.
+    """Return the layout in which the dispatcher's registers hold a run (an inference).
 
     It has the fields of :class:`hw.protocol.Run`, no wider than this device needs.
     """
@@ -181,31 +183,32 @@ class Checks:
     space_known: Signal
     writable: Signal
     last_row_byte: Signal
-    """Bytes of a row of the addressed space, less one."""
+    """Number of bytes of a row of the addressed memory, less one."""
     in_range: Signal
-    """All rows exist."""
+    """Whether all addressed rows exist."""
     few_rows: Signal
-    """The number of rows fits ``rows_left``."""
+    """Whether the number of rows fits into the register ``rows_left``."""
     fits: Signal
-    """The rows fit into one reply."""
+    """Whether the addressed rows fit into one reply."""
     is_whole: Signal
-    """The request carries exactly its data: the rows of a WRITE, nothing for any other."""
+    """Whether the data after the arguments have the right length: that of the rows of a WRITE, 0
+    for other requests."""
     has_crc: Signal
-    """The request's data has the length of a CRC."""
+    """Whether the data after the arguments have the length of a CRC."""
     is_bare: Signal
-    """The request has no payload."""
+    """Whether the request has no payload."""
     has_args: Signal
-    """The arguments are complete."""
+    """Whether all argument bytes have arrived."""
     no_data: Value
-    """Nothing follows the arguments."""
+    """Whether the payload ends with the arguments."""
 
 
 def check_request(m: Module, config: Config, r: Registers, n_data_bytes: Value) -> Checks:
-    """Check a request against the device's memories, and return the results.
+    """Check a request against the device's memories, and return the results as signals.
 
     Parameters
     ----------
-    n_data_bytes : bytes of the request behind its arguments, see
+    n_data_bytes : number of bytes of the request after its arguments, see
         :class:`hw.link.dispatch.Dispatcher`.
     """
     space_known, writable = Signal(), Signal()

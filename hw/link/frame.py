@@ -1,4 +1,4 @@
-"""Frames of the serial line: check those that arrive, and build those that leave."""
+"""Frames of the serial line: received frames are checked, and frames to send are built."""
 
 from amaranth import Module, Mux, Signal, signed
 from amaranth.lib import memory, stream, wiring
@@ -131,15 +131,15 @@ class FrameReceiver(wiring.Component):
 class FrameSender(wiring.Component):
     """Send each packet (header and payload) as a frame, with its CRC appended.
 
-    For a CHECK request, the CRC unit also checks data that are not sent: they are *folded* into
-    the CRC.
+    The CRC unit also computes the CRC of rows that a CHECK request names, which are not sent: they
+    are *folded* into the CRC.
 
     Members
     -------
     i : packets, each followed by an item with ``end``.
-    fold : the items on ``i`` are not sent; only their CRC is computed.
+    fold : the items on ``i`` are not sent, only their CRC is computed.
     folded_intact : valid at the ``end`` of folded data: high if their last four bytes are the CRC
-        of those before.
+        of the bytes before these four.
     o : bytes for the serial line.
     busy : the ``end`` of a packet was taken from ``i``, and its frame has not yet left through
         ``o``.

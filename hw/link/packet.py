@@ -11,9 +11,9 @@ class PacketByte(data.Struct):
 
 
 class ReplyByte(data.Struct):
-    """One byte of a reply to send, or the mark that the reply is complete."""
+    """One byte of a reply to send, or the marker of the reply's end."""
 
     byte: 8
     """Undefined if ``end`` is set."""
     end: 1
-    """The reply is complete; this item carries no byte."""
+    """Whether this item marks the reply's end; it then carries no byte."""

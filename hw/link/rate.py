@@ -1,7 +1,8 @@
-"""Rate of the serial line: it is changed after a RATE request, and tried before it is kept.
+"""Rate of the serial line, which changes after a RATE request and is kept only if the new rate
+works.
 
-:mod:`hw.protocol` defines the request. If nothing intelligible arrives at the new rate, the device
-falls back to the default rate.
+:mod:`hw.protocol` defines the request. If no undamaged frame arrives at the new rate within some
+time, the device returns to the default rate.
 """
 
 from amaranth import Module, Mux, Signal
@@ -12,7 +13,7 @@ from hw.protocol import DEFAULT_BAUD, TRIAL_CYCLES
 from hw.spec import Config, SpecError
 
 DIVISOR_BITS = 8
-"""Width of the number of clock cycles per bit, less one."""
+"""Number of bits of the register that holds the clock cycles per bit, less one."""
 
 
 def default_divisor(config: Config) -> int:
@@ -35,9 +36,9 @@ def default_divisor(config: Config) -> int:
 class RateControl(wiring.Component):
     """Hold the divisor of the serial line (clock cycles per bit), and change it on request.
 
-    A new divisor takes effect when everything under way at the old rate has been sent, and is then
-    on trial: unless an undamaged frame arrives within ``trial_cycles``, and at any line break, the
-    default divisor is restored.
+    A new divisor takes effect when all bytes have been sent at the old rate. It is then on trial:
+    if no undamaged frame arrives within ``trial_cycles``, the default divisor is restored. A line
+    break also restores it, at any time.
 
     Parameters
     ----------

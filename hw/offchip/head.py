@@ -1,4 +1,5 @@
-"""The first request of a port, with the knowledge whether its page is open."""
+"""The first waiting request of a port of the SDRAM controller, and whether it can be served at
+once."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from hw.parts.pipeline import unreset
 
 
 class RequestHead(wiring.Component):
-    """Hold a port's first request, and tell whether its page is open.
+    """Hold the first waiting request of a port, and report whether its page of the SDRAM is open.
 
     A page is a row of one bank of the SDRAM, which must be opened before it can be read or written.
     A second request waits behind the first one, so that ``requests.ready`` is a register. A request
@@ -31,14 +32,15 @@ class RequestHead(wiring.Component):
     pages : for each bank of the SDRAM, the page that is open or being opened.
     active : for each bank, whether there is such a page.
     usable : for each bank, whether this page can be read and written by now.
-    may : the next request may be served.
+    may : input: requests may be served now.
     request : the first request.
-    bank, page, slot : position of its row; the slot counts the rows of a page.
+    bank, page, slot : position of the row that it names; ``slot`` is the index of the row in its
+        page.
     hits : the request can be served, because its page was usable in the cycle before.
     misses : in the cycle before, the request's page was neither open nor being opened.
-    take : the request is taken from here in this cycle; allowed only if ``hits``.
+    take : the request is served in this cycle and leaves this component; allowed only if ``hits``.
     drop : drop all requests.
-    busy : there is a request.
+    busy : a request is held.
     """
 
     def __init__(

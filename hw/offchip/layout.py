@@ -18,7 +18,7 @@ from hw.offchip.timing import N_BANKS, SdramChip
 from hw.spec import SpecError
 
 PORTS = (1, 2, 4, 8)
-"""Supported numbers of ports."""
+"""Supported numbers of ports, each of which reads the rows of one bank of the core."""
 MAX_BURST = 8
 """Largest number of words that one read or write command transfers."""
 
@@ -29,12 +29,12 @@ class Place(NamedTuple):
     bank: int
     page: int
     column: int
-    """First word of the row in its page."""
+    """Index in its page of the row's first word."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowLayout:
-    """Placement of the rows of ``n_ports`` ports, of ``row_bits`` bits each, in ``chip``."""
+    """Placement in ``chip`` of the rows of ``n_ports`` ports; a row has ``row_bits`` bits."""
 
     chip: SdramChip
     n_ports: int
@@ -64,21 +64,22 @@ class RowLayout:
 
     @property
     def slots(self) -> int:
-        """Number of rows in a page."""
+        """Number of rows of weights in a page of the SDRAM."""
         return self.chip.columns // self.row_words
 
     @property
     def n_rows(self) -> int:
-        """Number of rows of each port."""
+        """Number of rows that each port can read."""
         return N_BANKS * self.chip.rows * self.slots // self.n_ports
 
     @property
     def _widths(self) -> tuple[int, int, int, int]:
-        """Widths in bits of the four fields of a port and the index of a row.
+        """Widths in bits of the parts into which a port's number and a row's index are divided.
 
-        The low bits of the port's number are the low bits of the bank's number. Its other bits
+        The low bits of the port's number are the low bits of the bank's number; its other bits
         choose the port's share of each page. The low bits of the row's index choose a row in that
-        share, and the next ones are the high bits of the bank's number.
+        share; the next ones are the high bits of the bank's number, and the rest is the page. The
+        widths are those of the first four parts.
         """
         port_bits = (self.n_ports - 1).bit_length()
         bank_bits = (N_BANKS - 1).bit_length()
@@ -103,7 +104,8 @@ class RowLayout:
         return self._place(port, row)
 
     def _place(self, port: Any, row: Any) -> Place:
-        """Return where rows are; ``port`` and ``row`` may be arrays of integers."""
+        """Return the place of row ``row`` of port ``port``, unchecked; both may be arrays of
+        integers."""
         own_bits, _, slot_bits, turn_bits = self._widths
         slot, rest = row & (1 << slot_bits) - 1, row >> slot_bits
         turn, page = rest & (1 << turn_bits) - 1, rest >> turn_bits

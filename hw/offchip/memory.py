@@ -22,8 +22,8 @@ class SdramMemory(wiring.Component):
 
     Members
     -------
-    memory : the core's side.
-    ready : the chip is initialised. Requests and writes that come before wait.
+    memory : interface to the core.
+    ready : the chip is initialised. Earlier requests and writes wait until then.
     pins : pins of the SDRAM.
 
     Raises

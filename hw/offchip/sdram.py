@@ -28,17 +28,18 @@ from hw.parts.queue import Queue
 from hw.spec import SpecError
 
 COLUMN_DEPTH = 4
-"""Number of requests in the column queue. While they are served, the page of the request behind
-them is opened."""
+"""Number of requests in the column queue, whose pages are open. While they are served, the page of
+the next request is opened."""
 ROW_DEPTH = 16
-"""Number of rows that are on their way to a port or wait for it. It covers the column queue and the
-latency of the SDRAM, and is the depth of a distributed RAM."""
+"""Number of rows that a port may have requested and not yet taken. It covers the column queue and
+the latency of the SDRAM, and is the depth of a distributed RAM."""
 QUEUE_LATENCY = 2
-"""Cycles from adding a request to the column queue until its first command, at least."""
+"""Smallest number of cycles from adding a request to the column queue until its first command."""
 
 
 def row_address(layout: RowLayout) -> data.StructLayout:
-    """Return the layout of a row's address: the port and the index of the row in its region."""
+    """Return the layout of a row's address: number of the port, and index of the row among the
+    port's rows."""
     return data.StructLayout({"port": range(layout.n_ports), "row": range(layout.n_rows)})
 
 
@@ -67,15 +68,15 @@ class SdramRows(wiring.Component):
     Members
     -------
     requests : for each port, indices of rows in its region.
-    rows : for each port, the rows that were asked for, in order.
-    aborted : drop all requests and rows of the ports. While the rows that are under way arrive, no
-        further requests are taken.
-    write : row to write. It is taken once all of it is on the pins, so that a request that comes
-        after that reads the new row.
+    rows : for each port, the rows that were requested, in order.
+    aborted : drop all requests and rows of the ports. No further requests are taken until the rows
+        that have already been requested from the chip have arrived.
+    write : row to write. It is taken when its last word is on the pins, so that any later request
+        reads the new row.
     read, read_row : row to read for the host, in order with ``write``. While a row is being read,
         ``write`` and ``read`` wait.
     idle : no row is being read or written for the host.
-    ready : the chip is initialised. Requests that come before wait.
+    ready : the chip is initialised. Earlier requests wait until then.
     transfers : in this cycle, a word was read or written. Its average is the used share of the bus.
     pins : pins of the SDRAM; the outputs are registers, and ``dq_i`` goes directly to one.
     """
@@ -414,7 +415,11 @@ class SdramRows(wiring.Component):
         return m
 
     def _host(self, head: RequestHead, busy: Signal, ends: Signal) -> Module:
-        """Return a module that gives one write or read at a time to the host's request head."""
+        """Return a module that passes the host's writes and reads to their request head, one at a
+        time.
+
+        ``busy`` is high while one is being served, and ``ends`` when it has been served.
+        """
         m = Module()
         m.submodules.head = head
         is_write = self.write.valid
@@ -432,7 +437,7 @@ class SdramRows(wiring.Component):
         return m
 
     def _ticks(self, m: Module) -> Signal:
-        """Return a signal that is high once in each interval in which a refresh falls due."""
+        """Return a signal that is high for one cycle whenever another refresh becomes due."""
         tick, timer = Signal(), Signal(range(self.cycles.refresh_interval))
         m.d.comb += tick.eq(timer == 0)
         m.d.sync += timer.eq(Mux(tick, self.cycles.refresh_interval - 1, timer - 1))
@@ -457,8 +462,8 @@ class SdramRows(wiring.Component):
         Parameters
         ----------
         running : output, a register: requests may be served.
-        quiet : input: all banks may be closed.
-        at_rest : input: no request waits.
+        quiet : input: no timing rule forbids to close all banks.
+        at_rest : input: no request is waiting.
         close_all, refresh, mode : outputs: the command is issued in this cycle.
         """
         t = self.cycles

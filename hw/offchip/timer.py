@@ -8,7 +8,7 @@ from hw.parts.pipeline import first_one
 
 
 class Timer:
-    """Timer for a few cycles: a shift register with a one for each cycle that is left.
+    """Timer for a few cycles, built as a shift register with a one for each remaining cycle.
 
     Parameters
     ----------
@@ -23,23 +23,28 @@ class Timer:
 
     @property
     def runs(self) -> Value:
-        """High from the cycle after :meth:`start`; low again ``n_cycles`` cycles after it."""
+        """Signal that is high while the timer runs.
+
+        It rises in the cycle after :meth:`start`, and falls ``n_cycles`` cycles after
+        :meth:`start`.
+        """
         return self._bits[0]
 
     def start(self, n_cycles: int, condition: Value | None = None) -> None:
-        """Start the timer in this cycle if ``condition`` holds; it ends ``n_cycles`` cycles later.
+        """Start the timer in this cycle, if ``condition`` holds (always, if it is None).
 
-        So :attr:`runs` is high in the ``n_cycles - 1`` cycles between.
+        :attr:`runs` is then high in the next ``n_cycles - 1`` cycles.
         """
         with self._m.If(Const(1) if condition is None else condition):
             self._m.d.sync += self._bits.eq((1 << n_cycles - 1) - 1)
 
 
 def round_robin(m: Module, wants: Value, advances: Value) -> Value:
-    """Return which of the requesters with a bit set in ``wants`` is served next, one-hot.
+    """Return a one-hot signal with the requester to serve next, out of those with a bit set in
+    ``wants``.
 
-    ``advances`` says that it is served in this cycle. From then on, the requesters with higher bits
-    than its own come first.
+    ``advances`` is high in a cycle in which it is served. From then on, the requesters with higher
+    bits than that one have priority.
     """
     behind = Signal(len(wants))  # those with higher bits than the one that was served last
     grant = Signal(len(wants))

@@ -33,29 +33,29 @@ class SdramChip:
     data_bits: int
     """Number of bits in a word, which is the width of the data bus."""
     t_ck: dict[int, float]
-    """Shortest clock period for each supported CAS latency in cycles."""
+    """Shortest clock period in ns for each supported CAS latency (in cycles)."""
     t_rcd: float
-    """From activating a page to the first read or write."""
+    """Time from activating a page to its first read or write."""
     t_rp: float
-    """From closing a page to activating another one of the same bank."""
+    """Time from closing a page to activating another one of the same bank."""
     t_ras: float
-    """From activating a page to closing it."""
+    """Time from activating a page to closing it."""
     t_rc: float
-    """From activating a page to activating another one of the same bank."""
+    """Time from activating a page to activating another one of the same bank."""
     t_rrd: float
-    """From activating a page to activating a page of another bank."""
+    """Time from activating a page to activating a page of another bank."""
     t_rfc: float
-    """From a refresh to the next command."""
+    """Time from a refresh to the next command."""
     t_wr: float
-    """From the last written word to closing its page; it takes at least two cycles, too."""
+    """Time from the last written word to closing its page; also at least two cycles."""
     t_mrd_cycles: int = 2
-    """From setting the mode to the next command, in cycles."""
+    """Number of cycles from setting the mode register to the next command."""
     power_up: float = 200e3
-    """From the first stable clock to the first command."""
+    """Time from the first stable clock to the first command."""
     refresh_period: float = 64e6
-    """Longest time in which every page must be refreshed once; this one is a maximum."""
+    """Time in which every page must be refreshed once; the only time here that is a maximum."""
     n_refreshes: int
-    """Number of refreshes in ``refresh_period``."""
+    """Number of refresh commands that are needed in ``refresh_period``."""
 
     def __post_init__(self) -> None:
         for field in ("rows", "columns", "data_bits"):
@@ -128,7 +128,7 @@ CHIPS: dict[str, SdramChip] = {
 
 @dataclass(frozen=True, kw_only=True)
 class SdramCycles:
-    """Timing of a chip at some clock frequency: the fields of :class:`SdramChip` in clock cycles.
+    """Timing of a chip in clock cycles; the fields correspond to those of :class:`SdramChip`.
 
     ``n`` cycles between two commands means that the second one may come ``n`` cycles after the
     first one.
@@ -138,15 +138,16 @@ class SdramCycles:
     rcd: int
     rp: int
     ras: int
-    """At least so long that ``ras + rp`` also covers the chip's ``t_rc``."""
+    """Cycles from activating a page to closing it, long enough that ``ras + rp`` also covers
+    ``t_rc``."""
     rc: int
     rrd: int
     rfc: int
     wr: int
     mrd: int
     refresh_interval: int
-    """Average number of cycles between two refreshes. With batches of :data:`REFRESH_BATCH`, of
-    which each begins less than a batch's time late, every page is refreshed in time."""
+    """Average number of cycles between two refreshes. They are postponed and done in batches of
+    :data:`REFRESH_BATCH`; the interval is short enough that every page is refreshed in time."""
     power_up: int
 
 

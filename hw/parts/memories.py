@@ -9,7 +9,7 @@ SPRAM_DEVICES = frozenset({"iCE40UP5K", "iCE40UP3K"})
 SPRAM_BITS = 16
 """Width of an SPRAM in bits."""
 SPRAM_DEPTH = 16384
-"""Words of an SPRAM."""
+"""Number of words of an SPRAM."""
 N_SPRAMS = 4
 """Number of SPRAMs of a device."""
 
@@ -32,7 +32,8 @@ LUT_RAM_DEPTH = 64
 
 
 def shallow(depth: int, platform: object) -> dict[str, str]:
-    """Return attributes of an Amaranth memory that put it into logic cells in place of block RAM.
+    """Return attributes that make synthesis put an Amaranth memory into logic cells instead of
+    block RAM.
 
     They are empty if the memory has more than :data:`LUT_RAM_DEPTH` rows or the device is no ECP5.
     The output of a block RAM comes too late in a cycle to be followed by much logic, and the block

@@ -5,7 +5,7 @@ from amaranth.lib import memory
 
 
 def unreset(shape: ShapeLike, name: str | None = None) -> Signal:
-    """Return a signal for a register without reset, whose value is written before it is read.
+    """Return a signal for a register without reset; it must be written before it is read.
 
     A reset would have to be routed to the register, and takes logic on some devices.
 
@@ -73,7 +73,8 @@ def popcount(bits: Value) -> Value:
 def more_than_one(bits: Value) -> Value:
     """Return whether ``bits`` has at least two ones.
 
-    This is so if one of its groups of four bits has at least two ones, or if two groups have one.
+    The logic divides ``bits`` into groups of four: one group has at least two ones, or two groups
+    have one each.
     """
     if len(bits) <= 4:
         return Cat(bits[i] & bits[:i].any() for i in range(1, len(bits))).any()
@@ -82,7 +83,7 @@ def more_than_one(bits: Value) -> Value:
 
 
 def first_one(bits: Value) -> Value:
-    """Return ``bits`` with only the lowest one left.
+    """Return ``bits`` with only the lowest bit that is one kept, and all others cleared.
 
     The logic has no carry chain, which ``bits & -bits`` would have.
     """

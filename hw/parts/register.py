@@ -1,4 +1,4 @@
-"""A register in a stream, which cuts the paths of logic through it."""
+"""A register for streams, which divides long paths of logic."""
 
 from amaranth import Module, ShapeLike, Signal
 from amaranth.lib import stream, wiring

@@ -36,7 +36,7 @@ CELL_COSTS = {
     "SB_RAM40_4K": {"block_ram": 1},
     "SB_SPRAM256KA": {"spram": 1},
 }
-"""Resources that each type of cell takes."""
+"""Resources that each type of cell takes, by type and name of the resource."""
 
 COUNTED = ("lut", "ff", "block_ram", "spram")
 """Resources in the report, in the order of its columns."""
@@ -59,8 +59,8 @@ def blocks(design: dict) -> dict[str, Counter[str]]:
     def rank(name: str) -> tuple[bool, int, int]:
         """Return a key that sorts the names of the same wire, so that the best name comes first.
 
-        Names from the sources come before those that Yosys made (``$...``). Of these, the name in
-        the most deeply nested component comes first, then the shortest.
+        Names from the sources come before those that Yosys generated (``$...``). Within each of
+        these two kinds, names in more deeply nested components come first, then shorter names.
         """
         return name.startswith("$"), -name.count("."), len(name)
 
@@ -87,7 +87,7 @@ def blocks(design: dict) -> dict[str, Counter[str]]:
 
 
 def _block(name: str) -> str:
-    """Return the block in which a cell lies.
+    """Return the name of the block (component) to which a cell belongs.
 
     For the cell ``top.core.banks.bank0.fetch.merger.holds`` it is ``core.banks.bank0.fetch``.
     """
@@ -98,8 +98,7 @@ def _block(name: str) -> str:
 
 
 def total(taken: dict[str, Counter[str]]) -> Counter[str]:
-    """Return the resources of all blocks together, where ``taken`` has those of each block by
-    name."""
+    """Return the sum of the resources of all blocks; ``taken`` has those of each block by name."""
     return sum(taken.values(), Counter())
 
 
@@ -147,7 +146,7 @@ def table(results: dict[int, dict[str, Counter[str]]]) -> str:
     """Return the resources as a Markdown table with a row per block, the largest block first.
 
     Each number of lanes has a column for each resource. If there are several numbers of lanes, a
-    line with the cost of one lane follows.
+    row with the cost of one lane follows.
     """
     totals = {n: total(taken) for n, taken in results.items()}
     columns = [(n, r) for n in results for r in COUNTED if totals[n][r]]

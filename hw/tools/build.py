@@ -190,7 +190,8 @@ def _write_verilog(args: argparse.Namespace) -> int:
 
 
 def summary(manifest: dict) -> str:
-    """Return one line about a bitstream: clocks, utilization, seed, and checks that it passed."""
+    """Return a line of text on a bitstream: its clocks, utilization, seed, and the checks that it
+    has passed."""
     clocks = ", ".join(
         f"{c['fmax_mhz']} MHz of {c['constraint_mhz']}" for c in manifest["clocks"].values()
     )

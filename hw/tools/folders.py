@@ -1,4 +1,5 @@
-"""Folders of caches, intermediate results and bitstreams, in a checkout or installed package."""
+"""Folders for caches, intermediate results and bitstreams, in a checkout or in an installed
+package."""
 
 from __future__ import annotations
 
@@ -6,14 +7,15 @@ import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-"""Folder that holds ``hw``, ``sw`` and ``sim``: the checkout, or site-packages."""
+"""Folder that contains ``hw``, ``sw`` and ``sim``: the checkout, or site-packages."""
 
 IN_CHECKOUT = (ROOT / "pyproject.toml").exists()
-"""Whether these sources are a checkout, whose git history is theirs."""
+"""Whether these files are a checkout of the repository, so that its git history describes them."""
 
 
 def cache_dir() -> Path:
-    """Return the folder of compiled simulators: ``spikefold`` in $XDG_CACHE_HOME or ~/.cache."""
+    """Return the folder in which compiled simulators are cached: ``spikefold`` in $XDG_CACHE_HOME
+    or ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "spikefold"
 

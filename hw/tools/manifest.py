@@ -17,7 +17,7 @@ from hw.tools.netlist import BuildError, Netlist, StaleError
 from hw.tools.place import Routed
 
 BITSTREAMS = bitstream_dir()
-"""Folder of bitstreams and manifests."""
+"""Folder that contains the bitstreams and their manifests."""
 VERSION = 1
 """Version of the manifest's format."""
 LADDER = "ladder"
@@ -134,10 +134,10 @@ def write_manifest(source: Netlist, best: Routed, tried: dict[int, float]) -> di
 
 
 def climbed(manifest: dict) -> dict[str, dict]:
-    """Return the records of the checks that a bitstream has passed, by their names.
+    """Return the records of the checks that a bitstream has passed, by the names of the checks.
 
-    Such a check is called a rung (:mod:`sim.ladder.rungs`). Records of another netlist or another
-    bitstream are left out.
+    These checks are called rungs (:mod:`sim.ladder.rungs`). Records that were made for another
+    netlist or bitstream are left out.
     """
     return {
         rung: record
@@ -147,7 +147,7 @@ def climbed(manifest: dict) -> dict[str, dict]:
 
 
 def record_rung(board: str, rung: str, values: dict | None) -> None:
-    """Add the record of a check that a bitstream has passed to its manifest.
+    """Add a record to a bitstream's manifest: it has passed a check.
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ def _json(manifest: dict) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file so that it is never seen half written."""
+    """Write a file so that no other process can see it partly written."""
     part = path.with_name(path.name + ".part")
     part.write_bytes(content)
     part.replace(path)

@@ -23,11 +23,13 @@ TOP = "top"
 """Name of the top-level module and of the build's files."""
 
 COLLISIONS = "setparam -set COLLISION_X_MASK 1'1 t:$memrd_v2 r:CLK_ENABLE=1 %i"
-"""Yosys command that makes a read of a row undefined in the cycle in which it is written.
+"""Yosys command that makes reading a row of a memory undefined in the cycle in which that row is
+written.
 
-Amaranth's memories read the old row, which would take comparators and multiplexers around every
-block RAM. The device never uses the result of such a read; simulations return zeros for it to prove
-that, see :mod:`sim.verilate`."""
+Amaranth's memories return the old row, which would take comparators and multiplexers around every
+block RAM. The device never uses the result of such a read. In simulations it is zero, so that a use
+would be noticed (:mod:`sim.verilate`).
+"""
 
 SYNTHESIS = {
     LatticeECP5Platform: "synth_ecp5",
@@ -56,9 +58,9 @@ class Netlist:
     files: dict[str, str]
     """Contents of the RTLIL, the Yosys script and the constraints, by file name."""
     place: tuple[str, ...]
-    """Command for place and route, without a seed."""
+    """Command for place and route; the seed is appended later."""
     pack: tuple[str, ...]
-    """Command that makes the bitstream."""
+    """Command that packs the result of routing into a bitstream."""
     suffix: str
     """Suffix of the bitstream's file name."""
 
@@ -75,7 +77,7 @@ class Netlist:
 
     @property
     def product(self) -> str:
-        """File name of the bitstream in the folder where place and route and packing ran."""
+        """Name of the bitstream's file in the folder where place and route and packing ran."""
         return f"{TOP}{self.suffix}"
 
 
@@ -96,10 +98,10 @@ def no_garbage_collection() -> Iterator[None]:
 
 
 def _mapping_options(platform: object) -> tuple[str, ...]:
-    """Return options of Yosys' synthesis command, for mapping with the delays of the device.
+    """Return options that make Yosys' synthesis command map logic by the delays of the device.
 
-    ``synth_ecp5`` and ``synth_gowin`` do so unasked. ``synth_ice40`` does so with ``-abc9`` and the
-    name of the device's series.
+    ``synth_ecp5`` and ``synth_gowin`` do so without options. ``synth_ice40`` needs ``-abc9`` and
+    the name of the device's series.
     """
     if not isinstance(platform, LatticeICE40Platform):
         return ()

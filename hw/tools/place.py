@@ -26,7 +26,8 @@ RESOURCES = {
         *("MULTADDALU18X18", "ALU54D"),
     ),
 }
-"""Names of resources in the manifest, and the names that nextpnr uses for them."""
+"""Names of resources in the manifest, each with the names that nextpnr has for it on different
+devices."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +36,15 @@ class Routed:
 
     seed: int
     folder: Path
-    """Folder with the bitstream and the logs."""
+    """Folder that contains the bitstream and the logs."""
     clocks: dict[str, dict]
-    """For each clock: ``fmax_mhz``, ``constraint_mhz``, ``met``."""
+    """Results for each clock by name: ``fmax_mhz``, ``constraint_mhz``, ``met``."""
     utilization: dict[str, list[int]]
-    """For each resource of :data:`RESOURCES` that the device has: used, available."""
+    """Numbers (used, available) of each resource of :data:`RESOURCES` that the device has."""
 
     @property
     def met(self) -> bool:
-        """Whether all clocks reach the frequencies to which they are constrained."""
+        """Whether all clocks reach the frequencies that the constraints require."""
         return all(clock["met"] for clock in self.clocks.values())
 
     @property
@@ -53,9 +54,9 @@ class Routed:
 
 
 def tool_command(name: str) -> list[str]:
-    """Return the command that starts a tool of the optional dependencies ``build``.
+    """Return the command that starts a tool from the optional dependencies ``build``.
 
-    It must be installed beside this Python interpreter.
+    The tool must be installed in the same environment as this Python interpreter.
 
     Raises
     ------
@@ -115,7 +116,8 @@ def synthesised(source: Netlist, folder: Path) -> Path:
 
 @contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
-    """Make a folder with a temporary name, and rename it to ``target`` after the ``with`` block.
+    """Yield a new folder with a temporary name, and rename it to ``target`` after the ``with``
+    block.
 
     If the block raises an exception, the folder is not renamed. So a folder named ``target`` is
     always complete.
@@ -130,8 +132,8 @@ def _new_folder(target: Path) -> Iterator[Path]:
 def route(source: Netlist, synthesis: Path, seed: int, *, prefix: str = "seed") -> Routed:
     """Place, route and pack a synthesised netlist with one seed, and return the result.
 
-    Nothing is done if an earlier call with the same netlist and seed has left its result, in a
-    folder whose name is ``prefix`` and the seed.
+    The result is kept in a folder whose name consists of ``prefix`` and the seed. If it is there
+    from an earlier call with the same netlist and seed, no tool is run.
 
     Raises
     ------
@@ -172,9 +174,9 @@ def route(source: Netlist, synthesis: Path, seed: int, *, prefix: str = "seed") 
 
 
 def routed_netlist(source: Netlist, synthesis: Path, seed: int) -> tuple[Path, Path]:
-    """Place, route and pack once more, as :func:`route` does, and let nextpnr write its netlist.
+    """Place, route and pack as :func:`route` does, and also let nextpnr write the routed netlist.
 
-    Nothing is done if an earlier call has left the results.
+    No tool is run if the results of an earlier call are still there.
 
     Returns
     -------

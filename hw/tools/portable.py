@@ -20,14 +20,15 @@ from hw.tools.netlist import BuildError
 from hw.tools.verilog import run_yosys, to_rtlil, verilog_of
 
 MODULE = "spikefold"
-"""Name of the portable module, whose ports are those of :class:`hw.boards.portable.PortableTop`."""
+"""Name of the top module of the portable Verilog; its ports are those of
+:class:`hw.boards.portable.PortableTop`."""
 
 _PASSES = """
 proc -nomux -norom
 opt_expr
 memory_collect
 """
-"""Yosys passes of Amaranth's own Verilog, which vendors' tools read. Memories become arrays, and
+"""Yosys passes that turn the design into Verilog for vendors' tools. Memories become arrays, and
 multiplications by powers of two become shifts, so that no multiplication is left."""
 
 _FAMILIES = {
@@ -38,7 +39,7 @@ _FAMILIES = {
     "10CL": "Cyclone 10 LP",
     "10M": "MAX 10",
 }
-"""Family of Intel's devices by the beginning of the device's name."""
+"""Family of an Intel device, by the first characters of the device's name."""
 
 
 class UnfitError(BuildError):
@@ -47,7 +48,7 @@ class UnfitError(BuildError):
 
 
 def board_for(name: str, file: Path | None = None) -> Board:
-    """Return the board to write files for.
+    """Return the board for which files are to be written.
 
     Parameters
     ----------
@@ -102,7 +103,7 @@ def portable_verilog(board: Board) -> str:
 def write(board: Board, folder: Path) -> list[Path]:
     """Write all files of a board into a folder, and return their paths.
 
-    Nothing is written unless all files could be made; each file is complete or not there.
+    If one file cannot be generated, none is written. Each file is written atomically.
 
     Raises
     ------
@@ -122,7 +123,7 @@ def write(board: Board, folder: Path) -> list[Path]:
 
 
 def _header(board: Board) -> str:
-    """Return comment lines that say what the portable Verilog is."""
+    """Return the comment at the head of the portable Verilog, which explains the file."""
     config = board.config
     sizes = ", ".join(f"{name} {n / 1024:.0f} kbit" for name, n in memory_bits(config).items())
     return (
@@ -176,7 +177,7 @@ def _wrapper(board: Board) -> str:
 
 
 def _pll(board: Board) -> str:
-    """Return the instance of the PLL that makes ``core_clk`` and ``locked`` from ``clk``.
+    """Return the Verilog of a PLL that generates ``core_clk`` and ``locked`` from ``clk``.
 
     Raises
     ------
@@ -236,7 +237,8 @@ def _pll(board: Board) -> str:
 
 
 def _inputs_outputs(board: Board) -> tuple[str, str]:
-    """Return the ports whose timing does not matter: inputs and outputs, separated by spaces."""
+    """Return the inputs and the outputs whose timing does not matter, as two texts of names
+    separated by spaces."""
     inputs = [port for port in ("rst", "uart_rx") if port in board.pins]
     outputs = [port for port in ("uart_tx", "led") if port in board.pins]
     return " ".join(inputs), " ".join(outputs)
@@ -336,13 +338,13 @@ def _quartus(board: Board) -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """Resources that a design takes, as Yosys estimates them; None where the size is not known."""
+    """Resources that a design takes, as Yosys estimates them."""
 
     luts: int
     """Number of LUTs (Xilinx) or ALMs (Intel)."""
     flip_flops: int
     block_ram_kbit: int
-    """Size of all block RAMs that are used, in whole blocks, in units of 1,024 bits."""
+    """Size of the used block RAMs in units of 1,024 bits, where each block counts as a whole."""
     n_dsp: int
 
 
@@ -386,7 +388,8 @@ _SYNTHESIS: dict[str, tuple[str, Callable[[Mapping[str, int]], Fit]]] = {
     "vivado": ("synth_xilinx -family xc7 -flatten -noiopad", _xilinx_fit),
     "quartus": ("synth_intel_alm -family cyclonev -noiopad -noclkbuf", _cyclone_v_fit),
 }
-"""Synthesis command of Yosys for a tool's devices, and the function that counts its cells."""
+"""Synthesis command of Yosys for each vendor tool, and the function that counts the resulting
+cells."""
 
 
 def estimate(board: Board, paths: list[Path]) -> Fit:
@@ -395,8 +398,8 @@ def estimate(board: Board, paths: list[Path]) -> Fit:
     Raises
     ------
     BuildError
-        The board file names no tool, so that the kind of FPGA is not known; the device is one of
-        Intel's other than Cyclone V; or Yosys failed.
+        The board file names no tool, so that the kind of FPGA is not known; the device is from
+        Intel, but no Cyclone V; or Yosys failed.
     """
     if board.tool is None:
         raise BuildError(
@@ -427,12 +430,13 @@ def estimate(board: Board, paths: list[Path]) -> Fit:
 
 
 def check_fit(board: Board, fit: Fit) -> str:
-    """Return a line on the resources that a design takes, and how many the device has.
+    """Return a line of text with the resources that a design takes and those that the device has.
 
     Raises
     ------
     UnfitError
-        The device does not have as many, or the design uses DSP blocks, which it should not need.
+        The design takes more than the device has; or it uses DSP blocks, although it should need
+        none.
     """
     unit = "ALMs" if board.tool == "quartus" else "LUTs"
     parts, short = [], []
@@ -457,7 +461,9 @@ def check_fit(board: Board, fit: Fit) -> str:
 def deliver(
     name: str, file: Path | None, folder: Path | None, *, default: Path, fit: bool
 ) -> dict[str, Any]:
-    """Write a board's files, and return their paths and what they take, as JSON values.
+    """Write a board's files, and return a description of them as JSON values.
+
+    The description has the paths of the files and, with ``fit``, the estimated resources.
 
     Parameters
     ----------
@@ -482,7 +488,7 @@ def deliver(
 
 
 def _next_step(board: Board) -> str:
-    """Return the command or step that makes a bitstream from the written Verilog and scripts."""
+    """Return the command or instruction that turns the written files into a bitstream."""
     if board.tool == "vivado":
         return f"vivado -mode batch -source {board.name}.tcl"
     if board.tool == "quartus":

@@ -15,7 +15,7 @@ from amaranth.lib import wiring
 from hw.tools.netlist import BuildError, no_garbage_collection
 
 TOP = "top"
-"""Name of the top module of all conversions, unless another one is given."""
+"""Default name of the top module."""
 
 
 class ToolError(BuildError):

@@ -1,4 +1,4 @@
-"""Start ``python -m sim.ladder``."""
+"""Entry point of ``python -m sim.ladder``."""
 
 import sys
 

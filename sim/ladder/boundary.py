@@ -1,4 +1,4 @@
-"""Pins and clock of a board, which connect the netlist of its device to the simulation's ports."""
+"""Connection of the pins and clock in a board's netlist to the ports of its simulation."""
 
 from __future__ import annotations
 
@@ -11,29 +11,30 @@ from sim.ladder.netlist import Bit, LadderError
 from sim.ladder.verilog import BOARD_CLOCK, RX, Writer
 
 CLOCK_TOLERANCE = Fraction(1, 1000)
-"""Largest relative difference of the PLL's frequency and that of the configuration."""
+"""Largest relative difference between the PLL's output frequency and the configured ``clk_hz``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Boundary:
-    """Names that a board's netlists give to its pins, and frequencies of its clocks."""
+    """Names of a board's pins in its netlists, and frequencies of its clocks."""
 
     clock: str
-    """Name of the pin with the clock of the board."""
+    """Name of the pin that receives the board's clock."""
     rx: str
     tx: str
     led: str
     led_inverted: bool
-    """Whether the LED lights while its pin is 0."""
+    """Whether the LED is on while its pin is 0."""
     input_hz: int
     """Frequency of the board's clock in Hz."""
     clk_hz: int
-    """Frequency in Hz that the PLL must make."""
+    """Output frequency in Hz that the PLL must have."""
 
     def join(self, writer: Writer, ports: Mapping[str, Bit]) -> None:
-        """Connect the pins for the serial input and the board's clock to the Verilog's inputs.
+        """Connect the pins of the serial input and of the board's clock to inputs of the simulated
+        module.
 
-        ``ports`` are the pins of the netlist, with their nets.
+        ``ports`` are the nets of all pins, by the names of the pins.
 
         Raises
         ------
@@ -61,7 +62,8 @@ class Boundary:
             )
 
     def text(self, writer: Writer, ports: Mapping[str, Bit]) -> str:
-        """Return the Verilog of all cells in ``writer``, with the serial output and the LED."""
+        """Return the Verilog of all cells in ``writer``, with the serial output and the LED as
+        outputs."""
         inverted = "~" if self.led_inverted else ""
         return writer.text(writer.read(ports[self.tx]), inverted + writer.read(ports[self.led]))
 

@@ -1,4 +1,5 @@
-"""Reader of nextpnr's database of an iCE40 device: its places of cells, wires, switches and bits.
+"""Reader of nextpnr's database of an iCE40 device: places for cells, wires, switches, configuration
+bits.
 
 The file is part of nextpnr's Python package; its contents come from Project IceStorm. Its format is
 defined by ``ice40/arch.h`` of nextpnr 0.11. The file gives pins of cells by number, in the order in
@@ -68,14 +69,16 @@ class Bel:
     """Place on the device for one cell (nextpnr calls it a bel)."""
 
     kind: str
-    """Kind of the cell, a key of :data:`PINS` or another."""
+    """Kind of cell that fits here, such as ``lc`` for a logic cell; not all kinds are keys of
+    :data:`PINS`."""
     x: int
     y: int
-    """Tile that has the place."""
+    """Coordinate that gives, with ``x``, the tile in which the place is."""
     z: int
-    """Number of the place in its tile."""
+    """Index of the place among those of its tile."""
     wires: dict[str, int]
-    """Wire of each pin; empty if the kind is not in :data:`PINS`."""
+    """Wire to which each pin is connected, by the pin's name; empty if the kind is not in
+    :data:`PINS`."""
     outputs: frozenset[str]
     """Names of the pins that are outputs."""
 
@@ -116,7 +119,7 @@ class Chip:
         return at + self._ints(at, 1)[0]
 
     def _slice(self, at: int) -> tuple[int, int]:
-        """Return offset and length of the array to which the entry at offset ``at`` refers."""
+        """Return offset and length of the array that the entry at offset ``at`` points to."""
         offset, n = self._ints(at, 2)
         return at + offset, n
 
@@ -146,15 +149,17 @@ class Chip:
     def wire_name(self, wire: int) -> str:
         """Return the name of a wire, such as ``lutff_3:in_1``.
 
-        A wire has a name in each tile that it passes; this is the one in the first of them.
+        A wire has a name in each tile through which it passes; this is its name in the first one.
         """
         return self._text(self._wires + 52 * wire)
 
     @cached_property
     def tile_bits(self) -> list[dict[str, NDArray[np.int8]]]:
-        """Where the bits of settings are: for each type of tile, an array for each setting by name.
+        """Positions of configuration bits: for each type of tile, an array for each setting by its
+        name.
 
-        The array has a row and a column of the tile for each of the ``n`` bits, int8 (n, 2).
+        The array, int8 (n, 2), has the row and the column in the tile of each of the setting's
+        ``n`` bits.
         """
         types, n_types = self._slice(self._bits)
         found = []
@@ -170,10 +175,10 @@ class Chip:
 
     @cached_property
     def settings(self) -> dict[int, dict[str, tuple[int, int, str]]]:
-        """Settings of cells whose bits lie in other tiles than the cell.
+        """Positions of those settings of cells whose bits are in another tile than the cell.
 
-        By the index of the cell's place in ``bels`` and the name of the parameter, this is the tile
-        and the name of the bit in that tile: (x, y, name).
+        They are given as {index of the cell's place in ``bels``: {parameter: (x, y, name)}}, where
+        (x, y) is the tile and ``name`` the name of the bit in that tile.
         """
         found = {}
         start, n = self._configs
@@ -205,9 +210,10 @@ class Chip:
 
     @cached_property
     def input_enables(self) -> dict[tuple[int, ...], tuple[int, ...]]:
-        """For each pad (x, y, z), the bit that enables its input buffer.
+        """Configuration bit that enables the input buffer of each pad.
 
-        The bit is given by its tile and its number there: (x, y, number).
+        Pads are given as (x, y, z), bits as (x, y, number), which is a tile and the bit's number in
+        it.
         """
         start, n = self._slice(self._bits + 16)
         rows = np.frombuffer(self._raw, "i1", 6 * n, start).reshape(-1, 6).tolist()
@@ -215,10 +221,10 @@ class Chip:
 
     @cached_property
     def global_pads(self) -> list[tuple[tuple[int, int, int], tuple[int, int, int]]]:
-        """For each global network, the pad that can drive it, and the bit that makes the pad do so.
+        """Pads that can drive the global networks, and the configuration bits that make them do so.
 
-        The pad is given as (x, y, z). The bit lies outside of the tiles, and is given as
-        (bank, x, y).
+        For each network, the pad is given as (x, y, z). The bit lies outside of the tiles, and is
+        given as (bank, x, y).
         """
         start, n = self._globals
         found = []
@@ -229,7 +235,7 @@ class Chip:
 
 
 def _path(device: str) -> Path:
-    """Return the file with a device's database.
+    """Return the path of the file with a device's database.
 
     Raises
     ------

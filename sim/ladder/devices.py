@@ -1,8 +1,9 @@
-"""What the lower rungs of the ladder check: netlists and bits of a board's device.
+"""Checks of the netlists and bits of a board's FPGA, which are the lower rungs (checks) of the
+ladder.
 
-A netlist after synthesis or routing, and that of an iCE40's bits, become Verilog, which is
-simulated. The bits of an ECP5 are compared with the routed design. :mod:`sim.ladder.rungs` explains
-the ladder.
+A netlist after synthesis or after routing, and the netlist that an iCE40's bits configure, are
+converted to Verilog, which is simulated. The bits of an ECP5 are compared with the routed design.
+:mod:`sim.ladder.rungs` explains the ladder.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ FAMILIES: dict[str, Callable[[Cells, Boundary], str]] = {
     "nextpnr-ecp5": ecp5_cells.verilog,
     "nextpnr-himbaechel-gowin": gowin_cells.verilog,
 }
-"""For each tool that places devices, the function that writes the Verilog of its cells."""
+"""Function that converts a netlist to Verilog, for each place-and-route tool."""
 
 ICE40, ECP5, GOWIN = FAMILIES
-"""Names of the families of devices, which are those of the tools."""
+"""Names of the supported families of devices; each is the name of the family's place-and-route
+tool."""
 
 
 def family_of(manifest: dict) -> str:
@@ -50,11 +52,12 @@ class Build:
     shipped: dict | None
     """Manifest of the bitstream; None if it was built from other sources, or does not exist."""
     stale: BuildError | None = None
-    """Why :attr:`shipped` is None."""
+    """Error that tells why :attr:`shipped` is None."""
 
     @classmethod
     def of(cls, board: str) -> Build:
-        """Return the build of a board from the present sources.
+        """Return the sources of a board's gateware, with the bitstream built from them, if there is
+        one.
 
         Raises
         ------
@@ -69,7 +72,7 @@ class Build:
 
     @property
     def manifest(self) -> dict:
-        """Manifest of the bitstream.
+        """Manifest of the bitstream that was built from the present sources.
 
         Raises
         ------
@@ -125,10 +128,12 @@ def after_synthesis(build: Build) -> str:
 def after_routing(build: Build) -> str:
     """Return the Verilog of the netlist after place and route.
 
+    Place and route are repeated for this, because the shipped files do not contain that netlist.
+
     Raises
     ------
     LadderError
-        Place and route, done again, yields another file than the shipped one.
+        The repeated place and route yields another bitstream than the shipped one.
     """
     folder, path = _routed(build)
     again = (folder / build.source.product).read_bytes()
@@ -151,19 +156,20 @@ def _synthesised(build: Build) -> Path:
 
 
 def _routed(build: Build) -> tuple[Path, Path]:
-    """Place and route again as for the shipped bitstream, and return the folder and the netlist."""
+    """Repeat place and route of the shipped bitstream; return the folder and the routed netlist's
+    file."""
     return routed_netlist(build.source, _synthesised(build), build.manifest["seed"])
 
 
 def compared_bits(build: Build) -> str:
-    """Compare the bits in the shipped file with the routed design, and return what was compared.
+    """Compare the bits of the shipped bitstream with the routed design, and return a summary.
 
     This is for ECP5 devices, whose bits are not turned into a netlist.
 
     Raises
     ------
     LadderError
-        A setting differs, or the routed design is not that of the shipped file.
+        A setting differs, or the routed design is not that of the shipped bitstream.
     """
     # The build has left the configuration, unless its intermediate files were removed.
     source = build.source
@@ -177,7 +183,7 @@ def compared_bits(build: Build) -> str:
 
 
 def of_bitstream(build: Build) -> str:
-    """Return the Verilog of the netlist that the bits of an iCE40's shipped file configure.
+    """Return the Verilog of the netlist that the bits of an iCE40's shipped bitstream configure.
 
     Raises
     ------

@@ -3,7 +3,8 @@
 ``ecpunpack`` of Project Trellis turns the file into settings of tiles: *arcs*, which connect wires,
 *words*, such as the contents of tables, and *enums*, which choose a mode. nextpnr writes the same
 settings as text before they are packed into bits. A setting whose bits are all 0 is the default of
-its tile. The bits do not tell whether it was chosen, so that it may be missing in either text.
+its tile. The bits do not show whether the design chose that default explicitly, so that the setting
+may be missing in either text.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ DEFAULTS = {
     "WREMUX": {"WRE"},
     "REGSET": {"SET"},
 }
-"""Values of the enums of logic tiles whose bits are all 0, by the last part of the enum's name."""
+"""Default values, whose bits are all 0, of the mode settings (enums) of logic tiles, by the last
+part of the setting's name."""
 FIXED_ARCS = re.compile(r"arc: (\w*JECLK\d \w*SYNCECLK\d|JDI[A-D] JPADDI[A-D]_PIO)")
-"""Arcs outside of logic tiles that need no bits: those of unused edge clocks, and of input pins."""
+"""Pattern of arcs (connections) outside of logic tiles that have no bits: those of unused edge
+clocks, and of input pins."""
 LOGIC_TILE = "PLC2"
 TABLE_DEFAULT = "1" * 16
-"""Contents of a table whose bits in the file are all 0."""
+"""Contents of a look-up table whose bits in the bitstream are all 0."""
 
 Settings = dict[str, set[str]]
 """Settings of each tile; a setting is a line such as ``arc: A0 H02W0501``."""
@@ -49,7 +52,8 @@ def unpack(bitstream: Path) -> str:
 
 
 def parse(text: str) -> tuple[Settings, dict[str, list[str]]]:
-    """Read a configuration in text form: return the settings of each tile, and block RAM contents.
+    """Return the settings of each tile and the contents of block RAMs, from a configuration as
+    text.
 
     The contents of a block RAM are a list of words in hexadecimal, by the number of the block RAM.
     """
@@ -75,8 +79,8 @@ def compare(routed: str, unpacked: str) -> str:
 
     Returns
     -------
-    What was compared: all arcs of all tiles, all words and modes of logic tiles, and the contents
-    of all block RAMs.
+    Text that says how much was compared: all arcs of all tiles, all words and modes of logic tiles,
+        and the contents of all block RAMs.
 
     Raises
     ------
@@ -118,12 +122,13 @@ def _nonzero(words: list[str] | None) -> list[str]:
 
 
 def _explained(line: str, ours: set[str], theirs: set[str]) -> bool:
-    """Return whether a setting may be in one text only, although both stand for the same bits.
+    """Return whether a setting may be in one of two texts only, although both stand for the same
+    bits.
 
-    ``line`` is the setting, ``ours`` has the settings of its tile in the routed design, and
-    ``theirs`` those in the bitstream. The setting is explained if its bits are those of a default.
-    Or it is one of two settings of a carry cell that share a bit: one lets the carry into the sum,
-    the other sets a multiplexer.
+    ``line`` is the setting, ``ours`` are the settings of its tile in the routed design, and
+    ``theirs`` those in the bitstream. The setting may be missing if its bits have the default
+    value. It may also be one of two settings of a carry cell that share a bit: one lets the carry
+    into the sum, the other sets a multiplexer.
     """
     kind, name, *values = line.split()
     if FIXED_ARCS.fullmatch(line):

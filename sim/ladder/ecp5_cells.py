@@ -1,8 +1,10 @@
-"""Verilog of the cells of ECP5 devices, after synthesis and after routing.
+"""Conversion of netlists of ECP5 devices, after synthesis or after routing, to Verilog for
+simulation.
 
-Semantics from Lattice's "ECP5 and ECP5-5G Family Data Sheet" (FPGA-DS-02012), "ECP5 and ECP5-5G
-Memory Usage Guide" (FPGA-TN-02204) and Yosys' ``common_sim.vh``. Inputs that are not connected are
-1; after routing, a parameter such as ``CEMUX`` can invert an input or make it a constant.
+The semantics of the cells are from Lattice's "ECP5 and ECP5-5G Family Data Sheet" (FPGA-DS-02012),
+"ECP5 and ECP5-5G Memory Usage Guide" (FPGA-TN-02204) and Yosys' ``common_sim.vh``. Inputs that are
+not connected are 1; after routing, a parameter such as ``CEMUX`` can invert an input or make it a
+constant.
 """
 
 from __future__ import annotations
@@ -16,22 +18,22 @@ from sim.ladder.netlist import Cell, LadderError, Netlist
 from sim.ladder.verilog import CLOCK, PLL_LOCK, Writer, lut
 
 MODELS = Path(__file__).with_name("ecp5.v")
-"""Models of the memories."""
+"""Path of a Verilog file with models of the memories."""
 N_INIT_WORDS, BITS_OF_INIT_PAIR = 64, 20
-"""Number of parameters with the contents of a block RAM, and the number of their bits that hold a
-pair of 9-bit bytes."""
+"""Number of parameters that hold the contents of a block RAM, and number of bits in a parameter for
+each pair of 9-bit bytes."""
 WIDTHS = (1, 2, 4, 9, 18, 36)
-"""Widths of a port of a block RAM."""
+"""Possible widths in bits of a port of a block RAM."""
 
 
 def verilog(netlist: Netlist, boundary: Boundary) -> str:
-    """Return the Verilog of a device's netlist.
+    """Return the Verilog of a device's netlist, for simulation.
 
     Raises
     ------
     LadderError
-        A cell is not supported, the pins are not those of the board, or the PLL makes another
-        clock than that of the board.
+        A cell is not supported, the pins are not those of the board, or the PLL makes another clock
+        than that of the board.
     """
     writer = Writer()
     boundary.join(writer, netlist.ports)
@@ -55,7 +57,8 @@ def verilog(netlist: Netlist, boundary: Boundary) -> str:
 def _read(writer: Writer, cell: Cell, pin: str) -> str:
     """Return the Verilog expression of an input of a cell.
 
-    The parameter ``CEMUX`` of the input ``CE``, for example, may invert it or make it a constant.
+    The parameter ``CEMUX`` of the input ``CE``, for example, may invert the input or replace it by
+    a constant.
     """
     mode = cell.text(f"{pin}MUX", pin)
     if mode in ("0", "1"):
@@ -67,7 +70,8 @@ def _read(writer: Writer, cell: Cell, pin: str) -> str:
 
 
 def _io(writer: Writer, cell: Cell) -> None:
-    """Write the driver of an output pin. While its output is off, a pull-up makes the pin 1."""
+    """Write the Verilog that drives an output pin. While its output is off, a pull-up makes the pin
+    1."""
     direction = cell.text("DIR")
     if direction == "OUTPUT":
         off, level = writer.read(cell.pins.get("T"), 0), writer.read(cell.pins.get("I"))
@@ -77,7 +81,8 @@ def _io(writer: Writer, cell: Cell) -> None:
 
 
 def _pll(writer: Writer, cell: Cell, netlist: Netlist, boundary: Boundary) -> None:
-    """Check the PLL's input, feedback and frequency, and write the driver of its lock signal."""
+    """Check the PLL's input, feedback and frequency, and write the Verilog that drives its lock
+    signal."""
     if not writer.same(cell.pins.get("CLKI"), netlist.ports[boundary.clock]):
         raise LadderError(f"the reference of {cell.name} is not the clock of the board")
     feedback = cell.text("FEEDBK_PATH"), cell.pins.get("CLKFB")
@@ -127,7 +132,8 @@ def _ccu2c(writer: Writer, cell: Cell) -> None:
 
 
 def _mux(select: str, high: str, low: str) -> Callable[[Writer, Cell], None]:
-    """Return a function that writes a multiplexer whose inputs have these names."""
+    """Return a function that writes the Verilog of a multiplexer cell whose inputs have these
+    names."""
 
     def write(writer: Writer, cell: Cell) -> None:
         s, one, zero = (writer.read(cell.pins.get(pin), 1) for pin in (select, high, low))
@@ -137,9 +143,10 @@ def _mux(select: str, high: str, low: str) -> Callable[[Writer, Cell], None]:
 
 
 def _comb(writer: Writer, cell: Cell) -> None:
-    """Write a combinational cell, as there are two in a slice after routing.
+    """Write the Verilog of a combinational cell; after routing, a slice of the device has two of
+    them.
 
-    It is a look-up table, half of a carry cell, or one bit of a RAM made of look-up tables.
+    The cell is a look-up table, half of a carry cell, or one bit of a RAM made of look-up tables.
     """
     mode = cell.text("MODE", "LOGIC")
     if mode == "RAMW_BLOCK":
@@ -182,7 +189,10 @@ def _dpr16x4(writer: Writer, cell: Cell) -> None:
 
 
 def _ram_write(writer: Writer, cell: Cell) -> None:
-    """Connect address and data of a write to the RAM's cells, through a cell that has no logic."""
+    """Connect address and data of a write to the cells of a small RAM.
+
+    The netlist cell between them has no logic of its own.
+    """
     outputs = ("WADO0", "WADO1", "WADO2", "WADO3", "WDO0", "WDO1", "WDO2", "WDO3")
     for output, pin in zip(outputs, ["D0", "B0", "C0", "A0", "C1", "A1", "D1", "B1"], strict=True):
         writer.assign(cell.pins.get(output), writer.read(cell.pins.get(pin), 1), cell.name)
@@ -265,4 +275,4 @@ _CELLS: dict[str, Callable[[Writer, Cell], None]] = {
     "TRELLIS_FF": _flip_flop,
     "DP16KD": _block_ram,
 }
-"""Function that writes each type of cell."""
+"""Function that writes the Verilog of a cell, by the cell's type."""

@@ -1,7 +1,8 @@
-"""Write a Gowin device's netlist of cells, as synthesis makes it, as Verilog for simulation.
+"""Conversion of a Gowin device's netlist, after synthesis, to Verilog for simulation.
 
-Semantics from Gowin's "Gowin BSRAM & SSRAM User Guide" (UG285), "Gowin Configurable Function Unit
-User Guide" (UG288) and Yosys' ``cells_sim.v``. Inputs that are not connected are 0.
+The semantics of the cells are from Gowin's "Gowin BSRAM & SSRAM User Guide" (UG285), "Gowin
+Configurable Function Unit User Guide" (UG288) and Yosys' ``cells_sim.v``. Inputs that are not
+connected are 0.
 """
 
 from __future__ import annotations
@@ -15,21 +16,22 @@ from sim.ladder.netlist import Cell, LadderError, Netlist
 from sim.ladder.verilog import CLOCK, PLL_LOCK, Writer, lut
 
 MODELS = Path(__file__).with_name("gowin.v")
-"""Models of the memories."""
+"""Path of a Verilog file with models of the memories."""
 ADDSUB = 2
-"""Mode of an adder cell that adds or, while ``I3`` is 0, subtracts."""
+"""Value of an adder cell's parameter ``ALU_MODE`` with which it adds or, while ``I3`` is 0,
+subtracts."""
 CONSTANTS = {"VCC": ("V", "1"), "GND": ("G", "0")}
-"""Cells that drive a constant, with their pin and its level."""
+"""Types of cells that drive a constant, each with its pin and its level."""
 
 
 def verilog(netlist: Netlist, boundary: Boundary) -> str:
-    """Return the Verilog of a device's netlist.
+    """Return the Verilog of a device's netlist, for simulation.
 
     Raises
     ------
     LadderError
-        A cell is not supported, the pins are not those of the board, or the PLL makes another
-        clock than that of the board.
+        A cell is not supported, the pins are not those of the board, or the PLL makes another clock
+        than that of the board.
     """
     writer = Writer()
     boundary.join(writer, netlist.ports)
@@ -60,7 +62,8 @@ def verilog(netlist: Netlist, boundary: Boundary) -> str:
 
 
 def _pll(writer: Writer, cell: Cell, netlist: Netlist, boundary: Boundary) -> None:
-    """Check the PLL's input, feedback and frequency, and write the driver of its lock signal."""
+    """Check the PLL's input, feedback and frequency, and write the Verilog that drives its lock
+    signal."""
     if not writer.same(cell.pins.get("CLKIN"), netlist.ports[boundary.clock]):
         raise LadderError(f"the reference of {cell.name} is not the clock of the board")
     if cell.text("CLKFB_SEL") != "internal":
@@ -94,7 +97,8 @@ def _adder(writer: Writer, cell: Cell) -> None:
 
 
 def _output(writer: Writer, cell: Cell) -> None:
-    """Write the driver of an output pin. While its output is off, a pull-up makes the pin 1."""
+    """Write the Verilog that drives an output pin. While its output is off, a pull-up makes the pin
+    1."""
     off, level = writer.read(cell.pins.get("OEN")), writer.read(cell.pins.get("I"))
     writer.assign(cell.pins["O"], f"{off} ? 1'b1 : {level}", cell.name)
 
@@ -111,7 +115,8 @@ def _table_ram(writer: Writer, cell: Cell) -> None:
 
 
 def _port(writer: Writer, cell: Cell, port: str, width: int) -> dict[str, str]:
-    """Return the expressions of one port's inputs, by the names in the model of the block RAM.
+    """Return the Verilog expressions of the inputs of one block RAM port, by their names in the
+    model.
 
     Parameters
     ----------
@@ -187,4 +192,5 @@ _CELLS = {
     "SDPX9B": _write_and_read,
     "SPX9": _single_port,
 }
-"""Function that writes each type of cell whose name is not a pattern."""
+"""Function that writes the Verilog of a cell, by the cell's type. Types that are matched by
+patterns are missing."""

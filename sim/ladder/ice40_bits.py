@@ -20,18 +20,18 @@ from sim.ladder.netlist import Bit, Cell, LadderError, Netlist
 from sim.ladder.unpacking import FILE, TEXT, unpacked
 
 LUT_ORDER = (4, 14, 15, 5, 6, 16, 17, 7, 3, 13, 12, 2, 1, 11, 10, 0)
-"""Place of each bit of a look-up table among the bits of a logic cell (Project IceStorm)."""
+"""Index among the bits of a logic cell of each bit of its look-up table (Project IceStorm)."""
 CARRY_ENABLE, DFF_ENABLE, SET_NORESET, ASYNC_SR = 8, 9, 18, 19
-"""Places of the other bits of a logic cell."""
+"""Indices of the other bits of a logic cell."""
 LOGIC = 1
-"""Type of tiles of logic."""
+"""Number of the type of tile that has logic cells."""
 MAX_TILE = (16, 54)
-"""Largest number of rows and columns of bits in a tile."""
+"""Largest number of rows and of columns of bits in a tile."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bits:
-    """Contents of a bitstream.
+    """Configuration bits of a bitstream, by their positions on the device.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class Bits:
 
 
 def unpack(bitstream: Path) -> Bits:
-    """Return the contents of a bitstream file.
+    """Return the configuration bits of a bitstream file.
 
     Raises
     ------
@@ -97,11 +97,11 @@ def netlist(bits: Bits, package: str, pins: dict[str, str]) -> Netlist:
 
 
 class _Extraction:
-    """Extraction of the netlist from the bits of a bitstream.
+    """Extraction of the netlist from the configuration bits of a bitstream.
 
-    For each kind of cell, a method with the name of the kind returns the cells at one place
-    (:class:`sim.ladder.chipdb.Bel`): ``_lc`` for logic cells, ``_io`` for pins and so on. Its
-    result is empty if the bitstream does not use the place.
+    For each kind of cell, a method with the name of the kind returns the cells at one place of the
+    device (:class:`sim.ladder.chipdb.Bel`): ``_lc`` for logic cells, ``_io`` for pins and so on.
+    Its result is empty if the bitstream does not use the place.
     """
 
     def __init__(self, bits: Bits, chip: Chip, package: str, pins: dict[str, str]):
@@ -122,7 +122,7 @@ class _Extraction:
         }
 
     def _routes(self) -> NDArray[np.int64]:
-        """Follow the closed switches: return, for each wire, the wire at which its signal begins.
+        """Return, for each wire, the wire that drives it through closed switches.
 
         Raises
         ------
@@ -150,15 +150,16 @@ class _Extraction:
         return roots
 
     def _setting(self, x: int, y: int, name: str) -> int:
-        """Return a setting of the tile (x, y) as a number, whose lowest bit is the first one."""
+        """Return the value of a setting of the tile (x, y) as a number, whose lowest bit is the
+        setting's first bit."""
         places = self._chip.tile_bits[self._chip.tile_types[y, x]][name]
         found = self._bits.tiles[y, x, places[:, 0], places[:, 1]].tolist()
         return sum(bit << i for i, bit in enumerate(found))
 
     def _pins(self, bel: Bel) -> dict[str, Bit]:
-        """Return the nets of the pins that are connected, of the cell at this place.
+        """Return the nets of the connected pins of the cell at a place of the device.
 
-        A net has the number of the wire at which it begins.
+        A net has the number of the wire that drives it.
 
         Raises
         ------
@@ -190,7 +191,8 @@ class _Extraction:
         return Netlist(cells=cells, ports=self._ports)
 
     def _others_used(self, index: int) -> bool:
-        """Return whether the bitstream sets any bit of this cell, whose kind has no method here."""
+        """Return whether the bitstream sets a bit of the cell with this index, whose kind is not
+        supported."""
         for x, y, name in self._chip.settings.get(index, {}).values():
             full = next((k for k in self._tile(x, y) if k.endswith(f".{name}")), None)
             if full is not None and self._setting(x, y, full):
@@ -265,7 +267,7 @@ class _Extraction:
     def _pll_at(self, pad: Bel) -> Bel | None:
         """Return the PLL whose output replaces the input of this pad, or None.
 
-        An output of a PLL has no wire of its own, but uses that of the input of a certain pad.
+        The output of a PLL has no wire of its own; it uses the wire of a certain pad's input.
         """
         for index, bel in enumerate(self._chip.bels):
             if bel.kind == "pll" and bel.wires["PLLOUT_A"] == pad.wires["D_IN_0"]:
@@ -273,7 +275,7 @@ class _Extraction:
         return None
 
     def _pll_parameters(self, index: int) -> dict[str, list[int]]:
-        """Return the bits of each parameter of the PLL at this place, the lowest bit first."""
+        """Return the bits of each parameter of the PLL with this index, the lowest bit first."""
         found: dict[str, list[int]] = {}
         for name, (x, y, bit) in sorted(self._chip.settings[index].items()):
             if f"PLL.{bit}" in self._tile(x, y):
@@ -302,7 +304,8 @@ class _Extraction:
         return [self._cell("ICESTORM_PLL", bel, parameters, pins)]
 
     def _of_pad(self, pad: Bel) -> bool:
-        """Return whether a pad drives its global network, which a bit outside of tiles decides."""
+        """Return whether a pad drives its global network; a configuration bit outside of tiles
+        decides this."""
         return any(
             place == (pad.x, pad.y, pad.z) and bit in self._bits.extra
             for place, bit in self._chip.global_pads

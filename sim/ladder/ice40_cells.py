@@ -1,7 +1,8 @@
-"""Verilog of the cells of iCE40 devices, after synthesis (``SB_*``) and after routing.
+"""Conversion of netlists of iCE40 devices to Verilog: cells after synthesis (``SB_*``) and after
+routing.
 
-Semantics from Lattice's "iCE Technology Library" and Yosys' ``cells_sim.v``. Inputs that are not
-connected are 0, but clock enables are 1.
+The semantics of the cells are from Lattice's "iCE Technology Library" and Yosys' ``cells_sim.v``.
+Inputs that are not connected are 0, but clock enables are 1.
 """
 
 from __future__ import annotations
@@ -16,23 +17,23 @@ from sim.ladder.netlist import Bit, Cell, LadderError, Netlist
 from sim.ladder.verilog import CLOCK, PLL_LOCK, Writer, lut
 
 MODELS = Path(__file__).with_name("ice40.v")
-"""Models of the memories."""
+"""Path of a Verilog file with models of the memories."""
 
 IO_TYPES = ("SB_IO", "SB_GB_IO")
 PLL_TYPES = ("SB_PLL40_CORE", "SB_PLL40_PAD", "ICESTORM_PLL")
 PLLTYPE_PAD = 0b010
-"""Value of the parameter ``PLLTYPE`` for a PLL with the clock on its own pad."""
+"""Value of the parameter ``PLLTYPE`` of a PLL whose input clock comes from its own pad."""
 PLL_OUTPUTS = ("PLLOUTGLOBAL", "PLLOUTCORE", "PLLOUT_A_GLOBAL", "PLLOUT_A")
 
 
 def verilog(netlist: Netlist, boundary: Boundary) -> str:
-    """Return the Verilog of a device's netlist.
+    """Return the Verilog of a device's netlist, for simulation.
 
     Raises
     ------
     LadderError
-        A cell is not supported, the pins are not those of the board, or the PLL makes another
-        clock than that of the board.
+        A cell is not supported, the pins are not those of the board, or the PLL makes another clock
+        than that of the board.
     """
     writer = Writer()
     by_type: dict[str, list[Cell]] = {}
@@ -83,7 +84,7 @@ def _io(writer: Writer, cell: Cell) -> None:
 
 
 def _join_inputs(writer: Writer, cell: Cell) -> None:
-    """Make the outputs of a pin's input buffer the same nets as the pin itself.
+    """Join the outputs of a pin's input buffer with the net of the pin itself.
 
     Raises
     ------
@@ -98,10 +99,11 @@ def _join_inputs(writer: Writer, cell: Cell) -> None:
 
 
 def _buffered(cell: Cell, pll: Cell, netlist: Netlist, boundary: Boundary) -> Bit:
-    """Return the net that a buffer ``cell`` drives into a global network of the device.
+    """Return the net that the buffer ``cell`` drives into a global network (low-skew wires) of the
+    device.
 
     In nextpnr's netlist after routing, the buffers of the PLL's output and of the board's clock
-    have no input. They are recognised by what the PLL is connected to.
+    have no input. They are recognised by the pins of the PLL that are connected to their outputs.
     """
     source = cell.pins.get("USER_SIGNAL_TO_GLOBAL_BUFFER")
     if source is not None:
@@ -114,7 +116,8 @@ def _buffered(cell: Cell, pll: Cell, netlist: Netlist, boundary: Boundary) -> Bi
 
 
 def _pll(writer: Writer, cell: Cell, netlist: Netlist, boundary: Boundary) -> None:
-    """Check the PLL's input, feedback and frequency, and write the driver of its lock signal."""
+    """Check the PLL's input, feedback and frequency, and write the Verilog that drives its lock
+    signal."""
     reference = cell.pins.get("PACKAGEPIN", cell.pins.get("REFERENCECLK"))
     # nextpnr shows no net between a PLL and its own pad.
     of_pad = cell.number("PLLTYPE") == PLLTYPE_PAD and reference is None
@@ -161,7 +164,8 @@ def _dff(writer: Writer, cell: Cell) -> None:
 
 
 def _logic_cell(writer: Writer, cell: Cell) -> None:
-    """Write a logic cell: a look-up table, a carry, and perhaps a flip-flop behind the table."""
+    """Write the Verilog of a logic cell: a look-up table, a carry, and perhaps a flip-flop after
+    the table."""
     inputs = [writer.read(cell.pins.get(f"I{i}")) for i in range(4)]
     table = lut(cell.number("LUT_INIT"), inputs)
     carry = writer.read(cell.pins.get("CIN"))
@@ -220,4 +224,4 @@ _CELLS: tuple[tuple[str, Callable[[Writer, Cell], None]], ...] = (
     ("SB_RAM40_4K|ICESTORM_RAM", _block_ram),
     ("SB_SPRAM256KA|ICESTORM_SPRAM", _spram),
 )
-"""Patterns of types of cells, each with the function that writes such a cell."""
+"""Functions that write the Verilog of a cell, each with the pattern of the cell types it is for."""

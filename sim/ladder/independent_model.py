@@ -1,8 +1,8 @@
 """An integer model of a network file, written from docs/network-file.md alone.
 
-It imports nothing of Spikefold, and so tests that page: if the page leaves something out or says it
-wrongly, this model computes other results than Spikefold. If the page changes, write the model anew
-from the page; do not copy from Spikefold.
+It imports nothing from Spikefold, and so tests that document: if the document is incomplete or
+wrong, this model computes other results than Spikefold. If the document changes, write the model
+again from the document; do not copy from Spikefold.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import safetensors
 
 Array = np.ndarray
 Outcome = tuple[dict[str, Array], Array, int]
-"""Maps (T, C, H, W) by name, logits, and the predicted class."""
+"""Result for one sample: spike maps (T, C, H, W) by name, logits, and the predicted class."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ class File:
     """Contents of a network file."""
 
     network: dict[str, Any]
-    """Value of ``network`` in the file's JSON document."""
+    """Description of the network: the value of ``network`` in the file's JSON document."""
     tensors: dict[str, Array]
-    """The arrays by name, to which the document refers."""
+    """Arrays of weights, thresholds and so on, by the names that the JSON document uses."""
 
 
 def read(path: Path) -> File:
-    """Read a network file."""
+    """Read a network file; its format is described in docs/network-file.md."""
     with safetensors.safe_open(path, "np") as file:
         document = json.loads(file.metadata()["spikefold"])
         assert document["format"] == "spikefold-network"
@@ -64,12 +64,12 @@ def classify(file: File, sample: Array) -> Outcome:
 
 
 def tensor(file: File, reference: dict[str, str]) -> Array:
-    """Return the array to which a ``reference`` in the document points."""
+    """Return the array that a ``reference`` in the JSON document names."""
     return file.tensors[reference["tensor"]].astype(np.int64)
 
 
 def given(layer: dict[str, Any], maps: dict[str, Array]) -> Array:
-    """Return the input (T, C, H, W) of a layer, from all maps that it reads."""
+    """Return the input (T, C, H, W) of a layer, made from all maps that the layer reads."""
     read = [maps[name] for name in [layer["source"], *layer.get("addends", [])]]
     if layer.get("stacked", False):
         return np.concatenate(read, axis=1)
@@ -80,7 +80,7 @@ def given(layer: dict[str, Any], maps: dict[str, Array]) -> Array:
 
 
 def weighted_sums(file: File, layer: dict[str, Any], source: Array) -> Array:
-    """Return the sums (T, O, H', W') of a layer."""
+    """Return a layer's weighted sums of its inputs plus biases, (T, O, H', W')."""
     weight = tensor(file, layer["weight"])
     n_times, n_in, rows, columns = source.shape
     (kernel_y, kernel_x), (stride_y, stride_x) = layer["kernel"], layer["stride"]
@@ -105,7 +105,7 @@ def weighted_sums(file: File, layer: dict[str, Any], source: Array) -> Array:
 
 
 def leaked(membrane: Any, leak: str, shifts: list[int]) -> Any:
-    """Return what the leak leaves of membranes; ``shifts`` are a, b and c, as far as they exist."""
+    """Return what the leak leaves of membranes; ``shifts`` are its one to three shifts in bits."""
     if leak == "NONE":
         return membrane
     a, b, c = ([membrane // 2**shift for shift in shifts] + [0, 0])[:3]
@@ -113,12 +113,12 @@ def leaked(membrane: Any, leak: str, shifts: list[int]) -> Any:
 
 
 def reset(v: Any, spike: Any, threshold: Any, kind: str) -> Any:
-    """Return the membranes after the spikes (0 or 1) of a timestep."""
+    """Return the membranes after the reset of those neurons whose ``spike`` is 1."""
     return np.where(spike, {"HARD": 0 * v, "SOFT": v - threshold, "DELAYED": v}[kind], v)
 
 
 def spikes(file: File, layer: dict[str, Any], maps: dict[str, Array]) -> Array:
-    """Return the map that a layer writes."""
+    """Return the spikes (T, O, H', W') of the map that a layer writes."""
     sums = weighted_sums(file, layer, given(layer, maps))
     n_times, _, height, width = sums.shape
     bias = tensor(file, layer["bias"]).transpose(0, 3, 1, 2)
@@ -144,7 +144,8 @@ def spikes(file: File, layer: dict[str, Any], maps: dict[str, Array]) -> Array:
 
 
 def joined(gate: str, s: Any, i: Any) -> Any:
-    """Return the spikes of a layer with a gate: ``s`` from its neurons, ``i`` from the shortcut."""
+    """Return the output of a layer's gate: ``s`` are its neurons' spikes, ``i`` those of the
+    shortcut."""
     return {
         "AND": s * i,
         "IAND": i * (1 - s),

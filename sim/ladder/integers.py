@@ -1,6 +1,7 @@
-"""Rungs of the ladder (:mod:`sim.ladder.rungs`) that check networks, without any gateware.
+"""Checks (rungs) of the ladder of :mod:`sim.ladder.rungs` that need no gateware.
 
-One compares the trained network with the folded one, the other checks the integer reference.
+One compares the trained network with the folded one, whose batch-norms have been merged into the
+weights; the other checks the integer reference.
 """
 
 from __future__ import annotations
@@ -23,21 +24,22 @@ from sw.model.resnet import to_input
 from sw.network import netfile
 
 N_FOLDED = 20
-"""Number of samples on which trained and folded network are compared."""
+"""Number of samples for the comparison of the trained with the folded network."""
 LOGIT_TOLERANCE = 1e-9
-"""Largest difference of a logit between trained and folded network, both in float64."""
+"""Largest accepted difference between the logits of the trained and the folded network, both in
+float64."""
 
 
 def folded_equals_trained(vectors: Sequence[Vector]) -> str:
     """Compare the trained network in PyTorch with the folded one, both in float64.
 
-    This is done with the shipped network among ``vectors``, or with the default shipped network if
-    there is none. All spikes and classes must be equal. Logits may differ by up to
-    :data:`LOGIT_TOLERANCE`.
+    In the folded network, batch-norms have been merged into the weights. The network is the shipped
+    one among ``vectors``, or the default shipped network if there is none. All spikes and classes
+    must be equal. Logits may differ by up to :data:`LOGIT_TOLERANCE`.
 
     Returns
     -------
-    What was compared.
+    Text that says what was compared.
 
     Raises
     ------
@@ -68,11 +70,11 @@ def folded_equals_trained(vectors: Sequence[Vector]) -> str:
 def model_equals_reference(vectors: Sequence[Vector]) -> str:
     """Compare the integer reference in PyTorch with :mod:`sim.ladder.independent_model`.
 
-    The model gets each network of ``vectors`` as a file, and shares no code with the reference.
+    The model reads each network of ``vectors`` from a file, and shares no code with the reference.
 
     Returns
     -------
-    What was compared.
+    Text that says what was compared.
 
     Raises
     ------

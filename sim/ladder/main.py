@@ -1,8 +1,9 @@
-"""Climb the ladder from the trained network to the bitstreams that are flashed.
+"""Check the whole chain from the trained network to the bitstreams that are flashed: the ladder.
 
-Each rung compares one form of a board's network or device with the integer reference, exactly. The
-manifest of the bitstream records which rungs it has climbed; a new bitstream has climbed none.
-Rungs above the synthesis need no bitstream: they also check sources that have not been built yet.
+Each check, called a rung, compares one form of a board's network or device with the integer
+reference, exactly. The manifest of the bitstream records which rungs it has passed; a new bitstream
+has passed none. Rungs above the synthesis need no bitstream: they also check sources that have not
+been built yet.
 """
 
 from __future__ import annotations
@@ -32,19 +33,21 @@ from sim.verilate import ToolError
 from sw.driver.errors import DeviceError
 
 PLANT_BOARD = "ice40-hx8k"
-"""Board in which bugs are planted if none is named: its netlists are built and run fastest."""
+"""Board in whose build deliberate bugs are planted, if none is named. Its netlists are built and
+run fastest."""
 NAMES = tuple(rung.name for rung in RUNGS)
 PASSED, FAILED, KEPT, LACKING = "passed", "FAILED", "climbed before", "not possible"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """Result of one rung of one board."""
+    """Result of one rung (check) of the ladder for one board."""
 
     board: str
     rung: str
     state: str
-    """One of :data:`PASSED`, :data:`FAILED`, :data:`KEPT` and :data:`LACKING`."""
+    """One of :data:`PASSED`, :data:`FAILED`, :data:`KEPT` (passed before) and :data:`LACKING` (not
+    possible)."""
     detail: str
     seconds: float = 0.0
 
@@ -57,14 +60,14 @@ def climb_board(
     again: bool,
     record: str | None,
 ) -> Iterable[Outcome]:
-    """Run rungs (:mod:`sim.ladder.rungs`) for one board, and yield the outcome of each.
+    """Run rungs (checks, see :mod:`sim.ladder.rungs`) for one board, and yield the outcome of each.
 
-    The first failure ends this.
+    After the first failure, no further rungs are run.
 
     Parameters
     ----------
     again : also run the rungs that the bitstream has passed before.
-    record : command that the manifest records with each rung; None records nothing.
+    record : command line that is stored in the manifest with each passed rung; None stores nothing.
 
     Raises
     ------
@@ -105,7 +108,7 @@ def climb_board(
 
 
 def table(boards: Sequence[str]) -> str:
-    """Return a Markdown table of the rungs that the bitstreams of boards have climbed."""
+    """Return a Markdown table of the rungs (checks) that the bitstreams of boards have passed."""
     rows = [f"| bitstream | {' | '.join(NAMES)} |", "|---" * (1 + len(NAMES)) + "|"]
     for board in boards:
         manifest = load_manifest(board)
@@ -121,7 +124,8 @@ def table(boards: Sequence[str]) -> str:
 
 
 def missing(boards: Sequence[str], rungs: Sequence[Rung]) -> list[str]:
-    """Return a line for each board whose bitstream has not climbed some of the rungs."""
+    """Return a line of text for each board whose bitstream has not passed all of the rungs
+    (checks)."""
     lines = []
     for board in boards:
         manifest = load_manifest(board)
@@ -213,7 +217,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _plant(args: argparse.Namespace, boards: Sequence[str]) -> int:
-    """Plant the bugs that the option ``--plant`` selects, and print which rungs catch them."""
+    """Plant the bugs that the option ``--plant`` selects, and print which rungs (checks) catch
+    them.
+
+    Return the command's exit code.
+    """
     board = boards[0] if args.boards else PLANT_BOARD
     bugs = [bug for bug in (*plants.SOURCE_BUGS, *plants.TOOL_BUGS) if args.plant in bug.name]
     climb = Climb(Build.of(board), Options(n_random=1, patience_s=plants.PATIENCE_S))
@@ -233,7 +241,7 @@ def _plant(args: argparse.Namespace, boards: Sequence[str]) -> int:
 
 
 def _climb_all(args: argparse.Namespace, boards: Sequence[str], rungs: Sequence[Rung]) -> int:
-    """Run rungs for all boards, print the outcomes, and return the command's exit code."""
+    """Run rungs (checks) for all boards, print the outcomes, and return the command's exit code."""
     options = Options(
         n_random=args.networks,
         n_samples=args.samples,

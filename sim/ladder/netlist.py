@@ -12,8 +12,7 @@ from pathlib import Path
 from hw.tools.netlist import BuildError
 
 Bit = int | str
-"""What a pin of one bit is connected to: the number of a net, or a constant ``"0"``, ``"1"`` or
-``"x"``."""
+"""Connection of a one-bit pin: the number of a net, or a constant ``"0"``, ``"1"`` or ``"x"``."""
 
 
 class LadderError(BuildError):
@@ -36,7 +35,8 @@ class Cell:
     pins: dict[str, Bit] = field(default_factory=dict)
 
     def number(self, parameter: str, default: int = 0) -> int:
-        """Return the value of a parameter that is written in binary; a bit ``x`` counts as 0."""
+        """Return the value of a parameter that is written as a binary number; bits ``x`` count as
+        0."""
         text = self.parameters.get(parameter, "").strip().replace("x", "0")
         return int(text, 2) if text else default
 
@@ -45,7 +45,8 @@ class Cell:
         return self.parameters.get(parameter, default).strip()
 
     def bus(self, pin: str, width: int, separator: str = "_") -> list[Bit | None]:
-        """Return the nets of the bits of a pin, the lowest bit first; None for an open bit.
+        """Return the nets of the bits of a pin, the lowest bit first; None for a bit that is not
+        connected.
 
         ``separator`` stands between the pin's name and the number of a bit. It is empty for cells
         whose data sheet already names single bits as pins, such as ``DOA3``.
@@ -89,7 +90,8 @@ def read_json(path: Path) -> Netlist:
 
 
 def _single_bits(connections: dict[str, list[Bit]]) -> dict[str, Bit]:
-    """Return the net of each bit by its name, from the nets of all bits of each pin."""
+    """Return the net of each single bit by the bit's name, from the nets of pins of several
+    bits."""
     return {
         name if len(bits) == 1 else f"{name}_{i}": bit
         for name, bits in connections.items()

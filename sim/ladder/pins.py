@@ -1,6 +1,7 @@
-"""Comparison at the serial pins of a simulated device, which Spikefold's own driver controls.
+"""Check of a simulated device at its serial pins, through Spikefold's own driver.
 
-Several rungs of the ladder use it, each with another form of the device (:mod:`sim.ladder.rungs`).
+Several rungs (checks) of the ladder use it, each with another form of the device
+(:mod:`sim.ladder.rungs`).
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ from sw.driver.device import Device
 from sw.network import encoder
 
 RECOVERY_TIMEOUT_S = 2.0
-"""How many seconds the driver waits for a reply of a device that has lost its lock."""
+"""Time in seconds that the driver waits for a reply after the device's PLL has lost its lock."""
 MAX_READ_BACK = 64
-"""Number of rows of each memory that are read back after a network is loaded."""
+"""Largest number of rows of each memory that are read back after a network has been loaded."""
 N_SHOWN = 3
-"""Largest number of differences in an error message."""
+"""Largest number of differences that an error message lists."""
 
 
 @dataclass(kw_only=True)
 class Tally:
-    """Numbers of things that were compared at the pins of a device, and found equal."""
+    """Counts of the results that were compared at the pins of a device and found equal."""
 
     n_networks: int = 0
     n_samples: int = 0
@@ -57,7 +58,7 @@ class Tally:
 
 
 class Model:
-    """Process that simulates a device."""
+    """Handle of a running process that simulates a device."""
 
     def __init__(self, process: subprocess.Popen[str]):
         self._process = process
@@ -66,18 +67,19 @@ class Model:
         self.port = self._lines.readline().strip()
 
     def lose_lock(self) -> None:
-        """Let the device's PLL lose its lock for some cycles."""
+        """Make the device's PLL lose its lock for some cycles, which resets the device."""
         self._process.send_signal(signal.SIGUSR1)
 
     def n_cycles(self) -> int:
-        """Return the number of clock cycles so far."""
+        """Return the number of clock cycles simulated so far."""
         self._process.send_signal(signal.SIGUSR2)
         return int(json.loads(self._lines.readline())["n_cycles"])
 
 
 @contextmanager
 def running(program: Path) -> Iterator[Model]:
-    """Run the model of a device (:mod:`sim.virtual_board`) within a ``with`` block."""
+    """Run the simulation ``program`` of a device (:mod:`sim.virtual_board`) while the ``with``
+    block runs."""
     with subprocess.Popen(
         [program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -88,7 +90,8 @@ def running(program: Path) -> Iterator[Model]:
 
 
 def climb(program: Path, config: Config, vectors: Sequence[Vector], *, patience_s: float) -> Tally:
-    """Do with a simulated device what is done with a board, and compare everything it answers.
+    """Use a simulated device as a board is used, and compare all its results with the expected
+    ones.
 
     The driver identifies the device and agrees on the fastest rate. It loads each network, reads
     rows of the memories back, and runs the samples. Before the last sample of the first network,
@@ -135,7 +138,7 @@ def climb(program: Path, config: Config, vectors: Sequence[Vector], *, patience_
 
 
 def _without_lock(model: Model, board: Board, vector: Vector, index: int, tally: Tally) -> None:
-    """Let the PLL lose its lock, which resets the device, and run sample number ``index``.
+    """Make the PLL lose its lock, which resets the device, and run sample number ``index``.
 
     The driver must notice the reset and recover the device by itself.
 

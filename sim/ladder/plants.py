@@ -1,9 +1,9 @@
-"""Planted bugs, some on each level from folding to pins, and the rungs that must catch them.
+"""Deliberate bugs at every level from folding to pins, each with the check (rung) that must catch
+it.
 
-A rung is one check of a network or of a device (:mod:`sim.ladder.rungs`).
-
-A bug in the sources is planted in a copy of the project. A bug of a tool, such as a router that
-connects the wrong wire, is planted in the netlist or in the bits that the tool has written.
+:mod:`sim.ladder.rungs` describes the rungs. A bug in the sources is planted in a copy of the
+project. A bug of a tool, such as a router that connects the wrong wire, is planted in the netlist
+or in the bits that the tool has written.
 """
 
 from __future__ import annotations
@@ -28,19 +28,22 @@ from sim.ladder.rungs import RUNGS, Climb
 from sw.driver.errors import DeviceError
 
 OF_SOURCES = ("folded", "integers", "cocotb", "verilog", "synthesis")
-"""Rungs that a bug in the sources is tried on; the last one refuses a stale bitstream."""
+"""Rungs (checks) that are run on a bug in the sources. The last one fails because the bitstream is
+stale."""
 
 PATIENCE_S = 30.0
-"""How many seconds the driver waits for a reply: a device with a bug may never give one."""
+"""Time in seconds that the driver waits for a reply; short, because a device with a bug may never
+send one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceBug:
-    """Bug in a file of the project: ``old`` is replaced by ``new``, once."""
+    """Bug in a source file of the project: the text ``old``, which occurs once, is replaced by
+    ``new``."""
 
     name: str
     caught_by: str
-    """First rung that must fail."""
+    """Name of the first rung (check) that must fail because of the bug."""
     file: str
     old: str
     new: str
@@ -48,11 +51,12 @@ class SourceBug:
 
 @dataclass(frozen=True, kw_only=True)
 class ToolBug:
-    """Bug of a tool: a change of what it has written, either the netlist or the bits."""
+    """Bug of a build tool, made by changing the netlist (``cells``) or the bits that the tool has
+    written."""
 
     name: str
     caught_by: str
-    """Rung that reads the result of the tool."""
+    """Name of the rung (check) that reads the tool's result and must fail."""
     cells: Callable[[Netlist], Netlist] | None = None
     bits: Callable[[Bits], Bits] | None = None
 
@@ -139,7 +143,7 @@ SOURCE_BUGS = (
 
 
 SUM_TABLE = 0xC66C
-"""Contents of a table that adds one bit of a weight to that of a lane's total."""
+"""Contents of a look-up table that adds one bit of a weight to one bit of an accumulator."""
 
 
 def _changed(
@@ -160,7 +164,7 @@ def _with_parameter(cell: Cell, name: str, bits: int) -> Cell:
 
 
 def _is_sum(cell: Cell) -> bool:
-    """Return whether an iCE40 cell adds a bit of a weight to the same bit of a lane's total."""
+    """Return whether an iCE40 cell adds one bit of a weight to one bit of an accumulator."""
     return (
         cell.type in ("SB_LUT4", "ICESTORM_LC")
         and cell.number("LUT_INIT") == SUM_TABLE
@@ -181,9 +185,10 @@ def _bit(bits: Bits, change: Callable[[Bits], None]) -> Bits:
 
 
 def _flip_table(bits: Bits) -> None:
-    """Invert one bit of all eight look-up tables of a logic tile.
+    """Invert one bit of each of the eight look-up tables of a logic tile.
 
-    It is the first tile whose eight cells all use their carry and their flip-flop, as sums do.
+    The tile is the first whose eight cells all use their carry and their flip-flop, as accumulators
+    do.
     """
     chip = ice40_bits.Chip(bits.device)
     for y, x in zip(*(chip.tile_types == ice40_bits.LOGIC).nonzero(), strict=True):
@@ -198,9 +203,9 @@ def _flip_table(bits: Bits) -> None:
 
 
 def _set(bits: Bits, kind: str, name: str, value: int) -> None:
-    """Give a setting of one bit another value, in one cell.
+    """Set a one-bit setting of one cell to ``value``.
 
-    It is the first cell of this kind in which the bit does not have that value yet.
+    The cell is the first of this kind whose setting has another value.
     """
     chip = ice40_bits.Chip(bits.device)
     for index, bel in enumerate(chip.bels):
@@ -215,7 +220,8 @@ def _set(bits: Bits, kind: str, name: str, value: int) -> None:
 
 
 def _open_switches(bits: Bits) -> None:
-    """Open all switches of the tile in the middle of the device, so that its wires are cut."""
+    """Open all switches of the tile in the middle of the device, which cuts the wires through
+    it."""
     chip = ice40_bits.Chip(bits.device)
     switches = chip.switches
     y, x = chip.height // 2, chip.width // 2
@@ -291,30 +297,30 @@ TOOL_BUGS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Caught:
-    """What happened to a planted bug."""
+    """Result of planting one bug: which rung (check) had to fail, and which did."""
 
     name: str
     expected: str
-    """Rung that must catch the bug."""
+    """Name of the rung (check) that must catch the bug."""
     rung: str | None
-    """Rung that failed, or None."""
+    """Name of the rung (check) that failed, or None if none did."""
     message: str
-    """Message of that rung; empty if none failed."""
+    """Error message of the rung that failed; empty if none failed."""
 
     @property
     def as_expected(self) -> bool:
-        """Whether the bug was caught by the rung that must catch it."""
+        """Whether the rung (check) that must catch the bug is the one that failed."""
         return self.rung == self.expected
 
 
 @contextmanager
 def _copy_of_project(bug: SourceBug) -> Iterator[Path]:
-    """Copy the project to a temporary folder, and plant a bug in the copy.
+    """Yield a temporary folder with a copy of the project in which the bug is planted.
 
     Raises
     ------
     LadderError
-        The text that the bug replaces is not there exactly once.
+        The text that the bug replaces does not occur exactly once.
     """
     with tempfile.TemporaryDirectory(prefix="spikefold-") as name:
         folder = Path(name)
@@ -331,7 +337,8 @@ def _copy_of_project(bug: SourceBug) -> Iterator[Path]:
 
 
 def plant_in_sources(bug: SourceBug, board: str) -> Caught:
-    """Plant a bug in a copy of the project, run the rungs on it, and return which one caught it."""
+    """Plant a bug in a copy of the project, run the rungs (checks) on it, and return which one
+    failed."""
     with _copy_of_project(bug) as folder:
         words = [sys.executable, "-m", "sim.ladder", board, "--no-record", "--again", "--json"]
         words += ["--networks", "4", "--patience", str(PATIENCE_S)]
@@ -358,7 +365,8 @@ def plant_in_sources(bug: SourceBug, board: str) -> Caught:
 
 
 def plant_in_tools(bug: ToolBug, climb: Climb) -> Caught:
-    """Plant a bug in what a tool has written, and return whether the rung that reads it fails."""
+    """Plant a bug in what a tool has written, and return whether the rung (check) that reads it
+    fails."""
     rung = next(rung for rung in RUNGS if rung.name == bug.caught_by)
     read, unpack = devices.read_json, ice40_bits.unpack
     cells, bits = bug.cells, bug.bits
@@ -378,7 +386,8 @@ def plant_in_tools(bug: ToolBug, climb: Climb) -> Caught:
 
 
 def row(one: Caught) -> str:
-    """Return a row of a Markdown table: the bug, the rung that caught it, and its message."""
+    """Return a row of a Markdown table: the bug, the rung (check) that caught it, and its
+    message."""
     message = one.message.splitlines()[0][:100] if one.message else ""
     mark = "" if one.as_expected else f" (expected: {one.expected})"
     return f"| {one.name} | {one.rung or 'nothing'}{mark} | {message} |"

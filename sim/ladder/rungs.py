@@ -1,9 +1,10 @@
-"""The rungs of the ladder, a series of checks from the trained network to the flashed bitstream.
+"""The rungs of the ladder: a series of checks from the trained network down to the flashed
+bitstream.
 
 Each rung checks one form of the network or of the device. Most rungs compare what that form
 computes with the integer reference: all results must be exactly equal, on the same networks and
-samples. A bitstream that has climbed all rungs computes what the trained network does after
-rounding.
+samples. If all rungs have passed, the bitstream computes what the trained network computes after
+quantisation.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from sw.network import encoder
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How much each rung compares."""
+    """Amount of work of each rung (check): numbers of networks and samples, and the driver's
+    timeout."""
 
     n_random: int = 4
     """Number of random networks."""
@@ -33,11 +35,12 @@ class Options:
     """Number of samples of each network, at least 2."""
     seed: int = 0
     patience_s: float = 300.0
-    """How many seconds the driver waits for a reply of a simulated device."""
+    """Time in seconds that the driver waits for a reply of a simulated device, which is slow."""
 
 
 class Climb:
-    """What all rungs of the ladder check for one board: its build, and networks with samples."""
+    """Input of all rungs (checks) for one board: its build, and the networks with samples to
+    run."""
 
     def __init__(self, build: Build, options: Options):
         self.build = build
@@ -57,24 +60,25 @@ class Climb:
 
 @dataclass(frozen=True, kw_only=True)
 class Rung:
-    """One check of the ladder."""
+    """One rung of the ladder: a check of one form of the network or of the device."""
 
     name: str
     compares: str
-    """What the rung compares."""
+    """Short text that says what the rung compares."""
     catches: str
-    """Faults that this rung is the first to see."""
+    """Short text that names the faults which no rung above this one can find."""
     run: Callable[[Climb], str]
-    """Function that does the check. It returns what was compared, and raises a
+    """Function that does the check and returns a text on what was compared. It raises
     :class:`sim.ladder.netlist.LadderError` if something differs."""
     lacking: tuple[str, ...] = ()
-    """Families of devices for which this rung is not possible, because a tool is lacking."""
+    """Families of devices for which no tool exists that this rung needs."""
 
 
 def _at_pins(climb: Climb, verilog: str | None) -> str:
-    """Simulate the device and compare everything at its serial pins (:mod:`sim.ladder.pins`).
+    """Simulate the device, and compare all that it answers at its serial pins
+    (:mod:`sim.ladder.pins`).
 
-    ``verilog`` is the Verilog of the device; None means that of the sources.
+    ``verilog`` is the Verilog of the device; None means to generate it from the sources.
     """
     config: Config = climb.build.config
     program = executable(config, verilog=verilog)
@@ -159,4 +163,4 @@ RUNGS = (
         lacking=(GOWIN,),
     ),
 )
-"""All rungs, from the top to the bottom."""
+"""All rungs (checks) of the ladder, in the order in which they are run."""

@@ -1,4 +1,4 @@
-"""Conversion of a bitstream file to text, with the unpacking tool of its device family."""
+"""Conversion of bitstream files to text, with the unpacking tool of each device family."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from hw.tools.place import tool_command
 from hw.tools.verilog import run_program
 
 FILE, TEXT = "bits.bin", "bits.txt"
-"""Names of the bitstream and of the text, in the folder in which the tool runs."""
+"""File names of the bitstream and of the text, in the temporary folder in which the tool runs."""
 
 
 def unpacked(bitstream: Path, tool: str, *arguments: str) -> str:
-    """Return the text that a tool makes of a bitstream file.
+    """Return the text into which a tool converts a bitstream file.
 
     Parameters
     ----------

@@ -1,9 +1,8 @@
 """The networks and samples on which a board is checked, and their expected results.
 
-The checks are the rungs of the ladder (:mod:`sim.ladder.rungs`).
-
-All rungs of a board use the same ones: random networks with every feature that the device has, one
-that fills its memory of weights, and the largest shipped network that it can run, on real samples.
+All checks of a board (:mod:`sim.ladder.rungs`) use the same ones: random networks with every
+feature that the device has, a network that fills weight memory, and the largest shipped network
+that the device can run, on real samples.
 """
 
 from __future__ import annotations
@@ -33,19 +32,20 @@ from sw.network.reference import Trace
 
 SHIPPED, FILLING = "shipped", "filling"
 MIN_FILL = 0.7
-"""Smallest part of the memory of weights that the filling network must take."""
+"""Smallest share of weight memory that the network which is meant to fill it must take."""
 MAX_DRAWS = 40
-"""Number of random networks that are drawn for one that fits the device."""
+"""Largest number of random networks that are tried until one fits the device."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Vector:
-    """A network with samples, and what it must compute.
+    """Network with samples to run on a board, and its expected results.
 
     Attributes
     ----------
-    samples : uint8 images (N, C, H, W), or spikes (N, T, C, H, W) if it has no encoder.
-    checkpoint : name of the shipped checkpoint that it comes from, if any.
+    samples : images uint8 (N, C, H, W), or spikes uint8 (N, T, C, H, W) if the network has no
+        encoder.
+    checkpoint : name of the shipped checkpoint that the network comes from, or None.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Vector:
 
 
 def vectors(config: Config, *, n_random: int, n_samples: int, seed: int) -> list[Vector]:
-    """Return the vectors for a configuration of the device, the smallest networks first.
+    """Return the networks with samples for a device's configuration, the smallest networks first.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def random_vector(config: Config, name: str, n_samples: int, seed: tuple[int, ..
     Raises
     ------
     LadderError
-        None of many random networks fits.
+        After :data:`MAX_DRAWS` random networks, none fits.
     """
     for draw in range(MAX_DRAWS):
         rng = np.random.default_rng((*seed, draw))
@@ -109,7 +109,7 @@ def random_samples(network: Network, rng: np.random.Generator, n_samples: int) -
 
 
 def filling_vector(config: Config, n_samples: int, seed: int) -> Vector:
-    """Return a network that takes as much of the memory of weights as possible.
+    """Return a network that takes as much of weight memory as possible, with samples.
 
     Raises
     ------
@@ -141,8 +141,9 @@ def filling_vector(config: Config, n_samples: int, seed: int) -> Vector:
 def _sized(config: Config, size: int, rng: np.random.Generator) -> Network:
     """Return a network of two layers whose number of weights grows with ``size``.
 
-    The input has ``1 + size`` channels and is one row high. The first layer has weights of its own
-    at each position of that row, so that each further channel adds weights at every position.
+    The input has ``1 + size`` channels and is one row high. The weights of the first layer are
+    different at each position of that row, so that each further channel adds weights at every
+    position.
     """
     n_out, width = config.lanes, 4
     channels = 1 + size

@@ -1,6 +1,7 @@
-"""Verilog of a netlist: assignments for logic, one ``always`` for each flip-flop, and memories.
+"""Writer of Verilog for a netlist: assignments for logic, an ``always`` block per flip-flop,
+memories.
 
-The result has the ports of the portable Verilog (:mod:`hw.tools.portable`): ``clk``, ``rst``,
+The module has the ports of the portable Verilog (:mod:`hw.tools.portable`): ``clk``, ``rst``,
 ``rx``, ``tx`` and ``activity``. So :mod:`sim.virtual_board` can put it behind a serial port.
 ``clk`` is the output of the device's PLL; while ``rst`` is high, the PLL is out of lock.
 """
@@ -14,12 +15,13 @@ from hw.tools.portable import MODULE
 from sim.ladder.netlist import Bit, LadderError
 
 LOCK_CYCLES = 64
-"""Number of cycles after which the simulated PLL reports its lock."""
+"""Number of cycles after which the simulated PLL signals that it is locked."""
 
 CLOCK, UNLOCKED, RX = "clk", "rst", "rx"
-"""Inputs of the module: they are nets, too."""
+"""Names of the module's inputs, which may also be used as nets."""
 BOARD_CLOCK = "board_clock"
-"""Net of the clock that enters the PLL. It stands still, since ``clk`` is the PLL's output."""
+"""Name of the net of the clock that enters the PLL. It never changes, because ``clk`` replaces the
+PLL's output."""
 
 
 def lut(init: int, inputs: Sequence[str]) -> str:
@@ -58,9 +60,10 @@ def lut(init: int, inputs: Sequence[str]) -> str:
 
 
 class Writer:
-    """Verilog module that grows cell by cell.
+    """Verilog module that is built up cell by cell.
 
-    Nets that are joined with :meth:`join` become one wire. Therefore all joins come first.
+    Nets that are joined with :meth:`join` become one wire, so all nets must be joined before cells
+    are added.
     """
 
     def __init__(self) -> None:
@@ -117,11 +120,15 @@ class Writer:
         return {"0": "1'b0", "1": "1'b1", "x": "1'b0"}.get(bit, bit)
 
     def read_bus(self, bits: Iterable[Bit | None], default: int = 0) -> str:
-        """Return the expression of a pin of several bits, see :meth:`read`; lowest bit first."""
+        """Return the Verilog expression of what a pin of several bits reads, from the nets of its
+        bits.
+
+        The lowest bit comes first; a bit that is None is not connected and reads ``default``.
+        """
         return "{" + ", ".join([self.read(bit, default) for bit in bits][::-1]) + "}"
 
     def drive(self, bit: Bit, by: str) -> str:
-        """Return the name of a net that is going to be assigned.
+        """Return the name of a net, and record that the caller will assign it.
 
         ``by`` is the name of the cell that drives the net, for messages.
 
@@ -143,7 +150,10 @@ class Writer:
         return name
 
     def assign(self, bit: Bit | None, expression: str, by: str) -> None:
-        """Assign an expression to a net, unless the net is None; ``by`` is as in :meth:`drive`."""
+        """Assign an expression to a net, or do nothing if the net is None.
+
+        ``by`` is the name of the cell that drives the net, for messages.
+        """
         if bit is not None:
             self._lines.append(f"assign {self.drive(bit, by)} = {expression};")
             if re.fullmatch(r"n\d+", expression):
@@ -165,13 +175,13 @@ class Writer:
         enabled_reset: bool = False,
         falling: bool = False,
     ) -> None:
-        """Add a flip-flop, unless its output is None, because it is not connected.
+        """Add a flip-flop, or nothing if its output is None (not connected).
 
         Parameters
         ----------
         q : net of the output.
         d, clock, enable, reset : expressions of the inputs.
-        by : name of the cell.
+        by : name of the cell, for messages.
         value : value after a reset.
         init : value at power-up.
         enabled_reset : the synchronous reset takes place only in cycles with ``enable``.
@@ -215,7 +225,8 @@ class Writer:
         module : name of the module.
         by : name of the cell, for messages.
         parameters, inputs : their expressions, by name.
-        outputs : nets of each output by its name, the lowest bit first; None leaves a bit open.
+        outputs : nets of each output by its name, the lowest bit first; None leaves a bit
+            unconnected.
         """
         n = len(self._lines)
         pins = dict(inputs)
@@ -267,4 +278,4 @@ always @(posedge clk) if (off) n <= 0; else if (n != {LOCK_CYCLES}) n <= n + 1;
 assign lock = n == {LOCK_CYCLES};
 endmodule
 """
-"""Model of a PLL's lock, for :meth:`Writer.lock`."""
+"""Verilog model of a PLL's lock signal, for :meth:`Writer.lock`."""

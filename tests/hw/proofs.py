@@ -1,8 +1,8 @@
 """Proofs of small components by induction, with the SAT solver in Yosys.
 
 A component under proof is wrapped in one that has an output ``bad``, which must never be high, and
-outputs that are *covers*: each must be high in some cycle of some run, or else the proof says
-nothing. Inputs are free in every cycle.
+outputs called *covers*. Each cover must be high in some cycle for some inputs; otherwise the proof
+might hold only because nothing happens. Inputs are free in every cycle.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from amaranth.lib import wiring
 from hw.tools.verilog import ToolError, run_yosys, to_rtlil
 
 MAX_STEPS = 12
-"""Largest length of an induction, and number of cycles in which a cover must be reached."""
+"""Largest number of steps of an induction, and of cycles within which a cover must become high."""
 
 _PREPARE = """
 read_rtlil {rtlil}
@@ -34,20 +34,20 @@ Class = TypeVar("Class", bound=type)
 
 
 def holds(component: wiring.Component, *, n_steps: int = MAX_STEPS) -> bool:
-    """Return whether ``bad`` is low in every cycle after power-up, for any inputs: unbounded.
+    """Return whether induction proves that ``bad`` is never high after power-up, for any inputs.
 
-    The induction is at most ``n_steps`` long; False may also mean that a longer one is needed.
+    False is also returned if a proof would take more than ``n_steps`` steps.
     """
     return _runs(component, f"sat -verify -tempinduct -maxsteps {n_steps} -prove bad 0")
 
 
 def reaches(component: wiring.Component, cover: str, *, n_steps: int = MAX_STEPS) -> bool:
-    """Return whether an output is high in one of the first cycles for some inputs."""
+    """Return whether some inputs make the output ``cover`` high within ``n_steps`` cycles."""
     return _runs(component, f"sat -falsify -seq {n_steps} -prove {cover} 0")
 
 
 def _runs(component: wiring.Component, command: str) -> bool:
-    """Return whether a command of Yosys succeeds for a component that is never reset."""
+    """Return whether a Yosys command succeeds on a component whose reset is never active."""
     with tempfile.TemporaryDirectory(prefix="spikefold-") as folder:
         rtlil, script = Path(folder, "top.il"), Path(folder, "top.ys")
         text = to_rtlil(component)
@@ -64,7 +64,10 @@ def _runs(component: wiring.Component, command: str) -> bool:
 
 
 def planted(cls: Class, old: str, new: str) -> Class:
-    """Return a copy of a class with a bug: a text in its source is replaced, which it has once."""
+    """Return a copy of a class with a bug: the text ``old`` in its source is replaced by ``new``.
+
+    ``old`` must occur exactly once.
+    """
     source = inspect.getsource(cls)
     assert source.count(old) == 1, f"{cls.__name__} has {old!r} {source.count(old)} times"
     namespace = dict(vars(sys.modules[cls.__module__]))

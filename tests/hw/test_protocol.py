@@ -42,7 +42,8 @@ WORD_BITS = 8 * WORD_BYTES
 
 @pytest.mark.parametrize("layout", [Header, Level])
 def test_no_field_crosses_a_word(layout: type[data.Struct]) -> None:
-    """Loop nest and loader take each field from a single word of the descriptor."""
+    """Check that each field lies within one 32-bit word, because the gateware reads it from one
+    word."""
     crossing = []
     for name, field in data.Layout.cast(layout):
         first, last = field.offset // WORD_BITS, (field.offset + field.width - 1) // WORD_BITS
@@ -62,7 +63,8 @@ def test_a_descriptor_is_a_header_and_levels_of_whole_words() -> None:
 
 
 def test_every_address_fits_its_fields() -> None:
-    """In the largest configuration, the fields of bases and increments hold every address."""
+    """Check that the address fields of a descriptor are wide enough for the largest
+    configuration."""
     config = Config(weight_depth=1 << 20, param_depth=1 << 16, spike_bytes=65536, membrane_slots=64)
     widths = address_widths(config)
     for name, width in widths.items():

@@ -183,7 +183,8 @@ def test_decay_is_the_leak_without_rounding(leak: Leak, shifts: tuple[int, ...])
 
 
 def test_leaks_of_several_shifts() -> None:
-    """The signs alternate, and every term rounds by itself."""
+    """Check leaks of two and three shifts: signs alternate, and each term is rounded down by
+    itself."""
     assert leaked(1000, Leak.SUBTRACT, 3, 5) == 1000 - 125 + 31
     assert leaked(1000, Leak.SUBTRACT, 1, 2, 4) == 1000 - 500 + 250 - 62
     assert leaked(-1000, Leak.KEEP, 1, 3, 5) == -500 + 125 - 32
@@ -191,7 +192,11 @@ def test_leaks_of_several_shifts() -> None:
 
 
 def test_every_leak_is_monotone() -> None:
-    """The proof that nothing overflows relies on it, see :mod:`sw.network.bounds`."""
+    """Check that a larger membrane never leaves less after a leak, and that a leak never adds to
+    one.
+
+    The proof that nothing overflows (:mod:`sw.network.bounds`) relies on both.
+    """
     # A period of the largest shift, and both sides of 0.
     membranes = np.arange(-(1 << MAX_LEAK_SHIFT) - 9, (1 << MAX_LEAK_SHIFT) + 9)
     for shifts in leak_shifts():
@@ -208,7 +213,7 @@ def test_shifts_that_no_leak_has(shifts: tuple) -> None:
 
 
 def test_a_leak_of_any_decay_is_near() -> None:
-    """Three shifts bring the decay within 1/32 of any that is wanted."""
+    """Check that for any factor from 0 to 1 some leak has a decay within 1/32 of it."""
     available = {decay(Leak.NONE)}
     available |= {decay(leak, *s) for leak in (Leak.SUBTRACT, Leak.KEEP) for s in leak_shifts()}
     wanted = np.linspace(0, 1, 1001)
@@ -217,7 +222,10 @@ def test_a_leak_of_any_decay_is_near() -> None:
 
 
 def test_a_delayed_reset_follows_the_leak() -> None:
-    """What snnTorch computes with ``reset_mechanism="subtract"``: beta * U - threshold."""
+    """Check that a delayed reset subtracts the threshold after the leak of the next timestep.
+
+    snnTorch computes the same with ``reset_mechanism="subtract"``: beta * U - threshold.
+    """
     spike, membrane = fire(130, 100, Reset.DELAYED)
     assert (spike, membrane) == (True, 130)
     assert carried_over(membrane, spike, 100, Reset.DELAYED, Leak.SUBTRACT, 1) == 65 - 100
@@ -242,7 +250,8 @@ def test_spikes_and_membranes_after_them(membrane: int, hard: int, soft: int) ->
 
 @pytest.mark.parametrize("reset", Reset)
 def test_floating_point_resets_are_exact(reset: Reset) -> None:
-    """The membrane is kept, or replaced by its value after the reset, without another rounding."""
+    """Check that a floating-point membrane stays bit-identical or becomes exactly its value after
+    the reset."""
     membranes = torch.randn(1000, dtype=torch.float64)
     fires, left = fire(membranes, 0.3, reset)
     expected = after_spike(membranes, 0.3, reset)
@@ -252,7 +261,11 @@ def test_floating_point_resets_are_exact(reset: Reset) -> None:
 
 @pytest.mark.parametrize("reset", Reset)
 def test_resets_are_monotone_and_never_raise_a_membrane(reset: Reset) -> None:
-    """The proof of the bounds of membranes (sw.network.bounds) relies on both properties."""
+    """Check that a larger membrane never leaves less after a reset, and that a reset never adds to
+    one.
+
+    The proof that nothing overflows (:mod:`sw.network.bounds`) relies on both.
+    """
     membranes = np.arange(7, 100)
     left = after_spike(membranes, 7, reset)
     assert (np.diff(left) >= 0).all() and left.min() >= 0 and (left <= membranes).all()

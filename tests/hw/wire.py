@@ -1,6 +1,6 @@
-"""Independent implementation of the bytes on the line, to test both ends of the link.
+"""Independent implementation of the link's frames, to test driver and gateware.
 
-It follows the description of the protocol, not the code of the driver or the gateware.
+It was written from the description of the protocol and shares no code with either.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from hw.protocol import REPLY, Opcode, Rate, Rows, Run, Space, Status, pack
 
 
 def checked(packet: bytes) -> bytes:
-    """Return a packet followed by its CRC."""
+    """Return a packet with its CRC appended."""
     return packet + zlib.crc32(packet).to_bytes(4, "little")
 
 
 def stuffed(body: bytes) -> bytes:
-    """Return bytes with ends and escapes replaced as in RFC 1662, section 4.2."""
+    """Return bytes with every END and ESCAPE byte escaped as in RFC 1662, section 4.2."""
     escapes = {0x7E: b"\x7d\x5e", 0x7D: b"\x7d\x5d"}
     return b"".join(escapes.get(byte, bytes([byte])) for byte in body)
 
 
 def frame(seq: int, opcode: int, payload: bytes = b"") -> bytes:
-    """Return the bytes on the line for a frame, with the end behind it."""
+    """Return a whole frame as it is on the line: stuffed packet and CRC, followed by END."""
     return stuffed(checked(bytes([seq, opcode]) + payload)) + b"\x7e"
 
 
 def packet_of(raw: bytes) -> bytes:
-    """Return the packet in the bytes of a frame without its end; fail if they are damaged."""
+    """Return the packet of a received frame, given without its END byte; fail if it is damaged."""
     body = bytearray()
     rest = iter(raw)
     for byte in rest:
@@ -38,12 +38,14 @@ def packet_of(raw: bytes) -> bytes:
 
 
 def request(seq: int, opcode: int, payload: bytes = b"") -> bytes:
-    """Return a request before CRC and framing."""
+    """Return the packet of a request: sequence number, opcode and payload, without CRC and
+    framing."""
     return bytes([seq, opcode]) + payload
 
 
 def reply(seq: int, opcode: int, payload: bytes = b"", status: Status = Status.OK) -> bytes:
-    """Return a reply before CRC and framing."""
+    """Return the packet of a reply: sequence number, opcode, status and payload, without CRC and
+    framing."""
     return bytes([seq, opcode | REPLY, status]) + payload
 
 

@@ -120,8 +120,10 @@ def test_random_networks(board: Board, seed: int) -> None:
 
 
 def test_sums(board: Board) -> None:
-    """Networks in which layers read several maps, also that of the host, run from both of its
-    regions."""
+    """Check networks whose layers read sums of several maps, among them the input map.
+
+    The host writes inputs to two regions of spike memory in turn; both are used.
+    """
     if board.config.weight_bits >= 4:
         check(board, full_nest(), 0)
     ways: set[object] = set()
@@ -158,7 +160,10 @@ def test_sums(board: Board) -> None:
 @pytest.mark.parametrize("leak", Leak)
 @pytest.mark.parametrize("granularity", ["shared", "element", "element per-timestep"])
 def test_every_granularity_and_neuron(board: Board, granularity: str, leak: Leak) -> None:
-    """Three networks of the kind run; seeds whose network does not fit are skipped."""
+    """Check three random networks with this granularity of weights and this leak.
+
+    Seeds whose network does not fit the device are skipped.
+    """
     n_checked, seed = 0, 0
     while n_checked < 3:
         seed += 1

@@ -1,4 +1,5 @@
-"""Tests of the campaign of faults: a short one, and that it notices all that it looks for."""
+"""Tests of the fault campaign: a short campaign finds no wrong result, and planted errors are
+counted."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ from tests.sw.fake_device import FakeDevice
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make sessions take a second or less."""
+    """Fixture that makes the campaign's sessions so short that each takes a second or less."""
     for name, value in {"N_SAMPLES": 6, "N_READ_BACK": 2, "NOISE_BYTES": 5000}.items():
         monkeypatch.setattr(campaign, name, value)
 
@@ -43,7 +44,8 @@ def test_short_campaign_has_every_kind_and_no_wrong_answer(
 
 
 def outcome(**changes: object) -> Inference:
-    """Make an outcome without running a sample."""
+    """Return the result of an inference with ``changes`` to its fields, without running a
+    sample."""
     counters = {"fc": Counters(n_cycles=4, n_weight_reads=3, n_synaptic_ops=2, n_spikes=1)}
     plain = Inference(prediction=1, n_cycles=5, logits=np.arange(2), counters=counters)
     return dataclasses.replace(plain, **changes)  # type: ignore[arg-type]

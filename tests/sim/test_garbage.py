@@ -1,4 +1,5 @@
-"""Tests of the frame decoder with garbage: a few seconds, and that errors are noticed."""
+"""Tests of the frame decoder with random bytes: some seconds of them, and that errors are
+counted."""
 
 from __future__ import annotations
 

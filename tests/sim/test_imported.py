@@ -1,4 +1,4 @@
-"""Test that layers which only the import makes run on the virtual board, spike by spike."""
+"""Test that layers that only imported networks have run on the virtual board, with equal spikes."""
 
 from __future__ import annotations
 
@@ -23,8 +23,12 @@ N_SAMPLES = 2
 
 
 def imported_nodes() -> list[Node]:
-    """Return a graph with several leaks in one map, overlapping pooling, and a gate of spikes that
-    are read elsewhere as well."""
+    """Return the graph of an imported network with features that Spikefold's own training does not
+    make.
+
+    One map has neurons with several leaks, pooling windows overlap, and a gate's branch is also
+    read by another layer.
+    """
     rng = np.random.default_rng(1)
 
     def conv(n_in: int) -> Convolve:

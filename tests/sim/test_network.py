@@ -54,7 +54,8 @@ def test_a_wrong_spike_is_found() -> None:
 
 
 def test_the_command_runs_a_network_file(tmp_path, capsys) -> None:
-    """The command of ``make sim`` compares a network file with the PyTorch reference."""
+    """Check that the command of ``make sim`` runs a network file and compares it with the
+    reference."""
     network = random_network(2, encoder=False)
     path = tmp_path / "small.spikefold"
     netfile.save(path, network, CONFIG)

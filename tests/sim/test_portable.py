@@ -1,4 +1,5 @@
-"""Tests of the portable Verilog as a virtual board, which answers the driver bit-exactly."""
+"""Tests of the portable Verilog: simulated as a virtual board, it returns the exact results to the
+driver."""
 
 from __future__ import annotations
 

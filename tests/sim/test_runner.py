@@ -18,7 +18,8 @@ FAILURE = '<testcase classname="tests" name="wrong"><failure message="1 is not 2
 
 
 class Simulator:
-    """Simulator that writes given results to the expected file; None means that it writes none."""
+    """Fake simulator that writes the given test results to the expected file, or nothing if they
+    are None."""
 
     def __init__(self, builds: bool, results: str | None, ends: bool):
         self.builds, self.results, self.ends = builds, results, ends
@@ -38,7 +39,8 @@ class Simulator:
 
 @pytest.fixture
 def simulate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Run the simulator and return the message of its error."""
+    """Return a function that runs the fake simulator and returns the message of the error it
+    raises."""
     monkeypatch.setattr(runner, "BUILD_DIR", tmp_path)
     monkeypatch.setattr(verilate, "to_verilog", lambda _: "module top; endmodule")
     monkeypatch.setattr(verilate, "environment", lambda: {"PATH": ""})

@@ -1,4 +1,5 @@
-"""Test that the virtual board passes the self-test of boards, and keeps nothing from the next."""
+"""Test that the virtual board passes the self-test of boards, and that the self-test leaves no
+state in it."""
 
 from __future__ import annotations
 

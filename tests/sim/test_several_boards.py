@@ -1,4 +1,5 @@
-"""Tests of several virtual boards at once, and of loading past the serial line."""
+"""Tests of several virtual boards at once, and of loading rows into a simulated core without the
+serial line."""
 
 from __future__ import annotations
 

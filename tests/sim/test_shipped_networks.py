@@ -30,7 +30,7 @@ CHECKPOINTS = sorted(shipped.CHECKPOINTS.glob("*.pt"))
 
 
 def samples(path: Path) -> np.ndarray:
-    """Return at least 200 images or recordings that the network takes."""
+    """Return at least 200 samples (images or recordings) for the network in the file ``path``."""
     values = checkpoint.load(path)
     if values["data"]["name"] == "fashion-mnist":
         return catalogue.load_samples().images
@@ -47,9 +47,12 @@ def fits(path: Path, config: Config) -> bool:
 
 
 def check(path: Path, weight_bits: int, n_images: int, n_maps: int, device: str = "sim") -> None:
-    """Compare predictions, logits and spike counts of all images with the reference, and whole maps
-    and the cycles of each layer for the first ``n_maps``. The driver waits a minute for a reply,
-    because the machine may be busy."""
+    """Run all images on a virtual board and compare them with the integer reference.
+
+    Predictions, logits and spike counts are compared for all images; for the first ``n_maps`` also
+    all spikes and the cycles of each layer. The driver waits a minute for a reply, because the
+    machine may be busy.
+    """
     network = quantize.quantize(fold.fold(path), weight_bits)
     images = samples(path)[:n_images]
     assert len(images) == n_images
@@ -95,7 +98,7 @@ def test_all_images(path: Path, weight_bits: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("board", BOARDS)
 def test_each_board_runs_what_fits(board: str) -> None:
-    """The network runs on the configuration of the board's own gateware."""
+    """Check that a shipped network that fits a board runs on the configuration of that board."""
     config = config_by_name(board)
     fitting = [path for path in CHECKPOINTS if fits(path, config)]
     if not fitting:
@@ -107,7 +110,8 @@ def test_each_board_runs_what_fits(board: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("entry", [e for e in zoo.load() if e.board], ids=lambda e: e.name)
 def test_every_network_on_the_smallest_board_that_it_fits(entry: zoo.Entry) -> None:
-    """The network runs at its own weight width on the configuration of the board's gateware."""
+    """Check each network of the zoo, at its own weight width, on the smallest board that it
+    fits."""
     assert entry.board is not None
     board = entry.board.partition("/")[0]
     path = zoo.FOLDER / f"{entry.name}.pt"

@@ -1,4 +1,4 @@
-"""Tests of networks from training in SpikingJelly to the virtual board."""
+"""Tests of networks that are trained in SpikingJelly, imported, and run on the virtual board."""
 
 from __future__ import annotations
 
@@ -108,7 +108,8 @@ def test_from_training_to_the_board(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 class AddingBlock(nn.Module):
-    """Block of SpikingJelly's ``spiking_resnet``, whose last neurons receive a sum."""
+    """Block as in SpikingJelly's ``spiking_resnet``: its last neurons receive branch plus
+    shortcut."""
 
     def __init__(self, n_in: int, n_out: int, stride: int):
         super().__init__()
@@ -123,7 +124,8 @@ class AddingBlock(nn.Module):
 
 
 class Adding(nn.Module):
-    """Network with blocks that add spikes, and blocks that add in the membranes."""
+    """Network with blocks that add spikes, and blocks that add input currents before the last
+    neurons."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -138,7 +140,10 @@ class Adding(nn.Module):
 
 
 def test_sums_on_the_board() -> None:
-    """Every spike and cycle of a network of sums, with a board's both input regions."""
+    """Check every logit, spike and cycle of a network whose layers read sums of maps.
+
+    The samples are written to the board's two input regions in turn.
+    """
     net = lived_in(Adding(), 3)
     images, _ = small_images()
     folded = from_state_dict(net.state_dict(), describe(net, T, (1, SIZE, SIZE))).folded

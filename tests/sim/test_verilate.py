@@ -1,4 +1,5 @@
-"""Tests of compiling, caching and missing tools."""
+"""Tests of compiling simulators, of the cache of executables, and of messages about missing
+tools."""
 
 import subprocess
 
@@ -19,7 +20,7 @@ from sim.verilate import (
 
 
 class TwoMemories(wiring.Component):
-    """Component that reads one memory without initial contents and one with."""
+    """Component that reads two memories, one without and one with initial contents."""
 
     address: In(4)
     data: Out(8)

@@ -1,4 +1,5 @@
-"""Tests of the virtual board, and of the whole link verilated: damage, garbage, overload."""
+"""Tests of the virtual board and its simulated link: damaged frames, random bytes and too many
+requests."""
 
 from __future__ import annotations
 
@@ -68,7 +69,8 @@ def line(port: str) -> Iterator[serial.Serial]:
 
 @contextmanager
 def fast_line(port: str) -> Iterator[serial.Serial]:
-    """Open a port at the board's own rate, without the driver, after an ABORT."""
+    """Open a serial port at the board's highest rate without the driver; the reset is acknowledged
+    by an ABORT."""
     with serial.Serial(port, BREAK_BAUD, timeout=5, exclusive=True) as opened:
         opened.write(b"\0")
         opened.flush()
@@ -130,7 +132,7 @@ def test_frame_in_single_bytes_and_twice(line):
 
 
 def damaged_frames() -> list[bytes]:
-    """Return WRITE frames with each bit flipped in turn, and cut at each length."""
+    """Return damaged copies of a WRITE frame: each with one bit flipped, or cut to one length."""
     payload = rows_payload(Space.WEIGHT, 1, 1) + bytes(range(0xA0, 0xA0 + ROW_BYTES))
     frame = encode_frame(request(5, Opcode.WRITE, payload))
     flipped = [
@@ -174,7 +176,11 @@ def test_board_works_after_garbage(port, seed):
 
 
 def test_overload_is_counted_and_survived(program):
-    """The board survives far more requests than its buffer holds, while it sends long replies."""
+    """Check that the board counts lost bytes and still works after more requests than its buffer
+    holds.
+
+    Meanwhile it is sending long replies.
+    """
     with virtual_board(CONFIG, core=stub) as port:
         with fast_line(port) as line:
             read = encode_frame(request(1, Opcode.READ, rows_payload(Space.SPIKE, 0, 500)))
@@ -214,7 +220,8 @@ def test_port_vanishes_with_the_board():
 
 
 def test_sim_is_a_port_like_any_other():
-    """The virtual board has the core of a real board."""
+    """Check that ``sim`` opens a serial port with the real core behind it, and that the port then
+    disappears."""
     with Device.open("sim") as board:
         assert board.config == config_by_name("sim")
         assert Path(board.port).exists()
@@ -260,7 +267,8 @@ def test_unknown_configuration_is_refused(capsys):
 
 
 def test_loading_keeps_the_line_busy(program):
-    """At least 90 % of the byte times on the line carry data of rows."""
+    """Check that at least 90 % of the byte times on the line carry rows while memories are
+    loaded."""
     data = random.Random(2).randbytes(256 * ROW_BYTES)
     with subprocess.Popen(
         [program, "--stats"],
@@ -279,7 +287,11 @@ def test_loading_keeps_the_line_busy(program):
 
 
 def test_rate_that_the_client_has_not_set_is_not_understood(port):
-    """A break finds the board again at a rate where nothing works."""
+    """Check that a board does not answer at a rate that was not agreed on, and that the driver
+    finds it again.
+
+    The driver sends a break, which sets the board to its default rate.
+    """
     with fast_line(port) as line:
         line.baudrate = CONFIG.baud // 3
         line.timeout = 0.3

@@ -1,4 +1,5 @@
-"""Tests of board files: those that are shipped, and what is refused, with which message."""
+"""Tests of board files: the shipped ones can be used, and faulty ones are refused with a clear
+message."""
 
 from __future__ import annotations
 
@@ -52,7 +53,8 @@ def pins(board: Board) -> dict[str, str]:
 
 
 def platform_pins(platform, reset: str) -> dict[str, str]:
-    """Return the pins of a board in amaranth-boards by the names of a wrapper's ports."""
+    """Return a board's FPGA pins as amaranth-boards lists them, by port name of the Verilog
+    wrapper."""
     uart = {sub.name: sub.ios[0].names[0] for sub in platform.lookup("uart", 0).ios}
     clk, rst, led = (
         platform.lookup(name, 0).ios[0].names[0] for name in (platform.default_clk, reset, "led")

@@ -39,7 +39,7 @@ EXTRA = {
 
 
 def tools(made: Netlist) -> set[str]:
-    """Return the packages that contain the tools for a netlist."""
+    """Return the names of the Python packages whose tools build the netlist ``made``."""
     packer = {"gowin_pack": "apycula"}.get(made.pack[0], f"yowasp-{made.place[0]}")
     return {f"yowasp-{made.place[0]}", packer}
 

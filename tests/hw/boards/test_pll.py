@@ -119,7 +119,8 @@ def test_frequencies_that_a_message_suggests_can_be_made(
 
 
 def test_known_settings() -> None:
-    """The settings are those that ecppll (with --highres), icepll and gowin_pll choose."""
+    """Check that the computed settings equal those of ecppll (with --highres), icepll and
+    gowin_pll."""
     ecp5 = ecp5_pll(25 * MHZ, 60 * MHZ)
     assert (ecp5.clki_div, ecp5.clkop_div, ecp5.clkos_div) == (1, 24, 10)
     ice40 = ice40_pll(12 * MHZ, 42 * MHZ)

@@ -1,4 +1,4 @@
-"""Tests of aborts of the core through its bus, whatever is in its memories."""
+"""Tests of aborting a run of the core through its bus, while the core's memories are empty."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from tests.streams import simulate
 @pytest.mark.parametrize("banks", [1, 2])
 @pytest.mark.parametrize("n_cycles", [1, 2, 30])
 def test_the_core_becomes_idle_while_the_abort_lasts(n_cycles: int, banks: int) -> None:
-    """The link holds an abort until the core is idle; no run begins before its end."""
+    """Check that an aborted core becomes idle and refuses a new run while ``bus.abort`` is high."""
     config = Config(
         lanes=8 * banks,
         banks=banks,

@@ -1,4 +1,10 @@
-"""Tests of the chain of banks against NumPy: sums over all banks, identity spikes and reads."""
+"""Tests of the chain of banks against NumPy: sums over all banks, identity spikes and host reads.
+
+A *granule* is a byte of spike memory. A *slot* is one cycle's read of spike memory. A *chunk* is
+the inputs that a bank reads in a slot. A *job* computes one output position of one group of output
+channels at one timestep, from several chunks. *Identity spikes* are those of a residual block's
+shortcut.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +24,8 @@ from tests.streams import simulate
 WEIGHT_ROWS = 64
 SPIKE_BYTES = 128
 READ_ONLY = SPIKE_BYTES // 2
-"""First granule that is not read by the jobs, so that it may be written while they run."""
+"""Address of the first granule (byte of spikes) that no job reads, so that tests may write it while
+jobs run."""
 
 
 def build(banks: int, *, lanes: int = 0, fire_lanes: int = 0, sum_queue: int = 16) -> Config:
@@ -49,7 +56,7 @@ BUILDS = {
 
 @pytest.mark.parametrize("seed", range(6))
 def test_join_counts_jobs_that_are_complete_in_both_places(seed: int) -> None:
-    """A job counts in the cycle after it is complete in the place that is behind."""
+    """Check that ``Join`` counts a job one cycle after the slower of two banks has completed it."""
     config, rng = build(2), random.Random(seed)
     most = config.sum_queue + 1
     dut = Join(config)
@@ -76,7 +83,7 @@ def test_join_counts_jobs_that_are_complete_in_both_places(seed: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """A slot that reads a chunk."""
+    """Slot (one cycle's read of spike memory) that reads a chunk of a job's inputs."""
 
     bit: int
     weight: int
@@ -87,11 +94,11 @@ class Chunk:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A job: its slots, and how the fire unit reads its sums."""
+    """Job (output position, channel group and timestep): its slots, and how its sums are read."""
 
     chunks: list[Chunk]
     identity: int
-    """Granule of the job's identity spikes."""
+    """Address of the granule (byte of spikes) with the job's first identity spikes."""
     tail: bool
     plane: bool
     n_beats: int
@@ -99,13 +106,13 @@ class Job:
 
 @dataclass(kw_only=True)
 class Model:
-    """The banks in NumPy."""
+    """Model of all banks in NumPy, with the same spikes and weights."""
 
     config: Config
     spikes: np.ndarray
-    """Bits of each bank."""
+    """Contents of each bank's spike memory, one array element per bit."""
     weights: np.ndarray
-    """Weights of each bank, by rows."""
+    """Contents of each bank's weight memory: (bank, row, lane)."""
     layer: dict = field(default_factory=dict)
 
     @staticmethod
@@ -124,7 +131,7 @@ class Model:
         return self.number(self.spikes[bank, 8 * granule :][:8])
 
     def row(self, bank: int, row: int) -> int:
-        """Return the bits of a row of weights."""
+        """Return row ``row`` of a bank's weight memory as one integer."""
         raw = self.weights[bank, row].astype(f"i{self.config.weight_bits // 8}").tobytes()
         return int.from_bytes(raw, "little")
 
@@ -133,7 +140,8 @@ class Model:
         return sum(int(bit) << i for i, bit in enumerate(bits))
 
     def active_rows(self, bank: int, chunk: Chunk) -> list[int]:
-        """Return the rows of weights of the active inputs of a chunk."""
+        """Return the indices of the rows of weights that the active inputs of a chunk select in a
+        bank."""
         if chunk.silent:
             return []
         rows = []
@@ -148,7 +156,11 @@ class Model:
         return rows
 
     def sums(self, job: Job) -> np.ndarray:
-        """Return the sums of a job over all banks; of bit-planes, each counts twice the next."""
+        """Return the sums of a job over all banks, one per lane.
+
+        If the job reads bit-planes of pixels, each bank has one, which counts twice as much as that
+        of the next bank.
+        """
         total = np.zeros(self.config.lanes, np.int64)
         for bank in range(self.config.banks):
             rows = [row for chunk in job.chunks for row in self.active_rows(bank, chunk)]
@@ -163,14 +175,19 @@ class Model:
         )
 
     def identity(self, job: Job) -> np.ndarray:
-        """Return the identity spikes of each lane, which are dealt to the banks."""
+        """Return the identity spike of each lane; lane ``l`` has its spike in bank ``l %
+        banks``."""
         lanes = np.arange(self.config.lanes)
         bits = 8 * job.identity + lanes // self.config.banks
         return self.spikes[lanes % self.config.banks, bits]
 
 
 def random_layer(rng: random.Random) -> dict:
-    """Return the layout of a random layer's windows, whose rows of spikes and weights all exist."""
+    """Return the fields of a random layer: how a window of spikes is read and which weights belong
+    to it.
+
+    All addresses that these fields lead to exist.
+    """
     n_pieces = 2
     granule_rows = rng.choice((0, 1, 2, 3, 3))
     return {
@@ -204,7 +221,10 @@ def random_job(rng: random.Random, config: Config, *, planes: bool) -> Job:
 
 
 class Bench:
-    """Drives the chain of banks like walk and fire unit, and compares all that it hands out."""
+    """Test bench for the chain of banks, which takes the place of the walk and of the fire unit.
+
+    It sends slots and writes to the banks, and compares all outputs with :class:`Model`.
+    """
 
     def __init__(self, config: Config, seed: int, *, density: float = 0.2):
         self.config, self.dut = config, Banks(config)
@@ -215,7 +235,7 @@ class Bench:
         self.room_fell = False
 
     async def load(self, ctx) -> None:
-        """Write all spikes and weights, in random order and with gaps."""
+        """Write the contents of all spike and weight memories, in random order and with pauses."""
         config, dut, rng = self.config, self.dut, self.rng
         every_bank = (1 << config.banks) - 1
         granules = []  # each is written into some of the banks, and into the others
@@ -249,7 +269,7 @@ class Bench:
         await ctx.tick().repeat(10)
 
     async def set_layer(self, ctx) -> None:
-        """Describe a random layer to the banks, while nothing is under way."""
+        """Set the banks' layer inputs to a random layer, while the banks are idle."""
         self.model.layer = random_layer(self.rng)
         ctx.set(self.dut.layer, self.model.layer)
         await ctx.tick().repeat(20)
@@ -259,7 +279,7 @@ class Bench:
         await ctx.tick()
 
     def garbage(self) -> dict[str, int]:
-        """Return the fields of a slot that is not used."""
+        """Return random values for the fields of a slot that reads nothing."""
         rng = self.rng
         return {
             "chunk": 0,
@@ -271,8 +291,12 @@ class Bench:
         }
 
     async def walk(self, ctx, jobs: list[Job], *, gated: bool, stall: float, host: float) -> None:
-        """Use a slot per cycle for the chunks of jobs, as long as there is room; for identity
-        spikes; and sometimes for the host."""
+        """Send the slots of jobs, as the walk does.
+
+        A slot reads a chunk if all banks have room for one, or a job's identity spikes (if
+        ``gated``), or, with probability ``host``, a granule for the host. With probability
+        ``stall`` a cycle's slot is not used.
+        """
         dut, rng = self.dut, self.rng
         for job in jobs:
             chunks = deque(job.chunks)
@@ -299,8 +323,11 @@ class Bench:
     async def fire(
         self, ctx, jobs: list[Job], *, gated: bool, stall: float, late: bool = False
     ) -> None:
-        """Read the sums of jobs beat by beat, and compare them; if ``late``, begin only when the
-        queues are full."""
+        """Read the sums of jobs beat by beat, as the fire unit does, and compare them with the
+        model.
+
+        If ``late``, begin only when the banks' queues are full.
+        """
         config, dut, rng = self.config, self.dut, self.rng
         due: deque = deque([None] * (config.param_latency - 1))
 
@@ -335,7 +362,7 @@ class Bench:
             assert not ctx.get(dut.sums.available), "more sums than jobs"
 
     async def watch_reads(self, ctx) -> None:
-        """Compare what is read, in the order in which it was asked for."""
+        """Compare what the host reads with the model, in the order of the requests."""
         read = self.dut.read
         async for _, _, valid, value in ctx.tick().sample(read.valid, read.p):
             if valid:
@@ -343,7 +370,8 @@ class Bench:
                 assert value == self.reads.popleft()
 
     async def count_reads(self, ctx) -> None:
-        """Count down the rows of weights that jobs read."""
+        """Compare the number of rows of weights that the banks report as read with what the jobs
+        need."""
         async for _, _, real, tail in ctx.tick().sample(self.dut.n_real, self.dut.n_tail):
             self.n_reads["real"] -= real
             self.n_reads["tail"] -= tail
@@ -362,7 +390,8 @@ class Bench:
 
 
 def run_layers(bench: Bench, layers: list[dict]) -> None:
-    """Run layers one after another: slots are used and sums are taken independently."""
+    """Run layers one after another, while slots are sent and sums are taken at independent
+    speeds."""
     ready = []
 
     async def walk(ctx):
@@ -399,10 +428,10 @@ def run_layers(bench: Bench, layers: list[dict]) -> None:
 
 @pytest.mark.parametrize("build", BUILDS)
 def test_sums_over_all_banks(build: str) -> None:
-    """Layers of random jobs: gated or not, of spikes or bit-planes, with the host's reads.
+    """Check the sums of random jobs, with and without gate, with spikes or bit-planes as input.
 
-    Some jobs are silent in one bank or in all of them. At first the queues become full, later the
-    banks wait for slots.
+    The host reads meanwhile. Some jobs have no active input in one bank or in all of them. At first
+    the queues become full; later the banks wait for slots.
     """
     config = BUILDS[build]
     bench = Bench(config, seed=len(build))
@@ -422,8 +451,11 @@ def test_sums_over_all_banks(build: str) -> None:
 
 @pytest.mark.parametrize("build", ["1 bank, no queue", "4 banks"])
 def test_words_and_granules(build: str) -> None:
-    """Words of weights are read one per cycle from one bank after another, and arrive in order, as
-    granules do. Spikes are written to one bank, or to all of them as the fire unit does."""
+    """Check that words of weights and granules of spikes arrive in the order of the requests.
+
+    Words are requested one per cycle, from one bank after another. Spikes are written to a single
+    bank, as by the host, or to all banks, as by the fire unit.
+    """
     config = BUILDS[build]
     bench = Bench(config, seed=50 + len(build))
     dut, rng, model = bench.dut, bench.rng, bench.model
@@ -492,7 +524,7 @@ def test_words_and_granules(build: str) -> None:
 
 @pytest.mark.parametrize("build", ["1 bank, no queue", "1 bank", "2 banks"])
 def test_an_abort_drops_everything(build: str) -> None:
-    """After an abort at any time, jobs are right again, and no sums are left."""
+    """Check that an abort at any time leaves no sums, and that later jobs have the right sums."""
     config = BUILDS[build]
     bench = Bench(config, seed=70 + len(build))
     dut, rng = bench.dut, bench.rng

@@ -112,7 +112,7 @@ class Bench:
         return await get(self.ctx, self.dut.bus.done, rng=self.rng, stall=self.stall)
 
     async def results(self):
-        """Read all maps, the logits, and the counters of each layer."""
+        """Read the spikes of all maps, the logits, and the counters of each layer from the core."""
         maps = {}
         for name, place in self.program.placements.items():
             n_rows = place.n_rows
@@ -125,7 +125,13 @@ class Bench:
 
 
 def run(net: Network, frames: np.ndarray, *, stall: float = 0.0, config: Config = CONFIG):
-    """Run one inference, check it, and return program, result, maps and counters."""
+    """Run one inference and compare it with the golden model.
+
+    Returns
+    -------
+    The compiled program, the reported result, the spikes of each map and the counters of each
+        layer.
+    """
     program = compile_network(net, config)
     dut = Core(config)
     out = []
@@ -247,8 +253,11 @@ def test_results_are_kept_until_those_of_the_next_run_are_taken() -> None:
 
 @pytest.mark.parametrize("banks", [1, 2])
 def test_a_run_goes_on_while_the_host_reads_spikes(banks: int) -> None:
-    """Granules are right at any time of a run, also while it reads a descriptor, and so are its
-    results."""
+    """Check that the host reads the right spikes at any time of a run, without changing its
+    results.
+
+    This includes the times at which the core reads a layer's descriptor.
+    """
     config = replace(CONFIG, banks=banks, lanes=8 * banks, chunk_bits=32, param_depth=256)
     net = network(size=3)
     program = compile_network(net, config)
@@ -336,7 +345,10 @@ def test_other_builds(lanes: int, fire_lanes: int, weight_bits: int) -> None:
     [(2, 8, 3), (4, 7, 2), pytest.param(8, 20, 3, marks=pytest.mark.slow)],
 )
 def test_several_banks_are_one(banks: int, channels: int, size: int) -> None:
-    """Several banks compute the same as one, in fewer cycles, even if some have more channels."""
+    """Check that a core with several banks computes the same as one with one bank, in fewer cycles.
+
+    In one case the channels cannot be divided evenly among the banks.
+    """
     config = replace(
         CONFIG,
         banks=banks,

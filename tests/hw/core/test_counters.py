@@ -11,8 +11,11 @@ from tests.streams import simulate
 
 @pytest.mark.parametrize("banks", [1, 2, 4, 8])
 def test_counts_of_layers(banks: int) -> None:
-    """Layers with different last groups: what is read in a cycle counts in the next one; what
-    happens while the layer does not run does not count."""
+    """Check the counters of a layer against sums in Python, for last channel groups of several
+    sizes.
+
+    Events count one cycle after they happen. Nothing counts in cycles in which no layer runs.
+    """
     config = Config(lanes=64, banks=banks, chunk_bits=64, fire_lanes=16)
     rng = random.Random(banks)
     dut = Counters(config)

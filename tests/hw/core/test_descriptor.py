@@ -1,4 +1,5 @@
-"""Tests of the loader: words of descriptors from all banks, and their way into the loop nest."""
+"""Tests of the loader, which reads descriptors of layers from all banks and gives their words to
+the loop nest."""
 
 import random
 from typing import Any
@@ -37,7 +38,7 @@ BUILDS = [
     )
 ]
 WORD_CYCLES = 6
-"""Cycles from a request for a word to the word, here."""
+"""Number of cycles in these tests from a request for a word to its arrival."""
 
 
 def random_descriptor(rng: random.Random, config: Config, n_levels: int) -> dict:
@@ -75,7 +76,7 @@ def random_descriptor(rng: random.Random, config: Config, n_levels: int) -> dict
 
 
 def image_of(descriptors: list[dict], config: Config) -> list[int]:
-    """Return rows of weight memory with descriptors; bytes that are not used are not zero."""
+    """Return rows of weight memory that hold descriptors; their unused bytes are not zero."""
     size = row_bytes(Space.WEIGHT, config)
     image = bytearray()
     for descriptor in descriptors:
@@ -87,7 +88,8 @@ def image_of(descriptors: list[dict], config: Config) -> list[int]:
 
 
 async def banks(ctx, dut: DescriptorLoader, config: Config, rows: dict[int, int]) -> None:
-    """Deliver words ``WORD_CYCLES`` after they are requested; row r is in bank r % banks."""
+    """Answer the loader's requests for words after ``WORD_CYCLES``; row ``r`` is in bank ``r %
+    banks``."""
     due: list[int | None] = [None] * (WORD_CYCLES - 1)
     async for _, _, valid, request in ctx.tick().sample(dut.requests.valid, dut.requests.p):
         word = None
@@ -104,7 +106,8 @@ async def banks(ctx, dut: DescriptorLoader, config: Config, rows: dict[int, int]
 
 @pytest.mark.parametrize("build", range(len(BUILDS)))
 def test_words_of_descriptors(build: int) -> None:
-    """Descriptors follow one another from any row on, which may be in any bank."""
+    """Check that the loader reads successive descriptors, whatever row and bank the first begins
+    in."""
     config = BUILDS[build]
     rng = random.Random(build)
     dut = DescriptorLoader(config)
@@ -174,7 +177,7 @@ def test_words_of_descriptors(build: int) -> None:
 
 
 class LoadedNest(wiring.Component):
-    """The loader with the loop nest that it loads."""
+    """Descriptor loader, connected to the loop nest that receives its words."""
 
     def __init__(self, config: Config):
         self.loader, self.nest = DescriptorLoader(config), LoopNest(config)
@@ -194,8 +197,10 @@ class LoadedNest(wiring.Component):
 
 @pytest.mark.parametrize("build", [0, 1, 4])
 def test_the_nest_is_ready_two_cycles_after_it_is_loaded(build: int) -> None:
-    """State of the layer before is cleared, and the last word loaded takes effect in time: the
-    sequencer starts the nest in the second cycle after the one with ``loaded``."""
+    """Check that the loop nest may be started two cycles after ``loaded``, as the sequencer does.
+
+    By then the state of the layer before has been cleared and the last word has been stored.
+    """
     config = BUILDS[build]
     rng = random.Random(100 + build)
     dut = LoadedNest(config)

@@ -1,4 +1,10 @@
-"""Tests of the merger, which drops silent chunks, and of the fetch unit of a bank."""
+"""Tests of the fetch unit of a bank, and of the merger in it, which drops chunks without spikes.
+
+A *chunk* is the inputs that a bank reads from spike memory in one cycle; it is *silent* if none of
+them is a spike. A *job* (one output position, channel group and timestep) has several chunks. A
+*slot* is one cycle's read of spike memory. *Identity spikes* are those of a residual block's
+shortcut.
+"""
 
 import hashlib
 import random
@@ -24,19 +30,23 @@ from tests.streams import get, simulate, stays_valid, wait_until
 
 CONFIG = Config(spike_bytes=2048, weight_depth=4096, param_depth=256)
 LAST_BANK = replace(CONFIG, lanes=64, banks=8, chunk_bits=32)
-"""A configuration whose last bank sees slots latest."""
+"""Configuration with eight banks. Slots are handed on from bank to bank, so the last one sees them
+latest."""
 
 JOBS_BEHIND = 8
-"""Number of jobs that end, one a cycle, in the scanner, in weight memory and in the lanes, before
-the identity spikes of the first one are taken."""
+"""Number of further jobs that may end after a job, one per cycle, before its identity spikes are
+taken. They are in the scanner, in weight memory and in the lanes."""
 
 SILENT = 1
-"""Address of a window without any active bit."""
+"""Address of a window of spike memory in which no bit is set."""
 
 
 def chunks_of(jobs: list[list[int]]) -> list[tuple[int, int, bool]]:
-    """Return (bits, index, last) of all chunks that are left: the active ones, and the last one of
-    a job without any. ``last`` marks a job's last chunk that is left."""
+    """Return (bits, index, last) of every chunk that the merger must keep.
+
+    It keeps the chunks with a spike, and the last chunk of a job without any spike. ``last`` marks
+    the last chunk of a job that is kept.
+    """
     result, number = [], 0
     for job in jobs:
         active = [(bits, number + i) for i, bits in enumerate(job) if bits]
@@ -48,7 +58,11 @@ def chunks_of(jobs: list[list[int]]) -> list[tuple[int, int, bool]]:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_merger_keeps_jobs_and_drops_silence(seed: int) -> None:
-    """A job's last chunk comes in the cycle after the job has ended, at once if it is silent."""
+    """Check that the merger drops chunks without a spike and marks the last kept chunk of each job.
+
+    A job's last kept chunk leaves one cycle after the job's last chunk has arrived; if that chunk
+    is silent, in the same cycle.
+    """
     rng = random.Random(seed)
     jobs = [
         [rng.getrandbits(64) | 1 if rng.random() < 0.4 else 0 for _ in range(rng.randrange(1, 6))]
@@ -98,7 +112,7 @@ def test_merger_keeps_jobs_and_drops_silence(seed: int) -> None:
 
 
 def window_of(bit: int, gather: int, seed: int, density: float) -> int:
-    """Return a random window that depends only on its address, in place of a spike memory."""
+    """Return random contents for a window of spike memory, always the same for the same address."""
     rng = random.Random(f"{seed} {bit} {gather}")
     if rng.random() >= density or (gather and bit == SILENT):
         return 0
@@ -107,10 +121,10 @@ def window_of(bit: int, gather: int, seed: int, density: float) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """Properties of a layer, and stalls of the units that are connected to the fetch unit.
+    """Layer to run, and stalls of the units that are connected to the fetch unit.
 
-    In ``bank``, slots arrive as many cycles later. ``abort_after`` chunks, everything is dropped
-    and the layer begins again.
+    Slots arrive ``bank`` cycles later than in bank 0. After ``abort_after`` chunks the layer is
+    aborted and begins again.
     """
 
     seed: int
@@ -190,7 +204,8 @@ def check(case: Case, config: Config = CONFIG) -> None:
             ctx.set(dut.window, pipeline[-1])
 
     async def walk(ctx):
-        """Use slots as the walk does, which sees ``room`` and is seen ``bank`` cycles later."""
+        """Send slots as the walk does, which is ``bank`` cycles away from the fetch unit in both
+        directions."""
         rng_feed = random.Random(0)
         nothing = {"chunk": 0, "host": 0}
         under_way = deque([nothing] * case.bank)
@@ -246,7 +261,7 @@ def check(case: Case, config: Config = CONFIG) -> None:
         assert not ctx.get(dut.chunks.valid), "more than one last chunk per job"
 
     async def identity_spikes(ctx):
-        """Take the identity spikes of each job as late as the sums of jobs are complete."""
+        """Take the identity spikes of each job at the time at which its sums would be complete."""
         for job, spikes in enumerate(identities.values()):
             while n_ended < min(job + 1 + JOBS_BEHIND, case.n_jobs):
                 await ctx.tick()
@@ -279,9 +294,10 @@ def check(case: Case, config: Config = CONFIG) -> None:
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("host_reads", [0, 30])
 def test_everything_in_order(gated: bool, after_planes: float, host_reads: int) -> None:
-    """Chunks come in order, of each job the active ones; timesteps after bit-planes are silent.
+    """Check that the chunks with a spike arrive in order, and the identity spikes once per job.
 
-    Identity spikes come in order, too, once for each job.
+    In a layer that takes pixels, all timesteps after the bit-planes count as chunks without a
+    spike.
     """
     check(
         Case(
@@ -305,9 +321,10 @@ def test_every_bank(bank: int) -> None:
 @pytest.mark.parametrize("density", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("n_chunks", [1, 3])
 def test_a_full_queue_loses_nothing(density: float, gated: bool, n_chunks: int) -> None:
-    """A scanner that takes nothing for a long time stops the walk, also if all jobs are silent.
+    """Check that no chunk and no identity spike is lost while the scanner takes nothing for 150
+    cycles.
 
-    Nor are identity spikes lost, of which there are more than chunks in the queue.
+    This includes layers without any spike. The layers have more jobs than the queue has places.
     """
     check(
         Case(
@@ -325,9 +342,11 @@ def test_a_full_queue_loses_nothing(density: float, gated: bool, n_chunks: int) 
 @pytest.mark.parametrize("bank", [0, 7])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_full_queue_at_its_worst(seed: int, bank: int) -> None:
-    """Every chunk is active, and one arrives per cycle, so that the most chunks are under way.
+    """Check that no chunk is lost when the queue fills up while as many chunks as possible are
+    under way.
 
-    With odd seeds, two of them are silent, so that the merger holds an active one longer.
+    Every chunk has a spike, and one arrives per cycle. With odd seeds, two chunks are silent, so
+    that the merger holds an active one back for longer.
     """
     begin = 10 + seed + CONFIG.chunk_room(bank) - CONFIG.chunk_room(0)
     case = Case(
@@ -344,13 +363,17 @@ def test_a_full_queue_at_its_worst(seed: int, bank: int) -> None:
 
 @pytest.mark.parametrize("abort_after", range(3, 9))
 def test_an_abort_leaves_nothing(abort_after: int) -> None:
-    """Chunks that were queued or under way do not come later; those of the next layer do."""
+    """Check that chunks of an aborted layer do not arrive later, and that those of the next layer
+    do."""
     check(Case(seed=abort_after, gated=True, density=0.8, abort_after=abort_after, scan_stall=0.2))
 
 
 def test_cycles_from_slot_to_chunk() -> None:
-    """A job's last chunk can be taken as many cycles after its slot as the schedule assumes, and
-    chunks follow one per cycle. Identity spikes are there before."""
+    """Check that a job's last chunk takes the number of cycles that ``hw.spec`` states, from slot
+    to queue.
+
+    Chunks follow one per cycle, and identity spikes arrive no later than their job's last chunk.
+    """
     n_chunks = CHUNK_DEPTH - 2
     dut = Fetch(CONFIG)
     arrived, identities = [], []

@@ -64,16 +64,18 @@ def join(gate: Gate, spike: int, identity: int) -> int:
 
 @dataclass(kw_only=True)
 class LayerCase:
-    """Jobs of one layer, and the spikes or logits expected from them."""
+    """Jobs of one layer (each an output position, channel group and timestep), and the spikes or
+    logits expected from them."""
 
     header: dict[str, int]
     jobs: list[dict[str, int]] = field(default_factory=list)
     sums: list[tuple[list[int], int]] = field(default_factory=list)
-    """Sums over all banks and identity spikes of each job, by lanes."""
+    """Pair of sums over all banks (one per lane) and identity spikes (one bit per lane), for each
+    job."""
     params: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     """Bias and threshold of each neuron, for every row of parameter memory that is used."""
     spikes: list[tuple[int, int, int]] = field(default_factory=list)
-    """Expected writes to spike memory: (granule, count, bits)."""
+    """Expected writes to spike memory: (address of the first byte, number of bytes, bits)."""
     results: dict[int, list[int]] = field(default_factory=dict)
 
 
@@ -96,10 +98,11 @@ def firing_layer(
     timesteps: int = 3,
     pixels: bool = False,
 ) -> LayerCase:
-    """Return a layer of random jobs that fires, with its expected spikes.
+    """Return a layer of random jobs with spikes as output, together with the expected spikes.
 
-    Loops over jobs, innermost first: positions of a pooling window, interleaved slots, timesteps
-    (after bit-planes if ``pixels``), channel groups. The last group is the tail.
+    The order of jobs is that of nested loops, innermost first: positions of a pooling window,
+    ``n_slots`` interleaved output positions, timesteps (after bit-planes if ``pixels``), groups of
+    output channels. The last group has only ``tail_lanes`` channels.
     """
     n_shifts = rng.randint(1, config.n_leak_shifts)
     shifts = sorted(rng.sample(range(1, 7), n_shifts)) if leak != Leak.NONE else [0]
@@ -197,7 +200,7 @@ def firing_layer(
 
 
 def output_layer(rng: random.Random, config: Config, n_groups: int, tail_lanes: int) -> LayerCase:
-    """Return an output layer of random jobs, some of them silent, with its expected logits."""
+    """Return an output layer of random jobs with its expected logits; some jobs have all sums 0."""
     n_beats = config.fire_beats if n_groups > 1 else -(-tail_lanes // config.fire_lanes)
     case = LayerCase(
         header={
@@ -235,10 +238,12 @@ def output_layer(rng: random.Random, config: Config, n_groups: int, tail_lanes: 
 
 
 def run(config: Config, cases: list[LayerCase], *, seed: int) -> None:
-    """Run the layers on one fire unit, one after another, and compare all that it writes.
+    """Run layers on one fire unit, one after another, and compare all spikes and logits that it
+    writes.
 
     Running them on the same unit shows that no layer depends on the state that an earlier one left.
-    Jobs and sums of every second layer arrive without gaps, those of the others with stalls.
+    Jobs and sums of every second layer arrive without gaps, those of the other layers with random
+    pauses.
     """
     dut = FireUnit(config)
     rng = random.Random(seed)
@@ -287,7 +292,7 @@ def run(config: Config, cases: list[LayerCase], *, seed: int) -> None:
     sums: dict = {}
 
     async def sum_queue(ctx):
-        """Complete the sums of jobs, sometimes late, and deliver them beat by beat."""
+        """Offer the sums of jobs, sometimes late, and deliver them beat by beat."""
         n = config.fire_lanes
 
         def garbage() -> tuple[list[int], int]:
@@ -376,7 +381,10 @@ def shuffled(rng: random.Random, cases: list[LayerCase]) -> list[LayerCase]:
 @BUILDS
 @pytest.mark.parametrize("gate", Gate)
 def test_equals_the_neuron(gate: Gate, fire_lanes: int, sum_queue: int, banks: int) -> None:
-    """Layers with all leaks and resets run in turn, with random pooling, slots and tails."""
+    """Check random layers with all kinds of leak and reset, one after another, against ``hw.spec``.
+
+    Pooling, the number of interleaved positions and the size of the last channel group are random.
+    """
     config = build(fire_lanes, sum_queue, banks)
     seed = 100 * gate + 10 * fire_lanes
     rng = random.Random(seed)
@@ -405,7 +413,8 @@ def test_equals_the_neuron(gate: Gate, fire_lanes: int, sum_queue: int, banks: i
 
 @BUILDS
 def test_pixels(fire_lanes: int, sum_queue: int, banks: int) -> None:
-    """Layers of pixels (bit-planes, then timesteps) are mixed with layers of spikes."""
+    """Check layers that take pixels, as bit-planes before the timesteps, in turn with layers of
+    spikes."""
     config = build(fire_lanes, sum_queue, banks, pixels=True)
     seed = 1000 + 10 * fire_lanes
     rng = random.Random(seed)
@@ -448,7 +457,10 @@ def test_output_layers(fire_lanes: int, sum_queue: int, banks: int) -> None:
 
 
 def test_a_job_per_cycle() -> None:
-    """A job begins in each cycle if there are as many fire lanes as lanes and enough slots."""
+    """Check that a job can begin in every cycle, if ``fire_lanes`` equals ``lanes``.
+
+    There are as many interleaved output positions as the latency of the membranes requires.
+    """
     config = Config(**{**build(16).__dict__, "membrane_slots": 8})
     case = firing_layer(
         random.Random(3),
@@ -468,7 +480,11 @@ def test_a_job_per_cycle() -> None:
 @pytest.mark.parametrize("kind", ["spikes", "pixels"])
 @pytest.mark.parametrize("fire_lanes", [8, 16])
 def test_membrane_latency_is_tight(fire_lanes: int, kind: str) -> None:
-    """A neuron's next job finds its membrane after membrane_latency cycles, and not earlier."""
+    """Check that a neuron's next job may begin ``membrane_latency`` cycles later, but not one
+    earlier.
+
+    One cycle earlier it reads the old membrane.
+    """
     config = build(fire_lanes, pixels=True)
     n_beats = config.fire_beats
     phases = [Phase.SPIKES] * 2
@@ -517,7 +533,7 @@ def test_membrane_latency_is_tight(fire_lanes: int, kind: str) -> None:
 
 
 def test_a_job_begins_when_its_sums_are_available() -> None:
-    """Neither a job without its sums nor sums without their job begin."""
+    """Check that a job begins only when both the job and its sums are available."""
     config = build(4)
     dut = FireUnit(config)
 

@@ -1,4 +1,5 @@
-"""Tests of the host's reads of all spaces, with banks and parameter memory in Python."""
+"""Tests that the host reads the right rows of all memories; banks and parameter memory are models
+in Python."""
 
 import random
 from collections import deque
@@ -20,15 +21,18 @@ BUILDS = [
 
 
 def value_of(kind: str, *place: int) -> int:
-    """Return the contents of a place, from which its address can be told."""
+    """Return contents for a place in memory that are different for each place."""
     return random.Random(f"{kind} {place}").getrandbits(512)
 
 
 @pytest.mark.parametrize("config", BUILDS, ids=range(len(BUILDS)))
 @pytest.mark.parametrize("stall", [0.0, 0.7])
 def test_rows_of_all_spaces(config: Config, stall: float) -> None:
-    """Row r of weights and of spikes is row r // banks of bank r % banks; the others are rows of
-    parameter memory, which is read when it is free."""
+    """Check the rows that the host reads from every memory.
+
+    Row ``r`` of weights or of spikes is row ``r // banks`` of bank ``r % banks``. All other rows
+    are in parameter memory, which is read in cycles in which no other unit uses it.
+    """
     rng = random.Random(config.banks)
     dut = HostReads(config)
     words = config.lanes * config.weight_bits // WORD_BITS
@@ -50,7 +54,8 @@ def test_rows_of_all_spaces(config: Config, stall: float) -> None:
         return value_of("params", int(space), row) & (1 << row_bits) - 1
 
     async def banks(ctx):
-        """Answer requests for words and granules, each kind after its own number of cycles."""
+        """Answer requests for words of weights and bytes of spikes, with a fixed latency for each
+        kind."""
         due: deque[tuple[int, int]] = deque()
         cycle = 0
         trigger = ctx.tick().sample(
@@ -74,7 +79,7 @@ def test_rows_of_all_spaces(config: Config, stall: float) -> None:
             ctx.set(dut.granules.ready, granule_valid and rng.random() >= stall)
 
     async def params(ctx):
-        """Read parameter memory for the host in some cycles, and otherwise for others."""
+        """Let the host read parameter memory in some cycles, and other units in the others."""
         under_way = [rng.getrandbits(row_bits) for _ in range(config.param_latency - 1)]
         trigger = ctx.tick().sample(dut.params_free, dut.space, dut.row)
         async for _, _, free, space, row in trigger:

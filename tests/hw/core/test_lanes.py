@@ -1,4 +1,5 @@
-"""Tests of the accumulators against sums of integers, and of stalls until sums are taken."""
+"""Tests of the accumulators: they add the right weights, and stall while a job's sums wait to be
+taken."""
 
 import random
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ MOST_EVENTS = 20
 
 
 def build(sum_queue: int, weight_bits: int = 8, banks: int = 1) -> Config:
-    """Return a configuration whose accumulators just hold ``MOST_EVENTS`` of the lowest weights."""
+    """Return a configuration whose accumulators are just wide enough for ``MOST_EVENTS`` times the
+    lowest weight."""
     return Config(
         lanes=8 * banks,
         banks=banks,
@@ -32,17 +34,17 @@ QUEUES = pytest.mark.parametrize("sum_queue", [0, 16])
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """A row of weights on its way to the lanes."""
+    """Row of weights to add for one active input; or the mark of a job's end, or both."""
 
     weights: list[int]
     add: bool
     last: bool
 
     def packed(self, config: Config) -> dict[str, int]:
-        """Return the payload of :attr:`Lanes.rows`.
+        """Return the payload for :attr:`Lanes.rows`.
 
-        An event that adds no weights has zeros in their place. Without a queue of sums, they are
-        arbitrary.
+        An event without an active input adds nothing. With a queue of sums its weights are 0,
+        without one they are random.
         """
         mask = (1 << config.weight_bits) - 1
         packed = sum((w & mask) << i * config.weight_bits for i, w in enumerate(self.weights))
@@ -63,8 +65,11 @@ def random_event(rng: random.Random, config: Config, *, add: bool, last: bool) -
 
 
 def random_events(rng: random.Random, config: Config, n_jobs: int) -> list[Event]:
-    """Return the events of jobs: silent ones, which only end; and active ones, which end with an
-    active input or behind it."""
+    """Return the events of random jobs.
+
+    A job without active inputs has one event, which only ends it. The end of any other job comes
+    with its last active input, or in an event of its own.
+    """
     low, high = signed_range(config.weight_bits)
     events = []
     for n in range(n_jobs):
@@ -84,7 +89,7 @@ def random_events(rng: random.Random, config: Config, n_jobs: int) -> list[Event
 
 
 def sums_of(events: list[Event]) -> list[list[int]]:
-    """Return the sums of each job."""
+    """Return the sums of each job, one per lane."""
     jobs, total = [], [0] * len(events[0].weights)
     for event in events:
         if event.add:
@@ -96,7 +101,8 @@ def sums_of(events: list[Event]) -> list[list[int]]:
 
 
 async def drive(ctx, dut: Lanes, config: Config, events: list[Event], rng, gaps: float) -> None:
-    """Send events, one per cycle in which the lanes are ready, with gaps of random weights."""
+    """Send events whenever the lanes are ready, with gaps in which ``valid`` is low and the weights
+    are random."""
     for event in events:
         while rng.random() < gaps:
             gap = random_event(rng, config, add=True, last=rng.random() < 0.5)
@@ -113,7 +119,8 @@ async def drive(ctx, dut: Lanes, config: Config, events: list[Event], rng, gaps:
 @pytest.mark.parametrize("gaps", [0.0, 0.3])
 @pytest.mark.parametrize("stall", [0.0, 0.6])
 def test_sums_of_jobs_that_wait(stall: float, gaps: float, weight_bits: int) -> None:
-    """Without a queue, sums wait until they are taken, and rows wait meanwhile."""
+    """Check, without a queue of sums, that sums wait until they are taken and that rows wait
+    meanwhile."""
     config = build(0, weight_bits)
     rng = random.Random(weight_bits)
     events = random_events(rng, config, 40)
@@ -140,7 +147,8 @@ def test_sums_of_jobs_that_wait(stall: float, gaps: float, weight_bits: int) -> 
     [(0, 8, 1), (0, 4, 1), (16, 8, 1), (16, 4, 1), (16, 8, 2), (16, 2, 4)],
 )
 def test_an_event_per_cycle(sum_queue: int, weight_bits: int, banks: int, gaps: float) -> None:
-    """Lanes never stall if sums are taken at once, not even when each event is a whole job.
+    """Check that the lanes take an event per cycle if sums are taken at once, even if each is a
+    whole job.
 
     With a queue, the sums of a job leave in the cycle of its last event.
     """
@@ -171,7 +179,10 @@ def test_an_event_per_cycle(sum_queue: int, weight_bits: int, banks: int, gaps: 
 
 
 def test_with_a_queue_sums_never_wait() -> None:
-    """The queue of sums always has room, so that nothing depends on ``sums.ready``."""
+    """Check that lanes with a queue of sums deliver sums even while ``sums.ready`` is low.
+
+    The scanner reserves a place in the queue before a job ends, so that there is always room.
+    """
     config, rng = build(16), random.Random(2)
     events = random_events(rng, config, 10)
     dut = Lanes(config)
@@ -193,8 +204,10 @@ def test_with_a_queue_sums_never_wait() -> None:
 
 
 def test_without_a_queue_rows_wait_for_sums() -> None:
-    """Rows wait while a job's sums do; in the cycle in which these are taken, the next job begins,
-    from 0."""
+    """Check, without a queue of sums, that rows wait while a job's sums have not been taken.
+
+    In the cycle in which they are taken, the next job begins, with accumulators at 0.
+    """
     config = build(0)
     dut = Lanes(config)
 
@@ -225,7 +238,8 @@ def test_without_a_queue_rows_wait_for_sums() -> None:
 @pytest.mark.parametrize("complete", [False, True])
 @QUEUES
 def test_clear_drops_the_sums(sum_queue: int, complete: bool) -> None:
-    """The sums of a job in progress are dropped, and those of a complete job that wait."""
+    """Check that ``clear`` drops the sums of a job in progress, and those of a complete job that
+    wait."""
     config = build(sum_queue)
     dut = Lanes(config)
 

@@ -1,4 +1,5 @@
-"""Tests of the loop nest, loaded as by the sequencer, against nested loops in Python."""
+"""Tests of the loop nest, which generates the addresses of a layer, against nested loops in
+Python."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ MASKS = ("job_levels", "time_levels", "pool_levels", "tail_levels")
 
 @dataclass(frozen=True, kw_only=True)
 class Nest:
-    """Loops of a nest, innermost first, with the strides and bases of all addresses."""
+    """Description of a loop nest: its loops, innermost first, and the base and strides of each
+    address."""
 
     counts: list[int]
     strides: dict[str, list[int]]
@@ -101,7 +103,8 @@ def words(layout: type, values: dict[str, int]) -> list[int]:
 
 
 async def load(ctx, dut: LoopNest, nest: Nest) -> None:
-    """Clear the nest, write all words of the header and of the levels used, and start it."""
+    """Clear the loop nest, write the words of its header and levels as the sequencer does, and
+    start it."""
     ctx.set(dut.clear, 1)
     await ctx.tick()
     ctx.set(dut.clear, 0)
@@ -132,7 +135,8 @@ async def load(ctx, dut: LoopNest, nest: Nest) -> None:
 
 
 def check(nests: list[Nest], config: Config, rng: random.Random, stall: float, what: str) -> None:
-    """Run the nests one after another, so that state left by an earlier one is noticed."""
+    """Run loop nests one after another on the same component, so that state left by an earlier one
+    is noticed."""
     dut = LoopNest(config)
 
     async def bench(ctx):
@@ -162,7 +166,7 @@ def test_equals_nested_loops(seed: int) -> None:
 
 
 def test_longest_loop() -> None:
-    """A loop may have the largest trip count that its field can hold."""
+    """Check a loop with the largest number of iterations that its field can hold."""
     nest = Nest.random(random.Random(5), [4096, 1])
     check([nest], CONFIG, random.Random(0), 0, "4096 iterations")
 
@@ -170,9 +174,10 @@ def test_longest_loop() -> None:
 @pytest.mark.parametrize("banks", [1, 2, 4, 8])
 @pytest.mark.parametrize("seed", range(3))
 def test_phases_of_pixels(seed: int, banks: int) -> None:
-    """Each neuron has bit-planes, a first timestep and later ones, with any loops inside.
+    """Check the phase of each job of a layer that takes pixels: bit-planes, first timestep, later
+    ones.
 
-    The banks share the planes among them, so that a plane in each bank is one iteration.
+    Each bank takes a bit-plane of its own, so that one iteration covers ``banks`` planes.
     """
     rng = random.Random(100 + 10 * banks + seed)
     config = replace(CONFIG, banks=banks, lanes=64)
@@ -200,7 +205,8 @@ def test_no_phases_without_pixels() -> None:
 
 
 def test_tail_without_channel_groups() -> None:
-    """A layer of one channel group has no loop over groups, so that all its steps are tails."""
+    """Check a layer with a single channel group: it has no loop over groups, and ``tail`` is always
+    set."""
     rng = random.Random(8)
     nest = Nest.random(rng, [3, 2])
     masks = nest.masks | {"tail_levels": 0}

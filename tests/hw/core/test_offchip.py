@@ -1,4 +1,5 @@
-"""Tests of the core with weights and parameters in memory outside the FPGA, of any latency."""
+"""Tests of the core with weights and parameters in memory outside the FPGA, with random and real
+latencies."""
 
 from __future__ import annotations
 
@@ -41,9 +42,10 @@ CONFIG = Config(
 
 
 class Memory:
-    """Model of the memory outside the FPGA: rows arrive in order, after random numbers of cycles.
+    """Model of the memory outside the FPGA; rows arrive in order, each after a random number of
+    cycles.
 
-    It starts with junk, and refuses requests and writes at random.
+    Its initial contents are random, and it refuses requests and writes at random.
     """
 
     def __init__(self, dut: Core, config: Config, seed: int, longest: int = 20):
@@ -110,9 +112,10 @@ def run(
 
     Parameters
     ----------
-    attach : function that connects a core to its memory outside; it returns the component to
-        simulate and the benches that serve it.
-    aborts : numbers of cycles after which runs before that are aborted.
+    attach : function that connects a core to its memory outside the FPGA. It returns the component
+        to simulate and the test benches that serve the memory.
+    aborts : for each additional run before the one that is checked, the number of cycles after
+        which it is aborted.
     """
     program = compile_network(net, config)
     image = program.images[Space.OFFCHIP]
@@ -146,7 +149,10 @@ def run(
 
 
 def junk_memory(config: Config, seed: int, longest: int):
-    """Return a function for :func:`run` that connects a :class:`Memory`."""
+    """Return a function for :func:`run` that connects a :class:`Memory` to the core.
+
+    ``longest`` is the largest latency of a row in cycles.
+    """
 
     def attach(core: Core) -> tuple[wiring.Component, list]:
         return core, Memory(core, config, seed, longest).benches()
@@ -155,9 +161,11 @@ def junk_memory(config: Config, seed: int, longest: int):
 
 
 def outside(seed: int, config: Config, *, n_rows: int = 0) -> tuple[Network, np.ndarray, Config]:
-    """Return a random network, an input, and a configuration in which few of its rows fit inside.
+    """Return a random network, its input, and a configuration with too little memory on the FPGA
+    for it.
 
-    ``n_rows`` is the number of rows of a bank's weight memory behind the descriptors.
+    ``n_rows`` is the number of rows of weights that fit into a bank's weight memory besides the
+    descriptors. All other rows are outside the FPGA.
     """
     bits = config.weight_bits
     net = random_network(seed, encoder=False, weight_bits=bits, timesteps=2, n_layers=3)
@@ -180,7 +188,8 @@ def outside(seed: int, config: Config, *, n_rows: int = 0) -> tuple[Network, np.
     ],
 )
 def test_random_networks(seed: int, banks: int, longest: int, aborts: tuple[int, ...]) -> None:
-    """Rows arrive after any number of cycles; those of an aborted run are dropped."""
+    """Check random networks whose rows arrive after random numbers of cycles, also after aborted
+    runs."""
     config = replace(CONFIG, banks=banks, lanes=8 * banks, chunk_bits=32, param_depth=256)
     net, frames, config = outside(seed, config, n_rows=40 * (seed % 2))
     program = run(net, frames, config, junk_memory(config, seed, longest), aborts=aborts)
@@ -194,7 +203,7 @@ def test_parameters_outside() -> None:
 
 
 class WithSdram(wiring.Component):
-    """A core with an SDRAM, whose pins are outside."""
+    """A core connected to the controller of an SDRAM, whose pins are members."""
 
     def __init__(self, config: Config, core: Core, chip: SdramChip):
         self._core = core
@@ -211,7 +220,11 @@ class WithSdram(wiring.Component):
 
 @pytest.mark.slow
 def test_sdram() -> None:
-    """The controller and a model that checks every timing rule, in place of a random latency."""
+    """Check a network whose weights are in an SDRAM, with the real controller and a model of the
+    chip.
+
+    The model checks every timing rule of the data sheet.
+    """
     chip = replace(CHIPS["ulx3s"], rows=64, power_up=500)
     config = replace(
         CONFIG,

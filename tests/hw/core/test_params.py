@@ -1,4 +1,5 @@
-"""Tests of parameter memory: reads after a fixed number of cycles, and the places of results."""
+"""Tests of parameter memory: reads take a fixed number of cycles, and results have the right
+places."""
 
 import random
 
@@ -21,7 +22,8 @@ BUILDS = [
 
 @pytest.mark.parametrize("config", BUILDS, ids=range(len(BUILDS)))
 def test_reads_and_writes(config: Config) -> None:
-    """A row is read ``param_latency`` cycles after its address, while others are written."""
+    """Check that a row arrives ``param_latency`` cycles after its address, while other rows are
+    written."""
     rng = random.Random(config.fire_lanes)
     dut = ParamMemory(config)
 
@@ -71,7 +73,7 @@ def test_reads_and_writes(config: Config) -> None:
 
 
 class ResultRow(wiring.Component):
-    """The place of a result as a component."""
+    """Component that computes the index in parameter memory of a row of results."""
 
     def __init__(self, config: Config):
         self._config = config

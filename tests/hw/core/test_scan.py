@@ -1,4 +1,5 @@
-"""Tests of the scanner: every active input once, in order, one per cycle, with any stalls."""
+"""Tests of the scanner, which emits an event for every active input, in order, at most one per
+cycle."""
 
 import random
 
@@ -11,10 +12,12 @@ from tests.streams import put, simulate, stays_valid
 
 Chunk = dict[str, int]
 Event = tuple[int, int, int, int]
-"""Row of weights (0 without an active input), and the fields add, last and tail."""
+"""Event of the scanner: index of a row of weights (0 if no input is active), ``add``, ``last``,
+``tail``."""
 
 ALL_ROWS = 3
-"""``granule_rows`` of a layer in which each bit of a granule has a row of weights."""
+"""Value of ``granule_rows`` for a layer in which each of a granule's 8 bits has a row of weights;
+it is the logarithm of their number."""
 
 
 def build(chunk_bits: int) -> Config:
@@ -28,10 +31,10 @@ def random_chunks(
     granule_rows: int = ALL_ROWS,
     silent: float = 0.2,
 ) -> list[Chunk]:
-    """Return sparse, dense and full chunks of ``n_jobs`` jobs.
+    """Return the chunks (groups of inputs) of ``n_jobs`` random jobs: sparse, dense and full ones.
 
-    A job is silent with probability ``silent``: it has one chunk, which is empty. Only the bits of
-    a granule that have a row of weights are set.
+    A job has no active input with probability ``silent``; it then has one chunk, which is empty.
+    Bits of a granule (byte) that have no row of weights are never set.
     """
     n_bits = config.chunk_bits
     used = [i for i in range(n_bits) if i % GRANULE_BITS < 1 << granule_rows]
@@ -76,7 +79,8 @@ def events_of(
 
 
 def event_of(event) -> Event:
-    """Return an event of the scanner; the row of one that adds nothing has no meaning."""
+    """Return an event of the scanner as a tuple; the row index of an event that adds nothing
+    becomes 0."""
     row = event.weight if event.add else 0
     return row, event.add, event.last, event.tail
 
@@ -126,7 +130,10 @@ def run(
 @pytest.mark.parametrize("chunk_bits", [32, 64])
 @pytest.mark.parametrize("seed", range(8))
 def test_every_active_input_once(chunk_bits: int, seed: int) -> None:
-    """A silent job has one event, which adds nothing and ends the job."""
+    """Check that each active input has one event, in order.
+
+    A job without active inputs has one event, which adds nothing and ends the job.
+    """
     rng = random.Random(10 * seed + chunk_bits)
     config = build(chunk_bits)
     chunks = random_chunks(rng, config, 20)
@@ -140,7 +147,11 @@ def test_every_active_input_once(chunk_bits: int, seed: int) -> None:
 @pytest.mark.parametrize("granule_rows", range(ALL_ROWS + 1))
 @pytest.mark.parametrize("chunk_bits", [32, 64])
 def test_granules_with_fewer_rows(chunk_bits: int, granule_rows: int) -> None:
-    """A granule whose highest bits are never set has rows for the lowest 1, 2, 4 or 8 only."""
+    """Check the row index of each event if only the lowest 1, 2, 4 or 8 bits of a granule (byte)
+    are inputs.
+
+    The other bits of the granule are never set, and have no row of weights.
+    """
     rng = random.Random(chunk_bits + granule_rows)
     config = build(chunk_bits)
     chunks = random_chunks(rng, config, 25, granule_rows)
@@ -158,9 +169,9 @@ def test_granules_with_fewer_rows(chunk_bits: int, granule_rows: int) -> None:
 
 @pytest.mark.parametrize("chunk_bits", [32, 64])
 def test_no_bubble_between_chunks_and_jobs(chunk_bits: int) -> None:
-    """Events follow in every cycle, within and between pieces, chunks and jobs.
+    """Check that an event leaves in every cycle, also between pieces, chunks and jobs.
 
-    An empty chunk takes as long as an active input.
+    A job without active inputs takes one cycle, as an active input does.
     """
     rng = random.Random(chunk_bits)
     top = chunk_bits - 1
@@ -178,7 +189,8 @@ def test_no_bubble_between_chunks_and_jobs(chunk_bits: int) -> None:
 
 
 def test_a_stall_costs_its_own_cycles_only() -> None:
-    """However the pipeline stalls, each event takes one cycle in which the pipeline advances."""
+    """Check that stalls delay events but cost no further cycles: each advance of the pipeline emits
+    one."""
     rng = random.Random(6)
     config = build(64)
     chunks = random_chunks(rng, config, 12)
@@ -205,7 +217,8 @@ def test_a_stall_costs_its_own_cycles_only() -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_events_only_with_room(seed: int) -> None:
-    """An event enters in each cycle with room, and leaves three cycles later."""
+    """Check that an event enters the pipeline only in cycles with ``room``, and leaves three cycles
+    later."""
     rng = random.Random(seed)
     config = build(64)
     chunks = random_chunks(rng, config, 12)
@@ -236,7 +249,8 @@ def test_events_only_with_room(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_an_abort_leaves_nothing(seed: int) -> None:
-    """Events of the aborted job do not come out later, and the next job is complete."""
+    """Check that events of an aborted job do not come out later, and that the next job is
+    complete."""
     rng = random.Random(seed)
     config = build(32)
     before = random_chunks(rng, config, 4, silent=0)

@@ -1,4 +1,5 @@
-"""Tests of the sequencer: order of layers, cycles, where counters are stored, and results."""
+"""Tests of the sequencer, which runs the layers: their order, their cycles, and the results it
+reports."""
 
 import random
 
@@ -18,9 +19,11 @@ COUNTERS = ("n_cycles", "n_weight_reads", "n_synaptic_ops", "n_spikes")
 
 @pytest.mark.parametrize("build", range(len(BUILDS)))
 def test_layers_one_after_the_other(build: int) -> None:
-    """Each layer is loaded, started once and counted; the run ends with the final layer.
+    """Check that each layer is loaded, started once and counted, and that the run ends with the
+    final layer.
 
-    Results of a run are stored in the page that the host does not read, until it is reported.
+    The results of a run are stored in the page of parameter memory that the host does not read. The
+    pages change places when the run is reported.
     """
     config = BUILDS[build]
     rng = random.Random(build)
@@ -30,7 +33,7 @@ def test_layers_one_after_the_other(build: int) -> None:
     n_counting = 0
 
     async def tick(ctx, n: int = 1) -> None:
-        """Wait ``n`` cycles, and note what happens in them."""
+        """Wait ``n`` cycles, and record the sequencer's outputs in each of them."""
         nonlocal n_counting
         for _ in range(n):
             sampled = [
@@ -60,7 +63,7 @@ def test_layers_one_after_the_other(build: int) -> None:
             wanted_counters = []
 
             async def run(n: int = 1) -> None:
-                """Wait ``n`` cycles of the run."""
+                """Wait ``n`` cycles in which the run is in progress."""
                 nonlocal n_cycles
                 for _ in range(n):
                     assert ctx.get(dut.busy)
@@ -138,7 +141,7 @@ def test_layers_one_after_the_other(build: int) -> None:
 
 
 def test_the_last_spikes_are_counted() -> None:
-    """Spikes of the two cycles after ``finished`` still count, and nothing after them does."""
+    """Check that spikes of the two cycles after ``finished`` are counted, and none after that."""
     dut = Sequencer(BUILDS[0])
 
     async def bench(ctx):

@@ -1,4 +1,5 @@
-"""Tests of spike memory: reads of windows and of gathered pieces, and writes of granules."""
+"""Tests of spike memory: reads of windows of bits, contiguous or in pieces, and writes of bytes
+(granules)."""
 
 import random
 from collections import deque
@@ -29,9 +30,10 @@ def build(lanes: int, banks: int, chunk_bits: int) -> Config:
 
 
 async def fill(ctx, dut: SpikeMemory, config: Config, rng: random.Random, n_writes: int) -> int:
-    """Write random runs of granules, one per cycle; return the whole memory as one integer.
+    """Write random runs of granules (bytes), one run per cycle; return the whole memory as one
+    integer.
 
-    A bank writes at most as many granules in a cycle as its share of a job's channels has.
+    A run is at most as long as what a bank stores of one job's output spikes.
     """
     n_bits = 8 * config.spike_bytes
     memory = 0
@@ -55,7 +57,8 @@ async def fill(ctx, dut: SpikeMemory, config: Config, rng: random.Random, n_writ
 
 @BUILDS
 def test_windows_see_what_was_written(lanes: int, banks: int, chunk_bits: int) -> None:
-    """Windows at any address, one per cycle; their last ``address % 8`` bits are not valid."""
+    """Check windows at any bit address, read one per cycle; the last ``address % 8`` bits are not
+    compared."""
     config = build(lanes, banks, chunk_bits)
     rng = random.Random(lanes)
     dut = SpikeMemory(config)
@@ -80,9 +83,10 @@ def test_windows_see_what_was_written(lanes: int, banks: int, chunk_bits: int) -
 
 @BUILDS
 def test_pieces_of_several_rows(lanes: int, banks: int, chunk_bits: int) -> None:
-    """A window gathers pieces of several rows, at every pitch that puts them in different columns.
+    """Check windows whose pieces come from several rows of a feature map.
 
-    Gathered windows alternate at random with contiguous ones.
+    This is done for every distance between these rows that puts the pieces into different byte-wide
+    memories (columns). Such windows alternate at random with contiguous ones.
     """
     config = build(lanes, banks, chunk_bits)
     rng = random.Random(100 + lanes)
@@ -129,7 +133,8 @@ def test_pieces_of_several_rows(lanes: int, banks: int, chunk_bits: int) -> None
 
 
 def test_a_write_is_seen_three_cycles_later() -> None:
-    """This is so even if the granule is read in every cycle before the write."""
+    """Check that a read sees a write from three cycles after it on, even if it read the same byte
+    before."""
     dut = SpikeMemory(Config(spike_bytes=256))
 
     async def bench(ctx):

@@ -1,6 +1,8 @@
-"""Tests of the storage for sums: the sums and identity spikes of all jobs arrive in order.
+"""Tests of the storage for sums: the sums and identity spikes of all jobs arrive complete and in
+order.
 
-The scanner sees with a delay that there is no room for more sums.
+The scanner sees only some cycles later that there is no room for further sums. *Identity spikes*
+are those of a residual block's shortcut, which travel with the sums.
 """
 
 import random
@@ -13,9 +15,11 @@ from hw.spec import SUMS_IN_FLIGHT, Config
 from tests.streams import put, simulate
 
 SCAN_CYCLES = 3
-"""Cycles from when the scanner sees ``room`` until the last event of a job leaves it."""
+"""Number of cycles from the one in which the scanner sees ``room`` until the last event of a job
+leaves it."""
 ADD_CYCLES = 3
-"""Cycles from when the last event of a job leaves the scanner until the job's sums arrive."""
+"""Number of cycles from the one in which a job's last event leaves the scanner until its sums
+arrive."""
 
 
 def build(fire_lanes: int, depth: int, banks: int = 1) -> Config:
@@ -32,17 +36,18 @@ def build(fire_lanes: int, depth: int, banks: int = 1) -> Config:
 
 
 def job_sums(job: int, config: Config) -> list[int]:
-    """Return the sums of a job; all jobs of a test differ."""
+    """Return the sums of job number ``job``, one per lane; they differ from those of all other
+    jobs."""
     return [100 * job + lane - 5000 for lane in range(config.lanes)]
 
 
 def identity_spikes(job: int, config: Config) -> int:
-    """Return the identity spikes of a job."""
+    """Return the identity spikes of job number ``job``, one bit per lane."""
     return random.Random(job).getrandbits(config.bank_lanes)
 
 
 def beats_of(job: int, config: Config) -> list[tuple[list[int], int]]:
-    """Return the sums and identity spikes of each beat of a job."""
+    """Return the sums and identity spikes of each beat (``fire_lanes`` lanes) of a job."""
     sums, identity, n_sums = job_sums(job, config), identity_spikes(job, config), config.fire_lanes
     n_identity = n_sums // config.banks
     return [
@@ -55,8 +60,10 @@ def beats_of(job: int, config: Config) -> list[tuple[list[int], int]]:
 
 
 async def fire(ctx, o, config: Config, n_jobs: int, rng, stall: float) -> None:
-    """Take and check the sums of ``n_jobs`` jobs, a beat per cycle, some only up to a beat before
-    their end (as in a layer with few channels)."""
+    """Read the sums of ``n_jobs`` jobs, a beat per cycle, and compare them.
+
+    Some jobs are read only in part, as in a layer with few channels.
+    """
     job = 0
     while job < n_jobs:
         if rng.random() < stall or not ctx.get(o.available):
@@ -78,8 +85,10 @@ async def fire(ctx, o, config: Config, n_jobs: int, rng, stall: float) -> None:
 
 
 def identities(dut: SumQueue | SumRegister, config: Config, n_jobs: int) -> Callable:
-    """Return a bench that offers the identity spikes of each job, one after another, and expects
-    that all are taken."""
+    """Return a test bench that offers the identity spikes of each job in order.
+
+    At the end it checks that all have been taken.
+    """
 
     async def bench(ctx):
         items = (identity_spikes(job, config) for job in range(n_jobs))
@@ -89,7 +98,8 @@ def identities(dut: SumQueue | SumRegister, config: Config, n_jobs: int) -> Call
 
 
 def scan(dut: SumQueue, config: Config, n_jobs: int) -> Callable:
-    """Return a bench in which a job ends for every cycle with room; its sums arrive later."""
+    """Return a test bench that ends a job in every cycle with ``room``, and sends its sums
+    later."""
 
     async def bench(ctx):
         line: list[int | None] = [None] * (SCAN_CYCLES + ADD_CYCLES)
@@ -138,7 +148,7 @@ def test_queue_loses_no_sums_and_does_not_block(
 
 @pytest.mark.parametrize("depth", [SUMS_IN_FLIGHT, 8, 16])
 def test_a_queue_is_filled_to_its_last_place(depth: int) -> None:
-    """As long as no sums are taken, as many jobs end as there are places, and not one more."""
+    """Check that exactly as many jobs can end as the queue has places, while no sums are taken."""
     config = build(4, depth)
     dut = SumQueue(config)
     n_complete = 0
@@ -161,7 +171,10 @@ def test_a_queue_is_filled_to_its_last_place(depth: int) -> None:
 @pytest.mark.parametrize("fire_lanes", [1, 4, 8])
 @pytest.mark.parametrize("stall", [0.0, 0.5])
 def test_without_a_queue_sums_wait_in_the_lanes(stall: float, fire_lanes: int) -> None:
-    """Sums are taken in the first beat of their job; the next sums may follow at once."""
+    """Check, without a queue, that sums are taken with the first beat of their job.
+
+    The sums of the next job may be taken in the cycle after the last beat.
+    """
     config = build(fire_lanes, 0)
     dut = SumRegister(config)
     rng = random.Random(fire_lanes)
@@ -177,7 +190,8 @@ def test_without_a_queue_sums_wait_in_the_lanes(stall: float, fire_lanes: int) -
 
 
 def test_a_job_per_cycle() -> None:
-    """The default queue never stalls the scanner if sums are taken at once."""
+    """Check that the queue of the default size never stalls the scanner if sums are taken at
+    once."""
     config = Config(fire_lanes=16)
     dut = SumQueue(config)
     taken = []

@@ -1,4 +1,9 @@
-"""Tests of the walk: the slots that the banks see, and the jobs that the fire unit sees."""
+"""Tests of the walk, which turns the steps of a layer into reads for the banks and jobs for the
+fire unit.
+
+A *slot* is one cycle's read of spike memory. A *step* reads one chunk of a job's inputs. A *job* is
+one output position, channel group and timestep.
+"""
 
 import random
 from dataclasses import dataclass, replace
@@ -18,7 +23,7 @@ Step = dict[str, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """Properties of a layer, and stalls of the units that are connected to the walk.
+    """Layer to run, and stalls of the units that are connected to the walk.
 
     ``room_stall`` is the probability that the banks have no room in a cycle.
     """
@@ -36,8 +41,10 @@ class Case:
 
 
 def random_steps(rng: random.Random, case: Case, config: Config) -> list[Step]:
-    """Return the steps of a layer: each job has the same fields in all of its chunks, apart from
-    source, weight and ``cut``."""
+    """Return the random steps of a layer.
+
+    All steps of a job have equal fields, apart from ``source``, ``weight`` and ``cut``.
+    """
     widths = address_widths(config)
     steps = []
     for j in range(case.n_jobs):
@@ -62,8 +69,11 @@ def random_steps(rng: random.Random, case: Case, config: Config) -> list[Step]:
 
 
 def slots_of(steps: list[Step], gated: bool) -> list[dict[str, int] | int]:
-    """Return the slots of a layer in order: the fields of each chunk, and for each job of a gated
-    layer the address of its identity spikes."""
+    """Return the expected slots of a layer, in order.
+
+    A slot is given as the fields of a chunk; or, after each job of a gated layer, as the address of
+    the job's identity spikes.
+    """
     slots: list[dict[str, int] | int] = []
     for step in steps:
         slots.append(
@@ -81,14 +91,15 @@ def slots_of(steps: list[Step], gated: bool) -> list[dict[str, int] | int]:
 
 
 def job_of(step: Step) -> dict[str, int]:
-    """Return the job that a job's last step must queue."""
+    """Return the fields of the job that the walk must queue after the job's last step."""
     fields = ("target", "param", "slot", "fresh", "pool_first", "tail", "phase", "end")
     writes = step["pool_last"] and step["phase"] != Phase.PLANE
     return {name: step[name] for name in fields} | {"pool_last": writes}
 
 
 def check(case: Case, config: Config = CONFIG) -> list[str]:
-    """Run a layer and check all slots and jobs; return what each cycle's slot was used for."""
+    """Run a layer and compare all slots and jobs; return for each cycle what its slot was used
+    for."""
     rng = random.Random(case.seed)
     steps = random_steps(rng, case, config)
     slots = slots_of(steps, case.gated)
@@ -186,7 +197,7 @@ def test_everything_in_order(gated: bool, pixels: bool, host_reads: int) -> None
 
 @pytest.mark.parametrize("banks", [1, 2, 8])
 def test_any_number_of_banks(banks: int) -> None:
-    """The host reads a granule of one bank at a time."""
+    """Check cores of 1 to 8 banks, in which the host reads a byte of one bank at a time."""
     config = replace(CONFIG, lanes=64, banks=banks)
     assert dict(granule_layout(config))["banks"].shape == banks
     case = Case(seed=banks, gated=True, host_reads=40, room_stall=0.2, fire_stall=0.2)
@@ -195,7 +206,7 @@ def test_any_number_of_banks(banks: int) -> None:
 
 @pytest.mark.parametrize("gated", [False, True])
 def test_one_slot_per_cycle(gated: bool) -> None:
-    """A layer takes one slot per chunk and, if it is gated, one more per job."""
+    """Check that a layer takes one slot per chunk and, if it has a gate, one more per job."""
     case = Case(seed=7, n_jobs=40, gated=gated)
     uses = check(case)
     used = uses[uses.index("chunk") :]
@@ -205,7 +216,7 @@ def test_one_slot_per_cycle(gated: bool) -> None:
 
 
 def test_the_host_costs_its_own_slots_only() -> None:
-    """Chunks use all the slots that are left by the host and by identity spikes."""
+    """Check that the host's reads delay a layer only by the slots that they take themselves."""
     uses = check(Case(seed=8, n_jobs=80, gated=True, host_reads=40))
     last = max(cycle for cycle, use in enumerate(uses) if use == "chunk")
     used = uses[uses.index("chunk") : last]
@@ -216,8 +227,10 @@ def test_the_host_costs_its_own_slots_only() -> None:
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("n_chunks", [1, 3])
 def test_a_full_queue_loses_no_job(n_chunks: int, gated: bool) -> None:
-    """A fire unit that takes nothing for a long time stops the walk, also when a job begins and
-    ends in every cycle."""
+    """Check that no job is lost while the fire unit takes nothing for a long time.
+
+    With one chunk per job, a job begins and ends in every cycle.
+    """
     case = Case(
         seed=n_chunks,
         n_jobs=150,
@@ -231,8 +244,10 @@ def test_a_full_queue_loses_no_job(n_chunks: int, gated: bool) -> None:
 
 @pytest.mark.parametrize("gated", [False, True])
 def test_a_job_is_queued_in_the_cycle_of_its_last_slot(gated: bool) -> None:
-    """The slot of a job's last chunk brings the job into the queue, from which it can be taken as
-    soon as from any queue."""
+    """Check that a job enters the queue in the cycle of its last chunk's slot.
+
+    It can be taken as soon as the latency of the queue allows.
+    """
     case = Case(seed=9, n_jobs=20, gated=gated)
     steps = random_steps(random.Random(case.seed), case, CONFIG)
     dut = Walk(CONFIG)
@@ -261,8 +276,10 @@ def test_a_job_is_queued_in_the_cycle_of_its_last_slot(gated: bool) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_an_abort_leaves_nothing(seed: int) -> None:
-    """Neither jobs nor identity spikes of the aborted layer come later, and the next layer is
-    complete."""
+    """Check that jobs and identity spikes of an aborted layer do not come later.
+
+    All jobs of the next layer come.
+    """
     rng = random.Random(seed)
     case = Case(seed=seed, n_jobs=12, n_chunks=(1, 3), gated=True)
     before, after = random_steps(rng, case, CONFIG), random_steps(rng, case, CONFIG)

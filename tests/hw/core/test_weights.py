@@ -1,4 +1,4 @@
-"""Tests of weight memory in block RAM and in SPRAM: events and words get what was written."""
+"""Tests of weight memory in block RAM and in SPRAM: reads return what was written."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ LARGE = Config(
 
 
 class Spram(Elaboratable):
-    """Model of SB_SPRAM256KA after its data sheet.
+    """Model of the primitive SB_SPRAM256KA, after its data sheet.
 
-    It has one port, whose output is undefined after a write; here all of its bits are 1 then.
+    It has one port, whose output is undefined after a write; in this model all output bits are then
+    1.
     """
 
     def __init__(self, cell: str, **ports: object):
@@ -66,7 +67,7 @@ class Spram(Elaboratable):
 
 
 def built(config: Config, device: str, monkeypatch) -> tuple[WeightMemory, Fragment]:
-    """Return weight memory, and the same as it is built for ``device``."""
+    """Return a weight memory, and the fragment that Amaranth elaborates from it for ``device``."""
     monkeypatch.setattr(hw.core.weights, "Instance", Spram)
     dut = WeightMemory(config)
     return dut, Fragment.get(dut, SimpleNamespace(device=device))
@@ -80,7 +81,7 @@ def rows_to_use(config: Config, rng: random.Random) -> list[int]:
 
 
 def random_event(config: Config, rng: random.Random, rows: list[int]) -> dict[str, int]:
-    """Return an event; most have an active input."""
+    """Return a random event for a row of ``rows``; most events have an active input."""
     return {
         "weight": rng.choice(rows),
         "add": rng.random() < 0.7,
@@ -102,7 +103,7 @@ async def write(ctx, dut: WeightMemory, rows: list[int], rng: random.Random) -> 
 
 
 def check_row(ctx, dut: WeightMemory, wanted: dict[str, int] | None, what: str) -> None:
-    """Check what comes out in this cycle; weights of None may have any value."""
+    """Check the row that comes out in this cycle; weights that are None may have any value."""
     row = ctx.get(dut.rows.p)
     assert ctx.get(dut.rows.valid) == (wanted is not None), what
     if wanted is None:
@@ -127,7 +128,8 @@ DEVICES = ("LFE5U-85F", "iCE40UP5K")
     ],
 )
 def test_what_is_read_is_what_was_written(config: Config, device: str, monkeypatch) -> None:
-    """Rows are written and read in turn, and an event without an active input has weights 0."""
+    """Check that rows are read as they were written, and that events without an active input have
+    weights 0."""
     dut, fragment = built(config, device, monkeypatch)
     rng = random.Random(1)
     used = rows_to_use(config, rng)
@@ -175,9 +177,10 @@ def test_what_is_read_is_what_was_written(config: Config, device: str, monkeypat
 )
 @pytest.mark.parametrize("device", DEVICES)
 def test_rows_wait_and_are_dropped(config: Config, device: str, monkeypatch) -> None:
-    """A row waits until the next stage is ready, and an abort drops all that are under way.
+    """Check that a row waits until the next stage is ready, and that an abort drops all rows under
+    way.
 
-    An event in the cycle of the abort is dropped, too, and the one in the next cycle is not.
+    An event that arrives in the cycle of the abort is dropped, too; one in the next cycle is kept.
     """
     dut, fragment = built(config, device, monkeypatch)
     # Lanes without a queue of sums look at `add`.
@@ -214,7 +217,8 @@ def test_rows_wait_and_are_dropped(config: Config, device: str, monkeypatch) -> 
 @BUILDS
 @pytest.mark.parametrize("device", DEVICES)
 def test_words_of_rows(config: Config, device: str, monkeypatch) -> None:
-    """A word of 32 bits is read in each cycle, and is no event for the lanes."""
+    """Check that a 32-bit word can be read in each cycle, and that the lanes receive no row for
+    it."""
     dut, fragment = built(config, device, monkeypatch)
     rng = random.Random(3)
     used = rows_to_use(config, rng)

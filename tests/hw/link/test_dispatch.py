@@ -1,4 +1,5 @@
-"""Tests of the dispatcher with a stub core: every opcode, and refusals that change nothing."""
+"""Tests of the dispatcher with a stub core: it executes every opcode, and refused requests change
+nothing."""
 
 import random
 
@@ -78,7 +79,7 @@ def config(request) -> Config:
 
 
 class Host:
-    """Host in a test bench, which sends requests to a dispatcher and receives its replies."""
+    """Host side of the link: sends requests to a dispatcher and receives its replies."""
 
     def __init__(
         self, ctx, dut: Dispatcher, wire, rng: random.Random, stall: float, run_cycles: int
@@ -129,10 +130,10 @@ def run_bench(
     run_cycles: int = RUN_CYCLES,
     watch=None,
 ) -> None:
-    """Run each ``async body(host, core)`` with a dispatcher and a stub core.
+    """Simulate a dispatcher with a stub core, and run each ``async body(host, core)`` in turn.
 
-    The first body starts after an ABORT unless ``after_reset``. ``watch(ctx, dut)`` runs in the
-    background.
+    The host first acknowledges the reset with an ABORT, unless ``after_reset``. ``watch(ctx, dut)``
+    runs in the background. A run of the stub core lasts ``run_cycles`` cycles.
     """
     core = StubCore(config, run_cycles=run_cycles)
     dut = Dispatcher(config)
@@ -525,7 +526,7 @@ def test_abort_ends_runs_without_announcement(config):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_any_undamaged_request_is_answered_and_the_next_one_too(config, seed):
-    """Opcodes and payloads are random, more often legal than not, and stalls are random."""
+    """Check that random requests, valid and invalid, are all answered, with random stalls."""
     rng = random.Random(seed)
     requests = [(Opcode.ABORT, b"")]
     for _ in range(60):

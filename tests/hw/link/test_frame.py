@@ -1,4 +1,4 @@
-"""Tests of frames: FrameReceiver passes on undamaged ones only; FrameSender builds them."""
+"""Tests of frames: FrameReceiver passes on only undamaged frames, and FrameSender builds frames."""
 
 import random
 
@@ -15,7 +15,8 @@ ARGUMENT_BYTES = 6
 
 
 def random_packet(rng: random.Random, n_payload_bytes: int) -> bytes:
-    """Return a random packet in which half of the bytes are ends or escapes."""
+    """Return a random packet in which half of the bytes are END or ESCAPE, which must be
+    escaped."""
     return bytes(
         rng.choice((0x7E, 0x7D, rng.randrange(256), rng.randrange(256)))
         for _ in range(HEADER_BYTES + n_payload_bytes)
@@ -96,7 +97,10 @@ def test_every_flipped_bit_is_dropped():
 
 
 def test_busy_until_a_byte_has_been_processed():
-    """A simulation that skips idle time must not miss a byte that has been taken in."""
+    """Check that ``busy`` is low before a byte arrives, and high once it has been taken in.
+
+    A simulation may skip the time in which nothing is busy, and must not skip a byte.
+    """
     dut = FrameReceiver(MAX_PAYLOAD_BYTES)
 
     async def bytes_in(ctx):

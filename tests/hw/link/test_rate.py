@@ -1,4 +1,5 @@
-"""Tests of rate changes: after pending bytes are sent, on trial, and back to the default."""
+"""Tests of rate changes: they wait for pending bytes, and end in the default rate if the trial
+fails."""
 
 import pytest
 
@@ -29,7 +30,8 @@ async def strobe(ctx, signal) -> None:
 
 
 async def agree(ctx, dut, divisor_less_1: int) -> None:
-    """Request a divisor while the reply is being sent; check that it applies only afterwards."""
+    """Request a divisor while a reply is being sent; check that it takes effect only after the
+    reply."""
     ctx.set(dut.sending, 1)
     ctx.set(dut.wanted, divisor_less_1)
     await strobe(ctx, dut.agree)

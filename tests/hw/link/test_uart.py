@@ -1,4 +1,5 @@
-"""Tests of the UART at several divisors, with clock mismatch and faults of the line."""
+"""Tests of the UART at several divisors, with clocks that differ and with faulty bits on the
+line."""
 
 import random
 
@@ -18,7 +19,7 @@ def line_bits(byte: int, stop: int = 1) -> list[int]:
 
 
 class Event(wiring.Component):
-    """Counters for a receiver's error outputs, each of which is high for one cycle per error."""
+    """Counters of a receiver's error signals, each of which is high for one cycle per error."""
 
     overruns: Out(8)
     framing_errors: Out(8)
@@ -40,7 +41,11 @@ class Event(wiring.Component):
 
 
 async def send_line(ctx, rx, bits, ticks_per_bit: float, phase: float = 0.0) -> float:
-    """Drive the line with bits that may last fractional cycles; return the remaining fraction."""
+    """Drive the line with bits of ``ticks_per_bit`` cycles each, which need not be a whole number.
+
+    The first bit ends ``phase`` of a cycle late. Return the fraction of a cycle that is left at the
+    end.
+    """
     for bit in bits:
         ctx.set(rx, bit)
         phase += ticks_per_bit

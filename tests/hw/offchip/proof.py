@@ -1,4 +1,5 @@
-"""Proofs about the controller: it becomes an and-inverter graph, which ABC searches."""
+"""Bounded proofs about the SDRAM controller: it is converted to an and-inverter graph, and ABC
+searches for inputs that violate a rule."""
 
 from __future__ import annotations
 
@@ -41,9 +42,9 @@ write_aiger -zinit {folder}/top.aig
 
 
 class AnyRefresh(SdramRows):
-    """A controller whose refreshes fall due at any time, instead of in regular intervals.
+    """SDRAM controller in which a refresh may become due in any cycle, not in regular intervals.
 
-    What is proved about it holds for all intervals, and the search need not count them out.
+    A proof about it holds for all intervals, and the search needs no cycles to count an interval.
     """
 
     def __init__(self, chip: SdramChip, clk_hz: int, **options: int):
@@ -55,11 +56,12 @@ class AnyRefresh(SdramRows):
 
 
 class Proof(wiring.Component):
-    """A controller whose inputs may have any values, with the rules at its pins.
+    """SDRAM controller with free inputs, and a monitor of the timing rules at its pins.
 
     Members
     -------
-    bad : what must not happen, or what is to be found.
+    bad : output that the search tries to make high: a rule is violated, or the event to find
+        happens.
     """
 
     def __init__(self, dut: AnyRefresh, property_of: Callable[[TimingRules], Value]):
@@ -86,12 +88,14 @@ class Proof(wiring.Component):
         return m
 
     def search(self, folder: Path, n_cycles: int, seconds: int) -> tuple[int, bool]:
-        """Search for a cycle in which ``bad`` is high.
+        """Search for inputs that make ``bad`` high within ``n_cycles`` cycles after reset.
+
+        The search is stopped after ``seconds``.
 
         Returns
         -------
         Number of the first such cycle and True; or the number of cycles that were searched, and
-        False.
+            False.
         """
         names = [*self._inputs, "bad"]
         ports = {name: (getattr(self, name), None) for name in names}
@@ -109,7 +113,10 @@ class Proof(wiring.Component):
 
 
 def small(n_ports: int, row_words: int) -> AnyRefresh:
-    """Return a controller at 133 MHz for a chip with few pages, so that a search goes deep."""
+    """Return a controller at 133 MHz for a chip with few pages.
+
+    Its few state bits let the search cover many cycles.
+    """
     chip = replace(
         CHIPS["ulx3s"],
         rows=4,

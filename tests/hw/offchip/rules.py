@@ -1,6 +1,7 @@
 """Timing rules of an SDRAM as gateware, for proofs about the controller.
 
-It states the rules of :mod:`sim.sdram_model` once more, in cycles and with counters.
+The rules are those of :mod:`sim.sdram_model`, written independently: in clock cycles, and with
+counters.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from hw.offchip.timing import N_BANKS, REFRESH_BATCH, SdramCycles
 
 
 class Since:
-    """Cycles since an event, counted up to ``most``, which is also the count at first."""
+    """Counter of the cycles since an event; it stops at ``most``, and starts with that value."""
 
     def __init__(self, m: Module, event: Value, most: int):
         # In the cycle after the event the count is 1.
@@ -30,14 +31,14 @@ class Since:
 
 
 class TimingRules(wiring.Component):
-    """Watch the pins of a controller for commands that violate a rule.
+    """Monitor of a controller's pins, which reports commands that violate a timing rule.
 
     Members
     -------
     pins : the controller's pins.
     bad : a bit for each of :attr:`RULES`, high in a cycle in which the rule is violated.
-    late : more refreshes are owed than may be postponed.
-    seen : a bit for each of :attr:`EVENTS`, high in a cycle in which it happens.
+    late : more refreshes are overdue than the chip allows.
+    seen : a bit for each of :attr:`EVENTS`, high in a cycle in which the event happens.
     """
 
     RULES = (

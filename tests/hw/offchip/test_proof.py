@@ -1,8 +1,9 @@
-"""Proofs that the controller keeps every rule of the chip, and that it does what the rules allow.
+"""Proofs that the SDRAM controller keeps every timing rule of the chip, and that each of its
+commands can occur.
 
-The proofs are bounded: no inputs, and no times at which refreshes fall due, lead to a violation
-within some cycles from reset on. The initialisation takes two refreshes here, and batches of two
-follow, so that the bound reaches well into the operation.
+The proofs are bounded: whatever the inputs are and whenever refreshes become due, no rule is
+violated within some number of cycles after reset. The controllers here initialise the chip with two
+refreshes and refresh in batches of two, so that this number covers normal operation, too.
 """
 
 from __future__ import annotations

@@ -16,12 +16,16 @@ from tests.streams import get, put, simulate, stays_valid
 
 
 def quick(name: str, **changes: object) -> SdramChip:
-    """Return a chip that powers up quickly and has few pages, so that a test visits many twice."""
+    """Return the chip ``name`` with a short power-up time and few pages, and with ``changes``.
+
+    With few pages, a test visits many of them twice.
+    """
     return replace(CHIPS[name], **{"power_up": 500, **changes})
 
 
 def some_rows(dut: SdramRows, rng: random.Random, n: int) -> list[int]:
-    """Return ascending rows with gaps, and some jumps to other pages."""
+    """Return ``n`` random row indices: ascending with gaps, and sometimes a jump to another
+    page."""
     rows, row = [], 0
     for _ in range(n):
         row += rng.choice((1, 1, 1, 2, 5, dut.layout.slots))
@@ -32,7 +36,7 @@ def some_rows(dut: SdramRows, rng: random.Random, n: int) -> list[int]:
 
 
 def stored(model: SdramModel, dut: SdramRows, port: int, row: int) -> int:
-    """Return the contents of a row in the model."""
+    """Return the contents of a port's row in the model's memory, as one integer."""
     layout, width = dut.layout, dut.layout.chip.data_bits
     first = layout.word_address(port, row)
     return sum(model.peek(first + n) << n * width for n in range(layout.row_words))

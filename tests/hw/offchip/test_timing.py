@@ -1,4 +1,4 @@
-"""Tests of the SDRAM chips, of their timing in cycles, and of the placement of rows."""
+"""Tests of the SDRAM chips' data, of their timing in clock cycles, and of where rows are placed."""
 
 from __future__ import annotations
 

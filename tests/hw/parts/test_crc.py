@@ -13,7 +13,7 @@ CHECK_VALUE = 0xCBF43926
 
 
 def crc_step(crc: int, bits: int, n_bits: int) -> int:
-    """Return the CRC, not yet complemented, after ``n_bits`` more bits, lowest first."""
+    """Return the CRC after ``n_bits`` more bits, the lowest first, before the final inversion."""
     crc ^= bits
     for _ in range(n_bits):
         crc = (crc >> 1) ^ (CRC_POLYNOMIAL if crc & 1 else 0)
@@ -57,7 +57,11 @@ def test_packet_with_its_crc_is_intact():
 
 
 def test_every_bit_of_the_residue_counts():
-    """A packet whose residue is wrong in a single bit is not intact, for each of the bits."""
+    """Check that a packet is not intact if a single bit of its CRC residue is wrong, for each bit.
+
+    The residue is the CRC over the packet and its own CRC; it is a constant if the packet is
+    intact.
+    """
     whole = CHECK_INPUT + CHECK_VALUE.to_bytes(4, "little")
     # The CRC depends linearly on the last four bytes: invert this map by elimination.
     rows = [(crc_step(1 << i, 0, 32), 1 << i) for i in range(32)]

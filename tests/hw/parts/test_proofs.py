@@ -1,6 +1,8 @@
-"""Proofs that streams lose, repeat and reorder nothing, and of logic on codes.
+"""Proofs that streams neither lose, repeat nor reorder items, and that logic on one-hot codes is
+right.
 
-All are unbounded. Each has covers, and each is seen to fail on planted bugs.
+The proofs hold for any number of cycles. For each, other tests show that interesting states can be
+reached and that the proof fails on a planted bug.
 """
 
 from collections.abc import Callable
@@ -17,10 +19,11 @@ from tests.hw.proofs import holds, planted, reaches
 
 
 class Streamed(wiring.Component):
-    """A component with a stream in and a stream out, beside a list of the items that it holds.
+    """A component with an input and an output stream, and a reference list of the items that it
+    holds.
 
-    ``bad`` is high if an item leaves that is not the oldest one, or that has never entered. Items
-    are single bits: the component moves them without looking at them.
+    ``bad`` is high if an item leaves that is not the oldest one held. Items are single bits, which
+    is enough because the component does not interpret them.
 
     Parameters
     ----------
@@ -105,7 +108,7 @@ def test_a_bug_in_a_register_is_found() -> None:
 
 
 class Compared(wiring.Component):
-    """Two functions of the same bits: ``bad`` is high where they differ."""
+    """Compare two functions of the same input bits: ``bad`` is high where their results differ."""
 
     bits: In(9)
     bad: Out(1)
@@ -122,7 +125,7 @@ class Compared(wiring.Component):
 
 
 def one_hot(bits: Value) -> Value:
-    """Return a code of eight bits of which at most one is set, from four bits."""
+    """Return eight bits of which at most one is set, chosen by a four-bit input."""
     return (Value.cast(1) << bits[:3])[:8] & bits[3].replicate(8)
 
 

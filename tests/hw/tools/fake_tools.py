@@ -1,4 +1,4 @@
-"""Fast stand-ins for synthesis, place and route, and packing."""
+"""Fast replacements for synthesis, place and route, and packing, for tests of the build."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ pathlib.Path("top.bit").write_bytes(b"bits of " + pathlib.Path("top.config").rea
 
 
 class FakeTools:
-    """Replace synthesis, place and route, and packing by fast fakes that work in a folder."""
+    """Replace synthesis, place and route, and packing by functions that quickly write fake
+    results."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
         self.folder = folder

@@ -1,4 +1,5 @@
-"""Tests of building bitstreams, and that the shipped ones were built from these sources."""
+"""Tests of building bitstreams, and of whether the shipped bitstreams were built from these
+sources."""
 
 from __future__ import annotations
 
@@ -174,7 +175,10 @@ def test_a_netlist_does_not_depend_on_hash_seed_or_folder(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("board", SHIPPED)
 def test_the_bitstream_is_built_from_these_sources(board: str) -> None:
-    """If the bitstream is stale, the error names the command that builds it again."""
+    """Check that the shipped bitstream of a board was built from the present sources.
+
+    Otherwise the error names the command that builds it again.
+    """
     found = manifest.check_current(netlist.netlist(board))
     config = config_by_name(board)
     assert found["gateware_hash"] == f"{spec_hash(config):016x}"
@@ -184,7 +188,7 @@ def test_the_bitstream_is_built_from_these_sources(board: str) -> None:
 
 
 def reported_hash(board: str) -> str:
-    """Return the hash that the simulated dispatcher reports in its reply to IDENTIFY."""
+    """Return the ``spec_hash`` that a simulated dispatcher reports in its reply to IDENTIFY."""
     dut = Dispatcher(config_by_name(board))
     answer = bytearray()
 

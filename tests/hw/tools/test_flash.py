@@ -1,4 +1,5 @@
-"""Tests of programming a board: choice of programmer, its arguments, the board's identity."""
+"""Tests of programming a board: which program is chosen, its arguments, and the check of the board
+that answers."""
 
 from __future__ import annotations
 
@@ -28,8 +29,10 @@ BOARD = "ulx3s-25f"
 
 @pytest.fixture
 def bitstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a new bitstream; make an empty folder the only one in which programs are found, and
-    leave no serial ports."""
+    """Return the path of a fake bitstream, and isolate the test from the machine.
+
+    Programs are found only in an empty folder, and there are no serial ports.
+    """
     monkeypatch.setattr(list_ports, "comports", list)
     FakeTools(tmp_path, monkeypatch)
     built = build.build(BOARD, n_seeds=1, progress=False)
@@ -39,9 +42,9 @@ def bitstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def install(tmp_path: Path, name: str, exit_code: int = 0, boards: str = "") -> Path:
-    """Install a fake programmer; return the file to which it writes its arguments.
+    """Install a fake programming tool, and return the file to which it writes its arguments.
 
-    ``boards`` are the names in its list of boards.
+    The tool reports ``boards`` as its list of known boards, and ends with ``exit_code``.
     """
     log = tmp_path / f"{name}.log"
     program = tmp_path / "bin" / name
@@ -61,7 +64,10 @@ exit {exit_code}
 
 @contextmanager
 def board(name: str, *, garbage: bytes = b"") -> Iterator[str]:
-    """Yield a serial port on which a board of the configuration ``name`` answers IDENTIFY."""
+    """Yield a serial port on which a fake board answers IDENTIFY with the configuration ``name``.
+
+    It sends the bytes ``garbage`` before its answer.
+    """
     master, slave = pty.openpty()
     answer = reply(0, Opcode.IDENTIFY, pack(Identity, identity(config_by_name(name))))
     frame = garbage + stuffed(checked(answer)) + b"\x7e"
@@ -109,7 +115,10 @@ def test_the_first_installed_programmer_is_used(bitstream: Path, tmp_path: Path,
 
 @pytest.mark.parametrize("board", TARGETS)
 def test_programmers_are_told_where_to_write(board: str, tmp_path: Path, monkeypatch) -> None:
-    """openFPGALoader writes SRAM or flash by default, depending on the board and its version."""
+    """Check that openFPGALoader is always told whether to write SRAM or flash.
+
+    Its default depends on the board and on its version.
+    """
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     (tmp_path / "bin").mkdir()
     install(tmp_path, "openFPGALoader")

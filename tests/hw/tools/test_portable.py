@@ -1,4 +1,4 @@
-"""Tests of portable Verilog and of the constraints and scripts beside it."""
+"""Tests of the portable Verilog, and of the constraints and scripts for vendors' tools."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SYNTHESISED = Config(
 
 @pytest.fixture
 def no_verilog(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace the portable Verilog, which takes seconds to make."""
+    """Replace the generation of portable Verilog, which takes seconds, by an empty module."""
     monkeypatch.setattr(portable, "portable_verilog", lambda board: "module spikefold; endmodule\n")
 
 

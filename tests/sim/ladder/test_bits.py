@@ -1,6 +1,8 @@
-"""Tests of reading bitstreams: the shipped ones of iCE40 boards, and settings of ECP5 tiles.
+"""Tests of reading bitstreams: netlists of the shipped iCE40 bitstreams, and settings of ECP5
+tiles.
 
-Those that need the packages that build bitstreams are slow tests: `make verify` installs these.
+Tests that need the packages that build bitstreams are marked slow; `make verify` installs these
+packages.
 """
 
 from __future__ import annotations

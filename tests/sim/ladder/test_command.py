@@ -1,4 +1,5 @@
-"""Tests of ``python -m sim.ladder``: outcomes, records in manifests, and the table of them."""
+"""Tests of ``python -m sim.ladder``: results of the checks, their records in manifests, and the
+table of them."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ BOARD = "ulx3s-25f"
 
 @pytest.fixture
 def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeTools:
-    """Build a bitstream with fake tools, and let every rung pass."""
+    """Build a bitstream with fake tools, and replace every check (rung) by one that passes."""
     tools = FakeTools(tmp_path, monkeypatch)
     monkeypatch.setattr(devices, "netlist", tools.netlist)
     build.build(BOARD, n_seeds=1, progress=False)
@@ -29,7 +30,7 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeTools:
 
 
 def pass_all(monkeypatch: pytest.MonkeyPatch, but: str = "") -> None:
-    """Let every rung pass, apart from the one that is named ``but``."""
+    """Replace every check (rung) of the ladder by one that passes, except the one named ``but``."""
 
     def run(name: str) -> str:
         if name == but:

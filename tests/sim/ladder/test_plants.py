@@ -1,4 +1,4 @@
-"""Tests of planted bugs: each can be planted, and one in the sources is caught."""
+"""Tests of deliberate bugs: each can be planted, and the ladder catches one in the sources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Tests of the Verilog of netlists: tables, drivers, and cells of iCE40 and ECP5 devices."""
+"""Tests of the Verilog that is written for a netlist: look-up tables, drivers, iCE40 and ECP5
+cells."""
 
 from __future__ import annotations
 
