@@ -67,9 +67,10 @@ def cut_window(
     source : place in spike memory of the map that the layer reads.
     weight_pitch : number of rows of a bank's weight memory from the weights of one kernel row to
         those of the next.
-    aligned : whether every run begins at a multiple of 8 bits, the first bit of a granule. If not,
-        up to 7 bits at the end of each chunk cannot be used, because a chunk is read as whole
-        granules. The first of these also holds bits that come before the chunk's own.
+    aligned : whether every run (the bits of a kernel row) begins at a multiple of 8 bits, the first
+        bit of a granule. If not, up to 7 bits at the end of each chunk cannot be used, because a
+        chunk is read as whole granules. The first of these also holds bits that come before the
+        chunk's own.
     """
     missing = 0 if aligned else GRANULE_BITS
     gathered = _gather_rows(layer, source, weight_pitch, missing, config)
@@ -82,8 +83,9 @@ def cut_window(
 def _merges_columns(layer: Layer) -> bool:
     """Return whether a whole kernel row is one run.
 
-    It is, if each kernel column has weights of its own. If kernel columns share their weights, each
-    position of the row is a run.
+    A run is a sequence of bits in spike memory whose weight rows follow one another. A kernel row
+    is one run if each kernel column has weights of its own. If kernel columns share their weights,
+    each position of the row is a run.
     """
     return layer.weight.shape[6] == layer.kernel[1]
 
@@ -91,7 +93,7 @@ def _merges_columns(layer: Layer) -> bool:
 def _gather_rows(
     layer: Layer, source: Placement, weight_pitch: int, missing: int, config: Config
 ) -> Chunks | None:
-    """Return chunks that hold several short kernel rows each, one row in each piece.
+    """Return chunks that hold several short kernel rows each, one row in each piece (16 bits).
 
     Return None if this is not possible: if a kernel row is not one run or does not fit a piece, if
     a chunk could hold only one row, or if an offset exceeds its field of the layer's descriptor.
@@ -131,7 +133,7 @@ def _gather_rows(
 def _split_runs(
     layer: Layer, source: Placement, weight_pitch: int, missing: int, config: Config
 ) -> Chunks:
-    """Return chunks that each hold one run, or a part of a run that is longer than a chunk.
+    """Return chunks that each hold one run (the bits of a kernel row), or a part of a longer run.
 
     ``missing`` is the number of bits at the end of a chunk that are not used: 0 if every run begins
     at a granule (a multiple of 8 bits), else 8. In the latter case up to 7 bits cannot be used, as
@@ -152,7 +154,7 @@ def _split_runs(
     depth = source.bank_channels
 
     def valid(n_bits: int) -> tuple[int, ...]:
-        """Return, for each piece of a chunk, how many of its bits are inputs of the job.
+        """Return, for each piece (16 bits) of a chunk, how many of its bits are inputs of the job.
 
         The chunk holds ``n_bits`` bits of a run, which fill its pieces one after another. A piece
         that is one position with fewer than 16 channels has only as many inputs as channels. There
@@ -164,7 +166,7 @@ def _split_runs(
     def rows(n_bits: int) -> int:
         """Return the number of rows of weights that a bank has for ``n_bits`` bits of a run.
 
-        These bits are whole granules or whole positions.
+        The bits are a multiple of 8, or all bits of one or more positions.
         """
         return n_bits * source.position_rows // source.pixel
 

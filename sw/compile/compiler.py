@@ -112,7 +112,7 @@ def _can_run_encoder(network: Network, config: Config) -> bool:
 class _Compiler:
     """Compilation of one network for one device configuration.
 
-    It collects the contents of the device's memories, to which each compiled layer adds its own.
+    It collects the contents of the device's memories, to which each compiled layer adds its rows.
     """
 
     def __init__(self, network: Network, config: Config, *, pixels: bool):
@@ -135,7 +135,7 @@ class _Compiler:
         first = self.placements[self.host_map]
         self.inputs: tuple[Placement, ...] = (first,)
         self.spike_bits = n_bits
-        """Number of bits in use in the spike memory of a bank."""
+        """Number of bits in use in each bank's spike memory."""
         if n_bits + n_moved <= GRANULE_BITS * config.spike_bytes:
             start = min(self.placements[name].start for name in self.moved)
             self.inputs = first, first.moved(n_bits - start)
@@ -197,7 +197,9 @@ class _Compiler:
         return compile_layer(context)
 
     def _descriptors(self, compiled: list[CompiledLayer]) -> bytes:
-        """Return the descriptors of all layers, once for each input buffer."""
+        """Return the bytes of all layers' descriptors, once for each region into which the host
+        writes inputs.
+        """
         raw = b""
         for place in self.inputs:
             # A run on another buffer differs only in where the maps ``moved`` lie.

@@ -23,12 +23,12 @@ class BoardReport:
     """Name of the board, as the option ``--board`` takes it."""
     fits: bool
     usage: dict[str, tuple[int, int]]
-    """(needed, available) for each memory; if the network does not fit, only for what is too small.
-    """
+    """Pair (needed, available) for each memory by name. If the network does not fit, only memories
+    that are too small are listed."""
     problem: str | None = None
     """Why the network does not fit; None if it fits."""
     remedies: tuple[str, ...] = ()
-    """Changes as texts, each of which would make it fit (:func:`remedies`)."""
+    """Texts that each describe a change with which the network would fit (:func:`remedies`)."""
 
 
 def _with_layers(network: Network, layers: Iterable[Layer], bits: int) -> Network:
@@ -129,7 +129,7 @@ def _fewer_timesteps(network: Network, config: Config) -> int | None:
 
 
 def remedies(network: Network, config: Config) -> tuple[str, ...]:
-    """Return changes to a network as texts, each of which would make it fit the device.
+    """Return texts that each describe a change with which a network would fit the device.
 
     There is at most one text of each of these kinds:
 
@@ -238,7 +238,7 @@ def _smallest(network: Network, coarsest: list[Layer], bits: int) -> Network:
 def _needs(network: Network, config: Config) -> list[str]:
     """Return the names of the resources that are too small for a network that does not fit.
 
-    If it does not fit for another reason, the result is that reason as a text.
+    If the network does not fit for another reason, the only entry is this reason.
     """
     try:
         compile_network(network, config)
@@ -269,7 +269,7 @@ def board_report(network: Network, config: Config) -> BoardReport:
 def all_boards(network: Network) -> list[BoardReport]:
     """Return a report for every known board as it is built, with its own width of weights.
 
-    A network with narrower weights may fit better if the board is built for these; a report says
-    so as a remedy.
+    A network with narrower weights may fit if the gateware is built for this width; the report of
+    such a board lists this as a remedy.
     """
     return [board_report(network, CONFIGS[name]) for name in BOARDS]

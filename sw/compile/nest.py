@@ -118,7 +118,8 @@ class CompiledLayer:
     params: bytes
     """Rows of parameter memory."""
     job_rows: int
-    """Number of rows of weights that a job reads if all its inputs are active, in all banks."""
+    """Number of rows of weights that a job reads, in all banks together, if all of its inputs
+    spike."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,12 +148,12 @@ class _Geometry:
     """Strides from one of the maps that the layer reads to the next. That of weights is 0 if the
     maps share their weights."""
     source_base: int
-    """Address of the first job's input window, in bits."""
+    """Address in bits, in spike memory, of the input window of the layer's first job."""
     identity_base: int
     """Address of the first job's identity spikes, which are those that the gate joins. It is in
     granules (8 bits)."""
     target_base: int
-    """Address in the written map at which the time loop begins. It is in granules (8 bits)."""
+    """Address in spike memory of the first position that the layer writes, in granules (8 bits)."""
 
 
 def compile_layer(context: LayerContext) -> CompiledLayer:

@@ -92,7 +92,7 @@ class Placement:
 
     @property
     def is_piece(self) -> bool:
-        """Whether a position takes 16 bits, which is one piece, but has fewer channels.
+        """Whether a position takes 16 bits (one piece of a chunk), but has fewer channels.
 
         The unused bits at its end then have no weight rows.
         """
@@ -120,7 +120,7 @@ class Placement:
 
     @property
     def bank_inputs(self) -> tuple[tuple[int, ...], ...]:
-        """For each bank, the channels of the map whose weights this bank has."""
+        """Channels of the map whose weights each bank has, as one tuple per bank."""
         if self.by_plane:
             return (self.order,) * self.banks
         return tuple(self.order[bank :: self.banks] for bank in range(self.banks))
@@ -219,7 +219,7 @@ class LayerPlan:
     def bus_rows(self, n_weight_reads: float, n_jobs: int, config: Config) -> float:
         """Return the number of rows that ``n_jobs`` jobs read from memory outside the FPGA.
 
-        ``n_weight_reads`` is the number of rows of weights that they read, wherever these are.
+        ``n_weight_reads`` is the number of weight rows that the jobs read from any memory.
         """
         n_rows = n_weight_reads if self.weights_offchip else 0
         if self.params_offchip:
@@ -229,7 +229,9 @@ class LayerPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Counters:
-    """What the device counted while it ran one layer; see :class:`hw.protocol.LayerCounters`."""
+    """Numbers that the device counted while it ran one layer
+    (:class:`hw.protocol.LayerCounters`).
+    """
 
     n_cycles: int
     n_weight_reads: int
@@ -282,7 +284,7 @@ class Program:
         }
 
     def usage(self) -> dict[str, tuple[int, int]]:
-        """Return for each memory, by its name, the number of rows used and of rows available.
+        """Return the number of rows used and of rows available in each memory, by its name.
 
         The names are "weight", "param" and "spike", and "offchip" if the device has memory outside
         the FPGA. A row of "spike" is a byte.

@@ -268,15 +268,15 @@ def pair(values: Any) -> tuple[int, int]:
 
 
 def check(model: SpikingResNet) -> None:
-    """Raise an error if no device can run the network.
+    """Check that devices can run the network.
 
     Raises
     ------
     sw.model.config.ModelError
-        One of these is true. The network has ReLUs instead of spiking neurons. It has learned
-        leaks, while a device's leaks are sums of shifts (:class:`hw.spec.Leak`). A gate joins
-        spikes with a sum of spikes, which the gate ``ADD`` (:data:`sw.model.config.ADD`) of the
-        block before has made. A sum has too many maps.
+        No device can run it, for one of these reasons: it has ReLUs instead of spiking neurons; it
+        has learned leaks, while a device's leaks are sums of shifts (:class:`hw.spec.Leak`); a gate
+        joins spikes with a sum of spikes, the result of the gate ``ADD``
+        (:data:`sw.model.config.ADD`) of the block before; or a sum has too many maps.
     """
     if not model.config.spiking:
         raise ModelError(

@@ -46,9 +46,9 @@ HOST_PARAM_BITS = 32
 """Width in bits of biases and thresholds in the network file. An imported encoder may use all of
 these bits, but an encoder with numbers above :data:`ENCODER_PARAM_BITS` runs on the host only."""
 CLIP_RATIOS = np.geomspace(1.15, 0.15, 40)
-"""Candidates for a scale. A ratio is the weight that the largest integer represents, divided by the
-largest weight of the neuron or of the output layer. With a ratio below 1, the largest weights are
-clipped."""
+"""Ratios that define the candidates for a scale. A ratio is the float weight that the largest
+integer represents, divided by the largest weight of the neuron or of the output layer. With a ratio
+below 1, the largest weights are clipped."""
 
 Float = NDArray[np.float64]
 

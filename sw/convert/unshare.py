@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sw.network.network import Layer, Network, Shape
 
 UNSHARED = ("element", "element/per-timestep")
-"""What weights can be unshared over: positions, or positions and timesteps."""
+"""Choices for :func:`unshare`: separate weights per position, or per position and timestep."""
 
 
 def unshare(network: Network, over: str) -> Network:

@@ -59,8 +59,8 @@ __all__ = [
 FILE_SUFFIXES = (".aedat", ".aedat4", ".bin", ".dat", ".raw", ".h5", ".hdf5")
 """Endings, in lower case, of the names of files that always hold a recording."""
 SUFFIXES = (*FILE_SUFFIXES, ".npy", ".npz")
-"""Endings, in lower case, of the names of recordings' files. They tell which files of a folder are
-recordings, and nothing about the format."""
+"""Endings, in lower case, of the names of recordings' files. They only tell which files of a folder
+are recordings; the format follows from the first bytes of a file."""
 MAX_BYTES = 1 << 32
 """Size of the largest file that is read."""
 _ATIS_OVERFLOW_ROW, _ATIS_OVERFLOW_US = 240, 1 << 13

@@ -181,7 +181,7 @@ def unwrapped(counts: NDArray[np.int64], n_bits: int) -> NDArray[np.int64]:
 def latest(chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Return, for every index, the last index up to and including it at which ``chosen`` is True.
 
-    It is -1 before the first.
+    Before the first True, the result is -1.
 
     >>> latest(np.array([False, True, False, True])).tolist()
     [-1, 1, 1, 3]

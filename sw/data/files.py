@@ -72,7 +72,7 @@ def fetch(url: str, md5: str) -> bytes:
     OSError
         The download failed.
     DataError
-        The file has another checksum than ``md5``, so it is damaged or another version.
+        The checksum of the file is not ``md5``, so the file is damaged or of another version.
     """
     with urllib.request.urlopen(url, timeout=TIMEOUT_S) as reply:
         raw = reply.read()

@@ -37,7 +37,7 @@ def plain(labels: NDArray[Any], what: str) -> NDArray[Any]:
     ----------
     labels : integers, whole floats, truth values or texts, (N,) or (N, 1); or rows (N, K) with a
         single 1, of which the column is the label.
-    what : what the labels are of, with which messages begin.
+    what : name of the data, with which messages begin.
 
     Raises
     ------

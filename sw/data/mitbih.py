@@ -38,7 +38,7 @@ FOLDS = (
     (119, 124, 215, 220),
 )
 """Records of DS1 in the parts of a cross-validation (:mod:`sw.training.crossval`). Each part has S
-and V beats; nine tenths of the F beats are from one record."""
+and V beats. F beats cannot be divided evenly, because nine tenths of them are from one record."""
 N_SAMPLES = 128
 """Number of samples of a beat, at 180 Hz."""
 N_CHANNELS = 4

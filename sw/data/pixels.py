@@ -22,8 +22,8 @@ OPAQUE = 255
 def channels_last(shape: Sequence[int]) -> bool:
     """Return whether the last three axes of a sample of this shape are rows, columns and channels.
 
-    They are taken for these if the last one has at most :data:`MOST_CHANNELS` entries and both
-    others have more. Otherwise they are channels, rows and columns.
+    It is assumed that they are if the last axis has at most :data:`MOST_CHANNELS` entries and both
+    others have more. Otherwise the axes are taken for channels, rows and columns.
     """
     first, second, last = shape[-3:]
     return last <= MOST_CHANNELS < min(first, second)
@@ -36,7 +36,7 @@ def arranged(samples: NDArray[Any], what: str) -> NDArray[Any]:
     ----------
     samples : images (N, H, W), (N, C, H, W) or (N, H, W, C); or frames (N, T, C, H, W) or
         (N, T, H, W, C). :func:`channels_last` tells which.
-    what : what the samples are of, with which messages begin.
+    what : name of the data, with which messages begin.
 
     Raises
     ------
@@ -61,8 +61,8 @@ def arranged(samples: NDArray[Any], what: str) -> NDArray[Any]:
 def as_pixels(parts: Sequence[NDArray[Any]], what: str) -> tuple[list[NDArray[np.uint8]], str]:
     """Return images of any numeric type as uint8 pixels, and a text that says what was converted.
 
-    Images in uint8 stay as they are, and the text is then empty. Others are converted if they can
-    only mean one thing: truth values, floats from 0 to 1, and whole numbers from 0 to 255.
+    Images in uint8 stay as they are, and the text is then empty. Others are converted if their
+    meaning is unambiguous: truth values, floats from 0 to 1, and whole numbers from 0 to 255.
 
     Parameters
     ----------

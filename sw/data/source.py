@@ -35,13 +35,13 @@ class Source:
     url : address of the authors' download or page.
     download : function that downloads the data into a folder, which need not exist; None if it can
         be downloaded by hand only.
-    places : pairs of a folder in which the data may be installed, and what installs it, in words.
-        They are searched before the cache.
+    places : pairs of a folder in which another program may have installed the data, and a text that
+        names this program. The folders are searched before the cache.
     metric : metric by which training chooses the best model, as in
         :class:`sw.data.dataset.Dataset`.
-    read_parts : function of a folder that reads the training data for cross-validation, as in
-        :func:`sw.data.catalogue.load_parts`, and raises the same errors as ``read``; None if the
-        data set defines no parts.
+    read_parts : function of a folder that reads the training data, divided in several ways for
+        cross-validation (:func:`sw.data.catalogue.load_parts`). It raises the same errors as
+        ``read``. None if the data set defines no parts.
     """
 
     name: str

@@ -13,8 +13,8 @@ from sw.driver.memory import Progress
 from sw.network.netfile import NetworkFile
 
 MAX_RECOVERIES = 3
-"""Number of failures of a board in a row, without a result between them, that are answered by
-recovering it. The error of the next one is raised."""
+"""Largest number of consecutive failures of a board, without a result between them, after which it
+is recovered. The next failure raises its error."""
 
 _RECOVERABLE = frozenset({Status.WAS_RESET, Status.BUSY})
 """Reasons for which a board refuses a request that it may accept after it has been recovered."""
@@ -61,11 +61,12 @@ def load_bytes(program: Program) -> int:
 
 
 class LoadProgress:
-    """Progress of loading, which does not count bytes again when loading starts again.
+    """Progress of loading that counts every byte only once, even if loading is repeated after a
+    failure.
 
     Parameters
     ----------
-    on_progress : called with the number of bytes that are done since its previous call.
+    on_progress : called with the number of bytes written or verified since its previous call.
     """
 
     def __init__(self, on_progress: Progress):
@@ -73,11 +74,13 @@ class LoadProgress:
         self._n_done = self._n_reported = 0
 
     def start(self) -> None:
-        """Note that loading starts, for the first time or again."""
+        """Record that loading starts, for the first time or again."""
         self._n_done = 0
 
     def __call__(self, n_bytes: int) -> None:
-        """Note that ``n_bytes`` further bytes are done since loading started last."""
+        """Record that ``n_bytes`` more bytes have been written or verified since the latest
+        start.
+        """
         self._n_done += n_bytes
         if self._n_done > self._n_reported:
             n_new = self._n_done - self._n_reported
@@ -91,9 +94,10 @@ def write_program(device: Device, program: Program, on_progress: Progress | None
     The part of spike memory that the program uses is set to 0. ``on_progress`` is called with the
     number of bytes that were written, or found to be equal, since its previous call.
 
-    A virtual board that is :attr:`sw.driver.device.Device.direct` first gets weights and parameters
-    past its serial line. Then it is treated like any other board: it compares its memories with
-    CRCs that are sent over the line, and what differs is written over the line.
+    In a virtual board that is :attr:`sw.driver.device.Device.direct`, weights and parameters are
+    first written directly into the simulated memories. Then it is treated like any other board: it
+    compares its memories with CRCs that are sent over the serial line, and rows that differ are
+    written over the line.
 
     Returns
     -------

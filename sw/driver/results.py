@@ -17,8 +17,9 @@ INTERRUPTED = "interrupted"
 
 @dataclass(frozen=True, kw_only=True)
 class LayerMeans:
-    """Means per image of what the board counts in one layer, see
-    :class:`hw.protocol.LayerCounters`."""
+    """Means per image of the board's counters for one layer
+    (:class:`hw.protocol.LayerCounters`).
+    """
 
     n_cycles: float
     n_weight_reads: float

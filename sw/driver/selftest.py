@@ -30,7 +30,7 @@ from sw.network import encoder
 from sw.network.network import INPUT, Layer, Network
 
 N_RATE_BYTES = 4096
-"""Number of bytes that are written and read back at each rate of the line, at most."""
+"""Largest number of bytes that are written and read back at each rate of the line."""
 N_SHOWN = 3
 """Largest number of differences that are described in each part of the test."""
 N_NETWORKS = 20
@@ -38,8 +38,7 @@ N_NETWORKS = 20
 N_SAMPLES = 2
 """Number of samples with which each random network is run."""
 MAX_DRAWS = 20
-"""Number of random networks to draw until one fits the device. If none of so many in a row fits, no
-more are tried."""
+"""Largest number of random networks to draw in search of one that fits the device."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,10 +113,11 @@ def _recovered(device: Device) -> bool:
 
 
 def _line(device: Device, n_bad_frames: int, n_overruns: int) -> Step:
-    """Return the last part of the test: the errors of the serial line during all others.
+    """Return the result of the test's last part: the errors of the serial line during all other
+    parts.
 
-    ``n_bad_frames`` and ``n_overruns`` are the device's counters at the start of the test, of
-    damaged frames and of lost bytes.
+    ``n_bad_frames`` and ``n_overruns`` are the device's counters at the start of the test, for
+    damaged frames and for lost bytes.
     """
     try:
         status = device.status()
@@ -166,7 +166,7 @@ def _rate(device: Device, rng: np.random.Generator, baud: int, divisor: int) -> 
 
 
 def _agree(device: Device, limit_baud: int) -> tuple[bool, str]:
-    """Choose the rate of the line for the rest of the test, in the same way as the driver does.
+    """Change to the fastest rate that works, as the driver does when it opens a board.
 
     ``limit_baud`` is the fastest rate to try, in bits per second. Returns True, and the rate as a
     text.
@@ -181,12 +181,13 @@ def _n_wrong_bits(found: bytes, expected: bytes) -> int:
 
 
 def patterns(n_bytes: int, rng: np.random.Generator) -> Iterator[tuple[str, bytes]]:
-    """Yield names and contents, each of ``n_bytes`` bytes, with which a test finds faults of a
-    memory.
+    """Yield the names and the bytes of patterns that a test writes to a memory to find its faults.
 
-    The first four set every bit to both values, and so find bits that are stuck or joined. Random
-    contents differ from row to row, and so find rows that share an address. Their complement
-    changes every bit once more.
+    Each pattern has ``n_bytes`` bytes.
+
+    The first four patterns set every bit to 0 and to 1, which finds bits that are stuck or shorted
+    to a neighbour. Random bytes differ from row to row, which finds rows that share an address.
+    Their complement changes every bit once more.
     """
     for value in (0x00, 0xFF, 0x55, 0xAA):
         yield f"0x{value:02x}", bytes([value]) * n_bytes

@@ -96,12 +96,12 @@ class Export:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Images:
-    """Images to measure a network on, and others to calibrate it with; either may be missing."""
+    """Images to measure a network on, and images to calibrate it with; either may be missing."""
 
     images: NDArray[np.uint8] | None = None
     """Images or frames to measure on; None if there are none."""
     labels: NDArray[Any] | None = None
-    """Their classes (N,); None if they are not known, and then no accuracy can be measured."""
+    """Classes (N,) of the images; None if unknown, so that no accuracy can be measured."""
     what: str = ""
     """Description of the images for reports and messages."""
     calibration: NDArray[np.uint8] | None = None

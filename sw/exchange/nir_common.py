@@ -99,10 +99,10 @@ def _json(text: Any) -> dict[str, Any] | None:
 
 
 def graph_metadata(graph: Any) -> dict[str, Any] | None:
-    """Return what :func:`sw.exchange.nir_write.to_nir` noted about a graph: timesteps, input,
-    labels.
+    """Return the metadata that :func:`sw.exchange.nir_write.to_nir` stored in a graph: timesteps,
+    input, labels.
 
-    The result is None if it did not write the graph.
+    The result is None if that function did not write the graph.
     """
     values = _json((graph.metadata or {}).get(KEY))
     return values if values and {"timesteps", "input", "labels"} <= set(values) else None
@@ -114,9 +114,8 @@ def shape_of(values: Any, one_axis: bool = False) -> Shape:
     A file may state fewer axes. (channels,) gets the height and width 1, and (channels, positions)
     the height 1. A file may also state a batch axis of length 1 in front.
 
-    ``one_axis`` says that the graph has convolutions of one axis. It decides whether an axis of
-    length 1 in front is that of the batch. With ``one_axis``, (1, a, b) is a batch of (channels,
-    positions). Without it, (1, a) is a batch of (channels,).
+    ``one_axis`` says that the graph has convolutions of one axis. Then a shape (1, a, b) is a batch
+    of (channels, positions). Otherwise a shape (1, a) is a batch of (channels,).
 
     Raises
     ------

@@ -104,8 +104,8 @@ class _Writer:
         self.nodes: dict[str, Any] = {}
         self.edges: list[tuple[str, str]] = []
         self.maps: dict[str, tuple[str, Shape, Dense | None]] = {}
-        """For every map, by name: the node that outputs it, its shape (C, H, W), and why the node's
-        output is a flat vector; None if it is no flat vector."""
+        """Three values for every map, by the map's name: the node that outputs it; its shape (C, H,
+        W); and the reason if the node's output is a flat vector, else None."""
 
     def node(self, name: str, node: Any, *sources: str) -> str:
         """Add a node, and edges from the nodes ``sources`` to it; return its name."""
@@ -288,7 +288,7 @@ class _Writer:
         return self.node(name, lif, *sources)
 
     def any_of(self, name: str, shape: Shape, dense: bool, least: float, *sources: str) -> str:
-        """Add IF neurons that fire when any of their input spikes arrives; return their name.
+        """Add IF neurons that each fire if they receive any spike; return the name of their node.
 
         ``least`` is the smallest non-zero sum of inputs, and the threshold is half of it.
         """

@@ -17,7 +17,8 @@ from sw.exchange.topology import TOPOLOGIES, load_topology
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """Command-line options that supply what a file does not hold; None or False if not given.
+    """Command-line options for facts that a network's file does not state; None or False if not
+    given.
 
     ``topology`` is the name or file of a description of the network (:mod:`sw.exchange.topology`),
     ``frames`` says that the input is binary frames, and ``dt`` is the timestep in seconds.
@@ -40,10 +41,10 @@ class ReadOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Reader:
-    """A file format of another framework, with the function that imports such files."""
+    """A file format of another framework, with the function that imports files of this format."""
 
     files: str
-    """Name of these files in messages."""
+    """Name of the format's files for messages, such as ``.nir files``."""
     matches: Callable[[Path, ReadOptions], bool]
     """Function that returns whether this reader is the one for a file, given the options."""
     read: Callable[[Path, ReadOptions], Imported]

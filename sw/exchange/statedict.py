@@ -147,8 +147,8 @@ def from_state_dict(
     """Return the folded network of a state dict that is already loaded, as :func:`read` does of a
     file.
 
-    ``values`` is its topology, and ``origin`` names the state dict in the provenance. See
-    :func:`read` for the other parameters and the errors.
+    ``values`` is its topology (a JSON list of the network's steps), and ``origin`` names the state
+    dict in the provenance. See :func:`read` for the other parameters and the errors.
     """
     builder = _Builder(state, values["framework"], nearest_leak)
     builder.sequence(values["layers"], IMAGE)
@@ -278,7 +278,7 @@ class _Builder:
         Raises
         ------
         ExchangeError
-            Some are not used, so that the topology does not describe the whole network.
+            Some parameters are not used, so that the topology does not describe the whole network.
         """
         buffers = ("num_batches_tracked", "graded_spikes_factor", "reset_mechanism_val")
         left = [k for k in self.state if k not in self.used and not k.endswith(buffers)]

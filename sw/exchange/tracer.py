@@ -119,7 +119,7 @@ class NetworkTracer(fx.Tracer):
         return x
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
-        """Trace a module, and return the graph of what it does.
+        """Trace a module, and return the graph of its operations.
 
         SpikingJelly's functions that apply modules to all timesteps are treated like containers.
         """

@@ -1,8 +1,8 @@
-"""Safe reading of files that ``torch.save`` has written.
+"""Read files that ``torch.save`` has written, without running code in them.
 
-No code in the files runs, and they cannot take much more memory than their size. Such a file is a
-zip archive, without compression, of a pickle and of the bytes of all tensors. A file is refused if
-an entry is compressed, or if tensors claim more numbers than the file holds.
+Reading a file does not take much more memory than the file's size. Such a file is a zip archive,
+without compression, of a pickle and of the bytes of all tensors. A file is refused if an entry is
+compressed, or if tensors claim more numbers than the file holds.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ MAX_DEPTH = 64
 """Largest number of dictionaries, lists and tuples that may be nested."""
 
 MAX_VALUES = 1 << 20
-"""Largest number of values in a file, where a value that is referred to twice counts twice."""
+"""Largest number of values in a file. A value to which the file refers twice counts twice."""
 
 MAX_COPIES = 4
-"""Largest number of bytes of all tensors, as a multiple of the size of the file. Tensors may share
-their bytes, for example the weights of the best and of the last epoch."""
+"""Largest total size of all tensors, as a multiple of the size of the file. Tensors may share their
+bytes, for example the weights of the best and of the last epoch."""
 
 
 class ArchiveError(ValueError):

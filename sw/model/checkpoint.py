@@ -223,8 +223,8 @@ def build(values: dict[str, Any]) -> SpikingResNet:
 def _check_blocks(config: ModelConfig, state: Mapping[str, Any]) -> None:
     """Check that a state dict has an entry for each block of a configuration.
 
-    It is checked before any block is built, because building the very many blocks that a damaged
-    configuration may ask for would take long.
+    Call it before any block is built: a damaged configuration may ask for so many blocks that
+    building them would take long.
 
     Raises
     ------

@@ -26,7 +26,8 @@ from sw.network.network import AnyLayer
 
 
 def inputs_of(layer: AnyLayer[Any, Any], maps: Mapping[str, Tensor]) -> Tensor:
-    """Return what a layer multiplies by its weights: the map, or all the maps, that it reads.
+    """Return the input that a layer multiplies by its weights, made of the spike maps that it
+    reads.
 
     If several maps share their weights, they are added, so that the result has integers from 0 to
     the number of maps. If each has weights of its own (``layer.stacked``), they are joined along
@@ -130,7 +131,8 @@ def fire(
 
 
 def join_and_pool(layer: AnyLayer[Any, Any], spikes: Tensor, identity: Tensor | None) -> Tensor:
-    """Join a layer's spikes with those of another map by the layer's gate, then pool them.
+    """Join a layer's spikes bit by bit with another map of spikes by the layer's gate, then pool
+    them.
 
     Pooling is the OR of the spikes in each window. ``identity`` is the other map, None if the layer
     has no gate. Spikes, identity and result are uint8 tensors (N, T, O, H, W) of 0 and 1.

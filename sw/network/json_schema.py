@@ -27,11 +27,11 @@ _LIMITS = {
     "array": ("minItems", "maxItems"),
     "integer": ("minimum", "maximum"),
 }
-"""Keywords for the least and greatest length or value, by type."""
+"""JSON Schema keywords for the smallest and the largest length or value, by JSON type."""
 
 
 def schema() -> dict[str, Any]:
-    """Return the JSON Schema of the document."""
+    """Return the JSON Schema of the JSON document in a network file."""
     return {
         "$schema": _DIALECT,
         "title": f"The document in a Spikefold network file of version {VERSION}",
@@ -70,8 +70,9 @@ def _definitions(cls: type) -> dict[str, Any]:
 
 
 def schema_of(hint: Any, add: Any) -> dict[str, Any]:
-    """Return the schema of the annotation ``hint``; ``add`` is called with every dataclass in
-    it."""
+    """Return the JSON Schema of the type annotation ``hint``; call ``add`` with every dataclass in
+    it.
+    """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         return _limited(schema_of(args[0], add), args[1:])

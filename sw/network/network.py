@@ -24,10 +24,11 @@ from hw.spec import MAX_LEAK_SHIFT, N_LEAK_SHIFTS, Gate, Leak, Reset, signed_ran
 from sw.network.schema import Label, Length, Range, faults
 
 MAX_SIZE = 1 << 20
-"""Largest size of a map, kernel, stride or pooling window along an axis."""
+"""Largest size of a map, kernel, stride or pooling window along one axis, in positions."""
 
 MAX_TIMESTEPS = 1 << 12
-"""Largest number of timesteps: as many iterations as a loop of a device can have."""
+"""Largest number of timesteps: the largest number of iterations that a device's loop counter holds.
+"""
 
 MAX_LAYERS = 255
 """Largest number of layers without the encoder: that of any device
@@ -46,20 +47,20 @@ INPUT = "input"
 """Name of the first map of spikes, written by the encoder, or by the user if there is none."""
 
 Size = Annotated[int, Range(1, MAX_SIZE)]
-"""Size along an axis."""
+"""Number of positions along one axis of a map, kernel or window."""
 
 Padding = Annotated[int, Range(0, MAX_SIZE)]
 """Number of zeros around a map on each side of an axis."""
 
 Shape = tuple[Size, Size, Size]
-"""(channels, height, width)"""
+"""Shape of a map or an image: (channels, height, width)."""
 
 Weight = TypeVar("Weight", bound=np.generic)
 Param = TypeVar("Param", bound=np.generic)
 
 
 class NetworkError(ValueError):
-    """A network is inconsistent, or not all of its layers communicate by spikes only.
+    """Error that a network is inconsistent, or that a layer passes on other values than spikes.
 
     The message names the layer.
     """
@@ -249,7 +250,7 @@ def validate(network: Network) -> None:
     Raises
     ------
     NetworkError
-        They do not; the message names the layer, what is wrong and what is expected.
+        They disagree; the message names the layer, what is wrong and what is expected.
     """
     for fault in faults(Network, network, "network"):
         raise NetworkError(fault)
@@ -323,10 +324,10 @@ def _check_encoder(encoder: Layer) -> None:
 
 
 def _check_sources(layer: Layer, shapes: dict[str, Shape]) -> None:
-    """Check the names of the maps that a layer reads, and of the one that its gate joins.
+    """Check the names of the maps that a layer reads, and of the map that its gate joins.
 
-    Earlier layers must write them; ``shapes`` has the shapes of these layers' maps by name. The
-    maps that the layer reads must be different ones of the same shape.
+    Earlier layers must have written all of these maps; ``shapes`` has their shapes by name. The
+    maps that the layer reads must have the same shape and different names.
     """
     for name in layer.sources:
         _require(name in shapes, layer.name, f"reads {name!r}, which no earlier layer writes")
@@ -379,7 +380,8 @@ def _check_weights(layer: Layer, weight_bits: int) -> None:
 
 
 def _check_arrays(layer: Layer, source: Shape, timesteps: int) -> None:
-    """Check the shapes and types of a layer's arrays, that thresholds are positive, and its leak.
+    """Check the shapes and types of a layer's arrays, the shifts of its leak, and that its
+    thresholds are positive.
 
     An output layer must have neither thresholds nor gate nor pooling, and only one position.
     ``source`` is the shape of the map that the layer reads.

@@ -202,10 +202,10 @@ def _fire(
 
 
 def _worst_sum(layer: Layer, input_max: int) -> int:
-    """Return one bound on the magnitude of the partial weighted sums of all neurons of a layer.
+    """Return an upper bound on the magnitude of any partial weighted sum in a layer.
 
-    The layer's maps have values from 0 to ``input_max``. The bound is the sum of the weights'
-    magnitudes times the largest input, for the neuron in which it is largest.
+    The maps that the layer reads have values from 0 to ``input_max``. The bound is the largest
+    input times the sum of the weights' magnitudes, for the neuron with the largest such sum.
     """
     taps = np.abs(layer.weight.astype(np.int64)).sum(axis=(4, 5, 6))
     repeats = int(np.prod(layer.kernel)) // int(np.prod(layer.weight.shape[5:]))
@@ -213,7 +213,9 @@ def _worst_sum(layer: Layer, input_max: int) -> int:
 
 
 def exact_type(worst: int) -> torch.dtype:
-    """Return the fastest type in which integer sums up to the magnitude ``worst`` are exact."""
+    """Return the torch type with the fastest sums in which integers up to the magnitude ``worst``
+    are exact.
+    """
     if worst < 1 << 24:
         return torch.float32
     return torch.float64 if worst < 1 << 53 else torch.int64
