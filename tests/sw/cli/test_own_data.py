@@ -1,4 +1,4 @@
-"""Tests of the commands on a user's own data: from training to the board, without a known set."""
+"""Tests that the commands train on, export and run a user's own data."""
 
 from __future__ import annotations
 
@@ -102,7 +102,11 @@ def test_own_data_may_be_called_like_a_known_set(trained: Path, tmp_path: Path) 
 
 
 def test_classes_count_as_in_the_network(trained: Path, tmp_path: Path) -> None:
-    """Labels from 0 are those from 1 of the network in their order; other names are refused."""
+    """Check that the classes of own data are numbered like those of a trained network.
+
+    Labels 0 and 1 take the place of the network's labels 1 and 2. Classes with other names are
+    refused.
+    """
     values = checkpoint.load(trained)
     path = write_data(tmp_path / "zero.npz", first=0)
     found = datasets.load_for(values, name=str(path))

@@ -105,7 +105,9 @@ def some_events() -> np.ndarray:
 @pytest.mark.parametrize("before", [0, 2], ids=["", "shuffled"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_hdf5_in_compressions_that_h5py_lacks(kind: str, before: int, tmp_path: Path) -> None:
-    """DSEC's recordings are compressed with Blosc and Zstandard."""
+    """Check that recordings compressed by filters that h5py lacks are read, such as those of
+    DSEC.
+    """
     written = some_events()
     path = tmp_path / "a.h5"
     columns = {f"events/{name}": written[name].astype("<i8") for name in "txyp"}

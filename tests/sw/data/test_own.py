@@ -1,4 +1,4 @@
-"""Tests of the forms of a user's own data: which are recognised, and which refused and how."""
+"""Tests of the forms of a user's own data: which are recognised, and how others are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tests of the torch reference against :mod:`tests.golden`, which is slow and independent of it."""
+"""Tests of the torch reference against :mod:`tests.golden`, a slow second implementation in NumPy
+that shares no code with it.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ def test_every_granularity_leak_and_reset(granularity: str, leak: Leak, reset: R
 
 
 def test_random_networks_use_everything_and_spike() -> None:
-    """The random networks of the tests above use every feature, and spike."""
+    """Check that the random networks of the tests above contain every feature, and that they
+    spike.
+    """
     seen: set[object] = set()
     densities = []
     for seed in range(80):
@@ -163,10 +167,10 @@ def test_unsuitable_input_is_refused() -> None:
 
 
 def test_membranes_by_hand() -> None:
-    """The membranes of one neuron are those computed by hand.
+    """Check the membranes of one neuron against values computed by hand.
 
-    Its input spikes at every timestep; the weight is 5, the bias -1 and the threshold 9. The
-    membrane loses a quarter, rounded down, and by a spike the threshold.
+    Its input spikes at every timestep; the weight is 5, the bias -1 and the threshold 9. Between
+    timesteps, the membrane loses a quarter, rounded down. A spike subtracts the threshold.
     """
     layer = Layer(
         name="layer",
