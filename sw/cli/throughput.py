@@ -48,7 +48,7 @@ class Transfer:
     n_payload_bytes : number of bytes of payload: memory rows or input spikes, without framing and
         addresses. :mod:`sw.cli.throughput` says what counts.
     n_bytes_out, n_bytes_in : all bytes on the line towards and from the board.
-    seconds : duration; that of a virtual board is in the time of its simulated clock.
+    seconds : duration in seconds; for a virtual board, by its simulated clock.
     baud : bits per second of the line.
     """
 

@@ -38,9 +38,9 @@ def _pick(images: list[ShownImage], network: Network) -> str:
 
 
 def _for_each(parts: list[str]) -> str:
-    """Return the HTML of all images, of which the page shows one at a time.
+    """Return HTML that holds the parts for all images, of which the page shows one at a time.
 
-    ``parts`` has the HTML of each image. The first is visible until the user chooses another.
+    ``parts`` holds the HTML for each image. The first is visible until the user chooses another.
     """
     return "".join(
         f'<div class="sample" data-sample="{n}"{" hidden" if n else ""}>{part}</div>'

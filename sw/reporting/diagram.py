@@ -141,7 +141,7 @@ class _Drawing:
         self.parts: list[str] = []
         self.cells = {(p.row, p.column) for p in self.places.values()}
         self.lanes: set[tuple[int, int]] = set()
-        """Cells (row, column) through which a line runs down."""
+        """Cells (row, column) of the grid through which a vertical line runs."""
         self.n_columns = 1 + max(p.column for p in self.places.values())
 
     def x(self, column: int) -> float:
@@ -297,7 +297,8 @@ class _Drawing:
         )
 
     def tail(self, layer: Layer | None, name: str) -> None:
-        """Draw what is below the box of a map's layer: its gate, its pooling, and the map's shape.
+        """Draw the symbols below a layer's box: its gate, its pooling, and the shape of the map
+        that it writes.
 
         ``name`` is the name of the map. ``layer`` is None for an input of binary frames, which no
         layer computes.

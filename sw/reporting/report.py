@@ -1,6 +1,6 @@
 """Hold the content of a report on a network, and write it as JSON values or plain text.
 
-The third form, an HTML page, is made by :mod:`sw.reporting.page`.
+:mod:`sw.reporting.page` writes it as an HTML page.
 """
 
 from __future__ import annotations

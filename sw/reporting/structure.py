@@ -107,7 +107,8 @@ def _layer_amounts(report: Report, program: Program) -> dict[Space, list[tuple[s
 
 def memory(report: Report) -> str:
     """Return the section on memory as HTML: the contents of each memory of the report's board, and
-    a table of the boards that the network fits."""
+    a table of all boards with the fit of the network.
+    """
     boards = _boards(report.boards)
     if report.program is None:
         return boards

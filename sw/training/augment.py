@@ -89,8 +89,8 @@ def erased(
 def capped(order: Tensor, labels: Tensor, most: int, generator: torch.Generator) -> Tensor:
     """Return sample indices from the random ``order``, at most ``most`` of each class, shuffled.
 
-    ``labels`` are the classes (N,) of all samples. Of a class with more samples, those that come
-    first in ``order`` are taken.
+    ``labels`` are the classes (N,) of all samples. From a class with more samples, the first ones
+    in ``order`` are taken.
     """
     own = labels[order]
     kept = [order[(own == label).nonzero()[:most, 0]] for label in own.unique()]
@@ -109,10 +109,10 @@ def batches(
     """Yield the shuffled and augmented batches of an epoch: pairs of network input and labels.
 
     Everything random depends on ``config.seed`` and ``epoch`` alone, so that a resumed run
-    continues identically. Of a class with more than ``config.max_per_class`` samples, that many are
-    drawn anew for each epoch. If several processes (``n_processes``) train together, each gets an
-    equal part of every batch, chosen by its ``rank``, a number from 0. The last batch is dropped if
-    it is incomplete.
+    continues identically. From a class with more than ``config.max_per_class`` samples, this number
+    of samples is drawn anew for each epoch. If several processes (``n_processes``) train together,
+    each gets an equal part of every batch, chosen by its ``rank``, a number from 0. The last batch
+    is dropped if it is incomplete.
     """
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
     images = torch.from_numpy(split.images).to(device)

@@ -6,8 +6,8 @@ The auxiliary accumulation pathway (AAP) and the Real-Spike coefficients are des
 - ``ablation``: trains a small network called "vanilla", and variants of it, each with several
   seeds. A variant adds a training method or has other gates. Writes a table and a plot of the
   accuracies.
-- ``depth``: the same with fewer variants, but three times as many blocks.
-- ``rates``: the same for several learning rates of the coefficients.
+- ``depth``: like ``ablation``, with fewer variants and three times as many blocks.
+- ``rates``: like ``ablation``, with several learning rates of the coefficients as variants.
 - ``frontier``: trains one network with increasing penalties on its spikes. Writes a table of the
   accuracy of the network in integers, and of the clock cycles that a device would take.
 
@@ -103,7 +103,7 @@ class Variant:
     config: ModelConfig
     """Network to train."""
     base: str | None = None
-    """Name of the variant to compare with; None: no comparison."""
+    """Name of the variant to compare with; None for no comparison."""
     coefficient_rate: float = 1.0
     """Learning rate of the coefficients relative to that of all other parameters."""
 
@@ -136,10 +136,10 @@ def ablation_variants() -> dict[str, Variant]:
 def depth_variants() -> dict[str, Variant]:
     """Return the variants of the experiment ``depth`` by name: networks of 12 blocks.
 
-    There is one with ADD gates; and for each of the gates OR and IAND, one with auxiliary pathway
-    and one without. With OR, the pathway uses the same classifier as the spikes. With IAND it has a
-    classifier of its own: there, a spike of the residual branch clears the block's output spike,
-    but adds to the pathway's sum.
+    One network has ADD gates. For each of the gates OR and IAND, one network has the auxiliary
+    pathway, and one does not. With OR, the pathway uses the same classifier as the spikes. With
+    IAND, it has a classifier of its own, because a spike of the residual branch then clears the
+    block's output spike, but adds to the pathway's sum.
     """
     deep = ablation_network(6)
     add = "ADD (not full-spike)"
@@ -368,8 +368,8 @@ def run_frontier(
 def frontier_markdown(rows: Sequence[dict[str, float]]) -> str:
     """Return the results of :func:`run_frontier` as a Markdown table.
 
-    Each row has a penalty, the accuracy, and the mean cycles and spikes per image. Behind the
-    cycles, their ratio to those of the first row is given.
+    Each row has a penalty, the accuracy, and the mean cycles and spikes per image. The ratio of the
+    cycles to those of the first row follows the cycles.
     """
     first = rows[0]["n_cycles"]
     lines = [

@@ -38,7 +38,7 @@ from sw.network.encoder import PIXEL_MAX
 from sw.network.network import IMAGE, INPUT
 
 EXACT = 1 << 24
-"""Bound below which float32 represents all integers exactly."""
+"""Integers of smaller magnitude than this are all exact in float32."""
 
 
 class _Round(torch.autograd.Function):
@@ -84,7 +84,8 @@ class FloatLayer(Protocol):
 
 
 class IntegerLayers(nn.Module, abc.ABC):
-    """Network of integer layers that are made from float layers, whose parameters it trains.
+    """Network that computes with integer layers, and trains the float layers from which they are
+    made.
 
     Input and output are those of :class:`sw.model.resnet.SpikingResNet`; class scores are in the
     float network's units.
@@ -209,9 +210,10 @@ class IntegerLayers(nn.Module, abc.ABC):
 
 
 def _input_of(trained: FloatLayer, maps: dict[str, Tensor]) -> Tensor:
-    """Return what a layer reads: the sum of its maps (T * N, C, H, W).
+    """Return the input of a layer: the sum (T * N, C, H, W) of the maps that it reads.
 
-    A stacked layer has weights for each map; it reads the channels of all its maps instead.
+    A stacked layer has weights of its own for each map; its input is the channels of all maps, one
+    map after another.
     """
     found = [maps[name] for name in trained.sources]
     if trained.structure().get("stacked"):
@@ -254,8 +256,8 @@ def _buffer(layer: str) -> str:
 def _weighted_sums(trained: FloatLayer, source: Tensor, weight: Tensor, n_times: int) -> Tensor:
     """Return a layer's weighted input sums (T|1, N, O, H', W'), without bias.
 
-    ``source`` is the layer's input (T * N, C, H, W); ``weight`` may differ between positions and
-    timesteps, as in :class:`sw.network.network.AnyLayer`. ``n_times`` is T, or 1 for an image.
+    ``source`` is the layer's input (T * N, C, H, W); ``weight`` (t|1, y|1, x|1, o, c, ky, kx) may
+    differ between timesteps and positions. ``n_times`` is T, or 1 for an image.
     """
     structure = trained.structure()
     stride, padding = structure.get("stride", (1, 1)), structure.get("padding", (0, 0))

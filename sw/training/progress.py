@@ -1,4 +1,5 @@
-"""Progress of an epoch: a bar on a terminal, and otherwise a line from time to time.
+"""Show the progress of an epoch: a bar on a terminal, or a line from time to time in other
+output.
 
 The first batches also tell how long the whole run will take.
 """
@@ -18,8 +19,8 @@ EVERY_S = 60.0
 """Seconds between the other lines."""
 
 N_TIMED = 3
-"""Number of batches by which the speed is measured. The first batch, which takes longer, is not
-one of them."""
+"""Number of batches over which the speed is measured, without the first batch, which takes
+longer."""
 
 T = TypeVar("T")
 
@@ -69,8 +70,9 @@ def _measured(
 ) -> Iterator[T]:
     """Yield the batches, and call ``on_speed`` with the seconds that a batch takes.
 
-    These seconds are a mean over the :data:`N_TIMED` batches that follow the first one. The mean is
-    over fewer batches if these have taken :data:`FIRST_S` seconds, or if there are no more.
+    These seconds are a mean over the :data:`N_TIMED` batches that follow the first one. The
+    measurement ends earlier if it has taken :data:`FIRST_S` seconds, or if there are no more
+    batches.
     """
     known = False
     started = time.monotonic()

@@ -31,7 +31,7 @@ class TrainConfig:
     """Number of passes over the training data."""
     timestep_schedule: str = ""
     """Numbers of timesteps to train with, one after the other (:mod:`sw.training.schedule`); empty:
-    those of the network throughout."""
+    the network's own number throughout."""
     batch_size: int = 100
     """Number of samples per step; several processes divide them among themselves."""
     learning_rate: float = 5e-3
@@ -45,8 +45,8 @@ class TrainConfig:
     label_smoothing: float = 0.05
     """Share of the label's probability that is spread over all classes."""
     class_power: float = 0.0
-    """Exponent p: a sample's weight in the loss is its class's number of samples to the power -p,
-    times a constant. 0: all samples have equal weights."""
+    """Exponent p of the class weights: the weight of a sample in the loss is proportional to n **
+    -p, where n is the number of samples of its class. 0 gives all samples equal weights."""
     max_per_class: int = 0
     """Largest number of samples of a class in an epoch, drawn anew for each epoch; 0: all."""
     spike_penalty: float = 0.0
@@ -54,7 +54,8 @@ class TrainConfig:
     teacher: str = ""
     """SHA-256 of the teacher's checkpoint, see :func:`sw.training.loss.loss_of`; empty: none."""
     teacher_weight: float = 0.9
-    """Share of the loss, 0 to 1, that compares with the teacher instead of the labels."""
+    """Weight, 0 to 1, of the loss that compares with the teacher's predictions; the rest is the
+    weight of the loss that compares with the labels."""
     teacher_from: int = 1
     """First epoch, counted from 1, in which the network learns from the teacher."""
     temperature: float = 2.0

@@ -147,9 +147,9 @@ def at_timesteps(config: ModelConfig, timesteps: int) -> ModelConfig:
 def fitted(value: Tensor, shape: torch.Size) -> Tensor:
     """Return a coefficient or a batch-norm statistic with as many timesteps as ``shape`` has.
 
-    Timesteps that are missing repeat the last one; surplus timesteps are left out. Coefficients are
-    (T, C, H, W); statistics are (T, C), or (C,) for a single timestep. If ``shape`` differs in
-    more than the timesteps, ``value`` is returned as it is.
+    If ``value`` has too few timesteps, the last one is repeated; surplus timesteps are left out.
+    Coefficients are (T, C, H, W); statistics are (T, C), or (C,) for a single timestep. If
+    ``shape`` differs in more than the timesteps, ``value`` is returned as it is.
     """
     timed = value if value.ndim in TIMED_NDIM else value[None]
     n_times, *rest = shape if len(shape) in TIMED_NDIM else (1, *shape)
@@ -164,7 +164,7 @@ def is_timed(name: str) -> bool:
 
 
 def fitted_state(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Return a network's state dict, fitted to ``model`` if that has other timesteps."""
+    """Return a network's state dict, fitted to the number of timesteps of ``model``."""
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     return {
         name: fitted(tensor, shapes[name]) if name in shapes and is_timed(name) else tensor
@@ -175,8 +175,8 @@ def fitted_state(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Ten
 def fitted_optimizer(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Return an optimiser's state dict, fitted to ``optimizer``.
 
-    The parameters of ``optimizer`` may be those of a network with another number of timesteps. They
-    are matched by their order, which does not depend on this number.
+    The parameters of ``optimizer`` may be those of a network with another number of timesteps.
+    Parameters are matched by their order, which does not depend on the number of timesteps.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     entries = {
