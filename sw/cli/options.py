@@ -210,7 +210,7 @@ def shipped_samples(network: Network) -> Split:
 def data_of(network: Network) -> tuple[str | None, bool]:
     """Return the name of the data set that a network is for, and whether it is a user's own data.
 
-    It is the one that the network was trained on, or measured on when it was exported. If the
+    This is the data set on which the network was trained, or measured when it was exported. If the
     network's provenance names none, a network with the classes of Fashion-MNIST is for this data
     set; for all other networks, the name is None.
     """

@@ -33,8 +33,8 @@ class Chunks:
     """How the input window of a job is divided into chunks; it is the same for all jobs of a layer.
 
     ``levels`` are the loops over the chunks of a job, innermost first. Each other field has one
-    number for every piece of a chunk; the field of the same name in :class:`hw.protocol.Header`
-    says what it means.
+    number for every piece of a chunk; :class:`hw.protocol.Header` explains these numbers under the
+    same names.
     """
 
     levels: tuple[Level, ...]
@@ -136,9 +136,9 @@ def _split_runs(
     """Return chunks that each hold one run (the bits of a kernel row), or a part of a longer run.
 
     ``missing`` is the number of bits at the end of a chunk that are not used: 0 if every run begins
-    at a granule (a multiple of 8 bits), else 8. In the latter case up to 7 bits cannot be used, as
-    in :func:`cut_window`. 8 are left out, so that all chunks of a run begin at the same bit of
-    their first granules.
+    at a granule (a multiple of 8 bits), else 8. In the latter case up to 7 bits cannot be used,
+    because a chunk is read as whole granules. 8 bits are left out, so that all chunks of a run
+    begin at the same bit of their first granules.
     """
     kernel_y, kernel_x = layer.kernel
     merged = _merges_columns(layer)

@@ -32,8 +32,8 @@ The map that the host writes has two regions if there is room, so that the host 
 the device reads the other. Each region has descriptors of its own. Maps that layers read together
 with this map have two regions as well, because they have to lie beside it.
 
-On a device with memory outside the FPGA, the rows of weights and of parameters that do not fit into
-the memories on it are there (:mod:`sw.compile.allocation`).
+If the device has memory outside the FPGA, this memory holds the rows of weights and of parameters
+that do not fit on the FPGA (:mod:`sw.compile.allocation`).
 
 A device that takes pixels (``Config.pixels``) runs the network's encoder as its first layer, on the
 bit-planes of the image, each of which is one bit of all pixels. Each bank then has some of the
@@ -70,12 +70,13 @@ def compile_network(network: Network, config: Config, *, pixels: bool = True) ->
 
     Returns
     -------
-    The bytes of the device's memories, and what the driver needs to know to use them.
+    The bytes of the device's memories, with the addresses by which the driver uses them.
 
     Raises
     ------
     FitError
-        The network does not fit the device; the message says what it needs and what the device has.
+        The network does not fit the device; the message gives the needed and the available size of
+        each memory that is too small, or another reason.
     """
     if network.weight_bits > config.weight_bits:
         raise FitError(

@@ -162,7 +162,7 @@ def measured(network: Network, program: Program | None, images: list[Maps]) -> l
     ----------
     program : the network's program. If the network does not fit a device, pass None; the cycles
         are then None, too.
-    images : for each image, all maps by name, including the one that the host writes
+    images : for each image, all maps by name, including the map that the host writes
         (:func:`device_maps`).
     """
     n_predicted = min(N_PREDICTED, len(images)) if program else 0

@@ -189,7 +189,7 @@ SMALLER = {
     "membrane_bits": ("inputs of a neuron (channels or kernel)",),
     "sum_bits": ("inputs of a neuron (channels or kernel)",),
 }
-"""What to reduce in a network that needs too much of a resource, by the resource's name in
+"""Properties of a network to reduce if it needs too much of a resource, by the resource's name in
 :attr:`sw.compile.program.FitError.needs`."""
 
 
@@ -210,8 +210,9 @@ def _everything(network: Network, configs: dict[int, Config]) -> str:
     """Return the remedy for a network that no single change makes fit.
 
     First, all weights are shared and timesteps are left out together. If the network then fits,
-    that is the remedy. If it does not fit with any width of weights, it must be smaller: the text
-    names the resources that are still too small, and what to reduce (:data:`SMALLER`).
+    that is the remedy. If it does not fit with any width of weights, the network must be smaller:
+    the text then names the resources that are still too small, and the properties of the network to
+    reduce (:data:`SMALLER`).
 
     ``configs`` has the device's configuration for each width of weights in bits.
     """

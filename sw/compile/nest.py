@@ -238,7 +238,9 @@ def compile_layer(context: LayerContext) -> CompiledLayer:
 
 
 def lacking_neurons(layer: Layer, config: Config) -> str | None:
-    """Return why the device cannot run a layer's neurons, and what to do; None if it can."""
+    """Return a text that says why the device cannot run a layer's neurons, with a remedy; None if
+    it can.
+    """
     if config.full_neurons:
         return None
     remedy = "choose a board with an ECP5 or Gowin device"

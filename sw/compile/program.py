@@ -1,4 +1,6 @@
-"""The compiled program: where maps lie, how layers run, what memories hold. NumPy only.
+"""The compiled program: places of maps in memory, loops of layers, and contents of memories.
+
+Only NumPy is needed.
 
 A *map* is the spikes (T, C, H, W) that one layer writes or the host sends. The core has several
 *banks*, among which the channels of a map are divided; each bank has a spike memory and a weight
@@ -52,8 +54,8 @@ class Placement:
 
     ``pixel``, ``row`` and ``plane`` are distances in bits in the memory of one bank. ``pixel`` is
     the distance from a position to the next in its row, ``row`` from a row to the next. ``plane``
-    is the distance from a timestep to the next; in a map of bit-planes, from the planes that the
-    banks process at the same time to those that they process next.
+    is the distance from a timestep to the next. In a map of bit-planes, the banks process one plane
+    each at a time, and ``plane`` is the distance from a bank's plane to its next plane.
     """
 
     shape: Shape
@@ -250,8 +252,9 @@ class Program:
     placements : regions of spike memory by name of the map.
     inputs : regions that the host writes before a run, one per buffer; the first is in
         ``placements``. With two, the host can fill one while the device reads the other.
-    moved : names of the maps that lie elsewhere in a run on the second of ``inputs``: the one that
-        the host writes, and those that layers read together with it (:meth:`places`).
+    moved : names of the maps that lie elsewhere in a run on the second of ``inputs``
+        (:meth:`places`): the map that the host writes, and the maps that layers read together with
+        it.
     entries : for each of ``inputs``, the row of :attr:`hw.protocol.Space.WEIGHT` at which the
         descriptors begin that a run on this input uses.
     layers : how each layer runs; the first one is the encoder if ``pixels`` is true.

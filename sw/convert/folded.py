@@ -147,7 +147,7 @@ def exact(weight: Float, n_repeats: int, most: float) -> Float:
 
     Parameters
     ----------
-    weight : weights (t, y, x, o, c, ky, kx), as in :class:`sw.network.network.AnyLayer`.
+    weight : weights of a layer (t|1, y|1, x|1, o, c, ky|1, kx|1).
     n_repeats : number of times that a weight may be used in a sum.
     most : largest input, a whole number like all inputs.
     """

@@ -60,7 +60,7 @@ class Parts:
     n_validation : number of these samples, a multiple of the number of classes. It is not used if
         ``validation`` is given.
     note : remark to print with every result on this data, such as that it is a subset.
-    form : form of the files, and what was converted to read them, in words.
+    form : text that describes the form of the files, and any conversion of their values.
     """
 
     train: Split
@@ -84,7 +84,7 @@ class Dataset:
     metric : metric by which training chooses the best model: ``accuracy``, or ``balanced``
         accuracy, which is the mean over classes of the recall.
     own : whether it is a user's own data, which is found by its path and not by its name.
-    form : form of the files, and what was converted to read them, in words.
+    form : text that describes the form of the files, and any conversion of their values.
     """
 
     name: str
@@ -242,8 +242,8 @@ def assemble(
 def _check_part(part: Split, name: str, what: str, n_classes: int) -> None:
     """Check that a part of a data set has samples, and a valid label for each.
 
-    A label is valid if it is from 0 to ``n_classes`` - 1. For messages, ``name`` is the name of the
-    data set, and ``what`` that of the part.
+    A label is valid if it is from 0 to ``n_classes`` - 1. ``name`` is the name of the data set and
+    ``what`` the name of the part, both for messages.
 
     Raises
     ------

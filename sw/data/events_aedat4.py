@@ -104,7 +104,8 @@ def _header(raw: bytes) -> _Header:
 
 
 def _stream(description: str) -> tuple[int, str, tuple[int, int] | None]:
-    """Return what the XML ``description`` of the streams says about the only stream of events.
+    """Parse the XML ``description`` of a file's streams, and return the facts about its stream of
+    events.
 
     Returns
     -------
@@ -244,7 +245,7 @@ def _root(buffer: bytes, identifier: bytes) -> int:
     Raises
     ------
     EventError
-        The buffer does not contain what ``identifier`` says, such as events.
+        The buffer's own identifier differs from ``identifier``, so it holds other contents.
     """
     if buffer[4:8] != identifier:
         raise EventError(f"a packet of {identifier.decode()} was expected: {_CUT}")

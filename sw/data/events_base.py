@@ -1,4 +1,4 @@
-"""Recordings of event cameras in memory, and checks of the numbers that they are made of.
+"""Recordings of event cameras in memory, and checks of times, positions and polarities.
 
 Only NumPy is needed.
 """
@@ -73,11 +73,11 @@ class Recording:
 
 
 def make(t: Any, x: Any, y: Any, p: Any) -> Events:
-    """Return a recording's events, made of arrays of times, columns, rows and polarities.
+    """Return events as an array of dtype :data:`EVENT`, from arrays of their fields.
 
-    The arrays ``t``, ``x``, ``y`` and ``p`` must have the same length. Times are in microseconds or
-    seconds, as :func:`microseconds` tells. Polarities above 0 mean brighter, so they may be 0 and
-    1, or -1 and 1.
+    The arrays ``t`` (times), ``x`` (columns), ``y`` (rows) and ``p`` (polarities) must have the
+    same length. Times are in microseconds or seconds, as :func:`microseconds` tells. Polarities
+    above 0 mean brighter, so they may be 0 and 1, or -1 and 1.
 
     Raises
     ------

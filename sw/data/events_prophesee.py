@@ -128,7 +128,8 @@ def _encoding(header: dict[str, str]) -> tuple[str, dict[str, str]]:
 def _sensor(header: dict[str, str], options: dict[str, str]) -> tuple[int, int] | None:
     """Return the sensor's (height, width) as stated in the header or in ``options``.
 
-    If it is not stated, it is that of the camera the header names; None if that is unknown, too.
+    If they do not state it, the size is that of the camera that the header names. The result is
+    None if the camera is unknown, too.
     """
     width, _, height = header.get("geometry", "").partition("x")
     sizes = [

@@ -221,8 +221,9 @@ def _holds(folder: Path) -> bool:
 
 
 def _beats(folder: Path, what: str) -> Beats:
-    """Return the beats of the records for training (``what`` is ``train``) or for testing
-    (``test``)."""
+    """Return the beats of all records for training or testing; ``what`` is ``train`` or
+    ``test``.
+    """
     packed = folder / NPZ_NAME
     if not packed.is_file():
         return known(read_records(folder, DS1 if what == "train" else DS2))

@@ -63,8 +63,8 @@ def read(path: Path, timesteps: int) -> tuple[Parts, tuple[str, ...]]:
 
     Returns
     -------
-    The data, and the names of the classes: those of the folders, or the labels themselves, with
-    ``class`` before numbers.
+    The data, and the names of the classes: the names of the folders, or the labels themselves; a
+    label that is a number, such as 3, becomes ``class 3``.
 
     Raises
     ------
@@ -280,7 +280,7 @@ def _kind(paths: Sequence[Path]) -> str:
     Raises
     ------
     DataError
-        A file is neither, or there are both.
+        A file is neither, or the files are of both kinds.
     """
     first: dict[str, Path] = {}
     for path in paths:

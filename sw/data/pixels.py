@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sw.data.dataset import DataError
 
 MOST_CHANNELS = 4
-"""Largest length of a last axis that is taken for channels, as those of RGBA images."""
+"""Largest length of a sample's last axis that is taken for channels; RGBA images have four."""
 OPAQUE = 255
 """Value of an opaque pixel's alpha channel."""
 
@@ -59,7 +59,8 @@ def arranged(samples: NDArray[Any], what: str) -> NDArray[Any]:
 
 
 def as_pixels(parts: Sequence[NDArray[Any]], what: str) -> tuple[list[NDArray[np.uint8]], str]:
-    """Return images of any numeric type as uint8 pixels, and a text that says what was converted.
+    """Return images of any numeric type as uint8 pixels, and a text that describes the
+    conversion.
 
     Images in uint8 stay as they are, and the text is then empty. Others are converted if their
     meaning is unambiguous: truth values, floats from 0 to 1, and whole numbers from 0 to 255.
@@ -147,7 +148,7 @@ def without_alpha(images: NDArray[np.uint8], what: str) -> NDArray[np.uint8]:
 def samples(parts: Sequence[NDArray[Any]], what: str) -> tuple[list[NDArray[np.uint8]], str]:
     """Return the samples of all parts of a data set in the form of a network's input.
 
-    The second result says in words what was converted; it is empty if nothing was.
+    The second result is a text that describes the conversion; it is empty without one.
 
     Parameters
     ----------

@@ -37,8 +37,8 @@ class Source:
         be downloaded by hand only.
     places : pairs of a folder in which another program may have installed the data, and a text that
         names this program. The folders are searched before the cache.
-    metric : metric by which training chooses the best model, as in
-        :class:`sw.data.dataset.Dataset`.
+    metric : metric by which training chooses the best model, ``accuracy`` or ``balanced``
+        (:class:`sw.data.dataset.Dataset`).
     read_parts : function of a folder that reads the training data, divided in several ways for
         cross-validation (:func:`sw.data.catalogue.load_parts`). It raises the same errors as
         ``read``. None if the data set defines no parts.

@@ -115,11 +115,12 @@ class AnyBoard(ABC):
         ValueError
             The program was compiled for a different configuration.
         sw.compile.program.FitError
-            The network does not fit the board. Of a group, all boards then keep what they hold.
+            The network does not fit the board. In a group, the contents of all boards then stay
+            unchanged.
         sw.network.netfile.NetworkFileError
             The file cannot be read, or is no network file.
         MemoryFault
-            The board does not hold what was written to it.
+            A memory of the board does not return the data that was written to it.
         RequestRefused
             The board refused a request, and recovering the board would not help.
         LinkTimeout, LinkLost

@@ -53,7 +53,7 @@ class Device:
     Parameters
     ----------
     transport : link to the board, open at the default rate (:data:`hw.protocol.DEFAULT_BAUD`).
-    identity : what the board has reported about itself.
+    identity : configuration and protocol version that the board has reported.
     virtual_board : process of a virtual board, which ends when this object is closed.
     baud : fastest rate to use, in bits per second; None means the rate that the board reports.
 

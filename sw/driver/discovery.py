@@ -100,7 +100,8 @@ def _parse_identity(raw: bytes, port: str) -> BoardIdentity:
 
 def open_transport(port: str, wrap: Callable[[Port], Port] = lambda port: port) -> Transport:
     """Open a port at the default rate (:data:`hw.protocol.DEFAULT_BAUD`), and return a transport
-    over it. ``wrap`` takes the open port and returns the one that the transport uses in its place.
+    over it. ``wrap`` takes the open port, and returns the object that the transport uses as the
+    port.
 
     Raises
     ------
@@ -210,10 +211,10 @@ class _Probe:
     Attributes
     ----------
     path : path or name of the port.
-    description : sentence for the user that names the port and says what is on it.
+    description : sentence for the user about the port and the device on it.
     board : open transport and identity of the board, or None if no board answered.
-    error : why no board answered. None if one did, or if the port was skipped because no known
-        board has such a port.
+    error : why no board answered. None if a board answered, or if the port was not opened because
+        no known board has this kind of port.
     """
 
     path: str

@@ -84,8 +84,9 @@ class RequestRefused(DeviceError):
 
 
 class MemoryFault(DeviceError):
-    """Raised when a memory of a board does not hold what was written to it, not even after it was
-    written again."""
+    """Raised when a memory of a board does not return the data that was written to it, even after
+    it was written again.
+    """
 
 
 class FaultSpecError(DeviceError):

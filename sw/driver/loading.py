@@ -106,7 +106,7 @@ def write_program(device: Device, program: Program, on_progress: Progress | None
     Raises
     ------
     MemoryFault
-        The board does not hold what was written to it.
+        A memory of the board does not return the data that was written to it.
     RequestRefused
         The board refused a request, for example because it was reset meanwhile.
     LinkTimeout, LinkLost
@@ -121,9 +121,9 @@ def write_program(device: Device, program: Program, on_progress: Progress | None
 
 
 def recover(device: Device, error: DeviceError, n_failures: int) -> None:
-    """Recover a device after a failure (:meth:`sw.driver.device.Device.recover`). If it does not
-    answer, try again, which counts as a further failure, until there are more than
-    :data:`MAX_RECOVERIES`.
+    """Recover a device after a failure (:meth:`sw.driver.device.Device.recover`). If the device
+    does not answer, try again. Each attempt counts as a further failure; after more than
+    :data:`MAX_RECOVERIES` failures, raise the error.
 
     Parameters
     ----------

@@ -88,8 +88,8 @@ def open_port(port: str) -> Port:
     Raises
     ------
     DeviceNotFound
-        The port does not exist, is in use, or this user may not open it; or the address is invalid
-        or nothing answers there.
+        The port does not exist, is in use, or this user may not open it; or its address is invalid,
+        or no server answers at the address.
     """
     kind = kind_of(port)
     settings: dict[str, Any] = {"timeout": POLL_S, "write_timeout": kind.write_timeout_s}

@@ -49,7 +49,7 @@ class Step:
     passed: bool | None
     """None if this part was left out."""
     detail: str
-    """What was tested, or what is wrong."""
+    """Text that describes the test or, if it failed, the fault."""
     seconds: float = 0.0
 
 
@@ -139,8 +139,8 @@ def _rate(device: Device, rng: np.random.Generator, baud: int, divisor: int) -> 
     """Write and read random bytes at one rate of the line, and return to the default rate.
 
     ``baud`` is the rate in bits per second, and ``divisor`` the device's number of clock cycles per
-    bit, or 0 for the default rate. Returns whether the part passed, and what was tested or is
-    wrong.
+    bit, or 0 for the default rate. Returns whether the test passed, and a text that describes the
+    test or the fault.
     """
     transport = device.transport
     transport.resync()
@@ -197,9 +197,9 @@ def patterns(n_bytes: int, rng: np.random.Generator) -> Iterator[tuple[str, byte
 
 
 def _memory(device: Device, space: Space, rng: np.random.Generator) -> tuple[bool, str]:
-    """Write and read every bit of a memory, with each of :func:`patterns`.
+    """Write each pattern of :func:`patterns` to a whole memory, and compare it when read back.
 
-    Returns whether the part passed, and what was tested or is wrong.
+    Returns whether the test passed, and a text that describes the test or the fault.
     """
     size = row_bytes(space, device.config)
     rows = n_rows(space, device.config)
@@ -230,7 +230,8 @@ def _networks(device: Device, n_networks: int, seed: int) -> tuple[bool | None, 
     Every spike and logit is compared, and for each layer the numbers of spikes and of synaptic
     operations (:func:`sw.driver.check.differences`).
 
-    Returns whether the part passed, or None if it was left out, and what was tested or is wrong.
+    Returns whether the test passed, or None if it was left out, and a text that describes the test
+    or the fault.
     """
     if not n_networks:
         return None, "not wanted"
@@ -280,7 +281,7 @@ def random_network(rng: np.random.Generator, config: Config, *, small: bool = Fa
     """Return a small random network: two firing layers, one with a gate, and an output layer.
 
     Some networks also have a stem, a layer that reads the image. In some, the output layer reads
-    the maps of both firing layers, with the same weights or with weights for each.
+    the maps of both firing layers, with shared weights or with separate weights.
 
     Parameters
     ----------

@@ -41,7 +41,7 @@ from sw.driver.errors import (
 )
 
 MAX_IN_FLIGHT = 64
-"""Largest number of unanswered requests; far fewer than there are sequence numbers."""
+"""Largest number of unanswered requests, far below the number of sequence numbers."""
 
 MAX_BYTES_IN_FLIGHT = 32768
 """Largest total size of unanswered requests in bytes, if the device executes each of them as fast

@@ -307,7 +307,7 @@ class _Assembly(LayerBuilder):
 
         Max pooling of spikes is an OR, and becomes part of the layer that fires the spikes. Average
         and sum pooling of sums change the weights of the sums. Average and sum pooling of spikes
-        are noted in the returned value, and later folded into the weights that read it.
+        are stored with the returned value, and later folded into the weights that read it.
         """
         if step.kind == "max":
             spikes = require_spikes(

@@ -42,8 +42,8 @@ from sw.network.network import Network
 class Accuracy:
     """Accuracies before and after quantisation, as fractions (0 to 1) of the measured images.
 
-    ``folded`` is that of the float64 network before quantisation, and ``quantised`` that of the
-    integer network. Both are None if the images have no labels.
+    ``folded`` is the accuracy of the float64 network before quantisation, and ``quantised`` the
+    accuracy of the integer network. Both are None if the images have no labels.
     """
 
     folded: float | None
@@ -315,8 +315,8 @@ def _channel_rates(
 
     The compiler distributes channels to memory banks by these rates (:mod:`sw.compile.deal`). They
     are measured on the ``samples`` in the checkpoint if there are any, so that the program follows
-    from the checkpoint alone. Otherwise they are those of ``trace``, a recorded run. The result is
-    empty if both are None.
+    from the checkpoint alone. Otherwise they are computed from ``trace``, a recorded run. The
+    result is empty if both are None.
     """
     if samples is not None:
         trace = reference.run(network, samples)

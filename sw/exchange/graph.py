@@ -102,7 +102,7 @@ class Flatten:
 
 @dataclass(frozen=True, eq=False)
 class LeakGroup:
-    """Those neurons of a map that have the same leak.
+    """Neurons of one map that have the same leak.
 
     ``leak`` is the kind of the leak, and ``shifts`` are its shifts (:class:`hw.spec.Leak`).
     ``members`` is True for these neurons; its shape broadcasts to that of the map, (C, H, W).

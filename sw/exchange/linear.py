@@ -205,7 +205,8 @@ def _as_convolution(step: Convolve | Connect, shape: Shape) -> Convolve:
 def scaled(step: Normalise | Scale, value: Value) -> Value:
     """Apply batch-norm or a scaling to spikes or weighted sums, and return the result.
 
-    The weights and bias of sums are changed. A scaling of spikes is noted in their ``factor``.
+    For weighted sums, their weights and bias are changed. For spikes, the scaling is stored in
+    ``factor``.
     """
     if isinstance(value, SpikeSum):
         return added([scaled(step, part) for part in value.parts])

@@ -76,7 +76,7 @@ def module_entries(module: nn.Module, kind: type, name: str) -> list[Entry]:
 
 
 def check_unchanged(module: nn.Module) -> None:
-    """Check that a module computes what its class says.
+    """Check that a module has nothing that changes the result which its class computes.
 
     Raises
     ------

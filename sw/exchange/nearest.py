@@ -97,7 +97,7 @@ def random_samples(network: FoldedNetwork, n_samples: int = N_RANDOM) -> NDArray
 
 def measure(imported: Imported, samples: NDArray[np.uint8] | None = None) -> Change:
     """Run an imported network twice, with the nearest leaks of the device and with the framework's
-    leaks, and return what differs.
+    leaks, and return the differences.
 
     Parameters
     ----------

@@ -109,7 +109,8 @@ def _values(group: Any, left: list[int]) -> dict[str, Any]:
 
 
 def _repair(values: dict[str, Any], place: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """Change a node's entries, and those of the nodes in it, to what the package ``nir`` accepts.
+    """Change the entries of a node, and of all nodes in it, to a form that the package ``nir``
+    accepts.
 
     ``place`` is the node's path: the names of the graphs around it, from the outermost on, and its
     own name last. Returns the paths of all neurons without ``v_reset``.

@@ -58,7 +58,7 @@ class NirOptions:
     :mod:`sw.exchange.nir_write` do."""
     pixel_max: float | None = 1.0
     """Value that a pixel of 255 had in training; None if the input is binary frames. Ignored for
-    files of :mod:`sw.exchange.nir_write`, which say what their input is."""
+    files of :mod:`sw.exchange.nir_write`, which state the kind of their input."""
     dt_s: float | None = None
     """Timestep in seconds. None takes 1 s if all IF neurons have ``r = 1`` and all LIF neurons
     ``tau >= 1``, otherwise :data:`sw.exchange.nir_common.DT_S`."""

@@ -46,7 +46,7 @@ class Reader:
     files: str
     """Name of the format's files for messages, such as ``.nir files``."""
     matches: Callable[[Path, ReadOptions], bool]
-    """Function that returns whether this reader is the one for a file, given the options."""
+    """Function that returns whether this reader reads a file with the given path and options."""
     read: Callable[[Path, ReadOptions], Imported]
     """Function that reads a file; raises :class:`sw.exchange.graph.ExchangeError` if the network
     cannot be mapped."""
@@ -136,7 +136,8 @@ def unused_option(reader: Reader | None, options: ReadOptions) -> str | None:
     """Return an error message if an option was given that does not apply to the file's format.
 
     The message names the first such option; the result is None if all options apply. ``reader`` is
-    that of the format, or None for a checkpoint of ``sw.train``, to which no option applies.
+    the reader for the file's format, or None for a checkpoint of ``sw.train``, to which no option
+    applies.
     """
     taken = reader.options if reader else frozenset()
     for name in (name for name in vars(options) if name in options.given() - taken):

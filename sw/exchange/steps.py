@@ -39,7 +39,7 @@ class Ref:
 class State:
     """The membranes of neurons, as the forward method passes them on between timesteps.
 
-    ``name`` is that of the neurons' module; None for the zeros with which membranes start.
+    ``name`` is the name of the neurons' module, or None for the zeros with which membranes start.
     """
 
     name: str | None

@@ -85,10 +85,10 @@ def to_copy(terms: Sequence[Term], size: Pair) -> tuple[list[Term], int]:
     """Return the terms that must read a copy of their map, and the number of channels of each copy.
 
     If all maps have the same shape and are read with the same stride, no term needs a copy.
-    Otherwise, a term fits if its map has the height and width ``size``, that of the sums, and is
-    read with stride 1. Copies get as many channels as the map of the fitting term with the most
-    weights or, if none fits, of any term with the most weights. Fitting terms whose maps have this
-    number of channels stay as they are; all others must read copies.
+    Otherwise, a term fits if its map has the height and width of the sums (``size``) and is read
+    with stride 1. Copies get as many channels as the map of the fitting term with the most weights
+    or, if no term fits, as the map of the term with the most weights. Fitting terms whose maps have
+    this number of channels stay as they are; all others must read copies.
     """
     if len({(term.shape, term.stride) for term in terms}) == 1:
         return [], 0

@@ -28,7 +28,9 @@ bytes, for example the weights of the best and of the last epoch."""
 
 
 class ArchiveError(ValueError):
-    """Raised if a file is not what ``torch.save`` writes, or describes more data than it holds."""
+    """Raised if a file was not written by ``torch.save``, is damaged, or claims more data than it
+    holds.
+    """
 
 
 def read(path: Path) -> Any:
@@ -39,7 +41,7 @@ def read(path: Path) -> Any:
     pickle.UnpicklingError
         The file holds more than tensors and plain values, and loading it could run code.
     ArchiveError
-        The file is damaged, is not what ``torch.save`` writes, or would take too much memory.
+        The file is damaged, was not written by ``torch.save``, or would take too much memory.
     OSError
         The file cannot be read.
     """

@@ -277,7 +277,7 @@ def _check_numbers(state: Mapping[str, Tensor], types: Mapping[str, torch.dtype]
 def code_version() -> str:
     """Return the version of this code as text.
 
-    In a source tree it is what ``git describe`` prints, or ``unknown`` if git fails. In an
+    In a source tree, it is the output of ``git describe``, or ``unknown`` if git fails. In an
     installed package it is the package's version.
     """
     root = Path(__file__).parents[2]

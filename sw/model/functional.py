@@ -1,8 +1,8 @@
 """Spiking neurons over time and binary gates as pure functions, with hand-written gradients.
 
-The drive of a neuron is its input current: what a timestep adds to the membrane. A network calls
-these functions through a :class:`Backend`: :data:`EAGER` holds the functions as they are written
-here, and :func:`compiled` returns them compiled by torch.
+The *drive* of a neuron is its input current, which is added to the membrane at each timestep. A
+network calls these functions through a :class:`Backend`: :data:`EAGER` holds the functions as they
+are written here, and :func:`compiled` returns them compiled by torch.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ def neuron_forward(
     where ``membrane >= threshold``; its membrane is then reset as ``reset`` says.
 
     Between two timesteps, every membrane leaks: it is multiplied by ``decay``. If ``integer_leak``
-    is given, membranes leak as those of the device instead (:func:`hw.spec.leaked`). They must then
-    be integers, in a floating-point type. ``integer_leak`` is the kind of leak and its shifts.
+    is given, membranes leak by shifts instead, as on the device (:func:`hw.spec.leaked`). They must
+    then be integers, in a floating-point type. ``integer_leak`` is the kind of leak and its shifts.
     """
     spikes, membranes = _run(_by_time(drive, timesteps), decay, threshold, reset, integer_leak)
     return torch.stack(spikes), torch.stack(membranes)
@@ -129,7 +129,7 @@ def neuron_backward(
     """Return the gradient ``(T, ...)`` with respect to the drive, given that of the spikes,
     ``grad``.
 
-    ``membranes`` are those that :func:`neuron_forward` returned. No gradient passes through the
+    ``membranes`` are the second result of :func:`neuron_forward`. No gradient passes through the
     reset's dependence on the spike (Chen et al., arXiv 2301.11929). If the drive was the same at
     every timestep, use ``total``: it sums the result over time to ``(1, ...)``.
     """
@@ -241,7 +241,7 @@ def join(gate: str, branch: Tensor, identity: Tensor) -> Tensor:
 class Backend:
     """Set of functions with which a network computes its neurons and gates.
 
-    Their signatures are those of :func:`neuron_forward`, :func:`neuron_backward`,
+    They have the signatures of :func:`neuron_forward`, :func:`neuron_backward`,
     :func:`pooled_forward`, :func:`pooled_backward` and :func:`join`.
     """
 
@@ -290,7 +290,7 @@ class NeuronFunction(torch.autograd.Function):
 
         Membranes are computed with at least 32 bits.
 
-        ``threshold`` is that of ``config``; or, in an integer network, a tensor with one integer
+        ``threshold`` is ``config.threshold`` or, in an integer network, a tensor with one integer
         for each neuron. The slope of the surrogate gradient is meant for membranes in the units of
         ``config``. For integer membranes it is therefore multiplied by the threshold of ``config``
         and divided by the integer threshold.

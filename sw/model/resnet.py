@@ -118,9 +118,9 @@ class Block(nn.Module):
 
         Returns
         -------
-        Three values: the block's output; the same together with its coefficient; and the residual
-        branch's spikes before the gate. The output is binary spikes ``(T * N, C, H, W)``, or sums
-        of spikes with an ``ADD`` gate.
+        Three values: the block's output, which is binary spikes ``(T * N, C, H, W)``, or sums of
+        spikes with an ``ADD`` gate; the output together with its coefficient; and the residual
+        branch's spikes before the gate.
         """
         branch, inner = spikes, scaled
         for n in range(1, self.n_convs + 1):
@@ -187,8 +187,8 @@ class Carry(nn.Module):
 class Logits(NamedTuple):
     """Class scores ``(N, n_classes)`` of a network.
 
-    ``spike`` are those from the spikes. ``aap`` are those from the auxiliary pathway, or None if
-    the network has no auxiliary pathway.
+    ``spike`` holds the scores from the spikes. ``aap`` holds the scores from the auxiliary pathway,
+    or is None if the network has no auxiliary pathway.
     """
 
     spike: Tensor
@@ -362,7 +362,7 @@ def to_input(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 def round_leaks(model: SpikingResNet, n_shifts: int = N_LEAK_SHIFTS) -> ModelConfig:
     """Return a network's configuration with every trained leak replaced by one that a device has.
 
-    Trained leaks are those called ``LEARNED``. A device computes a leak as a sum of shifts of the
+    Trained leaks have the name ``LEARNED``. A device computes a leak as a sum of shifts of the
     membrane (:class:`hw.spec.Leak`). Of the leaks with up to ``n_shifts`` shifts, including none,
     the one with the nearest decay is chosen; small devices have leaks with one shift only. The
     weights can stay as they are, but some more training with the new leaks improves accuracy.

@@ -31,8 +31,8 @@ class InputError(ValueError):
 class Takes(Protocol):
     """Fields of a network that say which input it takes, and which classes it distinguishes.
 
-    They are those of :class:`sw.network.network.Network`. Functions that only check or read input
-    take any object that has these fields.
+    :class:`sw.network.network.Network` has these fields. Functions that only check or read input
+    take any object with them.
     """
 
     @property

@@ -52,8 +52,8 @@ def drive(layer: AnyLayer[Any, Any], source: Tensor, dtype: torch.dtype) -> Tens
 
     Parameters
     ----------
-    source : tensor (N, T|1, C, H, W) of any type, the layer's input (:func:`inputs_of`). It has
-        one timestep if both the input and the weights are the same at all of them.
+    source : tensor (N, T|1, C, H, W) of any type, the layer's input (:func:`inputs_of`). It has one
+        timestep if both the input and the weights are the same at all timesteps.
     dtype : type of the computation and of the result.
 
     Returns

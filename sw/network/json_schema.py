@@ -1,8 +1,8 @@
 """Describe the JSON document of a network file as a JSON Schema (draft 2020-12).
 
 The schema follows from the annotations of :class:`sw.network.network.Network` and its layers.
-docs/network-file.schema.json is what ``python -m sw.network.json_schema`` prints. Relations between
-fields, such as shapes, are not in it; :func:`sw.network.network.validate` checks them.
+``python -m sw.network.json_schema`` prints it; docs/network-file.schema.json is a copy. Relations
+between fields, such as shapes, are not in it; :func:`sw.network.network.validate` checks them.
 """
 
 from __future__ import annotations

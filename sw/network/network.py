@@ -107,9 +107,9 @@ class AnyLayer(Generic[Weight, Param]):
     )
     """Names of further maps that the layer reads. All have the shape of ``source``."""
     stacked: bool = field(default=False, metadata={"since": 3})
-    """Whether each of the maps has weights of its own. Then the input channels of ``weight`` are
-    those of all maps, one map after another. Otherwise the maps share their weights, so that the
-    layer's input is the sum of the maps."""
+    """Whether each of the maps that the layer reads has weights of its own. Then the input channels
+    of ``weight`` are the channels of all maps, one map after another. Otherwise the maps share
+    their weights, so that the layer's input is the sum of the maps."""
     kernel: tuple[Size, Size]
     stride: tuple[Size, Size] = (1, 1)
     padding: tuple[Padding, Padding] = (0, 0)
@@ -125,7 +125,7 @@ class AnyLayer(Generic[Weight, Param]):
     finer_shifts: Annotated[
         tuple[Annotated[int, Range(1, MAX_LEAK_SHIFT)], ...], Length(0, N_LEAK_SHIFTS - 1)
     ] = field(default=(), metadata={"since": 2})
-    """Further shifts of the leak, which bring the decay nearer to the one that is wanted."""
+    """Further shifts of the leak, for decay factors that a single shift does not reach."""
     reset: Reset = Reset.HARD
     gate: Gate = Gate.NONE
     identity: Label | None = None
@@ -180,7 +180,7 @@ class AnyLayer(Generic[Weight, Param]):
     def structure(self) -> dict[str, Any]:
         """Return the values of the layer's fields by name, except weight, bias and threshold.
 
-        They serve to make a layer of the same structure with other weights, biases and thresholds.
+        Use them to make a layer of the same structure with other weights, biases and thresholds.
         """
         numbers = ("weight", "bias", "threshold")
         return {

@@ -1,5 +1,5 @@
-"""Make the sections of the HTML report that show what a network does with images: spikes, membranes
-and clock cycles.
+"""Make the sections of the HTML report on a network's activity: spikes, membranes and clock
+cycles.
 
 A map is the spikes of one layer, or of the network's input: binary (T, C, H, W).
 """

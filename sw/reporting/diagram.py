@@ -99,7 +99,7 @@ def neuron_text(layer: Layer) -> str:
 
 
 def granularity(layer: Layer) -> str:
-    """Return a text that says over what a layer's weights vary.
+    """Return a text that says along which axes a layer's weights vary.
 
     The result is ``"per position"``, ``"per timestep"``, ``"per position and per timestep"``, or
     ``"shared"`` if all positions and timesteps have the same weights. In an output layer, every

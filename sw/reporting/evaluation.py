@@ -193,7 +193,9 @@ def read_evaluation(path: Path) -> dict[str, Any]:
 
 
 def _fault(values: Any) -> str | None:
-    """Return what is wrong with the contents of an evaluation; None if nothing is."""
+    """Return a text about the first fault in the contents of an evaluation; None if there is
+    none.
+    """
     if not isinstance(values, dict):
         return "it is no JSON object"
     missing = {"n_images", *ACCURACIES, "quantised"} - set(values)

@@ -28,7 +28,7 @@ def note(text: str) -> str:
 def tile(value: str, what: str, detail: str = "") -> str:
     """Return a box for one figure at the top of the page, as HTML.
 
-    It shows the value, ``what`` the value is, and a remark (``detail``); all three are HTML.
+    It shows the value, its name (``what``) and a remark (``detail``); all three are HTML.
     """
     return f'<div class="tile"><b>{value}</b><span>{what}</span><small>{detail}</small></div>'
 

@@ -53,8 +53,8 @@ class Score:
 def pooled(seed: int, details: Sequence[Mapping[str, Any]], metric: str) -> Score:
     """Return the accuracies of the predictions of several parts together.
 
-    ``details`` has the result of :func:`sw.data.metrics.detail` for each part. ``metric`` is that
-    of the data set.
+    ``details`` has the result of :func:`sw.data.metrics.detail` for each part. ``metric`` is the
+    data set's metric, ``accuracy`` or ``balanced``.
     """
     n_classes = max(len(part["n_samples"]) for part in details)
     right, total = [0.0] * n_classes, [0] * n_classes
@@ -83,12 +83,12 @@ def run(
 ) -> list[Score]:
     """Cross-validate a recipe with every seed, and return the scores.
 
-    Results are written to ``results.json`` and ``table.md`` in ``folder``; runs whose results are
-    there already are not repeated.
+    Results are written to ``results.json`` and ``table.md`` in ``folder``; runs whose results this
+    folder already holds are not repeated.
 
     Parameters
     ----------
-    parts : a data set for each part, whose test data is that part.
+    parts : one data set for each held-out part, which is its test data.
     model, training : the recipe.
 
     Raises

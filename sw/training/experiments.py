@@ -69,7 +69,7 @@ N_CYCLES = 100
 FRONTIER_BOARD = "ulx3s-25f"
 """Board to predict cycles for."""
 CAPTION = f"Fashion-MNIST, {N_IMAGES:,} training images; test set of 10,000"
-"""Caption of the tables: what the accuracies were measured on."""
+"""Caption of the tables: the data on which the accuracies were measured."""
 
 
 class ExperimentError(RuntimeError):
@@ -98,7 +98,9 @@ def ablation_network(n_blocks: int = 2) -> ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """Variant of an experiment: a network, how it is trained, and what it is compared with."""
+    """Variant of an experiment: a network, its training, and the variant that it is compared
+    with.
+    """
 
     config: ModelConfig
     """Network to train."""
@@ -255,7 +257,7 @@ def run_ablation(
     """Train every variant with every seed, compare their accuracies, and return the table's rows.
 
     Results are written to ``results.json``, ``table.md`` and ``plot.svg`` in ``folder``; runs whose
-    results are there already are not repeated.
+    results this folder already holds are not repeated.
 
     Raises
     ------
@@ -319,7 +321,7 @@ def run_frontier(
     """Train a network once for each penalty on spikes, and return accuracy and cycles of each run.
 
     Results are written to ``results.json`` and ``table.md`` in ``folder``; penalties whose results
-    are there already are not trained again. Accuracy is that of the integer network;
+    this folder already holds are not trained again. Accuracy is measured on the integer network;
     cycles are predicted for :data:`FRONTIER_BOARD` (:mod:`sw.compile.cycles`) on validation images.
 
     Raises

@@ -87,8 +87,8 @@ class IntegerLayers(nn.Module, abc.ABC):
     """Network that computes with integer layers, and trains the float layers from which they are
     made.
 
-    Input and output are those of :class:`sw.model.resnet.SpikingResNet`; class scores are in the
-    float network's units.
+    Input and output have the form of :class:`sw.model.resnet.SpikingResNet`; class scores are in
+    the float network's units.
 
     Parameters
     ----------
@@ -129,8 +129,9 @@ class IntegerLayers(nn.Module, abc.ABC):
     def integers(self, trained: FloatLayer) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the integer weight, bias and threshold of a layer, as float64 tensors.
 
-        Their shapes are those of :class:`sw.network.network.AnyLayer`. Gradients of weight and bias
-        flow to the float parameters. The threshold of the output layer is None.
+        They have the axes (t|1, y|1, x|1, o, c, ky|1, kx|1), (t|1, y|1, x|1, o) and (y|1, x|1, o).
+        Gradients of weight and bias flow to the float parameters. The threshold of the output layer
+        is None.
         """
         is_encoder = trained.reads_image
         low, high = signed_range(ENCODER_WEIGHT_BITS if is_encoder else self.scales.weight_bits)
@@ -222,7 +223,8 @@ def _input_of(trained: FloatLayer, maps: dict[str, Tensor]) -> Tensor:
 
 
 class IntegerNet(IntegerLayers):
-    """Integer network made from the float network ``model``, whose parameters it trains.
+    """Integer network that trains the parameters of the float network ``model``, from which it is
+    made.
 
     ``model`` must not have an auxiliary pathway;
     :meth:`sw.model.resnet.SpikingResNet.detach_aap` removes it. ``scales`` are the float values

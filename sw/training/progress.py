@@ -37,7 +37,7 @@ def progress(
 
     Parameters
     ----------
-    what : name of the whole, such as ``epoch 1/13``.
+    what : label of the progress bar, such as ``epoch 1/13``.
     n_batches : number of batches.
     quiet : show nothing, as in all but one of several processes.
     on_speed : called once with the seconds that a batch takes, as soon as they are known.

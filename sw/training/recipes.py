@@ -184,9 +184,10 @@ def for_own_data(
 ) -> Recipe:
     """Return a recipe with a small network for the user's own data set, called ``data``.
 
-    The network is that of Fashion-MNIST for images, and that of N-MNIST for event recordings. It is
-    made smaller until it fits :data:`OWN_BOARD` (:func:`sw.training.sizing.smaller`). If no size
-    fits this board, the other boards are tried one after another in the same way.
+    For images, the network is that of the recipe for Fashion-MNIST; for event recordings, that of
+    the recipe for N-MNIST. It is made smaller until it fits :data:`OWN_BOARD`
+    (:func:`sw.training.sizing.smaller`). If no size fits this board, the other boards are tried one
+    after another in the same way.
 
     ``n_frames`` is the number of frames of a sample if samples are event recordings; None if they
     are images. ``image_shape`` is the shape (C, H, W) of an image or frame.

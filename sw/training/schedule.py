@@ -173,7 +173,8 @@ def fitted_state(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Ten
 
 
 def fitted_optimizer(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return an optimiser's state dict, fitted to ``optimizer``.
+    """Return an optimiser's state dict whose tensors have the shapes of the parameters of
+    ``optimizer``.
 
     The parameters of ``optimizer`` may be those of a network with another number of timesteps.
     Parameters are matched by their order, which does not depend on the number of timesteps.

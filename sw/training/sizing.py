@@ -68,7 +68,7 @@ def _problem(network: Network, board: Config) -> str:
 def remedies(config: ModelConfig, board: str) -> tuple[str, ...]:
     """Return changes by which a network of this configuration would fit a board.
 
-    They are those of :func:`sw.compile.fitting.remedies`.
+    :func:`sw.compile.fitting.remedies` describes the texts.
     """
     return fitting.remedies(outline(config, CONFIGS[board].weight_bits), CONFIGS[board])
 

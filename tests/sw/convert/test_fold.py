@@ -137,7 +137,9 @@ def test_add_gates_become_maps_that_later_layers_read(frames: bool) -> None:
 
 
 def with_gates(*gates: str, stride: int = 1) -> ModelConfig:
-    """Return a network of two stages; the last gate is that of the second stage."""
+    """Return the configuration of a network with two stages: the last of ``gates`` for the second
+    stage, all others for blocks of the first.
+    """
     blocks = tuple(BlockConfig(gate=gate) for gate in gates)
     last = StageConfig(channels=6, stride=stride, blocks=blocks[-1:])
     return small_config(stages=(StageConfig(channels=6, blocks=blocks[:-1]), last))

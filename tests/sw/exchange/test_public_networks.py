@@ -85,7 +85,9 @@ def samples(shape: Shape, frames: bool, n: int = 2) -> NDArray[np.uint8]:
 
 
 def recorded(net: nn.Module, inputs: NDArray[np.uint8], is_neuron: Any) -> Recorded:
-    """Run a network in its framework, in float64 and timestep by timestep."""
+    """Run a network in its framework, in float64 and timestep by timestep; return output and
+    spikes.
+    """
     net = net.double().eval()
     spikes: dict[str, list[Tensor]] = {}
     hooks = []

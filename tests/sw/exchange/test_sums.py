@@ -67,7 +67,7 @@ def chain_of_sums() -> list[Node]:
 
 
 def check_on_device(nodes: list[Node], banks: int = 2) -> None:
-    """Check that a compiled network computes what the integer reference does."""
+    """Check that a compiled network computes the integer reference's spikes and logits."""
     network = quantised(assemble(nodes, FRAMES, {}), 8)
     given = frames(2)
     trace = reference.run(network, given)

@@ -519,7 +519,8 @@ def test_batches_that_do_not_divide_are_refused(
 
 @pytest.mark.parametrize("bits", [2, 4])
 def test_fine_tuned_integers_are_what_is_exported(tmp_path: Path, bits: int) -> None:
-    """Check that the test accuracy of integer training is that of the exported integer network.
+    """Check that the test accuracy after integer training equals that of the exported integer
+    network.
 
     A resumed run must keep its quantisation scales.
     """
