@@ -71,7 +71,8 @@ class Evaluation:
     """Largest difference between the logits of training and folded network."""
     intervals: dict[str, tuple[float, float]]
     """95 % confidence interval of each accuracy, in percent (:func:`sw.data.metrics.interval`), by
-    the accuracy's name: that of its field or, for integers, the width of the weights in bits."""
+    the name of the accuracy's field or, for integer networks, by the width of the weights in bits.
+    """
     density: dict[str, list[float]]
     """Share of neurons that fire, by layer and timestep, in the network with the widest weights."""
     membrane_bits: dict[str, int]

@@ -53,7 +53,9 @@ N_MEASURED = 100
 
 
 class ZooError(RuntimeError):
-    """A document lacks the pair of comments that enclose its table; the message names them."""
+    """Error that a document lacks the pair of comments that enclose its table; the message names
+    them.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,8 @@ from sw.compile.program import Placement
 from sw.network.network import Layer
 
 PIECE_FIELD_BITS = 8
-"""Width of an entry of ``piece_rows`` and ``piece_weights`` in :class:`hw.protocol.Header`."""
+"""Width in bits of an entry of ``piece_rows`` and ``piece_weights`` in
+:class:`hw.protocol.Header`."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ PJ_PER_ACCUMULATION = 0.9
 """Energy of an addition in 32-bit floating point at 45 nm (Horowitz, ISSCC 2014), the convention of
 the literature on spiking networks. It is not a measurement of this device."""
 PJ_PER_MULTIPLICATION = 4.6
-"""Energy of a multiplication and an addition, by the same convention."""
+"""Energy of a multiplication and an addition in 32-bit floating point at 45 nm, from the same
+source."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ class LayerReport:
     offchip: bool
     """Whether the weights are in memory outside the FPGA."""
     membrane_bits: int
-    """Width of membranes that is proved sufficient for any input."""
+    """Width of membranes in bits that is proved sufficient for any input."""
     input_density: float | None = None
     """Share of ones among the bits of the maps that the layer reads."""
     n_synaptic_ops: float | None = None

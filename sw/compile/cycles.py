@@ -45,7 +45,8 @@ from hw.spec import (
 from sw.compile.program import LayerPlan, Placement, Program
 
 OFFCHIP_LATENCY = 24
-"""Estimate of the cycles from a request for a row outside the FPGA until it is added up."""
+"""Estimated number of cycles from the request for a row outside the FPGA until the row is added
+up."""
 
 OFFCHIP_OVERHEAD = 1.02
 """Estimate for the bus of the memory outside the FPGA: how many cycles it is busy for each cycle in

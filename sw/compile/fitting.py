@@ -196,7 +196,7 @@ SMALLER = {
 def _narrower_board(config: Config) -> str:
     """Return the part of a remedy that says how to get a device with this configuration.
 
-    ``config`` is that of a board, changed to another width of weights.
+    ``config`` is the configuration of a known board with another width of weights.
     """
     if is_known(config):
         return f" --board {board_name(config)}"

@@ -145,13 +145,13 @@ class _Geometry:
     """Number of rows of a bank's weight memory from the weights of one kernel row to those of the
     next."""
     map: Strides
-    """Strides from one of the maps that the layer reads to the next. That of weights is 0 if the
+    """Strides from one of the maps that the layer reads to the next. Its ``weight`` is 0 if the
     maps share their weights."""
     source_base: int
     """Address in bits, in spike memory, of the input window of the layer's first job."""
     identity_base: int
-    """Address of the first job's identity spikes, which are those that the gate joins. It is in
-    granules (8 bits)."""
+    """Address in spike memory, in granules (8 bits), of the first job's identity spikes, which the
+    gate joins with the layer's own spikes."""
     target_base: int
     """Address in spike memory of the first position that the layer writes, in granules (8 bits)."""
 

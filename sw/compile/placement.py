@@ -54,7 +54,8 @@ def _input_pitch(row: int, kernel_y: int, config: Config) -> int:
 
 
 N_ORDERED = 7
-"""Largest number of maps in a series for which all of their orders are tried."""
+"""Largest number of maps in a series (maps that layers read together) for which all orders are
+tried."""
 
 
 def series_of_maps(names: Iterable[str], layers: Sequence[Layer]) -> list[tuple[str, ...]]:

@@ -30,7 +30,7 @@ PIXELS = IMAGE
 
 
 class FitError(ValueError):
-    """A network does not fit a device.
+    """Error that a network does not fit a device.
 
     ``needs`` maps the name of each resource that is too small to (needed, available); it is empty
     if the fault is of another kind.
@@ -205,8 +205,8 @@ class LayerPlan:
     gated: bool
     """Whether a gate joins the layer's spikes with those of another map."""
     n_plane_steps: int
-    """Iterations of the loop over timesteps that read bit-planes, in a layer that takes pixels; the
-    timesteps that follow read no input. 0 in other layers."""
+    """Number of iterations of the loop over timesteps that read bit-planes, in a layer that takes
+    pixels; the timesteps that follow read no input. It is 0 in other layers."""
     time_level: int
     """Index of the level that runs over timesteps; 0 if there is only one timestep."""
     weight_rows: int
@@ -360,8 +360,9 @@ class Program:
 def device_layers(network: Network, pixels: bool) -> tuple[Layer, ...]:
     """Return the layers that the device runs, in order.
 
-    If it takes ``pixels``, the first one is the network's encoder. Its name is then that of the map
-    that it writes, :data:`sw.network.network.INPUT`. Otherwise the host computes the encoder.
+    If the device takes ``pixels``, the first one is the network's encoder, renamed to
+    :data:`sw.network.network.INPUT`, the name of the map that it writes. Otherwise the host
+    computes the encoder.
     """
     if not pixels:
         return network.layers

@@ -43,7 +43,7 @@ from sw.network.encoder import PIXEL_MAX
 from sw.network.network import IMAGE, INPUT, MAX_ADDENDS, Shape, conv_size
 
 MAX_WEIGHTS = 1 << 27
-"""Largest number of weights of a folded network: those that the largest device can hold."""
+"""Largest number of weights of a folded network: as many as the largest device can hold."""
 
 
 def fold(values: Mapping[str, Any] | str | Path) -> FoldedNetwork:

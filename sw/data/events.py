@@ -64,13 +64,15 @@ are recordings; the format follows from the first bytes of a file."""
 MAX_BYTES = 1 << 32
 """Size of the largest file that is read."""
 _ATIS_OVERFLOW_ROW, _ATIS_OVERFLOW_US = 240, 1 << 13
-"""Row of those entries in a ``.bin`` file that are no events: each says that 8192 microseconds more
-have passed."""
+"""Row that marks an overflow entry in a ``.bin`` file, and the microseconds that such an entry adds
+to the time. Overflow entries are no events."""
 _NUMPY, _ZIP, _HDF5, _AEDAT, _PROPHESEE = b"\x93NUMPY", b"PK\3\4", b"\x89HDF\r\n\x1a\n", b"#!", b"%"
 
 
 def is_named(path: Path) -> bool:
-    """Return whether a file's name ends as those of recordings do (:data:`SUFFIXES`)."""
+    """Return whether a file's name ends with one of :data:`SUFFIXES`, as the names of recordings
+    do.
+    """
     return path.suffix.lower() in SUFFIXES
 
 
@@ -158,7 +160,8 @@ def binned(
     Raises
     ------
     EventError
-        As for :func:`load` and :func:`frames`; the message begins with the path.
+        The recording cannot be read (:func:`load`) or binned (:func:`frames`); the message begins
+        with the path.
     """
     found = load(path)
     try:

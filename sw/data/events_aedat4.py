@@ -22,7 +22,7 @@ import numpy as np
 from sw.data.events_base import EVENT, MAX_EVENTS, EventError, Events, Info, Recording, make
 
 MAX_PACKET_BYTES = 1 << 26
-"""Largest decompressed packet. DV's packets are of about 100 kB."""
+"""Largest size of a decompressed packet, in bytes. Packets of DV have about 100 kB."""
 _MAGIC = b"#!AER-DAT4.0\r\n"
 _EVENT = np.dtype(
     {
@@ -33,7 +33,7 @@ _EVENT = np.dtype(
     }
 )
 _NONE, _LZ4, _ZSTD = (0,), (1, 2), (3, 4)
-"""Numbers of the compressions in the header."""
+"""Numbers that stand for each compression method in the header."""
 _EVENTS = "EVTS"
 """Identifier of packets and streams of events."""
 _CUT = "the file is cut or damaged: copy it again"

@@ -15,7 +15,7 @@ EVENT = np.dtype([("t", np.int64), ("x", np.int16), ("y", np.int16), ("p", np.bo
 """Type of an event: time in microseconds, column, row (0 is the top one), and polarity (True:
 brighter)."""
 FIELDS = ("t", "x", "y", "p")
-"""Names of the fields of a recording."""
+"""Names of the fields of a recording: time, column, row and polarity."""
 MAX_POSITION = np.iinfo(np.int16).max
 """Largest column or row that an event can have."""
 MAX_TIME = 1 << 62
@@ -147,7 +147,7 @@ def positions(values: NDArray[Any], name: str) -> NDArray[np.int64]:
 
 
 def polarities(values: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return polarities as booleans: True, brighter, for numbers above 0.
+    """Return polarities as booleans: True (brighter) for numbers above 0, else False (darker).
 
     Raises
     ------

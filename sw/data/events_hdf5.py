@@ -28,7 +28,7 @@ from sw.data.events_base import (
 )
 
 _MAX_OBJECTS = 10_000
-"""Largest number of groups and arrays that are looked at."""
+"""Largest number of groups and arrays in a file that are searched for events."""
 _ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError, MemoryError)
 """Exceptions that h5py raises for damaged files."""
 

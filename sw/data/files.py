@@ -25,7 +25,7 @@ from sw.data.pixels import OPAQUE
 from sw.files import ARRAY_ERRORS
 
 TIMEOUT_S = 60
-"""Longest wait for a download's next bytes."""
+"""Longest time in seconds to wait for a download's next bytes."""
 MAX_16_BIT = (1 << 16) - 1
 """Largest pixel of an image with 16 bits per channel."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm")

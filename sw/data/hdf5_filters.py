@@ -110,7 +110,7 @@ def _fletcher32(raw: bytes, settings: tuple[int, ...], limit: int) -> bytes:
 def _blosc(raw: bytes, settings: tuple[int, ...], limit: int) -> bytes:
     """Decompress a chunk in Blosc's format.
 
-    Its header has the numbers of bytes that the chunk has decoded and encoded.
+    The chunk's header states its size in bytes after decompression and before.
     """
     blosc = _package("blosc")
     sizes = [int.from_bytes(raw[at : at + 4], "little") for at in (4, 12)]

@@ -67,8 +67,8 @@ def find(source: Source, data_dir: str | Path | None = None) -> Path:
     """Return the folder that holds a data set; download the data if necessary.
 
     If ``data_dir`` or else ``$SPIKEFOLD_DATA`` names a folder, only this folder and its sub-folder
-    with the data set's name are searched. Otherwise, the folders in ``source.places`` are, and then
-    the cache (:func:`cache_dir`). If none has the data, it is downloaded into the cache.
+    with the data set's name are searched. Otherwise, the folders in ``source.places`` are searched,
+    and then the cache (:func:`cache_dir`). If none has the data, it is downloaded into the cache.
 
     Raises
     ------

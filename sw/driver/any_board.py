@@ -156,15 +156,15 @@ class AnyBoard(ABC):
             The board does not answer, or loses runs that it had started, even after
             :data:`sw.driver.loading.MAX_RECOVERIES` attempts to recover it.
         InvalidMessage
-            The board sends a message that its protocol does not allow, or a class that is not that
-            of its largest logit.
+            The board sends a message that its protocol does not allow, or a predicted class that
+            does not have the largest logit.
         LinkLost
             The board has been disconnected.
         RequestRefused
             The board refused a request, and recovering the board would not help.
         MemoryFault
-            The network was written to the board again after a failure, but the board does not hold
-            it.
+            The network was written to the board again after a failure, but the board's memories do
+            not return it.
         DeviceError
             All boards of a group have failed. The failure of a single one is recorded in
             :attr:`failures` instead.

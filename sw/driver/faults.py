@@ -31,8 +31,8 @@ STALL_S = 0.2
 """Longest delay of a stalled frame, in seconds."""
 
 GARBAGE_BYTES = 3000
-"""The fault ``garbage`` inserts fewer random bytes than this. It is more than a device's receive
-buffer holds."""
+"""Exclusive upper bound on the number of random bytes that the fault ``garbage`` inserts. It
+exceeds a device's receive buffer."""
 
 _END = bytes([END])
 

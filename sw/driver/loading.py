@@ -28,8 +28,8 @@ class Loaded:
     ----------
     n_bytes : number of bytes of the program, including the part of spike memory that is set to 0.
         In a group, the sum over the boards.
-    n_written : number of those bytes that were written: all of spike memory's, and those that the
-        board did not hold already. In a group, the sum over the boards.
+    n_written : number of those bytes that were written: all in spike memory, and in other memories
+        those that the board did not hold already. In a group, the sum over the boards.
     seconds : duration of loading in seconds of wall-clock time. In a group, that of the slowest
         board.
     """

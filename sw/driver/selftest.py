@@ -47,7 +47,7 @@ class Step:
 
     name: str
     passed: bool | None
-    """None if this part was left out."""
+    """Whether the part passed; None if it was left out."""
     detail: str
     """Text that describes the test or, if it failed, the fault."""
     seconds: float = 0.0

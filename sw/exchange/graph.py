@@ -117,8 +117,8 @@ class LeakGroup:
 class FireNode:
     """A map of spiking neurons, which all have the same kind of reset.
 
-    ``leak`` is the kind of their leak (:class:`hw.spec.Leak`); ``leak_shift`` and ``finer_shifts``
-    are its shifts, as in :class:`sw.network.network.AnyLayer`.
+    ``leak`` is the kind of their leak (:class:`hw.spec.Leak`); ``leak_shift`` is its first shift,
+    and ``finer_shifts`` are all others.
     """
 
     threshold: Float

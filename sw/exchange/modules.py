@@ -19,8 +19,8 @@ from sw.exchange.graph import ExchangeError
 LIBRARIES = ("torch", "spikingjelly", "snntorch")
 """Packages whose classes count as a library's own."""
 HARMLESS = {"extra_repr", "reset_parameters", "supported_backends"}
-"""Methods that a subclass may define, besides those with two underscores, without changing what the
-module computes."""
+"""Methods, besides special ones such as ``__init__``, that a subclass may define without changing
+the module's results."""
 N_PROBES = 257
 """Number of values at which a neuron's surrogate function is compared with a step function."""
 

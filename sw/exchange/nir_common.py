@@ -1,8 +1,8 @@
 """Definitions that the import and the export of NIR graphs share.
 
-NIR is the Neuromorphic Intermediate Representation (Pedersen et al., arXiv 2311.14641). The export,
-:func:`sw.exchange.nir_write.to_nir`, notes facts that NIR has no field for in the metadata of the
-graph and its nodes, under the key :data:`KEY`; the import uses them if they are present.
+NIR is the Neuromorphic Intermediate Representation (Pedersen et al., arXiv 2311.14641). Facts that
+NIR cannot express are stored in the metadata of the graph and its nodes, under the key :data:`KEY`,
+by the export (:func:`sw.exchange.nir_write.to_nir`). The import uses them if they are present.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def shape_of(values: Any, one_axis: bool = False) -> Shape:
 def pair_of(values: Any) -> tuple[int, int]:
     """Return a (vertical, horizontal) pair, such as a stride, from a value in a NIR file.
 
-    A single number stands for both.
+    A single number is used for both directions.
 
     Raises
     ------

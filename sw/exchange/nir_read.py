@@ -291,8 +291,8 @@ class _Reader:
 
         At every timestep, the difference between membrane and ``rest`` is multiplied by ``factor``,
         and the input times ``gain`` is added to the membrane. Membranes start at ``v_reset``, or at
-        0 if a spike subtracts the threshold. If that is not ``rest``, the leak adds a constant at
-        every timestep, which becomes the step's ``drive``.
+        0 if a spike subtracts the threshold. If they do not start at ``rest``, the leak adds a
+        constant at every timestep, which becomes the step's ``drive``.
 
         Raises
         ------

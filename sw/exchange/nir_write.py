@@ -379,7 +379,9 @@ class _Writer:
 
 
 def _live(network: NirNetwork) -> set[str]:
-    """Return the names of all layers that the logits depend on, and of the input if they do."""
+    """Return the names of all layers on which the logits depend, and the input's name if they
+    depend on it.
+    """
     live = {network.layers[-1].name}
     for layer in reversed(network.layers):
         if layer.name in live:

@@ -25,7 +25,7 @@ must not depend on such a result."""
 UNCHANGED = ("to", "float", "double", "contiguous", "clone", "detach", "detach_", "squeeze")
 """Operations that keep the values of maps and membranes."""
 EXACT_TYPES = (torch.float32, torch.float64)
-"""Types to which maps may be converted."""
+"""Types to which maps may be converted, because they hold the values of maps exactly."""
 SUMS = ("add", "iadd", "add_")
 DIFFERENCES = ("sub", "isub", "sub_", "rsub", "__rsub__")
 PRODUCTS = ("mul", "imul", "mul_", "logical_and", "and_")

@@ -456,7 +456,7 @@ def pair_of(
 ) -> tuple[int, int]:
     """Return the entry ``key`` of a topology's layer as a (vertical, horizontal) pair.
 
-    A single number stands for both.
+    A single number is used for both directions.
 
     Raises
     ------

@@ -8,8 +8,8 @@ A checkpoint's keys are:
 - ``train_config``: see :class:`sw.training.recipes.TrainConfig`;
 - ``command`` and ``code``: command line of the training, with absolute paths, and version of the
   code that ran it;
-- ``data``: what :meth:`sw.data.dataset.Dataset.record` returns: name, SHA-256, labels, note and
-  metric of the data set, and the path and form of a user's own data;
+- ``data``: name, SHA-256, labels, note and metric of the data set, and the path and form of a
+  user's own data (:meth:`sw.data.dataset.Dataset.record`);
 - ``history``: a list with one entry per epoch;
 - ``results``: accuracies in percent; empty until training has ended;
 - ``calibration``: some training samples, with which :func:`sw.convert.quantize.quantize` corrects

@@ -172,7 +172,7 @@ class BlockConfig:
 
     gate: str = "IAND"
     """``AND``, ``IAND``, ``OR`` or ``XOR`` (:class:`hw.spec.Gate`); or ``ADD``, which sums spikes
-    to integers, so that layers behind it read several maps."""
+    to integers, so that layers after it read several maps."""
     inner: str = "channel"
     """Granularity of the coefficients between the block's convolutions."""
     outer: str = "channel"

@@ -338,7 +338,7 @@ class NeuronFunction(torch.autograd.Function):
 
 
 class PooledNeuronFunction(torch.autograd.Function):
-    """Autograd function that runs neurons and OR-pools their spikes; their leak is not trained.
+    """Autograd function that runs neurons without a trained leak, and OR-pools their spikes.
 
     For the backward pass it keeps only the drive. This needs less memory than all spikes and
     membranes before pooling.

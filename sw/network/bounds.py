@@ -22,9 +22,9 @@ from sw.network.network import Layer
 
 @dataclass(frozen=True)
 class Bounds:
-    """Bounds of the values of a set of registers: all lie from ``low`` to ``high``.
+    """Bounds of values in registers: each value is at least ``low`` and at most ``high``.
 
-    The function that returns the bounds says which registers they are.
+    The function that returns the bounds says which values they hold for.
     """
 
     low: int
@@ -57,7 +57,7 @@ def drive_bounds(layer: Layer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def bank_bounds(layer: Layer, timesteps: int, inputs: Sequence[Sequence[int]]) -> Bounds:
-    """Return one pair of bounds, for all banks of a device, of the sums that they accumulate.
+    """Return one pair of bounds for the sums that the banks of a device accumulate in a layer.
 
     A bank (:class:`hw.spec.Config`) adds up the weights of its own input channels, for one neuron
     and one timestep; in an output layer, for all timesteps. The inputs are 0 or 1, even in a layer
@@ -81,7 +81,8 @@ def bank_bounds(layer: Layer, timesteps: int, inputs: Sequence[Sequence[int]]) -
 
 
 def layer_bounds(layer: Layer, timesteps: int, input_max: int = 1) -> Bounds:
-    """Return one pair of bounds, for all neurons of a layer, of the values that registers can hold.
+    """Return one pair of bounds for the values in the device's registers, over all neurons of a
+    layer.
 
     The values are the accumulators (sums of some of the weights), the membranes before and after
     the reset, their differences from the threshold, and the logits. The inputs are any integers

@@ -125,7 +125,7 @@ def inputs(network: Network, images: NDArray[np.uint8], pixels: bool) -> NDArray
 def _encode(layer: Layer, timesteps: int, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return the spikes (N, T, O, H', W') of the encoder ``layer`` for images (N, C, H, W).
 
-    H' and W' are the height and width of the map that it writes, after pooling.
+    H' and W' are the height and width of the encoder's map, after pooling.
     """
     assert layer.threshold is not None
     drive = _drive(layer, images) + layer.bias[0, 0, 0].astype(np.int64)

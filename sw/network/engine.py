@@ -150,7 +150,7 @@ def join_and_pool(layer: AnyLayer[Any, Any], spikes: Tensor, identity: Tensor | 
 def summed(array: NDArray[np.generic], dtype: torch.dtype) -> Tensor:
     """Convert the bias (1, 1, 1, O) of an output layer to a tensor (O,).
 
-    The caller adds it once, to the sum over all timesteps.
+    The caller adds it once to the weighted sums, which run over all timesteps.
     """
     return torch.from_numpy(array[0, 0, 0]).to(dtype)
 
@@ -158,6 +158,6 @@ def summed(array: NDArray[np.generic], dtype: torch.dtype) -> Tensor:
 def _to_map(array: NDArray[Any], dtype: torch.dtype) -> Tensor:
     """Convert biases or thresholds (T, H', W', O) to a tensor (T, O, H', W').
 
-    Axes of length 1, along which they are shared, stay so.
+    Axes of length 1, along which the numbers are shared, keep this length.
     """
     return torch.from_numpy(np.ascontiguousarray(array)).to(dtype).permute(0, 3, 1, 2)

@@ -44,27 +44,27 @@ _MAX_HEADER_BYTES = 1 << 26
 
 
 class NetworkFileError(ValueError):
-    """A network file cannot be read or written; the message says why and what to do about it."""
+    """Error that a network file cannot be read or written; the message says why, and what to do."""
 
 
 class NotANetworkFileError(NetworkFileError):
-    """The file is not a network file."""
+    """Error that a file is not a network file."""
 
 
 class TruncatedError(NetworkFileError):
-    """The file is shorter than its header says."""
+    """Error that a network file is shorter than its header says."""
 
 
 class VersionError(NetworkFileError):
-    """The file has a version of the format that this release does not read."""
+    """Error that a network file has a version of the format that this release does not read."""
 
 
 class ChecksumError(NetworkFileError):
-    """The file does not match its checksum."""
+    """Error that the contents of a network file do not match its checksum."""
 
 
 class ContentError(NetworkFileError):
-    """The file is a network file, but its content does not describe a network."""
+    """Error that the contents of a network file do not describe a valid network."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -1,10 +1,10 @@
 """Layers, and the integer network that is exported, compiled and run. NumPy only, no torch.
 
-However weights are shared, they are one form of array: ``weight[t, y, x, o, c, ky, kx]``. Output
-channels ``o`` and input channels ``c`` always have weights of their own. An axis of timesteps
-``t``, output rows ``y``, output columns ``x``, kernel rows ``ky`` or kernel columns ``kx`` has its
-full length, or length 1 if the weights are shared along it. In shapes, ``t|1`` stands for an axis
-of either length.
+Weights always have the form of one array, ``weight[t, y, x, o, c, ky, kx]``, however they are
+shared. Output channels ``o`` and input channels ``c`` always have weights of their own. An axis of
+timesteps ``t``, output rows ``y``, output columns ``x``, kernel rows ``ky`` or kernel columns
+``kx`` has its full length, or length 1 if the weights are shared along it. In shapes, ``t|1``
+stands for an axis of either length.
 
 A *map* is the spikes (T, C, H, W) that a layer writes, and that other layers read by its name.
 """
@@ -31,14 +31,14 @@ MAX_TIMESTEPS = 1 << 12
 """
 
 MAX_LAYERS = 255
-"""Largest number of layers without the encoder: that of any device
+"""Largest number of layers, without the encoder, that any device can run
 (:attr:`hw.spec.Config.max_layers`)."""
 
 MAX_ADDENDS = 63
 """Largest number of maps that a layer adds to its source."""
 
 MAX_MAP = 1 << 30
-"""Largest number of spikes of a map over all timesteps, and of pixels of an image."""
+"""Largest number of elements of a map over all timesteps, and of pixels of an image."""
 
 IMAGE = "image"
 """Name of the map of pixels that the encoder reads."""
@@ -147,7 +147,9 @@ class AnyLayer(Generic[Weight, Param]):
 
     @property
     def n_summed(self) -> int:
-        """Number of maps that share their weights, which is the largest sum of their spikes."""
+        """Number of maps that are added before they are weighed, which is the largest value of
+        their sum.
+        """
         return 1 if self.stacked else len(self.sources)
 
     @property
@@ -161,7 +163,7 @@ class AnyLayer(Generic[Weight, Param]):
         return self.n_summed * self.weight.shape[4] * self.kernel[0] * self.kernel[1]
 
     def conv_shape(self, source: Shape) -> Shape:
-        """Return the shape (O, H', W') of the layer's output before pooling.
+        """Return the shape (O, H', W') of the layer's output at a timestep, before pooling.
 
         O is the number of output channels. ``source`` is the shape (C, H, W) of the map that the
         layer reads.
@@ -194,7 +196,7 @@ class Layer(AnyLayer[np.int8, np.int32]):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Network:
-    """A network with integer numbers, between whose layers there is nothing but binary spikes.
+    """A network with integer numbers, whose layers communicate by binary spikes only.
 
     Parameters
     ----------
@@ -360,7 +362,7 @@ def _check_sources(layer: Layer, shapes: dict[str, Shape]) -> None:
 
 
 def _check_gate(layer: Layer, shapes: dict[str, Shape]) -> None:
-    """Check that the map that a gate joins with a layer's spikes has their shape."""
+    """Check that the map that a gate joins with a layer's spikes has the shape of these spikes."""
     if layer.identity is not None:
         identity, branch = shapes[layer.identity], layer.conv_shape(shapes[layer.source])
         _require(

@@ -97,7 +97,7 @@ def run(
 def densities(network: Network, trace: Trace) -> dict[str, float]:
     """Return the spike density of every map by name, one number per map.
 
-    It is the mean number of spikes per neuron, timestep and image of a trace.
+    The density is the mean number of spikes per neuron, timestep and image in ``trace``.
     """
     return {
         name: float(trace.n_spikes[name].mean()) / int(np.prod(shape))
@@ -146,8 +146,8 @@ def run_layer(
     Parameters
     ----------
     source : tensor (N, T, C, H, W), the layer's input (:func:`sw.network.engine.inputs_of`). It has
-        one timestep instead of T if the input is the same at all of them.
-    input_max : largest value of a map that the layer reads: 1, or that of a pixel.
+        one timestep instead of T if the input is the same at all timesteps.
+    input_max : largest value of each map that the layer reads: 1 for spikes, 255 for pixels.
     identity : map (N, T, O, H, W) with which the layer's gate joins the spikes of its neurons; None
         if the layer has no gate.
 

@@ -137,9 +137,10 @@ def membranes(report: Report) -> str:
 
 
 def cycles(report: Report) -> str:
-    """Return the section on clock cycles as HTML: those predicted for each layer, and those counted
-    if the images ran on a board. It is an empty string if there were no images, or if the network
-    does not fit the board."""
+    """Return the section on clock cycles as HTML: the predicted number for each layer, and the
+    counted number if the images ran on a board. It is an empty string if there were no images, or
+    if the network does not fit the board.
+    """
     seen, program = report.observation, report.program
     if seen is None or program is None:
         return ""

@@ -21,11 +21,12 @@ ROW = 104
 """Distance in pixels from the top of a row of boxes to the top of the next."""
 BOX_HEIGHT = 46
 GUTTER = 78
-"""Width of the column of feature maps at the left."""
+"""Width in pixels of the column of maps at the left of the drawing."""
 MAIN, SIDE, GAP = 188, 184, 16
-"""Width of a box in column 0 and in the other columns, and the space between two columns."""
+"""Width in pixels of a box in column 0, of a box in any other column, and of the space between
+columns."""
 MARGIN = 8
-"""Width of the empty border around the drawing."""
+"""Width in pixels of the empty border around the drawing."""
 
 
 @dataclass(frozen=True)
@@ -382,6 +383,6 @@ def diagram(network: Network, pixels: bool = False) -> str:
     """Return a drawing of the network as an SVG element.
 
     The encoder of a network for images, its first layer, reads pixels. ``pixels`` says whether the
-    device computes it; otherwise, it is marked as computed by the host.
+    device computes it; otherwise, the encoder is marked as computed by the host.
     """
     return _Drawing(network, pixels).draw()

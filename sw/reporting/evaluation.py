@@ -23,7 +23,7 @@ from sw.reporting.observe import Observation
 ACCURACIES = ("training_with_aap", "full_spike", "folded")
 """Keys of an evaluation with accuracies of float networks in percent; a value may be null."""
 ACCURACY_NAMES = ("training network, with auxiliary pathway", "full-spike, float", "folded, float")
-"""Names of :data:`ACCURACIES` in the report."""
+"""Names of the accuracies in the report, in the order of :data:`ACCURACIES`."""
 
 
 class EvaluationError(ValueError):

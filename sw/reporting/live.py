@@ -24,9 +24,9 @@ from sw.driver.transport import LinkCounters
 from sw.network.network import Network
 
 INTERVAL_S = 0.5
-"""Time between two snapshots."""
+"""Time in seconds between two snapshots."""
 WINDOW_S = 10.0
-"""Length of the window over which speeds, shares and counts are averaged."""
+"""Length in seconds of the window over which speeds, shares and counts are averaged."""
 N_HISTORY = 60
 """Number of past speeds, one per snapshot, in the small chart beside the speed."""
 BAR_WIDTH = 24
@@ -34,7 +34,7 @@ BAR_WIDTH = 24
 SPARKS = "▁▂▃▄▅▆▇█"
 """Characters of a sparkline (a bar chart in one line of text), lowest bar first."""
 SCREENSHOT_WIDTH = 100
-"""Width of the picture in characters."""
+"""Width in characters of the picture of the live view that is saved as SVG."""
 
 
 @dataclass(frozen=True, kw_only=True)

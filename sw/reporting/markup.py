@@ -21,7 +21,7 @@ def chip(number: int) -> str:
 
 
 def note(text: str) -> str:
-    """Return the paragraph that explains the chart or table below it; ``text`` is HTML."""
+    """Return an HTML paragraph with ``text`` (HTML), which explains a chart or table."""
     return f'<p class="note">{text}</p>'
 
 

@@ -82,7 +82,7 @@ class ShownImage:
     Attributes
     ----------
     index : index of the image in the :class:`ImageSet`.
-    image : uint8, as in the :class:`ImageSet`.
+    image : uint8 image (C, H, W) or frames (T, C, H, W).
     label : true class; None if unknown.
     maps : spikes uint8 (T, C, H, W) of the input and of every layer, by name.
     """

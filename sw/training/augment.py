@@ -31,8 +31,8 @@ def augment(
 
     Samples are uint8 images ``(N, C, H, W)`` or frames ``(N, T, C, H, W)``. Each is shifted by up
     to ``shift_px`` pixels along both axes, or along the columns only if its height is 1; pixels
-    that enter are 0. ``erase`` is the probability that a random rectangle of a sample is erased
-    (:func:`erased`). All frames of a sample are changed alike.
+    shifted in from outside are 0. ``erase`` is the probability that a random rectangle of a sample
+    is erased (:func:`erased`). All frames of a sample are changed alike.
     """
     if images.ndim == 5:
         moved = augment(images.flatten(1, 2), shift_px, flip, generator)
@@ -63,7 +63,7 @@ def erased(
     Each image is chosen with the given ``probability``. The rectangle takes a random share of the
     image's area, in the range :data:`ERASED_AREA`. The ratio of its sides is random, too, in the
     range :data:`ERASED_RATIO`. A side that would be longer than the image is shortened to fit. The
-    erased pixels become random numbers from 0 to 255, or ``filling`` if that is given. Of a signal
+    erased pixels become random numbers from 0 to 255, or ``filling`` if that is given. In a signal
     of height 1, a range of columns is erased. Source: Zhong et al., arXiv 1708.04896.
     """
     n_images, _, height, width = images.shape

@@ -89,7 +89,7 @@ def run(
     Parameters
     ----------
     parts : one data set for each held-out part, which is its test data.
-    model, training : the recipe.
+    model, training : network and training settings of the recipe.
 
     Raises
     ------

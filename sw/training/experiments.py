@@ -157,8 +157,8 @@ def depth_variants() -> dict[str, Variant]:
 def rate_variants() -> dict[str, Variant]:
     """Return the variants of the experiment ``rates`` by name.
 
-    "vanilla" is a network without coefficients (all are 1). The others are one network whose
-    coefficients learn at 0.1, 1 and 10 times the learning rate of the weights.
+    "vanilla" is a network without coefficients (all are 1). In the others, coefficients learn at
+    0.1, 1 and 10 times the learning rate of the weights.
     """
     vanilla = ablation_network()
     element = with_granularity(vanilla, "element")

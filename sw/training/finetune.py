@@ -42,7 +42,7 @@ EXACT = 1 << 24
 
 
 class _Round(torch.autograd.Function):
-    """Autograd function that rounds, and passes gradients on unchanged."""
+    """Autograd function that rounds its input, and passes gradients on unchanged."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ def rounded(x: Tensor) -> Tensor:
 class FloatLayer(Protocol):
     """Layer with float parameters, from which an :class:`IntegerLayers` makes integers.
 
-    The attributes are explained in :class:`sw.convert.fold.TrainedLayer`, one class of such layers.
+    :class:`sw.convert.fold.TrainedLayer` has these attributes, and explains them.
     """
 
     @property

@@ -105,7 +105,8 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
       other parameters.
     - All others, such as biases.
 
-    A group's entry ``rate`` is the factor of its learning rate; :func:`train_epoch` applies it.
+    A group's entry ``rate`` is the factor by which :func:`train_epoch` multiplies the learning rate
+    for the group.
     """
     groups: dict[str, list[nn.Parameter]] = {"decayed": [], "free": [], "coefficients": []}
     for name, parameter in model.named_parameters():
@@ -247,7 +248,7 @@ def build(
     ----------
     init : initial parameters, used where name and shape agree.
     scales : scales of the integer network (:class:`sw.convert.folded.Scales`), known if a run is
-        resumed; None: determine them by calibration on training samples.
+        resumed; None to determine them by calibration on training samples.
     """
     model = SpikingResNet(model_config)
     if init is not None:

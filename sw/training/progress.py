@@ -16,7 +16,7 @@ from tqdm import tqdm
 FIRST_S = 5.0
 """Seconds after which the first line is printed, if the output is no terminal."""
 EVERY_S = 60.0
-"""Seconds between the other lines."""
+"""Seconds between later lines, if the output is no terminal."""
 
 N_TIMED = 3
 """Number of batches over which the speed is measured, without the first batch, which takes

@@ -48,11 +48,13 @@ class TrainConfig:
     """Exponent p of the class weights: the weight of a sample in the loss is proportional to n **
     -p, where n is the number of samples of its class. 0 gives all samples equal weights."""
     max_per_class: int = 0
-    """Largest number of samples of a class in an epoch, drawn anew for each epoch; 0: all."""
+    """Largest number of samples of a class in an epoch, drawn anew for each epoch; 0 means no
+    limit."""
     spike_penalty: float = 0.0
     """Weight of :func:`sw.training.loss.spike_cost` in the loss."""
     teacher: str = ""
-    """SHA-256 of the teacher's checkpoint, see :func:`sw.training.loss.loss_of`; empty: none."""
+    """SHA-256 of the teacher's checkpoint, see :func:`sw.training.loss.loss_of`; empty without a
+    teacher."""
     teacher_weight: float = 0.9
     """Weight, 0 to 1, of the loss that compares with the teacher's predictions; the rest is the
     weight of the loss that compares with the labels."""
@@ -61,7 +63,8 @@ class TrainConfig:
     temperature: float = 2.0
     """Divisor of student's and teacher's logits in the loss that compares them."""
     weight_bits: int = 0
-    """Width in bits of integer weights to train with (:mod:`sw.training.finetune`); 0: floats."""
+    """Width in bits of integer weights to train with (:mod:`sw.training.finetune`); 0 trains in
+    floating point."""
     shift_px: int = 2
     """Largest random shift of a sample along each axis, in pixels."""
     flip: bool = True
@@ -73,7 +76,7 @@ class TrainConfig:
     seed: int = 1
     """Seed of initial parameters, batches and augmentation."""
     max_images: int = 0
-    """Number of training samples to use, the first ones; 0: all."""
+    """Number of training samples to use, from the first on; 0 uses all."""
 
 
 @dataclass(frozen=True, kw_only=True)

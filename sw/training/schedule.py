@@ -84,10 +84,11 @@ def check(text: str, epochs: int, weight_bits: int, model: ModelConfig) -> None:
     Raises
     ------
     TrainError
-        The schedule is malformed, does not end with the network's number of timesteps, or has not
-        ``epochs`` epochs. Or it has several phases, and the network cannot change its timesteps:
-        because its input is frames, whose number is fixed; or because ``weight_bits`` is not 0, so
-        that it is trained in integers, with scales that are determined once, for all timesteps.
+        The schedule is malformed, does not end with the network's number of timesteps, or does not
+        have ``epochs`` epochs. Or it has several phases, and the network cannot change its
+        timesteps: because its input is frames, whose number is fixed; or because ``weight_bits`` is
+        not 0, so that it is trained in integers, with scales that are determined once, for all
+        timesteps.
     """
     if not text:
         return

@@ -14,8 +14,8 @@ import numpy as np
 class Row:
     """Row of an experiment's table: accuracies of a variant, and its comparison with its base.
 
-    The base is the variant that it is compared with. If there is none, ``difference``, ``p`` and
-    ``p_holm`` are None.
+    The base is another variant, with which this one is compared. Without a base, ``difference``,
+    ``p`` and ``p_holm`` are None.
     """
 
     name: str

@@ -142,7 +142,7 @@ class Contender(NamedTuple):
     """Contender of the benchmark: a network to time."""
 
     net: nn.Module
-    """Network, in training mode."""
+    """The network to time, in training mode."""
     layout: torch.memory_format
     """Memory layout of the network and of its images."""
     before: Callable[[], None]

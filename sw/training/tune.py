@@ -122,7 +122,9 @@ class FoldedNet(IntegerLayers):
         return logits._replace(spike=logits.spike / self.logit_unit)
 
     def tuned(self) -> FoldedNetwork:
-        """Return the folded network with its present weights and biases, and its scales set."""
+        """Return the folded network with the trained weights and biases, and with its quantisation
+        scales.
+        """
         layers = [
             replace(
                 layer,
@@ -215,7 +217,7 @@ def all_layers(network: FoldedNetwork) -> tuple[FoldedLayer, ...]:
 
 
 def in_thresholds(network: FoldedNetwork, frozen: Collection[str] = ()) -> FoldedNetwork:
-    """Return a network that computes the same with thresholds of 1.
+    """Return a network with thresholds of 1 that computes the same spikes and logits.
 
     Weights and biases are divided by the thresholds. Layers named in ``frozen`` stay as they are.
     """

@@ -85,7 +85,7 @@ class FakeGateware:
         self._state, self._result, self._rows = RunState.IDLE, {}, b""
 
     def answer(self, seq: int, opcode: int, payload: bytes) -> list[bytes]:
-        """Return the packets that answer a request."""
+        """Return the packets with which the device answers a request."""
         self.requests.append((seq, opcode))
         status, data, more = self._execute(opcode, payload)
         return [bytes([seq, opcode | REPLY, status]) + data, *more]
@@ -148,7 +148,7 @@ class FakeGateware:
 
 
 class FakePort:
-    """A serial port that is connected to a fake gateware."""
+    """Serial port in memory, behind which a :class:`FakeGateware` answers."""
 
     port = "fake"
     baudrate = DEFAULT_BAUD

@@ -75,7 +75,9 @@ class Machine:
         return maps, self.results.reshape(-1)[: program.n_classes]
 
     def _sums(self, done: Walk) -> Ints:
-        """Return the sums (banks, n_jobs, lanes) of every job."""
+        """Return the weighted sums (banks, n_jobs, lanes) that each bank accumulates for every
+        job.
+        """
         config = self.config
         assert not self.spikes[:, done.dead].any(), "an input without a weight is active"
         sums = np.zeros((config.banks, len(done), config.lanes), np.int64)

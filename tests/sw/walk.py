@@ -29,13 +29,14 @@ class Walk:
 
     header: Any
     fields: dict[str, Ints]
-    """Arrays (n_jobs,): addresses source, identity, weight, target, param and slot; timestep
-    ``time``; flags fresh, pool_first, pool_last and tail."""
+    """Arrays (n_jobs,) by name: the addresses source, identity, weight, target, param and slot; the
+    timestep, ``time``; and the flags fresh, pool_first, pool_last and tail."""
     reads: Ints
     """Array (n, 3) with a row per bit read: job, bit of spike memory, row of weight memory. Bits
     and rows are the same in every bank."""
     dead: Ints
-    """Bits of spike memory that are read but have no weights; the device takes them to be 0."""
+    """Addresses of bits of spike memory that are read but have no weights, so they must always be
+    0."""
 
     def __len__(self) -> int:
         return len(self.fields["param"])

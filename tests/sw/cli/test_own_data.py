@@ -21,7 +21,9 @@ SMALL += [word for n in range(3) for word in ("--set", f"stages.{n}.channels=4")
 
 
 def write_data(path: Path, seed: int = 1, first: int = 1) -> Path:
-    """Write bright and dark images of 12 x 12 pixels, with two classes counted from ``first``."""
+    """Write a data set of 12 x 12 images of two classes, bright and dark, labelled from ``first``
+    on.
+    """
     rng = np.random.default_rng(seed)
     classes = np.arange(40) % 2
     images = rng.integers(0, 100, (40, 12, 12), np.uint8) + 150 * classes[:, None, None]
@@ -32,7 +34,9 @@ def write_data(path: Path, seed: int = 1, first: int = 1) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the checkpoint of a small network that was trained on own data beside it."""
+    """Return the path of a small network's checkpoint; its training data are a file in the same
+    folder.
+    """
     folder = tmp_path_factory.mktemp("own")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -70,7 +70,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Use:
 
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path, Network]:
-    """Write a network file and images with labels for it."""
+    """Write a network file, and a file of labelled images; return both paths and the network."""
     network = a_network()
     netfile.save(tmp_path / "net.spikefold", network, CONFIG)
     rng = np.random.default_rng(3)
@@ -488,7 +488,7 @@ def test_text_has_interval_latency_and_bottleneck(
 
 
 class Pipe:
-    """Standard input that holds bytes."""
+    """Stand-in for standard input that holds given bytes."""
 
     def __init__(self, raw: bytes):
         self.buffer = io.BytesIO(raw)

@@ -80,8 +80,9 @@ def index_of(place: Placement) -> NDArray[np.int64]:
 def job_positions(
     layer: Layer, done: Walk, program: Program, places: dict[str, Placement]
 ) -> dict[str, NDArray[np.int64]]:
-    """Return (t, y, x, group) of every job, derived from its target address and its place in its
-    pooling window; t counts from the first timestep."""
+    """Return timestep, row, column and channel group of every job, derived from the job's target
+    address and its position in the pooling window.
+    """
     fields, config = done.fields, program.config
     n_groups = -(-layer.n_out // config.lanes)
     if layer.output:
@@ -118,7 +119,7 @@ def job_positions(
 
 
 def weights_of_map(layer: Layer, n: int) -> Layer:
-    """Return the layer with the weights of the map ``n`` of those that it reads."""
+    """Return the layer with only the weights of map ``n``, counted among the maps that it reads."""
     if not layer.stacked:
         return layer
     n_in = layer.weight.shape[4] // len(layer.sources)

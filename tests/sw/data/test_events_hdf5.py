@@ -1,4 +1,4 @@
-"""Tests of HDF5 recordings, in the forms in which data sets have them."""
+"""Tests of HDF5 recordings with the layouts and compressions of published data sets."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def test_hdf5(form: str, tmp_path: Path) -> None:
 
 
 def compressed(kind: str, raw: bytes) -> tuple[int, tuple[int, ...], bytes]:
-    """Return the number and settings of a filter of HDF5, and a chunk as the filter stores it."""
+    """Compress a chunk as an HDF5 filter does; return the filter's number, its settings and the
+    chunk.
+    """
     if kind.startswith("blosc"):
         blosc = pytest.importorskip("blosc")
         _, codec, shuffle = kind.split()

@@ -1,4 +1,4 @@
-"""Tests of one and several boards: loading, streaming, recovery."""
+"""Tests of :class:`Board` and of groups of boards: loading, streaming, recovery."""
 
 from __future__ import annotations
 

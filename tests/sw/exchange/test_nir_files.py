@@ -100,7 +100,7 @@ def leaky(shape: Any = (4, 6, 5), tau: Any = 4e-4) -> Any:
 
 
 def written(path: Path, graph: Any, change: Callable[[Any], None] | None = None) -> Path:
-    """Write a graph to a file, whose nodes ``change`` then edits."""
+    """Write a graph to a file, let ``change`` edit the nodes in the file, and return the path."""
     nir.write(path, graph)
     if change is not None:
         with h5py.File(path, "a") as file:

@@ -74,7 +74,7 @@ class Recorded:
 
     output: NDArray[np.float64]
     spikes: dict[str, NDArray[np.uint8]]
-    """Spikes (N, T, ...) of all neurons, by name of their module, in their order."""
+    """Spikes (N, T, ...) of all neurons, by name of their module, in the order of the modules."""
 
 
 def samples(shape: Shape, frames: bool, n: int = 2) -> NDArray[np.uint8]:
@@ -349,7 +349,9 @@ def test_tutorials_6_and_7(
 
 
 def old_file(path: Path, graph: Any) -> Path:
-    """Write a graph as nir 0.2 did, whose neurons have no ``v_reset``."""
+    """Write a graph to a file as version 0.2 of the package nir did: neurons have no
+    ``v_reset``.
+    """
     nir.write(path, graph)
     with h5py.File(path, "a") as file:
         for node in file["node/nodes"].values():

@@ -399,7 +399,7 @@ def test_topologies_are_checked(values: Any, message: str, tmp_path: Path) -> No
 
 
 class Attack:
-    """Object that would make a folder when it is unpickled."""
+    """Object that makes a folder if it is unpickled, which must not happen."""
 
     def __init__(self, path: Path):
         self.path = path

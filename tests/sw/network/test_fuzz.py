@@ -41,7 +41,7 @@ MAX_SPIKES = 1 << 14
 
 @functools.cache
 def originals(seed: int) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Return document and tensors of a valid file."""
+    """Return the JSON document and the tensors of a valid network file."""
     network = random_network(seed, channels=(1, 3, 8), timesteps=2)
     rates = {
         name: {"channel_rates": [0.5] * shape[0]} for name, shape in network.map_shapes().items()

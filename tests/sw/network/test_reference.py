@@ -81,7 +81,7 @@ def test_random_networks_use_everything_and_spike() -> None:
 
 
 def wide_network(n_in: int, weight: int, bias: int) -> Network:
-    """Return a network with a neuron of ``n_in`` inputs, whose sums are not exact in float32."""
+    """Return a network with a neuron of ``n_in`` inputs, whose sums are too large for float32."""
     fan = np.full((1, 1, 1, 1, n_in, 1, 1), weight, np.int8)
     fan[..., : n_in // 2, :, :] = -weight + 1
     return Network(
