@@ -45,7 +45,8 @@ class Chunks:
     piece_weights: tuple[int, ...]
 
     def pieces(self, config: Config) -> tuple[tuple[int, int, int], ...]:
-        """Return three numbers for each piece of a chunk that ever holds inputs of the job.
+        """Return three numbers for each piece (16 bits) of a chunk, without pieces that never hold
+        inputs.
 
         They are the distance in bits from the chunk's first bit to the piece's first bit, the
         number of the piece's bits that are inputs, and that number in the last iteration of the

@@ -23,8 +23,8 @@ PJ_PER_ACCUMULATION = 0.9
 """Energy of an addition in 32-bit floating point at 45 nm (Horowitz, ISSCC 2014), the convention of
 the literature on spiking networks. It is not a measurement of this device."""
 PJ_PER_MULTIPLICATION = 4.6
-"""Energy of a multiplication and an addition in 32-bit floating point at 45 nm, from the same
-source."""
+"""Energy of a multiplication and an addition in 32-bit floating point at 45 nm (Horowitz, ISSCC
+2014)."""
 
 
 @dataclass(frozen=True, kw_only=True)

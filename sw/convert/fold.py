@@ -180,10 +180,10 @@ class TrainedLayer:
         """Return the layer's weight and bias with batch-norm and coefficient folded in.
 
         The weight has the axes (timestep, y, x, output channel, input channel, kernel y, kernel x).
-        Those of timestep, y and x have length 1 where all timesteps or positions share their
-        weights. In a classifier, whose kernel is as large as the map, this also holds for kernel y
-        and kernel x. The bias has the axes (timestep or 1, 1, 1, output channel). Both are float64,
-        and gradients flow through them to the module's parameters.
+        An axis timestep, y or x has length 1 if weights are shared along it. In a classifier, whose
+        kernel is as large as the map, this also holds for kernel y and kernel x. The bias has the
+        axes (timestep or 1, 1, 1, output channel). Both are float64, and gradients flow through
+        them to the module's parameters.
         """
         a = self._spread()
         if isinstance(self.module, nn.Linear):

@@ -166,4 +166,4 @@ DECODERS: dict[int, Callable[[bytes, tuple[int, ...], int], bytes]] = {
     32004: _lz4,
     32015: _zstandard,
 }
-"""Decoders by the number that HDF5 gives the filter."""
+"""Function that undoes each filter on a chunk, by the number that HDF5 gives the filter."""

@@ -133,7 +133,7 @@ class _Recorder:
         self.counted = [field.name for field in fields(LayerMeans)]
         self.layers = [plan.name for plan in board.program.layers]
         self.totals = np.zeros((len(self.layers), len(self.counted)))
-        """Sum of each counter of each layer over all outcomes."""
+        """Array (layers, counters): sum of each counter of each layer over all results."""
         self.before = board.counters
 
     @contextlib.contextmanager

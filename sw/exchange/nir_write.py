@@ -139,7 +139,7 @@ class _Writer:
         return nir.NIRGraph(self.nodes, self.edges, metadata={KEY: json.dumps(metadata)})
 
     def layer(self, layer: NirLayer, target: str) -> None:
-        """Add all nodes of a layer, and note the node of its output in ``self.maps[target]``.
+        """Add all nodes of a layer, and record the node of its output in ``self.maps[target]``.
 
         ``target`` is the name of the map that the layer writes.
         """

@@ -144,8 +144,7 @@ def from_state_dict(
     origin: str = "state dict",
     nearest_leak: int = 0,
 ) -> Imported:
-    """Return the folded network of a state dict that is already loaded, as :func:`read` does of a
-    file.
+    """Return the folded network of a state dict in memory; for one in a file, use :func:`read`.
 
     ``values`` is its topology (a JSON list of the network's steps), and ``origin`` names the state
     dict in the provenance. See :func:`read` for the other parameters and the errors.

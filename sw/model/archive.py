@@ -57,8 +57,8 @@ def read(path: Path) -> Any:
 
 
 def _copied(path: Path, n_bytes: int) -> io.BytesIO:
-    """Return a copy of a zip archive in memory, after checking that its entries are plain and
-    intact.
+    """Return a copy of a zip archive in memory, after checking that its entries are uncompressed
+    and intact.
 
     ``n_bytes`` is the size of the file. torch then reads the copy instead of the file, for two
     reasons: torch ignores checksums, and in a damaged file its reader may find other entries than

@@ -40,9 +40,10 @@ class Place:
 def places(network: Network) -> dict[str, Place]:
     """Return the position of each layer, and of the input, by name.
 
-    A layer lies one row below the lowest of the maps that it reads. Column 0 holds the main path:
-    the last layer, the layer whose spikes it convolves, and so on back to the input. If a layer on
-    this path convolves the spikes of several layers, the path goes on with the lowest of them.
+    A layer is drawn one row below the lowest of the layers whose maps it reads. Column 0 holds the
+    main path: the last layer, the layer whose spikes it convolves, and so on back to the input. If
+    a layer on this path convolves the spikes of several layers, the path continues with the one
+    drawn lowest.
     """
     rows = {INPUT: 1 if network.encoder is not None else 0}
     for layer in network.layers:
@@ -175,7 +176,8 @@ class _Drawing:
         )
 
     def lane(self, start: Place, last: int) -> int:
-        """Find a column in which a line can run down, past boxes and other lines, and reserve it.
+        """Find a column through which a vertical line can pass boxes and other lines, and reserve
+        it.
 
         The line runs from the row below ``start`` to row ``last``. Return the column.
         """

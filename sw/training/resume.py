@@ -57,8 +57,9 @@ def differences(old: Any, new: Any, where: str = "") -> Iterator[tuple[str, Any,
     """Yield (name, old value, new value) of every setting in which two JSON values differ.
 
     Names are dotted, as for the option ``--set``, such as ``stages.0.channels``. A value that one
-    side lacks is None. ``where`` is the name of the values themselves. A damaged file may have
-    tensors as old values, which differ from all JSON values.
+    side lacks is None. ``where`` is the name of the two values, with which the names of their
+    settings begin. A damaged file may have tensors as old values, which differ from all JSON
+    values.
     """
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         old, new = dict(enumerate(old)), dict(enumerate(new))

@@ -100,7 +100,7 @@ def test_membrane_bits_are_the_proved_ones() -> None:
 
 
 def apply(network: Network, config: Config, remedy: str) -> tuple[Network, Config]:
-    """Return the network and the device after a remedy has been applied."""
+    """Apply a proposed remedy; return the changed network and the changed device configuration."""
     bits = re.search(r"--bits (\d)", remedy)
     if bits:
         config = config.with_weight_bits(int(bits[1]))

@@ -1,4 +1,6 @@
-"""Tests of copies of shared weights: the network computes the same, and stores more."""
+"""Tests of :func:`sw.convert.unshare.unshare`: results do not change, and more rows of memory are
+used.
+"""
 
 from dataclasses import replace
 

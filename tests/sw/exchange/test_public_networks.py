@@ -439,7 +439,10 @@ def test_the_recurrent_graph_of_nir() -> None:
 
 
 def test_graphs_that_snntorch_exports() -> None:
-    """Check graphs that snnTorch exports, in which every ``v_reset`` is 0."""
+    """Check that a NIR graph exported by snnTorch is imported with snnTorch's own results.
+
+    Every ``v_reset`` in such a graph is 0.
+    """
 
     def leaky(beta: float, size: int, **options: Any) -> nn.Module:
         beta_of_each, threshold = torch.full((size,), beta), torch.full((size,), 0.2)

@@ -252,9 +252,7 @@ def version_1(network: Network, program: Any, **tensors: NDArray[Any]) -> bytes:
 
 
 def test_the_program_of_a_file_of_version_1_is_not_read() -> None:
-    """Check that a file of version 1 is read without the compiled program in it, whatever that
-    says.
-    """
+    """Check that the compiled program in a file of version 1 is ignored, even if it is invalid."""
     network = random_network(SEED)
     images = {"program.images.WEIGHT": np.zeros(64, np.uint8)}
     for changes in (
