@@ -87,7 +87,7 @@ class Entry:
     with_aap: float | None
     """Accuracy of the float network with its auxiliary pathway; None if trained as integers."""
     full_spike: float | None
-    """Accuracy of the float network without the pathway; None if trained as integers."""
+    """Accuracy of the float network without its auxiliary pathway; None if trained as integers."""
     on_device: float
     """Accuracy of the integer network, which the device reproduces."""
     interval: tuple[float, float]

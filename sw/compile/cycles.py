@@ -1,7 +1,7 @@
 """Prediction of the number of cycles that a program takes on given spikes. NumPy only.
 
-The predicted numbers equal those of the device's counters. Only for layers with weights or
-parameters in memory outside the FPGA are they estimates (:class:`_Bus`).
+The predicted numbers equal those of the device's counters. They are estimates only for layers with
+weights or parameters in memory outside the FPGA (:class:`_Bus`).
 
 A *job* is the computation of one output position of ``lanes`` channels at one timestep. A *bank* of
 the core has the spikes and weights of some of the input channels. A *chunk* is the part of a job's
@@ -273,8 +273,8 @@ class _Bus:
 
         The result is 0 if the job reads no rows from memory outside the FPGA.
 
-        ``n_active`` is the number of its active inputs, and ``summed`` the cycle in which its sums
-        would be available if the rows were on the FPGA.
+        ``n_active`` is the number of the job's active inputs, and ``summed`` the cycle in which the
+        job's sums would be available if all rows were on the FPGA.
         """
         n_rows = self._plan.bus_rows(n_active, 1, self._config)
         if not n_rows:

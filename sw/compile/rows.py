@@ -105,8 +105,8 @@ def param_rows(
     Returns
     -------
     Array with the axes (y, x, group, t, lanes, 2): output row and column, group of output channels,
-    timestep, output channel in the group, and bias or threshold. An axis along which both are
-    shared has length 1.
+    timestep, output channel in the group, and bias or threshold. An axis along which biases and
+    thresholds are shared has length 1.
 
     Raises
     ------

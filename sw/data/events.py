@@ -154,8 +154,8 @@ def binned(
 ) -> tuple[NDArray[np.uint8], Info]:
     """Read a recording, and return it as binary frames (:func:`frames`), with its description.
 
-    ``shape`` is the (height, width) of a frame, and ``sensor`` that of the sensor. If ``sensor`` is
-    None, it is taken from the file. If the file does not state it, it is ``shape``.
+    ``shape`` is the (height, width) of a frame, and ``sensor`` the (height, width) of the sensor.
+    None takes the sensor's size from the file or, if the file does not state it, ``shape``.
 
     Raises
     ------

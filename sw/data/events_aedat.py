@@ -38,7 +38,7 @@ _CHIPS = {
 other addresses, such as DAVIS346mini and the RGBW sensors, are left out on purpose."""
 _PACKET_HEADER_BYTES = 28
 _POLARITY = 1
-"""Number that marks an AEDAT 3.1 packet as one of polarity events, those of the pixels."""
+"""Type number of AEDAT 3.1 packets that hold polarity events, the events of pixels."""
 _END_3 = b"#!END-HEADER\r\n"
 _END_2 = "#End Of ASCII Header"
 _TEXT = re.compile(rb"#[^\x00-\x08\x0a-\x0c\x0e-\x1f]*")

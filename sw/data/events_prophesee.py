@@ -22,7 +22,7 @@ _SENSORS = {
 """(height, width) of a sensor by the name of the camera's plugin, for files that do not say the
 size."""
 _DAT_TYPES = (0, 12)
-"""Numbers of the event types in a ``.dat`` file that mark events of pixels."""
+"""Type numbers of ``.dat`` files that hold events of pixels."""
 _MAX_OUTSIDE = 0.01
 """Largest share of events outside the sensor. Cameras send a few; more are a sign of damage."""
 

@@ -46,8 +46,8 @@ def read(
     paths : files of any of these kinds: ``.npy`` with an array of samples; ``.npz`` with an array
         ``images`` and perhaps ``labels``; PNG, JPEG and other images, which are scaled to the
         network's input size; event recordings (:mod:`sw.data.events`).
-    sensor : (height, width) of the sensor of the recordings; None for the one that a recording's
-        file names, or else the network's input size.
+    sensor : (height, width) of the sensor of the recordings; None takes the size that a recording's
+        file states or, without one, the network's input size.
     tell : function that is called with each line that describes recordings: their format, sensor,
         duration and unit of time.
 

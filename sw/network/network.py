@@ -147,8 +147,8 @@ class AnyLayer(Generic[Weight, Param]):
 
     @property
     def n_summed(self) -> int:
-        """Number of maps that are added before they are weighed, which is the largest value of
-        their sum.
+        """Number of maps that are added up before the sum is multiplied by weights; this is also
+        the largest value of the sum.
         """
         return 1 if self.stacked else len(self.sources)
 

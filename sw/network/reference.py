@@ -213,8 +213,8 @@ def _worst_sum(layer: Layer, input_max: int) -> int:
 
 
 def exact_type(worst: int) -> torch.dtype:
-    """Return the torch type with the fastest sums in which integers up to the magnitude ``worst``
-    are exact.
+    """Return the torch type that is fastest to compute with and holds integers up to the magnitude
+    ``worst`` exactly.
     """
     if worst < 1 << 24:
         return torch.float32

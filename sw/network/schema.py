@@ -50,7 +50,7 @@ class Text:
         return f"printable text of 1 to {self.most} characters"
 
     def accepts(self, value: Any) -> bool:
-        """Return whether the text ``value`` is accepted; that it is a text is checked elsewhere."""
+        """Return whether the text ``value`` is accepted; its type is checked elsewhere."""
         return 1 <= len(value) <= self.most and unprintable(value) is None
 
 

@@ -25,7 +25,8 @@ one-dimensional signal may be as wide as the square of this number."""
 class BoardFit:
     """Result of checking, before training, whether a network will fit a board.
 
-    The network has weights of the width, in bits, for which the board's gateware is built.
+    The network is assumed to have weights of the width, in bits, for which the board's gateware is
+    built.
     """
 
     board: str

@@ -57,7 +57,7 @@ def a_network(encoder: bool = True) -> Network:
 
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Use:
-    """Return a function that sets the device of every port, and let batches have three images."""
+    """Return a function that puts a fake device behind every port; batches have three images."""
     monkeypatch.setattr(session, "BATCH", 3)
 
     def install(network: Network, **options: Any) -> FakeDevice:
