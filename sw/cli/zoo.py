@@ -49,7 +49,7 @@ TABLE = FOLDER / "zoo.json"
 RESULTS = FOLDER.parents[1] / "docs" / "results.md"
 """Document that has the tables of all networks."""
 N_MEASURED = 100
-"""Test samples over which operations, spikes and cycles are averaged."""
+"""Number of test samples over which operations, spikes and cycles are averaged."""
 
 
 class ZooError(RuntimeError):

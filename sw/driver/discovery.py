@@ -225,8 +225,8 @@ class _Probe:
 
 def _probe_ports() -> Iterator[_Probe]:
     """Search the serial ports for boards, in the order of their names, and yield the result for
-    each port. A port is opened only if it may be that of a known board (:mod:`hw.boards.usb`), and
-    when the iterator reaches it.
+    each port. A port is opened only if it may belong to a known board (:mod:`hw.boards.usb`), and
+    not before the iterator reaches it.
     """
     for info in sorted(list_ports.comports(), key=lambda info: info.device):
         label = f"{info.device} ({info.description})"

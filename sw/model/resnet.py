@@ -95,7 +95,7 @@ class Block(nn.Module):
     def coefficient(self, n: int) -> Coefficient:
         """Return the coefficient of the spikes of convolution ``n``.
 
-        That of the last convolution scales the spikes after the gate.
+        The coefficient of the last convolution scales the spikes after the gate.
         """
         return cast(Coefficient, self.get_submodule(f"coefficient{n}"))
 

@@ -62,7 +62,7 @@ def bank_bounds(layer: Layer, timesteps: int, inputs: Sequence[Sequence[int]]) -
     A bank (:class:`hw.spec.Config`) adds up the weights of its own input channels, for one neuron
     and one timestep; in an output layer, for all timesteps. The inputs are 0 or 1, even in a layer
     that reads pixels: a bank adds up one bit-plane (one bit of every pixel) at a time, and the sums
-    of several planes are combined behind the banks.
+    of several planes are combined after the banks.
 
     Parameters
     ----------

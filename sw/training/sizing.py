@@ -67,9 +67,10 @@ def _problem(network: Network, board: Config) -> str:
 
 
 def remedies(config: ModelConfig, board: str) -> tuple[str, ...]:
-    """Return changes by which a network of this configuration would fit a board.
+    """Return texts that each describe a change with which a network of this configuration fits a
+    board.
 
-    :func:`sw.compile.fitting.remedies` describes the texts.
+    :func:`sw.compile.fitting.remedies` lists the kinds of changes.
     """
     return fitting.remedies(outline(config, CONFIGS[board].weight_bits), CONFIGS[board])
 

@@ -243,7 +243,7 @@ class FakeDevice(Device):
 
     Parameters
     ----------
-    program : by default the network's, compiled for ``config``.
+    program : compiled network; by default, ``network`` is compiled for ``config``.
     fails_at : number of the run, counted from 0, at which ``error`` is raised.
     port : class of the fake port through which the driver reaches the device.
     """

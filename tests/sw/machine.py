@@ -28,7 +28,7 @@ Ints = NDArray[np.int64]
 
 
 class Machine:
-    """A device that has loaded a program.
+    """Model of a device into which a program has been loaded.
 
     Members
     -------
