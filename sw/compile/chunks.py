@@ -97,8 +97,9 @@ def _gather_rows(
 ) -> Chunks | None:
     """Return chunks that hold several short kernel rows each, one row in each piece (16 bits).
 
-    Return None if this is not possible: if a kernel row is not one run or does not fit a piece, if
-    a chunk could hold only one row, or if an offset exceeds its field of the layer's descriptor.
+    Return None if this is not possible: if a kernel row is not one run (consecutive bits with
+    consecutive weight rows) or does not fit a piece, if a chunk could hold only one row, or if an
+    offset exceeds its field of the layer's descriptor.
 
     ``missing`` is 0 if every run begins at a granule (a multiple of 8 bits), else 8. In the latter
     case, up to 7 bits at the end of each piece cannot be used: a piece is read as whole granules,

@@ -230,9 +230,9 @@ class TrainedLayer:
         return a.expand(a.shape[0], self.shape[0], *a.shape[2:])
 
     def structure(self) -> dict[str, Any]:
-        """Return the fields of a network's layer by name, except weight, bias and threshold.
+        """Return the fields of the folded layer by name, except weight, bias and threshold.
 
-        See :meth:`sw.network.network.AnyLayer.structure`.
+        The fields are those of :class:`sw.network.network.AnyLayer`.
         """
         where = {"name": self.name, "source": self.source, "addends": self.addends}
         if isinstance(self.module, nn.Linear):

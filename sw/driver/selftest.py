@@ -287,7 +287,7 @@ def random_network(rng: np.random.Generator, config: Config, *, small: bool = Fa
     ----------
     config : configuration of the device, which limits the width of weights, leaks and resets. The
         network may still be too large for the device's memories.
-    small : make a network for a small device, whose positions and timesteps share their weights.
+    small : make a network whose positions and timesteps share their weights, for a small device.
     """
     bits = int(rng.choice([bits for bits in (2, 4, 8) if bits <= config.weight_bits]))
     timesteps = int(rng.integers(1, 5))

@@ -11,9 +11,9 @@ come after.
 
 Pooling of spikes by their maximum, and gates, become part of the layer that fires the spikes. That
 layer cannot take them if other nodes read its spikes, or if the pooling's windows overlap. Then a
-*layer of ORs* is added to take them: each of its neurons fires if any spike is in its window. It
-computes the same, but costs one more layer, with weights of 1 from each channel to itself and of 0
-between channels.
+*layer of ORs* is added to take them: each of its neurons fires if any spike is in its window. The
+network's results stay the same, but it has one more layer, with weights of 1 from each channel to
+itself and of 0 between channels.
 
 Values that are added stay apart: a layer reads several maps (:mod:`sw.exchange.terms`).
 

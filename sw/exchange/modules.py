@@ -76,12 +76,12 @@ def module_entries(module: nn.Module, kind: type, name: str) -> list[Entry]:
 
 
 def check_unchanged(module: nn.Module) -> None:
-    """Check that a module has nothing that changes the result which its class computes.
+    """Check that nothing was attached to a module that changes its results.
 
     Raises
     ------
     ExchangeError
-        The module has hooks, or a parametrised tensor, which change its result.
+        The module has hooks or a parametrised tensor.
     """
     if hasattr(module, "parametrizations"):
         raise ExchangeError(

@@ -128,8 +128,8 @@ def test_fastest_rate_that_works_is_agreed_on(fake, works_at, monkeypatch):
     ("wanted", "agreed"), [(4_000_000, 4_000_000), (5_000_000, 3_000_000), (900_000, 900_000)]
 )
 def test_user_may_limit_the_rate(fake, wanted, agreed):
-    """Check that the rate is at most the one given, and one that the board's clock can be divided
-    to.
+    """Check that the driver chooses the fastest rate up to the given one that the board can
+    make.
     """
     with Device.open(fake.port, wanted) as board:
         assert board.transport.baud == agreed
