@@ -1,7 +1,7 @@
 """List the boards that are attached, and say which network files fit them; or test a board.
 
-The serial port of each board is opened for a moment. What a board holds or computes is not
-disturbed, except by --self-test, which overwrites its memories.
+The serial port of each board is opened for a moment. This disturbs neither its memories nor its
+computations; only --self-test overwrites the memories.
 """
 
 from __future__ import annotations

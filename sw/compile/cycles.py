@@ -232,7 +232,7 @@ class _Bank:
     def _scan(self, n_active: int, queued: int) -> None:
         """Let the scanner process a chunk that enters its queue in cycle ``queued``.
 
-        ``n_active`` is the number of its active inputs.
+        ``n_active`` is the number of the chunk's active inputs.
         """
         chunks, moves, sums = self.chunks, self._moves, self._sums
         n_events = max(n_active, 1)  # an empty chunk ends a silent job

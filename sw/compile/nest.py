@@ -153,7 +153,9 @@ class _Geometry:
     """Address in spike memory, in granules (8 bits), of the first job's identity spikes, which the
     gate joins with the layer's own spikes."""
     target_base: int
-    """Address in spike memory of the first position that the layer writes, in granules (8 bits)."""
+    """Address in spike memory, in granules (8 bits), of the layer's output in the first iteration
+    of the time loop. In a layer that reads pixels, nothing is written until timestep 0,
+    ``n_plane_steps`` iterations later."""
 
 
 def compile_layer(context: LayerContext) -> CompiledLayer:

@@ -224,8 +224,9 @@ class Device:
         return None if self._virtual_board is None else self._virtual_board.n_cycles()
 
     def preload(self, images: Mapping[Space, bytes]) -> None:
-        """Write bytes directly into the memories of a virtual board's simulation, from row 0 on,
-        and verify nothing. Do nothing if the board is not :attr:`direct`.
+        """Write ``images``, the bytes for each memory from row 0 on, directly into the memories of
+        a virtual board's simulation, and verify nothing. Do nothing if the board is not
+        :attr:`direct`.
 
         Raises
         ------

@@ -22,7 +22,7 @@ BATCH = 100
 
 
 class InputError(ValueError):
-    """Images or frames have a type, shape or values that a network does not take.
+    """Error that images or frames have a type, shape or values that a network does not take.
 
     The message says what input the network takes.
     """

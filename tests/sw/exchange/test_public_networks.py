@@ -233,7 +233,8 @@ def test_sew_resnet18(gate: str, resnets: tuple[ModuleType, ModuleType]) -> None
 def test_spiking_resnet18(resnets: tuple[ModuleType, ModuleType]) -> None:
     """Check Spiking ResNet-18, whose blocks add their shortcut to the input of the last neurons.
 
-    So a layer reads several maps, each with weights of its own; blocks with a stride need a copy.
+    So a layer reads several maps, each with weights of its own; blocks with a stride also need a
+    layer that copies the shortcut's spikes.
     """
     net = resnets[1].spiking_resnet18(spiking_neuron=neuron.IFNode, num_classes=4)
     folded = resnet(net, {"sn1": "conv1", "sn2": "conv2"})
