@@ -203,7 +203,7 @@ def _board(
     """Open the board of ``--board``, load the network into it, and yield the board.
 
     Yield None without this option. ``config`` is the configuration for which the virtual board is
-    started if the option names none; If that is None, too, the default configuration is simulated.
+    started if the option names none. If that is None, too, the default configuration is simulated.
     """
     if arguments.board is None:
         yield None
