@@ -100,8 +100,8 @@ def network(config: Config) -> Network:
 
 
 def measure(board: Board, n_samples: int = N_SAMPLES) -> list[Transfer]:
-    """Measure bytes and time on a board's serial line, in three parts: it loads a network, streams
-    ``n_samples``, and reads memory back.
+    """Measure bytes and time on a board's serial line in three transfers: loading a network,
+    streaming ``n_samples`` samples, and reading memory back.
 
     Return one :class:`Transfer` for each, in this order.
 

@@ -181,8 +181,8 @@ class _Bank:
         """Move (see :class:`_Moves`) in which the last event so far leaves the scanner. An event is
         an active input, or the end of a job that has none."""
         self._held = 0
-        """Number of active inputs of the chunk that is held until the next active one, or until the
-        job's end; 0 if none is held."""
+        """Number of active inputs of the chunk that is held until the job's next chunk with active
+        inputs, or until the job's end; 0 if none is held."""
         self._queued = config.sum_queue > 0
         self._released = 1 + (number + 1 if config.banks > 1 else 0)
         """Number of cycles from a job's last cycle in the fire unit until its entry in the bank's
