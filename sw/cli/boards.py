@@ -1,7 +1,7 @@
 """List the boards that are attached, and say which network files fit them; or test a board.
 
-The serial port of each board is opened for a moment. What a board holds or computes is not
-disturbed, except by --self-test, which overwrites its memories.
+The serial port of each board is opened for a moment. This disturbs neither its memories nor its
+computations; only --self-test overwrites the memories.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from sw.network.encoder import InputError
 from sw.network.netfile import NetworkFileError
 
 PATIENCE_S = 60.0
-"""Seconds that a virtual board may take to answer in the self-test. With a shorter limit, a slow
-simulation would count as a line that loses requests."""
+"""Longest time in seconds that a virtual board may take to answer in the self-test. With a shorter
+limit, a slow simulation would look like a line that loses requests."""
 
 
 def describe(port: str, identity: BoardIdentity, files: list[Path]) -> dict[str, Any]:
-    """Return what a board is and how each network file fits it, as JSON values.
+    """Return a description of a board, and how each network file fits it, as JSON values.
 
     ``port`` is the board's serial port; ``identity`` has its configuration and versions.
     """
@@ -65,9 +65,9 @@ def describe(port: str, identity: BoardIdentity, files: list[Path]) -> dict[str,
 def fit(path: Path, config: Config) -> dict[str, Any]:
     """Return whether the network in a file fits a device built with ``config``, as JSON values.
 
-    ``fits`` is the answer, and ``network`` the path of the file. ``usage`` has the needed and the
-    available size of each memory; ``why`` says what is too small, if anything is, and ``remedies``
-    what would make the network fit. The report of ``python -m sw.export`` says the same.
+    The result's entries: ``network`` is the path of the file, and ``fits`` is True or False.
+    ``usage`` has the needed and the available size of each memory. If the network does not fit,
+    ``why`` gives the reason, and ``remedies`` lists changes that would make it fit.
 
     Raises
     ------

@@ -61,8 +61,8 @@ def command(
 ) -> Callable[[Callable[P, int]], Callable[P, int]]:
     """Return a decorator that turns a command's expected exceptions into messages and exit codes.
 
-    ``errors`` and :class:`sw.files.OutputError` yield the exit code for bad input, and
-    :class:`sw.driver.errors.DeviceError` the one for a missing or failed device. ``interrupted`` is
-    the message after Ctrl-C. :func:`hw.tools.command.ending` is the general form.
+    ``errors`` and :class:`sw.files.OutputError` give the exit code for bad input, and
+    :class:`sw.driver.errors.DeviceError` the code for a missing or failed device. ``interrupted``
+    is the message after Ctrl-C.
     """
     return ending(*errors, OutputError, device=(DeviceError,), interrupted=interrupted)

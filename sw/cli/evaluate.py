@@ -31,8 +31,9 @@ BATCH = 100
 """Number of samples that are simulated at a time."""
 
 FLOATS = {"training_with_aap": "both", "full_spike": "spike", "folded": "folded"}
-"""Fields of :class:`Evaluation` with accuracies of float networks, and the predictions that each is
-the accuracy of: a kind of class score (:func:`sw.training.loop.predictions`), or ``folded``."""
+"""Fields of :class:`Evaluation` that hold accuracies of float networks, and for each the name of
+the predictions that it measures: a kind of class score (:func:`sw.training.loop.predictions`), or
+``folded``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +71,13 @@ class Evaluation:
     """Largest difference between the logits of training and folded network."""
     intervals: dict[str, tuple[float, float]]
     """95 % confidence interval of each accuracy, in percent (:func:`sw.data.metrics.interval`), by
-    the accuracy's name: that of its field or, for integers, the width of the weights in bits."""
+    the name of the accuracy's field or, for integer networks, by the width of the weights in bits.
+    """
     density: dict[str, list[float]]
     """Share of neurons that fire, by layer and timestep, in the network with the widest weights."""
     membrane_bits: dict[str, int]
-    """Width in bits with which no membrane can overflow, by the width of the weights in bits."""
+    """Smallest width in bits with which no membrane can overflow, by the width of the weights in
+    bits."""
 
 
 @torch.no_grad()
@@ -83,10 +86,10 @@ def compare_folding(
 ) -> dict[str, Any]:
     """Compare the training network ``model`` with the folded one, both in float64, on all samples.
 
-    In the folded network, batch-norms and coefficients are part of the weights. Return the fields
-    of :class:`Evaluation` that this comparison yields, by name: accuracies of both networks, and
-    how much their predicted classes, spikes and logits differ. ``metric`` is that of the
-    accuracies, as in :class:`Evaluation`. ``model`` itself is converted to float64.
+    In the folded network, batch-norms and coefficients are part of the weights. Return fields of
+    :class:`Evaluation` by name: the accuracies of both networks, and how much their predicted
+    classes, spikes and logits differ. ``metric`` is ``accuracy`` or ``balanced``, the mean over
+    classes. ``model`` itself is converted to float64.
     """
     model = model.to(torch.float64)
     predicted: dict[str, list[NDArray[np.int64]]] = {"both": [], "spike": [], "folded": []}

@@ -47,10 +47,10 @@ N_MEASURED = 500
 
 
 def _data_values(imported: Imported) -> dict[str, Any]:
-    """Return a stand-in for an imported network's checkpoint, which does not exist.
+    """Return values that take the place of a checkpoint for an imported network, which has none.
 
-    It is for :func:`sw.exchange.export.find_images`, and has only what that reads: the number of
-    timesteps, the kind and shape of the network's input, and the number of classes.
+    They are the entries that :func:`sw.exchange.export.find_images` reads: the number of timesteps,
+    the kind and shape of the network's input, and the number of classes.
     """
     folded = imported.folded
     config = ModelConfig(
@@ -94,7 +94,7 @@ def _images(
 
 
 def _measured(exported: Export) -> str:
-    """Return the line of the report that says how well the integer network does."""
+    """Return the line of the report with the accuracies before and after quantisation."""
     accuracy = exported.accuracy
     if accuracy is None:
         return "measured   nothing: no accuracy, spikes or cycles, because there are no samples"

@@ -35,7 +35,7 @@ class Measured:
 class Tuning:
     """Measurements of a network before and after fine-tuning.
 
-    ``measured_on`` describes the samples that they were made on.
+    ``measured_on`` describes the samples of the measurements.
     """
 
     n_epochs: int
@@ -72,7 +72,7 @@ def fine_tuned(
     Parameters
     ----------
     weight_bits : width of the weights in bits.
-    images : images to measure on before and after, of which there must be some.
+    images : images to measure on before and after; at least one.
     say : called with lines about the progress.
 
     Raises
@@ -124,7 +124,9 @@ def fine_tuned(
 
 
 def measure(network: Network, images: Images) -> Measured:
-    """Run an integer network on images, of which there must be some."""
+    """Run an integer network on one or more images, and return its accuracy and number of
+    spikes.
+    """
     assert images.images is not None
     trace = reference.run(network, images.images, keep_spikes=False)
     right = None if images.labels is None else float(np.mean(trace.predictions == images.labels))

@@ -64,7 +64,7 @@ def add_board(parser: argparse.ArgumentParser, *, several: bool = True) -> None:
 def add_inputs(parser: argparse.ArgumentParser) -> Any:
     """Add the options that choose the samples to classify to a parser.
 
-    Return argparse's group of those that exclude each other, ``--data`` and ``--input``.
+    Return argparse's group of the two options that exclude each other, ``--data`` and ``--input``.
     """
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
@@ -95,7 +95,8 @@ def add_inputs(parser: argparse.ArgumentParser) -> Any:
 
 
 def port_of(board: str, config: Config | None) -> str | None:
-    """Return the ports to give :func:`sw.driver.group.open_boards` for a value of ``--board``.
+    """Convert the value of ``--board`` to the ports that :func:`sw.driver.group.open_boards`
+    opens.
 
     If ``--board`` was given without a port, the result is None: USB ports are searched. ``config``
     is the configuration that the network was exported for. If it is that of a known board
@@ -113,7 +114,7 @@ def port_of(board: str, config: Config | None) -> str | None:
 
 
 def _port_of(port: str, config: Config | None) -> str:
-    """Return what :func:`port_of` makes of a single port."""
+    """Convert a single port of the value of ``--board``; see :func:`port_of`."""
     name, question, options = port.partition("?")
     _check_port(name)
     if name == VIRTUAL and config is not None:
@@ -131,7 +132,7 @@ def _check_port(port: str) -> None:
     Raises
     ------
     InputError
-        It is the name of a board, where the board's port is needed; or it is ``sim:`` and an
+        The value is the name of a board instead of the board's port; or it is ``sim:`` and an
         unknown board.
     """
     kind, colon, config = port.partition(":")
@@ -148,7 +149,7 @@ def _check_port(port: str) -> None:
 
 
 def _tell(text: str) -> None:
-    """Print a remark that is no part of a command's results."""
+    """Print a remark that does not belong to a command's results, on standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -209,7 +210,7 @@ def shipped_samples(network: Network) -> Split:
 def data_of(network: Network) -> tuple[str | None, bool]:
     """Return the name of the data set that a network is for, and whether it is a user's own data.
 
-    It is the one that the network was trained on, or measured on when it was exported. If the
+    This is the data set on which the network was trained, or measured when it was exported. If the
     network's provenance names none, a network with the classes of Fashion-MNIST is for this data
     set; for all other networks, the name is None.
     """
@@ -224,7 +225,7 @@ def data_of(network: Network) -> tuple[str | None, bool]:
 
 
 def as_classified(dataset: Dataset, network: Network) -> Split:
-    """Return the test samples of a data set, with labels that count in the network's classes.
+    """Return the test samples of a data set, with labels renumbered to the network's classes.
 
     Raises
     ------
@@ -243,7 +244,7 @@ def as_classified(dataset: Dataset, network: Network) -> Split:
 
 
 def _check_samples(network: Network, split: Split, what: str) -> None:
-    """Check that the network takes the samples; the error calls them ``what``.
+    """Check that the network takes the samples; ``what`` is their name in the error message.
 
     Raises
     ------

@@ -56,8 +56,9 @@ DEFAULT_BOARD = "ulx3s-85f"
 def find_images(arguments: argparse.Namespace, network: Network) -> ImageSet | None:
     """Return the images to observe the network on, as the options say.
 
-    They are those of ``--input`` or ``--data``; by default the shipped Fashion-MNIST images for a
-    network of this data set. For other networks the result is then None, and a message says so.
+    The options ``--input`` and ``--data`` name them. Without these options, a network for
+    Fashion-MNIST gets the shipped images of this data set; for other networks the result is None,
+    and a message says so.
 
     Raises
     ------
@@ -179,7 +180,7 @@ exit codes: {EXIT_OK} written, {EXIT_BAD_INPUT} bad input, {EXIT_DEVICE} no devi
 def _program(file: netfile.NetworkFile, target: str | None) -> tuple[Program | None, Config]:
     """Return the compiled network for the report, and the configuration of its board.
 
-    The board is ``target``, by default the one that the file was exported for, or else
+    The board is ``target`` or, by default, the board that the file was exported for, or else
     :data:`DEFAULT_BOARD`. The program is None if the network does not fit.
     """
     network = file.network
@@ -202,7 +203,7 @@ def _board(
     """Open the board of ``--board``, load the network into it, and yield the board.
 
     Yield None without this option. ``config`` is the configuration for which the virtual board is
-    started if the option names none; None means its usual one.
+    started if the option names none. If that is None, too, the default configuration is simulated.
     """
     if arguments.board is None:
         yield None

@@ -48,7 +48,7 @@ class Transfer:
     n_payload_bytes : number of bytes of payload: memory rows or input spikes, without framing and
         addresses. :mod:`sw.cli.throughput` says what counts.
     n_bytes_out, n_bytes_in : all bytes on the line towards and from the board.
-    seconds : duration; that of a virtual board is in the time of its simulated clock.
+    seconds : duration in seconds; for a virtual board, by its simulated clock.
     baud : bits per second of the line.
     """
 
@@ -100,8 +100,8 @@ def network(config: Config) -> Network:
 
 
 def measure(board: Board, n_samples: int = N_SAMPLES) -> list[Transfer]:
-    """Measure bytes and time on a board's serial line, in three parts: it loads a network, streams
-    ``n_samples``, and reads memory back.
+    """Measure bytes and time on a board's serial line in three transfers: loading a network,
+    streaming ``n_samples`` samples, and reading memory back.
 
     Return one :class:`Transfer` for each, in this order.
 

@@ -39,7 +39,7 @@ NO_LIMIT = 10**9
 PATH_OPTIONS = frozenset(
     ("--data", "--data-dir", "--out", "--init", "--model-config", "--teacher", "--log-dir")
 )
-"""Options whose values are paths; that of ``--data`` may be a data set's name instead."""
+"""Options whose values are paths; the value of ``--data`` may also be the name of a data set."""
 ERRORS = (CheckpointError, DataError, ModelError, QuantizeError)
 
 
@@ -168,7 +168,7 @@ def _given(
 ) -> ModelConfig | None:
     """Return the network's configuration that ``--model-config``, ``--init`` or the recipe names.
 
-    The changes of ``--set`` are not made yet. The result is None if nothing names a network.
+    The changes of ``--set`` are not made here. The result is None if none of these names a network.
 
     Parameters
     ----------
@@ -194,7 +194,8 @@ def _given(
 def _data_name(args: argparse.Namespace, init: dict[str, Any] | None) -> str:
     """Return the name or path of the data set to train on.
 
-    It is that of ``--data``, of the recipe, of the checkpoint of ``--init``, or the default one.
+    It is the value of ``--data`` or, without this option, the data set of the recipe, of the
+    checkpoint of ``--init``, or the default one.
     """
     if args.data:
         return args.data

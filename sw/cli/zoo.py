@@ -49,11 +49,13 @@ TABLE = FOLDER / "zoo.json"
 RESULTS = FOLDER.parents[1] / "docs" / "results.md"
 """Document that has the tables of all networks."""
 N_MEASURED = 100
-"""Test samples over which operations, spikes and cycles are averaged."""
+"""Number of test samples over which operations, spikes and cycles are averaged."""
 
 
 class ZooError(RuntimeError):
-    """A document lacks the pair of comments that enclose its table; the message names them."""
+    """Error that a document lacks the pair of comments that enclose its table; the message names
+    them.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +83,11 @@ class Entry:
     n_synapses: int
     """Number of weights that the device stores."""
     board: str | None
-    """Smallest board that the network fits; None: it fits no board."""
+    """Name of the smallest board that the network fits; None if it fits no board."""
     with_aap: float | None
     """Accuracy of the float network with its auxiliary pathway; None if trained as integers."""
     full_spike: float | None
-    """Accuracy of the float network without the pathway; None if trained as integers."""
+    """Accuracy of the float network without its auxiliary pathway; None if trained as integers."""
     on_device: float
     """Accuracy of the integer network, which the device reproduces."""
     interval: tuple[float, float]
@@ -95,7 +97,8 @@ class Entry:
     n_spikes: float
     n_synaptic_ops: float
     n_multiplications: int
-    """Multiplications on the host for the stem; 0 if the device takes pixels, bit by bit."""
+    """Number of multiplications per sample with which the host computes the stem; 0 if the device
+    computes the stem by additions."""
     n_cycles: float | None
     energy_nj: float
     command: str
@@ -118,8 +121,8 @@ def granularities(config: ModelConfig) -> str:
 def smallest_board(network: Network) -> tuple[str | None, Program | None]:
     """Return the name of the board with the least weight memory that the network fits.
 
-    Boards with memory outside the FPGA come last.
-    The network compiled for this board comes second. Both are None if the network fits no board.
+    Boards with memory outside the FPGA come last. The second result is the network compiled for
+    this board. Both are None if the network fits no board.
     """
     configs = [config_by_name(name).with_weight_bits(network.weight_bits) for name in BOARDS]
 
@@ -140,8 +143,8 @@ def described(
 ) -> dict[str, Any]:
     """Return the fields of :class:`Entry`, by name, that need no data set.
 
-    They come from the checkpoint at ``path``, its ``values``, and the integer ``network`` and the
-    smallest ``board`` that were derived from it.
+    They follow from the checkpoint at ``path`` and its ``values``, from the integer ``network``
+    made from it, and from the smallest ``board`` that the network fits.
     """
     tuned = "quantisation" in values
     floats = {} if tuned else values["results"].get("test", {})
@@ -176,8 +179,8 @@ def measure(path: Path, data_root: Path | None = None, accuracies: Entry | None 
     ----------
     data_root : folder that holds the data sets' folders. None means the places where
         :func:`sw.data.catalogue.load` looks.
-    accuracies : earlier entry of the same checkpoint, whose accuracies are taken over instead of
-        measured again; ignored if the file has changed since.
+    accuracies : earlier entry of the same checkpoint. Its accuracies are used instead of measuring
+        them again, unless the checkpoint has changed since.
 
     Raises
     ------

@@ -1,9 +1,9 @@
-"""Choice of the memory that holds each layer's weights and parameters, on the FPGA or outside it.
+"""Choose the memory that holds each layer's weights and parameters: on the FPGA or outside it.
 
 A *row* is what is read from a memory at once: ``lanes`` weights, or ``fire_lanes`` pairs of bias
-and threshold (:class:`hw.spec.Config`). Memory outside the FPGA is larger but slower. So the rows
-of those layers stay on the FPGA that read each of their rows most often in an inference. Weights
-and parameters are chosen separately.
+and threshold (:class:`hw.spec.Config`). Memory outside the FPGA is larger but slower. So the layers
+that read each of their rows most often in an inference keep their rows on the FPGA. Weights and
+parameters are chosen separately.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from sw.compile.nest import CompiledLayer
 def allocate(
     compiled: list[CompiledLayer], n_descriptors: int, config: Config
 ) -> tuple[dict[Space, bytes], list[CompiledLayer]]:
-    """Give every layer's rows a place; return the contents of the memories, and the layers.
+    """Assign memory addresses to every layer's rows; return the memories' contents, and the layers.
 
     Parameters
     ----------
-    compiled : layers, each with addresses that count from its own first row.
+    compiled : compiled layers. A row is ``lanes`` weights or ``fire_lanes`` parameters; the
+        addresses of each layer count from its own first row.
     n_descriptors : number of rows of weight memory to leave free for the layers' descriptors
         (:mod:`sw.compile.rows`).
 

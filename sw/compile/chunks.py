@@ -25,7 +25,8 @@ from sw.compile.program import Placement
 from sw.network.network import Layer
 
 PIECE_FIELD_BITS = 8
-"""Width of an entry of ``piece_rows`` and ``piece_weights`` in :class:`hw.protocol.Header`."""
+"""Width in bits of an entry of ``piece_rows`` and ``piece_weights`` in
+:class:`hw.protocol.Header`."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Chunks:
     """How the input window of a job is divided into chunks; it is the same for all jobs of a layer.
 
     ``levels`` are the loops over the chunks of a job, innermost first. Each other field has one
-    number for every piece of a chunk; the field of the same name in :class:`hw.protocol.Header`
-    says what it means.
+    number for every piece of a chunk; :class:`hw.protocol.Header` explains these numbers under the
+    same names.
     """
 
     levels: tuple[Level, ...]
@@ -44,7 +45,8 @@ class Chunks:
     piece_weights: tuple[int, ...]
 
     def pieces(self, config: Config) -> tuple[tuple[int, int, int], ...]:
-        """Return three numbers for each piece of a chunk that ever holds inputs of the job.
+        """Return three numbers for each piece (16 bits) of a chunk, without pieces that never hold
+        inputs.
 
         They are the distance in bits from the chunk's first bit to the piece's first bit, the
         number of the piece's bits that are inputs, and that number in the last iteration of the
@@ -67,9 +69,10 @@ def cut_window(
     source : place in spike memory of the map that the layer reads.
     weight_pitch : number of rows of a bank's weight memory from the weights of one kernel row to
         those of the next.
-    aligned : whether every run begins at a multiple of 8 bits, the first bit of a granule. If not,
-        up to 7 bits at the end of each chunk cannot be used, because a chunk is read as whole
-        granules. The first of these also holds bits that come before the chunk's own.
+    aligned : whether every run (the bits of a kernel row) begins at a multiple of 8 bits, the first
+        bit of a granule. If not, up to 7 bits at the end of each chunk cannot be used, because a
+        chunk is read as whole granules. The first of these also holds bits that come before the
+        chunk's own.
     """
     missing = 0 if aligned else GRANULE_BITS
     gathered = _gather_rows(layer, source, weight_pitch, missing, config)
@@ -82,8 +85,9 @@ def cut_window(
 def _merges_columns(layer: Layer) -> bool:
     """Return whether a whole kernel row is one run.
 
-    It is, if each kernel column has weights of its own. If kernel columns share their weights, each
-    position of the row is a run.
+    A run is a sequence of bits in spike memory whose weight rows follow one another. A kernel row
+    is one run if each kernel column has weights of its own. If kernel columns share their weights,
+    each position of the row is a run.
     """
     return layer.weight.shape[6] == layer.kernel[1]
 
@@ -91,10 +95,11 @@ def _merges_columns(layer: Layer) -> bool:
 def _gather_rows(
     layer: Layer, source: Placement, weight_pitch: int, missing: int, config: Config
 ) -> Chunks | None:
-    """Return chunks that hold several short kernel rows each, one row in each piece.
+    """Return chunks that hold several short kernel rows each, one row in each piece (16 bits).
 
-    Return None if this is not possible: if a kernel row is not one run or does not fit a piece, if
-    a chunk could hold only one row, or if an offset exceeds its field of the layer's descriptor.
+    Return None if this is not possible: if a kernel row is not one run (consecutive bits with
+    consecutive weight rows) or does not fit a piece, if a chunk could hold only one row, or if an
+    offset exceeds its field of the layer's descriptor.
 
     ``missing`` is 0 if every run begins at a granule (a multiple of 8 bits), else 8. In the latter
     case, up to 7 bits at the end of each piece cannot be used: a piece is read as whole granules,
@@ -131,12 +136,12 @@ def _gather_rows(
 def _split_runs(
     layer: Layer, source: Placement, weight_pitch: int, missing: int, config: Config
 ) -> Chunks:
-    """Return chunks that each hold one run, or a part of a run that is longer than a chunk.
+    """Return chunks that each hold one run (the bits of a kernel row), or a part of a longer run.
 
     ``missing`` is the number of bits at the end of a chunk that are not used: 0 if every run begins
-    at a granule (a multiple of 8 bits), else 8. In the latter case up to 7 bits cannot be used, as
-    in :func:`cut_window`. 8 are left out, so that all chunks of a run begin at the same bit of
-    their first granules.
+    at a granule (a multiple of 8 bits), else 8. In the latter case up to 7 bits cannot be used,
+    because a chunk is read as whole granules. 8 bits are left out, so that all chunks of a run
+    begin at the same bit of their first granules.
     """
     kernel_y, kernel_x = layer.kernel
     merged = _merges_columns(layer)
@@ -152,7 +157,7 @@ def _split_runs(
     depth = source.bank_channels
 
     def valid(n_bits: int) -> tuple[int, ...]:
-        """Return, for each piece of a chunk, how many of its bits are inputs of the job.
+        """Return, for each piece (16 bits) of a chunk, how many of its bits are inputs of the job.
 
         The chunk holds ``n_bits`` bits of a run, which fill its pieces one after another. A piece
         that is one position with fewer than 16 channels has only as many inputs as channels. There
@@ -164,7 +169,7 @@ def _split_runs(
     def rows(n_bits: int) -> int:
         """Return the number of rows of weights that a bank has for ``n_bits`` bits of a run.
 
-        These bits are whole granules or whole positions.
+        The bits are a multiple of 8, or all bits of one or more positions.
         """
         return n_bits * source.position_rows // source.pixel
 

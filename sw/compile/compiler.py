@@ -32,8 +32,8 @@ The map that the host writes has two regions if there is room, so that the host 
 the device reads the other. Each region has descriptors of its own. Maps that layers read together
 with this map have two regions as well, because they have to lie beside it.
 
-On a device with memory outside the FPGA, the rows of weights and of parameters that do not fit into
-the memories on it are there (:mod:`sw.compile.allocation`).
+If the device has memory outside the FPGA, this memory holds the rows of weights and of parameters
+that do not fit on the FPGA (:mod:`sw.compile.allocation`).
 
 A device that takes pixels (``Config.pixels``) runs the network's encoder as its first layer, on the
 bit-planes of the image, each of which is one bit of all pixels. Each bank then has some of the
@@ -70,12 +70,13 @@ def compile_network(network: Network, config: Config, *, pixels: bool = True) ->
 
     Returns
     -------
-    The bytes of the device's memories, and what the driver needs to know to use them.
+    The bytes of the device's memories, with the addresses by which the driver uses them.
 
     Raises
     ------
     FitError
-        The network does not fit the device; the message says what it needs and what the device has.
+        The network does not fit the device; the message gives the needed and the available size of
+        each memory that is too small, or another reason.
     """
     if network.weight_bits > config.weight_bits:
         raise FitError(
@@ -112,7 +113,7 @@ def _can_run_encoder(network: Network, config: Config) -> bool:
 class _Compiler:
     """Compilation of one network for one device configuration.
 
-    It collects the contents of the device's memories, to which each compiled layer adds its own.
+    It collects the contents of the device's memories, to which each compiled layer adds its rows.
     """
 
     def __init__(self, network: Network, config: Config, *, pixels: bool):
@@ -135,7 +136,7 @@ class _Compiler:
         first = self.placements[self.host_map]
         self.inputs: tuple[Placement, ...] = (first,)
         self.spike_bits = n_bits
-        """Number of bits in use in the spike memory of a bank."""
+        """Number of bits in use in each bank's spike memory."""
         if n_bits + n_moved <= GRANULE_BITS * config.spike_bytes:
             start = min(self.placements[name].start for name in self.moved)
             self.inputs = first, first.moved(n_bits - start)
@@ -197,7 +198,9 @@ class _Compiler:
         return compile_layer(context)
 
     def _descriptors(self, compiled: list[CompiledLayer]) -> bytes:
-        """Return the descriptors of all layers, once for each input buffer."""
+        """Return the bytes of all layers' descriptors, once for each region into which the host
+        writes inputs.
+        """
         raw = b""
         for place in self.inputs:
             # A run on another buffer differs only in where the maps ``moved`` lie.

@@ -23,7 +23,8 @@ PJ_PER_ACCUMULATION = 0.9
 """Energy of an addition in 32-bit floating point at 45 nm (Horowitz, ISSCC 2014), the convention of
 the literature on spiking networks. It is not a measurement of this device."""
 PJ_PER_MULTIPLICATION = 4.6
-"""Energy of a multiplication and an addition, by the same convention."""
+"""Energy of a multiplication and an addition in 32-bit floating point at 45 nm (Horowitz, ISSCC
+2014)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class LayerReport:
     """Further maps that the layer reads."""
     n_neurons: int
     fan_in: int
-    """Number of inputs of a neuron whose window lies inside the map."""
+    """Number of inputs of a neuron whose kernel window lies inside the map."""
     n_synapses: int
     """Number of pairs of an input and a neuron over all timesteps, without the padding."""
     n_weights: int
@@ -50,7 +51,7 @@ class LayerReport:
     offchip: bool
     """Whether the weights are in memory outside the FPGA."""
     membrane_bits: int
-    """Width of membranes that is proved sufficient for any input."""
+    """Width of membranes in bits that is proved sufficient for any input."""
     input_density: float | None = None
     """Share of ones among the bits of the maps that the layer reads."""
     n_synaptic_ops: float | None = None
@@ -60,9 +61,10 @@ class LayerReport:
 
 
 def _n_uses(n_in: int, kernel: int, stride: int, padding: int, n_out: int) -> NDArray[np.int64]:
-    """Return by how many of ``n_out`` outputs each of ``n_in`` inputs along one axis is read.
+    """Return, for each input along one axis, the number of outputs that read it.
 
-    The result has one number per input. The other arguments are those of the convolution.
+    ``n_in`` and ``n_out`` are the numbers of inputs and outputs; the other arguments are those of
+    the convolution.
     """
     read = np.arange(n_out)[:, None] * stride + np.arange(kernel) - padding
     return np.bincount(read[(read >= 0) & (read < n_in)], minlength=n_in)
@@ -96,7 +98,7 @@ def n_synaptic_ops(layer: Layer, maps: Maps) -> int:
 
 
 def layer_reports(network: Network, program: Program | None = None) -> list[LayerReport]:
-    """Return a report for every layer that the device runs, with the costs known without an input.
+    """Return a report for every layer that the device runs, with the costs that need no input data.
 
     ``program`` is the compiled network, or None if it does not fit a device. The encoder, which
     turns pixels into spikes, is one of the layers only if the program takes pixels.
@@ -153,15 +155,15 @@ def device_maps(network: Network, images: NDArray[np.uint8], spikes: Maps) -> li
 def measured(network: Network, program: Program | None, images: list[Maps]) -> list[LayerReport]:
     """Return the reports of all layers, including the costs that depend on the input.
 
-    These are ``input_density``, ``n_synaptic_ops`` and the predicted ``n_cycles``, as means over
-    some images. Cycles take long to predict. They are therefore predicted for at most
+    The latter are ``input_density``, ``n_synaptic_ops`` and the predicted ``n_cycles``, as means
+    over some images. Cycles take long to predict. They are therefore predicted for at most
     :data:`N_PREDICTED` of the images, evenly spaced.
 
     Parameters
     ----------
     program : the network's program. If the network does not fit a device, pass None; the cycles
         are then None, too.
-    images : for each image, all maps by name, including the one that the host writes
+    images : for each image, all maps by name, including the map that the host writes
         (:func:`device_maps`).
     """
     n_predicted = min(N_PREDICTED, len(images)) if program else 0

@@ -1,18 +1,18 @@
 """Prediction of the number of cycles that a program takes on given spikes. NumPy only.
 
-The predicted numbers equal those of the device's counters. Only for layers with weights or
-parameters in memory outside the FPGA are they estimates (:class:`_Bus`).
+The predicted numbers equal those of the device's counters. They are estimates only for layers with
+weights or parameters in memory outside the FPGA (:class:`_Bus`).
 
-A *job* is the computation of one
-output position of ``lanes`` channels at one timestep. A *bank* of the core has the spikes and
-weights of some of the input channels. A *chunk* is the part of a job's inputs that a bank reads in
-one cycle; an input is active if it is a spike. The prediction follows jobs and chunks through the
-pipeline of :class:`hw.core.core.Core`:
+A *job* is the computation of one output position of ``lanes`` channels at one timestep. A *bank* of
+the core has the spikes and weights of some of the input channels. A *chunk* is the part of a job's
+inputs that a bank reads in one cycle; an input is *active* if it is a spike. The prediction follows
+jobs and chunks through the pipeline of :class:`hw.core.core.Core`:
 
 - The walk (:mod:`hw.core.walk`) gives out at most one *slot* per cycle. In a slot, every bank reads
   its spike memory once. Each chunk takes a slot. In a gated layer, each job takes one more, to read
-  its identity spikes, those that the gate joins. There is no slot for a chunk while one of the
-  queues behind the walk is too full. A slot reaches each bank one cycle after the bank before it.
+  its identity spikes, those that the gate joins. The walk gives out no slot for a chunk while one
+  of the queues that it feeds is too full. Each bank receives a slot one cycle after the bank before
+  it.
 - The scanner of a bank goes through the active inputs of the queued chunks, and the lanes add their
   weights. It takes one cycle per active input, and one cycle for a job without any.
 - The sums of a finished job wait for the fire unit, which updates the neurons. If a bank has a
@@ -45,7 +45,8 @@ from hw.spec import (
 from sw.compile.program import LayerPlan, Placement, Program
 
 OFFCHIP_LATENCY = 24
-"""Estimate of the cycles from a request for a row outside the FPGA until it is added up."""
+"""Estimated number of cycles from the request for a row outside the FPGA until the row is added
+up."""
 
 OFFCHIP_OVERHEAD = 1.02
 """Estimate for the bus of the memory outside the FPGA: how many cycles it is busy for each cycle in
@@ -59,7 +60,8 @@ NEVER = -(1 << 60)
 def active_inputs(
     plan: LayerPlan, places: Mapping[str, Placement], maps: Mapping[str, NDArray[np.uint8]]
 ) -> NDArray[np.int64]:
-    """Count the active inputs of every chunk, in the order in which the banks read them.
+    """Count the active inputs (spikes) of every chunk, in the order in which the banks read the
+    chunks.
 
     Parameters
     ----------
@@ -99,9 +101,9 @@ def active_inputs(
 
 
 class _Queue:
-    """Record of the cycles in which entries came to a hardware queue and left it.
+    """Record of the cycles in which entries entered and left a hardware queue.
 
-    The unit that writes to the queue may go on while at most ``room`` entries are in it. Calls of
+    The unit that writes to the queue may write while at most ``room`` entries are in it. Calls of
     :meth:`ready` must be in the order of time.
     """
 
@@ -144,11 +146,11 @@ class _Moves:
         self._waits.append((move, n_cycles))
 
     def cycle(self, move: int) -> int:
-        """Return the cycle in which ``move`` takes place."""
+        """Return the clock cycle of ``move``, a number that counts only cycles without a stall."""
         return move + self._passed + sum(n for first, n in self._waits if first <= move)
 
     def since(self, cycle: int) -> int:
-        """Return the last move that takes place in ``cycle`` or earlier."""
+        """Return the last move (cycle without a stall) that takes place in ``cycle`` or earlier."""
         move = cycle - self._passed
         for first, n_cycles in self._waits:
             if move < first:
@@ -176,21 +178,22 @@ class _Bank:
         self._sums = _Queue(config.sum_queue - SUMS_IN_FLIGHT)
         self._moves = _Moves()
         self._scanned = NEVER
-        """Move in which the last event so far leaves the scanner. An event is an active input, or
-        the end of a job without any."""
+        """Move (see :class:`_Moves`) in which the last event so far leaves the scanner. An event is
+        an active input, or the end of a job that has none."""
         self._held = 0
-        """Number of active inputs of the chunk that is held until the next active one, or until the
-        job's end; 0 if none is held."""
+        """Number of active inputs of the chunk that is held until the job's next chunk with active
+        inputs, or until the job's end; 0 if none is held."""
         self._queued = config.sum_queue > 0
         self._released = 1 + (number + 1 if config.banks > 1 else 0)
-        """Number of cycles from a job's last beat in the fire unit until the job's place in the
-        bank's queue of sums is free."""
+        """Number of cycles from a job's last cycle in the fire unit until its entry in the bank's
+        queue of sums is free again."""
 
     def chunk(self, n_active: int, known: int) -> None:
-        """Process a chunk with ``n_active`` active inputs.
+        """Process a chunk of a job; ``n_active`` is the number of spikes in it.
 
-        If it has none, it is dropped. Otherwise it is held until the next active chunk of the job,
-        or the job's end. ``known`` is the cycle in which the bank knows whether the chunk has any.
+        A chunk without spikes is dropped. Any other is held until the job's next chunk with spikes,
+        or the job's end. ``known`` is the cycle in which the bank knows whether the chunk has
+        spikes.
         """
         if n_active:
             if self._held:
@@ -198,12 +201,14 @@ class _Bank:
             self._held = n_active
 
     def end_job(self, known: int) -> int:
-        """Process the end of a job; ``known`` is as in :meth:`chunk`, for the job's last chunk.
+        """Process the end of a job.
+
+        ``known`` is the cycle in which the bank knows whether the job's last chunk has spikes.
 
         Returns
         -------
-        The first cycle in which the job's sums are in the bank's queue of sums, or, if it has none,
-        in its register for the sums of one job.
+        The first cycle in which the job's sums are in the bank's queue of sums. A bank without this
+        queue has a register for the sums of one job instead.
         """
         self._scan(self._held, known + 1)
         self._held = 0
@@ -212,7 +217,8 @@ class _Bank:
         return self._moves.cycle(arrives - 1) + 1
 
     def taken(self, begins: int, summed: int, n_beats: int) -> None:
-        """Record that the fire unit begins, in cycle ``begins``, with the job that ended last.
+        """Record that the fire unit begins, in cycle ``begins``, to process the sums of the last
+        job.
 
         The job's sums were available in all banks in cycle ``summed``. The fire unit takes
         ``n_beats`` cycles for it.
@@ -226,7 +232,7 @@ class _Bank:
     def _scan(self, n_active: int, queued: int) -> None:
         """Let the scanner process a chunk that enters its queue in cycle ``queued``.
 
-        ``n_active`` is the number of its active inputs.
+        ``n_active`` is the number of the chunk's active inputs.
         """
         chunks, moves, sums = self.chunks, self._moves, self._sums
         n_events = max(n_active, 1)  # an empty chunk ends a silent job
@@ -251,9 +257,10 @@ class _Bank:
 class _Bus:
     """Time that the bus of the memory outside the FPGA takes for the rows of a layer.
 
-    All banks share the bus. As long as requests wait, it is taken to bring rows without gaps, at
-    :data:`OFFCHIP_OVERHEAD` cycles for each cycle of data. In reality gaps come at certain times,
-    for example when the memory refreshes itself. So this part of the prediction is an estimate.
+    All banks share the bus. The model assumes that it delivers rows without gaps while requests
+    wait, and takes :data:`OFFCHIP_OVERHEAD` cycles for each cycle of data. In reality gaps come at
+    certain times, for example when the memory refreshes itself. So this part of the prediction is
+    an estimate.
     """
 
     def __init__(self, plan: LayerPlan, config: Config):
@@ -262,10 +269,12 @@ class _Bus:
         self._free = 0.0
 
     def job(self, n_active: int, summed: int) -> int:
-        """Return the cycle in which all rows of a job have been added up; 0 if none is outside.
+        """Return the cycle in which all rows of a job have been added up.
 
-        ``n_active`` is the number of its active inputs, and ``summed`` the cycle in which its sums
-        would be available if the rows were on the FPGA.
+        The result is 0 if the job reads no rows from memory outside the FPGA.
+
+        ``n_active`` is the number of the job's active inputs, and ``summed`` the cycle in which the
+        job's sums would be available if all rows were on the FPGA.
         """
         n_rows = self._plan.bus_rows(n_active, 1, self._config)
         if not n_rows:

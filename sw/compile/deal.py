@@ -50,8 +50,8 @@ def orders(
 ) -> dict[str, tuple[int, ...]]:
     """Return, for each map, its channels in the order in which they are dealt to the banks.
 
-    Maps that a gate joins have the same order, because their spikes are joined bit by bit; so have
-    maps that a layer reads together, because their weights lie in the same banks.
+    Maps that a gate joins have the same order, because their spikes are joined bit by bit. Maps
+    that a layer reads together have the same order, because their weights lie in the same banks.
 
     Parameters
     ----------

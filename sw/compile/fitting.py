@@ -23,12 +23,12 @@ class BoardReport:
     """Name of the board, as the option ``--board`` takes it."""
     fits: bool
     usage: dict[str, tuple[int, int]]
-    """(needed, available) for each memory; if the network does not fit, only for what is too small.
-    """
+    """Pair (needed, available) for each memory by name. If the network does not fit, only memories
+    that are too small are listed."""
     problem: str | None = None
     """Why the network does not fit; None if it fits."""
     remedies: tuple[str, ...] = ()
-    """Changes as texts, each of which would make it fit (:func:`remedies`)."""
+    """Texts that each describe a change with which the network would fit (:func:`remedies`)."""
 
 
 def _with_layers(network: Network, layers: Iterable[Layer], bits: int) -> Network:
@@ -131,7 +131,7 @@ def _fewer_timesteps(network: Network, config: Config) -> int | None:
 
 
 def remedies(network: Network, config: Config) -> tuple[str, ...]:
-    """Return changes to a network as texts, each of which would make it fit the device.
+    """Return texts that each describe a change with which a network would fit the device.
 
     There is at most one text of each of these kinds:
 
@@ -191,14 +191,14 @@ SMALLER = {
     "membrane_bits": ("inputs of a neuron (channels or kernel)",),
     "sum_bits": ("inputs of a neuron (channels or kernel)",),
 }
-"""What to reduce in a network that needs too much of a resource, by the resource's name in
+"""Properties of a network to reduce if it needs too much of a resource, by the resource's name in
 :attr:`sw.compile.program.FitError.needs`."""
 
 
 def _narrower_board(config: Config) -> str:
     """Return the part of a remedy that says how to get a device with this configuration.
 
-    ``config`` is that of a board, changed to another width of weights.
+    ``config`` is the configuration of a known board with another width of weights.
     """
     if is_known(config):
         return f" --board {board_name(config)}"
@@ -212,8 +212,9 @@ def _everything(network: Network, configs: dict[int, Config]) -> str:
     """Return the remedy for a network that no single change makes fit.
 
     First, all weights are shared and timesteps are left out together. If the network then fits,
-    that is the remedy. If it does not fit with any width of weights, it must be smaller: the text
-    names the resources that are still too small, and what to reduce (:data:`SMALLER`).
+    that is the remedy. If it does not fit with any width of weights, the network must be smaller:
+    the text then names the resources that are still too small, and the properties of the network to
+    reduce (:data:`SMALLER`).
 
     ``configs`` has the device's configuration for each width of weights in bits.
     """
@@ -240,7 +241,7 @@ def _smallest(network: Network, coarsest: list[Layer], bits: int) -> Network:
 def _needs(network: Network, config: Config) -> list[str]:
     """Return the names of the resources that are too small for a network that does not fit.
 
-    If it does not fit for another reason, the result is that reason as a text.
+    If the network does not fit for another reason, the only entry is this reason.
     """
     try:
         compile_network(network, config)
@@ -271,7 +272,7 @@ def board_report(network: Network, config: Config) -> BoardReport:
 def all_boards(network: Network) -> list[BoardReport]:
     """Return a report for every known board as it is built, with its own width of weights.
 
-    A network with narrower weights may fit better if the board is built for these; a report says
-    so as a remedy.
+    A network with narrower weights may fit if the gateware is built for this width; the report of
+    such a board lists this as a remedy.
     """
     return [board_report(network, CONFIGS[name]) for name in BOARDS]

@@ -96,6 +96,9 @@ def increments(levels: Sequence[Level]) -> list[Strides]:
 class Turns:
     """Numbers of neighbouring output columns, rows and channel groups whose jobs are interleaved.
 
+    A channel group is ``Config.lanes`` output channels; a job is one position of one group at one
+    timestep.
+
     Interleaved means: all of their jobs of one timestep are computed before the first of the next
     timestep.
     """

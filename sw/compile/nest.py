@@ -118,7 +118,8 @@ class CompiledLayer:
     params: bytes
     """Rows of parameter memory."""
     job_rows: int
-    """Number of rows of weights that a job reads if all its inputs are active, in all banks."""
+    """Number of rows of weights that a job reads, in all banks together, if all of its inputs
+    spike."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,15 +145,17 @@ class _Geometry:
     """Number of rows of a bank's weight memory from the weights of one kernel row to those of the
     next."""
     map: Strides
-    """Strides from one of the maps that the layer reads to the next. That of weights is 0 if the
+    """Strides from one of the maps that the layer reads to the next. Its ``weight`` is 0 if the
     maps share their weights."""
     source_base: int
-    """Address of the first job's input window, in bits."""
+    """Address in bits, in spike memory, of the input window of the layer's first job."""
     identity_base: int
-    """Address of the first job's identity spikes, which are those that the gate joins. It is in
-    granules (8 bits)."""
+    """Address in spike memory, in granules (8 bits), of the first job's identity spikes, which the
+    gate joins with the layer's own spikes."""
     target_base: int
-    """Address in the written map at which the time loop begins. It is in granules (8 bits)."""
+    """Address in spike memory, in granules (8 bits), of the layer's output in the first iteration
+    of the time loop. In a layer that reads pixels, nothing is written until timestep 0,
+    ``n_plane_steps`` iterations later."""
 
 
 def compile_layer(context: LayerContext) -> CompiledLayer:
@@ -237,7 +240,9 @@ def compile_layer(context: LayerContext) -> CompiledLayer:
 
 
 def lacking_neurons(layer: Layer, config: Config) -> str | None:
-    """Return why the device cannot run a layer's neurons, and what to do; None if it can."""
+    """Return a text that says why the device cannot run a layer's neurons, with a remedy; None if
+    it can.
+    """
     if config.full_neurons:
         return None
     remedy = "choose a board with an ECP5 or Gowin device"

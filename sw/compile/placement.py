@@ -41,7 +41,7 @@ def rows_per_chunk(pitch_bytes: int, kernel_y: int, config: Config) -> int:
 
 
 def _input_pitch(row: int, kernel_y: int, config: Config) -> int:
-    """Return the distance in bits from one row of the host's map to the next.
+    """Return the distance in bits between rows of the input map, which the host writes.
 
     ``row`` is the number of bits that a row needs in a bank. The distance may be up to one and a
     half times this number, if a chunk can then hold more rows of the kernel. Every row of the
@@ -54,7 +54,8 @@ def _input_pitch(row: int, kernel_y: int, config: Config) -> int:
 
 
 N_ORDERED = 7
-"""Largest number of maps in a series for which all of their orders are tried."""
+"""Largest number of maps in a series (maps that layers read together) for which all orders are
+tried."""
 
 
 def series_of_maps(names: Iterable[str], layers: Sequence[Layer]) -> list[tuple[str, ...]]:
@@ -187,7 +188,7 @@ def place_maps(
 
 
 def _is_short(layer: Layer, depth: int) -> bool:
-    """Return whether every kernel row of ``layer`` fits a piece, at whatever bit it begins.
+    """Return whether every kernel row of ``layer`` fits a piece (16 bits), wherever it begins.
 
     A piece begins at a granule, so that the row may begin at any of the first 8 bits. ``depth`` is
     the number of bits of a position. If kernel columns share weights, the result is False.

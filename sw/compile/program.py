@@ -1,4 +1,6 @@
-"""The compiled program: where maps lie, how layers run, what memories hold. NumPy only.
+"""The compiled program: places of maps in memory, loops of layers, and contents of memories.
+
+Only NumPy is needed.
 
 A *map* is the spikes (T, C, H, W) that one layer writes or the host sends. The core has several
 *banks*, among which the channels of a map are divided; each bank has a spike memory and a weight
@@ -28,7 +30,7 @@ PIXELS = IMAGE
 
 
 class FitError(ValueError):
-    """A network does not fit a device.
+    """Error that a network does not fit a device.
 
     ``needs`` maps the name of each resource that is too small to (needed, available); it is empty
     if the fault is of another kind.
@@ -52,8 +54,8 @@ class Placement:
 
     ``pixel``, ``row`` and ``plane`` are distances in bits in the memory of one bank. ``pixel`` is
     the distance from a position to the next in its row, ``row`` from a row to the next. ``plane``
-    is the distance from a timestep to the next; in a map of bit-planes, from the planes that the
-    banks process at the same time to those that they process next.
+    is the distance from a timestep to the next. In a map of bit-planes, the banks process one plane
+    each at a time, and ``plane`` is the distance from a bank's plane to its next plane.
     """
 
     shape: Shape
@@ -92,7 +94,7 @@ class Placement:
 
     @property
     def is_piece(self) -> bool:
-        """Whether a position takes 16 bits, which is one piece, but has fewer channels.
+        """Whether a position takes 16 bits (one piece of a chunk), but has fewer channels.
 
         The unused bits at its end then have no weight rows.
         """
@@ -120,7 +122,7 @@ class Placement:
 
     @property
     def bank_inputs(self) -> tuple[tuple[int, ...], ...]:
-        """For each bank, the channels of the map whose weights this bank has."""
+        """Channels of the map whose weights each bank has, as one tuple per bank."""
         if self.by_plane:
             return (self.order,) * self.banks
         return tuple(self.order[bank :: self.banks] for bank in range(self.banks))
@@ -203,8 +205,8 @@ class LayerPlan:
     gated: bool
     """Whether a gate joins the layer's spikes with those of another map."""
     n_plane_steps: int
-    """Iterations of the loop over timesteps that read bit-planes, in a layer that takes pixels; the
-    timesteps that follow read no input. 0 in other layers."""
+    """Number of iterations of the loop over timesteps that read bit-planes, in a layer that takes
+    pixels; the timesteps that follow read no input. It is 0 in other layers."""
     time_level: int
     """Index of the level that runs over timesteps; 0 if there is only one timestep."""
     weight_rows: int
@@ -219,7 +221,7 @@ class LayerPlan:
     def bus_rows(self, n_weight_reads: float, n_jobs: int, config: Config) -> float:
         """Return the number of rows that ``n_jobs`` jobs read from memory outside the FPGA.
 
-        ``n_weight_reads`` is the number of rows of weights that they read, wherever these are.
+        ``n_weight_reads`` is the number of weight rows that the jobs read from any memory.
         """
         n_rows = n_weight_reads if self.weights_offchip else 0
         if self.params_offchip:
@@ -229,7 +231,9 @@ class LayerPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Counters:
-    """What the device counted while it ran one layer; see :class:`hw.protocol.LayerCounters`."""
+    """Numbers that the device counted while it ran one layer
+    (:class:`hw.protocol.LayerCounters`).
+    """
 
     n_cycles: int
     n_weight_reads: int
@@ -248,8 +252,9 @@ class Program:
     placements : regions of spike memory by name of the map.
     inputs : regions that the host writes before a run, one per buffer; the first is in
         ``placements``. With two, the host can fill one while the device reads the other.
-    moved : names of the maps that lie elsewhere in a run on the second of ``inputs``: the one that
-        the host writes, and those that layers read together with it (:meth:`places`).
+    moved : names of the maps that lie elsewhere in a run on the second of ``inputs``
+        (:meth:`places`): the map that the host writes, and the maps that layers read together with
+        it.
     entries : for each of ``inputs``, the row of :attr:`hw.protocol.Space.WEIGHT` at which the
         descriptors begin that a run on this input uses.
     layers : how each layer runs; the first one is the encoder if ``pixels`` is true.
@@ -282,7 +287,7 @@ class Program:
         }
 
     def usage(self) -> dict[str, tuple[int, int]]:
-        """Return for each memory, by its name, the number of rows used and of rows available.
+        """Return the number of rows used and of rows available in each memory, by its name.
 
         The names are "weight", "param" and "spike", and "offchip" if the device has memory outside
         the FPGA. A row of "spike" is a byte.
@@ -355,8 +360,9 @@ class Program:
 def device_layers(network: Network, pixels: bool) -> tuple[Layer, ...]:
     """Return the layers that the device runs, in order.
 
-    If it takes ``pixels``, the first one is the network's encoder. Its name is then that of the map
-    that it writes, :data:`sw.network.network.INPUT`. Otherwise the host computes the encoder.
+    If the device takes ``pixels``, the first one is the network's encoder, renamed to
+    :data:`sw.network.network.INPUT`, the name of the map that it writes. Otherwise the host
+    computes the encoder.
     """
     if not pixels:
         return network.layers

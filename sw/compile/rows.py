@@ -25,9 +25,9 @@ from sw.network.network import Layer
 def pack_rows(values: NDArray[np.integer[Any]], bits: int) -> bytes:
     """Return the bytes of integers in two's complement of ``bits`` bits each.
 
-    Several that share a byte are packed with the first in the lowest bits; one of 16 bits takes two
-    bytes, the low one first. ``bits`` is 2, 4, 8 or 16. The last axis of ``values`` must fill whole
-    bytes.
+    Integers that share a byte are packed with the first in the lowest bits; an integer of 16 bits
+    takes two bytes, the low one first. ``bits`` is 2, 4, 8 or 16. The last axis of ``values`` must
+    fill whole bytes.
     """
     if bits in (8, 16):
         return values.astype(f"<i{bits // 8}").tobytes()
@@ -54,8 +54,8 @@ def weight_rows(
     Parameters
     ----------
     source : place of the map that the layer reads, or of one of several.
-    maps : indices of these maps in :attr:`sw.network.network.AnyLayer.sources`, in the order in
-        which their weights are used.
+    maps : order in which the device reads the layer's maps, as indices of
+        :attr:`sw.network.network.AnyLayer.sources`.
     target : output channels in the order of the lanes. A lane computes one channel of a group.
     n_rows : number of rows in a bank for one position of a kernel row. They may be more than the
         channels of a bank, as a position is padded to whole bytes in spike memory. The rows of the
@@ -105,8 +105,8 @@ def param_rows(
     Returns
     -------
     Array with the axes (y, x, group, t, lanes, 2): output row and column, group of output channels,
-    timestep, output channel in the group, and bias or threshold. An axis along which both are
-    shared has length 1.
+    timestep, output channel in the group, and bias or threshold. An axis along which biases and
+    thresholds are shared has length 1.
 
     Raises
     ------

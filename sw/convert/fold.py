@@ -43,7 +43,7 @@ from sw.network.encoder import PIXEL_MAX
 from sw.network.network import IMAGE, INPUT, MAX_ADDENDS, Shape, conv_size
 
 MAX_WEIGHTS = 1 << 27
-"""Largest number of weights of a folded network: those that the largest device can hold."""
+"""Largest number of weights of a folded network: as many as the largest device can hold."""
 
 
 def fold(values: Mapping[str, Any] | str | Path) -> FoldedNetwork:
@@ -180,10 +180,10 @@ class TrainedLayer:
         """Return the layer's weight and bias with batch-norm and coefficient folded in.
 
         The weight has the axes (timestep, y, x, output channel, input channel, kernel y, kernel x).
-        Those of timestep, y and x have length 1 where all timesteps or positions share their
-        weights. In a classifier, whose kernel is as large as the map, this also holds for kernel y
-        and kernel x. The bias has the axes (timestep or 1, 1, 1, output channel). Both are float64,
-        and gradients flow through them to the module's parameters.
+        An axis timestep, y or x has length 1 if weights are shared along it. In a classifier, whose
+        kernel is as large as the map, this also holds for kernel y and kernel x. The bias has the
+        axes (timestep or 1, 1, 1, output channel). Both are float64, and gradients flow through
+        them to the module's parameters.
         """
         a = self._spread()
         if isinstance(self.module, nn.Linear):
@@ -230,9 +230,9 @@ class TrainedLayer:
         return a.expand(a.shape[0], self.shape[0], *a.shape[2:])
 
     def structure(self) -> dict[str, Any]:
-        """Return the fields of a network's layer by name, except weight, bias and threshold.
+        """Return the fields of the folded layer by name, except weight, bias and threshold.
 
-        See :meth:`sw.network.network.AnyLayer.structure`.
+        The fields are those of :class:`sw.network.network.AnyLayer`.
         """
         where = {"name": self.name, "source": self.source, "addends": self.addends}
         if isinstance(self.module, nn.Linear):
@@ -268,15 +268,15 @@ def pair(values: Any) -> tuple[int, int]:
 
 
 def check(model: SpikingResNet) -> None:
-    """Raise an error if no device can run the network.
+    """Check that devices can run the network.
 
     Raises
     ------
     sw.model.config.ModelError
-        One of these is true. The network has ReLUs instead of spiking neurons. It has learned
-        leaks, while a device's leaks are sums of shifts (:class:`hw.spec.Leak`). A gate joins
-        spikes with a sum of spikes, which the gate ``ADD`` (:data:`sw.model.config.ADD`) of the
-        block before has made. A sum has too many maps.
+        No device can run it, for one of these reasons: it has ReLUs instead of spiking neurons; it
+        has learned leaks, while a device's leaks are sums of shifts (:class:`hw.spec.Leak`); a gate
+        joins spikes with a sum of spikes, the result of the gate ``ADD``
+        (:data:`sw.model.config.ADD`) of the block before; or a sum has too many maps.
     """
     if not model.config.spiking:
         raise ModelError(

@@ -87,7 +87,8 @@ class Scales:
         Raises
         ------
         sw.model.checkpoint.CheckpointError
-            There are not: the checkpoint is damaged, or the scales are those of another network.
+            Thresholds are missing or have other shapes: the checkpoint is damaged, or the scales
+            are those of another network.
         """
         layers = [layer for layer in (network.encoder, *network.layers) if layer is not None]
         wanted = {layer.name: layer.weight.shape[1:4] for layer in layers if not layer.output}
@@ -146,7 +147,7 @@ def exact(weight: Float, n_repeats: int, most: float) -> Float:
 
     Parameters
     ----------
-    weight : weights (t, y, x, o, c, ky, kx), as in :class:`sw.network.network.AnyLayer`.
+    weight : weights of a layer (t|1, y|1, x|1, o, c, ky|1, kx|1).
     n_repeats : number of times that a weight may be used in a sum.
     most : largest input, a whole number like all inputs.
     """
@@ -156,7 +157,10 @@ def exact(weight: Float, n_repeats: int, most: float) -> Float:
 
 
 def _exact_layer(layer: FoldedLayer, timesteps: int, most: int) -> FoldedLayer:
-    """Return a layer with weights as :func:`exact` rounds them, if maps have at most ``most``."""
+    """Return a layer whose weights are rounded so that float64 sums are exact (:func:`exact`).
+
+    ``most`` is the largest value of the maps that the layer reads.
+    """
     n_repeats = math.prod(layer.kernel) // math.prod(layer.weight.shape[5:])
     n_repeats *= timesteps if layer.output else 1
     return replace(layer, weight=exact(layer.weight, n_repeats, most * layer.n_summed))

@@ -20,9 +20,9 @@ from sw.network.network import Layer, Network
 
 
 def outline(config: ModelConfig, weight_bits: int) -> Network:
-    """Return the integer network that a configuration leads to, with weights and biases of 0.
+    """Return the integer network of a configuration, with weights and biases of 0.
 
-    Leaks that are trained count as the shifts that they are rounded to later.
+    Learned leaks are replaced by the sums of shifts to which they are rounded after training.
 
     Raises
     ------

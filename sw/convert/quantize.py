@@ -46,9 +46,9 @@ HOST_PARAM_BITS = 32
 """Width in bits of biases and thresholds in the network file. An imported encoder may use all of
 these bits, but an encoder with numbers above :data:`ENCODER_PARAM_BITS` runs on the host only."""
 CLIP_RATIOS = np.geomspace(1.15, 0.15, 40)
-"""Candidates for a scale. A ratio is the weight that the largest integer represents, divided by the
-largest weight of the neuron or of the output layer. With a ratio below 1, the largest weights are
-clipped."""
+"""Ratios that define the candidates for a scale. A ratio is the float weight that the largest
+integer represents, divided by the largest weight of the neuron or of the output layer. With a ratio
+below 1, the largest weights are clipped."""
 
 Float = NDArray[np.float64]
 
@@ -71,8 +71,8 @@ def quantize(
     weight_bits : width of the weights in bits: 2, 4 or 8.
     param_bits : width of biases and thresholds in bits.
     calibration : a few hundred uint8 images (N, C, H, W), or frames (N, T, C, H, W), to correct
-        biases with. If None, those in ``folded`` are used, which come from the checkpoint; without
-        any, biases are not corrected.
+        biases with. None takes the images in ``folded``, which come from the checkpoint; if there
+        are none, biases are not corrected.
 
     Raises
     ------
@@ -310,9 +310,9 @@ def _integer_thresholds(
 def _output_scale(weight: Float, bias: Float, low: int, high: int, param_max: int) -> float:
     """Choose the scale of an output layer, one number for all classes.
 
-    It is the one of several candidates with the least squared error of the layer's weights. ``low``
-    and ``high`` are the least and largest integer weight, and ``param_max`` is the largest integer
-    bias.
+    Of several candidates, the scale with the least squared error of the layer's weights is taken.
+    ``low`` and ``high`` are the least and largest integer weight, and ``param_max`` is the largest
+    integer bias.
     """
     largest = float(np.abs(weight).max()) or 1.0
     floor = float(np.abs(bias).max()) / param_max

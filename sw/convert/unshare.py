@@ -4,8 +4,8 @@ A Real-Spike coefficient (:mod:`sw.convert.fold`) is a trained factor of spikes.
 a map has a coefficient of its own, the weights of every position differ once the coefficients are
 folded into them. If the coefficients also differ between timesteps, so do the weights.
 
-The functions here give an integer network such weights, by copying those that it has. It still
-computes the same. But it takes the memory, the cycles and the bandwidth of a network that was
+The functions here give an integer network such weights, by copying those that it has. The network's
+results do not change. But it needs as much memory, cycles and bandwidth as a network that was
 trained with such coefficients.
 """
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sw.network.network import Layer, Network, Shape
 
 UNSHARED = ("element", "element/per-timestep")
-"""What weights can be unshared over: positions, or positions and timesteps."""
+"""Choices for :func:`unshare`: separate weights per position, or per position and timestep."""
 
 
 def unshare(network: Network, over: str) -> Network:

@@ -99,7 +99,10 @@ def load(
 
 @contextlib.contextmanager
 def _damage(place: Path) -> Iterator[None]:
-    """Raise DataError in place of the errors that reading damaged data at ``place`` causes."""
+    """Turn errors of reading damaged data in the body of a ``with`` statement into DataError.
+
+    ``place`` is the path of the data, for the message.
+    """
     try:
         yield
     except EventError as error:
@@ -119,7 +122,8 @@ def load_parts(data_dir: str | Path | None, name: str) -> list[Dataset]:
 
     Parameters
     ----------
-    data_dir : as in :func:`load`.
+    data_dir : folder with the files of the data set; None to search the usual places, as
+        :func:`load` does.
     name : one of :data:`NAMES`.
 
     Raises

@@ -58,7 +58,7 @@ def _read(folder: Path, timesteps: int) -> Parts:
 def _binary(paths: Sequence[Path]) -> Split:
     """Return the samples in files of CIFAR-10's binary version, one file after another.
 
-    There, a sample is one byte of label and 3 x 32 x 32 bytes of pixels.
+    In this version, a sample is one byte of label and 3 x 32 x 32 bytes of pixels.
     """
     raw = b"".join(path.read_bytes() for path in paths)
     records = np.frombuffer(raw, np.uint8).reshape(-1, 1 + 3 * 32 * 32)

@@ -60,7 +60,7 @@ class Parts:
     n_validation : number of these samples, a multiple of the number of classes. It is not used if
         ``validation`` is given.
     note : remark to print with every result on this data, such as that it is a subset.
-    form : form of the files, and what was converted to read them, in words.
+    form : text that describes the form of the files, and any conversion of their values.
     """
 
     train: Split
@@ -84,7 +84,7 @@ class Dataset:
     metric : metric by which training chooses the best model: ``accuracy``, or ``balanced``
         accuracy, which is the mean over classes of the recall.
     own : whether it is a user's own data, which is found by its path and not by its name.
-    form : form of the files, and what was converted to read them, in words.
+    form : text that describes the form of the files, and any conversion of their values.
     """
 
     name: str
@@ -100,7 +100,7 @@ class Dataset:
     form: str = ""
 
     def record(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps of the data set that a network was trained on.
+        """Return a description of this data set for the checkpoint of a network trained on it.
 
         The values are JSON values. ``path``, the absolute path of a user's own data, says where to
         find it again; data sets that are known by name have none.
@@ -120,7 +120,7 @@ class Dataset:
 def spread(n: int, most: int) -> NDArray[np.int64]:
     """Return up to ``most`` evenly spaced indices from 0 to ``n`` - 1.
 
-    Used to choose samples, they reach all classes even if the samples are sorted by class.
+    Samples chosen with them come from all classes, even if the samples are sorted by class.
     """
     return np.linspace(0, n - 1, min(most, n)).astype(np.int64)
 
@@ -176,7 +176,7 @@ def assemble(
     n_validation: int | None = None,
     own: bool = False,
 ) -> Dataset:
-    """Check what was read from files, and return it as a :class:`Dataset`.
+    """Check data that was read from files, and return it as a :class:`Dataset`.
 
     If ``parts`` has no validation data, it is taken from the training data (:func:`split`).
 
@@ -184,7 +184,8 @@ def assemble(
     ----------
     labels : names of the classes.
     place : path at which the data was found.
-    metric, own : as in :class:`Dataset`.
+    metric : metric by which training chooses the best model, ``accuracy`` or ``balanced``.
+    own : whether it is a user's own data.
     n_validation : number of training samples to take for validation; None for
         ``parts.n_validation``.
 
@@ -241,13 +242,13 @@ def assemble(
 def _check_part(part: Split, name: str, what: str, n_classes: int) -> None:
     """Check that a part of a data set has samples, and a valid label for each.
 
-    A label is valid if it is from 0 to ``n_classes`` - 1. For messages, ``name`` is the name of the
-    data set, and ``what`` that of the part.
+    A label is valid if it is from 0 to ``n_classes`` - 1. ``name`` is the name of the data set and
+    ``what`` the name of the part, both for messages.
 
     Raises
     ------
     DataError
-        It has none, or labels are missing or invalid.
+        The part has no samples, or a label is missing or invalid.
     """
     n, targets = len(part.images), part.labels
     if targets.ndim != 1 or not n or n != len(targets):

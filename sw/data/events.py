@@ -59,18 +59,20 @@ __all__ = [
 FILE_SUFFIXES = (".aedat", ".aedat4", ".bin", ".dat", ".raw", ".h5", ".hdf5")
 """Endings, in lower case, of the names of files that always hold a recording."""
 SUFFIXES = (*FILE_SUFFIXES, ".npy", ".npz")
-"""Endings, in lower case, of the names of recordings' files. They tell which files of a folder are
-recordings, and nothing about the format."""
+"""Endings, in lower case, of the names of recordings' files. They only tell which files of a folder
+are recordings; the format follows from the first bytes of a file."""
 MAX_BYTES = 1 << 32
 """Size of the largest file that is read."""
 _ATIS_OVERFLOW_ROW, _ATIS_OVERFLOW_US = 240, 1 << 13
-"""Row of those entries in a ``.bin`` file that are no events: each says that 8192 microseconds more
-have passed."""
+"""Row that marks an overflow entry in a ``.bin`` file, and the microseconds that such an entry adds
+to the time. Overflow entries are no events."""
 _NUMPY, _ZIP, _HDF5, _AEDAT, _PROPHESEE = b"\x93NUMPY", b"PK\3\4", b"\x89HDF\r\n\x1a\n", b"#!", b"%"
 
 
 def is_named(path: Path) -> bool:
-    """Return whether a file's name ends as those of recordings do (:data:`SUFFIXES`)."""
+    """Return whether a file's name ends with one of :data:`SUFFIXES`, as the names of recordings
+    do.
+    """
     return path.suffix.lower() in SUFFIXES
 
 
@@ -152,13 +154,14 @@ def binned(
 ) -> tuple[NDArray[np.uint8], Info]:
     """Read a recording, and return it as binary frames (:func:`frames`), with its description.
 
-    ``shape`` is the (height, width) of a frame, and ``sensor`` that of the sensor. If ``sensor`` is
-    None, it is taken from the file. If the file does not state it, it is ``shape``.
+    ``shape`` is the (height, width) of a frame, and ``sensor`` the (height, width) of the sensor.
+    None takes the sensor's size from the file or, if the file does not state it, ``shape``.
 
     Raises
     ------
     EventError
-        As for :func:`load` and :func:`frames`; the message begins with the path.
+        The recording cannot be read (:func:`load`) or binned (:func:`frames`); the message begins
+        with the path.
     """
     found = load(path)
     try:

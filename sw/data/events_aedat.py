@@ -24,7 +24,7 @@ SENSORS = {
     "DAVIS346": (260, 346),
     "DAVIS640": (480, 640),
 }
-"""Known cameras and their (height, width)."""
+"""(height, width) in pixels of the sensor of each known camera."""
 _COLOURS = r"(?:mono|rgb|rgbw|color|pixelparade|pixelparadecolor)?"
 _CHIPS = {
     DVS128: r"dvs128|tmpdiff128",
@@ -38,7 +38,7 @@ _CHIPS = {
 other addresses, such as DAVIS346mini and the RGBW sensors, are left out on purpose."""
 _PACKET_HEADER_BYTES = 28
 _POLARITY = 1
-"""Type of an AEDAT 3.1 packet with the camera's events."""
+"""Type number of AEDAT 3.1 packets that hold polarity events, the events of pixels."""
 _END_3 = b"#!END-HEADER\r\n"
 _END_2 = "#End Of ASCII Header"
 _TEXT = re.compile(rb"#[^\x00-\x08\x0a-\x0c\x0e-\x1f]*")

@@ -22,7 +22,7 @@ import numpy as np
 from sw.data.events_base import EVENT, MAX_EVENTS, EventError, Events, Info, Recording, make
 
 MAX_PACKET_BYTES = 1 << 26
-"""Largest decompressed packet. DV's packets are of about 100 kB."""
+"""Largest size of a decompressed packet, in bytes. Packets of DV have about 100 kB."""
 _MAGIC = b"#!AER-DAT4.0\r\n"
 _EVENT = np.dtype(
     {
@@ -33,7 +33,7 @@ _EVENT = np.dtype(
     }
 )
 _NONE, _LZ4, _ZSTD = (0,), (1, 2), (3, 4)
-"""Numbers of the compressions in the header."""
+"""Numbers that stand for each compression method in the header."""
 _EVENTS = "EVTS"
 """Identifier of packets and streams of events."""
 _CUT = "the file is cut or damaged: copy it again"
@@ -104,7 +104,8 @@ def _header(raw: bytes) -> _Header:
 
 
 def _stream(description: str) -> tuple[int, str, tuple[int, int] | None]:
-    """Return what the XML ``description`` of the streams says about the only stream of events.
+    """Parse the XML ``description`` of a file's streams, and return the facts about its stream of
+    events.
 
     Returns
     -------
@@ -244,7 +245,7 @@ def _root(buffer: bytes, identifier: bytes) -> int:
     Raises
     ------
     EventError
-        The buffer does not contain what ``identifier`` says, such as events.
+        The buffer's own identifier differs from ``identifier``, so it holds other contents.
     """
     if buffer[4:8] != identifier:
         raise EventError(f"a packet of {identifier.decode()} was expected: {_CUT}")

@@ -1,4 +1,4 @@
-"""Recordings of event cameras in memory, and checks of the numbers that they are made of.
+"""Recordings of event cameras in memory, and checks of times, positions and polarities.
 
 Only NumPy is needed.
 """
@@ -15,7 +15,7 @@ EVENT = np.dtype([("t", np.int64), ("x", np.int16), ("y", np.int16), ("p", np.bo
 """Type of an event: time in microseconds, column, row (0 is the top one), and polarity (True:
 brighter)."""
 FIELDS = ("t", "x", "y", "p")
-"""Names of the fields of a recording."""
+"""Names of the fields of a recording: time, column, row and polarity."""
 MAX_POSITION = np.iinfo(np.int16).max
 """Largest column or row that an event can have."""
 MAX_TIME = 1 << 62
@@ -73,11 +73,11 @@ class Recording:
 
 
 def make(t: Any, x: Any, y: Any, p: Any) -> Events:
-    """Return a recording's events, made of arrays of times, columns, rows and polarities.
+    """Return events as an array of dtype :data:`EVENT`, from arrays of their fields.
 
-    The arrays ``t``, ``x``, ``y`` and ``p`` must have the same length. Times are in microseconds or
-    seconds, as :func:`microseconds` tells. Polarities above 0 mean brighter, so they may be 0 and
-    1, or -1 and 1.
+    The arrays ``t`` (times), ``x`` (columns), ``y`` (rows) and ``p`` (polarities) must have the
+    same length. Times are in microseconds or seconds, as :func:`microseconds` tells. Polarities
+    above 0 mean brighter, so they may be 0 and 1, or -1 and 1.
 
     Raises
     ------
@@ -147,7 +147,7 @@ def positions(values: NDArray[Any], name: str) -> NDArray[np.int64]:
 
 
 def polarities(values: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return polarities as booleans: True, brighter, for numbers above 0.
+    """Return polarities as booleans: True (brighter) for numbers above 0, else False (darker).
 
     Raises
     ------
@@ -181,7 +181,7 @@ def unwrapped(counts: NDArray[np.int64], n_bits: int) -> NDArray[np.int64]:
 def latest(chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Return, for every index, the last index up to and including it at which ``chosen`` is True.
 
-    It is -1 before the first.
+    Before the first True, the result is -1.
 
     >>> latest(np.array([False, True, False, True])).tolist()
     [-1, 1, 1, 3]

@@ -28,7 +28,7 @@ from sw.data.events_base import (
 )
 
 _MAX_OBJECTS = 10_000
-"""Largest number of groups and arrays that are looked at."""
+"""Largest number of groups and arrays in a file that are searched for events."""
 _ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError, MemoryError)
 """Exceptions that h5py raises for damaged files."""
 
@@ -160,7 +160,8 @@ def _check_stored(name: str, item: Any) -> None:
     Raises
     ------
     EventError
-        They are in other files, which a recording must not make the reader open.
+        The values are in other files. Those are never opened, because a recording may come from an
+        untrusted source.
     """
     if item.is_virtual or item.external:
         raise EventError(f"{name} refers to other files: store its values in the file itself")

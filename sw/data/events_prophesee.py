@@ -22,7 +22,7 @@ _SENSORS = {
 """(height, width) of a sensor by the name of the camera's plugin, for files that do not say the
 size."""
 _DAT_TYPES = (0, 12)
-"""Types of the events in a ``.dat`` file that are those of pixels."""
+"""Type numbers of ``.dat`` files that hold events of pixels."""
 _MAX_OUTSIDE = 0.01
 """Largest share of events outside the sensor. Cameras send a few; more are a sign of damage."""
 
@@ -128,7 +128,8 @@ def _encoding(header: dict[str, str]) -> tuple[str, dict[str, str]]:
 def _sensor(header: dict[str, str], options: dict[str, str]) -> tuple[int, int] | None:
     """Return the sensor's (height, width) as stated in the header or in ``options``.
 
-    If it is not stated, it is that of the camera the header names; None if that is unknown, too.
+    If they do not state it, the size is that of the camera that the header names. The result is
+    None if the camera is unknown, too.
     """
     width, _, height = header.get("geometry", "").partition("x")
     sizes = [
@@ -217,12 +218,12 @@ def _decode_evt21(words: NDArray[np.uint64]) -> Columns:
 def _high_times(
     data: NDArray[np.int64], is_high: NDArray[np.bool_], n_bits: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return the upper part of the time for every word of a file.
+    """Return the upper bits of the current time at every word of a file.
 
-    Words for which ``is_high`` is True hold it in their lowest ``n_bits`` bits, and it is valid
-    until the next such word. In the file, the number overflows and starts again from 0; in the
-    result, it counts on. The second result is a mask of the words for which it is known, which are
-    all from the first word that holds it.
+    A word for which ``is_high`` is True sets them: its lowest ``n_bits`` bits are valid until the
+    next such word. In the file, this number wraps around to 0 when it overflows; the result
+    continues to count instead. The second result is a mask of the words at which the number is
+    known, which are the first such word and all after it.
     """
     places = np.flatnonzero(is_high)
     counts = unwrapped(data[places] & ((1 << n_bits) - 1), n_bits)
@@ -236,10 +237,10 @@ def _high_times(
 def _decode_evt3(words: NDArray[np.uint16]) -> Columns:
     """Decode words of EVT 3.0, and return times, columns, rows and polarities.
 
-    A word has four bits of type and 12 bits of data. Most words only set a part of what follows:
-    the row, the upper or the lower 12 bits of the time, or the first column of a series of vectors.
-    A word for a single event holds its column. A vector word holds one bit for each of 12 or 8
-    neighbouring columns, which follow those of the vector word before.
+    A word has four bits of type and 12 bits of data. Most words only set a value for the events
+    that follow: the row, the upper or the lower 12 bits of the time, or the first column of a
+    series of vector words. A word for a single event holds its column. A vector word holds one bit
+    for each of 12 or 8 neighbouring columns, which follow those of the vector word before.
     """
     data = words.astype(np.int64)
     kind, value = data >> 12, data & 0xFFF

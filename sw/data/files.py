@@ -25,7 +25,7 @@ from sw.data.pixels import OPAQUE
 from sw.files import ARRAY_ERRORS
 
 TIMEOUT_S = 60
-"""Longest wait for a download's next bytes."""
+"""Longest time in seconds to wait for a download's next bytes."""
 MAX_16_BIT = (1 << 16) - 1
 """Largest pixel of an image with 16 bits per channel."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm")
@@ -72,7 +72,7 @@ def fetch(url: str, md5: str) -> bytes:
     OSError
         The download failed.
     DataError
-        The file has another checksum than ``md5``, so it is damaged or another version.
+        The checksum of the file is not ``md5``, so the file is damaged or of another version.
     """
     with urllib.request.urlopen(url, timeout=TIMEOUT_S) as reply:
         raw = reply.read()
@@ -115,7 +115,7 @@ def decode(raw: bytes, mode: str, size: tuple[int, int] | None = None) -> NDArra
 def _plain_image(library: Any, image: Any) -> Any:
     """Return a Pillow image with 8-bit pixels and without transparency.
 
-    Pillow's own conversion would clip 16-bit pixels, and show what is behind transparent ones.
+    Pillow's own conversion would clip 16-bit pixels, and drop the transparency.
 
     Raises
     ------

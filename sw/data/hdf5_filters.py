@@ -1,6 +1,6 @@
 """Read arrays of HDF5 files that are compressed with Blosc, LZ4 or Zstandard.
 
-h5py lacks these filters; the package that adds them, hdf5plugin, has 190 MB. Here h5py reads the
+h5py lacks these filters; the package that adds them, hdf5plugin, takes 190 MB. Here h5py reads the
 compressed chunks, and small packages decompress them. The HDF Group's list of registered filters
 has their numbers and formats.
 """
@@ -90,9 +90,9 @@ def _deflate(raw: bytes, settings: tuple[int, ...], limit: int) -> bytes:
 
 
 def _shuffle(raw: bytes, settings: tuple[int, ...], limit: int) -> bytes:
-    """Put the bytes of each value side by side again.
+    """Undo HDF5's shuffle filter: put the bytes of each value side by side again.
 
-    The first bytes of all values are stored first, then all second bytes, and so on.
+    In the file, the first bytes of all values come first, then all second bytes, and so on.
     ``settings[0]`` is the number of bytes of a value.
     """
     size = settings[0] if settings else 0
@@ -110,7 +110,7 @@ def _fletcher32(raw: bytes, settings: tuple[int, ...], limit: int) -> bytes:
 def _blosc(raw: bytes, settings: tuple[int, ...], limit: int) -> bytes:
     """Decompress a chunk in Blosc's format.
 
-    Its header has the numbers of bytes that the chunk has decoded and encoded.
+    The chunk's header states its size in bytes after decompression and before.
     """
     blosc = _package("blosc")
     sizes = [int.from_bytes(raw[at : at + 4], "little") for at in (4, 12)]
@@ -166,4 +166,4 @@ DECODERS: dict[int, Callable[[bytes, tuple[int, ...], int], bytes]] = {
     32004: _lz4,
     32015: _zstandard,
 }
-"""Decoders by the number that HDF5 gives the filter."""
+"""Function that undoes each filter on a chunk, by the number that HDF5 gives the filter."""

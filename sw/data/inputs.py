@@ -46,8 +46,8 @@ def read(
     paths : files of any of these kinds: ``.npy`` with an array of samples; ``.npz`` with an array
         ``images`` and perhaps ``labels``; PNG, JPEG and other images, which are scaled to the
         network's input size; event recordings (:mod:`sw.data.events`).
-    sensor : (height, width) of the sensor of the recordings; None for the one that a recording's
-        file names, or else the network's input size.
+    sensor : (height, width) of the sensor of the recordings; None takes the size that a recording's
+        file states or, without one, the network's input size.
     tell : function that is called with each line that describes recordings: their format, sensor,
         duration and unit of time.
 
@@ -83,8 +83,10 @@ def read(
 
 
 def _holds_recording(path: Path) -> bool:
-    """Return whether a file holds a recording, by its first bytes or, if they are those of no
-    known format, by its name."""
+    """Return whether a file holds an event recording.
+
+    Its first bytes decide, or its name if they belong to no known format.
+    """
     suffix = path.suffix.lower()
     if suffix in ARRAY_SUFFIXES and _holds_events(path):
         return True
@@ -152,12 +154,10 @@ def read_images(path: str | Path, network: Takes) -> tuple[NDArray[Any], NDArray
 def check_labels(labels: NDArray[Any], n_classes: int, what: str) -> None:
     """Check that all labels are whole numbers from 0 to ``n_classes`` - 1.
 
-    ``what`` is the name of the input.
-
     Raises
     ------
     InputError
-        A label is none of these, so it is no class; the message begins with ``what``.
+        A label is no such number; the message begins with ``what``, the name of the input.
     """
     is_class = np.zeros(labels.shape, np.bool_)
     if labels.dtype.kind in "biuf":

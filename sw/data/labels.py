@@ -37,7 +37,7 @@ def plain(labels: NDArray[Any], what: str) -> NDArray[Any]:
     ----------
     labels : integers, whole floats, truth values or texts, (N,) or (N, 1); or rows (N, K) with a
         single 1, of which the column is the label.
-    what : what the labels are of, with which messages begin.
+    what : name of the data, with which messages begin.
 
     Raises
     ------
@@ -117,9 +117,9 @@ def as_named(labels: NDArray[Any], names: Sequence[str], wanted: Sequence[str]) 
 
     Returns
     -------
-    Integers (N,), the indices of the same classes in ``wanted``. Classes of the same name are the
-    same. If a list has only the names of :func:`default_names`, and both lists are equally long,
-    classes at the same index are the same. None if neither rule applies.
+    Integers (N,), the indices of the same classes in ``wanted``. Classes are matched by name. If a
+    list has only default names (:func:`default_names`), and both lists are equally long, classes
+    are matched by index instead. None if neither rule applies.
     """
     if set(names) <= set(wanted):
         return np.array([wanted.index(name) for name in names], np.int64)[labels]

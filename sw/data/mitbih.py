@@ -38,7 +38,7 @@ FOLDS = (
     (119, 124, 215, 220),
 )
 """Records of DS1 in the parts of a cross-validation (:mod:`sw.training.crossval`). Each part has S
-and V beats; nine tenths of the F beats are from one record."""
+and V beats. F beats cannot be divided evenly, because nine tenths of them are from one record."""
 N_SAMPLES = 128
 """Number of samples of a beat, at 180 Hz."""
 N_CHANNELS = 4
@@ -221,8 +221,9 @@ def _holds(folder: Path) -> bool:
 
 
 def _beats(folder: Path, what: str) -> Beats:
-    """Return the beats of the records for training (``what`` is ``train``) or for testing
-    (``test``)."""
+    """Return the beats of all records for training or testing; ``what`` is ``train`` or
+    ``test``.
+    """
     packed = folder / NPZ_NAME
     if not packed.is_file():
         return known(read_records(folder, DS1 if what == "train" else DS2))

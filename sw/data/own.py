@@ -29,9 +29,10 @@ FILES = (
 )
 """Forms that a user's own data may have, in words."""
 TEST_SHARE = 5
-"""If the data has no test part, one in this number of samples of every class is for testing."""
+"""One in this number of samples of every class is used for testing if the data has no test part."""
 VALIDATION_SHARE = 10
-"""If the data has no validation part, about one in this number of training samples is for it."""
+"""About one in this number of training samples is used for validation if the data has no validation
+part."""
 PARTS = {
     "training": ("train", "training"),
     "validation": ("val", "valid", "validation"),
@@ -62,8 +63,8 @@ def read(path: Path, timesteps: int) -> tuple[Parts, tuple[str, ...]]:
 
     Returns
     -------
-    The data, and the names of the classes: those of the folders, or the labels themselves, with
-    ``class`` before numbers.
+    The data, and the names of the classes: the names of the folders, or the labels themselves; a
+    label that is a number, such as 3, becomes ``class 3``.
 
     Raises
     ------
@@ -102,8 +103,9 @@ def read(path: Path, timesteps: int) -> tuple[Parts, tuple[str, ...]]:
 
 
 def _read(path: Path, timesteps: int) -> tuple[dict[str, _Raw], str]:
-    """Return the parts of a data set by name, training data first, and what kind of files they are
-    from."""
+    """Return the parts of a data set by name, training data first, and a text on the kind of their
+    files.
+    """
     if path.is_file():
         if path.suffix.lower() != ".npz":
             raise DataError(f"{path} is no .npz file and no folder; your own data is {FILES}")
@@ -138,7 +140,8 @@ def _require(
     Raises
     ------
     DataError
-        A class has fewer. The message ends with ``why``, which says why so many are needed.
+        A class has fewer samples. The message ends with ``why``, the reason that so many are
+        needed.
     """
     if len(counts) and counts.min() < least:
         rare = int(counts.argmin())
@@ -201,8 +204,8 @@ def _arrays(path: Path) -> dict[str, _Raw]:
 def _key(name: str) -> tuple[str, bool] | None:
     """Return the part of the data set that an array of this name belongs to.
 
-    The second result says whether the array holds labels. The result is None if the name is not one
-    of an array of any part.
+    The second result says whether the array holds labels. The result is None if no part of a data
+    set has an array of this name.
     """
     words = [word for word in re.split(r"[^a-z]+", name.lower()) if word]
     kinds = {"x": False, "images": False, "data": False, "y": True, "labels": True, "targets": True}
@@ -277,7 +280,7 @@ def _kind(paths: Sequence[Path]) -> str:
     Raises
     ------
     DataError
-        A file is neither, or there are both.
+        A file is neither, or the files are of both kinds.
     """
     first: dict[str, Path] = {}
     for path in paths:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sw.data.dataset import DataError
 
 MOST_CHANNELS = 4
-"""Largest length of a last axis that is taken for channels, as those of RGBA images."""
+"""Largest length of a sample's last axis that is taken for channels; RGBA images have four."""
 OPAQUE = 255
 """Value of an opaque pixel's alpha channel."""
 
@@ -22,8 +22,8 @@ OPAQUE = 255
 def channels_last(shape: Sequence[int]) -> bool:
     """Return whether the last three axes of a sample of this shape are rows, columns and channels.
 
-    They are taken for these if the last one has at most :data:`MOST_CHANNELS` entries and both
-    others have more. Otherwise they are channels, rows and columns.
+    It is assumed that they are if the last axis has at most :data:`MOST_CHANNELS` entries and both
+    others have more. Otherwise the axes are taken for channels, rows and columns.
     """
     first, second, last = shape[-3:]
     return last <= MOST_CHANNELS < min(first, second)
@@ -36,7 +36,7 @@ def arranged(samples: NDArray[Any], what: str) -> NDArray[Any]:
     ----------
     samples : images (N, H, W), (N, C, H, W) or (N, H, W, C); or frames (N, T, C, H, W) or
         (N, T, H, W, C). :func:`channels_last` tells which.
-    what : what the samples are of, with which messages begin.
+    what : name of the data, with which messages begin.
 
     Raises
     ------
@@ -59,10 +59,11 @@ def arranged(samples: NDArray[Any], what: str) -> NDArray[Any]:
 
 
 def as_pixels(parts: Sequence[NDArray[Any]], what: str) -> tuple[list[NDArray[np.uint8]], str]:
-    """Return images of any numeric type as uint8 pixels, and a text that says what was converted.
+    """Return images of any numeric type as uint8 pixels, and a text that describes the
+    conversion.
 
-    Images in uint8 stay as they are, and the text is then empty. Others are converted if they can
-    only mean one thing: truth values, floats from 0 to 1, and whole numbers from 0 to 255.
+    Images in uint8 stay as they are, and the text is then empty. Others are converted if their
+    meaning is unambiguous: truth values, floats from 0 to 1, and whole numbers from 0 to 255.
 
     Parameters
     ----------
@@ -147,7 +148,7 @@ def without_alpha(images: NDArray[np.uint8], what: str) -> NDArray[np.uint8]:
 def samples(parts: Sequence[NDArray[Any]], what: str) -> tuple[list[NDArray[np.uint8]], str]:
     """Return the samples of all parts of a data set in the form of a network's input.
 
-    The second result says in words what was converted; it is empty if nothing was.
+    The second result is a text that describes the conversion; it is empty without one.
 
     Parameters
     ----------

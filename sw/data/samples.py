@@ -26,7 +26,7 @@ def as_input(
     ----------
     samples : images or frames of numbers; images as :func:`sw.data.pixels.as_pixels` takes them.
     shape : shape of one sample, (C, H, W) or (T, C, H, W).
-    what : what the samples are, with which messages begin.
+    what : name of the data, with which messages begin.
     frames : whether the network takes binary frames.
 
     Raises

@@ -35,13 +35,13 @@ class Source:
     url : address of the authors' download or page.
     download : function that downloads the data into a folder, which need not exist; None if it can
         be downloaded by hand only.
-    places : pairs of a folder in which the data may be installed, and what installs it, in words.
-        They are searched before the cache.
-    metric : metric by which training chooses the best model, as in
-        :class:`sw.data.dataset.Dataset`.
-    read_parts : function of a folder that reads the training data for cross-validation, as in
-        :func:`sw.data.catalogue.load_parts`, and raises the same errors as ``read``; None if the
-        data set defines no parts.
+    places : pairs of a folder in which another program may have installed the data, and a text that
+        names this program. The folders are searched before the cache.
+    metric : metric by which training chooses the best model, ``accuracy`` or ``balanced``
+        (:class:`sw.data.dataset.Dataset`).
+    read_parts : function of a folder that reads the training data, divided in several ways for
+        cross-validation (:func:`sw.data.catalogue.load_parts`). It raises the same errors as
+        ``read``. None if the data set defines no parts.
     """
 
     name: str
@@ -67,8 +67,8 @@ def find(source: Source, data_dir: str | Path | None = None) -> Path:
     """Return the folder that holds a data set; download the data if necessary.
 
     If ``data_dir`` or else ``$SPIKEFOLD_DATA`` names a folder, only this folder and its sub-folder
-    with the data set's name are searched. Otherwise, the folders in ``source.places`` are, and then
-    the cache (:func:`cache_dir`). If none has the data, it is downloaded into the cache.
+    with the data set's name are searched. Otherwise, the folders in ``source.places`` are searched,
+    and then the cache (:func:`cache_dir`). If none has the data, it is downloaded into the cache.
 
     Raises
     ------

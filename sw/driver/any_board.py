@@ -23,8 +23,8 @@ from sw.network.netfile import NetworkFile
 from sw.network.network import Network
 
 Loadable = str | Path | NetworkFile | Network | Program
-"""What a board can load: a network file or its path, a network, or a program (a network that has
-been compiled for the board's configuration)."""
+"""Types that a board can load: a network file or its path, a network, or a program (a network that
+has been compiled for the board's configuration)."""
 
 
 class AnyBoard(ABC):
@@ -80,15 +80,16 @@ class AnyBoard(ABC):
 
     def clock_s(self) -> float:
         """Return the current time in seconds, for measuring how fast boards work: the simulated
-        clock if this is a single virtual board, else the wall clock. Only differences have a
-        meaning."""
+        clock if this is a single virtual board, else the wall clock. Only differences of two such
+        times have a meaning.
+        """
         return time.monotonic()
 
     @abstractmethod
     def compiled(self, network: Loadable) -> list[Program]:
-        """Return what :meth:`load` would write, and write nothing.
+        """Compile a network as :meth:`load` does, but write nothing to the boards.
 
-        That is a list with a program, a compiled network, for each board in use. Parameters and
+        The result has one program (a compiled network) for each board in use. Parameters and
         exceptions are those of :meth:`load`.
         """
 
@@ -114,11 +115,12 @@ class AnyBoard(ABC):
         ValueError
             The program was compiled for a different configuration.
         sw.compile.program.FitError
-            The network does not fit the board. Of a group, all boards then keep what they hold.
+            The network does not fit the board. In a group, the contents of all boards then stay
+            unchanged.
         sw.network.netfile.NetworkFileError
             The file cannot be read, or is no network file.
         MemoryFault
-            The board does not hold what was written to it.
+            A memory of the board does not return the data that was written to it.
         RequestRefused
             The board refused a request, and recovering the board would not help.
         LinkTimeout, LinkLost
@@ -154,15 +156,15 @@ class AnyBoard(ABC):
             The board does not answer, or loses runs that it had started, even after
             :data:`sw.driver.loading.MAX_RECOVERIES` attempts to recover it.
         InvalidMessage
-            The board sends a message that its protocol does not allow, or a class that is not that
-            of its largest logit.
+            The board sends a message that its protocol does not allow, or a predicted class that
+            does not have the largest logit.
         LinkLost
             The board has been disconnected.
         RequestRefused
             The board refused a request, and recovering the board would not help.
         MemoryFault
-            The network was written to the board again after a failure, but the board does not hold
-            it.
+            The network was written to the board again after a failure, but the board's memories do
+            not return it.
         DeviceError
             All boards of a group have failed. The failure of a single one is recorded in
             :attr:`failures` instead.
@@ -173,13 +175,19 @@ class AnyBoard(ABC):
         """Close the board's serial port. A second call does nothing."""
 
     def infer(self, samples: Iterable[NDArray[np.uint8]]) -> NDArray[np.int64]:
-        """Classify N samples, given as in :meth:`stream`, and return their logits (N,
-        n_classes)."""
+        """Classify N samples, and return their logits (N, n_classes).
+
+        Samples are images (C, H, W) or spikes (T, C, H, W), as :meth:`stream` takes them.
+        """
         logits = [inference.logits for inference in self.stream(samples)]
         return np.stack(logits) if logits else np.zeros((0, self.program.n_classes), np.int64)
 
     def observe(self, sample: NDArray[np.uint8], *, maps: bool = False) -> Inference:
-        """Classify one sample and return its result; the arguments are as in :meth:`stream`."""
+        """Classify one sample and return its result.
+
+        ``sample`` is an image (C, H, W) or spikes (T, C, H, W), as :meth:`stream` takes them. With
+        ``maps``, the result has the spikes of the input and of every layer, too.
+        """
         return next(self.stream([sample], maps=maps))
 
     def __enter__(self) -> Self:

@@ -11,12 +11,12 @@ from sw.driver.errors import LinkTimeout
 from sw.driver.transport import Request, Transport
 
 BAUDS = (12_000_000, 6_000_000, 3_000_000, 2_000_000)
-"""Rates in bits per second to try if the fastest one does not work. They must be faster than the
-default rate, which always works."""
+"""Rates in bits per second to try if the fastest one does not work. All are above the default rate,
+which always works."""
 
 MAX_BAUD_ERROR = 0.02
-"""Largest relative error of a rate that the device gets by dividing its clock by an integer. A UART
-with 8 data bits tolerates about twice this."""
+"""Largest accepted relative error of a rate. The device makes a rate by dividing its clock by an
+integer, which is not exact. A UART with 8 data bits tolerates about twice this error."""
 
 MIN_DIVISOR, MAX_DIVISOR = 4, 256
 """Smallest and largest number of clock cycles per bit that the device supports."""

@@ -142,7 +142,7 @@ class Board(AnyBoard):
         return Prepared(network, None)
 
     def write(self, prepared: Prepared, on_progress: Progress | None = None) -> Loaded:
-        """Write what :meth:`prepare` has returned into the board's memories.
+        """Write a compiled network, the result of :meth:`prepare`, into the board's memories.
 
         If the link fails, the board is recovered and all is written again; no byte is reported
         twice to ``on_progress``. Exceptions are those of :meth:`load`.

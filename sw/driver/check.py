@@ -49,8 +49,8 @@ def differences(
 
     Compared are the prediction, the logits, and for each layer the numbers of spikes and of
     synaptic operations (additions of one weight to one neuron). If the spikes were read back from
-    the board, every single one is compared, too. If several logits differ, only the first of them
-    is described; the same holds for the spikes of one layer.
+    the board, every single one is compared, too. Of several logits that differ, only the first is
+    described, and so is only the first differing spike of each layer.
 
     Parameters
     ----------

@@ -53,16 +53,16 @@ class Device:
     Parameters
     ----------
     transport : link to the board, open at the default rate (:data:`hw.protocol.DEFAULT_BAUD`).
-    identity : what the board has reported about itself.
+    identity : configuration and protocol version that the board has reported.
     virtual_board : process of a virtual board, which ends when this object is closed.
     baud : fastest rate to use, in bits per second; None means the rate that the board reports.
 
     Attributes
     ----------
     memory : reads, writes and checks the device's memories.
-    direct : whether loading writes rows into a virtual board's memories past its serial line, and
-        uses the line only to verify them. :meth:`open` sets it for a virtual board without injected
-        faults (:mod:`sw.driver.faults`) and without simulated latency.
+    direct : whether loading writes directly into the memories of a virtual board's simulation, and
+        uses the serial line only to verify them. :meth:`open` sets it for a virtual board without
+        injected faults (:mod:`sw.driver.faults`) and without simulated latency.
     """
 
     def __init__(
@@ -213,8 +213,9 @@ class Device:
 
     @property
     def virtual(self) -> bool:
-        """Whether the board is simulated by a process that this object ends when it is closed. Its
-        speed is then measured by its simulated clock."""
+        """Whether the board is simulated by a process that this object ends when it is closed. The
+        speed of such a board is measured by its simulated clock.
+        """
         return self._virtual_board is not None
 
     def clock_cycles(self) -> int | None:
@@ -223,8 +224,9 @@ class Device:
         return None if self._virtual_board is None else self._virtual_board.n_cycles()
 
     def preload(self, images: Mapping[Space, bytes]) -> None:
-        """Write images of memories (the bytes that they shall hold, from row 0 on) into a virtual
-        board if it is :attr:`direct`; else do nothing. Nothing is verified.
+        """Write ``images``, the bytes for each memory from row 0 on, directly into the memories of
+        a virtual board's simulation, and verify nothing. Do nothing if the board is not
+        :attr:`direct`.
 
         Raises
         ------
@@ -263,8 +265,9 @@ class Device:
     # ---- runs --------------------------------------------------------------------------------
 
     def next_tag(self) -> int:
-        """Return a number (0 to 255) for the next run, by which the board's messages refer to it.
-        It differs from the previous 255 ones."""
+        """Return a number (0 to 255) for the next run, by which the board's messages refer to this
+        run. It differs from the numbers of the previous 255 runs.
+        """
         self._tag = (self._tag + 1) % 256
         return self._tag
 

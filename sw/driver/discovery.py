@@ -32,9 +32,9 @@ from sw.driver.ports import kind_of, open_port
 from sw.driver.transport import Port, Request, Transport
 
 N_BREAKS = 2
-"""Number of breaks (bytes that return a device to the default rate) to send before concluding that
-a port has no board on it. A break may be lost like any other byte, and a board that missed it still
-listens at a different rate."""
+"""Number of breaks to send before concluding that a port has no board on it. A break returns a
+device to the default rate. It may be lost like any byte, and a board that missed it still listens
+at another rate."""
 
 PROBE_TIMEOUT_S = 0.15
 """How many seconds a port may take to answer while all ports are searched."""
@@ -100,7 +100,8 @@ def _parse_identity(raw: bytes, port: str) -> BoardIdentity:
 
 def open_transport(port: str, wrap: Callable[[Port], Port] = lambda port: port) -> Transport:
     """Open a port at the default rate (:data:`hw.protocol.DEFAULT_BAUD`), and return a transport
-    over it. ``wrap`` takes the open port and returns the one that the transport uses in its place.
+    over it. ``wrap`` takes the open port, and returns the object that the transport uses as the
+    port.
 
     Raises
     ------
@@ -142,7 +143,7 @@ def identify(transport: Transport) -> BoardIdentity:
 def timeouts(transport: Transport, timeout_s: float, n_retries: int) -> Iterator[None]:
     """Give a transport another timeout (in seconds) and number of retries within a ``with`` block.
 
-    At the end of the block, it has its own again.
+    At the end of the block, the previous timeout and number of retries are restored.
     """
     before = transport.timeout_s, transport.n_retries
     transport.timeout_s, transport.n_retries = timeout_s, n_retries
@@ -210,10 +211,10 @@ class _Probe:
     Attributes
     ----------
     path : path or name of the port.
-    description : sentence for the user that names the port and says what is on it.
+    description : sentence for the user about the port and the device on it.
     board : open transport and identity of the board, or None if no board answered.
-    error : why no board answered. None if one did, or if the port was skipped because no known
-        board has such a port.
+    error : why no board answered. None if a board answered, or if the port was not opened because
+        no known board has this kind of port.
     """
 
     path: str
@@ -223,9 +224,10 @@ class _Probe:
 
 
 def _probe_ports() -> Iterator[_Probe]:
-    """Search the serial ports for boards, in the order of their names, and yield what each has. A
-    port is opened only if it may be that of a known board (:mod:`hw.boards.usb`), and when the
-    iterator reaches it."""
+    """Search the serial ports for boards, in the order of their names, and yield the result for
+    each port. A port is opened only if it may belong to a known board (:mod:`hw.boards.usb`), and
+    not before the iterator reaches it.
+    """
     for info in sorted(list_ports.comports(), key=lambda info: info.device):
         label = f"{info.device} ({info.description})"
         if info.vid is None:

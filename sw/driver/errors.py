@@ -10,8 +10,8 @@ from hw.protocol import Status
 
 PORT_ERRORS: tuple[type[Exception], ...] = (OSError, TypeError, serial.SerialException)
 """Exceptions of a serial port that fails. A port that another thread has closed, or that vanished
-while its rate was changed, raises a TypeError; one that hangs up while it is opened or flushed
-raises an exception of the module termios, which only Unix has."""
+while its rate was changed, raises a TypeError; a port that is disconnected while it is opened or
+flushed raises an exception of the module termios, which only Unix has."""
 with contextlib.suppress(ImportError):
     import termios
 
@@ -84,8 +84,9 @@ class RequestRefused(DeviceError):
 
 
 class MemoryFault(DeviceError):
-    """Raised when a memory of a board does not hold what was written to it, not even after it was
-    written again."""
+    """Raised when a memory of a board does not return the data that was written to it, even after
+    it was written again.
+    """
 
 
 class FaultSpecError(DeviceError):

@@ -3,7 +3,7 @@
 Faults are requested by options in a port's name, as in ``--board "sim?faults=1e-2&seed=7"``:
 
 - ``faults`` is the probability of a fault per frame (one message on the serial line, see
-  :mod:`hw.protocol`), in either direction. Only with ``latency`` may it be left out.
+  :mod:`hw.protocol`), in either direction. It may be left out if ``latency`` is given.
 - ``kinds`` names the kinds of faults to inject, joined by ``+``. By default these are all of
   :data:`KINDS`.
 - ``seed`` is the seed of the random generator. It makes the faults reproducible.
@@ -31,8 +31,8 @@ STALL_S = 0.2
 """Longest delay of a stalled frame, in seconds."""
 
 GARBAGE_BYTES = 3000
-"""The fault ``garbage`` inserts fewer random bytes than this. It is more than a device's receive
-buffer holds."""
+"""Exclusive upper bound on the number of random bytes that the fault ``garbage`` inserts. It
+exceeds a device's receive buffer."""
 
 _END = bytes([END])
 

@@ -26,9 +26,9 @@ from sw.driver.transport import LinkCounters
 from sw.network import netfile
 
 LOOK_AHEAD = 4
-"""Number of samples per board that may be under way at a time: taken from the stream, but with a
-result that has not been yielded yet. Results are yielded in order, so a slow board holds up the
-others' results."""
+"""Largest number of samples per board that have been taken from the stream and whose results have
+not been yielded. Results are yielded in order, so those of fast boards wait for those of a slow
+one."""
 
 
 class BoardGroup(AnyBoard):
@@ -79,8 +79,8 @@ class BoardGroup(AnyBoard):
         """Compile a network for each board in use; return the boards with their compiled networks.
 
         The encoder, a first layer that turns pixels into spikes, is computed by all boards or, if
-        some cannot, by the host. So all boards take samples of the same form, and their counters
-        are of the same layers.
+        some cannot, by the host. So all boards take samples of the same form, and count the same
+        layers.
         """
         if isinstance(network, str | Path):
             network = netfile.load(network)
@@ -159,7 +159,8 @@ class _Distribution:
         self.n_under_way = 0
         self.stopped = False
         self.finished: queue.Queue[tuple[int, Inference] | BaseException | None] = queue.Queue()
-        """Outcomes with their samples' numbers, errors, and a None at the end of each thread."""
+        """Queue of three kinds of items: results with the numbers of their samples, errors, and a
+        None at the end of each thread."""
         self.ahead = threading.Semaphore(LOOK_AHEAD * len(group.boards))
 
     def _pull(self, held: deque[tuple[int, NDArray[np.uint8]]]) -> Iterator[StreamItem]:

@@ -23,9 +23,9 @@ class Inference:
         equal).
     n_cycles : clock cycles that the computation took on the board.
     logits : int64 array (n_classes,).
-    counters : what the board counted in each layer, by the layer's name and in the order in which
-        the layers ran: clock cycles, weight reads, synaptic operations and spikes
-        (:class:`hw.protocol.LayerCounters`).
+    counters : numbers of clock cycles, weight reads, synaptic operations and spikes of each layer
+        (:class:`hw.protocol.LayerCounters`), by the layer's name and in the order in which the
+        layers ran.
     maps : spikes of each layer and of the input, by name, as uint8 arrays (T, C, H, W) of 0 and 1.
         If the board takes pixels, the image is among them: in place of timesteps, it has the eight
         bits of the pixels as bit-planes. Empty if the spikes were not read back.

@@ -13,8 +13,8 @@ from sw.driver.memory import Progress
 from sw.network.netfile import NetworkFile
 
 MAX_RECOVERIES = 3
-"""Number of failures of a board in a row, without a result between them, that are answered by
-recovering it. The error of the next one is raised."""
+"""Largest number of consecutive failures of a board, without a result between them, after which it
+is recovered. The next failure raises its error."""
 
 _RECOVERABLE = frozenset({Status.WAS_RESET, Status.BUSY})
 """Reasons for which a board refuses a request that it may accept after it has been recovered."""
@@ -28,8 +28,8 @@ class Loaded:
     ----------
     n_bytes : number of bytes of the program, including the part of spike memory that is set to 0.
         In a group, the sum over the boards.
-    n_written : number of those bytes that were written: all of spike memory's, and those that the
-        board did not hold already. In a group, the sum over the boards.
+    n_written : number of those bytes that were written: all in spike memory, and in other memories
+        those that the board did not hold already. In a group, the sum over the boards.
     seconds : duration of loading in seconds of wall-clock time. In a group, that of the slowest
         board.
     """
@@ -61,11 +61,12 @@ def load_bytes(program: Program) -> int:
 
 
 class LoadProgress:
-    """Progress of loading, which does not count bytes again when loading starts again.
+    """Progress of loading that counts every byte only once, even if loading is repeated after a
+    failure.
 
     Parameters
     ----------
-    on_progress : called with the number of bytes that are done since its previous call.
+    on_progress : called with the number of bytes written or verified since its previous call.
     """
 
     def __init__(self, on_progress: Progress):
@@ -73,11 +74,13 @@ class LoadProgress:
         self._n_done = self._n_reported = 0
 
     def start(self) -> None:
-        """Note that loading starts, for the first time or again."""
+        """Record that loading starts, for the first time or again."""
         self._n_done = 0
 
     def __call__(self, n_bytes: int) -> None:
-        """Note that ``n_bytes`` further bytes are done since loading started last."""
+        """Record that ``n_bytes`` more bytes have been written or verified since the latest
+        start.
+        """
         self._n_done += n_bytes
         if self._n_done > self._n_reported:
             n_new = self._n_done - self._n_reported
@@ -91,9 +94,10 @@ def write_program(device: Device, program: Program, on_progress: Progress | None
     The part of spike memory that the program uses is set to 0. ``on_progress`` is called with the
     number of bytes that were written, or found to be equal, since its previous call.
 
-    A virtual board that is :attr:`sw.driver.device.Device.direct` first gets weights and parameters
-    past its serial line. Then it is treated like any other board: it compares its memories with
-    CRCs that are sent over the line, and what differs is written over the line.
+    In a virtual board that is :attr:`sw.driver.device.Device.direct`, weights and parameters are
+    first written directly into the simulated memories. Then it is treated like any other board: it
+    compares its memories with CRCs that are sent over the serial line, and rows that differ are
+    written over the line.
 
     Returns
     -------
@@ -102,7 +106,7 @@ def write_program(device: Device, program: Program, on_progress: Progress | None
     Raises
     ------
     MemoryFault
-        The board does not hold what was written to it.
+        A memory of the board does not return the data that was written to it.
     RequestRefused
         The board refused a request, for example because it was reset meanwhile.
     LinkTimeout, LinkLost
@@ -117,9 +121,9 @@ def write_program(device: Device, program: Program, on_progress: Progress | None
 
 
 def recover(device: Device, error: DeviceError, n_failures: int) -> None:
-    """Recover a device after a failure (:meth:`sw.driver.device.Device.recover`). If it does not
-    answer, try again, which counts as a further failure, until there are more than
-    :data:`MAX_RECOVERIES`.
+    """Recover a device after a failure (:meth:`sw.driver.device.Device.recover`). If the device
+    does not answer, try again. Each attempt counts as a further failure; after more than
+    :data:`MAX_RECOVERIES` failures, raise the error.
 
     Parameters
     ----------

@@ -23,18 +23,21 @@ from sw.driver.errors import DeviceError, MemoryFault, RequestRefused
 from sw.driver.transport import Reply, Request, Transport
 
 CHECK_FRAMES = 8
-"""Number of WRITE frames (messages with rows to write) whose rows one CHECK request compares. Few
-enough that the device finishes the CHECK before the requests behind it fill its receive buffer."""
+"""Number of WRITE frames (messages with rows to write) whose rows one CHECK request compares. It is
+small enough that the device finishes a CHECK before the requests after it fill the receive buffer.
+"""
 
 N_CHECKS_AHEAD = 2
 """Number of CHECK requests under way at a time: the board works on one while the reply to the other
 travels."""
 
 MAX_WRITES = 2
-"""How often the same rows are written before a memory that differs is reported as faulty."""
+"""Number of times that rows are written before a memory that still differs is reported as faulty.
+"""
 
 Progress = Callable[[int], object]
-"""Called with the number of bytes transferred since the last call, like ``tqdm.update``."""
+"""Function that is called with the number of bytes transferred since its last call, like
+``tqdm.update``."""
 
 
 class Memory:
@@ -150,8 +153,8 @@ class Memory:
         return b"".join(self.transport.exchange(requests, on_reply))
 
     def fill(self, images: Mapping[Space, bytes], on_progress: Progress | None = None) -> int:
-        """Bring memories to given contents: compare each with its image (the bytes that it shall
-        hold, from row 0 on), and write what differs. Return the number of bytes written.
+        """Bring memories to given contents: compare each with its image (its intended bytes from
+        row 0 on), and write the sections that differ. Return the number of bytes written.
 
         Images are cut into sections (see :meth:`sections`). The board compares its memory with the
         CRC of one section at a time. A section that differs is written, and compared again. The
@@ -171,9 +174,9 @@ class Memory:
         return _Fill(self, images, on_progress).run()
 
     def sections(self, space: Space, image: bytes) -> Iterator[Section]:
-        """Yield the sections of the image of a memory (the bytes that it shall hold, from row 0
-        on). A section is as long as the rows that :data:`CHECK_FRAMES` WRITE requests can carry,
-        and the board compares it by one CHECK request. The last section may be shorter.
+        """Yield the sections of the image of a memory (its intended bytes from row 0 on). A section
+        is as long as the rows that :data:`CHECK_FRAMES` WRITE requests can carry, and the board
+        compares it by one CHECK request. The last section may be shorter.
 
         Raises
         ------

@@ -36,8 +36,8 @@ N_RUNS_IN_DEVICE = 2
 
 @dataclass(eq=False)
 class _Job:
-    """One sample in the pipeline, and how far it has come. Its input is written to spike memory, a
-    run is requested, the board announces the end of the run, and maps are read back if wanted.
+    """State of one sample in the pipeline. The sample's input is written to spike memory, a run is
+    requested, the board announces the end of the run, and maps are read back if wanted.
 
     Attributes
     ----------
@@ -186,8 +186,9 @@ class Pipeline:
     def _packed(self, sample: NDArray[np.uint8], buffer: int) -> bytes:
         """Return a sample as the bytes to write to spike memory.
 
-        ``buffer`` says to which region of it (:attr:`sw.compile.program.Program.inputs`). An image
-        is first turned into spikes by the encoder, unless the board takes pixels.
+        ``buffer`` is the index of the region of spike memory
+        (:attr:`sw.compile.program.Program.inputs`). An image is first turned into spikes by the
+        encoder, unless the board takes pixels.
         """
         network = self.network
         if network is not None and not self.program.pixels:
@@ -302,11 +303,12 @@ class Pipeline:
                 self.transport.submit(request, self._checked(take))
 
     def _ask_for_status(self) -> None:
-        """Ask a board that has been silent what became of the oldest run that has not ended.
+        """Ask a board that has been silent for the state of the oldest run that has not ended.
 
-        The reply is handled when it arrives. If the run has ended, the board is made to announce
-        that again. If the run was lost or takes too long, an error is stored, and :meth:`_advance`
-        raises that."""
+        The reply is handled when it arrives. If the run has ended, the board is asked to repeat its
+        announcement. If the run was lost or takes too long, an error is stored, and
+        :meth:`_advance` raises that.
+        """
         job = next((job for job in self.jobs if job.in_device), None)
         if job is None:
             return
@@ -394,7 +396,7 @@ class Pipeline:
         Raises
         ------
         InvalidMessage
-            It is not, so the board's message contradicts itself.
+            It is another class, so the board's message contradicts itself.
         """
         largest = int(np.argmax(logits))
         if result.argmax != largest:

@@ -1,10 +1,10 @@
 """Serial ports by name: those of this machine, of virtual boards, and of other machines.
 
-The port of another machine has an address. It is ``rfc2217://HOST:PORT`` if a server there speaks
-the protocol RFC 2217, which carries both bytes and settings of the port, such as its rate. It is
-``socket://HOST:PORT`` if the server passes on bytes only. Neither protocol has a password or
-encryption. So the server should listen on a loopback interface only, and be reached through an SSH
-tunnel.
+The port of another machine has an address. It is ``rfc2217://HOST:PORT`` if a server on that
+machine speaks the protocol RFC 2217, which carries both bytes and settings of the port, such as its
+rate. It is ``socket://HOST:PORT`` if the server passes on bytes only. Neither protocol has a
+password or encryption. So the server should listen on a loopback interface only, and be reached
+through an SSH tunnel.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Kind:
     identify_timeout_s : how many seconds a board may take to answer while it is not known what is
         on the port.
     timeout_s : how many seconds an identified board may take to answer.
-    settle_s : how many seconds after ``flush`` bytes may still be on their way to the line.
+    settle_s : how many seconds after ``flush`` has returned bytes may still be sent on the line.
     write_timeout_s : how many seconds a write may block. None means that the port does not take
         this setting.
     fixed_rate : whether the other end determines the rate of the line. Such a port cannot change it
@@ -88,8 +88,8 @@ def open_port(port: str) -> Port:
     Raises
     ------
     DeviceNotFound
-        The port does not exist, is in use, or this user may not open it; or the address is invalid
-        or nothing answers there.
+        The port does not exist, is in use, or this user may not open it; or its address is invalid,
+        or no server answers at the address.
     """
     kind = kind_of(port)
     settings: dict[str, Any] = {"timeout": POLL_S, "write_timeout": kind.write_timeout_s}
@@ -112,7 +112,7 @@ def _check_address(port: str) -> None:
     Raises
     ------
     ValueError
-        It does not; the message says what an address looks like.
+        The address is malformed; the message shows the right form.
     """
     form = "use rfc2217://HOST:PORT or socket://HOST:PORT, for example rfc2217://localhost:2217"
     parts = urlsplit(port)
@@ -178,7 +178,9 @@ class RemotePort:
         self._opened.baudrate = baudrate
 
     def read(self, size: int, /) -> bytes:
-        """Return up to ``size`` bytes. It waits for the first one only."""
+        """Return between 1 and ``size`` bytes, or none after the timeout. Wait for the first byte
+        only.
+        """
         if not self._fixed_rate:
             return self._opened.read(size)
         first = self._opened.read(1)

@@ -17,8 +17,9 @@ INTERRUPTED = "interrupted"
 
 @dataclass(frozen=True, kw_only=True)
 class LayerMeans:
-    """Means per image of what the board counts in one layer, see
-    :class:`hw.protocol.LayerCounters`."""
+    """Means per image of the board's counters for one layer
+    (:class:`hw.protocol.LayerCounters`).
+    """
 
     n_cycles: float
     n_weight_reads: float
@@ -52,8 +53,8 @@ class Results:
     n_bytes_out, n_bytes_in : bytes sent and received by the host during the session.
     n_repeated : number of requests sent again during the session.
     n_recoveries : number of times that the link was restarted during the session.
-    check : what was compared with the integer reference (:mod:`sw.network.reference`): one of
-        :data:`sw.driver.session.CHECKS`, or None if nothing was.
+    check : extent of the comparison with the integer reference (:mod:`sw.network.reference`): one
+        of :data:`sw.driver.session.CHECKS`, or None without a comparison.
     n_checked : number of images compared.
     mismatches : descriptions of differences from the reference.
     stopped : why the session ended before the last image; None if it did not.

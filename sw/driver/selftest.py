@@ -30,7 +30,7 @@ from sw.network import encoder
 from sw.network.network import INPUT, Layer, Network
 
 N_RATE_BYTES = 4096
-"""Number of bytes that are written and read back at each rate of the line, at most."""
+"""Largest number of bytes that are written and read back at each rate of the line."""
 N_SHOWN = 3
 """Largest number of differences that are described in each part of the test."""
 N_NETWORKS = 20
@@ -38,8 +38,7 @@ N_NETWORKS = 20
 N_SAMPLES = 2
 """Number of samples with which each random network is run."""
 MAX_DRAWS = 20
-"""Number of random networks to draw until one fits the device. If none of so many in a row fits, no
-more are tried."""
+"""Largest number of random networks to draw in search of one that fits the device."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +47,9 @@ class Step:
 
     name: str
     passed: bool | None
-    """None if this part was left out."""
+    """Whether the part passed; None if it was left out."""
     detail: str
-    """What was tested, or what is wrong."""
+    """Text that describes the test or, if it failed, the fault."""
     seconds: float = 0.0
 
 
@@ -114,10 +113,11 @@ def _recovered(device: Device) -> bool:
 
 
 def _line(device: Device, n_bad_frames: int, n_overruns: int) -> Step:
-    """Return the last part of the test: the errors of the serial line during all others.
+    """Return the result of the test's last part: the errors of the serial line during all other
+    parts.
 
-    ``n_bad_frames`` and ``n_overruns`` are the device's counters at the start of the test, of
-    damaged frames and of lost bytes.
+    ``n_bad_frames`` and ``n_overruns`` are the device's counters at the start of the test, for
+    damaged frames and for lost bytes.
     """
     try:
         status = device.status()
@@ -139,8 +139,8 @@ def _rate(device: Device, rng: np.random.Generator, baud: int, divisor: int) -> 
     """Write and read random bytes at one rate of the line, and return to the default rate.
 
     ``baud`` is the rate in bits per second, and ``divisor`` the device's number of clock cycles per
-    bit, or 0 for the default rate. Returns whether the part passed, and what was tested or is
-    wrong.
+    bit, or 0 for the default rate. Returns whether the test passed, and a text that describes the
+    test or the fault.
     """
     transport = device.transport
     transport.resync()
@@ -166,7 +166,7 @@ def _rate(device: Device, rng: np.random.Generator, baud: int, divisor: int) -> 
 
 
 def _agree(device: Device, limit_baud: int) -> tuple[bool, str]:
-    """Choose the rate of the line for the rest of the test, in the same way as the driver does.
+    """Change to the fastest rate that works, as the driver does when it opens a board.
 
     ``limit_baud`` is the fastest rate to try, in bits per second. Returns True, and the rate as a
     text.
@@ -181,12 +181,13 @@ def _n_wrong_bits(found: bytes, expected: bytes) -> int:
 
 
 def patterns(n_bytes: int, rng: np.random.Generator) -> Iterator[tuple[str, bytes]]:
-    """Yield names and contents, each of ``n_bytes`` bytes, with which a test finds faults of a
-    memory.
+    """Yield the names and the bytes of patterns that a test writes to a memory to find its faults.
 
-    The first four set every bit to both values, and so find bits that are stuck or joined. Random
-    contents differ from row to row, and so find rows that share an address. Their complement
-    changes every bit once more.
+    Each pattern has ``n_bytes`` bytes.
+
+    The first four patterns set every bit to 0 and to 1, which finds bits that are stuck or shorted
+    to a neighbour. Random bytes differ from row to row, which finds rows that share an address.
+    Their complement changes every bit once more.
     """
     for value in (0x00, 0xFF, 0x55, 0xAA):
         yield f"0x{value:02x}", bytes([value]) * n_bytes
@@ -196,9 +197,9 @@ def patterns(n_bytes: int, rng: np.random.Generator) -> Iterator[tuple[str, byte
 
 
 def _memory(device: Device, space: Space, rng: np.random.Generator) -> tuple[bool, str]:
-    """Write and read every bit of a memory, with each of :func:`patterns`.
+    """Write each pattern of :func:`patterns` to a whole memory, and compare it when read back.
 
-    Returns whether the part passed, and what was tested or is wrong.
+    Returns whether the test passed, and a text that describes the test or the fault.
     """
     size = row_bytes(space, device.config)
     rows = n_rows(space, device.config)
@@ -229,7 +230,8 @@ def _networks(device: Device, n_networks: int, seed: int) -> tuple[bool | None, 
     Every spike and logit is compared, and for each layer the numbers of spikes and of synaptic
     operations (:func:`sw.driver.check.differences`).
 
-    Returns whether the part passed, or None if it was left out, and what was tested or is wrong.
+    Returns whether the test passed, or None if it was left out, and a text that describes the test
+    or the fault.
     """
     if not n_networks:
         return None, "not wanted"
@@ -279,13 +281,13 @@ def random_network(rng: np.random.Generator, config: Config, *, small: bool = Fa
     """Return a small random network: two firing layers, one with a gate, and an output layer.
 
     Some networks also have a stem, a layer that reads the image. In some, the output layer reads
-    the maps of both firing layers, with the same weights or with weights for each.
+    the maps of both firing layers, with shared weights or with separate weights.
 
     Parameters
     ----------
     config : configuration of the device, which limits the width of weights, leaks and resets. The
         network may still be too large for the device's memories.
-    small : make a network for a small device, whose positions and timesteps share their weights.
+    small : make a network whose positions and timesteps share their weights, for a small device.
     """
     bits = int(rng.choice([bits for bits in (2, 4, 8) if bits <= config.weight_bits]))
     timesteps = int(rng.integers(1, 5))

@@ -24,8 +24,8 @@ from sw.network import encoder
 from sw.network.network import Network
 
 CHECKS = ("counts", "spikes")
-"""What can be compared with the integer reference: ``counts`` stands for predictions, logits and
-the numbers of spikes and synaptic operations, ``spikes`` for these and every single spike."""
+"""Names of what to compare with the integer reference: ``counts`` stands for predictions, logits
+and the numbers of spikes and synaptic operations, ``spikes`` for these and every single spike."""
 BATCH = 50
 """Number of images that are prepared for the board, and compared with the integer reference, at a
 time."""
@@ -110,7 +110,7 @@ def classify_live(
 
 
 def frame_for(network: Network, sample: NDArray[np.uint8], pixels: bool) -> NDArray[np.uint8]:
-    """Return what the board receives for one sample.
+    """Return a sample in the form that the board receives: an image or spikes.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ class _Recorder:
         self.counted = [field.name for field in fields(LayerMeans)]
         self.layers = [plan.name for plan in board.program.layers]
         self.totals = np.zeros((len(self.layers), len(self.counted)))
-        """Sum of each counter of each layer over all outcomes."""
+        """Array (layers, counters): sum of each counter of each layer over all results."""
         self.before = board.counters
 
     @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Decoding of what a board reports: its state, and the result of its last run."""
+"""Decode a board's reports of its state and of the result of its last run."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def parse_done(raw: bytes, n_expected: int) -> RunResult:
     Raises
     ------
     InvalidMessage
-        It has another number of bytes.
+        The announcement has another number of bytes.
     """
     if len(raw) != n_expected:
         raise InvalidMessage(

@@ -41,15 +41,16 @@ from sw.driver.errors import (
 )
 
 MAX_IN_FLIGHT = 64
-"""Largest number of unanswered requests; far fewer than there are sequence numbers."""
+"""Largest number of unanswered requests, far below the number of sequence numbers."""
 
 MAX_BYTES_IN_FLIGHT = 32768
-"""Largest number of bytes of all unanswered requests, if the device executes each of them as fast
-as it arrives. They take 27 ms at 12 Mbaud, far more than a USB adapter's latency."""
+"""Largest total size of unanswered requests in bytes, if the device executes each of them as fast
+as it arrives. Sending as many bytes takes 27 ms at 12 Mbaud, far longer than a USB adapter's
+latency."""
 
 MAX_REPLY_BYTES_IN_FLIGHT = 4096
-"""Largest number of bytes of all replies that are expected: what operating systems buffer for a
-serial port."""
+"""Largest total size of expected replies in bytes: as many as operating systems buffer for a serial
+port."""
 
 MAX_RECEIVED_BYTES = 1 << 16
 """Largest number of received bytes that are kept while the end of their frame has not arrived. Far
@@ -109,7 +110,7 @@ class Request:
 
 
 Reply = bytes | DeviceError
-"""Data of a reply, or the error that took its place."""
+"""Data of a reply, or the error because of which there is none."""
 
 
 @dataclass
@@ -234,8 +235,8 @@ class Transport:
         (:data:`hw.protocol.DEFAULT_BAUD`).
 
         This method sends a break (see :mod:`hw.protocol`), which makes the device return to that
-        rate, and which the device does not answer. To a port of a fixed rate, no break is sent: the
-        rate of its device is never changed.
+        rate, and which the device does not answer. A port with a fixed rate gets no break, because
+        its device never changes the rate.
 
         Raises
         ------
@@ -338,8 +339,9 @@ class Transport:
 
     def _fits(self, frame: bytes, request: Request) -> bool:
         """Return whether a request may be sent now without the danger that the device's receive
-        buffer or the host's overflows. It always may if no other request is unanswered.
-        ``frame`` is the encoded request."""
+        buffer or the host's overflows. The result is True if no other request is unanswered.
+        ``frame`` is the encoded request.
+        """
         if not self._in_flight:
             return True
         slow = self._n_slow or request.opcode not in _FAST
@@ -375,8 +377,9 @@ class Transport:
         self._n_slow += sign * (request.opcode not in _FAST)
 
     def _repeat(self, seqs: list[int]) -> None:
-        """Send the unanswered requests with the sequence numbers ``seqs`` again. They are
-        now behind all others in the order of sending."""
+        """Send the unanswered requests with the sequence numbers ``seqs`` again. From then on they
+        count as sent after all other requests.
+        """
         self.counters.n_repeated += len(seqs)
         for seq in seqs:
             self._in_flight[seq] = self._in_flight.pop(seq)

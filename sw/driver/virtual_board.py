@@ -103,7 +103,8 @@ class VirtualBoard:
         return int(json.loads(self._read_line())["n_cycles"])
 
     def write_rows(self, space: int, row: int, n_row_bytes: int, rows: bytes) -> None:
-        """Write rows to a memory of the simulated device past its serial line, while it is idle.
+        """Write rows directly into a memory of the simulated device, without its serial line, while
+        it is idle.
 
         This takes no simulated time. As after a WRITE request, the caller must verify the rows
         itself, for example by a CHECK request.
@@ -149,7 +150,7 @@ class VirtualBoard:
 def _sdram_file(config_name: str) -> SdramFile | None:
     """Return a new file for the SDRAM of a virtual board.
 
-    Return None if the configuration has no SDRAM, or if there is none of this name.
+    Return None if the configuration has no SDRAM, or if no configuration has this name.
     """
     try:
         config = config_by_name(config_name)

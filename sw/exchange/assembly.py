@@ -11,9 +11,9 @@ come after.
 
 Pooling of spikes by their maximum, and gates, become part of the layer that fires the spikes. That
 layer cannot take them if other nodes read its spikes, or if the pooling's windows overlap. Then a
-*layer of ORs* is added to take them: each of its neurons fires if any spike is in its window. It
-computes the same, but costs one more layer, with weights of 1 from each channel to itself and of 0
-between channels.
+*layer of ORs* is added to take them: each of its neurons fires if any spike is in its window. The
+network's results stay the same, but it has one more layer, with weights of 1 from each channel to
+itself and of 0 between channels.
 
 Values that are added stay apart: a layer reads several maps (:mod:`sw.exchange.terms`).
 
@@ -97,8 +97,8 @@ class Imported:
     unknown. For the output layer, they are the number by which its logits were divided. The
     encoder, which reads the image, has the key :data:`sw.network.network.IMAGE`."""
     near: dict[str, FireNode] = field(default_factory=dict)
-    """Neurons whose leak is only the nearest to the framework's, by name of their layer. The
-    encoder has the same key as in ``multipliers``."""
+    """Neurons whose leak only approximates that of the original framework, by name of their layer.
+    The encoder has the key :data:`sw.network.network.IMAGE`."""
 
 
 def assemble(nodes: Sequence[Node], source: Source, provenance: dict[str, Any]) -> Imported:
@@ -170,7 +170,9 @@ class _Assembly(LayerBuilder):
         return Imported(folded=folded, multipliers=self.multipliers, near=self.near)
 
     def step(self, node: Node, inputs: list[Value]) -> Value:
-        """Fold one node, whose sources gave ``inputs``, and return the node's output."""
+        """Fold one node, and return its output. ``inputs`` are the outputs of the nodes that it
+        reads.
+        """
         step = node.step
         if isinstance(step, Join):
             if len(inputs) != 2:
@@ -273,7 +275,8 @@ class _Assembly(LayerBuilder):
         weights and biases of the neurons with its leak, and 0 for all others, which therefore never
         fire. Each layer but the first joins its spikes by an OR gate with those before it.
         ``layer`` has the weights and biases of all neurons, and ``shape`` (C, H, W) is that of
-        their map; for ``multiplier``, see :meth:`add`.
+        their map; ``multiplier`` is recorded for every appended layer
+        (:attr:`Imported.multipliers`).
         """
         previous: str | None = None
         for n, group in enumerate(step.groups):
@@ -304,7 +307,7 @@ class _Assembly(LayerBuilder):
 
         Max pooling of spikes is an OR, and becomes part of the layer that fires the spikes. Average
         and sum pooling of sums change the weights of the sums. Average and sum pooling of spikes
-        are noted in the returned value, and later folded into the weights that read it.
+        are stored with the returned value, and later folded into the weights that read it.
         """
         if step.kind == "max":
             spikes = require_spikes(

@@ -44,7 +44,8 @@ class LayerBuilder:
         return Spikes(layer.name, shape)
 
     def reads(self, value: Sums) -> dict[str, Any]:
-        """Return the fields of a layer that say how it computes weighted sums, without the bias.
+        """Return the fields of a layer that computes given weighted sums: its sources, kernel and
+        weights.
 
         The sums have a term for each map that they read. If a term has to read a copy of its map
         (:mod:`sw.exchange.terms`), the layers that make the copy are added.
@@ -93,7 +94,7 @@ class LayerBuilder:
         }
 
     def unused_name(self, base: str) -> str:
-        """Return ``base`` with the lowest number that no layer's name has yet."""
+        """Return ``base`` followed by the lowest number that makes it a new name of a layer."""
         return next(name for n in itertools.count(1) if (name := f"{base}{n}") not in self.layers)
 
     def or_pool(self, step: Pool, value: Spikes, node: Node) -> Spikes:
@@ -119,7 +120,8 @@ class LayerBuilder:
         return Spikes(value.name, (channels, height // step.kernel[0], width // step.kernel[1]))
 
     def ors(self, step: Pool, value: Spikes, node: Node) -> Spikes:
-        """Add a layer of ORs, and return its spikes: each is 1 if any spike in its window is 1.
+        """Add a layer whose neurons fire if any spike in their window is 1 (a layer of ORs), and
+        return its spikes.
 
         ``step`` gives the windows. Padding adds no spikes. If a window is a single position, the
         layer copies the map.
@@ -133,8 +135,8 @@ class LayerBuilder:
     def join(self, gate: Gate, branch: Spikes, identity: Spikes, node: Node) -> Spikes:
         """Join two maps by a gate, and return the joined spikes.
 
-        The gate is added to a layer. A layer can take it if it has no gate and no pooling yet, and
-        no other node reads its spikes. The first of these that can take the gate gets it:
+        The gate becomes part of a layer that has no gate and no pooling yet, and whose spikes no
+        other node reads. It is the first possible one of these:
 
         - the layer that fires the branch;
         - the layer that fires the identity, unless the gate is IAND, whose inputs cannot be

@@ -21,7 +21,7 @@ WRAPPERS = {
     "DistributedDataParallel": "module",
     "OptimizedModule": "_orig_mod",
 }
-"""Attribute that holds the network, by class of a wrapper around it."""
+"""Attribute of a wrapper that holds the wrapped network, by the wrapper's class."""
 
 
 def describe(
@@ -106,7 +106,7 @@ def _framework(traces: Sequence[Trace]) -> str:
     Raises
     ------
     ExchangeError
-        The neurons are from several libraries, but a topology has one.
+        The neurons are from several libraries, but a topology names only one.
     """
     by_library = {library: name for part in traces for name, library in part.frameworks.items()}
     if len(by_library) > 1:

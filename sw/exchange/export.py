@@ -42,8 +42,8 @@ from sw.network.network import Network
 class Accuracy:
     """Accuracies before and after quantisation, as fractions (0 to 1) of the measured images.
 
-    ``folded`` is that of the float64 network before quantisation, and ``quantised`` that of the
-    integer network. Both are None if the images have no labels.
+    ``folded`` is the accuracy of the float64 network before quantisation, and ``quantised`` the
+    accuracy of the integer network. Both are None if the images have no labels.
     """
 
     folded: float | None
@@ -96,12 +96,12 @@ class Export:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Images:
-    """Images to measure a network on, and others to calibrate it with; either may be missing."""
+    """Images to measure a network on, and images to calibrate it with; either may be missing."""
 
     images: NDArray[np.uint8] | None = None
     """Images or frames to measure on; None if there are none."""
     labels: NDArray[Any] | None = None
-    """Their classes (N,); None if they are not known, and then no accuracy can be measured."""
+    """Classes (N,) of the images; None if unknown, so that no accuracy can be measured."""
     what: str = ""
     """Description of the images for reports and messages."""
     calibration: NDArray[np.uint8] | None = None
@@ -315,8 +315,8 @@ def _channel_rates(
 
     The compiler distributes channels to memory banks by these rates (:mod:`sw.compile.deal`). They
     are measured on the ``samples`` in the checkpoint if there are any, so that the program follows
-    from the checkpoint alone. Otherwise they are those of ``trace``, a recorded run. The result is
-    empty if both are None.
+    from the checkpoint alone. Otherwise they are computed from ``trace``, a recorded run. The
+    result is empty if both are None.
     """
     if samples is not None:
         trace = reference.run(network, samples)

@@ -17,7 +17,7 @@ from hw.spec import Gate, Leak, Reset
 from sw.network.network import Shape
 
 TOLERANCE = 1e-6
-"""Relative difference up to which two numbers count as equal; files often hold float32."""
+"""Relative difference up to which two numbers count as equal, because files often hold float32."""
 
 Float = NDArray[np.float64]
 Pair = tuple[int, int]
@@ -79,8 +79,7 @@ class Pool:
     stride: Pair
     padding: Pair = (0, 0)
     ceil: bool = False
-    """PyTorch's ``ceil_mode``: whether positions at the end of an axis that do not fill a window
-    still get one."""
+    """PyTorch's ``ceil_mode``: whether the last window along an axis may reach beyond the map."""
     divisor: int | None = None
     """Number by which an average divides sums; None for the number of values in a window."""
 
@@ -103,7 +102,7 @@ class Flatten:
 
 @dataclass(frozen=True, eq=False)
 class LeakGroup:
-    """Those neurons of a map that have the same leak.
+    """Neurons of one map that have the same leak.
 
     ``leak`` is the kind of the leak, and ``shifts`` are its shifts (:class:`hw.spec.Leak`).
     ``members`` is True for these neurons; its shape broadcasts to that of the map, (C, H, W).
@@ -118,14 +117,14 @@ class LeakGroup:
 class FireNode:
     """A map of spiking neurons, which all have the same kind of reset.
 
-    ``leak`` is the kind of their leak (:class:`hw.spec.Leak`); ``leak_shift`` and ``finer_shifts``
-    are its shifts, as in :class:`sw.network.network.AnyLayer`.
+    ``leak`` is the kind of their leak (:class:`hw.spec.Leak`); ``leak_shift`` is its first shift,
+    and ``finer_shifts`` are all others.
     """
 
     threshold: Float
-    """Thresholds, whose shape broadcasts to (C, H, W). They are those of neurons whose membranes
-    start at 0 and whose inputs are not scaled. :mod:`sw.exchange.assembly` says how readers convert
-    the thresholds of other neurons."""
+    """Thresholds, whose shape broadcasts to (C, H, W). They hold for membranes that start at 0 and
+    inputs that are not scaled; readers convert the thresholds of other neurons
+    (:mod:`sw.exchange.assembly`)."""
     strict: bool
     """Whether neurons fire only above their threshold; otherwise they also fire at it."""
     leak: Leak = Leak.NONE
@@ -139,10 +138,10 @@ class FireNode:
     """Constant that is added to membranes at every timestep, in units of the input; its shape
     broadcasts to (C, H, W)."""
     groups: tuple[LeakGroup, ...] = ()
-    """Neurons by their leak, if they do not all have ``leak``; empty if they do."""
+    """Groups of neurons with the same leak; empty if all neurons have ``leak``."""
     decay: Float | None = None
-    """Factors by which the framework multiplies membranes at every timestep, if the leaks only come
-    near to them; None if the step is exact."""
+    """Factors by which the framework multiplies membranes at every timestep; None if the device's
+    leaks equal them exactly."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +170,7 @@ Step = (
 class Node:
     """A step of a graph, with its name and the names of the nodes that it reads.
 
-    If it is no gate and reads several nodes, it reads their sum.
+    A node that is not a gate and reads several nodes reads their sum.
 
     The name :data:`sw.network.network.IMAGE` in ``sources`` stands for the network's input.
     """
@@ -224,7 +223,8 @@ def plain_kernel(weight: Float, groups: int, dilation: Pair) -> Float:
 
 
 MANY_NAMES = 3
-"""Up to this number of nodes with the same problem get a line each; more share one line."""
+"""Largest number of nodes with the same problem that a message lists on separate lines; more nodes
+share one line."""
 
 
 def report_problems(problems: Mapping[str, str], where: str) -> None:

@@ -58,7 +58,9 @@ def quantised(
 
 
 def or_layers(network: FoldedNetwork) -> set[str]:
-    """Return the names of a network's layers of ORs, whose numbers are not to be changed."""
+    """Return the names of the layers that only compute ORs of spikes; quantisation must not change
+    them.
+    """
     return {layer.name for layer in network.layers if _is_or(layer)}
 
 
@@ -94,7 +96,7 @@ def as_integers(imported: Imported, weight_bits: int, param_bits: int) -> Networ
     Each layer's weights, biases and thresholds are multiplied by the layer's entry in
     ``imported.multipliers``. The result is None in any of these cases:
 
-    - a weight or bias is then no integer;
+    - a multiplied weight or bias is no integer;
     - a number exceeds its width, ``weight_bits`` or ``param_bits``;
     - the output layer's biases differ from position to position;
     - the network has a leak, because the device rounds a leaking membrane to an integer.

@@ -37,9 +37,9 @@ from sw.network.network import Shape, conv_size
 def acts_as_or(step: FireNode, least: float) -> bool:
     """Return whether neurons compute the OR of their input spikes at every timestep.
 
-    ``least`` is the smallest non-zero input. If it reaches the threshold, any input spike makes the
-    neuron fire, and a hard reset then leaves nothing in the membrane for the next timestep. The
-    neurons must have no leak.
+    ``least`` is the smallest non-zero input. The result is True if ``least`` reaches the threshold,
+    the reset sets the membrane to 0, and there is no leak. Then any input spike makes the neuron
+    fire, and no membrane is left for the next timestep.
     """
     threshold = step.threshold
     reached = threshold < least if step.strict else threshold <= least
@@ -205,7 +205,8 @@ def _as_convolution(step: Convolve | Connect, shape: Shape) -> Convolve:
 def scaled(step: Normalise | Scale, value: Value) -> Value:
     """Apply batch-norm or a scaling to spikes or weighted sums, and return the result.
 
-    The weights and bias of sums are changed. A scaling of spikes is noted in their ``factor``.
+    For weighted sums, their weights and bias are changed. For spikes, the scaling is stored in
+    ``factor``.
     """
     if isinstance(value, SpikeSum):
         return added([scaled(step, part) for part in value.parts])
@@ -257,7 +258,9 @@ def as_sums(name: str, value: Value) -> Sums:
 
 
 def _term(step: Convolve, value: Spikes) -> Term:
-    """Return the weighted sums of one map, without the bias; see :func:`weighted`."""
+    """Return the weighted sums that a convolution without its bias computes of one map of
+    spikes.
+    """
     weight = step.weight.astype(np.float64)
     kernel: Pair = (weight.shape[2], weight.shape[3])
     stride, padding = step.stride, step.padding

@@ -19,16 +19,16 @@ from sw.exchange.graph import ExchangeError
 LIBRARIES = ("torch", "spikingjelly", "snntorch")
 """Packages whose classes count as a library's own."""
 HARMLESS = {"extra_repr", "reset_parameters", "supported_backends"}
-"""Methods that a subclass may define, besides those with two underscores, without changing what the
-module computes."""
+"""Methods, besides special ones such as ``__init__``, that a subclass may define without changing
+the module's results."""
 N_PROBES = 257
-"""Number of values on which a neuron's surrogate function is compared with a step function."""
+"""Number of values at which a neuron's surrogate function is compared with a step function."""
 
 Entry = dict[str, Any]
 
 
 def library_class(module: nn.Module) -> type | None:
-    """Return the class of a module if it is one of :data:`LIBRARIES`, otherwise None.
+    """Return the class of a module if the class is from one of :data:`LIBRARIES`, otherwise None.
 
     A user's subclass that defines nothing but a constructor counts as the class it derives from.
 
@@ -65,7 +65,7 @@ def module_entries(module: nn.Module, kind: type, name: str) -> list[Entry]:
     Raises
     ------
     ExchangeError
-        The module cannot be mapped; the message does not name the module.
+        The module cannot be mapped. The message does not name the module; the caller adds its name.
     """
     convert = MODULES.get((kind.__module__.partition(".")[0], kind.__name__))
     if convert is None:
@@ -76,12 +76,12 @@ def module_entries(module: nn.Module, kind: type, name: str) -> list[Entry]:
 
 
 def check_unchanged(module: nn.Module) -> None:
-    """Check that a module computes what its class says.
+    """Check that nothing was attached to a module that changes its results.
 
     Raises
     ------
     ExchangeError
-        The module has hooks, or a parametrised tensor, which change its result.
+        The module has hooks or a parametrised tensor.
     """
     if hasattr(module, "parametrizations"):
         raise ExchangeError(
@@ -114,7 +114,7 @@ def _axes(values: Any, n_axes: int) -> list[int]:
 def _sizes(values: Any, n_axes: int, fill: int) -> list[int]:
     """Return a module's size, stride or padding as [vertical, horizontal].
 
-    A module of one axis works on maps of height 1; ``fill`` is then the vertical number.
+    A 1-D module works on maps of height 1; ``fill`` is then the vertical number.
     """
     return [fill] * (2 - n_axes) + _axes(values, n_axes)
 
@@ -376,4 +376,4 @@ REMEDIES = {
     "MultiheadAttention": "it multiplies activations by each other, which the device cannot",
     "SpikingSelfAttention": "it multiplies spikes by each other, which the device cannot",
 }
-"""What to do instead, by name of a class that cannot be mapped."""
+"""Text that says what to use instead of a class that cannot be mapped, by the class's name."""

@@ -1,4 +1,4 @@
-"""Measurement of what changes when an imported network gets leaks that are not exactly its own.
+"""Measure how the spikes and classes of an imported network change when its leaks are approximated.
 
 A leak multiplies membranes by a factor, the *decay*, at every timestep. The device has only some
 decays, so an import may take the nearest of them (:mod:`sw.exchange.neurons`). :func:`measure` runs
@@ -31,12 +31,12 @@ RANDOM_DENSITY = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class LayerChange:
-    """What the nearest leak changes in one layer.
+    """Effect on one layer of replacing its leak by the device's nearest leak.
 
     ``decays`` are the factors by which the framework multiplies membranes at every timestep, and
     ``nearest`` is the device's factor. The other fields count spikes over all samples, timesteps
-    and neurons: ``n_spikes`` with the framework's decays; ``n_nearest`` with the nearest; and
-    ``n_changed`` those that occur in only one of the two runs, at that timestep of that neuron.
+    and neurons: ``n_spikes`` with the framework's decays; ``n_nearest`` with the device's nearest
+    leak; and ``n_changed`` those that occur in only one of the two runs.
     """
 
     layer: str
@@ -49,7 +49,8 @@ class LayerChange:
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What the nearest leaks of a network change, measured on ``n_samples`` samples.
+    """Effect on a network of replacing its leaks by the device's nearest ones, measured on
+    ``n_samples`` samples.
 
     ``layers`` has an entry for each layer whose leak is not exactly the framework's.
     """
@@ -60,7 +61,7 @@ class Change:
     n_samples: int
 
     def as_text(self) -> str:
-        """Return the report as lines for a terminal."""
+        """Return a report of the changes as text for a terminal."""
         lines = []
         for layer in self.layers:
             leaks = ", ".join(f"{value:.4g}" for value in layer.decays[:4])
@@ -96,7 +97,7 @@ def random_samples(network: FoldedNetwork, n_samples: int = N_RANDOM) -> NDArray
 
 def measure(imported: Imported, samples: NDArray[np.uint8] | None = None) -> Change:
     """Run an imported network twice, with the nearest leaks of the device and with the framework's
-    leaks, and return what differs.
+    leaks, and return the differences.
 
     Parameters
     ----------

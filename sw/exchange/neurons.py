@@ -1,4 +1,4 @@
-"""Leaks and resets of other frameworks' neurons, in the device's terms.
+"""Convert leaks and resets of other frameworks' neurons to those of the device.
 
 A framework's leak multiplies the membrane by a factor at every timestep, its *decay*. The device's
 leaks are sums of up to three shifts (:class:`hw.spec.Leak`), so most decays have no exact leak; on
@@ -75,9 +75,9 @@ def neurons(
 
     Parameters
     ----------
-    threshold : one threshold, or an array that broadcasts to the neurons (C, H, W). It must be that
-        of neurons whose inputs are not scaled and whose membranes start at 0;
-        :mod:`sw.exchange.assembly` says how others are converted.
+    threshold : one threshold, or an array that broadcasts to the neurons (C, H, W). It must hold
+        for inputs that are not scaled and membranes that start at 0; :mod:`sw.exchange.assembly`
+        explains how thresholds of other neurons are converted.
     factor : one decay, or an array of decays that broadcasts to the neurons.
     soft : whether a spike subtracts the threshold; otherwise it clears the membrane.
     strict : whether neurons fire only above their threshold; otherwise they also fire at it.

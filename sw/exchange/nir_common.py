@@ -1,8 +1,8 @@
 """Definitions that the import and the export of NIR graphs share.
 
-NIR is the Neuromorphic Intermediate Representation (Pedersen et al., arXiv 2311.14641). The export,
-:func:`sw.exchange.nir_write.to_nir`, notes facts that NIR has no field for in the metadata of the
-graph and its nodes, under the key :data:`KEY`; the import uses them if they are present.
+NIR is the Neuromorphic Intermediate Representation (Pedersen et al., arXiv 2311.14641). Facts that
+NIR cannot express are stored in the metadata of the graph and its nodes, under the key :data:`KEY`,
+by the export (:func:`sw.exchange.nir_write.to_nir`). The import uses them if they are present.
 """
 
 from __future__ import annotations
@@ -99,10 +99,10 @@ def _json(text: Any) -> dict[str, Any] | None:
 
 
 def graph_metadata(graph: Any) -> dict[str, Any] | None:
-    """Return what :func:`sw.exchange.nir_write.to_nir` noted about a graph: timesteps, input,
-    labels.
+    """Return the metadata that :func:`sw.exchange.nir_write.to_nir` stored in a graph: timesteps,
+    input, labels.
 
-    The result is None if it did not write the graph.
+    The result is None if that function did not write the graph.
     """
     values = _json((graph.metadata or {}).get(KEY))
     return values if values and {"timesteps", "input", "labels"} <= set(values) else None
@@ -114,9 +114,8 @@ def shape_of(values: Any, one_axis: bool = False) -> Shape:
     A file may state fewer axes. (channels,) gets the height and width 1, and (channels, positions)
     the height 1. A file may also state a batch axis of length 1 in front.
 
-    ``one_axis`` says that the graph has convolutions of one axis. It decides whether an axis of
-    length 1 in front is that of the batch. With ``one_axis``, (1, a, b) is a batch of (channels,
-    positions). Without it, (1, a) is a batch of (channels,).
+    ``one_axis`` says that the graph has convolutions of one axis. Then a shape (1, a, b) is a batch
+    of (channels, positions). Otherwise a shape (1, a) is a batch of (channels,).
 
     Raises
     ------
@@ -141,7 +140,7 @@ def shape_of(values: Any, one_axis: bool = False) -> Shape:
 def pair_of(values: Any) -> tuple[int, int]:
     """Return a (vertical, horizontal) pair, such as a stride, from a value in a NIR file.
 
-    A single number stands for both.
+    A single number is used for both directions.
 
     Raises
     ------

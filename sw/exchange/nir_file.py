@@ -20,7 +20,8 @@ SUFFIXES = (".nir", ".h5", ".hdf5", ".hdf")
 MAGIC = b"\x89HDF\r\n\x1a\n"
 """First bytes of a file in HDF5."""
 MAX_NUMBERS = 1 << 28
-"""Largest number of numbers in a file; a compressed file may claim to hold more than memory can."""
+"""Largest number of array elements in a file. A compressed file may claim more than fit into
+memory."""
 NEURONS = {
     "IF": ("r", "v_threshold", "v_reset"),
     "LIF": ("tau", "r", "v_leak", "v_threshold", "v_reset"),
@@ -30,7 +31,7 @@ NEURONS = {
 }
 """Parameters of neurons, which broadcast to one shape, by type of the node."""
 OPTIONAL = {"Conv1d": ("input_shape",), "Conv2d": ("input_shape",)}
-"""Entries that files may lack, and that are then None, by type of the node."""
+"""Entries that a node may lack, by its type; a missing entry is read as None."""
 
 
 def is_hdf5(path: Path) -> bool:
@@ -86,12 +87,13 @@ def read_graph(path: Path) -> Any:
 def _values(group: Any, left: list[int]) -> dict[str, Any]:
     """Return the contents of a group in an HDF5 file as nested dicts.
 
-    ``left[0]`` says how many numbers may still be read; it is reduced by those that are read.
+    ``left[0]`` is the number of array elements that may still be read; it is reduced by the number
+    read.
 
     Raises
     ------
     ExchangeError
-        The group holds more numbers than that. No real graph does.
+        The group holds more elements than allowed.
     """
     values: dict[str, Any] = {}
     for name, item in group.items():
@@ -107,7 +109,8 @@ def _values(group: Any, left: list[int]) -> dict[str, Any]:
 
 
 def _repair(values: dict[str, Any], place: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """Change a node's entries, and those of the nodes in it, to what the package ``nir`` accepts.
+    """Change the entries of a node, and of all nodes in it, to a form that the package ``nir``
+    accepts.
 
     ``place`` is the node's path: the names of the graphs around it, from the outermost on, and its
     own name last. Returns the paths of all neurons without ``v_reset``.

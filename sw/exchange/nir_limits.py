@@ -1,6 +1,6 @@
-"""What NIR graphs cannot express, and what they can express as dense matrices only.
+"""Decide which layers NIR graphs cannot express, and which only as dense matrices.
 
-:mod:`sw.exchange.nir_write` checks layers by these functions.
+:mod:`sw.exchange.nir_write` uses these functions before it writes a graph.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ from sw.network.network import IMAGE
 
 @dataclass(frozen=True, kw_only=True)
 class NirOptions:
-    """What a NIR file does not say about its network.
+    """Options for facts about a network that a NIR file does not state.
 
     ``labels`` are the names of the classes; if empty, those in the file.
     """
@@ -58,7 +58,7 @@ class NirOptions:
     :mod:`sw.exchange.nir_write` do."""
     pixel_max: float | None = 1.0
     """Value that a pixel of 255 had in training; None if the input is binary frames. Ignored for
-    files of :mod:`sw.exchange.nir_write`, which say what their input is."""
+    files of :mod:`sw.exchange.nir_write`, which state the kind of their input."""
     dt_s: float | None = None
     """Timestep in seconds. None takes 1 s if all IF neurons have ``r = 1`` and all LIF neurons
     ``tau >= 1``, otherwise :data:`sw.exchange.nir_common.DT_S`."""
@@ -67,7 +67,7 @@ class NirOptions:
     ``v > threshold``, as NIR defines."""
     reset: str | None = None
     """``"subtract"`` if a spike subtracts the threshold, ``"zero"`` if it sets the membrane to the
-    file's ``v_reset``, or to 0 without one. None takes what the file says."""
+    file's ``v_reset``, or to 0 without one. None takes the reset that the file states."""
     nearest_leak: int = 0
     """If the device does not have a leak, the nearest one with up to this number of shifts replaces
     it; 0 raises an error instead."""
@@ -164,7 +164,9 @@ def from_graph(graph: Any, options: NirOptions, origin: str = "graph") -> Import
 
 
 def _recurrent(sources: dict[str, list[str]]) -> list[str]:
-    """Return the names of all nodes that are part of a loop; ``sources`` holds what each reads."""
+    """Return the names of all nodes that are part of a loop; ``sources`` holds the names of the
+    nodes that each node reads.
+    """
     try:
         TopologicalSorter(sources).prepare()
     except CycleError:
@@ -289,8 +291,8 @@ class _Reader:
 
         At every timestep, the difference between membrane and ``rest`` is multiplied by ``factor``,
         and the input times ``gain`` is added to the membrane. Membranes start at ``v_reset``, or at
-        0 if a spike subtracts the threshold. If that is not ``rest``, the leak adds a constant at
-        every timestep, which becomes the step's ``drive``.
+        0 if a spike subtracts the threshold. If they do not start at ``rest``, the leak adds a
+        constant at every timestep, which becomes the step's ``drive``.
 
         Raises
         ------

@@ -104,8 +104,8 @@ class _Writer:
         self.nodes: dict[str, Any] = {}
         self.edges: list[tuple[str, str]] = []
         self.maps: dict[str, tuple[str, Shape, Dense | None]] = {}
-        """For every map, by name: the node that outputs it, its shape (C, H, W), and why the node's
-        output is a flat vector; None if it is no flat vector."""
+        """Three values for every map, by the map's name: the node that outputs it; its shape (C, H,
+        W); and the reason if the node's output is a flat vector, else None."""
 
     def node(self, name: str, node: Any, *sources: str) -> str:
         """Add a node, and edges from the nodes ``sources`` to it; return its name."""
@@ -139,7 +139,7 @@ class _Writer:
         return nir.NIRGraph(self.nodes, self.edges, metadata={KEY: json.dumps(metadata)})
 
     def layer(self, layer: NirLayer, target: str) -> None:
-        """Add all nodes of a layer, and note the node of its output in ``self.maps[target]``.
+        """Add all nodes of a layer, and record the node of its output in ``self.maps[target]``.
 
         ``target`` is the name of the map that the layer writes.
         """
@@ -288,7 +288,7 @@ class _Writer:
         return self.node(name, lif, *sources)
 
     def any_of(self, name: str, shape: Shape, dense: bool, least: float, *sources: str) -> str:
-        """Add IF neurons that fire when any of their input spikes arrives; return their name.
+        """Add IF neurons that each fire if they receive any spike; return the name of their node.
 
         ``least`` is the smallest non-zero sum of inputs, and the threshold is half of it.
         """
@@ -379,7 +379,9 @@ class _Writer:
 
 
 def _live(network: NirNetwork) -> set[str]:
-    """Return the names of all layers that the logits depend on, and of the input if they do."""
+    """Return the names of all layers on which the logits depend, and the input's name if they
+    depend on it.
+    """
     live = {network.layers[-1].name}
     for layer in reversed(network.layers):
         if layer.name in live:

@@ -20,12 +20,12 @@ from sw.exchange.modules import Entry, module_entries
 from sw.exchange.steps import OTHER, Ref, State, Steps, flat
 
 SHAPES = ("getattr", "size", "dim", "eq", "ne", "_assert", "_assert_is_none")
-"""Operations whose result is no map, but for example a shape. No operation that changes maps may
-depend on the result."""
+"""Operations whose result is not a map but, for example, a shape. An operation that changes maps
+must not depend on such a result."""
 UNCHANGED = ("to", "float", "double", "contiguous", "clone", "detach", "detach_", "squeeze")
 """Operations that keep the values of maps and membranes."""
 EXACT_TYPES = (torch.float32, torch.float64)
-"""Types to which maps may be converted."""
+"""Types to which maps may be converted, because they hold the values of maps exactly."""
 SUMS = ("add", "iadd", "add_")
 DIFFERENCES = ("sub", "isub", "sub_", "rsub", "__rsub__")
 PRODUCTS = ("mul", "imul", "mul_", "logical_and", "and_")
@@ -39,8 +39,7 @@ POOLS: dict[str, type[nn.Module]] = {
     "adaptive_avg_pool1d": nn.AdaptiveAvgPool1d,
     "adaptive_avg_pool2d": nn.AdaptiveAvgPool2d,
 }
-"""Module that does the same as a functional pooling with the same arguments, by the function's
-name."""
+"""Torch module class that computes the same as a pooling function, by the function's name."""
 N_POOL_ARGUMENTS = 4
 """Number of positional arguments that functional poolings and their modules have in common."""
 
@@ -63,16 +62,16 @@ class Operations:
     def apply(
         self, node: fx.Node, arguments: list[Any], options: dict[str, Any], where: str
     ) -> Any:
-        """Map an operation, and return what stands for its result in :mod:`sw.exchange.steps`.
+        """Map an operation of a traced network, and return the symbol for its result.
 
-        That is a :class:`~sw.exchange.steps.Ref` for spikes or sums, a
-        :class:`~sw.exchange.steps.State` for membranes, :data:`~sw.exchange.steps.OTHER`, or a
-        constant.
+        The symbol is a :class:`~sw.exchange.steps.Ref` for spikes or sums, a
+        :class:`~sw.exchange.steps.State` for membranes, :data:`~sw.exchange.steps.OTHER` for values
+        that cannot become a map, or a constant.
 
         Parameters
         ----------
         node : the operation in the traced graph.
-        arguments, options : what stands for its positional and keyword arguments.
+        arguments, options : symbols for its positional and keyword arguments.
         where : name of the module whose forward method applies it.
 
         Raises
@@ -127,16 +126,16 @@ class Operations:
         raise ExchangeError("it cannot be mapped: use modules and gates that can")
 
     def item(self, value: Any, index: Any) -> Any:
-        """Map ``value[index]``, and return what stands for the result (:mod:`sw.exchange.steps`).
+        """Map ``value[index]``, and return the symbol for the result (:mod:`sw.exchange.steps`).
 
-        ``value`` may be a tuple. It may also be the network's input, of which ``index`` takes the
-        frame of one timestep. The timestep is then added to ``frames``, and the result is the
-        reference to the input.
+        ``value`` may be a tuple. It may also be the network's input; ``index`` then selects the
+        frame of a timestep, the timestep is added to ``frames``, and the result is the reference to
+        the input.
 
         Raises
         ------
         ExchangeError
-            A part of a map is taken, for which the device has no operation.
+            ``index`` selects a part of a map, for which the device has no operation.
         """
         if isinstance(value, tuple | list):
             return value[index]
@@ -169,7 +168,7 @@ class Operations:
         options: dict[str, Any],
         where: str,
     ) -> Ref:
-        """Map a sum, difference or product of two values, and return what stands for the result.
+        """Map a sum, difference or product of two values, and return a reference to the result.
 
         ``name`` is the operation's name; see :meth:`apply` for the other parameters.
 
@@ -196,10 +195,10 @@ class Operations:
         return result
 
     def sum(self, node: fx.Node, a: Any, b: Any, where: str) -> Ref:
-        """Map the sum ``a + b``, and return what stands for it (:mod:`sw.exchange.steps`).
+        """Map the sum ``a + b``, and return a reference to the result.
 
-        A sum of one map over timesteps, such as a loop collects, is noted in the result. Any other
-        sum of two maps is an ``ADD`` gate.
+        If the operation adds up one map over timesteps, as in a loop over time, the result is
+        marked as such a total. Any other sum of two maps is an ``ADD`` gate.
 
         Raises
         ------
@@ -243,10 +242,10 @@ class Operations:
     def reduced(
         self, name: str, first: Ref, rest: list[Any], options: dict[str, Any], where: str
     ) -> Ref:
-        """Map a mean or sum along axes of ``first``, and return what stands for the result.
+        """Map a mean or sum along axes of ``first``, and return a reference to the result.
 
-        A mean over positions becomes an average pooling. A mean or sum over timesteps is noted in
-        the result, since logits are summed over timesteps anyway.
+        A mean over positions becomes an average pooling. A mean or sum over timesteps adds no step:
+        the result is only marked as a total, because the device sums logits over timesteps anyway.
 
         Raises
         ------
@@ -268,7 +267,7 @@ class Operations:
         Raises
         ------
         ExchangeError
-            It does anything else, such as repeating the image another number of times.
+            The operation does anything else, such as repeating the image another number of times.
         """
         numbers = [n for n in flat(rest) if isinstance(n, int)] if name != "unsqueeze" else []
         if name == "unsqueeze":
@@ -291,7 +290,7 @@ def _check_flattens(name: str, rest: list[Any], options: dict[str, Any]) -> None
     Raises
     ------
     ExchangeError
-        It flattens other axes, so that it cannot be mapped.
+        The operation flattens other axes, so that it cannot be mapped.
     """
     sizes = flat(rest)
     if name == "flatten":
@@ -323,7 +322,7 @@ def _after(node: fx.Node) -> Iterator[fx.Node]:
 
 
 def _without_maps(name: str, first: Any) -> Any:
-    """Return what stands for the result of an operation that has no map among its arguments.
+    """Return the symbol for the result of an operation that has no map among its arguments.
 
     Membranes stay membranes if the operation keeps their values. Everything else is
     :data:`~sw.exchange.steps.OTHER`.

@@ -17,7 +17,8 @@ from sw.exchange.topology import TOPOLOGIES, load_topology
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """Command-line options that supply what a file does not hold; None or False if not given.
+    """Command-line options for facts that a network's file does not state; None or False if not
+    given.
 
     ``topology`` is the name or file of a description of the network (:mod:`sw.exchange.topology`),
     ``frames`` says that the input is binary frames, and ``dt`` is the timestep in seconds.
@@ -40,12 +41,12 @@ class ReadOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Reader:
-    """A file format of another framework, with the function that imports such files."""
+    """A file format of another framework, with the function that imports files of this format."""
 
     files: str
-    """Name of these files in messages."""
+    """Name of the format's files for messages, such as ``.nir files``."""
     matches: Callable[[Path, ReadOptions], bool]
-    """Function that returns whether this reader is the one for a file, given the options."""
+    """Function that returns whether this reader reads a file with the given path and options."""
     read: Callable[[Path, ReadOptions], Imported]
     """Function that reads a file; raises :class:`sw.exchange.graph.ExchangeError` if the network
     cannot be mapped."""
@@ -135,7 +136,8 @@ def unused_option(reader: Reader | None, options: ReadOptions) -> str | None:
     """Return an error message if an option was given that does not apply to the file's format.
 
     The message names the first such option; the result is None if all options apply. ``reader`` is
-    that of the format, or None for a checkpoint of ``sw.train``, to which no option applies.
+    the reader for the file's format, or None for a checkpoint of ``sw.train``, to which no option
+    applies.
     """
     taken = reader.options if reader else frozenset()
     for name in (name for name in vars(options) if name in options.given() - taken):

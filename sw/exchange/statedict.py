@@ -144,11 +144,10 @@ def from_state_dict(
     origin: str = "state dict",
     nearest_leak: int = 0,
 ) -> Imported:
-    """Return the folded network of a state dict that is already loaded, as :func:`read` does of a
-    file.
+    """Return the folded network of a state dict in memory; for one in a file, use :func:`read`.
 
-    ``values`` is its topology, and ``origin`` names the state dict in the provenance. See
-    :func:`read` for the other parameters and the errors.
+    ``values`` is its topology (a JSON list of the network's steps), and ``origin`` names the state
+    dict in the provenance. See :func:`read` for the other parameters and the errors.
     """
     builder = _Builder(state, values["framework"], nearest_leak)
     builder.sequence(values["layers"], IMAGE)
@@ -278,7 +277,7 @@ class _Builder:
         Raises
         ------
         ExchangeError
-            Some are not used, so that the topology does not describe the whole network.
+            Some parameters are not used, so that the topology does not describe the whole network.
         """
         buffers = ("num_batches_tracked", "graded_spikes_factor", "reset_mechanism_val")
         left = [k for k in self.state if k not in self.used and not k.endswith(buffers)]
@@ -456,7 +455,7 @@ def pair_of(
 ) -> tuple[int, int]:
     """Return the entry ``key`` of a topology's layer as a (vertical, horizontal) pair.
 
-    A single number stands for both.
+    A single number is used for both directions.
 
     Raises
     ------

@@ -26,20 +26,20 @@ OTHER = object()
 
 @dataclass(frozen=True)
 class Ref:
-    """The spikes or sums that a step computes; ``index`` is the step's place in :class:`Steps`."""
+    """The spikes or sums that a step computes; ``index`` is the step's index in :class:`Steps`."""
 
     index: int
     negated: bool = False
-    """Whether the value is 1 minus what the step computes."""
+    """Whether the value is 1 minus the step's result."""
     total: bool = False
-    """Whether the value is the sum, mean or stack over timesteps of what the step computes."""
+    """Whether the value is the sum, mean or stack of the step's results over all timesteps."""
 
 
 @dataclass(frozen=True)
 class State:
     """The membranes of neurons, as the forward method passes them on between timesteps.
 
-    ``name`` is that of the neurons' module; None for the zeros with which membranes start.
+    ``name`` is the name of the neurons' module, or None for the zeros with which membranes start.
     """
 
     name: str | None
@@ -82,8 +82,8 @@ class Steps:
         """Add a step that applies ``entries`` to the result of ``source``; return a reference to
         the step.
 
-        ``entries`` are those of a topology (:mod:`sw.exchange.topology`), and ``name`` is that of
-        the module or operation.
+        ``entries`` are descriptions of the step in a topology (:mod:`sw.exchange.topology`), and
+        ``name`` is the name of the module or operation.
         """
         key = ("entries", repr(entries), source.index, name)
         return self.add(key, Step(entries, (source.index,), name=name))
@@ -120,7 +120,8 @@ class Steps:
         Raises
         ------
         ExchangeError
-            The paths cross, so that the gates' blocks are not nested in each other.
+            Two blocks overlap without one lying inside the other, so they cannot be written as
+            nested entries.
         """
         entries: list[Entry] = []
         while end != start:

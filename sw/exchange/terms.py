@@ -35,7 +35,9 @@ class Copy:
 
 
 def merged(terms: Sequence[Term], size: Pair) -> list[Term]:
-    """Return terms, no two of which read the same map with the same stride.
+    """Combine all terms that read the same map with the same stride into one term each.
+
+    A term is a part of a layer's weighted sums: a convolution of one map.
 
     ``size`` is the height and width of the sums.
     """
@@ -80,13 +82,13 @@ def _in_kernel(term: Term, kernel: Pair, padding: Pair) -> Term:
 
 
 def to_copy(terms: Sequence[Term], size: Pair) -> tuple[list[Term], int]:
-    """Return those terms that must read copies, and the number of channels of each copy.
+    """Return the terms that must read a copy of their map, and the number of channels of each copy.
 
     If all maps have the same shape and are read with the same stride, no term needs a copy.
-    Otherwise, a term fits if its map has the height and width ``size``, that of the sums, and is
-    read with stride 1. Copies get as many channels as the map of the fitting term with the most
-    weights or, if none fits, of any term with the most weights. Fitting terms whose maps have this
-    number of channels stay as they are; all others must read copies.
+    Otherwise, a term fits if its map has the height and width of the sums (``size``) and is read
+    with stride 1. Copies get as many channels as the map of the fitting term with the most weights
+    or, if no term fits, as the map of the term with the most weights. Fitting terms whose maps have
+    this number of channels stay as they are; all others must read copies.
     """
     if len({(term.shape, term.stride) for term in terms}) == 1:
         return [], 0
@@ -97,7 +99,8 @@ def to_copy(terms: Sequence[Term], size: Pair) -> tuple[list[Term], int]:
 
 
 def copies(term: Term, n_channels: int, size: Pair) -> list[Copy]:
-    """Return layers that copy what a term reads, and the terms that read these copies in its place.
+    """Return layers that copy the spikes that a term reads, each with the term that reads the copy
+    instead.
 
     Each copy has ``n_channels`` channels and the height and width ``size``; channels at the end may
     be unused, and never spike. Inputs of which all weights are 0 are not copied.

@@ -45,7 +45,8 @@ class _Proxy(fx.Proxy):
 
 
 class NetworkTracer(fx.Tracer):
-    """Tracer that records what runs inside the user's modules and the libraries' containers.
+    """Tracer that records all operations inside the user's modules and the libraries'
+    containers.
 
     Containers run other modules one after another (:data:`CONTAINERS`). Any other module of a
     library is recorded as one call. ``kinds`` holds the library's class of each such module, by its
@@ -104,8 +105,9 @@ class NetworkTracer(fx.Tracer):
         output.
 
         ``x`` and the output are symbols. ``loops`` says that the modules run timestep by timestep.
-        Otherwise, timesteps are treated like samples. Neurons do not allow that, which is noted in
-        ``problems``. ``where`` names the container or function that runs the modules.
+        Otherwise, timesteps are treated like samples. Neurons cannot be run in this way, so they
+        are then added to ``problems``. ``where`` names the container or function that runs the
+        modules.
         """
         self.multi_step += loops
         for module in modules:
@@ -119,7 +121,7 @@ class NetworkTracer(fx.Tracer):
         return x
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
-        """Trace a module, and return the graph of what it does.
+        """Trace a module, and return the graph of its operations.
 
         SpikingJelly's functions that apply modules to all timesteps are treated like containers.
         """

@@ -110,15 +110,15 @@ def _defaults(root: nn.Module) -> dict[str, Any] | None:
 class _Reader:
     """Converter of a traced graph to topology entries.
 
-    ``values`` holds what stands for the result of each node of the graph
-    (:mod:`sw.exchange.steps`).
+    ``values`` holds, for each node of the graph, the symbol for its result: a reference to spikes
+    or sums, membranes, or a constant (:mod:`sw.exchange.steps`).
     """
 
     tracer: NetworkTracer
     timesteps: int
     steps: Steps = field(default_factory=Steps)
     calls: dict[int, int] = field(default_factory=dict)
-    """How often the neurons of a step are called, by the step's index."""
+    """Number of calls of the neurons of a step, by the step's index."""
     neurons: dict[str, int] = field(default_factory=dict)
     """Index of each neuron's step, by name of the neuron's module."""
     frameworks: dict[str, str] = field(default_factory=dict)
@@ -145,8 +145,9 @@ class _Reader:
         return self.finish(outputs)
 
     def resolved(self, argument: Any) -> Any:
-        """Return an argument of a node, with all nodes in it replaced by what stands for their
-        results."""
+        """Return an argument of a node, in which every node is replaced by the symbol for its
+        result.
+        """
         if isinstance(argument, fx.Node):
             return self.values[argument]
         if isinstance(argument, tuple | list):
@@ -154,7 +155,8 @@ class _Reader:
         return argument
 
     def step(self, node: fx.Node) -> Any:
-        """Convert a node, and return what stands for its result (:mod:`sw.exchange.steps`).
+        """Convert a node of the traced graph, and return the symbol for its result
+        (:mod:`sw.exchange.steps`).
 
         If the node cannot be mapped, a problem is noted, and the result is a stand-in: the first
         map among the arguments if there is one.
@@ -193,7 +195,7 @@ class _Reader:
     # -- modules
 
     def leaf(self, module: nn.Module, target: str, source: Ref, state: Any) -> Any:
-        """Convert a library's module that is applied to ``source``, and return what stands for its
+        """Convert a library's module that is applied to ``source``, and return the symbol for its
         result.
 
         ``target`` is the module's name in the traced module. ``state`` is the second argument of
@@ -253,8 +255,8 @@ class _Reader:
     def finish(self, outputs: list[Any]) -> Trace:
         """Return the topology entries of the steps that lead to ``outputs``, and all problems.
 
-        ``outputs`` stand for what the forward method returns. The entries are complete only if
-        there are no problems.
+        ``outputs`` are the symbols for the results of the forward method. The entries are complete
+        only if there are no problems.
         """
         problems = {**self.tracer.problems, **self.problems}
         found = sorted({o.index for o in flat(outputs) if isinstance(o, Ref)})

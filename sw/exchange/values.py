@@ -32,7 +32,7 @@ class Window:
         return self.taps.shape[0], self.taps.shape[1]
 
     def after(self, first: Window) -> Window:
-        """Return one window that has the same effect as ``first`` and then this one."""
+        """Return one window that is equivalent to pooling by ``first`` and then by this window."""
         if self.padding != (0, 0):
             raise ExchangeError("pooling with padding follows another pooling: pool once")
         sizes = [(n - 1) * s for n, s in zip(self.kernel, first.stride, strict=True)]

@@ -1,8 +1,8 @@
-"""Safe reading of files that ``torch.save`` has written.
+"""Read files that ``torch.save`` has written, without running code in them.
 
-No code in the files runs, and they cannot take much more memory than their size. Such a file is a
-zip archive, without compression, of a pickle and of the bytes of all tensors. A file is refused if
-an entry is compressed, or if tensors claim more numbers than the file holds.
+Reading a file does not take much more memory than the file's size. Such a file is a zip archive,
+without compression, of a pickle and of the bytes of all tensors. A file is refused if an entry is
+compressed, or if tensors claim more numbers than the file holds.
 """
 
 from __future__ import annotations
@@ -20,15 +20,17 @@ MAX_DEPTH = 64
 """Largest number of dictionaries, lists and tuples that may be nested."""
 
 MAX_VALUES = 1 << 20
-"""Largest number of values in a file, where a value that is referred to twice counts twice."""
+"""Largest number of values in a file. A value to which the file refers twice counts twice."""
 
 MAX_COPIES = 4
-"""Largest number of bytes of all tensors, as a multiple of the size of the file. Tensors may share
-their bytes, for example the weights of the best and of the last epoch."""
+"""Largest total size of all tensors, as a multiple of the size of the file. Tensors may share their
+bytes, for example the weights of the best and of the last epoch."""
 
 
 class ArchiveError(ValueError):
-    """Raised if a file is not what ``torch.save`` writes, or describes more data than it holds."""
+    """Raised if a file was not written by ``torch.save``, is damaged, or claims more data than it
+    holds.
+    """
 
 
 def read(path: Path) -> Any:
@@ -39,7 +41,7 @@ def read(path: Path) -> Any:
     pickle.UnpicklingError
         The file holds more than tensors and plain values, and loading it could run code.
     ArchiveError
-        The file is damaged, is not what ``torch.save`` writes, or would take too much memory.
+        The file is damaged, was not written by ``torch.save``, or would take too much memory.
     OSError
         The file cannot be read.
     """
@@ -55,8 +57,8 @@ def read(path: Path) -> Any:
 
 
 def _copied(path: Path, n_bytes: int) -> io.BytesIO:
-    """Return a copy of a zip archive in memory, after checking that its entries are plain and
-    intact.
+    """Return a copy of a zip archive in memory, after checking that its entries are uncompressed
+    and intact.
 
     ``n_bytes`` is the size of the file. torch then reads the copy instead of the file, for two
     reasons: torch ignores checksums, and in a damaged file its reader may find other entries than

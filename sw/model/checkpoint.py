@@ -8,8 +8,8 @@ A checkpoint's keys are:
 - ``train_config``: see :class:`sw.training.recipes.TrainConfig`;
 - ``command`` and ``code``: command line of the training, with absolute paths, and version of the
   code that ran it;
-- ``data``: what :meth:`sw.data.dataset.Dataset.record` returns: name, SHA-256, labels, note and
-  metric of the data set, and the path and form of a user's own data;
+- ``data``: name, SHA-256, labels, note and metric of the data set, and the path and form of a
+  user's own data (:meth:`sw.data.dataset.Dataset.record`);
 - ``history``: a list with one entry per epoch;
 - ``results``: accuracies in percent; empty until training has ended;
 - ``calibration``: some training samples, with which :func:`sw.convert.quantize.quantize` corrects
@@ -223,8 +223,8 @@ def build(values: dict[str, Any]) -> SpikingResNet:
 def _check_blocks(config: ModelConfig, state: Mapping[str, Any]) -> None:
     """Check that a state dict has an entry for each block of a configuration.
 
-    It is checked before any block is built, because building the very many blocks that a damaged
-    configuration may ask for would take long.
+    Call it before any block is built: a damaged configuration may ask for so many blocks that
+    building them would take long.
 
     Raises
     ------
@@ -277,7 +277,7 @@ def _check_numbers(state: Mapping[str, Tensor], types: Mapping[str, torch.dtype]
 def code_version() -> str:
     """Return the version of this code as text.
 
-    In a source tree it is what ``git describe`` prints, or ``unknown`` if git fails. In an
+    In a source tree, it is the output of ``git describe``, or ``unknown`` if git fails. In an
     installed package it is the package's version.
     """
     root = Path(__file__).parents[2]

@@ -40,12 +40,14 @@ MAX_NUMBER = 1 << 20
 MAX_BLOCKS = 1000
 """Largest number of blocks of a network."""
 ADD = "ADD"
-"""Name of the gate that sums spikes to integers, which the next layers read as several maps."""
+"""Name of the gate that adds spikes, with an integer result. Layers of the device then read the
+added maps one by one."""
 LEARNED = "LEARNED"
 """Name of the leak that is trained (PLIF neurons, Fang et al., arXiv 2007.05785).
 
 The device leaks by shifts only. Before export, :func:`sw.model.resnet.round_leaks` replaces a
-trained leak by the nearest of those."""
+trained leak by the nearest leak of this kind.
+"""
 
 
 class ModelError(ValueError):
@@ -53,12 +55,12 @@ class ModelError(ValueError):
 
 
 def require(ok: bool, message: str) -> None:
-    """Check a condition on a configuration.
+    """Raise an error with ``message`` unless ``ok``, a condition on a configuration, is true.
 
     Raises
     ------
     ModelError
-        ``ok`` is False, so the configuration is not supported; the error has this ``message``.
+        ``ok`` is False, so the configuration is not supported.
     """
     if not ok:
         raise ModelError(message)
@@ -100,12 +102,12 @@ class NeuronConfig:
     threshold: float = 1.0
     """Threshold, positive: a neuron fires if its membrane is at or above it."""
     leak: str = "NONE"
-    """Name of a :class:`hw.spec.Leak`; or ``LEARNED``: a leak that is trained, and starts out as
+    """Name of a :class:`hw.spec.Leak`, or ``LEARNED`` for a trained leak, which starts out as
     ``SUBTRACT``."""
     leak_shift: int = 0
     """First shift of the leak (:class:`hw.spec.Leak`), in bits; 0 if the leak is ``NONE``."""
     finer_shifts: tuple[int, ...] = ()
-    """Further shifts of the leak, which bring the decay nearer to the one that is wanted."""
+    """Further shifts of the leak, for decay factors that a single shift does not reach."""
     reset: str = "HARD"
     """Name of a :class:`hw.spec.Reset`: ``HARD`` sets the membrane to 0, ``SOFT`` subtracts the
     threshold at once, ``DELAYED`` in the next timestep, after the leak."""
@@ -170,7 +172,7 @@ class BlockConfig:
 
     gate: str = "IAND"
     """``AND``, ``IAND``, ``OR`` or ``XOR`` (:class:`hw.spec.Gate`); or ``ADD``, which sums spikes
-    to integers, so that layers behind it read several maps."""
+    to integers, so that layers after it read several maps."""
     inner: str = "channel"
     """Granularity of the coefficients between the block's convolutions."""
     outer: str = "channel"
@@ -226,8 +228,8 @@ class ModelConfig:
     """Shape (channels, height, width) of an image or frame. With height 1 the input is a signal,
     and all kernels and strides are one-dimensional."""
     frames: bool = False
-    """If true, the input is a binary frame for every timestep. If false, it is one image, which
-    drives the stem equally at every timestep."""
+    """Whether the input is a binary frame for every timestep. Otherwise it is one image, which
+    drives the stem, the first convolution, equally at every timestep."""
     n_classes: int = 10
     """Number of classes."""
     stem_channels: int = 32
@@ -254,8 +256,9 @@ class ModelConfig:
     shared_classifier: bool = True
     """Whether spikes and auxiliary pathway share a classifier, as in the code of Chen et al."""
     spiking: bool = True
-    """If false, neurons are ReLUs and pass on real numbers: a reference and teacher for spiking
-    networks, which cannot be exported. Gates must be ``ADD`` then."""
+    """Whether neurons spike. If not, they are ReLUs that output real numbers, and all gates must be
+    ``ADD``. Such a network serves as a reference and a teacher for spiking networks, and cannot be
+    exported."""
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -360,7 +363,7 @@ def with_blocks(config: ModelConfig, **changes: str) -> ModelConfig:
 def with_granularity(config: ModelConfig, granularity: str) -> ModelConfig:
     """Return a copy of ``config`` in which every coefficient has the same granularity.
 
-    ``granularity`` is written as in :class:`BlockConfig`, such as ``"element/per-timestep"``.
+    ``granularity`` is one of :data:`GRANULARITIES`, which may have the suffix ``/per-timestep``.
     """
     changed = with_blocks(config, inner=granularity, outer=granularity)
     return replace(changed, stem_coefficient=granularity)

@@ -13,7 +13,7 @@ from sw.model.config import ModelConfig
 
 
 def require_fit(config: ModelConfig, dataset: Dataset) -> None:
-    """Check that samples and classes of a data set are those that a network is configured for.
+    """Check that a data set has the shape of samples and the number of classes of a network.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def load_for(
     Parameters
     ----------
     values : the checkpoint's dictionary (:mod:`sw.model.checkpoint`).
-    data_dir : folder of a data set that is known by name.
+    data_dir : folder with the files, for a data set that is known by name.
     name : name of another data set, or path of own data; None for the checkpoint's.
 
     Raises
@@ -77,7 +77,7 @@ def place_of(record: dict[str, Any]) -> str:
     Raises
     ------
     sw.data.dataset.DataError
-        It is a user's own data, and no path is recorded or nothing is there.
+        The data are a user's own, and no path is recorded or the path no longer exists.
     """
     name, path = record.get("name", catalogue.DEFAULT), record.get("path")
     if name in catalogue.NAMES and not record.get("own"):

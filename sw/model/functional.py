@@ -1,8 +1,8 @@
 """Spiking neurons over time and binary gates as pure functions, with hand-written gradients.
 
-The drive of a neuron is its input current: what a timestep adds to the membrane. A network calls
-these functions through a :class:`Backend`: :data:`EAGER` has them as they are written here, and
-:func:`compiled` has them compiled by torch.
+The *drive* of a neuron is its input current, which is added to the membrane at each timestep. A
+network calls these functions through a :class:`Backend`: :data:`EAGER` holds the functions as they
+are written here, and :func:`compiled` returns them compiled by torch.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def _run(
     reset: Reset,
     integer_leak: tuple[Leak, tuple[int, ...]] | None = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Run neurons on the drives of all timesteps; see :func:`neuron_forward` for the parameters.
+    """Run neurons on their drives (input currents) at all timesteps; for the other parameters, see
+    :func:`neuron_forward`.
 
     Return their spikes and their membranes before the reset, both as lists over timesteps.
     """
@@ -60,7 +61,8 @@ def _run_back(
     surrogate: str,
     slope: float | Tensor,
 ) -> list[Tensor]:
-    """Return the gradients of the drives of :func:`_run`; ``grad`` has those of its spikes.
+    """Return the gradients with respect to the drives of :func:`_run`, given those of its spikes,
+    ``grad``.
 
     The gradients and ``membranes``, which :func:`_run` returned, are lists over timesteps. In place
     of the spike's derivative, the surrogate gradient with the name ``surrogate`` and the steepness
@@ -87,7 +89,7 @@ def _run_back(
 
 
 def _by_time(drive: Tensor, timesteps: int) -> list[Tensor]:
-    """Return a list with the drive of each of the ``timesteps``; a drive (1, ...) is repeated."""
+    """Return a list with the drive of each timestep; a drive (1, ...) is repeated."""
     return [drive[t if len(drive) > 1 else 0] for t in range(timesteps)]
 
 
@@ -107,8 +109,8 @@ def neuron_forward(
     where ``membrane >= threshold``; its membrane is then reset as ``reset`` says.
 
     Between two timesteps, every membrane leaks: it is multiplied by ``decay``. If ``integer_leak``
-    is given, membranes leak as those of the device instead (:func:`hw.spec.leaked`). They must then
-    be integers, in a floating-point type. ``integer_leak`` is the kind of leak and its shifts.
+    is given, membranes leak by shifts instead, as on the device (:func:`hw.spec.leaked`). They must
+    then be integers, in a floating-point type. ``integer_leak`` is the kind of leak and its shifts.
     """
     spikes, membranes = _run(_by_time(drive, timesteps), decay, threshold, reset, integer_leak)
     return torch.stack(spikes), torch.stack(membranes)
@@ -124,9 +126,10 @@ def neuron_backward(
     slope: float | Tensor,
     total: bool = False,
 ) -> Tensor:
-    """Return the gradient ``(T, ...)`` of the drive; ``grad`` is that of the spikes.
+    """Return the gradient ``(T, ...)`` with respect to the drive, given that of the spikes,
+    ``grad``.
 
-    ``membranes`` are those that :func:`neuron_forward` returned. No gradient passes through the
+    ``membranes`` are the second result of :func:`neuron_forward`. No gradient passes through the
     reset's dependence on the spike (Chen et al., arXiv 2301.11929). If the drive was the same at
     every timestep, use ``total``: it sums the result over time to ``(1, ...)``.
     """
@@ -137,9 +140,10 @@ def neuron_backward(
 def _windows(maps: Tensor, pool: tuple[int, int], axis: int) -> list[Tensor]:
     """Return one view of maps for each position in a pooling window.
 
-    The first view has the first element of every window, and so on. Windows are ``pool`` (rows,
-    columns) large; the maps' rows lie along ``axis``, their columns along the next axis. Rows and
-    columns that do not fill a window are left out, as in torch's max-pooling.
+    The first view has the first element of every window, the second view the second, and so on.
+    Windows are ``pool`` (rows, columns) large; the maps' rows lie along ``axis``, their columns
+    along the next axis. Rows and columns that do not fill a window are left out, as in torch's
+    max-pooling.
     """
     sizes = [n // p * p for n, p in zip(maps.shape[axis : axis + 2], pool, strict=True)]
     maps = maps.narrow(axis, 0, sizes[0]).narrow(axis + 1, 0, sizes[1])
@@ -162,7 +166,8 @@ def pooled_forward(
 ) -> Tensor:
     """Run neurons as :func:`neuron_forward` does, and return their OR-pooled spikes.
 
-    A pooled spike is 1 if any neuron of its window fires. Windows are those of :func:`_windows`.
+    A pooled spike is 1 if any neuron of its window fires. Windows are ``pool`` (rows, columns)
+    large; the rows of the maps lie along ``axis`` and their columns along the next one.
     """
     runs = [
         _run(_by_time(part, timesteps), decay, threshold, reset)[0]
@@ -182,11 +187,11 @@ def pooled_backward(
     pool: tuple[int, int],
     axis: int,
 ) -> list[Tensor]:
-    """Return the gradient of the drive, in parts; ``grad`` is that of the pooled spikes.
+    """Return the gradient with respect to the drive, given that of the pooled spikes, ``grad``.
 
-    There is a part for each position in a pooling window, in the order of :func:`_windows`. Within
-    a window, the gradient of the pooled spike goes to the first neuron that fired, or to the first
-    neuron if none did, as in max-pooling.
+    The result is a list with one tensor for each position in a pooling window, in the order of
+    :func:`_windows`. Within a window, the gradient of the pooled spike goes to the first neuron
+    that fired, or to the first neuron if none did, as in max-pooling.
 
     The neurons run again here, which is faster than storing their membranes in the forward pass.
     """
@@ -236,7 +241,7 @@ def join(gate: str, branch: Tensor, identity: Tensor) -> Tensor:
 class Backend:
     """Set of functions with which a network computes its neurons and gates.
 
-    Their signatures are those of :func:`neuron_forward`, :func:`neuron_backward`,
+    They have the signatures of :func:`neuron_forward`, :func:`neuron_backward`,
     :func:`pooled_forward`, :func:`pooled_backward` and :func:`join`.
     """
 
@@ -285,7 +290,7 @@ class NeuronFunction(torch.autograd.Function):
 
         Membranes are computed with at least 32 bits.
 
-        ``threshold`` is that of ``config``; or, in an integer network, a tensor with one integer
+        ``threshold`` is ``config.threshold`` or, in an integer network, a tensor with one integer
         for each neuron. The slope of the surrogate gradient is meant for membranes in the units of
         ``config``. For integer membranes it is therefore multiplied by the threshold of ``config``
         and divided by the integer threshold.
@@ -333,7 +338,7 @@ class NeuronFunction(torch.autograd.Function):
 
 
 class PooledNeuronFunction(torch.autograd.Function):
-    """Autograd function that runs neurons and OR-pools their spikes; their leak is not trained.
+    """Autograd function that runs neurons without a trained leak, and OR-pools their spikes.
 
     For the backward pass it keeps only the drive. This needs less memory than all spikes and
     membranes before pooling.

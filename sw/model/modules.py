@@ -182,8 +182,9 @@ class Coefficient(nn.Module):
     def scaled(self, conv: nn.Conv2d) -> Tensor:
         """Return the weights of a convolution times the factors of the channels that it reads.
 
-        Applied to spikes, these weights give what ``conv`` gives for scaled spikes. They need fewer
-        products, since maps are larger than weights. :attr:`by_channel` must be true.
+        A convolution of spikes with these weights equals one of scaled spikes with the weights of
+        ``conv``. It needs fewer products, since maps are larger than weights. :attr:`by_channel`
+        must be true.
         """
         return conv.weight if self.value is None else conv.weight * self.value
 

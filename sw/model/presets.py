@@ -122,7 +122,7 @@ def fashion_mnist_85f() -> ModelConfig:
 
 
 def fashion_mnist_teacher() -> ModelConfig:
-    """Return a network of ReLUs instead of spikes for Fashion-MNIST, from which spiking ones learn.
+    """Return a ReLU network for Fashion-MNIST, the teacher of spiking networks in distillation.
 
     It is like the ResNet-20 for CIFAR-10 of He et al., arXiv 1512.03385: three stages of three
     blocks, with 16, 32 and 64 channels. The first stage sees the images in full resolution, since

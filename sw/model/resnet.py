@@ -95,7 +95,7 @@ class Block(nn.Module):
     def coefficient(self, n: int) -> Coefficient:
         """Return the coefficient of the spikes of convolution ``n``.
 
-        That of the last convolution scales the spikes after the gate.
+        The coefficient of the last convolution scales the spikes after the gate.
         """
         return cast(Coefficient, self.get_submodule(f"coefficient{n}"))
 
@@ -118,9 +118,9 @@ class Block(nn.Module):
 
         Returns
         -------
-        Three values: the block's output; the same together with its coefficient; and the residual
-        branch's spikes before the gate. The output is binary spikes ``(T * N, C, H, W)``, or sums
-        of spikes with an ``ADD`` gate.
+        Three values: the block's output, which is binary spikes ``(T * N, C, H, W)``, or sums of
+        spikes with an ``ADD`` gate; the output together with its coefficient; and the residual
+        branch's spikes before the gate.
         """
         branch, inner = spikes, scaled
         for n in range(1, self.n_convs + 1):
@@ -187,8 +187,8 @@ class Carry(nn.Module):
 class Logits(NamedTuple):
     """Class scores ``(N, n_classes)`` of a network.
 
-    ``spike`` are those from the spikes. ``aap`` are those from the auxiliary pathway, or None if
-    the network has no auxiliary pathway.
+    ``spike`` holds the scores from the spikes. ``aap`` holds the scores from the auxiliary pathway,
+    or is None if the network has no auxiliary pathway.
     """
 
     spike: Tensor
@@ -196,7 +196,10 @@ class Logits(NamedTuple):
 
 
 class SpikingResNet(nn.Module):
-    """Full-spike residual network, as this module's docstring describes it.
+    """Full-spike residual network: a first convolution (the stem), residual blocks, and a
+    classifier.
+
+    :mod:`sw.model.resnet` describes its parts.
 
     State-dict names are those of a ResNet: ``conv1, bn1, layer1.0.conv1, ...,
     layer2.0.downsample.0, ..., fc``. Coefficients are ``coefficient.value``,
@@ -359,10 +362,10 @@ def to_input(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 def round_leaks(model: SpikingResNet, n_shifts: int = N_LEAK_SHIFTS) -> ModelConfig:
     """Return a network's configuration with every trained leak replaced by one that a device has.
 
-    Trained leaks are those called ``LEARNED``. Neurons of a device do not leak at all, or leak by
-    shifts (:class:`hw.spec.Leak`). Of the leaks with up to ``n_shifts`` shifts, the one with the
-    nearest decay is chosen; small devices have leaks with one shift only. The weights can stay as
-    they are, but some more training with the new leaks improves accuracy.
+    Trained leaks have the name ``LEARNED``. A device computes a leak as a sum of shifts of the
+    membrane (:class:`hw.spec.Leak`). Of the leaks with up to ``n_shifts`` shifts, including none,
+    the one with the nearest decay is chosen; small devices have leaks with one shift only. The
+    weights can stay as they are, but some more training with the new leaks improves accuracy.
     """
     available = [("NONE", (0,))] + [
         (leak, shifts) for leak in ("SUBTRACT", "KEEP") for shifts in leak_shifts(n_shifts)

@@ -22,9 +22,9 @@ from sw.network.network import Layer
 
 @dataclass(frozen=True)
 class Bounds:
-    """Bounds of the values of a set of registers: all lie from ``low`` to ``high``.
+    """Bounds of values in registers: each value is at least ``low`` and at most ``high``.
 
-    The function that returns the bounds says which registers they are.
+    The function that returns the bounds says which values they hold for.
     """
 
     low: int
@@ -32,18 +32,19 @@ class Bounds:
 
     @property
     def n_bits(self) -> int:
-        """Number of bits with which a register in two's complement holds both bounds."""
+        """Width in bits of the smallest two's complement register that holds both bounds."""
         return 1 + max((-self.low - 1).bit_length() if self.low < 0 else 0, self.high.bit_length())
 
 
 def drive_bounds(layer: Layer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return, for every neuron, the smallest and the largest weighted sum of its inputs.
 
-    The inputs are 0 or 1; if several maps share their weights, each input is the sum of one spike
-    from each map. The bias is not included.
+    An input is a spike, 0 or 1; if a layer adds several maps of spikes before it weighs them, an
+    input is the sum of one spike from each map, and may be up to their number. The bias is not
+    included.
 
-    Both results are arrays with the axes (t, y, x, o): timestep, position and output channel. Those
-    of t, y and x have length 1 where weights are shared.
+    Both results are arrays with the axes (t, y, x, o): timestep, position and output channel. An
+    axis t, y or x has length 1 if the weights are shared along it.
     """
     repeats = layer.n_summed
     for axis, length in ((5, layer.kernel[0]), (6, layer.kernel[1])):
@@ -56,12 +57,12 @@ def drive_bounds(layer: Layer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def bank_bounds(layer: Layer, timesteps: int, inputs: Sequence[Sequence[int]]) -> Bounds:
-    """Return one pair of bounds, for all banks of a device, of the sums that they accumulate.
+    """Return one pair of bounds for the sums that the banks of a device accumulate in a layer.
 
     A bank (:class:`hw.spec.Config`) adds up the weights of its own input channels, for one neuron
     and one timestep; in an output layer, for all timesteps. The inputs are 0 or 1, even in a layer
     that reads pixels: a bank adds up one bit-plane (one bit of every pixel) at a time, and the sums
-    of several planes are combined behind the banks.
+    of several planes are combined after the banks.
 
     Parameters
     ----------
@@ -80,7 +81,8 @@ def bank_bounds(layer: Layer, timesteps: int, inputs: Sequence[Sequence[int]]) -
 
 
 def layer_bounds(layer: Layer, timesteps: int, input_max: int = 1) -> Bounds:
-    """Return one pair of bounds, for all neurons of a layer, of the values that registers can hold.
+    """Return one pair of bounds for the values in the device's registers, over all neurons of a
+    layer.
 
     The values are the accumulators (sums of some of the weights), the membranes before and after
     the reset, their differences from the threshold, and the logits. The inputs are any integers
@@ -122,9 +124,9 @@ def layer_bounds(layer: Layer, timesteps: int, input_max: int = 1) -> Bounds:
 
 
 def _carried_over(layer: Layer, membrane: NDArray[np.int64], fired: int) -> NDArray[np.int64]:
-    """Return what membranes, after the reset, contribute to the next timestep of a layer.
+    """Return the part of each membrane that remains at the next timestep, after reset and leak.
 
-    ``fired`` is 1 if all these neurons have just fired, 0 if none has.
+    ``fired`` is 1 if the neurons have all just fired, and 0 if none has.
     """
     assert layer.threshold is not None
     threshold = layer.threshold.astype(np.int64)
@@ -138,12 +140,12 @@ def _interval(
     quiet: Callable[[NDArray[np.int64]], NDArray[np.int64]],
     fired: Callable[[NDArray[np.int64]], NDArray[np.int64]],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return, for each neuron, in which interval its membrane lies after a step.
+    """Return, for each neuron, the interval that contains its membrane after a timestep.
 
-    Before the step, it lies between ``low`` and ``high``. The step turns a membrane ``u`` below the
-    threshold into ``quiet(u)``, and any other into ``fired(u)``. Both functions are monotone, so
-    the ends of the new interval follow from the ends of the old one and the values at the
-    threshold. The result is two arrays: the lower ends and the upper ends of all intervals.
+    Before the timestep, the membrane is between ``low`` and ``high``. The timestep turns a membrane
+    ``u`` below the threshold into ``quiet(u)``, and any other into ``fired(u)``. Both functions are
+    monotone, so the ends of the new interval follow from the ends of the old one and the values at
+    the threshold. The result is two arrays: the lower ends and the upper ends of all intervals.
     """
     may_fire, may_rest = high >= threshold, low < threshold
     quiet_low, quiet_high = quiet(low), quiet(np.minimum(high, threshold - 1))

@@ -1,4 +1,5 @@
-"""Conversion of a network to JSON values and arrays, and back, by the annotations of its fields.
+"""Conversion of a network to JSON values and arrays, and back, guided by its fields' type
+annotations.
 
 In the JSON document, an object has the fields of a dataclass, ``{"tensor": name}`` stands for an
 array, and null for None; enums are written as their names, tuples as lists.
@@ -25,15 +26,17 @@ MAX_DEPTH = 32
 
 
 class DocumentError(ValueError):
-    """A JSON document is not what it should be; the message says where."""
+    """Error that a JSON document is malformed or does not describe a network; the message says
+    where.
+    """
 
 
 def parse(text: str) -> Any:
-    """Return the value of a JSON document, more strictly than :func:`json.loads`.
+    """Parse a JSON document and return its value; stricter than :func:`json.loads`.
 
     These are refused:
 
-    - an object with the same key twice, because the reader would choose one of its values;
+    - an object with the same key twice, because it would be unclear which of its values counts;
     - numbers that are not finite, or have more than 64 bits;
     - texts with characters that a terminal cannot print: control characters except tabs and line
       feeds, and lone surrogates;
@@ -42,7 +45,7 @@ def parse(text: str) -> Any:
     Raises
     ------
     DocumentError
-        The text is no such document.
+        The text is not valid JSON, or has one of the refused features.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -147,13 +150,14 @@ def encode(value: Any, name: str, arrays: dict[str, NDArray] | None) -> Any:
 
 
 def decode(hint: Any, value: Any, name: str, arrays: dict[str, NDArray]) -> Any:
-    """Return the value of type ``hint`` from which :func:`encode` made the JSON value ``value``.
+    """Convert the JSON value ``value`` back to a value of type ``hint``; the inverse of
+    :func:`encode`.
 
-    Types are checked, ranges (:mod:`sw.network.schema`) are not: dataclasses check themselves.
+    Types are checked here. Ranges (:mod:`sw.network.schema`) are checked by the dataclasses.
 
     Parameters
     ----------
-    name : dotted name of the value, as in :func:`encode`.
+    name : dotted name of the value, such as ``network.layers``.
     arrays : arrays of the file by dotted name; those that belong to the value are removed.
 
     Raises

@@ -22,17 +22,17 @@ BATCH = 100
 
 
 class InputError(ValueError):
-    """Images or frames have a type, shape or values that a network does not take.
+    """Error that images or frames have a type, shape or values that a network does not take.
 
-    The message says what it takes.
+    The message says what input the network takes.
     """
 
 
 class Takes(Protocol):
-    """Fields of :class:`sw.network.network.Network` that say which input a network takes, and which
-    classes it tells apart.
+    """Fields of a network that say which input it takes, and which classes it distinguishes.
 
-    Functions that only check or read input take any object that has these fields.
+    :class:`sw.network.network.Network` has these fields. Functions that only check or read input
+    take any object with them.
     """
 
     @property
@@ -75,9 +75,10 @@ def check_input(network: Takes, images: NDArray[np.uint8]) -> None:
 
 
 def encode(network: Network, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the spikes that the first layer after the encoder reads.
+    """Return the encoder's spikes, which the network's next layer reads.
 
-    They equal the map :data:`sw.network.network.INPUT` of :func:`sw.network.reference.run`.
+    They equal the spikes that :func:`sw.network.reference.run` returns under the name
+    :data:`sw.network.network.INPUT`.
 
     Parameters
     ----------
@@ -105,7 +106,7 @@ def encode(network: Network, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def inputs(network: Network, images: NDArray[np.uint8], pixels: bool) -> NDArray[np.uint8]:
-    """Return what a device takes as its input, given the images or frames of :func:`encode`.
+    """Return a device's input for images (N, C, H, W) or binary frames (N, T, C, H, W).
 
     This is the images themselves (N, C, H, W) if the device takes ``pixels``, else spikes
     (N, T, C, H, W).
@@ -124,7 +125,7 @@ def inputs(network: Network, images: NDArray[np.uint8], pixels: bool) -> NDArray
 def _encode(layer: Layer, timesteps: int, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return the spikes (N, T, O, H', W') of the encoder ``layer`` for images (N, C, H, W).
 
-    H' and W' are the height and width of the map that it writes, after pooling.
+    H' and W' are the height and width of the encoder's map, after pooling.
     """
     assert layer.threshold is not None
     drive = _drive(layer, images) + layer.bias[0, 0, 0].astype(np.int64)

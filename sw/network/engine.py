@@ -26,7 +26,8 @@ from sw.network.network import AnyLayer
 
 
 def inputs_of(layer: AnyLayer[Any, Any], maps: Mapping[str, Tensor]) -> Tensor:
-    """Return what a layer multiplies by its weights: the map, or all the maps, that it reads.
+    """Return the input that a layer multiplies by its weights, made of the spike maps that it
+    reads.
 
     If several maps share their weights, they are added, so that the result has integers from 0 to
     the number of maps. If each has weights of its own (``layer.stacked``), they are joined along
@@ -51,8 +52,8 @@ def drive(layer: AnyLayer[Any, Any], source: Tensor, dtype: torch.dtype) -> Tens
 
     Parameters
     ----------
-    source : tensor (N, T|1, C, H, W) of any type, the layer's input (:func:`inputs_of`). It has
-        one timestep if both the input and the weights are the same at all of them.
+    source : tensor (N, T|1, C, H, W) of any type, the layer's input (:func:`inputs_of`). It has one
+        timestep if both the input and the weights are the same at all timesteps.
     dtype : type of the computation and of the result.
 
     Returns
@@ -130,7 +131,8 @@ def fire(
 
 
 def join_and_pool(layer: AnyLayer[Any, Any], spikes: Tensor, identity: Tensor | None) -> Tensor:
-    """Join a layer's spikes with those of another map by the layer's gate, then pool them.
+    """Join a layer's spikes bit by bit with another map of spikes by the layer's gate, then pool
+    them.
 
     Pooling is the OR of the spikes in each window. ``identity`` is the other map, None if the layer
     has no gate. Spikes, identity and result are uint8 tensors (N, T, O, H, W) of 0 and 1.
@@ -148,7 +150,7 @@ def join_and_pool(layer: AnyLayer[Any, Any], spikes: Tensor, identity: Tensor | 
 def summed(array: NDArray[np.generic], dtype: torch.dtype) -> Tensor:
     """Convert the bias (1, 1, 1, O) of an output layer to a tensor (O,).
 
-    The caller adds it once, to the sum over all timesteps.
+    The caller adds it once to the weighted sums, which run over all timesteps.
     """
     return torch.from_numpy(array[0, 0, 0]).to(dtype)
 
@@ -156,6 +158,6 @@ def summed(array: NDArray[np.generic], dtype: torch.dtype) -> Tensor:
 def _to_map(array: NDArray[Any], dtype: torch.dtype) -> Tensor:
     """Convert biases or thresholds (T, H', W', O) to a tensor (T, O, H', W').
 
-    Axes of length 1, along which they are shared, stay so.
+    Axes of length 1, along which the numbers are shared, keep this length.
     """
     return torch.from_numpy(np.ascontiguousarray(array)).to(dtype).permute(0, 3, 1, 2)

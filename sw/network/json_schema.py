@@ -1,8 +1,8 @@
 """Describe the JSON document of a network file as a JSON Schema (draft 2020-12).
 
 The schema follows from the annotations of :class:`sw.network.network.Network` and its layers.
-docs/network-file.schema.json is what ``python -m sw.network.json_schema`` prints. Relations between
-fields, such as shapes, are not in it; :func:`sw.network.network.validate` checks them.
+``python -m sw.network.json_schema`` prints it; docs/network-file.schema.json is a copy. Relations
+between fields, such as shapes, are not in it; :func:`sw.network.network.validate` checks them.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _LIMITS = {
     "array": ("minItems", "maxItems"),
     "integer": ("minimum", "maximum"),
 }
-"""Keywords for the least and greatest length or value, by type."""
+"""JSON Schema keywords for the smallest and the largest length or value, by JSON type."""
 
 
 def schema() -> dict[str, Any]:
-    """Return the JSON Schema of the document."""
+    """Return the JSON Schema of the JSON document in a network file."""
     return {
         "$schema": _DIALECT,
         "title": f"The document in a Spikefold network file of version {VERSION}",
@@ -70,8 +70,9 @@ def _definitions(cls: type) -> dict[str, Any]:
 
 
 def schema_of(hint: Any, add: Any) -> dict[str, Any]:
-    """Return the schema of the annotation ``hint``; ``add`` is called with every dataclass in
-    it."""
+    """Return the JSON Schema of the type annotation ``hint``; call ``add`` with every dataclass in
+    it.
+    """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         return _limited(schema_of(args[0], add), args[1:])

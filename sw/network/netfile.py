@@ -40,31 +40,31 @@ SUFFIX = ".spikefold"
 METADATA_KEY = "spikefold"
 CHECKSUM = "checksum"
 _MAX_HEADER_BYTES = 1 << 26
-"""Longest header that is read; a file with a longer one is no network file."""
+"""Largest size of a file's header, in bytes; a file with a larger one is no network file."""
 
 
 class NetworkFileError(ValueError):
-    """A network file cannot be read or written; the message says why and what to do about it."""
+    """Error that a network file cannot be read or written; the message says why, and what to do."""
 
 
 class NotANetworkFileError(NetworkFileError):
-    """The file is not a network file."""
+    """Error that a file is not a network file."""
 
 
 class TruncatedError(NetworkFileError):
-    """The file is shorter than its header says."""
+    """Error that a network file is shorter than its header says."""
 
 
 class VersionError(NetworkFileError):
-    """The file has a version of the format that this release does not read."""
+    """Error that a network file has a version of the format that this release does not read."""
 
 
 class ChecksumError(NetworkFileError):
-    """The file does not match its checksum."""
+    """Error that the contents of a network file do not match its checksum."""
 
 
 class ContentError(NetworkFileError):
-    """The file is a network file, but its content does not describe a network."""
+    """Error that the contents of a network file do not describe a valid network."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -171,7 +171,7 @@ def from_bytes(raw: bytes) -> NetworkFile:
     Raises
     ------
     NetworkFileError
-        The file cannot be used; the subclass tells the kind of fault.
+        The file is damaged or no network file; the subclass says which.
     """
     data_start, header = _header(raw)
     document = _document(header)
@@ -221,7 +221,7 @@ def _document(header: dict[str, Any]) -> dict[str, Any]:
     Raises
     ------
     NotANetworkFileError
-        There is none, so that this is another kind of file.
+        The header has no such document, so the file is of another kind.
     ContentError
         The document is no valid JSON.
     """
@@ -250,7 +250,7 @@ def _network(document: dict[str, Any], arrays: dict[str, NDArray]) -> Network:
     Raises
     ------
     ContentError
-        They do not describe a network.
+        Document and tensors do not describe a valid network.
     """
     last = "compiled" if document["version"] == 1 else "config"
     unknown = sorted(set(document) - {"format", "version", "network", last})
@@ -272,7 +272,7 @@ def _network(document: dict[str, Any], arrays: dict[str, NDArray]) -> Network:
 
 
 def _config(document: dict[str, Any]) -> tuple[Config | None, str | None]:
-    """Return the configuration that a document names, or None and a text that says why not.
+    """Return the device configuration that a document names, or None and a text that says why not.
 
     A configuration of another version of the gateware is no error: the network can be compiled for
     any other device.
@@ -324,7 +324,7 @@ def load(path: str | Path) -> NetworkFile:
     Raises
     ------
     NetworkFileError
-        The file cannot be used; the subclass tells the kind of fault, and the message begins with
+        The file is damaged or no network file; the subclass says which, and the message begins with
         the path.
     """
     path = Path(path)
@@ -339,7 +339,7 @@ def load(path: str | Path) -> NetworkFile:
 
 
 def describe(file: NetworkFile) -> str:
-    """Return a description of a network file for a terminal, with a line for each layer."""
+    """Return a text that describes a network file to a user, with one line for each layer."""
     network = file.network
     lines = [
         f"{len(network.layers)} layers, {network.timesteps} timesteps, weights of "

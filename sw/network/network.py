@@ -1,10 +1,10 @@
 """Layers, and the integer network that is exported, compiled and run. NumPy only, no torch.
 
-However weights are shared, they are one form of array: ``weight[t, y, x, o, c, ky, kx]``. Output
-channels ``o`` and input channels ``c`` always have weights of their own. An axis of timesteps
-``t``, output rows ``y``, output columns ``x``, kernel rows ``ky`` or kernel columns ``kx`` has its
-full length, or length 1 if the weights are shared along it. In shapes, ``t|1`` stands for an axis
-of either length.
+Weights always have the form of one array, ``weight[t, y, x, o, c, ky, kx]``, however they are
+shared. Output channels ``o`` and input channels ``c`` always have weights of their own. An axis of
+timesteps ``t``, output rows ``y``, output columns ``x``, kernel rows ``ky`` or kernel columns
+``kx`` has its full length, or length 1 if the weights are shared along it. In shapes, ``t|1``
+stands for an axis of either length.
 
 A *map* is the spikes (T, C, H, W) that a layer writes, and that other layers read by its name.
 """
@@ -24,20 +24,21 @@ from hw.spec import MAX_LEAK_SHIFT, N_LEAK_SHIFTS, Gate, Leak, Reset, signed_ran
 from sw.network.schema import Label, Length, Range, faults
 
 MAX_SIZE = 1 << 20
-"""Largest size of a map, kernel, stride or pooling window along an axis."""
+"""Largest size of a map, kernel, stride or pooling window along one axis, in positions."""
 
 MAX_TIMESTEPS = 1 << 12
-"""Largest number of timesteps: as many iterations as a loop of a device can have."""
+"""Largest number of timesteps: the largest number of iterations that a device's loop counter holds.
+"""
 
 MAX_LAYERS = 255
-"""Largest number of layers without the encoder: that of any device
+"""Largest number of layers, without the encoder, that any device can run
 (:attr:`hw.spec.Config.max_layers`)."""
 
 MAX_ADDENDS = 63
 """Largest number of maps that a layer adds to its source."""
 
 MAX_MAP = 1 << 30
-"""Largest number of spikes of a map over all timesteps, and of pixels of an image."""
+"""Largest number of elements of a map over all timesteps, and of pixels of an image."""
 
 IMAGE = "image"
 """Name of the map of pixels that the encoder reads."""
@@ -46,20 +47,20 @@ INPUT = "input"
 """Name of the first map of spikes, written by the encoder, or by the user if there is none."""
 
 Size = Annotated[int, Range(1, MAX_SIZE)]
-"""Size along an axis."""
+"""Number of positions along one axis of a map, kernel or window."""
 
 Padding = Annotated[int, Range(0, MAX_SIZE)]
 """Number of zeros around a map on each side of an axis."""
 
 Shape = tuple[Size, Size, Size]
-"""(channels, height, width)"""
+"""Shape of a map or an image: (channels, height, width)."""
 
 Weight = TypeVar("Weight", bound=np.generic)
 Param = TypeVar("Param", bound=np.generic)
 
 
 class NetworkError(ValueError):
-    """A network is inconsistent, or not all of its layers communicate by spikes only.
+    """Error that a network is inconsistent, or that a layer passes on other values than spikes.
 
     The message names the layer.
     """
@@ -106,9 +107,9 @@ class AnyLayer(Generic[Weight, Param]):
     )
     """Names of further maps that the layer reads. All have the shape of ``source``."""
     stacked: bool = field(default=False, metadata={"since": 3})
-    """Whether each of the maps has weights of its own. Then the input channels of ``weight`` are
-    those of all maps, one map after another. Otherwise the maps share their weights, so that the
-    layer's input is the sum of the maps."""
+    """Whether each of the maps that the layer reads has weights of its own. Then the input channels
+    of ``weight`` are the channels of all maps, one map after another. Otherwise the maps share
+    their weights, so that the layer's input is the sum of the maps."""
     kernel: tuple[Size, Size]
     stride: tuple[Size, Size] = (1, 1)
     padding: tuple[Padding, Padding] = (0, 0)
@@ -124,7 +125,7 @@ class AnyLayer(Generic[Weight, Param]):
     finer_shifts: Annotated[
         tuple[Annotated[int, Range(1, MAX_LEAK_SHIFT)], ...], Length(0, N_LEAK_SHIFTS - 1)
     ] = field(default=(), metadata={"since": 2})
-    """Further shifts of the leak, which bring the decay nearer to the one that is wanted."""
+    """Further shifts of the leak, for decay factors that a single shift does not reach."""
     reset: Reset = Reset.HARD
     gate: Gate = Gate.NONE
     identity: Label | None = None
@@ -146,7 +147,9 @@ class AnyLayer(Generic[Weight, Param]):
 
     @property
     def n_summed(self) -> int:
-        """Number of maps that share their weights, which is the largest sum of their spikes."""
+        """Number of maps that are added up before the sum is multiplied by weights; this is also
+        the largest value of the sum.
+        """
         return 1 if self.stacked else len(self.sources)
 
     @property
@@ -160,7 +163,7 @@ class AnyLayer(Generic[Weight, Param]):
         return self.n_summed * self.weight.shape[4] * self.kernel[0] * self.kernel[1]
 
     def conv_shape(self, source: Shape) -> Shape:
-        """Return the shape (O, H', W') of the layer's output before pooling.
+        """Return the shape (O, H', W') of the layer's output at a timestep, before pooling.
 
         O is the number of output channels. ``source`` is the shape (C, H, W) of the map that the
         layer reads.
@@ -179,7 +182,7 @@ class AnyLayer(Generic[Weight, Param]):
     def structure(self) -> dict[str, Any]:
         """Return the values of the layer's fields by name, except weight, bias and threshold.
 
-        They serve to make a layer of the same structure with other weights, biases and thresholds.
+        Use them to make a layer of the same structure with other weights, biases and thresholds.
         """
         numbers = ("weight", "bias", "threshold")
         return {
@@ -193,7 +196,7 @@ class Layer(AnyLayer[np.int8, np.int32]):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Network:
-    """A network with integer numbers, between whose layers there is nothing but binary spikes.
+    """A network with integer numbers, whose layers communicate by binary spikes only.
 
     Parameters
     ----------
@@ -249,7 +252,7 @@ def validate(network: Network) -> None:
     Raises
     ------
     NetworkError
-        They do not; the message names the layer, what is wrong and what is expected.
+        They disagree; the message names the layer, what is wrong and what is expected.
     """
     for fault in faults(Network, network, "network"):
         raise NetworkError(fault)
@@ -323,10 +326,10 @@ def _check_encoder(encoder: Layer) -> None:
 
 
 def _check_sources(layer: Layer, shapes: dict[str, Shape]) -> None:
-    """Check the names of the maps that a layer reads, and of the one that its gate joins.
+    """Check the names of the maps that a layer reads, and of the map that its gate joins.
 
-    Earlier layers must write them; ``shapes`` has the shapes of these layers' maps by name. The
-    maps that the layer reads must be different ones of the same shape.
+    Earlier layers must have written all of these maps; ``shapes`` has their shapes by name. The
+    maps that the layer reads must have the same shape and different names.
     """
     for name in layer.sources:
         _require(name in shapes, layer.name, f"reads {name!r}, which no earlier layer writes")
@@ -359,7 +362,7 @@ def _check_sources(layer: Layer, shapes: dict[str, Shape]) -> None:
 
 
 def _check_gate(layer: Layer, shapes: dict[str, Shape]) -> None:
-    """Check that the map that a gate joins with a layer's spikes has their shape."""
+    """Check that the map that a gate joins with a layer's spikes has the shape of these spikes."""
     if layer.identity is not None:
         identity, branch = shapes[layer.identity], layer.conv_shape(shapes[layer.source])
         _require(
@@ -379,7 +382,8 @@ def _check_weights(layer: Layer, weight_bits: int) -> None:
 
 
 def _check_arrays(layer: Layer, source: Shape, timesteps: int) -> None:
-    """Check the shapes and types of a layer's arrays, that thresholds are positive, and its leak.
+    """Check the shapes and types of a layer's arrays, the shifts of its leak, and that its
+    thresholds are positive.
 
     An output layer must have neither thresholds nor gate nor pooling, and only one position.
     ``source`` is the shape of the map that the layer reads.

@@ -97,7 +97,7 @@ def run(
 def densities(network: Network, trace: Trace) -> dict[str, float]:
     """Return the spike density of every map by name, one number per map.
 
-    It is the mean number of spikes per neuron, timestep and image of a trace.
+    The density is the mean number of spikes per neuron, timestep and image in ``trace``.
     """
     return {
         name: float(trace.n_spikes[name].mean()) / int(np.prod(shape))
@@ -146,8 +146,8 @@ def run_layer(
     Parameters
     ----------
     source : tensor (N, T, C, H, W), the layer's input (:func:`sw.network.engine.inputs_of`). It has
-        one timestep instead of T if the input is the same at all of them.
-    input_max : largest value of a map that the layer reads: 1, or that of a pixel.
+        one timestep instead of T if the input is the same at all timesteps.
+    input_max : largest value of each map that the layer reads: 1 for spikes, 255 for pixels.
     identity : map (N, T, O, H, W) with which the layer's gate joins the spikes of its neurons; None
         if the layer has no gate.
 
@@ -202,10 +202,10 @@ def _fire(
 
 
 def _worst_sum(layer: Layer, input_max: int) -> int:
-    """Return one bound on the magnitude of the partial weighted sums of all neurons of a layer.
+    """Return an upper bound on the magnitude of any partial weighted sum in a layer.
 
-    The layer's maps have values from 0 to ``input_max``. The bound is the sum of the weights'
-    magnitudes times the largest input, for the neuron in which it is largest.
+    The maps that the layer reads have values from 0 to ``input_max``. The bound is the largest
+    input times the sum of the weights' magnitudes, for the neuron with the largest such sum.
     """
     taps = np.abs(layer.weight.astype(np.int64)).sum(axis=(4, 5, 6))
     repeats = int(np.prod(layer.kernel)) // int(np.prod(layer.weight.shape[5:]))
@@ -213,7 +213,9 @@ def _worst_sum(layer: Layer, input_max: int) -> int:
 
 
 def exact_type(worst: int) -> torch.dtype:
-    """Return the fastest type in which integer sums up to the magnitude ``worst`` are exact."""
+    """Return the torch type that is fastest to compute with and holds integers up to the magnitude
+    ``worst`` exactly.
+    """
     if worst < 1 << 24:
         return torch.float32
     return torch.float64 if worst < 1 << 53 else torch.int64

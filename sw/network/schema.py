@@ -50,7 +50,7 @@ class Text:
         return f"printable text of 1 to {self.most} characters"
 
     def accepts(self, value: Any) -> bool:
-        """Return whether ``value`` is such a text; its type is checked elsewhere."""
+        """Return whether the text ``value`` is accepted; its type is checked elsewhere."""
         return 1 <= len(value) <= self.most and unprintable(value) is None
 
 
@@ -65,7 +65,7 @@ class Length:
         return f"{self.low} to {self.high} entries"
 
     def accepts(self, value: Any) -> bool:
-        """Return whether ``value`` has such a number of entries; its type is checked elsewhere."""
+        """Return whether the length of ``value`` is in the range; its type is checked elsewhere."""
         return self.low <= len(value) <= self.high
 
 
@@ -90,9 +90,9 @@ def short(value: Any) -> str:
 
 
 def faults(hint: Any, value: Any, name: str) -> Iterator[str]:
-    """Yield a sentence about each place where ``value`` is not what the annotation ``hint`` allows.
+    """Yield a message for each part of ``value`` that violates the annotation ``hint``.
 
-    ``name`` is the dotted name of the value, with which the sentences begin, such as
+    ``name`` is the dotted name of the value, with which the messages begin, such as
     ``network.layers.0.stride``. Arrays are only checked to be arrays, because their shapes depend
     on other fields. Values of type Any are not checked.
     """

@@ -1,5 +1,5 @@
-"""Make the sections of the HTML report that show what a network does with images: spikes, membranes
-and clock cycles.
+"""Make the sections of the HTML report on a network's activity: spikes, membranes and clock
+cycles.
 
 A map is the spikes of one layer, or of the network's input: binary (T, C, H, W).
 """
@@ -38,9 +38,9 @@ def _pick(images: list[ShownImage], network: Network) -> str:
 
 
 def _for_each(parts: list[str]) -> str:
-    """Return the HTML of all images, of which the page shows one at a time.
+    """Return HTML that holds the parts for all images, of which the page shows one at a time.
 
-    ``parts`` has the HTML of each image. The first is visible until the user chooses another.
+    ``parts`` holds the HTML for each image. The first is visible until the user chooses another.
     """
     return "".join(
         f'<div class="sample" data-sample="{n}"{" hidden" if n else ""}>{part}</div>'
@@ -137,9 +137,10 @@ def membranes(report: Report) -> str:
 
 
 def cycles(report: Report) -> str:
-    """Return the section on clock cycles as HTML: those predicted for each layer, and those counted
-    if the images ran on a board. It is an empty string if there were no images, or if the network
-    does not fit the board."""
+    """Return the section on clock cycles as HTML: the predicted number for each layer, and the
+    counted number if the images ran on a board. It is an empty string if there were no images, or
+    if the network does not fit the board.
+    """
     seen, program = report.observation, report.program
     if seen is None or program is None:
         return ""

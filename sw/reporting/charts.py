@@ -97,8 +97,8 @@ def rate_bars(rates: Sequence[float], full: float) -> str:
 def stacked(parts: Sequence[tuple[str, str, int]], total: int, unit: str) -> str:
     """Return one HTML bar that is divided into segments, such as the layers that fill a memory.
 
-    Each of ``parts`` is (label, CSS class, amount). The bar is as long as ``total``; what the parts
-    do not fill is shown as free. ``unit`` is the name of what is counted.
+    Each of ``parts`` is (label, CSS class, amount). The full length of the bar stands for
+    ``total``; the remainder is shown as free. ``unit`` is the unit of the amounts, such as rows.
     """
     segments = "".join(
         f'<span class="{kind}" style="flex-grow:{amount}" '
@@ -179,8 +179,8 @@ def trace(
     values : membrane (T,) at each timestep, before the comparison with the threshold.
     spikes : (T,), whether the neuron fires.
     threshold : the membrane at which the neuron fires, drawn as a horizontal line.
-    reset : kind of reset. What it leaves of the membrane after a spike is drawn at the end of the
-        timestep of the spike.
+    reset : kind of reset. The membrane that it leaves after a spike is drawn at the end of that
+        timestep.
     """
     timesteps = len(values)
     low = min(0, int(values.min()))

@@ -21,11 +21,12 @@ ROW = 104
 """Distance in pixels from the top of a row of boxes to the top of the next."""
 BOX_HEIGHT = 46
 GUTTER = 78
-"""Width of the column of feature maps at the left."""
+"""Width in pixels of the column of maps at the left of the drawing."""
 MAIN, SIDE, GAP = 188, 184, 16
-"""Width of a box in column 0 and in the other columns, and the space between two columns."""
+"""Width in pixels of a box in column 0, of a box in any other column, and of the space between
+columns."""
 MARGIN = 8
-"""Width of the empty border around the drawing."""
+"""Width in pixels of the empty border around the drawing."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,10 @@ class Place:
 def places(network: Network) -> dict[str, Place]:
     """Return the position of each layer, and of the input, by name.
 
-    A layer lies one row below the lowest of the maps that it reads. Column 0 holds the main path:
-    the last layer, the layer whose spikes it convolves, and so on back to the input. If a layer on
-    this path convolves the spikes of several layers, the path goes on with the lowest of them.
+    A layer is drawn one row below the lowest of the layers whose maps it reads. Column 0 holds the
+    main path: the last layer, the layer whose spikes it convolves, and so on back to the input. If
+    a layer on this path convolves the spikes of several layers, the path continues with the one
+    drawn lowest.
     """
     rows = {INPUT: 1 if network.encoder is not None else 0}
     for layer in network.layers:
@@ -99,7 +101,7 @@ def neuron_text(layer: Layer) -> str:
 
 
 def granularity(layer: Layer) -> str:
-    """Return a text that says over what a layer's weights vary.
+    """Return a text that says along which axes a layer's weights vary.
 
     The result is ``"per position"``, ``"per timestep"``, ``"per position and per timestep"``, or
     ``"shared"`` if all positions and timesteps have the same weights. In an output layer, every
@@ -141,7 +143,7 @@ class _Drawing:
         self.parts: list[str] = []
         self.cells = {(p.row, p.column) for p in self.places.values()}
         self.lanes: set[tuple[int, int]] = set()
-        """Cells (row, column) through which a line runs down."""
+        """Cells (row, column) of the grid through which a vertical line runs."""
         self.n_columns = 1 + max(p.column for p in self.places.values())
 
     def x(self, column: int) -> float:
@@ -174,7 +176,8 @@ class _Drawing:
         )
 
     def lane(self, start: Place, last: int) -> int:
-        """Find a column in which a line can run down, past boxes and other lines, and reserve it.
+        """Find a column through which a vertical line can pass boxes and other lines, and reserve
+        it.
 
         The line runs from the row below ``start`` to row ``last``. Return the column.
         """
@@ -297,7 +300,8 @@ class _Drawing:
         )
 
     def tail(self, layer: Layer | None, name: str) -> None:
-        """Draw what is below the box of a map's layer: its gate, its pooling, and the map's shape.
+        """Draw the symbols below a layer's box: its gate, its pooling, and the shape of the map
+        that it writes.
 
         ``name`` is the name of the map. ``layer`` is None for an input of binary frames, which no
         layer computes.
@@ -381,6 +385,6 @@ def diagram(network: Network, pixels: bool = False) -> str:
     """Return a drawing of the network as an SVG element.
 
     The encoder of a network for images, its first layer, reads pixels. ``pixels`` says whether the
-    device computes it; otherwise, it is marked as computed by the host.
+    device computes it; otherwise, the encoder is marked as computed by the host.
     """
     return _Drawing(network, pixels).draw()

@@ -21,10 +21,9 @@ from sw.network.schema import short
 from sw.reporting.observe import Observation
 
 ACCURACIES = ("training_with_aap", "full_spike", "folded")
-"""Accuracies of an evaluation in percent, besides those of the quantised networks; each may be
-null."""
+"""Keys of an evaluation with accuracies of float networks in percent; a value may be null."""
 ACCURACY_NAMES = ("training network, with auxiliary pathway", "full-spike, float", "folded, float")
-"""Names of :data:`ACCURACIES` in the report."""
+"""Names of the accuracies in the report, in the order of :data:`ACCURACIES`."""
 
 
 class EvaluationError(ValueError):
@@ -147,7 +146,7 @@ def _percent(value: Any) -> float:
     Raises
     ------
     ValueError
-        It is not a number from 0 to 100.
+        The accuracy is not a number from 0 to 100.
     """
     percent = float(value)
     if not 0 <= percent <= 100:
@@ -158,9 +157,9 @@ def _percent(value: Any) -> float:
 def _balanced(record: Any) -> str:
     """Return ``", balanced"`` if accuracies are balanced, else an empty string.
 
-    ``record`` is a dictionary whose ``metric`` says so: an evaluation, or ``data`` of a network's
-    provenance. A balanced accuracy is a mean over classes. It is not a share of the images, so its
-    confidence interval does not follow from their number alone.
+    The entry ``metric`` of ``record`` says so; ``record`` is an evaluation, or ``data`` of a
+    network's provenance. A balanced accuracy is a mean over classes. It is not a share of the
+    images, so its confidence interval does not follow from their number alone.
     """
     balanced = isinstance(record, dict) and record.get("metric") == "balanced"
     return ", balanced" if balanced else ""
@@ -194,7 +193,9 @@ def read_evaluation(path: Path) -> dict[str, Any]:
 
 
 def _fault(values: Any) -> str | None:
-    """Return what is wrong with the contents of an evaluation; None if nothing is."""
+    """Return a text about the first fault in the contents of an evaluation; None if there is
+    none.
+    """
     if not isinstance(values, dict):
         return "it is no JSON object"
     missing = {"n_images", *ACCURACIES, "quantised"} - set(values)

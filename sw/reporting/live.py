@@ -1,4 +1,4 @@
-"""Show in a terminal what a board does while it classifies images.
+"""Show the speed, utilisation and spikes of a board in a terminal while it classifies images.
 
 A :class:`Monitor` collects the results of the images, and summarises the last seconds as a
 :class:`Snapshot`, which :func:`view` draws. Several boards can work together as one.
@@ -24,9 +24,9 @@ from sw.driver.transport import LinkCounters
 from sw.network.network import Network
 
 INTERVAL_S = 0.5
-"""Time between two snapshots."""
+"""Time in seconds between two snapshots."""
 WINDOW_S = 10.0
-"""Length of the window over which speeds, shares and counts are averaged."""
+"""Length in seconds of the window over which speeds, shares and counts are averaged."""
 N_HISTORY = 60
 """Number of past speeds, one per snapshot, in the small chart beside the speed."""
 BAR_WIDTH = 24
@@ -34,7 +34,7 @@ BAR_WIDTH = 24
 SPARKS = "▁▂▃▄▅▆▇█"
 """Characters of a sparkline (a bar chart in one line of text), lowest bar first."""
 SCREENSHOT_WIDTH = 100
-"""Width of the picture in characters."""
+"""Width in characters of the picture of the live view that is saved as SVG."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ class Snapshot:
 class _Moment:
     """Totals since the start, at the time ``at_s`` in seconds of the board's clock.
 
-    The difference between two of them gives the speeds in between.
+    The differences between two moments give the speeds between them.
     """
 
     at_s: float
@@ -98,7 +98,7 @@ class _Moment:
 class Monitor:
     """Collector of the results of a board.
 
-    It summarises those of the window: the last :data:`WINDOW_S` seconds.
+    It summarises the results of a window: the last :data:`WINDOW_S` seconds.
 
     Attributes
     ----------
@@ -136,8 +136,8 @@ class Monitor:
     def snapshot(self) -> Snapshot:
         """Return the figures of the window that ends now.
 
-        This also records the totals of this moment, at which later windows can begin, and drops
-        what is older than the window.
+        This also records the present totals, from which later windows can begin, and drops results
+        and totals older than the window.
         """
         now = self._moment()
         first = self._start_of_window(now)
@@ -190,7 +190,7 @@ class Monitor:
     def _start_of_window(self, now: _Moment) -> _Moment:
         """Move the window so that it ends at ``now``, and return the totals at which it begins.
 
-        ``now`` is appended to :attr:`moments`. Older totals and results than the window's are
+        ``now`` is appended to :attr:`moments`. Totals and results from before the window are
         dropped.
         """
         self.moments.append(now)

@@ -21,14 +21,14 @@ def chip(number: int) -> str:
 
 
 def note(text: str) -> str:
-    """Return the paragraph that explains the chart or table below it; ``text`` is HTML."""
+    """Return an HTML paragraph with ``text`` (HTML), which explains a chart or table."""
     return f'<p class="note">{text}</p>'
 
 
 def tile(value: str, what: str, detail: str = "") -> str:
     """Return a box for one figure at the top of the page, as HTML.
 
-    It shows the value, ``what`` the value is, and a remark (``detail``); all three are HTML.
+    It shows the value, its name (``what``) and a remark (``detail``); all three are HTML.
     """
     return f'<div class="tile"><b>{value}</b><span>{what}</span><small>{detail}</small></div>'
 

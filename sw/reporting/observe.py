@@ -1,4 +1,4 @@
-"""Run images through a network once, and measure all that the report shows of them.
+"""Run images through a network once, and take all measurements that the report shows.
 
 Spikes and membranes come from the integer reference (:mod:`sw.network.reference`), a software model
 that agrees with the device bit by bit. Clock cycles are predicted from the spikes, and also counted
@@ -24,8 +24,8 @@ from sw.network import encoder, reference
 from sw.network.network import Layer, Network
 
 N_TRACED = 10
-"""Number of images for which cycles and operations are predicted, and which a board runs. They are
-the first images of the set."""
+"""Number of images, the first ones of a set, that a board runs, and for which cycles and operations
+are predicted."""
 N_SHOWN = 6
 """Number of images that are shown with all their spikes."""
 N_NEURONS = 3
@@ -36,7 +36,7 @@ NeuronIndex = tuple[int, int, int]
 
 
 class NeuronError(ValueError):
-    """Raised for a neuron that does not exist; the message says which layers or indices do."""
+    """Raised for a neuron that does not exist; the message lists the existing layers or indices."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -82,7 +82,7 @@ class ShownImage:
     Attributes
     ----------
     index : index of the image in the :class:`ImageSet`.
-    image : uint8, as in the :class:`ImageSet`.
+    image : uint8 image (C, H, W) or frames (T, C, H, W).
     label : true class; None if unknown.
     maps : spikes uint8 (T, C, H, W) of the input and of every layer, by name.
     """
@@ -171,8 +171,8 @@ def observe(
         does not fit; then no cycles are predicted.
     given : the images.
     board : a board with the network loaded; None to run the reference only.
-    neurons : neurons whose membranes are recorded, by the name of their layer. In layers that it
-        does not name, neurons that fire at some timesteps but not at others are chosen.
+    neurons : neurons whose membranes are recorded, by the name of their layer. In all other layers,
+        neurons that fire at some timesteps but not at others are chosen.
 
     Raises
     ------
@@ -227,8 +227,8 @@ def _shown_images(
 
     The last place is for the first image that is classified wrongly, if there is one. The other
     places are for images of different classes: of each class, the first image that is classified
-    correctly. Places that are left over are filled with the first of the remaining images. Without
-    labels, every prediction counts as correct.
+    correctly. If places are left, the first of the remaining images take them. Without labels,
+    every prediction counts as correct.
     """
     order = np.arange(len(predictions))
     groups = predictions if given.labels is None else given.labels

@@ -15,7 +15,7 @@ def dot_plot(rows: Sequence[tuple[str, Sequence[float]]], title: str) -> str:
 
     Each of ``rows`` is (name, values), such as the accuracies of one setting over several seeds. It
     becomes a horizontal row of dots, with a short upright line at their mean. A dashed line through
-    all rows marks the mean of the first.
+    all rows marks the mean of the first row.
     """
     left, width, step, top = 290, 640, 24, 34
     low = min(min(values) for _, values in rows)

@@ -1,6 +1,6 @@
 """Hold the content of a report on a network, and write it as JSON values or plain text.
 
-The third form, an HTML page, is made by :mod:`sw.reporting.page`.
+:mod:`sw.reporting.page` writes it as an HTML page.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ class Report:
 
 
 def as_dict(report: Report, config: Config) -> dict[str, Any]:
-    """Return the figures of the HTML page as JSON values. ``config`` is that of the report's
-    board."""
+    """Return the figures of the HTML page as JSON values. ``config`` is the configuration of the
+    report's board.
+    """
     seen = report.observation
     layers = seen.layers if seen else costs.layer_reports(report.network, report.program)
     values: dict[str, Any] = {
@@ -77,8 +78,9 @@ def as_dict(report: Report, config: Config) -> dict[str, Any]:
 
 
 def as_text(report: Report, config: Config) -> str:
-    """Return the main figures of the HTML page as text for a terminal. ``config`` is that of the
-    report's board."""
+    """Return the main figures of the HTML page as text for a terminal. ``config`` is the
+    configuration of the report's board.
+    """
     seen = report.observation
     layers = seen.layers if seen else costs.layer_reports(report.network, report.program)
     lines = [tables.as_text(layers, report.network.weight_bits, config), ""]

@@ -18,7 +18,9 @@ SCREENSHOT_TIMEOUT_S = 120
 
 
 class ScreenshotError(RuntimeError):
-    """Raised if a page cannot be photographed; the message says why, and where the page is."""
+    """Raised if no picture of a page can be taken; the message gives the reason and the page's
+    path.
+    """
 
 
 def screenshot(html: Path, target: Path) -> None:

@@ -107,7 +107,8 @@ def _layer_amounts(report: Report, program: Program) -> dict[Space, list[tuple[s
 
 def memory(report: Report) -> str:
     """Return the section on memory as HTML: the contents of each memory of the report's board, and
-    a table of the boards that the network fits."""
+    a table of all boards with the fit of the network.
+    """
     boards = _boards(report.boards)
     if report.program is None:
         return boards
@@ -142,7 +143,9 @@ def memory(report: Report) -> str:
 
 
 def _boards(boards: list[BoardReport]) -> str:
-    """Return an HTML table of boards: whether the network fits, or what would make it fit."""
+    """Return an HTML table of boards: whether the network fits, and otherwise changes to make it
+    fit.
+    """
     rows = []
     for board in boards:
         usage = ", ".join(
@@ -179,8 +182,9 @@ def weights(report: Report) -> str:
 
 
 def origin(report: Report) -> str:
-    """Return the section on origin as HTML: the network file's name and checksum, and what the file
-    says about training and export."""
+    """Return the section on origin as HTML: the network file's name and checksum, and its record of
+    training and export.
+    """
     rows = [("file", report.name), ("SHA-256", report.sha256)]
     rows += _flattened(report.network.provenance)
     body = "".join(

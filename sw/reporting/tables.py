@@ -82,7 +82,8 @@ def as_text(layers: list[LayerReport], weight_bits: int, config: Config) -> str:
 
 def board_text(report: BoardReport) -> str:
     """Return a text on one board: how full its memories are or, if the network does not fit, which
-    are too small and what would make it fit."""
+    memories are too small, and changes that would make it fit.
+    """
     usage = ", ".join(
         f"{memory} {used:,} of {rows:,}" + (f" ({used / rows:.0%})" if report.fits else "")
         for memory, (used, rows) in report.usage.items()

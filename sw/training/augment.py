@@ -31,8 +31,8 @@ def augment(
 
     Samples are uint8 images ``(N, C, H, W)`` or frames ``(N, T, C, H, W)``. Each is shifted by up
     to ``shift_px`` pixels along both axes, or along the columns only if its height is 1; pixels
-    that enter are 0. ``erase`` is the probability that a random rectangle of a sample is erased
-    (:func:`erased`). All frames of a sample are changed alike.
+    shifted in from outside are 0. ``erase`` is the probability that a random rectangle of a sample
+    is erased (:func:`erased`). All frames of a sample are changed alike.
     """
     if images.ndim == 5:
         moved = augment(images.flatten(1, 2), shift_px, flip, generator)
@@ -63,7 +63,7 @@ def erased(
     Each image is chosen with the given ``probability``. The rectangle takes a random share of the
     image's area, in the range :data:`ERASED_AREA`. The ratio of its sides is random, too, in the
     range :data:`ERASED_RATIO`. A side that would be longer than the image is shortened to fit. The
-    erased pixels become random numbers from 0 to 255, or ``filling`` if that is given. Of a signal
+    erased pixels become random numbers from 0 to 255, or ``filling`` if that is given. In a signal
     of height 1, a range of columns is erased. Source: Zhong et al., arXiv 1708.04896.
     """
     n_images, _, height, width = images.shape
@@ -89,8 +89,8 @@ def erased(
 def capped(order: Tensor, labels: Tensor, most: int, generator: torch.Generator) -> Tensor:
     """Return sample indices from the random ``order``, at most ``most`` of each class, shuffled.
 
-    ``labels`` are the classes (N,) of all samples. Of a class with more samples, those that come
-    first in ``order`` are taken.
+    ``labels`` are the classes (N,) of all samples. From a class with more samples, the first ones
+    in ``order`` are taken.
     """
     own = labels[order]
     kept = [order[(own == label).nonzero()[:most, 0]] for label in own.unique()]
@@ -109,10 +109,10 @@ def batches(
     """Yield the shuffled and augmented batches of an epoch: pairs of network input and labels.
 
     Everything random depends on ``config.seed`` and ``epoch`` alone, so that a resumed run
-    continues identically. Of a class with more than ``config.max_per_class`` samples, that many are
-    drawn anew for each epoch. If several processes (``n_processes``) train together, each gets an
-    equal part of every batch, chosen by its ``rank``, a number from 0. The last batch is dropped if
-    it is incomplete.
+    continues identically. From a class with more than ``config.max_per_class`` samples, this number
+    of samples is drawn anew for each epoch. If several processes (``n_processes``) train together,
+    each gets an equal part of every batch, chosen by its ``rank``, a number from 0. The last batch
+    is dropped if it is incomplete.
     """
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
     images = torch.from_numpy(split.images).to(device)

@@ -1,8 +1,9 @@
 """Cross-validation: each part of the training data is held out once, and predicted by a network
 that was trained on the others.
 
-The accuracy on one small split, of few samples or patients, says little about new ones. Here every
-sample of the training data is predicted once, and recipes can be compared without the test set.
+The accuracy on one small test set, of few samples or patients, says little about new data. Here
+every sample of the training data is predicted once, and recipes can be compared without the test
+set.
 
 There is one run of training for each part and seed. The held-out part is predicted at the end of
 the run. The part after it is the validation data, on which the best epoch is selected. Results of
@@ -32,9 +33,10 @@ from sw.training.recipes import TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """Accuracies of the predictions that the networks of one seed make, all parts together.
+    """Accuracies for one seed, over the predictions of all held-out parts together.
 
-    Each of the networks predicts the part of the data that was held out in its training.
+    For each seed, there is one network per part of the data: it is trained on the other parts, and
+    predicts its own.
     """
 
     seed: int
@@ -51,8 +53,8 @@ class Score:
 def pooled(seed: int, details: Sequence[Mapping[str, Any]], metric: str) -> Score:
     """Return the accuracies of the predictions of several parts together.
 
-    ``details`` has the result of :func:`sw.data.metrics.detail` for each part. ``metric`` is that
-    of the data set.
+    ``details`` has the result of :func:`sw.data.metrics.detail` for each part. ``metric`` is the
+    data set's metric, ``accuracy`` or ``balanced``.
     """
     n_classes = max(len(part["n_samples"]) for part in details)
     right, total = [0.0] * n_classes, [0] * n_classes
@@ -81,13 +83,13 @@ def run(
 ) -> list[Score]:
     """Cross-validate a recipe with every seed, and return the scores.
 
-    Results are written to ``results.json`` and ``table.md`` in ``folder``; runs whose results are
-    there already are not repeated.
+    Results are written to ``results.json`` and ``table.md`` in ``folder``; runs whose results this
+    folder already holds are not repeated.
 
     Parameters
     ----------
-    parts : a data set for each part, whose test data is that part.
-    model, training : the recipe.
+    parts : one data set for each held-out part, which is its test data.
+    model, training : network and training settings of the recipe.
 
     Raises
     ------

@@ -6,8 +6,8 @@ The auxiliary accumulation pathway (AAP) and the Real-Spike coefficients are des
 - ``ablation``: trains a small network called "vanilla", and variants of it, each with several
   seeds. A variant adds a training method or has other gates. Writes a table and a plot of the
   accuracies.
-- ``depth``: the same with fewer variants, but three times as many blocks.
-- ``rates``: the same for several learning rates of the coefficients.
+- ``depth``: like ``ablation``, with fewer variants and three times as many blocks.
+- ``rates``: like ``ablation``, with several learning rates of the coefficients as variants.
 - ``frontier``: trains one network with increasing penalties on its spikes. Writes a table of the
   accuracy of the network in integers, and of the clock cycles that a device would take.
 
@@ -69,7 +69,7 @@ N_CYCLES = 100
 FRONTIER_BOARD = "ulx3s-25f"
 """Board to predict cycles for."""
 CAPTION = f"Fashion-MNIST, {N_IMAGES:,} training images; test set of 10,000"
-"""Caption of the tables: what the accuracies were measured on."""
+"""Caption of the tables: the data on which the accuracies were measured."""
 
 
 class ExperimentError(RuntimeError):
@@ -98,12 +98,14 @@ def ablation_network(n_blocks: int = 2) -> ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """Variant of an experiment: a network, how it is trained, and what it is compared with."""
+    """Variant of an experiment: a network, its training, and the variant that it is compared
+    with.
+    """
 
     config: ModelConfig
     """Network to train."""
     base: str | None = None
-    """Name of the variant to compare with; None: no comparison."""
+    """Name of the variant to compare with; None for no comparison."""
     coefficient_rate: float = 1.0
     """Learning rate of the coefficients relative to that of all other parameters."""
 
@@ -136,10 +138,10 @@ def ablation_variants() -> dict[str, Variant]:
 def depth_variants() -> dict[str, Variant]:
     """Return the variants of the experiment ``depth`` by name: networks of 12 blocks.
 
-    There is one with ADD gates; and for each of the gates OR and IAND, one with auxiliary pathway
-    and one without. With OR, the pathway uses the same classifier as the spikes. With IAND it has a
-    classifier of its own: there, a spike of the residual branch clears the block's output spike,
-    but adds to the pathway's sum.
+    One network has ADD gates. For each of the gates OR and IAND, one network has the auxiliary
+    pathway, and one does not. With OR, the pathway uses the same classifier as the spikes. With
+    IAND, it has a classifier of its own, because a spike of the residual branch then clears the
+    block's output spike, but adds to the pathway's sum.
     """
     deep = ablation_network(6)
     add = "ADD (not full-spike)"
@@ -155,8 +157,8 @@ def depth_variants() -> dict[str, Variant]:
 def rate_variants() -> dict[str, Variant]:
     """Return the variants of the experiment ``rates`` by name.
 
-    "vanilla" is a network without coefficients (all are 1). The others are one network whose
-    coefficients learn at 0.1, 1 and 10 times the learning rate of the weights.
+    "vanilla" is a network without coefficients (all are 1). In the others, coefficients learn at
+    0.1, 1 and 10 times the learning rate of the weights.
     """
     vanilla = ablation_network()
     element = with_granularity(vanilla, "element")
@@ -255,7 +257,7 @@ def run_ablation(
     """Train every variant with every seed, compare their accuracies, and return the table's rows.
 
     Results are written to ``results.json``, ``table.md`` and ``plot.svg`` in ``folder``; runs whose
-    results are there already are not repeated.
+    results this folder already holds are not repeated.
 
     Raises
     ------
@@ -319,7 +321,7 @@ def run_frontier(
     """Train a network once for each penalty on spikes, and return accuracy and cycles of each run.
 
     Results are written to ``results.json`` and ``table.md`` in ``folder``; penalties whose results
-    are there already are not trained again. Accuracy is that of the integer network;
+    this folder already holds are not trained again. Accuracy is measured on the integer network;
     cycles are predicted for :data:`FRONTIER_BOARD` (:mod:`sw.compile.cycles`) on validation images.
 
     Raises
@@ -368,8 +370,8 @@ def run_frontier(
 def frontier_markdown(rows: Sequence[dict[str, float]]) -> str:
     """Return the results of :func:`run_frontier` as a Markdown table.
 
-    Each row has a penalty, the accuracy, and the mean cycles and spikes per image. Behind the
-    cycles, their ratio to those of the first row is given.
+    Each row has a penalty, the accuracy, and the mean cycles and spikes per image. The ratio of the
+    cycles to those of the first row follows the cycles.
     """
     first = rows[0]["n_cycles"]
     lines = [

@@ -38,11 +38,11 @@ from sw.network.encoder import PIXEL_MAX
 from sw.network.network import IMAGE, INPUT
 
 EXACT = 1 << 24
-"""Bound below which float32 represents all integers exactly."""
+"""Integers of smaller magnitude than this are all exact in float32."""
 
 
 class _Round(torch.autograd.Function):
-    """Autograd function that rounds, and passes gradients on unchanged."""
+    """Autograd function that rounds its input, and passes gradients on unchanged."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ def rounded(x: Tensor) -> Tensor:
 class FloatLayer(Protocol):
     """Layer with float parameters, from which an :class:`IntegerLayers` makes integers.
 
-    The attributes are explained in :class:`sw.convert.fold.TrainedLayer`, one class of such layers.
+    :class:`sw.convert.fold.TrainedLayer` has these attributes, and explains them.
     """
 
     @property
@@ -84,10 +84,11 @@ class FloatLayer(Protocol):
 
 
 class IntegerLayers(nn.Module, abc.ABC):
-    """Network of integer layers that are made from float layers, whose parameters it trains.
+    """Network that computes with integer layers, and trains the float layers from which they are
+    made.
 
-    Input and output are those of :class:`sw.model.resnet.SpikingResNet`; class scores are in the
-    float network's units.
+    Input and output have the form of :class:`sw.model.resnet.SpikingResNet`; class scores are in
+    the float network's units.
 
     Parameters
     ----------
@@ -128,8 +129,9 @@ class IntegerLayers(nn.Module, abc.ABC):
     def integers(self, trained: FloatLayer) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the integer weight, bias and threshold of a layer, as float64 tensors.
 
-        Their shapes are those of :class:`sw.network.network.AnyLayer`. Gradients of weight and bias
-        flow to the float parameters. The threshold of the output layer is None.
+        They have the axes (t|1, y|1, x|1, o, c, ky|1, kx|1), (t|1, y|1, x|1, o) and (y|1, x|1, o).
+        Gradients of weight and bias flow to the float parameters. The threshold of the output layer
+        is None.
         """
         is_encoder = trained.reads_image
         low, high = signed_range(ENCODER_WEIGHT_BITS if is_encoder else self.scales.weight_bits)
@@ -209,9 +211,10 @@ class IntegerLayers(nn.Module, abc.ABC):
 
 
 def _input_of(trained: FloatLayer, maps: dict[str, Tensor]) -> Tensor:
-    """Return what a layer reads: the sum of its maps (T * N, C, H, W).
+    """Return the input of a layer: the sum (T * N, C, H, W) of the maps that it reads.
 
-    A stacked layer has weights for each map; it reads the channels of all its maps instead.
+    A stacked layer has weights of its own for each map; its input is the channels of all maps, one
+    map after another.
     """
     found = [maps[name] for name in trained.sources]
     if trained.structure().get("stacked"):
@@ -220,7 +223,8 @@ def _input_of(trained: FloatLayer, maps: dict[str, Tensor]) -> Tensor:
 
 
 class IntegerNet(IntegerLayers):
-    """Integer network made from the float network ``model``, whose parameters it trains.
+    """Integer network that trains the parameters of the float network ``model``, from which it is
+    made.
 
     ``model`` must not have an auxiliary pathway;
     :meth:`sw.model.resnet.SpikingResNet.detach_aap` removes it. ``scales`` are the float values
@@ -254,8 +258,8 @@ def _buffer(layer: str) -> str:
 def _weighted_sums(trained: FloatLayer, source: Tensor, weight: Tensor, n_times: int) -> Tensor:
     """Return a layer's weighted input sums (T|1, N, O, H', W'), without bias.
 
-    ``source`` is the layer's input (T * N, C, H, W); ``weight`` may differ between positions and
-    timesteps, as in :class:`sw.network.network.AnyLayer`. ``n_times`` is T, or 1 for an image.
+    ``source`` is the layer's input (T * N, C, H, W); ``weight`` (t|1, y|1, x|1, o, c, ky, kx) may
+    differ between timesteps and positions. ``n_times`` is T, or 1 for an image.
     """
     structure = trained.structure()
     stride, padding = structure.get("stride", (1, 1)), structure.get("padding", (0, 0))

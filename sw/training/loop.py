@@ -44,7 +44,7 @@ from sw.training.resume import TrainError, resumable
 EVAL_BATCH = 100
 """Number of samples per batch in validation and test."""
 FORWARD_SHARE = 1 / 3
-"""Share of a training step's time that the network takes without gradients and update."""
+"""Estimated share of the time of a training step that the forward pass takes."""
 
 
 def learning_rate(config: TrainConfig, epochs_done: float) -> float:
@@ -70,7 +70,8 @@ def predictions(
     - ``aap``: scores from the auxiliary pathway (:mod:`sw.model.resnet`);
     - ``both``: the sum of these two.
 
-    Without an auxiliary pathway, only ``spike`` is there. ``description`` labels the progress bar.
+    Without an auxiliary pathway, the only key is ``spike``. ``description`` labels the progress
+    bar.
     """
     model.eval()
     found: dict[str, list[Tensor]] = {}
@@ -104,7 +105,8 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
       other parameters.
     - All others, such as biases.
 
-    A group's entry ``rate`` is the factor of its learning rate; :func:`train_epoch` applies it.
+    A group's entry ``rate`` is the factor by which :func:`train_epoch` multiplies the learning rate
+    for the group.
     """
     groups: dict[str, list[nn.Parameter]] = {"decayed": [], "free": [], "coefficients": []}
     for name, parameter in model.named_parameters():
@@ -197,8 +199,8 @@ def extended(
 ) -> tuple[SpikingResNet, torch.optim.AdamW]:
     """Return a copy of a network with another number of timesteps, and an optimiser for the copy.
 
-    Parameters and the state of ``optimizer`` are taken over, extended to the new timesteps as
-    :mod:`sw.training.schedule` says.
+    The copy gets the parameters and the optimiser state of the original. New timesteps get the
+    values of the last old one (:mod:`sw.training.schedule`).
     """
     with torch.random.fork_rng(devices=[]):  # the initial parameters are replaced at once
         longer = SpikingResNet(schedule.at_timesteps(model.config, timesteps))
@@ -260,7 +262,7 @@ def build(
     ----------
     init : initial parameters, used as far as they fit (:func:`initial`).
     scales : scales of the integer network (:class:`sw.convert.folded.Scales`), known if a run is
-        resumed; None: determine them by calibration on training samples.
+        resumed; None to determine them by calibration on training samples.
     """
     model = SpikingResNet(model_config)
     if init is not None:
@@ -430,8 +432,8 @@ def _results(
 ) -> dict[str, Any]:
     """Evaluate ``net`` on the test set, and return the ``results`` for its checkpoint.
 
-    ``history`` must hold only entries of epochs with all timesteps, and ``net`` the parameters of
-    the best of these epochs.
+    ``history`` must hold only entries of epochs with the full number of timesteps, and ``net`` must
+    have the parameters of the best of these epochs.
     """
     best = max(history, key=lambda entry: entry["validation"]["spike"])
     found = predictions(net, dataset.test, "test", device)

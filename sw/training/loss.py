@@ -1,6 +1,6 @@
 """Loss of training: cross-entropy, distillation from a teacher, and a penalty on spikes.
 
-In training, a network has class scores from its spikes, and others from its auxiliary pathway
+In training, a network has two sets of class scores: from its spikes, and from its auxiliary pathway
 (:mod:`sw.model.resnet`). The cross-entropies of both are added.
 """
 
@@ -24,8 +24,9 @@ COST_LANES = 16
 """Number of output channels whose weights :func:`rows_per_spike` counts as one row.
 
 It stands for a board's number of lanes, which is 8 to 32, but it is the same for all boards.
-Another value would change what ``spike_penalty`` means, and so the results of the recorded
-training runs."""
+Another value would change the effect of ``spike_penalty``, and so the results of the recorded
+training runs.
+"""
 
 
 def rows_per_spike(model: SpikingResNet) -> dict[str, float]:
@@ -34,9 +35,9 @@ def rows_per_spike(model: SpikingResNet) -> dict[str, float]:
     A map is a layer's output. A row is a word of the weight memory: the weights of
     :data:`COST_LANES` output channels for one input. Reading it takes a clock cycle.
 
-    Every layer that reads the map adds the product of two numbers: how many of its kernel windows
-    contain the spike's position, on average and ignoring the map's borders; and how many rows hold
-    the weights of all its output channels.
+    The number is a sum over the layers that read the map. A layer contributes the product of two
+    numbers: how many of its kernel windows contain a position, on average and without regard to the
+    map's borders; and how many rows hold the weights of all its output channels.
     """
     rows: dict[str, float] = {}
     for part in fold.trained_layers(model):
@@ -67,7 +68,8 @@ def spike_cost(maps: dict[str, Tensor], rows: dict[str, float]) -> Tensor:
 def class_counts(split: Split, most: int) -> NDArray[np.int64]:
     """Return how many samples (n_classes,) of each class an epoch has.
 
-    ``most`` is the largest number, ``max_per_class`` of the training's settings; 0: no limit.
+    ``most`` is the largest number of samples of a class, ``TrainConfig.max_per_class``; 0 means no
+    limit.
     """
     counts = np.bincount(split.labels.astype(np.int64))
     return np.minimum(counts, most) if most else counts

@@ -1,4 +1,5 @@
-"""Progress of an epoch: a bar on a terminal, and otherwise a line from time to time.
+"""Show the progress of an epoch: a bar on a terminal, or a line from time to time in other
+output.
 
 The first batches also tell how long the whole run will take.
 """
@@ -15,11 +16,11 @@ from tqdm import tqdm
 FIRST_S = 5.0
 """Seconds after which the first line is printed, if the output is no terminal."""
 EVERY_S = 60.0
-"""Seconds between the other lines."""
+"""Seconds between later lines, if the output is no terminal."""
 
 N_TIMED = 3
-"""Number of batches by which the speed is measured. The first batch, which takes longer, is not
-one of them."""
+"""Number of batches over which the speed is measured, without the first batch, which takes
+longer."""
 
 T = TypeVar("T")
 
@@ -36,7 +37,7 @@ def progress(
 
     Parameters
     ----------
-    what : name of the whole, such as ``epoch 1/13``.
+    what : label of the progress bar, such as ``epoch 1/13``.
     n_batches : number of batches.
     quiet : show nothing, as in all but one of several processes.
     on_speed : called once with the seconds that a batch takes, as soon as they are known.
@@ -69,8 +70,9 @@ def _measured(
 ) -> Iterator[T]:
     """Yield the batches, and call ``on_speed`` with the seconds that a batch takes.
 
-    These seconds are a mean over the :data:`N_TIMED` batches that follow the first one. The mean is
-    over fewer batches if these have taken :data:`FIRST_S` seconds, or if there are no more.
+    These seconds are a mean over the :data:`N_TIMED` batches that follow the first one. The
+    measurement ends earlier if it has taken :data:`FIRST_S` seconds, or if there are no more
+    batches.
     """
     known = False
     started = time.monotonic()

@@ -31,7 +31,7 @@ class TrainConfig:
     """Number of passes over the training data."""
     timestep_schedule: str = ""
     """Numbers of timesteps to train with, one after the other (:mod:`sw.training.schedule`); empty:
-    those of the network throughout."""
+    the network's own number throughout."""
     batch_size: int = 100
     """Number of samples per step; several processes divide them among themselves."""
     learning_rate: float = 5e-3
@@ -45,22 +45,26 @@ class TrainConfig:
     label_smoothing: float = 0.05
     """Share of the label's probability that is spread over all classes."""
     class_power: float = 0.0
-    """Exponent p: a sample's weight in the loss is its class's number of samples to the power -p,
-    times a constant. 0: all samples have equal weights."""
+    """Exponent p of the class weights: the weight of a sample in the loss is proportional to n **
+    -p, where n is the number of samples of its class. 0 gives all samples equal weights."""
     max_per_class: int = 0
-    """Largest number of samples of a class in an epoch, drawn anew for each epoch; 0: all."""
+    """Largest number of samples of a class in an epoch, drawn anew for each epoch; 0 means no
+    limit."""
     spike_penalty: float = 0.0
     """Weight of :func:`sw.training.loss.spike_cost` in the loss."""
     teacher: str = ""
-    """SHA-256 of the teacher's checkpoint, see :func:`sw.training.loss.loss_of`; empty: none."""
+    """SHA-256 of the teacher's checkpoint, see :func:`sw.training.loss.loss_of`; empty without a
+    teacher."""
     teacher_weight: float = 0.9
-    """Share of the loss, 0 to 1, that compares with the teacher instead of the labels."""
+    """Weight, 0 to 1, of the loss that compares with the teacher's predictions; the rest is the
+    weight of the loss that compares with the labels."""
     teacher_from: int = 1
     """First epoch, counted from 1, in which the network learns from the teacher."""
     temperature: float = 2.0
     """Divisor of student's and teacher's logits in the loss that compares them."""
     weight_bits: int = 0
-    """Width in bits of integer weights to train with (:mod:`sw.training.finetune`); 0: floats."""
+    """Width in bits of integer weights to train with (:mod:`sw.training.finetune`); 0 trains in
+    floating point."""
     shift_px: int = 2
     """Largest random shift of a sample along each axis, in pixels."""
     flip: bool = True
@@ -72,7 +76,7 @@ class TrainConfig:
     seed: int = 1
     """Seed of initial parameters, batches and augmentation."""
     max_images: int = 0
-    """Number of training samples to use, the first ones; 0: all."""
+    """Number of training samples to use, from the first on; 0 uses all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,9 +187,10 @@ def for_own_data(
 ) -> Recipe:
     """Return a recipe with a small network for the user's own data set, called ``data``.
 
-    The network is that of Fashion-MNIST for images, and that of N-MNIST for event recordings. It is
-    made smaller until it fits :data:`OWN_BOARD` (:func:`sw.training.sizing.smaller`). If no size
-    fits this board, the other boards are tried one after another in the same way.
+    For images, the network is that of the recipe for Fashion-MNIST; for event recordings, that of
+    the recipe for N-MNIST. It is made smaller until it fits :data:`OWN_BOARD`
+    (:func:`sw.training.sizing.smaller`). If no size fits this board, the other boards are tried one
+    after another in the same way.
 
     ``n_frames`` is the number of frames of a sample if samples are event recordings; None if they
     are images. ``image_shape`` is the shape (C, H, W) of an image or frame.

@@ -1,4 +1,4 @@
-"""Check that a checkpoint belongs to the run that is to continue from it, or say what differs."""
+"""Check that a training run may continue from a checkpoint: the settings of both must be equal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from sw.training.recipes import TrainConfig
 MOST_LISTED = 8
 """Largest number of differing settings that a message lists."""
 MOVABLE = frozenset({"own", "path", "form"})
-"""Fields of a checkpoint's ``data`` that are not compared: the samples may have been moved."""
+"""Fields of a checkpoint's ``data`` that are not compared, because the files may have been
+moved."""
 
 
 class TrainError(RuntimeError):
@@ -55,9 +56,10 @@ def resumable(out: Path, values: dict[str, Any]) -> dict[str, Any]:
 def differences(old: Any, new: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Yield (name, old value, new value) of every setting in which two JSON values differ.
 
-    Names are as those of ``--set``, such as ``stages.0.channels``. A value that one side lacks is
-    None. ``where`` is the name of the values themselves. A damaged file may have tensors as old
-    values, which differ from all JSON values.
+    Names are dotted, as for the option ``--set``, such as ``stages.0.channels``. A value that one
+    side lacks is None. ``where`` is the name of the two values, with which the names of their
+    settings begin. A damaged file may have tensors as old values, which differ from all JSON
+    values.
     """
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         old, new = dict(enumerate(old)), dict(enumerate(new))

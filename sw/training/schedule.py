@@ -84,10 +84,11 @@ def check(text: str, epochs: int, weight_bits: int, model: ModelConfig) -> None:
     Raises
     ------
     TrainError
-        The schedule is malformed, does not end with the network's number of timesteps, or has not
-        ``epochs`` epochs. Or it has several phases, and the network cannot change its timesteps:
-        because its input is frames, whose number is fixed; or because ``weight_bits`` is not 0, so
-        that it is trained in integers, with scales that are determined once, for all timesteps.
+        The schedule is malformed, does not end with the network's number of timesteps, or does not
+        have ``epochs`` epochs. Or it has several phases, and the network cannot change its
+        timesteps: because its input is frames, whose number is fixed; or because ``weight_bits`` is
+        not 0, so that it is trained in integers, with scales that are determined once, for all
+        timesteps.
     """
     if not text:
         return
@@ -169,7 +170,7 @@ def is_timed(name: str) -> bool:
 
 
 def fitted_state(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Return a network's state dict, fitted to ``model`` if that has other timesteps."""
+    """Return a network's state dict, fitted to the number of timesteps of ``model``."""
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     return {
         name: fitted(tensor, shapes[name]) if name in shapes and is_timed(name) else tensor
@@ -178,10 +179,11 @@ def fitted_state(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Ten
 
 
 def fitted_optimizer(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return an optimiser's state dict, fitted to ``optimizer``.
+    """Return an optimiser's state dict whose tensors have the shapes of the parameters of
+    ``optimizer``.
 
-    The parameters of ``optimizer`` may be those of a network with another number of timesteps. They
-    are matched by their order, which does not depend on this number.
+    The parameters of ``optimizer`` may be those of a network with another number of timesteps.
+    Parameters are matched by their order, which does not depend on the number of timesteps.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     entries = {

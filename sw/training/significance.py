@@ -14,8 +14,8 @@ import numpy as np
 class Row:
     """Row of an experiment's table: accuracies of a variant, and its comparison with its base.
 
-    The base is the variant that it is compared with. If there is none, ``difference``, ``p`` and
-    ``p_holm`` are None.
+    The base is another variant, with which this one is compared. Without a base, ``difference``,
+    ``p`` and ``p_holm`` are None.
     """
 
     name: str
@@ -43,8 +43,8 @@ class Row:
 def permutation_test(a: Sequence[float], b: Sequence[float]) -> float:
     """Return the two-sided p-value of the difference between the means of ``a`` and ``b``.
 
-    The test tries every division of all values into two groups of these sizes; p is the share of
-    the divisions whose means differ by at least as much as those of ``a`` and ``b``.
+    The test tries every division of all values into two groups of these sizes; the p-value is the
+    share of divisions whose means differ by at least as much as those of ``a`` and ``b``.
     """
     values = [*a, *b]
     total, n_a, n_b = sum(values), len(a), len(b)
@@ -61,9 +61,9 @@ def blocked_test(base: Sequence[float], others: Sequence[Sequence[float]]) -> tu
     """Return the mean of all ``others`` minus that of ``base``, and the difference's p-value.
 
     Every sequence has one value for each seed. The two-sided permutation test exchanges values
-    within a seed only: it tries every way to take one value of each seed as the base's. The p-value
-    is the share of the ways whose difference is, in absolute value, at least as large as the
-    observed one. Time and memory grow with ``(len(others) + 1) ** n_seeds``.
+    within a seed only: it tries every choice of one value per seed to be the base's. The p-value is
+    the share of choices whose difference is, in absolute value, at least as large as the observed
+    one. Time and memory grow with ``(len(others) + 1) ** n_seeds``.
     """
     blocks = np.array([base, *others]).T  # (seeds, values)
     chosen = np.zeros(1)
@@ -80,8 +80,9 @@ def compare(
 ) -> list[Row]:
     """Compare the accuracies of an experiment's variants, and return a table row for each.
 
-    Both arguments are by name of the variant. ``accuracies`` has a list with one value for each
-    seed. ``bases`` has the name of the variant to compare it with; None: no comparison.
+    Both arguments are dictionaries by name of the variant. ``accuracies`` holds a list with one
+    value for each seed. ``bases`` holds the name of the variant to compare with, or None for no
+    comparison.
     """
     compared = []
     for name, values in accuracies.items():

@@ -1,4 +1,6 @@
-"""Which boards a network will fit, known before it is trained; and a default network that fits."""
+"""Find out before training which boards a network will fit, and choose a default network that
+fits.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,15 @@ one-dimensional signal may be as wide as the square of this number."""
 
 @dataclass(frozen=True, kw_only=True)
 class BoardFit:
-    """Whether a network will fit a board.
+    """Result of checking, before training, whether a network will fit a board.
 
-    The network has weights of the width, in bits, for which the board's gateware is built.
+    The network is assumed to have weights of the width, in bits, for which the board's gateware is
+    built.
     """
 
     board: str
     problem: str
-    """What is too small, in words; empty if the network fits."""
+    """Text that says which resource of the board is too small; empty if the network fits."""
 
 
 def board_fits(config: ModelConfig) -> list[BoardFit]:
@@ -48,7 +51,9 @@ def board_fits(config: ModelConfig) -> list[BoardFit]:
 
 
 def _problem(network: Network, board: Config) -> str:
-    """Return what is too small on a board for a network, or an empty text if it fits."""
+    """Return a text that says which resource of a board is too small for a network; empty if it
+    fits.
+    """
     n_weights = sum(layer.weight.size for layer in network.layers)
     room = board.n_weights
     if n_weights > room:  # quicker than compiling a network that is much too large
@@ -62,9 +67,10 @@ def _problem(network: Network, board: Config) -> str:
 
 
 def remedies(config: ModelConfig, board: str) -> tuple[str, ...]:
-    """Return changes by which a network of this configuration would fit a board.
+    """Return texts that each describe a change with which a network of this configuration fits a
+    board.
 
-    They are those of :func:`sw.compile.fitting.remedies`.
+    :func:`sw.compile.fitting.remedies` lists the kinds of changes.
     """
     return fitting.remedies(outline(config, CONFIGS[board].weight_bits), CONFIGS[board])
 
@@ -88,9 +94,10 @@ def first_that_fits(candidates: Iterable[ModelConfig], boards: Iterable[str]) ->
 def smaller(config: ModelConfig) -> Iterator[ModelConfig]:
     """Yield a configuration, and then ever smaller ones with as many stages and blocks.
 
-    For a large input, the stem of all of them gets so much stride and pooling that its map is no
-    larger than :data:`MAX_MAP` allows. From the second configuration on, weights are shared over
-    timesteps and positions. In the third one, the channels are halved, and in the fourth again.
+    For a large input, the stem (the first convolution) of all configurations gets enough stride and
+    pooling to keep its map within :data:`MAX_MAP`. From the second configuration on, weights are
+    shared over timesteps and positions. Each configuration after the second has half the channels
+    of the one before it.
     """
     _, height, width = config.image_shape
     reduction = -(-width // MAX_MAP**2) if height == 1 else -(-max(height, width) // MAX_MAP)

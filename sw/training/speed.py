@@ -65,7 +65,8 @@ def network(timesteps: int, image_size: int, channels: int) -> ModelConfig:
 
 
 class PeerNet(nn.Module):
-    """Network with the layers of ``plain``, but with another framework's neurons.
+    """Network that shares the layers of the Spikefold network ``plain``, but has another
+    framework's neurons.
 
     ``make`` is called once for every layer of neurons. It must return a module that turns input
     currents ``(T, N, C, H, W)`` into spikes of the same shape.
@@ -141,7 +142,7 @@ class Contender(NamedTuple):
     """Contender of the benchmark: a network to time."""
 
     net: nn.Module
-    """Network, in training mode."""
+    """The network to time, in training mode."""
     layout: torch.memory_format
     """Memory layout of the network and of its images."""
     before: Callable[[], None]

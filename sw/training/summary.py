@@ -1,4 +1,4 @@
-"""What a training run is about to do, in a few lines that are printed when it starts."""
+"""Describe a training run in a few lines, which are printed when it starts."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from sw.training.recipes import OWN_BOARD, TrainConfig
 from sw.training.sizing import board_fits, remedies
 
 DARK = 1
-"""If no pixel is above this number, the images are suspected to hold truth values instead."""
+"""Largest pixel value of images that are suspected to hold truth values (0 and 1) instead of
+pixels."""
 FEW_BATCHES = 4
-"""Number of batches that an epoch has at least, unless the user chose the size of a batch."""
+"""Smallest number of batches in an epoch, unless the user chose the size of a batch."""
 MOST_CLASSES = 6
-"""Largest number of classes that are named."""
+"""Largest number of classes whose names are printed."""
 
 
 def batch_size(wanted: int, n_images: int, n_processes: int) -> int:

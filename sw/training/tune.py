@@ -2,7 +2,8 @@
 
 The network's layers are trained as they are, without the modules that they were folded from. The
 forward pass computes what the device will compute (:mod:`sw.training.finetune`), so that training
-makes up for rounded weights, and for leaks that are only the nearest to the framework's.
+compensates for rounded weights, and for leaks that only approximate those of the original
+framework.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from sw.training.recipes import TrainConfig
 LEARNING_RATE = 0.02
 """Default learning rate, relative to the size of a layer's weights (root mean square)."""
 BATCH = 50
-"""Default number of samples in a batch."""
+"""Default number of training samples in a batch."""
 LOGIT_SPREAD = 2.0
-"""Standard deviation of the class scores to which the loss scales them. Other frameworks' scores
-may have any unit; far larger or smaller ones would give no useful gradients."""
+"""Standard deviation to which class scores are scaled before the loss. The scores of other
+frameworks' networks may be far larger or smaller, which would give no useful gradients."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -76,13 +77,14 @@ class _Layer:
 
 
 class FoldedNet(IntegerLayers):
-    """Integer network made from a folded network, whose weights and biases it trains.
+    """Integer network that trains the weights and biases of the folded network from which it is
+    made.
 
     Parameters
     ----------
     network : folded network, as :func:`in_thresholds` returns it.
     scales : its quantisation scales.
-    logit_unit : class scores are divided by it.
+    logit_unit : divisor of the class scores.
     frozen : names of the layers that are not trained.
     """
 
@@ -120,7 +122,9 @@ class FoldedNet(IntegerLayers):
         return logits._replace(spike=logits.spike / self.logit_unit)
 
     def tuned(self) -> FoldedNetwork:
-        """Return the folded network with its present weights and biases, and its scales set."""
+        """Return the folded network with the trained weights and biases, and with its quantisation
+        scales.
+        """
         layers = [
             replace(
                 layer,
@@ -213,7 +217,7 @@ def all_layers(network: FoldedNetwork) -> tuple[FoldedLayer, ...]:
 
 
 def in_thresholds(network: FoldedNetwork, frozen: Collection[str] = ()) -> FoldedNetwork:
-    """Return a network that computes the same with thresholds of 1.
+    """Return a network with thresholds of 1 that computes the same spikes and logits.
 
     Weights and biases are divided by the thresholds. Layers named in ``frozen`` stay as they are.
     """

@@ -1,4 +1,4 @@
-"""What every test of :mod:`sw` begins with."""
+"""Fixtures that all tests of :mod:`sw` use."""
 
 import pytest
 import torch
@@ -6,5 +6,7 @@ import torch
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """Networks that a test does not seed itself are the same in any order of the tests."""
+    """Seed torch before every test, so that unseeded networks do not depend on the order of
+    tests.
+    """
     torch.manual_seed(0)

@@ -13,7 +13,9 @@ T = 4
 
 
 class CSNN(nn.Module):
-    """Network of SpikingJelly's conv_fashion_mnist.py, for images of ``size`` x ``size`` pixels."""
+    """Network of SpikingJelly's example conv_fashion_mnist.py, for images of ``size`` x ``size``
+    pixels.
+    """
 
     def __init__(self, channels: int, size: int = 12, make: Any = neuron.IFNode):
         super().__init__()

@@ -1,4 +1,4 @@
-"""A board in Python behind a pseudo terminal, for tests of the driver."""
+"""A fake board in Python behind a pseudo terminal, for tests of the driver."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Devices that compute in Python in place of gateware, for tests of the driver."""
+"""Fake devices that compute in Python in place of gateware, for tests of the driver."""
 
 from __future__ import annotations
 
@@ -50,13 +50,15 @@ from tests.golden import run_network
 
 
 class FakeGateware:
-    """Memories, and replies to the protocol's requests. Faults are attributes.
+    """Fake gateware: it holds memories and replies to the protocol's requests.
+
+    Attributes make it behave wrongly.
 
     Attributes
     ----------
     requests : sequence number and opcode of each request received.
     done_is_lost : lose the announcements of all runs.
-    n_done_lost : number of announcements to lose from now on.
+    n_done_lost : number of announcements of ended runs to lose from now on.
     run_never_ends : runs stay in progress.
     divisor : agreed clock cycles per bit; None means the default rate.
     """
@@ -83,7 +85,7 @@ class FakeGateware:
         self._state, self._result, self._rows = RunState.IDLE, {}, b""
 
     def answer(self, seq: int, opcode: int, payload: bytes) -> list[bytes]:
-        """Return the packets that answer a request."""
+        """Return the packets with which the device answers a request."""
         self.requests.append((seq, opcode))
         status, data, more = self._execute(opcode, payload)
         return [bytes([seq, opcode | REPLY, status]) + data, *more]
@@ -146,7 +148,7 @@ class FakeGateware:
 
 
 class FakePort:
-    """A serial port that is connected to a fake gateware."""
+    """Serial port in memory, behind which a :class:`FakeGateware` answers."""
 
     port = "fake"
     baudrate = DEFAULT_BAUD
@@ -194,8 +196,8 @@ class TimedPort(FakePort):
     """A fake port with a clock of its own, which counts the time that the bytes take on the line.
 
     A byte takes ten bits in its direction, and an adapter delays each direction by ``LATENCY_S``;
-    the gateware answers at once. The clock moves only when the driver looks for replies and none
-    has arrived yet: it is that of a host which is never busy with anything else.
+    the gateware answers at once. The clock advances only while the driver waits for a reply, so the
+    host's own computing takes no time.
 
     Attributes
     ----------
@@ -236,13 +238,14 @@ class TimedPort(FakePort):
 
 
 class FakeDevice(Device):
-    """Device that computes ``network``, and checks that ``program`` has been written to it.
+    """Fake device that computes ``network`` by the golden model, and checks that its memories hold
+    ``program``.
 
     Parameters
     ----------
-    program : by default the network's, compiled for ``config``.
+    program : compiled network; by default, ``network`` is compiled for ``config``.
     fails_at : number of the run, counted from 0, at which ``error`` is raised.
-    port : kind of the port behind which the device is.
+    port : class of the fake port through which the driver reaches the device.
     """
 
     def __init__(

@@ -28,12 +28,12 @@ Ints = NDArray[np.int64]
 
 
 class Machine:
-    """A device that has loaded a program.
+    """Model of a device into which a program has been loaded.
 
     Members
     -------
     spikes : bits of spike memory (banks, bits).
-    active : after a run, for each layer the number of active inputs (banks, n_jobs).
+    active : number of spikes that each job of each layer read in the last run, (banks, n_jobs).
     """
 
     def __init__(self, program: Program):
@@ -75,7 +75,9 @@ class Machine:
         return maps, self.results.reshape(-1)[: program.n_classes]
 
     def _sums(self, done: Walk) -> Ints:
-        """Return the sums (banks, n_jobs, lanes) of every job."""
+        """Return the weighted sums (banks, n_jobs, lanes) that each bank accumulates for every
+        job.
+        """
         config = self.config
         assert not self.spikes[:, done.dead].any(), "an input without a weight is active"
         sums = np.zeros((config.banks, len(done), config.lanes), np.int64)
@@ -141,13 +143,18 @@ class Machine:
                 self._store(at["target"][job], window[:n_real])
 
     def _lanes(self, granule: int, n_lanes: int) -> Ints:
-        """Return the spikes of a job's lanes, which are dealt to the banks."""
+        """Return the spikes of ``n_lanes`` channels, from a granule (8 bits) of spike memory on.
+
+        The channels are dealt to the banks in turn.
+        """
         bit, bank = np.divmod(np.arange(n_lanes), self.config.banks)
         address = (GRANULE_BITS * granule + bit) % self.spikes.shape[1]
         return self.spikes[bank, address].astype(np.int64)
 
     def _store(self, granule: int, spikes: Ints) -> None:
-        """Write a job's spikes in whole granules, the same ones in every bank."""
+        """Write a job's spikes to spike memory in whole granules (8 bits), at equal addresses in
+        all banks.
+        """
         banks = self.config.banks
         n_granules = -(-len(spikes) // (banks * GRANULE_BITS))
         padded = np.zeros(n_granules * GRANULE_BITS * banks, np.uint8)

@@ -1,4 +1,4 @@
-"""A server for a serial port, as another machine would run: RFC 2217, or plain bytes."""
+"""A server that gives clients access to a serial port over TCP, by RFC 2217 or as plain bytes."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class SerialServer:
 
 
 class _Observed:
-    """Serial port that notes its rates for a server, and refuses those that the server refuses."""
+    """Serial port that records the rates that a client sets, and refuses those in ``refuses``."""
 
     def __init__(self, line: serial.Serial, server: SerialServer):
         self.__dict__.update(_line=line, _server=server)

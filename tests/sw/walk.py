@@ -22,17 +22,21 @@ N_COLUMN_BITS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Walk:
-    """Addresses and flags of a layer's jobs in order, and the reads of spike memory."""
+    """Addresses and flags of a layer's jobs, in order, and the jobs' reads of spike memory.
+
+    A job is one output position of one channel group at one timestep.
+    """
 
     header: Any
     fields: dict[str, Ints]
-    """Arrays (n_jobs,): addresses source, identity, weight, target, param and slot; timestep
-    ``time``; flags fresh, pool_first, pool_last and tail."""
+    """Arrays (n_jobs,) by name: the addresses source, identity, weight, target, param and slot; the
+    timestep, ``time``; and the flags fresh, pool_first, pool_last and tail."""
     reads: Ints
     """Array (n, 3) with a row per bit read: job, bit of spike memory, row of weight memory. Bits
     and rows are the same in every bank."""
     dead: Ints
-    """Bits of spike memory that are read but have no weights; the device takes them to be 0."""
+    """Addresses of bits of spike memory that are read but have no weights, so they must always be
+    0."""
 
     def __len__(self) -> int:
         return len(self.fields["param"])
@@ -46,7 +50,9 @@ def rows_of(program: Program, space: Space) -> list[bytes]:
 
 
 def weights_of(program: Program) -> NDArray[np.int64]:
-    """Return the weight memory as integers (rows, lanes), the rows of the banks in turns."""
+    """Return the weight memory as integers (rows, lanes); row ``r`` belongs to bank ``r %
+    banks``.
+    """
     config = program.config
     bits = np.unpackbits(
         np.frombuffer(program.images[Space.WEIGHT], np.uint8), bitorder="little"
@@ -63,7 +69,9 @@ def params_of(program: Program) -> NDArray[np.int64]:
 
 
 def descriptors(program: Program, buffer: int) -> list[Any]:
-    """Return the descriptors from a buffer's entry to the first final one."""
+    """Return the descriptors of all layers, in order, that a run on the given input buffer
+    executes.
+    """
     rows = rows_of(program, Space.WEIGHT)
     n_rows = descriptor_rows(program.config)
     found, row = [], program.entries[buffer]
@@ -75,7 +83,7 @@ def descriptors(program: Program, buffer: int) -> list[Any]:
 
 
 def walk(descriptor: Any, config: Config) -> Walk:
-    """Return all iterations of a layer's loop nest in the order of the device."""
+    """Run a layer's loop nest in the order of the device, and return its jobs and reads."""
     header = descriptor.header
     levels = [descriptor.levels[i] for i in range(header.n_levels)]
     counts = [level.last + 1 for level in levels]

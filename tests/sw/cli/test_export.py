@@ -109,7 +109,12 @@ def test_file_and_report_agree(
 
 
 def test_accuracy_before_and_after_is_not_confused(tmp_path: Path, dataset: Dataset) -> None:
-    """The two accuracies differ if the weights of the integer output layer are negated."""
+    """Check that ``measure`` returns the accuracies before and after quantisation in the right
+    fields.
+
+    The output layer's weights and bias are negated in the integer network only, so that the
+    accuracies differ.
+    """
     folded = fold(a_checkpoint(tmp_path / "ckpt.pt"))
     network = quantize(folded)
     last = replace(
@@ -308,7 +313,11 @@ def test_measuring_on_a_file_with_or_without_labels(
 
 
 def test_an_export_needs_no_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The samples in the checkpoint do, and even those may be absent."""
+    """Check that a checkpoint is exported when its data set is missing.
+
+    The report is then measured on the samples in the checkpoint; if there are none either, it has
+    no measurements.
+    """
     own = {"data": {"name": "mine", "own": True, "path": str(tmp_path / "gone.npz")}}
     samples = np.random.default_rng(1).integers(0, 256, (20, 1, 12, 12), np.uint8)
     ckpt = a_checkpoint(tmp_path / "ckpt.pt", calibration=torch.from_numpy(samples), **own)
@@ -330,7 +339,10 @@ def test_an_export_needs_no_data(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_an_export_depends_on_the_checkpoint_alone(
     tmp_path: Path, dataset: Dataset, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Neither the threads of the machine, nor the samples to measure on, make a difference."""
+    """Check that the compiled program depends on the checkpoint alone.
+
+    It is compared for 1 and 4 threads, with and without samples to measure on.
+    """
     samples = np.random.default_rng(1).integers(0, 256, (20, 1, 12, 12), np.uint8)
     ckpt = a_checkpoint(tmp_path / "ckpt.pt", calibration=torch.from_numpy(samples))
     np.savez(tmp_path / "in.npz", images=samples[:3])

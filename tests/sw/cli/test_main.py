@@ -1,4 +1,4 @@
-"""Tests of the ``spikefold`` command, which calls all others."""
+"""Tests of the ``spikefold`` command, which runs all other commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the commands on a user's own data: from training to the board, without a known set."""
+"""Tests that the commands train on, export and run a user's own data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ SMALL += [word for n in range(3) for word in ("--set", f"stages.{n}.channels=4")
 
 
 def write_data(path: Path, seed: int = 1, first: int = 1) -> Path:
-    """Write bright and dark images of 12 x 12 pixels, with two classes counted from ``first``."""
+    """Write a data set of 12 x 12 images of two classes, bright and dark, labelled from ``first``
+    on.
+    """
     rng = np.random.default_rng(seed)
     classes = np.arange(40) % 2
     images = rng.integers(0, 100, (40, 12, 12), np.uint8) + 150 * classes[:, None, None]
@@ -32,7 +34,9 @@ def write_data(path: Path, seed: int = 1, first: int = 1) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the checkpoint of a small network that was trained on own data beside it."""
+    """Return the path of a small network's checkpoint; its training data are a file in the same
+    folder.
+    """
     folder = tmp_path_factory.mktemp("own")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -102,7 +106,11 @@ def test_own_data_may_be_called_like_a_known_set(trained: Path, tmp_path: Path) 
 
 
 def test_classes_count_as_in_the_network(trained: Path, tmp_path: Path) -> None:
-    """Labels from 0 are those from 1 of the network in their order; other names are refused."""
+    """Check that the classes of own data are numbered like those of a trained network.
+
+    Labels 0 and 1 take the place of the network's labels 1 and 2. Classes with other names are
+    refused.
+    """
     values = checkpoint.load(trained)
     path = write_data(tmp_path / "zero.npz", first=0)
     found = datasets.load_for(values, name=str(path))

@@ -1,4 +1,4 @@
-"""Tests of ``python -m sw.run`` with a device that computes the golden model."""
+"""Tests of ``python -m sw.run`` with a fake device, which computes networks by the golden model."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ Use = Callable[..., FakeDevice]
 
 
 def a_network(encoder: bool = True) -> Network:
-    """Make a network with gates, and at least one spike in most maps."""
+    """Return a small random network with gates, with or without an encoder; most of its maps have
+    spikes.
+    """
     return random_network(
         11, n_layers=4, timesteps=3, weight_bits=4, encoder=encoder, granularity="shared"
     )
@@ -55,7 +57,7 @@ def a_network(encoder: bool = True) -> Network:
 
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Use:
-    """Make every port that of a given device, and batches three images long."""
+    """Return a function that puts a fake device behind every port; batches have three images."""
     monkeypatch.setattr(session, "BATCH", 3)
 
     def install(network: Network, **options: Any) -> FakeDevice:
@@ -68,7 +70,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Use:
 
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path, Network]:
-    """Write a network file and images with labels for it."""
+    """Write a network file, and a file of labelled images; return both paths and the network."""
     network = a_network()
     netfile.save(tmp_path / "net.spikefold", network, CONFIG)
     rng = np.random.default_rng(3)
@@ -461,7 +463,9 @@ def test_thumbnails_of_frames_and_signals() -> None:
 
 
 def test_interval_is_wilsons() -> None:
-    """The interval equals the formula, worked out by hand for 8 of 10, and at both ends."""
+    """Check Wilson's interval against values worked out by hand, for 0, 8 and 10 of 10 and for 0 of
+    0.
+    """
     low, high = metrics.wilson(8, 10)
     assert (round(low, 4), round(high, 4)) == (0.4902, 0.9433)
     assert metrics.wilson(0, 10)[0] == 0.0 and metrics.wilson(10, 10)[1] == 1.0
@@ -484,7 +488,7 @@ def test_text_has_interval_latency_and_bottleneck(
 
 
 class Pipe:
-    """Standard input that holds bytes."""
+    """Stand-in for standard input that holds given bytes."""
 
     def __init__(self, raw: bytes):
         self.buffer = io.BytesIO(raw)
@@ -540,7 +544,11 @@ def wait_for(text: str, stream: Any) -> None:
 
 @pytest.mark.parametrize("phase", ["load", "run"])
 def test_ctrl_c_leaves_board_and_files_in_order(phase: str, tmp_path: Path) -> None:
-    """A process gets a real SIGINT while it uses a virtual board started by another process."""
+    """Check that Ctrl-C while loading or running ends the command with its exit code and no
+    traceback.
+
+    The command runs in a process that gets a real SIGINT, on a virtual board of another process.
+    """
     out = tmp_path / "results.json"
     network = shipped.NETWORK
     command = [sys.executable, "-m", "sw.run", str(network), "--live", "--out", str(out)]

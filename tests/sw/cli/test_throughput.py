@@ -1,4 +1,6 @@
-"""Tests of the share of the line that carries payload, by the clock of the line."""
+"""Tests of ``python -m sw.throughput``, with a fake port that measures time by the bytes on the
+line.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,12 @@ from tests.sw.fake_device import FakeDevice, TimedPort
 def test_loading_and_streaming_fill_the_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The goal is reached with the latency of a USB adapter, too. The line's time is counted, so
-    that the figures are the same on a busy machine."""
+    """Check that payload takes at least the share ``GOAL`` of the line in each of the three
+    transfers.
+
+    The fake port has the latency of a USB adapter, and a clock of its own, so that other load on
+    the machine does not change the result.
+    """
     config = CONFIGS["sim"]
     device = FakeDevice(throughput.network(config), config, port=TimedPort)
     monkeypatch.setattr(Device, "open", lambda *_: device)

@@ -101,7 +101,9 @@ def test_the_shipped_table_is_of_the_shipped_checkpoints(entries: dict[str, zoo.
 def test_what_the_shipped_table_says_follows_from_the_checkpoint(
     path: Path, entries: dict[str, zoo.Entry]
 ) -> None:
-    """This holds for all figures that can be computed without the test set."""
+    """Check that all figures in the stored table that need no test set equal those computed from
+    the checkpoint.
+    """
     folded = dataclasses.replace(fold.fold(path), calibration=None)  # biases change no size
     network = quantize.quantize(folded, zoo.weight_bits(folded))
     board, _ = zoo.smallest_board(network)

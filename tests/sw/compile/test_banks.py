@@ -1,4 +1,6 @@
-"""Tests of programs for devices with banks: a model of them computes what networks do."""
+"""Tests of programs for devices with several banks: a Python model of the device runs them and must
+compute the network's spikes and logits.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -43,7 +45,11 @@ def with_rates(network: Network, seed: int) -> Network:
 
 
 def check(network: Network, configs: list[Config], seed: int = 0) -> list[Program]:
-    """Check that devices compute the network's maps and logits; return their programs."""
+    """Check that the model of a device computes the network's maps and logits in each
+    configuration.
+
+    Return the compiled program of each configuration.
+    """
     sample = random_input(network, np.random.default_rng(seed), 1)
     frames = sample[0] if network.encoder is None else encode(network, sample)[0]
     maps, logits = run_network(network, frames)
@@ -66,7 +72,11 @@ def check(network: Network, configs: list[Config], seed: int = 0) -> list[Progra
 
 @pytest.mark.parametrize("seed", range(24))
 def test_banks_compute_random_networks(seed: int) -> None:
-    """Networks with few, many and odd numbers of channels, with and without known spike rates."""
+    """Check random networks with few, many and odd numbers of channels on devices with 1 to many
+    banks.
+
+    Half of the networks have spike rates, by which the compiler deals channels to banks.
+    """
     n_layers = 2 + seed % 3
     net = random_network(seed, channels=CHANNELS, n_layers=n_layers, timesteps=1 + seed % 3)
     net = with_rates(net, seed) if seed % 2 else net
@@ -76,7 +86,10 @@ def test_banks_compute_random_networks(seed: int) -> None:
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize("chunk_bits", [32, 64])
 def test_every_number_of_channels_in_every_bank(channels: int, chunk_bits: int) -> None:
-    """Between two gated layers, whose maps have the same order, is one that widens."""
+    """Check every number of channels with every number of banks, in a network with a gate.
+
+    The third layer has 40 channels, whatever the number in the layers before it.
+    """
     rng = np.random.default_rng(channels)
     shape = (channels, 4, 5)
     layers = (
@@ -134,7 +147,10 @@ def layer_of(
 
 @pytest.mark.parametrize("seed", range(6))
 def test_banks_compute_the_encoder(seed: int) -> None:
-    """Each bank processes bit-planes of its own; together they are the image."""
+    """Check programs in which the device computes the encoder, each bank on its own bit-planes.
+
+    A bit-plane is one bit of every pixel of the image.
+    """
     net = random_network(1000 + seed, encoder=True, n_layers=2, weight_bits=8)
     programs = check(net, [build(banks, 32) for banks in BANKS])
     for program in programs:
@@ -144,7 +160,9 @@ def test_banks_compute_the_encoder(seed: int) -> None:
 
 
 def test_a_region_is_consecutive_rows_of_the_host() -> None:
-    """Row ``r`` of the host is granule ``r // banks`` of bank ``r % banks``."""
+    """Check where the host's rows of a spike map lie: row ``r`` is byte ``r // banks`` of bank ``r
+    % banks``.
+    """
     net = random_network(3, channels=(20,), encoder=False)
     program = compile_network(with_rates(net, 0), build(4))
     rng = np.random.default_rng(0)

@@ -1,4 +1,6 @@
-"""Tests of the compiler: memories compute the network, regions are disjoint, misfits are named."""
+"""Tests of the compiler: programs compute their network, memory regions do not overlap, and a
+network that does not fit is refused with a reason.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -70,7 +72,7 @@ def network(layer: Layer, shape=(16, 8, 8), timesteps: int = 4) -> Network:
 
 
 def index_of(place: Placement) -> NDArray[np.int64]:
-    """Return the bit of spike memory that holds each (t, c, y, x) of a map."""
+    """Return the bit address in spike memory of each spike (t, c, y, x) of a map."""
     t, c, y, x = np.indices((place.timesteps, *place.shape))
     return place.base + t * place.plane + y * place.row + x * place.pixel + c
 
@@ -78,8 +80,9 @@ def index_of(place: Placement) -> NDArray[np.int64]:
 def job_positions(
     layer: Layer, done: Walk, program: Program, places: dict[str, Placement]
 ) -> dict[str, NDArray[np.int64]]:
-    """Return (t, y, x, group) of every job, derived from its target address and its place in its
-    pooling window; t counts from the first timestep."""
+    """Return timestep, row, column and channel group of every job, derived from the job's target
+    address and its position in the pooling window.
+    """
     fields, config = done.fields, program.config
     n_groups = -(-layer.n_out // config.lanes)
     if layer.output:
@@ -116,7 +119,7 @@ def job_positions(
 
 
 def weights_of_map(layer: Layer, n: int) -> Layer:
-    """Return the layer with the weights of the map ``n`` of those that it reads."""
+    """Return the layer with only the weights of map ``n``, counted among the maps that it reads."""
     if not layer.stacked:
         return layer
     n_in = layer.weight.shape[4] // len(layer.sources)
@@ -126,7 +129,12 @@ def weights_of_map(layer: Layer, n: int) -> Layer:
 def direct_reads(
     layer: Layer, place: Placement, at: dict[str, NDArray[np.int64]], lanes: int, pixels: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int8]]:
-    """Return (job, bit of spike memory, weights (lanes,)) of every synapse inside the map."""
+    """Return every synapse of a layer whose input lies inside the map, computed from the layer
+    itself.
+
+    The result has, for each synapse, the index of the job, the bit address of the input in spike
+    memory, and the weights (lanes,).
+    """
     n_t, n_y, n_x, n_out, n_in, n_ky, n_kx = layer.weight.shape
     n_groups = -(-n_out // lanes)
     weight = np.zeros((n_t, n_y, n_x, n_groups * lanes, n_in, n_ky, n_kx), np.int8)
@@ -257,14 +265,14 @@ def check_sums(program: Program, layer: Layer, done: Walk, places: dict[str, Pla
 
 
 def moved(program: Program, buffers: set[int]) -> dict[str, Placement]:
-    """Return the places of the maps that lie elsewhere in runs on other input buffers."""
+    """Return the places of those maps that lie elsewhere in runs on the given input buffers."""
     return {
         f"buffer {n}: {name}": program.places(n)[name] for n in buffers for name in program.moved
     }
 
 
 def check_program(network: Network, program: Program) -> list[Walk]:
-    """Check all layers of a program for every input buffer; return the walks of their loops."""
+    """Check every layer of a program for every input buffer; return the jobs of its layers."""
     layers = network.layers
     if program.pixels:
         assert network.encoder is not None
@@ -336,8 +344,11 @@ def pixel_network(seed: int) -> Network:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_descriptors_add_up_to_the_convolution(seed: int) -> None:
-    """Descriptors compute random networks of all sharing modes, strides, paddings, poolings and
-    gates, with merged and shared kernel columns, in several configurations."""
+    """Check that the jobs described by the layers' descriptors compute random networks.
+
+    The networks have all kinds of weight sharing, strides, paddings, poolings and gates, with
+    merged and shared kernel columns, in several configurations.
+    """
     net = random_network(seed)
     check_program(net, compile_network(net, BUILDS[seed % len(BUILDS)]))
 
@@ -366,8 +377,10 @@ def test_pixels_add_up_to_the_encoder(seed: int) -> None:
 @pytest.mark.parametrize("timesteps", [1, 3])
 @pytest.mark.parametrize("taps", [(5, 7), (1, 7), (5, 1), (1, 1)])
 def test_fully_connected_layers_are_one_run(timesteps: int, taps: tuple[int, int]) -> None:
-    """A classifier reads a whole map without padding as one run in full chunks, unless positions
-    share weights."""
+    """Check that a classifier reads a whole map without padding as one sequence of full chunks.
+
+    This holds only if each position has weights of its own; the other cases are compiled, too.
+    """
     rng = np.random.default_rng(0)
     weight = rng.integers(-8, 8, (timesteps, 1, 1, 10, 16, *taps)).astype(np.int8)
     net = network(conv((1, 1, 1, 16, 3, 1, 1), kernel=1), (3, 5, 7), timesteps)
@@ -383,7 +396,7 @@ def test_fully_connected_layers_are_one_run(timesteps: int, taps: tuple[int, int
 
 
 def test_networks_here_use_what_there_is() -> None:
-    """The random networks of these tests contain every kind of layer."""
+    """Check that the random networks of these tests contain every kind of layer."""
     kinds = set()
     for seed in range(40):
         for layer in random_network(seed).layers:
@@ -404,7 +417,9 @@ def test_networks_here_use_what_there_is() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_inputs_are_packed_as_the_network_has_them(seed: int) -> None:
-    """Both buffers take spikes unchanged, or an image as its bit-planes."""
+    """Check that both input buffers hold the packed sample: spikes, or an image as its
+    bit-planes.
+    """
     net = pixel_network(seed)
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, net.image_shape).astype(np.uint8)
@@ -452,7 +467,12 @@ def test_an_encoder_that_the_device_cannot_compute_is_the_hosts() -> None:
 
 
 def test_jobs_take_turns() -> None:
-    """The device starts a job per cycle if enough columns, rows or groups can take turns."""
+    """Check the number of cycles between jobs, which are interleaved to hide the membrane
+    latency.
+
+    With enough columns, rows or channel groups to interleave, a job starts in every cycle; with a
+    single job or few membrane slots, it takes longer.
+    """
     for shape, n_out in (((16, 7, 7), 16), ((16, 7, 5), 16), ((16, 1, 1), 112), ((16, 2, 4), 16)):
         kernel = min(3, shape[1])
         net = network(conv((1, 1, 1, n_out, 16, kernel, kernel), kernel), shape)

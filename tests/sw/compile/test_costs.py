@@ -1,4 +1,4 @@
-"""Tests of a network's costs, against synapses and additions counted one by one."""
+"""Tests of a network's costs, and of the changes proposed for networks that do not fit a board."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def random_maps(network: Network, seed: int) -> costs.Maps:
 
 
 def count_additions(layer: Layer, spikes: np.ndarray) -> tuple[int, int]:
-    """Count synapses and additions one by one."""
+    """Count the synapses of a layer, and the additions that given spikes cause, one by one."""
     timesteps, *source = spikes.shape
     channels, height, width = layer.map_shape((source[0], source[1], source[2]))
     synapses = additions = 0
@@ -79,7 +79,7 @@ def test_table_has_every_layer_and_right_totals() -> None:
 
 
 def test_membrane_bits_are_the_proved_ones() -> None:
-    """The sum of one 8-bit synapse can be -128, which takes 8 bits; that of two takes 9."""
+    """Check the reported membrane width: the sum of two weights of -128 takes 9 bits."""
     layer = Layer(
         name="fc",
         source="input",
@@ -100,7 +100,7 @@ def test_membrane_bits_are_the_proved_ones() -> None:
 
 
 def apply(network: Network, config: Config, remedy: str) -> tuple[Network, Config]:
-    """Return the network and the device after a remedy has been applied."""
+    """Apply a proposed remedy; return the changed network and the changed device configuration."""
     bits = re.search(r"--bits (\d)", remedy)
     if bits:
         config = config.with_weight_bits(int(bits[1]))
@@ -140,7 +140,7 @@ def first_timesteps(network: Network, n: int) -> Network:
 
 
 def test_remedies_help_and_are_needed() -> None:
-    """Every remedy proposed for a network that does not fit makes it fit."""
+    """Check that every change proposed for a network that does not fit a board makes it fit."""
     kinds = set()
     for seed in range(30):
         network = random_network(seed)
@@ -168,7 +168,10 @@ def test_remedies_help_and_are_needed() -> None:
 
 
 def test_fewer_timesteps_are_named_where_they_suffice() -> None:
-    """Spike memory is proportional to timesteps; sharing weights does not help there."""
+    """Check that fewer timesteps are the only proposal if spike memory is too small.
+
+    Spike memory is proportional to timesteps, while sharing weights does not reduce it.
+    """
     network = random_network(2, timesteps=8)
     full = compile_network(network, ROOMY).usage()["spike"][0]
     config = dataclasses.replace(ROOMY, spike_bytes=full // 16 * 8)
@@ -181,7 +184,10 @@ def test_fewer_timesteps_are_named_where_they_suffice() -> None:
 
 
 def test_sizes_are_named_before_addresses() -> None:
-    """Maps that lie beyond what a descriptor can address are too large for the memory first."""
+    """Check that a network with huge maps is refused because of the size of spike memory.
+
+    The compiler must report this before it finds that the addresses exceed a descriptor's fields.
+    """
     network = random_network(2)
     huge = conv_network((64, 120, 120))
     for config in map(config_by_name, BOARDS):
@@ -223,7 +229,10 @@ def conv_network(shape: tuple[int, int, int]) -> Network:
 
 
 def test_sharing_weights_shares_thresholds_and_biases() -> None:
-    """Only parameter memory is too small; it would hold every layer if all were shared."""
+    """Check that sharing weights is proposed if only parameter memory is too small.
+
+    Sharing weights over positions and timesteps also shares thresholds and biases.
+    """
     config = dataclasses.replace(ROOMY, fire_lanes=4, max_layers=8, param_depth=128)
     tried = 0
     for seed in range(20):

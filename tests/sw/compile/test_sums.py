@@ -24,7 +24,10 @@ def reader(*names: str) -> Layer:
 
 
 def residual(n_blocks: int, *, stacked: bool = False, pool: tuple[int, int] = (1, 1)) -> Network:
-    """Return a network of blocks whose shortcuts are added, the first of which is the input."""
+    """Return a network of residual blocks, each of which adds its shortcut to its output.
+
+    The shortcut of the first block is the input.
+    """
     layers: list[Layer] = []
     names = [INPUT]
     for n in range(n_blocks):
@@ -47,7 +50,10 @@ def residual(n_blocks: int, *, stacked: bool = False, pool: tuple[int, int] = (1
 
 
 def full_nest() -> Network:
-    """Return a network with a layer that has as many loops as the device, but for one chunk."""
+    """Return a network with a layer that needs one loop more than the device has.
+
+    It fits only because a loop over a single chunk can be left out.
+    """
     net = residual(1)
     wide = conv((1, 1, 1, 40, 8, 3, 3), name="last", pool=(2, 2), addends=("c0",))
     layers = (net.layers[0], wide, classifier("last", (40, 3, 3)))
@@ -80,7 +86,11 @@ def test_sums_without_an_even_order_are_refused() -> None:
 
 @pytest.mark.parametrize("stacked", [False, True])
 def test_a_stage_of_sums_runs_from_both_inputs(stacked: bool) -> None:
-    """The maps of a sum with the host's map have a second region beside that of the host's map."""
+    """Check that all maps of a sum that includes the input map have two regions of memory.
+
+    A program has two input buffers, and a layer reads the maps of a sum at equal distances; so the
+    other maps must move together with the input map.
+    """
     net = residual(3, stacked=stacked)
     (one, two) = check(with_rates(net, 1), [build(1), build(4)])
     for program in (one, two):
@@ -102,7 +112,11 @@ def test_one_region_where_there_is_no_room_for_two_sums() -> None:
 
 
 def test_a_sum_takes_one_level() -> None:
-    """What needs more than all levels has a loop over a single chunk less, or is refused."""
+    """Check that reading several maps takes one loop level, and that too many levels are
+    refused.
+
+    A layer that needs one level too many fits if its loop over chunks has only one iteration.
+    """
     counts = [len(compile_network(residual(n), CONFIG).layers[-2].counts) for n in (0, 1)]
     assert counts[1] == counts[0] + 1
     net = full_nest()

@@ -34,7 +34,10 @@ N_IMAGES = 12
 def assert_folds_exactly(
     config: ModelConfig, seed: int, given: np.ndarray | None = None
 ) -> FoldedNetwork:
-    """Training and folded network, both in float64, have the same spikes, classes and logits."""
+    """Check that a network in training and its folded form agree in spikes, classes and logits.
+
+    Both compute in float64. Return the folded network.
+    """
     model = lived_in(config, seed).double()
     folded = fold.fold_model(model, tuple("abcdefghij"), {})
     pixels = images(N_IMAGES, seed) if given is None else given
@@ -81,8 +84,10 @@ def test_every_granularity_gate_neuron_and_reset_folds(
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("batch_norm", ["shared", "per-timestep"])
 def test_frames_signals_and_bottlenecks_fold(kind: str, batch_norm: str) -> None:
-    """Networks for frames and signals, and bottleneck blocks, fold exactly, also if neurons differ
-    between layers."""
+    """Check that networks for frames and for 1-D signals, and bottleneck blocks, fold exactly.
+
+    Layers have neurons with different leaks and resets.
+    """
     block = BlockConfig(gate="XOR", kind=kind, inner="element", outer="channel/per-timestep")
     stages = (
         StageConfig(channels=8, blocks=(block,)),
@@ -110,7 +115,11 @@ def test_frames_signals_and_bottlenecks_fold(kind: str, batch_norm: str) -> None
 
 @pytest.mark.parametrize("frames", [False, True])
 def test_add_gates_become_maps_that_later_layers_read(frames: bool) -> None:
-    """The sum grows from block to block until a stride leads it through neurons."""
+    """Check that layers read all maps that ``ADD`` gates have summed before them.
+
+    The sum grows from block to block. A block with a stride starts a new sum, because its shortcut
+    has neurons.
+    """
     config = with_blocks(small_config(frames=frames), gate="ADD")
     given = None
     if frames:
@@ -128,7 +137,9 @@ def test_add_gates_become_maps_that_later_layers_read(frames: bool) -> None:
 
 
 def with_gates(*gates: str, stride: int = 1) -> ModelConfig:
-    """Return a network of two stages; the last gate is that of the second stage."""
+    """Return the configuration of a network with two stages: the last of ``gates`` for the second
+    stage, all others for blocks of the first.
+    """
     blocks = tuple(BlockConfig(gate=gate) for gate in gates)
     last = StageConfig(channels=6, stride=stride, blocks=blocks[-1:])
     return small_config(stages=(StageConfig(channels=6, blocks=blocks[:-1]), last))
@@ -200,8 +211,10 @@ def test_taps_outside_the_map_have_weight_0() -> None:
 
 
 def test_embedded_preset_stays_within_its_weights() -> None:
-    """The preset has at most 300,000 weights, a layer whose weights differ between positions, and
-    one whose weights also differ between timesteps."""
+    """Check the size of the shipped network: at most 300,000 weights after folding.
+
+    One layer has weights of its own for each position, and the classifier for each timestep, too.
+    """
     folded = fold.fold_model(lived_in(fashion_mnist()), tuple("abcdefghij"), {})
     assert sum(layer.weight.size for layer in folded.layers) <= 300_000
     rows = sum(

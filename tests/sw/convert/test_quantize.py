@@ -29,8 +29,11 @@ def folded_network(**changes: object) -> FoldedNetwork:
 @pytest.mark.parametrize("weight_bits", [2, 4, 8])
 @pytest.mark.parametrize("calibrated", [False, True])
 def test_integers_fit_and_scales_are_one_per_neuron(weight_bits: int, calibrated: bool) -> None:
-    """Integers fit their widths, and thresholds represent 1 exactly. Every neuron has one scale for
-    all timesteps, and its weights differ by at most half a step, or are clipped."""
+    """Check that quantised numbers fit their widths, and that each neuron has one scale.
+
+    The scale holds for all timesteps. Weights differ from the float weights by at most half a step,
+    or are clipped. Thresholds represent 1 exactly.
+    """
     folded = folded_network()
     network = quantize.quantize(folded, weight_bits, calibration=images(20) if calibrated else None)
     low, high = -(1 << (weight_bits - 1)), (1 << (weight_bits - 1)) - 1
@@ -100,8 +103,11 @@ def mean_drive(layer: AnyLayer[Any, Any], source: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("weight_bits", [2, 8])
 def test_calibration_restores_mean_drives(weight_bits: int) -> None:
-    """The mean drive of every channel is that of the float network, up to the rounding of biases,
-    although weights are rounded and the spikes of earlier layers have changed."""
+    """Check that calibration restores every channel's mean weighted input of the float network.
+
+    The remaining error is at most half a step, from the rounding of the bias. Without calibration,
+    it exceeds a step.
+    """
     folded = folded_network()
     pixels = images(50)
     wanted = simulate(folded, pixels, keep_spikes=True).spikes
@@ -129,7 +135,9 @@ def test_calibration_restores_mean_drives(weight_bits: int) -> None:
 
 
 def test_clipping_pays_for_outliers() -> None:
-    """One weight of 10 among many of about 0.1 is clipped; otherwise all others would become 0."""
+    """Check that one large weight among many small ones is clipped, so that these do not become
+    0.
+    """
     rng = np.random.default_rng(0)
     weight = rng.normal(0, 0.1, (1, 1, 1, 1, 500, 1, 1))
     weight[..., 0, 0, 0] = 0.6
@@ -167,8 +175,12 @@ def test_clipping_pays_for_outliers() -> None:
 
 
 def test_large_biases_keep_their_value_at_the_cost_of_the_scale() -> None:
-    """Thresholds and biases fit 16 bits although the best scale of tiny weights would make a
-    threshold of about 100,000, and a bias three times as large."""
+    """Check that a bias of -3 thresholds keeps its value, within 0.1 %, although it does not fit 16
+    bits with the best scale.
+
+    The weights are so small that their best scale needs a threshold of about 100,000, above 16
+    bits.
+    """
     folded = folded_network()
     first = folded.layers[0]
     tiny = dataclasses.replace(first, weight=first.weight * 1e-3, bias=first.bias * 0 - 3)
@@ -246,8 +258,10 @@ def one_neuron(rng: np.random.Generator, leak: Leak, reset: Reset, n_in: int) ->
 @pytest.mark.parametrize("leak", list(Leak))
 @pytest.mark.parametrize("reset", list(Reset))
 def test_bounds_are_what_the_worst_inputs_reach(leak: Leak, reset: Reset) -> None:
-    """Of all 2**9 inputs of 3 synapses over 3 timesteps, none exceeds the proved bounds, and
-    the logits reach theirs exactly."""
+    """Check that no membrane or logit of a small network exceeds the proved bounds.
+
+    All 2**9 inputs of 3 synapses over 3 timesteps are tried; the logits must reach their bounds.
+    """
     for seed in range(20):
         network = one_neuron(np.random.default_rng(seed), leak, reset, 3)
         bounds = quantize.proved_bounds(network)
@@ -300,9 +314,10 @@ def test_a_network_tuned_for_wider_parameters_is_refused() -> None:
 
 
 def reordered(folded: FoldedNetwork, seed: int) -> FoldedNetwork:
-    """Return the same network with the channels of every map that no gate joins in another order.
+    """Return the same network with the channels of maps in another order.
 
-    Every sum over these channels then has its summands in another order.
+    Maps that a gate joins are left alone. Sums over the reordered channels have their summands in
+    another order.
     """
     rng = np.random.default_rng(seed)
     joined = {layer.identity for layer in folded.layers} | {
@@ -333,7 +348,10 @@ def reordered(folded: FoldedNetwork, seed: int) -> FoldedNetwork:
 
 
 def test_sums_do_not_depend_on_their_order() -> None:
-    """A machine may sum in any order, for example by the number of threads that are free."""
+    """Check that logits and bias corrections do not depend on the order of summation.
+
+    The order may change with the number of threads. Here it is changed by reordering channels.
+    """
     folded, pixels = folded_network(), images(40)
     others = [reordered(folded, seed) for seed in range(3)]
     logits = simulate(folded, pixels).logits

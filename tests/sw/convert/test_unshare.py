@@ -1,4 +1,6 @@
-"""Tests of copies of shared weights: the network computes the same, and stores more."""
+"""Tests of :func:`sw.convert.unshare.unshare`: results do not change, and more rows of memory are
+used.
+"""
 
 from dataclasses import replace
 
@@ -28,7 +30,11 @@ def test_copies_change_no_spike(over: str) -> None:
 
 
 def test_the_layers_that_are_read_most_per_row_stay_on_the_fpga() -> None:
-    """All rows of a network that does not fit are stored, those of its largest layers off chip."""
+    """Check which layers stay on an FPGA that is too small for all rows of weights.
+
+    The classifier, which reads each of its rows most often, stays; some other layer's rows are
+    stored outside. No row is lost.
+    """
     config = replace(CONFIGS["ulx3s-85f-sdram"], weight_depth=1024)
     shared = random_network(
         0, granularity="shared", weight_bits=4, timesteps=2, n_layers=4, encoder=False

@@ -120,7 +120,9 @@ def test_nothing_found_lists_the_places(tmp_path: Path) -> None:
 
 
 def served(monkeypatch: pytest.MonkeyPatch, damage: bool = False) -> list[str]:
-    """Serve the test data in place of the network; return the list of addresses requested."""
+    """Answer downloads with test data instead of using the internet; return the list to which the
+    requested addresses are added.
+    """
     asked: list[str] = []
     packed = {
         name: gzip.compress(idx(arrays()[key]))

@@ -22,7 +22,7 @@ MISSING = {
     )
     for name in ("lz4", "zstandard")
 }
-"""Marks of tests that need an optional package."""
+"""Pytest marks that skip a test if an optional package is not installed, by name of the package."""
 
 
 @MISSING["lz4"]

@@ -1,5 +1,6 @@
-"""Tests of all formats of recordings: what an encoder writes is read again, and damaged files are
-refused."""
+"""Tests of all formats of recordings: files are written by encoders of these tests and read again,
+and damaged files are refused.
+"""
 
 from __future__ import annotations
 
@@ -36,10 +37,13 @@ FORMATS: dict[str, tuple[Encoder, tuple[int, int], int, str]] = {
     "NumPy arrays": (recordings.npy, (480, 640), 1 << 49, "a.txt"),
     ".bin of N-MNIST": (recordings.atis_bin, (240, 256), 1 << 23, "a.BIN"),
 }  # fmt: skip
-"""Encoder, sensor, bound on times, and a file name, which is misleading where it may be, by the
-form that a description names."""
+"""Recording formats to test, by the text with which a description names them.
+
+Each has an encoder, the sensor's (height, width), an upper bound on times, and a file name. Where
+the first bytes of a file tell the format, the name suggests another one.
+"""
 SILENT = (".bin of N-MNIST", "NumPy arrays")
-"""Formats that do not say how large the sensor is."""
+"""Formats that do not state the size of the sensor."""
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -92,7 +96,10 @@ def test_bin_files_without_order_are_no_recordings(tmp_path: Path) -> None:
 @pytest.mark.parametrize("n_files", [150, pytest.param(3000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("form", FORMATS)
 def test_damaged_files_raise_nothing_else(form: str, n_files: int, tmp_path: Path) -> None:
-    """Bytes are changed and cut anywhere, mostly in the header: all errors are of our own."""
+    """Check that reading damaged recordings raises no exception but ``EventError``.
+
+    Bytes are changed, mostly in the header, and files are cut.
+    """
     encode, size, end, name = FORMATS[form]
     rng = random.Random(f"{form} {n_files}")
     gap = min(end // 40, 1 << 20)

@@ -1,4 +1,4 @@
-"""Tests of HDF5 recordings, in the forms in which data sets have them."""
+"""Tests of HDF5 recordings with the layouts and compressions of published data sets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MISSING = {
     )
     for name in ("h5py",)
 }
-"""Marks of tests that need an optional package."""
+"""Pytest marks that skip a test if an optional package is not installed, by name of the package."""
 
 
 @MISSING["h5py"]
@@ -39,7 +39,9 @@ def test_hdf5(form: str, tmp_path: Path) -> None:
 
 
 def compressed(kind: str, raw: bytes) -> tuple[int, tuple[int, ...], bytes]:
-    """Return the number and settings of a filter of HDF5, and a chunk as the filter stores it."""
+    """Compress a chunk as an HDF5 filter does; return the filter's number, its settings and the
+    chunk.
+    """
     if kind.startswith("blosc"):
         blosc = pytest.importorskip("blosc")
         _, codec, shuffle = kind.split()
@@ -105,7 +107,9 @@ def some_events() -> np.ndarray:
 @pytest.mark.parametrize("before", [0, 2], ids=["", "shuffled"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_hdf5_in_compressions_that_h5py_lacks(kind: str, before: int, tmp_path: Path) -> None:
-    """DSEC's recordings are compressed with Blosc and Zstandard."""
+    """Check that recordings compressed by filters that h5py lacks are read, such as those of
+    DSEC.
+    """
     written = some_events()
     path = tmp_path / "a.h5"
     columns = {f"events/{name}": written[name].astype("<i8") for name in "txyp"}

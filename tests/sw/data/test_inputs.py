@@ -26,7 +26,7 @@ def image() -> Any:
 
 
 def of_images(n_channels: int = 1) -> Any:
-    """Return the properties of a network for images that reading samples uses."""
+    """Return a stand-in for a network for images, with the properties that reading samples uses."""
     shape = (n_channels, 6, 8)
     names = default_names(10)
     return SimpleNamespace(encoder="a layer", image_shape=shape, timesteps=3, labels=names)

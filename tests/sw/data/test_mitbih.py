@@ -59,7 +59,9 @@ def test_images_have_signal_and_relative_intervals_per_record() -> None:
 
 
 def test_intervals_are_relative_to_those_around() -> None:
-    """An early beat is found even if the heart rate changes in the record."""
+    """Check that an early beat stands out, relative to its neighbours, after the heart rate has
+    doubled.
+    """
     intervals = np.repeat(np.array([[400], [200]], np.uint16), 40, axis=0).repeat(2, axis=1)
     intervals[60, 0] = 150
     found = mitbih.as_images(
@@ -96,7 +98,9 @@ def test_heartbeats_keep_patients_apart(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_every_patient_is_held_out_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In cross-validation, a part is tested, the next one validates, and the others train."""
+    """Check that cross-validation tests on each part once, validates on the next, and trains on the
+    rest.
+    """
     monkeypatch.setattr(mitbih, "DS1", (101, 106, 108))
     monkeypatch.setattr(mitbih, "FOLDS", ((101,), (106,), (108,)))
     rng = np.random.default_rng(1)

@@ -1,4 +1,4 @@
-"""Tests of the forms of a user's own data: which are recognised, and which refused and how."""
+"""Tests of the forms of a user's own data: which are recognised, and how others are refused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def load(tmp_path: Path, **arrays: Any) -> Dataset:
 
 
 def both(images: Any, classes: Any) -> dict[str, Any]:
-    """Return the arrays of a data set whose training and test data are the same."""
+    """Return the arrays of a data set that uses the same samples for training and testing."""
     return {"x_train": images, "y_train": classes, "x_test": images, "y_test": classes}
 
 

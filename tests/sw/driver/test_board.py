@@ -1,4 +1,4 @@
-"""Tests of one and several boards: loading, streaming, recovery."""
+"""Tests of :class:`Board` and of groups of boards: loading, streaming, recovery."""
 
 from __future__ import annotations
 
@@ -118,7 +118,10 @@ def test_memory_that_does_not_hold_what_is_written_is_named() -> None:
 
 
 def test_reset_while_streaming_is_survived() -> None:
-    """The memories are loaded again, and samples under way start again."""
+    """Check that streaming goes on after a board was reset and has lost its weights.
+
+    The memories must be loaded again, and unfinished samples must be run again.
+    """
     network = random_network(5)
     board = loaded(network)
     device = board.device
@@ -164,7 +167,7 @@ def test_reset_while_maps_are_read_back_is_survived() -> None:
 
 
 class ImpatientPort(FakePort):
-    """Port that fails the test where a driver would wait forever."""
+    """Fake port that fails the test if the driver reads so often that it would wait forever."""
 
     n_left = 1000
 
@@ -412,9 +415,10 @@ def test_lost_announcement_is_asked_for_again() -> None:
 
 
 def test_results_of_runs_without_their_input_are_discarded() -> None:
-    """Each outcome is that of its own sample, whichever frame is lost.
+    """Check that every result belongs to its own sample if any single frame is lost.
 
-    The driver sends a RUN right after its input, before the input is acknowledged.
+    The driver requests a run right after it has sent the input, before the input is acknowledged.
+    If a frame of the input is lost, the run's result must be discarded.
     """
     network = random_network(5)
     shape = (3, network.timesteps, *network.map_shapes()[INPUT])
@@ -438,7 +442,10 @@ def test_results_of_runs_without_their_input_are_discarded() -> None:
 
 
 class LossyPort(FakePort):
-    """Port that loses one frame of the host and, if ``deaf``, the next three replies but DONE."""
+    """Fake port that loses one frame from the host.
+
+    With ``deaf``, it also loses the next three replies, except announcements of ended runs (DONE).
+    """
 
     def __init__(self, gateware: FakeGateware, lost: int, deaf: bool):
         super().__init__(gateware)

@@ -1,4 +1,6 @@
-"""Tests of the driver with a fake board behind a pseudo terminal, and with faults of the cable."""
+"""Tests of the driver with a fake board behind a pseudo terminal, and with faults of the serial
+line.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,10 @@ def test_wire_bytes_are_pinned():
 
 @pytest.mark.parametrize("bit", range(8 * len(FRAME)))
 def test_no_flipped_bit_is_decoded(bit):
-    """This includes the bits of a frame's end, which another end follows here."""
+    """Check that a frame in which any one bit is inverted is never decoded.
+
+    If the end marker is damaged, the bytes up to the next end marker are not decoded either.
+    """
     frame = bytearray(FRAME)
     frame[bit // 8] ^= 1 << bit % 8
     assert all(decode_frame(part) is None for part in bytes(frame).split(b"\x7e") if part)
@@ -123,7 +128,9 @@ def test_fastest_rate_that_works_is_agreed_on(fake, works_at, monkeypatch):
     ("wanted", "agreed"), [(4_000_000, 4_000_000), (5_000_000, 3_000_000), (900_000, 900_000)]
 )
 def test_user_may_limit_the_rate(fake, wanted, agreed):
-    """A rate that the board's clock cannot be divided to is skipped."""
+    """Check that the driver chooses the fastest rate up to the given one that the board can
+    make.
+    """
     with Device.open(fake.port, wanted) as board:
         assert board.transport.baud == agreed
 
@@ -299,7 +306,10 @@ def test_silent_port_is_no_board(fake, monkeypatch):
 
 
 def test_lost_break_is_repeated(fake, monkeypatch):
-    """The board may listen at a rate that an earlier program has set."""
+    """Check that a board at another rate is found although the first break is lost.
+
+    A break returns the board to the default rate; an earlier program may have changed the rate.
+    """
     monkeypatch.setattr("sw.driver.ports.is_virtual", lambda path: False)
     fake.works_at, fake.divisor, fake.n_breaks_lost = 12_000_000, 7, 1
     with Device.open(fake.port) as board:
@@ -486,7 +496,9 @@ def test_run_that_the_board_has_lost(fake, monkeypatch):
 
 
 def usb(port: str, pid: int = 0x6015, location: str = "1-2", serial: str = "") -> SimpleNamespace:
-    """Return a USB serial port as the operating system lists it, of an FT231X unless said."""
+    """Return a USB serial port as the operating system lists it; by default that of an FT231X
+    chip.
+    """
     return SimpleNamespace(
         device=port,
         description="USB serial",
@@ -510,7 +522,10 @@ def test_board_is_found_among_other_ports(fake, monkeypatch):
 
 
 def test_ports_of_other_devices_are_not_opened(fake, monkeypatch):
-    """Among them is the channel of an FT2232H that leads to a board's SPI flash."""
+    """Check that the search for boards opens no port of another device.
+
+    The first channel of an FT2232H is such a port, too, because it leads to a board's SPI flash.
+    """
     others = [usb(fake.port, 0x6001), usb(fake.port, 0x6010, "1-2:1.0")]
     monkeypatch.setattr(list_ports, "comports", lambda: others)
     with pytest.raises(DeviceNotFound, match=f"not tried.* name it: --board {fake.port}"):

@@ -54,7 +54,7 @@ def test_every_fault_changes_a_frame(kind: str) -> None:
 
 
 class Loopback(FakePort):
-    """Port that returns what is written to it."""
+    """Fake port that returns the bytes that are written to it."""
 
     def __init__(self) -> None:
         self.raw = b""

@@ -1,6 +1,7 @@
-"""A fuzzer of the link: whatever a board sends, there is a result or a DeviceError.
+"""Fuzzer of the serial link: the driver must return a result or raise a ``DeviceError``, whatever a
+board sends.
 
-No message is believed that the protocol does not allow, and nothing waits forever.
+The driver must refuse messages that the protocol does not allow, and must not wait forever.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ HANG_UPS = (
 
 
 def edited_packet(packet: bytes, rng: random.Random) -> list[bytes]:
-    """Return what a faulty board sends in place of a packet (sequence number, opcode, payload)."""
+    """Return the packets that a faulty board sends in place of a packet (sequence number, opcode,
+    payload).
+    """
     at = rng.randrange(len(packet))
     return [
         [packet[:at] + bytes([rng.randrange(256)]) + packet[at + 1 :]],
@@ -72,13 +75,15 @@ def edited_packet(packet: bytes, rng: random.Random) -> list[bytes]:
 
 
 class FaultyPort(FakePort):
-    """Port to a gateware that replies wrongly, each time with probability ``rate``, or hangs up."""
+    """Port to a fake gateware that damages each reply with probability ``rate``, or is
+    disconnected.
+    """
 
     def __init__(self, gateware: FakeGateware, rng: random.Random, rate: float):
         super().__init__(gateware)
         self.rng, self.rate = rng, rate
         self.n_left = rng.randrange(300) if rng.random() < 0.2 else -1
-        """Number of calls until the port hangs up; negative if it never does."""
+        """Number of calls until the port is disconnected; negative if it never is."""
         answer = gateware.answer
         gateware.answer = lambda *request: [  # type: ignore[method-assign]
             sent
@@ -115,7 +120,10 @@ def a_network() -> Network:
 
 
 def claimed(rng: random.Random) -> bytes:
-    """Return an identity with edits, often one whose hash is right for what it claims."""
+    """Return the bytes of a board's identity with random changes.
+
+    Often the hash of the definitions is then made to match the changed configuration.
+    """
     values = dataclasses.asdict(rng.choice(list(CONFIGS.values())))
     for name in rng.sample(sorted(values), rng.choice((0, 1, 2))):
         numbers = [n for n in STRANGE if type(n) is int and 0 <= n < 1 << 32]
@@ -130,7 +138,9 @@ def claimed(rng: random.Random) -> bytes:
 
 
 def fuzz_identities(n: int, seed: int | None) -> tuple[int, int]:
-    """Run rounds, and return how many boards were refused and how many accepted."""
+    """Let the driver open ``n`` boards with edited identities; return how many it refused and
+    accepted.
+    """
     n_refused = n_accepted = 0
     for rng, noted in rounds(n, seed):
         with noted:
@@ -153,7 +163,9 @@ def fuzz_identities(n: int, seed: int | None) -> tuple[int, int]:
 
 
 def fuzz_messages(n: int, seed: int | None) -> tuple[int, int]:
-    """Run rounds, and return how many sessions failed and how many had all results."""
+    """Run ``n`` sessions with faulty boards; return how many failed and how many had all
+    results.
+    """
     n_failed = n_done = 0
     network = a_network()
     program = compile_network(network, CONFIG)
@@ -183,7 +195,7 @@ def fuzz_messages(n: int, seed: int | None) -> tuple[int, int]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give up a run soon."""
+    """Shorten the driver's timeout for a run, so that lost runs do not slow the tests."""
     monkeypatch.setattr(pipeline, "RUN_TIMEOUT_S", 0.05)
 
 
@@ -204,7 +216,7 @@ def test_many_boards_that_claim_or_send_anything() -> None:
 
 
 def test_frames_of_the_fuzzer_are_undamaged() -> None:
-    """The faulty port frames what it sends, so that the driver decodes it."""
+    """Check that the faulty port encodes its messages as valid frames, which the driver decodes."""
     gateware = FakeGateware(CONFIG)
     port = FaultyPort(gateware, random.Random(1), 0.0)
     port.n_left = -1

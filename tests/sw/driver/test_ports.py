@@ -1,4 +1,4 @@
-"""Tests of ports at other machines, behind real servers on this one."""
+"""Tests of serial ports at other machines, with servers that run on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tests of the self-test of boards: what it finds, and what it leaves for the next user."""
+"""Tests of the self-test of boards: the faults that it finds, and the state in which it leaves a
+board.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,7 @@ Change = Callable[[bytearray], None]
 
 
 class Faulty(FakeGateware):
-    """Gateware whose memories change what was written."""
+    """Fake gateware whose memories do not hold the data that was written."""
 
     def __init__(self, config: Config, space: Space, change: Change):
         self.space, self.change = space, change
@@ -131,7 +133,7 @@ def test_wrong_results_of_networks_are_found() -> None:
 
 
 class Cable(FakePort):
-    """A cable that carries the default rate and one other."""
+    """Fake port whose cable works at the default rate and at one other rate only."""
 
     def write(self, raw: bytes, /) -> int:
         if raw == b"\0":  # a break

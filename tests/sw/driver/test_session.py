@@ -1,4 +1,4 @@
-"""Tests of a session: what it counts is its own."""
+"""Tests that a session counts only its own transfers, not those before it."""
 
 from __future__ import annotations
 

@@ -70,7 +70,10 @@ def connect(n_out: int, n_in: int) -> Connect:
 
 
 def naive(nodes: list[Node], source: Source, images: np.ndarray) -> np.ndarray:
-    """Run the nodes in torch, timestep by timestep; return the last one's mean over timesteps."""
+    """Run the nodes in torch, one after another and timestep by timestep.
+
+    Return the last node's output, averaged over the timesteps.
+    """
     membranes: dict[str, Tensor] = {}
     total = torch.zeros(())
     for t in range(source.timesteps):
@@ -147,7 +150,7 @@ def images(n: int = 6) -> np.ndarray:
 
 
 def check(nodes: list[Node], source: Source) -> FoldedNetwork:
-    """Check that the folded network has the steps' logits; return it for further checks."""
+    """Check that the folded network has the same logits as the nodes; return the folded network."""
     given = some(source)
     folded = assemble(nodes, source, {}).folded
     expected = naive(nodes, source, given)
@@ -169,7 +172,7 @@ def two(name: str, step: Any, *sources: str) -> Node:
 
 
 def some(source: Source) -> np.ndarray:
-    """Return frames or images that a network of this source takes."""
+    """Return random frames or images that a network of this source takes as input."""
     return frames() if source.pixel_max is None else images()
 
 
@@ -259,8 +262,10 @@ def test_pooling_before_neurons_folds_into_the_weights_before_it(
 
 
 def test_weights_that_follow_weights_are_one_layer() -> None:
-    """Depthwise and pointwise convolutions, and a classifier of two matrices, have no neurons in
-    between."""
+    """Check that weighted steps without neurons between them are folded into one layer.
+
+    These are a depthwise and a pointwise convolution, and two fully connected steps.
+    """
     depthwise = Convolve(
         weight=graph.plain_kernel(rng().normal(0, 0.6, (3, 1, 3, 3)), 3, (1, 1)),
         bias=rng().normal(0, 0.1, 3),
@@ -276,7 +281,7 @@ def test_weights_that_follow_weights_are_one_layer() -> None:
 
 
 def test_classes_can_be_means_of_sums() -> None:
-    """The last convolution of an all-convolutional network gives one map for every class."""
+    """Check an output of averaged maps, one for each class, as of an all-convolutional network."""
     steps = (conv(3, 2, padding=(1, 1)), fire(), conv(5, 3), pooling("average", 7, 6), Flatten())
     folded = check(chain(*steps), FRAMES)
     assert len(folded.layers) == 2 and folded.layers[-1].output
@@ -315,7 +320,11 @@ def test_calibration_changes_no_layer_of_ors() -> None:
 
 
 def test_max_pooling_of_what_cannot_take_it_is_a_layer_of_ors() -> None:
-    """Frames, and spikes that are pooled already or that another node reads unpooled."""
+    """Check that max pooling becomes a layer of its own where no layer can take it over.
+
+    This is so for input frames, for spikes that are pooled already, and for spikes that another
+    node reads unpooled. Each neuron of that layer computes the OR of a window.
+    """
     check(chain(pooling("max", 2, 2), conv(3, 2), fire(), Flatten(), connect(5, 12)), FRAMES)
     twice = (conv(3, 2, padding=(1, 1)), fire(), pooling("max", 2, 2), pooling("max", 2, 2))
     check(chain(*twice, Flatten(), connect(5, 12)), FRAMES)
@@ -330,8 +339,11 @@ def test_max_pooling_of_what_cannot_take_it_is_a_layer_of_ors() -> None:
 @pytest.mark.parametrize("gate", [g for g in Gate if g != Gate.NONE])
 @pytest.mark.parametrize("through", ["n1", "flat"])
 def test_a_gate_of_spikes_that_others_read_takes_a_copy(gate: Gate, through: str) -> None:
-    """No gate and no pooling changes a layer whose spikes another node reads, even if it reads
-    them through a Flatten node that it shares."""
+    """Check gates whose input spikes are also read by other nodes: the other nodes get these
+    unchanged.
+
+    In one case, the spikes are read through a Flatten node.
+    """
     nodes = [*stem(), two("flat", Flatten(), "n1")]
     nodes += [two("c", conv(3, 3, padding=(1, 1), seed=3), "n1"), two("d", fire(0.5), "c")]
     nodes += [two("join", Join(gate=gate), through, "d"), two("again", conv(3, 3, 1), "d")]
@@ -374,7 +386,9 @@ def test_scaling_before_and_behind_weights(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("gate", [g for g in Gate if g != Gate.NONE])
 def test_gates(gate: Gate) -> None:
-    """A block folds whose identity is a layer that comes after the branch."""
+    """Check every gate in a residual block whose shortcut has a layer that comes after the
+    branch.
+    """
     nodes = chain(conv(3, 2, padding=(1, 1)), fire())
     nodes += [
         Node(name="b1", step=conv(4, 3, padding=(1, 1), seed=1), sources=("n1",)),
@@ -451,7 +465,10 @@ def test_what_is_no_integer_is_quantised() -> None:
 
 
 def test_wide_integers_of_a_stem_stay_what_they_are() -> None:
-    """The host computes a stem whose bias exceeds the device's parameters; it is not rounded."""
+    """Check that a first layer with integers too wide for the device is not rounded.
+
+    The host computes this layer, with biases of up to 32 bits.
+    """
     weight = rng().integers(-3, 4, (3, 2, 3, 3)).astype(np.float64)
     bias = np.array([-70_000.0, 5.0, 70_000.0])
     out = rng().integers(-5, 6, (5, 216)).astype(np.float64)

@@ -1,4 +1,6 @@
-"""Tests that a topology is what the network computes, or that the network is refused by name."""
+"""Tests that ``describe`` returns a topology that computes what the network computes, or names the
+part that it cannot map.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 def same(net: nn.Module, expected: np.ndarray, **options: Any) -> FoldedNetwork:
-    """Check that a network's import has the given logits; return it for further checks."""
+    """Check that the imported network has the logits ``expected``; return its folded form."""
     values = json.loads(json.dumps(describe(net, T, SHAPE, **options)))
     folded = from_state_dict(net.state_dict(), values).folded
     np.testing.assert_allclose(simulate(folded, IMAGES).logits, expected, atol=1e-9)
@@ -36,7 +38,9 @@ def same(net: nn.Module, expected: np.ndarray, **options: Any) -> FoldedNetwork:
 
 
 class Net(nn.Module):
-    """Convolution, neurons and classifier, joined by ``way`` in a forward method of its own."""
+    """Network of a convolution, neurons and a classifier, whose forward method is the function
+    ``way``.
+    """
 
     def __init__(self, way: Any, size: int = 12, two: bool = False, make: Any = neuron.IFNode):
         super().__init__()
@@ -102,7 +106,7 @@ def test_gates_in_forward_methods(gate: Gate, join: Any) -> None:
 
 
 def test_one_convolution_at_two_places() -> None:
-    """Modules without membranes may run at several places."""
+    """Check that a network may apply one convolution at two places, since it keeps no membranes."""
 
     def way(n: Any, x: Tensor) -> Tensor:
         return head(n, n.sn2(n.conv2(n.sn3(n.conv2(fire(n, x))))))
@@ -114,7 +118,7 @@ def test_one_convolution_at_two_places() -> None:
 
 
 class Wrapped(nn.Module):
-    """A network that another network of one's own contains, and whose containers it derives."""
+    """Network that contains another network, and uses a subclass of a container."""
 
     class Stage(nn.Sequential):
         def __init__(self, *parts: nn.Module):
@@ -150,7 +154,7 @@ def test_networks_in_networks() -> None:
 
 
 def steps(n: Any, x: Tensor) -> Tensor:
-    """Return the mean output of T timesteps, added up in a loop of SpikingJelly's kind."""
+    """Return the mean output of T timesteps, computed in a loop as in SpikingJelly's examples."""
     total = n.fc(fire(n, x).flatten(1))
     for _ in range(T - 1):
         total += n.fc(fire(n, x).flatten(1))
@@ -210,7 +214,7 @@ def test_arguments_that_are_no_shapes_or_labels() -> None:
 
 
 def test_containers_of_sequences() -> None:
-    """SpikingJelly's containers apply single-step modules to all timesteps."""
+    """Check SpikingJelly's containers that apply single-step modules to all timesteps."""
     part = layer.SeqToANNContainer(nn.Conv2d(1, 3, 3, padding=1), nn.AvgPool2d(2))
     steps = layer.MultiStepContainer(neuron.IFNode(), nn.Flatten())
     net = lived_in(nn.Sequential(part, steps, nn.Linear(108, 5)), 1).double()
@@ -231,7 +235,10 @@ def test_snntorch_loops_are_rolled_up() -> None:
 
 
 class Stateful(Snn):
-    """Loop over frames, whose membranes and frames ``way`` chooses, that stacks its output."""
+    """Network of snnTorch's neurons that loops over frames and stacks its outputs.
+
+    ``way`` gives the membranes and the frame of each call.
+    """
 
     def __init__(self, way: Any):
         super().__init__(beta=0.5, reset_mechanism="zero")
@@ -281,7 +288,7 @@ def test_membranes_and_frames_that_the_device_has_not(way: Any, message: str) ->
 
 
 def pair(part: nn.Module) -> nn.Module:
-    """Return a network that has ``part`` between its parts, under the name ``part``."""
+    """Return a network that contains the module ``part``, under the name ``part``."""
     net = nn.Sequential()
     net.add_module("first", layer.Conv2d(1, 2, 3))
     net.add_module("part", part)
@@ -385,12 +392,14 @@ def test_what_changes_nothing_is_taken(make: Any) -> None:
 
 
 def in_steps(n: Any, x: Tensor) -> Tensor:
-    """Run multi-step neurons behind ``x``, so that its first axis is that of timesteps."""
+    """Return the output for ``x`` of neurons in multi-step mode, whose first axis is time."""
     return n.late(x)
 
 
 def in_place(n: Any, x: Tensor) -> Tensor:
-    """Return a network's output for ``x``, which an AND gate changes where it is read again."""
+    """Return a network's output for ``x``, in which a map is changed in place by an AND gate before
+    it is read again.
+    """
     y = x
     y *= n.late(n.conv(x))
     return head(n, x * y)
@@ -471,7 +480,7 @@ def test_neurons_of_two_kinds_are_refused() -> None:
 
 
 def test_connections_that_cross_are_refused() -> None:
-    """A block's gate joins two paths from one map; a path that leaves from within is no block."""
+    """Check that a network is refused whose gates join paths that overlap without being nested."""
 
     def way(n: Any, x: Tensor) -> Tensor:
         a = fire(n, x)

@@ -66,7 +66,9 @@ def in_spikingjelly(graph: Any, inputs: np.ndarray, timesteps: int) -> np.ndarra
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_another_simulator_has_the_same_logits(seed: int, tmp_path: Path) -> None:
-    """SpikingJelly computes the reference's logits in float32 from a written file."""
+    """Check that SpikingJelly, which reads the written file, computes the integer reference's
+    logits.
+    """
     network = plain(seed)
     path = tmp_path / "net.nir"
     nir_write.write(path, to_nir(network))
@@ -87,7 +89,10 @@ def test_the_sample_has_tried_everything() -> None:
 
 
 def test_neither_comparator_nor_rounding_matters() -> None:
-    """Written thresholds lie between neighbouring values that a membrane can have."""
+    """Check that written thresholds lie strictly between neighbouring values of a membrane.
+
+    So it makes no difference whether a simulator compares with ``>`` or ``>=``, or how it rounds.
+    """
     network = plain(4)
     graph = to_nir(network)
     for layer in network.layers[:-1]:
@@ -121,7 +126,10 @@ def small(**changes: Any) -> FoldedNetwork:
 @pytest.mark.parametrize("gate", ["AND", "IAND", "OR", "XOR", "ADD"])
 @pytest.mark.parametrize("bits", [8, 4])
 def test_out_and_in_again_are_the_same_integers(gate: str, bits: int) -> None:
-    """Residual networks with both kinds of shortcut survive a round trip through a file."""
+    """Check that a network exported to NIR and imported again has the same integers.
+
+    It has residual blocks with and without weights on their shortcut.
+    """
     block = BlockConfig(gate=gate, inner="channel", outer="layer")
     stages = (
         StageConfig(channels=6, blocks=(block,)),
@@ -156,7 +164,9 @@ def test_out_and_in_again_are_the_same_integers(gate: str, bits: int) -> None:
 
 
 def folded_static() -> FoldedNetwork:
-    """Return a folded network with an unshared layer and the same weights at all timesteps."""
+    """Return a folded network in which all timesteps share weights, and one layer's positions do
+    not.
+    """
     stage = trained.small_config().stages[0]
     stages = (replace(stage, blocks=(replace(stage.blocks[0], outer="element"),)),)
     return small(stem_coefficient="channel", stages=stages, neuron=trained.LIF)
@@ -274,8 +284,11 @@ def neuron_graph(**changes: Any) -> Any:
 
 
 def test_units_of_other_writers() -> None:
-    """Graphs are equal if they have r = 1 and a timestep of 1, r = 1 / dt, or threshold and reset
-    shifted by the same value."""
+    """Check that graphs in other units are imported as the same network.
+
+    They have r = 1 and a timestep of 1; r = 1 / dt; or threshold and reset shifted by the same
+    value.
+    """
     images = np.random.default_rng(0).integers(0, 256, (4, 1, 6, 6), np.uint8)
     full = np.ones((4, 6, 6))
     same = [
@@ -300,7 +313,7 @@ def test_units_of_other_writers() -> None:
 
 
 def test_the_comparator_is_what_is_asked_for() -> None:
-    """The option decides whether an integer drive equal to the threshold fires."""
+    """Check the option that decides whether a membrane equal to the threshold fires."""
     weight = np.ones((1, 1, 3, 3))
     conv = nir.Conv2d((6, 6), weight, 1, 1, 1, 1, np.zeros(1))
     neuron = nir.IF(r=np.ones((1, 6, 6)), v_threshold=np.full((1, 6, 6), 4.0))

@@ -33,7 +33,9 @@ OPTIONS = NirOptions(timesteps=T, pixel_max=None, dt_s=1e-4)
 def simulated(
     nodes: dict[str, Any], frames: np.ndarray, soft: bool = False, dt: float = 1e-4
 ) -> np.ndarray:
-    """Run nodes one after another; return the last one's mean output over the timesteps."""
+    """Run nodes one after another in torch; return the last one's mean output over the
+    timesteps.
+    """
     membranes: dict[str, Any] = dict.fromkeys(nodes, 0.0)
     total = torch.zeros(())
     for t in range(frames.shape[1]):
@@ -71,7 +73,7 @@ def step(node: Any, x: Tensor, v: Any, soft: bool, dt: float) -> tuple[Tensor, A
 
 
 def chain(neurons: Any, out: int = 3, channels: int = 4) -> dict[str, Any]:
-    """Return nodes of a convolution, ``neurons`` and a classifier."""
+    """Return the nodes of a network by name: a convolution, ``neurons`` and a classifier."""
     rng = np.random.default_rng(1)
     return {
         "conv": nir.Conv2d(
@@ -98,7 +100,7 @@ def leaky(shape: Any = (4, 6, 5), tau: Any = 4e-4) -> Any:
 
 
 def written(path: Path, graph: Any, change: Callable[[Any], None] | None = None) -> Path:
-    """Write a graph to a file, whose nodes ``change`` then edits."""
+    """Write a graph to a file, let ``change`` edit the nodes in the file, and return the path."""
     nir.write(path, graph)
     if change is not None:
         with h5py.File(path, "a") as file:
@@ -112,7 +114,7 @@ def replace_entry(node: Any, name: str, value: Any) -> None:
 
 
 def old(nodes: Any) -> None:
-    """Make a file one of nir 1.0.4, in which neurons have no ``v_reset``."""
+    """Change an open file to the form of nir 1.0.4, in which neurons have no ``v_reset``."""
     for name in ("neurons", "neurons2"):
         del nodes[name]["v_reset"]
 
@@ -120,7 +122,10 @@ def old(nodes: Any) -> None:
 def test_files_without_v_reset_need_the_reset(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In files of nir 1.0.4 and earlier, a spike subtracts the threshold."""
+    """Check that files without ``v_reset`` are refused unless the option ``--reset`` is given.
+
+    The package nir wrote such files up to version 1.0.4.
+    """
     nodes = chain(leaky())
     path = written(tmp_path / "old.nir", graph_of(nodes), old)
     with pytest.raises(ExchangeError) as error:
@@ -188,7 +193,10 @@ def test_a_leak_to_another_value_than_the_reset_is_a_bias(reset: str | None) -> 
 
 @pytest.mark.parametrize("by", ["channel", "position"])
 def test_several_time_constants_in_one_node(by: str) -> None:
-    """Neurons of every leak become a layer, and OR gates join the layers' spikes."""
+    """Check that neurons with several leaks in one node become a layer for each leak.
+
+    OR gates join the spikes of these layers.
+    """
     taus = np.array([2e-4, 4e-4, 2e-4, 8e-4])[:, None, None]
     if by == "position":
         taus = np.random.default_rng(2).choice([2e-4, 4e-4, 1e-4 * 4 / 3], (4, 6, 5))
@@ -241,7 +249,9 @@ def test_a_graph_in_a_graph(tmp_path: Path) -> None:
 
 
 def test_loops_are_named_node_by_node() -> None:
-    """A loop hides no other node that cannot be mapped, inside it or outside."""
+    """Check that the error for a loop names all nodes in it, and all other nodes that cannot be
+    mapped.
+    """
     size = np.ones(4)
     recurrent = {"input": nir.Input({"input": np.array([4])}), "lif": nir.CubaLIF(*[size] * 5)}
     recurrent |= {"w_rec": nir.Linear(np.eye(4)), "output": nir.Output({"output": np.array([4])})}
@@ -313,7 +323,9 @@ def test_files_that_are_no_graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_subtracting_resets_of_integers_stay_exact() -> None:
-    """Neurons that fire only above an integer, and subtract that integer, are not rounded."""
+    """Check that neurons that fire above an integer threshold, and subtract it, are imported
+    exactly.
+    """
     rng = np.random.default_rng(8)
     out = rng.integers(-3, 4, (3, 120)).astype(np.float64)
     nodes = chain(nir.IF(r=np.full((4, 6, 5), 1e4), v_threshold=np.full((4, 6, 5), 3.0)))

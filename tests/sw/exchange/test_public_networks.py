@@ -1,8 +1,9 @@
-"""Tests of the table of public networks in docs/exchange.md, against their own frameworks.
+"""Tests of the table of public networks in docs/exchange.md: each is imported and compared with its
+own framework.
 
 Networks are built with fewer channels where their classes allow it, and get random weights. Every
-spike of the imported network must be the framework's, or the network must be refused for the reason
-that the table gives.
+spike of an imported network must equal the framework's, or the network must be refused for the
+reason that the table gives.
 """
 
 from __future__ import annotations
@@ -53,7 +54,10 @@ Shape = tuple[int, int, int]
 
 @pytest.fixture
 def resnets(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ModuleType, ModuleType]]:
-    """SpikingJelly's residual networks; they import torchvision only to download weights."""
+    """Import and return two modules of SpikingJelly's residual networks.
+
+    They import torchvision, only to download weights, so a stand-in takes its place.
+    """
     name = "torchvision._internally_replaced_utils"
     stub = ModuleType(name)
     stub.load_state_dict_from_url = None  # type: ignore[attr-defined]
@@ -70,7 +74,7 @@ class Recorded:
 
     output: NDArray[np.float64]
     spikes: dict[str, NDArray[np.uint8]]
-    """Spikes (N, T, ...) of all neurons, by name of their module, in their order."""
+    """Spikes (N, T, ...) of all neurons, by name of their module, in the order of the modules."""
 
 
 def samples(shape: Shape, frames: bool, n: int = 2) -> NDArray[np.uint8]:
@@ -81,7 +85,9 @@ def samples(shape: Shape, frames: bool, n: int = 2) -> NDArray[np.uint8]:
 
 
 def recorded(net: nn.Module, inputs: NDArray[np.uint8], is_neuron: Any) -> Recorded:
-    """Run a network in its framework, in float64 and timestep by timestep."""
+    """Run a network in its framework, in float64 and timestep by timestep; return output and
+    spikes.
+    """
     net = net.double().eval()
     spikes: dict[str, list[Tensor]] = {}
     hooks = []
@@ -110,7 +116,7 @@ def recorded(net: nn.Module, inputs: NDArray[np.uint8], is_neuron: Any) -> Recor
 
 
 def check_spikes(imported: Imported, expected: Recorded, inputs: NDArray[np.uint8]) -> None:
-    """Check that the layers of a network without gates fire the spikes of the neurons."""
+    """Check that the layers of an imported network without gates fire the framework's spikes."""
     trace = simulate(imported.folded, inputs, keep_spikes=True)
     np.testing.assert_allclose(trace.logits, expected.output, atol=1e-9)
     folded = imported.folded
@@ -133,7 +139,7 @@ def check_spikes(imported: Imported, expected: Recorded, inputs: NDArray[np.uint
 
 
 def jelly(net: nn.Module, shape: Shape, frames: bool) -> None:
-    """Check a network of SpikingJelly spike by spike."""
+    """Check that every spike of an imported SpikingJelly network equals SpikingJelly's."""
     net = lived_in(net, 2)
     functional.set_step_mode(net, "s")
     values = describe(net, T, shape, pixel_max=None if frames else 1.0)
@@ -159,16 +165,17 @@ def test_networks_of_parametric_lif_net(make: Any, shape: Shape, frames: bool) -
 
 
 def test_parametric_neurons_of_other_time_constants_take_the_nearest() -> None:
-    """Trained time constants are arbitrary: here 1.8, a decay of 0.44."""
+    """Check PLIF neurons with a time constant of 1.8, a decay that the device approximates."""
     make, shape, frames = PARAMETRIC["MNISTNet"]
     net = make(channels=2, spiking_neuron=neuron.ParametricLIFNode, v_threshold=0.3, init_tau=1.8)
     near(lived_in(net, 2), shape, frames, neuron.BaseNode, functional.reset_net)
 
 
 def near(net: nn.Module, shape: Shape, frames: bool, is_neuron: Any, reset: Any) -> nearest.Change:
-    """Check that a network takes the nearest leaks on request only, and that the change is known.
+    """Check that a network is imported with approximated leaks only on request, and return the
+    reported change.
 
-    The framework's own spikes must be those that the report compares with.
+    The report must compare with the spikes that the framework itself computes.
     """
     values = describe(net, T, shape, pixel_max=None if frames else 1.0)
     with pytest.raises(ExchangeError, match="--nearest-leak"):
@@ -193,10 +200,9 @@ def test_spikingjelly_examples() -> None:
 
 
 def resnet(net: nn.Module, layers: dict[str, str]) -> FoldedNetwork:
-    """Check an 18-layer network of SpikingJelly; return what it becomes.
+    """Check an 18-layer network of SpikingJelly spike by spike; return its folded form.
 
-    The spikes of the neurons that are the keys of ``layers``, in every block, must be those of the
-    layers that are the values.
+    ``layers`` maps the name of a block's neurons to the name of the layer with the same spikes.
     """
     net = lived_in(net, 1)
     values = describe(net, T, (3, 32, 32))
@@ -225,7 +231,11 @@ def test_sew_resnet18(gate: str, resnets: tuple[ModuleType, ModuleType]) -> None
 
 
 def test_spiking_resnet18(resnets: tuple[ModuleType, ModuleType]) -> None:
-    """Its blocks add two weighted maps, or a weighted map and spikes, in the membranes."""
+    """Check Spiking ResNet-18, whose blocks add their shortcut to the input of the last neurons.
+
+    So a layer reads several maps, each with weights of its own; blocks with a stride also need a
+    layer that copies the shortcut's spikes.
+    """
     net = resnets[1].spiking_resnet18(spiking_neuron=neuron.IFNode, num_classes=4)
     folded = resnet(net, {"sn1": "conv1", "sn2": "conv2"})
     added = [layer for layer in folded.layers if layer.addends]
@@ -263,7 +273,7 @@ class Tutorial5(nn.Module):
 
 
 class Once(nn.Module):
-    """A network whose forward method runs all timesteps, as one that runs a T-th of them."""
+    """Network that runs all timesteps in one call, made from a network that runs one per call."""
 
     def __init__(self, net: nn.Module):
         super().__init__()
@@ -278,7 +288,7 @@ class Once(nn.Module):
 
 
 def loops(net: nn.Module) -> Recorded:
-    """Run a network that loops over the timesteps itself."""
+    """Run a network whose forward method loops over the timesteps; return its output and spikes."""
     inputs = samples((1, 28, 28), False)
     found = recorded(Once(net), inputs, snntorch.SpikingNeuron)
     return Recorded(found.output, {k.removeprefix("net."): v for k, v in found.spikes.items()})
@@ -340,7 +350,9 @@ def test_tutorials_6_and_7(
 
 
 def old_file(path: Path, graph: Any) -> Path:
-    """Write a graph as nir 0.2 did, whose neurons have no ``v_reset``."""
+    """Write a graph to a file as version 0.2 of the package nir did: neurons have no
+    ``v_reset``.
+    """
     nir.write(path, graph)
     with h5py.File(path, "a") as file:
         for node in file["node/nodes"].values():
@@ -349,7 +361,11 @@ def old_file(path: Path, graph: Any) -> Path:
 
 
 def test_the_lif_graph_of_nir(tmp_path: Path) -> None:
-    """lif_norse.nir has one neuron with a time constant of 2.5 ms, at timesteps of 0.1 ms."""
+    """Check a graph like NIR's lif_norse.nir: one LIF neuron of 2.5 ms, with timesteps of 0.1
+    ms.
+
+    Its leak is not one of the device's, so it is refused unless the nearest one is allowed.
+    """
     one = np.ones(1)
     nodes = {"0": nir.Affine(np.ones((1, 1)), 0 * one)}
     nodes["1"] = nir.LIF(2.5e-3 * one, one, 0 * one, 0.1 * one)
@@ -369,7 +385,10 @@ def test_the_lif_graph_of_nir(tmp_path: Path) -> None:
 
 
 def test_the_cnn_graph_of_nir(tmp_path: Path) -> None:
-    """cnn_sinabs.nir has IF neurons, sum pooling and no resets, which subtract."""
+    """Check a graph like NIR's cnn_sinabs.nir: IF neurons, sum pooling, and no ``v_reset``.
+
+    A spike of these neurons subtracts the threshold.
+    """
     rng = np.random.default_rng(7)
 
     def conv(size: int, n_out: int, n_in: int, kernel: int, stride: int) -> Any:
@@ -405,7 +424,7 @@ def test_the_cnn_graph_of_nir(tmp_path: Path) -> None:
 
 
 def test_the_recurrent_graph_of_nir() -> None:
-    """braille.nir has CubaLIF neurons in a loop."""
+    """Check that a graph like NIR's braille.nir is refused for its loop and its CubaLIF neurons."""
     size = np.ones(4)
     neurons = [nir.CubaLIF(*[size] * 5) for _ in range(2)]
     nodes = {"input": nir.Input({"input": np.array([4])}), "fc1": nir.Linear(np.eye(4))}
@@ -421,7 +440,10 @@ def test_the_recurrent_graph_of_nir() -> None:
 
 
 def test_graphs_that_snntorch_exports() -> None:
-    """snnTorch writes a reset to 0 whatever the neurons' mechanism is."""
+    """Check that a NIR graph exported by snnTorch is imported with snnTorch's own results.
+
+    Every ``v_reset`` in such a graph is 0.
+    """
 
     def leaky(beta: float, size: int, **options: Any) -> nn.Module:
         beta_of_each, threshold = torch.full((size,), beta), torch.full((size,), 0.2)
@@ -485,11 +507,16 @@ HELD_BY: dict[str, Any] = {
     "NIR's CNN graph (`cnn_sinabs.nir`)": test_the_cnn_graph_of_nir,
     "NIR's RNN graph (`braille.nir`)": test_the_recurrent_graph_of_nir,
 }
-"""Tests by the rows of the table of public networks."""
+"""Test function that covers each row of the table of public networks, by the row's name."""
 
 
 def test_the_table_says_what_these_tests_hold() -> None:
-    """sinabs and norse are not at hand; they exchange networks as NIR's graphs, which are."""
+    """Check that every row of the table has a test, and states the result that this test
+    asserts.
+
+    Only the rows of sinabs and norse have none, because these are not installed: they exchange
+    networks as NIR graphs, which are tested.
+    """
     table = DOCUMENT.partition("## Public networks")[2]
     rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|", table, re.MULTILINE))
     through = [name for name, result in rows.items() if result.startswith("through NIR, as the ")]

@@ -35,7 +35,7 @@ IMAGES = np.random.default_rng(5).integers(0, 256, (20, *SHAPE), np.uint8)
 
 
 def lived_in(net: nn.Module, seed: int = 0) -> nn.Module:
-    """Set random weights and statistics with which neurons fire; return the network."""
+    """Set random weights and batch-norm statistics with which neurons fire; return the network."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in net.modules():
@@ -238,7 +238,9 @@ def test_snntorch_fires_as_there(options: dict[str, Any]) -> None:
 
 
 def test_snntorch_fires_above_its_threshold_not_at_it() -> None:
-    """Membranes that equal the threshold do not fire, whereas SpikingJelly's do."""
+    """Check that neurons from snnTorch fire above their threshold, and SpikingJelly's also at
+    it.
+    """
     net = nn.Sequential(nn.Conv2d(1, 1, 1), snntorch.Leaky(beta=1.0, reset_mechanism="zero"))
     state = net.state_dict() | {"0.weight": torch.ones(1, 1, 1, 1), "0.bias": torch.zeros(1)}
     state |= {"2.weight": torch.eye(144)[:10]}
@@ -307,7 +309,7 @@ def test_the_nearest_leak_is_reported(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_an_imported_network_is_fine_tuned(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The leaks are only the nearest ones; training in integers makes up for more than that."""
+    """Check that fine-tuning an imported network with approximated leaks reaches 100 % accuracy."""
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(1, 4, 3),
@@ -397,7 +399,7 @@ def test_topologies_are_checked(values: Any, message: str, tmp_path: Path) -> No
 
 
 class Attack:
-    """Object that would make a folder when it is unpickled."""
+    """Object that makes a folder if it is unpickled, which must not happen."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -462,7 +464,7 @@ def test_files_without_a_topology_name_the_option(
 
 
 def test_export_takes_state_dicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A state dict is found under a key of a training script's checkpoint."""
+    """Check the export of a state dict that is stored under the key ``net`` of a checkpoint."""
     net = lived_in(CSNN(3))
     torch.save({"net": net.state_dict(), "epoch": 3}, tmp_path / "csnn.pt")
     (tmp_path / "csnn.json").write_text(json.dumps(describe(net, T, SHAPE)))

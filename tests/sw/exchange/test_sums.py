@@ -36,18 +36,24 @@ SAME: Any = {"padding": (1, 1)}
 
 
 def layers_of(folded: FoldedNetwork) -> dict[str, tuple[tuple[str, ...], bool]]:
-    """Return what each layer reads, and whether each map has weights of its own."""
+    """Return, for each layer, the maps that it reads, and whether each map has weights of its
+    own.
+    """
     return {layer.name: (layer.sources, layer.stacked) for layer in folded.layers}
 
 
 def block(n: int, source: str, seed: int, channels: int = 3) -> list[Node]:
-    """Return a convolution and neurons that read ``source``."""
+    """Return the nodes ``c{n}`` and ``s{n}``, a convolution that reads ``source``, and its
+    neurons.
+    """
     step = conv(channels, channels, seed=seed, **SAME)
     return [two(f"c{n}", step, source), two(f"s{n}", fire(), f"c{n}")]
 
 
 def chain_of_sums() -> list[Node]:
-    """Return two blocks with shortcuts that are added, and a classifier behind an average pool."""
+    """Return the nodes of two residual blocks with added shortcuts, and a classifier after average
+    pooling.
+    """
     return [
         *stem(),
         *block(1, "n1", 1),
@@ -61,7 +67,7 @@ def chain_of_sums() -> list[Node]:
 
 
 def check_on_device(nodes: list[Node], banks: int = 2) -> None:
-    """Check that a compiled network computes what the integer reference does."""
+    """Check that a compiled network computes the integer reference's spikes and logits."""
     network = quantised(assemble(nodes, FRAMES, {}), 8)
     given = frames(2)
     trace = reference.run(network, given)
@@ -87,7 +93,10 @@ def test_sums_of_spikes_are_maps_with_the_same_weights(source) -> None:
 
 
 def test_spikes_may_be_counted_and_fire_as_sums() -> None:
-    """Neurons and the output read sums without weights; scaled maps have weights of their own."""
+    """Check neurons and an output that read a sum of spike maps without weights between.
+
+    If the maps of a sum are scaled differently, each map has weights of its own.
+    """
     nodes = [
         *stem(),
         *block(1, "n1", 1),
@@ -132,7 +141,11 @@ SHORTCUTS = {
 
 @pytest.mark.parametrize(("stride", "channels", "steps"), SHORTCUTS.values(), ids=SHORTCUTS)
 def test_shortcuts_into_membranes(stride: int, channels: int, steps: list) -> None:
-    """A block whose neurons receive the sum of its convolution and its shortcut."""
+    """Check a residual block whose shortcut is added to the input of the block's last neurons.
+
+    If the shortcut has another shape or stride than the convolution, layers that copy spikes are
+    added.
+    """
     nodes = [*stem(), two("c1", conv(channels, 3, seed=1, stride=(stride, stride), **SAME), "n1")]
     nodes += [two("s1", fire(0.5), "c1"), two("c2", conv(channels, channels, seed=2, **SAME), "s1")]
     before = "n1"
@@ -166,7 +179,10 @@ def test_kernels_of_different_sizes_and_paddings() -> None:
 
 
 def test_a_spike_of_two_maps_is_or_whoever_adds_them() -> None:
-    """A gate is cheaper than a layer; a map that others read as well is left as it is."""
+    """Check that neurons that fire for any spike of two added maps become an OR gate.
+
+    A map that another node reads as well stays unchanged.
+    """
     nodes = [*stem(), *block(1, "n1", 1), two("sum", Add(), "n1", "s1"), two("any", fire(), "sum"),
              two("fc", connect(5, 3 * 9 * 8), "any")]  # fmt: skip
     folded = check(nodes, FRAMES)
@@ -199,7 +215,9 @@ def test_the_image_is_read_by_one_layer() -> None:
 
 
 def test_extreme_copies() -> None:
-    """A shortcut of zeros may read anything; one that would need a hundred copies is refused."""
+    """Check two extremes of copied spikes: a shortcut with weights of 0 folds, and one that would
+    need 148 maps is refused.
+    """
     none = Convolve(weight=np.zeros((4, 3, 1, 1)), stride=(2, 2))
     nodes = [*stem(), two("c1", conv(4, 3, seed=1, stride=(2, 2), **SAME), "n1")]
     nodes += [two("s1", fire(0.5), "c1"), two("c2", conv(4, 4, **SAME), "s1")]

@@ -220,7 +220,9 @@ def test_a_network_that_folds_to_more_than_a_device_holds_is_refused(
 
 
 def claims(name: str) -> dict[str, Any]:
-    """Return contents of a checkpoint that are larger than its file, or no plain tensors."""
+    """Return the values of a checkpoint that claims more data than its file holds, or has tensors
+    of an unsupported kind.
+    """
     one, loop = torch.zeros(1, dtype=torch.uint8), []
     loop.append(loop)
     shared = torch.zeros(1000)
@@ -243,7 +245,7 @@ def claims(name: str) -> dict[str, Any]:
 
 
 def doubled(n: int) -> list[Any]:
-    """Return a list of 2 ** n entries that takes little memory."""
+    """Return a nested list with 2 ** n entries in all, which share memory."""
     value: list[Any] = [0]
     for _ in range(n):
         value = [value, value]
@@ -325,7 +327,11 @@ def test_a_hostile_checkpoint_is_refused_and_runs_nothing(tmp_path: Path) -> Non
 def test_whatever_else_a_checkpoint_holds_it_is_refused_or_a_network(
     key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Replace values by wrong types, huge sizes, and numbers that are not finite."""
+    """Check that a checkpoint with a wrong value at any place is refused or gives a valid
+    network.
+
+    Wrong values are other types, huge sizes, and numbers that are not finite.
+    """
     net = finetune.prepare(lived_in(small_config()), 4, images(8))
     good = {
         **values(),

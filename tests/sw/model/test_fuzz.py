@@ -60,7 +60,7 @@ def original() -> dict[str, Any]:
 
 
 def edited_values(rng: random.Random) -> dict[str, Any]:
-    """Return the contents of a checkpoint with edits."""
+    """Return the contents of a checkpoint, randomly edited."""
     values = copy.copy(original())
     key = rng.choice(sorted(values))
     if rng.random() < 0.4:
@@ -70,7 +70,9 @@ def edited_values(rng: random.Random) -> dict[str, Any]:
 
 
 def edited_archive(raw: bytes, rng: random.Random) -> bytes:
-    """Return a zip archive with other bytes in an entry, and with valid checksums."""
+    """Return a zip archive in which the bytes of an entry are changed and its checksum is made
+    valid.
+    """
     file = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(raw)) as good, zipfile.ZipFile(file, "w") as bad:
         chosen = rng.choice(
@@ -87,7 +89,7 @@ def edited_archive(raw: bytes, rng: random.Random) -> bytes:
 
 
 def fuzz(n: int, seed: int | None, path: Path) -> tuple[int, int]:
-    """Run rounds, and return how many checkpoints were refused and how many were networks."""
+    """Load ``n`` edited checkpoints; return how many were refused, and how many gave a network."""
     n_refused = n_networks = 0
     for rng, noted in rounds(n, seed):
         with noted, warnings.catch_warnings():

@@ -145,7 +145,11 @@ def test_backward_equals_automatic_differentiation(
 def test_pooling_in_the_neurons_is_max_pooling_behind_them(
     leak: str, pool: tuple[int, int], repeated: bool, channels_last: bool
 ) -> None:
-    """Rows and columns that do not fill a window get no gradient."""
+    """Check that pooling inside a layer of neurons equals max pooling after it, gradients
+    included.
+
+    Rows and columns that do not fill a window must get no gradient.
+    """
     torch.manual_seed(6)
     neuron = NeuronLayer(NeuronConfig(leak=leak, leak_shift=2, reset="SOFT"), 3).double()
     drive = torch.randn(4 if repeated else 12, 5, 9, 7, dtype=torch.float64) + 0.4
@@ -180,7 +184,10 @@ def test_coefficients_have_the_shape_of_their_granularity() -> None:
 
 @pytest.mark.parametrize("gate", ["AND", "IAND", "OR", "XOR"])
 def test_every_map_is_binary_and_every_gate_works_on_the_binary_identity(gate: str) -> None:
-    """Coefficients are far from 1, so that one applied before a gate would change its output."""
+    """Check that every map of a network is binary, for every gate.
+
+    Coefficients are far from 1, so that a coefficient applied before a gate would be noticed.
+    """
     config = small_config(
         stages=(StageConfig(channels=6, blocks=(BlockConfig(gate=gate), BlockConfig(gate=gate))),)
     )
@@ -227,7 +234,11 @@ def test_gradients_reach_everything() -> None:
 
 
 def test_a_backend_computes_all_neurons_and_gates_of_a_network_and_its_copies() -> None:
-    """All calls of a network go to its own backend, here one that counts them."""
+    """Check that a network, and its copies, compute all neurons and gates by the backend that was
+    set.
+
+    The backend here counts its calls. Another network keeps the default one.
+    """
     calls: dict[str, int] = {}
 
     def counted(name: str) -> Callable[..., Any]:
@@ -262,7 +273,7 @@ def test_a_backend_computes_all_neurons_and_gates_of_a_network_and_its_copies() 
 @pytest.mark.filterwarnings("ignore")  # torch's compiler warns about its own code
 @pytest.mark.parametrize("neuron", [NeuronConfig(), KEEP_SOFT])
 def test_compiled_neurons_equal_the_eager_ones(neuron: NeuronConfig) -> None:
-    """Gradients of a whole network with a pooling stem are those of the eager functions."""
+    """Check that the compiled backend gives a whole network the same gradients as the eager one."""
     given = pixels(6).double()
     grads = []
     for backend in (EAGER, compiled()):
@@ -315,7 +326,10 @@ def test_add_trains_and_sends_integers() -> None:
 
 
 def test_without_spikes_every_neuron_is_a_relu() -> None:
-    """ReLUs follow batch-norm, and in the stem precede max-pooling, for images and frames."""
+    """Check a network without spikes, in which ReLUs take the place of neurons.
+
+    In the stem, the ReLU is combined with max pooling. Images need a single timestep.
+    """
     add = with_blocks(small_config(), gate="ADD")
     with pytest.raises(ModelError, match=r"timesteps = 3 of equal images .* use 1"):
         dataclasses.replace(add, spiking=False)
@@ -339,7 +353,7 @@ def test_without_spikes_every_neuron_is_a_relu() -> None:
 
 @pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
 def test_the_family_has_its_layers_and_parameters(depth: int) -> None:
-    """Depth and number of parameters are those of the ResNet of the same name (He et al.).
+    """Check that each ResNet has the depth and the number of parameters that He et al. give.
 
     The depth counts the convolutions on the longest path and the classifier.
     """
@@ -357,7 +371,10 @@ def test_the_family_has_its_layers_and_parameters(depth: int) -> None:
 
 
 def test_a_plan_without_numbers_draws_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise torch would load its compiler, which takes every command two seconds."""
+    """Check that a network on torch's meta device, without numbers, draws no random weights.
+
+    Drawing them would load torch's compiler, which takes two seconds.
+    """
 
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("weights are drawn")

@@ -1,4 +1,4 @@
-"""Network files taken apart into document and tensors, and put together with a valid checksum."""
+"""Functions that take network files apart, and put them together again with a valid checksum."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import safetensors.numpy
 
 
 def document_of(raw: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the JSON document and the tensors of a file, the checksum left out."""
+    """Return the JSON document of a network file, and its tensors except the checksum."""
     n_header = int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8 : 8 + n_header])
     arrays = safetensors.numpy.load(raw)
@@ -20,7 +20,9 @@ def document_of(raw: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def rewritten(document: dict[str, Any] | str, arrays: dict[str, Any]) -> bytes:
-    """Return a file of this document, or of its text, and these tensors, with a valid checksum."""
+    """Return the bytes of a network file with a document (or its text) and tensors; the checksum is
+    valid.
+    """
     arrays = {**arrays, "checksum": np.zeros(32, np.uint8)}
     text = document if isinstance(document, str) else json.dumps(document)
     raw = bytearray(safetensors.numpy.save(arrays, {"spikefold": text}))

@@ -81,7 +81,11 @@ def test_output_layer_counts_every_timestep_and_the_bias_once() -> None:
 
 
 def test_bounds_of_bit_planes() -> None:
-    """Every intermediate sum, doubled membrane and timestep of a layer that reads pixels counts."""
+    """Check the bounds of a layer that reads pixels, one bit-plane (one bit of each pixel) at a
+    time.
+
+    They must cover every intermediate sum, the doubled sums and the membranes of all timesteps.
+    """
     layer = Layer(
         name="stem",
         source=INPUT,
@@ -117,7 +121,10 @@ def test_bounds_of_bit_planes() -> None:
 
 @pytest.mark.parametrize("output", [False, True])
 def test_every_summand_counts(output: bool) -> None:
-    """Maps that share weights may all spike at once; stacked maps have inputs of their own."""
+    """Check the bounds of a layer that reads three maps, with shared or separate weights.
+
+    In both cases, all three maps may spike at the same time.
+    """
     weight = np.array([7, -3], np.int8).reshape(1, 1, 1, 1, 2, 1, 1)
     layer = Layer(
         name="sum",
@@ -144,7 +151,10 @@ def test_every_summand_counts(output: bool) -> None:
 @pytest.mark.parametrize("output", [False, True])
 @pytest.mark.parametrize("taps", [(2, 1), (1, 1), (2, 3)])
 def test_bounds_of_banks(output: bool, taps: tuple[int, int]) -> None:
-    """A bank's sum is that of its own channels; an output layer's runs over all timesteps."""
+    """Check the bounds of the partial sums that each bank computes from its own input channels.
+
+    In an output layer, a bank's sum runs over all timesteps.
+    """
     rng = np.random.default_rng(0)
     for n_times in (1, 3):
         weight = rng.integers(-8, 8, (n_times, 1, 1, 2, 5, *taps)).astype(np.int8)

@@ -25,7 +25,10 @@ def test_encoder_equals_the_reference(seed: int) -> None:
 
 
 def test_sums_beyond_float32_stay_exact() -> None:
-    """Thresholds equal the sum of 1,600 bright pixels, or exceed it by 1."""
+    """Check that the encoder's sums are exact beyond the range of float32.
+
+    Thresholds equal the sum of 1,600 weighted pixels, or exceed it by 1.
+    """
     rng = np.random.default_rng(8)
     weight = rng.integers(90, 128, (1, 1, 1, 64, 1, 40, 40), np.int8)
     images = rng.integers(200, 256, (1, 1, 40, 40), np.uint8)

@@ -1,4 +1,6 @@
-"""A fuzzer of network files: an edited file is refused, or it runs and answers as its network."""
+"""A fuzzer of network files: an edited file is refused, or its network compiles and computes what
+plain loops compute.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,7 @@ MAX_SPIKES = 1 << 14
 
 @functools.cache
 def originals(seed: int) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Return document and tensors of a valid file."""
+    """Return the JSON document and the tensors of a valid network file."""
     network = random_network(seed, channels=(1, 3, 8), timesteps=2)
     rates = {
         name: {"channel_rates": [0.5] * shape[0]} for name, shape in network.map_shapes().items()
@@ -53,7 +55,7 @@ def originals(seed: int) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
 
 
 def edited_arrays(arrays: dict[str, NDArray[Any]], rng: random.Random) -> dict[str, NDArray[Any]]:
-    """Return the tensors, one of them with another type, shape, name or other values."""
+    """Return the tensors with one of them changed: its type, shape, name or values."""
     arrays = dict(arrays)
     name = rng.choice(sorted(arrays))
     array = arrays.pop(name)
@@ -79,7 +81,7 @@ def edited_arrays(arrays: dict[str, NDArray[Any]], rng: random.Random) -> dict[s
 
 
 def edited_file(rng: random.Random) -> bytes:
-    """Return a file with edits and a valid checksum."""
+    """Return the bytes of an edited network file with a valid checksum."""
     document, arrays = originals(rng.randrange(N_SEEDS))
     if rng.random() < 0.3:
         arrays = edited_arrays(arrays, rng)
@@ -126,7 +128,7 @@ def check_answers(network: Network, rng: random.Random) -> bool:
 
 
 def report_on(network: Network, config: Config) -> None:
-    """Make all forms of a report on a network."""
+    """Make the report on a network in all of its forms, to check that none fails."""
     board = fitting.BoardReport(board=config.name, fits=True, usage={})
     try:
         program = compile_network(network, config)
@@ -149,7 +151,9 @@ def report_on(network: Network, config: Config) -> None:
 
 
 def fuzz(n: int, seed: int | None) -> tuple[int, int, int]:
-    """Run rounds, and return how many files were refused, accepted, and run."""
+    """Read ``n`` edited files; return how many were refused, how many accepted, and how many
+    run.
+    """
     n_refused = n_accepted = n_run = 0
     for rng, noted in rounds(n, seed):
         with noted, warnings.catch_warnings():

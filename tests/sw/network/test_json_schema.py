@@ -1,4 +1,6 @@
-"""Tests of the JSON Schema: it accepts the documents that are written, and refuses others."""
+"""Tests of the JSON Schema: it accepts the documents of written network files, and refuses
+others.
+"""
 
 from __future__ import annotations
 

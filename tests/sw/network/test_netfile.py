@@ -70,7 +70,7 @@ def test_other_libraries_read_the_tensors(tmp_path: Path) -> None:
 
 
 def test_rewritten_is_faithful() -> None:
-    """The helper of the tests below makes valid files."""
+    """Check that :func:`rewritten`, which the tests below use, restores a file byte for byte."""
     raw = netfile.to_bytes(random_network(SEED))
     assert rewritten(*document_of(raw)) == raw
 
@@ -101,7 +101,9 @@ def test_a_flipped_weight_is_a_checksum_error() -> None:
 
 
 def test_a_changed_space_in_the_header_is_noticed() -> None:
-    """A change is detected even if it does not change the meaning."""
+    """Check that spaces added to the header are refused, although they do not change its
+    meaning.
+    """
     raw = netfile.to_bytes(random_network(SEED))
     n_header = int.from_bytes(raw[:8], "little")
     padded = (n_header + 8).to_bytes(8, "little") + raw[8 : 8 + n_header] + b" " * 8
@@ -250,7 +252,7 @@ def version_1(network: Network, program: Any, **tensors: NDArray[Any]) -> bytes:
 
 
 def test_the_program_of_a_file_of_version_1_is_not_read() -> None:
-    """Whatever it says: what runs is compiled from the network."""
+    """Check that the compiled program in a file of version 1 is ignored, even if it is invalid."""
     network = random_network(SEED)
     images = {"program.images.WEIGHT": np.zeros(64, np.uint8)}
     for changes in (
@@ -373,7 +375,10 @@ def test_describe_names_every_layer() -> None:
 
 
 def test_fields_of_the_format_are_pinned() -> None:
-    """A new field of Network or Layer changes the format: raise netfile.VERSION and this list."""
+    """Check that the fields of Network and Layer, which define the format, have not changed.
+
+    If a field is added, raise ``netfile.VERSION`` and change this list.
+    """
     assert netfile.VERSION == 3
     assert " ".join(f.name for f in dataclasses.fields(Network)) == (
         "timesteps image_shape encoder layers weight_bits labels provenance statistics"

@@ -1,4 +1,6 @@
-"""Tests of the checks of a network: messages name the layer, the fault and what is expected."""
+"""Tests of the checks of a network: error messages name the layer, the fault and the expected
+value.
+"""
 
 from __future__ import annotations
 
@@ -143,7 +145,9 @@ def test_a_network_that_is_wrong_says_where() -> None:
 
 
 def numbers(cls: type) -> Iterator[tuple[str, Range, Any]]:
-    """Yield field, range and default or example of every number that :class:`Range` limits."""
+    """Yield the name, range, and default or an example value of every field that :class:`Range`
+    limits.
+    """
     for name, hint in hints(cls).items():
         for one in (hint, *get_args(hint)):
             rule = next((r for r in getattr(one, "__metadata__", ()) if isinstance(r, Range)), None)

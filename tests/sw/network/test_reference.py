@@ -1,4 +1,6 @@
-"""Tests of the torch reference against :mod:`tests.golden`, which is slow and independent of it."""
+"""Tests of the torch reference against :mod:`tests.golden`, a slow second implementation in NumPy
+that shares no code with it.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ def test_every_granularity_leak_and_reset(granularity: str, leak: Leak, reset: R
 
 
 def test_random_networks_use_everything_and_spike() -> None:
-    """The random networks of the tests above use every feature, and spike."""
+    """Check that the random networks of the tests above contain every feature, and that they
+    spike.
+    """
     seen: set[object] = set()
     densities = []
     for seed in range(80):
@@ -77,7 +81,7 @@ def test_random_networks_use_everything_and_spike() -> None:
 
 
 def wide_network(n_in: int, weight: int, bias: int) -> Network:
-    """Return a network with a neuron of ``n_in`` inputs, whose sums are not exact in float32."""
+    """Return a network with a neuron of ``n_in`` inputs, whose sums are too large for float32."""
     fan = np.full((1, 1, 1, 1, n_in, 1, 1), weight, np.int8)
     fan[..., : n_in // 2, :, :] = -weight + 1
     return Network(
@@ -163,10 +167,10 @@ def test_unsuitable_input_is_refused() -> None:
 
 
 def test_membranes_by_hand() -> None:
-    """The membranes of one neuron are those computed by hand.
+    """Check the membranes of one neuron against values computed by hand.
 
-    Its input spikes at every timestep; the weight is 5, the bias -1 and the threshold 9. The
-    membrane loses a quarter, rounded down, and by a spike the threshold.
+    Its input spikes at every timestep; the weight is 5, the bias -1 and the threshold 9. Between
+    timesteps, the membrane loses a quarter, rounded down. A spike subtracts the threshold.
     """
     layer = Layer(
         name="layer",

@@ -1,4 +1,4 @@
-"""Tests that the shipped network file is what this code makes of the shipped checkpoint."""
+"""Tests that the shipped network file equals an export of the shipped checkpoint by this code."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def test_network_has_an_unshared_and_a_per_timestep_layer_and_fits() -> None:
 
 
 def test_it_classifies_the_sample() -> None:
-    """Without torch, the encoder's map has both values, and the labels are the data set's."""
+    """Check that the shipped network encodes the shipped images as spikes, and has the data set's
+    labels.
+    """
     network = netfile.load(shipped.NETWORK).network
     split = catalogue.load_samples()
     assert network.labels == fashion_mnist.LABELS and len(split) >= 100
@@ -46,7 +48,9 @@ def test_it_classifies_the_sample() -> None:
 
 
 def test_the_virtual_board_equals_the_reference(capsys: pytest.CaptureFixture[str]) -> None:
-    """Two images are classified on the virtual board, as `make demo` does."""
+    """Check that the virtual board gives the reference's spikes for two images, as in ``make
+    demo``.
+    """
     assert run.main(["--board", "sim", "-n", "2", "--check", "--json"]) == run.EXIT_OK
     results = json.loads(capsys.readouterr().out)
     assert results["n_checked"] == 2 and results["mismatches"] == []

@@ -1,4 +1,7 @@
-"""The report page in a real browser: drawn, with working buttons. ``.ci/run`` installs one."""
+"""Tests of the report page in a real browser: the page is drawn, and its buttons work.
+
+``.ci/run`` installs a browser.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A page of a small network, and its picture."""
+    """Return the path of a report page on a small network, and that of its screenshot."""
     folder = tmp_path_factory.mktemp("page")
     network = random_network(18)
     netfile.save(folder / "net.spikefold", network)
@@ -48,7 +51,7 @@ def test_the_page_is_drawn(page: tuple[Path, Path]) -> None:
 
 
 def dom(html: Path, profile: Path) -> str:
-    """The document as the browser has it after its scripts; they log nothing."""
+    """Return the page's HTML after a browser has run its scripts, which must log no message."""
     assert BROWSER is not None
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
     command += [f"--user-data-dir={profile}", "--dump-dom", html.as_uri()]

@@ -1,4 +1,4 @@
-"""Tests of the words and numbers that the diagram of a network shows."""
+"""Tests of the texts and numbers in the diagram of a network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tests of ``python -m sw.monitor`` with a device that computes the golden model."""
+"""Tests of ``python -m sw.monitor`` with a fake device, which computes networks by the golden
+model.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ CONFIG = CONFIGS["sim"]
 
 @pytest.fixture
 def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Make arguments for a network and images with labels, and a board that runs them."""
+    """Return the command's arguments: a network file, images with labels, and a fake board."""
     network = random_network(
         11, n_layers=4, timesteps=3, weight_bits=4, encoder=True, granularity="shared"
     )

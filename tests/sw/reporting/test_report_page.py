@@ -1,4 +1,4 @@
-"""``python -m sw.report``: the page says what was measured, and what was measured is right."""
+"""Tests of ``python -m sw.report``: the measurements are right, and the page shows them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ VOID = {"meta", "img", "br", "path", "rect"}
 
 
 class Page(HTMLParser):
-    """A page's elements, which must be closed in order, and its text."""
+    """HTML parser that collects a page's text, and checks that elements are closed in order."""
 
     def __init__(self, html: str):
         super().__init__()
@@ -70,7 +70,7 @@ class Page(HTMLParser):
 def written(
     folder: Path, network: Network, *options: str, name: str = "net.spikefold", n: int = N_IMAGES
 ) -> tuple[int, Path]:
-    """Exit code and path of the page for ``network`` on random images with labels."""
+    """Write the report on ``network`` with random labelled images; return exit code and path."""
     rng = np.random.default_rng(3)
     images = random_input(network, rng, n)
     np.savez(folder / "in.npz", images=images, labels=rng.integers(0, network.n_classes, n))
@@ -104,7 +104,11 @@ def test_page_is_whole_and_needs_nothing_else(tmp_path: Path, seed: int) -> None
 
 
 def test_where_the_stem_is_computed(tmp_path: Path) -> None:
-    """On the device, where it takes pixels: then it is a layer with figures."""
+    """Check that the page says whether device or host computes the stem, the layer that reads
+    pixels.
+
+    If the device computes it, the table of layers has a row for it.
+    """
     seen = {}
     for board in ("ulx3s-85f", "ulx3s-85f-wide/w8"):
         network = netfile.load(NETWORK).network
@@ -122,7 +126,9 @@ def test_where_the_stem_is_computed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_layer_has_one_number_on_the_page(tmp_path: Path, seed: int) -> None:
-    """It is the layer's place in the network, in each section that shows it."""
+    """Check that a layer has the same number, its position in the network, in all sections of the
+    page.
+    """
     network = random_network(seed)
     _, page = written(tmp_path, network)
     sections: dict[str, int] = dict.fromkeys((layer.name for layer in network.layers), 0)
@@ -175,7 +181,7 @@ def test_boxes_and_lines_of_the_diagram_do_not_meet(seed: int) -> None:
 
 
 def pixels_of(url: str) -> np.ndarray:
-    """Pixels of a PNG of one bit per pixel."""
+    """Return the pixels of a PNG image with one bit per pixel, given as a ``data:`` URL."""
     raw = base64.b64decode(url.partition(",")[2])
     width, height, depth = struct.unpack(">IIB", raw[16:25])
     assert depth == 1
@@ -224,7 +230,7 @@ def test_histogram_counts_every_weight(bits: int) -> None:
 
 
 def test_intervals() -> None:
-    """Values of Wilson's interval from its definition, for 8 of 10 and for the ends."""
+    """Check Wilson's interval against values worked out by hand, for 0, 8 and 10 of 10."""
     low, high = metrics.wilson(8, 10)
     assert (round(low, 3), round(high, 3)) == (0.490, 0.943)
     assert metrics.wilson(0, 10)[0] == 0 and metrics.wilson(10, 10)[1] == 1
@@ -356,7 +362,11 @@ def test_json_and_text_say_the_same(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize(("metric", "said"), [("balanced", ", balanced"), ("accuracy", "")])
 def test_balanced_accuracies_are_called_so(metric: str, said: str) -> None:
-    """Their intervals do not follow from the number of images: the evaluation has them."""
+    """Check that accuracies that are means over classes are labelled ``balanced``.
+
+    Their confidence intervals come from the evaluation, as the number of images does not determine
+    them.
+    """
     figures = {"n_images": 1000, "training_with_aap": None, "full_spike": 91.5, "folded": 91.25}
     evaluation = {**figures, "quantised": {"8": 91.0}, "metric": metric}
     n = None if said else 1000

@@ -1,4 +1,4 @@
-"""Tests of cross-validation: scores over all parts, and resuming."""
+"""Tests of cross-validation: scores over all parts together, and resuming."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def parts() -> list[Dataset]:
 
 
 def test_scores_are_of_all_parts_together() -> None:
-    """Their recalls are those of all predictions, not means over parts of different sizes."""
+    """Check that scores are computed over the predictions of all parts together.
+
+    Means over parts would differ, because the parts have different sizes and classes.
+    """
     rng = np.random.default_rng(2)
     labels, predicted = rng.integers(0, 3, 90), rng.integers(0, 3, 90)
     labels[:50] = np.minimum(labels[:50], 1)  # the first part lacks a class

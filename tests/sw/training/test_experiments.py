@@ -1,4 +1,4 @@
-"""Tests of the experiments: variants, statistics, tables, and continuing after an interruption."""
+"""Tests of the experiments: variants, statistics, tables, and resuming after an interruption."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_permutation_test() -> None:
 
 
 def test_blocked_test() -> None:
-    """The p-value equals the share counted by hand among all choices."""
+    """Check the differences and p-values of ``blocked_test`` against values counted by hand."""
     difference, p = significance.blocked_test((1.0, 2.0), [(2.0, 4.0)])
     assert difference == pytest.approx(1.5) and p == pytest.approx(2 / 4)
     difference, p = significance.blocked_test((1.0, 2.0, 3.0), [(2.0, 3.0, 4.0), (3.0, 4.0, 5.0)])

@@ -42,7 +42,7 @@ def given(config: ModelConfig, n: int = 16) -> np.ndarray:
 
 
 def exported(net: IntegerNet) -> FoldedNetwork:
-    """Return the network that the exporter makes of a checkpoint's values."""
+    """Return the folded network that the exporter makes of the trained network."""
     values = {
         "model_config": net.model.config.to_dict(),
         "model": net.model.state_dict(),
@@ -52,7 +52,9 @@ def exported(net: IntegerNet) -> FoldedNetwork:
 
 
 def assert_equals_the_reference(net: IntegerNet, pixels: np.ndarray) -> None:
-    """Every spike of every map and every logit are those of the exported network."""
+    """Check that the trained network has the same spikes and logits as the exported integer
+    network.
+    """
     network = quantize.quantize(exported(net), net.scales.weight_bits)
     trace = reference.run(network, pixels)
     maps: dict[str, torch.Tensor] = {}
@@ -111,7 +113,10 @@ def test_large_integers_take_float64(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_gradients_are_those_of_the_float_network_where_rounding_is_fine() -> None:
-    """Gradients nearly agree, because rounding small weights to 8 bits changes little."""
+    """Check that gradients through the 8-bit network are close to those of the float network.
+
+    Rounding weights to 8 bits changes them little.
+    """
     config = small_config(neuron=NeuronConfig(surrogate="arctan", surrogate_slope=1.0))
     model = lived_in(config).detach_aap()
     net = finetune.prepare(model, 8, given(config))

@@ -82,7 +82,10 @@ def test_a_network_learns_and_the_checkpoint_says_how_well(tmp_path: Path) -> No
 def test_the_run_says_its_time_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A training batch takes 2 s here, and the network's forward pass a third of that."""
+    """Check the line that predicts how long a run takes, computed from the time of one batch.
+
+    A training batch takes 2 s here, and the network's forward pass a third of that.
+    """
 
     def epoch(*arguments: object) -> float:
         on_speed = arguments[-1]
@@ -106,7 +109,11 @@ def test_the_run_says_its_time_once(
 def test_the_best_validation_epoch_is_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Here it is neither the last epoch nor the best epoch of the auxiliary pathway."""
+    """Check that the checkpoint holds the parameters of the epoch with the best validation
+    accuracy.
+
+    Here it is neither the last epoch nor the best one of the auxiliary pathway.
+    """
     scores = iter([(20, 4), (32, 8), (24, 36), (32, 38)])
     seen: list[torch.Tensor] = []
 
@@ -389,7 +396,7 @@ def test_training_uses_its_backend_for_the_network_its_integers_and_the_teacher(
 
 
 def run_until(out: Path, moment: str) -> None:
-    """Train or resume, and kill this process by SIGKILL at the moment."""
+    """Train, or resume a training, and kill this process by SIGKILL at the given moment."""
     torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
     place, name, n_calls = {
         "": (loop, "loss_of", 1 << 30),
@@ -435,7 +442,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
 
 
 def worker(rank: int, port: int, folder: str) -> None:
-    """Compute gradients and statistics of one step, and train, as one of two processes."""
+    """Run one of two training processes: write the gradients of one step, then train."""
     # A 1x1 convolution's weight has two equivalent layouts; DDP warns about this one.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
@@ -455,7 +462,9 @@ TWO = TrainConfig(epochs=1, batch_size=16, max_images=64, shift_px=1, class_powe
 
 
 def wide_config():
-    """Return a network of one block with statistics per timestep and an auxiliary pathway."""
+    """Return the configuration of a network of one block, with batch-norm statistics per timestep
+    and an auxiliary pathway.
+    """
     block = BlockConfig(gate="OR", inner="element", outer="channel/per-timestep")
     return small_config(
         stages=(StageConfig(channels=8, stride=2, blocks=(block,)),), batch_norm="per-timestep"
@@ -482,7 +491,10 @@ def gradients(path: Path | None) -> dict[str, torch.Tensor]:
 
 
 def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
-    """Each process sees half of the same batch; batch-norm statistics agree as well."""
+    """Check that two processes, which share a batch, compute the gradients of a single process.
+
+    Batch-norm statistics must agree as well.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -512,9 +524,10 @@ def test_batches_that_do_not_divide_are_refused(
 
 @pytest.mark.parametrize("bits", [2, 4])
 def test_fine_tuned_integers_are_what_is_exported(tmp_path: Path, bits: int) -> None:
-    """The accuracies of training are those of the integer reference on the exported network.
+    """Check that the test accuracy after integer training equals that of the exported integer
+    network.
 
-    A resumed run keeps the scales of quantisation.
+    A resumed run must keep its quantisation scales.
     """
     config = TrainConfig(**{**vars(CONFIG), "epochs": 3})
     start = loop.train(small_config(), config, easy_data(), tmp_path / "float.pt")
@@ -610,9 +623,9 @@ def test_mixed_precision_keeps_spikes_binary_and_learns(tmp_path: Path) -> None:
 def test_nothing_leaves_the_device_that_trains(
     name: str, weight_bits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A training step, in floats or integers, runs on torch's meta device.
+    """Check that a training step, in floats or integers, uses no tensor of another device.
 
-    There, as on a GPU, an operation with a tensor of the CPU is an error.
+    It runs on torch's meta device, on which, as on a GPU, an operation with a CPU tensor fails.
     """
     recipe = RECIPES[name]
     shape = (recipe.model.timesteps,) * recipe.model.frames + recipe.model.image_shape
@@ -672,7 +685,7 @@ def test_an_add_network_trains_and_folds(tmp_path: Path) -> None:
 
 
 def test_recipes_are_networks_for_their_boards() -> None:
-    """The untrained network of each recipe for a board can be compiled for that board."""
+    """Check that the network of each recipe that names a board can be compiled for that board."""
     boards = {
         "fashion-mnist": ("ulx3s-85f", 8),
         "fashion-mnist-85f": ("ulx3s-85f", 8),
@@ -694,7 +707,7 @@ def test_recipes_are_networks_for_their_boards() -> None:
 
 
 def relu_config():
-    """Return an ordinary network with the same input as :func:`small_config`."""
+    """Return the configuration of a ReLU network with the same input as :func:`small_config`."""
     block = BlockConfig(gate="ADD", inner="none", outer="none")
     return small_config(
         timesteps=1,
@@ -722,7 +735,11 @@ def test_data_sorted_by_class_are_calibrated_with_all_of_them(
 
 
 def test_own_recordings_say_how_many_timesteps(tmp_path: Path) -> None:
-    """Other numbers of timesteps, of an option or of a given network, are refused."""
+    """Check that the network for own recordings has as many timesteps as the recordings have
+    frames.
+
+    Another number, from ``--set`` or from the network of ``--init``, is refused.
+    """
     frames, labels = np.zeros((40, 8, 2, 9, 9), np.uint8), np.arange(40) % 4
     path = tmp_path / "frames.npz"
     np.savez(path, x_train=frames, y_train=labels, x_test=frames, y_test=labels)
@@ -762,7 +779,10 @@ def test_a_network_of_relus_learns_and_is_not_exported(tmp_path: Path) -> None:
 
 
 def test_a_teachers_share_of_the_loss() -> None:
-    """The loss equals the divergence in numpy, and is 0 for a student that equals its teacher."""
+    """Check the part of the loss that compares student and teacher against NumPy.
+
+    It is the Kullback-Leibler divergence, and 0 for a student that equals its teacher.
+    """
     torch.manual_seed(5)
     student = SpikingResNet(small_config()).double().eval()
     teacher = SpikingResNet(relu_config()).double().eval()
@@ -792,7 +812,9 @@ def test_a_teachers_share_of_the_loss() -> None:
 
 
 def test_a_student_learns_what_only_its_teacher_knows(tmp_path: Path) -> None:
-    """The labels of the training data are random."""
+    """Check that a student learns the right classes from its teacher while its labels are
+    random.
+    """
     data = easy_data()
     knows = loop.train(relu_config(), LONGER, data, tmp_path / "teacher.pt")
     noise = np.random.default_rng(6).integers(0, 2, len(data.train)).astype(np.uint8)

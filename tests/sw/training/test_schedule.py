@@ -1,4 +1,4 @@
-"""Tests of training with a rising number of timesteps, and of what else changes during a run."""
+"""Tests of training with a rising number of timesteps, uninterrupted and resumed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ class Stop(Exception):
 def test_timesteps_rise_and_an_interrupted_run_ends_like_a_whole_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The run is interrupted after each of its epochs, within phases and at their ends."""
+    """Check that timesteps rise as scheduled, and that a run resumed after every epoch ends the
+    same.
+    """
     seen: list[int] = []
     train_epoch = loop.train_epoch
 
@@ -80,7 +82,11 @@ def test_timesteps_rise_and_an_interrupted_run_ends_like_a_whole_one(
 
 
 def test_a_network_with_more_timesteps_begins_like_the_one_before() -> None:
-    """Its first timesteps have the same spikes; new ones have the parameters of the last."""
+    """Check a network that is extended to more timesteps: spikes of its first timesteps do not
+    change.
+
+    New timesteps have the parameters and optimiser state of the last old one.
+    """
     before = lived_in(replace(MODEL, timesteps=2))
     optimizer = loop.make_optimizer(before, CONFIG)
     before(to_input(torch.from_numpy(images(8)))).spike.sum().backward()

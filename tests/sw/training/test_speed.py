@@ -1,4 +1,4 @@
-"""Tests of the speed comparison: equal networks, ratios, and its errors."""
+"""Tests of the speed benchmark: all contenders run the same network, and ratios are right."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from sw.training import speed
 
 
 def test_a_peer_is_the_same_network() -> None:
-    """With our own neurons in a peer's network, scores and gradients are those of our network.
+    """Check that the network built for other frameworks equals ours if it gets our neurons.
 
-    This shows that peers are timed on the same network.
+    Class scores and gradients are compared.
     """
 
     class Plain(torch.nn.Module):
@@ -53,7 +53,11 @@ def test_rates_are_positive_and_take_turns(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_ratios_are_taken_within_rounds() -> None:
-    """Other load in the second round slows all contenders."""
+    """Check that a speed is divided by the fastest peer's of the same round before the median is
+    taken.
+
+    So it does not matter that all contenders are slower in one round.
+    """
     rates = {
         "spikefold": [20.0, 2.0, 30.0],
         "snntorch": [9.0, 1.0, 8.0],

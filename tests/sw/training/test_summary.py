@@ -1,4 +1,4 @@
-"""Tests of what training says at its start, and of the default networks for own data."""
+"""Tests of the lines that training prints at its start, and of default networks for own data."""
 
 from __future__ import annotations
 

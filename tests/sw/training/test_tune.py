@@ -27,7 +27,9 @@ CONFIG = TrainConfig(epochs=3, batch_size=20, learning_rate=tune.LEARNING_RATE, 
 
 
 def network(*, frames: bool = False) -> Imported:
-    """Return an imported network with several leaks, resets, thresholds, a gate and ORs."""
+    """Return an imported network with different leaks, resets and thresholds, a gate, and a layer
+    that computes ORs.
+    """
     rng = np.random.default_rng(1)
     n_in = SHAPE[0]
 
@@ -52,7 +54,7 @@ def network(*, frames: bool = False) -> Imported:
 
 @pytest.mark.parametrize("weight_bits", [2, 8])
 def test_what_is_trained_is_what_is_exported(weight_bits: int) -> None:
-    """Every spike and every logit of the trained network are those of the exported integers."""
+    """Check that a fine-tuned network has the same spikes and logits as its exported integers."""
     imported, data = network(), easy_data()
     ors = integers.or_layers(imported.folded)
     assert len(ors) == 1
