@@ -390,7 +390,7 @@ class Header(data.Struct):
     counts rows of results."""
     param: 16
     job_levels: 8
-    """Mask of the levels within a job, over which inputs are accumulated."""
+    """Mask of the levels over which the inputs of one output position are accumulated."""
     time_levels: 8
     """Mask of the level that loops over timesteps; membranes start from 0 in its first
     iteration."""
@@ -402,8 +402,8 @@ class Header(data.Struct):
     if there are none), the group has only ``tail_lanes`` channels."""
     tail_lanes: 8
     last_beat: 8
-    """Number of beats of a job, less one. A beat is ``fire_lanes`` neurons, which the fire unit
-    updates in one cycle."""
+    """Number of beats (cycles of ``fire_lanes`` neurons each) that the fire unit needs for a group
+    of output channels, less one."""
     n_classes: 12
     leak_shift3: 4
     """Third shift of the leak, or 0 if it has only two."""
@@ -417,8 +417,8 @@ class Header(data.Struct):
     """For each piece of a window, the number of rows of spike memory from its place in a contiguous
     window to where it is read."""
     piece_weights: data.ArrayLayout(8, N_PIECES)
-    """For each piece of a chunk, the index of its first bit's row of weights, relative to that of
-    the chunk."""
+    """For each piece (:data:`hw.spec.PIECE_BITS`) of the inputs that a bank reads in one cycle (a
+    chunk), the index of its first bit's row of weights, relative to that of the chunk."""
 
 
 class Descriptor(data.Struct):

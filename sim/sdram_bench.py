@@ -150,7 +150,8 @@ def measure(
 def active_rows(
     density: float, n_rows: int, n_jobs: int, rng: random.Random, first: int = 0
 ) -> Iterator[int]:
-    """Yield the index of the row of weights of each active input, for ``n_jobs`` jobs.
+    """Yield the index of the row of weights of each active input, for ``n_jobs`` jobs (output
+    positions).
 
     A job has ``n_rows`` inputs with a row of weights each; the rows of each job follow those of the
     job before, beginning with row ``first``. An input is active with probability ``density``.

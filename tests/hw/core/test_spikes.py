@@ -33,7 +33,7 @@ async def fill(ctx, dut: SpikeMemory, config: Config, rng: random.Random, n_writ
     """Write random runs of granules (bytes), one run per cycle; return the whole memory as one
     integer.
 
-    A run is at most as long as what a bank stores of one job's output spikes.
+    A run is at most as long as the output spikes that the bank receives in one cycle.
     """
     n_bits = 8 * config.spike_bytes
     memory = 0

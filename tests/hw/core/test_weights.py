@@ -180,7 +180,8 @@ def test_rows_wait_and_are_dropped(config: Config, device: str, monkeypatch) -> 
     """Check that a row waits until the next stage is ready, and that an abort drops all rows under
     way.
 
-    An event that arrives in the cycle of the abort is dropped, too; one in the next cycle is kept.
+    An active input (event) that arrives in the cycle of the abort is dropped, too; one in the next
+    cycle is kept.
     """
     dut, fragment = built(config, device, monkeypatch)
     # Lanes without a queue of sums look at `add`.
