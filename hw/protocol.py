@@ -516,8 +516,9 @@ def unpack(layout: type[data.Struct], raw: bytes) -> data.Const:
 def encode_frame(packet: bytes) -> bytes:
     """Return the bytes on the wire for a packet, which is ``seq``, opcode and payload.
 
-    The CRC is appended, both are byte-stuffed, and :data:`END` follows. In this example the last
-    byte of the CRC happens to be :data:`END`, so that it is escaped:
+    The CRC is appended to the packet, the bytes of both are escaped where necessary, and
+    :data:`END` follows. In this example the last byte of the CRC happens to be :data:`END`, so that
+    it is escaped:
 
     >>> encode_frame(bytes([7, Opcode.STATUS])).hex(" ")
     '07 05 b7 70 f2 7d 5e 7e'

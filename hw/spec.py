@@ -393,8 +393,8 @@ class Config:
     pixels: int = 1
     """1 if layers may read pixels (as bit-planes) instead of spikes; 0 omits the logic for this."""
     rx_buffer_bytes: int = 2048
-    """Number of bytes that the device buffers while it is busy; the driver never has more bytes of
-    requests without an answer.
+    """Number of bytes that the device can buffer while it is busy. The driver never has more
+    unanswered bytes of requests than this.
     """
     max_payload_bytes: int = 512
     """Longest payload of a frame in either direction."""

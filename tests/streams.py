@@ -85,7 +85,8 @@ def packet_items(packet: bytes) -> list[dict[str, int]]:
 
 
 def stays_valid(source: stream.Interface) -> Bench:
-    """Return a bench that checks that ``source`` keeps an offered item until it is taken."""
+    """Return a test bench which checks that ``source`` offers an item unchanged until it is
+    taken."""
 
     async def check(ctx) -> None:
         offered = None

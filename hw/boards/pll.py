@@ -25,7 +25,7 @@ class Ecp5Pll:
 
     Output CLKOP is fed back to the phase detector; output CLKOS is the clock of the design::
 
-    vco = input / clki_div * clkop_div          output = vco / clkos_div
+        vco = input / clki_div * clkop_div          output = vco / clkos_div
     """
 
     clki_div: int

@@ -70,7 +70,8 @@ class SdramChip:
 
     @property
     def address_bits(self) -> int:
-        """Number of address pins; bit 10 is needed to close all banks."""
+        """Number of address pins: at least 11, because pin 10 selects whether a precharge closes
+        all banks."""
         return max((self.rows - 1).bit_length(), 11)
 
     @property

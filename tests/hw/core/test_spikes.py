@@ -133,8 +133,10 @@ def test_pieces_of_several_rows(lanes: int, banks: int, chunk_bits: int) -> None
 
 
 def test_a_write_is_seen_three_cycles_later() -> None:
-    """Check that a read sees a write from three cycles after it on, even if it read the same byte
-    before."""
+    """Check that a read that begins at least three cycles after a write returns the new contents.
+
+    This holds even if the same byte was read in every cycle before the write.
+    """
     dut = SpikeMemory(Config(spike_bytes=256))
 
     async def bench(ctx):
