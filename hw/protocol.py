@@ -11,12 +11,16 @@ reply carries the request's ``seq`` and its ``opcode | REPLY``; its payload star
 :class:`Status` byte. A frame that is damaged, truncated or too long is dropped and counted; it has
 no effect and is not answered.
 
-| request | payload | reply payload after the status byte | |---|---|---| | IDENTIFY | none |
-:class:`Identity` | | WRITE | :class:`Rows`, the rows | none | | READ | :class:`Rows` | the rows | |
-RUN | :class:`Run` | none; later one DONE frame | | STATUS | none | :class:`DeviceStatus` | | ABORT
-| none | none; the core stops and is idle | | CHECK | :class:`Rows`, CRC-32 of the rows (u32) |
-none; status MISMATCH if that CRC is wrong | | RATE | :class:`Rate` | none, at the old rate; then
-the device changes to the new one |
+| request | payload | reply payload after the status byte |
+|---|---|---|
+| IDENTIFY | none | :class:`Identity` |
+| WRITE | :class:`Rows`, the rows | none |
+| READ | :class:`Rows` | the rows |
+| RUN | :class:`Run` | none; later one DONE frame |
+| STATUS | none | :class:`DeviceStatus` |
+| ABORT | none | none; the core stops and is idle |
+| CHECK | :class:`Rows`, CRC-32 of the rows (u32) | none; status MISMATCH if that CRC is wrong |
+| RATE | :class:`Rate` | none, at the old rate; then the device changes to the new one |
 
 A RUN that arrives during a run waits for the end of that run and starts immediately after it; one
 RUN can wait. A DONE frame consists of the run's ``tag`` in place of ``seq``, ``DONE | REPLY``, a
