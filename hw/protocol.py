@@ -159,7 +159,7 @@ class Space(enum.IntEnum):
     """Rows of ``lanes`` weights, lane 0 in the lowest bits; or parts of the layers' descriptors,
     low word first. Row ``r`` is row ``r // banks`` of bank ``r % banks``."""
     PARAM = 1
-    """Rows of ``fire_lanes`` entries of :class:`Neuron`."""
+    """Rows of ``fire_lanes`` pairs of bias and threshold, each with the layout :class:`Neuron`."""
     SPIKE = 2
     """Rows of one byte of spikes, called a granule. Row ``r`` is granule ``r // banks`` of bank ``r
     % banks``; granule ``i`` holds bits ``8*i`` to ``8*i+7`` of the bank's spikes. Writable during a
@@ -605,7 +605,7 @@ def spec_hash(config: Config) -> int:
 
 
 def _values_of(layout: type[data.Struct], config: Config) -> dict[str, int]:
-    """Return the values of ``config`` for those fields of a structure that it has, by name."""
+    """Return the values of those fields that a structure and ``config`` have in common, by name."""
     return {
         key: getattr(config, key) for key, _ in data.Layout.cast(layout) if hasattr(config, key)
     }

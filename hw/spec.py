@@ -32,7 +32,7 @@ from itertools import combinations, pairwise
 from typing import Any, Protocol, TypeVar
 
 N_LEVELS = 8
-"""Number of nested loops that generate every memory address."""
+"""Largest number of nested loops with which the core generates the memory addresses of a layer."""
 
 GRANULE_BITS = 8
 """Number of bits in a granule, which is the unit in which spike memory is written and addressed."""
@@ -42,7 +42,7 @@ PIECE_BITS = 16
 pieces, which may come from different rows of a feature map."""
 
 PARAM_BITS = 16
-"""Width of a bias and of a threshold, signed."""
+"""Width in bits of a bias and of a threshold, which are signed."""
 
 OFFCHIP_WEIGHT_BITS, OFFCHIP_PARAM_BITS = 20, 16
 """Width of the address of a row of weights, and of a row of parameters, on a device with memory
@@ -89,7 +89,7 @@ ROOM_LATENCY = 2
 memory."""
 
 QUEUE_LATENCY = 2
-"""Cycles from writing to an empty queue until the entry can be read."""
+"""Number of cycles from writing an entry to an empty queue until the entry can be read."""
 
 LANES_LATENCY = 7
 """Number of cycles from the last active input of an output position in the scanner until its sums

@@ -10,7 +10,8 @@ from sw.network.network import INPUT, Layer, Network
 
 
 def _pick(array: np.ndarray, *indices: int) -> np.ndarray:
-    """Return ``array[indices]``; an axis of length 1 has the same value for all of its indices."""
+    """Return an element of an array, using index 0 for each axis of length 1, along which values
+    are shared."""
     for index in indices:
         array = array[0 if array.shape[0] == 1 else index]
     return array

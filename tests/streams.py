@@ -103,7 +103,10 @@ def stays_valid(source: stream.Interface) -> Bench:
 
 @contextmanager
 def refuses(error: type[Exception], match: str) -> Iterator[None]:
-    """Expect that constructing a component raises ``error``; silence warnings of unused parts."""
+    """Check that the ``with`` block, which constructs a component, raises ``error``.
+
+    Amaranth's warnings of unused components are silenced.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnusedElaboratable)
         with pytest.raises(error, match=match) as refused:

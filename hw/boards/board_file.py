@@ -69,7 +69,7 @@ class Pin:
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
-    """A board as its board file describes it."""
+    """Description of a board, as read from its board file."""
 
     config: Config
     """Configuration of the core; its name is the board's."""

@@ -44,7 +44,8 @@ class _Units:
 
 
 def _sign_extended(logit: Value) -> Value:
-    """Return a logit, sign-extended to the width of a logit on the wire."""
+    """Return a logit, sign-extended to the width that logits have when they are sent to the
+    host."""
     n_more = 8 * RESULT_BYTES - len(logit)
     return Cat(logit, logit[-1].replicate(n_more))
 
