@@ -418,8 +418,8 @@ class Header(data.Struct):
     """The same as ``body_bits``, for the last chunk of a contiguous stretch of inputs. That chunk
     is read in the last iteration of level 0."""
     piece_rows: data.ArrayLayout(8, N_PIECES)
-    """For each piece of a window, the number of rows of spike memory from its place in a contiguous
-    window to where it is read."""
+    """Offset of each piece of a window of spikes, in rows of spike memory, from the address that
+    the piece would have in a contiguous window."""
     piece_weights: data.ArrayLayout(8, N_PIECES)
     """For each piece (:data:`hw.spec.PIECE_BITS`) of the inputs that a bank reads in one cycle (a
     chunk), the index of its first bit's row of weights, relative to that of the chunk."""

@@ -15,10 +15,12 @@ N_BANKS = 4
 """Number of banks of every supported chip."""
 
 REFRESH_BATCH = 8
-"""Number of refreshes that the controller postpones and then does at once, with all banks closed.
+"""Number of refreshes that the controller postpones and then performs in one batch, with all banks
+closed.
 
-The data sheets allow any distribution of the refreshes over the refresh period, also all of them in
-one burst. A batch closes and opens the banks only once."""
+The data sheets allow any distribution of the refreshes over the refresh period, even all of them
+together. With a batch, the banks are closed and opened only once.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -130,7 +130,7 @@ def run(net: Network, frames: np.ndarray, *, stall: float = 0.0, config: Config 
     Returns
     -------
     The compiled program, the reported result, the spikes of each map and the counters of each
-        layer.
+    layer.
     """
     program = compile_network(net, config)
     dut = Core(config)

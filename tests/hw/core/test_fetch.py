@@ -63,8 +63,8 @@ def test_merger_keeps_jobs_and_drops_silence(seed: int) -> None:
     """Check that the merger drops chunks (groups of inputs) without a spike and marks each job's
     last one.
 
-    A job is one output position. Its last kept chunk leaves one cycle after the job's last chunk
-    has arrived; if that chunk is silent, in the same cycle.
+    A job is one output position. Its last chunk that is kept leaves in the cycle after its last
+    chunk arrives.
     """
     rng = random.Random(seed)
     jobs = [
