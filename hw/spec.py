@@ -357,7 +357,7 @@ class Config:
     weight_depth: int = 20480
     """Number of rows of a bank's weight memory."""
     fire_lanes: int = 16
-    """Number of neurons that the fire unit updates per cycle; divides ``lanes``."""
+    """Number of neurons that the fire unit updates per cycle; a divisor of ``lanes``."""
     sum_bits: int = 20
     """Width in bits of a bank's accumulators, which hold the sums over the bank's own input
     channels."""

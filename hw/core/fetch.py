@@ -71,8 +71,9 @@ class Merger(wiring.Component):
 
     Members
     -------
-    chunk : chunks, active and silent; ``last`` marks the last chunk of a job of either kind.
-    merged : the chunks that are kept; ``last`` marks the last of these of a job.
+    chunk : chunks, active and silent; ``last`` marks the last chunk of a job, whether it is active
+        or silent.
+    merged : the chunks that are kept; ``last`` marks the last kept chunk of a job.
     """
 
     def __init__(self, config: Config):

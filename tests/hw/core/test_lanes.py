@@ -120,8 +120,8 @@ async def drive(ctx, dut: Lanes, config: Config, events: list[Event], rng, gaps:
 @pytest.mark.parametrize("gaps", [0.0, 0.3])
 @pytest.mark.parametrize("stall", [0.0, 0.6])
 def test_sums_of_jobs_that_wait(stall: float, gaps: float, weight_bits: int) -> None:
-    """Check, without a queue of sums, that sums wait until they are taken and that rows wait
-    meanwhile."""
+    """Check, without a queue of sums, that sums wait until they are taken, and rows of weights
+    behind them, too."""
     config = build(0, weight_bits)
     rng = random.Random(weight_bits)
     events = random_events(rng, config, 40)

@@ -12,8 +12,8 @@ from tests.streams import put, simulate, stays_valid
 
 Chunk = dict[str, int]
 Event = tuple[int, int, int, int]
-"""Event of the scanner: index of a row of weights (0 if no input is active), ``add``, ``last``,
-``tail``."""
+"""Event of the scanner (an active input): index of a row of weights (0 if no input is active),
+``add``, ``last``, ``tail``."""
 
 ALL_ROWS = 3
 """Value of ``granule_rows`` for a layer in which each of a granule's 8 bits has a row of weights;
