@@ -1,7 +1,9 @@
-"""``python -m sim.sdram_bench``: measure how much of an SDRAM's bandwidth rows of weights use.
+"""``python -m sim.sdram_bench``: measure the share of an SDRAM's bandwidth that reads of weights
+reach.
 
-The controller is simulated by Verilator with the model of ``sdram.hpp`` at its pins. The ports ask
-for the rows of active inputs, in ascending order, as fast as the controller takes them.
+The controller is simulated by Verilator with the model of ``sdram.hpp`` at its pins. Each port, one
+per bank of the core, requests the rows of weights of active inputs, in ascending order, as fast as
+the controller takes the requests.
 """
 
 from __future__ import annotations
