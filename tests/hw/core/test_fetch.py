@@ -207,8 +207,8 @@ def check(case: Case, config: Config = CONFIG) -> None:
             ctx.set(dut.window, pipeline[-1])
 
     async def walk(ctx):
-        """Send reads of spike memory (slots) as the unit before the banks does, which is ``bank``
-        cycles away."""
+        """Send reads of spike memory (slots) to the bank; signals take ``bank`` cycles in each
+        direction."""
         rng_feed = random.Random(0)
         nothing = {"chunk": 0, "host": 0}
         under_way = deque([nothing] * case.bank)
