@@ -63,8 +63,8 @@ arrives."""
 
 FETCH_LATENCY = SPIKE_LATENCY + 1
 """Number of cycles from a slot (one cycle's read of spike memory) until it is known whether the
-inputs that were read (a chunk) include a spike. If they do, the chunk with a spike before it, which
-was held back, enters the queue. The last chunk of an output position enters one cycle later."""
+inputs that were read (a chunk) include a spike. A chunk with a spike goes to a queue when the next
+one is known; the last chunk of an output position goes there one cycle later."""
 
 CHUNK_DEPTH = 32
 """Number of chunks (inputs that a bank reads in one cycle) with a spike that the queue between
