@@ -72,7 +72,7 @@ class Board:
     """Description of a board, as read from its board file."""
 
     config: Config
-    """Configuration of the core; its name is the board's."""
+    """Configuration of the core, which has the same name as the board."""
     tool: str | None = None
     """One of :data:`TOOLS`. None means that only Verilog is written, and no pins are needed."""
     part: str = ""

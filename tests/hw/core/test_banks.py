@@ -189,7 +189,7 @@ def random_layer(rng: random.Random) -> dict:
     """Return the fields of a random layer: how a window of spikes is read and which weights belong
     to it.
 
-    All addresses that these fields lead to exist.
+    All addresses that result from these fields are valid.
     """
     n_pieces = 2
     granule_rows = rng.choice((0, 1, 2, 3, 3))
